@@ -1,0 +1,49 @@
+"""The command line: `llm-proxy COMMAND`, one module a command, imported only when it is called.
+
+Invariants: a person gets text and tables, `--json` gives a program JSON; errors are one clear line and a
+non-zero exit; no command prints a secret except the one that creates it.
+"""
+
+import importlib
+
+import click
+
+COMMANDS = {
+    "up": "Start, supervise and stop the whole stack on this machine.",
+    "serve": "Run the gateway alone.",
+    "sidecar": "Run the LiteLLM sidecar alone.",
+    "migrate": "Bring the database to this version's schema.",
+    "keys": "Create, list, change, rotate and revoke virtual keys.",
+    "usage": "Show what was used, by whom, at what cost.",
+    "requests": "Show single requests.",
+    "reconcile": "Compare the gateway's records with the sidecar's.",
+    "models": "List model groups; --check calls each once.",
+    "config": "Check litellm-config.yaml.",
+    "reload": "Apply a changed litellm-config.yaml without losing a request.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when the command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 -- click's signature
+        """The commands in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 -- the same
+        """The command of that name; each module calls it `command`."""
+        if cmd_name not in COMMANDS:
+            return None
+        found: click.Command = importlib.import_module(f"llm_proxy.cli.{cmd_name}").command
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 -- the same
+        """The table itself, so that `--help` imports no command."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="llm-proxy")
+def main() -> None:
+    """A thin, hardened, fast front door for LiteLLM."""

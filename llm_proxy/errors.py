@@ -1,0 +1,242 @@
+"""Every refusal: one class = one HTTP status + one OpenAI error code.
+
+    Refused
+    ├── BadRequest 400            ├── RateLimited 429 (our limit)      ├── ProviderRejected 400
+    ├── Unauthorized 401          ├── BudgetExceeded 429 (our budget)  ├── ProviderAuth 502
+    ├── Forbidden 403             ├── Overloaded 503 (shed, draining)  ├── ProviderQuota 429
+    ├── NotFound 404              └── StoreUnavailable 503             ├── ProviderRateLimited 429
+    ├── ModelNotFound 404                                              ├── ProviderFailed 502
+    ├── MethodNotAllowed 405                                           ├── UpstreamUnreachable 502
+    ├── RequestTimeout 408                                              ├── UpstreamCoolingDown 503
+    ├── BodyTooLarge 413                                               └── UpstreamTimeout 504
+    ├── UnsupportedMediaType 415
+    └── HeadersTooLarge 431
+Raised anywhere, rendered in one place (`edge.errors`). Messages are ours: no key, host, or upstream text.
+Source: https://platform.openai.com/docs/guides/error-codes
+"""
+
+from typing import Any, ClassVar, Literal
+
+RefusedBy = Literal["gateway", "limit", "budget", "provider"]
+
+
+class Refused(Exception):  # noqa: N818 -- errors are named for the state they report
+    """A request answered with an error of ours.
+
+    Attributes:
+        message: What the caller may read; never an internal name.
+        param: The field at fault, where there is one.
+        code: OpenAI's machine-readable code.
+        retry_after_s: Seconds after which the same request may pass; None when waiting does not help.
+        headers: Extra response headers, lower-case names.
+    """
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "invalid_request_error"
+    default_code: ClassVar[str | None] = None
+    refused_by: ClassVar[RefusedBy] = "gateway"
+    retryable: ClassVar[bool | None] = None
+    """What `x-should-retry` says; None leaves it to the client."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        kind: str | None = None,
+        retry_after_s: float | None = None,
+        headers: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code or self.default_code
+        self.kind = kind or self.type
+        self.retry_after_s = retry_after_s
+        self.headers = headers
+
+    def body(self) -> dict[str, Any]:
+        """The error in OpenAI's envelope."""
+        error = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
+        return {"error": error}
+
+
+class BadRequest(Refused):
+    """The body or a header is wrong."""
+
+    status = 400
+
+
+class Unauthorized(Refused):
+    """No credential, or one that is not ours."""
+
+    status = 401
+    default_code = "invalid_api_key"
+
+
+class Forbidden(Refused):
+    """A good credential that may not do this."""
+
+    status = 403
+    type = "permission_error"
+    default_code = "forbidden"
+
+
+class NotFound(Refused):
+    """No such route."""
+
+    status = 404
+    default_code = "not_found"
+
+
+class ModelNotFound(Refused):
+    """No such model group."""
+
+    status = 404
+    default_code = "model_not_found"
+
+
+class MethodNotAllowed(Refused):
+    """The route exists, the method does not; `allow` goes out as the header of that name."""
+
+    status = 405
+    default_code = "method_not_allowed"
+
+
+class RequestTimeout(Refused):
+    """The caller did not finish sending in time."""
+
+    status = 408
+    default_code = "request_timeout"
+
+
+class BodyTooLarge(Refused):
+    """More bytes than the operator allows."""
+
+    status = 413
+    default_code = "request_too_large"
+
+
+class UnsupportedMediaType(Refused):
+    """A content type or encoding no door reads."""
+
+    status = 415
+    default_code = "unsupported_media_type"
+
+
+class HeadersTooLarge(Refused):
+    """More header bytes than the operator allows."""
+
+    status = 431
+    default_code = "headers_too_large"
+
+
+class RateLimited(Refused):
+    """A limit of ours: requests, tokens or parallel places."""
+
+    status = 429
+    type = "requests"
+    default_code = "rate_limit_exceeded"
+    refused_by = "limit"
+
+
+class BudgetExceeded(Refused):
+    """A budget of ours; waiting a moment does not help."""
+
+    status = 429
+    type = "insufficient_quota"
+    default_code = "insufficient_quota"
+    refused_by = "budget"
+    retryable = False
+
+
+class Overloaded(Refused):
+    """Shed before any work was done: too much in flight, or draining."""
+
+    status = 503
+    type = "server_error"
+    default_code = "overloaded"
+
+
+class StoreUnavailable(Refused):
+    """A store is away and the policy says to deny."""
+
+    status = 503
+    type = "server_error"
+    default_code = "store_unavailable"
+
+
+class ProviderRejected(Refused):
+    """The provider says the request is at fault."""
+
+    status = 400
+    refused_by = "provider"
+    retryable = False
+
+
+class ProviderAuth(Refused):
+    """Our credential at the provider is bad: the operator's fault, never the caller's."""
+
+    status = 502
+    type = "server_error"
+    default_code = "provider_auth"
+    refused_by = "provider"
+    retryable = False
+
+
+class ProviderQuota(Refused):
+    """Our account at the provider is out of money."""
+
+    status = 429
+    type = "insufficient_quota"
+    default_code = "insufficient_quota"
+    refused_by = "provider"
+    retryable = False
+
+
+class ProviderRateLimited(Refused):
+    """The provider's own rate limit, after the sidecar's retries."""
+
+    status = 429
+    type = "requests"
+    default_code = "rate_limit_exceeded"
+    refused_by = "provider"
+    retryable = False
+
+
+class ProviderFailed(Refused):
+    """The provider answered with an error of its own, or with garbage, after the sidecar's retries."""
+
+    status = 502
+    type = "server_error"
+    default_code = "provider_error"
+    refused_by = "provider"
+    retryable = False
+
+
+class UpstreamUnreachable(Refused):
+    """No sidecar could be reached, or the connection broke before an answer."""
+
+    status = 502
+    type = "server_error"
+    default_code = "upstream_unreachable"
+
+
+class UpstreamCoolingDown(Refused):
+    """Every deployment of the model is cooling down."""
+
+    status = 503
+    type = "server_error"
+    default_code = "model_cooling_down"
+    refused_by = "provider"
+
+
+class UpstreamTimeout(Refused):
+    """No answer within the deadline."""
+
+    status = 504
+    type = "server_error"
+    default_code = "upstream_timeout"
+    refused_by = "provider"
+    retryable = False

@@ -1,0 +1,52 @@
+"""The noun the ledger keeps: one settled call.
+
+Invariants: one record per admitted call, made once; None means unknown, never zero; money is integer
+nano-dollars here and `NUMERIC` in Postgres, never a float in between.
+Units: `_ms` milliseconds since the request was read; `started_at` UTC.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+Outcome = Literal["ok", "error", "client_gone", "cut", "lost"]
+UsageSource = Literal["provider", "sidecar", "estimated", "unknown"]
+CacheState = Literal["hit", "miss", "off"]
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRecord:
+    """Everything billing, usage and budgets need to know of one admitted call."""
+
+    request_id: UUID
+    started_at: datetime
+    key_id: str
+    key_prefix: str
+    tenant: str | None
+    agent: str | None
+    user: str | None
+    session: str | None
+    channel: str | None
+    client_request_id: str | None
+    door: str
+    dialect: str
+    model: str
+    group: str
+    model_resolved: str | None
+    provider: str | None
+    deployment: str | None
+    streamed: bool
+    status: int
+    outcome: Outcome
+    refusal_code: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    cached_tokens: int | None
+    reasoning_tokens: int | None
+    cost_nano_usd: int | None
+    usage_source: UsageSource
+    cache: CacheState
+    attempts: int | None
+    latency_ms: float
+    ttft_ms: float | None

@@ -1,0 +1,120 @@
+"""All configuration, read once: flag > environment > `.env` > `.keys/`; frozen; refused when wrong.
+
+Invariants: the only module that reads the environment; secrets are `SecretStr`; every number has its
+unit in its name. Outside development an insecure combination stops the start, named.
+"""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+)
+
+PREFIX = "LLM_PROXY__"
+Mode = Literal["enforce", "shadow", "off"]
+OnStoreFailure = Literal["deny", "local", "allow"]
+
+
+def _named(*plain: str, own: str) -> AliasChoices:
+    """Our own prefixed name first, then the plain names of the older documents."""
+    return AliasChoices(PREFIX + own, *plain)
+
+
+def _one_or_many(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Words = Annotated[tuple[str, ...], NoDecode]
+
+
+class Settings(BaseSettings):
+    """The gateway's settings; `docs/configuration.md` is generated from this class."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True, populate_by_name=True, env_ignore_empty=True
+    )
+
+    # fmt: off
+    environment: Literal["development", "production"] = Field("production", description="Production refuses insecure combinations at the start.")
+    llm_mode: Literal["litellm", "mock"] = Field("litellm", description="`mock` answers deterministically with no sidecar and no stores.")
+    internal_api_key: SecretStr | None = Field(None, validation_alias=_named("LLM_PROXY_SECRET", own="INTERNAL_API_KEY"), description="Secrets of trusted services, comma-separated while rotating.")
+    admin_key: SecretStr | None = Field(None, description="Opens the admin API, reading and writing.")
+    admin_read_key: SecretStr | None = Field(None, description="Opens the admin API for reading, and `/metrics`.")
+    master_key_is_internal: bool = Field(default=False, description="Accept the sidecar's key as a caller's credential too.")
+    litellm_proxy_url: Words = Field(("http://localhost:4000",), description="Sidecars: URLs separated by commas, a port range (`http://127.0.0.1:4101-4108`), or a name with several addresses.")
+    litellm_api_key: SecretStr | None = Field(None, validation_alias=_named("LITELLM_MASTER_KEY", own="LITELLM_API_KEY"), description="The gateway's own key at the sidecar.")
+    default_model: str = Field("gpt-3.5-turbo", description="Model group for a request that names none.")
+    default_models: Words = Field(("*",), description="Model groups a key without a list of its own may use.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    version: str | None = Field(None, description="Version shown on `/health`; the package's own by default.")
+    host: str = Field("127.0.0.1", validation_alias=_named("HOST", own="HOST"))
+    port: int = Field(7007, validation_alias=_named("PORT", own="PORT"))
+    workers: int = Field(1, ge=1, description="Gateway processes sharing the port.")
+    public_bind_ok: bool = Field(default=False, description="Consent to listen on a public address in production (TLS ends in front of us).")
+    trusted_proxies: Words = Field((), description="Addresses or networks whose `X-Forwarded-For` is believed.")
+    cors_origins: Words = Field((), description="Origins allowed by CORS; none by default.")
+
+    database_url: SecretStr | None = Field(None, validation_alias=_named("DATABASE_URL", own="DATABASE_URL"), description="Postgres for keys, requests and the audit log; without it internal secrets only, records to the spool.")
+    limits_redis_url: SecretStr | None = Field(None, validation_alias=_named("LIMITS_REDIS_URL", "REDIS_URL", own="LIMITS_REDIS_URL"), description="A `noeviction` Redis or Valkey for limits and budgets; without it limits hold per process.")
+    store_timeout_ms: int = Field(50, ge=1, description="Deadline of every call to the limits store.")
+    agent_rpm: int = Field(10, ge=0, description="Requests a minute of each named agent; 0 means no limit.")
+    limits_mode: Mode = "enforce"
+    limits_on_store_failure: OnStoreFailure = "local"
+    budgets_mode: Mode = "enforce"
+    budgets_on_store_failure: OnStoreFailure = "deny"
+    keys_file: Path | None = Field(None, description="`keys.yaml`, applied at start and by `llm-proxy keys apply`.")
+
+    max_body_bytes: int = Field(20 * 2**20, ge=1024)
+    max_header_bytes: int = Field(32 * 2**10, ge=1024)
+    max_json_depth: int = Field(64, ge=4)
+    max_messages: int = Field(4096, ge=1)
+    max_in_flight: int = Field(1000, ge=1, description="Calls running at once in one worker and sidecar; more wait in a short queue.")
+    queue_timeout_ms: int = Field(1000, ge=0, description="How long a call waits for its turn before 503.")
+    first_byte_timeout_s: float = Field(120, gt=0)
+    idle_timeout_s: float = Field(60, gt=0, description="Longest silence between two frames of a stream.")
+    total_timeout_s: float = Field(600, gt=0)
+    body_timeout_s: float = Field(30, gt=0, description="How long a caller may take to send its body.")
+    drain_delay_s: float = Field(5, ge=0, description="Seconds between not-ready and closing the listener.")
+    drain_timeout_s: float = Field(30, ge=0, description="Seconds running streams may take after that.")
+
+    spool_dir: Path = Field(Path(".local/spool"), description="Where records wait while Postgres is away.")
+    spool_max_bytes: int = Field(512 * 2**20, ge=2**20)
+    log_payloads: Literal["off", "full"] = Field("off", description="Store prompts and answers, apart, secrets redacted.")
+    requests_retention_days: int = Field(90, ge=1)
+    cache_mode: Literal["on", "off"] = Field("on", description="Response cache for every tenant unless a key says otherwise.")
+    otlp_endpoint: str | None = Field(None, description="OpenTelemetry traces go here; off by default.")
+    # fmt: on
+
+    split_words = field_validator("litellm_proxy_url", "default_models", "trusted_proxies", "cors_origins", mode="before")(_one_or_many)
+
+    @cached_property
+    def internal_keys(self) -> tuple[str, ...]:
+        """The internal secrets, newest first."""
+        both = self.internal_api_key.get_secret_value().split(",") if self.internal_api_key else []
+        return tuple(key.strip() for key in both if key.strip())
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 -- replaced by the `.keys/` folder
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flag, environment, `.env`, `.keys/`, in this order."""
+        keys = Path(".keys")
+        last = (SecretsSettingsSource(settings_cls, secrets_dir=keys),) if keys.is_dir() else ()
+        return init_settings, env_settings, dotenv_settings, *last
+
+
+def load(**flags: Any) -> Settings:  # noqa: ANN401 -- pydantic checks each by its field
+    """The settings, with flags above everything else; raises `pydantic.ValidationError` naming the variable."""
+    return Settings(**{name: value for name, value in flags.items() if value is not None})
