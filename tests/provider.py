@@ -1,0 +1,277 @@
+"""A scripted provider: OpenAI, Anthropic, Gemini and Ollama shapes, good and bad, as one small process.
+
+`python tests/provider.py --port 0` prints its port. What it plays is in `scripted/script.py`. It records
+every model call (never `GET`s, which are polls) and states its own tokens: `GET /_calls`, `POST /_reset`.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import signal
+import socket
+import struct
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+
+from scripted import families
+from scripted.families import Door
+from scripted.script import Json, Script, failure, read
+
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+@dataclass(slots=True)
+class Seen:
+    """One call as the provider saw it.
+
+    Attributes:
+        at: Seconds since the epoch.
+        client_left_s: Seconds after `at` when the client hung up before the end; None if it stayed.
+        frames: Frames of a stream that were sent.
+        usage: Tokens this call states; `told` once the frame or body that states them was sent.
+    """
+
+    number: int
+    at: float
+    family: str
+    path: str
+    headers: dict[str, str]
+    body: Json
+    model: str
+    do: str
+    status: int = 200
+    stream: bool = False
+    frames: int = 0
+    usage: dict[str, int] = field(default_factory=dict)
+    told: bool = False
+    client_left_s: float | None = None
+
+
+class Stage:
+    """What happened so far, shared by all connections."""
+
+    def __init__(self) -> None:
+        self.calls: list[Seen] = []
+        self.by_key: Counter[str] = Counter()
+        self.polls = 0
+
+    def reset(self) -> None:
+        """Forget every call."""
+        self.calls.clear()
+        self.by_key.clear()
+        self.polls = 0
+
+
+class Connection(asyncio.Protocol):
+    """One keep-alive connection; requests are answered one after the other."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.buffer = b""
+        self.task: asyncio.Task[None] | None = None
+        self.seen: Seen | None = None
+        self.writable = asyncio.Event()
+        self.writable.set()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def pause_writing(self) -> None:
+        self.writable.clear()
+
+    def resume_writing(self) -> None:
+        self.writable.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's signature
+        if self.task is not None and not self.task.done():
+            if self.seen is not None:
+                self.seen.client_left_s = time.time() - self.seen.at
+            self.task.cancel()
+        self.writable.set()
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer += data
+        if self.task is None or self.task.done():
+            self._next()
+
+    def _next(self) -> None:
+        head, found, rest = self.buffer.partition(b"\r\n\r\n")
+        if not found:
+            return
+        first, *lines = head.decode("latin-1").split("\r\n")
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        size = int(headers.get("content-length") or 0)
+        if len(rest) < size:
+            return
+        self.buffer = rest[size:]
+        method, target, _ = first.split(" ", 2)
+        self.task = asyncio.get_running_loop().create_task(self._answer(method, target, headers, rest[:size]))
+        self.task.add_done_callback(lambda _: self._next() if self.buffer else None)
+
+    async def _answer(self, method: str, target: str, headers: dict[str, str], raw: bytes) -> None:
+        path = target.partition("?")[0]
+        if method == "GET" or path.startswith("/_") or path.endswith("/api/show"):
+            self._control(method, path)
+            return
+        door = families.find(path)
+        if door is None:
+            self._send(404, {"error": {"message": f"no such route: {method} {path}", "type": "not_found"}})
+            return
+        await self._play(door, path, headers, json.loads(raw))
+
+    def _control(self, method: str, path: str) -> None:
+        if path == "/_reset":
+            self.stage.reset()
+            self._send(200, {})
+        elif path == "/_calls":
+            self._send(200, {"calls": [asdict(seen) for seen in self.stage.calls], "polls": self.stage.polls})
+        elif method == "GET":
+            self.stage.polls += 1
+            self._send(200, {"object": "list", "data": []})
+        else:
+            self._send(200, {"model_info": {}, "template": ""})
+
+    async def _play(self, door: Door, path: str, headers: dict[str, str], body: Json) -> None:
+        model = families.model_of(path, body)
+        script = read(model, body)
+        number = len(self.stage.calls) + 1
+        counted = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
+        self.seen = Seen(
+            number, time.time(), door.family, path, headers, body, model, script.do,
+            stream=door.streams(body), usage={name: getattr(script, name) for name in counted},
+        )  # fmt: skip
+        self.stage.calls.append(self.seen)
+        key = script.key or model
+        failed = failure(script, self.stage.by_key[key])
+        self.stage.by_key[key] += 1
+        if script.first_ms:
+            await asyncio.sleep(script.first_ms / 1000)
+        if script.do == "hang":
+            await asyncio.Event().wait()
+        if script.do == "drop":
+            self.transport.abort()
+        elif failed:
+            self._fail(door, script, *failed)
+        elif self.seen.stream and door.frames:
+            await self._stream(door, script, {**body, "model": model}, number)
+        else:
+            await self._whole(door, script, {**body, "model": model}, number)
+
+    def _fail(self, door: Door, script: Script, status: int, kind: str) -> None:
+        assert self.seen is not None
+        self.seen.status = status
+        if kind == "html":
+            self._raw(status, b"<html><body><h1>502 Bad Gateway</h1></body></html>", "text/html")
+            return
+        more = {"retry-after": script.retry_after} if script.retry_after else {}
+        self._send(status, door.error(status, kind), more)
+
+    async def _whole(self, door: Door, script: Script, body: Json, number: int) -> None:
+        assert self.seen is not None
+        answer = door.error(500, "plain") if script.do == "error-in-200" else door.whole(script, body, number)
+        raw = json.dumps(answer).encode()
+        if script.do in {"cut", "reset", "silence"}:
+            self._head(200, "application/json", length=len(raw))
+            self.transport.write(raw[: len(raw) // 2])
+            await self._break(script)
+        elif script.do in {"garbage", "eof", "half-frame"}:
+            self._raw(200, raw[: len(raw) // 2], "application/json")
+        elif script.do == "empty":
+            self._raw(200, b"", "application/json")
+        elif script.do == "not-sse":
+            self._raw(200, b"<html><body>Sign in</body></html>", "text/html")
+        else:
+            self.seen.told = script.do != "error-in-200"
+            self._raw(200, raw, "application/json")
+
+    async def _break(self, script: Script) -> None:
+        await asyncio.sleep(0.02)  # what was written is delivered first
+        if script.do == "silence":
+            await asyncio.Event().wait()
+        if script.do == "reset":
+            sock: socket.socket = self.transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        self.transport.abort()
+
+    async def _stream(self, door: Door, script: Script, body: Json, number: int) -> None:
+        assert self.seen is not None
+        assert door.frames is not None
+        if script.do in {"not-sse", "empty"}:
+            page = b"<html><body>Sign in</body></html>" if script.do == "not-sse" else b""
+            self._raw(200, page, "text/html" if page else door.media)
+            return
+        content, closing = door.frames(script, body, number)
+        self._head(200, door.media)
+        faulty = {"cut", "reset", "silence", "eof", "garbage", "half-frame", "error-in-200"}
+        for frame in content[: script.after] if script.do in faulty else content:
+            await self._frame(frame, script)
+        if script.do in {"cut", "reset", "silence"}:
+            await self._break(script)
+            return
+        ending = {
+            "eof": [],
+            "half-frame": [content[script.after][:25]],
+            "error-in-200": [door.error_frame()],
+            "garbage": [b'data: {"id": "x", "choi\n\n', *content[script.after :], *closing],
+            "no-done": [frame for frame in closing if b"[DONE]" not in frame],
+        }
+        for frame in ending.get(script.do, closing):
+            await self._frame(frame, script)
+        self.seen.told = script.do not in faulty
+        self.transport.write(b"0\r\n\r\n")
+
+    async def _frame(self, frame: bytes, script: Script) -> None:
+        assert self.seen is not None
+        await self.writable.wait()
+        self.transport.write(b"%x\r\n%b\r\n" % (len(frame), frame))
+        self.seen.frames += 1
+        if script.gap_ms:
+            await asyncio.sleep(script.gap_ms / 1000)
+
+    def _head(
+        self, status: int, media: str, length: int | None = None, more: dict[str, str] | None = None
+    ) -> None:
+        framing = "transfer-encoding: chunked" if length is None else f"content-length: {length}"
+        lines = [
+            f"HTTP/1.1 {status} Scripted",
+            f"content-type: {media}",
+            framing,
+            "x-request-id: req_scripted",
+        ]
+        lines += [f"{name}: {value}" for name, value in (more or {}).items()]
+        self.transport.write("\r\n".join([*lines, "", ""]).encode())
+
+    def _raw(self, status: int, raw: bytes, media: str, more: dict[str, str] | None = None) -> None:
+        self._head(status, media, length=len(raw), more=more)
+        self.transport.write(raw)
+
+    def _send(self, status: int, body: Json, more: dict[str, str] | None = None) -> None:
+        self._raw(status, json.dumps(body).encode(), "application/json", more)
+
+
+async def serve(host: str, port: int) -> None:
+    """Listen until SIGTERM; the port is the first line of the output."""
+    stage, loop, stop = Stage(), asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    server = await loop.create_server(lambda: Connection(stage), host, port)
+    print(server.sockets[0].getsockname()[1], flush=True)  # noqa: T201 -- the caller reads it
+    await stop.wait()
+    server.close()
+
+
+def main() -> None:
+    """Run the provider."""
+    flags = argparse.ArgumentParser(description=__doc__)
+    flags.add_argument("--host", default="127.0.0.1")
+    flags.add_argument("--port", type=int, default=0)
+    asked = flags.parse_args()
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(serve(asked.host, asked.port))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Which provider family a path belongs to, and how that family answers it."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from scripted import anthropic_wire, gemini_wire, ollama_wire, openai_wire
+from scripted.script import Json, Script
+
+Whole = Callable[[Script, Json, int], Json]
+Frames = Callable[[Script, Json, int], tuple[list[bytes], list[bytes]]]
+MODEL_IN_PATH = re.compile(r"(?:models|deployments|endpoints)/([^/:]+)[:/]")
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """One route of a provider.
+
+    Attributes:
+        whole: The JSON answer.
+        frames: The stream's content frames and closing frames, where the route streams.
+        streams: Whether this body is to be answered with a stream.
+    """
+
+    family: str
+    whole: Whole
+    frames: Frames | None
+    error: Callable[[int, str], Json]
+    error_frame: Callable[[], bytes]
+    streams: Callable[[Json], bool]
+    media: str = "text/event-stream"
+
+
+def _asked(body: Json) -> bool:
+    return bool(body.get("stream"))
+
+
+def _never(_: Json) -> bool:
+    return False
+
+
+def _always(_: Json) -> bool:
+    return True
+
+
+def _openai(whole: Whole, frames: Frames | None) -> Door:
+    streams = _asked if frames else _never
+    return Door("openai", whole, frames, openai_wire.error, openai_wire.error_frame, streams)
+
+
+def _gemini(whole: Whole, frames: Frames | None) -> Door:
+    streams = _always if frames else _never
+    return Door("gemini", whole, frames, gemini_wire.error, gemini_wire.error_frame, streams)
+
+
+def _ollama(whole: Whole, frames: Frames | None) -> Door:
+    streams = _asked if frames else _never
+    return Door(
+        "ollama", whole, frames, ollama_wire.error, ollama_wire.error_frame, streams, "application/x-ndjson"
+    )
+
+
+_ANTHROPIC = Door(
+    "anthropic",
+    anthropic_wire.message,
+    anthropic_wire.frames,
+    anthropic_wire.error,
+    anthropic_wire.error_frame,
+    _asked,
+)
+DOORS: tuple[tuple[str, Door], ...] = (
+    ("/chat/completions", _openai(openai_wire.chat, openai_wire.chat_frames)),
+    ("/completions", _openai(openai_wire.text, openai_wire.text_frames)),
+    ("/embeddings", _openai(openai_wire.embeddings, None)),
+    ("/messages", _ANTHROPIC),
+    (":generateContent", _gemini(gemini_wire.content, None)),
+    (":streamGenerateContent", _gemini(gemini_wire.content, gemini_wire.frames)),
+    (":embedContent", _gemini(gemini_wire.embeddings, None)),
+    (":batchEmbedContents", _gemini(gemini_wire.embeddings, None)),
+    (":predict", _gemini(gemini_wire.embeddings, None)),
+    ("/api/chat", _ollama(ollama_wire.chat, ollama_wire.frames)),
+    ("/api/embed", _ollama(ollama_wire.embeddings, None)),
+)
+
+
+def find(path: str) -> Door | None:
+    """The door whose ending the path has."""
+    return next((door for ending, door in DOORS if path.endswith(ending)), None)
+
+
+def model_of(path: str, body: Json) -> str:
+    """The model's name, from the body or the path."""
+    named = MODEL_IN_PATH.search(path)
+    return str(body.get("model") or (named.group(1) if named else ""))

@@ -1,0 +1,146 @@
+"""What one call is to be answered with: read from the model's name or from its last user message.
+
+A model named `x--cut` or `cut` plays `cut`; a message holding `{"do": "cut", "after": 2}` does too, with the
+fields of `Script`. The directive wins. Tokens are the script's own statement, never counted from text.
+"""
+
+import json
+import random
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+Json = dict[str, Any]
+
+PLAYS = frozenset(
+    {
+        "ok",
+        "slow-first",  # first byte after `first_ms`
+        "slow",  # `gap_ms` between frames
+        "cut",  # TCP connection closed after `after` frames, in the middle of the body
+        "reset",  # the same by a TCP reset
+        "eof",  # the body ends properly after `after` frames: no finish reason, no [DONE]
+        "no-done",  # a finish reason, but no [DONE]
+        "garbage",  # a frame that is not JSON after `after` frames; non-streamed: not JSON
+        "half-frame",  # the body ends properly in the middle of a frame
+        "not-sse",  # 200 with a page of HTML
+        "error-in-200",  # an error object where a frame or the answer should be
+        "silence",  # nothing more after `after` frames, the connection stays open
+        "hang",  # not one byte
+        "drop",  # the connection closes before the status line
+        "empty",  # 200 and no body
+        "html-502",
+        "context",
+        "quota",
+        "policy",
+        "flaky",  # the first `fails` calls of `key` answer `status`, later ones are good
+        "tools",
+        "refusal",
+        "filtered",  # finish reason content_filter
+    }
+)
+# fmt: off
+WORDS = (
+    "amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "haven", "inlet", "juniper", "kelp",
+    "lagoon", "meadow", "nectar", "opal", "pebble", "quartz", "river", "stone", "timber", "umber",
+    "valley", "willow",
+)
+# fmt: on
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One performance.
+
+    Attributes:
+        do: One of `PLAYS`, or `status-NNN`.
+        frames: Content frames of a stream, and words of an answer.
+        after: Content frames sent before a fault.
+        retry_after: Sent as it is in `Retry-After`.
+        key: What `fails` is counted by; the model's name when empty.
+    """
+
+    do: str = "ok"
+    frames: int = 8
+    after: int = 3
+    first_ms: int = 0
+    gap_ms: int = 0
+    status: int = 500
+    retry_after: str = ""
+    fails: int = 1
+    key: str = ""
+    text: str = ""
+    finish: str = "stop"
+    prompt_tokens: int = 17
+    completion_tokens: int = 23
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    dimensions: int = 8
+
+    def words(self, choice: int = 0) -> list[str]:
+        """The pieces of the answer, different for each choice, joined without a separator."""
+        if self.text:
+            return [self.text[at : at + 5] for at in range(0, len(self.text), 5)]
+        draw = random.Random(f"{self.key}{self.frames}{choice}")  # noqa: S311 -- a script, not a secret
+        return [("" if at == 0 else " ") + draw.choice(WORDS) + str(at) for at in range(self.frames)]
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    return " ".join(part.get("text", "") if hasattr(part, "get") else str(part) for part in content or ())
+
+
+def last_words(body: Json) -> str:
+    """What the user said last, in any family's shape."""
+    if "messages" in body:
+        messages: list[Json] = body["messages"]
+        said = [one for one in messages if one.get("role") == "user"]
+        return _text(said[-1].get("content")) if said else ""
+    if "contents" in body:
+        return _text(body["contents"][-1].get("parts"))
+    return _text(body.get("prompt") or body.get("input") or body.get("inputs") or body.get("texts"))
+
+
+def _directive(said: str) -> Json:
+    at = said.find('{"do"')
+    if at < 0:
+        return {}
+    try:
+        found: Json = json.JSONDecoder().raw_decode(said[at:])[0]
+    except ValueError:
+        return {}
+    return found
+
+
+def _by_name(model: str) -> str:
+    name = model.rsplit("/", 1)[-1].rsplit("--", 1)[-1]
+    return name if name in PLAYS or name.startswith("status-") else "ok"
+
+
+def read(model: str, body: Json) -> Script:
+    """The script that a request asks for."""
+    known = {field.name for field in fields(Script)}
+    asked = {name: value for name, value in _directive(last_words(body)).items() if name in known}
+    script = replace(Script(do=_by_name(model)), **asked)
+    if script.do == "slow-first" and not script.first_ms:
+        script = replace(script, first_ms=1000)
+    if script.do == "slow" and not script.gap_ms:
+        script = replace(script, gap_ms=200)
+    return script
+
+
+def failure(script: Script, calls_before: int) -> tuple[int, str] | None:
+    """The status and the kind of failure to answer with, or None for a 200."""
+    named = {
+        "html-502": (502, "html"),
+        "context": (400, "context"),
+        "quota": (429, "quota"),
+        "policy": (400, "policy"),
+    }
+    if script.do in named:
+        return named[script.do]
+    if script.do.startswith("status-"):
+        return int(script.do[7:]), "plain"
+    if script.do == "flaky" and calls_before < script.fails:
+        return script.status, "plain"
+    return None
