@@ -1,0 +1,10 @@
+"""The whole stack on one machine: Postgres, two Valkeys, a small language model, the sidecar and the gateway.
+
+Everything comes from wheels; nothing is installed outside the project's folder. Invariants: every part is
+a child of the launcher and dies with it; a part the operator has already is used instead of ours.
+"""
+
+from llm_proxy.stack.part import Part, PartDied, Running, start, stop, wait_until_ready
+from llm_proxy.stack.wheels import Missing
+
+__all__ = ["Part", "Running", "start", "stop", "wait_until_ready", "PartDied", "Missing"]

@@ -1,0 +1,92 @@
+"""The services the tests run on, real ones, started once per run on free ports and gone with the run.
+
+Invariant: a killed test run leaves no process behind; its data lies in a folder of its own under the
+system's temporary folder.
+"""
+
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from llm_proxy.stack import part, ports
+from llm_proxy.stack.postgres import postgres
+from llm_proxy.stack.postgres import postgres_url as address_of_postgres
+from llm_proxy.stack.valkey import Purpose, valkey, valkey_url
+
+PASSWORD = "only-for-this-test-run"
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Async tests run on asyncio, as the gateway does."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def service_folder() -> Iterator[Path]:
+    """Where this run's services keep data and logs; open to `nobody`, whom Postgres may run as."""
+    folder = Path(tempfile.mkdtemp(prefix="llm-proxy-tests-"))
+    folder.chmod(0o711)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_url(service_folder: Path) -> Iterator[str]:
+    """The address of a real Postgres, shared by the run; use `database_url` for tables of your own."""
+    port = ports.free_port()
+    yield from _served(
+        postgres(service_folder, port, PASSWORD, durable=False),
+        service_folder,
+        address_of_postgres(port, PASSWORD),
+    )
+
+
+@pytest.fixture
+async def database_url(postgres_url: str) -> AsyncIterator[str]:
+    """The address of an empty database of this test's own."""
+    name = f"test_{uuid4().hex}"
+    connection = await asyncpg.connect(postgres_url)
+    try:
+        await connection.execute(f"CREATE DATABASE {name}")
+        yield f"{postgres_url.rpartition('/')[0]}/{name}"
+        await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    finally:
+        await connection.close()
+
+
+@pytest.fixture(scope="session")
+def limits_redis_url(service_folder: Path) -> Iterator[str]:
+    """The address of a real Valkey that never evicts, shared by the run: choose keys of your own."""
+    yield from _valkey("limits", service_folder)
+
+
+@pytest.fixture(scope="session")
+def cache_redis_url(service_folder: Path) -> Iterator[str]:
+    """The address of a real Valkey that evicts the least recently used, shared by the run."""
+    yield from _valkey("cache", service_folder)
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port nobody listens on."""
+    return ports.free_port()
+
+
+def _valkey(purpose: Purpose, folder: Path) -> Iterator[str]:
+    port = ports.free_port()
+    yield from _served(valkey(purpose, folder, port, PASSWORD), folder, valkey_url(port, PASSWORD))
+
+
+def _served(program: part.Part, folder: Path, url: str) -> Iterator[str]:
+    running = part.start(program, folder / "logs")
+    try:
+        part.wait_until_ready([running])
+        yield url
+    finally:
+        part.stop([running])
