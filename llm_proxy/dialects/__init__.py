@@ -1,5 +1,10 @@
 """Any accepted body in, a `Call` in OpenAI's shape out, and the reply back in the caller's vocabulary."""
 
-from llm_proxy.dialects.call import CacheControl, Call
+from llm_proxy.dialects.call import CacheControl, Call, Door
+from llm_proxy.dialects.dialect import Answered, Bounds, Dialect, Hints, Models, Offer, StreamWriter
+from llm_proxy.dialects.hints import NO_HINTS, read_hints
 
-__all__ = ["CacheControl", "Call"]
+__all__ = [
+    "Answered", "Bounds", "CacheControl", "Call", "Dialect", "Door", "Hints", "Models", "Offer", "StreamWriter",
+    "read_hints", "NO_HINTS",
+]  # fmt: skip

@@ -1,0 +1,123 @@
+"""What a dialect is: one frozen object that reads a body into a `Call` and writes the answer back.
+
+Invariants: pure; `read` raises nothing but `Refused`; what a dialect reads and writes is fixed in
+`docs/dialects.md`. A new dialect is one module with one such object.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from llm_proxy.dialects.call import CacheControl, Call, Door, Json
+from llm_proxy.errors import Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Hints:
+    """What the request's headers say about the call; made by `hints.read_hints`.
+
+    Attributes:
+        provider: `X-Provider`, lower case.
+        cache: The caller's `Cache-Control`.
+        timeout_s: `X-Request-Timeout` in seconds, not clamped yet.
+        may_omit_model: A body without `model` means the default model (callers of `x-internal-auth`).
+    """
+
+    provider: str | None = None
+    cache: CacheControl = field(default_factory=CacheControl)
+    timeout_s: float | None = None
+    may_omit_model: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much a body may hold."""
+
+    max_depth: int = 64
+    max_messages: int = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """The catalogue at one moment, as far as names go.
+
+    Attributes:
+        default: Model for a request that may leave it out.
+        groups: Every exact group and the providers behind it; None while no catalogue was read, and then
+            names pass as they are.
+        wildcards: Groups with a `*` (`openai/*`).
+    """
+
+    default: str = "gpt-3.5-turbo"
+    groups: Mapping[str, frozenset[str]] | None = None
+    wildcards: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Who answered and how long it took, for the dialects that tell.
+
+    Attributes:
+        provider: The provider's name; None when the sidecar did not say.
+        physical: The provider's model name without its prefix; None when the sidecar did not say.
+        latency_ms: Milliseconds from admission to now.
+    """
+
+    provider: str | None = None
+    physical: str | None = None
+    latency_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One model group as it is listed."""
+
+    name: str
+    provider: str = "unknown"
+    physical: str = ""
+    max_tokens: int | None = None
+
+
+class StreamWriter(Protocol):
+    """One stream on its way to a caller whose frames are not OpenAI's."""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """OpenAI's frames in, any chunking, without `[DONE]`; this dialect's frames out."""
+        ...
+
+    def end(self, answered: Answered) -> bytes:
+        """The frames that close a stream that ran to its end, `[DONE]` included."""
+        ...
+
+
+class Dialect(Protocol):
+    """One vocabulary callers may speak."""
+
+    @property
+    def name(self) -> str:
+        """What records call it."""
+        ...
+
+    def read(self, door: Door, body: bytes, hints: Hints, models: Models, bounds: Bounds) -> Call:
+        """The call a body asks for; raises `BadRequest` naming the field, or `ModelNotFound`."""
+        ...
+
+    def write(self, reply: bytes, answered: Answered) -> bytes:
+        """OpenAI's JSON answer in this dialect's words; raises `ProviderFailed` when it is none."""
+        ...
+
+    def stream(self, call: Call) -> StreamWriter | None:
+        """A writer for one stream; None when OpenAI's bytes pass as they are."""
+        ...
+
+    def error(self, refused: Refused) -> Json:
+        """The body of a refusal."""
+        ...
+
+    def stream_error(self, refused: Refused) -> bytes:
+        """The frame that ends a stream that failed after it began; no `[DONE]` follows."""
+        ...
+
+    def models(self, offers: Iterable[Offer]) -> Json:
+        """The body that lists the models."""
+        ...
