@@ -1,0 +1,103 @@
+"""Server-sent events: bytes <-> events. Pure; knows nothing of what the events say.
+
+Invariants: any chunking of the same bytes gives the same frames, and the frames joined with `rest` are
+the bytes that came in, a leading byte order mark apart; lines end in LF, CRLF or CR, also mixed.
+Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
+"""
+
+import re
+from dataclasses import dataclass
+
+MAX_FRAME_BYTES = 16 * 2**20
+DONE = b"data: [DONE]\n\n"
+"""How OpenAI ends a stream."""
+
+_BOM = b"\xef\xbb\xbf"
+# An empty line: the end of a line, then another. A CR at the very end may be half of a CRLF.
+_BLANK = re.compile(rb"(?:\r\n|\n|\r(?!\n|\Z))(?:\r\n|\n|\r(?!\n|\Z))")
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+
+
+class FrameTooLong(ValueError):  # noqa: N818 -- named for the state
+    """So many bytes without an empty line are no event stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event.
+
+    Attributes:
+        data: Its `data` lines joined by LF; None when it has none (a comment, a bare `id`).
+        name: Its `event` field; empty for a plain message.
+    """
+
+    data: bytes | None
+    name: bytes = b""
+
+
+def frame(data: bytes, name: bytes = b"") -> bytes:
+    """One event as bytes; data may hold line feeds, each becomes a line of its own."""
+    head = b"event: " + name + b"\n" if name else b""
+    if b"\n" in data or b"\r" in data:
+        lines = b"".join(b"data: " + line + b"\n" for line in _LINE_END.split(data))
+        return head + lines + b"\n"
+    return head + b"data: " + data + b"\n\n"
+
+
+def parse(raw: bytes) -> Event:
+    """The event in one frame; unknown fields and comments are skipped."""
+    if raw.startswith(b"data: ") and raw.find(b"\n") == len(raw) - 2 and b"\r" not in raw:
+        return Event(raw[6:-2])
+    data: list[bytes] = []
+    name = b""
+    for line in _LINE_END.split(raw):
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"data":
+            data.append(value)
+        elif field == b"event":
+            name = value
+    return Event(b"\n".join(data) if data else None, name)
+
+
+class Splitter:
+    """Cuts a stream of bytes into frames, each with the empty line that ends it.
+
+    Attributes:
+        rest: Bytes of the frame that has not ended yet.
+    """
+
+    __slots__ = ("_max_bytes", "_started", "rest")
+
+    def __init__(self, max_bytes: int = MAX_FRAME_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._started = False
+        self.rest = b""
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The frames that ended with this chunk; raises `FrameTooLong` rather than hold more than it may."""
+        buffer = self.rest + chunk if self.rest else chunk
+        if not self._started:
+            if len(buffer) < len(_BOM) and _BOM.startswith(buffer):
+                self.rest = buffer
+                return []
+            self._started = True
+            buffer = buffer.removeprefix(_BOM)
+        if b"\r" in buffer:
+            frames, self.rest = _cut(buffer)
+        else:
+            *ended, self.rest = buffer.split(b"\n\n")
+            frames = [part + b"\n\n" for part in ended]
+        if len(self.rest) > self._max_bytes:
+            raise FrameTooLong(f"no empty line in {self._max_bytes} bytes")
+        return frames
+
+
+def _cut(buffer: bytes) -> tuple[list[bytes], bytes]:
+    """The slow way, for streams that use CR."""
+    frames: list[bytes] = []
+    start = 0
+    while found := _BLANK.search(buffer, start):
+        frames.append(buffer[start : found.end()])
+        start = found.end()
+    return frames, buffer[start:]
