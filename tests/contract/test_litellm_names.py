@@ -1,0 +1,47 @@
+"""The generated tables are what the pinned LiteLLM wheel says."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from llm_proxy.dialects.litellm_names import IN_METADATA, OWNED
+
+ROOT = Path(__file__).parents[2]
+SIDECAR_PYTHON = ROOT / ".venv-sidecar" / "bin" / "python"
+
+
+@pytest.mark.skipif(not SIDECAR_PYTHON.exists(), reason="needs the sidecar's environment: make setup")
+@pytest.mark.parametrize("script", ["litellm_names.py"])
+def test_a_generated_table_is_what_the_wheel_says(script: str) -> None:
+    """An upgrade of LiteLLM that adds a name fails here until the table is generated again."""
+    command = [str(SIDECAR_PYTHON), str(ROOT / "scripts" / script), "--check"]
+    assert subprocess.run(command, check=False).returncode == 0
+
+
+def test_names_that_steer_are_owned_and_openai_s_own_fields_are_not() -> None:
+    """The names known to take a deployment down, to redirect it, or to hide a call are in the table."""
+    steering = {
+        "api_key",
+        "api_base",
+        "custom_llm_provider",
+        "extra_headers",
+        "fallbacks",
+        "num_retries",
+        "no-log",
+    }
+    steering |= {"timeout", "guardrails", "cache", "mock_response", "extra_body", "litellm_metadata"}
+    assert steering <= OWNED
+    published = {
+        "model",
+        "messages",
+        "temperature",
+        "tools",
+        "functions",
+        "user",
+        "metadata",
+        "logit_bias",
+        "n",
+    }
+    assert not (published | {"input", "prompt", "dimensions", "stream_options", "top_k", "thinking"}) & OWNED
+    assert "disable_global_guardrails" in IN_METADATA
