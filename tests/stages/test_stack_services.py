@@ -17,7 +17,9 @@ async def test_the_limits_store_never_evicts(limits_redis_url: str) -> None:
     """A forgotten counter would be a limit nobody enforces."""
     client = redis.asyncio.from_url(limits_redis_url, decode_responses=True)
     try:
-        assert await client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+        assert await client.execute_command("CONFIG", "GET", "maxmemory-policy") == {
+            "maxmemory-policy": "noeviction"
+        }
     finally:
         await client.aclose()
 
@@ -26,6 +28,8 @@ async def test_the_cache_evicts_the_least_recently_used(cache_redis_url: str) ->
     """A full cache makes room instead of refusing."""
     client = redis.asyncio.from_url(cache_redis_url, decode_responses=True)
     try:
-        assert await client.config_get("maxmemory-policy") == {"maxmemory-policy": "allkeys-lru"}
+        assert await client.execute_command("CONFIG", "GET", "maxmemory-policy") == {
+            "maxmemory-policy": "allkeys-lru"
+        }
     finally:
         await client.aclose()
