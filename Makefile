@@ -1,0 +1,67 @@
+# llm-proxy on one machine, from a clean clone: needs Python 3.11 to 3.14, make and git, nothing else.
+# `make` alone lists what there is. Words for a command go in ARGS: make run ARGS="--port 8080".
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+UV = $$(sh scripts/uv.sh)
+PYTHON_FOR_THIS = $$(sh scripts/python.sh)
+BIN := .venv/bin
+INSTALL = $(UV) pip install --no-deps --require-hashes
+EDITABLE = $(UV) pip install --quiet --no-deps --no-build-isolation --editable .
+export UV_PYTHON_DOWNLOADS := never
+export UV_NO_PROGRESS :=
+export PYTHONDONTWRITEBYTECODE :=
+
+.PHONY: help run setup setup-dev test check lint types clean
+
+help: ## Show this list.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+run: setup ## Set up what is missing, then start the whole stack; Ctrl-C stops it.
+	@exec $(BIN)/llm-proxy up $(ARGS)
+
+setup: .venv/.stack .venv-sidecar/.sidecar ## Make both environments from the lock files; done once, then instant.
+
+test: setup-dev ## Run every test on the real stack.
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: lint types test ## Run linters, type checkers, import contracts and every test.
+
+lint: setup-dev ## Check style, imports, shape, Dockerfile and compose file.
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/test_shape.py
+
+types: setup-dev ## Check types, twice: mypy and basedpyright.
+	$(BIN)/mypy
+	$(BIN)/basedpyright
+
+clean: ## Remove environments and caches; .env, .keys/ and the data in .local/ stay.
+	rm -rf .venv .venv-sidecar .uv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+setup-dev: .venv/.dev .venv-sidecar/.sidecar
+
+# One stamp a lock file: a changed lock brings its environment up to date, an unchanged one costs nothing.
+.venv/.stack: locks/stack.txt pyproject.toml scripts/python.sh
+	@echo "→ environment 1 of 2: the gateway and the local stack (.venv)"
+	@test -x .venv/bin/python || $(UV) venv --quiet --clear --python "$(PYTHON_FOR_THIS)" .venv
+	@$(INSTALL) --python .venv/bin/python --requirement locks/stack.txt
+	@$(EDITABLE) --python .venv/bin/python
+	@touch $@
+
+.venv/.dev: locks/dev.txt .venv/.stack
+	@echo "→ what the tests and checks need (.venv)"
+	@$(INSTALL) --python .venv/bin/python --requirement locks/dev.txt
+	@touch $@
+
+# LiteLLM without bytecode compiles its failing imports anew on every request.
+.venv-sidecar/.sidecar: locks/sidecar.txt pyproject.toml scripts/python.sh
+	@echo "→ environment 2 of 2: LiteLLM's own (.venv-sidecar)"
+	@test -x .venv-sidecar/bin/python || $(UV) venv --quiet --clear --python "$(PYTHON_FOR_THIS)" .venv-sidecar
+	@$(INSTALL) --compile-bytecode --python .venv-sidecar/bin/python --requirement locks/sidecar.txt
+	@$(EDITABLE) --python .venv-sidecar/bin/python
+	@touch $@
