@@ -1,0 +1,66 @@
+"""Structured logs: one JSON object a line on standard error, with the request's id.
+
+Invariants: no prompt, answer or key is ever handed in, and key-like text is blanked on the way out; an
+event is a short fixed sentence, everything that varies goes into `extra`; third-party loggers speak the
+same way. Units: `at` UTC.
+"""
+
+import logging
+import sys
+from collections.abc import Iterable
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import TextIO
+
+import orjson
+
+from llm_proxy.telemetry.redact import redact
+
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+"""The request being served; set by the edge where a line may be written outside a record."""
+
+_BUILT_IN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+_QUIET = ("uvicorn.access", "asyncio", "httpx", "httpcore")
+
+
+class JsonLines(logging.Formatter):
+    """Renders a log record as one line of JSON; `extra` fields stand beside the event."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        super().__init__()
+        self._secrets = tuple(secret for secret in secrets if secret)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, without its newline."""
+        line: dict[str, object] = {
+            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "event": record.getMessage(),
+            "logger": record.name,
+        }
+        if (asked := request_id.get()) is not None:
+            line["request_id"] = asked
+        line.update((name, value) for name, value in vars(record).items() if name not in _BUILT_IN)
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return redact(orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode(), self._secrets)
+
+
+def setup_logging(level: str = "INFO", *, secrets: Iterable[str] = (), stream: TextIO | None = None) -> None:
+    """Make every logger of this process write JSON lines.
+
+    Args:
+        level: The lowest level written.
+        secrets: Exact texts blanked wherever they appear.
+        stream: Where lines go; standard error by default.
+    """
+    out = logging.StreamHandler(stream or sys.stderr)
+    out.setFormatter(JsonLines(secrets))
+    root = logging.getLogger()
+    root.handlers = [out]
+    root.setLevel(level)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "fastapi", "aiohttp"):
+        logging.getLogger(name).handlers = []
+        logging.getLogger(name).propagate = True
+    for name in _QUIET:
+        logging.getLogger(name).setLevel("WARNING")

@@ -1,0 +1,59 @@
+"""A worker's own folder on disk: `<directory>/worker-N`, locked as long as the worker lives.
+
+Owns the lock alone; the ledger and the metrics keep their files inside. Invariants: two living processes
+never share a seat; a seat whose owner died, however it died, is free at once and keeps its files for the
+next owner. Source: flock(2): the kernel drops the lock with the process.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+_MOST_SEATS = 4096
+
+
+class Seat:
+    """A locked folder; `release` or the end of the process frees it."""
+
+    def __init__(self, path: Path, lock_fd: int) -> None:
+        self.path = path
+        self._lock_fd = lock_fd
+
+    def release(self) -> None:
+        """Free the seat; its files stay."""
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+
+def take(directory: Path) -> Seat:
+    """The first free seat under `directory`; raises `OSError` when the folder cannot be written."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for number in range(_MOST_SEATS):
+        if (seat := _lock(directory / f"worker-{number}")) is not None:
+            return seat
+    raise OSError(f"no free seat under {directory}")
+
+
+def abandoned(directory: Path) -> Iterator[Seat]:
+    """Seats left by processes that are gone, each locked for the caller, who releases it."""
+    for path in everyone(directory):
+        if (seat := _lock(path)) is not None:
+            yield seat
+
+
+def everyone(directory: Path) -> list[Path]:
+    """Every seat's folder, taken or not."""
+    return sorted(path for path in directory.glob("worker-*") if path.is_dir())
+
+
+def _lock(path: Path) -> Seat | None:
+    path.mkdir(mode=0o700, exist_ok=True)
+    descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return Seat(path, descriptor)
