@@ -27,21 +27,11 @@ def test_names_that_steer_are_owned_and_openai_s_own_fields_are_not() -> None:
         "custom_llm_provider",
         "extra_headers",
         "fallbacks",
-        "num_retries",
         "no-log",
+        "timeout",
     }
-    steering |= {"timeout", "guardrails", "cache", "mock_response", "extra_body", "litellm_metadata"}
+    steering |= {"num_retries", "guardrails", "cache", "mock_response", "extra_body", "litellm_metadata"}
     assert steering <= OWNED
-    published = {
-        "model",
-        "messages",
-        "temperature",
-        "tools",
-        "functions",
-        "user",
-        "metadata",
-        "logit_bias",
-        "n",
-    }
-    assert not (published | {"input", "prompt", "dimensions", "stream_options", "top_k", "thinking"}) & OWNED
+    published = {"model", "messages", "temperature", "tools", "functions", "user", "metadata", "n", "input"}
+    assert not (published | {"prompt", "dimensions", "stream_options", "top_k", "thinking"}) & OWNED
     assert "disable_global_guardrails" in IN_METADATA
