@@ -6,14 +6,10 @@ SHELL := /bin/sh
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
 
-UV = $$(sh scripts/uv.sh)
-PYTHON_FOR_THIS = $$(sh scripts/python.sh)
 BIN := .venv/bin
-INSTALL = $(UV) pip install --no-deps --require-hashes
-EDITABLE = $(UV) pip install --quiet --no-deps --no-build-isolation --editable .
+INSTALL := sh scripts/environment.sh
 export UV_PYTHON_DOWNLOADS := never
-export UV_NO_PROGRESS :=
-export PYTHONDONTWRITEBYTECODE :=
+unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 
 .PHONY: help run setup setup-dev test check lint types clean
 
@@ -46,22 +42,18 @@ clean: ## Remove environments and caches; .env, .keys/ and the data in .local/ s
 setup-dev: .venv/.dev .venv-sidecar/.sidecar
 
 # One stamp a lock file: a changed lock brings its environment up to date, an unchanged one costs nothing.
-.venv/.stack: locks/stack.txt pyproject.toml scripts/python.sh
+.venv/.stack: locks/stack.txt pyproject.toml
 	@echo "→ environment 1 of 2: the gateway and the local stack (.venv)"
-	@test -x .venv/bin/python || $(UV) venv --quiet --clear --python "$(PYTHON_FOR_THIS)" .venv
-	@$(INSTALL) --python .venv/bin/python --requirement locks/stack.txt
-	@$(EDITABLE) --python .venv/bin/python
+	@$(INSTALL) .venv locks/stack.txt
 	@touch $@
 
 .venv/.dev: locks/dev.txt .venv/.stack
 	@echo "→ what the tests and checks need (.venv)"
-	@$(INSTALL) --python .venv/bin/python --requirement locks/dev.txt
+	@$(INSTALL) .venv locks/dev.txt
 	@touch $@
 
 # LiteLLM without bytecode compiles its failing imports anew on every request.
-.venv-sidecar/.sidecar: locks/sidecar.txt pyproject.toml scripts/python.sh
+.venv-sidecar/.sidecar: locks/sidecar.txt pyproject.toml
 	@echo "→ environment 2 of 2: LiteLLM's own (.venv-sidecar)"
-	@test -x .venv-sidecar/bin/python || $(UV) venv --quiet --clear --python "$(PYTHON_FOR_THIS)" .venv-sidecar
-	@$(INSTALL) --compile-bytecode --python .venv-sidecar/bin/python --requirement locks/sidecar.txt
-	@$(EDITABLE) --python .venv-sidecar/bin/python
+	@$(INSTALL) .venv-sidecar locks/sidecar.txt --compile-bytecode
 	@touch $@
