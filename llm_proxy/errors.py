@@ -31,7 +31,7 @@ class Refused(Exception):  # noqa: N818 -- errors are named for the state they r
         headers: Extra response headers, lower-case names.
     """
 
-    status: ClassVar[int] = 500
+    status: int = 500
     type: ClassVar[str] = "invalid_request_error"
     default_code: ClassVar[str | None] = None
     refused_by: ClassVar[RefusedBy] = "gateway"

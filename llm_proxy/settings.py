@@ -118,3 +118,33 @@ class Settings(BaseSettings):
 def load(**flags: Any) -> Settings:  # noqa: ANN401 -- pydantic checks each by its field
     """The settings, with flags above everything else; raises `pydantic.ValidationError` naming the variable."""
     return Settings(**{name: value for name, value in flags.items() if value is not None})
+
+
+KNOWN_SECRETS = frozenset({"change-me-internal-key", "dev-secret-token", "sk-1234", "sk-master", "secret", "password"})
+SHORTEST_SECRET = 16
+_LOCAL = ("127.", "::1", "localhost")
+
+
+def insecurities(settings: Settings) -> list[str]:
+    """What stops a start in production, each fault naming its variable; nothing in development."""
+    if settings.environment != "production":
+        return []
+    faults: list[str] = []
+    secrets = [("INTERNAL_API_KEY", key) for key in settings.internal_keys]
+    for name, value in (
+        ("ADMIN_KEY", settings.admin_key),
+        ("ADMIN_READ_KEY", settings.admin_read_key),
+        ("LITELLM_API_KEY", settings.litellm_api_key if settings.llm_mode == "litellm" else None),
+    ):
+        if value is not None:
+            secrets.append((name, value.get_secret_value()))
+    for name, text in secrets:
+        if text in KNOWN_SECRETS:
+            faults.append(f"{PREFIX}{name} is a publicly known default")
+        elif len(text) < SHORTEST_SECRET:
+            faults.append(f"{PREFIX}{name} is shorter than {SHORTEST_SECRET} characters")
+    if not settings.internal_keys and settings.database_url is None:
+        faults.append(f"neither {PREFIX}INTERNAL_API_KEY nor DATABASE_URL is set: nobody could call")
+    if not settings.public_bind_ok and not settings.host.startswith(_LOCAL):
+        faults.append(f"{PREFIX}HOST is a public address; set {PREFIX}PUBLIC_BIND_OK=true to consent")
+    return faults

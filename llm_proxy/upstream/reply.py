@@ -4,8 +4,13 @@ Invariants: `headers` of the sidecar never leave this stage; what may be told of
 Money: integer nano-dollars, rounded up once, here.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from llm_proxy.upstream.frames import Frames
 
 CacheState = Literal["hit", "miss", "off"]
 
@@ -21,6 +26,7 @@ class Served:
         deployment: The deployment's id in the sidecar's configuration.
         cost_nano_usd: What the sidecar says the call cost; streams say it in their usage frame.
         attempts: Calls made to providers for this request.
+        sidecar_ms: The sidecar's own share of the time.
     """
 
     group: str | None = None
@@ -30,6 +36,10 @@ class Served:
     cost_nano_usd: int | None = None
     cache: CacheState = "miss"
     attempts: int | None = None
+    sidecar_ms: float | None = None
+
+
+NOBODY_SERVED = Served()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +51,43 @@ class Usage:
     cached_tokens: int | None = None
     reasoning_tokens: int | None = None
     cost_nano_usd: int | None = None
+
+
+class Reply(Protocol):
+    """An answer on its way: either one JSON body or a stream of frames.
+
+    Attributes:
+        served: Who answered.
+        frames: The stream's frames; None when the answer is one body.
+    """
+
+    served: Served
+    frames: "Frames | None"
+
+    async def json(self) -> tuple[bytes, Usage | None]:
+        """The whole body, LiteLLM's additions taken out, and what it says was used."""
+        ...
+
+    async def chunk(self) -> bytes | None:
+        """The next bytes that may go out now (perhaps none); None when the stream has ended."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the connection; unread, it is closed, and the provider is cancelled."""
+        ...
+
+
+def milliseconds(text: str | None) -> float | None:
+    """A duration of a header, or None."""
+    try:
+        return float(text) if text is not None else None
+    except ValueError:
+        return None
+
+
+def count(headers: Mapping[str, str], name: str) -> int | None:
+    """A whole number of a header, or None."""
+    try:
+        return int(Decimal(headers[name]))
+    except (KeyError, InvalidOperation, ValueError):
+        return None

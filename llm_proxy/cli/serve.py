@@ -1,0 +1,109 @@
+"""`llm-proxy serve`: the gateway alone, in front of any LiteLLM.
+
+Invariants: SIGTERM turns readiness off, keeps accepting for the drain delay, then closes the listener and
+lets running calls finish up to the drain's limit; what still runs then ends in an error event.
+"""
+
+import asyncio
+import signal
+import socket
+import sys
+from types import FrameType
+
+import click
+import uvicorn
+from pydantic import ValidationError
+
+from llm_proxy.app import Gateway, create_app
+from llm_proxy.settings import Settings, insecurities, load
+
+KEEP_ALIVE_S = 75
+HEADER_TIMEOUT_S = 10
+BACKLOG = 2048
+
+
+class Draining(uvicorn.Server):
+    """A server that drains before it stops."""
+
+    def __init__(self, config: uvicorn.Config, gateway: Gateway, settings: Settings) -> None:
+        super().__init__(config)
+        self._gateway = gateway
+        self._delay_s = settings.drain_delay_s
+        self._limit_s = settings.drain_timeout_s
+        self._drain: asyncio.Task[None] | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal drains; the second stops at once."""
+        if self._drain is not None or sig == signal.SIGINT:
+            super().handle_exit(sig, frame)
+            self._gateway.interrupt_all()
+            return
+        self._gateway.drain()
+        self._drain = asyncio.get_running_loop().create_task(self._stop_later())
+
+    async def _stop_later(self) -> None:
+        await asyncio.sleep(self._delay_s)
+        self.should_exit = True
+        await asyncio.sleep(self._limit_s)
+        self._gateway.interrupt_all()
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--host", help="Address to listen on.")
+@click.option("--port", type=int, help="Port to listen on.")
+@click.option("--workers", type=int, help="Processes sharing the port.")
+def command(host: str | None, port: int | None, workers: int | None) -> None:
+    """Run the gateway alone."""
+    try:
+        settings = load(host=host, port=port, workers=workers)
+    except ValidationError as wrong:
+        for error in wrong.errors():
+            click.echo(f"llm-proxy: {'.'.join(str(part) for part in error['loc'])}: {error['msg']}", err=True)
+        sys.exit(2)
+    faults = insecurities(settings)
+    if faults:
+        for fault in faults:
+            click.echo(f"llm-proxy: refused to start: {fault}", err=True)
+        sys.exit(2)
+    if settings.workers > 1:
+        from llm_proxy.cli.workers import serve_many  # noqa: PLC0415 -- most gateways are one process
+
+        sys.exit(serve_many(settings))
+    sys.exit(serve_one(settings, listen(settings)))
+
+
+def listen(settings: Settings) -> socket.socket:
+    """The listening socket; exits with one clear line when the port is taken."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    bound = socket.socket(family)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((settings.host, settings.port))
+    except OSError as taken:
+        click.echo(f"llm-proxy: cannot listen on {settings.host}:{settings.port}: {taken.strerror}", err=True)
+        sys.exit(1)
+    bound.set_inheritable(True)
+    return bound
+
+
+def serve_one(settings: Settings, bound: socket.socket) -> int:
+    """Run one gateway process on a bound socket until it is told to stop; returns its exit code."""
+    gateway = create_app(settings)
+    config = uvicorn.Config(
+        gateway.asgi,
+        http="httptools",
+        loop="uvloop" if sys.platform != "win32" else "asyncio",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        backlog=BACKLOG,
+        proxy_headers=False,
+        h11_max_incomplete_event_size=settings.max_header_bytes,
+    )
+    server = Draining(config, gateway, settings)
+    server.run(sockets=[bound])
+    return 0 if server.started else 3

@@ -1,0 +1,85 @@
+"""The lists of models, in each vocabulary: the configured groups a caller may use.
+
+Invariants: no wildcard's expansions, no deployment's address; a model the caller may not use is not shown,
+and asking for it is 404, as if it did not exist.
+Source: https://platform.openai.com/docs/api-reference/models.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Depends
+from fastapi.responses import Response
+
+from llm_proxy.dialects import INTERNAL, Offer
+from llm_proxy.edge.auth import Doorkeeper
+from llm_proxy.errors import ModelNotFound, StoreUnavailable
+from llm_proxy.identity import Caller, allowed
+from llm_proxy.upstream import Catalog
+
+Json = dict[str, Any]
+_CREATED = 1_700_000_000  # OpenAI's field is required; a group has no birthday
+
+
+def router(
+    catalog: Callable[[], Catalog | None], keeper: Doorkeeper, default_models: tuple[str, ...]
+) -> APIRouter:
+    """`/v1/models` and its other spellings."""
+    doors = APIRouter(
+        tags=["models"],
+        responses={401: {"description": "No credential."}, 503: {"description": "Not known yet."}},
+    )
+    Known = Annotated[Caller, Depends(keeper.caller)]  # noqa: N806 -- a type
+
+    def usable(caller: Caller) -> list[str]:
+        known = _known(catalog())
+        return [name for name in known.names if allowed(caller.models or default_models, name)]
+
+    @doors.get("/v1/models", summary="List the models the key may use.")
+    @doors.get("/models", include_in_schema=False)
+    @doors.get("/v1/llm/models", summary="The same, as the `x-internal-auth` service calls it.")
+    async def listed(caller: Known) -> Response:
+        data = [_model(name) for name in usable(caller)]
+        return _json({"object": "list", "data": data})
+
+    @doors.get(
+        "/v1/models/{model:path}", summary="One model.", responses={404: {"description": "No such model."}}
+    )
+    @doors.get("/models/{model:path}", include_in_schema=False)
+    async def one(model: str, caller: Known) -> Response:
+        found = _known(catalog()).group(model)
+        if found is None or not allowed(caller.models or default_models, model):
+            raise ModelNotFound(
+                f"The model `{model[:200]}` does not exist or you do not have access to it.", param="model"
+            )
+        return _json(_model(model))
+
+    @doors.get("/internal/llm/models", summary="List the models in the internal proxy's vocabulary.")
+    async def internal(caller: Known) -> Response:
+        known = _known(catalog())
+        return _json(INTERNAL.models([_offer(known, name) for name in usable(caller)]))
+
+    return doors
+
+
+def _known(catalog: Catalog | None) -> Catalog:
+    if catalog is None:
+        raise StoreUnavailable("The list of models is not known yet; please try again.", retry_after_s=2)
+    return catalog
+
+
+def _model(name: str) -> Json:
+    return {"id": name, "object": "model", "created": _CREATED, "owned_by": "llm-proxy"}
+
+
+def _offer(catalog: Catalog, name: str) -> Offer:
+    behind = catalog.groups[name].deployments
+    if not behind:
+        return Offer(name)
+    first = behind[0]
+    return Offer(name, first.provider, first.physical, first.max_output_tokens or first.max_tokens)
+
+
+def _json(body: Json) -> Response:
+    return Response(orjson.dumps(body), media_type="application/json")

@@ -1,0 +1,84 @@
+"""The hot doors on the OpenAPI page, from the one table of doors.
+
+Invariants: every path of the table is there; every refusal a door can answer with is declared.
+"""
+
+from typing import Any
+
+from llm_proxy.edge.doors import HOT_DOORS, HotDoor
+
+Json = dict[str, Any]
+
+_REFUSALS = {
+    "400": "The request is wrong; `param` names the field.",
+    "401": "No credential, or one that is not ours.",
+    "403": "The key may not use this model, or act for whom it names.",
+    "404": "No such model.",
+    "405": "Another method.",
+    "408": "The body did not arrive in time.",
+    "413": "The body is too large.",
+    "415": "Not JSON.",
+    "422": "The provider refused the request.",
+    "429": "A limit, a budget, or the provider's own limit.",
+    "431": "The headers are too large.",
+    "500": "A mistake of ours.",
+    "502": "The provider or the model backend failed.",
+    "503": "Overloaded, draining, or the model is cooling down.",
+    "504": "No answer in time.",
+}
+_ERROR: Json = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+_REQUIRED = {
+    "chat.completions": ["model", "messages"],
+    "completions": ["model", "prompt"],
+    "embeddings": ["model", "input"],
+}
+_OWN_REQUIRED = {"internal": ["messages"], "generate": ["messages"]}
+
+
+def hot_paths() -> Json:
+    """The `paths` of every hot door."""
+    return {path: {"post": _operation(door, path)} for door in HOT_DOORS for path in door.paths}
+
+
+def _operation(door: HotDoor, path: str) -> Json:
+    required = _OWN_REQUIRED.get(door.dialect.name, _REQUIRED[door.door])
+    body: Json = {
+        "type": "object",
+        "required": required,
+        "properties": {"model": {"type": "string"}, "stream": {"type": "boolean"}},
+    }
+    if "messages" in required:
+        body["properties"]["messages"] = {"type": "array", "minItems": 1, "items": {"type": "object"}}
+    content: Json = {"application/json": {"schema": {"type": "object"}}}
+    if door.door != "embeddings":
+        content["text/event-stream"] = {"schema": {"type": "string"}}
+    refusals = {
+        status: {"description": text, "content": {"application/json": {"schema": _error_of(door)}}}
+        for status, text in _REFUSALS.items()
+    }
+    return {
+        "summary": door.summary,
+        "operationId": path.strip("/").replace("/", "_").replace("-", "_"),
+        "security": [{"bearer": []}],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+        "responses": {"200": {"description": "The answer.", "content": content}, **refusals},
+    }
+
+
+def _error_of(door: HotDoor) -> Json:
+    return _ERROR if door.dialect.name == "openai" else {"type": "object"}

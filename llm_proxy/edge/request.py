@@ -1,0 +1,101 @@
+"""What a door needs of an ASGI request: the headers that count, read once, and a bounded body.
+
+Invariants: only the headers named here are ever looked at; a header that must be single and comes twice
+with different values is refused; a body is read only after the caller is known, and never beyond its bound,
+compressed or not.
+Source: RFC 9110, 8.4 (Content-Encoding); ASGI HTTP 2.3.
+"""
+
+import zlib
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from llm_proxy.errors import BadRequest, BodyTooLarge, HeadersTooLarge, UnsupportedMediaType
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Headers = dict[bytes, bytes]
+
+READ = frozenset(
+    {
+        b"authorization", b"x-internal-secret", b"x-internal-auth", b"x-api-key",
+        b"content-type", b"content-encoding", b"content-length", b"transfer-encoding", b"cache-control",
+        b"x-request-id", b"x-request-timeout", b"x-provider", b"traceparent", b"tracestate",
+        b"x-agent-id", b"x-tenant-id", b"x-session-id", b"x-user-id", b"x-forwarded-for",
+    }
+)  # fmt: skip
+
+
+class ClientGone(Exception):  # noqa: N818 -- named for the state
+    """The caller left before its body was whole."""
+
+
+def read_headers(scope: Scope, *, max_bytes: int) -> Headers:
+    """The headers that count, lower-case; raises `HeadersTooLarge`, or `BadRequest` for a contradiction."""
+    found: Headers = {}
+    size = 0
+    for name, value in scope["headers"]:
+        size += len(name) + len(value)
+        if name in READ and found.setdefault(name, value) != value:
+                raise BadRequest(f"The header `{name.decode()}` appears twice with different values.")
+    if size > max_bytes:
+        raise HeadersTooLarge("The request's headers are too large.")
+    return found
+
+
+async def read_body(receive: Receive, headers: Headers, *, max_bytes: int) -> bytes:
+    """The whole body, decompressed; how long it may take is the watch's to say.
+
+    Raises:
+        BodyTooLarge: More than `max_bytes`, as sent or decompressed.
+        UnsupportedMediaType: Not JSON, or an encoding nobody here reads.
+        ClientGone: The caller left.
+    """
+    _check_type(headers)
+    length = headers.get(b"content-length")
+    if length is not None and length.isdigit() and int(length) > max_bytes:
+        raise _too_large(max_bytes)
+    parts: list[bytes] = []
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        part = message.get("body", b"")
+        more = message.get("more_body", False)
+        size += len(part)
+        if size > max_bytes:
+            raise _too_large(max_bytes)
+        parts.append(part)
+    body = parts[0] if len(parts) == 1 else b"".join(parts)
+    encoding = headers.get(b"content-encoding")
+    return body if encoding is None else _decompress(body, encoding.strip().lower(), max_bytes)
+
+
+def _check_type(headers: Headers) -> None:
+    kind = headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower()
+    if kind != b"application/json" and not (kind.startswith(b"application/") and kind.endswith(b"+json")):
+        raise UnsupportedMediaType("The request's `Content-Type` must be `application/json`.")
+
+
+def _decompress(body: bytes, encoding: bytes, max_bytes: int) -> bytes:
+    if encoding in (b"", b"identity"):
+        return body
+    if encoding not in (b"gzip", b"x-gzip", b"deflate"):
+        raise UnsupportedMediaType("The request's `Content-Encoding` must be gzip, deflate or identity.")
+    inflater = zlib.decompressobj(wbits=47 if encoding != b"deflate" else 15)
+    try:
+        plain = inflater.decompress(body, max_bytes + 1)
+    except zlib.error:
+        raise BadRequest("The request's body is not what its `Content-Encoding` says.") from None
+    if len(plain) > max_bytes or inflater.unconsumed_tail:
+        raise _too_large(max_bytes)
+    if not inflater.eof:
+        raise BadRequest("The request's compressed body is not complete.")
+    return plain
+
+
+def _too_large(max_bytes: int) -> BodyTooLarge:
+    return BodyTooLarge(f"The request's body is larger than {max_bytes} bytes.")

@@ -1,0 +1,92 @@
+"""What leaves the gateway: status lines, our own headers, error bodies, in the shapes OpenAI's clients read.
+
+Invariants: every response carries `x-request-id`; no header of the sidecar goes out but through a name of
+ours; an error says who refused (`x-llm-proxy-refused-by`) and, where the sidecar has already retried, that
+no client should.
+"""
+
+import math
+
+import orjson
+
+from llm_proxy.dialects import Dialect
+from llm_proxy.edge.request import Send
+from llm_proxy.errors import Refused, Unauthorized
+from llm_proxy.ledger import Exchange
+from llm_proxy.upstream import Served
+
+Raw = list[tuple[bytes, bytes]]
+
+_JSON = (b"content-type", b"application/json")
+_STREAM = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
+NANO = 1_000_000_000
+
+
+async def send_json(send: Send, status: int, body: bytes, headers: Raw) -> None:
+    """One JSON body."""
+    headers.append(_JSON)
+    headers.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def start_stream(send: Send, headers: Raw) -> None:
+    """The head of a stream of events."""
+    headers.extend(_STREAM)
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+
+async def send_refusal(send: Send, refused: Refused, exchange: Exchange, dialect: Dialect) -> None:
+    """A refusal in the caller's own vocabulary."""
+    headers = refusal_headers(refused)
+    headers.append((b"x-request-id", str(exchange.request_id).encode()))
+    await send_json(send, refused.status, orjson.dumps(dialect.error(refused)), headers)
+
+
+def refusal_headers(refused: Refused) -> Raw:
+    """The headers a refusal carries, whatever renders its body."""
+    headers: Raw = [(b"x-llm-proxy-refused-by", refused.refused_by.encode())]
+    if isinstance(refused, Unauthorized):
+        headers.append((b"www-authenticate", b'Bearer realm="llm-proxy"'))
+    if refused.retry_after_s is not None:
+        headers.append((b"retry-after", b"%d" % max(1, math.ceil(refused.retry_after_s))))
+        headers.append((b"retry-after-ms", b"%d" % math.ceil(refused.retry_after_s * 1000)))
+    if refused.retryable is not None:
+        headers.append((b"x-should-retry", b"true" if refused.retryable else b"false"))
+    headers.extend((name.encode(), value.encode("latin-1", "replace")) for name, value in refused.headers)
+    return headers
+
+
+def answer_headers(exchange: Exchange, served: Served, lease_headers: tuple[tuple[bytes, bytes], ...]) -> Raw:
+    """What we tell of an answer, in our own names."""
+    headers: Raw = [(b"x-request-id", str(exchange.request_id).encode()), *lease_headers]
+    if served.group:
+        headers.append((b"x-llm-proxy-model", _ascii(served.group)))
+    if served.provider:
+        headers.append((b"x-llm-proxy-provider", _ascii(served.provider)))
+    if (
+        served.cost_nano_usd is not None
+        and served.cost_nano_usd >= 0
+        and not (exchange.call and exchange.call.streaming)
+    ):
+        headers.append((b"x-llm-proxy-cost-usd", b"%d.%09d" % divmod(served.cost_nano_usd, NANO)))
+    headers.append((b"x-llm-proxy-cache", served.cache.encode()))
+    if served.attempts is not None:
+        headers.append((b"x-llm-proxy-attempts", b"%d" % served.attempts))
+    headers.append((b"server-timing", _timing(exchange, served)))
+    return headers
+
+
+def _timing(exchange: Exchange, served: Served) -> bytes:
+    total = f"total;dur={exchange.elapsed_ms():.1f}"
+    return (
+        f"{total}, sidecar;dur={served.sidecar_ms:.1f}" if served.sidecar_ms is not None else total
+    ).encode()
+
+
+def _ascii(text: str) -> bytes:
+    return text.encode("ascii", "replace")[:200].replace(b"\r", b"?").replace(b"\n", b"?")

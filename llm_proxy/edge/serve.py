@@ -1,0 +1,204 @@
+"""A hot door: one plain ASGI endpoint that walks a request through every stage and answers it.
+
+On uvicorn nobody cancels a plain ASGI callable when the caller leaves, so every call stands under a watch
+that does. Invariants: the credential is checked before the body is read; whatever ends a call, its caller
+gets one answer, and its accounting (see `pipeline`) is done once; a stream that breaks ends in one error
+event and no `[DONE]`.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from llm_proxy.admission import Lease
+from llm_proxy.dialects import Answered, Bounds, Call, Models, StreamWriter, read_hints
+from llm_proxy.edge import respond
+from llm_proxy.edge.doors import HotDoor
+from llm_proxy.edge.request import ClientGone, Receive, Scope, Send, read_body, read_headers
+from llm_proxy.errors import Overloaded, ProviderFailed, Refused, RequestTimeout, UpstreamTimeout
+from llm_proxy.identity import Caller, named_by_headers, on_behalf_of
+from llm_proxy.ledger import Exchange
+from llm_proxy.pipeline import Stages, relay
+from llm_proxy.telemetry import uuid7
+from llm_proxy.upstream import Reply, Watch, stream_refusal
+
+log = logging.getLogger(__name__)
+
+_DONE = b"data: [DONE]\n\n"
+_LONGEST_ID = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a door allows: bytes, depth, and seconds."""
+
+    max_header_bytes: int
+    max_body_bytes: int
+    body_timeout_s: float
+    total_timeout_s: float
+    bounds: Bounds
+
+
+class Serve:
+    """Serves hot doors."""
+
+    def __init__(self, stages: Stages, limits: Limits, models: Callable[[], Models]) -> None:
+        self._stages = stages
+        self._limits = limits
+        self._models = models
+        self.draining = False
+
+    async def __call__(self, door: HotDoor, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        exchange = Exchange(uuid7(), None)
+        loop = asyncio.get_running_loop()
+        watches = self._stages.watches
+        watch = watches.open(loop.time() + self._limits.body_timeout_s)
+        attempt = _Attempt(self._stages, door, exchange, watch, send)
+        try:
+            await self._walk(attempt, scope, receive)
+        except ClientGone:
+            pass
+        except Refused as refused:
+            await attempt.refuse(refused)
+        except asyncio.CancelledError:
+            if not watch.was_interrupted():
+                raise
+            interrupted = _interrupted(watch)
+            if interrupted is not None:
+                await attempt.refuse(interrupted)
+        except Exception:
+            log.exception(
+                "a request failed", extra={"request_id": str(exchange.request_id), "path": scope["path"]}
+            )
+            await attempt.refuse(_Bug("The server had an error while processing your request."))
+        finally:
+            watches.close(watch)
+
+    async def _walk(self, attempt: "_Attempt", scope: Scope, receive: Receive) -> None:
+        limits, stages = self._limits, self._stages
+        headers = read_headers(scope, max_bytes=limits.max_header_bytes)
+        attempt.exchange.client_request_id = _client_id(headers.get(b"x-request-id"))
+        caller = await stages.identity.identify(headers)
+        body = await read_body(receive, headers, max_bytes=limits.max_body_bytes)
+        attempt.watch.body_read(receive)
+        hints = read_hints(headers.items())
+        call = attempt.door.dialect.read(attempt.door.door, body, hints, self._models(), limits.bounds)
+        caller = on_behalf_of(caller, named_by_headers(headers), call.named)
+        total_s = min(call.timeout_s or limits.total_timeout_s, limits.total_timeout_s)
+        attempt.watch.ends_at = asyncio.get_running_loop().time() + total_s
+        await attempt.run(caller, call)
+
+
+class _Bug(Refused):
+    """Ours to fix: the log has the traceback, the caller an apology."""
+
+    status = 500
+    type = "server_error"
+    default_code = "internal_error"
+
+
+class _Attempt:
+    """One request's way out: how its reply, or its refusal, reaches the caller."""
+
+    __slots__ = ("_send", "_stages", "_started", "_writer", "door", "exchange", "watch")
+
+    def __init__(self, stages: Stages, door: HotDoor, exchange: Exchange, watch: Watch, send: Send) -> None:
+        self._stages = stages
+        self._send = send
+        self._started = False
+        self._writer: StreamWriter | None = None
+        self.door = door
+        self.exchange = exchange
+        self.watch = watch
+
+    async def run(self, caller: Caller, call: Call) -> None:
+        """Walk the rest of the way: admission, upstream, delivery, record."""
+        exchange = self.exchange
+        exchange.caller, exchange.call = caller, call
+        await relay(self._stages, exchange, caller, call, watch=self.watch, deliver=self._deliver)
+
+    async def refuse(self, refused: Refused) -> None:
+        """Answer with an error: a status while nothing was sent, else the stream's error event."""
+        if self._started:
+            await self._send({"type": "http.response.body", "body": self.door.dialect.stream_error(refused)})
+            return
+        self._started = True
+        self._stages.ledger.refused(self.exchange, refused)
+        await respond.send_refusal(self._send, refused, self.exchange, self.door.dialect)
+
+    async def _deliver(self, reply: Reply, lease: Lease, exchange: Exchange) -> None:
+        if reply.frames is None:
+            await self._whole(reply, lease, exchange)
+        else:
+            await self._stream(reply, lease, exchange)
+
+    async def _whole(self, reply: Reply, lease: Lease, exchange: Exchange) -> None:
+        body, exchange.usage = await reply.json()
+        out = self.door.dialect.write(body, self._answered(reply, exchange))
+        headers = respond.answer_headers(exchange, reply.served, lease.headers)
+        if lease.holds_place:
+            await lease.give_back()
+        exchange.first_byte()
+        exchange.status, self._started = 200, True
+        await respond.send_json(self._send, 200, out, headers)
+
+    async def _stream(self, reply: Reply, lease: Lease, exchange: Exchange) -> None:
+        frames, send = reply.frames, self._send
+        assert frames is not None and exchange.call is not None  # noqa: S101, PT018 -- only streams come here
+        self._writer = self.door.dialect.stream(exchange.call)
+        feed = self._writer.feed if self._writer else None
+        try:
+            while (out := await reply.chunk()) is not None:
+                if feed is not None:
+                    out = feed(out)
+                if not out:
+                    continue
+                if not self._started:
+                    await self._start(reply, lease, exchange)
+                await send({"type": "http.response.body", "body": out, "more_body": True})
+        finally:
+            exchange.usage, exchange.content_frames = frames.usage, frames.content_frames
+            if self._started:
+                exchange.outcome = "cut"
+        if frames.error is not None:
+            raise self._broken(stream_refusal(frames.error))
+        if frames.garbage or not frames.done:
+            raise self._broken(
+                ProviderFailed("The model's answer broke off before its end.", code="upstream_stream_cut")
+            )
+        exchange.outcome = "ok"
+        if not self._started:
+            await self._start(reply, lease, exchange)
+        if lease.holds_place:
+            await lease.give_back()
+        end = self._writer.end(self._answered(reply, exchange)) if self._writer else _DONE
+        await send({"type": "http.response.body", "body": end})
+
+    async def _start(self, reply: Reply, lease: Lease, exchange: Exchange) -> None:
+        exchange.first_byte()
+        exchange.status, self._started = 200, True
+        await respond.start_stream(self._send, respond.answer_headers(exchange, reply.served, lease.headers))
+
+    def _broken(self, refused: Refused) -> Refused:
+        return refused
+
+    def _answered(self, reply: Reply, exchange: Exchange) -> Answered:
+        return Answered(reply.served.provider, reply.served.physical, exchange.elapsed_ms())
+
+
+def _interrupted(watch: Watch) -> Refused | None:
+    if watch.why == "client_gone":
+        return None
+    if watch.why == "body":
+        return RequestTimeout("The request's body did not arrive in time.")
+    if watch.why == "drain":
+        return Overloaded("The server is shutting down; please try again.", retry_after_s=1)
+    return UpstreamTimeout("The model did not answer in time.")
+
+
+def _client_id(value: bytes | None) -> str | None:
+    if value is None:
+        return None
+    return value[:_LONGEST_ID].decode("ascii", "replace")

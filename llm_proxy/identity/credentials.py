@@ -1,0 +1,77 @@
+"""Credentials as they stand in a request's headers, and the internal secrets they may be.
+
+Invariants: texts are compared as SHA-256 digests, in constant time, against every secret we know; no text
+is kept, logged or put into an error. Two different credentials in one request are refused: which one was
+meant is not ours to guess.
+Source: RFC 6750 (Bearer), and the older services' own headers.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Iterable, Mapping
+
+from llm_proxy.errors import Unauthorized
+from llm_proxy.identity.caller import Caller
+
+MAX_KEY_BYTES = 512
+HEADERS = (b"authorization", b"x-internal-secret", b"x-internal-auth", b"x-api-key")
+_MISSING = "You didn't provide an API key. Send it as `Authorization: Bearer YOUR_KEY`."
+
+
+def credential(headers: Mapping[bytes, bytes]) -> bytes:
+    """The one credential of a request; raises `Unauthorized` when there is none, or more than one."""
+    found: bytes | None = None
+    for name in HEADERS:
+        value = headers.get(name)
+        if value is None:
+            continue
+        if name == b"authorization":
+            value = _bearer(value)
+        value = value.strip()
+        if found is not None and not hmac.compare_digest(found, value):
+            raise Unauthorized("The request carries different API keys; send one.")
+        found = value
+    if not found:
+        raise Unauthorized(_MISSING)
+    if len(found) > MAX_KEY_BYTES or not found.isascii():
+        raise incorrect()
+    return found
+
+
+def incorrect() -> Unauthorized:
+    """The refusal of a key that is not ours; it never repeats the key."""
+    return Unauthorized("Incorrect API key provided.")
+
+
+def _bearer(value: bytes) -> bytes:
+    scheme, _, key = value.partition(b" ")
+    if scheme.lower() != b"bearer" or not key.strip():
+        raise Unauthorized("The `Authorization` header must read `Bearer YOUR_KEY`.")
+    return key
+
+
+def digest(key: bytes) -> bytes:
+    """What is kept of a key."""
+    return hashlib.sha256(key).digest()
+
+
+class InternalSecrets:
+    """The secrets of trusted services; several at once while one is rotated."""
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        self._known: list[tuple[bytes, Caller]] = []
+        for secret in secrets:
+            kept = digest(secret.encode())
+            name = f"internal:{kept.hex()[:8]}"
+            self._known.append((kept, Caller(key_id=name, kind="internal", key_prefix=name)))
+
+    def find(self, kept: bytes) -> Caller | None:
+        """The caller whose secret has this digest; every secret is compared, whichever matches."""
+        found: Caller | None = None
+        for known, caller in self._known:
+            if hmac.compare_digest(known, kept):
+                found = caller
+        return found
+
+    def __len__(self) -> int:
+        return len(self._known)

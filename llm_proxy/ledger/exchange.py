@@ -1,0 +1,130 @@
+"""What is known so far of one running call; when it ends, its `UsageRecord`.
+
+Invariants: mutable, owned by one task; `record` is called once, at the very end, and never raises. Tokens a
+provider did not state are estimated (bytes / 4, frames) and say so; money nobody can price is None.
+Units: `_ms` since the request's headers were read.
+"""
+
+import time
+from datetime import UTC, datetime
+from uuid import UUID
+
+from llm_proxy.dialects import Call
+from llm_proxy.errors import Refused
+from llm_proxy.identity import Caller
+from llm_proxy.ledger.record import Outcome, UsageRecord, UsageSource
+from llm_proxy.upstream import NOBODY_SERVED, Served, Usage, Why
+
+BYTES_PER_TOKEN = 4
+PICO_PER_NANO = 1000
+
+
+class Exchange:
+    """One admitted call, from its first byte to its last.
+
+    Attributes:
+        status: The HTTP status the caller saw; 0 while nothing was sent.
+        content_frames: Frames of content passed on, the base of an estimate.
+        prices: Input and output price in pico-dollars per token, where known.
+    """
+
+    __slots__ = (
+        "call", "caller", "client_request_id", "content_frames", "outcome", "prices", "refused",
+        "request_id", "served", "started", "started_at", "status", "ttft_ms", "usage",
+    )  # fmt: skip
+
+    def __init__(self, request_id: UUID, client_request_id: str | None) -> None:
+        self.request_id = request_id
+        self.client_request_id = client_request_id
+        self.started = time.perf_counter()
+        self.started_at = time.time()
+        self.caller: Caller | None = None
+        self.call: Call | None = None
+        self.served: Served = NOBODY_SERVED
+        self.usage: Usage | None = None
+        self.prices: tuple[int, int] | None = None
+        self.content_frames = 0
+        self.refused: Refused | None = None
+        self.outcome: Outcome = "ok"
+        self.status = 0
+        self.ttft_ms: float | None = None
+
+    def elapsed_ms(self) -> float:
+        """Time since the request's headers were read."""
+        return (time.perf_counter() - self.started) * 1000
+
+    def first_byte(self) -> None:
+        """The first byte of the answer is about to leave."""
+        if self.ttft_ms is None:
+            self.ttft_ms = self.elapsed_ms()
+
+    def failed(self, refused: Refused) -> None:
+        """The call ends in a refusal: as its status, or, once bytes have left, as a cut."""
+        self.refused = refused
+        if self.status == 0:
+            self.status, self.outcome = refused.status, "error"
+
+    def interrupted(self, why: Why | None) -> None:
+        """What interrupted the call, if anything did."""
+        if why == "client_gone":
+            self.outcome = "client_gone"
+        elif why is not None and self.status == 0:
+            self.status, self.outcome = 503 if why == "drain" else 504, "error"
+
+    def record(self, caller: Caller, call: Call) -> UsageRecord:
+        """The settled call."""
+        usage, source = self._usage(call)
+        cost_nano_usd = self._cost(usage, source)
+        return UsageRecord(
+            request_id=self.request_id,
+            started_at=datetime.fromtimestamp(self.started_at, UTC),
+            key_id=caller.key_id,
+            key_prefix=caller.key_prefix,
+            tenant=caller.tenant,
+            agent=caller.agent,
+            user=caller.user,
+            session=caller.session,
+            channel=caller.channel,
+            client_request_id=self.client_request_id,
+            door=call.door,
+            dialect=call.dialect,
+            model=call.model,
+            group=self.served.group or call.group,
+            model_resolved=self.served.physical,
+            provider=self.served.provider,
+            deployment=self.served.deployment,
+            streamed=call.streaming,
+            status=self.status,
+            outcome=self.outcome,
+            refusal_code=self.refused.code if self.refused else None,
+            prompt_tokens=usage.prompt_tokens if usage else None,
+            completion_tokens=usage.completion_tokens if usage else None,
+            cached_tokens=usage.cached_tokens if usage else None,
+            reasoning_tokens=usage.reasoning_tokens if usage else None,
+            cost_nano_usd=cost_nano_usd,
+            usage_source=source,
+            cache=self.served.cache,
+            attempts=self.served.attempts,
+            latency_ms=self.elapsed_ms(),
+            ttft_ms=self.ttft_ms,
+        )
+
+    def _usage(self, call: Call) -> tuple[Usage | None, UsageSource]:
+        if self.usage is not None:
+            return self.usage, "provider"
+        if self.content_frames or (self.status == 200 and self.outcome != "error"):
+            return Usage(call.prompt_bytes // BYTES_PER_TOKEN, self.content_frames), "estimated"
+        return None, "unknown"
+
+    def _cost(self, usage: Usage | None, source: UsageSource) -> int | None:
+        if self.served.cache == "hit":
+            return 0
+        stated = usage.cost_nano_usd if usage else None
+        if stated is None:
+            stated = self.served.cost_nano_usd
+        if stated is not None and (stated > 0 or self.prices is not None):
+            return stated
+        if usage is None or self.prices is None:
+            return None
+        pico = usage.prompt_tokens * self.prices[0] + usage.completion_tokens * self.prices[1]
+        return -(-pico // PICO_PER_NANO) if source == "estimated" or pico else 0

@@ -1,0 +1,64 @@
+"""The request's story, told once: record outermost, then lease, then upstream.
+
+Invariants: every admitted call settles its lease once and posts one record, whatever ends it (an answer, a
+refusal, a deadline, the caller's leaving); neither waits for anything. A call that was not admitted leaves
+no record here; its refusal is counted where it is answered.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from llm_proxy.admission import Admission, Lease
+from llm_proxy.dialects import Call
+from llm_proxy.errors import Refused
+from llm_proxy.identity import Caller, Identity
+from llm_proxy.ledger import Exchange, Ledger
+from llm_proxy.upstream import Catalog, Reply, Watch, Watches
+
+
+class Upstream(Protocol):
+    """Where calls go: the pool of sidecars, or the mock."""
+
+    catalog: Catalog | None
+
+    async def send(self, call: Call, request_id: str, watch: Watch) -> Reply:
+        """The reply to a call; raises what the sidecar said instead."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """The stages a request walks, as the composition root put them together."""
+
+    identity: Identity
+    admission: Admission
+    upstream: Upstream
+    ledger: Ledger
+    watches: Watches
+
+
+Deliver = Callable[[Reply, Lease, Exchange], Awaitable[None]]
+
+
+async def relay(
+    stages: Stages, exchange: Exchange, caller: Caller, call: Call, *, watch: Watch, deliver: Deliver
+) -> None:
+    """Admit a call, forward it, deliver the reply, and account for it, whatever happens."""
+    lease = await stages.admission.admit(caller, call, exchange.request_id)
+    try:
+        stages.ledger.opened(exchange, caller, call)
+        reply = await stages.upstream.send(call, str(exchange.request_id), watch)
+        try:
+            exchange.served = reply.served
+            await deliver(reply, lease, exchange)
+        finally:
+            reply.close()
+    except Refused as refused:
+        exchange.failed(refused)
+        raise
+    finally:
+        exchange.interrupted(watch.why)
+        record = exchange.record(caller, call)
+        lease.settle(record.total_tokens, record.cost_nano_usd)
+        stages.ledger.post(record)

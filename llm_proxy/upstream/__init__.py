@@ -1,0 +1,23 @@
+"""A `Call` in, a `Reply` out: the pool of sidecars, their catalogue, deadlines, errors and frames."""
+
+from llm_proxy.upstream.catalog import Catalog
+from llm_proxy.upstream.client import Client, Deadlines
+from llm_proxy.upstream.errors import stream_refusal
+from llm_proxy.upstream.pool import Pool
+from llm_proxy.upstream.reply import NOBODY_SERVED, Reply, Served, Usage
+from llm_proxy.upstream.watch import Watch, Watches, Why
+
+__all__ = [
+    "NOBODY_SERVED",
+    "Catalog",
+    "Client",
+    "Deadlines",
+    "Pool",
+    "Reply",
+    "Served",
+    "Usage",
+    "Watch",
+    "Watches",
+    "Why",
+    "stream_refusal",
+]

@@ -1,0 +1,157 @@
+"""What the sidecar serves: model groups, who is behind each, prices and fallbacks.
+
+Read from our sidecar's own catalogue, or from an unmodified LiteLLM's model info; refreshed in the
+background, the last good one kept. Pure: fetching is the client's.
+Invariants: a wildcard's expansions are never listed; a price nobody stated is None, never 0.
+Money: integer nano-dollars per token would round to zero, so prices are pico-dollars per token.
+"""
+
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from fnmatch import fnmatchcase
+from typing import Any
+
+PICO = Decimal(10) ** 12
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One entry of the model list. Prices in pico-dollars per token."""
+
+    id: str
+    provider: str
+    physical: str
+    max_tokens: int | None = None
+    max_output_tokens: int | None = None
+    input_pico_usd: int | None = None
+    output_pico_usd: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One model group: the name callers use."""
+
+    name: str
+    mode: str = "chat"
+    wildcard: bool = False
+    fallbacks: tuple[str, ...] = ()
+    deployments: tuple[Deployment, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """All model groups, at one moment."""
+
+    groups: dict[str, Group] = field(default_factory=dict[str, Group])
+    deployments: dict[str, Deployment] = field(default_factory=dict[str, Deployment])
+    default_fallbacks: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The groups to list: configured names, no wildcards."""
+        return tuple(name for name, group in self.groups.items() if not group.wildcard)
+
+    def group(self, name: str) -> Group | None:
+        """The group that serves a name, by itself or through a wildcard."""
+        found = self.groups.get(name)
+        if found is None:
+            wild = (
+                group for group in self.groups.values() if group.wildcard and fnmatchcase(name, group.name)
+            )
+            found = max(wild, key=lambda group: len(group.name), default=None)
+        return found
+
+    def fallbacks(self, name: str) -> tuple[str, ...]:
+        """Every group a call for this one may end up at."""
+        group = self.group(name)
+        return (*(group.fallbacks if group else ()), *self.default_fallbacks)
+
+    def prices(self, name: str) -> tuple[int, int] | None:
+        """The dearest input and output price of a group, in pico-dollars per token; None when one is unknown."""
+        group = self.group(name)
+        if group is None or not group.deployments:
+            return None
+        dearest_in = dearest_out = 0
+        for deployment in group.deployments:
+            if deployment.input_pico_usd is None or deployment.output_pico_usd is None:
+                return None
+            dearest_in = max(dearest_in, deployment.input_pico_usd)
+            dearest_out = max(dearest_out, deployment.output_pico_usd)
+        return dearest_in, dearest_out
+
+
+def from_own(document: Json) -> Catalog:
+    """The catalogue our sidecar writes; see `docs/architecture.md`."""
+    groups: dict[str, Group] = {}
+    for entry in document.get("groups", ()):
+        deployments = tuple(
+            Deployment(
+                str(one.get("id") or ""),
+                str(one.get("provider") or "unknown"),
+                str(one.get("physical") or ""),
+                _count(one.get("max_tokens")),
+                _count(one.get("max_output_tokens")),
+                pico_usd(one.get("input_cost_per_token")),
+                pico_usd(one.get("output_cost_per_token")),
+            )
+            for one in entry.get("deployments", ())
+        )
+        name = str(entry["name"])
+        groups[name] = Group(
+            name,
+            str(entry.get("mode") or "chat"),
+            "*" in name,
+            tuple(entry.get("fallbacks") or ()),
+            deployments,
+        )
+    return _catalog(groups, tuple(document.get("default_fallbacks") or ()))
+
+
+def from_model_info(document: Json) -> Catalog:
+    """The catalogue of an unmodified LiteLLM, from its `/v1/model/info`."""
+    found: dict[str, list[Deployment]] = {}
+    modes: dict[str, str] = {}
+    for entry in document.get("data", ()):
+        name, params, info = (
+            str(entry.get("model_name")),
+            entry.get("litellm_params") or {},
+            entry.get("model_info") or {},
+        )
+        provider, _, physical = str(params.get("model") or "").partition("/")
+        if not physical:
+            provider, physical = str(info.get("litellm_provider") or "unknown"), provider
+        stated = "input_cost_per_token" in params or info.get("key") is not None
+        deployment = Deployment(
+            str(info.get("id") or ""),
+            str(params.get("custom_llm_provider") or provider),
+            physical,
+            _count(info.get("max_tokens")),
+            _count(info.get("max_output_tokens")),
+            pico_usd(info.get("input_cost_per_token")) if stated else None,
+            pico_usd(info.get("output_cost_per_token")) if stated else None,
+        )
+        found.setdefault(name, []).append(deployment)
+        modes.setdefault(name, str(info.get("mode") or "chat"))
+    return _catalog(
+        {name: Group(name, modes[name], "*" in name, (), tuple(found[name])) for name in found}, ()
+    )
+
+
+def _catalog(groups: dict[str, Group], default_fallbacks: tuple[str, ...]) -> Catalog:
+    deployments = {one.id: one for group in groups.values() for one in group.deployments if one.id}
+    return Catalog(groups, deployments, default_fallbacks)
+
+
+def pico_usd(dollars: object) -> int | None:
+    """Dollars per token in pico-dollars, rounded; None when nobody stated a price."""
+    if dollars is None:
+        return None
+    try:
+        return int((Decimal(str(dollars)) * PICO).to_integral_value())
+    except (InvalidOperation, ValueError):
+        return None
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -1,0 +1,284 @@
+"""The one place that talks to the sidecar: a call in, a `Reply` out, over one aiohttp session.
+
+Invariants: our own URL, `Host`, key and headers, never one of the caller's; a call whose connection was
+refused goes to another sidecar at once; nothing that may have run is ever sent twice; idle connections
+live shorter (20 s) than the sidecar keeps them (75 s).
+"""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import orjson
+from multidict import CIMultiDict
+from yarl import URL
+
+from llm_proxy.dialects import Call
+from llm_proxy.errors import Overloaded, ProviderFailed, UpstreamUnreachable
+from llm_proxy.upstream.catalog import Catalog
+from llm_proxy.upstream.errors import refusal
+from llm_proxy.upstream.frames import Frames, FrameTooLarge, strip
+from llm_proxy.upstream.pool import Pool, Sidecar
+from llm_proxy.upstream.reply import CacheState, Served, Usage, count, milliseconds
+from llm_proxy.upstream.usage import nano_usd, read_usage
+from llm_proxy.upstream.watch import Watch
+
+KEEPALIVE_S = 20
+CONNECT_S = 3
+MAX_ERROR_BYTES = 256 * 2**10
+PATHS = {
+    "chat.completions": "/v1/chat/completions",
+    "completions": "/v1/completions",
+    "embeddings": "/v1/embeddings",
+}
+_AGENT = "llm-proxy"
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Longest waits, in seconds: to the first byte, between frames, and in total."""
+
+    first_byte_s: float = 120
+    idle_s: float = 60
+    total_s: float = 600
+
+
+class Client:
+    """Sends calls to the pool of sidecars."""
+
+    def __init__(self, pool: Pool, key: str | None, deadlines: Deadlines, *, queue_s: float = 1.0) -> None:
+        self.pool = pool
+        self.catalog: Catalog | None = None
+        self.deadlines = deadlines
+        self._queue_s = queue_s
+        self._session: aiohttp.ClientSession | None = None
+        self._urls: dict[tuple[str, str], URL] = {}
+        self._freed = asyncio.Event()
+        self._fixed = CIMultiDict(
+            {"Accept-Encoding": "identity", "User-Agent": _AGENT, "Content-Type": "application/json"}
+        )
+        if key:
+            self._fixed["Authorization"] = f"Bearer {key}"
+
+    async def start(self) -> None:
+        """Open the session on the running loop."""
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S, ttl_dns_cache=5)
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
+            auto_decompress=False,
+            skip_auto_headers=("Accept", "Content-Type", "User-Agent"),
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+
+    async def stop(self) -> None:
+        """Close every connection."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def get(self, sidecar: Sidecar, path: str, *, timeout_s: float = 5) -> tuple[int, bytes]:
+        """A small GET for health and the catalogue; raises `OSError` or `aiohttp.ClientError` when there is none."""
+        assert self._session is not None  # noqa: S101 -- started by the application's lifespan
+        wait = aiohttp.ClientTimeout(total=timeout_s)
+        async with self._session.get(self._url(sidecar, path), headers=self._fixed, timeout=wait) as response:
+            return response.status, await response.read()
+
+    async def send(self, call: Call, request_id: str, watch: Watch) -> "Answer":
+        """Forward a call; returns when the sidecar's status is known.
+
+        Raises:
+            UpstreamUnreachable: No sidecar took it, or the connection broke before an answer.
+            Overloaded: Every sidecar is full, and stayed so for the queue's time.
+            Refused: The sidecar answered with an error; see `upstream.errors`.
+        """
+        body = orjson.dumps(call.body)
+        headers = self._fixed.copy()
+        headers["x-litellm-call-id"] = request_id
+        tried: list[Sidecar] = []
+        loop = asyncio.get_running_loop()
+        while True:
+            sidecar = self.pool.pick(loop.time(), tried) or await self._queued(tried)
+            sidecar.take(loop.time())
+            watch.phase, watch.silent_at = "first_byte", loop.time() + self.deadlines.first_byte_s
+            try:
+                response = await self._post(sidecar, PATHS[call.door], headers, body)
+            except aiohttp.ClientConnectorError:
+                self._give(sidecar)
+                sidecar.failed(loop.time(), fatal=True)
+                tried.append(sidecar)
+                continue
+            except (aiohttp.ClientError, OSError) as broken:
+                self._give(sidecar)
+                sidecar.failed(loop.time(), fatal=False)
+                raise UpstreamUnreachable(
+                    "The connection to the model backend broke before an answer."
+                ) from broken
+            except BaseException:
+                self._give(sidecar)
+                if watch.why == "first_byte":
+                    sidecar.failed(loop.time(), fatal=False)
+                raise
+            return await self._answer(call, sidecar, response, watch)
+
+    async def _post(
+        self, sidecar: Sidecar, path: str, headers: CIMultiDict[str], body: bytes
+    ) -> aiohttp.ClientResponse:
+        assert self._session is not None  # noqa: S101 -- started by the application's lifespan
+        return await self._session.post(
+            self._url(sidecar, path), data=body, headers=headers, allow_redirects=False
+        )
+
+    async def _answer(
+        self, call: Call, sidecar: Sidecar, response: aiohttp.ClientResponse, watch: Watch
+    ) -> "Answer":
+        served = self._served(call, response)
+        answer = Answer(self, sidecar, response, served, watch)
+        if response.status == 200:
+            sidecar.succeeded()
+            if call.streaming:
+                answer.stream(wants_usage=call.wants_usage)
+            return answer
+        try:
+            text = await response.content.read(MAX_ERROR_BYTES)
+            names = {name.lower(): value for name, value in response.headers.items()}
+        except (aiohttp.ClientError, OSError) as broken:
+            raise UpstreamUnreachable(
+                "The connection to the model backend broke before an answer."
+            ) from broken
+        finally:
+            answer.close()
+        refused = refusal(response.status, names, text, model=call.model)
+        if isinstance(refused, UpstreamUnreachable | Overloaded):
+            sidecar.failed(asyncio.get_running_loop().time(), fatal=False)
+        else:
+            sidecar.succeeded()
+        raise refused
+
+    async def _queued(self, tried: list[Sidecar]) -> Sidecar:
+        """Wait for a place, shortly; raises when there is nobody left or no place in time."""
+        left = [one for one in self.pool.sidecars if one not in tried]
+        if not left:
+            raise UpstreamUnreachable("No model backend can be reached.", retry_after_s=2)
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._queue_s
+        while (wait := end - loop.time()) > 0:
+            self._freed.clear()
+            try:
+                async with asyncio.timeout(wait):
+                    await self._freed.wait()
+            except TimeoutError:
+                break
+            found = self.pool.pick(loop.time(), tried)
+            if found is not None:
+                return found
+        raise Overloaded("Too many requests are running; please try again.", retry_after_s=1)
+
+    def _give(self, sidecar: Sidecar) -> None:
+        sidecar.give()
+        self._freed.set()
+
+    def _url(self, sidecar: Sidecar, path: str) -> URL:
+        key = (sidecar.url, path)
+        found = self._urls.get(key)
+        if found is None:
+            found = self._urls[key] = URL(sidecar.url + path, encoded=True)
+        return found
+
+    def _served(self, call: Call, response: aiohttp.ClientResponse) -> Served:
+        headers = response.headers
+        deployment_id = headers.get("x-litellm-model-id")
+        known = self.catalog.deployments.get(deployment_id) if self.catalog and deployment_id else None
+        cache: CacheState = "hit" if "x-litellm-cache-key" in headers else "miss"
+        retries = count(headers, "x-litellm-attempted-retries") or 0
+        fallbacks = count(headers, "x-litellm-attempted-fallbacks") or 0
+        provider, physical = (
+            (known.provider, known.physical) if known else _named(headers.get("x-litellm-model-name"))
+        )
+        return Served(
+            group=headers.get("x-litellm-model-group") or call.group,
+            physical=physical,
+            provider=provider,
+            deployment=deployment_id,
+            cost_nano_usd=0
+            if cache == "hit"
+            else self._cost(known is None or known.input_pico_usd is not None, headers),
+            cache=cache,
+            attempts=0 if cache == "hit" else 1 + retries + fallbacks,
+            sidecar_ms=milliseconds(headers.get("x-litellm-overhead-duration-ms")),
+        )
+
+    @staticmethod
+    def _cost(priced: bool, headers: Any) -> int | None:  # noqa: ANN401, FBT001 -- aiohttp's header proxy; one flag
+        return nano_usd(headers.get("x-litellm-response-cost")) if priced else None
+
+
+class Answer:
+    """A reply of a sidecar; see `Reply`."""
+
+    __slots__ = ("_client", "_closed", "_response", "_sidecar", "_watch", "frames", "served")
+
+    def __init__(
+        self, client: Client, sidecar: Sidecar, response: aiohttp.ClientResponse, served: Served, watch: Watch
+    ) -> None:
+        self._client = client
+        self._sidecar = sidecar
+        self._response = response
+        self._watch = watch
+        self._closed = False
+        self.served = served
+        self.frames: Frames | None = None
+
+    def stream(self, *, wants_usage: bool) -> None:
+        """This answer is a stream of frames."""
+        self.frames = Frames(wants_usage=wants_usage)
+        self._watch.phase = "idle"
+
+    async def json(self) -> tuple[bytes, Usage | None]:
+        """The whole body, LiteLLM's additions taken out, and what it says was used."""
+        try:
+            body = await self._response.read()
+            document = orjson.loads(body)
+        except (aiohttp.ClientError, OSError) as broken:
+            raise UpstreamUnreachable(
+                "The connection to the model backend broke before an answer."
+            ) from broken
+        except orjson.JSONDecodeError as garbage:
+            raise ProviderFailed("The model's provider failed to answer.") from garbage
+        self._watch.silent_at = float("inf")
+        if not isinstance(document, dict):
+            raise ProviderFailed("The model's provider failed to answer.")
+        usage = document.get("usage")
+        found = read_usage(usage) if isinstance(usage, dict) else None
+        if b"provider_specific" in body or (isinstance(usage, dict) and usage.pop("cost", None) is not None):
+            strip(document)
+            body = orjson.dumps(document)
+        return body, found
+
+    async def chunk(self) -> bytes | None:
+        """The next bytes that may go out now (perhaps none); None when the stream has ended."""
+        frames, watch, client = self.frames, self._watch, self._client
+        assert frames is not None  # noqa: S101 -- only streams are read by chunk
+        watch.silent_at = asyncio.get_running_loop().time() + client.deadlines.idle_s
+        try:
+            raw = await self._response.content.readany()
+            watch.silent_at = float("inf")
+            if raw:
+                return frames.feed(raw)
+        except (aiohttp.ClientError, OSError):
+            frames.garbage = True
+        except FrameTooLarge:
+            frames.garbage = True
+        return frames.close() or None
+
+    def close(self) -> None:
+        """Let go of the connection; unread, it is closed, and the provider is cancelled."""
+        if not self._closed:
+            self._closed = True
+            self._response.release()
+            self._client._give(self._sidecar)  # noqa: SLF001 -- the client made this answer
+
+
+def _named(model_name: str | None) -> tuple[str | None, str | None]:
+    provider, _, physical = (model_name or "").partition("/")
+    return (provider, physical) if physical else (None, provider or None)

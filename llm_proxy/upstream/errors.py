@@ -1,0 +1,189 @@
+"""Everything the sidecar can say instead of an answer, as a refusal of ours: one table.
+
+Fresh messages: nothing of the sidecar's text goes on, but for what a provider says of the caller's own
+request when it is plainly that (a 400 about a field), cleaned and bounded.
+Invariants: 401 is only ever for our keys; a provider's 401 or 403 is 502 `provider_auth`; whatever the
+sidecar has retried is marked so that no SDK retries it again.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from llm_proxy.errors import (
+    ModelNotFound,
+    Overloaded,
+    ProviderAuth,
+    ProviderFailed,
+    ProviderQuota,
+    ProviderRateLimited,
+    ProviderRejected,
+    Refused,
+    UpstreamCoolingDown,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+
+Headers = Mapping[str, str]
+
+_SECONDS = re.compile(r"[Tt]ry again in (\d+(?:\.\d+)?) ?s")
+_PARAM = re.compile(r"^[A-Za-z_][\w.\[\]-]{0,99}$")
+_CODE = re.compile(r"^[a-z][a-z0-9_]{0,63}$")
+
+_CONTEXT = (
+    "ContextWindowExceededError",
+    "context_length_exceeded",
+    "maximum context length",
+    "exceeds the available context size",
+)
+_QUOTA = (
+    "insufficient_quota",
+    "exceeded your current quota",
+    "billing_hard_limit",
+    "credit balance is too low",
+)
+_CONTENT = (
+    "ContentPolicyViolationError",
+    "content_policy_violation",
+    "content_filter",
+    "content management policy",
+)
+_UNKNOWN_MODEL = (
+    "Invalid model name passed",
+    "no healthy deployments",
+    "There are no healthy deployments",
+    "Model group",
+)
+_COOLING = ("all_deployments_in_cooldown", "No deployments available")
+_OUR_KEY = ("no_db_connection", "No connected db", "token_not_found_in_db", "auth_error")
+
+
+def refusal(status: int, headers: Headers, body: bytes, *, model: str) -> Refused:
+    """What the caller is told when the sidecar answered with an error status.
+
+    Args:
+        status: The sidecar's status.
+        headers: Its headers, lower-case names.
+        body: Its body, whatever it holds.
+        model: The name the caller asked for.
+    """
+    text, error = _read(body)
+    provider_status = _int(headers.get("x-llmp-provider-status"))
+    code = headers.get("x-llmp-provider-code") or error.get("code")
+    retry_after_s = _retry_after_s(headers, text)
+    spoke = provider_status is not None or any(name.startswith("llm_provider-") for name in headers)
+    said = f"{code} {error.get('type')} {text}"
+    if not spoke:
+        own = _of_the_sidecar(status, said, retry_after_s, model)
+        if own is not None:
+            return own
+    return _of_the_provider(provider_status or status, said, headers, error, retry_after_s)
+
+
+def stream_refusal(error: Mapping[str, Any]) -> Refused:
+    """What the caller is told when a stream that had begun ends in an error."""
+    text = str(error.get("message") or "")
+    code = str(error.get("code") or "")
+    if code == "upstream_stream_cut":
+        return ProviderFailed("The model's answer broke off before its end.", code="upstream_stream_cut")
+    if "imeout" in text or code == "408":
+        return UpstreamTimeout("The model fell silent in the middle of its answer.")
+    status = int(code) if code.isdigit() and 400 <= int(code) < 600 else 500
+    return _of_the_provider(status, f"{code} {error.get('type')} {text}", {}, dict(error), None)
+
+
+def _of_the_sidecar(status: int, said: str, retry_after_s: float | None, model: str) -> Refused | None:
+    if _any(_COOLING, said):
+        return UpstreamCoolingDown(
+            "The model is not available for a moment; please try again later.",
+            retry_after_s=retry_after_s or 5,
+        )
+    if status in (400, 404) and _any(_UNKNOWN_MODEL, said):
+        return ModelNotFound(
+            f"The model `{model[:200]}` does not exist or you do not have access to it.", param="model"
+        )
+    if _any(_OUR_KEY, said) or (status == 401 and "Authentication Error" in said):
+        return UpstreamUnreachable("The gateway could not use its model backend.", code="upstream_auth")
+    if status == 503 and "capacity" in said:
+        return Overloaded(
+            "Too many requests are running; please try again.", retry_after_s=retry_after_s or 1
+        )
+    return None
+
+
+def _of_the_provider(
+    status: int, said: str, headers: Headers, error: Mapping[str, Any], retry_after_s: float | None
+) -> Refused:
+    if status in (401, 403):
+        return ProviderAuth("The model's provider did not accept the gateway's credentials.")
+    if _any(_QUOTA, said):
+        return ProviderQuota("The provider's quota for this model is used up.")
+    if status == 429:
+        return ProviderRateLimited(
+            "The model's provider is limiting requests; please try again later.", retry_after_s=retry_after_s
+        )
+    if status in (408, 504) or "APITimeoutError" in said or "litellm.Timeout" in said:
+        return UpstreamTimeout("The model did not answer in time.")
+    if 400 <= status < 500:
+        return _at_fault(status, said, headers, error)
+    return ProviderFailed("The model's provider failed to answer.", retry_after_s=retry_after_s)
+
+
+def _at_fault(status: int, said: str, headers: Headers, error: Mapping[str, Any]) -> Refused:
+    param = _matching(_PARAM, headers.get("x-llmp-provider-param") or error.get("param"))
+    code = _matching(_CODE, headers.get("x-llmp-provider-code") or error.get("code"))
+    if _any(_CONTEXT, said):
+        message, code = "The request is longer than the model's context.", "context_length_exceeded"
+        return ProviderRejected(message, param=param or "messages", code=code)
+    if _any(_CONTENT, said):
+        return ProviderRejected(
+            "The provider's content policy refused this request.", code="content_policy_violation"
+        )
+    if status == 404:
+        return ModelNotFound("The provider does not know this model.", param="model")
+    at = f" (at `{param}`)" if param else ""
+    refused = ProviderRejected(
+        f"The model's provider refused the request as invalid{at}.", param=param, code=code
+    )
+    if status in (413, 422):
+        refused.status = status
+    return refused
+
+
+def _read(body: bytes) -> tuple[str, dict[str, Any]]:
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return body[:2000].decode("utf-8", "replace"), {}
+    if isinstance(document, dict):
+        error = document.get("error")
+        if isinstance(error, dict):
+            return str(error.get("message") or ""), error
+        return str(error or document.get("detail") or document.get("message") or ""), {}
+    return str(document)[:2000], {}
+
+
+def _retry_after_s(headers: Headers, text: str) -> float | None:
+    for name in ("x-llmp-retry-after", "retry-after", "llm_provider-retry-after"):
+        value = headers.get(name)
+        if value is not None:
+            try:
+                return max(0.0, float(value))
+            except ValueError:
+                continue
+    waited = _SECONDS.search(text)
+    return float(waited[1]) if waited else None
+
+
+def _any(needles: tuple[str, ...], hay: str) -> bool:
+    return any(needle in hay for needle in needles)
+
+
+def _matching(pattern: re.Pattern[str], value: object) -> str | None:
+    return value if isinstance(value, str) and pattern.match(value) else None
+
+
+def _int(value: str | None) -> int | None:
+    return int(value) if value is not None and value.isdigit() else None

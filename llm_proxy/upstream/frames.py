@@ -1,0 +1,162 @@
+"""The sidecar's server-sent events, on their way to the caller: read only where they must be.
+
+Frames that carry content leave as they came. A frame that states usage, an error or the end is parsed;
+LiteLLM's own additions (`usage.cost`, `provider_specific_fields`) are taken out, and the usage frame is
+made OpenAI's (`choices: []`), shown only to a caller who asked for it.
+Invariants: any chunking of the same bytes gives the same frames; `[DONE]` is withheld, its owner writes it.
+"""
+
+from typing import Any
+
+import orjson
+
+from llm_proxy.upstream.reply import Usage
+from llm_proxy.upstream.usage import read_usage
+
+MAX_FRAME_BYTES = 16 * 2**20
+_MARKS = (b'"usage"', b'"provider_specific', b'"error"', b"[DONE]", b"\r")
+_FINISH = b'"finish_reason":"'
+
+Json = dict[str, Any]
+
+
+class FrameTooLarge(Exception):  # noqa: N818 -- named for the state
+    """A frame without an end: not a stream of events."""
+
+
+class Frames:
+    """One stream's frames.
+
+    Attributes:
+        usage: What the provider said was used; None until it did.
+        content_frames: Frames passed so far that were neither usage, error nor end.
+        finished: A `finish_reason` was seen.
+        done: `[DONE]` was seen.
+        error: The error object of the stream, when one came.
+    """
+
+    __slots__ = ("_tail", "_wants_usage", "content_frames", "done", "error", "finished", "garbage", "usage")
+
+    def __init__(self, *, wants_usage: bool) -> None:
+        self._wants_usage = wants_usage
+        self._tail = b""
+        self.usage: Usage | None = None
+        self.content_frames = 0
+        self.finished = False
+        self.done = False
+        self.garbage = False
+        self.error: Json | None = None
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Bytes as they came in, the bytes that may go out now out."""
+        if self._tail:
+            chunk = self._tail + chunk
+            self._tail = b""
+        if not chunk.endswith(b"\n\n"):
+            end = chunk.rfind(b"\n\n") + 2
+            if end == 1 and b"\r" not in chunk:
+                end = 0
+            elif b"\r" in chunk:
+                chunk = chunk.replace(b"\r\n", b"\n")
+                end = chunk.rfind(b"\n\n") + 2 if b"\n\n" in chunk else 0
+            self._tail = chunk[end:]
+            if len(self._tail) > MAX_FRAME_BYTES:
+                raise FrameTooLarge
+            chunk = chunk[:end]
+            if not chunk:
+                return b""
+        for mark in _MARKS:
+            if mark in chunk:
+                return self._read(chunk)
+        if _FINISH in chunk:
+            self.finished = True
+        self.content_frames += chunk.count(b"\n\n")
+        return chunk
+
+    def close(self) -> bytes:
+        """The upstream has ended: what was left of an unfinished frame is garbage, and stays here."""
+        if self._tail.strip():
+            self.garbage = True
+        self._tail = b""
+        return b""
+
+    def _read(self, chunk: bytes) -> bytes:
+        out: list[bytes] = []
+        for frame in chunk.replace(b"\r\n", b"\n").split(b"\n\n"):
+            if frame:
+                kept = self._frame(frame)
+                if kept:
+                    out.append(kept)
+        return b"".join(out)
+
+    def _frame(self, frame: bytes) -> bytes:
+        if not frame.startswith(b"data:"):
+            return frame + b"\n\n"
+        data = frame[5:].strip()
+        if data == b"[DONE]":
+            self.done = True
+            return b""
+        if not any(mark in data for mark in _MARKS):
+            self.finished = self.finished or _FINISH in data
+            self.content_frames += 1
+            return frame + b"\n\n"
+        try:
+            event = orjson.loads(data)
+        except orjson.JSONDecodeError:
+            self.garbage = True
+            return b""
+        if not isinstance(event, dict):
+            self.garbage = True
+            return b""
+        return self._event(event)
+
+    def _event(self, event: Json) -> bytes:
+        if isinstance(event.get("error"), dict):
+            self.error = event["error"]
+            return b""
+        strip(event)
+        usage = event.pop("usage", None)
+        out = b""
+        if carries_content(event):
+            self.content_frames += 1
+            self.finished = self.finished or any(c.get("finish_reason") for c in event["choices"])
+            out = b"data: " + orjson.dumps(event) + b"\n\n"
+        if isinstance(usage, dict):
+            self.usage = read_usage(usage)
+            if self._wants_usage:
+                usage.pop("cost", None)
+                event["choices"] = []
+                event["usage"] = usage
+                out += b"data: " + orjson.dumps(event) + b"\n\n"
+        return out
+
+
+def carries_content(event: Json) -> bool:
+    """Whether a frame says more than its usage."""
+    choices = event.get("choices")
+    if not isinstance(choices, list) or not choices:
+        return False
+    return any(
+        isinstance(choice, dict)
+        and (
+            choice.get("finish_reason")
+            or any(v is not None for v in choice.get("delta", {}).values())
+            or choice.get("text") is not None
+        )
+        for choice in choices
+    )
+
+
+def strip(event: Json) -> None:
+    """Take out what LiteLLM added to an answer or a frame."""
+    event.pop("provider_specific_fields", None)
+    for choice in event.get("choices") or ():
+        if isinstance(choice, dict):
+            choice.pop("provider_specific_fields", None)
+            for part in ("message", "delta"):
+                inner = choice.get(part)
+                if isinstance(inner, dict):
+                    inner.pop("provider_specific_fields", None)
+                    for tool in inner.get("tool_calls") or ():
+                        if isinstance(tool, dict):
+                            tool.pop("provider_specific_fields", None)

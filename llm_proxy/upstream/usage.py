@@ -1,0 +1,47 @@
+"""Tokens and money as an answer states them.
+
+Money: the sidecar writes dollars as a float; it becomes integer nano-dollars here, rounded up once, by way
+of its decimal text. A number that is not one is unknown, never zero.
+Source: https://platform.openai.com/docs/api-reference/chat/object (usage).
+"""
+
+from decimal import ROUND_CEILING, Decimal, InvalidOperation
+from typing import Any
+
+from llm_proxy.upstream.reply import Usage
+
+NANO = Decimal(10) ** 9
+
+
+def nano_usd(dollars: object) -> int | None:
+    """Dollars as text or number, in nano-dollars rounded up; None when it says nothing."""
+    if dollars is None or isinstance(dollars, bool):
+        return None
+    try:
+        amount = Decimal(str(dollars))
+        return int((amount * NANO).to_integral_value(ROUND_CEILING)) if amount >= 0 else None
+    except (InvalidOperation, ValueError, OverflowError):
+        return None
+
+
+def read_usage(usage: dict[str, Any]) -> Usage | None:
+    """The usage object of an answer or a usage frame; None when it counts nothing."""
+    prompt, completion = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+    if prompt is None and completion is None:
+        return None
+    return Usage(
+        prompt or 0,
+        completion or 0,
+        _detail(usage, "prompt_tokens_details", "cached_tokens"),
+        _detail(usage, "completion_tokens_details", "reasoning_tokens"),
+        nano_usd(usage.get("cost")),
+    )
+
+
+def _detail(usage: dict[str, Any], group: str, name: str) -> int | None:
+    details = usage.get(group)
+    return _count(details.get(name)) if isinstance(details, dict) else None
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

@@ -1,0 +1,104 @@
+"""The sidecar's frames on their way to the caller."""
+
+import json
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_proxy.upstream.frames import Frames
+
+
+def frame(**event: Any) -> bytes:
+    return b"data: " + json.dumps(event, separators=(",", ":")).encode() + b"\n\n"
+
+
+def delta(text: str, finish: str | None = None) -> bytes:
+    return frame(id="1", choices=[{"index": 0, "delta": {"content": text}, "finish_reason": finish}])
+
+
+USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5, "cost": 1.2e-05}
+STREAM = delta("Hel") + delta("lo", "stop") + frame(id="1", choices=[{"index": 0, "delta": {}}], usage=USAGE) + b"data: [DONE]\n\n"
+
+
+def run(raw: bytes, cuts: list[int], *, wants_usage: bool) -> tuple[bytes, Frames]:
+    frames, out, start = Frames(wants_usage=wants_usage), b"", 0
+    for cut in [*sorted(c % (len(raw) + 1) for c in cuts), len(raw)]:
+        if cut > start:
+            out += frames.feed(raw[start:cut])
+            start = cut
+    return out + frames.close(), frames
+
+
+def test_content_frames_leave_as_they_came() -> None:
+    """A frame that carries only content is not touched by a byte."""
+    raw = b'data: {"choices": [ {"delta":{"content":"odd  spacing"}} ] }\n\n'
+    assert Frames(wants_usage=False).feed(raw) == raw
+
+
+@given(st.lists(st.integers(0, 10_000), max_size=12), st.booleans())
+def test_any_chunking_gives_the_same_bytes(cuts: list[int], wants_usage: bool) -> None:  # noqa: FBT001 -- a drawn value
+    """However the network cut the stream, what leaves is the same."""
+    whole, _ = run(STREAM, [], wants_usage=wants_usage)
+    out, frames = run(STREAM, cuts, wants_usage=wants_usage)
+    assert out == whole
+    assert frames.done
+    assert frames.finished
+    assert frames.usage is not None
+    assert (frames.usage.prompt_tokens, frames.usage.completion_tokens, frames.usage.cost_nano_usd) == (3, 2, 12_000)
+
+
+def test_the_usage_frame_is_openais_for_who_asked_and_absent_for_others() -> None:
+    """`choices` is empty and the cost is gone; a caller who did not ask sees no extra frame."""
+    asked, _ = run(STREAM, [], wants_usage=True)
+    last = json.loads(asked.strip().split(b"\n\n")[-1][6:])
+    assert last["choices"] == []
+    assert last["usage"] == {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+    silent, frames = run(STREAM, [], wants_usage=False)
+    assert silent == delta("Hel") + delta("lo", "stop")
+    assert frames.content_frames == 2
+
+
+def test_usage_beside_content_becomes_a_frame_of_its_own() -> None:
+    """A provider that states usage in its last content frame loses no content by it."""
+    raw = frame(id="1", choices=[{"index": 0, "delta": {"content": "x"}, "finish_reason": "stop"}], usage=USAGE)
+    out, frames = run(raw, [], wants_usage=True)
+    first, second = (json.loads(part[6:]) for part in out.strip().split(b"\n\n"))
+    assert first["choices"][0]["delta"] == {"content": "x"}
+    assert "usage" not in first
+    assert second["choices"] == []
+    assert frames.finished
+
+
+def test_an_error_event_is_kept_back_and_noted() -> None:
+    """Who owns the stream decides what the caller is told."""
+    out, frames = run(delta("a") + frame(error={"message": "boom", "code": "500"}), [], wants_usage=False)
+    assert out == delta("a")
+    assert frames.error == {"message": "boom", "code": "500"}
+    assert not frames.done
+
+
+def test_provider_specific_fields_never_leave() -> None:
+    """What LiteLLM adds is taken out, wherever it stands."""
+    raw = frame(
+        provider_specific_fields=None,
+        choices=[{"delta": {"content": "x", "provider_specific_fields": {"a": 1}}, "provider_specific_fields": {}}],
+    )
+    out, _ = run(raw, [], wants_usage=False)
+    assert b"provider_specific" not in out
+    assert json.loads(out[6:])["choices"][0]["delta"] == {"content": "x"}
+
+
+def test_an_unfinished_frame_at_the_end_is_garbage_and_stays_here() -> None:
+    """Half a frame is not shown to anybody."""
+    out, frames = run(delta("a") + b'data: {"choices": [{"del', [], wants_usage=False)
+    assert out == delta("a")
+    assert frames.garbage
+
+
+def test_line_ends_of_any_kind_are_understood() -> None:
+    """A stream with CRLF ends is as good as any."""
+    out, frames = run(STREAM.replace(b"\n", b"\r\n"), [7, 60, 61], wants_usage=False)
+    assert b"Hel" in out
+    assert b"lo" in out
+    assert frames.done
