@@ -1,0 +1,130 @@
+"""A parsed body in OpenAI's vocabulary in, a `Call` out: the road every dialect's `read` ends on.
+
+Invariants: a stream always asks for its usage, `wants_usage` remembers whether the caller did; `body` is
+in schema order, with the resolved group as its `model`.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from llm_proxy.dialects.call import Call, Door, Json
+from llm_proxy.dialects.checks import missing, refused, wrong_type
+from llm_proxy.dialects.dialect import Bounds, Hints, Models
+from llm_proxy.dialects.fields import REQUIRED
+from llm_proxy.dialects.messages import read_messages
+from llm_proxy.dialects.models import resolve
+from llm_proxy.dialects.rule import sort_fields
+from llm_proxy.identity import NOBODY, Named
+
+MAX_ID = 256
+_NAMING = (
+    ("microdao_id", "tenant"),
+    ("agent_id", "agent"),
+    ("session_id", "session"),
+    ("channel_id", "channel"),
+)
+"""Whom `metadata` names, in the words of the older services."""
+
+
+@dataclass(frozen=True, slots=True)
+class Came:
+    """How a body came in: what the dialect knows and the fields do not say."""
+
+    dialect: str
+    door: Door
+    size_bytes: int
+    model_optional: bool = False
+    usage_told: bool = False
+
+
+def compose(
+    parsed: Json, came: Came, hints: Hints, models: Models, bounds: Bounds, named: Named | None = None
+) -> Call:
+    """The call for a body in OpenAI's vocabulary.
+
+    Args:
+        parsed: The body; it is not changed.
+        came: By which dialect and door, and how large it was.
+        hints: What the headers say.
+        models: The catalogue.
+        bounds: How much a body may hold.
+        named: Whom the dialect's own fields name; by default OpenAI's `user` and `metadata` do.
+
+    Raises:
+        BadRequest: Naming the field at fault.
+        ModelNotFound: Nobody serves the model.
+    """
+    door = came.door
+    bulk_bytes = 0
+    if door == "chat.completions" and parsed.get("messages") is not None:
+        messages, bulk_bytes = read_messages(parsed["messages"], bounds.max_messages)
+        parsed = {**parsed, "messages": messages}
+    fields, metadata = sort_fields(door, parsed)
+    if fields.get(REQUIRED[door]) is None:
+        raise missing(REQUIRED[door])
+    model = _model(fields, came, hints, models)
+    group = resolve(model, hints.provider, models)
+    body = {**fields, "model": group} if "model" in fields else {"model": group, **fields}
+    streaming = body.pop("stream", False) is True
+    wants_usage = _stream_options(body, streaming=streaming)
+    if streaming:
+        body["stream"] = True
+        body["stream_options"] = {**body.pop("stream_options", {}), "include_usage": True}
+    if "extra_body" in body:
+        body["extra_body"] = body.pop("extra_body")
+    return Call(
+        door=door,
+        dialect=came.dialect,
+        model=model,
+        group=group,
+        body=body,
+        streaming=streaming,
+        wants_usage=streaming and (wants_usage or came.usage_told),
+        named=named or (name(metadata, fields.get("user")) if metadata or "user" in fields else NOBODY),
+        max_tokens=_max_tokens(fields),
+        prompt_bytes=came.size_bytes - bulk_bytes,
+        choices=max(fields.get("n", 1), fields.get("best_of", 1)),
+        cache=hints.cache,
+        timeout_s=hints.timeout_s,
+    )
+
+
+def name(metadata: Json, user: str | None) -> Named:
+    """Whom a body names; an id that is no short string is refused."""
+    found: dict[str, str] = {}
+    for key, field in _NAMING:
+        value = metadata.get(key)
+        if value is not None:
+            found[field] = _id(value, f"metadata.{key}")
+    return Named(user=_id(user, "user") if user else None, **found)
+
+
+def _id(value: Any, path: str) -> str:  # noqa: ANN401 -- unchecked JSON
+    if type(value) is not str:
+        raise wrong_type(path, "a string", value)
+    if not value or len(value) > MAX_ID or not value.isprintable():
+        raise refused(path, f"expected 1 to {MAX_ID} printable characters.")
+    return value
+
+
+def _model(fields: Json, came: Came, hints: Hints, models: Models) -> str:
+    model = fields.get("model")
+    if model is None:
+        if came.door != "embeddings" and (came.model_optional or hints.may_omit_model):
+            return models.default
+        raise missing("model")
+    return str(model)
+
+
+def _stream_options(body: Json, *, streaming: bool) -> bool:
+    options = body.get("stream_options")
+    if options is None:
+        return False
+    if not streaming:
+        raise refused("stream_options", "only allowed when 'stream' is true.")
+    return options.get("include_usage") is True
+
+
+def _max_tokens(fields: Json) -> int | None:
+    asked = [fields[key] for key in ("max_completion_tokens", "max_tokens") if key in fields]
+    return max(asked) if asked else None

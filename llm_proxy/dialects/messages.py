@@ -1,0 +1,173 @@
+"""The messages of a chat: checked one by one, their keys brought into one order.
+
+Invariants: what a message says is never changed; keys no specification names travel with it; null stands
+for absent. Content parts of an unknown `type` are the provider's to judge.
+Source: https://platform.openai.com/docs/api-reference/chat/create
+"""
+
+from typing import Any
+
+from llm_proxy.dialects.call import Json
+from llm_proxy.dialects.checks import missing, refused, string, wrong_type, wrong_value
+
+ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
+_ORDER = ("role", "content", "name", "refusal", "tool_calls", "tool_call_id", "function_call", "audio")
+_KNOWN = frozenset(_ORDER)
+_INSTEAD_OF_CONTENT = ("tool_calls", "function_call", "refusal", "audio")
+_CONTENT = "a string or an array of objects"
+_named = string(shortest=1)
+_text = string()
+
+BULK = {"image_url": "url", "input_audio": "data", "file": "file_data"}
+"""Parts that carry a file as text, and where; its size says nothing about tokens."""
+BULK_COUNTS_AS_BYTES = 4096
+
+
+def read_messages(messages: Any, max_messages: int) -> tuple[list[Json], int]:  # noqa: ANN401 -- unchecked JSON
+    """The messages as they travel, and how many bytes of files they carry beyond what counts as prompt.
+
+    Raises:
+        BadRequest: Naming the message and field at fault, e.g. `messages[1].role`.
+    """
+    if type(messages) is not list:
+        raise wrong_type("messages", "an array of objects", messages)
+    if not messages:
+        raise refused("messages", "empty array. Expected an array with minimum length 1.", "empty_array")
+    if len(messages) > max_messages:
+        why = f"array too long. Expected at most {max_messages} messages, but got {len(messages)}."
+        raise refused("messages", why, "array_above_max_length")
+    bulk_bytes = 0
+    read: list[Json] = []
+    for at, message in enumerate(messages):
+        if type(message) is not dict:
+            raise wrong_type(f"messages[{at}]", "an object", message)
+        if len(message) == 2 and _is_plain(message):
+            read.append(message)
+            continue
+        ordered, bulk = _message(message, f"messages[{at}]")
+        read.append(ordered)
+        bulk_bytes += bulk
+    return read, bulk_bytes
+
+
+def _is_plain(message: Json) -> bool:
+    """The common case: `role` and a text, in this order."""
+    role = message.get("role")
+    return (
+        type(message.get("content")) is str
+        and type(role) is str
+        and role in ROLES
+        and role != "tool"
+        and role != "function"
+        and next(iter(message)) == "role"
+    )
+
+
+def _message(message: Json, path: str) -> tuple[Json, int]:
+    role = message.get("role")
+    if role is None:
+        raise missing(f"{path}.role")
+    if type(role) is not str:
+        raise wrong_type(f"{path}.role", "a string", role)
+    if role not in ROLES:
+        raise wrong_value(f"{path}.role", role, ROLES)
+    content, bulk_bytes = _content(message, role, path)
+    said = {**message, "content": content} if "content" in message else message
+    ordered = {
+        name: said[name] for name in _ORDER if name in said and (said[name] is not None or name == "content")
+    }
+    if role == "tool":
+        _named(_present(ordered, "tool_call_id", path), f"{path}.tool_call_id")
+    if role == "function":
+        _named(_present(ordered, "name", path), f"{path}.name")
+    if "name" in ordered:
+        _text(ordered["name"], f"{path}.name")
+    if "tool_calls" in ordered:
+        ordered["tool_calls"] = _tool_calls(ordered["tool_calls"], f"{path}.tool_calls")
+    if "function_call" in ordered:
+        _function(ordered["function_call"], f"{path}.function_call")
+    for name in sorted(message.keys() - _KNOWN):
+        ordered[name] = message[name]
+    return ordered, bulk_bytes
+
+
+def _content(message: Json, role: str, path: str) -> tuple[Any, int]:
+    content = message.get("content")
+    if type(content) is str:
+        return content, 0
+    if content is None:
+        if role == "function" or (role == "assistant" and any(message.get(x) for x in _INSTEAD_OF_CONTENT)):
+            return None, 0
+        if "content" in message:
+            raise wrong_type(f"{path}.content", _CONTENT, None)
+        raise missing(f"{path}.content")
+    if type(content) is not list:
+        raise wrong_type(f"{path}.content", _CONTENT, content)
+    if not content:
+        raise refused(
+            f"{path}.content", "empty array. Expected an array with minimum length 1.", "empty_array"
+        )
+    bulk_bytes = 0
+    parts: list[Json] = []
+    for at, part in enumerate(content):
+        ordered, bulk = _part(part, f"{path}.content[{at}]")
+        parts.append(ordered)
+        bulk_bytes += bulk
+    return parts, bulk_bytes
+
+
+def _part(part: Any, path: str) -> tuple[Json, int]:  # noqa: ANN401 -- unchecked JSON
+    if type(part) is not dict:
+        raise wrong_type(path, "an object", part)
+    kind = part.get("type")
+    if kind is None:
+        raise missing(f"{path}.type")
+    _named(kind, f"{path}.type")
+    if kind == "text":
+        _text(_present(part, "text", path), f"{path}.text")
+    ordered = {"type": kind, **{name: part[name] for name in sorted(part) if name != "type"}}
+    inner = part.get(kind)
+    if kind not in BULK or inner is None:
+        return ordered, 0
+    if type(inner) is not dict:
+        raise wrong_type(f"{path}.{kind}", "an object", inner)
+    ordered[kind] = {name: inner[name] for name in sorted(inner)}
+    carried = inner.get(BULK[kind])
+    size = len(carried) if type(carried) is str else 0
+    return ordered, max(size - BULK_COUNTS_AS_BYTES, 0)
+
+
+def _tool_calls(calls: Any, path: str) -> list[Json]:  # noqa: ANN401 -- unchecked JSON
+    if type(calls) is not list:
+        raise wrong_type(path, "an array of objects", calls)
+    return [_tool_call(call, f"{path}[{at}]") for at, call in enumerate(calls)]
+
+
+def _tool_call(call: Any, path: str) -> Json:  # noqa: ANN401 -- unchecked JSON
+    if type(call) is not dict:
+        raise wrong_type(path, "an object", call)
+    _text(_present(call, "id", path), f"{path}.id")
+    _named(_present(call, "type", path), f"{path}.type")
+    ordered = {"id": call["id"], "type": call["type"]}
+    if call["type"] == "function":
+        _function(_present(call, "function", path), f"{path}.function")
+        ordered["function"] = {
+            name: call["function"][name] for name in sorted(call["function"], reverse=True)
+        }
+    for name in sorted(call.keys() - ordered.keys()):
+        ordered[name] = call[name]
+    return ordered
+
+
+def _function(function: Any, path: str) -> None:  # noqa: ANN401 -- unchecked JSON
+    if type(function) is not dict:
+        raise wrong_type(path, "an object", function)
+    _named(_present(function, "name", path), f"{path}.name")
+    _text(_present(function, "arguments", path), f"{path}.arguments")
+
+
+def _present(holder: Json, name: str, path: str) -> Any:  # noqa: ANN401 -- unchecked JSON
+    value = holder.get(name)
+    if value is None:
+        raise missing(f"{path}.{name}")
+    return value

@@ -1,0 +1,52 @@
+"""OpenAI's own vocabulary: what comes in goes on, what comes back goes out."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import orjson
+
+from llm_proxy import sse
+from llm_proxy.dialects.body import parse
+from llm_proxy.dialects.call import Call, Door, Json
+from llm_proxy.dialects.compose import Came, compose
+from llm_proxy.dialects.dialect import Answered, Bounds, Hints, Models, Offer
+from llm_proxy.errors import Refused
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAI:
+    """The identity dialect."""
+
+    name: str = "openai"
+
+    def read(self, door: Door, body: bytes, hints: Hints, models: Models, bounds: Bounds) -> Call:
+        """The call a body asks for; raises `BadRequest` or `ModelNotFound`."""
+        parsed = parse(body, bounds.max_depth)
+        return compose(parsed, Came(self.name, door, len(body)), hints, models, bounds)
+
+    def write(self, reply: bytes, answered: Answered) -> bytes:  # noqa: ARG002 -- headers tell who answered
+        """The bytes as they came."""
+        return reply
+
+    def stream(self, call: Call) -> None:  # noqa: ARG002 -- the same for every call
+        """Frames pass as they are."""
+
+    def error(self, refused: Refused) -> Json:
+        """OpenAI's envelope."""
+        return refused.body()
+
+    def stream_error(self, refused: Refused) -> bytes:
+        """One frame with OpenAI's envelope, which its SDKs raise as `APIError`."""
+        return sse.frame(orjson.dumps(refused.body()))
+
+    def models(self, offers: Iterable[Offer]) -> Json:
+        """The list object of `GET /v1/models`."""
+        return {"object": "list", "data": [model(offer) for offer in offers]}
+
+
+def model(offer: Offer) -> Json:
+    """One model as `GET /v1/models/{id}` answers it; nobody knows when a group was created, so 0."""
+    return {"id": offer.name, "object": "model", "created": 0, "owned_by": offer.provider}
+
+
+OPENAI = OpenAI()

@@ -1,0 +1,108 @@
+"""The body rule: which names travel where.
+
+A field of the door's published schema goes on at top level, checked, in a fixed order. A name LiteLLM reads
+for itself is refused. Anything else is for the model and travels inside `extra_body`, its value untouched.
+Invariants: a caller's own `extra_body` and `metadata` follow the same rule; `metadata` reaches the provider
+beside `store: true` alone, and never LiteLLM; equal requests give equal bodies, whatever their order.
+"""
+
+from typing import Any, NamedTuple
+
+from llm_proxy.dialects import litellm_names
+from llm_proxy.dialects.call import Door, Json
+from llm_proxy.dialects.checks import shown_name, wrong_type
+from llm_proxy.dialects.fields import FIELDS, METADATA, RANK
+from llm_proxy.errors import BadRequest
+
+OTHER_MODELS = frozenset({"models", "route", "target_model_names"})
+"""Names by which a provider would answer with another model than the one admitted."""
+
+LABELS = frozenset(
+    {
+        "azure", "client", "id", "order", "organization", "priority", "prompt_id", "prompt_label",
+        "prompt_version", "region_name", "roles", "session_id", "tags", "tenant_id", "workspace_id",
+    }
+)  # fmt: skip
+"""Ordinary words for tagging a request: LiteLLM's at top level, harmless in a map it never sees."""
+
+_OWNED = litellm_names.OWNED | OTHER_MODELS
+_OWNED_IN_METADATA = (litellm_names.OWNED | litellm_names.IN_METADATA) - LABELS
+_PREFIXES = (litellm_names.PREFIX, "litellm_", "user_api_key")
+
+
+class Sorted(NamedTuple):
+    """A body, sorted by the rule."""
+
+    fields: Json
+    metadata: Json
+
+
+def sort_fields(door: Door, parsed: Json) -> Sorted:
+    """The fields as they travel, `metadata` apart.
+
+    Raises:
+        BadRequest: Naming the field: a wrong type or value, or a name that is LiteLLM's.
+    """
+    checks = FIELDS[door]
+    rank = RANK[door]
+    known: list[str] = []
+    extra: Json = {}
+    for name, value in parsed.items():
+        if name in rank:
+            if value is not None:
+                known.append(name)
+        elif name == "extra_body":
+            _unpack(value, rank, extra)
+        else:
+            _take(name, value, extra, name)
+    known.sort(key=rank.__getitem__)
+    fields = {name: checks[name](parsed[name], name) for name in known}
+    metadata: Json = fields.pop("metadata", None) or {}
+    if metadata or "metadata" in parsed:
+        check_metadata_names(metadata)
+    if metadata and fields.get("store") is True:
+        extra["metadata"] = metadata
+    if extra:
+        fields["extra_body"] = {name: extra[name] for name in sorted(extra)}
+    return Sorted(fields, metadata)
+
+
+def check_metadata_names(metadata: Json) -> None:
+    """Refuse what would be a control of LiteLLM's, were it ever to see it."""
+    for name in metadata:
+        if name in _OWNED_IN_METADATA or name.startswith(_PREFIXES):
+            raise _unknown(f"metadata.{shown_name(name)}")
+
+
+def check_metadata(metadata: Json) -> None:
+    """OpenAI's rule for `metadata`: at most 16 pairs of strings; raises `BadRequest`."""
+    METADATA(metadata, "metadata")
+    check_metadata_names(metadata)
+
+
+def _unpack(value: Any, rank: dict[str, int], extra: Json) -> None:  # noqa: ANN401 -- unchecked JSON
+    if value is None:
+        return
+    if type(value) is not dict:
+        raise wrong_type("extra_body", "an object", value)
+    for name, item in value.items():
+        path = f"extra_body.{shown_name(name)}"
+        if name in rank or name in extra:
+            why = f"Invalid '{path}': '{shown_name(name)}' belongs at the top level, once."
+            raise BadRequest(why, param=path, code="invalid_value")
+        _take(name, item, extra, path)
+
+
+def _take(name: str, value: Any, extra: Json, path: str) -> None:  # noqa: ANN401 -- unchecked JSON
+    if name in _OWNED or name.startswith(_PREFIXES):
+        raise _unknown(path)
+    if name in extra:
+        raise BadRequest(
+            f"Invalid '{shown_name(name)}': given twice.", param=shown_name(name), code="invalid_value"
+        )
+    extra[name] = value
+
+
+def _unknown(path: str) -> BadRequest:
+    path = shown_name(path)
+    return BadRequest(f"Unknown parameter: '{path}'.", param=path, code="unknown_parameter")
