@@ -72,7 +72,7 @@ class Splitter:
     def __init__(self, max_bytes: int = MAX_FRAME_BYTES) -> None:
         self._max_bytes = max_bytes
         self._started = False
-        self.rest = b""
+        self.rest: bytes = b""
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The frames that ended with this chunk; raises `FrameTooLong` rather than hold more than it may."""

@@ -2,10 +2,13 @@
 
 from llm_proxy.dialects.call import CacheControl, Call, Door
 from llm_proxy.dialects.dialect import Answered, Bounds, Dialect, Hints, Models, Offer, StreamWriter
+from llm_proxy.dialects.generate import GENERATE, GENERATE_STREAM
 from llm_proxy.dialects.hints import NO_HINTS, read_hints
+from llm_proxy.dialects.internal import INTERNAL
 from llm_proxy.dialects.openai import OPENAI
 
 __all__ = [
-    "Answered", "Bounds", "CacheControl", "Call", "Dialect", "Door", "Hints", "Models", "Offer", "StreamWriter",
-    "read_hints", "NO_HINTS", "OPENAI",
+    "Answered", "Bounds", "CacheControl", "Call", "Dialect", "Door", "Hints", "Models", "Offer",
+    "StreamWriter",
+    "read_hints", "NO_HINTS", "OPENAI", "INTERNAL", "GENERATE", "GENERATE_STREAM",
 ]  # fmt: skip

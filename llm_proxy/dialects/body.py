@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import orjson
 
 from llm_proxy.dialects.call import Json
-from llm_proxy.dialects.checks import shown_name
+from llm_proxy.dialects.checks import is_array, is_object, shown_name
 from llm_proxy.errors import BadRequest
 
 _SPACE_BEFORE_COLON = re.compile(rb'"[ \t\r\n]+:')
@@ -29,7 +29,7 @@ def parse(body: bytes, max_depth: int) -> Json:
         parsed = orjson.loads(body)
     except orjson.JSONDecodeError as wrong:
         raise BadRequest(f"The request body is not valid JSON: {wrong.msg}.", code="invalid_json") from None
-    if type(parsed) is not dict:
+    if not is_object(parsed):
         raise BadRequest("The request body must be a JSON object.", code="invalid_type")
     names, depth = _measure(parsed)
     if depth > max_depth:
@@ -51,7 +51,7 @@ def _measure(parsed: Json) -> tuple[int, int]:
         depth += 1
         below: list[Any] = []
         for node in level:
-            if type(node) is dict:
+            if is_object(node):
                 names += len(node)
                 below += [value for value in node.values() if type(value) in _CONTAINERS]
             else:
@@ -92,10 +92,10 @@ def _refuse_nul(value: Any, path: str) -> None:  # noqa: ANN401 -- any JSON valu
     if type(value) is str:
         if "\x00" in value:
             _nul(path)
-    elif type(value) is list:
+    elif is_array(value):
         for at, item in enumerate(value):
             _refuse_nul(item, f"{path}[{at}]")
-    elif type(value) is dict:
+    elif is_object(value):
         for name, item in value.items():
             inner = f"{path}.{shown_name(name)}" if path else shown_name(name)
             if "\x00" in name:

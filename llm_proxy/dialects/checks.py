@@ -5,7 +5,7 @@ fraction leaves as an integer, so that `1` and `1.0` are one cache entry.
 """
 
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, TypeGuard
 
 from llm_proxy.errors import BadRequest
 
@@ -13,6 +13,16 @@ Check = Callable[[Any, str], Any]
 Json = dict[str, Any]
 MAX_INTEGER = 2**53
 """Beyond it a JSON number may already have lost digits on its way (RFC 8259, 6)."""
+
+
+def is_object(value: object) -> TypeGuard[Json]:
+    """Whether a JSON value is an object."""
+    return type(value) is dict
+
+
+def is_array(value: object) -> TypeGuard[list[Any]]:
+    """Whether a JSON value is an array."""
+    return type(value) is list
 
 
 def missing(path: str) -> BadRequest:
@@ -123,7 +133,7 @@ def object_with(**fields: Check) -> Check:
     known = {name.removesuffix("_required"): check for name, check in fields.items()}
 
     def check(value: Any, path: str) -> Any:  # noqa: ANN401 -- JSON in, JSON out
-        if type(value) is not dict:
+        if not is_object(value):
             raise wrong_type(path, "an object", value)
         for name in required:
             if value.get(name) is None:
@@ -140,7 +150,7 @@ def array_of(inner: Check, shortest: int = 0, longest: int | None = None) -> Che
     """An array each item of which passes."""
 
     def check(value: Any, path: str) -> Any:  # noqa: ANN401 -- JSON in, JSON out
-        if type(value) is not list:
+        if not is_array(value):
             raise wrong_type(path, "an array", value)
         _sized(value, path, shortest, longest)
         return [inner(item, f"{path}[{at}]") for at, item in enumerate(value)]
@@ -161,7 +171,7 @@ def map_of(inner: Check, most: int | None = None, longest_name: int | None = Non
     """An object with any names, each value of which passes."""
 
     def check(value: Any, path: str) -> Any:  # noqa: ANN401 -- JSON in, JSON out
-        if type(value) is not dict:
+        if not is_object(value):
             raise wrong_type(path, "an object", value)
         if most is not None and len(value) > most:
             why = f"too many properties. Expected at most {most}, but got {len(value)}."
@@ -185,7 +195,8 @@ def either(expected: str, **by_type: Check) -> Check:
     }
 
     def check(value: Any, path: str) -> Any:  # noqa: ANN401 -- JSON in, JSON out
-        inner = types.get(type(value))
+        kind: type = type(value)
+        inner = types.get(kind)
         if inner is None:
             raise wrong_type(path, expected, value)
         return inner(value, path)
@@ -207,7 +218,7 @@ def texts_or_tokens(shortest: int = 0, longest: int | None = None) -> Check:
     def check(value: Any, path: str) -> Any:  # noqa: ANN401 -- JSON in, JSON out
         if type(value) is str:
             return text(value, path)
-        if type(value) is not list:
+        if not is_array(value):
             raise wrong_type(path, _TEXTS, value)
         kinds: set[type] = set(map(type, value))
         if kinds == {int}:
@@ -239,7 +250,7 @@ def _shown(value: object) -> str:
     return f"'{shown_name(value)}'" if type(value) is str else _kind(value)
 
 
-_KINDS = {
+_KINDS: dict[type, str] = {
     dict: "an object", list: "an array", str: "a string", bool: "a boolean",
     int: "an integer", float: "a decimal", type(None): "null",
 }  # fmt: skip

@@ -69,7 +69,8 @@ def compose(
     wants_usage = _stream_options(body, streaming=streaming)
     if streaming:
         body["stream"] = True
-        body["stream_options"] = {**body.pop("stream_options", {}), "include_usage": True}
+        options: Json = body.pop("stream_options", None) or {}
+        body["stream_options"] = {**options, "include_usage": True}
     if "extra_body" in body:
         body["extra_body"] = body.pop("extra_body")
     return Call(
@@ -80,7 +81,8 @@ def compose(
         body=body,
         streaming=streaming,
         wants_usage=streaming and (wants_usage or came.usage_told),
-        named=named or (name(metadata, fields.get("user")) if metadata or "user" in fields else NOBODY),
+        named=named
+        or (name_caller(metadata, fields.get("user")) if metadata or "user" in fields else NOBODY),
         max_tokens=_max_tokens(fields),
         prompt_bytes=came.size_bytes - bulk_bytes,
         choices=max(fields.get("n", 1), fields.get("best_of", 1)),
@@ -89,7 +91,7 @@ def compose(
     )
 
 
-def name(metadata: Json, user: str | None) -> Named:
+def name_caller(metadata: Json, user: str | None) -> Named:
     """Whom a body names; an id that is no short string is refused."""
     found: dict[str, str] = {}
     for key, field in _NAMING:

@@ -36,9 +36,7 @@ def read_hints(headers: Iterable[tuple[bytes, bytes]]) -> Hints:
     directives: list[bytes] = []
     for name, value in found:
         if name == b"x-provider":
-            if not _PROVIDER.fullmatch(value.strip()):
-                raise _invalid("X-Provider", "a provider's name")
-            provider = value.strip().decode("ascii").lower()
+            provider = provider_name(value.strip(), "X-Provider")
         elif name == b"x-request-timeout":
             timeout_s = _timeout_s(value.strip())
         elif name == b"cache-control":
@@ -65,6 +63,13 @@ def read_cache_control(directives: Iterable[bytes]) -> CacheControl:
     if not (no_cache or no_store or ages_s):
         return _PLAIN_CACHE
     return CacheControl(no_cache, no_store, min(ages_s, default=None))
+
+
+def provider_name(value: bytes, path: str) -> str:
+    """A provider's name in lower case; raises `BadRequest` naming `path` when it is spelled like none."""
+    if not _PROVIDER.fullmatch(value):
+        raise BadRequest(f"Invalid '{path}': expected a provider's name.", param=path, code="invalid_value")
+    return value.decode("ascii").lower()
 
 
 def _timeout_s(value: bytes) -> float:

@@ -8,9 +8,10 @@ Source: https://platform.openai.com/docs/api-reference/chat/create
 from typing import Any
 
 from llm_proxy.dialects.call import Json
-from llm_proxy.dialects.checks import missing, refused, string, wrong_type, wrong_value
+from llm_proxy.dialects.checks import is_array, is_object, missing, refused, string, wrong_type, wrong_value
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
+_TALKERS = ROLES - {"tool", "function"}
 _ORDER = ("role", "content", "name", "refusal", "tool_calls", "tool_call_id", "function_call", "audio")
 _KNOWN = frozenset(_ORDER)
 _INSTEAD_OF_CONTENT = ("tool_calls", "function_call", "refusal", "audio")
@@ -29,7 +30,7 @@ def read_messages(messages: Any, max_messages: int) -> tuple[list[Json], int]:  
     Raises:
         BadRequest: Naming the message and field at fault, e.g. `messages[1].role`.
     """
-    if type(messages) is not list:
+    if not is_array(messages):
         raise wrong_type("messages", "an array of objects", messages)
     if not messages:
         raise refused("messages", "empty array. Expected an array with minimum length 1.", "empty_array")
@@ -39,7 +40,7 @@ def read_messages(messages: Any, max_messages: int) -> tuple[list[Json], int]:  
     bulk_bytes = 0
     read: list[Json] = []
     for at, message in enumerate(messages):
-        if type(message) is not dict:
+        if not is_object(message):
             raise wrong_type(f"messages[{at}]", "an object", message)
         if len(message) == 2 and _is_plain(message):
             read.append(message)
@@ -56,9 +57,7 @@ def _is_plain(message: Json) -> bool:
     return (
         type(message.get("content")) is str
         and type(role) is str
-        and role in ROLES
-        and role != "tool"
-        and role != "function"
+        and role in _TALKERS
         and next(iter(message)) == "role"
     )
 
@@ -101,7 +100,7 @@ def _content(message: Json, role: str, path: str) -> tuple[Any, int]:
         if "content" in message:
             raise wrong_type(f"{path}.content", _CONTENT, None)
         raise missing(f"{path}.content")
-    if type(content) is not list:
+    if not is_array(content):
         raise wrong_type(f"{path}.content", _CONTENT, content)
     if not content:
         raise refused(
@@ -117,7 +116,7 @@ def _content(message: Json, role: str, path: str) -> tuple[Any, int]:
 
 
 def _part(part: Any, path: str) -> tuple[Json, int]:  # noqa: ANN401 -- unchecked JSON
-    if type(part) is not dict:
+    if not is_object(part):
         raise wrong_type(path, "an object", part)
     kind = part.get("type")
     if kind is None:
@@ -129,7 +128,7 @@ def _part(part: Any, path: str) -> tuple[Json, int]:  # noqa: ANN401 -- unchecke
     inner = part.get(kind)
     if kind not in BULK or inner is None:
         return ordered, 0
-    if type(inner) is not dict:
+    if not is_object(inner):
         raise wrong_type(f"{path}.{kind}", "an object", inner)
     ordered[kind] = {name: inner[name] for name in sorted(inner)}
     carried = inner.get(BULK[kind])
@@ -138,13 +137,13 @@ def _part(part: Any, path: str) -> tuple[Json, int]:  # noqa: ANN401 -- unchecke
 
 
 def _tool_calls(calls: Any, path: str) -> list[Json]:  # noqa: ANN401 -- unchecked JSON
-    if type(calls) is not list:
+    if not is_array(calls):
         raise wrong_type(path, "an array of objects", calls)
     return [_tool_call(call, f"{path}[{at}]") for at, call in enumerate(calls)]
 
 
 def _tool_call(call: Any, path: str) -> Json:  # noqa: ANN401 -- unchecked JSON
-    if type(call) is not dict:
+    if not is_object(call):
         raise wrong_type(path, "an object", call)
     _text(_present(call, "id", path), f"{path}.id")
     _named(_present(call, "type", path), f"{path}.type")
@@ -160,7 +159,7 @@ def _tool_call(call: Any, path: str) -> Json:  # noqa: ANN401 -- unchecked JSON
 
 
 def _function(function: Any, path: str) -> None:  # noqa: ANN401 -- unchecked JSON
-    if type(function) is not dict:
+    if not is_object(function):
         raise wrong_type(path, "an object", function)
     _named(_present(function, "name", path), f"{path}.name")
     _text(_present(function, "arguments", path), f"{path}.arguments")

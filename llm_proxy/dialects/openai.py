@@ -28,7 +28,7 @@ class OpenAI:
         """The bytes as they came."""
         return reply
 
-    def stream(self, call: Call) -> None:  # noqa: ARG002 -- the same for every call
+    def stream(self, call: Call) -> None:
         """Frames pass as they are."""
 
     def error(self, refused: Refused) -> Json:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from llm_proxy.dialects import litellm_names
 from llm_proxy.dialects.call import Door, Json
-from llm_proxy.dialects.checks import shown_name, wrong_type
+from llm_proxy.dialects.checks import is_object, shown_name, wrong_type
 from llm_proxy.dialects.fields import FIELDS, METADATA, RANK
 from llm_proxy.errors import BadRequest
 
@@ -83,7 +83,7 @@ def check_metadata(metadata: Json) -> None:
 def _unpack(value: Any, rank: dict[str, int], extra: Json) -> None:  # noqa: ANN401 -- unchecked JSON
     if value is None:
         return
-    if type(value) is not dict:
+    if not is_object(value):
         raise wrong_type("extra_body", "an object", value)
     for name, item in value.items():
         path = f"extra_body.{shown_name(name)}"
