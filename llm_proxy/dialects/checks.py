@@ -195,8 +195,7 @@ def either(expected: str, **by_type: Check) -> Check:
     }
 
     def check(value: Any, path: str) -> Any:  # noqa: ANN401 -- JSON in, JSON out
-        kind: type = type(value)
-        inner = types.get(kind)
+        inner = next((found for kind, found in types.items() if type(value) is kind), None)
         if inner is None:
             raise wrong_type(path, expected, value)
         return inner(value, path)

@@ -5,7 +5,7 @@ in schema order, with the resolved group as its `model`.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from llm_proxy.dialects.call import Call, Door, Json
 from llm_proxy.dialects.checks import missing, refused, wrong_type
@@ -69,8 +69,7 @@ def compose(
     wants_usage = _stream_options(body, streaming=streaming)
     if streaming:
         body["stream"] = True
-        options: Json = body.pop("stream_options", None) or {}
-        body["stream_options"] = {**options, "include_usage": True}
+        body["stream_options"] = {**_without(body, "stream_options"), "include_usage": True}
     if "extra_body" in body:
         body["extra_body"] = body.pop("extra_body")
     return Call(
@@ -125,6 +124,11 @@ def _stream_options(body: Json, *, streaming: bool) -> bool:
     if not streaming:
         raise refused("stream_options", "only allowed when 'stream' is true.")
     return options.get("include_usage") is True
+
+
+def _without(body: Json, name: str) -> Json:
+    """Take an object out of a body; empty when it is not there."""
+    return cast("Json", body.pop(name, {}))
 
 
 def _max_tokens(fields: Json) -> int | None:
