@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
-POLL_S = 0.02
+POLL_S = 0.05
 
 
 class PartDied(Exception):  # noqa: N818 -- errors are named for the state they report
@@ -29,7 +29,7 @@ class Part:
     """A program to run.
 
     Attributes:
-        ready: Given its process id, says whether it serves; called about fifty times a second.
+        ready: Given its process id, says whether it serves; called about twenty times a second.
         stdin: Bytes it reads at the start, for what must not show in a process list.
         stop_signal: Asks it to end in order.
         user: Numeric user and group to run as; None keeps the launcher's.

@@ -1,0 +1,54 @@
+"""`llm-proxy up`: the whole stack on this machine, until Ctrl-C.
+
+Invariant: a fault is one clear line on standard error and exit code 1; a wrong setting is exit code 2.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import click
+from pydantic import ValidationError
+
+from llm_proxy.stack import Missing, PartDied
+from llm_proxy.stack.launch import run
+from llm_proxy.stack.plan import Refused, Wishes
+
+
+@click.command
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Your own LiteLLM configuration [default: litellm-config.yaml].",
+)
+@click.option("--host", help="Address the gateway listens on [default: 127.0.0.1].")
+@click.option("--port", type=click.IntRange(1, 65535), help="Port the gateway listens on [default: 7007].")
+@click.option(
+    "--sidecars", type=click.IntRange(1, 64), default=1, show_default=True, help="LiteLLM processes."
+)
+@click.option("--local-model/--no-local-model", default=True, help="Serve the small model that runs here.")
+@click.option(
+    "--state",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(".local"),
+    show_default=True,
+    help="Folder of data, models and logs.",
+)
+def command(
+    *, config: Path | None, host: str | None, port: int | None, sidecars: int, local_model: bool, state: Path
+) -> None:
+    """Start, supervise and stop the whole stack on this machine.
+
+    DATABASE_URL, REDIS_URL (or LIMITS_REDIS_URL and CACHE_REDIS_URL) and provider keys, in the environment,
+    .env or .keys/, replace the embedded part each.
+    """
+    wishes = Wishes(config, host, port, local_model, sidecars, state)
+    try:
+        run(wishes, os.environ, click.echo)
+    except ValidationError as wrong:
+        for error in wrong.errors():
+            click.echo(f"llm-proxy: {'.'.join(str(part) for part in error['loc'])}: {error['msg']}", err=True)
+        sys.exit(2)
+    except (Refused, Missing, PartDied) as fault:
+        click.echo(f"llm-proxy: {fault}", err=True)
+        sys.exit(1)

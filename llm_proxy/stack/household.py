@@ -1,0 +1,67 @@
+"""The parts that run: started, waited for, started again, stopped in order.
+
+Invariants: a part is guarded by the watchdog from its first moment; the gateway ends first, for it writes to
+the stores, and Postgres last.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from llm_proxy.stack.part import Part, Running, start, stop, wait_until_ready
+from llm_proxy.stack.supervise import supervise
+from llm_proxy.stack.watchdog import Watchdog
+
+Say = Callable[[str], None]
+FIRST_TO_STOP, LAST_TO_STOP = "gateway", "postgres"
+
+
+class Household:
+    """Everything this launcher has started."""
+
+    def __init__(self, logs: Path, say: Say) -> None:
+        self.logs = logs
+        self._say = say
+        self._watchdog = Watchdog()
+        self._parts: dict[str, Running] = {}
+        self._began_s = time.monotonic()
+
+    def start(self, part: Part) -> Running:
+        """Starts a part, for the first time or again."""
+        before = self._parts.get(part.name)
+        running = self._parts[part.name] = start(part, self.logs)
+        self._watchdog.guard(running.process.pid)
+        if before:
+            self._watchdog.forget(before.process.pid)
+        return running
+
+    def start_all(self, parts: Iterable[Part]) -> list[Running]:
+        """Starts several, one after the other, without waiting for any."""
+        return [self.start(part) for part in parts]
+
+    def wait(self, parts: Iterable[Running]) -> None:
+        """Waits until these are ready and says so of each; raises `PartDied`."""
+        wait_until_ready(parts, lambda running: self._say(f"  {running.part.name:<14} {self.age_s():5.1f} s"))
+
+    def watch(self) -> None:
+        """Keeps everything up for ever; raises `PartDied` when that cannot be done."""
+        supervise(self._parts.values(), self.start, self._say)
+
+    def age_s(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._began_s
+
+    def stop(self) -> None:
+        """Stops everything, and says which part had to be killed."""
+        parts = self._parts
+        between = [running for name, running in parts.items() if name not in {FIRST_TO_STOP, LAST_TO_STOP}]
+        for group in (_of(parts, FIRST_TO_STOP), between, _of(parts, LAST_TO_STOP)):
+            for name in stop(group):
+                self._say(f"  {name} did not end by itself and was killed")
+        for running in parts.values():
+            self._watchdog.forget(running.process.pid)
+        self._watchdog.close()
+
+
+def _of(parts: dict[str, Running], name: str) -> list[Running]:
+    return [parts[name]] if name in parts else []

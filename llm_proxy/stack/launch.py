@@ -1,0 +1,93 @@
+"""The story of `llm-proxy up`: look around, settle, start every part, greet, keep watch, stop everything.
+
+Invariants: one launcher a folder; whatever way it ends, no part is left; the slowest part starts first and
+the others beside it.
+"""
+
+import contextlib
+import fcntl
+import signal
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+
+from llm_proxy import __version__
+from llm_proxy.stack import first_secrets
+from llm_proxy.stack.greeting import greeting
+from llm_proxy.stack.household import Household, Say
+from llm_proxy.stack.plan import Plan, Refused, Wishes, settle
+from llm_proxy.stack.surroundings import Surroundings, look_around
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Asked(BaseException):
+    """A signal asked the launcher to stop; nothing between here and the end of the stack may swallow it."""
+
+
+def run(wishes: Wishes, environment: Mapping[str, str], say: Say) -> None:
+    """Runs the stack until SIGINT, SIGTERM or SIGHUP.
+
+    Raises:
+        Refused, Missing, PartDied: It could not start or be kept up; the message says why.
+        pydantic.ValidationError: A setting is wrong.
+    """
+    wishes.state.mkdir(parents=True, exist_ok=True)
+    with _alone_in(wishes.state):
+        given = _prepared(look_around(environment, Path.cwd()), say)
+        plan = settle(wishes, given)
+        _heed(_ask)
+        household = Household(wishes.state / "logs", say)
+        try:
+            bring_up(household, plan, say)
+            household.watch()
+        except Asked:
+            say("\nstopping")
+        finally:
+            _heed(signal.SIG_IGN)
+            household.stop()
+    say("stopped")
+
+
+def bring_up(household: Household, plan: Plan, say: Say) -> None:
+    """Starts everything and greets; raises `PartDied` naming the part that did not come up."""
+    say(f"llm-proxy {__version__} is starting; logs in {household.logs}/")
+    quick = household.start_all(plan.stores.valkeys(plan.state))
+    slow = household.start_all(plan.sidecars()) + household.start_all(plan.model())
+    household.wait(quick + household.start_all(plan.stores.postgres(plan.state)))
+    household.wait([*slow, household.start(plan.gateway())])
+    say(greeting(plan.base_url(), plan.default_model(), household.logs, plan.given, household.age_s()))
+
+
+def _prepared(given: Surroundings, say: Say) -> Surroundings:
+    """Everything given, with the missing secrets made."""
+    file = Path.cwd() / ".env"
+    made = first_secrets.make_missing(given, file)
+    if made:
+        say(f"made {len(made)} secrets, kept in {file}")
+    for warning in given.warnings:
+        say(f"warning: {warning}")
+    return replace(given, names={**given.names, **made}, files={**given.files, **dict.fromkeys(made, file)})
+
+
+@contextlib.contextmanager
+def _alone_in(state: Path) -> Generator[None]:
+    with (state / "lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Refused(
+                f"another `llm-proxy up` runs on {state}/: stop it, or name another --state"
+            ) from None
+        yield
+
+
+def _heed(reaction: signal.Handlers | Callable[[int, FrameType | None], None]) -> None:
+    for wanted in SIGNALS:
+        signal.signal(wanted, reaction)
+
+
+def _ask(_number: int, _frame: FrameType | None) -> None:
+    _heed(signal.SIG_IGN)
+    raise Asked

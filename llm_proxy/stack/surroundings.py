@@ -1,0 +1,75 @@
+"""What the operator has given: names from the environment, `.env` and `.keys/`, in this order of precedence.
+
+Invariants: a value is never logged nor written anywhere; an empty value counts as not given; a key file that
+others may read is named in a warning.
+"""
+
+import re
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dotenv import dotenv_values
+
+PROVIDER_NAME = re.compile(
+    r"(OPENAI|ANTHROPIC|GEMINI|GOOGLE|GROQ|OPENROUTER|VOYAGE|CEREBRAS|DEEPSEEK|MISTRAL|XAI|COHERE|TOGETHERAI|"
+    r"HUGGINGFACE|HF|AZURE|AWS|VERTEX|VERTEXAI|VERTEX_AI|OLLAMA|VLLM|TEI|LLAMA_CPP|LANGFUSE)_\w+"
+)
+REFERENCE = re.compile(r"os\.environ/([A-Za-z_][A-Za-z0-9_]*)")
+NOT_A_SECRET = {"README.md"}
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """Everything given, merged.
+
+    Attributes:
+        files: The file a name was read from; a name of the environment has none.
+        warnings: One line each, for the operator.
+    """
+
+    names: Mapping[str, str]
+    files: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    warnings: tuple[str, ...] = ()
+
+    def first(self, *names: str) -> str | None:
+        """The value of the first of these names that has one."""
+        return next((self.names[name] for name in names if name in self.names), None)
+
+    def for_providers(self, config: str) -> dict[str, str]:
+        """What the sidecar may know: provider names, and every name its configuration refers to."""
+        asked_for = set(REFERENCE.findall(config))
+        return {
+            name: value
+            for name, value in self.names.items()
+            if PROVIDER_NAME.fullmatch(name) or name in asked_for
+        }
+
+
+def look_around(environment: Mapping[str, str], folder: Path) -> Surroundings:
+    """Reads `folder/.env` and `folder/.keys/` beneath the environment given."""
+    key_files = _key_files(folder / ".keys")
+    dotenv = folder / ".env"
+    names = {name: path.read_text(encoding="utf-8").strip() for name, path in key_files.items()}
+    files = dict(key_files)
+    for name, value in dotenv_values(dotenv).items():
+        if value:
+            names[name], files[name] = value, dotenv
+    for name, value in environment.items():
+        if value:
+            names[name] = value
+            files.pop(name, None)
+    warnings = [
+        f"{path} can be read by others: chmod 600 {path}" for path in key_files.values() if _open(path)
+    ]
+    return Surroundings({name: value for name, value in names.items() if value}, files, tuple(warnings))
+
+
+def _key_files(folder: Path) -> dict[str, Path]:
+    found = sorted(folder.glob("[A-Za-z]*")) if folder.is_dir() else []
+    return {path.name: path for path in found if path.is_file() and path.name not in NOT_A_SECRET}
+
+
+def _open(path: Path) -> bool:
+    return bool(path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO))
