@@ -1,0 +1,298 @@
+"""Caller and call in, a `Lease` out: the kill switches, the allowed models, the store, and what it said.
+
+Invariants: one script call a request on the way in, and none where nothing is limited and no change can
+have escaped us; what the store answers too late is undone; nothing fails open but by a policy that says so.
+Errors: `RateLimited`, `BudgetExceeded`, `Forbidden`, `StoreUnavailable`, and `Unauthorized` (just revoked).
+"""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from uuid import UUID
+
+from llm_proxy.admission.asking import LEASE_LIFE_MS, Asking, Prices
+from llm_proxy.admission.check import (
+    ADMITTED,
+    EPOCH_UNKNOWN,
+    REFUSED,
+    SPEND_UNKNOWN,
+    STALE,
+    UNKNOWN,
+    Answer,
+    Ask,
+)
+from llm_proxy.admission.desk import Desk
+from llm_proxy.admission.full import FullWindows
+from llm_proxy.admission.lease import Lease, Living, Taken
+from llm_proxy.admission.outage import RETRY_S, Outage
+from llm_proxy.admission.policy import Defaults
+from llm_proxy.admission.spend import Rebuilding, Spent
+from llm_proxy.admission.standing import State, headers, refusal
+from llm_proxy.admission.store import ProcessStore, SharedStore, Store
+from llm_proxy.admission.watch import Watch
+from llm_proxy.admission.wire import StoreAway
+from llm_proxy.dialects import Call
+from llm_proxy.errors import Forbidden, Refused, StoreUnavailable
+from llm_proxy.identity import Caller, Rule, RuleSource, allowed, killed_by
+from llm_proxy.settings import Settings
+
+log = logging.getLogger(__name__)
+
+Renew = Callable[[Caller, int], Awaitable[Caller]]
+HEARTBEAT_S = 5.0
+MOST_TURNS = 5
+"""A call that is still not decided after so many looks at changing rules is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionState:
+    """How admission does, for health and metrics.
+
+    Attributes:
+        store: `process` without a Redis, else whether the shared store answers.
+        since: When that began, in seconds since 1970.
+        denies_all: The store is away and the setting says to deny.
+        unsettled: Settlements the store does not have yet.
+    """
+
+    store: str
+    since: float
+    denies_all: bool
+    replicas: int
+    unsettled: int
+    rules_fresh: bool
+    rules_epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What was asked, what the answer was, and the refusal in it."""
+
+    ask: Ask
+    answer: Answer
+    state: State
+    taken: tuple[Taken, ...] = ()
+    refused: Refused | None = None
+
+
+class Admission:
+    """Decides who may, how much and how fast."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        prices: Prices | None = None,
+        spent: Spent | None = None,
+        rules: RuleSource | None = None,
+        renew: Renew | None = None,
+        standing_rules: tuple[Rule, ...] = (),
+    ) -> None:
+        """`rules` and `renew` come from the virtual keys; `standing_rules` from a file, below those."""
+        url = settings.limits_redis_url
+        self._settings = settings
+        self._shared = url is not None
+        self._store: Store = (
+            SharedStore(url.get_secret_value(), timeout_s=settings.store_timeout_ms / 1000)
+            if url is not None
+            else ProcessStore()
+        )
+        self._renew = renew
+        self._replica = secrets.token_hex(6)
+        self._clock_skew_ms = 0
+        self._watch = Watch(_defaults(settings), rules, standing_rules)
+        self._asking = Asking(self._watch, prices, self._now_ms)
+        self._rebuilding = Rebuilding(self._store, spent)
+        self._desk = Desk(self._store, self._replica)
+        self._outage = Outage()
+        self._living = Living()
+        self._full = FullWindows()
+        self._since = time.time()
+        self._answered = True
+        self._heart: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Connect, read the rules, begin to settle; never fails because a store is away."""
+        if not self._shared:
+            log.warning("no limits store configured: limits hold per process")
+        await self._store.start()
+        await self._watch.start()
+        await self._desk.start()
+        await self._outage.start()
+        await self._beat()
+        self._heart = asyncio.create_task(self._beats())
+
+    async def stop(self) -> None:
+        """Settle what is left and let go of the store."""
+        if self._heart is not None:
+            self._heart.cancel()
+            await asyncio.gather(self._heart, return_exceptions=True)
+        await self._watch.stop()
+        await self._desk.stop()
+        await self._outage.stop()
+        await self._store.stop()
+
+    def state(self) -> AdmissionState:
+        """How admission does."""
+        up = self._store.answering
+        if up != self._answered:
+            self._answered, self._since = up, time.time()
+        return AdmissionState(
+            store=("up" if up else "away") if self._shared else "process",
+            since=self._since,
+            denies_all=not up and self._settings.limits_on_store_failure == "deny",
+            replicas=self._outage.replicas,
+            unsettled=self._desk.waiting,
+            rules_fresh=self._watch.fresh,
+            rules_epoch=self._watch.policies.book.newest,
+        )
+
+    async def admit(self, caller: Caller, call: Call, request_id: UUID) -> Lease:
+        """A place for a call; `Lease.settle` must follow, whatever happens."""
+        decision = await self.decide(caller, call, request_id.hex)
+        if decision.refused is not None:
+            raise decision.refused
+        told = headers(decision.ask.plan, decision.ask.wants, decision.answer, decision.state)
+        return Lease(told, decision.taken, self._living)
+
+    async def decide(self, caller: Caller, call: Call, lease: str, *, take: bool = True) -> Decision:
+        """The decision itself; with `take` off nothing is counted."""
+        for _ in range(MOST_TURNS):
+            caller = await self._current(caller)
+            self._permit(caller, call)
+            ask = self._asking.ask(caller, call, lease, take=take)
+            if not ask.plan.checks and self._watch.fresh:
+                return Decision(ask, Answer(ADMITTED, 0, 0), self._mode)
+            if (full := self._full.answer(ask.plan)) is not None:
+                return self._refused(ask, full)
+            answer = await self._ask(ask)
+            if answer is None:
+                return await self._alone(ask)
+            if answer.status in {ADMITTED, REFUSED}:
+                return self._decided(ask, answer)
+            if answer.status == SPEND_UNKNOWN and (alone := await self._rebuild(ask, answer)) is not None:
+                return alone
+            caller = await self._catch_up(caller, ask, answer)
+        raise StoreUnavailable("The limits kept changing; please try again.", retry_after_s=RETRY_S)
+
+    @property
+    def _mode(self) -> State:
+        return "shadow" if self._settings.limits_mode == "shadow" else "enforced"
+
+    def _now_ms(self) -> int:
+        return time.time_ns() // 1_000_000 + self._clock_skew_ms
+
+    async def _current(self, caller: Caller) -> Caller:
+        """The caller as it is now, when something of its tenant has changed since it was read."""
+        if caller.kind != "virtual" or self._renew is None:
+            return caller
+        epoch = self._watch.epoch_of(caller.tenant or "")
+        return await self._renew(caller, epoch) if caller.revocation_epoch < epoch else caller
+
+    def _permit(self, caller: Caller, call: Call) -> None:
+        kill = killed_by(self._watch.policies.book.kills, caller, call.group)
+        if kill is not None:
+            raise Forbidden(f"This {kill.kind} is switched off.", code=f"{kill.kind}_disabled")
+        models = self._settings.default_models if caller.models is None else caller.models
+        if not allowed(models, call.group):
+            raise Forbidden(
+                f"This API key may not use the model {call.model!r}.", param="model", code="model_not_allowed"
+            )
+
+    async def _ask(self, ask: Ask) -> Answer | None:
+        try:
+            return await self._store.admit(ask, lambda late: self._undo(ask, late))
+        except StoreAway:
+            return None
+
+    def _undo(self, ask: Ask, late: Answer) -> None:
+        """Return what an answer took that nobody waited for."""
+        if late.status == ADMITTED and ask.take:
+            taken = Taken(ask.plan, ask.wants, late, ask.lease, self._store, self._desk)
+            self._desk.note(ask.plan.tag, (*taken.entries(0, 0), *taken.freed()))
+
+    def _decided(self, ask: Ask, answer: Answer) -> Decision:
+        self._clock_skew_ms = answer.now_ms - time.time_ns() // 1_000_000
+        self._outage.heard(ask.plan, answer)
+        if answer.status == REFUSED:
+            self._full.remember(ask, answer)
+            return self._refused(ask, answer)
+        taken = (Taken(ask.plan, ask.wants, answer, ask.lease, self._store, self._desk),)
+        return Decision(ask, answer, self._mode, taken)
+
+    def _refused(self, ask: Ask, answer: Answer, state: State | None = None) -> Decision:
+        state = state or self._mode
+        return Decision(ask, answer, state, refused=refusal(ask.plan, ask.wants, answer, state))
+
+    async def _alone(self, ask: Ask) -> Decision:
+        """Decide while the store is away."""
+        local, answer, state = await self._outage.admit(ask)
+        if answer.status == REFUSED:
+            return self._refused(local, answer, state)
+        return Decision(local, answer, state, self._outage.taken(ask, local, answer, self._store, self._desk))
+
+    async def _rebuild(self, ask: Ask, answer: Answer) -> Decision | None:
+        """Rebuild missing budgets; a decision when that cannot be done, None to ask again."""
+        missing = [
+            check for check, used in zip(ask.plan.checks, answer.used, strict=True)
+            if used == UNKNOWN and check.enforced
+        ]  # fmt: skip
+        try:
+            if all([await self._rebuilding.rebuild(check) for check in missing]):
+                return None
+        except (StoreAway, Refused, OSError, TimeoutError):
+            log.warning("budget not rebuilt")
+        unknown = [check for check in missing if check.on_store_failure != "allow"]
+        if unknown:
+            raise StoreUnavailable(
+                f"What {unknown[0].subject} has spent is not known right now.", retry_after_s=RETRY_S
+            )
+        return await self._alone(ask)
+
+    async def _catch_up(self, caller: Caller, ask: Ask, answer: Answer) -> Caller:
+        tenant = ask.plan.tenant
+        if answer.status == STALE:
+            await self._watch.catch_up(tenant, answer.epoch)
+            if caller.kind == "virtual" and self._renew is not None:
+                return await self._renew(caller, answer.epoch)
+        elif answer.status == EPOCH_UNKNOWN:
+            try:
+                await self._watch.catch_up()
+            except StoreUnavailable:
+                log.debug("epoch restored from memory")  # with Postgres away nothing can have been revoked
+            try:
+                await self._store.raise_epoch(ask.plan.epoch_key, self._watch.epoch_of(tenant))
+            except StoreAway:
+                log.debug("epoch not restored")
+        return caller
+
+    async def _beats(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            await self._beat()
+
+    async def _beat(self) -> None:
+        """Tell the other replicas that we live, and keep the places of our running calls."""
+        self.state()
+        if not self._store.answering:
+            return
+        try:
+            self._outage.replicas = max(1, await self._store.replicas(self._replica))
+            for places in self._living.by_tenant().values():
+                await self._store.keep(tuple(places), LEASE_LIFE_MS)
+            self._outage.over()
+        except StoreAway:
+            log.debug("heartbeat not heard")
+
+
+def _defaults(settings: Settings) -> Defaults:
+    return Defaults(
+        settings.agent_rpm,
+        settings.limits_mode,
+        settings.limits_on_store_failure,
+        settings.budgets_mode,
+        settings.budgets_on_store_failure,
+    )

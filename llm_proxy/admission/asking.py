@@ -1,0 +1,82 @@
+"""Caller and call in, what to ask the store out.
+
+Invariants: what is reserved never exceeds the whole of a token limit, so a large call waits for an empty
+window and no longer; a call nobody can price is refused under an enforced budget.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from llm_proxy.admission import estimate
+from llm_proxy.admission.budget import Price, cost_nano_usd
+from llm_proxy.admission.check import NO_EPOCH, Ask, Check, Plan
+from llm_proxy.admission.watch import Watch
+from llm_proxy.dialects import Call
+from llm_proxy.errors import Forbidden
+from llm_proxy.identity import Caller
+
+LEASE_LIFE_MS = 30_000
+"""After so long without a sign of life a parallel place is free again."""
+MOST_PLANS = 10_000
+
+
+class Prices(Protocol):
+    """What model groups cost."""
+
+    def price(self, group: str) -> Price | None:
+        """The dearest price of a group; None when one is not known."""
+        ...
+
+
+class Asking:
+    """Makes asks, and keeps the plans they need."""
+
+    def __init__(self, watch: Watch, prices: Prices | None, clock_ms: Callable[[], int]) -> None:
+        self._watch = watch
+        self._prices = prices
+        self._clock_ms = clock_ms
+        self._plans: dict[tuple[str | int | None, ...], Plan] = {}
+        self._planned_by = watch.policies
+
+    def ask(self, caller: Caller, call: Call, lease: str, *, take: bool) -> Ask:
+        """What to ask for a call; raises `Forbidden` when a budget needs a price nobody knows."""
+        plan = self._plan(caller, call.group)
+        wants = self._wants(plan, call) if plan.checks else ()
+        return Ask(plan, wants, self._epoch(caller), lease, LEASE_LIFE_MS, take)
+
+    def _epoch(self, caller: Caller) -> int:
+        if not self._watch.watching:
+            return NO_EPOCH
+        known = self._watch.epoch_of(caller.tenant or "")
+        return known if caller.kind == "internal" else min(known, caller.revocation_epoch)
+
+    def _plan(self, caller: Caller, group: str) -> Plan:
+        policies, now_ms = self._watch.policies, self._clock_ms()
+        if policies is not self._planned_by or len(self._plans) > MOST_PLANS:
+            self._plans.clear()
+            self._planned_by = policies
+        key = (caller.key_id, caller.revocation_epoch, caller.tenant, caller.agent, caller.user, group)
+        plan = self._plans.get(key)
+        if plan is None or plan.until_ms <= now_ms:
+            plan = self._plans[key] = policies.plan(caller, group, now_ms)
+        return plan
+
+    def _wants(self, plan: Plan, call: Call) -> tuple[int, ...]:
+        if plan.counts_only_requests:
+            return (1,) * len(plan.checks)
+        price = self._prices.price(call.group) if self._prices is not None else None
+        prompt, completion = estimate.tokens(call, price)
+        return tuple(self._want(check, price, prompt, completion) for check in plan.checks)
+
+    def _want(self, check: Check, price: Price | None, prompt: int, completion: int) -> int:
+        if check.kind == "tokens":
+            return min(prompt + completion, check.limit)
+        if check.kind != "budget":
+            return 1
+        if price is not None:
+            return cost_nano_usd(price, prompt, completion)
+        if check.enforced:
+            raise Forbidden(
+                f"This model has no known price, and {check.subject} has a budget.", code="price_unknown"
+            )
+        return 0

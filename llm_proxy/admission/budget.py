@@ -1,0 +1,61 @@
+"""Money: budget periods, and what a call may cost before anybody knows.
+
+Pure. Invariants: integers only; whatever must be rounded is rounded up; a price not known is None, not 0.
+Units: nano-dollars; prices in pico-dollars per token (a token often costs less than a nano-dollar's
+multiple); periods are calendar days and months in UTC.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from llm_proxy.identity import Budget
+
+BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+DAY_MS = 86_400_000
+_PICO_PER_NANO = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a model group's dearest deployment costs, and how much it may write by itself.
+
+    Attributes:
+        input_pico_usd: Per prompt token.
+        output_pico_usd: Per completion token.
+        default_max_tokens: Completion tokens to expect of a request that names no maximum.
+    """
+
+    input_pico_usd: int
+    output_pico_usd: int
+    default_max_tokens: int | None = None
+
+
+def cost_nano_usd(price: Price, prompt_tokens: int, completion_tokens: int) -> int:
+    """What so many tokens cost, rounded up."""
+    pico = price.input_pico_usd * prompt_tokens + price.output_pico_usd * completion_tokens
+    return -(-pico // _PICO_PER_NANO)
+
+
+def began(budget: Budget, now_ms: int) -> datetime:
+    """When the period a budget counts in began; all time begins in 1970."""
+    if budget.period == "total":
+        return BEGINNING
+    now = datetime.fromtimestamp(now_ms / 1000, UTC)
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    return midnight if budget.period == "day" else midnight.replace(day=1)
+
+
+def ends_ms(budget: Budget, now_ms: int) -> int:
+    """When the period ends, in milliseconds since 1970; 0 for one that never does."""
+    if budget.period == "total":
+        return 0
+    start = began(budget, now_ms)
+    if budget.period == "day":
+        return int((start + timedelta(days=1)).timestamp() * 1000)
+    following = (start + timedelta(days=32)).replace(day=1)
+    return int(following.timestamp() * 1000)
+
+
+def next_day_ms(now_ms: int) -> int:
+    """When the next day begins: no period ends earlier."""
+    return (now_ms // DAY_MS + 1) * DAY_MS

@@ -1,0 +1,131 @@
+"""The nouns of admission: one check of one scope, a plan of them, what a store is asked and answers.
+
+Pure. Invariants: every key of a plan carries the tenant's hash tag, so one script reaches them all, in a
+Redis Cluster too; the part of a key that names a subject is quoted, so no name can forge another's key.
+Units: requests, tokens, places or nano-dollars by the check's kind; integer milliseconds.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from typing import Literal
+from urllib.parse import quote
+
+from llm_proxy.identity.caller import OnStoreFailure, Period, ScopeKind
+
+Kind = Literal["requests", "tokens", "parallel", "budget"]
+
+ADMITTED, STALE, EPOCH_UNKNOWN, SPEND_UNKNOWN, REFUSED = range(5)
+UNKNOWN = -1
+"""The spend of a budget whose counter is missing."""
+NO_EPOCH = -1
+"""The epoch of somebody who watches none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One limit or budget that covers a call.
+
+    Attributes:
+        subject: Whom it is about, for people: `agent scout`.
+        key: Where the store counts it.
+        spent_by: The id the ledger knows the spender by; budgets only.
+        since: Begin of the budget's period.
+        expires_ms: End of the budget's period since 1970; 0 for never.
+    """
+
+    kind: Kind
+    scope: ScopeKind
+    subject: str
+    key: str
+    limit: int
+    enforced: bool = True
+    on_store_failure: OnStoreFailure = "local"
+    spent_by: str = ""
+    tenant: str | None = None
+    period: Period | None = None
+    since: datetime | None = None
+    expires_ms: int = 0
+
+    @property
+    def code(self) -> str:
+        """The kind as the script reads it: its first letter, a capital one when it is enforced."""
+        return self.kind[0].upper() if self.enforced else self.kind[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All checks that cover a caller at a model group, until something changes.
+
+    Attributes:
+        tenant: The tenant itself; `tag` is how keys name it.
+        until_ms: When a budget's period may end, and the plan with it.
+    """
+
+    tenant: str
+    tag: str
+    checks: tuple[Check, ...]
+    until_ms: int
+
+    @property
+    def counts_only_requests(self) -> bool:
+        """Whether every check counts calls, whatever their size."""
+        return all(check.kind in {"requests", "parallel"} for check in self.checks)
+
+    @property
+    def epoch_key(self) -> str:
+        """Where the tenant's epoch stands."""
+        return epoch_key(self.tenant)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a store is asked: admit a call, if every check passes.
+
+    Attributes:
+        wants: What the call takes of each check.
+        epoch: The newest epoch the asker knows; `NO_EPOCH` to ask for none.
+        take: False only looks.
+    """
+
+    plan: Plan
+    wants: tuple[int, ...]
+    epoch: int
+    lease: str
+    ttl_ms: int
+    take: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a store says.
+
+    Attributes:
+        now_ms: The store's clock.
+        epoch: The tenant's epoch in the store.
+        used: What each check had counted before this call; `UNKNOWN` for a missing budget.
+        extra: By kind: the wait when the check refuses and the time to a full reset when it does not
+            (requests, tokens), the counter's generation (budget).
+    """
+
+    status: int
+    now_ms: int
+    epoch: int
+    used: tuple[int, ...] = ()
+    extra: tuple[int, ...] = ()
+
+
+def tag(tenant: str | None) -> str:
+    """The hash tag of a tenant; requests without one share a tag no tenant can have."""
+    return "{" + (quoted(tenant) if tenant else "*") + "}"
+
+
+def epoch_key(tenant: str | None) -> str:
+    """Where a tenant's epoch stands."""
+    return f"lp:{tag(tenant)}:epoch"
+
+
+@lru_cache(maxsize=65_536)
+def quoted(name: str) -> str:
+    """A name with nothing in it that means something in a key."""
+    return quote(name, safe="")

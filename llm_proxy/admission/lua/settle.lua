@@ -1,0 +1,36 @@
+-- Settle what calls reserved, a batch at a time; a batch that comes twice counts once.
+-- KEYS: what the replica last settled for this tenant, then one key an entry. ARGV: the batch's number, then
+--   for each entry four words:
+--   t second delta 0        tokens: too many leave their bucket, too few count now
+--   p lease 0 0             a parallel place is free
+--   b born delta full       money: the difference; all of it where the counter was born after the reservation
+-- Returns 1, or 0 when the batch was settled before.
+local SPAN, now = 61000, clock()
+local last = redis.call('GET', KEYS[1])
+if last and tonumber(last) >= tonumber(ARGV[1]) then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', 3600000)
+
+local function take(key, delta)
+  local sec, head = math.floor(now / 1000), redis.call('HGET', key, 'head')
+  if not head or tonumber(head) > sec then redis.call('HSET', key, 'head', sec) end
+  redis.call('HINCRBY', key, sec, delta)
+  redis.call('HINCRBY', key, 'sum', delta)
+  redis.call('PEXPIRE', key, SPAN + 1000)
+end
+
+for i = 2, #KEYS do
+  local key, at = KEYS[i], 4 * i - 6
+  local kind, one, two, three = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+  if kind == 'p' then
+    redis.call('ZREM', key, one)
+  elseif kind == 'b' then
+    local born = redis.call('HGET', key, 'born')
+    if born then redis.call('HINCRBY', key, 'spent', born == one and two or three) end
+  elseif tonumber(two) > 0 then
+    take(key, two)
+  elseif one * 1000 + SPAN > now and redis.call('HEXISTS', key, one) == 1 then
+    redis.call('HINCRBY', key, one, two)
+    redis.call('HINCRBY', key, 'sum', two)
+  end
+end
+return 1

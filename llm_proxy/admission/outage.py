@@ -1,0 +1,83 @@
+"""What holds while the limits store is away: each check's own policy.
+
+`deny` refuses, `local` counts in this process against this replica's share, `allow` lets pass.
+Invariants: a share is the limit divided by the replicas that lived at the last heartbeat, at least 1; a
+budget's share is of what was left when last heard of, and nothing when never heard of; money spent
+meanwhile is settled when the store is back.
+"""
+
+from dataclasses import replace
+
+from llm_proxy.admission.check import NO_EPOCH, UNKNOWN, Answer, Ask, Check, Plan
+from llm_proxy.admission.desk import Desk
+from llm_proxy.admission.lease import Taken
+from llm_proxy.admission.model import Counter
+from llm_proxy.admission.standing import State
+from llm_proxy.admission.store import ProcessStore, Store
+from llm_proxy.errors import StoreUnavailable
+
+RETRY_S = 1.0
+_UNBORN = -1
+"""The generation of a reservation no counter knows."""
+
+
+class Outage:
+    """Decides without the store."""
+
+    def __init__(self) -> None:
+        self.replicas = 1
+        self._local = ProcessStore()
+        self._desk = Desk(self._local, "local")
+        self._spent: dict[str, int] = {}
+
+    async def start(self) -> None:
+        """Begin to settle what is counted here."""
+        await self._desk.start()
+
+    async def stop(self) -> None:
+        """Stop."""
+        await self._desk.stop()
+
+    def heard(self, plan: Plan, answer: Answer) -> None:
+        """Remember what the store said of budgets."""
+        for check, used in zip(plan.checks, answer.used, strict=True):
+            if check.kind == "budget" and used != UNKNOWN:
+                self._spent[check.key] = used
+
+    def over(self) -> None:
+        """The store is back: its counts hold again."""
+        self._local.model.counters.clear()
+
+    async def admit(self, ask: Ask) -> tuple[Ask, Answer, State]:
+        """The answer of this replica alone; raises `StoreUnavailable` where the policy denies."""
+        denying = [one for one in ask.plan.checks if one.enforced and one.on_store_failure == "deny"]
+        if denying:
+            raise StoreUnavailable(
+                f"The limits of {denying[0].subject} cannot be checked right now.", retry_after_s=RETRY_S
+            )
+        pairs = [
+            (self._share(check), want)
+            for check, want in zip(ask.plan.checks, ask.wants, strict=True)
+            if check.on_store_failure == "local"
+        ]
+        plan = replace(ask.plan, checks=tuple(check for check, _ in pairs))
+        local = replace(ask, plan=plan, wants=tuple(want for _, want in pairs), epoch=NO_EPOCH)
+        return local, await self._local.admit(local), "local" if pairs else "allow"
+
+    def taken(self, ask: Ask, local: Ask, answer: Answer, store: Store, desk: Desk) -> tuple[Taken, ...]:
+        """What was counted here, and the money the store must hear of later."""
+        here = Taken(local.plan, local.wants, answer, ask.lease, self._local, self._desk)
+        budgets = tuple(check for check in ask.plan.checks if check.kind == "budget")
+        if not budgets:
+            return (here,)
+        unborn = Answer(0, answer.now_ms, 0, (UNKNOWN,) * len(budgets), (_UNBORN,) * len(budgets))
+        later = replace(ask.plan, checks=budgets)
+        return here, Taken(later, (0,) * len(budgets), unborn, ask.lease, store, desk)
+
+    def _share(self, check: Check) -> Check:
+        if check.kind != "budget":
+            return replace(check, limit=max(1, check.limit // self.replicas))
+        spent = self._spent.get(check.key)
+        left = 0 if spent is None else max(0, check.limit - spent) // self.replicas
+        self._local.model.seed(check.key, Counter(0, 0, check.expires_ms))
+        return replace(check, limit=left)

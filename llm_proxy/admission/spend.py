@@ -1,0 +1,52 @@
+"""Budget counters that are missing: rebuilt from what the ledger has, never taken for 0.
+
+Invariant: a rebuilt counter gets a new generation, so that calls reserved in the lost one settle in full.
+"""
+
+import asyncio
+import secrets
+from datetime import datetime
+from typing import Protocol
+
+from llm_proxy.admission.check import Check
+from llm_proxy.admission.model import Counter
+from llm_proxy.admission.store import Store
+from llm_proxy.identity.caller import ScopeKind
+
+GRACE_MS = 86_400_000
+"""A counter outlives its period by a day, for calls that settle after midnight."""
+
+
+class Spent(Protocol):
+    """What was spent, as the ledger has it."""
+
+    async def spent_nano_usd(self, scope: ScopeKind, id: str, period_start: datetime) -> int | None:  # noqa: A002 -- the ledger's word
+        """Nano-dollars a key, agent or tenant spent since then; None when nobody knows."""
+        ...
+
+
+class Rebuilding:
+    """Rebuilds missing counters, each once however many calls wait for it."""
+
+    def __init__(self, store: Store, spent: Spent | None) -> None:
+        self._store = store
+        self._spent = spent
+        self._running: dict[str, asyncio.Task[bool]] = {}
+
+    async def rebuild(self, check: Check) -> bool:
+        """Give a budget its counter; False when nobody knows what was spent. Raises `StoreAway`."""
+        task = self._running.get(check.key)
+        if task is None:
+            task = self._running[check.key] = asyncio.create_task(self._rebuild(check))
+            task.add_done_callback(lambda _: self._running.pop(check.key, None))
+        return await asyncio.shield(task)
+
+    async def _rebuild(self, check: Check) -> bool:
+        if self._spent is None or check.since is None:
+            return False
+        spent = await self._spent.spent_nano_usd(check.scope, check.spent_by, check.since)
+        if spent is None:
+            return False
+        expires_ms = check.expires_ms + GRACE_MS if check.expires_ms else 0
+        await self._store.seed(check.key, Counter(spent, secrets.randbits(48), expires_ms))
+        return True

@@ -1,0 +1,232 @@
+"""Where limits are counted: a Valkey or Redis that all replicas share, or this process alone.
+
+Invariants: one script call admits; every call has a deadline; the store must not evict (`noeviction`);
+nothing is read or written but by the scripts in `lua/`, which `model.py` repeats.
+When the store is away `StoreAway` is raised, and the policy of each check decides (`admit.py`).
+"""
+
+import hashlib
+import time
+from collections.abc import Callable
+from importlib.resources import files
+from typing import Any, Protocol
+
+from llm_proxy.admission.check import Answer, Ask
+from llm_proxy.admission.model import Counter, Entry, Model
+from llm_proxy.admission.wire import StoreAway, Wire, Word
+
+REPLICAS_KEY = "lp:replicas"
+REPLICA_LIFE_MS = 15_000
+_SCRIPTS = ("admit", "settle", "places", "seed")
+_LETTER = {"tokens": "t", "parallel": "p", "budget": "b"}
+
+
+class EvictingStore(Exception):  # noqa: N818 -- errors are named for the state they report
+    """The limits store may throw limits away when its memory is full."""
+
+
+class Store(Protocol):
+    """What admission needs of a store; everything raises `StoreAway`."""
+
+    @property
+    def answering(self) -> bool:
+        """Whether it can be asked now."""
+        ...
+
+    async def start(self) -> None:
+        """Get ready; never fails."""
+        ...
+
+    async def stop(self) -> None:
+        """Let go."""
+        ...
+
+    async def admit(self, ask: Ask, orphan: Callable[[Answer], None] | None = None) -> Answer:
+        """Admit a call if every check passes; an answer that came too late goes to `orphan`."""
+        ...
+
+    async def settle(self, ledger_key: str, number: int, entries: tuple[Entry, ...]) -> None:
+        """Settle a batch of one tenant, once."""
+        ...
+
+    async def free(self, key: str, lease: str) -> None:
+        """Give a place back, now."""
+        ...
+
+    async def keep(self, places: tuple[tuple[str, str], ...], ttl_ms: int) -> None:
+        """Keep the places (key, lease) of living calls of one tenant."""
+        ...
+
+    async def seed(self, key: str, counter: Counter) -> None:
+        """Give a missing counter its value."""
+        ...
+
+    async def raise_epoch(self, key: str, epoch: int) -> None:
+        """Give a tenant its epoch; it never falls."""
+        ...
+
+    async def replicas(self, name: str) -> int:
+        """Say that this replica lives, and hear how many do."""
+        ...
+
+
+class ProcessStore:
+    """Limits of this process alone."""
+
+    def __init__(self, clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
+        self.model = Model()
+        self.clock_ms = clock_ms
+
+    @property
+    def answering(self) -> bool:
+        """Always."""
+        return True
+
+    async def start(self) -> None:
+        """Nothing to do."""
+
+    async def stop(self) -> None:
+        """Nothing to do."""
+
+    async def admit(self, ask: Ask, orphan: Callable[[Answer], None] | None = None) -> Answer:  # noqa: ARG002 -- never late
+        """Admit a call if every check passes."""
+        return self.model.admit(ask, self.clock_ms())
+
+    async def settle(self, ledger_key: str, number: int, entries: tuple[Entry, ...]) -> None:
+        """Settle a batch of one tenant, once."""
+        self.model.settle(ledger_key, number, entries, self.clock_ms())
+
+    async def free(self, key: str, lease: str) -> None:
+        """Give a place back, now."""
+        self.model.free(key, lease)
+
+    async def keep(self, places: tuple[tuple[str, str], ...], ttl_ms: int) -> None:
+        """Keep the places of living calls."""
+        self.model.keep(places, ttl_ms, self.clock_ms())
+
+    async def seed(self, key: str, counter: Counter) -> None:
+        """Give a missing counter its value."""
+        self.model.seed(key, counter)
+
+    async def raise_epoch(self, key: str, epoch: int) -> None:
+        """Give a tenant its epoch."""
+        self.model.raise_epoch(key, epoch)
+
+    async def replicas(self, name: str) -> int:  # noqa: ARG002 -- there is no other
+        """This one."""
+        return 1
+
+
+class SharedStore:
+    """Limits in a Valkey or Redis, shared by all replicas."""
+
+    def __init__(self, url: str, *, timeout_s: float, clock: str | None = None) -> None:
+        """`clock` stands in for the script's clock, so that tests can turn its hands."""
+        head = clock if clock is not None else source("clock")
+        self._source = {name: f"{head}\n{source(name)}" for name in _SCRIPTS}
+        self._sha = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in self._source.items()}  # noqa: S324 -- Redis names scripts so
+        self.wire = Wire(url, timeout_s=timeout_s, greeting=self._greeting)
+
+    @property
+    def answering(self) -> bool:
+        """Whether it can be asked now."""
+        return self.wire.answering
+
+    async def start(self) -> None:
+        """Connect, or keep trying in the background."""
+        await self.wire.start()
+
+    async def stop(self) -> None:
+        """Close the connection."""
+        await self.wire.stop()
+
+    async def admit(self, ask: Ask, orphan: Callable[[Answer], None] | None = None) -> Answer:
+        """Admit a call if every check passes."""
+        plan = ask.plan
+        words: list[Word] = [1 + len(plan.checks), plan.epoch_key]
+        words += [check.key for check in plan.checks]
+        words += (1 if ask.take else 0, ask.epoch, ask.lease, ask.ttl_ms)
+        for check, want in zip(plan.checks, ask.wants, strict=True):
+            words += (check.code, check.limit, want)
+        late = (lambda reply: orphan(_answer(reply))) if orphan is not None else None
+        return _answer(await self._run("admit", words, late))
+
+    async def settle(self, ledger_key: str, number: int, entries: tuple[Entry, ...]) -> None:
+        """Settle a batch of one tenant, once."""
+        words: list[Word] = [1 + len(entries), ledger_key, *(entry.key for entry in entries), number]
+        for entry in entries:
+            if entry.kind == "parallel":
+                words += ("p", entry.lease, 0, 0)
+            else:
+                words += (_LETTER[entry.kind], entry.at, entry.delta, entry.full)
+        await self._run("settle", words)
+
+    async def free(self, key: str, lease: str) -> None:
+        """Give a place back, now."""
+        await self.wire.ask("ZREM", key, lease)
+
+    async def keep(self, places: tuple[tuple[str, str], ...], ttl_ms: int) -> None:
+        """Keep the places of living calls of one tenant."""
+        keys, leases = [key for key, _ in places], [lease for _, lease in places]
+        await self._run("places", [len(keys), *keys, ttl_ms, *leases])
+
+    async def seed(self, key: str, counter: Counter) -> None:
+        """Give a missing counter its value."""
+        await self._run("seed", [1, key, "spent", counter.spent, counter.born, counter.expires_ms])
+
+    async def raise_epoch(self, key: str, epoch: int) -> None:
+        """Give a tenant its epoch."""
+        await self._run("seed", [1, key, "epoch", epoch])
+
+    async def replicas(self, name: str) -> int:
+        """Say that this replica lives, and hear how many do."""
+        seconds, micros = await self.wire.ask("TIME")
+        now_ms = int(seconds) * 1000 + int(micros) // 1000
+        await self.wire.ask("ZADD", REPLICAS_KEY, now_ms, name)
+        await self.wire.ask("ZREMRANGEBYSCORE", REPLICAS_KEY, "-inf", now_ms - REPLICA_LIFE_MS)
+        return int(await self.wire.ask("ZCARD", REPLICAS_KEY))
+
+    async def memory_policy(self) -> str:
+        """What the store does when its memory is full."""
+        told: bytes = await self.wire.ask("INFO", "memory")
+        said = dict(line.split(":", 1) for line in told.decode().splitlines() if ":" in line)
+        return said.get("maxmemory_policy", "unknown")
+
+    async def _run(self, name: str, words: list[Word], orphan: Callable[[Any], None] | None = None) -> Any:  # noqa: ANN401 -- RESP
+        try:
+            return await self.wire.ask("EVALSHA", self._sha[name], *words, orphan=orphan)
+        except StoreAway as away:
+            if not str(away).startswith("NOSCRIPT"):
+                raise
+        for greeting in self._greeting():
+            await self.wire.ask(*greeting)
+        return await self.wire.ask("EVALSHA", self._sha[name], *words, orphan=orphan)
+
+    def _greeting(self) -> list[tuple[Word, ...]]:
+        return [("SCRIPT", "LOAD", text) for text in self._source.values()]
+
+
+async def refuse_evicting(url: str, *, timeout_s: float = 1.0) -> None:
+    """Ask the limits store whether it evicts; raises `EvictingStore`, and nothing when it is away."""
+    store = SharedStore(url, timeout_s=timeout_s)
+    await store.start()
+    try:
+        policy = await store.memory_policy() if store.answering else "noeviction"
+    except StoreAway:
+        return
+    finally:
+        await store.stop()
+    if policy not in {"noeviction", "unknown"}:
+        raise EvictingStore(
+            f"LLM_PROXY__LIMITS_REDIS_URL: the store's maxmemory-policy is {policy!r};"
+            " limits and budgets need 'noeviction'."
+        )
+
+
+def source(name: str) -> str:
+    """The text of a script."""
+    return files("llm_proxy.admission").joinpath("lua", f"{name}.lua").read_text()
+
+
+def _answer(reply: list[int]) -> Answer:
+    return Answer(reply[0], reply[1], reply[2], tuple(reply[3::2]), tuple(reply[4::2]))

@@ -1,0 +1,90 @@
+"""The rules as this replica knows them, kept up with the operator's changes.
+
+Invariants: a change is seen within half a second while Postgres answers, at once when the store's epoch
+tells of it; while Postgres is away the last rules hold; `policies` is replaced whole, never changed.
+"""
+
+import asyncio
+import logging
+import time
+
+from llm_proxy.admission.policy import Defaults, Policies
+from llm_proxy.errors import StoreUnavailable
+from llm_proxy.identity import ANY, Rule, Rulebook, RuleSource
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.5
+FRESH_S = 1.0
+"""Rules read so recently need no look at the store's epoch."""
+
+
+class Watch:
+    """Reads the rules again when they changed."""
+
+    def __init__(
+        self, defaults: Defaults, source: RuleSource | None, standing: tuple[Rule, ...] = ()
+    ) -> None:
+        """`standing` rules come from a file and hold below those of the source."""
+        self._defaults = defaults
+        self._source = source
+        self._standing = standing
+        self._seen: dict[str, int] = {}
+        self._read_at = float("-inf")
+        self._turn = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+        self.policies = Policies.of(defaults, Rulebook(standing))
+
+    @property
+    def watching(self) -> bool:
+        """Whether there is anything that could change."""
+        return self._source is not None
+
+    @property
+    def fresh(self) -> bool:
+        """Whether no change can have escaped us for longer than `FRESH_S`."""
+        return self._source is None or time.monotonic() - self._read_at < FRESH_S
+
+    def epoch_of(self, tenant: str) -> int:
+        """The newest epoch of a tenant that our knowledge reflects."""
+        return max(self.policies.book.epoch_of(tenant), self._seen.get(tenant, 0))
+
+    async def start(self) -> None:
+        """Read the rules, now if Postgres is there, and again when they change."""
+        if self._source is not None:
+            try:
+                await self.catch_up()
+            except StoreUnavailable:
+                log.warning("rules not readable at start; defaults hold")
+            self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Stop reading."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def catch_up(self, tenant: str = ANY, epoch: int = 0) -> None:
+        """Read the rules as they are now; raises `StoreUnavailable`.
+
+        `epoch` is what the store says of the tenant: what is read from here on reflects it.
+        """
+        if self._source is None:
+            return
+        async with self._turn:
+            began = time.monotonic()
+            book = await self._source.rulebook(self.policies.book.newest)
+            self._read_at = began
+            if book is not None:
+                rules = (*self._standing, *book.rules)
+                self.policies = Policies.of(self._defaults, Rulebook(rules, book.kills, book.epochs))
+        if epoch > self.epoch_of(tenant):
+            self._seen[tenant] = epoch
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(POLL_S)
+            try:
+                await self.catch_up()
+            except StoreUnavailable:
+                log.debug("rules not readable; the last ones hold")

@@ -1,0 +1,54 @@
+"""Whom a caller may act for: the names in headers and body, held against the key's binding.
+
+Pure. Invariants: a trusted service may name anybody; a virtual key names no tenant, agent or user outside
+its binding, in whatever way it does so. An agent binding of `*` stands for every agent of the key's tenant;
+a key bound to no user serves end users of its own choosing.
+"""
+
+from dataclasses import replace
+
+from llm_proxy.errors import BadRequest, Forbidden
+from llm_proxy.identity.caller import Caller, Named
+from llm_proxy.identity.rules import ANY
+
+
+def on_behalf_of(caller: Caller, by_header: Named, by_body: Named) -> Caller:
+    """The caller a request is admitted and billed to.
+
+    Raises:
+        BadRequest: Header and body name different ones.
+        Forbidden: A virtual key names somebody outside its binding.
+    """
+    tenant = _one("tenant", by_header.tenant, by_body.tenant)
+    agent = _one("agent", by_header.agent, by_body.agent)
+    user = _one("user", by_header.user, by_body.user)
+    if caller.kind == "virtual":
+        _within("tenant", caller.tenant, tenant)
+        if caller.agent != ANY:
+            _within("agent", caller.agent, agent)
+        if caller.user is not None:
+            _within("user", caller.user, user)
+    bound_agent = None if caller.agent == ANY else caller.agent
+    return replace(
+        caller,
+        tenant=tenant or caller.tenant,
+        agent=agent or bound_agent,
+        user=user or caller.user,
+        session=_one("session", by_header.session, by_body.session) or caller.session,
+        channel=_one("channel", by_header.channel, by_body.channel) or caller.channel,
+    )
+
+
+def _one(field: str, header: str | None, body: str | None) -> str | None:
+    if header is not None and body is not None and header != body:
+        raise BadRequest(
+            f"The headers and the body name different {field}s.", param=field, code=f"{field}_mismatch"
+        )
+    return header if header is not None else body
+
+
+def _within(field: str, bound: str | None, named: str | None) -> None:
+    if named is not None and named != bound:
+        raise Forbidden(
+            f"This API key may not act for another {field}.", param=field, code=f"{field}_not_allowed"
+        )

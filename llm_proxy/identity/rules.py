@@ -1,0 +1,89 @@
+"""What operators laid down beside the keys: limits and budgets of scopes, kill switches, epochs.
+
+Pure nouns. Invariants: frozen; `ANY` matches every value of a field, an empty text only a request that
+has none; an epoch grows with every change that takes something away, per tenant or for all (`ANY`).
+Units: as in `Limits` and `Budget`; a limit of 0 says "no limit", None says nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from llm_proxy.identity.caller import Budget, Caller, Limits, Mode, OnStoreFailure, ScopeKind
+
+ANY = "*"
+KillKind = Literal["key", "agent", "tenant", "model"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Limits and budgets of one scope, for one subject or (`ANY`) as the scope's default.
+
+    Attributes:
+        subject: The key id, agent or user; of no meaning for tenants and their model groups.
+        group: The model group, in the scopes that know one.
+        mode: Enforce, only watch, or ignore; None follows the setting.
+        on_store_failure: What to do while the limits store is away; None follows the setting.
+    """
+
+    scope: ScopeKind
+    tenant: str = ANY
+    subject: str = ANY
+    group: str = ANY
+    limits: Limits = field(default_factory=Limits)
+    budgets: tuple[Budget, ...] = ()
+    mode: Mode | None = None
+    on_store_failure: OnStoreFailure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """A kill switch that is thrown: nothing of this key, agent, tenant or model passes."""
+
+    kind: KillKind
+    subject: str
+    tenant: str = ANY
+
+
+@dataclass(frozen=True, slots=True)
+class Rulebook:
+    """All rules and thrown kill switches at one moment, and the epochs they were read at."""
+
+    rules: tuple[Rule, ...] = ()
+    kills: frozenset[Kill] = frozenset()
+    epochs: Mapping[str, int] = field(default_factory=dict[str, int])
+
+    def epoch_of(self, tenant: str | None) -> int:
+        """The epoch this book knows for a tenant."""
+        return max(self.epochs.get(tenant or "", 0), self.epochs.get(ANY, 0))
+
+    @property
+    def newest(self) -> int:
+        """The newest epoch of any tenant."""
+        return max(self.epochs.values(), default=0)
+
+
+class RuleSource(Protocol):
+    """Where rules come from."""
+
+    async def rulebook(self, known: int) -> Rulebook | None:
+        """The rules, or None when nothing is newer than the epoch known; raises `StoreUnavailable`."""
+        ...
+
+
+def killed_by(kills: frozenset[Kill], caller: Caller, group: str) -> Kill | None:
+    """The first thrown switch that stops this caller at this model group."""
+    if not kills:
+        return None
+    subjects: tuple[tuple[KillKind, str | None], ...] = (
+        ("key", caller.key_id),
+        ("agent", caller.agent),
+        ("tenant", caller.tenant),
+        ("model", group),
+    )
+    for kind, subject in subjects:
+        for tenant in (caller.tenant or "", ANY) if subject is not None else ():
+            kill = Kill(kind, subject or "", tenant)
+            if kill in kills:
+                return kill
+    return None
