@@ -50,3 +50,10 @@ class UsageRecord:
     attempts: int | None
     latency_ms: float
     ttft_ms: float | None
+
+    @property
+    def total_tokens(self) -> int | None:
+        """Prompt and completion together; None when neither is known."""
+        if self.prompt_tokens is None and self.completion_tokens is None:
+            return None
+        return (self.prompt_tokens or 0) + (self.completion_tokens or 0)

@@ -45,3 +45,33 @@ SELECT
     (array_agg(deployment ORDER BY status DESC, started_at DESC))[1] AS deployment
 FROM (SELECT *, status = 'success' OR coalesce(completion_tokens, 0) > 0 AS billed FROM llm_calls) AS c
 GROUP BY call_id;
+
+-- Where the gateway had to estimate, or knew nothing, and LiteLLM's log knows: take its figures, and say so.
+-- Only what is missing or estimated is replaced; the roll-ups follow. Returns how many requests it changed.
+CREATE FUNCTION enrich_requests(since timestamptz, until timestamptz) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+    changed bigint;
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtext('llm-proxy enrichment')) THEN
+        RETURN 0;
+    END IF;
+    UPDATE requests AS r SET
+        prompt_tokens = t.prompt_tokens,
+        completion_tokens = t.completion_tokens,
+        cached_tokens = coalesce(t.cached_tokens, r.cached_tokens),
+        reasoning_tokens = coalesce(t.reasoning_tokens, r.reasoning_tokens),
+        cost_usd = coalesce(t.cost_usd, r.cost_usd),
+        provider = coalesce(r.provider, t.provider),
+        model_resolved = coalesce(r.model_resolved, t.model),
+        deployment = coalesce(r.deployment, t.deployment),
+        usage_source = 'sidecar'
+    FROM llm_calls_total AS t
+    WHERE r.started_at >= since AND r.started_at < until
+      AND r.usage_source IN ('estimated', 'unknown')
+      AND t.call_id = r.request_id
+      AND t.prompt_tokens IS NOT NULL AND t.completion_tokens IS NOT NULL
+      AND t.prompt_tokens + t.completion_tokens > 0;
+    GET DIAGNOSTICS changed = ROW_COUNT;
+    RETURN changed;
+END $$;

@@ -8,11 +8,15 @@ database that is already right is only read, so the gateway's role needs no righ
 import hashlib
 from dataclasses import dataclass
 from importlib import resources
+from typing import Union
 
 import asyncpg
+from asyncpg.pool import PoolConnectionProxy
 
 _LOCK = 0x6C6C6D70726F7879  # "llmproxy"
 _SIDECAR_ROLE = "llm_proxy_sidecar"
+
+Connection = Union["asyncpg.Connection[asyncpg.Record]", "PoolConnectionProxy[asyncpg.Record]"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +39,12 @@ class SchemaChanged(Exception):  # noqa: N818 -- errors are named for the state 
 
 def steps() -> list[Step]:
     """Every file, in order."""
-    found = [file for file in resources.files(__package__).iterdir() if file.name.endswith(".sql")]
+    found = [file for file in resources.files(__name__).iterdir() if file.name.endswith(".sql")]
     numbered = [Step(int(file.name[:3]), file.name, file.read_text(encoding="utf-8")) for file in found]
     return sorted(numbered, key=lambda step: step.number)
 
 
-async def pending(connection: asyncpg.Connection) -> list[Step]:
+async def pending(connection: Connection) -> list[Step]:
     """Files not applied yet; raises `SchemaChanged` when an applied one reads differently now."""
     if await connection.fetchval("SELECT to_regclass('schema_steps')") is None:
         return steps()
@@ -54,7 +58,7 @@ async def pending(connection: asyncpg.Connection) -> list[Step]:
     return [step for step in steps() if step.number not in applied]
 
 
-async def apply(connection: asyncpg.Connection) -> list[str]:
+async def apply(connection: Connection) -> list[str]:
     """Bring the database to this version; returns the names of the files applied."""
     if not await pending(connection):
         return []
@@ -74,7 +78,7 @@ async def apply(connection: asyncpg.Connection) -> list[str]:
     return [step.name for step in todo]
 
 
-async def let_sidecar_in(connection: asyncpg.Connection, password: str) -> str:
+async def let_sidecar_in(connection: Connection, password: str) -> str:
     """Give the sidecar's role this password and the right to log in; returns the role's name.
 
     The role may insert and update `llm_calls` and nothing else. Repeating it changes nothing.

@@ -1,0 +1,8 @@
+"""A finished exchange in, a `UsageRecord` kept: and what was kept, asked."""
+
+from llm_proxy.ledger.exchange import Exchange
+from llm_proxy.ledger.ledger import Ledger, LedgerState
+from llm_proxy.ledger.record import UsageRecord
+from llm_proxy.ledger.store import Store
+
+__all__ = ["Exchange", "Ledger", "LedgerState", "Store", "UsageRecord"]

@@ -1,0 +1,156 @@
+"""Every admitted call's record, kept: the ledger as the request's path sees it.
+
+Invariants: `opened`, `post` and `refused` never wait and never raise, about 10 µs a call together; a record
+posted survives the process at once (the journal) and the database's absence (the spool); calls in flight in
+a worker that dies appear with `outcome='lost'`. A seat's folder must outlive the process for both.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+import orjson
+
+from llm_proxy.dialects import Call
+from llm_proxy.errors import Refused
+from llm_proxy.identity import Caller
+from llm_proxy.ledger.exchange import Exchange
+from llm_proxy.ledger.journal import Journal
+from llm_proxy.ledger.payload import Payload
+from llm_proxy.ledger.record import UsageRecord
+from llm_proxy.ledger.refusal import Refusal, Sample
+from llm_proxy.ledger.row import encode, row_of
+from llm_proxy.ledger.store import Store
+from llm_proxy.ledger.upkeep import Upkeep
+from llm_proxy.ledger.writer import Writer
+from llm_proxy.telemetry import Metrics, Seat
+
+log = logging.getLogger(__name__)
+
+_DRAIN_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerState:
+    """How the ledger fares; never a reason to refuse a call.
+
+    Attributes:
+        postgres: `off` when none is configured.
+        since_s: When that began, in seconds since 1970.
+        queued: Records in memory and in the journal.
+        spool_records: Records waiting on disk.
+    """
+
+    postgres: Literal["up", "away", "off"]
+    since_s: float
+    queued: int
+    spool_records: int
+    spool_bytes: int
+
+
+class Ledger:
+    """Where finished calls go."""
+
+    def __init__(
+        self, store: Store | None, metrics: Metrics, *, seat: Seat | None = None, spool_max_bytes: int = 2**29
+    ) -> None:
+        """Put the ledger together; raises nothing.
+
+        Args:
+            store: The tables; None keeps records in the spool alone.
+            metrics: Told of every call and of the ledger's own state.
+            seat: Where records wait; None leaves them to memory, and a crash loses them.
+            spool_max_bytes: Bytes this worker may let wait.
+        """
+        self._metrics = metrics
+        self._store = store
+        self._upkeep = Upkeep(store, seat, metrics, spool_max_bytes)
+        self._journal: Journal = self._upkeep.journal
+        self._writer = Writer(store, self._upkeep.spool, self._journal, metrics)
+        self._upkeep.writer = self._writer
+        self._sample = Sample()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def opened(self, exchange: Exchange, caller: Caller, call: Call) -> None:
+        """A call was admitted: should this worker die, it is not forgotten."""
+        self._metrics.opened()
+        opened = (
+            exchange.request_id, exchange.started_at, caller.key_id, caller.key_prefix, caller.tenant,
+            caller.agent, caller.user, caller.session, caller.channel, exchange.client_request_id,
+            call.door, call.dialect, call.model, call.group, call.streaming,
+        )  # fmt: skip
+        with contextlib.suppress(TypeError):  # text that is not UTF-8: the record itself repairs it
+            self._journal.opened(exchange.request_id, orjson.dumps(opened))
+
+    def post(self, record: UsageRecord) -> None:
+        """A call ended; takes its record and returns at once."""
+        try:
+            row = row_of(record)
+            line = encode(row)
+            self._writer.add(self._journal.finished(record.request_id, line), row, line)
+            self._metrics.finished(record)
+        except Exception:
+            log.exception("a record could not be taken", extra={"request_id": str(record.request_id)})
+            self._metrics.count("llm_proxy_ledger_dropped_total", "bug")
+
+    def refused(self, exchange: Exchange | None, refused: Refused) -> None:
+        """A request was answered with an error: counted, and kept in a sample when it was never admitted."""
+        self._metrics.refused(refused.code)
+        if exchange is None or exchange.refused is not None or not self._sample.takes(time.time()):
+            return
+        caller, call = exchange.caller, exchange.call
+        self._upkeep.refusals.append(
+            Refusal(
+                request_id=exchange.request_id,
+                refused_at=datetime.fromtimestamp(exchange.started_at, UTC),
+                status=refused.status,
+                code=refused.code,
+                refused_by=refused.refused_by,
+                door=call.door if call else None,
+                key_id=caller.key_id if caller else None,
+                key_prefix=caller.key_prefix if caller else None,
+                tenant=caller.tenant if caller else None,
+                agent=caller.agent if caller else None,
+                group=call.group if call else None,
+            )
+        )
+
+    def payload(self, payload: Payload) -> None:
+        """Keep what was said, apart and redacted, for an operator who asked for it; never waits."""
+        self._upkeep.payloads.add(payload)
+
+    async def start(self) -> None:
+        """Take over what dead workers left, see to the schema if Postgres is there, begin to write."""
+        await self._upkeep.begin()
+        self._tasks = [
+            asyncio.create_task(self._writer.run(), name="ledger-writer"),
+            asyncio.create_task(self._writer.replay(), name="ledger-replay"),
+            asyncio.create_task(self._upkeep.run(), name="ledger-upkeep"),
+        ]
+
+    async def stop(self) -> None:
+        """Write what is left, to Postgres or the spool, and end; at most a few seconds."""
+        self._writer.finish()
+        for task in self._tasks[1:]:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_DRAIN_S)
+            self._tasks[0].cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._writer.flush()
+        await self._upkeep.end()
+
+    def state(self) -> LedgerState:
+        """How the ledger fares now."""
+        spool = self._upkeep.spool
+        return LedgerState(
+            postgres="off" if self._store is None else "up" if self._writer.up else "away",
+            since_s=self._writer.since_s,
+            queued=self._writer.queued,
+            spool_records=spool.records if spool else 0,
+            spool_bytes=spool.size_bytes if spool else 0,
+        )

@@ -1,0 +1,165 @@
+"""Rows into Postgres: requests, refusals, payloads, and the partitions they lie in.
+
+Invariants: writing a row twice is writing it once; every call has a deadline; a database that is away, slow
+or not migrated raises `PostgresAway`, a row it will never take raises `RowsRejected`, nothing else leaves.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, TypeVar
+
+import asyncpg
+
+from llm_proxy import schema
+from llm_proxy.ledger.refusal import Refusal
+from llm_proxy.ledger.row import FIELDS, Row, started_at
+
+_DEADLINE_S = 2.0
+_PATIENT_S = 30.0
+_DAYS_AHEAD = 7
+_ENRICH_SINCE = timedelta(days=2)
+_ENRICH_UNTIL = timedelta(seconds=30)
+_LONGEST_TEXT = 128  # six of them must fit into one index entry of the roll-ups
+
+_TYPES = {
+    "request_id": "uuid", "started_at": "timestamptz", "streamed": "bool", "status": "int2",
+    "prompt_tokens": "int8", "completion_tokens": "int8", "cached_tokens": "int8", "reasoning_tokens": "int8",
+    "cost_nano_usd": "int8", "attempts": "int4", "latency_ms": "float8", "ttft_ms": "float8",
+}  # fmt: skip
+_COLUMNS = {"user": "user_id", "session": "session_id", "group": "model_group", "cost_nano_usd": "cost_usd"}
+
+Result = TypeVar("Result")
+
+
+class PostgresAway(Exception):  # noqa: N818 -- errors are named for the state they report
+    """Postgres did not do it now; later it may."""
+
+
+class RowsRejected(Exception):  # noqa: N818 -- the same
+    """Postgres will not take at least one of these rows, ever."""
+
+
+def _insert() -> str:
+    given = ", ".join(f"${at}::{_TYPES.get(name, 'text')}[]" for at, name in enumerate(FIELDS, 1))
+    columns = ", ".join(_COLUMNS.get(name, name) for name in FIELDS)
+    values = ", ".join(_value(name) for name in FIELDS)
+    names = ", ".join(f'"{name}"' for name in FIELDS)
+    return (
+        f"INSERT INTO requests ({columns}) SELECT {values} FROM unnest({given}) AS given ({names})"  # noqa: S608
+        " ON CONFLICT (started_at, request_id) DO NOTHING"
+    )  # names and types are this file's own
+
+
+def _value(name: str) -> str:
+    if name == "cost_nano_usd":
+        return "cost_nano_usd * 0.000000001"
+    return f'"{name}"' if name in _TYPES else f'left("{name}", {_LONGEST_TEXT})'
+
+
+_INSERT = _insert()
+_INSERT_REFUSALS = """
+    INSERT INTO refusals (request_id, refused_at, status, code, refused_by, door, key_id, key_prefix, tenant,
+                          agent, model_group)
+    SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::int2[], $4::text[], $5::text[], $6::text[],
+                         $7::text[], $8::text[], $9::text[], $10::text[], $11::text[])
+    ON CONFLICT DO NOTHING"""
+_INSERT_PAYLOADS = """
+    INSERT INTO payloads (request_id, started_at, tenant, agent, user_id, prompt, answer)
+    SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[],
+                         $7::text[])
+    ON CONFLICT DO NOTHING"""
+
+
+class Store:
+    """The ledger's tables.
+
+    Attributes:
+        migrated: The schema is known to be this version's; nothing is written before.
+    """
+
+    def __init__(self, pool: asyncpg.Pool, *, retention_days: int, payload_days: int) -> None:
+        self._pool = pool
+        self._retention = timedelta(days=retention_days)
+        self._payload_retention = timedelta(days=payload_days)
+        self._days: set[date] = set()
+        self.migrated = False
+
+    async def prepare(self) -> None:
+        """Bring the schema to this version, once per process; raises `PostgresAway`."""
+        if not self.migrated:
+            await self._guard(self._prepare(), _PATIENT_S)
+            self.migrated = True
+
+    async def insert(self, rows: Sequence[Row]) -> None:
+        """Write these rows, those already written excepted; raises `PostgresAway` or `RowsRejected`."""
+        await self._guard(self._write(rows), _DEADLINE_S)
+
+    async def insert_refusals(self, refusals: Sequence[Refusal]) -> None:
+        """Write a sample of what was refused; raises `PostgresAway` or `RowsRejected`."""
+        columns = list(zip(*(refusal.row() for refusal in refusals), strict=True))
+        await self._guard(self._pool.execute(_INSERT_REFUSALS, *columns, timeout=_DEADLINE_S), _DEADLINE_S)
+
+    async def insert_payloads(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Write what was said in some calls; raises `PostgresAway` or `RowsRejected`."""
+        columns = list(zip(*rows, strict=True))
+        await self._guard(self._pool.execute(_INSERT_PAYLOADS, *columns), _PATIENT_S)
+
+    async def enrich(self, now: datetime) -> int:
+        """Make estimates exact by the sidecar's log, of calls ended long enough ago; returns how many."""
+        enriched = await self._guard(
+            self._pool.fetchval("SELECT enrich_requests($1, $2)", now - _ENRICH_SINCE, now - _ENRICH_UNTIL),
+            _PATIENT_S,
+        )
+        return int(enriched or 0)
+
+    def is_expired(self, row: Row, now: datetime) -> bool:
+        """Whether the row's partition would be dropped at once."""
+        return started_at(row) < now - self._retention
+
+    async def upkeep(self, now: datetime) -> None:
+        """Make the coming days' partitions and drop what is past its time; raises `PostgresAway`."""
+        today = now.astimezone(UTC).date()
+        await self._guard(self._upkeep(today), _PATIENT_S)
+
+    async def _prepare(self) -> None:
+        async with self._pool.acquire(timeout=_DEADLINE_S) as connection:
+            await schema.apply(connection)
+
+    async def _write(self, rows: Sequence[Row]) -> None:
+        async with self._pool.acquire(timeout=_DEADLINE_S) as connection:
+            for day in {started_at(row).astimezone(UTC).date() for row in rows} - self._days:
+                await connection.execute("SELECT requests_partition($1)", day)
+                self._days.add(day)
+            await connection.execute(_INSERT, *zip(*rows, strict=True))
+
+    async def _upkeep(self, today: date) -> None:
+        async with self._pool.acquire(timeout=_DEADLINE_S) as connection:
+            for ahead in range(_DAYS_AHEAD + 1):
+                await connection.execute("SELECT requests_partition($1)", today + timedelta(days=ahead))
+            self._days = {day for day in self._days if day >= today - self._retention}
+            await connection.execute("SELECT requests_retire($1)", today - self._retention)
+            await connection.execute(
+                "SELECT retire_rows($1, $2, $3)",
+                today,
+                today - self._retention,
+                today - self._payload_retention,
+            )
+
+    async def _guard(self, work: Awaitable[Result], deadline_s: float) -> Result:
+        try:
+            async with asyncio.timeout(deadline_s):
+                return await work
+        except asyncpg.CheckViolationError as fault:
+            self._days.clear()  # somebody dropped a partition under us
+            raise PostgresAway(str(fault)) from fault
+        except (
+            asyncpg.DataError,
+            asyncpg.IntegrityConstraintViolationError,
+            asyncpg.ProgramLimitExceededError,
+        ) as fault:
+            raise RowsRejected(str(fault)) from fault
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as fault:
+            raise PostgresAway(f"{type(fault).__name__}: {fault}") from fault
+        except schema.SchemaChanged as fault:
+            raise PostgresAway(str(fault)) from fault

@@ -1,0 +1,166 @@
+"""What the ledger does by the clock: taking over dead seats, partitions, retention, enrichment, its gauges.
+
+Invariants: nothing here stands in a request's way; each duty fails alone and is tried again; of several
+workers one at a time keeps the house (an advisory lock), repeating it does no harm. Without a writable
+seat the ledger says so once and works from memory.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+from llm_proxy.ledger.journal import Journal
+from llm_proxy.ledger.payload import PayloadQueue
+from llm_proxy.ledger.recovery import JOURNAL, Recovered, take_over, take_over_all
+from llm_proxy.ledger.refusal import Refusal
+from llm_proxy.ledger.spool import Spool
+from llm_proxy.ledger.store import PostgresAway, RowsRejected, Store
+from llm_proxy.ledger.writer import Writer
+from llm_proxy.telemetry import Metrics, Seat
+
+log = logging.getLogger(__name__)
+
+_TICK_S = 1.0
+_TAKE_OVER_EVERY = 5
+_PREPARE_EVERY = 2
+_ENRICH_EVERY = 60
+_HOUSEKEEPING_EVERY = 1800
+
+
+class Upkeep:
+    """The ledger's duties by the clock.
+
+    Attributes:
+        journal: The worker's journal; of memory where there is no seat.
+        spool: None where there is no seat.
+        refusals: Sampled refusals on their way to Postgres.
+        writer: Told when Postgres came or went; set by the ledger.
+    """
+
+    writer: Writer
+
+    def __init__(
+        self, store: Store | None, seat: Seat | None, metrics: Metrics, spool_max_bytes: int
+    ) -> None:
+        self._store = store
+        self._seat = seat
+        self._metrics = metrics
+        self.refusals: list[Refusal] = []
+        self.payloads = PayloadQueue()
+        self.spool, self.journal = self._open(seat, spool_max_bytes)
+        self._ticks = 0
+
+    async def begin(self) -> None:
+        """Before the first call: dead seats, the schema, the partitions."""
+        await self._take_over()
+        await self._prepare()
+        self._beat()
+
+    async def run(self) -> None:
+        """Do each duty when it is due, until cancelled."""
+        while True:
+            await asyncio.sleep(_TICK_S)
+            self._ticks += 1
+            self._beat()
+            for every, duty in self._duties():
+                if self._ticks % every == 0:
+                    await self._alone(duty)
+
+    async def end(self) -> None:
+        """Write what is sampled, close the files; the seat itself is the caller's to release."""
+        await self._alone(self._write_aside)
+        if self.spool is not None:
+            self.spool.close()
+        self._metrics.close()
+
+    def _duties(self) -> tuple[tuple[int, Callable[[], Awaitable[None]]], ...]:
+        return (
+            (1, self._write_aside),
+            (_PREPARE_EVERY, self._prepare),
+            (_TAKE_OVER_EVERY, self._take_over),
+            (_ENRICH_EVERY, self._enrich),
+            (_HOUSEKEEPING_EVERY, self._keep_house),
+        )
+
+    async def _alone(self, duty: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await duty()
+        except PostgresAway as away:
+            self.writer.went(up=False, why=str(away))
+        except Exception:
+            log.exception("a duty of the ledger failed")
+
+    async def _prepare(self) -> None:
+        store = self._store
+        if store is None or store.migrated:
+            return
+        try:
+            await store.prepare()
+            await store.upkeep(datetime.now(UTC))
+            self.writer.went(up=True)
+        except PostgresAway as away:
+            self.writer.went(up=False, why=str(away))
+
+    async def _keep_house(self) -> None:
+        if self._ready():
+            await self._store_of().upkeep(datetime.now(UTC))
+
+    async def _enrich(self) -> None:
+        if self._ready():
+            enriched = await self._store_of().enrich(datetime.now(UTC))
+            self._metrics.count("llm_proxy_ledger_enriched_total", by=enriched)
+
+    async def _take_over(self) -> None:
+        if self._seat is None or self.spool is None:
+            return
+        found = await asyncio.to_thread(take_over_all, self._seat.path.parent, self.spool)
+        self._count(found)
+
+    async def _write_aside(self) -> None:
+        refusals, self.refusals = self.refusals, []
+        payloads = self.payloads.take()
+        if not self._ready():
+            return
+        try:
+            if refusals:
+                await self._store_of().insert_refusals(refusals)
+            if payloads:
+                await self._store_of().insert_payloads(
+                    await asyncio.to_thread(lambda: [p.row() for p in payloads])
+                )
+        except RowsRejected as rejected:
+            log.warning("postgres rejected a sample or a payload", extra={"why": str(rejected)})
+
+    def _ready(self) -> bool:
+        return self._store is not None and self._store.migrated and self.writer.up
+
+    def _store_of(self) -> Store:
+        assert self._store is not None  # noqa: S101 -- `_ready` was asked
+        return self._store
+
+    def _beat(self) -> None:
+        metrics = self._metrics
+        metrics.cells.beat(time.time())
+        metrics.gauge("llm_proxy_ledger_queue_records", self.writer.queued)
+        if self.spool is not None:
+            metrics.gauge("llm_proxy_spool_bytes", self.spool.size_bytes)
+            metrics.gauge("llm_proxy_spool_records", self.spool.records)
+
+    def _count(self, found: Recovered) -> None:
+        if found.finished:
+            self._metrics.count("llm_proxy_ledger_recovered_total", "finished", by=found.finished)
+        if found.lost:
+            self._metrics.count("llm_proxy_ledger_recovered_total", "lost", by=found.lost)
+
+    def _open(self, seat: Seat | None, spool_max_bytes: int) -> tuple[Spool | None, Journal]:
+        if seat is None:
+            return None, Journal()
+        try:
+            spool = Spool(seat.path, spool_max_bytes)
+            self._count(take_over(seat.path, spool))
+            return spool, Journal(seat.path / JOURNAL)
+        except OSError as fault:
+            log.error("records cannot be kept on disk, a crash would lose them", extra={"why": str(fault)})  # noqa: TRY400 -- no traceback wanted
+            return None, Journal()

@@ -1,0 +1,228 @@
+"""Records out of the queue and into Postgres, or into the spool while it is away, and from there back.
+
+Invariants: a record's slot in the journal is freed only when Postgres or the spool has it; a batch leaves
+within 50 ms of its first record; Postgres away costs nobody a wait; what Postgres will never take is put
+aside, alone. Every row dropped is counted with its cause.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from itertools import islice
+
+from llm_proxy.ledger.journal import Journal
+from llm_proxy.ledger.row import Row, decode, encode, repaired
+from llm_proxy.ledger.spool import Spool, lines
+from llm_proxy.ledger.store import PostgresAway, RowsRejected, Store
+from llm_proxy.telemetry import Metrics
+
+log = logging.getLogger(__name__)
+
+_GATHER_S = 0.05
+_BATCH = 1000
+_MOST_QUEUED = 50_000
+_REPLAY_BATCH = 500
+_REPLAY_EVERY_S = 0.5
+_FIRST_RETRY_S = 0.25
+_LAST_RETRY_S = 5.0
+
+Entry = tuple[int, Row, bytes]
+
+
+class Writer:
+    """Where the ledger's records go.
+
+    Attributes:
+        since_s: When Postgres came or went last, in seconds since 1970.
+        up: Postgres took what it was last given.
+    """
+
+    def __init__(self, store: Store | None, spool: Spool | None, journal: Journal, metrics: Metrics) -> None:
+        self._store = store
+        self._spool = spool
+        self._journal = journal
+        self._metrics = metrics
+        self._queue: list[Entry] = []
+        self._awake = asyncio.Event()
+        self._finishing = False
+        self._disk = asyncio.Lock()
+        self._retry_at = 0.0
+        self._retry_s = _FIRST_RETRY_S
+        self.up = store is not None
+        self.since_s = time.time()
+
+    @property
+    def queued(self) -> int:
+        """Records not yet kept elsewhere."""
+        return len(self._queue)
+
+    def add(self, slot: int, row: Row, line: bytes) -> None:
+        """Take a record; never waits."""
+        if len(self._queue) >= _MOST_QUEUED:
+            self._journal.free(slot)
+            self._metrics.count("llm_proxy_ledger_dropped_total", "queue_full")
+            return
+        self._queue.append((slot, row, line))
+        self._awake.set()
+
+    async def run(self) -> None:
+        """Write batches until `finish` is called, and then what is left."""
+        while not self._finishing:
+            await self._awake.wait()
+            if not self._finishing:
+                await asyncio.sleep(_GATHER_S)
+            self._awake.clear()
+            if not await self.flush() and not self._finishing:
+                await asyncio.sleep(_GATHER_S * 10)
+                self._awake.set()
+
+    def finish(self) -> None:
+        """Let `run` end after one last batch."""
+        self._finishing = True
+        self._awake.set()
+
+    async def flush(self) -> bool:
+        """Write everything queued; False when some of it found neither Postgres nor room on the disk."""
+        queue, self._queue = self._queue, []
+        for start in range(0, len(queue), _BATCH):
+            batch = queue[start : start + _BATCH]
+            if not (await self._to_postgres(batch) or await self._to_spool(batch)):
+                self._queue[:0] = queue[start:]
+                return False
+        return True
+
+    async def replay(self) -> None:
+        """Carry what waits on disk into Postgres, until cancelled."""
+        while True:
+            await asyncio.sleep(_REPLAY_EVERY_S)
+            while self._spool is not None and self._spool.records and self._may_try():
+                if not await self._replay_segment(self._spool):
+                    break
+
+    def went(self, *, up: bool, why: str = "") -> None:
+        """Note that Postgres came or went, and when to try again."""
+        now = asyncio.get_running_loop().time()
+        if up:
+            self._retry_s = _FIRST_RETRY_S
+        else:
+            self._retry_at = now + self._retry_s
+            self._retry_s = min(self._retry_s * 2, _LAST_RETRY_S)
+            self._metrics.count("llm_proxy_store_failures_total", "postgres")
+        if up != self.up:
+            self.up, self.since_s = up, time.time()
+            log.log(
+                logging.INFO if up else logging.WARNING,
+                "postgres is back" if up else "postgres is away, records go to the spool",
+                extra={} if up else {"why": why},
+            )
+        self._metrics.gauge("llm_proxy_store_up", float(up), "postgres")
+
+    def _may_try(self) -> bool:
+        if self._store is None or not self._store.migrated:
+            return False
+        return self.up or asyncio.get_running_loop().time() >= self._retry_at
+
+    async def _to_postgres(self, batch: Sequence[Entry]) -> bool:
+        if not self._may_try() or not await self._insert([row for _, row, _ in batch]):
+            return False
+        self._kept(batch, "postgres")
+        return True
+
+    async def _to_spool(self, batch: Sequence[Entry]) -> bool:
+        if self._spool is None:
+            if self._store is None:
+                self._metrics.count("llm_proxy_ledger_dropped_total", "no_place", by=len(batch))
+                for slot, _, _ in batch:
+                    self._journal.free(slot)
+            return self._store is None
+        dropped = self._spool.dropped
+        try:
+            async with self._disk:
+                await asyncio.to_thread(self._spool.append, [line for _, _, line in batch])
+        except OSError as fault:
+            log.warning("the spool cannot be written", extra={"why": str(fault), "records": len(batch)})
+            self._metrics.count("llm_proxy_store_failures_total", "spool")
+            return False
+        if self._spool.dropped > dropped:
+            self._metrics.count(
+                "llm_proxy_ledger_dropped_total", "spool_full", by=self._spool.dropped - dropped
+            )
+        self._kept(batch, "spool")
+        return True
+
+    def _kept(self, batch: Sequence[Entry], where: str) -> None:
+        for slot, _, _ in batch:
+            self._journal.free(slot)
+        self._metrics.count("llm_proxy_ledger_written_total", where, by=len(batch))
+
+    async def _replay_segment(self, spool: Spool) -> bool:
+        async with self._disk:
+            segment = spool.oldest()
+        if segment is None:
+            return False
+        waiting = lines(segment)
+        try:
+            while batch := list(islice(waiting, _REPLAY_BATCH)):
+                if not await self._insert(self._readable(spool, batch)):
+                    return False
+                self._metrics.count("llm_proxy_ledger_replayed_total", by=len(batch))
+        except FileNotFoundError:
+            pass  # dropped meanwhile to stay under the bound
+        async with self._disk:
+            spool.discard(segment)
+        return True
+
+    def _readable(self, spool: Spool, batch: Sequence[bytes]) -> list[Row]:
+        rows: list[Row] = []
+        for line in batch:
+            try:
+                rows.append(decode(line))
+            except ValueError:
+                self._put_aside(spool, line, "unreadable")
+        return rows
+
+    async def _insert(self, rows: Sequence[Row]) -> bool:
+        store = self._store
+        if store is None:
+            return False
+        now = datetime.now(UTC)
+        fresh = [row for row in rows if not store.is_expired(row, now)]
+        if len(fresh) < len(rows):
+            self._metrics.count("llm_proxy_ledger_dropped_total", "expired", by=len(rows) - len(fresh))
+        began = time.perf_counter()
+        try:
+            await self._insert_what_fits(store, fresh)
+        except PostgresAway as away:
+            self.went(up=False, why=str(away))
+            return False
+        self._metrics.observe("llm_proxy_ledger_write_seconds", time.perf_counter() - began)
+        self.went(up=True)
+        return True
+
+    async def _insert_what_fits(self, store: Store, rows: Sequence[Row]) -> None:
+        if not rows:
+            return
+        try:
+            await store.insert(rows)
+        except RowsRejected:
+            if len(rows) > 1:
+                half = len(rows) // 2
+                await self._insert_what_fits(store, rows[:half])
+                await self._insert_what_fits(store, rows[half:])
+            else:
+                await self._insert_repaired(store, rows[0])
+
+    async def _insert_repaired(self, store: Store, row: Row) -> None:
+        try:
+            await store.insert([repaired(row)])
+        except RowsRejected as rejected:
+            told = {"request_id": str(row[0]), "why": str(rejected)}
+            log.warning("postgres will never take a record", extra=told)
+            if self._spool is not None:
+                self._put_aside(self._spool, encode(row), "rejected")
+
+    def _put_aside(self, spool: Spool, line: bytes, cause: str) -> None:
+        self._metrics.count("llm_proxy_ledger_dropped_total", cause)
+        spool.reject(line)
