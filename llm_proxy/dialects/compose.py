@@ -1,18 +1,19 @@
 """A parsed body in OpenAI's vocabulary in, a `Call` out: the road every dialect's `read` ends on.
 
 Invariants: a stream always asks for its usage, `wants_usage` remembers whether the caller did; `body` is
-in schema order, with the resolved group as its `model`.
+in schema order, streaming and the model's own fields last, with the resolved group as its `model`.
 """
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from llm_proxy.dialects.call import Call, Door, Json
+from llm_proxy.dialects.channel import longest_asked, place
 from llm_proxy.dialects.checks import missing, refused, wrong_type
 from llm_proxy.dialects.dialect import Bounds, Hints, Models
 from llm_proxy.dialects.fields import REQUIRED
 from llm_proxy.dialects.messages import read_messages
-from llm_proxy.dialects.models import resolve
+from llm_proxy.dialects.models import providers, resolve
 from llm_proxy.dialects.rule import sort_fields
 from llm_proxy.identity import NOBODY, Named
 
@@ -59,19 +60,17 @@ def compose(
     if door == "chat.completions" and parsed.get("messages") is not None:
         messages, bulk_bytes = read_messages(parsed["messages"], bounds.max_messages)
         parsed = {**parsed, "messages": messages}
-    fields, metadata = sort_fields(door, parsed)
-    if fields.get(REQUIRED[door]) is None:
+    fields, extra, metadata = sort_fields(door, parsed)
+    if REQUIRED[door] not in fields:
         raise missing(REQUIRED[door])
     model = _model(fields, came, hints, models)
     group = resolve(model, hints.provider, models)
-    body = {**fields, "model": group} if "model" in fields else {"model": group, **fields}
-    streaming = body.pop("stream", False) is True
-    wants_usage = _stream_options(body, streaming=streaming)
-    if streaming:
-        body["stream"] = True
-        body["stream_options"] = {**_without(body, "stream_options"), "include_usage": True}
-    if "extra_body" in body:
-        body["extra_body"] = body.pop("extra_body")
+    user = fields.get("user")
+    body: Json = {"model": group, **fields} if "model" not in fields else fields
+    body["model"] = group
+    streaming, wants_usage = _stream(body)
+    if extra:
+        body.update(place(extra, providers(group, models)))
     return Call(
         door=door,
         dialect=came.dialect,
@@ -80,9 +79,8 @@ def compose(
         body=body,
         streaming=streaming,
         wants_usage=streaming and (wants_usage or came.usage_told),
-        named=named
-        or (name_caller(metadata, fields.get("user")) if metadata or "user" in fields else NOBODY),
-        max_tokens=_max_tokens(fields),
+        named=named or (name_caller(metadata, user) if metadata or user else NOBODY),
+        max_tokens=_max_tokens(fields, extra),
         prompt_bytes=came.size_bytes - bulk_bytes,
         choices=max(fields.get("n", 1), fields.get("best_of", 1)),
         cache=hints.cache,
@@ -117,20 +115,21 @@ def _model(fields: Json, came: Came, hints: Hints, models: Models) -> str:
     return str(model)
 
 
-def _stream_options(body: Json, *, streaming: bool) -> bool:
-    options = body.get("stream_options")
-    if options is None:
-        return False
+def _stream(body: Json) -> tuple[bool, bool]:
+    """Make a stream ask for its usage; whether it is one, and whether the caller asked itself."""
+    streaming = body.pop("stream", False) is True
+    options: Json | None = body.pop("stream_options", None)
     if not streaming:
-        raise refused("stream_options", "only allowed when 'stream' is true.")
-    return options.get("include_usage") is True
+        if options is not None:
+            raise refused("stream_options", "only allowed when 'stream' is true.")
+        return False, False
+    body["stream"] = True
+    body["stream_options"] = {**(options or {}), "include_usage": True}
+    return True, options is not None and options.get("include_usage") is True
 
 
-def _without(body: Json, name: str) -> Json:
-    """Take an object out of a body; empty when it is not there."""
-    return cast("Json", body.pop(name, {}))
-
-
-def _max_tokens(fields: Json) -> int | None:
+def _max_tokens(fields: Json, extra: Json) -> int | None:
     asked = [fields[key] for key in ("max_completion_tokens", "max_tokens") if key in fields]
+    if extra and (own := longest_asked(extra)) is not None:
+        asked.append(own)
     return max(asked) if asked else None

@@ -62,6 +62,12 @@ def resolve(model: str, provider: str | None, models: Models) -> str:
     raise not_found(model, provider)
 
 
+def providers(group: str, models: Models) -> frozenset[str]:
+    """Who may serve a group, as far as is known; by its prefix when it came through a wildcard."""
+    known = (models.groups or {}).get(group)
+    return known if known is not None else frozenset({group.partition("/")[0]})
+
+
 def not_found(model: str, provider: str | None = None) -> ModelNotFound:
     """The refusal of a name nobody serves."""
     at = f" at the provider '{provider}'" if provider else ""

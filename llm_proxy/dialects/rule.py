@@ -1,7 +1,7 @@
 """The body rule: which names travel where.
 
 A field of the door's published schema goes on at top level, checked, in a fixed order. A name LiteLLM reads
-for itself is refused. Anything else is for the model and travels inside `extra_body`, its value untouched.
+for itself is refused. Anything else is for the model and travels beside them (see `channel`), untouched.
 Invariants: a caller's own `extra_body` and `metadata` follow the same rule; `metadata` reaches the provider
 beside `store: true` alone, and never LiteLLM; equal requests give equal bodies, whatever their order.
 """
@@ -31,14 +31,15 @@ _PREFIXES = (litellm_names.PREFIX, "litellm_", "user_api_key")
 
 
 class Sorted(NamedTuple):
-    """A body, sorted by the rule."""
+    """A body, sorted by the rule: the published fields, the model's own, and `metadata`."""
 
     fields: Json
+    extra: Json
     metadata: Json
 
 
 def sort_fields(door: Door, parsed: Json) -> Sorted:
-    """The fields as they travel, `metadata` apart.
+    """The fields, checked and in schema order; the model's own and `metadata` apart.
 
     Raises:
         BadRequest: Naming the field: a wrong type or value, or a name that is LiteLLM's.
@@ -62,9 +63,7 @@ def sort_fields(door: Door, parsed: Json) -> Sorted:
         check_metadata_names(metadata)
     if metadata and fields.get("store") is True:
         extra["metadata"] = metadata
-    if extra:
-        fields["extra_body"] = {name: extra[name] for name in sorted(extra)}
-    return Sorted(fields, metadata)
+    return Sorted(fields, extra, metadata)
 
 
 def check_metadata_names(metadata: Json) -> None:

@@ -1,0 +1,58 @@
+"""Which way a name that is the model's own takes through LiteLLM: inside `extra_body`, or at top level.
+
+Seen with LiteLLM 1.106.2: OpenAI-compatible providers get what is in `extra_body` merged into their body;
+Anthropic gets an object of that name, which its API refuses; Gemini and Ollama get it merged at the root,
+where their sampling parameters do not belong. Invariant: a name reaches top level only after the body rule
+has refused all that LiteLLM reads for itself; `metadata` never does.
+"""
+
+from collections.abc import Collection
+
+from llm_proxy.dialects.call import Json
+
+_ALL_AT_TOP = frozenset({"anthropic", "bedrock", "bedrock_converse", "ollama", "ollama_chat"})
+_SOME_AT_TOP = frozenset({"gemini", "vertex_ai", "vertex_ai_beta"})
+_GEMINIS = frozenset(
+    {
+        "cached_content",
+        "media_resolution",
+        "response_modalities",
+        "safety_settings",
+        "thinking",
+        "top_k",
+        "topK",
+    }
+)
+"""Names LiteLLM puts where Gemini looks for them; the others are only whole at the root of the body."""
+
+_LONGEST = (
+    "max_output_tokens",
+    "max_new_tokens",
+    "max_tokens_to_sample",
+    "maxOutputTokens",
+    "num_predict",
+    "n_predict",
+)
+_HOLDERS = ("generationConfig", "generation_config", "options")
+UNBOUNDED = 2**31
+
+
+def place(extra: Json, providers: Collection[str]) -> Json:
+    """The model's own fields as they travel: names at top level, then `extra_body`, each sorted."""
+    names = sorted(extra)
+    if not _ALL_AT_TOP.isdisjoint(providers):
+        return {name: extra[name] for name in names if name != "metadata"}
+    if _SOME_AT_TOP.isdisjoint(providers):
+        return {"extra_body": {name: extra[name] for name in names}}
+    placed = {name: extra[name] for name in names if name in _GEMINIS}
+    inside = {name: extra[name] for name in names if name not in _GEMINIS and name != "metadata"}
+    return {**placed, "extra_body": inside} if inside else placed
+
+
+def longest_asked(extra: Json) -> int | None:
+    """The completion tokens asked for in a provider's own words; `UNBOUNDED` for a value below zero."""
+    holders = [extra, *(extra[name] for name in _HOLDERS if type(extra.get(name)) is dict)]
+    asked = [
+        holder[name] for holder in holders for name in _LONGEST if type(holder.get(name)) in {int, float}
+    ]
+    return max((int(value) if value >= 0 else UNBOUNDED for value in asked), default=None)
