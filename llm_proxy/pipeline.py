@@ -22,7 +22,7 @@ class Upstream(Protocol):
 
     catalog: Catalog | None
 
-    async def send(self, call: Call, request_id: str, watch: Watch) -> Reply:
+    async def send(self, call: Call, caller: Caller, request_id: str, watch: Watch) -> Reply:
         """The reply to a call; raises what the sidecar said instead."""
         ...
 
@@ -48,7 +48,7 @@ async def relay(
     lease = await stages.admission.admit(caller, call, exchange.request_id)
     try:
         stages.ledger.opened(exchange, caller, call)
-        reply = await stages.upstream.send(call, str(exchange.request_id), watch)
+        reply = await stages.upstream.send(call, caller, str(exchange.request_id), watch)
         try:
             exchange.served = reply.served
             await deliver(reply, lease, exchange)

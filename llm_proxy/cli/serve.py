@@ -32,10 +32,10 @@ class Draining(uvicorn.Server):
         self._limit_s = settings.drain_timeout_s
         self._drain: asyncio.Task[None] | None = None
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 -- uvicorn's signature
         """The first signal drains; the second stops at once."""
         if self._drain is not None or sig == signal.SIGINT:
-            super().handle_exit(sig, frame)
+            self.should_exit = True
             self._gateway.interrupt_all()
             return
         self._gateway.drain()
@@ -88,11 +88,15 @@ def listen(settings: Settings) -> socket.socket:
 
 def serve_one(settings: Settings, bound: socket.socket) -> int:
     """Run one gateway process on a bound socket until it is told to stop; returns its exit code."""
+    with asyncio.Runner(loop_factory=_loop) as runner:
+        return runner.run(_serve(settings, bound))
+
+
+async def _serve(settings: Settings, bound: socket.socket) -> int:
     gateway = create_app(settings)
     config = uvicorn.Config(
         gateway.asgi,
         http="httptools",
-        loop="uvloop" if sys.platform != "win32" else "asyncio",
         ws="none",
         lifespan="on",
         log_config=None,
@@ -102,8 +106,15 @@ def serve_one(settings: Settings, bound: socket.socket) -> int:
         timeout_keep_alive=KEEP_ALIVE_S,
         backlog=BACKLOG,
         proxy_headers=False,
-        h11_max_incomplete_event_size=settings.max_header_bytes,
     )
     server = Draining(config, gateway, settings)
-    server.run(sockets=[bound])
+    await server.serve(sockets=[bound])
     return 0 if server.started else 3
+
+
+def _loop() -> asyncio.AbstractEventLoop:
+    if sys.platform == "win32":
+        return asyncio.new_event_loop()
+    import uvloop  # noqa: PLC0415 -- not to be had everywhere
+
+    return uvloop.new_event_loop()

@@ -6,7 +6,7 @@ does not exist; hot doors are plain ASGI endpoints, the rest are FastAPI's.
 
 from dataclasses import dataclass
 
-from llm_proxy.dialects import GENERATE, INTERNAL, OPENAI, Dialect, Door
+from llm_proxy.dialects import GENERATE, GENERATE_STREAM, INTERNAL, OPENAI, Dialect, Door
 
 
 @dataclass(frozen=True, slots=True)

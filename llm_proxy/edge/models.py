@@ -12,14 +12,13 @@ import orjson
 from fastapi import APIRouter, Depends
 from fastapi.responses import Response
 
-from llm_proxy.dialects import INTERNAL, Offer
+from llm_proxy.dialects import INTERNAL, OPENAI, Offer, openai_model
 from llm_proxy.edge.auth import Doorkeeper
 from llm_proxy.errors import ModelNotFound, StoreUnavailable
 from llm_proxy.identity import Caller, allowed
 from llm_proxy.upstream import Catalog
 
 Json = dict[str, Any]
-_CREATED = 1_700_000_000  # OpenAI's field is required; a group has no birthday
 
 
 def router(
@@ -40,20 +39,20 @@ def router(
     @doors.get("/models", include_in_schema=False)
     @doors.get("/v1/llm/models", summary="The same, as the `x-internal-auth` service calls it.")
     async def listed(caller: Known) -> Response:
-        data = [_model(name) for name in usable(caller)]
-        return _json({"object": "list", "data": data})
+        known = _known(catalog())
+        return _json(OPENAI.models(_offer(known, name) for name in usable(caller)))
 
     @doors.get(
         "/v1/models/{model:path}", summary="One model.", responses={404: {"description": "No such model."}}
     )
     @doors.get("/models/{model:path}", include_in_schema=False)
     async def one(model: str, caller: Known) -> Response:
-        found = _known(catalog()).group(model)
-        if found is None or not allowed(caller.models or default_models, model):
+        known = _known(catalog())
+        if known.group(model) is None or not allowed(caller.models or default_models, model):
             raise ModelNotFound(
                 f"The model `{model[:200]}` does not exist or you do not have access to it.", param="model"
             )
-        return _json(_model(model))
+        return _json(openai_model(_offer(known, model)))
 
     @doors.get("/internal/llm/models", summary="List the models in the internal proxy's vocabulary.")
     async def internal(caller: Known) -> Response:
@@ -69,12 +68,9 @@ def _known(catalog: Catalog | None) -> Catalog:
     return catalog
 
 
-def _model(name: str) -> Json:
-    return {"id": name, "object": "model", "created": _CREATED, "owned_by": "llm-proxy"}
-
-
 def _offer(catalog: Catalog, name: str) -> Offer:
-    behind = catalog.groups[name].deployments
+    group = catalog.group(name)
+    behind = group.deployments if group else ()
     if not behind:
         return Offer(name)
     first = behind[0]

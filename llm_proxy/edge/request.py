@@ -39,7 +39,7 @@ def read_headers(scope: Scope, *, max_bytes: int) -> Headers:
     for name, value in scope["headers"]:
         size += len(name) + len(value)
         if name in READ and found.setdefault(name, value) != value:
-                raise BadRequest(f"The header `{name.decode()}` appears twice with different values.")
+            raise BadRequest(f"The header `{name.decode()}` appears twice with different values.")
     if size > max_bytes:
         raise HeadersTooLarge("The request's headers are too large.")
     return found

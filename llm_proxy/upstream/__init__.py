@@ -2,7 +2,9 @@
 
 from llm_proxy.upstream.catalog import Catalog
 from llm_proxy.upstream.client import Client, Deadlines
+from llm_proxy.upstream.controls import Controls
 from llm_proxy.upstream.errors import stream_refusal
+from llm_proxy.upstream.keeper import Keeper
 from llm_proxy.upstream.pool import Pool
 from llm_proxy.upstream.reply import NOBODY_SERVED, Reply, Served, Usage
 from llm_proxy.upstream.watch import Watch, Watches, Why
@@ -11,7 +13,9 @@ __all__ = [
     "NOBODY_SERVED",
     "Catalog",
     "Client",
+    "Controls",
     "Deadlines",
+    "Keeper",
     "Pool",
     "Reply",
     "Served",

@@ -9,6 +9,7 @@ Money: integer nano-dollars per token would round to zero, so prices are pico-do
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from fnmatch import fnmatchcase
+from itertools import takewhile
 from typing import Any
 
 PICO = Decimal(10) ** 12
@@ -67,8 +68,14 @@ class Catalog:
         group = self.group(name)
         return (*(group.fallbacks if group else ()), *self.default_fallbacks)
 
+    def longest(self, name: str) -> int | None:
+        """The most completion tokens any deployment of a group writes; None when nobody says."""
+        group = self.group(name)
+        known = [one.max_output_tokens for one in group.deployments if one.max_output_tokens] if group else []
+        return max(known, default=None)
+
     def prices(self, name: str) -> tuple[int, int] | None:
-        """The dearest input and output price of a group, in pico-dollars per token; None when one is unknown."""
+        """The dearest input and output price, in pico-dollars per token; None when one is unknown."""
         group = self.group(name)
         if group is None or not group.deployments:
             return None
@@ -109,32 +116,52 @@ def from_own(document: Json) -> Catalog:
 
 
 def from_model_info(document: Json) -> Catalog:
-    """The catalogue of an unmodified LiteLLM, from its `/v1/model/info`."""
-    found: dict[str, list[Deployment]] = {}
+    """The catalogue of an unmodified LiteLLM, from its `/v1/model/info`.
+
+    It writes a wildcard out as every name it knows; all of them carry the wildcard's deployment id, which
+    is how they are told from groups somebody configured.
+    """
+    names: dict[str, set[str]] = {}
+    for entry in document.get("data", ()):
+        names.setdefault(_id(entry), set()).add(str(entry.get("model_name")))
+    found: dict[str, dict[str, Deployment]] = {}
     modes: dict[str, str] = {}
     for entry in document.get("data", ()):
-        name, params, info = (
-            str(entry.get("model_name")),
-            entry.get("litellm_params") or {},
-            entry.get("model_info") or {},
-        )
-        provider, _, physical = str(params.get("model") or "").partition("/")
-        if not physical:
-            provider, physical = str(info.get("litellm_provider") or "unknown"), provider
-        stated = "input_cost_per_token" in params or info.get("key") is not None
-        deployment = Deployment(
-            str(info.get("id") or ""),
-            str(params.get("custom_llm_provider") or provider),
-            physical,
-            _count(info.get("max_tokens")),
-            _count(info.get("max_output_tokens")),
-            pico_usd(info.get("input_cost_per_token")) if stated else None,
-            pico_usd(info.get("output_cost_per_token")) if stated else None,
-        )
-        found.setdefault(name, []).append(deployment)
-        modes.setdefault(name, str(info.get("mode") or "chat"))
-    return _catalog(
-        {name: Group(name, modes[name], "*" in name, (), tuple(found[name])) for name in found}, ()
+        shared = names[_id(entry)]
+        name = str(entry.get("model_name")) if len(shared) == 1 else _wildcard(shared)
+        found.setdefault(name, {})[_id(entry)] = _deployment(entry, wildcard=len(shared) > 1)
+        modes.setdefault(name, str((entry.get("model_info") or {}).get("mode") or "chat"))
+    groups = {
+        name: Group(name, modes[name], "*" in name, (), tuple(behind.values()))
+        for name, behind in found.items()
+    }
+    return _catalog(groups, ())
+
+
+def _id(entry: Json) -> str:
+    return str((entry.get("model_info") or {}).get("id") or entry.get("model_name"))
+
+
+def _wildcard(names: set[str]) -> str:
+    parts = zip(*(name.split("/") for name in names), strict=False)
+    shared = takewhile(lambda part: len(set(part)) == 1, parts)
+    return "/".join([*(part[0] for part in shared), "*"])
+
+
+def _deployment(entry: Json, *, wildcard: bool) -> Deployment:
+    params, info = entry.get("litellm_params") or {}, entry.get("model_info") or {}
+    provider, _, physical = str(params.get("model") or "").partition("/")
+    if not physical:
+        provider, physical = str(info.get("litellm_provider") or "unknown"), provider
+    priced = "input_cost_per_token" in params or (info.get("key") is not None and not wildcard)
+    return Deployment(
+        _id(entry),
+        str(params.get("custom_llm_provider") or provider),
+        "" if wildcard else physical,
+        _count(info.get("max_tokens")),
+        _count(info.get("max_output_tokens")),
+        pico_usd(info.get("input_cost_per_token")) if priced else None,
+        pico_usd(info.get("output_cost_per_token")) if priced else None,
     )
 
 

@@ -16,7 +16,9 @@ from yarl import URL
 
 from llm_proxy.dialects import Call
 from llm_proxy.errors import Overloaded, ProviderFailed, UpstreamUnreachable
+from llm_proxy.identity import Caller
 from llm_proxy.upstream.catalog import Catalog
+from llm_proxy.upstream.controls import Controls
 from llm_proxy.upstream.errors import refusal
 from llm_proxy.upstream.frames import Frames, FrameTooLarge, strip
 from llm_proxy.upstream.pool import Pool, Sidecar
@@ -47,8 +49,11 @@ class Deadlines:
 class Client:
     """Sends calls to the pool of sidecars."""
 
-    def __init__(self, pool: Pool, key: str | None, deadlines: Deadlines, *, queue_s: float = 1.0) -> None:
+    def __init__(
+        self, pool: Pool, key: str | None, deadlines: Deadlines, controls: Controls, *, queue_s: float = 1.0
+    ) -> None:
         self.pool = pool
+        self._controls = controls
         self.catalog: Catalog | None = None
         self.deadlines = deadlines
         self._queue_s = queue_s
@@ -78,13 +83,13 @@ class Client:
             await self._session.close()
 
     async def get(self, sidecar: Sidecar, path: str, *, timeout_s: float = 5) -> tuple[int, bytes]:
-        """A small GET for health and the catalogue; raises `OSError` or `aiohttp.ClientError` when there is none."""
+        """A small GET for health and the catalogue; raises `OSError` or `aiohttp.ClientError`."""
         assert self._session is not None  # noqa: S101 -- started by the application's lifespan
         wait = aiohttp.ClientTimeout(total=timeout_s)
         async with self._session.get(self._url(sidecar, path), headers=self._fixed, timeout=wait) as response:
             return response.status, await response.read()
 
-    async def send(self, call: Call, request_id: str, watch: Watch) -> "Answer":
+    async def send(self, call: Call, caller: Caller, request_id: str, watch: Watch) -> "Answer":
         """Forward a call; returns when the sidecar's status is known.
 
         Raises:
@@ -92,7 +97,7 @@ class Client:
             Overloaded: Every sidecar is full, and stayed so for the queue's time.
             Refused: The sidecar answered with an error; see `upstream.errors`.
         """
-        body = orjson.dumps(call.body)
+        body = orjson.dumps(self._controls.body(call, caller, self.catalog))
         headers = self._fixed.copy()
         headers["x-litellm-call-id"] = request_id
         tried: list[Sidecar] = []
@@ -189,12 +194,13 @@ class Client:
         headers = response.headers
         deployment_id = headers.get("x-litellm-model-id")
         known = self.catalog.deployments.get(deployment_id) if self.catalog and deployment_id else None
-        cache: CacheState = "hit" if "x-litellm-cache-key" in headers else "miss"
+        off: CacheState = "miss" if self._controls.cached(call) else "off"
+        cache: CacheState = "hit" if "x-litellm-cache-key" in headers else off
         retries = count(headers, "x-litellm-attempted-retries") or 0
         fallbacks = count(headers, "x-litellm-attempted-fallbacks") or 0
-        provider, physical = (
-            (known.provider, known.physical) if known else _named(headers.get("x-litellm-model-name"))
-        )
+        provider, physical = _named(headers.get("x-litellm-model-name"))
+        if known is not None:
+            provider, physical = known.provider, known.physical or physical
         return Served(
             group=headers.get("x-litellm-model-group") or call.group,
             physical=physical,

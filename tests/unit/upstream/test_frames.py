@@ -18,7 +18,12 @@ def delta(text: str, finish: str | None = None) -> bytes:
 
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5, "cost": 1.2e-05}
-STREAM = delta("Hel") + delta("lo", "stop") + frame(id="1", choices=[{"index": 0, "delta": {}}], usage=USAGE) + b"data: [DONE]\n\n"
+STREAM = (
+    delta("Hel")
+    + delta("lo", "stop")
+    + frame(id="1", choices=[{"index": 0, "delta": {}}], usage=USAGE)
+    + b"data: [DONE]\n\n"
+)
 
 
 def run(raw: bytes, cuts: list[int], *, wants_usage: bool) -> tuple[bytes, Frames]:
@@ -45,7 +50,11 @@ def test_any_chunking_gives_the_same_bytes(cuts: list[int], wants_usage: bool) -
     assert frames.done
     assert frames.finished
     assert frames.usage is not None
-    assert (frames.usage.prompt_tokens, frames.usage.completion_tokens, frames.usage.cost_nano_usd) == (3, 2, 12_000)
+    assert (frames.usage.prompt_tokens, frames.usage.completion_tokens, frames.usage.cost_nano_usd) == (
+        3,
+        2,
+        12_000,
+    )
 
 
 def test_the_usage_frame_is_openais_for_who_asked_and_absent_for_others() -> None:
@@ -61,7 +70,9 @@ def test_the_usage_frame_is_openais_for_who_asked_and_absent_for_others() -> Non
 
 def test_usage_beside_content_becomes_a_frame_of_its_own() -> None:
     """A provider that states usage in its last content frame loses no content by it."""
-    raw = frame(id="1", choices=[{"index": 0, "delta": {"content": "x"}, "finish_reason": "stop"}], usage=USAGE)
+    raw = frame(
+        id="1", choices=[{"index": 0, "delta": {"content": "x"}, "finish_reason": "stop"}], usage=USAGE
+    )
     out, frames = run(raw, [], wants_usage=True)
     first, second = (json.loads(part[6:]) for part in out.strip().split(b"\n\n"))
     assert first["choices"][0]["delta"] == {"content": "x"}
@@ -82,7 +93,9 @@ def test_provider_specific_fields_never_leave() -> None:
     """What LiteLLM adds is taken out, wherever it stands."""
     raw = frame(
         provider_specific_fields=None,
-        choices=[{"delta": {"content": "x", "provider_specific_fields": {"a": 1}}, "provider_specific_fields": {}}],
+        choices=[
+            {"delta": {"content": "x", "provider_specific_fields": {"a": 1}}, "provider_specific_fields": {}}
+        ],
     )
     out, _ = run(raw, [], wants_usage=False)
     assert b"provider_specific" not in out

@@ -1,0 +1,214 @@
+"""The composition root: settings in, a running gateway out; the one place that names every concrete piece.
+
+Invariants: started in the order of the imports, stopped in reverse; a store that is configured but away
+does not stop the start; nothing here is on a request's way.
+"""
+
+import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import asyncpg
+from fastapi import FastAPI
+
+from llm_proxy import __version__
+from llm_proxy.admission import Admission, Price
+from llm_proxy.dialects import Bounds, Models
+from llm_proxy.edge import health, models, rest
+from llm_proxy.edge.auth import Doorkeeper
+from llm_proxy.edge.front import Front
+from llm_proxy.edge.health import Health, Part
+from llm_proxy.edge.serve import Limits, Serve
+from llm_proxy.errors import Refused
+from llm_proxy.identity import Identity, InternalSecrets
+from llm_proxy.ledger import Ledger, Store
+from llm_proxy.pipeline import Stages, Upstream
+from llm_proxy.settings import Settings
+from llm_proxy.telemetry import Metrics, Seat, exposition, seat, setup_logging
+from llm_proxy.telemetry.cells import Cells
+from llm_proxy.upstream import Catalog, Client, Controls, Deadlines, Keeper, MockUpstream, Pool, Watches
+
+log = logging.getLogger(__name__)
+
+PAYLOAD_DAYS = 30
+POOL_SIZE = 8
+CONNECT_S = 5
+COMMAND_S = 30
+
+
+class Gateway:
+    """One gateway process: its ASGI application and the switches its server holds."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.draining = False
+        self.watches = Watches()
+        self._seat = _seat(settings)
+        self.metrics = Metrics(Cells(self._seat.path / exposition.FILE) if self._seat else None)
+        self._models = Models(default=settings.default_model)
+        self._catalog: Catalog | None = None
+        self._client = None if settings.llm_mode == "mock" else _client(settings)
+        self.upstream: Upstream = self._client or MockUpstream(settings.default_model)
+        secrets = InternalSecrets(_internal(settings))
+        self.identity = Identity(secrets)
+        self._pool = _pool(settings)
+        store = _store(self._pool, settings)
+        self.ledger = Ledger(store, self.metrics, seat=self._seat, spool_max_bytes=settings.spool_max_bytes)
+        self.admission = Admission(settings, prices=CatalogPrices(lambda: self.upstream.catalog))
+        stages = Stages(self.identity, self.admission, self.upstream, self.ledger, self.watches)
+        self._serve = Serve(stages, _limits(settings), self._known_models)
+        keeper = Doorkeeper(
+            self.identity,
+            write_keys=_texts(settings.admin_key),
+            read_keys=_texts(settings.admin_read_key),
+            max_header_bytes=settings.max_header_bytes,
+        )
+        version = settings.version or __version__
+        routers = [
+            health.router(Health(self._parts, version, settings.llm_mode), keeper),
+            models.router(lambda: self.upstream.catalog, keeper, settings.default_models),
+        ]
+        self._rest = rest.build(routers, version=version, lifespan=self._lifespan, refused=self._refused)
+        self.asgi = Front(self._serve, self._rest)
+
+    def drain(self) -> None:
+        """From now on not ready; calls are still served."""
+        self.draining = True
+        log.info("draining", extra={"in_flight": len(self.watches)})
+
+    def interrupt_all(self) -> None:
+        """End what still runs, each with an error event."""
+        running = self.watches.interrupt_all("drain")
+        if running:
+            log.warning("running calls were ended by the drain's limit", extra={"calls": running})
+
+    @asynccontextmanager
+    async def _lifespan(self, _: FastAPI) -> AsyncGenerator[None]:
+        async with AsyncExitStack() as started:
+            self.watches.start()
+            started.callback(self.watches.stop)
+            started.callback(self._leave)
+            if self._pool is not None:
+                await self._pool
+                started.callback(self._pool.terminate)
+            await self.ledger.start()
+            started.push_async_callback(self.ledger.stop)
+            await self.admission.start()
+            started.push_async_callback(self.admission.stop)
+            if self._client is not None:
+                await self._client.start()
+                started.push_async_callback(self._client.stop)
+                keeper = Keeper(self._client, self.settings.litellm_proxy_url)
+                await keeper.start()
+                started.push_async_callback(keeper.stop)
+            log.info("the gateway is up", extra={"version": __version__, "mode": self.settings.llm_mode})
+            yield
+
+    def _known_models(self) -> Models:
+        catalog = self.upstream.catalog
+        if catalog is not self._catalog and catalog is not None:
+            self._catalog = catalog
+            groups = {
+                name: frozenset(one.provider for one in group.deployments)
+                for name, group in catalog.groups.items()
+                if not group.wildcard
+            }
+            wildcards = tuple(name for name, group in catalog.groups.items() if group.wildcard)
+            self._models = Models(self.settings.default_model, groups, wildcards)
+            self.metrics.know_models(catalog.names)
+        return self._models
+
+    def _leave(self) -> None:
+        self.metrics.close()
+        if self._seat is not None:
+            self._seat.release()
+
+    def _refused(self, refused: Refused) -> None:
+        self.metrics.refused(refused.code)
+
+    def _parts(self) -> list[Part]:
+        parts = [Part("gateway", "down" if self.draining else "ok", "draining" if self.draining else "")]
+        if self._client is not None:
+            pool = self._client.pool
+            live, all_of = sum(one.live and one.served > 0 for one in pool.sidecars), len(pool.sidecars)
+            state = "down" if live == 0 else "degraded" if live < all_of else "ok"
+            parts.append(Part("sidecars", state, f"{live} of {all_of} live"))
+        limits, kept = self.admission.state(), self.ledger.state()
+        away = "down" if limits.denies_all else "degraded"
+        parts.append(Part("limits", away if limits.store == "away" else "ok", limits.store))
+        parts.append(Part("database", "degraded" if kept.postgres == "away" else "ok", kept.postgres))
+        return parts
+
+
+class CatalogPrices:
+    """Prices as the catalogue of this moment states them."""
+
+    def __init__(self, catalog: Callable[[], Catalog | None]) -> None:
+        self._catalog = catalog
+
+    def price(self, group: str) -> Price | None:
+        """The dearest price of a group; None when one is not known."""
+        catalog = self._catalog()
+        found = catalog.prices(group) if catalog else None
+        return Price(*found, catalog.longest(group)) if catalog and found else None
+
+
+def create_app(settings: Settings) -> Gateway:
+    """A gateway with these settings; its `asgi` is what a server runs."""
+    keys = (settings.admin_key, settings.admin_read_key, settings.litellm_api_key)
+    secrets = [*_internal(settings), *(text for key in keys for text in _texts(key))]
+    setup_logging(settings.log_level, secrets=secrets)
+    return Gateway(settings)
+
+
+def _client(settings: Settings) -> Client:
+    pool = Pool(settings.litellm_proxy_url, max_in_flight=settings.max_in_flight)
+    deadlines = Deadlines(settings.first_byte_timeout_s, settings.idle_timeout_s, settings.total_timeout_s)
+    key = settings.litellm_api_key.get_secret_value() if settings.litellm_api_key else None
+    controls = Controls(caching=settings.cache_mode == "on", default_models=settings.default_models)
+    return Client(pool, key, deadlines, controls, queue_s=settings.queue_timeout_ms / 1000)
+
+
+def _seat(settings: Settings) -> Seat | None:
+    try:
+        return seat.take(settings.spool_dir)
+    except OSError as denied:
+        log.warning(
+            "the spool's folder cannot be used: records wait in memory", extra={"cause": denied.strerror}
+        )
+        return None
+
+
+def _pool(settings: Settings) -> "asyncpg.Pool[asyncpg.Record] | None":
+    if settings.database_url is None or settings.llm_mode == "mock":
+        return None
+    dsn = settings.database_url.get_secret_value()
+    return asyncpg.create_pool(
+        dsn, min_size=0, max_size=POOL_SIZE, timeout=CONNECT_S, command_timeout=COMMAND_S
+    )
+
+
+def _store(pool: "asyncpg.Pool[asyncpg.Record] | None", settings: Settings) -> Store | None:
+    if pool is None:
+        return None
+    return Store(pool, retention_days=settings.requests_retention_days, payload_days=PAYLOAD_DAYS)
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        max_header_bytes=settings.max_header_bytes,
+        max_body_bytes=settings.max_body_bytes,
+        body_timeout_s=settings.body_timeout_s,
+        total_timeout_s=settings.total_timeout_s,
+        bounds=Bounds(settings.max_json_depth, settings.max_messages),
+    )
+
+
+def _internal(settings: Settings) -> tuple[str, ...]:
+    own = _texts(settings.litellm_api_key) if settings.master_key_is_internal else ()
+    return (*settings.internal_keys, *own)
+
+
+def _texts(secret: Any) -> tuple[str, ...]:  # noqa: ANN401 -- a SecretStr or nothing
+    return (secret.get_secret_value(),) if secret is not None else ()
