@@ -73,6 +73,15 @@ def cache_redis_url(service_folder: Path) -> Iterator[str]:
 
 
 @pytest.fixture
+def roomy_path() -> Iterator[Path]:
+    """A folder like `tmp_path` for a Postgres of one's own, which may have to run as `nobody`."""
+    with tempfile.TemporaryDirectory(prefix="llm-proxy-test-") as folder:
+        path = Path(folder)
+        path.chmod(0o711)
+        yield path
+
+
+@pytest.fixture
 def free_port() -> int:
     """A port nobody listens on."""
     return ports.free_port()

@@ -5,7 +5,6 @@ port, nor the keys of callers; the gateway never sees a provider's key.
 """
 
 import ctypes
-import functools
 import os
 import sys
 from collections.abc import Mapping
@@ -109,10 +108,9 @@ def gateway(port: int, names: Mapping[str, str], given: Surroundings) -> Part:
     )
 
 
-@functools.cache
-def sidecar_python() -> Path:
-    """The Python that has LiteLLM: the project's own environment for it."""
-    found = PROJECT / ".venv-sidecar" / "bin" / "python"
+def sidecar_python(project: Path = PROJECT) -> Path:
+    """The Python that has LiteLLM, in an environment of its own; raises `Missing` when that is not there."""
+    found = project / ".venv-sidecar" / "bin" / "python"
     if not found.exists():
         raise Missing(f"LiteLLM's environment {found.parents[1]} is missing: run `make setup` first")
     return found

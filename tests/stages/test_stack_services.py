@@ -1,7 +1,19 @@
-"""Postgres and the Valkeys of the stack: they start, keep what they must, and go when the launcher goes."""
+"""Postgres and the Valkeys of the stack: real servers that keep what they must."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
 
 import asyncpg
+import pytest
 import redis.asyncio
+
+from llm_proxy.stack import Missing, PartDied, start, stop, wait_until_ready
+from llm_proxy.stack.ports import free_port
+from llm_proxy.stack.postgres import postgres, postgres_url
+from llm_proxy.stack.valkey import valkey, valkey_url
+from llm_proxy.stack.wheels import file_of, folder_of
 
 
 async def test_postgres_answers_over_tcp_with_a_password(database_url: str) -> None:
@@ -15,21 +27,87 @@ async def test_postgres_answers_over_tcp_with_a_password(database_url: str) -> N
 
 async def test_the_limits_store_never_evicts(limits_redis_url: str) -> None:
     """A forgotten counter would be a limit nobody enforces."""
-    client = redis.asyncio.from_url(limits_redis_url, decode_responses=True)
-    try:
-        assert await client.execute_command("CONFIG", "GET", "maxmemory-policy") == {
-            "maxmemory-policy": "noeviction"
-        }
-    finally:
-        await client.aclose()
+    assert await eviction_policy(limits_redis_url) == "noeviction"
 
 
 async def test_the_cache_evicts_the_least_recently_used(cache_redis_url: str) -> None:
     """A full cache makes room instead of refusing."""
-    client = redis.asyncio.from_url(cache_redis_url, decode_responses=True)
+    assert await eviction_policy(cache_redis_url) == "allkeys-lru"
+
+
+async def eviction_policy(url: str) -> str:
+    client: Any = redis.asyncio.from_url(url)
+    async with client:
+        return str((await client.info("memory"))["maxmemory_policy"])
+
+
+async def test_postgres_keeps_committed_rows_through_kill_9(roomy_path: Path) -> None:
+    """What was committed is there after a crash, with the same password."""
+    port, password = free_port(), "a-password-with-'quotes'"
+    program = postgres(roomy_path, port, password)
+    url = postgres_url(port, "a-password-with-%27quotes%27")
+    running = start(program, roomy_path)
+    wait_until_ready([running])
+    connection = await asyncpg.connect(url)
+    await connection.execute("CREATE TABLE kept AS SELECT 7 AS number")
+    await connection.close()
+    os.kill(running.process.pid, signal.SIGKILL)
+    running.process.wait()
+
+    again = start(postgres(roomy_path, port, password), roomy_path)
     try:
-        assert await client.execute_command("CONFIG", "GET", "maxmemory-policy") == {
-            "maxmemory-policy": "allkeys-lru"
-        }
+        wait_until_ready([again])
+        connection = await asyncpg.connect(url)
+        assert await connection.fetchval("SELECT number FROM kept") == 7
+        await connection.close()
     finally:
-        await client.aclose()
+        assert stop([again]) == []
+
+
+async def test_postgres_follows_a_changed_password(roomy_path: Path) -> None:
+    """A lost `.env` does not lock its owner out of the data."""
+    port = free_port()
+    postgres(roomy_path, port, "the first one")
+    running = start(postgres(roomy_path, port, "another"), roomy_path)
+    try:
+        wait_until_ready([running])
+        connection = await asyncpg.connect(postgres_url(port, "another"))
+        await connection.close()
+        with pytest.raises(asyncpg.InvalidPasswordError):
+            await asyncpg.connect(postgres_url(port, "the%20first%20one"))
+    finally:
+        stop([running])
+
+
+async def test_counters_survive_a_restart_of_the_limits_store(tmp_path: Path) -> None:
+    """A restart is no way round a limit."""
+    port = free_port()
+    for expected in (1, 2):
+        running = start(valkey("limits", tmp_path, port, "word"), tmp_path)
+        try:
+            wait_until_ready([running])
+            async with redis.asyncio.from_url(valkey_url(port, "word")) as client:
+                assert await client.incr("counter") == expected
+        finally:
+            assert stop([running]) == []
+
+
+def test_a_taken_port_is_named_with_the_end_of_the_log(tmp_path: Path) -> None:
+    """The server's own words reach the person."""
+    port = free_port()
+    first = start(valkey("cache", tmp_path / "first", port, "word"), tmp_path / "first")
+    wait_until_ready([first])
+    second = start(valkey("cache", tmp_path / "second", port, "other"), tmp_path / "second")
+    try:
+        with pytest.raises(PartDied, match=r"valkey-cache ended with code 1(?s:.*)in use"):
+            wait_until_ready([second])
+    finally:
+        stop([first, second])
+
+
+def test_a_missing_wheel_says_what_to_type() -> None:
+    """The message names the package and the command that brings it."""
+    with pytest.raises(Missing, match=r"no_such_wheel.*make setup"):
+        folder_of("no_such_wheel")
+    with pytest.raises(Missing, match=r"llm_proxy.*\.none.*make setup"):
+        file_of("llm_proxy", "*.none")

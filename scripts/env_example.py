@@ -1,0 +1,73 @@
+"""Prints `.env.example` from the settings: `python scripts/env_example.py > .env.example`."""
+
+from typing import cast
+
+from pydantic import AliasChoices, SecretStr
+from pydantic.fields import FieldInfo
+
+from llm_proxy.settings import PREFIX, Settings
+
+HEAD = """\
+# Every setting, with its default. Copy the lines you change to `.env` (mode 0600); the environment wins over
+# `.env`, and `.env` over files of the same name in `.keys/`. Made from llm_proxy/settings.py: do not edit.
+"""
+
+STACK = """
+# ---- The local stack (`llm-proxy up`): what is named here replaces the embedded part -----------------------
+# DATABASE_URL stands above; REDIS_URL alone stands for both stores.
+# REDIS_URL=
+# Answers and cooldowns of the sidecars, in a Redis that may evict.
+# CACHE_REDIS_URL=
+# A better chat model than the toy, for the same place.
+# LOCAL_MODEL_GGUF=
+
+# ---- Providers: read by the sidecar only; a model whose key is missing is left out -------------------------
+# OPENAI_API_KEY=
+# ANTHROPIC_API_KEY=
+# GEMINI_API_KEY=
+# GROQ_API_KEY=
+# OPENROUTER_API_KEY=
+# VOYAGE_API_KEY=
+# CEREBRAS_API_KEY=
+# DEEPSEEK_API_KEY=
+# AZURE_API_KEY=
+# AZURE_API_BASE=
+# VERTEX_AI_PROJECT_ID=
+# VERTEX_AI_LOCATION=us-central1
+"""
+
+
+def names_of(name: str, field: FieldInfo) -> list[str]:
+    """The variables a setting is read from, our own prefixed one first."""
+    if isinstance(field.validation_alias, AliasChoices):
+        return [str(choice) for choice in field.validation_alias.choices]
+    return [PREFIX + name.upper()]
+
+
+def shown(default: object) -> str:
+    """A default as it is written in an environment file."""
+    if default is None or isinstance(default, SecretStr):
+        return ""
+    if isinstance(default, bool):
+        return str(default).lower()
+    if isinstance(default, tuple):
+        return ",".join(str(part) for part in cast("tuple[object, ...]", default))
+    return str(default)
+
+
+def lines_of(name: str, field: FieldInfo) -> list[str]:
+    """A setting's comment and its line."""
+    first, *others = names_of(name, field)
+    also = f"Also read as {', '.join(others)}." if others else ""
+    said = " ".join(part for part in (field.description or "", also) if part)
+    return [*([f"# {said}"] if said else []), f"# {first}={shown(field.default)}"]
+
+
+def env_example() -> str:
+    """The whole file."""
+    body = [line for name, field in Settings.model_fields.items() for line in lines_of(name, field)]
+    return HEAD + "\n" + "\n".join(body) + "\n" + STACK
+
+
+if __name__ == "__main__":
+    print(env_example(), end="")

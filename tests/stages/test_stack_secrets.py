@@ -1,0 +1,121 @@
+"""What the operator gives, what the first start makes, and which program may know it."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from dotenv import dotenv_values
+
+from llm_proxy.stack import Missing, stores
+from llm_proxy.stack.first_secrets import NEEDED, make_missing
+from llm_proxy.stack.greeting import key_place
+from llm_proxy.stack.programs import NEVER_IN_A_SIDECAR, Behind, ModelPorts, sidecar, sidecar_python
+from llm_proxy.stack.surroundings import Surroundings, look_around
+
+
+def test_secrets_are_made_once_into_a_file_only_its_owner_reads(tmp_path: Path) -> None:
+    """The second start makes none."""
+    made = make_missing(Surroundings({}), tmp_path / ".env")
+    assert stat.S_IMODE((tmp_path / ".env").stat().st_mode) == 0o600
+    assert list(made) == [names[0] for names in NEEDED]
+    assert make_missing(look_around({}, tmp_path), tmp_path / ".env") == {}
+    assert dotenv_values(tmp_path / ".env") == made
+
+
+def test_a_line_that_stands_in_the_file_is_never_changed(tmp_path: Path) -> None:
+    """Missing secrets are appended, also after a last line without its end, and a loose mode is tightened."""
+    file = tmp_path / ".env"
+    file.write_text("# mine\nLLM_PROXY__ADMIN_KEY=my-own")
+    file.chmod(0o644)
+    made = make_missing(look_around({}, tmp_path), file)
+    assert file.read_text().startswith("# mine\nLLM_PROXY__ADMIN_KEY=my-own\n")
+    assert dotenv_values(file) == {"LLM_PROXY__ADMIN_KEY": "my-own"} | made
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("names", NEEDED)
+def test_a_secret_given_under_any_of_its_names_is_not_made(names: tuple[str, ...], tmp_path: Path) -> None:
+    """Neither written nor overridden."""
+    for name in names:
+        assert names[0] not in make_missing(Surroundings({name: "given"}), tmp_path / name)
+
+
+def test_environment_wins_over_dotenv_and_dotenv_over_key_files(tmp_path: Path) -> None:
+    """An empty value counts as not given."""
+    keys = tmp_path / ".keys"
+    keys.mkdir()
+    for name in ("A", "B", "C", "README.md", ".gitignore"):
+        (keys / name).write_text(f"{name} of .keys\n")
+        (keys / name).chmod(0o600)
+    (tmp_path / ".env").write_text("A=of .env\nB=of .env\n")
+    given = look_around({"A": "of the environment", "B": ""}, tmp_path)
+    assert dict(given.names) == {"A": "of the environment", "B": "of .env", "C": "C of .keys"}
+    assert given.warnings == ()
+
+
+def test_a_key_file_that_others_may_read_is_named(tmp_path: Path) -> None:
+    """The warning holds the command that repairs it, and not the key."""
+    (tmp_path / ".keys").mkdir()
+    (tmp_path / ".keys" / "OPENAI_API_KEY").write_text("sk-secret")
+    (tmp_path / ".keys" / "OPENAI_API_KEY").chmod(0o640)
+    path = tmp_path / ".keys" / "OPENAI_API_KEY"
+    assert look_around({}, tmp_path).warnings == (f"{path} can be read by others: chmod 600 {path}",)
+
+
+def test_a_sidecar_sees_provider_keys_and_never_the_gateways_stores(tmp_path: Path) -> None:
+    """Its environment is built from a list: what its configuration names, and no more."""
+    config = tmp_path / "config.yaml"
+    config.write_text("model_list: [{litellm_params: {api_key: os.environ/MY_OWN_KEY}}]")
+    env = dict.fromkeys(NEVER_IN_A_SIDECAR, "of the gateway") | {
+        "MY_OWN_KEY": "1",
+        "GROQ_API_KEY": "2",
+        "LLM_PROXY__INTERNAL_API_KEY": "3",
+        "SOMETHING_ELSE": "4",
+        "PATH": os.defpath,
+    }
+    behind = Behind("sk-master", "redis://cache", None, ModelPorts(1, 2))
+    part = sidecar(1, 20_000, config, behind, Surroundings(env))
+    assert dict(part.env) == {
+        "PATH": os.defpath,
+        "MY_OWN_KEY": "1",
+        "GROQ_API_KEY": "2",
+        "LITELLM_MASTER_KEY": "sk-master",
+        "CACHE_REDIS_URL": "redis://cache",
+        "LOCAL_CHAT_BASE": "http://127.0.0.1:1/v1",
+        "LOCAL_EMBED_BASE": "http://127.0.0.1:2/v1",
+    }
+
+
+def test_a_missing_sidecar_environment_says_what_to_type(tmp_path: Path) -> None:
+    """One line, with the command."""
+    with pytest.raises(Missing, match=r"\.venv-sidecar is missing: run `make setup` first"):
+        sidecar_python(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "embedded"),
+    [
+        ({}, {"database", "limits", "cache"}),
+        ({"DATABASE_URL": "postgresql://a"}, {"limits", "cache"}),
+        ({"REDIS_URL": "redis://a"}, {"database"}),
+        ({"LIMITS_REDIS_URL": "redis://a"}, {"database", "cache"}),
+        ({"CACHE_REDIS_URL": "redis://a"}, {"database", "limits"}),
+    ],
+)
+def test_a_store_of_ones_own_replaces_the_embedded_one(given: dict[str, str], embedded: set[str]) -> None:
+    """Each by itself; one Redis address stands for both stores."""
+    chosen = stores.choose(Surroundings({"LLM_PROXY_STACK_POSTGRES_PASSWORD": "word"} | given))
+    ports = {"database": chosen.database_port, "limits": chosen.limits_port, "cache": chosen.cache_port}
+    assert {name for name, port in ports.items() if port is not None} == embedded
+
+
+def test_the_examples_find_the_key_where_this_start_found_it(tmp_path: Path) -> None:
+    """In the environment, in `.env`, or in a key file; the key itself is not shown."""
+    name = "LLM_PROXY__INTERNAL_API_KEY"
+    assert key_place(Surroundings({name: "secret"})).in_shell == "${" + name + "%%,*}"
+    for file in (tmp_path / ".env", tmp_path / ".keys" / name):
+        place = key_place(Surroundings({name: "secret"}, {name: file}))
+        assert str(file) in place.place
+        assert str(file) in place.in_shell
+        assert str(file) in place.in_python
