@@ -1,0 +1,62 @@
+"""`python -m llm_proxy.sidecar --config FILE --host H --port N`: one LiteLLM process.
+
+Exit codes: 0 after a drained SIGTERM, 2 configuration, 3 port in use, 4 LiteLLM would not start; each with one line.
+"""
+
+import argparse
+import os
+import socket
+import sys
+from pathlib import Path
+
+from llm_proxy.sidecar.environment import environment
+
+CONFIG, PORT = 2, 3
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run the sidecar until it is told to stop."""
+    flags = argparse.ArgumentParser(prog="llm-proxy sidecar", description="Run one LiteLLM process.")
+    flags.add_argument("--config", type=Path, required=True)
+    flags.add_argument("--host", default="127.0.0.1")
+    flags.add_argument("--port", type=int, default=4001)
+    flags.add_argument("--workers", type=int, choices=[1], default=1, help="always 1; run more processes instead")
+    asked = flags.parse_args(words)
+    try:
+        text = asked.config.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        return _refuse(CONFIG, f"{asked.config}: cannot be read: {problem}")
+    listener = _listener(asked.host, asked.port)
+    if isinstance(listener, str):
+        return _refuse(PORT, listener)
+    key = os.environ.get("LITELLM_MASTER_KEY", "")
+    if not key:
+        return _refuse(CONFIG, "LITELLM_MASTER_KEY is not set: the gateway's key at this sidecar")
+    clean = environment(os.environ, text)
+    os.environ.clear()
+    os.environ.update(clean)
+    # Only now: LiteLLM reads the environment while it is imported.
+    from llm_proxy.sidecar.launch import run  # noqa: PLC0415
+
+    return run(asked.config.absolute(), listener, key)
+
+
+def _listener(host: str, port: int) -> socket.socket | str:
+    """A bound socket that does not listen yet, or what is wrong with the address."""
+    try:
+        family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind, number)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as problem:
+        return f"cannot listen on {host}:{port}: {problem.strerror}"
+    return bound
+
+
+def _refuse(code: int, message: str) -> int:
+    print(f"sidecar: {message}", file=sys.stderr, flush=True)  # noqa: T201 -- the one line a person reads
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,28 @@
+"""ASGI's shapes, and the few answers this room gives itself.
+
+Source: https://asgi.readthedocs.io/en/latest/specs/www.html
+"""
+
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+
+async def answer(send: Send, status: int, body: object, headers: Headers | None = None) -> None:
+    """Send a JSON body."""
+    raw = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    fixed = [(b"content-type", b"application/json"), (b"content-length", str(len(raw)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": [*(headers or []), *fixed]})
+    await send({"type": "http.response.body", "body": raw})
+
+
+def error(message: str, kind: str, code: str | None) -> dict[str, Any]:
+    """An error in OpenAI's envelope."""
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}

@@ -1,0 +1,89 @@
+"""What is served, for the gateway: groups, the deployments behind them, their limits and prices.
+
+Invariants: configured groups only, no expanded wildcards; prices are decimal strings per token, null when unknown.
+"""
+
+from decimal import Decimal
+from typing import Any
+
+from llm_proxy.sidecar import seams
+from llm_proxy.sidecar.effective import FALLBACKS
+
+Json = dict[str, Any]
+LIMITS = ("max_tokens", "max_input_tokens", "max_output_tokens")
+PRICES = ("input_cost_per_token", "output_cost_per_token")
+
+
+def models(router: Any) -> Json:  # noqa: ANN401 -- LiteLLM's Router
+    """OpenAI's list of models: the groups and aliases by name."""
+    data = [{"id": name, "object": "model", "created": 0, "owned_by": "llm-proxy"} for name in _names(router)]
+    return {"object": "list", "data": data}
+
+
+def catalog(router: Any) -> Json:  # noqa: ANN401 -- the same
+    """Every group with its deployments."""
+    if router is None:
+        return {"groups": [], "default_fallbacks": []}
+    rules: Json = {}
+    for name in FALLBACKS:
+        for rule in getattr(router, name, None) or []:
+            for source, targets in rule.items():
+                rules[source] = [*rules.get(source, []), *(t for t in targets if isinstance(t, str))]
+    defaults = rules.pop("*", [])
+    return {
+        "groups": [_group(router, name, rules.get(name, [])) for name in _names(router)],
+        "default_fallbacks": list(dict.fromkeys([*(getattr(router, "default_fallbacks", None) or []), *defaults])),
+    }
+
+
+def _names(router: Any) -> list[str]:  # noqa: ANN401 -- the same
+    if router is None:
+        return []
+    aliases: Json = router.model_group_alias or {}
+    shown = [name for name, alias in aliases.items() if not (isinstance(alias, dict) and alias.get("hidden"))]
+    return list(dict.fromkeys([*(deployment["model_name"] for deployment in router.model_list), *shown]))
+
+
+def _group(router: Any, name: str, fallbacks: list[str]) -> Json:  # noqa: ANN401 -- the same
+    alias = (router.model_group_alias or {}).get(name)
+    target = (alias.get("model") if isinstance(alias, dict) else alias) or name
+    deployments = [_deployment(one) for one in router.model_list if one["model_name"] == target]
+    mode = next((one.pop("mode") for one in [dict(d) for d in deployments] if one.get("mode")), None)
+    for one in deployments:
+        one.pop("mode", None)
+    return {
+        "name": name,
+        "mode": mode or "chat",
+        "wildcard": "*" in name,
+        "fallbacks": list(dict.fromkeys(fallbacks)),
+        "deployments": deployments,
+    }
+
+
+def _deployment(entry: Json) -> Json:
+    params, info = entry["litellm_params"], entry.get("model_info") or {}
+    known = _known(params)
+    own = {**known, **{k: v for k, v in info.items() if v is not None}, **{k: params[k] for k in PRICES if params.get(k) is not None}}
+    provider, _, physical = str(params["model"]).partition("/")
+    return {
+        "id": info.get("id"),
+        "provider": params.get("custom_llm_provider") or known.get("litellm_provider") or provider,
+        "physical": physical or provider,
+        "mode": own.get("mode"),
+        **{name: own.get(name) for name in LIMITS},
+        **{name: _decimal(own.get(name)) for name in PRICES},
+    }
+
+
+def _known(params: Json) -> Json:
+    """The entry of LiteLLM's own price list, or nothing."""
+    listed = seams.library().model_cost
+    model = str(params["model"])
+    return listed.get(model) or listed.get(model.partition("/")[2]) or {}
+
+
+def _decimal(value: object) -> str | None:
+    if value is None:
+        return None
+    number = Decimal(str(value)).normalize()
+    return format(number, "f")

@@ -1,0 +1,85 @@
+"""The sidecar's whole surface: one table of doors, and 404 for everything else LiteLLM would answer.
+
+Invariants: no route of LiteLLM's application is reachable, so it has no admin API here; every call needs the
+traffic key, which opens nothing but these doors; LiteLLM's endpoint functions are called directly.
+"""
+
+import hmac
+from dataclasses import dataclass
+
+from llm_proxy.sidecar import catalog, seams
+from llm_proxy.sidecar.asgi import Receive, Scope, Send, answer, error
+from llm_proxy.sidecar.outcome import Outcome, witnessed
+from llm_proxy.sidecar.relay import relay
+
+CALLS = {
+    "/v1/chat/completions": "chat_completion",
+    "/v1/completions": "completion",
+    "/v1/embeddings": "embeddings",
+}
+JSON = [(b"content-type", b"application/json")]
+HEALTH = ("/health/liveliness", "/health/readiness")
+
+
+@dataclass(slots=True)
+class Doors:
+    """The ASGI application.
+
+    Attributes:
+        key: The traffic key.
+        ready: Whether a first call of each kind went through.
+    """
+
+    key: str
+    ready: bool = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return
+        method, path = scope["method"], scope["path"]
+        if method == "GET" and path in HEALTH:
+            await self._health(path, send)
+        elif not self._admits(scope):
+            await answer(send, 401, error("The sidecar's key is wrong or missing.", "auth_error", "invalid_api_key"))
+        elif method == "POST" and path in CALLS:
+            await _call(CALLS[path], scope, receive, send)
+        elif method == "GET" and path == "/v1/models":
+            await answer(send, 200, catalog.models(seams.router()))
+        elif method == "GET" and path == "/llmp/catalog":
+            await answer(send, 200, catalog.catalog(seams.router()))
+        else:
+            await answer(send, 404, error("No such route.", "invalid_request_error", "not_found"))
+
+    async def _health(self, path: str, send: Send) -> None:
+        if path == "/health/readiness" and not self.ready:
+            await answer(send, 503, {"status": "starting"})
+        else:
+            await answer(send, 200, {"status": "healthy"})
+
+    def _admits(self, scope: Scope) -> bool:
+        given = [value for name, value in scope["headers"] if name == b"authorization"]
+        return len(given) == 1 and hmac.compare_digest(given[0], b"Bearer " + self.key.encode())
+
+
+async def _call(endpoint: str, scope: Scope, receive: Receive, send: Send) -> None:
+    proxy = seams.proxy()
+    scope["app"] = proxy.app
+    # LiteLLM would read a form where the type says so.
+    scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"content-type"] + JSON
+    request, head = proxy.Request(scope, receive), proxy.Response()
+    outcome = Outcome()
+    with witnessed(outcome):
+        try:
+            result = await getattr(proxy, endpoint)(
+                request=request, fastapi_response=head, model=None, user_api_key_dict=_caller(proxy)
+            )
+        except proxy.ProxyException as refused:
+            outcome.refused(refused)
+            result = await proxy.openai_exception_handler(request, refused)
+        await relay(result, head.raw_headers, outcome, scope, receive, send)
+
+
+def _caller(proxy: object) -> object:
+    # Not an admin, and fresh: LiteLLM writes into it.
+    return proxy.UserAPIKeyAuth(api_key="llm-proxy", user_role="internal_user")  # type: ignore[attr-defined] -- untyped

@@ -1,0 +1,139 @@
+"""The configuration LiteLLM really gets: the file, less what cannot work here, plus what must hold.
+
+Invariants: pure; the file's own words win over our defaults, except where they would open a database, a known
+key or the network. Nothing is left out silently: each omission is a note.
+"""
+
+import copy
+import fnmatch
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llm_proxy.sidecar.environment import REFERENCE
+from llm_proxy.sidecar.requirements import DEFAULTS, FORCED, cache_in, strategy
+
+Json = dict[str, Any]
+FALLBACKS = ("fallbacks", "context_window_fallbacks", "content_policy_fallbacks")
+SECTIONS = ("litellm_settings", "router_settings", "general_settings")
+
+
+class Broken(Exception):  # noqa: N818 -- errors are named for the state they report
+    """The configuration cannot be served; the message says why in one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effective:
+    """What LiteLLM is given.
+
+    Attributes:
+        notes: One line for each thing left out.
+    """
+
+    config: Json
+    notes: tuple[str, ...]
+
+
+def effective(raw: object, env: Mapping[str, str]) -> Effective:
+    """The configuration for LiteLLM; raises `Broken` when the file is not one."""
+    config = copy.deepcopy(_checked(raw))
+    notes: list[str] = []
+    config["model_list"] = _with_keys(config.get("model_list") or [], env, notes)
+    for name in SECTIONS:
+        config[name] = config.get(name) or {}
+    groups = {deployment["model_name"] for deployment in config["model_list"]}
+    _prune_names(config, groups, notes)
+    _remove_database(config["general_settings"], notes)
+    _require(config, env)
+    return Effective(config, tuple(notes))
+
+
+def _checked(raw: object) -> Json:
+    if not isinstance(raw, dict):
+        raise Broken("it is not a mapping of sections")
+    deployments: Any = raw.get("model_list") or []
+    if not isinstance(deployments, list):
+        raise Broken("model_list is not a list")
+    for at, deployment in enumerate(deployments, 1):
+        if not isinstance(deployment, dict) or not isinstance(deployment.get("model_name"), str):
+            raise Broken(f"model_list, entry {at}: model_name is missing")
+        params = deployment.get("litellm_params")
+        if not isinstance(params, dict) or not isinstance(params.get("model"), str):
+            raise Broken(f"model_list, entry {at} ({deployment['model_name']}): litellm_params.model is missing")
+    for name in SECTIONS:
+        if not isinstance(raw.get(name) or {}, dict):
+            raise Broken(f"{name} is not a mapping")
+    return raw
+
+
+def unset(value: object, env: Mapping[str, str]) -> list[str]:
+    """The names a value reads from the environment that are not there, in order."""
+    if isinstance(value, str):
+        return [name for name in REFERENCE.findall(value) if not env.get(name)]
+    parts: Iterable[object] = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [name for part in parts for name in unset(part, env)]
+
+
+def _with_keys(deployments: list[Json], env: Mapping[str, str], notes: list[str]) -> list[Json]:
+    kept: list[Json] = []
+    for deployment in deployments:
+        missing = unset(deployment["litellm_params"], env)
+        if missing:
+            named = f"{deployment['model_name']} ({deployment['litellm_params']['model']})"
+            notes.append(f"left out {named}: {', '.join(dict.fromkeys(missing))} not set")
+        else:
+            kept.append(deployment)
+    return kept
+
+
+def _target(alias: object) -> str:
+    return str(alias.get("model")) if isinstance(alias, dict) else str(alias)
+
+
+def served(name: str, groups: Iterable[str]) -> bool:
+    """Whether a group of that name, or a wildcard that covers it, is there."""
+    return any(name == group or ("*" in group and fnmatch.fnmatchcase(name, group)) for group in groups)
+
+
+def _prune_names(config: Json, groups: set[str], notes: list[str]) -> None:
+    known = set(groups)
+    for section, key in (("router_settings", "model_group_alias"), ("litellm_settings", "model_alias_map")):
+        aliases: Json = config[section].get(key) or {}
+        kept = {name: alias for name, alias in aliases.items() if served(_target(alias), groups)}
+        notes += [f"left out alias {name}: {_target(a)} is not served" for name, a in aliases.items() if name not in kept]
+        known |= set(kept)
+        if aliases:
+            config[section][key] = kept
+    for section in ("router_settings", "litellm_settings"):
+        for key in FALLBACKS:
+            if config[section].get(key):
+                config[section][key] = _prune_fallbacks(config[section][key], known)
+        if config[section].get("default_fallbacks"):
+            config[section]["default_fallbacks"] = [n for n in config[section]["default_fallbacks"] if served(n, known)]
+
+
+def _prune_fallbacks(rules: list[Json], known: set[str]) -> list[Json]:
+    kept = [
+        {source: [name for name in targets if not isinstance(name, str) or served(name, known)]}
+        for rule in rules
+        for source, targets in rule.items()
+        if source == "*" or served(source, known)
+    ]
+    return [rule for rule in kept if all(rule.values())]
+
+
+def _remove_database(general: Json, notes: list[str]) -> None:
+    for name in ("database_url", "database_type", "store_model_in_db", "alerting"):
+        if general.pop(name, None) is not None:
+            notes.append(f"ignored general_settings.{name}: the sidecar keeps no database")
+
+
+def _require(config: Json, env: Mapping[str, str]) -> None:
+    for section in SECTIONS:
+        config[section] = {**copy.deepcopy(DEFAULTS[section]), **config[section], **FORCED[section]}
+    litellm, router = config["litellm_settings"], config["router_settings"]
+    router["routing_strategy"] = strategy(env.get("LLM_PROXY_LOAD_BALANCE", "")) or router["routing_strategy"]
+    url = env.get("CACHE_REDIS_URL")
+    if url and litellm.get("cache") is not False:
+        litellm["cache"] = True
+        litellm["cache_params"] = cache_in(url, litellm.get("cache_params") or {}, env)

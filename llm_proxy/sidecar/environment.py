@@ -1,0 +1,83 @@
+"""The environment LiteLLM runs in: built from a list, because it reads names that mean something else elsewhere.
+
+Invariant: `DATABASE_URL`, `REDIS_URL`, `HOST`, `PORT`, `DEBUG` and their like never pass; the gateway's key never
+becomes LiteLLM's master key, which is drawn anew at each start and known to nobody.
+"""
+
+import re
+import secrets
+from collections.abc import Mapping
+
+REFERENCE = re.compile(r"os\.environ/([A-Za-z_][A-Za-z0-9_]*)")
+OF_THE_MACHINE = (
+    *("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_CACHE_HOME", "LD_LIBRARY_PATH"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "SSL_VERIFY", "REQUESTS_CA_BUNDLE", "PYTHONPATH", "PYTHONUNBUFFERED"),
+)
+OF_A_PROVIDER = re.compile(
+    r"[A-Z0-9_]+_(API_KEY|API_BASE|BASE_URL|API_VERSION|API_TOKEN)|"
+    r"(AWS|AZURE|GOOGLE|GEMINI|VERTEX|VERTEXAI|HF|HUGGINGFACE|OLLAMA|WATSONX|DATABRICKS|SNOWFLAKE)_[A-Z0-9_]+"
+)
+OURS = re.compile(r"LLM_PROXY_SIDECAR_[A-Z0-9_]+|LLM_PROXY_LOAD_BALANCE|LLM_CALLS_DATABASE_URL|CACHE_REDIS_URL")
+OF_AN_OBSERVER = re.compile(r"(LANGFUSE|OTEL)_[A-Z0-9_]+")
+OF_LITELLM = frozenset(
+    {
+        *("LITELLM_LOG", "LITELLM_MASTER_KEY", "LITELLM_LICENSE", "REPEATED_STREAMING_CHUNK_LIMIT"),
+        *("INITIAL_RETRY_DELAY", "MAX_RETRY_DELAY", "JITTER"),
+        *("REDIS_CIRCUIT_BREAKER_FAILURE_THRESHOLD", "REDIS_CIRCUIT_BREAKER_RECOVERY_TIMEOUT"),
+    }
+)
+NEVER = frozenset({"DATABASE_URL", "DIRECT_URL", "REDIS_URL", "HOST", "PORT", "DEBUG", "DETAILED_DEBUG"})
+SAME = (("GEMINI_API_KEY", "GOOGLE_API_KEY"), ("VERTEX_AI_PROJECT_ID", "VERTEXAI_PROJECT"))
+"""Two names of one thing: whichever is set fills the other."""
+
+DEFAULTS = {
+    "LITELLM_LOG": "ERROR",
+    # Three attempts in all within about two seconds; LiteLLM also sleeps after the last one.
+    "INITIAL_RETRY_DELAY": "0.25",
+    "MAX_RETRY_DELAY": "2",
+    "JITTER": "0.1",
+    "VERTEX_AI_LOCATION": "us-central1",
+    # A cache that fails is left alone for a while after two calls.
+    "REDIS_CIRCUIT_BREAKER_FAILURE_THRESHOLD": "2",
+    "REDIS_CIRCUIT_BREAKER_RECOVERY_TIMEOUT": "30",
+}
+FIXED = {
+    "LITELLM_MODE": "PRODUCTION",
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS": "True",
+    "LITELLM_LOCAL_BLOG_POSTS": "True",
+    "LITELLM_LOCAL_POLICY_TEMPLATES": "True",
+    "LITELLM_LOCAL_AUTOROUTER_PRESETS": "True",
+    "DISABLE_ADMIN_UI": "True",
+    "NO_DOCS": "True",
+    "NO_REDOC": "True",
+    "NO_OPENAPI": "True",
+}
+
+
+def references(text: str) -> frozenset[str]:
+    """The names a configuration reads as `os.environ/NAME`."""
+    return frozenset(REFERENCE.findall(text))
+
+
+def environment(given: Mapping[str, str], config_text: str) -> dict[str, str]:
+    """The whole environment of the process.
+
+    Args:
+        given: What the launcher has; `LLM_PROXY_SIDECAR_PASS` may name more to let through, comma-separated.
+        config_text: The configuration, whose `os.environ/NAME`s pass too.
+    """
+    asked = references(config_text) | {*given.get("LLM_PROXY_SIDECAR_PASS", "").split(",")}
+    kept = {name: value for name, value in given.items() if value and _passes(name, asked)}
+    for one, other in SAME:
+        found = kept.get(one) or kept.get(other)
+        kept |= {one: found, other: found} if found else {}
+    return DEFAULTS | kept | FIXED | {"LITELLM_MASTER_KEY": f"sk-{secrets.token_urlsafe(32)}"}
+
+
+def _passes(name: str, asked: frozenset[str]) -> bool:
+    if name in NEVER:
+        return False
+    patterns = (OF_A_PROVIDER, OURS, OF_AN_OBSERVER)
+    return name in asked or name in OF_THE_MACHINE or name in OF_LITELLM or any(p.fullmatch(name) for p in patterns)

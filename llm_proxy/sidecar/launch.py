@@ -1,0 +1,116 @@
+"""The start of the process: LiteLLM's own start with our configuration, our patches and callbacks, a warm-up, serving.
+
+Invariants: nothing listens before a call of each kind went through; a configuration that does not load ends the
+process with one line; SIGTERM lets running calls end, then the call log is written out.
+"""
+
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+import yaml
+
+from llm_proxy.sidecar import broken_streams, callbacks, router_rules, seams, tuning
+from llm_proxy.sidecar.doors import Doors
+from llm_proxy.sidecar.effective import Broken, Effective, effective
+from llm_proxy.sidecar.warm_up import warm_up
+
+BROKEN, FAILED = 2, 4
+KEEP_ALIVE_S = 75
+
+
+class NotStarted(Exception):  # noqa: N818 -- errors are named for the state they report
+    """LiteLLM refused to start; the message is its reason."""
+
+
+def run(config: Path, listener: socket.socket, key: str) -> int:
+    """Serve until SIGTERM; the process's exit code."""
+    import uvloop  # noqa: PLC0415 -- not there on every platform LiteLLM runs on
+
+    try:
+        uvloop.run(_serve(config, listener, key))
+    except Broken as problem:
+        return _say(BROKEN, f"{config}: {problem}")
+    except NotStarted as problem:
+        return _say(FAILED, f"{config}: LiteLLM did not start: {problem}")
+    return 0
+
+
+async def _serve(config: Path, listener: socket.socket, key: str) -> None:
+    doors = Doors(key)
+    async with _litellm(config):
+        await warm_up(doors)
+        doors.ready = True
+        settings = uvicorn.Config(
+            doors,
+            loop="none",
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            access_log=False,
+            log_level="warning",
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=int(os.environ.get("LLM_PROXY_SIDECAR_DRAIN_S") or 30),
+            backlog=2048,
+        )
+        _say(0, f"serving on port {listener.getsockname()[1]}")
+        await uvicorn.Server(settings).serve(sockets=[listener])
+
+
+@asynccontextmanager
+async def _litellm(config: Path) -> AsyncIterator[None]:
+    loaded = _load(config)
+    proxy = seams.proxy()
+    _give(proxy.proxy_config, config, loaded)
+    tuning.apply()
+    broken_streams.apply()
+    router_rules.apply()
+    started = proxy.proxy_startup_event(proxy.app)
+    try:
+        await started.__aenter__()
+    except (Exception, SystemExit) as problem:
+        raise NotStarted(_first_line(problem)) from problem
+    try:
+        async with callbacks.installed():
+            yield
+    finally:
+        await started.__aexit__(None, None, None)
+
+
+def _load(config: Path) -> Effective:
+    try:
+        found = effective(yaml.safe_load(config.read_text(encoding="utf-8")), os.environ)
+    except yaml.YAMLError as problem:
+        raise Broken(f"not YAML: {_first_line(problem)}") from problem
+    for note in found.notes:
+        _say(0, note)
+    return found
+
+
+def _give(loader: Any, config: Path, loaded: Effective) -> None:  # noqa: ANN401 -- LiteLLM's ProxyConfig
+    """Have LiteLLM read our configuration where it would read the file; modules beside the file are still found."""
+
+    async def read(config_file_path: str | None = None) -> dict[str, Any]:
+        seams.proxy().user_config_file_path = config_file_path
+        included: dict[str, Any] = await loader._process_includes(  # noqa: SLF001 -- no public way to give a dict
+            config=loaded.config, config_file_path=str(config)
+        )
+        return included
+
+    loader._get_config_from_file = read  # noqa: SLF001 -- the same
+    os.environ["CONFIG_FILE_PATH"] = str(config)
+
+
+def _first_line(problem: BaseException) -> str:
+    return " ".join(str(problem).split())[:500] or type(problem).__name__
+
+
+def _say(code: int, message: str) -> int:
+    print(f"sidecar: {message}", file=sys.stderr, flush=True)  # noqa: T201 -- the log of this part
+    return code

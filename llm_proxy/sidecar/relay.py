@@ -1,0 +1,67 @@
+"""LiteLLM's result on its way out: whole answers as JSON, streams frame by frame, errors with what is known of them.
+
+Invariants: a stream that broke ends in exactly one error event and never in [DONE]; what the event says is ours.
+"""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from llm_proxy.sidecar import provider_error
+from llm_proxy.sidecar.asgi import Headers, Message, Receive, Scope, Send
+from llm_proxy.sidecar.outcome import Outcome
+
+ERROR_EVENT = b'data: {"error":'
+CUT: dict[str, Any] = {
+    "error": {
+        "message": "The model's stream broke off before its end.",
+        "type": "server_error",
+        "param": None,
+        "code": "upstream_stream_cut",
+    }
+}
+CUT_EVENT = b"data: " + json.dumps(CUT).encode() + b"\n\n"
+OURS = frozenset({b"content-length", b"content-type"})
+
+
+async def relay(
+    result: Any,  # noqa: ANN401 -- a response, a model or a dictionary of LiteLLM's
+    head: Iterable[tuple[bytes, bytes]],
+    outcome: Outcome,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+) -> None:
+    """Send what an endpoint of LiteLLM returned."""
+    if callable(result):
+        await result(scope, receive, Outgoing(send, outcome))
+        return
+    if hasattr(result, "model_dump_json"):
+        raw = result.model_dump_json().encode()
+    else:
+        raw = json.dumps(result, ensure_ascii=False, separators=(",", ":")).encode()
+    headers: Headers = [pair for pair in head if pair[0] not in OURS]
+    headers += [(b"content-type", b"application/json"), (b"content-length", str(len(raw)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": raw})
+
+
+class Outgoing:
+    """`send` for one response: adds the provider's words to errors, and closes a broken stream as broken."""
+
+    def __init__(self, send: Send, outcome: Outcome) -> None:
+        self._send = send
+        self._outcome = outcome
+        self._broken = False
+
+    async def __call__(self, message: Message) -> None:
+        """Pass one message on."""
+        if message["type"] == "http.response.start":
+            if message["status"] >= 400:
+                message["headers"] = [*message["headers"], *provider_error.headers(self._outcome.error)]
+        elif self._broken:
+            message["body"] = b""
+        elif message.get("body", b"").startswith(ERROR_EVENT):
+            self._broken = True
+            message["body"] = CUT_EVENT
+        await self._send(message)

@@ -1,0 +1,65 @@
+"""What this project asks of LiteLLM in every configuration: defaults where the file is silent, and a few musts."""
+
+from collections.abc import Mapping
+from typing import Any
+
+Json = dict[str, Any]
+
+DEFAULTS: dict[str, Json] = {
+    "general_settings": {},
+    "litellm_settings": {
+        "request_timeout": 120,  # LiteLLM's own default is 6000 s
+        "drop_params": False,  # a field the model does not know is an error, never lost
+        "turn_off_message_logging": True,
+        "json_logs": True,
+    },
+    "router_settings": {
+        "routing_strategy": "simple-shuffle",
+        "num_retries": 2,
+        "timeout": 120,
+        "stream_timeout": 60,
+        "allowed_fails": 3,
+        "cooldown_time": 10,
+        "optional_pre_call_checks": ["enforce_model_rate_limits"],  # without it rpm and tpm only weigh
+    },
+}
+FORCED: dict[str, Json] = {
+    "general_settings": {
+        "master_key": "os.environ/LITELLM_MASTER_KEY",  # drawn at each start
+        "cancel_on_disconnect": True,
+        "disable_model_info_refresh": True,  # else it asks every provider for its models, now and every 300 s
+        "background_health_checks": False,  # they call paid models
+    },
+    "litellm_settings": {
+        "include_cost_in_streaming_usage": True,
+        "enable_caching_on_provider_specific_optional_params": True,  # else wrong hits
+    },
+    "router_settings": {},
+}
+STRATEGIES = {
+    "ROUND_ROBIN": "simple-shuffle",
+    "WEIGHTED": "simple-shuffle",
+    "LEAST_LOADED": "least-busy",
+    "FASTEST_RESPONSE": "latency-based-routing",
+    "COST_OPTIMIZED": "cost-based-routing",
+}
+NAMESPACE = "litellm_caching"
+
+
+def strategy(load_balance: str) -> str | None:
+    """LiteLLM's routing strategy for one of our names; None for none."""
+    return STRATEGIES.get(load_balance.upper())
+
+
+def cache_in(url: str, given: Mapping[str, Any], env: Mapping[str, str]) -> Json:
+    """The response cache in the Redis at `url`; the file's own `cache_params` win, but for the address."""
+    ours: Json = {
+        "namespace": NAMESPACE,
+        "ttl": float(env.get("LLM_PROXY_SIDECAR_CACHE_TTL_S") or 600),
+        "supported_call_types": ["acompletion", "aembedding", "atext_completion"],
+        "socket_timeout": 0.25,  # a frozen Redis costs this once or twice, not 10 s
+        "socket_connect_timeout": 0.25,
+    }
+    address = {"type": "redis", "url": url}
+    kept = {name: value for name, value in given.items() if name not in {"host", "port", "password"}}
+    return ours | kept | address

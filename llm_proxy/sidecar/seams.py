@@ -1,0 +1,52 @@
+"""Every part of LiteLLM this room touches beyond its settings, in one place, so that an upgrade is one page to read.
+
+Invariant: nothing is imported before the first call, because LiteLLM reads the environment while it is imported.
+Its modules are taken as untyped: the environment the types are checked in has no LiteLLM.
+"""
+
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+SEAMS: dict[str, tuple[str, ...]] = {
+    "litellm": ("callbacks", "model_cost", "register_model", "get_model_info", "APIConnectionError", "Timeout"),
+    "litellm.proxy.proxy_server": (
+        *("app", "proxy_startup_event", "proxy_config", "openai_exception_handler", "ProxyException"),
+        *("chat_completion", "completion", "embeddings", "llm_router", "Request", "Response", "UserAPIKeyAuth"),
+    ),
+    "litellm.integrations.custom_logger": ("CustomLogger",),
+    "litellm.litellm_core_utils.streaming_handler": ("CustomStreamWrapper",),
+    "litellm.router": ("Router",),
+}
+"""Module -> the names used; a contract test checks that the pinned wheel has each."""
+
+
+def library() -> Any:  # noqa: ANN401 -- untyped here, as the header says
+    """The package `litellm`."""
+    return import_module("litellm")
+
+
+def proxy() -> Any:  # noqa: ANN401 -- the same
+    """The module that holds LiteLLM's proxy application and its globals."""
+    return import_module("litellm.proxy.proxy_server")
+
+
+@cache
+def custom_logger() -> Any:  # noqa: ANN401 -- the same
+    """The base class of callbacks."""
+    return import_module("litellm.integrations.custom_logger").CustomLogger
+
+
+def stream_wrapper() -> Any:  # noqa: ANN401 -- the same
+    """The class through which every provider's stream passes."""
+    return import_module("litellm.litellm_core_utils.streaming_handler").CustomStreamWrapper
+
+
+def router_class() -> Any:  # noqa: ANN401 -- the same
+    """The class that retries, falls back and cools down."""
+    return import_module("litellm.router").Router
+
+
+def router() -> Any:  # noqa: ANN401 -- the same
+    """The running router, once the start is done."""
+    return proxy().llm_router
