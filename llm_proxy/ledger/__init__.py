@@ -2,7 +2,9 @@
 
 from llm_proxy.ledger.exchange import Exchange
 from llm_proxy.ledger.ledger import Ledger, LedgerState
+from llm_proxy.ledger.queries import Usage
 from llm_proxy.ledger.record import UsageRecord
+from llm_proxy.ledger.spent import Spent
 from llm_proxy.ledger.store import Store
 
-__all__ = ["Exchange", "Ledger", "LedgerState", "Store", "UsageRecord"]
+__all__ = ["Exchange", "Ledger", "LedgerState", "Spent", "Store", "Usage", "UsageRecord"]

@@ -4,14 +4,14 @@ Invariants: writing a row twice is writing it once; every call has a deadline; a
 or not migrated raises `PostgresAway`, a row it will never take raises `RowsRejected`, nothing else leaves.
 """
 
-import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import asyncpg
 
 from llm_proxy import schema
+from llm_proxy.ledger.postgres import PartitionMissing, deadline
 from llm_proxy.ledger.refusal import Refusal
 from llm_proxy.ledger.row import FIELDS, Row, started_at
 
@@ -28,16 +28,6 @@ _TYPES = {
     "cost_nano_usd": "int8", "attempts": "int4", "latency_ms": "float8", "ttft_ms": "float8",
 }  # fmt: skip
 _COLUMNS = {"user": "user_id", "session": "session_id", "group": "model_group", "cost_nano_usd": "cost_usd"}
-
-Result = TypeVar("Result")
-
-
-class PostgresAway(Exception):  # noqa: N818 -- errors are named for the state they report
-    """Postgres did not do it now; later it may."""
-
-
-class RowsRejected(Exception):  # noqa: N818 -- the same
-    """Postgres will not take at least one of these rows, ever."""
 
 
 def _insert() -> str:
@@ -87,31 +77,41 @@ class Store:
 
     async def prepare(self) -> None:
         """Bring the schema to this version, once per process; raises `PostgresAway`."""
-        if not self.migrated:
-            await self._guard(self._prepare(), _PATIENT_S)
-            self.migrated = True
+        if self.migrated:
+            return
+        async with deadline(_PATIENT_S), self._pool.acquire(timeout=_DEADLINE_S) as connection:
+            await schema.apply(connection)
+        self.migrated = True
 
     async def insert(self, rows: Sequence[Row]) -> None:
         """Write these rows, those already written excepted; raises `PostgresAway` or `RowsRejected`."""
-        await self._guard(self._write(rows), _DEADLINE_S)
+        days = {started_at(row).astimezone(UTC).date() for row in rows}
+        try:
+            async with deadline(_DEADLINE_S), self._pool.acquire(timeout=_DEADLINE_S) as connection:
+                for day in days - self._days:
+                    await connection.execute("SELECT requests_partition($1)", day)
+                    self._days.add(day)
+                await connection.execute(_INSERT, *zip(*rows, strict=True))
+        except PartitionMissing:
+            self._days -= days
+            raise
 
     async def insert_refusals(self, refusals: Sequence[Refusal]) -> None:
         """Write a sample of what was refused; raises `PostgresAway` or `RowsRejected`."""
-        columns = list(zip(*(refusal.row() for refusal in refusals), strict=True))
-        await self._guard(self._pool.execute(_INSERT_REFUSALS, *columns, timeout=_DEADLINE_S), _DEADLINE_S)
+        columns = zip(*(refusal.row() for refusal in refusals), strict=True)
+        async with deadline(_DEADLINE_S):
+            await self._pool.execute(_INSERT_REFUSALS, *columns)
 
     async def insert_payloads(self, rows: Sequence[tuple[Any, ...]]) -> None:
         """Write what was said in some calls; raises `PostgresAway` or `RowsRejected`."""
-        columns = list(zip(*rows, strict=True))
-        await self._guard(self._pool.execute(_INSERT_PAYLOADS, *columns), _PATIENT_S)
+        async with deadline(_PATIENT_S):
+            await self._pool.execute(_INSERT_PAYLOADS, *zip(*rows, strict=True))
 
     async def enrich(self, now: datetime) -> int:
         """Make estimates exact by the sidecar's log, of calls ended long enough ago; returns how many."""
-        enriched = await self._guard(
-            self._pool.fetchval("SELECT enrich_requests($1, $2)", now - _ENRICH_SINCE, now - _ENRICH_UNTIL),
-            _PATIENT_S,
-        )
-        return int(enriched or 0)
+        async with deadline(_PATIENT_S):
+            since, until = now - _ENRICH_SINCE, now - _ENRICH_UNTIL
+            return int(await self._pool.fetchval("SELECT enrich_requests($1, $2)", since, until) or 0)
 
     def is_expired(self, row: Row, now: datetime) -> bool:
         """Whether the row's partition would be dropped at once."""
@@ -120,46 +120,12 @@ class Store:
     async def upkeep(self, now: datetime) -> None:
         """Make the coming days' partitions and drop what is past its time; raises `PostgresAway`."""
         today = now.astimezone(UTC).date()
-        await self._guard(self._upkeep(today), _PATIENT_S)
-
-    async def _prepare(self) -> None:
-        async with self._pool.acquire(timeout=_DEADLINE_S) as connection:
-            await schema.apply(connection)
-
-    async def _write(self, rows: Sequence[Row]) -> None:
-        async with self._pool.acquire(timeout=_DEADLINE_S) as connection:
-            for day in {started_at(row).astimezone(UTC).date() for row in rows} - self._days:
-                await connection.execute("SELECT requests_partition($1)", day)
-                self._days.add(day)
-            await connection.execute(_INSERT, *zip(*rows, strict=True))
-
-    async def _upkeep(self, today: date) -> None:
-        async with self._pool.acquire(timeout=_DEADLINE_S) as connection:
+        oldest = today - self._retention
+        async with deadline(_PATIENT_S), self._pool.acquire(timeout=_DEADLINE_S) as connection:
             for ahead in range(_DAYS_AHEAD + 1):
                 await connection.execute("SELECT requests_partition($1)", today + timedelta(days=ahead))
-            self._days = {day for day in self._days if day >= today - self._retention}
-            await connection.execute("SELECT requests_retire($1)", today - self._retention)
+            self._days = {day for day in self._days if day >= oldest}
+            await connection.execute("SELECT requests_retire($1)", oldest)
             await connection.execute(
-                "SELECT retire_rows($1, $2, $3)",
-                today,
-                today - self._retention,
-                today - self._payload_retention,
+                "SELECT retire_rows($1, $2, $3)", today, oldest, today - self._payload_retention
             )
-
-    async def _guard(self, work: Awaitable[Result], deadline_s: float) -> Result:
-        try:
-            async with asyncio.timeout(deadline_s):
-                return await work
-        except asyncpg.CheckViolationError as fault:
-            self._days.clear()  # somebody dropped a partition under us
-            raise PostgresAway(str(fault)) from fault
-        except (
-            asyncpg.DataError,
-            asyncpg.IntegrityConstraintViolationError,
-            asyncpg.ProgramLimitExceededError,
-        ) as fault:
-            raise RowsRejected(str(fault)) from fault
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as fault:
-            raise PostgresAway(f"{type(fault).__name__}: {fault}") from fault
-        except schema.SchemaChanged as fault:
-            raise PostgresAway(str(fault)) from fault

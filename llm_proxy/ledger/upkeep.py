@@ -13,10 +13,11 @@ from datetime import UTC, datetime
 
 from llm_proxy.ledger.journal import Journal
 from llm_proxy.ledger.payload import PayloadQueue
+from llm_proxy.ledger.postgres import PostgresAway, RowsRejected
 from llm_proxy.ledger.recovery import JOURNAL, Recovered, take_over, take_over_all
 from llm_proxy.ledger.refusal import Refusal
 from llm_proxy.ledger.spool import Spool
-from llm_proxy.ledger.store import PostgresAway, RowsRejected, Store
+from llm_proxy.ledger.store import Store
 from llm_proxy.ledger.writer import Writer
 from llm_proxy.telemetry import Metrics, Seat
 

@@ -13,9 +13,10 @@ from datetime import UTC, datetime
 from itertools import islice
 
 from llm_proxy.ledger.journal import Journal
+from llm_proxy.ledger.postgres import PostgresAway, RowsRejected
 from llm_proxy.ledger.row import Row, decode, encode, repaired
 from llm_proxy.ledger.spool import Spool, lines
-from llm_proxy.ledger.store import PostgresAway, RowsRejected, Store
+from llm_proxy.ledger.store import Store
 from llm_proxy.telemetry import Metrics
 
 log = logging.getLogger(__name__)

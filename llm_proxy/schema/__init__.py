@@ -78,6 +78,23 @@ async def apply(connection: Connection) -> list[str]:
     return [step.name for step in todo]
 
 
+async def migrate(dsn: str, *, sidecar_password: str | None = None) -> list[str]:
+    """Bring the database at this address to this version, over a connection of its own.
+
+    Args:
+        dsn: A role that may create tables.
+        sidecar_password: Given, the sidecar's role may log in with it.
+    """
+    connection = await asyncpg.connect(dsn)
+    try:
+        applied = await apply(connection)
+        if sidecar_password is not None:
+            await let_sidecar_in(connection, sidecar_password)
+    finally:
+        await connection.close()
+    return applied
+
+
 async def let_sidecar_in(connection: Connection, password: str) -> str:
     """Give the sidecar's role this password and the right to log in; returns the role's name.
 

@@ -1,0 +1,88 @@
+"""The gateway's records against the sidecar's log: where they differ, and by how much.
+
+Invariants: nothing is changed; a request without a model call (a cache hit, an error before the sidecar) is
+no difference, nor is a figure the sidecar does not know. Only a gateway's own estimate may be off.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Literal
+from uuid import UUID
+
+import asyncpg
+
+from llm_proxy.ledger.postgres import deadline
+
+Difference = Literal["tokens", "cost", "missing_here", "missing_there"]
+_DEADLINE_S = 60.0
+
+_DIFFERENCES = """
+    SELECT coalesce(r.request_id, t.call_id) AS request_id,
+           coalesce(r.started_at, t.started_at) AS started_at,
+           r.request_id IS NOT NULL AS recorded, t.call_id IS NOT NULL AS logged, r.usage_source, r.outcome,
+           r.prompt_tokens, r.completion_tokens, r.cost_usd,
+           t.prompt_tokens AS logged_prompt_tokens, t.completion_tokens AS logged_completion_tokens,
+           t.cost_usd AS logged_cost_usd
+    FROM (SELECT * FROM requests WHERE started_at >= $1 AND started_at < $2) AS r
+    FULL JOIN (SELECT * FROM llm_calls_total WHERE started_at >= $1 AND started_at < $2) AS t
+           ON t.call_id = r.request_id
+    WHERE (t.call_id IS NULL AND r.outcome = 'ok' AND r.cache <> 'hit')
+       OR (r.request_id IS NULL AND t.succeeded)
+       OR r.prompt_tokens <> t.prompt_tokens OR r.completion_tokens <> t.completion_tokens
+       OR r.cost_usd <> t.cost_usd
+    ORDER BY 2 LIMIT $3"""
+
+
+@dataclass(frozen=True, slots=True)
+class Disagreement:
+    """One request on which the two logs differ."""
+
+    request_id: UUID
+    started_at: datetime
+    kinds: tuple[Difference, ...]
+    usage_source: str | None
+    outcome: str | None
+    tokens: tuple[int | None, int | None]
+    logged_tokens: tuple[int | None, int | None]
+    cost_usd: Decimal | None
+    logged_cost_usd: Decimal | None
+
+
+async def disagreements(
+    pool: asyncpg.Pool, since: datetime, until: datetime, limit: int
+) -> Sequence[Disagreement]:
+    """Requests of this time on which the logs differ, oldest first; raises `PostgresAway`."""
+    async with deadline(_DEADLINE_S):
+        rows = await pool.fetch(_DIFFERENCES, since, until, limit)
+    return [_disagreement(row) for row in rows]
+
+
+def _disagreement(row: Any) -> Disagreement:  # noqa: ANN401 -- a record of asyncpg
+    return Disagreement(
+        request_id=row["request_id"],
+        started_at=row["started_at"],
+        kinds=tuple(_kinds(row)),
+        usage_source=row["usage_source"],
+        outcome=row["outcome"],
+        tokens=(row["prompt_tokens"], row["completion_tokens"]),
+        logged_tokens=(row["logged_prompt_tokens"], row["logged_completion_tokens"]),
+        cost_usd=row["cost_usd"],
+        logged_cost_usd=row["logged_cost_usd"],
+    )
+
+
+def _kinds(row: Any) -> Sequence[Difference]:  # noqa: ANN401 -- the same
+    if not row["recorded"]:
+        return ["missing_here"]
+    if not row["logged"]:
+        return ["missing_there"]
+    kinds: list[Difference] = []
+    here = (row["prompt_tokens"], row["completion_tokens"])
+    there = (row["logged_prompt_tokens"], row["logged_completion_tokens"])
+    if None not in there and here != there:
+        kinds.append("tokens")
+    if row["logged_cost_usd"] is not None and row["cost_usd"] != row["logged_cost_usd"]:
+        kinds.append("cost")
+    return kinds
