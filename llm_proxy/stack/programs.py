@@ -78,8 +78,7 @@ class Behind:
 
 def sidecar(number: int, port: int, config: Path, behind: Behind, given: Surroundings) -> Part:
     """One LiteLLM process; raises `Missing` when its environment is not there."""
-    env = _machine(given) | given.for_providers(config.read_text(encoding="utf-8"))
-    env |= {name: value for name, value in given.names.items() if _is_for_a_sidecar(name)}
+    env = _machine(given) | given.for_a_sidecar(config.read_text(encoding="utf-8"))
     env |= behind.models.bases() if behind.models else {}
     env |= {"LITELLM_MASTER_KEY": behind.master_key, "CACHE_REDIS_URL": behind.cache_url}
     env |= {"LLM_CALLS_DATABASE_URL": behind.calls_url} if behind.calls_url else {}
@@ -90,7 +89,7 @@ def sidecar(number: int, port: int, config: Path, behind: Behind, given: Surroun
         name=f"sidecar-{number}",
         argv=(str(sidecar_python()), "-m", "llm_proxy.sidecar", *map(str, words)),
         env=env,
-        ready=lambda _: answers(port, "/health/liveliness"),
+        ready=lambda _: answers(port, "/health/readiness"),
         cwd=Path.cwd(),
         patience_s=120,
     )
@@ -114,10 +113,6 @@ def sidecar_python(project: Path = PROJECT) -> Path:
     if not found.exists():
         raise Missing(f"LiteLLM's environment {found.parents[1]} is missing: run `make setup` first")
     return found
-
-
-def _is_for_a_sidecar(name: str) -> bool:
-    return name.startswith(("LITELLM_", "LLM_PROXY_SIDECAR_")) or name == "LLM_PROXY_LOAD_BALANCE"
 
 
 def _machine(given: Surroundings) -> dict[str, str]:

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
-PROVIDER_NAME = re.compile(
-    r"(OPENAI|ANTHROPIC|GEMINI|GOOGLE|GROQ|OPENROUTER|VOYAGE|CEREBRAS|DEEPSEEK|MISTRAL|XAI|COHERE|TOGETHERAI|"
-    r"HUGGINGFACE|HF|AZURE|AWS|VERTEX|VERTEXAI|VERTEX_AI|OLLAMA|VLLM|TEI|LLAMA_CPP|LANGFUSE)_\w+"
+FOR_A_SIDECAR = re.compile(
+    r"(?!LLM_PROXY_)\w+_(API_KEY|API_BASE|BASE_URL|API_VERSION|API_TOKEN)|"
+    r"(AWS|AZURE|GOOGLE|GEMINI|VERTEX|VERTEXAI|HF|HUGGINGFACE|OLLAMA|LANGFUSE|OTEL|LITELLM|LLM_PROXY_SIDECAR)_\w+|"
+    r"LLM_PROXY_LOAD_BALANCE|INITIAL_RETRY_DELAY|MAX_RETRY_DELAY|JITTER"
 )
 REFERENCE = re.compile(r"os\.environ/([A-Za-z_][A-Za-z0-9_]*)")
 NOT_A_SECRET = {"README.md"}
@@ -37,13 +38,13 @@ class Surroundings:
         """The value of the first of these names that has one."""
         return next((self.names[name] for name in names if name in self.names), None)
 
-    def for_providers(self, config: str) -> dict[str, str]:
-        """What the sidecar may know: provider names, and every name its configuration refers to."""
+    def for_a_sidecar(self, config: str) -> dict[str, str]:
+        """What a sidecar may know: names of providers and LiteLLM, and those its configuration refers to."""
         asked_for = set(REFERENCE.findall(config))
         return {
             name: value
             for name, value in self.names.items()
-            if PROVIDER_NAME.fullmatch(name) or name in asked_for
+            if FOR_A_SIDECAR.fullmatch(name) or name in asked_for
         }
 
 
