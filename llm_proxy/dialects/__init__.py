@@ -6,9 +6,10 @@ from llm_proxy.dialects.generate import GENERATE, GENERATE_STREAM
 from llm_proxy.dialects.hints import NO_HINTS, read_hints
 from llm_proxy.dialects.internal import INTERNAL
 from llm_proxy.dialects.openai import OPENAI
+from llm_proxy.dialects.openai import model as openai_model
 
 __all__ = [
     "Answered", "Bounds", "CacheControl", "Call", "Dialect", "Door", "Hints", "Models", "Offer",
     "StreamWriter",
-    "read_hints", "NO_HINTS", "OPENAI", "INTERNAL", "GENERATE", "GENERATE_STREAM",
+    "openai_model", "read_hints", "NO_HINTS", "OPENAI", "INTERNAL", "GENERATE", "GENERATE_STREAM",
 ]  # fmt: skip

@@ -29,7 +29,7 @@ def router(
         tags=["models"],
         responses={401: {"description": "No credential."}, 503: {"description": "Not known yet."}},
     )
-    Known = Annotated[Caller, Depends(keeper.caller)]  # noqa: N806 -- a type
+    whose = Depends(keeper.caller)
 
     def usable(caller: Caller) -> list[str]:
         known = _known(catalog())
@@ -38,7 +38,7 @@ def router(
     @doors.get("/v1/models", summary="List the models the key may use.")
     @doors.get("/models", include_in_schema=False)
     @doors.get("/v1/llm/models", summary="The same, as the `x-internal-auth` service calls it.")
-    async def listed(caller: Known) -> Response:
+    async def listed(caller: Annotated[Caller, whose]) -> Response:
         known = _known(catalog())
         return _json(OPENAI.models(_offer(known, name) for name in usable(caller)))
 
@@ -46,7 +46,7 @@ def router(
         "/v1/models/{model:path}", summary="One model.", responses={404: {"description": "No such model."}}
     )
     @doors.get("/models/{model:path}", include_in_schema=False)
-    async def one(model: str, caller: Known) -> Response:
+    async def one(model: str, caller: Annotated[Caller, whose]) -> Response:
         known = _known(catalog())
         if known.group(model) is None or not allowed(caller.models or default_models, model):
             raise ModelNotFound(
@@ -55,7 +55,7 @@ def router(
         return _json(openai_model(_offer(known, model)))
 
     @doors.get("/internal/llm/models", summary="List the models in the internal proxy's vocabulary.")
-    async def internal(caller: Known) -> Response:
+    async def internal(caller: Annotated[Caller, whose]) -> Response:
         known = _known(catalog())
         return _json(INTERNAL.models([_offer(known, name) for name in usable(caller)]))
 

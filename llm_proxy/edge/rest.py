@@ -43,9 +43,13 @@ def build(
         refused: Told of every refusal, to be counted.
     """
     app = FastAPI(
-        title="llm-proxy", version=version, lifespan=lifespan, redirect_slashes=False, docs_url=None, redoc_url=None,
-        openapi_url="/openapi.json",
-    )  # fmt: skip
+        title="llm-proxy",
+        version=version,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
+    )
     for router in routers:
         app.include_router(router)
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from fnmatch import fnmatchcase
 from itertools import takewhile
-from typing import Any
+
+from llm_proxy.upstream.shape import Json, as_object, as_objects
 
 PICO = Decimal(10) ** 12
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class Catalog:
 def from_own(document: Json) -> Catalog:
     """The catalogue our sidecar writes; see `docs/architecture.md`."""
     groups: dict[str, Group] = {}
-    for entry in document.get("groups", ()):
+    for entry in as_objects(document.get("groups")):
         deployments = tuple(
             Deployment(
                 str(one.get("id") or ""),
@@ -102,7 +102,7 @@ def from_own(document: Json) -> Catalog:
                 pico_usd(one.get("input_cost_per_token")),
                 pico_usd(one.get("output_cost_per_token")),
             )
-            for one in entry.get("deployments", ())
+            for one in as_objects(entry.get("deployments"))
         )
         name = str(entry["name"])
         groups[name] = Group(
@@ -122,15 +122,15 @@ def from_model_info(document: Json) -> Catalog:
     is how they are told from groups somebody configured.
     """
     names: dict[str, set[str]] = {}
-    for entry in document.get("data", ()):
+    for entry in as_objects(document.get("data")):
         names.setdefault(_id(entry), set()).add(str(entry.get("model_name")))
     found: dict[str, dict[str, Deployment]] = {}
     modes: dict[str, str] = {}
-    for entry in document.get("data", ()):
+    for entry in as_objects(document.get("data")):
         shared = names[_id(entry)]
         name = str(entry.get("model_name")) if len(shared) == 1 else _wildcard(shared)
         found.setdefault(name, {})[_id(entry)] = _deployment(entry, wildcard=len(shared) > 1)
-        modes.setdefault(name, str((entry.get("model_info") or {}).get("mode") or "chat"))
+        modes.setdefault(name, str(as_object(entry.get("model_info")).get("mode") or "chat"))
     groups = {
         name: Group(name, modes[name], "*" in name, (), tuple(behind.values()))
         for name, behind in found.items()
@@ -139,7 +139,7 @@ def from_model_info(document: Json) -> Catalog:
 
 
 def _id(entry: Json) -> str:
-    return str((entry.get("model_info") or {}).get("id") or entry.get("model_name"))
+    return str(as_object(entry.get("model_info")).get("id") or entry.get("model_name"))
 
 
 def _wildcard(names: set[str]) -> str:
@@ -149,7 +149,7 @@ def _wildcard(names: set[str]) -> str:
 
 
 def _deployment(entry: Json, *, wildcard: bool) -> Deployment:
-    params, info = entry.get("litellm_params") or {}, entry.get("model_info") or {}
+    params, info = as_object(entry.get("litellm_params")), as_object(entry.get("model_info"))
     provider, _, physical = str(params.get("model") or "").partition("/")
     if not physical:
         provider, physical = str(info.get("litellm_provider") or "unknown"), provider

@@ -7,6 +7,7 @@ live shorter (20 s) than the sidecar keeps them (75 s).
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -15,15 +16,15 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from llm_proxy.dialects import Call
-from llm_proxy.errors import Overloaded, ProviderFailed, UpstreamUnreachable
+from llm_proxy.errors import Overloaded, UpstreamUnreachable
 from llm_proxy.identity import Caller
+from llm_proxy.upstream.answer import Answer
 from llm_proxy.upstream.catalog import Catalog
 from llm_proxy.upstream.controls import Controls
 from llm_proxy.upstream.errors import refusal
-from llm_proxy.upstream.frames import Frames, FrameTooLarge, strip
 from llm_proxy.upstream.pool import Pool, Sidecar
-from llm_proxy.upstream.reply import CacheState, Served, Usage, count, milliseconds
-from llm_proxy.upstream.usage import nano_usd, read_usage
+from llm_proxy.upstream.reply import CacheState, Served, count, milliseconds
+from llm_proxy.upstream.usage import nano_usd
 from llm_proxy.upstream.watch import Watch
 
 KEEPALIVE_S = 20
@@ -89,7 +90,7 @@ class Client:
         async with self._session.get(self._url(sidecar, path), headers=self._fixed, timeout=wait) as response:
             return response.status, await response.read()
 
-    async def send(self, call: Call, caller: Caller, request_id: str, watch: Watch) -> "Answer":
+    async def send(self, call: Call, caller: Caller, request_id: str, watch: Watch) -> Answer:
         """Forward a call; returns when the sidecar's status is known.
 
         Raises:
@@ -136,9 +137,10 @@ class Client:
 
     async def _answer(
         self, call: Call, sidecar: Sidecar, response: aiohttp.ClientResponse, watch: Watch
-    ) -> "Answer":
+    ) -> Answer:
         served = self._served(call, response)
-        answer = Answer(self, sidecar, response, served, watch)
+        idle_s = self.deadlines.idle_s
+        answer = Answer(response, served, watch, idle_s=idle_s, freed=partial(self._give, sidecar))
         if response.status == 200:
             sidecar.succeeded()
             if call.streaming:
@@ -217,72 +219,6 @@ class Client:
     @staticmethod
     def _cost(priced: bool, headers: Any) -> int | None:  # noqa: ANN401, FBT001 -- aiohttp's header proxy; one flag
         return nano_usd(headers.get("x-litellm-response-cost")) if priced else None
-
-
-class Answer:
-    """A reply of a sidecar; see `Reply`."""
-
-    __slots__ = ("_client", "_closed", "_response", "_sidecar", "_watch", "frames", "served")
-
-    def __init__(
-        self, client: Client, sidecar: Sidecar, response: aiohttp.ClientResponse, served: Served, watch: Watch
-    ) -> None:
-        self._client = client
-        self._sidecar = sidecar
-        self._response = response
-        self._watch = watch
-        self._closed = False
-        self.served = served
-        self.frames: Frames | None = None
-
-    def stream(self, *, wants_usage: bool) -> None:
-        """This answer is a stream of frames."""
-        self.frames = Frames(wants_usage=wants_usage)
-        self._watch.phase = "idle"
-
-    async def json(self) -> tuple[bytes, Usage | None]:
-        """The whole body, LiteLLM's additions taken out, and what it says was used."""
-        try:
-            body = await self._response.read()
-            document = orjson.loads(body)
-        except (aiohttp.ClientError, OSError) as broken:
-            raise UpstreamUnreachable(
-                "The connection to the model backend broke before an answer."
-            ) from broken
-        except orjson.JSONDecodeError as garbage:
-            raise ProviderFailed("The model's provider failed to answer.") from garbage
-        self._watch.silent_at = float("inf")
-        if not isinstance(document, dict):
-            raise ProviderFailed("The model's provider failed to answer.")
-        usage = document.get("usage")
-        found = read_usage(usage) if isinstance(usage, dict) else None
-        if b"provider_specific" in body or (isinstance(usage, dict) and usage.pop("cost", None) is not None):
-            strip(document)
-            body = orjson.dumps(document)
-        return body, found
-
-    async def chunk(self) -> bytes | None:
-        """The next bytes that may go out now (perhaps none); None when the stream has ended."""
-        frames, watch, client = self.frames, self._watch, self._client
-        assert frames is not None  # noqa: S101 -- only streams are read by chunk
-        watch.silent_at = asyncio.get_running_loop().time() + client.deadlines.idle_s
-        try:
-            raw = await self._response.content.readany()
-            watch.silent_at = float("inf")
-            if raw:
-                return frames.feed(raw)
-        except (aiohttp.ClientError, OSError):
-            frames.garbage = True
-        except FrameTooLarge:
-            frames.garbage = True
-        return frames.close() or None
-
-    def close(self) -> None:
-        """Let go of the connection; unread, it is closed, and the provider is cancelled."""
-        if not self._closed:
-            self._closed = True
-            self._response.release()
-            self._client._give(self._sidecar)  # noqa: SLF001 -- the client made this answer
 
 
 def _named(model_name: str | None) -> tuple[str | None, str | None]:

@@ -25,6 +25,7 @@ from llm_proxy.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from llm_proxy.upstream.shape import as_object
 
 Headers = Mapping[str, str]
 
@@ -157,12 +158,11 @@ def _read(body: bytes) -> tuple[str, dict[str, Any]]:
         document = orjson.loads(body)
     except orjson.JSONDecodeError:
         return body[:2000].decode("utf-8", "replace"), {}
-    if isinstance(document, dict):
-        error = document.get("error")
-        if isinstance(error, dict):
-            return str(error.get("message") or ""), error
-        return str(error or document.get("detail") or document.get("message") or ""), {}
-    return str(document)[:2000], {}
+    whole = as_object(document)
+    error = as_object(whole.get("error"))
+    if error:
+        return str(error.get("message") or ""), error
+    return str(whole.get("error") or whole.get("detail") or whole.get("message") or document)[:2000], {}
 
 
 def _retry_after_s(headers: Headers, text: str) -> float | None:

@@ -6,18 +6,16 @@ made OpenAI's (`choices: []`), shown only to a caller who asked for it.
 Invariants: any chunking of the same bytes gives the same frames; `[DONE]` is withheld, its owner writes it.
 """
 
-from typing import Any
-
 import orjson
 
 from llm_proxy.upstream.reply import Usage
+from llm_proxy.upstream.shape import Json, as_object, as_objects
 from llm_proxy.upstream.usage import read_usage
 
 MAX_FRAME_BYTES = 16 * 2**20
 _MARKS = (b'"usage"', b'"provider_specific', b'"error"', b"[DONE]", b"\r")
 _FINISH = b'"finish_reason":"'
-
-Json = dict[str, Any]
+_ADDED = "provider_specific_fields"
 
 
 class FrameTooLarge(Exception):  # noqa: N818 -- named for the state
@@ -39,7 +37,7 @@ class Frames:
 
     def __init__(self, *, wants_usage: bool) -> None:
         self._wants_usage = wants_usage
-        self._tail = b""
+        self._tail: bytes = b""
         self.usage: Usage | None = None
         self.content_frames = 0
         self.finished = False
@@ -49,20 +47,8 @@ class Frames:
 
     def feed(self, chunk: bytes) -> bytes:
         """Bytes as they came in, the bytes that may go out now out."""
-        if self._tail:
-            chunk = self._tail + chunk
-            self._tail = b""
-        if not chunk.endswith(b"\n\n"):
-            end = chunk.rfind(b"\n\n") + 2
-            if end == 1 and b"\r" not in chunk:
-                end = 0
-            elif b"\r" in chunk:
-                chunk = chunk.replace(b"\r\n", b"\n")
-                end = chunk.rfind(b"\n\n") + 2 if b"\n\n" in chunk else 0
-            self._tail = chunk[end:]
-            if len(self._tail) > MAX_FRAME_BYTES:
-                raise FrameTooLarge
-            chunk = chunk[:end]
+        if self._tail or not chunk.endswith(b"\n\n"):
+            chunk = self._whole_frames(chunk)
             if not chunk:
                 return b""
         for mark in _MARKS:
@@ -72,6 +58,16 @@ class Frames:
             self.finished = True
         self.content_frames += chunk.count(b"\n\n")
         return chunk
+
+    def _whole_frames(self, chunk: bytes) -> bytes:
+        raw = self._tail + chunk
+        if b"\r" in raw:
+            raw = raw.replace(b"\r\n", b"\n")
+        end = raw.rfind(b"\n\n") + 2 if b"\n\n" in raw else 0
+        self._tail = raw[end:]
+        if len(self._tail) > MAX_FRAME_BYTES:
+            raise FrameTooLarge
+        return raw[:end]
 
     def close(self) -> bytes:
         """The upstream has ended: what was left of an unfinished frame is garbage, and stays here."""
@@ -101,27 +97,27 @@ class Frames:
             self.content_frames += 1
             return frame + b"\n\n"
         try:
-            event = orjson.loads(data)
+            event = as_object(orjson.loads(data))
         except orjson.JSONDecodeError:
-            self.garbage = True
-            return b""
-        if not isinstance(event, dict):
+            event = {}
+        if not event:
             self.garbage = True
             return b""
         return self._event(event)
 
     def _event(self, event: Json) -> bytes:
-        if isinstance(event.get("error"), dict):
-            self.error = event["error"]
+        error = as_object(event.get("error"))
+        if error:
+            self.error = error
             return b""
         strip(event)
-        usage = event.pop("usage", None)
+        usage = as_object(event.pop("usage", None))
         out = b""
         if carries_content(event):
             self.content_frames += 1
-            self.finished = self.finished or any(c.get("finish_reason") for c in event["choices"])
+            self.finished = self.finished or any(one.get("finish_reason") for one in _choices(event))
             out = b"data: " + orjson.dumps(event) + b"\n\n"
-        if isinstance(usage, dict):
+        if usage:
             self.usage = read_usage(usage)
             if self._wants_usage:
                 usage.pop("cost", None)
@@ -133,30 +129,25 @@ class Frames:
 
 def carries_content(event: Json) -> bool:
     """Whether a frame says more than its usage."""
-    choices = event.get("choices")
-    if not isinstance(choices, list) or not choices:
-        return False
     return any(
-        isinstance(choice, dict)
-        and (
-            choice.get("finish_reason")
-            or any(v is not None for v in choice.get("delta", {}).values())
-            or choice.get("text") is not None
-        )
-        for choice in choices
+        choice.get("finish_reason")
+        or choice.get("text") is not None
+        or any(value is not None for value in as_object(choice.get("delta")).values())
+        for choice in _choices(event)
     )
 
 
 def strip(event: Json) -> None:
     """Take out what LiteLLM added to an answer or a frame."""
-    event.pop("provider_specific_fields", None)
-    for choice in event.get("choices") or ():
-        if isinstance(choice, dict):
-            choice.pop("provider_specific_fields", None)
-            for part in ("message", "delta"):
-                inner = choice.get(part)
-                if isinstance(inner, dict):
-                    inner.pop("provider_specific_fields", None)
-                    for tool in inner.get("tool_calls") or ():
-                        if isinstance(tool, dict):
-                            tool.pop("provider_specific_fields", None)
+    event.pop(_ADDED, None)
+    for choice in _choices(event):
+        choice.pop(_ADDED, None)
+        for part in ("message", "delta"):
+            inner = as_object(choice.get(part))
+            inner.pop(_ADDED, None)
+            for tool in as_objects(inner.get("tool_calls")):
+                tool.pop(_ADDED, None)
+
+
+def _choices(event: Json) -> list[Json]:
+    return as_objects(event.get("choices"))

@@ -6,9 +6,9 @@ Source: https://platform.openai.com/docs/api-reference/chat/object (usage).
 """
 
 from decimal import ROUND_CEILING, Decimal, InvalidOperation
-from typing import Any
 
 from llm_proxy.upstream.reply import Usage
+from llm_proxy.upstream.shape import Json, as_object
 
 NANO = Decimal(10) ** 9
 
@@ -24,7 +24,7 @@ def nano_usd(dollars: object) -> int | None:
         return None
 
 
-def read_usage(usage: dict[str, Any]) -> Usage | None:
+def read_usage(usage: Json) -> Usage | None:
     """The usage object of an answer or a usage frame; None when it counts nothing."""
     prompt, completion = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
     if prompt is None and completion is None:
@@ -38,9 +38,8 @@ def read_usage(usage: dict[str, Any]) -> Usage | None:
     )
 
 
-def _detail(usage: dict[str, Any], group: str, name: str) -> int | None:
-    details = usage.get(group)
-    return _count(details.get(name)) if isinstance(details, dict) else None
+def _detail(usage: Json, group: str, name: str) -> int | None:
+    return _count(as_object(usage.get(group)).get(name))
 
 
 def _count(value: object) -> int | None:

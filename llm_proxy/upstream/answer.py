@@ -1,0 +1,95 @@
+"""A sidecar's answer as it arrives: one JSON body, or frames.
+
+Invariants: closed exactly once, whatever happens; closed unread, the connection goes with it and the
+provider is cancelled; silence is measured only while waiting for the sidecar, never for the caller.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+import aiohttp
+import orjson
+
+from llm_proxy.errors import ProviderFailed, UpstreamUnreachable
+from llm_proxy.upstream.frames import Frames, FrameTooLarge, strip
+from llm_proxy.upstream.reply import Served, Usage
+from llm_proxy.upstream.shape import as_object
+from llm_proxy.upstream.usage import read_usage
+from llm_proxy.upstream.watch import Watch
+
+
+def broke_off() -> UpstreamUnreachable:
+    """The refusal of a call whose connection broke; it may have run, so nobody repeats it."""
+    return UpstreamUnreachable("The connection to the model backend broke before an answer.")
+
+
+class Answer:
+    """A reply of a sidecar; see `Reply`."""
+
+    __slots__ = ("_closed", "_freed", "_idle_s", "_response", "_watch", "frames", "served")
+
+    def __init__(
+        self,
+        response: aiohttp.ClientResponse,
+        served: Served,
+        watch: Watch,
+        *,
+        idle_s: float,
+        freed: Callable[[], None],
+    ) -> None:
+        self._response = response
+        self._watch = watch
+        self._idle_s = idle_s
+        self._freed = freed
+        self._closed = False
+        self.served = served
+        self.frames: Frames | None = None
+
+    def stream(self, *, wants_usage: bool) -> None:
+        """This answer is a stream of frames."""
+        self.frames = Frames(wants_usage=wants_usage)
+        self._watch.phase = "idle"
+
+    async def json(self) -> tuple[bytes, Usage | None]:
+        """The whole body, LiteLLM's additions taken out, and what it says was used."""
+        try:
+            body = await self._response.read()
+            document = as_object(orjson.loads(body))
+        except (aiohttp.ClientError, OSError) as broken:
+            raise UpstreamUnreachable(
+                "The connection to the model backend broke before an answer."
+            ) from broken
+        except orjson.JSONDecodeError:
+            body, document = b"", {}
+        self._watch.silent_at = float("inf")
+        if not document:
+            raise ProviderFailed("The model's provider failed to answer.")
+        usage = as_object(document.get("usage"))
+        found = read_usage(usage)
+        if b"provider_specific" in body or usage.pop("cost", None) is not None:
+            strip(document)
+            body = orjson.dumps(document)
+        return body, found
+
+    async def chunk(self) -> bytes | None:
+        """The next bytes that may go out now (perhaps none); None when the stream has ended."""
+        frames, watch = self.frames, self._watch
+        assert frames is not None  # noqa: S101 -- only streams are read by chunk
+        watch.silent_at = asyncio.get_running_loop().time() + self._idle_s
+        try:
+            raw = await self._response.content.readany()
+            watch.silent_at = float("inf")
+            if raw:
+                return frames.feed(raw)
+        except (aiohttp.ClientError, OSError):
+            frames.garbage = True
+        except FrameTooLarge:
+            frames.garbage = True
+        return frames.close() or None
+
+    def close(self) -> None:
+        """Let go of the connection; unread, it is closed, and the provider is cancelled."""
+        if not self._closed:
+            self._closed = True
+            self._response.release()
+            self._freed()

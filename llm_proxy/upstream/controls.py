@@ -1,0 +1,58 @@
+"""What the gateway itself tells the sidecar in a body: the cache's namespace, and when not to fall back.
+
+Invariants: the namespace is the tenant's, always written by us; a call never falls back to a model group
+its caller may not use; the caller's own words reach the cache only through `Cache-Control`.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from llm_proxy.dialects import Call
+from llm_proxy.identity import Caller, allowed
+from llm_proxy.upstream.catalog import Catalog
+
+Json = dict[str, Any]
+
+NAMESPACE = "litellm_caching"
+
+
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """The operator's choices.
+
+    Attributes:
+        caching: Whether calls may be answered from the response cache at all.
+        cache_streams: Whether streamed calls may too.
+        default_models: What a caller without a list of its own may use.
+    """
+
+    caching: bool = True
+    cache_streams: bool = False
+    default_models: tuple[str, ...] = ("*",)
+
+    def cached(self, call: Call) -> bool:
+        """Whether the response cache has a say in this call."""
+        return self.caching and (self.cache_streams or not call.streaming)
+
+    def body(self, call: Call, caller: Caller, catalog: Catalog | None) -> Json:
+        """The body to send: the call's, and ours."""
+        body = {**call.body, "cache": self._cache(call, caller)}
+        if catalog is not None:
+            allowed_models = caller.models or self.default_models
+            if any(not allowed(allowed_models, group) for group in catalog.fallbacks(call.group)):
+                body["disable_fallbacks"] = True
+        return body
+
+    def _cache(self, call: Call, caller: Caller) -> Json:
+        if not (caller.cache and self.cached(call)):
+            return {"no-cache": True, "no-store": True}
+        wish = call.cache
+        whose = "none" if caller.tenant is None else f"tenant:{caller.tenant}"
+        cache: Json = {"namespace": f"{NAMESPACE}:{whose}"}
+        if wish.no_cache:
+            cache["no-cache"] = True
+        if wish.no_store:
+            cache["no-store"] = True
+        if wish.max_age_s is not None:
+            cache["s-maxage"] = wish.max_age_s
+        return cache
