@@ -6,6 +6,7 @@ from llm_proxy.upstream.controls import Controls
 from llm_proxy.upstream.errors import stream_refusal
 from llm_proxy.upstream.keeper import Keeper
 from llm_proxy.upstream.pool import Pool
+from llm_proxy.upstream.pretend import MockUpstream
 from llm_proxy.upstream.reply import NOBODY_SERVED, Reply, Served, Usage
 from llm_proxy.upstream.watch import Watch, Watches, Why
 
@@ -16,6 +17,7 @@ __all__ = [
     "Controls",
     "Deadlines",
     "Keeper",
+    "MockUpstream",
     "Pool",
     "Reply",
     "Served",

@@ -155,8 +155,7 @@ def _frames(call: Call) -> tuple[bytes, ...]:
     frames: list[bytes] = []
     for at, one in enumerate(said):
         pieces = _chat_pieces(one) if chat else [{"text": piece} for piece in one.pieces]
-        for piece in pieces:
-            frames.append(_frame(head, at, piece, None))
+        frames += [_frame(head, at, piece, None) for piece in pieces]
         frames.append(_frame(head, at, {"delta": {}} if chat else {"text": ""}, one.finish_reason))
     frames.append(sse.frame(orjson.dumps({**head, "choices": [], "usage": _usage(call, said)})))
     return (*frames, sse.DONE)
@@ -168,12 +167,13 @@ def _frame(head: Json, index: int, piece: Json, finish_reason: str | None) -> by
 
 
 def _chat_pieces(said: Said) -> list[Json]:
-    pieces: list[Json] = [{"delta": {"role": "assistant", "content": None if said.tool_calls else ""}}]
+    first: Json = {"role": "assistant", "content": None if said.tool_calls else ""}
+    pieces: list[Json] = [{"delta": first}]
     if said.function_call is not None:
         return [*pieces, {"delta": {"function_call": said.function_call}}]
     for at, call in enumerate(said.tool_calls):
         name, arguments = call["function"]["name"], call["function"]["arguments"]
-        start = {"index": at, **call, "function": {"name": name, "arguments": ""}}
+        start: Json = {"index": at, **call, "function": {"name": name, "arguments": ""}}
         pieces.append({"delta": {"tool_calls": [start]}})
         pieces.append({"delta": {"tool_calls": [{"index": at, "function": {"arguments": arguments}}]}})
     return pieces + [{"delta": {"content": piece}} for piece in said.pieces]

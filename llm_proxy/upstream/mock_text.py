@@ -1,7 +1,6 @@
-"""What mock mode says: texts, tool calls, JSON that fits a schema, vectors; all from the call alone.
+"""What mock mode says: texts, tool calls and vectors, all from the call alone.
 
-Invariants: deterministic; four characters count as one token; a schema that cannot be followed gives an
-empty object rather than an error.
+Invariants: deterministic; four characters count as one token; whatever passed the body rule is answered.
 """
 
 import struct
@@ -14,10 +13,12 @@ from typing import Any
 import orjson
 
 from llm_proxy.dialects import Call
+from llm_proxy.dialects.checks import is_array, is_object
+from llm_proxy.upstream.mock_json import example
 
 DIMENSIONS = 1536
 ECHO_LENGTH = 400
-_MAX_DEPTH = 8
+MAX_DIMENSIONS = 16_384
 _TOKEN_LENGTH = 4
 
 Json = dict[str, Any]
@@ -75,58 +76,15 @@ def vectors(body: Json) -> list[list[float] | str]:
     """One vector of length 1 for each input, in the encoding asked for."""
     given = body["input"]
     inputs: list[Any] = [given] if _is_one(given) else given
-    size = int(body.get("dimensions") or DIMENSIONS)
+    size = min(body.get("dimensions", DIMENSIONS), MAX_DIMENSIONS)
     return [_encoded(_vector(orjson.dumps(item), size), body.get("encoding_format")) for item in inputs]
 
 
-def example(schema: Any, root: Any = None, depth: int = 0) -> Any:  # noqa: ANN401 -- JSON Schema in, JSON out
-    """The least value a JSON schema allows, as far as it is simple."""
-    root = schema if root is None else root
-    if type(schema) is not dict or depth > _MAX_DEPTH:
-        return {}
-    if "$ref" in schema:
-        return example(_referenced(str(schema["$ref"]), root), root, depth + 1)
-    for fixed in ("const", "default"):
-        if fixed in schema:
-            return schema[fixed]
-    if schema.get("enum"):
-        return schema["enum"][0]
-    for several in ("anyOf", "oneOf", "allOf"):
-        if schema.get(several):
-            return example(schema[several][0], root, depth + 1)
-    kind = schema.get("type")
-    return _of_type(kind[0] if type(kind) is list and kind else kind, schema, root, depth)
-
-
-def _of_type(kind: Any, schema: Json, root: Any, depth: int) -> Any:  # noqa: ANN401 -- JSON Schema in, JSON out
-    if kind == "string":
-        return "mock".ljust(int(schema.get("minLength") or 0), "k")
-    if kind in {"integer", "number"}:
-        return schema.get("minimum", 0)
-    if kind == "boolean":
-        return True
-    if kind == "null":
-        return None
-    if kind == "array":
-        return [example(schema.get("items"), root, depth + 1)] * max(int(schema.get("minItems") or 1), 1)
-    properties = schema.get("properties")
-    if type(properties) is not dict:
-        return {}
-    return {name: example(inner, root, depth + 1) for name, inner in properties.items()}
-
-
-def _referenced(reference: str, root: Any) -> Any:  # noqa: ANN401 -- JSON Schema in, JSON out
-    found = root
-    for step in reference.removeprefix("#").strip("/").split("/"):
-        found = found.get(step) if type(found) is dict and step else found
-    return found if found is not root else {}
-
-
 def _chat_text(body: Json) -> str:
-    wanted = body.get("response_format") or {}
+    wanted: Json = body.get("response_format", {})
     last = _last_user_text(body["messages"])
     if wanted.get("type") == "json_schema":
-        return orjson.dumps(example((wanted.get("json_schema") or {}).get("schema"))).decode()
+        return orjson.dumps(example(wanted.get("json_schema", {}).get("schema"))).decode()
     if wanted.get("type") == "json_object":
         return orjson.dumps({"mock": last[:ECHO_LENGTH]}).decode()
     return f"Mock answer to: {last[:ECHO_LENGTH]}"
@@ -138,16 +96,14 @@ def _last_user_text(messages: list[Json]) -> str:
 
 
 def _text(content: Any) -> str:  # noqa: ANN401 -- a text, parts or tokens
-    if type(content) is str:
-        return content
-    if type(content) is not list:
-        return ""
-    return " ".join(str(part.get("text", "")) if type(part) is dict else str(part) for part in content)
+    if is_array(content):
+        return " ".join(str(part.get("text", "")) if is_object(part) else str(part) for part in content)
+    return content if type(content) is str else ""
 
 
 def _cut(text: str, call: Call) -> Said:
-    stops = call.body.get("stop") or ()
-    for stop in [stops] if type(stops) is str else stops:
+    stops: str | list[str] = call.body.get("stop", [])
+    for stop in stops if is_array(stops) else [stops]:
         text = text.partition(stop)[0] if stop else text
     if call.max_tokens is not None and _tokens(len(text)) > call.max_tokens:
         return Said(text[: call.max_tokens * _TOKEN_LENGTH], finish_reason="length")
@@ -156,15 +112,18 @@ def _cut(text: str, call: Call) -> Said:
 
 def _tool(body: Json, group: str) -> Json | None:
     """The tool the caller forces, if it forces one."""
-    choice, tools = body.get("tool_choice"), body.get("tools") or []
-    functions = [tool["function"] for tool in tools if tool.get("function")]
-    eager = group.endswith("mock-tools") and choice in {None, "auto"} if type(choice) is not dict else False
-    if type(choice) is dict:
-        name = (choice.get("function") or {}).get("name")
-        return next((one for one in functions if one["name"] == name), None)
-    if choice == "required" or (eager and body["messages"][-1]["role"] != "tool"):
-        return functions[0] if functions else None
-    return None
+    tools: list[Json] = body.get("tools") or []
+    functions: list[Json] = [tool["function"] for tool in tools if tool.get("function")]
+    choice: Any = body.get("tool_choice", "auto")
+    if is_object(choice):
+        named = choice.get("function")
+        return _named(functions, named.get("name")) if is_object(named) else None
+    eager = choice == "auto" and group.endswith("mock-tools") and body["messages"][-1]["role"] != "tool"
+    return functions[0] if functions and (eager or choice == "required") else None
+
+
+def _named(functions: list[Json], name: Any) -> Json | None:  # noqa: ANN401 -- unchecked JSON
+    return next((one for one in functions if one["name"] == name), None)
 
 
 def _tool_call(function: Json) -> Json:
@@ -174,10 +133,8 @@ def _tool_call(function: Json) -> Json:
 
 
 def _forced_function(body: Json) -> Json | None:
-    choice = body.get("function_call")
-    if type(choice) is not dict:
-        return None
-    return next((one for one in body.get("functions") or () if one["name"] == choice["name"]), None)
+    choice: Any = body.get("function_call")
+    return _named(body.get("functions", []), choice["name"]) if is_object(choice) else None
 
 
 def _arguments(function: Json) -> Json:
