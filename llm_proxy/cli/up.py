@@ -27,6 +27,7 @@ from llm_proxy.stack.plan import Refused, Wishes
     "--sidecars", type=click.IntRange(1, 64), default=1, show_default=True, help="LiteLLM processes."
 )
 @click.option("--local-model/--no-local-model", default=True, help="Serve the small model that runs here.")
+@click.option("--stores/--no-stores", default=True, help="Start a Postgres and Valkeys where none is named.")
 @click.option(
     "--state",
     type=click.Path(file_okay=False, path_type=Path),
@@ -35,14 +36,21 @@ from llm_proxy.stack.plan import Refused, Wishes
     help="Folder of data, models and logs.",
 )
 def command(
-    *, config: Path | None, host: str | None, port: int | None, sidecars: int, local_model: bool, state: Path
+    *,
+    config: Path | None,
+    host: str | None,
+    port: int | None,
+    sidecars: int,
+    local_model: bool,
+    stores: bool,
+    state: Path,
 ) -> None:
     """Start, supervise and stop the whole stack on this machine.
 
     DATABASE_URL, REDIS_URL (or LIMITS_REDIS_URL and CACHE_REDIS_URL) and provider keys, in the environment,
     .env or .keys/, replace the embedded part each.
     """
-    wishes = Wishes(config, host, port, local_model, sidecars, state)
+    wishes = Wishes(config, host, port, local_model, stores, sidecars, state)
     try:
         run(wishes, os.environ, click.echo)
     except ValidationError as wrong:

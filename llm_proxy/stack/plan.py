@@ -27,6 +27,7 @@ class Wishes:
     """What the command line asks for.
 
     Attributes:
+        stores: Whether to start a Postgres and two Valkeys where none is named.
         config: The sidecar's configuration; None takes `litellm-config.yaml` here, else the project's.
         state: Data, models and logs lie below it.
     """
@@ -35,6 +36,7 @@ class Wishes:
     host: str | None = None
     port: int | None = None
     local_model: bool = True
+    stores: bool = True
     sidecars: int = 1
     state: Path = Path(".local")
 
@@ -58,7 +60,7 @@ class Plan:
     def sidecars(self) -> Iterator[Part]:
         """The sidecars to start."""
         behind = programs.Behind(
-            self._master_key(), self.stores.cache_url, self.stores.database_url, self.models
+            self._master_key(), self.stores.cache.url, self.stores.database.url, self.models
         )
         for number, port in enumerate(self.sidecar_ports, 1):
             yield programs.sidecar(number, port, self.config, behind, self.given)
@@ -79,15 +81,16 @@ class Plan:
         if self.models and self.given.first("OPENAI_API_KEY") is None:
             names["LLM_PROXY__DEFAULT_MODEL"] = CHAT_MODEL
         names |= {name: value for name, value in self.given.names.items() if name.startswith("LLM_PROXY_")}
-        names |= {
+        fixed = {
             "LLM_PROXY__HOST": self.settings.host,
             "LLM_PROXY__LITELLM_PROXY_URL": ",".join(
                 f"http://127.0.0.1:{port}" for port in self.sidecar_ports
             ),
             "LLM_PROXY__LITELLM_API_KEY": self._master_key(),
-            "LLM_PROXY__DATABASE_URL": self.stores.database_url,
-            "LLM_PROXY__LIMITS_REDIS_URL": self.stores.limits_url,
+            "LLM_PROXY__DATABASE_URL": self.stores.database.url,
+            "LLM_PROXY__LIMITS_REDIS_URL": self.stores.limits.url,
         }
+        names |= {name: value for name, value in fixed.items() if value}
         return programs.gateway(self.settings.port, names, self.given)
 
     def default_model(self) -> str:
@@ -123,7 +126,7 @@ def settle(wishes: Wishes, given: Surroundings) -> Plan:
         settings=settings,
         state=wishes.state,
         config=config,
-        stores=stores.choose(given),
+        stores=stores.choose(given, embedded=wishes.stores),
         models=programs.ModelPorts(free_port(), free_port()) if wants_models else None,
         sidecar_ports=tuple(free_port() for _ in range(wishes.sidecars)),
     )

@@ -66,12 +66,12 @@ class Behind:
 
     Attributes:
         master_key: The gateway's key at the sidecar.
-        cache_url: A Redis for answers and cooldowns.
+        cache_url: A Redis for answers and cooldowns; None keeps them in the process.
         calls_url: A Postgres role that may insert call records; None leaves them out.
     """
 
     master_key: str
-    cache_url: str
+    cache_url: str | None
     calls_url: str | None
     models: ModelPorts | None
 
@@ -80,8 +80,10 @@ def sidecar(number: int, port: int, config: Path, behind: Behind, given: Surroun
     """One LiteLLM process; raises `Missing` when its environment is not there."""
     env = _machine(given) | given.for_a_sidecar(config.read_text(encoding="utf-8"))
     env |= behind.models.bases() if behind.models else {}
-    env |= {"LITELLM_MASTER_KEY": behind.master_key, "CACHE_REDIS_URL": behind.cache_url}
-    env |= {"LLM_CALLS_DATABASE_URL": behind.calls_url} if behind.calls_url else {}
+    wired = {"CACHE_REDIS_URL": behind.cache_url, "LLM_CALLS_DATABASE_URL": behind.calls_url}
+    env |= {name: value for name, value in wired.items() if value}
+    env |= {"LITELLM_MASTER_KEY": behind.master_key}
+    env.setdefault("LLM_PROXY_SIDECAR_DRAIN_S", "1")
     for name in NEVER_IN_A_SIDECAR:
         env.pop(name, None)
     words = ("--config", config.absolute(), "--host", "127.0.0.1", "--port", port)

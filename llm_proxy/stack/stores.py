@@ -1,10 +1,11 @@
 """Where Postgres and the two Valkeys are: the operator's own, or embedded ones of the stack.
 
-Invariant: each is replaced by itself; `REDIS_URL` alone stands for both Valkeys.
+Invariants: each is replaced by itself; `REDIS_URL` alone stands for both Valkeys; an embedded Valkey's
+password is new at every start.
 """
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,46 +22,53 @@ CACHE = ("CACHE_REDIS_URL", "REDIS_URL")
 
 
 @dataclass(frozen=True, slots=True)
-class Stores:
-    """The addresses of all three, and what must be started for them.
+class Store:
+    """One store.
 
     Attributes:
-        database_password: Of the embedded Postgres.
-        valkey_password: Of the embedded Valkeys, new at every start.
-        database_port: None where the operator's own is used; so the two others.
+        url: None when there is none.
+        port: Where the embedded one listens; None for the operator's own.
+        password: Of the embedded one.
     """
 
-    database_url: str
-    limits_url: str
-    cache_url: str
-    database_password: str
-    valkey_password: str
-    database_port: int | None
-    limits_port: int | None
-    cache_port: int | None
+    url: str | None
+    port: int | None = None
+    password: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """The three of them, and what must be started for them."""
+
+    database: Store
+    limits: Store
+    cache: Store
 
     def valkeys(self, state: Path) -> Iterator[Part]:
         """The embedded Valkeys to start."""
-        ports: dict[Purpose, int | None] = {"limits": self.limits_port, "cache": self.cache_port}
-        for purpose, port in ports.items():
-            if port is not None:
-                yield valkey(purpose, state, port, self.valkey_password)
+        both: dict[Purpose, Store] = {"limits": self.limits, "cache": self.cache}
+        for purpose, store in both.items():
+            if store.port:
+                yield valkey(purpose, state, store.port, store.password)
 
     def postgres(self, state: Path) -> Iterator[Part]:
         """The embedded Postgres to start; the first time, asking for it takes half a second."""
-        if self.database_port is not None:
-            yield postgres(state, self.database_port, self.database_password)
+        if self.database.port:
+            yield postgres(state, self.database.port, self.database.password)
 
 
-def choose(given: Surroundings) -> Stores:
-    """The operator's own stores where named, embedded ones on free ports elsewhere."""
-    passwords = given.names[POSTGRES_PASSWORD], secrets.token_hex(16)
+def choose(given: Surroundings, *, embedded: bool = True) -> Stores:
+    """The operator's own stores where named; elsewhere embedded ones on free ports, or none at all."""
     database, limits, cache = (given.first(*names) for names in (DATABASE, LIMITS, CACHE))
-    ports = [None if own else free_port() for own in (database, limits, cache)]
     return Stores(
-        database or postgres_url(ports[0] or 0, passwords[0]),
-        limits or valkey_url(ports[1] or 0, passwords[1]),
-        cache or valkey_url(ports[2] or 0, passwords[1]),
-        *passwords,
-        *ports,
+        _store(database, embedded, postgres_url, given.names.get(POSTGRES_PASSWORD, "")),
+        _store(limits, embedded, valkey_url, secrets.token_hex(16)),
+        _store(cache, embedded, valkey_url, secrets.token_hex(16)),
     )
+
+
+def _store(own: str | None, embedded: bool, url: Callable[[int, str], str], password: str) -> Store:  # noqa: FBT001 -- private
+    if own or not embedded:
+        return Store(own)
+    port = free_port()
+    return Store(url(port, password), port, password)

@@ -81,6 +81,7 @@ def test_a_sidecar_sees_provider_keys_and_never_the_gateways_stores(tmp_path: Pa
         "MY_OWN_KEY": "1",
         "GROQ_API_KEY": "2",
         "LITELLM_MASTER_KEY": "sk-master",
+        "LLM_PROXY_SIDECAR_DRAIN_S": "1",
         "CACHE_REDIS_URL": "redis://cache",
         "LOCAL_CHAT_BASE": "http://127.0.0.1:1/v1",
         "LOCAL_EMBED_BASE": "http://127.0.0.1:2/v1",
@@ -106,8 +107,9 @@ def test_a_missing_sidecar_environment_says_what_to_type(tmp_path: Path) -> None
 def test_a_store_of_ones_own_replaces_the_embedded_one(given: dict[str, str], embedded: set[str]) -> None:
     """Each by itself; one Redis address stands for both stores."""
     chosen = stores.choose(Surroundings({"LLM_PROXY_STACK_POSTGRES_PASSWORD": "word"} | given))
-    ports = {"database": chosen.database_port, "limits": chosen.limits_port, "cache": chosen.cache_port}
-    assert {name for name, port in ports.items() if port is not None} == embedded
+    found = {"database": chosen.database, "limits": chosen.limits, "cache": chosen.cache}
+    assert {name for name, store in found.items() if store.port} == embedded
+    assert {store.url for name, store in found.items() if name not in embedded} <= set(given.values())
 
 
 def test_the_examples_find_the_key_where_this_start_found_it(tmp_path: Path) -> None:
