@@ -35,8 +35,8 @@ class Policies:
 
     defaults: Defaults = Defaults()
     book: Rulebook = field(default_factory=Rulebook)
-    rules: dict[tuple[ScopeKind, str, str, str], Rule] = field(
-        default_factory=dict[tuple[ScopeKind, str, str, str], Rule]
+    rules: dict[tuple[str, str, str, str], Rule] = field(
+        default_factory=dict[tuple[str, str, str, str], Rule]
     )
 
     @classmethod

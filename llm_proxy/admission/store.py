@@ -148,7 +148,11 @@ class SharedStore:
         words += (1 if ask.take else 0, ask.epoch, ask.lease, ask.ttl_ms)
         for check, want in zip(plan.checks, ask.wants, strict=True):
             words += (check.code, check.limit, want)
-        late = (lambda reply: orphan(_answer(reply))) if orphan is not None else None
+
+        def late(reply: list[int]) -> None:
+            if orphan is not None:
+                orphan(_answer(reply))
+
         return _answer(await self._run("admit", words, late))
 
     async def settle(self, ledger_key: str, number: int, entries: tuple[Entry, ...]) -> None:

@@ -2,12 +2,41 @@
 
 from llm_proxy.identity.binding import on_behalf_of
 from llm_proxy.identity.caller import NOBODY, Budget, Caller, Limits, Named
-from llm_proxy.identity.identify import Identity, named_by_headers
 from llm_proxy.identity.credentials import InternalSecrets
+from llm_proxy.identity.deeds import Actor
+from llm_proxy.identity.identify import Identity, named_by_headers
+from llm_proxy.identity.keys import KeyRecord, KeySpec
 from llm_proxy.identity.models import allowed
+from llm_proxy.identity.registry import Deed, Registry
 from llm_proxy.identity.rules import ANY, Kill, Rule, Rulebook, RuleSource, killed_by
+from llm_proxy.identity.rulings import Rulings
+from llm_proxy.identity.store import PostgresKeys
+from llm_proxy.identity.virtual import KeyStore, VirtualKeys
 
 __all__ = [
-    "ANY", "NOBODY", "Budget", "Caller", "Identity", "InternalSecrets", "Kill", "Limits", "Named", "Rule", "RuleSource",
-    "Rulebook", "allowed", "killed_by", "named_by_headers", "on_behalf_of",
-]  # fmt: skip
+    "ANY",
+    "NOBODY",
+    "Actor",
+    "Budget",
+    "Caller",
+    "Deed",
+    "Identity",
+    "InternalSecrets",
+    "KeyRecord",
+    "KeySpec",
+    "KeyStore",
+    "Kill",
+    "Limits",
+    "Named",
+    "PostgresKeys",
+    "Registry",
+    "Rule",
+    "RuleSource",
+    "Rulebook",
+    "Rulings",
+    "VirtualKeys",
+    "allowed",
+    "killed_by",
+    "named_by_headers",
+    "on_behalf_of",
+]

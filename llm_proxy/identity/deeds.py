@@ -1,0 +1,62 @@
+"""A deed of an operator: one transaction, one audit row, one new epoch, or none of them.
+
+Invariants: every value is a bound parameter; what Postgres finds wrong with a value is the asker's fault
+(400), what keeps it from answering is ours (503). The epochs a deed returns are for the limits store, so
+that every replica hears at once.
+"""
+
+import json
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+
+from llm_proxy.errors import BadRequest
+from llm_proxy.identity.rules import ANY
+from llm_proxy.identity.store import Connection, available
+
+Epochs = Mapping[str, int]
+DEADLINE_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who does a deed, for the audit log."""
+
+    name: str
+    client_ip: str | None = None
+
+
+@asynccontextmanager
+async def deed(pool: "asyncpg.Pool[asyncpg.Record]") -> AsyncGenerator[Connection]:
+    """A transaction; raises `StoreUnavailable`, and `BadRequest` for values that cannot be."""
+    async with available(DEADLINE_S), pool.acquire() as connection, connection.transaction():
+        try:
+            yield connection
+        except asyncpg.UniqueViolationError as error:
+            raise BadRequest("A key of that name exists already.", param="name") from error
+        except (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError, ValueError) as error:
+            raise BadRequest("A value is out of its range.") from error
+
+
+async def raise_epochs(connection: Connection, *tenants: str | None) -> Epochs:
+    """New epochs of these tenants; `ANY` raises everybody's."""
+    raised: dict[str, int] = {}
+    for tenant in {tenant or "" for tenant in tenants}:
+        raised[tenant] = await connection.fetchval("SELECT next_epoch($1)", tenant)
+    if ANY in raised:
+        rows = await connection.fetch("SELECT tenant FROM tenant_epochs")
+        raised |= {row["tenant"]: raised[ANY] for row in rows}
+    return raised
+
+
+async def audit(
+    connection: Connection, actor: Actor, action: str, target: str, detail: dict[str, Any] | None = None
+) -> None:
+    """Put a deed on record."""
+    await connection.execute(
+        "INSERT INTO audit_log (actor, action, target, client_ip, detail) VALUES ($1, $2, $3, $4, $5)",
+        actor.name, action, target, actor.client_ip, json.dumps(detail or {}),
+    )  # fmt: skip

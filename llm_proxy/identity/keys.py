@@ -1,0 +1,143 @@
+"""Virtual keys themselves: how they are minted, what they look like, what is kept of them.
+
+Pure but for the randomness. Invariants: a key has 190 random bits and a checksum, so a mistyped or made-up
+one is refused before any look-up; only its public part and the SHA-256 of the whole are kept.
+Form: `sk-llmp-` + 12 public letters + `-` + 32 secret letters + 6 letters of checksum, all base 62.
+"""
+
+import hashlib
+import re
+import secrets
+import string
+import zlib
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from llm_proxy.identity.caller import Budget, Caller, Limits
+
+MARK = "sk-llmp-"
+_LETTERS = string.digits + string.ascii_uppercase + string.ascii_lowercase
+_PUBLIC, _SECRET, _CHECK = 12, 32, 6
+_FORM = re.compile(rb"sk-llmp-([0-9A-Za-z]{12})-[0-9A-Za-z]{38}")
+
+
+@dataclass(frozen=True, slots=True)
+class Minted:
+    """A new key; `text` is shown once and never kept."""
+
+    text: str = field(repr=False)
+    lookup: str
+    digest: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class KeySpec:
+    """What an operator says about a key.
+
+    Attributes:
+        name: What people call it; unique.
+        agent: The one agent it acts for; `*` for any agent of the tenant.
+        models: Names and wildcards; None for the default allow-list.
+    """
+
+    name: str
+    tenant: str | None = None
+    agent: str | None = None
+    user: str | None = None
+    models: tuple[str, ...] | None = None
+    limits: Limits = field(default_factory=Limits)
+    budgets: tuple[Budget, ...] = ()
+    max_tokens_cap: int | None = None
+    cache: bool = True
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """A key as it is kept.
+
+    Attributes:
+        prefixes: The public beginnings of its secrets, newest first.
+    """
+
+    key_id: str
+    spec: KeySpec
+    created_at: datetime
+    changed_at: datetime
+    revoked_at: datetime | None
+    prefixes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FoundKey:
+    """A key found by one of its secrets, at an epoch of its tenant.
+
+    Attributes:
+        secret_expires_at: When this secret ends, after a rotation.
+    """
+
+    key_id: str
+    spec: KeySpec
+    digest: bytes = field(repr=False)
+    revoked_at: datetime | None
+    secret_expires_at: datetime | None
+    epoch: int
+
+
+def mint() -> Minted:
+    """A new key."""
+    lookup = "".join(secrets.choice(_LETTERS) for _ in range(_PUBLIC))
+    secret = "".join(secrets.choice(_LETTERS) for _ in range(_SECRET))
+    text = f"{MARK}{lookup}-{secret}"
+    text += _checksum(text.encode())
+    return Minted(text, lookup, digest_of(text.encode()))
+
+
+def new_id() -> str:
+    """The id of a new key."""
+    return "key_" + "".join(secrets.choice(_LETTERS) for _ in range(16))
+
+
+def lookup_of(key: bytes) -> str | None:
+    """The public part of a key; None when it cannot be a key of ours."""
+    form = _FORM.fullmatch(key)
+    if form is None or key[-_CHECK:].decode() != _checksum(key[:-_CHECK]):
+        return None
+    return form[1].decode()
+
+
+def prefix_of(lookup: str) -> str:
+    """What is shown of a key."""
+    return MARK + lookup
+
+
+def digest_of(key: bytes) -> bytes:
+    """What is kept of a key: 190 random bits need no slow hash."""
+    return hashlib.sha256(key).digest()
+
+
+def caller_of(found: FoundKey, lookup: str) -> Caller:
+    """The caller a key makes."""
+    spec = found.spec
+    return Caller(
+        key_id=found.key_id,
+        kind="virtual",
+        tenant=spec.tenant,
+        agent=spec.agent,
+        user=spec.user,
+        key_prefix=prefix_of(lookup),
+        models=spec.models,
+        limits=spec.limits,
+        budgets=spec.budgets,
+        max_tokens_cap=spec.max_tokens_cap,
+        cache=spec.cache,
+        revocation_epoch=found.epoch,
+    )
+
+
+def _checksum(text: bytes) -> str:
+    number, letters = zlib.crc32(text), ""
+    for _ in range(_CHECK):
+        number, digit = divmod(number, len(_LETTERS))
+        letters += _LETTERS[digit]
+    return letters

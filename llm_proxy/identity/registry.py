@@ -1,0 +1,146 @@
+"""Where operators make, change, rotate and end keys, and each deed is put on record.
+
+Invariants: as in `deeds`; a secret leaves this file once, in what `create` and `rotate` return.
+Errors: `NotFound`, `BadRequest` (a name that is taken), `StoreUnavailable`.
+"""
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+
+from llm_proxy.errors import BadRequest, NotFound
+from llm_proxy.identity.deeds import Actor, Epochs, audit, deed, raise_epochs
+from llm_proxy.identity.keys import KeyRecord, KeySpec, Minted, mint, new_id, prefix_of
+from llm_proxy.identity.store import Connection, budgets_text, spec_of
+
+_LIST = """
+SELECT k.*, array(SELECT s.lookup FROM key_secrets s WHERE s.key_id = k.key_id
+                  AND (s.expires_at IS NULL OR s.expires_at > now()) ORDER BY s.created_at DESC) AS lookups
+FROM api_keys k
+"""
+_ONE = (
+    _LIST + "WHERE k.key_id = $1 OR k.name = $1"  # noqa: S608 -- our own text
+    " OR k.key_id = (SELECT s.key_id FROM key_secrets s"
+    " WHERE s.lookup = right($1, 12) AND $1 = $2 || s.lookup)"
+)
+_COLUMNS = (
+    "name, tenant, agent, user_id, models, rpm, tpm, parallel, budgets, max_tokens_cap, cache, expires_at"
+)
+_CREATE = f"""
+INSERT INTO api_keys (key_id, {_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+"""  # noqa: S608 -- our own column names
+_CHANGE = f"""
+UPDATE api_keys SET ({_COLUMNS}) = ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13), changed_at = now()
+WHERE key_id = $1 AND revoked_at IS NULL RETURNING key_id
+"""  # noqa: S608 -- our own column names
+
+
+@dataclass(frozen=True, slots=True)
+class Deed:
+    """What was done: the key as it is now, its secret when it is new, the epochs to announce."""
+
+    record: KeyRecord
+    minted: Minted | None = None
+    epochs: Epochs = field(default_factory=dict[str, int])
+
+
+class Registry:
+    """Writes keys, rules and kill switches."""
+
+    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+        self._pool = pool
+
+    async def create(self, spec: KeySpec, actor: Actor) -> Deed:
+        """A new key; its text is in the deed and nowhere else."""
+        minted, key_id = mint(), new_id()
+        async with deed(self._pool) as connection:
+            await connection.execute(_CREATE, key_id, *_values(spec))
+            await _add_secret(connection, key_id, minted)
+            await audit(connection, actor, "keys.create", key_id, {"name": spec.name})
+            return Deed(await _record(connection, key_id), minted)
+
+    async def page(self, *, tenant: str | None = None, limit: int = 100, after: str = "") -> list[KeyRecord]:
+        """Keys in the order of their names, revoked ones too; `after` is the last name seen."""
+        async with deed(self._pool) as connection:
+            rows = await connection.fetch(
+                _LIST + "WHERE k.name > $1 AND ($2::text IS NULL OR k.tenant = $2) ORDER BY k.name LIMIT $3",
+                after, tenant, limit,
+            )  # fmt: skip
+        return [_of(row) for row in rows]
+
+    async def show(self, name_or_id: str) -> KeyRecord:
+        """One key, by its id, name or shown prefix."""
+        async with deed(self._pool) as connection:
+            return await _record(connection, name_or_id)
+
+    async def change(self, name_or_id: str, spec: KeySpec, actor: Actor) -> Deed:
+        """Give a key another specification."""
+        async with deed(self._pool) as connection:
+            before = await _record(connection, name_or_id)
+            if await connection.fetchval(_CHANGE, before.key_id, *_values(spec)) is None:
+                raise BadRequest("A revoked key cannot be changed.")
+            epochs = await raise_epochs(connection, before.spec.tenant, spec.tenant)
+            await audit(connection, actor, "keys.change", before.key_id, {"name": spec.name})
+            return Deed(await _record(connection, before.key_id), epochs=epochs)
+
+    async def rotate(self, name_or_id: str, actor: Actor, *, overlap: timedelta) -> Deed:
+        """A second secret for a key; the ones before end after the overlap."""
+        minted = mint()
+        async with deed(self._pool) as connection:
+            before = await _record(connection, name_or_id)
+            if before.revoked_at is not None:
+                raise BadRequest("A revoked key cannot be rotated.")
+            await connection.execute(
+                "UPDATE key_secrets SET expires_at = least(expires_at, now() + $2) WHERE key_id = $1",
+                before.key_id, overlap,
+            )  # fmt: skip
+            await _add_secret(connection, before.key_id, minted)
+            epochs = await raise_epochs(connection, before.spec.tenant)
+            await audit(
+                connection, actor, "keys.rotate", before.key_id, {"overlap_s": overlap.total_seconds()}
+            )
+            return Deed(await _record(connection, before.key_id), minted, epochs)
+
+    async def revoke(self, name_or_id: str, actor: Actor) -> Deed:
+        """End a key; doing it twice is doing it once."""
+        async with deed(self._pool) as connection:
+            before = await _record(connection, name_or_id)
+            await connection.execute(
+                "UPDATE api_keys SET revoked_at = coalesce(revoked_at, now()) WHERE key_id = $1",
+                before.key_id,
+            )
+            epochs = await raise_epochs(connection, before.spec.tenant)
+            await audit(connection, actor, "keys.revoke", before.key_id, {"name": before.spec.name})
+            return Deed(await _record(connection, before.key_id), epochs=epochs)
+
+
+async def _record(connection: Connection, name_or_id: str) -> KeyRecord:
+    row = await connection.fetchrow(_ONE, name_or_id, prefix_of(""))
+    if row is None:
+        raise NotFound("No such key.")
+    return _of(row)
+
+
+def _of(row: asyncpg.Record) -> KeyRecord:
+    prefixes = tuple(prefix_of(lookup) for lookup in row["lookups"])
+    return KeyRecord(
+        row["key_id"], spec_of(row), row["created_at"], row["changed_at"], row["revoked_at"], prefixes
+    )
+
+
+async def _add_secret(connection: Connection, key_id: str, minted: Minted) -> None:
+    await connection.execute(
+        "INSERT INTO key_secrets (lookup, key_id, digest) VALUES ($1, $2, $3)",
+        minted.lookup, key_id, minted.digest,
+    )  # fmt: skip
+
+
+def _values(spec: KeySpec) -> tuple[Any, ...]:
+    models = list(spec.models) if spec.models is not None else None
+    limits = spec.limits
+    return (
+        spec.name, spec.tenant, spec.agent, spec.user, models, limits.rpm, limits.tpm, limits.parallel,
+        budgets_text(spec.budgets), spec.max_tokens_cap, spec.cache, spec.expires_at,
+    )  # fmt: skip

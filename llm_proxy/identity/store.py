@@ -1,0 +1,143 @@
+"""Keys and rules as Postgres has them, read on a request's way.
+
+Invariants: read only; every value is a bound parameter; every call has a deadline. The pool is made and
+closed elsewhere. Errors: `StoreUnavailable` for whatever keeps Postgres from answering.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Union
+
+import asyncpg
+
+from llm_proxy.errors import StoreUnavailable
+from llm_proxy.identity.caller import Budget, Limits
+from llm_proxy.identity.keys import FoundKey, KeySpec
+from llm_proxy.identity.rules import Kill, Rule, Rulebook
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+
+Connection = Union["asyncpg.Connection[asyncpg.Record]", "PoolConnectionProxy[asyncpg.Record]"]
+DEADLINE_S = 0.5
+READ_ALL_S = 5.0
+NANO = 10**9
+
+_READ = """
+SELECT k.*, s.digest, s.expires_at AS secret_expires_at,
+       greatest(coalesce(own.epoch, 0), coalesce(everybody.epoch, 0)) AS epoch
+FROM key_secrets s
+JOIN api_keys k USING (key_id)
+LEFT JOIN tenant_epochs own ON own.tenant = coalesce(k.tenant, '')
+LEFT JOIN tenant_epochs everybody ON everybody.tenant = '*'
+WHERE s.lookup = $1
+"""
+
+
+class PostgresKeys:
+    """Reads keys and rules; a `KeyStore`."""
+
+    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", *, deadline_s: float = DEADLINE_S) -> None:
+        self._pool = pool
+        self._deadline_s = deadline_s
+
+    async def read(self, lookup: str) -> FoundKey | None:
+        """The key with this public part; raises `StoreUnavailable`."""
+        async with available(self._deadline_s):
+            row = await self._pool.fetchrow(_READ, lookup)
+        if row is None:
+            return None
+        return FoundKey(
+            row["key_id"],
+            spec_of(row),
+            row["digest"],
+            row["revoked_at"],
+            row["secret_expires_at"],
+            row["epoch"],
+        )
+
+    async def rulebook(self, known: int) -> Rulebook | None:
+        """The rules, or None when nothing is newer than the epoch known; raises `StoreUnavailable`."""
+        async with available(self._deadline_s):
+            newest = await self._pool.fetchval("SELECT max(epoch) FROM tenant_epochs")
+        if (newest or 0) == known:
+            return None
+        async with available(READ_ALL_S), self._pool.acquire() as connection:
+            return await _rulebook(connection)
+
+
+async def _rulebook(connection: Connection) -> Rulebook:
+    async with connection.transaction(isolation="repeatable_read", readonly=True):
+        rules = await connection.fetch("SELECT * FROM limit_rules")
+        kills = await connection.fetch("SELECT * FROM kill_switches")
+        epochs = await connection.fetch("SELECT * FROM tenant_epochs")
+    return Rulebook(
+        tuple(rule_of(row) for row in rules),
+        frozenset(Kill(row["kind"], row["subject"], row["tenant"]) for row in kills),
+        {row["tenant"]: row["epoch"] for row in epochs},
+    )
+
+
+@asynccontextmanager
+async def available(within_s: float) -> AsyncGenerator[None]:
+    """Postgres's failures as ours, its silence too."""
+    try:
+        async with asyncio.timeout(within_s):
+            yield
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise StoreUnavailable("The database cannot be asked right now.", retry_after_s=1) from error
+
+
+def spec_of(row: asyncpg.Record) -> KeySpec:
+    """What an operator said about a key, from its row."""
+    models = row["models"]
+    return KeySpec(
+        name=row["name"],
+        tenant=row["tenant"],
+        agent=row["agent"],
+        user=row["user_id"],
+        models=tuple(models) if models is not None else None,
+        limits=Limits(row["rpm"], row["tpm"], row["parallel"]),
+        budgets=budgets_of(row["budgets"]),
+        max_tokens_cap=row["max_tokens_cap"],
+        cache=row["cache"],
+        expires_at=row["expires_at"],
+    )
+
+
+def rule_of(row: asyncpg.Record) -> Rule:
+    """A rule from its row."""
+    return Rule(
+        row["scope"],
+        row["tenant"],
+        row["subject"],
+        row["model_group"],
+        Limits(row["rpm"], row["tpm"], row["parallel"]),
+        budgets_of(row["budgets"]),
+        row["mode"],
+        row["on_store_failure"],
+    )
+
+
+def budgets_of(text: str) -> tuple[Budget, ...]:
+    """Budgets from their column."""
+    entries: list[dict[str, Any]] = json.loads(text)
+    return tuple(Budget(int(one["limit_nano_usd"]), one["period"]) for one in entries)
+
+
+def budgets_text(budgets: tuple[Budget, ...]) -> str:
+    """Budgets for their column."""
+    return json.dumps([{"limit_nano_usd": one.limit_nano_usd, "period": one.period} for one in budgets])
+
+
+def usd(nano_usd: int) -> Decimal:
+    """Nano-dollars as dollars, exactly."""
+    return Decimal(nano_usd) / NANO
+
+
+def nano_usd(amount_usd: Decimal) -> int:
+    """Dollars as nano-dollars; what is smaller is dropped, so that a limit never grows by rounding."""
+    return int(amount_usd * NANO)

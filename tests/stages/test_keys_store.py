@@ -1,0 +1,249 @@
+"""Virtual keys in a real Postgres: made, found, changed, rotated, revoked, and the table itself."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import asyncpg
+import pytest
+
+from llm_proxy import schema
+from llm_proxy.errors import BadRequest, NotFound, StoreUnavailable, Unauthorized
+from llm_proxy.identity import (
+    Actor,
+    Budget,
+    KeySpec,
+    Kill,
+    Limits,
+    PostgresKeys,
+    Registry,
+    Rule,
+    Rulings,
+    VirtualKeys,
+)
+
+ME = Actor("test", "192.0.2.1")
+Pool = asyncpg.Pool  # what the fixtures hand out
+
+
+@pytest.fixture
+async def pool(database_url: str) -> "AsyncIterator[asyncpg.Pool[asyncpg.Record]]":
+    """A pool on a database with the schema in it."""
+    async with asyncpg.create_pool(database_url, min_size=0, max_size=4) as made:
+        async with made.acquire() as connection:
+            await schema.apply(connection)
+        yield made
+
+
+@pytest.fixture
+def registry(pool: "asyncpg.Pool[asyncpg.Record]") -> Registry:
+    """Where operators make keys."""
+    return Registry(pool)
+
+
+def spec(**said: object) -> KeySpec:
+    """A specification with everything in it."""
+    whole = {
+        "name": "night-shift",
+        "tenant": "dao-1",
+        "agent": "scout",
+        "user": "u-7",
+        "models": ("gpt-*", "local"),
+        "limits": Limits(rpm=20, tpm=None, parallel=0),
+        "budgets": (Budget(10_500_000_000, "month"), Budget(1, "total")),
+        "max_tokens_cap": 256,
+        "cache": False,
+        "expires_at": datetime(2030, 1, 1, tzinfo=UTC),
+    }
+    return KeySpec(**(whole | said))  # type: ignore[arg-type]
+
+
+async def test_a_key_made_is_found_with_everything_it_was_given(
+    pool: "asyncpg.Pool[asyncpg.Record]", registry: Registry
+) -> None:
+    """What an operator says about a key is what its caller is bound to."""
+    made = await registry.create(spec(), ME)
+    assert made.minted is not None
+    caller = await VirtualKeys(PostgresKeys(pool)).find(made.minted.text.encode())
+    assert made.record.spec == spec()
+    assert (caller.key_id, caller.tenant, caller.agent, caller.user) == (
+        made.record.key_id,
+        "dao-1",
+        "scout",
+        "u-7",
+    )
+    assert (caller.models, caller.limits, caller.budgets) == (spec().models, spec().limits, spec().budgets)
+    assert (caller.max_tokens_cap, caller.cache, caller.key_prefix) == (256, False, made.record.prefixes[0])
+
+
+async def test_no_table_holds_the_text_of_a_key(
+    pool: "asyncpg.Pool[asyncpg.Record]", registry: Registry
+) -> None:
+    """Whoever reads the whole database cannot call with what is in it."""
+    made = await registry.create(spec(), ME)
+    assert made.minted is not None
+    secret = made.minted.text.rpartition("-")[2]
+    for table in ("api_keys", "key_secrets", "audit_log"):
+        rows = await pool.fetchval(f"SELECT string_agg(t::text, ' ') FROM {table} t")  # noqa: S608 -- our own names
+        assert secret not in rows
+        assert secret.encode().hex() not in rows
+
+
+async def test_a_wrong_secret_behind_a_right_prefix_is_refused(
+    pool: "asyncpg.Pool[asyncpg.Record]", registry: Registry
+) -> None:
+    """The public part alone opens nothing."""
+    one, other = await registry.create(spec(), ME), await registry.create(spec(name="other"), ME)
+    assert one.minted is not None
+    assert other.minted is not None
+    await pool.execute(
+        "UPDATE key_secrets SET digest = $1 WHERE lookup = $2", other.minted.digest, one.minted.lookup
+    )
+    with pytest.raises(Unauthorized):
+        await VirtualKeys(PostgresKeys(pool)).find(one.minted.text.encode())
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        b"' OR 1=1 --",
+        b"sk-llmp-aaaaaaaaaaaa-'; DROP TABLE api_keys; --",
+        b"sk-llmp-aaaaaaaaaaaa-aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+        b"sk-llmp-",
+        b"\x00",
+    ],
+)
+async def test_what_is_no_key_by_its_form_never_reaches_the_database(key: bytes) -> None:
+    """A malformed credential is refused at once, even where no database is."""
+    async with asyncpg.create_pool("postgresql://nobody@127.0.0.1:1/none", min_size=0) as unreachable:
+        with pytest.raises(Unauthorized):
+            await VirtualKeys(PostgresKeys(unreachable)).find(key)
+
+
+async def test_a_well_formed_key_while_the_database_is_away_is_503(registry: Registry) -> None:
+    """Nobody can tell whether the key is good, so nobody says it is bad."""
+    made = await registry.create(spec(), ME)
+    assert made.minted is not None
+    async with asyncpg.create_pool("postgresql://nobody@127.0.0.1:1/none", min_size=0) as unreachable:
+        with pytest.raises(StoreUnavailable):
+            await VirtualKeys(PostgresKeys(unreachable)).find(made.minted.text.encode())
+
+
+async def test_a_rotated_key_keeps_its_id_and_both_secrets_work_during_the_overlap(
+    pool: "asyncpg.Pool[asyncpg.Record]", registry: Registry
+) -> None:
+    """Rotation changes the secret, not whom limits and usage belong to."""
+    made = await registry.create(spec(), ME)
+    rotated = await registry.rotate(made.record.key_id, ME, overlap=timedelta(minutes=5))
+    assert made.minted is not None
+    assert rotated.minted is not None
+    keys = VirtualKeys(PostgresKeys(pool))
+    before, after = await keys.find(made.minted.text.encode()), await keys.find(rotated.minted.text.encode())
+    assert before.key_id == after.key_id == made.record.key_id
+    at_once = await registry.rotate(made.record.key_id, ME, overlap=timedelta(0))
+    fresh = VirtualKeys(PostgresKeys(pool))
+    for ended in (made, rotated):
+        assert ended.minted is not None
+        if ended is rotated:
+            with pytest.raises(Unauthorized):
+                await fresh.find(ended.minted.text.encode())
+    assert at_once.minted is not None
+    assert (await fresh.find(at_once.minted.text.encode())).key_id == made.record.key_id
+
+
+async def test_a_revoked_key_is_refused_and_revoking_twice_is_revoking_once(
+    pool: "asyncpg.Pool[asyncpg.Record]", registry: Registry
+) -> None:
+    """A revoked key stays in the list, with the time of its end."""
+    made = await registry.create(spec(), ME)
+    first = await registry.revoke("night-shift", ME)
+    second = await registry.revoke(made.record.key_id, ME)
+    assert made.minted is not None
+    assert first.record.revoked_at == second.record.revoked_at
+    with pytest.raises(Unauthorized):
+        await VirtualKeys(PostgresKeys(pool)).find(made.minted.text.encode())
+    assert [one.key_id for one in await registry.page()] == [made.record.key_id]
+
+
+async def test_an_expired_key_is_refused_by_the_clock_even_when_it_is_remembered(
+    pool: "asyncpg.Pool[asyncpg.Record]", registry: Registry
+) -> None:
+    """Expiry needs no look-up to take effect."""
+    made = await registry.create(spec(), ME)
+    assert made.minted is not None
+    today = [datetime(2029, 1, 1, tzinfo=UTC)]
+    keys = VirtualKeys(PostgresKeys(pool), now=lambda: today[0])
+    await keys.find(made.minted.text.encode())
+    today[0] = datetime(2030, 1, 1, tzinfo=UTC)
+    with pytest.raises(Unauthorized):
+        await keys.find(made.minted.text.encode())
+
+
+async def test_a_name_is_given_once(registry: Registry) -> None:
+    """Two keys of one name cannot be told apart in a file of keys."""
+    await registry.create(spec(), ME)
+    with pytest.raises(BadRequest):
+        await registry.create(spec(), ME)
+    with pytest.raises(NotFound):
+        await registry.show("nobody")
+
+
+async def test_a_value_out_of_range_is_the_askers_fault(registry: Registry) -> None:
+    """Neither 503 nor half a key."""
+    with pytest.raises(BadRequest):
+        await registry.create(spec(limits=Limits(rpm=-1)), ME)
+    with pytest.raises(BadRequest):
+        await registry.create(spec(name="nul\x00"), ME)
+    assert await registry.page() == []
+
+
+async def test_every_change_that_takes_something_away_raises_the_epoch(
+    pool: "asyncpg.Pool[asyncpg.Record]", registry: Registry
+) -> None:
+    """The epochs grow, per tenant, and a switch for all raises everybody's."""
+    rulings, keys = Rulings(pool), PostgresKeys(pool)
+    await registry.create(spec(), ME)
+    changed = await registry.change("night-shift", spec(limits=Limits(rpm=1)), ME)
+    revoked = await registry.revoke("night-shift", ME)
+    assert revoked.epochs["dao-1"] > changed.epochs["dao-1"] > 0
+    thrown = await rulings.throw(Kill("model", "gpt-x"), ME)
+    assert thrown["dao-1"] == thrown["*"] > revoked.epochs["dao-1"]
+    book = await keys.rulebook(0)
+    assert book is not None
+    assert book.epoch_of("dao-1") == book.epoch_of("another") == book.newest == thrown["*"]
+    assert await keys.rulebook(book.newest) is None
+
+
+async def test_rules_and_switches_come_back_as_they_were_laid_down(
+    pool: "asyncpg.Pool[asyncpg.Record]",
+) -> None:
+    """A rulebook is what operators said, and lifting a switch leaves no trace of it."""
+    rulings, keys = Rulings(pool), PostgresKeys(pool)
+    rule = Rule("agent", "dao-1", "scout", limits=Limits(tpm=5), budgets=(Budget(7, "day"),), mode="shadow")
+    kill = Kill("agent", "scout", "dao-1")
+    await rulings.set_rule(rule, ME)
+    await rulings.set_rule(rule, ME)
+    await rulings.throw(kill, ME, reason="runs in circles")
+    book = await keys.rulebook(0)
+    assert book is not None
+    assert (book.rules, book.kills) == ((rule,), frozenset({kill}))
+    await rulings.lift(kill, ME)
+    await rulings.drop_rule(rule, ME)
+    later = await keys.rulebook(book.newest)
+    assert later is not None
+    assert (later.rules, later.kills) == ((), frozenset())
+
+
+async def test_every_deed_is_on_record_and_the_record_cannot_be_changed(
+    pool: "asyncpg.Pool[asyncpg.Record]", registry: Registry
+) -> None:
+    """Who, what and to whom; not even the table's owner takes it back."""
+    made = await registry.create(spec(), ME)
+    await registry.revoke("night-shift", ME)
+    rows = await Rulings(pool).recorded()
+    assert [(row["actor"], row["action"], row["target"], row["client_ip"]) for row in rows] == [
+        ("test", "keys.revoke", made.record.key_id, "192.0.2.1"),
+        ("test", "keys.create", made.record.key_id, "192.0.2.1"),
+    ]
+    for forbidden in ("UPDATE audit_log SET actor = 'x'", "DELETE FROM audit_log", "TRUNCATE audit_log"):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await pool.execute(forbidden)
