@@ -3,7 +3,7 @@
 Seen with LiteLLM 1.106.2: OpenAI-compatible providers get what is in `extra_body` merged into their body;
 Anthropic gets an object of that name, which its API refuses; Gemini and Ollama get it merged at the root,
 where their sampling parameters do not belong. Invariant: a name reaches top level only after the body rule
-has refused all that LiteLLM reads for itself; `metadata` never does.
+has refused all that LiteLLM reads for itself; what is in `OPENAIS` never does.
 """
 
 from collections.abc import Collection
@@ -25,6 +25,9 @@ _GEMINIS = frozenset(
 )
 """Names LiteLLM puts where Gemini looks for them; the others are only whole at the root of the body."""
 
+OPENAIS = frozenset({"metadata", "prompt_cache_retention"})
+"""Published fields LiteLLM keeps for itself or drops: inside `extra_body` they reach those who know them."""
+
 _LONGEST = (
     "max_output_tokens",
     "max_new_tokens",
@@ -41,11 +44,11 @@ def place(extra: Json, providers: Collection[str]) -> Json:
     """The model's own fields as they travel: names at top level, then `extra_body`, each sorted."""
     names = sorted(extra)
     if not _ALL_AT_TOP.isdisjoint(providers):
-        return {name: extra[name] for name in names if name != "metadata"}
+        return {name: extra[name] for name in names if name not in OPENAIS}
     if _SOME_AT_TOP.isdisjoint(providers):
         return {"extra_body": {name: extra[name] for name in names}}
     placed = {name: extra[name] for name in names if name in _GEMINIS}
-    inside = {name: extra[name] for name in names if name not in _GEMINIS and name != "metadata"}
+    inside = {name: extra[name] for name in names if name not in _GEMINIS | OPENAIS}
     return {**placed, "extra_body": inside} if inside else placed
 
 

@@ -63,6 +63,8 @@ def sort_fields(door: Door, parsed: Json) -> Sorted:
         check_metadata_names(metadata)
     if metadata and fields.get("store") is True:
         extra["metadata"] = metadata
+    if "prompt_cache_retention" in fields:
+        extra["prompt_cache_retention"] = fields.pop("prompt_cache_retention")
     return Sorted(fields, extra, metadata)
 
 

@@ -125,7 +125,7 @@ def _usage(call: Call, said: list[Said]) -> Json:
 def _whole(call: Call) -> Json:
     said = mock_text.answers(call)
     if call.door == "completions":
-        choices = [
+        choices: list[Json] = [
             {"index": at, "text": one.text, "logprobs": None, "finish_reason": one.finish_reason}
             for at, one in enumerate(said)
         ]

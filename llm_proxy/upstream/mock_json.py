@@ -9,6 +9,7 @@ from typing import Any
 from llm_proxy.dialects.checks import is_array, is_object
 
 MAX_DEPTH = 8
+MAX_VALUES = 2_000
 MAX_LENGTH = 100
 """Longest string and array, whatever the schema demands."""
 
@@ -16,47 +17,57 @@ Json = dict[str, Any]
 _STEPS = ("anyOf", "oneOf", "allOf")
 
 
-def example(schema: Any, root: Any = None, depth: int = 0) -> Any:  # noqa: ANN401 -- JSON Schema in, JSON out
-    """A value for a schema; references are looked up in `root`, by default the schema itself."""
-    if not is_object(schema) or depth > MAX_DEPTH:
-        return {}
-    root = schema if root is None else root
-    for fixed in ("const", "default"):
-        if fixed in schema:
-            return schema[fixed]
-    several: Any = next((schema[step] for step in _STEPS if schema.get(step)), None)
-    if type(schema.get("$ref")) is str:
-        several = [_referenced(schema["$ref"], root)]
-    if is_array(several):
-        return example(several[0], root, depth + 1)
-    words = schema.get("enum")
-    return words[0] if is_array(words) and words else _of_type(schema, root, depth)
+def example(schema: Any) -> Any:  # noqa: ANN401 -- JSON Schema in, JSON out
+    """A value for a schema."""
+    return _Filling(schema).value(schema, 0)
 
 
-def _of_type(schema: Json, root: Any, depth: int) -> Any:  # noqa: ANN401 -- JSON Schema in, JSON out
-    kind: Any = schema.get("type")
-    kind = kind[0] if is_array(kind) and kind else kind
-    simple = {"string": "mock".ljust(_count(schema, "minLength"), "k"), "boolean": True, "null": None}
-    if type(kind) is str and kind in simple:
-        return simple[kind]
-    if kind in ("integer", "number"):
-        least = schema.get("minimum")
-        return least if type(least) in {int, float} else 0
-    if kind == "array":
-        return [example(schema.get("items"), root, depth + 1)] * max(_count(schema, "minItems"), 1)
-    properties = schema.get("properties")
-    if not is_object(properties):
-        return {}
-    return {name: example(inner, root, depth + 1) for name, inner in properties.items()}
+class _Filling:
+    """One value in the making; counts what it holds, for a schema may refer to itself."""
+
+    def __init__(self, root: Any) -> None:  # noqa: ANN401 -- unchecked JSON
+        self._root = root
+        self._left = MAX_VALUES
+
+    def value(self, schema: Any, depth: int) -> Any:  # noqa: ANN401 -- JSON Schema in, JSON out
+        self._left -= 1
+        if not is_object(schema) or depth > MAX_DEPTH or self._left < 0:
+            return {}
+        for fixed in ("const", "default"):
+            if fixed in schema:
+                return schema[fixed]
+        several: Any = next((schema[step] for step in _STEPS if schema.get(step)), None)
+        if type(schema.get("$ref")) is str:
+            several = [self._referenced(schema["$ref"])]
+        if is_array(several):
+            return self.value(several[0], depth + 1)
+        words = schema.get("enum")
+        return words[0] if is_array(words) and words else self._of_type(schema, depth)
+
+    def _of_type(self, schema: Json, depth: int) -> Any:  # noqa: ANN401 -- JSON Schema in, JSON out
+        kind: Any = schema.get("type")
+        kind = kind[0] if is_array(kind) and kind else kind
+        simple = {"string": "mock".ljust(_count(schema, "minLength"), "k"), "boolean": True, "null": None}
+        if type(kind) is str and kind in simple:
+            return simple[kind]
+        if kind in ("integer", "number"):
+            least = schema.get("minimum")
+            return least if type(least) in {int, float} else 0
+        if kind == "array":
+            items = max(_count(schema, "minItems"), 1)
+            return [self.value(schema.get("items"), depth + 1) for _ in range(items)]
+        properties = schema.get("properties")
+        if not is_object(properties):
+            return {}
+        return {name: self.value(inner, depth + 1) for name, inner in properties.items()}
+
+    def _referenced(self, reference: str) -> Any:  # noqa: ANN401 -- JSON Schema in, JSON out
+        found: Any = self._root
+        for step in reference.removeprefix("#/").split("/"):
+            found = found.get(step) if is_object(found) else None
+        return found
 
 
 def _count(schema: Json, name: str) -> int:
     value = schema.get(name)
     return min(max(value, 0), MAX_LENGTH) if type(value) is int else 0
-
-
-def _referenced(reference: str, root: Any) -> Any:  # noqa: ANN401 -- JSON Schema in, JSON out
-    found: Any = root
-    for step in reference.removeprefix("#/").split("/"):
-        found = found.get(step) if is_object(found) else None
-    return found

@@ -102,8 +102,9 @@ def _text(content: Any) -> str:  # noqa: ANN401 -- a text, parts or tokens
 
 
 def _cut(text: str, call: Call) -> Said:
-    stops: str | list[str] = call.body.get("stop", [])
-    for stop in stops if is_array(stops) else [stops]:
+    given: Any = call.body.get("stop", [])
+    stops: list[str] = given if is_array(given) else [given]
+    for stop in stops:
         text = text.partition(stop)[0] if stop else text
     if call.max_tokens is not None and _tokens(len(text)) > call.max_tokens:
         return Said(text[: call.max_tokens * _TOKEN_LENGTH], finish_reason="length")

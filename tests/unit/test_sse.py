@@ -6,7 +6,20 @@ from hypothesis import strategies as st
 
 from llm_proxy import sse
 
-_PIECES = [b"data: ", b"data:", b"event: e", b":", b"\n", b"\r", b"\r\n", b"\n\n", b"x", b"{}", b"\xef\xbb\xbf", b"[DONE]"]
+_PIECES = [
+    b"data: ",
+    b"data:",
+    b"event: e",
+    b":",
+    b"\n",
+    b"\r",
+    b"\r\n",
+    b"\n\n",
+    b"x",
+    b"{}",
+    b"\xef\xbb\xbf",
+    b"[DONE]",
+]
 streams = st.lists(st.sampled_from(_PIECES), max_size=24).map(b"".join)
 
 
@@ -30,10 +43,15 @@ def test_no_byte_is_lost_or_invented(stream: bytes) -> None:
     """Frames and remainder joined are the stream, a leading byte order mark apart."""
     splitter = sse.Splitter()
     frames = splitter.feed(stream)
-    assert stream.removeprefix(b"\xef\xbb\xbf") == b"".join(frames) + splitter.rest or b"\xef\xbb\xbf".startswith(stream)
+    assert stream.removeprefix(b"\xef\xbb\xbf") == b"".join(
+        frames
+    ) + splitter.rest or b"\xef\xbb\xbf".startswith(stream)
 
 
-@given(st.lists(st.binary(min_size=1, max_size=20).filter(lambda raw: b"\r" not in raw), max_size=5), st.integers(1, 7))
+@given(
+    st.lists(st.binary(min_size=1, max_size=20).filter(lambda raw: b"\r" not in raw), max_size=5),
+    st.integers(1, 7),
+)
 def test_what_was_framed_is_read_back(payloads: list[bytes], step: int) -> None:
     """Data framed, cut anywhere and parsed is the same data, line feeds included."""
     stream = b"".join(sse.frame(payload) for payload in payloads)
