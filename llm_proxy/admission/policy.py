@@ -4,7 +4,7 @@ Pure. Invariants: all scopes that match are checked; a specific value replaces o
 scope, field by field; nothing more general ever loosens or tightens another scope.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from itertools import product
 
@@ -35,14 +35,16 @@ class Policies:
 
     defaults: Defaults = Defaults()
     book: Rulebook = field(default_factory=Rulebook)
-    rules: dict[tuple[str, str, str, str], Rule] = field(
+    rules: Mapping[tuple[str, str, str, str], Rule] = field(
         default_factory=dict[tuple[str, str, str, str], Rule]
     )
 
     @classmethod
     def of(cls, defaults: Defaults, book: Rulebook) -> "Policies":
         """The policies of a rulebook."""
-        rules = {(rule.scope, rule.tenant, rule.subject, rule.group): rule for rule in book.rules}
+        rules: dict[tuple[str, str, str, str], Rule] = {
+            (rule.scope, rule.tenant, rule.subject, rule.group): rule for rule in book.rules
+        }
         return cls(defaults, book, rules)
 
     def plan(self, caller: Caller, group: str, now_ms: int) -> Plan:

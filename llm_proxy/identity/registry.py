@@ -52,9 +52,9 @@ class Registry:
     def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
         self._pool = pool
 
-    async def create(self, spec: KeySpec, actor: Actor) -> Deed:
+    async def create(self, spec: KeySpec, actor: Actor, secret: Minted | None = None) -> Deed:
         """A new key; its text is in the deed and nowhere else."""
-        minted, key_id = mint(), new_id()
+        minted, key_id = secret or mint(), new_id()
         async with deed(self._pool) as connection:
             await connection.execute(_CREATE, key_id, *_values(spec))
             await _add_secret(connection, key_id, minted)

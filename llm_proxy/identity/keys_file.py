@@ -1,0 +1,143 @@
+"""`keys.yaml`: keys, limits and kill switches kept in a file, applied as often as one likes.
+
+Invariants: applying a file twice is applying it once; nothing that the file does not name is touched; a
+secret is never in the file: it is minted and told once, or read from the key's `key_file`.
+Errors: `BadRequest` naming the entry, and those of `Registry` and `Rulings`.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from llm_proxy.errors import BadRequest, NotFound
+from llm_proxy.identity.deeds import Actor
+from llm_proxy.identity.keys import KeySpec, Minted, minted_as
+from llm_proxy.identity.registry import Deed, Registry
+from llm_proxy.identity.rules import Kill, Rule
+from llm_proxy.identity.rulings import Rulings
+from llm_proxy.identity.spoken import kill_from, rule_from, spec_from
+
+Json = dict[str, Any]
+_SECTIONS = {"keys", "limits", "kills"}
+
+
+@dataclass(frozen=True, slots=True)
+class FileKey:
+    """A key of the file; `secret` when the operator brings one."""
+
+    spec: KeySpec
+    revoked: bool = False
+    secret: Minted | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeysFile:
+    """What a file says."""
+
+    keys: tuple[FileKey, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    kills: tuple[tuple[Kill, str], ...] = ()
+
+
+@dataclass(slots=True)
+class Applied:
+    """What applying a file did: one line a change, the keys made, the epochs to announce."""
+
+    changes: list[str] = field(default_factory=list[str])
+    made: list[Deed] = field(default_factory=list[Deed])
+    epochs: dict[str, int] = field(default_factory=dict[str, int])
+
+
+def read(path: Path) -> KeysFile:
+    """The file's content; raises `BadRequest`."""
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BadRequest(f"{path}: cannot be read: {type(error).__name__}.") from error
+    if document is None:
+        return KeysFile()
+    if not isinstance(document, dict) or not set(cast("Json", document)) <= _SECTIONS:
+        raise BadRequest(f"{path}: expected only the sections {', '.join(sorted(_SECTIONS))}.")
+    said = cast("Json", document)
+    return KeysFile(
+        tuple(_key(entry, path.parent) for entry in _entries(said, "keys")),
+        tuple(rule_from(entry) for entry in _entries(said, "limits")),
+        tuple(kill_from(entry) for entry in _entries(said, "kills")),
+    )
+
+
+async def apply(
+    file: KeysFile, registry: Registry, rulings: Rulings, actor: Actor, *, mint_missing: bool = True
+) -> Applied:
+    """Bring keys, rules and switches to what the file says.
+
+    Args:
+        file: What to bring them to.
+        registry: Where keys are kept.
+        rulings: Where rules and switches are kept.
+        actor: Who does it, for the record.
+        mint_missing: Off where nobody would see a new secret: such keys are then left out.
+    """
+    applied = Applied()
+    for key in file.keys:
+        await _apply_key(key, registry, actor, applied, mint_missing=mint_missing)
+    standing = set(await rulings.rules())
+    for rule in file.rules:
+        if rule not in standing:
+            applied.epochs |= await rulings.set_rule(rule, actor)
+            applied.changes.append(f"limit of {rule.scope} {rule.subject} set")
+    thrown = {(one["kind"], one["subject"], one["tenant"]) for one in await rulings.kills()}
+    for kill, reason in file.kills:
+        if (kill.kind, kill.subject, kill.tenant) not in thrown:
+            applied.epochs |= await rulings.throw(kill, actor, reason=reason)
+            applied.changes.append(f"{kill.kind} {kill.subject} switched off")
+    return applied
+
+
+async def _apply_key(
+    key: FileKey, registry: Registry, actor: Actor, applied: Applied, *, mint_missing: bool
+) -> None:
+    name = key.spec.name
+    try:
+        standing = await registry.show(name)
+    except NotFound:
+        if key.revoked or not (mint_missing or key.secret):
+            return
+        applied.made.append(await registry.create(key.spec, actor, key.secret))
+        applied.changes.append(f"key {name} made")
+        return
+    if standing.revoked_at is not None:
+        return
+    if key.revoked:
+        applied.epochs |= (await registry.revoke(name, actor)).epochs
+        applied.changes.append(f"key {name} revoked")
+    elif standing.spec != key.spec:
+        applied.epochs |= (await registry.change(name, key.spec, actor)).epochs
+        applied.changes.append(f"key {name} changed")
+
+
+def _entries(document: Json, section: str) -> list[Json]:
+    entries = document.get(section) or []
+    if not isinstance(entries, list):
+        raise BadRequest(f"'{section}' must be a list of entries.", param=section)
+    found = cast("list[Json]", entries)
+    if not all(isinstance(entry, dict) for entry in found):
+        raise BadRequest(f"'{section}' must be a list of entries.", param=section)
+    return found
+
+
+def _key(entry: Json, folder: Path) -> FileKey:
+    said = dict(entry)
+    revoked, where = said.pop("revoked", False), said.pop("key_file", None)
+    spec = spec_from(said)
+    if where is None:
+        return FileKey(spec, bool(revoked))
+    try:
+        secret = minted_as((folder / str(where)).read_text(encoding="ascii").strip())
+    except (OSError, ValueError) as error:
+        raise BadRequest(
+            f"The key file of {spec.name!r} holds no key of our form.", param="key_file"
+        ) from error
+    return FileKey(spec, bool(revoked), secret)

@@ -1,0 +1,246 @@
+"""Keys, rules and kill switches as people write them: in the admin API, the command line and `keys.yaml`.
+
+Pure. Invariants: an unknown or wrong field is refused by name; dollars are decimal text, never a float's
+rounding; what `key_document` writes, `spec_from` reads.
+Errors: `BadRequest` with the field in `param`.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from typing import Any, TypeVar, cast, get_args
+
+from llm_proxy.errors import BadRequest
+from llm_proxy.identity.caller import Budget, Limits, Mode, OnStoreFailure, Period, ScopeKind
+from llm_proxy.identity.keys import KeyRecord, KeySpec
+from llm_proxy.identity.rules import ANY, Kill, KillKind, Rule
+from llm_proxy.identity.store import nano_usd, usd
+
+Json = dict[str, Any]
+LONGEST_NAME = 256
+MOST = 2**53
+_LIMITS = ("rpm", "tpm", "parallel")
+_SPEC = {
+    "name",
+    "tenant",
+    "agent",
+    "user",
+    "models",
+    "budgets",
+    "max_tokens_cap",
+    "cache",
+    "expires_at",
+    *_LIMITS,
+}
+_RULE = {"scope", "tenant", "subject", "model", "budgets", "mode", "on_store_failure", *_LIMITS}
+_KILL = {"kind", "tenant", "subject", "reason"}
+Choice = TypeVar("Choice", bound=str)
+
+
+def spec_from(document: Mapping[str, Any], before: KeySpec | None = None) -> KeySpec:
+    """The specification a document states, on top of the one before."""
+    _known(document, _SPEC)
+    said = (key_fields(before) if before is not None else {}) | dict(document)
+    name = _name(said, "name")
+    if name is None or name.startswith(("key_", "sk-")):
+        raise BadRequest("A key needs a name, one that is no id or key.", param="name")
+    return KeySpec(
+        name=name,
+        tenant=_name(said, "tenant"),
+        agent=_name(said, "agent"),
+        user=_name(said, "user"),
+        models=_names(said, "models"),
+        limits=_limits(said),
+        budgets=_budgets(said),
+        max_tokens_cap=_count(said, "max_tokens_cap", least=1, most=2**31 - 1),
+        cache=_flag(said, "cache", default=True),
+        expires_at=_moment(said, "expires_at"),
+    )
+
+
+def rule_from(document: Mapping[str, Any]) -> Rule:
+    """The rule a document states."""
+    _known(document, _RULE)
+    scope = _choice(document, "scope", get_args(ScopeKind))
+    if scope is None:
+        raise BadRequest("A rule needs a scope.", param="scope")
+    tenant = _name(document, "tenant") or ANY
+    subject = tenant if scope in {"tenant", "tenant_group"} else _name(document, "subject") or ANY
+    return Rule(
+        scope=scope,
+        tenant=tenant,
+        subject=subject,
+        group=(_name(document, "model") or ANY) if scope in {"user_model", "tenant_group"} else ANY,
+        limits=_limits(document),
+        budgets=_budgets(document),
+        mode=_choice(document, "mode", get_args(Mode)),
+        on_store_failure=_choice(document, "on_store_failure", get_args(OnStoreFailure)),
+    )
+
+
+def kill_from(document: Mapping[str, Any]) -> tuple[Kill, str]:
+    """The kill switch a document states, and why it is thrown."""
+    _known(document, _KILL)
+    kind = _choice(document, "kind", get_args(KillKind))
+    subject = _name(document, "subject")
+    if kind is None or subject is None:
+        raise BadRequest("A kill switch needs a kind and a subject.", param="subject" if kind else "kind")
+    return Kill(kind, subject, _name(document, "tenant") or ANY), _name(document, "reason") or ""
+
+
+def key_fields(spec: KeySpec) -> Json:
+    """A specification as a document."""
+    return {
+        "name": spec.name,
+        "tenant": spec.tenant,
+        "agent": spec.agent,
+        "user": spec.user,
+        "models": list(spec.models) if spec.models is not None else None,
+        **limit_fields(spec.limits),
+        "budgets": budget_fields(spec.budgets),
+        "max_tokens_cap": spec.max_tokens_cap,
+        "cache": spec.cache,
+        "expires_at": _text(spec.expires_at),
+    }
+
+
+def key_document(record: KeyRecord) -> Json:
+    """A key as a document, with no secret in it."""
+    return {
+        "id": record.key_id,
+        **key_fields(record.spec),
+        "prefixes": list(record.prefixes),
+        "created_at": _text(record.created_at),
+        "changed_at": _text(record.changed_at),
+        "revoked_at": _text(record.revoked_at),
+    }
+
+
+def rule_document(rule: Rule) -> Json:
+    """A rule as a document."""
+    return {
+        "scope": rule.scope,
+        "tenant": rule.tenant,
+        "subject": rule.subject,
+        "model": rule.group,
+        **limit_fields(rule.limits),
+        "budgets": budget_fields(rule.budgets),
+        "mode": rule.mode,
+        "on_store_failure": rule.on_store_failure,
+    }
+
+
+def limit_fields(limits: Limits) -> Json:
+    """Limits as fields of a document."""
+    return {"rpm": limits.rpm, "tpm": limits.tpm, "parallel": limits.parallel}
+
+
+def budget_fields(budgets: tuple[Budget, ...]) -> list[Json]:
+    """Budgets as a field of a document."""
+    return [{"limit_usd": f"{usd(one.limit_nano_usd):f}", "period": one.period} for one in budgets]
+
+
+def _known(document: Mapping[str, Any], fields: set[str]) -> None:
+    for field in document:
+        if field not in fields:
+            raise BadRequest(f"Unknown field {str(field)[:100]!r}.", param=str(field)[:100])
+
+
+def _wrong(field: str, expected: str) -> BadRequest:
+    return BadRequest(f"Invalid '{field}': expected {expected}.", param=field)
+
+
+def _name(said: Mapping[str, Any], field: str) -> str | None:
+    value = said.get(field)
+    if value is None:
+        return None
+    if (
+        not isinstance(value, str)
+        or not value.strip()
+        or len(value) > LONGEST_NAME
+        or not value.isprintable()
+    ):
+        raise _wrong(field, f"1 to {LONGEST_NAME} printable characters")
+    return value.strip()
+
+
+def _names(said: Mapping[str, Any], field: str) -> tuple[str, ...] | None:
+    value = said.get(field)
+    if value is None:
+        return None
+    if not isinstance(value, list | tuple):
+        raise _wrong(field, "a list of names")
+    named = [_name({field: one}, field) for one in cast("list[Any]", value)]
+    return tuple(one for one in named if one is not None)
+
+
+def _count(said: Mapping[str, Any], field: str, *, least: int = 0, most: int = MOST) -> int | None:
+    value = said.get(field)
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise _wrong(field, f"a whole number from {least} to {most}")
+    return value
+
+
+def _flag(said: Mapping[str, Any], field: str, *, default: bool) -> bool:
+    value = said.get(field, default)
+    if not isinstance(value, bool):
+        raise _wrong(field, "true or false")
+    return value
+
+
+def _moment(said: Mapping[str, Any], field: str) -> datetime | None:
+    value = said.get(field)
+    if value is None:
+        return None
+    try:
+        moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+    except (TypeError, ValueError) as error:
+        raise _wrong(field, "a date and time (ISO 8601)") from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _choice(said: Mapping[str, Any], field: str, choices: tuple[Choice, ...]) -> Choice | None:
+    value = said.get(field)
+    if value is None:
+        return None
+    for choice in choices:
+        if value == choice:
+            return choice
+    raise _wrong(field, f"one of {', '.join(choices)}")
+
+
+def _limits(said: Mapping[str, Any]) -> Limits:
+    rpm, tpm, parallel = (_count(said, field) for field in _LIMITS)
+    return Limits(rpm, tpm, parallel)
+
+
+def _budgets(said: Mapping[str, Any]) -> tuple[Budget, ...]:
+    value = said.get("budgets") or ()
+    if not isinstance(value, list | tuple):
+        raise _wrong("budgets", "a list")
+    budgets: list[Budget] = []
+    for entry in cast("list[Any]", value):
+        one = cast("Json", entry) if isinstance(entry, dict) else {}
+        if set(one) != {"limit_usd", "period"}:
+            raise _wrong("budgets", "entries of limit_usd and period")
+        period: Period | None = _choice(one, "period", get_args(Period))
+        if period is None or period in {each.period for each in budgets}:
+            raise _wrong("budgets", "each period once")
+        budgets.append(Budget(_amount(one["limit_usd"]), period))
+    return tuple(budgets)
+
+
+def _amount(value: Any) -> int:  # noqa: ANN401 -- as somebody wrote it
+    try:
+        amount = Decimal(str(value))
+    except InvalidOperation as error:
+        raise _wrong("limit_usd", "an amount in dollars") from error
+    if isinstance(value, bool) or not amount.is_finite() or not 0 <= amount * 10**9 <= MOST:
+        raise _wrong("limit_usd", f"an amount in dollars from 0 to {usd(MOST)}")
+    return nano_usd(amount)
+
+
+def _text(moment: datetime | None) -> str | None:
+    return moment.astimezone(UTC).isoformat() if moment is not None else None
