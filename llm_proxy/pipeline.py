@@ -47,6 +47,7 @@ async def relay(
     """Admit a call, forward it, deliver the reply, and account for it, whatever happens."""
     lease = await stages.admission.admit(caller, call, exchange.request_id)
     try:
+        exchange.catalog = stages.upstream.catalog
         stages.ledger.opened(exchange, caller, call)
         reply = await stages.upstream.send(call, caller, str(exchange.request_id), watch)
         try:

@@ -68,12 +68,9 @@ def answer_headers(exchange: Exchange, served: Served, lease_headers: tuple[tupl
         headers.append((b"x-llm-proxy-model", _ascii(served.group)))
     if served.provider:
         headers.append((b"x-llm-proxy-provider", _ascii(served.provider)))
-    if (
-        served.cost_nano_usd is not None
-        and served.cost_nano_usd >= 0
-        and not (exchange.call and exchange.call.streaming)
-    ):
-        headers.append((b"x-llm-proxy-cost-usd", b"%d.%09d" % divmod(served.cost_nano_usd, NANO)))
+    cost_nano_usd = None if exchange.usage is None else exchange.cost_nano_usd()
+    if cost_nano_usd is not None:
+        headers.append((b"x-llm-proxy-cost-usd", b"%d.%09d" % divmod(cost_nano_usd, NANO)))
     headers.append((b"x-llm-proxy-cache", served.cache.encode()))
     if served.attempts is not None:
         headers.append((b"x-llm-proxy-attempts", b"%d" % served.attempts))

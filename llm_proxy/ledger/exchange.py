@@ -13,7 +13,7 @@ from llm_proxy.dialects import Call
 from llm_proxy.errors import Refused
 from llm_proxy.identity import Caller
 from llm_proxy.ledger.record import Outcome, UsageRecord, UsageSource
-from llm_proxy.upstream import NOBODY_SERVED, Served, Usage, Why
+from llm_proxy.upstream import NOBODY_SERVED, Catalog, Served, Usage, Why
 
 BYTES_PER_TOKEN = 4
 PICO_PER_NANO = 1000
@@ -25,11 +25,11 @@ class Exchange:
     Attributes:
         status: The HTTP status the caller saw; 0 while nothing was sent.
         content_frames: Frames of content passed on, the base of an estimate.
-        prices: Input and output price in pico-dollars per token, where known.
+        catalog: What the sidecar serves, for prices; None while nobody knows.
     """
 
     __slots__ = (
-        "call", "caller", "client_request_id", "content_frames", "outcome", "prices", "refused",
+        "call", "caller", "catalog", "client_request_id", "content_frames", "outcome", "refused",
         "request_id", "served", "started", "started_at", "status", "ttft_ms", "usage",
     )  # fmt: skip
 
@@ -42,7 +42,7 @@ class Exchange:
         self.call: Call | None = None
         self.served: Served = NOBODY_SERVED
         self.usage: Usage | None = None
-        self.prices: tuple[int, int] | None = None
+        self.catalog: Catalog | None = None
         self.content_frames = 0
         self.refused: Refused | None = None
         self.outcome: Outcome = "ok"
@@ -73,8 +73,7 @@ class Exchange:
 
     def record(self, caller: Caller, call: Call) -> UsageRecord:
         """The settled call."""
-        usage, source = self._usage(call)
-        cost_nano_usd = self._cost(usage, source)
+        self.usage, source = usage, _ = self._usage(call)
         return UsageRecord(
             request_id=self.request_id,
             started_at=datetime.fromtimestamp(self.started_at, UTC),
@@ -101,7 +100,7 @@ class Exchange:
             completion_tokens=usage.completion_tokens if usage else None,
             cached_tokens=usage.cached_tokens if usage else None,
             reasoning_tokens=usage.reasoning_tokens if usage else None,
-            cost_nano_usd=cost_nano_usd,
+            cost_nano_usd=self.cost_nano_usd(),
             usage_source=source,
             cache=self.served.cache,
             attempts=self.served.attempts,
@@ -116,15 +115,20 @@ class Exchange:
             return Usage(call.prompt_bytes // BYTES_PER_TOKEN, self.content_frames), "estimated"
         return None, "unknown"
 
-    def _cost(self, usage: Usage | None, source: UsageSource) -> int | None:
+    def cost_nano_usd(self) -> int | None:
+        """What the call cost: as stated, else its tokens at the catalogue's price; None when unknown."""
         if self.served.cache == "hit":
             return 0
-        stated = usage.cost_nano_usd if usage else None
-        if stated is None:
-            stated = self.served.cost_nano_usd
-        if stated is not None and (stated > 0 or self.prices is not None):
-            return stated
-        if usage is None or self.prices is None:
+        usage = self.usage
+        stated = (
+            self.served.cost_nano_usd if usage is None or usage.cost_nano_usd is None else usage.cost_nano_usd
+        )
+        return stated or self._priced(usage)
+
+    def _priced(self, usage: Usage | None) -> int | None:
+        group = self.served.group or (self.call.group if self.call else None)
+        prices = self.catalog.prices(group) if self.catalog is not None and group else None
+        if usage is None or prices is None:
             return None
-        pico = usage.prompt_tokens * self.prices[0] + usage.completion_tokens * self.prices[1]
-        return -(-pico // PICO_PER_NANO) if source == "estimated" or pico else 0
+        pico = usage.prompt_tokens * prices[0] + usage.completion_tokens * prices[1]
+        return -(-pico // PICO_PER_NANO)

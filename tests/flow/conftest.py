@@ -1,0 +1,95 @@
+"""The whole house, started once for the tests of the flow."""
+
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+from house import House
+
+from llm_proxy.stack import part, ports
+from llm_proxy.stack.probe import answers
+from llm_proxy.stack.programs import Behind, gateway, sidecar
+from llm_proxy.stack.surroundings import Surroundings
+
+KEY = "house-key-0123456789abcdef"
+ADMIN_KEY = "house-admin-0123456789abcdef"
+MASTER_KEY = "sk-house-master-0123456789abcdef"
+PROVIDER = Path(__file__).parents[1] / "provider.py"
+
+CONFIG = """
+model_list:
+  - model_name: "p/*"
+    litellm_params: &scripted
+      model: openai/*
+      api_base: {provider}/v1
+      api_key: sk-provider-canary
+      input_cost_per_token: 0.000001
+      output_cost_per_token: 0.000002
+    model_info: {{id: scripted}}
+  - model_name: plain
+    litellm_params: {{<<: *scripted, model: openai/plain}}
+    model_info: {{id: plain}}
+router_settings: {{num_retries: 0}}
+"""
+
+
+def provider_part(port: int) -> part.Part:
+    """The scripted provider as a program."""
+    return part.Part(
+        name=f"provider-{port}",
+        argv=(sys.executable, str(PROVIDER), "--port", str(port)),
+        env=dict(os.environ),
+        ready=lambda _: answers(port, "/_calls"),
+        stop_signal=signal.SIGTERM,
+    )
+
+
+@pytest.fixture(scope="session")
+def house_parts(
+    service_folder: Path, postgres_url: str, limits_redis_url: str, cache_redis_url: str
+) -> Iterator[dict[str, int]]:
+    """Provider, sidecar and gateway, running; their ports by name."""
+    given = Surroundings({name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ})
+    at = {name: ports.free_port() for name in ("provider", "sidecar", "gateway")}
+    config = service_folder / "house.yaml"
+    config.write_text(CONFIG.format(provider=f"http://127.0.0.1:{at['provider']}"), encoding="utf-8")
+    behind = Behind(MASTER_KEY, cache_redis_url, None, None)
+    names = {
+        "LLM_PROXY__ENVIRONMENT": "development",
+        "LLM_PROXY__INTERNAL_API_KEY": KEY,
+        "LLM_PROXY__ADMIN_KEY": ADMIN_KEY,
+        "LITELLM_MASTER_KEY": MASTER_KEY,
+        "LLM_PROXY__LITELLM_PROXY_URL": f"http://127.0.0.1:{at['sidecar']}",
+        "LLM_PROXY__DEFAULT_MODEL": "plain",
+        "LLM_PROXY__SPOOL_DIR": str(service_folder / "spool"),
+        "LLM_PROXY__DRAIN_DELAY_S": "0",
+        "LLM_PROXY__IDLE_TIMEOUT_S": "3",
+        "DATABASE_URL": postgres_url,
+        "LIMITS_REDIS_URL": limits_redis_url,
+    }
+    logs = service_folder / "logs"
+    running = [
+        part.start(provider_part(at["provider"]), logs),
+        part.start(sidecar(1, at["sidecar"], config, behind, given), logs),
+        part.start(gateway(at["gateway"], names, given), logs),
+    ]
+    try:
+        part.wait_until_ready(running)
+        yield at
+    finally:
+        part.stop(running)
+
+
+@pytest.fixture
+async def house(house_parts: dict[str, int]) -> AsyncIterator[House]:
+    """The running house, the provider's memory wiped."""
+    url, provider_url = (f"http://127.0.0.1:{house_parts[name]}" for name in ("gateway", "provider"))
+    async with httpx.AsyncClient() as client:
+        await client.post(f"{provider_url}/_reset")
+    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0, timeout=30) as sdk:
+        yield House(url, KEY, ADMIN_KEY, provider_url, sdk)

@@ -1,0 +1,45 @@
+"""The whole house on loopback ports: gateway, sidecar, stores, and the scripted provider behind them.
+
+`House` is what a test of the flow holds: an address, a key, the SDK, and a look at what the provider saw.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import openai
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """A running gateway and what stands behind it."""
+
+    url: str
+    key: str
+    admin_key: str
+    provider_url: str
+    openai: openai.AsyncOpenAI
+
+    @property
+    def auth(self) -> dict[str, str]:
+        """The header that opens the doors."""
+        return {"Authorization": f"Bearer {self.key}"}
+
+    async def calls(self) -> list[Json]:
+        """The calls the provider saw, oldest first."""
+        async with httpx.AsyncClient() as client:
+            found: list[Json] = (await client.get(f"{self.provider_url}/_calls")).json()["calls"]
+        return found
+
+
+def say(text: str) -> Any:
+    """A conversation of one message."""
+    return [{"role": "user", "content": text}]
+
+
+def script(**directive: Any) -> str:
+    """A message that tells the provider what to play; `do` comes first."""
+    return "please " + json.dumps(directive)
