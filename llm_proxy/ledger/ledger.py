@@ -141,7 +141,8 @@ class Ledger:
             await asyncio.wait(self._tasks, timeout=_DRAIN_S)
             self._tasks[0].cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._writer.flush()
+        with contextlib.suppress(Exception):  # what is left stays in the journal
+            await self._writer.flush()
         await self._upkeep.end()
 
     def state(self) -> LedgerState:

@@ -12,6 +12,15 @@ import asyncpg
 
 from llm_proxy.schema import SchemaChanged
 
+_AWAY = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a connection cut in the middle of a message
+    OSError,
+    TimeoutError,
+    SchemaChanged,
+)
+
 
 class PostgresAway(Exception):  # noqa: N818 -- errors are named for the state they report
     """Postgres did not do it now; later it may."""
@@ -40,5 +49,5 @@ async def deadline(seconds: float) -> AsyncGenerator[None]:
         asyncpg.ProgramLimitExceededError,
     ) as fault:
         raise RowsRejected(str(fault)) from fault
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, SchemaChanged) as fault:
+    except _AWAY as fault:
         raise PostgresAway(f"{type(fault).__name__}: {fault}") from fault

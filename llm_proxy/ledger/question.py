@@ -30,7 +30,8 @@ _SUMS = """
 
 _RAW = """(
     SELECT date_trunc('hour', started_at, 'UTC') AS hour, (started_at AT TIME ZONE 'UTC')::date AS day,
-           key_id, coalesce(tenant, '') AS tenant, coalesce(agent, '') AS agent, coalesce(user_id, '') AS user_id,
+           key_id, coalesce(tenant, '') AS tenant, coalesce(agent, '') AS agent,
+           coalesce(user_id, '') AS user_id,
            model_group, coalesce(provider, '') AS provider, 1 AS requests,
            (outcome = 'ok')::int AS succeeded,
            (cache = 'hit')::int AS cache_hits, prompt_tokens, completion_tokens, cached_tokens,

@@ -75,9 +75,16 @@ class Writer:
             if not self._finishing:
                 await asyncio.sleep(_GATHER_S)
             self._awake.clear()
-            if not await self.flush() and not self._finishing:
+            if not await self._flushed() and not self._finishing:
                 await asyncio.sleep(_GATHER_S * 10)
                 self._awake.set()
+
+    async def _flushed(self) -> bool:
+        try:
+            return await self.flush()
+        except Exception:
+            log.exception("a batch could not be written and will be tried again")
+            return False
 
     def finish(self) -> None:
         """Let `run` end after one last batch."""
@@ -87,20 +94,27 @@ class Writer:
     async def flush(self) -> bool:
         """Write everything queued; False when some of it found neither Postgres nor room on the disk."""
         queue, self._queue = self._queue, []
-        for start in range(0, len(queue), _BATCH):
-            batch = queue[start : start + _BATCH]
-            if not (await self._to_postgres(batch) or await self._to_spool(batch)):
-                self._queue[:0] = queue[start:]
-                return False
+        kept = 0
+        try:
+            while kept < len(queue):
+                batch = queue[kept : kept + _BATCH]
+                if not (await self._to_postgres(batch) or await self._to_spool(batch)):
+                    return False
+                kept += len(batch)
+        finally:
+            self._queue[:0] = queue[kept:]
         return True
 
     async def replay(self) -> None:
         """Carry what waits on disk into Postgres, until cancelled."""
         while True:
             await asyncio.sleep(_REPLAY_EVERY_S)
-            while self._spool is not None and self._spool.records and self._may_try():
-                if not await self._replay_segment(self._spool):
-                    break
+            try:
+                while self._spool is not None and self._spool.records and self._may_try():
+                    if not await self._replay_segment(self._spool):
+                        break
+            except Exception:
+                log.exception("a segment could not be replayed and will be tried again")
 
     def went(self, *, up: bool, why: str = "") -> None:
         """Note that Postgres came or went, and when to try again."""

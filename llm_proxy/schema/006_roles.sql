@@ -25,3 +25,7 @@ BEGIN
         GRANT INSERT ON audit_log TO llm_proxy_audit;
     END IF;
 END $$;
+
+-- What runs with its owner's rights is for the owner alone.
+REVOKE EXECUTE ON FUNCTION requests_partition(date), requests_retire(date), retire_rows(date, date, date),
+    enrich_requests(timestamptz, timestamptz), usage_follow() FROM PUBLIC;

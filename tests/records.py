@@ -1,0 +1,91 @@
+"""Usage records for tests: plain ones, and random ones of every kind."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from random import Random
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from llm_proxy.dialects import Call
+from llm_proxy.identity import Caller
+from llm_proxy.ledger import Ledger, Store, UsageRecord
+from llm_proxy.telemetry import Metrics, time_of, uuid7
+from llm_proxy.telemetry.cells import Cells
+from llm_proxy.telemetry.exposition import FILE
+from llm_proxy.telemetry.seat import take
+
+CALLER = Caller("key-1", "virtual", "acme", "agent:sofia", key_prefix="sk-one")
+CALL = Call("chat.completions", "openai", "gpt-4o-mini", "gpt-4o-mini", {})
+
+
+def record(**changes: Any) -> UsageRecord:
+    """A successful call of today, with these fields changed."""
+    request_id = uuid7()
+    plain = UsageRecord(
+        request_id=request_id, started_at=time_of(request_id), key_id="key-1", key_prefix="sk-one",
+        tenant="acme", agent="agent:sofia", user=None, session=None, channel=None, client_request_id=None,
+        door="chat.completions", dialect="openai", model="gpt-4o-mini", group="gpt-4o-mini",
+        model_resolved="gpt-4o-mini-2024-07-18", provider="openai", deployment="d-1", streamed=False,
+        status=200, outcome="ok", refusal_code=None, prompt_tokens=12, completion_tokens=34,
+        cached_tokens=None, reasoning_tokens=None, cost_nano_usd=56_789, usage_source="provider",
+        cache="miss", attempts=1, latency_ms=812.5, ttft_ms=None,
+    )  # fmt: skip
+    return replace(plain, **changes)
+
+
+def random_record(random: Random, now: datetime | None = None) -> UsageRecord:
+    """A call of one of the last three days, with anything unknown that may be."""
+    now = now or datetime.now(UTC)
+    maybe = random.choice
+    known = random.random() < 0.8
+    return record(
+        request_id=UUID(int=random.getrandbits(128)),
+        started_at=now - timedelta(seconds=random.uniform(0, 3 * 86_400)),
+        key_id=maybe(["k1", "k2", "k3"]),
+        tenant=maybe([None, "acme", "zeta"]),
+        agent=maybe([None, "a1", "a2", "a3"]),
+        user=maybe([None, "u1", "u2"]),
+        group=maybe(["gpt", "claude", "llama"]),
+        provider=maybe([None, "openai", "anthropic"]),
+        outcome=maybe(["ok", "ok", "ok", "error", "client_gone", "cut", "lost"]),
+        prompt_tokens=random.randrange(10_000) if known else None,
+        completion_tokens=random.randrange(10_000) if known else None,
+        cached_tokens=random.randrange(100) if known else None,
+        reasoning_tokens=None,
+        cost_nano_usd=random.randrange(10**12) if random.random() < 0.8 else None,
+        usage_source="provider" if known else "unknown",
+        cache=maybe(["hit", "miss", "off"]),
+        latency_ms=random.uniform(0, 10_000),
+    )
+
+
+@asynccontextmanager
+async def keeping(
+    dsn: str | None, spool: Path, *, spool_max_bytes: int = 2**26, retention_days: int = 90
+) -> AsyncGenerator[Ledger]:
+    """A started ledger with a seat under `spool`; stopped in order at the end."""
+    seat = take(spool)
+    pool = await asyncpg.create_pool(dsn, min_size=0, max_size=3) if dsn else None
+    store = Store(pool, retention_days=retention_days, payload_days=7) if pool else None
+    ledger = Ledger(store, Metrics(Cells(seat.path / FILE)), seat=seat, spool_max_bytes=spool_max_bytes)
+    try:
+        await ledger.start()
+        yield ledger
+        await ledger.stop()
+    finally:
+        if pool:
+            pool.terminate()
+        seat.release()
+
+
+async def caught_up(ledger: Ledger) -> None:
+    """Waits until every record is in Postgres; fails after 20 s."""
+    async with asyncio.timeout(20):
+        while ledger.state().queued or ledger.state().spool_records:  # noqa: ASYNC110 -- nothing tells
+            await asyncio.sleep(0.05)

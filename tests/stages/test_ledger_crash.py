@@ -1,0 +1,112 @@
+"""A worker killed in the middle of its work: what it had finished is kept, what it had begun is known."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from uuid import UUID
+
+import asyncpg
+import pytest
+from records import caught_up, keeping, record
+
+WORKER = """
+import asyncio, sys
+from pathlib import Path
+from records import CALL, CALLER, keeping, record
+from llm_proxy.ledger import Exchange
+from llm_proxy.telemetry import uuid7
+
+async def work(dsn, spool, flights):
+    async with keeping(dsn or None, Path(spool)) as ledger:
+        for _ in range(flights):
+            exchange = Exchange(uuid7(), "theirs")
+            ledger.opened(exchange, CALLER, CALL)
+            print("opened", exchange.request_id, flush=True)
+        while True:
+            exchange = Exchange(uuid7(), None)
+            ledger.opened(exchange, CALLER, CALL)
+            ledger.post(record(request_id=exchange.request_id))
+            print("posted", exchange.request_id, flush=True)
+            await asyncio.sleep(0.0005)
+
+asyncio.run(work(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+"""
+
+
+async def killed_worker(
+    dsn: str, spool: Path, *, flights: int, after_s: float
+) -> tuple[set[UUID], set[UUID]]:
+    """Runs a worker, kills it with SIGKILL, and returns what it said it had opened and posted."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    command = [sys.executable, "-c", WORKER, dsn, str(spool), str(flights)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as worker:  # noqa: ASYNC220 -- starts at once
+        assert worker.stdout is not None
+        first = await asyncio.to_thread(worker.stdout.readline)
+        assert first
+        reading = asyncio.create_task(asyncio.to_thread(worker.stdout.read))
+        await asyncio.sleep(after_s)
+        worker.send_signal(signal.SIGKILL)
+        said = first + await reading
+    lines = [line.split() for line in said.splitlines()[:-1]]
+    opened = {UUID(line[1]) for line in lines if line[0] == "opened"}
+    return opened, {UUID(line[1]) for line in lines if line[0] == "posted"}
+
+
+async def outcomes(dsn: str) -> dict[UUID, str]:
+    """Every row's id and outcome."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        return {
+            row["request_id"]: row["outcome"]
+            for row in await connection.fetch("SELECT request_id, outcome FROM requests")
+        }
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize("after_s", [0.02, 0.31, 0.77])
+async def test_a_killed_worker_loses_no_finished_record(
+    database_url: str, tmp_path: Path, after_s: float
+) -> None:
+    """A living worker takes its seat over: every record posted is there, every call begun is `lost`."""
+    async with keeping(database_url, tmp_path) as ledger:
+        opened, posted = await killed_worker(database_url, tmp_path, flights=5, after_s=after_s)
+        async with asyncio.timeout(20):
+            while not opened <= (await outcomes(database_url)).keys():  # noqa: ASYNC110 -- nothing tells
+                await asyncio.sleep(0.1)
+        await caught_up(ledger)
+    found = await outcomes(database_url)
+    assert len(opened) == 5
+    assert posted - found.keys() == set()
+    assert {found[one] for one in opened} == {"lost"}
+    assert {found[one] for one in posted} <= {"ok"}
+
+
+async def test_the_next_start_takes_over_its_own_seat(database_url: str, tmp_path: Path) -> None:
+    """A worker killed without Postgres leaves journal and spool to whoever sits there next, once."""
+    opened, posted = await killed_worker("", tmp_path, flights=3, after_s=0.5)
+    for _ in range(2):
+        async with keeping(database_url, tmp_path) as ledger:
+            await caught_up(ledger)
+    found = await outcomes(database_url)
+    assert posted - found.keys() == set()
+    assert {found[one] for one in opened} == {"lost"}
+    assert sum(outcome == "lost" for outcome in found.values()) <= len(opened) + 1
+
+
+async def test_a_lost_call_keeps_what_was_known_of_it(database_url: str, tmp_path: Path) -> None:
+    """Whose it was, of which model; its tokens and cost are unknown, not 0."""
+    opened, _ = await killed_worker("", tmp_path, flights=1, after_s=0.1)
+    async with keeping(database_url, tmp_path) as ledger:
+        await caught_up(ledger)
+    connection = await asyncpg.connect(database_url)
+    row = await connection.fetchrow("SELECT * FROM requests WHERE request_id = $1", opened.pop())
+    await connection.close()
+    plain = record()
+    assert row is not None
+    assert (row["key_id"], row["tenant"], row["agent"]) == (plain.key_id, plain.tenant, plain.agent)
+    assert (row["model_group"], row["client_request_id"]) == (plain.group, "theirs")
+    assert (row["prompt_tokens"], row["cost_usd"], row["usage_source"]) == (None, None, "unknown")

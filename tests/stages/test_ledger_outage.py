@@ -1,0 +1,149 @@
+"""Postgres killed under the ledger, or never there: nothing promised is lost, nothing is counted twice."""
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
+
+import asyncpg
+import pytest
+from records import caught_up, keeping, record
+
+from llm_proxy.ledger import Spent, Usage
+from llm_proxy.ledger.spool import segments
+from llm_proxy.stack import Part, Running, start, stop, wait_until_ready
+from llm_proxy.stack.ports import free_port
+from llm_proxy.stack.postgres import postgres, postgres_url
+
+
+class Server:
+    """A Postgres of the test's own, which may die."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._port = free_port()
+        self.url = postgres_url(self._port, "pw")
+        self._part: Part = postgres(folder, self._port, "pw", durable=False)
+        self._running: Running | None = None
+
+    def start(self) -> None:
+        """Run, recovering from whatever happened before."""
+        self._running = start(self._part, self._folder / "logs")
+        wait_until_ready([self._running])
+
+    def kill(self) -> None:
+        """SIGKILL, to the server and its children."""
+        assert self._running is not None
+        self._running.process.send_signal(signal.SIGKILL)
+        self._running.process.wait()
+        self._running = None
+
+    def stop(self) -> None:
+        """In order."""
+        if self._running is not None:
+            stop([self._running])
+
+
+@pytest.fixture
+def server(service_folder: Path) -> Iterator[Server]:
+    """A Postgres that may be killed."""
+    one = Server(service_folder / f"own-{free_port()}")
+    one.start()
+    yield one
+    one.stop()
+
+
+async def rows(url: str) -> list[UUID]:
+    """The ids of all rows."""
+    connection = await asyncpg.connect(url)
+    try:
+        return [row["request_id"] for row in await connection.fetch("SELECT request_id FROM requests")]
+    finally:
+        await connection.close()
+
+
+async def test_postgres_killed_twice_while_records_are_posted(server: Server, tmp_path: Path) -> None:
+    """Every record is there once, and the sums say so; `post` never waited for any of it."""
+    loop = asyncio.get_running_loop()
+    posted: list[UUID] = []
+    longest_s = 0.0
+    async with keeping(server.url, tmp_path) as ledger:
+        for step in range(400):
+            if step in {100, 250}:
+                server.kill()
+            if step in {160, 300}:
+                server.start()
+            for _ in range(5):
+                one = record()
+                began = loop.time()
+                ledger.post(one)
+                longest_s = max(longest_s, loop.time() - began)
+                posted.append(one.request_id)
+            await asyncio.sleep(0.01)
+        await caught_up(ledger)
+        assert ledger.state().postgres == "up"
+    assert sorted(await rows(server.url)) == sorted(posted)
+    connection = await asyncpg.connect(server.url)
+    assert await connection.fetchval("SELECT sum(requests) FROM usage_daily") == 2000
+    await connection.close()
+    assert longest_s < 0.05
+
+
+async def test_a_start_without_postgres_spools_and_catches_up(server: Server, tmp_path: Path) -> None:
+    """Configured but away at the start: degraded, then migrated and replayed when it comes."""
+    server.kill()
+    one = record()
+    async with keeping(server.url, tmp_path) as ledger:
+        assert ledger.state().postgres == "away"
+        ledger.post(one)
+        await asyncio.sleep(0.2)
+        assert ledger.state().spool_records == 1
+        server.start()
+        await caught_up(ledger)
+    assert await rows(server.url) == [one.request_id]
+
+
+async def test_a_stop_while_postgres_is_away_leaves_the_records_to_the_next_start(
+    server: Server, tmp_path: Path
+) -> None:
+    """SIGTERM drains to disk what Postgres cannot take."""
+    async with keeping(server.url, tmp_path) as ledger:
+        server.kill()
+        one = record()
+        ledger.post(one)
+    server.start()
+    async with keeping(server.url, tmp_path) as ledger:
+        await caught_up(ledger)
+    assert await rows(server.url) == [one.request_id]
+
+
+async def test_what_was_spent_is_unknown_while_records_wait(server: Server, tmp_path: Path) -> None:
+    """A sum that may miss rows would let a budget be spent twice."""
+    since = record().started_at.replace(hour=0, minute=0, second=0, microsecond=0)
+    pool = await asyncpg.create_pool(server.url, min_size=0)
+    async with keeping(server.url, tmp_path) as ledger:
+        spent = Spent(Usage(pool), ledger)
+        ledger.post(record(started_at=since, cost_nano_usd=1_000_000_001))
+        assert await spent.spent_nano_usd("key", "key-1", since) == 1_000_000_001
+        assert await spent.spent_nano_usd("tenant", "nobody", since) == 0
+        server.kill()
+        ledger.post(record(started_at=since))
+        assert await spent.spent_nano_usd("key", "key-1", since) is None
+    pool.terminate()
+
+
+async def test_without_postgres_the_spool_keeps_the_newest_within_its_bound(tmp_path: Path) -> None:
+    """The oldest segment goes first, and what went is counted."""
+    async with keeping(None, tmp_path, spool_max_bytes=100_000) as ledger:
+        for _ in range(20):
+            for _ in range(50):
+                ledger.post(record())
+            await asyncio.sleep(0.07)
+        last = record()
+        ledger.post(last)
+        await asyncio.sleep(0.1)
+        assert ledger.state().postgres == "off"
+        assert ledger.state().spool_bytes <= 100_000
+        assert 100 < ledger.state().spool_records < 1000
+    assert str(last.request_id) in segments(tmp_path / "worker-0")[-1].read_text()

@@ -1,0 +1,233 @@
+"""What the ledger writes to Postgres, and what the roll-ups make of it."""
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import asyncpg
+import pytest
+from records import keeping, random_record, record
+
+from llm_proxy import schema
+from llm_proxy.errors import RateLimited
+from llm_proxy.ledger import Exchange, Store, UsageRecord
+from llm_proxy.ledger.payload import Payload
+from llm_proxy.ledger.queries import connected
+from llm_proxy.telemetry import uuid7
+
+COMPARED = """
+    WITH raw AS (
+        SELECT (started_at AT TIME ZONE 'UTC')::date AS day, key_id, coalesce(tenant, '') AS tenant,
+               coalesce(agent, '') AS agent, model_group, coalesce(provider, '') AS provider,
+               count(*) AS requests, count(*) FILTER (WHERE outcome = 'ok') AS succeeded,
+               coalesce(sum(prompt_tokens), 0) AS prompt_tokens, coalesce(sum(cost_usd), 0) AS cost_usd,
+               count(*) FILTER (WHERE cost_usd IS NULL) AS unpriced,
+               count(*) FILTER (WHERE outcome <> 'lost') AS timed
+        FROM requests GROUP BY 1, 2, 3, 4, 5, 6)
+    SELECT * FROM raw FULL JOIN (SELECT * FROM usage_daily WHERE requests > 0) AS u
+        USING (day, key_id, tenant, agent, model_group, provider, requests, succeeded, prompt_tokens,
+               cost_usd, unpriced, timed)
+    WHERE raw.day IS NULL OR u.day IS NULL"""
+
+
+async def fetch(dsn: str, sql: str, *arguments: Any) -> list[asyncpg.Record]:
+    """Rows, over a connection of the test's own."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        return list(await connection.fetch(sql, *arguments))
+    finally:
+        await connection.close()
+
+
+async def test_a_record_posted_is_a_row_equal_to_it(database_url: str, tmp_path: Path) -> None:
+    """To the microsecond and the nano-dollar; what is unknown stays unknown."""
+    posted = record(cost_nano_usd=123_456_789_012, cached_tokens=7, user="u", ttft_ms=None)
+    unpriced = record(cost_nano_usd=None, prompt_tokens=None)
+    async with keeping(database_url, tmp_path) as ledger:
+        ledger.post(posted)
+        ledger.post(unpriced)
+    rows = {row["request_id"]: row for row in await fetch(database_url, "SELECT * FROM requests")}
+    row = rows[posted.request_id]
+    assert row["started_at"] == posted.started_at
+    assert row["cost_usd"] == Decimal("123.456789012")
+    assert (row["user_id"], row["cached_tokens"], row["ttft_ms"], row["status"]) == ("u", 7, None, 200)
+    assert rows[unpriced.request_id]["cost_usd"] is None
+    assert rows[unpriced.request_id]["prompt_tokens"] is None
+
+
+async def test_a_record_written_twice_is_one_row_and_counts_once(database_url: str, tmp_path: Path) -> None:
+    """Within a batch and in two batches."""
+    once = record()
+    for _ in range(2):
+        async with keeping(database_url, tmp_path) as ledger:
+            ledger.post(once)
+            ledger.post(once)
+    assert len(await fetch(database_url, "SELECT 1 FROM requests")) == 1
+    assert (await fetch(database_url, "SELECT requests, cost_usd FROM usage_daily"))[0]["requests"] == 1
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+async def test_the_roll_ups_equal_the_rows(database_url: str, tmp_path: Path, seed: int) -> None:
+    """Whatever was posted, twice or out of order, the sums by day, hour and user are the rows' own."""
+    random = Random(seed)  # noqa: S311 -- repeatable
+    records = [random_record(random) for _ in range(400)]
+    async with keeping(database_url, tmp_path) as ledger:
+        for one in [*records, *random.sample(records, 100)]:
+            ledger.post(one)
+    assert await fetch(database_url, COMPARED) == []
+    whole = await fetch(database_url, "SELECT count(*) AS n, sum(cost_usd) AS cost FROM requests")
+    hours = await fetch(database_url, "SELECT sum(requests) AS n, sum(cost_usd) AS cost FROM usage_hourly")
+    users = await fetch(database_url, "SELECT sum(requests) AS n FROM usage_users")
+    named = await fetch(database_url, "SELECT count(*) AS n FROM requests WHERE user_id IS NOT NULL")
+    assert (whole[0]["n"], whole[0]["cost"]) == (400, sum_usd(records)) == (hours[0]["n"], hours[0]["cost"])
+    assert users[0]["n"] == named[0]["n"]
+
+
+async def test_an_estimate_made_exact_moves_the_sums_by_the_difference(
+    database_url: str, tmp_path: Path
+) -> None:
+    """The sidecar's log replaces what was estimated or unknown, never what the provider stated."""
+    ago = datetime.now(UTC) - timedelta(minutes=5)
+    estimated = record(
+        usage_source="estimated", prompt_tokens=100, completion_tokens=1, cost_nano_usd=None, started_at=ago
+    )
+    unknown = {"prompt_tokens": None, "completion_tokens": None, "provider": None, "cost_nano_usd": None}
+    lost = record(usage_source="unknown", outcome="lost", started_at=ago, **unknown)
+    stated = record(started_at=ago)
+    async with keeping(database_url, tmp_path) as ledger:
+        for one in (estimated, lost, stated):
+            ledger.post(one)
+    await logged(database_url, [estimated, lost, stated], ago)
+    pool = await asyncpg.create_pool(database_url, min_size=0)
+    assert await Store(pool, retention_days=9, payload_days=9).enrich(datetime.now(UTC)) == 2
+    await pool.close()
+    rows = {row["request_id"]: row for row in await fetch(database_url, "SELECT * FROM requests")}
+    for one in (estimated, lost):
+        row = rows[one.request_id]
+        assert (row["prompt_tokens"], row["completion_tokens"], row["usage_source"]) == (11, 22, "sidecar")
+        assert row["cost_usd"] == Decimal("0.000000033")
+    assert rows[stated.request_id]["prompt_tokens"] == stated.prompt_tokens
+    assert await fetch(database_url, COMPARED) == []
+
+
+async def test_a_record_postgres_cannot_take_is_repaired(database_url: str, tmp_path: Path) -> None:
+    """NUL and lone surrogates go, a number beyond its column becomes unknown; no other row suffers."""
+    odd = [record(user="a\0b"), record(agent="\udc80x"), record(attempts=2**40), record(prompt_tokens=2**70)]
+    async with keeping(database_url, tmp_path) as ledger:
+        for one in [record(), *odd, record()]:
+            ledger.post(one)
+    rows = {row["request_id"]: row for row in await fetch(database_url, "SELECT * FROM requests")}
+    assert len(rows) == 6
+    assert rows[odd[0].request_id]["user_id"] == "ab"
+    assert rows[odd[1].request_id]["agent"] == "?x"
+    assert rows[odd[2].request_id]["attempts"] is None
+    assert rows[odd[3].request_id]["prompt_tokens"] is None
+
+
+async def test_partitions_are_made_ahead_and_dropped_after_their_time(
+    database_url: str, tmp_path: Path
+) -> None:
+    """A row older than the retention is dropped and counted, not written to a partition about to go."""
+    now = datetime.now(UTC)
+    async with keeping(database_url, tmp_path, retention_days=90) as ledger:
+        ledger.post(record(started_at=now - timedelta(days=50)))
+        ledger.post(record(started_at=now - timedelta(days=91)))
+    assert len(await fetch(database_url, "SELECT 1 FROM requests")) == 1
+    assert (now + timedelta(days=7)).strftime("requests_%Y%m%d") in await partitions(database_url)
+    pool = await asyncpg.create_pool(database_url, min_size=0)
+    await Store(pool, retention_days=30, payload_days=7).upkeep(now)
+    await pool.close()
+    assert (now - timedelta(days=50)).strftime("requests_%Y%m%d") not in await partitions(database_url)
+    assert len(await fetch(database_url, "SELECT 1 FROM requests")) == 0
+    assert (await fetch(database_url, "SELECT sum(requests) AS n FROM usage_daily"))[0]["n"] == 1
+
+
+async def test_refusals_are_kept_in_a_bounded_sample(database_url: str, tmp_path: Path) -> None:
+    """A flood leaves a few rows a second, and its whole number in the metrics."""
+    async with keeping(database_url, tmp_path) as ledger:
+        for _ in range(1000):
+            ledger.refused(Exchange(uuid7(), None), RateLimited("Too many."))
+    rows = await fetch(database_url, "SELECT code, status, refused_by FROM refusals")
+    assert 10 <= len(rows) <= 20
+    assert tuple(rows[0]) == ("rate_limit_exceeded", 429, "limit")
+
+
+async def test_payloads_are_kept_apart_redacted_and_erased_by_user(database_url: str, tmp_path: Path) -> None:
+    """A key somebody pasted into a prompt is not stored."""
+    one = record(user="u1")
+    said = Payload(
+        one.request_id,
+        one.started_at,
+        None,
+        None,
+        "u1",
+        b'{"content": "my key is sk-abcdefghijklmnop"}',
+        b"{}",
+    )
+    async with keeping(database_url, tmp_path) as ledger:
+        ledger.payload(said)
+    rows = await fetch(database_url, "SELECT prompt, answer FROM payloads")
+    assert tuple(rows[0]) == ('{"content": "my key is sk-[redacted]"}', "{}")
+    async with connected(database_url) as usage:
+        assert await usage.erase_user("u1") == 1
+    assert await fetch(database_url, "SELECT 1 FROM payloads") == []
+
+
+async def test_migrating_again_changes_nothing_and_a_changed_file_is_named(database_url: str) -> None:
+    """Files apply once; one that was changed afterwards stops the migration."""
+    first = await schema.migrate(database_url, sidecar_password="it's only for tests")
+    assert first[0] == "001_requests.sql"
+    assert await schema.migrate(database_url) == []
+    await fetch(database_url, "UPDATE schema_steps SET digest = 'x' WHERE number = 1")
+    with pytest.raises(schema.SchemaChanged, match=r"001_requests\.sql"):
+        await schema.migrate(database_url)
+
+
+async def test_the_sidecars_role_may_write_its_log_and_nothing_else(database_url: str) -> None:
+    """A stolen sidecar password opens no key, no bill, no other table."""
+    await schema.migrate(database_url, sidecar_password="only-for-tests")
+    address = database_url.rpartition("@")[2]
+    connection = await asyncpg.connect(f"postgresql://llm_proxy_sidecar:only-for-tests@{address}")
+    insert = """
+        INSERT INTO llm_calls (call_id, started_at, status) VALUES ($1, now(), 'failure')
+        ON CONFLICT (call_id, attempt) DO UPDATE SET status = EXCLUDED.status
+        WHERE llm_calls.status <> 'success'"""
+    try:
+        call_id = uuid7()
+        await connection.execute(insert, call_id)
+        await connection.execute(insert, call_id)
+        for forbidden in (
+            "SELECT * FROM requests",
+            "SELECT cost_usd FROM llm_calls",
+            "DELETE FROM llm_calls",
+            "SELECT enrich_requests(now(), now())",
+        ):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(forbidden)
+    finally:
+        await connection.close()
+
+
+def sum_usd(records: list[UsageRecord]) -> Decimal:
+    """What these cost together, where known."""
+    return Decimal(sum(one.cost_nano_usd or 0 for one in records)).scaleb(-9)
+
+
+async def partitions(dsn: str) -> set[str]:
+    """The names of the partitions there are."""
+    rows = await fetch(
+        dsn, "SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = 'requests'::regclass"
+    )
+    return {row["name"] for row in rows}
+
+
+async def logged(dsn: str, records: list[UsageRecord], started_at: datetime) -> None:
+    """The sidecar's log of these: a failed attempt, then an answer of 11 and 22 tokens."""
+    sql = """
+        INSERT INTO llm_calls
+            (call_id, attempt, started_at, status, prompt_tokens, completion_tokens, cost_usd)
+        VALUES ($1, '1', $2, 'failure', NULL, NULL, NULL), ($1, '2', $2, 'success', 11, 22, 0.000000033)"""
+    for one in records:
+        await fetch(dsn, sql, one.request_id, started_at)
