@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import lives
 
 from llm_proxy.stack import Part, PartDied, Running, start, stop
 from llm_proxy.stack.supervise import MOST_FAILURES, Watched, look_after, pause_s
@@ -33,14 +34,6 @@ household.wait([running])
 print(running.process.pid, noted.read_text(), flush=True)
 time.sleep(60)
 """
-
-
-def lives(pid: int) -> bool:
-    """Whether the process runs; one that has ended and waits to be noticed does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def part_that_runs(*code: str) -> Part:

@@ -1,0 +1,199 @@
+"""`llm-proxy up` from nothing, as a person uses it: one command, then real answers through the OpenAI SDK."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import openai
+import pytest
+from dotenv import dotenv_values
+from house import say
+from processes import descendants, lives
+
+from llm_proxy.stack.ports import free_port
+
+QUESTION = "What is the capital of France? Answer in one sentence."
+PATIENCE_S = 60
+GIVEN = re.compile(r"_URL$|_KEY$|^LLM_PROXY|_GGUF$")
+pytestmark = [
+    pytest.mark.timeout(180),
+    pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc"),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A running `llm-proxy up` in a folder of its own."""
+
+    process: "subprocess.Popen[bytes]"
+    folder: Path
+    port: int
+
+    @property
+    def said(self) -> str:
+        """What it has printed so far."""
+        return (self.folder / "said").read_text()
+
+    def wait_for(self, words: str) -> None:
+        """Waits until it has said these words."""
+        deadline_s = time.monotonic() + PATIENCE_S
+        while words not in self.said:
+            assert self.process.poll() is None, self.said
+            assert time.monotonic() < deadline_s, self.said
+            time.sleep(0.05)
+
+    def client(self) -> openai.OpenAI:
+        """The SDK, with the key made on the first start."""
+        key = dotenv_values(self.folder / ".env")["LLM_PROXY__INTERNAL_API_KEY"]
+        return openai.OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key=key)
+
+    def ask(self) -> str:
+        """A short answer of the local model."""
+        with self.client() as client:
+            answer = client.chat.completions.create(model="smollm2", messages=say(QUESTION), temperature=0)
+        return answer.choices[0].message.content or ""
+
+
+@contextmanager
+def launched(folder: Path, *words: str, port: int | None = None) -> Generator[Launched]:
+    """`llm-proxy up` with an environment that names no store and no provider."""
+    port = port or free_port()
+    env = {name: value for name, value in os.environ.items() if not GIVEN.search(name)}
+    command = [sys.executable, "-m", "llm_proxy", "up", "--port", str(port), *words]
+    with (folder / "said").open("wb") as said:
+        process = subprocess.Popen(command, cwd=folder, env=env, stdout=said, stderr=said)
+    try:
+        yield Launched(process, folder, port)
+    finally:
+        process.terminate()
+        process.wait(15)
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Path]:
+    """Where the stack lives through these tests; open to `nobody`, whom Postgres may have to run as."""
+    with tempfile.TemporaryDirectory(prefix="llm-proxy-up-") as folder:
+        Path(folder).chmod(0o711)
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def stack(home: Path) -> Iterator[Launched]:
+    """A stack that is ready."""
+    with launched(home) as up:
+        up.wait_for("Ctrl-C stops everything")
+        yield up
+
+
+def test_a_chat_gets_a_real_answer(stack: Launched) -> None:
+    """Text of a language model, and what it used."""
+    assert "Paris" in stack.ask()
+
+
+def test_a_stream_arrives_in_many_pieces(stack: Launched) -> None:
+    """Not one piece at the end."""
+    with stack.client() as client:
+        stream = client.chat.completions.create(model="local-chat", messages=say(QUESTION), stream=True)
+        pieces = [chunk.choices[0].delta.content for chunk in stream if chunk.choices[0].delta.content]
+    assert len(pieces) > 2
+
+
+def test_embeddings_tell_near_from_far(stack: Launched) -> None:
+    """A cat is nearer to a kitten than to the stock market."""
+    words = ["cat", "kitten", "stock market"]
+    with stack.client() as client:
+        data = client.embeddings.create(model="all-minilm-l6-v2", input=words).data
+    cat, kitten, market = (one.embedding for one in data)
+    assert len(cat) == 384
+    assert dot(cat, kitten) > 0.5 > dot(cat, market)
+
+
+def dot(one: list[float], other: list[float]) -> float:
+    return sum(a * b for a, b in zip(one, other, strict=True))
+
+
+def test_the_local_models_are_listed(stack: Launched) -> None:
+    """By their group names and aliases."""
+    with stack.client() as client:
+        listed = {model.id for model in client.models.list()}
+    assert {"smollm2", "all-minilm-l6-v2", "local-chat", "local-embed"} <= listed
+
+
+def test_both_examples_work_when_pasted(stack: Launched) -> None:
+    """The shell's and Python's, as they were printed."""
+    shell, python = re.findall(r"(?ms)^  ((?:curl|import) .*?)\n\n", stack.said)
+    commands = (["sh", "-c", shell], [sys.executable, "-c", re.sub("(?m)^  ", "", python)])
+    for command in commands:
+        ran = subprocess.run(command, capture_output=True, text=True, check=True, cwd="/")
+        assert len(ran.stdout.split()) > 2, ran
+
+
+def test_secrets_are_made_once_and_never_shown(stack: Launched) -> None:
+    """They stand in a file only its owner reads."""
+    secrets = [value for value in dotenv_values(stack.folder / ".env").values() if value]
+    assert len(secrets) == 4
+    assert not any(secret in stack.said for secret in secrets)
+    assert (stack.folder / ".env").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_second_launcher_in_the_same_folder_is_refused(stack: Launched) -> None:
+    """One line, exit code 1."""
+    assert refusal(stack.folder, free_port()) == (
+        "llm-proxy: another `llm-proxy up` runs on .local/: stop it, or name another --state\n"
+    )
+
+
+def test_a_port_in_use_is_refused_before_anything_starts(stack: Launched, tmp_path: Path) -> None:
+    """One line, exit code 1, and what to do."""
+    said = refusal(tmp_path, stack.port)
+    assert said == f"llm-proxy: port {stack.port} on 127.0.0.1 is in use: choose another with --port\n"
+
+
+def refusal(folder: Path, port: int) -> str:
+    ran = subprocess.run(
+        [sys.executable, "-m", "llm_proxy", "up", "--port", str(port)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 1
+    return ran.stderr
+
+
+def test_a_sidecar_that_dies_is_named_and_comes_back(stack: Launched) -> None:
+    """Calls are answered again without anybody's doing."""
+    sidecar = next(pid for pid, args in descendants(stack.process.pid).items() if "llm_proxy.sidecar" in args)
+    os.kill(sidecar, signal.SIGKILL)
+    stack.wait_for("sidecar-1 ended with code -9; starting it again in 0.5 s")
+    stack.wait_for("sidecar-1 is back")
+    assert "Paris" in stack.ask()
+
+
+def test_ctrl_c_stops_everything_at_once_and_a_restart_finds_its_data(stack: Launched, home: Path) -> None:
+    """Also a restart after kill -9, which leaves no process."""
+    everyone = descendants(stack.process.pid)
+    key = dotenv_values(home / ".env")
+    stack.process.send_signal(signal.SIGINT)
+    assert stack.process.wait(5) == 0
+    assert [args for pid, args in everyone.items() if lives(pid)] == []
+
+    with launched(home) as again:
+        again.wait_for("Ctrl-C stops everything")
+        assert "Paris" in again.ask()
+        assert dotenv_values(home / ".env") == key
+        everyone = descendants(again.process.pid)
+        again.process.kill()
+        again.process.wait()
+    deadline_s = time.monotonic() + 5
+    while any(map(lives, everyone)) and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    assert [args for pid, args in everyone.items() if lives(pid)] == []

@@ -1,0 +1,33 @@
+"""What runs on this machine, read from /proc (Linux)."""
+
+from pathlib import Path
+
+
+def _state_and_parent(pid: int) -> tuple[str, int]:
+    """State letter and parent; one that is gone counts as a zombie of nobody. Source: proc_pid_stat(5)."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return "Z", 0
+    return fields[0], int(fields[1])
+
+
+def lives(pid: int) -> bool:
+    """Whether the process runs; one that has ended and waits to be noticed does not."""
+    return _state_and_parent(pid)[0] != "Z"
+
+
+def descendants(ancestor: int) -> dict[int, str]:
+    """Command lines of a process's children, theirs, and so on."""
+    parents = {int(path.name): _state_and_parent(int(path.name))[1] for path in Path("/proc").glob("[0-9]*")}
+    found: set[int] = {ancestor}
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return {pid: _command(pid) for pid in found - {ancestor}}
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""
