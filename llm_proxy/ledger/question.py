@@ -5,9 +5,10 @@ days, or whole hours when a time of day is given or hours are asked for (UTC); a
 roll-up's, which are the rows' own.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from llm_proxy.errors import BadRequest
@@ -19,6 +20,8 @@ DIMENSIONS = {
 HOURS_KEPT = timedelta(days=35)
 RAW_AT_MOST = timedelta(days=7)
 MOST_LINES = 10_000
+_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_AGO = re.compile(r"(?P<number>\d{1,4})(?P<unit>[mhdw])")
 
 _SUMS = """
     sum(requests)::bigint AS requests, sum(succeeded)::bigint AS succeeded,
@@ -40,6 +43,29 @@ _RAW = """(
            (outcome <> 'lost')::int AS timed,
            CASE WHEN outcome <> 'lost' THEN latency_ms * 1000 END AS latency_us
     FROM requests WHERE started_at >= $1 AND started_at < $2) AS raw"""
+
+
+def moment(text: str, now: datetime) -> datetime:
+    """A time somebody wrote: `2026-11-01`, `2026-11-01T12:00Z`; or ago: `90m`, `24h`, whole days `7d`, `2w`.
+
+    Raises `BadRequest`. Without an offset it is UTC.
+    """
+    ago = _AGO.fullmatch(text)
+    if ago:
+        then = now - timedelta(**{_UNITS[ago["unit"]]: int(ago["number"])})
+        return midnight(then) if ago["unit"] in "dw" else then
+    try:
+        then = datetime.fromisoformat(text)
+    except ValueError:
+        raise BadRequest(
+            f"'{text[:40]}' is not a time; write 2026-11-01, or 24h, or 7d.", param="since"
+        ) from None
+    return then.astimezone(UTC) if then.tzinfo else then.replace(tzinfo=UTC)
+
+
+def midnight(moment: datetime) -> datetime:
+    """The beginning of that day."""
+    return moment.replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +140,7 @@ def _order(by: tuple[str, ...], keys: list[str]) -> str:
 
 
 def _is_midnight(moment: datetime) -> bool:
-    return moment.hour == moment.minute == moment.second == moment.microsecond == 0
+    return moment == midnight(moment)
 
 
 def _whole_days(until: datetime) -> datetime:

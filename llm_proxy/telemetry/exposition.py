@@ -5,13 +5,15 @@ while the seats' files live; gauges count only workers heard of in the last seco
 escaped. Source: https://prometheus.io/docs/instrumenting/exposition_formats/ (text, 0.0.4)
 """
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import orjson
 
 from llm_proxy.telemetry.catalogue import METRICS, Metric
-from llm_proxy.telemetry.cells import read
+from llm_proxy.telemetry.cells import Cells, read
+from llm_proxy.telemetry.seat import everyone
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 FILE = "metrics"
@@ -21,21 +23,27 @@ _LE = 'le="%s"'
 Series = dict[tuple[str, ...], list[float]]
 
 
-def page(files: Iterable[Path], now_s: float) -> str:
+def page(seats: Path | None, own: Cells, now_s: float) -> str:
     """The page of all workers.
 
     Args:
-        files: The seats' metrics files; those that vanish or are not ours count nothing.
+        seats: The folder of the workers' seats; None when this worker counts in memory, alone.
+        own: This worker's numbers, used when there are no seats.
         now_s: The present, on the clock of the heartbeats (seconds since 1970).
     """
     merged: dict[str, Series] = {name: {} for name in METRICS}
-    for file in files:
-        try:
-            heartbeat, entries = read(file)
-        except OSError:
-            continue
+    if seats is None:
+        entries = [(key, list(own.values[place : place + size])) for key, place, size in own.entries()]
+        _merge(merged, entries, alive=True)
+    for heartbeat, entries in _read_all(seats):
         _merge(merged, entries, alive=now_s - heartbeat < _SILENT_S)
     return "".join(_render(name, METRICS[name], series) for name, series in merged.items())
+
+
+def _read_all(seats: Path | None) -> Iterator[tuple[float, list[tuple[bytes, list[float]]]]]:
+    for seat in everyone(seats) if seats else []:
+        with contextlib.suppress(OSError):  # it has vanished, or holds no metrics yet
+            yield read(seat / FILE)
 
 
 def _merge(merged: dict[str, Series], entries: list[tuple[bytes, list[float]]], *, alive: bool) -> None:

@@ -1,0 +1,170 @@
+"""The doors that tell what was used: of one agent, of anything by anything, and of one request.
+
+Invariants: a key sees only what it paid for, an admin everything; an unknown request and somebody else's
+look the same; nothing here is on a call's way. 503 while Postgres cannot tell.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Annotated, Any, TypeVar
+from uuid import UUID
+
+import orjson
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import Response
+
+from llm_proxy.admission import Standing
+from llm_proxy.edge.auth import Doorkeeper
+from llm_proxy.errors import BadRequest, NotFound, StoreUnavailable
+from llm_proxy.identity import NOBODY, Caller, Named, on_behalf_of
+from llm_proxy.ledger import Usage
+from llm_proxy.ledger.postgres import PostgresAway
+from llm_proxy.ledger.question import DIMENSIONS, Question, midnight, moment
+from llm_proxy.ledger.report import as_csv, as_json
+
+Json = dict[str, Any]
+Told = TypeVar("Told")
+Standings = Callable[[Caller], Awaitable[Iterable[Standing]]]
+
+_EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
+_DEFAULT_RANGE = timedelta(days=30)
+_FORMS = ("json", "csv")
+
+
+Since = Annotated[str | None, Query(description="2026-11-01, 2026-11-01T12:00Z, 24h, 7d; else 30 days ago.")]
+Until = Annotated[str | None, Query(description="The same; else the end of today.")]
+By = Annotated[str, Query(description=f"Comma-separated, of {', '.join(DIMENSIONS)}.")]
+Form = Annotated[str, Query(alias="format", description="`json` or `csv`.")]
+
+
+def router(usage: Usage | None, keeper: Doorkeeper, standings: Standings) -> APIRouter:
+    """`/internal/llm/usage`, `/v1/usage` and `/v1/requests/{id}`.
+
+    Args:
+        usage: None without Postgres: then nobody can tell.
+        keeper: Says who asks.
+        standings: Where a caller stands at its limits.
+    """
+    doors = APIRouter(
+        tags=["usage"],
+        responses={
+            400: {"description": "A range or a dimension that is not one."},
+            401: {"description": "No credential."},
+            503: {"description": "Postgres cannot tell now."},
+        },
+    )
+
+    @doors.get("/internal/llm/usage", summary="What one agent used, and where it stands at its limit.")
+    async def of_agent(caller: Annotated[Caller, Depends(keeper.caller)], agent_id: str) -> Response:
+        acting = on_behalf_of(caller, NOBODY, Named(agent=agent_id))
+        line = await _used_by_agent(_asked(usage), caller, agent_id)
+        return _json({**line, "limits": _limits(await standings(acting))})
+
+    @doors.get("/v1/usage", summary="What was used, by any dimension, as JSON or CSV.")
+    async def asked(
+        request: Request,
+        who: Annotated[Caller | str, Depends(keeper.anybody)],
+        *,
+        since: Since = None,
+        until: Until = None,
+        group_by: By = "",
+        form: Form = "json",
+    ) -> Response:
+        now = datetime.now(UTC)
+        question = Question(
+            since=moment(since, now) if since else midnight(now) - _DEFAULT_RANGE,
+            until=moment(until, now) if until else _tomorrow(now),
+            by=tuple(name for name in group_by.split(",") if name),
+            where=_where(request, who),
+        )
+        return await _report(_asked(usage), question, form, now)
+
+    @doors.get(
+        "/v1/requests/{request_id}",
+        summary="One request's story.",
+        responses={404: {"description": "No such request, or somebody else's."}},
+    )
+    async def story(request_id: UUID, who: Annotated[Caller | str, Depends(keeper.anybody)]) -> Response:
+        found = await _told(_asked(usage).story(request_id))
+        if found is None or (isinstance(who, Caller) and found["key_id"] != who.key_id):
+            raise NotFound("No request of yours has this id.", code="request_not_found")
+        return _json(found)
+
+    return doors
+
+
+async def _used_by_agent(usage: Usage, caller: Caller, agent: str) -> Json:
+    now = datetime.now(UTC)
+    where = {"agent": agent} if caller.kind == "internal" else {"agent": agent, "key": caller.key_id}
+    line = await _told(usage.total(Question(_EPOCH, _tomorrow(now), where=where), now))
+    return {
+        "total_requests": line.requests,
+        "total_tokens": line.total_tokens,
+        "avg_latency_ms": round(line.avg_latency_ms or 0.0, 1),
+        "success_rate": round(line.success_rate, 4),
+        "total_cost_usd": round(float(line.cost_usd), 9),
+    }
+
+
+async def _report(usage: Usage, question: Question, form: str, now: datetime) -> Response:
+    if form not in _FORMS:
+        raise BadRequest("'format' is json or csv.", param="format")
+    lines = await _told(usage.ask(question, now))
+    if form == "csv":
+        return Response(as_csv(lines, question.by), media_type="text/csv; charset=utf-8")
+    total = await _told(usage.total(question, now))
+    body = {
+        "object": "list",
+        "since": question.since.isoformat(),
+        "until": question.until.isoformat(),
+        "group_by": list(question.by),
+        "data": [as_json(line) for line in lines],
+        "total": as_json(total),
+    }
+    return _json(body)
+
+
+def _where(request: Request, who: Caller | str) -> dict[str, str]:
+    where = {name: value for name, value in request.query_params.items() if name in DIMENSIONS}
+    if isinstance(who, Caller):
+        where["key"] = who.key_id
+    return where
+
+
+def _limits(standings: Iterable[Standing]) -> Json | None:
+    of_agent = [one for one in standings if one.check.kind == "requests" and one.check.scope == "agent"]
+    if not of_agent:
+        return None
+    tightest = min(of_agent, key=lambda one: one.remaining)
+    reset_s = tightest.reset_ms / 1000 if tightest.reset_ms is not None else 0.0
+    return {"limit": tightest.check.limit, "remaining": tightest.remaining, "reset": reset_s}
+
+
+def _tomorrow(now: datetime) -> datetime:
+    return midnight(now) + timedelta(days=1)
+
+
+def _asked(usage: Usage | None) -> Usage:
+    if usage is None:
+        raise StoreUnavailable("This gateway has no database: usage is not known.")
+    return usage
+
+
+async def _told(answer: Awaitable[Told]) -> Told:
+    try:
+        return await answer
+    except PostgresAway:
+        raise StoreUnavailable("The database cannot tell now; please try again.", retry_after_s=2) from None
+
+
+def _json(body: Json) -> Response:
+    return Response(orjson.dumps(body, default=_plain), media_type="application/json")
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Decimal):
+        return round(float(value), 9)
+    if isinstance(value, (date, datetime)):
+        return value.isoformat()
+    raise TypeError(type(value).__name__)
