@@ -3,17 +3,26 @@
 from llm_proxy.admission.admit import Admission, AdmissionState
 from llm_proxy.admission.asking import Prices
 from llm_proxy.admission.budget import Price
+from llm_proxy.admission.cap import capped
+from llm_proxy.admission.explain import Explanation, explain, standing_of
 from llm_proxy.admission.lease import Lease
+from llm_proxy.admission.once import EvictingStore, announce, refuse_evicting
 from llm_proxy.admission.spend import Spent
-from llm_proxy.admission.store import EvictingStore, refuse_evicting
+from llm_proxy.admission.standing import Standing
 
 __all__ = [
     "Admission",
     "AdmissionState",
     "EvictingStore",
+    "Explanation",
     "Lease",
     "Price",
     "Prices",
     "Spent",
+    "Standing",
+    "announce",
+    "capped",
+    "explain",
     "refuse_evicting",
+    "standing_of",
 ]

@@ -5,15 +5,14 @@ have escaped us; what the store answers too late is undone; nothing fails open b
 Errors: `RateLimited`, `BudgetExceeded`, `Forbidden`, `StoreUnavailable`, and `Unauthorized` (just revoked).
 """
 
-import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
-from llm_proxy.admission.asking import LEASE_LIFE_MS, Asking, Prices
+from llm_proxy.admission.asking import Asking, Prices
 from llm_proxy.admission.check import (
     ADMITTED,
     EPOCH_UNKNOWN,
@@ -27,8 +26,10 @@ from llm_proxy.admission.check import (
 from llm_proxy.admission.desk import Desk
 from llm_proxy.admission.full import FullWindows
 from llm_proxy.admission.lease import Lease, Living, Taken
+from llm_proxy.admission.once import raise_all
 from llm_proxy.admission.outage import RETRY_S, Outage
 from llm_proxy.admission.policy import Defaults
+from llm_proxy.admission.pulse import Pulse
 from llm_proxy.admission.spend import Rebuilding, Spent
 from llm_proxy.admission.standing import State, headers, refusal
 from llm_proxy.admission.store import ProcessStore, SharedStore, Store
@@ -42,7 +43,6 @@ from llm_proxy.settings import Settings
 log = logging.getLogger(__name__)
 
 Renew = Callable[[Caller, int], Awaitable[Caller]]
-HEARTBEAT_S = 5.0
 MOST_TURNS = 5
 """A call that is still not decided after so many looks at changing rules is refused."""
 
@@ -101,18 +101,18 @@ class Admission:
             else ProcessStore()
         )
         self._renew = renew
-        self._replica = secrets.token_hex(6)
+        replica = secrets.token_hex(6)
         self._clock_skew_ms = 0
-        self._watch = Watch(_defaults(settings), rules, standing_rules)
+        self._watch = Watch(Defaults.of(settings), rules, standing_rules)
         self._asking = Asking(self._watch, prices, self._now_ms)
         self._rebuilding = Rebuilding(self._store, spent)
-        self._desk = Desk(self._store, self._replica)
+        self._desk = Desk(self._store, replica)
         self._outage = Outage()
         self._living = Living()
         self._full = FullWindows()
         self._since = time.time()
         self._answered = True
-        self._heart: asyncio.Task[None] | None = None
+        self._pulse = Pulse(self._store, replica, self._living, self._outage)
 
     async def start(self) -> None:
         """Connect, read the rules, begin to settle; never fails because a store is away."""
@@ -122,14 +122,11 @@ class Admission:
         await self._watch.start()
         await self._desk.start()
         await self._outage.start()
-        await self._beat()
-        self._heart = asyncio.create_task(self._beats())
+        await self._pulse.start()
 
     async def stop(self) -> None:
         """Settle what is left and let go of the store."""
-        if self._heart is not None:
-            self._heart.cancel()
-            await asyncio.gather(self._heart, return_exceptions=True)
+        await self._pulse.stop()
         await self._watch.stop()
         await self._desk.stop()
         await self._outage.stop()
@@ -158,15 +155,34 @@ class Admission:
         told = headers(decision.ask.plan, decision.ask.wants, decision.answer, decision.state)
         return Lease(told, decision.taken, self._living)
 
+    async def announce(self, epochs: Mapping[str, int]) -> None:
+        """Tell every replica, this one first, that something of these tenants has changed."""
+        try:
+            await raise_all(self._store, epochs)
+        except StoreAway:
+            log.warning("limits store away: other replicas learn of the change from Postgres")
+        await self._watch.catch_up()
+
     async def decide(self, caller: Caller, call: Call, lease: str, *, take: bool = True) -> Decision:
-        """The decision itself; with `take` off nothing is counted."""
+        """The decision on a call; with `take` off nothing is counted."""
+
+        def asked(current: Caller) -> Ask:
+            self._permit(current, call)
+            return self._asking.ask(current, call, lease, take=take)
+
+        return await self._decision(caller, asked)
+
+    async def standing(self, caller: Caller, group: str | None) -> Decision:
+        """Where a caller stands, at a model group or apart from any."""
+        return await self._decision(caller, lambda current: self._asking.look(current, group or ""))
+
+    async def _decision(self, caller: Caller, asked: Callable[[Caller], Ask]) -> Decision:
         for _ in range(MOST_TURNS):
             caller = await self._current(caller)
-            self._permit(caller, call)
-            ask = self._asking.ask(caller, call, lease, take=take)
+            ask = asked(caller)
             if not ask.plan.checks and self._watch.fresh:
                 return Decision(ask, Answer(ADMITTED, 0, 0), self._mode)
-            if (full := self._full.answer(ask.plan)) is not None:
+            if (full := self._full.answer(ask)) is not None:
                 return self._refused(ask, full)
             answer = await self._ask(ask)
             if answer is None:
@@ -218,7 +234,8 @@ class Admission:
         self._clock_skew_ms = answer.now_ms - time.time_ns() // 1_000_000
         self._outage.heard(ask.plan, answer)
         if answer.status == REFUSED:
-            self._full.remember(ask, answer)
+            if ask.take:
+                self._full.remember(ask, answer)
             return self._refused(ask, answer)
         taken = (Taken(ask.plan, ask.wants, answer, ask.lease, self._store, self._desk),)
         return Decision(ask, answer, self._mode, taken)
@@ -268,31 +285,3 @@ class Admission:
             except StoreAway:
                 log.debug("epoch not restored")
         return caller
-
-    async def _beats(self) -> None:
-        while True:
-            await asyncio.sleep(HEARTBEAT_S)
-            await self._beat()
-
-    async def _beat(self) -> None:
-        """Tell the other replicas that we live, and keep the places of our running calls."""
-        self.state()
-        if not self._store.answering:
-            return
-        try:
-            self._outage.replicas = max(1, await self._store.replicas(self._replica))
-            for places in self._living.by_tenant().values():
-                await self._store.keep(tuple(places), LEASE_LIFE_MS)
-            self._outage.over()
-        except StoreAway:
-            log.debug("heartbeat not heard")
-
-
-def _defaults(settings: Settings) -> Defaults:
-    return Defaults(
-        settings.agent_rpm,
-        settings.limits_mode,
-        settings.limits_on_store_failure,
-        settings.budgets_mode,
-        settings.budgets_on_store_failure,
-    )

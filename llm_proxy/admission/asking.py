@@ -44,6 +44,11 @@ class Asking:
         wants = self._wants(plan, call) if plan.checks else ()
         return Ask(plan, wants, self._epoch(caller), lease, LEASE_LIFE_MS, take)
 
+    def look(self, caller: Caller, group: str) -> Ask:
+        """What to ask to see where a caller stands; no group, no check of one."""
+        plan = self._plan(caller, group)
+        return Ask(plan, (0,) * len(plan.checks), self._epoch(caller), "", 0, take=False)
+
     def _epoch(self, caller: Caller) -> int:
         if not self._watch.watching:
             return NO_EPOCH

@@ -27,14 +27,15 @@ class FullWindows:
             if check.kind == "requests" and check.enforced and used >= check.limit:
                 self._until[check.key] = check.limit, now_s + wait_ms / 1000
 
-    def answer(self, plan: Plan) -> Answer | None:
+    def answer(self, ask: Ask) -> Answer | None:
         """The refusal the store would give; None when it must be asked."""
         if not self._until:
             return None
         now_s = time.monotonic()
-        for at, check in enumerate(plan.checks):
+        plan = ask.plan
+        for at, (check, want) in enumerate(zip(plan.checks, ask.wants, strict=True)):
             limit, until_s = self._until.get(check.key, (0, 0.0))
-            if limit != check.limit:
+            if limit != check.limit or not want:
                 continue
             wait_ms = int((until_s - now_s) * 1000) + 1
             if wait_ms > 1:

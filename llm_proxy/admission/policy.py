@@ -13,6 +13,7 @@ from llm_proxy.admission.check import Check, Kind, Plan, quoted, tag
 from llm_proxy.identity import Budget, Caller, Limits
 from llm_proxy.identity.caller import Mode, OnStoreFailure, ScopeKind
 from llm_proxy.identity.rules import ANY, Rule, Rulebook
+from llm_proxy.settings import Settings
 
 _LIMITS: tuple[tuple[str, Kind], ...] = (("rpm", "requests"), ("tpm", "tokens"), ("parallel", "parallel"))
 _KEY_LETTER = {"requests": "r", "tokens": "t", "parallel": "p", "budget": "b"}
@@ -27,6 +28,17 @@ class Defaults:
     limits_on_store_failure: OnStoreFailure = "local"
     budgets_mode: Mode = "enforce"
     budgets_on_store_failure: OnStoreFailure = "deny"
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Defaults":
+        """What the settings say."""
+        return cls(
+            settings.agent_rpm,
+            settings.limits_mode,
+            settings.limits_on_store_failure,
+            settings.budgets_mode,
+            settings.budgets_on_store_failure,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +122,9 @@ def _scopes(caller: Caller, group: str) -> Iterator[_Scope]:
         yield _Scope("agent", caller.agent)
     if caller.tenant:
         yield _Scope("tenant", caller.tenant)
+    if caller.tenant and group:
         yield _Scope("tenant_group", caller.tenant, group)
-    if caller.user:
+    if caller.user and group:
         yield _Scope("user_model", caller.user, group)
 
 

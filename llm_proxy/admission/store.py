@@ -21,10 +21,6 @@ _SCRIPTS = ("admit", "settle", "places", "seed")
 _LETTER = {"tokens": "t", "parallel": "p", "budget": "b"}
 
 
-class EvictingStore(Exception):  # noqa: N818 -- errors are named for the state they report
-    """The limits store may throw limits away when its memory is full."""
-
-
 class Store(Protocol):
     """What admission needs of a store; everything raises `StoreAway`."""
 
@@ -208,23 +204,6 @@ class SharedStore:
 
     def _greeting(self) -> list[tuple[Word, ...]]:
         return [("SCRIPT", "LOAD", text) for text in self._source.values()]
-
-
-async def refuse_evicting(url: str, *, timeout_s: float = 1.0) -> None:
-    """Ask the limits store whether it evicts; raises `EvictingStore`, and nothing when it is away."""
-    store = SharedStore(url, timeout_s=timeout_s)
-    await store.start()
-    try:
-        policy = await store.memory_policy() if store.answering else "noeviction"
-    except StoreAway:
-        return
-    finally:
-        await store.stop()
-    if policy not in {"noeviction", "unknown"}:
-        raise EvictingStore(
-            f"LLM_PROXY__LIMITS_REDIS_URL: the store's maxmemory-policy is {policy!r};"
-            " limits and budgets need 'noeviction'."
-        )
 
 
 def source(name: str) -> str:

@@ -119,13 +119,11 @@ async def _apply_key(
 
 
 def _entries(document: Json, section: str) -> list[Json]:
-    entries = document.get(section) or []
-    if not isinstance(entries, list):
-        raise BadRequest(f"'{section}' must be a list of entries.", param=section)
-    found = cast("list[Json]", entries)
+    entries: object = document.get(section) or []
+    found = cast("list[object]", entries) if isinstance(entries, list) else [None]
     if not all(isinstance(entry, dict) for entry in found):
         raise BadRequest(f"'{section}' must be a list of entries.", param=section)
-    return found
+    return cast("list[Json]", found)
 
 
 def _key(entry: Json, folder: Path) -> FileKey:

@@ -1,0 +1,22 @@
+"""A key's cap on `max_tokens`, laid over a call.
+
+Pure. Invariants: a call that asks for more, or does not say, gets the cap; whatever names the body already
+uses for its maximum are kept; embeddings write nothing and are left alone.
+"""
+
+from dataclasses import replace
+
+from llm_proxy.dialects import Call
+from llm_proxy.identity import Caller
+
+_NAMES = ("max_completion_tokens", "max_tokens")
+
+
+def capped(caller: Caller, call: Call) -> Call:
+    """The call within the caller's cap."""
+    cap = caller.max_tokens_cap
+    if cap is None or call.door == "embeddings" or (call.max_tokens is not None and call.max_tokens <= cap):
+        return call
+    named = [name for name in _NAMES if call.body.get(name) is not None] or ["max_tokens"]
+    body = call.body | dict.fromkeys(named, cap)
+    return replace(call, body=body, max_tokens=cap)

@@ -1,0 +1,258 @@
+"""The operators' doors: virtual keys, rules of limits and budgets, kill switches, the audit log.
+
+Invariants: reading takes the read role, changing the write role; a key's text is in the answer that makes
+it and in no other; every deed is announced to all replicas before it is answered.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
+from decimal import Decimal
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Depends, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from llm_proxy.errors import StoreUnavailable
+from llm_proxy.identity import Actor, Deed, Registry, Rulings
+from llm_proxy.identity.caller import Mode, OnStoreFailure, Period, ScopeKind
+from llm_proxy.identity.rules import KillKind
+from llm_proxy.identity.spoken import key_document, kill_from, rule_document, rule_from, spec_from
+
+Json = dict[str, Any]
+Kept = TypeVar("Kept", Registry, Rulings)
+Role = Callable[[Request], Awaitable[str]]
+Announce = Callable[[Mapping[str, int]], Awaitable[None]]
+ClientIp = Callable[[Request], str | None]
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    400: {"description": "A field is wrong; `param` names it."},
+    401: {"description": "No admin key."},
+    403: {"description": "This key may only read."},
+    503: {"description": "The database is away."},
+}
+_MISSING: dict[int | str, dict[str, Any]] = {404: {"description": "No such thing."}}
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    def said(self) -> Json:
+        """What the body states, and nothing it leaves out."""
+        return self.model_dump(exclude_unset=True)
+
+
+class BudgetBody(_Body):
+    """Spend allowed in a calendar period (UTC)."""
+
+    limit_usd: Decimal
+    period: Period
+
+
+class LimitsBody(_Body):
+    """Limits and budgets; null says nothing, 0 says no limit."""
+
+    rpm: int | None = None
+    tpm: int | None = None
+    parallel: int | None = None
+    budgets: list[BudgetBody] = Field(default_factory=list[BudgetBody])
+
+
+class KeyBody(LimitsBody):
+    """What an operator may say about a key."""
+
+    tenant: str | None = None
+    agent: str | None = Field(None, description="`*` for any agent of the tenant.")
+    user: str | None = None
+    models: list[str] | None = Field(None, description="Names and wildcards; null for the default list.")
+    max_tokens_cap: int | None = None
+    cache: bool = True
+    expires_at: str | None = Field(None, description="ISO 8601.")
+
+
+class NewKey(KeyBody):
+    """A key to be made."""
+
+    name: str
+
+
+class KeyChange(KeyBody):
+    """What is to change of a key; what is left out stays."""
+
+    name: str | None = None
+
+
+class Rotation(_Body):
+    """How long the old secrets go on working."""
+
+    overlap_s: int = Field(default=86_400, ge=0, le=31_536_000)
+
+
+class RuleBody(LimitsBody):
+    """Limits and budgets of a scope; without a subject they are the scope's default."""
+
+    scope: ScopeKind
+    tenant: str | None = None
+    subject: str | None = None
+    model: str | None = None
+    mode: Mode | None = None
+    on_store_failure: OnStoreFailure | None = None
+
+
+class KillBody(_Body):
+    """A kill switch."""
+
+    kind: KillKind
+    subject: str
+    tenant: str | None = None
+    reason: str = ""
+
+
+def router(
+    registry: Registry | None,
+    rulings: Rulings | None,
+    *,
+    announce: Announce,
+    reader: Role,
+    writer: Role,
+    client_ip: ClientIp,
+) -> APIRouter:
+    """`/admin/...`; without a database every door is 503."""
+    doors = APIRouter(prefix="/admin", tags=["admin"], responses=_REFUSALS)
+    _keys(doors, registry, announce, reader, _actor(writer, client_ip))
+    _rules(doors, rulings, announce, reader, _actor(writer, client_ip))
+    _kills(doors, rulings, announce, reader, _actor(writer, client_ip))
+    return doors
+
+
+def _actor(writer: Role, client_ip: ClientIp) -> Callable[[Request], Awaitable[Actor]]:
+    async def actor(request: Request) -> Actor:
+        return Actor(f"admin:{await writer(request)}", client_ip(request))
+
+    return actor
+
+
+def _keys(
+    doors: APIRouter,
+    registry: Registry | None,
+    announce: Announce,
+    reader: Role,
+    actor: Callable[[Request], Awaitable[Actor]],
+) -> None:
+    may_read, by = Depends(reader), Depends(actor)
+
+    @doors.post("/keys", status_code=201, summary="Make a virtual key; its text is shown this once.")
+    async def create(body: NewKey, who: Annotated[Actor, by]) -> Json:
+        return _told(await _there(registry).create(spec_from(body.said()), who))
+
+    @doors.get("/keys", summary="List keys, revoked ones too.", dependencies=[may_read])
+    async def page(
+        tenant: str | None = None, after: str = "", limit: Annotated[int, Query(ge=1, le=1000)] = 100
+    ) -> Json:
+        found = await _there(registry).page(tenant=tenant, after=after, limit=limit)
+        return {"data": [key_document(one) for one in found], "has_more": len(found) == limit}
+
+    @doors.get(
+        "/keys/{key}", summary="One key, by id, name or prefix.", dependencies=[may_read], responses=_MISSING
+    )
+    async def show(key: str) -> Json:
+        return key_document(await _there(registry).show(key))
+
+    @doors.patch("/keys/{key}", summary="Change a key.", responses=_MISSING)
+    async def change(key: str, body: KeyChange, who: Annotated[Actor, by]) -> Json:
+        there = _there(registry)
+        before = await there.show(key)
+        deed = await there.change(key, spec_from(body.said(), before.spec), who)
+        await announce(deed.epochs)
+        return _told(deed)
+
+    @doors.post(
+        "/keys/{key}/rotate", summary="A new secret; the old one works for a while.", responses=_MISSING
+    )
+    async def rotate(key: str, who: Annotated[Actor, by], body: Rotation | None = None) -> Json:
+        overlap = timedelta(seconds=(body or Rotation()).overlap_s)
+        deed = await _there(registry).rotate(key, who, overlap=overlap)
+        await announce(deed.epochs)
+        return _told(deed)
+
+    @doors.delete("/keys/{key}", summary="Revoke a key, everywhere within a second.", responses=_MISSING)
+    @doors.post("/keys/{key}/revoke", summary="The same.", responses=_MISSING)
+    async def revoke(key: str, who: Annotated[Actor, by]) -> Json:
+        deed = await _there(registry).revoke(key, who)
+        await announce(deed.epochs)
+        return _told(deed)
+
+
+def _rules(
+    doors: APIRouter,
+    rulings: Rulings | None,
+    announce: Announce,
+    reader: Role,
+    actor: Callable[[Request], Awaitable[Actor]],
+) -> None:
+    may_read, by = Depends(reader), Depends(actor)
+
+    @doors.get("/limits", summary="All rules of limits and budgets.", dependencies=[may_read])
+    async def rules() -> Json:
+        return {"data": [rule_document(rule) for rule in await _there(rulings).rules()]}
+
+    @doors.put("/limits", summary="Lay down the rule of a scope and subject.")
+    async def put(body: RuleBody, who: Annotated[Actor, by]) -> Json:
+        rule = rule_from(body.said())
+        await announce(await _there(rulings).set_rule(rule, who))
+        return rule_document(rule)
+
+    @doors.delete("/limits", summary="Take a rule away.", responses=_MISSING)
+    async def drop(
+        who: Annotated[Actor, by],
+        scope: ScopeKind,
+        tenant: str | None = None,
+        subject: str | None = None,
+        model: str | None = None,
+    ) -> Json:
+        rule = rule_from({"scope": scope, "tenant": tenant, "subject": subject, "model": model})
+        await announce(await _there(rulings).drop_rule(rule, who))
+        return {"dropped": True}
+
+
+def _kills(
+    doors: APIRouter,
+    rulings: Rulings | None,
+    announce: Announce,
+    reader: Role,
+    actor: Callable[[Request], Awaitable[Actor]],
+) -> None:
+    may_read, by = Depends(reader), Depends(actor)
+
+    @doors.get("/kills", summary="The kill switches that are thrown.", dependencies=[may_read])
+    async def kills() -> Json:
+        return {"data": await _there(rulings).kills()}
+
+    @doors.put("/kills", summary="Switch off a key, agent, tenant or model, everywhere within a second.")
+    async def throw(body: KillBody, who: Annotated[Actor, by]) -> Json:
+        kill, reason = kill_from(body.said())
+        await announce(await _there(rulings).throw(kill, who, reason=reason))
+        return {"kind": kill.kind, "subject": kill.subject, "tenant": kill.tenant, "reason": reason}
+
+    @doors.delete("/kills", summary="Switch it on again.", responses=_MISSING)
+    async def lift(
+        who: Annotated[Actor, by], kind: KillKind, subject: str, tenant: str | None = None
+    ) -> Json:
+        kill, _ = kill_from({"kind": kind, "subject": subject, "tenant": tenant})
+        await announce(await _there(rulings).lift(kill, who))
+        return {"lifted": True}
+
+    @doors.get(
+        "/audit", summary="Admin deeds and refused credentials, newest first.", dependencies=[may_read]
+    )
+    async def audit(limit: Annotated[int, Query(ge=1, le=1000)] = 100, before: int | None = None) -> Json:
+        return {"data": await _there(rulings).recorded(limit=limit, before=before)}
+
+
+def _told(deed: Deed) -> Json:
+    secret = {"key": deed.minted.text} if deed.minted is not None else {}
+    return key_document(deed.record) | secret
+
+
+def _there(kept: Kept | None) -> Kept:
+    if kept is None:
+        raise StoreUnavailable("Virtual keys need a database (DATABASE_URL).")
+    return kept

@@ -1,0 +1,120 @@
+"""Where a caller stands, and what would become of a request: `GET /v1/limits`, `POST /v1/explain`.
+
+Invariant: both ask what a real call asks, through the same code, and count nothing.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+
+from llm_proxy.admission import Admission, Explanation, Standing, explain, standing_of
+from llm_proxy.dialects import Call
+from llm_proxy.errors import Refused
+from llm_proxy.identity import Caller
+
+Json = dict[str, Any]
+NANO = 10**9
+Callers = Callable[[Request], Awaitable[Caller]]
+Reading = Callable[[Request], Awaitable[tuple[Caller, Call]]]
+
+
+def router(admission: Admission, *, caller: Callers, read: Reading) -> APIRouter:
+    """The two doors.
+
+    Args:
+        admission: Who decides.
+        caller: The caller of a request without a body.
+        read: Caller and call of a request, found as the door it is meant for would find them.
+    """
+    doors = APIRouter(
+        tags=["limits"],
+        responses={401: {"description": "No credential."}, 503: {"description": "A store is away."}},
+    )
+    whose = Depends(caller)
+
+    @doors.get("/v1/limits", summary="Where the caller stands at every limit and budget of its own.")
+    async def limits(who: Annotated[Caller, whose], model: str | None = None) -> Json:
+        found = await standing_of(admission, who, model)
+        return {
+            "caller": _caller(who),
+            "state": found.state,
+            "limits": [_row(one) for one in found.standings],
+        }
+
+    @doors.post("/v1/explain", summary="What would become of a request; no model is called, nothing counted.")
+    async def explained(request: Request) -> Json:
+        try:
+            who, call = await read(request)
+        except Refused as refused:
+            if refused.status == 401:
+                raise
+            return _verdict(refused)
+        found = await explain(admission, who, call)
+        return _verdict(found.refused, found, who, call)
+
+    return doors
+
+
+def _verdict(
+    refused: Refused | None,
+    found: Explanation | None = None,
+    who: Caller | None = None,
+    call: Call | None = None,
+) -> Json:
+    told: Json = {"verdict": "refused" if refused is not None else "admitted"}
+    if refused is not None:
+        told["refusal"] = {
+            "status": refused.status,
+            "refused_by": refused.refused_by,
+            "retry_after_s": refused.retry_after_s,
+            **refused.body()["error"],
+        }
+    if who is not None and call is not None:
+        told |= {"caller": _caller(who), "model": call.model, "group": call.group, "door": call.door}
+    if found is not None:
+        told |= {"state": found.state, "limits": [_row(one) for one in found.standings]}
+    return told
+
+
+def _caller(who: Caller) -> Json:
+    return {
+        "key": who.key_prefix or who.key_id,
+        "kind": who.kind,
+        "tenant": who.tenant,
+        "agent": who.agent,
+        "user": who.user,
+        "models": list(who.models) if who.models is not None else None,
+    }
+
+
+def _row(one: Standing) -> Json:
+    check = one.check
+    row: Json = {
+        "kind": check.kind,
+        "scope": check.scope,
+        "subject": check.subject,
+        "enforced": check.enforced,
+    }
+    if check.kind == "budget":
+        return row | {
+            "period": check.period,
+            "limit_usd": _usd(check.limit),
+            "used_usd": _usd(one.used),
+            "remaining_usd": _usd(one.remaining if one.used is not None else None),
+            "would_refuse": one.over,
+        }
+    return row | {
+        "limit": check.limit,
+        "used": one.used,
+        "remaining": one.remaining,
+        "wait_ms": one.wait_ms,
+        "reset_ms": one.reset_ms,
+        "would_refuse": one.over,
+    }
+
+
+def _usd(nano_usd: int | None) -> str | None:
+    if nano_usd is None:
+        return None
+    return f"{nano_usd // NANO}.{nano_usd % NANO:09d}"
