@@ -50,17 +50,15 @@ class Generate:
         hints = _pick_provider(parsed.pop("provider", None), hints)
         spelled: dict[str, str] = {}
         asked = _renamed(parsed, _NAMES, "", spelled)
-        if asked.get("stream") not in {None, self.streaming}:
+        streamed = asked.get("stream")
+        if streamed is not None and streamed is not self.streaming:
             raise refused("stream", "the path says whether the answer streams.")
         asked["stream"] = self.streaming
-        if is_array(asked.get("messages")):
-            asked["messages"] = [
-                _message(message, at, spelled) for at, message in enumerate(asked["messages"])
-            ]
-        if is_object(asked.get("response_format")):
-            asked["response_format"] = _renamed(
-                asked["response_format"], _IN_FORMAT, "responseFormat.", spelled
-            )
+        messages, wanted = asked.get("messages"), asked.get("response_format")
+        if is_array(messages):
+            asked["messages"] = [_message(message, at, spelled) for at, message in enumerate(messages)]
+        if is_object(wanted):
+            asked["response_format"] = _renamed(wanted, _IN_FORMAT, "response_format.", spelled)
         came = Came(self.name, door, len(body), model_optional=True, usage_told=True)
         try:
             return one_choice(compose(asked, came, hints, models, bounds))
@@ -152,13 +150,14 @@ def _renamed(given: Json, names: dict[str, str], path: str, spelled: dict[str, s
 
 
 def _as_spelled(wrong: BadRequest, spelled: dict[str, str]) -> BadRequest:
-    param = wrong.param or ""
-    for plain, name in spelled.items():
-        if param == plain or param.startswith((plain + ".", plain + "[")):
-            theirs = name + param[len(plain) :]
-            message = wrong.message.replace(f"'{param}'", f"'{theirs}'")
-            return BadRequest(message, param=theirs, code=wrong.code)
-    return wrong
+    """The refusal in the caller's words: inner names are turned back before the outer ones."""
+    theirs = param = wrong.param or ""
+    for plain in sorted(spelled, key=len, reverse=True):
+        if theirs == plain or theirs.startswith((plain + ".", plain + "[")):
+            theirs = spelled[plain] + theirs[len(plain) :]
+    if theirs == param:
+        return wrong
+    return BadRequest(wrong.message.replace(f"'{param}'", f"'{theirs}'"), param=theirs, code=wrong.code)
 
 
 GENERATE = Generate()

@@ -1,0 +1,76 @@
+"""The headers that shape a call."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_proxy.dialects import NO_HINTS, CacheControl, Hints, read_hints
+from llm_proxy.errors import BadRequest
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (b"no-cache", CacheControl(no_cache=True)),
+        (b"No-Store, no-cache", CacheControl(no_cache=True, no_store=True)),
+        (b"max-age=60", CacheControl(max_age_s=60)),
+        (b'max-age="60", max-age=30', CacheControl(max_age_s=30)),
+        (b"max-age=0", CacheControl(max_age_s=0)),
+        (b"private, only-if-cached, x=y", CacheControl()),
+        (b"", CacheControl()),
+    ],
+)
+def test_cache_control_says_what_the_cache_may_do(value: bytes, expected: CacheControl) -> None:
+    """In any case and order; unknown directives say nothing."""
+    assert read_hints([(b"cache-control", value)]).cache == expected
+
+
+def test_provider_timeout_and_internal_auth_are_read() -> None:
+    """Each from its own header."""
+    headers = [
+        (b"x-provider", b" Anthropic "),
+        (b"x-request-timeout", b"2.5"),
+        (b"x-internal-auth", b"key"),
+        (b"accept", b"*/*"),
+    ]
+    assert read_hints(headers) == Hints("anthropic", CacheControl(), 2.5, may_omit_model=True)
+    assert read_hints([(b"accept", b"*/*")]) is NO_HINTS
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "param"),
+    [
+        (b"x-provider", b"a/b", "X-Provider"),
+        (b"x-provider", b"", "X-Provider"),
+        (b"x-request-timeout", b"soon", "X-Request-Timeout"),
+        (b"x-request-timeout", b"0", "X-Request-Timeout"),
+        (b"x-request-timeout", b"inf", "X-Request-Timeout"),
+        (b"cache-control", b"max-age=soon", "Cache-Control"),
+    ],
+)
+def test_a_value_that_cannot_be_meant_is_refused_by_name(name: bytes, value: bytes, param: str) -> None:
+    """400 naming the header."""
+    with pytest.raises(BadRequest) as refused:
+        read_hints([(name, value)])
+    assert refused.value.param == param
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([b"x-provider", b"cache-control", b"x-request-timeout"]), st.binary(max_size=20)
+        ),
+        max_size=3,
+    )
+)
+def test_no_header_is_an_exception(headers: list[tuple[bytes, bytes]]) -> None:
+    """Any bytes are hints or a refusal."""
+    assert _outcome(headers)
+
+
+def _outcome(headers: list[tuple[bytes, bytes]]) -> Hints | str | None:
+    """The hints, or the header that is refused."""
+    try:
+        return read_hints(headers)
+    except BadRequest as refused:
+        return refused.param
