@@ -1,0 +1,199 @@
+"""The gateway as a process: how it starts, refuses to start, says how it is, drains and stops."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from house import House, say, script
+
+from llm_proxy.stack import ports
+from llm_proxy.stack.probe import answers
+
+KEY = "serve-key-0123456789abcdef"
+MASTER_KEY = "sk-house-master-0123456789abcdef"
+
+Process = subprocess.Popen[bytes]
+
+
+def environment(folder: Path, **names: str) -> dict[str, str]:
+    """What a gateway of this test's own is given: nothing of the machine's but its path."""
+    own = {
+        "PATH": os.environ["PATH"],
+        "LLM_PROXY__ENVIRONMENT": "development",
+        "LLM_PROXY__INTERNAL_API_KEY": KEY,
+        "LLM_PROXY__SPOOL_DIR": str(folder / "spool"),
+        "LLM_PROXY__LITELLM_PROXY_URL": "http://127.0.0.1:9",
+    }
+    return own | names
+
+
+@contextmanager
+def serving(
+    folder: Path, *, workers: int = 1, **names: str
+) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+    """A gateway that listens; its address and process."""
+    port = ports.free_port()
+    argv = [sys.executable, "-m", "llm_proxy", "serve", "--port", str(port), "--workers", str(workers)]
+    with (folder / "gateway.log").open("ab") as log:
+        process = subprocess.Popen(argv, env=environment(folder, **names), cwd=folder, stdout=log, stderr=log)
+    try:
+        end = time.monotonic() + 15
+        while not answers(port, "/health/live"):
+            assert process.poll() is None, (folder / "gateway.log").read_text()
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{port}", process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def before(house_parts: dict[str, int]) -> dict[str, str]:
+    """Settings of a gateway that stands before the house's sidecar."""
+    sidecar = f"http://127.0.0.1:{house_parts['sidecar']}"
+    return {"LITELLM_MASTER_KEY": MASTER_KEY, "LLM_PROXY__LITELLM_PROXY_URL": sidecar}
+
+
+def refused_start(folder: Path, *arguments: str, **names: str) -> tuple[int, str]:
+    """The exit code and the words of a gateway that must not start."""
+    argv = [sys.executable, "-m", "llm_proxy", "serve", *arguments]
+    done = subprocess.run(
+        argv, env=environment(folder, **names), cwd=folder, capture_output=True, timeout=20, check=False
+    )
+    return done.returncode, done.stderr.decode()
+
+
+def test_live_but_not_ready_without_a_sidecar(tmp_path: Path) -> None:
+    """Live touches nothing; ready names the part that is down and since when; a call is a clear 502."""
+    with serving(tmp_path) as (url, _):
+        assert httpx.get(f"{url}/health/live").status_code == 200
+        ready = httpx.get(f"{url}/health/ready")
+        assert ready.status_code == 503
+        parts = {part["part"]: part for part in ready.json()["parts"]}
+        assert parts["sidecars"]["state"] == "down"
+        assert "127.0.0.1" not in ready.text
+        body = {"model": "any", "messages": say("hello")}
+        refused = httpx.post(f"{url}/v1/chat/completions", json=body, headers={"x-api-key": KEY})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (502, "upstream_unreachable")
+
+
+@pytest.mark.parametrize(
+    ("names", "named"),
+    [
+        (
+            {"LLM_PROXY__INTERNAL_API_KEY": "change-me-internal-key"},
+            "INTERNAL_API_KEY is a publicly known",
+        ),
+        (
+            {"LLM_PROXY__INTERNAL_API_KEY": "dev-secret-token"},
+            "INTERNAL_API_KEY is a publicly known",
+        ),
+        ({"LLM_PROXY__INTERNAL_API_KEY": "short"}, "LLM_PROXY__INTERNAL_API_KEY is shorter"),
+        ({"LLM_PROXY__ADMIN_KEY": "tiny"}, "LLM_PROXY__ADMIN_KEY is shorter"),
+        ({"LITELLM_MASTER_KEY": "sk-1234"}, "LITELLM_API_KEY is a publicly known"),
+        ({"LLM_PROXY__HOST": "0.0.0.0"}, "LLM_PROXY__HOST is a public address"),  # noqa: S104 -- that is the point
+    ],
+)
+def test_production_refuses_what_is_insecure_and_names_it(
+    tmp_path: Path, names: dict[str, str], named: str
+) -> None:
+    """Known and short secrets, and a public bind nobody consented to."""
+    code, words = refused_start(tmp_path, "--port", "0", **({"LLM_PROXY__ENVIRONMENT": "production"} | names))
+    assert code == 2
+    assert named in words
+    assert "Traceback" not in words
+
+
+def test_a_taken_port_is_one_clear_line(tmp_path: Path) -> None:
+    """Which address, and why not."""
+    with serving(tmp_path) as (url, _):
+        port = url.rpartition(":")[2]
+        code, words = refused_start(tmp_path, "--port", port)
+    assert code == 1
+    assert f"cannot listen on 127.0.0.1:{port}" in words
+    assert len(words.strip().splitlines()) == 1
+
+
+def test_a_wrong_setting_is_named(tmp_path: Path) -> None:
+    """The variable and what it should be, without a traceback."""
+    code, words = refused_start(tmp_path, LLM_PROXY__AGENT_RPM="many")
+    assert code == 2
+    assert "AGENT_RPM" in words.upper()
+    assert "Traceback" not in words
+
+
+async def test_sigterm_drains_streams_run_to_their_end(
+    house: House, house_parts: dict[str, int], tmp_path: Path
+) -> None:
+    """Not ready at once, a running stream finishes, exit code 0."""
+    sidecar = f"http://127.0.0.1:{house_parts['sidecar']}"
+    names = {
+        "LITELLM_MASTER_KEY": "sk-house-master-0123456789abcdef",
+        "LLM_PROXY__LITELLM_PROXY_URL": sidecar,
+    }
+    with serving(tmp_path, LLM_PROXY__DRAIN_DELAY_S="0.5", **names) as (url, process):
+        body = {"model": "p/ok", "messages": say(script(do="slow", gap_ms=250, frames=8)), "stream": True}
+        async with httpx.AsyncClient(timeout=20) as client:
+            asking = asyncio.create_task(
+                client.post(f"{url}/v1/chat/completions", json=body, headers={"x-api-key": KEY})
+            )
+            while not await house.calls():  # noqa: ASYNC110 -- the provider has no event to wait for
+                await asyncio.sleep(0.05)
+            process.send_signal(signal.SIGTERM)
+            await asyncio.sleep(0.2)
+            assert (await client.get(f"{url}/health/ready")).status_code == 503
+            answer = await asking
+        assert answer.text.endswith("data: [DONE]\n\n")
+        assert await asyncio.to_thread(process.wait, 10) == 0
+
+
+async def test_what_outlasts_the_drain_ends_in_an_error_event(
+    house: House, house_parts: dict[str, int], tmp_path: Path
+) -> None:
+    """The caller is told; the process is gone soon after the limit."""
+    sidecar = f"http://127.0.0.1:{house_parts['sidecar']}"
+    names = {
+        "LITELLM_MASTER_KEY": "sk-house-master-0123456789abcdef",
+        "LLM_PROXY__LITELLM_PROXY_URL": sidecar,
+    }
+    with serving(tmp_path, LLM_PROXY__DRAIN_DELAY_S="0", LLM_PROXY__DRAIN_TIMEOUT_S="1", **names) as (
+        url,
+        process,
+    ):
+        body = {"model": "p/ok", "messages": say(script(do="slow", gap_ms=400, frames=60)), "stream": True}
+        async with httpx.AsyncClient(timeout=30) as client:
+            asking = asyncio.create_task(
+                client.post(f"{url}/v1/chat/completions", json=body, headers={"x-api-key": KEY})
+            )
+            while not await house.calls():  # noqa: ASYNC110 -- the provider has no event to wait for
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(1)
+            process.send_signal(signal.SIGTERM)
+            answer = await asking
+        assert '"error"' in answer.text.strip().split("\n\n")[-1]
+        assert "[DONE]" not in answer.text
+        assert await asyncio.to_thread(process.wait, 10) == 0
+
+
+def test_a_dead_worker_is_replaced_and_all_stop_together(tmp_path: Path) -> None:
+    """Two processes on one port; one killed, the port still answers; SIGTERM ends both."""
+    with serving(tmp_path, workers=2, LLM_PROXY__DRAIN_DELAY_S="0") as (url, process):
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        before = children.read_text().split()
+        assert len(before) == 2
+        os.kill(int(before[0]), signal.SIGKILL)
+        end = time.monotonic() + 10
+        while set(children.read_text().split()) == set(before) or len(children.read_text().split()) < 2:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert all(httpx.get(f"{url}/health/live").status_code == 200 for _ in range(10))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
