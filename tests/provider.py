@@ -11,6 +11,7 @@ import json
 import signal
 import socket
 import struct
+import sys
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -109,7 +110,15 @@ class Connection(asyncio.Protocol):
         self.buffer = rest[size:]
         method, target, _ = first.split(" ", 2)
         self.task = asyncio.get_running_loop().create_task(self._answer(method, target, headers, rest[:size]))
-        self.task.add_done_callback(lambda _: self._next() if self.buffer else None)
+        self.task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        fault = None if task.cancelled() else task.exception()
+        if fault is not None:
+            print(f"provider: {fault!r}", file=sys.stderr, flush=True)  # noqa: T201 -- a fault of the script itself
+            self.transport.abort()
+        elif self.buffer:
+            self._next()
 
     async def _answer(self, method: str, target: str, headers: dict[str, str], raw: bytes) -> None:
         path = target.partition("?")[0]
@@ -213,7 +222,7 @@ class Connection(asyncio.Protocol):
             return
         ending = {
             "eof": [],
-            "half-frame": [content[script.after][:25]],
+            "half-frame": [frame[:25] for frame in content[script.after : script.after + 1]],
             "error-in-200": [door.error_frame()],
             "garbage": [b'data: {"id": "x", "choi\n\n', *content[script.after :], *closing],
             "no-done": [frame for frame in closing if b"[DONE]" not in frame],

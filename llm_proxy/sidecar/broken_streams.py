@@ -2,18 +2,27 @@
 
 LiteLLM takes the end of a provider's stream for its end of text: it invents a finish reason and [DONE], logs a
 success and caches what there was. Its stream wrapper knows better, because it notes each finish reason it is sent.
-Invariant: a stream without one, from any provider, ends as a failure: logged, not cached, one error event.
+Invariant: a stream without one, from any provider, ends as a failure: logged, not cached, one error event; so does
+one with a frame that cannot be read, which LiteLLM would skip.
 """
 
+import json
+from importlib import import_module
 from typing import Any
 
-from llm_proxy.sidecar import seams
+from llm_proxy.sidecar import gemini_streams, seams
 
 OUT_OF_THE_CACHE = "cached_response"
 
 
 def apply() -> None:
-    """Patch the stream wrapper; before the first call."""
+    """Patch the stream wrapper and the frame reader; before the first call."""
+    _end_only_when_finished()
+    _skip_no_garbage()
+    gemini_streams.apply()
+
+
+def _end_only_when_finished() -> None:
     wrapper = seams.stream_wrapper()
     finish = wrapper._finalize_completed_stream  # noqa: SLF001 -- the one place where every stream ends
 
@@ -28,13 +37,39 @@ def apply() -> None:
 def _finished(stream: Any) -> bool:  # noqa: ANN401 -- LiteLLM's CustomStreamWrapper
     if stream.custom_llm_provider == OUT_OF_THE_CACHE:
         return True
+    google = gemini_streams.finished(stream)
+    if google is not None:
+        return google
     return stream.received_finish_reason is not None or stream.intermittent_finish_reason is not None
 
 
 def _cut(stream: Any) -> Exception:  # noqa: ANN401 -- the same
-    error: Exception = seams.library().APIConnectionError(
+    error: Exception = seams.library().BadGatewayError(
         message="the provider's stream ended without a finish reason",
         llm_provider=stream.custom_llm_provider or "",
         model=stream.model or "",
     )
     return error
+
+
+def _skip_no_garbage() -> None:
+    frames = import_module("litellm.llms.base_llm.base_model_iterator").BaseModelResponseIterator
+    read = frames._string_to_dict_parser  # noqa: SLF001 -- the one place where frames are parsed
+
+    def read_or_fail(str_line: str) -> Any:  # noqa: ANN401 -- LiteLLM's own signature
+        found = read(str_line)
+        if found is None and str_line.startswith("data:") and not _readable(str_line[5:].strip()):
+            raise ValueError("a frame that is not JSON")
+        return found
+
+    frames._string_to_dict_parser = staticmethod(read_or_fail)  # noqa: SLF001 -- the same
+
+
+def _readable(payload: str) -> bool:
+    if not payload or "[DONE]" in payload:
+        return True
+    try:
+        json.loads(payload)
+    except ValueError:
+        return False
+    return True

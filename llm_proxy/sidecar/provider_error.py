@@ -7,6 +7,8 @@ nothing (a refusal of LiteLLM's own, a connection that broke).
 
 import json
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 LONGEST = 200
@@ -23,6 +25,28 @@ def headers(error: BaseException | None) -> list[tuple[bytes, bytes]]:
             values = {"status": status, **said, "retry-after": retry_after}
             return [_header(name, value) for name, value in values.items() if value not in (None, "")]
     return []
+
+
+def retry_after_s(error: BaseException | None) -> float:
+    """Seconds the provider asks to wait, 0 when it does not say; RFC 9110, 10.2.3: seconds or a date."""
+    for cause in chain(error):
+        found = _answer_of(cause)
+        if found is not None:
+            return _seconds(found[2])
+    return 0.0
+
+
+def _seconds(value: str | None) -> float:
+    if not value:
+        return 0.0
+    try:
+        return float(value)
+    except ValueError:
+        pass
+    try:
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    except ValueError:
+        return 0.0
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -18,7 +18,6 @@ DEFAULTS: dict[str, Json] = {
         "num_retries": 2,
         "timeout": 120,
         "stream_timeout": 60,
-        "allowed_fails": 3,
         "cooldown_time": 10,
         "optional_pre_call_checks": ["enforce_model_rate_limits"],  # without it rpm and tpm only weigh
     },
@@ -33,6 +32,7 @@ FORCED: dict[str, Json] = {
     "litellm_settings": {
         "include_cost_in_streaming_usage": True,
         "enable_caching_on_provider_specific_optional_params": True,  # else wrong hits
+        "expose_router_debug_in_errors": False,
     },
     "router_settings": {},
 }
