@@ -17,7 +17,7 @@ help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
 run: setup ## Set up what is missing, then start the whole stack; Ctrl-C stops it.
-	@exec $(BIN)/llm-proxy up $(ARGS)
+	@exec $(BIN)/llm-proxy up --with-parent $(ARGS)
 
 setup: .venv/.stack .venv-sidecar/.sidecar ## Make both environments from the lock files; done once, then instant.
 

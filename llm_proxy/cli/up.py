@@ -35,7 +35,8 @@ from llm_proxy.stack.plan import Refused, Wishes
     show_default=True,
     help="Folder of data, models and logs.",
 )
-def command(
+@click.option("--with-parent", is_flag=True, help="Stop when the program that started this one is gone.")
+def command(  # noqa: PLR0913 -- one argument an option
     *,
     config: Path | None,
     host: str | None,
@@ -44,13 +45,14 @@ def command(
     local_model: bool,
     stores: bool,
     state: Path,
+    with_parent: bool,
 ) -> None:
     """Start, supervise and stop the whole stack on this machine.
 
     DATABASE_URL, REDIS_URL (or LIMITS_REDIS_URL and CACHE_REDIS_URL) and provider keys, in the environment,
     .env or .keys/, replace the embedded part each.
     """
-    wishes = Wishes(config, host, port, local_model, stores, sidecars, state)
+    wishes = Wishes(config, host, port, local_model, stores, sidecars, state, with_parent)
     try:
         run(wishes, os.environ, click.echo)
     except ValidationError as wrong:

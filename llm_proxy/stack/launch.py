@@ -6,6 +6,7 @@ the others beside it.
 
 import contextlib
 import fcntl
+import os
 import signal
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
@@ -16,6 +17,7 @@ from llm_proxy import __version__
 from llm_proxy.stack import first_secrets
 from llm_proxy.stack.greeting import greeting
 from llm_proxy.stack.household import Household, Say
+from llm_proxy.stack.part import tether
 from llm_proxy.stack.plan import Plan, Refused, Wishes, settle
 from llm_proxy.stack.surroundings import Surroundings, look_around
 
@@ -33,6 +35,8 @@ def run(wishes: Wishes, environment: Mapping[str, str], say: Say) -> None:
         Refused, Missing, PartDied: It could not start or be kept up; the message says why.
         pydantic.ValidationError: A setting is wrong.
     """
+    if wishes.with_parent:
+        tether(os.getppid(), signal.SIGTERM)
     wishes.state.mkdir(parents=True, exist_ok=True)
     with _alone_in(wishes.state):
         given = _prepared(look_around(environment, Path.cwd()), say)

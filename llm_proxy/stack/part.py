@@ -70,6 +70,7 @@ def start(part: Part, logs: Path) -> Running:
     logs.mkdir(parents=True, exist_ok=True)
     log = logs / f"{part.name}.log"
     user, group = part.user or (None, None)
+    launcher = os.getpid()
     with log.open("ab") as output:
         try:
             process = subprocess.Popen(
@@ -80,7 +81,7 @@ def start(part: Part, logs: Path) -> Running:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_tether(os.getpid(), part.stop_signal),  # noqa: PLW1509 -- the launcher has one thread
+                preexec_fn=lambda: tether(launcher, part.stop_signal),  # noqa: PLW1509 -- one thread
                 user=user,
                 group=group,
                 extra_groups=None if user is None else [],
@@ -143,15 +144,9 @@ def _refuse_to_wait(running: Running) -> None:
         raise PartDied(f"{late}; the end of {running.log}:\n{tail(running.log)}")
 
 
-def _tether(launcher: int, death_signal: signal.Signals) -> Callable[[], None] | None:
-    """What a child does before it becomes the part: ask the kernel to tell it of the launcher's death."""
-    if sys.platform != "linux":
-        return None
-    libc = ctypes.CDLL(None)
-
-    def ask() -> None:
-        libc.prctl(PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
-        if os.getppid() != launcher:
+def tether(parent: int, death_signal: signal.Signals) -> None:
+    """Has the kernel send this process a signal when its parent dies; ends it when that has already died."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
+        if os.getppid() != parent:
             os._exit(1)
-
-    return ask

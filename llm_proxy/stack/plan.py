@@ -30,6 +30,7 @@ class Wishes:
         stores: Whether to start a Postgres and two Valkeys where none is named.
         config: The sidecar's configuration; None takes `litellm-config.yaml` here, else the project's.
         state: Data, models and logs lie below it.
+        with_parent: Whether to stop when the process that started this one dies.
     """
 
     config: Path | None = None
@@ -39,6 +40,7 @@ class Wishes:
     stores: bool = True
     sidecars: int = 1
     state: Path = Path(".local")
+    with_parent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
