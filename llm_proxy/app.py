@@ -5,24 +5,26 @@ does not stop the start; nothing here is on a request's way.
 """
 
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import asyncpg
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 
 from llm_proxy import __version__
-from llm_proxy.admission import Admission, Price
+from llm_proxy.admission import Admission, Price, Standing, refuse_evicting, standing_of
 from llm_proxy.dialects import Bounds, Models
-from llm_proxy.edge import health, models, rest
+from llm_proxy.edge import admin, health, limits, metrics, models, rest, usage
 from llm_proxy.edge.auth import Doorkeeper
+from llm_proxy.edge.client_ip import ClientIp
 from llm_proxy.edge.front import Front
 from llm_proxy.edge.health import Health, Part
-from llm_proxy.edge.serve import Limits, Serve
+from llm_proxy.edge.intake import Intake, Limits
+from llm_proxy.edge.serve import Serve
 from llm_proxy.errors import Refused
-from llm_proxy.identity import Identity, InternalSecrets
-from llm_proxy.ledger import Ledger, Store
+from llm_proxy.identity import Caller, Identity, InternalSecrets, PostgresKeys, Registry, Rulings, VirtualKeys
+from llm_proxy.ledger import Ledger, Spent, Store, Usage
 from llm_proxy.pipeline import Stages, Upstream
 from llm_proxy.settings import Settings
 from llm_proxy.telemetry import Metrics, Seat, exposition, seat, setup_logging
@@ -43,34 +45,58 @@ class Gateway:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.draining = False
-        self.watches = Watches()
         self._seat = _seat(settings)
         self.metrics = Metrics(Cells(self._seat.path / exposition.FILE) if self._seat else None)
-        self._models = Models(default=settings.default_model)
-        self._catalog: Catalog | None = None
         self._client = None if settings.llm_mode == "mock" else _client(settings)
         self.upstream: Upstream = self._client or MockUpstream(settings.default_model)
-        secrets = InternalSecrets(_internal(settings))
-        self.identity = Identity(secrets)
+        self._known = KnownModels(self.upstream, settings.default_model, self.metrics)
         self._pool = _pool(settings)
-        store = _store(self._pool, settings)
-        self.ledger = Ledger(store, self.metrics, seat=self._seat, spool_max_bytes=settings.spool_max_bytes)
-        self.admission = Admission(settings, prices=CatalogPrices(lambda: self.upstream.catalog))
-        stages = Stages(self.identity, self.admission, self.upstream, self.ledger, self.watches)
-        self._serve = Serve(stages, _limits(settings), self._known_models)
-        keeper = Doorkeeper(
-            self.identity,
-            write_keys=_texts(settings.admin_key),
-            read_keys=_texts(settings.admin_read_key),
-            max_header_bytes=settings.max_header_bytes,
+        usage_of = Usage(self._pool) if self._pool else None
+        keys = VirtualKeys(PostgresKeys(self._pool)) if self._pool else None
+        self.ledger = Ledger(
+            _store(self._pool, settings),
+            self.metrics,
+            seat=self._seat,
+            spool_max_bytes=settings.spool_max_bytes,
         )
+        self.admission = Admission(
+            settings,
+            prices=self._known,
+            spent=Spent(usage_of, self.ledger) if usage_of else None,
+            rules=keys,
+            renew=keys.renew if keys else None,
+        )
+        self.watches = Watches()
+        identity = Identity(InternalSecrets(_internal(settings)), keys)
+        stages = Stages(identity, self.admission, self.upstream, self.ledger, self.watches)
+        intake = Intake(identity, _limits(settings), self._known)
+        routers = self._routers(_doorkeeper(settings, identity), intake, usage_of)
         version = settings.version or __version__
-        routers = [
-            health.router(Health(self._parts, version, settings.llm_mode), keeper),
+        rest_of_it = rest.build(routers, version=version, lifespan=self._lifespan, refused=self._refused)
+        self.asgi = Front(Serve(stages, intake), rest_of_it)
+
+    def _routers(self, keeper: Doorkeeper, intake: Intake, usage_of: Usage | None) -> list[APIRouter]:
+        """Every door that is not hot."""
+        settings, pool = self.settings, self._pool
+        report = Health(self._parts, settings.version or __version__, settings.llm_mode)
+        registry, rulings = (Registry(pool), Rulings(pool)) if pool else (None, None)
+        client_ip = ClientIp(settings.trusted_proxies)
+        seats = settings.spool_dir if self._seat else None
+        return [
+            health.router(report, keeper),
             models.router(lambda: self.upstream.catalog, keeper, settings.default_models),
+            limits.router(self.admission, caller=keeper.caller, read=intake.explained),
+            usage.router(usage_of, keeper, self._standings),
+            metrics.router(seats, self.metrics.cells, keeper),
+            admin.router(
+                registry,
+                rulings,
+                announce=self.admission.announce,
+                reader=keeper.reader,
+                writer=keeper.writer,
+                client_ip=client_ip,
+            ),
         ]
-        self._rest = rest.build(routers, version=version, lifespan=self._lifespan, refused=self._refused)
-        self.asgi = Front(self._serve, self._rest)
 
     def drain(self) -> None:
         """From now on not ready; calls are still served."""
@@ -92,6 +118,8 @@ class Gateway:
             if self._pool is not None:
                 await self._pool
                 started.callback(self._pool.terminate)
+            if self.settings.environment == "production" and self.settings.limits_redis_url is not None:
+                await refuse_evicting(self.settings.limits_redis_url.get_secret_value())
             await self.ledger.start()
             started.push_async_callback(self.ledger.stop)
             await self.admission.start()
@@ -105,19 +133,8 @@ class Gateway:
             log.info("the gateway is up", extra={"version": __version__, "mode": self.settings.llm_mode})
             yield
 
-    def _known_models(self) -> Models:
-        catalog = self.upstream.catalog
-        if catalog is not self._catalog and catalog is not None:
-            self._catalog = catalog
-            groups = {
-                name: frozenset(one.provider for one in group.deployments)
-                for name, group in catalog.groups.items()
-                if not group.wildcard
-            }
-            wildcards = tuple(name for name, group in catalog.groups.items() if group.wildcard)
-            self._models = Models(self.settings.default_model, groups, wildcards)
-            self.metrics.know_models(catalog.names)
-        return self._models
+    async def _standings(self, caller: Caller) -> Iterable[Standing]:
+        return (await standing_of(self.admission, caller)).standings
 
     def _leave(self) -> None:
         self.metrics.close()
@@ -138,18 +155,38 @@ class Gateway:
         away = "down" if limits.denies_all else "degraded"
         parts.append(Part("limits", away if limits.store == "away" else "ok", limits.store))
         parts.append(Part("database", "degraded" if kept.postgres == "away" else "ok", kept.postgres))
+        if self._seat is None:
+            parts.append(Part("spool", "degraded", "records wait in memory"))
         return parts
 
 
-class CatalogPrices:
-    """Prices as the catalogue of this moment states them."""
+class KnownModels:
+    """The catalogue of the moment, as the dialects and admission want it."""
 
-    def __init__(self, catalog: Callable[[], Catalog | None]) -> None:
-        self._catalog = catalog
+    def __init__(self, upstream: Upstream, default: str, metrics: Metrics) -> None:
+        self._upstream = upstream
+        self._metrics = metrics
+        self._read: Catalog | None = None
+        self._models = Models(default=default)
+
+    def __call__(self) -> Models:
+        """The names there are."""
+        catalog = self._upstream.catalog
+        if catalog is not self._read and catalog is not None:
+            self._read = catalog
+            groups = {
+                name: frozenset(one.provider for one in group.deployments)
+                for name, group in catalog.groups.items()
+                if not group.wildcard
+            }
+            wildcards = tuple(name for name, group in catalog.groups.items() if group.wildcard)
+            self._models = Models(self._models.default, groups, wildcards)
+            self._metrics.know_models(catalog.names)
+        return self._models
 
     def price(self, group: str) -> Price | None:
         """The dearest price of a group; None when one is not known."""
-        catalog = self._catalog()
+        catalog = self._upstream.catalog
         found = catalog.prices(group) if catalog else None
         return Price(*found, catalog.longest(group)) if catalog and found else None
 
@@ -168,6 +205,15 @@ def _client(settings: Settings) -> Client:
     key = settings.litellm_api_key.get_secret_value() if settings.litellm_api_key else None
     controls = Controls(caching=settings.cache_mode == "on", default_models=settings.default_models)
     return Client(pool, key, deadlines, controls, queue_s=settings.queue_timeout_ms / 1000)
+
+
+def _doorkeeper(settings: Settings, identity: Identity) -> Doorkeeper:
+    return Doorkeeper(
+        identity,
+        write_keys=_texts(settings.admin_key),
+        read_keys=_texts(settings.admin_read_key),
+        max_header_bytes=settings.max_header_bytes,
+    )
 
 
 def _seat(settings: Settings) -> Seat | None:

@@ -8,16 +8,15 @@ event and no `[DONE]`.
 
 import asyncio
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
 
 from llm_proxy.admission import Lease
-from llm_proxy.dialects import Answered, Bounds, Call, Models, StreamWriter, read_hints
+from llm_proxy.dialects import Answered, Call, StreamWriter
 from llm_proxy.edge import respond
 from llm_proxy.edge.doors import HotDoor
+from llm_proxy.edge.intake import Intake
 from llm_proxy.edge.request import ClientGone, Receive, Scope, Send, read_body, read_headers
 from llm_proxy.errors import Overloaded, ProviderFailed, Refused, RequestTimeout, UpstreamTimeout
-from llm_proxy.identity import Caller, named_by_headers, on_behalf_of
+from llm_proxy.identity import Caller
 from llm_proxy.ledger import Exchange
 from llm_proxy.pipeline import Stages, relay
 from llm_proxy.telemetry import uuid7
@@ -29,32 +28,19 @@ _DONE = b"data: [DONE]\n\n"
 _LONGEST_ID = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a door allows: bytes, depth, and seconds."""
-
-    max_header_bytes: int
-    max_body_bytes: int
-    body_timeout_s: float
-    total_timeout_s: float
-    bounds: Bounds
-
-
 class Serve:
     """Serves hot doors."""
 
-    def __init__(self, stages: Stages, limits: Limits, models: Callable[[], Models]) -> None:
+    def __init__(self, stages: Stages, intake: Intake) -> None:
         self._stages = stages
-        self._limits = limits
-        self._models = models
-        self.draining = False
+        self._intake = intake
 
     async def __call__(self, door: HotDoor, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         exchange = Exchange(uuid7(), None)
         loop = asyncio.get_running_loop()
         watches = self._stages.watches
-        watch = watches.open(loop.time() + self._limits.body_timeout_s)
+        watch = watches.open(loop.time() + self._intake.limits.body_timeout_s)
         attempt = _Attempt(self._stages, door, exchange, watch, send)
         try:
             await self._walk(attempt, scope, receive)
@@ -77,15 +63,13 @@ class Serve:
             watches.close(watch)
 
     async def _walk(self, attempt: "_Attempt", scope: Scope, receive: Receive) -> None:
-        limits, stages = self._limits, self._stages
+        limits = self._intake.limits
         headers = read_headers(scope, max_bytes=limits.max_header_bytes)
         attempt.exchange.client_request_id = _client_id(headers.get(b"x-request-id"))
-        caller = await stages.identity.identify(headers)
+        caller = await self._intake.caller(headers)
         body = await read_body(receive, headers, max_bytes=limits.max_body_bytes)
         attempt.watch.body_read(receive)
-        hints = read_hints(headers.items())
-        call = attempt.door.dialect.read(attempt.door.door, body, hints, self._models(), limits.bounds)
-        caller = on_behalf_of(caller, named_by_headers(headers), call.named)
+        caller, call = self._intake.call(attempt.door, caller, headers, body)
         total_s = min(call.timeout_s or limits.total_timeout_s, limits.total_timeout_s)
         attempt.watch.ends_at = asyncio.get_running_loop().time() + total_s
         await attempt.run(caller, call)

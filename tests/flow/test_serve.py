@@ -41,7 +41,7 @@ def serving(
 ) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
     """A gateway that listens; its address and process."""
     port = ports.free_port()
-    argv = [sys.executable, "-m", "llm_proxy", "serve", "--port", str(port), "--workers", str(workers)]
+    argv = [sys.executable, "-m", "llm_proxy", "serve", "--port", str(port)]
     with (folder / "gateway.log").open("ab") as log:
         process = subprocess.Popen(argv, env=environment(folder, **names), cwd=folder, stdout=log, stderr=log)
     try:
@@ -185,7 +185,7 @@ async def test_what_outlasts_the_drain_ends_in_an_error_event(
 
 def test_a_dead_worker_is_replaced_and_all_stop_together(tmp_path: Path) -> None:
     """Two processes on one port; one killed, the port still answers; SIGTERM ends both."""
-    with serving(tmp_path, workers=2, LLM_PROXY__DRAIN_DELAY_S="0") as (url, process):
+    with serving(tmp_path, LLM_PROXY__WORKERS="2", LLM_PROXY__DRAIN_DELAY_S="0") as (url, process):
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         before = children.read_text().split()
         assert len(before) == 2
