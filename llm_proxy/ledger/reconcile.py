@@ -59,6 +59,12 @@ async def disagreements(
     return [_disagreement(row) for row in rows]
 
 
+async def enrich(pool: asyncpg.Pool, since: datetime, until: datetime) -> int:
+    """Make this time's estimates exact by the sidecar's log; returns how many; raises `PostgresAway`."""
+    async with deadline(_DEADLINE_S):
+        return int(await pool.fetchval("SELECT enrich_requests($1, $2)", since, until) or 0)
+
+
 def _disagreement(row: Any) -> Disagreement:  # noqa: ANN401 -- a record of asyncpg
     return Disagreement(
         request_id=row["request_id"],

@@ -1,0 +1,41 @@
+"""`llm-proxy migrate`: the database brought to this version's schema.
+
+Invariants: repeating it changes nothing; the sidecar's password comes from a file, never from the command
+line, where every process could read it.
+"""
+
+from pathlib import Path
+
+import click
+
+from llm_proxy import schema
+from llm_proxy.cli.database import database_url, run
+from llm_proxy.ledger.postgres import deadline
+
+_DEADLINE_S = 600
+
+
+@click.command()
+@click.option(
+    "--sidecar-password-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Let the role `llm_proxy_sidecar`, which may only write llm_calls, log in with this password.",
+)
+def command(sidecar_password_file: Path | None) -> None:
+    """Bring the database to this version's schema.
+
+    The gateway does the same at its start. Reads DATABASE_URL from the environment, .env or .keys/.
+    """
+    password = sidecar_password_file.read_text().strip() if sidecar_password_file else None
+    applied = run(_migrate(database_url(), password))
+    for name in applied:
+        click.echo(f"applied {name}")
+    if not applied:
+        click.echo("nothing to do: the schema is this version's")
+    if password:
+        click.echo("llm_proxy_sidecar may log in")
+
+
+async def _migrate(url: str, password: str | None) -> list[str]:
+    async with deadline(_DEADLINE_S):
+        return await schema.migrate(url, sidecar_password=password)

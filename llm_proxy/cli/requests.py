@@ -1,0 +1,109 @@
+"""`llm-proxy requests`: the latest requests, or one request's story.
+
+Invariants: no prompt and no answer is shown, they are not in the records; `--json` prints nothing else.
+"""
+
+import json
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from llm_proxy.cli.database import database_url, fail, run
+from llm_proxy.ledger.queries import connected
+from llm_proxy.ledger.question import moment
+
+_FILTERS = {
+    "agent": "agent",
+    "key": "key_id",
+    "outcome": "outcome",
+    "model": "model_group",
+    "tenant": "tenant",
+}
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("request_id", type=click.UUID, required=False)
+@click.option("--since", default="24h", help="2026-11-01, 2026-11-01T12:00Z, 24h, 7d.")
+@click.option("--agent", help="Only this agent's.")
+@click.option("--key", help="Only this key's, by its id.")
+@click.option("--model", help="Only this model group's.")
+@click.option("--tenant", help="Only this tenant's.")
+@click.option(
+    "--outcome", type=click.Choice(["ok", "error", "client_gone", "cut", "lost"]), help="Only these."
+)
+@click.option("--limit", type=click.IntRange(1, 10_000), default=20, help="At most so many, the latest.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(*, request_id: UUID | None, since: str, limit: int, as_json: bool, **filters: str | None) -> None:
+    """Show single requests.
+
+    Reads DATABASE_URL from the environment, .env or .keys/.
+    """
+    url = database_url()
+    if request_id is not None:
+        story = run(_story(url, request_id))
+        if story is None:
+            fail("no request has this id", 1)
+        _print_story(story, as_json=as_json)
+        return
+    where = {_FILTERS[name]: value for name, value in filters.items() if value is not None}
+    rows = run(_recent(url, since, where, limit))
+    if as_json:
+        click.echo(json.dumps(rows, default=_plain, indent=2))
+    else:
+        _print_rows(rows)
+
+
+async def _story(url: str, request_id: UUID) -> dict[str, Any] | None:
+    async with connected(url) as usage:
+        return await usage.story(request_id)
+
+
+async def _recent(url: str, since: str, where: dict[str, str], limit: int) -> list[dict[str, Any]]:
+    begin = moment(since, datetime.now(UTC))
+    async with connected(url) as usage:
+        return await usage.recent(begin, where=where, limit=limit)
+
+
+def _print_rows(rows: list[dict[str, Any]]) -> None:
+    table = Table(show_edge=False)
+    for name in ("started", "request id", "agent", "model", "provider", "status", "outcome"):
+        table.add_column(name, no_wrap=name == "request id")
+    for name in ("tokens", "cost USD", "ms"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        known = row["prompt_tokens"] is not None
+        tokens = str(row["prompt_tokens"] + (row["completion_tokens"] or 0)) if known else "?"
+        cost = f"{row['cost_usd']:.6f}" if row["cost_usd"] is not None else "?"
+        table.add_row(
+            row["started_at"].strftime("%m-%d %H:%M:%S"), str(row["request_id"]), row["agent"] or "-",
+            row["model_group"], row["provider"] or "-", str(row["status"] or "-"), row["outcome"], tokens,
+            cost, f"{row['latency_ms']:.0f}",
+        )  # fmt: skip
+    Console().print(table)
+
+
+def _print_story(story: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(story, default=_plain, indent=2))
+        return
+    calls = story.pop("model_calls")
+    width = max(len(name) for name in story)
+    for name, value in story.items():
+        if value is not None:
+            click.echo(f"{name:<{width}}  {_plain(value)}")
+    for number, call in enumerate(calls, 1):
+        told = ", ".join(f"{name}={_plain(value)}" for name, value in call.items() if value is not None)
+        click.echo(f"model call {number}: {told}")
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    if isinstance(value, (date, datetime)):
+        return value.isoformat()
+    return str(value) if isinstance(value, UUID) else value
