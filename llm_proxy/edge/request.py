@@ -6,6 +6,7 @@ compressed or not.
 Source: RFC 9110, 8.4 (Content-Encoding); ASGI HTTP 2.3.
 """
 
+import re
 import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -28,8 +29,44 @@ READ = frozenset(
 )  # fmt: skip
 
 
+_HOST = re.compile(rb"(?:[\w.~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+_VERSIONS = frozenset({"1.0", "1.1"})
+
+
 class ClientGone(Exception):  # noqa: N818 -- named for the state
     """The caller left before its body was whole."""
+
+
+def check_head(scope: Scope) -> None:
+    """Refuse a head that another party on the way may read differently than we do.
+
+    Nothing here ever uses `Host`, but who does would be misled (RFC 9112, 3.2; CVE-2026-48710). The parser
+    drops the body of a request that asks for an upgrade, and would take it for the next request.
+
+    Raises:
+        BadRequest: Not HTTP/1.x; no, another or an impossible `Host`; chunks in HTTP/1.0; an `Upgrade`.
+    """
+    version = scope["http_version"]
+    if version not in _VERSIONS:
+        raise _unreadable("This server speaks HTTP/1.1.", "unsupported_http_version")
+    host: bytes | None = None
+    for name, value in scope["headers"]:
+        if name == b"host":
+            if host is not None:
+                raise _unreadable("The request names several hosts.", "invalid_host")
+            host = value
+        elif name == b"upgrade":
+            raise _unreadable("This server speaks HTTP/1.1 alone; do not ask for an upgrade.", "no_upgrade")
+        elif name == b"transfer-encoding" and version == "1.0":
+            raise _unreadable("HTTP/1.0 has no `Transfer-Encoding`.", "invalid_framing")
+    if host is None and version == "1.1":
+        raise _unreadable("The request has no `Host` header.", "invalid_host")
+    if host is not None and _HOST.fullmatch(host) is None:
+        raise _unreadable("The `Host` header is not a host.", "invalid_host")
+
+
+def _unreadable(message: str, code: str) -> BadRequest:
+    return BadRequest(message, code=code, headers=(("connection", "close"),))
 
 
 def read_headers(scope: Scope, *, max_bytes: int) -> Headers:
