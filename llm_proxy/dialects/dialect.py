@@ -45,12 +45,12 @@ class Models:
         default: Model for a request that may leave it out.
         groups: Every exact group and the providers behind it; None while no catalogue was read, and then
             names pass as they are.
-        wildcards: Groups with a `*` (`openai/*`).
+        wildcards: Groups with a `*` (`openai/*`); a mapping also tells the providers behind each.
     """
 
     default: str = "gpt-3.5-turbo"
     groups: Mapping[str, frozenset[str]] | None = None
-    wildcards: tuple[str, ...] = ()
+    wildcards: Mapping[str, frozenset[str]] | tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ part of a provider's URL); nothing here knows what a caller may use: admission c
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 
 from llm_proxy.dialects.dialect import Models
@@ -63,8 +63,11 @@ def resolve(model: str, provider: str | None, models: Models) -> str:
 
 
 def providers(group: str, models: Models) -> frozenset[str]:
-    """Who may serve a group, as far as is known; by its prefix when it came through a wildcard."""
+    """Who may serve a group, as far as is known; by its prefix when nobody says."""
     known = (models.groups or {}).get(group)
+    if known is None and isinstance(models.wildcards, Mapping):
+        serving = [pattern for pattern in models.wildcards if fnmatchcase(group, pattern)]
+        known = models.wildcards[max(serving, key=len)] if serving else None
     return known if known is not None else frozenset({group.partition("/")[0]})
 
 

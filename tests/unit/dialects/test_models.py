@@ -114,6 +114,10 @@ def test_who_serves_a_group_is_known_by_catalogue_or_prefix() -> None:
     """So that a model's own fields take the way its provider needs."""
     assert providers("team/claude", MODELS) == {"anthropic"}
     assert providers("anthropic/claude-3", MODELS) == {"anthropic"}
+    told = Models("chat", GROUPS, {"*": frozenset({"openai"}), "claude/*": frozenset({"anthropic"})})
+    assert providers("claude/3-haiku", told) == {"anthropic"}
+    assert providers("anything", told) == {"openai"}
+    assert resolve("claude/3-haiku", None, told) == "claude/3-haiku"
 
 
 @given(st.text(max_size=300), st.none() | st.text(max_size=20))
