@@ -21,6 +21,14 @@ STACK = """
 # A better chat model than the toy, for the same place.
 # LOCAL_MODEL_GGUF=
 
+# ---- docker compose: `make secrets` makes what has to be secret --------------------------------------------
+# self-hosted-db or managed-db, and if wanted local-models, dev; separated by commas.
+COMPOSE_PROFILES=self-hosted-db
+# LiteLLM processes, each a container of its own.
+# SIDECARS=8
+# POSTGRES_PASSWORD=
+# REDIS_PASSWORD=
+
 # ---- Providers: read by the sidecar only; a model whose key is missing is left out -------------------------
 # OPENAI_API_KEY=
 # ANTHROPIC_API_KEY=

@@ -1,0 +1,20 @@
+#!/bin/sh
+# Makes the secrets that are missing in .env, for docker compose: secrets.sh [FILE]. Lines that stand stay.
+set -eu
+file=${1:-.env}
+umask 077
+touch "$file"
+chmod 600 "$file"
+
+draw() { od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; }
+
+missing() { ! grep -q "^$1=." "$file"; }
+
+# A last line without its end would swallow the first new one.
+if [ -n "$(tail -c 1 "$file")" ]; then echo >>"$file"; fi
+for name in LLM_PROXY__INTERNAL_API_KEY LLM_PROXY__ADMIN_KEY POSTGRES_PASSWORD REDIS_PASSWORD; do
+    if missing "$name"; then echo "$name=$(draw)" >>"$file"; fi
+done
+if missing LITELLM_MASTER_KEY; then echo "LITELLM_MASTER_KEY=sk-$(draw)" >>"$file"; fi
+if missing COMPOSE_PROFILES; then echo "COMPOSE_PROFILES=self-hosted-db" >>"$file"; fi
+echo "$file holds every secret docker compose needs"

@@ -1,0 +1,130 @@
+"""Images and the compose file, checked by the real tools, without an engine."""
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = Path(sys.executable).parent
+PROFILES = ("self-hosted-db", "managed-db", "dev", "local-models")
+
+
+def run(*command: str | Path, **names: str) -> "subprocess.CompletedProcess[str]":
+    env = {"PATH": os.defpath, "HOME": "/nonexistent", **names}
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=env)
+
+
+@pytest.fixture(scope="module")
+def env_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file `make secrets` makes from nothing."""
+    file = tmp_path_factory.mktemp("compose") / ".env"
+    made = run("sh", ROOT / "scripts" / "secrets.sh", file)
+    assert made.returncode == 0, made.stderr
+    return file
+
+
+def compose(env_file: Path, *profiles: str, **names: str) -> dict[str, Any]:
+    """The services of the compose file as the real Compose reads it."""
+    words = [word for profile in profiles for word in ("--profile", profile)]
+    program = PROGRAMS / "docker-compose"
+    ran = run(program, "--env-file", env_file, *words, "config", "--format", "json", **names)
+    assert ran.returncode == 0, ran.stderr
+    services: dict[str, Any] = json.loads(ran.stdout)["services"]
+    return services
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_profile_is_a_compose_file_that_holds(profile: str, env_file: Path) -> None:
+    """Whatever profile is chosen, gateway and sidecars are there."""
+    assert {"llm-proxy", "litellm"} <= set(compose(env_file, profile))
+
+
+def test_made_secrets_choose_the_profile_that_needs_nothing_else(env_file: Path) -> None:
+    """Plain `docker compose up` brings its own stores."""
+    assert {"llm-proxy", "litellm", "postgres", "redis", "redis-cache"} == set(compose(env_file))
+
+
+def test_only_the_gateway_is_published(env_file: Path) -> None:
+    """On 7007 and 4000; the developer's one on the loopback interface."""
+    published = {
+        name: {port["published"] for port in service["ports"]}
+        for name, service in compose(env_file, *PROFILES).items()
+        if "ports" in service
+    }
+    assert published == {"llm-proxy": {"7007", "4000"}, "llm-proxy-dev": {"7008"}}
+
+
+def test_stores_are_on_the_inside_network_only(env_file: Path) -> None:
+    """Neither they reach out nor anybody in."""
+    services = compose(env_file, "self-hosted-db")
+    for name in ("postgres", "redis", "redis-cache"):
+        assert list(services[name]["networks"]) == ["inside"]
+
+
+def test_no_provider_key_reaches_the_gateway_and_no_caller_key_the_sidecar(env_file: Path) -> None:
+    """Each container's environment is a list of its own."""
+    services = compose(env_file, OPENAI_API_KEY="canary", LLM_PROXY__INTERNAL_API_KEY="callers")
+    assert "canary" not in json.dumps(services["llm-proxy"])
+    assert "callers" not in json.dumps(services["litellm"])
+    assert not {"DATABASE_URL", "REDIS_URL", "HOST", "PORT"} & set(services["litellm"]["environment"])
+
+
+def test_eight_sidecars_by_default_or_as_many_as_said(env_file: Path) -> None:
+    """One process a container."""
+    assert compose(env_file)["litellm"]["deploy"]["replicas"] == 8
+    assert compose(env_file, SIDECARS="2")["litellm"]["deploy"]["replicas"] == 2
+
+
+def test_ones_own_stores_replace_those_here(env_file: Path) -> None:
+    """Addresses of the environment win."""
+    names = {
+        "DATABASE_URL": "postgresql://mine",
+        "REDIS_URL": "redis://mine",
+        "COMPOSE_PROFILES": "managed-db",
+    }
+    gateway = compose(env_file, **names)["llm-proxy"]["environment"]
+    assert gateway["LLM_PROXY__DATABASE_URL"] == "postgresql://mine"
+    assert gateway["LLM_PROXY__LIMITS_REDIS_URL"] == "redis://mine"
+
+
+def test_without_secrets_compose_says_what_to_type(tmp_path: Path) -> None:
+    """No container starts with a guessable key."""
+    (tmp_path / "empty").touch()
+    ran = run(PROGRAMS / "docker-compose", "--env-file", tmp_path / "empty", "config", "-q")
+    assert ran.returncode != 0
+    assert "run make secrets" in ran.stderr
+
+
+def test_secrets_are_made_once_in_a_file_of_ones_own(env_file: Path, tmp_path: Path) -> None:
+    """The second time nothing changes, and a line that stands is kept."""
+    copy = tmp_path / ".env"
+    shutil.copy(env_file, copy)
+    run("sh", ROOT / "scripts" / "secrets.sh", copy)
+    assert copy.read_text() == env_file.read_text()
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+    copy.write_text("LLM_PROXY__ADMIN_KEY=my-own")
+    run("sh", ROOT / "scripts" / "secrets.sh", copy)
+    assert copy.read_text().startswith("LLM_PROXY__ADMIN_KEY=my-own\nLLM_PROXY__INTERNAL_API_KEY=")
+
+
+def test_a_container_gets_its_key_files_unless_told_otherwise(tmp_path: Path) -> None:
+    """One file per secret; pages and hidden files are no secrets."""
+    for name in ("OPENAI_API_KEY", "GROQ_API_KEY", "README.md"):
+        (tmp_path / name).write_text(f"of {name}\n")
+    script = ROOT / "deploy" / "with-keys.sh"
+    ran = run("sh", script, "env", KEYS_FOLDER=str(tmp_path), GROQ_API_KEY="of the environment")
+    keys = {line for line in ran.stdout.splitlines() if "KEY=" in line}
+    assert keys == {"OPENAI_API_KEY=of OPENAI_API_KEY", "GROQ_API_KEY=of the environment"}
+
+
+def test_the_dockerfile_has_no_fault() -> None:
+    """As hadolint reads it."""
+    ran = run(PROGRAMS / "hadolint", "Dockerfile")
+    assert (ran.returncode, ran.stdout) == (0, "")
