@@ -56,7 +56,7 @@ class Outage:
                 f"The limits of {denying[0].subject} cannot be checked right now.", retry_after_s=RETRY_S
             )
         pairs = [
-            (self._share(check), want)
+            (share := self._share(check), min(want, share.limit) if check.kind == "tokens" else want)
             for check, want in zip(ask.plan.checks, ask.wants, strict=True)
             if check.on_store_failure == "local"
         ]

@@ -34,7 +34,7 @@ end
 
 function look.t(key, over_by)
   local state = redis.call('HMGET', key, 'sum', 'head')
-  if not state[1] then return 0, 0 end
+  if not state[1] then return 0, over_by(0) > 0 and SPAN or 0 end
   local sum, head, first = tonumber(state[1]), tonumber(state[2]), math.floor((now - SPAN) / 1000) + 1
   if head < first then
     for at = head, first - 1 do

@@ -1,0 +1,216 @@
+"""The store's scripts and their model in Python: any history, the same answers, on a real Valkey."""
+
+from collections.abc import AsyncIterator
+from typing import cast
+from uuid import uuid4
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from llm_proxy.admission.check import NO_EPOCH, UNKNOWN, Answer, Ask, Check, Plan
+from llm_proxy.admission.model import Counter, Entry, Model
+from llm_proxy.admission.store import SharedStore
+
+HANDS = "local function clock() return tonumber(redis.call('GET', 'test-clock-%s')) end"
+START_MS = 1_800_000_000_000
+KINDS = {
+    "R": ("requests", 3),
+    "r": ("requests", 2),
+    "T": ("tokens", 100),
+    "t": ("tokens", 40),
+    "P": ("parallel", 2),
+    "p": ("parallel", 1),
+    "B": ("budget", 500),
+    "b": ("budget", 90),
+}
+letters = st.lists(st.sampled_from(sorted(KINDS)), min_size=1, max_size=5, unique=True)
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("admit"), letters, st.integers(0, 60), st.booleans()),
+        st.tuples(
+            st.just("wait"), st.sampled_from([1, 400, 999, 1_000, 15_000, 59_999, 60_000, 61_000, 130_000])
+        ),
+        st.tuples(st.just("settle"), st.integers(0, 30), st.integers(0, 120), st.booleans()),
+        st.tuples(st.just("free"), st.integers(0, 30)),
+        st.tuples(st.just("keep"), st.integers(0, 30)),
+        st.tuples(st.just("seed"), st.integers(0, 400), st.integers(1, 3)),
+        st.tuples(st.just("epoch"), st.integers(0, 4)),
+        st.tuples(st.just("ask epoch"), st.integers(0, 4)),
+    ),
+    max_size=40,
+)
+
+
+class Pair:
+    """A store and its model, told the same."""
+
+    def __init__(self, store: SharedStore, name: str) -> None:
+        self.store, self.model, self.name = store, Model(), name
+        self.now_ms, self.number = START_MS, 0
+        self.taken: list[tuple[Ask, Answer]] = []
+
+    async def turn_clock(self, by_ms: int) -> None:
+        """Time passes."""
+        self.now_ms += by_ms
+        await self.store.wire.ask("SET", f"test-clock-{self.name}", self.now_ms)
+
+    def check(self, letter: str) -> Check:
+        """The check a letter stands for."""
+        kind, limit = KINDS[letter]
+        key = f"test:{{{self.name}}}:{letter}"
+        return Check(kind, "key", letter, key, limit, letter.isupper())  # type: ignore[arg-type]  # from the table
+
+    async def admit(self, wanted: list[str], size: int, *, take: bool, epoch: int = NO_EPOCH) -> None:
+        """Both admit, or both refuse, with the same figures."""
+        checks = tuple(self.check(letter) for letter in wanted)
+        wants = tuple(size if check.kind in {"tokens", "budget"} else 1 for check in checks)
+        plan = Plan(self.name, f"{{{self.name}}}", checks, 0)
+        ask = Ask(plan, wants, epoch, uuid4().hex, 30_000, take)
+        answer = await self.store.admit(ask)
+        assert answer == self.model.admit(ask, self.now_ms)
+        if answer.status == 0 and take:
+            self.taken.append((ask, answer))
+
+    async def settle(self, index: int, truth: int, *, twice: bool) -> None:
+        """Both settle a call, a repeated batch once."""
+        if not self.taken:
+            return
+        ask, answer = self.taken.pop(index % len(self.taken))
+        entries: list[Entry] = []
+        for check, want, born in zip(ask.plan.checks, ask.wants, answer.extra, strict=True):
+            if check.kind == "tokens":
+                entries.append(Entry("tokens", check.key, answer.now_ms // 1000, truth - want))
+            elif check.kind == "budget":
+                entries.append(Entry("budget", check.key, born, truth - want, truth))
+            elif check.kind == "parallel":
+                entries.append(Entry("parallel", check.key, lease=ask.lease))
+        self.number += 1
+        for _ in range(1 + twice):
+            await self.store.settle(f"test:{{{self.name}}}:settled", self.number, tuple(entries))
+            self.model.settle("settled", self.number, tuple(entries), self.now_ms)
+
+    def places(self, index: int) -> tuple[tuple[str, str], ...]:
+        """The parallel places of a running call."""
+        if not self.taken:
+            return ()
+        ask, _ = self.taken[index % len(self.taken)]
+        return tuple((check.key, ask.lease) for check in ask.plan.checks if check.kind == "parallel")
+
+    async def hold(self, places: tuple[tuple[str, str], ...], *, free: bool) -> None:
+        """Both free the places of a call, or keep them."""
+        if not free:
+            await self.store.keep(places, 20_000)
+            self.model.keep(places, 20_000, self.now_ms)
+            return
+        for key, lease in places:
+            await self.store.free(key, lease)
+            self.model.free(key, lease)
+
+    async def play(self, step: tuple[object, ...]) -> None:
+        """One step of a history."""
+        match step:
+            case ("admit", wanted, int() as size, bool() as take):
+                await self.admit(cast("list[str]", wanted), size, take=take)
+            case ("wait", int() as ms):
+                await self.turn_clock(ms)
+            case ("settle", int() as index, int() as truth, bool() as twice):
+                await self.settle(index, truth, twice=twice)
+            case (("free" | "keep") as what, int() as index) if places := self.places(index):
+                await self.hold(places, free=what == "free")
+            case ("seed", int() as spent, int() as born):
+                for letter in "Bb":
+                    await self.store.seed(self.check(letter).key, Counter(spent, born))
+                    self.model.seed(self.check(letter).key, Counter(spent, born))
+            case ("epoch", int() as epoch):
+                key = Plan(self.name, "", (), 0).epoch_key
+                await self.store.raise_epoch(key, epoch)
+                self.model.raise_epoch(key, epoch)
+            case ("ask epoch", int() as epoch):
+                await self.admit(["R"], 1, take=True, epoch=epoch)
+            case _:
+                pass
+
+
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(history=steps)
+async def test_script_and_model_agree_on_any_history(
+    limits_redis_url: str, history: list[tuple[object, ...]]
+) -> None:
+    """Whatever is admitted, settled, freed, kept, seeded or forgotten by time."""
+    name = uuid4().hex
+    store = SharedStore(limits_redis_url, timeout_s=2, clock=HANDS % name)
+    await store.start()
+    pair = Pair(store, name)
+    try:
+        await pair.turn_clock(0)
+        for step in history:
+            await pair.play(step)
+        await pair.admit(sorted(KINDS), 1, take=False)
+    finally:
+        await store.stop()
+
+
+@pytest.fixture
+async def pair(limits_redis_url: str) -> AsyncIterator[Pair]:
+    """A store and its model, at the beginning of time."""
+    name = uuid4().hex
+    store = SharedStore(limits_redis_url, timeout_s=2, clock=HANDS % name)
+    await store.start()
+    made = Pair(store, name)
+    await made.turn_clock(0)
+    yield made
+    await store.stop()
+
+
+async def test_the_wait_the_script_promises_suffices_and_a_millisecond_less_does_not(pair: Pair) -> None:
+    """For requests, on the store's clock."""
+    for gap_ms in (0, 700, 19_000):
+        await pair.turn_clock(gap_ms)
+        await pair.admit(["R"], 1, take=True)
+    ask = Ask(Plan("t", "{t}", (pair.check("R"),), 0), (1,), NO_EPOCH, "x", 30_000)
+    refused = await pair.store.admit(ask)
+    assert (refused.status, refused.used) == (4, (3,))
+    await pair.turn_clock(refused.extra[0] - 1)
+    assert (await pair.store.admit(ask)).extra == (1,)
+    await pair.turn_clock(1)
+    assert (await pair.store.admit(ask)).status == 0
+
+
+async def test_when_one_check_refuses_no_other_is_counted(pair: Pair) -> None:
+    """Check all, then take all."""
+    await pair.admit(["P", "R"], 1, take=True)
+    await pair.admit(["P"], 1, take=True)
+    await pair.admit(["R", "T", "P"], 50, take=True)
+    ask = Ask(
+        Plan("t", "{t}", (pair.check("R"), pair.check("T")), 0), (1, 1), NO_EPOCH, "x", 30_000, take=False
+    )
+    assert (await pair.store.admit(ask)).used == (1, 0)
+
+
+async def test_a_missing_budget_is_unknown_and_settling_does_not_make_it_known(pair: Pair) -> None:
+    """Never 0, whatever has been settled on it."""
+    budget = pair.check("B")
+    ask = Ask(Plan("t", "{t}", (budget,), 0), (1,), NO_EPOCH, "x", 30_000)
+    await pair.store.settle(f"test:{{{pair.name}}}:settled", 1, (Entry("budget", budget.key, 7, 5, 5),))
+    assert (await pair.store.admit(ask)).used == (UNKNOWN,)
+    await pair.store.seed(budget.key, Counter(100, 7))
+    await pair.store.seed(budget.key, Counter(0, 8))
+    assert (await pair.store.admit(ask)).used == (100,)
+
+
+async def test_a_call_reserved_in_a_lost_counter_settles_in_full_in_the_new_one(pair: Pair) -> None:
+    """The rebuilt counter knows nothing of the reservation."""
+    budget = pair.check("B")
+    await pair.store.seed(budget.key, Counter(100, 7))
+    ask = Ask(Plan("t", "{t}", (budget,), 0), (30,), NO_EPOCH, "x", 30_000)
+    answer = await pair.store.admit(ask)
+    await pair.store.wire.ask("DEL", budget.key)
+    await pair.store.seed(budget.key, Counter(100, 8))
+    entry = Entry("budget", budget.key, answer.extra[0], 50 - 30, 50)
+    await pair.store.settle(f"test:{{{pair.name}}}:settled", 1, (entry,))
+    assert (await pair.store.admit(ask)).used == (150,)

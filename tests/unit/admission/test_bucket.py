@@ -1,0 +1,74 @@
+"""Tokens in a sliding window of one-second buckets."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_proxy.admission.bucket import SPAN_MS, Buckets
+
+takes = st.lists(st.tuples(st.integers(0, 20_000), st.integers(1, 50)), max_size=30)
+
+
+@given(takes, st.integers(50, 120), st.integers(1, 50))
+def test_the_promised_wait_suffices_and_a_second_less_does_not(
+    history: list[tuple[int, int]], limit: int, want: int
+) -> None:
+    """After the wait the tokens fit; a whole second earlier they did not."""
+    buckets, now_ms = _filled(history, limit)
+    wait_ms = buckets.wait_ms(now_ms, limit=limit, want=want)
+    for early_ms, fits in ((0, True), (1_000, False)):
+        at_ms = now_ms + wait_ms - early_ms
+        if wait_ms and at_ms >= now_ms:
+            later = Buckets(dict(buckets.by_second), buckets.total)
+            later.forget(at_ms)
+            assert (later.total + want <= limit) is fits
+
+
+@given(takes, st.integers(50, 120))
+def test_no_window_of_sixty_seconds_holds_more_tokens_than_the_limit(
+    history: list[tuple[int, int]], limit: int
+) -> None:
+    """Buckets round the window up, never down."""
+    now_ms, buckets, taken = 0, Buckets(), list[tuple[int, int]]()
+    for gap_ms, tokens in history:
+        now_ms += gap_ms
+        buckets.forget(now_ms)
+        if buckets.wait_ms(now_ms, limit=limit, want=tokens) == 0:
+            buckets.take(tokens, now_ms)
+            taken.append((now_ms, tokens))
+    for begin_ms, _ in taken:
+        assert sum(n for at, n in taken if begin_ms <= at < begin_ms + 60_000) <= limit
+
+
+@given(st.permutations(range(6)), st.lists(st.integers(0, 100), min_size=6, max_size=6))
+def test_reserved_and_settled_never_drift_whatever_the_order_of_ends(
+    order: list[int], truths: list[int]
+) -> None:
+    """When all have ended the sum is that of the truth, and it empties."""
+    buckets = Buckets()
+    for call in range(6):
+        buckets.take(50, call * 700)
+    for turn, call in enumerate(order):
+        buckets.correct(call * 700 // 1000, truths[call] - 50, 5_000 + turn * 300)
+    assert buckets.total == sum(truths) == sum(buckets.by_second.values())
+    buckets.forget(10_000 + SPAN_MS)
+    assert (buckets.total, buckets.by_second) == (0, {})
+
+
+def test_what_was_too_much_is_not_returned_to_a_bucket_that_counts_no_more() -> None:
+    """A refund comes too late for a bucket that is gone."""
+    buckets = Buckets()
+    buckets.take(10, 0)
+    buckets.forget(SPAN_MS)
+    buckets.correct(0, -10, SPAN_MS)
+    assert buckets.total == 0
+    assert buckets.reset_ms(SPAN_MS) == 0
+
+
+def _filled(history: list[tuple[int, int]], limit: int) -> tuple[Buckets, int]:
+    now_ms, buckets = 0, Buckets()
+    for gap_ms, tokens in history:
+        now_ms += gap_ms
+        buckets.forget(now_ms)
+        if buckets.total + tokens <= limit:
+            buckets.take(tokens, now_ms)
+    return buckets, now_ms

@@ -1,0 +1,112 @@
+"""Money: periods, prices, estimates."""
+
+from datetime import UTC, datetime
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_proxy.admission import Price, capped, estimate
+from llm_proxy.admission.budget import began, cost_nano_usd, ends_ms, next_day_ms
+from llm_proxy.dialects import Call
+from llm_proxy.identity import Budget, Caller
+from llm_proxy.identity.caller import Period
+
+LEAP_DAY_MS = int(datetime(2028, 2, 29, 23, 59, 59, 999_000, tzinfo=UTC).timestamp() * 1000)
+counts = st.integers(0, 10_000_000)
+
+
+@given(st.integers(0, 10**12), st.integers(0, 10**12), counts, counts)
+def test_a_cost_is_rounded_up_to_a_nano_dollar_and_no_further(
+    input_pico: int, output_pico: int, prompt: int, completion: int
+) -> None:
+    """Never less than the truth, never a whole nano-dollar more."""
+    exact = Fraction(input_pico * prompt + output_pico * completion, 1000)
+    cost = cost_nano_usd(Price(input_pico, output_pico), prompt, completion)
+    assert exact <= cost < exact + 1
+
+
+@pytest.mark.parametrize(
+    ("period", "start", "end"),
+    [
+        ("day", datetime(2028, 2, 29, tzinfo=UTC), datetime(2028, 3, 1, tzinfo=UTC)),
+        ("month", datetime(2028, 2, 1, tzinfo=UTC), datetime(2028, 3, 1, tzinfo=UTC)),
+    ],
+)
+def test_periods_are_calendar_days_and_months(period: Period, start: datetime, end: datetime) -> None:
+    """On a leap day, a millisecond before midnight."""
+    budget = Budget(1, period)
+    assert began(budget, LEAP_DAY_MS) == start
+    assert ends_ms(budget, LEAP_DAY_MS) == int(end.timestamp() * 1000)
+    assert next_day_ms(LEAP_DAY_MS) == LEAP_DAY_MS + 1
+    assert began(budget, LEAP_DAY_MS + 1) == end
+
+
+def test_a_total_budget_began_before_everything_and_never_ends() -> None:
+    """Its counter has no period."""
+    assert began(Budget(1, "total"), LEAP_DAY_MS).year == 1970
+    assert ends_ms(Budget(1, "total"), LEAP_DAY_MS) == 0
+
+
+def test_a_december_ends_with_the_year() -> None:
+    """A month is not 32 days everywhere."""
+    december_ms = int(datetime(2026, 12, 31, 12, tzinfo=UTC).timestamp() * 1000)
+    assert ends_ms(Budget(1, "month"), december_ms) == int(
+        datetime(2027, 1, 1, tzinfo=UTC).timestamp() * 1000
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "default", "choices", "completion"),
+    [(None, None, 1, 1024), (50, None, 1, 50), (None, 300, 1, 300), (500, 300, 1, 300), (50, 300, 4, 200)],
+)
+def test_the_estimate_is_a_token_for_four_bytes_and_the_least_maximum(
+    asked: int | None, default: int | None, choices: int, completion: int
+) -> None:
+    """The request's maximum, the model's, or neither, for every choice."""
+    call = _call(prompt_bytes=10, max_tokens=asked, choices=choices)
+    assert estimate.tokens(call, Price(1, 1, default)) == (3, completion)
+
+
+def test_embeddings_write_nothing() -> None:
+    """Only the prompt counts."""
+    assert estimate.tokens(Call("embeddings", "openai", "m", "m", {}, prompt_bytes=9), None) == (3, 0)
+
+
+@pytest.mark.parametrize(
+    ("body", "asked", "expected"),
+    [
+        ({}, None, {"max_tokens": 100}),
+        ({"max_tokens": 500}, 500, {"max_tokens": 100}),
+        ({"max_completion_tokens": 500}, 500, {"max_completion_tokens": 100}),
+        ({"max_tokens": 50}, 50, {"max_tokens": 50}),
+    ],
+)
+def test_a_cap_lowers_what_is_asked_and_never_raises_it(
+    body: dict[str, int], asked: int | None, expected: dict[str, int]
+) -> None:
+    """In the field the request itself uses."""
+    caller = Caller("k", "virtual", max_tokens_cap=100)
+    call = capped(caller, _call(body=body, max_tokens=asked))
+    assert call.body == expected
+    assert call.max_tokens == min(asked or 100, 100)
+
+
+def _call(
+    *,
+    body: dict[str, int] | None = None,
+    prompt_bytes: int = 0,
+    max_tokens: int | None = None,
+    choices: int = 1,
+) -> Call:
+    return Call(
+        "chat.completions",
+        "openai",
+        "m",
+        "m",
+        dict(body or {}),
+        prompt_bytes=prompt_bytes,
+        max_tokens=max_tokens,
+        choices=choices,
+    )
