@@ -1,7 +1,8 @@
 """`llm-proxy serve`: the gateway alone, in front of any LiteLLM.
 
 Invariants: SIGTERM turns readiness off, keeps accepting for the drain delay, then closes the listener and
-lets running calls finish up to the drain's limit; what still runs then ends in an error event.
+lets running calls finish up to the drain's limit; what still runs then ends in an error event. A head
+that does not end in time ends its connection.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ import uvicorn
 from pydantic import ValidationError
 
 from llm_proxy.app import Gateway, create_app
+from llm_proxy.edge.wire import BoundedHead, close_slow
 from llm_proxy.settings import Settings, insecurities, load
 
 KEEP_ALIVE_S = 75
@@ -31,6 +33,13 @@ class Draining(uvicorn.Server):
         self._delay_s = settings.drain_delay_s
         self._limit_s = settings.drain_timeout_s
         self._drain: asyncio.Task[None] | None = None
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: connections that never finish a head are closed."""
+        if counter % 10 == 0:
+            now = asyncio.get_running_loop().time()
+            close_slow(self.server_state.connections, now, HEADER_TIMEOUT_S)
+        return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 -- uvicorn's signature
         """The first signal drains; the second stops at once."""
@@ -96,7 +105,7 @@ async def _serve(settings: Settings, bound: socket.socket) -> int:
     gateway = create_app(settings)
     config = uvicorn.Config(
         gateway.asgi,
-        http="httptools",
+        http=BoundedHead,
         ws="none",
         lifespan="on",
         log_config=None,
