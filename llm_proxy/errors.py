@@ -10,7 +10,8 @@
     ├── RequestTimeout 408                                              ├── UpstreamCoolingDown 503
     ├── BodyTooLarge 413                                               └── UpstreamTimeout 504
     ├── UnsupportedMediaType 415
-    └── HeadersTooLarge 431
+    ├── HeadersTooLarge 431
+    └── Bug 500
 Raised anywhere, rendered in one place (`edge.errors`). Messages are ours: no key, host, or upstream text.
 Source: https://platform.openai.com/docs/guides/error-codes
 """
@@ -240,3 +241,14 @@ class UpstreamTimeout(Refused):
     default_code = "upstream_timeout"
     refused_by = "provider"
     retryable = False
+
+
+class Bug(Refused):
+    """Ours to mend: the log has the traceback, the caller an apology."""
+
+    status = 500
+    type = "server_error"
+    default_code = "internal_error"
+
+    def __init__(self) -> None:
+        super().__init__("The server had an error while processing your request.")

@@ -19,7 +19,7 @@ from starlette.types import Lifespan
 
 from llm_proxy.edge.openapi import hot_paths
 from llm_proxy.edge.respond import refusal_headers
-from llm_proxy.errors import BadRequest, MethodNotAllowed, NotFound, Refused
+from llm_proxy.errors import BadRequest, Bug, MethodNotAllowed, NotFound, Refused
 from llm_proxy.telemetry import uuid7
 
 log = logging.getLogger(__name__)
@@ -66,6 +66,11 @@ def build(
         assert isinstance(error, RequestValidationError)  # noqa: S101 -- registered for this class
         return await on_refused(request, from_validation(error))
 
+    async def on_bug(request: Request, error: Exception) -> Response:
+        log.error("a request failed", extra={"path": request.scope["path"]}, exc_info=error)
+        return await on_refused(request, Bug())
+
+    app.add_exception_handler(Exception, on_bug)
     app.add_exception_handler(Refused, on_refused)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(RequestValidationError, on_invalid)

@@ -15,7 +15,7 @@ from llm_proxy.edge import respond
 from llm_proxy.edge.doors import HotDoor
 from llm_proxy.edge.intake import Intake
 from llm_proxy.edge.request import ClientGone, Receive, Scope, Send, read_body, read_headers
-from llm_proxy.errors import Overloaded, ProviderFailed, Refused, RequestTimeout, UpstreamTimeout
+from llm_proxy.errors import Bug, Overloaded, ProviderFailed, Refused, RequestTimeout, UpstreamTimeout
 from llm_proxy.identity import Caller
 from llm_proxy.ledger import Exchange
 from llm_proxy.pipeline import Stages, relay
@@ -58,7 +58,7 @@ class Serve:
             log.exception(
                 "a request failed", extra={"request_id": str(exchange.request_id), "path": scope["path"]}
             )
-            await attempt.refuse(_Bug("The server had an error while processing your request."))
+            await attempt.refuse(Bug())
         finally:
             watches.close(watch)
 
@@ -73,14 +73,6 @@ class Serve:
         total_s = min(call.timeout_s or limits.total_timeout_s, limits.total_timeout_s)
         attempt.watch.ends_at = asyncio.get_running_loop().time() + total_s
         await attempt.run(caller, call)
-
-
-class _Bug(Refused):
-    """Ours to fix: the log has the traceback, the caller an apology."""
-
-    status = 500
-    type = "server_error"
-    default_code = "internal_error"
 
 
 class _Attempt:

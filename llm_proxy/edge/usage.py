@@ -32,6 +32,11 @@ _DEFAULT_RANGE = timedelta(days=30)
 _FORMS = ("json", "csv")
 
 
+_REFUSALS: dict[int | str, Json] = {
+    400: {"description": "A range or a dimension that is not one."},
+    401: {"description": "No credential."},
+    503: {"description": "Postgres cannot tell now."},
+}
 Since = Annotated[str | None, Query(description="2026-11-01, 2026-11-01T12:00Z, 24h, 7d; else 30 days ago.")]
 Until = Annotated[str | None, Query(description="The same; else the end of today.")]
 By = Annotated[str, Query(description=f"Comma-separated, of {', '.join(DIMENSIONS)}.")]
@@ -46,14 +51,7 @@ def router(usage: Usage | None, keeper: Doorkeeper, standings: Standings) -> API
         keeper: Says who asks.
         standings: Where a caller stands at its limits.
     """
-    doors = APIRouter(
-        tags=["usage"],
-        responses={
-            400: {"description": "A range or a dimension that is not one."},
-            401: {"description": "No credential."},
-            503: {"description": "Postgres cannot tell now."},
-        },
-    )
+    doors = APIRouter(tags=["usage"], responses=_REFUSALS)
 
     @doors.get("/internal/llm/usage", summary="What one agent used, and where it stands at its limit.")
     async def of_agent(caller: Annotated[Caller, Depends(keeper.caller)], agent_id: str) -> Response:
@@ -167,4 +165,6 @@ def _plain(value: object) -> object:
         return round(float(value), 9)
     if isinstance(value, (date, datetime)):
         return value.isoformat()
+    if isinstance(value, UUID):  # the driver's own subclass
+        return str(value)
     raise TypeError(type(value).__name__)

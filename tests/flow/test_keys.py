@@ -1,0 +1,196 @@
+"""Virtual keys from outside: made, used, held to their binding, limited, budgeted, revoked, accounted for."""
+
+import asyncio
+import time
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from house import House, say
+
+Json = dict[str, Any]
+CHAT = "/v1/chat/completions"
+
+
+async def make(house: House, client: httpx.AsyncClient, **spec: object) -> Json:
+    """A fresh key, as the admin door tells of it."""
+    body = {"name": f"key-{uuid4().hex[:8]}", **spec}
+    answer = await client.post(f"{house.url}/admin/keys", json=body, headers=admin(house))
+    assert answer.status_code == 201, answer.text
+    made: Json = answer.json()
+    return made
+
+
+def admin(house: House) -> dict[str, str]:
+    """The header of the operator."""
+    return {"Authorization": f"Bearer {house.admin_key}"}
+
+
+def body(model: str = "plain", **fields: object) -> Json:
+    """A small chat."""
+    return {"model": model, "messages": say(f"hello {uuid4().hex}"), "max_tokens": 16, **fields}
+
+
+async def ask(client: httpx.AsyncClient, house: House, key: str, **fields: Any) -> httpx.Response:
+    """One chat with a key."""
+    headers = {"Authorization": f"Bearer {key}", **fields.pop("headers", {})}
+    return await client.post(
+        house.url + fields.pop("path", CHAT), json=fields.pop("json", body()), headers=headers
+    )
+
+
+async def test_a_key_works_is_shown_once_and_dies_within_a_second_of_its_revocation(house: House) -> None:
+    """Made, used, listed by prefix only, revoked, refused."""
+    async with httpx.AsyncClient(timeout=20) as client:
+        made = await make(house, client, tenant="acme")
+        key = made["key"]
+        assert (await ask(client, house, key)).status_code == 200
+        listed = await client.get(f"{house.url}/admin/keys", headers=admin(house))
+        assert key not in listed.text
+        shown = await client.get(f"{house.url}/admin/keys/{made['id']}", headers=admin(house))
+        assert key not in shown.text
+        assert any(key.startswith(prefix.rstrip(".…")) for prefix in shown.json()["prefixes"])
+        revoked = await client.delete(f"{house.url}/admin/keys/{made['id']}", headers=admin(house))
+        assert revoked.status_code == 200
+        end = time.monotonic() + 1
+        while (await ask(client, house, key)).status_code != 401:
+            assert time.monotonic() < end
+            await asyncio.sleep(0.05)
+
+
+async def test_a_key_is_held_to_its_models_on_every_way_to_name_one(house: House) -> None:
+    """By name, by X-Provider, by wildcard; the list of models shows what it may use."""
+    async with httpx.AsyncClient(timeout=20) as client:
+        key = (await make(house, client, models=["plain"]))["key"]
+        assert (await ask(client, house, key)).status_code == 200
+        refused = await ask(client, house, key, json=body("p/ok"))
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "model_not_allowed")
+        by_header = await ask(client, house, key, json=body("ok"), headers={"X-Provider": "p"})
+        assert by_header.status_code in {403, 404}
+        listed = await client.get(f"{house.url}/v1/models", headers={"Authorization": f"Bearer {key}"})
+        assert [one["id"] for one in listed.json()["data"]] == ["plain"]
+
+
+@pytest.mark.parametrize(
+    ("path", "request_body", "headers"),
+    [
+        (CHAT, body(metadata={"agent_id": "agent:other"}), {}),
+        (CHAT, body(metadata={"microdao_id": "other"}), {}),
+        (CHAT, body(), {"X-Agent-Id": "agent:other"}),
+        (CHAT, body(), {"X-Tenant-Id": "other"}),
+        ("/internal/llm/proxy", body(metadata={"agent_id": "agent:other"}), {}),
+        ("/internal/llm/proxy", body(metadata={"microdao_id": "other"}), {}),
+        ("/internal/llm/proxy", body(), {"X-Tenant-Id": "other"}),
+        ("/llm-proxy/generate", {"model": "plain", "messages": say("x"), "userId": "other"}, {}),
+        (CHAT, body(user="other"), {}),
+    ],
+)
+async def test_a_bound_key_may_name_nobody_else(
+    house: House, path: str, request_body: Json, headers: dict[str, str]
+) -> None:
+    """Tenant, agent and user, by header or body, in every dialect: 403, and the provider saw nothing."""
+    async with httpx.AsyncClient(timeout=20) as client:
+        key = (await make(house, client, tenant="acme", agent="agent:sofia", user="ann"))["key"]
+        refused = await ask(client, house, key, path=path, json=request_body, headers=headers)
+        assert refused.status_code == 403, refused.text
+        assert await house.calls() == []
+
+
+async def test_an_internal_secret_names_an_agent_who_gets_its_ten_a_minute(house: House) -> None:
+    """Of 30 at once exactly 10 pass; the rest are told how long to wait."""
+    agent = f"agent:{uuid4().hex}"
+    async with httpx.AsyncClient(timeout=30) as client:
+        asking = [ask(client, house, house.key, headers={"X-Agent-Id": agent}) for _ in range(30)]
+        answers = await asyncio.gather(*asking)
+    passed = [one for one in answers if one.status_code == 200]
+    refused = [one for one in answers if one.status_code == 429]
+    assert (len(passed), len(refused)) == (10, 20)
+    one = refused[0]
+    assert one.json()["error"]["code"] == "rate_limit_exceeded"
+    assert one.headers["x-llm-proxy-refused-by"] == "limit"
+    assert 1 <= int(one.headers["retry-after"]) <= 60
+    assert one.headers["x-ratelimit-limit-requests"] == "10"
+
+
+async def test_a_sequential_caller_with_one_place_never_meets_a_false_429(house: House) -> None:
+    """The place is free before the last byte has arrived, streamed or not."""
+    async with httpx.AsyncClient(timeout=20) as client:
+        key = (await make(house, client, parallel=1))["key"]
+        for number in range(20):
+            answer = await ask(client, house, key, json=body(stream=bool(number % 2)))
+            assert answer.status_code == 200, answer.text
+
+
+async def test_a_budget_ends_spending_and_says_so(house: House) -> None:
+    """`insufficient_quota`, no Retry-After, not to be retried; what was spent stays within the budget."""
+    async with httpx.AsyncClient(timeout=20) as client:
+        made = await make(house, client, budgets=[{"limit_usd": "0.0002", "period": "total"}])
+        answers = [await ask(client, house, made["key"]) for _ in range(6)]
+        codes = [one.status_code for one in answers]
+        assert codes[0] == 200
+        assert codes[-1] == 429
+        refused = answers[-1]
+        assert refused.json()["error"]["code"] == "insufficient_quota"
+        assert refused.headers["x-should-retry"] == "false"
+        assert refused.headers["x-llm-proxy-refused-by"] == "budget"
+        assert "retry-after" not in refused.headers
+        spent = sum(float(one.headers["x-llm-proxy-cost-usd"]) for one in answers if one.status_code == 200)
+        assert spent <= 0.0002 + 0.000063
+
+
+async def row_of(client: httpx.AsyncClient, house: House, request_id: str, key: Json) -> Json:
+    """A request's story, waited for until its batch is written."""
+    end = time.monotonic() + 3
+    while True:
+        story = await client.get(f"{house.url}/v1/requests/{request_id}", headers=key)
+        if story.status_code == 200:
+            found: Json = story.json()
+            return found
+        assert time.monotonic() < end, story.text
+        await asyncio.sleep(0.1)
+
+
+async def test_a_call_can_be_looked_up_and_is_counted_for_its_key(house: House) -> None:
+    """`/v1/requests/{id}` tells its story, `/v1/usage` adds it up, another key sees neither."""
+    async with httpx.AsyncClient(timeout=20) as client:
+        made, stranger = await make(house, client, tenant="acme"), await make(house, client)
+        answers = [await ask(client, house, made["key"], json=body(stream=one)) for one in (False, True)]
+        request_id = answers[1].headers["x-request-id"]
+        own, other = ({"Authorization": f"Bearer {one['key']}"} for one in (made, stranger))
+        row = await row_of(client, house, request_id, own)
+        assert (row["outcome"], row["status"], row["usage_source"]) == ("ok", 200, "provider")
+        assert (row["prompt_tokens"], row["completion_tokens"]) == (17, 23)
+        assert (await client.get(f"{house.url}/v1/requests/{request_id}", headers=other)).status_code == 404
+        used = await client.get(f"{house.url}/v1/usage?by=key", headers=own)
+        assert used.status_code == 200
+        lines = used.json()["data"]
+        assert [line["requests"] for line in lines] == [2]
+        assert float(lines[0]["cost_usd"]) == pytest.approx(2 * 0.000063)
+
+
+async def test_where_a_caller_stands_and_what_a_request_would_meet(house: House) -> None:
+    """`/v1/limits` shows the key's limits; `/v1/explain` gives the verdict and counts nothing."""
+    async with httpx.AsyncClient(timeout=20) as client:
+        key = (await make(house, client, rpm=2, models=["plain"]))["key"]
+        own = {"Authorization": f"Bearer {key}"}
+        for _ in range(5):
+            told = await client.post(f"{house.url}/v1/explain", json=body(), headers=own)
+            assert told.status_code == 200, told.text
+        denied = await client.post(f"{house.url}/v1/explain", json=body("p/ok"), headers=own)
+        assert denied.json() != told.json()
+        assert [(await ask(client, house, key)).status_code for _ in range(3)] == [200, 200, 429]
+        stands = await client.get(f"{house.url}/v1/limits", headers=own)
+        assert stands.status_code == 200
+        assert any(one["limit"] == 2 for one in stands.json()["limits"]), stands.text
+    assert len(await house.calls()) == 2
+
+
+async def test_metrics_and_admin_doors_are_the_operators(house: House) -> None:
+    """A caller's key opens neither; the admin key is no caller's key."""
+    async with httpx.AsyncClient(timeout=20) as client:
+        for path in ("/metrics", "/admin/keys"):
+            assert (await client.get(house.url + path, headers=house.auth)).status_code == 401
+            assert (await client.get(house.url + path)).status_code == 401
+            assert (await client.get(house.url + path, headers=admin(house))).status_code == 200
+        assert (await ask(client, house, house.admin_key)).status_code == 401
