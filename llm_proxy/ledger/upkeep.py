@@ -143,7 +143,7 @@ class Upkeep:
 
     def _beat(self) -> None:
         metrics = self._metrics
-        metrics.cells.beat(time.time())
+        metrics.beat(time.time())
         metrics.gauge("llm_proxy_ledger_queue_records", self.writer.queued)
         if self.spool is not None:
             metrics.gauge("llm_proxy_spool_bytes", self.spool.size_bytes)

@@ -68,7 +68,6 @@ METRICS: dict[str, Metric] = {
     _P + "ledger_enriched_total": Metric("counter", "Estimates made exact by the sidecar's log."),
     _P + "spool_bytes": Metric("gauge", "Bytes of records waiting on disk."),
     _P + "spool_records": Metric("gauge", "Records waiting on disk."),
-    _P + "sidecar_log_dropped_total": Metric("counter", "Model calls the sidecar could not log, as it reports.", ("sidecar",)),
     _P + "traces_dropped_total": Metric("counter", "Spans not delivered."),
     _P + "build_info": Metric("gauge", "1, labelled with the version.", ("version",), merge="max"),
 }

@@ -5,7 +5,9 @@ Invariants: read only; None means not known. Units: `_ms` milliseconds, money in
 
 # ruff: noqa: D102 -- the fields are explained where the record is made
 
+from datetime import datetime
 from typing import Protocol
+from uuid import UUID
 
 
 class Finished(Protocol):
@@ -42,4 +44,14 @@ class Finished(Protocol):
     def latency_ms(self) -> float: ...
     @property
     def ttft_ms(self) -> float | None: ...
+    @property
+    def request_id(self) -> UUID: ...
+    @property
+    def started_at(self) -> datetime: ...
+    @property
+    def tenant(self) -> str | None: ...
+    @property
+    def model_resolved(self) -> str | None: ...
+    @property
+    def refusal_code(self) -> str | None: ...
     # fmt: on

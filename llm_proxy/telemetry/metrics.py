@@ -6,10 +6,11 @@ nothing here waits or raises for a value. Units: seconds in histograms, nano-dol
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import orjson
 
+from llm_proxy import __version__
 from llm_proxy.telemetry.catalogue import METRICS, SECONDS, width
 from llm_proxy.telemetry.cells import Cells
 from llm_proxy.telemetry.finished import Finished
@@ -32,9 +33,11 @@ class Metrics:
         self._models: frozenset[str] = frozenset()
         self._agents: dict[str | None, tuple[int, int, int]] = {}
         self._seen: dict[tuple[str, str], set[str]] = {}
+        self._samplers: list[Callable[[], None]] = []
         self._forget_gauges()
         self._in_flight = self._place("llm_proxy_in_flight")
         self.gauge("llm_proxy_workers", 1)
+        self.gauge("llm_proxy_build_info", 1, __version__)
 
     def know_models(self, groups: Iterable[str]) -> None:
         """Model groups that get series of their own."""
@@ -98,6 +101,20 @@ class Metrics:
         place, buckets = self._place(name, *labels), METRICS[name].buckets
         self._values[place + bisect_left(buckets, seconds)] += 1.0
         self._values[place + len(buckets) + 1] += seconds
+
+    def sample(self, sampler: Callable[[], None]) -> None:
+        """Have this called at every beat, about once a second, to set gauges nobody counts on the way."""
+        self._samplers.append(sampler)
+
+    def beat(self, now_s: float) -> None:
+        """Say that this worker lives, and take the samples.
+
+        Args:
+            now_s: Seconds since 1970.
+        """
+        self.cells.beat(now_s)
+        for sampler in self._samplers:
+            sampler()
 
     def close(self) -> None:
         """Say that this worker no longer runs; its counters stay for the seat's next owner."""
