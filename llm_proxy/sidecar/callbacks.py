@@ -1,14 +1,56 @@
-"""The callbacks this room adds to LiteLLM, for as long as the process serves."""
+"""The callback this room adds to LiteLLM: it sees each call's error before it is worded anew, and each call's cost.
 
+Invariant: LiteLLM calls these with keywords, so the names of their parameters are fixed.
+"""
+
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any
 
-from llm_proxy.sidecar import seams
-from llm_proxy.sidecar.witness import witness
+from llm_proxy.sidecar import outcome, seams
+from llm_proxy.sidecar.call_log import CallLog
+from llm_proxy.sidecar.call_row import row
+from llm_proxy.sidecar.prices import priced
 
 
 @asynccontextmanager
 async def installed() -> AsyncIterator[None]:
-    """Add the callbacks, and bring what they hold to its place at the end."""
-    seams.library().callbacks.append(witness())
-    yield
+    """Add the callback; at the end write out what it holds."""
+    url = os.environ.get("LLM_CALLS_DATABASE_URL")
+    log = CallLog(url) if url else None
+    seams.library().callbacks.append(observer(log))
+    if log is None:
+        yield
+        return
+    await log.start()
+    try:
+        yield
+    finally:
+        await log.stop()
+
+
+def observer(log: CallLog | None) -> Any:  # noqa: ANN401 -- an instance of a class of LiteLLM's
+    """A callback for `litellm.callbacks`."""
+
+    class Observer(seams.custom_logger()):  # type: ignore[misc] -- LiteLLM accepts no other kind of object
+        async def async_post_call_failure_hook(self, original_exception: BaseException, **_: object) -> None:
+            outcome.note(original_exception)
+
+        async def async_log_success_event(
+            self, kwargs: dict[str, Any], response_obj: object, start_time: datetime, end_time: datetime
+        ) -> None:
+            _log(log, row(kwargs, response_obj, start_time, end_time, priced))
+
+        async def async_log_failure_event(
+            self, kwargs: dict[str, Any], response_obj: object, start_time: datetime, end_time: datetime
+        ) -> None:
+            _log(log, row(kwargs, response_obj, start_time, end_time, priced))
+
+    return Observer()
+
+
+def _log(log: CallLog | None, found: tuple[Any, ...] | None) -> None:
+    if log is not None and found is not None:
+        log.post(found)

@@ -6,12 +6,11 @@ Invariants: configured groups only, no expanded wildcards; prices are decimal st
 from decimal import Decimal
 from typing import Any
 
-from llm_proxy.sidecar import seams
+from llm_proxy.sidecar import prices, seams
 from llm_proxy.sidecar.effective import FALLBACKS
 
 Json = dict[str, Any]
 LIMITS = ("max_tokens", "max_input_tokens", "max_output_tokens")
-PRICES = ("input_cost_per_token", "output_cost_per_token")
 
 
 def models(router: Any) -> Json:  # noqa: ANN401 -- LiteLLM's Router
@@ -62,28 +61,33 @@ def _group(router: Any, name: str, fallbacks: list[str]) -> Json:  # noqa: ANN40
 
 def _deployment(entry: Json) -> Json:
     params, info = entry["litellm_params"], entry.get("model_info") or {}
-    known = _known(params)
-    own = {**known, **{k: v for k, v in info.items() if v is not None}, **{k: params[k] for k in PRICES if params.get(k) is not None}}
-    provider, _, physical = str(params["model"]).partition("/")
+    published = prices.listed(str(params["model"]))
+    known: Json = {**published, **_stated(info), **_stated({name: params.get(name) for name in prices.PRICES})}
+    physical, provider = _split(params)
     return {
         "id": info.get("id"),
-        "provider": params.get("custom_llm_provider") or known.get("litellm_provider") or provider,
-        "physical": physical or provider,
-        "mode": own.get("mode"),
-        **{name: own.get(name) for name in LIMITS},
-        **{name: _decimal(own.get(name)) for name in PRICES},
+        "provider": provider,
+        "physical": physical,
+        "mode": known.get("mode"),
+        **{name: known.get(name) for name in LIMITS},
+        **{name: _decimal(known.get(name)) for name in prices.PRICES},
     }
 
 
-def _known(params: Json) -> Json:
-    """The entry of LiteLLM's own price list, or nothing."""
-    listed = seams.library().model_cost
+def _stated(values: Json) -> Json:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _split(params: Json) -> tuple[str, str | None]:
     model = str(params["model"])
-    return listed.get(model) or listed.get(model.partition("/")[2]) or {}
+    try:
+        physical, provider, *_ = seams.library().get_llm_provider(
+            model=model, custom_llm_provider=params.get("custom_llm_provider"), api_base=params.get("api_base")
+        )
+    except Exception:  # noqa: BLE001 -- it raises for a name it does not know
+        provider, _, physical = model.rpartition("/")
+    return str(physical), str(provider) if provider else None
 
 
 def _decimal(value: object) -> str | None:
-    if value is None:
-        return None
-    number = Decimal(str(value)).normalize()
-    return format(number, "f")
+    return None if value is None else format(Decimal(str(value)).normalize(), "f")

@@ -44,7 +44,7 @@ def run(config: Path, listener: socket.socket, key: str) -> int:
 async def _serve(config: Path, listener: socket.socket, key: str) -> None:
     doors = Doors(key)
     async with _litellm(config):
-        await warm_up(doors)
+        await warm_up(doors, key)
         doors.ready = True
         settings = uvicorn.Config(
             doors,

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 SEAMS: dict[str, tuple[str, ...]] = {
-    "litellm": ("callbacks", "model_cost", "register_model", "get_model_info", "BadGatewayError"),
+    "litellm": ("callbacks", "model_cost", "register_model", "get_llm_provider", "BadGatewayError"),
     "litellm.proxy.proxy_server": (
         *("app", "proxy_startup_event", "proxy_config", "openai_exception_handler", "ProxyException"),
         *("chat_completion", "completion", "embeddings", "llm_router", "Request", "Response", "UserAPIKeyAuth"),
@@ -20,6 +20,7 @@ SEAMS: dict[str, tuple[str, ...]] = {
     "litellm.llms.base_llm.base_model_iterator": ("BaseModelResponseIterator",),
     "litellm.llms.custom_httpx.http_handler": ("get_async_httpx_client",),
     "litellm.llms.vertex_ai.gemini.vertex_and_google_ai_studio_gemini": ("ModelResponseIterator", "VertexLLM"),
+    "litellm.types.router": ("Deployment",),
     "litellm.router_utils.cooldown_handlers": ("_should_run_cooldown_logic",),
 }
 """Module -> the names used; a contract test checks that the pinned wheel has each."""
@@ -54,3 +55,9 @@ def router_class() -> Any:  # noqa: ANN401 -- the same
 def router() -> Any:  # noqa: ANN401 -- the same
     """The running router, once the start is done."""
     return proxy().llm_router
+
+
+def deployment(name: str, params: dict[str, Any]) -> Any:  # noqa: ANN401 -- the same
+    """A deployment for `Router.add_deployment`; its id is its name."""
+    made = import_module("litellm.types.router").Deployment
+    return made(model_name=name, litellm_params=params, model_info={"id": name})

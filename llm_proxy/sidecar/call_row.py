@@ -1,0 +1,124 @@
+"""One row of `llm_calls` out of what LiteLLM hands a callback.
+
+Invariants: pure; no prompt, answer or key; money is Decimal, and None where no price is known. A call id that is no
+UUID (a caller of this sidecar other than the gateway) becomes one by hashing (RFC 9562, version 5).
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+Row = tuple[Any, ...]
+COLUMNS: dict[str, str] = {
+    "call_id": "uuid",
+    "attempt": "text",
+    "started_at": "timestamptz",
+    "ended_at": "timestamptz",
+    "model_group": "text",
+    "deployment": "text",
+    "provider": "text",
+    "model": "text",
+    "status": "text",
+    "error_class": "text",
+    "normalized_error": "text",
+    "http_status": "smallint",
+    "prompt_tokens": "bigint",
+    "completion_tokens": "bigint",
+    "cached_tokens": "bigint",
+    "reasoning_tokens": "bigint",
+    "cost_usd": "numeric",
+    "cost_breakdown": "jsonb",
+    "cache_hit": "boolean",
+    "attempts": "integer",
+}
+"""Name -> Postgres type, in the order of a row."""
+Priced = Callable[[str, str], bool]
+NANO = Decimal("1e-9")
+
+
+def row(kwargs: Mapping[str, Any], response: Any, started: datetime, ended: datetime, priced: Priced) -> Row | None:  # noqa: ANN401 -- LiteLLM's
+    """The row for one event; None for an event that is not a model call.
+
+    Args:
+        priced: Whether a price, be it 0, is known for a deployment's id and model; LiteLLM says 0 for both.
+    """
+    event: Mapping[str, Any] = kwargs.get("standard_logging_object") or {}
+    call_id = event.get("litellm_call_id") or kwargs.get("litellm_call_id")
+    if not event or not call_id:
+        return None
+    failed: Mapping[str, Any] = event.get("error_information") or {}
+    status = str(event.get("status") or "failure")
+    deployment = _text(event.get("model_id"))
+    return (
+        _uuid(str(call_id)),
+        f"{status}:{deployment or ''}"[:200],
+        _aware(started),
+        _aware(ended),
+        _text(event.get("model_group")),
+        deployment,
+        _text(event.get("custom_llm_provider")),
+        _text(event.get("model")),
+        status,
+        _text(failed.get("error_class")),
+        _text(failed.get("normalized_error")),
+        _status(failed, status),
+        *_tokens(event, response),
+        *_money(event, priced),
+        bool(event.get("cache_hit")),
+        _attempts(event),
+    )
+
+
+def _uuid(call_id: str) -> UUID:
+    try:
+        return UUID(call_id)
+    except ValueError:
+        return uuid5(NAMESPACE_URL, call_id)
+
+
+def _text(value: object) -> str | None:
+    return str(value).replace("\0", "")[:200] if value else None
+
+
+def _aware(moment: datetime) -> datetime:
+    return moment if moment.tzinfo else moment.astimezone(UTC)
+
+
+def _status(failed: Mapping[str, Any], status: str) -> int | None:
+    for said in (failed.get("error_code"), str(failed.get("normalized_error") or "").partition("_")[0]):
+        if str(said).isdecimal():
+            return int(str(said))
+    return 200 if status == "success" else None
+
+
+def _tokens(event: Mapping[str, Any], response: Any) -> tuple[int | None, ...]:  # noqa: ANN401 -- LiteLLM's
+    usage = response.get("usage") if isinstance(response, dict) else getattr(response, "usage", None)
+    cached = getattr(getattr(usage, "prompt_tokens_details", None), "cached_tokens", None)
+    reasoning = getattr(getattr(usage, "completion_tokens_details", None), "reasoning_tokens", None)
+    counted = (event.get("prompt_tokens"), event.get("completion_tokens"), cached, reasoning)
+    return tuple(value if isinstance(value, int) else None for value in counted)
+
+
+def _decimal(value: object) -> Decimal | None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    return Decimal(repr(value)).quantize(NANO)
+
+
+def _money(event: Mapping[str, Any], priced: Priced) -> tuple[Decimal | None, str | None]:
+    """The cost and its parts; LiteLLM says 0 where it knows no price."""
+    cost = _decimal(event.get("response_cost"))
+    known = event.get("cache_hit") or cost or priced(str(event.get("model_id")), str(event.get("model")))
+    if event.get("response_cost_failure_debug_info") or not known:
+        cost = None
+    parts = {name: str(_decimal(value)) for name, value in (event.get("cost_breakdown") or {}).items() if _decimal(value)}
+    return cost, json.dumps(parts) if parts else None
+
+
+def _attempts(event: Mapping[str, Any]) -> int:
+    said: Mapping[str, Any] = (event.get("hidden_params") or {}).get("additional_headers") or {}
+    retried = said.get("x-litellm-attempted-retries") or said.get("x_litellm_attempted_retries") or 0
+    return int(retried) + 1

@@ -1,0 +1,156 @@
+"""A real sidecar before the scripted provider, for tests that ask LiteLLM itself and not the gateway.
+
+`Sidecar` is what a test holds: it asks, and looks at what the provider saw.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+from llm_proxy.stack import part, ports
+from llm_proxy.stack.probe import answers
+from llm_proxy.stack.programs import sidecar_python
+
+Json = dict[str, Any]
+KEY = "sk-traffic-0123456789abcdef"
+PROVIDER_KEY = "sk-canary-of-the-provider"
+PROVIDER = Path(__file__).parent / "provider.py"
+CUT = "upstream_stream_cut"
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """The running scripted provider."""
+
+    url: str
+
+    async def calls(self, mark: str = "") -> list[Json]:
+        """The calls it saw whose body holds the mark, oldest first."""
+        async with httpx.AsyncClient() as client:
+            found: list[Json] = (await client.get(f"{self.url}/_calls")).json()["calls"]
+        return [call for call in found if mark in json.dumps(call["body"])]
+
+    def base(self, family: str) -> str:
+        """The address a deployment of that family is given."""
+        return self.url + {"anthropic": "", "ollama_chat": "", "gemini": "/v1beta"}.get(family, "/v1")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer of the sidecar; `events` are the data of a stream's frames, in order."""
+
+    status: int
+    headers: httpx.Headers
+    text: str
+
+    @property
+    def json(self) -> Json:
+        """The body."""
+        found: Json = json.loads(self.text)
+        return found
+
+    @property
+    def events(self) -> list[Json | str]:
+        """Each frame's data, `[DONE]` as it is."""
+        data = [line[6:] for line in self.text.split("\n") if line.startswith("data: ")]
+        return [one if one == "[DONE]" else json.loads(one) for one in data]
+
+    @property
+    def content(self) -> str:
+        """The text of a stream's first choice."""
+        chunks = [event for event in self.events if isinstance(event, dict) and event.get("choices")]
+        return "".join((chunk["choices"][0].get("delta") or {}).get("content") or "" for chunk in chunks)
+
+
+@dataclass(frozen=True, slots=True)
+class Sidecar:
+    """A running sidecar."""
+
+    url: str
+    provider: Provider
+    pid: int
+    log: Path
+
+    async def post(self, path: str, body: Json, **headers: str) -> Answer:
+        """Send a body to a door."""
+        sent = {"authorization": f"Bearer {KEY}", "accept-encoding": "identity"} | headers
+        async with httpx.AsyncClient(timeout=40) as client:
+            reply = await client.post(self.url + path, json=body, headers=sent)
+        return Answer(reply.status_code, reply.headers, reply.text)
+
+    async def get(self, path: str, key: str | None = KEY) -> Answer:
+        """Ask a door."""
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        async with httpx.AsyncClient(timeout=40) as client:
+            reply = await client.get(self.url + path, headers=headers)
+        return Answer(reply.status_code, reply.headers, reply.text)
+
+    async def chat(
+        self, model: str, mark: str = "", *, fields: Json | None = None, **directive: Any
+    ) -> Answer:
+        """One chat call; `mark` makes the prompt its own, the directive tells the provider what to play."""
+        said = f"{mark} {json.dumps(directive)}" if directive else mark
+        body: Json = {"model": model, "messages": [{"role": "user", "content": said or "hello"}]}
+        return await self.post("/v1/chat/completions", body | (fields or {}))
+
+    async def stream(
+        self, model: str, mark: str = "", *, fields: Json | None = None, **directive: Any
+    ) -> Answer:
+        """The same as a stream, read to its end."""
+        streamed: Json = {"stream": True, "stream_options": {"include_usage": True}}
+        return await self.chat(model, mark, fields=streamed | (fields or {}), **directive)
+
+
+def deployment(group: str, model: str, provider: Provider, **more: Any) -> Json:
+    """A deployment on the scripted provider; `id` and price are given, the rest goes to `litellm_params`."""
+    family = model.partition("/")[0]
+    identity = more.pop("id", group)
+    params = {"model": model, "api_base": provider.base(family), "api_key": PROVIDER_KEY} | more
+    info = {"id": identity, "input_cost_per_token": 0.000001, "output_cost_per_token": 0.000002}
+    return {"model_name": group, "litellm_params": params, "model_info": info}
+
+
+def provider_part(port: int) -> part.Part:
+    """The scripted provider as a program."""
+    return part.Part(
+        name=f"provider-{port}",
+        argv=(sys.executable, str(PROVIDER), "--port", str(port)),
+        env=dict(os.environ),
+        ready=lambda _: answers(port, "/_calls"),
+    )
+
+
+def sidecar_part(config: Path, port: int, env: Mapping[str, str]) -> part.Part:
+    """A sidecar as a program, with nothing in its environment but what is given."""
+    fixed = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    words = ("-m", "llm_proxy.sidecar", "--config", str(config), "--port", str(port))
+    return part.Part(
+        name=f"sidecar-{port}",
+        argv=(str(sidecar_python()), *words),
+        env=fixed | {"LITELLM_MASTER_KEY": KEY} | dict(env),
+        ready=lambda _: answers(port, "/health/readiness"),
+        cwd=config.parent,
+        patience_s=90,
+    )
+
+
+@contextmanager
+def running(config: Json, provider: Provider, folder: Path, **env: str) -> Iterator[Sidecar]:
+    """A sidecar with this configuration, until the block ends."""
+    port = ports.free_port()
+    file = folder / f"litellm-{port}.yaml"
+    file.write_text(yaml.safe_dump(config), encoding="utf-8")
+    started = part.start(sidecar_part(file, port, env), folder / "logs")
+    try:
+        part.wait_until_ready([started])
+        yield Sidecar(f"http://127.0.0.1:{port}", provider, started.process.pid, started.log)
+    finally:
+        part.stop([started])

@@ -1,0 +1,90 @@
+"""The sidecar of the stage tests, started once: every family, retries, fallbacks, the cache, the call log."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+from sidecars import Json, Provider, Sidecar, deployment, provider_part, running
+
+from llm_proxy.schema import migrate
+from llm_proxy.stack import part, ports
+
+FAMILIES = ("openai", "anthropic", "gemini", "ollama_chat", "hosted_vllm")
+
+
+@pytest.fixture(scope="session")
+def provider(service_folder: Path) -> Iterator[Provider]:
+    """The scripted provider; mark your prompts, other tests call it too."""
+    port = ports.free_port()
+    started = part.start(provider_part(port), service_folder / "logs")
+    try:
+        part.wait_until_ready([started])
+        yield Provider(f"http://127.0.0.1:{port}")
+    finally:
+        part.stop([started])
+
+
+def config(provider: Provider) -> Json:
+    """One group a family, and groups that fall back."""
+    families = [deployment(family, f"{family}/scripted", provider, stream_timeout=1.5) for family in FAMILIES]
+    others = [
+        deployment("text", "text-completion-openai/scripted", provider, stream_timeout=1.5),
+        deployment("embed", "openai/embed", provider),
+        deployment("first", "openai/first", provider),
+        deployment("second", "openai/second", provider),
+        deployment("wide", "openai/wide", provider),
+        deployment("pair", "openai/pair-a", provider, id="pair-a"),
+        deployment("pair", "openai/pair-b", provider, id="pair-b"),
+        deployment("unpriced", "openai/unpriced", provider) | {"model_info": {"id": "unpriced"}},
+        {
+            "model_name": "keyless",
+            "litellm_params": {"model": "openai/keyless", "api_key": "os.environ/NO_SUCH_KEY"},
+        },
+    ]
+    rules = {
+        "fallbacks": [{"first": ["second"]}, {"keyless": ["second"]}, {"second": ["keyless"]}],
+        "context_window_fallbacks": [{"first": ["wide"]}],
+        "model_group_alias": {"nickname": "second", "gone": "keyless"},
+        "cooldown_time": 2,
+    }
+    return {"model_list": families + others, "router_settings": rules}
+
+
+CALL_LOG = "sidecar_call_log"
+SIDECAR_PASSWORD = "only-for-the-call-log"
+
+
+@pytest.fixture(scope="session")
+def call_log_dsn(postgres_url: str) -> str:
+    """A database with our schema, as its owner."""
+    dsn = f"{postgres_url.rpartition('/')[0]}/{CALL_LOG}"
+
+    async def made() -> None:
+        connection = await asyncpg.connect(postgres_url)
+        await connection.execute(f"CREATE DATABASE {CALL_LOG}")
+        await connection.close()
+        await migrate(dsn, sidecar_password=SIDECAR_PASSWORD)
+
+    asyncio.run(made())
+    return dsn
+
+
+@pytest.fixture(scope="session")
+def call_log_url(call_log_dsn: str) -> str:
+    """The same, as the role that may write `llm_calls` and nothing else."""
+    at = urlsplit(call_log_dsn)
+    return at._replace(netloc=f"llm_proxy_sidecar:{SIDECAR_PASSWORD}@{at.hostname}:{at.port}").geturl()
+
+
+@pytest.fixture(scope="session")
+def sidecar(
+    provider: Provider, service_folder: Path, cache_redis_url: str, call_log_url: str
+) -> Iterator[Sidecar]:
+    """A real sidecar before the scripted provider, shared by the run."""
+    waits = {"INITIAL_RETRY_DELAY": "0.1", "MAX_RETRY_DELAY": "0.3"}
+    stores = {"CACHE_REDIS_URL": cache_redis_url, "LLM_CALLS_DATABASE_URL": call_log_url}
+    with running(config(provider), provider, service_folder, **stores, **waits) as started:
+        yield started
