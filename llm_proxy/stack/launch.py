@@ -60,6 +60,7 @@ def bring_up(household: Household, plan: Plan, say: Say) -> None:
     quick = household.start_all(plan.stores.valkeys(plan.state))
     slow = household.start_all(plan.sidecars()) + household.start_all(plan.model())
     household.wait(quick + household.start_all(plan.stores.postgres(plan.state)))
+    plan.prepare_database()
     household.wait([*slow, household.start(plan.gateway())])
     say(greeting(plan.base_url(), plan.default_model(), household.logs, plan.given, household.age_s()))
 

@@ -62,7 +62,7 @@ class Plan:
     def sidecars(self) -> Iterator[Part]:
         """The sidecars to start."""
         behind = programs.Behind(
-            self._master_key(), self.stores.cache.url, self.stores.database.url, self.models
+            self._master_key(), self.stores.cache.url, self.stores.calls.url, self.models
         )
         for number, port in enumerate(self.sidecar_ports, 1):
             yield programs.sidecar(number, port, self.config, behind, self.given)
@@ -94,6 +94,11 @@ class Plan:
         }
         names |= {name: value for name, value in fixed.items() if value}
         return programs.gateway(self.settings.port, names, self.given)
+
+    def prepare_database(self) -> None:
+        """Brings the embedded database to this version's schema; raises `PartDied` when that fails."""
+        if self.stores.database.url and self.stores.calls.password:
+            programs.migrate(self.stores.database.url, self.stores.calls.password, self.state, self.given)
 
     def default_model(self) -> str:
         """The model group that a request naming none gets."""

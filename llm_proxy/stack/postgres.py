@@ -75,9 +75,9 @@ def postgres(folder: Path, port: int, password: str, *, durable: bool = True) ->
     )
 
 
-def postgres_url(port: int, password: str, database: str = DATABASE) -> str:
+def postgres_url(port: int, password: str, role: str = ROLE) -> str:
     """The address clients use."""
-    return f"postgresql://{ROLE}:{password}@127.0.0.1:{port}/{database}"
+    return f"postgresql://{role}:{password}@127.0.0.1:{port}/{DATABASE}"
 
 
 @functools.cache

@@ -6,12 +6,13 @@ port, nor the keys of callers; the gateway never sees a provider's key.
 
 import ctypes
 import os
+import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm_proxy.stack.part import Part
+from llm_proxy.stack.part import Part, PartDied
 from llm_proxy.stack.probe import answers
 from llm_proxy.stack.surroundings import Surroundings
 from llm_proxy.stack.wheels import Missing, file_of, openmp_folder
@@ -107,6 +108,26 @@ def gateway(port: int, names: Mapping[str, str], given: Surroundings) -> Part:
         cwd=Path.cwd(),
         patience_s=180,
     )
+
+
+def migrate(url: str, sidecar_password: str, state: Path, given: Surroundings) -> None:
+    """Brings a database to this version's schema and lets the sidecars' role in; raises `PartDied`."""
+    handed_over = state.absolute() / "sidecar.password"
+    handed_over.unlink(missing_ok=True)
+    handed_over.touch(mode=0o600)
+    handed_over.write_text(sidecar_password)
+    ran = subprocess.run(
+        [sys.executable, "-m", "llm_proxy", "migrate", "--sidecar-password-file", str(handed_over)],
+        env=_machine(given) | {"LLM_PROXY__DATABASE_URL": url},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    handed_over.unlink()
+    if ran.returncode:
+        raise PartDied(
+            f"the database cannot be brought to this version's schema: {ran.stderr.strip()[-500:]}"
+        )
 
 
 def sidecar_python(project: Path = PROJECT) -> Path:

@@ -1,7 +1,7 @@
 """Where Postgres and the two Valkeys are: the operator's own, or embedded ones of the stack.
 
 Invariants: each is replaced by itself; `REDIS_URL` alone stands for both Valkeys; an embedded Valkey's
-password is new at every start.
+password, and that of the role for model calls, is new at every start.
 """
 
 import secrets
@@ -18,6 +18,7 @@ from llm_proxy.stack.valkey import Purpose, valkey, valkey_url
 
 DATABASE = ("LLM_PROXY__DATABASE_URL", "DATABASE_URL")
 LIMITS = ("LLM_PROXY__LIMITS_REDIS_URL", "LIMITS_REDIS_URL", "REDIS_URL")
+CALLS_ROLE = "llm_proxy_sidecar"
 CACHE = ("CACHE_REDIS_URL", "REDIS_URL")
 
 
@@ -38,11 +39,16 @@ class Store:
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """The three of them, and what must be started for them."""
+    """The three of them, and what must be started for them.
+
+    Attributes:
+        calls: The database once more, as the role that may only write down model calls.
+    """
 
     database: Store
     limits: Store
     cache: Store
+    calls: Store
 
     def valkeys(self, state: Path) -> Iterator[Part]:
         """The embedded Valkeys to start."""
@@ -59,12 +65,21 @@ class Stores:
 
 def choose(given: Surroundings, *, embedded: bool = True) -> Stores:
     """The operator's own stores where named; elsewhere embedded ones on free ports, or none at all."""
-    database, limits, cache = (given.first(*names) for names in (DATABASE, LIMITS, CACHE))
+    own, limits, cache = (given.first(*names) for names in (DATABASE, LIMITS, CACHE))
+    database = _store(own, embedded, postgres_url, given.names.get(POSTGRES_PASSWORD, ""))
     return Stores(
-        _store(database, embedded, postgres_url, given.names.get(POSTGRES_PASSWORD, "")),
+        database,
         _store(limits, embedded, valkey_url, secrets.token_hex(16)),
         _store(cache, embedded, valkey_url, secrets.token_hex(16)),
+        _calls(database, given),
     )
+
+
+def _calls(database: Store, given: Surroundings) -> Store:
+    if not database.port:
+        return Store(given.first("LLM_CALLS_DATABASE_URL") or database.url)
+    password = secrets.token_hex(16)
+    return Store(postgres_url(database.port, password, CALLS_ROLE), database.port, password)
 
 
 def _store(own: str | None, embedded: bool, url: Callable[[int, str], str], password: str) -> Store:  # noqa: FBT001 -- private
