@@ -25,7 +25,8 @@ LABELS = frozenset(
 )  # fmt: skip
 """Ordinary words for tagging a request: LiteLLM's at top level, harmless in a map it never sees."""
 
-_OWNED = litellm_names.OWNED | OTHER_MODELS
+# Streaming is the door's affair: where no published schema has it, as for embeddings, there is none.
+_OWNED = litellm_names.OWNED | OTHER_MODELS | {"stream", "stream_options"}
 _OWNED_IN_METADATA = (litellm_names.OWNED | litellm_names.IN_METADATA) - LABELS
 _PREFIXES = (litellm_names.PREFIX, "litellm_", "user_api_key")
 

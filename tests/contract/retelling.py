@@ -1,0 +1,91 @@
+"""What the tests of the dialects share: the documents' requests, and answers as the sidecar gives them."""
+
+import json
+from typing import Any
+
+import orjson
+import pytest
+
+from llm_proxy import sse
+from llm_proxy.dialects import (
+    Answered,
+    Bounds,
+    Call,
+    Dialect,
+    Hints,
+    Models,
+)
+from llm_proxy.errors import BadRequest
+
+MODELS = Models(
+    "gpt-3.5-turbo",
+    {name: frozenset({"openai"}) for name in ("gpt-4.1-mini", "gpt-4", "gpt-3.5-turbo", "dagi-local-8b")},
+    ("anthropic/*",),
+)
+ANSWERED = Answered("openai", "gpt-4-1106-preview", 1234.5)
+TOOL_CALL = {"id": "call_1", "type": "function", "function": {"name": "now", "arguments": "{}"}}
+
+INTERNAL_ASKED: dict[str, Any] = {
+    "model": "gpt-4.1-mini",
+    "messages": [
+        {"role": "system", "content": "You are a helpful assistant"},
+        {"role": "user", "content": "Hello!"},
+    ],
+    "max_tokens": 100,
+    "temperature": 0.7,
+    "metadata": {"agent_id": "agent:sofia", "microdao_id": "microdao:7", "channel_id": "channel-uuid"},
+}
+GENERATE_ASKED: dict[str, Any] = {
+    "messages": [{"role": "user", "content": "Hello"}],
+    "provider": "openai",
+    "model": "gpt-4",
+    "maxTokens": 2048,
+    "userId": "user-123",
+}
+
+
+def read(dialect: Dialect, body: Any, hints: Hints | None = None) -> Call:
+    """The call a client's body asks for."""
+    return dialect.read("chat.completions", json.dumps(body).encode(), hints or Hints(), MODELS, Bounds())
+
+
+def refusal(dialect: Dialect, body: Any, hints: Hints | None = None) -> BadRequest:
+    """Why a client's body is refused."""
+    with pytest.raises(BadRequest) as refused:
+        read(dialect, body, hints)
+    return refused.value
+
+
+def openai_answer(content: str | None = "Hello! How can I help you today?", **message: Any) -> bytes:
+    """What comes back from the sidecar."""
+    usage = {"prompt_tokens": 25, "completion_tokens": 10, "total_tokens": 35, "prompt_tokens_details": None}
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": content, **message},
+        "finish_reason": "stop",
+    }
+    return orjson.dumps(
+        {"id": "x", "object": "chat.completion", "model": "openai/m", "choices": [choice], "usage": usage}
+    )
+
+
+def openai_frames(*deltas: dict[str, Any], finish: str = "stop") -> bytes:
+    """A stream from the sidecar, without its end mark."""
+    chunks: list[dict[str, Any]] = [
+        {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas
+    ]
+    chunks.append({"choices": [{"index": 0, "delta": {}, "finish_reason": finish}]})
+    chunks.append(
+        {"choices": [], "usage": {"prompt_tokens": 25, "completion_tokens": 10, "total_tokens": 35}}
+    )
+    return b"".join(
+        sse.frame(orjson.dumps({"id": "x", "object": "chat.completion.chunk", **one})) for one in chunks
+    )
+
+
+def retold(dialect: Dialect, stream: bytes, step: int = 10**9) -> bytes:
+    """The stream as the dialect's client sees it."""
+    writer = dialect.stream(read(dialect, {"messages": [{"role": "user", "content": "x"}]}))
+    assert writer is not None
+    pieces = [writer.feed(stream[at : at + step]) for at in range(0, len(stream), step)]
+    return b"".join(pieces) + writer.end(ANSWERED)

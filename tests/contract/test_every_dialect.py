@@ -1,0 +1,71 @@
+"""What holds in every dialect."""
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from retelling import ANSWERED, openai_answer, openai_frames, read, retold
+
+from llm_proxy import sse
+from llm_proxy.dialects import (
+    GENERATE,
+    GENERATE_STREAM,
+    INTERNAL,
+    OPENAI,
+    Dialect,
+    Offer,
+)
+from llm_proxy.errors import BadRequest, ProviderFailed, RateLimited, Refused, UpstreamTimeout
+
+
+class TestEveryDialect:
+    """What holds in all of them."""
+
+    @pytest.mark.parametrize("dialect", [OPENAI, INTERNAL, GENERATE], ids=lambda dialect: dialect.name)
+    @pytest.mark.parametrize(
+        "refused", [RateLimited("Slow down."), UpstreamTimeout("Too late."), BadRequest("No.")]
+    )
+    def test_any_refusal_can_be_told(self, dialect: Dialect, refused: Refused) -> None:
+        """As JSON, and as one frame without an end mark."""
+        assert refused.message in orjson.dumps(dialect.error(refused)).decode()
+        event = sse.parse(dialect.stream_error(refused))
+        assert orjson.loads(event.data or b"") == dialect.error(refused)
+
+    @pytest.mark.parametrize("dialect", [INTERNAL, GENERATE], ids=lambda dialect: dialect.name)
+    @pytest.mark.parametrize("reply", [b"", b"<html>", b"[]", b"{}", b'{"choices":[]}', b'{"choices":{}}'])
+    def test_an_answer_that_is_none_is_the_providers_failure(self, dialect: Dialect, reply: bytes) -> None:
+        """Not an empty text, and not an exception of another kind."""
+        with pytest.raises(ProviderFailed):
+            dialect.write(reply, ANSWERED)
+
+    @pytest.mark.parametrize("dialect", [INTERNAL, GENERATE_STREAM], ids=lambda dialect: dialect.name)
+    @given(words=st.lists(st.text(max_size=10), max_size=6), step=st.integers(1, 50))
+    def test_the_pieces_joined_are_the_whole_however_they_came(
+        self, dialect: Dialect, words: list[str], step: int
+    ) -> None:
+        """Old clients read the same text streamed and not, in any chunking."""
+        try:
+            "".join(words).encode()
+        except UnicodeEncodeError:
+            return
+        stream = openai_frames(*({"content": word} for word in words))
+        told = retold(dialect, stream, step)
+        events = [sse.parse(raw).data or b"" for raw in sse.Splitter().feed(told)]
+        assert events[-1] == b"[DONE]"
+        whole = orjson.loads(dialect.write(openai_answer("".join(words)), ANSWERED))
+        assert whole["content"] == "".join(orjson.loads(event)["content"] for event in events[:-1])
+        assert whole["usage"] == orjson.loads(events[-2])["usage"]
+
+    def test_openais_bytes_pass(self) -> None:
+        """Nothing is read, nothing is written anew."""
+        reply = openai_answer()
+        assert OPENAI.write(reply, ANSWERED) is reply
+        dialect: Dialect = OPENAI
+        assert (
+            dialect.stream(read(OPENAI, {"model": "gpt-4", "messages": [{"role": "user", "content": "x"}]}))
+            is None
+        )
+        assert OPENAI.models([Offer("a/b", "openai")]) == {
+            "object": "list",
+            "data": [{"id": "a/b", "object": "model", "created": 0, "owned_by": "openai"}],
+        }

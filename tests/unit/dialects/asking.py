@@ -1,0 +1,36 @@
+"""How the tests of this folder ask: a body by its fields, the call or the refusal back."""
+
+import json
+from typing import Any
+
+import pytest
+
+from llm_proxy.dialects import NO_HINTS, OPENAI, Bounds, Call, Door, Hints, Models
+from llm_proxy.errors import BadRequest
+
+MODELS = Models(
+    "the-default", {"gpt": frozenset({"openai"}), "claude": frozenset({"anthropic"})}, ("openai/*",)
+)
+HELLO = [{"role": "user", "content": "Hello"}]
+LEAST: dict[Door, dict[str, Any]] = {
+    "chat.completions": {"messages": HELLO},
+    "completions": {"prompt": "x"},
+    "embeddings": {"input": "x"},
+}
+DOORS: tuple[Door, ...] = ("chat.completions", "completions", "embeddings")
+
+
+def read(door: Door = "chat.completions", hints: Hints = NO_HINTS, /, **body: Any) -> Call:
+    """The call for a chat that says hello, or for these fields."""
+    least = LEAST[door]
+    asked = {"model": "gpt", **least, **body}
+    given = json.dumps({name: value for name, value in asked.items() if value != ...}).encode()
+    return OPENAI.read(door, given, hints, MODELS, Bounds(max_messages=50))
+
+
+def refused(door: Door = "chat.completions", /, **body: Any) -> BadRequest:
+    """The refusal of these fields."""
+    with pytest.raises(BadRequest) as caught:
+        read(door, **body)
+    assert caught.value.message
+    return caught.value

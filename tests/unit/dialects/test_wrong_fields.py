@@ -1,0 +1,129 @@
+"""A wrong field is refused before anything is forwarded, and named."""
+
+from typing import Any
+
+import pytest
+from asking import HELLO, refused
+
+from llm_proxy.dialects import Door
+
+WRONG: list[tuple[dict[str, Any], str, str]] = [
+    ({"messages": ...}, "messages", "missing_required_parameter"),
+    ({"messages": None}, "messages", "missing_required_parameter"),
+    ({"messages": []}, "messages", "empty_array"),
+    ({"messages": "x"}, "messages", "invalid_type"),
+    ({"messages": HELLO * 51}, "messages", "array_above_max_length"),
+    ({"messages": [1]}, "messages[0]", "invalid_type"),
+    ({"messages": [*HELLO, {"content": "x"}]}, "messages[1].role", "missing_required_parameter"),
+    ({"messages": [*HELLO, {"role": "boss", "content": "x"}]}, "messages[1].role", "invalid_value"),
+    ({"messages": [{"role": 1, "content": "x"}]}, "messages[0].role", "invalid_type"),
+    ({"messages": [{"role": ["user"], "content": "x"}]}, "messages[0].role", "invalid_type"),
+    ({"messages": [{"role": "user"}]}, "messages[0].content", "missing_required_parameter"),
+    ({"messages": [{"role": "user", "content": None}]}, "messages[0].content", "invalid_type"),
+    ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content", "invalid_type"),
+    ({"messages": [{"role": "user", "content": []}]}, "messages[0].content", "empty_array"),
+    ({"messages": [{"role": "user", "content": ["x"]}]}, "messages[0].content[0]", "invalid_type"),
+    (
+        {"messages": [{"role": "user", "content": [{"text": "x"}]}]},
+        "messages[0].content[0].type",
+        "missing_required_parameter",
+    ),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+        "messages[0].content[0].text",
+        "missing_required_parameter",
+    ),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]},
+        "messages[0].content[0].image_url",
+        "invalid_type",
+    ),
+    ({"messages": [{"role": "assistant"}]}, "messages[0].content", "missing_required_parameter"),
+    (
+        {"messages": [{"role": "tool", "content": "x"}]},
+        "messages[0].tool_call_id",
+        "missing_required_parameter",
+    ),
+    (
+        {"messages": [{"role": "assistant", "tool_calls": {}}]},
+        "messages[0].content",
+        "missing_required_parameter",
+    ),
+    ({"messages": [{"role": "assistant", "tool_calls": [1]}]}, "messages[0].tool_calls[0]", "invalid_type"),
+    (
+        {
+            "messages": [
+                {
+                    "role": "assistant",
+                    "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f"}}],
+                }
+            ]
+        },
+        "messages[0].tool_calls[0].function.arguments",
+        "missing_required_parameter",
+    ),
+    ({"model": ...}, "model", "missing_required_parameter"),
+    ({"model": 5}, "model", "invalid_type"),
+    ({"model": ""}, "model", "empty_string"),
+    ({"model": "x" * 300}, "model", "string_above_max_length"),
+    ({"temperature": "hot"}, "temperature", "invalid_type"),
+    ({"temperature": True}, "temperature", "invalid_type"),
+    ({"temperature": 3}, "temperature", "decimal_above_max_value"),
+    ({"temperature": -0.1}, "temperature", "decimal_below_min_value"),
+    ({"n": 0}, "n", "integer_below_min_value"),
+    ({"n": 1.5}, "n", "invalid_type"),
+    ({"max_tokens": 0}, "max_tokens", "integer_below_min_value"),
+    ({"max_tokens": 10**20}, "max_tokens", "integer_above_max_value"),
+    ({"seed": 2**70}, "seed", "integer_above_max_value"),
+    ({"stop": 5}, "stop", "invalid_type"),
+    ({"stop": ["x", 5]}, "stop[1]", "invalid_type"),
+    ({"stream": "yes"}, "stream", "invalid_type"),
+    ({"tools": {}}, "tools", "invalid_type"),
+    ({"tools": [{"function": {"name": "f"}}]}, "tools[0].type", "missing_required_parameter"),
+    (
+        {"tools": [{"type": "function", "function": {}}]},
+        "tools[0].function.name",
+        "missing_required_parameter",
+    ),
+    ({"tool_choice": 5}, "tool_choice", "invalid_type"),
+    ({"logit_bias": {"1": "x"}}, "logit_bias.1", "invalid_type"),
+    ({"metadata": {"a": 1}}, "metadata.a", "invalid_type"),
+    ({"metadata": {str(n): "x" for n in range(17)}}, "metadata", "object_above_max_properties"),
+    ({"metadata": {"agent_id": ""}}, "metadata.agent_id", "invalid_value"),
+    ({"response_format": {}}, "response_format.type", "missing_required_parameter"),
+    ({"user": 5}, "user", "invalid_type"),
+    ({"user": "a\nb"}, "user", "invalid_value"),
+]
+
+
+@pytest.mark.parametrize(("body", "param", "code"), WRONG)
+def test_a_wrong_field_is_named(body: dict[str, Any], param: str, code: str) -> None:
+    """400 with the place and a code, before anything is forwarded."""
+    wrong = refused(**body)
+    assert (wrong.param, wrong.code, wrong.status) == (param, code, 400)
+
+
+OTHERS: list[tuple[Door, dict[str, Any], str]] = [
+    ("completions", {"prompt": ...}, "prompt"),
+    ("completions", {"prompt": []}, "prompt"),
+    ("completions", {"prompt": ["x", 1]}, "prompt"),
+    ("completions", {"prompt": [[1], ["x"]]}, "prompt[1]"),
+    ("completions", {"prompt": [1, -1]}, "prompt"),
+    ("completions", {"prompt": [[]]}, "prompt[0]"),
+    ("completions", {"logprobs": 6}, "logprobs"),
+    ("embeddings", {"input": ...}, "input"),
+    ("embeddings", {"input": ""}, "input"),
+    ("embeddings", {"input": ["x", ""]}, "input[1]"),
+    ("embeddings", {"input": ["x"] * 2049}, "input"),
+    ("embeddings", {"input": {"a": 1}}, "input"),
+    ("embeddings", {"dimensions": 0}, "dimensions"),
+    ("embeddings", {"encoding_format": "hex"}, "encoding_format"),
+    ("embeddings", {"model": ...}, "model"),
+    ("embeddings", {"stream": True}, "stream"),
+]
+
+
+@pytest.mark.parametrize(("door", "body", "param"), OTHERS)
+def test_the_other_doors_name_their_fields_too(door: Door, body: dict[str, Any], param: str) -> None:
+    """Completions and embeddings have schemas of their own."""
+    assert refused(door, **body).param == param
