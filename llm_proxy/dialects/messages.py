@@ -71,10 +71,9 @@ def _message(message: Json, path: str) -> tuple[Json, int]:
     if role not in ROLES:
         raise wrong_value(f"{path}.role", role, ROLES)
     content, bulk_bytes = _content(message, role, path)
-    said = {**message, "content": content} if "content" in message else message
-    ordered = {
-        name: said[name] for name in _ORDER if name in said and (said[name] is not None or name == "content")
-    }
+    ordered = _in_order(message)
+    if "content" in ordered:
+        ordered["content"] = content
     if role == "tool":
         _named(_present(ordered, "tool_call_id", path), f"{path}.tool_call_id")
     if role == "function":
@@ -85,9 +84,19 @@ def _message(message: Json, path: str) -> tuple[Json, int]:
         ordered["tool_calls"] = _tool_calls(ordered["tool_calls"], f"{path}.tool_calls")
     if "function_call" in ordered:
         _function(ordered["function_call"], f"{path}.function_call")
+    return ordered, bulk_bytes
+
+
+def _in_order(message: Json) -> Json:
+    """The keys as published, without those that are null, then the others by name."""
+    ordered = {
+        name: message[name]
+        for name in _ORDER
+        if name in message and (message[name] is not None or name == "content")
+    }
     for name in sorted(message.keys() - _KNOWN):
         ordered[name] = message[name]
-    return ordered, bulk_bytes
+    return ordered
 
 
 def _content(message: Json, role: str, path: str) -> tuple[Any, int]:
@@ -153,8 +162,8 @@ def _tool_call(call: Any, path: str) -> Json:  # noqa: ANN401 -- unchecked JSON
         ordered["function"] = {
             name: call["function"][name] for name in sorted(call["function"], reverse=True)
         }
-    for name in sorted(call.keys() - ordered.keys()):
-        ordered[name] = call[name]
+    if len(call) > len(ordered):
+        ordered |= {name: call[name] for name in sorted(call) if name not in ordered}
     return ordered
 
 
