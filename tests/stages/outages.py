@@ -1,0 +1,135 @@
+"""A Valkey to be ill-treated, replicas that count there, and a ledger that says what it is told to."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from llm_proxy.admission import Admission, Price
+from llm_proxy.admission.wire import Wire
+from llm_proxy.dialects import Call
+from llm_proxy.errors import Refused
+from llm_proxy.identity import Caller
+from llm_proxy.settings import Settings
+from llm_proxy.stack import part, ports
+from llm_proxy.stack.valkey import valkey, valkey_url
+
+CALL = Call("chat.completions", "openai", "gpt", "gpt", {}, prompt_bytes=400, max_tokens=100)
+COST_NANO_USD = 200
+PASSWORD = "only-for-this-test"
+
+
+class Own:
+    """A Valkey of this test's own, to be ill-treated."""
+
+    def __init__(self, folder: Path) -> None:
+        port = ports.free_port()
+        self.url = valkey_url(port, PASSWORD)
+        self._part = valkey("limits", folder, port, PASSWORD)
+        self._logs = folder / "logs"
+        self.start()
+
+    def start(self) -> None:
+        """Start, with what it wrote to disk."""
+        self._running = part.start(self._part, self._logs)
+        part.wait_until_ready([self._running])
+
+    def kill(self) -> None:
+        """As a machine dies."""
+        self._running.process.kill()
+        self._running.process.wait()
+
+    def freeze(self) -> None:
+        """It holds its connections and says nothing."""
+        os.kill(self._running.process.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """It goes on where it was."""
+        os.kill(self._running.process.pid, signal.SIGCONT)
+
+    async def ask(self, *words: str) -> Any:
+        """The reply to one command."""
+        wire = Wire(self.url, timeout_s=1, greeting=list)
+        await wire.start()
+        try:
+            return await wire.ask(*words)
+        finally:
+            await wire.stop()
+
+    def end(self) -> None:
+        """Gone, whatever state it is in."""
+        with contextlib.suppress(ProcessLookupError):
+            self.thaw()
+        self.kill()
+
+
+class Ledger:
+    """What was spent, as Postgres would say; and the price of every model."""
+
+    def __init__(self, spent: int | None = 0) -> None:
+        self.spent = spent
+        self.asked = 0
+
+    async def spent_nano_usd(self, scope: str, id: str, period_start: datetime) -> int | None:  # noqa: A002, ARG002 -- the protocol's
+        """What was spent."""
+        self.asked += 1
+        return self.spent
+
+    def price(self, group: str) -> Price | None:
+        """One nano-dollar a token; `gpt-unpriced` has none."""
+        return Price(1_000, 1_000) if group != "unpriced" else None
+
+
+def settings_of(**said: object) -> Settings:
+    """Settings with these values, no database, and the defaults elsewhere."""
+    return Settings(**({"database_url": None} | said))  # type: ignore[arg-type]  # pydantic reads the texts
+
+
+class Replicas:
+    """Replicas of a gateway's admission, all counting at one address."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._made: list[Admission] = []
+
+    async def start(self, ledger: Ledger | None = None, **settings: object) -> Admission:
+        """One more."""
+        chosen = settings_of(limits_redis_url=self._url, **settings)
+        made = Admission(chosen, prices=ledger, spent=ledger)
+        self._made.append(made)
+        await made.start()
+        return made
+
+    async def stop(self) -> None:
+        """All of them."""
+        for one in self._made:
+            await one.stop()
+
+
+async def outcome(admission: Admission, caller: Caller) -> str:
+    """How a call fares: the header's word, or the refusal's code."""
+    try:
+        lease = await admission.admit(caller, CALL, uuid4())
+    except Refused as refused:
+        return refused.code or ""
+    lease.settle(10, 10)
+    return dict(lease.headers)[b"x-llm-proxy-limits"].decode()
+
+
+async def until(expected: str, admission: Admission, caller: Caller, within_s: float = 5) -> float:
+    """How long it took until calls fared so, in seconds."""
+    began = time.monotonic()
+    while (fared := await outcome(admission, caller)) != expected:
+        assert time.monotonic() - began < within_s, fared
+        await asyncio.sleep(0.05)
+    return time.monotonic() - began
+
+
+def somebody(**said: object) -> Caller:
+    """A caller of a tenant of its own."""
+    return Caller("k", "internal", tenant=f"t-{uuid4().hex}", **said)  # type: ignore[arg-type]  # as the caller's fields

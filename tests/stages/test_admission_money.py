@@ -1,0 +1,131 @@
+"""Budgets on a real Valkey: closed in an outage, rebuilt after a loss, never overspent unforeseen."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from stages.outages import CALL, COST_NANO_USD, Ledger, Own, Replicas, outcome, somebody, until
+
+from llm_proxy.admission import Lease
+from llm_proxy.dialects import Call
+from llm_proxy.errors import BudgetExceeded, Refused, StoreUnavailable
+from llm_proxy.identity import Budget
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Own]:
+    """A Valkey of this test's own."""
+    made = Own(tmp_path)
+    yield made
+    made.end()
+
+
+@pytest.fixture
+async def replicas(own: Own) -> AsyncIterator[Replicas]:
+    """Replicas that count there."""
+    made = Replicas(own.url)
+    yield made
+    await made.stop()
+
+
+async def test_a_budget_denies_while_the_store_is_gone(own: Own, replicas: Replicas) -> None:
+    """Budgets fail closed."""
+    admission = await replicas.start(Ledger())
+    caller = somebody(budgets=(Budget(10**9, "day"),))
+    assert await outcome(admission, caller) == "enforced"
+    own.kill()
+    await until("store_unavailable", admission, caller)
+
+
+async def test_an_emptied_store_has_its_budgets_rebuilt_from_the_ledger_and_never_taken_for_unspent(
+    own: Own, replicas: Replicas
+) -> None:
+    """A missing counter is unknown, not 0."""
+    ledger = Ledger(spent=0)
+    admission = await replicas.start(ledger)
+    caller = somebody(budgets=(Budget(1_000, "month"),))
+    assert await outcome(admission, caller) == "enforced"
+    ledger.spent = 1_000
+    await own.ask("FLUSHALL")
+    with pytest.raises(BudgetExceeded):
+        await admission.admit(caller, CALL, uuid4())
+    ledger.spent = None
+    await own.ask("FLUSHALL")
+    with pytest.raises(StoreUnavailable):
+        await admission.admit(caller, CALL, uuid4())
+    assert ledger.asked == 3
+
+
+async def test_many_calls_that_miss_a_counter_ask_the_ledger_once(own: Own, replicas: Replicas) -> None:
+    """A flush is no storm on Postgres."""
+    ledger = Ledger(spent=0)
+    admission = await replicas.start(ledger)
+    caller = somebody(budgets=(Budget(10**9, "total"),))
+    await asyncio.gather(*(outcome(admission, caller) for _ in range(50)))
+    assert ledger.asked == 1
+    await own.ask("FLUSHALL")
+
+
+async def test_settlements_of_an_outage_arrive_when_the_store_is_back_and_count_once(
+    own: Own, replicas: Replicas
+) -> None:
+    """Money is never dropped."""
+    admission = await replicas.start(Ledger(spent=0))
+    caller = somebody(budgets=(Budget(10**9, "total"),))
+    leases = [await admission.admit(caller, CALL, uuid4()) for _ in range(20)]
+    own.freeze()
+    for number, lease in enumerate(leases):
+        lease.settle(10, number)
+    await asyncio.sleep(0.6)
+    assert admission.state().unsettled > 0
+    own.thaw()
+    await asyncio.sleep(1)
+    assert admission.state().unsettled == 0
+    (key,) = await own.ask("KEYS", "lp:*:b:*")
+    assert int(await own.ask("HGET", key, "spent")) == sum(range(20))
+
+
+async def test_spend_never_exceeds_the_budget_by_more_than_calls_in_flight_cost_above_their_reserve(
+    replicas: Replicas,
+) -> None:
+    """Two replicas, many clients, costs nobody foresaw."""
+    limit = 30_000
+    both = [await replicas.start(Ledger(spent=0)) for _ in range(2)]
+    caller = somebody(budgets=(Budget(limit, "day"),))
+    spent = refused = 0
+    in_flight: dict[Lease, int] = {}
+    most_over = 0
+
+    async def client(number: int) -> None:
+        nonlocal spent, refused, most_over
+        for turn in range(20):
+            try:
+                lease = await both[number % 2].admit(caller, CALL, uuid4())
+            except BudgetExceeded:
+                refused += 1
+                continue
+            actual = (number * 131 + turn * 577) % (2 * COST_NANO_USD + 100)
+            in_flight[lease] = max(0, actual - COST_NANO_USD)
+            most_over = max(most_over, sum(in_flight.values()))
+            await asyncio.sleep(0.01)
+            lease.settle(200, actual)
+            spent += actual
+            await asyncio.sleep(0.15)
+            del in_flight[lease]
+
+    await asyncio.gather(*(client(number) for number in range(24)))
+    print(f"budget {limit}, spent {spent}, refused {refused}, over at most {most_over}")  # noqa: T201 -- asked for
+    assert refused > 0
+    assert limit * 0.9 < spent <= limit + most_over
+
+
+async def test_a_model_nobody_can_price_is_refused_under_a_budget(replicas: Replicas) -> None:
+    """And only there."""
+    admission = await replicas.start(Ledger(spent=0))
+    unpriced = Call("chat.completions", "openai", "unpriced", "unpriced", {}, prompt_bytes=4)
+    with pytest.raises(Refused) as refused:
+        await admission.admit(somebody(budgets=(Budget(1, "day"),)), unpriced, uuid4())
+    assert refused.value.code == "price_unknown"
+    assert await admission.admit(somebody(), unpriced, uuid4())

@@ -1,0 +1,219 @@
+"""Admission on a real Valkey: exact across replicas, places given back, settlements that arrive."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from stages.outages import settings_of
+
+from llm_proxy.admission import Admission, EvictingStore, Lease, refuse_evicting, standing_of
+from llm_proxy.dialects import Call
+from llm_proxy.errors import Forbidden, RateLimited
+from llm_proxy.identity import Caller, Limits, Rule
+
+CALL = Call("chat.completions", "openai", "gpt", "gpt", {}, prompt_bytes=400, max_tokens=100)
+REPLICAS, CLIENTS = 3, 200
+
+
+@pytest.fixture
+def tenant() -> str:
+    """A tenant of this test's own."""
+    return f"tenant-{uuid4().hex}"
+
+
+@pytest.fixture
+async def admission(limits_redis_url: str) -> AsyncIterator[Admission]:
+    """A replica with its default rules."""
+    made = replica(limits_redis_url)
+    await made.start()
+    yield made
+    await made.stop()
+
+
+def replica(url: str, *rules: Rule) -> Admission:
+    """A replica that counts at this address."""
+    return Admission(settings_of(limits_redis_url=url, default_models=("gpt", "m")), standing_rules=rules)
+
+
+async def admit(admission: Admission, caller: Caller, call: Call = CALL) -> Lease:
+    """A place."""
+    return await admission.admit(caller, call, uuid4())
+
+
+async def test_an_agent_gets_exactly_its_ten_a_minute_from_three_replicas_and_two_hundred_clients(
+    limits_redis_url: str, tenant: str
+) -> None:
+    """Not nine, not eleven, however they race."""
+    program, share = Path(__file__).with_name("replica.py"), CLIENTS // REPLICAS + 1
+    running = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, program, limits_redis_url, tenant, "scout", str(share),
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        )
+        for _ in range(REPLICAS)
+    ]  # fmt: skip
+    told = await asyncio.gather(*(one.communicate(b"\n") for one in running))
+    counts = [tuple(map(int, out.split())) for out, _ in told]
+    assert sum(admitted for admitted, _ in counts) == 10
+    assert sum(refused for _, refused in counts) == 2 * share * REPLICAS - 10
+
+
+async def test_an_answer_tells_what_is_left_and_a_refusal_when_to_come_back(
+    admission: Admission, tenant: str
+) -> None:
+    """In OpenAI's headers."""
+    caller = Caller("k", "internal", tenant=tenant, agent="scout")
+    leases = [await admit(admission, caller) for _ in range(10)]
+    assert [dict(lease.headers)[b"x-ratelimit-remaining-requests"] for lease in leases] == [
+        b"%d" % left for left in range(9, -1, -1)
+    ]
+    for _ in range(2):  # the second time without asking the store
+        with pytest.raises(RateLimited) as refused:
+            await admit(admission, caller)
+        assert refused.value.retry_after_s is not None
+        assert 55 < refused.value.retry_after_s <= 60
+        assert dict(refused.value.headers)["x-ratelimit-remaining-requests"] == "0"
+
+
+async def test_one_agent_does_not_starve_another(admission: Admission, tenant: str) -> None:
+    """Each has its own ten."""
+    for _ in range(10):
+        await admit(admission, Caller("k", "internal", tenant=tenant, agent="greedy"))
+    lease = await admit(admission, Caller("k", "internal", tenant=tenant, agent="modest"))
+    assert dict(lease.headers)[b"x-ratelimit-remaining-requests"] == b"9"
+
+
+async def test_a_sequential_caller_with_one_parallel_place_is_never_refused(
+    admission: Admission, tenant: str
+) -> None:
+    """The place is back before the answer's last byte."""
+    caller = Caller("k", "internal", tenant=tenant, limits=Limits(parallel=1))
+    for _ in range(200):
+        lease = await admit(admission, caller)
+        assert lease.holds_place
+        await lease.give_back()
+        assert not lease.holds_place
+        lease.settle(10, None)
+
+
+async def test_a_second_call_at_once_is_refused_while_the_only_place_is_taken(
+    admission: Admission, tenant: str
+) -> None:
+    """And admitted when the first has settled without giving back."""
+    caller = Caller("k", "internal", tenant=tenant, limits=Limits(parallel=1))
+    first = await admit(admission, caller)
+    with pytest.raises(RateLimited):
+        await admit(admission, caller)
+    first.settle(None, None)
+    await asyncio.sleep(0.3)
+    second = await admit(admission, caller)
+    await second.give_back()
+    await second.give_back()
+
+
+async def test_reserved_and_settled_never_drift_whatever_the_order_of_ends(
+    admission: Admission, tenant: str
+) -> None:
+    """When all have ended, exactly the truth is counted."""
+    caller = Caller("k", "internal", tenant=tenant, limits=Limits(tpm=1_000_000))
+    leases = [await admit(admission, caller) for _ in range(60)]
+    truths = [7 * number % 391 for number in range(60)]
+    order = sorted(range(60), key=lambda number: (number * 37) % 60)
+    for number in order:
+        leases[number].settle(truths[number], None)
+        leases[number].settle(99_999, None)
+    await asyncio.sleep(0.3)
+    (tokens,) = (await standing_of(admission, caller)).standings
+    assert tokens.used == sum(truths)
+
+
+async def test_a_call_whose_tokens_nobody_knows_keeps_what_it_reserved(
+    admission: Admission, tenant: str
+) -> None:
+    """Unknown is not nothing."""
+    caller = Caller("k", "internal", tenant=tenant, limits=Limits(tpm=1_000))
+    (await admit(admission, caller)).settle(None, None)
+    await asyncio.sleep(0.3)
+    (tokens,) = (await standing_of(admission, caller)).standings
+    assert tokens.used == 100 + 100
+
+
+async def test_a_call_larger_than_the_limit_waits_for_an_empty_window_and_no_longer(
+    admission: Admission, tenant: str
+) -> None:
+    """It takes the whole of it."""
+    caller = Caller("k", "internal", tenant=tenant, limits=Limits(tpm=50))
+    await admit(admission, caller)
+    with pytest.raises(RateLimited) as refused:
+        await admit(admission, caller)
+    assert (refused.value.kind, refused.value.code) == ("tokens", "rate_limit_exceeded")
+
+
+async def test_a_call_given_up_while_it_asked_leaves_nothing_behind(
+    limits_redis_url: str, tenant: str
+) -> None:
+    """The place the store gave to nobody is returned."""
+    admission = replica(limits_redis_url, Rule("tenant", limits=Limits(parallel=1)))
+    await admission.start()
+    caller = Caller("k", "internal", tenant=tenant)
+    for _ in range(20):
+        given_up = asyncio.create_task(admit(admission, caller))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        await asyncio.gather(given_up, return_exceptions=True)
+    await asyncio.sleep(0.3)
+    assert (await admit(admission, caller)).holds_place
+    await admission.stop()
+
+
+async def test_a_model_that_is_not_allowed_is_forbidden_and_not_counted(
+    admission: Admission, tenant: str
+) -> None:
+    """By the caller's own list, or the default one."""
+    caller = Caller("k", "virtual", tenant=tenant, agent="scout", models=("claude-*",))
+    for who, call in ((caller, CALL), (replace(caller, models=None), replace(CALL, group="claude"))):
+        with pytest.raises(Forbidden) as refused:
+            await admit(admission, who, call)
+        assert refused.value.code == "model_not_allowed"
+    (requests,) = (await standing_of(admission, caller)).standings
+    assert requests.used == 0
+
+
+async def test_a_shadowed_limit_refuses_nobody(limits_redis_url: str, tenant: str) -> None:
+    """It is only watched."""
+    admission = replica(limits_redis_url, Rule("agent", limits=Limits(rpm=1), mode="shadow"))
+    await admission.start()
+    caller = Caller("k", "internal", tenant=tenant, agent="scout")
+    leases = [await admit(admission, caller) for _ in range(5)]
+    assert [name for name, _ in leases[-1].headers] == [b"x-llm-proxy-limits"]
+    (requests,) = (await standing_of(admission, caller)).standings
+    assert (requests.used, requests.remaining) == (1, 0)
+    await admission.stop()
+
+
+async def test_without_a_store_limits_hold_per_process(tenant: str) -> None:
+    """Exactly as they would in one."""
+    admission = Admission(settings_of(limits_redis_url=None))
+    await admission.start()
+    caller = Caller("k", "internal", tenant=tenant, agent="scout", limits=Limits(parallel=1))
+    for _ in range(10):
+        lease = await admit(admission, caller)
+        await lease.give_back()
+    with pytest.raises(RateLimited):
+        await admit(admission, caller)
+    assert admission.state().store == "process"
+    await admission.stop()
+
+
+async def test_a_store_that_evicts_is_named_and_one_that_does_not_is_taken(
+    limits_redis_url: str, cache_redis_url: str
+) -> None:
+    """Limits must not be thrown away when memory is short."""
+    await refuse_evicting(limits_redis_url)
+    with pytest.raises(EvictingStore, match="LLM_PROXY__LIMITS_REDIS_URL"):
+        await refuse_evicting(cache_redis_url)
+    await refuse_evicting("redis://127.0.0.1:1")
