@@ -75,7 +75,7 @@ def not_found(model: str, provider: str | None = None) -> ModelNotFound:
     """The refusal of a name nobody serves."""
     at = f" at the provider '{_shown(provider)}'" if provider else ""
     return ModelNotFound(
-        f"The model '{_shown(model)}' does not exist{at} or you do not have access to it.", param="model"
+        f"The model `{_shown(model)}` does not exist{at} or you do not have access to it.", param="model"
     )
 
 

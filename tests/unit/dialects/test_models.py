@@ -65,7 +65,7 @@ def test_what_nobody_serves_is_not_found(model: str, provider: str | None) -> No
         "model_not_found",
         "model",
     )
-    assert f"'{model}'" in refused.value.message
+    assert f"`{model}`" in refused.value.message
 
 
 @pytest.mark.parametrize(
