@@ -28,17 +28,18 @@ _WORDS = _SLOT_BYTES // 4
 class Journal:
     """One worker's journal; not safe across threads."""
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, slots: int = _SLOTS) -> None:
         """A fresh journal at `path`, whose former content must have been taken; without one, memory alone."""
-        self._map = _open(path)
+        self._count = slots
+        self._map = _open(path, slots * _SLOT_BYTES)
         self._words = memoryview(self._map).cast("I")
-        self._free = list(range(_SLOTS - 1, -1, -1))
+        self._free = list(range(slots - 1, -1, -1))
         self._slots: dict[int, int] = {}
 
     @property
     def used(self) -> int:
         """Slots in use."""
-        return _SLOTS - len(self._free)
+        return self._count - len(self._free)
 
     def opened(self, request_id: UUID, line: bytes) -> bool:
         """Write an admitted call down; False when there is no room for it."""
@@ -88,8 +89,7 @@ def left_in(path: Path) -> Iterator[tuple[bool, bytes]]:
             yield False, content[start + _OPENED_AT : start + _OPENED_AT + opened]
 
 
-def _open(path: Path | None) -> mmap.mmap:
-    size = _SLOTS * _SLOT_BYTES
+def _open(path: Path | None, size: int) -> mmap.mmap:
     if path is None:
         return mmap.mmap(-1, size)
     path.unlink(missing_ok=True)

@@ -18,7 +18,7 @@ DIMENSIONS = {
     "user": "user_id", "day": "day", "hour": "hour",
 }  # fmt: skip
 HOURS_KEPT = timedelta(days=35)
-RAW_AT_MOST = timedelta(days=7)
+RAW_AT_MOST = timedelta(days=8)  # a week, and today
 MOST_LINES = 10_000
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _AGO = re.compile(r"(?P<number>\d{1,4})(?P<unit>[mhdw])")

@@ -1,0 +1,74 @@
+"""The journal holds what is in hand, and gives it up only when told."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from uuid import UUID, uuid4
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm_proxy.ledger.journal import NO_SLOT, Journal, left_in
+
+Steps = st.lists(st.tuples(st.sampled_from(["open", "finish", "free"]), st.integers(0, 5)), max_size=40)
+
+
+def test_what_was_opened_and_finished_is_found_again(tmp_path: Path) -> None:
+    """An ended call by its record, a running one by what it was opened with, a freed one not at all."""
+    journal = Journal(tmp_path / "journal")
+    running, ended, kept = uuid4(), uuid4(), uuid4()
+    for one in (running, ended, kept):
+        assert journal.opened(one, b"opened %s" % one.bytes.hex().encode())
+    journal.finished(ended, b"ended")
+    journal.free(journal.finished(kept, b"kept"))
+    assert sorted(left_in(tmp_path / "journal")) == [
+        (False, b"opened %s" % running.bytes.hex().encode()),
+        (True, b"ended"),
+    ]
+
+
+@settings(max_examples=50, deadline=None)
+@given(Steps)
+def test_the_journal_is_what_is_in_hand(steps: list[tuple[str, int]]) -> None:
+    """Whatever the order: open calls and unkept records, each once."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "journal"
+        check(Journal(path, slots=16), path, steps)
+
+
+def check(journal: Journal, path: Path, steps: list[tuple[str, int]]) -> None:
+    """Walk the steps and compare."""
+    ids = [UUID(int=number) for number in range(6)]
+    opened: set[int] = set()
+    slots: dict[int, int] = {}
+    for step, number in steps:
+        if step == "open" and number not in opened and number not in slots:
+            opened.add(number)
+            assert journal.opened(ids[number], b"o%d" % number)
+        elif step == "finish" and number not in slots:
+            opened.discard(number)
+            slots[number] = journal.finished(ids[number], b"f%d" % number)
+        elif step == "free" and number in slots:
+            journal.free(slots.pop(number))
+    running = {(False, b"o%d" % number) for number in opened}
+    expected = running | {(True, b"f%d" % number) for number in slots}
+    assert set(left_in(path)) == expected
+    assert journal.used == len(expected)
+
+
+def test_a_line_too_long_or_a_full_journal_is_said_not_raised(tmp_path: Path) -> None:
+    """The record still goes to Postgres, only without the journal's promise."""
+    journal = Journal(tmp_path / "journal", slots=100)
+    assert not journal.opened(uuid4(), b"x" * 5000)
+    assert journal.finished(uuid4(), b"x" * 5000) == NO_SLOT
+    while journal.opened(uuid4(), b"x"):
+        pass
+    assert journal.finished(uuid4(), b"y") == NO_SLOT
+    journal.free(NO_SLOT)
+    assert journal.used == 100
+
+
+def test_a_missing_or_damaged_journal_holds_nothing(tmp_path: Path) -> None:
+    """A dead worker's file may be anything."""
+    assert list(left_in(tmp_path / "none")) == []
+    (tmp_path / "odd").write_bytes(b"\xff" * 5000)
+    assert list(left_in(tmp_path / "odd")) == []

@@ -1,0 +1,66 @@
+"""A record on its way to disk and back is the same record."""
+
+import math
+from datetime import UTC
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from records import random_record, record
+
+from llm_proxy.ledger.row import FIELDS, OPENED, decode, encode, lost, repaired, row_of
+
+
+@given(st.integers(0, 10**9))
+def test_a_row_survives_the_disk(seed: int) -> None:
+    """To the microsecond and the nano-dollar, unknown as unknown."""
+    row = row_of(random_record(Random(seed)))  # noqa: S311 -- repeatable
+    assert decode(encode(row)) == row
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=())), st.integers())
+def test_no_text_and_no_number_stops_a_record(text: str, number: int) -> None:
+    """What UTF-8 or 64 bits cannot hold is repaired."""
+    row = row_of(record(user=text, prompt_tokens=number))
+    line = encode(row)
+    assert b"\n" not in line
+    assert decode(line)[0] == row[0]
+
+
+def test_repairing_leaves_a_good_row_alone() -> None:
+    """And takes NUL, lone surrogates and impossible numbers out of a bad one."""
+    good = row_of(record(user="ok", streamed=True))
+    assert repaired(good) == good
+    bad = dict(
+        zip(FIELDS, repaired(row_of(record(user="a\0\udc80", status=10**6, prompt_tokens=-1))), strict=True)
+    )
+    assert (bad["user"], bad["status"], bad["prompt_tokens"]) == ("a?", None, None)
+
+
+def test_a_torn_line_is_no_row() -> None:
+    """Whatever a power cut left of it."""
+    line = encode(row_of(record()))
+    for broken in (line[:-5], b"", b"{}", b"[1]"):
+        with pytest.raises(ValueError):  # noqa: PT011 -- any of JSON's own
+            decode(broken)
+
+
+def test_an_opened_call_becomes_a_lost_one() -> None:
+    """Whose it was stays known; what it used is unknown."""
+    one = record()
+    opened = {name: getattr(one, name, None) for name in OPENED} | {"started_at": one.started_at.timestamp()}
+    line = encode(tuple(opened[name] for name in OPENED))
+    row = dict(zip(FIELDS, lost(line), strict=True))
+    assert (row["outcome"], row["usage_source"], row["status"]) == ("lost", "unknown", 0)
+    assert (row["key_id"], row["agent"], row["group"]) == (one.key_id, one.agent, one.group)
+    assert (row["cost_nano_usd"], row["prompt_tokens"]) == (None, None)
+    assert row["started_at"].tzinfo is UTC
+    assert math.isclose(row["started_at"].timestamp(), one.started_at.timestamp(), abs_tol=1e-5)
+
+
+def test_tokens_add_up_or_are_unknown() -> None:
+    """Unknown is not 0."""
+    assert record().total_tokens == 46
+    assert record(completion_tokens=None).total_tokens == 12
+    assert record(prompt_tokens=None, completion_tokens=None).total_tokens is None

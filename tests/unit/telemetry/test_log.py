@@ -1,0 +1,91 @@
+"""Logs are JSON lines, and no key survives in them."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from llm_proxy.telemetry import request_id, setup_logging
+from llm_proxy.telemetry.redact import redact
+
+
+@pytest.fixture
+def lines() -> Iterator[io.StringIO]:
+    """What is logged, with the process's loggers put back afterwards."""
+    root = logging.getLogger()
+    before, level = root.handlers, root.level
+    out = io.StringIO()
+    setup_logging("INFO", secrets=["literal-secret-of-ours"], stream=out)
+    yield out
+    root.handlers, root.level = before, level
+
+
+def test_a_line_is_one_json_object_with_the_request_id(lines: io.StringIO) -> None:
+    """Whatever stands in the message; `extra` fields stand beside the event."""
+    token = request_id.set("0192-abc")
+    logging.getLogger("llm_proxy.test").warning("postgres is away\nreally", extra={"records": 7})
+    request_id.reset(token)
+    told = json.loads(lines.getvalue())
+    assert told["event"] == "postgres is away\nreally"
+    assert (told["level"], told["request_id"], told["records"]) == ("WARNING", "0192-abc", 7)
+    assert lines.getvalue().count("\n") == 1
+
+
+def test_a_traceback_stays_one_line(lines: io.StringIO) -> None:
+    """The error is a field."""
+    try:
+        int("broken")
+    except ValueError:
+        logging.getLogger("llm_proxy.test").exception("it failed")
+    assert "ValueError: invalid literal" in json.loads(lines.getvalue())["error"]
+
+
+CANARY = "Zq3x9LmN7vTk2RbW8sYc"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"sk-{CANARY}",
+        f"sk-ant-api03-{CANARY}",
+        f"gsk_{CANARY}",
+        f"AIza{CANARY}",
+        f"Authorization: Bearer {CANARY}",
+        f"Bearer {CANARY}",
+        f"postgresql://user:{CANARY}@host/db",
+        f"x-internal-auth: {CANARY}",
+        f'{{"api_key": "{CANARY}"}}',
+        f"password={CANARY}",
+        f"eyJhbGciOiJIUzI1NiJ9.eyJ{CANARY}.x",
+    ],
+)
+def test_a_key_in_a_message_is_blanked(lines: io.StringIO, text: str) -> None:
+    """In the event, in a field, in a traceback."""
+    try:
+        int(text)
+    except ValueError:
+        logging.getLogger("x").exception(f"saw {text}", extra={"header": text})  # noqa: G004 -- the point
+    assert CANARY not in lines.getvalue()
+    assert json.loads(lines.getvalue())["level"] == "ERROR"
+
+
+def test_a_known_secret_is_blanked_wherever_it_stands(lines: io.StringIO) -> None:
+    """Also without anything key-like around it."""
+    logging.getLogger("x").info("so literal-secret-of-ours it is")
+    assert "literal-secret-of-ours" not in lines.getvalue()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "the task-force met",
+        "risk-averse-people-everywhere",
+        "model gpt-4o-mini-2024-07-18 failed",
+        "https://api.x.ai/v1",
+    ],
+)
+def test_ordinary_text_is_left_alone(text: str) -> None:
+    """A net that catches words would hide what happened."""
+    assert redact(text) == text
