@@ -1,0 +1,142 @@
+"""What is explained is what happens: over a thousand generated states, on a Valkey and in one process."""
+
+import random
+from dataclasses import dataclass
+from uuid import uuid4
+
+import pytest
+from stages.outages import Ledger, settings_of
+
+from llm_proxy.admission import Admission, Explanation, Price, explain
+from llm_proxy.dialects import Call
+from llm_proxy.errors import Refused
+from llm_proxy.identity import Budget, Caller, Kill, Limits, Rule, Rulebook
+from llm_proxy.identity.caller import Mode, Period, ScopeKind
+
+STATES = 1_000
+SCOPES: tuple[ScopeKind, ...] = ("key", "agent", "tenant", "user_model", "tenant_group")
+
+
+class Rules:
+    """A rulebook that stays as it is."""
+
+    def __init__(self, book: Rulebook) -> None:
+        self._book: Rulebook | None = book
+
+    async def rulebook(self, known: int) -> Rulebook | None:  # noqa: ARG002 -- the protocol's
+        """The book, once."""
+        book, self._book = self._book, None
+        return book
+
+
+class SomePrices(Ledger):
+    """Two models have a price, one has none."""
+
+    def price(self, group: str) -> Price | None:
+        """By the model's name."""
+        return None if group == "c" else Price(1_000, 3_000, 200)
+
+
+@dataclass(frozen=True)
+class Word:
+    """What became of a call."""
+
+    status: int
+    code: str | None
+    kind: str
+    promises: bool
+
+
+def word(refused: Refused | None) -> Word:
+    """A verdict to compare; a wait differs by the moments between the two."""
+    if refused is None:
+        return Word(200, None, "", promises=False)
+    return Word(refused.status, refused.code, refused.kind, refused.retry_after_s is not None)
+
+
+def rules(dice: random.Random) -> Rulebook:
+    """Some limits, some budgets, some switches, some only watched."""
+    laid = tuple(rule(dice, scope) for scope in dice.sample(SCOPES, dice.randint(1, 4)))
+    kills = [Kill("agent", "a2")] * (dice.random() < 0.3) + [Kill("model", "b")] * (dice.random() < 0.1)
+    return Rulebook(laid, frozenset(kills), {"*": dice.randint(1, 9)})
+
+
+def rule(dice: random.Random, scope: ScopeKind) -> Rule:
+    """One of many."""
+    limits = Limits(dice.choice([None, 0, 1, 3, 8]), dice.choice([None, 300, 3_000]), dice.choice([None, 2]))
+    periods: list[Period] = ["day", "month", "total"]
+    modes: list[Mode | None] = [None, None, "shadow", "off"]
+    budgets = (Budget(dice.choice([500, 5_000]), dice.choice(periods)),)
+    money = scope in {"key", "agent", "tenant"} and dice.random() < 0.4
+    return Rule(scope, limits=limits, budgets=budgets if money else (), mode=dice.choice(modes))
+
+
+def caller(dice: random.Random, tenant: str) -> Caller:
+    """One of a few."""
+    return Caller(
+        f"k{dice.randint(1, 2)}",
+        "internal",
+        tenant=tenant,
+        agent=dice.choice([None, "a1", "a2"]),
+        user=dice.choice([None, "u1"]),
+        models=dice.choice([None, ("a", "b"), ("*",)]),
+        limits=Limits(rpm=dice.choice([None, None, 4])),
+    )
+
+
+def call(dice: random.Random) -> Call:
+    """Small, large, priced or not."""
+    group = dice.choice("aaabbc")
+    size, most = dice.choice([0, 100, 4_000]), dice.choice([None, 1, 500])
+    return Call("chat.completions", "openai", group, group, {}, prompt_bytes=size, max_tokens=most)
+
+
+async def judged(admission: Admission, who: Caller, what: Call) -> Word:
+    """The real verdict."""
+    try:
+        lease = await admission.admit(who, what, uuid4())
+    except Refused as refused:
+        return word(refused)
+    lease.settle(None, None)
+    return word(None)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+async def test_the_verdict_explained_is_the_verdict_given(limits_redis_url: str, *, shared: bool) -> None:
+    """The status, the code, and whether waiting helps; a refusal names a check that would refuse."""
+    dice, seen = random.Random(7), dict[Word, int]()  # noqa: S311 -- states, not secrets
+    for _ in range(STATES // 20):
+        ledger = SomePrices(spent=dice.choice([0, 400, None]))
+        admission = Admission(
+            settings_of(limits_redis_url=limits_redis_url if shared else None, default_models=("a", "c")),
+            prices=ledger,
+            spent=ledger,
+            rules=Rules(rules(dice)),
+        )
+        await admission.start()
+        tenant = f"t-{uuid4().hex}"
+        for _ in range(20):
+            who, what = caller(dice, tenant), call(dice)
+            explained: Explanation = await explain(admission, who, what)
+            given = await judged(admission, who, what)
+            assert word(explained.refused) == given
+            if given.status == 429:
+                assert any(one.over and one.check.enforced for one in explained.standings)
+            seen[given] = seen.get(given, 0) + 1
+        await admission.stop()
+    assert {one.status for one in seen} == {200, 403, 429, 503}
+    assert {one.code for one in seen} >= {"rate_limit_exceeded", "insufficient_quota", "model_not_allowed"}
+
+
+async def test_explaining_counts_nothing(limits_redis_url: str) -> None:
+    """However often it is asked."""
+    admission = Admission(settings_of(limits_redis_url=limits_redis_url, default_models=("*",)))
+    await admission.start()
+    who = Caller(
+        "k", "internal", tenant=f"t-{uuid4().hex}", agent="scout", limits=Limits(tpm=500, parallel=1)
+    )
+    what = Call("chat.completions", "openai", "a", "a", {}, prompt_bytes=4, max_tokens=10)
+    for _ in range(15):
+        assert (await explain(admission, who, what)).refused is None
+    assert [one.used for one in (await explain(admission, who, what)).standings] == [0, 0, 0]
+    await admission.stop()
