@@ -12,6 +12,11 @@ import openai
 
 Json = dict[str, Any]
 
+KEY = "house-key-0123456789abcdef"
+ADMIN_KEY = "house-admin-0123456789abcdef"
+MASTER_KEY = "sk-house-master-0123456789abcdef"
+PROVIDER_KEY = "sk-provider-canary-0123456789abcdef"
+
 
 @dataclass(frozen=True, slots=True)
 class House:

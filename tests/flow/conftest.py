@@ -9,16 +9,13 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
-from house import House
+from house import ADMIN_KEY, KEY, MASTER_KEY, PROVIDER_KEY, House
 
 from llm_proxy.stack import part, ports
 from llm_proxy.stack.probe import answers
 from llm_proxy.stack.programs import Behind, gateway, sidecar
 from llm_proxy.stack.surroundings import Surroundings
 
-KEY = "house-key-0123456789abcdef"
-ADMIN_KEY = "house-admin-0123456789abcdef"
-MASTER_KEY = "sk-house-master-0123456789abcdef"
 PROVIDER = Path(__file__).parents[1] / "provider.py"
 
 CONFIG = """
@@ -27,7 +24,7 @@ model_list:
     litellm_params: &scripted
       model: openai/*
       api_base: {provider}/v1
-      api_key: sk-provider-canary
+      api_key: {key}
       input_cost_per_token: 0.000001
       output_cost_per_token: 0.000002
     model_info: {{id: scripted}}
@@ -57,7 +54,9 @@ def house_parts(
     given = Surroundings({name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ})
     at = {name: ports.free_port() for name in ("provider", "sidecar", "gateway")}
     config = service_folder / "house.yaml"
-    config.write_text(CONFIG.format(provider=f"http://127.0.0.1:{at['provider']}"), encoding="utf-8")
+    config.write_text(
+        CONFIG.format(key=PROVIDER_KEY, provider=f"http://127.0.0.1:{at['provider']}"), encoding="utf-8"
+    )
     behind = Behind(MASTER_KEY, cache_redis_url, None, None)
     names = {
         "LLM_PROXY__ENVIRONMENT": "development",
