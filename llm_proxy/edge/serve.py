@@ -15,12 +15,12 @@ from llm_proxy.edge import respond
 from llm_proxy.edge.doors import HotDoor
 from llm_proxy.edge.intake import Intake
 from llm_proxy.edge.request import ClientGone, Receive, Scope, Send, read_body, read_headers
-from llm_proxy.errors import Bug, Overloaded, ProviderFailed, Refused, RequestTimeout, UpstreamTimeout
+from llm_proxy.errors import Bug, Overloaded, ProviderAuth, Refused
 from llm_proxy.identity import Caller
 from llm_proxy.ledger import Exchange
 from llm_proxy.pipeline import Stages, relay
 from llm_proxy.telemetry import uuid7
-from llm_proxy.upstream import Reply, Watch, stream_refusal
+from llm_proxy.upstream import Reply, Watch, interruption, stream_refusal
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Serve:
         except asyncio.CancelledError:
             if not watch.was_interrupted():
                 raise
-            interrupted = _interrupted(watch)
+            interrupted = interruption(watch.why)
             if interrupted is not None:
                 await attempt.refuse(interrupted)
         except Exception:
@@ -97,12 +97,26 @@ class _Attempt:
 
     async def refuse(self, refused: Refused) -> None:
         """Answer with an error: a status while nothing was sent, else the stream's error event."""
+        if refused.status >= 500 and not isinstance(refused, Overloaded):
+            self._tell(refused)
         if self._started:
             await self._send({"type": "http.response.body", "body": self.door.dialect.stream_error(refused)})
             return
         self._started = True
         self._stages.ledger.refused(self.exchange, refused)
         await respond.send_refusal(self._send, refused, self.exchange, self.door.dialect)
+
+    def _tell(self, refused: Refused) -> None:
+        """The operator hears of it; credentials a provider refuses are an alarm, theirs to mend."""
+        exchange = self.exchange
+        known = {
+            "request_id": str(exchange.request_id),
+            "code": refused.code,
+            "status": refused.status,
+            "group": exchange.call.group if exchange.call else None,
+        }
+        level = logging.ERROR if isinstance(refused, ProviderAuth) else logging.WARNING
+        log.log(level, "a call failed", extra=known)
 
     async def _deliver(self, reply: Reply, lease: Lease, exchange: Exchange) -> None:
         if reply.frames is None:
@@ -139,11 +153,9 @@ class _Attempt:
             if self._started:
                 exchange.outcome = "cut"
         if frames.error is not None:
-            raise self._broken(stream_refusal(frames.error))
+            raise stream_refusal(frames.error)
         if frames.garbage or not frames.done:
-            raise self._broken(
-                ProviderFailed("The model's answer broke off before its end.", code="upstream_stream_cut")
-            )
+            raise stream_refusal({"code": "upstream_stream_cut"})
         exchange.outcome = "ok"
         if not self._started:
             await self._start(reply, lease, exchange)
@@ -157,21 +169,8 @@ class _Attempt:
         exchange.status, self._started = 200, True
         await respond.start_stream(self._send, respond.answer_headers(exchange, reply.served, lease.headers))
 
-    def _broken(self, refused: Refused) -> Refused:
-        return refused
-
     def _answered(self, reply: Reply, exchange: Exchange) -> Answered:
         return Answered(reply.served.provider, reply.served.physical, exchange.elapsed_ms())
-
-
-def _interrupted(watch: Watch) -> Refused | None:
-    if watch.why == "client_gone":
-        return None
-    if watch.why == "body":
-        return RequestTimeout("The request's body did not arrive in time.")
-    if watch.why == "drain":
-        return Overloaded("The server is shutting down; please try again.", retry_after_s=1)
-    return UpstreamTimeout("The model did not answer in time.")
 
 
 def _client_id(value: bytes | None) -> str | None:

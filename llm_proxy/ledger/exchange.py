@@ -13,7 +13,7 @@ from llm_proxy.dialects import Call
 from llm_proxy.errors import Refused
 from llm_proxy.identity import Caller
 from llm_proxy.ledger.record import Outcome, UsageRecord, UsageSource
-from llm_proxy.upstream import NOBODY_SERVED, Catalog, Served, Usage, Why
+from llm_proxy.upstream import NOBODY_SERVED, Catalog, Served, Usage, Why, interruption
 
 BYTES_PER_TOKEN = 4
 PICO_PER_NANO = 1000
@@ -66,10 +66,11 @@ class Exchange:
 
     def interrupted(self, why: Why | None) -> None:
         """What interrupted the call, if anything did."""
-        if why == "client_gone":
+        refused = interruption(why)
+        if refused is not None:
+            self.failed(refused)
+        elif why == "client_gone":
             self.outcome = "client_gone"
-        elif why is not None and self.status == 0:
-            self.status, self.outcome = 503 if why == "drain" else 504, "error"
 
     def record(self, caller: Caller, call: Call) -> UsageRecord:
         """The settled call."""

@@ -8,7 +8,7 @@ from llm_proxy.upstream.keeper import Keeper
 from llm_proxy.upstream.pool import Pool
 from llm_proxy.upstream.pretend import MockUpstream
 from llm_proxy.upstream.reply import NOBODY_SERVED, Reply, Served, Usage
-from llm_proxy.upstream.watch import Watch, Watches, Why
+from llm_proxy.upstream.watch import Watch, Watches, Why, interruption
 
 __all__ = [
     "NOBODY_SERVED",
@@ -25,5 +25,6 @@ __all__ = [
     "Watch",
     "Watches",
     "Why",
+    "interruption",
     "stream_refusal",
 ]

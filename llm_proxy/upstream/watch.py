@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
+from llm_proxy.errors import Overloaded, Refused, RequestTimeout, UpstreamTimeout
+
 TICK_S = 0.1
 FOREVER = float("inf")
 
@@ -122,3 +124,14 @@ class Watches:
             now = loop.time()
             for watch in list(self._running):
                 watch.tick(now)
+
+
+def interruption(why: Why | None) -> Refused | None:
+    """What an interrupted caller is told; nothing to one who has left."""
+    if why is None or why == "client_gone":
+        return None
+    if why == "body":
+        return RequestTimeout("The request's body did not arrive in time.")
+    if why == "drain":
+        return Overloaded("The server is shutting down; please try again.", retry_after_s=1)
+    return UpstreamTimeout("The model did not answer in time.")
