@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import yaml
@@ -20,6 +20,7 @@ from llm_proxy.stack.probe import answers
 from llm_proxy.stack.programs import sidecar_python
 
 Json = dict[str, Any]
+Mode = Literal["chat", "stream"]
 KEY = "sk-traffic-0123456789abcdef"
 PROVIDER_KEY = "sk-canary-of-the-provider"
 PROVIDER = Path(__file__).parent / "provider.py"
@@ -107,6 +108,10 @@ class Sidecar:
         """The same as a stream, read to its end."""
         streamed: Json = {"stream": True, "stream_options": {"include_usage": True}}
         return await self.chat(model, mark, fields=streamed | (fields or {}), **directive)
+
+    async def ask(self, mode: Mode, model: str, mark: str, **directive: Any) -> Answer:
+        """A chat call, whole or streamed."""
+        return await (self.stream if mode == "stream" else self.chat)(model, mark, **directive)
 
 
 def deployment(group: str, model: str, provider: Provider, **more: Any) -> Json:

@@ -1,7 +1,7 @@
 """Rows for `llm_calls` on their way to Postgres: a bounded queue in memory, written in batches.
 
 Invariants: posting never waits and never raises; Postgres away costs rows beyond the bound, counted, and nothing
-else. Writing a row twice leaves it as it was (`ON CONFLICT`).
+else. Its role may read nothing, so a row written twice stays as it was first.
 """
 
 import asyncio
@@ -18,10 +18,9 @@ LONGEST_QUEUE, BATCH = 10_000, 500
 EVERY_S, FIRST_PAUSE_S, LONGEST_PAUSE_S, CLOSING_S = 0.5, 1.0, 30.0, 3.0
 KEY = ("call_id", "attempt")
 _ARRAYS = ", ".join(f"${at}::{kind}[]" for at, kind in enumerate(COLUMNS.values(), 1))
-_SET = ", ".join(f"{name} = excluded.{name}" for name in COLUMNS if name not in KEY)
 INSERT = (
     f"INSERT INTO llm_calls ({', '.join(COLUMNS)}) SELECT * FROM unnest({_ARRAYS}) "  # noqa: S608 -- names of ours
-    f"ON CONFLICT ({', '.join(KEY)}) DO UPDATE SET {_SET}"
+    f"ON CONFLICT ({', '.join(KEY)}) DO NOTHING"
 )
 
 
@@ -77,12 +76,10 @@ class CallLog:
 
     async def _write_batch(self) -> None:
         taken = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
-        # One statement cannot touch a row twice; the last word stands.
-        rows = list({row[: len(KEY)]: row for row in taken}.values())
         try:
             if self._connection is None or self._connection.is_closed():
                 self._connection = await asyncpg.connect(self._url, timeout=5, command_timeout=10)
-            await self._connection.execute(INSERT, *map(list, zip(*rows, strict=True)))
+            await self._connection.execute(INSERT, *map(list, zip(*taken, strict=True)))
         except BaseException:
             self._waiting.extendleft(reversed(taken))
             raise

@@ -36,6 +36,8 @@ COLUMNS: dict[str, str] = {
 }
 """Name -> Postgres type, in the order of a row."""
 Priced = Callable[[str, str], bool]
+OUR_OWN = "llm-proxy-warm-up"
+"""The group of the calls this process makes to itself."""
 NANO = Decimal("1e-9")
 
 
@@ -47,7 +49,7 @@ def row(kwargs: Mapping[str, Any], response: Any, started: datetime, ended: date
     """
     event: Mapping[str, Any] = kwargs.get("standard_logging_object") or {}
     call_id = event.get("litellm_call_id") or kwargs.get("litellm_call_id")
-    if not event or not call_id:
+    if not event or not call_id or event.get("model_group") == OUR_OWN:
         return None
     failed: Mapping[str, Any] = event.get("error_information") or {}
     status = str(event.get("status") or "failure")

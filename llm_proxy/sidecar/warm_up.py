@@ -13,8 +13,9 @@ from typing import Any
 
 from llm_proxy.sidecar import seams
 from llm_proxy.sidecar.asgi import App, Message, Scope
+from llm_proxy.sidecar.call_row import OUR_OWN
 
-NAME = "llm-proxy-warm-up"
+NAME = OUR_OWN
 CHAT: dict[str, Any] = {"model": NAME, "messages": [{"role": "user", "content": "ready?"}], "cache": {"no-store": True}}
 CALLS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("/v1/chat/completions", CHAT),

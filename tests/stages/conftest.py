@@ -30,12 +30,19 @@ def provider(service_folder: Path) -> Iterator[Provider]:
 def config(provider: Provider) -> Json:
     """One group a family, and groups that fall back."""
     families = [deployment(family, f"{family}/scripted", provider, stream_timeout=1.5) for family in FAMILIES]
+    alone: Json = {"num_retries": 0, "cooldown_time": 0}
     others = [
         deployment("text", "text-completion-openai/scripted", provider, stream_timeout=1.5),
         deployment("embed", "openai/embed", provider),
         deployment("first", "openai/first", provider),
         deployment("second", "openai/second", provider),
+        deployment("third", "openai/third", provider),
         deployment("wide", "openai/wide", provider),
+        deployment("solo", "openai/solo", provider),
+        deployment("lone", "openai/lone", provider, timeout=2, **alone),
+        deployment("lone-anthropic", "anthropic/lone", provider, **alone),
+        deployment("lone-gemini", "gemini/lone", provider, **alone),
+        deployment("hasty", "openai/hasty", provider, timeout=1, stream_timeout=1),
         deployment("pair", "openai/pair-a", provider, id="pair-a"),
         deployment("pair", "openai/pair-b", provider, id="pair-b"),
         deployment("unpriced", "openai/unpriced", provider) | {"model_info": {"id": "unpriced"}},
@@ -45,7 +52,12 @@ def config(provider: Provider) -> Json:
         },
     ]
     rules = {
-        "fallbacks": [{"first": ["second"]}, {"keyless": ["second"]}, {"second": ["keyless"]}],
+        "fallbacks": [
+            {"first": ["second"]},
+            {"keyless": ["second"]},
+            {"second": ["keyless"]},
+            {"third": ["second"]},
+        ],
         "context_window_fallbacks": [{"first": ["wide"]}],
         "model_group_alias": {"nickname": "second", "gone": "keyless"},
         "cooldown_time": 2,

@@ -1,0 +1,111 @@
+"""A stream that breaks at the provider ends as broken behind a real LiteLLM, whoever the provider is.
+
+The breaks are made by the scripted provider: the connection cut or reset, the body ended early or in the middle
+of a frame, a frame that is not JSON, an error where a frame should be, silence.
+"""
+
+import asyncio
+import time
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from sidecars import CUT, Answer, Sidecar
+
+FAMILIES = ("openai", "anthropic", "gemini", "ollama_chat", "hosted_vllm")
+BREAKS = ("cut", "reset", "eof", "garbage", "half-frame", "error-in-200", "silence")
+AFTER = 5
+
+
+def assert_broken(answer: Answer) -> None:
+    """Content so far, exactly one error event as the last one, no finish reason and no [DONE]."""
+    assert answer.status == 200
+    *before, last = answer.events
+    assert isinstance(last, dict)
+    assert last["error"]["code"] == CUT
+    assert answer.content
+    for event in before:
+        assert isinstance(event, dict), "[DONE]"
+        assert "error" not in event
+        assert not any(choice.get("finish_reason") for choice in event["choices"])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("how", BREAKS)
+async def test_a_broken_stream_is_never_a_finished_one(sidecar: Sidecar, family: str, how: str) -> None:
+    """And it is asked for again the next time: nothing of it was cached."""
+    mark = f"{how}-{family}-{uuid4()}"
+    for _ in range(2):
+        started = time.monotonic()
+        assert_broken(await sidecar.stream(family, mark, do=how, after=AFTER, frames=9))
+        assert time.monotonic() - started < 8
+    assert len(await sidecar.provider.calls(mark)) == 2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+async def test_a_finished_stream_is_finished(sidecar: Sidecar, family: str) -> None:
+    """All of the text, one finish reason, the provider's usage, [DONE]."""
+    mark, text = f"whole-{family}-{uuid4()}", "all of it, to the end"
+    answer = await sidecar.stream(family, mark, do="ok", text=text)
+    assert answer.content == text
+    assert answer.events[-1] == "[DONE]"
+    chunks = [event for event in answer.events if isinstance(event, dict)]
+    assert [c["finish_reason"] for e in chunks for c in e["choices"] if c.get("finish_reason")] == ["stop"]
+    assert [e["usage"]["completion_tokens"] for e in chunks if e.get("usage")] == [23]
+
+
+async def test_a_finish_reason_without_done_is_an_end(sidecar: Sidecar) -> None:
+    """Some servers leave [DONE] out; their answers are whole."""
+    answer = await sidecar.stream("openai", f"no-done-{uuid4()}", do="no-done")
+    assert answer.events[-1] == "[DONE]"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("how", ["not-sse", "empty"])
+async def test_a_stream_that_never_began_is_an_error_status(sidecar: Sidecar, family: str, how: str) -> None:
+    """A page of HTML or nothing at all in place of a stream: an answer of 5xx, not an empty success."""
+    answer = await sidecar.stream(family, f"{how}-{uuid4()}", do=how)
+    assert answer.status == 502
+    assert "error" in answer.json
+
+
+@pytest.mark.parametrize("how", BREAKS)
+async def test_a_broken_text_completion_is_never_a_finished_one(sidecar: Sidecar, how: str) -> None:
+    """The older door is held to the same."""
+    prompt = f'{uuid4()} {{"do": "{how}", "after": 3}}'
+    answer = await sidecar.post("/v1/completions", {"model": "text", "prompt": prompt, "stream": True})
+    last = answer.events[-1]
+    assert isinstance(last, dict)
+    assert last["error"]["code"] == CUT
+
+
+async def test_a_finished_stream_is_cached_and_replayed_whole(sidecar: Sidecar) -> None:
+    """The cache holds streams too, so that only the broken ones are kept out."""
+    mark = f"cached-{uuid4()}"
+    first = await sidecar.stream("openai", mark, do="ok", frames=9)
+    await asyncio.sleep(0.3)
+    again = await sidecar.stream("openai", mark, do="ok", frames=9)
+    assert again.content == first.content
+    assert again.events[-1] == "[DONE]"
+    assert len(await sidecar.provider.calls(mark)) == 1
+
+
+async def test_a_broken_stream_is_logged_as_failed(sidecar: Sidecar, call_log_dsn: str) -> None:
+    """With the tokens counted so far, under the call's own id."""
+    call_id = uuid4()
+    body = {
+        "model": "openai",
+        "messages": [{"role": "user", "content": '{"do": "eof", "after": 4}'}],
+        "stream": True,
+    }
+    await sidecar.post("/v1/chat/completions", body, **{"x-litellm-call-id": str(call_id)})
+    connection = await asyncpg.connect(call_log_dsn)
+    try:
+        async with asyncio.timeout(10):
+            query = "SELECT * FROM llm_calls WHERE call_id = $1"
+            while not (rows := await connection.fetch(query, call_id)):  # noqa: ASYNC110 -- a database has no event
+                await asyncio.sleep(0.2)  # the row is written in the background
+    finally:
+        await connection.close()
+    assert [row["status"] for row in rows] == ["failure"]
+    assert rows[0]["deployment"] == "openai"

@@ -1,0 +1,93 @@
+"""What the provider said of a failed call, handed on in headers of ours; nothing where it said nothing."""
+
+from uuid import uuid4
+
+import pytest
+from sidecars import PROVIDER_KEY, Mode, Sidecar
+
+SAID = {
+    "status-400": (400, "invalid_value", "invalid_request_error", "top_logprobs"),
+    "status-401": (401, "invalid_api_key", "invalid_request_error", None),
+    "status-403": (403, "forbidden", "permission_error", None),
+    "status-404": (404, "model_not_found", "invalid_request_error", "model"),
+    "status-413": (413, "request_too_large", "invalid_request_error", None),
+    "status-422": (422, "unprocessable", "invalid_request_error", "tools"),
+    "status-500": (500, "server_error", "server_error", None),
+    "status-503": (503, "server_error", "server_error", None),
+    "context": (400, "context_length_exceeded", "invalid_request_error", "messages"),
+    "quota": (429, "insufficient_quota", "insufficient_quota", None),
+    "policy": (400, "content_policy_violation", "invalid_request_error", None),
+    "html-502": (502, None, None, None),
+}
+NAMES = ("status", "code", "type", "param")
+
+
+@pytest.mark.parametrize("mode", ["chat", "stream"])
+@pytest.mark.parametrize("how", SAID)
+async def test_status_code_type_and_param_are_the_provider_s(sidecar: Sidecar, how: str, mode: Mode) -> None:
+    """LiteLLM drops them; the body stays LiteLLM's."""
+    answer = await sidecar.ask(mode, "lone", f"{how}-{uuid4()}", do=how)
+    found = tuple(answer.headers.get(f"x-llmp-provider-{name}") for name in NAMES)
+    status, *words = SAID[how]
+    assert found == (str(status), *words)
+    assert answer.status >= 400
+    assert "error" in answer.json
+
+
+@pytest.mark.parametrize(
+    ("family", "how", "status", "code"),
+    [
+        ("anthropic", "status-529", 529, "overloaded_error"),
+        ("anthropic", "status-429", 429, "rate_limit_error"),
+        ("anthropic", "context", 400, "invalid_request_error"),
+        ("gemini", "status-429", 429, "RESOURCE_EXHAUSTED"),
+        ("gemini", "status-400", 400, "INVALID_ARGUMENT"),
+        ("gemini", "status-503", 503, "UNAVAILABLE"),
+    ],
+)
+async def test_other_families_words_are_read(
+    sidecar: Sidecar, family: str, how: str, status: int, code: str
+) -> None:
+    """Anthropic's type and Google's status stand for the code."""
+    answer = await sidecar.chat(f"lone-{family}", f"{how}-{uuid4()}", do=how)
+    assert answer.headers["x-llmp-provider-status"] == str(status)
+    assert answer.headers["x-llmp-provider-code"] == code
+
+
+@pytest.mark.parametrize("retry_after", ["17", "Wed, 21 Oct 2099 07:28:00 GMT"])
+async def test_retry_after_is_handed_on_as_it_was_said(sidecar: Sidecar, retry_after: str) -> None:
+    """Seconds or a date; a wait longer than a few seconds is not waited for inside."""
+    answer = await sidecar.chat("lone", f"{uuid4()}", do="status-429", retry_after=retry_after)
+    assert answer.status == 429
+    assert answer.headers["x-llmp-retry-after"] == retry_after
+
+
+@pytest.mark.parametrize("how", ["drop", "cut", "garbage", "empty", "hang"])
+async def test_a_provider_that_said_nothing_gets_no_header(sidecar: Sidecar, how: str) -> None:
+    """A broken connection, an unreadable answer, silence: an error of 4xx or 5xx, and no word of the provider's."""
+    answer = await sidecar.chat("lone", f"{how}-{uuid4()}", do=how)
+    assert answer.status >= 408
+    assert not [name for name in answer.headers if name.startswith("x-llmp-")]
+
+
+async def test_a_refusal_of_litellm_s_own_gets_no_header(sidecar: Sidecar) -> None:
+    """An unknown model, a body without messages."""
+    unknown = await sidecar.chat("no-such-model")
+    empty = await sidecar.post("/v1/chat/completions", {"model": "lone"})
+    for answer in (unknown, empty):
+        assert answer.status == 400
+        assert not [name for name in answer.headers if name.startswith("x-llmp-")]
+
+
+@pytest.mark.parametrize("how", ["status-401", "status-500", "drop", "context"])
+async def test_no_error_holds_our_key_at_the_provider(sidecar: Sidecar, how: str) -> None:
+    """Neither body nor headers."""
+    answer = await sidecar.chat("lone", f"{how}-{uuid4()}", do=how)
+    assert PROVIDER_KEY not in answer.text + str(answer.headers)
+    assert "Traceback" not in answer.text
+
+
+async def test_an_error_in_a_whole_answer_s_place_is_an_error(sidecar: Sidecar) -> None:
+    """200 with an error object in it."""
+    answer = await sidecar.chat("lone", f"{uuid4()}", do="error-in-200")
+    assert answer.status >= 500
