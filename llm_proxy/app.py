@@ -174,12 +174,14 @@ class KnownModels:
         catalog = self._upstream.catalog
         if catalog is not self._read and catalog is not None:
             self._read = catalog
-            groups = {
+            behind = {
                 name: frozenset(one.provider for one in group.deployments)
                 for name, group in catalog.groups.items()
-                if not group.wildcard
             }
-            wildcards = tuple(name for name, group in catalog.groups.items() if group.wildcard)
+            groups = {
+                name: providers for name, providers in behind.items() if not catalog.groups[name].wildcard
+            }
+            wildcards = {name: providers for name, providers in behind.items() if name not in groups}
             self._models = Models(self._models.default, groups, wildcards)
             self._metrics.know_models(catalog.names)
         return self._models

@@ -31,7 +31,13 @@ model_list:
   - model_name: plain
     litellm_params: {{<<: *scripted, model: openai/plain}}
     model_info: {{id: plain}}
-router_settings: {{num_retries: 0}}
+  - model_name: claude
+    litellm_params: {{model: anthropic/claude-sonnet-4-20250514, api_base: "{provider}", api_key: {key}}}
+    model_info: {{id: claude}}
+  - model_name: gemini
+    litellm_params: {{model: gemini/gemini-2.5-flash, api_base: "{provider}", api_key: {key}}}
+    model_info: {{id: gemini}}
+router_settings: {{num_retries: 0, disable_cooldowns: true}}
 """
 
 
@@ -68,6 +74,7 @@ def house_parts(
         "LLM_PROXY__SPOOL_DIR": str(service_folder / "spool"),
         "LLM_PROXY__DRAIN_DELAY_S": "0",
         "LLM_PROXY__IDLE_TIMEOUT_S": "3",
+        "LLM_PROXY__BODY_TIMEOUT_S": "3",
         "DATABASE_URL": postgres_url,
         "LIMITS_REDIS_URL": limits_redis_url,
     }
