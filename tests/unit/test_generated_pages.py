@@ -1,0 +1,20 @@
+"""What is generated from the settings says what the settings say."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("script", "page"), [("env_example", ".env.example"), ("configuration", "docs/configuration.md")]
+)
+def test_a_generated_page_is_what_the_settings_say(script: str, page: str) -> None:
+    """After a changed setting: `python scripts/SCRIPT.py > PAGE`."""
+    made = subprocess.run(
+        [sys.executable, f"scripts/{script}.py"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert made.stdout == (ROOT / page).read_text()
