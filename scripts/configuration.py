@@ -1,4 +1,4 @@
-"""Prints `docs/configuration.md` from the settings: `python scripts/configuration.py > docs/configuration.md`."""
+"""Prints `docs/configuration.md`, made from the settings; run it with its output there."""
 
 from typing import get_args
 
@@ -11,10 +11,10 @@ from llm_proxy.settings import Settings
 HEAD = """\
 # Configuration
 
-Every setting of the gateway, made from `llm_proxy/settings.py` (do not edit). A flag of `llm-proxy serve` wins
-over the environment, the environment over `.env`, and `.env` over files of the same name in `.keys/`.
-Outside development a start with a known or short secret, or on a public address nobody consented to, is refused
-and the variable named. Models, providers, routing and the response cache are configured in
+Every setting of the gateway, made from `llm_proxy/settings.py` (do not edit). A flag of `llm-proxy serve`
+wins over the environment, the environment over `.env`, `.env` over files of the same name in `.keys/`.
+Outside development a start with a known or short secret, or on a public address nobody consented to, is
+refused and the variable named. Models, providers, routing and the response cache are configured in
 `litellm-config.yaml`; provider keys are read by the sidecar alone.
 
 | variable | also read from | default | meaning |
