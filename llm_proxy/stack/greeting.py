@@ -3,7 +3,7 @@
 Invariant: the key itself is never shown; the examples read it from where it lies.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from llm_proxy.stack.first_secrets import INTERNAL_KEY
@@ -39,8 +39,13 @@ Ctrl-C stops everything.
 
 @dataclass(frozen=True, slots=True)
 class KeyPlace:
-    """Where the internal key lies, in words, in a shell, and in Python."""
+    """Where the internal key lies, in words, in a shell, and in Python.
 
+    Attributes:
+        key: The key itself, for the launcher's own use.
+    """
+
+    key: str = field(repr=False)
     place: str
     in_shell: str
     in_python: str
@@ -50,15 +55,18 @@ def key_place(given: Surroundings) -> KeyPlace:
     """Where this start found the internal key; of several keys the first is used."""
     name = next(name for name in KEY_NAMES if name in given.names)
     file = given.files.get(name)
+    key = given.names[name].partition(",")[0].strip()
     if file is None:
         in_python = f'import os; key = os.environ["{name}"].split(",")[0]'
-        return KeyPlace(f"{name} in the environment", f"${{{name}%%,*}}", in_python)
+        return KeyPlace(key, f"{name} in the environment", f"${{{name}%%,*}}", in_python)
     path = file.absolute()
     if file.name == ".env":
         in_python = f'import re; key = re.search("(?m)^{name}=([^,\\\\n]+)", open("{path}").read())[1]'
-        return KeyPlace(f"{name} in {path}", f"$(sed -n 's/^{name}=\\([^,]*\\).*/\\1/p' {path})", in_python)
+        return KeyPlace(
+            key, f"{name} in {path}", f"$(sed -n 's/^{name}=\\([^,]*\\).*/\\1/p' {path})", in_python
+        )
     in_python = f'key = open("{path}").read().strip().split(",")[0]'
-    return KeyPlace(str(path), f"$(cut -d, -f1 {path})", in_python)
+    return KeyPlace(key, str(path), f"$(cut -d, -f1 {path})", in_python)
 
 
 def greeting(base_url: str, model: str, logs: Path, given: Surroundings, seconds: float) -> str:

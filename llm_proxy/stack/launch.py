@@ -62,7 +62,7 @@ def bring_up(household: Household, plan: Plan, say: Say) -> None:
     household.wait(quick + household.start_all(plan.stores.postgres(plan.state)))
     plan.prepare_database()
     household.wait([*slow, household.start(plan.gateway())])
-    say(greeting(plan.base_url(), plan.default_model(), household.logs, plan.given, household.age_s()))
+    say(greeting(plan.base_url(), plan.example_model(), household.logs, plan.given, household.age_s()))
 
 
 def _prepared(given: Surroundings, say: Say) -> Surroundings:

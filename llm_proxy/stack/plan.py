@@ -9,9 +9,11 @@ from pathlib import Path
 
 from llm_proxy.settings import Settings, load
 from llm_proxy.stack import programs, stores
+from llm_proxy.stack.greeting import key_place
 from llm_proxy.stack.local_model import CHAT_MODEL
 from llm_proxy.stack.part import Part
-from llm_proxy.stack.ports import free_port, is_free
+from llm_proxy.stack.ports import free_port, is_free, reached_at
+from llm_proxy.stack.probe import models
 from llm_proxy.stack.surroundings import Surroundings
 
 LOCAL_NAMES = ("LOCAL_CHAT_BASE", "LOCAL_EMBED_BASE")
@@ -100,15 +102,16 @@ class Plan:
         if self.stores.database.url and self.stores.calls.password:
             programs.migrate(self.stores.database.url, self.stores.calls.password, self.state, self.given)
 
-    def default_model(self) -> str:
-        """The model group that a request naming none gets."""
-        return self.gateway().env.get("LLM_PROXY__DEFAULT_MODEL", self.settings.default_model)
+    def example_model(self) -> str:
+        """A model group for the examples: what a request naming none gets, if it is served."""
+        default = self.gateway().env.get("LLM_PROXY__DEFAULT_MODEL", self.settings.default_model)
+        served = models(reached_at(self.settings.host), self.settings.port, key_place(self.given).key)
+        return default if default in served or not served else served[0]
 
     def base_url(self) -> str:
         """What callers on this machine set as `base_url`."""
-        host = self.settings.host
-        shown = "localhost" if host in {"0.0.0.0", "::"} else f"[{host}]" if ":" in host else host  # noqa: S104 -- shown, not bound
-        return f"http://{shown}:{self.settings.port}/v1"
+        host = reached_at(self.settings.host)
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.settings.port}/v1"
 
     def _master_key(self) -> str:
         return self.given.first("LLM_PROXY__LITELLM_API_KEY", "LITELLM_MASTER_KEY") or ""

@@ -23,6 +23,11 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
     return True
 
 
+def reached_at(host: str) -> str:
+    """Where a client on this machine reaches a server that listens on this address."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 -- translated, not bound
+
+
 def free_port() -> int:
     """A port nobody listens on; raises `OSError` when a hundred draws find none."""
     for _ in range(100):

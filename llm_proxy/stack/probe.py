@@ -4,17 +4,30 @@
 """
 
 import http.client
+import json
 import sys
+from collections.abc import Mapping
 
 
 def answers(port: int, path: str, host: str = "127.0.0.1", timeout_s: float = 1.0) -> bool:
     """Whether `GET path` gives 200."""
+    return _get(host, port, path, {}, timeout_s) is not None
+
+
+def models(host: str, port: int, key: str) -> list[str]:
+    """The model groups a gateway lists for this key; none when it does not answer."""
+    body = _get(host, port, "/v1/models", {"Authorization": f"Bearer {key}"}, 5.0)
+    return [str(model["id"]) for model in json.loads(body)["data"]] if body else []
+
+
+def _get(host: str, port: int, path: str, headers: Mapping[str, str], timeout_s: float) -> bytes | None:
     connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
     try:
-        connection.request("GET", path)
-        return connection.getresponse().status == 200
+        connection.request("GET", path, headers=dict(headers))
+        answer = connection.getresponse()
+        return answer.read() if answer.status == 200 else None
     except (OSError, http.client.HTTPException):
-        return False
+        return None
     finally:
         connection.close()
 

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llm_proxy.stack.part import Part, PartDied
+from llm_proxy.stack.ports import reached_at
 from llm_proxy.stack.probe import answers
 from llm_proxy.stack.surroundings import Surroundings
 from llm_proxy.stack.wheels import Missing, file_of, openmp_folder
 
 PROJECT = Path(__file__).parents[2]
 OF_THE_MACHINE = (
-    *("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_CACHE_HOME"),
+    *("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_CACHE_HOME", "PYTHONPATH"),
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"),
 )
@@ -104,7 +105,7 @@ def gateway(port: int, names: Mapping[str, str], given: Surroundings) -> Part:
         name="gateway",
         argv=(sys.executable, "-m", "llm_proxy", "serve", "--port", str(port)),
         env=_machine(given) | dict(names),
-        ready=lambda _: answers(port, "/health/ready"),
+        ready=lambda _: answers(port, "/health/ready", reached_at(names.get("LLM_PROXY__HOST", "127.0.0.1"))),
         cwd=Path.cwd(),
         patience_s=180,
     )
