@@ -11,7 +11,7 @@ INSTALL := sh scripts/environment.sh
 export UV_PYTHON_DOWNLOADS := never
 unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 
-.PHONY: help run secrets setup setup-dev test check lint types clean
+.PHONY: help run secrets setup setup-dev test check lint types soak clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +35,9 @@ lint: setup-dev ## Check style, imports, shape, Dockerfile and compose file.
 types: setup-dev ## Check types, twice: mypy and basedpyright.
 	$(BIN)/mypy
 	$(BIN)/basedpyright
+
+soak: setup-dev ## Load one gateway and one sidecar steadily for MINUTES; report in docs/soak.md.
+	$(BIN)/python -m bench.soak --minutes $(or $(MINUTES),60) $(ARGS)
 
 secrets: ## Make the secrets docker compose needs, in .env.
 	@sh scripts/secrets.sh
