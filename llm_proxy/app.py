@@ -4,6 +4,7 @@ Invariants: started in the order of the imports, stopped in reverse; a store tha
 does not stop the start; nothing here is on a request's way.
 """
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -23,12 +24,22 @@ from llm_proxy.edge.health import Health, Part
 from llm_proxy.edge.intake import Intake, Limits
 from llm_proxy.edge.serve import Serve
 from llm_proxy.errors import Refused
-from llm_proxy.identity import Caller, Identity, InternalSecrets, PostgresKeys, Registry, Rulings, VirtualKeys
-from llm_proxy.ledger import Ledger, Spent, Store, Usage
+from llm_proxy.identity import (
+    Caller,
+    Identity,
+    InternalSecrets,
+    PostgresKeys,
+    Registry,
+    Rulings,
+    VirtualKeys,
+    keep_applying,
+)
+from llm_proxy.ledger import Ledger, Spent, Store, Usage, Witnesses
 from llm_proxy.pipeline import Stages, Upstream
 from llm_proxy.settings import Settings
 from llm_proxy.telemetry import Metrics, Seat, exposition, seat, setup_logging
 from llm_proxy.telemetry.cells import Cells
+from llm_proxy.telemetry.tracing import Tracer
 from llm_proxy.upstream import Catalog, Client, Controls, Deadlines, Keeper, MockUpstream, Pool, Watches
 
 log = logging.getLogger(__name__)
@@ -68,7 +79,9 @@ class Gateway:
         )
         self.watches = Watches()
         identity = Identity(InternalSecrets(_internal(settings)), keys)
-        stages = Stages(identity, self.admission, self.upstream, self.ledger, self.watches)
+        self._tracer = Tracer(settings.otlp_endpoint, self.metrics) if settings.otlp_endpoint else None
+        witnesses = _witnesses(settings, self._tracer, self.ledger)
+        stages = Stages(identity, self.admission, self.upstream, self.ledger, self.watches, witnesses)
         intake = Intake(identity, _limits(settings), self._known)
         routers = self._routers(_doorkeeper(settings, identity), intake, usage_of)
         version = settings.version or __version__
@@ -124,6 +137,12 @@ class Gateway:
             started.push_async_callback(self.ledger.stop)
             await self.admission.start()
             started.push_async_callback(self.admission.stop)
+            if self._tracer is not None:
+                await self._tracer.start()
+                started.push_async_callback(self._tracer.stop)
+            if self._pool is not None and self.settings.keys_file is not None:
+                applying = asyncio.create_task(keep_applying(self.settings.keys_file, self._pool))
+                started.callback(applying.cancel)
             if self._client is not None:
                 await self._client.start()
                 started.push_async_callback(self._client.stop)
@@ -241,6 +260,12 @@ def _store(pool: "asyncpg.Pool[asyncpg.Record] | None", settings: Settings) -> S
     if pool is None:
         return None
     return Store(pool, retention_days=settings.requests_retention_days, payload_days=PAYLOAD_DAYS)
+
+
+def _witnesses(settings: Settings, tracer: Tracer | None, ledger: Ledger) -> Witnesses | None:
+    if tracer is None and settings.log_payloads == ("off",):
+        return None
+    return Witnesses(tracer, settings.log_payloads, ledger.payload)
 
 
 def _limits(settings: Settings) -> Limits:

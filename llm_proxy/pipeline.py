@@ -13,7 +13,7 @@ from llm_proxy.admission import Admission, Lease
 from llm_proxy.dialects import Call
 from llm_proxy.errors import Refused
 from llm_proxy.identity import Caller, Identity
-from llm_proxy.ledger import Exchange, Ledger
+from llm_proxy.ledger import Exchange, Ledger, Witnesses
 from llm_proxy.upstream import Catalog, Reply, Watch, Watches
 
 
@@ -22,7 +22,9 @@ class Upstream(Protocol):
 
     catalog: Catalog | None
 
-    async def send(self, call: Call, caller: Caller, request_id: str, watch: Watch) -> Reply:
+    async def send(
+        self, call: Call, caller: Caller, request_id: str, watch: Watch, *, traceparent: str | None
+    ) -> Reply:
         """The reply to a call; raises what the sidecar said instead."""
         ...
 
@@ -36,6 +38,7 @@ class Stages:
     upstream: Upstream
     ledger: Ledger
     watches: Watches
+    witnesses: Witnesses | None = None
 
 
 Deliver = Callable[[Reply, Lease, Exchange], Awaitable[None]]
@@ -49,7 +52,11 @@ async def relay(
     try:
         exchange.catalog = stages.upstream.catalog
         stages.ledger.opened(exchange, caller, call)
-        reply = await stages.upstream.send(call, caller, str(exchange.request_id), watch)
+        if stages.witnesses is not None:
+            stages.witnesses.opened(exchange, caller)
+        traceparent = exchange.trace.header if exchange.trace else None
+        request_id = str(exchange.request_id)
+        reply = await stages.upstream.send(call, caller, request_id, watch, traceparent=traceparent)
         try:
             exchange.served = reply.served
             await deliver(reply, lease, exchange)
@@ -63,3 +70,5 @@ async def relay(
         record = exchange.record(caller, call)
         lease.settle(record.total_tokens, record.cost_nano_usd)
         stages.ledger.post(record)
+        if stages.witnesses is not None:
+            stages.witnesses.closed(exchange, caller, call, record)

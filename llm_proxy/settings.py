@@ -86,13 +86,13 @@ class Settings(BaseSettings):
 
     spool_dir: Path = Field(Path(".local/spool"), description="Where records wait while Postgres is away.")
     spool_max_bytes: int = Field(512 * 2**20, ge=2**20, description="Most bytes a worker's records may take there.")
-    log_payloads: Literal["off", "full"] = Field("off", description="Store prompts and answers, apart, secrets redacted.")
+    log_payloads: Words = Field(("off",), description="Store prompts and answers, apart, secrets redacted: `off`, `full`, or the tenants, comma-separated, whose are kept.")
     requests_retention_days: int = Field(90, ge=1, description="Days a request's row is kept; daily sums stay.")
     cache_mode: Literal["on", "off"] = Field("on", description="Response cache for every tenant unless a key says otherwise.")
     otlp_endpoint: str | None = Field(None, description="OpenTelemetry traces go here; off by default.")
     # fmt: on
 
-    split_words = field_validator("litellm_proxy_url", "default_models", "trusted_proxies", "cors_origins", mode="before")(_one_or_many)
+    split_words = field_validator("litellm_proxy_url", "default_models", "trusted_proxies", "cors_origins", "log_payloads", mode="before")(_one_or_many)
 
     @cached_property
     def internal_keys(self) -> tuple[str, ...]:

@@ -65,7 +65,9 @@ class Serve:
     async def _walk(self, attempt: "_Attempt", scope: Scope, receive: Receive) -> None:
         limits = self._intake.limits
         headers = read_headers(scope, max_bytes=limits.max_header_bytes)
-        attempt.exchange.client_request_id = _client_id(headers.get(b"x-request-id"))
+        exchange = attempt.exchange
+        exchange.client_request_id = _client_id(headers.get(b"x-request-id"))
+        exchange.traceparent = headers.get(b"traceparent")
         caller = await self._intake.caller(headers)
         body = await read_body(receive, headers, max_bytes=limits.max_body_bytes)
         attempt.watch.body_read(receive)
@@ -78,13 +80,12 @@ class Serve:
 class _Attempt:
     """One request's way out: how its reply, or its refusal, reaches the caller."""
 
-    __slots__ = ("_send", "_stages", "_started", "_writer", "door", "exchange", "watch")
+    __slots__ = ("_send", "_stages", "_started", "door", "exchange", "watch")
 
     def __init__(self, stages: Stages, door: HotDoor, exchange: Exchange, watch: Watch, send: Send) -> None:
         self._stages = stages
         self._send = send
         self._started = False
-        self._writer: StreamWriter | None = None
         self.door = door
         self.exchange = exchange
         self.watch = watch
@@ -132,22 +133,15 @@ class _Attempt:
             await lease.give_back()
         exchange.first_byte()
         exchange.status, self._started = 200, True
+        exchange.said(out)
         await respond.send_json(self._send, 200, out, headers)
 
     async def _stream(self, reply: Reply, lease: Lease, exchange: Exchange) -> None:
-        frames, send = reply.frames, self._send
-        assert frames is not None and exchange.call is not None  # noqa: S101, PT018 -- only streams come here
-        self._writer = self.door.dialect.stream(exchange.call)
-        feed = self._writer.feed if self._writer else None
+        frames, call = reply.frames, exchange.call
+        assert frames is not None and call is not None  # noqa: S101, PT018 -- only streams come here
+        writer = self.door.dialect.stream(call)
         try:
-            while (out := await reply.chunk()) is not None:
-                if feed is not None:
-                    out = feed(out)
-                if not out:
-                    continue
-                if not self._started:
-                    await self._start(reply, lease, exchange)
-                await send({"type": "http.response.body", "body": out, "more_body": True})
+            await self._pump(reply, lease, writer)
         finally:
             exchange.usage, exchange.content_frames = frames.usage, frames.content_frames
             if self._started:
@@ -161,8 +155,23 @@ class _Attempt:
             await self._start(reply, lease, exchange)
         if lease.holds_place:
             await lease.give_back()
-        end = self._writer.end(self._answered(reply, exchange)) if self._writer else _DONE
-        await send({"type": "http.response.body", "body": end})
+        end = writer.end(self._answered(reply, exchange)) if writer else _DONE
+        await self._send({"type": "http.response.body", "body": end})
+
+    async def _pump(self, reply: Reply, lease: Lease, writer: StreamWriter | None) -> None:
+        """Pass frames on as they come, the head before the first."""
+        send, exchange = self._send, self.exchange
+        keeps = exchange.answer is not None
+        while (out := await reply.chunk()) is not None:
+            if writer is not None:
+                out = writer.feed(out)
+            if not out:
+                continue
+            if not self._started:
+                await self._start(reply, lease, exchange)
+            if keeps:
+                exchange.said(out)
+            await send({"type": "http.response.body", "body": out, "more_body": True})
 
     async def _start(self, reply: Reply, lease: Lease, exchange: Exchange) -> None:
         exchange.first_byte()

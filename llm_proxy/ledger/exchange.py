@@ -13,10 +13,12 @@ from llm_proxy.dialects import Call
 from llm_proxy.errors import Refused
 from llm_proxy.identity import Caller
 from llm_proxy.ledger.record import Outcome, UsageRecord, UsageSource
+from llm_proxy.telemetry.tracing import Trace
 from llm_proxy.upstream import NOBODY_SERVED, Catalog, Served, Usage, Why, interruption
 
 BYTES_PER_TOKEN = 4
 PICO_PER_NANO = 1000
+MOST_ANSWER_BYTES = 2**20
 
 
 class Exchange:
@@ -25,12 +27,14 @@ class Exchange:
     Attributes:
         status: The HTTP status the caller saw; 0 while nothing was sent.
         content_frames: Frames of content passed on, the base of an estimate.
+        trace: The call's span, where traces are collected.
+        answer: The bytes that went out, where payloads are kept; None where they are not.
         catalog: What the sidecar serves, for prices; None while nobody knows.
     """
 
     __slots__ = (
-        "call", "caller", "catalog", "client_request_id", "content_frames", "outcome", "refused",
-        "request_id", "served", "started", "started_at", "status", "ttft_ms", "usage",
+        "answer", "call", "caller", "catalog", "client_request_id", "content_frames", "outcome", "refused",
+        "request_id", "served", "started", "started_at", "status", "trace", "traceparent", "ttft_ms", "usage",
     )  # fmt: skip
 
     def __init__(self, request_id: UUID, client_request_id: str | None) -> None:
@@ -43,6 +47,9 @@ class Exchange:
         self.served: Served = NOBODY_SERVED
         self.usage: Usage | None = None
         self.catalog: Catalog | None = None
+        self.traceparent: bytes | None = None
+        self.trace: Trace | None = None
+        self.answer: list[bytes] | None = None
         self.content_frames = 0
         self.refused: Refused | None = None
         self.outcome: Outcome = "ok"
@@ -57,6 +64,11 @@ class Exchange:
         """The first byte of the answer is about to leave."""
         if self.ttft_ms is None:
             self.ttft_ms = self.elapsed_ms()
+
+    def said(self, out: bytes) -> None:
+        """Bytes of the answer went out."""
+        if self.answer is not None and sum(map(len, self.answer)) < MOST_ANSWER_BYTES:
+            self.answer.append(out[:MOST_ANSWER_BYTES])
 
     def failed(self, refused: Refused) -> None:
         """The call ends in a refusal: as its status, or, once bytes have left, as a cut."""

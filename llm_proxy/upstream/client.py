@@ -90,7 +90,9 @@ class Client:
         async with self._session.get(self._url(sidecar, path), headers=self._fixed, timeout=wait) as response:
             return response.status, await response.read()
 
-    async def send(self, call: Call, caller: Caller, request_id: str, watch: Watch) -> Answer:
+    async def send(
+        self, call: Call, caller: Caller, request_id: str, watch: Watch, *, traceparent: str | None = None
+    ) -> Answer:
         """Forward a call; returns when the sidecar's status is known.
 
         Raises:
@@ -101,6 +103,8 @@ class Client:
         body = orjson.dumps(self._controls.body(call, caller, self.catalog))
         headers = self._fixed.copy()
         headers["x-litellm-call-id"] = request_id
+        if traceparent is not None:
+            headers["traceparent"] = traceparent
         tried: list[Sidecar] = []
         loop = asyncio.get_running_loop()
         while True:

@@ -26,7 +26,15 @@ class MockUpstream:
     def __init__(self, default_model: str) -> None:
         self.catalog: Catalog | None = _catalog((default_model, *MODELS))
 
-    async def send(self, call: Call, caller: Caller, request_id: str, watch: Watch) -> "Played":  # noqa: ARG002 -- the upstream's signature
+    async def send(
+        self,
+        call: Call,
+        caller: Caller,  # noqa: ARG002 -- the upstream's signature
+        request_id: str,  # noqa: ARG002 -- the same
+        watch: Watch,  # noqa: ARG002 -- the same
+        *,
+        traceparent: str | None,  # noqa: ARG002 -- the same
+    ) -> "Played":
         """The mock's reply; raises what a sidecar's error would be."""
         reply = answer(call)
         if reply.first_ms:

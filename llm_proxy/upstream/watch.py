@@ -131,7 +131,8 @@ def interruption(why: Why | None) -> Refused | None:
     if why is None or why == "client_gone":
         return None
     if why == "body":
-        return RequestTimeout("The request's body did not arrive in time.")
+        message = "The request's body did not arrive in time."
+        return RequestTimeout(message, headers=(("connection", "close"),))
     if why == "drain":
         return Overloaded("The server is shutting down; please try again.", retry_after_s=1)
     return UpstreamTimeout("The model did not answer in time.")

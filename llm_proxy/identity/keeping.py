@@ -1,0 +1,39 @@
+"""`keys.yaml` at the start: applied once the database answers, by every worker, harmlessly.
+
+Invariants: a file that cannot be read is said and left alone, the keys there are stay; no secret is minted
+here, where nobody would see it.
+"""
+
+import asyncio
+import logging
+from pathlib import Path
+
+import asyncpg
+
+from llm_proxy.errors import BadRequest, Refused
+from llm_proxy.identity.deeds import Actor
+from llm_proxy.identity.keys_file import apply, read
+from llm_proxy.identity.registry import Registry
+from llm_proxy.identity.rulings import Rulings
+
+log = logging.getLogger(__name__)
+
+AGAIN_S = 5.0
+
+
+async def keep_applying(path: Path, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+    """Bring the database to what the file says; tries again until the database has heard."""
+    try:
+        file = read(path)
+    except BadRequest as fault:
+        log.error("the keys file is not applied", extra={"cause": fault.message})  # noqa: TRY400 -- a file's fault, no trace
+        return
+    while True:
+        try:
+            applied = await apply(file, Registry(pool), Rulings(pool), Actor("keys file"), mint_missing=False)
+        except (Refused, OSError, asyncpg.PostgresError) as away:
+            log.warning("the keys file waits for the database", extra={"cause": type(away).__name__})
+            await asyncio.sleep(AGAIN_S)
+            continue
+        log.info("the keys file is applied", extra={"changes": len(applied.changes)})
+        return
