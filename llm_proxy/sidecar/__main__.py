@@ -1,6 +1,7 @@
 """`python -m llm_proxy.sidecar --config FILE --host H --port N`: one LiteLLM process.
 
-Exit codes: 0 after a drained SIGTERM, 2 configuration, 3 port in use, 4 LiteLLM would not start; each with one line.
+Exit codes: 0 after a drained SIGTERM, 2 configuration, 3 port in use, 4 LiteLLM would not start; each with
+one line.
 """
 
 import argparse
@@ -20,7 +21,9 @@ def main(words: list[str] | None = None) -> int:
     flags.add_argument("--config", type=Path, required=True)
     flags.add_argument("--host", default="127.0.0.1")
     flags.add_argument("--port", type=int, default=4001)
-    flags.add_argument("--workers", type=int, choices=[1], default=1, help="always 1; run more processes instead")
+    flags.add_argument(
+        "--workers", type=int, choices=[1], default=1, help="always 1; run more processes instead"
+    )
     asked = flags.parse_args(words)
     try:
         text = asked.config.read_text(encoding="utf-8")

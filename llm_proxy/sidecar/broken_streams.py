@@ -1,16 +1,16 @@
 """A stream that ended early is an error, not an answer.
 
-LiteLLM takes the end of a provider's stream for its end of text: it invents a finish reason and [DONE], logs a
-success and caches what there was. Its stream wrapper knows better, because it notes each finish reason it is sent.
-Invariant: a stream without one, from any provider, ends as a failure: logged, not cached, one error event; so does
-one with a frame that cannot be read, which LiteLLM would skip.
+LiteLLM takes the end of a provider's stream for its end of text: it invents a finish reason and [DONE],
+logs a success and caches what there was. Its stream wrapper knows better, because it notes each finish
+reason it is sent. Invariant: a stream without one, from any provider, ends as a failure: logged, not
+cached, one error event; so does one with a frame that cannot be read, which LiteLLM would skip.
 """
 
 import json
 from importlib import import_module
-from typing import Any
 
 from llm_proxy.sidecar import gemini_streams, seams
+from llm_proxy.sidecar.seams import Theirs
 
 OUT_OF_THE_CACHE = "cached_response"
 
@@ -26,15 +26,15 @@ def _end_only_when_finished() -> None:
     wrapper = seams.stream_wrapper()
     finish = wrapper._finalize_completed_stream  # noqa: SLF001 -- the one place where every stream ends
 
-    async def finish_if_finished(self: Any, cache_hit: bool) -> Any:  # noqa: ANN401, FBT001 -- LiteLLM's own signature
+    async def finish_if_finished(self: Theirs, cache_hit: bool) -> Theirs:
         if not self.sent_last_chunk and not _finished(self):
-            self._log_stream_failure_and_raise(_cut(self))  # noqa: SLF001 -- logs as for any other broken stream
+            self._log_stream_failure_and_raise(_cut(self))
         return await finish(self, cache_hit=cache_hit)
 
     wrapper._finalize_completed_stream = finish_if_finished  # noqa: SLF001 -- the same
 
 
-def _finished(stream: Any) -> bool:  # noqa: ANN401 -- LiteLLM's CustomStreamWrapper
+def _finished(stream: Theirs) -> bool:
     if stream.custom_llm_provider == OUT_OF_THE_CACHE:
         return True
     google = gemini_streams.finished(stream)
@@ -43,7 +43,7 @@ def _finished(stream: Any) -> bool:  # noqa: ANN401 -- LiteLLM's CustomStreamWra
     return stream.received_finish_reason is not None or stream.intermittent_finish_reason is not None
 
 
-def _cut(stream: Any) -> Exception:  # noqa: ANN401 -- the same
+def _cut(stream: Theirs) -> Exception:
     error: Exception = seams.library().BadGatewayError(
         message="the provider's stream ended without a finish reason",
         llm_provider=stream.custom_llm_provider or "",
@@ -56,7 +56,7 @@ def _skip_no_garbage() -> None:
     frames = import_module("litellm.llms.base_llm.base_model_iterator").BaseModelResponseIterator
     read = frames._string_to_dict_parser  # noqa: SLF001 -- the one place where frames are parsed
 
-    def read_or_fail(str_line: str) -> Any:  # noqa: ANN401 -- LiteLLM's own signature
+    def read_or_fail(str_line: str) -> Theirs:
         found = read(str_line)
         if found is None and str_line.startswith("data:") and not _readable(str_line[5:].strip()):
             raise ValueError("a frame that is not JSON")

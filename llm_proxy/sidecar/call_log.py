@@ -1,7 +1,7 @@
 """Rows for `llm_calls` on their way to Postgres: a bounded queue in memory, written in batches.
 
-Invariants: posting never waits and never raises; Postgres away costs rows beyond the bound, counted, and nothing
-else. Its role may read nothing, so a row written twice stays as it was first.
+Invariants: posting never waits and never raises; Postgres away costs rows beyond the bound, counted, and
+nothing else. Its role may read nothing, so a row written twice stays as it was first.
 """
 
 import asyncio
@@ -70,7 +70,9 @@ class CallLog:
                 await self._disconnect()
                 if time.monotonic() > silent_until:
                     silent_until = time.monotonic() + 60
-                    self._say(f"{type(problem).__name__}; {len(self._waiting)} rows wait, {self.dropped} dropped")
+                    self._say(
+                        f"{type(problem).__name__}; {len(self._waiting)} rows wait, {self.dropped} dropped"
+                    )
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 

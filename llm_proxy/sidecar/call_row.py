@@ -1,7 +1,8 @@
 """One row of `llm_calls` out of what LiteLLM hands a callback.
 
-Invariants: pure; no prompt, answer or key; money is Decimal, and None where no price is known. A call id that is no
-UUID (a caller of this sidecar other than the gateway) becomes one by hashing (RFC 9562, version 5).
+Invariants: pure; no prompt, answer or key; money is Decimal, and None where no price is known. A call id
+that is no UUID (a caller of this sidecar other than the gateway) becomes one by hashing (RFC 9562, version
+5).
 """
 
 import json
@@ -10,6 +11,8 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
+
+from llm_proxy.sidecar.seams import Theirs
 
 Row = tuple[Any, ...]
 COLUMNS: dict[str, str] = {
@@ -41,7 +44,9 @@ OUR_OWN = "llm-proxy-warm-up"
 NANO = Decimal("1e-9")
 
 
-def row(kwargs: Mapping[str, Any], response: Any, started: datetime, ended: datetime, priced: Priced) -> Row | None:  # noqa: ANN401 -- LiteLLM's
+def row(
+    kwargs: Mapping[str, Any], response: Theirs, started: datetime, ended: datetime, priced: Priced
+) -> Row | None:
     """The row for one event; None for an event that is not a model call.
 
     Args:
@@ -96,7 +101,7 @@ def _status(failed: Mapping[str, Any], status: str) -> int | None:
     return 200 if status == "success" else None
 
 
-def _tokens(event: Mapping[str, Any], response: Any) -> tuple[int | None, ...]:  # noqa: ANN401 -- LiteLLM's
+def _tokens(event: Mapping[str, Any], response: Theirs) -> tuple[int | None, ...]:
     usage = response.get("usage") if isinstance(response, dict) else getattr(response, "usage", None)
     cached = getattr(getattr(usage, "prompt_tokens_details", None), "cached_tokens", None)
     reasoning = getattr(getattr(usage, "completion_tokens_details", None), "reasoning_tokens", None)
@@ -116,7 +121,11 @@ def _money(event: Mapping[str, Any], priced: Priced) -> tuple[Decimal | None, st
     known = event.get("cache_hit") or cost or priced(str(event.get("model_id")), str(event.get("model")))
     if event.get("response_cost_failure_debug_info") or not known:
         cost = None
-    parts = {name: str(_decimal(value)) for name, value in (event.get("cost_breakdown") or {}).items() if _decimal(value)}
+    parts = {
+        name: str(_decimal(value))
+        for name, value in (event.get("cost_breakdown") or {}).items()
+        if _decimal(value)
+    }
     return cost, json.dumps(parts) if parts else None
 
 

@@ -1,4 +1,4 @@
-"""The callback this room adds to LiteLLM: it sees each call's error before it is worded anew, and each call's cost.
+"""The callback this room adds to LiteLLM: it sees each call's error before it is worded anew, and its cost.
 
 Invariant: LiteLLM calls these with keywords, so the names of their parameters are fixed.
 """
@@ -13,6 +13,7 @@ from llm_proxy.sidecar import outcome, seams
 from llm_proxy.sidecar.call_log import CallLog
 from llm_proxy.sidecar.call_row import row
 from llm_proxy.sidecar.prices import priced
+from llm_proxy.sidecar.seams import Theirs
 
 
 @asynccontextmanager
@@ -31,7 +32,7 @@ async def installed() -> AsyncIterator[None]:
         await log.stop()
 
 
-def observer(log: CallLog | None) -> Any:  # noqa: ANN401 -- an instance of a class of LiteLLM's
+def observer(log: CallLog | None) -> Theirs:
     """A callback for `litellm.callbacks`."""
 
     class Observer(seams.custom_logger()):  # type: ignore[misc] -- LiteLLM accepts no other kind of object

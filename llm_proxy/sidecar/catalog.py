@@ -1,6 +1,7 @@
 """What is served, for the gateway: groups, the deployments behind them, their limits and prices.
 
-Invariants: configured groups only, no expanded wildcards; prices are decimal strings per token, null when unknown.
+Invariants: configured groups only, no expanded wildcards; prices are decimal strings per token, null when
+unknown.
 """
 
 from decimal import Decimal
@@ -8,18 +9,19 @@ from typing import Any
 
 from llm_proxy.sidecar import prices, seams
 from llm_proxy.sidecar.effective import FALLBACKS
+from llm_proxy.sidecar.seams import Theirs
 
 Json = dict[str, Any]
 LIMITS = ("max_tokens", "max_input_tokens", "max_output_tokens")
 
 
-def models(router: Any) -> Json:  # noqa: ANN401 -- LiteLLM's Router
+def models(router: Theirs) -> Json:
     """OpenAI's list of models: the groups and aliases by name."""
     data = [{"id": name, "object": "model", "created": 0, "owned_by": "llm-proxy"} for name in _names(router)]
     return {"object": "list", "data": data}
 
 
-def catalog(router: Any) -> Json:  # noqa: ANN401 -- the same
+def catalog(router: Theirs) -> Json:
     """Every group with its deployments."""
     if router is None:
         return {"groups": [], "default_fallbacks": []}
@@ -31,11 +33,13 @@ def catalog(router: Any) -> Json:  # noqa: ANN401 -- the same
     defaults = rules.pop("*", [])
     return {
         "groups": [_group(router, name, rules.get(name, [])) for name in _names(router)],
-        "default_fallbacks": list(dict.fromkeys([*(getattr(router, "default_fallbacks", None) or []), *defaults])),
+        "default_fallbacks": list(
+            dict.fromkeys([*(getattr(router, "default_fallbacks", None) or []), *defaults])
+        ),
     }
 
 
-def _names(router: Any) -> list[str]:  # noqa: ANN401 -- the same
+def _names(router: Theirs) -> list[str]:
     if router is None:
         return []
     aliases: Json = router.model_group_alias or {}
@@ -43,7 +47,7 @@ def _names(router: Any) -> list[str]:  # noqa: ANN401 -- the same
     return list(dict.fromkeys([*(deployment["model_name"] for deployment in router.model_list), *shown]))
 
 
-def _group(router: Any, name: str, fallbacks: list[str]) -> Json:  # noqa: ANN401 -- the same
+def _group(router: Theirs, name: str, fallbacks: list[str]) -> Json:
     alias = (router.model_group_alias or {}).get(name)
     target = (alias.get("model") if isinstance(alias, dict) else alias) or name
     deployments = [_deployment(one) for one in router.model_list if one["model_name"] == target]
@@ -62,7 +66,11 @@ def _group(router: Any, name: str, fallbacks: list[str]) -> Json:  # noqa: ANN40
 def _deployment(entry: Json) -> Json:
     params, info = entry["litellm_params"], entry.get("model_info") or {}
     published = prices.listed(str(params["model"]))
-    known: Json = {**published, **_stated(info), **_stated({name: params.get(name) for name in prices.PRICES})}
+    known: Json = {
+        **published,
+        **_stated(info),
+        **_stated({name: params.get(name) for name in prices.PRICES}),
+    }
     physical, provider = _split(params)
     return {
         "id": info.get("id"),
@@ -82,7 +90,9 @@ def _split(params: Json) -> tuple[str, str | None]:
     model = str(params["model"])
     try:
         physical, provider, *_ = seams.library().get_llm_provider(
-            model=model, custom_llm_provider=params.get("custom_llm_provider"), api_base=params.get("api_base")
+            model=model,
+            custom_llm_provider=params.get("custom_llm_provider"),
+            api_base=params.get("api_base"),
         )
     except Exception:  # noqa: BLE001 -- it raises for a name it does not know
         provider, _, physical = model.rpartition("/")

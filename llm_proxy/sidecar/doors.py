@@ -1,7 +1,7 @@
 """The sidecar's whole surface: one table of doors, and 404 for everything else LiteLLM would answer.
 
-Invariants: no route of LiteLLM's application is reachable, so it has no admin API here; every call needs the
-traffic key, which opens nothing but these doors; LiteLLM's endpoint functions are called directly.
+Invariants: no route of LiteLLM's application is reachable, so it has no admin API here; every call needs
+the traffic key, which opens nothing but these doors; LiteLLM's endpoint functions are called directly.
 """
 
 import hmac
@@ -41,7 +41,9 @@ class Doors:
         if method == "GET" and path in HEALTH:
             await self._health(path, send)
         elif not self._admits(scope):
-            await answer(send, 401, error("The sidecar's key is wrong or missing.", "auth_error", "invalid_api_key"))
+            await answer(
+                send, 401, error("The sidecar's key is wrong or missing.", "auth_error", "invalid_api_key")
+            )
         elif method == "POST" and path in CALLS:
             await _call(CALLS[path], scope, receive, send)
         elif method == "GET" and path == "/v1/models":

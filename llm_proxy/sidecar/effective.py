@@ -1,7 +1,7 @@
 """The configuration LiteLLM really gets: the file, less what cannot work here, plus what must hold.
 
-Invariants: pure; the file's own words win over our defaults, except where they would open a database, a known
-key or the network. Nothing is left out silently: each omission is a note.
+Invariants: pure; the file's own words win over our defaults, except where they would open a database, a
+known key or the network. Nothing is left out silently: each omission is a note.
 """
 
 import copy
@@ -59,7 +59,9 @@ def _checked(raw: object) -> Json:
             raise Broken(f"model_list, entry {at}: model_name is missing")
         params = deployment.get("litellm_params")
         if not isinstance(params, dict) or not isinstance(params.get("model"), str):
-            raise Broken(f"model_list, entry {at} ({deployment['model_name']}): litellm_params.model is missing")
+            raise Broken(
+                f"model_list, entry {at} ({deployment['model_name']}): litellm_params.model is missing"
+            )
     for name in SECTIONS:
         if not isinstance(raw.get(name) or {}, dict):
             raise Broken(f"{name} is not a mapping")
@@ -70,7 +72,9 @@ def unset(value: object, env: Mapping[str, str]) -> list[str]:
     """The names a value reads from the environment that are not there, in order."""
     if isinstance(value, str):
         return [name for name in REFERENCE.findall(value) if not env.get(name)]
-    parts: Iterable[object] = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    parts: Iterable[object] = (
+        value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    )
     return [name for part in parts for name in unset(part, env)]
 
 
@@ -100,7 +104,11 @@ def _prune_names(config: Json, groups: set[str], notes: list[str]) -> None:
     for section, key in (("router_settings", "model_group_alias"), ("litellm_settings", "model_alias_map")):
         aliases: Json = config[section].get(key) or {}
         kept = {name: alias for name, alias in aliases.items() if served(_target(alias), groups)}
-        notes += [f"left out alias {name}: {_target(a)} is not served" for name, a in aliases.items() if name not in kept]
+        notes += [
+            f"left out alias {name}: {_target(a)} is not served"
+            for name, a in aliases.items()
+            if name not in kept
+        ]
         known |= set(kept)
         if aliases:
             config[section][key] = kept
@@ -109,7 +117,9 @@ def _prune_names(config: Json, groups: set[str], notes: list[str]) -> None:
             if config[section].get(key):
                 config[section][key] = _prune_fallbacks(config[section][key], known)
         if config[section].get("default_fallbacks"):
-            config[section]["default_fallbacks"] = [n for n in config[section]["default_fallbacks"] if served(n, known)]
+            config[section]["default_fallbacks"] = [
+                n for n in config[section]["default_fallbacks"] if served(n, known)
+            ]
 
 
 def _prune_fallbacks(rules: list[Json], known: set[str]) -> list[Json]:
@@ -123,9 +133,9 @@ def _prune_fallbacks(rules: list[Json], known: set[str]) -> list[Json]:
 
 
 def _remove_database(general: Json, notes: list[str]) -> None:
-    for name in ("database_url", "database_type", "store_model_in_db", "alerting"):
-        if general.pop(name, None) is not None:
-            notes.append(f"ignored general_settings.{name}: the sidecar keeps no database")
+    for name in ("database_url", "database_type", "store_model_in_db"):
+        if general.pop(name, None):
+            notes += [f"ignored general_settings.{name}: the sidecar keeps no database"]
 
 
 def _require(config: Json, env: Mapping[str, str]) -> None:

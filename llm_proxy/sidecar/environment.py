@@ -1,7 +1,7 @@
-"""The environment LiteLLM runs in: built from a list, because it reads names that mean something else elsewhere.
+"""The environment LiteLLM runs in: built from a list, for it reads names that mean something else elsewhere.
 
-Invariant: `DATABASE_URL`, `REDIS_URL`, `HOST`, `PORT`, `DEBUG` and their like never pass; the gateway's key never
-becomes LiteLLM's master key, which is drawn anew at each start and known to nobody.
+Invariant: `DATABASE_URL`, `REDIS_URL`, `HOST`, `PORT`, `DEBUG` and their like never pass; the gateway's key
+never becomes LiteLLM's master key, which is drawn anew at each start and known to nobody.
 """
 
 import re
@@ -18,7 +18,9 @@ OF_A_PROVIDER = re.compile(
     r"[A-Z0-9_]+_(API_KEY|API_BASE|BASE_URL|API_VERSION|API_TOKEN)|"
     r"(AWS|AZURE|GOOGLE|GEMINI|VERTEX|VERTEXAI|HF|HUGGINGFACE|OLLAMA|WATSONX|DATABRICKS|SNOWFLAKE)_[A-Z0-9_]+"
 )
-OURS = re.compile(r"LLM_PROXY_SIDECAR_[A-Z0-9_]+|LLM_PROXY_LOAD_BALANCE|LLM_CALLS_DATABASE_URL|CACHE_REDIS_URL")
+OURS = re.compile(
+    r"LLM_PROXY_SIDECAR_[A-Z0-9_]+|LLM_PROXY_LOAD_BALANCE|LLM_CALLS_DATABASE_URL|CACHE_REDIS_URL"
+)
 OF_AN_OBSERVER = re.compile(r"(LANGFUSE|OTEL)_[A-Z0-9_]+")
 OF_LITELLM = frozenset(
     {
@@ -80,4 +82,9 @@ def _passes(name: str, asked: frozenset[str]) -> bool:
     if name in NEVER:
         return False
     patterns = (OF_A_PROVIDER, OURS, OF_AN_OBSERVER)
-    return name in asked or name in OF_THE_MACHINE or name in OF_LITELLM or any(p.fullmatch(name) for p in patterns)
+    return (
+        name in asked
+        or name in OF_THE_MACHINE
+        or name in OF_LITELLM
+        or any(p.fullmatch(name) for p in patterns)
+    )

@@ -1,11 +1,13 @@
-"""Google's streams, where LiteLLM hides their end: it reads a missing finish reason as "stop", on every frame.
+"""Google's streams, whose end LiteLLM hides: it reads a missing finish reason as "stop", on every frame.
 
-Invariants: a frame's own `finishReason` (or a blocked prompt) is noted on the stream that carried it; the deployment's
-timeout holds between frames, which LiteLLM gives to every provider but this one.
+Invariants: a frame's own `finishReason` (or a blocked prompt) is noted on the stream that carried it; the
+deployment's timeout holds between frames, which LiteLLM gives to every provider but this one.
 """
 
 from importlib import import_module
 from typing import Any
+
+from llm_proxy.sidecar.seams import Theirs
 
 MODULE = "litellm.llms.vertex_ai.gemini.vertex_and_google_ai_studio_gemini"
 FINISHED = "_llmp_finished"
@@ -18,7 +20,7 @@ def apply() -> None:
     _keep_timeout(module.VertexLLM)
 
 
-def finished(stream: Any) -> bool | None:  # noqa: ANN401 -- LiteLLM's CustomStreamWrapper
+def finished(stream: Theirs) -> bool | None:
     """Whether Google said that the answer is complete; None for another provider's stream."""
     frames = stream.completion_stream
     if type(frames).__module__ != MODULE:
@@ -26,10 +28,10 @@ def finished(stream: Any) -> bool | None:  # noqa: ANN401 -- LiteLLM's CustomStr
     return bool(getattr(frames, FINISHED, False))
 
 
-def _note_finish(frames: Any) -> None:  # noqa: ANN401 -- LiteLLM's ModelResponseIterator
+def _note_finish(frames: Theirs) -> None:
     parse = frames.chunk_parser
 
-    def parse_and_note(self: Any, chunk: dict[str, Any]) -> Any:  # noqa: ANN401 -- LiteLLM's own signature
+    def parse_and_note(self: Theirs, chunk: dict[str, Any]) -> Theirs:
         blocked = (chunk.get("promptFeedback") or {}).get("blockReason")
         if blocked or any(candidate.get("finishReason") for candidate in chunk.get("candidates") or []):
             setattr(self, FINISHED, True)
@@ -38,11 +40,11 @@ def _note_finish(frames: Any) -> None:  # noqa: ANN401 -- LiteLLM's ModelRespons
     frames.chunk_parser = parse_and_note
 
 
-def _keep_timeout(handler: Any) -> None:  # noqa: ANN401 -- LiteLLM's VertexLLM
+def _keep_timeout(handler: Theirs) -> None:
     open_stream = handler.async_streaming
     client_with = import_module("litellm.llms.custom_httpx.http_handler").get_async_httpx_client
 
-    async def open_with_timeout(self: Any, **call: Any) -> Any:  # noqa: ANN401 -- the same
+    async def open_with_timeout(self: Theirs, **call: Theirs) -> Theirs:
         if call.get("client") is None and call.get("timeout") is not None:
             call["client"] = client_with("vertex_ai", params={"timeout": call["timeout"]})
         return await open_stream(self, **call)

@@ -1,7 +1,7 @@
-"""The start of the process: LiteLLM's own start with our configuration, our patches and callbacks, a warm-up, serving.
+"""The start of the process: LiteLLM with our configuration, patches and callback; a warm-up; serving.
 
-Invariants: nothing listens before a call of each kind went through; a configuration that does not load ends the
-process with one line; SIGTERM lets running calls end, then the call log is written out.
+Invariants: nothing listens before a call of each kind went through; a configuration that does not load ends
+the process with one line; SIGTERM lets running calls end, then the call log is written out.
 """
 
 import os
@@ -18,6 +18,7 @@ import yaml
 from llm_proxy.sidecar import broken_streams, callbacks, router_rules, seams, tuning
 from llm_proxy.sidecar.doors import Doors
 from llm_proxy.sidecar.effective import Broken, Effective, effective
+from llm_proxy.sidecar.seams import Theirs
 from llm_proxy.sidecar.warm_up import warm_up
 
 BROKEN, FAILED = 2, 4
@@ -93,8 +94,8 @@ def _load(config: Path) -> Effective:
     return found
 
 
-def _give(loader: Any, config: Path, loaded: Effective) -> None:  # noqa: ANN401 -- LiteLLM's ProxyConfig
-    """Have LiteLLM read our configuration where it would read the file; modules beside the file are still found."""
+def _give(loader: Theirs, config: Path, loaded: Effective) -> None:
+    """Have LiteLLM read our configuration instead of the file; modules beside the file are still found."""
 
     async def read(config_file_path: str | None = None) -> dict[str, Any]:
         seams.proxy().user_config_file_path = config_file_path

@@ -23,4 +23,3 @@ def priced(deployment: str, model: str) -> bool:
     """Whether a price is known, be it 0."""
     own: Mapping[str, Any] = seams.library().model_cost.get(deployment) or {}
     return any(entry.get(name) is not None for entry in (own, listed(model)) for name in PRICES)
-

@@ -1,8 +1,8 @@
-"""What a provider really said when a call failed: status, code, type, param, Retry-After, as `x-llmp-*` headers.
+"""What a provider said when a call failed: status, code, type, param, Retry-After, as `x-llmp-*` headers.
 
-LiteLLM words errors anew and drops these. They are found by walking from its error to the one it was made of.
-Invariants: pure; values are printable ASCII of at most 200 characters; no header at all when the provider said
-nothing (a refusal of LiteLLM's own, a connection that broke).
+LiteLLM words errors anew and drops these. They are found by walking from its error to the one it was made
+of. Invariants: pure; values are printable ASCII of at most 200 characters; no header at all when the
+provider said nothing (a refusal of LiteLLM's own, a connection that broke).
 """
 
 import json
@@ -53,14 +53,18 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
     """An error and those it was made of, outermost first, each once."""
     seen: set[int] = set()
     waiting = [error]
-    while waiting and len(seen) < 20:  # noqa: PLR2004 -- deeper is a loop
+    while waiting and len(seen) < 20:
         current = waiting.pop(0)
         if current is None or id(current) in seen:
             continue
         seen.add(id(current))
         yield current
         original = getattr(current, "original_exception", None)
-        waiting += [original if isinstance(original, BaseException) else None, current.__cause__, current.__context__]
+        waiting += [
+            original if isinstance(original, BaseException) else None,
+            current.__cause__,
+            current.__context__,
+        ]
 
 
 def _answer_of(error: BaseException) -> tuple[int, Said, str | None] | None:

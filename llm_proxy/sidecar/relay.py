@@ -1,6 +1,7 @@
-"""LiteLLM's result on its way out: whole answers as JSON, streams frame by frame, errors with what is known of them.
+"""LiteLLM's result on its way out: whole answers, streams frame by frame, errors with what is known of them.
 
-Invariants: a stream that broke ends in exactly one error event and never in [DONE]; what the event says is ours.
+Invariants: a stream that broke ends in exactly one error event and never in [DONE]; what the event says is
+ours.
 """
 
 import json
@@ -10,6 +11,7 @@ from typing import Any
 from llm_proxy.sidecar import provider_error
 from llm_proxy.sidecar.asgi import Headers, Message, Receive, Scope, Send
 from llm_proxy.sidecar.outcome import Outcome
+from llm_proxy.sidecar.seams import Theirs
 
 ERROR_EVENT = b'data: {"error":'
 CUT: dict[str, Any] = {
@@ -25,7 +27,7 @@ OURS = frozenset({b"content-length", b"content-type"})
 
 
 async def relay(
-    result: Any,  # noqa: ANN401 -- a response, a model or a dictionary of LiteLLM's
+    result: Theirs,
     head: Iterable[tuple[bytes, bytes]],
     outcome: Outcome,
     scope: Scope,

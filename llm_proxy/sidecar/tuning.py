@@ -6,6 +6,7 @@ Measured as CPU of the process per request with `bench/sidecar_cpu.py`.
 from typing import Any
 
 from llm_proxy.sidecar import seams
+from llm_proxy.sidecar.seams import Theirs
 
 
 def apply() -> None:
@@ -14,12 +15,12 @@ def apply() -> None:
 
 
 def _register_prices_once() -> None:
-    """A deployment with prices of its own registers them again on every call, and a map of 3,000 models with them."""
+    """A deployment with prices of its own registers them on every call, and a map of 3,000 models with them."""
     library = seams.library()
     register = library.register_model
     seen: dict[tuple[str, ...], tuple[Any, Any]] = {}
 
-    def once(model_cost: Any, *words: Any, **options: Any) -> Any:  # noqa: ANN401 -- LiteLLM's own signature
+    def once(model_cost: Theirs, *words: Theirs, **options: Theirs) -> Theirs:
         if not isinstance(model_cost, dict):
             return register(model_cost, *words, **options)
         names = tuple(model_cost)

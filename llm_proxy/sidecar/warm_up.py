@@ -1,7 +1,7 @@
-"""The first calls, made by the process to itself before anybody waits for them: they cost LiteLLM about a second.
+"""The first calls, made by the process to itself before anybody waits: they cost LiteLLM about a second.
 
-Invariants: they go through the doors to a responder of our own on the loopback, and leave no deployment behind; a
-warm-up that fails costs the first caller that second and nothing else.
+Invariants: they go through the doors to a responder of our own on the loopback, and leave no deployment
+behind; a warm-up that fails costs the first caller that second and nothing else.
 """
 
 import asyncio
@@ -16,7 +16,11 @@ from llm_proxy.sidecar.asgi import App, Message, Scope
 from llm_proxy.sidecar.call_row import OUR_OWN
 
 NAME = OUR_OWN
-CHAT: dict[str, Any] = {"model": NAME, "messages": [{"role": "user", "content": "ready?"}], "cache": {"no-store": True}}
+CHAT: dict[str, Any] = {
+    "model": NAME,
+    "messages": [{"role": "user", "content": "ready?"}],
+    "cache": {"no-store": True},
+}
 CALLS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("/v1/chat/completions", CHAT),
     ("/v1/chat/completions", {**CHAT, "stream": True, "stream_options": {"include_usage": True}}),
@@ -103,8 +107,16 @@ def _words(embedding: bool, stream: bool) -> bytes:  # noqa: FBT001 -- what was 
     chunk: dict[str, Any] = {"id": "warm", "object": "chat.completion.chunk", "created": 1, "model": NAME}
     if not stream:
         choice = {"index": 0, "message": {"role": "assistant", "content": "yes"}, "finish_reason": "stop"}
-        return json.dumps({**chunk, "object": "chat.completion", "choices": [choice], "usage": usage}).encode()
+        return json.dumps(
+            {**chunk, "object": "chat.completion", "choices": [choice], "usage": usage}
+        ).encode()
     choices = [{"index": 0, "delta": {"role": "assistant", "content": "yes"}, "finish_reason": None}]
     end = [{"index": 0, "delta": {}, "finish_reason": "stop"}]
-    frames = [{**chunk, "choices": choices}, {**chunk, "choices": end}, {**chunk, "choices": [], "usage": usage}]
-    return b"".join(b"data: " + json.dumps(frame).encode() + b"\n\n" for frame in frames) + b"data: [DONE]\n\n"
+    frames = [
+        {**chunk, "choices": choices},
+        {**chunk, "choices": end},
+        {**chunk, "choices": [], "usage": usage},
+    ]
+    return (
+        b"".join(b"data: " + json.dumps(frame).encode() + b"\n\n" for frame in frames) + b"data: [DONE]\n\n"
+    )

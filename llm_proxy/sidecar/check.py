@@ -1,0 +1,165 @@
+"""What is wrong with a configuration file; LiteLLM ignores most mistakes in silence.
+
+Invariants: no LiteLLM, no network: what is known of keys is the generated `known_keys.json`. A fault is a key or
+name that does not do what it says; a note is worth knowing and stops nothing.
+"""
+
+import difflib
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from llm_proxy.sidecar.effective import FALLBACKS, Broken, effective, served, unset
+from llm_proxy.sidecar.shapes import Json, items, mapping
+
+WEAK = frozenset(
+    {"sk-1234", "sk-master", "sk-test", "change-me", "changeme", "password", "secret", "master-key"}
+)
+SHORTEST_KEY = 16
+NO_SECRET = frozenset({"none", "no-key", "not-needed", "dummy", "empty", "ollama", "sk-no-key-required"})
+SECTIONS = ("router_settings", "litellm_settings", "general_settings")
+NESTED = (
+    ("router_settings", "retry_policy"),
+    ("router_settings", "allowed_fails_policy"),
+    ("litellm_settings", "cache_params"),
+)
+
+
+@cache
+def known(section: str) -> frozenset[str]:
+    """The keys LiteLLM reads in a section."""
+    table: dict[str, str] = json.loads(files(__package__).joinpath("known_keys.json").read_text("utf-8"))
+    return frozenset(table[section].split())
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing found.
+
+    Attributes:
+        where: The key's path in the file, or the deployment.
+        fault: Whether the file should not be served as it is.
+    """
+
+    where: str
+    message: str
+    fault: bool = True
+
+
+def check(raw: object, env: Mapping[str, str]) -> list[Finding]:
+    """Everything found in a configuration, in the order of the file's sections."""
+    try:
+        effective(raw, env)
+    except Broken as problem:
+        return [Finding("", str(problem))]
+    config = mapping(raw)
+    parts: tuple[Callable[[], Iterator[Finding]], ...] = (
+        lambda: _unknown("", config, known("top")),
+        lambda: _deployments(config, env),
+        lambda: _sections(config),
+        lambda: _dangling(config),
+        lambda: _secrets(config, env),
+        lambda: _database(config),
+    )
+    return [found for part in parts for found in part()]
+
+
+def _unknown(where: str, given: Json, names: Collection[str], *, fault: bool = True) -> Iterator[Finding]:
+    for key in given:
+        if key not in names:
+            close = difflib.get_close_matches(str(key), names, 1, 0.75)
+            meant = f"; did you mean {close[0]}?" if close else ""
+            yield Finding(f"{where}.{key}".lstrip("."), f"LiteLLM ignores this key{meant}", fault)
+
+
+def _sections(config: Json) -> Iterator[Finding]:
+    for section in SECTIONS:
+        yield from _unknown(section, mapping(config.get(section)), known(section))
+    for section, key in NESTED:
+        yield from _unknown(f"{section}.{key}", mapping(mapping(config.get(section)).get(key)), known(key))
+    strategy = mapping(config.get("router_settings")).get("routing_strategy")
+    if strategy is not None and strategy not in known("strategies"):
+        named = ", ".join(sorted(known("strategies")))
+        yield Finding("router_settings.routing_strategy", f"{strategy} is none of {named}")
+
+
+def _deployments(config: Json, env: Mapping[str, str]) -> Iterator[Finding]:
+    seen: set[str] = set()
+    for deployment in map(mapping, items(config.get("model_list"))):
+        params, info = mapping(deployment.get("litellm_params")), mapping(deployment.get("model_info"))
+        where = f"model_list.{deployment['model_name']}"
+        yield from _unknown(where, deployment, {"model_name", "litellm_params", "model_info", "model_id"})
+        for key in params.keys() - known("litellm_params") - known("prices"):
+            yield Finding(
+                f"{where}.{key}", "no setting of LiteLLM's: it is sent to the provider", fault=False
+            )
+        yield from _unknown(f"{where}.model_info", info, known("model_info") | known("prices"), fault=False)
+        provider, slash, _ = str(params["model"]).partition("/")
+        if slash and provider not in known("providers") and not params.get("custom_llm_provider"):
+            yield Finding(where, f"there is no provider {provider}")
+        missing = ", ".join(dict.fromkeys(unset(params, env)))
+        if missing:
+            yield Finding(where, f"left out: {missing} not set", fault=False)
+        if info.get("id") in seen:
+            yield Finding(f"{where}.model_info.id", f"{info['id']} is another deployment's id too")
+        seen |= {str(info["id"])} if info.get("id") else set()
+
+
+def _dangling(config: Json) -> Iterator[Finding]:
+    """Names that lead nowhere in the file itself, whatever keys are set."""
+    groups = {str(mapping(one)["model_name"]) for one in items(config.get("model_list"))}
+    for section, key in (("router_settings", "model_group_alias"), ("litellm_settings", "model_alias_map")):
+        for name, alias in mapping(mapping(config.get(section)).get(key)).items():
+            target = str(mapping(alias).get("model", alias))
+            if not served(target, groups):
+                yield Finding(f"{section}.{key}.{name}", f"no group is called {target}")
+            groups = groups | {name}
+    for section in ("router_settings", "litellm_settings"):
+        given = mapping(config.get(section))
+        for key in FALLBACKS:
+            for rule in map(mapping, items(given.get(key))):
+                yield from _rule(f"{section}.{key}", rule, groups)
+        for target in items(given.get("default_fallbacks")):
+            if not served(str(target), groups):
+                yield Finding(f"{section}.default_fallbacks", f"no group is called {target}")
+
+
+def _rule(where: str, rule: Json, groups: set[str]) -> Iterator[Finding]:
+    for source, targets in rule.items():
+        for name in (source, *items(targets)):
+            if isinstance(name, str) and name != "*" and not served(name, groups):
+                yield Finding(f"{where}.{source}", f"no group is called {name}")
+
+
+def weak(key: str) -> bool:
+    """Whether a key is one everybody tries first, or too short."""
+    return key.lower() in WEAK or len(key) < SHORTEST_KEY
+
+
+def _secrets(config: Json, env: Mapping[str, str]) -> Iterator[Finding]:
+    master = mapping(config.get("general_settings")).get("master_key")
+    if isinstance(master, str) and not master.startswith("os.environ/"):
+        yield Finding(
+            "general_settings.master_key", "a key stands in the file: write os.environ/LITELLM_MASTER_KEY"
+        )
+    if env.get("LITELLM_MASTER_KEY") and weak(env["LITELLM_MASTER_KEY"]):
+        yield Finding(
+            "LITELLM_MASTER_KEY", f"weak: known to everybody or shorter than {SHORTEST_KEY} characters"
+        )
+    for deployment in map(mapping, items(config.get("model_list"))):
+        key = mapping(deployment.get("litellm_params")).get("api_key")
+        if isinstance(key, str) and not key.startswith("os.environ/") and key.lower() not in NO_SECRET:
+            where = f"model_list.{deployment['model_name']}.litellm_params.api_key"
+            yield Finding(where, "a key stands in the file: name it as os.environ/NAME")
+
+
+def _database(config: Json) -> Iterator[Finding]:
+    url = mapping(config.get("general_settings")).get("database_url")
+    if isinstance(url, str) and url.startswith("sqlite"):
+        yield Finding(
+            "general_settings.database_url", "LiteLLM has no sqlite; the sidecar keeps no database at all"
+        )
+    elif url:
+        yield Finding("general_settings.database_url", "ignored: the sidecar keeps no database", fault=False)

@@ -1,0 +1,15 @@
+"""JSON and YAML of unknown shape, read without surprise: what is not there is empty."""
+
+from typing import Any, cast
+
+Json = dict[str, Any]
+
+
+def mapping(value: object) -> Json:
+    """The mapping, or an empty one."""
+    return cast("Json", value) if isinstance(value, dict) else {}
+
+
+def items(value: object) -> list[Any]:
+    """The list, or an empty one."""
+    return cast("list[Any]", value) if isinstance(value, list) else []

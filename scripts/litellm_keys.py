@@ -1,0 +1,128 @@
+"""Writes `llm_proxy/sidecar/known_keys.json`: every key of a configuration file that LiteLLM reads, by section.
+
+Run it in the sidecar's environment after an upgrade: `.venv-sidecar/bin/python scripts/litellm_keys.py`
+(`--check` only compares, exit 1 when the file is out of date).
+"""
+
+import argparse
+import ast
+import inspect
+import json
+import os
+import re
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+
+import litellm
+from litellm.caching.caching import Cache
+from litellm.proxy._types import ConfigGeneralSettings
+from litellm.types.router import AllowedFailsPolicy, LiteLLM_Params, ModelInfo, RetryPolicy
+from litellm.types.utils import CustomPricingLiteLLMParams, all_litellm_params
+
+TARGET = Path(__file__).parent.parent / "llm_proxy" / "sidecar" / "known_keys.json"
+PACKAGE = Path(inspect.getfile(litellm)).parent
+PROXY = (PACKAGE / "proxy" / "proxy_server.py").read_text(encoding="utf-8")
+
+
+def parameters(*functions: object) -> set[str]:
+    """Names of the parameters of functions and constructors."""
+    found = {name for one in functions for name in inspect.signature(one).parameters}  # type: ignore[arg-type] -- given as objects
+    return found - {"self", "args", "kwargs"}
+
+
+def read(variable: str, *folders: str) -> set[str]:
+    """Names read out of a mapping of that name, anywhere below the folders."""
+    pattern = re.compile(
+        rf'\b{variable}\b(?:\.get\(|\.pop\(|\[)\s*"([a-z_0-9]+)"|"([a-z_0-9]+)" (?:not )?in {variable}\b'
+    )
+    paths = (path for folder in folders for path in (PACKAGE / folder).rglob("*.py"))
+    return {one or other for path in paths for one, other in pattern.findall(path.read_text())}
+
+
+def module_settings() -> set[str]:
+    """Settings of the package: the variables at the top of `litellm/__init__.py`."""
+    found: set[str] = set()
+    for node in ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8")).body:
+        targets = [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
+        found |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return {name for name in found if re.fullmatch(r"[a-z][a-z0-9_]*", name) and not name.endswith("_models")}
+
+
+def handled_by_name() -> set[str]:
+    """Settings `load_config` treats one by one."""
+    return set(re.findall(r'\bkey == "([a-z_0-9]+)"', PROXY))
+
+
+def cost_map() -> set[str]:
+    """Keys of the published price list, which `model_info` may override."""
+    return {key for entry in litellm.model_cost.values() for key in entry}
+
+
+def redis_options() -> set[str]:
+    """What a cache may hand to redis-py."""
+    import redis  # noqa: PLC0415 -- only here
+
+    return parameters(redis.Redis.__init__, redis.ConnectionPool.__init__) | {
+        "url",
+        "startup_nodes",
+        "socket_timeout",
+    }
+
+
+def sections() -> dict[str, set[str]]:
+    """Section -> known keys."""
+    model = (
+        set(LiteLLM_Params.model_fields)
+        | set(all_litellm_params)
+        | parameters(litellm.completion, litellm.embedding)
+    )
+    prices = {
+        name for name in (*model, *cost_map(), *CustomPricingLiteLLMParams.model_fields) if "cost" in name
+    }
+    model = {name for name in model if not name.startswith("_")} - prices
+    return {
+        "top": set(re.findall(r'\bconfig\.get\("([a-z_]+)"', PROXY)) | {"include", "model_list"},
+        "prices": prices,
+        "litellm_params": model
+        | {"weight", "order", "tags", "extra_body", "vertex_project", "vertex_location"},
+        "model_info": (set(ModelInfo.model_fields) | cost_map()) - prices,
+        "router_settings": parameters(litellm.Router.__init__) - {"model_list"},
+        "litellm_settings": module_settings() | handled_by_name() | read("litellm_settings", "proxy"),
+        "general_settings": set(ConfigGeneralSettings.model_fields) | read("general_settings", "proxy"),
+        "retry_policy": set(RetryPolicy.model_fields),
+        "allowed_fails_policy": set(AllowedFailsPolicy.model_fields),
+        "cache_params": parameters(Cache.__init__) | redis_options(),
+    }
+
+
+def strategies() -> set[str]:
+    """Values of `router_settings.routing_strategy`."""
+    annotation = str(inspect.signature(litellm.Router.__init__).parameters["routing_strategy"].annotation)
+    return set(re.findall(r"'([a-z0-9-]+)'", annotation)) | {"simple-shuffle"}
+
+
+def table() -> str:
+    """The generated file's text."""
+    providers = {str(getattr(one, "value", one)) for one in litellm.provider_list}
+    made = {**sections(), "strategies": strategies(), "providers": providers}
+    lines = {name: " ".join(sorted(words)) for name, words in made.items()}
+    return json.dumps({"litellm": version("litellm")} | lines, indent=1) + "\n"
+
+
+def main() -> int:
+    """Write the table, or compare it."""
+    flags = argparse.ArgumentParser(description=__doc__)
+    flags.add_argument("--check", action="store_true")
+    text = table()
+    if flags.parse_args().check:
+        return int(not TARGET.exists() or TARGET.read_text(encoding="utf-8") != text)
+    TARGET.write_text(text, encoding="utf-8")
+    print({section: len(names) for section, names in sections().items()})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
