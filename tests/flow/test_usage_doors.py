@@ -1,0 +1,244 @@
+"""What was used, asked from outside: over HTTP, on the command line, by Prometheus; and after a kill."""
+
+import asyncio
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import httpx
+import pytest
+from house import MASTER_KEY, say, script
+from processes import descendants
+
+from llm_proxy.stack import ports
+from llm_proxy.stack.probe import answers
+
+KEY, ADMIN_KEY = "usage-key-0123456789abcdef", "usage-admin-0123456789abcdef"
+SOFIA, HUGO = f"agent:sofia-{uuid4().hex[:8]}", "agent:hugo"
+INTERNAL, ADMIN = {"X-Internal-Secret": KEY}, {"Authorization": f"Bearer {ADMIN_KEY}"}
+
+Json = dict[str, Any]
+
+
+class Gateway:
+    """A gateway of two workers before the house's sidecar, on a database of its own."""
+
+    def __init__(self, folder: Path, database_url: str, limits_url: str, sidecar_port: int) -> None:
+        self._folder = folder
+        self._port = ports.free_port()
+        self.url = f"http://127.0.0.1:{self._port}"
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "LLM_PROXY__ENVIRONMENT": "development",
+            "LLM_PROXY__LITELLM_PROXY_URL": f"http://127.0.0.1:{sidecar_port}",
+            "LITELLM_MASTER_KEY": MASTER_KEY,
+            "LLM_PROXY__INTERNAL_API_KEY": KEY,
+            "LLM_PROXY__ADMIN_KEY": ADMIN_KEY,
+            "LLM_PROXY__SPOOL_DIR": str(folder / "spool"),
+            "LLM_PROXY__AGENT_RPM": "30",
+            "LLM_PROXY__DRAIN_DELAY_S": "0",
+            "DATABASE_URL": database_url,
+            "LIMITS_REDIS_URL": limits_url,
+        }
+
+    @contextmanager
+    def running(self) -> Generator["subprocess.Popen[bytes]"]:
+        """Its process, while it listens."""
+        argv = [sys.executable, "-m", "llm_proxy", "serve", "--port", str(self._port), "--workers", "2"]
+        with (self._folder / "gateway.log").open("ab") as log:
+            process = subprocess.Popen(argv, env=self.environment, cwd=self._folder, stdout=log, stderr=log)
+        try:
+            until(lambda: answers(self._port, "/health/ready"))
+            yield process
+        finally:
+            process.terminate()
+            process.wait(20)
+
+    def chat(
+        self, model: str = "plain", *, key: str = KEY, agent: str | None = None, text: str | None = None
+    ) -> str:
+        """One call; returns its request id."""
+        body = {"model": model, "messages": say(text or uuid4().hex)}
+        headers = {"Authorization": f"Bearer {key}"} | ({"x-agent-id": agent} if agent else {})
+        answer = httpx.post(f"{self.url}/v1/chat/completions", json=body, headers=headers, timeout=20)
+        request_id: str = answer.headers["x-request-id"]
+        return request_id
+
+    def asked(self, path: str, headers: Json, **parameters: str) -> httpx.Response:
+        """The answer of a door that is not hot."""
+        return httpx.get(f"{self.url}{path}", headers=headers, params=parameters, timeout=20)
+
+    def command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """What `llm-proxy ...` says."""
+        argv = [sys.executable, "-m", "llm_proxy", *arguments]
+        environment = {**self.environment, "COLUMNS": "200"}
+        return subprocess.run(
+            argv, env=environment, cwd=self._folder, capture_output=True, text=True, timeout=30, check=False
+        )
+
+
+def until(holds: Callable[[], bool], patience_s: float = 15) -> None:
+    """Waits until something holds."""
+    end = time.monotonic() + patience_s
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def gateway(tmp_path: Path, postgres_url: str, limits_redis_url: str, house_parts: dict[str, int]) -> Gateway:
+    """A gateway to start."""
+    name = f"usage_{uuid4().hex}"
+    asyncio.run(create(postgres_url, name))
+    url = f"{postgres_url.rpartition('/')[0]}/{name}"
+    return Gateway(tmp_path, url, limits_redis_url, house_parts["sidecar"])
+
+
+async def create(postgres_url: str, name: str) -> None:
+    """An empty database; it goes with the server."""
+    connection = await asyncpg.connect(postgres_url)
+    await connection.execute(f"CREATE DATABASE {name}")
+    await connection.close()
+
+
+def total(gateway: Gateway, headers: Json = ADMIN, **parameters: str) -> Json:
+    """The sums of `/v1/usage`."""
+    told: Json = gateway.asked("/v1/usage", headers, **parameters).json()["total"]
+    return told
+
+
+def test_what_was_used_is_told_by_every_door_alike(gateway: Gateway) -> None:
+    """One agent's totals, the same by any dimension, as CSV, per request, per command."""
+    with gateway.running():
+        ids = [gateway.chat(agent=SOFIA) for _ in range(6)]
+        gateway.chat("p/status-500", agent=SOFIA)
+        gateway.chat(agent=HUGO)
+        until(lambda: total(gateway)["requests"] == 8)
+        told = gateway.asked("/internal/llm/usage", INTERNAL, agent_id=SOFIA).json()
+        assert (told["total_requests"], told["success_rate"]) == (7, round(6 / 7, 4))
+        assert told["total_tokens"] > 0
+        assert told["avg_latency_ms"] > 0
+        assert told["limits"]["limit"] == 30
+        assert told["limits"]["remaining"] == 23
+        lines = gateway.asked("/v1/usage", ADMIN, group_by="agent,model").json()["data"]
+        assert {(line["agent"], line["model"]): line["requests"] for line in lines} == {
+            (SOFIA, "plain"): 6, (SOFIA, "p/status-500"): 1, (HUGO, "plain"): 1,
+        }  # fmt: skip
+        sheet = gateway.asked("/v1/usage", ADMIN, group_by="agent", format="csv", model="plain")
+        assert sheet.headers["content-type"] == "text/csv; charset=utf-8"
+        rows = list(csv.DictReader(io.StringIO(sheet.text)))
+        assert [len(row) for row in rows] == [10, 10]
+        assert {row["agent"]: row["requests"] for row in rows} == {SOFIA: "6", HUGO: "1"}
+        story = gateway.asked(f"/v1/requests/{ids[0]}", INTERNAL).json()
+        assert (story["agent"], story["outcome"], story["status"]) == (SOFIA, "ok", 200)
+        printed = json.loads(gateway.command("usage", "--by", "agent", "--json").stdout)
+        assert {line["agent"]: line["requests"] for line in printed} == {SOFIA: 7, HUGO: 1}
+
+
+def test_an_agent_nobody_knows_used_nothing(gateway: Gateway) -> None:
+    """Zeros, not an error; unknown requests and bad questions are."""
+    with gateway.running():
+        told = gateway.asked("/internal/llm/usage", INTERNAL, agent_id="agent:nobody").json()
+        assert [
+            told[name] for name in ("total_requests", "total_tokens", "avg_latency_ms", "success_rate")
+        ] == [0] * 4
+        assert gateway.asked(f"/v1/requests/{uuid4()}", ADMIN).status_code == 404
+        assert gateway.asked("/v1/usage", ADMIN, group_by="password").status_code == 400
+        assert gateway.asked("/v1/usage", ADMIN, since="yesterday").status_code == 400
+        assert gateway.asked("/v1/usage", ADMIN, format="xml").status_code == 400
+        assert gateway.asked("/v1/usage", {}).status_code == 401
+
+
+def test_a_virtual_key_sees_its_own_and_an_admin_all(gateway: Gateway) -> None:
+    """Sums and single requests; another's request is as unknown as none."""
+    with gateway.running():
+        made = httpx.post(f"{gateway.url}/admin/keys", json={"name": "one", "tenant": "acme"}, headers=ADMIN)
+        key = made.json()["key"]
+        mine = {"Authorization": f"Bearer {key}"}
+        own, others = gateway.chat(key=key), gateway.chat()
+        until(lambda: total(gateway)["requests"] == 2)
+        assert total(gateway, mine)["requests"] == 1
+        assert total(gateway, mine, key="internal")["requests"] == 1
+        assert gateway.asked(f"/v1/requests/{own}", mine).status_code == 200
+        assert gateway.asked(f"/v1/requests/{others}", mine).status_code == 404
+        assert gateway.asked(f"/v1/requests/{others}", ADMIN).status_code == 200
+
+
+def test_metrics_are_one_page_for_all_workers(gateway: Gateway) -> None:
+    """Whichever worker answers: every call counted, both workers alive, no key no page."""
+    with gateway.running():
+        for _ in range(20):
+            gateway.chat()
+        httpx.get(f"{gateway.url}/v1/usage")
+        assert gateway.asked("/metrics", INTERNAL).status_code == 401
+        for _ in range(4):
+            page = gateway.asked("/metrics", ADMIN).text
+            counted = [line for line in page.splitlines() if line.startswith("llm_proxy_requests_total{")]
+            assert sum(float(line.rpartition(" ")[2]) for line in counted) == 20
+            assert "\nllm_proxy_workers 2\n" in page
+            assert "\nllm_proxy_in_flight 0\n" in page
+
+
+def test_calls_in_flight_in_a_killed_worker_are_recorded_as_lost(gateway: Gateway) -> None:
+    """And what had ended before is there, once."""
+    slow = script(do="slow-first", first_ms=9000)
+    with gateway.running() as process:
+        ended = [gateway.chat() for _ in range(5)]
+        with ThreadPoolExecutor(4) as callers:
+            pending = [callers.submit(gateway.chat, text=slow) for _ in range(4)]
+            until(lambda: "\nllm_proxy_in_flight 4\n" in gateway.asked("/metrics", ADMIN).text)
+            for pid in descendants(process.pid):
+                os.kill(pid, signal.SIGKILL)
+        assert all(isinstance(one.exception(), httpx.TransportError) for one in pending)
+        until(lambda: total(gateway)["requests"] == 9)
+        rows = json.loads(gateway.command("requests", "--json", "--outcome", "lost").stdout)
+        assert [(row["model"], row["usage_source"], row["cost_usd"]) for row in rows] == [
+            ("plain", "unknown", None)
+        ] * 4
+        assert all(gateway.asked(f"/v1/requests/{one}", ADMIN).json()["outcome"] == "ok" for one in ended)
+
+
+def test_commands_say_in_one_line_what_is_wrong(gateway: Gateway) -> None:
+    """No database, one that is not migrated, a dimension that is none."""
+    done = gateway.command("usage")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "llm-proxy migrate" in done.stderr
+    assert gateway.command("migrate").stdout.startswith("applied 001_requests.sql\n")
+    assert gateway.command("migrate").stdout == "nothing to do: the schema is this version's\n"
+    done = gateway.command("usage", "--by", "password")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "no request has this id" in gateway.command("requests", str(uuid4())).stderr
+    assert gateway.command("reconcile").stdout == "no differences\n"
+    del gateway.environment["DATABASE_URL"]
+    done = gateway.command("usage")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "llm-proxy: DATABASE_URL is not set: there is no database to ask\n",
+    )
+
+
+def test_people_get_a_table_and_a_sparkline(gateway: Gateway) -> None:
+    """And one request's story by its id."""
+    with gateway.running():
+        request_id = gateway.chat(agent=SOFIA)
+        until(lambda: total(gateway)["requests"] == 1)
+    told = gateway.command("usage", "--by", "agent").stdout
+    assert SOFIA in told
+    story = gateway.command("requests", request_id).stdout
+    assert SOFIA in story
+    assert "outcome" in story
+    assert request_id in gateway.command("requests").stdout
+    differences = gateway.command("reconcile", "--until", "0m", "--json")
+    assert json.loads(differences.stdout)["differences"][0]["kinds"] == ["missing_there"]
