@@ -33,6 +33,11 @@ class House:
         """The header that opens the doors."""
         return {"Authorization": f"Bearer {self.key}"}
 
+    @property
+    def port(self) -> int:
+        """Where the gateway listens."""
+        return int(self.url.rpartition(":")[2])
+
     async def calls(self) -> list[Json]:
         """The calls the provider saw, oldest first."""
         async with httpx.AsyncClient() as client:

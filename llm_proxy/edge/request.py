@@ -129,8 +129,8 @@ def _decompress(body: bytes, encoding: bytes, max_bytes: int) -> bytes:
         raise BadRequest("The request's body is not what its `Content-Encoding` says.") from None
     if len(plain) > max_bytes or inflater.unconsumed_tail:
         raise _too_large(max_bytes)
-    if not inflater.eof:
-        raise BadRequest("The request's compressed body is not complete.")
+    if not inflater.eof or inflater.unused_data:
+        raise BadRequest("The request's compressed body is not one whole stream.")
     return plain
 
 

@@ -1,0 +1,25 @@
+"""The hot doors, and the error in what they answer, whatever shape a door's dialect gives it."""
+
+import httpx
+from house import Json
+
+CHAT, TEXT, VECTORS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
+OWN, GENERATE, STREAM = "/internal/llm/proxy", "/llm-proxy/generate", "/llm-proxy/stream"
+DOORS = (CHAT, TEXT, VECTORS, OWN, GENERATE, STREAM)
+
+
+def error_of(response: httpx.Response) -> Json:
+    """The error, with `message`, `code` and `param`; asserts that its shape is complete."""
+    told: Json = response.json()
+    if response.request.url.path.startswith("/llm-proxy/"):
+        assert set(told) == {"statusCode", "message", "error", "code", "param"}
+        assert told["statusCode"] == response.status_code
+        assert told["message"]
+        return told
+    error: Json = told["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"]
+    assert error["type"]
+    if response.request.url.path.startswith("/internal/"):
+        assert told["detail"] == error["message"]
+    return error
