@@ -6,7 +6,7 @@ no difference, nor is a figure the sidecar does not know. Only a gateway's own e
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal
 from uuid import UUID
@@ -17,6 +17,10 @@ from llm_proxy.ledger.postgres import deadline
 
 Difference = Literal["tokens", "cost", "missing_here", "missing_there"]
 _DEADLINE_S = 60.0
+_NEAR = timedelta(hours=1)
+"""A call is logged under the time it reached the sidecar, a little after its request began."""
+_ROUNDING_USD = Decimal("0.000000001")
+"""The gateway rounds up, the log to the nearest."""
 
 _DIFFERENCES = """
     SELECT coalesce(r.request_id, t.call_id) AS request_id,
@@ -25,13 +29,15 @@ _DIFFERENCES = """
            r.prompt_tokens, r.completion_tokens, r.cost_usd,
            t.prompt_tokens AS logged_prompt_tokens, t.completion_tokens AS logged_completion_tokens,
            t.cost_usd AS logged_cost_usd
-    FROM (SELECT * FROM requests WHERE started_at >= $1 AND started_at < $2) AS r
-    FULL JOIN (SELECT * FROM llm_calls_total WHERE started_at >= $1 AND started_at < $2) AS t
+    FROM (SELECT * FROM requests
+          WHERE started_at >= $1::timestamptz - $4::interval AND started_at < $2::timestamptz + $4) AS r
+    FULL JOIN (SELECT * FROM llm_calls_total WHERE started_at >= $1 - $4 AND started_at < $2 + $4) AS t
            ON t.call_id = r.request_id
-    WHERE (t.call_id IS NULL AND r.outcome = 'ok' AND r.cache <> 'hit')
-       OR (r.request_id IS NULL AND t.succeeded)
-       OR r.prompt_tokens <> t.prompt_tokens OR r.completion_tokens <> t.completion_tokens
-       OR r.cost_usd <> t.cost_usd
+    WHERE coalesce(r.started_at, t.started_at) >= $1 AND coalesce(r.started_at, t.started_at) < $2
+      AND ((t.call_id IS NULL AND r.outcome = 'ok' AND r.cache <> 'hit')
+        OR (r.request_id IS NULL AND t.succeeded)
+        OR r.prompt_tokens <> t.prompt_tokens OR r.completion_tokens <> t.completion_tokens
+        OR abs(r.cost_usd - t.cost_usd) > 0.000000001)
     ORDER BY 2 LIMIT $3"""
 
 
@@ -55,7 +61,7 @@ async def disagreements(
 ) -> Sequence[Disagreement]:
     """Requests of this time on which the logs differ, oldest first; raises `PostgresAway`."""
     async with deadline(_DEADLINE_S):
-        rows = await pool.fetch(_DIFFERENCES, since, until, limit)
+        rows = await pool.fetch(_DIFFERENCES, since, until, limit, _NEAR)
     return [_disagreement(row) for row in rows]
 
 
@@ -89,6 +95,10 @@ def _kinds(row: Any) -> Sequence[Difference]:  # noqa: ANN401 -- the same
     there = (row["logged_prompt_tokens"], row["logged_completion_tokens"])
     if None not in there and here != there:
         kinds.append("tokens")
-    if row["logged_cost_usd"] is not None and row["cost_usd"] != row["logged_cost_usd"]:
+    if None not in (costs := (row["cost_usd"], row["logged_cost_usd"])) and _differ(*costs):
         kinds.append("cost")
     return kinds
+
+
+def _differ(cost_usd: Decimal, logged_usd: Decimal) -> bool:
+    return abs(cost_usd - logged_usd) > _ROUNDING_USD

@@ -18,7 +18,8 @@ from llm_proxy.ledger.row import FIELDS, Row, started_at
 _DEADLINE_S = 2.0
 _PATIENT_S = 30.0
 _DAYS_AHEAD = 7
-_ENRICH_SINCE = timedelta(days=2)
+_ENRICH_OFTEN = timedelta(minutes=15)
+_ENRICH_SELDOM = timedelta(days=2)
 _ENRICH_UNTIL = timedelta(seconds=30)
 _LONGEST_TEXT = 128  # six of them must fit into one index entry of the roll-ups
 
@@ -107,10 +108,16 @@ class Store:
         async with deadline(_PATIENT_S):
             await self._pool.execute(_INSERT_PAYLOADS, *zip(*rows, strict=True))
 
-    async def enrich(self, now: datetime) -> int:
-        """Make estimates exact by the sidecar's log, of calls ended long enough ago; returns how many."""
+    async def enrich(self, now: datetime, *, late: bool = False) -> int:
+        """Make recent estimates exact by the sidecar's log; returns how many.
+
+        Args:
+            now: The present.
+            late: Look for logs that came late too, two days back instead of minutes.
+        """
         async with deadline(_PATIENT_S):
-            since, until = now - _ENRICH_SINCE, now - _ENRICH_UNTIL
+            since = now - (_ENRICH_SELDOM if late else _ENRICH_OFTEN)
+            until = now - _ENRICH_UNTIL
             return int(await self._pool.fetchval("SELECT enrich_requests($1, $2)", since, until) or 0)
 
     def is_expired(self, row: Row, now: datetime) -> bool:

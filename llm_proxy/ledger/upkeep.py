@@ -107,10 +107,11 @@ class Upkeep:
     async def _keep_house(self) -> None:
         if self._ready():
             await self._store_of().upkeep(datetime.now(UTC))
+            await self._enrich(late=True)
 
-    async def _enrich(self) -> None:
+    async def _enrich(self, *, late: bool = False) -> None:
         if self._ready():
-            enriched = await self._store_of().enrich(datetime.now(UTC))
+            enriched = await self._store_of().enrich(datetime.now(UTC), late=late)
             self._metrics.count("llm_proxy_ledger_enriched_total", by=enriched)
 
     async def _take_over(self) -> None:

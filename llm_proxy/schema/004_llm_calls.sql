@@ -66,10 +66,11 @@ BEGIN
         model_resolved = coalesce(r.model_resolved, t.model),
         deployment = coalesce(r.deployment, t.deployment),
         usage_source = 'sidecar'
-    FROM llm_calls_total AS t
-    WHERE r.started_at >= since AND r.started_at < until
-      AND r.usage_source IN ('estimated', 'unknown')
-      AND t.call_id = r.request_id
+    FROM requests AS inexact
+    CROSS JOIN LATERAL (SELECT * FROM llm_calls_total AS v WHERE v.call_id = inexact.request_id) AS t
+    WHERE inexact.started_at >= since AND inexact.started_at < until
+      AND inexact.usage_source IN ('estimated', 'unknown')
+      AND r.started_at = inexact.started_at AND r.request_id = inexact.request_id
       AND t.prompt_tokens IS NOT NULL AND t.completion_tokens IS NOT NULL
       AND t.prompt_tokens + t.completion_tokens > 0;
     GET DIAGNOSTICS changed = ROW_COUNT;

@@ -1,0 +1,85 @@
+"""The two logs compared: what differs is listed, what cannot differ is not."""
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+from records import keeping, record
+
+from llm_proxy.ledger.queries import connected
+from llm_proxy.ledger.reconcile import disagreements, enrich
+
+AGO = datetime.now(UTC) - timedelta(minutes=5)
+LOGGED = """
+    INSERT INTO llm_calls (call_id, attempt, started_at, status, prompt_tokens, completion_tokens, cost_usd)
+    VALUES ($1, $2, $3, $4, $5, $6, $7)"""
+
+
+async def log(dsn: str, call_id: UUID, *, attempt: str = "", status: str = "success", **said: Any) -> None:
+    """One model call as the sidecar saw it, by default as `record()` did."""
+    told = {"prompt": 12, "completion": 34, "cost": Decimal("0.000056789")} | said
+    connection = await asyncpg.connect(dsn)
+    at = AGO + timedelta(milliseconds=3)
+    await connection.execute(
+        LOGGED, call_id, attempt, at, status, told["prompt"], told["completion"], told["cost"]
+    )
+    await connection.close()
+
+
+async def found(dsn: str) -> dict[UUID, tuple[str, ...]]:
+    """Request id -> how the logs differ."""
+    async with connected(dsn) as usage:
+        listed = await disagreements(usage.pool, AGO - timedelta(hours=1), datetime.now(UTC), 100)
+    return {one.request_id: one.kinds for one in listed}
+
+
+async def test_what_agrees_is_not_listed(database_url: str, tmp_path: Path) -> None:
+    """Equal figures, a nano-dollar of rounding, a cache hit, a failed attempt, an unknown price."""
+    agreeing = [record(started_at=AGO) for _ in range(4)]
+    hit = record(started_at=AGO, cache="hit", cost_nano_usd=0)
+    failed = record(started_at=AGO, outcome="error", status=502, prompt_tokens=None, completion_tokens=None)
+    async with keeping(database_url, tmp_path) as ledger:
+        for one in (*agreeing, hit, failed):
+            ledger.post(one)
+    plain, rounded, retried, unpriced = (one.request_id for one in agreeing)
+    await log(database_url, plain)
+    await log(database_url, rounded, cost=Decimal("0.000056788"))
+    await log(database_url, retried, attempt="1", status="failure", prompt=None, completion=None, cost=None)
+    await log(database_url, retried, attempt="2")
+    await log(database_url, unpriced, cost=None)
+    assert await found(database_url) == {}
+
+
+async def test_what_differs_is_listed_by_kind(database_url: str, tmp_path: Path) -> None:
+    """Tokens, cost, a call only one side knows."""
+    tokens, cost, silent = (record(started_at=AGO) for _ in range(3))
+    async with keeping(database_url, tmp_path) as ledger:
+        for one in (tokens, cost, silent):
+            ledger.post(one)
+    stranger = record().request_id
+    await log(database_url, tokens.request_id, completion=35)
+    await log(database_url, cost.request_id, cost=Decimal("0.1"))
+    await log(database_url, stranger)
+    assert await found(database_url) == {
+        tokens.request_id: ("tokens",),
+        cost.request_id: ("cost",),
+        silent.request_id: ("missing_there",),
+        stranger: ("missing_here",),
+    }
+
+
+async def test_estimates_are_made_exact_once(database_url: str, tmp_path: Path) -> None:
+    """Afterwards the logs agree, and there is nothing more to do."""
+    estimated = record(started_at=AGO, usage_source="estimated", prompt_tokens=1, cost_nano_usd=None)
+    async with keeping(database_url, tmp_path) as ledger:
+        ledger.post(estimated)
+    await log(database_url, estimated.request_id)
+    assert await found(database_url) == {estimated.request_id: ("tokens",)}
+    async with connected(database_url) as usage:
+        since = AGO - timedelta(hours=1)
+        assert await enrich(usage.pool, since, datetime.now(UTC)) == 1
+        assert await enrich(usage.pool, since, datetime.now(UTC)) == 0
+    assert await found(database_url) == {}
