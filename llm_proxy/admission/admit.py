@@ -5,6 +5,7 @@ have escaped us; what the store answers too late is undone; nothing fails open b
 Errors: `RateLimited`, `BudgetExceeded`, `Forbidden`, `StoreUnavailable`, and `Unauthorized` (just revoked).
 """
 
+import contextlib
 import logging
 import secrets
 import time
@@ -161,7 +162,8 @@ class Admission:
             await raise_all(self._store, epochs)
         except StoreAway:
             log.warning("limits store away: other replicas learn of the change from Postgres")
-        await self._watch.catch_up()
+        with contextlib.suppress(StoreUnavailable):
+            await self._watch.catch_up()
 
     async def decide(self, caller: Caller, call: Call, lease: str, *, take: bool = True) -> Decision:
         """The decision on a call; with `take` off nothing is counted."""

@@ -5,6 +5,7 @@ tells of it; while Postgres is away the last rules hold; `policies` is replaced 
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 
@@ -31,6 +32,7 @@ class Watch:
         self._standing = standing
         self._seen: dict[str, int] = {}
         self._read_at = float("-inf")
+        self._away = False
         self._turn = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self.policies = Policies.of(defaults, Rulebook(standing))
@@ -56,7 +58,7 @@ class Watch:
                 await self.catch_up()
             except StoreUnavailable:
                 log.warning("rules not readable at start; defaults hold")
-            self._task = asyncio.create_task(self._run())
+            self._task = asyncio.create_task(self._run(self._source))
 
     async def stop(self) -> None:
         """Stop reading."""
@@ -65,26 +67,34 @@ class Watch:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def catch_up(self, tenant: str = ANY, epoch: int = 0) -> None:
-        """Read the rules as they are now; raises `StoreUnavailable`.
+        """Read the rules as they are now; `epoch` is what the store says of the tenant.
 
-        `epoch` is what the store says of the tenant: what is read from here on reflects it.
+        Raises:
+            StoreUnavailable: Postgres did not answer, or is known to be away; then nobody waits for it.
         """
         if self._source is None:
             return
-        async with self._turn:
-            began = time.monotonic()
-            book = await self._source.rulebook(self.policies.book.newest)
-            self._read_at = began
-            if book is not None:
-                rules = (*self._standing, *book.rules)
-                self.policies = Policies.of(self._defaults, Rulebook(rules, book.kills, book.epochs))
+        if self._away:
+            raise StoreUnavailable("The rules cannot be read right now.", retry_after_s=FRESH_S)
+        await self._read(self._source)
         if epoch > self.epoch_of(tenant):
             self._seen[tenant] = epoch
 
-    async def _run(self) -> None:
+    async def _read(self, source: RuleSource) -> None:
+        async with self._turn:
+            began = time.monotonic()
+            try:
+                book = await source.rulebook(self.policies.book.newest)
+            except StoreUnavailable:
+                self._away = True
+                raise
+            self._read_at, self._away = began, False
+            if book is not None:
+                rules = (*self._standing, *book.rules)
+                self.policies = Policies.of(self._defaults, Rulebook(rules, book.kills, book.epochs))
+
+    async def _run(self, source: RuleSource) -> None:
         while True:
             await asyncio.sleep(POLL_S)
-            try:
-                await self.catch_up()
-            except StoreUnavailable:
-                log.debug("rules not readable; the last ones hold")
+            with contextlib.suppress(StoreUnavailable):
+                await self._read(source)

@@ -32,7 +32,7 @@ class Actor:
 @asynccontextmanager
 async def deed(pool: "asyncpg.Pool[asyncpg.Record]") -> AsyncGenerator[Connection]:
     """A transaction; raises `StoreUnavailable`, and `BadRequest` for values that cannot be."""
-    async with available(DEADLINE_S), pool.acquire() as connection, connection.transaction():
+    async with available(), pool.acquire(timeout=DEADLINE_S) as connection, connection.transaction():
         try:
             yield connection
         except asyncpg.UniqueViolationError as error:

@@ -6,10 +6,10 @@ closed elsewhere. Errors: `StoreUnavailable` for whatever keeps Postgres from an
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, TypeVar, Union
 
 import asyncpg
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
 
 Connection = Union["asyncpg.Connection[asyncpg.Record]", "PoolConnectionProxy[asyncpg.Record]"]
+Read = TypeVar("Read")
 DEADLINE_S = 0.5
 READ_ALL_S = 5.0
 NANO = 10**9
@@ -46,8 +47,7 @@ class PostgresKeys:
 
     async def read(self, lookup: str) -> FoundKey | None:
         """The key with this public part; raises `StoreUnavailable`."""
-        async with available(self._deadline_s):
-            row = await self._pool.fetchrow(_READ, lookup)
+        row = await self._soon(lambda connection: connection.fetchrow(_READ, lookup), self._deadline_s)
         if row is None:
             return None
         return FoundKey(
@@ -61,19 +61,38 @@ class PostgresKeys:
 
     async def rulebook(self, known: int) -> Rulebook | None:
         """The rules, or None when nothing is newer than the epoch known; raises `StoreUnavailable`."""
-        async with available(self._deadline_s):
-            newest = await self._pool.fetchval("SELECT max(epoch) FROM tenant_epochs")
-        if (newest or 0) == known:
-            return None
-        async with available(READ_ALL_S), self._pool.acquire() as connection:
-            return await _rulebook(connection)
+        newest: int | None = await self._soon(
+            lambda connection: connection.fetchval("SELECT max(epoch) FROM tenant_epochs"), self._deadline_s
+        )
+        return None if (newest or 0) == known else await self._soon(_rulebook, READ_ALL_S)
+
+    async def _soon(self, read: Callable[[Connection], Awaitable[Read]], within_s: float) -> Read:
+        """What is read, in time. A silent Postgres also leaves a cancelled query waiting: so nobody waits."""
+        reading = asyncio.create_task(self._read(read))
+        reading.add_done_callback(lambda done: done.cancelled() or done.exception())
+        try:
+            await asyncio.wait({reading}, timeout=within_s)
+        finally:
+            if not reading.done():
+                reading.cancel()
+        if not reading.done():
+            raise _away()
+        return reading.result()
+
+    async def _read(self, read: Callable[[Connection], Awaitable[Read]]) -> Read:
+        async with available(), self._pool.acquire() as connection:
+            try:
+                return await read(connection)
+            except asyncio.CancelledError:
+                connection.terminate()
+                raise
 
 
 async def _rulebook(connection: Connection) -> Rulebook:
-    async with connection.transaction(isolation="repeatable_read", readonly=True):
-        rules = await connection.fetch("SELECT * FROM limit_rules")
-        kills = await connection.fetch("SELECT * FROM kill_switches")
-        epochs = await connection.fetch("SELECT * FROM tenant_epochs")
+    # Epochs first: a change between the reads is then read again, never missed.
+    epochs = await connection.fetch("SELECT * FROM tenant_epochs")
+    rules = await connection.fetch("SELECT * FROM limit_rules")
+    kills = await connection.fetch("SELECT * FROM kill_switches")
     return Rulebook(
         tuple(rule_of(row) for row in rules),
         frozenset(Kill(row["kind"], row["subject"], row["tenant"]) for row in kills),
@@ -82,13 +101,16 @@ async def _rulebook(connection: Connection) -> Rulebook:
 
 
 @asynccontextmanager
-async def available(within_s: float) -> AsyncGenerator[None]:
-    """Postgres's failures as ours, its silence too."""
+async def available() -> AsyncGenerator[None]:
+    """Postgres's failures as ours."""
     try:
-        async with asyncio.timeout(within_s):
-            yield
+        yield
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise StoreUnavailable("The database cannot be asked right now.", retry_after_s=1) from error
+        raise _away() from error
+
+
+def _away() -> StoreUnavailable:
+    return StoreUnavailable("The database cannot be asked right now.", retry_after_s=1)
 
 
 def spec_of(row: asyncpg.Record) -> KeySpec:

@@ -1,0 +1,228 @@
+"""What operators take away is gone everywhere within a second; what Postgres's absence leaves standing."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from stages.between import Between
+from stages.outages import settings_of
+
+from llm_proxy import schema
+from llm_proxy.admission import Admission, announce
+from llm_proxy.dialects import Call
+from llm_proxy.errors import Forbidden, RateLimited, Refused, StoreUnavailable, Unauthorized
+from llm_proxy.identity import (
+    Actor,
+    Deed,
+    KeySpec,
+    Kill,
+    Limits,
+    Named,
+    PostgresKeys,
+    Registry,
+    Rule,
+    Rulings,
+    VirtualKeys,
+    on_behalf_of,
+)
+from llm_proxy.identity.caller import NOBODY
+
+ME = Actor("test")
+CALL = Call("chat.completions", "openai", "gpt", "gpt", {}, prompt_bytes=4)
+
+
+class Replica:
+    """Identity and admission of one gateway."""
+
+    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", redis_url: str | None) -> None:
+        self.keys = VirtualKeys(PostgresKeys(pool))
+        self.admission = Admission(
+            settings_of(limits_redis_url=redis_url, default_models=("*",), agent_rpm=0),
+            rules=self.keys,
+            renew=self.keys.renew,
+        )
+
+    async def call(self, deed: Deed, named: Named = NOBODY) -> None:
+        """One call with a key, from the header to the lease."""
+        assert deed.minted is not None
+        caller = on_behalf_of(await self.keys.find(deed.minted.text.encode()), named, NOBODY)
+        (await self.admission.admit(caller, CALL, uuid4())).settle(1, 1)
+
+
+@pytest.fixture
+async def pool(database_url: str) -> "AsyncIterator[asyncpg.Pool[asyncpg.Record]]":
+    """A pool on a database with the schema in it."""
+    async with asyncpg.create_pool(database_url, min_size=0, max_size=8) as made:
+        async with made.acquire() as connection:
+            await schema.apply(connection)
+        yield made
+
+
+@pytest.fixture(params=["with a store", "without"])
+async def replicas(
+    request: pytest.FixtureRequest, pool: "asyncpg.Pool[asyncpg.Record]", limits_redis_url: str
+) -> AsyncIterator[list[Replica]]:
+    """Two replicas, sharing a limits store or not."""
+    url = limits_redis_url if request.param == "with a store" else None
+    made = [Replica(pool, url) for _ in range(2)]
+    for one in made:
+        await one.admission.start()
+    yield made
+    for one in made:
+        await one.admission.stop()
+
+
+def spec(**said: object) -> KeySpec:
+    """A key of a tenant of its own."""
+    return KeySpec(**({"name": uuid4().hex, "tenant": f"t-{uuid4().hex}"} | said))  # type: ignore[arg-type]  # as the fields
+
+
+async def refused_within_a_second(call: Callable[[], Awaitable[None]]) -> Refused:
+    """The refusal calls meet, at the latest after a second."""
+    began = time.monotonic()
+    while time.monotonic() - began < 1:
+        try:
+            await call()
+        except Refused as refused:
+            return refused
+        await asyncio.sleep(0.02)
+    raise AssertionError("still admitted after a second")
+
+
+async def test_a_revoked_key_is_refused_by_every_replica_within_a_second(
+    pool: "asyncpg.Pool[asyncpg.Record]", replicas: list[Replica]
+) -> None:
+    """Also when nobody told the store, and where there is none."""
+    registry = Registry(pool)
+    deed = await registry.create(spec(), ME)
+    for one in replicas:
+        await one.call(deed)
+    await registry.revoke(deed.record.key_id, ME)
+    for one in replicas:
+        assert isinstance(await refused_within_a_second(partial(one.call, deed)), Unauthorized)
+        assert deed.minted is not None
+        with pytest.raises(Unauthorized):
+            await one.keys.find(deed.minted.text.encode())
+
+
+async def test_a_revocation_told_to_the_store_holds_for_the_very_next_call(
+    pool: "asyncpg.Pool[asyncpg.Record]", limits_redis_url: str
+) -> None:
+    """A limited key's script call hears of it; nobody waits for a poll."""
+    registry, replica = Registry(pool), Replica(pool, limits_redis_url)
+    await replica.admission.start()
+    deed = await registry.create(spec(limits=Limits(rpm=100)), ME)
+    await replica.call(deed)
+    revoked = await registry.revoke(deed.record.key_id, ME)
+    assert await announce(limits_redis_url, revoked.epochs)
+    with pytest.raises(Unauthorized):
+        await replica.call(deed)
+    await replica.admission.stop()
+
+
+async def test_changed_limits_hold_within_a_second(
+    pool: "asyncpg.Pool[asyncpg.Record]", replicas: list[Replica]
+) -> None:
+    """A key's own, and its tenant's."""
+    registry, rulings = Registry(pool), Rulings(pool)
+    deed = await registry.create(spec(agent="*"), ME)
+    tenant = deed.record.spec.tenant or ""
+    await rulings.set_rule(Rule("agent", tenant, "scout", limits=Limits(rpm=1)), ME)
+    scout = Named(agent="scout")
+    for one in replicas:
+        refused = await refused_within_a_second(partial(one.call, deed, scout))
+        assert isinstance(refused, RateLimited)
+        await one.call(deed, Named(agent="other"))
+
+
+@pytest.mark.parametrize("kind", ["key", "agent", "tenant", "model"])
+async def test_a_kill_switch_stops_calls_everywhere_within_a_second_and_lifts_again(
+    pool: "asyncpg.Pool[asyncpg.Record]", replicas: list[Replica], kind: str
+) -> None:
+    """Per key, agent, tenant and model."""
+    registry, rulings = Registry(pool), Rulings(pool)
+    deed = await registry.create(spec(agent="scout"), ME)
+    subjects = {
+        "key": deed.record.key_id,
+        "agent": "scout",
+        "tenant": deed.record.spec.tenant,
+        "model": "gpt",
+    }
+    kill = Kill(kind, subjects[kind] or "")  # type: ignore[arg-type]  # from the table
+    for one in replicas:
+        await one.call(deed)
+    await rulings.throw(kill, ME)
+    for one in replicas:
+        refused = await refused_within_a_second(partial(one.call, deed))
+        assert isinstance(refused, Forbidden)
+        assert refused.code == f"{kind}_disabled"
+    await rulings.lift(kill, ME)
+    await asyncio.sleep(1)
+    for one in replicas:
+        await one.call(deed)
+
+
+async def test_a_changed_binding_holds_for_the_next_call(
+    pool: "asyncpg.Pool[asyncpg.Record]", replicas: list[Replica]
+) -> None:
+    """What the key may not name any more is refused, what it may is admitted."""
+    registry = Registry(pool)
+    made = spec(agent="old")
+    deed = await registry.create(made, ME)
+    await replicas[0].call(deed, Named(agent="old"))
+    await registry.change(deed.record.key_id, KeySpec(made.name, made.tenant, "new"), ME)
+    refused = await refused_within_a_second(partial(replicas[0].call, deed, Named(agent="old")))
+    assert isinstance(refused, Forbidden)
+    await replicas[0].call(deed, Named(agent="new"))
+
+
+@pytest.mark.parametrize("how", ["held still", "cut"])
+async def test_known_keys_go_on_and_unknown_ones_are_503_while_postgres_is_away(
+    pool: "asyncpg.Pool[asyncpg.Record]", database_url: str, limits_redis_url: str, how: str
+) -> None:
+    """Until it is back; no call waits long for it."""
+    registry, wire = Registry(pool), Between(database_url)
+    known, unknown = await registry.create(spec(), ME), await registry.create(spec(), ME)
+    await wire.start()
+    far = asyncpg.create_pool(wire.url, min_size=0, max_size=4, timeout=1)
+    await far
+    replica = Replica(far, limits_redis_url)
+    await replica.admission.start()
+    await replica.call(known)
+    wire.hold() if how == "held still" else await wire.cut()
+    await asyncio.sleep(1.2)
+    for _ in range(5):
+        began = time.monotonic()
+        await replica.call(known)
+        assert time.monotonic() - began < 0.3
+        with pytest.raises(StoreUnavailable):
+            await replica.call(unknown)
+    wire.flow() if how == "held still" else await wire.start()
+    await asyncio.sleep(2)
+    await replica.call(unknown)
+    await registry.revoke(known.record.key_id, ME)
+    assert isinstance(await refused_within_a_second(partial(replica.call, known)), Unauthorized)
+    await replica.admission.stop()
+    far.terminate()
+    await wire.cut()
+
+
+async def test_after_a_rotation_the_old_secret_ends_with_the_overlap_on_every_replica(
+    pool: "asyncpg.Pool[asyncpg.Record]", replicas: list[Replica]
+) -> None:
+    """Without another look-up."""
+    registry = Registry(pool)
+    deed = await registry.create(spec(), ME)
+    await replicas[0].call(deed)
+    rotated = await registry.rotate(deed.record.key_id, ME, overlap=timedelta(seconds=1.5))
+    until = datetime.now(UTC) + timedelta(seconds=1)
+    while datetime.now(UTC) < until:
+        await replicas[0].call(deed)
+        await asyncio.sleep(0.1)
+    assert isinstance(await refused_within_a_second(partial(replicas[0].call, deed)), Unauthorized)
+    await replicas[0].call(rotated)
