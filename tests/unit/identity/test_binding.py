@@ -1,0 +1,62 @@
+"""Whom a caller may act for."""
+
+import pytest
+
+from llm_proxy.errors import BadRequest, Forbidden
+from llm_proxy.identity import NOBODY, Caller, Named, on_behalf_of
+
+KEY = Caller("k", "virtual", tenant="t", agent="a", user="u")
+SERVICE = Caller("internal:1", "internal")
+FIELDS = ("tenant", "agent", "user", "session", "channel")
+
+
+@pytest.mark.parametrize("field", ["tenant", "agent", "user"])
+@pytest.mark.parametrize("where", ["header", "body"])
+def test_a_virtual_key_names_nobody_outside_its_binding(field: str, where: str) -> None:
+    """By header or body."""
+    other = Named(**{field: "somebody-else"})
+    with pytest.raises(Forbidden) as refused:
+        on_behalf_of(KEY, *((other, NOBODY) if where == "header" else (NOBODY, other)))
+    assert refused.value.param == field
+
+
+@pytest.mark.parametrize("field", ["tenant", "agent"])
+def test_a_key_bound_to_none_may_name_none(field: str) -> None:
+    """A key of a tenant is no key of all its agents."""
+    with pytest.raises(Forbidden):
+        on_behalf_of(Caller("k", "virtual"), Named(**{field: "x"}), NOBODY)
+
+
+def test_a_key_may_name_whom_it_is_bound_to() -> None:
+    """Saying what is known changes nothing."""
+    assert on_behalf_of(KEY, Named("t", "a", "u"), Named("t", "a", "u")) == KEY
+
+
+def test_a_star_stands_for_every_agent_and_for_none_when_none_is_named() -> None:
+    """Of the key's own tenant."""
+    whole = Caller("k", "virtual", tenant="t", agent="*")
+    assert on_behalf_of(whole, Named(agent="x"), NOBODY).agent == "x"
+    assert on_behalf_of(whole, NOBODY, NOBODY).agent is None
+    with pytest.raises(Forbidden):
+        on_behalf_of(whole, Named(tenant="other"), NOBODY)
+
+
+def test_a_key_bound_to_no_user_serves_end_users_of_its_own() -> None:
+    """OpenAI's `user` field keeps its meaning."""
+    assert on_behalf_of(Caller("k", "virtual", tenant="t"), NOBODY, Named(user="end")).user == "end"
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_trusted_service_may_name_anybody_by_header_or_body(field: str) -> None:
+    """Both alike is one name."""
+    one = Named(**{field: "x"})
+    for pair in ((one, NOBODY), (NOBODY, one), (one, one)):
+        assert getattr(on_behalf_of(SERVICE, *pair), field) == "x"
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("caller", [KEY, SERVICE])
+def test_headers_and_body_that_differ_are_refused(field: str, caller: Caller) -> None:
+    """Which one was meant is not ours to guess."""
+    with pytest.raises(BadRequest):
+        on_behalf_of(caller, Named(**{field: "x"}), Named(**{field: "y"}))

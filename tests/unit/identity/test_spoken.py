@@ -1,0 +1,97 @@
+"""Keys, rules and switches as people write them."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from llm_proxy.errors import BadRequest
+from llm_proxy.identity import Budget, KeySpec, Kill, Limits, Rule
+from llm_proxy.identity.spoken import key_fields, kill_from, rule_document, rule_from, spec_from
+
+WHOLE = KeySpec(
+    "night-shift",
+    "dao-1",
+    "scout",
+    "u",
+    ("gpt-*",),
+    Limits(1, 0, 3),
+    (Budget(10_500_000_001, "month"),),
+    7,
+    cache=False,
+    expires_at=datetime(2030, 1, 1, tzinfo=UTC),
+)
+
+
+def test_what_is_written_is_read_back() -> None:
+    """Every field, to the nano-dollar."""
+    assert spec_from(key_fields(WHOLE)) == WHOLE
+    rule = Rule("user_model", "t", "u", "m", Limits(tpm=5), (Budget(1, "day"),), "shadow", "deny")
+    assert rule_from(rule_document(rule)) == rule
+
+
+def test_a_change_leaves_alone_what_it_does_not_name() -> None:
+    """And null takes away what was there."""
+    changed = spec_from({"rpm": 9, "user": None}, WHOLE)
+    assert changed == replace(WHOLE, limits=Limits(9, 0, 3), user=None)
+
+
+@pytest.mark.parametrize(
+    ("document", "param"),
+    [
+        ({}, "name"),
+        ({"name": ""}, "name"),
+        ({"name": "key_abc"}, "name"),
+        ({"name": "sk-llmp-x"}, "name"),
+        ({"name": "x", "tenant": "a\nb"}, "tenant"),
+        ({"name": "x", "tenant": 5}, "tenant"),
+        ({"name": "x", "rpm": -1}, "rpm"),
+        ({"name": "x", "rpm": True}, "rpm"),
+        ({"name": "x", "rpm": 1.5}, "rpm"),
+        ({"name": "x", "tpm": 2**60}, "tpm"),
+        ({"name": "x", "models": "gpt"}, "models"),
+        ({"name": "x", "max_tokens_cap": 0}, "max_tokens_cap"),
+        ({"name": "x", "cache": "no"}, "cache"),
+        ({"name": "x", "expires_at": "tomorrow"}, "expires_at"),
+        ({"name": "x", "budgets": [{"limit_usd": 1}]}, "budgets"),
+        ({"name": "x", "budgets": [{"limit_usd": "NaN", "period": "day"}]}, "limit_usd"),
+        ({"name": "x", "budgets": [{"limit_usd": -1, "period": "day"}]}, "limit_usd"),
+        ({"name": "x", "budgets": [{"limit_usd": 1, "period": "year"}]}, "period"),
+        ({"name": "x", "budgets": [{"limit_usd": 1, "period": "day"}] * 2}, "budgets"),
+        ({"name": "x", "colour": "red"}, "colour"),
+    ],
+)
+def test_a_wrong_field_is_refused_by_name(document: dict[str, Any], param: str) -> None:
+    """Nothing is guessed, nothing dropped."""
+    with pytest.raises(BadRequest) as refused:
+        spec_from(document)
+    assert refused.value.param == param
+
+
+@pytest.mark.parametrize("amount", ["10.5", 10.5, "10.500000000"])
+def test_dollars_are_read_as_they_are_written(amount: object) -> None:
+    """No float's rounding."""
+    said = spec_from({"name": "x", "budgets": [{"limit_usd": amount, "period": "day"}]})
+    assert said.budgets == (Budget(10_500_000_000, "day"),)
+    assert (
+        spec_from({"name": "x", "budgets": [{"limit_usd": 0.1, "period": "day"}]}).budgets[0].limit_nano_usd
+        == 10**8
+    )
+
+
+def test_rules_know_which_words_their_scope_knows() -> None:
+    """A tenant's subject is the tenant; only two scopes know a model."""
+    assert rule_from({"scope": "tenant", "tenant": "t", "model": "m"}) == Rule("tenant", "t", "t")
+    assert rule_from({"scope": "tenant_group", "tenant": "t", "model": "m"}) == Rule(
+        "tenant_group", "t", "t", "m"
+    )
+    assert rule_from({"scope": "agent"}) == Rule("agent")
+
+
+def test_a_switch_needs_a_kind_and_a_subject() -> None:
+    """And may have a tenant and a reason."""
+    assert kill_from({"kind": "agent", "subject": "a", "reason": "loops"}) == (Kill("agent", "a"), "loops")
+    for wrong in ({"kind": "agent"}, {"subject": "a"}, {"kind": "planet", "subject": "a"}):
+        with pytest.raises(BadRequest):
+            kill_from(wrong)
