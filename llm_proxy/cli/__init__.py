@@ -8,6 +8,8 @@ import importlib
 
 import click
 
+from llm_proxy import __version__
+
 COMMANDS = {
     "up": "Start, supervise and stop the whole stack on this machine.",
     "serve": "Run the gateway alone.",
@@ -44,6 +46,6 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="llm-proxy")
+@click.version_option(__version__, prog_name="llm-proxy")
 def main() -> None:
     """A thin, hardened, fast front door for LiteLLM."""

@@ -10,24 +10,20 @@ from collections.abc import Coroutine
 from typing import Any, NoReturn, TypeVar
 
 import click
-from pydantic import ValidationError
 
+from llm_proxy.cli.nearby import settings
 from llm_proxy.errors import Refused
 from llm_proxy.ledger.postgres import PostgresAway
 from llm_proxy.schema import SchemaChanged
-from llm_proxy.settings import Settings, load
 
 Result = TypeVar("Result")
 
 
-def database_url(settings: Settings | None = None) -> str:
+def database_url() -> str:
     """The database's address; ends the command when none is configured."""
-    try:
-        url = (settings or load()).database_url
-    except ValidationError as wrong:
-        fail(f"{'.'.join(str(part) for part in wrong.errors()[0]['loc'])}: {wrong.errors()[0]['msg']}", 2)
+    url = settings().database_url
     if url is None:
-        fail("DATABASE_URL is not set: there is no database to ask", 2)
+        fail("DATABASE_URL is not set, and no stack runs in this folder: there is no database to ask", 2)
     return url.get_secret_value()
 
 

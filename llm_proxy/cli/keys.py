@@ -13,18 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import click
-from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
 from llm_proxy.admission import announce
+from llm_proxy.cli.nearby import settings
 from llm_proxy.errors import Refused
 from llm_proxy.identity import Actor, Deed, Registry, Rulings
 from llm_proxy.identity.keys_file import apply as apply_file
 from llm_proxy.identity.keys_file import read as read_file
 from llm_proxy.identity.opened import opened
 from llm_proxy.identity.spoken import key_document, spec_from
-from llm_proxy.settings import Settings, load
 
 Json = dict[str, Any]
 ME = Actor("command line")
@@ -219,22 +218,18 @@ def _state(one: Json) -> str:
 
 
 async def _announce(epochs: Any) -> None:  # noqa: ANN401 -- a mapping of epochs
-    url = _settings().limits_redis_url
+    url = settings().limits_redis_url
     if epochs and url is not None and not await announce(url.get_secret_value(), epochs):
         click.echo("llm-proxy: the limits store is away; replicas learn of this from the database", err=True)
 
 
-def _settings() -> Settings:
-    try:
-        return load()
-    except ValidationError as wrong:
-        raise click.ClickException(str(wrong)) from wrong
-
-
 def _run(do: Callable[[Registry, Rulings], Awaitable[Any]]) -> Any:  # noqa: ANN401 -- what the command prints
-    url = _settings().database_url
+    url = settings().database_url
     if url is None:
-        click.echo("llm-proxy: DATABASE_URL is not set: virtual keys need a database", err=True)
+        click.echo(
+            "llm-proxy: DATABASE_URL is not set, and no stack runs in this folder: virtual keys need a database",
+            err=True,
+        )
         sys.exit(2)
 
     async def connected() -> Any:  # noqa: ANN401 -- the same

@@ -21,6 +21,7 @@ from llm_proxy.stack.part import tether
 from llm_proxy.stack.plan import Plan, Refused, Wishes, settle
 from llm_proxy.stack.surroundings import Surroundings, look_around
 
+NOTE = "running.env"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -45,12 +46,14 @@ def run(wishes: Wishes, environment: Mapping[str, str], say: Say) -> None:
         household = Household(wishes.state / "logs", say)
         try:
             bring_up(household, plan, say)
+            _note(wishes.state, plan)
             household.watch()
         except Asked:
             say("\nstopping")
         finally:
             _heed(signal.SIG_IGN)
             household.stop()
+            (wishes.state / NOTE).unlink(missing_ok=True)
     say("stopped")
 
 
@@ -63,6 +66,14 @@ def bring_up(household: Household, plan: Plan, say: Say) -> None:
     plan.prepare_database()
     household.wait([*slow, household.start(plan.gateway())])
     say(greeting(plan.base_url(), plan.example_model(), household.logs, plan.given, household.age_s()))
+
+
+def _note(state: Path, plan: Plan) -> None:
+    """For commands run beside the stack: where its stores are, for the operator's eyes only."""
+    note = state / NOTE
+    note.unlink(missing_ok=True)
+    note.touch(mode=0o600)
+    note.write_text("".join(f"{name}='{url}'\n" for name, url in plan.addresses().items()), encoding="utf-8")
 
 
 def _prepared(given: Surroundings, say: Say) -> Surroundings:

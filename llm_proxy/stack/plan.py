@@ -91,11 +91,18 @@ class Plan:
                 f"http://127.0.0.1:{port}" for port in self.sidecar_ports
             ),
             "LLM_PROXY__LITELLM_API_KEY": self._master_key(),
-            "LLM_PROXY__DATABASE_URL": self.stores.database.url,
-            "LLM_PROXY__LIMITS_REDIS_URL": self.stores.limits.url,
+            **self.addresses(),
         }
         names |= {name: value for name, value in fixed.items() if value}
         return programs.gateway(self.settings.port, names, self.given)
+
+    def addresses(self) -> dict[str, str]:
+        """Where the gateway's stores are, by the settings' names."""
+        found = {
+            "LLM_PROXY__DATABASE_URL": self.stores.database.url,
+            "LLM_PROXY__LIMITS_REDIS_URL": self.stores.limits.url,
+        }
+        return {name: url for name, url in found.items() if url}
 
     def prepare_database(self) -> None:
         """Brings the embedded database to this version's schema; raises `PartDied` when that fails."""

@@ -62,11 +62,16 @@ class Launched:
         return answer.choices[0].message.content or ""
 
 
+def nothing_given() -> dict[str, str]:
+    """The environment, without a store, a key or a setting."""
+    return {name: value for name, value in os.environ.items() if not GIVEN.search(name)}
+
+
 @contextmanager
 def launched(folder: Path, *words: str, port: int | None = None) -> Generator[Launched]:
     """`llm-proxy up` with an environment that names no store and no provider."""
     port = port or free_port()
-    env = {name: value for name, value in os.environ.items() if not GIVEN.search(name)}
+    env = nothing_given()
     command = [sys.executable, "-m", "llm_proxy", "up", "--port", str(port), *words]
     with (folder / "said").open("wb") as said:
         process = subprocess.Popen(command, cwd=folder, env=env, stdout=said, stderr=said)
@@ -134,6 +139,16 @@ def test_both_examples_work_when_pasted(stack: Launched) -> None:
     for command in commands:
         ran = subprocess.run(command, capture_output=True, text=True, check=True, cwd="/")
         assert len(ran.stdout.split()) > 2, ran
+
+
+def test_commands_beside_the_stack_find_its_database(stack: Launched) -> None:
+    """Keys can be made and usage asked without naming a store; the note of where they are is the owner's."""
+    home, env = stack.folder, nothing_given()
+    assert (home / ".local" / "running.env").stat().st_mode & 0o777 == 0o600
+    for words in (("keys", "create", "--name", "beside"), ("keys", "list"), ("usage",)):
+        argv = [sys.executable, "-m", "llm_proxy", *words]
+        done = subprocess.run(argv, cwd=home, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
 
 
 def test_secrets_are_made_once_and_never_shown(stack: Launched) -> None:

@@ -1,0 +1,34 @@
+"""What a command is configured with: the settings, and for a stack running in this folder its addresses.
+
+Invariants: what the operator gave wins; the note of a running stack is its launcher's to write and remove,
+mode 0600, and counts only where nothing was given.
+"""
+
+import sys
+from pathlib import Path
+
+import click
+from dotenv import dotenv_values
+from pydantic import ValidationError
+
+from llm_proxy.settings import PREFIX, Settings, load
+
+NOTE = Path(".local/running.env")
+_NOTED = ("DATABASE_URL", "LIMITS_REDIS_URL")
+
+
+def settings() -> Settings:
+    """The settings; ends the command with one line naming the variable that is wrong."""
+    try:
+        found = load()
+        noted = dotenv_values(NOTE)
+        missing = {
+            name.lower(): noted[PREFIX + name]
+            for name in _NOTED
+            if getattr(found, name.lower()) is None and noted.get(PREFIX + name)
+        }
+        return load(**missing) if missing else found
+    except ValidationError as wrong:
+        first = wrong.errors()[0]
+        click.echo(f"llm-proxy: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}", err=True)
+        sys.exit(2)
