@@ -38,7 +38,12 @@ class Settings(BaseSettings):
     """The gateway's settings; `docs/configuration.md` is generated from this class."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True, populate_by_name=True, env_ignore_empty=True
+        env_prefix=PREFIX,
+        env_file=".env",
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+        env_ignore_empty=True,
     )
 
     # fmt: off
@@ -92,7 +97,14 @@ class Settings(BaseSettings):
     otlp_endpoint: str | None = Field(None, description="OpenTelemetry traces go here; off by default.")
     # fmt: on
 
-    split_words = field_validator("litellm_proxy_url", "default_models", "trusted_proxies", "cors_origins", "log_payloads", mode="before")(_one_or_many)
+    split_words = field_validator(
+        "litellm_proxy_url",
+        "default_models",
+        "trusted_proxies",
+        "cors_origins",
+        "log_payloads",
+        mode="before",
+    )(_one_or_many)
 
     @cached_property
     def internal_keys(self) -> tuple[str, ...]:
@@ -120,7 +132,9 @@ def load(**flags: Any) -> Settings:  # noqa: ANN401 -- pydantic checks each by i
     return Settings(**{name: value for name, value in flags.items() if value is not None})
 
 
-KNOWN_SECRETS = frozenset({"change-me-internal-key", "dev-secret-token", "sk-1234", "sk-master", "secret", "password"})
+KNOWN_SECRETS = frozenset(
+    {"change-me-internal-key", "dev-secret-token", "sk-1234", "sk-master", "secret", "password"}
+)
 SHORTEST_SECRET = 16
 _LOCAL = ("127.", "::1", "localhost")
 
