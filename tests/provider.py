@@ -122,7 +122,7 @@ class Connection(asyncio.Protocol):
 
     async def _answer(self, method: str, target: str, headers: dict[str, str], raw: bytes) -> None:
         path = target.partition("?")[0]
-        if method == "GET" or path.startswith("/_") or path.endswith("/api/show"):
+        if method == "GET" or path.startswith(("/_", "/token")) or path.endswith("/api/show"):
             self._control(method, path)
             return
         door = families.find(path)
@@ -132,7 +132,9 @@ class Connection(asyncio.Protocol):
         await self._play(door, path, headers, json.loads(raw))
 
     def _control(self, method: str, path: str) -> None:
-        if path == "/_reset":
+        if path == "/token":  # an OAuth server, for providers that want one
+            self._send(200, {"access_token": "scripted", "expires_in": 3600, "token_type": "Bearer"})
+        elif path == "/_reset":
             self.stage.reset()
             self._send(200, {})
         elif path == "/_calls":

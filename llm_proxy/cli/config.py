@@ -14,6 +14,7 @@ import click
 import yaml
 
 from llm_proxy.sidecar.check import Finding, check
+from llm_proxy.sidecar.environment import environment
 
 
 class Repeated(yaml.YAMLError):
@@ -39,7 +40,8 @@ def findings(text: str) -> list[Finding]:
         raw: object = yaml.load(text, Strict)  # noqa: S506 -- a safe loader
     except yaml.YAMLError as problem:
         return [Finding("", " ".join(str(problem).split()))]
-    return check(raw, os.environ)
+    own_key = {"LITELLM_MASTER_KEY": os.environ.get("LITELLM_MASTER_KEY", "")}
+    return check(raw, environment(os.environ, text) | own_key)
 
 
 @click.group()

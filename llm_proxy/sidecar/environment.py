@@ -40,6 +40,7 @@ DEFAULTS = {
     "MAX_RETRY_DELAY": "2",
     "JITTER": "0.1",
     "VERTEX_AI_LOCATION": "us-central1",
+    "AZURE_API_VERSION": "2024-10-21",
     # A cache that fails is left alone for a while after two calls.
     "REDIS_CIRCUIT_BREAKER_FAILURE_THRESHOLD": "2",
     "REDIS_CIRCUIT_BREAKER_RECOVERY_TIMEOUT": "30",

@@ -1,0 +1,144 @@
+"""`litellm-config.yaml` as it ships: every deployment answers a call, with any keys and with none."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from sidecars import Json, Provider, Sidecar, running
+
+from llm_proxy.sidecar.check import check
+from llm_proxy.sidecar.effective import effective
+from llm_proxy.sidecar.environment import references
+from llm_proxy.stack.programs import sidecar_python
+
+FILE = Path(__file__).parents[2] / "litellm-config.yaml"
+TEXT = FILE.read_text(encoding="utf-8")
+CONFIG: Json = yaml.safe_load(TEXT)
+BASES = {"anthropic": "", "azure": "", "gemini": "/v1beta", "vertex_ai": "", "ollama_chat": ""}
+OLD_NAMES = (
+    *(
+        "gpt-4",
+        "gpt-4-turbo",
+        "gpt-3.5-turbo",
+        "gpt-4.1-mini",
+        "o1",
+        "claude-3-sonnet",
+        "claude-3-haiku",
+        "claude-3",
+    ),
+    *("gemini-pro", "gemini-1.5-pro", "gemini-1.5-flash", "azure-gpt-4", "llama2", "mistral", "local-llama"),
+    *("dagi-local-8b", "deepseek-r1", "local-chat", "local-embed"),
+)
+MAKE_KEY = """
+import json, sys
+from cryptography.hazmat.primitives import serialization as s
+from cryptography.hazmat.primitives.asymmetric import rsa
+key = rsa.generate_private_key(65537, 2048)
+pem = key.private_bytes(s.Encoding.PEM, s.PrivateFormat.PKCS8, s.NoEncryption()).decode()
+account = {"type": "service_account", "client_email": "a@b.c", "token_uri": sys.argv[1], "private_key": pem}
+print(json.dumps(account))
+"""
+
+
+def identity(deployment: Json) -> str:
+    """The id in `model_info`."""
+    return str(deployment["model_info"]["id"])
+
+
+IDS = [identity(deployment) for deployment in CONFIG["model_list"]]
+
+
+def at_provider(deployment: Json, provider: Provider) -> Json:
+    """The deployment with the provider's address, alone under its id; a wildcard keeps its name."""
+    family = deployment["litellm_params"]["model"].partition("/")[0]
+    params = deployment["litellm_params"] | {"api_base": provider.url + BASES.get(family, "/v1")}
+    wildcard = "*" in deployment["model_name"]
+    name = deployment["model_name"] if wildcard else identity(deployment)
+    return deployment | {"model_name": name, "litellm_params": params}
+
+
+@pytest.fixture(scope="module")
+def credentials(provider: Provider, service_folder: Path) -> Path:
+    """A service account's file, whose tokens the scripted provider gives out."""
+    made = subprocess.run(
+        [str(sidecar_python()), "-c", MAKE_KEY, f"{provider.url}/token"],
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    file = service_folder / "service-account.json"
+    file.write_text(made.stdout, encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def every_deployment(provider: Provider, service_folder: Path, credentials: Path) -> Iterator[Sidecar]:
+    """A sidecar with all of them, dummy keys, the provider's address."""
+    keys = {name: f"dummy-{name.lower()}" for name in references(TEXT)}
+    keys |= {
+        "GOOGLE_APPLICATION_CREDENTIALS": str(credentials),
+        "VERTEX_AI_LOCATION": "",
+        "AZURE_API_VERSION": "",
+    }
+    config = CONFIG | {"model_list": [at_provider(one, provider) for one in CONFIG["model_list"]]}
+    config["router_settings"] = {"num_retries": 0}
+    with running(config, provider, service_folder, **keys) as started:
+        yield started
+
+
+@pytest.mark.parametrize("deployment", CONFIG["model_list"], ids=IDS)
+async def test_every_deployment_answers_a_call(every_deployment: Sidecar, deployment: Json) -> None:
+    """With a dummy key, by its own provider's wire."""
+    wildcard = "*" in deployment["model_name"]
+    model = deployment["model_name"].replace("*", "gemini-any-name") if wildcard else identity(deployment)
+    if deployment["model_info"].get("mode") == "embedding":
+        answer = await every_deployment.post("/v1/embeddings", {"model": model, "input": model})
+        assert answer.status == 200, answer.text
+        assert answer.json["data"][0]["embedding"]
+    else:
+        answer = await every_deployment.chat(model, f"shipped-{model}", do="ok", text="an answer")
+        assert answer.status == 200, answer.text
+        assert answer.json["choices"][0]["message"]["content"] == "an answer"
+    assert answer.headers["x-litellm-model-id"] == identity(deployment)
+
+
+def test_without_any_key_the_file_still_stands() -> None:
+    """Everything is left out, each with a line, and nothing leads to what is gone."""
+    found = effective(CONFIG, {})
+    assert found.config["model_list"] == []
+    assert found.config["router_settings"]["model_group_alias"] == {}
+    assert found.config["router_settings"]["fallbacks"] == []
+    assert len([note for note in found.notes if "not set" in note]) == len(CONFIG["model_list"])
+
+
+@pytest.mark.parametrize("name", ["OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "OLLAMA_API_BASE"])
+def test_with_one_key_only_what_it_opens_is_served(name: str) -> None:
+    """And every alias and fallback that is left leads somewhere."""
+    config = effective(CONFIG, {name: "x"}).config
+    groups = {deployment["model_name"] for deployment in config["model_list"]}
+    assert groups
+    assert set(config["router_settings"]["model_group_alias"].values()) <= groups
+    for rule in config["router_settings"]["fallbacks"]:
+        for source, targets in rule.items():
+            assert {source, *targets} <= groups | set(config["router_settings"]["model_group_alias"])
+
+
+def test_the_file_is_without_a_fault() -> None:
+    """No ignored key, no dangling name, no key in the open."""
+    assert [found for found in check(CONFIG, {}) if found.fault] == []
+
+
+@pytest.mark.parametrize("name", OLD_NAMES)
+def test_names_of_the_older_documents_exist(name: str) -> None:
+    """As groups of their own or as aliases."""
+    groups = {deployment["model_name"] for deployment in CONFIG["model_list"]}
+    assert name in groups | set(CONFIG["router_settings"]["model_group_alias"])
+
+
+def test_ids_tell_deployments_apart() -> None:
+    """Logs and bills name a deployment by its id."""
+    assert len(set(IDS)) == len(IDS)
+    assert "key" not in json.dumps(IDS)
