@@ -27,6 +27,8 @@ from llm_proxy.identity.spoken import key_document, spec_from
 
 Json = dict[str, Any]
 ME = Actor("command line")
+WIDTH = 180
+"""Of tables that no terminal shows."""
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _SPEC = [
     click.option("--tenant", help="The tenant it belongs to."),
@@ -100,7 +102,7 @@ def page(*, tenant: str | None, as_json: bool) -> None:
             budgets or "-",
             _state(one),
         )
-    return Console().print(table)
+    return Console(width=None if sys.stdout.isatty() else WIDTH).print(table)
 
 
 @command.command()
@@ -227,7 +229,7 @@ def _run(do: Callable[[Registry, Rulings], Awaitable[Any]]) -> Any:  # noqa: ANN
     url = settings().database_url
     if url is None:
         click.echo(
-            "llm-proxy: DATABASE_URL is not set, and no stack runs in this folder: virtual keys need a database",
+            "llm-proxy: DATABASE_URL is not set and no stack runs in this folder; keys need a database",
             err=True,
         )
         sys.exit(2)

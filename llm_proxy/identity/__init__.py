@@ -8,6 +8,7 @@ from llm_proxy.identity.identify import Identity, named_by_headers
 from llm_proxy.identity.keeping import keep_applying
 from llm_proxy.identity.keys import KeyRecord, KeySpec
 from llm_proxy.identity.models import allowed
+from llm_proxy.identity.refused import RefusedCredentials
 from llm_proxy.identity.registry import Deed, Registry
 from llm_proxy.identity.rules import ANY, Kill, Rule, Rulebook, RuleSource, killed_by
 from llm_proxy.identity.rulings import Rulings
@@ -30,6 +31,7 @@ __all__ = [
     "Limits",
     "Named",
     "PostgresKeys",
+    "RefusedCredentials",
     "Registry",
     "Rule",
     "RuleSource",

@@ -1,0 +1,303 @@
+"""The operators' doors and commands, on a real Postgres; and the record of refused credentials."""
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+from anyio import run_process
+from fastapi import FastAPI, Request
+from stages.outages import settings_of
+
+from llm_proxy import schema
+from llm_proxy.admission import Admission
+from llm_proxy.dialects import Call
+from llm_proxy.edge import admin, limits, rest
+from llm_proxy.errors import Forbidden, Refused, Unauthorized
+from llm_proxy.identity import (
+    Caller,
+    Limits,
+    PostgresKeys,
+    RefusedCredentials,
+    Registry,
+    Rulings,
+    VirtualKeys,
+)
+from llm_proxy.identity.keys import mint
+
+Json = dict[str, Any]
+
+
+@pytest.fixture
+async def pool(database_url: str) -> "AsyncIterator[asyncpg.Pool[asyncpg.Record]]":
+    """A pool on a database with the schema in it."""
+    async with asyncpg.create_pool(database_url, min_size=0, max_size=4) as made:
+        async with made.acquire() as connection:
+            await schema.apply(connection)
+        yield made
+
+
+@pytest.fixture
+async def announced() -> list[Mapping[str, int]]:
+    """The epochs that were told to the replicas."""
+    return []
+
+
+@pytest.fixture
+async def client(
+    pool: "asyncpg.Pool[asyncpg.Record]", announced: list[Mapping[str, int]]
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the operators' doors; the header `x-role` is its role."""
+
+    async def announce(epochs: Mapping[str, int]) -> None:
+        announced.append(epochs)
+
+    async def reader(request: Request) -> str:
+        role = request.headers.get("x-role")
+        if role not in {"read", "write"}:
+            raise Unauthorized("who?")
+        return role
+
+    async def writer(request: Request) -> str:
+        if await reader(request) != "write":
+            raise Forbidden("read only")
+        return "write"
+
+    doors = admin.router(
+        Registry(pool),
+        Rulings(pool),
+        announce=announce,
+        reader=reader,
+        writer=writer,
+        client_ip=lambda _: "192.0.2.9",
+    )
+    transport = httpx.ASGITransport(app=_app(doors))
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as made:
+        made.headers["x-role"] = "write"
+        yield made
+
+
+def _app(*routers: Any) -> FastAPI:
+    def refused(_: Refused) -> None:
+        return None
+
+    return rest.build(routers, version="0", lifespan=None, refused=refused)  # type: ignore[arg-type]  # FastAPI takes none
+
+
+async def test_a_key_lives_through_the_doors(
+    client: httpx.AsyncClient, announced: list[Mapping[str, int]]
+) -> None:
+    """Made, listed, shown, changed, rotated, revoked; its text is in two answers only."""
+    made = await client.post("/admin/keys", json={"name": "n", "tenant": "t", "rpm": 5, "models": ["gpt-*"]})
+    assert made.status_code == 201
+    text = made.json()["key"]
+    listed = (await client.get("/admin/keys")).json()["data"]
+    shown = (await client.get(f"/admin/keys/{made.json()['id']}")).json()
+    assert listed == [shown]
+    assert shown == {name: value for name, value in made.json().items() if name != "key"}
+    changed = await client.patch(
+        "/admin/keys/n", json={"rpm": 7, "budgets": [{"limit_usd": 1.5, "period": "day"}]}
+    )
+    assert (changed.json()["rpm"], changed.json()["models"]) == (7, ["gpt-*"])
+    assert changed.json()["budgets"] == [{"limit_usd": "1.5", "period": "day"}]
+    rotated = await client.post("/admin/keys/n/rotate", json={"overlap_s": 60})
+    assert rotated.json()["key"] != text
+    assert len(rotated.json()["prefixes"]) == 2
+    revoked = await client.delete("/admin/keys/n")
+    assert revoked.json()["revoked_at"] is not None
+    assert [sorted(epochs) for epochs in announced] == [["t"]] * 3
+    assert text not in (await client.get("/admin/audit")).text
+
+
+async def test_reading_takes_the_read_role_and_changing_the_write_role(client: httpx.AsyncClient) -> None:
+    """On every door; nobody comes in without one."""
+    doors: list[tuple[str, str, Json | None]] = [
+        ("POST", "/admin/keys", {"name": "n"}),
+        ("PATCH", "/admin/keys/n", {}),
+        ("DELETE", "/admin/keys/n", None),
+        ("POST", "/admin/keys/n/rotate", {}),
+        ("POST", "/admin/keys/n/revoke", None),
+        ("PUT", "/admin/limits", {"scope": "agent"}),
+        ("DELETE", "/admin/limits?scope=agent", None),
+        ("PUT", "/admin/kills", {"kind": "agent", "subject": "a"}),
+        ("DELETE", "/admin/kills?kind=agent&subject=a", None),
+    ]
+    for method, path, body in doors:
+        answer = await client.request(method, path, json=body, headers={"x-role": "read"})
+        assert (answer.status_code, method, path) == (403, method, path)
+        answer = await client.request(method, path, json=body, headers={"x-role": ""})
+        assert (answer.status_code, method, path) == (401, method, path)
+    for path in ("/admin/keys", "/admin/limits", "/admin/kills", "/admin/audit"):
+        assert (await client.get(path, headers={"x-role": "read"})).status_code == 200
+        assert (await client.get(path, headers={"x-role": ""})).status_code == 401
+
+
+async def test_a_wrong_field_is_named(client: httpx.AsyncClient) -> None:
+    """Unknown, out of range, taken, missing."""
+    for body, param in (
+        ({"name": "n", "colour": 1}, "colour"),
+        ({"name": "n", "rpm": -1}, "rpm"),
+        ({}, "name"),
+    ):
+        answer = await client.post("/admin/keys", json=body)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+    await client.post("/admin/keys", json={"name": "n"})
+    assert (await client.post("/admin/keys", json={"name": "n"})).json()["error"]["param"] == "name"
+    assert (await client.get("/admin/keys/nobody")).status_code == 404
+
+
+async def test_rules_and_switches_live_through_the_doors(
+    client: httpx.AsyncClient, announced: list[Mapping[str, int]]
+) -> None:
+    """Laid down, listed, taken away; announced each time."""
+    rule = {"scope": "agent", "tenant": "t", "subject": "scout", "rpm": 3, "mode": "shadow"}
+    laid = (await client.put("/admin/limits", json=rule)).json()
+    assert (await client.get("/admin/limits")).json()["data"] == [laid]
+    gone = await client.delete("/admin/limits", params={"scope": "agent", "tenant": "t", "subject": "scout"})
+    assert gone.status_code == 200
+    assert (await client.put("/admin/kills", json={"kind": "model", "subject": "gpt"})).status_code == 200
+    assert [one["subject"] for one in (await client.get("/admin/kills")).json()["data"]] == ["gpt"]
+    assert (await client.delete("/admin/kills?kind=model&subject=gpt")).status_code == 200
+    assert (await client.delete("/admin/kills?kind=model&subject=gpt")).status_code == 404
+    assert [sorted(epochs) for epochs in announced] == [["t"], ["t"], ["*", "t"], ["*", "t"]]
+    actors = {row["actor"] for row in (await client.get("/admin/audit")).json()["data"]}
+    assert actors == {"admin:write"}
+
+
+async def test_without_a_database_the_doors_say_so() -> None:
+    """503, not 500."""
+
+    async def anybody(_: Request) -> str:
+        return "write"
+
+    async def announce(_: Mapping[str, int]) -> None:
+        return None
+
+    doors = admin.router(
+        None, None, announce=announce, reader=anybody, writer=anybody, client_ip=lambda _: None
+    )
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app=_app(doors)), base_url="http://g"
+    ) as client:
+        assert (await client.get("/admin/keys")).status_code == 503
+
+
+async def test_a_caller_sees_where_it_stands_and_what_a_request_would_meet(limits_redis_url: str) -> None:
+    """Its own limits, and no more."""
+    admission = Admission(settings_of(limits_redis_url=limits_redis_url))
+    await admission.start()
+    who = Caller(
+        "k", "virtual", tenant=mint().lookup, agent="scout", models=("gpt",), limits=Limits(tpm=1_000)
+    )
+
+    async def caller(_: Request) -> Caller:
+        return who
+
+    async def read(request: Request) -> tuple[Caller, Call]:
+        group = (await request.json())["model"]
+        return who, Call("chat.completions", "openai", group, group, {}, prompt_bytes=400, max_tokens=100)
+
+    doors = _app(limits.router(admission, caller=caller, read=read))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=doors), base_url="http://g") as client:
+        standing = (await client.get("/v1/limits")).json()
+        assert [
+            (one["scope"], one["kind"], one["limit"], one["remaining"]) for one in standing["limits"]
+        ] == [
+            ("key", "tokens", 1_000, 1_000),
+            ("agent", "requests", 10, 10),
+        ]
+        good = (await client.post("/v1/explain", json={"model": "gpt"})).json()
+        assert (good["verdict"], good["group"]) == ("admitted", "gpt")
+        bad = (await client.post("/v1/explain", json={"model": "claude"})).json()
+        assert (bad["verdict"], bad["refusal"]["code"]) == ("refused", "model_not_allowed")
+    await admission.stop()
+
+
+async def run(database_url: str, *words: str, code: int = 0) -> str:
+    """What a command prints; `--json` is up to the words."""
+    env = {
+        "PATH": os.environ["PATH"],
+        "DATABASE_URL": database_url,
+        "LIMITS_REDIS_URL": "redis://127.0.0.1:1",
+    }
+    command = [sys.executable, "-m", "llm_proxy", "keys", *words]
+    done = await run_process(command, env=env, cwd=tempfile.gettempdir(), check=False)
+    assert done.returncode == code, done.stderr.decode()
+    return done.stdout.decode()
+
+
+async def test_a_key_lives_through_the_commands(
+    pool: "asyncpg.Pool[asyncpg.Record]", database_url: str
+) -> None:
+    """Made, listed, shown, changed, rotated, revoked, straight in the database."""
+    words = ("--name", "n", "--tenant", "t", "--rpm", "3", "--budget", "5/day", "--json")
+    made: Json = json.loads(await run(database_url, "create", *words))
+    keys = VirtualKeys(PostgresKeys(pool))
+    assert (await keys.find(made["key"].encode())).limits == Limits(rpm=3)
+    assert [one["name"] for one in json.loads(await run(database_url, "list", "--json"))] == ["n"]
+    assert made["key"] not in await run(database_url, "show", "n")
+    changed: Json = json.loads(await run(database_url, "change", "n", "--tpm", "9", "--json"))
+    assert (changed["rpm"], changed["tpm"], changed["tenant"]) == (3, 9, "t")
+    rotated: Json = json.loads(await run(database_url, "rotate", "n", "--overlap", "0", "--json"))
+    assert rotated["key"] != made["key"]
+    await run(database_url, "revoke", "n")
+    await run(database_url, "revoke", "nobody", code=1)
+    table = await run(database_url, "list")
+    assert "revoked" in table
+    assert rotated["prefixes"][0] in table
+
+
+async def test_a_file_of_keys_applied_twice_is_applied_once(
+    pool: "asyncpg.Pool[asyncpg.Record]", database_url: str, tmp_path: Path
+) -> None:
+    """Keys, limits and switches; a changed entry changes, an unchanged one does not."""
+    brought = mint()
+    (tmp_path / "scout.key").write_text(brought.text + "\n")
+    file = tmp_path / "keys.yaml"
+    file.write_text(
+        "keys:\n"
+        "  - name: scout\n    tenant: t\n    agent: scout\n    key_file: scout.key\n"
+        "    budgets: [{limit_usd: 2.5, period: month}]\n"
+        "  - {name: minted, tenant: t, expires_at: 2040-01-01T00:00:00}\n"
+        "limits:\n  - {scope: agent, subject: scout, rpm: 30}\n"
+        "kills:\n  - {kind: model, subject: old-model}\n"
+    )
+    first: Json = json.loads(await run(database_url, "apply", str(file), "--json"))
+    assert len(first["changes"]) == 4
+    assert [one["name"] for one in first["made"]] == ["scout", "minted"]
+    assert (await VirtualKeys(PostgresKeys(pool)).find(brought.text.encode())).agent == "scout"
+    again: Json = json.loads(await run(database_url, "apply", str(file), "--json"))
+    assert again == {"changes": [], "made": []}
+    file.write_text(
+        file.read_text().replace("2.5", "3").replace("name: minted", "name: minted, revoked: true")
+    )
+    third: Json = json.loads(await run(database_url, "apply", str(file), "--json"))
+    assert third["changes"] == ["key scout changed", "key minted revoked"]
+    file.write_text("keys: [{name: x, colour: red}]")
+    await run(database_url, "apply", str(file), code=1)
+
+
+async def test_refused_credentials_are_on_record_in_few_rows_however_many_there_are(
+    pool: "asyncpg.Pool[asyncpg.Record]",
+) -> None:
+    """Every one counted, no part of a secret kept, written by a role that may do nothing else."""
+    refused, key = RefusedCredentials(pool), mint()
+    for number in range(5_000):
+        refused.note(client_ip=f"192.0.2.{number % 250}", path="/v1/models", credential=b"sk-someone-elses")
+    refused.note(client_ip="198.51.100.1", path="/v1/models", credential=key.text.encode())
+    await refused.stop()
+    rows = await Rulings(pool).recorded(limit=1_000)
+    assert len(rows) <= 50
+    assert sum(row["detail"]["times"] for row in rows) == 5_001
+    assert "someone" not in json.dumps(rows, default=str)
+    assert key.text not in json.dumps(rows, default=str)
+    async with pool.acquire() as connection, connection.transaction():
+        await connection.execute("SET LOCAL ROLE llm_proxy_audit")
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.fetchval("SELECT count(*) FROM audit_log")
