@@ -36,9 +36,7 @@ def environment(folder: Path, **names: str) -> dict[str, str]:
 
 
 @contextmanager
-def serving(
-    folder: Path, *, workers: int = 1, **names: str
-) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+def serving(folder: Path, **names: str) -> Generator[tuple[str, Process]]:
     """A gateway that listens; its address and process."""
     port = ports.free_port()
     argv = [sys.executable, "-m", "llm_proxy", "serve", "--port", str(port)]
