@@ -226,7 +226,7 @@ async def run(database_url: str, *words: str, code: int = 0) -> str:
         "DATABASE_URL": database_url,
         "LIMITS_REDIS_URL": "redis://127.0.0.1:1",
     }
-    command = [sys.executable, "-m", "llm_proxy", "keys", *words]
+    command = [sys.executable, "-P", "-m", "llm_proxy", "keys", *words]
     done = await run_process(command, env=env, cwd=tempfile.gettempdir(), check=False)
     assert done.returncode == code, done.stderr.decode()
     return done.stdout.decode()
