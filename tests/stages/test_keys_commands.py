@@ -1,0 +1,112 @@
+"""The commands for keys, on a real Postgres; and the record of refused credentials."""
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from anyio import run_process
+
+from llm_proxy import schema
+from llm_proxy.identity import Limits, PostgresKeys, RefusedCredentials, Rulings, VirtualKeys
+from llm_proxy.identity.keys import mint
+
+Json = dict[str, Any]
+
+
+@pytest.fixture
+async def pool(database_url: str) -> "AsyncIterator[asyncpg.Pool[asyncpg.Record]]":
+    """A pool on a database with the schema in it."""
+    async with asyncpg.create_pool(database_url, min_size=0, max_size=4) as made:
+        async with made.acquire() as connection:
+            await schema.apply(connection)
+        yield made
+
+
+async def run(database_url: str, *words: str, code: int = 0) -> str:
+    """What a command prints; `--json` is up to the words."""
+    env = {
+        "PATH": os.environ["PATH"],
+        "DATABASE_URL": database_url,
+        "LIMITS_REDIS_URL": "redis://127.0.0.1:1",
+    }
+    command = [sys.executable, "-P", "-m", "llm_proxy", "keys", *words]
+    done = await run_process(command, env=env, cwd=tempfile.gettempdir(), check=False)
+    assert done.returncode == code, done.stderr.decode()
+    return done.stdout.decode()
+
+
+async def test_a_key_lives_through_the_commands(
+    pool: "asyncpg.Pool[asyncpg.Record]", database_url: str
+) -> None:
+    """Made, listed, shown, changed, rotated, revoked, straight in the database."""
+    words = ("--name", "n", "--tenant", "t", "--rpm", "3", "--budget", "5/day", "--json")
+    made: Json = json.loads(await run(database_url, "create", *words))
+    keys = VirtualKeys(PostgresKeys(pool))
+    assert (await keys.find(made["key"].encode())).limits == Limits(rpm=3)
+    assert [one["name"] for one in json.loads(await run(database_url, "list", "--json"))] == ["n"]
+    assert made["key"] not in await run(database_url, "show", "n")
+    changed: Json = json.loads(await run(database_url, "change", "n", "--tpm", "9", "--json"))
+    assert (changed["rpm"], changed["tpm"], changed["tenant"]) == (3, 9, "t")
+    rotated: Json = json.loads(await run(database_url, "rotate", "n", "--overlap", "0", "--json"))
+    assert rotated["key"] != made["key"]
+    await run(database_url, "revoke", "n")
+    await run(database_url, "revoke", "nobody", code=1)
+    table = await run(database_url, "list")
+    assert "revoked" in table
+    assert rotated["prefixes"][0] in table
+
+
+async def test_a_file_of_keys_applied_twice_is_applied_once(
+    pool: "asyncpg.Pool[asyncpg.Record]", database_url: str, tmp_path: Path
+) -> None:
+    """Keys, limits and switches; a changed entry changes, an unchanged one does not."""
+    brought = mint()
+    (tmp_path / "scout.key").write_text(brought.text + "\n")
+    file = tmp_path / "keys.yaml"
+    file.write_text(
+        "keys:\n"
+        "  - name: scout\n    tenant: t\n    agent: scout\n    key_file: scout.key\n"
+        "    budgets: [{limit_usd: 2.5, period: month}]\n"
+        "  - {name: minted, tenant: t, expires_at: 2040-01-01T00:00:00}\n"
+        "limits:\n  - {scope: agent, subject: scout, rpm: 30}\n"
+        "kills:\n  - {kind: model, subject: old-model}\n"
+    )
+    first: Json = json.loads(await run(database_url, "apply", str(file), "--json"))
+    assert len(first["changes"]) == 4
+    assert [one["name"] for one in first["made"]] == ["scout", "minted"]
+    assert (await VirtualKeys(PostgresKeys(pool)).find(brought.text.encode())).agent == "scout"
+    again: Json = json.loads(await run(database_url, "apply", str(file), "--json"))
+    assert again == {"changes": [], "made": []}
+    file.write_text(
+        file.read_text().replace("2.5", "3").replace("name: minted", "name: minted, revoked: true")
+    )
+    third: Json = json.loads(await run(database_url, "apply", str(file), "--json"))
+    assert third["changes"] == ["key scout changed", "key minted revoked"]
+    file.write_text("keys: [{name: x, colour: red}]")
+    await run(database_url, "apply", str(file), code=1)
+
+
+async def test_refused_credentials_are_on_record_in_few_rows_however_many_there_are(
+    pool: "asyncpg.Pool[asyncpg.Record]",
+) -> None:
+    """Every one counted, no part of a secret kept, written by a role that may do nothing else."""
+    refused, key = RefusedCredentials(pool), mint()
+    for number in range(5_000):
+        refused.note(client_ip=f"192.0.2.{number % 250}", path="/v1/models", credential=b"sk-someone-elses")
+    refused.note(client_ip="198.51.100.1", path="/v1/models", credential=key.text.encode())
+    await refused.stop()
+    rows = await Rulings(pool).recorded(limit=1_000)
+    assert len(rows) <= 50
+    assert sum(row["detail"]["times"] for row in rows) == 5_001
+    assert "someone" not in json.dumps(rows, default=str)
+    assert key.text not in json.dumps(rows, default=str)
+    async with pool.acquire() as connection, connection.transaction():
+        await connection.execute("SET LOCAL ROLE llm_proxy_audit")
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.fetchval("SELECT count(*) FROM audit_log")
