@@ -6,12 +6,12 @@ power cut may lose it: nothing is flushed. When every slot is taken, or a line i
 without, and the caller is told.
 """
 
-import mmap
-import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
+
+from llm_proxy.telemetry.mapped import mapped
 
 NO_SLOT = -1
 
@@ -29,9 +29,14 @@ class Journal:
     """One worker's journal; not safe across threads."""
 
     def __init__(self, path: Path | None = None, slots: int = _SLOTS) -> None:
-        """A fresh journal at `path`, whose former content must have been taken; without one, memory alone."""
+        """A fresh journal at `path`, whose former content must have been taken; without one, memory alone.
+
+        Raises `OSError` when the disk has no room for it.
+        """
         self._count = slots
-        self._map = _open(path, slots * _SLOT_BYTES)
+        if path is not None:
+            path.unlink(missing_ok=True)
+        self._map = mapped(path, slots * _SLOT_BYTES)
         self._words = memoryview(self._map).cast("I")
         self._free = list(range(slots - 1, -1, -1))
         self._slots: dict[int, int] = {}
@@ -87,12 +92,3 @@ def left_in(path: Path) -> Iterator[tuple[bool, bytes]]:
             yield True, content[start + _RECORD_AT : start + _RECORD_AT + record]
         elif 0 < opened <= _OPENED_BYTES:
             yield False, content[start + _OPENED_AT : start + _OPENED_AT + opened]
-
-
-def _open(path: Path | None, size: int) -> mmap.mmap:
-    if path is None:
-        return mmap.mmap(-1, size)
-    path.unlink(missing_ok=True)
-    with path.open("a+b") as file:
-        os.posix_fallocate(file.fileno(), 0, size)  # a page that found the disk full would kill the process
-        return mmap.mmap(file.fileno(), size)

@@ -3,14 +3,17 @@
 Invariants: one writer (the seat's owner); a cell is written in about 80 ns; a `kill -9` loses nothing, the
 seat's next owner counts on; reading needs no lock (the length in use grows after its entry is complete).
 Layout: magic, bytes in use, heartbeat, 32 doubles nobody reads; then entries: key length, width, key
-padded to 8, doubles. The file is allocated whole: a page that finds the disk full would kill the process.
+padded to 8, doubles.
 """
 
-import mmap
-import os
+import logging
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+
+from llm_proxy.telemetry.mapped import mapped
+
+log = logging.getLogger(__name__)
 
 _MAGIC = b"llmpcel1"
 _ENTRY = struct.Struct("<II")
@@ -24,11 +27,17 @@ class Cells:
 
     Attributes:
         values: The doubles; index them with what `place` gave.
+        in_memory: No other worker can read them.
     """
 
     def __init__(self, path: Path | None = None) -> None:
-        """Open the file at `path`, counting on from what it holds; without a path, memory alone."""
-        self._map = _open(path)
+        """Open the file at `path`, counting on from what it holds; without one, or room for it, memory."""
+        try:
+            self._map = mapped(path, _SIZE_BYTES)
+        except OSError as fault:
+            log.warning("metrics are counted in memory alone", extra={"why": str(fault)})
+            path, self._map = None, mapped(None, _SIZE_BYTES)
+        self.in_memory = path is None
         self._bytes = memoryview(self._map)
         self.values = self._bytes.cast("d")
         self._words = self._bytes.cast("Q")
@@ -82,11 +91,3 @@ def _entries(view: memoryview) -> Iterator[tuple[bytes, int, int]]:
         first = start + _ENTRY.size + -(-length // 8) * 8
         yield bytes(view[start + _ENTRY.size : start + _ENTRY.size + length]), first // 8, width
         start = first + width * 8
-
-
-def _open(path: Path | None) -> mmap.mmap:
-    if path is None:
-        return mmap.mmap(-1, _SIZE_BYTES)
-    with path.open("a+b") as file:
-        os.posix_fallocate(file.fileno(), 0, _SIZE_BYTES)
-        return mmap.mmap(file.fileno(), _SIZE_BYTES)

@@ -28,11 +28,11 @@ def page(seats: Path | None, own: Cells, now_s: float) -> str:
 
     Args:
         seats: The folder of the workers' seats; None when this worker counts in memory, alone.
-        own: This worker's numbers, used when there are no seats.
+        own: This worker's numbers, read from here when they are in no file.
         now_s: The present, on the clock of the heartbeats (seconds since 1970).
     """
     merged: dict[str, Series] = {name: {} for name in METRICS}
-    if seats is None:
+    if seats is None or own.in_memory:
         entries = [(key, list(own.values[place : place + size])) for key, place, size in own.entries()]
         _merge(merged, entries, alive=True)
     for heartbeat, entries in _read_all(seats):

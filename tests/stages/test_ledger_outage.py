@@ -1,6 +1,7 @@
 """Postgres killed under the ledger, or never there: nothing promised is lost, nothing is counted twice."""
 
 import asyncio
+import resource
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,3 +148,44 @@ async def test_without_postgres_the_spool_keeps_the_newest_within_its_bound(tmp_
         assert ledger.state().spool_bytes <= 100_000
         assert 100 < ledger.state().spool_records < 1000
     assert str(last.request_id) in segments(tmp_path / "worker-0")[-1].read_text()
+
+
+async def test_a_full_disk_costs_the_promise_not_the_records(database_url: str, tmp_path: Path) -> None:
+    """No room for journal, spool or metrics: said once, and records still reach Postgres."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        async with keeping(database_url, tmp_path) as ledger:
+            posted = [record() for _ in range(50)]
+            for one in posted:
+                ledger.post(one)
+            await caught_up(ledger)
+            assert ledger.state().postgres == "up"
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert sorted(await rows(database_url)) == sorted(one.request_id for one in posted)
+
+
+async def test_records_wait_in_memory_while_disk_and_postgres_are_both_away(
+    server: Server, tmp_path: Path
+) -> None:
+    """The last resort, bounded; they are written when either is back."""
+    async with keeping(server.url, tmp_path) as ledger:
+        server.kill()
+        ledger.post(record())
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (16, hard))
+        try:
+            last = record()
+            ledger.post(last)
+            await asyncio.sleep(0.3)
+            assert ledger.state().queued == 2
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            signal.signal(signal.SIGXFSZ, ignored)
+        server.start()
+        await caught_up(ledger)
+    assert last.request_id in await rows(server.url)
