@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -40,7 +41,17 @@ from llm_proxy.settings import Settings
 from llm_proxy.telemetry import Metrics, Seat, exposition, seat, setup_logging
 from llm_proxy.telemetry.cells import Cells
 from llm_proxy.telemetry.tracing import Tracer
-from llm_proxy.upstream import Catalog, Client, Controls, Deadlines, Keeper, MockUpstream, Pool, Watches
+from llm_proxy.upstream import (
+    Catalog,
+    Client,
+    Controls,
+    Keeper,
+    MockUpstream,
+    Pool,
+    Room,
+    Watches,
+    deadlines,
+)
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +69,7 @@ class Gateway:
         self.draining = False
         self._seat = _seat(settings)
         self.metrics = Metrics(Cells(self._seat.path / exposition.FILE) if self._seat else None)
-        self._client = None if settings.llm_mode == "mock" else _client(settings)
+        self._client = None if settings.llm_mode == "mock" else _client(settings, self.metrics)
         self.upstream: Upstream = self._client or MockUpstream(settings.default_model)
         self._known = KnownModels(self.upstream, settings.default_model, self.metrics)
         self._pool = _pool(settings)
@@ -146,7 +157,7 @@ class Gateway:
             if self._client is not None:
                 await self._client.start()
                 started.push_async_callback(self._client.stop)
-                keeper = Keeper(self._client, self.settings.litellm_proxy_url)
+                keeper = Keeper(self._client, self.settings.litellm_proxy_url, self.metrics)
                 await keeper.start()
                 started.push_async_callback(keeper.stop)
             log.info("the gateway is up", extra={"version": __version__, "mode": self.settings.llm_mode})
@@ -220,12 +231,13 @@ def create_app(settings: Settings) -> Gateway:
     return Gateway(settings)
 
 
-def _client(settings: Settings) -> Client:
+def _client(settings: Settings, metrics: Metrics) -> Client:
     pool = Pool(settings.litellm_proxy_url, max_in_flight=settings.max_in_flight)
-    deadlines = Deadlines(settings.first_byte_timeout_s, settings.idle_timeout_s, settings.total_timeout_s)
     key = settings.litellm_api_key.get_secret_value() if settings.litellm_api_key else None
     controls = Controls(caching=settings.cache_mode == "on", default_models=settings.default_models)
-    return Client(pool, key, deadlines, controls, queue_s=settings.queue_timeout_ms / 1000)
+    room = Room(pool, queue_s=settings.queue_timeout_ms / 1000, most_waiting=settings.max_waiting)
+    broke = partial(metrics.count, "llm_proxy_upstream_failures_total")
+    return Client(pool, key, deadlines(settings), controls, room=room, broke=broke)
 
 
 def _doorkeeper(settings: Settings, identity: Identity) -> Doorkeeper:
@@ -273,7 +285,7 @@ def _limits(settings: Settings) -> Limits:
         max_header_bytes=settings.max_header_bytes,
         max_body_bytes=settings.max_body_bytes,
         body_timeout_s=settings.body_timeout_s,
-        total_timeout_s=settings.total_timeout_s,
+        deadlines=deadlines(settings),
         bounds=Bounds(settings.max_json_depth, settings.max_messages),
     )
 

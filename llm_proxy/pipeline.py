@@ -28,6 +28,10 @@ class Upstream(Protocol):
         """The reply to a call; raises what the sidecar said instead."""
         ...
 
+    def check_room(self) -> None:
+        """Raises `Overloaded` when a call that came now would find neither a place nor room to wait."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Stages:

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -29,6 +29,16 @@ def _named(*plain: str, own: str) -> AliasChoices:
 
 def _one_or_many(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+class GroupDeadlines(BaseModel):
+    """Longest waits of the model groups a pattern fits, in seconds; what is not named stays as it is for all."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    first_byte_s: float | None = Field(None, gt=0)
+    idle_s: float | None = Field(None, gt=0)
+    total_s: float | None = Field(None, gt=0)
 
 
 Words = Annotated[tuple[str, ...], NoDecode]
@@ -81,10 +91,12 @@ class Settings(BaseSettings):
     max_json_depth: int = Field(64, ge=4, description="Deepest nesting of a body.")
     max_messages: int = Field(4096, ge=1, description="Most messages of one conversation.")
     max_in_flight: int = Field(1000, ge=1, description="Calls running at once in one worker and sidecar; more wait in a short queue.")
+    max_waiting: int = Field(100, ge=0, description="Calls that may wait for their turn in one worker; beyond it 503 at once, and no record.")
     queue_timeout_ms: int = Field(1000, ge=0, description="How long a call waits for its turn before 503.")
     first_byte_timeout_s: float = Field(120, gt=0, description="Longest wait for an answer to begin; larger than the sidecar's own, retries included.")
     idle_timeout_s: float = Field(60, gt=0, description="Longest silence between two frames of a stream.")
     total_timeout_s: float = Field(600, gt=0, description="Longest call; `X-Request-Timeout` may ask for less, never more.")
+    deadlines: dict[str, GroupDeadlines] = Field({}, description='Other deadlines for model groups, by pattern, first fit: `{"o3*": {"first_byte_s": 300}}`.')
     body_timeout_s: float = Field(30, gt=0, description="How long a caller may take to send its body.")
     drain_delay_s: float = Field(5, ge=0, description="Seconds between not-ready and closing the listener.")
     drain_timeout_s: float = Field(30, ge=0, description="Seconds running streams may take after that.")

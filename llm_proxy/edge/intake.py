@@ -16,6 +16,7 @@ from llm_proxy.edge.doors import BY_PATH, HotDoor
 from llm_proxy.edge.request import Headers, read_body, read_headers
 from llm_proxy.errors import BadRequest
 from llm_proxy.identity import Caller, Identity, named_by_headers, on_behalf_of
+from llm_proxy.upstream import Deadlines
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class Limits:
     max_header_bytes: int
     max_body_bytes: int
     body_timeout_s: float
-    total_timeout_s: float
+    deadlines: Deadlines
     bounds: Bounds
 
 

@@ -72,7 +72,8 @@ class Serve:
         body = await read_body(receive, headers, max_bytes=limits.max_body_bytes)
         attempt.watch.body_read(receive)
         caller, call = self._intake.call(attempt.door, caller, headers, body)
-        total_s = min(call.timeout_s or limits.total_timeout_s, limits.total_timeout_s)
+        total_s = limits.deadlines.total_s(call.group, call.timeout_s)
+        self._stages.upstream.check_room()
         attempt.watch.ends_at = asyncio.get_running_loop().time() + total_s
         await attempt.run(caller, call)
 

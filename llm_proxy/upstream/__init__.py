@@ -1,13 +1,15 @@
 """A `Call` in, a `Reply` out: the pool of sidecars, their catalogue, deadlines, errors and frames."""
 
 from llm_proxy.upstream.catalog import Catalog
-from llm_proxy.upstream.client import Client, Deadlines
+from llm_proxy.upstream.client import Client
 from llm_proxy.upstream.controls import Controls
+from llm_proxy.upstream.deadlines import Deadlines, Wait, deadlines
 from llm_proxy.upstream.errors import stream_refusal
 from llm_proxy.upstream.keeper import Keeper
 from llm_proxy.upstream.pool import Pool
 from llm_proxy.upstream.pretend import MockUpstream
 from llm_proxy.upstream.reply import NOBODY_SERVED, Reply, Served, Usage
+from llm_proxy.upstream.room import Room
 from llm_proxy.upstream.watch import Watch, Watches, Why, interruption
 
 __all__ = [
@@ -20,11 +22,14 @@ __all__ = [
     "MockUpstream",
     "Pool",
     "Reply",
+    "Room",
     "Served",
     "Usage",
+    "Wait",
     "Watch",
     "Watches",
     "Why",
+    "deadlines",
     "interruption",
     "stream_refusal",
 ]

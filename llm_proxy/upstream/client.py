@@ -1,12 +1,12 @@
 """The one place that talks to the sidecar: a call in, a `Reply` out, over one aiohttp session.
 
 Invariants: our own URL, `Host`, key and headers, never one of the caller's; a call whose connection was
-refused goes to another sidecar at once; nothing that may have run is ever sent twice; idle connections
-live shorter (20 s) than the sidecar keeps them (75 s).
+refused goes to another sidecar at once; nothing that may have run is ever sent twice; calls at a sidecar
+that has fallen silent end when it is given up; idle connections live 20 s, the sidecar keeps them 75 s.
 """
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,14 +16,16 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from llm_proxy.dialects import Call
-from llm_proxy.errors import Overloaded, UpstreamUnreachable
+from llm_proxy.errors import Overloaded, Refused, UpstreamUnreachable
 from llm_proxy.identity import Caller
-from llm_proxy.upstream.answer import Answer
+from llm_proxy.upstream.answer import Answer, broke_off
 from llm_proxy.upstream.catalog import Catalog
 from llm_proxy.upstream.controls import Controls
+from llm_proxy.upstream.deadlines import Deadlines
 from llm_proxy.upstream.errors import refusal
 from llm_proxy.upstream.pool import Pool, Sidecar
 from llm_proxy.upstream.reply import CacheState, Served, count, milliseconds
+from llm_proxy.upstream.room import Room
 from llm_proxy.upstream.usage import nano_usd
 from llm_proxy.upstream.watch import Watch
 
@@ -38,29 +40,37 @@ PATHS = {
 _AGENT = "llm-proxy"
 
 
-@dataclass(frozen=True, slots=True)
-class Deadlines:
-    """Longest waits, in seconds: to the first byte, between frames, and in total."""
-
-    first_byte_s: float = 120
-    idle_s: float = 60
-    total_s: float = 600
-
-
 class Client:
     """Sends calls to the pool of sidecars."""
 
     def __init__(
-        self, pool: Pool, key: str | None, deadlines: Deadlines, controls: Controls, *, queue_s: float = 1.0
+        self,
+        pool: Pool,
+        key: str | None,
+        deadlines: Deadlines,
+        controls: Controls,
+        *,
+        room: Room | None = None,
+        broke: Callable[[str, str], None] = lambda _sidecar, _code: None,
     ) -> None:
+        """Put the client together.
+
+        Args:
+            pool: The sidecars.
+            key: Ours at every sidecar.
+            deadlines: How long a call may take.
+            controls: What becomes of a call's body for LiteLLM.
+            room: The queue for places; without one, a second's patience.
+            broke: Told the address of a sidecar and what went wrong at it, to be counted.
+        """
         self.pool = pool
+        self.room = room or Room(pool, queue_s=1.0, most_waiting=100)
+        self._broke = broke
         self._controls = controls
         self.catalog: Catalog | None = None
         self.deadlines = deadlines
-        self._queue_s = queue_s
         self._session: aiohttp.ClientSession | None = None
         self._urls: dict[tuple[str, str], URL] = {}
-        self._freed = asyncio.Event()
         self._fixed = CIMultiDict(
             {"Accept-Encoding": "identity", "User-Agent": _AGENT, "Content-Type": "application/json"}
         )
@@ -105,31 +115,39 @@ class Client:
         headers["x-litellm-call-id"] = request_id
         if traceparent is not None:
             headers["traceparent"] = traceparent
+        wait = self.deadlines.of(call.group)
         tried: list[Sidecar] = []
         loop = asyncio.get_running_loop()
-        while True:
-            sidecar = self.pool.pick(loop.time(), tried) or await self._queued(tried)
-            sidecar.take(loop.time())
-            watch.phase, watch.silent_at = "first_byte", loop.time() + self.deadlines.first_byte_s
+        while len(tried) < len(self.pool.sidecars):
+            sidecar = await self.room.take(loop.time(), tried)
+            sidecar.calls.add(watch)
+            watch.phase, watch.silent_at = "first_byte", loop.time() + wait.first_byte_s
             try:
                 response = await self._post(sidecar, PATHS[call.door], headers, body)
-            except aiohttp.ClientConnectorError:
-                self._give(sidecar)
-                sidecar.failed(loop.time(), fatal=True)
+            except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+                self._give(sidecar, watch)
+                self._went_wrong(sidecar, "refused")
                 tried.append(sidecar)
                 continue
             except (aiohttp.ClientError, OSError) as broken:
-                self._give(sidecar)
-                sidecar.failed(loop.time(), fatal=False)
-                raise UpstreamUnreachable(
-                    "The connection to the model backend broke before an answer."
-                ) from broken
+                self._give(sidecar, watch)
+                self._went_wrong(sidecar, "broke")
+                raise broke_off() from broken
             except BaseException:
-                self._give(sidecar)
-                if watch.why == "first_byte":
-                    sidecar.failed(loop.time(), fatal=False)
+                self._give(sidecar, watch)
                 raise
             return await self._answer(call, sidecar, response, watch)
+        raise UpstreamUnreachable("No model backend can be reached.", retry_after_s=2)
+
+    def check_room(self) -> None:
+        """Raises `Overloaded` when a call that came now would find neither a place nor room to wait."""
+        self.room.check(asyncio.get_running_loop().time())
+
+    def abandon(self, sidecar: Sidecar) -> None:
+        """Give up a sidecar that has been silent too long: the calls at it end, and are not repeated."""
+        for watch in list(sidecar.calls):
+            assert isinstance(watch, Watch)  # noqa: S101 -- none else is put there
+            watch.interrupt("silent")
 
     async def _post(
         self, sidecar: Sidecar, path: str, headers: CIMultiDict[str], body: bytes
@@ -143,8 +161,8 @@ class Client:
         self, call: Call, sidecar: Sidecar, response: aiohttp.ClientResponse, watch: Watch
     ) -> Answer:
         served = self._served(call, response)
-        idle_s = self.deadlines.idle_s
-        answer = Answer(response, served, watch, idle_s=idle_s, freed=partial(self._give, sidecar))
+        idle_s = self.deadlines.of(call.group).idle_s
+        answer = Answer(response, served, watch, idle_s=idle_s, freed=partial(self._give, sidecar, watch))
         if response.status == 200:
             sidecar.succeeded()
             if call.streaming:
@@ -154,40 +172,30 @@ class Client:
             text = await response.content.read(MAX_ERROR_BYTES)
             names = {name.lower(): value for name, value in response.headers.items()}
         except (aiohttp.ClientError, OSError) as broken:
-            raise UpstreamUnreachable(
-                "The connection to the model backend broke before an answer."
-            ) from broken
+            raise broke_off() from broken
         finally:
             answer.close()
         refused = refusal(response.status, names, text, model=call.model)
-        if isinstance(refused, UpstreamUnreachable | Overloaded):
-            sidecar.failed(asyncio.get_running_loop().time(), fatal=False)
-        else:
-            sidecar.succeeded()
+        self._judge(sidecar, refused)
         raise refused
 
-    async def _queued(self, tried: list[Sidecar]) -> Sidecar:
-        """Wait for a place, shortly; raises when there is nobody left or no place in time."""
-        left = [one for one in self.pool.sidecars if one not in tried]
-        if not left:
-            raise UpstreamUnreachable("No model backend can be reached.", retry_after_s=2)
-        loop = asyncio.get_running_loop()
-        end = loop.time() + self._queue_s
-        while (wait := end - loop.time()) > 0:
-            self._freed.clear()
-            try:
-                async with asyncio.timeout(wait):
-                    await self._freed.wait()
-            except TimeoutError:
-                break
-            found = self.pool.pick(loop.time(), tried)
-            if found is not None:
-                return found
-        raise Overloaded("Too many requests are running; please try again.", retry_after_s=1)
+    def _judge(self, sidecar: Sidecar, refused: Refused) -> None:
+        """A sidecar is at fault for what it says of itself, never for what it says of a provider."""
+        if isinstance(refused, UpstreamUnreachable | Overloaded):
+            self._went_wrong(sidecar, refused.code or "refused")
+        else:
+            sidecar.succeeded()
 
-    def _give(self, sidecar: Sidecar) -> None:
-        sidecar.give()
-        self._freed.set()
+    def _went_wrong(self, sidecar: Sidecar, code: str) -> None:
+        if code == "refused":
+            sidecar.gone()
+        else:
+            sidecar.failed(asyncio.get_running_loop().time())
+        self._broke(sidecar.url, code)
+
+    def _give(self, sidecar: Sidecar, watch: Watch) -> None:
+        sidecar.calls.discard(watch)
+        self.room.give(sidecar, asyncio.get_running_loop().time())
 
     def _url(self, sidecar: Sidecar, path: str) -> URL:
         key = (sidecar.url, path)

@@ -1,19 +1,21 @@
 """Keeps what the gateway knows of its sidecars fresh: who is alive, what they serve, where names point.
 
-One background task; never on a request's way. Invariants: only the liveness route and the catalogue are
-ever called, never a model; a failed refresh keeps the last good catalogue; an ejected sidecar that answers
-its liveness route is live again. Units: seconds.
+Never on a request's way. Invariants: only the liveness route and the catalogue are ever called, never a
+model; one sidecar's silence holds up no other's check; a failed refresh keeps the last good catalogue; the
+calls at a sidecar that stays silent too long are ended. Units: seconds.
 """
 
 import asyncio
 import ipaddress
 import logging
 import socket
+from collections.abc import Coroutine
 from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
 
+from llm_proxy.telemetry import Metrics
 from llm_proxy.upstream.catalog import Catalog, from_model_info, from_own
 from llm_proxy.upstream.client import Client
 from llm_proxy.upstream.pool import Sidecar, expand
@@ -23,16 +25,23 @@ log = logging.getLogger(__name__)
 CHECK_S = 1.0
 RESOLVE_S = 5.0
 CATALOG_S = 30.0
+ANSWER_S = 2.0
+GIVE_UP_S = 10.0
+"""A sidecar that has not answered a check for so long holds its calls no longer."""
+
 LIVENESS = "/health/liveliness"
+LEAVING = b"leaving"
 
 
 class Keeper:
     """Checks sidecars, reads their catalogue, follows their names."""
 
-    def __init__(self, client: Client, urls: tuple[str, ...]) -> None:
+    def __init__(self, client: Client, urls: tuple[str, ...], metrics: Metrics) -> None:
         self._client = client
+        self._metrics = metrics
         self._urls = expand(urls)
         self._task: asyncio.Task[None] | None = None
+        self._asked: dict[object, asyncio.Task[None]] = {}
         self._resolved_at = self._read_at = float("-inf")
 
     async def start(self) -> None:
@@ -41,8 +50,9 @@ class Keeper:
 
     async def stop(self) -> None:
         """End."""
-        if self._task is not None:
-            self._task.cancel()
+        for task in (self._task, *self._asked.values()):
+            if task is not None:
+                task.cancel()
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -57,34 +67,59 @@ class Keeper:
         if now - self._resolved_at >= RESOLVE_S:
             self._resolved_at = now
             await self._resolve()
-        await asyncio.gather(*(self._check(one) for one in self._client.pool.sidecars))
+        for sidecar in self._client.pool.sidecars:
+            self._ask(sidecar, self._check(sidecar))
         if self._client.catalog is None or now - self._read_at >= CATALOG_S:
-            await self._read_catalog(now)
+            self._ask("catalogue", self._read_catalog(now))
+        self._client.room.offer(now)
+        self._show()
+
+    def _show(self) -> None:
+        gauge = self._metrics.gauge
+        for one in self._client.pool.sidecars:
+            gauge("llm_proxy_upstream_up", float(one.live and one.served > 0), one.url)
+            gauge("llm_proxy_upstream_in_flight", one.in_flight, one.url)
+        gauge("llm_proxy_waiting", self._client.room.waiting)
+
+    def _ask(self, whom: object, question: Coroutine[None, None, None]) -> None:
+        """Ask beside everything else, unless the last question is still open."""
+        if whom in self._asked:
+            question.close()
+            return
+        self._asked[whom] = task = asyncio.create_task(question)
+        task.add_done_callback(lambda _: self._asked.pop(whom, None))
 
     async def _check(self, sidecar: Sidecar) -> None:
-        loop = asyncio.get_running_loop()
-        was_live = sidecar.live and sidecar.served > 0
+        asked_at = asyncio.get_running_loop().time()
+        was_well = not sidecar.away and sidecar.served > 0
         try:
-            status, _ = await self._client.get(sidecar, LIVENESS)
+            status, body = await self._client.get(sidecar, LIVENESS, timeout_s=ANSWER_S)
         except (aiohttp.ClientConnectorError, ConnectionRefusedError):
-            if sidecar.live:
-                log.warning("a sidecar is unreachable", extra={"sidecar": sidecar.url})
-            sidecar.failed(loop.time(), fatal=True)
-            return
+            sidecar.gone()
         except (aiohttp.ClientError, OSError, TimeoutError):
-            sidecar.failed(loop.time(), fatal=sidecar.in_flight == 0)
-            return
-        if status == 200:
-            if not was_live:
-                log.info("a sidecar is live", extra={"sidecar": sidecar.url})
-            sidecar.succeeded()
+            sidecar.missed(asked_at)
+            self._give_up(sidecar)
         else:
-            sidecar.failed(loop.time(), fatal=True)
+            if status >= 500 or LEAVING in body:
+                sidecar.gone()
+            else:
+                sidecar.present()
+        is_well = not sidecar.away and sidecar.served > 0
+        if was_well != is_well:
+            log.log(
+                logging.INFO if is_well else logging.WARNING,
+                "a sidecar is live" if is_well else "a sidecar is away",
+                extra={"sidecar": sidecar.url},
+            )
+
+    def _give_up(self, sidecar: Sidecar) -> None:
+        now = asyncio.get_running_loop().time()
+        if sidecar.silent_since is not None and now - sidecar.silent_since >= GIVE_UP_S and sidecar.calls:
+            log.warning("a silent sidecar's calls are ended", extra={"sidecar": sidecar.url})
+            self._client.abandon(sidecar)
 
     async def _read_catalog(self, now: float) -> None:
-        for sidecar in self._client.pool.sidecars:
-            if not sidecar.live:
-                continue
+        for sidecar in [one for one in self._client.pool.sidecars if not one.away]:
             try:
                 found = await self._fetch(sidecar)
             except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError, AttributeError):

@@ -1,9 +1,10 @@
-"""The sidecars: which are live, and which has the fewest calls running.
+"""The sidecars: which are there, which are well, and which has the fewest calls running.
 
-Pure but for the clock passed in. Ejection: a refused connection, or a burst of failures, takes a sidecar
-out for a while that doubles up to a bound; then one call tries it (half open), a good answer brings it back.
-Invariants: `in_flight` counts calls, never below zero; with every sidecar ejected the one due back first is
-tried, so that a pool of one recovers by itself. Units: seconds of one monotonic clock.
+Pure but for the clock passed in. Two things take a sidecar out. It is away: it refused a connection, did not
+answer two checks in a row, or says that it is leaving; its next good check brings it back. It is ejected: a
+burst of calls broke at it; after a while that doubles up to a bound one call tries it (half open), and a good
+answer brings it back. Invariants: `in_flight` counts calls, never below zero; with nobody well the others are
+tried all the same, so that the gateway never gives up before they do. Units: seconds of one monotonic clock.
 """
 
 import re
@@ -12,6 +13,7 @@ from collections.abc import Iterable
 EJECT_S = 1.0
 EJECT_MAX_S = 30.0
 BURST = 5
+MISSES = 2
 
 _RANGE = re.compile(r"^(https?://[^/]+:)(\d+)-(\d+)(/.*)?$")
 
@@ -30,39 +32,45 @@ def expand(urls: Iterable[str]) -> tuple[str, ...]:
 
 
 class Sidecar:
-    """One LiteLLM process: its address and how it has behaved lately."""
+    """One LiteLLM process: its address and how it has behaved lately.
+
+    Attributes:
+        served: Good checks and answers so far; 0 until it was seen once.
+        away: It cannot be reached, does not answer, or is leaving.
+        silent_since: When the first unanswered check went out; None while it answers.
+        failures: Calls that broke at it, in a row.
+        ejected_until: When one call may try it again after a burst of those; 0 while it is not ejected.
+        trial: Whether that call runs.
+        calls: The calls running at it, whatever identifies them to the client.
+    """
 
     __slots__ = (
-        "eject_s",
-        "ejected_until",
-        "failures",
-        "host",
-        "in_flight",
-        "served",
-        "since",
-        "trial",
-        "url",
-    )
+        "away", "calls", "eject_s", "ejected_until", "failures", "host", "in_flight", "misses", "served",
+        "silent_since", "trial", "url",
+    )  # fmt: skip
 
     def __init__(self, url: str, *, host: str | None = None) -> None:
         self.url = url
         self.host = host
         self.in_flight = 0
         self.served = 0
+        self.away = False
+        self.misses = 0
+        self.silent_since: float | None = None
         self.failures = 0
         self.ejected_until = 0.0
         self.eject_s = EJECT_S
         self.trial = False
-        self.since = 0.0
+        self.calls: set[object] = set()
 
     @property
     def live(self) -> bool:
-        """Not ejected."""
-        return not self.ejected_until
+        """Neither away nor ejected."""
+        return not self.away and not self.ejected_until
 
     def open_to(self, now: float) -> bool:
-        """Whether a call may be sent: live, or due for its one trial."""
-        return not self.ejected_until or (now >= self.ejected_until and not self.trial)
+        """Whether a call may be sent: well, or due for its one trial."""
+        return not self.away and (not self.ejected_until or (now >= self.ejected_until and not self.trial))
 
     def take(self, now: float) -> None:
         """A call begins."""
@@ -75,22 +83,36 @@ class Sidecar:
         self.in_flight = max(0, self.in_flight - 1)
         self.trial = False
 
+    def present(self) -> None:
+        """It answered a check: it is there, which says nothing of how calls fare."""
+        self.served += 1
+        self.misses, self.away, self.silent_since = 0, False, None
+
+    def gone(self) -> None:
+        """It refused a connection, or says it is leaving: no more calls until a good check."""
+        self.away = True
+
+    def missed(self, asked_at: float) -> None:
+        """It did not answer a check in time."""
+        self.misses += 1
+        if self.silent_since is None:
+            self.silent_since = asked_at
+        self.away = self.away or self.misses >= MISSES
+
     def succeeded(self) -> None:
-        """It answered: back in, with a clean slate."""
+        """It answered a call: back in, with a clean slate."""
         self.served += 1
         self.failures = 0
         self.trial = False
+        self.misses, self.away, self.silent_since = 0, False, None
         if self.ejected_until:
-            self.ejected_until = 0.0
-            self.eject_s = EJECT_S
+            self.ejected_until, self.eject_s = 0.0, EJECT_S
 
-    def failed(self, now: float, *, fatal: bool) -> None:
-        """It did not answer, or broke. A fatal failure (refused, dead) ejects at once, others by a burst."""
+    def failed(self, now: float) -> None:
+        """A call broke at it."""
         self.failures += 1
         self.trial = False
-        if fatal or self.failures >= BURST or self.ejected_until:
-            if not self.ejected_until:
-                self.since = now
+        if self.failures >= BURST or self.ejected_until:
             self.ejected_until = now + self.eject_s
             self.eject_s = min(self.eject_s * 2, EJECT_MAX_S)
 
@@ -104,22 +126,20 @@ class Pool:
         self._turn = 0
 
     def pick(self, now: float, tried: Iterable[Sidecar] = ()) -> Sidecar | None:
-        """The open sidecar with the fewest calls running, in turn among equals; None when all are full.
+        """The well sidecar with the fewest calls running, in turn among equals; None when all are full.
 
         Args:
             now: The present.
             tried: Sidecars this call was already refused by.
         """
         left = [one for one in self.sidecars if one not in tried]
+        if len(left) > 1:
+            left = [one for one in left if one.open_to(now)] or [one for one in left if not one.away] or left
         if not left:
             return None
-        if len(left) == 1:
-            chosen = left[0]
-            return chosen if chosen.in_flight < self.max_in_flight else None
-        ready = [one for one in left if one.open_to(now)] or [min(left, key=lambda one: one.ejected_until)]
         self._turn += 1
-        start = self._turn % len(ready)
-        chosen = min(ready[start:] + ready[:start], key=lambda one: one.in_flight)
+        start = self._turn % len(left)
+        chosen = min(left[start:] + left[:start], key=lambda one: one.in_flight)
         return chosen if chosen.in_flight < self.max_in_flight else None
 
     def replace(self, urls: Iterable[tuple[str, str | None]]) -> None:
@@ -129,7 +149,7 @@ class Pool:
 
     @property
     def live(self) -> int:
-        """How many are not ejected."""
+        """How many are neither away nor ejected."""
         return sum(one.live for one in self.sidecars)
 
     @property

@@ -26,6 +26,9 @@ class MockUpstream:
     def __init__(self, default_model: str) -> None:
         self.catalog: Catalog | None = _catalog((default_model, *MODELS))
 
+    def check_room(self) -> None:
+        """There is always room."""
+
     async def send(
         self,
         call: Call,

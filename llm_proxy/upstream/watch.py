@@ -1,4 +1,4 @@
-"""What may interrupt a call: the caller leaves, a deadline passes, the gateway drains too long.
+"""What may interrupt a call: the caller leaves, a deadline passes, its sidecar is given up, a drain ends.
 
 One ticker looks over all running calls ten times a second; a call pays one set entry and no timer. Only a
 call older than a tick gets a task that waits for its disconnect, so that quick answers never pay for one.
@@ -10,12 +10,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
-from llm_proxy.errors import Overloaded, Refused, RequestTimeout, UpstreamTimeout
+from llm_proxy.errors import Overloaded, Refused, RequestTimeout, UpstreamTimeout, UpstreamUnreachable
 
 TICK_S = 0.1
 FOREVER = float("inf")
 
-Why = Literal["client_gone", "body", "first_byte", "idle", "total", "drain"]
+Why = Literal["client_gone", "body", "first_byte", "idle", "total", "silent", "drain"]
 Receive = Callable[[], Awaitable[Any]]
 
 
@@ -135,4 +135,6 @@ def interruption(why: Why | None) -> Refused | None:
         return RequestTimeout(message, headers=(("connection", "close"),))
     if why == "drain":
         return Overloaded("The server is shutting down; please try again.", retry_after_s=1)
+    if why == "silent":
+        return UpstreamUnreachable("The model backend stopped answering.")
     return UpstreamTimeout("The model did not answer in time.")

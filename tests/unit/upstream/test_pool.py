@@ -1,6 +1,6 @@
 """Which sidecar a call goes to."""
 
-from llm_proxy.upstream.pool import BURST, EJECT_S, Pool, expand
+from llm_proxy.upstream.pool import BURST, EJECT_MAX_S, EJECT_S, Pool, expand
 
 
 def pool(n: int = 2, most: int = 10) -> Pool:
@@ -23,11 +23,38 @@ def test_the_fewest_in_flight_is_chosen_and_equals_take_turns() -> None:
     assert all(both.pick(0.0) is second for _ in range(4))
 
 
-def test_a_refused_connection_ejects_at_once_and_a_good_answer_brings_back() -> None:
-    """Ejected for a while, tried once when it is over, back when it answers."""
+def test_a_refused_connection_takes_out_until_the_next_good_check() -> None:
+    """No call is sent there any more; a check that is answered brings it back."""
     both = pool()
     bad, good = both.sidecars
-    bad.failed(0.0, fatal=True)
+    bad.gone()
+    assert all(both.pick(float(at)) is good for at in range(100))
+    bad.present()
+    assert {both.pick(0.0) for _ in range(4)} == {bad, good}
+
+
+def test_one_check_unanswered_may_be_chance_two_are_not() -> None:
+    """A sidecar that is busy for a moment stays; one that is frozen goes."""
+    one = pool().sidecars[0]
+    one.missed(1.0)
+    assert one.live
+    one.missed(4.0)
+    assert not one.live
+    assert one.silent_since == 1.0
+    one.present()
+    assert one.live
+    assert one.silent_since is None
+
+
+def test_a_burst_of_broken_calls_ejects_and_one_trial_call_brings_back() -> None:
+    """Fewer do not; good checks meanwhile do not; a second call waits for the first one's outcome."""
+    both = pool()
+    bad, good = both.sidecars
+    for _ in range(BURST - 1):
+        bad.failed(0.0)
+    assert bad.live
+    bad.failed(0.0)
+    bad.present()
     assert all(both.pick(0.5) is good for _ in range(6))
     good.take(0.0)
     later = EJECT_S + 0.1
@@ -38,24 +65,32 @@ def test_a_refused_connection_ejects_at_once_and_a_good_answer_brings_back() -> 
     assert bad.live
 
 
-def test_only_a_burst_of_failures_ejects() -> None:
-    """One broken answer is not a broken sidecar."""
-    both = pool()
-    one = both.sidecars[0]
-    for _ in range(BURST - 1):
-        one.failed(0.0, fatal=False)
-    assert one.live
-    one.failed(0.0, fatal=False)
-    assert not one.live
+def test_a_trial_that_fails_ejects_for_twice_as_long() -> None:
+    """Up to a bound."""
+    one = pool().sidecars[0]
+    for _ in range(BURST):
+        one.failed(0.0)
+    waited = [one.ejected_until]
+    for _ in range(8):
+        now = one.ejected_until
+        one.take(now)
+        one.failed(now)
+        one.give()
+        waited.append(one.ejected_until - now)
+    assert waited[:3] == [EJECT_S, EJECT_S * 2, EJECT_S * 4]
+    assert max(waited) == EJECT_MAX_S
 
 
-def test_with_everyone_ejected_the_one_due_first_is_tried() -> None:
-    """A pool never gives up by itself."""
+def test_with_nobody_well_those_that_are_there_are_tried_all_the_same() -> None:
+    """The ejected before the away, and even these: a pool never gives up by itself."""
     both = pool()
     first, second = both.sidecars
-    first.failed(0.0, fatal=True)
-    second.failed(0.5, fatal=True)
-    assert both.pick(0.6) is first
+    first.gone()
+    for _ in range(BURST):
+        second.failed(0.0)
+    assert all(both.pick(0.1) is second for _ in range(4))
+    second.gone()
+    assert {both.pick(0.1) for _ in range(4)} == {first, second}
 
 
 def test_a_full_pool_gives_nobody() -> None:
@@ -63,3 +98,11 @@ def test_a_full_pool_gives_nobody() -> None:
     one = pool(1, most=1)
     one.sidecars[0].take(0.0)
     assert one.pick(0.0) is None
+
+
+def test_a_sidecar_already_tried_is_not_picked_again() -> None:
+    """Who refused a call once is not asked a second time for it."""
+    both = pool()
+    first, second = both.sidecars
+    assert all(both.pick(0.0, [first]) is second for _ in range(4))
+    assert both.pick(0.0, [first, second]) is None
