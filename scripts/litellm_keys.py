@@ -1,4 +1,4 @@
-"""Writes `llm_proxy/sidecar/known_keys.json`: every key of a configuration file that LiteLLM reads, by section.
+"""Writes `llm_proxy/sidecar/known_keys.json`: each key of a configuration that LiteLLM reads, by section.
 
 Run it in the sidecar's environment after an upgrade: `.venv-sidecar/bin/python scripts/litellm_keys.py`
 (`--check` only compares, exit 1 when the file is out of date).

@@ -6,7 +6,7 @@
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +68,8 @@ class Answer:
     def content(self) -> str:
         """The text of a stream's first choice."""
         chunks = [event for event in self.events if isinstance(event, dict) and event.get("choices")]
-        return "".join((chunk["choices"][0].get("delta") or {}).get("content") or "" for chunk in chunks)
+        deltas: list[Json] = [chunk["choices"][0].get("delta") or {} for chunk in chunks]
+        return "".join(delta.get("content") or "" for delta in deltas)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +149,7 @@ def sidecar_part(config: Path, port: int, env: Mapping[str, str]) -> part.Part:
 
 
 @contextmanager
-def running(config: Json, provider: Provider, folder: Path, **env: str) -> Iterator[Sidecar]:
+def running(config: Json, provider: Provider, folder: Path, **env: str) -> Generator[Sidecar]:
     """A sidecar with this configuration, until the block ends."""
     port = ports.free_port()
     file = folder / f"litellm-{port}.yaml"

@@ -1,7 +1,7 @@
 """`llm-proxy sidecar`: this process becomes a sidecar, in the environment that has LiteLLM.
 
-Invariant: the interpreter is the one `LLM_PROXY_SIDECAR_PYTHON` names, else the project's `.venv-sidecar`, else
-this one when LiteLLM can be imported here.
+Invariant: the interpreter is the one `LLM_PROXY_SIDECAR_PYTHON` names, else the project's `.venv-sidecar`,
+else this one when LiteLLM can be imported here.
 """
 
 import importlib.util

@@ -26,7 +26,7 @@ def _end_only_when_finished() -> None:
     wrapper = seams.stream_wrapper()
     finish = wrapper._finalize_completed_stream  # noqa: SLF001 -- the one place where every stream ends
 
-    async def finish_if_finished(self: Theirs, cache_hit: bool) -> Theirs:
+    async def finish_if_finished(self: Theirs, *, cache_hit: bool) -> Theirs:
         if not self.sent_last_chunk and not _finished(self):
             self._log_stream_failure_and_raise(_cut(self))
         return await finish(self, cache_hit=cache_hit)

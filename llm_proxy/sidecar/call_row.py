@@ -13,6 +13,7 @@ from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from llm_proxy.sidecar.seams import Theirs
+from llm_proxy.sidecar.shapes import mapping
 
 Row = tuple[Any, ...]
 COLUMNS: dict[str, str] = {
@@ -39,6 +40,7 @@ COLUMNS: dict[str, str] = {
 }
 """Name -> Postgres type, in the order of a row."""
 Priced = Callable[[str, str], bool]
+"""Whether a price, be it 0, is known for a deployment's id and model; LiteLLM says 0 for both."""
 OUR_OWN = "llm-proxy-warm-up"
 """The group of the calls this process makes to itself."""
 NANO = Decimal("1e-9")
@@ -47,11 +49,7 @@ NANO = Decimal("1e-9")
 def row(
     kwargs: Mapping[str, Any], response: Theirs, started: datetime, ended: datetime, priced: Priced
 ) -> Row | None:
-    """The row for one event; None for an event that is not a model call.
-
-    Args:
-        priced: Whether a price, be it 0, is known for a deployment's id and model; LiteLLM says 0 for both.
-    """
+    """The row for one event; None for an event that is not a model call. `priced` knows known prices."""
     event: Mapping[str, Any] = kwargs.get("standard_logging_object") or {}
     call_id = event.get("litellm_call_id") or kwargs.get("litellm_call_id")
     if not event or not call_id or event.get("model_group") == OUR_OWN:
@@ -102,7 +100,7 @@ def _status(failed: Mapping[str, Any], status: str) -> int | None:
 
 
 def _tokens(event: Mapping[str, Any], response: Theirs) -> tuple[int | None, ...]:
-    usage = response.get("usage") if isinstance(response, dict) else getattr(response, "usage", None)
+    usage = getattr(response, "usage", None)
     cached = getattr(getattr(usage, "prompt_tokens_details", None), "cached_tokens", None)
     reasoning = getattr(getattr(usage, "completion_tokens_details", None), "reasoning_tokens", None)
     counted = (event.get("prompt_tokens"), event.get("completion_tokens"), cached, reasoning)
@@ -121,15 +119,12 @@ def _money(event: Mapping[str, Any], priced: Priced) -> tuple[Decimal | None, st
     known = event.get("cache_hit") or cost or priced(str(event.get("model_id")), str(event.get("model")))
     if event.get("response_cost_failure_debug_info") or not known:
         cost = None
-    parts = {
-        name: str(_decimal(value))
-        for name, value in (event.get("cost_breakdown") or {}).items()
-        if _decimal(value)
-    }
+    stated = mapping(event.get("cost_breakdown"))
+    parts = {name: str(_decimal(value)) for name, value in stated.items() if _decimal(value)}
     return cost, json.dumps(parts) if parts else None
 
 
 def _attempts(event: Mapping[str, Any]) -> int:
-    said: Mapping[str, Any] = (event.get("hidden_params") or {}).get("additional_headers") or {}
+    said = mapping(mapping(event.get("hidden_params")).get("additional_headers"))
     retried = said.get("x-litellm-attempted-retries") or said.get("x_litellm_attempted_retries") or 0
     return int(retried) + 1

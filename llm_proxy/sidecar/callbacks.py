@@ -4,7 +4,7 @@ Invariant: LiteLLM calls these with keywords, so the names of their parameters a
 """
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
@@ -17,7 +17,7 @@ from llm_proxy.sidecar.seams import Theirs
 
 
 @asynccontextmanager
-async def installed() -> AsyncIterator[None]:
+async def installed() -> AsyncGenerator[None]:
     """Add the callback; at the end write out what it holds."""
     url = os.environ.get("LLM_CALLS_DATABASE_URL")
     log = CallLog(url) if url else None
@@ -34,8 +34,9 @@ async def installed() -> AsyncIterator[None]:
 
 def observer(log: CallLog | None) -> Theirs:
     """A callback for `litellm.callbacks`."""
+    parent = seams.custom_logger()
 
-    class Observer(seams.custom_logger()):  # type: ignore[misc] -- LiteLLM accepts no other kind of object
+    class Observer(parent):  # type: ignore[misc,valid-type]  # LiteLLM accepts no other kind of object
         async def async_post_call_failure_hook(self, original_exception: BaseException, **_: object) -> None:
             outcome.note(original_exception)
 

@@ -5,13 +5,12 @@ unknown.
 """
 
 from decimal import Decimal
-from typing import Any
 
 from llm_proxy.sidecar import prices, seams
 from llm_proxy.sidecar.effective import FALLBACKS
 from llm_proxy.sidecar.seams import Theirs
+from llm_proxy.sidecar.shapes import Json, items, mapping
 
-Json = dict[str, Any]
 LIMITS = ("max_tokens", "max_input_tokens", "max_output_tokens")
 
 
@@ -25,16 +24,16 @@ def catalog(router: Theirs) -> Json:
     """Every group with its deployments."""
     if router is None:
         return {"groups": [], "default_fallbacks": []}
-    rules: Json = {}
+    rules: dict[str, list[str]] = {}
     for name in FALLBACKS:
-        for rule in getattr(router, name, None) or []:
+        for rule in map(mapping, items(getattr(router, name, None))):
             for source, targets in rule.items():
-                rules[source] = [*rules.get(source, []), *(t for t in targets if isinstance(t, str))]
+                rules.setdefault(source, []).extend(one for one in items(targets) if isinstance(one, str))
     defaults = rules.pop("*", [])
     return {
         "groups": [_group(router, name, rules.get(name, [])) for name in _names(router)],
         "default_fallbacks": list(
-            dict.fromkeys([*(getattr(router, "default_fallbacks", None) or []), *defaults])
+            dict.fromkeys([*items(getattr(router, "default_fallbacks", None)), *defaults])
         ),
     }
 
@@ -42,14 +41,14 @@ def catalog(router: Theirs) -> Json:
 def _names(router: Theirs) -> list[str]:
     if router is None:
         return []
-    aliases: Json = router.model_group_alias or {}
-    shown = [name for name, alias in aliases.items() if not (isinstance(alias, dict) and alias.get("hidden"))]
+    aliases = mapping(router.model_group_alias)
+    shown = [name for name, alias in aliases.items() if not mapping(alias).get("hidden")]
     return list(dict.fromkeys([*(deployment["model_name"] for deployment in router.model_list), *shown]))
 
 
 def _group(router: Theirs, name: str, fallbacks: list[str]) -> Json:
-    alias = (router.model_group_alias or {}).get(name)
-    target = (alias.get("model") if isinstance(alias, dict) else alias) or name
+    alias = mapping(router.model_group_alias).get(name, name)
+    target = mapping(alias).get("model", alias)
     deployments = [_deployment(one) for one in router.model_list if one["model_name"] == target]
     mode = next((one.pop("mode") for one in [dict(d) for d in deployments] if one.get("mode")), None)
     for one in deployments:
@@ -64,7 +63,7 @@ def _group(router: Theirs, name: str, fallbacks: list[str]) -> Json:
 
 
 def _deployment(entry: Json) -> Json:
-    params, info = entry["litellm_params"], entry.get("model_info") or {}
+    params, info = mapping(entry["litellm_params"]), mapping(entry.get("model_info"))
     published = prices.listed(str(params["model"]))
     known: Json = {
         **published,

@@ -1,7 +1,7 @@
 """What is wrong with a configuration file; LiteLLM ignores most mistakes in silence.
 
-Invariants: no LiteLLM, no network: what is known of keys is the generated `known_keys.json`. A fault is a key or
-name that does not do what it says; a note is worth knowing and stops nothing.
+Invariants: no LiteLLM, no network: what is known of keys is the generated `known_keys.json`. A fault is a key
+or name that does not do what it says; a note is worth knowing and stops nothing.
 """
 
 import difflib
@@ -30,7 +30,9 @@ NESTED = (
 @cache
 def known(section: str) -> frozenset[str]:
     """The keys LiteLLM reads in a section."""
-    table: dict[str, str] = json.loads(files(__package__).joinpath("known_keys.json").read_text("utf-8"))
+    table: dict[str, str] = json.loads(
+        files("llm_proxy.sidecar").joinpath("known_keys.json").read_text("utf-8")
+    )
     return frozenset(table[section].split())
 
 

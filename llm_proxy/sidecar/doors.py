@@ -11,6 +11,7 @@ from llm_proxy.sidecar import catalog, seams
 from llm_proxy.sidecar.asgi import Receive, Scope, Send, answer, error
 from llm_proxy.sidecar.outcome import Outcome, witnessed
 from llm_proxy.sidecar.relay import relay
+from llm_proxy.sidecar.seams import Theirs
 
 CALLS = {
     "/v1/chat/completions": "chat_completion",
@@ -82,6 +83,6 @@ async def _call(endpoint: str, scope: Scope, receive: Receive, send: Send) -> No
         await relay(result, head.raw_headers, outcome, scope, receive, send)
 
 
-def _caller(proxy: object) -> object:
+def _caller(proxy: Theirs) -> Theirs:
     # Not an admin, and fresh: LiteLLM writes into it.
-    return proxy.UserAPIKeyAuth(api_key="llm-proxy", user_role="internal_user")  # type: ignore[attr-defined] -- untyped
+    return proxy.UserAPIKeyAuth(api_key="llm-proxy", user_role="internal_user")

@@ -8,12 +8,11 @@ import copy
 import fnmatch
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from llm_proxy.sidecar.environment import REFERENCE
 from llm_proxy.sidecar.requirements import DEFAULTS, FORCED, cache_in, strategy
+from llm_proxy.sidecar.shapes import Json, items, mapping
 
-Json = dict[str, Any]
 FALLBACKS = ("fallbacks", "context_window_fallbacks", "content_policy_fallbacks")
 SECTIONS = ("litellm_settings", "router_settings", "general_settings")
 
@@ -49,33 +48,28 @@ def effective(raw: object, env: Mapping[str, str]) -> Effective:
 
 
 def _checked(raw: object) -> Json:
-    if not isinstance(raw, dict):
+    config = mapping(raw)
+    if not config:
         raise Broken("it is not a mapping of sections")
-    deployments: Any = raw.get("model_list") or []
-    if not isinstance(deployments, list):
+    if not isinstance(config.get("model_list") or [], list):
         raise Broken("model_list is not a list")
-    for at, deployment in enumerate(deployments, 1):
-        if not isinstance(deployment, dict) or not isinstance(deployment.get("model_name"), str):
+    for at, deployment in enumerate(items(config.get("model_list")), 1):
+        name = mapping(deployment).get("model_name")
+        if not isinstance(name, str):
             raise Broken(f"model_list, entry {at}: model_name is missing")
-        params = deployment.get("litellm_params")
-        if not isinstance(params, dict) or not isinstance(params.get("model"), str):
-            raise Broken(
-                f"model_list, entry {at} ({deployment['model_name']}): litellm_params.model is missing"
-            )
-    for name in SECTIONS:
-        if not isinstance(raw.get(name) or {}, dict):
-            raise Broken(f"{name} is not a mapping")
-    return raw
+        if not isinstance(mapping(mapping(deployment).get("litellm_params")).get("model"), str):
+            raise Broken(f"model_list, entry {at} ({name}): litellm_params.model is missing")
+    for section in SECTIONS:
+        if not isinstance(config.get(section) or {}, dict):
+            raise Broken(f"{section} is not a mapping")
+    return config
 
 
 def unset(value: object, env: Mapping[str, str]) -> list[str]:
     """The names a value reads from the environment that are not there, in order."""
     if isinstance(value, str):
         return [name for name in REFERENCE.findall(value) if not env.get(name)]
-    parts: Iterable[object] = (
-        value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    )
-    return [name for part in parts for name in unset(part, env)]
+    return [name for part in (*mapping(value).values(), *items(value)) for name in unset(part, env)]
 
 
 def _with_keys(deployments: list[Json], env: Mapping[str, str], notes: list[str]) -> list[Json]:
@@ -91,7 +85,7 @@ def _with_keys(deployments: list[Json], env: Mapping[str, str], notes: list[str]
 
 
 def _target(alias: object) -> str:
-    return str(alias.get("model")) if isinstance(alias, dict) else str(alias)
+    return str(mapping(alias).get("model", alias))
 
 
 def served(name: str, groups: Iterable[str]) -> bool:

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from llm_proxy.sidecar.seams import Theirs
+from llm_proxy.sidecar.shapes import items, mapping
 
 MODULE = "litellm.llms.vertex_ai.gemini.vertex_and_google_ai_studio_gemini"
 FINISHED = "_llmp_finished"
@@ -32,8 +33,8 @@ def _note_finish(frames: Theirs) -> None:
     parse = frames.chunk_parser
 
     def parse_and_note(self: Theirs, chunk: dict[str, Any]) -> Theirs:
-        blocked = (chunk.get("promptFeedback") or {}).get("blockReason")
-        if blocked or any(candidate.get("finishReason") for candidate in chunk.get("candidates") or []):
+        blocked = mapping(chunk.get("promptFeedback")).get("blockReason")
+        if blocked or any(mapping(one).get("finishReason") for one in items(chunk.get("candidates"))):
             setattr(self, FINISHED, True)
         return parse(self, chunk)
 

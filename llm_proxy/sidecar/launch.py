@@ -7,7 +7,7 @@ the process with one line; SIGTERM lets running calls end, then the call log is 
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ async def _serve(config: Path, listener: socket.socket, key: str) -> None:
 
 
 @asynccontextmanager
-async def _litellm(config: Path) -> AsyncIterator[None]:
+async def _litellm(config: Path) -> AsyncGenerator[None]:
     loaded = _load(config)
     proxy = seams.proxy()
     _give(proxy.proxy_config, config, loaded)

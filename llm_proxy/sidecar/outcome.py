@@ -3,7 +3,7 @@
 Invariant: the hook may run in another task of the same request; both hold the same `Outcome`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Outcome:
 
 
 @contextmanager
-def witnessed(outcome: Outcome) -> Iterator[None]:
+def witnessed(outcome: Outcome) -> Generator[None]:
     """Let the failure hook of this request find its outcome."""
     token = _CURRENT.set(outcome)
     try:

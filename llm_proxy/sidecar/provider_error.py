@@ -9,10 +9,10 @@ import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+
+from llm_proxy.sidecar.shapes import Json, mapping
 
 LONGEST = 200
-Said = dict[str, Any]
 
 
 def headers(error: BaseException | None) -> list[tuple[bytes, bytes]]:
@@ -67,7 +67,7 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
         ]
 
 
-def _answer_of(error: BaseException) -> tuple[int, Said, str | None] | None:
+def _answer_of(error: BaseException) -> tuple[int, Json, str | None] | None:
     """Status, body and Retry-After of the provider's answer inside an error."""
     response = getattr(error, "response", None)
     sent: Mapping[str, str] = getattr(response, "headers", None) or getattr(error, "headers", None) or {}
@@ -79,9 +79,9 @@ def _answer_of(error: BaseException) -> tuple[int, Said, str | None] | None:
     return status, _body(error, response), retry_after
 
 
-def _body(error: BaseException, response: object) -> Said:
-    given = getattr(error, "body", None)
-    if isinstance(given, dict):
+def _body(error: BaseException, response: object) -> Json:
+    given = mapping(getattr(error, "body", None))
+    if given:
         return given
     for text in (_text(response), getattr(error, "message", None), str(error)):
         found = _object_in(text)
@@ -97,7 +97,7 @@ def _text(response: object) -> str | None:
         return None
 
 
-def _object_in(text: object) -> Said | None:
+def _object_in(text: object) -> Json | None:
     raw = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
     if not isinstance(raw, str) or "{" not in raw:
         return None
@@ -105,14 +105,12 @@ def _object_in(text: object) -> Said | None:
         found, _ = json.JSONDecoder().raw_decode(raw[raw.index("{") :])
     except ValueError:
         return None
-    return found if isinstance(found, dict) else None
+    return mapping(found)
 
 
-def _wording(body: Said) -> Said:
+def _wording(body: Json) -> Json:
     """Code, type and param in the provider's words: OpenAI's, Anthropic's or Google's shape."""
-    inner = body.get("error", body)
-    if not isinstance(inner, dict):
-        return {}
+    inner = mapping(body.get("error", body))
     code, kind = inner.get("code"), inner.get("type")
     if isinstance(code, int):  # Google: the code is the HTTP status, the word is in `status`
         code = inner.get("status")

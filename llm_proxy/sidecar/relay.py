@@ -35,7 +35,7 @@ async def relay(
     send: Send,
 ) -> None:
     """Send what an endpoint of LiteLLM returned."""
-    if callable(result):
+    if hasattr(result, "body_iterator") or hasattr(result, "render"):
         await result(scope, receive, Outgoing(send, outcome))
         return
     if hasattr(result, "model_dump_json"):

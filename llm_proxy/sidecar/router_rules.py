@@ -13,6 +13,7 @@ from typing import Any
 
 from llm_proxy.sidecar import provider_error, seams
 from llm_proxy.sidecar.seams import Theirs
+from llm_proxy.sidecar.shapes import items, mapping
 
 CALLERS_FAULT = frozenset({400, 404, 413, 422})
 # Providers that report an operator's fault as a bad request: Anthropic's balance, Google's API key.
@@ -42,8 +43,8 @@ def callers_fault(error: BaseException) -> bool:
 
 def _has_own_fallback(error: BaseException, lists: dict[str, Any], group: object) -> bool:
     name = {"ContextWindowExceededError": "context_window", "ContentPolicyViolationError": "content_policy"}
-    rules = lists.get(name.get(type(error).__name__, ""))
-    return any(source in (group, "*") for rule in rules or [] for source in rule)
+    rules = items(lists.get(name.get(type(error).__name__, "")))
+    return any(source in (group, "*") for rule in rules for source in mapping(rule))
 
 
 def _never_fall_back_for_the_caller(router: Theirs) -> None:
@@ -104,7 +105,7 @@ def _never_wait_after_the_last(router: Theirs) -> None:
 
 
 def _never_cool_for_the_caller() -> None:
-    cooldown = import_module("litellm.router_utils.cooldown_handlers")
+    cooldown: Theirs = import_module("litellm.router_utils.cooldown_handlers")
     run = cooldown._should_run_cooldown_logic  # noqa: SLF001 -- no setting does this
 
     def unless_callers_fault(*words: Theirs, original_exception: Exception, **options: Theirs) -> bool:

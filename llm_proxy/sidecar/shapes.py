@@ -1,5 +1,6 @@
 """JSON and YAML of unknown shape, read without surprise: what is not there is empty."""
 
+from collections.abc import Iterable
 from typing import Any, cast
 
 Json = dict[str, Any]
@@ -12,4 +13,4 @@ def mapping(value: object) -> Json:
 
 def items(value: object) -> list[Any]:
     """The list, or an empty one."""
-    return cast("list[Any]", value) if isinstance(value, list) else []
+    return list(cast("Iterable[Any]", value)) if isinstance(value, list) else []

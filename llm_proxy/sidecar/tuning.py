@@ -7,6 +7,7 @@ from typing import Any
 
 from llm_proxy.sidecar import seams
 from llm_proxy.sidecar.seams import Theirs
+from llm_proxy.sidecar.shapes import mapping
 
 
 def apply() -> None:
@@ -15,17 +16,16 @@ def apply() -> None:
 
 
 def _register_prices_once() -> None:
-    """A deployment with prices of its own registers them on every call, and a map of 3,000 models with them."""
+    """A deployment with prices of its own registers them on every call, with a map of 3,000 models."""
     library = seams.library()
     register = library.register_model
     seen: dict[tuple[str, ...], tuple[Any, Any]] = {}
 
     def once(model_cost: Theirs, *words: Theirs, **options: Theirs) -> Theirs:
-        if not isinstance(model_cost, dict):
-            return register(model_cost, *words, **options)
-        names = tuple(model_cost)
-        given = ({name: dict(values) for name, values in model_cost.items()}, options)
-        if seen.get(names) == given:
+        entries = mapping(model_cost)
+        names = tuple(entries)
+        given = ({name: mapping(values).copy() for name, values in entries.items()}, options)
+        if entries and seen.get(names) == given:
             return library.model_cost
         seen[names] = given
         return register(model_cost, *words, **options)

@@ -7,21 +7,21 @@ behind; a warm-up that fails costs the first caller that second and nothing else
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any
 
 from llm_proxy.sidecar import seams
 from llm_proxy.sidecar.asgi import App, Message, Scope
 from llm_proxy.sidecar.call_row import OUR_OWN
+from llm_proxy.sidecar.shapes import Json
 
 NAME = OUR_OWN
-CHAT: dict[str, Any] = {
+CHAT: Json = {
     "model": NAME,
     "messages": [{"role": "user", "content": "ready?"}],
     "cache": {"no-store": True},
 }
-CALLS: tuple[tuple[str, dict[str, Any]], ...] = (
+CALLS: tuple[tuple[str, Json], ...] = (
     ("/v1/chat/completions", CHAT),
     ("/v1/chat/completions", {**CHAT, "stream": True, "stream_options": {"include_usage": True}}),
     ("/v1/embeddings", {"model": NAME, "input": "ready?", "cache": {"no-store": True}}),
@@ -80,7 +80,7 @@ async def _call(app: App, key: str, path: str, body: bytes) -> None:
 
 
 @asynccontextmanager
-async def _responder() -> AsyncIterator[int]:
+async def _responder() -> AsyncGenerator[int]:
     """A provider that says one word; its port."""
     server = await asyncio.start_server(_respond, "127.0.0.1", 0)
     async with server:
@@ -90,7 +90,7 @@ async def _responder() -> AsyncIterator[int]:
 async def _respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
     size = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0] or 0)
-    asked: dict[str, Any] = json.loads(await reader.readexactly(size)) if size else {}
+    asked: Json = json.loads(await reader.readexactly(size)) if size else {}
     media = "text/event-stream" if asked.get("stream") else "application/json"
     raw = _words("input" in asked, bool(asked.get("stream")))
     writer.write(f"HTTP/1.1 200 OK\r\ncontent-type: {media}\r\ncontent-length: {len(raw)}\r\n".encode())
@@ -104,15 +104,15 @@ def _words(embedding: bool, stream: bool) -> bytes:  # noqa: FBT001 -- what was 
     if embedding:
         data = [{"object": "embedding", "index": 0, "embedding": [0.0]}]
         return json.dumps({"object": "list", "model": NAME, "data": data, "usage": usage}).encode()
-    chunk: dict[str, Any] = {"id": "warm", "object": "chat.completion.chunk", "created": 1, "model": NAME}
+    chunk: Json = {"id": "warm", "object": "chat.completion.chunk", "created": 1, "model": NAME}
     if not stream:
         choice = {"index": 0, "message": {"role": "assistant", "content": "yes"}, "finish_reason": "stop"}
         return json.dumps(
             {**chunk, "object": "chat.completion", "choices": [choice], "usage": usage}
         ).encode()
     choices = [{"index": 0, "delta": {"role": "assistant", "content": "yes"}, "finish_reason": None}]
-    end = [{"index": 0, "delta": {}, "finish_reason": "stop"}]
-    frames = [
+    end: list[Json] = [{"index": 0, "delta": {}, "finish_reason": "stop"}]
+    frames: list[Json] = [
         {**chunk, "choices": choices},
         {**chunk, "choices": end},
         {**chunk, "choices": [], "usage": usage},

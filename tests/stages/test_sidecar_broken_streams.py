@@ -1,7 +1,7 @@
 """A stream that breaks at the provider ends as broken behind a real LiteLLM, whoever the provider is.
 
-The breaks are made by the scripted provider: the connection cut or reset, the body ended early or in the middle
-of a frame, a frame that is not JSON, an error where a frame should be, silence.
+The breaks are made by the scripted provider: the connection cut or reset, the body ended early or in the
+middle of a frame, a frame that is not JSON, an error where a frame should be, silence.
 """
 
 import asyncio

@@ -34,7 +34,7 @@ async def test_a_caller_s_fault_never_cools_a_deployment(sidecar: Sidecar, how: 
 
 
 async def test_an_overlong_prompt_goes_to_the_wider_model_named_for_it(sidecar: Sidecar) -> None:
-    """`context_window_fallbacks` are an operator's wish for exactly this error; the general ones are not used."""
+    """`context_window_fallbacks` are an operator's wish for exactly this error; others are not used."""
     mark = f"long-{uuid4()}"
     answer = await sidecar.chat("first", mark, do="context")
     assert answer.status == 400
