@@ -132,6 +132,16 @@ class Usage:
         async with deadline(_DEADLINE_S):
             return [dict(row) for row in await self.pool.fetch(statement, *arguments)]
 
+    async def payload(self, request_id: UUID) -> dict[str, str | None] | None:
+        """What was said in a call, redacted; None when it was not kept, or is no longer."""
+        moment = time_of(request_id)
+        async with deadline(_DEADLINE_S):
+            row = await self.pool.fetchrow(
+                "SELECT prompt, answer FROM payloads WHERE request_id = $1 AND started_at BETWEEN $2 AND $3",
+                request_id, moment - _NEAR, moment + _NEAR,
+            )  # fmt: skip
+        return None if row is None else {"prompt": row["prompt"], "answer": row["answer"]}
+
     async def erase_user(self, user: str) -> int:
         """Delete what this user said and was answered, everywhere it was stored; returns how many calls."""
         async with deadline(_DEADLINE_S):

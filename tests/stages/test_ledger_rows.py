@@ -171,7 +171,10 @@ async def test_payloads_are_kept_apart_redacted_and_erased_by_user(database_url:
     rows = await fetch(database_url, "SELECT prompt, answer FROM payloads")
     assert tuple(rows[0]) == ('{"content": "my key is sk-[redacted]"}', "{}")
     async with connected(database_url) as usage:
+        kept = await usage.payload(one.request_id)
+        assert kept == {"prompt": rows[0]["prompt"], "answer": "{}"}
         assert await usage.erase_user("u1") == 1
+        assert await usage.payload(one.request_id) is None
     assert await fetch(database_url, "SELECT 1 FROM payloads") == []
 
 
