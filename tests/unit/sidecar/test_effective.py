@@ -1,0 +1,146 @@
+"""The configuration LiteLLM really gets."""
+
+from typing import Any
+
+import pytest
+
+from llm_proxy.sidecar.effective import Broken, effective, served, unset
+
+Json = dict[str, Any]
+
+
+def one(name: str, model: str = "openai/m", **params: object) -> Json:
+    """A deployment."""
+    return {"model_name": name, "litellm_params": {"model": model, **params}}
+
+
+def test_a_deployment_without_its_key_is_left_out_with_a_line() -> None:
+    """Named with its model and what is missing, each name once."""
+    config = {
+        "model_list": [one("a", api_key="os.environ/A"), one("b", api_key="os.environ/B", x=["os.environ/B"])]
+    }
+    found = effective(config, {"A": "1"})
+    assert [deployment["model_name"] for deployment in found.config["model_list"]] == ["a"]
+    assert found.notes == ("left out b (openai/m): B not set",)
+
+
+def test_names_that_led_to_it_go_too() -> None:
+    """Aliases, fallbacks from it and to it; a rule with nothing left is gone."""
+    config = {
+        "model_list": [one("a"), one("b", api_key="os.environ/B"), one("wild/*")],
+        "router_settings": {
+            "model_group_alias": {
+                "to-a": "a",
+                "to-b": "b",
+                "hid": {"model": "b", "hidden": True},
+                "w": "wild/x",
+            },
+            "fallbacks": [{"a": ["b", "wild/y"]}, {"b": ["a"]}, {"to-a": ["b"]}, {"*": ["a", "b"]}],
+            "default_fallbacks": ["b", "a"],
+        },
+    }
+    settings = effective(config, {}).config["router_settings"]
+    assert settings["model_group_alias"] == {"to-a": "a", "w": "wild/x"}
+    assert settings["fallbacks"] == [{"a": ["wild/y"]}, {"*": ["a"]}]
+    assert settings["default_fallbacks"] == ["a"]
+
+
+def test_the_file_s_own_words_win_over_defaults() -> None:
+    """But not over what must hold."""
+    config: Json = {
+        "model_list": [],
+        "router_settings": {"num_retries": 7},
+        "general_settings": {"master_key": "sk-1234", "cancel_on_disconnect": False, "x": 1},
+    }
+    found = effective(config, {}).config
+    assert found["router_settings"]["num_retries"] == 7
+    assert found["router_settings"]["routing_strategy"] == "simple-shuffle"
+    assert found["general_settings"]["master_key"] == "os.environ/LITELLM_MASTER_KEY"
+    assert found["general_settings"]["cancel_on_disconnect"] is True
+    assert found["general_settings"]["x"] == 1
+
+
+def test_no_database_is_ever_configured() -> None:
+    """Said, not silent."""
+    found = effective({"model_list": [], "general_settings": {"database_url": "postgres://x"}}, {})
+    assert "database_url" not in found.config["general_settings"]
+    assert "no database" in found.notes[0]
+
+
+def test_the_cache_is_where_the_environment_says() -> None:
+    """A file that turns the cache off keeps it off; its own settings stay, its address does not."""
+    env = {"CACHE_REDIS_URL": "redis://r/1", "LLM_PROXY_SIDECAR_CACHE_TTL_S": "30"}
+    given = {"cache_params": {"ttl": 5, "host": "h"}}
+    found = effective({"model_list": [], "litellm_settings": given}, env).config["litellm_settings"]
+    assert found["cache"] is True
+    assert found["cache_params"]["url"] == "redis://r/1"
+    assert found["cache_params"]["ttl"] == 5
+    assert "host" not in found["cache_params"]
+    off = effective({"model_list": [], "litellm_settings": {"cache": False}}, env).config["litellm_settings"]
+    assert off["cache"] is False
+    assert "cache_params" not in off
+    assert "cache" not in effective({"model_list": []}, {}).config["litellm_settings"]
+
+
+@pytest.mark.parametrize(
+    ("ours", "litellm"),
+    [
+        ("ROUND_ROBIN", "simple-shuffle"),
+        ("weighted", "simple-shuffle"),
+        ("LEAST_LOADED", "least-busy"),
+        ("FASTEST_RESPONSE", "latency-based-routing"),
+        ("COST_OPTIMIZED", "cost-based-routing"),
+        ("", "lar1"),
+    ],
+)
+def test_load_balance_names_a_strategy(ours: str, litellm: str) -> None:
+    """The environment's word wins over the file's."""
+    config: Json = {"model_list": [], "router_settings": {"routing_strategy": "lar1"}}
+    found = effective(config, {"LLM_PROXY_LOAD_BALANCE": ours}).config
+    assert found["router_settings"]["routing_strategy"] == litellm
+
+
+BROKEN: list[tuple[Any, str]] = [
+    (None, "not a mapping"),
+    ([], "not a mapping"),
+    ({"model_list": "x"}, "not a list"),
+    ({"model_list": [{}]}, "entry 1: model_name"),
+    ({"model_list": [one("a"), {"model_name": "b"}]}, "entry 2 (b): litellm_params.model"),
+    ({"model_list": [], "general_settings": ["x"]}, "general_settings is not"),
+]
+
+
+@pytest.mark.parametrize(("raw", "said"), BROKEN)
+def test_what_cannot_be_served_is_told_in_one_line(raw: object, said: str) -> None:
+    """With the entry it stands in."""
+    with pytest.raises(Broken) as caught:
+        effective(raw, {})
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_section_is_none() -> None:
+    """YAML leaves nothing where only comments stand."""
+    found = effective({"model_list": None, "router_settings": None}, {}).config
+    assert found["model_list"] == []
+    assert found["router_settings"]["num_retries"] == 2
+
+
+def test_the_file_s_own_mapping_is_left_alone() -> None:
+    """It is read again at a reload."""
+    config = {"model_list": [one("a", api_key="os.environ/A")]}
+    effective(config, {})
+    assert config == {"model_list": [one("a", api_key="os.environ/A")]}
+
+
+def test_references_are_found_at_any_depth() -> None:
+    """In mappings, lists and in the middle of words."""
+    value = {"a": ["os.environ/A", {"b": "x os.environ/B_1"}], "c": 3}
+    assert unset(value, {"A": ""}) == ["A", "B_1"]
+
+
+def test_a_wildcard_serves_what_it_covers() -> None:
+    """And a name with a star is no pattern of its own."""
+    assert served("openai/x", {"openai/*"})
+    assert not served("azure/x", {"openai/*"})
+    assert not served("a*", {"ab"})

@@ -1,0 +1,55 @@
+"""What LiteLLM's process may know of its surroundings."""
+
+from llm_proxy.sidecar.environment import DEFAULTS, environment, references
+
+TEXT = "api_key: os.environ/ACME_SECRET\nother: os.environ/DATABASE_URL"
+
+
+def test_what_turns_on_other_things_never_passes() -> None:
+    """Not even when the configuration names it."""
+    given = dict.fromkeys(
+        ("DATABASE_URL", "REDIS_URL", "HOST", "PORT", "DEBUG", "NUM_WORKERS", "REDIS_HOST"), "x"
+    )
+    found = environment(given, TEXT)
+    assert not given.keys() & found.keys()
+
+
+def test_what_providers_need_passes() -> None:
+    """Their keys and addresses, what the configuration names, what the operator lets through."""
+    wanted = {"OPENAI_API_KEY", "AWS_REGION", "GOOGLE_APPLICATION_CREDENTIALS", "ACME_SECRET", "PATH", "MORE"}
+    given = dict.fromkeys(wanted | {"LLM_PROXY__ADMIN_KEY", "LLM_PROXY_SECRET", "SOMETHING"}, "x")
+    found = environment(given | {"LLM_PROXY_SIDECAR_PASS": "MORE"}, TEXT)
+    assert wanted <= found.keys()
+    assert not {"LLM_PROXY__ADMIN_KEY", "LLM_PROXY_SECRET", "SOMETHING"} & found.keys()
+
+
+def test_the_traffic_key_is_not_litellm_s_master_key() -> None:
+    """That one is new at each start."""
+    first, second = (environment({"LITELLM_MASTER_KEY": "sk-traffic"}, "") for _ in range(2))
+    assert first["LITELLM_MASTER_KEY"] != second["LITELLM_MASTER_KEY"]
+    assert "sk-traffic" not in first.values()
+    assert len(first["LITELLM_MASTER_KEY"]) > 40
+
+
+def test_google_s_key_has_two_names() -> None:
+    """Whichever is set fills the other."""
+    assert environment({"GOOGLE_API_KEY": "k"}, "")["GEMINI_API_KEY"] == "k"
+    assert environment({"GEMINI_API_KEY": "k"}, "")["GOOGLE_API_KEY"] == "k"
+
+
+def test_defaults_give_way_and_what_must_hold_does_not() -> None:
+    """Pauses may be set; the network at start may not be turned on."""
+    found = environment({"MAX_RETRY_DELAY": "9", "LITELLM_LOCAL_MODEL_COST_MAP": "False"}, "")
+    assert found["MAX_RETRY_DELAY"] == "9"
+    assert found["INITIAL_RETRY_DELAY"] == DEFAULTS["INITIAL_RETRY_DELAY"]
+    assert found["LITELLM_LOCAL_MODEL_COST_MAP"] == "True"
+
+
+def test_empty_is_absent() -> None:
+    """As everywhere in this project."""
+    assert "OPENAI_API_KEY" not in environment({"OPENAI_API_KEY": ""}, "")
+
+
+def test_references_are_the_names_in_the_text() -> None:
+    """Each once."""
+    assert references(f"{TEXT}\n{TEXT}") == {"ACME_SECRET", "DATABASE_URL"}
