@@ -1,0 +1,94 @@
+"""One broken file per fault: what `llm-proxy config check` says of it."""
+
+# ruff: noqa: E501 -- one fault, one line
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llm_proxy.cli.config import findings
+
+GOOD = """
+model_list:
+  - model_name: a
+    litellm_params: {model: openai/a, api_key: os.environ/PATH}
+    model_info: {id: one, mode: chat, input_cost_per_token: 0.000001}
+router_settings: {num_retries: 2, fallbacks: [{a: [a]}]}
+litellm_settings: {cache: true, cache_params: {type: redis, ttl: 60, socket_timeout: 1}, callbacks: [x.y]}
+general_settings: {master_key: os.environ/LITELLM_MASTER_KEY, cancel_on_disconnect: true}
+"""
+FAULTS = {
+    "top level": ("general_setting: {}", "general_setting", "did you mean general_settings?"),
+    "router": ("router_settings: {num_retrys: 2}", "router_settings.num_retrys", "did you mean num_retries?"),
+    "rate limit of an older document": ("router_settings: {rate_limit: {rpm: 1}}", "router_settings.rate_limit", "ignores"),
+    "retry policy": ("router_settings: {retry_policy: {max_retries: 3}}", "router_settings.retry_policy.max_retries", "ignores"),
+    "strategy": ("router_settings: {routing_strategy: round-robin}", "router_settings.routing_strategy", "is none of"),
+    "litellm": ("litellm_settings: {request_timeouts: 3}", "litellm_settings.request_timeouts", "did you mean"),
+    "cache": ("litellm_settings: {cache_params: {hosts: x}}", "litellm_settings.cache_params.hosts", "did you mean host?"),
+    "general": ("general_settings: {masterkey: x}", "general_settings.masterkey", "did you mean master_key?"),
+    "alias": ("router_settings: {model_group_alias: {b: nowhere}}", "router_settings.model_group_alias.b", "nowhere"),
+    "fallback": ("router_settings: {fallbacks: [{a: [nowhere]}]}", "router_settings.fallbacks.a", "nowhere"),
+    "fallback's source": ("router_settings: {fallbacks: [{gone: [a]}]}", "router_settings.fallbacks.gone", "gone"),
+    "context fallback": ("router_settings: {context_window_fallbacks: [{a: [nowhere]}]}", "router_settings.context_window_fallbacks.a", "no group"),
+    "default fallback": ("litellm_settings: {default_fallbacks: [nowhere]}", "litellm_settings.default_fallbacks", "no group"),
+    "key in the file": ("general_settings: {master_key: sk-1234}", "general_settings.master_key", "stands in the file"),
+    "sqlite": ("general_settings: {database_url: 'sqlite:///./litellm.db'}", "general_settings.database_url", "no sqlite"),
+    "provider's key": ("model_list: [{model_name: a, litellm_params: {model: openai/a, api_key: sk-real}}]", "model_list.a.litellm_params.api_key", "stands in the file"),
+    "provider": ("model_list: [{model_name: a, litellm_params: {model: opanai/a}}]", "model_list.a", "no provider opanai"),
+    "deployment": ("model_list: [{model_name: a, litellm_param: {}, litellm_params: {model: openai/a}}]", "model_list.a.litellm_param", "did you mean litellm_params?"),
+    "same id": ("model_list: [{model_name: a, litellm_params: {model: openai/a}, model_info: {id: i}}, {model_name: a, litellm_params: {model: openai/b}, model_info: {id: i}}]", "model_list.a.model_info.id", "another deployment's"),
+    "no model": ("model_list: [{model_name: a}]", "", "litellm_params.model is missing"),
+    "repeated key": ("router_settings: {timeout: 1, timeout: 2}", "", "stands twice"),
+    "not YAML": ("model_list: [", "", "expected"),
+}  # fmt: skip
+
+
+def written(line: str) -> str:
+    """The good file with one section replaced by a broken one."""
+    section = line.partition(":")[0]
+    kept = [part for part in GOOD.strip().split("\n") if not part.startswith(f"{section}:")]
+    if section == "model_list":
+        kept = [part for part in kept if not part.startswith(" ")]
+    return "\n".join([*kept, line])
+
+
+@pytest.mark.parametrize(("line", "where", "said"), FAULTS.values(), ids=FAULTS)
+def test_each_fault_is_named(line: str, where: str, said: str) -> None:
+    """With its place and, where there is one, the key that was meant."""
+    faults = [found for found in findings(written(line)) if found.fault]
+    assert [one for one in faults if one.where == where and said in one.message], faults
+
+
+def test_a_good_file_has_nothing_to_say() -> None:
+    """No fault and no note."""
+    assert findings(GOOD) == []
+
+
+def test_an_unset_name_is_a_note() -> None:
+    """The deployment is left out at start; that is no fault."""
+    text = "model_list: [{model_name: a, litellm_params: {model: openai/a, api_key: os.environ/NO_SUCH_KEY}}]"
+    assert [(one.fault, one.message) for one in findings(text)] == [(False, "left out: NO_SUCH_KEY not set")]
+
+
+def test_what_goes_to_the_provider_is_a_note() -> None:
+    """LiteLLM sends on what it does not know."""
+    text = "model_list: [{model_name: a, litellm_params: {model: openai/a, min_p: 1}}]"
+    assert [(one.fault, one.where) for one in findings(text)] == [(False, "model_list.a.min_p")]
+
+
+def test_the_command_exits_by_what_it_found(tmp_path: Path) -> None:
+    """1 with a fault, 0 with notes alone, one line for a file that is not there."""
+    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
+    good.write_text(GOOD)
+    bad.write_text(written(FAULTS["router"][0]))
+    for file, code, said in (
+        (good, 0, "0 faults"),
+        (bad, 1, "1 faults"),
+        (tmp_path / "no.yaml", 1, "cannot be read"),
+    ):
+        command = [sys.executable, "-m", "llm_proxy", "config", "check", str(file)]
+        done = subprocess.run(command, capture_output=True, check=False, text=True)
+        assert done.returncode == code
+        assert said in done.stdout + done.stderr
