@@ -32,7 +32,7 @@ from llm_proxy.admission.outage import RETRY_S, Outage
 from llm_proxy.admission.policy import Defaults
 from llm_proxy.admission.pulse import Pulse
 from llm_proxy.admission.spend import Rebuilding, Spent
-from llm_proxy.admission.standing import State, headers, refusal
+from llm_proxy.admission.standing import State, headers, refusal, standings
 from llm_proxy.admission.store import ProcessStore, SharedStore, Store
 from llm_proxy.admission.watch import Watch
 from llm_proxy.admission.wire import StoreAway
@@ -57,6 +57,7 @@ class AdmissionState:
         since: When that began, in seconds since 1970.
         denies_all: The store is away and the setting says to deny.
         unsettled: Settlements the store does not have yet.
+        shadowed: Calls admitted so far that a limit in shadow mode would have refused.
     """
 
     store: str
@@ -66,6 +67,7 @@ class AdmissionState:
     unsettled: int
     rules_fresh: bool
     rules_epoch: int
+    shadowed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,7 @@ class Admission:
         self._full = FullWindows()
         self._since = time.time()
         self._answered = True
+        self._shadowed = 0
         self._pulse = Pulse(self._store, replica, self._living, self._outage)
 
     async def start(self) -> None:
@@ -146,6 +149,7 @@ class Admission:
             unsettled=self._desk.waiting,
             rules_fresh=self._watch.fresh,
             rules_epoch=self._watch.policies.book.newest,
+            shadowed=self._shadowed,
         )
 
     async def admit(self, caller: Caller, call: Call, request_id: UUID) -> Lease:
@@ -239,6 +243,8 @@ class Admission:
             if ask.take:
                 self._full.remember(ask, answer)
             return self._refused(ask, answer)
+        if ask.take and ask.plan.watches:
+            self._shadowed += any(one.over for one in standings(ask.plan, ask.wants, answer))
         taken = (Taken(ask.plan, ask.wants, answer, ask.lease, self._store, self._desk),)
         return Decision(ask, answer, self._mode, taken)
 

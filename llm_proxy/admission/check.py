@@ -73,6 +73,11 @@ class Plan:
         return all(check.kind in {"requests", "parallel"} for check in self.checks)
 
     @property
+    def watches(self) -> bool:
+        """Whether some check only watches."""
+        return not all(check.enforced for check in self.checks)
+
+    @property
     def epoch_key(self) -> str:
         """Where the tenant's epoch stands."""
         return epoch_key(self.tenant)

@@ -23,6 +23,8 @@ from llm_proxy.admission.check import (
 )
 
 SWEEP_EVERY = 4096
+MOST_SMALL = 100_000
+"""Epochs and numbers of batches kept: both are found again when they are missing."""
 
 
 @dataclass(slots=True)
@@ -166,16 +168,17 @@ class Model:
         self.asked += 1
         if self.asked % SWEEP_EVERY:
             return
-        for key, times in list(self.windows.items()):
+        for times in self.windows.values():
             window.forget(times, now_ms)
-            if not times:
-                del self.windows[key]
-        for key, buckets in list(self.buckets.items()):
+        for buckets in self.buckets.values():
             buckets.forget(now_ms)
-            if not buckets.by_second:
-                del self.buckets[key]
-        for key, held in list(self.places.items()):
-            if all(until <= now_ms for until in held.values()):
-                del self.places[key]
+        self.windows = {key: times for key, times in self.windows.items() if times}
+        self.buckets = {key: buckets for key, buckets in self.buckets.items() if buckets.by_second}
+        self.places = {
+            key: held for key, held in self.places.items() if any(until > now_ms for until in held.values())
+        }
         for key in list(self.counters):
             self._counter(key, now_ms)
+        for small in (self.settled, self.epochs):
+            if len(small) > MOST_SMALL:
+                small.clear()

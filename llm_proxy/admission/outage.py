@@ -17,6 +17,7 @@ from llm_proxy.admission.store import ProcessStore, Store
 from llm_proxy.errors import StoreUnavailable
 
 RETRY_S = 1.0
+MOST_REMEMBERED = 50_000
 _UNBORN = -1
 """The generation of a reservation no counter knows."""
 
@@ -40,6 +41,8 @@ class Outage:
 
     def heard(self, plan: Plan, answer: Answer) -> None:
         """Remember what the store said of budgets."""
+        if len(self._spent) > MOST_REMEMBERED:
+            self._spent.clear()
         for check, used in zip(plan.checks, answer.used, strict=True):
             if check.kind == "budget" and used != UNKNOWN:
                 self._spent[check.key] = used

@@ -7,10 +7,10 @@ standard error and a non-zero exit; `--json` prints one JSON document.
 import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 from rich.console import Console
@@ -20,10 +20,12 @@ from llm_proxy.admission import announce
 from llm_proxy.cli.nearby import settings
 from llm_proxy.errors import Refused
 from llm_proxy.identity import Actor, Deed, Registry, Rulings
+from llm_proxy.identity.keys import mint as minted
 from llm_proxy.identity.keys_file import apply as apply_file
 from llm_proxy.identity.keys_file import read as read_file
 from llm_proxy.identity.opened import opened
-from llm_proxy.identity.spoken import key_document, spec_from
+from llm_proxy.identity.rules import KillKind
+from llm_proxy.identity.spoken import key_document, kill_from, spec_from
 
 Json = dict[str, Any]
 ME = Actor("command line")
@@ -168,6 +170,40 @@ def apply(*, file: Path, as_json: bool) -> None:
     for one in done["made"]:
         click.echo(f"{one['name']}: {one['key']}")
     return None
+
+
+@command.command("switch-off")
+@click.argument("kind", type=click.Choice(get_args(KillKind)))
+@click.argument("subject")
+@click.option("--tenant", help="Only in this tenant.")
+@click.option("--reason", default="", help="For the record.")
+def switch_off(*, kind: str, subject: str, tenant: str | None, reason: str) -> None:
+    """Stop all calls of a key (by its id), agent, tenant or model, everywhere within a second."""
+    said = {"kind": kind, "subject": subject, "tenant": tenant}
+    _switch(lambda rulings: rulings.throw(kill_from(said)[0], ME, reason=reason))
+
+
+@command.command("switch-on")
+@click.argument("kind", type=click.Choice(get_args(KillKind)))
+@click.argument("subject")
+@click.option("--tenant", help="Only in this tenant.")
+def switch_on(*, kind: str, subject: str, tenant: str | None) -> None:
+    """Let them pass again."""
+    said = {"kind": kind, "subject": subject, "tenant": tenant}
+    _switch(lambda rulings: rulings.lift(kill_from(said)[0], ME))
+
+
+@command.command()
+def mint() -> None:
+    """Print a new secret, for a `key_file` of keys.yaml; no database knows it yet."""
+    click.echo(minted().text)
+
+
+def _switch(do: Callable[[Rulings], Awaitable[Mapping[str, int]]]) -> None:
+    async def done(_: Registry, rulings: Rulings) -> None:
+        await _announce(await do(rulings))
+
+    _run(done)
 
 
 def _document(said: dict[str, Any]) -> Json:

@@ -192,6 +192,7 @@ async def test_a_shadowed_limit_refuses_nobody(limits_redis_url: str, tenant: st
     assert [name for name, _ in leases[-1].headers] == [b"x-llm-proxy-limits"]
     (requests,) = (await standing_of(admission, caller)).standings
     assert (requests.used, requests.remaining) == (1, 0)
+    assert admission.state().shadowed == 4
     await admission.stop()
 
 

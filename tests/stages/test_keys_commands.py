@@ -14,7 +14,7 @@ from anyio import run_process
 
 from llm_proxy import schema
 from llm_proxy.identity import Limits, PostgresKeys, RefusedCredentials, Rulings, VirtualKeys
-from llm_proxy.identity.keys import mint
+from llm_proxy.identity.keys import lookup_of, mint
 
 Json = dict[str, Any]
 
@@ -60,6 +60,17 @@ async def test_a_key_lives_through_the_commands(
     table = await run(database_url, "list")
     assert "revoked" in table
     assert rotated["prefixes"][0] in table
+
+
+async def test_a_switch_is_thrown_and_lifted_by_command(
+    pool: "asyncpg.Pool[asyncpg.Record]", database_url: str
+) -> None:
+    """And a switch that is not there cannot be lifted."""
+    await run(database_url, "switch-off", "agent", "scout", "--tenant", "t", "--reason", "loops")
+    assert [(one["kind"], one["reason"]) for one in await Rulings(pool).kills()] == [("agent", "loops")]
+    await run(database_url, "switch-on", "agent", "scout", "--tenant", "t")
+    await run(database_url, "switch-on", "agent", "scout", code=1)
+    assert lookup_of((await run(database_url, "mint")).strip().encode()) is not None
 
 
 async def test_a_file_of_keys_applied_twice_is_applied_once(
