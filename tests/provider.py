@@ -20,6 +20,9 @@ from scripted import families
 from scripted.families import Door
 from scripted.script import Json, Script, failure, read
 
+CATALOG = {"groups": [{"name": "*", "mode": "chat", "deployments": [{"id": "one", "provider": "openai"}]}]}
+"""For a gateway that takes this program for a sidecar: any model is served."""
+
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -139,6 +142,8 @@ class Connection(asyncio.Protocol):
             self._send(200, {})
         elif path == "/_calls":
             self._send(200, {"calls": [asdict(seen) for seen in self.stage.calls], "polls": self.stage.polls})
+        elif path == "/llmp/catalog":
+            self._send(200, CATALOG)
         elif method == "GET":
             self.stage.polls += 1
             self._send(200, {"object": "list", "data": []})
