@@ -31,13 +31,20 @@ model_list:
   - model_name: plain
     litellm_params: {{<<: *scripted, model: openai/plain}}
     model_info: {{id: plain}}
+  - model_name: retried
+    litellm_params: {{<<: *scripted, model: openai/retried}}
+    model_info: {{id: retried}}
   - model_name: claude
     litellm_params: {{model: anthropic/claude-sonnet-4-20250514, api_base: "{provider}", api_key: {key}}}
     model_info: {{id: claude}}
   - model_name: gemini
     litellm_params: {{model: gemini/gemini-2.5-flash, api_base: "{provider}", api_key: {key}}}
     model_info: {{id: gemini}}
-router_settings: {{num_retries: 0, disable_cooldowns: true}}
+router_settings:
+  num_retries: 1  # beside 0 LiteLLM reads no policy
+  retry_policy: {{DefaultRetries: 0}}
+  model_group_retry_policy: {{retried: {{InternalServerErrorRetries: 2}}}}
+  disable_cooldowns: true
 """
 
 

@@ -33,7 +33,7 @@ PLAYS = frozenset(
         "quota",
         "policy",
         "flaky",  # the first `fails` calls of `key` answer `status`, later ones are good
-        "tools",
+        "tools",  # calls, then, when a tool has answered, text
         "refusal",
         "filtered",  # finish reason content_filter
     }
@@ -101,6 +101,12 @@ def last_words(body: Json) -> str:
     return _text(body.get("prompt") or body.get("input") or body.get("inputs") or body.get("texts"))
 
 
+def _told_by_a_tool(body: Json) -> bool:
+    """Whether a tool has had its say since the user's: then the model answers."""
+    last: Json = (body.get("messages") or [{}])[-1]
+    return last.get("role") == "tool"
+
+
 def _directive(said: str) -> Json:
     at = said.find('{"do"')
     if at < 0:
@@ -122,6 +128,8 @@ def read(model: str, body: Json) -> Script:
     known = {field.name for field in fields(Script)}
     asked = {name: value for name, value in _directive(last_words(body)).items() if name in known}
     script = replace(Script(do=_by_name(model)), **asked)
+    if script.do == "tools" and _told_by_a_tool(body):
+        script = replace(script, do="ok")
     if script.do == "slow-first" and not script.first_ms:
         script = replace(script, first_ms=1000)
     if script.do == "slow" and not script.gap_ms:

@@ -1,0 +1,76 @@
+"""Retries happen in one place: what the sidecar has tried again, no SDK tries once more.
+
+The SDK is left at its own two retries; the provider counts. `retried` is tried three times by the router
+when the provider fails, `p/*` once.
+"""
+
+from typing import Any
+
+import openai
+import pytest
+from house import House, say, script
+
+
+async def _fail(house: House, model: str, **directive: Any) -> openai.APIStatusError:
+    """The error of a call by an SDK that retries as it does out of the box."""
+    eager = house.openai.with_options(max_retries=2)
+    with pytest.raises(openai.APIStatusError) as caught:
+        await eager.chat.completions.create(model=model, messages=say(script(**directive)))
+    return caught.value
+
+
+@pytest.mark.parametrize(("model", "attempts"), [("p/once", 1), ("retried", 3)])
+async def test_a_failing_provider_is_called_as_often_as_the_router_says_and_no_more(
+    house: House, model: str, attempts: int
+) -> None:
+    """Not three times that, which an SDK of two retries of its own would make of it."""
+    failed = await _fail(house, model, do="status-500")
+    assert failed.status_code == 502
+    assert failed.response.headers["x-should-retry"] == "false"
+    assert len(await house.calls()) == attempts
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_provider_that_recovers_within_the_routers_retries_is_an_answer(
+    house: House,
+    streamed: bool,  # noqa: FBT001 -- a parameter
+) -> None:
+    """Failing twice and then well is one good answer, and says how often was tried."""
+    said = say(script(do="flaky", fails=2, key=f"flaky-{streamed}"))
+    raw = await house.openai.chat.completions.with_raw_response.create(
+        model="retried", messages=said, stream=streamed
+    )
+    assert raw.status_code == 200
+    assert raw.headers["x-llm-proxy-attempts"] == "3"
+    assert len(await house.calls()) == 3
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_the_providers_retry_after_arrives(house: House, streamed: bool) -> None:  # noqa: FBT001 -- a parameter
+    """In seconds and in milliseconds, as the SDKs read it."""
+    with pytest.raises(openai.RateLimitError) as caught:
+        await house.openai.chat.completions.create(
+            model="p/limited", messages=say(script(do="status-429", retry_after="17")), stream=streamed
+        )
+    headers = caught.value.response.headers
+    assert headers["retry-after"] == "17"
+    assert headers["retry-after-ms"] == "17000"
+    assert headers["x-llm-proxy-refused-by"] == "provider"
+
+
+async def test_a_providers_limit_is_not_asked_again_by_the_sdk(house: House) -> None:
+    """The caller is told when; the SDK does not try it out."""
+    failed = await _fail(house, "p/limited", do="status-429", retry_after="1")
+    assert failed.status_code == 429
+    assert len(await house.calls()) == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "play"),
+    [("p/once", play) for play in ("status-400", "status-401", "context", "quota", "policy")]
+    + [("retried", play) for play in ("status-400", "status-401", "context", "policy")],
+)
+async def test_what_would_fail_again_is_tried_once(house: House, model: str, play: str) -> None:
+    """A wrong request, a bad key, an empty account."""
+    await _fail(house, model, do=play)
+    assert len(await house.calls()) == 1
