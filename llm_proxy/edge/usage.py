@@ -57,7 +57,7 @@ def router(usage: Usage | None, keeper: Doorkeeper, standings: Standings) -> API
     async def of_agent(caller: Annotated[Caller, Depends(keeper.caller)], agent_id: str) -> Response:
         acting = on_behalf_of(caller, NOBODY, Named(agent=agent_id))
         line = await _used_by_agent(_asked(usage), caller, agent_id)
-        return _json({**line, "limits": _limits(await standings(acting))})
+        return _json({**line, "limits": await _limits(standings(acting))})
 
     @doors.get("/v1/usage", summary="What was used, by any dimension, as JSON or CSV.")
     async def asked(
@@ -130,8 +130,12 @@ def _where(request: Request, who: Caller | str) -> dict[str, str]:
     return where
 
 
-def _limits(standings: Iterable[Standing]) -> Json | None:
-    of_agent = [one for one in standings if one.check.kind == "requests" and one.check.scope == "agent"]
+async def _limits(standings: Awaitable[Iterable[Standing]]) -> Json | None:
+    try:
+        found = await standings
+    except StoreUnavailable:
+        return None  # what was used is known all the same
+    of_agent = [one for one in found if one.check.kind == "requests" and one.check.scope == "agent"]
     if not of_agent:
         return None
     tightest = min(of_agent, key=lambda one: one.remaining)

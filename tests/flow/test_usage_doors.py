@@ -223,10 +223,8 @@ def test_commands_say_in_one_line_what_is_wrong(gateway: Gateway) -> None:
     assert gateway.command("reconcile").stdout == "no differences\n"
     del gateway.environment["DATABASE_URL"]
     done = gateway.command("usage")
-    assert (done.returncode, done.stderr) == (
-        2,
-        "llm-proxy: DATABASE_URL is not set: there is no database to ask\n",
-    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "DATABASE_URL is not set" in done.stderr
 
 
 def test_people_get_a_table_and_a_sparkline(gateway: Gateway) -> None:
