@@ -16,7 +16,7 @@ import uvicorn
 from pydantic import ValidationError
 
 from llm_proxy.app import Gateway, create_app
-from llm_proxy.edge.wire import BoundedHead, close_slow
+from llm_proxy.edge.wire import BoundedHead, bound_waits, close_slow
 from llm_proxy.settings import Settings, insecurities, load
 
 KEEP_ALIVE_S = 75
@@ -92,6 +92,7 @@ def listen(settings: Settings) -> socket.socket:
         click.echo(f"llm-proxy: cannot listen on {settings.host}:{settings.port}: {taken.strerror}", err=True)
         sys.exit(1)
     bound.set_inheritable(True)
+    bound_waits(bound, settings.unread_timeout_s)
     return bound
 
 
@@ -114,6 +115,7 @@ async def _serve(settings: Settings, bound: socket.socket) -> int:
         date_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
         backlog=BACKLOG,
+        limit_concurrency=settings.max_connections + 1,
         proxy_headers=False,
     )
     server = Draining(config, gateway, settings)

@@ -1,16 +1,20 @@
-"""A connection before it is a request: how long a head may be, and how long it may take.
+"""A connection before it is a request: how many there may be, how long a head may be and may take.
 
-uvicorn keeps what it is sent until a head ends, and waits for that end for ever. Invariants: a connection
-whose head passes `MAX_HEAD_BYTES`, or is not whole within the server's limit, is closed; a connection that
-waits between two requests is uvicorn's own to close. Units: bytes; seconds of the event loop's clock.
+uvicorn keeps what it is sent until a head ends, waits for that end for ever, and accepts all who come.
+Invariants: a connection whose head passes `MAX_HEAD_BYTES`, or is not whole within the server's limit, is
+closed; one beyond the number allowed is told so and closed; one that waits between two requests is uvicorn's
+own to close; one whose peer takes nothing is the kernel's. Units: bytes; seconds of the event loop's clock.
 """
 
 import asyncio
+import socket
+import sys
 from collections.abc import Iterable
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+KEEPALIVE_IDLE_S, KEEPALIVE_EVERY_S = 60, 15
 MAX_HEAD_BYTES = 256 * 2**10
 """Where memory ends. What `max_header_bytes` allows is less, and is refused with words by the doors."""
 
@@ -21,6 +25,16 @@ _BODY = (
 _TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n"
     b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(_BODY), _BODY)
+)
+
+
+_BUSY = (
+    b'{"error":{"message":"Too many connections; please try again.","type":"server_error",'
+    b'"param":null,"code":"overloaded"}}'
+)
+_TOO_MANY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\n"
+    b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(_BUSY), _BUSY)
 )
 
 
@@ -38,6 +52,9 @@ class BoundedHead(HttpToolsProtocol):
         """A client has connected: its first head begins."""
         super().connection_made(transport)
         self.head_since = self.loop.time()
+        if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
+            transport.write(_TOO_MANY)
+            transport.close()
 
     def on_message_begin(self) -> None:
         """The parser saw the first byte of a request."""
@@ -62,6 +79,19 @@ class BoundedHead(HttpToolsProtocol):
             if not self.cycle or self.cycle.response_complete:
                 self.transport.write(_TOO_LARGE)
             self.transport.close()
+
+
+def bound_waits(listener: socket.socket, unread_s: float) -> None:
+    """Have the kernel end what connections of this listener can wait for without end.
+
+    A peer that is gone is asked for after a minute's quiet; one that takes nothing of what it was sent for
+    `unread_s` seconds is let go, answer or not. Accepted sockets inherit both (tcp(7)).
+    """
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if sys.platform == "linux":
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_EVERY_S)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(unread_s * 1000))
 
 
 def close_slow(connections: Iterable[Any], now: float, limit_s: float) -> None:

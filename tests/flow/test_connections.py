@@ -1,0 +1,64 @@
+"""Connections as such: how many there may be, and what becomes of one whose caller does not read."""
+
+import asyncio
+import contextlib
+import json
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+from crew import KEY, Crew, crew
+
+
+def connected(made: Crew, buffer_bytes: int | None = None) -> socket.socket:
+    """A connection to the gateway, with a receive buffer of that size."""
+    at = urlsplit(made.url)
+    one = socket.socket()
+    one.settimeout(5)
+    if buffer_bytes:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
+    one.connect((at.hostname, at.port))
+    return one
+
+
+def asks(made: Crew, body: object) -> bytes:
+    """A chat request as bytes."""
+    raw = json.dumps(body).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {urlsplit(made.url).netloc}\r\n"
+    return f"{head}Authorization: Bearer {KEY}\r\nContent-Length: {len(raw)}\r\n\r\n".encode() + raw
+
+
+async def test_one_connection_too_many_is_told_so_and_closed(tmp_path: Path) -> None:
+    """It costs the others nothing, and when they go there is room again."""
+    with crew(tmp_path, sidecars=1, LLM_PROXY__MAX_CONNECTIONS="6") as made:
+        with contextlib.ExitStack() as held:
+            first = held.enter_context(connected(made))
+            for _ in range(5):
+                held.enter_context(connected(made))
+            await asyncio.sleep(0.2)
+            with connected(made) as beyond:
+                said = beyond.recv(4096)
+                assert said.startswith(b"HTTP/1.1 503")
+                assert b'"code":"overloaded"' in said
+                assert beyond.recv(1) == b""
+            first.sendall(asks(made, made.body()))
+            assert first.recv(4096).startswith(b"HTTP/1.1 200")
+        await asyncio.sleep(0.2)
+        async with httpx.AsyncClient() as client:
+            assert (await made.chat(client)).status_code == 200
+
+
+async def test_a_caller_who_takes_nothing_of_its_answer_is_let_go(tmp_path: Path) -> None:
+    """The gateway's connection ends, and the provider's with it."""
+    with crew(tmp_path, sidecars=1, LLM_PROXY__UNREAD_TIMEOUT_S="2") as made:
+        body = made.body(stream=True, do="slow", gap_ms=1, frames=60_000)
+        with connected(made, 4096) as silent:
+            silent.sendall(asks(made, body))
+            await asyncio.sleep(0.5)
+            assert await made.metric("llm_proxy_in_flight") == 1
+            async with asyncio.timeout(15):
+                while await made.metric("llm_proxy_in_flight"):  # noqa: ASYNC110 -- nothing tells
+                    await asyncio.sleep(0.25)
+        ended = await made.metric("llm_proxy_requests_total", 'outcome="client_gone"')
+        assert ended == 1
