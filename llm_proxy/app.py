@@ -155,8 +155,7 @@ class Gateway:
                 applying = asyncio.create_task(keep_applying(self.settings.keys_file, self._pool))
                 started.callback(applying.cancel)
             if self._client is not None:
-                await self._client.start()
-                started.push_async_callback(self._client.stop)
+                started.callback(self._client.stop)
                 keeper = Keeper(self._client, self.settings.litellm_proxy_url, self.metrics)
                 await keeper.start()
                 started.push_async_callback(keeper.stop)

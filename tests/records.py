@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -36,7 +35,7 @@ def record(**changes: Any) -> UsageRecord:
         cached_tokens=None, reasoning_tokens=None, cost_nano_usd=56_789, usage_source="provider",
         cache="miss", attempts=1, latency_ms=812.5, ttft_ms=None,
     )  # fmt: skip
-    return replace(plain, **changes)
+    return plain._replace(**changes)
 
 
 def random_record(random: Random, now: datetime | None = None) -> UsageRecord:

@@ -7,16 +7,21 @@ Source: https://platform.openai.com/docs/guides/rate-limits (the header names an
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from llm_proxy.admission.check import ADMITTED, UNKNOWN, Answer, Check, Plan
+from llm_proxy.admission.check import ADMITTED, UNKNOWN, Answer, Check, Kind, Plan
 from llm_proxy.errors import BudgetExceeded, RateLimited, Refused
 
 State = Literal["enforced", "local", "allow", "shadow"]
 STATE_HEADER = "x-llm-proxy-limits"
+_STATE = {state: (STATE_HEADER.encode(), state.encode()) for state in get_args(State)}
 PARALLEL_WAIT_MS = 1000
 """Nobody knows when a place will be free; this is a polite guess."""
-_RESET_MS = {"requests": 60_000, "tokens": 61_000}
+_RESET_MS: dict[Kind, int] = {"requests": 60_000, "tokens": 61_000}
+_NAMES = {
+    kind: tuple(f"x-ratelimit-{what}-{kind}".encode() for what in ("limit", "remaining", "reset"))
+    for kind in _RESET_MS
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,22 +68,22 @@ def headers(
     plan: Plan, wants: tuple[int, ...], answer: Answer, state: State
 ) -> tuple[tuple[bytes, bytes], ...]:
     """What a response tells of limits, in OpenAI's names."""
-    told = [(STATE_HEADER.encode(), state.encode())]
     admitted = answer.status == ADMITTED
-    for kind in ("requests", "tokens"):
-        tightest: tuple[int, int, int] | None = None
-        for check, want, used, extra in zip(plan.checks, wants, answer.used, answer.extra, strict=True):
-            if check.kind == kind and check.enforced:
-                left = max(0, check.limit - used - (want if admitted else 0))
-                if tightest is None or left < tightest[0]:
-                    tightest = left, check.limit, extra or (_RESET_MS[kind] if used or admitted else 0)
-        if tightest is not None:
-            name = kind.encode()
-            told += [
-                (b"x-ratelimit-limit-" + name, b"%d" % tightest[1]),
-                (b"x-ratelimit-remaining-" + name, b"%d" % tightest[0]),
-                (b"x-ratelimit-reset-" + name, duration(tightest[2]).encode()),
-            ]
+    tightest: dict[Kind, tuple[int, int, int]] = {}
+    for check, want, used, extra in zip(plan.checks, wants, answer.used, answer.extra, strict=True):
+        kind = check.kind
+        if kind in _RESET_MS and check.enforced:
+            left = max(0, check.limit - used - (want if admitted else 0))
+            if kind not in tightest or left < tightest[kind][0]:
+                tightest[kind] = left, check.limit, extra or (_RESET_MS[kind] if used or admitted else 0)
+    told = [_STATE[state]]
+    for kind, (left, limit, reset_ms) in tightest.items():
+        limit_name, remaining_name, reset_name = _NAMES[kind]
+        told += (
+            (limit_name, b"%d" % limit),
+            (remaining_name, b"%d" % left),
+            (reset_name, duration(reset_ms).encode()),
+        )
     return tuple(told)
 
 

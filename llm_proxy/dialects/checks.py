@@ -241,6 +241,8 @@ def as_it_is(value: Any, _path: str) -> Any:  # noqa: ANN401 -- JSON in, JSON ou
 
 def shown_name(name: str) -> str:
     """A field's name as a message may show it: printable and short."""
+    if len(name) <= 64 and name.isprintable():
+        return name
     printable = "".join(sign if sign.isprintable() else "?" for sign in name[:64])
     return printable + "..." if len(name) > 64 else printable
 

@@ -6,6 +6,7 @@ no client should.
 """
 
 import math
+from functools import lru_cache
 
 import orjson
 
@@ -79,11 +80,11 @@ def answer_headers(exchange: Exchange, served: Served, lease_headers: tuple[tupl
 
 
 def _timing(exchange: Exchange, served: Served) -> bytes:
-    total = f"total;dur={exchange.elapsed_ms():.1f}"
-    return (
-        f"{total}, sidecar;dur={served.sidecar_ms:.1f}" if served.sidecar_ms is not None else total
-    ).encode()
+    if served.sidecar_ms is None:
+        return b"total;dur=%.1f" % exchange.elapsed_ms()
+    return b"total;dur=%.1f, sidecar;dur=%.1f" % (exchange.elapsed_ms(), served.sidecar_ms)
 
 
+@lru_cache(maxsize=1024)
 def _ascii(text: str) -> bytes:
     return text.encode("ascii", "replace")[:200].replace(b"\r", b"?").replace(b"\n", b"?")

@@ -8,7 +8,7 @@ a key bound to no user serves end users of its own choosing.
 from dataclasses import replace
 
 from llm_proxy.errors import BadRequest, Forbidden
-from llm_proxy.identity.caller import Caller, Named
+from llm_proxy.identity.caller import NOBODY, Caller, Named
 from llm_proxy.identity.rules import ANY
 
 
@@ -19,6 +19,8 @@ def on_behalf_of(caller: Caller, by_header: Named, by_body: Named) -> Caller:
         BadRequest: Header and body name different ones.
         Forbidden: A virtual key names somebody outside its binding.
     """
+    if by_header is NOBODY and by_body is NOBODY and caller.agent != ANY:
+        return caller
     tenant = _one("tenant", by_header.tenant, by_body.tenant)
     agent = _one("agent", by_header.agent, by_body.agent)
     user = _one("user", by_header.user, by_body.user)

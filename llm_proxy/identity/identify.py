@@ -13,6 +13,7 @@ from llm_proxy.identity.credentials import InternalSecrets, credential, digest, 
 
 LONGEST_NAME = 256
 _NAMING = (b"x-tenant-id", b"x-agent-id", b"x-user-id", b"x-session-id")
+_ANY_NAMING = frozenset(_NAMING)
 
 
 class Keys(Protocol):
@@ -52,7 +53,7 @@ class Identity:
 
 def named_by_headers(headers: Mapping[bytes, bytes]) -> Named:
     """Whom the headers say the request acts for; raises `BadRequest` for a name no one can have."""
-    if not any(name in headers for name in _NAMING):
+    if _ANY_NAMING.isdisjoint(headers):
         return NOBODY
     tenant, agent, user, session = (_name(headers, name) for name in _NAMING)
     return Named(tenant=tenant, agent=agent, user=user, session=session)

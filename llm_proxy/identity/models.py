@@ -9,7 +9,9 @@ from functools import lru_cache
 
 def allowed(patterns: tuple[str, ...], group: str) -> bool:
     """Whether one of the names or wildcards covers a model group."""
-    return group in patterns or any("*" in one and _expression(one).fullmatch(group) for one in patterns)
+    if "*" in patterns or group in patterns:
+        return True
+    return any("*" in one and _expression(one).fullmatch(group) for one in patterns)
 
 
 @lru_cache(maxsize=4096)

@@ -5,9 +5,8 @@ nano-dollars here and `NUMERIC` in Postgres, never a float in between.
 Units: `_ms` milliseconds since the request was read; `started_at` UTC.
 """
 
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 from uuid import UUID
 
 Outcome = Literal["ok", "error", "client_gone", "cut", "lost"]
@@ -15,9 +14,8 @@ UsageSource = Literal["provider", "sidecar", "estimated", "unknown"]
 CacheState = Literal["hit", "miss", "off"]
 
 
-@dataclass(frozen=True, slots=True)
-class UsageRecord:
-    """Everything billing, usage and budgets need to know of one admitted call."""
+class UsageRecord(NamedTuple):
+    """Everything billing, usage and budgets need to know of one admitted call; a tuple, as rows are."""
 
     request_id: UUID
     started_at: datetime

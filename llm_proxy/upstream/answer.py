@@ -7,7 +7,6 @@ provider is cancelled; silence is measured only while waiting for the sidecar, n
 import asyncio
 from collections.abc import Callable
 
-import aiohttp
 import orjson
 
 from llm_proxy.errors import ProviderFailed, UpstreamUnreachable
@@ -16,6 +15,7 @@ from llm_proxy.upstream.reply import Served, Usage
 from llm_proxy.upstream.shape import as_object
 from llm_proxy.upstream.usage import read_usage
 from llm_proxy.upstream.watch import Watch
+from llm_proxy.upstream.wire import Connection
 
 
 def broke_off() -> UpstreamUnreachable:
@@ -26,18 +26,18 @@ def broke_off() -> UpstreamUnreachable:
 class Answer:
     """A reply of a sidecar; see `Reply`."""
 
-    __slots__ = ("_closed", "_freed", "_idle_s", "_response", "_watch", "frames", "served")
+    __slots__ = ("_closed", "_connection", "_freed", "_idle_s", "_watch", "frames", "served")
 
     def __init__(
         self,
-        response: aiohttp.ClientResponse,
+        connection: Connection,
         served: Served,
         watch: Watch,
         *,
         idle_s: float,
         freed: Callable[[], None],
     ) -> None:
-        self._response = response
+        self._connection = connection
         self._watch = watch
         self._idle_s = idle_s
         self._freed = freed
@@ -53,12 +53,10 @@ class Answer:
     async def json(self) -> tuple[bytes, Usage | None]:
         """The whole body, LiteLLM's additions taken out, and what it says was used."""
         try:
-            body = await self._response.read()
+            body = await self._connection.read_all()
             document = as_object(orjson.loads(body))
-        except (aiohttp.ClientError, OSError) as broken:
-            raise UpstreamUnreachable(
-                "The connection to the model backend broke before an answer."
-            ) from broken
+        except OSError as broken:
+            raise broke_off() from broken
         except orjson.JSONDecodeError:
             body, document = b"", {}
         self._watch.silent_at = float("inf")
@@ -77,13 +75,11 @@ class Answer:
         assert frames is not None  # noqa: S101 -- only streams are read by chunk
         watch.silent_at = asyncio.get_running_loop().time() + self._idle_s
         try:
-            raw = await self._response.content.readany()
+            raw = await self._connection.read()
             watch.silent_at = float("inf")
             if raw:
                 return frames.feed(raw)
-        except (aiohttp.ClientError, OSError):
-            frames.garbage = True
-        except FrameTooLarge:
+        except (OSError, FrameTooLarge):
             frames.garbage = True
         return frames.close() or None
 
@@ -91,5 +87,4 @@ class Answer:
         """Let go of the connection; unread, it is closed, and the provider is cancelled."""
         if not self._closed:
             self._closed = True
-            self._response.release()
             self._freed()

@@ -12,13 +12,13 @@ import socket
 from collections.abc import Coroutine
 from urllib.parse import urlsplit
 
-import aiohttp
 import orjson
 
 from llm_proxy.telemetry import Metrics
 from llm_proxy.upstream.catalog import Catalog, from_model_info, from_own
 from llm_proxy.upstream.client import Client
 from llm_proxy.upstream.pool import Sidecar, expand
+from llm_proxy.upstream.wire import NotConnected
 
 log = logging.getLogger(__name__)
 
@@ -94,9 +94,9 @@ class Keeper:
         was_well = not sidecar.away and sidecar.served > 0
         try:
             status, body = await self._client.get(sidecar, LIVENESS, timeout_s=ANSWER_S)
-        except (aiohttp.ClientConnectorError, ConnectionRefusedError):
+        except NotConnected:
             sidecar.gone()
-        except (aiohttp.ClientError, OSError, TimeoutError):
+        except OSError:
             sidecar.missed(asked_at)
             self._give_up(sidecar)
         else:
@@ -122,7 +122,7 @@ class Keeper:
         for sidecar in [one for one in self._client.pool.sidecars if not one.away]:
             try:
                 found = await self._fetch(sidecar)
-            except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError, AttributeError):
+            except (OSError, ValueError, KeyError, AttributeError):
                 continue
             if found is not None:
                 self._client.catalog, self._read_at = found, now

@@ -4,9 +4,7 @@ Invariants: `headers` of the sidecar never leave this stage; what may be told of
 Money: integer nano-dollars, rounded up once, here.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -75,19 +73,3 @@ class Reply(Protocol):
     def close(self) -> None:
         """Let go of the connection; unread, it is closed, and the provider is cancelled."""
         ...
-
-
-def milliseconds(text: str | None) -> float | None:
-    """A duration of a header, or None."""
-    try:
-        return float(text) if text is not None else None
-    except ValueError:
-        return None
-
-
-def count(headers: Mapping[str, str], name: str) -> int | None:
-    """A whole number of a header, or None."""
-    try:
-        return int(Decimal(headers[name]))
-    except (KeyError, InvalidOperation, ValueError):
-        return None

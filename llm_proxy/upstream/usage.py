@@ -29,18 +29,16 @@ def read_usage(usage: Json) -> Usage | None:
     prompt, completion = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
     if prompt is None and completion is None:
         return None
+    cached = as_object(usage.get("prompt_tokens_details")).get("cached_tokens")
+    reasoning = as_object(usage.get("completion_tokens_details")).get("reasoning_tokens")
     return Usage(
         prompt or 0,
         completion or 0,
-        _detail(usage, "prompt_tokens_details", "cached_tokens"),
-        _detail(usage, "completion_tokens_details", "reasoning_tokens"),
+        _count(cached),
+        _count(reasoning),
         nano_usd(usage.get("cost")),
     )
 
 
-def _detail(usage: Json, group: str, name: str) -> int | None:
-    return _count(as_object(usage.get(group)).get(name))
-
-
 def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    return value if type(value) is int and value >= 0 else None

@@ -1,0 +1,73 @@
+"""What the headers of a sidecar's answer say of who answered, and what it cost.
+
+Pure. Invariants: LiteLLM's words alone, what it does not say is None; a number that is not one is not said;
+an answer out of the cache cost nothing and took no attempt.
+"""
+
+from collections.abc import Mapping
+
+from llm_proxy.dialects import Call
+from llm_proxy.upstream.catalog import Catalog
+from llm_proxy.upstream.reply import CacheState, Served
+from llm_proxy.upstream.usage import nano_usd
+
+Headers = Mapping[bytes, bytes]
+
+_REPEATS = (b"x-litellm-attempted-retries", b"x-litellm-attempted-fallbacks")
+
+
+def served(headers: Headers, call: Call, catalog: Catalog | None, *, cached: bool) -> Served:
+    """Who answered a call.
+
+    Args:
+        headers: Of the answer, names in lower case.
+        call: What was asked.
+        catalog: What the sidecar serves; None while nobody knows.
+        cached: The response cache had a say in it.
+    """
+    deployment = _text(headers, b"x-litellm-model-id")
+    known = catalog.deployments.get(deployment) if catalog is not None and deployment else None
+    hit = b"x-litellm-cache-key" in headers
+    cache: CacheState = "hit" if hit else "miss" if cached else "off"
+    cost_nano_usd: int | None = 0
+    attempts = 0
+    if not hit:
+        priced = known is None or known.input_pico_usd is not None
+        cost_nano_usd = nano_usd(_text(headers, b"x-litellm-response-cost")) if priced else None
+        attempts = 1 + sum(_count(headers, name) for name in _REPEATS)
+    provider, physical = known.provider if known else None, known.physical if known else None
+    if not physical:
+        named, physical = _named(_text(headers, b"x-litellm-model-name"))
+        provider = provider or named
+    return Served(
+        group=_text(headers, b"x-litellm-model-group") or call.group,
+        physical=physical,
+        provider=provider,
+        deployment=deployment,
+        cost_nano_usd=cost_nano_usd,
+        cache=cache,
+        attempts=attempts,
+        sidecar_ms=_milliseconds(headers),
+    )
+
+
+def _text(headers: Headers, name: bytes) -> str | None:
+    value = headers.get(name)
+    return value.decode("latin-1") if value else None
+
+
+def _count(headers: Headers, name: bytes) -> int:
+    value = headers.get(name, b"0")
+    return int(value) if value.isdigit() else 0
+
+
+def _milliseconds(headers: Headers) -> float | None:
+    try:
+        return float(headers[b"x-litellm-overhead-duration-ms"])
+    except (KeyError, ValueError):
+        return None
+
+
+def _named(model_name: str | None) -> tuple[str | None, str | None]:
+    provider, _, physical = (model_name or "").partition("/")
+    return (provider, physical) if physical else (None, provider or None)
