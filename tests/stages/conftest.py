@@ -36,6 +36,7 @@ def config(provider: Provider) -> Json:
         deployment("embed", "openai/embed", provider),
         deployment("first", "openai/first", provider),
         deployment("second", "openai/second", provider),
+        deployment("own", "openai/own", provider) | {"model_info": FREE | {"id": "own"}},
         deployment("third", "openai/third", provider),
         deployment("wide", "openai/wide", provider),
         deployment("solo", "openai/solo", provider),
@@ -65,6 +66,7 @@ def config(provider: Provider) -> Json:
     return {"model_list": families + others, "router_settings": rules}
 
 
+FREE = {"input_cost_per_token": 0, "output_cost_per_token": 0}
 CALL_LOG = "sidecar_call_log"
 SIDECAR_PASSWORD = "only-for-the-call-log"
 

@@ -1,0 +1,122 @@
+"""What LiteLLM saw of each call, in Postgres, written by a role that may do nothing else."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from decimal import Decimal
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+from sidecars import Json, Mode, Sidecar
+
+Rows = list[asyncpg.Record]
+PROMPT = "the-prompt-of-nobody's-business"
+
+
+class Reader:
+    """Asks for the rows of a call, waiting for the background writer."""
+
+    def __init__(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+        self.connection = connection
+
+    async def rows(self, call_id: UUID, count: int = 1) -> Rows:
+        """The rows of one call; raises `TimeoutError` when they do not come."""
+        query = "SELECT * FROM llm_calls WHERE call_id = $1 ORDER BY started_at"
+        async with asyncio.timeout(10):
+            while len(found := await self.connection.fetch(query, call_id)) < count:  # noqa: ASYNC110 -- no event
+                await asyncio.sleep(0.2)
+        return found
+
+
+@pytest.fixture
+async def log(call_log_dsn: str) -> AsyncIterator[Reader]:
+    """The table, as its owner sees it."""
+    connection = await asyncpg.connect(call_log_dsn)
+    yield Reader(connection)
+    await connection.close()
+
+
+async def call(sidecar: Sidecar, model: str, fields: Json | None = None, **directive: object) -> UUID:
+    """One chat call under an id of its own."""
+    call_id = uuid4()
+    said = f"{PROMPT} {call_id} {json.dumps(directive)}"
+    body: Json = {"model": model, "messages": [{"role": "user", "content": said}]} | (fields or {})
+    await sidecar.post("/v1/chat/completions", body, **{"x-litellm-call-id": str(call_id)})
+    return call_id
+
+
+@pytest.mark.parametrize("mode", ["chat", "stream"])
+async def test_a_success_is_one_exact_row(sidecar: Sidecar, log: Reader, mode: Mode) -> None:
+    """Tokens as the provider said, cost to the nano-dollar, under the request's id."""
+    tokens = {"prompt_tokens": 101, "completion_tokens": 57, "cached_tokens": 11, "reasoning_tokens": 7}
+    call_id = await call(sidecar, "openai", {"stream": mode == "stream"}, do="ok", **tokens)
+    [row] = await log.rows(call_id)
+    assert {name: row[name] for name in tokens} == tokens
+    assert row["cost_usd"] == Decimal("0.000215")
+    assert (row["status"], row["http_status"], row["attempts"]) == ("success", 200, 1)
+    assert (row["model_group"], row["deployment"], row["provider"]) == ("openai", "openai", "openai")
+    assert row["cache_hit"] is False
+    assert row["error_class"] is None
+    assert row["started_at"] < row["ended_at"]
+
+
+async def test_an_unknown_price_is_unknown_and_not_zero(sidecar: Sidecar, log: Reader) -> None:
+    """LiteLLM says 0."""
+    [row] = await log.rows(await call(sidecar, "unpriced", do="ok"))
+    assert row["cost_usd"] is None
+
+
+async def test_a_price_of_zero_is_zero(sidecar: Sidecar, log: Reader) -> None:
+    """A model of one's own costs nothing, and that is known."""
+    [row] = await log.rows(await call(sidecar, "own", do="ok"))
+    assert row["cost_usd"] == 0
+
+
+async def test_a_retry_leaves_a_failure_and_a_success(sidecar: Sidecar, log: Reader) -> None:
+    """With what was wrong the first time."""
+    key = str(uuid4())
+    failed, good = await log.rows(await call(sidecar, "solo", do="flaky", key=key, fails=1, status=500), 2)
+    assert (failed["status"], failed["http_status"]) == ("failure", 500)
+    assert failed["normalized_error"] == "500_PROVIDER_INTERNAL_ERROR"
+    assert failed["error_class"] == "InternalServerError"
+    assert (good["status"], good["attempts"]) == ("success", 2)
+
+
+async def test_a_fallback_names_the_deployment_that_served(sidecar: Sidecar, log: Reader) -> None:
+    """The first group's failure stays beside it."""
+    key = str(uuid4())
+    failed, good = await log.rows(await call(sidecar, "first", do="flaky", key=key, fails=3, status=500), 2)
+    assert (failed["deployment"], failed["status"]) == ("first", "failure")
+    assert (good["deployment"], good["status"]) == ("second", "success")
+
+
+async def test_a_cache_hit_is_marked_and_costs_nothing(sidecar: Sidecar, log: Reader) -> None:
+    """The second of two equal calls."""
+    said = str(uuid4())
+    body: Json = {"model": "openai", "messages": [{"role": "user", "content": said}]}
+    ids = [uuid4(), uuid4()]
+    for call_id in ids:
+        await sidecar.post("/v1/chat/completions", body, **{"x-litellm-call-id": str(call_id)})
+        await asyncio.sleep(0.3)
+    [first], [second] = [await log.rows(call_id) for call_id in ids]
+    assert (first["cache_hit"], second["cache_hit"]) == (False, True)
+    assert second["cost_usd"] == 0
+    assert len(await sidecar.provider.calls(said)) == 1
+
+
+async def test_no_prompt_answer_or_key_is_in_the_log(sidecar: Sidecar, log: Reader) -> None:
+    """Nor do the process's own words hold them."""
+    [row] = await log.rows(await call(sidecar, "openai", do="ok", text="the-answer-itself"))
+    for text in (repr(dict(row)), sidecar.log.read_text()):
+        assert PROMPT not in text
+        assert "the-answer-itself" not in text
+
+
+async def test_the_warm_up_is_not_a_call(sidecar: Sidecar, log: Reader) -> None:
+    """What the process asks itself is nobody's usage."""
+    await log.rows(await call(sidecar, "openai", do="ok"))
+    assert (
+        await log.connection.fetchval("SELECT count(*) FROM llm_calls WHERE model_group LIKE 'llm-proxy%'")
+        == 0
+    )

@@ -1,0 +1,164 @@
+"""How a sidecar starts, refuses to start, and ends."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from processes import lives
+from sidecars import KEY, Json, Provider, Sidecar, deployment, running
+
+from llm_proxy.stack import ports
+from llm_proxy.stack.programs import sidecar_python
+
+BESIDE = """
+from litellm.integrations.custom_logger import CustomLogger
+
+class Beside(CustomLogger):
+    async def async_log_success_event(self, kwargs, response_obj, start_time, end_time):
+        print("BESIDE SAW", kwargs["litellm_call_id"], flush=True)
+
+instance = Beside()
+"""
+
+
+def refused(folder: Path, text: str, port: int, **env: str) -> tuple[int, str]:
+    """Exit code and the words of a sidecar that is not to start."""
+    file = folder / "litellm.yaml"
+    file.write_text(text)
+    command = [str(sidecar_python()), "-m", "llm_proxy.sidecar", "--config", str(file), "--port", str(port)]
+    given = {"PATH": os.environ["PATH"], "LITELLM_MASTER_KEY": KEY} | env
+    done = subprocess.run(command, capture_output=True, check=False, text=True, env=given, timeout=90)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("model_list: [", "not YAML"),
+        ("[]", "not a mapping"),
+        ("model_list: [{model_name: a}]", "entry 1 (a): litellm_params.model is missing"),
+    ],
+)
+def test_a_broken_configuration_is_one_line_and_exit_2(
+    tmp_path: Path, free_port: int, text: str, said: str
+) -> None:
+    """Before LiteLLM is even imported."""
+    code, words = refused(tmp_path, text, free_port)
+    assert code == 2
+    [line] = words.strip().splitlines()
+    assert said in line
+    assert "litellm.yaml" in line
+
+
+def test_what_litellm_refuses_is_one_line_and_exit_4(tmp_path: Path, free_port: int) -> None:
+    """A callback that is not there: LiteLLM's reason, on one line."""
+    code, words = refused(tmp_path, "litellm_settings: {callbacks: [no_such_module.thing]}", free_port)
+    assert code == 4
+    assert "LiteLLM did not start" in words.strip().splitlines()[-1]
+
+
+def test_a_port_in_use_is_one_line_and_exit_3(tmp_path: Path) -> None:
+    """At once, not after the start."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        started = time.monotonic()
+        code, words = refused(tmp_path, "model_list: []", taken.getsockname()[1])
+    assert code == 3
+    assert "Address already in use" in words
+    assert time.monotonic() - started < 5
+
+
+def test_without_a_traffic_key_it_does_not_start(tmp_path: Path, free_port: int) -> None:
+    """An open sidecar is nobody's wish."""
+    code, words = refused(tmp_path, "model_list: []", free_port, LITELLM_MASTER_KEY="")
+    assert code == 2
+    assert "LITELLM_MASTER_KEY" in words
+
+
+@contextmanager
+def slow_one(provider: Provider, folder: Path) -> Generator[Sidecar]:
+    """A sidecar with one deployment, and a callback of the user's own beside its configuration."""
+    (folder / "beside.py").write_text(BESIDE)
+    config: Json = {
+        "model_list": [deployment("a", "openai/a", provider)],
+        "litellm_settings": {"callbacks": ["beside.instance"]},
+        "general_settings": {"master_key": "sk-1234", "database_url": "sqlite:///x.db"},
+    }
+    with running(config, provider, folder, DATABASE_URL="postgres://nobody", NUM_WORKERS="3") as started:
+        yield started
+
+
+async def test_sigterm_lets_running_calls_end(provider: Provider, tmp_path: Path) -> None:
+    """A stream that runs ends whole, new connections are refused, the process is gone soon after."""
+    with slow_one(provider, tmp_path) as sidecar:
+        stream = asyncio.create_task(sidecar.stream("a", "drain", do="slow", frames=10, gap_ms=150))
+        async with asyncio.timeout(10):
+            while not await provider.calls("drain"):  # noqa: ASYNC110 -- the provider has no event to wait for
+                await asyncio.sleep(0.05)
+        os.kill(sidecar.pid, signal.SIGTERM)
+        answer = await stream
+        assert answer.events[-1] == "[DONE]"
+        ended = time.monotonic()
+        while lives(sidecar.pid):
+            await asyncio.sleep(0.05)
+            assert time.monotonic() - ended < 8
+
+
+async def test_a_user_s_own_configuration_works_with_what_stands_beside_it(
+    provider: Provider, tmp_path: Path
+) -> None:
+    """Its callback is called; its known key, its database and a stray environment do no harm."""
+    with slow_one(provider, tmp_path) as sidecar:
+        assert (await sidecar.chat("a", "beside")).status == 200
+        async with asyncio.timeout(5):
+            while "BESIDE SAW" not in sidecar.log.read_text():  # noqa: ASYNC110 -- a file has no event
+                await asyncio.sleep(0.1)
+        assert "ignored general_settings.database_url" in sidecar.log.read_text()
+
+
+async def test_an_empty_configuration_serves_nothing_and_says_so(provider: Provider, tmp_path: Path) -> None:
+    """With no key at all the sidecar still stands, and the gateway in front of it."""
+    with running({"model_list": []}, provider, tmp_path) as sidecar:
+        assert (await sidecar.get("/v1/models")).json == {"object": "list", "data": []}
+        assert (await sidecar.get("/llmp/catalog")).json["groups"] == []
+        assert (await sidecar.chat("a")).status in {400, 404, 500}
+
+
+async def test_postgres_away_never_hurts(provider: Provider, tmp_path: Path) -> None:
+    """Calls are as quick, the log says once that rows wait, and SIGTERM is not held up."""
+    dead = f"postgres://a:b@127.0.0.1:{ports.free_port()}/x"
+    config: Json = {"model_list": [deployment("a", "openai/a", provider)]}
+    with running(config, provider, tmp_path, LLM_CALLS_DATABASE_URL=dead) as sidecar:
+        for at in range(5):
+            started = time.monotonic()
+            assert (await sidecar.chat("a", f"away-{at}")).status == 200
+            assert time.monotonic() - started < 1
+        await asyncio.sleep(1.5)
+        assert sidecar.log.read_text().count("call log:") == 1
+
+
+def test_the_command_runs_it_in_its_own_environment(tmp_path: Path) -> None:
+    """`llm-proxy sidecar` hands its words on and becomes the process."""
+    file = tmp_path / "bad.yaml"
+    file.write_text("[]")
+    command = [
+        sys.executable,
+        "-m",
+        "llm_proxy",
+        "sidecar",
+        "--config",
+        str(file),
+        "--port",
+        str(ports.free_port()),
+    ]
+    env = {"PATH": os.environ["PATH"], "LITELLM_MASTER_KEY": KEY}
+    done = subprocess.run(command, capture_output=True, check=False, text=True, env=env)
+    assert done.returncode == 2
+    assert "not a mapping" in done.stderr
