@@ -5,7 +5,7 @@ Invariants: no LiteLLM, no network; exit 1 when a fault was found, 0 with notes 
 
 import json
 import os
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,14 +34,21 @@ class Strict(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def findings(text: str) -> list[Finding]:
-    """Everything found in a configuration's text, with the environment there is."""
+def findings(text: str, given: Mapping[str, str] = os.environ) -> list[Finding]:
+    """Everything found in a configuration's text, with these names given."""
     try:
-        raw: object = yaml.load(text, Strict)  # noqa: S506 -- a safe loader
+        raw: object = yaml.load(text, Strict)  # noqa: S506 -- it is a safe loader
     except yaml.YAMLError as problem:
         return [Finding("", " ".join(str(problem).split()))]
-    own_key = {"LITELLM_MASTER_KEY": os.environ.get("LITELLM_MASTER_KEY", "")}
-    return check(raw, environment(os.environ, text) | own_key)
+    own_key = {"LITELLM_MASTER_KEY": given.get("LITELLM_MASTER_KEY", "")}
+    return check(raw, environment(given, text) | own_key)
+
+
+def faults(file: Path, given: Mapping[str, str]) -> list[str]:
+    """What keeps a configuration from being served, a line each; the master key is not judged."""
+    names = {name: value for name, value in given.items() if name != "LITELLM_MASTER_KEY"}
+    found = findings(file.read_text(encoding="utf-8"), names)
+    return [f"{one.where or file}: {one.message}" for one in found if one.fault]
 
 
 @click.group()

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 from pydantic import ValidationError
 
+from llm_proxy.cli.config import faults
 from llm_proxy.stack import Missing, PartDied
 from llm_proxy.stack.launch import run
 from llm_proxy.stack.plan import Refused, Wishes
@@ -33,6 +34,7 @@ from llm_proxy.stack.plan import Refused, Wishes
     type=click.Path(file_okay=False, path_type=Path),
     default=Path(".local"),
     show_default=True,
+    envvar="LLM_PROXY_STATE",
     help="Folder of data, models and logs.",
 )
 @click.option("--with-parent", is_flag=True, help="Stop when the program that started this one is gone.")
@@ -54,7 +56,7 @@ def command(  # noqa: PLR0913 -- one argument an option
     """
     wishes = Wishes(config, host, port, local_model, stores, sidecars, state, with_parent)
     try:
-        run(wishes, os.environ, click.echo)
+        run(wishes, os.environ, click.echo, faults)
     except ValidationError as wrong:
         for error in wrong.errors():
             click.echo(f"llm-proxy: {'.'.join(str(part) for part in error['loc'])}: {error['msg']}", err=True)

@@ -29,10 +29,12 @@ class Doors:
     Attributes:
         key: The traffic key.
         ready: Whether a first call of each kind went through.
+        in_flight: Calls running now; who wants to stop this process waits for none.
     """
 
     key: str
     ready: bool = False
+    in_flight: int = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -46,7 +48,11 @@ class Doors:
                 send, 401, error("The sidecar's key is wrong or missing.", "auth_error", "invalid_api_key")
             )
         elif method == "POST" and path in CALLS:
-            await _call(CALLS[path], scope, receive, send)
+            self.in_flight += 1
+            try:
+                await _call(CALLS[path], scope, receive, send)
+            finally:
+                self.in_flight -= 1
         elif method == "GET" and path == "/v1/models":
             await answer(send, 200, catalog.models(seams.router()))
         elif method == "GET" and path == "/llmp/catalog":
@@ -58,7 +64,7 @@ class Doors:
         if path == "/health/readiness" and not self.ready:
             await answer(send, 503, {"status": "starting"})
         else:
-            await answer(send, 200, {"status": "healthy"})
+            await answer(send, 200, {"status": "healthy", "in_flight": self.in_flight})
 
     def _admits(self, scope: Scope) -> bool:
         given = [value for name, value in scope["headers"] if name == b"authorization"]

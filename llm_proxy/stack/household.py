@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from llm_proxy.stack.part import Part, Running, start, stop, wait_until_ready
-from llm_proxy.stack.supervise import supervise
+from llm_proxy.stack.supervise import Watched, supervise
 from llm_proxy.stack.watchdog import Watchdog
 
 Say = Callable[[str], None]
@@ -24,6 +24,7 @@ class Household:
         self._say = say
         self._watchdog = Watchdog()
         self._parts: dict[str, Running] = {}
+        self._watched: dict[str, Watched] = {}
         self._began_s = time.monotonic()
 
     def start(self, part: Part) -> Running:
@@ -43,9 +44,28 @@ class Household:
         """Waits until these are ready and says so of each; raises `PartDied`."""
         wait_until_ready(parts, lambda running: self._say(f"  {running.part.name:<14} {self.age_s():5.1f} s"))
 
-    def watch(self) -> None:
-        """Keeps everything up for ever; raises `PartDied` when that cannot be done."""
-        supervise(self._parts.values(), self.start, self._say)
+    def watch(self, also: Callable[[float], None]) -> None:
+        """Keeps everything up for ever, and calls `also` at every look; raises `PartDied`."""
+        self._watched = {name: Watched(running) for name, running in self._parts.items()}
+        supervise(self._watched, self.start, self._say, also)
+
+    def running(self, name: str) -> Running:
+        """A part as it runs now, perhaps not for the first time."""
+        return self._parts[name]
+
+    def exchange(self, old: Iterable[Running], new: Iterable[Running]) -> None:
+        """From now on keeps the new ones up, and the old ones no longer."""
+        for running in old:
+            del self._watched[running.part.name]
+        self._watched |= {running.part.name: Watched(running) for running in new}
+
+    def end(self, parts: Iterable[Running]) -> None:
+        """Stops parts that are not kept up."""
+        ending = list(parts)
+        stop(ending)
+        for running in ending:
+            self._watchdog.forget(running.process.pid)
+            del self._parts[running.part.name]
 
     def age_s(self) -> float:
         """Seconds since the start."""

@@ -1,15 +1,17 @@
 """The story of `llm-proxy up`: look around, settle, start every part, greet, keep watch, stop everything.
 
 Invariants: one launcher a folder; whatever way it ends, no part is left; the slowest part starts first and
-the others beside it.
+the others beside it. SIGHUP exchanges the sidecars, unless the terminal is gone: then it ends the stack.
 """
 
 import contextlib
 import fcntl
 import os
 import signal
+import sys
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -17,20 +19,28 @@ from llm_proxy import __version__
 from llm_proxy.stack import first_secrets
 from llm_proxy.stack.greeting import greeting
 from llm_proxy.stack.household import Household, Say
-from llm_proxy.stack.part import tether
+from llm_proxy.stack.outcome import PID_FILE
+from llm_proxy.stack.part import Running, tether
 from llm_proxy.stack.plan import Plan, Refused, Wishes, settle
+from llm_proxy.stack.succession import Check, Succession
 from llm_proxy.stack.surroundings import Surroundings, look_around
 
 NOTE = "running.env"
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Asked(BaseException):
     """A signal asked the launcher to stop; nothing between here and the end of the stack may swallow it."""
 
 
-def run(wishes: Wishes, environment: Mapping[str, str], say: Say) -> None:
-    """Runs the stack until SIGINT, SIGTERM or SIGHUP.
+def run(wishes: Wishes, environment: Mapping[str, str], say: Say, check: Check) -> None:
+    """Runs the stack until SIGINT or SIGTERM.
+
+    Args:
+        wishes: What the command line asks for.
+        environment: This process's.
+        say: Where people read.
+        check: What is wrong with a configuration that is to replace the one running.
 
     Raises:
         Refused, Missing, PartDied: It could not start or be kept up; the message says why.
@@ -43,29 +53,37 @@ def run(wishes: Wishes, environment: Mapping[str, str], say: Say) -> None:
         given = _prepared(look_around(environment, Path.cwd()), say)
         plan = settle(wishes, given)
         _heed(_ask)
+        signal.signal(signal.SIGHUP, _ask)
         household = Household(wishes.state / "logs", say)
         try:
-            bring_up(household, plan, say)
+            sidecars = bring_up(household, plan, say)
             _note(wishes.state, plan)
-            household.watch()
+            look = partial(look_around, environment, Path.cwd())
+            succession = Succession(household, plan, sidecars, look=look, check=check, say=say)
+            _exchange_at_hangup(succession)
+            household.watch(succession.step)
         except Asked:
             say("\nstopping")
         finally:
             _heed(signal.SIG_IGN)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
             household.stop()
             (wishes.state / NOTE).unlink(missing_ok=True)
     say("stopped")
 
 
-def bring_up(household: Household, plan: Plan, say: Say) -> None:
-    """Starts everything and greets; raises `PartDied` naming the part that did not come up."""
+def bring_up(household: Household, plan: Plan, say: Say) -> dict[int, Running]:
+    """Starts everything, greets, and returns the sidecars; raises `PartDied` naming who did not come up."""
     say(f"llm-proxy {__version__} is starting; logs in {household.logs}/")
     quick = household.start_all(plan.stores.valkeys(plan.state))
-    slow = household.start_all(plan.sidecars()) + household.start_all(plan.model())
+    plan.list_sidecars()
+    sidecars = {number: household.start(part) for number, part in plan.sidecars()}
+    slow = [*sidecars.values(), *household.start_all(plan.model())]
     household.wait(quick + household.start_all(plan.stores.postgres(plan.state)))
     plan.prepare_database()
     household.wait([*slow, household.start(plan.gateway())])
     say(greeting(plan.base_url(), plan.example_model(), household.logs, plan.given, household.age_s()))
+    return sidecars
 
 
 def _note(state: Path, plan: Plan) -> None:
@@ -96,7 +114,10 @@ def _alone_in(state: Path) -> Generator[None]:
             raise Refused(
                 f"another `llm-proxy up` runs on {state}/: stop it, or name another --state"
             ) from None
+        pid = state / PID_FILE
+        pid.write_text(str(os.getpid()), encoding="utf-8")
         yield
+        pid.unlink(missing_ok=True)
 
 
 def _heed(reaction: signal.Handlers | Callable[[int, FrameType | None], None]) -> None:
@@ -107,3 +128,23 @@ def _heed(reaction: signal.Handlers | Callable[[int, FrameType | None], None]) -
 def _ask(_number: int, _frame: FrameType | None) -> None:
     _heed(signal.SIG_IGN)
     raise Asked
+
+
+def _exchange_at_hangup(succession: Succession) -> None:
+    had_a_terminal = sys.stdin is not None and sys.stdin.isatty()
+
+    def hung_up(_number: int, _frame: FrameType | None) -> None:
+        if had_a_terminal and not _terminal():
+            raise Asked
+        succession.ask()
+
+    signal.signal(signal.SIGHUP, hung_up)
+
+
+def _terminal() -> bool:
+    """Whether the terminal this was started from is still there."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY))
+    except OSError:
+        return False
+    return True

@@ -103,7 +103,7 @@ def wait_until_ready(parts: Iterable[Running], on_ready: Callable[[Running], Non
                 waiting.remove(running)
                 on_ready(running)
             else:
-                _refuse_to_wait(running)
+                refuse_to_wait(running)
         if waiting:
             time.sleep(POLL_S)
 
@@ -135,7 +135,8 @@ def tail(log: Path, lines: int = 8) -> str:
     return "\n".join("    " + line[:300] for line in text.splitlines()[-lines:])
 
 
-def _refuse_to_wait(running: Running) -> None:
+def refuse_to_wait(running: Running) -> None:
+    """Raises `PartDied` when a part has ended before it was ready, or is late."""
     part, code = running.part, running.process.poll()
     if code is not None:
         raise PartDied(f"{part.name} ended with code {code}; the end of {running.log}:\n{tail(running.log)}")

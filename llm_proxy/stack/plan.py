@@ -3,14 +3,15 @@
 Invariant: whatever can be refused is refused here, in one clear line.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llm_proxy.settings import Settings, load
 from llm_proxy.stack import programs, stores
 from llm_proxy.stack.greeting import key_place
 from llm_proxy.stack.local_model import CHAT_MODEL
+from llm_proxy.stack.outcome import write_whole
 from llm_proxy.stack.part import Part
 from llm_proxy.stack.ports import free_port, is_free, reached_at
 from llm_proxy.stack.probe import models
@@ -18,6 +19,8 @@ from llm_proxy.stack.surroundings import Surroundings
 
 LOCAL_NAMES = ("LOCAL_CHAT_BASE", "LOCAL_EMBED_BASE")
 CONFIG = "litellm-config.yaml"
+LIST = "sidecars"
+MASTER_KEYS = ("LLM_PROXY__LITELLM_API_KEY", "LITELLM_MASTER_KEY")
 
 
 class Refused(Exception):  # noqa: N818 -- errors are named for the state they report
@@ -51,6 +54,7 @@ class Plan:
 
     Attributes:
         models: None when no local model is wanted, or the configuration does not refer to it.
+        sidecar_ports: By each sidecar's number.
     """
 
     given: Surroundings
@@ -59,15 +63,39 @@ class Plan:
     config: Path
     stores: stores.Stores
     models: programs.ModelPorts | None
-    sidecar_ports: tuple[int, ...]
+    sidecar_ports: Mapping[int, int]
 
-    def sidecars(self) -> Iterator[Part]:
-        """The sidecars to start."""
+    @property
+    def development(self) -> bool:
+        """Whether somebody is at work on this stack; `up` says so unless told otherwise."""
+        return self.given.names.get("LLM_PROXY__ENVIRONMENT", "development") == "development"
+
+    def sidecars(self) -> Iterator[tuple[int, Part]]:
+        """The sidecars to start, by number."""
         behind = programs.Behind(
             self._master_key(), self.stores.cache.url, self.stores.calls.url, self.models
         )
-        for number, port in enumerate(self.sidecar_ports, 1):
-            yield programs.sidecar(number, port, self.config, behind, self.given)
+        for number, port in self.sidecar_ports.items():
+            yield number, programs.sidecar(number, port, self.config, behind, self.given)
+
+    def list_sidecars(self) -> None:
+        """Writes down where the sidecars are; the gateway follows."""
+        lines = [f"http://127.0.0.1:{port}\n" for port in self.sidecar_ports.values()]
+        write_whole(self.state / LIST, "".join(lines))
+
+    def with_given(self, given: Surroundings, sidecar_ports: Mapping[int, int]) -> "Plan":
+        """The same stack with what is given now; the key the gateway knows stays."""
+        kept = {name: self.given.names[name] for name in MASTER_KEYS if name in self.given.names}
+        others = {name: value for name, value in given.names.items() if name not in MASTER_KEYS}
+        return replace(self, given=replace(given, names=others | kept), sidecar_ports=sidecar_ports)
+
+    def watched(self) -> Iterator[Path]:
+        """The files a sidecar is made from: its configuration, the modules it names, keys."""
+        yield from (self.config, Path(".env"))
+        yield from Path(".keys").glob("[A-Za-z]*")
+        for module in self.config.parent.glob("*.py"):
+            if module.stem in self.config.read_text(encoding="utf-8", errors="replace"):
+                yield module
 
     def model(self) -> Iterator[Part]:
         """The local models to start, if any."""
@@ -87,9 +115,7 @@ class Plan:
         names |= {name: value for name, value in self.given.names.items() if name.startswith("LLM_PROXY_")}
         fixed = {
             "LLM_PROXY__HOST": self.settings.host,
-            "LLM_PROXY__LITELLM_PROXY_URL": ",".join(
-                f"http://127.0.0.1:{port}" for port in self.sidecar_ports
-            ),
+            "LLM_PROXY__LITELLM_PROXY_URL": f"@{self.state.absolute() / LIST}",
             "LLM_PROXY__LITELLM_API_KEY": self._master_key(),
             **self.addresses(),
         }
@@ -121,7 +147,7 @@ class Plan:
         return f"http://{f'[{host}]' if ':' in host else host}:{self.settings.port}/v1"
 
     def _master_key(self) -> str:
-        return self.given.first("LLM_PROXY__LITELLM_API_KEY", "LITELLM_MASTER_KEY") or ""
+        return self.given.first(*MASTER_KEYS) or ""
 
 
 def settle(wishes: Wishes, given: Surroundings) -> Plan:
@@ -145,7 +171,7 @@ def settle(wishes: Wishes, given: Surroundings) -> Plan:
         config=config,
         stores=stores.choose(given, embedded=wishes.stores),
         models=programs.ModelPorts(free_port(), free_port()) if wants_models else None,
-        sidecar_ports=tuple(free_port() for _ in range(wishes.sidecars)),
+        sidecar_ports={number: free_port() for number in range(1, wishes.sidecars + 1)},
     )
     for _ in (*plan.sidecars(), *plan.model()):
         pass  # each looks for its wheel and says when it is missing

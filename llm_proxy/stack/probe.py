@@ -5,6 +5,7 @@
 
 import http.client
 import json
+import re
 import sys
 from collections.abc import Mapping
 
@@ -18,6 +19,13 @@ def models(host: str, port: int, key: str) -> list[str]:
     """The model groups a gateway lists for this key; none when it does not answer."""
     body = _get(host, port, "/v1/models", {"Authorization": f"Bearer {key}"}, 5.0)
     return [str(model["id"]) for model in json.loads(body)["data"]] if body else []
+
+
+def in_flight(port: int, host: str = "127.0.0.1") -> int | None:
+    """How many calls run at a sidecar; None when it does not say."""
+    body = _get(host, port, "/health/liveliness", {}, 1.0)
+    found = re.search(rb'"in_flight": ?(\d+)', body or b"")
+    return int(found[1]) if found else None
 
 
 def _get(host: str, port: int, path: str, headers: Mapping[str, str], timeout_s: float) -> bytes | None:

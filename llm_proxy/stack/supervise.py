@@ -5,7 +5,7 @@ stay up ends the whole stack. Pure decisions take the time as an argument.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from llm_proxy.stack.part import Part, PartDied, Running, tail
@@ -41,13 +41,21 @@ def pause_s(failures: int) -> float:
     return min(FIRST_PAUSE_S * 2.0 ** max(0, failures - 1), LONGEST_PAUSE_S)
 
 
-def supervise(parts: Iterable[Running], start: Start, say: Say) -> None:
-    """Watches the parts for ever, starting again what ends; raises `PartDied` when one cannot be kept up."""
-    watched = [Watched(running) for running in parts]
+def supervise(parts: Mapping[str, Watched], start: Start, say: Say, also: Callable[[float], None]) -> None:
+    """Watches the parts for ever, starting again what ends; raises `PartDied` when one cannot be kept up.
+
+    Args:
+        parts: Who is watched; may change between two looks.
+        start: Starts a part again.
+        say: Told what ended and came back.
+        also: Called after every look, with the time.
+    """
     while True:
         time.sleep(LOOK_EVERY_S)
-        for part in watched:
-            look_after(part, start, say, time.monotonic())
+        now_s = time.monotonic()
+        for part in parts.values():
+            look_after(part, start, say, now_s)
+        also(now_s)
 
 
 def look_after(part: Watched, start: Start, say: Say, now_s: float) -> None:

@@ -15,9 +15,10 @@ from urllib.parse import urlsplit
 import orjson
 
 from llm_proxy.telemetry import Metrics
+from llm_proxy.upstream.addresses import addresses
 from llm_proxy.upstream.catalog import Catalog, from_model_info, from_own
 from llm_proxy.upstream.client import Client
-from llm_proxy.upstream.pool import Sidecar, expand
+from llm_proxy.upstream.pool import Sidecar
 from llm_proxy.upstream.wire import NotConnected
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ class Keeper:
     def __init__(self, client: Client, urls: tuple[str, ...], metrics: Metrics) -> None:
         self._client = client
         self._metrics = metrics
-        self._urls = expand(urls)
+        self._given, self._urls = urls, addresses(urls)
         self._task: asyncio.Task[None] | None = None
         self._asked: dict[object, asyncio.Task[None]] = {}
         self._resolved_at = self._read_at = float("-inf")
@@ -64,6 +65,7 @@ class Keeper:
             await asyncio.sleep(CHECK_S if self._client.catalog is not None else CHECK_S / 4)
 
     async def _look(self, now: float) -> None:
+        self._follow()
         if now - self._resolved_at >= RESOLVE_S:
             self._resolved_at = now
             await self._resolve()
@@ -80,6 +82,14 @@ class Keeper:
             gauge("llm_proxy_upstream_up", float(one.live and one.served > 0), one.url)
             gauge("llm_proxy_upstream_in_flight", one.in_flight, one.url)
         gauge("llm_proxy_waiting", self._client.room.waiting)
+
+    def _follow(self) -> None:
+        """A changed list of sidecars holds from this look on, and so does what the new ones serve."""
+        urls = addresses(self._given)
+        if urls and urls != self._urls:
+            log.info("other sidecars take over", extra={"sidecars": urls})
+            self._urls = urls
+            self._resolved_at = self._read_at = float("-inf")
 
     def _ask(self, whom: object, question: Coroutine[None, None, None]) -> None:
         """Ask beside everything else, unless the last question is still open."""
@@ -124,7 +134,7 @@ class Keeper:
                 found = await self._fetch(sidecar)
             except (OSError, ValueError, KeyError, AttributeError):
                 continue
-            if found is not None:
+            if found is not None and sidecar in self._client.pool.sidecars:
                 self._client.catalog, self._read_at = found, now
                 return
 

@@ -122,7 +122,7 @@ class Pool:
 
     def __init__(self, urls: Iterable[str], *, max_in_flight: int) -> None:
         self.max_in_flight = max_in_flight
-        self.sidecars: list[Sidecar] = [Sidecar(url) for url in expand(urls)]
+        self.sidecars: list[Sidecar] = [Sidecar(url) for url in expand(urls) if url[0] != "@"]
         self._turn = 0
 
     def pick(self, now: float, tried: Iterable[Sidecar] = ()) -> Sidecar | None:

@@ -1,0 +1,213 @@
+"""The sidecars of a running stack are exchanged under load; a bad configuration changes nothing."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+import yaml
+from house import Json, say, script
+from processes import descendants
+from sidecars import Provider, deployment, provider_part
+from test_up import Launched, launched, nothing_given
+
+from llm_proxy.stack import part, ports
+
+EVERY_S = 0.05
+WORDS = ("--no-local-model", "--no-stores", "--config", "litellm.yaml")
+pytestmark = [
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc"),
+]
+
+
+@pytest.fixture(scope="module")
+def played(service_folder: Path) -> Iterator[Provider]:
+    """The scripted provider."""
+    port = ports.free_port()
+    started = part.start(provider_part(port), service_folder / "logs")
+    try:
+        part.wait_until_ready([started])
+        yield Provider(f"http://127.0.0.1:{port}")
+    finally:
+        part.stop([started])
+
+
+def write(folder: Path, provider: Provider, *groups: str, **more: Json) -> None:
+    """A configuration with these groups."""
+    models = [deployment(group, f"openai/{group}", provider, api_key="none") for group in groups]
+    (folder / "litellm.yaml").write_text(yaml.safe_dump({"model_list": models, **more}), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory, played: Provider) -> Iterator[Launched]:
+    """A stack with two sidecars before the scripted provider; nobody watches its files."""
+    folder = tmp_path_factory.mktemp("reload")
+    write(folder, played, "steady")
+    (folder / ".env").write_text("LLM_PROXY__ENVIRONMENT=production\n", encoding="utf-8")
+    with launched(folder, *WORDS, "--sidecars", "2") as up:
+        up.wait_for("Ctrl-C stops everything")
+        yield up
+
+
+def reload(stack: Launched) -> "subprocess.CompletedProcess[str]":
+    """`llm-proxy reload`, as a person types it."""
+    argv = [sys.executable, "-m", "llm_proxy", "reload"]
+    return subprocess.run(
+        argv, cwd=stack.folder, env=nothing_given(), capture_output=True, text=True, check=False
+    )
+
+
+def sidecars(stack: Launched) -> list[int]:
+    """The process ids of the sidecars."""
+    running = descendants(stack.process.pid)
+    return sorted(pid for pid, args in running.items() if "llm_proxy.sidecar" in args)
+
+
+@dataclass(slots=True)
+class Load:
+    """What became of a steady load."""
+
+    answered: int = 0
+    streamed: int = 0
+    failed: list[str] = field(default_factory=list[str])
+
+
+@asynccontextmanager
+async def steady_load(stack: Launched) -> AsyncIterator[Load]:
+    """Twenty calls a second, every third a stream that takes a second, until the block ends."""
+    load, over = Load(), asyncio.Event()
+    running: list[asyncio.Task[None]] = []
+    async with openai.AsyncOpenAI(
+        base_url=f"http://127.0.0.1:{stack.port}/v1", api_key=stack.client().api_key, max_retries=0
+    ) as sdk:
+
+        async def send() -> None:
+            while not over.is_set():
+                running.append(asyncio.create_task(_one(sdk, load, streamed=len(running) % 3 == 0)))
+                await asyncio.sleep(EVERY_S)
+
+        sending = asyncio.create_task(send())
+        try:
+            yield load
+        finally:
+            over.set()
+            await asyncio.gather(sending, *running)
+
+
+async def _one(sdk: openai.AsyncOpenAI, load: Load, *, streamed: bool) -> None:
+    try:
+        if streamed:
+            said = say(script(do="ok", frames=20, gap_ms=50))
+            stream = await sdk.chat.completions.create(model="steady", messages=said, stream=True)
+            ends = [chunk.choices[0].finish_reason async for chunk in stream if chunk.choices]
+            assert ends[-1] == "stop"
+            load.streamed += 1
+        else:
+            await sdk.chat.completions.create(model="steady", messages=say("hello"))
+            load.answered += 1
+    except (openai.OpenAIError, httpx.HTTPError, AssertionError) as fault:
+        load.failed.append(repr(fault))
+
+
+async def served(stack: Launched) -> set[str]:
+    """The groups the gateway lists."""
+    async with openai.AsyncOpenAI(
+        base_url=f"http://127.0.0.1:{stack.port}/v1", api_key=stack.client().api_key
+    ) as sdk:
+        return {model.id async for model in sdk.models.list()}
+
+
+async def until_served(stack: Launched, groups: set[str]) -> None:
+    """Waits until the gateway lists exactly these groups."""
+    async with asyncio.timeout(30):
+        while await served(stack) != groups:
+            await asyncio.sleep(0.1)
+
+
+async def test_sidecars_are_exchanged_under_load_and_no_call_is_lost(
+    stack: Launched, played: Provider
+) -> None:
+    """New ones with the new groups take over, streams at the old ones end whole, then the old ones stop."""
+    before = sidecars(stack)
+    async with steady_load(stack) as load:
+        await asyncio.sleep(1)
+        write(stack.folder, played, "steady", "added")
+        done = await asyncio.to_thread(reload, stack)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == "sidecar-3, sidecar-4 took over from sidecar-1, sidecar-2\n"
+        await until_served(stack, {"steady", "added"})
+        await asyncio.to_thread(stack.wait_for, "sidecar-1 has drained and stopped")
+        await asyncio.to_thread(stack.wait_for, "sidecar-2 has drained and stopped")
+        await asyncio.sleep(1)
+    assert load.failed == []
+    assert load.answered > 50
+    assert load.streamed > 20
+    assert len(sidecars(stack)) == 2
+    assert not set(sidecars(stack)) & set(before)
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        ("model_list: [", "while parsing"),
+        ("model_list: 7\n", "model_list is not a list"),
+        ("model_lits: []\n", "LiteLLM ignores this key; did you mean model_list?"),
+        ("router_settings: {fallbacks: [{steady: [nobody]}]}\nmodel_list: []\n", "no group is called nobody"),
+    ],
+)
+async def test_a_configuration_that_does_not_validate_is_refused_and_the_old_one_stays(
+    stack: Launched, broken: str, reason: str
+) -> None:
+    """With the reason, exit code 1, and the same processes."""
+    before, groups = sidecars(stack), await served(stack)
+    (stack.folder / "litellm.yaml").write_text(broken, encoding="utf-8")
+    done = await asyncio.to_thread(reload, stack)
+    assert done.returncode == 1
+    assert reason in done.stderr
+    assert done.stderr.endswith("Error: refused; the old configuration stays\n")
+    assert (sidecars(stack), await served(stack)) == (before, groups)
+
+
+async def test_a_configuration_litellm_does_not_start_with_is_refused_with_its_words(
+    stack: Launched, played: Provider
+) -> None:
+    """What only LiteLLM can judge is judged before anybody is asked to leave."""
+    before = sidecars(stack)
+    write(stack.folder, played, "steady", litellm_settings={"callbacks": ["no_such_module.thing"]})
+    done = await asyncio.to_thread(reload, stack)
+    assert done.returncode == 1
+    assert "no_such_module" in done.stderr
+    assert sidecars(stack) == before
+
+
+def test_reloading_where_nobody_runs_is_one_clear_line(tmp_path: Path) -> None:
+    """And exit code 1."""
+    argv = [sys.executable, "-m", "llm_proxy", "reload"]
+    done = subprocess.run(
+        argv, cwd=tmp_path, env=nothing_given(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: no `llm-proxy up` runs on .local/")
+
+
+async def test_in_development_a_changed_file_is_enough(tmp_path: Path, played: Provider) -> None:
+    """Nobody types anything; a key that appears counts too."""
+    write(tmp_path, played, "steady")
+    keyed = deployment("keyed", "openai/keyed", played, api_key="os.environ/A_NEW_API_KEY")
+    plain = deployment("steady", "openai/steady", played, api_key="none")
+    with launched(tmp_path, *WORDS) as up:
+        up.wait_for("Ctrl-C stops everything")
+        document = yaml.safe_dump({"model_list": [plain, keyed]})
+        (tmp_path / "litellm.yaml").write_text(document, encoding="utf-8")
+        await asyncio.to_thread(up.wait_for, "sidecar-2 took over from sidecar-1")
+        assert await served(up) == {"steady"}
+        (tmp_path / ".keys").mkdir()
+        (tmp_path / ".keys" / "A_NEW_API_KEY").write_text("sk-new", encoding="utf-8")
+        await until_served(up, {"steady", "keyed"})
