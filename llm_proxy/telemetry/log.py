@@ -66,7 +66,7 @@ def setup_logging(level: str = "INFO", *, secrets: Iterable[str] = (), stream: T
     root = logging.getLogger()
     root.handlers = [out]
     root.setLevel(level)
-    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "fastapi", "aiohttp"):
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "fastapi"):
         logging.getLogger(name).handlers = []
         logging.getLogger(name).propagate = True
     for name in _QUIET:
