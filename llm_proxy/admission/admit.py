@@ -243,6 +243,8 @@ class Admission:
             if ask.take:
                 self._full.remember(ask, answer)
             return self._refused(ask, answer)
+        if ask.take and self._shared:
+            self._outage.admitted(ask.plan)
         if ask.take and ask.plan.watches:
             self._shadowed += any(one.over for one in standings(ask.plan, ask.wants, answer))
         taken = (Taken(ask.plan, ask.wants, answer, ask.lease, self._store, self._desk),)

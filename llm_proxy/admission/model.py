@@ -107,6 +107,13 @@ class Model:
                 counter.spent += entry.delta if counter.born == entry.at else entry.full
         return True
 
+    def note(self, key: str, now_ms: int) -> None:
+        """Count a request that was admitted elsewhere."""
+        self._sweep(now_ms)
+        times = self.windows.setdefault(key, deque())
+        window.forget(times, now_ms)
+        times.append(now_ms)
+
     def free(self, key: str, lease: str) -> None:
         """Give a place back."""
         self.places.get(key, {}).pop(lease, None)

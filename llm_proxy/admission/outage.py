@@ -1,9 +1,9 @@
 """What holds while the limits store is away: each check's own policy.
 
 `deny` refuses, `local` counts in this process against this replica's share, `allow` lets pass.
-Invariants: a share is the limit divided by the replicas that lived at the last heartbeat, at least 1; a
-budget's share is of what was left when last heard of, and nothing when never heard of; money spent
-meanwhile is settled when the store is back.
+Invariants: a share is the limit divided by the replicas that lived at the last heartbeat, at least 1, and
+what the store admitted here in the last minute counts against it; a budget's share is of what was left when
+last heard of, and nothing when never heard of; money spent meanwhile is settled when the store is back.
 """
 
 from dataclasses import replace
@@ -18,6 +18,8 @@ from llm_proxy.errors import StoreUnavailable
 
 RETRY_S = 1.0
 MOST_REMEMBERED = 50_000
+MOST_MIRRORED = 600
+"""Windows of larger limits are not mirrored: what an outage adds to them is small beside them."""
 _UNBORN = -1
 """The generation of a reservation no counter knows."""
 
@@ -38,6 +40,17 @@ class Outage:
     async def stop(self) -> None:
         """Stop."""
         await self._desk.stop()
+
+    def admitted(self, plan: Plan) -> None:
+        """Remember what the store admitted here, so that an outage opens no new window for it."""
+        now_ms = self._local.clock_ms()
+        for check in plan.checks:
+            if (
+                check.kind == "requests"
+                and check.limit <= MOST_MIRRORED
+                and check.on_store_failure == "local"
+            ):
+                self._local.model.note(check.key, now_ms)
 
     def heard(self, plan: Plan, answer: Answer) -> None:
         """Remember what the store said of budgets."""

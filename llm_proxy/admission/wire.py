@@ -189,7 +189,7 @@ class Wire(asyncio.Protocol):
     async def _connect(self) -> None:
         where: dict[str, Any] = dict(parse_url(self._url))
         loop = asyncio.get_running_loop()
-        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+        async with asyncio.timeout(max(CONNECT_TIMEOUT_S, 2 * self._timeout_s)):
             if path := where.get("path"):
                 await loop.create_unix_connection(lambda: self, path)
             else:

@@ -18,7 +18,9 @@ from llm_proxy.settings import Settings
 
 async def run(url: str, tenant: str, agent: str, clients: int) -> None:
     """Ask, and count the answers."""
-    admission = Admission(Settings.model_validate({"limits_redis_url": url, "database_url": None}))
+    admission = Admission(
+        Settings.model_validate({"limits_redis_url": url, "database_url": None, "store_timeout_ms": 5_000})
+    )
     await admission.start()
     sys.stdin.readline()
     caller = Caller("internal:test", "internal", tenant=tenant, agent=agent)

@@ -108,7 +108,11 @@ async def test_the_verdict_explained_is_the_verdict_given(limits_redis_url: str,
     for _ in range(STATES // 20):
         ledger = SomePrices(spent=dice.choice([0, 400, None]))
         admission = Admission(
-            settings_of(limits_redis_url=limits_redis_url if shared else None, default_models=("a", "c")),
+            settings_of(
+                store_timeout_ms=5_000,
+                limits_redis_url=limits_redis_url if shared else None,
+                default_models=("a", "c"),
+            ),
             prices=ledger,
             spent=ledger,
             rules=Rules(rules(dice)),
@@ -130,7 +134,9 @@ async def test_the_verdict_explained_is_the_verdict_given(limits_redis_url: str,
 
 async def test_explaining_counts_nothing(limits_redis_url: str) -> None:
     """However often it is asked."""
-    admission = Admission(settings_of(limits_redis_url=limits_redis_url, default_models=("*",)))
+    admission = Admission(
+        settings_of(store_timeout_ms=5_000, limits_redis_url=limits_redis_url, default_models=("*",))
+    )
     await admission.start()
     who = Caller(
         "k", "internal", tenant=f"t-{uuid4().hex}", agent="scout", limits=Limits(tpm=500, parallel=1)

@@ -13,6 +13,9 @@ from llm_proxy.dialects import Call
 from llm_proxy.errors import BudgetExceeded, Refused, StoreUnavailable
 from llm_proxy.identity import Budget
 
+PATIENT_MS = 5_000
+"""Where the deadline itself is not in question, a busy machine must not decide."""
+
 
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[Own]:
@@ -44,7 +47,7 @@ async def test_an_emptied_store_has_its_budgets_rebuilt_from_the_ledger_and_neve
 ) -> None:
     """A missing counter is unknown, not 0."""
     ledger = Ledger(spent=0)
-    admission = await replicas.start(ledger)
+    admission = await replicas.start(ledger, store_timeout_ms=PATIENT_MS)
     caller = somebody(budgets=(Budget(1_000, "month"),))
     assert await outcome(admission, caller) == "enforced"
     ledger.spent = 1_000
@@ -61,7 +64,7 @@ async def test_an_emptied_store_has_its_budgets_rebuilt_from_the_ledger_and_neve
 async def test_many_calls_that_miss_a_counter_ask_the_ledger_once(own: Own, replicas: Replicas) -> None:
     """A flush is no storm on Postgres."""
     ledger = Ledger(spent=0)
-    admission = await replicas.start(ledger)
+    admission = await replicas.start(ledger, store_timeout_ms=PATIENT_MS)
     caller = somebody(budgets=(Budget(10**9, "total"),))
     await asyncio.gather(*(outcome(admission, caller) for _ in range(50)))
     assert ledger.asked == 1
@@ -72,7 +75,7 @@ async def test_settlements_of_an_outage_arrive_when_the_store_is_back_and_count_
     own: Own, replicas: Replicas
 ) -> None:
     """Money is never dropped."""
-    admission = await replicas.start(Ledger(spent=0))
+    admission = await replicas.start(Ledger(spent=0), store_timeout_ms=PATIENT_MS)
     caller = somebody(budgets=(Budget(10**9, "total"),))
     leases = [await admission.admit(caller, CALL, uuid4()) for _ in range(20)]
     own.freeze()
@@ -92,7 +95,7 @@ async def test_spend_never_exceeds_the_budget_by_more_than_calls_in_flight_cost_
 ) -> None:
     """Two replicas, many clients, costs nobody foresaw."""
     limit = 30_000
-    both = [await replicas.start(Ledger(spent=0)) for _ in range(2)]
+    both = [await replicas.start(Ledger(spent=0), store_timeout_ms=PATIENT_MS) for _ in range(2)]
     caller = somebody(budgets=(Budget(limit, "day"),))
     spent = refused = 0
     in_flight: dict[Lease, int] = {}
@@ -123,7 +126,7 @@ async def test_spend_never_exceeds_the_budget_by_more_than_calls_in_flight_cost_
 
 async def test_a_model_nobody_can_price_is_refused_under_a_budget(replicas: Replicas) -> None:
     """And only there."""
-    admission = await replicas.start(Ledger(spent=0))
+    admission = await replicas.start(Ledger(spent=0), store_timeout_ms=PATIENT_MS)
     unpriced = Call("chat.completions", "openai", "unpriced", "unpriced", {}, prompt_bytes=4)
     with pytest.raises(Refused) as refused:
         await admission.admit(somebody(budgets=(Budget(1, "day"),)), unpriced, uuid4())

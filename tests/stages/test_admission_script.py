@@ -143,7 +143,7 @@ async def test_script_and_model_agree_on_any_history(
 ) -> None:
     """Whatever is admitted, settled, freed, kept, seeded or forgotten by time."""
     name = uuid4().hex
-    store = SharedStore(limits_redis_url, timeout_s=2, clock=HANDS % name)
+    store = SharedStore(limits_redis_url, timeout_s=5, clock=HANDS % name)
     await store.start()
     pair = Pair(store, name)
     try:
@@ -159,7 +159,7 @@ async def test_script_and_model_agree_on_any_history(
 async def pair(limits_redis_url: str) -> AsyncIterator[Pair]:
     """A store and its model, at the beginning of time."""
     name = uuid4().hex
-    store = SharedStore(limits_redis_url, timeout_s=2, clock=HANDS % name)
+    store = SharedStore(limits_redis_url, timeout_s=5, clock=HANDS % name)
     await store.start()
     made = Pair(store, name)
     await made.turn_clock(0)

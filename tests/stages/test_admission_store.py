@@ -36,7 +36,10 @@ async def admission(limits_redis_url: str) -> AsyncIterator[Admission]:
 
 def replica(url: str, *rules: Rule) -> Admission:
     """A replica that counts at this address."""
-    return Admission(settings_of(limits_redis_url=url, default_models=("gpt", "m")), standing_rules=rules)
+    return Admission(
+        settings_of(limits_redis_url=url, default_models=("gpt", "m"), store_timeout_ms=5_000),
+        standing_rules=rules,
+    )
 
 
 async def admit(admission: Admission, caller: Caller, call: Call = CALL) -> Lease:

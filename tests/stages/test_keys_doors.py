@@ -181,7 +181,7 @@ async def test_without_a_database_the_doors_say_so() -> None:
 
 async def test_a_caller_sees_where_it_stands_and_what_a_request_would_meet(limits_redis_url: str) -> None:
     """Its own limits, and no more."""
-    admission = Admission(settings_of(limits_redis_url=limits_redis_url))
+    admission = Admission(settings_of(store_timeout_ms=5_000, limits_redis_url=limits_redis_url))
     await admission.start()
     who = Caller(
         "k", "virtual", tenant=mint().lookup, agent="scout", models=("gpt",), limits=Limits(tpm=1_000)

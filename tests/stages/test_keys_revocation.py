@@ -42,7 +42,9 @@ class Replica:
     def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", redis_url: str | None) -> None:
         self.keys = VirtualKeys(PostgresKeys(pool))
         self.admission = Admission(
-            settings_of(limits_redis_url=redis_url, default_models=("*",), agent_rpm=0),
+            settings_of(
+                store_timeout_ms=5_000, limits_redis_url=redis_url, default_models=("*",), agent_rpm=0
+            ),
             rules=self.keys,
             renew=self.keys.renew,
         )
