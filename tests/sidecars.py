@@ -141,7 +141,7 @@ def sidecar_part(config: Path, port: int, env: Mapping[str, str]) -> part.Part:
     return part.Part(
         name=f"sidecar-{port}",
         argv=(str(sidecar_python()), *words),
-        env=fixed | {"LITELLM_MASTER_KEY": KEY} | dict(env),
+        env=fixed | {"LITELLM_MASTER_KEY": KEY, "LLM_PROXY_SIDECAR_LEAVE_S": "0"} | dict(env),
         ready=lambda _: answers(port, "/health/readiness"),
         cwd=config.parent,
         patience_s=90,

@@ -29,11 +29,13 @@ class Doors:
     Attributes:
         key: The traffic key.
         ready: Whether a first call of each kind went through.
+        leaving: Whether the process is about to stop: it still answers, and wants no new calls.
         in_flight: Calls running now; who wants to stop this process waits for none.
     """
 
     key: str
     ready: bool = False
+    leaving: bool = False
     in_flight: int = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,7 +66,8 @@ class Doors:
         if path == "/health/readiness" and not self.ready:
             await answer(send, 503, {"status": "starting"})
         else:
-            await answer(send, 200, {"status": "healthy", "in_flight": self.in_flight})
+            status = "leaving" if self.leaving else "healthy"
+            await answer(send, 200, {"status": status, "in_flight": self.in_flight})
 
     def _admits(self, scope: Scope) -> bool:
         given = [value for name, value in scope["headers"] if name == b"authorization"]

@@ -86,6 +86,7 @@ def sidecar(number: int, port: int, config: Path, behind: Behind, given: Surroun
     env |= {name: value for name, value in wired.items() if value}
     env |= {"LITELLM_MASTER_KEY": behind.master_key}
     env.setdefault("LLM_PROXY_SIDECAR_DRAIN_S", "1")
+    env.setdefault("LLM_PROXY_SIDECAR_LEAVE_S", "0")
     for name in NEVER_IN_A_SIDECAR:
         env.pop(name, None)
     words = ("--config", config.absolute(), "--host", "127.0.0.1", "--port", port)

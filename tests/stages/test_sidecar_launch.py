@@ -83,7 +83,7 @@ def test_without_a_traffic_key_it_does_not_start(tmp_path: Path, free_port: int)
 
 
 @contextmanager
-def slow_one(provider: Provider, folder: Path) -> Generator[Sidecar]:
+def slow_one(provider: Provider, folder: Path, **env: str) -> Generator[Sidecar]:
     """A sidecar with one deployment, and a callback of the user's own beside its configuration."""
     (folder / "beside.py").write_text(BESIDE)
     config: Json = {
@@ -91,18 +91,22 @@ def slow_one(provider: Provider, folder: Path) -> Generator[Sidecar]:
         "litellm_settings": {"callbacks": ["beside.instance"]},
         "general_settings": {"master_key": "sk-1234", "database_url": "sqlite:///x.db"},
     }
-    with running(config, provider, folder, DATABASE_URL="postgres://nobody", NUM_WORKERS="3") as started:
+    env |= {"DATABASE_URL": "postgres://nobody", "NUM_WORKERS": "3"}
+    with running(config, provider, folder, **env) as started:
         yield started
 
 
 async def test_sigterm_lets_running_calls_end(provider: Provider, tmp_path: Path) -> None:
-    """A stream that runs ends whole, new connections are refused, the process is gone soon after."""
-    with slow_one(provider, tmp_path) as sidecar:
-        stream = asyncio.create_task(sidecar.stream("a", "drain", do="slow", frames=10, gap_ms=150))
+    """It says it is leaving and still answers; a stream that runs ends whole; then the process is gone."""
+    with slow_one(provider, tmp_path, LLM_PROXY_SIDECAR_LEAVE_S="1") as sidecar:
+        stream = asyncio.create_task(sidecar.stream("a", "drain", do="slow", frames=20, gap_ms=150))
         async with asyncio.timeout(10):
             while not await provider.calls("drain"):  # noqa: ASYNC110 -- the provider has no event to wait for
                 await asyncio.sleep(0.05)
         os.kill(sidecar.pid, signal.SIGTERM)
+        await asyncio.sleep(0.3)
+        assert (await sidecar.get("/health/liveliness")).json["status"] == "leaving"
+        assert (await sidecar.chat("a", "late")).status == 200
         answer = await stream
         assert answer.events[-1] == "[DONE]"
         ended = time.monotonic()
