@@ -1,18 +1,17 @@
 """Every refusal: one class = one HTTP status + one OpenAI error code.
 
     Refused
-    ├── BadRequest 400            ├── RateLimited 429 (our limit)      ├── ProviderRejected 400
-    ├── Unauthorized 401          ├── BudgetExceeded 429 (our budget)  ├── ProviderAuth 502
-    ├── Forbidden 403             ├── Overloaded 503 (shed, draining)  ├── ProviderQuota 429
-    ├── NotFound 404              └── StoreUnavailable 503             ├── ProviderRateLimited 429
-    ├── ModelNotFound 404                                              ├── ProviderFailed 502
-    ├── MethodNotAllowed 405                                           ├── UpstreamUnreachable 502
-    ├── RequestTimeout 408                                              ├── UpstreamCoolingDown 503
-    ├── BodyTooLarge 413                                               └── UpstreamTimeout 504
-    ├── UnsupportedMediaType 415
-    ├── HeadersTooLarge 431
-    └── Bug 500
-Raised anywhere, rendered in one place (`edge.errors`). Messages are ours: no key, host, or upstream text.
+    ├── BadRequest 400             ├── RateLimited 429 (our limit)      ├── ProviderRejected 400, 413, 422
+    ├── Unauthorized 401           ├── BudgetExceeded 429 (our budget)  ├── ProviderAuth 502
+    ├── Forbidden 403              ├── Overloaded 503 (shed, draining)  ├── ProviderQuota 429
+    ├── NotFound 404               ├── StoreUnavailable 503             ├── ProviderRateLimited 429
+    ├── ModelNotFound 404          └── Bug 500                          ├── ProviderFailed 502
+    ├── MethodNotAllowed 405                                            ├── UpstreamUnreachable 502
+    ├── RequestTimeout 408                                              ├── UpstreamBroke 502
+    ├── BodyTooLarge 413                                                ├── UpstreamCoolingDown 503
+    ├── UnsupportedMediaType 415                                        └── UpstreamTimeout 504
+    └── HeadersTooLarge 431
+Raised anywhere, rendered in one place (`edge.respond`). Messages are ours: no key, host, or upstream text.
 Source: https://platform.openai.com/docs/guides/error-codes
 """
 
@@ -38,6 +37,8 @@ class Refused(Exception):  # noqa: N818 -- errors are named for the state they r
     refused_by: ClassVar[RefusedBy] = "gateway"
     retryable: ClassVar[bool | None] = None
     """What `x-should-retry` says; None leaves it to the client."""
+    may_have_run: bool = False
+    """Whether a model may have worked, and been paid, all the same."""
 
     def __init__(
         self,
@@ -224,6 +225,15 @@ class UpstreamUnreachable(Refused):
     default_code = "upstream_unreachable"
 
 
+class UpstreamBroke(Refused):
+    """The connection broke before an answer; the request was sent, so nobody repeats it."""
+
+    status = 502
+    type = "server_error"
+    default_code = "upstream_unreachable"
+    may_have_run = True
+
+
 class UpstreamCoolingDown(Refused):
     """Every deployment of the model is cooling down."""
 
@@ -237,6 +247,7 @@ class UpstreamTimeout(Refused):
     """No answer within the deadline."""
 
     status = 504
+    may_have_run = True
     type = "server_error"
     default_code = "upstream_timeout"
     refused_by = "provider"

@@ -72,7 +72,10 @@ async def relay(
     finally:
         exchange.interrupted(watch.why)
         record = exchange.record(caller, call)
-        lease.settle(record.total_tokens, record.cost_nano_usd)
+        if exchange.unspent:
+            lease.settle(0, 0)
+        else:
+            lease.settle(record.total_tokens, record.cost_nano_usd)
         stages.ledger.post(record)
         if stages.witnesses is not None:
             stages.witnesses.closed(exchange, caller, call, record)

@@ -33,7 +33,7 @@ from llm_proxy.admission.policy import Defaults
 from llm_proxy.admission.pulse import Pulse
 from llm_proxy.admission.spend import Rebuilding, Spent
 from llm_proxy.admission.standing import State, headers, refusal, standings
-from llm_proxy.admission.store import ProcessStore, SharedStore, Store
+from llm_proxy.admission.store import Observed, ProcessStore, SharedStore, Store
 from llm_proxy.admission.watch import Watch
 from llm_proxy.admission.wire import StoreAway
 from llm_proxy.dialects import Call
@@ -93,8 +93,9 @@ class Admission:
         rules: RuleSource | None = None,
         renew: Renew | None = None,
         standing_rules: tuple[Rule, ...] = (),
+        observed: Observed | None = None,
     ) -> None:
-        """`rules` and `renew` come from the virtual keys; `standing_rules` from a file, below those."""
+        """`rules` and `renew` come from the virtual keys; `observed` hears of every store call."""
         url = settings.limits_redis_url
         self._settings = settings
         self._shared = url is not None
@@ -103,6 +104,8 @@ class Admission:
             if url is not None
             else ProcessStore()
         )
+        if observed is not None and isinstance(self._store, SharedStore):
+            self._store.observed = observed
         self._renew = renew
         replica = secrets.token_hex(6)
         self._clock_skew_ms = 0

@@ -9,6 +9,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from importlib.resources import files
+from time import perf_counter
 from typing import Any, Protocol
 
 from llm_proxy.admission.check import Answer, Ask
@@ -66,6 +67,10 @@ class Store(Protocol):
         ...
 
 
+Observed = Callable[[float, bool], None]
+"""Told of every script call: how long it took, in seconds, and whether the store answered."""
+
+
 class ProcessStore:
     """Limits of this process alone."""
 
@@ -121,6 +126,7 @@ class SharedStore:
         head = clock if clock is not None else source("clock")
         self._source = {name: f"{head}\n{source(name)}" for name in _SCRIPTS}
         self._sha = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in self._source.items()}  # noqa: S324 -- Redis names scripts so
+        self.observed: Observed = lambda _seconds, _answered: None
         self.wire = Wire(url, timeout_s=timeout_s, greeting=self._greeting)
 
     @property
@@ -193,6 +199,16 @@ class SharedStore:
         return said.get("maxmemory_policy", "unknown")
 
     async def _run(self, name: str, words: list[Word], orphan: Callable[[Any], None] | None = None) -> Any:  # noqa: ANN401 -- RESP
+        began = perf_counter()
+        try:
+            reply = await self._ask(name, words, orphan)
+        except StoreAway:
+            self.observed(perf_counter() - began, False)  # noqa: FBT003 -- whether it answered
+            raise
+        self.observed(perf_counter() - began, True)  # noqa: FBT003 -- the same
+        return reply
+
+    async def _ask(self, name: str, words: list[Word], orphan: Callable[[Any], None] | None) -> Any:  # noqa: ANN401 -- RESP
         try:
             return await self.wire.ask("EVALSHA", self._sha[name], *words, orphan=orphan)
         except StoreAway as away:

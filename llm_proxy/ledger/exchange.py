@@ -70,6 +70,11 @@ class Exchange:
         if self.answer is not None and sum(map(len, self.answer)) < MOST_ANSWER_BYTES:
             self.answer.append(out[:MOST_ANSWER_BYTES])
 
+    @property
+    def unspent(self) -> bool:
+        """Nothing was used, for certain: refused before an answer, and no model can have worked."""
+        return self.refused is not None and self.outcome == "error" and not self.refused.may_have_run
+
     def failed(self, refused: Refused) -> None:
         """The call ends in a refusal: as its status, or, once bytes have left, as a cut."""
         self.refused = refused

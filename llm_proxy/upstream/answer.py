@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import orjson
 
-from llm_proxy.errors import ProviderFailed, UpstreamUnreachable
+from llm_proxy.errors import ProviderFailed, UpstreamBroke
 from llm_proxy.upstream.frames import Frames, FrameTooLarge, strip
 from llm_proxy.upstream.reply import Served, Usage
 from llm_proxy.upstream.shape import as_object
@@ -18,9 +18,9 @@ from llm_proxy.upstream.watch import Watch
 from llm_proxy.upstream.wire import Connection
 
 
-def broke_off() -> UpstreamUnreachable:
+def broke_off() -> UpstreamBroke:
     """The refusal of a call whose connection broke; it may have run, so nobody repeats it."""
-    return UpstreamUnreachable("The connection to the model backend broke before an answer.")
+    return UpstreamBroke("The connection to the model backend broke before an answer.")
 
 
 class Answer:

@@ -139,6 +139,15 @@ async def test_a_budget_ends_spending_and_says_so(house: House) -> None:
         assert spent <= 0.0002 + 0.000063
 
 
+async def test_calls_the_provider_refuses_cost_a_budget_nothing(house: House) -> None:
+    """What was reserved for them is given back when they fail."""
+    async with httpx.AsyncClient(timeout=20) as client:
+        made = await make(house, client, budgets=[{"limit_usd": "0.0002", "period": "total"}])
+        failed = [await ask(client, house, made["key"], json=body("p/status-500")) for _ in range(8)]
+        assert {one.status_code for one in failed} == {502}
+        assert (await ask(client, house, made["key"])).status_code == 200
+
+
 async def row_of(client: httpx.AsyncClient, house: House, request_id: str, key: Json) -> Json:
     """A request's story, waited for until its batch is written."""
     end = time.monotonic() + 3
