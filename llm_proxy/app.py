@@ -15,15 +15,17 @@ import asyncpg
 from fastapi import APIRouter, FastAPI
 
 from llm_proxy import __version__
-from llm_proxy.admission import Admission, Price, Standing, refuse_evicting, standing_of
-from llm_proxy.dialects import Bounds, Models
-from llm_proxy.edge import admin, health, limits, metrics, models, rest, usage
+from llm_proxy.admission import Admission, Standing, refuse_evicting, standing_of
+from llm_proxy.dialects import Bounds
+from llm_proxy.edge import admin, health, limits, metrics, models, models_admin, rest, usage
 from llm_proxy.edge.auth import Doorkeeper
 from llm_proxy.edge.client_ip import ClientIp
 from llm_proxy.edge.front import Front
 from llm_proxy.edge.health import Health, Part
 from llm_proxy.edge.intake import Intake, Limits
+from llm_proxy.edge.known_models import KnownModels
 from llm_proxy.edge.serve import Serve
+from llm_proxy.edge.trial import Trial
 from llm_proxy.errors import Refused
 from llm_proxy.identity import (
     Caller,
@@ -42,7 +44,6 @@ from llm_proxy.telemetry import Metrics, Seat, exposition, seat, setup_logging
 from llm_proxy.telemetry.cells import Cells
 from llm_proxy.telemetry.tracing import Tracer
 from llm_proxy.upstream import (
-    Catalog,
     Client,
     Controls,
     Keeper,
@@ -94,12 +95,14 @@ class Gateway:
         witnesses = _witnesses(settings, self._tracer, self.ledger)
         stages = Stages(identity, self.admission, self.upstream, self.ledger, self.watches, witnesses)
         intake = Intake(identity, _limits(settings), self._known)
-        routers = self._routers(_doorkeeper(settings, identity), intake, usage_of)
+        routers = self._routers(_doorkeeper(settings, identity), intake, usage_of, Trial(stages))
         version = settings.version or __version__
         rest_of_it = rest.build(routers, version=version, lifespan=self._lifespan, refused=self._refused)
         self.asgi = Front(Serve(stages, intake), rest_of_it)
 
-    def _routers(self, keeper: Doorkeeper, intake: Intake, usage_of: Usage | None) -> list[APIRouter]:
+    def _routers(
+        self, keeper: Doorkeeper, intake: Intake, usage_of: Usage | None, trial: Trial
+    ) -> list[APIRouter]:
         """Every door that is not hot."""
         settings, pool = self.settings, self._pool
         report = Health(self._parts, settings.version or __version__, settings.llm_mode)
@@ -112,6 +115,13 @@ class Gateway:
             limits.router(self.admission, caller=keeper.caller, read=intake.explained),
             usage.router(usage_of, keeper, self._standings),
             metrics.router(seats, self.metrics.cells, keeper),
+            models_admin.router(
+                lambda: self.upstream.catalog,
+                self.ledger.vitals,
+                trial,
+                reader=keeper.reader,
+                writer=keeper.writer,
+            ),
             admin.router(
                 registry,
                 rulings,
@@ -187,39 +197,6 @@ class Gateway:
         if self._seat is None:
             parts.append(Part("spool", "degraded", "records wait in memory"))
         return parts
-
-
-class KnownModels:
-    """The catalogue of the moment, as the dialects and admission want it."""
-
-    def __init__(self, upstream: Upstream, default: str, metrics: Metrics) -> None:
-        self._upstream = upstream
-        self._metrics = metrics
-        self._read: Catalog | None = None
-        self._models = Models(default=default)
-
-    def __call__(self) -> Models:
-        """The names there are."""
-        catalog = self._upstream.catalog
-        if catalog is not self._read and catalog is not None:
-            self._read = catalog
-            behind = {
-                name: frozenset(one.provider for one in group.deployments)
-                for name, group in catalog.groups.items()
-            }
-            groups = {
-                name: providers for name, providers in behind.items() if not catalog.groups[name].wildcard
-            }
-            wildcards = {name: providers for name, providers in behind.items() if name not in groups}
-            self._models = Models(self._models.default, groups, wildcards)
-            self._metrics.know_models(catalog.names)
-        return self._models
-
-    def price(self, group: str) -> Price | None:
-        """The dearest price of a group; None when one is not known."""
-        catalog = self._upstream.catalog
-        found = catalog.prices(group) if catalog else None
-        return Price(*found, catalog.longest(group)) if catalog and found else None
 
 
 def create_app(settings: Settings) -> Gateway:

@@ -12,8 +12,10 @@ from dotenv import dotenv_values
 from pydantic import ValidationError
 
 from llm_proxy.settings import PREFIX, Settings, load
+from llm_proxy.stack.ports import reached_at
 
 NOTE = Path(".local/running.env")
+URL = "LLM_PROXY_URL"
 _NOTED = ("DATABASE_URL", "LIMITS_REDIS_URL")
 
 
@@ -32,3 +34,9 @@ def settings() -> Settings:
         first = wrong.errors()[0]
         click.echo(f"llm-proxy: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}", err=True)
         sys.exit(2)
+
+
+def gateway_url(found: Settings) -> str:
+    """Where the gateway answers: the one running in this folder, else the one the settings mean."""
+    noted = dotenv_values(NOTE).get(URL)
+    return noted or f"http://{reached_at(found.host)}:{found.port}"

@@ -6,6 +6,18 @@ from llm_proxy.ledger.queries import Usage
 from llm_proxy.ledger.record import UsageRecord
 from llm_proxy.ledger.spent import Spent
 from llm_proxy.ledger.store import Store
+from llm_proxy.ledger.vitals import Vital, Vitals
 from llm_proxy.ledger.witnesses import Witnesses
 
-__all__ = ["Exchange", "Ledger", "LedgerState", "Spent", "Store", "Usage", "UsageRecord", "Witnesses"]
+__all__ = [
+    "Exchange",
+    "Ledger",
+    "LedgerState",
+    "Spent",
+    "Store",
+    "Usage",
+    "UsageRecord",
+    "Vital",
+    "Vitals",
+    "Witnesses",
+]

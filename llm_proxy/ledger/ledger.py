@@ -26,6 +26,7 @@ from llm_proxy.ledger.refusal import Refusal, Sample
 from llm_proxy.ledger.row import encode, row_of
 from llm_proxy.ledger.store import Store
 from llm_proxy.ledger.upkeep import Upkeep
+from llm_proxy.ledger.vitals import Vitals
 from llm_proxy.ledger.writer import Writer
 from llm_proxy.telemetry import Metrics, Seat
 
@@ -53,7 +54,11 @@ class LedgerState:
 
 
 class Ledger:
-    """Where finished calls go."""
+    """Where finished calls go.
+
+    Attributes:
+        vitals: How the models fare, by what they left here.
+    """
 
     def __init__(
         self, store: Store | None, metrics: Metrics, *, seat: Seat | None = None, spool_max_bytes: int = 2**29
@@ -67,6 +72,7 @@ class Ledger:
             spool_max_bytes: Bytes this worker may let wait.
         """
         self._metrics = metrics
+        self.vitals = Vitals()
         self._store = store
         self._upkeep = Upkeep(store, seat, metrics, spool_max_bytes)
         self._journal: Journal = self._upkeep.journal
@@ -93,6 +99,7 @@ class Ledger:
             line = encode(row)
             self._writer.add(self._journal.finished(record.request_id, line), row, line)
             self._metrics.finished(record)
+            self.vitals.finished(record)
         except Exception:
             log.exception("a record could not be taken", extra={"request_id": str(record.request_id)})
             self._metrics.count("llm_proxy_ledger_dropped_total", "bug")

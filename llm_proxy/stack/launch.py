@@ -91,7 +91,8 @@ def _note(state: Path, plan: Plan) -> None:
     note = state / NOTE
     note.unlink(missing_ok=True)
     note.touch(mode=0o600)
-    note.write_text("".join(f"{name}='{url}'\n" for name, url in plan.addresses().items()), encoding="utf-8")
+    known = plan.addresses() | {"LLM_PROXY_URL": plan.base_url().removesuffix("/v1")}
+    note.write_text("".join(f"{name}='{url}'\n" for name, url in known.items()), encoding="utf-8")
 
 
 def _prepared(given: Surroundings, say: Say) -> Surroundings:

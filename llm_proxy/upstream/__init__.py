@@ -1,6 +1,6 @@
 """A `Call` in, a `Reply` out: the pool of sidecars, their catalogue, deadlines, errors and frames."""
 
-from llm_proxy.upstream.catalog import Catalog
+from llm_proxy.upstream.catalog import Catalog, Deployment, Group
 from llm_proxy.upstream.client import Client
 from llm_proxy.upstream.controls import Controls
 from llm_proxy.upstream.deadlines import Deadlines, Wait, deadlines
@@ -18,6 +18,8 @@ __all__ = [
     "Client",
     "Controls",
     "Deadlines",
+    "Deployment",
+    "Group",
     "Keeper",
     "MockUpstream",
     "Pool",

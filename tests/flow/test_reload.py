@@ -3,7 +3,7 @@
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +13,9 @@ import openai
 import pytest
 import yaml
 from house import Json, say, script
+from launched import Launched, launched, nothing_given
 from processes import descendants
 from sidecars import Provider, deployment, provider_part
-from test_up import Launched, launched, nothing_given
 
 from llm_proxy.stack import part, ports
 
@@ -80,7 +80,7 @@ class Load:
 
 
 @asynccontextmanager
-async def steady_load(stack: Launched) -> AsyncIterator[Load]:
+async def steady_load(stack: Launched) -> AsyncGenerator[Load]:
     """Twenty calls a second, every third a stream that takes a second, until the block ends."""
     load, over = Load(), asyncio.Event()
     running: list[asyncio.Task[None]] = []
@@ -127,7 +127,7 @@ async def served(stack: Launched) -> set[str]:
 async def until_served(stack: Launched, groups: set[str]) -> None:
     """Waits until the gateway lists exactly these groups."""
     async with asyncio.timeout(30):
-        while await served(stack) != groups:
+        while await served(stack) != groups:  # noqa: ASYNC110 -- another process changes it
             await asyncio.sleep(0.1)
 
 

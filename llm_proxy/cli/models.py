@@ -1,0 +1,128 @@
+"""`llm-proxy models`: what the gateway serves, at what price, and how it fares; `--check` calls each once.
+
+Invariants: asks the running gateway, never LiteLLM's own health route; without `--check` no model is called;
+`--json` prints nothing else; exit 1 when a checked model failed.
+"""
+
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+from urllib.parse import quote
+
+import click
+import httpx
+from rich.console import Console
+from rich.table import Table
+
+from llm_proxy.cli import nearby
+
+Json = dict[str, Any]
+AT_ONCE = 4
+PATIENCE_S = 75
+
+
+@click.command
+@click.option("--check", is_flag=True, help="Call each group once, with a few tokens; this may cost money.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--url", help="The gateway, such as http://127.0.0.1:7007 [default: the one of the settings].")
+@click.argument("names", nargs=-1)
+def command(*, check: bool, as_json: bool, url: str | None, names: tuple[str, ...]) -> None:
+    """List model groups, or those of NAMES: providers, prices per million tokens, health from live traffic.
+
+    Reads LLM_PROXY__ADMIN_KEY (to list, LLM_PROXY__ADMIN_READ_KEY is enough) from the environment, .env or
+    .keys/.
+    """
+    settings = nearby.settings()
+    key = settings.admin_key or (None if check else settings.admin_read_key)
+    if key is None:
+        raise click.ClickException("LLM_PROXY__ADMIN_KEY is not set")
+    headers = {"Authorization": f"Bearer {key.get_secret_value()}"}
+    base = (url or nearby.gateway_url(settings)).rstrip("/").removesuffix("/v1")
+    with httpx.Client(base_url=base, headers=headers, timeout=PATIENCE_S) as client:
+        groups = [
+            one for one in _ask(client, "GET", "/admin/models")["data"] if not names or one["id"] in names
+        ]
+        if check:
+            checked = [one for one in groups if not one["wildcard"]]
+            with ThreadPoolExecutor(AT_ONCE) as several:
+                results = list(several.map(partial(_check, client), [one["id"] for one in checked]))
+            _show(results, _results_table(results), as_json=as_json)
+            sys.exit(0 if all(one["ok"] for one in results) else 1)
+    _show(groups, _groups_table(groups), as_json=as_json)
+
+
+def _ask(client: httpx.Client, method: str, path: str) -> Json:
+    try:
+        answer = client.request(method, path)
+    except httpx.HTTPError as fault:
+        raise click.ClickException(f"the gateway at {client.base_url} does not answer: {fault}") from fault
+    if answer.status_code != 200:
+        raise click.ClickException(f"{answer.status_code}: {_message(answer)}")
+    found: Json = answer.json()
+    return found
+
+
+def _message(answer: httpx.Response) -> str:
+    try:
+        return str(answer.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return answer.text[:200]
+
+
+def _check(client: httpx.Client, name: str) -> Json:
+    try:
+        return _ask(client, "POST", f"/admin/models/{quote(name)}/test")
+    except click.ClickException as fault:
+        return {"id": name, "ok": False, "error": {"message": fault.message}}
+
+
+def _show(found: list[Json], table: Table, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        Console().print(table)
+
+
+def _groups_table(groups: list[Json]) -> Table:
+    table = Table(show_edge=False)
+    for name in ("model", "mode", "providers"):
+        table.add_column(name)
+    for name in ("in $/M", "out $/M"):
+        table.add_column(name, justify="right")
+    for name in ("fallbacks", "last ok", "last failure", "errors, 5 min"):
+        table.add_column(name)
+    for one in groups:
+        health = one["health"]
+        failed = (
+            f"{health['last_failure_at']} {health['last_failure_code']}" if health["last_failure_at"] else "-"
+        )
+        lately = f"{health['failures']} of {health['calls']}" if health["calls"] else "-"
+        table.add_row(
+            one["id"], one["mode"], ", ".join(one["providers"]),
+            _prices(one, "input_usd_per_million"), _prices(one, "output_usd_per_million"),
+            ", ".join(one["fallbacks"]) or "-", health["last_success_at"] or "-", failed, lately,
+        )  # fmt: skip
+    return table
+
+
+def _prices(group: Json, name: str) -> str:
+    """One price, or every one there is behind the group; `?` where nobody states one."""
+    return " / ".join(dict.fromkeys(one[name] or "?" for one in group["deployments"])) or "?"
+
+
+def _results_table(results: list[Json]) -> Table:
+    table = Table(show_edge=False)
+    for name in ("model", "", "provider"):
+        table.add_column(name)
+    for name in ("ms", "cost USD"):
+        table.add_column(name, justify="right")
+    table.add_column("error")
+    for one in results:
+        error: Json = one["error"] or {}
+        said = " ".join(str(error[name]) for name in ("status", "code", "message") if error.get(name))
+        latency = f"{one['latency_ms']:.0f}" if "latency_ms" in one else "-"
+        cost, provider = one.get("cost_usd") or "?", one.get("provider") or "-"
+        table.add_row(one["id"], "ok" if one["ok"] else "failed", provider, latency, cost, said)
+    return table

@@ -1,0 +1,40 @@
+"""The catalogue of the moment, as the dialects and admission want it; read again only when it has changed."""
+
+from llm_proxy.admission import Price
+from llm_proxy.dialects import Models
+from llm_proxy.pipeline import Upstream
+from llm_proxy.telemetry import Metrics
+from llm_proxy.upstream import Catalog
+
+
+class KnownModels:
+    """Names and prices; empty while nobody knows."""
+
+    def __init__(self, upstream: Upstream, default: str, metrics: Metrics) -> None:
+        self._upstream = upstream
+        self._metrics = metrics
+        self._read: Catalog | None = None
+        self._models = Models(default=default)
+
+    def __call__(self) -> Models:
+        """The names there are."""
+        catalog = self._upstream.catalog
+        if catalog is not self._read and catalog is not None:
+            self._read = catalog
+            behind = {
+                name: frozenset(one.provider for one in group.deployments)
+                for name, group in catalog.groups.items()
+            }
+            groups = {
+                name: providers for name, providers in behind.items() if not catalog.groups[name].wildcard
+            }
+            wildcards = {name: providers for name, providers in behind.items() if name not in groups}
+            self._models = Models(self._models.default, groups, wildcards)
+            self._metrics.know_models(catalog.names)
+        return self._models
+
+    def price(self, group: str) -> Price | None:
+        """The dearest price of a group; None when one is not known."""
+        catalog = self._upstream.catalog
+        found = catalog.prices(group) if catalog else None
+        return Price(*found, catalog.longest(group)) if catalog and found else None

@@ -1,0 +1,118 @@
+"""What operators see of the models: prices, live health, and one capped call when they ask for it."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import httpx
+import pytest
+from house import House, Json, say, script
+
+
+async def admin(house: House, method: str, path: str, key: str | None = None) -> httpx.Response:
+    """One request of an operator's."""
+    headers = {"Authorization": f"Bearer {key or house.admin_key}"}
+    async with httpx.AsyncClient(base_url=house.url, headers=headers, timeout=60) as client:
+        return await client.request(method, path)
+
+
+async def group(house: House, name: str) -> Json:
+    """One group as operators see it."""
+    async with asyncio.timeout(10):
+        while (answer := await admin(house, "GET", "/admin/models")).status_code == 503:  # noqa: ASYNC110 -- the catalogue is read beside the first requests
+            await asyncio.sleep(0.1)
+    assert answer.status_code == 200, answer.text
+    listed = answer.json()["data"]
+    return next(one for one in listed if one["id"] == name)
+
+
+async def test_operators_see_who_is_behind_a_group_and_at_what_price(house: House) -> None:
+    """Dollars per million tokens, as decimal text; wildcards are listed as what they are."""
+    plain = await group(house, "plain")
+    [behind] = plain["deployments"]
+    assert (plain["mode"], plain["providers"], plain["wildcard"]) == ("chat", ["openai"], False)
+    assert (behind["id"], behind["model"]) == ("plain", "plain")
+    assert (behind["input_usd_per_million"], behind["output_usd_per_million"]) == ("1", "2")
+    assert (await group(house, "p/*"))["wildcard"] is True
+
+
+async def test_health_comes_from_live_traffic(house: House) -> None:
+    """A success and a failure show; a caller's own fault does not; nobody is called to find out."""
+    before = (await group(house, "plain"))["health"]
+    await house.openai.chat.completions.create(model="plain", messages=say("hello"))
+    for directive in ({"do": "status-500"}, {"do": "status-400"}):
+        with pytest.raises(Exception, match=r"50\d|400"):
+            await house.openai.chat.completions.create(model="plain", messages=say(script(**directive)))
+    calls = len(await house.calls())
+    after = (await group(house, "plain"))["health"]
+    assert after["last_success_at"] is not None
+    assert after["last_failure_at"] is not None
+    assert after["last_failure_code"]
+    assert after["calls"] - before["calls"] == 2
+    assert after["failures"] - before["failures"] == 1
+    assert 0 < after["error_rate"] <= 1
+    assert len(await house.calls()) == calls
+
+
+async def test_a_test_is_one_capped_call_with_latency_and_cost(house: House) -> None:
+    """A few tokens, never from the cache, on record, by name or through a wildcard."""
+    for name in ("plain", "p/any"):
+        tried = (await admin(house, "POST", f"/admin/models/{name}/test")).json()
+        assert tried["ok"] is True
+        assert tried["error"] is None
+        assert tried["provider"] == "openai"
+        assert tried["latency_ms"] > 0
+        assert float(tried["cost_usd"]) > 0
+    [first, second] = await house.calls()
+    assert [call["body"]["max_tokens"] for call in (first, second)] == [16, 16]
+    assert (await admin(house, "POST", "/admin/models/plain/test")).json()["ok"] is True
+    assert len(await house.calls()) == 3
+
+
+async def test_a_test_that_fails_says_how(house: House) -> None:
+    """The answer is 200 all the same: the test was made."""
+    answer = await admin(house, "POST", "/admin/models/p/status-401/test")
+    tried = answer.json()
+    assert answer.status_code == 200
+    assert tried["ok"] is False
+    assert tried["cost_usd"] is None
+    assert tried["error"]["code"]
+
+
+async def test_only_operators_may_look_and_an_unknown_model_is_404(house: House) -> None:
+    """A caller's key opens none of it."""
+    assert (await admin(house, "GET", "/admin/models", house.key)).status_code == 401
+    assert (await admin(house, "POST", "/admin/models/plain/test", house.key)).status_code == 401
+    assert (await admin(house, "POST", "/admin/models/nobody/test")).status_code == 404
+
+
+def models(house: House, *words: str) -> "subprocess.CompletedProcess[str]":
+    """`llm-proxy models`, as a person types it."""
+    argv = [sys.executable, "-m", "llm_proxy", "models", "--url", house.url, *words]
+    env = {"PATH": os.environ["PATH"], "LLM_PROXY__ADMIN_KEY": house.admin_key, "COLUMNS": "200"}
+    return subprocess.run(argv, env=env, capture_output=True, text=True, check=False, cwd="/")
+
+
+async def test_the_command_shows_a_table_or_json(house: House) -> None:
+    """The same facts in both."""
+    table = models(house)
+    assert table.returncode == 0, table.stderr
+    [row] = [line for line in table.stdout.splitlines() if line.startswith(" plain ")]
+    assert "openai" in row
+    found: list[dict[str, Any]] = json.loads(models(house, "--json", "plain").stdout)
+    assert [one["id"] for one in found] == ["plain"]
+
+
+async def test_check_calls_each_group_once_and_fails_when_one_does(house: House) -> None:
+    """Latency, cost and error of each; exit code 1 only when one failed; wildcards have no model to call."""
+    good = models(house, "--check", "plain", "p/*")
+    assert good.returncode == 0, good.stderr
+    assert "ok" in good.stdout
+    assert len(await house.calls()) == 1
+    bad = models(house, "--check", "--json", "plain", "retried", "gemini")
+    results = {one["id"]: one for one in json.loads(bad.stdout)}
+    assert results["plain"]["ok"] is True
+    assert bad.returncode == (0 if all(one["ok"] for one in results.values()) else 1)
