@@ -263,6 +263,7 @@ def _limits(settings: Settings) -> Limits:
         body_timeout_s=settings.body_timeout_s,
         deadlines=deadlines(settings),
         bounds=Bounds(settings.max_json_depth, settings.max_messages),
+        private_links=settings.private_links,
     )
 
 

@@ -90,6 +90,7 @@ class Settings(BaseSettings):
     max_header_bytes: int = Field(32 * 2**10, ge=1024, description="Longest request head; beyond it 431.")
     max_json_depth: int = Field(64, ge=4, description="Deepest nesting of a body.")
     max_messages: int = Field(4096, ge=1, description="Most messages of one conversation.")
+    private_links: bool = Field(default=False, description="Allow image, file and tool links into private networks (the sidecar would fetch them).")
     max_connections: int = Field(10_000, ge=1, description="Connections of callers to one worker; one more is answered 503 and closed.")
     max_in_flight: int = Field(1000, ge=1, description="Calls running at once in one worker and sidecar; more wait in a short queue.")
     max_waiting: int = Field(100, ge=0, description="Calls that may wait for their turn in one worker; beyond it 503 at once, and no record.")

@@ -9,7 +9,7 @@ import signal
 import sys
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -103,8 +103,10 @@ def stand_in(port: int) -> part.Part:
 
 
 @contextmanager
-def crew(folder: Path, *, sidecars: int = 2, dead_ports: int = 0, **names: str) -> Iterator[Crew]:
-    """A running crew; `dead_ports` more addresses have nobody behind them."""
+def crew(
+    folder: Path, names: Mapping[str, str] | None = None, *, sidecars: int = 2, dead_ports: int = 0
+) -> Generator[Crew]:
+    """A running crew; `dead_ports` more addresses have nobody behind them; `names` are settings."""
     given = Surroundings(
         {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
     )
@@ -122,7 +124,7 @@ def crew(folder: Path, *, sidecars: int = 2, dead_ports: int = 0, **names: str) 
     running = [part.start(stand_in(one), logs) for one in at[:sidecars]]
     try:
         part.wait_until_ready(running)
-        program = replace(gateway(port, settings | names, given), cwd=folder)
+        program = replace(gateway(port, settings | dict(names or {}), given), cwd=folder)
         running.append(part.start(program, logs))
         part.wait_until_ready(running[-1:])
         made = Crew(f"http://127.0.0.1:{port}", running[-1], running[:-1], at, logs)

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from llm_proxy.admission import capped
 from llm_proxy.dialects import Bounds, Call, Models, read_hints
 from llm_proxy.edge.doors import BY_PATH, HotDoor
+from llm_proxy.edge.links import refuse_private
 from llm_proxy.edge.request import Headers, read_body, read_headers
 from llm_proxy.errors import BadRequest
 from llm_proxy.identity import Caller, Identity, named_by_headers, on_behalf_of
@@ -21,13 +22,14 @@ from llm_proxy.upstream import Deadlines
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a door allows: bytes, depth, and seconds."""
+    """What a door allows: bytes, depth, seconds, and whether links may lead into private networks."""
 
     max_header_bytes: int
     max_body_bytes: int
     body_timeout_s: float
     deadlines: Deadlines
     bounds: Bounds
+    private_links: bool = False
 
 
 class Intake:
@@ -46,6 +48,8 @@ class Intake:
         """Whom the call is admitted and billed to, and the call; raises what is wrong with either."""
         hints = read_hints(headers.items())
         call = door.dialect.read(door.door, body, hints, self._models(), self.limits.bounds)
+        if not self.limits.private_links:
+            refuse_private(call.body)
         caller = on_behalf_of(caller, named_by_headers(headers), call.named)
         return caller, call if caller.max_tokens_cap is None else capped(caller, call)
 

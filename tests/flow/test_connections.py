@@ -31,7 +31,7 @@ def asks(made: Crew, body: object) -> bytes:
 
 async def test_one_connection_too_many_is_told_so_and_closed(tmp_path: Path) -> None:
     """It costs the others nothing, and when they go there is room again."""
-    with crew(tmp_path, sidecars=1, LLM_PROXY__MAX_CONNECTIONS="6") as made:
+    with crew(tmp_path, {"LLM_PROXY__MAX_CONNECTIONS": "6"}, sidecars=1) as made:
         with contextlib.ExitStack() as held:
             first = held.enter_context(connected(made))
             for _ in range(5):
@@ -51,7 +51,7 @@ async def test_one_connection_too_many_is_told_so_and_closed(tmp_path: Path) -> 
 
 async def test_a_caller_who_takes_nothing_of_its_answer_is_let_go(tmp_path: Path) -> None:
     """The gateway's connection ends, and the provider's with it."""
-    with crew(tmp_path, sidecars=1, LLM_PROXY__UNREAD_TIMEOUT_S="2") as made:
+    with crew(tmp_path, {"LLM_PROXY__UNREAD_TIMEOUT_S": "2"}, sidecars=1) as made:
         body = made.body(stream=True, do="slow", gap_ms=1, frames=60_000)
         with connected(made, 4096) as silent:
             silent.sendall(asks(made, body))

@@ -22,7 +22,7 @@ DEADLINES = {
 
 async def test_each_deadline_ends_a_call_with_its_own_answer(tmp_path: Path) -> None:
     """The first byte, the next frame, the whole; a group's own; less when the caller asks for less."""
-    with crew(tmp_path, sidecars=1, **DEADLINES) as made:
+    with crew(tmp_path, DEADLINES, sidecars=1) as made:
         async with httpx.AsyncClient(timeout=20) as client:
 
             async def timed(body: object, **headers: str) -> tuple[int, str, float]:
@@ -62,7 +62,7 @@ async def test_beyond_its_places_the_gateway_refuses_at_once_and_says_when_to_co
         "LLM_PROXY__MAX_WAITING": "2",
         "LLM_PROXY__QUEUE_TIMEOUT_MS": "500",
     }
-    with crew(tmp_path, sidecars=1, **names) as made:
+    with crew(tmp_path, names, sidecars=1) as made:
         async with httpx.AsyncClient(timeout=20) as client:
             bodies = [made.body(do="slow-first", first_ms=2000) for _ in range(10)]
             began = time.monotonic()
@@ -89,7 +89,7 @@ async def test_beyond_its_places_the_gateway_refuses_at_once_and_says_when_to_co
 
 async def test_who_waits_in_time_gets_the_place_that_comes_free(tmp_path: Path) -> None:
     """A short peak is slower, and nobody is refused."""
-    with crew(tmp_path, sidecars=1, LLM_PROXY__MAX_IN_FLIGHT="2") as made:
+    with crew(tmp_path, {"LLM_PROXY__MAX_IN_FLIGHT": "2"}, sidecars=1) as made:
         async with httpx.AsyncClient(timeout=20) as client:
             bodies = [made.body(do="slow-first", first_ms=200) for _ in range(8)]
             answers = await asyncio.gather(*(made.chat(client, body) for body in bodies))
