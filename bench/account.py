@@ -36,10 +36,13 @@ class Account:
     doubled: int
     repeated: int
     lost_marks: tuple[str, ...] = ()
+    doubled_marks: tuple[str, ...] = ()
+    repeated_marks: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, object]:
-        """For a report."""
-        return asdict(self)
+        """For a report: of each list of marks the first few."""
+        found = asdict(self)
+        return found | {name: found[name][:20] for name in found if name.endswith("_marks")}
 
 
 def seen(lines: Path) -> Counter[str]:
@@ -85,5 +88,7 @@ def compare(made: Iterable[Made], provider: Counter[str], kept: list[tuple[str, 
         lost=len(lost),
         doubled=sum(count - 1 for count in by_mark.values()),
         repeated=sum(count - 1 for count in provider.values()),
-        lost_marks=tuple(lost[:20]),
+        lost_marks=tuple(lost),
+        doubled_marks=tuple(mark for mark, count in by_mark.items() if count > 1),
+        repeated_marks=tuple(mark for mark, count in provider.items() if count > 1),
     )

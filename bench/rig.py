@@ -4,6 +4,7 @@ Invariants: loopback and free ports only; everything ends with this process; a p
 started again on its own port with its own data.
 """
 
+import asyncio
 import json
 import os
 import secrets
@@ -12,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from llm_proxy.stack import part, ports, programs
@@ -25,6 +26,9 @@ from llm_proxy.stack.valkey import valkey, valkey_url
 KEY = "bench-key-0123456789abcdef"
 MASTER_KEY = "sk-bench-master-0123456789abcdef"
 PASSWORD = "only-for-this-run"  # noqa: S105 -- of stores that live as long as the run
+SIDECARS_STOP = {"LLM_PROXY_SIDECAR_LEAVE_S": "3", "LLM_PROXY_SIDECAR_DRAIN_S": "10"}
+"""They leave the pool before they stop, and let running streams end."""
+
 CONFIG = """
 model_list:
   - model_name: "p/*"
@@ -78,9 +82,29 @@ class Rig:
         """A signal to the part's whole group."""
         os.killpg(self.pid(name), number)
 
-    def wait(self, name: str, patience_s: float) -> int:
+    async def ended(self, name: str, patience_s: float = 30) -> int:
         """Wait until a part has ended; its exit code."""
-        return self.running[name].process.wait(patience_s)
+        return await asyncio.to_thread(self.running[name].process.wait, patience_s)
+
+    async def kill(self, *names: str) -> None:
+        """As the kernel does when memory is short: the whole group, at once."""
+        for name in names:
+            self.signal(name, signal.SIGKILL)
+        for name in names:
+            await self.ended(name)
+
+    async def again(self, *names: str, tries: int = 5) -> None:
+        """Start parts that have ended; one that does not come up gets another try."""
+        for name in names:
+            for left in range(tries, 0, -1):
+                self.running[name] = part.start(self.parts[name], self.folder / "logs")
+                try:
+                    await asyncio.to_thread(part.wait_until_ready, [self.running[name]])
+                    break
+                except part.PartDied:
+                    if left == 1:
+                        raise
+                    await asyncio.sleep(0.5)
 
 
 @contextmanager
@@ -94,6 +118,8 @@ def rig(*, gateways: int, sidecars: int, names: Mapping[str, str] | None = None)
     """
     folder = Path(tempfile.mkdtemp(prefix="llm-proxy-bench-"))
     folder.chmod(0o711)
+    for number in range(1, gateways + 1):
+        (folder / f"spool-{number}").mkdir()
     wanted = ["postgres", "limits", "cache", "provider"]
     wanted += [f"sidecar-{n + 1}" for n in range(sidecars)] + [f"gateway-{n + 1}" for n in range(gateways)]
     made = Rig(folder, {name: ports.free_port() for name in wanted})
@@ -130,6 +156,7 @@ def _stores(made: Rig, given: Surroundings) -> None:
 def _sidecars(made: Rig, given: Surroundings, many: int) -> None:
     config = made.folder / "litellm.yaml"
     config.write_text(CONFIG.format(provider=made.at["provider"]), encoding="utf-8")
+    given = replace(given, names={**given.names, **SIDECARS_STOP})
     behind = programs.Behind(
         MASTER_KEY,
         valkey_url(made.at["cache"], PASSWORD),

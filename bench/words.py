@@ -60,3 +60,49 @@ One machine of {found["cores"]} cores, shared with other work: the load of the w
 {min(loads):.1f} and {max(loads):.1f}, so that latencies say more about their stability than about their size.
 Processor time a call, refusals included: gateway {cpu["gateway-1"]}, sidecar {cpu["sidecar-1"]}.
 """
+
+
+def chaos_page(found: Json) -> str:
+    """`docs/chaos.md`."""
+    rows = [
+        (
+            one["fault"],
+            one["calls"],
+            ", ".join(f"{count} {word}" for word, count in one["errors"].items()) or "none",
+            one["expected"],
+            one["longest_stall_s"],
+            one["recovered_after_s"],
+            f"{one['lost']} / {one['doubled']} / {one['repeated']}",
+        )
+        for one in found["phases"]
+    ]
+    head = ("fault", "calls", "errors", "to be expected", "longest stall, s", "last error after, s")
+    account = found["account"]
+    notes = "\n".join(f"* {note}" for note in found["notes"]) or "Nothing to add."
+    return f"""# Chaos
+
+`make chaos` runs {found["gateways"]} gateways and {found["sidecars"]} sidecars before a scripted provider,
+with a real Postgres and two real Valkeys, makes {found["rate_per_s"]:g} calls a second (whole answers,
+streams, embeddings, refusals, callers who leave), and takes one part after the other away:
+{found["seconds"]:g} seconds in all. Raw figures: [`chaos.json`](chaos.json).
+
+{table((*head, "lost / doubled / repeated"), rows)}
+
+* A call belongs to the fault it began in. An error is whatever its caller had no reason to expect.
+* The longest stall is the longest time in which no call at all ended well.
+* The last error is the beginning of the last call that failed, counted from the fault.
+* Callers see the gateways as behind a load balancer: one that is not ready gets no calls, and a refused
+  connection goes to the other.
+
+## Nothing lost, nothing twice
+
+Each call carries a mark; what its caller got, what the provider saw and what Postgres holds in the end are
+compared mark by mark. {account["made"]} calls were made, {account["seen_by_provider"]} reached the
+provider, {account["records"]} records were kept, {account["unfinished"]} of them for calls that ran in a
+gateway when it was killed (`outcome = 'lost'`). Lost: {account["lost"]}. Doubled: {account["doubled"]}. Sent
+to the provider twice: {account["repeated"]}.
+
+## Notes
+
+{notes}
+"""
