@@ -11,7 +11,7 @@ INSTALL := sh scripts/environment.sh
 export UV_PYTHON_DOWNLOADS := never
 unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 
-.PHONY: help run secrets setup setup-dev test check lint types soak clean
+.PHONY: help run secrets setup setup-dev test check lint types chaos soak clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +35,9 @@ lint: setup-dev ## Check style, imports, shape, Dockerfile and compose file.
 types: setup-dev ## Check types, twice: mypy and basedpyright.
 	$(BIN)/mypy
 	$(BIN)/basedpyright
+
+chaos: setup-dev ## Take one part after the other away under load; report in docs/chaos.md.
+	$(BIN)/python -m bench.chaos $(ARGS)
 
 soak: setup-dev ## Load one gateway and one sidecar steadily for MINUTES; report in docs/soak.md.
 	$(BIN)/python -m bench.soak --minutes $(or $(MINUTES),60) $(ARGS)

@@ -3,9 +3,9 @@
     make chaos
 
 Takes less than six minutes. Writes `docs/chaos.json` and `docs/chaos.md` (or below `--out`): for each fault
-the calls that began in it, their errors by kind, the longest time without a good answer, how long after the
-fault the last call failed, and records lost, doubled or calls repeated, compared call by call with what the
-provider saw.
+the calls that began in it, the errors callers saw in it by kind, the longest time without a good answer, how
+long after the fault the last error came, and records lost, doubled or calls repeated, compared call by call
+with what the provider saw.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +39,17 @@ class Phase:
     began_s: float
     ended_s: float
 
-    def holds(self, call: Made) -> bool:
-        """Whether the call began in it."""
-        return self.began_s <= call.began_s < self.ended_s
+    def holds(self, at_s: float) -> bool:
+        """Whether something happened in it."""
+        return self.began_s <= at_s < self.ended_s
 
 
-async def play(house: House) -> list[Phase]:
+async def play(house: House, only: str) -> list[Phase]:
     """Play every fault, each followed by a moment to settle."""
     phases: list[Phase] = []
     for name, expected, fault in FAULTS:
+        if only not in name:
+            continue
         began = time.monotonic() - house.traffic.began
         print(f"{began:6.1f} s  {name}", flush=True)
         await _bounded(fault, house)
@@ -64,13 +66,9 @@ async def _bounded(fault: Callable[[House], Awaitable[None]], house: House) -> N
 
 def row(phase: Phase, made: list[Made], account: Account) -> Json:
     """What became of the calls that began in a phase."""
-    calls = [one for one in made if phase.holds(one)]
-    wrong = [one for one in calls if not one.well]
-    good = sorted(
-        one.began_s + one.seconds
-        for one in made
-        if one.word == "ok" and phase.began_s - 1 <= one.began_s + one.seconds <= phase.ended_s
-    )
+    calls = [one for one in made if phase.holds(one.began_s)]
+    wrong = [one for one in made if not one.well and phase.holds(_ended_s(one))]
+    good = sorted(_ended_s(one) for one in made if one.word == "ok" and phase.holds(_ended_s(one)))
     gaps = [later - earlier for earlier, later in itertools.pairwise(good)]
     marks = {one.mark for one in calls}
     return {
@@ -82,19 +80,23 @@ def row(phase: Phase, made: list[Made], account: Account) -> Json:
         "moved": sum(one.moved for one in calls),
         "longest_stall_s": round(max(gaps, default=phase.ended_s - phase.began_s), 2),
         "slowest_s": round(max((one.seconds for one in calls if one.kind == "chat"), default=0.0), 2),
-        "recovered_after_s": round(max((one.began_s - phase.began_s for one in wrong), default=0.0), 2),
+        "recovered_after_s": round(max((_ended_s(one) - phase.began_s for one in wrong), default=0.0), 2),
         "lost": len(marks & set(account.lost_marks)),
         "doubled": len(marks & set(account.doubled_marks)),
         "repeated": len(marks & set(account.repeated_marks)),
     }
 
 
-async def chaos(house: House) -> Json:
+def _ended_s(call: Made) -> float:
+    return call.began_s + call.seconds
+
+
+async def chaos(house: House, only: str = "") -> Json:
     """Load, faults, and the account."""
     stop = asyncio.Event()
     running = asyncio.create_task(house.traffic.run(stop))
     await asyncio.sleep(1)
-    phases = await play(house)
+    phases = await play(house, only)
     stop.set()
     await running
     await asyncio.sleep(3)
@@ -110,6 +112,7 @@ async def chaos(house: House) -> Json:
         "errors": dict(Counter(f"{one.kind}: {one.word}" for one in made if not one.well)),
         "account": account.as_json(),
         "notes": house.notes,
+        "failed": [asdict(one) for one in made if not one.well],
     }
 
 
@@ -117,6 +120,7 @@ def main() -> None:
     """Run the chaos and write its report."""
     flags = argparse.ArgumentParser(description=__doc__)
     flags.add_argument("--rate", type=float, default=15, help="calls a second")
+    flags.add_argument("--only", default="", help="faults whose name holds this word")
     flags.add_argument("--out", type=Path, default=Path("docs"))
     asked = flags.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
@@ -125,7 +129,7 @@ def main() -> None:
         with rig(gateways=2, sidecars=2, names=names) as running:
             print(f"running; logs in {running.folder}/logs", flush=True)
             traffic = Traffic(running.gateways, KEY, rate=asked.rate)
-            found = asyncio.run(chaos(House(running, traffic, asked.rate, disk)))
+            found = asyncio.run(chaos(House(running, traffic, asked.rate, disk), asked.only))
     write_json(asked.out / "chaos.json", found)
     (asked.out / "chaos.md").write_text(chaos_page(found), encoding="utf-8")
     print(chaos_page(found))

@@ -36,6 +36,7 @@ model_list:
       model: openai/*
       api_base: http://127.0.0.1:{provider}/v1
       api_key: sk-scripted
+      max_retries: 0
       input_cost_per_token: 0.000001
       output_cost_per_token: 0.000002
     model_info: {{id: scripted}}

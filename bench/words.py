@@ -88,9 +88,9 @@ streams, embeddings, refusals, callers who leave), and takes one part after the 
 
 {table((*head, "lost / doubled / repeated"), rows)}
 
-* A call belongs to the fault it began in. An error is whatever its caller had no reason to expect.
+* An error is whatever its caller had no reason to expect; it belongs to the fault in which its caller saw it.
 * The longest stall is the longest time in which no call at all ended well.
-* The last error is the beginning of the last call that failed, counted from the fault.
+* The last error: how long after the fault began.
 * Callers see the gateways as behind a load balancer: one that is not ready gets no calls, and a refused
   connection goes to the other.
 
