@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Depends
-from fastapi.responses import Response
+from fastapi.responses import PlainTextResponse, Response
 
 from llm_proxy.edge.auth import Doorkeeper
 from llm_proxy.telemetry.cells import Cells
@@ -25,7 +25,9 @@ def router(seats: Path | None, own: Cells, keeper: Doorkeeper) -> APIRouter:
     """
     doors = APIRouter(tags=["operation"], responses={401: {"description": "No admin key."}})
 
-    @doors.get("/metrics", summary="Metrics of all workers, for Prometheus.")
+    @doors.get(
+        "/metrics", summary="Metrics of all workers, for Prometheus.", response_class=PlainTextResponse
+    )
     async def metrics(_: Annotated[str, Depends(keeper.reader)]) -> Response:
         return Response(page(seats, own, time.time()), headers={"content-type": CONTENT_TYPE})
 

@@ -12,6 +12,7 @@ from time import time_ns
 from uuid import UUID, SafeUUID
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LATEST_MS = 200_000_000_000_000  # the year 8307: with room for arithmetic on both sides
 _VERSION_7 = 0x7 << 76
 _VARIANT = 0b10 << 62
 
@@ -47,5 +48,5 @@ uuid7 = RequestIds()
 
 
 def time_of(request_id: UUID) -> datetime:
-    """When the request with this id began, UTC, to the millisecond; any other UUID gives nonsense."""
-    return _EPOCH + timedelta(milliseconds=request_id.int >> 80)
+    """When the request with this id began, UTC, to the millisecond; any other UUID gives some moment."""
+    return _EPOCH + timedelta(milliseconds=min(request_id.int >> 80, _LATEST_MS))

@@ -1,6 +1,7 @@
 """Request ids tell their time and come in order."""
 
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 from llm_proxy.telemetry import time_of, uuid7
 from llm_proxy.telemetry.ids import RequestIds
@@ -18,6 +19,12 @@ def test_an_id_tells_when_it_was_made() -> None:
     """To the millisecond."""
     made = time_of(uuid7())
     assert abs(datetime.now(UTC) - made) < timedelta(seconds=1)
+
+
+def test_any_other_uuid_tells_some_moment_and_is_no_exception() -> None:
+    """A caller may ask for any id; a search at that moment finds nothing."""
+    for number in (0, 2**128 - 1, 0xFBA6CCACA4DC3440807D9F6072D691EA):
+        assert time_of(UUID(int=number)).year < 9000
 
 
 def test_two_sources_do_not_meet() -> None:

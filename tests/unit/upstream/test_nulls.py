@@ -1,0 +1,34 @@
+"""Nulls that OpenAI's schema requires, put back where LiteLLM left them out."""
+
+from llm_proxy.upstream.nulls import restore
+from llm_proxy.upstream.shape import Json
+
+
+def test_a_chat_answer_has_every_required_field_again() -> None:
+    """`logprobs` of a choice, `content` and `refusal` of its message."""
+    answer: Json = {"object": "chat.completion", "choices": [{"index": 0, "message": {"role": "assistant"}}]}
+    assert restore(answer)
+    message = {"role": "assistant", "content": None, "refusal": None}
+    assert answer["choices"] == [{"index": 0, "message": message, "logprobs": None}]
+
+
+def test_a_completion_gets_its_logprobs_and_no_message() -> None:
+    """A text completion has no message to fill."""
+    answer: Json = {"object": "text_completion", "choices": [{"index": 0, "text": "a"}]}
+    assert restore(answer)
+    assert answer["choices"] == [{"index": 0, "text": "a", "logprobs": None}]
+
+
+def test_what_is_whole_or_no_answer_is_left_alone() -> None:
+    """A whole answer, vectors, and what has no shape at all."""
+    message: Json = {"role": "assistant", "content": "a", "refusal": "no"}
+    whole: Json = {"object": "chat.completion", "choices": [{"message": message, "logprobs": {"content": []}}]}
+    for document in (
+        whole,
+        {"object": "list", "data": []},
+        {"object": "chat.completion", "choices": "x"},
+        {},
+    ):
+        before = repr(document)
+        assert not restore(document)
+        assert repr(document) == before
