@@ -17,14 +17,17 @@ from fastapi import APIRouter, FastAPI
 from llm_proxy import __version__
 from llm_proxy.admission import Admission, Standing, refuse_evicting, standing_of
 from llm_proxy.dialects import Bounds
-from llm_proxy.edge import admin, health, limits, metrics, models, models_admin, rest, usage
+from llm_proxy.edge import admin, health, limits, metrics, models, models_admin, payloads, rest, usage
 from llm_proxy.edge.auth import Doorkeeper
 from llm_proxy.edge.client_ip import ClientIp
 from llm_proxy.edge.front import Front
-from llm_proxy.edge.health import Health, Part
+from llm_proxy.edge.health import Health
 from llm_proxy.edge.intake import Intake, Limits
 from llm_proxy.edge.known_models import KnownModels
+from llm_proxy.edge.parts import Parts
+from llm_proxy.edge.request import Scope
 from llm_proxy.edge.serve import Serve
+from llm_proxy.edge.suspects import Suspects
 from llm_proxy.edge.trial import Trial
 from llm_proxy.errors import Refused
 from llm_proxy.identity import (
@@ -32,10 +35,12 @@ from llm_proxy.identity import (
     Identity,
     InternalSecrets,
     PostgresKeys,
+    RefusedCredentials,
     Registry,
     Rulings,
     VirtualKeys,
     keep_applying,
+    keep_knowing_agents,
 )
 from llm_proxy.ledger import Ledger, Spent, Store, Usage, Witnesses
 from llm_proxy.pipeline import Stages, Upstream
@@ -88,8 +93,12 @@ class Gateway:
             spent=Spent(usage_of, self.ledger) if usage_of else None,
             rules=keys,
             renew=keys.renew if keys else None,
+            observed=self._store_asked,
         )
         self.watches = Watches()
+        self._client_ip = ClientIp(settings.trusted_proxies)
+        self._refusals = RefusedCredentials(self._pool) if self._pool else None
+        self._suspects = Suspects(self._refusals, self._client_ip)
         identity = Identity(InternalSecrets(_internal(settings)), keys)
         self._tracer = Tracer(settings.otlp_endpoint, self.metrics) if settings.otlp_endpoint else None
         witnesses = _witnesses(settings, self._tracer, self.ledger)
@@ -98,16 +107,22 @@ class Gateway:
         routers = self._routers(_doorkeeper(settings, identity), intake, usage_of, Trial(stages))
         version = settings.version or __version__
         rest_of_it = rest.build(routers, version=version, lifespan=self._lifespan, refused=self._refused)
-        self.asgi = Front(Serve(stages, intake), rest_of_it)
+        self.asgi = Front(Serve(stages, intake, self._suspects), rest_of_it)
 
     def _routers(
         self, keeper: Doorkeeper, intake: Intake, usage_of: Usage | None, trial: Trial
     ) -> list[APIRouter]:
         """Every door that is not hot."""
         settings, pool = self.settings, self._pool
-        report = Health(self._parts, settings.version or __version__, settings.llm_mode)
+        parts = Parts(
+            self._client,
+            self.admission,
+            self.ledger,
+            spools=self._seat is not None,
+            draining=lambda: self.draining,
+        )
+        report = Health(parts, settings.version or __version__, settings.llm_mode)
         registry, rulings = (Registry(pool), Rulings(pool)) if pool else (None, None)
-        client_ip = ClientIp(settings.trusted_proxies)
         seats = settings.spool_dir if self._seat else None
         return [
             health.router(report, keeper),
@@ -115,6 +130,7 @@ class Gateway:
             limits.router(self.admission, caller=keeper.caller, read=intake.explained),
             usage.router(usage_of, keeper, self._standings),
             metrics.router(seats, self.metrics.cells, keeper),
+            payloads.router(usage_of, keeper),
             models_admin.router(
                 lambda: self.upstream.catalog,
                 self.ledger.vitals,
@@ -128,7 +144,7 @@ class Gateway:
                 announce=self.admission.announce,
                 reader=keeper.reader,
                 writer=keeper.writer,
-                client_ip=client_ip,
+                client_ip=self._client_ip,
             ),
         ]
 
@@ -146,6 +162,7 @@ class Gateway:
     @asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncGenerator[None]:
         async with AsyncExitStack() as started:
+            self.metrics.sample(self._sample)
             self.watches.start()
             started.callback(self.watches.stop)
             started.callback(self._leave)
@@ -161,9 +178,11 @@ class Gateway:
             if self._tracer is not None:
                 await self._tracer.start()
                 started.push_async_callback(self._tracer.stop)
-            if self._pool is not None and self.settings.keys_file is not None:
-                applying = asyncio.create_task(keep_applying(self.settings.keys_file, self._pool))
-                started.callback(applying.cancel)
+            if self._pool is not None:
+                self._beside(started, self._pool)
+            if self._refusals is not None:
+                await self._refusals.start()
+                started.push_async_callback(self._refusals.stop)
             if self._client is not None:
                 started.callback(self._client.stop)
                 keeper = Keeper(self._client, self.settings.litellm_proxy_url, self.metrics)
@@ -171,6 +190,14 @@ class Gateway:
                 started.push_async_callback(keeper.stop)
             log.info("the gateway is up", extra={"version": __version__, "mode": self.settings.llm_mode})
             yield
+
+    def _beside(self, started: AsyncExitStack, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+        """What is kept up beside the calls while there is a database."""
+        knowing = asyncio.create_task(keep_knowing_agents(pool, self.metrics.know_agents))
+        started.callback(knowing.cancel)
+        if self.settings.keys_file is not None:
+            applying = asyncio.create_task(keep_applying(self.settings.keys_file, pool))
+            started.callback(applying.cancel)
 
     async def _standings(self, caller: Caller) -> Iterable[Standing]:
         return (await standing_of(self.admission, caller)).standings
@@ -180,23 +207,19 @@ class Gateway:
         if self._seat is not None:
             self._seat.release()
 
-    def _refused(self, refused: Refused) -> None:
+    def _refused(self, scope: Scope, refused: Refused) -> None:
         self.metrics.refused(refused.code)
+        self._suspects.note(scope, refused)
 
-    def _parts(self) -> list[Part]:
-        parts = [Part("gateway", "down" if self.draining else "ok", "draining" if self.draining else "")]
-        if self._client is not None:
-            pool = self._client.pool
-            live, all_of = sum(one.live and one.served > 0 for one in pool.sidecars), len(pool.sidecars)
-            state = "down" if live == 0 else "degraded" if live < all_of else "ok"
-            parts.append(Part("sidecars", state, f"{live} of {all_of} live"))
-        limits, kept = self.admission.state(), self.ledger.state()
-        away = "down" if limits.denies_all else "degraded"
-        parts.append(Part("limits", away if limits.store == "away" else "ok", limits.store))
-        parts.append(Part("database", "degraded" if kept.postgres == "away" else "ok", kept.postgres))
-        if self._seat is None:
-            parts.append(Part("spool", "degraded", "records wait in memory"))
-        return parts
+    def _store_asked(self, seconds: float, answered: bool) -> None:  # noqa: FBT001 -- admission's signature
+        self.metrics.observe("llm_proxy_store_seconds", seconds, "limits")
+        if not answered:
+            self.metrics.count("llm_proxy_store_failures_total", "limits")
+
+    def _sample(self) -> None:
+        """What nobody counts on a call's way, once a second."""
+        self.metrics.gauge("llm_proxy_draining", float(self.draining))
+        self.metrics.gauge("llm_proxy_store_up", float(self.admission.state().store != "away"), "limits")
 
 
 def create_app(settings: Settings) -> Gateway:
@@ -210,7 +233,8 @@ def create_app(settings: Settings) -> Gateway:
 def _client(settings: Settings, metrics: Metrics) -> Client:
     pool = Pool(settings.litellm_proxy_url, max_in_flight=settings.max_in_flight)
     key = settings.litellm_api_key.get_secret_value() if settings.litellm_api_key else None
-    controls = Controls(caching=settings.cache_mode == "on", default_models=settings.default_models)
+    caching, streams = settings.cache_mode == "on", settings.cache_streams
+    controls = Controls(caching=caching, cache_streams=streams, default_models=settings.default_models)
     room = Room(pool, queue_s=settings.queue_timeout_ms / 1000, most_waiting=settings.max_waiting)
     broke = partial(metrics.count, "llm_proxy_upstream_failures_total")
     return Client(pool, key, deadlines(settings), controls, room=room, broke=broke)

@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.types import Lifespan
 
 from llm_proxy.edge.openapi import hot_paths
+from llm_proxy.edge.request import Scope
 from llm_proxy.edge.respond import refusal_headers
 from llm_proxy.errors import BadRequest, Bug, MethodNotAllowed, NotFound, Refused
 from llm_proxy.telemetry import uuid7
@@ -32,7 +33,7 @@ def build(
     *,
     version: str,
     lifespan: Lifespan[FastAPI],
-    refused: Callable[[Refused], None],
+    refused: Callable[[Scope, Refused], None],
 ) -> FastAPI:
     """The FastAPI application behind the front.
 
@@ -53,9 +54,9 @@ def build(
     for router in routers:
         app.include_router(router)
 
-    async def on_refused(_: Request, error: Exception) -> Response:
+    async def on_refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, Refused)  # noqa: S101 -- registered for this class
-        refused(error)
+        refused(request.scope, error)
         return render(error)
 
     async def on_http(request: Request, error: Exception) -> Response:

@@ -15,6 +15,7 @@ from llm_proxy.edge import respond
 from llm_proxy.edge.doors import HotDoor
 from llm_proxy.edge.intake import Intake
 from llm_proxy.edge.request import ClientGone, Receive, Scope, Send, read_body, read_headers
+from llm_proxy.edge.suspects import Suspects
 from llm_proxy.errors import Bug, Overloaded, ProviderAuth, Refused
 from llm_proxy.identity import Caller
 from llm_proxy.ledger import Exchange
@@ -31,9 +32,10 @@ _LONGEST_ID = 200
 class Serve:
     """Serves hot doors."""
 
-    def __init__(self, stages: Stages, intake: Intake) -> None:
+    def __init__(self, stages: Stages, intake: Intake, suspects: Suspects) -> None:
         self._stages = stages
         self._intake = intake
+        self._suspects = suspects
 
     async def __call__(self, door: HotDoor, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -47,6 +49,7 @@ class Serve:
         except ClientGone:
             pass
         except Refused as refused:
+            self._suspects.note(scope, refused)
             await attempt.refuse(refused)
         except asyncio.CancelledError:
             if not watch.was_interrupted():

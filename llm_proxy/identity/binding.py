@@ -5,8 +5,6 @@ its binding, in whatever way it does so. An agent binding of `*` stands for ever
 a key bound to no user serves end users of its own choosing.
 """
 
-from dataclasses import replace
-
 from llm_proxy.errors import BadRequest, Forbidden
 from llm_proxy.identity.caller import NOBODY, Caller, Named
 from llm_proxy.identity.rules import ANY
@@ -31,13 +29,12 @@ def on_behalf_of(caller: Caller, by_header: Named, by_body: Named) -> Caller:
         if caller.user is not None:
             _within("user", caller.user, user)
     bound_agent = None if caller.agent == ANY else caller.agent
-    return replace(
-        caller,
-        tenant=tenant or caller.tenant,
-        agent=agent or bound_agent,
-        user=user or caller.user,
-        session=_one("session", by_header.session, by_body.session) or caller.session,
-        channel=_one("channel", by_header.channel, by_body.channel) or caller.channel,
+    return caller.acting_for(
+        tenant or caller.tenant,
+        agent or bound_agent,
+        user or caller.user,
+        _one("session", by_header.session, by_body.session) or caller.session,
+        _one("channel", by_header.channel, by_body.channel) or caller.channel,
     )
 
 

@@ -1,11 +1,13 @@
-"""`keys.yaml` at the start: applied once the database answers, by every worker, harmlessly.
+"""What is kept up beside the calls: `keys.yaml` applied once the database answers, the agents there are.
 
 Invariants: a file that cannot be read is said and left alone, the keys there are stay; no secret is minted
 here, where nobody would see it.
 """
 
 import asyncio
+import contextlib
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import asyncpg
@@ -19,6 +21,7 @@ from llm_proxy.identity.rulings import Rulings
 log = logging.getLogger(__name__)
 
 AGAIN_S = 5.0
+AGENTS_S = 30.0
 
 
 async def keep_applying(path: Path, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
@@ -37,3 +40,14 @@ async def keep_applying(path: Path, pool: "asyncpg.Pool[asyncpg.Record]") -> Non
             continue
         log.info("the keys file is applied", extra={"changes": len(applied.changes)})
         return
+
+
+async def keep_knowing_agents(
+    pool: "asyncpg.Pool[asyncpg.Record]", tell: Callable[[list[str]], None]
+) -> None:
+    """Tell, now and every half minute, which agents some key is made out to."""
+    registry = Registry(pool)
+    while True:
+        with contextlib.suppress(Refused, OSError, asyncpg.PostgresError):
+            tell(await registry.agents())
+        await asyncio.sleep(AGENTS_S)

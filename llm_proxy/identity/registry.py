@@ -37,6 +37,11 @@ WHERE key_id = $1 AND revoked_at IS NULL RETURNING key_id
 """  # noqa: S608 -- our own column names
 
 
+_AGENTS = (
+    "SELECT DISTINCT agent FROM api_keys WHERE agent <> '*' AND revoked_at IS NULL ORDER BY agent LIMIT 1000"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Deed:
     """What was done: the key as it is now, its secret when it is new, the epochs to announce."""
@@ -69,6 +74,12 @@ class Registry:
                 after, tenant, limit,
             )  # fmt: skip
         return [_of(row) for row in rows]
+
+    async def agents(self) -> list[str]:
+        """The agents some key is made out to."""
+        async with deed(self._pool) as connection:
+            rows = await connection.fetch(_AGENTS)
+        return [row["agent"] for row in rows]
 
     async def show(self, name_or_id: str) -> KeyRecord:
         """One key, by its id, name or shown prefix."""

@@ -8,6 +8,7 @@ sidecar that has fallen silent end when it is given up.
 import asyncio
 from collections.abc import Callable
 from functools import partial
+from time import monotonic
 
 import orjson
 
@@ -62,6 +63,8 @@ class Client:
         self._broke = broke
         self._controls = controls
         self.catalog: Catalog | None = None
+        self.introduced = False
+        """Some sidecar has said what it serves, or that it will not say."""
         self.deadlines = deadlines
         self._key = key
         self._connections = Connections()
@@ -93,17 +96,17 @@ class Client:
             Refused: The sidecar answered with an error; see `upstream.errors`.
         """
         body = orjson.dumps(self._controls.body(call, caller, self.catalog))
+        cached = self._controls.cached(call, caller, self.catalog)
         words = f"content-length: {len(body)}\r\nx-litellm-call-id: {request_id}\r\n"
         if traceparent is not None:
             words += f"traceparent: {traceparent}\r\n"
         rest = f"{words}\r\n".encode() + body
         wait = self.deadlines.of(call.group)
         tried: list[Sidecar] = []
-        loop = asyncio.get_running_loop()
         while len(tried) < len(self.pool.sidecars):
-            sidecar = await self.room.take(loop.time(), tried)
+            sidecar = await self.room.take(monotonic(), tried)
             sidecar.calls.add(watch)
-            watch.phase, watch.silent_at = "first_byte", loop.time() + wait.first_byte_s
+            watch.phase, watch.silent_at = "first_byte", monotonic() + wait.first_byte_s
             let_go = partial(self._give, sidecar, watch)
             try:
                 address, head = self._target(sidecar, "POST", PATHS[call.door])
@@ -122,12 +125,12 @@ class Client:
             except BaseException:
                 let_go()
                 raise
-            return await self._answer(call, sidecar, connection, watch, let_go)
+            return await self._answer(call, sidecar, connection, watch, let_go, cached=cached)
         raise UpstreamUnreachable("No model backend can be reached.", retry_after_s=2)
 
     def check_room(self) -> None:
         """Raises `Overloaded` when a call that came now would find neither a place nor room to wait."""
-        self.room.check(asyncio.get_running_loop().time())
+        self.room.check(monotonic())
 
     def abandon(self, sidecar: Sidecar) -> None:
         """Give up a sidecar that has been silent too long: the calls at it end, and are not repeated."""
@@ -136,9 +139,16 @@ class Client:
             watch.interrupt("silent")
 
     async def _answer(
-        self, call: Call, sidecar: Sidecar, connection: Connection, watch: Watch, let_go: Callable[[], None]
+        self,
+        call: Call,
+        sidecar: Sidecar,
+        connection: Connection,
+        watch: Watch,
+        let_go: Callable[[], None],
+        *,
+        cached: bool,
     ) -> Answer:
-        who = served(connection.headers, call, self.catalog, cached=self._controls.cached(call))
+        who = served(connection.headers, call, self.catalog, cached=cached)
         answer = Answer(connection, who, watch, idle_s=self.deadlines.of(call.group).idle_s, freed=let_go)
         if connection.status == 200:
             sidecar.succeeded()
@@ -169,14 +179,14 @@ class Client:
         if code == "refused":
             sidecar.gone()
         else:
-            sidecar.failed(asyncio.get_running_loop().time())
+            sidecar.failed(monotonic())
         self._broke(sidecar.url, code)
 
     def _give(self, sidecar: Sidecar, watch: Watch, connection: Connection | None = None) -> None:
         if connection is not None:
             self._connections.give(connection)
         sidecar.calls.discard(watch)
-        self.room.give(sidecar, asyncio.get_running_loop().time())
+        self.room.give(sidecar, monotonic())
 
     def _target(self, sidecar: Sidecar, method: str, path: str) -> tuple[Address, bytes]:
         """Where a request goes, and what its head says whatever is asked."""

@@ -134,6 +134,7 @@ class Keeper:
                 found = await self._fetch(sidecar)
             except (OSError, ValueError, KeyError, AttributeError):
                 continue
+            self._client.introduced = True
             if found is not None and sidecar in self._client.pool.sidecars:
                 self._client.catalog, self._read_at = found, now
                 return
