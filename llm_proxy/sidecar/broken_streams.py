@@ -28,7 +28,7 @@ def _end_only_when_finished() -> None:
 
     async def finish_if_finished(self: Theirs, *, cache_hit: bool) -> Theirs:
         if not self.sent_last_chunk and not _finished(self):
-            self._log_stream_failure_and_raise(_cut(self))
+            self._log_stream_failure_and_raise(cut(self))
         return await finish(self, cache_hit=cache_hit)
 
     wrapper._finalize_completed_stream = finish_if_finished  # noqa: SLF001 -- the same
@@ -43,7 +43,8 @@ def _finished(stream: Theirs) -> bool:
     return stream.received_finish_reason is not None or stream.intermittent_finish_reason is not None
 
 
-def _cut(stream: Theirs) -> Exception:
+def cut(stream: Theirs) -> Exception:
+    """The error a stream ends with that ended early."""
     error: Exception = seams.library().BadGatewayError(
         message="the provider's stream ended without a finish reason",
         llm_provider=stream.custom_llm_provider or "",

@@ -92,7 +92,7 @@ async def _litellm(config: Path) -> AsyncGenerator[None]:
     loaded = _load(config)
     proxy = seams.proxy()
     _give(proxy.proxy_config, config, loaded)
-    tuning.apply()
+    tuning.before_start()
     broken_streams.apply()
     router_rules.apply()
     started = proxy.proxy_startup_event(proxy.app)
@@ -100,6 +100,7 @@ async def _litellm(config: Path) -> AsyncGenerator[None]:
         await started.__aenter__()
     except (Exception, SystemExit) as problem:
         raise NotStarted(_first_line(problem)) from problem
+    tuning.after_start()
     try:
         async with callbacks.installed():
             yield

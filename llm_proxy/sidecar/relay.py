@@ -12,6 +12,7 @@ from llm_proxy.sidecar import provider_error
 from llm_proxy.sidecar.asgi import Headers, Message, Receive, Scope, Send
 from llm_proxy.sidecar.outcome import Outcome
 from llm_proxy.sidecar.seams import Theirs
+from llm_proxy.sidecar.shapes import items, mapping
 
 ERROR_EVENT = b'data: {"error":'
 CUT: dict[str, Any] = {
@@ -41,11 +42,21 @@ async def relay(
     if hasattr(result, "model_dump_json"):
         raw = result.model_dump_json().encode()
     else:
+        _put_refusals_back(result)
         raw = json.dumps(result, ensure_ascii=False, separators=(",", ":")).encode()
     headers: Headers = [pair for pair in head if pair[0] not in OURS]
     headers += [(b"content-type", b"application/json"), (b"content-length", str(len(raw)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": raw})
+
+
+def _put_refusals_back(answer: object) -> None:
+    """LiteLLM moves a message's refusal among fields of its own."""
+    for choice in map(mapping, items(mapping(answer).get("choices"))):
+        message = mapping(choice.get("message"))
+        own = mapping(message.get("provider_specific_fields"))
+        if "refusal" in own:
+            message["refusal"] = own.pop("refusal")
 
 
 class Outgoing:

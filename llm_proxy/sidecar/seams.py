@@ -24,6 +24,7 @@ SEAMS: dict[str, tuple[str, ...]] = {
             "UserAPIKeyAuth",
         ),
     ),
+    "litellm.proxy.common_request_processing": ("ProxyBaseLLMRequestProcessing",),
     "litellm.integrations.custom_logger": ("CustomLogger",),
     "litellm.litellm_core_utils.streaming_handler": ("CustomStreamWrapper",),
     "litellm.router": ("Router",),
@@ -47,6 +48,11 @@ def library() -> Theirs:
 def proxy() -> Theirs:
     """The module that holds LiteLLM's proxy application and its globals."""
     return import_module("litellm.proxy.proxy_server")
+
+
+def request_processing() -> Theirs:
+    """The class that runs a call from the proxy's side."""
+    return import_module("litellm.proxy.common_request_processing").ProxyBaseLLMRequestProcessing
 
 
 @cache

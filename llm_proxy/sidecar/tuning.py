@@ -1,18 +1,41 @@
-"""What makes LiteLLM cheaper without changing what it answers; each patch says what it saves.
+"""What makes LiteLLM cheaper without changing what it answers; measured by `bench/sidecar_cpu.py`.
 
-Measured as CPU of the process per request with `bench/sidecar_cpu.py`.
+`LLM_PROXY_SIDECAR_WITHOUT` names parts to leave as they are, comma-separated: `prices`, `hooks`, `frames`.
 """
 
+import os
 from typing import Any
 
-from llm_proxy.sidecar import seams
+from llm_proxy.sidecar import openai_frames, seams
 from llm_proxy.sidecar.seams import Theirs
 from llm_proxy.sidecar.shapes import mapping
 
+NOT_FOR_US = ("litellm.proxy.hooks.", "litellm._service_logger")
+LISTS = (
+    "callbacks",
+    "success_callback",
+    "failure_callback",
+    "_async_success_callback",
+    "_async_failure_callback",
+)
 
-def apply() -> None:
-    """Put every patch in place; before LiteLLM's start."""
-    _register_prices_once()
+
+def before_start() -> None:
+    """Patch what LiteLLM's start already uses."""
+    if _wanted("prices"):
+        _register_prices_once()
+    if _wanted("frames"):
+        openai_frames.apply()
+
+
+def after_start() -> None:
+    """Take out what its start has put in."""
+    if _wanted("hooks"):
+        _drop_hooks()
+
+
+def _wanted(part: str) -> bool:
+    return part not in os.environ.get("LLM_PROXY_SIDECAR_WITHOUT", "").split(",")
 
 
 def _register_prices_once() -> None:
@@ -31,3 +54,11 @@ def _register_prices_once() -> None:
         return register(model_cost, *words, **options)
 
     library.register_model = once
+
+
+def _drop_hooks() -> None:
+    """Ten hooks for virtual keys, budgets and stored responses run on each call; there are none here."""
+    library = seams.library()
+    for name in LISTS:
+        kept = [one for one in getattr(library, name) if not type(one).__module__.startswith(NOT_FOR_US)]
+        getattr(library, name)[:] = kept

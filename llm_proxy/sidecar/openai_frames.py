@@ -1,0 +1,175 @@
+"""Streams that are OpenAI's already: each frame goes on as it was sent, under the caller's model name.
+
+LiteLLM takes frames apart and builds others, at half a millisecond each, and loses refusals and the ends
+all choices but the first. Invariants: of a frame only `model` changes, and `usage` gets its cost; an unreadable
+frame, an error in one, an end without every choice's finish reason break the stream; LiteLLM logs, prices and
+caches the whole as ever, out of the chunks kept for it.
+"""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from datetime import datetime
+
+from llm_proxy.sidecar import broken_streams, seams
+from llm_proxy.sidecar.seams import Theirs
+from llm_proxy.sidecar.shapes import Json, items, mapping
+
+LANE = "_llmp_lane"
+PROVIDERS = frozenset({"openai", "azure"})
+OF_THE_SDK, OF_LITELLM = "AsyncStream", "OpenAIChatCompletionStreamingHandler"
+DRAIN_S = 0.5
+TEXT_ONLY = frozenset({"content", "role", "refusal"})
+
+
+class Frame(bytes):
+    """A frame on its way; LiteLLM hangs attributes on what it passes along."""
+
+
+def apply() -> None:
+    """Patch the stream wrapper; before the first call."""
+    wrapper = seams.stream_wrapper()
+    step = wrapper.__anext__
+
+    async def step_in_lane(self: Theirs) -> Theirs:
+        lane = self.__dict__.get(LANE, self)
+        if lane is self:
+            lines = _lines(self) if _unwatched(self) else None
+            lane = self.__dict__[LANE] = Lane(self, lines) if lines is not None else None
+        return await (step(self) if lane is None else lane.step())
+
+    wrapper.__anext__ = step_in_lane
+
+
+def _unwatched(stream: Theirs) -> bool:
+    """Whether this is a chat stream that nobody wants to look into frame by frame."""
+    watched = seams.proxy().proxy_logging_obj
+    return (
+        stream.logging_obj.call_type == "acompletion"
+        and not stream.merge_reasoning_content_in_choices
+        and not watched.needs_iterator_wrap()
+        and not watched.needs_per_chunk_streaming_hook()
+    )
+
+
+def _lines(stream: Theirs) -> AsyncIterator[str] | None:
+    """The lines of the provider's answer, when they are OpenAI's; None when LiteLLM must translate them."""
+    source = stream.completion_stream
+    lines: AsyncIterator[str] | None = None
+    if type(source).__name__ == OF_THE_SDK and stream.custom_llm_provider in PROVIDERS:
+        lines = source.response.aiter_lines()
+    elif type(source).__name__ == OF_LITELLM and not source.json_mode:
+        lines = source.streaming_response
+    return lines
+
+
+class Lane:
+    """One stream's frames, and what LiteLLM is to know of them in the end."""
+
+    def __init__(self, stream: Theirs, lines: AsyncIterator[str]) -> None:
+        self._stream = stream
+        self._lines = lines
+        params = mapping(mapping(stream.logging_obj.model_call_details).get("litellm_params"))
+        asked = mapping(mapping(params.get("proxy_server_request")).get("body"))
+        self._name = _name(mapping(params.get("metadata")), asked)
+        included = mapping(asked.get("stream_options")).get("include_usage")
+        self._wants_usage = bool(included) and not asked.get("_litellm_strip_stream_usage")
+        self._texts: dict[int, Theirs] = {}
+        self._unfinished: set[int] = set()
+        self._ended = False
+
+    async def step(self) -> Theirs:
+        """The next frame; raises `StopAsyncIteration` after the last, or what LiteLLM makes of a break."""
+        stream = self._stream
+        while not self._ended:
+            try:
+                frame = await self._next()
+            except Exception as problem:  # noqa: BLE001 -- LiteLLM tells, logs and maps whatever it is
+                if self._unfinished or not stream.chunks:
+                    stream._log_stream_failure_and_raise(problem)  # noqa: SLF001 -- as its own loop does
+                frame = None
+            if frame is not None:
+                return frame
+            if self._unfinished or not stream.chunks:
+                stream._log_stream_failure_and_raise(broken_streams.cut(stream))  # noqa: SLF001 -- the same
+            self._ended = stream.sent_last_chunk = True
+        return await stream._finalize_completed_stream(cache_hit=False)  # noqa: SLF001 -- logs and caches
+
+    async def _next(self) -> Frame | None:
+        """The next frame to send on; None at the end."""
+        async for line in self._lines:
+            payload = line[5:].strip() if line.startswith("data:") else ""
+            if payload == "[DONE]":
+                await self._drain()
+                return None
+            chunk = self._read(payload) if payload else None
+            if chunk is not None:
+                raw = json.dumps(chunk, ensure_ascii=False, separators=(",", ":"))
+                return Frame(b"data: " + raw.encode() + b"\n\n")
+        return None
+
+    async def _drain(self) -> None:
+        """Read to the end of the body, so that the connection can be used again."""
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(DRAIN_S):
+                async for _ in self._lines:
+                    pass
+
+    def _read(self, payload: str) -> Json | None:
+        """What the caller gets of one frame's data; None for nothing."""
+        chunk = mapping(json.loads(payload))
+        if not chunk or chunk.get("error"):
+            raise ValueError("no chunk in a frame")
+        self._keep(chunk)
+        usage = chunk.pop("usage", None)
+        if usage:
+            self._stream.sent_stream_usage = True
+            if self._wants_usage:
+                chunk["usage"] = self._with_cost(chunk | {"usage": usage})
+            elif not chunk.get("choices"):
+                return None
+        return chunk | {"model": self._name}
+
+    def _with_cost(self, chunk: Json) -> Json:
+        rate = seams.request_processing()._inject_cost_into_usage_dict  # noqa: SLF001 -- as for any other stream
+        priced = mapping(mapping(rate(chunk, self._name, self._stream.logging_obj)).get("usage"))
+        return priced if priced.get("cost") else chunk["usage"]
+
+    def _keep(self, chunk: Json) -> None:
+        """Remember a frame for LiteLLM: text runs on in one chunk, anything else is a chunk of its own."""
+        choices = [mapping(one) for one in items(chunk.get("choices"))]
+        for choice in choices:
+            at = choice.get("index", 0)
+            self._unfinished.add(at)
+            if choice.get("finish_reason") is not None:
+                self._unfinished.discard(at)
+                self._stream.received_finish_reason = choice["finish_reason"]
+        if len(choices) == 1 and self._runs_on(choices[0]) and not chunk.get("usage"):
+            return
+        self._texts.clear()
+        made = self._stream.model_response_creator(chunk=chunk | {"model": self._stream.model})
+        self._stream.chunks.append(made)
+        if len(choices) == 1 and not choices[0].get("finish_reason"):
+            self._texts[choices[0].get("index", 0)] = made
+        if len(self._stream.chunks) == 1:
+            self._stream.sent_first_chunk = True
+            self._stream.logging_obj.update_completion_start_time(completion_start_time=datetime.now())  # noqa: DTZ005 -- LiteLLM's clock
+
+    def _runs_on(self, choice: Json) -> bool:
+        """Whether a choice is more text of one kept already; then it was added."""
+        delta, kept = mapping(choice.get("delta")), self._texts.get(choice.get("index", 0))
+        more: object = delta.get("content")
+        if kept is None or not isinstance(more, str) or not delta.keys() <= TEXT_ONLY:
+            return False
+        if delta.get("refusal") or choice.get("finish_reason") or choice.get("logprobs"):
+            return False
+        held = kept.choices[0].delta
+        held.content = f"{held.content or ''}{more}"
+        return True
+
+
+def _name(metadata: Json, asked: Json) -> str:
+    """The model's name in answers: the caller's own, a fallback's group when one served."""
+    group = str(metadata.get("model_group") or "")
+    return group if metadata.get("attempted_fallbacks") and group else str(asked.get("model") or group)
