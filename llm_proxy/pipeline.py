@@ -5,6 +5,7 @@ refusal, a deadline, the caller's leaving); neither waits for anything. A call t
 no record here; its refusal is counted where it is answered.
 """
 
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -59,8 +60,8 @@ async def relay(
         if stages.witnesses is not None:
             stages.witnesses.opened(exchange, caller)
         traceparent = exchange.trace.header if exchange.trace else None
-        request_id = str(exchange.request_id)
-        reply = await stages.upstream.send(call, caller, request_id, watch, traceparent=traceparent)
+        exchange.asked_at = time.perf_counter()
+        reply = await stages.upstream.send(call, caller, exchange.id_text, watch, traceparent=traceparent)
         try:
             exchange.served = reply.served
             await deliver(reply, lease, exchange)
@@ -76,6 +77,6 @@ async def relay(
             lease.settle(0, 0)
         else:
             lease.settle(record.total_tokens, record.cost_nano_usd)
-        stages.ledger.post(record)
+        stages.ledger.post(record, exchange.overhead_ms())
         if stages.witnesses is not None:
             stages.witnesses.closed(exchange, caller, call, record)

@@ -44,7 +44,7 @@ async def start_stream(send: Send, headers: Raw) -> None:
 async def send_refusal(send: Send, refused: Refused, exchange: Exchange, dialect: Dialect) -> None:
     """A refusal in the caller's own vocabulary."""
     headers = refusal_headers(refused)
-    headers.append((b"x-request-id", str(exchange.request_id).encode()))
+    headers.append((b"x-request-id", exchange.id_text.encode()))
     await send_json(send, refused.status, orjson.dumps(dialect.error(refused)), headers)
 
 
@@ -64,7 +64,7 @@ def refusal_headers(refused: Refused) -> Raw:
 
 def answer_headers(exchange: Exchange, served: Served, lease_headers: tuple[tuple[bytes, bytes], ...]) -> Raw:
     """What we tell of an answer, in our own names."""
-    headers: Raw = [(b"x-request-id", str(exchange.request_id).encode()), *lease_headers]
+    headers: Raw = [(b"x-request-id", exchange.id_text.encode()), *lease_headers]
     if served.group:
         headers.append((b"x-llm-proxy-model", _ascii(served.group)))
     if served.provider:

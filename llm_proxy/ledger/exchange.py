@@ -25,6 +25,7 @@ class Exchange:
     """One admitted call, from its first byte to its last.
 
     Attributes:
+        id_text: The request's id as it is told.
         status: The HTTP status the caller saw; 0 while nothing was sent.
         content_frames: Frames of content passed on, the base of an estimate.
         trace: The call's span, where traces are collected.
@@ -33,12 +34,14 @@ class Exchange:
     """
 
     __slots__ = (
-        "answer", "call", "caller", "catalog", "client_request_id", "content_frames", "outcome", "refused",
-        "request_id", "served", "started", "started_at", "status", "trace", "traceparent", "ttft_ms", "usage",
+        "answer", "answered_at", "asked_at", "call", "caller", "catalog", "client_request_id", "content_frames", "id_text", "outcome",
+        "refused", "request_id", "served", "started", "started_at", "status", "trace", "traceparent",
+        "ttft_ms", "usage",
     )  # fmt: skip
 
     def __init__(self, request_id: UUID, client_request_id: str | None) -> None:
         self.request_id = request_id
+        self.id_text = str(request_id)
         self.client_request_id = client_request_id
         self.started = time.perf_counter()
         self.started_at = time.time()
@@ -55,10 +58,17 @@ class Exchange:
         self.outcome: Outcome = "ok"
         self.status = 0
         self.ttft_ms: float | None = None
+        self.asked_at = self.answered_at = 0.0
 
     def elapsed_ms(self) -> float:
         """Time since the request's headers were read."""
         return (time.perf_counter() - self.started) * 1000
+
+    def overhead_ms(self) -> float | None:
+        """The gateway's own part of the time to the first byte; None when there was none."""
+        if self.ttft_ms is None or not self.asked_at or not self.answered_at:
+            return None
+        return self.ttft_ms - (self.answered_at - self.asked_at) * 1000
 
     def first_byte(self) -> None:
         """The first byte of the answer is about to leave."""

@@ -9,9 +9,10 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import asyncpg
+import orjson
 
 from llm_proxy import schema
-from llm_proxy.ledger.postgres import PartitionMissing, deadline
+from llm_proxy.ledger.postgres import PartitionMissing, RowsRejected, deadline
 from llm_proxy.ledger.refusal import Refusal
 from llm_proxy.ledger.row import FIELDS, Row, started_at
 
@@ -32,20 +33,20 @@ _COLUMNS = {"user": "user_id", "session": "session_id", "group": "model_group", 
 
 
 def _insert() -> str:
-    given = ", ".join(f"${at}::{_TYPES.get(name, 'text')}[]" for at, name in enumerate(FIELDS, 1))
     columns = ", ".join(_COLUMNS.get(name, name) for name in FIELDS)
-    values = ", ".join(_value(name) for name in FIELDS)
-    names = ", ".join(f'"{name}"' for name in FIELDS)
+    values = ", ".join(_value(at, name) for at, name in enumerate(FIELDS))
+    given = "jsonb_array_elements($1::jsonb) AS given (row)"
     return (
-        f"INSERT INTO requests ({columns}) SELECT {values} FROM unnest({given}) AS given ({names})"  # noqa: S608
+        f"INSERT INTO requests ({columns}) SELECT {values} FROM {given}"  # noqa: S608
         " ON CONFLICT (started_at, request_id) DO NOTHING"
     )  # names and types are this file's own
 
 
-def _value(name: str) -> str:
+def _value(at: int, name: str) -> str:
+    text = f"row ->> {at}"
     if name == "cost_nano_usd":
-        return "cost_nano_usd * 0.000000001"
-    return f'"{name}"' if name in _TYPES else f'left("{name}", {_LONGEST_TEXT})'
+        return f"({text})::int8 * 0.000000001"
+    return f"({text})::{_TYPES[name]}" if name in _TYPES else f"left({text}, {_LONGEST_TEXT})"
 
 
 _INSERT = _insert()
@@ -86,13 +87,17 @@ class Store:
 
     async def insert(self, rows: Sequence[Row]) -> None:
         """Write these rows, those already written excepted; raises `PostgresAway` or `RowsRejected`."""
+        try:
+            document = orjson.dumps(rows).decode()  # one parameter: its driver takes each value of many apart
+        except TypeError as fault:
+            raise RowsRejected(str(fault)) from fault
         days = {started_at(row).astimezone(UTC).date() for row in rows}
         try:
             async with deadline(_DEADLINE_S), self._pool.acquire(timeout=_DEADLINE_S) as connection:
                 for day in days - self._days:
                     await connection.execute("SELECT requests_partition($1)", day)
                     self._days.add(day)
-                await connection.execute(_INSERT, *zip(*rows, strict=True))
+                await connection.execute(_INSERT, document)
         except PartitionMissing:
             self._days -= days
             raise

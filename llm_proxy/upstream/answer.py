@@ -4,13 +4,14 @@ Invariants: closed exactly once, whatever happens; closed unread, the connection
 provider is cancelled; silence is measured only while waiting for the sidecar, never for the caller.
 """
 
-import asyncio
 from collections.abc import Callable
+from time import monotonic
 
 import orjson
 
 from llm_proxy.errors import ProviderFailed, UpstreamBroke
 from llm_proxy.upstream.frames import Frames, FrameTooLarge, strip
+from llm_proxy.upstream.nulls import restore
 from llm_proxy.upstream.reply import Served, Usage
 from llm_proxy.upstream.shape import as_object
 from llm_proxy.upstream.usage import read_usage
@@ -64,18 +65,22 @@ class Answer:
             raise ProviderFailed("The model's provider failed to answer.")
         usage = as_object(document.get("usage"))
         found = read_usage(usage)
+        changed = restore(document)
         if b"provider_specific" in body or usage.pop("cost", None) is not None:
             strip(document)
+            changed = True
+        if changed:
             body = orjson.dumps(document)
         return body, found
 
     async def chunk(self) -> bytes | None:
         """The next bytes that may go out now (perhaps none); None when the stream has ended."""
-        frames, watch = self.frames, self._watch
+        frames, watch, connection = self.frames, self._watch, self._connection
         assert frames is not None  # noqa: S101 -- only streams are read by chunk
-        watch.silent_at = asyncio.get_running_loop().time() + self._idle_s
+        watch.silent_at = monotonic() + self._idle_s
         try:
-            raw = await self._connection.read()
+            while (raw := connection.came()) is None:
+                await connection.news()
             watch.silent_at = float("inf")
             if raw:
                 return frames.feed(raw)

@@ -13,7 +13,8 @@ from llm_proxy.upstream.shape import Json, as_object, as_objects
 from llm_proxy.upstream.usage import read_usage
 
 MAX_FRAME_BYTES = 16 * 2**20
-_MARKS = (b'"usage"', b'"provider_specific', b'"error"', b"[DONE]", b"\r")
+_USAGE, _PROVIDER, _ERROR, _DONE = b'"usage"', b'"provider_specific', b'"error"', b"[DONE]"
+_MARKS = (_USAGE, _PROVIDER, _ERROR, _DONE, b"\r")
 _FINISH = b'"finish_reason":"'
 _ADDED = "provider_specific_fields"
 
@@ -51,9 +52,8 @@ class Frames:
             chunk = self._whole_frames(chunk)
             if not chunk:
                 return b""
-        for mark in _MARKS:
-            if mark in chunk:
-                return self._read(chunk)
+        if _USAGE in chunk or _PROVIDER in chunk or _ERROR in chunk or _DONE in chunk or b"\r" in chunk:
+            return self._read(chunk)
         if _FINISH in chunk:
             self.finished = True
         self.content_frames += chunk.count(b"\n\n")

@@ -10,6 +10,7 @@ import asyncio
 import ssl
 from collections import deque
 from dataclasses import dataclass
+from time import monotonic
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -63,11 +64,12 @@ class Connection(asyncio.Protocol):
         address: Where it leads.
         status: Of the answer; 0 before its head.
         headers: Of the answer, names in lower case.
-        idle_since: When it was last let go; seconds of the event loop's clock.
+        idle_since: When it was last let go, by `time.monotonic`.
     """
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, loop: asyncio.AbstractEventLoop) -> None:
         self.address = address
+        self._loop = loop
         self.status = 0
         self.headers: dict[bytes, bytes] = {}
         self.idle_since = 0.0
@@ -92,14 +94,18 @@ class Connection(asyncio.Protocol):
         self._asked, self._whole = True, False
         self._transport.write(request)
         while not self.status:
-            await self._news()
+            await self.news()
 
     async def read(self) -> bytes:
         """The next bytes of the body, all that came; none at its end. Raises `BrokenOff`."""
-        while not self._parts and not self._whole:
-            await self._news()
+        while (came := self.came()) is None:
+            await self.news()
+        return came
+
+    def came(self) -> bytes | None:
+        """The bytes of the body that came since; none at its end, None while nothing has."""
         if not self._parts:
-            return b""
+            return b"" if self._whole else None
         parts, self._parts = self._parts, []
         self._unread_bytes = 0
         if self._paused and self._transport is not None and not self._transport.is_closing():
@@ -121,18 +127,17 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    async def _news(self) -> None:
+    def news(self) -> "asyncio.Future[None]":
+        """Done when something more has come or the connection broke; raises `BrokenOff` once it did."""
         if self._transport is None:
             raise BrokenOff
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        self._waiter = self._loop.create_future()
+        return self._waiter
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     # What asyncio calls
 
@@ -199,7 +204,7 @@ class Connections:
         idle = self._idle.get(address)
         while idle:
             kept = idle.pop()
-            if kept.reusable and asyncio.get_running_loop().time() - kept.idle_since < KEEPALIVE_S:
+            if kept.reusable and monotonic() - kept.idle_since < KEEPALIVE_S:
                 self._busy.add(kept)
                 return kept
             kept.abort()
@@ -211,8 +216,7 @@ class Connections:
         if not connection.reusable:
             connection.abort()
             return
-        now = asyncio.get_running_loop().time()
-        connection.idle_since = now
+        connection.idle_since = now = monotonic()
         idle = self._idle.setdefault(connection.address, deque())
         idle.append(connection)
         while now - idle[0].idle_since > KEEPALIVE_S or not idle[0].reusable:
@@ -231,7 +235,7 @@ class Connections:
         try:
             async with asyncio.timeout(CONNECT_S):
                 _, connection = await loop.create_connection(
-                    lambda: Connection(address),
+                    lambda: Connection(address, loop),
                     address.host,
                     address.port,
                     ssl=self._context if address.secure else None,

@@ -37,7 +37,7 @@ class Noted(asyncio.Transport):
 
 
 def connected() -> tuple[Connection, Noted]:
-    connection, transport = Connection(HERE), Noted()
+    connection, transport = Connection(HERE, asyncio.get_running_loop()), Noted()
     connection.connection_made(transport)
     return connection, transport
 
