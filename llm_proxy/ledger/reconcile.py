@@ -27,7 +27,8 @@ _DIFFERENCES = """
            coalesce(r.started_at, t.started_at) AS started_at,
            r.request_id IS NOT NULL AS recorded, t.call_id IS NOT NULL AS logged, r.usage_source, r.outcome,
            r.prompt_tokens, r.completion_tokens, r.cost_usd,
-           t.prompt_tokens AS logged_prompt_tokens, t.completion_tokens AS logged_completion_tokens,
+           t.prompt_tokens::bigint AS logged_prompt_tokens,
+           t.completion_tokens::bigint AS logged_completion_tokens,
            t.cost_usd AS logged_cost_usd
     FROM (SELECT * FROM requests
           WHERE started_at >= $1::timestamptz - $4::interval AND started_at < $2::timestamptz + $4) AS r

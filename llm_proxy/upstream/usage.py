@@ -1,7 +1,8 @@
 """Tokens and money as an answer states them.
 
 Money: the sidecar writes dollars as a float; it becomes integer nano-dollars here, rounded up once, by way
-of its decimal text. A number that is not one is unknown, never zero.
+of its decimal text without the last digits, which are a float's noise and no money. A number that is not one
+is unknown, never zero.
 Source: https://platform.openai.com/docs/api-reference/chat/object (usage).
 """
 
@@ -11,6 +12,8 @@ from llm_proxy.upstream.reply import Usage
 from llm_proxy.upstream.shape import Json, as_object
 
 NANO = Decimal(10) ** 9
+_EXACT = Decimal("1e-4")
+"""Of a nano-dollar: finer than any price list, coarser than a float's error below ten thousand dollars."""
 
 
 def nano_usd(dollars: object) -> int | None:
@@ -18,8 +21,8 @@ def nano_usd(dollars: object) -> int | None:
     if dollars is None or isinstance(dollars, bool):
         return None
     try:
-        amount = Decimal(str(dollars))
-        return int((amount * NANO).to_integral_value(ROUND_CEILING)) if amount >= 0 else None
+        amount = (Decimal(str(dollars)) * NANO).quantize(_EXACT)
+        return int(amount.to_integral_value(ROUND_CEILING)) if amount >= 0 else None
     except (InvalidOperation, ValueError, OverflowError):
         return None
 
