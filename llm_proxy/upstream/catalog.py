@@ -6,7 +6,7 @@ Invariants: a wildcard's expansions are never listed; a price nobody stated is N
 Money: integer nano-dollars per token would round to zero, so prices are pico-dollars per token.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
 from fnmatch import fnmatchcase
 from itertools import takewhile
@@ -42,11 +42,16 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """All model groups, at one moment."""
+    """All model groups, at one moment.
+
+    Attributes:
+        own: A sidecar of ours says so, not an unmodified LiteLLM.
+    """
 
     groups: dict[str, Group] = field(default_factory=dict[str, Group])
     deployments: dict[str, Deployment] = field(default_factory=dict[str, Deployment])
     default_fallbacks: tuple[str, ...] = ()
+    own: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -112,7 +117,7 @@ def from_own(document: Json) -> Catalog:
             tuple(entry.get("fallbacks") or ()),
             deployments,
         )
-    return _catalog(groups, tuple(document.get("default_fallbacks") or ()))
+    return replace(_catalog(groups, tuple(document.get("default_fallbacks") or ())), own=True)
 
 
 def from_model_info(document: Json) -> Catalog:

@@ -22,29 +22,32 @@ class Controls:
 
     Attributes:
         caching: Whether calls may be answered from the response cache at all.
-        cache_streams: Whether streamed calls may too.
+        cache_streams: Whether streamed calls may too, before a sidecar of ours: an unmodified LiteLLM also
+            keeps streams that were cut.
         default_models: What a caller without a list of its own may use.
     """
 
     caching: bool = True
-    cache_streams: bool = False
+    cache_streams: bool = True
     default_models: tuple[str, ...] = ("*",)
 
-    def cached(self, call: Call) -> bool:
+    def cached(self, call: Call, caller: Caller, catalog: Catalog | None) -> bool:
         """Whether the response cache has a say in this call."""
-        return self.caching and (self.cache_streams or not call.streaming)
+        if not (self.caching and caller.cache):
+            return False
+        return not call.streaming or (self.cache_streams and catalog is not None and catalog.own)
 
     def body(self, call: Call, caller: Caller, catalog: Catalog | None) -> Json:
         """The body to send: the call's, and ours."""
-        body = {**call.body, "cache": self._cache(call, caller)}
+        body = {**call.body, "cache": self._cache(call, caller, catalog)}
         if catalog is not None:
             allowed_models = caller.models or self.default_models
             if any(not allowed(allowed_models, group) for group in catalog.fallbacks(call.group)):
                 body["disable_fallbacks"] = True
         return body
 
-    def _cache(self, call: Call, caller: Caller) -> Json:
-        if not (caller.cache and self.cached(call)):
+    def _cache(self, call: Call, caller: Caller, catalog: Catalog | None) -> Json:
+        if not self.cached(call, caller, catalog):
             return {"no-cache": True, "no-store": True}
         wish = call.cache
         whose = "none" if caller.tenant is None else f"tenant:{caller.tenant}"

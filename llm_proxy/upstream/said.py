@@ -27,7 +27,7 @@ def served(headers: Headers, call: Call, catalog: Catalog | None, *, cached: boo
     """
     deployment = _text(headers, b"x-litellm-model-id")
     known = catalog.deployments.get(deployment) if catalog is not None and deployment else None
-    hit = b"x-litellm-cache-key" in headers
+    hit = b"x-litellm-cache-key" in headers or _was_embedded_before(headers, call)
     cache: CacheState = "hit" if hit else "miss" if cached else "off"
     cost_nano_usd: int | None = 0
     attempts = 0
@@ -49,6 +49,12 @@ def served(headers: Headers, call: Call, catalog: Catalog | None, *, cached: boo
         attempts=attempts,
         sidecar_ms=_milliseconds(headers),
     )
+
+
+def _was_embedded_before(headers: Headers, call: Call) -> bool:
+    """LiteLLM marks no hit of an embedding, but says what it would have cost and not what it did."""
+    stated, real = b"x-litellm-response-cost-original", b"x-litellm-response-cost"
+    return call.door == "embeddings" and stated in headers and real not in headers
 
 
 def _text(headers: Headers, name: bytes) -> str | None:
