@@ -8,6 +8,7 @@ event and no `[DONE]`.
 
 import asyncio
 import logging
+import time
 
 from llm_proxy.admission import Lease
 from llm_proxy.dialects import Answered, Call, StreamWriter
@@ -131,6 +132,7 @@ class _Attempt:
 
     async def _whole(self, reply: Reply, lease: Lease, exchange: Exchange) -> None:
         body, exchange.usage = await reply.json()
+        exchange.answered_at = time.perf_counter()
         out = self.door.dialect.write(body, self._answered(reply, exchange))
         headers = respond.answer_headers(exchange, reply.served, lease.headers)
         if lease.holds_place:
@@ -167,6 +169,8 @@ class _Attempt:
         send, exchange = self._send, self.exchange
         keeps = exchange.answer is not None
         while (out := await reply.chunk()) is not None:
+            if not self._started:
+                exchange.answered_at = time.perf_counter()
             if writer is not None:
                 out = writer.feed(out)
             if not out:

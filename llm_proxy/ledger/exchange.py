@@ -34,9 +34,9 @@ class Exchange:
     """
 
     __slots__ = (
-        "answer", "answered_at", "asked_at", "call", "caller", "catalog", "client_request_id", "content_frames", "id_text", "outcome",
-        "refused", "request_id", "served", "started", "started_at", "status", "trace", "traceparent",
-        "ttft_ms", "usage",
+        "answer", "answered_at", "asked_at", "call", "caller", "catalog", "client_request_id",
+        "content_frames", "id_text", "outcome", "refused", "request_id", "served", "started", "started_at",
+        "status", "trace", "traceparent", "ttft_ms", "usage",
     )  # fmt: skip
 
     def __init__(self, request_id: UUID, client_request_id: str | None) -> None:

@@ -92,13 +92,15 @@ class Ledger:
         with contextlib.suppress(TypeError):  # text that is not UTF-8: the record itself repairs it
             self._journal.opened(exchange.request_id, orjson.dumps(opened))
 
-    def post(self, record: UsageRecord) -> None:
-        """A call ended; takes its record and returns at once."""
+    def post(self, record: UsageRecord, overhead_ms: float | None = None) -> None:
+        """A call ended, and so much of it was the gateway's own; takes its record and returns at once."""
         try:
             row = row_of(record)
             line = encode(row)
             self._writer.add(self._journal.finished(record.request_id, line), row, line)
             self._metrics.finished(record)
+            if overhead_ms is not None:
+                self._metrics.observe("llm_proxy_overhead_seconds", overhead_ms / 1000, record.door)
             self.vitals.finished(record)
         except Exception:
             log.exception("a record could not be taken", extra={"request_id": str(record.request_id)})
