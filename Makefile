@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 .PHONY: help run secrets setup setup-dev test check lint types chaos soak clean
 
 help: ## Show this list.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 run: setup ## Set up what is missing, then start the whole stack; Ctrl-C stops it.
 	@exec $(BIN)/llm-proxy up --with-parent $(ARGS)
@@ -23,6 +23,9 @@ setup: .venv/.stack .venv-sidecar/.sidecar ## Make both environments from the lo
 
 test: setup-dev ## Run every test on the real stack.
 	@$(BIN)/python -m pytest $(ARGS)
+
+conformance: setup-dev ## Run real clients of many kinds against the gateway; ARGS names some of them.
+	@$(BIN)/python scripts/conformance.py $(ARGS)
 
 check: lint types test ## Run linters, type checkers, import contracts and every test.
 

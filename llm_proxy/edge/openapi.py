@@ -50,6 +50,24 @@ _REQUIRED = {
 _OWN_REQUIRED = {"internal": ["messages"], "generate": ["messages"]}
 
 
+_TEXTS: Json = {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}}
+_MESSAGE: Json = {
+    "type": "object",
+    "required": ["role", "content"],
+    "properties": {
+        "role": {"enum": ["system", "developer", "user", "assistant"]},
+        "content": {"type": "string"},
+    },
+}
+_PROPERTIES: Json = {
+    "model": {"type": "string", "minLength": 1, "maxLength": 256},
+    "messages": {"type": "array", "minItems": 1, "items": _MESSAGE},
+    "prompt": {"anyOf": [{"type": "string"}, _TEXTS]},
+    "input": {"anyOf": [{"type": "string", "minLength": 1}, _TEXTS]},
+}
+"""What every request needs; the whole of it is OpenAI's own document."""
+
+
 def hot_paths() -> Json:
     """The `paths` of every hot door."""
     return {path: {"post": _operation(door, path)} for door in HOT_DOORS for path in door.paths}
@@ -60,10 +78,10 @@ def _operation(door: HotDoor, path: str) -> Json:
     body: Json = {
         "type": "object",
         "required": required,
-        "properties": {"model": {"type": "string"}, "stream": {"type": "boolean"}},
+        "properties": {name: _PROPERTIES[name] for name in ("model", *required)},
     }
-    if "messages" in required:
-        body["properties"]["messages"] = {"type": "array", "minItems": 1, "items": {"type": "object"}}
+    if door.door != "embeddings" and door.dialect.name != "generate":
+        body["properties"]["stream"] = {"type": "boolean"}
     content: Json = {"application/json": {"schema": {"type": "object"}}}
     if door.door != "embeddings":
         content["text/event-stream"] = {"schema": {"type": "string"}}

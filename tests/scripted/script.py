@@ -33,6 +33,7 @@ PLAYS = frozenset(
         "quota",
         "policy",
         "flaky",  # the first `fails` calls of `key` answer `status`, later ones are good
+        "helpful",  # `tools` when tools are offered, else text
         "tools",  # calls, then, when a tool has answered, text
         "refusal",
         "filtered",  # finish reason content_filter
@@ -103,8 +104,8 @@ def last_words(body: Json) -> str:
 
 def _told_by_a_tool(body: Json) -> bool:
     """Whether a tool has had its say since the user's: then the model answers."""
-    last: Json = (body.get("messages") or [{}])[-1]
-    return last.get("role") == "tool"
+    said: list[Json] = body.get("messages") or []
+    return bool(said) and said[-1].get("role") == "tool"
 
 
 def _directive(said: str) -> Json:
@@ -128,6 +129,8 @@ def read(model: str, body: Json) -> Script:
     known = {field.name for field in fields(Script)}
     asked = {name: value for name, value in _directive(last_words(body)).items() if name in known}
     script = replace(Script(do=_by_name(model)), **asked)
+    if script.do == "helpful":
+        script = replace(script, do="tools" if body.get("tools") else "ok")
     if script.do == "tools" and _told_by_a_tool(body):
         script = replace(script, do="ok")
     if script.do == "slow-first" and not script.first_ms:

@@ -22,13 +22,13 @@ def test_a_completion_gets_its_logprobs_and_no_message() -> None:
 def test_what_is_whole_or_no_answer_is_left_alone() -> None:
     """A whole answer, vectors, and what has no shape at all."""
     message: Json = {"role": "assistant", "content": "a", "refusal": "no"}
-    whole: Json = {"object": "chat.completion", "choices": [{"message": message, "logprobs": {"content": []}}]}
-    for document in (
-        whole,
+    documents: list[Json] = [
+        {"object": "chat.completion", "choices": [{"message": message, "logprobs": {"content": []}}]},
         {"object": "list", "data": []},
         {"object": "chat.completion", "choices": "x"},
         {},
-    ):
+    ]
+    for document in documents:
         before = repr(document)
         assert not restore(document)
         assert repr(document) == before

@@ -1,0 +1,268 @@
+"""Real clients against a real gateway, unchanged but for `base_url` and key; `make conformance`.
+
+Each client has an environment of its own below `.local/conformance`, made from its lock file. What they
+report goes to `docs/conformance.md` and `.local/conformance/report.json`; a failure makes exit code 1.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+import conformance_page  # noqa: E402 -- beside this file
+
+from llm_proxy.stack import part, ports  # noqa: E402 -- after the path
+from llm_proxy.stack.postgres import postgres, postgres_url  # noqa: E402 -- the same
+from llm_proxy.stack.probe import answers  # noqa: E402 -- the same
+from llm_proxy.stack.programs import Behind, gateway, sidecar, sidecar_python  # noqa: E402 -- the same
+from llm_proxy.stack.surroundings import Surroundings  # noqa: E402 -- the same
+from llm_proxy.stack.valkey import valkey, valkey_url  # noqa: E402 -- the same
+
+HOME = ROOT / ".local" / "conformance"
+LOCKS = ROOT / "locks" / "conformance"
+CLIENTS = ROOT / "scripts" / "clients"
+KEY, ADMIN_KEY = "conformance-key-0123456789", "conformance-admin-0123456789"
+MASTER_KEY, PASSWORD = "sk-conformance-0123456789", "conformance"
+PATIENCE_S, SUITE_PATIENCE_S = 300, 1800
+EXAMPLES, SEED = 200, 20260801
+CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+OPERATORS = "^/(admin|metrics)"
+CONFIG = """
+model_list:
+  - model_name: "p/*"
+    litellm_params: &scripted {{model: "openai/*", api_base: "{provider}/v1", api_key: sk-conformance}}
+  - model_name: plain
+    litellm_params: {{<<: *scripted, model: openai/plain}}
+router_settings: {{num_retries: 0, disable_cooldowns: true}}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A client's program and the environment it runs in.
+
+    Attributes:
+        name: Of its environment, and of its lock file when it has one.
+        program: The file below `scripts/clients`.
+        python: The interpreter of an environment that stands already.
+    """
+
+    name: str
+    program: str
+    python: Path | None = None
+
+
+OWN = (
+    Client("openai1", "by_openai.py"),
+    Client("openai2", "by_openai.py"),
+    Client("openai3", "by_openai.py", Path(sys.executable)),
+    Client("langchain", "by_langchain.py"),
+    Client("llamaindex", "by_llamaindex.py"),
+    Client("pydantic-ai", "by_pydantic_ai.py"),
+    Client("instructor", "by_instructor.py"),
+    Client("openai-agents", "by_openai_agents.py"),
+    Client("litellm", "by_litellm.py", ROOT / ".venv-sidecar" / "bin" / "python"),
+    Client("llm", "by_llm.py"),
+    Client("curl", "by_curl.py", Path(sys.executable)),
+    Client("node", "by_openai_node.mjs"),
+    Client("node", "by_ai_sdk.mjs"),
+)
+
+
+@contextmanager
+def house(folder: Path) -> Iterator[dict[str, str]]:
+    """A provider, a sidecar with its cache, and a gateway; what a client's environment holds of them."""
+    given = Surroundings({name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ})
+    at = {
+        name: ports.free_port() for name in ("provider", "sidecar", "gateway", "cache", "limits", "postgres")
+    }
+    provider_url = f"http://127.0.0.1:{at['provider']}"
+    config = folder / "litellm.yaml"
+    config.write_text(CONFIG.format(provider=provider_url), encoding="utf-8")
+    behind = Behind(MASTER_KEY, valkey_url(at["cache"], PASSWORD), None, None)
+    names = {
+        "LLM_PROXY__ENVIRONMENT": "development",
+        "LLM_PROXY__INTERNAL_API_KEY": KEY,
+        "LLM_PROXY__ADMIN_KEY": ADMIN_KEY,
+        "LLM_PROXY__AGENT_RPM": "0",
+        "DATABASE_URL": postgres_url(at["postgres"], PASSWORD),
+        "LIMITS_REDIS_URL": valkey_url(at["limits"], PASSWORD),
+        "LITELLM_MASTER_KEY": MASTER_KEY,
+        "LLM_PROXY__LITELLM_PROXY_URL": f"http://127.0.0.1:{at['sidecar']}",
+        "LLM_PROXY__SPOOL_DIR": str(folder / "spool"),
+        "LLM_PROXY__CACHE_MODE": "off",
+        "LLM_PROXY__DRAIN_DELAY_S": "0",
+    }
+    provider = part.Part(
+        name="provider",
+        argv=(sys.executable, str(ROOT / "tests" / "provider.py"), "--port", str(at["provider"])),
+        env=dict(given.names),
+        ready=lambda _: answers(at["provider"], "/_calls"),
+    )
+    parts = (
+        provider,
+        postgres(folder, at["postgres"], PASSWORD, durable=False),
+        valkey("cache", folder, at["cache"], PASSWORD),
+        valkey("limits", folder, at["limits"], PASSWORD),
+        sidecar(1, at["sidecar"], config, behind, given),
+        gateway(at["gateway"], names, given),
+    )
+    running = [part.start(one, folder / "logs") for one in parts]
+    try:
+        part.wait_until_ready(running)
+        url = f"http://127.0.0.1:{at['gateway']}"
+        yield {"GATEWAY": url, "BASE_URL": f"{url}/v1", "API_KEY": KEY, "PROVIDER_URL": provider_url}
+    finally:
+        part.stop(running)
+
+
+def environment(name: str) -> Path:
+    """The Python of an environment, or the folder of node's modules; made when its lock file is newer."""
+    folder, lock = HOME / name, LOCKS / f"{name}.txt"
+    if name == "node":
+        return _node(folder)
+    stamp = folder / ".made"
+    if not stamp.exists() or stamp.stat().st_mtime < lock.stat().st_mtime:
+        print(f"→ environment {name}", flush=True)
+        uv = subprocess.check_output(["/bin/sh", ROOT / "scripts" / "uv.sh"], text=True).strip()
+        subprocess.run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, folder], check=True)
+        python = folder / "bin" / "python"
+        words = ["pip", "install", "--quiet", "--no-deps", "--require-hashes", "--requirement", lock]
+        subprocess.run([uv, *words, "--python", python], check=True)
+        stamp.touch()
+    return folder / "bin" / "python"
+
+
+def _node(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for source in [*(LOCKS / "node").glob("package*.json"), *CLIENTS.glob("*.mjs")]:
+        shutil.copy(source, folder)
+    wanted = (folder / "package-lock.json").read_bytes()
+    stamp = folder / ".made"
+    if not stamp.exists() or stamp.read_bytes() != wanted:
+        print("→ environment node", flush=True)
+        subprocess.run(["npm", "ci", "--ignore-scripts", "--no-progress"], cwd=folder, check=True)  # noqa: S607
+        stamp.write_bytes(wanted)
+    return folder / "node_modules"
+
+
+def run(client: Client, told: dict[str, str]) -> dict[str, Any]:
+    """What a client reports; an environment or a program that fails is a report too."""
+    try:
+        made = client.python or environment(client.name)
+        words = [str(made), str(CLIENTS / client.program)]
+        more = {"PYTHONDONTWRITEBYTECODE": "1", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+        if client.name == "node":
+            words, more = ["node", str(made.parent / client.program)], {"MODULES": str(made)}
+        with tempfile.TemporaryDirectory(prefix="client-") as home:
+            env = {"PATH": os.environ["PATH"], "HOME": home, **more, **told}
+            done = subprocess.run(
+                words, env=env, cwd=home, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+            )
+        report: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    except (OSError, subprocess.SubprocessError, IndexError, ValueError) as problem:
+        print(f"{client.program}: {problem}", file=sys.stderr)
+        return {
+            "client": client.name,
+            "version": "",
+            "checks": {"start": f"{type(problem).__name__}: {problem}"[:300]},
+        }
+    return report
+
+
+def comply(told: dict[str, str]) -> dict[str, Any]:
+    """llm-comply's tests of the chat completions format."""
+    command = environment("llm-comply").parent / "llm-comply"
+    words = [
+        command,
+        "--format",
+        "openai-chat",
+        "-u",
+        told["BASE_URL"],
+        "-k",
+        KEY,
+        "-m",
+        "p/helpful",
+        "--json",
+    ]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    found = json.loads(done.stdout[done.stdout.index("{") :])
+    told_of = [one for one in found["results"] if one["status"] != "skipped"]
+    checks = {one["id"]: "" if one["status"] == "passed" else str(one.get("errors"))[:300] for one in told_of}
+    return {"client": "llm-comply", "version": "0.5.0", "checks": checks}
+
+
+def schemathesis(told: dict[str, str], folder: Path) -> dict[str, Any]:
+    """Generated requests against our own OpenAPI page: no 5xx, every answer as the page says.
+
+    Callers' doors with a caller's key first, then the operators' doors, which may shut the callers'.
+    """
+    checks: dict[str, str] = {}
+    for whose, key, chosen in (
+        ("callers' doors", KEY, "--exclude-path-regex"),
+        ("operators' doors", ADMIN_KEY, "--include-path-regex"),
+    ):
+        words = [
+            str(Path(sys.executable).parent / "schemathesis"), "run", f"{told['GATEWAY']}/openapi.json",
+            "--header", f"Authorization: Bearer {key}", chosen, OPERATORS,
+            "--max-examples", str(EXAMPLES), "--seed", str(SEED), "--phases", "examples,fuzzing",
+            "--checks", CHECKS, "--continue-on-failure",
+        ]  # fmt: skip
+        done = subprocess.run(
+            words, cwd=folder, capture_output=True, text=True, timeout=SUITE_PATIENCE_S, check=False
+        )
+        (HOME / f"schemathesis-{whose.partition(chr(39))[0]}.txt").write_text(
+            done.stdout + done.stderr, encoding="utf-8"
+        )
+        made = re.search(r"(\d+) generated", done.stdout)
+        name = f"{made[1] if made else 0} requests to the {whose}"
+        checks[name] = "" if done.returncode == 0 else done.stdout[-600:]
+    return {"client": "schemathesis", "version": metadata.version("schemathesis"), "checks": checks}
+
+
+def _machine() -> str:
+    node = subprocess.check_output(["/usr/bin/env", "node", "--version"], text=True).strip()
+    return f"Python {platform.python_version()}, node {node.removeprefix('v')}"
+
+
+def main() -> int:
+    """Run what is asked for, all by default."""
+    flags = argparse.ArgumentParser(description=__doc__)
+    flags.add_argument("only", nargs="*", help="names of clients, llm-comply, schemathesis")
+    only = set(flags.parse_args().only)
+    HOME.mkdir(parents=True, exist_ok=True)
+    sidecar_python(ROOT)
+    with tempfile.TemporaryDirectory(prefix="llm-proxy-conformance-") as made:
+        folder = Path(made)
+        folder.chmod(0o711)
+        with house(folder) as told:
+            reports = [run(client, told) for client in OWN if not only or client.name in only]
+            if not only or "llm-comply" in only:
+                reports.append(comply(told))
+            if not only or "schemathesis" in only:
+                reports.append(schemathesis(told, folder))
+    print(conformance_page.table(reports))
+    if not only:
+        (HOME / "report.json").write_text(json.dumps(reports, indent=2) + "\n", encoding="utf-8")
+        (ROOT / "docs" / "conformance.md").write_text(
+            conformance_page.page(reports, _machine()), encoding="utf-8"
+        )
+    return 1 if conformance_page.ours(reports) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
