@@ -18,7 +18,7 @@ from typing import Any
 import uvicorn
 import yaml
 
-from llm_proxy.sidecar import broken_streams, callbacks, router_rules, seams, tuning
+from llm_proxy.sidecar import broken_streams, callbacks, round_robin, router_rules, seams, tuning
 from llm_proxy.sidecar.doors import Doors
 from llm_proxy.sidecar.effective import Broken, Effective, effective
 from llm_proxy.sidecar.seams import Theirs
@@ -95,6 +95,7 @@ async def _litellm(config: Path) -> AsyncGenerator[None]:
     tuning.before_start()
     broken_streams.apply()
     router_rules.apply()
+    round_robin.apply()
     started = proxy.proxy_startup_event(proxy.app)
     try:
         await started.__aenter__()

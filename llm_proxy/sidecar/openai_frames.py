@@ -1,9 +1,9 @@
 """Streams that are OpenAI's already: each frame goes on as it was sent, under the caller's model name.
 
 LiteLLM takes frames apart and builds others, at half a millisecond each, and loses refusals and the ends
-all choices but the first. Invariants: of a frame only `model` changes, and `usage` gets its cost; an unreadable
-frame, an error in one, an end without every choice's finish reason break the stream; LiteLLM logs, prices and
-caches the whole as ever, out of the chunks kept for it.
+of all choices but the first. Invariants: of a frame only `model` changes, and `usage` gets its cost; an
+unreadable frame, an error in one, an end without every choice's finish reason break the stream; LiteLLM logs,
+prices and caches the whole as ever, out of the chunks kept for it.
 """
 
 import asyncio

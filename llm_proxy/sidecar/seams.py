@@ -27,7 +27,7 @@ SEAMS: dict[str, tuple[str, ...]] = {
     "litellm.proxy.common_request_processing": ("ProxyBaseLLMRequestProcessing",),
     "litellm.integrations.custom_logger": ("CustomLogger",),
     "litellm.litellm_core_utils.streaming_handler": ("CustomStreamWrapper",),
-    "litellm.router": ("Router",),
+    "litellm.router": ("Router", "simple_shuffle"),
     "litellm.llms.base_llm.base_model_iterator": ("BaseModelResponseIterator",),
     "litellm.llms.custom_httpx.http_handler": ("get_async_httpx_client",),
     "litellm.llms.vertex_ai.gemini.vertex_and_google_ai_studio_gemini": (
