@@ -149,7 +149,8 @@ class _Attempt:
         try:
             await self._pump(reply, lease, writer)
         finally:
-            exchange.usage, exchange.content_frames = frames.usage, frames.content_frames
+            exchange.usage = frames.usage
+            exchange.content_tokens = frames.content_tokens() if frames.usage is None else 0
             if self._started:
                 exchange.outcome = "cut"
         if frames.error is not None:

@@ -1,7 +1,7 @@
 """What is known so far of one running call; when it ends, its `UsageRecord`.
 
 Invariants: mutable, owned by one task; `record` is called once, at the very end, and never raises. Tokens a
-provider did not state are estimated (bytes / 4, frames) and say so; money nobody can price is None.
+provider did not state are estimated (four bytes a token) and say so; money nobody can price is None.
 Units: `_ms` since the request's headers were read.
 """
 
@@ -27,7 +27,7 @@ class Exchange:
     Attributes:
         id_text: The request's id as it is told.
         status: The HTTP status the caller saw; 0 while nothing was sent.
-        content_frames: Frames of content passed on, the base of an estimate.
+        content_tokens: Tokens of a stream passed on, estimated; 0 when its usage was stated.
         trace: The call's span, where traces are collected.
         answer: The bytes that went out, where payloads are kept; None where they are not.
         catalog: What the sidecar serves, for prices; None while nobody knows.
@@ -35,7 +35,7 @@ class Exchange:
 
     __slots__ = (
         "answer", "answered_at", "asked_at", "call", "caller", "catalog", "client_request_id",
-        "content_frames", "id_text", "outcome", "refused", "request_id", "served", "started", "started_at",
+        "content_tokens", "id_text", "outcome", "refused", "request_id", "served", "started", "started_at",
         "status", "trace", "traceparent", "ttft_ms", "usage",
     )  # fmt: skip
 
@@ -53,7 +53,7 @@ class Exchange:
         self.traceparent: bytes | None = None
         self.trace: Trace | None = None
         self.answer: list[bytes] | None = None
-        self.content_frames = 0
+        self.content_tokens = 0
         self.refused: Refused | None = None
         self.outcome: Outcome = "ok"
         self.status = 0
@@ -139,8 +139,8 @@ class Exchange:
     def _usage(self, call: Call) -> tuple[Usage | None, UsageSource]:
         if self.usage is not None:
             return self.usage, "provider"
-        if self.content_frames or (self.status == 200 and self.outcome != "error"):
-            return Usage(call.prompt_bytes // BYTES_PER_TOKEN, self.content_frames), "estimated"
+        if self.content_tokens or (self.status == 200 and self.outcome != "error"):
+            return Usage(call.prompt_bytes // BYTES_PER_TOKEN, self.content_tokens), "estimated"
         return None, "unknown"
 
     def cost_nano_usd(self) -> int | None:

@@ -8,6 +8,7 @@ Invariants: any chunking of the same bytes gives the same frames; `[DONE]` is wi
 
 import orjson
 
+from llm_proxy.upstream.estimate import passed_tokens
 from llm_proxy.upstream.reply import Usage
 from llm_proxy.upstream.shape import Json, as_object, as_objects
 from llm_proxy.upstream.usage import read_usage
@@ -34,11 +35,16 @@ class Frames:
         error: The error object of the stream, when one came.
     """
 
-    __slots__ = ("_tail", "_wants_usage", "content_frames", "done", "error", "finished", "garbage", "usage")
+    __slots__ = (
+        "_last", "_passed_bytes", "_tail", "_wants_usage", "content_frames", "done", "error", "finished",
+        "garbage", "usage",
+    )  # fmt: skip
 
     def __init__(self, *, wants_usage: bool) -> None:
         self._wants_usage = wants_usage
         self._tail: bytes = b""
+        self._passed_bytes = 0
+        self._last: bytes = b""
         self.usage: Usage | None = None
         self.content_frames = 0
         self.finished = False
@@ -57,7 +63,13 @@ class Frames:
         if _FINISH in chunk:
             self.finished = True
         self.content_frames += chunk.count(b"\n\n")
+        self._passed_bytes += len(chunk)
+        self._last = chunk
         return chunk
+
+    def content_tokens(self) -> int:
+        """An estimate of the completion tokens passed so far, for a stream that did not come to its usage."""
+        return passed_tokens(self.content_frames, self._passed_bytes, self._last)
 
     def _whole_frames(self, chunk: bytes) -> bytes:
         raw = self._tail + chunk
@@ -94,8 +106,7 @@ class Frames:
             return b""
         if not any(mark in data for mark in _MARKS):
             self.finished = self.finished or _FINISH in data
-            self.content_frames += 1
-            return frame + b"\n\n"
+            return self._content(frame + b"\n\n")
         try:
             event = as_object(orjson.loads(data))
         except orjson.JSONDecodeError:
@@ -104,6 +115,12 @@ class Frames:
             self.garbage = True
             return b""
         return self._event(event)
+
+    def _content(self, frame: bytes) -> bytes:
+        self.content_frames += 1
+        self._passed_bytes += len(frame)
+        self._last = frame
+        return frame
 
     def _event(self, event: Json) -> bytes:
         error = as_object(event.get("error"))
@@ -114,9 +131,8 @@ class Frames:
         usage = as_object(event.pop("usage", None))
         out = b""
         if carries_content(event):
-            self.content_frames += 1
             self.finished = self.finished or any(one.get("finish_reason") for one in _choices(event))
-            out = b"data: " + orjson.dumps(event) + b"\n\n"
+            out = self._content(b"data: " + orjson.dumps(event) + b"\n\n")
         if usage:
             self.usage = read_usage(usage)
             if self._wants_usage:

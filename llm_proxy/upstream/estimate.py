@@ -1,0 +1,48 @@
+"""How many tokens of a stream went by, when it ended before anybody said.
+
+Pure. A frame is a token at least; providers who put more into one are caught by its text: what a frame
+weighs beyond its envelope, at four bytes a token as for prompts. The envelope is the same in every frame of
+a stream, so it is read from the last alone.
+Units: tokens, bytes as they came from the sidecar.
+"""
+
+import json
+
+import orjson
+
+from llm_proxy.upstream.shape import Json, as_object, as_objects
+
+BYTES_PER_TOKEN = 4
+ESCAPED_BYTES_PER_TOKEN = 12
+"""Of text written as `\\uXXXX`, six bytes a character."""
+
+
+def passed_tokens(frames: int, passed_bytes: int, last: bytes) -> int:
+    """An estimate of the completion tokens in so many frames of content.
+
+    Args:
+        frames: How many there were.
+        passed_bytes: What they weighed together.
+        last: The last of them; others may stand before it.
+    """
+    frame = last.rstrip(b"\n").rpartition(b"\n\n")[2]
+    try:
+        event = as_object(orjson.loads(frame[5:]))
+    except orjson.JSONDecodeError:
+        return frames
+    escaped = b"\\u" in frame
+    text = "".join(_texts(event))
+    text_bytes = len(json.dumps(text) if escaped else orjson.dumps(text)) - 2
+    said_bytes = passed_bytes - frames * (len(frame) + 2 - text_bytes)
+    return max(frames, said_bytes // (ESCAPED_BYTES_PER_TOKEN if escaped else BYTES_PER_TOKEN))
+
+
+def _texts(event: Json) -> list[str]:
+    """Everything a frame says."""
+    found: list[object] = []
+    for choice in as_objects(event.get("choices")):
+        delta = as_object(choice.get("delta"))
+        calls = [as_object(call.get("function")) for call in as_objects(delta.get("tool_calls"))]
+        found += [choice.get("text"), delta.get("content"), delta.get("reasoning_content")]
+        found += [call.get("arguments") for call in calls]
+    return [one for one in found if isinstance(one, str)]

@@ -1,0 +1,47 @@
+"""Tokens of a stream that ended before anybody stated them."""
+
+import json
+
+import pytest
+
+from llm_proxy.upstream.frames import Frames
+
+
+def frame(text: str, *, escaped: bool = False) -> bytes:
+    event = {"id": "1", "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]}
+    return b"data: " + json.dumps(event, ensure_ascii=escaped).encode() + b"\n\n"
+
+
+def estimate(*frames: bytes) -> int:
+    stream = Frames(wants_usage=False)
+    for one in frames:
+        stream.feed(one)
+    return stream.content_tokens()
+
+
+def test_a_frame_of_one_short_word_is_one_token() -> None:
+    """Providers who send a frame for each token are counted by frames."""
+    assert estimate(*[frame("a")] * 12) == 12
+
+
+def test_a_frame_of_many_words_is_as_many_tokens_as_its_bytes_make() -> None:
+    """Providers who put a paragraph into a frame are counted by text, whatever surrounds it."""
+    assert estimate(frame("x" * 400), frame("y" * 40), frame("z" * 160)) == 150
+
+
+@pytest.mark.parametrize("escaped", [False, True])
+def test_text_weighs_the_same_however_it_is_written(escaped: bool) -> None:  # noqa: FBT001 -- a parameter
+    """Cyrillic letters count as two bytes of text, written out or escaped."""
+    assert estimate(*[frame("слово" * 20, escaped=escaped)] * 3) == 150
+
+
+def test_arguments_of_tools_count_as_text() -> None:
+    """A stream that calls tools says its tokens in their arguments."""
+    call = {"index": 0, "function": {"arguments": "a" * 80}}
+    raw = json.dumps({"choices": [{"index": 0, "delta": {"tool_calls": [call]}}]}).encode()
+    assert estimate(b"data: " + raw + b"\n\n") == 20
+
+
+def test_nothing_passed_is_nothing_used() -> None:
+    """A stream that broke before its first frame used no tokens that anybody saw."""
+    assert estimate() == 0
