@@ -31,6 +31,7 @@ Headers = Mapping[str, str]
 
 _SECONDS = re.compile(r"[Tt]ry again in (\d+(?:\.\d+)?) ?s")
 _PARAM = re.compile(r"^[A-Za-z_][\w.\[\]-]{0,99}$")
+_UNSUPPORTED = re.compile(r"(?:does not support parameters?:? |Setting |parameters? )[`'\[]*([a-z_]{1,40})")
 _CODE = re.compile(r"^[a-z][a-z0-9_]{0,63}$")
 
 _CONTEXT = (
@@ -107,11 +108,24 @@ def _of_the_sidecar(status: int, said: str, retry_after_s: float | None, model: 
         )
     if _any(_OUR_KEY, said) or (status == 401 and "Authentication Error" in said):
         return UpstreamUnreachable("The gateway could not use its model backend.", code="upstream_auth")
+    if status == 400 and "UnsupportedParamsError" in said:
+        return _unsupported(said)
     if status == 503 and "capacity" in said:
         return Overloaded(
             "Too many requests are running; please try again.", retry_after_s=retry_after_s or 1
         )
     return None
+
+
+def _unsupported(said: str) -> ProviderRejected:
+    """LiteLLM knows that the model's provider has no such parameter, and does not drop it."""
+    named = _UNSUPPORTED.search(said)
+    if named is None:
+        return ProviderRejected(
+            "The model does not support a parameter of this request.", code="unsupported_parameter"
+        )
+    message = f"The model does not support the parameter `{named[1]}`."
+    return ProviderRejected(message, param=named[1], code="unsupported_parameter")
 
 
 def _of_the_provider(

@@ -115,6 +115,27 @@ async def test_a_wrong_field_is_400_and_named(
     assert error_of(response)["param"] == param
 
 
+@pytest.mark.parametrize(
+    ("door", "body", "param"),
+    [
+        (VECTORS, {"model": "p/ok", "input": "once", "dimensions": 8}, "dimensions"),
+        (CHAT, {"model": "claude", "messages": HELLO, "logit_bias": {"5": 1}}, "logit_bias"),
+        (CHAT, {"model": "gemini", "messages": HELLO, "logit_bias": {"5": 1}}, "logit_bias"),
+        (OWN, {"model": "claude", "messages": HELLO, "presence_penalty": 1}, "presence_penalty"),
+    ],
+)
+@pytest.mark.usefixtures("unheard")
+async def test_a_field_the_models_provider_does_not_have_is_400_and_named(
+    client: httpx.AsyncClient, door: str, body: Json, param: str
+) -> None:
+    """Neither dropped nor sent: the caller is told."""
+    response = await client.post(door, json=body)
+    assert response.status_code == 400
+    assert error_of(response)["param"] == param
+    assert error_of(response)["code"] == "unsupported_parameter"
+    assert "litellm" not in response.text.lower()
+
+
 @pytest.mark.parametrize("door", [CHAT, TEXT, VECTORS, OWN, GENERATE])
 @pytest.mark.usefixtures("unheard")
 async def test_a_name_that_steers_the_sidecar_is_refused_at_every_door(
