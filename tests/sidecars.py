@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from uuid import uuid4
 
 import httpx
 import yaml
@@ -151,9 +152,16 @@ def sidecar_part(config: Path, port: int, env: Mapping[str, str]) -> part.Part:
 @contextmanager
 def running(config: Json, provider: Provider, folder: Path, **env: str) -> Generator[Sidecar]:
     """A sidecar with this configuration, until the block ends."""
-    port = ports.free_port()
-    file = folder / f"litellm-{port}.yaml"
+    file = folder / f"litellm-{uuid4()}.yaml"
     file.write_text(yaml.safe_dump(config), encoding="utf-8")
+    with running_file(file, provider, folder, **env) as sidecar:
+        yield sidecar
+
+
+@contextmanager
+def running_file(file: Path, provider: Provider, folder: Path, **env: str) -> Generator[Sidecar]:
+    """A sidecar with the configuration that lies there."""
+    port = ports.free_port()
     started = part.start(sidecar_part(file, port, env), folder / "logs")
     try:
         part.wait_until_ready([started])

@@ -88,6 +88,8 @@ def _sections(config: Json) -> Iterator[Finding]:
 
 
 def _deployments(config: Json, env: Mapping[str, str]) -> Iterator[Finding]:
+    mapped = items(mapping(config.get("litellm_settings")).get("custom_provider_map"))
+    own = {str(mapping(one).get("provider")) for one in mapped}
     seen: set[str] = set()
     for deployment in map(mapping, items(config.get("model_list"))):
         params, info = mapping(deployment.get("litellm_params")), mapping(deployment.get("model_info"))
@@ -99,7 +101,7 @@ def _deployments(config: Json, env: Mapping[str, str]) -> Iterator[Finding]:
             )
         yield from _unknown(f"{where}.model_info", info, known("model_info") | known("prices"), fault=False)
         provider, slash, _ = str(params["model"]).partition("/")
-        if slash and provider not in known("providers") and not params.get("custom_llm_provider"):
+        if slash and provider not in known("providers") | own and not params.get("custom_llm_provider"):
             yield Finding(where, f"there is no provider {provider}")
         missing = ", ".join(dict.fromkeys(unset(params, env)))
         if missing:

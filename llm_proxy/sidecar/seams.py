@@ -34,6 +34,8 @@ SEAMS: dict[str, tuple[str, ...]] = {
         "ModelResponseIterator",
         "VertexLLM",
     ),
+    "openai.resources.chat.completions.completions": ("async_maybe_transform",),
+    "openai._utils": ("is_given",),
     "litellm.types.router": ("Deployment",),
     "litellm.router_utils.cooldown_handlers": ("_should_run_cooldown_logic",),
 }
@@ -69,6 +71,11 @@ def stream_wrapper() -> Theirs:
 def router_class() -> Theirs:
     """The class that retries, falls back and cools down."""
     return import_module("litellm.router").Router
+
+
+def router_module() -> Theirs:
+    """The module whose functions choose a deployment."""
+    return import_module("litellm.router")
 
 
 def router() -> Theirs:

@@ -1,0 +1,101 @@
+"""The worked example of a provider of one's own, as it stands in `examples/`."""
+
+import json
+from collections.abc import Generator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from uuid import uuid4
+
+import pytest
+from sidecars import Provider, Sidecar, running_file
+
+from llm_proxy.cli.config import findings
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "own-provider"
+
+
+class Service(BaseHTTPRequestHandler):
+    """The service of one's own."""
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        wrong = "refuse me" in body["prompt"]
+        said = {"error": "no"} if wrong else {"text": "as you wish", "read": 7, "written": 3}
+        raw = json.dumps(said).encode()
+        self.send_response(422 if wrong else 200)
+        self.send_header("content-length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- the library's name for it
+        """Says nothing."""
+
+
+@contextmanager
+def service() -> Generator[str]:
+    """The service, running; its address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Service)
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def example(provider: Provider, service_folder: Path) -> Generator[Sidecar]:
+    """A sidecar with the example's files."""
+    with service() as url:
+        names = {
+            "INHOUSE_API_BASE": url,
+            "ELSEWHERE_API_BASE": provider.base("openai"),
+            "ELSEWHERE_API_KEY": "sk-elsewhere",
+        }
+        with running_file(EXAMPLE / "litellm-config.yaml", provider, service_folder, **names) as sidecar:
+            yield sidecar
+
+
+def test_the_example_s_configuration_has_no_fault() -> None:
+    """A provider its own map names is known."""
+    given = {"INHOUSE_API_BASE": "http://x", "ELSEWHERE_API_BASE": "http://y", "ELSEWHERE_API_KEY": "z"}
+    assert findings((EXAMPLE / "litellm-config.yaml").read_text(), given) == []
+
+
+async def test_a_service_of_one_s_own_answers_with_its_own_count_of_tokens(example: Sidecar) -> None:
+    """At the price the configuration states."""
+    answer = await example.chat("inhouse", str(uuid4()))
+    assert answer.status == 200
+    assert answer.json["choices"][0]["message"]["content"] == "as you wish"
+    usage = answer.json["usage"]
+    assert (usage["prompt_tokens"], usage["completion_tokens"]) == (7, 3)
+    assert float(answer.headers["x-litellm-response-cost"]) == pytest.approx(0.000013)
+
+
+async def test_it_streams_and_ends_in_order(example: Sidecar) -> None:
+    """Word by word, the count at the end."""
+    answer = await example.stream("inhouse", str(uuid4()))
+    assert answer.content.split() == ["as", "you", "wish"]
+    assert answer.events[-1] == "[DONE]"
+    [usage] = [event["usage"] for event in answer.events if isinstance(event, dict) and event.get("usage")]
+    assert (usage["prompt_tokens"], usage["completion_tokens"]) == (7, 3)
+
+
+async def test_what_it_refuses_is_the_caller_s_fault(example: Sidecar) -> None:
+    """LiteLLM words every such status as 400; it is answered at once."""
+    answer = await example.chat("inhouse", f"refuse me {uuid4()}")
+    assert answer.status == 400
+    assert answer.json["error"]["type"] == "invalid_request_error"
+
+
+async def test_any_server_that_speaks_openai_s_protocol_needs_no_code(example: Sidecar) -> None:
+    """A name, an address, a key."""
+    mark = str(uuid4())
+    assert (await example.chat("elsewhere", mark)).status == 200
+    [call] = await example.provider.calls(mark)
+    assert call["model"] == "any-name-it-knows"
+    assert call["headers"]["authorization"] == "Bearer sk-elsewhere"
