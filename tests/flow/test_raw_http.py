@@ -59,16 +59,16 @@ def front(running: Front) -> Iterator[Front]:
     yield running
     for head in running.tap.heads():
         line, *lines = head.decode().rstrip().split("\r\n")
-        named = dict(one.split(": ", 1) for one in lines)
+        named = {name.lower(): value for name, value in (one.split(": ", 1) for one in lines)}
         assert line in {
             "GET /health/liveliness HTTP/1.1",
             "GET /llmp/catalog HTTP/1.1",
             "POST /v1/chat/completions HTTP/1.1",
         }
-        assert named["Host"] == f"127.0.0.1:{running.tap.port}"
-        assert named["Authorization"] == f"Bearer {MASTER_KEY}"
-        assert named["User-Agent"] == "llm-proxy"
-        assert "X-Canary" not in named
+        assert named["host"] == f"127.0.0.1:{running.tap.port}"
+        assert named["authorization"] == f"Bearer {MASTER_KEY}"
+        assert named["user-agent"] == "llm-proxy"
+        assert "x-canary" not in named
     assert b"of-the-caller" not in running.tap.sent
     assert KEY.encode() not in running.tap.sent
     said = running.log.read_text(encoding="utf-8")
