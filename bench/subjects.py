@@ -1,0 +1,164 @@
+"""What the benchmark measures: each subject's command, settings, key, and what it does beside relaying.
+
+Invariants: every subject stands before the same upstream, with one worker; every setting that makes it faster
+and keeps its job is given it; none has a store or a feature the others' figures would be blamed for.
+"""
+
+import os
+import shutil
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from llm_proxy.stack.part import Part
+from llm_proxy.stack.probe import answers
+
+ROOT = Path(__file__).parents[1]
+OTHERS = ROOT / ".bench"
+SECRET = "bench-internal-secret-0123456789"  # noqa: S105 -- of a process that lives for a minute
+ADMIN = "bench-admin-secret-0123456789"
+TRAFFIC = "sk-bench-traffic-0123456789"
+MODELS = ("bench", "bench-50ms", "bench-1hz")
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where everything listens, on the loopback interface."""
+
+    upstream: int
+    postgres: int
+    valkey: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """The addresses of the stores."""
+
+    postgres: str
+    valkey: str
+
+
+def upstream(port: int) -> Part:
+    """The static upstream."""
+    return _python("upstream", port, "-m", "bench.upstream", "--port", str(port), alive="/health/liveliness")
+
+
+def relay(name: str, port: int, upstream_port: int, redis_url: str | None = None) -> Part:
+    """The bare relay, with or without a Redis script a call."""
+    words = ["-m", "bench.relay", "--port", str(port), "--upstream", f"http://127.0.0.1:{upstream_port}"]
+    return _python(name, port, *words, *(("--redis", redis_url) if redis_url else ()))
+
+
+def gateway(
+    name: str, port: int, sidecar_port: int, folder: Path, stores: Stores | None, **more: str
+) -> Part:
+    """Our gateway: with stores everything is on; without, limits are counted here and records go to disk."""
+    env = {
+        "LLM_PROXY__ENVIRONMENT": "development",
+        "LLM_PROXY__INTERNAL_API_KEY": SECRET,
+        "LLM_PROXY__ADMIN_KEY": ADMIN,
+        "LLM_PROXY__LITELLM_API_KEY": TRAFFIC,
+        "LLM_PROXY__LITELLM_PROXY_URL": f"http://127.0.0.1:{sidecar_port}",
+        "LLM_PROXY__SPOOL_DIR": str(folder / f"spool-{port}"),
+        "LLM_PROXY__AGENT_RPM": "1000000000",
+        "LLM_PROXY__MAX_IN_FLIGHT": "2000",
+        "LLM_PROXY__DRAIN_DELAY_S": "0",
+        **more,
+    }
+    if stores is not None:
+        env |= {"LLM_PROXY__DATABASE_URL": stores.postgres, "LLM_PROXY__LIMITS_REDIS_URL": stores.valkey}
+    words = ("-m", "llm_proxy", "serve", "--port", str(port))
+    return _python(name, port, *words, alive="/health/live", cwd=folder, env=env)
+
+
+def litellm_config(folder: Path, upstream_port: int) -> Path:
+    """One configuration for both LiteLLMs: three deployments at the upstream, nothing else on."""
+    lines = ["model_list:"]
+    for model in MODELS:
+        lines += [
+            f"  - model_name: {model}",
+            "    litellm_params:",
+            f"      model: openai/{model}",
+            f"      api_base: http://127.0.0.1:{upstream_port}/v1",
+            "      api_key: none",
+        ]
+    lines += [
+        "general_settings: {master_key: os.environ/LITELLM_MASTER_KEY}",
+        "litellm_settings: {telemetry: false}",
+    ]
+    file = folder / "litellm.yaml"
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return file
+
+
+def stock_litellm(name: str, port: int, config: Path) -> Part:
+    """LiteLLM as its own command starts it: same environment, bytecode and worker count as our sidecar."""
+    words = ("--config", str(config), "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1")
+    env = {"LITELLM_MASTER_KEY": TRAFFIC, "LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    env |= {"LITELLM_MODE": "PRODUCTION"}
+    program = str(ROOT / ".venv-sidecar" / "bin" / "litellm")
+    return _part(name, port, (program, *words), "/health/liveliness", cwd=config.parent, env=env)
+
+
+def sidecar(name: str, port: int, config: Path, **more: str) -> Part:
+    """Our sidecar: the same LiteLLM, started by us."""
+    python = str(ROOT / ".venv-sidecar" / "bin" / "python")
+    words = ("-m", "llm_proxy.sidecar", "--config", str(config), "--host", "127.0.0.1", "--port", str(port))
+    env = {"LITELLM_MASTER_KEY": TRAFFIC, **more}
+    return _part(name, port, (python, *words), "/health/readiness", cwd=config.parent, env=env)
+
+
+def portkey(name: str, port: int) -> Part | None:
+    """Portkey's gateway; None where it is not installed."""
+    program, node = OTHERS / "node_modules" / ".bin" / "gateway", shutil.which("node")
+    if node is None or not program.exists():
+        return None
+    words = (node, str(program.resolve()), f"--port={port}", "--headless")
+    return _part(name, port, words, "/", cwd=OTHERS, env={"NODE_ENV": "production"})
+
+
+def ferrogw(name: str, port: int, upstream_port: int, folder: Path) -> Part | None:
+    """Ferro's gateway, its own limits raised; None where it is not installed."""
+    program = OTHERS / "venv" / "bin" / "ferrogw"
+    if not program.exists():
+        return None
+    config = folder / "ferrogw.yaml"
+    models = ", ".join(MODELS)
+    config.write_text(
+        f"strategy: {{mode: single}}\ntargets:\n  - virtual_key: openai\n    models: [{models}]\n"
+    )
+    env = {
+        "GATEWAY_CONFIG": str(config),
+        "MASTER_KEY": TRAFFIC,
+        "PORT": str(port),
+        "OPENAI_API_KEY": "none",
+        "OPENAI_BASE_URL": f"http://127.0.0.1:{upstream_port}",
+        "RATE_LIMIT_RPS": "1000000",
+        "RATE_LIMIT_BURST": "1000000",
+        "LOG_LEVEL": "error",
+    }
+    return _part(name, port, (str(program), "serve"), "/readyz", cwd=folder, env=env)
+
+
+def _python(
+    name: str, port: int, *words: str, alive: str = "", cwd: Path = ROOT, env: dict[str, str] | None = None
+) -> Part:
+    return _part(name, port, (sys.executable, *words), alive, cwd=cwd, env=env or {})
+
+
+def _part(name: str, port: int, argv: tuple[str, ...], alive: str, *, cwd: Path, env: dict[str, str]) -> Part:
+    inherited = {one: os.environ[one] for one in ("PATH", "HOME") if one in os.environ}
+    return Part(
+        name=name,
+        argv=argv,
+        env={**inherited, **env},
+        ready=(lambda _: answers(port, alive)) if alive else (lambda _: _listens(port)),
+        cwd=cwd,
+        patience_s=120,
+    )
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
