@@ -63,8 +63,8 @@ CMD ["--config", "/app/litellm-config.yaml", "--host", "0.0.0.0", "--port", "410
 FROM gateway AS all
 COPY --from=build-sidecar /app/.venv-sidecar /app/.venv-sidecar
 COPY litellm-config.yaml /app/
-ENV LLM_PROXY__ENVIRONMENT=production
+ENV LLM_PROXY__ENVIRONMENT=production LLM_PROXY_STATE=/data
 HEALTHCHECK --interval=10s --timeout=3s --start-period=90s \
     CMD ["/app/.venv/bin/python", "-m", "llm_proxy.stack.probe", "7007", "/health/ready"]
 ENTRYPOINT ["with-keys", "/app/.venv/bin/python", "-m", "llm_proxy"]
-CMD ["up", "--no-stores", "--no-local-model", "--state", "/data"]
+CMD ["up", "--no-stores", "--no-local-model", "--logs-to-stdout", "--state", "/data"]

@@ -12,7 +12,7 @@ missing() { ! grep -q "^$1=." "$file"; }
 
 # A last line without its end would swallow the first new one.
 if [ -n "$(tail -c 1 "$file")" ]; then echo >>"$file"; fi
-for name in LLM_PROXY__INTERNAL_API_KEY LLM_PROXY__ADMIN_KEY POSTGRES_PASSWORD REDIS_PASSWORD; do
+for name in LLM_PROXY__INTERNAL_API_KEY LLM_PROXY__ADMIN_KEY POSTGRES_PASSWORD SIDECAR_DB_PASSWORD REDIS_PASSWORD; do
     if missing "$name"; then echo "$name=$(draw)" >>"$file"; fi
 done
 if missing LITELLM_MASTER_KEY; then echo "LITELLM_MASTER_KEY=sk-$(draw)" >>"$file"; fi

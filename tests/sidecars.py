@@ -165,6 +165,8 @@ def running_file(file: Path, provider: Provider, folder: Path, **env: str) -> Ge
     started = part.start(sidecar_part(file, port, env), folder / "logs")
     try:
         part.wait_until_ready([started])
-        yield Sidecar(f"http://127.0.0.1:{port}", provider, started.process.pid, started.log)
+        yield Sidecar(
+            f"http://127.0.0.1:{port}", provider, started.process.pid, folder / "logs" / f"sidecar-{port}.log"
+        )
     finally:
         part.stop([started])

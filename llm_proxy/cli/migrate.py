@@ -1,9 +1,10 @@
 """`llm-proxy migrate`: the database brought to this version's schema.
 
-Invariants: repeating it changes nothing; the sidecar's password comes from a file, never from the command
-line, where every process could read it.
+Invariants: repeating it changes nothing; the sidecar's password comes from a file or the environment, never
+from the command line, where every process could read it.
 """
 
+import os
 from pathlib import Path
 
 import click
@@ -13,6 +14,7 @@ from llm_proxy.cli.database import database_url, run
 from llm_proxy.ledger.postgres import deadline
 
 _DEADLINE_S = 600
+_PASSWORD = "SIDECAR_DB_PASSWORD"  # noqa: S105 -- a variable's name
 
 
 @click.command()
@@ -24,9 +26,11 @@ _DEADLINE_S = 600
 def command(sidecar_password_file: Path | None) -> None:
     """Bring the database to this version's schema.
 
-    The gateway does the same at its start. Reads DATABASE_URL from the environment, .env or .keys/.
+    The gateway does the same at its start. Reads DATABASE_URL from the environment, .env or .keys/, and the
+    password of llm_proxy_sidecar from SIDECAR_DB_PASSWORD where no file is named.
     """
-    password = sidecar_password_file.read_text().strip() if sidecar_password_file else None
+    given = sidecar_password_file.read_text() if sidecar_password_file else os.environ.get(_PASSWORD, "")
+    password = given.strip() or None
     applied = run(_migrate(database_url(), password))
     for name in applied:
         click.echo(f"applied {name}")

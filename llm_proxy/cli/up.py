@@ -38,6 +38,7 @@ from llm_proxy.stack.plan import Refused, Wishes
     help="Folder of data, models and logs.",
 )
 @click.option("--with-parent", is_flag=True, help="Stop when the program that started this one is gone.")
+@click.option("--logs-to-stdout", is_flag=True, help="All logs on standard output instead of files.")
 def command(  # noqa: PLR0913 -- one argument an option
     *,
     config: Path | None,
@@ -48,13 +49,14 @@ def command(  # noqa: PLR0913 -- one argument an option
     stores: bool,
     state: Path,
     with_parent: bool,
+    logs_to_stdout: bool,
 ) -> None:
     """Start, supervise and stop the whole stack on this machine.
 
     DATABASE_URL, REDIS_URL (or LIMITS_REDIS_URL and CACHE_REDIS_URL) and provider keys, in the environment,
     .env or .keys/, replace the embedded part each.
     """
-    wishes = Wishes(config, host, port, local_model, stores, sidecars, state, with_parent)
+    wishes = Wishes(config, host, port, local_model, stores, sidecars, state, with_parent, logs_to_stdout)
     try:
         run(wishes, os.environ, click.echo, faults)
     except ValidationError as wrong:

@@ -4,7 +4,6 @@ Invariant: the key itself is never shown; the examples read it from where it lie
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from llm_proxy.stack.first_secrets import INTERNAL_KEY
 from llm_proxy.stack.surroundings import Surroundings
@@ -17,7 +16,7 @@ llm-proxy is ready after {seconds:.1f} s.
   base_url   {base_url}
   key        {key.place}
   model      {model}
-  logs       {logs}/
+  logs       {logs}
 
 Paste into another terminal:
 
@@ -69,6 +68,6 @@ def key_place(given: Surroundings) -> KeyPlace:
     return KeyPlace(key, str(path), f"$(cut -d, -f1 {path})", in_python)
 
 
-def greeting(base_url: str, model: str, logs: Path, given: Surroundings, seconds: float) -> str:
+def greeting(base_url: str, model: str, logs: str, given: Surroundings, seconds: float) -> str:
     """The whole text."""
     return TEXT.format(base_url=base_url, key=key_place(given), model=model, logs=logs, seconds=seconds)

@@ -19,7 +19,7 @@ FIRST_TO_STOP, LAST_TO_STOP = "gateway", "postgres"
 class Household:
     """Everything this launcher has started."""
 
-    def __init__(self, logs: Path, say: Say) -> None:
+    def __init__(self, logs: Path | None, say: Say) -> None:
         self.logs = logs
         self._say = say
         self._watchdog = Watchdog()

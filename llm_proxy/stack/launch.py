@@ -54,7 +54,7 @@ def run(wishes: Wishes, environment: Mapping[str, str], say: Say, check: Check) 
         plan = settle(wishes, given)
         _heed(_ask)
         signal.signal(signal.SIGHUP, _ask)
-        household = Household(wishes.state / "logs", say)
+        household = Household(None if wishes.logs_to_stdout else wishes.state / "logs", say)
         try:
             sidecars = bring_up(household, plan, say)
             _note(wishes.state, plan)
@@ -74,7 +74,7 @@ def run(wishes: Wishes, environment: Mapping[str, str], say: Say, check: Check) 
 
 def bring_up(household: Household, plan: Plan, say: Say) -> dict[int, Running]:
     """Starts everything, greets, and returns the sidecars; raises `PartDied` naming who did not come up."""
-    say(f"llm-proxy {__version__} is starting; logs in {household.logs}/")
+    say(f"llm-proxy {__version__} is starting; logs {_place(household)}")
     quick = household.start_all(plan.stores.valkeys(plan.state))
     plan.list_sidecars()
     sidecars = {number: household.start(part) for number, part in plan.sidecars()}
@@ -82,8 +82,12 @@ def bring_up(household: Household, plan: Plan, say: Say) -> dict[int, Running]:
     household.wait(quick + household.start_all(plan.stores.postgres(plan.state)))
     plan.prepare_database()
     household.wait([*slow, household.start(plan.gateway())])
-    say(greeting(plan.base_url(), plan.example_model(), household.logs, plan.given, household.age_s()))
+    say(greeting(plan.base_url(), plan.example_model(), _place(household), plan.given, household.age_s()))
     return sidecars
+
+
+def _place(household: Household) -> str:
+    return f"in {household.logs}/" if household.logs else "on standard output"
 
 
 def _note(state: Path, plan: Plan) -> None:

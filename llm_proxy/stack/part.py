@@ -2,7 +2,7 @@
 
 Invariants: a part leads its own process group and gets a signal from the kernel when the launcher's thread
 dies (prctl(2), PR_SET_PDEATHSIG); parts are therefore started from the main thread only. Its environment is
-the one given, nothing inherited. Its output goes to one log file.
+the one given, nothing inherited. Its output goes to one log file, or where the launcher's own goes.
 """
 
 import contextlib
@@ -49,11 +49,15 @@ class Part:
 
 @dataclass(slots=True)
 class Running:
-    """A started part."""
+    """A started part.
+
+    Attributes:
+        log: None when it speaks where the launcher does.
+    """
 
     part: Part
     process: "subprocess.Popen[bytes]"
-    log: Path
+    log: Path | None
     started_s: float = field(default_factory=time.monotonic)
 
     def alive(self) -> bool:
@@ -64,14 +68,19 @@ class Running:
         """Whether it runs and serves."""
         return self.alive() and self.part.ready(self.process.pid)
 
+    def last_words(self) -> str:
+        """The end of what it said, for an error message."""
+        return f"the end of {self.log}:\n{tail(self.log)}" if self.log else "what it said stands above"
 
-def start(part: Part, logs: Path) -> Running:
-    """Starts a part with its log appended to `logs/<name>.log`; raises `PartDied` when it cannot be run."""
-    logs.mkdir(parents=True, exist_ok=True)
-    log = logs / f"{part.name}.log"
+
+def start(part: Part, logs: Path | None) -> Running:
+    """Starts a part, its words appended to `logs/<name>.log` or ours; raises `PartDied` if it cannot run."""
+    log = logs / f"{part.name}.log" if logs else None
+    if logs:
+        logs.mkdir(parents=True, exist_ok=True)
     user, group = part.user or (None, None)
     launcher = os.getpid()
-    with log.open("ab") as output:
+    with log.open("ab") if log else contextlib.nullcontext() as output:
         try:
             process = subprocess.Popen(
                 part.argv,
@@ -139,10 +148,10 @@ def refuse_to_wait(running: Running) -> None:
     """Raises `PartDied` when a part has ended before it was ready, or is late."""
     part, code = running.part, running.process.poll()
     if code is not None:
-        raise PartDied(f"{part.name} ended with code {code}; the end of {running.log}:\n{tail(running.log)}")
+        raise PartDied(f"{part.name} ended with code {code}; {running.last_words()}")
     if time.monotonic() - running.started_s > part.patience_s:
         late = f"{part.name} was not ready within {part.patience_s:.0f} s"
-        raise PartDied(f"{late}; the end of {running.log}:\n{tail(running.log)}")
+        raise PartDied(f"{late}; {running.last_words()}")
 
 
 def tether(parent: int, death_signal: signal.Signals) -> None:

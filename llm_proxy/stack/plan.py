@@ -36,6 +36,7 @@ class Wishes:
         config: The sidecar's configuration; None takes `litellm-config.yaml` here, else the project's.
         state: Data, models and logs lie below it.
         with_parent: Whether to stop when the process that started this one dies.
+        logs_to_stdout: Whether all parts speak where the launcher does, instead of a file each.
     """
 
     config: Path | None = None
@@ -46,6 +47,7 @@ class Wishes:
     sidecars: int = 1
     state: Path = Path(".local")
     with_parent: bool = False
+    logs_to_stdout: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from llm_proxy.stack.part import Part, PartDied, Running, tail
+from llm_proxy.stack.part import Part, PartDied, Running
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
 STEADY_AFTER_S = 60.0
@@ -79,9 +79,8 @@ def _plan_restart(part: Watched, say: Say, now_s: float) -> None:
     part.failures = 1 if steady else part.failures + 1
     ended = f"{running.part.name} ended with code {running.process.returncode}"
     if part.failures > MOST_FAILURES:
-        raise PartDied(
-            f"{ended}, for the {part.failures}th time; the end of {running.log}:\n{tail(running.log)}"
-        )
+        raise PartDied(f"{ended}, for the {part.failures}th time; {running.last_words()}")
     wait_s = pause_s(part.failures)
     part.again_at_s = now_s + wait_s
-    say(f"{ended}; starting it again in {wait_s:g} s (log: {running.log})")
+    where = f" (log: {running.log})" if running.log else ""
+    say(f"{ended}; starting it again in {wait_s:g} s{where}")

@@ -48,7 +48,7 @@ def test_every_profile_is_a_compose_file_that_holds(profile: str, env_file: Path
 
 def test_made_secrets_choose_the_profile_that_needs_nothing_else(env_file: Path) -> None:
     """Plain `docker compose up` brings its own stores."""
-    assert {"llm-proxy", "litellm", "postgres", "redis", "redis-cache"} == set(compose(env_file))
+    assert {"llm-proxy", "litellm", "migrate", "postgres", "redis", "redis-cache"} == set(compose(env_file))
 
 
 def test_only_the_gateway_is_published(env_file: Path) -> None:
@@ -74,6 +74,35 @@ def test_no_provider_key_reaches_the_gateway_and_no_caller_key_the_sidecar(env_f
     assert "canary" not in json.dumps(services["llm-proxy"])
     assert "callers" not in json.dumps(services["litellm"])
     assert not {"DATABASE_URL", "REDIS_URL", "HOST", "PORT"} & set(services["litellm"]["environment"])
+
+
+def test_sidecars_write_their_log_as_a_role_that_can_do_nothing_else(env_file: Path) -> None:
+    """Never as the database's owner, whose address they do not know; `migrate` lets the role in first."""
+    for profile in ("self-hosted-db", "managed-db"):
+        services = compose(
+            env_file, profile, COMPOSE_PROFILES="", DATABASE_URL="postgresql://owner:canary@mine/db"
+        )
+        assert "canary" not in json.dumps(services["litellm"])
+        log = services["litellm"]["environment"]["LLM_CALLS_DATABASE_URL"]
+        assert log.startswith("postgresql://llm_proxy_sidecar:")
+        password = log.partition("sidecar:")[2].partition("@")[0]
+        assert services["migrate"]["environment"]["SIDECAR_DB_PASSWORD"] == password != ""
+        for waiting in ("llm-proxy", "litellm"):
+            needed = services[waiting]["depends_on"]["migrate"]["condition"]
+            assert needed == "service_completed_successfully"
+
+
+def test_a_log_of_model_calls_can_be_left_out(env_file: Path) -> None:
+    """An empty address means none."""
+    assert not compose(env_file, LLM_CALLS_DATABASE_URL="")["litellm"]["environment"][
+        "LLM_CALLS_DATABASE_URL"
+    ]
+
+
+def test_no_image_is_bound_to_a_registry(env_file: Path) -> None:
+    """Where images come from is the operator's matter."""
+    for service in compose(env_file, *PROFILES).values():
+        assert "." not in service["image"].partition("/")[0].partition(":")[0]
 
 
 def test_eight_sidecars_by_default_or_as_many_as_said(env_file: Path) -> None:

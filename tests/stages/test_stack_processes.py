@@ -97,6 +97,14 @@ def test_a_part_that_cannot_stay_up_ends_the_stack_with_its_last_words(tmp_path:
         look_after(watched, lambda part: start(part, tmp_path), print, running.started_s)
 
 
+def test_a_part_without_a_log_speaks_where_the_launcher_does(capfd: pytest.CaptureFixture[str]) -> None:
+    """As containers want it; an error then says where to look."""
+    running = start(part_that_runs("import sys; print('out'); print('err', file=sys.stderr)"), None)
+    running.process.wait()
+    assert sorted(capfd.readouterr().out.split()) == ["err", "out"]
+    assert running.last_words() == "what it said stands above"
+
+
 def test_pauses_grow_to_a_limit() -> None:
     """Quick at first, never longer than a quarter of a minute."""
     assert [pause_s(failures) for failures in (1, 2, 3, 4, 20)] == [0.5, 1.0, 2.0, 4.0, 15.0]
