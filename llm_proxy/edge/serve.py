@@ -22,7 +22,7 @@ from llm_proxy.identity import Caller
 from llm_proxy.ledger import Exchange
 from llm_proxy.pipeline import Stages, relay
 from llm_proxy.telemetry import uuid7
-from llm_proxy.upstream import Reply, Watch, interruption, stream_refusal
+from llm_proxy.upstream import Reply, Watch, interruption, said_tokens, stream_refusal
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +132,7 @@ class _Attempt:
 
     async def _whole(self, reply: Reply, lease: Lease, exchange: Exchange) -> None:
         body, exchange.usage = await reply.json()
+        exchange.content_tokens = said_tokens(body) if exchange.usage is None else 0
         exchange.answered_at = time.perf_counter()
         out = self.door.dialect.write(body, self._answered(reply, exchange))
         headers = respond.answer_headers(exchange, reply.served, lease.headers)

@@ -27,7 +27,7 @@ class Exchange:
     Attributes:
         id_text: The request's id as it is told.
         status: The HTTP status the caller saw; 0 while nothing was sent.
-        content_tokens: Tokens of a stream passed on, estimated; 0 when its usage was stated.
+        content_tokens: Tokens of the answer, estimated; 0 where its usage was stated.
         trace: The call's span, where traces are collected.
         answer: The bytes that went out, where payloads are kept; None where they are not.
         catalog: What the sidecar serves, for prices; None while nobody knows.

@@ -5,6 +5,7 @@ from llm_proxy.upstream.client import Client
 from llm_proxy.upstream.controls import Controls
 from llm_proxy.upstream.deadlines import Deadlines, Wait, deadlines
 from llm_proxy.upstream.errors import stream_refusal
+from llm_proxy.upstream.estimate import said_tokens
 from llm_proxy.upstream.keeper import Keeper
 from llm_proxy.upstream.pool import Pool
 from llm_proxy.upstream.pretend import MockUpstream
@@ -33,5 +34,6 @@ __all__ = [
     "Why",
     "deadlines",
     "interruption",
+    "said_tokens",
     "stream_refusal",
 ]

@@ -1,4 +1,4 @@
-"""How many tokens of a stream went by, when it ended before anybody said.
+"""How many tokens an answer holds, when nobody said: a stream that ended early, a provider without counts.
 
 Pure. A frame is a token at least; providers who put more into one are caught by its text: what a frame
 weighs beyond its envelope, at four bytes a token as for prompts. The envelope is the same in every frame of
@@ -37,11 +37,20 @@ def passed_tokens(frames: int, passed_bytes: int, last: bytes) -> int:
     return max(frames, said_bytes // (ESCAPED_BYTES_PER_TOKEN if escaped else BYTES_PER_TOKEN))
 
 
+def said_tokens(body: bytes) -> int:
+    """An estimate of the completion tokens in a whole answer; embeddings hold none."""
+    try:
+        document = as_object(orjson.loads(body))
+    except orjson.JSONDecodeError:
+        return 0
+    return sum(len(text.encode("utf-8", "replace")) for text in _texts(document)) // BYTES_PER_TOKEN
+
+
 def _texts(event: Json) -> list[str]:
-    """Everything a frame says."""
+    """Everything a frame or an answer says."""
     found: list[object] = []
     for choice in as_objects(event.get("choices")):
-        delta = as_object(choice.get("delta"))
+        delta = as_object(choice.get("delta") or choice.get("message"))
         calls = [as_object(call.get("function")) for call in as_objects(delta.get("tool_calls"))]
         found += [choice.get("text"), delta.get("content"), delta.get("reasoning_content")]
         found += [call.get("arguments") for call in calls]

@@ -28,9 +28,12 @@ def nano_usd(dollars: object) -> int | None:
 
 
 def read_usage(usage: Json) -> Usage | None:
-    """The usage object of an answer or a usage frame; None when it counts nothing."""
+    """The usage object of an answer or a usage frame; None when it counts nothing.
+
+    The sidecar writes zeros where a provider said nothing; no call has neither prompt nor completion.
+    """
     prompt, completion = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
-    if prompt is None and completion is None:
+    if not prompt and not completion:
         return None
     cached = as_object(usage.get("prompt_tokens_details")).get("cached_tokens")
     reasoning = as_object(usage.get("completion_tokens_details")).get("reasoning_tokens")

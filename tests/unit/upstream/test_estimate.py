@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from llm_proxy.upstream.estimate import said_tokens
 from llm_proxy.upstream.frames import Frames
+from llm_proxy.upstream.usage import nano_usd, read_usage
 
 
 def frame(text: str, *, escaped: bool = False) -> bytes:
@@ -45,3 +47,28 @@ def test_arguments_of_tools_count_as_text() -> None:
 def test_nothing_passed_is_nothing_used() -> None:
     """A stream that broke before its first frame used no tokens that anybody saw."""
     assert estimate() == 0
+
+
+def test_a_whole_answer_is_estimated_by_all_its_choices() -> None:
+    """Chats, text completions and embeddings: four bytes of what was said are a token."""
+    chat = {"choices": [{"message": {"content": "a" * 20}}, {"message": {"content": "b" * 20}}]}
+    assert said_tokens(json.dumps(chat).encode()) == 10
+    assert said_tokens(json.dumps({"choices": [{"text": "c" * 8}]}).encode()) == 2
+    assert said_tokens(json.dumps({"data": [{"embedding": [0.1] * 99}]}).encode()) == 0
+    assert said_tokens(b"not json") == 0
+
+
+def test_zeros_are_not_a_statement() -> None:
+    """The sidecar writes zeros where a provider stated nothing: that is no usage, and no cost of nothing."""
+    assert read_usage({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}) is None
+    assert read_usage({}) is None
+    assert read_usage({"prompt_tokens": 3, "completion_tokens": 0}) is not None
+
+
+@pytest.mark.parametrize(
+    ("dollars", "nano"),
+    [(6.300000000000001e-05, 63_000), (8.730000000000001e-04, 873_000), (1.25e-08, 13), (0.0, 0), (1e-13, 1)],
+)
+def test_money_is_rounded_up_but_a_floats_noise_is_no_money(dollars: float, nano: int) -> None:
+    """What a float adds in its sixteenth digit costs nobody a nano-dollar."""
+    assert nano_usd(dollars) == nano
