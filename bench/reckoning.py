@@ -62,16 +62,21 @@ async def reckon(home: House, shape: Shape) -> Json:
     answered = {mark for mark, got in callers.got.items() if got.status == 200}
     rows, log = await _settled(home.database_url, answered)
     caught_up_s = time.monotonic() - began - seconds
+    calls = seen(home)
     books = Books()
-    for case in cases(planned, callers.got, seen(home), rows, log):
+    for case in cases(planned, callers.got, calls, rows, log):
         books.compare(case)
     strangers = Counter(row["client_request_id"] for row in rows) - Counter(one.mark for one in planned)
     found = _report(books, planned, shape, seconds)
     found["caught_up_s"] = round(caught_up_s, 1)
     found |= {"records": len(rows), "log_rows": len(log), "strangers": sum(strangers.values())}
     found["role"] = await role(home.calls_url)
-    found["reconciled"] = await reconciled(home, since, books)
-    return found
+    found["reconciled"] = await reconciled(home, since)
+    rows, log = await _settled(home.database_url, answered)
+    after = Books()
+    for case in cases(planned, callers.got, calls, rows, log):
+        after.compare(case)
+    return found | {"errors_after": errors(after.estimates), "findings_after": len(after.findings)}
 
 
 async def _make(home: House, callers: Callers, plans: list[Planned], shape: Shape) -> None:
@@ -138,10 +143,19 @@ async def role(url: str) -> Json:
         await connection.close()
 
 
-async def reconciled(home: House, since: datetime, books: Books) -> Json:
+async def reconciled(home: House, since: datetime) -> Json:
     """What `llm-proxy reconcile` lists, and what of it nothing explains; then the same with `--apply`."""
     now = datetime.now(UTC)
-    words = ("reconcile", "--since", since.isoformat(), "--until", now.isoformat(), "--limit", "100000", "--json")
+    words = (
+        "reconcile",
+        "--since",
+        since.isoformat(),
+        "--until",
+        now.isoformat(),
+        "--limit",
+        "100000",
+        "--json",
+    )
     code, said = await asyncio.to_thread(home.command, *words)
     if not said.startswith("{"):
         raise RuntimeError(said[-500:])
@@ -151,11 +165,12 @@ async def reconciled(home: House, since: datetime, books: Books) -> Json:
     return {
         "exit_code": code,
         "differences": len(before),
-        "by_kind": dict(Counter(f"{'+'.join(one['kinds'])}: {one['usage_source']}, {one['outcome']}" for one in before)),
+        "by_kind": dict(
+            Counter(f"{'+'.join(one['kinds'])}: {one['usage_source']}, {one['outcome']}" for one in before)
+        ),
         "unexplained": [one for one in before if not explained(one)][:20],
         "enriched": after["enriched"],
         "left": len(after["differences"]),
-        "estimates_before": len(books.estimates),
     }
 
 
@@ -165,7 +180,7 @@ def explained(difference: Json) -> bool:
 
 
 def _report(books: Books, planned: list[Planned], shape: Shape, seconds: float) -> Json:
-    streams = sum(one.kind.stream for one in planned)
+    streams, asked = sum(one.kind.stream for one in planned), Counter(one.group for one in planned)
     return {
         "calls": len(planned),
         "seed": shape.seed,
@@ -176,7 +191,7 @@ def _report(books: Books, planned: list[Planned], shape: Shape, seconds: float) 
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0],
         "streams": streams,
-        "groups": dict(Counter(one.group for one in planned)),
+        "groups": {name: [count, books.groups[name]] for name, count in asked.items()},
         "kinds": {name: [count, books.exact[name]] for name, count in books.kinds.items()},
         "exact": sum(books.exact.values()),
         "inexact": len(books.estimates),

@@ -73,11 +73,13 @@ class Books:
 
     Attributes:
         exact: Calls, by kind, whose record is the provider's word to the token and the nano-dollar.
+        groups: The same, by group asked for.
     """
 
     findings: list[Finding] = field(default_factory=list[Finding])
     estimates: list[Estimate] = field(default_factory=list[Estimate])
     exact: Counter[str] = field(default_factory=Counter[str])
+    groups: Counter[str] = field(default_factory=Counter[str])
     kinds: Counter[str] = field(default_factory=Counter[str])
     notes: Counter[str] = field(default_factory=Counter[str])
 
@@ -135,7 +137,9 @@ class Books:
     def _stated(self, case: Case, row: Json) -> None:
         told = case.told
         if told is None:
-            self._find(case, "the provider said nothing", f"{row['prompt_tokens']}+{row['completion_tokens']}")
+            self._find(
+                case, "the provider said nothing", f"{row['prompt_tokens']}+{row['completion_tokens']}"
+            )
             return
         usage = told["usage"]
         # What was not said is unknown: no family but OpenAI says that none were cached.
@@ -149,6 +153,7 @@ class Books:
             self._find(case, "cost", f"{cost} nano-dollars, not {owed}")
         if not wrong and cost == owed:
             self.exact[case.planned.kind.name] += 1
+            self.groups[case.planned.group] += 1
 
     def _inexact(self, case: Case, row: Json) -> None:
         if row["outcome"] == "ok" and case.told is not None:
@@ -211,7 +216,11 @@ def _truth(case: Case) -> tuple[int, int, int]:
 
 
 def cases(
-    planned: Iterable[Planned], got: dict[str, Got], seen: Sequence[Json], rows: Sequence[Json], log: Sequence[Json]
+    planned: Iterable[Planned],
+    got: dict[str, Got],
+    seen: Sequence[Json],
+    rows: Sequence[Json],
+    log: Sequence[Json],
 ) -> list[Case]:
     """Every call with all there is of it; `seen` calls carry their mark as `mark`."""
     by_mark, by_client, by_id = (defaultdict[str, list[Json]](list) for _ in range(3))

@@ -156,17 +156,25 @@ class Planned:
 
 def plan(calls: int, seed: int) -> list[Planned]:
     """So many calls, in the order they are made; the second of a pair is in `again`, and counted."""
-    random = Random(seed)
-    drafts: list[Planned] = []
-    while sum(1 + (one.again is not None) for one in drafts) < calls:
-        kind = random.choices(KINDS, [one.weight for one in KINDS])[0]
-        drafts.append(_draft(kind, random))
+    drafts = draft(calls, seed)
+    random = Random(f"tokens {seed}")
     _count(drafts)
     for one in drafts:
         _state_tokens(one, random)
-        if one.kind.repeated:
-            again = _mark(random)
-            one.again = replace(one, mark=again, is_again=True, again=None)
+        if one.again is not None:
+            one.again = replace(one, mark=one.again.mark, is_again=True, again=None)
+    return drafts
+
+
+def draft(calls: int, seed: int) -> list[Planned]:
+    """The same, before their tokens are counted."""
+    random = Random(seed)
+    drafts: list[Planned] = []
+    made = 0
+    while made < calls:
+        kind = random.choices(KINDS, [one.weight for one in KINDS])[0]
+        drafts.append(_draft(kind, random))
+        made += 1 + kind.repeated
     return drafts
 
 
@@ -195,7 +203,7 @@ def _draft(kind: Kind, random: Random) -> Planned:
     if kind.greedy:
         made.agent = "greedy"
     if kind.repeated:
-        made.again = made  # counted; the real one is made when its tokens are known
+        made.again = replace(made, mark=_mark(random), is_again=True)
     return made
 
 

@@ -200,7 +200,7 @@ class Connection(asyncio.Protocol):
         elif script.do == "not-sse":
             self._raw(200, b"<html><body>Sign in</body></html>", "text/html")
         else:
-            self.seen.told = script.do != "error-in-200"
+            self.seen.told = script.counted and script.do != "error-in-200"
             self._raw(200, raw, "application/json")
 
     async def _break(self, script: Script) -> None:
@@ -236,7 +236,7 @@ class Connection(asyncio.Protocol):
         }
         for frame in ending.get(script.do, closing):
             await self._frame(frame, script)
-        self.seen.told = script.do not in faulty
+        self.seen.told = script.counted and script.do not in faulty
         self.transport.write(b"0\r\n\r\n")
 
     async def _frame(self, frame: bytes, script: Script) -> None:

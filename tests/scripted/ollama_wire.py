@@ -15,8 +15,10 @@ def _line(body: Json, said: str, **more: object) -> Json:
 
 
 def _end(script: Script) -> Json:
-    counted = {"prompt_eval_count": script.prompt_tokens, "eval_count": script.completion_tokens}
-    return {"done": True, "done_reason": script.finish, "total_duration": 1} | counted
+    ended: Json = {"done": True, "done_reason": script.finish, "total_duration": 1}
+    if script.counted:
+        ended |= {"prompt_eval_count": script.prompt_tokens, "eval_count": script.completion_tokens}
+    return ended
 
 
 def chat(script: Script, body: Json, number: int) -> Json:  # noqa: ARG001 -- one signature for every family

@@ -26,9 +26,9 @@ def usage(script: Script) -> Json:
     }
 
 
-def _counted(body: Json) -> bool:
+def _counted(script: Script, body: Json) -> bool:
     options: Json = body.get("stream_options") or {}
-    return bool(options.get("include_usage"))
+    return script.counted and bool(options.get("include_usage"))
 
 
 def _logprobs(words: list[str]) -> Json:
@@ -85,7 +85,7 @@ def chat(script: Script, body: Json, number: int) -> Json:
         "created": MADE,
         "model": body["model"],
         "choices": choices,
-        "usage": usage(script),
+        **({"usage": usage(script)} if script.counted else {}),
         "service_tier": "default",
         "system_fingerprint": FINGERPRINT,
     }
@@ -128,7 +128,7 @@ def _frame(body: Json, number: int, choices: list[Json], **more: Any) -> bytes:
 
 def chat_frames(script: Script, body: Json, number: int) -> tuple[list[bytes], list[bytes]]:
     """The content frames and the closing frames of a chat stream."""
-    counted: Json = {"usage": None} if _counted(body) else {}
+    counted: Json = {"usage": None} if _counted(script, body) else {}
     content: list[bytes] = []
     closing: list[bytes] = []
     for at in range(body.get("n") or 1):
@@ -188,7 +188,7 @@ def text_frames(script: Script, body: Json, number: int) -> tuple[list[bytes], l
         for word in script.words()
     ]
     closing = [frame([{"index": 0, "text": "", "logprobs": None, "finish_reason": script.finish}])]
-    if _counted(body):
+    if _counted(script, body):
         closing.append(frame([], usage=usage(script)))
     return content, [*closing, b"data: [DONE]\n\n"]
 

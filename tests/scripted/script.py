@@ -58,6 +58,7 @@ class Script:
         after: Content frames sent before a fault.
         retry_after: Sent as it is in `Retry-After`.
         key: What `fails` is counted by; the model's name when empty.
+        counted: Chats on OpenAI's and Ollama's wires state their tokens; many small servers do not.
     """
 
     do: str = "ok"
@@ -76,6 +77,7 @@ class Script:
     cached_tokens: int = 0
     reasoning_tokens: int = 0
     dimensions: int = 8
+    counted: bool = True
 
     def words(self, choice: int = 0) -> list[str]:
         """The pieces of the answer, different for each choice, joined without a separator."""
