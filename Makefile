@@ -11,7 +11,7 @@ INSTALL := sh scripts/environment.sh
 export UV_PYTHON_DOWNLOADS := never
 unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 
-.PHONY: help run secrets setup setup-dev test check lint types chaos soak clean
+.PHONY: help run secrets setup setup-dev test check lint types chaos soak reckoning clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -44,6 +44,9 @@ chaos: setup-dev ## Take one part after the other away under load; report in doc
 
 soak: setup-dev ## Load one gateway and one sidecar steadily for MINUTES; report in docs/soak.md.
 	$(BIN)/python -m bench.soak --minutes $(or $(MINUTES),60) $(ARGS)
+
+reckoning: setup-dev ## Compare CALLS calls token by token with what the provider said; docs/reckoning.md.
+	$(BIN)/python -m bench.reckoning --calls $(or $(CALLS),5000) $(ARGS)
 
 secrets: ## Make the secrets docker compose needs, in .env.
 	@sh scripts/secrets.sh

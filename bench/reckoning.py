@@ -2,8 +2,9 @@
 
     make reckoning CALLS=5000
 
-Two gateways and a real LiteLLM before a scripted provider that states its own tokens; Postgres is killed twice
-in between. Writes `docs/reckoning.json` and `docs/reckoning.md` (or below `--out`); ends with 1 if a rule broke.
+Two gateways and a real LiteLLM before a scripted provider that states its own tokens; Postgres is killed
+twice in between. Writes `docs/reckoning.json` and `docs/reckoning.md` (or below `--out`); ends with 1 if a
+rule broke.
 """
 
 import argparse
@@ -215,6 +216,7 @@ def errors(estimates: list[Estimate]) -> list[Json]:
                 "known": len(known),
                 "said": sum(one.said[at] or 0 for one in known),
                 "truth": sum(one.truth[at] for one in known),
+                "missed": sum(one.truth[at] for one in these if one.said[at] is None),
             }
         found.append(line)
     return found

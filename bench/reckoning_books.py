@@ -211,7 +211,8 @@ def _truth(case: Case) -> tuple[int, int, int]:
     usage: Json = dict(seen["usage"])
     if not seen["told"]:
         sent = max(0, seen["frames"] - OPENING[seen["family"]]) if seen["stream"] else 0
-        usage["completion_tokens"] = sum(case.planned.first_choice_tokens[:sent])
+        whole = not case.planned.kind.counted
+        usage["completion_tokens"] = sum(case.planned.first_choice_tokens[: None if whole else sent])
     return usage["prompt_tokens"], usage["completion_tokens"], cost_nano_usd(case.served, usage) or 0
 
 

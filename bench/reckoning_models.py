@@ -1,4 +1,4 @@
-"""The models of a reckoning: one group for each provider family, with prices of its own, and what a call costs.
+"""The models of a reckoning: a group for each provider family with prices of its own; what a call costs.
 
 Invariants: prices are text in the configuration and `Decimal` here, so that the cost worked out here owes
 nothing to anybody's floats. Money: nano-dollars, rounded up once.

@@ -19,15 +19,16 @@ def page(found: Json) -> str:
     listed = "\n".join(f"* {count}: {what}" for what, count in again["by_kind"].items()) or "Nothing."
     return f"""# Every token and every nano-dollar
 
-`make reckoning CALLS={found["calls"]}` makes {found["calls"]} calls ({found["streams"]} of them streams) through two
-gateways and {found["sidecars"]} real LiteLLM, with a real Postgres and two real Valkeys, before a scripted provider
-that states tokens of its own and remembers every call. Postgres is killed (SIGKILL) {found["kills_of_postgres"]} times
-in between, and stays away for some seconds. Afterwards four books are compared call by call, by a mark each call
-carries in its prompt and as `X-Request-Id`: what its caller got, what the provider said, the gateways' `requests`,
-the sidecar's `llm_calls`. Raw figures: [`reckoning.json`](reckoning.json).
+`make reckoning CALLS={found["calls"]}` makes {found["calls"]} calls ({found["streams"]} of them streams)
+through two gateways and {found["sidecars"]} real LiteLLM, with a real Postgres and two real Valkeys, before
+a scripted provider that states tokens of its own and remembers every call. Postgres is killed (SIGKILL)
+{found["kills_of_postgres"]} times in between, and stays away for some seconds. Afterwards four books are
+compared call by call, by a mark each call carries in its prompt and as `X-Request-Id`: what its caller got,
+what the provider said, the gateways' `requests`, the sidecar's `llm_calls`. Raw figures:
+[`reckoning.json`](reckoning.json).
 
-The model groups speak OpenAI's wire, Anthropic's, Google's, Ollama's, that of an OpenAI-compatible server, of text
-completions and of embeddings; each has prices of its own.
+The model groups speak OpenAI's wire, Anthropic's, Google's, Ollama's, that of an OpenAI-compatible server,
+of text completions and of embeddings; each has prices of its own.
 
 ## What was found
 
@@ -37,12 +38,13 @@ Rules that were broken ({found["findings"]}):
 
 The rules: one record for each admitted call and none for another; its outcome, status, request id, group,
 provider, deployment, attempts and cache state are what happened. Where a record says `usage_source=provider`,
-prompt, completion, cached and reasoning tokens are the provider's own and the cost is the price list's, to the
-token and the nano-dollar (worked out in decimals from the configured prices, the price of cached tokens too, rounded
-up once). An answer that came to its end has no other source. The sidecar's log tells the same of it.
+prompt, completion, cached and reasoning tokens are the provider's own and the cost is the price list's, to
+the token and the nano-dollar (worked out in decimals from the configured prices, the price of cached tokens
+too, rounded up once). An answer that came to its end has no other source. The sidecar's log tells the same
+of it.
 
-{found["exact"]} records are exact; {found["inexact"]} cannot be, and say so. {found["records"]} records in all, the last
-{found["caught_up_s"]} s after the last call ended; {found["strangers"]} of calls nobody made.
+{found["exact"]} records are exact; {found["inexact"]} cannot be, and say so. {found["records"]} records in
+all, the last {found["caught_up_s"]} s after the last call ended; {found["strangers"]} of calls nobody made.
 
 {table(("kind", "calls", "exact"), kinds)}
 
@@ -54,9 +56,10 @@ Calls that left no record:
 
 ## What is not exact, and by how much
 
-The provider never got to state the tokens of these: streams that were cut, callers who left, errors. Truth is what
-the prompt holds and the frames the provider sent hold, by a real tokenizer. `estimated` is the gateway's own guess,
-four bytes a token; `sidecar` is LiteLLM's count, taken over from its log where it has one; `unknown` claims nothing.
+The provider never got to state the tokens of these: streams that were cut, callers who left, errors. Truth
+is what the prompt holds and the frames the provider sent hold, by a real tokenizer. `estimated` is the
+gateway's own guess, four bytes a token; `sidecar` is LiteLLM's count, taken over from its log where it has
+one; `unknown` claims nothing, the truth stands in brackets. Cost is in nano-dollars.
 
 {table(("kind", "source", "calls", "prompt", "completion", "cost"), list(map(_error, found["errors"])))}
 
@@ -66,19 +69,20 @@ After `llm-proxy reconcile --apply`, which takes over whatever LiteLLM counted:
 
 ## The two logs
 
-`llm-proxy reconcile` lists {again["differences"]} differences between the gateways' records and the sidecar's log and
-ends with {again["exit_code"]}; {len(again["unexplained"])} of them are not explained by an estimate. `--apply` made
-{again["enriched"]} records exact by the log; {again["left"]} differences were left.
+`llm-proxy reconcile` lists {again["differences"]} differences between the gateways' records and the
+sidecar's log and ends with {again["exit_code"]}; {len(again["unexplained"])} of them are not explained by
+an estimate. `--apply` made {again["enriched"]} records exact by the log; {again["left"]} differences were
+left.
 
 {listed}
 
-The log has {found["log_rows"]} rows, written as `{role["name"]}`, who may {", ".join(role["may"])} and nothing else on
-the tables that matter.
+The log has {found["log_rows"]} rows, written as `{role["name"]}`, who may {", ".join(role["may"])} and
+nothing else on the tables that matter.
 
 ## Conditions
 
-{found["seconds"]} s of {found["at_once"]} callers at once on a machine of {found["cores"]} cores shared with other work
-(load {found["load"]:.1f}); seed {found["seed"]}.
+{found["seconds"]} s of {found["at_once"]} callers at once on a machine of {found["cores"]} cores shared
+with other work (load {found["load"]:.1f}); seed {found["seed"]}.
 """
 
 
@@ -88,7 +92,7 @@ def _error(one: Json) -> tuple[object, ...]:
 
 def _off(figure: Json) -> str:
     if not figure["known"]:
-        return "unknown"
+        return f"unknown ({figure['missed']})" if figure["missed"] else "unknown"
     said, truth = figure["said"], figure["truth"]
     off = f" ({(said - truth) / truth:+.0%})" if truth else ""
     return f"{said} for {truth}{off}"

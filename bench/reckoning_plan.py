@@ -56,6 +56,7 @@ class Kind:
         plays: What the provider is told to do, one of these.
         expects: The record's outcome; empty when there must be no record.
         leaves: The caller hangs up: after some frames, or while the provider thinks.
+        counted: The provider states its tokens.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Kind:
     repeated: bool = False
     leaves: bool = False
     greedy: bool = False
+    counted: bool = True
 
 
 _TOOLS = tuple(name for name in CHATS if MODELS[name].tools)
@@ -84,6 +86,8 @@ KINDS = (
     Kind("asked twice", 4, (*CHATS, "text", "embed"), repeated=True),
     Kind("without a price", 1, ("unpriced",)),
     Kind("without a price, streamed", 1, ("unpriced",), stream=True),
+    Kind("tokens unsaid", 1, ("gpt", "compatible"), counted=False),
+    Kind("tokens unsaid, streamed", 1, ("gpt", "compatible"), counted=False, stream=True),
     Kind("retried", 2, ("steady",), plays=("flaky",)),
     Kind("retried, streamed", 2, ("steady",), plays=("flaky",), stream=True),
     Kind("fallback", 2, ("first",), plays=("flaky",)),
@@ -202,6 +206,8 @@ def _draft(kind: Kind, random: Random) -> Planned:
         made.choices = random.randint(2, 4)
     if kind.greedy:
         made.agent = "greedy"
+    if not kind.counted:
+        play["counted"] = False
     if kind.repeated:
         made.again = replace(made, mark=_mark(random), is_again=True)
     return made
