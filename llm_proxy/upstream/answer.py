@@ -82,6 +82,7 @@ class Answer:
             while (raw := connection.came()) is None:
                 await connection.news()
             watch.silent_at = float("inf")
+            watch.heard += 1
             if raw:
                 return frames.feed(raw)
         except (OSError, FrameTooLarge):

@@ -28,7 +28,7 @@ RESOLVE_S = 5.0
 CATALOG_S = 30.0
 ANSWER_S = 2.0
 GIVE_UP_S = 10.0
-"""A sidecar that has not answered a check for so long holds its calls no longer."""
+"""A sidecar that has not answered a check, and sent nothing else, for so long holds its calls no longer."""
 
 LIVENESS = "/health/liveliness"
 LEAVING = b"leaving"
@@ -43,6 +43,7 @@ class Keeper:
         self._given, self._urls = urls, addresses(urls)
         self._task: asyncio.Task[None] | None = None
         self._asked: dict[object, asyncio.Task[None]] = {}
+        self._told: dict[str, bool] = {}
         self._resolved_at = self._read_at = float("-inf")
 
     async def start(self) -> None:
@@ -101,30 +102,55 @@ class Keeper:
 
     async def _check(self, sidecar: Sidecar) -> None:
         asked_at = asyncio.get_running_loop().time()
-        was_well = not sidecar.away and sidecar.served > 0
+        asking = asyncio.create_task(self._client.get(sidecar, LIVENESS, timeout_s=GIVE_UP_S))
         try:
-            status, body = await self._client.get(sidecar, LIVENESS, timeout_s=ANSWER_S)
+            await self._await(asking, sidecar, asked_at)
+            status, body = asking.result()
         except NotConnected:
             sidecar.gone()
+        except TimeoutError:
+            self._give_up(sidecar)
         except OSError:
             sidecar.missed(asked_at)
-            self._give_up(sidecar)
         else:
             if status >= 500 or LEAVING in body:
                 sidecar.gone()
             else:
                 sidecar.present()
-        is_well = not sidecar.away and sidecar.served > 0
-        if was_well != is_well:
+        finally:
+            asking.cancel()
+        self._tell(sidecar)
+
+    async def _await(
+        self, asking: asyncio.Task[tuple[int, bytes]], sidecar: Sidecar, asked_at: float
+    ) -> None:
+        """Wait for a check's answer; while it does not come, see whether anything else does."""
+        while not asking.done():
+            before, heard = sidecar.served, {call: call.heard for call in sidecar.calls}
+            await asyncio.wait([asking], timeout=ANSWER_S)
+            if asking.done():
+                return
+            if sidecar.served > before or any(call.heard > heard.get(call, 0) for call in sidecar.calls):
+                sidecar.busy()
+            else:
+                sidecar.missed(asked_at)
+            self._tell(sidecar)
+
+    def _tell(self, sidecar: Sidecar) -> None:
+        well = not sidecar.away and sidecar.served > 0
+        if self._told.get(sidecar.url, False) != well:
+            self._told[sidecar.url] = well
             log.log(
-                logging.INFO if is_well else logging.WARNING,
-                "a sidecar is live" if is_well else "a sidecar is away",
+                logging.INFO if well else logging.WARNING,
+                "a sidecar is live" if well else "a sidecar is away",
                 extra={"sidecar": sidecar.url},
             )
 
     def _give_up(self, sidecar: Sidecar) -> None:
+        """End the calls of a sidecar from which nothing has come for too long."""
         now = asyncio.get_running_loop().time()
-        if sidecar.silent_since is not None and now - sidecar.silent_since >= GIVE_UP_S and sidecar.calls:
+        since = sidecar.silent_since
+        if since is not None and now - since >= GIVE_UP_S - ANSWER_S and sidecar.calls:
             log.warning("a silent sidecar's calls are ended", extra={"sidecar": sidecar.url})
             self._client.abandon(sidecar)
 

@@ -10,6 +10,8 @@ tried all the same, so that the gateway never gives up before they do. Units: se
 import re
 from collections.abc import Iterable
 
+from llm_proxy.upstream.watch import Watch
+
 EJECT_S = 1.0
 EJECT_MAX_S = 30.0
 BURST = 5
@@ -41,7 +43,7 @@ class Sidecar:
         failures: Calls that broke at it, in a row.
         ejected_until: When one call may try it again after a burst of those; 0 while it is not ejected.
         trial: Whether that call runs.
-        calls: The calls running at it, whatever identifies them to the client.
+        calls: The calls running at it.
     """
 
     __slots__ = (
@@ -61,7 +63,7 @@ class Sidecar:
         self.ejected_until = 0.0
         self.eject_s = EJECT_S
         self.trial = False
-        self.calls: set[object] = set()
+        self.calls: set[Watch] = set()
 
     @property
     def live(self) -> bool:
@@ -92,8 +94,12 @@ class Sidecar:
         """It refused a connection, or says it is leaving: no more calls until a good check."""
         self.away = True
 
+    def busy(self) -> None:
+        """It did not answer a check in time, but answers calls meanwhile."""
+        self.misses, self.silent_since = 0, None
+
     def missed(self, asked_at: float) -> None:
-        """It did not answer a check in time."""
+        """It did not answer a check in time, and nothing else came from it either."""
         self.misses += 1
         if self.silent_since is None:
             self.silent_since = asked_at

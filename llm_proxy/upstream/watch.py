@@ -26,15 +26,17 @@ class Watch:
         why: What interrupted it; None while nothing did.
         silent_at: When the current silence of the sidecar becomes a timeout.
         ends_at: When the whole call becomes a timeout.
+        heard: How often something came from the sidecar.
         phase: Which timeout a silence is: `body` (the caller's), `first_byte` or `idle` (the sidecar's).
     """
 
-    __slots__ = ("_listener", "_receive", "_task", "ends_at", "phase", "silent_at", "why")
+    __slots__ = ("_listener", "_receive", "_task", "ends_at", "heard", "phase", "silent_at", "why")
 
     def __init__(self, silent_at: float) -> None:
         self._task = asyncio.current_task()
         self._receive: Receive | None = None
         self._listener: asyncio.Task[None] | None = None
+        self.heard = 0
         self.why: Why | None = None
         self.phase: Why = "body"
         self.silent_at = silent_at

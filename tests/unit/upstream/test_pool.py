@@ -46,6 +46,16 @@ def test_one_check_unanswered_may_be_chance_two_are_not() -> None:
     assert one.silent_since is None
 
 
+def test_one_that_answers_calls_is_busy_not_silent() -> None:
+    """A late check counts for nothing while anything else comes from it."""
+    one = pool().sidecars[0]
+    one.missed(1.0)
+    one.busy()
+    one.missed(8.0)
+    assert one.live
+    assert one.silent_since == 8.0
+
+
 def test_a_burst_of_broken_calls_ejects_and_one_trial_call_brings_back() -> None:
     """Fewer do not; good checks meanwhile do not; a second call waits for the first one's outcome."""
     both = pool()
