@@ -1,7 +1,7 @@
 """CPU a call costs the sidecar, user plus system time: LiteLLM as it comes, and each of our parts.
 
-`.venv/bin/python bench/sidecar_cpu.py [--calls 300] [--streams 60] [--only NAME]`. The provider is the scripted
-one; a stream has 50 words. Compare the figures of one run with each other only.
+`.venv/bin/python bench/sidecar_cpu.py [--calls 300] [--streams 60] [--only NAME]`. The provider is
+the scripted one; a stream has 50 words. Compare the figures of one run with each other only.
 """
 
 import argparse
@@ -39,9 +39,9 @@ model_list:
     model_info: {{id: m}}
 router_settings: {{num_retries: 0}}
 general_settings: {{master_key: {key}, disable_model_info_refresh: true}}
-litellm_settings: {{include_cost_in_streaming_usage: true, json_logs: true, turn_off_message_logging: true}}
+litellm_settings: {{include_cost_in_streaming_usage: true, json_logs: true}}
 """
-PARTS = ("prices", "hooks", "frames")
+PARTS = ("prices", "bodies", "hooks", "limits", "frames")
 OFFLINE = dict.fromkeys(("LITELLM_LOCAL_MODEL_COST_MAP", "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS"), "True")
 QUIET = {"LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION"}
 

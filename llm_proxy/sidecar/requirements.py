@@ -10,7 +10,6 @@ DEFAULTS: dict[str, Json] = {
     "litellm_settings": {
         "request_timeout": 120,  # LiteLLM's own default is 6000 s
         "drop_params": False,  # a field the model does not know is an error, never lost
-        "turn_off_message_logging": True,
         "json_logs": True,
     },
     "router_settings": {
@@ -44,6 +43,12 @@ STRATEGIES = {
     "COST_OPTIMIZED": "cost-based-routing",
 }
 NAMESPACE = "litellm_caching"
+
+
+def watched(litellm_settings: Mapping[str, Any]) -> bool:
+    """Whether somebody else's callback sees the calls; ours takes no text."""
+    names = ("callbacks", "success_callback", "failure_callback", "audit_log_callbacks")
+    return any(litellm_settings.get(name) for name in names)
 
 
 def strategy(load_balance: str) -> str | None:

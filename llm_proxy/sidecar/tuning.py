@@ -1,9 +1,11 @@
 """What makes LiteLLM cheaper without changing what it answers; measured by `bench/sidecar_cpu.py`.
 
-`LLM_PROXY_SIDECAR_WITHOUT` names parts to leave as they are, comma-separated: `prices`, `hooks`, `frames`.
+`LLM_PROXY_SIDECAR_WITHOUT` names parts to leave as LiteLLM has them, comma-separated: `prices`, `bodies`,
+`frames`, `hooks`, `limits`.
 """
 
 import os
+from importlib import import_module
 from typing import Any
 
 from llm_proxy.sidecar import openai_frames, seams
@@ -11,6 +13,7 @@ from llm_proxy.sidecar.seams import Theirs
 from llm_proxy.sidecar.shapes import mapping
 
 NOT_FOR_US = ("litellm.proxy.hooks.", "litellm._service_logger")
+LIMITS = ("rpm", "tpm", "itpm", "otpm")
 LISTS = (
     "callbacks",
     "success_callback",
@@ -24,6 +27,8 @@ def before_start() -> None:
     """Patch what LiteLLM's start already uses."""
     if _wanted("prices"):
         _register_prices_once()
+    if _wanted("bodies"):
+        _take_bodies_as_they_are()
     if _wanted("frames"):
         openai_frames.apply()
 
@@ -32,6 +37,8 @@ def after_start() -> None:
     """Take out what its start has put in."""
     if _wanted("hooks"):
         _drop_hooks()
+    if _wanted("limits"):
+        _count_only_for_limits()
 
 
 def _wanted(part: str) -> bool:
@@ -62,3 +69,31 @@ def _drop_hooks() -> None:
     for name in LISTS:
         kept = [one for one in getattr(library, name) if not type(one).__module__.startswith(NOT_FOR_US)]
         getattr(library, name)[:] = kept
+
+
+def _take_bodies_as_they_are() -> None:
+    """OpenAI's SDK walks each body by its types; it came as JSON and has nothing to be turned."""
+    chat: Theirs = import_module("openai.resources.chat.completions.completions")
+    is_given = import_module("openai._utils").is_given
+
+    async def given(data: dict[str, Theirs], _: object) -> dict[str, Theirs]:
+        return {name: value for name, value in data.items() if is_given(value)}
+
+    chat.async_maybe_transform = given
+
+
+def _count_only_for_limits() -> None:
+    """Each call is counted twice against limits that, in most configurations, no deployment has."""
+    router = seams.router()
+    if router is None or str(router.routing_strategy).startswith("usage-based"):
+        return
+    stated = [
+        mapping(one.get(part)) for one in router.model_list for part in ("litellm_params", "model_info")
+    ]
+    if any(values.get(limit) is not None for values in stated for limit in LIMITS):
+        return
+
+    async def nothing_to_count(**_: object) -> None:
+        return None
+
+    router._increment_deployment_usage = nothing_to_count  # noqa: SLF001 -- no setting does this
