@@ -12,6 +12,7 @@ export UV_PYTHON_DOWNLOADS := never
 unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 
 .PHONY: help run secrets setup setup-dev test check lint types chaos soak reckoning clean
+.PHONY: bench bench-quick profile work
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -48,6 +49,18 @@ soak: setup-dev ## Load one gateway and one sidecar steadily for MINUTES; report
 reckoning: setup-dev ## Compare CALLS calls token by token with what the provider said; docs/reckoning.md.
 	$(BIN)/python -m bench.reckoning --calls $(or $(CALLS),5000) $(ARGS)
 
+bench-quick: setup-dev .bench/.others ## Measure what a call costs, beside bare relays, ferrogw and LiteLLM: the ratios, in a minute.
+	@$(BIN)/python -m bench.quick $(ARGS)
+
+bench: setup-dev .bench/.others ## Measure everything side by side, several runs; docs/benchmarks.md.
+	@$(BIN)/python -m bench.full $(ARGS)
+
+profile: setup-dev ## Draw a flame graph of the gateway under load; ARGS=sidecar: of the sidecar.
+	@$(BIN)/python -m bench.profile $(ARGS)
+
+work: setup-dev ## Write down how much work a request is now, for tests/unit/test_work.py.
+	@$(BIN)/python tests/replay.py
+
 secrets: ## Make the secrets docker compose needs, in .env.
 	@sh scripts/secrets.sh
 
@@ -55,6 +68,11 @@ clean: ## Remove environments and caches; .env, .keys/ and the data in .local/ s
 	rm -rf .venv .venv-sidecar .uv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
 setup-dev: .venv/.dev .venv-sidecar/.sidecar
+
+.bench/.others: locks/bench.txt scripts/bench_environment.sh
+	@echo "→ the gateways we are measured beside (.bench)"
+	@sh scripts/bench_environment.sh
+	@touch $@
 
 # One stamp a lock file: a changed lock brings its environment up to date, an unchanged one costs nothing.
 .venv/.stack: locks/stack.txt pyproject.toml

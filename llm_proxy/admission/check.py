@@ -5,7 +5,7 @@ Redis Cluster too; the part of a key that names a subject is quoted, so no name 
 Units: requests, tokens, places or nano-dollars by the check's kind; integer milliseconds.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from typing import Literal
@@ -60,27 +60,30 @@ class Plan:
     Attributes:
         tenant: The tenant itself; `tag` is how keys name it.
         until_ms: When a budget's period may end, and the plan with it.
+        keys: Where the tenant's epoch stands, then where each check counts.
+        counts_only_requests: Every check counts calls, whatever their size.
+        watches: Some check only watches.
     """
 
     tenant: str
     tag: str
     checks: tuple[Check, ...]
     until_ms: int
+    keys: tuple[str, ...] = field(init=False)
+    counts_only_requests: bool = field(init=False)
+    watches: bool = field(init=False)
 
-    @property
-    def counts_only_requests(self) -> bool:
-        """Whether every check counts calls, whatever their size."""
-        return all(check.kind in {"requests", "parallel"} for check in self.checks)
-
-    @property
-    def watches(self) -> bool:
-        """Whether some check only watches."""
-        return not all(check.enforced for check in self.checks)
+    def __post_init__(self) -> None:
+        """Work out, once, what every call asks of it."""
+        only_requests = all(check.kind in {"requests", "parallel"} for check in self.checks)
+        object.__setattr__(self, "keys", (epoch_key(self.tenant), *(check.key for check in self.checks)))
+        object.__setattr__(self, "counts_only_requests", only_requests)
+        object.__setattr__(self, "watches", not all(check.enforced for check in self.checks))
 
     @property
     def epoch_key(self) -> str:
         """Where the tenant's epoch stands."""
-        return epoch_key(self.tenant)
+        return self.keys[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,9 +145,7 @@ class SharedStore:
     async def admit(self, ask: Ask, orphan: Callable[[Answer], None] | None = None) -> Answer:
         """Admit a call if every check passes."""
         plan = ask.plan
-        words: list[Word] = [1 + len(plan.checks), plan.epoch_key]
-        words += [check.key for check in plan.checks]
-        words += (1 if ask.take else 0, ask.epoch, ask.lease, ask.ttl_ms)
+        words: list[Word] = [len(plan.keys), *plan.keys, int(ask.take), ask.epoch, ask.lease, ask.ttl_ms]
         for check, want in zip(plan.checks, ask.wants, strict=True):
             words += (check.code, check.limit, want)
 

@@ -21,7 +21,7 @@ class ClientIp:
     def __call__(self, request: Request) -> str | None:
         """The caller's address, as text; None when the connection has none."""
         peer = request.client.host if request.client else None
-        if peer is None or not self._trusts(peer):
+        if peer is None or not self._trusted or not self._trusts(peer):
             return peer
         hops = [hop.strip() for hop in request.headers.get("x-forwarded-for", "").split(",") if hop.strip()]
         for hop in reversed(hops):
