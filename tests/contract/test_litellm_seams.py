@@ -1,0 +1,68 @@
+"""Each part of LiteLLM that the sidecar touches beyond its settings is in the pinned wheel."""
+
+import json
+import os
+import subprocess
+
+from llm_proxy.sidecar.seams import SEAMS
+from llm_proxy.stack.programs import sidecar_python
+
+LOOK = """
+import json, sys
+from importlib import import_module
+seams = json.load(sys.stdin)
+found = [f"{m}.{n}" for m, names in seams.items() for n in names if not hasattr(import_module(m), n)]
+print(json.dumps(found))
+"""
+METHODS = {
+    "litellm.litellm_core_utils.streaming_handler.CustomStreamWrapper": (
+        "__anext__",
+        "_finalize_completed_stream",
+        "_log_stream_failure_and_raise",
+        "model_response_creator",
+    ),
+    "litellm.llms.base_llm.base_model_iterator.BaseModelResponseIterator": ("_string_to_dict_parser",),
+    "litellm.llms.vertex_ai.gemini.vertex_and_google_ai_studio_gemini.ModelResponseIterator": (
+        "chunk_parser",
+    ),
+    "litellm.llms.vertex_ai.gemini.vertex_and_google_ai_studio_gemini.VertexLLM": ("async_streaming",),
+    "litellm.proxy.common_request_processing.ProxyBaseLLMRequestProcessing": (
+        "_inject_cost_into_usage_dict",
+    ),
+    "litellm.router.Router": (
+        "_increment_deployment_usage",
+        "_time_to_sleep_before_retry",
+        "async_function_with_fallbacks_common_utils",
+        "should_retry_this_error",
+    ),
+}
+LOOK_INSIDE = """
+import json, sys
+from importlib import import_module
+found = []
+for path, names in json.load(sys.stdin).items():
+    module, _, name = path.rpartition(".")
+    found += [f"{path}.{n}" for n in names if not hasattr(getattr(import_module(module), name), n)]
+print(json.dumps(found))
+"""
+
+
+def missing(program: str, asked: dict[str, tuple[str, ...]]) -> list[str]:
+    """What the wheel does not have."""
+    env = {"PATH": os.environ["PATH"], "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    command = [str(sidecar_python()), "-c", program]
+    done = subprocess.run(
+        command, input=json.dumps(asked), capture_output=True, check=True, text=True, env=env
+    )
+    found: list[str] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def test_every_seam_is_there() -> None:
+    """An upgrade that moves one fails here, before a stream does."""
+    assert missing(LOOK, SEAMS) == []
+
+
+def test_every_method_that_is_patched_is_there() -> None:
+    """The same for what stands inside classes."""
+    assert missing(LOOK_INSIDE, METHODS) == []
