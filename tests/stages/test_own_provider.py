@@ -16,7 +16,7 @@ from llm_proxy.cli.config import findings
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own-provider"
 
 
-class Service(BaseHTTPRequestHandler):
+class Speaker(BaseHTTPRequestHandler):
     """The service of one's own."""
 
     def do_POST(self) -> None:
@@ -36,7 +36,7 @@ class Service(BaseHTTPRequestHandler):
 @contextmanager
 def service() -> Generator[str]:
     """The service, running; its address."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Service)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Speaker)
     thread = Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
