@@ -11,7 +11,7 @@ INSTALL := sh scripts/environment.sh
 export UV_PYTHON_DOWNLOADS := never
 unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 
-.PHONY: help run secrets setup setup-dev test check lint types chaos soak reckoning clean
+.PHONY: attack help run secrets setup setup-dev test check lint types chaos soak reckoning clean
 .PHONY: bench bench-quick profile work
 
 help: ## Show this list.
@@ -39,6 +39,9 @@ lint: setup-dev ## Check style, imports, shape, Dockerfile and compose file.
 types: setup-dev ## Check types, twice: mypy and basedpyright.
 	$(BIN)/mypy
 	$(BIN)/basedpyright
+
+attack: setup-dev ## Replay attacks of this class; report in docs/attack.md.
+	$(BIN)/python -m bench.attack $(ARGS)
 
 chaos: setup-dev ## Take one part after the other away under load; report in docs/chaos.md.
 	$(BIN)/python -m bench.chaos $(ARGS)

@@ -124,7 +124,7 @@ def rig(*, gateways: int, sidecars: int, names: Mapping[str, str] | None = None)
     wanted = ["postgres", "limits", "cache", "provider"]
     wanted += [f"sidecar-{n + 1}" for n in range(sidecars)] + [f"gateway-{n + 1}" for n in range(gateways)]
     made = Rig(folder, {name: ports.free_port() for name in wanted})
-    given = Surroundings({name: os.environ[name] for name in programs.OF_THE_MACHINE if name in os.environ})
+    given = of_the_machine()
     try:
         _stores(made, given)
         _sidecars(made, given, sidecars)
@@ -170,25 +170,32 @@ def _sidecars(made: Rig, given: Surroundings, many: int) -> None:
 
 
 def _gateways(made: Rig, given: Surroundings, many: int, names: Mapping[str, str]) -> None:
-    urls = [f"http://127.0.0.1:{port}" for name, port in made.at.items() if name.startswith("sidecar")]
     for number in range(1, many + 1):
-        name = f"gateway-{number}"
-        own = {
-            "LLM_PROXY__ENVIRONMENT": "development",
-            "LLM_PROXY__INTERNAL_API_KEY": KEY,
-            "LLM_PROXY__ADMIN_KEY": secrets.token_hex(16),
-            "LITELLM_MASTER_KEY": MASTER_KEY,
-            "LLM_PROXY__LITELLM_PROXY_URL": ",".join(urls),
-            "LLM_PROXY__AGENT_RPM": "60",
-            "LLM_PROXY__SPOOL_DIR": str(made.folder / f"spool-{number}"),
-            "DATABASE_URL": made.database_url,
-            "LIMITS_REDIS_URL": valkey_url(made.at["limits"], PASSWORD),
-        }
-        own |= {key: value.replace("{n}", str(number)) for key, value in names.items()}
-        started = programs.gateway(made.at[name], own, given)
-        made.parts[name] = part.Part(
-            name=name, argv=started.argv, env=started.env, ready=started.ready, cwd=started.cwd, patience_s=60
-        )
+        own = {key: value.replace("{n}", str(number)) for key, value in names.items()}
+        made.parts[f"gateway-{number}"] = gateway_part(made, given, number, own)
+
+
+def gateway_part(made: Rig, given: Surroundings, number: int, names: Mapping[str, str]) -> part.Part:
+    """A gateway of this house, not started yet; its port is known to it, `names` are settings of its own."""
+    name = f"gateway-{number}"
+    urls = [f"http://127.0.0.1:{port}" for other, port in made.at.items() if other.startswith("sidecar")]
+    usual = {
+        "LLM_PROXY__ENVIRONMENT": "development",
+        "LLM_PROXY__INTERNAL_API_KEY": KEY,
+        "LLM_PROXY__ADMIN_KEY": secrets.token_hex(16),
+        "LITELLM_MASTER_KEY": MASTER_KEY,
+        "LLM_PROXY__LITELLM_PROXY_URL": ",".join(urls),
+        "LLM_PROXY__AGENT_RPM": "60",
+        "LLM_PROXY__SPOOL_DIR": str(made.folder / f"spool-{number}"),
+        "DATABASE_URL": made.database_url,
+        "LIMITS_REDIS_URL": valkey_url(made.at["limits"], PASSWORD),
+    }
+    return replace(programs.gateway(made.at[name], usual | dict(names), given), name=name, patience_s=60)
+
+
+def of_the_machine() -> Surroundings:
+    """What a program of the house may know of the machine."""
+    return Surroundings({name: os.environ[name] for name in programs.OF_THE_MACHINE if name in os.environ})
 
 
 def write_json(path: Path, report: object) -> None:

@@ -11,7 +11,7 @@ import os
 import statistics
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +134,7 @@ def report(
     warm = min(WARM_MINUTES, minutes / 3)
     lines = {f"{name} rss_mib": slope(points, warm) for name, points in curves.items()}
     lines |= {"gateway-1 descriptors": slope(descriptors, warm), "chat p50_ms": slope(middle, warm)}
+    late = {f"{name} rss_mib": slope(points, minutes / 2) for name, points in curves.items()}
     ended = [one for one in made if one.word]
     return {
         "minutes": minutes,
@@ -143,10 +144,8 @@ def report(
         "calls": len(ended),
         "kinds": dict(Counter(one.kind for one in ended)),
         "errors": dict(Counter(f"{one.kind}: {one.word}" for one in ended if not one.well)),
-        "slopes": {
-            name: {part: getattr(line, part) for part in ("per_hour", "spread", "first", "last", "samples")}
-            for name, line in lines.items()
-        },
+        "slopes": {name: asdict(line) for name, line in lines.items()},
+        "slopes_of_the_second_half": {name: asdict(line) for name, line in late.items()},
         "account": account.as_json() if account else None,
         "by_minute": shapes,
         "samples": samples,

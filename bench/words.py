@@ -1,5 +1,6 @@
 """Reports in words: what a long run found, as a page of the docs. Pure."""
 
+import statistics
 from typing import Any
 
 Json = dict[str, Any]
@@ -12,13 +13,39 @@ def table(head: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:
     return "\n".join(lines)
 
 
+BUSY = (("below 5", 0.0, 5.0), ("5 to 9", 5.0, 9.0), ("above 9", 9.0, 1e9))
+
+
+def by_load(found: Json) -> list[tuple[object, ...]]:
+    """How a soak fared in the minutes in which the whole machine was this busy."""
+    loads: dict[int, float] = {int(one["minute"]): one["load"] for one in found["samples"]}
+    rows: list[tuple[object, ...]] = []
+    for name, least, most in BUSY:
+        minutes = [
+            one
+            for one in found["by_minute"]
+            if least <= loads.get(one["minute"], 0.0) < most and one["chat_ms"]["p50"]
+        ]
+        if minutes:
+            middle = statistics.median(one["chat_ms"]["p50"] for one in minutes)
+            high = statistics.median(one["chat_ms"]["p99"] for one in minutes)
+            errors = sum(sum(one["errors"].values()) for one in minutes)
+            rows.append((name, len(minutes), f"{middle:.0f}", f"{high:.0f}", errors))
+    return rows
+
+
+def slope_rows(slopes: Json) -> list[tuple[object, ...]]:
+    """A row for each fitted line."""
+    return [
+        (name, f"{one['first']:g}", f"{one['last']:g}", f"{one['per_hour']:+g}", f"{one['spread']:g}")
+        for name, one in slopes.items()
+    ]
+
+
 def soak_page(found: Json) -> str:
     """`docs/soak.md`."""
     account = found["account"] or {}
-    slopes = [
-        (name, f"{one['first']:g}", f"{one['last']:g}", f"{one['per_hour']:+g}", f"{one['spread']:g}")
-        for name, one in found["slopes"].items()
-    ]
+    fitted = ("curve", "first", "last", "an hour", "left over")
     loads = [one["load"] for one in found["samples"]]
     first, last, calls = found["samples"][0], found["samples"][-1], max(1, found["calls"])
     cpu = {
@@ -40,7 +67,11 @@ open loop and looks at /proc every ten seconds. Raw figures: [`soak.json`](soak.
 A straight line by least squares through every sample after the first {found["warm_minutes"]:.3g} minutes;
 its rise an hour, and the standard deviation of what it leaves over. Memory is resident memory in MiB.
 
-{table(("curve", "first", "last", "an hour", "left over"), slopes)}
+{table(fitted, slope_rows(found["slopes"]))}
+
+The same through the second half alone:
+
+{table(fitted, slope_rows(found["slopes_of_the_second_half"]))}
 
 ## What became of the calls
 
@@ -57,8 +88,11 @@ kept: {account.get("lost")} lost, {account.get("doubled")} doubled, {account.get
 ## Conditions
 
 One machine of {found["cores"]} cores, shared with other work: the load of the whole machine was between
-{min(loads):.1f} and {max(loads):.1f}, so that latencies say more about their stability than about their size.
-Processor time a call, refusals included: gateway {cpu["gateway-1"]}, sidecar {cpu["sidecar-1"]}.
+{min(loads):.1f} and {max(loads):.1f}. Processor time a call, refusals included: gateway {cpu["gateway-1"]},
+sidecar {cpu["sidecar-1"]}; where the machine gave the sidecar less than it needed, calls queued at it, and
+callers gave up after thirty seconds (`timeout`). Whole chat answers by the load of the machine:
+
+{table(("load", "minutes", "median of p50, ms", "median of p99, ms", "errors"), by_load(found))}
 """
 
 
@@ -106,3 +140,53 @@ to the provider twice: {account["repeated"]}.
 
 {notes}
 """
+
+
+def attack_page(found: Json) -> str:
+    """`docs/attack.md`."""
+    families: dict[str, list[Json]] = {}
+    for row in found["rows"]:
+        families.setdefault(row["family"], []).append(row)
+    rows = [
+        (
+            family,
+            len(many),
+            ", ".join(_status(one) for one in sorted({code for row in many for code in row["statuses"]})),
+            "nothing" if all(row["sidecar"] == "nothing" for row in many) else "requests of our own",
+            f"{max(row['cpu_ms'] for row in many):.1f}",
+            f"{sum(row['as_it_should'] for row in many)} of {len(many)}",
+        )
+        for family, many in families.items()
+    ]
+    costly = sorted(found["rows"], key=lambda row: -row["cpu_ms"])[:10]
+    dear = [(row["attack"], row["cpu_ms"], ", ".join(map(_status, row["statuses"]))) for row in costly]
+    slow = [
+        (row["attack"], row["seconds"], row["cpu_ms"], row["meanwhile_ms"])
+        for row in found["rows"]
+        if "meanwhile_ms" in row
+    ]
+    head = ("family", "attacks", "answered", "the sidecar saw", "most processor ms one cost", "as it should")
+    return f"""# Attacks replayed
+
+`make attack` sends each to a gateway with a real sidecar behind it; a relay between the two keeps every byte
+that passes. Single requests are sent {found["times"]} times; processor time is the gateway's own, for one of
+them. Every request with its outcome: [`attack.json`](attack.json).
+
+{table(head, rows)}
+
+What was meant to be seen further on (`canary-of-the-attacker` in fields and headers) reached the sidecar:
+{"yes" if found["canary_seen_by_sidecar"] else "never"}. A good call took {found["usual_ms"]:g} ms before and
+{found["afterwards_ms"]:g} ms after all of it.
+
+## The dearest
+
+{table(("attack", "processor ms", "answered"), dear)}
+
+## Slow and many
+
+{table(("attack", "seconds until all were ended", "processor ms each", "a good call meanwhile, ms"), slow)}
+"""
+
+
+def _status(code: int) -> str:
+    return str(code) if code else "closed"
