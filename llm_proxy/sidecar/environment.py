@@ -27,6 +27,7 @@ OF_LITELLM = frozenset(
         *("LITELLM_LOG", "LITELLM_MASTER_KEY", "LITELLM_LICENSE", "REPEATED_STREAMING_CHUNK_LIMIT"),
         *("INITIAL_RETRY_DELAY", "MAX_RETRY_DELAY", "JITTER"),
         *("REDIS_CIRCUIT_BREAKER_FAILURE_THRESHOLD", "REDIS_CIRCUIT_BREAKER_RECOVERY_TIMEOUT"),
+        "REDIS_CIRCUIT_BREAKER_TIMEOUT_MIN_DURATION",
     }
 )
 NEVER = frozenset({"DATABASE_URL", "DIRECT_URL", "REDIS_URL", "HOST", "PORT", "DEBUG", "DETAILED_DEBUG"})
@@ -41,8 +42,9 @@ DEFAULTS = {
     "JITTER": "0.1",
     "VERTEX_AI_LOCATION": "us-central1",
     "AZURE_API_VERSION": "2024-10-21",
-    # A cache that fails is left alone for a while after two calls.
+    # A cache that fails is left alone for a while; a frozen one costs three waits of its socket timeout.
     "REDIS_CIRCUIT_BREAKER_FAILURE_THRESHOLD": "2",
+    "REDIS_CIRCUIT_BREAKER_TIMEOUT_MIN_DURATION": "0.4",
     "REDIS_CIRCUIT_BREAKER_RECOVERY_TIMEOUT": "30",
 }
 FIXED = {
