@@ -32,7 +32,7 @@ from bench.reckoning_plan import Planned, every, plan
 Json = dict[str, Any]
 MARK = re.compile(r"mark-[0-9a-f]{16}")
 QUIET_S = 3.0
-PATIENCE_S = 90.0
+PATIENCE_S = 60.0
 AWAY_S = 4.0
 
 
@@ -111,7 +111,8 @@ def seen(home: House) -> list[Json]:
 async def _settled(url: str, owed: set[str]) -> tuple[list[Json], list[Json]]:
     """Records and log, once all that are owed are there and no more come in."""
     counts = "SELECT (SELECT count(*) FROM requests), (SELECT count(*) FROM llm_calls)"
-    there = "SELECT count(*) FROM requests WHERE client_request_id = ANY($1)"
+    there = """SELECT count(*) FROM requests AS r WHERE client_request_id = ANY($1) AND (outcome <> 'ok'
+               OR cache = 'hit' OR EXISTS (SELECT FROM llm_calls AS l WHERE l.call_id = r.request_id))"""
     connection = await asyncpg.connect(url)
     try:
         count, since, end = None, time.monotonic(), time.monotonic() + PATIENCE_S

@@ -136,6 +136,12 @@ class Books:
 
     def _stated(self, case: Case, row: Json) -> None:
         told = case.told
+        if (
+            told is None and not case.planned.kind.counted
+        ):  # LiteLLM counts for such a provider, and does not say
+            self.notes["claimed as the provider's, counted by LiteLLM"] += 1
+            self._inexact(case, {**row, "usage_source": "provider, by LiteLLM"})
+            return
         if told is None:
             self._find(
                 case, "the provider said nothing", f"{row['prompt_tokens']}+{row['completion_tokens']}"

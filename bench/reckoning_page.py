@@ -50,16 +50,18 @@ all, the last {found["caught_up_s"]} s after the last call ended; {found["strang
 
 {table(("group", "LiteLLM's provider", "calls", "exact"), groups)}
 
-Calls that left no record:
+Of note, calls that left no record among them:
 
 {notes}
 
 ## What is not exact, and by how much
 
-The provider never got to state the tokens of these: streams that were cut, callers who left, errors. Truth
-is what the prompt holds and the frames the provider sent hold, by a real tokenizer. `estimated` is the
-gateway's own guess, four bytes a token; `sidecar` is LiteLLM's count, taken over from its log where it has
-one; `unknown` claims nothing, the truth stands in brackets. Cost is in nano-dollars.
+The provider never stated the tokens of these: streams that were cut, callers who left, errors, servers that
+do not count. Truth is what the prompt holds and the frames the provider sent hold, by a real tokenizer.
+`estimated` is the gateway's own guess, four bytes a token; `sidecar` is LiteLLM's count, taken over from its
+log where it has one; `provider, by LiteLLM` is claimed as the provider's because LiteLLM, which counts the
+streams of a server that does not, does not say so; `unknown` claims nothing, the truth stands in brackets.
+Cost is in nano-dollars.
 
 {table(("kind", "source", "calls", "prompt", "completion", "cost"), list(map(_error, found["errors"])))}
 

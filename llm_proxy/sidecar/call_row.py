@@ -104,7 +104,15 @@ def _tokens(event: Mapping[str, Any], response: Theirs) -> tuple[int | None, ...
     cached = getattr(getattr(usage, "prompt_tokens_details", None), "cached_tokens", None)
     reasoning = getattr(getattr(usage, "completion_tokens_details", None), "reasoning_tokens", None)
     counted = (event.get("prompt_tokens"), event.get("completion_tokens"), cached, reasoning)
+    if _unsaid(event):
+        return (None,) * len(counted)
     return tuple(value if isinstance(value, int) else None for value in counted)
+
+
+def _unsaid(event: Mapping[str, Any]) -> bool:
+    """Whether the provider answered and stated no tokens; LiteLLM writes zeros for that, and a cost of 0."""
+    tokens = event.get("prompt_tokens") or event.get("completion_tokens")
+    return event.get("status") == "success" and not tokens
 
 
 def _decimal(value: object) -> Decimal | None:
@@ -117,7 +125,7 @@ def _money(event: Mapping[str, Any], priced: Priced) -> tuple[Decimal | None, st
     """The cost and its parts; LiteLLM says 0 where it knows no price."""
     cost = _decimal(event.get("response_cost"))
     known = event.get("cache_hit") or cost or priced(str(event.get("model_id")), str(event.get("model")))
-    if event.get("response_cost_failure_debug_info") or not known:
+    if event.get("response_cost_failure_debug_info") or not known or _unsaid(event):
         cost = None
     stated = mapping(event.get("cost_breakdown"))
     parts = {name: str(_decimal(value)) for name, value in stated.items() if _decimal(value)}

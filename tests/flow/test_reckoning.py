@@ -18,6 +18,7 @@ def home() -> Iterator[House]:
         yield running
 
 
+@pytest.mark.timeout(240)  # a house of its own: half a minute where the machine has other work
 async def test_every_call_is_recorded_once_and_to_the_nano_dollar(home: House) -> None:
     """Tokens, money, outcomes and attempts of every kind of call, with Postgres killed in between."""
     found: dict[str, Any] = await reckon(home, SHAPE)

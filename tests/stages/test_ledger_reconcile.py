@@ -1,5 +1,6 @@
 """The two logs compared: what differs is listed, what cannot differ is not."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -83,3 +84,15 @@ async def test_estimates_are_made_exact_once(database_url: str, tmp_path: Path) 
         assert await enrich(usage.pool, since, datetime.now(UTC)) == 1
         assert await enrich(usage.pool, since, datetime.now(UTC)) == 0
     assert await found(database_url) == {}
+
+
+async def test_tokens_of_both_logs_are_whole_numbers(database_url: str, tmp_path: Path) -> None:
+    """Sums over a call's attempts are no decimals: they go into JSON as the request's own tokens do."""
+    differing = record(started_at=AGO)
+    async with keeping(database_url, tmp_path) as ledger:
+        ledger.post(differing)
+    await log(database_url, differing.request_id, attempt="1", completion=20)
+    await log(database_url, differing.request_id, attempt="2", completion=21)
+    async with connected(database_url) as usage:
+        [one] = await disagreements(usage.pool, AGO - timedelta(hours=1), datetime.now(UTC), 100)
+    assert json.dumps([one.tokens, one.logged_tokens]) == "[[12, 34], [24, 41]]"

@@ -73,6 +73,13 @@ async def test_a_price_of_zero_is_zero(sidecar: Sidecar, log: Reader) -> None:
     assert row["cost_usd"] == 0
 
 
+async def test_tokens_a_provider_did_not_state_are_unknown(sidecar: Sidecar, log: Reader) -> None:
+    """LiteLLM says 0 tokens, and that they cost 0."""
+    [row] = await log.rows(await call(sidecar, "openai", do="ok", counted=False))
+    assert (row["status"], row["prompt_tokens"], row["completion_tokens"]) == ("success", None, None)
+    assert row["cost_usd"] is None
+
+
 async def test_a_retry_leaves_a_failure_and_a_success(sidecar: Sidecar, log: Reader) -> None:
     """With what was wrong the first time."""
     key = str(uuid4())
