@@ -7,16 +7,11 @@ from bench.words import table
 
 Json = dict[str, Any]
 _NAMES = ("prompt_tokens", "completion_tokens", "nano_usd")
+_HEAD = ("kind", "source", "calls", "prompt", "completion", "cost")
 
 
 def page(found: Json) -> str:
     """`docs/reckoning.md`."""
-    kinds = [(name, *counts) for name, counts in sorted(found["kinds"].items())]
-    groups = [(name, MODELS[name].provider, *counts) for name, counts in sorted(found["groups"].items())]
-    rules = "\n".join(f"* {count}: {rule}" for rule, count in found["by_rule"].items()) or "None."
-    notes = "\n".join(f"* {count}: {note}" for note, count in sorted(found["notes"].items()))
-    role, again = found["role"], found["reconciled"]
-    listed = "\n".join(f"* {count}: {what}" for what, count in again["by_kind"].items()) or "Nothing."
     return f"""# Every token and every nano-dollar
 
 `make reckoning CALLS={found["calls"]}` makes {found["calls"]} calls ({found["streams"]} of them streams)
@@ -30,7 +25,22 @@ what the provider said, the gateways' `requests`, the sidecar's `llm_calls`. Raw
 The model groups speak OpenAI's wire, Anthropic's, Google's, Ollama's, that of an OpenAI-compatible server,
 of text completions and of embeddings; each has prices of its own.
 
-## What was found
+{_findings(found)}
+{_inexact(found)}
+{_logs(found)}
+## Conditions
+
+{found["seconds"]} s of {found["at_once"]} callers at once on a machine of {found["cores"]} cores shared
+with other work (load {found["load"]:.1f}); seed {found["seed"]}.
+"""
+
+
+def _findings(found: Json) -> str:
+    kinds = [(name, *counts) for name, counts in sorted(found["kinds"].items())]
+    groups = [(name, MODELS[name].provider, *counts) for name, counts in sorted(found["groups"].items())]
+    rules = "\n".join(f"* {count}: {rule}" for rule, count in found["by_rule"].items()) or "None."
+    notes = "\n".join(f"* {count}: {note}" for note, count in sorted(found["notes"].items()))
+    return f"""## What was found
 
 Rules that were broken ({found["findings"]}):
 
@@ -40,11 +50,12 @@ The rules: one record for each admitted call and none for another; its outcome, 
 provider, deployment, attempts and cache state are what happened. Where a record says `usage_source=provider`,
 prompt, completion, cached and reasoning tokens are the provider's own and the cost is the price list's, to
 the token and the nano-dollar (worked out in decimals from the configured prices, the price of cached tokens
-too, rounded up once). An answer that came to its end has no other source. The sidecar's log tells the same
-of it.
+too, rounded up once). An answer whose provider stated its tokens has no other source. The sidecar's log
+tells the same of it.
 
-{found["exact"]} records are exact; {found["inexact"]} cannot be, and say so. {found["records"]} records in
-all, the last {found["caught_up_s"]} s after the last call ended; {found["strangers"]} of calls nobody made.
+{found["exact"]} records are exact; {found["inexact"]} cannot be. {found["records"]} records in all, the last
+of them and of the log {found["caught_up_s"]} s after the last call ended; {found["strangers"]} of calls
+nobody made.
 
 {table(("kind", "calls", "exact"), kinds)}
 
@@ -53,8 +64,11 @@ all, the last {found["caught_up_s"]} s after the last call ended; {found["strang
 Of note, calls that left no record among them:
 
 {notes}
+"""
 
-## What is not exact, and by how much
+
+def _inexact(found: Json) -> str:
+    return f"""## What is not exact, and by how much
 
 The provider never stated the tokens of these: streams that were cut, callers who left, errors, servers that
 do not count. Truth is what the prompt holds and the frames the provider sent hold, by a real tokenizer.
@@ -63,13 +77,18 @@ log where it has one; `provider, by LiteLLM` is claimed as the provider's becaus
 streams of a server that does not, does not say so; `unknown` claims nothing, the truth stands in brackets.
 Cost is in nano-dollars.
 
-{table(("kind", "source", "calls", "prompt", "completion", "cost"), list(map(_error, found["errors"])))}
+{table(_HEAD, [_error(one) for one in found["errors"]])}
 
 After `llm-proxy reconcile --apply`, which takes over whatever LiteLLM counted:
 
-{table(("kind", "source", "calls", "prompt", "completion", "cost"), list(map(_error, found["errors_after"])))}
+{table(_HEAD, [_error(one) for one in found["errors_after"]])}
+"""
 
-## The two logs
+
+def _logs(found: Json) -> str:
+    role, again = found["role"], found["reconciled"]
+    listed = "\n".join(f"* {count}: {what}" for what, count in again["by_kind"].items()) or "Nothing."
+    return f"""## The two logs
 
 `llm-proxy reconcile` lists {again["differences"]} differences between the gateways' records and the
 sidecar's log and ends with {again["exit_code"]}; {len(again["unexplained"])} of them are not explained by
@@ -80,11 +99,6 @@ left.
 
 The log has {found["log_rows"]} rows, written as `{role["name"]}`, who may {", ".join(role["may"])} and
 nothing else on the tables that matter.
-
-## Conditions
-
-{found["seconds"]} s of {found["at_once"]} callers at once on a machine of {found["cores"]} cores shared
-with other work (load {found["load"]:.1f}); seed {found["seed"]}.
 """
 
 
