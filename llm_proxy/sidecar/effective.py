@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from llm_proxy.sidecar.environment import REFERENCE
-from llm_proxy.sidecar.requirements import DEFAULTS, FORCED, cache_in, strategy, watched
+from llm_proxy.sidecar.requirements import DEFAULTS, FORCED, cache_in, observed, strategy
 from llm_proxy.sidecar.shapes import Json, items, mapping
 
 FALLBACKS = ("fallbacks", "context_window_fallbacks", "content_policy_fallbacks")
@@ -136,8 +136,7 @@ def _require(config: Json, env: Mapping[str, str]) -> None:
     for section in SECTIONS:
         config[section] = {**copy.deepcopy(DEFAULTS[section]), **config[section], **FORCED[section]}
     litellm, router = config["litellm_settings"], config["router_settings"]
-    # Taking text out costs a fifth of a call's CPU, so only where somebody would see it.
-    litellm.setdefault("turn_off_message_logging", watched(litellm))
+    litellm |= observed(litellm, env)
     router["routing_strategy"] = strategy(env.get("LLM_PROXY_LOAD_BALANCE", "")) or router["routing_strategy"]
     url = env.get("CACHE_REDIS_URL")
     if url and litellm.get("cache") is not False:

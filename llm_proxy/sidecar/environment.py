@@ -31,7 +31,11 @@ OF_LITELLM = frozenset(
     }
 )
 NEVER = frozenset({"DATABASE_URL", "DIRECT_URL", "REDIS_URL", "HOST", "PORT", "DEBUG", "DETAILED_DEBUG"})
-SAME = (("GEMINI_API_KEY", "GOOGLE_API_KEY"), ("VERTEX_AI_PROJECT_ID", "VERTEXAI_PROJECT"))
+SAME = (
+    ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
+    ("VERTEX_AI_PROJECT_ID", "VERTEXAI_PROJECT"),
+    ("LANGFUSE_HOST", "LANGFUSE_BASE_URL"),
+)
 """Two names of one thing: whichever is set fills the other."""
 
 DEFAULTS = {

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-Json = dict[str, Any]
+from llm_proxy.sidecar.shapes import Json, items
 
 DEFAULTS: dict[str, Json] = {
     "general_settings": {},
@@ -43,6 +43,23 @@ STRATEGIES = {
     "COST_OPTIMIZED": "cost-based-routing",
 }
 NAMESPACE = "litellm_caching"
+
+
+LANGFUSE = "langfuse"
+
+
+def observed(litellm_settings: Mapping[str, Any], env: Mapping[str, str]) -> Json:
+    """Langfuse's callback where its keys are set, and no text for anybody's unless the operator wants it."""
+    added: Json = {}
+    if env.get("LANGFUSE_PUBLIC_KEY") and env.get("LANGFUSE_SECRET_KEY"):
+        for name in ("success_callback", "failure_callback"):
+            given = items(litellm_settings.get(name))
+            added[name] = given if LANGFUSE in given else [*given, LANGFUSE]
+    # Taking text out costs a fifth of a call's CPU, so only where somebody would see it.
+    full = env.get("LLM_PROXY_SIDECAR_LOG_PAYLOADS") == "full"
+    if "turn_off_message_logging" not in litellm_settings:
+        added["turn_off_message_logging"] = not full and watched({**litellm_settings, **added})
+    return added
 
 
 def watched(litellm_settings: Mapping[str, Any]) -> bool:

@@ -20,11 +20,12 @@ CHAT: Json = {
     "model": NAME,
     "messages": [{"role": "user", "content": "ready?"}],
     "cache": {"no-store": True},
+    "no-log": True,
 }
 CALLS: tuple[tuple[str, Json], ...] = (
     ("/v1/chat/completions", CHAT),
     ("/v1/chat/completions", {**CHAT, "stream": True, "stream_options": {"include_usage": True}}),
-    ("/v1/embeddings", {"model": NAME, "input": "ready?", "cache": {"no-store": True}}),
+    ("/v1/embeddings", {"model": NAME, "input": "ready?", "cache": {"no-store": True}, "no-log": True}),
 )
 PATIENCE_S = 10
 
