@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import click
 import httpx
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -86,25 +87,26 @@ def _show(found: list[Json], table: Table, *, as_json: bool) -> None:
 
 
 def _groups_table(groups: list[Json]) -> Table:
-    table = Table(show_edge=False)
-    for name in ("model", "mode", "providers"):
-        table.add_column(name)
-    for name in ("in $/M", "out $/M"):
-        table.add_column(name, justify="right")
-    for name in ("fallbacks", "last ok", "last failure", "errors, 5 min"):
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("model", no_wrap=True)
+    for name in ("mode", "providers", "$/M in, out", "last ok", "failed, 5 min", "falls back to"):
         table.add_column(name)
     for one in groups:
         health = one["health"]
-        failed = (
-            f"{health['last_failure_at']} {health['last_failure_code']}" if health["last_failure_at"] else "-"
-        )
+        prices = ", ".join(_prices(one, f"{way}_usd_per_million") for way in ("input", "output"))
         lately = f"{health['failures']} of {health['calls']}" if health["calls"] else "-"
+        if health["last_failure_at"]:
+            lately += f" ({health['last_failure_code']} {_time(health['last_failure_at'])})"
         table.add_row(
-            one["id"], one["mode"], ", ".join(one["providers"]),
-            _prices(one, "input_usd_per_million"), _prices(one, "output_usd_per_million"),
-            ", ".join(one["fallbacks"]) or "-", health["last_success_at"] or "-", failed, lately,
+            one["id"], one["mode"], ", ".join(one["providers"]), prices,
+            _time(health["last_success_at"]), lately, ", ".join(one["fallbacks"]) or "-",
         )  # fmt: skip
     return table
+
+
+def _time(moment: str | None) -> str:
+    """The time of day, UTC."""
+    return moment[11:19] if moment else "-"
 
 
 def _prices(group: Json, name: str) -> str:
@@ -113,8 +115,9 @@ def _prices(group: Json, name: str) -> str:
 
 
 def _results_table(results: list[Json]) -> Table:
-    table = Table(show_edge=False)
-    for name in ("model", "", "provider"):
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("model", no_wrap=True)
+    for name in ("", "provider"):
         table.add_column(name)
     for name in ("ms", "cost USD"):
         table.add_column(name, justify="right")

@@ -100,7 +100,7 @@ async def test_the_command_shows_a_table_or_json(house: House) -> None:
     """The same facts in both."""
     table = models(house)
     assert table.returncode == 0, table.stderr
-    [row] = [line for line in table.stdout.splitlines() if line.startswith(" plain ")]
+    [row] = [line for line in table.stdout.splitlines() if line.startswith("plain ")]
     assert "openai" in row
     found: list[dict[str, Any]] = json.loads(models(house, "--json", "plain").stdout)
     assert [one["id"] for one in found] == ["plain"]

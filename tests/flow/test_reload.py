@@ -126,7 +126,7 @@ async def served(stack: Launched) -> set[str]:
 
 async def until_served(stack: Launched, groups: set[str]) -> None:
     """Waits until the gateway lists exactly these groups."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while await served(stack) != groups:  # noqa: ASYNC110 -- another process changes it
             await asyncio.sleep(0.1)
 
