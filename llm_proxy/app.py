@@ -16,13 +16,13 @@ from fastapi import APIRouter, FastAPI
 
 from llm_proxy import __version__
 from llm_proxy.admission import Admission, Standing, refuse_evicting, standing_of
-from llm_proxy.dialects import Bounds
 from llm_proxy.edge import admin, health, limits, metrics, models, models_admin, payloads, rest, usage
 from llm_proxy.edge.auth import Doorkeeper
 from llm_proxy.edge.client_ip import ClientIp
+from llm_proxy.edge.cors import with_cors
 from llm_proxy.edge.front import Front
 from llm_proxy.edge.health import Health
-from llm_proxy.edge.intake import Intake, Limits
+from llm_proxy.edge.intake import Intake, limits_of
 from llm_proxy.edge.known_models import KnownModels
 from llm_proxy.edge.parts import Parts
 from llm_proxy.edge.request import Scope
@@ -103,11 +103,12 @@ class Gateway:
         self._tracer = Tracer(settings.otlp_endpoint, self.metrics) if settings.otlp_endpoint else None
         witnesses = _witnesses(settings, self._tracer, self.ledger)
         stages = Stages(identity, self.admission, self.upstream, self.ledger, self.watches, witnesses)
-        intake = Intake(identity, _limits(settings), self._known)
+        intake = Intake(identity, limits_of(settings), self._known)
         routers = self._routers(_doorkeeper(settings, identity), intake, usage_of, Trial(stages))
         version = settings.version or __version__
         rest_of_it = rest.build(routers, version=version, lifespan=self._lifespan, refused=self._refused)
-        self.asgi = Front(Serve(stages, intake, self._suspects), rest_of_it)
+        front = Front(Serve(stages, intake, self._suspects), rest_of_it)
+        self.asgi = with_cors(front, settings.cors_origins)
 
     def _routers(
         self, keeper: Doorkeeper, intake: Intake, usage_of: Usage | None, trial: Trial
@@ -170,7 +171,8 @@ class Gateway:
                 await self._pool
                 started.callback(self._pool.terminate)
             if self.settings.environment == "production" and self.settings.limits_redis_url is not None:
-                await refuse_evicting(self.settings.limits_redis_url.get_secret_value())
+                limits = self.settings.limits_redis_url
+                await refuse_evicting(limits.get_secret_value(), tls=self.settings.tls_for(limits))
             await self.ledger.start()
             started.push_async_callback(self.ledger.stop)
             await self.admission.start()
@@ -233,11 +235,12 @@ def create_app(settings: Settings) -> Gateway:
 def _client(settings: Settings, metrics: Metrics) -> Client:
     pool = Pool(settings.litellm_proxy_url, max_in_flight=settings.max_in_flight)
     key = settings.litellm_api_key.get_secret_value() if settings.litellm_api_key else None
-    caching, streams = settings.cache_mode == "on", settings.cache_streams
-    controls = Controls(caching=caching, cache_streams=streams, default_models=settings.default_models)
+    caching, groups = settings.cache_mode == "on", settings.default_models
+    controls = Controls(caching=caching, cache_streams=settings.cache_streams, default_models=groups)
     room = Room(pool, queue_s=settings.queue_timeout_ms / 1000, most_waiting=settings.max_waiting)
     broke = partial(metrics.count, "llm_proxy_upstream_failures_total")
-    return Client(pool, key, deadlines(settings), controls, room=room, broke=broke)
+    tls = settings.tls_for(settings.litellm_proxy_url[0])
+    return Client(pool, key, deadlines(settings), controls, room=room, broke=broke, tls=tls)
 
 
 def _doorkeeper(settings: Settings, identity: Identity) -> Doorkeeper:
@@ -262,9 +265,9 @@ def _seat(settings: Settings) -> Seat | None:
 def _pool(settings: Settings) -> "asyncpg.Pool[asyncpg.Record] | None":
     if settings.database_url is None or settings.llm_mode == "mock":
         return None
-    dsn = settings.database_url.get_secret_value()
+    dsn, tls = settings.database_url.get_secret_value(), settings.tls_for(settings.database_url)
     return asyncpg.create_pool(
-        dsn, min_size=0, max_size=POOL_SIZE, timeout=CONNECT_S, command_timeout=COMMAND_S
+        dsn, min_size=0, max_size=POOL_SIZE, timeout=CONNECT_S, command_timeout=COMMAND_S, ssl=tls
     )
 
 
@@ -278,17 +281,6 @@ def _witnesses(settings: Settings, tracer: Tracer | None, ledger: Ledger) -> Wit
     if tracer is None and settings.log_payloads == ("off",):
         return None
     return Witnesses(tracer, settings.log_payloads, ledger.payload)
-
-
-def _limits(settings: Settings) -> Limits:
-    return Limits(
-        max_header_bytes=settings.max_header_bytes,
-        max_body_bytes=settings.max_body_bytes,
-        body_timeout_s=settings.body_timeout_s,
-        deadlines=deadlines(settings),
-        bounds=Bounds(settings.max_json_depth, settings.max_messages),
-        private_links=settings.private_links,
-    )
 
 
 def _internal(settings: Settings) -> tuple[str, ...]:

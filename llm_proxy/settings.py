@@ -4,6 +4,7 @@ Invariants: the only module that reads the environment; secrets are `SecretStr`;
 unit in its name. Outside development an insecure combination stops the start, named.
 """
 
+import ssl
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -78,6 +79,7 @@ class Settings(BaseSettings):
 
     database_url: SecretStr | None = Field(None, validation_alias=_named("DATABASE_URL", own="DATABASE_URL"), description="Postgres for keys, requests and the audit log; without it internal secrets only, records to the spool.")
     limits_redis_url: SecretStr | None = Field(None, validation_alias=_named("LIMITS_REDIS_URL", "REDIS_URL", own="LIMITS_REDIS_URL"), description="A `noeviction` Redis or Valkey for limits and budgets; without it limits hold per process.")
+    ca_file: Path | None = Field(None, description="CA certificates to trust, beside the system's, of sidecars (`https`), Redis (`rediss`) and Postgres (`sslmode=verify-full`).")
     store_timeout_ms: int = Field(50, ge=1, description="Deadline of every call to the limits store.")
     agent_rpm: int = Field(10, ge=0, description="Requests a minute of each named agent; 0 means no limit.")
     limits_mode: Mode = Field("enforce", description="`shadow` only watches and tells, `off` ignores.")
@@ -121,6 +123,20 @@ class Settings(BaseSettings):
         "log_payloads",
         mode="before",
     )(_one_or_many)
+
+    @cached_property
+    def tls(self) -> ssl.SSLContext:
+        """Whom to trust behind an `https` or `rediss` address and a verifying `sslmode`: the system's and ours."""
+        context = ssl.create_default_context()
+        if self.ca_file is not None:
+            context.load_verify_locations(self.ca_file)
+        return context
+
+    def tls_for(self, url: SecretStr | str | None) -> ssl.SSLContext | None:
+        """The same for an address that needs it and does not name its own authorities; None for another."""
+        text = url.get_secret_value() if isinstance(url, SecretStr) else url or ""
+        wanted = text.startswith(("https:", "rediss:")) or "sslmode=verify" in text
+        return self.tls if wanted and "sslrootcert=" not in text else None
 
     @cached_property
     def internal_keys(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import signal
 import sys
 import uuid
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -104,7 +104,12 @@ def stand_in(port: int) -> part.Part:
 
 @contextmanager
 def crew(
-    folder: Path, names: Mapping[str, str] | None = None, *, sidecars: int = 2, dead_ports: int = 0
+    folder: Path,
+    names: Mapping[str, str] | None = None,
+    *,
+    sidecars: int = 2,
+    dead_ports: int = 0,
+    ready: bool = True,
 ) -> Generator[Crew]:
     """A running crew; `dead_ports` more addresses have nobody behind them; `names` are settings."""
     given = Surroundings(
@@ -121,10 +126,14 @@ def crew(
         "LLM_PROXY__DRAIN_DELAY_S": "0",
     }
     logs = folder / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
     running = [part.start(stand_in(one), logs) for one in at[:sidecars]]
     try:
         part.wait_until_ready(running)
         program = replace(gateway(port, settings | dict(names or {}), given), cwd=folder)
+        if not ready:
+            live: Callable[[int], bool] = lambda _: answers(port, "/health/live")  # noqa: E731 -- typed
+            program = replace(program, ready=live)
         running.append(part.start(program, logs))
         part.wait_until_ready(running[-1:])
         made = Crew(f"http://127.0.0.1:{port}", running[-1], running[:-1], at, logs)

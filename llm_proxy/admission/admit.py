@@ -100,7 +100,9 @@ class Admission:
         self._settings = settings
         self._shared = url is not None
         self._store: Store = (
-            SharedStore(url.get_secret_value(), timeout_s=settings.store_timeout_ms / 1000)
+            SharedStore(
+                url.get_secret_value(), timeout_s=settings.store_timeout_ms / 1000, tls=settings.tls_for(url)
+            )
             if url is not None
             else ProcessStore()
         )

@@ -4,6 +4,7 @@ Invariant: a connection of its own, closed at the end. A store that is away refu
 replicas look for changes in Postgres too.
 """
 
+import ssl
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 
@@ -17,9 +18,9 @@ class EvictingStore(Exception):  # noqa: N818 -- errors are named for the state 
     """The limits store may throw limits away when its memory is full."""
 
 
-async def refuse_evicting(url: str, *, timeout_s: float = 1.0) -> None:
+async def refuse_evicting(url: str, *, timeout_s: float = 1.0, tls: ssl.SSLContext | None = None) -> None:
     """Ask the limits store whether it evicts; raises `EvictingStore`, and nothing when it is away."""
-    async with _opened(url, timeout_s) as store:
+    async with _opened(url, timeout_s, tls) as store:
         try:
             policy = await store.memory_policy()
         except StoreAway:
@@ -49,8 +50,10 @@ async def raise_all(store: Store, epochs: Mapping[str, int]) -> None:
 
 
 @asynccontextmanager
-async def _opened(url: str, timeout_s: float) -> AsyncGenerator[SharedStore]:
-    store = SharedStore(url, timeout_s=timeout_s)
+async def _opened(
+    url: str, timeout_s: float, tls: ssl.SSLContext | None = None
+) -> AsyncGenerator[SharedStore]:
+    store = SharedStore(url, timeout_s=timeout_s, tls=tls)
     await store.start()
     try:
         yield store

@@ -6,6 +6,7 @@ When the store is away `StoreAway` is raised, and the policy of each check decid
 """
 
 import hashlib
+import ssl
 import time
 from collections.abc import Callable
 from importlib.resources import files
@@ -121,13 +122,15 @@ class ProcessStore:
 class SharedStore:
     """Limits in a Valkey or Redis, shared by all replicas."""
 
-    def __init__(self, url: str, *, timeout_s: float, clock: str | None = None) -> None:
+    def __init__(
+        self, url: str, *, timeout_s: float, clock: str | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
         """`clock` stands in for the script's clock, so that tests can turn its hands."""
         head = clock if clock is not None else source("clock")
         self._source = {name: f"{head}\n{source(name)}" for name in _SCRIPTS}
         self._sha = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in self._source.items()}  # noqa: S324 -- Redis names scripts so
         self.observed: Observed = lambda _seconds, _answered: None
-        self.wire = Wire(url, timeout_s=timeout_s, greeting=self._greeting)
+        self.wire = Wire(url, timeout_s=timeout_s, greeting=self._greeting, tls=tls)
 
     @property
     def answering(self) -> bool:

@@ -46,8 +46,16 @@ class Waiting:
 class Wire(asyncio.Protocol):
     """A connection that mends itself."""
 
-    def __init__(self, url: str, *, timeout_s: float, greeting: Callable[[], list[tuple[Word, ...]]]) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_s: float,
+        greeting: Callable[[], list[tuple[Word, ...]]],
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._url = url
+        self._tls = tls
         self._timeout_s = timeout_s
         self._greeting = greeting
         self._waiting: deque[Waiting] = deque()
@@ -193,9 +201,9 @@ class Wire(asyncio.Protocol):
             if path := where.get("path"):
                 await loop.create_unix_connection(lambda: self, path)
             else:
-                secure = (
-                    ssl.create_default_context() if where.get("connection_class") is SSLConnection else None
-                )
+                secure = None
+                if where.get("connection_class") is SSLConnection:
+                    secure = self._tls or ssl.create_default_context()
                 host, port = where.get("host", "127.0.0.1"), int(where.get("port", 6379))
                 await loop.create_connection(lambda: self, host, port, ssl=secure)
             try:

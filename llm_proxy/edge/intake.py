@@ -17,7 +17,8 @@ from llm_proxy.edge.links import refuse_private
 from llm_proxy.edge.request import Headers, read_body, read_headers
 from llm_proxy.errors import BadRequest
 from llm_proxy.identity import Caller, Identity, named_by_headers, on_behalf_of
-from llm_proxy.upstream import Deadlines
+from llm_proxy.settings import Settings
+from llm_proxy.upstream import Deadlines, deadlines
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,18 @@ class Limits:
     deadlines: Deadlines
     bounds: Bounds
     private_links: bool = False
+
+
+def limits_of(settings: Settings) -> Limits:
+    """What an operator has set."""
+    return Limits(
+        max_header_bytes=settings.max_header_bytes,
+        max_body_bytes=settings.max_body_bytes,
+        body_timeout_s=settings.body_timeout_s,
+        deadlines=deadlines(settings),
+        bounds=Bounds(settings.max_json_depth, settings.max_messages),
+        private_links=settings.private_links,
+    )
 
 
 class Intake:

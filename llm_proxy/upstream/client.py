@@ -6,6 +6,7 @@ sidecar that has fallen silent end when it is given up.
 """
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from functools import partial
 from time import monotonic
@@ -47,6 +48,7 @@ class Client:
         *,
         room: Room | None = None,
         broke: Callable[[str, str], None] = lambda _sidecar, _code: None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         """Put the client together.
 
@@ -56,6 +58,7 @@ class Client:
             deadlines: How long a call may take.
             controls: What becomes of a call's body for LiteLLM.
             room: The queue for places; without one, a second's patience.
+            tls: Whom to trust behind `https`; the system's authorities by default.
             broke: Told the address of a sidecar and what went wrong at it, to be counted.
         """
         self.pool = pool
@@ -67,7 +70,7 @@ class Client:
         """Some sidecar has said what it serves, or that it will not say."""
         self.deadlines = deadlines
         self._key = key
-        self._connections = Connections()
+        self._connections = Connections(tls)
         self._targets: dict[tuple[str, str], tuple[Address, bytes]] = {}
 
     def stop(self) -> None:

@@ -194,10 +194,11 @@ class Connection(asyncio.Protocol):
 class Connections:
     """The connections of one process: those at rest are kept for the next call."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        """`tls` says whom to trust behind `https`; without it, whom the system trusts."""
         self._idle: dict[Address, deque[Connection]] = {}
         self._busy: set[Connection] = set()
-        self._context: ssl.SSLContext | None = None
+        self._context = tls
 
     async def take(self, address: Address) -> Connection:
         """A connection of one's own until it is given back; raises `NotConnected`."""

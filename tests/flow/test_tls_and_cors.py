@@ -1,0 +1,138 @@
+"""TLS to everything behind the gateway, and what browsers are told."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from crew import Crew, crew
+
+from llm_proxy.stack import ports
+from llm_proxy.stack.ports import is_free
+
+RELAY = Path(__file__).parents[1] / "tls_relay.py"
+ORIGIN = "https://app.example"
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for `localhost` that signs itself, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    made, key = folder / "certificate.pem", folder / "key.pem"
+    words = ["-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+    names = ["-addext", "subjectAltName=DNS:localhost", "-out", str(made), "-keyout", str(key)]
+    subprocess.run(["openssl", "req", *words, *names], check=True, capture_output=True)  # noqa: S607 -- any
+    return made, key
+
+
+@contextmanager
+def tls_before(to: int, certificate: tuple[Path, Path], *kind: str) -> Generator[int]:
+    """A port that speaks TLS before a plain one."""
+    port = ports.free_port()
+    words = [str(port), str(to), *map(str, certificate), *kind]
+    with subprocess.Popen([sys.executable, str(RELAY), *words], env=dict(os.environ)) as relay:
+        try:
+            end = time.monotonic() + 10
+            while is_free(port):
+                assert time.monotonic() < end
+                time.sleep(0.05)
+            yield port
+        finally:
+            relay.kill()
+
+
+def port_of(url: str) -> int:
+    """The port of a store's address."""
+    return int(url.rpartition(":")[2].partition("/")[0])
+
+
+async def test_sidecar_redis_and_postgres_are_reached_by_tls_with_an_authority_of_ones_own(
+    tmp_path: Path, certificate: tuple[Path, Path], limits_redis_url: str, database_url: str
+) -> None:
+    """A call is answered, and neither store is away."""
+    redis, postgres = port_of(limits_redis_url), port_of(database_url)
+    with (
+        crew(tmp_path / "plain", sidecars=1) as plain,
+        tls_before(plain.ports[0], certificate) as sidecar_port,
+        tls_before(redis, certificate) as redis_port,
+        tls_before(postgres, certificate, "postgres") as postgres_port,
+    ):
+        names = {
+            "LLM_PROXY__CA_FILE": str(certificate[0]),
+            "LLM_PROXY__LITELLM_PROXY_URL": f"https://localhost:{sidecar_port}",
+            "LIMITS_REDIS_URL": limits_redis_url.replace("redis://", "rediss://").replace(
+                f"127.0.0.1:{redis}", f"localhost:{redis_port}"
+            ),
+            "DATABASE_URL": database_url.replace(f"127.0.0.1:{postgres}", f"localhost:{postgres_port}")
+            + "?sslmode=verify-full",
+            "LLM_PROXY__STORE_TIMEOUT_MS": "500",
+        }
+        with crew(tmp_path / "secured", names, sidecars=0) as made:
+            async with httpx.AsyncClient(timeout=20) as client:
+                assert (await made.chat(client)).status_code == 200
+                shown = await client.get(f"{made.url}/health", headers=made.auth)
+            parts = {part["part"]: part for part in shown.json().get("parts", [])}
+            assert {name: parts[name]["state"] for name in ("sidecars", "limits", "database")} == {
+                "sidecars": "ok",
+                "limits": "ok",
+                "database": "ok",
+            }
+
+
+async def test_a_sidecar_whose_certificate_nobody_vouches_for_is_not_trusted(
+    tmp_path: Path, certificate: tuple[Path, Path]
+) -> None:
+    """Without the authority the gateway is not ready, and no call is sent."""
+    with (
+        crew(tmp_path / "plain", sidecars=1) as plain,
+        tls_before(plain.ports[0], certificate) as port,
+    ):
+        names = {"LLM_PROXY__LITELLM_PROXY_URL": f"https://localhost:{port}"}
+        with crew(tmp_path / "secured", names, sidecars=0, ready=False) as made:
+            async with httpx.AsyncClient(timeout=20) as client:
+                assert (await made.chat(client)).status_code == 502
+                assert (await client.get(f"{made.url}/health/ready")).status_code == 503
+        assert not await plain.seen(0)
+
+
+async def asks_as_a_page(made: Crew, method: str, path: str, origin: str) -> httpx.Headers:
+    """The headers a page of that origin would be judged by."""
+    asked = {
+        "Origin": origin,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization,content-type,x-stainless-lang",
+    }
+    async with httpx.AsyncClient(timeout=20) as client:
+        headers = asked if method == "OPTIONS" else made.auth | {"Origin": origin}
+        body = made.body() if method == "POST" else None
+        return (await client.request(method, made.url + path, headers=headers, json=body)).headers
+
+
+async def test_pages_may_call_from_configured_origins_alone(tmp_path: Path) -> None:
+    """On hot doors and the others alike, for the question before and the answer itself."""
+    with crew(tmp_path, {"LLM_PROXY__CORS_ORIGINS": ORIGIN}, sidecars=1) as made:
+        for method, path in (
+            ("OPTIONS", "/v1/chat/completions"),
+            ("POST", "/v1/chat/completions"),
+            ("OPTIONS", "/v1/models"),
+            ("GET", "/v1/models"),
+        ):
+            ours = await asks_as_a_page(made, method, path, ORIGIN)
+            assert ours["access-control-allow-origin"] == ORIGIN
+            others = await asks_as_a_page(made, method, path, "https://evil.example")
+            assert "access-control-allow-origin" not in others
+            if method == "POST":
+                assert "x-request-id" in ours["access-control-expose-headers"]
+
+
+async def test_without_configured_origins_no_page_may_call(tmp_path: Path) -> None:
+    """No header of that kind at all."""
+    with crew(tmp_path, sidecars=1) as made:
+        for method in ("OPTIONS", "POST"):
+            headers = await asks_as_a_page(made, method, "/v1/chat/completions", ORIGIN)
+            assert not [name for name in headers if name.startswith("access-control")]
