@@ -17,6 +17,13 @@ from llm_proxy.sidecar.call_row import COLUMNS, Row
 LONGEST_QUEUE, BATCH = 10_000, 500
 EVERY_S, FIRST_PAUSE_S, LONGEST_PAUSE_S, CLOSING_S = 0.5, 1.0, 30.0, 3.0
 KEY = ("call_id", "attempt")
+_AWAY = (
+    TimeoutError,
+    OSError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # what asyncpg says when the server dies between two of its messages
+)
 _ARRAYS = ", ".join(f"${at}::{kind}[]" for at, kind in enumerate(COLUMNS.values(), 1))
 INSERT = (
     f"INSERT INTO llm_calls ({', '.join(COLUMNS)}) SELECT * FROM unnest({_ARRAYS}) "  # noqa: S608 -- names of ours
@@ -51,7 +58,7 @@ class CallLog:
             self._writer.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._writer
-        with contextlib.suppress(TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        with contextlib.suppress(*_AWAY):
             async with asyncio.timeout(CLOSING_S):
                 while self._waiting:
                     await self._write_batch()
@@ -66,7 +73,7 @@ class CallLog:
                 while self._waiting:
                     await self._write_batch()
                 pause_s = FIRST_PAUSE_S
-            except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as problem:
+            except _AWAY as problem:
                 await self._disconnect()
                 if time.monotonic() > silent_until:
                     silent_until = time.monotonic() + 60
