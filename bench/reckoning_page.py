@@ -9,9 +9,9 @@ Json = dict[str, Any]
 _NAMES = ("prompt_tokens", "completion_tokens", "nano_usd")
 MENDED = """## What earlier reckonings found, mended since
 
-* A float's sixteenth digit, rounded up, made one call in fifteen a nano-dollar too dear.
+* A float's sixteenth digit, rounded up, made 5 of the first 59 calls a nano-dollar too dear.
 * `llm-proxy reconcile --json` failed on the first difference it found.
-* Streams cut short were counted by frames, a third of their tokens; now by their text as well.
+* Streams cut short were counted by frames, 97 tokens for 315; now by their text as well.
 * A provider that states no tokens was recorded as one that stated zero, in the sidecar's log too.
 * In one run of 5,000 calls the sidecar's log ended for good when Postgres died between two messages of its
   connection: 1,269 rows of enrichment missing. The gateways' records were whole all the same.
