@@ -29,6 +29,8 @@ CATALOG_S = 30.0
 ANSWER_S = 2.0
 GIVE_UP_S = 10.0
 """A sidecar that has not answered a check, and sent nothing else, for so long holds its calls no longer."""
+PATIENCE_S = GIVE_UP_S + ANSWER_S
+"""How long one check is waited for: a sidecar that wakes up answers the one that is open."""
 
 LIVENESS = "/health/liveliness"
 LEAVING = b"leaving"
@@ -102,14 +104,14 @@ class Keeper:
 
     async def _check(self, sidecar: Sidecar) -> None:
         asked_at = asyncio.get_running_loop().time()
-        asking = asyncio.create_task(self._client.get(sidecar, LIVENESS, timeout_s=GIVE_UP_S))
+        asking = asyncio.create_task(self._client.get(sidecar, LIVENESS, timeout_s=PATIENCE_S))
         try:
             await self._await(asking, sidecar, asked_at)
             status, body = asking.result()
         except NotConnected:
             sidecar.gone()
         except TimeoutError:
-            self._give_up(sidecar)
+            pass  # told while it was waited for
         except OSError:
             sidecar.missed(asked_at)
         else:
@@ -121,9 +123,7 @@ class Keeper:
             asking.cancel()
         self._tell(sidecar)
 
-    async def _await(
-        self, asking: asyncio.Task[tuple[int, bytes]], sidecar: Sidecar, asked_at: float
-    ) -> None:
+    async def _await(self, asking: asyncio.Task[tuple[int, bytes]], sidecar: Sidecar, since: float) -> None:
         """Wait for a check's answer; while it does not come, see whether anything else does."""
         while not asking.done():
             before, heard = sidecar.served, {call: call.heard for call in sidecar.calls}
@@ -132,8 +132,10 @@ class Keeper:
                 return
             if sidecar.served > before or any(call.heard > heard.get(call, 0) for call in sidecar.calls):
                 sidecar.busy()
+                since = asyncio.get_running_loop().time()
             else:
-                sidecar.missed(asked_at)
+                sidecar.missed(since)
+                self._give_up(sidecar)
             self._tell(sidecar)
 
     def _tell(self, sidecar: Sidecar) -> None:
@@ -150,7 +152,7 @@ class Keeper:
         """End the calls of a sidecar from which nothing has come for too long."""
         now = asyncio.get_running_loop().time()
         since = sidecar.silent_since
-        if since is not None and now - since >= GIVE_UP_S - ANSWER_S and sidecar.calls:
+        if since is not None and now - since >= GIVE_UP_S - 0.1 and sidecar.calls:
             log.warning("a silent sidecar's calls are ended", extra={"sidecar": sidecar.url})
             self._client.abandon(sidecar)
 
