@@ -7,6 +7,7 @@ back on its own port with its own data, and nothing else is touched.
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -112,6 +113,7 @@ def house(*, sidecars: int = 1, gateways: int = 2) -> Iterator[House]:
     finally:
         part.stop(running[1:])
         part.stop([made.database] if made else running[:1])
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _behind(folder: Path, at: dict[str, int]) -> Iterator[part.Part]:
