@@ -29,6 +29,7 @@ class Doors:
     Attributes:
         key: The traffic key.
         ready: Whether a first call of each kind went through.
+        answered: Calls that have ended.
         leaving: Whether the process is about to stop: it still answers, and wants no new calls.
         in_flight: Calls running now; who wants to stop this process waits for none.
     """
@@ -36,6 +37,7 @@ class Doors:
     key: str
     ready: bool = False
     leaving: bool = False
+    answered: int = 0
     in_flight: int = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,6 +57,7 @@ class Doors:
                 await _call(CALLS[path], scope, receive, send)
             finally:
                 self.in_flight -= 1
+                self.answered += 1
         elif method == "GET" and path == "/v1/models":
             await answer(send, 200, catalog.models(seams.router()))
         elif method == "GET" and path == "/llmp/catalog":

@@ -4,15 +4,12 @@ Invariants: nothing listens before a call of each kind went through; a configura
 the process with one line; SIGTERM lets running calls end, then the call log is written out.
 """
 
-import asyncio
 import os
-import signal
 import socket
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -21,13 +18,12 @@ import yaml
 from llm_proxy.sidecar import broken_streams, callbacks, round_robin, router_rules, seams, tuning
 from llm_proxy.sidecar.doors import Doors
 from llm_proxy.sidecar.effective import Broken, Effective, effective
+from llm_proxy.sidecar.leaving import Leaving
 from llm_proxy.sidecar.seams import Theirs
 from llm_proxy.sidecar.warm_up import warm_up
 
 BROKEN, FAILED = 2, 4
 KEEP_ALIVE_S = 75
-LEAVE_S = 3.0
-"""By then every gateway has looked: they do once a second, and wait two for the answer."""
 
 
 class NotStarted(Exception):  # noqa: N818 -- errors are named for the state they report
@@ -66,25 +62,7 @@ async def _serve(config: Path, listener: socket.socket, key: str) -> None:
             backlog=2048,
         )
         _say(0, f"serving on port {listener.getsockname()[1]}")
-        leave_s = float(os.environ.get("LLM_PROXY_SIDECAR_LEAVE_S", LEAVE_S))
-        await Leaving(settings, doors, leave_s).serve(sockets=[listener])
-
-
-class Leaving(uvicorn.Server):
-    """A server that first says it is leaving, so that no gateway sends it one call more, and then stops."""
-
-    def __init__(self, config: uvicorn.Config, doors: Doors, leave_s: float) -> None:
-        super().__init__(config)
-        self._doors = doors
-        self._leave_s = leave_s
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 -- uvicorn's signature
-        """The first SIGTERM says so and waits a little; another signal stops at once."""
-        if self._doors.leaving or sig == signal.SIGINT:
-            self.should_exit = True
-            return
-        self._doors.leaving = True
-        asyncio.get_running_loop().call_later(self._leave_s, setattr, self, "should_exit", True)  # noqa: FBT003 -- setattr's
+        await Leaving(settings, doors, os.environ).serve(sockets=[listener])
 
 
 @asynccontextmanager

@@ -115,6 +115,24 @@ async def test_sigterm_lets_running_calls_end(provider: Provider, tmp_path: Path
             assert time.monotonic() - ended < 8
 
 
+async def test_after_enough_calls_it_leaves_by_itself_and_what_runs_ends_whole(
+    provider: Provider, tmp_path: Path
+) -> None:
+    """Its supervisor starts it anew; nobody loses an answer over it."""
+    with slow_one(provider, tmp_path, LLM_PROXY_SIDECAR_MAX_CALLS="3") as sidecar:
+        for at in range(4):
+            assert (await sidecar.chat("a", f"enough-{at}")).status == 200
+        stream = asyncio.create_task(sidecar.stream("a", "last", do="slow", frames=60, gap_ms=150))
+        async with asyncio.timeout(10):
+            while (await sidecar.get("/health/liveliness")).json["status"] != "leaving":  # noqa: ASYNC110 -- nothing tells
+                await asyncio.sleep(0.2)
+        assert (await stream).events[-1] == "[DONE]"
+        async with asyncio.timeout(10):
+            while lives(sidecar.pid):  # noqa: ASYNC110 -- the same
+                await asyncio.sleep(0.05)
+        assert "leaving, to be started anew" in sidecar.log.read_text()
+
+
 async def test_a_user_s_own_configuration_works_with_what_stands_beside_it(
     provider: Provider, tmp_path: Path
 ) -> None:
@@ -125,6 +143,23 @@ async def test_a_user_s_own_configuration_works_with_what_stands_beside_it(
             while "BESIDE SAW" not in sidecar.log.read_text():  # noqa: ASYNC110 -- a file has no event
                 await asyncio.sleep(0.1)
         assert "ignored general_settings.database_url" in sidecar.log.read_text()
+
+
+async def test_an_included_file_is_held_to_the_same(provider: Provider, tmp_path: Path) -> None:
+    """Its deployments are served, those without a key left out; its names are read from the environment."""
+    more = f"""
+model_list:
+  - model_name: b
+    litellm_params: {{model: openai/b, api_base: {provider.base("openai")}, api_key: os.environ/OWN_NAME}}
+  - model_name: c
+    litellm_params: {{model: openai/c, api_key: os.environ/NOBODY_S}}
+"""
+    (tmp_path / "more.yaml").write_text(more)
+    config: Json = {"model_list": [deployment("a", "openai/a", provider)], "include": ["more.yaml"]}
+    with running(config, provider, tmp_path, OWN_NAME="k") as sidecar:
+        names = [one["id"] for one in (await sidecar.get("/v1/models")).json["data"]]
+        assert names == ["a", "b"]
+        assert (await sidecar.chat("b")).status == 200
 
 
 async def test_an_empty_configuration_serves_nothing_and_says_so(provider: Provider, tmp_path: Path) -> None:
