@@ -46,12 +46,6 @@ def soak_page(found: Json) -> str:
     """`docs/soak.md`."""
     account = found["account"] or {}
     fitted = ("curve", "first", "last", "an hour", "left over")
-    loads = [one["load"] for one in found["samples"]]
-    first, last, calls = found["samples"][0], found["samples"][-1], max(1, found["calls"])
-    cpu = {
-        name: f"{1000 * (last[name]['cpu_s'] - first[name]['cpu_s']) / calls:.2f} ms"
-        for name in ("gateway-1", "sidecar-1")
-    }
     kinds = ", ".join(f"{count} {name}" for name, count in sorted(found["kinds"].items()))
     errors = "\n".join(f"* {count} {name}" for name, count in found["errors"].items()) or "None."
     return f"""# {found["minutes"]:g} minutes of steady load
@@ -85,7 +79,17 @@ Each call carries a mark; callers' answers, the provider's calls and the records
 by mark. {account.get("seen_by_provider")} calls reached the provider, {account.get("records")} records were
 kept: {account.get("lost")} lost, {account.get("doubled")} doubled, {account.get("repeated")} calls repeated.
 
-## Conditions
+{_soak_conditions(found)}"""
+
+
+def _soak_conditions(found: Json) -> str:
+    loads = [one["load"] for one in found["samples"]]
+    first, last, calls = found["samples"][0], found["samples"][-1], max(1, found["calls"])
+    cpu = {
+        name: f"{1000 * (last[name]['cpu_s'] - first[name]['cpu_s']) / calls:.2f} ms"
+        for name in ("gateway-1", "sidecar-1")
+    }
+    return f"""## Conditions
 
 One machine of {found["cores"]} cores, shared with other work: the load of the whole machine was between
 {min(loads):.1f} and {max(loads):.1f}. Processor time a call, refusals included: gateway {cpu["gateway-1"]},

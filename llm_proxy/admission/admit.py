@@ -33,7 +33,7 @@ from llm_proxy.admission.policy import Defaults
 from llm_proxy.admission.pulse import Pulse
 from llm_proxy.admission.spend import Rebuilding, Spent
 from llm_proxy.admission.standing import State, headers, refusal, standings
-from llm_proxy.admission.store import Observed, ProcessStore, SharedStore, Store
+from llm_proxy.admission.store import Observed, Store, store_of
 from llm_proxy.admission.watch import Watch
 from llm_proxy.admission.wire import StoreAway
 from llm_proxy.dialects import Call
@@ -96,18 +96,9 @@ class Admission:
         observed: Observed | None = None,
     ) -> None:
         """`rules` and `renew` come from the virtual keys; `observed` hears of every store call."""
-        url = settings.limits_redis_url
         self._settings = settings
-        self._shared = url is not None
-        self._store: Store = (
-            SharedStore(
-                url.get_secret_value(), timeout_s=settings.store_timeout_ms / 1000, tls=settings.tls_for(url)
-            )
-            if url is not None
-            else ProcessStore()
-        )
-        if observed is not None and isinstance(self._store, SharedStore):
-            self._store.observed = observed
+        self._shared = settings.limits_redis_url is not None
+        self._store: Store = store_of(settings, observed)
         self._renew = renew
         replica = secrets.token_hex(6)
         self._clock_skew_ms = 0
@@ -238,7 +229,7 @@ class Admission:
     def _undo(self, ask: Ask, late: Answer) -> None:
         """Return what an answer took that nobody waited for."""
         if late.status == ADMITTED and ask.take:
-            taken = Taken(ask.plan, ask.wants, late, ask.lease, self._store, self._desk)
+            taken = self._taken(ask, late)
             self._desk.note(ask.plan.tag, (*taken.entries(0, 0), *taken.freed()))
 
     def _decided(self, ask: Ask, answer: Answer) -> Decision:
@@ -252,8 +243,10 @@ class Admission:
             self._outage.admitted(ask.plan)
         if ask.take and ask.plan.watches:
             self._shadowed += any(one.over for one in standings(ask.plan, ask.wants, answer))
-        taken = (Taken(ask.plan, ask.wants, answer, ask.lease, self._store, self._desk),)
-        return Decision(ask, answer, self._mode, taken)
+        return Decision(ask, answer, self._mode, (self._taken(ask, answer),))
+
+    def _taken(self, ask: Ask, answer: Answer) -> Taken:
+        return Taken(ask.plan, ask.wants, answer, ask.lease, self._store, self._desk)
 
     def _refused(self, ask: Ask, answer: Answer, state: State | None = None) -> Decision:
         state = state or self._mode

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from llm_proxy.admission.check import Answer, Ask
 from llm_proxy.admission.model import Counter, Entry, Model
 from llm_proxy.admission.wire import StoreAway, Wire, Word
+from llm_proxy.settings import Settings
 
 REPLICAS_KEY = "lp:replicas"
 REPLICA_LIFE_MS = 15_000
@@ -221,6 +222,18 @@ class SharedStore:
 
     def _greeting(self) -> list[tuple[Word, ...]]:
         return [("SCRIPT", "LOAD", text) for text in self._source.values()]
+
+
+def store_of(settings: Settings, observed: Observed | None = None) -> Store:
+    """The store the settings name: shared, or without one this process's own."""
+    url = settings.limits_redis_url
+    if url is None:
+        return ProcessStore()
+    timeout_s = settings.store_timeout_ms / 1000
+    shared = SharedStore(url.get_secret_value(), timeout_s=timeout_s, tls=settings.tls_for(url))
+    if observed is not None:
+        shared.observed = observed
+    return shared
 
 
 def source(name: str) -> str:
