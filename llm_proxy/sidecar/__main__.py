@@ -6,13 +6,16 @@ one line.
 
 import argparse
 import os
+import re
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from llm_proxy.sidecar.environment import environment
 
 CONFIG, PORT = 2, 3
+INCLUDED = re.compile(r"^include:[ \t]*\n((?:[ \t]*-.*\n?)+)", re.MULTILINE)
 
 
 def main(words: list[str] | None = None) -> int:
@@ -26,7 +29,7 @@ def main(words: list[str] | None = None) -> int:
     )
     asked = flags.parse_args(words)
     try:
-        text = asked.config.read_text(encoding="utf-8")
+        text = "\n".join(_texts(asked.config))
     except (OSError, UnicodeDecodeError) as problem:
         return _refuse(CONFIG, f"{asked.config}: cannot be read: {problem}")
     listener = _listener(asked.host, asked.port)
@@ -42,6 +45,16 @@ def main(words: list[str] | None = None) -> int:
     from llm_proxy.sidecar.launch import run  # noqa: PLC0415
 
     return run(asked.config.absolute(), listener, key)
+
+
+def _texts(config: Path) -> Iterator[str]:
+    """The configuration's text, and those of the files it includes by name."""
+    text = config.read_text(encoding="utf-8")
+    yield text
+    for listed in INCLUDED.findall(text):
+        for named in listed.split("\n"):
+            beside = config.parent / named.strip().removeprefix("-").strip().strip("'\"")
+            yield beside.read_text(encoding="utf-8") if beside.is_file() else ""
 
 
 def _listener(host: str, port: int) -> socket.socket | str:

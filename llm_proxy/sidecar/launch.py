@@ -4,6 +4,7 @@ Invariants: nothing listens before a call of each kind went through; a configura
 the process with one line; SIGTERM lets running calls end, then the call log is written out.
 """
 
+import copy
 import os
 import socket
 import sys
@@ -20,6 +21,7 @@ from llm_proxy.sidecar.doors import Doors
 from llm_proxy.sidecar.effective import Broken, Effective, effective
 from llm_proxy.sidecar.leaving import Leaving
 from llm_proxy.sidecar.seams import Theirs
+from llm_proxy.sidecar.shapes import mapping
 from llm_proxy.sidecar.warm_up import warm_up
 
 BROKEN, FAILED = 2, 4
@@ -67,7 +69,7 @@ async def _serve(config: Path, listener: socket.socket, key: str) -> None:
 
 @asynccontextmanager
 async def _litellm(config: Path) -> AsyncGenerator[None]:
-    loaded = _load(config)
+    loaded = await _load(config)
     proxy = seams.proxy()
     _give(proxy.proxy_config, config, loaded)
     tuning.before_start()
@@ -87,11 +89,23 @@ async def _litellm(config: Path) -> AsyncGenerator[None]:
         await started.__aexit__(None, None, None)
 
 
-def _load(config: Path) -> Effective:
+def _read(config: Path) -> object:
     try:
-        found = effective(yaml.safe_load(config.read_text(encoding="utf-8")), os.environ)
+        found: object = yaml.safe_load(config.read_text(encoding="utf-8"))
     except yaml.YAMLError as problem:
         raise Broken(f"not YAML: {_first_line(problem)}") from problem
+    return found
+
+
+async def _load(config: Path) -> Effective:
+    raw = _read(config)
+    if mapping(raw).get("include"):
+        merge = seams.proxy().proxy_config._process_includes  # noqa: SLF001 -- LiteLLM's rules for its own word
+        try:
+            raw = await merge(config=raw, config_file_path=str(config))
+        except Exception as problem:
+            raise Broken(f"include: {_first_line(problem)}") from problem
+    found = effective(raw, os.environ)
     for note in found.notes:
         _say(0, note)
     return found
@@ -102,10 +116,7 @@ def _give(loader: Theirs, config: Path, loaded: Effective) -> None:
 
     async def read(config_file_path: str | None = None) -> dict[str, Any]:
         seams.proxy().user_config_file_path = config_file_path
-        included: dict[str, Any] = await loader._process_includes(  # noqa: SLF001 -- no public way to give a dict
-            config=loaded.config, config_file_path=str(config)
-        )
-        return included
+        return copy.deepcopy(loaded.config)
 
     loader._get_config_from_file = read  # noqa: SLF001 -- the same
     os.environ["CONFIG_FILE_PATH"] = str(config)
