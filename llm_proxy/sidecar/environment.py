@@ -43,6 +43,8 @@ DEFAULTS = {
     # Three attempts in all within about two seconds; LiteLLM also sleeps after the last one.
     "INITIAL_RETRY_DELAY": "0.25",
     "MAX_RETRY_DELAY": "2",
+    # Retries are the router's; for embeddings the client's own two would come on top of them.
+    "DEFAULT_MAX_RETRIES": "0",
     "JITTER": "0.1",
     "VERTEX_AI_LOCATION": "us-central1",
     "AZURE_API_VERSION": "2024-10-21",

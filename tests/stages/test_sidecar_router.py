@@ -114,3 +114,11 @@ async def test_a_silent_provider_is_given_up_at_its_timeout(sidecar: Sidecar, mo
     answer = await sidecar.ask(mode, "hasty", f"hang-{uuid4()}", do="hang")
     assert answer.status == 408
     assert time.monotonic() - started < 6
+
+
+async def test_an_embedding_that_broke_is_repeated_by_the_router_alone(sidecar: Sidecar) -> None:
+    """Where the router is told not to retry, the provider sees it once: no client below it tries again."""
+    body = {"model": "lone", "input": 'broke-once {"do": "cut"}'}
+    answer = await sidecar.post("/v1/embeddings", body)
+    assert answer.status >= 500
+    assert len(await sidecar.provider.calls("broke-once")) == 1
