@@ -130,9 +130,11 @@ async def _counted(gateway: Gateway) -> dict[str, Work]:
 
 def _shelved(gateway: Gateway) -> Front:
     """The gateway's front, its upstream put back by the shelf: nobody but a test wants another one."""
-    serve: Any = getattr(gateway.asgi, "_serve")  # noqa: B009 -- its own, and no one else's
+    front = gateway.asgi
+    assert isinstance(front, Front)
+    serve: Any = getattr(front, "_serve")  # noqa: B009 -- its own, and no one else's
     serve._stages = replace(serve._stages, upstream=Upstream(gateway.upstream.catalog))  # noqa: SLF001 -- the same
-    return gateway.asgi
+    return front
 
 
 async def _ask(front: Front, scope: Scope, work: Work) -> None:
