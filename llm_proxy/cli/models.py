@@ -14,10 +14,10 @@ from urllib.parse import quote
 import click
 import httpx
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from llm_proxy.cli import nearby
+from llm_proxy.cli.nearby import console
 
 Json = dict[str, Any]
 AT_ONCE = 4
@@ -83,7 +83,7 @@ def _show(found: list[Json], table: Table, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found, indent=2))
     else:
-        Console().print(table)
+        console().print(table)
 
 
 def _groups_table(groups: list[Json]) -> Table:

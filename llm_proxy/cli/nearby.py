@@ -10,13 +10,20 @@ from pathlib import Path
 import click
 from dotenv import dotenv_values
 from pydantic import ValidationError
+from rich.console import Console
 
 from llm_proxy.settings import PREFIX, Settings, load
 from llm_proxy.stack.ports import reached_at
 
+PIPED_WIDTH = 200
 NOTE = Path(".local/running.env")
 URL = "LLM_PROXY_URL"
 _NOTED = ("DATABASE_URL", "LIMITS_REDIS_URL")
+
+
+def console() -> Console:
+    """Where tables go: as wide as the terminal, or as they need where nobody looks."""
+    return Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
 
 
 def settings() -> Settings:

@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from llm_proxy.cli.database import database_url, run
+from llm_proxy.cli.nearby import console
 from llm_proxy.ledger.queries import connected
 from llm_proxy.ledger.question import moment
 from llm_proxy.ledger.reconcile import Disagreement, disagreements, enrich
@@ -79,7 +79,7 @@ def _show(found: Sequence[Disagreement], enriched: int) -> None:
             one.usage_source or "-", one.outcome or "-", _pair(one.tokens), _pair(one.logged_tokens),
             _usd(one.cost_usd), _usd(one.logged_cost_usd),
         )  # fmt: skip
-    Console().print(table)
+    console().print(table)
     click.echo(f"{len(found)} differences")
 
 

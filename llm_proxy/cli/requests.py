@@ -10,10 +10,10 @@ from typing import Any
 from uuid import UUID
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from llm_proxy.cli.database import database_url, fail, run
+from llm_proxy.cli.nearby import console
 from llm_proxy.ledger.queries import connected
 from llm_proxy.ledger.question import moment
 
@@ -84,7 +84,7 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
             row["model_group"], row["provider"] or "-", str(row["status"] or "-"), row["outcome"], tokens,
             cost, f"{row['latency_ms']:.0f}",
         )  # fmt: skip
-    Console().print(table)
+    console().print(table)
 
 
 def _print_story(story: dict[str, Any], *, as_json: bool) -> None:

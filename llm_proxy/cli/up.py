@@ -66,3 +66,6 @@ def command(  # noqa: PLR0913 -- one argument an option
     except (Refused, Missing, PartDied) as fault:
         click.echo(f"llm-proxy: {fault}", err=True)
         sys.exit(1)
+    except PermissionError as denied:
+        click.echo(f"llm-proxy: no permission for {denied.filename}", err=True)
+        sys.exit(1)

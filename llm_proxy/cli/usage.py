@@ -9,10 +9,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from llm_proxy.cli.database import database_url, run
+from llm_proxy.cli.nearby import console
 from llm_proxy.ledger.queries import Line, connected
 from llm_proxy.ledger.question import DIMENSIONS, Question, midnight, moment
 from llm_proxy.ledger.report import as_csv, as_json
@@ -67,7 +67,7 @@ def _filters(where: Sequence[str]) -> dict[str, str]:
 
 
 def _show(lines: Sequence[Line], by: Sequence[str], days: Sequence[Line]) -> None:
-    console = Console()
+    out = console()
     table = Table(show_edge=False)
     for name in by:
         table.add_column(name)
@@ -75,12 +75,12 @@ def _show(lines: Sequence[Line], by: Sequence[str], days: Sequence[Line]) -> Non
         table.add_column(name, justify="right")
     for line in lines[:_MOST_ROWS]:
         table.add_row(*(_text(line.group[name]) for name in by), *_figures(line))
-    console.print(table)
+    out.print(table)
     if len(lines) > _MOST_ROWS:
-        console.print(f"... and {len(lines) - _MOST_ROWS} more; --csv prints them all")
+        out.print(f"... and {len(lines) - _MOST_ROWS} more; --csv prints them all")
     if len(days) > 1:
-        console.print(f"requests a day: {sparkline([line.requests for line in days])}")
-        console.print(f"cost a day:     {sparkline([float(line.cost_usd) for line in days])}")
+        out.print(f"requests a day: {sparkline([line.requests for line in days])}")
+        out.print(f"cost a day:     {sparkline([float(line.cost_usd) for line in days])}")
 
 
 def _figures(line: Line) -> tuple[str, ...]:

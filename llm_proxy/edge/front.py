@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from llm_proxy.edge.doors import BY_PATH
-from llm_proxy.edge.request import Receive, Scope, Send, check_head
+from llm_proxy.edge.request import Message, Receive, Scope, Send, check_head
 from llm_proxy.edge.respond import refusal_headers, send_json
 from llm_proxy.edge.serve import Serve
 from llm_proxy.errors import BadRequest, MethodNotAllowed, Refused
@@ -39,7 +39,7 @@ class Front:
             return
         door = BY_PATH.get(scope["raw_path"])
         if door is None:
-            await self._rest(scope, receive, send)
+            await self._rest(scope, receive, _tagged(send))
         elif scope["method"] == "POST":
             await self._serve(door, scope, receive, send)
         else:
@@ -50,3 +50,16 @@ async def _refuse(send: Send, refused: Refused) -> None:
     headers = refusal_headers(refused)
     headers.append((b"x-request-id", str(uuid7()).encode()))
     await send_json(send, refused.status, orjson.dumps(refused.body()), headers)
+
+
+def _tagged(send: Send) -> Send:
+    """Every response has a request id, whoever answers."""
+
+    async def tagged(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = list(message.get("headers", ()))
+            if not any(name.lower() == b"x-request-id" for name, _ in headers):
+                message["headers"] = [*headers, (b"x-request-id", str(uuid7()).encode())]
+        await send(message)
+
+    return tagged

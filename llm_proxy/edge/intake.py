@@ -5,14 +5,14 @@ Invariants: the credential is known before a body is looked at; what a request n
 caller's binding; the caller's cap lies on the call.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from starlette.requests import Request
 
 from llm_proxy.admission import capped
-from llm_proxy.dialects import Bounds, Call, Models, read_hints
+from llm_proxy.dialects import Bounds, Call, read_hints
 from llm_proxy.edge.doors import BY_PATH, HotDoor
+from llm_proxy.edge.known_models import KnownModels
 from llm_proxy.edge.links import refuse_private
 from llm_proxy.edge.request import Headers, read_body, read_headers
 from llm_proxy.errors import BadRequest
@@ -48,7 +48,7 @@ def limits_of(settings: Settings) -> Limits:
 class Intake:
     """Reads requests."""
 
-    def __init__(self, identity: Identity, limits: Limits, models: Callable[[], Models]) -> None:
+    def __init__(self, identity: Identity, limits: Limits, models: KnownModels) -> None:
         self.limits = limits
         self._identity = identity
         self._models = models
@@ -61,6 +61,7 @@ class Intake:
         """Whom the call is admitted and billed to, and the call; raises what is wrong with either."""
         hints = read_hints(headers.items())
         call = door.dialect.read(door.door, body, hints, self._models(), self.limits.bounds)
+        self._models.check(call)
         if not self.limits.private_links:
             refuse_private(call.body)
         caller = on_behalf_of(caller, named_by_headers(headers), call.named)

@@ -1,7 +1,8 @@
 """The catalogue of the moment, as the dialects and admission want it; read again only when it has changed."""
 
 from llm_proxy.admission import Price
-from llm_proxy.dialects import Models
+from llm_proxy.dialects import Call, Models
+from llm_proxy.errors import BadRequest
 from llm_proxy.pipeline import Upstream
 from llm_proxy.telemetry import Metrics
 from llm_proxy.upstream import Catalog
@@ -32,6 +33,19 @@ class KnownModels:
             self._models = Models(self._models.default, groups, wildcards)
             self._metrics.know_models(catalog.names)
         return self._models
+
+    def check(self, call: Call) -> None:
+        """Raises `BadRequest` for a conversation with a model that only embeds."""
+        catalog = self._upstream.catalog
+        if call.door == "embeddings" or catalog is None:
+            return
+        group = catalog.group(call.group)
+        if group is not None and group.mode == "embedding":
+            raise BadRequest(
+                f"The model '{call.model[:200]}' only makes embeddings.",
+                param="model",
+                code="model_not_supported",
+            )
 
     def price(self, group: str) -> Price | None:
         """The dearest price of a group; None when one is not known."""
