@@ -20,6 +20,12 @@ def rss_bytes(pid: int) -> int:
     return sum(int(_stat(one)[21]) for one in tree(pid)) * _PAGE_BYTES
 
 
+def peak_rss_bytes(pid: int) -> int:
+    """The most memory the process itself ever had resident."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+
 def tree(pid: int) -> set[int]:
     """The process and its descendants."""
     parents = {int(path.name): int(_stat(int(path.name))[1]) for path in Path("/proc").glob("[0-9]*")}

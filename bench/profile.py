@@ -24,7 +24,8 @@ def gateway(stand: Stand) -> Subject:
     port = ports.free_port()
     stand.start(subjects.gateway("gateway", port, stand.upstream_port, stand.folder, stand.stores))
     await_model(port)
-    return stand.subject("gateway", port, virtual_key(port, name="profile", tenant="acme", agent="scout", rpm=RPM))
+    key = virtual_key(port, name="profile", tenant="acme", agent="scout", rpm=RPM)
+    return stand.subject("gateway", port, key)
 
 
 def sidecar(stand: Stand) -> Subject:
@@ -47,7 +48,8 @@ def main() -> int:
         sent = body(stream=given.stream)
         measure(subject, sent, seconds=1)
         words = ["record", "--rate", str(RATE_HZ), "--duration", str(SECONDS), "--pid", str(subject.pids[0])]
-        watcher = subprocess.Popen([str(Path(sys.executable).with_name("py-spy")), *words, "--output", str(out)])
+        py_spy = str(Path(sys.executable).with_name("py-spy"))
+        watcher = subprocess.Popen([py_spy, *words, "--output", str(out)])
         run = measure(subject, sent, seconds=SECONDS + 1)
         code = watcher.wait()
     print(f"{out}: {run.cpu_us:.0f} us of CPU a call, {run.served} calls")

@@ -17,7 +17,7 @@ from bench.house import FERRO, FLOOR, GATEWAY, RELAY, STOCK, WHOLE, House
 from bench.life import Life, lives
 from bench.stand import Run, Subject, body, load_average, measure, standing
 
-ROUNDS = 3
+ROUNDS = 4
 Runs = dict[str, list[Run]]
 
 

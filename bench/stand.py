@@ -171,9 +171,15 @@ def virtual_key(gateway_port: int, **spec: object) -> str:
         data=json.dumps(spec).encode(),
         headers={"authorization": f"Bearer {subjects.ADMIN}", "content-type": "application/json"},
     )
-    with urllib.request.urlopen(asked, timeout=10) as answer:
-        text: str = json.load(answer)["key"]
-    return text
+    for _ in range(50):
+        try:
+            with urllib.request.urlopen(asked, timeout=10) as answer:
+                return str(json.load(answer)["key"])
+        except urllib.error.HTTPError as fault:
+            if fault.code != 503:
+                raise
+        time.sleep(0.2)  # another gateway is still making the tables
+    raise RuntimeError("no key could be made")
 
 
 def await_model(gateway_port: int, patience_s: float = 15.0) -> None:

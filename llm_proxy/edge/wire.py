@@ -38,6 +38,42 @@ _TOO_MANY = (
 )
 
 
+class HeadWithBody:
+    """A transport on which a response's head waits for the first bytes of its body: one system call for both.
+
+    The wait ends with the event loop's turn at the latest. All but writing is the transport's own.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        """Send bytes, a head with what follows it."""
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.startswith(b"HTTP/1.1 "):
+            self._head = data
+            self._loop.call_soon(self.flush)
+            return
+        self._transport.write(data)
+
+    def flush(self) -> None:
+        """Send a head nothing has followed yet."""
+        if self._head:
+            data, self._head = self._head, b""
+            self._transport.write(data)
+
+    def close(self) -> None:
+        """Close, after what was written."""
+        self.flush()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 -- whatever the transport has
+        return getattr(self._transport, name)
+
+
 class BoundedHead(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 connection, with bounds.
 
@@ -50,7 +86,7 @@ class BoundedHead(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's signature
         """A client has connected: its first head begins."""
-        super().connection_made(transport)
+        super().connection_made(HeadWithBody(transport, self.loop))  # type: ignore[arg-type]  # it is one in all but type
         self.head_since = self.loop.time()
         if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
             transport.write(_TOO_MANY)

@@ -98,9 +98,10 @@ class Metrics:
 
     def observe(self, name: str, seconds: float, *labels: str) -> None:
         """Add a time to a histogram of `METRICS`."""
-        place, buckets = self._place(name, *labels), METRICS[name].buckets
-        self._values[place + bisect_left(buckets, seconds)] += 1.0
-        self._values[place + len(buckets) + 1] += seconds
+        place = self._places.get((name, *labels)) or self._place(name, *labels)
+        buckets, values = METRICS[name].buckets, self._values
+        values[place + bisect_left(buckets, seconds)] += 1.0
+        values[place + len(buckets) + 1] += seconds
 
     def sample(self, sampler: Callable[[], None]) -> None:
         """Have this called at every beat, about once a second, to set gauges nobody counts on the way."""

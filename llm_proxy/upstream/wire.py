@@ -10,6 +10,7 @@ import asyncio
 import ssl
 from collections import deque
 from dataclasses import dataclass
+from functools import cache
 from time import monotonic
 from typing import cast
 from urllib.parse import urlsplit
@@ -31,9 +32,9 @@ class BrokenOff(OSError):  # noqa: N818 -- named for the state
     """The connection broke, or what came is no HTTP; the request may have run."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Address:
-    """Where a sidecar listens, as its URL says.
+    """Where a sidecar listens, as its URL says; one URL has one.
 
     Attributes:
         path: What stands before each door's own path.
@@ -47,6 +48,7 @@ class Address:
     name: str
 
     @classmethod
+    @cache
     def of(cls, url: str) -> "Address":
         """The address of a URL; raises `ValueError` for one that has none."""
         parts = urlsplit(url)
