@@ -1,6 +1,6 @@
 """Everything side by side in one run: `make bench`. Writes docs/benchmarks.md, .json and .svg.
 
-Takes about six minutes, longer on a busy machine. Every subject is measured in turn in each round, so that a
+Takes about nine minutes, longer on a busy machine. Every subject is measured in turn in each round, so that a
 busy moment hits all alike; figures are medians of the rounds, and ratios are those of the medians.
 """
 

@@ -27,9 +27,9 @@ repeats the ratios in a minute. CPU is user and system time of the subject's who
 what it served: it moves less than wall time does, and both sides of a ratio move together. Read ratios, not
 absolute figures.
 
-**The machine was busy with other work: load average {load} at the end, on {machine}.** Waits for a processor
-are in every latency and in the start below, and calls come one by one where a free machine would batch them,
-which costs whoever talks to most others the most.
+Other work may have run on the machine: load average {load} at the end, the bench's own included, on {machine}.
+Waits for a processor are in every latency and in the start below; what a bare relay adds says how long they
+are. All subjects stay up while each is measured, which costs those that talk to stores the most.
 
 Every subject stands before the same static upstream, with one worker; load and upstream run on the same
 machine. What each one does for its CPU differs:
