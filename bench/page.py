@@ -27,7 +27,7 @@ repeats the ratios in a minute. CPU is user and system time of the subject's who
 what it served: it moves less than wall time does, and both sides of a ratio move together. Read ratios, not
 absolute figures.
 
-Other work may have run on the machine: load average {load} at the end, the bench's own included, on {machine}.
+Other work may have run on the machine ({machine}): load average {load} at the end, the bench's included.
 Waits for a processor are in every latency and in the start below; what a bare relay adds says how long they
 are. All subjects stay up while each is measured, which costs those that talk to stores the most.
 
