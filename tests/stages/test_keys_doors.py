@@ -13,6 +13,7 @@ from llm_proxy import schema
 from llm_proxy.admission import Admission
 from llm_proxy.dialects import Call
 from llm_proxy.edge import admin, limits, rest
+from llm_proxy.edge.request import Scope
 from llm_proxy.errors import Forbidden, Refused, Unauthorized
 from llm_proxy.identity import (
     Caller,
@@ -75,7 +76,7 @@ async def client(
 
 
 def _app(*routers: Any) -> FastAPI:
-    def refused(_: Refused) -> None:
+    def refused(_scope: Scope, _: Refused) -> None:
         return None
 
     return rest.build(routers, version="0", lifespan=None, refused=refused)  # type: ignore[arg-type]  # FastAPI takes none
