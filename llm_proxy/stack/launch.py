@@ -56,10 +56,10 @@ def run(wishes: Wishes, environment: Mapping[str, str], say: Say, check: Check) 
         signal.signal(signal.SIGHUP, _ask)
         household = Household(None if wishes.logs_to_stdout else wishes.state / "logs", say)
         try:
-            sidecars = bring_up(household, plan, say)
-            _note(wishes.state, plan)
             look = partial(look_around, environment, Path.cwd())
-            succession = Succession(household, plan, sidecars, look=look, check=check, say=say)
+            succession = Succession(household, plan, look=look, check=check, say=say)
+            succession.begin_with(bring_up(household, plan, say))
+            _note(wishes.state, plan)
             _exchange_at_hangup(succession)
             household.watch(succession.step)
         except Asked:

@@ -54,29 +54,32 @@ class Succession:
         self,
         household: Household,
         plan: Plan,
-        sidecars: dict[int, Running],
         *,
         look: Look,
         check: Check,
         say: Say,
     ) -> None:
-        """Take charge of the sidecars.
+        """Look at the files before a sidecar reads them: what changes while it starts is not missed.
 
         Args:
             household: What runs.
-            plan: As it was started.
-            sidecars: The running ones, by number.
+            plan: As it is about to be started.
             look: Reads anew what the operator gives.
             check: What is wrong with a configuration; faults it started with are not held against it.
             say: Where people read.
         """
-        self._household, self._plan, self._sidecars = household, plan, sidecars
+        self._household, self._plan = household, plan
+        self._sidecars: dict[int, Running] = {}
         self._look, self._check, self._say = look, check, say
         self._known = frozenset(check(plan.config, plan.given.names))
         self._asked = False
         self._coming: _Coming | None = None
         self._leaving: list[_Leaving] = []
         self._changes = Changes(time.monotonic(), plan.watched()) if plan.development else None
+
+    def begin_with(self, sidecars: dict[int, Running]) -> None:
+        """Take charge of the sidecars the stack has started with, by number."""
+        self._sidecars = sidecars
 
     def ask(self) -> None:
         """Exchange them soon; safe in a signal handler."""

@@ -82,6 +82,7 @@ def test_a_sidecar_sees_provider_keys_and_never_the_gateways_stores(tmp_path: Pa
         "GROQ_API_KEY": "2",
         "LITELLM_MASTER_KEY": "sk-master",
         "LLM_PROXY_SIDECAR_DRAIN_S": "1",
+        "LLM_PROXY_SIDECAR_LEAVE_S": "0",
         "CACHE_REDIS_URL": "redis://cache",
         "LOCAL_CHAT_BASE": "http://127.0.0.1:1/v1",
         "LOCAL_EMBED_BASE": "http://127.0.0.1:2/v1",
