@@ -107,7 +107,7 @@ class Gateway:
         routers = self._routers(_doorkeeper(settings, identity), intake, usage_of, Trial(stages))
         version = settings.version or __version__
         rest_of_it = rest.build(routers, version=version, lifespan=self._lifespan, refused=self._refused)
-        front = Front(Serve(stages, intake, self._suspects), rest_of_it)
+        front = Front(Serve(stages, intake, self._suspects), rest_of_it, intake.limits)
         self.asgi = with_cors(front, settings.cors_origins)
 
     def _routers(

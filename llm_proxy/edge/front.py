@@ -2,30 +2,38 @@
 
 Invariants: the path is compared as it was sent, undecoded; nothing is redirected or normalised; a request
 body is never read for a path or a method that does not exist, nor after a head two readers could read
-differently. Pure ASGI.
+differently; a body nobody has asked a credential for yet is bounded in bytes and time. Pure ASGI.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
 
 from llm_proxy.edge.doors import BY_PATH
+from llm_proxy.edge.intake import Limits
 from llm_proxy.edge.request import Message, Receive, Scope, Send, check_head
 from llm_proxy.edge.respond import refusal_headers, send_json
 from llm_proxy.edge.serve import Serve
-from llm_proxy.errors import BadRequest, MethodNotAllowed, Refused
+from llm_proxy.errors import BadRequest, BodyTooLarge, MethodNotAllowed, Refused, RequestTimeout
 from llm_proxy.telemetry import uuid7
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
+
+MAX_REST_BYTES = 2**20
+"""A body for a door that leads to no model, which FastAPI reads before it asks who sends it."""
+EXPLAINED = b"/v1/explain"
+"""The one such door that takes a model's bodies; it asks first."""
 
 
 class Front:
     """The gateway as one ASGI application."""
 
-    def __init__(self, serve: Serve, rest: App) -> None:
+    def __init__(self, serve: Serve, rest: App, limits: Limits) -> None:
         self._serve = serve
         self._rest = rest
+        self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
@@ -39,7 +47,9 @@ class Front:
             return
         door = BY_PATH.get(scope["raw_path"])
         if door is None:
-            await self._rest(scope, receive, _tagged(send))
+            limits, explained = self._limits, scope["raw_path"] == EXPLAINED
+            most = limits.max_body_bytes if explained else MAX_REST_BYTES
+            await self._rest(scope, _bounded(receive, most, limits.body_timeout_s), _tagged(send))
         elif scope["method"] == "POST":
             await self._serve(door, scope, receive, send)
         else:
@@ -50,6 +60,29 @@ async def _refuse(send: Send, refused: Refused) -> None:
     headers = refusal_headers(refused)
     headers.append((b"x-request-id", str(uuid7()).encode()))
     await send_json(send, refused.status, orjson.dumps(refused.body()), headers)
+
+
+def _bounded(receive: Receive, max_bytes: int, patience_s: float) -> Receive:
+    """A body that ends, and in time: more is `BodyTooLarge`, slower `RequestTimeout`."""
+    size, whole, ends_at = 0, False, asyncio.get_running_loop().time() + patience_s
+
+    async def bounded() -> Message:
+        nonlocal size, whole
+        if whole:
+            return await receive()
+        try:
+            async with asyncio.timeout_at(ends_at):
+                message = await receive()
+        except TimeoutError:
+            why = "The request's body did not arrive in time."
+            raise RequestTimeout(why, headers=(("connection", "close"),)) from None
+        size += len(message.get("body", b""))
+        whole = not message.get("more_body", False)
+        if size > max_bytes:
+            raise BodyTooLarge(f"The request's body is larger than {max_bytes} bytes.")
+        return message
+
+    return bounded
 
 
 def _tagged(send: Send) -> Send:

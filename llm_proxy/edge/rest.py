@@ -90,7 +90,9 @@ def render(refused: Refused) -> Response:
 
 
 def from_http(error: HTTPException, method: str, path: str) -> Refused:
-    """The refusal a routing error is."""
+    """The refusal a routing error is, or the one that stood in the way of the body's reading."""
+    if isinstance(error.__cause__, Refused):
+        return error.__cause__
     if error.status_code == 405:
         allow = (error.headers or {}).get("Allow", "GET")
         return MethodNotAllowed(f"This path takes {allow}.", headers=(("allow", allow),))

@@ -1,22 +1,25 @@
-"""A connection before it is a request: how many there may be, how long a head may be and may take.
+"""A connection around its requests: how many there may be, how long a head, or a body nobody reads, may take.
 
-uvicorn keeps what it is sent until a head ends, waits for that end for ever, and accepts all who come.
-Invariants: a connection whose head passes `MAX_HEAD_BYTES`, or is not whole within the server's limit, is
-closed; one beyond the number allowed is told so and closed; one that waits between two requests is uvicorn's
-own to close; one whose peer takes nothing is the kernel's. Units: bytes; seconds of the event loop's clock.
+uvicorn keeps what it is sent until a head ends, waits for that end for ever, reads what follows an answered
+head without end, and accepts all who come. Invariants: a connection whose head passes `MAX_HEAD_BYTES`, or
+that sends on after its answer beyond `MAX_DRAINED_BYTES`, or does either for longer than the server's limit,
+is closed; one that waits for its next request is closed after uvicorn's keep-alive; one whose peer takes
+nothing is the kernel's; HTTP/1.0 gets no chunks. Units: bytes; seconds of the event loop's clock.
 """
 
 import asyncio
 import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Coroutine, Iterable, MutableMapping
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 KEEPALIVE_IDLE_S, KEEPALIVE_EVERY_S = 60, 15
 MAX_HEAD_BYTES = 256 * 2**10
 """Where memory ends. What `max_header_bytes` allows is less, and is refused with words by the doors."""
+MAX_DRAINED_BYTES = 32 * 2**20
+"""What is read and thrown away after an early refusal, so that callers who read last of all see it."""
 
 _BODY = (
     b'{"error":{"message":"The request\'s headers are too large.","type":"invalid_request_error",'
@@ -79,10 +82,13 @@ class BoundedHead(HttpToolsProtocol):
 
     Attributes:
         head_since: When the head that is being received began; None while none is.
+        drained_since: When the answer to a request was whole whose body was not; None while there is none.
     """
 
     head_since: float | None = None
+    drained_since: float | None = None
     _head_bytes = 0
+    _drained_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's signature
         """A client has connected: its first head begins."""
@@ -101,6 +107,19 @@ class BoundedHead(HttpToolsProtocol):
         """The parser saw the end of a head."""
         self.head_since = None
         super().on_headers_complete()
+        if self.scope["http_version"] == "1.0":
+            self.cycle.send = _unframed(self.cycle)  # type: ignore[assignment, method-assign]  # uvicorn frames every version alike
+
+    def on_response_complete(self) -> None:
+        """An answer is whole; whether its request is will be seen."""
+        if not self.pipeline and self.cycle.more_body:
+            self.drained_since, self._drained_bytes = self.loop.time(), 0
+        super().on_response_complete()
+
+    def on_message_complete(self) -> None:
+        """The parser saw the end of a body."""
+        self.drained_since = None
+        super().on_message_complete()
 
     def data_received(self, data: bytes) -> None:
         """Bytes came in."""
@@ -109,12 +128,47 @@ class BoundedHead(HttpToolsProtocol):
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse()
+        elif self.cycle and self.cycle.response_complete:
+            self._drain(len(data))
+
+    def _drain(self, size: int) -> None:
+        """Bytes came that belong to nothing that will be read."""
+        if self.transport.is_closing():
+            return
+        if (
+            self.drained_since is None
+        ):  # they were the last of it, or empty lines: the wait for a request goes on
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+            return
+        self._drained_bytes += size
+        if self._drained_bytes > MAX_DRAINED_BYTES:
+            self.transport.close()
 
     def _refuse(self) -> None:
         if not self.transport.is_closing():
             if not self.cycle or self.cycle.response_complete:
                 self.transport.write(_TOO_LARGE)
             self.transport.close()
+
+
+Message = MutableMapping[str, Any]
+
+
+def _unframed(cycle: RequestResponseCycle) -> Callable[[Any], Coroutine[Any, Any, None]]:
+    """A way to answer that ends with the connection where no length is stated (RFC 9112, 6.1 and 6.3)."""
+    framed = cycle.send
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            if all(name != b"content-length" for name, _ in message["headers"]):
+                cycle.chunked_encoding = False
+        elif not cycle.expected_content_length:
+            cycle.expected_content_length = len(message.get("body", b""))
+        await framed(message)  # type: ignore[arg-type]  # the same message
+
+    return send
 
 
 def bound_waits(listener: socket.socket, unread_s: float) -> None:
@@ -131,9 +185,9 @@ def bound_waits(listener: socket.socket, unread_s: float) -> None:
 
 
 def close_slow(connections: Iterable[Any], now: float, limit_s: float) -> None:
-    """Close every connection whose head has been arriving for longer than the limit."""
+    """Close every connection whose head, or unread rest, has been arriving for longer than the limit."""
     for connection in list(connections):
         if isinstance(connection, BoundedHead):
-            since = connection.head_since
+            since = connection.head_since or connection.drained_since
             if since is not None and now - since > limit_s:
                 connection.transport.close()

@@ -1,0 +1,71 @@
+"""Bodies nobody reads, or reads before it knows who sends them: bounded in bytes and in time."""
+
+import asyncio
+
+import pytest
+from house import House
+from raw import ask
+from raw_requests import request
+
+MEBIBYTE = 2**20
+ENDLESS = b"Content-Length: 100000000000\r\n"
+PIECES = [b"a" * MEBIBYTE] * 64
+TYPE = b"Content-Type: application/json\r\n"
+
+
+def head(line: bytes, more: bytes) -> bytes:
+    """A head without a credential, announcing more than anybody will read."""
+    return line + b" HTTP/1.1\r\nHost: x\r\n" + TYPE + more + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    ("raw", "status"),
+    [
+        pytest.param(head(b"POST /v1/chat/completions", ENDLESS), 401, id="no key"),
+        pytest.param(request(more=ENDLESS, length=False, body=b""), 413, id="too large, as it says"),
+        pytest.param(head(b"POST /nowhere", ENDLESS), 404, id="no such path"),
+        pytest.param(head(b"PUT /v1/chat/completions", ENDLESS), 405, id="another method"),
+        pytest.param(head(b"GET /health", ENDLESS), 200, id="a body nobody asked for"),
+        pytest.param(head(b"POST /admin/keys", ENDLESS), 413, id="an admin's door"),
+    ],
+)
+async def test_what_is_sent_on_after_an_answer_is_read_up_to_a_bound(
+    house: House, raw: bytes, status: int
+) -> None:
+    """The answer comes at once; a sender who does not heed it is cut off."""
+    said = await asyncio.to_thread(ask, house.port, raw, *PIECES, answers=2, wait_s=10)
+    assert said.statuses == [status]
+    assert said.closed
+
+
+async def test_a_client_that_sends_all_before_it_reads_hears_why_and_keeps_its_connection(
+    house: House,
+) -> None:
+    """25 MiB where 20 are allowed, then a good request on the same connection."""
+    large = request(more=b"Content-Length: %d\r\n" % (25 * MEBIBYTE), length=False, body=b"")
+    good = request(b"/health", method=b"GET", length=False, body=b"")
+    said = await asyncio.to_thread(ask, house.port, large, *PIECES[:25], good, answers=2, wait_s=10)
+    assert said.statuses == [413, 200]
+    assert not said.closed
+
+
+@pytest.mark.parametrize("line", [b"POST /admin/keys", b"PATCH /admin/keys/x", b"PUT /admin/limits"])
+@pytest.mark.parametrize("known", [False, True], ids=["nobody", "an admin"])
+async def test_an_admins_body_is_bounded_whoever_sends_it(house: House, line: bytes, known: bool) -> None:  # noqa: FBT001 -- a parameter
+    """FastAPI reads it before it asks for the key; a mebibyte is enough for any of them."""
+    auth = f"Authorization: Bearer {house.admin_key}\r\n".encode() if known else b""
+    raw = head(line, b"Transfer-Encoding: chunked\r\n" + auth)
+    chunk = b"%x\r\n%b\r\n" % (MEBIBYTE // 2, b" " * (MEBIBYTE // 2))
+    said = await asyncio.to_thread(ask, house.port, raw, *[chunk] * 3, wait_s=10)
+    assert said.statuses == [413]
+    assert said.code == "request_too_large"
+
+
+async def test_a_body_that_does_not_come_to_an_admins_door_is_408(house: House) -> None:
+    """As at the doors that lead to a model."""
+    said = await asyncio.to_thread(
+        ask, house.port, head(b"POST /admin/keys", b"Content-Length: 9\r\n"), b"{", wait_s=10
+    )
+    assert said.statuses == [408]
+    assert said.code == "request_timeout"
+    assert said.closed
