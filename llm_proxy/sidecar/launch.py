@@ -16,7 +16,7 @@ from typing import Any
 import uvicorn
 import yaml
 
-from llm_proxy.sidecar import broken_streams, callbacks, round_robin, router_rules, seams, tuning
+from llm_proxy.sidecar import broken_streams, cache_gate, callbacks, round_robin, router_rules, seams, tuning
 from llm_proxy.sidecar.doors import Doors
 from llm_proxy.sidecar.effective import Broken, Effective, effective
 from llm_proxy.sidecar.leaving import Leaving
@@ -49,6 +49,7 @@ async def _serve(config: Path, listener: socket.socket, key: str) -> None:
     doors = Doors(key)
     async with _litellm(config):
         await warm_up(doors, key)
+        await cache_gate.first_look()
         doors.ready = True
         settings = uvicorn.Config(
             doors,
@@ -74,6 +75,7 @@ async def _litellm(config: Path) -> AsyncGenerator[None]:
     _give(proxy.proxy_config, config, loaded)
     tuning.before_start()
     broken_streams.apply()
+    cache_gate.apply()
     router_rules.apply()
     round_robin.apply()
     started = proxy.proxy_startup_event(proxy.app)

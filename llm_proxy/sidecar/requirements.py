@@ -79,7 +79,7 @@ def cache_in(url: str, given: Mapping[str, Any], env: Mapping[str, str]) -> Json
         "namespace": NAMESPACE,
         "ttl": float(env.get("LLM_PROXY_SIDECAR_CACHE_TTL_S") or 600),
         "supported_call_types": ["acompletion", "aembedding", "atext_completion"],
-        "socket_timeout": 0.25,  # a frozen Redis costs this once or twice, not 10 s
+        "socket_timeout": 0.25,  # what a frozen Redis costs, once (see `cache_gate`)
         "socket_connect_timeout": 0.25,
     }
     address = {"type": "redis", "url": url}

@@ -19,6 +19,7 @@ SEAMS: dict[str, tuple[str, ...]] = {
             "completion",
             "embeddings",
             "llm_router",
+            "redis_usage_cache",
             "Request",
             "Response",
             "UserAPIKeyAuth",
@@ -38,6 +39,11 @@ SEAMS: dict[str, tuple[str, ...]] = {
     "openai._utils": ("is_given",),
     "litellm.types.router": ("Deployment",),
     "litellm.router_utils.cooldown_handlers": ("_should_run_cooldown_logic",),
+    "litellm.caching.redis_cache": ("RedisCache", "_run_under_circuit_breaker"),
+    "litellm.caching.redis_batch": ("_run_under_circuit_breaker",),
+    "litellm._redis": ("get_redis_client",),
+    "redis.retry": ("Retry",),
+    "redis.backoff": ("NoBackoff",),
 }
 """Module -> the names used; a contract test checks that the pinned wheel has each."""
 
@@ -76,6 +82,18 @@ def router_class() -> Theirs:
 def router_module() -> Theirs:
     """The module whose functions choose a deployment."""
     return import_module("litellm.router")
+
+
+def redis_modules() -> tuple[Theirs, Theirs, Theirs]:
+    """The modules of the Redis cache, of its batches, and of the clients both use."""
+    names = ("litellm.caching.redis_cache", "litellm.caching.redis_batch", "litellm._redis")
+    cache, batch, clients = map(import_module, names)
+    return cache, batch, clients
+
+
+def no_retries() -> Theirs:
+    """How a Redis client is told to ask once."""
+    return import_module("redis.retry").Retry(import_module("redis.backoff").NoBackoff(), 0)
 
 
 def router() -> Theirs:

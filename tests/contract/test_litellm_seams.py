@@ -29,6 +29,7 @@ METHODS = {
     "litellm.proxy.common_request_processing.ProxyBaseLLMRequestProcessing": (
         "_inject_cost_into_usage_dict",
     ),
+    "litellm.caching.redis_cache.RedisCache": ("_setup_health_pings", "init_async_client"),
     "litellm.router.Router": (
         "_increment_deployment_usage",
         "_time_to_sleep_before_retry",
