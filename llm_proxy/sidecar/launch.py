@@ -16,7 +16,16 @@ from typing import Any
 import uvicorn
 import yaml
 
-from llm_proxy.sidecar import broken_streams, cache_gate, callbacks, round_robin, router_rules, seams, tuning
+from llm_proxy.sidecar import (
+    broken_streams,
+    cache_gate,
+    callbacks,
+    embedding_cache,
+    round_robin,
+    router_rules,
+    seams,
+    tuning,
+)
 from llm_proxy.sidecar.doors import Doors
 from llm_proxy.sidecar.effective import Broken, Effective, effective
 from llm_proxy.sidecar.leaving import Leaving
@@ -76,6 +85,7 @@ async def _litellm(config: Path) -> AsyncGenerator[None]:
     tuning.before_start()
     broken_streams.apply()
     cache_gate.apply()
+    embedding_cache.apply()
     router_rules.apply()
     round_robin.apply()
     started = proxy.proxy_startup_event(proxy.app)

@@ -40,6 +40,7 @@ SEAMS: dict[str, tuple[str, ...]] = {
     "litellm.types.router": ("Deployment",),
     "litellm.router_utils.cooldown_handlers": ("_should_run_cooldown_logic",),
     "litellm.caching.redis_cache": ("RedisCache", "_run_under_circuit_breaker"),
+    "litellm.caching.caching_handler": ("LLMCachingHandler",),
     "litellm.caching.redis_batch": ("_run_under_circuit_breaker",),
     "litellm._redis": ("get_redis_client",),
     "redis.retry": ("Retry",),

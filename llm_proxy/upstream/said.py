@@ -27,7 +27,7 @@ def served(headers: Headers, call: Call, catalog: Catalog | None, *, cached: boo
     """
     deployment = _text(headers, b"x-litellm-model-id")
     known = catalog.deployments.get(deployment) if catalog is not None and deployment else None
-    hit = b"x-litellm-cache-key" in headers or _was_embedded_before(headers, call, catalog)
+    hit = b"x-litellm-cache-key" in headers
     cache: CacheState = "hit" if hit else "miss" if cached else "off"
     cost_nano_usd: int | None = 0
     attempts = 0
@@ -49,18 +49,6 @@ def served(headers: Headers, call: Call, catalog: Catalog | None, *, cached: boo
         attempts=attempts,
         sidecar_ms=_milliseconds(headers),
     )
-
-
-def _was_embedded_before(headers: Headers, call: Call, catalog: Catalog | None) -> bool:
-    """LiteLLM marks no hit of an embedding; it says what it would have cost and not what it did.
-
-    A real cost of 0 it leaves out as well, so that a free model tells nothing.
-    """
-    stated, real = b"x-litellm-response-cost-original", b"x-litellm-response-cost"
-    if call.door != "embeddings" or real in headers or stated not in headers:
-        return False
-    group = catalog.group(call.group) if catalog is not None else None
-    return group is None or all(one.input_pico_usd != 0 for one in group.deployments)
 
 
 def _text(headers: Headers, name: bytes) -> str | None:

@@ -29,6 +29,10 @@ METHODS = {
     "litellm.proxy.common_request_processing.ProxyBaseLLMRequestProcessing": (
         "_inject_cost_into_usage_dict",
     ),
+    "litellm.caching.caching_handler.LLMCachingHandler": (
+        "_process_async_embedding_cached_response",
+        "combine_cached_embedding_response_with_api_result",
+    ),
     "litellm.caching.redis_cache.RedisCache": ("_setup_health_pings", "init_async_client"),
     "litellm.router.Router": (
         "_increment_deployment_usage",

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from sidecars import KEY, Json, Provider, Sidecar, deployment, running
+from sidecars import KEY, Answer, Json, Provider, Sidecar, deployment, running
 
 from llm_proxy.sidecar.requirements import NAMESPACE
 from llm_proxy.stack import part, ports
@@ -50,6 +50,30 @@ async def test_embeddings_are_cached_too(sidecar: Sidecar) -> None:
         assert (await sidecar.post("/v1/embeddings", {"model": "embed", "input": said})).status == 200
         await asyncio.sleep(0.2)
     assert await asked(sidecar, said) == 1
+
+
+async def test_of_a_batch_only_what_was_embedded_is_paid_for(sidecar: Sidecar) -> None:
+    """Some of it cached: the rest's cost; all of it: a hit that names no cost, each time."""
+    one, two, three = mark(), mark(), mark()
+
+    async def embed(*texts: str) -> Answer:
+        answer = await sidecar.post("/v1/embeddings", {"model": "embed", "input": list(texts)})
+        assert answer.status == 200
+        assert len(answer.json["data"]) == len(texts)
+        await asyncio.sleep(0.3)
+        return answer
+
+    alone = await embed(one)
+    cost = float(alone.headers["x-litellm-response-cost"])
+    assert cost == pytest.approx(alone.json["usage"]["prompt_tokens"] * 0.000001)
+    for added in (two, three):
+        mixed = await embed(one, added)
+        assert float(mixed.headers["x-litellm-response-cost"]) == pytest.approx(cost)
+        assert "x-litellm-cache-key" not in mixed.headers
+    for cached in ((one,), (one, two), (three, two, one)):
+        hit = await embed(*cached)
+        assert "x-litellm-cache-key" in hit.headers
+        assert "x-litellm-response-cost" not in hit.headers
 
 
 @pytest.mark.parametrize(
