@@ -26,6 +26,9 @@ NESTED = (
     ("litellm_settings", "cache_params"),
 )
 
+ONCE = frozenset({"BadRequestErrorRetries", "NotFoundErrorRetries", "ContentPolicyViolationErrorRetries"})
+"""Grants of a retry policy for what is never tried again."""
+
 
 @cache
 def known(section: str) -> frozenset[str]:
@@ -81,6 +84,17 @@ def _sections(config: Json) -> Iterator[Finding]:
         yield from _unknown(section, mapping(config.get(section)), known(section))
     for section, key in NESTED:
         yield from _unknown(f"{section}.{key}", mapping(mapping(config.get(section)).get(key)), known(key))
+    router = mapping(config.get("router_settings"))
+    policies = {"retry_policy": router.get("retry_policy")}
+    for group, policy in mapping(router.get("model_group_retry_policy")).items():
+        where = f"model_group_retry_policy.{group}"
+        yield from _unknown(f"router_settings.{where}", mapping(policy), known("retry_policy"))
+        policies[where] = policy
+    for where, policy in policies.items():
+        for name in sorted(mapping(policy).keys() & ONCE):
+            yield Finding(
+                f"router_settings.{where}.{name}", "a caller's own fault is tried once", fault=False
+            )
     strategy = mapping(config.get("router_settings")).get("routing_strategy")
     if strategy is not None and strategy not in known("strategies"):
         named = ", ".join(sorted(known("strategies")))

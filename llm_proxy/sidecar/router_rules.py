@@ -1,10 +1,9 @@
 """Whose fault an error is, for the router: the caller's own is answered at once.
 
-LiteLLM sends a bad request on to the fallback models, takes a deployment out of service for a 404, and
-waits after the last attempt as after the first. Invariants: an error the caller made (400, 404, 413, 422,
-content policy) is tried once, never falls back, never cools; the two exceptions are lists an operator wrote
-for exactly that error (`context_window_fallbacks`, `content_policy_fallbacks`). Nothing is waited for when
-no attempt is left.
+LiteLLM falls back for a bad request and cools a deployment for a 404. Invariants: an error the caller made
+(400, 404, 413, 422, content policy) is tried once, whatever a `retry_policy` says, never falls back, never
+cools; the two exceptions are lists an operator wrote for exactly that error (`context_window_fallbacks`,
+`content_policy_fallbacks`). Nothing is waited for when no attempt is left.
 """
 
 import os
@@ -27,7 +26,6 @@ def apply() -> None:
     router = seams.router_class()
     _never_fall_back_for_the_caller(router)
     _never_retry_in_vain(router, longest_wait_s)
-    _never_wait_after_the_last(router)
     _never_cool_for_the_caller()
 
 
@@ -80,28 +78,31 @@ def _never_fall_back_for_the_caller(router: Theirs) -> None:
 
 
 def _never_retry_in_vain(router: Theirs, longest_wait_s: float) -> None:
+    """Every retry, also one that a `retry_policy` grants, passes where its pause is asked for."""
+    pause_s = router._time_to_sleep_before_retry  # noqa: SLF001 -- no setting does this
     allow = router.should_retry_this_error
 
-    def allow_if_it_may_help(self: Theirs, error: Exception, *words: Theirs, **options: Theirs) -> Theirs:
+    def in_vain(error: BaseException, options: dict[str, Any]) -> bool:
         if callers_fault(error) or type(error).__name__ == "RouterRateLimitError":
-            raise error
+            return True
         alone = len(options.get("all_deployments") or []) <= 1
-        if alone and provider_error.retry_after_s(error) > longest_wait_s:
+        return alone and provider_error.retry_after_s(error) > longest_wait_s
+
+    def allow_if_it_may_help(self: Theirs, error: Exception, *words: Theirs, **options: Theirs) -> Theirs:
+        if in_vain(error, options):
             raise error
         return allow(self, error, *words, **options)
 
-    router.should_retry_this_error = allow_if_it_may_help
-
-
-def _never_wait_after_the_last(router: Theirs) -> None:
-    pause_s = router._time_to_sleep_before_retry  # noqa: SLF001 -- no setting does this
-
-    def none_after_the_last(
+    def pause_if_it_may_help(
         self: Theirs, e: Exception, remaining_retries: int, *words: Theirs, **options: Theirs
     ) -> Theirs:
+        if in_vain(e, options):
+            raise e
+        # LiteLLM waits after the last attempt as after the first.
         return pause_s(self, e, remaining_retries, *words, **options) if remaining_retries > 0 else 0
 
-    router._time_to_sleep_before_retry = none_after_the_last  # noqa: SLF001 -- the same
+    router.should_retry_this_error = allow_if_it_may_help
+    router._time_to_sleep_before_retry = pause_if_it_may_help  # noqa: SLF001 -- the same
 
 
 def _never_cool_for_the_caller() -> None:

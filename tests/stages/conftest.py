@@ -40,6 +40,7 @@ def config(provider: Provider) -> Json:
         deployment("third", "openai/third", provider),
         deployment("wide", "openai/wide", provider),
         deployment("solo", "openai/solo", provider),
+        deployment("policed", "openai/policed", provider),
         deployment("lone", "openai/lone", provider, timeout=2, **alone),
         deployment("lone-anthropic", "anthropic/lone", provider, **alone),
         deployment("lone-gemini", "gemini/lone", provider, **alone),
@@ -62,6 +63,7 @@ def config(provider: Provider) -> Json:
         "context_window_fallbacks": [{"first": ["wide"]}],
         "model_group_alias": {"nickname": "second", "gone": "keyless"},
         "cooldown_time": 2,
+        "model_group_retry_policy": {"policed": {"DefaultRetries": 2, "BadRequestErrorRetries": 2}},
     }
     return {"model_list": families + others, "router_settings": rules}
 

@@ -33,6 +33,16 @@ async def test_a_caller_s_fault_never_cools_a_deployment(sidecar: Sidecar, how: 
     assert (await sidecar.chat("solo", f"{uuid4()}", do="ok")).status == 200
 
 
+@pytest.mark.parametrize(("how", "attempts"), [*((how, 1) for how in CALLERS_FAULT), ("status-500", 3)])
+async def test_a_retry_policy_is_obeyed_but_not_for_a_caller_s_fault(
+    sidecar: Sidecar, how: str, attempts: int
+) -> None:
+    """An operator may grant a bad request retries; it would be as bad again."""
+    mark = f"policed-{how}-{uuid4()}"
+    await sidecar.chat("policed", mark, do=how)
+    assert await played_by(sidecar, mark) == ["policed"] * attempts
+
+
 async def test_an_overlong_prompt_goes_to_the_wider_model_named_for_it(sidecar: Sidecar) -> None:
     """`context_window_fallbacks` are an operator's wish for exactly this error; others are not used."""
     mark = f"long-{uuid4()}"

@@ -24,6 +24,7 @@ FAULTS = {
     "router": ("router_settings: {num_retrys: 2}", "router_settings.num_retrys", "did you mean num_retries?"),
     "rate limit of an older document": ("router_settings: {rate_limit: {rpm: 1}}", "router_settings.rate_limit", "ignores"),
     "retry policy": ("router_settings: {retry_policy: {max_retries: 3}}", "router_settings.retry_policy.max_retries", "ignores"),
+    "retry policy of a group": ("router_settings: {model_group_retry_policy: {a: {max_retries: 3}}}", "router_settings.model_group_retry_policy.a.max_retries", "ignores"),
     "strategy": ("router_settings: {routing_strategy: round-robin}", "router_settings.routing_strategy", "is none of"),
     "litellm": ("litellm_settings: {request_timeouts: 3}", "litellm_settings.request_timeouts", "did you mean"),
     "cache": ("litellm_settings: {cache_params: {hosts: x}}", "litellm_settings.cache_params.hosts", "did you mean host?"),
@@ -70,6 +71,15 @@ def test_an_unset_name_is_a_note() -> None:
     """The deployment is left out at start; that is no fault."""
     text = "model_list: [{model_name: a, litellm_params: {model: openai/a, api_key: os.environ/NO_SUCH_KEY}}]"
     assert [(one.fault, one.message) for one in findings(text)] == [(False, "left out: NO_SUCH_KEY not set")]
+
+
+def test_retries_of_a_caller_s_fault_are_a_note() -> None:
+    """They are never made."""
+    text = (
+        "router_settings: {retry_policy: {BadRequestErrorRetries: 3, TimeoutErrorRetries: 1}}\nmodel_list: []"
+    )
+    [note] = findings(text)
+    assert (note.fault, note.where) == (False, "router_settings.retry_policy.BadRequestErrorRetries")
 
 
 def test_what_goes_to_the_provider_is_a_note() -> None:
