@@ -6,7 +6,7 @@ does not stop the start; nothing here is on a request's way.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
@@ -75,7 +75,7 @@ class Gateway:
         self.draining = False
         self._seat = _seat(settings)
         self.metrics = Metrics(Cells(self._seat.path / exposition.FILE) if self._seat else None)
-        self._client = None if settings.llm_mode == "mock" else _client(settings, self.metrics)
+        self._client = None if settings.llm_mode == "mock" else _client(settings, self.metrics, self._stopped)
         self.upstream: Upstream = self._client or MockUpstream(settings.default_model)
         self._known = KnownModels(self.upstream, settings.default_model, self.metrics)
         self._pool = _pool(settings)
@@ -213,6 +213,9 @@ class Gateway:
         self.metrics.refused(refused.code)
         self._suspects.note(scope, refused)
 
+    def _stopped(self, caller: Caller, group: str) -> bool:
+        return self.admission.permit.stopped(caller, group)
+
     def _store_asked(self, seconds: float, answered: bool) -> None:  # noqa: FBT001 -- admission's signature
         self.metrics.observe("llm_proxy_store_seconds", seconds, "limits")
         if not answered:
@@ -232,11 +235,11 @@ def create_app(settings: Settings) -> Gateway:
     return Gateway(settings)
 
 
-def _client(settings: Settings, metrics: Metrics) -> Client:
+def _client(settings: Settings, metrics: Metrics, stopped: Callable[[Caller, str], bool]) -> Client:
     pool = Pool(settings.litellm_proxy_url, max_in_flight=settings.max_in_flight)
     key = settings.litellm_api_key.get_secret_value() if settings.litellm_api_key else None
     caching, groups = settings.cache_mode == "on", settings.default_models
-    controls = Controls(caching=caching, cache_streams=settings.cache_streams, default_models=groups)
+    controls = Controls(caching, settings.cache_streams, groups, stopped)
     room = Room(pool, queue_s=settings.queue_timeout_ms / 1000, most_waiting=settings.max_waiting)
     broke = partial(metrics.count, "llm_proxy_upstream_failures_total")
     tls = settings.tls_for(settings.litellm_proxy_url[0])

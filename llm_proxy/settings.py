@@ -67,7 +67,7 @@ class Settings(BaseSettings):
     litellm_proxy_url: Words = Field(("http://localhost:4000",), description="Sidecars: URLs separated by commas, a port range (`http://127.0.0.1:4101-4108`), a name with several addresses, or `@FILE` with one a line, followed as it changes.")
     litellm_api_key: SecretStr | None = Field(None, validation_alias=_named("LITELLM_MASTER_KEY", own="LITELLM_API_KEY"), description="The gateway's own key at the sidecar.")
     default_model: str = Field("gpt-3.5-turbo", description="Model group for a request that names none.")
-    default_models: Words = Field(("*",), description="Model groups a key without a list of its own may use.")
+    default_models: Words = Field((), description="Model groups a caller without a list of its own may use; by default a virtual key may use every group configured by name and nothing that only a wildcard serves (`*` allows that too), an internal secret everything.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="The lowest level written; one JSON object a line, on standard error.")
     version: str | None = Field(None, description="Version shown on `/health`; the package's own by default.")
     host: str = Field("127.0.0.1", validation_alias=_named("HOST", own="HOST"), description="Address to listen on.")
@@ -189,6 +189,8 @@ def insecurities(settings: Settings) -> list[str]:
             faults.append(f"{PREFIX}{name} is a publicly known default")
         elif len(text) < SHORTEST_SECRET:
             faults.append(f"{PREFIX}{name} is shorter than {SHORTEST_SECRET} characters")
+    if settings.keys_file is not None and settings.database_url is None and settings.llm_mode != "mock":
+        faults.append(f"{PREFIX}KEYS_FILE is set and DATABASE_URL is not: nothing in that file would hold")
     if not settings.internal_keys and settings.database_url is None:
         faults.append(f"neither {PREFIX}INTERNAL_API_KEY nor DATABASE_URL is set: nobody could call")
     if not settings.public_bind_ok and not settings.host.startswith(_LOCAL):

@@ -5,6 +5,7 @@ have escaped us; what the store answers too late is undone; nothing fails open b
 Errors: `RateLimited`, `BudgetExceeded`, `Forbidden`, `StoreUnavailable`, and `Unauthorized` (just revoked).
 """
 
+import asyncio
 import contextlib
 import logging
 import secrets
@@ -29,6 +30,7 @@ from llm_proxy.admission.full import FullWindows
 from llm_proxy.admission.lease import Lease, Living, Taken
 from llm_proxy.admission.once import raise_all
 from llm_proxy.admission.outage import RETRY_S, Outage
+from llm_proxy.admission.permit import Permit
 from llm_proxy.admission.policy import Defaults
 from llm_proxy.admission.pulse import Pulse
 from llm_proxy.admission.spend import Rebuilding, Spent
@@ -37,8 +39,8 @@ from llm_proxy.admission.store import Observed, Store, store_of
 from llm_proxy.admission.watch import Watch
 from llm_proxy.admission.wire import StoreAway
 from llm_proxy.dialects import Call
-from llm_proxy.errors import Forbidden, Refused, StoreUnavailable
-from llm_proxy.identity import Caller, Rule, RuleSource, allowed, killed_by
+from llm_proxy.errors import Refused, StoreUnavailable
+from llm_proxy.identity import Caller, RuleSource
 from llm_proxy.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -82,7 +84,7 @@ class Decision:
 
 
 class Admission:
-    """Decides who may, how much and how fast."""
+    """Decides who may, how much and how fast; `permit` holds what needs no counting."""
 
     def __init__(
         self,
@@ -92,7 +94,6 @@ class Admission:
         spent: Spent | None = None,
         rules: RuleSource | None = None,
         renew: Renew | None = None,
-        standing_rules: tuple[Rule, ...] = (),
         observed: Observed | None = None,
     ) -> None:
         """`rules` and `renew` come from the virtual keys; `observed` hears of every store call."""
@@ -102,17 +103,19 @@ class Admission:
         self._renew = renew
         replica = secrets.token_hex(6)
         self._clock_skew_ms = 0
-        self._watch = Watch(Defaults.of(settings), rules, standing_rules)
+        self._watch = Watch(Defaults.of(settings), rules)
+        self.permit = Permit(self._watch, prices, settings.default_models)
         self._asking = Asking(self._watch, prices, self._now_ms)
         self._rebuilding = Rebuilding(self._store, spent)
         self._desk = Desk(self._store, replica)
         self._outage = Outage()
         self._living = Living()
+        self._returning: set[asyncio.Task[None]] = set()
         self._full = FullWindows()
         self._since = time.time()
         self._answered = True
         self._shadowed = 0
-        self._pulse = Pulse(self._store, replica, self._living, self._outage)
+        self._pulse = Pulse(self._store, replica, self._living, self._outage, self._desk)
 
     async def start(self) -> None:
         """Connect, read the rules, begin to settle; never fails because a store is away."""
@@ -169,7 +172,7 @@ class Admission:
         """The decision on a call; with `take` off nothing is counted."""
 
         def asked(current: Caller) -> Ask:
-            self._permit(current, call)
+            self.permit.check(current, call)
             return self._asking.ask(current, call, lease, take=take)
 
         return await self._decision(caller, asked)
@@ -210,16 +213,6 @@ class Admission:
         epoch = self._watch.epoch_of(caller.tenant or "")
         return await self._renew(caller, epoch) if caller.revocation_epoch < epoch else caller
 
-    def _permit(self, caller: Caller, call: Call) -> None:
-        kill = killed_by(self._watch.policies.book.kills, caller, call.group)
-        if kill is not None:
-            raise Forbidden(f"This {kill.kind} is switched off.", code=f"{kill.kind}_disabled")
-        models = self._settings.default_models if caller.models is None else caller.models
-        if not allowed(models, call.group):
-            raise Forbidden(
-                f"This API key may not use the model {call.model!r}.", param="model", code="model_not_allowed"
-            )
-
     async def _ask(self, ask: Ask) -> Answer | None:
         try:
             return await self._store.admit(ask, lambda late: self._undo(ask, late))
@@ -227,10 +220,13 @@ class Admission:
             return None
 
     def _undo(self, ask: Ask, late: Answer) -> None:
-        """Return what an answer took that nobody waited for."""
+        """Return what an answer took that nobody waited for; a place at once, before the next call asks."""
         if late.status == ADMITTED and ask.take:
             taken = self._taken(ask, late)
-            self._desk.note(ask.plan.tag, (*taken.entries(0, 0), *taken.freed()))
+            self._desk.note(ask.plan.tag, taken.entries(0, 0))
+            returning = asyncio.create_task(Lease((), (taken,), self._living).give_back())
+            self._returning.add(returning)
+            returning.add_done_callback(self._returning.discard)
 
     def _decided(self, ask: Ask, answer: Answer) -> Decision:
         self._clock_skew_ms = answer.now_ms - time.time_ns() // 1_000_000
@@ -267,6 +263,7 @@ class Admission:
         ]  # fmt: skip
         try:
             if all([await self._rebuilding.rebuild(check) for check in missing]):
+                await self._pulse.keep(ask.plan.tag)
                 return None
         except (StoreAway, Refused, OSError, TimeoutError):
             log.warning("budget not rebuilt")
@@ -289,6 +286,7 @@ class Admission:
             except StoreUnavailable:
                 log.debug("epoch restored from memory")  # with Postgres away nothing can have been revoked
             try:
+                await self._pulse.keep(ask.plan.tag)
                 await self._store.raise_epoch(ask.plan.epoch_key, self._watch.epoch_of(tenant))
             except StoreAway:
                 log.debug("epoch not restored")

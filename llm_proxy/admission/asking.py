@@ -21,7 +21,12 @@ MOST_PLANS = 10_000
 
 
 class Prices(Protocol):
-    """What model groups cost."""
+    """What model groups there are, and what they cost."""
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """The groups configured by name; None while nobody knows."""
+        ...
 
     def price(self, group: str) -> Price | None:
         """The dearest price of a group; None when one is not known."""

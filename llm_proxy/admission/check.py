@@ -30,6 +30,7 @@ class Check:
         subject: Whom it is about, for people: `agent scout`.
         key: Where the store counts it.
         spent_by: The id the ledger knows the spender by; budgets only.
+        spent_in: The tenant whose calls count (empty for calls without one); None for those of all.
         since: Begin of the budget's period.
         expires_ms: End of the budget's period since 1970; 0 for never.
     """
@@ -42,7 +43,7 @@ class Check:
     enforced: bool = True
     on_store_failure: OnStoreFailure = "local"
     spent_by: str = ""
-    tenant: str | None = None
+    spent_in: str | None = None
     period: Period | None = None
     since: datetime | None = None
     expires_ms: int = 0

@@ -35,7 +35,7 @@ class FullWindows:
         plan = ask.plan
         for at, (check, want) in enumerate(zip(plan.checks, ask.wants, strict=True)):
             limit, until_s = self._until.get(check.key, (0, 0.0))
-            if limit != check.limit or not want:
+            if limit != check.limit or not want or not check.enforced:
                 continue
             wait_ms = int((until_s - now_s) * 1000) + 1
             if wait_ms > 1:

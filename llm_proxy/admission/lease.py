@@ -6,9 +6,9 @@ knows the cost) stays counted.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from llm_proxy.admission.check import Answer, Plan
+from llm_proxy.admission.check import UNKNOWN, Answer, Plan
 from llm_proxy.admission.desk import Desk
 from llm_proxy.admission.model import Entry
 from llm_proxy.admission.store import Store
@@ -19,7 +19,11 @@ Raw = tuple[tuple[bytes, bytes], ...]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Taken:
-    """What one store counted for a call, and where to settle it."""
+    """What one store counted for a call, and where to settle it.
+
+    Attributes:
+        reborn: By key, the generation of a counter in which the reservation was made again.
+    """
 
     plan: Plan
     wants: tuple[int, ...]
@@ -27,6 +31,7 @@ class Taken:
     lease: str
     store: Store
     desk: Desk
+    reborn: dict[str, int] = field(default_factory=dict[str, int])
 
     @property
     def places(self) -> tuple[tuple[str, str], ...]:
@@ -41,24 +46,44 @@ class Taken:
                 yield Entry("tokens", check.key, second, tokens - want)
             elif check.kind == "budget":
                 cost = want if cost_nano_usd is None else cost_nano_usd
-                yield Entry("budget", check.key, born, cost - want, cost)
+                yield Entry("budget", check.key, self.reborn.get(check.key, born), cost - want, cost)
 
     def freed(self) -> tuple[Entry, ...]:
-        """The settlement of parallel places."""
+        """The settlement of parallel places; to keep them, the same is said."""
         return tuple(Entry("parallel", key, lease=lease) for key, lease in self.places)
+
+    def reserved(self) -> Iterator[Entry]:
+        """The money held, by the counter it is held in."""
+        rows = zip(self.plan.checks, self.wants, self.answer.used, self.answer.extra, strict=True)
+        for check, want, used, born in rows:
+            if check.kind == "budget" and want and used != UNKNOWN:
+                yield Entry("budget", check.key, self.reborn.get(check.key, born), want)
 
 
 class Living:
-    """The leases that hold a parallel place now, so that it can be kept."""
+    """The calls that hold a parallel place or money now, so that it can be kept."""
 
     def __init__(self) -> None:
-        self.leases: dict[str, Taken] = {}
+        self.placed: dict[str, Taken] = {}
+        self.reserving: dict[str, Taken] = {}
 
-    def by_tenant(self) -> dict[str, list[tuple[str, str]]]:
-        """The places held, by the tenant's tag."""
-        found: dict[str, list[tuple[str, str]]] = {}
-        for taken in self.leases.values():
-            found.setdefault(taken.plan.tag, []).extend(taken.places)
+    def began(self, taken: Taken) -> None:
+        """A call holds what the store counted for it."""
+        kinds = {check.kind for check in taken.plan.checks}
+        if "parallel" in kinds:
+            self.placed[taken.lease] = taken
+        if "budget" in kinds:
+            self.reserving[taken.lease] = taken
+
+    def held(self, store: Store) -> dict[str, list[tuple[Taken, Entry]]]:
+        """What is held at a store, by the tenant's tag."""
+        found: dict[str, list[tuple[Taken, Entry]]] = {}
+        for taken in self.placed.values():
+            if taken.store is store:
+                found.setdefault(taken.plan.tag, []).extend((taken, entry) for entry in taken.freed())
+        for taken in self.reserving.values():
+            if taken.store is store:
+                found.setdefault(taken.plan.tag, []).extend((taken, entry) for entry in taken.reserved())
         return found
 
 
@@ -78,8 +103,8 @@ class Lease:
         self._living = living
         self._settled = False
         self.holds_place = any(one.places for one in taken)
-        if self.holds_place:
-            living.leases[taken[0].lease] = taken[0]
+        if taken:
+            living.began(taken[0])
 
     async def give_back(self) -> None:
         """Free the parallel place now; a store that is away hears of it later."""
@@ -97,6 +122,7 @@ class Lease:
         self._settled = True
         held = self._let_go()
         for taken in self._taken:
+            self._living.reserving.pop(taken.lease, None)
             entries = [*taken.entries(tokens, cost_nano_usd), *(taken.freed() if taken in held else ())]
             if entries:
                 taken.desk.note(taken.plan.tag, entries)
@@ -105,5 +131,5 @@ class Lease:
         if not self.holds_place:
             return ()
         self.holds_place = False
-        self._living.leases.pop(self._taken[0].lease, None)
+        self._living.placed.pop(self._taken[0].lease, None)
         return tuple(taken for taken in self._taken if taken.places)

@@ -118,12 +118,16 @@ class Model:
         """Give a place back."""
         self.places.get(key, {}).pop(lease, None)
 
-    def keep(self, places: tuple[tuple[str, str], ...], ttl_ms: int, now_ms: int) -> None:
-        """Keep the places of living leases."""
-        for key, lease in places:
-            held = self.places.get(key, {})
-            if lease in held:
-                held[lease] = now_ms + ttl_ms
+    def keep(self, entries: tuple[Entry, ...], ttl_ms: int, now_ms: int) -> list[int]:
+        """Keep what living calls hold; by entry the birth of a counter that took the money anew, or 0."""
+        born = [0] * len(entries)
+        for at, entry in enumerate(entries):
+            if entry.kind == "parallel":
+                self.places.setdefault(entry.key, {})[entry.lease] = now_ms + ttl_ms
+            elif (counter := self._counter(entry.key, now_ms)) is not None and counter.born != entry.at:
+                counter.spent += entry.delta
+                born[at] = counter.born
+        return born
 
     def seed(self, key: str, counter: Counter) -> None:
         """Give a missing counter its value."""

@@ -81,12 +81,15 @@ class Policies:
             rule = _over(Rule("key", limits=caller.limits, budgets=caller.budgets), rule)
         yield from self._limits(at, rule, caller)
         mode = rule.mode or self.defaults.budgets_mode
+        # A virtual key has one tenant, and takes what it spent along to another; other names mean
+        # somebody else in another tenant, and an internal secret spends for each apart.
+        spent_in = None if at.kind == "key" and caller.kind == "virtual" else caller.tenant or ""
         for one in rule.budgets if mode != "off" else ():
             yield Check(
                 "budget", at.kind, at.label, f"{at.key(caller, 'budget')}:{one.period}:{_stamp(one, now_ms)}",
                 one.limit_nano_usd, mode == "enforce",
                 rule.on_store_failure or self.defaults.budgets_on_store_failure,
-                at.subject, caller.tenant, one.period, money.began(one, now_ms), money.ends_ms(one, now_ms),
+                at.subject, spent_in, one.period, money.began(one, now_ms), money.ends_ms(one, now_ms),
             )  # fmt: skip
 
     def _limits(self, at: "_Scope", rule: Rule, caller: Caller) -> Iterator[Check]:

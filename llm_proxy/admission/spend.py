@@ -20,8 +20,14 @@ GRACE_MS = 86_400_000
 class Spent(Protocol):
     """What was spent, as the ledger has it."""
 
-    async def spent_nano_usd(self, scope: ScopeKind, id: str, period_start: datetime) -> int | None:  # noqa: A002 -- the ledger's word
-        """Nano-dollars a key, agent or tenant spent since then; None when nobody knows."""
+    async def spent_nano_usd(
+        self,
+        scope: ScopeKind,
+        spender: str,
+        period_start: datetime,
+        tenant: str | None,
+    ) -> int | None:
+        """Nano-dollars spent since then, in one tenant or (None) in all; None when nobody knows."""
         ...
 
 
@@ -44,7 +50,7 @@ class Rebuilding:
     async def _rebuild(self, check: Check) -> bool:
         if self._spent is None or check.since is None:
             return False
-        spent = await self._spent.spent_nano_usd(check.scope, check.spent_by, check.since)
+        spent = await self._spent.spent_nano_usd(check.scope, check.spent_by, check.since, check.spent_in)
         if spent is None:
             return False
         expires_ms = check.expires_ms + GRACE_MS if check.expires_ms else 0

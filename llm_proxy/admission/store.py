@@ -20,7 +20,7 @@ from llm_proxy.settings import Settings
 
 REPLICAS_KEY = "lp:replicas"
 REPLICA_LIFE_MS = 15_000
-_SCRIPTS = ("admit", "settle", "places", "seed")
+_SCRIPTS = ("admit", "settle", "keep", "seed")
 _LETTER = {"tokens": "t", "parallel": "p", "budget": "b"}
 
 
@@ -52,8 +52,8 @@ class Store(Protocol):
         """Give a place back, now."""
         ...
 
-    async def keep(self, places: tuple[tuple[str, str], ...], ttl_ms: int) -> None:
-        """Keep the places (key, lease) of living calls of one tenant."""
+    async def keep(self, entries: tuple[Entry, ...], ttl_ms: int) -> list[int]:
+        """Keep what living calls of one tenant hold; by entry the birth of a counter that took money anew."""
         ...
 
     async def seed(self, key: str, counter: Counter) -> None:
@@ -103,9 +103,9 @@ class ProcessStore:
         """Give a place back, now."""
         self.model.free(key, lease)
 
-    async def keep(self, places: tuple[tuple[str, str], ...], ttl_ms: int) -> None:
-        """Keep the places of living calls."""
-        self.model.keep(places, ttl_ms, self.clock_ms())
+    async def keep(self, entries: tuple[Entry, ...], ttl_ms: int) -> list[int]:
+        """Keep what living calls hold."""
+        return self.model.keep(entries, ttl_ms, self.clock_ms())
 
     async def seed(self, key: str, counter: Counter) -> None:
         """Give a missing counter its value."""
@@ -173,10 +173,13 @@ class SharedStore:
         """Give a place back, now."""
         await self.wire.ask("ZREM", key, lease)
 
-    async def keep(self, places: tuple[tuple[str, str], ...], ttl_ms: int) -> None:
-        """Keep the places of living calls of one tenant."""
-        keys, leases = [key for key, _ in places], [lease for _, lease in places]
-        await self._run("places", [len(keys), *keys, ttl_ms, *leases])
+    async def keep(self, entries: tuple[Entry, ...], ttl_ms: int) -> list[int]:
+        """Keep what living calls of one tenant hold."""
+        words: list[Word] = [len(entries), *(entry.key for entry in entries), ttl_ms]
+        for entry in entries:
+            words += ("p", entry.lease, 0) if entry.kind == "parallel" else ("b", entry.at, entry.delta)
+        reply: list[int] = await self._run("keep", words)
+        return reply
 
     async def seed(self, key: str, counter: Counter) -> None:
         """Give a missing counter its value."""

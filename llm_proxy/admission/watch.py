@@ -11,7 +11,7 @@ import time
 
 from llm_proxy.admission.policy import Defaults, Policies
 from llm_proxy.errors import StoreUnavailable
-from llm_proxy.identity import ANY, Rule, Rulebook, RuleSource
+from llm_proxy.identity import ANY, Rulebook, RuleSource
 
 log = logging.getLogger(__name__)
 
@@ -23,19 +23,15 @@ FRESH_S = 1.0
 class Watch:
     """Reads the rules again when they changed."""
 
-    def __init__(
-        self, defaults: Defaults, source: RuleSource | None, standing: tuple[Rule, ...] = ()
-    ) -> None:
-        """`standing` rules come from a file and hold below those of the source."""
+    def __init__(self, defaults: Defaults, source: RuleSource | None) -> None:
         self._defaults = defaults
         self._source = source
-        self._standing = standing
         self._seen: dict[str, int] = {}
         self._read_at = float("-inf")
         self._away = False
         self._turn = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
-        self.policies = Policies.of(defaults, Rulebook(standing))
+        self.policies = Policies.of(defaults, Rulebook())
 
     @property
     def watching(self) -> bool:
@@ -90,8 +86,7 @@ class Watch:
                 raise
             self._read_at, self._away = began, False
             if book is not None:
-                rules = (*self._standing, *book.rules)
-                self.policies = Policies.of(self._defaults, Rulebook(rules, book.kills, book.epochs))
+                self.policies = Policies.of(self._defaults, book)
 
     async def _run(self, source: RuleSource) -> None:
         while True:

@@ -160,16 +160,20 @@ def apply(*, file: Path, as_json: bool) -> None:
     async def applied(registry: Registry, rulings: Rulings) -> Json:
         done = await apply_file(read_file(file), registry, rulings, ME)
         await _announce(done.epochs)
-        return {"changes": done.changes, "made": [_told(deed) for deed in done.made]}
+        made = [_told(deed) for deed in done.made]
+        return {"changes": done.changes, "made": made, "missing": done.missing}
 
     done = _run(applied)
     if as_json:
-        return click.echo(json.dumps(done, indent=2))
-    for line in done["changes"] or ["nothing to change"]:
-        click.echo(line)
-    for one in done["made"]:
-        click.echo(f"{one['name']}: {one['key']}")
-    return None
+        click.echo(json.dumps(done, indent=2))
+    else:
+        for line in done["changes"] or ["nothing to change"]:
+            click.echo(line)
+        for one in done["made"]:
+            click.echo(f"{one['name']}: {one['key']}")
+    for name in done["missing"]:
+        click.echo(f"llm-proxy: no key is called {name}: what the file says of it does not hold", err=True)
+    sys.exit(bool(done["missing"]))
 
 
 @command.command("switch-off")
@@ -178,7 +182,7 @@ def apply(*, file: Path, as_json: bool) -> None:
 @click.option("--tenant", help="Only in this tenant.")
 @click.option("--reason", default="", help="For the record.")
 def switch_off(*, kind: str, subject: str, tenant: str | None, reason: str) -> None:
-    """Stop all calls of a key (by its id), agent, tenant or model, everywhere within a second."""
+    """Stop all calls of a key (by id, name or prefix), agent, tenant or model, everywhere within a second."""
     said = {"kind": kind, "subject": subject, "tenant": tenant}
     _switch(lambda rulings: rulings.throw(kill_from(said)[0], ME, reason=reason))
 

@@ -75,7 +75,7 @@ def compose(
         door=door,
         dialect=came.dialect,
         model=model,
-        group=group,
+        group=models.aliases.get(group, group),
         body=body,
         streaming=streaming,
         wants_usage=streaming and (wants_usage or came.usage_told),

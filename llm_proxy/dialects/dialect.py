@@ -46,11 +46,13 @@ class Models:
         groups: Every exact group and the providers behind it; None while no catalogue was read, and then
             names pass as they are.
         wildcards: Groups with a `*` (`openai/*`); a mapping also tells the providers behind each.
+        aliases: Other names of groups, and the group each stands for.
     """
 
     default: str = "gpt-3.5-turbo"
     groups: Mapping[str, frozenset[str]] | None = None
     wildcards: Mapping[str, frozenset[str]] | tuple[str, ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,8 @@ class KnownModels:
                 name: providers for name, providers in behind.items() if not catalog.groups[name].wildcard
             }
             wildcards = {name: providers for name, providers in behind.items() if name not in groups}
-            self._models = Models(self._models.default, groups, wildcards)
+            aliases = {name: one.alias_of for name, one in catalog.groups.items() if one.alias_of}
+            self._models = Models(self._models.default, groups, wildcards, aliases)
             self._metrics.know_models(catalog.names)
         return self._models
 
@@ -46,6 +47,12 @@ class KnownModels:
                 param="model",
                 code="model_not_supported",
             )
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """The groups configured by name; None while nobody knows."""
+        catalog = self._upstream.catalog
+        return None if catalog is None else catalog.names
 
     def price(self, group: str) -> Price | None:
         """The dearest price of a group; None when one is not known."""

@@ -15,7 +15,7 @@ from fastapi.responses import Response
 from llm_proxy.dialects import INTERNAL, OPENAI, Offer, openai_model
 from llm_proxy.edge.auth import Doorkeeper
 from llm_proxy.errors import ModelNotFound, StoreUnavailable
-from llm_proxy.identity import Caller, allowed
+from llm_proxy.identity import Caller, allowed, usable
 from llm_proxy.upstream import Catalog
 
 Json = dict[str, Any]
@@ -31,16 +31,19 @@ def router(
     )
     whose = Depends(keeper.caller)
 
-    def usable(caller: Caller) -> list[str]:
-        known = _known(catalog())
-        return [name for name in known.names if allowed(caller.models or default_models, name)]
+    def may(caller: Caller, known: Catalog, name: str) -> bool:
+        models = usable(caller, default_models)
+        return allowed(known.names if models is None else models, known.resolved(name))
+
+    def offered(caller: Caller, known: Catalog) -> list[str]:
+        return [name for name in known.names if may(caller, known, name)]
 
     @doors.get("/v1/models", summary="List the models the key may use.")
     @doors.get("/models", include_in_schema=False)
     @doors.get("/v1/llm/models", summary="The same, as the `x-internal-auth` service calls it.")
     async def listed(caller: Annotated[Caller, whose]) -> Response:
         known = _known(catalog())
-        return _json(OPENAI.models(_offer(known, name) for name in usable(caller)))
+        return _json(OPENAI.models(_offer(known, name) for name in offered(caller, known)))
 
     @doors.get(
         "/v1/models/{model:path}", summary="One model.", responses={404: {"description": "No such model."}}
@@ -48,7 +51,7 @@ def router(
     @doors.get("/models/{model:path}", include_in_schema=False)
     async def one(model: str, caller: Annotated[Caller, whose]) -> Response:
         known = _known(catalog())
-        if known.group(model) is None or not allowed(caller.models or default_models, model):
+        if known.group(model) is None or not may(caller, known, model):
             raise ModelNotFound(
                 f"The model `{model[:200]}` does not exist or you do not have access to it.", param="model"
             )
@@ -57,7 +60,7 @@ def router(
     @doors.get("/internal/llm/models", summary="List the models in the internal proxy's vocabulary.")
     async def internal(caller: Annotated[Caller, whose]) -> Response:
         known = _known(catalog())
-        return _json(INTERNAL.models([_offer(known, name) for name in usable(caller)]))
+        return _json(INTERNAL.models([_offer(known, name) for name in offered(caller, known)]))
 
     return doors
 

@@ -7,7 +7,7 @@ from llm_proxy.identity.deeds import Actor
 from llm_proxy.identity.identify import Identity, named_by_headers
 from llm_proxy.identity.keeping import keep_applying, keep_knowing_agents
 from llm_proxy.identity.keys import KeyRecord, KeySpec
-from llm_proxy.identity.models import allowed
+from llm_proxy.identity.models import allowed, usable
 from llm_proxy.identity.refused import RefusedCredentials
 from llm_proxy.identity.registry import Deed, Registry
 from llm_proxy.identity.rules import ANY, Kill, Rule, Rulebook, RuleSource, killed_by
@@ -44,4 +44,5 @@ __all__ = [
     "killed_by",
     "named_by_headers",
     "on_behalf_of",
+    "usable",
 ]

@@ -14,6 +14,8 @@ from llm_proxy.errors import Unauthorized
 from llm_proxy.identity.caller import Caller
 
 MAX_KEY_BYTES = 512
+INTERNAL = "internal:"
+"""How the ids of internal secrets begin."""
 HEADERS = (b"authorization", b"x-internal-secret", b"x-internal-auth", b"x-api-key")
 _MISSING = "You didn't provide an API key. Send it as `Authorization: Bearer YOUR_KEY`."
 
@@ -62,7 +64,7 @@ class InternalSecrets:
         self._known: list[tuple[bytes, Caller]] = []
         for secret in secrets:
             kept = digest(secret.encode())
-            name = f"internal:{kept.hex()[:8]}"
+            name = f"{INTERNAL}{kept.hex()[:8]}"
             self._known.append((kept, Caller(key_id=name, kind="internal", key_prefix=name)))
 
     def find(self, kept: bytes) -> Caller | None:

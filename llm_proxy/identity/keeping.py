@@ -34,10 +34,13 @@ async def keep_applying(path: Path, pool: "asyncpg.Pool[asyncpg.Record]") -> Non
     while True:
         try:
             applied = await apply(file, Registry(pool), Rulings(pool), Actor("keys file"), mint_missing=False)
-        except (Refused, OSError, asyncpg.PostgresError) as away:
-            log.warning("the keys file waits for the database", extra={"cause": type(away).__name__})
+        except (Refused, OSError, asyncpg.PostgresError) as fault:
+            why = fault.message if isinstance(fault, Refused) else type(fault).__name__
+            log.warning("the keys file is not applied yet", extra={"cause": why})
             await asyncio.sleep(AGAIN_S)
             continue
+        for name in applied.missing:
+            log.error("the keys file names a key that is not there", extra={"key": name})
         log.info("the keys file is applied", extra={"changes": len(applied.changes)})
         return
 

@@ -16,7 +16,7 @@ from llm_proxy.identity.deeds import Actor
 from llm_proxy.identity.keys import KeySpec, Minted, minted_as
 from llm_proxy.identity.registry import Deed, Registry
 from llm_proxy.identity.rules import Kill, Rule
-from llm_proxy.identity.rulings import Rulings
+from llm_proxy.identity.rulings import Ruling, Rulings
 from llm_proxy.identity.spoken import kill_from, rule_from, spec_from
 
 Json = dict[str, Any]
@@ -43,11 +43,19 @@ class KeysFile:
 
 @dataclass(slots=True)
 class Applied:
-    """What applying a file did: one line a change, the keys made, the epochs to announce."""
+    """What applying a file did.
+
+    Attributes:
+        changes: One line a change.
+        made: The keys that are new.
+        epochs: What to announce.
+        missing: Keys that limits or switches name and nobody made.
+    """
 
     changes: list[str] = field(default_factory=list[str])
     made: list[Deed] = field(default_factory=list[Deed])
     epochs: dict[str, int] = field(default_factory=dict[str, int])
+    missing: list[str] = field(default_factory=list[str])
 
 
 def read(path: Path) -> KeysFile:
@@ -85,15 +93,25 @@ async def apply(
         await _apply_key(key, registry, actor, applied, mint_missing=mint_missing)
     standing = set(await rulings.rules())
     for rule in file.rules:
-        if rule not in standing:
-            applied.epochs |= await rulings.set_rule(rule, actor)
+        laid = await _with_id(rulings, rule, applied)
+        if laid is not None and laid not in standing:
+            applied.epochs |= await rulings.set_rule(laid, actor)
             applied.changes.append(f"limit of {rule.scope} {rule.subject} set")
-    thrown = {(one["kind"], one["subject"], one["tenant"]) for one in await rulings.kills()}
+    thrown = {Kill(one["kind"], one["subject"], one["tenant"]) for one in await rulings.kills()}
     for kill, reason in file.kills:
-        if (kill.kind, kill.subject, kill.tenant) not in thrown:
-            applied.epochs |= await rulings.throw(kill, actor, reason=reason)
+        switch = await _with_id(rulings, kill, applied)
+        if switch is not None and switch not in thrown:
+            applied.epochs |= await rulings.throw(switch, actor, reason=reason)
             applied.changes.append(f"{kill.kind} {kill.subject} switched off")
     return applied
+
+
+async def _with_id(rulings: Rulings, ruling: Ruling, applied: Applied) -> Ruling | None:
+    try:
+        return await rulings.with_id(ruling)
+    except NotFound:
+        applied.missing.append(ruling.subject)
+        return None
 
 
 async def _apply_key(

@@ -1,10 +1,15 @@
 """Which model groups a caller may use: names, and wildcards (`gpt-*`).
 
-Pure. Invariant: names are compared as they are, case and all; `*` stands for any text, nothing else does.
+Pure. Invariants: names are compared as they are, case and all; `*` stands for any text, nothing else does;
+what only a wildcard deployment serves is open to no virtual key unless somebody wrote so.
 """
 
 import re
 from functools import lru_cache
+
+from llm_proxy.identity.caller import Caller
+
+EVERYTHING = ("*",)
 
 
 def allowed(patterns: tuple[str, ...], group: str) -> bool:
@@ -12,6 +17,19 @@ def allowed(patterns: tuple[str, ...], group: str) -> bool:
     if "*" in patterns or group in patterns:
         return True
     return any("*" in one and _expression(one).fullmatch(group) for one in patterns)
+
+
+def usable(caller: Caller, default: tuple[str, ...]) -> tuple[str, ...] | None:
+    """What a caller may use, as names and wildcards; None for every group configured by name.
+
+    Args:
+        caller: Whose own list comes first.
+        default: The operator's list for callers without one; empty when nobody chose. A trusted service may
+            then use everything.
+    """
+    if caller.models is not None:
+        return caller.models
+    return default or (EVERYTHING if caller.kind == "internal" else None)
 
 
 @lru_cache(maxsize=4096)

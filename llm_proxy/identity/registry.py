@@ -127,6 +127,11 @@ class Registry:
             return Deed(await _record(connection, before.key_id), epochs=epochs)
 
 
+async def key_id_of(connection: Connection, name_or_id: str) -> str:
+    """The id of a key by its id, name or shown prefix; raises `NotFound`."""
+    return (await _record(connection, name_or_id)).key_id
+
+
 async def _record(connection: Connection, name_or_id: str) -> KeyRecord:
     row = await connection.fetchrow(_ONE, name_or_id, prefix_of(""))
     if row is None:

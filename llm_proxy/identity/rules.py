@@ -7,9 +7,11 @@ Units: as in `Limits` and `Budget`; a limit of 0 says "no limit", None says noth
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal, Protocol
 
 from llm_proxy.identity.caller import Budget, Caller, Limits, Mode, OnStoreFailure, ScopeKind
+from llm_proxy.identity.models import allowed
 
 ANY = "*"
 KillKind = Literal["key", "agent", "tenant", "model"]
@@ -38,7 +40,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """A kill switch that is thrown: nothing of this key, agent, tenant or model passes."""
+    """A kill switch that is thrown: nothing of this key, agent, tenant or model (or wildcard) passes."""
 
     kind: KillKind
     subject: str
@@ -86,4 +88,11 @@ def killed_by(kills: frozenset[Kill], caller: Caller, group: str) -> Kill | None
             kill = Kill(kind, subject or "", tenant)
             if kill in kills:
                 return kill
-    return None
+    whose = {caller.tenant or "", ANY}
+    return next((one for one in _wide(kills) if one.tenant in whose and allowed((one.subject,), group)), None)
+
+
+@lru_cache(maxsize=4)
+def _wide(kills: frozenset[Kill]) -> tuple[Kill, ...]:
+    """The switches of all models a wildcard covers."""
+    return tuple(one for one in kills if one.kind == "model" and "*" in one.subject)

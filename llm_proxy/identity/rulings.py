@@ -1,17 +1,23 @@
 """Where operators lay down rules and throw kill switches, and read what was put on record.
 
-Invariant: as in `deeds`. Errors: `NotFound`, `BadRequest`, `StoreUnavailable`.
+Invariants: as in `deeds`; a key may be named by its name or prefix, but is kept by its id, and one that is
+not there is not passed over. Errors: `NotFound`, `BadRequest`, `StoreUnavailable`.
 """
 
 import json
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import asyncpg
 
 from llm_proxy.errors import NotFound
+from llm_proxy.identity.credentials import INTERNAL
 from llm_proxy.identity.deeds import Actor, Epochs, audit, deed, raise_epochs
-from llm_proxy.identity.rules import Kill, Rule
-from llm_proxy.identity.store import budgets_text, rule_of
+from llm_proxy.identity.registry import key_id_of
+from llm_proxy.identity.rules import ANY, Kill, Rule
+from llm_proxy.identity.store import Connection, budgets_text, rule_of
+
+Ruling = TypeVar("Ruling", Rule, Kill)
 
 _SET = """
 INSERT INTO limit_rules
@@ -39,9 +45,15 @@ class Rulings:
             )
         return [rule_of(row) for row in rows]
 
+    async def with_id(self, ruling: Ruling) -> Ruling:
+        """A rule or switch of a key with the key's id for its subject; any other as it is."""
+        async with deed(self._pool) as connection:
+            return await _with_id(connection, ruling)
+
     async def set_rule(self, rule: Rule, actor: Actor) -> Epochs:
         """Lay down a rule in place of the one for the same scope and subject."""
         async with deed(self._pool) as connection:
+            rule = await _with_id(connection, rule)
             limits = rule.limits
             await connection.execute(
                 _SET, rule.scope, rule.tenant, rule.subject, rule.group, limits.rpm, limits.tpm,
@@ -53,6 +65,7 @@ class Rulings:
     async def drop_rule(self, rule: Rule, actor: Actor) -> Epochs:
         """Take a rule away; raises `NotFound`."""
         async with deed(self._pool) as connection:
+            rule = await _with_id(connection, rule)
             dropped = await connection.fetchval(
                 _DROP, rule.scope, rule.tenant, rule.subject, rule.group,
             )  # fmt: skip
@@ -70,6 +83,7 @@ class Rulings:
     async def throw(self, kill: Kill, actor: Actor, *, reason: str = "") -> Epochs:
         """Throw a kill switch."""
         async with deed(self._pool) as connection:
+            kill = await _with_id(connection, kill)
             await connection.execute(
                 "INSERT INTO kill_switches (kind, tenant, subject, reason) VALUES ($1, $2, $3, $4)"
                 " ON CONFLICT (kind, tenant, subject) DO UPDATE SET reason = EXCLUDED.reason",
@@ -81,6 +95,7 @@ class Rulings:
     async def lift(self, kill: Kill, actor: Actor) -> Epochs:
         """Put a kill switch back; raises `NotFound`."""
         async with deed(self._pool) as connection:
+            kill = await _with_id(connection, kill)
             lifted = await connection.fetchval(
                 "DELETE FROM kill_switches WHERE kind = $1 AND tenant = $2 AND subject = $3 RETURNING kind",
                 kill.kind, kill.tenant, kill.subject,
@@ -98,6 +113,13 @@ class Rulings:
                 before, limit,
             )  # fmt: skip
         return [dict(row) | {"detail": json.loads(row["detail"])} for row in rows]
+
+
+async def _with_id(connection: Connection, ruling: Ruling) -> Ruling:
+    kind = ruling.scope if isinstance(ruling, Rule) else ruling.kind
+    if kind != "key" or ruling.subject == ANY or ruling.subject.startswith(INTERNAL):
+        return ruling
+    return replace(ruling, subject=await key_id_of(connection, ruling.subject))
 
 
 def _name_of(rule: Rule) -> str:

@@ -80,14 +80,31 @@ class Usage:
         whole = Question(question.since, question.until, (), question.where)
         return (await self.ask(whole, now))[0]
 
-    async def spent_nano_usd(self, scope: str, id: str, period_start: datetime) -> int | None:  # noqa: A002 -- admission's word
-        """Nano-dollars a key, agent or tenant spent since that day began (UTC); None for any other scope."""
+    async def spent_nano_usd(
+        self,
+        scope: str,
+        spender: str,
+        period_start: datetime,
+        tenant: str | None = None,
+    ) -> int | None:
+        """Nano-dollars a key, agent or tenant spent since that day began (UTC); None for any other scope.
+
+        Args:
+            scope: What spent.
+            spender: Its id.
+            period_start: Since when.
+            tenant: Only what it spent in this one (empty for calls without one); None for all.
+        """
         column = _SPENDERS.get(scope)
         if column is None:
             return None
-        statement = f"SELECT coalesce(sum(cost_usd), 0) FROM usage_daily WHERE {column} = $1 AND day >= $2"  # noqa: S608 -- names are this file's own
+        statement = (
+            f"SELECT coalesce(sum(cost_usd), 0) FROM usage_daily WHERE {column} = $1 AND day >= $2"  # noqa: S608 -- names are this file's own
+            " AND ($3::text IS NULL OR tenant = $3)"
+        )
+        day = period_start.astimezone(UTC).date()
         async with deadline(_DEADLINE_S):
-            spent: Decimal = await self.pool.fetchval(statement, id, period_start.astimezone(UTC).date())
+            spent: Decimal = await self.pool.fetchval(statement, spender, day, tenant)
         return int(spent.scaleb(9))
 
     async def story(self, request_id: UUID) -> dict[str, Any] | None:

@@ -20,14 +20,20 @@ class Spent:
         self._usage = usage
         self._ledger = ledger
 
-    async def spent_nano_usd(self, scope: str, id: str, period_start: datetime) -> int | None:  # noqa: A002 -- admission's word
-        """Nano-dollars a key, agent or tenant spent since that day began; None when nobody knows."""
+    async def spent_nano_usd(
+        self,
+        scope: str,
+        spender: str,
+        period_start: datetime,
+        tenant: str | None = None,
+    ) -> int | None:
+        """Nano-dollars spent since that day began, in one tenant or in all; None when nobody knows."""
         if self._ledger.state().queued:
             await asyncio.sleep(_ONE_BATCH_S)
         state = self._ledger.state()
         if state.postgres != "up" or state.spool_records:
             return None
         try:
-            return await self._usage.spent_nano_usd(scope, id, period_start)
+            return await self._usage.spent_nano_usd(scope, spender, period_start, tenant)
         except PostgresAway:
             return None

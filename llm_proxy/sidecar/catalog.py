@@ -55,6 +55,7 @@ def _group(router: Theirs, name: str, fallbacks: list[str]) -> Json:
         one.pop("mode", None)
     return {
         "name": name,
+        "alias_of": target if target != name else None,
         "mode": mode or "chat",
         "wildcard": "*" in name,
         "fallbacks": list(dict.fromkeys(fallbacks)),

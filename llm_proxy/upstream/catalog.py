@@ -38,6 +38,7 @@ class Group:
     wildcard: bool = False
     fallbacks: tuple[str, ...] = ()
     deployments: tuple[Deployment, ...] = ()
+    alias_of: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ class Catalog:
     deployments: dict[str, Deployment] = field(default_factory=dict[str, Deployment])
     default_fallbacks: tuple[str, ...] = ()
     own: bool = False
+    _reached: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]], compare=False)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -68,10 +70,29 @@ class Catalog:
             found = max(wild, key=lambda group: len(group.name), default=None)
         return found
 
-    def fallbacks(self, name: str) -> tuple[str, ...]:
-        """Every group a call for this one may end up at."""
-        group = self.group(name)
-        return (*(group.fallbacks if group else ()), *self.default_fallbacks)
+    def resolved(self, name: str) -> str:
+        """The group behind an alias; any other name as it is."""
+        group = self.groups.get(name)
+        return (group.alias_of or name) if group else name
+
+    def fallbacks(self, name: str) -> tuple[str, ...] | None:
+        """Every group a call may end up at, fallbacks of fallbacks too; None when nobody says."""
+        if not self.own:
+            return None
+        if (known := self._reached.get(name)) is not None:
+            return known
+        found = dict.fromkeys([name, self.resolved(name)])
+        waiting = [*found]
+        while waiting:
+            group = self.group(waiting.pop())
+            for one in (*(group.fallbacks if group else ()), *self.default_fallbacks):
+                new = {one, self.resolved(one)} - found.keys()
+                found |= dict.fromkeys(new)
+                waiting += new
+        reached = tuple({self.resolved(one): None for one in found if one != name})
+        if name in self.groups:
+            self._reached[name] = reached
+        return reached
 
     def longest(self, name: str) -> int | None:
         """The most completion tokens any deployment of a group writes; None when nobody says."""
@@ -116,6 +137,7 @@ def from_own(document: Json) -> Catalog:
             "*" in name,
             tuple(entry.get("fallbacks") or ()),
             deployments,
+            entry.get("alias_of"),
         )
     return replace(_catalog(groups, tuple(document.get("default_fallbacks") or ())), own=True)
 

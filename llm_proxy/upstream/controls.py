@@ -4,11 +4,12 @@ Invariants: the namespace is the tenant's, always written by us; a call never fa
 its caller may not use; the caller's own words reach the cache only through `Cache-Control`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from llm_proxy.dialects import Call
-from llm_proxy.identity import Caller, allowed
+from llm_proxy.identity import Caller, allowed, usable
 from llm_proxy.upstream.catalog import Catalog
 
 Json = dict[str, Any]
@@ -25,11 +26,13 @@ class Controls:
         cache_streams: Whether streamed calls may too, before a sidecar of ours: an unmodified LiteLLM also
             keeps streams that were cut.
         default_models: What a caller without a list of its own may use.
+        stopped: Whether a kill switch stops a caller at a model group.
     """
 
     caching: bool = True
     cache_streams: bool = True
-    default_models: tuple[str, ...] = ("*",)
+    default_models: tuple[str, ...] = ()
+    stopped: Callable[[Caller, str], bool] = lambda _caller, _group: False
 
     def cached(self, call: Call, caller: Caller, catalog: Catalog | None) -> bool:
         """Whether the response cache has a say in this call."""
@@ -40,11 +43,18 @@ class Controls:
     def body(self, call: Call, caller: Caller, catalog: Catalog | None) -> Json:
         """The body to send: the call's, and ours."""
         body = {**call.body, "cache": self._cache(call, caller, catalog)}
-        if catalog is not None:
-            allowed_models = caller.models or self.default_models
-            if any(not allowed(allowed_models, group) for group in catalog.fallbacks(call.group)):
-                body["disable_fallbacks"] = True
+        if not self._may_fall_back(str(call.body["model"]), caller, catalog):
+            body["disable_fallbacks"] = True
         return body
+
+    def _may_fall_back(self, name: str, caller: Caller, catalog: Catalog | None) -> bool:
+        models = usable(caller, self.default_models)
+        reached = catalog.fallbacks(name) if catalog else None
+        if catalog is None or reached is None:  # nobody knows where: only who may use everything goes there
+            return models is not None and "*" in models
+        if models is None:
+            models = catalog.names if reached else ()
+        return all(allowed(models, one) and not self.stopped(caller, one) for one in reached)
 
     def _cache(self, call: Call, caller: Caller, catalog: Catalog | None) -> Json:
         if not self.cached(call, caller, catalog):

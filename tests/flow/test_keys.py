@@ -142,7 +142,8 @@ async def test_a_budget_ends_spending_and_says_so(house: House) -> None:
 async def test_calls_the_provider_refuses_cost_a_budget_nothing(house: House) -> None:
     """What was reserved for them is given back when they fail; settlements leave in batches."""
     async with httpx.AsyncClient(timeout=20) as client:
-        made = await make(house, client, budgets=[{"limit_usd": "0.0002", "period": "total"}])
+        budget = {"limit_usd": "0.0002", "period": "total"}
+        made = await make(house, client, models=["*"], budgets=[budget])
         for _ in range(8):
             failed = await ask(client, house, made["key"], json=body("p/status-500"))
             assert failed.status_code == 502, failed.text

@@ -1,13 +1,14 @@
 """The sidecar of the stage tests, started once: every family, retries, fallbacks, the cache, the call log."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
 from sidecars import Json, Provider, Sidecar, deployment, provider_part, running
+from stages.outages import Own, Replicas
 
 from llm_proxy.schema import migrate
 from llm_proxy.stack import part, ports
@@ -66,6 +67,22 @@ def config(provider: Provider) -> Json:
         "model_group_retry_policy": {"policed": {"DefaultRetries": 2, "BadRequestErrorRetries": 2}},
     }
     return {"model_list": families + others, "router_settings": rules}
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Own]:
+    """A Valkey of this test's own."""
+    made = Own(tmp_path)
+    yield made
+    made.end()
+
+
+@pytest.fixture
+async def replicas(own: Own) -> AsyncIterator[Replicas]:
+    """Replicas that count there."""
+    made = Replicas(own.url)
+    yield made
+    await made.stop()
 
 
 FREE = {"input_cost_per_token": 0, "output_cost_per_token": 0}

@@ -14,7 +14,7 @@ from llm_proxy.admission import Admission, Price
 from llm_proxy.admission.wire import Wire
 from llm_proxy.dialects import Call
 from llm_proxy.errors import Refused
-from llm_proxy.identity import Caller
+from llm_proxy.identity import Caller, Rulebook
 from llm_proxy.settings import Settings
 from llm_proxy.stack import part, ports
 from llm_proxy.stack.valkey import valkey, valkey_url
@@ -22,6 +22,8 @@ from llm_proxy.stack.valkey import valkey, valkey_url
 CALL = Call("chat.completions", "openai", "gpt", "gpt", {}, prompt_bytes=400, max_tokens=100)
 COST_NANO_USD = 200
 PASSWORD = "only-for-this-test"
+PATIENT_MS = 5_000
+"""Where the deadline itself is not in question, a busy machine must not decide."""
 
 
 class Own:
@@ -75,14 +77,37 @@ class Ledger:
         self.spent = spent
         self.asked = 0
 
-    async def spent_nano_usd(self, scope: str, id: str, period_start: datetime) -> int | None:  # noqa: A002, ARG002 -- the protocol's
+    async def spent_nano_usd(
+        self,
+        scope: str,  # noqa: ARG002 -- the protocol's
+        spender: str,  # noqa: ARG002 -- the same
+        period_start: datetime,  # noqa: ARG002 -- the same
+        tenant: str | None,  # noqa: ARG002 -- the same
+    ) -> int | None:
         """What was spent."""
         self.asked += 1
         return self.spent
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The models there are."""
+        return CALL.group, "unpriced"
+
     def price(self, group: str) -> Price | None:
         """One nano-dollar a token; `gpt-unpriced` has none."""
         return Price(1_000, 1_000) if group != "unpriced" else None
+
+
+class Rules:
+    """A rulebook that stays as it is."""
+
+    def __init__(self, book: Rulebook) -> None:
+        self._book: Rulebook | None = book
+
+    async def rulebook(self, known: int) -> Rulebook | None:  # noqa: ARG002 -- the protocol's
+        """The book, once."""
+        book, self._book = self._book, None
+        return book
 
 
 def settings_of(**said: object) -> Settings:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 import pytest
-from stages.outages import Ledger, settings_of
+from stages.outages import Ledger, Rules, settings_of
 
 from llm_proxy.admission import Admission, Explanation, Price, explain
 from llm_proxy.dialects import Call
@@ -15,18 +15,6 @@ from llm_proxy.identity.caller import Mode, Period, ScopeKind
 
 STATES = 1_000
 SCOPES: tuple[ScopeKind, ...] = ("key", "agent", "tenant", "user_model", "tenant_group")
-
-
-class Rules:
-    """A rulebook that stays as it is."""
-
-    def __init__(self, book: Rulebook) -> None:
-        self._book: Rulebook | None = book
-
-    async def rulebook(self, known: int) -> Rulebook | None:  # noqa: ARG002 -- the protocol's
-        """The book, once."""
-        book, self._book = self._book, None
-        return book
 
 
 class SomePrices(Ledger):

@@ -1,41 +1,20 @@
 """Budgets on a real Valkey: closed in an outage, rebuilt after a loss, never overspent unforeseen."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from stages.outages import CALL, COST_NANO_USD, Ledger, Own, Replicas, outcome, somebody, until
+from stages.outages import CALL, COST_NANO_USD, PATIENT_MS, Ledger, Own, Replicas, outcome, somebody, until
 
 from llm_proxy.admission import Lease
 from llm_proxy.dialects import Call
 from llm_proxy.errors import BudgetExceeded, Refused, StoreUnavailable
 from llm_proxy.identity import Budget
 
-PATIENT_MS = 5_000
-"""Where the deadline itself is not in question, a busy machine must not decide."""
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[Own]:
-    """A Valkey of this test's own."""
-    made = Own(tmp_path)
-    yield made
-    made.end()
-
-
-@pytest.fixture
-async def replicas(own: Own) -> AsyncIterator[Replicas]:
-    """Replicas that count there."""
-    made = Replicas(own.url)
-    yield made
-    await made.stop()
-
 
 async def test_a_budget_denies_while_the_store_is_gone(own: Own, replicas: Replicas) -> None:
     """Budgets fail closed."""
-    admission = await replicas.start(Ledger())
+    admission = await replicas.start(Ledger(), store_timeout_ms=PATIENT_MS)
     caller = somebody(budgets=(Budget(10**9, "day"),))
     assert await outcome(admission, caller) == "enforced"
     own.kill()
@@ -59,6 +38,25 @@ async def test_an_emptied_store_has_its_budgets_rebuilt_from_the_ledger_and_neve
     with pytest.raises(StoreUnavailable):
         await admission.admit(caller, CALL, uuid4())
     assert ledger.asked == 3
+
+
+async def test_money_reserved_when_the_store_was_emptied_is_reserved_in_the_new_counter(
+    own: Own, replicas: Replicas
+) -> None:
+    """Calls in flight go on counting, at this replica at once, and settle by the difference."""
+    admission = await replicas.start(Ledger(spent=0), store_timeout_ms=PATIENT_MS)
+    caller = somebody(budgets=(Budget(3 * COST_NANO_USD, "total"),))
+    running = [await admission.admit(caller, CALL, uuid4()) for _ in range(2)]
+    await own.ask("FLUSHALL")
+    running.append(await admission.admit(caller, CALL, uuid4()))
+    with pytest.raises(BudgetExceeded):
+        await admission.admit(caller, CALL, uuid4())
+    for lease in running:
+        lease.settle(10, 7)
+    await asyncio.sleep(1)
+    assert admission.state().unsettled == 0
+    (key,) = await own.ask("KEYS", "lp:*:b:*")
+    assert int(await own.ask("HGET", key, "spent")) == 3 * 7
 
 
 async def test_many_calls_that_miss_a_counter_ask_the_ledger_once(own: Own, replicas: Replicas) -> None:

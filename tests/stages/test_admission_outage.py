@@ -2,31 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from stages.outages import CALL, Own, Replicas, outcome, somebody, until
+from stages.outages import CALL, PATIENT_MS, Own, Replicas, outcome, somebody, until
 
 from llm_proxy.errors import RateLimited
 from llm_proxy.identity import Limits
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[Own]:
-    """A Valkey of this test's own."""
-    made = Own(tmp_path)
-    yield made
-    made.end()
-
-
-@pytest.fixture
-async def replicas(own: Own) -> AsyncIterator[Replicas]:
-    """Replicas that count there."""
-    made = Replicas(own.url)
-    yield made
-    await made.stop()
 
 
 @pytest.mark.parametrize("hurt", ["kill", "freeze"])
@@ -39,7 +21,7 @@ async def test_limits_follow_their_policy_while_the_store_is_gone_and_recover_wh
     """Killed or frozen; no call waits longer than the deadline; health tells."""
     admission = await replicas.start(limits_on_store_failure=policy)
     caller = somebody(limits=Limits(rpm=100_000))
-    assert await outcome(admission, caller) == "enforced"
+    await until("enforced", admission, caller)
     own.kill() if hurt == "kill" else own.freeze()
     began = time.monotonic()
     assert await until(fares, admission, caller) < 1
@@ -64,7 +46,7 @@ async def test_a_store_that_is_away_at_the_start_is_found_when_it_comes(own: Own
 
 async def test_local_is_this_replicas_share_by_the_replicas_that_lived(own: Own, replicas: Replicas) -> None:
     """Ten a minute shared by three are three each, the one the store had admitted among them."""
-    three = [await replicas.start() for _ in range(3)]
+    three = [await replicas.start(store_timeout_ms=PATIENT_MS) for _ in range(3)]
     caller = somebody(agent="scout")
     assert await outcome(three[-1], caller) == "enforced"
     own.kill()
@@ -77,7 +59,7 @@ async def test_a_window_known_to_be_full_stays_full_while_the_store_is_gone(
     own: Own, replicas: Replicas
 ) -> None:
     """An outage opens no new window for whoever has used up the old one."""
-    admission = await replicas.start()
+    admission = await replicas.start(store_timeout_ms=PATIENT_MS)
     caller = somebody(agent="scout")
     for _ in range(10):
         await admission.admit(caller, CALL, uuid4())
@@ -97,16 +79,31 @@ async def test_what_a_frozen_store_grants_too_late_is_returned(own: Own, replica
     assert dict(lease.headers)[b"x-llm-proxy-limits"] == b"local"
     await lease.give_back()
     own.thaw()
-    await asyncio.sleep(0.5)
-    place = await admission.admit(caller, CALL, uuid4())
-    assert dict(place.headers)[b"x-llm-proxy-limits"] == b"enforced"
+    await until("enforced", admission, caller)
 
 
 async def test_places_of_a_replica_that_died_are_free_after_their_time(own: Own, replicas: Replicas) -> None:
     """Nobody keeps them; the store forgets them by itself."""
-    dying, living = await replicas.start(), await replicas.start()
+    dying, living = [await replicas.start(store_timeout_ms=PATIENT_MS) for _ in range(2)]
     caller = somebody(limits=Limits(parallel=1))
     await dying.admit(caller, CALL, uuid4())
     assert await outcome(living, caller) == "rate_limit_exceeded"
     keys = await own.ask("KEYS", "lp:*:p:*")
     assert 0 < await own.ask("PTTL", keys[0]) <= 30_000
+
+
+async def test_the_place_of_a_running_call_is_taken_again_in_a_store_that_was_emptied(
+    own: Own, replicas: Replicas
+) -> None:
+    """By the next heartbeat; and free when the call has ended."""
+    admission = await replicas.start(store_timeout_ms=PATIENT_MS)
+    caller = somebody(limits=Limits(parallel=1))
+    running = await admission.admit(caller, CALL, uuid4())
+    await own.ask("FLUSHALL")
+    end = time.monotonic() + 10
+    while not await own.ask("KEYS", "lp:*:p:*"):
+        assert time.monotonic() < end
+        await asyncio.sleep(0.1)
+    assert await outcome(admission, caller) == "rate_limit_exceeded"
+    await running.give_back()
+    assert await outcome(admission, caller) == "enforced"

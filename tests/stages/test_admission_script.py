@@ -90,22 +90,29 @@ class Pair:
             await self.store.settle(f"test:{{{self.name}}}:settled", self.number, tuple(entries))
             self.model.settle("settled", self.number, tuple(entries), self.now_ms)
 
-    def places(self, index: int) -> tuple[tuple[str, str], ...]:
-        """The parallel places of a running call."""
+    def held(self, index: int) -> tuple[Entry, ...]:
+        """The parallel places and the money a running call holds."""
         if not self.taken:
             return ()
-        ask, _ = self.taken[index % len(self.taken)]
-        return tuple((check.key, ask.lease) for check in ask.plan.checks if check.kind == "parallel")
+        ask, answer = self.taken[index % len(self.taken)]
+        rows = zip(ask.plan.checks, ask.wants, answer.extra, strict=True)
+        return tuple(
+            Entry("parallel", check.key, lease=ask.lease)
+            if check.kind == "parallel"
+            else Entry("budget", check.key, born, want)
+            for check, want, born in rows
+            if check.kind in {"parallel", "budget"}
+        )
 
-    async def hold(self, places: tuple[tuple[str, str], ...], *, free: bool) -> None:
-        """Both free the places of a call, or keep them."""
+    async def hold(self, entries: tuple[Entry, ...], *, free: bool) -> None:
+        """Both free the places of a call, or keep what it holds."""
         if not free:
-            await self.store.keep(places, 20_000)
-            self.model.keep(places, 20_000, self.now_ms)
+            assert await self.store.keep(entries, 20_000) == self.model.keep(entries, 20_000, self.now_ms)
             return
-        for key, lease in places:
-            await self.store.free(key, lease)
-            self.model.free(key, lease)
+        for entry in entries:
+            if entry.kind == "parallel":
+                await self.store.free(entry.key, entry.lease)
+                self.model.free(entry.key, entry.lease)
 
     async def play(self, step: tuple[object, ...]) -> None:
         """One step of a history."""
@@ -116,8 +123,8 @@ class Pair:
                 await self.turn_clock(ms)
             case ("settle", int() as index, int() as truth, bool() as twice):
                 await self.settle(index, truth, twice=twice)
-            case (("free" | "keep") as what, int() as index) if places := self.places(index):
-                await self.hold(places, free=what == "free")
+            case (("free" | "keep") as what, int() as index) if entries := self.held(index):
+                await self.hold(entries, free=what == "free")
             case ("seed", int() as spent, int() as born):
                 for letter in "Bb":
                     await self.store.seed(self.check(letter).key, Counter(spent, born))

@@ -8,12 +8,12 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from stages.outages import settings_of
+from stages.outages import Rules, settings_of
 
 from llm_proxy.admission import Admission, EvictingStore, Lease, refuse_evicting, standing_of
 from llm_proxy.dialects import Call
 from llm_proxy.errors import Forbidden, RateLimited
-from llm_proxy.identity import Caller, Limits, Rule
+from llm_proxy.identity import ANY, Caller, Limits, Rule, Rulebook
 
 CALL = Call("chat.completions", "openai", "gpt", "gpt", {}, prompt_bytes=400, max_tokens=100)
 REPLICAS, CLIENTS = 3, 200
@@ -38,7 +38,7 @@ def replica(url: str, *rules: Rule) -> Admission:
     """A replica that counts at this address."""
     return Admission(
         settings_of(limits_redis_url=url, default_models=("gpt", "m"), store_timeout_ms=5_000),
-        standing_rules=rules,
+        rules=Rules(Rulebook(rules, epochs={ANY: 1})) if rules else None,
     )
 
 

@@ -128,6 +128,11 @@ async def test_what_was_spent_is_unknown_while_records_wait(server: Server, tmp_
         ledger.post(record(started_at=since, cost_nano_usd=1_000_000_001))
         assert await spent.spent_nano_usd("key", "key-1", since) == 1_000_000_001
         assert await spent.spent_nano_usd("tenant", "nobody", since) == 0
+        for tenant, cost in (("t-1", 5), ("t-2", 7), (None, 9)):
+            ledger.post(record(started_at=since, tenant=tenant, agent="scout", cost_nano_usd=cost))
+        told = [await spent.spent_nano_usd("agent", "scout", since, tenant) for tenant in ("t-1", "t-2", "")]
+        assert told == [5, 7, 9]
+        assert await spent.spent_nano_usd("agent", "scout", since) == 21
         server.kill()
         ledger.post(record(started_at=since))
         assert await spent.spent_nano_usd("key", "key-1", since) is None

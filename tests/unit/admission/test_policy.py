@@ -1,5 +1,7 @@
 """Which limits and budgets cover a call."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -107,6 +109,24 @@ def test_limits_of_different_tenants_never_share_a_key() -> None:
     assert len(keys) == 2
 
 
+@pytest.mark.parametrize(
+    ("caller", "spent_in"),
+    [
+        (Caller("k", "virtual", tenant="t"), {"key": None, "agent": "t", "tenant": "t"}),
+        (Caller("k", "virtual"), {"key": None, "agent": ""}),
+        (Caller("s", "internal", tenant="t"), {"key": "t", "agent": "t", "tenant": "t"}),
+    ],
+)
+def test_a_budget_is_spent_in_one_tenant_but_that_of_a_virtual_key(
+    caller: Caller, spent_in: dict[str, str | None]
+) -> None:
+    """An agent is named within a tenant; a key that moves to another tenant takes its spending along."""
+    money = (Budget(1, "day"),)
+    rules = tuple(Rule(scope, budgets=money) for scope in ("key", "agent", "tenant"))
+    plan = Policies.of(Defaults(agent_rpm=0), Rulebook(rules)).plan(replace(caller, agent="a"), "m", 0)
+    assert {check.scope: check.spent_in for check in plan.checks} == spent_in
+
+
 names = st.text(min_size=1, max_size=12)
 
 
@@ -134,6 +154,9 @@ def test_no_name_forges_anothers_key(tenant: str, agent: str, other_tenant: str,
         (Kill("tenant", "t"), True),
         (Kill("model", "m"), True),
         (Kill("model", "n"), False),
+        (Kill("model", "m*"), True),
+        (Kill("model", "*", "other"), False),
+        (Kill("model", "n*"), False),
         (Kill("agent", "m"), False),
     ],
 )

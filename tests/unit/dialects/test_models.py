@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_proxy.dialects import Models
+from llm_proxy.dialects import NO_HINTS, OPENAI, Bounds, Models
 from llm_proxy.dialects.models import providers, resolve
 from llm_proxy.errors import BadRequest, ModelNotFound, Refused
 
@@ -50,6 +50,14 @@ MODELS = Models("chat", GROUPS, WILD)
 def test_a_name_finds_its_group(model: str, provider: str | None, group: str) -> None:
     """Its own group first, then wildcards, then the provider its spelling tells."""
     assert resolve(model, provider, MODELS) == group
+
+
+def test_an_alias_travels_as_it_was_called_and_is_judged_as_the_group_it_stands_for() -> None:
+    """Limits, switches and allowed models hold for the group; the sidecar knows the alias."""
+    models = Models("chat", {**GROUPS, "nickname": frozenset({"openai"})}, WILD, {"nickname": "gpt-4o"})
+    body = b'{"model": "nickname", "messages": [{"role": "user", "content": "x"}]}'
+    call = OPENAI.read("chat.completions", body, NO_HINTS, models, Bounds())
+    assert (call.model, call.group, call.body["model"]) == ("nickname", "gpt-4o", "nickname")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,41 @@
+"""What a caller may call at all: the kill switches and the allowed models, before anything is counted.
+
+Invariant: judged on the model group that serves the call, whatever name led there.
+"""
+
+from llm_proxy.admission.asking import Prices
+from llm_proxy.admission.outage import RETRY_S
+from llm_proxy.admission.watch import Watch
+from llm_proxy.dialects import Call
+from llm_proxy.errors import Forbidden, StoreUnavailable
+from llm_proxy.identity import Caller, allowed, killed_by, usable
+
+
+class Permit:
+    """Lets a call pass, or says why not."""
+
+    def __init__(self, watch: Watch, prices: Prices | None, default_models: tuple[str, ...]) -> None:
+        self._watch = watch
+        self._prices = prices
+        self._default_models = default_models
+
+    def check(self, caller: Caller, call: Call) -> None:
+        """Raises `Forbidden`, or `StoreUnavailable` while the models to judge by are not known."""
+        kill = killed_by(self._watch.policies.book.kills, caller, call.group)
+        if kill is not None:
+            raise Forbidden(f"This {kill.kind} is switched off.", code=f"{kill.kind}_disabled")
+        models = usable(caller, self._default_models)
+        if not allowed(self._named() if models is None else models, call.group):
+            raise Forbidden(
+                f"This API key may not use the model {call.model!r}.", param="model", code="model_not_allowed"
+            )
+
+    def _named(self) -> tuple[str, ...]:
+        names = self._prices.names if self._prices is not None else ()
+        if names is None:
+            raise StoreUnavailable("The models are not known yet; please try again.", retry_after_s=RETRY_S)
+        return names
+
+    def stopped(self, caller: Caller, group: str) -> bool:
+        """Whether a kill switch stops a caller at a model group."""
+        return killed_by(self._watch.policies.book.kills, caller, group) is not None

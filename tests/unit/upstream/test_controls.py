@@ -1,0 +1,75 @@
+"""When a call may fall back to other models, and when the sidecar is told not to."""
+
+from typing import Any
+
+import pytest
+
+from llm_proxy.dialects import Call
+from llm_proxy.identity import Caller
+from llm_proxy.upstream.catalog import Catalog, from_model_info, from_own
+from llm_proxy.upstream.controls import Controls
+
+CATALOG = from_own(
+    {
+        "groups": [
+            {"name": "a", "fallbacks": ["b"]},
+            {"name": "b", "fallbacks": ["nickname"]},
+            {"name": "nickname", "alias_of": "c"},
+            {"name": "c", "fallbacks": ["a"]},
+            {"name": "alone"},
+            {"name": "wild/*"},
+        ]
+    }
+)
+UNTOLD = from_model_info({"data": [{"model_name": "a", "model_info": {"id": "1"}}]})
+
+
+def caller(*models: str) -> Caller:
+    """Somebody who may use these."""
+    return Caller("k", "virtual", tenant="t", models=models or None)
+
+
+def told(who: Caller, group: str, catalog: Catalog | None, controls: Controls | None = None) -> bool:
+    """Whether the sidecar is told not to fall back."""
+    call = Call("chat.completions", "openai", group, group, {"model": group})
+    body: dict[str, Any] = (controls or Controls()).body(call, who, catalog)
+    return body.get("disable_fallbacks") is True
+
+
+@pytest.mark.parametrize(
+    ("models", "group", "switched_off"),
+    [
+        (("a", "b", "c"), "a", False),
+        (("*",), "a", False),
+        (("a", "b"), "a", True),
+        (("a", "b", "nickname"), "a", True),
+        (("a",), "a", True),
+        (("c", "a"), "nickname", True),
+        (("alone",), "alone", False),
+        (("wild/*",), "wild/x", False),
+        ((), "a", False),
+    ],
+)
+def test_a_call_falls_back_only_where_its_caller_may_go(
+    models: tuple[str, ...], group: str, *, switched_off: bool
+) -> None:
+    """To fallbacks of fallbacks too, and to what an alias stands for."""
+    assert told(caller(*models), group, CATALOG) is switched_off
+
+
+@pytest.mark.parametrize("catalog", [None, UNTOLD])
+def test_where_nobody_tells_of_fallbacks_only_who_may_use_everything_falls_back(
+    catalog: Catalog | None,
+) -> None:
+    """An unmodified LiteLLM keeps its fallbacks to itself."""
+    assert told(caller("a"), "a", catalog)
+    assert told(caller(), "a", catalog)
+    assert not told(caller("*"), "a", catalog)
+    assert not told(Caller("s", "internal"), "a", catalog)
+
+
+def test_no_call_falls_back_to_a_model_that_is_switched_off() -> None:
+    """A kill switch stops the model, whatever led to it."""
+    controls = Controls(stopped=lambda _, group: group == "c")
+    assert told(caller("*"), "a", CATALOG, controls)
+    assert not told(caller("*"), "alone", CATALOG, controls)
