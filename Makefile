@@ -9,6 +9,10 @@ MAKEFLAGS += --no-builtin-rules
 BIN := .venv/bin
 INSTALL := sh scripts/environment.sh
 export UV_PYTHON_DOWNLOADS := never
+# Certificates are judged as pip and git judge them: by the machine's own list, where it has one.
+ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /System/Library/Keychains),)
+export UV_SYSTEM_CERTS ?= true
+endif
 unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 
 .PHONY: attack help run secrets setup setup-dev test check lint types chaos soak reckoning clean

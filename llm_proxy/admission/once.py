@@ -32,9 +32,11 @@ async def refuse_evicting(url: str, *, timeout_s: float = 1.0, tls: ssl.SSLConte
         )
 
 
-async def announce(url: str, epochs: Mapping[str, int], *, timeout_s: float = 1.0) -> bool:
+async def announce(
+    url: str, epochs: Mapping[str, int], *, timeout_s: float = 1.0, tls: ssl.SSLContext | None = None
+) -> bool:
     """Tell every replica of new epochs at once; False when the store did not hear."""
-    async with _opened(url, timeout_s) as store:
+    async with _opened(url, timeout_s, tls) as store:
         try:
             await raise_all(store, epochs)
         except StoreAway:
@@ -50,9 +52,7 @@ async def raise_all(store: Store, epochs: Mapping[str, int]) -> None:
 
 
 @asynccontextmanager
-async def _opened(
-    url: str, timeout_s: float, tls: ssl.SSLContext | None = None
-) -> AsyncGenerator[SharedStore]:
+async def _opened(url: str, timeout_s: float, tls: ssl.SSLContext | None) -> AsyncGenerator[SharedStore]:
     store = SharedStore(url, timeout_s=timeout_s, tls=tls)
     await store.start()
     try:

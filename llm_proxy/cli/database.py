@@ -5,6 +5,7 @@ password is printed.
 """
 
 import asyncio
+import ssl
 import sys
 from collections.abc import Coroutine
 from typing import Any, NoReturn, TypeVar
@@ -25,6 +26,11 @@ def database_url() -> str:
     if url is None:
         fail("DATABASE_URL is not set, and no stack runs in this folder: there is no database to ask", 2)
     return url.get_secret_value()
+
+
+def trusted_at(url: str) -> ssl.SSLContext | None:
+    """Whom to trust at a store's address, by the gateway's own rule; None where the address says it."""
+    return settings().tls_for(url)
 
 
 def run(work: Coroutine[Any, Any, Result]) -> Result:

@@ -260,13 +260,15 @@ def _state(one: Json) -> str:
 
 
 async def _announce(epochs: Any) -> None:  # noqa: ANN401 -- a mapping of epochs
-    url = settings().limits_redis_url
-    if epochs and url is not None and not await announce(url.get_secret_value(), epochs):
+    found = settings()
+    url, tls = found.limits_redis_url, found.tls_for(found.limits_redis_url)
+    if epochs and url is not None and not await announce(url.get_secret_value(), epochs, tls=tls):
         click.echo("llm-proxy: the limits store is away; replicas learn of this from the database", err=True)
 
 
 def _run(do: Callable[[Registry, Rulings], Awaitable[Any]]) -> Any:  # noqa: ANN401 -- what the command prints
-    url = settings().database_url
+    found = settings()
+    url = found.database_url
     if url is None:
         click.echo(
             "llm-proxy: DATABASE_URL is not set and no stack runs in this folder; keys need a database",
@@ -275,7 +277,7 @@ def _run(do: Callable[[Registry, Rulings], Awaitable[Any]]) -> Any:  # noqa: ANN
         sys.exit(2)
 
     async def connected() -> Any:  # noqa: ANN401 -- the same
-        async with opened(url.get_secret_value()) as (registry, rulings):
+        async with opened(url.get_secret_value(), found.tls_for(url)) as (registry, rulings):
             return await do(registry, rulings)
 
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from llm_proxy import schema
-from llm_proxy.cli.database import database_url, run
+from llm_proxy.cli.database import database_url, run, trusted_at
 from llm_proxy.ledger.postgres import deadline
 
 _DEADLINE_S = 600
@@ -42,4 +42,4 @@ def command(sidecar_password_file: Path | None) -> None:
 
 async def _migrate(url: str, password: str | None) -> list[str]:
     async with deadline(_DEADLINE_S):
-        return await schema.migrate(url, sidecar_password=password)
+        return await schema.migrate(url, sidecar_password=password, tls=trusted_at(url))

@@ -12,7 +12,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from llm_proxy.cli.database import database_url, run
+from llm_proxy.cli.database import database_url, run, trusted_at
 from llm_proxy.cli.nearby import console
 from llm_proxy.ledger.queries import connected
 from llm_proxy.ledger.question import moment
@@ -49,7 +49,7 @@ def command(
 async def _reconcile(
     url: str, since: datetime, until: datetime, *, limit: int, applies: bool
 ) -> tuple[Sequence[Disagreement], int]:
-    async with connected(url) as usage:
+    async with connected(url, trusted_at(url)) as usage:
         enriched = await enrich(usage.pool, since, until) if applies else 0
         return await disagreements(usage.pool, since, until, limit), enriched
 

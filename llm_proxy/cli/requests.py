@@ -12,7 +12,7 @@ from uuid import UUID
 import click
 from rich.table import Table
 
-from llm_proxy.cli.database import database_url, fail, run
+from llm_proxy.cli.database import database_url, fail, run, trusted_at
 from llm_proxy.cli.nearby import console
 from llm_proxy.ledger.queries import connected
 from llm_proxy.ledger.question import moment
@@ -59,13 +59,13 @@ def command(*, request_id: UUID | None, since: str, limit: int, as_json: bool, *
 
 
 async def _story(url: str, request_id: UUID) -> dict[str, Any] | None:
-    async with connected(url) as usage:
+    async with connected(url, trusted_at(url)) as usage:
         return await usage.story(request_id)
 
 
 async def _recent(url: str, since: str, where: dict[str, str], limit: int) -> list[dict[str, Any]]:
     begin = moment(since, datetime.now(UTC))
-    async with connected(url) as usage:
+    async with connected(url, trusted_at(url)) as usage:
         return await usage.recent(begin, where=where, limit=limit)
 
 

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from types import FrameType
+from typing import Any
 
 import click
 import uvicorn
@@ -98,7 +99,7 @@ def listen(settings: Settings) -> socket.socket:
 
 def serve_one(settings: Settings, bound: socket.socket) -> int:
     """Run one gateway process on a bound socket until it is told to stop; returns its exit code."""
-    with asyncio.Runner(loop_factory=_loop) as runner:
+    with asyncio.Runner(loop_factory=event_loop) as runner:
         return runner.run(_serve(settings, bound))
 
 
@@ -123,9 +124,19 @@ async def _serve(settings: Settings, bound: socket.socket) -> int:
     return 0 if server.started else 3
 
 
-def _loop() -> asyncio.AbstractEventLoop:
+def event_loop() -> asyncio.AbstractEventLoop:
+    """The loop a gateway runs on."""
     if sys.platform == "win32":
         return asyncio.new_event_loop()
     import uvloop  # noqa: PLC0415 -- not to be had everywhere
 
-    return uvloop.new_event_loop()
+    loop = uvloop.new_event_loop()
+    loop.set_exception_handler(_report)
+    return loop
+
+
+def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Who gives up a connection while its name is looked up has said so; uvloop leaves the rest to nobody."""
+    if isinstance(context.get("exception"), socket.gaierror) and "never retrieved" in context["message"]:
+        return
+    loop.default_exception_handler(context)

@@ -11,7 +11,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from llm_proxy.cli.database import database_url, run
+from llm_proxy.cli.database import database_url, run, trusted_at
 from llm_proxy.cli.nearby import console
 from llm_proxy.ledger.queries import Line, connected
 from llm_proxy.ledger.question import DIMENSIONS, Question, midnight, moment
@@ -52,7 +52,7 @@ async def _ask(
     end = moment(until, now) if until else midnight(now) + timedelta(days=1)
     filters = _filters(where)
     question = Question(begin, end, tuple(name for name in by.split(",") if name), filters)
-    async with connected(url) as usage:
+    async with connected(url, trusted_at(url)) as usage:
         lines = await usage.ask(question, now)
         days = await usage.ask(Question(midnight(begin), midnight(end), ("day",), filters), now)
     return lines, days

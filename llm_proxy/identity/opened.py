@@ -1,5 +1,6 @@
 """The registry of a database, opened for one job of the command line and closed after it."""
 
+import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -10,7 +11,7 @@ from llm_proxy.identity.rulings import Rulings
 
 
 @asynccontextmanager
-async def opened(url: str) -> AsyncGenerator[tuple[Registry, Rulings]]:
-    """Keys and rules of the database at this address."""
-    async with asyncpg.create_pool(url, min_size=0, max_size=2) as pool:
+async def opened(url: str, tls: ssl.SSLContext | None = None) -> AsyncGenerator[tuple[Registry, Rulings]]:
+    """Keys and rules of the database at this address; `tls` says whom to trust there."""
+    async with asyncpg.create_pool(url, min_size=0, max_size=2, ssl=tls) as pool:
         yield Registry(pool), Rulings(pool)

@@ -4,6 +4,7 @@ Invariants: nothing is written; every question has a deadline; an id finds its p
 it; costs stay `Decimal` until somebody prints them. Raises `PostgresAway` when nobody can tell now.
 """
 
+import ssl
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -167,10 +168,15 @@ class Usage:
 
 
 @asynccontextmanager
-async def connected(dsn: str) -> AsyncGenerator[Usage]:
-    """Usage over a connection of its own, for the command line; raises `PostgresAway`."""
+async def connected(dsn: str, tls: ssl.SSLContext | None = None) -> AsyncGenerator[Usage]:
+    """Usage over a connection of its own, for the command line; raises `PostgresAway`.
+
+    Args:
+        dsn: The database's address.
+        tls: Whom to trust there; without it what the address says.
+    """
     async with deadline(_DEADLINE_S):
-        pool = await asyncpg.create_pool(dsn, min_size=1, max_size=2)
+        pool = await asyncpg.create_pool(dsn, min_size=1, max_size=2, ssl=tls)
     try:
         yield Usage(pool)
     finally:

@@ -6,6 +6,7 @@ database that is already right is only read, so the gateway's role needs no righ
 """
 
 import hashlib
+import ssl
 from dataclasses import dataclass
 from importlib import resources
 from typing import Union
@@ -78,14 +79,17 @@ async def apply(connection: Connection) -> list[str]:
     return [step.name for step in todo]
 
 
-async def migrate(dsn: str, *, sidecar_password: str | None = None) -> list[str]:
+async def migrate(
+    dsn: str, *, sidecar_password: str | None = None, tls: ssl.SSLContext | None = None
+) -> list[str]:
     """Bring the database at this address to this version, over a connection of its own.
 
     Args:
         dsn: A role that may create tables.
         sidecar_password: Given, the sidecar's role may log in with it.
+        tls: Whom to trust; without it what the address says.
     """
-    connection = await asyncpg.connect(dsn)
+    connection = await asyncpg.connect(dsn, ssl=tls)
     try:
         applied = await apply(connection)
         if sidecar_password is not None:

@@ -5,6 +5,7 @@ one line.
 """
 
 import argparse
+import atexit
 import os
 import re
 import socket
@@ -41,10 +42,28 @@ def main(words: list[str] | None = None) -> int:
     clean = environment(os.environ, text)
     os.environ.clear()
     os.environ.update(clean)
+    end = End()
+    atexit.register(end)
     # Only now: LiteLLM reads the environment while it is imported.
     from llm_proxy.sidecar.launch import run  # noqa: PLC0415
 
-    return run(asked.config.absolute(), listener, key)
+    end.code = run(asked.config.absolute(), listener, key)
+    return end.code
+
+
+class End:
+    """The last thing this process does: what was registered after it has been called by then.
+
+    Python would go on to free all that LiteLLM holds, object by object, for seconds and for nobody.
+    """
+
+    code = 1
+
+    def __call__(self) -> None:
+        """End with the code."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(self.code)
 
 
 def _texts(config: Path) -> Iterator[str]:

@@ -6,6 +6,7 @@ nothing else. Its role may read nothing, so a row written twice stays as it was 
 
 import asyncio
 import contextlib
+import ssl
 import sys
 import time
 from collections import deque
@@ -36,6 +37,8 @@ class CallLog:
 
     def __init__(self, url: str) -> None:
         self._url = url
+        names_none = "sslmode=verify" in url and "sslrootcert=" not in url
+        self._trusted = ssl.create_default_context() if names_none else None
         self._waiting: deque[Row] = deque()
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
         self._writer: asyncio.Task[None] | None = None
@@ -87,7 +90,9 @@ class CallLog:
         taken = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
         try:
             if self._connection is None or self._connection.is_closed():
-                self._connection = await asyncpg.connect(self._url, timeout=5, command_timeout=10)
+                self._connection = await asyncpg.connect(
+                    self._url, timeout=5, command_timeout=10, ssl=self._trusted
+                )
             await self._connection.execute(INSERT, *map(list, zip(*taken, strict=True)))
         except BaseException:
             self._waiting.extendleft(reversed(taken))

@@ -70,7 +70,8 @@ class Doors:
             await answer(send, 503, {"status": "starting"})
         else:
             status = "leaving" if self.leaving else "healthy"
-            await answer(send, 200, {"status": status, "in_flight": self.in_flight})
+            said = {"status": status, "in_flight": self.in_flight, "answered": self.answered}
+            await answer(send, 200, said)
 
     def _admits(self, scope: Scope) -> bool:
         given = [value for name, value in scope["headers"] if name == b"authorization"]

@@ -1,6 +1,7 @@
 """What a person reads when the stack is ready: the address, where the key is, and two examples to paste.
 
-Invariant: the key itself is never shown; the examples read it from where it lies.
+Invariants: the key itself is never shown, the examples read it from where it lies; Python's lines begin at
+the margin, for a prompt takes them no other way.
 """
 
 from dataclasses import dataclass, field
@@ -26,11 +27,11 @@ Paste into another terminal:
 
 Or into Python, after `pip install openai`:
 
-  {key.in_python}
-  from openai import OpenAI
-  client = OpenAI(base_url="{base_url}", api_key=key)
-  question = [{{"role": "user", "content": "What is the capital of France?"}}]
-  print(client.chat.completions.create(model="{model}", messages=question).choices[0].message.content)
+{key.in_python}
+from openai import OpenAI
+client = OpenAI(base_url="{base_url}", api_key=key)
+question = [{{"role": "user", "content": "What is the capital of France?"}}]
+print(client.chat.completions.create(model="{model}", messages=question).choices[0].message.content)
 
 Ctrl-C stops everything.
 """

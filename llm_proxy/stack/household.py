@@ -1,7 +1,7 @@
 """The parts that run: started, waited for, started again, stopped in order.
 
-Invariants: a part is guarded by the watchdog from its first moment; the gateway ends first, for it writes to
-the stores, and Postgres last.
+Invariants: a part is guarded by the watchdog from its first moment; the gateway ends first and the stores
+last, for everybody writes to them until the end.
 """
 
 import time
@@ -13,7 +13,7 @@ from llm_proxy.stack.supervise import Watched, supervise
 from llm_proxy.stack.watchdog import Watchdog
 
 Say = Callable[[str], None]
-FIRST_TO_STOP, LAST_TO_STOP = "gateway", "postgres"
+FIRST_TO_STOP, LAST_TO_STOP = ("gateway",), ("postgres", "valkey-")
 
 
 class Household:
@@ -73,15 +73,16 @@ class Household:
 
     def stop(self) -> None:
         """Stops everything, and says which part had to be killed."""
-        parts = self._parts
-        between = [running for name, running in parts.items() if name not in {FIRST_TO_STOP, LAST_TO_STOP}]
-        for group in (_of(parts, FIRST_TO_STOP), between, _of(parts, LAST_TO_STOP)):
-            for name in stop(group):
+        for at in range(3):
+            for name in stop(running for running in self._parts.values() if _turn(running) == at):
                 self._say(f"  {name} did not end by itself and was killed")
-        for running in parts.values():
+        for running in self._parts.values():
             self._watchdog.forget(running.process.pid)
         self._watchdog.close()
 
 
-def _of(parts: dict[str, Running], name: str) -> list[Running]:
-    return [parts[name]] if name in parts else []
+def _turn(running: Running) -> int:
+    """When it is asked to stop: first, second or last."""
+    if running.part.name.startswith(FIRST_TO_STOP):
+        return 0
+    return 2 if running.part.name.startswith(LAST_TO_STOP) else 1

@@ -10,6 +10,7 @@ from pathlib import Path
 from llm_proxy.settings import Settings, load
 from llm_proxy.stack import programs, stores
 from llm_proxy.stack.greeting import key_place
+from llm_proxy.stack.growth import Share, share
 from llm_proxy.stack.local_model import CHAT_MODEL
 from llm_proxy.stack.outcome import write_whole
 from llm_proxy.stack.part import Part
@@ -57,6 +58,7 @@ class Plan:
     Attributes:
         models: None when no local model is wanted, or the configuration does not refer to it.
         sidecar_ports: By each sidecar's number.
+        share: What each of them may have.
     """
 
     given: Surroundings
@@ -66,6 +68,7 @@ class Plan:
     stores: stores.Stores
     models: programs.ModelPorts | None
     sidecar_ports: Mapping[int, int]
+    share: Share
 
     @property
     def development(self) -> bool:
@@ -156,7 +159,7 @@ def settle(wishes: Wishes, given: Surroundings) -> Plan:
     """Decides everything.
 
     Raises:
-        Refused: The port is taken, or there is no configuration.
+        Refused: The port is taken, there is no configuration, or a limit is no number.
         Missing: A wheel or an environment is not installed.
         pydantic.ValidationError: A setting is wrong.
     """
@@ -174,10 +177,18 @@ def settle(wishes: Wishes, given: Surroundings) -> Plan:
         stores=stores.choose(given, embedded=wishes.stores),
         models=programs.ModelPorts(free_port(), free_port()) if wants_models else None,
         sidecar_ports={number: free_port() for number in range(1, wishes.sidecars + 1)},
+        share=_share(given),
     )
     for _ in (*plan.sidecars(), *plan.model()):
         pass  # each looks for its wheel and says when it is missing
     return plan
+
+
+def _share(given: Surroundings) -> Share:
+    try:
+        return share(given.names)
+    except ValueError as wrong:
+        raise Refused(str(wrong)) from wrong
 
 
 def _config(wishes: Wishes) -> Path:

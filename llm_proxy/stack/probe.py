@@ -21,10 +21,19 @@ def models(host: str, port: int, key: str) -> list[str]:
     return [str(model["id"]) for model in json.loads(body)["data"]] if body else []
 
 
-def in_flight(port: int, host: str = "127.0.0.1") -> int | None:
-    """How many calls run at a sidecar; None when it does not say."""
-    body = _get(host, port, "/health/liveliness", {}, 1.0)
-    found = re.search(rb'"in_flight": ?(\d+)', body or b"")
+def in_flight(port: int) -> int | None:
+    """How many calls run at a sidecar of this machine; None when it does not say."""
+    return _told(port, b"in_flight", 1.0)
+
+
+def answered(port: int) -> int:
+    """How many calls a sidecar of this machine has answered; 0 when it does not say."""
+    return _told(port, b"answered", 0.2) or 0
+
+
+def _told(port: int, name: bytes, timeout_s: float) -> int | None:
+    body = _get("127.0.0.1", port, "/health/liveliness", {}, timeout_s)
+    found = re.search(rb'"' + name + rb'": ?(\d+)', body or b"")
     return int(found[1]) if found else None
 
 

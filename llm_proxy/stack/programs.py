@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from llm_proxy.stack import growth
 from llm_proxy.stack.part import Part, PartDied
 from llm_proxy.stack.ports import reached_at
 from llm_proxy.stack.probe import answers
@@ -28,6 +29,9 @@ OF_THE_MACHINE = (
 
 NEVER_IN_A_SIDECAR = ("DATABASE_URL", "REDIS_URL", "HOST", "PORT", "DEBUG", "NUM_WORKERS")
 """LiteLLM reads these and would turn on a database, listen elsewhere, or start workers of its own."""
+
+HELD_BY_THE_LAUNCHER = (growth.SOFT, growth.HARD, growth.CALLS)
+"""A sidecar that is told would leave by itself, before a fresh one has taken its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,7 @@ def sidecar(number: int, port: int, config: Path, behind: Behind, given: Surroun
     env |= {"LITELLM_MASTER_KEY": behind.master_key}
     env.setdefault("LLM_PROXY_SIDECAR_DRAIN_S", "1")
     env.setdefault("LLM_PROXY_SIDECAR_LEAVE_S", "0")
-    for name in NEVER_IN_A_SIDECAR:
+    for name in (*NEVER_IN_A_SIDECAR, *HELD_BY_THE_LAUNCHER):
         env.pop(name, None)
     words = ("--config", config.absolute(), "--host", "127.0.0.1", "--port", port)
     return Part(

@@ -1,27 +1,33 @@
 """How sidecars are exchanged: new ones come up, take over, and the old ones drain and stop.
 
-Invariants: the old ones serve until every new one is ready; what does not validate or does not come up
-leaves them as they are, and says why; one exchange at a time; `step` never waits long.
+All of them when asked to or when a file changes, one that has had its share by itself. Invariants: the old
+ones serve until every new one is ready; what does not validate or does not come up leaves them as they are,
+and says why; one exchange at a time; `step` never waits long.
 """
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llm_proxy.stack.changes import Changes
+from llm_proxy.stack.growth import HARD, NEVER, resident_mib
 from llm_proxy.stack.household import Household, Say
 from llm_proxy.stack.outcome import Outcome
 from llm_proxy.stack.part import PartDied, Running, refuse_to_wait
 from llm_proxy.stack.plan import Plan
 from llm_proxy.stack.ports import free_port
-from llm_proxy.stack.probe import in_flight
+from llm_proxy.stack.probe import answered, in_flight
 from llm_proxy.stack.surroundings import Surroundings
 
 HEARD_AFTER_S = 3.0
 """By then every gateway process has read the new list: it looks once a second."""
 
 ASK_EVERY_S = 0.5
+COUNT_EVERY_S = 5.0
+"""Answered calls; memory is looked at every time."""
+AGAIN_AFTER_S = 60.0
+"""After a fresh one did not come up in the place of one that has had its share."""
 
 Look = Callable[[], Surroundings]
 Check = Callable[[Path, Mapping[str, str]], list[str]]
@@ -30,11 +36,19 @@ Check = Callable[[Path, Mapping[str, str]], list[str]]
 
 @dataclass(slots=True)
 class _Coming:
-    """New sidecars on their way."""
+    """New sidecars on their way.
+
+    Attributes:
+        plan: What holds when they have taken over; its ports are theirs alone.
+        places: The numbers of those whose places they take.
+        why: Why, when nobody asked; None when somebody waits for the outcome.
+    """
 
     plan: Plan
     sidecars: dict[int, Running]
+    places: tuple[int, ...]
     began_ns: int
+    why: str | None = None
 
 
 @dataclass(slots=True)
@@ -70,6 +84,8 @@ class Succession:
         """
         self._household, self._plan = household, plan
         self._sidecars: dict[int, Running] = {}
+        self._born_mib: dict[int, float] = {}
+        self._counted_at_s = self._not_before_s = 0.0
         self._look, self._check, self._say = look, check, say
         self._known = frozenset(check(plan.config, plan.given.names))
         self._asked = False
@@ -80,6 +96,7 @@ class Succession:
     def begin_with(self, sidecars: dict[int, Running]) -> None:
         """Take charge of the sidecars the stack has started with, by number."""
         self._sidecars = sidecars
+        self._weigh()
 
     def ask(self) -> None:
         """Exchange them soon; safe in a signal handler."""
@@ -90,9 +107,12 @@ class Succession:
         if self._changes is not None and self._changes.found(now_s, self._plan.watched()):
             self._say(f"{self._plan.config} or a key has changed")
             self._asked = True
+        self._bound()
         if self._asked and self._coming is None:
             self._asked = False
             self._begin()
+        elif self._coming is None and now_s >= self._not_before_s:
+            self._refresh(now_s)
         if self._coming is not None:
             self._await(self._coming, now_s)
         self._leaving = [one for one in self._leaving if not self._gone(one, now_s)]
@@ -100,7 +120,7 @@ class Succession:
     def _begin(self) -> None:
         began_ns = time.monotonic_ns()
         try:
-            plan = self._plan.with_given(self._look(), self._numbers())
+            plan = self._plan.with_given(self._look(), self._numbers(len(self._sidecars)))
             faults = [one for one in self._check(plan.config, plan.given.names) if one not in self._known]
             if faults:
                 self._refuse(began_ns, faults)
@@ -110,13 +130,54 @@ class Succession:
             self._refuse(began_ns, [str(fault)])
             return
         self._say(f"starting {_named(started)} with the new configuration")
-        self._coming = _Coming(plan, started, began_ns)
+        self._coming = _Coming(plan, started, tuple(self._sidecars), began_ns)
 
-    def _numbers(self) -> dict[int, int]:
+    def _refresh(self, now_s: float) -> None:
+        """Start a fresh one for the first that has had its share."""
+        counting = self._plan.share.calls < NEVER and now_s - self._counted_at_s >= COUNT_EVERY_S
+        self._counted_at_s = now_s if counting else self._counted_at_s
+        for number, port in self._plan.sidecar_ports.items():
+            mib = resident_mib(self._running(number).process.pid)
+            calls = answered(port) if counting else 0
+            why = self._plan.share.why_enough(mib, self._born_mib[number], calls)
+            if why:
+                self._replace(number, why, now_s)
+                return
+
+    def _replace(self, number: int, why: str, now_s: float) -> None:
+        plan = replace(self._plan, sidecar_ports=self._numbers(1))
+        try:
+            started = {new: self._household.start(part) for new, part in plan.sidecars()}
+        except (OSError, UnicodeDecodeError, PartDied) as fault:
+            self._stays(why, str(fault), now_s)
+            return
+        self._say(f"sidecar-{number} {why}: starting {_named(started)} to take its place")
+        self._coming = _Coming(plan, started, (number,), time.monotonic_ns(), why)
+
+    def _bound(self) -> None:
+        """Kill what holds more than it ever may; who keeps the parts up starts it again."""
+        every = [self._running(number) for number in self._sidecars]
+        for running in (*every, *(one.running for one in self._leaving)):
+            mib = resident_mib(running.process.pid) if running.alive() else 0.0
+            if mib > self._plan.share.hard_mib:
+                self._say(f"{running.part.name} holds {mib:.0f} MiB, more than {HARD} allows: killed")
+                running.process.kill()
+
+    def _weigh(self) -> None:
+        """Note what each holds when it begins to serve."""
+        for number in self._sidecars:
+            mib = resident_mib(self._running(number).process.pid)
+            self._born_mib.setdefault(number, mib)
+
+    def _running(self, number: int) -> Running:
+        """A sidecar as it runs now, perhaps not for the first time."""
+        return self._household.running(self._sidecars[number].part.name)
+
+    def _numbers(self, how_many: int) -> dict[int, int]:
         """A free number and port for each."""
         taken = set(self._sidecars) | {int(one.running.part.name.rpartition("-")[2]) for one in self._leaving}
         free = (number for number in range(1, 1000) if number not in taken)
-        return {next(free): free_port() for _ in self._sidecars}
+        return {next(free): free_port() for _ in range(how_many)}
 
     def _await(self, coming: _Coming, now_s: float) -> None:
         try:
@@ -127,21 +188,33 @@ class Succession:
         except PartDied as fault:
             self._coming = None
             self._household.end(coming.sidecars.values())
-            self._refuse(coming.began_ns, [str(fault)])
+            if coming.why is None:
+                self._refuse(coming.began_ns, [str(fault)])
+            else:
+                self._stays(coming.why, str(fault), now_s)
         else:
             self._take_over(coming, now_s)
 
     def _take_over(self, coming: _Coming, now_s: float) -> None:
         self._coming = None
-        old = {number: self._household.running(one.part.name) for number, one in self._sidecars.items()}
+        old = {number: self._running(number) for number in coming.places}
         ports = self._plan.sidecar_ports
-        self._plan, self._sidecars = coming.plan, coming.sidecars
+        kept = {number: port for number, port in ports.items() if number not in old}
+        self._plan = replace(coming.plan, sidecar_ports={**kept, **coming.plan.sidecar_ports})
+        self._sidecars = {number: self._sidecars[number] for number in kept} | coming.sidecars
+        self._born_mib = {number: self._born_mib[number] for number in kept}
+        self._weigh()
         self._plan.list_sidecars()
         self._household.exchange(old.values(), coming.sidecars.values())
         self._leaving += [_Leaving(one, ports[number], now_s, now_s) for number, one in old.items()]
         said = f"{_named(coming.sidecars)} took over from {_named(old)}"
         self._say(said)
-        Outcome(coming.began_ns, done=True, said=(said,)).write(self._plan.state)
+        if coming.why is None:
+            Outcome(coming.began_ns, done=True, said=(said,)).write(self._plan.state)
+
+    def _stays(self, why: str, fault: str, now_s: float) -> None:
+        self._not_before_s = now_s + AGAIN_AFTER_S
+        self._say(f"no other sidecar came up, so the one that {why} stays: {fault}")
 
     def _refuse(self, began_ns: int, faults: list[str]) -> None:
         self._say("the new configuration is refused, the old one stays:")

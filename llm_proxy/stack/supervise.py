@@ -1,7 +1,7 @@
 """Keeps the parts of a running stack alive until somebody asks it to stop.
 
-Invariants: a part that ends is named, with its log, and started again after a growing pause; one that cannot
-stay up ends the whole stack. Pure decisions take the time as an argument.
+Invariants: a part that ends is named, with its log, and started again after a growing pause; one that does
+not come up any more ends the whole stack. Pure decisions take the time as an argument.
 """
 
 import time
@@ -26,12 +26,15 @@ class Watched:
     """A running part and how often it has failed of late.
 
     Attributes:
+        failures: How often in a row it ended before it had run steadily.
+        stillborn: How often in a row it ended before it was ready.
         again_at_s: When it is started again; None while it runs.
-        announced: Whether its being ready was told.
+        announced: Whether it was ready since it was started, and that was told.
     """
 
     running: Running
     failures: int = 0
+    stillborn: int = 0
     again_at_s: float | None = None
     announced: bool = True
 
@@ -77,9 +80,10 @@ def _plan_restart(part: Watched, say: Say, now_s: float) -> None:
     running = part.running
     steady = now_s - running.started_s > STEADY_AFTER_S
     part.failures = 1 if steady else part.failures + 1
+    part.stillborn = 0 if part.announced else part.stillborn + 1
     ended = f"{running.part.name} ended with code {running.process.returncode}"
-    if part.failures > MOST_FAILURES:
-        raise PartDied(f"{ended}, for the {part.failures}th time; {running.last_words()}")
+    if part.stillborn > MOST_FAILURES:
+        raise PartDied(f"{ended}, for the {part.stillborn}th time; {running.last_words()}")
     wait_s = pause_s(part.failures)
     part.again_at_s = now_s + wait_s
     where = f" (log: {running.log})" if running.log else ""

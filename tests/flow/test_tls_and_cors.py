@@ -54,7 +54,7 @@ def port_of(url: str) -> int:
 async def test_sidecar_redis_and_postgres_are_reached_by_tls_with_an_authority_of_ones_own(
     tmp_path: Path, certificate: tuple[Path, Path], limits_redis_url: str, database_url: str
 ) -> None:
-    """A call is answered, and neither store is away."""
+    """A call is answered, neither store is away, and commands reach them by the same rule."""
     redis, postgres = port_of(limits_redis_url), port_of(database_url)
     with (
         crew(tmp_path / "plain", sidecars=1) as plain,
@@ -82,6 +82,16 @@ async def test_sidecar_redis_and_postgres_are_reached_by_tls_with_an_authority_o
                 "limits": "ok",
                 "database": "ok",
             }
+        for line in ("migrate", "keys create --name far", "keys revoke far", "usage"):
+            assert typed(tmp_path, names, *line.split()) == (0, "")
+
+
+def typed(folder: Path, names: dict[str, str], *words: str) -> tuple[int, str]:
+    """The exit code and the complaints of a command with these settings."""
+    env = {"PATH": os.environ["PATH"], "LLM_PROXY__ENVIRONMENT": "development"} | names
+    argv = [sys.executable, "-m", "llm_proxy", *words]
+    done = subprocess.run(argv, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    return done.returncode, done.stderr.replace("This is the only time the key is shown.\n", "")
 
 
 async def test_a_sidecar_whose_certificate_nobody_vouches_for_is_not_trusted(

@@ -89,12 +89,22 @@ def test_a_part_that_dies_is_named_and_started_again_after_a_pause(tmp_path: Pat
 
 
 def test_a_part_that_cannot_stay_up_ends_the_stack_with_its_last_words(tmp_path: Path) -> None:
-    """After so many failures in a row nobody is served by trying on."""
+    """After so many starts in a row that came to nothing, nobody is served by trying on."""
     running = start(part_that_runs("raise SystemExit('no such colour')"), tmp_path)
     running.process.wait()
-    watched = Watched(running, failures=MOST_FAILURES)
+    watched = Watched(running, stillborn=MOST_FAILURES, announced=False)
     with pytest.raises(PartDied, match=r"part ended with code 1(?s:.*)no such colour"):
         look_after(watched, lambda part: start(part, tmp_path), print, running.started_s)
+
+
+def test_a_part_that_comes_up_each_time_is_never_given_up(tmp_path: Path) -> None:
+    """However often it dies later on: the others go on serving, and so does it in between."""
+    said: list[str] = []
+    running = start(part_that_runs("raise SystemExit(9)"), tmp_path)
+    running.process.wait()
+    watched = Watched(running, failures=100)
+    look_after(watched, lambda part: start(part, tmp_path), said.append, running.started_s)
+    assert said == [f"part ended with code 9; starting it again in 15 s (log: {tmp_path / 'part.log'})"]
 
 
 def test_a_part_without_a_log_speaks_where_the_launcher_does(capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,91 @@
+"""A sidecar that grows without end, and the launcher that looks after it."""
+
+import asyncio
+import sys
+from collections.abc import Iterator
+
+import httpx
+import pytest
+import yaml
+from house import say
+from launched import Launched, launched
+from sidecars import Json, Provider, deployment, provider_part
+
+from llm_proxy.stack import part, ports
+
+HOARD = """
+from litellm.integrations.custom_logger import CustomLogger
+
+class Hoard(CustomLogger):
+    kept = []
+
+    async def async_log_success_event(self, kwargs, response_obj, start_time, end_time):
+        self.kept.append(b"x" * (int(kwargs["model"].rpartition("-")[2]) * 2**20))
+
+instance = Hoard()
+"""
+MAX_MIB, HARD_MIB = 700, 1100
+WORDS = ("--no-local-model", "--no-stores", "--config", "litellm.yaml")
+pytestmark = [
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc"),
+]
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
+    """A stack whose one sidecar keeps as many MiB of each call as its model's name says."""
+    folder = tmp_path_factory.mktemp("growth")
+    port = ports.free_port()
+    provider = part.start(provider_part(port), folder / "logs")
+    try:
+        part.wait_until_ready([provider])
+        played = Provider(f"http://127.0.0.1:{port}")
+        models = [deployment(f"keeps-{mib}", f"openai/keeps-{mib}", played) for mib in (0, 50, HARD_MIB)]
+        config: Json = {"model_list": models, "litellm_settings": {"callbacks": ["hoard.instance"]}}
+        (folder / "litellm.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+        (folder / "hoard.py").write_text(HOARD, encoding="utf-8")
+        limits = f"LLM_PROXY_SIDECAR_MAX_MIB={MAX_MIB}\nLLM_PROXY_SIDECAR_HARD_MIB={HARD_MIB}\n"
+        (folder / ".env").write_text(limits, encoding="utf-8")
+        with launched(folder, *WORDS) as up:
+            up.wait_for("Ctrl-C stops everything")
+            yield up
+    finally:
+        part.stop([provider])
+
+
+async def keep(client: httpx.AsyncClient, stack: Launched, mib: int) -> int:
+    """One call, of which the sidecar keeps so much; its status."""
+    body = {"model": f"keeps-{mib}", "messages": say("hello")}
+    url = f"http://127.0.0.1:{stack.port}/v1/chat/completions"
+    return (await client.post(url, json=body)).status_code
+
+
+def asking(stack: Launched) -> httpx.AsyncClient:
+    """A client with the stack's key."""
+    return httpx.AsyncClient(headers={"x-api-key": stack.client().api_key}, timeout=30)
+
+
+async def test_one_that_has_grown_gives_way_to_a_fresh_one_and_no_call_is_lost(stack: Launched) -> None:
+    """Also where there is only one: the fresh one serves before the old one stops."""
+    async with asking(stack) as client:
+        statuses = [await keep(client, stack, 50) for _ in range(8)]
+        async with asyncio.timeout(60):
+            while "sidecar-1 has drained and stopped" not in stack.said:
+                statuses.append(await keep(client, stack, 0))
+                await asyncio.sleep(0.05)
+    assert "MiB: starting sidecar-2 to take its place" in stack.said
+    assert "sidecar-2 took over from sidecar-1" in stack.said
+    assert set(statuses) == {200}
+    assert len(statuses) > 50
+
+
+async def test_one_that_grows_faster_than_that_is_killed_and_comes_back(stack: Launched) -> None:
+    """The machine's memory is not for one process to take; the line says why it ended."""
+    async with asking(stack) as client:
+        await keep(client, stack, HARD_MIB)
+        await asyncio.to_thread(stack.wait_for, "more than LLM_PROXY_SIDECAR_HARD_MIB allows: killed")
+        await asyncio.to_thread(stack.wait_for, "ended with code -9; starting it again")
+        async with asyncio.timeout(60):
+            while await keep(client, stack, 0) != 200:  # noqa: ASYNC110 -- nothing tells
+                await asyncio.sleep(0.2)
