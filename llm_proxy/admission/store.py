@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from llm_proxy.admission.check import Answer, Ask
 from llm_proxy.admission.model import Counter, Entry, Model
+from llm_proxy.admission.nodes import Nodes
 from llm_proxy.admission.wire import StoreAway, Wire, Word
 from llm_proxy.settings import Settings
 
@@ -131,20 +132,24 @@ class SharedStore:
         self._source = {name: f"{head}\n{source(name)}" for name in _SCRIPTS}
         self._sha = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in self._source.items()}  # noqa: S324 -- Redis names scripts so
         self.observed: Observed = lambda _seconds, _answered: None
-        self.wire = Wire(url, timeout_s=timeout_s, greeting=self._greeting, tls=tls)
+
+        def wire(at: str) -> Wire:
+            return Wire(at, timeout_s=timeout_s, greeting=self._greeting, tls=tls)
+
+        self.nodes = Nodes(url, wire, timeout_s=timeout_s)
 
     @property
     def answering(self) -> bool:
         """Whether it can be asked now."""
-        return self.wire.answering
+        return self.nodes.answering
 
     async def start(self) -> None:
         """Connect, or keep trying in the background."""
-        await self.wire.start()
+        await self.nodes.start()
 
     async def stop(self) -> None:
         """Close the connection."""
-        await self.wire.stop()
+        await self.nodes.stop()
 
     async def admit(self, ask: Ask, orphan: Callable[[Answer], None] | None = None) -> Answer:
         """Admit a call if every check passes."""
@@ -171,7 +176,7 @@ class SharedStore:
 
     async def free(self, key: str, lease: str) -> None:
         """Give a place back, now."""
-        await self.wire.ask("ZREM", key, lease)
+        await self.nodes.ask(key, "ZREM", key, lease)
 
     async def keep(self, entries: tuple[Entry, ...], ttl_ms: int) -> list[int]:
         """Keep what living calls of one tenant hold."""
@@ -191,17 +196,21 @@ class SharedStore:
 
     async def replicas(self, name: str) -> int:
         """Say that this replica lives, and hear how many do."""
-        seconds, micros = await self.wire.ask("TIME")
+        key, ask = REPLICAS_KEY, self.nodes.ask
+        seconds, micros = await ask(key, "TIME")
         now_ms = int(seconds) * 1000 + int(micros) // 1000
-        await self.wire.ask("ZADD", REPLICAS_KEY, now_ms, name)
-        await self.wire.ask("ZREMRANGEBYSCORE", REPLICAS_KEY, "-inf", now_ms - REPLICA_LIFE_MS)
-        return int(await self.wire.ask("ZCARD", REPLICAS_KEY))
+        await ask(key, "ZADD", key, now_ms, name)
+        await ask(key, "ZREMRANGEBYSCORE", key, "-inf", now_ms - REPLICA_LIFE_MS)
+        return int(await ask(key, "ZCARD", key))
 
     async def memory_policy(self) -> str:
-        """What the store does when its memory is full."""
-        told: bytes = await self.wire.ask("INFO", "memory")
-        said = dict(line.split(":", 1) for line in told.decode().splitlines() if ":" in line)
-        return said.get("maxmemory_policy", "unknown")
+        """What the store does when its memory is full: the first node's word that is not `noeviction`."""
+        policies: list[str] = []
+        for wire in self.nodes.all:
+            told: bytes = await wire.ask("INFO", "memory")
+            said = dict(line.split(":", 1) for line in told.decode().splitlines() if ":" in line)
+            policies.append(said.get("maxmemory_policy", "unknown"))
+        return next((one for one in policies if one != "noeviction"), "noeviction")
 
     async def _run(self, name: str, words: list[Word], orphan: Callable[[Any], None] | None = None) -> Any:  # noqa: ANN401 -- RESP
         began = perf_counter()
@@ -214,14 +223,15 @@ class SharedStore:
         return reply
 
     async def _ask(self, name: str, words: list[Word], orphan: Callable[[Any], None] | None) -> Any:  # noqa: ANN401 -- RESP
+        ask, key = self.nodes.ask, str(words[1])
         try:
-            return await self.wire.ask("EVALSHA", self._sha[name], *words, orphan=orphan)
+            return await ask(key, "EVALSHA", self._sha[name], *words, orphan=orphan)
         except StoreAway as away:
             if not str(away).startswith("NOSCRIPT"):
                 raise
         for greeting in self._greeting():
-            await self.wire.ask(*greeting)
-        return await self.wire.ask("EVALSHA", self._sha[name], *words, orphan=orphan)
+            await self.nodes.of(key).ask(*greeting)
+        return await ask(key, "EVALSHA", self._sha[name], *words, orphan=orphan)
 
     def _greeting(self) -> list[tuple[Word, ...]]:
         return [("SCRIPT", "LOAD", text) for text in self._source.values()]

@@ -131,6 +131,8 @@ class Wire(asyncio.Protocol):
                     waiting.orphan(reply)
             elif isinstance(reply, hiredis.ReplyError):
                 waiting.future.set_exception(StoreAway(str(reply)))
+                if str(reply).startswith("READONLY") and self._transport is not None:
+                    self._transport.abort()  # it is the primary no more: the address may lead elsewhere now
             else:
                 waiting.future.set_result(reply)
 

@@ -107,3 +107,25 @@ async def test_the_place_of_a_running_call_is_taken_again_in_a_store_that_was_em
     assert await outcome(admission, caller) == "rate_limit_exceeded"
     await running.give_back()
     assert await outcome(admission, caller) == "enforced"
+
+
+async def test_a_store_that_was_demoted_is_away_until_the_address_leads_to_a_primary(
+    own: Own, replicas: Replicas
+) -> None:
+    """As after a failover: what may only be read is no store of limits, and its connection is let go."""
+    admission = await replicas.start(store_timeout_ms=PATIENT_MS)
+    caller = somebody(limits=Limits(rpm=100_000))
+    assert await outcome(admission, caller) == "enforced"
+    before = await own.ask("CLIENT", "LIST", "TYPE", "normal")
+    await own.ask("REPLICAOF", "127.0.0.1", "1")
+    await until("local", admission, caller)
+    await asyncio.sleep(0.2)
+    after = await own.ask("CLIENT", "LIST", "TYPE", "normal")
+    assert ids(before).isdisjoint(ids(after))
+    await own.ask("REPLICAOF", "NO", "ONE")
+    await until("enforced", admission, caller)
+
+
+def ids(clients: bytes) -> set[bytes]:
+    """Which connections there are."""
+    return {line.split(b" ", 1)[0] for line in clients.splitlines()}

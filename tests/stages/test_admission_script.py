@@ -53,7 +53,7 @@ class Pair:
     async def turn_clock(self, by_ms: int) -> None:
         """Time passes."""
         self.now_ms += by_ms
-        await self.store.wire.ask("SET", f"test-clock-{self.name}", self.now_ms)
+        await self.store.nodes.of("").ask("SET", f"test-clock-{self.name}", self.now_ms)
 
     def check(self, letter: str) -> Check:
         """The check a letter stands for."""
@@ -216,7 +216,7 @@ async def test_a_call_reserved_in_a_lost_counter_settles_in_full_in_the_new_one(
     await pair.store.seed(budget.key, Counter(100, 7))
     ask = Ask(Plan("t", "{t}", (budget,), 0), (30,), NO_EPOCH, "x", 30_000)
     answer = await pair.store.admit(ask)
-    await pair.store.wire.ask("DEL", budget.key)
+    await pair.store.nodes.of("").ask("DEL", budget.key)
     await pair.store.seed(budget.key, Counter(100, 8))
     entry = Entry("budget", budget.key, answer.extra[0], 50 - 30, 50)
     await pair.store.settle(f"test:{{{pair.name}}}:settled", 1, (entry,))

@@ -1,0 +1,140 @@
+"""The nodes of the limits store: one as a rule, or those of a Redis Cluster, one connection each.
+
+Invariants: a store that is no cluster is asked about it once, at the start, and costs nothing after; all keys
+of a tenant lie in one slot, so a script runs at one node; a slot that moved is followed at once, the whole
+table read again beside the calls; while a node is away, or a slot on its way, only its tenants go without.
+Source: https://valkey.io/topics/cluster-spec/ (MOVED, hash slots).
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
+
+from llm_proxy.admission.wire import StoreAway, Wire, Word
+
+log = logging.getLogger(__name__)
+
+MOST_HOPS = 4
+LOOK_EVERY_S = 0.5
+
+
+class Nodes:
+    """Knows which connection a key is asked at."""
+
+    def __init__(self, url: str, wire: Callable[[str], Wire], *, timeout_s: float) -> None:
+        self._url = url
+        self._wire = wire
+        self._timeout_s = timeout_s
+        self._first = wire(url)
+        self._by_address: dict[str, Wire] = {}
+        self._slots: list[Wire] | None = None
+        self._table_is_old = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def answering(self) -> bool:
+        """Whether every node can be asked now."""
+        return all(wire.answering for wire in self.all)
+
+    @property
+    def all(self) -> tuple[Wire, ...]:
+        """A connection to each node that has keys."""
+        return (self._first,) if self._slots is None else tuple(self._by_address.values())
+
+    async def start(self) -> None:
+        """Connect, or keep trying in the background."""
+        await self._first.start()
+        with contextlib.suppress(StoreAway):
+            await self._read_table()
+
+    async def stop(self) -> None:
+        """Close every connection."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for wire in (self._first, *self._by_address.values()):
+            await wire.stop()
+
+    def of(self, key: str) -> Wire:
+        """Whom to ask about a key."""
+        return self._first if self._slots is None else self._slots[key_slot(key.encode())]
+
+    async def ask(self, key: str, *words: Word, orphan: Callable[[Any], None] | None = None) -> Any:  # noqa: ANN401 -- RESP
+        """The reply to a command about a key, at whichever node has it; raises `StoreAway`."""
+        wire = self.of(key)
+        for _ in range(MOST_HOPS):
+            try:
+                return await wire.ask(*words, orphan=orphan)
+            except StoreAway as away:
+                match str(away).split():
+                    case ["MOVED", slot, address]:
+                        wire = await self._at(address)
+                        self._learn(int(slot), wire)
+                    case _:
+                        raise
+        raise StoreAway
+
+    def _learn(self, slot: int, wire: Wire) -> None:
+        if self._slots is None:
+            self._slots = [self._first] * REDIS_CLUSTER_HASH_SLOTS
+            self._begin(self._keep_table())
+        self._slots[slot] = wire
+        self._table_is_old = True
+
+    async def _at(self, address: str) -> Wire:
+        """The connection to a node; a new one is waited for no longer than for an answer."""
+        wire = self._by_address.get(address)
+        if wire is None:
+            wire = self._by_address[address] = self._wire(_url_at(self._url, address))
+            await asyncio.wait({self._begin(wire.start())}, timeout=self._timeout_s)
+        return wire
+
+    async def _read_table(self) -> None:
+        """Which node has which slots; raises `StoreAway` when no node tells, or the store is no cluster."""
+        rows: list[Any] | None = None
+        for wire in (self._first, *self._by_address.values()):
+            try:
+                rows = await wire.ask("CLUSTER", "SLOTS")
+                break
+            except StoreAway:
+                continue
+        if not rows:
+            raise StoreAway
+        slots = [self._first] * REDIS_CLUSTER_HASH_SLOTS
+        for low, high, (host, port, *_), *_ in rows:
+            wire = await self._at(f"{(host or b'').decode()}:{port}")
+            slots[low : high + 1] = [wire] * (high + 1 - low)
+        if self._slots is None:
+            self._begin(self._keep_table())
+        self._slots, self._table_is_old = slots, False
+        for address in [one for one, wire in self._by_address.items() if wire not in set(slots)]:
+            self._begin(self._by_address.pop(address).stop())
+
+    async def _keep_table(self) -> None:
+        """Read the table again when a slot has moved, and while a node does not answer."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            if self._table_is_old or not self.answering:
+                with contextlib.suppress(StoreAway):
+                    await self._read_table()
+
+    def _begin(self, work: Any) -> "asyncio.Task[None]":  # noqa: ANN401 -- a coroutine
+        task: asyncio.Task[None] = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _url_at(url: str, address: str) -> str:
+    """The same address at another node; one without a host is where the first is."""
+    parts = urlsplit(url)
+    host, _, port = address.rpartition(":")
+    host = host or parts.hostname or "127.0.0.1"
+    who = parts.netloc.rpartition("@")[0]
+    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return urlunsplit(parts._replace(netloc=f"{who}@{place}" if who else place))

@@ -1,0 +1,127 @@
+"""Admission on a Redis Cluster of three real Valkeys: exact, followed when slots move or a node dies."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from uuid import uuid4
+
+import pytest
+from stages.cluster import Cluster
+from stages.outages import CALL, PATIENT_MS, Ledger, Replicas, outcome, somebody, until
+
+from llm_proxy.admission import EvictingStore, refuse_evicting
+from llm_proxy.admission.check import epoch_key
+from llm_proxy.errors import BudgetExceeded, RateLimited
+from llm_proxy.identity import Budget, Limits
+
+TENANTS = 15
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The nodes, started once."""
+    made = Cluster(tmp_path_factory.mktemp("cluster"))
+    yield made
+    made.end()
+
+
+@pytest.fixture
+async def cluster(nodes: Cluster) -> Cluster:
+    """The nodes, acquainted."""
+    if b"cluster_size:3" not in await nodes.ask(nodes.ports[0], "CLUSTER", "INFO"):
+        await nodes.form()
+    return nodes
+
+
+@pytest.fixture
+async def replicas(cluster: Cluster) -> AsyncIterator[Replicas]:
+    """Replicas that count there."""
+    made = Replicas(cluster.url)
+    yield made
+    await made.stop()
+
+
+async def test_an_agent_of_any_tenant_gets_exactly_its_ten_from_two_replicas(
+    cluster: Cluster, replicas: Replicas
+) -> None:
+    """Whichever node counts for the tenant."""
+    both = [await replicas.start(store_timeout_ms=PATIENT_MS) for _ in range(2)]
+    callers = [somebody(agent="scout") for _ in range(TENANTS)]
+    assert len({await cluster.owner(epoch_key(one.tenant)) for one in callers}) > 1
+    for caller in callers:
+        fared = await asyncio.gather(*(outcome(both[number % 2], caller) for number in range(30)))
+        assert fared.count("enforced") == 10
+        assert fared.count("rate_limit_exceeded") == 20
+    assert {one.state().store for one in both} == {"up"}
+
+
+async def test_places_and_money_are_given_back_and_settled_at_every_node(replicas: Replicas) -> None:
+    """What was reserved becomes what was used."""
+    admission = await replicas.start(Ledger(), store_timeout_ms=PATIENT_MS)
+    callers = [somebody(limits=Limits(parallel=1), budgets=(Budget(1_000, "total"),)) for _ in range(TENANTS)]
+    for caller in callers:
+        lease = await admission.admit(caller, CALL, uuid4())
+        with pytest.raises(RateLimited):
+            await admission.admit(caller, CALL, uuid4())
+        await lease.give_back()
+        lease.settle(10, 1_000)
+    await asyncio.sleep(0.5)
+    assert admission.state().unsettled == 0
+    for caller in callers:
+        with pytest.raises(BudgetExceeded):
+            await admission.admit(caller, CALL, uuid4())
+
+
+async def test_a_slot_that_moved_is_followed_and_nothing_is_forgotten(
+    cluster: Cluster, replicas: Replicas
+) -> None:
+    """While it is on its way, what holds is what holds without a store."""
+    admission = await replicas.start(store_timeout_ms=PATIENT_MS)
+    moving, staying = (somebody(limits=Limits(rpm=60)) for _ in range(2))
+    assert [await outcome(admission, one) for one in (moving, moving, staying)] == ["enforced"] * 3
+    meanwhile: list[str] = []
+
+    async def called() -> None:
+        meanwhile.append(await outcome(admission, moving))
+
+    await cluster.move(epoch_key(moving.tenant), called)
+    assert meanwhile == ["local"]
+    told = dict((await admission.admit(moving, CALL, uuid4())).headers)
+    assert told[b"x-llm-proxy-limits"] == b"enforced"
+    assert told[b"x-ratelimit-remaining-requests"] == b"57"
+    assert await outcome(admission, staying) == "enforced"
+
+
+async def test_while_a_node_is_dead_only_its_tenants_are_on_their_own(
+    cluster: Cluster, replicas: Replicas
+) -> None:
+    """And it is found again when it is back."""
+    admission = await replicas.start(store_timeout_ms=PATIENT_MS)
+    callers = [somebody(limits=Limits(rpm=100_000)) for _ in range(TENANTS)]
+    dead = cluster.ports[2]
+    owners = [await cluster.owner(epoch_key(one.tenant)) for one in callers]
+    there = [one for one, port in zip(callers, owners, strict=True) if port == dead]
+    elsewhere = [one for one in callers if one not in there]
+    assert there
+    assert elsewhere
+    cluster.kill(dead)
+    try:
+        for one in there:
+            await until("local", admission, one)
+        for one in elsewhere:
+            await until("enforced", admission, one)
+        assert admission.state().store == "away"
+    finally:
+        cluster.revive(dead)
+    for one in callers:
+        await until("enforced", admission, one, within_s=20)
+
+
+async def test_a_node_that_evicts_is_refused_like_a_store_that_does(cluster: Cluster) -> None:
+    """Whichever it is."""
+    await refuse_evicting(cluster.url)
+    await cluster.ask(cluster.ports[2], "CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    try:
+        with pytest.raises(EvictingStore):
+            await refuse_evicting(cluster.url)
+    finally:
+        await cluster.ask(cluster.ports[2], "CONFIG", "SET", "maxmemory-policy", "noeviction")
