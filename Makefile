@@ -15,7 +15,7 @@ export UV_SYSTEM_CERTS ?= true
 endif
 unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 
-.PHONY: attack help run secrets setup setup-dev test check lint types chaos soak reckoning clean
+.PHONY: attack help run secrets setup setup-dev setup-sidecar test check lint types chaos soak reckoning clean
 .PHONY: bench bench-quick profile work
 
 help: ## Show this list.
@@ -75,6 +75,8 @@ clean: ## Remove environments and caches; .env, .keys/ and the data in .local/ s
 	rm -rf .venv .venv-sidecar .uv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
 setup-dev: .venv/.dev .venv-sidecar/.sidecar
+
+setup-sidecar: .venv-sidecar/.sidecar
 
 .bench/.others: locks/bench.txt scripts/bench_environment.sh
 	@echo "→ the gateways we are measured beside (.bench)"

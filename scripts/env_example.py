@@ -20,6 +20,9 @@ STACK = """
 # CACHE_REDIS_URL=
 # A better chat model than the toy, for the same place.
 # LOCAL_MODEL_GGUF=
+# A sidecar that holds more is exchanged, and no call lost; one that holds more than the second is killed.
+# LLM_PROXY_SIDECAR_MAX_MIB=1024
+# LLM_PROXY_SIDECAR_HARD_MIB=2048
 
 # ---- docker compose: `make secrets` makes what has to be secret --------------------------------------------
 # self-hosted-db or managed-db, and if wanted local-models, dev; separated by commas.

@@ -1,10 +1,11 @@
 """The services the tests run on, real ones, started once per run on free ports and gone with the run.
 
-Invariant: a killed test run leaves no process behind; its data lies in a folder of its own under the
-system's temporary folder.
+Invariants: a killed test run leaves no process behind; its data lies in a folder of its own under the
+system's temporary folder; LiteLLM's environment is made when it is missing and a test may ask for it.
 """
 
 import shutil
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -13,12 +14,23 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from llm_proxy.stack import part, ports
+from llm_proxy.stack import Missing, part, ports, programs
 from llm_proxy.stack.postgres import postgres
 from llm_proxy.stack.postgres import postgres_url as address_of_postgres
 from llm_proxy.stack.valkey import Purpose, valkey, valkey_url
 
 PASSWORD = "only-for-this-test-run"
+PURE = Path(__file__).parent / "unit"
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Make LiteLLM's environment where pytest was started by other means than `make test`."""
+    if all(item.path.is_relative_to(PURE) for item in session.items) or session.config.option.collectonly:
+        return
+    try:
+        programs.sidecar_python()
+    except Missing:
+        subprocess.run(["make", "setup-sidecar"], cwd=programs.PROJECT, check=True)  # noqa: S607 -- any
 
 
 @pytest.fixture(scope="session")

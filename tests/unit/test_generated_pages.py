@@ -1,4 +1,4 @@
-"""What is generated from the settings says what the settings say."""
+"""What is generated says what it is generated from."""
 
 import subprocess
 import sys
@@ -18,3 +18,9 @@ def test_a_generated_page_is_what_the_settings_say(script: str, page: str) -> No
         [sys.executable, f"scripts/{script}.py"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert made.stdout == (ROOT / page).read_text()
+
+
+def test_uv_run_installs_what_the_lock_says() -> None:
+    """After a changed lock: `python scripts/pins.py`."""
+    done = subprocess.run([sys.executable, "scripts/pins.py", "--check"], cwd=ROOT, check=False)
+    assert done.returncode == 0
