@@ -1,6 +1,6 @@
 """Everything the benchmark compares, started on one stand: each subject by the name it has in the tables."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench import subjects
 from bench.stand import Stand, Subject, await_model, virtual_key
@@ -16,6 +16,7 @@ SIDECAR = "our sidecar alone"
 WHOLE = "llm-proxy + our sidecar"
 FERRO = "ferrogw"
 PORTKEY = "Portkey"
+CONSTANT = "a constant answer"
 RPM = 1_000_000_000
 
 
@@ -25,10 +26,12 @@ class House:
 
     Attributes:
         refused: The gateway asked with a wrong key, and with a key whose limit is used up.
+        constant: The web server under all of ours, answering every request with the same refusal.
     """
 
     subjects: dict[str, Subject]
     refused: dict[int, Subject]
+    constant: Subject
     missing: tuple[str, ...]
 
 
@@ -36,7 +39,7 @@ def furnish(stand: Stand, *, litellm: bool = True, others: bool = True) -> House
     """Start the subjects; `llm-proxy` has everything on: a virtual key, shared limits, records, logs."""
     at = {
         name: ports.free_port()
-        for name in (RELAY, FLOOR, GATEWAY, PLAIN, STOCK, SIDECAR, WHOLE, FERRO, PORTKEY)
+        for name in (RELAY, FLOOR, GATEWAY, PLAIN, STOCK, SIDECAR, WHOLE, FERRO, PORTKEY, CONSTANT)
     }
     up, folder, stores = stand.upstream_port, stand.folder, stand.stores
     config = subjects.litellm_config(folder, up)
@@ -44,6 +47,7 @@ def furnish(stand: Stand, *, litellm: bool = True, others: bool = True) -> House
         subjects.relay(RELAY, at[RELAY], up),
         subjects.relay(FLOOR, at[FLOOR], up, stores.valkey),
         subjects.gateway(GATEWAY, at[GATEWAY], up, folder, stores),
+        subjects.constant(CONSTANT, at[CONSTANT]),
     ]
     if litellm:
         started += [
@@ -65,7 +69,15 @@ def furnish(stand: Stand, *, litellm: bool = True, others: bool = True) -> House
         401: stand.subject(GATEWAY, at[GATEWAY], "sk-somebody-elses-0123456789"),
         429: stand.subject(GATEWAY, at[GATEWAY], tight),
     }
-    return House(found, refused, tuple(name for name, one in wanted.items() if one is None))
+    groups = {stand.pid(name) for name in names}
+    constant = _alone(found.pop(CONSTANT), groups)
+    found = {name: _alone(one, groups) for name, one in found.items()}
+    refused = {status: _alone(one, groups) for status, one in refused.items()}
+    return House(found, refused, constant, tuple(name for name, one in wanted.items() if one is None))
+
+
+def _alone(subject: Subject, groups: set[int]) -> Subject:
+    return replace(subject, others=tuple(groups.difference(subject.pids)))
 
 
 def _subject(stand: Stand, name: str, port: int) -> Subject:

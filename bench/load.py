@@ -9,6 +9,7 @@ that breaks off counts as broken; only loopback addresses are asked. Units: mill
 import argparse
 import asyncio
 import json
+import random
 import statistics
 import time
 from dataclasses import asdict, dataclass, field
@@ -83,10 +84,12 @@ class Connection(asyncio.Protocol):
         seen.statuses[status] = seen.statuses.get(status, 0) + 1
         seen.total_ms.append((now - self._sent) * 1000)
         seen.first_ms.append(((self._first or now) - self._sent) * 1000)
-        if self._parser.should_keep_alive():
-            asyncio.get_running_loop().call_soon(self._next)
-        else:
+        if not self._parser.should_keep_alive():
             self._transport.close()
+        elif self._load.pause_s:
+            asyncio.get_running_loop().call_later(random.uniform(0, self._load.pause_s), self._next)
+        else:
+            asyncio.get_running_loop().call_soon(self._next)
 
     def _next(self) -> None:
         if not self._load.more():
@@ -101,8 +104,9 @@ class Connection(asyncio.Protocol):
 class Load:
     """The running load."""
 
-    def __init__(self, seconds: float, most: int) -> None:
+    def __init__(self, seconds: float, most: int, pause_s: float = 0.0) -> None:
         self.seen = Seen()
+        self.pause_s = pause_s
         self._ends = time.perf_counter() + seconds
         self._left = most
         self._open = 0
@@ -167,12 +171,13 @@ def main() -> None:
     arguments.add_argument("--connections", type=int, default=16)
     arguments.add_argument("--seconds", type=float, default=2.0)
     arguments.add_argument("--requests", type=int, default=MOST_REQUESTS)
+    arguments.add_argument("--pause-ms", type=float, default=0.0, help="the most a caller waits between two")
     given = arguments.parse_args()
     where = urlsplit(given.url)
     if where.hostname != "127.0.0.1" or not 0 < given.seconds <= 60:
         arguments.error("only 127.0.0.1, and at most a minute")
     headers = dict(header.split(": ", 1) for header in given.header)
-    load = Load(given.seconds, min(given.requests, MOST_REQUESTS))
+    load = Load(given.seconds, min(given.requests, MOST_REQUESTS), given.pause_ms / 1000)
     raw = request(given.url, headers, given.body)
     seen = uvloop.run(load.run(where.hostname, where.port or 80, raw, given.connections))
     print(json.dumps(told(seen)))

@@ -18,6 +18,7 @@ from bench.life import Life, lives
 from bench.stand import Run, Subject, body, load_average, measure, standing
 
 ROUNDS = 4
+SLOW = (body("bench-50ms"), body("bench-50ms", stream=True))
 Runs = dict[str, list[Run]]
 
 
@@ -105,29 +106,61 @@ def gateway_lines(found: House) -> list[Line]:
 
 
 def refusal_lines(found: House) -> list[Line]:
-    """What a refusal costs."""
+    """What a refusal costs, and what the web server under it does."""
     lines: list[Line] = []
-    for status, most_us in ((401, 60), (429, 120)):
-        runs = [measure(found.refused[status], body(), seconds=0.8, status=status) for _ in range(ROUNDS + 1)]
-        lines.append(Line(f"llm-proxy: CPU a refusal {status}", median(runs[1:], cpu), "us", most_us))
+    for subject, status, what, most_us in (
+        (found.constant, 401, "the web server alone: CPU a constant refusal", None),
+        (found.refused[401], 401, "llm-proxy: CPU a refusal 401", 60),
+        (found.refused[429], 429, "llm-proxy: CPU a refusal 429", 120),
+    ):
+        runs = [measure(subject, body(), seconds=0.8, status=status) for _ in range(ROUNDS + 1)]
+        lines.append(Line(what, median(runs[1:], cpu), "us", most_us))
     return lines
 
 
 def latency_lines(found: House) -> list[Line]:
-    """What the gateway adds to an upstream that takes 50 ms."""
-    slow, asked = body("bench-50ms"), [found.subjects[name] for name in (house.DIRECT, GATEWAY)]
-    direct, through = (measure(one, slow, connections=4, seconds=1.5) for one in asked)
-    first = [measure(one, body("bench-50ms", stream=True), connections=4, seconds=1.5) for one in asked]
-    return [
-        Line("llm-proxy: added latency p50, 50 ms upstream", through.p50_ms - direct.p50_ms, "ms", 0.5),
-        Line("llm-proxy: added latency p99, 50 ms upstream", through.p99_ms - direct.p99_ms, "ms"),
+    """What the gateway adds to an upstream that takes 50 ms, and what the bare relays add."""
+    asked = [found.subjects[name] for name in (house.DIRECT, RELAY, FLOOR, GATEWAY)]
+    whole, streamed = (in_turn(1, asked, lambda one, sent=sent: unhurried(one, sent)) for sent in SLOW)
+
+    def added(runs: Runs, name: str, what: Callable[[Run], float]) -> float:
+        return median(runs[name], what) - median(runs[house.DIRECT], what)
+
+    lines: list[Line] = []
+    for name in (RELAY, FLOOR, GATEWAY):
+        most, most_first = (0.5, 1.0) if name == GATEWAY else (None, None)
+        p50, first = added(whole, name, _p50), added(streamed, name, _first)
+        lines.append(Line(f"{name}: added latency p50, 50 ms upstream", p50, "ms", most))
+        lines.append(Line(f"{name}: added time to first frame p50", first, "ms", most_first))
+    lines.append(
         Line(
-            "llm-proxy: added time to first frame p50",
-            first[1].first_p50_ms - first[0].first_p50_ms,
+            "llm-proxy: added latency p99, 50 ms upstream",
+            added(whole, GATEWAY, _p99),
             "ms",
-            1.0,
-        ),
-    ]
+        )
+    )
+    return lines
+
+
+def unhurried(subject: Subject, sent: str) -> Run:
+    """Four callers that wait a little between two calls, each as long as it likes.
+
+    Without the wait their calls leave together, are answered together, and what is measured is how long the
+    last of four stands in line.
+    """
+    return measure(subject, sent, connections=4, seconds=1.5, pause_ms=20)
+
+
+def _p50(run: Run) -> float:
+    return run.p50_ms
+
+
+def _p99(run: Run) -> float:
+    return run.p99_ms
+
+
+def _first(run: Run) -> float:
+    return run.first_p50_ms
 
 
 def sidecar_lines(found: House) -> list[Line]:

@@ -1,6 +1,7 @@
 """The floor: a relay that only relays, with plain ASGI and aiohttp, and on demand one Redis script a call.
 
     python -m bench.relay --port 20002 --upstream http://127.0.0.1:20001 [--redis redis://...]
+    python -m bench.relay --port 20002      answers 401 to everybody: what a refusal costs at least
 
 No key, no limits, no record, no error handling: what any Python gateway on these libraries pays at least.
 """
@@ -32,10 +33,13 @@ return used
 """A sliding window of requests, the least a shared limit needs."""
 
 
+REFUSAL = b'{"error":{"message":"No.","type":"invalid_request_error","param":null,"code":"invalid_api_key"}}'
+
+
 class Relay:
     """The relay as an ASGI application."""
 
-    def __init__(self, upstream: str, redis_url: str | None) -> None:
+    def __init__(self, upstream: str | None, redis_url: str | None) -> None:
         self._base = upstream
         self._redis_url = redis_url
         self._session: aiohttp.ClientSession
@@ -47,6 +51,8 @@ class Relay:
         """Serve one ASGI connection."""
         if scope["type"] == "lifespan":
             await self._live(receive, send)
+        elif self._base is None:
+            await _refuse(send)
         else:
             await self._relay(scope, receive, send)
 
@@ -75,7 +81,7 @@ class Relay:
             self._calls += 1
             await self._redis.evalsha(self._sha, 1, "bench:relay", 1_000_000_000, self._calls)
         headers = {"content-type": "application/json", "authorization": "Bearer bench"}
-        url = URL(self._base + scope["path"], encoded=True)
+        url = URL(f"{self._base}{scope['path']}", encoded=True)
         async with self._session.post(url, data=body, headers=headers) as answer:
             kind = answer.headers.get("content-type", "application/json").encode()
             if kind.startswith(b"text/event-stream"):
@@ -92,11 +98,17 @@ class Relay:
             await send({"type": "http.response.body", "body": out})
 
 
+async def _refuse(send: Send) -> None:
+    head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(REFUSAL))]
+    await send({"type": "http.response.start", "status": 401, "headers": head})
+    await send({"type": "http.response.body", "body": REFUSAL})
+
+
 def main() -> None:
     """Serve until killed."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--port", type=int, required=True)
-    arguments.add_argument("--upstream", required=True)
+    arguments.add_argument("--upstream")
     arguments.add_argument("--redis")
     given = arguments.parse_args()
     uvicorn.run(

@@ -1,12 +1,14 @@
 """The test stand: stores, upstream and subjects, started together, measured in turn.
 
 Invariants: nothing outlives the stand; what was not answered as it should be is counted apart; CPU is that of
-the subject's whole process tree while the load was on, divided by what it served.
+the subject's whole process tree while the load was on, divided by what it served; the other subjects stand
+still meanwhile, so that nobody's timers are in another's figures.
 """
 
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,16 +29,23 @@ from llm_proxy.stack.valkey import valkey, valkey_url
 
 PASSWORD = "only-for-this-bench"  # noqa: S105 -- of stores that live for a minute
 PATH = "/v1/chat/completions"
+SETTLE_S = 0.1
+"""What a subject gets to catch up after it stood still."""
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """One thing to measure: where it listens, with what words it is asked, whose CPU counts."""
+    """One thing to measure: where it listens, with what words it is asked, whose CPU counts.
+
+    Attributes:
+        others: Process groups that stand still while it is measured.
+    """
 
     name: str
     url: str
     pids: tuple[int, ...]
     headers: tuple[str, ...] = ()
+    others: tuple[int, ...] = ()
 
     def cpu_s(self) -> float:
         """User and system time used so far."""
@@ -96,6 +105,19 @@ class Stand:
 
 
 @contextmanager
+def still(groups: tuple[int, ...]) -> Iterator[None]:
+    """Process groups stopped by the kernel until the block ends."""
+    try:
+        for group in groups:
+            os.killpg(group, signal.SIGSTOP)
+        time.sleep(SETTLE_S)
+        yield
+    finally:
+        for group in groups:
+            os.killpg(group, signal.SIGCONT)
+
+
+@contextmanager
 def standing() -> Iterator[Stand]:
     """The stores and the upstream, until the block ends."""
     with tempfile.TemporaryDirectory(prefix="llm-proxy-bench-") as name:
@@ -135,14 +157,17 @@ def measure(
     seconds: float = 2.0,
     requests: int = 0,
     status: int = 200,
+    pause_ms: float = 0.0,
 ) -> Run:
     """Put load on a subject and see what it costs; raises `RuntimeError` when nothing was served."""
     words = [sys.executable, "-m", "bench.load", subject.url, "--body", sent, "--seconds", str(seconds)]
     words += ["--connections", str(connections), *(("--requests", str(requests)) if requests else ())]
+    words += ["--pause-ms", str(pause_ms)]
     words += [word for header in subject.headers for word in ("--header", header)]
-    before_s = subject.cpu_s()
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
-    used_s = subject.cpu_s() - before_s
+    with still(subject.others):
+        before_s = subject.cpu_s()
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+        used_s = subject.cpu_s() - before_s
     if done.returncode:
         raise RuntimeError(f"{subject.name}: {done.stderr[-2000:]}")
     seen = json.loads(done.stdout)

@@ -50,6 +50,11 @@ def relay(name: str, port: int, upstream_port: int, redis_url: str | None = None
     return _python(name, port, *words, *(("--redis", redis_url) if redis_url else ()))
 
 
+def constant(name: str, port: int) -> Part:
+    """The web server of our gateway and of the relays, answering without a thought."""
+    return _python(name, port, "-m", "bench.relay", "--port", str(port))
+
+
 def gateway(
     name: str, port: int, sidecar_port: int, folder: Path, stores: Stores | None, **more: str
 ) -> Part:
