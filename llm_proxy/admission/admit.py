@@ -12,6 +12,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 from uuid import UUID
 
 from llm_proxy.admission.asking import Asking, Prices
@@ -72,8 +73,7 @@ class AdmissionState:
     shadowed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """What was asked, what the answer was, and the refusal in it."""
 
     ask: Ask
@@ -112,9 +112,7 @@ class Admission:
         self._living = Living()
         self._returning: set[asyncio.Task[None]] = set()
         self._full = FullWindows()
-        self._since = time.time()
-        self._answered = True
-        self._shadowed = 0
+        self._since, self._answered, self._shadowed = time.time(), True, 0
         self._pulse = Pulse(self._store, replica, self._living, self._outage, self._desk)
 
     async def start(self) -> None:
@@ -159,6 +157,13 @@ class Admission:
         told = headers(decision.ask.plan, decision.ask.wants, decision.answer, decision.state)
         return Lease(told, decision.taken, self._living)
 
+    def turn_away(self, caller: Caller) -> None:
+        """Refuse a key whose own window is known to be full, before anybody reads what it sends."""
+        found = self._full.of_key(caller, self._watch.policies)
+        if found is not None and caller.revocation_epoch >= self._watch.epoch_of(caller.tenant or ""):
+            ask, answer = found
+            raise refusal(ask.plan, ask.wants, answer, self._mode)
+
     async def announce(self, epochs: Mapping[str, int]) -> None:
         """Tell every replica, this one first, that something of these tenants has changed."""
         try:
@@ -193,7 +198,7 @@ class Admission:
             if answer is None:
                 return await self._alone(ask)
             if answer.status in {ADMITTED, REFUSED}:
-                return self._decided(ask, answer)
+                return self._decided(caller, ask, answer)
             if answer.status == SPEND_UNKNOWN and (alone := await self._rebuild(ask, answer)) is not None:
                 return alone
             caller = await self._catch_up(caller, ask, answer)
@@ -228,12 +233,12 @@ class Admission:
             self._returning.add(returning)
             returning.add_done_callback(self._returning.discard)
 
-    def _decided(self, ask: Ask, answer: Answer) -> Decision:
+    def _decided(self, caller: Caller, ask: Ask, answer: Answer) -> Decision:
         self._clock_skew_ms = answer.now_ms - time.time_ns() // 1_000_000
         self._outage.heard(ask.plan, answer)
         if answer.status == REFUSED:
             if ask.take:
-                self._full.remember(ask, answer)
+                self._full.remember(caller, self._watch.policies, ask, answer)
             return self._refused(ask, answer)
         if ask.take and self._shared:
             self._outage.admitted(ask.plan)

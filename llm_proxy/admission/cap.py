@@ -4,8 +4,6 @@ Pure. Invariants: a call that asks for more, or does not say, gets the cap; what
 uses for its maximum are kept; embeddings write nothing and are left alone.
 """
 
-from dataclasses import replace
-
 from llm_proxy.dialects import Call
 from llm_proxy.identity import Caller
 
@@ -19,4 +17,4 @@ def capped(caller: Caller, call: Call) -> Call:
         return call
     named = [name for name in _NAMES if call.body.get(name) is not None] or ["max_tokens"]
     body = call.body | dict.fromkeys(named, cap)
-    return replace(call, body=body, max_tokens=cap)
+    return call._replace(body=body, max_tokens=cap)

@@ -8,7 +8,7 @@ Units: requests, tokens, places or nano-dollars by the check's kind; integer mil
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 from urllib.parse import quote
 
 from llm_proxy.identity.caller import OnStoreFailure, Period, ScopeKind
@@ -87,8 +87,7 @@ class Plan:
         return self.keys[0]
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """What a store is asked: admit a call, if every check passes.
 
     Attributes:
@@ -105,8 +104,7 @@ class Ask:
     take: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What a store says.
 
     Attributes:

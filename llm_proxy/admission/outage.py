@@ -77,7 +77,7 @@ class Outage:
             if check.on_store_failure == "local"
         ]
         plan = replace(ask.plan, checks=tuple(check for check, _ in pairs))
-        local = replace(ask, plan=plan, wants=tuple(want for _, want in pairs), epoch=NO_EPOCH)
+        local = ask._replace(plan=plan, wants=tuple(want for _, want in pairs), epoch=NO_EPOCH)
         return local, await self._local.admit(local), "local" if pairs else "allow"
 
     def taken(self, ask: Ask, local: Ask, answer: Answer, store: Store, desk: Desk) -> tuple[Taken, ...]:

@@ -68,7 +68,10 @@ def _may_repeat(body: bytes, names: int) -> bool:
     """
     if body.count(b'":') - body.count(b'\\":') != names:
         return True
-    return b'\\\\":' in body or _SPACE_BEFORE_COLON.search(body) is not None
+    if b'\\\\":' in body:
+        return True
+    spaced = b" :" in body or b"\n:" in body or b"\t:" in body or b"\r:" in body  # a tenth of a search
+    return spaced and _SPACE_BEFORE_COLON.search(body) is not None
 
 
 def _refuse_repeated(body: bytes) -> None:

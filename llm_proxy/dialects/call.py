@@ -4,8 +4,8 @@ Invariants: `body` holds only what may travel to the sidecar, in a fixed field o
 name as asked, `group` the model group it resolved to; nothing here names an HTTP framework.
 """
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 from llm_proxy.identity import NOBODY, Named
 
@@ -22,8 +22,10 @@ class CacheControl:
     max_age_s: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+USUAL_CACHE = CacheControl()
+
+
+class Call(NamedTuple):
     """One model call to be admitted and forwarded.
 
     Attributes:
@@ -51,5 +53,5 @@ class Call:
     max_tokens: int | None = None
     prompt_bytes: int = 0
     choices: int = 1
-    cache: CacheControl = field(default_factory=CacheControl)
+    cache: CacheControl = USUAL_CACHE
     timeout_s: float | None = None

@@ -4,8 +4,7 @@ Invariants: a stream always asks for its usage, `wants_usage` remembers whether 
 in schema order, streaming and the model's own fields last, with the resolved group as its `model`.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from llm_proxy.dialects.call import Call, Door, Json
 from llm_proxy.dialects.channel import longest_asked, place
@@ -27,8 +26,7 @@ _NAMING = (
 """Whom `metadata` names, in the words of the older services."""
 
 
-@dataclass(frozen=True, slots=True)
-class Came:
+class Came(NamedTuple):
     """How a body came in: what the dialect knows and the fields do not say."""
 
     dialect: str

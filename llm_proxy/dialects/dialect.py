@@ -6,7 +6,7 @@ Invariants: pure; `read` raises nothing but `Refused`; what a dialect reads and 
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from llm_proxy.dialects.call import CacheControl, Call, Door, Json
 from llm_proxy.errors import Refused
@@ -55,8 +55,7 @@ class Models:
     aliases: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(NamedTuple):
     """Who answered and how long it took, for the dialects that tell.
 
     Attributes:

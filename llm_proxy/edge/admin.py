@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from llm_proxy.edge.request import Scope
 from llm_proxy.errors import StoreUnavailable
 from llm_proxy.identity import Actor, Deed, Registry, Rulings
 from llm_proxy.identity.caller import Mode, OnStoreFailure, Period, ScopeKind
@@ -22,7 +23,7 @@ Json = dict[str, Any]
 Kept = TypeVar("Kept", Registry, Rulings)
 Role = Callable[[Request], Awaitable[str]]
 Announce = Callable[[Mapping[str, int]], Awaitable[None]]
-ClientIp = Callable[[Request], str | None]
+ClientIp = Callable[[Scope], str | None]
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"description": "A field is wrong; `param` names it."},
     401: {"description": "No admin key."},
@@ -125,7 +126,7 @@ def router(
 
 def _actor(writer: Role, client_ip: ClientIp) -> Callable[[Request], Awaitable[Actor]]:
     async def actor(request: Request) -> Actor:
-        return Actor(f"admin:{await writer(request)}", client_ip(request))
+        return Actor(f"admin:{await writer(request)}", client_ip(request.scope))
 
     return actor
 

@@ -7,7 +7,7 @@ first address that is not trusted itself.
 import ipaddress
 from collections.abc import Iterable
 
-from starlette.requests import Request
+from llm_proxy.edge.request import Scope
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -18,12 +18,13 @@ class ClientIp:
     def __init__(self, trusted: Iterable[str]) -> None:
         self._trusted: list[Network] = [ipaddress.ip_network(one, strict=False) for one in trusted]
 
-    def __call__(self, request: Request) -> str | None:
+    def __call__(self, scope: Scope) -> str | None:
         """The caller's address, as text; None when the connection has none."""
-        peer = request.client.host if request.client else None
+        client: tuple[str, int] | None = scope.get("client")
+        peer = client[0] if client else None
         if peer is None or not self._trusted or not self._trusts(peer):
             return peer
-        hops = [hop.strip() for hop in request.headers.get("x-forwarded-for", "").split(",") if hop.strip()]
+        hops = _hops(scope)
         for hop in reversed(hops):
             if not self._trusts(hop):
                 return hop if _is_address(hop) else peer
@@ -31,6 +32,11 @@ class ClientIp:
 
     def _trusts(self, address: str) -> bool:
         return _is_address(address) and any(ipaddress.ip_address(address) in one for one in self._trusted)
+
+
+def _hops(scope: Scope) -> list[str]:
+    said = next((value for name, value in scope["headers"] if name == b"x-forwarded-for"), b"")
+    return [hop.strip() for hop in said.decode("latin-1").split(",") if hop.strip()]
 
 
 def _is_address(text: str) -> bool:

@@ -72,7 +72,8 @@ class Serve:
         exchange = attempt.exchange
         exchange.client_request_id = _client_id(headers.get(b"x-request-id"))
         exchange.traceparent = headers.get(b"traceparent")
-        caller = await self._intake.caller(headers)
+        exchange.caller = caller = await self._intake.caller(headers)
+        self._stages.admission.turn_away(caller)
         body = await read_body(receive, headers, max_bytes=limits.max_body_bytes)
         attempt.watch.body_read(receive)
         caller, call = self._intake.call(attempt.door, caller, headers, body)

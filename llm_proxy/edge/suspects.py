@@ -4,8 +4,6 @@ Invariants: a credential's text goes no further than its public part; a flood co
 (see `identity.RefusedCredentials`); without a database nothing is kept.
 """
 
-from starlette.requests import Request
-
 from llm_proxy.edge.client_ip import ClientIp
 from llm_proxy.edge.request import Scope
 from llm_proxy.errors import Refused, Unauthorized
@@ -28,7 +26,7 @@ class Suspects:
             return
         tried = next((value for name, value in scope["headers"] if name in HEADERS), b"")
         self._record.note(
-            client_ip=self._client_ip(Request(scope)),
+            client_ip=self._client_ip(scope),
             path=scope["path"],
             credential=tried[:_LONGEST].removeprefix(b"Bearer ").strip(),
         )

@@ -51,6 +51,7 @@ class HeadWithBody:
         self._transport = transport
         self._loop = loop
         self._head = b""
+        self.is_closing = transport.is_closing  # asked after every answer: no way round by `__getattr__`
 
     def write(self, data: bytes) -> None:
         """Send bytes, a head with what follows it."""

@@ -5,6 +5,7 @@ request id stay out, they belong to people.
 """
 
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 from llm_proxy.ledger.row import FIELDS, Row
@@ -15,7 +16,9 @@ _SHOWN = (
     "deployment", "streamed", "status", "outcome", "refusal_code", "prompt_tokens", "completion_tokens",
     "cached_tokens", "reasoning_tokens", "usage_source", "cache", "attempts",
 )  # fmt: skip
-_PLACES = tuple((name, FIELDS.index(name), name in {"tenant", "agent", "group"}) for name in _SHOWN)
+_CHOSEN = ("tenant", "agent", "group")
+"""Names a caller or an operator made up."""
+_shown = itemgetter(*(FIELDS.index(name) for name in _SHOWN))
 _COST, _LATENCY, _TTFT = (FIELDS.index(name) for name in ("cost_nano_usd", "latency_ms", "ttft_ms"))
 
 _clean = lru_cache(maxsize=4096)(redact)
@@ -23,11 +26,12 @@ _clean = lru_cache(maxsize=4096)(redact)
 
 def line_of(row: Row) -> dict[str, Any]:
     """The fields of the line; what is unknown is left out."""
-    line = {
-        name: _clean(row[at]) if chosen else row[at] for name, at, chosen in _PLACES if row[at] is not None
-    }
+    line = {name: value for name, value in zip(_SHOWN, _shown(row), strict=True) if value is not None}
+    for name in _CHOSEN:
+        if name in line:
+            line[name] = _clean(line[name])
     if row[_COST] is not None:
-        line["cost_usd"] = round(row[_COST] / 1e9, 9)
+        line["cost_usd"] = row[_COST] / 1e9
     line["latency_ms"] = round(row[_LATENCY], 1)
     if row[_TTFT] is not None:
         line["ttft_ms"] = round(row[_TTFT], 1)

@@ -46,7 +46,8 @@ class JsonLines(logging.Formatter):
             line["request_id"] = asked
         many: Iterable[dict[str, object]] | None = getattr(record, "lines", None)
         if many is not None:
-            return "\n".join(orjson.dumps(line | one, default=str).decode() for one in many)
+            head = orjson.dumps(line, default=str)[:-1] + b","
+            return b"\n".join(head + orjson.dumps(one, default=str)[1:] for one in many).decode()
         line.update((name, value) for name, value in vars(record).items() if name not in _BUILT_IN)
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)

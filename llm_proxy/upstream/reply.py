@@ -4,8 +4,7 @@ Invariants: `headers` of the sidecar never leave this stage; what may be told of
 Money: integer nano-dollars, rounded up once, here.
 """
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from llm_proxy.upstream.frames import Frames
@@ -13,8 +12,7 @@ if TYPE_CHECKING:
 CacheState = Literal["hit", "miss", "off"]
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
+class Served(NamedTuple):
     """Who answered, as far as the sidecar says; None means it did not say.
 
     Attributes:
@@ -40,8 +38,7 @@ class Served:
 NOBODY_SERVED = Served()
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """Tokens as the provider stated them."""
 
     prompt_tokens: int

@@ -122,6 +122,32 @@ async def test_a_sequential_caller_with_one_place_never_meets_a_false_429(house:
             assert answer.status_code == 200, answer.text
 
 
+async def test_a_key_at_its_limit_is_refused_unread_until_its_limit_is_raised(house: House) -> None:
+    """What no JSON parser reads is no concern of a full window's; a raised limit holds at once."""
+    broken = b"{"
+    async with httpx.AsyncClient(timeout=20) as client:
+        made = await make(house, client, tenant=f"unread-{uuid4().hex[:8]}", rpm=1)
+        headers = {"Authorization": f"Bearer {made['key']}", "content-type": "application/json"}
+
+        async def send_broken() -> httpx.Response:
+            return await client.post(house.url + CHAT, content=broken, headers=headers)
+
+        assert (await send_broken()).status_code == 400
+        assert (await ask(client, house, made["key"])).status_code == 200
+        refused = await ask(client, house, made["key"])
+        unread = await send_broken()
+        for answer in (refused, unread):
+            assert answer.status_code == 429, answer.text
+            assert answer.headers["x-ratelimit-remaining-requests"] == "0"
+            assert 0 < int(answer.headers["retry-after"]) <= 60
+        raised = await client.patch(
+            f"{house.url}/admin/keys/{made['id']}", json={"rpm": 5}, headers=admin(house)
+        )
+        assert raised.status_code == 200
+        assert (await send_broken()).status_code == 400
+        assert (await ask(client, house, made["key"])).status_code == 200
+
+
 async def test_a_budget_ends_spending_and_says_so(house: House) -> None:
     """`insufficient_quota`, no Retry-After, not to be retried; what was spent stays within the budget."""
     async with httpx.AsyncClient(timeout=20) as client:

@@ -178,7 +178,7 @@ async def test_a_model_that_is_not_allowed_is_forbidden_and_not_counted(
 ) -> None:
     """By the caller's own list, or the default one."""
     caller = Caller("k", "virtual", tenant=tenant, agent="scout", models=("claude-*",))
-    for who, call in ((caller, CALL), (replace(caller, models=None), replace(CALL, group="claude"))):
+    for who, call in ((caller, CALL), (replace(caller, models=None), CALL._replace(group="claude"))):
         with pytest.raises(Forbidden) as refused:
             await admit(admission, who, call)
         assert refused.value.code == "model_not_allowed"
