@@ -70,26 +70,35 @@ class Watch:
         """
         if self._source is None:
             return
+        asked_at = time.monotonic()
         if self._away:
-            raise StoreUnavailable("The rules cannot be read right now.", retry_after_s=FRESH_S)
-        await self._read(self._source)
+            raise _unread()
+        async with self._turn:
+            if self._away:
+                raise _unread()
+            if self._read_at < asked_at:  # who came while it was read waits for one more, together
+                await self._read(self._source)
         if epoch > self.epoch_of(tenant):
             self._seen[tenant] = epoch
 
     async def _read(self, source: RuleSource) -> None:
-        async with self._turn:
-            began = time.monotonic()
-            try:
-                book = await source.rulebook(self.policies.book.newest)
-            except StoreUnavailable:
-                self._away = True
-                raise
-            self._read_at, self._away = began, False
-            if book is not None:
-                self.policies = Policies.of(self._defaults, book)
+        began = time.monotonic()
+        try:
+            book = await source.rulebook(self.policies.book.newest)
+        except StoreUnavailable:
+            self._away = True
+            raise
+        self._read_at, self._away = began, False
+        if book is not None:
+            self.policies = Policies.of(self._defaults, book)
 
     async def _run(self, source: RuleSource) -> None:
         while True:
             await asyncio.sleep(POLL_S)
             with contextlib.suppress(StoreUnavailable):
-                await self._read(source)
+                async with self._turn:
+                    await self._read(source)
+
+
+def _unread() -> StoreUnavailable:
+    return StoreUnavailable("The rules cannot be read right now.", retry_after_s=FRESH_S)
