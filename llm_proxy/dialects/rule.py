@@ -2,8 +2,9 @@
 
 A field of the door's published schema goes on at top level, checked, in a fixed order. A name LiteLLM reads
 for itself is refused. Anything else is for the model and travels beside them (see `channel`), untouched.
-Invariants: a caller's own `extra_body` and `metadata` follow the same rule; `metadata` reaches the provider
-beside `store: true` alone, and never LiteLLM; equal requests give equal bodies, whatever their order.
+Invariants: a caller's own `extra_body` and `metadata` follow the same rule; `metadata` names whom a call acts
+for at every door, reaches the provider beside `store: true` alone, and never LiteLLM; equal requests give
+equal bodies, whatever their order.
 """
 
 from typing import Any, NamedTuple
@@ -49,17 +50,20 @@ def sort_fields(door: Door, parsed: Json) -> Sorted:
     rank = RANK[door]
     known: list[str] = []
     extra: Json = {}
+    metadata: Json = {}
     for name, value in parsed.items():
         if name in rank:
             if value is not None:
                 known.append(name)
+        elif name == "metadata":
+            metadata = METADATA(value, name) if value is not None else {}
         elif name == "extra_body":
             _unpack(value, rank, extra)
         else:
             _take(name, value, extra, name)
     known.sort(key=rank.__getitem__)
     fields = {name: checks[name](parsed[name], name) for name in known}
-    metadata: Json = fields.pop("metadata", None) or {}
+    metadata = fields.pop("metadata", None) or metadata
     if metadata or "metadata" in parsed:
         check_metadata_names(metadata)
     if metadata and fields.get("store") is True:
@@ -89,7 +93,7 @@ def _unpack(value: Any, rank: dict[str, int], extra: Json) -> None:  # noqa: ANN
         raise wrong_type("extra_body", "an object", value)
     for name, item in value.items():
         path = f"extra_body.{shown_name(name)}"
-        if name in rank or name in extra:
+        if name in rank or name in extra or name == "metadata":
             why = f"Invalid '{path}': '{shown_name(name)}' belongs at the top level, once."
             raise BadRequest(why, param=path, code="invalid_value")
         _take(name, item, extra, path)

@@ -72,29 +72,70 @@ async def test_a_key_is_held_to_its_models_on_every_way_to_name_one(house: House
         assert [one["id"] for one in listed.json()["data"]] == ["plain"]
 
 
+BODIES: dict[str, Json] = {
+    CHAT: {"messages": say("x")},
+    "/v1/completions": {"prompt": "x"},
+    "/v1/embeddings": {"input": "x"},
+    "/internal/llm/proxy": {"messages": say("x")},
+    "/llm-proxy/generate": {"messages": say("x")},
+    "/llm-proxy/stream": {"messages": say("x")},
+}
+NAMES: dict[str, tuple[Json, dict[str, str]]] = {
+    "X-Tenant-Id": ({}, {"X-Tenant-Id": "other"}),
+    "X-Agent-Id": ({}, {"X-Agent-Id": "agent:other"}),
+    "X-User-Id": ({}, {"X-User-Id": "other"}),
+    "metadata.microdao_id": ({"metadata": {"microdao_id": "other"}}, {}),
+    "metadata.agent_id": ({"metadata": {"agent_id": "agent:other"}}, {}),
+    "user": ({"user": "other"}, {}),
+    "userId": ({"userId": "other"}, {}),
+}
+
+
 @pytest.mark.parametrize(
-    ("path", "request_body", "headers"),
+    ("path", "field"),
     [
-        (CHAT, body(metadata={"agent_id": "agent:other"}), {}),
-        (CHAT, body(metadata={"microdao_id": "other"}), {}),
-        (CHAT, body(), {"X-Agent-Id": "agent:other"}),
-        (CHAT, body(), {"X-Tenant-Id": "other"}),
-        ("/internal/llm/proxy", body(metadata={"agent_id": "agent:other"}), {}),
-        ("/internal/llm/proxy", body(metadata={"microdao_id": "other"}), {}),
-        ("/internal/llm/proxy", body(), {"X-Tenant-Id": "other"}),
-        ("/llm-proxy/generate", {"model": "plain", "messages": say("x"), "userId": "other"}, {}),
-        (CHAT, body(user="other"), {}),
+        (path, field)
+        for path in BODIES
+        for field in NAMES
+        if field != "userId" or path.startswith("/llm-proxy/")
     ],
 )
-async def test_a_bound_key_may_name_nobody_else(
-    house: House, path: str, request_body: Json, headers: dict[str, str]
-) -> None:
-    """Tenant, agent and user, by header or body, in every dialect: 403, and the provider saw nothing."""
+async def test_a_bound_key_may_name_nobody_else(house: House, path: str, field: str) -> None:
+    """Tenant, agent and user, by every field of every dialect: 403, and the provider saw nothing."""
+    named, headers = NAMES[field]
+    asked = {"model": "plain", **BODIES[path], **named}
     async with httpx.AsyncClient(timeout=20) as client:
         key = (await make(house, client, tenant="acme", agent="agent:sofia", user="ann"))["key"]
-        refused = await ask(client, house, key, path=path, json=request_body, headers=headers)
+        refused = await ask(client, house, key, path=path, json=asked, headers=headers)
         assert refused.status_code == 403, refused.text
+        assert "may not act for another" in refused.text
         assert await house.calls() == []
+
+
+@pytest.mark.parametrize("path", BODIES)
+async def test_an_agent_named_by_the_body_has_its_limit_at_every_door(house: House, path: str) -> None:
+    """A trusted service names it in `metadata`; the eleventh call is refused."""
+    named = {"agent_id": f"agent:{uuid4().hex}", "microdao_id": uuid4().hex}
+    asked = {"model": "plain", **BODIES[path], "metadata": named}
+    async with httpx.AsyncClient(timeout=30) as client:
+        asking = [ask(client, house, house.key, path=path, json=asked) for _ in range(11)]
+        fared = sorted(one.status_code for one in await asyncio.gather(*asking))
+    assert fared == [200] * 10 + [429]
+
+
+async def test_a_key_goes_by_no_name_to_a_model_it_may_not_use(house: House) -> None:
+    """Neither by leaving the model out, nor by a provider's prefix, nor by having no list at all."""
+    async with httpx.AsyncClient(timeout=20) as client:
+        listed = (await make(house, client, models=["claude"]))["key"]
+        bare = (await make(house, client))["key"]
+        left_out = {"messages": say("x")}
+        refused = await ask(client, house, listed, path="/internal/llm/proxy", json=left_out)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "model_not_allowed")
+        for model, headers in (("p/ok", {}), ("ok", {"X-Provider": "p"}), ("p/plain", {})):
+            refused = await ask(client, house, bare, json=body(model), headers=headers)
+            assert refused.status_code in {403, 404}, refused.text
+        assert (await ask(client, house, bare)).status_code == 200
+    assert len(await house.calls()) == 1
 
 
 async def test_an_internal_secret_names_an_agent_who_gets_its_ten_a_minute(house: House) -> None:

@@ -135,8 +135,17 @@ class Pair:
                 self.model.raise_epoch(key, epoch)
             case ("ask epoch", int() as epoch):
                 await self.admit(["R"], 1, take=True, epoch=epoch)
+            case ("free" | "keep", _):
+                pass  # nobody holds anything
             case _:
-                pass
+                raise AssertionError(step)
+
+    async def look(self) -> tuple[Answer, Answer]:
+        """Everything there is, as the store and as the model has it."""
+        checks = tuple(self.check(letter) for letter in sorted(KINDS))
+        plan = Plan(self.name, f"{{{self.name}}}", checks, 0)
+        ask = Ask(plan, (1,) * len(checks), NO_EPOCH, "look", 30_000, take=False)
+        return await self.store.admit(ask), self.model.admit(ask, self.now_ms)
 
 
 @settings(
@@ -157,7 +166,8 @@ async def test_script_and_model_agree_on_any_history(
         await pair.turn_clock(0)
         for step in history:
             await pair.play(step)
-        await pair.admit(sorted(KINDS), 1, take=False)
+        stored, modelled = await pair.look()
+        assert stored == modelled
     finally:
         await store.stop()
 

@@ -1,5 +1,6 @@
 """Money: periods, prices, estimates."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from fractions import Fraction
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from llm_proxy.admission import Price, capped, estimate
 from llm_proxy.admission.budget import began, cost_nano_usd, ends_ms, next_day_ms
 from llm_proxy.dialects import Call
+from llm_proxy.errors import BadRequest
 from llm_proxy.identity import Budget, Caller
 from llm_proxy.identity.caller import Period
 
@@ -91,6 +93,24 @@ def test_a_cap_lowers_what_is_asked_and_never_raises_it(
     call = capped(caller, _call(body=body, max_tokens=asked))
     assert call.body == expected
     assert call.max_tokens == min(asked or 100, 100)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"extra_body": {"max_output_tokens": 101}},
+        {"num_predict": 5_000},
+        {"extra_body": {"generationConfig": {"maxOutputTokens": 101}}},
+        {"options": {"num_predict": -1}},
+    ],
+)
+def test_a_cap_is_not_gone_round_in_a_providers_own_words(extra: dict[str, object]) -> None:
+    """Nobody here knows which of two maxima a provider would take."""
+    caller = Caller("k", "virtual", max_tokens_cap=100)
+    call = Call("chat.completions", "openai", "m", "m", {"max_tokens": 50, **extra}, max_tokens=101)
+    with pytest.raises(BadRequest):
+        capped(caller, call)
+    assert capped(replace(caller, max_tokens_cap=2**31), call) == call
 
 
 def _call(
