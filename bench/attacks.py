@@ -9,6 +9,7 @@ import gzip
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 from raw_requests import BODY, CHAT, INNER, NOT_HTTP, TWO_READINGS, request
 
@@ -148,7 +149,7 @@ def _headers() -> Iterator[Attack]:
 def _framing() -> Iterator[Attack]:
     family = "Request smuggling"
     for found in (*NOT_HTTP, *TWO_READINGS):
-        raw = found.values[0]
+        raw = cast("bytes", found.values[0])
         yield Attack(family, str(found.id), raw + INNER, _is(400, 431, 0))
 
 

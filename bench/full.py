@@ -8,13 +8,15 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 
 from bench import conditions, house, page, processes
 from bench.house import DIRECT, GATEWAY, SIDECAR, STOCK, WHOLE, House
 from bench.life import lives
 from bench.quick import SLOW, in_turn, median, unhurried
-from bench.stand import ROOT, Run, Stand, Subject, body, measure, standing
+from bench.stand import Run, Stand, Subject, body, measure, standing
+from bench.subjects import ROOT
 
 HEAVY = frozenset({STOCK, SIDECAR, WHOLE})
 STREAMS_AT_ONCE = 50
@@ -36,10 +38,7 @@ def table(
             failed[one.name] = str(fault).splitlines()[-1][:200]
     found = in_turn(rounds, able, run)
     return {
-        name: {
-            field: round(median(runs, lambda one, field=field: getattr(one, field)), 3)
-            for field in Run.__dataclass_fields__
-        }
+        name: {field: round(median(runs, attrgetter(field)), 3) for field in Run.__dataclass_fields__}
         for name, runs in found.items()
     }
 

@@ -20,6 +20,11 @@ DOES = {
     WHOLE: "our gateway with everything on, before our sidecar",
     STOCK: "LiteLLM as its own command starts it, one worker, bytecode written",
 }
+WHY = {
+    PORTKEY: """.
+  Streams: this release appends to the headers of an answer that Node's `fetch` has made immutable
+  (`TypeError: immutable` in its log); whole answers it serves."""
+}
 INTRO = """# Benchmarks
 
 `make bench` measured all of this in one run on one machine ({rounds} rounds, medians); `make bench-quick`
@@ -29,10 +34,17 @@ absolute figures.
 
 Other work may have run on the machine ({machine}): load average {load} at the end, the bench's included.
 Waits for a processor are in every latency and in the start below; what a bare relay adds says how long they
-are. All subjects stay up while each is measured, which costs those that talk to stores the most.
+are. While one subject is measured the others stand still (SIGSTOP), so that nobody's timers are in another's
+figures; upstream and stores run on.
 
 Every subject stands before the same static upstream, with one worker; load and upstream run on the same
 machine. What each one does for its CPU differs:
+
+"""
+
+ADDED = """Milliseconds beyond asking the upstream itself. Four callers, each waiting up to 20 ms between
+two calls: without it their calls would leave in step, be answered in step, and what is measured is how long
+the last of four stands in line.
 
 """
 
@@ -46,11 +58,12 @@ def write(facts: Facts, folder: Path) -> None:
         _rows(("subject", "what it does"), ((name, DOES[name]) for name in DOES if name in calls["16"])),
         "\n## The targets\n\n",
         _rows(("what", "measured", "target", ""), _targets(facts)),
+        _floors(facts),
         "\n## JSON calls\n\n![CPU a JSON call](benchmarks.svg)\n\n",
         *_calls(calls),
         *_streams(streams),
         "\n## What is added to an upstream that takes 50 ms\n\n",
-        "Four callers at once; milliseconds beyond asking the upstream itself.\n\n",
+        ADDED,
         _rows(("subject", "p50", "p99", "first frame p50", "first frame p99"), _added(facts["added"])),
         _losses(facts),
         "\n## Conditions\n\n",
@@ -140,6 +153,7 @@ def _targets(facts: Facts) -> Iterable[Sequence[str]]:
             f"{what}, 50 ms upstream", added[kind][GATEWAY][field] - added[kind][DIRECT][field], most, "ms"
         )
     yield from _whole(calls, streams)
+    yield "a constant refusal of the web server alone", f"{facts['refusals']['constant']:.2f} us", "", ""
     yield _target("a refusal 401", facts["refusals"]["401"], 60, "us")
     yield _target("a refusal 429", facts["refusals"]["429"], 120, "us")
     yield _target("memory at rest", facts["life"]["rss_mb"], 80, "MB")
@@ -179,6 +193,34 @@ def _whole(calls: Facts, streams: Facts) -> Iterable[Sequence[str]]:
         )
 
 
+def _floors(facts: Facts) -> str:
+    """What no gateway on these libraries can be below, from the same run."""
+    calls, added, refusals = facts["calls"]["16"], facts["added"], facts["refusals"]
+
+    def beyond(name: str, kind: str, field: str) -> str:
+        return f"{added[kind][name][field] - added[kind][DIRECT][field]:.2f} ms"
+
+    relay, floor = (
+        f"{beyond(name, 'json', 'p50_ms')} ({beyond(name, 'stream', 'first_p50_ms')} to the first frame)"
+        for name in (RELAY, FLOOR)
+    )
+    cold, warm = (one["cpu_us"] for one in (added["json"][RELAY], calls[RELAY]))
+    return f"""
+Where the floor lies, in this run:
+
+* Latency. One hop through a process that only relays adds {relay};
+  with the one script call a shared limit needs, which is two wake-ups more,
+  {floor}. Little of it is work that could be left out: between two
+  calls the processor sleeps and its caches are somebody else's, and each wake-up on the way (gateway,
+  store, gateway, upstream, gateway, caller) is paid for. A call costs the relay itself {warm:,.0f} us
+  under load and {cold:,.0f} us here.
+* Refusals. The web server under the gateway takes {refusals["constant"]:,.1f} us to say no to everybody
+  without looking: head, body and system calls. A 401 beyond that is the head's checks, the digest and its comparison,
+  an id, the refusal's own words, the metric and the audit's count. A 429 is that and the key's look-up; the
+  body of a key at its limit is not read.
+"""
+
+
 def _target(what: str, value: float, most: float, unit: str) -> Sequence[str]:
     return what, f"{value:.2f} {unit}", f"<= {most:g} {unit}", "ok" if value <= most else "missed"
 
@@ -198,7 +240,10 @@ def _added(added: Facts) -> Iterable[Sequence[str]]:
 
 
 def _losses(facts: Facts) -> str:
-    lines = [f"* {name} could not do all of it: `{why}`\n" for name, why in facts["failed"].items()]
+    lines = [
+        f"* {name} could not do all of it: `{why}`{WHY.get(name, '')}\n"
+        for name, why in facts["failed"].items()
+    ]
     lines += [f"* {name} was not installed.\n" for name in facts["missing"]]
     lines += [
         f"* {name}, {field.replace('_', ' ')}: a target missed on this machine in this run.\n"

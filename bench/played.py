@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import provider
@@ -50,7 +50,7 @@ class Lines:
 async def serve(port: int, file: TextIO) -> None:
     """Listen on the loopback interface until SIGTERM."""
     stage, loop, stop = provider.Stage(), asyncio.get_running_loop(), asyncio.Event()
-    stage.calls = Lines(file)
+    stage.calls = cast("list[provider.Seen]", Lines(file))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     await loop.create_server(lambda: provider.Connection(stage), "127.0.0.1", port, backlog=1024)

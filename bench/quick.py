@@ -7,7 +7,6 @@ ratio is the median of the rounds' ratios. A busy machine moves both sides alike
 import argparse
 import json
 import statistics
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,7 +120,8 @@ def refusal_lines(found: House) -> list[Line]:
 def latency_lines(found: House) -> list[Line]:
     """What the gateway adds to an upstream that takes 50 ms, and what the bare relays add."""
     asked = [found.subjects[name] for name in (house.DIRECT, RELAY, FLOOR, GATEWAY)]
-    whole, streamed = (in_turn(1, asked, lambda one, sent=sent: unhurried(one, sent)) for sent in SLOW)
+    whole = in_turn(1, asked, lambda one: unhurried(one, SLOW[0]))
+    streamed = in_turn(1, asked, lambda one: unhurried(one, SLOW[1]))
 
     def added(runs: Runs, name: str, what: Callable[[Run], float]) -> float:
         return median(runs[name], what) - median(runs[house.DIRECT], what)
@@ -209,4 +209,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

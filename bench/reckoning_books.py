@@ -176,7 +176,7 @@ class Books:
         said = {"model_group": row["model_group"], "provider": row["provider"]}
         said |= {"deployment": row["deployment"], "model_resolved": row["model_resolved"]}
         said |= {"attempts": row["attempts"], "cache": row["cache"] == "hit"}
-        truth = {"model_group": group, "provider": MODELS[group].provider}
+        truth: Json = {"model_group": group, "provider": MODELS[group].provider}
         truth |= {"deployment": f"the-{group}", "model_resolved": _physical(group)}
         truth |= {"attempts": tries, "cache": hit}
         for name, value in truth.items():
@@ -231,8 +231,8 @@ def cases(
 ) -> list[Case]:
     """Every call with all there is of it; `seen` calls carry their mark as `mark`."""
     by_mark, by_client, by_id = (defaultdict[str, list[Json]](list) for _ in range(3))
-    for one in seen:
-        by_mark[one["mark"]].append(one)
+    for call in seen:
+        by_mark[call["mark"]].append(call)
     for row in rows:
         by_client[row["client_request_id"]].append(row)
     for row in log:

@@ -93,7 +93,7 @@ async def drive(url: str, calls: int, *, stream: bool) -> None:
 
         async def one(at: int) -> None:
             said = f"{at} " + json.dumps({"do": "ok", "frames": 50 if stream else 8})
-            body = {"model": "m", "messages": [{"role": "user", "content": said}]}
+            body: dict[str, object] = {"model": "m", "messages": [{"role": "user", "content": said}]}
             body |= {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
             async with session.post(f"{url}/v1/chat/completions", json=body) as reply:
                 raw = await reply.read()

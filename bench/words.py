@@ -1,12 +1,13 @@
 """Reports in words: what a long run found, as a page of the docs. Pure."""
 
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 Json = dict[str, Any]
 
 
-def table(head: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:
+def table(head: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> str:
     """A Markdown table."""
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
