@@ -215,9 +215,9 @@ Where the floor lies, in this run:
   store, gateway, upstream, gateway, caller) is paid for. A call costs the relay itself {warm:,.0f} us
   under load and {cold:,.0f} us here.
 * Refusals. The web server under the gateway takes {refusals["constant"]:,.1f} us to say no to everybody
-  without looking: head, body and system calls. A 401 beyond that is the head's checks, the digest and its comparison,
-  an id, the refusal's own words, the metric and the audit's count. A 429 is that and the key's look-up; the
-  body of a key at its limit is not read.
+  without looking: head, body and system calls. A 401 beyond that is the head's checks, the digest and its
+  comparison, an id, the refusal's own words, the metric and the audit's count. A 429 is that and the key's
+  look-up; the body of a key at its limit is not read.
 """
 
 
