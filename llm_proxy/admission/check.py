@@ -64,6 +64,7 @@ class Plan:
         keys: Where the tenant's epoch stands, then where each check counts.
         counts_only_requests: Every check counts calls, whatever their size.
         watches: Some check only watches.
+        kinds: The kinds of its checks.
     """
 
     tenant: str
@@ -73,12 +74,14 @@ class Plan:
     keys: tuple[str, ...] = field(init=False)
     counts_only_requests: bool = field(init=False)
     watches: bool = field(init=False)
+    kinds: frozenset[Kind] = field(init=False)
 
     def __post_init__(self) -> None:
         """Work out, once, what every call asks of it."""
         only_requests = all(check.kind in {"requests", "parallel"} for check in self.checks)
         object.__setattr__(self, "keys", (epoch_key(self.tenant), *(check.key for check in self.checks)))
         object.__setattr__(self, "counts_only_requests", only_requests)
+        object.__setattr__(self, "kinds", frozenset(check.kind for check in self.checks))
         object.__setattr__(self, "watches", not all(check.enforced for check in self.checks))
 
     @property

@@ -36,6 +36,8 @@ class Taken:
     @property
     def places(self) -> tuple[tuple[str, str], ...]:
         """The parallel places held: key and lease."""
+        if "parallel" not in self.plan.kinds:
+            return ()
         return tuple((check.key, self.lease) for check in self.plan.checks if check.kind == "parallel")
 
     def entries(self, tokens: int | None, cost_nano_usd: int | None) -> Iterator[Entry]:
@@ -69,7 +71,7 @@ class Living:
 
     def began(self, taken: Taken) -> None:
         """A call holds what the store counted for it."""
-        kinds = {check.kind for check in taken.plan.checks}
+        kinds = taken.plan.kinds
         if "parallel" in kinds:
             self.placed[taken.lease] = taken
         if "budget" in kinds:
