@@ -1,7 +1,7 @@
 """Every refusal: one class = one HTTP status + one OpenAI error code.
 
     Refused
-    ├── BadRequest 400             ├── RateLimited 429 (our limit)      ├── ProviderRejected 400, 413, 422
+    ├── BadRequest 400             ├── RateLimited 429 (our limit)      ├── ProviderRejected 400, 404, 413
     ├── Unauthorized 401           ├── BudgetExceeded 429 (our budget)  ├── ProviderAuth 502
     ├── Forbidden 403              ├── Overloaded 503 (shed, draining)  ├── ProviderQuota 429
     ├── NotFound 404               ├── StoreUnavailable 503             ├── ProviderRateLimited 429
@@ -170,7 +170,7 @@ class StoreUnavailable(Refused):
 
 
 class ProviderRejected(Refused):
-    """The provider says the request is at fault."""
+    """The provider says the request is at fault; 400, or 404, 413 or 422 where it said so."""
 
     status = 400
     refused_by = "provider"

@@ -1,7 +1,8 @@
-"""Bytes in, a JSON object of bounded depth with no field lost out.
+"""Bytes in, a JSON object of bounded depth and number of values with no field lost out.
 
 Refused, never guessed at: anything but UTF-8 JSON (a byte order mark, NaN, lone surrogates and numbers
 beyond a double included), a name given twice in one object, and U+0000, which stores and providers choke on.
+Invariant: what a body becomes in memory is bounded by its bytes and a constant, before it is parsed.
 Source: RFC 8259; I-JSON (RFC 7493) for duplicate names.
 """
 
@@ -15,6 +16,15 @@ from llm_proxy.dialects.call import Json
 from llm_proxy.dialects.checks import is_array, is_object, shown_name
 from llm_proxy.errors import BadRequest
 
+MAX_CONTAINERS = 200_000
+MAX_VALUES = 1_000_000
+"""Objects and arrays, and the commas between values: two bytes of `[]` are eighty in memory."""
+
+# Possessive, with an end for a string that has none: one pass, no memory, whatever the bytes.
+_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)'
+_BEFORE = rb'(?:[^"%b]*+(?:' + _STRING + rb'[^"%b]*+)*+[%b]){%d}+'
+_TOO_MANY_CONTAINERS = re.compile(_BEFORE % (rb"\[{", rb"\[{", rb"\[{", MAX_CONTAINERS + 1), re.DOTALL)
+_TOO_MANY_VALUES = re.compile(_BEFORE % (b",", b",", b",", MAX_VALUES), re.DOTALL)
 _SPACE_BEFORE_COLON = re.compile(rb'"[ \t\r\n]+:')
 _CONTAINERS = (dict, list)
 
@@ -23,8 +33,11 @@ def parse(body: bytes, max_depth: int) -> Json:
     """The object a body holds.
 
     Raises:
-        BadRequest: It is no JSON, no object, nested deeper than `max_depth`, or repeats a name.
+        BadRequest: It is no JSON, no object, nested deeper than `max_depth`, holds more than
+            `MAX_CONTAINERS` or `MAX_VALUES`, or repeats a name.
     """
+    if len(body) >= MAX_CONTAINERS:
+        _refuse_crowded(body)
     try:
         parsed = orjson.loads(body)
     except orjson.JSONDecodeError as wrong:
@@ -41,6 +54,17 @@ def parse(body: bytes, max_depth: int) -> Json:
     if b"\\u0000" in body:
         _refuse_nul(parsed, "")
     return parsed
+
+
+def _refuse_crowded(body: bytes) -> None:
+    """Refuse what would fill the memory; the signs are counted everywhere first, then outside of strings."""
+    containers = body.count(b"[") + body.count(b"{") > MAX_CONTAINERS and _TOO_MANY_CONTAINERS.match(body)
+    if containers or (body.count(b",") >= MAX_VALUES and _TOO_MANY_VALUES.match(body)):
+        raise BadRequest(
+            f"The request body holds too many values: at most {MAX_VALUES}, and {MAX_CONTAINERS} of them "
+            "objects and arrays.",
+            code="json_too_many_values",
+        )
 
 
 def _measure(parsed: Json) -> tuple[int, int]:

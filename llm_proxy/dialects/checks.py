@@ -146,6 +146,19 @@ def object_with(**fields: Check) -> Check:
     return check
 
 
+def tagged(check: Check, *kinds: str) -> Check:
+    """The same object, which must have the field its `type` names when that is one of these."""
+
+    def checked(value: Any, path: str) -> Any:  # noqa: ANN401 -- JSON in, JSON out
+        value = check(value, path)
+        kind = value["type"]
+        if kind in kinds and value.get(kind) is None:
+            raise missing(f"{path}.{kind}")
+        return value
+
+    return checked
+
+
 def array_of(inner: Check, shortest: int = 0, longest: int | None = None) -> Check:
     """An array each item of which passes."""
 

@@ -18,6 +18,7 @@ from llm_proxy.dialects.checks import (
     object_with,
     one_of,
     string,
+    tagged,
     texts_or_tokens,
 )
 
@@ -25,10 +26,23 @@ _text = string()
 _named = string(shortest=1)
 _string_or_object = "a string or an object"
 _function = object_with(name_required=_named, description=_text, parameters=object_with())
-_tool = object_with(
-    type_required=_named,
-    function=object_with(name_required=_named, description=_text, parameters=object_with()),
-    custom=object_with(name_required=_named, description=_text),
+_tool = tagged(
+    object_with(
+        type_required=_named, function=_function, custom=object_with(name_required=_named, description=_text)
+    ),
+    "function",
+    "custom",
+)
+_choice = tagged(
+    object_with(
+        type_required=_named,
+        function=object_with(name_required=_named),
+        custom=object_with(name_required=_named),
+        allowed_tools=object_with(),
+    ),
+    "function",
+    "custom",
+    "allowed_tools",
 )
 _stop = either("a string or an array of strings", string=as_it_is, array=array_of(_text))
 _stream_options = object_with(include_usage=boolean, include_obfuscation=boolean)
@@ -59,8 +73,11 @@ _CHAT: dict[str, Check] = {
     "prompt_cache_options": object_with(),
     "prompt_cache_retention": _text,
     "reasoning_effort": _text,
-    "response_format": object_with(
-        type_required=_named, json_schema=object_with(name_required=_named, schema=object_with())
+    "response_format": tagged(
+        object_with(
+            type_required=_named, json_schema=object_with(name_required=_named, schema=object_with())
+        ),
+        "json_schema",
     ),
     "safety_identifier": _text,
     "seed": integer(-(2**63), 2**63 - 1),
@@ -70,13 +87,13 @@ _CHAT: dict[str, Check] = {
     "stream": boolean,
     "stream_options": _stream_options,
     "temperature": number(0, 2),
-    "tool_choice": either(_string_or_object, string=as_it_is, object=object_with(type_required=_named)),
+    "tool_choice": either(_string_or_object, string=as_it_is, object=_choice),
     "tools": array_of(_tool, longest=1024),
     "top_logprobs": integer(0, 20),
     "top_p": number(0, 1),
     "user": _text,
     "verbosity": _text,
-    "web_search_options": object_with(),
+    "web_search_options": object_with(search_context_size=_text, user_location=object_with()),
 }
 _COMPLETIONS: dict[str, Check] = {
     "model": _name,

@@ -1,7 +1,7 @@
 """The messages of a chat: checked one by one, their keys brought into one order.
 
 Invariants: what a message says is never changed; keys no specification names travel with it; null stands
-for absent. Content parts of an unknown `type` are the provider's to judge.
+for absent. A user's content parts are of the types LiteLLM passes on, others' are the provider's to judge.
 Source: https://platform.openai.com/docs/api-reference/chat/create
 """
 
@@ -19,9 +19,18 @@ _CONTENT = "a string or an array of objects"
 _named = string(shortest=1)
 _text = string()
 
+USER_PARTS = frozenset(
+    {
+        "text", "image_url", "input_audio", "file",
+        "audio_url", "document", "grounding_source", "guarded_text", "query", "video_url",
+    }
+)  # fmt: skip
+"""OpenAI's, then those LiteLLM has for others; it would take any other for a provider's failure."""
+
 BULK = {"image_url": "url", "input_audio": "data", "file": "file_data"}
 """Parts that carry a file as text, and where; its size says nothing about tokens."""
 BULK_COUNTS_AS_BYTES = 4096
+_NEEDED: dict[str, tuple[str, ...]] = {"image_url": ("url",), "input_audio": ("data", "format"), "file": ()}
 
 
 def read_messages(messages: Any, max_messages: int) -> tuple[list[Json], int]:  # noqa: ANN401 -- unchecked JSON
@@ -118,27 +127,31 @@ def _content(message: Json, role: str, path: str) -> tuple[Any, int]:
     bulk_bytes = 0
     parts: list[Json] = []
     for at, part in enumerate(content):
-        ordered, bulk = _part(part, f"{path}.content[{at}]")
+        ordered, bulk = _part(part, role, f"{path}.content[{at}]")
         parts.append(ordered)
         bulk_bytes += bulk
     return parts, bulk_bytes
 
 
-def _part(part: Any, path: str) -> tuple[Json, int]:  # noqa: ANN401 -- unchecked JSON
+def _part(part: Any, role: str, path: str) -> tuple[Json, int]:  # noqa: ANN401 -- unchecked JSON
     if not is_object(part):
         raise wrong_type(path, "an object", part)
     kind = part.get("type")
     if kind is None:
         raise missing(f"{path}.type")
     _named(kind, f"{path}.type")
+    if role == "user" and kind not in USER_PARTS:
+        raise wrong_value(f"{path}.type", kind, USER_PARTS)
     if kind == "text":
         _text(_present(part, "text", path), f"{path}.text")
     ordered = {"type": kind, **{name: part[name] for name in sorted(part) if name != "type"}}
-    inner = part.get(kind)
-    if kind not in BULK or inner is None:
+    if kind not in BULK:
         return ordered, 0
+    inner = _present(part, kind, path)
     if not is_object(inner):
         raise wrong_type(f"{path}.{kind}", "an object", inner)
+    for name in _NEEDED[kind]:
+        _named(_present(inner, name, f"{path}.{kind}"), f"{path}.{kind}.{name}")
     ordered[kind] = {name: inner[name] for name in sorted(inner)}
     carried = inner.get(BULK[kind])
     size = len(carried) if type(carried) is str else 0

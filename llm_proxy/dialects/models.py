@@ -25,6 +25,13 @@ PROVIDERS = {
 }
 """What callers say, where it is not the name the sidecar has; the first that is served counts."""
 
+HOUSES = {
+    "openai": ("openai", "text-completion-openai"),
+    "azure": ("azure", "azure_text", "azure_ai"),
+    "ollama": ("ollama", "ollama_chat"),
+}
+"""Providers the sidecar has several names for."""
+
 _BY_NAME = (
     (re.compile(r"(?:gpt-|chatgpt-|o[134](?![a-z])|text-embedding-|davinci-|babbage-)"), ("openai", "azure")),
     (re.compile(r"claude-"), ("anthropic",)),
@@ -93,15 +100,16 @@ def _with_provider(model: str, provider: str, models: Models) -> Iterator[tuple[
     groups = models.groups or {}
     names = PROVIDERS.get(provider, (provider,))
     for name in names:
-        bare = model.removeprefix(name + "/")
-        full = f"{name}/{bare}"
-        if full in groups:
-            yield full, True
-        for plain in (model, bare):
-            if name in groups.get(plain, ()):
-                yield plain, True
-        if _wild(full, models, below=name + "/"):
-            yield full, False
+        house = [(one, model.removeprefix(one + "/")) for one in HOUSES.get(name, (name,))]
+        for one, bare in house:
+            if f"{one}/{bare}" in groups:
+                yield f"{one}/{bare}", True
+            for plain in (model, bare):
+                if one in groups.get(plain, ()):
+                    yield plain, True
+        for one, bare in house:
+            if _wild(f"{one}/{bare}", models, below=one + "/"):
+                yield f"{one}/{bare}", False
     if "*" in models.wildcards:
         yield f"{names[0]}/{model.removeprefix(names[0] + '/')}", False
 

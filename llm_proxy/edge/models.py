@@ -11,10 +11,11 @@ from typing import Annotated, Any
 import orjson
 from fastapi import APIRouter, Depends
 from fastapi.responses import Response
+from starlette.requests import Request
 
 from llm_proxy.dialects import INTERNAL, OPENAI, Offer, openai_model
 from llm_proxy.edge.auth import Doorkeeper
-from llm_proxy.errors import ModelNotFound, StoreUnavailable
+from llm_proxy.errors import ModelNotFound, NotFound, StoreUnavailable
 from llm_proxy.identity import Caller, allowed, usable
 from llm_proxy.upstream import Catalog
 
@@ -49,7 +50,9 @@ def router(
         "/v1/models/{model:path}", summary="One model.", responses={404: {"description": "No such model."}}
     )
     @doors.get("/models/{model:path}", include_in_schema=False)
-    async def one(model: str, caller: Annotated[Caller, whose]) -> Response:
+    async def one(request: Request, model: str, caller: Annotated[Caller, whose]) -> Response:
+        if not model:
+            raise NotFound(f"Unknown request URL: GET {request.scope['path']}.", code="unknown_url")
         known = _known(catalog())
         if known.group(model) is None or not may(caller, known, model):
             raise ModelNotFound(

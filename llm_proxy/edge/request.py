@@ -33,6 +33,9 @@ _HOST = re.compile(rb"(?:[\w.~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})
 _VERSIONS = frozenset({"1.0", "1.1"})
 
 
+_CURLS_OWN = b"application/x-www-form-urlencoded"
+
+
 class ClientGone(Exception):  # noqa: N818 -- named for the state
     """The caller left before its body was whole."""
 
@@ -76,7 +79,9 @@ def read_headers(scope: Scope, *, max_bytes: int) -> Headers:
     for name, value in scope["headers"]:
         size += len(name) + len(value)
         if name in READ and found.setdefault(name, value) != value:
-            raise BadRequest(f"The header `{name.decode()}` appears twice with different values.")
+            shown = name.decode()
+            why = f"The header `{shown}` appears twice with different values."
+            raise BadRequest(why, param=shown, code="duplicate_header")
     if size > max_bytes:
         raise HeadersTooLarge("The request's headers are too large.")
     return found
@@ -114,7 +119,8 @@ async def read_body(receive: Receive, headers: Headers, *, max_bytes: int) -> by
 def _check_type(headers: Headers) -> None:
     kind = headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower()
     if kind != b"application/json" and not (kind.startswith(b"application/") and kind.endswith(b"+json")):
-        raise UnsupportedMediaType("The request's `Content-Type` must be `application/json`.")
+        hint = " With curl: -H 'Content-Type: application/json'." if kind == _CURLS_OWN else ""
+        raise UnsupportedMediaType(f"The request's `Content-Type` must be `application/json`.{hint}")
 
 
 def _decompress(body: bytes, encoding: bytes, max_bytes: int) -> bytes:

@@ -13,6 +13,8 @@ from email.utils import parsedate_to_datetime
 from llm_proxy.sidecar.shapes import Json, mapping
 
 LONGEST = 200
+# What LiteLLM makes a 422 of: an answer with status 200 that it cannot read.
+UNREADABLE = ("error converting to valid response block", "error processing=")
 
 
 def headers(error: BaseException | None) -> list[tuple[bytes, bytes]]:
@@ -67,13 +69,19 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
         ]
 
 
+def is_unreadable(error: BaseException) -> bool:
+    """Whether the provider's answer was good by its status, and nothing LiteLLM could read."""
+    said = str(error).lower()
+    return any(words in said for words in UNREADABLE)
+
+
 def _answer_of(error: BaseException) -> tuple[int, Json, str | None] | None:
     """Status, body and Retry-After of the provider's answer inside an error."""
     response = getattr(error, "response", None)
     sent: Mapping[str, str] = getattr(response, "headers", None) or getattr(error, "headers", None) or {}
     status = getattr(response, "status_code", None) or getattr(error, "status_code", None)
     # Answers LiteLLM makes up have no headers; every real one has some.
-    if not isinstance(status, int) or not sent or status < 400:
+    if not isinstance(status, int) or not sent or status < 400 or is_unreadable(error):
         return None
     retry_after = next((value for name, value in sent.items() if name.lower() == "retry-after"), None)
     return status, _body(error, response), retry_after

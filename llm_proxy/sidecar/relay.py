@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from llm_proxy.sidecar import provider_error
+from llm_proxy.sidecar import provider_error, untranslatable
 from llm_proxy.sidecar.asgi import Headers, Message, Receive, Scope, Send
 from llm_proxy.sidecar.outcome import Outcome
 from llm_proxy.sidecar.seams import Theirs
@@ -59,6 +59,13 @@ def _put_refusals_back(answer: object) -> None:
             message["refusal"] = own.pop("refusal")
 
 
+def _known_of(error: BaseException | None) -> Headers:
+    """What the provider said, or which field never reached it."""
+    found = provider_error.headers(error)
+    field = None if found else untranslatable.field(error)
+    return [*found, (b"x-llmp-untranslatable", field.encode())] if field else found
+
+
 class Outgoing:
     """`send` for one response: adds the provider's words to errors, and closes a broken stream as broken."""
 
@@ -71,7 +78,7 @@ class Outgoing:
         """Pass one message on."""
         if message["type"] == "http.response.start":
             if message["status"] >= 400:
-                message["headers"] = [*message["headers"], *provider_error.headers(self._outcome.error)]
+                message["headers"] = [*message["headers"], *_known_of(self._outcome.error)]
         elif self._broken:
             message["body"] = b""
         elif message.get("body", b"").startswith(ERROR_EVENT):

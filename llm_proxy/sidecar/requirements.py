@@ -10,6 +10,7 @@ DEFAULTS: dict[str, Json] = {
     "litellm_settings": {
         "request_timeout": 120,  # LiteLLM's own default is 6000 s
         "drop_params": False,  # a field the model does not know is an error, never lost
+        "disable_stop_sequence_limit": True,  # else all stops but four are lost without a word
         "json_logs": True,
     },
     "router_settings": {

@@ -10,7 +10,7 @@ import os
 from importlib import import_module
 from typing import Any
 
-from llm_proxy.sidecar import provider_error, seams
+from llm_proxy.sidecar import provider_error, seams, untranslatable
 from llm_proxy.sidecar.seams import Theirs
 from llm_proxy.sidecar.shapes import items, mapping
 
@@ -34,9 +34,9 @@ def callers_fault(error: BaseException) -> bool:
     if type(error).__name__ == "ContentPolicyViolationError":
         return True
     if getattr(error, "status_code", None) not in CALLERS_FAULT:
-        return False
+        return untranslatable.field(error) is not None
     said = str(error).lower()
-    return not any(words in said for words in OPERATORS_FAULT)
+    return not (any(words in said for words in OPERATORS_FAULT) or provider_error.is_unreadable(error))
 
 
 def _has_own_fallback(error: BaseException, lists: dict[str, Any], group: object) -> bool:
@@ -91,6 +91,8 @@ def _never_retry_in_vain(router: Theirs, longest_wait_s: float) -> None:
     def allow_if_it_may_help(self: Theirs, error: Exception, *words: Theirs, **options: Theirs) -> Theirs:
         if in_vain(error, options):
             raise error
+        if options.get("healthy_deployments") and provider_error.is_unreadable(error):
+            return True
         return allow(self, error, *words, **options)
 
     def pause_if_it_may_help(

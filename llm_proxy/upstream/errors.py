@@ -39,6 +39,11 @@ _CONTEXT = (
     "context_length_exceeded",
     "maximum context length",
     "exceeds the available context size",
+    "exceeds the maximum number of tokens",
+    "exceed context limit",
+    "prompt is too long",
+    "Input is too long",
+    "longer than the model's context",
 )
 _QUOTA = (
     "insufficient_quota",
@@ -52,6 +57,9 @@ _CONTENT = (
     "content_filter",
     "content management policy",
 )
+_UNREADABLE = ("Error converting to valid response block", "Error processing=")
+"""What LiteLLM makes a 422 of: an answer with status 200 that it cannot read."""
+
 _UNKNOWN_MODEL = (
     "Invalid model name passed",
     "no healthy deployments",
@@ -79,7 +87,12 @@ def refusal(status: int, headers: Headers, body: bytes, *, model: str) -> Refuse
     said = f"{code} {error.get('type')} {text}"
     if not spoke:
         own = _of_the_sidecar(status, said, retry_after_s, model)
+        field = headers.get("x-llmp-untranslatable")
+        if own is None and field is not None:
+            own = _untranslatable()
         if own is not None:
+            if isinstance(own, ProviderRejected) and own.param is None and field != "request":
+                own.param = _matching(_PARAM, field)
             return own
     return _of_the_provider(provider_status or status, said, headers, error, retry_after_s)
 
@@ -117,6 +130,14 @@ def _of_the_sidecar(status: int, said: str, retry_after_s: float | None, model: 
     return None
 
 
+def _untranslatable() -> ProviderRejected:
+    """The request never reached the provider: LiteLLM could not put it into its words."""
+    return ProviderRejected(
+        "Something in the request is malformed, or the model's provider does not know it.",
+        code="unsupported_value",
+    )
+
+
 def _unsupported(said: str) -> ProviderRejected:
     """LiteLLM knows that the model's provider has no such parameter, and does not drop it."""
     named = _UNSUPPORTED.search(said)
@@ -141,7 +162,7 @@ def _of_the_provider(
         )
     if status in (408, 504) or "APITimeoutError" in said or "litellm.Timeout" in said:
         return UpstreamTimeout("The model did not answer in time.")
-    if 400 <= status < 500:
+    if 400 <= status < 500 and not _any(_UNREADABLE, said):
         return _at_fault(status, said, headers, error)
     return ProviderFailed("The model's provider failed to answer.", retry_after_s=retry_after_s)
 
@@ -149,6 +170,8 @@ def _of_the_provider(
 def _at_fault(status: int, said: str, headers: Headers, error: Mapping[str, Any]) -> Refused:
     param = _matching(_PARAM, headers.get("x-llmp-provider-param") or error.get("param"))
     code = _matching(_CODE, headers.get("x-llmp-provider-code") or error.get("code"))
+    if code == (headers.get("x-llmp-provider-type") or error.get("type")):
+        code = None  # a provider without codes, whose type stands for one
     if _any(_CONTEXT, said):
         message, code = "The request is longer than the model's context.", "context_length_exceeded"
         return ProviderRejected(message, param=param or "messages", code=code)
@@ -156,13 +179,17 @@ def _at_fault(status: int, said: str, headers: Headers, error: Mapping[str, Any]
         return ProviderRejected(
             "The provider's content policy refused this request.", code="content_policy_violation"
         )
-    if status == 404:
-        return ModelNotFound("The provider does not know this model.", param="model")
     at = f" (at `{param}`)" if param else ""
     refused = ProviderRejected(
         f"The model's provider refused the request as invalid{at}.", param=param, code=code
     )
-    if status in (413, 422):
+    if status == 404:
+        refused = ProviderRejected(
+            "The provider does not know this model.", param="model", code="model_not_found"
+        )
+    if status == 413:
+        refused.code = code or "request_too_large"
+    if status in (404, 413, 422):
         refused.status = status
     return refused
 

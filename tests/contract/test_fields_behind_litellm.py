@@ -82,7 +82,7 @@ VALUES: Json = {
     "safety_identifier": "s",
     "seed": 7,
     "service_tier": "auto",
-    "stop": ["END"],
+    "stop": ["END", "STOP", "HALT", "FIN", "###"],
     "store": True,
     "stream": True,
     "stream_options": {"include_usage": True},

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 
+from llm_proxy.dialects.messages import USER_PARTS
 from llm_proxy.sidecar.seams import SEAMS
 from llm_proxy.stack.programs import sidecar_python
 
@@ -41,6 +42,11 @@ METHODS = {
         "should_retry_this_error",
     ),
 }
+PARTS = """
+import json
+from litellm.types.llms.openai import ValidUserMessageContentTypes
+print(json.dumps(ValidUserMessageContentTypes))
+"""
 LOOK_INSIDE = """
 import json, sys
 from importlib import import_module
@@ -71,3 +77,8 @@ def test_every_seam_is_there() -> None:
 def test_every_method_that_is_patched_is_there() -> None:
     """The same for what stands inside classes."""
     assert missing(LOOK_INSIDE, METHODS) == []
+
+
+def test_a_user_s_parts_are_those_that_are_passed_on() -> None:
+    """What LiteLLM would stumble over is refused before it, what it has learnt is let through."""
+    assert set(missing(PARTS, {})) == USER_PARTS

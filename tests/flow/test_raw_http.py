@@ -130,6 +130,14 @@ def test_a_path_that_is_not_in_the_table_does_not_exist(front: Front, path: byte
     assert said.code == "unknown_url"
 
 
+@pytest.mark.parametrize("path", [b"/v1/models/", b"/models/"])
+def test_no_model_s_name_is_no_model(front: Front, path: bytes) -> None:
+    """The list has no slash at its end, and a model has a name."""
+    said = refused(front, request(path, method=b"GET", body=b""))
+    assert said.statuses == [404]
+    assert said.code == "unknown_url"
+
+
 @pytest.mark.parametrize(
     "name", [b"../../llmp/catalog", b"%2e%2e%2fllmp%2fcatalog", b"%00", b"a%ff", b"%5c..%5cx"]
 )

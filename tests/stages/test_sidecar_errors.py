@@ -3,7 +3,7 @@
 from uuid import uuid4
 
 import pytest
-from sidecars import PROVIDER_KEY, Mode, Sidecar
+from sidecars import PROVIDER_KEY, Json, Mode, Sidecar
 
 SAID = {
     "status-400": (400, "invalid_value", "invalid_request_error", "top_logprobs"),
@@ -91,3 +91,66 @@ async def test_an_error_in_a_whole_answer_s_place_is_an_error(sidecar: Sidecar) 
     """200 with an error object in it."""
     answer = await sidecar.chat("lone", f"{uuid4()}", do="error-in-200")
     assert answer.status >= 500
+
+
+def _saying(*parts: Json) -> Json:
+    return {"messages": [{"role": "user", "content": list(parts)}]}
+
+
+def _having_called(arguments: str) -> Json:
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    return {
+        "messages": [
+            {"role": "user", "content": "x"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "c1", "content": "y"},
+        ]
+    }
+
+
+_ODD_FUNCTION: Json = {"name": "f", "parameters": {"anyOf": 5}}
+_NO_IMAGE: Json = {"type": "image_url", "image_url": {"url": "no-url"}}
+UNTRANSLATABLE: list[tuple[str, Json, str]] = [
+    ("openai", _saying({"type": "input_text", "text": "x"}), "messages"),
+    ("openai", {"tools": [], "tool_choice": {"type": "custom", "custom": {"name": "f"}}}, "tool_choice"),
+    ("anthropic", {"tools": [{"type": "of_our_own"}]}, "tools"),
+    ("anthropic", {"tools": [{"type": "function"}]}, "tools"),
+    ("anthropic", {"web_search_options": {"search_context_size": 5}}, "web_search_options"),
+    ("anthropic", _saying(_NO_IMAGE), "messages"),
+    ("anthropic", _having_called("{oops"), "messages"),
+    ("gemini", _saying(_NO_IMAGE), "messages"),
+    ("gemini", _having_called("{oops"), "messages"),
+    ("gemini", {"tools": [{"type": "function", "function": _ODD_FUNCTION}]}, "tools"),
+    ("gemini", {"thinking": 5}, "thinking"),
+    ("ollama_chat", _having_called("{oops"), "messages"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["chat", "stream"])
+@pytest.mark.parametrize(("family", "fields", "field"), UNTRANSLATABLE)
+async def test_a_request_nobody_can_translate_is_named_and_tried_once(
+    sidecar: Sidecar, family: str, fields: Json, field: str, mode: Mode
+) -> None:
+    """LiteLLM stumbles over it; no provider hears of it, and it is not taken for the provider's failure."""
+    mark = f"stumble-{uuid4()}"
+    said = (
+        {"messages": [{"role": "user", "content": mark}], "user": mark}
+        | fields
+        | {"stream": mode == "stream"}
+    )
+    answer = await sidecar.post("/v1/chat/completions", {"model": family, **said})
+    assert answer.status >= 400
+    assert answer.headers["x-llmp-untranslatable"] == field
+    assert await sidecar.provider.calls(mark) == []
+    assert not answer.headers.get("x-litellm-attempted-retries")
+
+
+@pytest.mark.parametrize("how", ["drop", "garbage"])
+@pytest.mark.parametrize("family", ["openai", "anthropic", "gemini", "ollama_chat"])
+async def test_what_fails_at_the_provider_is_no_matter_of_translation(
+    sidecar: Sidecar, family: str, how: str
+) -> None:
+    """However the answer is broken."""
+    answer = await sidecar.chat(family, f"{how}-{uuid4()}", do=how)
+    assert answer.status >= 400
+    assert "x-llmp-untranslatable" not in answer.headers

@@ -25,6 +25,15 @@ async def test_a_caller_s_fault_never_falls_back(sidecar: Sidecar, how: str, mod
     assert await played_by(sidecar, mark) == ["first"]
 
 
+@pytest.mark.parametrize("how", ["garbage", "empty", "error-in-200", "not-sse"])
+async def test_an_answer_nobody_can_read_is_not_the_caller_s_fault(sidecar: Sidecar, how: str) -> None:
+    """LiteLLM calls it 422 where it comes from Gemini: it is tried again all the same."""
+    mark = f"{how}-{uuid4()}"
+    answer = await sidecar.chat("gemini", mark, do=how)
+    assert answer.status >= 400
+    assert len(await played_by(sidecar, mark)) == 3
+
+
 @pytest.mark.parametrize("how", CALLERS_FAULT)
 async def test_a_caller_s_fault_never_cools_a_deployment(sidecar: Sidecar, how: str) -> None:
     """Ten of them in a row, and the next caller is served by the same deployment."""

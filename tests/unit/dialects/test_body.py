@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_proxy.dialects.body import parse
+from llm_proxy.dialects.body import MAX_CONTAINERS, MAX_VALUES, parse
 from llm_proxy.errors import BadRequest
 
 names = st.text(max_size=4) | st.sampled_from(["a", '":', "\\", '\\":', "a\\", " :"])
@@ -123,3 +123,48 @@ def test_integers_beyond_64_bits_and_thousands_of_digits_are_no_exception() -> N
     with pytest.raises(BadRequest):
         parse(b'{"a":' + b"9" * 5000 + b',"b":1,"b":2}', 64)
     assert orjson.dumps(parse(b'{"a":-0}', 64)) == b'{"a":0}'
+
+
+def _array_of(item: bytes, times: int) -> bytes:
+    return b'{"a":[' + b",".join([item] * times) + b"]}"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(_array_of(b"[]", MAX_CONTAINERS), id="arrays"),
+        pytest.param(_array_of(b'{"":0}', MAX_CONTAINERS), id="objects"),
+        pytest.param(_array_of(b'["\\"",{"[":"}"}]', MAX_CONTAINERS // 2), id="among strings"),
+        pytest.param(_array_of(b"7", MAX_VALUES + 1), id="numbers"),
+        pytest.param(_array_of(b'""', MAX_VALUES + 1), id="strings"),
+        pytest.param(b'{"a":[' + b"[]," * MAX_CONTAINERS, id="without an end"),
+    ],
+)
+def test_more_values_than_memory_should_hold_are_refused(body: bytes) -> None:
+    """Before they are parsed, in whatever shape they come."""
+    assert _outcome(body) == "json_too_many_values"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param('[{,"' * MAX_VALUES, id="signs"),
+        pytest.param('\\"[' * MAX_CONTAINERS * 2, id="quotes and backslashes"),
+        pytest.param("1,2,3\n" * MAX_VALUES, id="a table"),
+    ],
+)
+def test_signs_within_a_text_are_no_values(text: str) -> None:
+    """A long text of code or of numbers is one string."""
+    assert parse(json.dumps({"a": text}).encode(), 64) == {"a": text}
+
+
+def test_as_many_values_as_allowed_are_read() -> None:
+    """Both bounds are the last that is good."""
+    assert len(parse(_array_of(b"[]", MAX_CONTAINERS - 2), 64)["a"]) == MAX_CONTAINERS - 2
+    assert len(parse(_array_of(b"7", MAX_VALUES), 64)["a"]) == MAX_VALUES
+
+
+@pytest.mark.parametrize("end", ["", "\\", '"', '\\"'])
+def test_a_text_without_an_end_is_no_json(end: str) -> None:
+    """Nothing is looked at twice: a string that never ends is read once."""
+    assert _outcome(('{"a":"' + '\\"[{' * MAX_CONTAINERS + end).encode()) == "invalid_json"

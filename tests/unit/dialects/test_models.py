@@ -13,6 +13,8 @@ GROUPS = {
     "gpt-4o": frozenset({"openai", "azure"}),
     "team/claude": frozenset({"anthropic"}),
     "a model, with signs": frozenset({"openai"}),
+    "house-8b": frozenset({"ollama_chat"}),
+    "gpt-3.5-turbo-instruct": frozenset({"text-completion-openai"}),
 }
 WILD = ("openai/*", "anthropic/*", "gemini/*", "vertex_ai/*", "ollama/*", "groq/*", "openrouter/*", "local-*")
 MODELS = Models("chat", GROUPS, WILD)
@@ -43,6 +45,10 @@ MODELS = Models("chat", GROUPS, WILD)
         ("claude-3-sonnet", "anthropic", "anthropic/claude-3-sonnet"),
         ("gemini-1.5-flash", "vertexai", "vertex_ai/gemini-1.5-flash"),
         ("gemini-1.5-flash", "google", "gemini/gemini-1.5-flash"),
+        ("house-8b", "ollama", "house-8b"),
+        ("house-8b", "local", "house-8b"),
+        ("llama3", "ollama", "ollama/llama3"),
+        ("gpt-3.5-turbo-instruct", "openai", "gpt-3.5-turbo-instruct"),
         ("llama-3.1-8b-instant", "groq", "groq/llama-3.1-8b-instant"),
         ("meta-llama/llama-3:free", "openrouter", "openrouter/meta-llama/llama-3:free"),
     ],

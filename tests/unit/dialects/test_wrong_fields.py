@@ -38,6 +38,34 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
         "messages[0].content[0].image_url",
         "invalid_type",
     ),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+        "messages[0].content[0].image_url.url",
+        "missing_required_parameter",
+    ),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]},
+        "messages[0].content[0].input_audio",
+        "missing_required_parameter",
+    ),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "input_text", "text": "x"}]}]},
+        "messages[0].content[0].type",
+        "invalid_value",
+    ),
+    ({"tools": [{"type": "function"}]}, "tools[0].function", "missing_required_parameter"),
+    ({"tools": [{"type": "custom"}]}, "tools[0].custom", "missing_required_parameter"),
+    ({"tool_choice": {"type": "function"}}, "tool_choice.function", "missing_required_parameter"),
+    (
+        {"response_format": {"type": "json_schema"}},
+        "response_format.json_schema",
+        "missing_required_parameter",
+    ),
+    (
+        {"web_search_options": {"search_context_size": 5}},
+        "web_search_options.search_context_size",
+        "invalid_type",
+    ),
     ({"messages": [{"role": "assistant"}]}, "messages[0].content", "missing_required_parameter"),
     (
         {"messages": [{"role": "tool", "content": "x"}]},

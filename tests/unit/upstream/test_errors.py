@@ -1,0 +1,63 @@
+"""What the sidecar says instead of an answer becomes OpenAI's status, code and param, in words of our own."""
+
+import orjson
+import pytest
+
+from llm_proxy.upstream.errors import refusal
+
+LITELLM_422 = (
+    "litellm.BadRequestError: GeminiException - Error converting to valid response block=Expecting value: "
+    "line 1 column 1 (char 0). File an issue if litellm error - https://github.com/"
+)
+TOO_LONG = (
+    'b\'{"error": {"message": "The input token count (12) exceeds the maximum number of tokens allowed."}}\'',
+    "AnthropicException - prompt is too long: 210000 tokens > 200000 maximum",
+    "AnthropicException - input length and `max_tokens` exceed context limit: 199000 + 4000 > 200000",
+    "BedrockException - Input is too long for requested model.",
+    "This model's maximum context length is 8192 tokens. However, you requested 9000 tokens.",
+    "the request exceeds the available context size, try increasing it",
+)
+
+
+def _body(message: str) -> bytes:
+    return orjson.dumps({"error": {"message": message, "type": "invalid_request_error", "param": None}})
+
+
+@pytest.mark.parametrize("message", TOO_LONG)
+@pytest.mark.parametrize("headers", [{}, {"x-llmp-provider-status": "400"}], ids=["LiteLLM", "our sidecar"])
+def test_a_prompt_too_long_is_so_in_every_providers_words(message: str, headers: dict[str, str]) -> None:
+    """Whole and streamed: LiteLLM knows some of them in one way only."""
+    refused = refusal(400, headers, _body(message), model="m")
+    assert (refused.status, refused.code, refused.param) == (400, "context_length_exceeded", "messages")
+
+
+@pytest.mark.parametrize("headers", [{}, {"x-llmp-provider-status": "422"}], ids=["LiteLLM", "our sidecar"])
+def test_an_answer_nobody_can_read_is_the_providers_fault(headers: dict[str, str]) -> None:
+    """Not the caller's, though LiteLLM calls it 422."""
+    refused = refusal(422, headers, _body(LITELLM_422), model="m")
+    assert (refused.status, refused.code, refused.refused_by) == (502, "provider_error", "provider")
+
+
+def test_a_model_the_provider_does_not_know_was_refused_by_the_provider() -> None:
+    """404 as for a name nobody serves, but it says whose word it is."""
+    told = {"x-llmp-provider-status": "404"}
+    refused = refusal(404, told, _body("no such model"), model="m")
+    assert (refused.status, refused.code, refused.param) == (404, "model_not_found", "model")
+    assert refused.refused_by == "provider"
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "code"),
+    [
+        (400, {"code": "invalid_request_error", "type": "invalid_request_error"}, None),
+        (400, {"code": "invalid_value", "type": "invalid_request_error"}, "invalid_value"),
+        (413, {"code": "request_too_large", "type": "request_too_large"}, "request_too_large"),
+        (413, {}, "request_too_large"),
+        (422, {"code": "INVALID_ARGUMENT", "type": "INVALID_ARGUMENT"}, None),
+    ],
+)
+def test_a_code_is_a_code_and_no_type(status: int, said: dict[str, str], code: str | None) -> None:
+    """Some providers have only a type, which is no news beside ours."""
+    told = {"x-llmp-provider-status": str(status)} | {f"x-llmp-provider-{n}": v for n, v in said.items()}
+    refused = refusal(status, told, _body("no"), model="m")
+    assert (refused.status, refused.code) == (status, code)
