@@ -1,4 +1,8 @@
-"""A sidecar that answers calls but, after the first few, no checks: `python tests/busy_sidecar.py PORT`."""
+"""A sidecar that answers calls but, after the first few, no checks: `python tests/busy_sidecar.py PORT`.
+
+A real one cannot be kept in this state for as long as the test needs: one that is busy enough to leave checks
+unanswered sends no frames either.
+"""
 
 import asyncio
 import json

@@ -1,12 +1,11 @@
-"""A gateway before several stand-ins for sidecars: scripted providers, who know LiteLLM's doors well enough.
+"""A gateway of a test's own before two real sidecars that the run shares, to be killed, frozen and revived.
 
-They start in a moment, and can be killed, frozen and started again without anybody else noticing.
+Behind them stands the scripted provider. Whatever a test has taken is back when its crew ends.
 """
 
 import json
 import os
 import signal
-import sys
 import uuid
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping
@@ -16,27 +15,100 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from house import MASTER_KEY
+from sidecars import Provider, provider_part
 
 from llm_proxy.stack import part, ports
-from llm_proxy.stack.probe import answers
-from llm_proxy.stack.programs import gateway
+from llm_proxy.stack.probe import answered, answers
+from llm_proxy.stack.programs import Behind, gateway, sidecar
 from llm_proxy.stack.surroundings import Surroundings
 
 Json = dict[str, Any]
 KEY = "crew-key-0123456789abcdef"
 ADMIN_KEY = "crew-admin-0123456789abcdef"
-PROVIDER = Path(__file__).parent / "provider.py"
+GIVEN = Surroundings({name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ})
+CONFIG = """
+model_list:
+  - model_name: "*"
+    litellm_params: {{model: openai/*, api_base: "{base}", api_key: none}}
+    model_info: {{id: any}}
+router_settings: {{num_retries: 0, disable_cooldowns: true}}
+"""
+
+
+@dataclass(slots=True)
+class Pair:
+    """Two real sidecars before one scripted provider."""
+
+    provider: Provider
+    ports: list[int]
+    running: list[part.Running]
+    logs: Path
+
+    def kill(self, at: int) -> None:
+        """As the kernel does when memory is short."""
+        self.running[at].process.send_signal(signal.SIGKILL)
+        self.running[at].process.wait()
+
+    def freeze(self, at: int) -> None:
+        """It accepts connections, and answers nothing."""
+        self.running[at].process.send_signal(signal.SIGSTOP)
+
+    def thaw(self, at: int) -> None:
+        """It goes on where it stood."""
+        self.running[at].process.send_signal(signal.SIGCONT)
+
+    def revive(self, at: int) -> None:
+        """It starts again, with an empty memory; from the main thread alone, whose child it is."""
+        self.running[at] = part.start(self.running[at].part, self.logs)
+        part.wait_until_ready([self.running[at]])
+
+    def answered(self, at: int) -> int:
+        """How many calls it has answered since it was started."""
+        return answered(self.ports[at])
+
+    def restore(self) -> None:
+        """Both run again, whatever was done to them."""
+        for at, running in enumerate(self.running):
+            running.process.send_signal(signal.SIGCONT)
+            if not running.alive():
+                self.revive(at)
+
+
+def stand_in(port: int) -> part.Part:
+    """A scripted provider in a sidecar's place, where only the gateways' own counting is looked at.
+
+    It answers hundreds of calls at once, at which a real one on a test machine would fall behind.
+    """
+    return replace(provider_part(port), name=f"stand-in-{port}")
+
+
+@contextmanager
+def pair_before(provider: Provider, folder: Path) -> Generator[Pair]:
+    """The sidecars, running until the block ends."""
+    config = folder / "crew.yaml"
+    config.write_text(CONFIG.format(base=provider.base("openai")), encoding="utf-8")
+    at = [ports.free_port() for _ in range(2)]
+    behind = Behind(MASTER_KEY, None, None, None)
+    parts = [sidecar(number, port, config, behind, GIVEN) for number, port in enumerate(at)]
+    logs = folder / "crew"
+    pair = Pair(provider, at, [part.start(one, logs) for one in parts], logs)
+    try:
+        part.wait_until_ready(pair.running)
+        yield pair
+    finally:
+        for one in pair.running:
+            one.process.send_signal(signal.SIGCONT)
+        part.stop(pair.running)
 
 
 @dataclass(slots=True)
 class Crew:
-    """The gateway and its sidecars."""
+    """The gateway and who stands behind it."""
 
     url: str
     gateway: part.Running
-    sidecars: list[part.Running]
-    ports: list[int]
-    logs: Path
+    pair: Pair
     marks: list[str] = field(default_factory=list[str])
 
     @property
@@ -57,14 +129,11 @@ class Crew:
         url = f"{self.url}/v1/chat/completions"
         return await client.post(url, json=body or self.body(), headers=self.auth | headers)
 
-    async def seen(self, at: int) -> Counter[str]:
-        """How often a sidecar saw each mark; nothing of one that does not answer."""
-        async with httpx.AsyncClient(timeout=2) as client:
-            try:
-                calls = (await client.get(f"http://127.0.0.1:{self.ports[at]}/_calls")).json()["calls"]
-            except httpx.HTTPError:
-                return Counter()
-        return Counter(call["body"]["messages"][0]["content"].split()[0] for call in calls)
+    async def seen(self) -> Counter[str]:
+        """How often the provider saw each mark of this crew's."""
+        calls = await self.pair.provider.calls()
+        found = Counter(str(call["body"]["messages"][0]["content"]).split()[0] for call in calls)
+        return Counter({mark: found[mark] for mark in self.marks if mark in found})
 
     async def metric(self, name: str, *having: str) -> float:
         """The sum of a metric's series whose labels hold these words."""
@@ -73,75 +142,47 @@ class Crew:
         lines = [line for line in told.text.splitlines() if line.startswith(name)]
         return sum(float(line.rpartition(" ")[2]) for line in lines if all(word in line for word in having))
 
-    def kill(self, at: int) -> None:
-        """As the kernel does when memory is short."""
-        self.sidecars[at].process.send_signal(signal.SIGKILL)
-        self.sidecars[at].process.wait()
-
-    def freeze(self, at: int) -> None:
-        """It accepts connections, and answers nothing."""
-        self.sidecars[at].process.send_signal(signal.SIGSTOP)
-
-    def thaw(self, at: int) -> None:
-        """It goes on where it stood."""
-        self.sidecars[at].process.send_signal(signal.SIGCONT)
-
-    def revive(self, at: int) -> None:
-        """It starts again, with an empty memory."""
-        self.sidecars[at] = part.start(self.sidecars[at].part, self.logs)
-        part.wait_until_ready([self.sidecars[at]])
-
-
-def stand_in(port: int) -> part.Part:
-    """A scripted provider in a sidecar's place."""
-    return part.Part(
-        name=f"stand-in-{port}",
-        argv=(sys.executable, str(PROVIDER), "--port", str(port)),
-        env=dict(os.environ),
-        ready=lambda _: answers(port, "/_calls"),
-    )
-
 
 @contextmanager
 def crew(
     folder: Path,
+    pair: Pair,
     names: Mapping[str, str] | None = None,
     *,
     sidecars: int = 2,
     dead_ports: int = 0,
     ready: bool = True,
 ) -> Generator[Crew]:
-    """A running crew; `dead_ports` more addresses have nobody behind them; `names` are settings."""
-    given = Surroundings(
-        {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
-    )
-    at = [ports.free_port() for _ in range(sidecars + dead_ports)]
+    """A running gateway.
+
+    Args:
+        folder: Of this test alone.
+        pair: The sidecars.
+        names: Settings.
+        sidecars: How many of them it knows.
+        dead_ports: How many more addresses it knows, with nobody behind them.
+        ready: Whether it is to be waited for until it can serve.
+    """
+    at = [*pair.ports[:sidecars], *(ports.free_port() for _ in range(dead_ports))]
     port = ports.free_port()
     settings = {
         "LLM_PROXY__ENVIRONMENT": "development",
         "LLM_PROXY__INTERNAL_API_KEY": KEY,
         "LLM_PROXY__ADMIN_KEY": ADMIN_KEY,
         "LLM_PROXY__LITELLM_PROXY_URL": ",".join(f"http://127.0.0.1:{one}" for one in at),
+        "LITELLM_MASTER_KEY": MASTER_KEY,
         "LLM_PROXY__SPOOL_DIR": str(folder / "spool"),
         "LLM_PROXY__DRAIN_DELAY_S": "0",
     }
-    logs = folder / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    running = [part.start(stand_in(one), logs) for one in at[:sidecars]]
+    folder.mkdir(parents=True, exist_ok=True)
+    program = replace(gateway(port, settings | dict(names or {}), GIVEN), cwd=folder)
+    if not ready:
+        live: Callable[[int], bool] = lambda _: answers(port, "/health/live")  # noqa: E731 -- typed
+        program = replace(program, ready=live)
+    running = part.start(program, folder / "logs")
     try:
-        part.wait_until_ready(running)
-        program = replace(gateway(port, settings | dict(names or {}), given), cwd=folder)
-        if not ready:
-            live: Callable[[int], bool] = lambda _: answers(port, "/health/live")  # noqa: E731 -- typed
-            program = replace(program, ready=live)
-        running.append(part.start(program, logs))
-        part.wait_until_ready(running[-1:])
-        made = Crew(f"http://127.0.0.1:{port}", running[-1], running[:-1], at, logs)
-        try:
-            yield made
-        finally:
-            running = [*made.sidecars, made.gateway]
+        part.wait_until_ready([running])
+        yield Crew(f"http://127.0.0.1:{port}", running, pair)
     finally:
-        for one in running:
-            one.process.send_signal(signal.SIGCONT)
-        part.stop(running)
+        part.stop([running])
+        pair.restore()

@@ -38,6 +38,8 @@ class Controls:
         """Whether the response cache has a say in this call."""
         if not (self.caching and caller.cache):
             return False
+        if call.streaming and call.door == "completions":  # LiteLLM answers those with a chat's frames
+            return False
         return not call.streaming or (self.cache_streams and catalog is not None and catalog.own)
 
     def body(self, call: Call, caller: Caller, catalog: Catalog | None) -> Json:

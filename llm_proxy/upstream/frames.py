@@ -17,6 +17,7 @@ MAX_FRAME_BYTES = 16 * 2**20
 _USAGE, _PROVIDER, _ERROR, _DONE = b'"usage"', b'"provider_specific', b'"error"', b"[DONE]"
 _MARKS = (_USAGE, _PROVIDER, _ERROR, _DONE, b"\r")
 _FINISH = b'"finish_reason":"'
+_COMPLETION, _TEXT = b'"text_completion"', b'"text":'
 _ADDED = "provider_specific_fields"
 
 
@@ -62,6 +63,8 @@ class Frames:
             return self._read(chunk)
         if _FINISH in chunk:
             self.finished = True
+            if _COMPLETION in chunk:
+                return b"".join(self._frame(frame) for frame in chunk.split(b"\n\n") if frame)
         self.content_frames += chunk.count(b"\n\n")
         self._passed_bytes += len(chunk)
         self._last = chunk
@@ -104,7 +107,7 @@ class Frames:
         if data == b"[DONE]":
             self.done = True
             return b""
-        if not any(mark in data for mark in _MARKS):
+        if not any(mark in data for mark in _MARKS) and not _lacks_text(data):
             self.finished = self.finished or _FINISH in data
             return self._content(frame + b"\n\n")
         try:
@@ -130,6 +133,7 @@ class Frames:
         strip(event)
         usage = as_object(event.pop("usage", None))
         out = b""
+        _give_text(event)
         if carries_content(event):
             self.finished = self.finished or any(one.get("finish_reason") for one in _choices(event))
             out = self._content(b"data: " + orjson.dumps(event) + b"\n\n")
@@ -163,6 +167,18 @@ def strip(event: Json) -> None:
             inner.pop(_ADDED, None)
             for tool in as_objects(inner.get("tool_calls")):
                 tool.pop(_ADDED, None)
+
+
+def _lacks_text(data: bytes) -> bool:
+    """Whether a completion's frame leaves out its text, as LiteLLM's last one does."""
+    return _COMPLETION in data and _FINISH in data and _TEXT not in data
+
+
+def _give_text(event: Json) -> None:
+    if event.get("object") == "text_completion":
+        for choice in _choices(event):
+            if choice.get("finish_reason"):
+                choice.setdefault("text", "")
 
 
 def _choices(event: Json) -> list[Json]:

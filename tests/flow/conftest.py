@@ -9,7 +9,9 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
+from crew import Pair, pair_before
 from house import ADMIN_KEY, KEY, MASTER_KEY, PROVIDER_KEY, House
+from sidecars import Provider
 
 from llm_proxy.stack import part, ports
 from llm_proxy.stack.probe import answers
@@ -106,3 +108,16 @@ async def house(house_parts: dict[str, int]) -> AsyncIterator[House]:
         await client.post(f"{provider_url}/_reset")
     async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0, timeout=30) as sdk:
         yield House(url, KEY, ADMIN_KEY, provider_url, sdk)
+
+
+@pytest.fixture(scope="session")
+def pair(service_folder: Path) -> Iterator[Pair]:
+    """Two real sidecars that a crew may kill and freeze, before a provider of their own."""
+    port = ports.free_port()
+    provider = part.start(provider_part(port), service_folder / "logs")
+    try:
+        part.wait_until_ready([provider])
+        with pair_before(Provider(f"http://127.0.0.1:{port}"), service_folder) as running:
+            yield running
+    finally:
+        part.stop([provider])

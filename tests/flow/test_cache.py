@@ -172,6 +172,17 @@ async def test_a_key_without_a_cache_is_told_so(cached: Cached) -> None:
     assert await cached.said(body, sibling) == "miss"
 
 
+async def test_a_streamed_completion_keeps_its_own_frames(cached: Cached) -> None:
+    """The second time as well: out of the cache LiteLLM would give it a chat's."""
+    body = {"model": "chat", "prompt": f"once upon {uuid4()}", "stream": True}
+    for _ in range(2):
+        answer = await cached.post("/v1/completions", body)
+        events = [json.loads(one[6:]) for one in answer.text.strip().split("\n\n") if "[DONE]" not in one]
+        assert {event["object"] for event in events} == {"text_completion"}
+        assert all(isinstance(choice["text"], str) for event in events for choice in event["choices"])
+        assert any(choice["text"] for event in events for choice in event["choices"])
+
+
 async def test_cache_control_is_obeyed(cached: Cached) -> None:
     """`no-cache` asks anew and stores, `no-store` stores nothing, `max-age` refuses what is older."""
     body = chat(f"control-{uuid4()}")

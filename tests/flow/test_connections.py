@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
-from crew import KEY, Crew, crew
+from crew import KEY, Crew, Pair, crew
 
 
 def connected(made: Crew, buffer_bytes: int | None = None) -> socket.socket:
@@ -29,9 +29,9 @@ def asks(made: Crew, body: object) -> bytes:
     return f"{head}Authorization: Bearer {KEY}\r\nContent-Length: {len(raw)}\r\n\r\n".encode() + raw
 
 
-async def test_one_connection_too_many_is_told_so_and_closed(tmp_path: Path) -> None:
+async def test_one_connection_too_many_is_told_so_and_closed(tmp_path: Path, pair: Pair) -> None:
     """It costs the others nothing, and when they go there is room again."""
-    with crew(tmp_path, {"LLM_PROXY__MAX_CONNECTIONS": "6"}, sidecars=1) as made:
+    with crew(tmp_path, pair, {"LLM_PROXY__MAX_CONNECTIONS": "6"}, sidecars=1) as made:
         with contextlib.ExitStack() as held:
             first = held.enter_context(connected(made))
             for _ in range(5):
@@ -49,9 +49,9 @@ async def test_one_connection_too_many_is_told_so_and_closed(tmp_path: Path) -> 
             assert (await made.chat(client)).status_code == 200
 
 
-async def test_a_caller_who_takes_nothing_of_its_answer_is_let_go(tmp_path: Path) -> None:
+async def test_a_caller_who_takes_nothing_of_its_answer_is_let_go(tmp_path: Path, pair: Pair) -> None:
     """The gateway's connection ends, and the provider's with it."""
-    with crew(tmp_path, {"LLM_PROXY__UNREAD_TIMEOUT_S": "2"}, sidecars=1) as made:
+    with crew(tmp_path, pair, {"LLM_PROXY__UNREAD_TIMEOUT_S": "2"}, sidecars=1) as made:
         body = made.body(stream=True, do="slow", gap_ms=1, frames=60_000)
         with connected(made, 4096) as silent:
             silent.sendall(asks(made, body))

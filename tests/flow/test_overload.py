@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
-from crew import KEY, Crew, crew
+from crew import KEY, Crew, Pair, crew
 
 DEADLINES = {
     "LLM_PROXY__FIRST_BYTE_TIMEOUT_S": "1",
@@ -20,9 +20,9 @@ DEADLINES = {
 }
 
 
-async def test_each_deadline_ends_a_call_with_its_own_answer(tmp_path: Path) -> None:
+async def test_each_deadline_ends_a_call_with_its_own_answer(tmp_path: Path, pair: Pair) -> None:
     """The first byte, the next frame, the whole; a group's own; less when the caller asks for less."""
-    with crew(tmp_path, DEADLINES, sidecars=1) as made:
+    with crew(tmp_path, pair, DEADLINES, sidecars=1) as made:
         async with httpx.AsyncClient(timeout=20) as client:
 
             async def timed(body: object, **headers: str) -> tuple[int, str, float]:
@@ -55,6 +55,7 @@ async def test_each_deadline_ends_a_call_with_its_own_answer(tmp_path: Path) -> 
 
 async def test_beyond_its_places_the_gateway_refuses_at_once_and_says_when_to_come_again(
     tmp_path: Path,
+    pair: Pair,
 ) -> None:
     """Two run, two wait and give up in time, the others are refused unseen and leave no record."""
     names = {
@@ -62,7 +63,7 @@ async def test_beyond_its_places_the_gateway_refuses_at_once_and_says_when_to_co
         "LLM_PROXY__MAX_WAITING": "2",
         "LLM_PROXY__QUEUE_TIMEOUT_MS": "500",
     }
-    with crew(tmp_path, names, sidecars=1) as made:
+    with crew(tmp_path, pair, names, sidecars=1) as made:
         async with httpx.AsyncClient(timeout=20) as client:
             bodies = [made.body(do="slow-first", first_ms=2000) for _ in range(10)]
             began = time.monotonic()
@@ -81,15 +82,15 @@ async def test_beyond_its_places_the_gateway_refuses_at_once_and_says_when_to_co
             assert {answer.headers["x-llm-proxy-refused-by"] for answer in refused} == {"gateway"}
             assert sorted(took)[5] < 0.45
             assert 0.45 < sorted(took)[6] < 1.5
-            assert len(await made.seen(0)) == 2
+            assert len(await made.seen()) == 2
             recorded = await made.metric("llm_proxy_requests_total")
             assert recorded == 4
             assert await made.metric("llm_proxy_refusals_total", "overloaded") == 8
 
 
-async def test_who_waits_in_time_gets_the_place_that_comes_free(tmp_path: Path) -> None:
+async def test_who_waits_in_time_gets_the_place_that_comes_free(tmp_path: Path, pair: Pair) -> None:
     """A short peak is slower, and nobody is refused."""
-    with crew(tmp_path, {"LLM_PROXY__MAX_IN_FLIGHT": "2"}, sidecars=1) as made:
+    with crew(tmp_path, pair, {"LLM_PROXY__MAX_IN_FLIGHT": "2"}, sidecars=1) as made:
         async with httpx.AsyncClient(timeout=20) as client:
             bodies = [made.body(do="slow-first", first_ms=200) for _ in range(8)]
             answers = await asyncio.gather(*(made.chat(client, body) for body in bodies))
@@ -105,9 +106,11 @@ def resident_mib(made: Crew) -> float:
 READERS = 4
 
 
-async def test_slow_readers_slow_the_upstream_and_cost_a_bounded_amount_of_memory(tmp_path: Path) -> None:
+async def test_slow_readers_slow_the_upstream_and_cost_a_bounded_amount_of_memory(
+    tmp_path: Path, pair: Pair
+) -> None:
     """Streams of 20 MB read at 20 kB a second: a few hundred kilobytes each, and no more as time goes by."""
-    with crew(tmp_path, sidecars=1) as made, contextlib.ExitStack() as held:
+    with crew(tmp_path, pair, sidecars=1) as made, contextlib.ExitStack() as held:
         async with httpx.AsyncClient(timeout=20) as client:
             await made.chat(client)
         before = resident_mib(made)

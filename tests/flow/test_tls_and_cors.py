@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from crew import Crew, crew
+from crew import Crew, Pair, crew
 
 from llm_proxy.stack import ports
 from llm_proxy.stack.ports import is_free
@@ -52,13 +52,12 @@ def port_of(url: str) -> int:
 
 
 async def test_sidecar_redis_and_postgres_are_reached_by_tls_with_an_authority_of_ones_own(
-    tmp_path: Path, certificate: tuple[Path, Path], limits_redis_url: str, database_url: str
+    tmp_path: Path, pair: Pair, certificate: tuple[Path, Path], limits_redis_url: str, database_url: str
 ) -> None:
     """A call is answered, neither store is away, and commands reach them by the same rule."""
     redis, postgres = port_of(limits_redis_url), port_of(database_url)
     with (
-        crew(tmp_path / "plain", sidecars=1) as plain,
-        tls_before(plain.ports[0], certificate) as sidecar_port,
+        tls_before(pair.ports[0], certificate) as sidecar_port,
         tls_before(redis, certificate) as redis_port,
         tls_before(postgres, certificate, "postgres") as postgres_port,
     ):
@@ -72,7 +71,7 @@ async def test_sidecar_redis_and_postgres_are_reached_by_tls_with_an_authority_o
             + "?sslmode=verify-full",
             "LLM_PROXY__STORE_TIMEOUT_MS": "500",
         }
-        with crew(tmp_path / "secured", names, sidecars=0) as made:
+        with crew(tmp_path, pair, names, sidecars=0) as made:
             async with httpx.AsyncClient(timeout=20) as client:
                 assert (await made.chat(client)).status_code == 200
                 shown = await client.get(f"{made.url}/health", headers=made.auth)
@@ -95,19 +94,16 @@ def typed(folder: Path, names: dict[str, str], *words: str) -> tuple[int, str]:
 
 
 async def test_a_sidecar_whose_certificate_nobody_vouches_for_is_not_trusted(
-    tmp_path: Path, certificate: tuple[Path, Path]
+    tmp_path: Path, pair: Pair, certificate: tuple[Path, Path]
 ) -> None:
     """Without the authority the gateway is not ready, and no call is sent."""
-    with (
-        crew(tmp_path / "plain", sidecars=1) as plain,
-        tls_before(plain.ports[0], certificate) as port,
-    ):
+    with tls_before(pair.ports[0], certificate) as port:
         names = {"LLM_PROXY__LITELLM_PROXY_URL": f"https://localhost:{port}"}
-        with crew(tmp_path / "secured", names, sidecars=0, ready=False) as made:
+        with crew(tmp_path, pair, names, sidecars=0, ready=False) as made:
             async with httpx.AsyncClient(timeout=20) as client:
                 assert (await made.chat(client)).status_code == 502
                 assert (await client.get(f"{made.url}/health/ready")).status_code == 503
-        assert not await plain.seen(0)
+            assert not await made.seen()
 
 
 async def asks_as_a_page(made: Crew, method: str, path: str, origin: str) -> httpx.Headers:
@@ -123,9 +119,9 @@ async def asks_as_a_page(made: Crew, method: str, path: str, origin: str) -> htt
         return (await client.request(method, made.url + path, headers=headers, json=body)).headers
 
 
-async def test_pages_may_call_from_configured_origins_alone(tmp_path: Path) -> None:
+async def test_pages_may_call_from_configured_origins_alone(tmp_path: Path, pair: Pair) -> None:
     """On hot doors and the others alike, for the question before and the answer itself."""
-    with crew(tmp_path, {"LLM_PROXY__CORS_ORIGINS": ORIGIN}, sidecars=1) as made:
+    with crew(tmp_path, pair, {"LLM_PROXY__CORS_ORIGINS": ORIGIN}, sidecars=1) as made:
         for method, path in (
             ("OPTIONS", "/v1/chat/completions"),
             ("POST", "/v1/chat/completions"),
@@ -140,9 +136,9 @@ async def test_pages_may_call_from_configured_origins_alone(tmp_path: Path) -> N
                 assert "x-request-id" in ours["access-control-expose-headers"]
 
 
-async def test_without_configured_origins_no_page_may_call(tmp_path: Path) -> None:
+async def test_without_configured_origins_no_page_may_call(tmp_path: Path, pair: Pair) -> None:
     """No header of that kind at all."""
-    with crew(tmp_path, sidecars=1) as made:
+    with crew(tmp_path, pair, sidecars=1) as made:
         for method in ("OPTIONS", "POST"):
             headers = await asks_as_a_page(made, method, "/v1/chat/completions", ORIGIN)
             assert not [name for name in headers if name.startswith("access-control")]

@@ -115,3 +115,16 @@ def test_line_ends_of_any_kind_are_understood() -> None:
     assert b"Hel" in out
     assert b"lo" in out
     assert frames.done
+
+
+def test_the_last_frame_of_a_completion_has_a_text_too() -> None:
+    """OpenAI's schema requires one, and clients add the texts up; the others leave as they came."""
+    first = frame(object="text_completion", choices=[{"index": 0, "text": "Paris"}])
+    last = frame(object="text_completion", choices=[{"finish_reason": "stop", "index": 0}])
+    for raw in (first + last, last, last + b"data: [DONE]\n\n"):
+        out, frames = run(raw, [], wants_usage=False)
+        events = [json.loads(one[6:]) for one in out.decode().strip().split("\n\n")]
+        assert events[-1]["choices"] == [{"finish_reason": "stop", "index": 0, "text": ""}]
+        assert out.startswith(first) or len(events) == 1
+        assert frames.finished
+        assert frames.content_frames == len(events)
