@@ -17,6 +17,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
+import vertex_account
 
 from llm_proxy.dialects import NO_HINTS, OPENAI, Bounds, Door, Models
 from llm_proxy.dialects.fields import FIELDS
@@ -38,9 +39,12 @@ DEPLOYMENTS = {
     "completions": ("text-completion-openai/gpt-3.5-turbo-instruct", "/v1"),
     "embeddings": ("openai/text-embedding-3-small", "/v1"),
 }
-MODELS = Models(
-    "none", {name: frozenset({model.partition("/")[0]}) for name, (model, _) in DEPLOYMENTS.items()}
-)
+CLOUDS = {
+    "Vertex": "vertex_ai/gemini-2.5-flash",
+    "Bedrock": "bedrock/anthropic.claude-3-5-sonnet-20241022-v2:0",
+}
+ALL = {name: model for name, (model, _) in DEPLOYMENTS.items()} | CLOUDS
+MODELS = Models("none", {name: frozenset({model.partition("/")[0]}) for name, model in ALL.items()})
 FUNCTION = {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "string"}}}}
 TOOLS = [{"type": "function", "function": FUNCTION}]
 SCHEMA = {
@@ -146,6 +150,21 @@ class Stage:
         return "dropped" if seen == without else "translated"
 
 
+def clouds(url: str) -> dict[str, Json]:
+    """How the providers that want more than a key are reached."""
+    account = vertex_account.made(url)
+    return {
+        "Vertex": {
+            "api_base": url, "vertex_project": "p", "vertex_location": "us-central1",
+            "vertex_credentials": account,
+        },
+        "Bedrock": {
+            "aws_bedrock_runtime_endpoint": url, "aws_region_name": "us-east-1",
+            "aws_access_key_id": "dummy", "aws_secret_access_key": "dummy",
+        },
+    }  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def stage(service_folder: Path, cache_redis_url: str) -> Iterator[Stage]:
     """A real sidecar with a deployment of each family, all played by the scripted provider."""
@@ -164,6 +183,10 @@ def stage(service_folder: Path, cache_redis_url: str) -> Iterator[Stage]:
             },
         }
         for name, (model, path) in DEPLOYMENTS.items()
+    ]
+    deployments += [
+        {"model_name": name, "litellm_params": {"model": CLOUDS[name], **params}}
+        for name, params in clouds(f"http://127.0.0.1:{provider_port}").items()
     ]
     config = service_folder / "fields.yaml"
     config.write_text(json.dumps({"model_list": deployments, "router_settings": {"num_retries": 0}}))
@@ -225,7 +248,7 @@ def test_a_field_of_another_door_arrives_as_the_page_says(stage: Stage, row: lis
     assert row[2] == stage.verdict(door, door, row[1], value)
 
 
-@pytest.mark.parametrize("family", FIVE)
+@pytest.mark.parametrize("family", [*FIVE, "Vertex"])
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 def test_a_name_of_the_models_own_reaches_every_family(stage: Stage, family: str, stream: bool) -> None:  # noqa: FBT001 -- parametrized
     """Where its API looks for it, nothing else changed, LiteLLM not steered."""
@@ -236,12 +259,26 @@ def test_a_name_of_the_models_own_reaches_every_family(stage: Stage, family: str
     assert (status, also) == (200, 200)
     assert plain is not None
     assert seen is not None
-    holder = {"Gemini": seen.get("generationConfig"), "Ollama": seen.get("options")}.get(family) or seen
+    google = seen.get("generationConfig")
+    holder = {"Gemini": google, "Vertex": google, "Ollama": seen.get("options")}.get(family) or seen
     assert holder["top_k"] == 7
     unknown = holder if family == "Ollama" else seen
     assert unknown["an_unheard_of_field"] == own["an_unheard_of_field"]
     assert "extra_body" not in seen
     assert seen["path"] == plain["path"]
+
+
+def test_a_name_of_the_models_own_reaches_bedrock_without_what_is_null_in_it(stage: Stage) -> None:
+    """In the field Bedrock has for such names; LiteLLM takes out every null."""
+    own = {"top_k": 7, "an_unheard_of_field": {"z": [1, None], "a": "b"}}
+    status, seen = stage.send("chat.completions", "Bedrock", own)
+    assert status == 200
+    assert seen is not None
+    assert seen["path"].endswith("/converse")
+    assert seen["additionalModelRequestFields"] == {
+        "top_k": 7,
+        "an_unheard_of_field": {"z": [1], "a": "b"},
+    }
 
 
 def test_names_of_the_models_own_are_part_of_the_cache_key(stage: Stage) -> None:

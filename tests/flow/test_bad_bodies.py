@@ -209,7 +209,17 @@ async def test_a_body_that_does_not_come_is_408(house: House) -> None:
 
 @pytest.mark.usefixtures("unheard")
 async def test_a_caller_who_leaves_within_its_body_leaves_nothing(house: House) -> None:
-    """Half a body and a closed connection are no call."""
+    """Half a body and a closed connection are no call: no answer, no record, and nothing in flight."""
     half = request(b"/v1/chat/completions", b"Content-Length: 5000\r\n", length=False)
+
+    async def counted() -> tuple[str, ...]:
+        async with httpx.AsyncClient() as client:
+            admin = {"Authorization": f"Bearer {house.admin_key}"}
+            told = (await client.get(f"{house.url}/metrics", headers=admin)).text.splitlines()
+        return tuple(line for line in told if line.startswith("llm_proxy_requests_total"))
+
+    before = await counted()
     for _ in range(3):
-        await asyncio.to_thread(ask, house.port, half, wait_s=0.2)
+        said = await asyncio.to_thread(ask, house.port, half, wait_s=0.2)
+        assert said.statuses == []
+    assert await counted() == before

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from scripted import anthropic_wire, gemini_wire, ollama_wire, openai_wire
+from scripted import anthropic_wire, bedrock_wire, gemini_wire, ollama_wire, openai_wire
 from scripted.script import Json, Script
 
 Whole = Callable[[Script, Json, int], Json]
@@ -68,6 +68,7 @@ _ANTHROPIC = Door(
     anthropic_wire.error_frame,
     _asked,
 )
+_BEDROCK = Door("bedrock", bedrock_wire.message, None, bedrock_wire.error, bedrock_wire.error_frame, _never)
 DOORS: tuple[tuple[str, Door], ...] = (
     ("/chat/completions", _openai(openai_wire.chat, openai_wire.chat_frames)),
     ("/completions", _openai(openai_wire.text, openai_wire.text_frames)),
@@ -79,6 +80,7 @@ DOORS: tuple[tuple[str, Door], ...] = (
     (":batchEmbedContents", _gemini(gemini_wire.embeddings, None)),
     (":predict", _gemini(gemini_wire.embeddings, None)),
     ("/api/chat", _ollama(ollama_wire.chat, ollama_wire.frames)),
+    ("/converse", _BEDROCK),
     ("/api/embed", _ollama(ollama_wire.embeddings, None)),
 )
 

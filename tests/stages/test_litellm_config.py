@@ -1,18 +1,17 @@
 """`litellm-config.yaml` as it ships: every deployment answers a call, with any keys and with none."""
 
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import vertex_account
 import yaml
 from sidecars import Json, Provider, Sidecar, running
 
 from llm_proxy.sidecar.check import check
 from llm_proxy.sidecar.effective import effective
 from llm_proxy.sidecar.environment import references
-from llm_proxy.stack.programs import sidecar_python
 
 FILE = Path(__file__).parents[2] / "litellm-config.yaml"
 TEXT = FILE.read_text(encoding="utf-8")
@@ -32,15 +31,6 @@ OLD_NAMES = (
     *("gemini-pro", "gemini-1.5-pro", "gemini-1.5-flash", "azure-gpt-4", "llama2", "mistral", "local-llama"),
     *("dagi-local-8b", "deepseek-r1", "local-chat", "local-embed"),
 )
-MAKE_KEY = """
-import json, sys
-from cryptography.hazmat.primitives import serialization as s
-from cryptography.hazmat.primitives.asymmetric import rsa
-key = rsa.generate_private_key(65537, 2048)
-pem = key.private_bytes(s.Encoding.PEM, s.PrivateFormat.PKCS8, s.NoEncryption()).decode()
-account = {"type": "service_account", "client_email": "a@b.c", "token_uri": sys.argv[1], "private_key": pem}
-print(json.dumps(account))
-"""
 
 
 def identity(deployment: Json) -> str:
@@ -63,14 +53,8 @@ def at_provider(deployment: Json, provider: Provider) -> Json:
 @pytest.fixture(scope="module")
 def credentials(provider: Provider, service_folder: Path) -> Path:
     """A service account's file, whose tokens the scripted provider gives out."""
-    made = subprocess.run(
-        [str(sidecar_python()), "-c", MAKE_KEY, f"{provider.url}/token"],
-        capture_output=True,
-        check=True,
-        text=True,
-    )
     file = service_folder / "service-account.json"
-    file.write_text(made.stdout, encoding="utf-8")
+    file.write_text(vertex_account.made(provider.url), encoding="utf-8")
     return file
 
 
