@@ -28,6 +28,10 @@ class Prices(Protocol):
         """The groups configured by name; None while nobody knows."""
         ...
 
+    def resolved(self, name: str) -> str:
+        """The group an alias stands for; any other name as it is."""
+        ...
+
     def price(self, group: str) -> Price | None:
         """The dearest price of a group; None when one is not known."""
         ...

@@ -25,7 +25,8 @@ class Permit:
         if kill is not None:
             raise Forbidden(f"This {kill.kind} is switched off.", code=f"{kill.kind}_disabled")
         models = usable(caller, self._default_models)
-        if not allowed(self._named() if models is None else models, call.group):
+        resolved = self._prices.resolved if self._prices is not None else None
+        if not allowed(self._named() if models is None else models, call.group, resolved):
             raise Forbidden(
                 f"This API key may not use the model {call.model!r}.", param="model", code="model_not_allowed"
             )

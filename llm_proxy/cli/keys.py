@@ -6,6 +6,7 @@ standard error and a non-zero exit; `--json` prints one JSON document.
 
 import asyncio
 import json
+import re
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -13,13 +14,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from llm_proxy.admission import announce
-from llm_proxy.cli.nearby import settings
+from llm_proxy.cli.keys_table import table
+from llm_proxy.cli.nearby import console, settings
+from llm_proxy.cli.served import warn_of_unserved
 from llm_proxy.errors import Refused
 from llm_proxy.identity import Actor, Deed, Registry, Rulings
+from llm_proxy.identity.caller import Period
 from llm_proxy.identity.keys import mint as minted
 from llm_proxy.identity.keys_file import apply as apply_file
 from llm_proxy.identity.keys_file import read as read_file
@@ -29,8 +31,16 @@ from llm_proxy.identity.spoken import key_document, kill_from, spec_from
 
 Json = dict[str, Any]
 ME = Actor("command line")
-WIDTH = 180
-"""Of tables that no terminal shows."""
+_BUDGET = re.compile(rf"\d+(?:\.\d+)?/(?:{'|'.join(get_args(Period))})", re.ASCII)
+
+
+def _amounts(_: click.Context, __: click.Parameter, said: tuple[str, ...]) -> tuple[str, ...]:
+    for text in said:
+        if not _BUDGET.fullmatch(text):
+            raise click.BadParameter(f"{text!r} is not USD/PERIOD, such as 5/day, 100/month or 1000/total.")
+    return said
+
+
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _SPEC = [
     click.option("--tenant", help="The tenant it belongs to."),
@@ -41,7 +51,12 @@ _SPEC = [
     click.option("--tpm", type=int, help="Tokens a minute; 0 for no limit."),
     click.option("--parallel", type=int, help="Requests at once; 0 for no limit."),
     click.option(
-        "--budget", "budgets", multiple=True, metavar="USD/PERIOD", help="5/day, 100/month, 1000/total."
+        "--budget",
+        "budgets",
+        multiple=True,
+        metavar="USD/PERIOD",
+        callback=_amounts,
+        help="5/day, 100/month, 1000/total; repeatable.",
     ),
     click.option("--max-tokens-cap", type=int, help="Completion tokens a request may ask for at most."),
     click.option("--cache/--no-cache", default=None, help="Whether answers may come from the cache."),
@@ -70,6 +85,7 @@ def command() -> None:
 @_as_json
 def create(*, as_json: bool, **said: Any) -> None:  # noqa: ANN401 -- click's options
     """Make a key and print it, this once."""
+    warn_of_unserved(said["models"])
     _deed(lambda registry: registry.create(spec_from(_document(said)), ME), as_json=as_json)
 
 
@@ -88,23 +104,7 @@ def page(*, tenant: str | None, as_json: bool) -> None:
     found = _run(whole)
     if as_json:
         return click.echo(json.dumps(found, indent=2))
-    table = Table("name", "prefix", "tenant", "agent", "models", "rpm", "tpm", "parallel", "budgets", "state")
-    for one in found:
-        budgets = " ".join(f"{each['limit_usd']}/{each['period']}" for each in one["budgets"])
-        limits = [str(one[name]) if one[name] is not None else "-" for name in ("rpm", "tpm", "parallel")]
-        models = ",".join(one["models"]) if one["models"] is not None else "default"
-        prefix = one["prefixes"][0] if one["prefixes"] else "-"
-        table.add_row(
-            one["name"],
-            prefix,
-            one["tenant"] or "-",
-            one["agent"] or "-",
-            models,
-            *limits,
-            budgets or "-",
-            _state(one),
-        )
-    return Console(width=None if sys.stdout.isatty() else WIDTH).print(table)
+    return console().print(table(found))
 
 
 @command.command()
@@ -126,6 +126,7 @@ def show(*, key: str, as_json: bool) -> None:
 @_as_json
 def change(*, key: str, as_json: bool, **said: Any) -> None:  # noqa: ANN401 -- click's options
     """Change a key; what is not given stays."""
+    warn_of_unserved(said["models"])
 
     async def changed(registry: Registry) -> Deed:
         before = await registry.show(key)
@@ -247,16 +248,6 @@ def _print(document: Json, *, as_json: bool) -> None:
     if "key" in document:
         click.echo("This is the only time the key is shown.", err=True)
     return None
-
-
-def _state(one: Json) -> str:
-    if one["revoked_at"]:
-        return "revoked"
-    return (
-        "expired"
-        if one["expires_at"] and datetime.fromisoformat(one["expires_at"]) <= datetime.now(UTC)
-        else "good"
-    )
 
 
 async def _announce(epochs: Any) -> None:  # noqa: ANN401 -- a mapping of epochs

@@ -5,6 +5,7 @@ it and in no other; every deed is announced to all replicas before it is answere
 """
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 from typing import Annotated, Any, TypeVar
@@ -118,10 +119,20 @@ def router(
 ) -> APIRouter:
     """`/admin/...`; without a database every door is 503."""
     doors = APIRouter(prefix="/admin", tags=["admin"], responses=_REFUSALS)
-    _keys(doors, registry, announce, reader, _actor(writer, client_ip))
-    _rules(doors, rulings, announce, reader, _actor(writer, client_ip))
-    _kills(doors, rulings, announce, reader, _actor(writer, client_ip))
+    office = _Office(announce, Depends(reader), Depends(_actor(writer, client_ip)))
+    _keys(doors, registry, office)
+    _rules(doors, rulings, office)
+    _kills(doors, rulings, office)
     return doors
+
+
+@dataclass(frozen=True, slots=True)
+class _Office:
+    """What every door needs: how deeds are announced, who may look, who did it."""
+
+    announce: Announce
+    may_read: Any
+    by: Any
 
 
 def _actor(writer: Role, client_ip: ClientIp) -> Callable[[Request], Awaitable[Actor]]:
@@ -131,14 +142,8 @@ def _actor(writer: Role, client_ip: ClientIp) -> Callable[[Request], Awaitable[A
     return actor
 
 
-def _keys(
-    doors: APIRouter,
-    registry: Registry | None,
-    announce: Announce,
-    reader: Role,
-    actor: Callable[[Request], Awaitable[Actor]],
-) -> None:
-    may_read, by = Depends(reader), Depends(actor)
+def _keys(doors: APIRouter, registry: Registry | None, office: _Office) -> None:
+    announce, may_read, by = office.announce, office.may_read, office.by
 
     @doors.post("/keys", status_code=201, summary="Make a virtual key; its text is shown this once.")
     async def create(body: NewKey, who: Annotated[Actor, by]) -> Json:
@@ -182,14 +187,8 @@ def _keys(
         return _told(deed)
 
 
-def _rules(
-    doors: APIRouter,
-    rulings: Rulings | None,
-    announce: Announce,
-    reader: Role,
-    actor: Callable[[Request], Awaitable[Actor]],
-) -> None:
-    may_read, by = Depends(reader), Depends(actor)
+def _rules(doors: APIRouter, rulings: Rulings | None, office: _Office) -> None:
+    announce, may_read, by = office.announce, office.may_read, office.by
 
     @doors.get("/limits", summary="All rules of limits and budgets.", dependencies=[may_read])
     async def rules() -> Json:
@@ -214,14 +213,8 @@ def _rules(
         return {"dropped": True}
 
 
-def _kills(
-    doors: APIRouter,
-    rulings: Rulings | None,
-    announce: Announce,
-    reader: Role,
-    actor: Callable[[Request], Awaitable[Actor]],
-) -> None:
-    may_read, by = Depends(reader), Depends(actor)
+def _kills(doors: APIRouter, rulings: Rulings | None, office: _Office) -> None:
+    announce, may_read, by = office.announce, office.may_read, office.by
 
     @doors.get("/kills", summary="The kill switches that are thrown.", dependencies=[may_read])
     async def kills() -> Json:

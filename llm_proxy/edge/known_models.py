@@ -54,6 +54,11 @@ class KnownModels:
         catalog = self._upstream.catalog
         return None if catalog is None else catalog.names
 
+    def resolved(self, name: str) -> str:
+        """The group an alias stands for; any other name as it is."""
+        catalog = self._upstream.catalog
+        return name if catalog is None else catalog.resolved(name)
+
     def price(self, group: str) -> Price | None:
         """The dearest price of a group; None when one is not known."""
         catalog = self._upstream.catalog

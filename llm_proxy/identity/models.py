@@ -5,6 +5,7 @@ what only a wildcard deployment serves is open to no virtual key unless somebody
 """
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 
 from llm_proxy.identity.caller import Caller
@@ -12,11 +13,13 @@ from llm_proxy.identity.caller import Caller
 EVERYTHING = ("*",)
 
 
-def allowed(patterns: tuple[str, ...], group: str) -> bool:
-    """Whether one of the names or wildcards covers a model group."""
+def allowed(patterns: tuple[str, ...], group: str, resolved: Callable[[str], str] | None = None) -> bool:
+    """Whether one of the names or wildcards covers a group; `resolved` tells what an alias stands for."""
     if "*" in patterns or group in patterns:
         return True
-    return any("*" in one and _expression(one).fullmatch(group) for one in patterns)
+    if any("*" in one and _expression(one).fullmatch(group) for one in patterns):
+        return True
+    return resolved is not None and any(resolved(one) == group for one in patterns)
 
 
 def usable(caller: Caller, default: tuple[str, ...]) -> tuple[str, ...] | None:

@@ -56,7 +56,9 @@ class Controls:
             return models is not None and "*" in models
         if models is None:
             models = catalog.names if reached else ()
-        return all(allowed(models, one) and not self.stopped(caller, one) for one in reached)
+        return all(
+            allowed(models, one, catalog.resolved) and not self.stopped(caller, one) for one in reached
+        )
 
     def _cache(self, call: Call, caller: Caller, catalog: Catalog | None) -> Json:
         if not self.cached(call, caller, catalog):

@@ -5,11 +5,16 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
+from anyio import run_process
 from house import House, Json, say, script
+
+from llm_proxy.stack import ports
 
 
 async def admin(house: House, method: str, path: str, key: str | None = None) -> httpx.Response:
@@ -116,3 +121,23 @@ async def test_check_calls_each_group_once_and_fails_when_one_does(house: House)
     results = {one["id"]: one for one in json.loads(bad.stdout)}
     assert results["plain"]["ok"] is True
     assert bad.returncode == (0 if all(one["ok"] for one in results.values()) else 1)
+
+
+async def test_the_command_line_warns_of_a_model_nobody_serves(house: House, postgres_url: str) -> None:
+    """The key is made all the same; where no gateway answers, nobody warns."""
+    env = {
+        "PATH": os.environ["PATH"],
+        "DATABASE_URL": postgres_url,
+        "LLM_PROXY__ADMIN_KEY": house.admin_key,
+    }
+    told: list[str] = []
+    for port in (house.port, ports.free_port()):
+        words = ["--name", uuid4().hex, "--model", "plain", "--model", "p/any", "--model", "nosuch*"]
+        command = [sys.executable, "-P", "-m", "llm_proxy", "keys", "create", *words]
+        env["LLM_PROXY__PORT"] = str(port)
+        done = await run_process(command, env=env, cwd=tempfile.gettempdir())
+        told.append(done.stderr.decode())
+    assert "'nosuch*'" in told[0]
+    assert "'plain'" not in told[0]
+    assert "'p/any'" not in told[0]
+    assert "nosuch" not in told[1]

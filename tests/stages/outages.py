@@ -93,6 +93,10 @@ class Ledger:
         """The models there are."""
         return CALL.group, "unpriced"
 
+    def resolved(self, name: str) -> str:
+        """Nobody goes by another name."""
+        return name
+
     def price(self, group: str) -> Price | None:
         """One nano-dollar a token; `gpt-unpriced` has none."""
         return Price(1_000, 1_000) if group != "unpriced" else None

@@ -29,7 +29,7 @@ async def pool(database_url: str) -> "AsyncIterator[asyncpg.Pool[asyncpg.Record]
 
 
 async def run(database_url: str, *words: str, code: int = 0) -> str:
-    """What a command prints; `--json` is up to the words."""
+    """What a command prints, complaints too where it fails; `--json` is up to the words."""
     env = {
         "PATH": os.environ["PATH"],
         "DATABASE_URL": database_url,
@@ -38,7 +38,7 @@ async def run(database_url: str, *words: str, code: int = 0) -> str:
     command = [sys.executable, "-P", "-m", "llm_proxy", "keys", *words]
     done = await run_process(command, env=env, cwd=tempfile.gettempdir(), check=False)
     assert done.returncode == code, done.stderr.decode()
-    return done.stdout.decode()
+    return (done.stdout + (done.stderr if code else b"")).decode()
 
 
 async def test_a_key_lives_through_the_commands(
@@ -60,6 +60,34 @@ async def test_a_key_lives_through_the_commands(
     table = await run(database_url, "list")
     assert "revoked" in table
     assert rotated["prefixes"][0] in table
+
+
+async def test_a_budget_without_its_period_is_refused_with_the_form_it_has(database_url: str) -> None:
+    """Naming the option."""
+    for said in ("5", "5/week", "five/day", "-5/day"):
+        told = await run(database_url, "create", "--name", "n", f"--budget={said}", code=2)
+        assert "'--budget'" in told
+        assert "5/day" in told
+
+
+async def test_limits_and_switches_of_a_key_may_name_it_by_its_name(
+    pool: "asyncpg.Pool[asyncpg.Record]", database_url: str, tmp_path: Path
+) -> None:
+    """They hold for its id; a key that is not there is told, and the rest of a file applied."""
+    made: Json = json.loads(await run(database_url, "create", "--name", "n", "--json"))
+    await run(database_url, "switch-off", "key", "n")
+    assert [one["subject"] for one in await Rulings(pool).kills()] == [made["id"]]
+    await run(database_url, "switch-on", "key", made["prefixes"][0])
+    assert await Rulings(pool).kills() == []
+    assert "No such key" in await run(database_url, "switch-off", "key", "nobody", code=1)
+    file = tmp_path / "keys.yaml"
+    missing, there = "{scope: key, subject: nobody, rpm: 1}", "{scope: key, subject: n, rpm: 2}"
+    file.write_text(f"limits:\n  - {missing}\n  - {there}\n")
+    assert "limit of key n set" in await run(database_url, "apply", str(file), code=1)
+    assert [(one.subject, one.limits.rpm) for one in await Rulings(pool).rules()] == [(made["id"], 2)]
+    again = await run(database_url, "apply", str(file), code=1)
+    assert "nothing to change" in again
+    assert "no key is called nobody" in again
 
 
 async def test_a_switch_is_thrown_and_lifted_by_command(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llm_proxy.identity import Caller, usable
+from llm_proxy.identity import Caller, allowed, usable
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,15 @@ def test_a_callers_models_are_its_own_or_the_defaults_or_those_configured_by_nam
 ) -> None:
     """Nobody falls into a wildcard deployment by having no list; a trusted service is trusted."""
     assert usable(caller, default) == models
+
+
+def test_a_list_that_names_an_alias_names_the_group_it_stands_for() -> None:
+    """And nothing else."""
+    aliases = {"nickname": "gpt-4o"}
+
+    def resolved(name: str) -> str:
+        return aliases.get(name, name)
+
+    assert allowed(("nickname",), "gpt-4o", resolved)
+    assert not allowed(("nickname",), "gpt-4o")
+    assert not allowed(("nickname",), "gpt-4o-mini", resolved)

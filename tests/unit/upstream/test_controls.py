@@ -42,7 +42,7 @@ def told(who: Caller, group: str, catalog: Catalog | None, controls: Controls | 
         (("a", "b", "c"), "a", False),
         (("*",), "a", False),
         (("a", "b"), "a", True),
-        (("a", "b", "nickname"), "a", True),
+        (("a", "b", "nickname"), "a", False),
         (("a",), "a", True),
         (("c", "a"), "nickname", True),
         (("alone",), "alone", False),
