@@ -68,9 +68,9 @@ streams of 50 words), four at a time. Made by `.venv/bin/python bench/sidecar_cp
 
 `LLM_PROXY_SIDECAR_WITHOUT` names the parts to leave as LiteLLM has them.
 
-No setting of LiteLLM has any of this; all but the bytecode are patches of ours, made at its start
-(`llm_proxy/sidecar/tuning.py`, `openai_frames.py`). Taken over by LiteLLM, prices and frames alone would
-bring its users most of the difference above.
+All but the bytecode are patches of ours, made at LiteLLM's start (`llm_proxy/sidecar/tuning.py`,
+`openai_frames.py`): we found no setting of its own for any of them. Taken over by LiteLLM, prices and frames
+alone would bring its users most of the difference above.
 """
 QUIET = {"LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION"}
 UNCOMPILED = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPYCACHEPREFIX": "/nonexistent"}
