@@ -36,7 +36,7 @@ def table(
             able.append(one)
         except RuntimeError as fault:
             failed[one.name] = str(fault).splitlines()[-1][:200]
-    found = in_turn(rounds, able, run)
+    found = in_turn(rounds, able, run, warm=True)
     return {
         name: {field: round(median(runs, attrgetter(field)), 3) for field in Run.__dataclass_fields__}
         for name, runs in found.items()

@@ -114,7 +114,8 @@ def still(groups: tuple[int, ...]) -> Iterator[None]:
         yield
     finally:
         for group in groups:
-            os.killpg(group, signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGCONT)
 
 
 @contextmanager

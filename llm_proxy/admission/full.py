@@ -24,7 +24,7 @@ class FullWindows:
 
     def remember(self, caller: Caller, policies: Policies, ask: Ask, answer: Answer) -> None:
         """Learn from a refusal."""
-        if len(self._until) > MOST:
+        if max(len(self._until), len(self._keys)) > MOST:
             self._until.clear()
             self._keys.clear()
         now_s = time.monotonic()
