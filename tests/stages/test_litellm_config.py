@@ -29,7 +29,11 @@ OLD_NAMES = (
         "claude-3",
     ),
     *("gemini-pro", "gemini-1.5-pro", "gemini-1.5-flash", "azure-gpt-4", "llama2", "mistral", "local-llama"),
-    *("dagi-local-8b", "deepseek-r1", "local-chat", "local-embed"),
+    *("dagi-local-8b", "deepseek-r1", "local-chat", "local-embed", "gpt-4-1106-preview", "gpt-4o", "o3"),
+    *("claude-3-opus-20240229", "claude-3-haiku-20240307", "claude-3-5-sonnet-20241022", "gemini-2.0-flash"),
+    *("groq-llama-3.1-70b", "groq-llama-3.1-8b", "cerebras-llama-3.1-8b", "cerebras-llama-3.3-70b"),
+    *("cerebras-llama-4-scout", "openrouter-mistral", "openrouter-qwen", "openrouter-deepseek"),
+    *("openrouter-llama", "gemini-2.5-pro", "gpt-4.1"),
 )
 
 

@@ -1,0 +1,84 @@
+"""What two sidecars know of each other through their Redis: limits of a deployment, and who cools down."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from sidecars import Answer, Json, Provider, Sidecar, deployment, running
+
+MINUTE_S = 60
+Pair = tuple[Sidecar, Sidecar]
+
+
+@pytest.fixture(scope="module")
+def both(provider: Provider, service_folder: Path, cache_redis_url: str) -> Iterator[Pair]:
+    """Two sidecars of one configuration before one Redis."""
+    of_this_run = str(uuid4())  # the counts of a deployment go by its id
+    models = [
+        deployment("by-calls", "openai/by-calls", provider, id=f"calls-{of_this_run}", rpm=6),
+        deployment("by-tokens", "openai/by-tokens", provider, id=f"tokens-{of_this_run}", tpm=60),
+        deployment("twins", "openai/twin-a", provider, id=f"twin-a-{of_this_run}"),
+        deployment("twins", "openai/twin-b", provider, id=f"twin-b-{of_this_run}"),
+    ]
+    config: Json = {"model_list": models, "router_settings": {"num_retries": 0, "cooldown_time": 20}}
+    with ExitStack() as stack:
+        one, other = (
+            stack.enter_context(running(config, provider, service_folder, CACHE_REDIS_URL=cache_redis_url))
+            for _ in "ab"
+        )
+        yield one, other
+
+
+async def within_a_minute(seconds: float) -> None:
+    """Limits are counted by the minute of the clock: wait for the next where this one is nearly over."""
+    left = MINUTE_S - time.time() % MINUTE_S
+    if left < seconds:
+        await asyncio.sleep(left + 0.5)
+
+
+async def in_turn(both: Pair, group: str, calls: int) -> list[Answer]:
+    """Calls to one and the other, one after the other."""
+    mark = uuid4()
+    return [await both[at % 2].chat(group, f"{mark}-{at}") for at in range(calls)]
+
+
+async def test_calls_a_minute_are_counted_over_all_sidecars(both: Pair) -> None:
+    """Six in all, not six at each; what is beyond is refused before it costs anything."""
+    await within_a_minute(20)
+    answers = await in_turn(both, "by-calls", 10)
+    assert [one.status for one in answers] == [200] * 6 + [429] * 4
+
+
+async def test_tokens_a_minute_are_counted_over_all_sidecars(both: Pair) -> None:
+    """Sixty in all: what one has spent, the other no longer gives."""
+    await within_a_minute(20)
+    spent = 0
+    for at in range(12):
+        answer = await both[at % 2].chat("by-tokens", str(uuid4()))
+        if answer.status == 429:
+            break
+        spent += answer.json["usage"]["total_tokens"]
+        await asyncio.sleep(0.3)  # tokens are counted beside the answer
+    assert answer.status == 429
+    assert 60 <= spent < 120
+    assert [one.status for one in await in_turn(both, "by-tokens", 2)] == [429, 429]
+
+
+async def test_what_cools_at_one_is_passed_over_by_the_other(both: Pair) -> None:
+    """A rate limit one has met is not met again by the other."""
+    one, other = both
+    mark = f"cool-{uuid4()}"
+    await one.chat("twins", mark, do="status-429")
+    [cooled] = [call["model"] for call in await one.provider.calls(mark)]
+    await asyncio.sleep(1.5)  # LiteLLM looks for others' cooldowns once a second
+    later = f"later-{uuid4()}"
+    for at in range(8):
+        assert (await other.chat("twins", f"{later}-{at}")).status == 200
+    counted = Counter(call["model"] for call in await other.provider.calls(later))
+    assert counted.total() == 8
+    assert cooled not in counted
