@@ -135,6 +135,18 @@ def provider_part(port: int) -> part.Part:
     )
 
 
+@contextmanager
+def playing(folder: Path) -> Generator[Provider]:
+    """The scripted provider, until the block ends."""
+    port = ports.free_port()
+    started = part.start(provider_part(port), folder / "logs")
+    try:
+        part.wait_until_ready([started])
+        yield Provider(f"http://127.0.0.1:{port}")
+    finally:
+        part.stop([started])
+
+
 def sidecar_part(config: Path, port: int, env: Mapping[str, str]) -> part.Part:
     """A sidecar as a program, with nothing in its environment but what is given."""
     fixed = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}

@@ -5,7 +5,7 @@ Invariants: no LiteLLM, no network; exit 1 when a fault was found, 0 with notes 
 
 import json
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,12 @@ from typing import Any
 import click
 import yaml
 
-from llm_proxy.sidecar.check import Finding, check
+from llm_proxy.cli import nearby
+from llm_proxy.sidecar.check import LEFT_OUT, Finding, check
 from llm_proxy.sidecar.environment import environment
+from llm_proxy.sidecar.shapes import items, mapping
+from llm_proxy.stack.plan import LOCAL_NAMES
+from llm_proxy.stack.surroundings import look_around
 
 
 class Repeated(yaml.YAMLError):
@@ -34,21 +38,60 @@ class Strict(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def findings(text: str, given: Mapping[str, str] = os.environ) -> list[Finding]:
-    """Everything found in a configuration's text, with these names given."""
+def findings(text: str, given: Mapping[str, str] = os.environ, folder: Path | None = None) -> list[Finding]:
+    """Everything found in a configuration's text, with these names given; `folder` holds what it includes."""
+    texts = [text]
     try:
-        raw: object = yaml.load(text, Strict)  # noqa: S506 -- it is a safe loader
-    except yaml.YAMLError as problem:
+        raw = _with_included(_read(text), folder, texts)
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as problem:
         return [Finding("", " ".join(str(problem).split()))]
     own_key = {"LITELLM_MASTER_KEY": given.get("LITELLM_MASTER_KEY", "")}
-    return check(raw, environment(given, text) | own_key)
+    return check(raw, environment(given, "\n".join(texts)) | own_key)
+
+
+def _read(text: str) -> object:
+    found: object = yaml.load(text, Strict)  # noqa: S506 -- it is a safe loader
+    return found
+
+
+def _with_included(raw: object, folder: Path | None, texts: list[str]) -> object:
+    """With the files it includes, merged as LiteLLM does: lists grow, all else is replaced."""
+    waiting = [str(one) for one in items(mapping(raw).get("include"))]
+    if folder is None or not waiting:
+        return raw
+    merged, seen = mapping(raw).copy(), set[Path]()
+    while waiting:
+        file = folder / waiting.pop(0)
+        if file in seen:
+            continue
+        seen.add(file)
+        texts.append(file.read_text(encoding="utf-8"))
+        included = mapping(_read(texts[-1])).copy()
+        waiting += [str(one) for one in items(included.pop("include", None))]
+        for key, value in included.items():
+            more, before = items(value), items(merged.get(key))
+            merged[key] = [*before, *more] if before and more else value
+    return merged
 
 
 def faults(file: Path, given: Mapping[str, str]) -> list[str]:
     """What keeps a configuration from being served, a line each; the master key is not judged."""
     names = {name: value for name, value in given.items() if name != "LITELLM_MASTER_KEY"}
-    found = findings(file.read_text(encoding="utf-8"), names)
+    found = findings(file.read_text(encoding="utf-8"), names, file.parent)
     return [f"{one.where or file}: {one.message}" for one in found if one.fault]
+
+
+def lines(found: Iterable[Finding], file: Path) -> Iterator[str]:
+    """What a person reads: deployments left out for the same reason share a line."""
+    left_out: dict[str, list[str]] = {}
+    for one in found:
+        if not one.fault and one.message.startswith(LEFT_OUT):
+            left_out.setdefault(one.message, []).append(one.where.removeprefix("model_list."))
+        else:
+            yield f"{'fault' if one.fault else 'note '}  {one.where or file}: {one.message}"
+    for message, names in left_out.items():
+        ours = "" if not any(name in message for name in LOCAL_NAMES) else " (`llm-proxy up` sets it)"
+        yield f"note   {message}{ours}: {', '.join(dict.fromkeys(names))}"
 
 
 @click.group()
@@ -59,17 +102,23 @@ def command() -> None:
 @command.command("check")
 @click.argument("file", type=click.Path(path_type=Path), default=Path("litellm-config.yaml"))
 @click.option("--json", "as_json", is_flag=True, help="One JSON list.")
-def check_command(file: Path, *, as_json: bool) -> None:
-    """Name what LiteLLM would ignore or refuse in FILE."""
+@click.option("--faults", "faults_alone", is_flag=True, help="Leave out notes: what is not set, …")
+def check_command(file: Path, *, as_json: bool, faults_alone: bool) -> None:
+    """Name what LiteLLM would ignore or refuse in FILE.
+
+    Keys are looked for in the environment, .env and .keys/; of a stack running in this folder its models too.
+    """
+    given = {**nearby.noted(), **look_around(os.environ, Path.cwd()).names}
     try:
-        found = findings(file.read_text(encoding="utf-8"))
+        found = findings(file.read_text(encoding="utf-8"), given, file.parent)
     except (OSError, UnicodeDecodeError) as problem:
         raise click.ClickException(f"{file}: cannot be read: {problem}") from problem
+    found = [one for one in found if one.fault or not faults_alone]
     if as_json:
         click.echo(json.dumps([asdict(one) for one in found]))
     else:
-        for one in found:
-            click.echo(f"{'fault' if one.fault else 'note '}  {one.where or file}: {one.message}")
+        for line in lines(found, file):
+            click.echo(line)
         faults = sum(one.fault for one in found)
         click.echo(f"{file}: {faults} faults, {len(found) - faults} notes")
     if any(one.fault for one in found):

@@ -1,22 +1,22 @@
 """What a command is configured with: the settings, and for a stack running in this folder its addresses.
 
-Invariants: what the operator gave wins; the note of a running stack is its launcher's to write and remove,
-mode 0600, and counts only where nothing was given.
+Invariants: what the operator gave wins; the note of a running stack counts only where nothing was given, and
+only while it runs.
 """
 
+import os
 import sys
 from pathlib import Path
 
 import click
-from dotenv import dotenv_values
 from pydantic import ValidationError
 from rich.console import Console
 
 from llm_proxy.settings import PREFIX, Settings, load
+from llm_proxy.stack import presence
 from llm_proxy.stack.ports import reached_at
 
 PIPED_WIDTH = 200
-NOTE = Path(".local/running.env")
 URL = "LLM_PROXY_URL"
 _NOTED = ("DATABASE_URL", "LIMITS_REDIS_URL")
 
@@ -26,15 +26,20 @@ def console() -> Console:
     return Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
 
 
+def noted() -> dict[str, str]:
+    """What a stack that runs in this folder has written down."""
+    return presence.noted(Path(os.environ.get("LLM_PROXY_STATE", ".local")))
+
+
 def settings() -> Settings:
     """The settings; ends the command with one line naming the variable that is wrong."""
     try:
         found = load()
-        noted = dotenv_values(NOTE)
+        note = noted()
         missing = {
-            name.lower(): noted[PREFIX + name]
+            name.lower(): note[PREFIX + name]
             for name in _NOTED
-            if getattr(found, name.lower()) is None and noted.get(PREFIX + name)
+            if getattr(found, name.lower()) is None and note.get(PREFIX + name)
         }
         return load(**missing) if missing else found
     except ValidationError as wrong:
@@ -45,5 +50,4 @@ def settings() -> Settings:
 
 def gateway_url(found: Settings) -> str:
     """Where the gateway answers: the one running in this folder, else the one the settings mean."""
-    noted = dotenv_values(NOTE).get(URL)
-    return noted or f"http://{reached_at(found.host)}:{found.port}"
+    return noted().get(URL) or f"http://{reached_at(found.host)}:{found.port}"

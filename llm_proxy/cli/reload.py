@@ -4,7 +4,6 @@ Invariants: exit 0 when the new configuration serves, 1 when it was refused or n
 only when its exchange began after we asked.
 """
 
-import fcntl
 import os
 import signal
 import time
@@ -12,7 +11,8 @@ from pathlib import Path
 
 import click
 
-from llm_proxy.stack.outcome import PID_FILE, Outcome, read
+from llm_proxy.stack import presence
+from llm_proxy.stack.outcome import Outcome, read
 
 LOOK_EVERY_S = 0.1
 
@@ -33,38 +33,32 @@ def command(*, state: Path, timeout_s: float) -> None:
     """Apply a changed litellm-config.yaml, or changed keys, without losing a request.
 
     New sidecars start beside the old ones, are warmed up and take over; the old ones finish what runs at
-    them. A configuration that does not validate is refused, and nothing changes.
+    them. A configuration that does not validate is refused, and nothing changes. Addresses of stores, ports,
+    the key between gateway and sidecars and the gateway's settings are read at a start alone: what changed
+    among them is named.
     """
-    launcher = _launcher(state)
+    launcher = presence.launcher(state)
+    if launcher is None:
+        raise click.ClickException(f"no `llm-proxy up` runs on {state}/: start it, or name another --state")
     asked_ns = time.monotonic_ns()
     os.kill(launcher, signal.SIGHUP)
-    outcome = _outcome(state, asked_ns, time.monotonic() + timeout_s)
-    for line in outcome.said:
-        click.echo(line, err=not outcome.done)
+    outcome = _followed(state, asked_ns, time.monotonic() + timeout_s)
     if not outcome.done:
         raise click.ClickException("refused; the old configuration stays")
 
 
-def _launcher(state: Path) -> int:
-    """The process id of the launcher; raises `click.ClickException` when none runs."""
-    nobody = click.ClickException(f"no `llm-proxy up` runs on {state}/: start it, or name another --state")
-    try:
-        with (state / "lock").open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        try:
-            return int((state / PID_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise nobody from None
-    except OSError:
-        pass
-    raise nobody
-
-
-def _outcome(state: Path, asked_ns: int, until_s: float) -> Outcome:
+def _followed(state: Path, asked_ns: int, until_s: float) -> Outcome:
+    """Says how it goes until it is decided."""
+    told = 0
     while time.monotonic() < until_s:
         found = read(state)
         if found is not None and found.began_ns >= asked_ns:
-            return found
+            for line in found.said[told:]:
+                click.echo(line, err=found.done is False)
+            told = len(found.said)
+            if found.done is not None:
+                return found
+        elif presence.launcher(state) is None:
+            raise click.ClickException("the launcher has ended")
         time.sleep(LOOK_EVERY_S)
     raise click.ClickException("the launcher has not answered in time; its log says why")

@@ -23,7 +23,7 @@ class KnownModels:
         if catalog is not self._read and catalog is not None:
             self._read = catalog
             behind = {
-                name: frozenset(one.provider for one in group.deployments)
+                name: frozenset(one.wire or one.provider for one in group.deployments)
                 for name, group in catalog.groups.items()
             }
             groups = {

@@ -11,6 +11,8 @@ from llm_proxy.sidecar.effective import FALLBACKS
 from llm_proxy.sidecar.seams import Theirs
 from llm_proxy.sidecar.shapes import Json, items, mapping
 
+OWN_WORD = "provider"
+"""What `model_info` may call a provider that is spoken to in another's protocol."""
 LIMITS = ("max_tokens", "max_input_tokens", "max_output_tokens")
 
 
@@ -71,10 +73,11 @@ def _deployment(entry: Json) -> Json:
         **_stated(info),
         **_stated({name: params.get(name) for name in prices.PRICES}),
     }
-    physical, provider = _split(params)
+    physical, wire = _split(params)
     return {
         "id": info.get("id"),
-        "provider": provider,
+        "provider": info.get(OWN_WORD) or wire,
+        "wire": wire,
         "physical": physical,
         "mode": known.get("mode"),
         **{name: known.get(name) for name in LIMITS},

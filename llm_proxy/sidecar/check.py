@@ -26,6 +26,7 @@ NESTED = (
     ("litellm_settings", "cache_params"),
 )
 
+LEFT_OUT = "left out: "
 ONCE = frozenset({"BadRequestErrorRetries", "NotFoundErrorRetries", "ContentPolicyViolationErrorRetries"})
 """Grants of a retry policy for what is never tried again."""
 
@@ -65,6 +66,7 @@ def check(raw: object, env: Mapping[str, str]) -> list[Finding]:
         lambda: _deployments(config, env),
         lambda: _sections(config),
         lambda: _dangling(config),
+        lambda: _unset(config, env),
         lambda: _secrets(config, env),
         lambda: _database(config),
     )
@@ -113,13 +115,15 @@ def _deployments(config: Json, env: Mapping[str, str]) -> Iterator[Finding]:
             yield Finding(
                 f"{where}.{key}", "no setting of LiteLLM's: it is sent to the provider", fault=False
             )
-        yield from _unknown(f"{where}.model_info", info, known("model_info") | known("prices"), fault=False)
+        yield from _unknown(
+            f"{where}.model_info", info, known("model_info") | known("prices") | {"provider"}, fault=False
+        )
         provider, slash, _ = str(params["model"]).partition("/")
         if slash and provider not in known("providers") | own and not params.get("custom_llm_provider"):
             yield Finding(where, f"there is no provider {provider}")
         missing = ", ".join(dict.fromkeys(unset(params, env)))
         if missing:
-            yield Finding(where, f"left out: {missing} not set", fault=False)
+            yield Finding(where, f"{LEFT_OUT}{missing} not set", fault=False)
         if info.get("id") in seen:
             yield Finding(f"{where}.model_info.id", f"{info['id']} is another deployment's id too")
         seen |= {str(info["id"])} if info.get("id") else set()
@@ -142,6 +146,15 @@ def _dangling(config: Json) -> Iterator[Finding]:
         for target in items(given.get("default_fallbacks")):
             if not served(str(target), groups):
                 yield Finding(f"{section}.default_fallbacks", f"no group is called {target}")
+
+
+def _unset(config: Json, env: Mapping[str, str]) -> Iterator[Finding]:
+    """Names the sections refer to; what only a deployment refers to is left out with it."""
+    for section in SECTIONS:
+        for key, value in mapping(config.get(section)).items():
+            for name in dict.fromkeys(unset(value, env)):
+                if key != "master_key":  # ours, whatever stands there
+                    yield Finding(f"{section}.{key}", f"{name} is not set: nothing is read", fault=False)
 
 
 def _rule(where: str, rule: Json, groups: set[str]) -> Iterator[Finding]:

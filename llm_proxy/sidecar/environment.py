@@ -36,6 +36,11 @@ SAME = (
 )
 """Two names of one thing: whichever is set fills the other."""
 
+WITH_V1 = frozenset({"TEI_API_BASE", "VLLM_API_BASE", "LLAMA_CPP_API_BASE"})
+"""Addresses of servers that speak OpenAI's protocol below `/v1`; given with or without it."""
+SCHEME_SLASHES = 2
+WITHOUT_V1 = frozenset({"OLLAMA_API_BASE"})
+
 DEFAULTS = {
     "LITELLM_LOG": "ERROR",
     # Three attempts in all within about two seconds; LiteLLM also sleeps after the last one.
@@ -75,10 +80,19 @@ def environment(given: Mapping[str, str], config_text: str) -> dict[str, str]:
     """
     asked = references(config_text) | {*given.get("LLM_PROXY_SIDECAR_PASS", "").split(",")}
     kept = {name: value for name, value in given.items() if value and _passes(name, asked)}
+    kept = {name: _address(name, value) for name, value in kept.items()}
     for one, other in SAME:
         found = kept.get(one) or kept.get(other)
         kept |= {one: found, other: found} if found else {}
     return DEFAULTS | kept | FIXED | {"LITELLM_MASTER_KEY": f"sk-{secrets.token_urlsafe(32)}"}
+
+
+def _address(name: str, value: str) -> str:
+    """An address as LiteLLM wants it, where people write it either way."""
+    bare = value.rstrip("/").removesuffix("/v1")
+    if name in WITH_V1:
+        return f"{bare}/v1" if bare.count("/") <= SCHEME_SLASHES else value
+    return bare if name in WITHOUT_V1 else value
 
 
 def _passes(name: str, asked: frozenset[str]) -> bool:

@@ -5,7 +5,6 @@ the others beside it. SIGHUP exchanges the sidecars, unless the terminal is gone
 """
 
 import contextlib
-import fcntl
 import os
 import signal
 import sys
@@ -19,13 +18,12 @@ from llm_proxy import __version__
 from llm_proxy.stack import first_secrets
 from llm_proxy.stack.greeting import greeting
 from llm_proxy.stack.household import Household, Say
-from llm_proxy.stack.outcome import PID_FILE
 from llm_proxy.stack.part import Running, tether
 from llm_proxy.stack.plan import Plan, Refused, Wishes, settle
+from llm_proxy.stack.presence import Taken, alone_in, note
 from llm_proxy.stack.succession import Check, Succession
 from llm_proxy.stack.surroundings import Surroundings, look_around
 
-NOTE = "running.env"
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -59,7 +57,7 @@ def run(wishes: Wishes, environment: Mapping[str, str], say: Say, check: Check) 
             look = partial(look_around, environment, Path.cwd())
             succession = Succession(household, plan, look=look, check=check, say=say)
             succession.begin_with(bring_up(household, plan, say))
-            _note(wishes.state, plan)
+            note(wishes.state, plan.noted())
             _exchange_at_hangup(succession)
             household.watch(succession.step)
         except Asked:
@@ -68,7 +66,6 @@ def run(wishes: Wishes, environment: Mapping[str, str], say: Say, check: Check) 
             _heed(signal.SIG_IGN)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
             household.stop()
-            (wishes.state / NOTE).unlink(missing_ok=True)
     say("stopped")
 
 
@@ -90,15 +87,6 @@ def _place(household: Household) -> str:
     return f"in {household.logs}/" if household.logs else "on standard output"
 
 
-def _note(state: Path, plan: Plan) -> None:
-    """For commands run beside the stack: where its stores are, for the operator's eyes only."""
-    note = state / NOTE
-    note.unlink(missing_ok=True)
-    note.touch(mode=0o600)
-    known = plan.addresses() | {"LLM_PROXY_URL": plan.base_url().removesuffix("/v1")}
-    note.write_text("".join(f"{name}='{url}'\n" for name, url in known.items()), encoding="utf-8")
-
-
 def _prepared(given: Surroundings, say: Say) -> Surroundings:
     """Everything given, with the missing secrets made."""
     file = Path.cwd() / ".env"
@@ -112,17 +100,14 @@ def _prepared(given: Surroundings, say: Say) -> Surroundings:
 
 @contextlib.contextmanager
 def _alone_in(state: Path) -> Generator[None]:
-    with (state / "lock").open("a") as lock:
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            held.enter_context(alone_in(state, os.getpid()))
+        except Taken:
             raise Refused(
                 f"another `llm-proxy up` runs on {state}/: stop it, or name another --state"
             ) from None
-        pid = state / PID_FILE
-        pid.write_text(str(os.getpid()), encoding="utf-8")
         yield
-        pid.unlink(missing_ok=True)
 
 
 def _heed(reaction: signal.Handlers | Callable[[int, FrameType | None], None]) -> None:

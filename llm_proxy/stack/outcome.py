@@ -1,4 +1,4 @@
-"""How the last exchange of sidecars ended, for the command that asked for it.
+"""How an exchange of sidecars goes, and how it ended, for the command that asked for it.
 
 Invariants: written whole or not at all; `began_ns` is the machine's monotonic clock, so that who asked knows
 whether an outcome answers its own asking.
@@ -10,20 +10,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 FILE = "reload.json"
-PID_FILE = "up.pid"
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The end of one exchange.
+    """One exchange.
 
     Attributes:
         began_ns: When the configuration was read.
-        said: What to tell a person, line by line.
+        done: Whether the new configuration serves; None while that is not decided.
+        said: What to tell a person, line by line, so far.
     """
 
     began_ns: int
-    done: bool
+    done: bool | None
     said: tuple[str, ...]
 
     def write(self, state: Path) -> None:

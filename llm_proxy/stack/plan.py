@@ -3,6 +3,7 @@
 Invariant: whatever can be refused is refused here, in one clear line.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,12 @@ LOCAL_NAMES = ("LOCAL_CHAT_BASE", "LOCAL_EMBED_BASE")
 CONFIG = "litellm-config.yaml"
 LIST = "sidecars"
 MASTER_KEYS = ("LLM_PROXY__LITELLM_API_KEY", "LITELLM_MASTER_KEY")
+
+AT_THE_START = re.compile(
+    r"(DATABASE|REDIS|LIMITS_REDIS|CACHE_REDIS|LLM_CALLS_DATABASE)_URL|LITELLM_MASTER_KEY|LOCAL_MODEL_GGUF|"
+    r"LLM_PROXY_(?!SIDECAR_|LOAD_BALANCE)\w+"
+)
+"""What only a start reads: stores, ports, the key between gateway and sidecars, the gateway's settings."""
 
 
 class Refused(Exception):  # noqa: N818 -- errors are named for the state they report
@@ -94,6 +101,15 @@ class Plan:
         others = {name: value for name, value in given.names.items() if name not in MASTER_KEYS}
         return replace(self, given=replace(given, names=others | kept), sidecar_ports=sidecar_ports)
 
+    def unheeded(self, given: Surroundings) -> list[str]:
+        """The names whose values have changed and which a running stack does not take up."""
+        changed = {
+            name
+            for name in self.given.names.keys() | given.names.keys()
+            if self.given.names.get(name) != given.names.get(name)
+        }
+        return sorted(name for name in changed if AT_THE_START.fullmatch(name))
+
     def watched(self) -> Iterator[Path]:
         """The files a sidecar is made from: its configuration, the modules it names, keys."""
         yield from (self.config, Path(".env"))
@@ -134,6 +150,11 @@ class Plan:
             "LLM_PROXY__LIMITS_REDIS_URL": self.stores.limits.url,
         }
         return {name: url for name, url in found.items() if url}
+
+    def noted(self) -> dict[str, str]:
+        """What commands run beside the stack should know of it."""
+        models = self.models.bases() if self.models else {}
+        return self.addresses() | models | {"LLM_PROXY_URL": self.base_url().removesuffix("/v1")}
 
     def prepare_database(self) -> None:
         """Brings the embedded database to this version's schema; raises `PartDied` when that fails."""

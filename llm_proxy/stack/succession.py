@@ -6,8 +6,8 @@ and says why; one exchange at a time; `step` never waits long.
 """
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from llm_proxy.stack.changes import Changes
@@ -42,6 +42,8 @@ class _Coming:
         plan: What holds when they have taken over; its ports are theirs alone.
         places: The numbers of those whose places they take.
         why: Why, when nobody asked; None when somebody waits for the outcome.
+        said: What was told so far.
+        ready: Which are ready, by number.
     """
 
     plan: Plan
@@ -49,6 +51,8 @@ class _Coming:
     places: tuple[int, ...]
     began_ns: int
     why: str | None = None
+    said: list[str] = field(default_factory=list[str])
+    ready: set[int] = field(default_factory=set[int])
 
 
 @dataclass(slots=True)
@@ -82,7 +86,7 @@ class Succession:
             check: What is wrong with a configuration; faults it started with are not held against it.
             say: Where people read.
         """
-        self._household, self._plan = household, plan
+        self._household, self._plan, self._start = household, plan, plan
         self._sidecars: dict[int, Running] = {}
         self._born_mib: dict[int, float] = {}
         self._counted_at_s = self._not_before_s = 0.0
@@ -120,7 +124,8 @@ class Succession:
     def _begin(self) -> None:
         began_ns = time.monotonic_ns()
         try:
-            plan = self._plan.with_given(self._look(), self._numbers(len(self._sidecars)))
+            given = self._look()
+            plan = self._plan.with_given(given, self._numbers(len(self._sidecars)))
             faults = [one for one in self._check(plan.config, plan.given.names) if one not in self._known]
             if faults:
                 self._refuse(began_ns, faults)
@@ -129,8 +134,16 @@ class Succession:
         except (OSError, UnicodeDecodeError, PartDied) as fault:
             self._refuse(began_ns, [str(fault)])
             return
-        self._say(f"starting {_named(started)} with the new configuration")
-        self._coming = _Coming(plan, started, tuple(self._sidecars), began_ns)
+        self._coming = coming = _Coming(plan, started, tuple(self._sidecars), began_ns)
+        if unheeded := self._start.unheeded(given):
+            self._tell(coming, f"changed, and read at a start alone: {', '.join(unheeded)}")
+        self._tell(coming, f"starting {_named(started)} with the new configuration")
+
+    def _tell(self, coming: _Coming, line: str, *, done: bool | None = None) -> None:
+        self._say(line)
+        coming.said.append(line)
+        if coming.why is None:
+            Outcome(coming.began_ns, done=done, said=tuple(coming.said)).write(self._plan.state)
 
     def _refresh(self, now_s: float) -> None:
         """Start a fresh one for the first that has had its share."""
@@ -181,15 +194,20 @@ class Succession:
 
     def _await(self, coming: _Coming, now_s: float) -> None:
         try:
-            for running in coming.sidecars.values():
+            for number, running in coming.sidecars.items():
+                if number in coming.ready:
+                    continue
                 if not running.ready():
                     refuse_to_wait(running)
                     return
+                coming.ready.add(number)
+                after_s = (time.monotonic_ns() - coming.began_ns) / 1e9
+                self._tell(coming, f"{running.part.name} is ready after {after_s:.1f} s")
         except PartDied as fault:
             self._coming = None
             self._household.end(coming.sidecars.values())
             if coming.why is None:
-                self._refuse(coming.began_ns, [str(fault)])
+                self._refuse(coming.began_ns, [str(fault)], coming.said)
             else:
                 self._stays(coming.why, str(fault), now_s)
         else:
@@ -207,20 +225,17 @@ class Succession:
         self._plan.list_sidecars()
         self._household.exchange(old.values(), coming.sidecars.values())
         self._leaving += [_Leaving(one, ports[number], now_s, now_s) for number, one in old.items()]
-        said = f"{_named(coming.sidecars)} took over from {_named(old)}"
-        self._say(said)
-        if coming.why is None:
-            Outcome(coming.began_ns, done=True, said=(said,)).write(self._plan.state)
+        self._tell(coming, f"{_named(coming.sidecars)} took over from {_named(old)}", done=True)
 
     def _stays(self, why: str, fault: str, now_s: float) -> None:
         self._not_before_s = now_s + AGAIN_AFTER_S
         self._say(f"no other sidecar came up, so the one that {why} stays: {fault}")
 
-    def _refuse(self, began_ns: int, faults: list[str]) -> None:
+    def _refuse(self, began_ns: int, faults: list[str], said: Sequence[str] = ()) -> None:
         self._say("the new configuration is refused, the old one stays:")
         for fault in faults:
             self._say(f"  {fault}")
-        Outcome(began_ns, done=False, said=tuple(faults)).write(self._plan.state)
+        Outcome(began_ns, done=False, said=(*said, *faults)).write(self._plan.state)
 
     def _gone(self, one: _Leaving, now_s: float) -> bool:
         """Whether an old sidecar has ended; it is told to when nothing runs at it any more."""

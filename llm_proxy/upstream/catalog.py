@@ -18,7 +18,11 @@ PICO = Decimal(10) ** 12
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """One entry of the model list. Prices in pico-dollars per token."""
+    """One entry of the model list. Prices in pico-dollars per token.
+
+    Attributes:
+        wire: Whose protocol it is spoken to in, where that is not the provider's own; else empty.
+    """
 
     id: str
     provider: str
@@ -27,6 +31,7 @@ class Deployment:
     max_output_tokens: int | None = None
     input_pico_usd: int | None = None
     output_pico_usd: int | None = None
+    wire: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +132,7 @@ def from_own(document: Json) -> Catalog:
                 _count(one.get("max_output_tokens")),
                 pico_usd(one.get("input_cost_per_token")),
                 pico_usd(one.get("output_cost_per_token")),
+                str(one.get("wire") or ""),
             )
             for one in as_objects(entry.get("deployments"))
         )

@@ -15,9 +15,7 @@ import yaml
 from house import Json, say, script
 from launched import Launched, launched, nothing_given
 from processes import descendants
-from sidecars import Provider, deployment, provider_part
-
-from llm_proxy.stack import part, ports
+from sidecars import Provider, deployment, playing
 
 EVERY_S = 0.05
 WORDS = ("--no-local-model", "--no-stores", "--config", "litellm.yaml")
@@ -30,13 +28,8 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def played(service_folder: Path) -> Iterator[Provider]:
     """The scripted provider."""
-    port = ports.free_port()
-    started = part.start(provider_part(port), service_folder / "logs")
-    try:
-        part.wait_until_ready([started])
-        yield Provider(f"http://127.0.0.1:{port}")
-    finally:
-        part.stop([started])
+    with playing(service_folder) as provider:
+        yield provider
 
 
 def write(folder: Path, provider: Provider, *groups: str, **more: Json) -> None:
@@ -134,14 +127,23 @@ async def until_served(stack: Launched, groups: set[str]) -> None:
 async def test_sidecars_are_exchanged_under_load_and_no_call_is_lost(
     stack: Launched, played: Provider
 ) -> None:
-    """New ones with the new groups take over, streams at the old ones end whole, then the old ones stop."""
+    """New ones with the new groups take over, streams at the old ones end whole, then the old ones stop.
+
+    Who asked sees how it goes, and what only a start would have read.
+    """
     before = sidecars(stack)
     async with steady_load(stack) as load:
         await asyncio.sleep(1)
         write(stack.folder, played, "steady", "added")
+        with (stack.folder / ".env").open("a", encoding="utf-8") as given:
+            given.write("DATABASE_URL=postgresql://u:word-nobody-sees@h/d\nLLM_PROXY__MAX_IN_FLIGHT=7\n")
         done = await asyncio.to_thread(reload, stack)
         assert done.returncode == 0, done.stderr
-        assert done.stdout == "sidecar-3, sidecar-4 took over from sidecar-1, sidecar-2\n"
+        unheeded, begun, *ready, taken_over = done.stdout.splitlines()
+        assert unheeded == "changed, and read at a start alone: DATABASE_URL, LLM_PROXY__MAX_IN_FLIGHT"
+        assert begun == "starting sidecar-3, sidecar-4 with the new configuration"
+        assert sorted(line.partition(" is ready after ")[0] for line in ready) == ["sidecar-3", "sidecar-4"]
+        assert taken_over == "sidecar-3, sidecar-4 took over from sidecar-1, sidecar-2"
         await until_served(stack, {"steady", "added"})
         await asyncio.to_thread(stack.wait_for, "sidecar-1 has drained and stopped")
         await asyncio.to_thread(stack.wait_for, "sidecar-2 has drained and stopped")
@@ -149,6 +151,7 @@ async def test_sidecars_are_exchanged_under_load_and_no_call_is_lost(
     assert load.failed == []
     assert load.answered > 50
     assert load.streamed > 20
+    assert "word-nobody-sees" not in done.stdout + stack.said
     assert len(sidecars(stack)) == 2
     assert not set(sidecars(stack)) & set(before)
 

@@ -7,11 +7,10 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
-from sidecars import Json, Provider, Sidecar, deployment, provider_part, running
+from sidecars import Json, Provider, Sidecar, deployment, playing, running
 from stages.outages import Own, Replicas
 
 from llm_proxy.schema import migrate
-from llm_proxy.stack import part, ports
 
 FAMILIES = ("openai", "anthropic", "gemini", "ollama_chat", "hosted_vllm")
 
@@ -19,13 +18,8 @@ FAMILIES = ("openai", "anthropic", "gemini", "ollama_chat", "hosted_vllm")
 @pytest.fixture(scope="session")
 def provider(service_folder: Path) -> Iterator[Provider]:
     """The scripted provider; mark your prompts, other tests call it too."""
-    port = ports.free_port()
-    started = part.start(provider_part(port), service_folder / "logs")
-    try:
-        part.wait_until_ready([started])
-        yield Provider(f"http://127.0.0.1:{port}")
-    finally:
-        part.stop([started])
+    with playing(service_folder) as played:
+        yield played
 
 
 def config(provider: Provider) -> Json:

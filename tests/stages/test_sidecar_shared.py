@@ -64,7 +64,6 @@ async def test_tokens_a_minute_are_counted_over_all_sidecars(both: Pair) -> None
             break
         spent += answer.json["usage"]["total_tokens"]
         await asyncio.sleep(0.3)  # tokens are counted beside the answer
-    assert answer.status == 429
     assert 60 <= spent < 120
     assert [one.status for one in await in_turn(both, "by-tokens", 2)] == [429, 429]
 

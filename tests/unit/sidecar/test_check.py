@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_proxy.cli.config import findings
+from llm_proxy.cli.config import findings, lines
 
 GOOD = """
 model_list:
@@ -86,6 +86,41 @@ def test_what_goes_to_the_provider_is_a_note() -> None:
     """LiteLLM sends on what it does not know."""
     text = "model_list: [{model_name: a, litellm_params: {model: openai/a, min_p: 1}}]"
     assert [(one.fault, one.where) for one in findings(text)] == [(False, "model_list.a.min_p")]
+
+
+def test_a_name_a_section_refers_to_is_named_when_it_is_not_set() -> None:
+    """Deployments aside, which are left out."""
+    text = "litellm_settings: {cache_params: {ssl: os.environ/NO_SUCH_NAME}}\nmodel_list: []"
+    [note] = findings(text)
+    assert (note.fault, note.where) == (False, "litellm_settings.cache_params")
+    assert "NO_SUCH_NAME" in note.message
+
+
+def test_included_files_are_part_of_it(tmp_path: Path) -> None:
+    """A fallback may lead to what another file serves; a fault in that file is found."""
+    (tmp_path / "more.yaml").write_text(
+        "model_list: [{model_name: b, litellm_params: {model: openai/b}}]\nrouter_settings: {num_retrys: 2}"
+    )
+    text = "include: [more.yaml]\nmodel_list: []\nlitellm_settings: {fallbacks: [{b: [b]}]}"
+    assert [one.where for one in findings(text, {}, tmp_path)] == ["router_settings.num_retrys"]
+    gone = findings("include: [gone.yaml]\nmodel_list: []", {}, tmp_path)
+    assert [one.fault for one in gone] == [True]
+    assert "gone.yaml" in gone[0].message
+
+
+def test_what_is_left_out_for_one_reason_shares_a_line() -> None:
+    """Fifty lines would hide the one that matters."""
+    models = "".join(
+        f"  - {{model_name: {name}, litellm_params: {{model: openai/{name}, api_key: os.environ/{key}}}}}\n"
+        for name, key in (("a", "ONE_KEY"), ("b", "OTHER_KEY"), ("c", "ONE_KEY"), ("d", "LOCAL_CHAT_BASE"))
+    )
+    found = findings(f"model_list:\n{models}router_settings: {{num_retrys: 1}}", {})
+    assert list(lines(found, Path("x.yaml"))) == [
+        "fault  router_settings.num_retrys: LiteLLM ignores this key; did you mean num_retries?",
+        "note   left out: ONE_KEY not set: a, c",
+        "note   left out: OTHER_KEY not set: b",
+        "note   left out: LOCAL_CHAT_BASE not set (`llm-proxy up` sets it): d",
+    ]
 
 
 def test_the_command_exits_by_what_it_found(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """What LiteLLM's process may know of its surroundings."""
 
+import pytest
+
 from llm_proxy.sidecar.environment import DEFAULTS, environment, references
 
 TEXT = "api_key: os.environ/ACME_SECRET\nother: os.environ/DATABASE_URL"
@@ -53,3 +55,20 @@ def test_empty_is_absent() -> None:
 def test_references_are_the_names_in_the_text() -> None:
     """Each once."""
     assert references(f"{TEXT}\n{TEXT}") == {"ACME_SECRET", "DATABASE_URL"}
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "read"),
+    [
+        ("TEI_API_BASE", "http://tei:80", "http://tei:80/v1"),
+        ("TEI_API_BASE", "http://tei:80/v1/", "http://tei:80/v1"),
+        ("VLLM_API_BASE", "http://h:8000/", "http://h:8000/v1"),
+        ("LLAMA_CPP_API_BASE", "https://h/v1", "https://h/v1"),
+        ("VLLM_API_BASE", "https://h/behind/a/path", "https://h/behind/a/path"),
+        ("OLLAMA_API_BASE", "http://h:11434/v1", "http://h:11434"),
+        ("OPENAI_API_BASE", "http://h", "http://h"),
+    ],
+)
+def test_a_local_server_s_address_is_taken_with_or_without_v1(name: str, given: str, read: str) -> None:
+    """People write both; a path of one's own is left as it is."""
+    assert environment({name: given}, "")[name] == read
