@@ -35,7 +35,7 @@ model_list:
     model_info: {{id: plain}}
   - model_name: retried
     litellm_params: {{<<: *scripted, model: openai/retried}}
-    model_info: {{id: retried}}
+    model_info: {{id: retried, provider: inhouse}}
   - model_name: claude
     litellm_params: {{model: anthropic/claude-sonnet-4-20250514, api_base: "{provider}", api_key: {key}}}
     model_info: {{id: claude}}

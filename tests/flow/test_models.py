@@ -44,6 +44,17 @@ async def test_operators_see_who_is_behind_a_group_and_at_what_price(house: Hous
     assert (await group(house, "p/*"))["wildcard"] is True
 
 
+async def test_a_provider_spoken_to_as_another_goes_by_its_own_name(house: House) -> None:
+    """What the configuration calls it, in lists and headers; it is still spoken to as before."""
+    assert (await group(house, "retried"))["providers"] == ["inhouse"]
+    body = {"model": "retried", "messages": say("hello"), "top_k": 3}
+    async with httpx.AsyncClient(base_url=house.url, headers=house.auth) as client:
+        answer = await client.post("/v1/chat/completions", json=body)
+    assert answer.headers["x-llm-proxy-provider"] == "inhouse"
+    [call] = await house.calls()
+    assert call["body"]["top_k"] == 3
+
+
 async def test_health_comes_from_live_traffic(house: House) -> None:
     """A success and a failure show; a caller's own fault does not; nobody is called to find out."""
     before = (await group(house, "plain"))["health"]

@@ -31,7 +31,7 @@ def config(provider: Provider) -> Json:
         deployment("embed", "openai/embed", provider),
         deployment("first", "openai/first", provider),
         deployment("second", "openai/second", provider),
-        deployment("own", "openai/own", provider) | {"model_info": FREE | {"id": "own"}},
+        deployment("own", "openai/own", provider) | {"model_info": FREE | INHOUSE},
         deployment("third", "openai/third", provider),
         deployment("wide", "openai/wide", provider),
         deployment("solo", "openai/solo", provider),
@@ -79,6 +79,7 @@ async def replicas(own: Own) -> AsyncIterator[Replicas]:
     await made.stop()
 
 
+INHOUSE = {"id": "own", "provider": "inhouse"}
 FREE = {"input_cost_per_token": 0, "output_cost_per_token": 0}
 CALL_LOG = "sidecar_call_log"
 SIDECAR_PASSWORD = "only-for-the-call-log"

@@ -73,6 +73,7 @@ async def test_the_catalog_tells_groups_deployments_prices_and_fallbacks(sidecar
     assert pair["deployments"][0] | {"id": ""} == {
         "id": "",
         "provider": "openai",
+        "wire": "openai",
         "physical": "pair-a",
         "max_tokens": None,
         "max_input_tokens": None,
@@ -83,6 +84,8 @@ async def test_the_catalog_tells_groups_deployments_prices_and_fallbacks(sidecar
     assert groups["unpriced"]["deployments"][0]["input_cost_per_token"] is None
     assert groups["first"]["fallbacks"] == ["second", "wide"]
     assert groups["second"]["fallbacks"] == []
+    [own] = groups["own"]["deployments"]
+    assert (own["provider"], own["wire"]) == ("inhouse", "openai")
     assert groups["nickname"]["deployments"] == groups["second"]["deployments"]
     assert catalog["default_fallbacks"] == []
 
