@@ -1,6 +1,6 @@
 """The operators' view of the models: who is behind each group, at what price, and how it fares.
 
-Invariants: health is what live traffic showed, of the worker that answers; a test is one capped call, made
+Invariants: health is what live traffic showed all workers of this gateway; a test is one capped call, made
 when asked for; reading takes the read role, a test, which may cost money, the write role.
 """
 
@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, Request
 
 from llm_proxy.edge.trial import Trial, Tried
 from llm_proxy.errors import ModelNotFound, StoreUnavailable
-from llm_proxy.ledger import Vital, Vitals
+from llm_proxy.ledger import SharedVitals, Vital, Vitals
 from llm_proxy.ledger.vitals import MINUTES
 from llm_proxy.upstream import Catalog, Deployment, Group
 
@@ -24,7 +24,7 @@ _NANO = Decimal(10) ** 9
 
 
 def router(
-    catalog: Callable[[], Catalog | None], vitals: Vitals, trial: Trial, *, reader: Role, writer: Role
+    catalog: Callable[[], Catalog | None], vitals: SharedVitals, trial: Trial, *, reader: Role, writer: Role
 ) -> APIRouter:
     """`/admin/models`."""
     doors = APIRouter(prefix="/admin", tags=["admin"], responses={401: {"description": "No admin key."}})
@@ -34,7 +34,8 @@ def router(
     )
     async def listed() -> Json:
         known = _known(catalog())
-        groups = [_group(group, vitals) for group in known.groups.values()]
+        seen = vitals.together()
+        groups = [_group(group, seen) for group in known.groups.values()]
         return {"data": groups, "window_s": MINUTES * 60}
 
     @doors.post(

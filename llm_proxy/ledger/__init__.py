@@ -7,6 +7,7 @@ from llm_proxy.ledger.record import UsageRecord
 from llm_proxy.ledger.spent import Spent
 from llm_proxy.ledger.store import Store
 from llm_proxy.ledger.vitals import Vital, Vitals
+from llm_proxy.ledger.vitals_shared import SharedVitals
 from llm_proxy.ledger.witnesses import Witnesses
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "UsageRecord",
     "Vital",
     "Vitals",
+    "SharedVitals",
     "Witnesses",
 ]

@@ -27,6 +27,7 @@ from llm_proxy.ledger.row import encode, row_of
 from llm_proxy.ledger.store import Store
 from llm_proxy.ledger.upkeep import Upkeep
 from llm_proxy.ledger.vitals import Vitals
+from llm_proxy.ledger.vitals_shared import SharedVitals
 from llm_proxy.ledger.writer import Writer
 from llm_proxy.telemetry import Metrics, Seat
 
@@ -57,7 +58,7 @@ class Ledger:
     """Where finished calls go.
 
     Attributes:
-        vitals: How the models fare, by what they left here.
+        vitals: How the models fare, by what they left here and at the other workers.
     """
 
     def __init__(
@@ -72,12 +73,13 @@ class Ledger:
             spool_max_bytes: Bytes this worker may let wait.
         """
         self._metrics = metrics
-        self.vitals = Vitals()
+        own = Vitals()
+        self._vitals, self.vitals = own, SharedVitals(own, seat.path if seat else None)
         self._store = store
         self._upkeep = Upkeep(store, seat, metrics, spool_max_bytes)
         self._journal: Journal = self._upkeep.journal
         self._writer = Writer(store, self._upkeep.spool, self._journal, metrics)
-        self._upkeep.writer = self._writer
+        self._upkeep.writer, self._upkeep.tell = self._writer, self.vitals.tell
         self._sample = Sample()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -101,7 +103,7 @@ class Ledger:
             self._metrics.finished(record)
             if overhead_ms is not None:
                 self._metrics.observe("llm_proxy_overhead_seconds", overhead_ms / 1000, record.door)
-            self.vitals.finished(record)
+            self._vitals.finished(record)
         except Exception:
             log.exception("a record could not be taken", extra={"request_id": str(record.request_id)})
             self._metrics.count("llm_proxy_ledger_dropped_total", "bug")

@@ -38,9 +38,11 @@ class Upkeep:
         spool: None where there is no seat.
         refusals: Sampled refusals on their way to Postgres.
         writer: Told when Postgres came or went; set by the ledger.
+        tell: Lets the other workers know how the models fare; set by the ledger.
     """
 
     writer: Writer
+    tell: Callable[[], None]
 
     def __init__(
         self, store: Store | None, seat: Seat | None, metrics: Metrics, spool_max_bytes: int
@@ -78,6 +80,7 @@ class Upkeep:
 
     def _duties(self) -> tuple[tuple[int, Callable[[], Awaitable[None]]], ...]:
         return (
+            (1, self._tell),
             (1, self._write_aside),
             (_PREPARE_EVERY, self._prepare),
             (_TAKE_OVER_EVERY, self._take_over),
@@ -92,6 +95,9 @@ class Upkeep:
             self.writer.went(up=False, why=str(away))
         except Exception:
             log.exception("a duty of the ledger failed")
+
+    async def _tell(self) -> None:
+        self.tell()
 
     async def _prepare(self) -> None:
         store = self._store

@@ -1,11 +1,13 @@
 """How each model group and deployment has fared of late, seen from the calls that ended here.
 
 Invariants: nobody is ever called to find out; a caller's own fault and a caller who left say nothing of a
-model; what a retry inside the sidecar mended stays unseen. Of one gateway process. Units: seconds since 1970.
+model; what a retry inside the sidecar mended stays unseen. Of one process: `vitals_shared` adds several up.
+Units: seconds since 1970.
 """
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 from llm_proxy.ledger.record import UsageRecord
 
@@ -43,6 +45,24 @@ class Vital:
             self._failures[at] += 1
             self.last_failure_s, self.code = now_s, failure
 
+    def state(self) -> list[Any]:
+        """All of it, for another process."""
+        minutes = [list(one) for one in zip(self._minutes, self._calls, self._failures, strict=True)]
+        return [self.last_success_s, self.last_failure_s, self.code, minutes]
+
+    def add(self, state: list[Any]) -> None:
+        """What another process saw counts too."""
+        success_s, failure_s, code, minutes = state
+        self.last_success_s = max(filter(None, (self.last_success_s, success_s)), default=None)
+        if failure_s is not None and failure_s > (self.last_failure_s or 0):
+            self.last_failure_s, self.code = failure_s, code
+        for at, (minute, calls, failures) in enumerate(minutes[:MINUTES]):
+            if minute > self._minutes[at]:
+                self._minutes[at], self._calls[at], self._failures[at] = minute, calls, failures
+            elif minute == self._minutes[at]:
+                self._calls[at] += calls
+                self._failures[at] += failures
+
     def lately(self, now_s: float) -> tuple[int, int]:
         """Calls and failures of the last minutes."""
         oldest = int(now_s) // 60 - MINUTES
@@ -51,12 +71,17 @@ class Vital:
 
 
 class Vitals:
-    """What is known of all of them."""
+    """What is known of all of them.
+
+    Attributes:
+        seen: How many calls it was told of.
+    """
 
     def __init__(self, clock_s: Callable[[], float] = time.time) -> None:
         self._clock_s = clock_s
         self._groups: dict[str, Vital] = {}
         self._deployments: dict[str, Vital] = {}
+        self.seen = 0
 
     def finished(self, record: UsageRecord) -> None:
         """A call ended."""
@@ -71,6 +96,7 @@ class Vitals:
         else:
             return
         now_s = self._clock_s()
+        self.seen += 1
         _of(self._groups, record.group).saw(now_s, failure)
         if record.deployment is not None:
             _of(self._deployments, record.deployment).saw(now_s, failure)
@@ -82,6 +108,19 @@ class Vitals:
     def deployment(self, name: str) -> Vital | None:
         """A deployment, by its id; an error seldom says whose it was, a success or a cut does."""
         return self._deployments.get(name)
+
+    def state(self) -> dict[str, dict[str, list[Any]]]:
+        """All of it, for another process."""
+        return {
+            "groups": {name: one.state() for name, one in self._groups.items()},
+            "deployments": {name: one.state() for name, one in self._deployments.items()},
+        }
+
+    def add(self, state: dict[str, dict[str, list[Any]]]) -> None:
+        """What another process saw counts too."""
+        for known, named in ((self._groups, state["groups"]), (self._deployments, state["deployments"])):
+            for name, one in named.items():
+                _of(known, name).add(one)
 
     def now_s(self) -> float:
         """The time all this is measured in."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from house import House, say, script
+from house import ADMIN_KEY, House, say, script
 
 from llm_proxy.stack import ports
 from llm_proxy.stack.probe import answers
@@ -195,3 +195,23 @@ def test_a_dead_worker_is_replaced_and_all_stop_together(tmp_path: Path) -> None
         assert all(httpx.get(f"{url}/health/live").status_code == 200 for _ in range(10))
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
+
+
+def test_all_workers_tell_the_same_of_a_model(tmp_path: Path, house_parts: dict[str, int]) -> None:
+    """Whichever answers: each has seen some of the calls, and reads what the others saw."""
+    names = before(house_parts) | {"LLM_PROXY__ADMIN_KEY": ADMIN_KEY, "LLM_PROXY__WORKERS": "2"}
+
+    def calls(url: str) -> int:
+        answer = httpx.get(f"{url}/admin/models", headers={"Authorization": f"Bearer {ADMIN_KEY}"})
+        groups = answer.json().get("data", [])
+        return sum(one["health"]["calls"] for one in groups if one["id"] == "plain")
+
+    with serving(tmp_path, **names) as (url, _):
+        for at in range(12):
+            body = {"model": "plain", "messages": [{"role": "user", "content": f"{at}"}]}
+            said = httpx.post(f"{url}/v1/chat/completions", json=body, headers={"x-api-key": KEY}, timeout=30)
+            assert said.status_code == 200, said.text
+        end = time.monotonic() + 20
+        while {calls(url) for _ in range(10)} != {12}:
+            assert time.monotonic() < end
+            time.sleep(0.5)

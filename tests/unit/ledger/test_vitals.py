@@ -1,11 +1,13 @@
 """What the calls that ended say of their models."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from records import record
 
-from llm_proxy.ledger import Vital, Vitals
+from llm_proxy.ledger import SharedVitals, Vital, Vitals
+from llm_proxy.telemetry.seat import take
 
 NOON_S = 1_800_000_000.0
 
@@ -80,3 +82,38 @@ def test_only_the_last_five_minutes_make_the_rate(clock: Clock) -> None:
     assert known(vitals).lately(clock.now_s) == (0, 0)
     vitals.finished(record())
     assert known(vitals).lately(clock.now_s) == (1, 0)
+
+
+FAILED: dict[str, Any] = {"outcome": "error", "status": 502, "refusal_code": "provider_failed"}
+
+
+def test_workers_add_up_whoever_is_asked(tmp_path: Path, clock: Clock) -> None:
+    """Calls and failures by the minute; the latest success and the latest failure of any."""
+    both = [Vitals(clock), Vitals(clock)]
+    shared = [SharedVitals(own, take(tmp_path).path) for own in both]
+    both[0].finished(record())
+    clock.now_s += 70
+    both[1].finished(record(**FAILED))
+    clock.now_s += 1
+    both[0].finished(record())
+    for one in shared:
+        one.tell()
+    for one in shared:
+        seen = known(one.together())
+        assert seen.lately(clock.now_s) == (3, 1)
+        assert (seen.last_success_s, seen.last_failure_s) == (NOON_S + 71, NOON_S + 70)
+        assert seen.code == "provider_failed"
+
+
+def test_who_takes_a_seat_counts_on(tmp_path: Path, clock: Clock) -> None:
+    """What its last owner saw is not lost; a file that is not one says nothing."""
+    seat = take(tmp_path)
+    own = Vitals(clock)
+    own.finished(record(**FAILED))
+    SharedVitals(own, seat.path).tell()
+    seat.release()
+    heir = Vitals(clock)
+    SharedVitals(heir, take(tmp_path).path)
+    assert known(heir).lately(NOON_S) == (1, 1)
+    (seat.path / "vitals.json").write_text("[1")
+    assert SharedVitals(Vitals(clock), seat.path).together().group("gpt-4o-mini") is None
