@@ -106,7 +106,6 @@ class Admission:
         self._watch = Watch(Defaults.of(settings), rules)
         self.permit = Permit(self._watch, prices, settings.default_models)
         self._asking = Asking(self._watch, prices, self._now_ms)
-        self._rebuilding = Rebuilding(self._store, spent)
         self._desk = Desk(self._store, replica)
         self._outage = Outage()
         self._living = Living()
@@ -114,6 +113,7 @@ class Admission:
         self._full = FullWindows()
         self._since, self._answered, self._shadowed = time.time(), True, 0
         self._pulse = Pulse(self._store, replica, self._living, self._outage, self._desk)
+        self._rebuilding = Rebuilding(self._store, spent, self._pulse.keep)
 
     async def start(self) -> None:
         """Connect, read the rules, begin to settle; never fails because a store is away."""
@@ -267,8 +267,7 @@ class Admission:
             if used == UNKNOWN and check.enforced
         ]  # fmt: skip
         try:
-            if all([await self._rebuilding.rebuild(check) for check in missing]):
-                await self._pulse.keep(ask.plan.tag)
+            if all([await self._rebuilding.rebuild(check, ask.plan.tag) for check in missing]):
                 return None
         except (StoreAway, Refused, OSError, TimeoutError):
             log.warning("budget not rebuilt")

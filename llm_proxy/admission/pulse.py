@@ -29,6 +29,7 @@ class Pulse:
         self._living = living
         self._outage = outage
         self._desk = desk
+        self._turn = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -57,12 +58,13 @@ class Pulse:
 
     async def keep(self, tag: str) -> None:
         """Keep what our running calls of a tenant hold, at once; raises `StoreAway`."""
-        held = self._living.held(self._store).get(tag, [])
-        for at in range(0, len(held), BATCH):
-            some = held[at : at + BATCH]
-            born = await self._store.keep(tuple(entry for _, entry in some), LEASE_LIFE_MS)
-            for (taken, entry), anew in zip(some, born, strict=True):
-                self._kept(taken, entry, anew)
+        async with self._turn:  # or the same money would be taken anew twice
+            held = self._living.held(self._store).get(tag, [])
+            for at in range(0, len(held), BATCH):
+                some = held[at : at + BATCH]
+                born = await self._store.keep(tuple(entry for _, entry in some), LEASE_LIFE_MS)
+                for (taken, entry), anew in zip(some, born, strict=True):
+                    self._kept(taken, entry, anew)
 
     def _kept(self, taken: Taken, entry: Entry, anew: int) -> None:
         """A call that ended meanwhile holds nothing; one that lives has its money in the new counter."""

@@ -5,6 +5,7 @@ Invariant: a rebuilt counter gets a new generation, so that calls reserved in th
 
 import asyncio
 import secrets
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Protocol
 
@@ -34,25 +35,29 @@ class Spent(Protocol):
 class Rebuilding:
     """Rebuilds missing counters, each once however many calls wait for it."""
 
-    def __init__(self, store: Store, spent: Spent | None) -> None:
+    def __init__(self, store: Store, spent: Spent | None, keep: Callable[[str], Awaitable[None]]) -> None:
+        """`keep` makes the reservations of a tenant's running calls again."""
+        self._keep = keep
         self._store = store
         self._spent = spent
         self._running: dict[str, asyncio.Task[bool]] = {}
 
-    async def rebuild(self, check: Check) -> bool:
+    async def rebuild(self, check: Check, tag: str) -> bool:
         """Give a budget its counter; False when nobody knows what was spent. Raises `StoreAway`."""
         task = self._running.get(check.key)
         if task is None:
-            task = self._running[check.key] = asyncio.create_task(self._rebuild(check))
+            task = self._running[check.key] = asyncio.create_task(self._rebuild(check, tag))
             task.add_done_callback(lambda _: self._running.pop(check.key, None))
         return await asyncio.shield(task)
 
-    async def _rebuild(self, check: Check) -> bool:
+    async def _rebuild(self, check: Check, tag: str) -> bool:
         if self._spent is None or check.since is None:
             return False
         spent = await self._spent.spent_nano_usd(check.scope, check.spent_by, check.since, check.spent_in)
         if spent is None:
             return False
         expires_ms = check.expires_ms + GRACE_MS if check.expires_ms else 0
-        await self._store.seed(check.key, Counter(spent, secrets.randbits(48), expires_ms))
+        counter = Counter(spent, secrets.randbits(48), expires_ms)
+        # Sent together, so that no call of this replica finds the counter without what others hold of it.
+        await asyncio.gather(self._store.seed(check.key, counter), self._keep(tag))
         return True
