@@ -34,7 +34,8 @@ from llm_proxy.upstream.usage import read_usage
 BASELINE = Path(__file__).with_name("work.json")
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 WARM = 20
-REPEATS = 5
+REPEATS = 12
+"""More than the refusals of one second that are kept as a sample, which costs more than the others."""
 FRAMES = 100
 KEY = "sk-replay-0123456789abcdef"
 _SERVED = Served("mock", "mock", "mock", "shelf", 63_000, "miss", 1, 4.2)
