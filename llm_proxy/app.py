@@ -61,7 +61,6 @@ from llm_proxy.upstream import (
 
 log = logging.getLogger(__name__)
 
-PAYLOAD_DAYS = 30
 POOL_SIZE = 8
 CONNECT_S = 5
 COMMAND_S = 30
@@ -131,7 +130,7 @@ class Gateway:
             limits.router(self.admission, caller=keeper.caller, read=intake.explained),
             usage.router(usage_of, keeper, self._standings),
             metrics.router(seats, self.metrics.cells, keeper),
-            payloads.router(usage_of, keeper),
+            payloads.router(usage_of, keeper, self._client_ip),
             models_admin.router(
                 lambda: self.upstream.catalog,
                 self.ledger.vitals,
@@ -279,7 +278,8 @@ def _pool(settings: Settings) -> "asyncpg.Pool[asyncpg.Record] | None":
 def _store(pool: "asyncpg.Pool[asyncpg.Record] | None", settings: Settings) -> Store | None:
     if pool is None:
         return None
-    return Store(pool, retention_days=settings.requests_retention_days, payload_days=PAYLOAD_DAYS)
+    days, payload_days = settings.requests_retention_days, settings.payloads_retention_days
+    return Store(pool, retention_days=days, payload_days=payload_days)
 
 
 def _witnesses(settings: Settings, tracer: Tracer | None, ledger: Ledger) -> Witnesses | None:

@@ -1,29 +1,29 @@
 """What was said in a call, for an admin, where the operator keeps it; and its erasure.
 
-Invariants: nobody but an admin reads a payload, nobody but a writing admin erases; erasing what is not there
-is no error.
+Invariants: nobody but an admin reads a payload, nobody but a writing admin erases, and an erasure is on
+record in the audit log; erasing what is not there is no error.
 """
 
-from collections.abc import Awaitable
-from typing import Annotated, TypeVar
+from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Request
 
 from llm_proxy.edge.auth import Doorkeeper
-from llm_proxy.errors import NotFound, StoreUnavailable
+from llm_proxy.edge.client_ip import ClientIp
+from llm_proxy.edge.told import asked, told
+from llm_proxy.errors import BadRequest, NotFound
+from llm_proxy.identity import Actor
 from llm_proxy.ledger import Usage
-from llm_proxy.ledger.postgres import PostgresAway
-
-Told = TypeVar("Told")
 
 
-def router(usage: Usage | None, keeper: Doorkeeper) -> APIRouter:
+def router(usage: Usage | None, keeper: Doorkeeper, client_ip: ClientIp) -> APIRouter:
     """`/admin/payloads`.
 
     Args:
         usage: None without Postgres: then nothing is kept.
         keeper: Says who asks.
+        client_ip: Says from where, for the audit log.
     """
     doors = APIRouter(
         tags=["admin"],
@@ -36,7 +36,7 @@ def router(usage: Usage | None, keeper: Doorkeeper) -> APIRouter:
         responses={404: {"description": "Not kept, or no longer."}},
     )
     async def kept(request_id: UUID, _: Annotated[str, Depends(keeper.reader)]) -> dict[str, str | None]:
-        said = await _told(_asked(usage).payload(request_id))
+        said = await told(asked(usage).payload(request_id))
         if said is None:
             raise NotFound("Nothing is kept of this request.", code="payload_not_found")
         return said
@@ -44,24 +44,19 @@ def router(usage: Usage | None, keeper: Doorkeeper) -> APIRouter:
     @doors.delete(
         "/admin/payloads",
         summary="Erase everything a user said or was answered.",
-        responses={403: {"description": "This key may only read."}},
+        responses={
+            400: {"description": "No user is called that."},
+            403: {"description": "This key may only read."},
+        },
     )
     async def erase(
-        _: Annotated[str, Depends(keeper.writer)], user: Annotated[str, Query(min_length=1)]
+        request: Request,
+        role: Annotated[str, Depends(keeper.writer)],
+        user: Annotated[str, Query(min_length=1)],
     ) -> dict[str, int]:
-        return {"erased": await _told(_asked(usage).erase_user(user))}
+        if "\0" in user:
+            raise BadRequest("'user' holds a character no name has.", param="user")
+        actor = Actor(f"admin:{role}", client_ip(request))
+        return {"erased": await told(asked(usage).erase_user(user, actor))}
 
     return doors
-
-
-def _asked(usage: Usage | None) -> Usage:
-    if usage is None:
-        raise StoreUnavailable("This gateway has no database: nothing is kept.")
-    return usage
-
-
-async def _told(answer: Awaitable[Told]) -> Told:
-    try:
-        return await answer
-    except PostgresAway:
-        raise StoreUnavailable("The database cannot tell now; please try again.", retry_after_s=2) from None

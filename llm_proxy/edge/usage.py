@@ -7,7 +7,7 @@ look the same; nothing here is on a call's way. 503 while Postgres cannot tell.
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 from uuid import UUID
 
 import orjson
@@ -16,22 +16,32 @@ from fastapi.responses import Response
 
 from llm_proxy.admission import Standing
 from llm_proxy.edge.auth import Doorkeeper
+from llm_proxy.edge.told import asked, told
 from llm_proxy.errors import BadRequest, NotFound, StoreUnavailable
 from llm_proxy.identity import NOBODY, Caller, Named, on_behalf_of
 from llm_proxy.ledger import Usage
-from llm_proxy.ledger.postgres import PostgresAway
-from llm_proxy.ledger.question import DIMENSIONS, Question, midnight, moment
+from llm_proxy.ledger.question import DIMENSIONS, MOST_LINES, Question, midnight, moment
 from llm_proxy.ledger.report import as_csv, as_json
 
 Json = dict[str, Any]
-Told = TypeVar("Told")
 Standings = Callable[[Caller], Awaitable[Iterable[Standing]]]
 
 _EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
 _DEFAULT_RANGE = timedelta(days=30)
 _FORMS = ("json", "csv")
-
-
+_OWN = frozenset({"since", "until", "group_by", "format"})
+_FILTERS: Json = {
+    "parameters": [
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "schema": {"type": "string"},
+            "description": f"Only this {name}.",
+        }
+        for name in DIMENSIONS
+    ]
+}
 _REFUSALS: dict[int | str, Json] = {
     400: {"description": "A range or a dimension that is not one."},
     401: {"description": "No credential."},
@@ -40,6 +50,7 @@ _REFUSALS: dict[int | str, Json] = {
 Since = Annotated[str | None, Query(description="2026-11-01, 2026-11-01T12:00Z, 24h, 7d; else 30 days ago.")]
 Until = Annotated[str | None, Query(description="The same; else the end of today.")]
 By = Annotated[str, Query(description=f"Comma-separated, of {', '.join(DIMENSIONS)}.")]
+Agent = Annotated[str, Query(min_length=1)]
 Form = Annotated[str, Query(alias="format", description="`json` or `csv`.")]
 
 
@@ -54,13 +65,13 @@ def router(usage: Usage | None, keeper: Doorkeeper, standings: Standings) -> API
     doors = APIRouter(tags=["usage"], responses=_REFUSALS)
 
     @doors.get("/internal/llm/usage", summary="What one agent used, and where it stands at its limit.")
-    async def of_agent(caller: Annotated[Caller, Depends(keeper.caller)], agent_id: str) -> Response:
+    async def of_agent(caller: Annotated[Caller, Depends(keeper.caller)], agent_id: Agent) -> Response:
         acting = on_behalf_of(caller, NOBODY, Named(agent=agent_id))
-        line = await _used_by_agent(_asked(usage), caller, agent_id)
+        line = await _used_by_agent(asked(usage), caller, agent_id)
         return _json({**line, "limits": await _limits(standings(acting))})
 
-    @doors.get("/v1/usage", summary="What was used, by any dimension, as JSON or CSV.")
-    async def asked(
+    @doors.get("/v1/usage", summary="What was used, by any dimension.", openapi_extra=_FILTERS)
+    async def by_dimension(
         request: Request,
         who: Annotated[Caller | str, Depends(keeper.anybody)],
         *,
@@ -76,7 +87,7 @@ def router(usage: Usage | None, keeper: Doorkeeper, standings: Standings) -> API
             by=tuple(name for name in group_by.split(",") if name),
             where=_where(request, who),
         )
-        return await _report(_asked(usage), question, form, now)
+        return await _report(asked(usage), question, form, now)
 
     @doors.get(
         "/v1/requests/{request_id}",
@@ -84,7 +95,7 @@ def router(usage: Usage | None, keeper: Doorkeeper, standings: Standings) -> API
         responses={404: {"description": "No such request, or somebody else's."}},
     )
     async def story(request_id: UUID, who: Annotated[Caller | str, Depends(keeper.anybody)]) -> Response:
-        found = await _told(_asked(usage).story(request_id))
+        found = await told(asked(usage).story(request_id))
         if found is None or (isinstance(who, Caller) and found["key_id"] != who.key_id):
             raise NotFound("No request of yours has this id.", code="request_not_found")
         return _json(found)
@@ -95,7 +106,7 @@ def router(usage: Usage | None, keeper: Doorkeeper, standings: Standings) -> API
 async def _used_by_agent(usage: Usage, caller: Caller, agent: str) -> Json:
     now = datetime.now(UTC)
     where = {"agent": agent} if caller.kind == "internal" else {"agent": agent, "key": caller.key_id}
-    line = await _told(usage.total(Question(_EPOCH, _tomorrow(now), where=where), now))
+    line = await told(usage.total(Question(_EPOCH, _tomorrow(now), where=where), now))
     return {
         "total_requests": line.requests,
         "total_tokens": line.total_tokens,
@@ -108,23 +119,29 @@ async def _used_by_agent(usage: Usage, caller: Caller, agent: str) -> Json:
 async def _report(usage: Usage, question: Question, form: str, now: datetime) -> Response:
     if form not in _FORMS:
         raise BadRequest("'format' is json or csv.", param="format")
-    lines = await _told(usage.ask(question, now))
+    lines = await told(usage.ask(question, now))
+    more = len(lines) >= MOST_LINES
     if form == "csv":
-        return Response(as_csv(lines, question.by), media_type="text/csv; charset=utf-8")
-    total = await _told(usage.total(question, now))
+        headers = {"x-llm-proxy-has-more": "true"} if more else None
+        return Response(as_csv(lines, question.by), headers=headers, media_type="text/csv; charset=utf-8")
+    total = await told(usage.total(question, now))
     body = {
         "object": "list",
         "since": question.since.isoformat(),
         "until": question.until.isoformat(),
         "group_by": list(question.by),
         "data": [as_json(line) for line in lines],
+        "has_more": more,
         "total": as_json(total),
     }
     return _json(body)
 
 
 def _where(request: Request, who: Caller | str) -> dict[str, str]:
-    where = {name: value for name, value in request.query_params.items() if name in DIMENSIONS}
+    where = {name: value for name, value in request.query_params.items() if name not in _OWN}
+    unknown = next((name for name in where if name not in DIMENSIONS), None)
+    if unknown is not None:
+        raise BadRequest(f"There is no '{unknown[:40]}' to filter by.", param=unknown[:40])
     if isinstance(who, Caller):
         where["key"] = who.key_id
     return where
@@ -145,19 +162,6 @@ async def _limits(standings: Awaitable[Iterable[Standing]]) -> Json | None:
 
 def _tomorrow(now: datetime) -> datetime:
     return midnight(now) + timedelta(days=1)
-
-
-def _asked(usage: Usage | None) -> Usage:
-    if usage is None:
-        raise StoreUnavailable("This gateway has no database: usage is not known.")
-    return usage
-
-
-async def _told(answer: Awaitable[Told]) -> Told:
-    try:
-        return await answer
-    except PostgresAway:
-        raise StoreUnavailable("The database cannot tell now; please try again.", retry_after_s=2) from None
 
 
 def _json(body: Json) -> Response:

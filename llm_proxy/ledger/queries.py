@@ -1,7 +1,8 @@
 """What was used, asked of Postgres: sums from the roll-ups, single requests from their own rows.
 
-Invariants: nothing is written; every question has a deadline; an id finds its partition by the time inside
-it; costs stay `Decimal` until somebody prints them. Raises `PostgresAway` when nobody can tell now.
+Invariants: nothing is written but an erasure; every question has a deadline; an id finds its partition by
+the time inside it; costs stay `Decimal` until somebody prints them. Raises `PostgresAway` when nobody can
+tell now.
 """
 
 import ssl
@@ -15,6 +16,7 @@ from uuid import UUID
 
 import asyncpg
 
+from llm_proxy.identity.deeds import Actor, audit
 from llm_proxy.ledger.postgres import deadline
 from llm_proxy.ledger.question import Question, answer_sql
 from llm_proxy.telemetry import time_of
@@ -160,11 +162,13 @@ class Usage:
             )  # fmt: skip
         return None if row is None else {"prompt": row["prompt"], "answer": row["answer"]}
 
-    async def erase_user(self, user: str) -> int:
-        """Delete what this user said and was answered, everywhere it was stored; returns how many calls."""
-        async with deadline(_DEADLINE_S):
-            done = await self.pool.execute("DELETE FROM payloads WHERE user_id = $1", user)
-        return int(done.rpartition(" ")[2])
+    async def erase_user(self, user: str, actor: Actor) -> int:
+        """Delete what this user said and was answered, and put that on record; returns how many calls."""
+        async with deadline(_DEADLINE_S), self.pool.acquire() as connection, connection.transaction():
+            done = await connection.execute("DELETE FROM payloads WHERE user_id = $1", user)
+            erased = int(done.rpartition(" ")[2])
+            await audit(connection, actor, "payloads.erase", user, {"calls": erased})
+        return erased
 
 
 @asynccontextmanager

@@ -21,7 +21,9 @@ HOURS_KEPT = timedelta(days=35)
 RAW_AT_MOST = timedelta(days=8)  # a week, and today
 MOST_LINES = 10_000
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-_AGO = re.compile(r"(?P<number>\d{1,4})(?P<unit>[mhdw])")
+_AGO = re.compile(r"(?P<number>[0-9]{1,4})(?P<unit>[mhdw])")
+_TIMES = {"day": "2026-11-01", "hour": "2026-11-01T12:00Z"}
+"""Dimensions that are no names, and how one is written."""
 
 _SUMS = """
     sum(requests)::bigint AS requests, sum(succeeded)::bigint AS succeeded,
@@ -56,11 +58,11 @@ def moment(text: str, now: datetime) -> datetime:
         return midnight(then) if ago["unit"] in "dw" else then
     try:
         then = datetime.fromisoformat(text)
-    except ValueError:
+        return then.astimezone(UTC) if then.tzinfo else then.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):  # an offset may lead out of the calendar
         raise BadRequest(
             f"'{text[:40]}' is not a time; write 2026-11-01, or 24h, or 7d.", param="since"
         ) from None
-    return then.astimezone(UTC) if then.tzinfo else then.replace(tzinfo=UTC)
 
 
 def midnight(moment: datetime) -> datetime:
@@ -86,6 +88,8 @@ class Question:
         if unknown:
             allowed = ", ".join(DIMENSIONS)
             raise BadRequest(f"Unknown dimension '{unknown[0][:40]}'; there are {allowed}.", param="group_by")
+        if len({*self.by}) < len(self.by):
+            raise BadRequest("A dimension is named twice.", param="group_by")
         if self.since >= self.until:
             raise BadRequest("The range is empty: 'since' is not before 'until'.", param="since")
 
@@ -99,7 +103,7 @@ def answer_sql(question: Question, now: datetime) -> tuple[str, list[Any]]:
     arguments: list[Any] = [since, until]
     conditions = ["TRUE"] if table == _RAW else [f"{moment} >= $1 AND {moment} < $2"]
     for name, value in question.where.items():
-        arguments.append(value)
+        arguments.append(_value(name, value))
         conditions.append(f"{_column(name, moment)} = ${len(arguments)}")
     keys = [_column(name, moment) for name in question.by]
     shown = "".join(f'{key} AS "{name}", ' for key, name in zip(keys, question.by, strict=True))
@@ -121,12 +125,27 @@ def _source(question: Question, now: datetime) -> tuple[str, str]:
             )
         return _RAW, "hour"
     if "user" in asked:
-        return "usage_users", "day"
+        return "usage_users" if "model" in asked else "usage_user_days", "day"
     if "hour" not in asked and whole_days:
         return "usage_daily", "day"
     if question.since < now - HOURS_KEPT:
         raise BadRequest(f"Hours are kept for {HOURS_KEPT.days} days; ask for whole days.", param="since")
     return "usage_hourly", "hour"
+
+
+def _value(name: str, text: str) -> Any:  # noqa: ANN401 -- as the column's type wants it
+    """What a filter compares with; raises `BadRequest` for what no column of that kind can hold."""
+    if name not in _TIMES:
+        if "\0" in text:
+            raise BadRequest(f"'{name}' holds a character no name has.", param=name)
+        return text
+    try:
+        then = datetime.fromisoformat(text)
+    except ValueError:
+        raise BadRequest(f"'{text[:40]}' is not a {name}; write {_TIMES[name]}.", param=name) from None
+    if name == "day":
+        return then.date()
+    return then if then.tzinfo else then.replace(tzinfo=UTC)
 
 
 def _column(name: str, moment: str) -> str:

@@ -161,6 +161,25 @@ def test_an_agent_nobody_knows_used_nothing(gateway: Gateway) -> None:
         assert gateway.asked("/v1/usage", {}).status_code == 401
 
 
+def test_any_filter_is_answered_or_refused_by_name(gateway: Gateway) -> None:
+    """Days and hours too; what no column can hold, or nobody knows, is the asker's fault."""
+    with gateway.running():
+        gateway.chat(agent=SOFIA)
+        until(lambda: total(gateway)["requests"] == 1)
+        [line] = gateway.asked("/v1/usage", ADMIN, group_by="day,hour", since="2d").json()["data"]
+        for since in ("2d", "47h"):
+            for found in ({"day": line["day"]}, {"hour": line["hour"]}, {"agent": SOFIA}):
+                assert total(gateway, ADMIN, since=since, **found)["requests"] == 1
+            assert total(gateway, since=since, day="2020-01-01")["requests"] == 0
+        for name, text in (("day", "x"), ("hour", "noon"), ("agent", "a\0b"), ("agnet", SOFIA)):
+            asked: dict[str, str] = {name: text}
+            refused = gateway.asked("/v1/usage", ADMIN, **asked)
+            assert (refused.status_code, refused.json()["error"]["param"]) == (400, name)
+        assert gateway.asked("/v1/usage", ADMIN, since="0001-01-01T00:00+14:00").status_code == 400
+        for agent in ("", "a\0b"):
+            assert gateway.asked("/internal/llm/usage", INTERNAL, agent_id=agent).status_code == 400
+
+
 def test_a_virtual_key_sees_its_own_and_an_admin_all(gateway: Gateway) -> None:
     """Sums and single requests; another's request is as unknown as none."""
     with gateway.running():

@@ -12,9 +12,11 @@ from records import keeping, random_record, record
 
 from llm_proxy import schema
 from llm_proxy.errors import RateLimited
+from llm_proxy.identity import Actor
 from llm_proxy.ledger import Exchange, Store, UsageRecord
 from llm_proxy.ledger.payload import Payload
 from llm_proxy.ledger.queries import connected
+from llm_proxy.ledger.row import row_of
 from llm_proxy.telemetry import uuid7
 
 COMPARED = """
@@ -79,10 +81,15 @@ async def test_the_roll_ups_equal_the_rows(database_url: str, tmp_path: Path, se
     assert await fetch(database_url, COMPARED) == []
     whole = await fetch(database_url, "SELECT count(*) AS n, sum(cost_usd) AS cost FROM requests")
     hours = await fetch(database_url, "SELECT sum(requests) AS n, sum(cost_usd) AS cost FROM usage_hourly")
-    users = await fetch(database_url, "SELECT sum(requests) AS n FROM usage_users")
-    named = await fetch(database_url, "SELECT count(*) AS n FROM requests WHERE user_id IS NOT NULL")
+    named = await fetch(
+        database_url,
+        "SELECT count(*), sum(prompt_tokens), sum(cost_usd) FROM requests WHERE user_id IS NOT NULL",
+    )
     assert (whole[0]["n"], whole[0]["cost"]) == (400, sum_usd(records)) == (hours[0]["n"], hours[0]["cost"])
-    assert users[0]["n"] == named[0]["n"]
+    for table in ("usage_users", "usage_user_days"):
+        sums = f"SELECT sum(requests), sum(prompt_tokens), sum(cost_usd) FROM {table}"  # noqa: S608 -- the names above
+        users = await fetch(database_url, sums)
+        assert users == named
 
 
 async def test_an_estimate_made_exact_moves_the_sums_by_the_difference(
@@ -173,9 +180,11 @@ async def test_payloads_are_kept_apart_redacted_and_erased_by_user(database_url:
     async with connected(database_url) as usage:
         kept = await usage.payload(one.request_id)
         assert kept == {"prompt": rows[0]["prompt"], "answer": "{}"}
-        assert await usage.erase_user("u1") == 1
+        assert await usage.erase_user("u1", Actor("admin:write", "192.0.2.7")) == 1
         assert await usage.payload(one.request_id) is None
     assert await fetch(database_url, "SELECT 1 FROM payloads") == []
+    [deed] = await fetch(database_url, "SELECT actor, action, target, client_ip, detail FROM audit_log")
+    assert tuple(deed) == ("admin:write", "payloads.erase", "u1", "192.0.2.7", '{"calls": 1}')
 
 
 async def test_migrating_again_changes_nothing_and_a_changed_file_is_named(database_url: str) -> None:
@@ -186,6 +195,30 @@ async def test_migrating_again_changes_nothing_and_a_changed_file_is_named(datab
     await fetch(database_url, "UPDATE schema_steps SET digest = 'x' WHERE number = 1")
     with pytest.raises(schema.SchemaChanged, match=r"001_requests\.sql"):
         await schema.migrate(database_url)
+
+
+async def test_a_roll_up_added_later_holds_what_was_there_before(database_url: str, tmp_path: Path) -> None:
+    """An older database, with rows, brought to this version: users' days from the first row on."""
+    connection = await asyncpg.connect(database_url)
+    for step in schema.steps()[:6]:
+        await connection.execute(step.sql)
+    await connection.execute(
+        "CREATE TABLE schema_steps (number integer PRIMARY KEY, name text NOT NULL, digest text NOT NULL,"
+        " applied_at timestamptz NOT NULL DEFAULT now())"
+    )
+    await connection.executemany(
+        "INSERT INTO schema_steps (number, name, digest) VALUES ($1, $2, $3)",
+        [(step.number, step.name, step.digest) for step in schema.steps()[:6]],
+    )
+    pool = await asyncpg.create_pool(database_url, min_size=0)
+    await Store(pool, retention_days=9, payload_days=9).insert([row_of(record(user="u1")) for _ in range(2)])
+    assert (await schema.apply(connection))[0] == "007_user_days.sql"
+    async with keeping(database_url, tmp_path) as ledger:
+        ledger.post(record(user="u1", group="another"))
+    days = await connection.fetch("SELECT user_id, requests, cost_usd FROM usage_user_days")
+    assert [tuple(day) for day in days] == [("u1", 3, Decimal("0.000170367"))]
+    await pool.close()
+    await connection.close()
 
 
 async def test_the_sidecars_role_may_write_its_log_and_nothing_else(database_url: str) -> None:

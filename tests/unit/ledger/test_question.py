@@ -1,6 +1,6 @@
 """A question goes to the smallest table that can answer it, and nothing of a caller's reaches the SQL."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
@@ -19,7 +19,9 @@ WEEK = TODAY - timedelta(days=7)
         (TODAY - timedelta(days=3000), (), {"agent": "a"}, "usage_daily"),
         (WEEK, ("hour",), {}, "usage_hourly"),
         (NOW - timedelta(hours=24), ("model",), {}, "usage_hourly"),
-        (WEEK, ("user", "day"), {}, "usage_users"),
+        (WEEK, ("user", "day"), {}, "usage_user_days"),
+        (WEEK, ("user",), {"agent": "a"}, "usage_user_days"),
+        (WEEK, ("user", "model"), {}, "usage_users"),
         (WEEK, ("model",), {"user": "u"}, "usage_users"),
         (NOW - timedelta(hours=5), ("user",), {}, "requests"),
         (WEEK, ("user", "provider"), {}, "requests"),
@@ -77,7 +79,40 @@ def test_times_are_read_as_people_write_them(text: str, expected: datetime) -> N
     assert moment(text, NOW) == expected
 
 
-@pytest.mark.parametrize("text", ["yesterday", "", "7", "d7", "99999d", "2026-13-01"])
+@pytest.mark.parametrize(
+    ("name", "text", "argument"),
+    [
+        ("day", "2026-11-20", date(2026, 11, 20)),
+        ("hour", "2026-11-20T10:00", datetime(2026, 11, 20, 10, tzinfo=UTC)),
+        ("hour", "2026-11-20T12:00+02:00", datetime(2026, 11, 20, 10, tzinfo=UTC)),
+        ("agent", "2026-11-20", "2026-11-20"),
+    ],
+)
+def test_a_filter_is_given_as_its_column_wants_it(name: str, text: str, argument: object) -> None:
+    """A day as a date, an hour as a moment, a name as it is."""
+    _, arguments = answer_sql(Question(WEEK, TODAY, (), {name: text}), NOW)
+    assert arguments[2] == argument
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("day", "x"), ("day", ""), ("hour", "noon"), ("agent", "a\0b"), ("user", "\0")]
+)
+def test_a_filter_no_column_holds_is_refused_by_name(name: str, text: str) -> None:
+    """By us, not by Postgres."""
+    with pytest.raises(BadRequest) as refused:
+        answer_sql(Question(WEEK, TODAY, (), {name: text}), NOW)
+    assert refused.value.param == name
+
+
+def test_a_dimension_named_twice_is_refused() -> None:
+    """A line has room for it once."""
+    with pytest.raises(BadRequest, match="twice"):
+        Question(WEEK, TODAY, ("agent", "agent"))
+
+
+@pytest.mark.parametrize(
+    "text", ["yesterday", "", "7", "d7", "99999d", "2026-13-01", "\u0663d", "0001-01-01T00:00+14:00"]
+)
 def test_what_is_no_time_is_refused(text: str) -> None:
     """With an example of one."""
     with pytest.raises(BadRequest, match="not a time"):

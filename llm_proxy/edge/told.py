@@ -1,0 +1,25 @@
+"""What the ledger knows, as a door tells it: 503 where there is no database, or none that can tell now."""
+
+from collections.abc import Awaitable
+from typing import TypeVar
+
+from llm_proxy.errors import StoreUnavailable
+from llm_proxy.ledger import Usage
+from llm_proxy.ledger.postgres import PostgresAway
+
+Told = TypeVar("Told")
+
+
+def asked(usage: Usage | None) -> Usage:
+    """Whom to ask; raises `StoreUnavailable` where nobody is."""
+    if usage is None:
+        raise StoreUnavailable("This gateway has no database: nothing of the kind is known.")
+    return usage
+
+
+async def told(answer: Awaitable[Told]) -> Told:
+    """The answer; raises `StoreUnavailable` while Postgres cannot give it."""
+    try:
+        return await answer
+    except PostgresAway:
+        raise StoreUnavailable("The database cannot tell now; please try again.", retry_after_s=2) from None
