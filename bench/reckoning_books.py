@@ -102,6 +102,8 @@ class Books:
         if row["outcome"] == "ok":
             self._served(case, row)
             self._logged(case, row)
+        elif row["outcome"] == "error" and case.seen and not kind.leaves:
+            self._failed(case, row)
 
     def _find(self, case: Case, rule: str, detail: object) -> None:
         planned = case.planned
@@ -136,12 +138,6 @@ class Books:
 
     def _stated(self, case: Case, row: Json) -> None:
         told = case.told
-        if (
-            told is None and not case.planned.kind.counted
-        ):  # LiteLLM counts for such a provider, and does not say
-            self.notes["claimed as the provider's, counted by LiteLLM"] += 1
-            self._inexact(case, {**row, "usage_source": "provider, by LiteLLM"})
-            return
         if told is None:
             self._find(
                 case, "the provider said nothing", f"{row['prompt_tokens']}+{row['completion_tokens']}"
@@ -182,6 +178,15 @@ class Books:
         for name, value in truth.items():
             if said[name] != value:
                 self._find(case, name, f"{said[name]}, not {value}")
+
+    def _failed(self, case: Case, row: Json) -> None:
+        """Who failed, and how often it was tried, is right or not known."""
+        truth = {"provider": MODELS[case.planned.group].provider, "attempts": len(case.seen)}
+        for name, value in truth.items():
+            if row[name] is None:
+                self.notes[f"failed, {name} not known"] += 1
+            elif row[name] != value:
+                self._find(case, f"{name} of a failure", f"{row[name]}, not {value}")
 
     def _logged(self, case: Case, row: Json) -> None:
         """The sidecars' log agrees: one success, the same figures."""

@@ -82,10 +82,9 @@ def _inexact(found: Json) -> str:
 
 The provider never stated the tokens of these: streams that were cut, callers who left, errors, servers that
 do not count. Truth is what the prompt holds and the frames the provider sent hold, by a real tokenizer.
-`estimated` is the gateway's own guess, four bytes a token; `sidecar` is LiteLLM's count, taken over from its
-log where it has one; `provider, by LiteLLM` is claimed as the provider's because LiteLLM, which counts the
-streams of a server that does not, does not say so; `unknown` claims nothing, the truth stands in brackets.
-Cost is in nano-dollars.
+`estimated` is the gateway's own guess, four bytes a token; `sidecar` is LiteLLM's count, stated in the stream
+of a server that states none or taken over from its log; `unknown` claims nothing, the truth stands in
+brackets. Cost is in nano-dollars.
 
 {table(_HEAD, [_error(one) for one in found["errors"]])}
 

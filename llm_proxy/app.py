@@ -47,6 +47,7 @@ from llm_proxy.pipeline import Stages, Upstream
 from llm_proxy.settings import Settings
 from llm_proxy.telemetry import Metrics, Seat, exposition, seat, setup_logging
 from llm_proxy.telemetry.cells import Cells
+from llm_proxy.telemetry.kept_text import KeptText
 from llm_proxy.telemetry.tracing import Tracer
 from llm_proxy.upstream import (
     Client,
@@ -238,7 +239,8 @@ def _client(settings: Settings, metrics: Metrics, stopped: Callable[[Caller, str
     pool = Pool(settings.litellm_proxy_url, max_in_flight=settings.max_in_flight)
     key = settings.litellm_api_key.get_secret_value() if settings.litellm_api_key else None
     caching, groups = settings.cache_mode == "on", settings.default_models
-    controls = Controls(caching, settings.cache_streams, groups, stopped)
+    kept = KeptText(settings.log_payloads)
+    controls = Controls(caching, settings.cache_streams, groups, stopped, kept)
     room = Room(pool, queue_s=settings.queue_timeout_ms / 1000, most_waiting=settings.max_waiting)
     broke = partial(metrics.count, "llm_proxy_upstream_failures_total")
     tls = settings.tls_for(settings.litellm_proxy_url[0])
@@ -283,9 +285,8 @@ def _store(pool: "asyncpg.Pool[asyncpg.Record] | None", settings: Settings) -> S
 
 
 def _witnesses(settings: Settings, tracer: Tracer | None, ledger: Ledger) -> Witnesses | None:
-    if tracer is None and settings.log_payloads == ("off",):
-        return None
-    return Witnesses(tracer, settings.log_payloads, ledger.payload)
+    kept = KeptText(settings.log_payloads)
+    return Witnesses(tracer, kept, ledger.payload) if tracer is not None or kept else None
 
 
 def _internal(settings: Settings) -> tuple[str, ...]:

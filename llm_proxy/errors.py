@@ -29,6 +29,7 @@ class Refused(Exception):  # noqa: N818 -- errors are named for the state they r
         code: OpenAI's machine-readable code.
         retry_after_s: Seconds after which the same request may pass; None when waiting does not help.
         headers: Extra response headers, lower-case names.
+        served: Whose answer it was, in `upstream`'s words, when somebody behind us refused.
     """
 
     status: int = 500
@@ -57,6 +58,7 @@ class Refused(Exception):  # noqa: N818 -- errors are named for the state they r
         self.kind = kind or self.type
         self.retry_after_s = retry_after_s
         self.headers = headers
+        self.served: object = None
 
     def body(self) -> dict[str, Any]:
         """The error in OpenAI's envelope."""

@@ -3,6 +3,7 @@
 `House` is what a test of the flow holds: an address, a key, the SDK, and a look at what the provider saw.
 """
 
+import asyncio
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +43,17 @@ class House:
         """The calls the provider saw, oldest first."""
         async with httpx.AsyncClient() as client:
             found: list[Json] = (await client.get(f"{self.provider_url}/_calls")).json()["calls"]
+        return found
+
+    async def story(self, request_id: str) -> Json:
+        """A request's record, as soon as there is one."""
+        async with httpx.AsyncClient(headers={"Authorization": f"Bearer {self.admin_key}"}) as client:
+            for _ in range(200):
+                told = await client.get(f"{self.url}/v1/requests/{request_id}")
+                if told.status_code == 200:
+                    break
+                await asyncio.sleep(0.05)
+        found: Json = told.raise_for_status().json()
         return found
 
 

@@ -88,6 +88,8 @@ class Exchange:
     def failed(self, refused: Refused) -> None:
         """The call ends in a refusal: as its status, or, once bytes have left, as a cut."""
         self.refused = refused
+        if isinstance(refused.served, Served):
+            self.served = refused.served
         if self.status == 0:
             self.status, self.outcome = refused.status, "error"
 
@@ -138,7 +140,7 @@ class Exchange:
 
     def _usage(self, call: Call) -> tuple[Usage | None, UsageSource]:
         if self.usage is not None:
-            return self.usage, "provider"
+            return self.usage, "sidecar" if self.usage.counted else "provider"
         if self.content_tokens or (self.status == 200 and self.outcome != "error"):
             return Usage(call.prompt_bytes // BYTES_PER_TOKEN, self.content_tokens), "estimated"
         return None, "unknown"

@@ -14,27 +14,26 @@ from llm_proxy.identity import Caller
 from llm_proxy.ledger.exchange import Exchange
 from llm_proxy.ledger.payload import Payload
 from llm_proxy.ledger.record import UsageRecord
+from llm_proxy.telemetry.kept_text import KeptText
 from llm_proxy.telemetry.tracing import Tracer, begin
 
 Keep = Callable[[Payload], None]
-EVERYBODY = "full"
-NOBODY = "off"
 
 
 class Witnesses:
     """The tracer and the payloads' store, as configured."""
 
-    def __init__(self, tracer: Tracer | None, payloads: tuple[str, ...], keep: Keep) -> None:
-        """`payloads` is `off`, `full`, or the tenants whose prompts and answers are kept."""
+    def __init__(self, tracer: Tracer | None, kept: KeptText, keep: Keep) -> None:
+        """`kept` says whose prompts and answers are."""
         self.tracer = tracer
-        self._payloads = frozenset(payloads) - {NOBODY}
+        self._kept = kept
         self._keep = keep
 
     def opened(self, exchange: Exchange, caller: Caller) -> None:
         """A call begins: in the caller's trace, its answer remembered if it is to be kept."""
         if self.tracer is not None:
             exchange.trace = begin(exchange.traceparent)
-        if self._payloads and (EVERYBODY in self._payloads or caller.tenant in self._payloads):
+        if self._kept and self._kept.of(caller.tenant):
             exchange.answer = []
 
     def closed(self, exchange: Exchange, caller: Caller, call: Call, record: UsageRecord) -> None:

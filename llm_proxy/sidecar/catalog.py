@@ -22,8 +22,8 @@ def models(router: Theirs) -> Json:
     return {"object": "list", "data": data}
 
 
-def catalog(router: Theirs) -> Json:
-    """Every group with its deployments."""
+def catalog(router: Theirs, *, watched: bool = False) -> Json:
+    """Every group with its deployments, and whether somebody watches the calls."""
     if router is None:
         return {"groups": [], "default_fallbacks": []}
     rules: dict[str, list[str]] = {}
@@ -33,6 +33,8 @@ def catalog(router: Theirs) -> Json:
                 rules.setdefault(source, []).extend(one for one in items(targets) if isinstance(one, str))
     defaults = rules.pop("*", [])
     return {
+        "watched": watched,
+        "tagged": router.enable_tag_filtering is not True,
         "groups": [_group(router, name, rules.get(name, [])) for name in _names(router)],
         "default_fallbacks": list(
             dict.fromkeys([*items(getattr(router, "default_fallbacks", None)), *defaults])

@@ -19,6 +19,8 @@ CALLS = {
     "/v1/embeddings": "embeddings",
 }
 JSON = [(b"content-type", b"application/json")]
+TRUSTED = {"allow_client_message_redaction_opt_out": True}
+"""The gateway decides whose text an observer may see; LiteLLM heeds that of a key that says this."""
 HEALTH = ("/health/liveliness", "/health/readiness")
 
 
@@ -32,6 +34,7 @@ class Doors:
         answered: Calls that have ended.
         leaving: Whether the process is about to stop: it still answers, and wants no new calls.
         in_flight: Calls running now; who wants to stop this process waits for none.
+        watched: Somebody else's callback sees the calls.
     """
 
     key: str
@@ -39,6 +42,7 @@ class Doors:
     leaving: bool = False
     answered: int = 0
     in_flight: int = 0
+    watched: bool = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -61,7 +65,7 @@ class Doors:
         elif method == "GET" and path == "/v1/models":
             await answer(send, 200, catalog.models(seams.router()))
         elif method == "GET" and path == "/llmp/catalog":
-            await answer(send, 200, catalog.catalog(seams.router()))
+            await answer(send, 200, catalog.catalog(seams.router(), watched=self.watched))
         else:
             await answer(send, 404, error("No such route.", "invalid_request_error", "not_found"))
 
@@ -98,4 +102,4 @@ async def _call(endpoint: str, scope: Scope, receive: Receive, send: Send) -> No
 
 def _caller(proxy: Theirs) -> Theirs:
     # Not an admin, and fresh: LiteLLM writes into it.
-    return proxy.UserAPIKeyAuth(api_key="llm-proxy", user_role="internal_user")
+    return proxy.UserAPIKeyAuth(api_key="llm-proxy", user_role="internal_user", metadata=dict(TRUSTED))

@@ -17,9 +17,11 @@ import uvicorn
 import yaml
 
 from llm_proxy.sidecar import (
+    attempts,
     broken_streams,
     cache_gate,
     callbacks,
+    counted,
     embedding_cache,
     round_robin,
     router_rules,
@@ -29,6 +31,7 @@ from llm_proxy.sidecar import (
 from llm_proxy.sidecar.doors import Doors
 from llm_proxy.sidecar.effective import Broken, Effective, effective
 from llm_proxy.sidecar.leaving import Leaving
+from llm_proxy.sidecar.requirements import watched
 from llm_proxy.sidecar.seams import Theirs
 from llm_proxy.sidecar.shapes import mapping
 from llm_proxy.sidecar.warm_up import warm_up
@@ -56,7 +59,8 @@ def run(config: Path, listener: socket.socket, key: str) -> int:
 
 async def _serve(config: Path, listener: socket.socket, key: str) -> None:
     doors = Doors(key)
-    async with _litellm(config):
+    async with _litellm(config) as loaded:
+        doors.watched = watched(loaded.config["litellm_settings"])
         await warm_up(doors, key)
         await cache_gate.first_look()
         doors.ready = True
@@ -78,7 +82,7 @@ async def _serve(config: Path, listener: socket.socket, key: str) -> None:
 
 
 @asynccontextmanager
-async def _litellm(config: Path) -> AsyncGenerator[None]:
+async def _litellm(config: Path) -> AsyncGenerator[Effective]:
     loaded = await _load(config)
     proxy = seams.proxy()
     _give(proxy.proxy_config, config, loaded)
@@ -86,8 +90,10 @@ async def _litellm(config: Path) -> AsyncGenerator[None]:
     broken_streams.apply()
     cache_gate.apply()
     embedding_cache.apply()
+    counted.apply()
     router_rules.apply()
     round_robin.apply()
+    attempts.apply()
     started = proxy.proxy_startup_event(proxy.app)
     try:
         await started.__aenter__()
@@ -96,7 +102,7 @@ async def _litellm(config: Path) -> AsyncGenerator[None]:
     tuning.after_start()
     try:
         async with callbacks.installed():
-            yield
+            yield loaded
     finally:
         await started.__aexit__(None, None, None)
 

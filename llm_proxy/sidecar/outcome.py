@@ -17,13 +17,24 @@ class Outcome:
 
     Attributes:
         error: The error LiteLLM gave up with, before it became an HTTP answer.
+        attempts: How often a deployment was chosen for it.
+        deployment: The id of the last one.
     """
 
     error: BaseException | None = None
+    attempts: int = 0
+    deployment: str = ""
 
     def refused(self, error: BaseException) -> None:
         """Keep the answer's own error where no better one was seen."""
         self.error = self.error or error
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """What was tried, for the gateway."""
+        found = [(b"x-llmp-attempts", str(self.attempts).encode())]
+        if self.deployment.isascii() and self.deployment.isprintable() and self.deployment:
+            found.append((b"x-llmp-deployment", self.deployment[:200].encode()))
+        return found
 
 
 @contextmanager
@@ -41,3 +52,11 @@ def note(error: BaseException) -> None:
     outcome = _CURRENT.get()
     if outcome is not None:
         outcome.error = error
+
+
+def tried(deployment: str) -> None:
+    """Record that a deployment was chosen for the request that is running."""
+    outcome = _CURRENT.get()
+    if outcome is not None:
+        outcome.attempts += 1
+        outcome.deployment = deployment

@@ -44,7 +44,7 @@ async def relay(
     else:
         _put_refusals_back(result)
         raw = json.dumps(result, ensure_ascii=False, separators=(",", ":")).encode()
-    headers: Headers = [pair for pair in head if pair[0] not in OURS]
+    headers: Headers = [*(pair for pair in head if pair[0] not in OURS), *outcome.headers()]
     headers += [(b"content-type", b"application/json"), (b"content-length", str(len(raw)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": raw})
@@ -77,8 +77,8 @@ class Outgoing:
     async def __call__(self, message: Message) -> None:
         """Pass one message on."""
         if message["type"] == "http.response.start":
-            if message["status"] >= 400:
-                message["headers"] = [*message["headers"], *_known_of(self._outcome.error)]
+            said = _known_of(self._outcome.error) if message["status"] >= 400 else []
+            message["headers"] = [*message["headers"], *said, *self._outcome.headers()]
         elif self._broken:
             message["body"] = b""
         elif message.get("body", b"").startswith(ERROR_EVENT):

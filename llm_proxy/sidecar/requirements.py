@@ -12,6 +12,7 @@ DEFAULTS: dict[str, Json] = {
         "drop_params": False,  # a field the model does not know is an error, never lost
         "disable_stop_sequence_limit": True,  # else all stops but four are lost without a word
         "json_logs": True,
+        "disable_add_user_agent_to_request_tags": True,  # it is always the gateway's
     },
     "router_settings": {
         "routing_strategy": "simple-shuffle",
@@ -50,16 +51,15 @@ LANGFUSE = "langfuse"
 
 
 def observed(litellm_settings: Mapping[str, Any], env: Mapping[str, str]) -> Json:
-    """Langfuse's callback where its keys are set, and no text for anybody's unless the operator wants it."""
+    """Langfuse's callback where its keys are set; text only of calls the gateway says it may be shown of."""
     added: Json = {}
     if env.get("LANGFUSE_PUBLIC_KEY") and env.get("LANGFUSE_SECRET_KEY"):
         for name in ("success_callback", "failure_callback"):
             given = items(litellm_settings.get(name))
             added[name] = given if LANGFUSE in given else [*given, LANGFUSE]
     # Taking text out costs a fifth of a call's CPU, so only where somebody would see it.
-    full = env.get("LLM_PROXY_SIDECAR_LOG_PAYLOADS") == "full"
     if "turn_off_message_logging" not in litellm_settings:
-        added["turn_off_message_logging"] = not full and watched({**litellm_settings, **added})
+        added["turn_off_message_logging"] = watched({**litellm_settings, **added})
     return added
 
 

@@ -14,7 +14,7 @@ from llm_proxy.upstream.frames import Frames, FrameTooLarge, strip
 from llm_proxy.upstream.nulls import restore
 from llm_proxy.upstream.reply import Served, Usage
 from llm_proxy.upstream.shape import as_object
-from llm_proxy.upstream.usage import read_usage
+from llm_proxy.upstream.usage import COUNTED, read_usage
 from llm_proxy.upstream.watch import Watch
 from llm_proxy.upstream.wire import Connection
 
@@ -66,8 +66,9 @@ class Answer:
         usage = as_object(document.get("usage"))
         found = read_usage(usage)
         changed = restore(document)
-        if b"provider_specific" in body or usage.pop("cost", None) is not None:
+        if b"provider_specific" in body or usage.pop("cost", None) is not None or COUNTED in usage:
             strip(document)
+            usage.pop(COUNTED, None)
             changed = True
         if changed:
             body = orjson.dumps(document)

@@ -52,12 +52,16 @@ class Catalog:
 
     Attributes:
         own: A sidecar of ours says so, not an unmodified LiteLLM.
+        watched: Its calls are shown to somebody (Langfuse) who wants to know whose they are.
+        tagged: It may be told tags; where LiteLLM chooses deployments by them it may not.
     """
 
     groups: dict[str, Group] = field(default_factory=dict[str, Group])
     deployments: dict[str, Deployment] = field(default_factory=dict[str, Deployment])
     default_fallbacks: tuple[str, ...] = ()
     own: bool = False
+    watched: bool = False
+    tagged: bool = False
     _reached: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]], compare=False)
 
     @property
@@ -145,7 +149,12 @@ def from_own(document: Json) -> Catalog:
             deployments,
             entry.get("alias_of"),
         )
-    return replace(_catalog(groups, tuple(document.get("default_fallbacks") or ())), own=True)
+    return replace(
+        _catalog(groups, tuple(document.get("default_fallbacks") or ())),
+        own=True,
+        watched=document.get("watched") is True,
+        tagged=document.get("tagged") is True,
+    )
 
 
 def from_model_info(document: Json) -> Catalog:

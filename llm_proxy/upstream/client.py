@@ -23,7 +23,7 @@ from llm_proxy.upstream.deadlines import Deadlines
 from llm_proxy.upstream.errors import refusal
 from llm_proxy.upstream.pool import Pool, Sidecar
 from llm_proxy.upstream.room import Room
-from llm_proxy.upstream.said import served
+from llm_proxy.upstream.said import failed, served
 from llm_proxy.upstream.watch import Watch
 from llm_proxy.upstream.wire import Address, Connection, Connections, NotConnected
 
@@ -34,6 +34,8 @@ PATHS = {
     "embeddings": "/v1/embeddings",
 }
 _AGENT = "llm-proxy"
+_SHOW_TEXT = "litellm-disable-message-redaction: true\r\n"
+"""LiteLLM's word for: this call's text may be shown, though in general it may not."""
 
 
 class Client:
@@ -103,6 +105,8 @@ class Client:
         words = f"content-length: {len(body)}\r\nx-litellm-call-id: {request_id}\r\n"
         if traceparent is not None:
             words += f"traceparent: {traceparent}\r\n"
+        if self._controls.shows_text(caller, self.catalog):
+            words += _SHOW_TEXT
         rest = f"{words}\r\n".encode() + body
         wait = self.deadlines.of(call.group)
         tried: list[Sidecar] = []
@@ -150,7 +154,10 @@ class Client:
         *,
         cached: bool,
     ) -> Answer:
-        who = served(connection.headers, call, self.catalog, cached=cached)
+        if connection.status == 200:
+            who = served(connection.headers, call, self.catalog, cached=cached)
+        else:
+            who = failed(connection.headers, call, self.catalog)
         answer = Answer(connection, who, watch, idle_s=self.deadlines.of(call.group).idle_s, freed=let_go)
         if connection.status == 200:
             sidecar.succeeded()
@@ -167,6 +174,7 @@ class Client:
             name.decode("latin-1"): value.decode("latin-1") for name, value in connection.headers.items()
         }
         refused = refusal(connection.status, headers, text, model=call.model)
+        refused.served = who
         self._judge(sidecar, refused)
         raise refused
 

@@ -1,15 +1,17 @@
-"""What the gateway itself tells the sidecar in a body: the cache's namespace, and when not to fall back.
+"""What the gateway itself tells the sidecar: the cache's namespace, when not to fall back, whose a call is.
 
 Invariants: the namespace is the tenant's, always written by us; a call never falls back to a model group
-its caller may not use; the caller's own words reach the cache only through `Cache-Control`.
+its caller may not use; the caller's own words reach the cache only through `Cache-Control`; who asked is
+told only where somebody watches the calls (Langfuse), who is shown text only where the operator keeps it.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from llm_proxy.dialects import Call
 from llm_proxy.identity import Caller, allowed, usable
+from llm_proxy.telemetry.kept_text import KeptText
 from llm_proxy.upstream.catalog import Catalog
 
 Json = dict[str, Any]
@@ -27,12 +29,14 @@ class Controls:
             keeps streams that were cut.
         default_models: What a caller without a list of its own may use.
         stopped: Whether a kill switch stops a caller at a model group.
+        kept: Whose text may be shown to who watches the calls.
     """
 
     caching: bool = True
     cache_streams: bool = True
     default_models: tuple[str, ...] = ()
     stopped: Callable[[Caller, str], bool] = lambda _caller, _group: False
+    kept: KeptText = field(default_factory=KeptText)
 
     def cached(self, call: Call, caller: Caller, catalog: Catalog | None) -> bool:
         """Whether the response cache has a say in this call."""
@@ -47,7 +51,13 @@ class Controls:
         body = {**call.body, "cache": self._cache(call, caller, catalog)}
         if not self._may_fall_back(str(call.body["model"]), caller, catalog):
             body["disable_fallbacks"] = True
+        if catalog is not None and catalog.watched:
+            body["metadata"] = _whose(caller, tagged=catalog.tagged)
         return body
+
+    def shows_text(self, caller: Caller, catalog: Catalog | None) -> bool:
+        """Whether who watches the calls may see this one's prompt and answer."""
+        return catalog is not None and catalog.watched and self.kept.of(caller.tenant)
 
     def _may_fall_back(self, name: str, caller: Caller, catalog: Catalog | None) -> bool:
         models = usable(caller, self.default_models)
@@ -73,3 +83,13 @@ class Controls:
         if wish.max_age_s is not None:
             cache["s-maxage"] = wish.max_age_s
         return cache
+
+
+def _whose(caller: Caller, *, tagged: bool) -> Json:
+    """User, session and tags, in Langfuse's words as LiteLLM takes them."""
+    told: Json = {"session_id": caller.session, "trace_user_id": caller.user}
+    if tagged:
+        names = {"tenant": caller.tenant, "agent": caller.agent, "channel": caller.channel}
+        named = [(kind, name) for kind, name in {**names, "key": caller.key_id}.items() if name]
+        told["tags"] = [name if name.startswith(f"{kind}:") else f"{kind}:{name}" for kind, name in named]
+    return {name: value for name, value in told.items() if value}

@@ -11,7 +11,7 @@ import orjson
 from llm_proxy.upstream.estimate import passed_tokens
 from llm_proxy.upstream.reply import Usage
 from llm_proxy.upstream.shape import Json, as_object, as_objects
-from llm_proxy.upstream.usage import read_usage
+from llm_proxy.upstream.usage import COUNTED, read_usage
 
 MAX_FRAME_BYTES = 16 * 2**20
 _USAGE, _PROVIDER, _ERROR, _DONE = b'"usage"', b'"provider_specific', b'"error"', b"[DONE]"
@@ -141,6 +141,7 @@ class Frames:
             self.usage = read_usage(usage)
             if self._wants_usage:
                 usage.pop("cost", None)
+                usage.pop(COUNTED, None)
                 event["choices"] = []
                 event["usage"] = usage
                 out += b"data: " + orjson.dumps(event) + b"\n\n"

@@ -39,13 +39,18 @@ NOBODY_SERVED = Served()
 
 
 class Usage(NamedTuple):
-    """Tokens as the provider stated them."""
+    """Tokens as an answer states them.
+
+    Attributes:
+        counted: The sidecar counted them, for want of the provider's word.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int | None = None
     reasoning_tokens: int | None = None
     cost_nano_usd: int | None = None
+    counted: bool = False
 
 
 class Reply(Protocol):

@@ -7,7 +7,7 @@ an answer out of the cache cost nothing and took no attempt.
 from collections.abc import Mapping
 
 from llm_proxy.dialects import Call
-from llm_proxy.upstream.catalog import Catalog
+from llm_proxy.upstream.catalog import Catalog, Deployment
 from llm_proxy.upstream.reply import CacheState, Served
 from llm_proxy.upstream.usage import nano_usd
 
@@ -26,7 +26,7 @@ def served(headers: Headers, call: Call, catalog: Catalog | None, *, cached: boo
         cached: The response cache had a say in it.
     """
     deployment = _text(headers, b"x-litellm-model-id")
-    known = catalog.deployments.get(deployment) if catalog is not None and deployment else None
+    known = _known(deployment, catalog)
     hit = b"x-litellm-cache-key" in headers
     cache: CacheState = "hit" if hit else "miss" if cached else "off"
     cost_nano_usd: int | None = 0
@@ -34,9 +34,9 @@ def served(headers: Headers, call: Call, catalog: Catalog | None, *, cached: boo
     if not hit:
         priced = known is None or known.input_pico_usd is not None
         cost_nano_usd = nano_usd(_text(headers, b"x-litellm-response-cost")) if priced else None
-        attempts = 1 + sum(_count(headers, name) for name in _REPEATS)
+        attempts = _attempts(headers) or 1 + sum(_count(headers, name) for name in _REPEATS)
     provider, physical = known.provider if known else None, known.physical if known else None
-    if not physical:
+    if not physical or "*" in physical:
         named, physical = _named(_text(headers, b"x-litellm-model-name"))
         provider = provider or named
     return Served(
@@ -49,6 +49,35 @@ def served(headers: Headers, call: Call, catalog: Catalog | None, *, cached: boo
         attempts=attempts,
         sidecar_ms=_milliseconds(headers),
     )
+
+
+def failed(headers: Headers, call: Call, catalog: Catalog | None) -> Served:
+    """Who failed to answer a call, as a sidecar of ours says; of an unmodified LiteLLM nothing is known.
+
+    Args:
+        headers: Of the sidecar's error, names in lower case.
+        call: What was asked.
+        catalog: What the sidecar serves; None while nobody knows.
+    """
+    deployment = _text(headers, b"x-llmp-deployment")
+    known = _known(deployment, catalog)
+    return Served(
+        group=call.group,
+        physical=known.physical if known and "*" not in known.physical else None,
+        provider=known.provider if known else None,
+        deployment=deployment,
+        attempts=_attempts(headers),
+    )
+
+
+def _attempts(headers: Headers) -> int | None:
+    """As our sidecar counts them; LiteLLM forgets those before a fallback."""
+    value = headers.get(b"x-llmp-attempts", b"")
+    return int(value) if value.isdigit() else None
+
+
+def _known(deployment: str | None, catalog: Catalog | None) -> Deployment | None:
+    return catalog.deployments.get(deployment) if catalog is not None and deployment else None
 
 
 def _text(headers: Headers, name: bytes) -> str | None:

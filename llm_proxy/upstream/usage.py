@@ -12,6 +12,8 @@ from llm_proxy.upstream.reply import Usage
 from llm_proxy.upstream.shape import Json, as_object
 
 NANO = Decimal(10) ** 9
+COUNTED = "llmp_counted"
+"""Our sidecar's mark on tokens that LiteLLM counted; no caller sees it."""
 _EXACT = Decimal("1e-4")
 """Of a nano-dollar: finer than any price list, coarser than a float's error below ten thousand dollars."""
 
@@ -43,6 +45,7 @@ def read_usage(usage: Json) -> Usage | None:
         _count(cached),
         _count(reasoning),
         nano_usd(usage.get("cost")),
+        COUNTED in usage,
     )
 
 

@@ -28,6 +28,9 @@ async def test_a_failing_provider_is_called_as_often_as_the_router_says_and_no_m
     assert failed.status_code == 502
     assert failed.response.headers["x-should-retry"] == "false"
     assert len(await house.calls()) == attempts
+    story = await house.story(failed.response.headers["x-request-id"])
+    assert (story["provider"], story["attempts"], story["outcome"]) == ("openai", attempts, "error")
+    assert (story["cost_usd"], story["usage_source"]) == (None, "unknown")
 
 
 @pytest.mark.parametrize("streamed", [False, True])

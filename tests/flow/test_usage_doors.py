@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -119,6 +120,11 @@ def total(gateway: Gateway, headers: Json = ADMIN, **parameters: str) -> Json:
     return told
 
 
+def recorded(gateway: Gateway, request_id: str) -> bool:
+    """Whether its record is in the database."""
+    return gateway.asked(f"/v1/requests/{request_id}", ADMIN).status_code == 200
+
+
 def test_what_was_used_is_told_by_every_door_alike(gateway: Gateway) -> None:
     """One agent's totals, the same by any dimension, as CSV, per request, per command."""
     with gateway.running():
@@ -178,6 +184,21 @@ def test_any_filter_is_answered_or_refused_by_name(gateway: Gateway) -> None:
         assert gateway.asked("/v1/usage", ADMIN, since="0001-01-01T00:00+14:00").status_code == 400
         for agent in ("", "a\0b"):
             assert gateway.asked("/internal/llm/usage", INTERNAL, agent_id=agent).status_code == 400
+
+
+def test_tokens_nobody_stated_are_never_the_providers(gateway: Gateway) -> None:
+    """LiteLLM counts a stream's itself, the gateway estimates a whole answer's; both are recorded as that."""
+    with gateway.running():
+        for streamed, source in ((True, "sidecar"), (False, "estimated")):
+            body = {"model": "plain", "messages": say(script(do="ok", counted=False)), "stream": streamed}
+            body |= {"stream_options": {"include_usage": True}} if streamed else {}
+            answer = httpx.post(f"{gateway.url}/v1/chat/completions", json=body, headers=INTERNAL)
+            assert "llmp" not in answer.text
+            request_id = answer.headers["x-request-id"]
+            until(partial(recorded, gateway, request_id))
+            story = gateway.asked(f"/v1/requests/{request_id}", ADMIN).json()
+            assert (story["usage_source"], story["outcome"]) == (source, "ok")
+            assert story["completion_tokens"] > 0
 
 
 def test_a_virtual_key_sees_its_own_and_an_admin_all(gateway: Gateway) -> None:

@@ -15,8 +15,9 @@ from llm_proxy.ledger.reconcile import disagreements, enrich
 
 AGO = datetime.now(UTC) - timedelta(minutes=5)
 LOGGED = """
-    INSERT INTO llm_calls (call_id, attempt, started_at, status, prompt_tokens, completion_tokens, cost_usd)
-    VALUES ($1, $2, $3, $4, $5, $6, $7)"""
+    INSERT INTO llm_calls (
+        call_id, attempt, started_at, status, prompt_tokens, completion_tokens, cost_usd, provider)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, 'openai')"""
 
 
 async def log(dsn: str, call_id: UUID, *, attempt: str = "", status: str = "success", **said: Any) -> None:
@@ -84,6 +85,26 @@ async def test_estimates_are_made_exact_once(database_url: str, tmp_path: Path) 
         assert await enrich(usage.pool, since, datetime.now(UTC)) == 1
         assert await enrich(usage.pool, since, datetime.now(UTC)) == 0
     assert await found(database_url) == {}
+
+
+async def test_a_failed_call_names_its_provider_where_the_log_knows_it(
+    database_url: str, tmp_path: Path
+) -> None:
+    """Its tokens stay unknown; the sums by provider follow."""
+    unknown = {"prompt_tokens": None, "completion_tokens": None, "cost_nano_usd": None, "provider": None}
+    failed = record(
+        started_at=AGO, outcome="error", status=504, usage_source="unknown", deployment=None, **unknown
+    )
+    async with keeping(database_url, tmp_path) as ledger:
+        ledger.post(failed)
+    await log(database_url, failed.request_id, status="failure", prompt=0, completion=0, cost=None)
+    async with connected(database_url) as usage:
+        assert await enrich(usage.pool, AGO - timedelta(hours=1), datetime.now(UTC)) == 0
+        story = await usage.story(failed.request_id)
+        by = await usage.pool.fetch("SELECT provider FROM usage_daily WHERE requests > 0")
+    assert story is not None
+    assert (story["provider"], story["usage_source"], story["prompt_tokens"]) == ("openai", "unknown", None)
+    assert [row["provider"] for row in by] == ["openai"]
 
 
 async def test_tokens_of_both_logs_are_whole_numbers(database_url: str, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ async def test_a_provider_that_said_nothing_gets_no_header(sidecar: Sidecar, how
     """A broken connection, an unreadable answer, silence: an error, and no word of the provider's."""
     answer = await sidecar.chat("lone", f"{how}-{uuid4()}", do=how)
     assert answer.status >= 408
-    assert not [name for name in answer.headers if name.startswith("x-llmp-")]
+    assert not [name for name in answer.headers if name.startswith("x-llmp-provider")]
 
 
 async def test_a_refusal_of_litellm_s_own_gets_no_header(sidecar: Sidecar) -> None:
@@ -76,7 +76,17 @@ async def test_a_refusal_of_litellm_s_own_gets_no_header(sidecar: Sidecar) -> No
     empty = await sidecar.post("/v1/chat/completions", {"model": "lone"})
     for answer in (unknown, empty):
         assert answer.status == 400
-        assert not [name for name in answer.headers if name.startswith("x-llmp-")]
+        assert not [name for name in answer.headers if name.startswith("x-llmp-provider")]
+        assert "x-llmp-deployment" not in answer.headers
+    assert unknown.headers["x-llmp-attempts"] == "0"
+
+
+async def test_a_failure_names_who_was_tried_last_and_how_often_was_tried(sidecar: Sidecar) -> None:
+    """LiteLLM's own headers name nobody then."""
+    for group, attempts in (("lone", "1"), ("solo", "3")):
+        answer = await sidecar.chat(group, f"tried-{uuid4()}", do="status-500")
+        told = answer.headers["x-llmp-deployment"], answer.headers["x-llmp-attempts"]
+        assert (answer.status, told) == (500, (group, attempts))
 
 
 @pytest.mark.parametrize("how", ["status-401", "status-500", "drop", "context"])

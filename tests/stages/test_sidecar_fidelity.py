@@ -1,9 +1,10 @@
 """What the provider said arrives as it was said: choices, tools, refusals, probabilities, counts."""
 
+from typing import Literal
 from uuid import uuid4
 
 import pytest
-from sidecars import Answer, Json, Sidecar
+from sidecars import Answer, Json, Mode, Sidecar
 
 TOOLS: Json = {
     "tools": [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
@@ -102,6 +103,29 @@ async def test_counts_are_the_provider_s(sidecar: Sidecar, family: str) -> None:
             assert found["completion_tokens_details"]["reasoning_tokens"] == 3
     assert len(usage) == 1
     assert usage[0]["cost"] > 0
+
+
+@pytest.mark.parametrize(
+    ("family", "mode", "marked"),
+    [
+        ("openai", "stream", True),
+        ("hosted_vllm", "stream", True),
+        ("ollama_chat", "stream", True),
+        ("ollama_chat", "chat", True),
+        ("openai", "chat", None),
+        ("hosted_vllm", "chat", None),
+    ],
+)
+async def test_counts_of_litellm_s_own_are_marked(
+    sidecar: Sidecar, family: str, mode: Mode, marked: Literal[True] | None
+) -> None:
+    """Where the server states none; what it states bears no mark, and zeros are no count."""
+    for counted in (False, True):
+        answer = await sidecar.ask(mode, family, mark(), do="ok", counted=counted)
+        said = chunks(answer) if mode == "stream" else [answer.json]
+        [usage] = [one["usage"] for one in said if one.get("usage")]
+        assert usage.get("llmp_counted") is (marked if not counted else None)
+        assert bool(usage["prompt_tokens"]) is (counted or marked is True)
 
 
 async def test_who_does_not_ask_for_usage_gets_none(sidecar: Sidecar) -> None:

@@ -1,18 +1,31 @@
-"""What Langfuse would receive, at an endpoint that keeps it: who, how much, at what cost; no text."""
+"""What Langfuse would receive of calls through the gateway, at an endpoint that keeps it.
 
+Text only of tenants whose text the operator keeps.
+"""
+
+import json
+import os
+import sys
 import threading
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from uuid import uuid4
+from typing import Any
 
 import anyio
+import httpx
 import pytest
-from sidecars import Json, Provider, Sidecar, deployment, running
+from otlp import spans
+from sidecars import KEY, Json, Provider, Sidecar, deployment, running
+
+from llm_proxy.stack import part, ports
+from llm_proxy.stack.probe import answers
 
 PROMPT, ANSWER = "nobody-else-reads-this", "nor-this"
 KEYS = {"LANGFUSE_PUBLIC_KEY": "pk-lf-test", "LANGFUSE_SECRET_KEY": "sk-lf-test"}
+SECRET = "langfuse-caller-0123456789abcdef"
+KEPT, OTHER = "kept-tenant", "other-tenant"
 
 
 class Recorder(ThreadingHTTPServer):
@@ -20,14 +33,19 @@ class Recorder(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Ingestion)
-        self.sent: list[bytes] = []
+        self.sent: list[tuple[str, bytes]] = []
 
-    async def until(self, mark: str) -> bytes:
-        """Everything, once the mark is in it; raises `TimeoutError`."""
-        with anyio.fail_after(20):
-            while mark.encode() not in b"".join(self.sent):  # noqa: ASYNC110 -- another thread's list
+    def generations(self) -> list[dict[str, Any]]:
+        """The attributes of what came so far."""
+        return [span for path, body in self.sent if path.endswith("/v1/traces") for span in spans(body)]
+
+    async def of(self, session: str) -> dict[str, Any]:
+        """The one generation of a session; raises `TimeoutError` when none comes."""
+        with anyio.fail_after(30):
+            while not (found := [one for one in self.generations() if one.get("session.id") == session]):  # noqa: ASYNC110 -- another thread's list
                 await anyio.sleep(0.2)
-        return b"".join(self.sent)
+        [generation] = found
+        return generation
 
 
 class Ingestion(BaseHTTPRequestHandler):
@@ -36,7 +54,8 @@ class Ingestion(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Take one batch."""
         assert isinstance(self.server, Recorder)
-        self.server.sent.append(self.rfile.read(int(self.headers["content-length"])))
+        body = self.rfile.read(int(self.headers["content-length"]))
+        self.server.sent.append((self.path, body))
         self.send_response(200)
         self.send_header("content-length", "2")
         self.end_headers()
@@ -46,8 +65,8 @@ class Ingestion(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-@pytest.fixture
-def langfuse() -> Generator[Recorder]:
+@pytest.fixture(scope="module")
+def langfuse() -> Iterator[Recorder]:
     """A recorder that runs."""
     recorder = Recorder()
     thread = threading.Thread(target=recorder.serve_forever)
@@ -58,58 +77,101 @@ def langfuse() -> Generator[Recorder]:
     recorder.server_close()
 
 
-@contextmanager
-def observed(provider: Provider, folder: Path, langfuse: Recorder, **env: str) -> Generator[Sidecar]:
+@pytest.fixture(scope="module")
+def observed(provider: Provider, service_folder: Path, langfuse: Recorder) -> Generator[Sidecar]:
     """A sidecar that reports to it."""
     config: Json = {"model_list": [deployment("a", "openai/a", provider)]}
-    at = {"LANGFUSE_BASE_URL": f"http://127.0.0.1:{langfuse.server_port}"}
-    with running(config, provider, folder, **KEYS, **at, **env) as started:
+    at = {
+        "LANGFUSE_HOST": f"http://127.0.0.1:{langfuse.server_port}",
+        "LANGFUSE_TRACING_ENVIRONMENT": "staging",
+        "LANGFUSE_FLUSH_INTERVAL": "1",
+    }
+    with running(config, provider, service_folder, **KEYS, **at) as started:
         yield started
 
 
-async def say(sidecar: Sidecar, mark: str) -> None:
-    """One call of a known user, session and agent."""
-    said = (
-        f'{PROMPT} {mark} {{"do": "ok", "text": "{ANSWER}", "prompt_tokens": 1234, "completion_tokens": 77}}'
-    )
-    body: Json = {
-        "model": "a",
-        "messages": [{"role": "user", "content": said}],
-        "metadata": {"session_id": f"session-{mark}", "trace_user_id": f"user-{mark}"},
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """A gateway before that sidecar, which keeps one tenant's text."""
+
+    url: str
+
+    async def say(self, session: str, tenant: str, **more: Any) -> httpx.Response:
+        """One call of a known user, session, agent and tenant."""
+        play = {"text": ANSWER, "prompt_tokens": 1234, "completion_tokens": 77, "cached_tokens": 34} | more
+        body: Json = {
+            "model": "a",
+            "user": f"user of {session}",
+            "stream": more.pop("stream", False),
+            "metadata": {"session_id": session, "agent_id": "agent:sofia", "microdao_id": tenant},
+            "messages": [{"role": "user", "content": f"{PROMPT} {json.dumps({'do': 'ok'} | play)}"}],
+        }
+        async with httpx.AsyncClient(timeout=30) as client:
+            return await client.post(
+                f"{self.url}/v1/chat/completions", json=body, headers={"authorization": f"Bearer {SECRET}"}
+            )
+
+
+@pytest.fixture(scope="module")
+def gateway(observed: Sidecar, service_folder: Path) -> Iterator[Gateway]:
+    """The gateway, which has learned from the sidecar's catalogue that somebody watches."""
+    port = ports.free_port()
+    env = {
+        "PATH": os.environ["PATH"],
+        "LLM_PROXY__ENVIRONMENT": "development",
+        "LLM_PROXY__INTERNAL_API_KEY": SECRET,
+        "LLM_PROXY__LITELLM_PROXY_URL": observed.url,
+        "LLM_PROXY__LITELLM_API_KEY": KEY,
+        "LLM_PROXY__LOG_PAYLOADS": KEPT,
+        "LLM_PROXY__SPOOL_DIR": str(service_folder / "langfuse-spool"),
     }
-    headers = {"x-litellm-call-id": mark, "x-litellm-tags": f"agent:{mark}"}
-    assert (await sidecar.post("/v1/chat/completions", body, **headers)).status == 200
+    program = part.Part(
+        name=f"gateway-{port}",
+        argv=(sys.executable, "-m", "llm_proxy", "serve", "--port", str(port)),
+        env=env,
+        ready=lambda _: answers(port, "/health/ready"),
+        cwd=service_folder,
+    )
+    started = part.start(program, service_folder / "logs")
+    try:
+        part.wait_until_ready([started])
+        yield Gateway(f"http://127.0.0.1:{port}")
+    finally:
+        part.stop([started])
 
 
-async def test_langfuse_gets_user_session_tags_usage_and_cost_but_no_text(
-    provider: Provider, tmp_path: Path, langfuse: Recorder
+async def test_a_generation_says_who_asked_how_much_it_was_and_what_it_cost(
+    gateway: Gateway, langfuse: Recorder
 ) -> None:
-    """Its keys and address are all it takes; what the process asks itself is not reported."""
-    with observed(provider, tmp_path, langfuse) as sidecar:
-        mark = str(uuid4())
-        await say(sidecar, mark)
-        sent = (await langfuse.until(mark)).decode(errors="replace")
-    for part in (
-        f"session-{mark}",
-        f"user-{mark}",
-        f"agent:{mark}",
-        '"input": 1234',
-        '"output": 77',
-        "0.001388",
-    ):
-        assert part in sent
-    assert PROMPT not in sent
-    assert ANSWER not in sent
-    assert "warm-up" not in sent
+    """Keys and an address are all it takes; nothing of what was said, nothing of the process's own calls."""
+    answer = await gateway.say("quiet", OTHER)
+    assert answer.status_code == 200
+    sent = await langfuse.of("quiet")
+    assert (sent["user.id"], sent["langfuse.environment"]) == ("user of quiet", "staging")
+    assert {"tenant:other-tenant", "agent:sofia"} < set(sent["langfuse.trace.tags"])
+    assert sent["langfuse.observation.type"] == "generation"
+    assert sent["langfuse.observation.model.name"] == "openai/a"
+    usage = json.loads(sent["langfuse.observation.usage_details"])
+    assert (usage["input"], usage["cache_read_input_tokens"], usage["output"]) == (1200, 34, 77)
+    cost = json.loads(sent["langfuse.observation.cost_details"])["total"]
+    assert round(cost * 10**9) == 1_388_000
+    assert sent["langfuse.observation.metadata.litellm_call_id"] == answer.headers["x-request-id"]
+    everything = b"".join(body for _, body in langfuse.sent)
+    assert b"warm-up" not in everything
 
 
-async def test_text_is_sent_where_the_operator_wants_it(
-    provider: Provider, tmp_path: Path, langfuse: Recorder
+@pytest.mark.parametrize("stream", [False, True])
+async def test_text_is_sent_of_those_tenants_alone_whose_text_is_kept(
+    gateway: Gateway,
+    langfuse: Recorder,
+    stream: bool,  # noqa: FBT001 -- a parameter
 ) -> None:
-    """By one setting."""
-    with observed(provider, tmp_path, langfuse, LLM_PROXY_SIDECAR_LOG_PAYLOADS="full") as sidecar:
-        mark = str(uuid4())
-        await say(sidecar, mark)
-        sent = (await langfuse.until(mark)).decode(errors="replace")
-    assert PROMPT in sent
-    assert ANSWER in sent
+    """One setting says so for the gateway's own store and for Langfuse."""
+    for tenant in (KEPT, OTHER):
+        session = f"{tenant} {stream}"
+        assert (await gateway.say(session, tenant, stream=stream)).status_code == 200
+        sent = await langfuse.of(session)
+        assert (PROMPT in sent["langfuse.observation.input"]) is (tenant == KEPT)
+        assert (ANSWER in sent["langfuse.observation.output"]) is (tenant == KEPT)
+        whole = json.dumps(sent)
+        assert (PROMPT in whole) is (ANSWER in whole) is (tenant == KEPT)

@@ -83,6 +83,7 @@ async def test_a_call_that_fails_once_succeeds_on_the_second_attempt(sidecar: Si
     answer = await sidecar.chat("solo", mark, do="flaky", key=mark, fails=1, status=500)
     assert answer.status == 200
     assert answer.headers["x-litellm-attempted-retries"] == "1"
+    assert answer.headers["x-llmp-attempts"] == "2"
 
 
 @pytest.mark.parametrize("mode", ["chat", "stream"])
@@ -94,6 +95,7 @@ async def test_what_fails_for_good_falls_back(sidecar: Sidecar, mode: Mode) -> N
     assert await played_by(sidecar, mark) == ["first"] * 3 + ["second"]
     assert answer.headers["x-litellm-model-group"] == "second"
     assert answer.headers["x-litellm-attempted-fallbacks"] == "1"
+    assert answer.headers["x-llmp-attempts"] == "4"
 
 
 async def test_a_stream_never_falls_back_once_content_was_sent(sidecar: Sidecar) -> None:

@@ -68,6 +68,18 @@ def test_the_usage_frame_is_openais_for_who_asked_and_absent_for_others() -> Non
     assert frames.content_frames == 2
 
 
+def test_tokens_the_sidecar_counted_are_known_as_such_and_no_caller_sees_the_mark() -> None:
+    """Only what the provider stated is the provider's."""
+    raw = STREAM.replace(b'"cost":1.2e-05', b'"llmp_counted":true')
+    out, frames = run(raw, [], wants_usage=True)
+    assert b"llmp_counted" not in out
+    assert frames.usage is not None
+    assert frames.usage.counted
+    stated = run(STREAM, [], wants_usage=True)[1].usage
+    assert stated is not None
+    assert not stated.counted
+
+
 def test_usage_beside_content_becomes_a_frame_of_its_own() -> None:
     """A provider that states usage in its last content frame loses no content by it."""
     raw = frame(

@@ -3,7 +3,8 @@
 import pytest
 
 from llm_proxy.dialects import Call
-from llm_proxy.upstream.said import served
+from llm_proxy.upstream.catalog import Catalog, Deployment
+from llm_proxy.upstream.said import failed, served
 
 CALL = Call("chat.completions", "openai", "asked", "group", {})
 TOLD = {
@@ -27,6 +28,31 @@ def test_everything_said_is_read() -> None:
         "one",
     )
     assert (found.cost_nano_usd, found.attempts, found.sidecar_ms, found.cache) == (2, 4, 4.5, "miss")
+
+
+def test_our_sidecars_own_count_of_attempts_is_believed_first() -> None:
+    """LiteLLM forgets the attempts before a fallback."""
+    assert served({**TOLD, b"x-llmp-attempts": b"5"}, CALL, None, cached=True).attempts == 5
+
+
+def test_who_failed_is_known_from_the_catalogue() -> None:
+    """And from nothing else: an unmodified LiteLLM names nobody, and its cost of 0 is no cost."""
+    known = Deployment("one", "openai", "gpt")
+    wild = Deployment("two", "openai", "*")
+    catalog = Catalog(deployments={"one": known, "two": wild})
+    told = {b"x-llmp-deployment": b"one", b"x-llmp-attempts": b"3", b"x-litellm-response-cost": b"0"}
+    found = failed(told, CALL, catalog)
+    assert (found.provider, found.physical, found.deployment, found.attempts) == ("openai", "gpt", "one", 3)
+    assert (found.group, found.cost_nano_usd) == ("group", None)
+    assert failed({**told, b"x-llmp-deployment": b"two"}, CALL, catalog).physical is None
+    nobody = failed({b"x-litellm-response-cost": b"0"}, CALL, catalog)
+    assert (nobody.provider, nobody.deployment, nobody.attempts) == (None, None, None)
+
+
+def test_a_wildcards_model_is_the_one_that_was_called() -> None:
+    """Not the pattern it is configured by."""
+    wild = Catalog(deployments={"one": Deployment("one", "openai", "*")})
+    assert served(TOLD, CALL, wild, cached=True).physical == "gpt"
 
 
 def test_nothing_said_is_unknown() -> None:

@@ -1,0 +1,63 @@
+"""Tokens LiteLLM counted itself, marked: it does so where a server states none, and does not say it.
+
+Invariants: the mark is a field of the usage, `llmp_counted`, for the gateway, which takes it out; a usage the
+provider stated never has it; nothing is counted twice to know.
+"""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from llm_proxy.sidecar.seams import Theirs
+from llm_proxy.sidecar.shapes import Json, mapping
+
+MARK = "llmp_counted"
+STREAMS = "litellm.litellm_core_utils.streaming_chunk_builder_utils"
+OLLAMA = "litellm.llms.ollama.chat.transformation"
+STATED = "_llmp_stated"
+OF_A_STREAM = ("prompt_tokens", "completion_tokens")
+OF_OLLAMA = ("prompt_eval_count", "eval_count")
+
+
+def apply() -> None:
+    """Patch the two places that count; before the first call."""
+    _mark_streams(import_module(STREAMS).ChunkProcessor)
+    _mark_whole_answers(import_module(OLLAMA).OllamaChatConfig)
+
+
+def _mark_streams(processor: Theirs) -> None:
+    """Every provider's stream ends here; what its frames stated is kept on the way to the sum."""
+    sum_up: Callable[..., Any] = processor._calculate_usage_per_chunk  # noqa: SLF001 -- it alone knows
+    calculate: Callable[..., Any] = processor.calculate_usage
+
+    def sum_up_and_keep(self: Theirs, *words: Theirs, **options: Theirs) -> Theirs:
+        stated = sum_up(self, *words, **options)
+        setattr(self, STATED, stated)
+        return stated
+
+    def calculate_and_mark(self: Theirs, *words: Theirs, **options: Theirs) -> Theirs:
+        usage = calculate(self, *words, **options)
+        _mark(usage, mapping(getattr(self, STATED, None)), OF_A_STREAM)
+        return usage
+
+    processor._calculate_usage_per_chunk = sum_up_and_keep  # noqa: SLF001 -- the same
+    processor.calculate_usage = calculate_and_mark
+
+
+def _mark_whole_answers(config: Theirs) -> None:
+    """Of the providers whose whole answers LiteLLM counts, the one that usually states its tokens."""
+    transform: Callable[..., Any] = config.transform_response
+
+    def transform_and_mark(
+        self: Theirs, model: str, raw_response: Theirs, *words: Theirs, **options: Theirs
+    ) -> Theirs:
+        answer = transform(self, model, raw_response, *words, **options)
+        _mark(answer.usage, mapping(raw_response.json()), OF_OLLAMA)
+        return answer
+
+    config.transform_response = transform_and_mark
+
+
+def _mark(usage: Theirs, stated: Json, names: tuple[str, str]) -> None:
+    if any(stated.get(name) is None for name in names):
+        setattr(usage, MARK, True)
