@@ -14,7 +14,7 @@ import aiohttp
 from bench.reckoning_plan import Planned
 
 PATIENCE_S = 60.0
-UNTIL_CACHED_S = 1.5
+UNTIL_CACHED_S = 3.0
 """Between a call and the same call again: the answer is put by after it was given."""
 
 

@@ -45,6 +45,12 @@ COMPOSE_PROFILES=self-hosted-db
 # AZURE_API_BASE=
 # VERTEX_AI_PROJECT_ID=
 # VERTEX_AI_LOCATION=us-central1
+
+# ---- Langfuse: read by the sidecar only; docs/usage.md -----------------------------------------------------
+# LANGFUSE_PUBLIC_KEY=
+# LANGFUSE_SECRET_KEY=
+# LANGFUSE_BASE_URL=https://cloud.langfuse.com
+# LANGFUSE_TRACING_ENVIRONMENT=
 """
 
 

@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from hypothesis import settings
 
 from llm_proxy.stack import Missing, part, ports, programs
 from llm_proxy.stack.postgres import postgres
@@ -20,6 +21,9 @@ from llm_proxy.stack.postgres import postgres_url as address_of_postgres
 from llm_proxy.stack.valkey import Purpose, valkey, valkey_url
 
 PASSWORD = "only-for-this-test-run"
+
+settings.register_profile("house", deadline=None)  # a machine with other work must not decide
+settings.load_profile("house")
 PURE = Path(__file__).parent / "unit"
 
 

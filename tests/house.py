@@ -48,12 +48,10 @@ class House:
     async def story(self, request_id: str) -> Json:
         """A request's record, as soon as there is one."""
         async with httpx.AsyncClient(headers={"Authorization": f"Bearer {self.admin_key}"}) as client:
-            for _ in range(200):
-                told = await client.get(f"{self.url}/v1/requests/{request_id}")
-                if told.status_code == 200:
-                    break
-                await asyncio.sleep(0.05)
-        found: Json = told.raise_for_status().json()
+            async with asyncio.timeout(15):
+                while (told := await client.get(f"{self.url}/v1/requests/{request_id}")).status_code != 200:  # noqa: ASYNC110 -- nothing tells
+                    await asyncio.sleep(0.05)
+        found: Json = told.json()
         return found
 
 

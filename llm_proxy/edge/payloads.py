@@ -56,7 +56,7 @@ def router(usage: Usage | None, keeper: Doorkeeper, client_ip: ClientIp) -> APIR
     ) -> dict[str, int]:
         if "\0" in user:
             raise BadRequest("'user' holds a character no name has.", param="user")
-        actor = Actor(f"admin:{role}", client_ip(request))
+        actor = Actor(f"admin:{role}", client_ip(request.scope))
         return {"erased": await told(asked(usage).erase_user(user, actor))}
 
     return doors

@@ -132,7 +132,8 @@ class Ledger:
 
     def payload(self, payload: Payload) -> None:
         """Keep what was said, apart and redacted, for an operator who asked for it; never waits."""
-        self._upkeep.payloads.add(payload)
+        if not self._upkeep.payloads.add(payload):
+            self._metrics.count("llm_proxy_payloads_dropped_total", "queue_full")
 
     async def start(self) -> None:
         """Take over what dead workers left, see to the schema if Postgres is there, begin to write."""

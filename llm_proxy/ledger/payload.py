@@ -30,7 +30,7 @@ class Payload:
     def row(self) -> tuple[Any, ...]:
         """Its values in the order of the table's columns, redacted."""
         return (
-            self.request_id, self.started_at, self.tenant, self.agent, self.user,
+            self.request_id, self.started_at, _name(self.tenant), _name(self.agent), _name(self.user),
             _text(self.prompt), _text(self.answer),
         )  # fmt: skip
 
@@ -39,22 +39,22 @@ class PayloadQueue:
     """Payloads on their way to Postgres.
 
     Attributes:
-        dropped: How many did not fit.
+        most_bytes: So much may wait.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most_bytes: int = _MOST_BYTES) -> None:
         self._waiting: list[Payload] = []
         self._bytes = 0
-        self.dropped = 0
+        self.most_bytes = most_bytes
 
-    def add(self, payload: Payload) -> None:
-        """Take one, or drop it when there is no room."""
+    def add(self, payload: Payload) -> bool:
+        """Take one; False when there is no room."""
         size = len(payload.prompt) + len(payload.answer)
-        if self._bytes + size > _MOST_BYTES:
-            self.dropped += 1
-            return
+        if self._bytes + size > self.most_bytes:
+            return False
         self._waiting.append(payload)
         self._bytes += size
+        return True
 
     def take(self) -> list[Payload]:
         """Everything waiting."""
@@ -64,3 +64,7 @@ class PayloadQueue:
 
 def _text(raw: bytes) -> str:
     return redact(raw.decode("utf-8", "replace")).replace("\0", "")
+
+
+def _name(name: str | None) -> str | None:
+    return name.encode("utf-8", "replace").decode().replace("\0", "") if name is not None else None

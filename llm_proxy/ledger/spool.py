@@ -12,6 +12,7 @@ from pathlib import Path
 _SEGMENT_BYTES = 4 * 2**20
 _REJECTED_BYTES = 16 * 2**20
 _SUFFIX = ".records"
+_SEGMENTS = f"{'[0-9]' * 12}{_SUFFIX}"
 
 
 class Spool:
@@ -32,7 +33,7 @@ class Spool:
         self._current = folder
         self._counts: dict[Path, tuple[int, int]] = {}
         self.dropped = 0
-        for path in sorted(folder.glob(f"*{_SUFFIX}")):
+        for path in sorted(folder.glob(_SEGMENTS)):
             self._note(path)
 
     @property
@@ -117,7 +118,7 @@ class Spool:
 
 def segments(folder: Path) -> list[Path]:
     """A worker's segments, oldest first."""
-    return sorted(folder.glob(f"*{_SUFFIX}"))
+    return sorted(folder.glob(_SEGMENTS))
 
 
 def lines(segment: Path) -> Iterator[bytes]:

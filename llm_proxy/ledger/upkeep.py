@@ -57,7 +57,9 @@ class Upkeep:
 
     async def begin(self) -> None:
         """Before the first call: dead seats, the schema, the partitions."""
-        await self._take_over()
+        if self._store is None and self._seat is not None and self._seat.is_first:
+            log.warning("no database is configured: internal secrets only, records stay in the spool")
+        await self._alone(self._take_over)
         await self._prepare()
         self._beat()
 
@@ -123,23 +125,28 @@ class Upkeep:
     async def _take_over(self) -> None:
         if self._seat is None or self.spool is None:
             return
-        found = await asyncio.to_thread(take_over_all, self._seat.path.parent, self.spool)
+        async with self.writer.disk:
+            found = await asyncio.to_thread(take_over_all, self._seat.path.parent, self.spool)
         self._count(found)
 
     async def _write_aside(self) -> None:
         refusals, self.refusals = self.refusals, []
         payloads = self.payloads.take()
-        if not self._ready():
-            return
+        cause = "postgres_away"
         try:
-            if refusals:
-                await self._store_of().insert_refusals(refusals)
-            if payloads:
-                await self._store_of().insert_payloads(
-                    await asyncio.to_thread(lambda: [p.row() for p in payloads])
-                )
+            if self._ready():
+                if refusals:
+                    await self._store_of().insert_refusals(refusals)
+                if payloads:
+                    rows = await asyncio.to_thread(lambda: [one.row() for one in payloads])
+                    await self._store_of().insert_payloads(rows)
+                    payloads = []
         except RowsRejected as rejected:
+            cause = "rejected"
             log.warning("postgres rejected a sample or a payload", extra={"why": str(rejected)})
+        finally:
+            if payloads:
+                self._metrics.count("llm_proxy_payloads_dropped_total", cause, by=len(payloads))
 
     def _ready(self) -> bool:
         return self._store is not None and self._store.migrated and self.writer.up

@@ -41,6 +41,7 @@ class Writer:
     Attributes:
         since_s: When Postgres came or went last, in seconds since 1970.
         up: Postgres took what it was last given.
+        disk: Held by whoever changes the spool, one at a time.
     """
 
     def __init__(self, store: Store | None, spool: Spool | None, journal: Journal, metrics: Metrics) -> None:
@@ -51,7 +52,7 @@ class Writer:
         self._queue: list[Entry] = []
         self._awake = asyncio.Event()
         self._finishing = False
-        self._disk = asyncio.Lock()
+        self.disk = asyncio.Lock()
         self._retry_at = 0.0
         self._retry_s = _FIRST_RETRY_S
         self.up = store is not None
@@ -157,7 +158,7 @@ class Writer:
             return self._store is None
         dropped = self._spool.dropped
         try:
-            async with self._disk:
+            async with self.disk:
                 await asyncio.to_thread(self._spool.append, [line for _, _, line in batch])
         except OSError as fault:
             log.warning("the spool cannot be written", extra={"why": str(fault), "records": len(batch)})
@@ -178,7 +179,7 @@ class Writer:
             calls.info("call", extra={"lines": [line_of(row) for _, row, _ in batch]})
 
     async def _replay_segment(self, spool: Spool) -> bool:
-        async with self._disk:
+        async with self.disk:
             segment = spool.oldest()
         if segment is None:
             return False
@@ -190,7 +191,7 @@ class Writer:
                 self._metrics.count("llm_proxy_ledger_replayed_total", by=len(batch))
         except FileNotFoundError:
             pass  # dropped meanwhile to stay under the bound
-        async with self._disk:
+        async with self.disk:
             spool.discard(segment)
         return True
 

@@ -66,6 +66,7 @@ METRICS: dict[str, Metric] = {
     _P + "ledger_dropped_total": Metric("counter", "Records not kept, by cause.", ("cause",)),
     _P + "ledger_write_seconds": Metric("histogram", "Time one batch took to commit.", (), OVERHEAD_SECONDS),
     _P + "ledger_enriched_total": Metric("counter", "Estimates made exact by the sidecar's log."),
+    _P + "payloads_dropped_total": Metric("counter", "Prompts and answers to be stored that were not, by cause.", ("cause",)),
     _P + "spool_bytes": Metric("gauge", "Bytes of records waiting on disk."),
     _P + "spool_records": Metric("gauge", "Records waiting on disk."),
     _P + "traces_dropped_total": Metric("counter", "Spans not delivered."),

@@ -20,6 +20,11 @@ class Seat:
         self.path = path
         self._lock_fd = lock_fd
 
+    @property
+    def is_first(self) -> bool:
+        """Of the workers that share a folder, one alone is: who says what is to be said once."""
+        return self.path.name == "worker-0"
+
     def release(self) -> None:
         """Free the seat; its files stay."""
         if self._lock_fd >= 0:

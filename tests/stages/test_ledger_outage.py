@@ -12,10 +12,13 @@ import pytest
 from records import caught_up, keeping, record
 
 from llm_proxy.ledger import Spent, Usage
+from llm_proxy.ledger.journal import Journal
+from llm_proxy.ledger.row import encode, row_of
 from llm_proxy.ledger.spool import segments
 from llm_proxy.stack import Part, Running, start, stop, wait_until_ready
 from llm_proxy.stack.ports import free_port
 from llm_proxy.stack.postgres import postgres, postgres_url
+from llm_proxy.telemetry.seat import take
 
 
 class Server:
@@ -153,6 +156,38 @@ async def test_without_postgres_the_spool_keeps_the_newest_within_its_bound(tmp_
         assert ledger.state().spool_bytes <= 100_000
         assert 100 < ledger.state().spool_records < 1000
     assert str(last.request_id) in segments(tmp_path / "worker-0")[-1].read_text()
+
+
+async def test_a_start_without_a_database_says_so_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of two workers one."""
+    async with keeping(None, tmp_path), keeping(None, tmp_path):
+        pass
+    said = [one for one in caplog.messages if "no database" in one]
+    assert said == ["no database is configured: internal secrets only, records stay in the spool"]
+
+
+async def test_a_start_on_a_full_disk_leaves_a_dead_workers_records_where_they_are(tmp_path: Path) -> None:
+    """They are taken over when there is room."""
+    dead = take(tmp_path)
+    journal = Journal(dead.path / "journal")
+    kept = record()
+    journal.finished(kept.request_id, encode(row_of(kept)))
+    other = take(tmp_path)
+    dead.release()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16, hard))
+    try:
+        async with keeping(None, tmp_path) as ledger:
+            assert ledger.state().spool_records == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
+        other.release()
+    async with keeping(None, tmp_path) as ledger:
+        assert ledger.state().spool_records == 1
 
 
 async def test_a_full_disk_costs_the_promise_not_the_records(database_url: str, tmp_path: Path) -> None:

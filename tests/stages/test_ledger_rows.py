@@ -18,6 +18,8 @@ from llm_proxy.ledger.payload import Payload
 from llm_proxy.ledger.queries import connected
 from llm_proxy.ledger.row import row_of
 from llm_proxy.telemetry import uuid7
+from llm_proxy.telemetry.cells import Cells
+from llm_proxy.telemetry.exposition import page
 
 COMPARED = """
     WITH raw AS (
@@ -185,6 +187,20 @@ async def test_payloads_are_kept_apart_redacted_and_erased_by_user(database_url:
     assert await fetch(database_url, "SELECT 1 FROM payloads") == []
     [deed] = await fetch(database_url, "SELECT actor, action, target, client_ip, detail FROM audit_log")
     assert tuple(deed) == ("admin:write", "payloads.erase", "u1", "192.0.2.7", '{"calls": 1}')
+
+
+async def test_what_is_not_stored_of_what_was_said_is_counted(database_url: str, tmp_path: Path) -> None:
+    """No room, or no Postgres: never a wait, never a spool."""
+    one = record()
+    said = Payload(one.request_id, one.started_at, None, None, "a\0\udc80", b"x" * 2**20, b"")
+    async with keeping(database_url, tmp_path / "a") as ledger:
+        for _ in range(33):
+            ledger.payload(said)
+    async with keeping(None, tmp_path / "b") as ledger:
+        ledger.payload(said)
+    assert [row["user_id"] for row in await fetch(database_url, "SELECT user_id FROM payloads")] == ["a?"]
+    for folder, dropped in (("a", 'cause="queue_full"} 1'), ("b", 'cause="postgres_away"} 1')):
+        assert f"llm_proxy_payloads_dropped_total{{{dropped}" in page(tmp_path / folder, Cells(), 0)
 
 
 async def test_migrating_again_changes_nothing_and_a_changed_file_is_named(database_url: str) -> None:

@@ -32,11 +32,14 @@ def test_the_journal_is_what_is_in_hand(steps: list[tuple[str, int]]) -> None:
     """Whatever the order: open calls and unkept records, each once."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "journal"
-        check(Journal(path, slots=16), path, steps)
+        journal = Journal(path, slots=16)
+        expected = walk(journal, steps)
+        assert set(left_in(path)) == expected
+        assert journal.used == len(expected)
 
 
-def check(journal: Journal, path: Path, steps: list[tuple[str, int]]) -> None:
-    """Walk the steps and compare."""
+def walk(journal: Journal, steps: list[tuple[str, int]]) -> set[tuple[bool, bytes]]:
+    """Walk the steps; what is then in hand."""
     ids = [UUID(int=number) for number in range(6)]
     opened: set[int] = set()
     slots: dict[int, int] = {}
@@ -50,9 +53,7 @@ def check(journal: Journal, path: Path, steps: list[tuple[str, int]]) -> None:
         elif step == "free" and number in slots:
             journal.free(slots.pop(number))
     running = {(False, b"o%d" % number) for number in opened}
-    expected = running | {(True, b"f%d" % number) for number in slots}
-    assert set(left_in(path)) == expected
-    assert journal.used == len(expected)
+    return running | {(True, b"f%d" % number) for number in slots}
 
 
 def test_a_line_too_long_or_a_full_journal_is_said_not_raised(tmp_path: Path) -> None:

@@ -39,6 +39,14 @@ def test_google_s_key_has_two_names() -> None:
     assert environment({"GEMINI_API_KEY": "k"}, "")["GOOGLE_API_KEY"] == "k"
 
 
+def test_langfuse_s_address_has_two_names() -> None:
+    """Whichever is set fills the other; its keys and its environment pass."""
+    for name in ("LANGFUSE_HOST", "LANGFUSE_BASE_URL"):
+        found = environment({name: "http://langfuse", "LANGFUSE_TRACING_ENVIRONMENT": "staging"}, "")
+        assert found["LANGFUSE_HOST"] == found["LANGFUSE_BASE_URL"] == "http://langfuse"
+        assert found["LANGFUSE_TRACING_ENVIRONMENT"] == "staging"
+
+
 def test_defaults_give_way_and_what_must_hold_does_not() -> None:
     """Pauses may be set; the network at start may not be turned on."""
     found = environment({"MAX_RETRY_DELAY": "9", "LITELLM_LOCAL_MODEL_COST_MAP": "False"}, "")

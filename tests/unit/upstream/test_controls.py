@@ -6,6 +6,7 @@ import pytest
 
 from llm_proxy.dialects import Call
 from llm_proxy.identity import Caller
+from llm_proxy.telemetry.kept_text import KeptText
 from llm_proxy.upstream.catalog import Catalog, from_model_info, from_own
 from llm_proxy.upstream.controls import Controls
 
@@ -73,3 +74,33 @@ def test_no_call_falls_back_to_a_model_that_is_switched_off() -> None:
     controls = Controls(stopped=lambda _, group: group == "c")
     assert told(caller("*"), "a", CATALOG, controls)
     assert not told(caller("*"), "alone", CATALOG, controls)
+
+
+WHO = Caller("key-1", "virtual", tenant="acme", agent="agent:sofia", user="u", session="s", channel="c")
+CALL = Call("chat.completions", "openai", "a", "a", {"model": "a"})
+
+
+def test_whose_a_call_is_is_told_only_where_somebody_watches() -> None:
+    """Tags only where LiteLLM does not choose deployments by them; nothing to an unmodified LiteLLM."""
+    names = {"session_id": "s", "trace_user_id": "u"}
+    tags = ["tenant:acme", "agent:sofia", "channel:c", "key:key-1"]
+    controls = Controls()
+    for catalog, metadata in (
+        (from_own({"groups": [], "watched": True, "tagged": True}), {**names, "tags": tags}),
+        (from_own({"groups": [], "watched": True, "tagged": False}), names),
+        (from_own({"groups": [], "tagged": True}), None),
+        (UNTOLD, None),
+        (None, None),
+    ):
+        assert controls.body(CALL, WHO, catalog).get("metadata") == metadata
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"), [(("off",), False), (("full",), True), (("acme",), True), (("zeta",), False)]
+)
+def test_text_is_shown_of_those_alone_whose_text_is_kept(words: tuple[str, ...], *, shown: bool) -> None:
+    """And only to somebody who watches."""
+    controls = Controls(kept=KeptText(words))
+    assert controls.shows_text(WHO, from_own({"groups": [], "watched": True})) is shown
+    assert not controls.shows_text(WHO, from_own({"groups": []}))
+    assert not controls.shows_text(WHO, None)
