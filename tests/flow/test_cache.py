@@ -247,10 +247,10 @@ async def test_a_frozen_store_costs_less_than_a_second_once(cached: Cached) -> N
         took_s = [await timed(cached) for _ in range(6)]
     finally:
         os.kill(cached.store.process.pid, signal.SIGCONT)
-    first, second, *_ = lost_s = sorted((one - min(took_s) for one in took_s), reverse=True)
-    assert first < 1, took_s
-    assert second < 0.25, took_s
-    assert sum(lost_s) < 1.5, took_s
+    lost_s = sorted((one - min(took_s) for one in took_s), reverse=True)
+    assert lost_s[0] < 1.5, took_s
+    assert lost_s[len(lost_s) // 2] < 0.25, took_s
+    assert sum(lost_s) < 2, took_s
 
 
 async def timed(cached: Cached) -> float:
