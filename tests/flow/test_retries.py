@@ -19,9 +19,11 @@ async def _fail(house: House, model: str, **directive: Any) -> openai.APIStatusE
     return caught.value
 
 
-@pytest.mark.parametrize(("model", "attempts"), [("p/once", 1), ("retried", 3)])
+@pytest.mark.parametrize(
+    ("model", "attempts", "provider"), [("p/once", 1, "openai"), ("retried", 3, "inhouse")]
+)
 async def test_a_failing_provider_is_called_as_often_as_the_router_says_and_no_more(
-    house: House, model: str, attempts: int
+    house: House, model: str, attempts: int, provider: str
 ) -> None:
     """Not three times that, which an SDK of two retries of its own would make of it."""
     failed = await _fail(house, model, do="status-500")
@@ -29,7 +31,7 @@ async def test_a_failing_provider_is_called_as_often_as_the_router_says_and_no_m
     assert failed.response.headers["x-should-retry"] == "false"
     assert len(await house.calls()) == attempts
     story = await house.story(failed.response.headers["x-request-id"])
-    assert (story["provider"], story["attempts"], story["outcome"]) == ("openai", attempts, "error")
+    assert (story["provider"], story["attempts"], story["outcome"]) == (provider, attempts, "error")
     assert (story["cost_usd"], story["usage_source"]) == (None, "unknown")
 
 
