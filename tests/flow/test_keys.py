@@ -241,7 +241,7 @@ async def test_a_call_can_be_looked_up_and_is_counted_for_its_key(house: House) 
         assert (row["outcome"], row["status"], row["usage_source"]) == ("ok", 200, "provider")
         assert (row["prompt_tokens"], row["completion_tokens"]) == (17, 23)
         assert (await client.get(f"{house.url}/v1/requests/{request_id}", headers=other)).status_code == 404
-        used = await client.get(f"{house.url}/v1/usage?by=key", headers=own)
+        used = await client.get(f"{house.url}/v1/usage?group_by=key", headers=own)
         assert used.status_code == 200
         lines = used.json()["data"]
         assert [line["requests"] for line in lines] == [2]
