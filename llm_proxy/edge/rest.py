@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Lifespan
 
-from llm_proxy.edge.openapi import hot_paths
+from llm_proxy.edge.openapi import hot_paths, own_words
 from llm_proxy.edge.request import Scope
 from llm_proxy.edge.respond import refusal_headers
 from llm_proxy.errors import BadRequest, Bug, MethodNotAllowed, NotFound, Refused
@@ -113,6 +113,8 @@ def from_validation(error: RequestValidationError) -> Refused:
 def _openapi(app: FastAPI) -> Json:
     if app.openapi_schema is None:
         schema: Json = get_openapi(title=app.title, version=app.version, routes=app.routes)
-        schema.setdefault("paths", {}).update(hot_paths())
+        paths: Json = schema.setdefault("paths", {})
+        own_words(paths)
+        paths.update(hot_paths())
         app.openapi_schema = schema
     return app.openapi_schema

@@ -14,6 +14,8 @@ from typing import Any
 
 CHAT_MODEL, EMBEDDING_MODEL = "smollm2", "all-minilm-l6-v2"
 CHAT_SLOTS, CHAT_TOKENS_PER_SLOT = 2, 4096
+CALM_TEMPERATURE, CALM_PENALTY = 0.2, 1.1
+"""Where a call does not say: at llama.cpp's own defaults so small a model rambles to the end of its slot."""
 EMBED_SLOTS, EMBED_TOKENS_PER_SLOT = 4, 512
 
 
@@ -38,6 +40,7 @@ def serve(chat: Path, chat_port: int, embed: Path, embed_port: int) -> None:
     engine: Any = importlib.import_module("xllamacpp")
     wanted = settings_of(engine, chat, chat_port, CHAT_SLOTS, CHAT_TOKENS_PER_SLOT)
     wanted.model_alias = {CHAT_MODEL}
+    wanted.sampling.temp, wanted.sampling.penalty_repeat = CALM_TEMPERATURE, CALM_PENALTY
     servers = [engine.Server(wanted)]
 
     if not embed.exists():

@@ -1,0 +1,29 @@
+"""The OpenAPI page declares what the doors really answer."""
+
+import httpx
+import pytest
+from house import House
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "declared"),
+    [
+        ("GET", "/admin/payloads/nope", "/admin/payloads/{request_id}"),
+        ("GET", "/v1/usage?group_by=nope", "/v1/usage"),
+        ("POST", "/admin/keys", "/admin/keys"),
+    ],
+)
+async def test_a_wrong_field_is_answered_with_a_status_that_the_page_declares(
+    house: House, method: str, path: str, declared: str
+) -> None:
+    """400, in the shape of every error; FastAPI's own 422 never leaves, and is not promised."""
+    async with httpx.AsyncClient(base_url=house.url, timeout=20) as client:
+        page = (await client.get("/openapi.json")).json()
+        headers = {"Authorization": f"Bearer {house.admin_key}"}
+        answer = await client.request(method, path, headers=headers)
+    responses = page["paths"][declared][method.lower()]["responses"]
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["param"]
+    assert "422" not in responses
+    schema = responses["400"]["content"]["application/json"]["schema"]
+    assert schema["properties"]["error"]["required"] == ["message", "type", "param", "code"]
