@@ -90,12 +90,16 @@ def _soak_conditions(found: Json) -> str:
         name: f"{1000 * (last[name]['cpu_s'] - first[name]['cpu_s']) / calls:.2f} ms"
         for name in ("gateway-1", "sidecar-1")
     }
+    starved = any("timeout" in error for error in found["errors"])
+    why = (
+        "Where the machine gave the sidecar less than it needed, calls queued at it, "
+        "and callers gave up after thirty seconds (`timeout`). "
+    )
     return f"""## Conditions
 
-One machine of {found["cores"]} cores, shared with other work: the load of the whole machine was between
-{min(loads):.1f} and {max(loads):.1f}. Processor time a call, refusals included: gateway {cpu["gateway-1"]},
-sidecar {cpu["sidecar-1"]}; where the machine gave the sidecar less than it needed, calls queued at it, and
-callers gave up after thirty seconds (`timeout`). Whole chat answers by the load of the machine:
+One machine of {found["cores"]} cores, its load between {min(loads):.1f} and {max(loads):.1f}.
+Processor time a call, refusals included: gateway {cpu["gateway-1"]}, sidecar {cpu["sidecar-1"]}.
+{why if starved else ""}Whole chat answers by the load of the machine:
 
 {table(("load", "minutes", "median of p50, ms", "median of p99, ms", "errors"), by_load(found))}
 """
