@@ -167,8 +167,13 @@ class Books:
         )
 
     def _served(self, case: Case, row: Json) -> None:
-        group, hit = case.served, case.planned.is_again
-        tries = 0 if hit else len(case.seen)
+        group, tries, hit = case.served, len(case.seen), False
+        if (
+            case.planned.kind.repeated
+        ):  # both have one prompt: what the provider saw beyond one is the second's
+            tries = tries - 1 if case.planned.is_again else 1
+            hit = not tries
+            self.notes["asked twice, and the cache did not have it"] += case.planned.is_again and not hit
         said = {"model_group": row["model_group"], "provider": row["provider"]}
         said |= {"deployment": row["deployment"], "model_resolved": row["model_resolved"]}
         said |= {"attempts": row["attempts"], "cache": row["cache"] == "hit"}

@@ -42,7 +42,7 @@ from llm_proxy.identity import (
     keep_applying,
     keep_knowing_agents,
 )
-from llm_proxy.ledger import Ledger, Spent, Store, Usage, Witnesses
+from llm_proxy.ledger import Ledger, Remembered, Spent, Store, Usage, Witnesses
 from llm_proxy.pipeline import Stages, Upstream
 from llm_proxy.settings import Settings
 from llm_proxy.telemetry import Metrics, Seat, exposition, seat, setup_logging
@@ -80,12 +80,11 @@ class Gateway:
         self._known = KnownModels(self.upstream, settings.default_model, self.metrics)
         self._pool = _pool(settings)
         usage_of = Usage(self._pool) if self._pool else None
+        remembered = Remembered() if settings.llm_mode == "mock" else None
         keys = VirtualKeys(PostgresKeys(self._pool)) if self._pool else None
+        store, most = _store(self._pool, settings), settings.spool_max_bytes
         self.ledger = Ledger(
-            _store(self._pool, settings),
-            self.metrics,
-            seat=self._seat,
-            spool_max_bytes=settings.spool_max_bytes,
+            store, self.metrics, seat=self._seat, spool_max_bytes=most, remembered=remembered
         )
         self.admission = Admission(
             settings,
@@ -104,7 +103,10 @@ class Gateway:
         witnesses = _witnesses(settings, self._tracer, self.ledger)
         stages = Stages(identity, self.admission, self.upstream, self.ledger, self.watches, witnesses)
         intake = Intake(identity, limits_of(settings), self._known)
-        routers = self._routers(_doorkeeper(settings, identity), intake, usage_of, Trial(stages))
+        answering = usage.router(
+            usage_of or remembered, keeper := _doorkeeper(settings, identity), self._standings
+        )
+        routers = [answering, *self._routers(keeper, intake, usage_of, Trial(stages))]
         version = settings.version or __version__
         rest_of_it = rest.build(routers, version=version, lifespan=self._lifespan, refused=self._refused)
         front = Front(Serve(stages, intake, self._suspects), rest_of_it, intake.limits)
@@ -129,7 +131,6 @@ class Gateway:
             health.router(report, keeper),
             models.router(lambda: self.upstream.catalog, keeper, settings.default_models),
             limits.router(self.admission, caller=keeper.caller, read=intake.explained),
-            usage.router(usage_of, keeper, self._standings),
             metrics.router(seats, self.metrics.cells, keeper),
             payloads.router(usage_of, keeper, self._client_ip),
             models_admin.router(

@@ -4,13 +4,13 @@ from collections.abc import Awaitable
 from typing import TypeVar
 
 from llm_proxy.errors import StoreUnavailable
-from llm_proxy.ledger import Usage
 from llm_proxy.ledger.postgres import PostgresAway
 
 Told = TypeVar("Told")
+Known = TypeVar("Known")
 
 
-def asked(usage: Usage | None) -> Usage:
+def asked(usage: Known | None) -> Known:
     """Whom to ask; raises `StoreUnavailable` where nobody is."""
     if usage is None:
         raise StoreUnavailable("This gateway has no database: nothing of the kind is known.")

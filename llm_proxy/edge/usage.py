@@ -7,7 +7,7 @@ look the same; nothing here is on a call's way. 503 while Postgres cannot tell.
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 from uuid import UUID
 
 import orjson
@@ -19,7 +19,7 @@ from llm_proxy.edge.auth import Doorkeeper
 from llm_proxy.edge.told import asked, told
 from llm_proxy.errors import BadRequest, NotFound, StoreUnavailable
 from llm_proxy.identity import NOBODY, Caller, Named, on_behalf_of
-from llm_proxy.ledger import Usage
+from llm_proxy.ledger.queries import Line
 from llm_proxy.ledger.question import DIMENSIONS, MOST_LINES, Question, midnight, moment
 from llm_proxy.ledger.report import as_csv, as_json
 
@@ -54,11 +54,27 @@ Agent = Annotated[str, Query(min_length=1)]
 Form = Annotated[str, Query(alias="format", description="`json` or `csv`.")]
 
 
-def router(usage: Usage | None, keeper: Doorkeeper, standings: Standings) -> APIRouter:
+class Tells(Protocol):
+    """Who knows what was used: Postgres, or a mock's memory."""
+
+    async def ask(self, question: Question, now: datetime) -> list[Line]:
+        """The lines of an answer."""
+        ...
+
+    async def total(self, question: Question, now: datetime) -> Line:
+        """Their sum."""
+        ...
+
+    async def story(self, request_id: UUID) -> Json | None:
+        """One request; None if unknown."""
+        ...
+
+
+def router(usage: Tells | None, keeper: Doorkeeper, standings: Standings) -> APIRouter:
     """`/internal/llm/usage`, `/v1/usage` and `/v1/requests/{id}`.
 
     Args:
-        usage: None without Postgres: then nobody can tell.
+        usage: None without Postgres: then nobody can tell; a mock remembers.
         keeper: Says who asks.
         standings: Where a caller stands at its limits.
     """
@@ -103,7 +119,7 @@ def router(usage: Usage | None, keeper: Doorkeeper, standings: Standings) -> API
     return doors
 
 
-async def _used_by_agent(usage: Usage, caller: Caller, agent: str) -> Json:
+async def _used_by_agent(usage: Tells, caller: Caller, agent: str) -> Json:
     now = datetime.now(UTC)
     where = {"agent": agent} if caller.kind == "internal" else {"agent": agent, "key": caller.key_id}
     line = await told(usage.total(Question(_EPOCH, _tomorrow(now), where=where), now))
@@ -116,7 +132,7 @@ async def _used_by_agent(usage: Usage, caller: Caller, agent: str) -> Json:
     }
 
 
-async def _report(usage: Usage, question: Question, form: str, now: datetime) -> Response:
+async def _report(usage: Tells, question: Question, form: str, now: datetime) -> Response:
     if form not in _FORMS:
         raise BadRequest("'format' is json or csv.", param="format")
     lines = await told(usage.ask(question, now))

@@ -4,6 +4,7 @@ from llm_proxy.ledger.exchange import Exchange
 from llm_proxy.ledger.ledger import Ledger, LedgerState
 from llm_proxy.ledger.queries import Usage
 from llm_proxy.ledger.record import UsageRecord
+from llm_proxy.ledger.remembered import Remembered
 from llm_proxy.ledger.spent import Spent
 from llm_proxy.ledger.store import Store
 from llm_proxy.ledger.vitals import Vital, Vitals
@@ -14,6 +15,7 @@ __all__ = [
     "Exchange",
     "Ledger",
     "LedgerState",
+    "Remembered",
     "Spent",
     "Store",
     "Usage",

@@ -23,6 +23,7 @@ from llm_proxy.ledger.journal import Journal
 from llm_proxy.ledger.payload import Payload
 from llm_proxy.ledger.record import UsageRecord
 from llm_proxy.ledger.refusal import Refusal, Sample
+from llm_proxy.ledger.remembered import Remembered
 from llm_proxy.ledger.row import encode, row_of
 from llm_proxy.ledger.store import Store
 from llm_proxy.ledger.upkeep import Upkeep
@@ -62,7 +63,13 @@ class Ledger:
     """
 
     def __init__(
-        self, store: Store | None, metrics: Metrics, *, seat: Seat | None = None, spool_max_bytes: int = 2**29
+        self,
+        store: Store | None,
+        metrics: Metrics,
+        *,
+        seat: Seat | None = None,
+        spool_max_bytes: int = 2**29,
+        remembered: Remembered | None = None,
     ) -> None:
         """Put the ledger together; raises nothing.
 
@@ -71,11 +78,12 @@ class Ledger:
             metrics: Told of every call and of the ledger's own state.
             seat: Where records wait; None leaves them to memory, and a crash loses them.
             spool_max_bytes: Bytes this worker may let wait.
+            remembered: Keeps every record in memory as well.
         """
         self._metrics = metrics
         own = Vitals()
         self._vitals, self.vitals = own, SharedVitals(own, seat.path if seat else None)
-        self._store = store
+        self._store, self._remembered = store, remembered
         self._upkeep = Upkeep(store, seat, metrics, spool_max_bytes)
         self._journal: Journal = self._upkeep.journal
         self._writer = Writer(store, self._upkeep.spool, self._journal, metrics)
@@ -104,6 +112,8 @@ class Ledger:
             if overhead_ms is not None:
                 self._metrics.observe("llm_proxy_overhead_seconds", overhead_ms / 1000, record.door)
             self._vitals.finished(record)
+            if self._remembered is not None:
+                self._remembered.keep(record)
         except Exception:
             log.exception("a record could not be taken", extra={"request_id": str(record.request_id)})
             self._metrics.count("llm_proxy_ledger_dropped_total", "bug")

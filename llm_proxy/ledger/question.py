@@ -103,7 +103,7 @@ def answer_sql(question: Question, now: datetime) -> tuple[str, list[Any]]:
     arguments: list[Any] = [since, until]
     conditions = ["TRUE"] if table == _RAW else [f"{moment} >= $1 AND {moment} < $2"]
     for name, value in question.where.items():
-        arguments.append(_value(name, value))
+        arguments.append(filter_value(name, value))
         conditions.append(f"{_column(name, moment)} = ${len(arguments)}")
     keys = [_column(name, moment) for name in question.by]
     shown = "".join(f'{key} AS "{name}", ' for key, name in zip(keys, question.by, strict=True))
@@ -133,7 +133,7 @@ def _source(question: Question, now: datetime) -> tuple[str, str]:
     return "usage_hourly", "hour"
 
 
-def _value(name: str, text: str) -> Any:  # noqa: ANN401 -- as the column's type wants it
+def filter_value(name: str, text: str) -> Any:  # noqa: ANN401 -- as the column's type wants it
     """What a filter compares with; raises `BadRequest` for what no column of that kind can hold."""
     if name not in _TIMES:
         if "\0" in text:

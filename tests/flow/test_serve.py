@@ -215,3 +215,27 @@ def test_all_workers_tell_the_same_of_a_model(tmp_path: Path, house_parts: dict[
         while {calls(url) for _ in range(10)} != {12}:
             assert time.monotonic() < end
             time.sleep(0.5)
+
+
+CHAT = {"model": "mock", "messages": [{"role": "user", "content": "hi"}]}
+AS = {"Authorization": f"Bearer {KEY}", "X-Agent-Id": "scout"}
+
+
+def test_what_was_used_is_told_without_a_database(tmp_path: Path) -> None:
+    """Of an agent, by any dimension, and of one request; nothing of it survives the process."""
+    with (
+        serving(tmp_path, LLM_PROXY__LLM_MODE="mock") as (url, _),
+        httpx.Client(base_url=url, headers=AS) as client,
+    ):
+        answers = [client.post("/v1/chat/completions", json=CHAT) for _ in range(2)]
+        assert [one.status_code for one in answers] == [200, 200]
+        spent = sum(one.json()["usage"]["total_tokens"] for one in answers)
+        told = client.get("/internal/llm/usage", params={"agent_id": "scout"}).json()
+        assert (told["total_requests"], told["total_tokens"], told["success_rate"]) == (2, spent, 1.0)
+        assert (told["limits"]["limit"], told["limits"]["remaining"]) == (10, 8)
+        unknown = client.get("/internal/llm/usage", params={"agent_id": "nobody"}).json()
+        assert (unknown["total_requests"], unknown["success_rate"]) == (0, 0)
+        lines = client.get("/v1/usage", params={"group_by": "agent,model"}).json()["data"]
+        assert [(one["agent"], one["model"], one["requests"]) for one in lines] == [("scout", "mock", 2)]
+        story = client.get(f"/v1/requests/{answers[0].headers['x-request-id']}").json()
+        assert (story["outcome"], story["model_group"], story["agent"]) == ("ok", "mock", "scout")

@@ -1,0 +1,49 @@
+"""What a mock remembers of its calls is what Postgres would tell of them."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from random import Random
+
+import pytest
+from records import keeping, random_record, record
+
+from llm_proxy.ledger import Remembered
+from llm_proxy.ledger.queries import Line, connected
+from llm_proxy.ledger.question import Question, midnight
+
+
+def by_group(lines: list[Line]) -> dict[tuple[str, ...], tuple[object, ...]]:
+    """The sums of each group; the mean of latencies to a tenth of a millisecond, as roll-ups round."""
+    return {
+        tuple(str(value) for value in line.group.values()): (
+            line.requests, line.succeeded, line.cache_hits, line.prompt_tokens, line.completion_tokens,
+            line.cached_tokens, line.reasoning_tokens, line.cost_usd, line.unpriced_requests,
+            line.estimated_requests,
+            None if line.avg_latency_ms is None else pytest.approx(line.avg_latency_ms, abs=0.1),
+        )
+        for line in lines
+    }  # fmt: skip
+
+
+async def test_memory_and_postgres_tell_the_same(database_url: str, tmp_path: Path) -> None:
+    """Sums by each dimension and by two, filtered and not; the same request's story."""
+    chance, remembered = Random(7), Remembered()  # noqa: S311 -- a test's dice
+    records = [record(agent="a1"), *(random_record(chance) for _ in range(200))]
+    async with keeping(database_url, tmp_path) as ledger:
+        for one in records:
+            ledger.post(one)
+            remembered.keep(one)
+    now = datetime.now(UTC)
+    since, until = midnight(now) - timedelta(days=40), midnight(now) + timedelta(days=1)
+    questions = [
+        Question(since, until, by, where)
+        for by in ((), ("agent",), ("tenant", "model"), ("key",), ("day", "provider"), ("user",))
+        for where in ({}, {"agent": records[0].agent or ""})
+    ]
+    async with connected(database_url) as usage:
+        for question in questions:
+            assert by_group(await remembered.ask(question, now)) == by_group(await usage.ask(question, now))
+        told, kept = [await one.story(records[0].request_id) for one in (usage, remembered)]
+    assert told is not None
+    assert kept is not None
+    assert told == kept
