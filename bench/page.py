@@ -177,20 +177,10 @@ def _targets(facts: Facts) -> Iterable[Sequence[str]]:
 
 def _whole(calls: Facts, streams: Facts) -> Iterable[Sequence[str]]:
     """Gateway and sidecar together, beside LiteLLM as it comes."""
-    if STOCK in calls and WHOLE in calls:
-        yield _target(
-            "gateway + our sidecar / LiteLLM: CPU a JSON call",
-            calls[WHOLE]["cpu_us"] / calls[STOCK]["cpu_us"],
-            1.0,
-            "x",
-        )
-    if STOCK in streams and WHOLE in streams:
-        yield _target(
-            "gateway + our sidecar / LiteLLM: CPU a stream",
-            streams[WHOLE]["cpu_us"] / streams[STOCK]["cpu_us"],
-            1.0,
-            "x",
-        )
+    for what, seen in (("JSON call", calls), ("stream", streams)):
+        if STOCK in seen and WHOLE in seen:
+            ratio = seen[WHOLE]["cpu_us"] / seen[STOCK]["cpu_us"]
+            yield _target(f"gateway + our sidecar / LiteLLM: CPU a {what}", ratio, 1.0, "x")
 
 
 def _floors(facts: Facts) -> str:

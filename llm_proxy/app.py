@@ -103,9 +103,8 @@ class Gateway:
         witnesses = _witnesses(settings, self._tracer, self.ledger)
         stages = Stages(identity, self.admission, self.upstream, self.ledger, self.watches, witnesses)
         intake = Intake(identity, limits_of(settings), self._known)
-        answering = usage.router(
-            usage_of or remembered, keeper := _doorkeeper(settings, identity), self._standings
-        )
+        keeper = _doorkeeper(settings, identity)
+        answering = usage.router(usage_of or remembered, keeper, self._standings)
         routers = [answering, *self._routers(keeper, intake, usage_of, Trial(stages))]
         version = settings.version or __version__
         rest_of_it = rest.build(routers, version=version, lifespan=self._lifespan, refused=self._refused)

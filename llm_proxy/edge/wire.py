@@ -136,9 +136,8 @@ class BoundedHead(HttpToolsProtocol):
         """Bytes came that belong to nothing that will be read."""
         if self.transport.is_closing():
             return
-        if (
-            self.drained_since is None
-        ):  # they were the last of it, or empty lines: the wait for a request goes on
+        if self.drained_since is None:
+            # They were the last of it, or empty lines: the wait for a request goes on.
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )

@@ -14,10 +14,10 @@ from uuid import UUID
 from llm_proxy.ledger.queries import Line
 from llm_proxy.ledger.question import MOST_LINES, Question, filter_value
 from llm_proxy.ledger.record import UsageRecord
+from llm_proxy.ledger.row import COLUMNS
 
 MOST = 10_000
 _FIELDS = {"key": "key_id", "model": "group"}
-_COLUMNS = {"user": "user_id", "session": "session_id", "group": "model_group"}
 
 
 class Remembered:
@@ -54,8 +54,8 @@ class Remembered:
         record = next((one for one in self._records if one.request_id == request_id), None)
         if record is None:
             return None
-        row: dict[str, Any] = {_COLUMNS.get(name, name): value for name, value in record._asdict().items()}
-        nano_usd = row.pop("cost_nano_usd")
+        row: dict[str, Any] = {COLUMNS.get(name, name): value for name, value in record._asdict().items()}
+        nano_usd = record.cost_nano_usd
         cost_usd = None if nano_usd is None else Decimal(nano_usd).scaleb(-9)
         return {**row, "cost_usd": cost_usd, "model_calls": []}
 

@@ -15,6 +15,8 @@ from llm_proxy.ledger.record import UsageRecord
 Row = tuple[Any, ...]
 
 FIELDS = UsageRecord._fields
+COLUMNS = {"user": "user_id", "session": "session_id", "group": "model_group", "cost_nano_usd": "cost_usd"}
+"""Fields that are called otherwise in the table."""
 
 _STARTED = FIELDS.index("started_at")
 _LARGEST = 2**63 - 1

@@ -33,7 +33,7 @@ class Spool:
         self._current = folder
         self._counts: dict[Path, tuple[int, int]] = {}
         self.dropped = 0
-        for path in sorted(folder.glob(_SEGMENTS)):
+        for path in segments(folder):
             self._note(path)
 
     @property

@@ -14,7 +14,7 @@ import orjson
 from llm_proxy import schema
 from llm_proxy.ledger.postgres import PartitionMissing, RowsRejected, deadline
 from llm_proxy.ledger.refusal import Refusal
-from llm_proxy.ledger.row import FIELDS, Row, started_at
+from llm_proxy.ledger.row import COLUMNS, FIELDS, Row, started_at
 
 _DEADLINE_S = 2.0
 _PATIENT_S = 30.0
@@ -29,11 +29,10 @@ _TYPES = {
     "prompt_tokens": "int8", "completion_tokens": "int8", "cached_tokens": "int8", "reasoning_tokens": "int8",
     "cost_nano_usd": "int8", "attempts": "int4", "latency_ms": "float8", "ttft_ms": "float8",
 }  # fmt: skip
-_COLUMNS = {"user": "user_id", "session": "session_id", "group": "model_group", "cost_nano_usd": "cost_usd"}
 
 
 def _insert() -> str:
-    columns = ", ".join(_COLUMNS.get(name, name) for name in FIELDS)
+    columns = ", ".join(COLUMNS.get(name, name) for name in FIELDS)
     values = ", ".join(_value(at, name) for at, name in enumerate(FIELDS))
     given = "jsonb_array_elements($1::jsonb) AS given (row)"
     return (

@@ -89,3 +89,4 @@ async def test_one_that_grows_faster_than_that_is_killed_and_comes_back(stack: L
         async with asyncio.timeout(60):
             while await keep(client, stack, 0) != 200:  # noqa: ASYNC110 -- nothing tells
                 await asyncio.sleep(0.2)
+        assert await keep(client, stack, 0) == 200
