@@ -18,7 +18,8 @@ import uvicorn
 from pydantic import ValidationError
 
 from llm_proxy.app import Gateway, create_app
-from llm_proxy.edge.wire import BoundedHead, bound_waits, close_slow
+from llm_proxy.edge.waits import bound_waits, close_slow
+from llm_proxy.edge.wire import Connection
 from llm_proxy.settings import Settings, insecurities, load
 
 KEEP_ALIVE_S = 75
@@ -42,7 +43,8 @@ class Draining(uvicorn.Server):
         """Ten times a second: connections that never finish a head are closed."""
         if counter % 10 == 0:
             now = asyncio.get_running_loop().time()
-            close_slow(self.server_state.connections, now, HEADER_TIMEOUT_S)
+            connections = self.server_state.connections
+            close_slow(connections, now, head_s=HEADER_TIMEOUT_S, idle_s=KEEP_ALIVE_S)
         return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 -- uvicorn's signature
@@ -112,14 +114,13 @@ async def _serve(settings: Settings, bound: socket.socket) -> int:
     gc.set_threshold(GARBAGE)
     config = uvicorn.Config(
         gateway.asgi,
-        http=BoundedHead,
+        http=Connection,
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
         date_header=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
         backlog=BACKLOG,
         limit_concurrency=settings.max_connections + 1,
         proxy_headers=False,

@@ -17,8 +17,6 @@ from llm_proxy.stack import part, ports
 from llm_proxy.stack.programs import gateway
 from llm_proxy.stack.surroundings import Surroundings
 
-UNREADABLE = b"Invalid HTTP request received."
-
 
 @dataclass(frozen=True, slots=True)
 class Front:
@@ -92,10 +90,10 @@ def refused(front: Front, *pieces: bytes) -> Said:
 
 @pytest.mark.parametrize("raw", NOT_HTTP)
 def test_what_is_not_http_is_said_to_be_so_and_the_connection_ends(front: Front, raw: bytes) -> None:
-    """The parser answers these itself: 400, one line of text, closed; nothing after them is read."""
+    """400 in OpenAI's envelope, closed; nothing after them is read."""
     said = refused(front, raw, INNER)
     assert said.statuses == [400]
-    assert said.body == UNREADABLE
+    assert said.code == "invalid_http"
     assert said.closed
 
 

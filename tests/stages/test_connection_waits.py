@@ -1,4 +1,4 @@
-"""How long a connection may wait, and for what: uvicorn's protocol with our bounds, on its own socket."""
+"""How long a connection may wait, and for what, on a socket of its own."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -9,9 +9,10 @@ import pytest
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from llm_proxy.edge.wire import BoundedHead, close_slow
+from llm_proxy.edge.waits import close_slow
+from llm_proxy.edge.wire import Connection
 
-KEEP_ALIVE_S = 1
+IDLE_S = 1
 LIMIT_S = 0.5
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 EARLY = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
@@ -46,30 +47,31 @@ class Client:
         return await self.reader.readuntil(b"0\r\n\r\n")
 
     async def is_let_go(self, patience_s: float) -> bool:
-        """Whether the server closes the connection before then."""
-        try:
-            async with asyncio.timeout(patience_s):
-                return await self.reader.read(1) == b""
-        except TimeoutError:
+        """Whether the server, which looks over its connections all the while, closes this one before then."""
+        ended = asyncio.ensure_future(self.reader.read(1))
+        ends_at = asyncio.get_running_loop().time() + patience_s
+        while not ended.done() and asyncio.get_running_loop().time() < ends_at:
+            self.looked_over()
+            await asyncio.wait({ended}, timeout=0.05)
+        if not ended.done():
+            ended.cancel()
             return False
-        except ConnectionError:
-            return True
+        return ended.exception() is not None or ended.result() == b""
 
     def looked_over(self) -> None:
         """What the server does once a second."""
-        close_slow(self.state.connections, asyncio.get_running_loop().time(), LIMIT_S)
+        now = asyncio.get_running_loop().time()
+        close_slow(self.state.connections, now, head_s=LIMIT_S, idle_s=IDLE_S)
 
 
 @pytest.fixture
 async def client() -> AsyncIterator[Client]:
     """A connection to a server that waits a second for the next request."""
-    config = Config(
-        application, timeout_keep_alive=KEEP_ALIVE_S, access_log=False, log_config=None, ws="none"
-    )
+    config = Config(application, access_log=False, log_config=None, ws="none")
     config.load()
     state = ServerState()
     server = await asyncio.get_running_loop().create_server(
-        lambda: BoundedHead(config=config, server_state=state, app_state={}), "127.0.0.1"
+        lambda: Connection(config=config, server_state=state, app_state={}), "127.0.0.1"
     )
     reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
     yield Client(reader, writer, state)
@@ -107,7 +109,7 @@ async def test_who_drips_its_body_after_the_answer_is_let_go(client: Client) -> 
         await client.says(b"1")
         await asyncio.sleep(LIMIT_S / 2)
     client.looked_over()
-    assert await client.is_let_go(KEEP_ALIVE_S / 4)
+    assert await client.is_let_go(IDLE_S / 4)
 
 
 async def test_http_1_0_gets_no_chunks(client: Client) -> None:
