@@ -12,6 +12,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 from uuid import UUID
 
@@ -173,29 +174,31 @@ class Admission:
         with contextlib.suppress(StoreUnavailable):
             await self._watch.catch_up()
 
-    async def decide(self, caller: Caller, call: Call, lease: str, *, take: bool = True) -> Decision:
+    def decide(self, caller: Caller, call: Call, lease: str, *, take: bool = True) -> Awaitable[Decision]:
         """The decision on a call; with `take` off nothing is counted."""
 
         def asked(current: Caller) -> Ask:
             self.permit.check(current, call)
             return self._asking.ask(current, call, lease, take=take)
 
-        return await self._decision(caller, asked)
+        return self._decision(caller, asked)
 
-    async def standing(self, caller: Caller, group: str | None) -> Decision:
+    def standing(self, caller: Caller, group: str | None) -> Awaitable[Decision]:
         """Where a caller stands, at a model group or apart from any."""
-        return await self._decision(caller, lambda current: self._asking.look(current, group or ""))
+        return self._decision(caller, lambda current: self._asking.look(current, group or ""))
 
     async def _decision(self, caller: Caller, asked: Callable[[Caller], Ask]) -> Decision:
         for _ in range(MOST_TURNS):
-            caller = await self._current(caller)
+            if self._outdated(caller):
+                caller = await self._renewed(caller)
             ask = asked(caller)
             if not ask.plan.checks and self._watch.fresh:
                 return Decision(ask, Answer(ADMITTED, 0, 0), self._mode)
             if (full := self._full.answer(ask)) is not None:
                 return self._refused(ask, full)
-            answer = await self._ask(ask)
-            if answer is None:
+            try:
+                answer = await self._store.admit(ask, partial(self._undo, ask))
+            except StoreAway:
                 return await self._alone(ask)
             if answer.status in {ADMITTED, REFUSED}:
                 return self._decided(caller, ask, answer)
@@ -211,18 +214,15 @@ class Admission:
     def _now_ms(self) -> int:
         return time.time_ns() // 1_000_000 + self._clock_skew_ms
 
-    async def _current(self, caller: Caller) -> Caller:
-        """The caller as it is now, when something of its tenant has changed since it was read."""
-        if caller.kind != "virtual" or self._renew is None:
-            return caller
-        epoch = self._watch.epoch_of(caller.tenant or "")
-        return await self._renew(caller, epoch) if caller.revocation_epoch < epoch else caller
+    def _outdated(self, caller: Caller) -> bool:
+        """Whether something of a caller's tenant has changed since it was read."""
+        return caller.kind == "virtual" and caller.revocation_epoch < self._watch.epoch_of(
+            caller.tenant or ""
+        )
 
-    async def _ask(self, ask: Ask) -> Answer | None:
-        try:
-            return await self._store.admit(ask, lambda late: self._undo(ask, late))
-        except StoreAway:
-            return None
+    async def _renewed(self, caller: Caller) -> Caller:
+        epoch = self._watch.epoch_of(caller.tenant or "")
+        return await self._renew(caller, epoch) if self._renew is not None else caller
 
     def _undo(self, ask: Ask, late: Answer) -> None:
         """Return what an answer took that nobody waited for; a place at once, before the next call asks."""

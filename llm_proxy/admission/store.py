@@ -213,25 +213,24 @@ class SharedStore:
         return next((one for one in policies if one != "noeviction"), "noeviction")
 
     async def _run(self, name: str, words: list[Word], orphan: Callable[[Any], None] | None = None) -> Any:  # noqa: ANN401 -- RESP
-        began = perf_counter()
+        began, key = perf_counter(), str(words[1])
         try:
-            reply = await self._ask(name, words, orphan)
-        except StoreAway:
-            self.observed(perf_counter() - began, False)  # noqa: FBT003 -- whether it answered
-            raise
+            reply = await self.nodes.ask(key, "EVALSHA", self._sha[name], *words, orphan=orphan)
+        except StoreAway as away:
+            if not str(away).startswith("NOSCRIPT"):
+                self.observed(perf_counter() - began, False)  # noqa: FBT003 -- whether it answered
+                raise
+            reply = await self._taught(key, name, words, orphan)
         self.observed(perf_counter() - began, True)  # noqa: FBT003 -- the same
         return reply
 
-    async def _ask(self, name: str, words: list[Word], orphan: Callable[[Any], None] | None) -> Any:  # noqa: ANN401 -- RESP
-        ask, key = self.nodes.ask, str(words[1])
-        try:
-            return await ask(key, "EVALSHA", self._sha[name], *words, orphan=orphan)
-        except StoreAway as away:
-            if not str(away).startswith("NOSCRIPT"):
-                raise
+    async def _taught(
+        self, key: str, name: str, words: list[Word], orphan: Callable[[Any], None] | None
+    ) -> Any:  # noqa: ANN401 -- RESP
+        """The reply of a node that did not know our scripts."""
         for greeting in self._greeting():
             await self.nodes.of(key).ask(*greeting)
-        return await ask(key, "EVALSHA", self._sha[name], *words, orphan=orphan)
+        return await self.nodes.ask(key, "EVALSHA", self._sha[name], *words, orphan=orphan)
 
     def _greeting(self) -> list[tuple[Word, ...]]:
         return [("SCRIPT", "LOAD", text) for text in self._source.values()]

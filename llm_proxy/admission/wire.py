@@ -90,11 +90,11 @@ class Wire(asyncio.Protocol):
             self._transport.close()
         self._fail_all()
 
-    async def ask(self, *words: Word, orphan: Callable[[Any], None] | None = None) -> Any:  # noqa: ANN401 -- RESP
-        """The reply to one command; raises `StoreAway`."""
+    def ask(self, *words: Word, orphan: Callable[[Any], None] | None = None) -> "asyncio.Future[Any]":
+        """The reply to one command, to be awaited; raises `StoreAway`, now or then."""
         if not self._ready or self._stalled:
             raise StoreAway
-        return await self._send(words, orphan)
+        return self._send(words, orphan)
 
     def _send(self, words: tuple[Word, ...], orphan: Callable[[Any], None] | None) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()

@@ -40,20 +40,21 @@ class Front:
         if scope["type"] != "http":
             await self._rest(scope, receive, send)
             return
+        door = BY_PATH.get(scope["raw_path"])
+        if door is not None and scope["method"] == "POST":
+            await self._serve(door, scope, receive, send)
+            return
         try:
             check_head(scope)
         except BadRequest as refused:
             await _refuse(send, refused)
             return
-        door = BY_PATH.get(scope["raw_path"])
-        if door is None:
-            limits, explained = self._limits, scope["raw_path"] == EXPLAINED
-            most = limits.max_body_bytes if explained else MAX_REST_BYTES
-            await self._rest(scope, _bounded(receive, most, limits.body_timeout_s), _tagged(send))
-        elif scope["method"] == "POST":
-            await self._serve(door, scope, receive, send)
-        else:
+        if door is not None:
             await _refuse(send, MethodNotAllowed("This path takes POST.", headers=(("allow", "POST"),)))
+            return
+        limits, explained = self._limits, scope["raw_path"] == EXPLAINED
+        most = limits.max_body_bytes if explained else MAX_REST_BYTES
+        await self._rest(scope, _bounded(receive, most, limits.body_timeout_s), _tagged(send))
 
 
 async def _refuse(send: Send, refused: Refused) -> None:

@@ -5,6 +5,7 @@ Invariants: the credential is known before a body is looked at; what a request n
 caller's binding; the caller's cap lies on the call.
 """
 
+from collections.abc import Awaitable
 from dataclasses import dataclass
 
 from starlette.requests import Request
@@ -53,9 +54,9 @@ class Intake:
         self._identity = identity
         self._models = models
 
-    async def caller(self, headers: Headers) -> Caller:
-        """Whose credential it is; raises `Unauthorized`."""
-        return await self._identity.identify(headers)
+    def caller(self, headers: Headers) -> Awaitable[Caller]:
+        """Whose credential it is; raises `Unauthorized` when awaited."""
+        return self._identity.identify(headers)
 
     def call(self, door: HotDoor, caller: Caller, headers: Headers, body: bytes) -> tuple[Caller, Call]:
         """Whom the call is admitted and billed to, and the call; raises what is wrong with either."""

@@ -38,10 +38,13 @@ def refuse_private(body: Json) -> None:
 def _links(body: Json) -> Iterator[tuple[str, str]]:
     """Every text that may be a link, with the field it stands in."""
     for number, message in enumerate(as_objects(body.get("messages"))):
-        for at, part in enumerate(as_objects(message.get("content"))):
+        content = message.get("content")
+        if isinstance(content, str):
+            continue
+        for at, part in enumerate(as_objects(content)):
             if part.get("type") != "text":
                 yield from _texts(part, f"messages[{number}].content[{at}]", _DEPTH)
-    for number, tool in enumerate(as_objects(body.get("tools"))):
+    for number, tool in enumerate(as_objects(body["tools"]) if "tools" in body else ()):
         if tool.get("type", "function") != "function":
             yield from _texts(tool, f"tools[{number}]", _DEPTH)
 

@@ -21,6 +21,7 @@ Headers = dict[bytes, bytes]
 
 READ = frozenset(
     {
+        b"host", b"upgrade",
         b"authorization", b"x-internal-secret", b"x-internal-auth", b"x-api-key",
         b"content-type", b"content-encoding", b"content-length", b"transfer-encoding", b"cache-control",
         b"x-request-id", b"x-request-timeout", b"x-provider", b"traceparent", b"tracestate",
@@ -33,6 +34,7 @@ _HOST = re.compile(rb"(?:[\w.~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})
 _VERSIONS = frozenset({"1.0", "1.1"})
 
 
+_JSON = b"application/json"
 _CURLS_OWN = b"application/x-www-form-urlencoded"
 
 
@@ -73,18 +75,33 @@ def _unreadable(message: str, code: str) -> BadRequest:
 
 
 def read_headers(scope: Scope, *, max_bytes: int) -> Headers:
-    """The headers that count, lower-case; raises `HeadersTooLarge`, or `BadRequest` for a contradiction."""
+    """The headers that count, lower-case; raises `HeadersTooLarge`, or `BadRequest` as `check_head` does.
+
+    A name that comes twice is a contradiction unless it says the same; `Host` may come once.
+    """
     found: Headers = {}
     size = 0
     for name, value in scope["headers"]:
         size += len(name) + len(value)
-        if name in READ and found.setdefault(name, value) != value:
-            shown = name.decode()
-            why = f"The header `{shown}` appears twice with different values."
-            raise BadRequest(why, param=shown, code="duplicate_header")
+        if name in READ:
+            if name in found:
+                _say_it_twice(name, found[name], value)
+            found[name] = value
     if size > max_bytes:
         raise HeadersTooLarge("The request's headers are too large.")
+    host = found.get(b"host")
+    if host is None or b"upgrade" in found or scope["http_version"] != "1.1" or not _HOST.fullmatch(host):
+        check_head(scope)
     return found
+
+
+def _say_it_twice(name: bytes, before: bytes, value: bytes) -> None:
+    shown = name.decode()
+    if name == b"host":
+        raise _unreadable("The request names several hosts.", "invalid_host")
+    if before != value:
+        why = f"The header `{shown}` appears twice with different values."
+        raise BadRequest(why, param=shown, code="duplicate_header")
 
 
 async def read_body(receive: Receive, headers: Headers, *, max_bytes: int) -> bytes:
@@ -95,7 +112,9 @@ async def read_body(receive: Receive, headers: Headers, *, max_bytes: int) -> by
         UnsupportedMediaType: Not JSON, or an encoding nobody here reads.
         ClientGone: The caller left.
     """
-    _check_type(headers)
+    kind = headers.get(b"content-type", _JSON)
+    if kind != _JSON:
+        _check_type(kind)
     length = headers.get(b"content-length")
     if length is not None and length.isdigit() and int(length) > max_bytes:
         raise _too_large(max_bytes)
@@ -116,9 +135,9 @@ async def read_body(receive: Receive, headers: Headers, *, max_bytes: int) -> by
     return body if encoding is None else _decompress(body, encoding.strip().lower(), max_bytes)
 
 
-def _check_type(headers: Headers) -> None:
-    kind = headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower()
-    if kind != b"application/json" and not (kind.startswith(b"application/") and kind.endswith(b"+json")):
+def _check_type(kind: bytes) -> None:
+    kind = kind.partition(b";")[0].strip().lower()
+    if kind != _JSON and not (kind.startswith(b"application/") and kind.endswith(b"+json")):
         hint = " With curl: -H 'Content-Type: application/json'." if kind == _CURLS_OWN else ""
         raise UnsupportedMediaType(f"The request's `Content-Type` must be `application/json`.{hint}")
 

@@ -9,6 +9,7 @@ event and no `[DONE]`.
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable
 
 from llm_proxy.admission import Lease
 from llm_proxy.dialects import Answered, Call, StreamWriter
@@ -96,11 +97,11 @@ class _Attempt:
         self.exchange = exchange
         self.watch = watch
 
-    async def run(self, caller: Caller, call: Call) -> None:
+    def run(self, caller: Caller, call: Call) -> Awaitable[None]:
         """Walk the rest of the way: admission, upstream, delivery, record."""
         exchange = self.exchange
         exchange.caller, exchange.call = caller, call
-        await relay(self._stages, exchange, caller, call, watch=self.watch, deliver=self._deliver)
+        return relay(self._stages, exchange, caller, call, watch=self.watch, deliver=self._deliver)
 
     async def refuse(self, refused: Refused) -> None:
         """Answer with an error: a status while nothing was sent, else the stream's error event."""
@@ -125,11 +126,9 @@ class _Attempt:
         level = logging.ERROR if isinstance(refused, ProviderAuth) else logging.WARNING
         log.log(level, "a call failed", extra=known)
 
-    async def _deliver(self, reply: Reply, lease: Lease, exchange: Exchange) -> None:
-        if reply.frames is None:
-            await self._whole(reply, lease, exchange)
-        else:
-            await self._stream(reply, lease, exchange)
+    def _deliver(self, reply: Reply, lease: Lease, exchange: Exchange) -> Awaitable[None]:
+        deliver = self._whole if reply.frames is None else self._stream
+        return deliver(reply, lease, exchange)
 
     async def _whole(self, reply: Reply, lease: Lease, exchange: Exchange) -> None:
         body, exchange.usage = await reply.json()

@@ -114,6 +114,11 @@ def lookup_of(key: bytes) -> str | None:
     return form[1].decode()
 
 
+def public_part(key: bytes) -> str:
+    """What stands where a key of ours has its public part, whatever the rest is."""
+    return key[len(MARK) : len(MARK) + _PUBLIC].decode("latin-1")
+
+
 def prefix_of(lookup: str) -> str:
     """What is shown of a key."""
     return MARK + lookup

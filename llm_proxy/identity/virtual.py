@@ -16,7 +16,7 @@ from typing import Protocol
 from llm_proxy.errors import StoreUnavailable, Unauthorized
 from llm_proxy.identity.binding import on_behalf_of
 from llm_proxy.identity.caller import NOBODY, Caller, Named
-from llm_proxy.identity.keys import MARK, FoundKey, caller_of, digest_of, lookup_of
+from llm_proxy.identity.keys import MARK, FoundKey, caller_of, digest_of, lookup_of, public_part
 from llm_proxy.identity.rules import Rulebook
 
 BELIEVED_S = 30.0
@@ -43,6 +43,7 @@ class _Known:
     found: FoundKey
     caller: Caller
     read_at: float
+    ends_at: datetime | None
 
 
 class VirtualKeys:
@@ -71,14 +72,10 @@ class VirtualKeys:
             Unauthorized: It is no key of ours, or one that was revoked or has expired.
             StoreUnavailable: Nobody can tell right now.
         """
-        lookup = lookup_of(key)
-        if lookup is None or self._clock_s() - self._absent.get(lookup, float("-inf")) < BELIEVED_S:
-            raise _incorrect()
-        known = self._known.get(lookup)
-        if known is None or not self._believed(known):
-            known = await self._read(lookup, known)
-        if known is None or not hmac.compare_digest(known.found.digest, digest_of(key)):
-            raise _incorrect()
+        kept = digest_of(key)
+        known = self._known.get(public_part(key))
+        if known is None or not hmac.compare_digest(known.found.digest, kept) or not self._believed(known):
+            known = await self._looked_up(key, kept)
         return self._valid(known)
 
     async def renew(self, caller: Caller, epoch: int) -> Caller:
@@ -102,6 +99,17 @@ class VirtualKeys:
         if book is not None:
             self._epochs = book
         return book
+
+    async def _looked_up(self, key: bytes, kept: bytes) -> _Known:
+        lookup = lookup_of(key)
+        if lookup is None or self._clock_s() - self._absent.get(lookup, float("-inf")) < BELIEVED_S:
+            raise _incorrect()
+        known = self._known.get(lookup)
+        if known is None or not self._believed(known):
+            known = await self._read(lookup, known)
+        if known is None or not hmac.compare_digest(known.found.digest, kept):
+            raise _incorrect()
+        return known
 
     def _believed(self, known: _Known) -> bool:
         epoch = self._epochs.epoch_of(known.caller.tenant)
@@ -148,16 +156,15 @@ class VirtualKeys:
         caller = caller_of(found, lookup)
         # Read after the epoch was heard of, so it reflects it, whatever the table of epochs says.
         caller = replace(caller, revocation_epoch=max(epoch, caller.revocation_epoch))
-        known = self._known[lookup] = _Known(found, caller, began)
+        ends = [end for end in (found.spec.expires_at, found.secret_expires_at) if end is not None]
+        known = self._known[lookup] = _Known(found, caller, began, min(ends, default=None))
         return known
 
     def _valid(self, known: _Known) -> Caller:
         if known.found.revoked_at is not None:
             raise Unauthorized("This API key was revoked.")
-        now = self._now()
-        for end in (known.found.spec.expires_at, known.found.secret_expires_at):
-            if end is not None and end <= now:
-                raise Unauthorized("This API key has expired.")
+        if known.ends_at is not None and known.ends_at <= self._now():
+            raise Unauthorized("This API key has expired.")
         return known.caller
 
 

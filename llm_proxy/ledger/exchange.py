@@ -13,6 +13,7 @@ from llm_proxy.dialects import Call
 from llm_proxy.errors import Refused
 from llm_proxy.identity import Caller
 from llm_proxy.ledger.record import Outcome, UsageRecord, UsageSource
+from llm_proxy.telemetry.ids import id_text
 from llm_proxy.telemetry.tracing import Trace
 from llm_proxy.upstream import NOBODY_SERVED, Catalog, Served, Usage, Why, interruption
 
@@ -41,7 +42,7 @@ class Exchange:
 
     def __init__(self, request_id: UUID, client_request_id: str | None) -> None:
         self.request_id = request_id
-        self.id_text = str(request_id)
+        self.id_text = id_text(request_id)
         self.client_request_id = client_request_id
         self.started = time.perf_counter()
         self.started_at = time.time()

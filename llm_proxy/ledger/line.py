@@ -4,8 +4,9 @@ Pure. Invariant: names a caller chose are redacted like any other text; user, se
 request id stay out, they belong to people.
 """
 
-from functools import lru_cache
-from operator import itemgetter
+from functools import lru_cache, partial
+from itertools import compress
+from operator import is_not, itemgetter
 from typing import Any
 
 from llm_proxy.ledger.row import FIELDS, Row
@@ -21,12 +22,14 @@ _CHOSEN = ("tenant", "agent", "group")
 _shown = itemgetter(*(FIELDS.index(name) for name in _SHOWN))
 _COST, _LATENCY, _TTFT = (FIELDS.index(name) for name in ("cost_nano_usd", "latency_ms", "ttft_ms"))
 
+_is_known = partial(is_not, None)
 _clean = lru_cache(maxsize=4096)(redact)
 
 
 def line_of(row: Row) -> dict[str, Any]:
     """The fields of the line; what is unknown is left out."""
-    line = {name: value for name, value in zip(_SHOWN, _shown(row), strict=True) if value is not None}
+    values = _shown(row)
+    line: dict[str, Any] = dict(compress(zip(_SHOWN, values, strict=True), map(_is_known, values)))
     for name in _CHOSEN:
         if name in line:
             line[name] = _clean(line[name])

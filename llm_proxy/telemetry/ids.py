@@ -11,6 +11,8 @@ from random import Random
 from time import time_ns
 from uuid import UUID, SafeUUID
 
+import orjson
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST_MS = 200_000_000_000_000  # the year 8307: with room for arithmetic on both sides
 _VERSION_7 = 0x7 << 76
@@ -45,6 +47,11 @@ class RequestIds:
 
 uuid7 = RequestIds()
 """The process's source of request ids."""
+
+
+def id_text(request_id: UUID) -> str:
+    """An id as text; a quarter of what `str` costs."""
+    return orjson.dumps(request_id)[1:-1].decode()
 
 
 def time_of(request_id: UUID) -> datetime:

@@ -29,6 +29,7 @@ class Metrics:
         self.cells = cells or Cells()
         self._values = self.cells.values
         self._places: dict[tuple[str, ...], int] = {}
+        self._histograms: dict[tuple[str, tuple[str, ...]], tuple[int, tuple[float, ...]]] = {}
         self._calls: dict[tuple[object, ...], tuple[int, ...]] = {}
         self._models: frozenset[str] = frozenset()
         self._agents: dict[str | None, tuple[int, int, int]] = {}
@@ -98,8 +99,13 @@ class Metrics:
 
     def observe(self, name: str, seconds: float, *labels: str) -> None:
         """Add a time to a histogram of `METRICS`."""
-        place = self._places.get((name, *labels)) or self._place(name, *labels)
-        buckets, values = METRICS[name].buckets, self._values
+        found = self._histograms.get((name, labels))
+        if found is None:
+            found = self._place(name, *labels), METRICS[name].buckets
+            if (name, *labels) in self._places:
+                self._histograms[name, labels] = found
+        place, buckets = found
+        values = self._values
         values[place + bisect_left(buckets, seconds)] += 1.0
         values[place + len(buckets) + 1] += seconds
 

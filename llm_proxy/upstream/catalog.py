@@ -54,6 +54,7 @@ class Catalog:
         own: A sidecar of ours says so, not an unmodified LiteLLM.
         watched: Its calls are shown to somebody (Langfuse) who wants to know whose they are.
         tagged: It may be told tags; where LiteLLM chooses deployments by them it may not.
+        names: The groups to list: configured names, no wildcards.
     """
 
     groups: dict[str, Group] = field(default_factory=dict[str, Group])
@@ -62,12 +63,13 @@ class Catalog:
     own: bool = False
     watched: bool = False
     tagged: bool = False
+    names: tuple[str, ...] = field(init=False, compare=False)
     _reached: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]], compare=False)
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The groups to list: configured names, no wildcards."""
-        return tuple(name for name, group in self.groups.items() if not group.wildcard)
+    def __post_init__(self) -> None:
+        """Work out, once, what every call asks."""
+        names = tuple(name for name, group in self.groups.items() if not group.wildcard)
+        object.__setattr__(self, "names", names)
 
     def group(self, name: str) -> Group | None:
         """The group that serves a name, by itself or through a wildcard."""

@@ -138,8 +138,10 @@ class Pool:
             now: The present.
             tried: Sidecars this call was already refused by.
         """
-        left = [one for one in self.sidecars if one not in tried]
-        if len(left) > 1:
+        left = [one for one in self.sidecars if one not in tried] if tried else self.sidecars
+        if len(left) == 1:
+            return left[0] if left[0].in_flight < self.max_in_flight else None
+        if left:
             left = [one for one in left if one.open_to(now)] or [one for one in left if not one.away] or left
         if not left:
             return None

@@ -117,6 +117,8 @@ class Connection(asyncio.Protocol):
 
     async def read_all(self, most_bytes: int | None = None) -> bytes:
         """The rest of the body, or as much of it as is wanted; raises `BrokenOff`."""
+        if self._whole:
+            return self.came() or b""
         parts: list[bytes] = []
         size = 0
         while (part := await self.read()) and (most_bytes is None or size < most_bytes):
@@ -222,7 +224,7 @@ class Connections:
         connection.idle_since = now = monotonic()
         idle = self._idle.setdefault(connection.address, deque())
         idle.append(connection)
-        while now - idle[0].idle_since > KEEPALIVE_S or not idle[0].reusable:
+        while now - idle[0].idle_since > KEEPALIVE_S:
             idle.popleft().abort()
 
     def close(self) -> None:
