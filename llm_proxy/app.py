@@ -75,7 +75,9 @@ class Gateway:
         self.draining = False
         self._seat = _seat(settings)
         self.metrics = Metrics(Cells(self._seat.path / exposition.FILE) if self._seat else None)
-        self._client = None if settings.llm_mode == "mock" else _client(settings, self.metrics, self._stopped)
+        kept = KeptText(settings.log_payloads)
+        real = settings.llm_mode != "mock"
+        self._client = _client(settings, self.metrics, self._stopped, kept) if real else None
         self.upstream: Upstream = self._client or MockUpstream(settings.default_model)
         self._known = KnownModels(self.upstream, settings.default_model, self.metrics)
         self._pool = _pool(settings)
@@ -100,7 +102,8 @@ class Gateway:
         self._suspects = Suspects(self._refusals, self._client_ip)
         identity = Identity(InternalSecrets(_internal(settings)), keys)
         self._tracer = Tracer(settings.otlp_endpoint, self.metrics) if settings.otlp_endpoint else None
-        witnesses = _witnesses(settings, self._tracer, self.ledger)
+        told = self._tracer is not None or kept
+        witnesses = Witnesses(self._tracer, kept, self.ledger.payload) if told else None
         stages = Stages(identity, self.admission, self.upstream, self.ledger, self.watches, witnesses)
         intake = Intake(identity, limits_of(settings), self._known)
         keeper = _doorkeeper(settings, identity)
@@ -235,11 +238,12 @@ def create_app(settings: Settings) -> Gateway:
     return Gateway(settings)
 
 
-def _client(settings: Settings, metrics: Metrics, stopped: Callable[[Caller, str], bool]) -> Client:
+def _client(
+    settings: Settings, metrics: Metrics, stopped: Callable[[Caller, str], bool], kept: KeptText
+) -> Client:
     pool = Pool(settings.litellm_proxy_url, max_in_flight=settings.max_in_flight)
     key = settings.litellm_api_key.get_secret_value() if settings.litellm_api_key else None
     caching, groups = settings.cache_mode == "on", settings.default_models
-    kept = KeptText(settings.log_payloads)
     controls = Controls(caching, settings.cache_streams, groups, stopped, kept)
     room = Room(pool, queue_s=settings.queue_timeout_ms / 1000, most_waiting=settings.max_waiting)
     broke = partial(metrics.count, "llm_proxy_upstream_failures_total")
@@ -282,11 +286,6 @@ def _store(pool: "asyncpg.Pool[asyncpg.Record] | None", settings: Settings) -> S
         return None
     days, payload_days = settings.requests_retention_days, settings.payloads_retention_days
     return Store(pool, retention_days=days, payload_days=payload_days)
-
-
-def _witnesses(settings: Settings, tracer: Tracer | None, ledger: Ledger) -> Witnesses | None:
-    kept = KeptText(settings.log_payloads)
-    return Witnesses(tracer, kept, ledger.payload) if tracer is not None or kept else None
 
 
 def _internal(settings: Settings) -> tuple[str, ...]:

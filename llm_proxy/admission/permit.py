@@ -24,18 +24,14 @@ class Permit:
         kill = killed_by(self._watch.policies.book.kills, caller, call.group)
         if kill is not None:
             raise Forbidden(f"This {kill.kind} is switched off.", code=f"{kill.kind}_disabled")
-        models = usable(caller, self._default_models)
-        resolved = self._prices.resolved if self._prices is not None else None
-        if not allowed(self._named() if models is None else models, call.group, resolved):
+        prices = self._prices
+        models = usable(caller, self._default_models, prices.names if prices is not None else ())
+        if models is None:
+            raise StoreUnavailable("The models are not known yet; please try again.", retry_after_s=RETRY_S)
+        if not allowed(models, call.group, prices.resolved if prices is not None else None):
             raise Forbidden(
                 f"This API key may not use the model {call.model!r}.", param="model", code="model_not_allowed"
             )
-
-    def _named(self) -> tuple[str, ...]:
-        names = self._prices.names if self._prices is not None else ()
-        if names is None:
-            raise StoreUnavailable("The models are not known yet; please try again.", retry_after_s=RETRY_S)
-        return names
 
     def stopped(self, caller: Caller, group: str) -> bool:
         """Whether a kill switch stops a caller at a model group."""

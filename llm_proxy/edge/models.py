@@ -33,8 +33,8 @@ def router(
     whose = Depends(keeper.caller)
 
     def may(caller: Caller, known: Catalog, name: str) -> bool:
-        models = usable(caller, default_models)
-        return allowed(known.names if models is None else models, known.resolved(name), known.resolved)
+        models = usable(caller, default_models, known.names) or ()
+        return allowed(models, known.resolved(name), known.resolved)
 
     def offered(caller: Caller, known: Catalog) -> list[str]:
         return [name for name in known.names if may(caller, known, name)]

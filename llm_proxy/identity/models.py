@@ -22,17 +22,18 @@ def allowed(patterns: tuple[str, ...], group: str, resolved: Callable[[str], str
     return resolved is not None and any(resolved(one) == group for one in patterns)
 
 
-def usable(caller: Caller, default: tuple[str, ...]) -> tuple[str, ...] | None:
-    """What a caller may use, as names and wildcards; None for every group configured by name.
+def usable(caller: Caller, default: tuple[str, ...], named: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """What a caller may use, as names and wildcards; None while nobody knows.
 
     Args:
         caller: Whose own list comes first.
         default: The operator's list for callers without one; empty when nobody chose. A trusted service may
-            then use everything.
+            then use everything, a key every group configured by name.
+        named: Those groups, if they are known.
     """
     if caller.models is not None:
         return caller.models
-    return default or (EVERYTHING if caller.kind == "internal" else None)
+    return default or (EVERYTHING if caller.kind == "internal" else named)
 
 
 @lru_cache(maxsize=4096)

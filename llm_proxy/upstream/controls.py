@@ -60,12 +60,12 @@ class Controls:
         return catalog is not None and catalog.watched and self.kept.of(caller.tenant)
 
     def _may_fall_back(self, name: str, caller: Caller, catalog: Catalog | None) -> bool:
-        models = usable(caller, self.default_models)
+        models = usable(caller, self.default_models, catalog.names if catalog else None)
         reached = catalog.fallbacks(name) if catalog else None
-        if catalog is None or reached is None:  # nobody knows where: only who may use everything goes there
-            return models is not None and "*" in models
-        if models is None:
-            models = catalog.names if reached else ()
+        if models is None or catalog is None or reached is None:
+            return (
+                models is not None and "*" in models
+            )  # nobody knows where: who may use everything goes there
         return all(
             allowed(models, one, catalog.resolved) and not self.stopped(caller, one) for one in reached
         )

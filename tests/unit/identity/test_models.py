@@ -4,6 +4,8 @@ import pytest
 
 from llm_proxy.identity import Caller, allowed, usable
 
+NAMED = ("configured", "by-name")
+
 
 @pytest.mark.parametrize(
     ("caller", "default", "models"),
@@ -12,16 +14,22 @@ from llm_proxy.identity import Caller, allowed, usable
         (Caller("k", "virtual", models=()), ("b",), ()),
         (Caller("k", "virtual"), ("b", "c-*"), ("b", "c-*")),
         (Caller("k", "virtual"), ("*",), ("*",)),
-        (Caller("k", "virtual"), (), None),
+        (Caller("k", "virtual"), (), NAMED),
         (Caller("s", "internal"), ("b",), ("b",)),
         (Caller("s", "internal"), (), ("*",)),
     ],
 )
 def test_a_callers_models_are_its_own_or_the_defaults_or_those_configured_by_name(
-    caller: Caller, default: tuple[str, ...], models: tuple[str, ...] | None
+    caller: Caller, default: tuple[str, ...], models: tuple[str, ...]
 ) -> None:
     """Nobody falls into a wildcard deployment by having no list; a trusted service is trusted."""
-    assert usable(caller, default) == models
+    assert usable(caller, default, NAMED) == models
+
+
+def test_who_may_use_what_is_configured_may_use_nobody_knows_what_while_nobody_knows() -> None:
+    """A list of one's own, or the operator's, needs no catalogue."""
+    assert usable(Caller("k", "virtual"), (), None) is None
+    assert usable(Caller("k", "virtual"), ("b",), None) == ("b",)
 
 
 def test_a_list_that_names_an_alias_names_the_group_it_stands_for() -> None:
