@@ -65,6 +65,7 @@ class Plan:
         counts_only_requests: Every check counts calls, whatever their size.
         watches: Some check only watches.
         kinds: The kinds of its checks.
+        windows: Its enforced windows, which callers are told of, each with its place among the checks.
     """
 
     tenant: str
@@ -75,6 +76,7 @@ class Plan:
     counts_only_requests: bool = field(init=False)
     watches: bool = field(init=False)
     kinds: frozenset[Kind] = field(init=False)
+    windows: tuple[tuple[int, Check], ...] = field(init=False)
 
     def __post_init__(self) -> None:
         """Work out, once, what every call asks of it."""
@@ -82,6 +84,12 @@ class Plan:
         object.__setattr__(self, "keys", (epoch_key(self.tenant), *(check.key for check in self.checks)))
         object.__setattr__(self, "counts_only_requests", only_requests)
         object.__setattr__(self, "kinds", frozenset(check.kind for check in self.checks))
+        windows = [
+            (at, check)
+            for at, check in enumerate(self.checks)
+            if check.enforced and check.kind in {"requests", "tokens"}
+        ]
+        object.__setattr__(self, "windows", tuple(windows))
         object.__setattr__(self, "watches", not all(check.enforced for check in self.checks))
 
     @property

@@ -70,12 +70,12 @@ def headers(
     """What a response tells of limits, in OpenAI's names."""
     admitted = answer.status == ADMITTED
     tightest: dict[Kind, tuple[int, int, int]] = {}
-    for check, want, used, extra in zip(plan.checks, wants, answer.used, answer.extra, strict=True):
-        kind = check.kind
-        if kind in _RESET_MS and check.enforced:
-            left = max(0, check.limit - used - (want if admitted else 0))
-            if kind not in tightest or left < tightest[kind][0]:
-                tightest[kind] = left, check.limit, extra or (_RESET_MS[kind] if used or admitted else 0)
+    for at, check in plan.windows:
+        kind, used = check.kind, answer.used[at]
+        left = max(0, check.limit - used - (wants[at] if admitted else 0))
+        if kind not in tightest or left < tightest[kind][0]:
+            reset_ms = answer.extra[at] or (_RESET_MS[kind] if used or admitted else 0)
+            tightest[kind] = left, check.limit, reset_ms
     told = [_STATE[state]]
     for kind, (left, limit, reset_ms) in tightest.items():
         limit_name, remaining_name, reset_name = _NAMES[kind]

@@ -13,6 +13,8 @@ import orjson
 from llm_proxy.ledger.record import UsageRecord
 
 Row = tuple[Any, ...]
+Written = tuple[Row, bytes]
+"""A row and its line."""
 
 FIELDS = UsageRecord._fields
 COLUMNS = {"user": "user_id", "session": "session_id", "group": "model_group", "cost_nano_usd": "cost_usd"}

@@ -15,7 +15,7 @@ from itertools import islice
 from llm_proxy.ledger.journal import Journal
 from llm_proxy.ledger.line import line_of
 from llm_proxy.ledger.postgres import PostgresAway, RowsRejected
-from llm_proxy.ledger.row import Row, decode, encode, repaired
+from llm_proxy.ledger.row import Row, Written, decode, encode, repaired
 from llm_proxy.ledger.spool import Spool, lines
 from llm_proxy.ledger.store import Store
 from llm_proxy.telemetry import Metrics
@@ -144,7 +144,7 @@ class Writer:
         return self.up or asyncio.get_running_loop().time() >= self._retry_at
 
     async def _to_postgres(self, batch: Sequence[Entry]) -> bool:
-        if not self._may_try() or not await self._insert([row for _, row, _ in batch]):
+        if not self._may_try() or not await self._insert([(row, line) for _, row, line in batch]):
             return False
         self._kept(batch, "postgres")
         return True
@@ -195,21 +195,20 @@ class Writer:
             spool.discard(segment)
         return True
 
-    def _readable(self, spool: Spool, batch: Sequence[bytes]) -> list[Row]:
-        rows: list[Row] = []
+    def _readable(self, spool: Spool, batch: Sequence[bytes]) -> list[Written]:
+        rows: list[Written] = []
         for line in batch:
             try:
-                rows.append(decode(line))
+                rows.append((decode(line), line))
             except ValueError:
                 self._put_aside(spool, line, "unreadable")
         return rows
 
-    async def _insert(self, rows: Sequence[Row]) -> bool:
+    async def _insert(self, rows: Sequence[Written]) -> bool:
         store = self._store
         if store is None:
             return False
-        now = datetime.now(UTC)
-        fresh = [row for row in rows if not store.is_expired(row, now)]
+        fresh = store.fresh(rows, datetime.now(UTC))
         if len(fresh) < len(rows):
             self._metrics.count("llm_proxy_ledger_dropped_total", "expired", by=len(rows) - len(fresh))
         began = time.perf_counter()
@@ -222,7 +221,7 @@ class Writer:
         self.went(up=True)
         return True
 
-    async def _insert_what_fits(self, store: Store, rows: Sequence[Row]) -> None:
+    async def _insert_what_fits(self, store: Store, rows: Sequence[Written]) -> None:
         if not rows:
             return
         try:
@@ -233,11 +232,12 @@ class Writer:
                 await self._insert_what_fits(store, rows[:half])
                 await self._insert_what_fits(store, rows[half:])
             else:
-                await self._insert_repaired(store, rows[0])
+                await self._insert_repaired(store, rows[0][0])
 
     async def _insert_repaired(self, store: Store, row: Row) -> None:
+        mended = repaired(row)
         try:
-            await store.insert([repaired(row)])
+            await store.insert([(mended, encode(mended))])
         except RowsRejected as rejected:
             told = {"request_id": str(row[0]), "why": str(rejected)}
             log.warning("postgres will never take a record", extra=told)

@@ -114,24 +114,24 @@ class Client:
             sidecar = await self.room.take(monotonic(), tried)
             sidecar.calls.add(watch)
             watch.phase, watch.silent_at = "first_byte", monotonic() + wait.first_byte_s
-            let_go = partial(self._give, sidecar, watch)
+            connection: Connection | None = None
             try:
                 address, head = self._target(sidecar, "POST", PATHS[call.door])
                 connection = await self._connections.take(address)
-                let_go = partial(self._give, sidecar, watch, connection)
                 await connection.ask(head + rest)
             except NotConnected:
-                let_go()
+                self._give(sidecar, watch, connection)
                 self._went_wrong(sidecar, "refused")
                 tried.append(sidecar)
                 continue
             except OSError as broken:
-                let_go()
+                self._give(sidecar, watch, connection)
                 self._went_wrong(sidecar, "broke")
                 raise broke_off() from broken
             except BaseException:
-                let_go()
+                self._give(sidecar, watch, connection)
                 raise
+            let_go = partial(self._give, sidecar, watch, connection)
             return await self._answer(call, sidecar, connection, watch, let_go, cached=cached)
         raise UpstreamUnreachable("No model backend can be reached.", retry_after_s=2)
 
@@ -192,7 +192,7 @@ class Client:
             sidecar.failed(monotonic())
         self._broke(sidecar.url, code)
 
-    def _give(self, sidecar: Sidecar, watch: Watch, connection: Connection | None = None) -> None:
+    def _give(self, sidecar: Sidecar, watch: Watch, connection: Connection | None) -> None:
         if connection is not None:
             self._connections.give(connection)
         sidecar.calls.discard(watch)

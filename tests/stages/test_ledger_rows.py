@@ -16,7 +16,7 @@ from llm_proxy.identity import Actor
 from llm_proxy.ledger import Exchange, Store, UsageRecord
 from llm_proxy.ledger.payload import Payload
 from llm_proxy.ledger.queries import connected
-from llm_proxy.ledger.row import row_of
+from llm_proxy.ledger.row import encode, row_of
 from llm_proxy.telemetry import uuid7
 from llm_proxy.telemetry.cells import Cells
 from llm_proxy.telemetry.exposition import page
@@ -227,7 +227,8 @@ async def test_a_roll_up_added_later_holds_what_was_there_before(database_url: s
         [(step.number, step.name, step.digest) for step in schema.steps()[:6]],
     )
     pool = await asyncpg.create_pool(database_url, min_size=0)
-    await Store(pool, retention_days=9, payload_days=9).insert([row_of(record(user="u1")) for _ in range(2)])
+    rows = [row_of(record(user="u1")) for _ in range(2)]
+    await Store(pool, retention_days=9, payload_days=9).insert([(row, encode(row)) for row in rows])
     assert (await schema.apply(connection))[0] == "007_user_days.sql"
     async with keeping(database_url, tmp_path) as ledger:
         ledger.post(record(user="u1", group="another"))
