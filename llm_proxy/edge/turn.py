@@ -17,7 +17,7 @@ MOST_UNREAD_BYTES = 2**16
 
 _PHRASES = {one.value: one.phrase for one in http.HTTPStatus}
 _STATUS_LINE = {
-    status: f"HTTP/1.1 {status} {_PHRASES.get(status, '')}\r\n".encode() for status in range(100, 600)
+    status: f"HTTP/1.1 {status} {_PHRASES.get(status, '')}".encode() for status in range(100, 600)
 }
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CLOSE = (b"connection", b"close")
@@ -54,6 +54,7 @@ class Turn:
     Attributes:
         scope: The request's head, as ASGI has it.
         keep_alive: Whether another request may follow on the connection.
+        awaits_continue: Whether the body comes only once it is asked for.
         more_body: Whether some of the request is still to come.
         unread_bytes: Of its body, what nobody has asked for.
         started: Bytes of the answer have left.
@@ -62,21 +63,13 @@ class Turn:
     """
 
     __slots__ = (
-        "_awaits_continue", "_carrier", "_framing", "_head", "_left_bytes", "_loop", "_news", "_parts",
-        "_waiter", "complete", "gone", "keep_alive", "more_body", "scope", "started", "unread_bytes",
+        "_carrier", "_framing", "_head", "_left_bytes", "_loop", "_news", "_parts", "_waiter",
+        "awaits_continue", "complete", "gone", "keep_alive", "more_body", "scope", "started", "unread_bytes",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        carrier: Carrier,
-        scope: Scope,
-        loop: asyncio.AbstractEventLoop,
-        *,
-        awaits_continue: bool,
-    ) -> None:
+    def __init__(self, carrier: Carrier, scope: Scope, loop: asyncio.AbstractEventLoop) -> None:
         self._carrier = carrier
         self._loop = loop
-        self._awaits_continue = awaits_continue
         self._parts: list[bytes] = []
         self._waiter: asyncio.Future[None] | None = None
         self._news = False
@@ -87,7 +80,7 @@ class Turn:
         self.keep_alive = True
         self.more_body = True
         self.unread_bytes = 0
-        self.started = self.complete = self.gone = False
+        self.awaits_continue = self.started = self.complete = self.gone = False
 
     def came(self, part: bytes) -> None:
         """Some of the body."""
@@ -108,8 +101,8 @@ class Turn:
 
     async def receive(self) -> Message:
         """The next of the body; once all of it was taken, that the caller has left or was answered."""
-        if self._awaits_continue and not self.started:
-            self._awaits_continue = False
+        if self.awaits_continue and not self.started and not self.gone:
+            self.awaits_continue = False
             self._carrier.transport.write(_CONTINUE)
         if not self._news and not self.gone and not self.complete:
             self._carrier.resume_reading()
@@ -156,7 +149,8 @@ class Turn:
         length = named.get(b"content-length")
         if b"close" in named.get(b"connection", b""):
             self.keep_alive = False
-        elif not self.keep_alive:
+        elif not self.keep_alive or (self.awaits_continue and self.more_body):
+            self.keep_alive = False  # who was never asked for its body sends it, or its next request
             pairs.append(_CLOSE)
         if self.scope["method"] == "HEAD" or status in _NO_BODY:
             self._framing = "none"
@@ -165,11 +159,11 @@ class Turn:
         elif self.scope["http_version"] != "1.0":
             self._framing = "chunks"
             pairs.append(_CHUNKED)
-        lines = b"\r\n".join(map(b": ".join, pairs))
-        breaks = len(pairs) - 1
-        if lines.count(b"\n") != breaks or lines.count(b"\r") != breaks or b"\0" in lines:
+        head = b"\r\n".join((_STATUS_LINE[status], *map(b": ".join, pairs), b"", b""))
+        breaks = len(pairs) + 2
+        if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head:
             raise RuntimeError("a header with a line break in it")
-        return b"%b%b\r\n\r\n" % (_STATUS_LINE[status], lines)
+        return head
 
     def _pass(self, head: bytes, body: bytes, *, more: bool) -> None:
         """Write bytes of the body, behind the head if they are the first."""

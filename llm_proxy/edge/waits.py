@@ -28,7 +28,19 @@ def bound_waits(listener: socket.socket, unread_s: float) -> None:
 
 
 def close_slow(connections: Iterable[Any], now: float, *, head_s: float, idle_s: float) -> None:
-    """Close every connection that takes too long; see `Connection.is_late`."""
+    """Close who takes longer than that for a head, or the rest nobody reads, or for nothing.
+
+    Never while an answer is being given; a head that began meanwhile has its time from then on.
+    """
     for connection in list(connections):
-        if isinstance(connection, Connection) and connection.is_late(now, head_s=head_s, idle_s=idle_s):
+        if not isinstance(connection, Connection) or connection.answering:
+            continue
+        idle_since, since = connection.idle_since, connection.head_since
+        if since is None:
+            since = connection.drained_since
+        if since is not None:
+            is_late = now - max(since, idle_since or since) > head_s
+        else:
+            is_late = idle_since is not None and now - idle_since > idle_s
+        if is_late:
             connection.transport.close()

@@ -7,6 +7,7 @@ in their order, one at a time. Units: bytes; seconds of the event loop's clock. 
 """
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -27,12 +28,14 @@ log = logging.getLogger(__name__)
 App = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
 
 MAX_HEAD_BYTES = 256 * 2**10
-"""Where memory ends. What `max_header_bytes` allows is less, and is refused with words by the doors."""
+"""Where memory ends, beside the segment a head began in. `max_header_bytes` is less, refused by the doors."""
 MAX_TARGET_BYTES = 2**16
 MAX_DRAINED_BYTES = 32 * 2**20
 """What is read and thrown away after an early refusal, so that callers who read last of all see it."""
-MOST_PIPELINED = 16
-"""So many requests are taken from a connection before the first of them is answered."""
+MOST_PIPELINED, MOST_AT_ONCE = 16, 1024
+"""So many requests are taken from a connection, and of one segment, before the first of them is answered."""
+_LINGER_S = 2  # when the server stops, for then nobody looks over connections any more
+_USED = -1  # in the place of a count: some of the segment being read is of use to somebody
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
 
 
@@ -70,7 +73,7 @@ class Connection(asyncio.Protocol):
         self._turns: deque[Turn] = deque()
         self._reading: Turn | None = None
         self._unused_bytes = 0
-        self._awaits_continue = self._paused = self._deaf = False
+        self._awaits_continue = self._paused = self._deaf = self._stops = False
         self.writable: asyncio.Future[None] | None = None
         self.head_since: float | None = None
         self.drained_since: float | None = None
@@ -88,6 +91,7 @@ class Connection(asyncio.Protocol):
             self._template[side] = address[:2] if isinstance(address, tuple) else None
         self._template["scheme"] = "https" if transport.get_extra_info("sslcontext") else "http"
         if self._most is not None and len(self._connections) >= self._most:
+            self._deaf = True
             self.transport.write(TOO_MANY)
             self.transport.close()
 
@@ -99,6 +103,7 @@ class Connection(asyncio.Protocol):
             turn.gone = True
             turn.wake()
         self._turns.clear()
+        self._reading = None  # it holds on to us
         self.resume_writing()
         del self._parser  # it holds on to us
 
@@ -108,7 +113,8 @@ class Connection(asyncio.Protocol):
             try:
                 self._parser.feed_data(data)
             except httptools.HttpParserUpgrade:
-                self._stop_listening()
+                self._deaf = True  # what follows is another protocol's, or nobody's
+                self._turns[-1].keep_alive = False
             except httptools.HttpParserError:
                 self._refuse(NO_HTTP)
                 return
@@ -129,7 +135,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
-        self.head_since, self._unused_bytes = self._loop.time(), 0
+        self.head_since, self._unused_bytes = self._loop.time(), _USED
         self._url, self._headers, self._awaits_continue = b"", [], False
 
     def on_url(self, part: bytes) -> None:
@@ -153,7 +159,7 @@ class Connection(asyncio.Protocol):
         parser, raw_path, query = self._parser, self._url, b""
         if raw_path[:1] != b"/" or b"?" in raw_path or b"#" in raw_path:
             target = httptools.parse_url(raw_path)
-            raw_path, query = target.path, target.query or b""
+            raw_path, query = target.path or b"/", target.query or b""
         path, version = raw_path.decode("ascii"), parser.get_http_version()
         scope = {
             **self._template,
@@ -165,19 +171,23 @@ class Connection(asyncio.Protocol):
             "headers": self._headers,
             "state": self._state.copy(),
         }
-        turn = self._reading = Turn(self, scope, self._loop, awaits_continue=self._awaits_continue)
+        turn = self._reading = Turn(self, scope, self._loop)
         turn.keep_alive = version != "1.0" and parser.should_keep_alive()
+        if self._awaits_continue:
+            turn.awaits_continue = version != "1.0"
         self._turns.append(turn)
         if len(self._turns) == 1:
             self._begin(turn)
         elif len(self._turns) > MOST_PIPELINED:
             self._pause_reading()
+            if len(self._turns) > MOST_AT_ONCE:
+                raise ValueError("requests without an end")
 
     def on_body(self, part: bytes) -> None:
         """Some of its body."""
         turn = self._reading
         if turn is not None and not turn.complete:
-            self._unused_bytes = 0
+            self._unused_bytes = _USED
             turn.came(part)
             if turn.unread_bytes > MOST_UNREAD_BYTES:
                 self._pause_reading()
@@ -197,7 +207,10 @@ class Connection(asyncio.Protocol):
         self._server.total_requests += 1
         self._turns.popleft()
         if not turn.keep_alive:
-            self._hang_up(turn)
+            if self._deaf or self._turns or self._reading is not None:
+                self._linger()
+            else:
+                self.transport.close()
         elif self._turns:
             self._begin(self._turns[0])
         elif self._reading is None:
@@ -215,17 +228,16 @@ class Connection(asyncio.Protocol):
 
     def shutdown(self) -> None:
         """The server stops: the answer that is being given is the last."""
+        self._stops = True
         if self._turns:
             self._turns[0].keep_alive = False
         else:
             self.transport.close()
 
-    def is_late(self, now: float, *, head_s: float, idle_s: float) -> bool:
-        """Whether it has had longer than that for a head, or the rest nobody reads, or for nothing."""
-        since = self.head_since if self.head_since is not None else self.drained_since
-        if since is not None:
-            return now - since > head_s
-        return self.idle_since is not None and now - self.idle_since > idle_s
+    @property
+    def answering(self) -> bool:
+        """Whether somebody waits for an answer."""
+        return bool(self._turns)
 
     # Its own
 
@@ -245,8 +257,8 @@ class Connection(asyncio.Protocol):
         turn.fail()
 
     def _measure(self, size: int) -> None:
-        """Bytes came of which somebody may use some: there is an end to what nobody does."""
-        self._unused_bytes += size
+        """Bytes came: there is an end to those nobody uses, in segments of which nobody uses any."""
+        self._unused_bytes = 0 if self._unused_bytes == _USED else self._unused_bytes + size
         drains = self._deaf or (self._reading is not None and self._reading.complete)
         if self._unused_bytes > (MAX_DRAINED_BYTES if drains else MAX_HEAD_BYTES):
             if drains:
@@ -260,7 +272,7 @@ class Connection(asyncio.Protocol):
             turn = self._turns.pop()
             turn.gone = True
             turn.wake()
-        self._deaf = True
+        self._deaf, self.head_since = True, None
         if self._turns:
             self._turns[-1].keep_alive = False
             return
@@ -268,25 +280,18 @@ class Connection(asyncio.Protocol):
             self.transport.write(refusal)
         self._linger()
 
-    def _stop_listening(self) -> None:
-        """What follows is another protocol's, or nobody's."""
-        self._deaf = True
-        if self._turns:
-            self._turns[-1].keep_alive = False
-
-    def _hang_up(self, turn: Turn) -> None:
-        if self._reading is turn:
-            self._linger()
-        else:
-            self.transport.close()
-
     def _linger(self) -> None:
         """End our side alone: closed whole, what is still being sent would wipe out what we said last."""
-        self._deaf, self.drained_since, self._unused_bytes = True, self._loop.time(), 0
+        self._deaf, self.head_since, self.drained_since = True, None, self._loop.time()
+        self._turns.clear()  # they came after the last one
         if self.transport.can_write_eof():
-            self.transport.write_eof()
+            with contextlib.suppress(OSError):  # of a peer that is gone; we shall be told
+                self.transport.write_eof()
+            self.resume_reading()
         else:
             self.transport.close()
+        if self._stops:
+            self._loop.call_later(_LINGER_S, self.transport.close)
 
     def _pause_reading(self) -> None:
         if not self._paused and not self.transport.is_closing():

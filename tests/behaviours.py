@@ -1,0 +1,164 @@
+"""A small ASGI application whose paths are its behaviours; what it met it notes."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+OK: Message = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]}
+SIZED: Message = {**OK, "headers": [(b"content-length", b"4")]}
+
+
+def part(body: bytes, *, more: bool = False) -> Message:
+    """Some of an answer's body."""
+    return {"type": "http.response.body", "body": body, "more_body": more}
+
+
+class Behaviours:
+    """The application.
+
+    Attributes:
+        noted: What it met, in order.
+        go: Set by a test to let go who waits for it.
+    """
+
+    def __init__(self) -> None:
+        self.noted: list[str] = []
+        self.go = asyncio.Event()
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Behave as the path says."""
+        name = scope["path"].strip("/").partition("/")[0] or "hello"
+        await getattr(self, f"_{name}", self._hello)(scope, receive, send)
+
+    async def _hello(self, scope: Message, _receive: Receive, send: Send) -> None:
+        said = scope["raw_path"]
+        await send({**OK, "headers": [(b"content-length", b"%d" % len(said))]})
+        await send(part(said))
+
+    async def _echo(self, _scope: Message, receive: Receive, send: Send) -> None:
+        """The body, once it is whole."""
+        body, more = b"", True
+        self.noted.append("reads")
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                self.noted.append("gone")
+                return
+            body, more = body + message["body"], message["more_body"]
+        self.noted.append("read")
+        await send(OK)
+        await send(part(body))
+
+    async def _early(self, _scope: Message, _receive: Receive, send: Send) -> None:
+        """An answer before the body."""
+        await send(SIZED)
+        await send(part(b"soon"))
+
+    async def _waits(self, _scope: Message, receive: Receive, send: Send) -> None:
+        """Waits to be let go before it reads and answers."""
+        self.noted.append("waits")
+        await self.go.wait()
+        self.noted.append((await receive())["type"])
+        await send(SIZED)
+        await send(part(b"late"))
+
+    async def _streams(self, _scope: Message, _receive: Receive, send: Send) -> None:
+        """One part, and when let go the other."""
+        await send(OK)
+        await send(part(b"one,", more=True))
+        self.noted.append("streams")
+        await self.go.wait()
+        await send(part(b"two"))
+
+    async def _listens(self, _scope: Message, receive: Receive, send: Send) -> None:
+        """Streams, then waits for its caller to leave."""
+        await send(OK)
+        await send(part(b"one,", more=True))
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.noted.append("gone")
+        await send(part(b"two"))
+
+    async def _floods(self, _scope: Message, _receive: Receive, send: Send) -> None:
+        """Far more than fits between two sockets."""
+        await send(OK)
+        self.noted.append("floods")
+        try:
+            for _ in range(32):
+                await send(part(b"a" * 2**18, more=True))
+        except asyncio.CancelledError:
+            self.noted.append("cancelled")
+            raise
+        await send(part(b""))
+        self.noted.append("flooded")
+
+    async def _status(self, scope: Message, _receive: Receive, send: Send) -> None:
+        """A status with no header at all."""
+        await send({"type": "http.response.start", "status": int(scope["path"].rpartition("/")[2])})
+        await send(part(b"body"))
+
+    async def _silent(self, _scope: Message, _receive: Receive, _send: Send) -> None:
+        """No answer."""
+
+    async def _raises(self, _scope: Message, _receive: Receive, _send: Send) -> None:
+        raise ValueError("before the head")
+
+    async def _headless(self, _scope: Message, _receive: Receive, send: Send) -> None:
+        await send(part(b"no head"))
+
+    async def _twice(self, _scope: Message, _receive: Receive, send: Send) -> None:
+        await send(OK)
+        await send(OK)
+
+    async def _headed(self, _scope: Message, _receive: Receive, send: Send) -> None:
+        await send(SIZED)
+        raise ValueError("after the head, before the body")
+
+    async def _half(self, _scope: Message, _receive: Receive, send: Send) -> None:
+        await send(OK)
+        await send(part(b"half", more=True))
+        raise ValueError("within the body")
+
+    async def _stops(self, _scope: Message, _receive: Receive, send: Send) -> None:
+        await send(OK)
+        await send(part(b"half", more=True))
+
+    async def _long(self, _scope: Message, _receive: Receive, send: Send) -> None:
+        await send(SIZED)
+        await send(part(b"longer"))
+
+    async def _short(self, _scope: Message, _receive: Receive, send: Send) -> None:
+        await send(SIZED)
+        await send(part(b"s"))
+
+    async def _shorter(self, _scope: Message, _receive: Receive, send: Send) -> None:
+        await send(SIZED)
+        await send(part(b"s", more=True))
+        await send(part(b""))
+
+    async def _splits(self, scope: Message, _receive: Receive, send: Send) -> None:
+        """A header with a line break, or what is taken for one."""
+        evil = {"n": b"\n", "r": b"\r", "rn": b"\r\nset-cookie: x", "0": b"\0"}[
+            scope["path"].rpartition("/")[2]
+        ]
+        await send({**OK, "headers": [(b"x-a", b"b" + evil)]})
+        await send(part(b"split"))
+
+    async def _impossible(self, _scope: Message, _receive: Receive, send: Send) -> None:
+        await send({**OK, "status": 999})
+        await send(part(b""))
+
+    async def _again(self, _scope: Message, _receive: Receive, send: Send) -> None:
+        """More after the end."""
+        await send(SIZED)
+        await send(part(b"done"))
+        await send(part(b"more"))
+
+    async def _leaves(self, _scope: Message, _receive: Receive, send: Send) -> None:
+        """An answer that is to be the last."""
+        await send({**SIZED, "headers": [*SIZED["headers"], (b"connection", b"close")]})
+        await send(part(b"last"))

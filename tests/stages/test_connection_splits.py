@@ -1,0 +1,89 @@
+"""The answers do not depend on where the bytes of the requests are cut into segments; seeded."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Iterable, Iterator
+
+import pytest
+from wired import Wired, chunked, get, post, wired
+
+from llm_proxy.edge.bare import NO_HTTP, TOO_LARGE
+
+CASES = 150
+GOOD = [
+    get("/a?x=%41"), get("/b", method=b"HEAD"), get("/c", b"X-A: \xff\r\n"), get("/d", version=b"1.0"),
+    get("/e", b"Connection: close\r\n"), get("/f", b"Connection: upgrade\r\nUpgrade: h2c\r\n"), get("//g%00"),
+    get("http://h/i"), post("/echo", b"some body"), post("/echo"), get("/status/204"), get("/half"),
+    chunked("/echo", b"5\r\nhello\r\n6;a=b\r\n world\r\n0\r\n\r\n"),
+    chunked("/echo", b"1\r\na\r\n0\r\nX-T: y\r\n\r\n"),
+]  # fmt: skip
+PIECES = [
+    b"\r\n", b"\r\n\r\n", b"\n", b"\r", b"\0", b" ", b":", b";", b"-", b"#", b"\xff", b"0\r\n\r\n", b"f" * 17,
+    b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n", b"Connection: close\r\n", b"GET / HTTP/1.1",
+]  # fmt: skip
+
+
+@pytest.fixture(params=[pytest.param(False, id="asyncio"), pytest.param(True, id="uvloop")])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    """Plain asyncio, and the loop the gateway runs on."""
+    return "asyncio", {"use_uvloop": request.param}
+
+
+@pytest.fixture
+async def at() -> AsyncIterator[Wired]:
+    """A server."""
+    async with wired() as one:
+        yield one
+
+
+def mutated(chance: random.Random) -> bytes:
+    """A few requests, most of them no longer quite that."""
+    raw = bytearray(b"".join(chance.choices(GOOD, k=chance.randint(1, 4))))
+    for _ in range(chance.choice((0, 1, 1, 2, 4))):
+        where = chance.randrange(len(raw))
+        what = chance.randrange(4)
+        if what == 0:
+            raw[where:where] = chance.choice(PIECES)
+        elif what == 1:
+            del raw[where : where + chance.randint(1, 6)]
+        elif what == 2:
+            raw[where] = chance.randrange(256)
+        else:
+            raw[where:where] = raw[where : where + chance.randint(1, 30)]
+    return bytes(raw) or b"\n"
+
+
+def cut(chance: random.Random, raw: bytes) -> Iterator[bytes]:
+    """Its bytes, in segments of any size."""
+    while raw:
+        size = chance.choice((1, 2, 3, 7, 20, 80))
+        yield raw[:size]
+        raw = raw[size:]
+
+
+async def told(at: Wired, pieces: Iterable[bytes]) -> bytes:
+    """What was said to that, but for a last refusal: none follows an answer that was still to be given."""
+    client = await at.client()
+    connection = await at.connection()
+    for piece in pieces:
+        if connection.transport.is_closing():
+            break
+        connection.data_received(piece)
+        for _ in range(3):
+            await asyncio.sleep(0)
+    await at.until(lambda: not at.state.tasks or at.app.noted[-1:] == ["reads"])
+    client.ends()
+    came = await client.rest()
+    client.writer.transport.abort()
+    await at.until(lambda: not at.state.connections and not at.state.tasks)
+    at.app.noted.clear()
+    return came.removesuffix(NO_HTTP).removesuffix(TOO_LARGE).replace(b"connection: close\r\n", b"")
+
+
+async def test_segments_do_not_matter(at: Wired) -> None:
+    """Good requests and broken ones, pipelined, whole and in pieces."""
+    chance = random.Random(7)  # noqa: S311 -- no secret
+    for _ in range(CASES):
+        raw = mutated(chance)
+        whole = await told(at, [raw])
+        assert await told(at, list(cut(chance, raw))) == whole, raw
