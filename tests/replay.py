@@ -20,11 +20,16 @@ from typing import Any
 
 import orjson
 import uvloop
+from uvicorn import Config
+from uvicorn.server import ServerState
 
+import llm_proxy.edge.turn
+import llm_proxy.edge.wire
 from llm_proxy.app import Gateway
 from llm_proxy.dialects import Call
 from llm_proxy.edge.front import Front
 from llm_proxy.edge.request import Message, Scope
+from llm_proxy.edge.wire import Connection
 from llm_proxy.identity import Caller
 from llm_proxy.settings import load
 from llm_proxy.upstream import Served, Usage
@@ -49,6 +54,9 @@ _CHOICE = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant",
 ANSWER = orjson.dumps({"id": "a", "object": "chat.completion", "choices": [_CHOICE], "usage": _USAGE})
 WORD = b'data: {"id":"a","choices":[{"index":0,"delta":{"content":" a"},"finish_reason":null}]}\n\n'
 END = b"data: " + orjson.dumps({"id": "a", "choices": [], "usage": _USAGE}) + b"\n\ndata: [DONE]\n\n"
+
+
+CONNECTION = (llm_proxy.edge.wire.__file__, llm_proxy.edge.turn.__file__)
 
 
 class Shelf:
@@ -126,7 +134,7 @@ async def _counted(gateway: Gateway) -> dict[str, Work]:
         for work in seen:
             await asyncio.create_task(_ask(front, scope, work))
         found[name] = min(seen, key=lambda work: work.bytecodes)  # a new second may open a new sample
-    return found
+    return found | await _carried(front)
 
 
 def _shelved(gateway: Gateway) -> Front:
@@ -151,12 +159,40 @@ async def _ask(front: Front, scope: Scope, work: Work) -> None:
         await front(scope, receive, send)
 
 
+async def _carried(front: Front) -> dict[str, Work]:
+    """What a connection does to carry each request and its answer, over a real socket."""
+    config = Config(front, access_log=False, log_config=None, ws="none")
+    config.load()
+    state = ServerState()
+    server = await asyncio.get_running_loop().create_server(
+        lambda: Connection(config=config, server_state=state, app_state={}), "127.0.0.1"
+    )
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    found: dict[str, Work] = {}
+    for name, scope in requests().items():
+        head = b"".join(b"%b: %b\r\n" % pair for pair in scope["headers"])
+        seen = [Work() for _ in range(WARM)]
+        for work in seen:
+            with counted(work, CONNECTION):
+                writer.write(b"POST %b HTTP/1.1\r\n%b\r\n%b" % (scope["raw_path"], head, scope["body"]))
+                answer = await reader.readuntil(b"\r\n\r\n")
+                if b"\r\ntransfer-encoding: chunked\r\n" in answer:
+                    await reader.readuntil(b"\r\n0\r\n\r\n")
+                else:
+                    await reader.readexactly(int(answer.partition(b"content-length: ")[2].split(b"\r\n")[0]))
+        found[f"connection: {name}"] = min(seen, key=lambda work: work.bytecodes)
+    writer.close()
+    server.close()
+    return found
+
+
 @contextlib.contextmanager
-def counted(work: Work) -> Generator[None]:
-    """Count what this thread executes until the block ends, its own files left out."""
+def counted(work: Work, only: tuple[str, ...] = ()) -> Generator[None]:
+    """Count what this thread executes until the block ends: in these files, or in all but its own."""
 
     def trace(frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:
-        if frame.f_code.co_filename in (__file__, contextlib.__file__):
+        file = frame.f_code.co_filename
+        if (file not in only) if only else (file in (__file__, contextlib.__file__)):
             return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         if event == "call":

@@ -24,6 +24,7 @@ from llm_proxy.settings import Settings, insecurities, load
 
 KEEP_ALIVE_S = 75
 HEADER_TIMEOUT_S = 10
+LOOK_OVER_S = 1
 BACKLOG = 2048
 GARBAGE = 20_000
 """So many objects made and kept, and only then those in circles are looked for: hardly any are."""
@@ -39,13 +40,13 @@ class Draining(uvicorn.Server):
         self._limit_s = settings.drain_timeout_s
         self._drain: asyncio.Task[None] | None = None
 
-    async def on_tick(self, counter: int) -> bool:
-        """Ten times a second: connections that never finish a head are closed."""
-        if counter % 10 == 0:
+    async def look_over(self) -> None:
+        """Close connections that take too long, until cancelled; also while the server stops."""
+        while True:
+            await asyncio.sleep(LOOK_OVER_S)
             now = asyncio.get_running_loop().time()
             connections = self.server_state.connections
             close_slow(connections, now, head_s=HEADER_TIMEOUT_S, idle_s=KEEP_ALIVE_S)
-        return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 -- uvicorn's signature
         """The first signal drains; the second stops at once."""
@@ -126,7 +127,9 @@ async def _serve(settings: Settings, bound: socket.socket) -> int:
         proxy_headers=False,
     )
     server = Draining(config, gateway, settings)
+    looking = asyncio.create_task(server.look_over())
     await server.serve(sockets=[bound])
+    looking.cancel()
     return 0 if server.started else 3
 
 

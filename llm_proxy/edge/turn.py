@@ -54,7 +54,6 @@ class Turn:
     Attributes:
         scope: The request's head, as ASGI has it.
         keep_alive: Whether another request may follow on the connection.
-        awaits_continue: Whether the body comes only once it is asked for.
         more_body: Whether some of the request is still to come.
         unread_bytes: Of its body, what nobody has asked for.
         started: Bytes of the answer have left.
@@ -63,8 +62,8 @@ class Turn:
     """
 
     __slots__ = (
-        "_carrier", "_framing", "_head", "_left_bytes", "_loop", "_news", "_parts", "_waiter",
-        "awaits_continue", "complete", "gone", "keep_alive", "more_body", "scope", "started", "unread_bytes",
+        "_carrier", "_continued", "_framing", "_head", "_left_bytes", "_loop", "_news", "_parts", "_streams",
+        "_waiter", "complete", "gone", "keep_alive", "more_body", "scope", "started", "unread_bytes",
     )  # fmt: skip
 
     def __init__(self, carrier: Carrier, scope: Scope, loop: asyncio.AbstractEventLoop) -> None:
@@ -80,7 +79,7 @@ class Turn:
         self.keep_alive = True
         self.more_body = True
         self.unread_bytes = 0
-        self.awaits_continue = self.started = self.complete = self.gone = False
+        self._continued = self._streams = self.started = self.complete = self.gone = False
 
     def came(self, part: bytes) -> None:
         """Some of the body."""
@@ -101,10 +100,10 @@ class Turn:
 
     async def receive(self) -> Message:
         """The next of the body; once all of it was taken, that the caller has left or was answered."""
-        if self.awaits_continue and not self.started and not self.gone:
-            self.awaits_continue = False
-            self._carrier.transport.write(_CONTINUE)
         if not self._news and not self.gone and not self.complete:
+            if self.more_body and not self.started and self._awaits_continue():
+                self._continued = True
+                self._carrier.transport.write(_CONTINUE)
             self._carrier.resume_reading()
             if self._waiter is None or self._waiter.done():
                 self._waiter = self._loop.create_future()
@@ -123,7 +122,11 @@ class Turn:
             await asyncio.shield(carrier.writable)
         if self.gone:
             return
-        if message["type"] == "http.response.start":
+        if self._streams and message.get("more_body"):
+            body: bytes = message.get("body", b"")
+            if body:
+                carrier.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+        elif message["type"] == "http.response.start":
             if self._head is not None:
                 raise RuntimeError("a second head")
             self._head = self._framed(message["status"], message.get("headers", ()))
@@ -142,6 +145,17 @@ class Turn:
         self.keep_alive = False
         self._pass(self._framed(500, _BUG_HEADERS), _BUG, more=False)
 
+    def _awaits_continue(self) -> bool:
+        """Whether the caller keeps its body until it is asked for it (RFC 9110, 10.1.1)."""
+        return (
+            not self._continued
+            and self.scope["http_version"] != "1.0"
+            and any(
+                name == b"expect" and value.lower() == b"100-continue"
+                for name, value in self.scope["headers"]
+            )
+        )
+
     def _framed(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
         """The head's bytes; how the body is framed is settled with it."""
         pairs = [*headers]
@@ -149,7 +163,7 @@ class Turn:
         length = named.get(b"content-length")
         if b"close" in named.get(b"connection", b""):
             self.keep_alive = False
-        elif not self.keep_alive or (self.awaits_continue and self.more_body):
+        elif not self.keep_alive or (self.more_body and self._awaits_continue()):
             self.keep_alive = False  # who was never asked for its body sends it, or its next request
             pairs.append(_CLOSE)
         if self.scope["method"] == "HEAD" or status in _NO_BODY:
@@ -179,10 +193,12 @@ class Turn:
                 raise RuntimeError("an answer of another length than it states")
         if not self.started:
             self.started = True
+            self._streams = self._framing == "chunks"
             body = head + body
         if body:
             self._carrier.transport.write(body)
         if not more:
             self.complete = True
+            self._streams = False
             self.wake()
             self._carrier.answered(self)

@@ -34,7 +34,7 @@ MAX_DRAINED_BYTES = 32 * 2**20
 """What is read and thrown away after an early refusal, so that callers who read last of all see it."""
 MOST_PIPELINED, MOST_AT_ONCE = 16, 1024
 """So many requests are taken from a connection, and of one segment, before the first of them is answered."""
-_LINGER_S = 2  # when the server stops, for then nobody looks over connections any more
+_LINGER_S = 2  # when the server stops: it waits for those who linger
 _USED = -1  # in the place of a count: some of the segment being read is of use to somebody
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
 
@@ -73,7 +73,7 @@ class Connection(asyncio.Protocol):
         self._turns: deque[Turn] = deque()
         self._reading: Turn | None = None
         self._unused_bytes = 0
-        self._awaits_continue = self._paused = self._deaf = self._stops = False
+        self._paused = self._deaf = self._stops = False
         self.writable: asyncio.Future[None] | None = None
         self.head_since: float | None = None
         self.drained_since: float | None = None
@@ -136,7 +136,7 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """The first byte of a request."""
         self.head_since, self._unused_bytes = self._loop.time(), _USED
-        self._url, self._headers, self._awaits_continue = b"", [], False
+        self._url, self._headers = b"", []
 
     def on_url(self, part: bytes) -> None:
         """Some of its target; a `ValueError` of ours is to the parser as one of its own."""
@@ -145,13 +145,8 @@ class Connection(asyncio.Protocol):
             raise ValueError("a target without an end")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header. Trailers have no say."""
-        if self.head_since is None:
-            return
-        name = name.lower()
-        if name == b"expect" and value.lower() == b"100-continue":
-            self._awaits_continue = True
-        self._headers.append((name, value))
+        """One header; after the head, one of the trailers, which have no say."""
+        self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """The end of its head."""
@@ -171,10 +166,9 @@ class Connection(asyncio.Protocol):
             "headers": self._headers,
             "state": self._state.copy(),
         }
+        self._headers = []
         turn = self._reading = Turn(self, scope, self._loop)
         turn.keep_alive = version != "1.0" and parser.should_keep_alive()
-        if self._awaits_continue:
-            turn.awaits_continue = version != "1.0"
         self._turns.append(turn)
         if len(self._turns) == 1:
             self._begin(turn)
