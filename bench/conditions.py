@@ -30,6 +30,7 @@ def now(rounds: int) -> dict[str, object]:
         "ferrogw": "1.5.10" if (OTHERS / "venv" / "bin" / "ferrogw").exists() else "not installed",
         "Portkey": _portkey(),
         "node": _said("node", "--version"),
+        "nginx": _said("nginx", "-v").rpartition("/")[2],
     }
 
 
@@ -40,7 +41,8 @@ def _lines(path: str) -> list[str]:
 
 def _said(*words: str) -> str:
     try:
-        return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        return (done.stdout or done.stderr).strip()
     except OSError:
         return "not installed"
 

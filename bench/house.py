@@ -16,7 +16,10 @@ SIDECAR = "our sidecar alone"
 WHOLE = "llm-proxy + our sidecar"
 FERRO = "ferrogw"
 PORTKEY = "Portkey"
+NGINX = "nginx"
 CONSTANT = "a constant answer"
+CONSTANT_OURS = "a constant answer on our connection"
+ALL = (RELAY, FLOOR, GATEWAY, PLAIN, STOCK, SIDECAR, WHOLE, FERRO, PORTKEY, NGINX)
 RPM = 1_000_000_000
 
 
@@ -26,21 +29,18 @@ class House:
 
     Attributes:
         refused: The gateway asked with a wrong key, and with a key whose limit is used up.
-        constant: The web server under all of ours, answering every request with the same refusal.
+        constant: uvicorn, and our connection under its server, answering every request with the same refusal.
     """
 
     subjects: dict[str, Subject]
     refused: dict[int, Subject]
-    constant: Subject
+    constant: tuple[Subject, Subject]
     missing: tuple[str, ...]
 
 
 def furnish(stand: Stand, *, litellm: bool = True, others: bool = True) -> House:
     """Start the subjects; `llm-proxy` has everything on: a virtual key, shared limits, records, logs."""
-    at = {
-        name: ports.free_port()
-        for name in (RELAY, FLOOR, GATEWAY, PLAIN, STOCK, SIDECAR, WHOLE, FERRO, PORTKEY, CONSTANT)
-    }
+    at = {name: ports.free_port() for name in (*ALL, CONSTANT, CONSTANT_OURS)}
     up, folder, stores = stand.upstream_port, stand.folder, stand.stores
     config = subjects.litellm_config(folder, up)
     started = [
@@ -48,6 +48,7 @@ def furnish(stand: Stand, *, litellm: bool = True, others: bool = True) -> House
         subjects.relay(FLOOR, at[FLOOR], up, stores.valkey),
         subjects.gateway(GATEWAY, at[GATEWAY], up, folder, stores),
         subjects.constant(CONSTANT, at[CONSTANT]),
+        subjects.constant(CONSTANT_OURS, at[CONSTANT_OURS], ours=True),
     ]
     if litellm:
         started += [
@@ -59,6 +60,7 @@ def furnish(stand: Stand, *, litellm: bool = True, others: bool = True) -> House
     if others:
         started.append(subjects.gateway(PLAIN, at[PLAIN], up, folder, None))
         wanted[PORTKEY] = subjects.portkey(PORTKEY, at[PORTKEY])
+        wanted[NGINX] = subjects.nginx(NGINX, at[NGINX], up, folder)
     wanted[FERRO] = subjects.ferrogw(FERRO, at[FERRO], up, folder)
     stand.start(*started, *(one for one in wanted.values() if one is not None))
     names = [*(one.name for one in started), *(name for name, one in wanted.items() if one is not None)]
@@ -70,7 +72,7 @@ def furnish(stand: Stand, *, litellm: bool = True, others: bool = True) -> House
         429: stand.subject(GATEWAY, at[GATEWAY], tight),
     }
     groups = {stand.pid(name) for name in names}
-    constant = _alone(found.pop(CONSTANT), groups)
+    constant = _alone(found.pop(CONSTANT), groups), _alone(found.pop(CONSTANT_OURS), groups)
     found = {name: _alone(one, groups) for name, one in found.items()}
     refused = {status: _alone(one, groups) for status, one in refused.items()}
     return House(found, refused, constant, tuple(name for name, one in wanted.items() if one is None))

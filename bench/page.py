@@ -5,7 +5,7 @@ from math import log10
 from pathlib import Path
 from typing import Any
 
-from bench.house import DIRECT, FERRO, FLOOR, GATEWAY, PLAIN, PORTKEY, RELAY, SIDECAR, STOCK, WHOLE
+from bench.house import DIRECT, FERRO, FLOOR, GATEWAY, NGINX, PLAIN, PORTKEY, RELAY, SIDECAR, STOCK, WHOLE
 
 Facts = Any
 DOES = {
@@ -15,6 +15,7 @@ DOES = {
     GATEWAY: "virtual key, shared limits in Valkey, record in Postgres, log, metrics",
     PLAIN: "internal key, limits in the process, record on disk, log, metrics",
     FERRO: "Go; routing and metrics; no key asked, no shared limits, no stored record",
+    NGINX: "C; a reverse proxy that only relays",
     PORTKEY: "Node; routing; no key asked, no limits, no record",
     SIDECAR: "LiteLLM with our launch and patches",
     WHOLE: "our gateway with everything on, before our sidecar",
@@ -153,7 +154,8 @@ def _targets(facts: Facts) -> Iterable[Sequence[str]]:
             f"{what}, 50 ms upstream", added[kind][GATEWAY][field] - added[kind][DIRECT][field], most, "ms"
         )
     yield from _whole(calls, streams)
-    yield "a constant refusal of the web server alone", f"{facts['refusals']['constant']:.2f} us", "", ""
+    yield "a constant refusal of uvicorn", f"{facts['refusals']['uvicorn']:.2f} us", "", ""
+    yield "a constant refusal on our connection", f"{facts['refusals']['connection']:.2f} us", "", ""
     yield _target("a refusal 401", facts["refusals"]["401"], 60, "us")
     yield _target("a refusal 429", facts["refusals"]["429"], 120, "us")
     yield _target("memory at rest", facts["life"]["rss_mb"], 80, "MB")
@@ -195,19 +197,19 @@ def _floors(facts: Facts) -> str:
         for name in (RELAY, FLOOR)
     )
     cold, warm = (one["cpu_us"] for one in (added["json"][RELAY], calls[RELAY]))
+    waking = f"; nginx, a relay in C, {beyond(NGINX, 'json', 'p50_ms')}" if NGINX in added["json"] else ""
     return f"""
 Where the floor lies, in this run:
 
-* Latency. One hop through a process that only relays adds {relay};
-  with the one script call a shared limit needs, which is two wake-ups more,
-  {floor}. Little of it is work that could be left out: between two
-  calls the processor sleeps and its caches are somebody else's, and each wake-up on the way (gateway,
-  store, gateway, upstream, gateway, caller) is paid for. A call costs the relay itself {warm:,.0f} us
-  under load and {cold:,.0f} us here.
-* Refusals. The web server under the gateway takes {refusals["constant"]:,.1f} us to say no to everybody
-  without looking: head, body and system calls. A 401 beyond that is the head's checks, the digest and its
-  comparison, an id, the refusal's own words, the metric and the audit's count. A 429 is that and the key's
-  look-up; the body of a key at its limit is not read.
+* Latency. One hop through a process that only relays adds {relay}{waking}.
+  With the one script call a shared limit needs it is {floor}.
+  Waking up is the smaller part. Between two calls the processor's caches become somebody else's, and Python
+  touches much memory for little: a call costs the relay {warm:,.0f} us under load and {cold:,.0f} us here,
+  the gateway {calls[GATEWAY]["cpu_us"]:,.0f} and {added["json"][GATEWAY]["cpu_us"]:,.0f}.
+* Refusals. uvicorn's own protocol takes {refusals["uvicorn"]:,.1f} us to say no to everybody without looking:
+  head, body and system calls; our connection {refusals["connection"]:,.1f}. A 401 beyond that is the head's
+  checks, the digest and its comparison, an id, the refusal's own words, the metric and the audit's count. A
+  429 is that and the key's look-up; the body of a key at its limit is not read.
 """
 
 

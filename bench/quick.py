@@ -108,7 +108,8 @@ def refusal_lines(found: House) -> list[Line]:
     """What a refusal costs, and what the web server under it does."""
     lines: list[Line] = []
     for subject, status, what, most_us in (
-        (found.constant, 401, "the web server alone: CPU a constant refusal", None),
+        (found.constant[0], 401, "uvicorn: CPU a constant refusal", None),
+        (found.constant[1], 401, "our connection: CPU a constant refusal", None),
         (found.refused[401], 401, "llm-proxy: CPU a refusal 401", 60),
         (found.refused[429], 429, "llm-proxy: CPU a refusal 429", 120),
     ):

@@ -1,7 +1,8 @@
 """The floor: a relay that only relays, with plain ASGI and aiohttp, and on demand one Redis script a call.
 
     python -m bench.relay --port 20002 --upstream http://127.0.0.1:20001 [--redis redis://...]
-    python -m bench.relay --port 20002      answers 401 to everybody: what a refusal costs at least
+    python -m bench.relay --port 20002 [--ours]     answers 401 to everybody: what a refusal costs at least,
+                                                    on uvicorn's connections or on the gateway's
 
 No key, no limits, no record, no error handling: what any Python gateway on these libraries pays at least.
 """
@@ -14,6 +15,8 @@ import aiohttp
 import redis.asyncio
 import uvicorn
 from yarl import URL
+
+from llm_proxy.edge.wire import Connection
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -110,13 +113,14 @@ def main() -> None:
     arguments.add_argument("--port", type=int, required=True)
     arguments.add_argument("--upstream")
     arguments.add_argument("--redis")
+    arguments.add_argument("--ours", action="store_true")
     given = arguments.parse_args()
     uvicorn.run(
         Relay(given.upstream, given.redis),
         host="127.0.0.1",
         port=given.port,
         loop="uvloop",
-        http="httptools",
+        http=Connection if given.ours else "httptools",
         log_level="error",
         access_log=False,
         backlog=4096,

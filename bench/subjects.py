@@ -19,6 +19,7 @@ OTHERS = ROOT / ".bench"
 SECRET = "bench-internal-secret-0123456789"  # noqa: S105 -- of a process that lives for a minute
 ADMIN = "bench-admin-secret-0123456789"
 TRAFFIC = "sk-bench-traffic-0123456789"
+NGINX_KEEPS = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 MODELS = ("bench", "bench-50ms", "bench-1hz")
 
 
@@ -50,9 +51,35 @@ def relay(name: str, port: int, upstream_port: int, redis_url: str | None = None
     return _python(name, port, *words, *(("--redis", redis_url) if redis_url else ()))
 
 
-def constant(name: str, port: int) -> Part:
-    """The web server of our gateway and of the relays, answering without a thought."""
-    return _python(name, port, "-m", "bench.relay", "--port", str(port))
+def constant(name: str, port: int, *, ours: bool = False) -> Part:
+    """The web server of the relays, or the gateway's, answering without a thought."""
+    return _python(name, port, "-m", "bench.relay", "--port", str(port), *(("--ours",) if ours else ()))
+
+
+def nginx(name: str, port: int, upstream_port: int, folder: Path) -> Part | None:
+    """A relay that is not written in Python; None where it is not installed."""
+    program = shutil.which("nginx")
+    if program is None:
+        return None
+    config = folder / "nginx.conf"
+    config.write_text(
+        f"""daemon off; worker_processes 1; error_log /dev/null; pid {folder}/nginx.pid;
+events {{ worker_connections 4096; }}
+http {{
+  access_log off;
+  {"".join(f"{what}_temp_path {folder}/nginx-{what};" for what in NGINX_KEEPS)}
+  upstream behind {{ server 127.0.0.1:{upstream_port}; keepalive 256; }}
+  server {{
+    listen 127.0.0.1:{port}; keepalive_requests 100000000;
+    location / {{
+      proxy_pass http://behind; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off;
+    }}
+  }}
+}}
+""",
+        encoding="utf-8",
+    )
+    return _part(name, port, (program, "-c", str(config)), "", cwd=folder, env={})
 
 
 def gateway(
