@@ -2,10 +2,9 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
-import pytest
-from wired import Wired, chunked, get, post, wired
+from wired import Wired, chunked, get, post
 
 from llm_proxy.edge.bare import NO_HTTP, TOO_LARGE
 
@@ -21,19 +20,6 @@ PIECES = [
     b"\r\n", b"\r\n\r\n", b"\n", b"\r", b"\0", b" ", b":", b";", b"-", b"#", b"\xff", b"0\r\n\r\n", b"f" * 17,
     b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n", b"Connection: close\r\n", b"GET / HTTP/1.1",
 ]  # fmt: skip
-
-
-@pytest.fixture(params=[pytest.param(False, id="asyncio"), pytest.param(True, id="uvloop")])
-def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
-    """Plain asyncio, and the loop the gateway runs on."""
-    return "asyncio", {"use_uvloop": request.param}
-
-
-@pytest.fixture
-async def at() -> AsyncIterator[Wired]:
-    """A server."""
-    async with wired() as one:
-        yield one
 
 
 def mutated(chance: random.Random) -> bytes:

@@ -1,27 +1,12 @@
 """A connection and what callers and applications may do to it, on both event loops."""
 
-from collections.abc import AsyncIterator
-
 import pytest
-from wired import HEAD_S, Wired, answers, chunked, get, post, wired
+from wired import HEAD_S, Wired, answers, chunked, get, post
 
 from llm_proxy.edge import wire
 
 NO_REQUEST = b"\0\1\2\r\n\r\n"
 MUCH = b"a" * 2**17
-
-
-@pytest.fixture(params=[pytest.param(False, id="asyncio"), pytest.param(True, id="uvloop")])
-def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
-    """Plain asyncio, and the loop the gateway runs on."""
-    return "asyncio", {"use_uvloop": request.param}
-
-
-@pytest.fixture
-async def at() -> AsyncIterator[Wired]:
-    """A server."""
-    async with wired() as one:
-        yield one
 
 
 async def test_pipelined_requests_are_answered_in_order_one_at_a_time(at: Wired) -> None:

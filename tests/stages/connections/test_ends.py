@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from wired import HEAD_S, Client, Wired, answers, chunked, get, post, wired
@@ -12,19 +12,6 @@ from llm_proxy.edge import wire
 
 NO_REQUEST = b"\0\1\2\r\n\r\n"
 MUCH = b"a" * 2**17
-
-
-@pytest.fixture(params=[pytest.param(False, id="asyncio"), pytest.param(True, id="uvloop")])
-def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
-    """Plain asyncio, and the loop the gateway runs on."""
-    return "asyncio", {"use_uvloop": request.param}
-
-
-@pytest.fixture
-async def at() -> AsyncIterator[Wired]:
-    """A server."""
-    async with wired() as one:
-        yield one
 
 
 @pytest.mark.parametrize(

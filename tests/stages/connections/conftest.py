@@ -1,0 +1,19 @@
+"""A server of bare connections, on both event loops."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from wired import Wired, wired
+
+
+@pytest.fixture(params=[pytest.param(False, id="asyncio"), pytest.param(True, id="uvloop")])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    """Plain asyncio, and the loop the gateway runs on."""
+    return "asyncio", {"use_uvloop": request.param}
+
+
+@pytest.fixture
+async def at() -> AsyncIterator[Wired]:
+    """A server."""
+    async with wired() as one:
+        yield one
