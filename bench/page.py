@@ -211,8 +211,8 @@ Where the floor lies, in this run:
   checks, the digest and its comparison, an id, the refusal's own words, the metric and the audit's count. A
   429 is that and the key's look-up; the body of a key at its limit is not read.
 
-Tried and not kept, for no difference was seen: huge pages for the heap (glibc's `hugetlb`), a processor of the
-gateway's own, composing the sidecar's request while the limits store is asked, uvicorn's `zttp` protocol.
+Tried and not kept, for no difference was seen: huge pages for the heap (glibc's `hugetlb`), a processor of
+the gateway's own, composing the sidecar's request while the limits store is asked, uvicorn's `zttp` protocol.
 """
 
 

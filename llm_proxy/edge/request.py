@@ -85,7 +85,7 @@ def read_headers(scope: Scope, *, max_bytes: int) -> Headers:
         size += len(name) + len(value)
         if name in READ:
             if name in found:
-                _say_it_twice(name, found[name], value)
+                _refuse_contradiction(name, found[name], value)
             found[name] = value
     if size > max_bytes:
         raise HeadersTooLarge("The request's headers are too large.")
@@ -95,7 +95,7 @@ def read_headers(scope: Scope, *, max_bytes: int) -> Headers:
     return found
 
 
-def _say_it_twice(name: bytes, before: bytes, value: bytes) -> None:
+def _refuse_contradiction(name: bytes, before: bytes, value: bytes) -> None:
     shown = name.decode()
     if name == b"host":
         raise _unreadable("The request names several hosts.", "invalid_host")

@@ -62,10 +62,10 @@ class Controls:
     def _may_fall_back(self, name: str, caller: Caller, catalog: Catalog | None) -> bool:
         models = usable(caller, self.default_models, catalog.names if catalog else None)
         reached = catalog.fallbacks(name) if catalog else None
-        if models is None or catalog is None or reached is None:
-            return (
-                models is not None and "*" in models
-            )  # nobody knows where: who may use everything goes there
+        if models is None:
+            return False
+        if catalog is None or reached is None:  # nobody knows where: only who may use everything goes there
+            return "*" in models
         return all(
             allowed(models, one, catalog.resolved) and not self.stopped(caller, one) for one in reached
         )
