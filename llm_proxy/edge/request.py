@@ -8,7 +8,8 @@ Source: RFC 9110, 8.4 (Content-Encoding); ASGI HTTP 2.3.
 
 import re
 import zlib
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from itertools import chain
 from typing import Any
 
 from llm_proxy.errors import BadRequest, BodyTooLarge, HeadersTooLarge, UnsupportedMediaType
@@ -79,29 +80,26 @@ def read_headers(scope: Scope, *, max_bytes: int) -> Headers:
 
     A name that comes twice is a contradiction unless it says the same; `Host` may come once.
     """
-    found: Headers = {}
-    size = 0
-    for name, value in scope["headers"]:
-        size += len(name) + len(value)
-        if name in READ:
-            if name in found:
-                _refuse_contradiction(name, found[name], value)
-            found[name] = value
-    if size > max_bytes:
+    headers: list[tuple[bytes, bytes]] = scope["headers"]
+    pairs = [pair for pair in headers if pair[0] in READ]
+    found = dict(pairs)
+    if sum(map(len, chain.from_iterable(headers))) > max_bytes:
         raise HeadersTooLarge("The request's headers are too large.")
     host = found.get(b"host")
-    if host is None or b"upgrade" in found or scope["http_version"] != "1.1" or not _HOST.fullmatch(host):
+    odd = host is None or b"upgrade" in found or scope["http_version"] != "1.1" or not _HOST.fullmatch(host)
+    if odd or len(found) < len(pairs):
         check_head(scope)
+        _refuse_contradiction(pairs)
     return found
 
 
-def _refuse_contradiction(name: bytes, before: bytes, value: bytes) -> None:
-    shown = name.decode()
-    if name == b"host":
-        raise _unreadable("The request names several hosts.", "invalid_host")
-    if before != value:
-        why = f"The header `{shown}` appears twice with different values."
-        raise BadRequest(why, param=shown, code="duplicate_header")
+def _refuse_contradiction(pairs: Iterable[tuple[bytes, bytes]]) -> None:
+    found: Headers = {}
+    for name, value in pairs:
+        if found.setdefault(name, value) != value:
+            shown = name.decode()
+            why = f"The header `{shown}` appears twice with different values."
+            raise BadRequest(why, param=shown, code="duplicate_header")
 
 
 async def read_body(receive: Receive, headers: Headers, *, max_bytes: int) -> bytes:
