@@ -171,7 +171,7 @@ async def _carried(front: Front) -> dict[str, Work]:
     found: dict[str, Work] = {}
     for name, scope in requests().items():
         head = b"".join(b"%b: %b\r\n" % pair for pair in scope["headers"])
-        seen = [Work() for _ in range(WARM)]
+        seen = [Work() for _ in range(WARM + REPEATS)]
         for work in seen:
             with counted(work, CONNECTION):
                 writer.write(b"POST %b HTTP/1.1\r\n%b\r\n%b" % (scope["raw_path"], head, scope["body"]))
@@ -180,7 +180,8 @@ async def _carried(front: Front) -> dict[str, Work]:
                     await reader.readuntil(b"\r\n0\r\n\r\n")
                 else:
                     await reader.readexactly(int(answer.partition(b"content-length: ")[2].split(b"\r\n")[0]))
-        found[f"connection: {name}"] = min(seen, key=lambda work: work.bytecodes)
+        # Python 3.13 leaves bytecodes out where it has not traced a function before.
+        found[f"connection: {name}"] = min(seen[WARM:], key=lambda work: work.bytecodes)
     writer.close()
     server.close()
     return found
@@ -231,6 +232,8 @@ def main() -> None:
     BASELINE.write_text(json.dumps(known, indent=2) + "\n")
     for name, one in known[VERSION].items():
         print(f"{name:28} {one['bytecodes']:8,} bytecodes {one['calls']:6,} calls")  # noqa: T201 -- a program that prints
+    if others := ", ".join(sorted(known.keys() - {VERSION})):
+        print(f"The counts of {others} stand as they were: `make work` there as well.")  # noqa: T201 -- the same
 
 
 if __name__ == "__main__":

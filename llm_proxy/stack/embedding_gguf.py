@@ -119,8 +119,9 @@ def _tensors(path: Path, names: Mapping[str, str]) -> Iterator[tuple[str, NDArra
     raw = path.read_bytes()
     (header_bytes,) = struct.unpack_from("<Q", raw)
     header: dict[str, Any] = json.loads(raw[8 : 8 + header_bytes])
+    numbers = memoryview(raw)
     prefix = "" if "embeddings.word_embeddings.weight" in header else "bert."
     for theirs, ours in names.items():
         entry = header[prefix + theirs]
         start, end = (8 + header_bytes + offset for offset in entry["data_offsets"])
-        yield ours, np.frombuffer(raw[start:end], np.float32).reshape(entry["shape"])
+        yield ours, np.asarray(numbers[start:end].cast("f"), np.float32).reshape(entry["shape"])
