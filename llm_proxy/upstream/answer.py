@@ -15,7 +15,7 @@ from llm_proxy.upstream.nulls import restore
 from llm_proxy.upstream.reply import Served, Usage
 from llm_proxy.upstream.shape import as_object
 from llm_proxy.upstream.usage import COUNTED, read_usage
-from llm_proxy.upstream.watch import Watch
+from llm_proxy.upstream.watch import FOREVER, Watch
 from llm_proxy.upstream.wire import Connection
 
 
@@ -60,7 +60,7 @@ class Answer:
             raise broke_off() from broken
         except orjson.JSONDecodeError:
             body, document = b"", {}
-        self._watch.silent_at = float("inf")
+        self._watch.silent_at = FOREVER
         if not document:
             raise ProviderFailed("The model's provider failed to answer.")
         usage = as_object(document.get("usage"))
@@ -80,9 +80,10 @@ class Answer:
         assert frames is not None  # noqa: S101 -- only streams are read by chunk
         watch.silent_at = monotonic() + self._idle_s
         try:
-            while (raw := connection.came()) is None:
+            while not (connection.parts or connection.whole):
                 await connection.news()
-            watch.silent_at = float("inf")
+            raw = connection.came()
+            watch.silent_at = FOREVER
             watch.heard += 1
             if raw:
                 return frames.feed(raw)

@@ -67,6 +67,8 @@ class Connection(asyncio.Protocol):
         status: Of the answer; 0 before its head.
         headers: Of the answer, names in lower case.
         idle_since: When it was last let go, by `time.monotonic`.
+        parts: What came of the body and was not taken yet.
+        whole: All of the body has come.
     """
 
     def __init__(self, address: Address, loop: asyncio.AbstractEventLoop) -> None:
@@ -77,9 +79,9 @@ class Connection(asyncio.Protocol):
         self.idle_since = 0.0
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
-        self._parts: list[bytes] = []
+        self.parts: list[bytes] = []
         self._unread_bytes = 0
-        self._asked = self._whole = self._paused = False
+        self._asked = self.whole = self._paused = False
         self._waiter: asyncio.Future[None] | None = None
 
     @property
@@ -92,23 +94,21 @@ class Connection(asyncio.Protocol):
         """Send a request; returns when the answer's head is there. Raises `BrokenOff`."""
         if self._transport is None:
             raise BrokenOff
-        self.status, self.headers, self._parts = 0, {}, []
-        self._asked, self._whole = True, False
+        self.status, self.headers, self.parts = 0, {}, []
+        self._asked, self.whole = True, False
         self._transport.write(request)
         while not self.status:
             await self.news()
 
     async def read(self) -> bytes:
         """The next bytes of the body, all that came; none at its end. Raises `BrokenOff`."""
-        while (came := self.came()) is None:
+        while not (self.parts or self.whole):
             await self.news()
-        return came
+        return self.came()
 
-    def came(self) -> bytes | None:
-        """The bytes of the body that came since; none at its end, None while nothing has."""
-        if not self._parts:
-            return b"" if self._whole else None
-        parts, self._parts = self._parts, []
+    def came(self) -> bytes:
+        """The bytes of the body that came since; none at its end, or while nothing has."""
+        parts, self.parts = self.parts, []
         self._unread_bytes = 0
         if self._paused and self._transport is not None and not self._transport.is_closing():
             self._paused = False
@@ -117,8 +117,8 @@ class Connection(asyncio.Protocol):
 
     async def read_all(self, most_bytes: int | None = None) -> bytes:
         """The rest of the body, or as much of it as is wanted; raises `BrokenOff`."""
-        if self._whole:
-            return self.came() or b""
+        if self.whole:
+            return self.came()
         parts: list[bytes] = []
         size = 0
         while (part := await self.read()) and (most_bytes is None or size < most_bytes):
@@ -137,11 +137,6 @@ class Connection(asyncio.Protocol):
             raise BrokenOff
         self._waiter = self._loop.create_future()
         return self._waiter
-
-    def _wake(self) -> None:
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
 
     # What asyncio calls
 
@@ -162,14 +157,16 @@ class Connection(asyncio.Protocol):
         if self._unread_bytes > MOST_UNREAD_BYTES and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
-        self._wake()
+        if (waiter := self._waiter) is not None and not waiter.done():
+            waiter.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The end of the connection; it is also the end of a body that has no other."""
         self._transport = None
         if exc is None and self.status and not any(name in self.headers for name in _FRAMING):
-            self._whole = True
-        self._wake()
+            self.whole = True
+        if (waiter := self._waiter) is not None and not waiter.done():
+            waiter.set_result(None)
 
     # What the parser calls
 
@@ -183,7 +180,7 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, part: bytes) -> None:
         """Some of the body."""
-        self._parts.append(part)
+        self.parts.append(part)
         self._unread_bytes += len(part)
 
     def on_message_complete(self) -> None:
@@ -191,7 +188,7 @@ class Connection(asyncio.Protocol):
         if self.status < 200:
             self.status, self.headers = 0, {}
             return
-        self._whole = True
+        self.whole = True
         self._asked = not self._parser.should_keep_alive()
 
 
