@@ -131,19 +131,20 @@ def house(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def environment(name: str) -> Path:
-    """The Python of an environment, or the folder of node's modules; made when its lock file is newer."""
+    """The Python of an environment, or node's modules; made anew when its lock changed or it was moved."""
     folder, lock = HOME / name, LOCKS / f"{name}.txt"
     if name == "node":
         return _node(folder)
     stamp = folder / ".made"
-    if not stamp.exists() or stamp.stat().st_mtime < lock.stat().st_mtime:
+    made_as = stamp.read_text() if stamp.exists() else ""
+    if made_as != str(folder) or stamp.stat().st_mtime < lock.stat().st_mtime:
         print(f"→ environment {name}", flush=True)
         uv = subprocess.check_output(["/bin/sh", ROOT / "scripts" / "uv.sh"], text=True).strip()
         subprocess.run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, folder], check=True)
         python = folder / "bin" / "python"
         words = ["pip", "install", "--quiet", "--no-deps", "--require-hashes", "--requirement", lock]
         subprocess.run([uv, *words, "--python", python], check=True)
-        stamp.touch()
+        stamp.write_text(str(folder))  # its programs name their Python by its path
     return folder / "bin" / "python"
 
 
