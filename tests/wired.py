@@ -175,7 +175,7 @@ class Wired:
         await client.says(*pieces, gap_s=gap_s)
         if ends:
             await asyncio.sleep(0.1)
-            client.writer.write_eof()
+            client.ends()
         return await client.rest()
 
     async def connection(self) -> Connection:

@@ -44,7 +44,7 @@ def _links(body: Json) -> Iterator[tuple[str, str]]:
         for at, part in enumerate(as_objects(content)):
             if part.get("type") != "text":
                 yield from _texts(part, f"messages[{number}].content[{at}]", _DEPTH)
-    for number, tool in enumerate(as_objects(body["tools"]) if "tools" in body else ()):
+    for number, tool in enumerate(as_objects(body.get("tools"))):
         if tool.get("type", "function") != "function":
             yield from _texts(tool, f"tools[{number}]", _DEPTH)
 

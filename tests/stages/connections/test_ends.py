@@ -100,6 +100,7 @@ async def test_a_caller_may_leave_at_any_time(
     if then:
         await at.has_noted(then)
     await at.until(lambda: not at.state.connections and not at.state.tasks)
+    assert at.app.noted == [one for one in (notes, then) if one]
 
 
 async def test_one_connection_too_many_is_not_served() -> None:
@@ -160,13 +161,12 @@ async def test_who_goes_on_sending_after_the_last_answer_is_let_go(at: Wired) ->
     ],
 )
 async def test_a_server_that_stops_gives_the_answer_it_owes(
-    at: Wired, monkeypatch: pytest.MonkeyPatch, raw: bytes, heard: list[bytes]
+    at: Wired, raw: bytes, heard: list[bytes]
 ) -> None:
-    """That one is the last; and nobody is waited for who then says nothing, for nobody looks any more."""
+    """That one is the last; and nobody is waited for who then says nothing."""
     client = await at.client()
     await client.says(raw)
     await asyncio.sleep(0.05)
-    monkeypatch.setattr(wire, "_LINGER_S", 0.2)
     (await at.connection()).shutdown()
     at.app.go.set()
     assert [one.body for one in answers(await client.rest())] == heard
