@@ -9,6 +9,7 @@ from llm_proxy.stack import ports
 DIRECT = "direct"
 RELAY = "bare relay"
 FLOOR = "bare relay + one Redis script"
+LEAST = "least relay + one Redis script"
 GATEWAY = "llm-proxy"
 PLAIN = "llm-proxy, no stores"
 STOCK = "LiteLLM"
@@ -19,7 +20,7 @@ PORTKEY = "Portkey"
 NGINX = "nginx"
 CONSTANT = "a constant answer"
 CONSTANT_OURS = "a constant answer on our connection"
-ALL = (RELAY, FLOOR, GATEWAY, PLAIN, STOCK, SIDECAR, WHOLE, FERRO, PORTKEY, NGINX)
+ALL = (RELAY, FLOOR, LEAST, GATEWAY, PLAIN, STOCK, SIDECAR, WHOLE, FERRO, PORTKEY, NGINX)
 RPM = 1_000_000_000
 
 
@@ -59,6 +60,7 @@ def furnish(stand: Stand, *, litellm: bool = True, others: bool = True) -> House
     wanted = {}
     if others:
         started.append(subjects.gateway(PLAIN, at[PLAIN], up, folder, None))
+        started.append(subjects.least(LEAST, at[LEAST], up, stores.valkey))
         wanted[PORTKEY] = subjects.portkey(PORTKEY, at[PORTKEY])
         wanted[NGINX] = subjects.nginx(NGINX, at[NGINX], up, folder)
     wanted[FERRO] = subjects.ferrogw(FERRO, at[FERRO], up, folder)

@@ -5,13 +5,28 @@ from math import log10
 from pathlib import Path
 from typing import Any
 
-from bench.house import DIRECT, FERRO, FLOOR, GATEWAY, NGINX, PLAIN, PORTKEY, RELAY, SIDECAR, STOCK, WHOLE
+from bench.floors import floors
+from bench.house import (
+    DIRECT,
+    FERRO,
+    FLOOR,
+    GATEWAY,
+    LEAST,
+    NGINX,
+    PLAIN,
+    PORTKEY,
+    RELAY,
+    SIDECAR,
+    STOCK,
+    WHOLE,
+)
 
 Facts = Any
 DOES = {
     DIRECT: "the static upstream itself",
     RELAY: "plain ASGI and aiohttp: no key, no limits, no record",
     FLOOR: "the same, and one sliding window counted in Valkey a call",
+    LEAST: "callbacks on bytes: no ASGI, no tasks, no client library, no error handling; the same window",
     GATEWAY: "virtual key, shared limits in Valkey, record in Postgres, log, metrics",
     PLAIN: "internal key, limits in the process, record on disk, log, metrics",
     FERRO: "Go; routing and metrics; no key asked, no shared limits, no stored record",
@@ -43,10 +58,9 @@ machine. What each one does for its CPU differs:
 
 """
 
-ADDED = """Milliseconds beyond asking the upstream itself. Four callers, each waiting up to 20 ms between
-two calls: without it their calls would leave in step, be answered in step, and what is measured is how long
-the last of four stands in line.
-
+ADDED = """Milliseconds beyond asking the upstream itself. Each caller waits up to 20 ms between two calls:
+without it their calls would leave in step, be answered in step, and what is measured is how long the last
+of them stands in line.
 """
 
 
@@ -59,13 +73,13 @@ def write(facts: Facts, folder: Path) -> None:
         _rows(("subject", "what it does"), ((name, DOES[name]) for name in DOES if name in calls["16"])),
         "\n## The targets\n\n",
         _rows(("what", "measured", "target", ""), _targets(facts)),
-        _floors(facts),
+        floors(facts),
         "\n## JSON calls\n\n![CPU a JSON call](benchmarks.svg)\n\n",
         *_calls(calls),
         *_streams(streams),
         "\n## What is added to an upstream that takes 50 ms\n\n",
         ADDED,
-        _rows(("subject", "p50", "p99", "first frame p50", "first frame p99"), _added(facts["added"])),
+        *_added_tables(facts["added"]),
         _losses(facts),
         "\n## Conditions\n\n",
         "".join(f"* {name}: {_plain(value)}\n" for name, value in said.items()),
@@ -146,13 +160,13 @@ def _targets(facts: Facts) -> Iterable[Sequence[str]]:
         1.15,
         "x",
     )
-    for kind, field, most, what in (
-        ("json", "p50_ms", 0.5, "added latency p50"),
-        ("stream", "first_p50_ms", 1.0, "added time to first frame p50"),
-    ):
-        yield _target(
-            f"{what}, 50 ms upstream", added[kind][GATEWAY][field] - added[kind][DIRECT][field], most, "ms"
-        )
+    for callers, by in added.items():
+        for kind, field, most, what in (
+            ("json", "p50_ms", 0.5, "added latency p50"),
+            ("stream", "first_p50_ms", 1.0, "added time to first frame p50"),
+        ):
+            ms = by[kind][GATEWAY][field] - by[kind][DIRECT][field]
+            yield _target(f"{what}, 50 ms upstream, {callers} callers", ms, most, "ms")
     yield from _whole(calls, streams)
     yield "a constant refusal of uvicorn", f"{facts['refusals']['uvicorn']:.2f} us", "", ""
     yield "a constant refusal on our connection", f"{facts['refusals']['connection']:.2f} us", "", ""
@@ -185,43 +199,18 @@ def _whole(calls: Facts, streams: Facts) -> Iterable[Sequence[str]]:
             yield _target(f"gateway + our sidecar / LiteLLM: CPU a {what}", ratio, 1.0, "x")
 
 
-def _floors(facts: Facts) -> str:
-    """What no gateway on these libraries can be below, from the same run."""
-    calls, added, refusals = facts["calls"]["16"], facts["added"], facts["refusals"]
-
-    def beyond(name: str, kind: str, field: str) -> str:
-        return f"{added[kind][name][field] - added[kind][DIRECT][field]:.2f} ms"
-
-    relay, floor = (
-        f"{beyond(name, 'json', 'p50_ms')} ({beyond(name, 'stream', 'first_p50_ms')} to the first frame)"
-        for name in (RELAY, FLOOR)
-    )
-    cold, warm = (one["cpu_us"] for one in (added["json"][RELAY], calls[RELAY]))
-    waking = f"; nginx, a relay in C, {beyond(NGINX, 'json', 'p50_ms')}" if NGINX in added["json"] else ""
-    return f"""
-Where the floor lies, in this run:
-
-* Latency. One hop through a process that only relays adds {relay}{waking}.
-  With the one script call a shared limit needs it is {floor}.
-  Waking up is the smaller part. Between two calls the processor's caches become somebody else's, and Python
-  touches much memory for little: a call costs the relay {warm:,.0f} us under load and {cold:,.0f} us here,
-  the gateway {calls[GATEWAY]["cpu_us"]:,.0f} and {added["json"][GATEWAY]["cpu_us"]:,.0f}.
-* Refusals. uvicorn's own protocol takes {refusals["uvicorn"]:,.1f} us to say no to everybody without looking:
-  head, body and system calls; our connection {refusals["connection"]:,.1f}. A 401 beyond that is the head's
-  checks, the digest and its comparison, an id, the refusal's own words, the metric and the audit's count. A
-  429 is that and the key's look-up; the body of a key at its limit is not read.
-
-Tried and not kept, for no difference was seen: huge pages for the heap (glibc's `hugetlb`), a processor of
-the gateway's own, composing the sidecar's request while the limits store is asked, uvicorn's `zttp` protocol.
-"""
-
-
 def _target(what: str, value: float, most: float, unit: str) -> Sequence[str]:
     return what, f"{value:.2f} {unit}", f"<= {most:g} {unit}", "ok" if value <= most else "missed"
 
 
-def _added(added: Facts) -> Iterable[Sequence[str]]:
-    whole, stream = added["json"], added["stream"]
+def _added_tables(added: Facts) -> Iterable[str]:
+    heads = ("subject", "p50", "p99", "first frame p50", "first frame p99")
+    for callers, by in added.items():
+        yield f"\n{callers} callers:\n\n"
+        yield _rows(heads, _added(by["json"], by["stream"]))
+
+
+def _added(whole: Facts, stream: Facts) -> Iterable[Sequence[str]]:
     for name in whole:
         if name == DIRECT:
             continue

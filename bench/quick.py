@@ -143,13 +143,13 @@ def latency_lines(found: House) -> list[Line]:
     return lines
 
 
-def unhurried(subject: Subject, sent: str) -> Run:
-    """Four callers that wait a little between two calls, each as long as it likes.
+def unhurried(subject: Subject, sent: str, callers: int = 4, seconds: float = 2.0) -> Run:
+    """Callers that wait a little between two calls, each as long as it likes.
 
     Without the wait their calls leave together, are answered together, and what is measured is how long the
-    last of four stands in line.
+    last of them stands in line.
     """
-    return measure(subject, sent, connections=4, seconds=1.5, pause_ms=20)
+    return measure(subject, sent, connections=callers, seconds=seconds, pause_ms=20)
 
 
 def _p50(run: Run) -> float:

@@ -51,6 +51,12 @@ def relay(name: str, port: int, upstream_port: int, redis_url: str | None = None
     return _python(name, port, *words, *(("--redis", redis_url) if redis_url else ()))
 
 
+def least(name: str, port: int, upstream_port: int, redis_url: str) -> Part:
+    """The relay without libraries, with a Redis script a call."""
+    words = ["-m", "bench.least", "--port", str(port), "--upstream", str(upstream_port), "--redis", redis_url]
+    return _python(name, port, *words)
+
+
 def constant(name: str, port: int, *, ours: bool = False) -> Part:
     """The web server of the relays, or the gateway's, answering without a thought."""
     return _python(name, port, "-m", "bench.relay", "--port", str(port), *(("--ours",) if ours else ()))

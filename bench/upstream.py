@@ -4,7 +4,7 @@
 
 What it plays stands in the model's name: `bench` answers at once, `bench-50ms` after 50 ms; a streamed call
 gets `FRAMES` frames, one every 5 ms, and with `bench-1hz` ten, one a second. Invariants: any call is
-answered; nothing of it is parsed but its framing; all streams share one ticker.
+answered; nothing of it is parsed but its framing; all streams share one ticker, which rests without them.
 """
 
 import argparse
@@ -102,18 +102,24 @@ class Ticker:
     def __init__(self) -> None:
         self._running: list[tuple[asyncio.Transport, Iterator[bytes]]] = []
         self._slow: list[tuple[asyncio.Transport, Iterator[bytes]]] = []
+        self._wanted = asyncio.Event()
 
     def add(self, transport: asyncio.Transport, *, slow: bool) -> None:
         """A stream begins; its first frame leaves with its head."""
         coming = iter(SLOW if slow else FAST)
         transport.write(STREAM_HEAD + next(coming))
         (self._slow if slow else self._running).append((transport, coming))
+        self._wanted.set()
 
     async def run(self) -> None:
         """Tick until cancelled."""
         loop = asyncio.get_running_loop()
         at, turn = loop.time(), 0
         while True:
+            if not self._running and not self._slow:
+                self._wanted.clear()
+                await self._wanted.wait()
+                at = loop.time()
             at, turn = at + TICK_S, turn + 1
             await asyncio.sleep(at - loop.time())
             self._running = [one for one in self._running if _write(*one)]

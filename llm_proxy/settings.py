@@ -72,7 +72,7 @@ class Settings(BaseSettings):
     version: str | None = Field(None, description="Version shown on `/health`; the package's own by default.")
     host: str = Field("127.0.0.1", validation_alias=_named("HOST", own="HOST"), description="Address to listen on.")
     port: int = Field(7007, validation_alias=_named("PORT", own="PORT"), description="Port to listen on.")
-    workers: int = Field(1, ge=1, description="Gateway processes sharing the port.")
+    workers: int = Field(1, ge=1, description="Gateway processes sharing the port; mock mode, which counts in memory, runs one.")
     public_bind_ok: bool = Field(default=False, description="Consent to listen on a public address in production (TLS ends in front of us).")
     trusted_proxies: Words = Field((), description="Addresses or networks whose `X-Forwarded-For` is believed.")
     cors_origins: Words = Field((), description="Origins allowed by CORS; none by default.")

@@ -81,7 +81,9 @@ def command(host: str | None, port: int | None, workers: int | None) -> None:
         for fault in faults:
             click.echo(f"llm-proxy: refused to start: {fault}", err=True)
         sys.exit(2)
-    if settings.workers > 1:
+    if settings.workers > 1 and settings.llm_mode == "mock":
+        click.echo("llm-proxy: mock mode counts in memory, where nobody else can look: one worker", err=True)
+    elif settings.workers > 1:
         from llm_proxy.cli.workers import serve_many  # noqa: PLC0415 -- most gateways are one process
 
         sys.exit(serve_many(settings))

@@ -239,3 +239,16 @@ def test_what_was_used_is_told_without_a_database(tmp_path: Path) -> None:
         assert [(one["agent"], one["model"], one["requests"]) for one in lines] == [("scout", "mock", 2)]
         story = client.get(f"/v1/requests/{answers[0].headers['x-request-id']}").json()
         assert (story["outcome"], story["model_group"], story["agent"]) == ("ok", "mock", "scout")
+
+
+def test_a_mock_is_one_worker_whatever_is_asked_so_that_its_figures_are_of_all_calls(tmp_path: Path) -> None:
+    """It counts in memory: of several workers each would tell its own part."""
+    names = {"LLM_PROXY__LLM_MODE": "mock", "LLM_PROXY__WORKERS": "3", "LLM_PROXY__ADMIN_KEY": ADMIN_KEY}
+    with serving(tmp_path, **names) as (url, _):
+        for _ in range(9):
+            assert httpx.post(f"{url}/v1/chat/completions", json=CHAT, headers=AS).status_code == 200
+        page = httpx.get(f"{url}/metrics", headers={"Authorization": f"Bearer {ADMIN_KEY}"}).text
+    asked = [line for line in page.splitlines() if line.startswith("llm_proxy_requests_total{")]
+    assert [line.rpartition(" ")[2] for line in asked] == ["9"]
+    assert "llm_proxy_workers 1" in page.splitlines()
+    assert "one worker" in (tmp_path / "gateway.log").read_text()
