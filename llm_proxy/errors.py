@@ -129,6 +129,14 @@ class UnsupportedMediaType(Refused):
     default_code = "unsupported_media_type"
 
 
+class UnknownCoding(Refused):
+    """A transfer coding we do not read."""
+
+    status = 501
+    default_code = "unsupported_transfer_encoding"
+    retryable = False
+
+
 class HeadersTooLarge(Refused):
     """More header bytes than the operator allows."""
 

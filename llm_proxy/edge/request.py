@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from itertools import chain
 from typing import Any
 
-from llm_proxy.errors import BadRequest, BodyTooLarge, HeadersTooLarge, UnsupportedMediaType
+from llm_proxy.errors import BadRequest, BodyTooLarge, HeadersTooLarge, UnknownCoding, UnsupportedMediaType
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -35,6 +35,7 @@ _HOST = re.compile(rb"(?:[\w.~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})
 _VERSIONS = frozenset({"1.0", "1.1"})
 
 
+_CLOSED = (("connection", "close"),)
 _JSON = b"application/json"
 _CURLS_OWN = b"application/x-www-form-urlencoded"
 
@@ -51,6 +52,7 @@ def check_head(scope: Scope) -> None:
 
     Raises:
         BadRequest: Not HTTP/1.x; no, another or an impossible `Host`; chunks in HTTP/1.0; an `Upgrade`.
+        UnknownCoding: A body packed on its way (RFC 9112, 6.1).
     """
     version = scope["http_version"]
     if version not in _VERSIONS:
@@ -63,16 +65,24 @@ def check_head(scope: Scope) -> None:
             host = value
         elif name == b"upgrade":
             raise _unreadable("This server speaks HTTP/1.1 alone; do not ask for an upgrade.", "no_upgrade")
-        elif name == b"transfer-encoding" and version == "1.0":
-            raise _unreadable("HTTP/1.0 has no `Transfer-Encoding`.", "invalid_framing")
+        elif name == b"transfer-encoding":
+            _check_coding(value, version)
     if host is None and version == "1.1":
         raise _unreadable("The request has no `Host` header.", "invalid_host")
     if host is not None and _HOST.fullmatch(host) is None:
         raise _unreadable("The `Host` header is not a host.", "invalid_host")
 
 
+def _check_coding(value: bytes, version: str) -> None:
+    if version == "1.0":
+        raise _unreadable("HTTP/1.0 has no `Transfer-Encoding`.", "invalid_framing")
+    if value.strip().lower() != b"chunked":
+        why = "A request's `Transfer-Encoding` may be `chunked` and nothing else."
+        raise UnknownCoding(why, headers=_CLOSED)
+
+
 def _unreadable(message: str, code: str) -> BadRequest:
-    return BadRequest(message, code=code, headers=(("connection", "close"),))
+    return BadRequest(message, code=code, headers=_CLOSED)
 
 
 def read_headers(scope: Scope, *, max_bytes: int) -> Headers:
@@ -87,6 +97,7 @@ def read_headers(scope: Scope, *, max_bytes: int) -> Headers:
         raise HeadersTooLarge("The request's headers are too large.")
     host = found.get(b"host")
     odd = host is None or b"upgrade" in found or scope["http_version"] != "1.1" or not _HOST.fullmatch(host)
+    odd = odd or found.get(b"transfer-encoding", b"chunked") != b"chunked"
     if odd or len(found) < len(pairs):
         check_head(scope)
         _refuse_contradiction(pairs)

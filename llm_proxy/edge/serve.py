@@ -18,7 +18,7 @@ from llm_proxy.edge.doors import HotDoor
 from llm_proxy.edge.intake import Intake
 from llm_proxy.edge.request import ClientGone, Receive, Scope, Send, read_body, read_headers
 from llm_proxy.edge.suspects import Suspects
-from llm_proxy.errors import Bug, Overloaded, ProviderAuth, Refused
+from llm_proxy.errors import Bug, Overloaded, ProviderAuth, Refused, UnknownCoding
 from llm_proxy.identity import Caller
 from llm_proxy.ledger import Exchange
 from llm_proxy.pipeline import Stages, relay
@@ -105,7 +105,7 @@ class _Attempt:
 
     async def refuse(self, refused: Refused) -> None:
         """Answer with an error: a status while nothing was sent, else the stream's error event."""
-        if refused.status >= 500 and not isinstance(refused, Overloaded):
+        if refused.status >= 500 and not isinstance(refused, Overloaded | UnknownCoding):
             self._tell(refused)
         if self._started:
             await self._send({"type": "http.response.body", "body": self.door.dialect.stream_error(refused)})

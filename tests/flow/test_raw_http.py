@@ -97,6 +97,25 @@ def test_what_is_not_http_is_said_to_be_so_and_the_connection_ends(front: Front,
     assert said.closed
 
 
+@pytest.mark.parametrize("path", [CHAT, b"/health/live", b"/admin/keys"])
+@pytest.mark.parametrize("coding", [b"gzip, chunked", b"chunked;q=1, chunked", b"identity, chunked"])
+def test_a_body_packed_on_its_way_is_a_coding_we_do_not_have(
+    front: Front, path: bytes, coding: bytes
+) -> None:
+    """501 (RFC 9112, 6.1) in OpenAI's envelope, closed; not a body that is then no JSON."""
+    before = posts(front)
+    raw = request(path, b"Transfer-Encoding: %b\r\n" % coding, length=False, body=CHUNKS)
+    said = ask(front.port, raw, INNER)
+    assert posts(front) == before
+    assert (said.statuses, said.code, said.closed) == ([501], "unsupported_transfer_encoding", True)
+
+
+def test_chunked_in_capitals_is_chunked(front: Front) -> None:
+    """Names of codings have no case (RFC 9112, 7)."""
+    raw = request(more=b"Transfer-Encoding: Chunked\r\nConnection: close\r\n", length=False, body=CHUNKS)
+    assert ask(front.port, raw).statuses == [200]
+
+
 @pytest.mark.parametrize(("raw", "code"), TWO_READINGS)
 def test_a_head_two_readers_could_read_differently_is_refused_and_the_connection_ends(
     front: Front, raw: bytes, code: str
