@@ -1,7 +1,8 @@
 """Everything side by side in one run: `make bench`. Writes docs/benchmarks.md, .json and .svg.
 
-Takes about twelve minutes, longer on a busy machine. Every subject is measured in turn in each round, so
-that a busy moment hits all alike; figures are medians of the rounds, and ratios are those of the medians.
+Takes about 17 minutes, longer on a busy machine. Every subject is measured in turn in each round, so
+that a busy moment hits all alike; figures are medians of the rounds. Ratios to the relays are medians of nine
+rounds' own ratios; other ratios are those of the medians.
 """
 
 import argparse
@@ -12,9 +13,9 @@ from operator import attrgetter
 from pathlib import Path
 
 from bench import conditions, house, page, processes
-from bench.house import DIRECT, GATEWAY, PORTKEY, SIDECAR, STOCK, WHOLE, House
+from bench.house import DIRECT, FLOOR, GATEWAY, PORTKEY, RELAY, SIDECAR, STOCK, WHOLE, House
 from bench.life import lives
-from bench.quick import SLOW, in_turn, median, unhurried
+from bench.quick import SLOW, cpu, frame, in_turn, median, ratio, unhurried
 from bench.stand import Run, Stand, Subject, body, measure, standing
 from bench.subjects import ROOT
 
@@ -23,6 +24,7 @@ LITELLM = HEAVY - {PORTKEY}
 STREAMS_AT_ONCE = 50
 FEW_STREAMS = 8
 THOUSAND = 1000
+RATIO_ROUNDS = 9
 Facts = dict[str, object]
 
 
@@ -88,6 +90,23 @@ def thousand(stand: Stand, found: House) -> Facts:
     return {**facts, "cpu_us_frame": round(seen.cpu_us_frame, 1), "first_p99_ms": round(seen.first_p99_ms, 1)}
 
 
+def ratios(found: House) -> Facts:
+    """The gateway beside the bare relays, round by round: what a moment does to one it does to the other."""
+    relay, floor, gateway = (found.subjects[name] for name in (RELAY, FLOOR, GATEWAY))
+    whole = in_turn(RATIO_ROUNDS, [floor, gateway], lambda one: measure(one, body(), seconds=1.5), warm=True)
+    sent = body(stream=True)
+    streamed = in_turn(
+        RATIO_ROUNDS,
+        [relay, gateway],
+        lambda one: measure(one, sent, connections=STREAMS_AT_ONCE, seconds=1.5),
+        warm=True,
+    )
+    return {
+        "json": round(ratio(whole, GATEWAY, FLOOR, cpu), 3),
+        "frame": round(ratio(streamed, GATEWAY, RELAY, frame), 3),
+    }
+
+
 def refusals(found: House, rounds: int) -> Facts:
     """CPU of a refusal, in microseconds; a constant one is what uvicorn, or our connection, takes for it."""
     asked = {"uvicorn": (found.constant[0], 401), "connection": (found.constant[1], 401)}
@@ -118,6 +137,7 @@ def main() -> int:
         facts: dict[str, object] = {
             "calls": calls(found, rounds, failed),
             "streams": streams(found, rounds, failed),
+            "ratios": ratios(found),
             "added": added(found, rounds, failed),
             "refusals": refusals(found, rounds),
             "life": {"start_s": life.start_s, "cpu_s": life.cpu_s, "rss_mb": life.rss_mb},
