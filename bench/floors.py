@@ -15,6 +15,12 @@ build of the interpreter in place of pyenv's, uvicorn's `zttp` protocol. A short
 """
 
 
+def beyond(of: Facts, name: str, field: str) -> float:
+    """How much more than the upstream itself a subject took."""
+    more: float = of[name][field] - of[DIRECT][field]
+    return more
+
+
 def floors(facts: Facts) -> str:
     """The floors of latency and of refusals, and what was tried to come nearer."""
     return f"""
@@ -28,9 +34,8 @@ Where the floor lies, in this run:
 def _latency(facts: Facts) -> str:
     calls, alone, by = facts["calls"]["16"], facts["calls"]["1"], facts["added"]["4"]
 
-    def beyond(name: str) -> str:
-        whole = by["json"][name]["p50_ms"] - by["json"][DIRECT]["p50_ms"]
-        first = by["stream"][name]["first_p50_ms"] - by["stream"][DIRECT]["first_p50_ms"]
+    def told_of(name: str) -> str:
+        whole, first = beyond(by["json"], name, "p50_ms"), beyond(by["stream"], name, "first_p50_ms")
         return f"{whole:.2f} ms ({first:.2f} to the first frame)"
 
     def spent(name: str) -> str:
@@ -38,12 +43,12 @@ def _latency(facts: Facts) -> str:
 
     others = [(RELAY, "a bare relay"), (FLOOR, "the same with one script call"), (PLAIN, "we without stores")]
     others += [(NGINX, "nginx, which is C"), (LEAST, "the least relay with one script call")]
-    told = "; ".join(f"{what} {beyond(name)}" for name, what in others if name in by["json"])
+    told = "; ".join(f"{what} {told_of(name)}" for name, what in others if name in by["json"])
     piece = facts["conditions"]["a piece of Python, us"]
     warm, cold = (f"{piece[when]:,.0f} us" for when in ("again and again", "after 15 ms asleep"))
-    hurried = alone[GATEWAY]["p50_ms"] - alone[DIRECT]["p50_ms"]
+    hurried = beyond(alone, GATEWAY, "p50_ms")
     return f"""\
-* Latency, 4 callers. We add {beyond(GATEWAY)};
+* Latency, 4 callers. We add {told_of(GATEWAY)};
   {told}.
   The work is not what takes this long: call after call on one connection, to an upstream that answers at
   once, we add {hurried:.2f} ms. But a processor that has slept for a moment may come back cold, above all

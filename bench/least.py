@@ -16,6 +16,7 @@ import hiredis
 import httptools
 import uvloop
 
+from bench.asked import Asked
 from bench.relay import SCRIPT
 
 LIMIT = 1_000_000_000
@@ -86,35 +87,16 @@ class Upstream(asyncio.Protocol):
         self._idle.append(self)
 
 
-class Caller(asyncio.Protocol):
+class Caller(Asked):
     """A caller's connection."""
 
-    transport: asyncio.Transport
-
     def __init__(self, redis: Redis, idle: list[Upstream], upstream: int) -> None:
+        super().__init__()
         self._redis, self._idle, self._upstream = redis, idle, upstream
-        self._parser = httptools.HttpRequestParser(self)
-        self._url = self._body = b""
         self._connecting: asyncio.Task[None] | None = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Connected."""
-        self.transport = cast("asyncio.Transport", transport)
-
-    def data_received(self, data: bytes) -> None:
-        """Bytes of a request."""
-        self._parser.feed_data(data)
-
-    def on_url(self, url: bytes) -> None:
-        """The parser's word: the path."""
-        self._url, self._body = url, b""
-
-    def on_body(self, part: bytes) -> None:
-        """The parser's word: some of the body."""
-        self._body += part
-
-    def on_message_complete(self) -> None:
-        """The parser's word: the request is whole."""
+    def asked(self) -> None:
+        """Count it first."""
         self._redis.count(self)
 
     def forward(self) -> None:
@@ -125,7 +107,7 @@ class Caller(asyncio.Protocol):
             self._connecting = asyncio.create_task(self._connect())
 
     def _request(self) -> bytes:
-        return HEAD % (self._url, len(self._body)) + self._body
+        return HEAD % (self.url, len(self.body)) + self.body
 
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()

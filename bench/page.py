@@ -5,7 +5,7 @@ from math import log10
 from pathlib import Path
 from typing import Any
 
-from bench.floors import floors
+from bench.floors import beyond, floors
 from bench.house import (
     DIRECT,
     FERRO,
@@ -155,7 +155,7 @@ def _targets(facts: Facts) -> Iterable[Sequence[str]]:
             ("json", "p50_ms", 0.5, "added latency p50"),
             ("stream", "first_p50_ms", 1.0, "added time to first frame p50"),
         ):
-            ms = by[kind][GATEWAY][field] - by[kind][DIRECT][field]
+            ms = beyond(by[kind], GATEWAY, field)
             yield _target(f"{what}, 50 ms upstream, {callers} callers", ms, most, "ms")
     yield from _whole(calls, streams)
     yield "a constant refusal of uvicorn", f"{facts['refusals']['uvicorn']:.2f} us", "", ""
@@ -204,12 +204,10 @@ def _added(whole: Facts, stream: Facts) -> Iterable[Sequence[str]]:
     for name in whole:
         if name == DIRECT:
             continue
-        cells = [f"{whole[name][one] - whole[DIRECT][one]:.2f}" for one in ("p50_ms", "p99_ms")]
+        cells = [f"{beyond(whole, name, one):.2f}" for one in ("p50_ms", "p99_ms")]
         first = ["", ""]
         if name in stream:
-            first = [
-                f"{stream[name][one] - stream[DIRECT][one]:.2f}" for one in ("first_p50_ms", "first_p99_ms")
-            ]
+            first = [f"{beyond(stream, name, one):.2f}" for one in ("first_p50_ms", "first_p99_ms")]
         yield name, *cells, *first
 
 

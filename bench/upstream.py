@@ -10,11 +10,11 @@ answered; nothing of it is parsed but its framing; all streams share one ticker,
 import argparse
 import asyncio
 from collections.abc import Callable, Iterator
-from typing import cast
 
-import httptools
 import orjson
 import uvloop
+
+from bench.asked import Asked
 
 FRAMES = 102
 SLOW_FRAMES = 10
@@ -135,47 +135,29 @@ def _write(transport: asyncio.Transport, coming: Iterator[bytes]) -> bool:
     return True
 
 
-class Connection(asyncio.Protocol):
+class Connection(Asked):
     """One connection of a subject."""
 
     def __init__(self, ticker: Ticker) -> None:
+        super().__init__()
         self._ticker = ticker
-        self._parser = httptools.HttpRequestParser(self)
-        self._transport: asyncio.Transport
-        self._url = self._body = b""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A subject has connected."""
-        self._transport = cast("asyncio.Transport", transport)
-
-    def data_received(self, data: bytes) -> None:
-        """Bytes of a request."""
-        self._parser.feed_data(data)
-
-    def on_url(self, url: bytes) -> None:
-        """The parser's word: the path."""
-        self._url, self._body = url, b""
-
-    def on_body(self, part: bytes) -> None:
-        """The parser's word: some of the body."""
-        self._body += part
-
-    def on_message_complete(self) -> None:
-        """The parser's word: the request is whole."""
-        if self._parser.get_method() == b"GET":
-            self._transport.write(CATALOG if self._url == b"/llmp/catalog" else ALIVE)
-        elif b"bench-50ms" in self._body:
-            asyncio.get_running_loop().call_later(DELAY_S, self._answer, self._body)
+    def asked(self) -> None:
+        """Answer at once, after the model's pause, or by and by."""
+        if self.parser.get_method() == b"GET":
+            self.transport.write(CATALOG if self.url == b"/llmp/catalog" else ALIVE)
+        elif b"bench-50ms" in self.body:
+            asyncio.get_running_loop().call_later(DELAY_S, self._answer, self.body)
         else:
-            self._answer(self._body)
+            self._answer(self.body)
 
     def _answer(self, body: bytes) -> None:
-        if self._transport.is_closing():
+        if self.transport.is_closing():
             return
         if b'"stream":true' in body or b'"stream": true' in body:
-            self._ticker.add(self._transport, slow=b"bench-1hz" in body)
+            self._ticker.add(self.transport, slow=b"bench-1hz" in body)
         else:
-            self._transport.write(ANSWER)
+            self.transport.write(ANSWER)
 
 
 async def main(port: int) -> None:

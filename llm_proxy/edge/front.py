@@ -16,14 +16,7 @@ from llm_proxy.edge.intake import Limits
 from llm_proxy.edge.request import Message, Receive, Scope, Send, check_head
 from llm_proxy.edge.respond import refusal_headers, send_json
 from llm_proxy.edge.serve import Serve
-from llm_proxy.errors import (
-    BadRequest,
-    BodyTooLarge,
-    MethodNotAllowed,
-    Refused,
-    RequestTimeout,
-    UnknownCoding,
-)
+from llm_proxy.errors import BodyTooLarge, MethodNotAllowed, Refused, RequestTimeout
 from llm_proxy.telemetry import uuid7
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
@@ -53,7 +46,7 @@ class Front:
             return
         try:
             check_head(scope)
-        except (BadRequest, UnknownCoding) as refused:
+        except Refused as refused:
             await _refuse(send, refused)
             return
         if door is not None:
