@@ -65,8 +65,8 @@ bench: setup-dev .bench/.others ## Measure everything side by side, several runs
 profile: setup-dev ## Draw a flame graph of the gateway under load; ARGS=sidecar: of the sidecar.
 	@$(BIN)/python -m bench.profile $(ARGS)
 
-work: setup-dev ## Write down how much work a request is now, for tests/unit/test_work.py.
-	@$(BIN)/python tests/replay.py
+work: setup-dev ## Count the bytecodes of a request, beside the last counts kept; bench/work.json.
+	@$(BIN)/python -m bench.work
 
 secrets: ## Make the secrets docker compose needs, in .env.
 	@sh scripts/secrets.sh

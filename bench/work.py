@@ -4,7 +4,7 @@ A gateway without stores, whose upstream answers from a shelf, is asked the same
 executes in the request's own task is the same on every machine, to the last bytecode, with one minor version
 of Python and the locked packages.
 
-    make work          writes the counts of this Python into tests/work.json
+    make work          prints the counts beside the last ones kept, and keeps them in bench/work.json
 """
 
 import asyncio
@@ -32,7 +32,7 @@ from llm_proxy.edge.request import Message, Scope
 from llm_proxy.edge.wire import Connection
 from llm_proxy.identity import Caller
 from llm_proxy.settings import load
-from llm_proxy.upstream import Served, Usage
+from llm_proxy.upstream import Served, Usage, Watch
 from llm_proxy.upstream.frames import Frames
 from llm_proxy.upstream.usage import read_usage
 
@@ -86,7 +86,7 @@ class Upstream:
 
     catalog: Any
 
-    async def send(self, call: Call, caller: Caller, request_id: str, watch: Any, **_: Any) -> Shelf:  # noqa: ARG002 -- the pipeline's signature
+    async def send(self, call: Call, caller: Caller, request_id: str, watch: Watch, **_: object) -> Shelf:  # noqa: ARG002 -- the pipeline's signature
         """The answer to a call."""
         return Shelf(call)
 
@@ -140,7 +140,8 @@ async def _counted(gateway: Gateway) -> dict[str, Work]:
 def _shelved(gateway: Gateway) -> Front:
     """The gateway's front, its upstream put back by the shelf: nobody but a test wants another one."""
     front = gateway.asgi
-    assert isinstance(front, Front)
+    if not isinstance(front, Front):
+        raise TypeError(front)
     serve: Any = getattr(front, "_serve")  # noqa: B009 -- its own, and no one else's
     serve._stages = replace(serve._stages, upstream=Upstream(gateway.upstream.catalog))  # noqa: SLF001 -- the same
     return front
@@ -226,14 +227,17 @@ def _scope(body: dict[str, Any], key: str = KEY) -> Scope:
 
 
 def main() -> None:
-    """Write the counts of this Python down."""
+    """Print and keep the counts of this Python."""
     known: dict[str, Any] = json.loads(BASELINE.read_text()) if BASELINE.exists() else {}
+    before: dict[str, Any] = known.get(VERSION, {})
     known[VERSION] = {name: {"bytecodes": one.bytecodes, "calls": one.calls} for name, one in count().items()}
     BASELINE.write_text(json.dumps(known, indent=2) + "\n")
     for name, one in known[VERSION].items():
-        print(f"{name:28} {one['bytecodes']:8,} bytecodes {one['calls']:6,} calls")  # noqa: T201 -- a program that prints
+        kept = before.get(name, one)["bytecodes"]
+        change = f"{one['bytecodes'] / kept - 1:+7.1%}"
+        print(f"{name:28} {one['bytecodes']:8,} bytecodes {change} {one['calls']:6,} calls")
     if others := ", ".join(sorted(known.keys() - {VERSION})):
-        print(f"The counts of {others} stand as they were: `make work` there as well.")  # noqa: T201 -- the same
+        print(f"The counts of {others} stand as they were: `make work` there as well.")
 
 
 if __name__ == "__main__":
