@@ -24,7 +24,8 @@ COPY locks/sidecar.txt locks/
 RUN uv venv .venv-sidecar \
     && uv pip install --python .venv-sidecar --no-deps --require-hashes --compile-bytecode -r locks/sidecar.txt
 COPY llm_proxy/ llm_proxy/
-RUN python -m compileall -q llm_proxy
+RUN python -m compileall -q llm_proxy \
+    && .venv-sidecar/bin/python -I -S llm_proxy/sidecar/verify_environment.py --check
 
 # ---- what every image shares -------------------------------------------------------------------------------
 FROM ${BASE} AS ground
@@ -56,12 +57,13 @@ COPY litellm-config.yaml /app/
 EXPOSE 4100
 HEALTHCHECK --interval=10s --timeout=3s --start-period=90s \
     CMD ["/app/.venv-sidecar/bin/python", "-m", "llm_proxy.stack.probe", "4100", "/health/readiness"]
-ENTRYPOINT ["with-keys", "/app/.venv-sidecar/bin/python", "-m", "llm_proxy.sidecar"]
+ENTRYPOINT ["with-keys", "/app/.venv-sidecar/bin/python", "-I", "-S", "/app/llm_proxy/sidecar/verify_environment.py"]
 CMD ["--config", "/app/litellm-config.yaml", "--host", "0.0.0.0", "--port", "4100"]
 
 # ---- both in one container, without stores unless they are named -------------------------------------------
 FROM gateway AS all
 COPY --from=build-sidecar /app/.venv-sidecar /app/.venv-sidecar
+COPY locks/sidecar.txt /app/locks/
 COPY litellm-config.yaml /app/
 ENV LLM_PROXY__ENVIRONMENT=production LLM_PROXY_STATE=/data
 HEALTHCHECK --interval=10s --timeout=3s --start-period=90s \

@@ -23,6 +23,8 @@ STACK = """
 # A sidecar that holds more is exchanged, and no call lost; one that holds more than the second is killed.
 # LLM_PROXY_SIDECAR_MAX_MIB=1024
 # LLM_PROXY_SIDECAR_HARD_MIB=2048
+# When LiteLLM's environment is not what its lock file says: refuse, or warn (as `up` does in development).
+# LLM_PROXY_SIDECAR_ENVIRONMENT_CHECK=refuse
 
 # ---- docker compose: `make secrets` makes what has to be secret --------------------------------------------
 # self-hosted-db or managed-db, and if wanted local-models, dev; separated by commas.

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import click
 
+from llm_proxy.stack.programs import VERIFIED_START
+
 PROJECT = Path(__file__).parents[2]
 
 
@@ -33,6 +35,6 @@ def command(words: tuple[str, ...]) -> None:
     """Run one LiteLLM process: --config FILE [--host H] [--port N]."""
     python = interpreter()
     try:
-        os.execv(python, [python, "-m", "llm_proxy.sidecar", *words])  # noqa: S606 -- a program we ship
+        os.execv(python, [python, "-I", "-S", str(VERIFIED_START), *words])  # noqa: S606 -- a program we ship
     except OSError as problem:
         raise click.ClickException(f"{python}: {problem.strerror}") from problem

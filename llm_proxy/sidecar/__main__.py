@@ -1,7 +1,7 @@
 """`python -m llm_proxy.sidecar --config FILE --host H --port N`: one LiteLLM process.
 
-Exit codes: 0 after a drained SIGTERM, 2 configuration, 3 port in use, 4 LiteLLM would not start; each with
-one line.
+Exit codes: 0 after a drained SIGTERM, 2 configuration, 3 port in use, 4 LiteLLM would not start, 5 a
+poisoned release; each with one line.
 """
 
 import argparse
@@ -11,9 +11,11 @@ import re
 import socket
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 from llm_proxy.sidecar.environment import environment
+from llm_proxy.sidecar.verify_environment import EXIT_REFUSED, is_refused
 
 CONFIG, PORT = 2, 3
 INCLUDED = re.compile(r"^include:[ \t]*\n((?:[ \t]*-.*\n?)+)", re.MULTILINE)
@@ -36,6 +38,9 @@ def main(words: list[str] | None = None) -> int:
     listener = _listener(asked.host, asked.port)
     if isinstance(listener, str):
         return _refuse(PORT, listener)
+    release = version("litellm")
+    if is_refused("litellm", release):
+        return _refuse(EXIT_REFUSED, f"litellm {release} was published with malicious code and never starts")
     key = os.environ.get("LITELLM_MASTER_KEY", "")
     if not key:
         return _refuse(CONFIG, "LITELLM_MASTER_KEY is not set: the gateway's key at this sidecar")

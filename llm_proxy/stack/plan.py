@@ -80,7 +80,7 @@ class Plan:
     @property
     def development(self) -> bool:
         """Whether somebody is at work on this stack; `up` says so unless told otherwise."""
-        return self.given.names.get("LLM_PROXY__ENVIRONMENT", "development") == "development"
+        return self.given.in_development
 
     def sidecars(self) -> Iterator[tuple[int, Part]]:
         """The sidecars to start, by number."""

@@ -20,6 +20,9 @@ from llm_proxy.stack.surroundings import Surroundings
 from llm_proxy.stack.wheels import Missing, file_of, openmp_folder
 
 PROJECT = Path(__file__).parents[2]
+VERIFIED_START = Path(__file__).parents[1] / "sidecar" / "verify_environment.py"
+"""Checks the sidecar's environment before anything in it runs, then becomes the sidecar."""
+
 OF_THE_MACHINE = (
     *("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_CACHE_HOME", "PYTHONPATH"),
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
@@ -89,6 +92,7 @@ def sidecar(number: int, port: int, config: Path, behind: Behind, given: Surroun
     wired = {"CACHE_REDIS_URL": behind.cache_url, "LLM_CALLS_DATABASE_URL": behind.calls_url}
     env |= {name: value for name, value in wired.items() if value}
     env |= {"LITELLM_MASTER_KEY": behind.master_key}
+    env.setdefault("LLM_PROXY_SIDECAR_ENVIRONMENT_CHECK", "warn" if given.in_development else "refuse")
     env.setdefault("LLM_PROXY_SIDECAR_DRAIN_S", "1")
     env.setdefault("LLM_PROXY_SIDECAR_LEAVE_S", "0")
     for name in (*NEVER_IN_A_SIDECAR, *HELD_BY_THE_LAUNCHER):
@@ -96,7 +100,7 @@ def sidecar(number: int, port: int, config: Path, behind: Behind, given: Surroun
     words = ("--config", config.absolute(), "--host", "127.0.0.1", "--port", port)
     return Part(
         name=f"sidecar-{number}",
-        argv=(str(sidecar_python()), "-m", "llm_proxy.sidecar", *map(str, words)),
+        argv=(str(sidecar_python()), "-I", "-S", str(VERIFIED_START), *map(str, words)),
         env=env,
         ready=lambda _: answers(port, "/health/readiness"),
         cwd=Path.cwd(),

@@ -34,6 +34,11 @@ class Surroundings:
     files: Mapping[str, Path] = field(default_factory=dict[str, Path])
     warnings: tuple[str, ...] = ()
 
+    @property
+    def in_development(self) -> bool:
+        """Whether this is a developer's own stack, which warns where a server refuses."""
+        return self.names.get("LLM_PROXY__ENVIRONMENT", "development") == "development"
+
     def first(self, *names: str) -> str | None:
         """The value of the first of these names that has one."""
         return next((self.names[name] for name in names if name in self.names), None)

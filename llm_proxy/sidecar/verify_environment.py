@@ -1,0 +1,161 @@
+"""Checks LiteLLM's Python environment before any of it runs, then becomes the sidecar.
+
+Started as `python -I -S verify_environment.py WORDS`: no `*.pth` file and no `sitecustomize.py` has run yet
+then. Invariants: standard library only; a release known to be poisoned never starts; any other finding
+stops the start unless `LLM_PROXY_SIDECAR_ENVIRONMENT_CHECK` is `warn`. Compiled `*.pyc` files beside their
+source are not judged. `--check` in place of the words only reports, by its exit code.
+"""
+
+import base64
+import csv
+import fnmatch
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+REFUSED_RELEASES = {"litellm": ("1.82.7", "1.82.8", "1.107.*")}
+"""Releases published with malicious code: two in March 2026, one line in October 2026."""
+
+EXIT_REFUSED = 5
+SETTING = "LLM_PROXY_SIDECAR_ENVIRONMENT_CHECK"
+OWN_NAME = "llm-proxy"
+_PIN = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==([^\s;\\]+)", re.MULTILINE)
+_DIST_INFO = re.compile(r"^(.+)-([^-]+)\.dist-info$")
+_CODE = (".py", ".so", ".pyd", ".pth")
+_RUN_AT_START = ("sitecustomize.py", "usercustomize.py")
+_MAX_SHOWN = 20
+
+
+def normalized(name: str) -> str:
+    """The name of a distribution as indexes compare it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def is_refused(name: str, version: str) -> bool:
+    """Whether this release is known to be poisoned."""
+    return any(
+        fnmatch.fnmatchcase(version, pattern) for pattern in REFUSED_RELEASES.get(normalized(name), ())
+    )
+
+
+def pins(lock_text: str) -> set[tuple[str, str]]:
+    """Name and version of each distribution a lock file names."""
+    return {(normalized(name), version) for name, version in _PIN.findall(lock_text)}
+
+
+def installed(site_packages: Path) -> Iterator[tuple[str, str]]:
+    """Name and version of each installed distribution, our own left out."""
+    for folder in sorted(site_packages.glob("*.dist-info")):
+        found = _DIST_INFO.match(folder.name)
+        if found and normalized(found[1]) != OWN_NAME:
+            yield normalized(found[1]), found[2]
+
+
+def refused_releases(site_packages: Path) -> list[str]:
+    """A line for each installed release that is known to be poisoned."""
+    return [
+        f"{name} {version} was published with malicious code"
+        for name, version in installed(site_packages)
+        if is_refused(name, version)
+    ]
+
+
+def findings(site_packages: Path, lock: Path) -> list[str]:
+    """A line for each way in which the environment differs from its lock file and its own records.
+
+    Args:
+        site_packages: The folder that holds the environment's packages.
+        lock: The lock file it was made from; when the file is missing, versions are not compared.
+    """
+    problems: list[str] = []
+    if lock.is_file():
+        allowed = pins(lock.read_text(encoding="utf-8"))
+        problems += [
+            f"{name} {version} is not in {lock.name}"
+            for name, version in installed(site_packages)
+            if (name, version) not in allowed
+        ]
+    recorded: set[str] = set()
+    for record in sorted(site_packages.glob("*.dist-info/RECORD")):
+        problems += _changed(site_packages, record, recorded)
+    return problems + list(_stray(site_packages, recorded))
+
+
+def _changed(site_packages: Path, record: Path, recorded: set[str]) -> Iterator[str]:
+    """Code that no longer has the digest its package recorded; adds what the package owns to `recorded`."""
+    with record.open(newline="", encoding="utf-8") as lines:
+        for row in csv.reader(lines):
+            recorded.add(os.path.normpath(row[0]))
+            if row[0].endswith(_CODE) and row[1] and _digest(site_packages / row[0], row[1]) != row[1]:
+                yield f"{row[0]} is not the file its package installed"
+
+
+def _digest(file: Path, like: str) -> str:
+    """The file's digest, in the algorithm and form of `like`; empty when it cannot be read."""
+    algorithm = like.partition("=")[0]
+    try:
+        digest = hashlib.new(algorithm, file.read_bytes()).digest()
+    except (OSError, ValueError):
+        return ""
+    return f"{algorithm}={base64.urlsafe_b64encode(digest).rstrip(b'=').decode()}"
+
+
+def _stray(site_packages: Path, recorded: set[str]) -> Iterator[str]:
+    """Files that run at every start of Python, and files that no package owns."""
+    for folder, _, files in os.walk(site_packages):
+        for name in files:
+            path = os.path.relpath(os.path.join(folder, name), site_packages)  # noqa: PTH118 -- 40,000 files: Path costs a second
+            if name in _RUN_AT_START or (name.endswith(".pth") and _runs_code(site_packages / path)):
+                yield f"{path} runs at every start of Python"
+            elif path not in recorded and not _is_bytecode(path):
+                yield f"{path} belongs to no package"
+
+
+def _runs_code(pth: Path) -> bool:
+    """Whether a `*.pth` file does more than name folders (see the documentation of `site`)."""
+    text = pth.read_text(encoding="utf-8", errors="replace")
+    return any(line.startswith(("import ", "import\t")) for line in text.splitlines())
+
+
+def _is_bytecode(path: str) -> bool:
+    return path.endswith(".pyc") and os.path.basename(os.path.dirname(path)) == "__pycache__"  # noqa: PTH119, PTH120 -- the same
+
+
+def site_packages_of(executable: Path) -> Path:
+    """The folder an environment's interpreter imports packages from."""
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    return executable.parent.parent / "lib" / version / "site-packages"
+
+
+def main(words: list[str]) -> int:
+    """Check, then run `python -m llm_proxy.sidecar WORDS` in place of this process."""
+    site_packages = site_packages_of(Path(sys.executable))
+    poisoned = refused_releases(site_packages)
+    lock = Path(__file__).parents[2] / "locks" / "sidecar.txt"
+    mode = os.environ.get(SETTING) or "refuse"
+    if mode not in {"refuse", "warn"}:
+        return _report([f"{SETTING} is neither refuse nor warn"], "")
+    found = poisoned or findings(site_packages, lock)
+    checking_only = words == ["--check"]
+    if found:
+        remedy = "" if poisoned else "; make the environment anew: rm -rf .venv-sidecar && make setup"
+        code = _report(found, remedy)
+        if poisoned or mode == "refuse" or checking_only:
+            return code
+    if not checking_only:
+        os.execv(sys.executable, [sys.executable, "-m", "llm_proxy.sidecar", *words])  # noqa: S606 -- a program we ship
+    return 0
+
+
+def _report(found: list[str], remedy: str) -> int:
+    more = f" (and {len(found) - _MAX_SHOWN} more)" if len(found) > _MAX_SHOWN else ""
+    listed = "; ".join(found[:_MAX_SHOWN]) + more
+    print(f"sidecar: LiteLLM's environment: {listed}{remedy}", file=sys.stderr, flush=True)  # noqa: T201 -- the log of this part
+    return EXIT_REFUSED if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

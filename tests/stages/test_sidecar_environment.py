@@ -1,0 +1,156 @@
+"""A sidecar's Python environment is compared with its lock file before anything in it runs."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from llm_proxy.sidecar.verify_environment import (
+    EXIT_REFUSED,
+    findings,
+    installed,
+    is_refused,
+    pins,
+    refused_releases,
+    site_packages_of,
+)
+from llm_proxy.stack.programs import PROJECT, VERIFIED_START, sidecar_python
+
+LOCKS = sorted((PROJECT / "locks").rglob("*.txt"))
+PACKAGES = ("certifi", "h11", "sniffio")
+PLANTED = "import pathlib; pathlib.Path({marker!r}).touch()\n"
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Path:
+    """A small environment whose packages are copies of the sidecar's own."""
+    theirs = site_packages_of(sidecar_python())
+    folder = tmp_path / "environment"
+    ours = folder / theirs.relative_to(sidecar_python().parents[1])
+    ours.mkdir(parents=True)
+    for found in theirs.iterdir():
+        if found.name.split("-")[0] in PACKAGES:
+            shutil.copytree(found, ours / found.name)
+    (folder / "bin").mkdir()
+    (folder / "bin" / "python").symlink_to(sidecar_python().resolve())
+    shutil.copy(sidecar_python().parents[1] / "pyvenv.cfg", folder)
+    return folder
+
+
+def start(environment: Path, *words: str, mode: str = "") -> "subprocess.CompletedProcess[str]":
+    """What starting a sidecar from this environment prints, and its exit code."""
+    command = [str(environment / "bin" / "python"), "-I", "-S", str(VERIFIED_START), *words]
+    given = {"PATH": os.environ["PATH"], "LLM_PROXY_SIDECAR_ENVIRONMENT_CHECK": mode}
+    return subprocess.run(command, capture_output=True, check=False, text=True, env=given, timeout=60)
+
+
+def packages(environment: Path) -> Path:
+    return site_packages_of(environment / "bin" / "python")
+
+
+def plant_pth(site_packages: Path, marker: Path) -> str:
+    (site_packages / "cook.pth").write_text(PLANTED.format(marker=str(marker)))
+    return "cook.pth runs at every start of Python"
+
+
+def plant_sitecustomize(site_packages: Path, marker: Path) -> str:
+    (site_packages / "sitecustomize.py").write_text(PLANTED.format(marker=str(marker)))
+    return "sitecustomize.py runs at every start of Python"
+
+
+def change_code(site_packages: Path, marker: Path) -> str:
+    with (site_packages / "certifi" / "core.py").open("a") as code:
+        code.write(PLANTED.format(marker=str(marker)))
+    return "certifi/core.py is not the file its package installed"
+
+
+def remove_code(site_packages: Path, _: Path) -> str:
+    (site_packages / "certifi" / "core.py").unlink()
+    return "certifi/core.py is not the file its package installed"
+
+
+def add_code(site_packages: Path, marker: Path) -> str:
+    (site_packages / "certifi" / "extra.py").write_text(PLANTED.format(marker=str(marker)))
+    return "certifi/extra.py belongs to no package"
+
+
+def add_bytecode(site_packages: Path, _: Path) -> str:
+    (site_packages / "json.pyc").write_bytes(b"\0")
+    return "json.pyc belongs to no package"
+
+
+def other_version(site_packages: Path, _: Path) -> str:
+    [found] = site_packages.glob("h11-*.dist-info")
+    found.rename(site_packages / "h11-0.0.1.dist-info")
+    return "h11 0.0.1 is not in sidecar.txt"
+
+
+def test_the_sidecar_s_own_environment_is_what_its_lock_says() -> None:
+    """The one `make setup` builds, whole."""
+    assert findings(site_packages_of(sidecar_python()), PROJECT / "locks" / "sidecar.txt") == []
+
+
+@pytest.mark.parametrize(
+    "poison",
+    [plant_pth, plant_sitecustomize, change_code, remove_code, add_code, add_bytecode, other_version],
+)
+def test_a_changed_environment_never_starts(
+    environment: Path, tmp_path: Path, poison: Callable[[Path, Path], str]
+) -> None:
+    """One line names the file, and nothing that was planted has run."""
+    assert start(environment, "--check").returncode == 0
+    marker = tmp_path / "ran"
+    expected = poison(packages(environment), marker)
+    refused = start(environment, "--config", "litellm.yaml")
+    assert refused.returncode == EXIT_REFUSED
+    [line] = refused.stderr.splitlines()
+    assert expected in line
+    assert not marker.exists()
+
+
+def test_in_development_the_finding_is_a_warning(environment: Path, tmp_path: Path) -> None:
+    """The start goes on to the sidecar itself, which misses its configuration."""
+    plant_pth(packages(environment), tmp_path / "ran")
+    warned = start(environment, "--config", "litellm.yaml", mode="warn")
+    assert "cook.pth runs at every start" in warned.stderr.splitlines()[0]
+    assert "litellm.yaml: cannot be read" in warned.stderr
+    assert (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("version", ["1.82.7", "1.82.8", "1.107.0", "1.107.3"])
+def test_a_poisoned_release_never_starts_not_even_in_development(environment: Path, version: str) -> None:
+    """It is refused by name, whatever the lock file says."""
+    (packages(environment) / f"litellm-{version}.dist-info").mkdir()
+    refused = start(environment, "--config", "litellm.yaml", mode="warn")
+    assert refused.returncode == EXIT_REFUSED
+    assert f"litellm {version} was published with malicious code" in refused.stderr
+
+
+def test_other_releases_are_not_refused() -> None:
+    """Nor other packages of those versions."""
+    found = [("litellm", "1.106.2"), ("litellm", "1.108.6"), ("litellm", "1.10.7"), ("openai", "1.107.0")]
+    assert [one for one in found if is_refused(*one)] == []
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
+def test_no_lock_file_names_a_poisoned_release(lock: Path) -> None:
+    """An upgrade that would bring one fails here."""
+    assert pins(lock.read_text()), "a lock file without pins is not one"
+    assert [pin for pin in pins(lock.read_text()) if is_refused(*pin)] == []
+
+
+def test_an_unknown_word_for_the_check_is_named(environment: Path) -> None:
+    """A typing error must not switch the check off."""
+    refused = start(environment, "--config", "litellm.yaml", mode="off")
+    assert refused.returncode == EXIT_REFUSED
+    assert "LLM_PROXY_SIDECAR_ENVIRONMENT_CHECK" in refused.stderr
+
+
+def test_the_pinned_litellm_is_the_one_installed() -> None:
+    """And it is none of those refused."""
+    found = dict(installed(site_packages_of(sidecar_python())))
+    assert ("litellm", found["litellm"]) in pins((PROJECT / "locks" / "sidecar.txt").read_text())
+    assert refused_releases(site_packages_of(sidecar_python())) == []
