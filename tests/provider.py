@@ -1,7 +1,8 @@
 """A scripted provider: OpenAI, Anthropic, Gemini and Ollama shapes, good and bad, as one small process.
 
 `python tests/provider.py --port 0` prints its port. What it plays is in `scripted/script.py`. It records
-every model call (never `GET`s, which are polls) and states its own tokens: `GET /_calls`, `POST /_reset`.
+every model call (other questions, `GET`s and Ollama's `/api/show`, are polls) and states its own tokens:
+`GET /_calls`, `POST /_reset`.
 """
 
 import argparse
@@ -148,6 +149,7 @@ class Connection(asyncio.Protocol):
             self.stage.polls += 1
             self._send(200, {"object": "list", "data": []})
         else:
+            self.stage.polls += 1
             self._send(200, {"model_info": {}, "template": ""})
 
     async def _play(self, door: Door, path: str, headers: dict[str, str], body: Json) -> None:

@@ -25,6 +25,7 @@ Mode = Literal["chat", "stream"]
 KEY = "sk-traffic-0123456789abcdef"
 PROVIDER_KEY = "sk-canary-of-the-provider"
 PROVIDER = Path(__file__).parent / "provider.py"
+WATCHED = Path(__file__).parent / "watched_sidecar.py"
 CUT = "upstream_stream_cut"
 
 
@@ -39,6 +40,12 @@ class Provider:
         async with httpx.AsyncClient() as client:
             found: list[Json] = (await client.get(f"{self.url}/_calls")).json()["calls"]
         return [call for call in found if mark in json.dumps(call["body"])]
+
+    async def requests(self) -> int:
+        """How many requests of any kind it has answered."""
+        async with httpx.AsyncClient() as client:
+            found: Json = (await client.get(f"{self.url}/_calls")).json()
+        return len(found["calls"]) + int(found["polls"])
 
     def base(self, family: str) -> str:
         """The address a deployment of that family is given."""
@@ -148,9 +155,14 @@ def playing(folder: Path) -> Generator[Provider]:
 
 
 def sidecar_part(config: Path, port: int, env: Mapping[str, str]) -> part.Part:
-    """A sidecar as a program, with nothing in its environment but what is given."""
+    """A sidecar as a program, with nothing in its environment but what is given.
+
+    `WATCHED_FILE` in it takes its route out away; each connection and lookup is a line of that file.
+    """
     fixed = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    words = ("-m", "llm_proxy.sidecar", "--config", str(config), "--port", str(port))
+    watched = env.get("WATCHED_FILE")
+    program = (str(WATCHED), watched) if watched else ("-m", "llm_proxy.sidecar")
+    words = (*program, "--config", str(config), "--port", str(port))
     return part.Part(
         name=f"sidecar-{port}",
         argv=(str(sidecar_python()), *words),

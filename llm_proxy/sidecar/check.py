@@ -26,6 +26,8 @@ NESTED = (
     ("litellm_settings", "cache_params"),
 )
 
+OURS = frozenset({"provider", "custom_tokenizer"})
+"""Keys of `model_info` that this project reads, or names below."""
 LEFT_OUT = "left out: "
 ONCE = frozenset({"BadRequestErrorRetries", "NotFoundErrorRetries", "ContentPolicyViolationErrorRetries"})
 """Grants of a retry policy for what is never tried again."""
@@ -116,11 +118,15 @@ def _deployments(config: Json, env: Mapping[str, str]) -> Iterator[Finding]:
                 f"{where}.{key}", "no setting of LiteLLM's: it is sent to the provider", fault=False
             )
         yield from _unknown(
-            f"{where}.model_info", info, known("model_info") | known("prices") | {"provider"}, fault=False
+            f"{where}.model_info", info, known("model_info") | known("prices") | OURS, fault=False
         )
         provider, slash, _ = str(params["model"]).partition("/")
         if slash and provider not in known("providers") | own and not params.get("custom_llm_provider"):
             yield Finding(where, f"there is no provider {provider}")
+        if info.get("custom_tokenizer"):
+            yield Finding(
+                f"{where}.model_info.custom_tokenizer", "never loaded: the sidecar asks no hub", fault=False
+            )
         missing = ", ".join(dict.fromkeys(unset(params, env)))
         if missing:
             yield Finding(where, f"{LEFT_OUT}{missing} not set", fault=False)

@@ -23,6 +23,7 @@ from llm_proxy.sidecar import (
     callbacks,
     counted,
     embedding_cache,
+    provider_only,
     round_robin,
     router_rules,
     seams,
@@ -91,6 +92,7 @@ async def _litellm(config: Path) -> AsyncGenerator[Effective]:
     cache_gate.apply()
     embedding_cache.apply()
     counted.apply()
+    provider_only.apply()
     router_rules.apply()
     round_robin.apply()
     attempts.apply()

@@ -34,6 +34,7 @@ FORCED: dict[str, Json] = {
         "include_cost_in_streaming_usage": True,
         "enable_caching_on_provider_specific_optional_params": True,  # else wrong hits
         "expose_router_debug_in_errors": False,
+        "disable_hf_tokenizer_download": True,  # else each such call waits for a hub (see `provider_only`)
     },
     "router_settings": {},
 }

@@ -32,7 +32,12 @@ SEAMS: dict[str, tuple[str, ...]] = {
     "litellm.llms.ollama.chat.transformation": ("OllamaChatConfig",),
     "litellm.router": ("Router", "simple_shuffle"),
     "litellm.llms.base_llm.base_model_iterator": ("BaseModelResponseIterator",),
-    "litellm.llms.custom_httpx.http_handler": ("get_async_httpx_client",),
+    "litellm.llms.custom_httpx.http_handler": ("get_async_httpx_client", "HTTPHandler", "AsyncHTTPHandler"),
+    "litellm.litellm_core_utils.token_counter": (
+        *("get_image_dimensions", "DEFAULT_IMAGE_WIDTH", "DEFAULT_IMAGE_HEIGHT"),
+    ),
+    "litellm.llms.ollama.common_utils": ("OllamaModelInfo",),
+    "litellm.llms.lemonade.chat.transformation": ("LemonadeChatConfig",),
     "litellm.llms.vertex_ai.gemini.vertex_and_google_ai_studio_gemini": (
         "ModelResponseIterator",
         "VertexLLM",

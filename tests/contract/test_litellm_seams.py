@@ -35,6 +35,13 @@ METHODS = {
         "combine_cached_embedding_response_with_api_result",
     ),
     "litellm.caching.redis_cache.RedisCache": ("_setup_health_pings", "init_async_client"),
+    "litellm.llms.custom_httpx.http_handler.HTTPHandler": ("get",),
+    "litellm.llms.custom_httpx.http_handler.AsyncHTTPHandler": ("get",),
+    "litellm.llms.ollama.common_utils.OllamaModelInfo": (
+        "get_runtime_model_info",
+        "_strip_ollama_model_prefix",
+    ),
+    "litellm.llms.lemonade.chat.transformation.LemonadeChatConfig": ("get_model_info",),
     "litellm.router.Router": (
         "_increment_deployment_usage",
         "_time_to_sleep_before_retry",

@@ -73,6 +73,14 @@ def test_an_unset_name_is_a_note() -> None:
     assert [(one.fault, one.message) for one in findings(text)] == [(False, "left out: NO_SUCH_KEY not set")]
 
 
+def test_a_tokenizer_of_one_s_own_is_a_note() -> None:
+    """Nothing is loaded from a hub while calls run."""
+    info = "{id: one, custom_tokenizer: {identifier: some/model, revision: main, auth_token: null}}"
+    text = f"model_list: [{{model_name: a, litellm_params: {{model: openai/a}}, model_info: {info}}}]"
+    found = [(one.fault, one.where) for one in findings(text)]
+    assert found == [(False, "model_list.a.model_info.custom_tokenizer")]
+
+
 def test_retries_of_a_caller_s_fault_are_a_note() -> None:
     """They are never made."""
     text = (

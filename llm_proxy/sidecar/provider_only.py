@@ -1,0 +1,79 @@
+"""During a call LiteLLM asks the provider and nobody else.
+
+Left alone it loads tokenizers, templates and limits from a hub, asks local servers about their models, and
+fetches a caller's pictures to count their tokens: each synchronously, on the event loop, so that one slow
+answer stops every caller. Invariants: what it would have learned is unknown here, and it has a default for
+each; a picture that a provider takes only inline is still fetched, behind LiteLLM's own SSRF guard.
+`requirements` and `environment` hold the switches LiteLLM has for the rest.
+"""
+
+from collections.abc import Callable
+from importlib import import_module
+
+from llm_proxy.sidecar.seams import Theirs
+
+HUB = "https://huggingface.co/"
+HUB_FILE = "/raw/"
+CLIENTS = "litellm.llms.custom_httpx.http_handler"
+TOKEN_COUNTER = "litellm.litellm_core_utils.token_counter"  # noqa: S105 -- a module's name
+OLLAMA_INFO = "litellm.llms.ollama.common_utils"
+LEMONADE = "litellm.llms.lemonade.chat.transformation"
+
+
+class HubNotAskedError(ConnectionError):
+    """The hub would have been asked for a file; LiteLLM takes it for a hub that is away."""
+
+
+def apply() -> None:
+    """Patch what asks; before the first call."""
+    _ask_no_hub()
+    _count_pictures_unseen()
+    _ask_no_server_about_its_models()
+
+
+def _ask_no_hub() -> None:
+    """Files of a model's repository: limits (`config.json`), chat templates, tokenizers' settings."""
+    clients = import_module(CLIENTS)
+    clients.HTTPHandler.get = _unless_hub(clients.HTTPHandler.get)
+    clients.AsyncHTTPHandler.get = _unless_hub(clients.AsyncHTTPHandler.get)
+
+
+def _unless_hub(get: Callable[..., Theirs]) -> Callable[..., Theirs]:
+    def get_unless_hub(self: Theirs, url: str, *words: Theirs, **options: Theirs) -> Theirs:
+        if str(url).startswith(HUB) and HUB_FILE in str(url):
+            raise HubNotAskedError(f"no file is loaded from {HUB}")
+        return get(self, url, *words, **options)
+
+    return get_unless_hub
+
+
+def _count_pictures_unseen() -> None:
+    counter: Theirs = import_module(TOKEN_COUNTER)
+    measure: Callable[..., tuple[int, int]] = counter.get_image_dimensions
+    unknown = (counter.DEFAULT_IMAGE_WIDTH, counter.DEFAULT_IMAGE_HEIGHT)
+
+    def measure_inline_only(data: str) -> tuple[int, int]:
+        return measure(data) if data.startswith("data:") else unknown
+
+    counter.get_image_dimensions = measure_inline_only
+
+
+def _ask_no_server_about_its_models() -> None:
+    """What LiteLLM says itself when such a server does not answer."""
+    ollama = import_module(OLLAMA_INFO).OllamaModelInfo
+    lemonade = import_module(LEMONADE).LemonadeChatConfig
+
+    def of_ollama(self: Theirs, model: str, **_: Theirs) -> dict[str, Theirs]:
+        return _unknown(self._strip_ollama_model_prefix(model), "ollama")
+
+    def of_lemonade(_: Theirs, model: str, **__: Theirs) -> dict[str, Theirs]:
+        return _unknown(f"lemonade/{model.removeprefix('lemonade/')}", "lemonade")
+
+    ollama.get_runtime_model_info = of_ollama
+    lemonade.get_model_info = of_lemonade
+
+
+def _unknown(key: str, provider: str) -> dict[str, Theirs]:
+    prices = {"input_cost_per_token": 0.0, "output_cost_per_token": 0.0}
+    limits = dict.fromkeys(("max_tokens", "max_input_tokens", "max_output_tokens"))
+    return {"key": key, "litellm_provider": provider, "mode": "chat", **prices, **limits}

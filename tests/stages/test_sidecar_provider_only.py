@@ -1,0 +1,93 @@
+"""During a call the sidecar asks its provider and nobody else: each connection it makes is watched."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from sidecars import Json, Mode, Provider, Sidecar, deployment, running
+
+PICTURE = "https://pictures.example.com/large.png"
+ALSO_INLINE = "gemini"
+"""A family that is given pictures inline, so that the sidecar has to fetch them."""
+MODELS = {
+    "vllm": "hosted_vllm/meta-llama/Llama-3.1-8B-Instruct",
+    "llama-2": "openai/llama-2-7b",
+    "command-r": "openai/command-r-plus",
+    "cerebras": "cerebras/llama-3.3-70b",
+    "groq": "groq/llama-3.3-70b-versatile",
+    "together": "together_ai/meta-llama/Llama-3-8b-chat-hf",
+    "huggingface": "huggingface/meta-llama/Llama-3.1-8B-Instruct",
+    "text": "text-completion-openai/meta-llama/Llama-3.1-8B",
+    "ollama": "ollama_chat/unheard-of",
+    "lemonade": "lemonade/unheard-of",
+    "anthropic": "anthropic/claude-unheard-of",
+    "openai": "openai/gpt-4o",
+    ALSO_INLINE: "gemini/gemini-unheard-of",
+}
+"""Names for which LiteLLM knows a tokenizer at a hub, and servers it would ask about their models."""
+OWN_TOKENIZER: Json = {"identifier": "deepseek-ai/DeepSeek-V3-Base", "revision": "main", "auth_token": None}
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A sidecar without a route out."""
+
+    sidecar: Sidecar
+    file: Path
+
+    def tried(self) -> list[Json]:
+        """Every connection and lookup but those to the provider."""
+        port = urlsplit(self.sidecar.provider.url).port
+        lines = self.file.read_text(encoding="utf-8").splitlines()
+        return [one for one in map(json.loads, lines) if (one["host"], one["port"]) != ("127.0.0.1", port)]
+
+
+def unpriced(group: str, model: str, provider: Provider) -> Json:
+    """A deployment of which the file states no price, as in most people's files."""
+    info = {"id": group, "custom_tokenizer": OWN_TOKENIZER} if group == "openai" else {"id": group}
+    return deployment(group, model, provider) | {"model_info": info}
+
+
+@pytest.fixture(scope="module")
+def watched(provider: Provider, service_folder: Path) -> Iterator[Watched]:
+    """One group for each name."""
+    file = service_folder / "watched-connections.jsonl"
+    models = [unpriced(group, model, provider) for group, model in MODELS.items()]
+    config = {"model_list": models, "router_settings": {"num_retries": 0, "enable_pre_call_checks": True}}
+    config["litellm_settings"] = {"disable_hf_tokenizer_download": False}
+    with running(config, provider, service_folder, WATCHED_FILE=str(file), HF_HUB_OFFLINE="0") as started:
+        yield Watched(started, file)
+
+
+def content(*, picture: bool, counted: bool) -> str | list[Json]:
+    """A prompt, with a large picture by link where asked for."""
+    said = json.dumps({"do": "ok", "counted": counted})
+    link = {"type": "image_url", "image_url": {"url": PICTURE, "detail": "high"}}
+    return [{"type": "text", "text": said}, link] if picture else said
+
+
+@pytest.mark.parametrize("counted", [True, False], ids=["counted", "uncounted"])
+@pytest.mark.parametrize("picture", [False, True], ids=["text", "picture"])
+@pytest.mark.parametrize("mode", ["chat", "stream"])
+@pytest.mark.parametrize("group", MODELS)
+async def test_a_call_asks_its_provider_and_nobody_else(
+    watched: Watched, group: str, mode: Mode, *, picture: bool, counted: bool
+) -> None:
+    """For no tokenizer, no limits, no picture; one request, whoever states the tokens."""
+    fetched = picture and group == ALSO_INLINE
+    before, calls = watched.tried(), await watched.sidecar.provider.requests()
+    fields: Json = {"messages": [{"role": "user", "content": content(picture=picture, counted=counted)}]}
+    answer = await watched.sidecar.ask(mode, group, "", fields=fields)
+    assert answer.status == (400 if fetched else 200), answer.text
+    new = watched.tried()[len(before) :]
+    assert [(one["kind"], one["host"]) for one in new] == [("lookup", "pictures.example.com")] * fetched
+    assert await watched.sidecar.provider.requests() - calls == (0 if fetched else 1)
+
+
+def test_the_start_asks_nobody(watched: Watched) -> None:
+    """Whatever was tried, up to now, was on this machine or a picture's address."""
+    hosts = {one["host"] for one in watched.tried()}
+    assert hosts <= {"127.0.0.1", "pictures.example.com"}
