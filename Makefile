@@ -16,7 +16,7 @@ endif
 unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 
 .PHONY: attack help run secrets setup setup-dev setup-sidecar test check lint types chaos soak reckoning clean
-.PHONY: bench bench-quick profile work
+.PHONY: litellm bench bench-quick profile work
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -67,6 +67,9 @@ profile: setup-dev ## Draw a flame graph of the gateway under load; ARGS=sidecar
 
 work: setup-dev ## Count the bytecodes of a request, beside the last counts kept; bench/work.json.
 	@$(BIN)/python -m bench.work
+
+litellm: setup-dev ## Try LiteLLM VERSION in a copy of this project; docs/litellm/VERSION.md says whether it may be taken.
+	@$(BIN)/python scripts/litellm_lane.py $(VERSION) $(ARGS)
 
 secrets: ## Make the secrets docker compose needs, in .env.
 	@sh scripts/secrets.sh

@@ -11,9 +11,17 @@ from llm_proxy.stack.programs import sidecar_python
 LOOK = """
 import json, sys
 from importlib import import_module
-seams = json.load(sys.stdin)
-found = [f"{m}.{n}" for m, names in seams.items() for n in names if not hasattr(import_module(m), n)]
-print(json.dumps(found))
+def lacks(path, names):
+    try:
+        owner = import_module(path)
+    except ImportError:
+        module, _, name = path.rpartition(".")
+        try:
+            owner = getattr(import_module(module), name)
+        except (ImportError, AttributeError):
+            return [path]
+    return [f"{path}.{name}" for name in names if not hasattr(owner, name)]
+print(json.dumps([one for path, names in json.load(sys.stdin).items() for one in lacks(path, names)]))
 """
 METHODS = {
     "litellm.litellm_core_utils.streaming_handler.CustomStreamWrapper": (
@@ -54,15 +62,6 @@ import json
 from litellm.types.llms.openai import ValidUserMessageContentTypes
 print(json.dumps(ValidUserMessageContentTypes))
 """
-LOOK_INSIDE = """
-import json, sys
-from importlib import import_module
-found = []
-for path, names in json.load(sys.stdin).items():
-    module, _, name = path.rpartition(".")
-    found += [f"{path}.{n}" for n in names if not hasattr(getattr(import_module(module), name), n)]
-print(json.dumps(found))
-"""
 
 
 def missing(program: str, asked: dict[str, tuple[str, ...]]) -> list[str]:
@@ -81,9 +80,25 @@ def test_every_seam_is_there() -> None:
     assert missing(LOOK, SEAMS) == []
 
 
+def test_a_seam_that_is_gone_is_named() -> None:
+    """A module, a class, a function or a method: whichever is gone is told by its full name."""
+    gone = {
+        "litellm.no_such_module": ("anything",),
+        "litellm.router.NoSuchClass": ("acompletion",),
+        "litellm.router": ("Router", "no_such_function"),
+        "litellm.router.Router": ("acompletion", "no_such_method"),
+    }
+    assert missing(LOOK, gone) == [
+        "litellm.no_such_module",
+        "litellm.router.NoSuchClass",
+        "litellm.router.no_such_function",
+        "litellm.router.Router.no_such_method",
+    ]
+
+
 def test_every_method_that_is_patched_is_there() -> None:
     """The same for what stands inside classes."""
-    assert missing(LOOK_INSIDE, METHODS) == []
+    assert missing(LOOK, METHODS) == []
 
 
 def test_a_user_s_parts_are_those_that_are_passed_on() -> None:

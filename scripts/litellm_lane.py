@@ -1,0 +1,273 @@
+"""Tries a release of LiteLLM in a copy of this project, and says on a page whether it may be taken.
+
+    make litellm VERSION=1.108.6              build the candidate, run all suites, write docs/litellm/VERSION.md
+    make litellm VERSION=1.108.6 ARGS="--only seams,contract"
+    make litellm VERSION=1.108.6 ARGS=--take  move the pin: locks and generated tables, from a candidate
+
+The copy lies in `.candidate/VERSION` and holds the last commit of this project with the pin moved; nothing of
+this project changes before `--take`. Releases known to be poisoned are refused by name, before any download.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+from llm_proxy.sidecar.verify_environment import is_refused, pins  # noqa: E402 -- the project's own, found from here
+
+PIN = re.compile(r"^litellm\[proxy\]==(\S+)$", re.MULTILINE)
+TAKEN = (
+    "locks/sidecar.in",
+    "locks/sidecar.txt",
+    "llm_proxy/dialects/litellm_names.py",
+    "llm_proxy/sidecar/known_keys.json",
+)
+TABLES = ("litellm_names.py", "litellm_keys.py")
+OFFLINE = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS": "True"}
+MAX_LISTED = 40
+TAIL_LINES = 25
+Facts = Mapping[str, Mapping[str, Any]]
+
+
+class Refused(Exception):  # noqa: N818 -- errors are named for the state they report
+    """The candidate cannot be built; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """Something that depends on LiteLLM and is run against the candidate.
+
+    Attributes:
+        decides: Whether a failure means that the release may not be taken.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    timeout_s: int
+    decides: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a suite ended."""
+
+    suite: Suite
+    passed: bool
+    seconds: float
+    tail: str
+
+
+def pytest_suite(name: str, *targets: str, timeout_s: int = 1800) -> Suite:
+    """Tests as a suite."""
+    return Suite(
+        name, (".venv/bin/python", "-m", "pytest", "-q", "-p", "no:cacheprovider", *targets), timeout_s
+    )
+
+
+SUITES = (
+    pytest_suite("seams", "tests/contract/test_litellm_seams.py", timeout_s=300),
+    pytest_suite("names", "tests/contract/test_litellm_names.py", timeout_s=300),
+    pytest_suite("contract", "tests/contract"),
+    pytest_suite("sidecar", "tests/unit/sidecar", "tests/stages", "-k", "sidecar or litellm or own_provider"),
+    pytest_suite("whole stack", "tests/flow", timeout_s=3600),
+    Suite("billing audit", ("make", "reckoning", "CALLS=1000"), 1800),
+    Suite("conformance", ("make", "conformance"), 1800),
+    Suite("soak", ("make", "soak", "MINUTES=5"), 900),
+)
+CPU = (".venv/bin/python", "bench/sidecar_cpu.py", "--only", "all")
+
+
+def candidate(version: str) -> Path:
+    """The copy's folder."""
+    return ROOT / ".candidate" / version
+
+
+def build(version: str) -> Path:
+    """The copy of this project with the pin moved, both environments made; raises `Refused`."""
+    if is_refused("litellm", version):
+        raise Refused(f"litellm {version} was published with malicious code")
+    folder = candidate(version)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(exist_ok=True)
+    run("git", "clone", "--quiet", "--no-hardlinks", str(ROOT), str(folder), cwd=ROOT)
+    wanted = folder / "locks" / "sidecar.in"
+    wanted.write_text(
+        PIN.sub(f"litellm[proxy]=={version}", wanted.read_text(encoding="utf-8")), encoding="utf-8"
+    )
+    uv = run("sh", "scripts/uv.sh", cwd=folder).strip().splitlines()[-1]
+    # The lock stands where it is written: what it names is kept wherever the release allows it.
+    flags = ("--quiet", "--generate-hashes", "--no-header", "--no-annotate", "--universal")
+    lock = ("--python-version", "3.11", "locks/sidecar.in", "--output-file", "locks/sidecar.txt")
+    run(uv, "pip", "compile", *flags, *lock, cwd=folder)
+    poisoned = [pin for pin in pins((folder / "locks" / "sidecar.txt").read_text()) if is_refused(*pin)]
+    if poisoned:
+        raise Refused(f"it brings {poisoned}")
+    run("make", "-s", "setup-dev", cwd=folder)
+    for table in TABLES:
+        run(".venv-sidecar/bin/python", f"scripts/{table}", cwd=folder, **OFFLINE)
+    return folder
+
+
+def run(*command: str, cwd: Path, **env: str) -> str:
+    """What a command prints; raises `Refused` with its last words when it fails."""
+    done = subprocess.run(
+        command, cwd=cwd, env=environment(**env), capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise Refused(f"{' '.join(command[:4])}: {(done.stderr or done.stdout).strip()[-1500:]}")
+    return done.stdout
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This program's environment without the traces of its own virtual environment."""
+    return {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"} | more
+
+
+def attempt(suite: Suite, folder: Path) -> Result:
+    """Run a suite in the copy; its whole output goes to a log beside the copy."""
+    log = folder.parent / f"{folder.name}-{suite.name.replace(' ', '-')}.log"
+    print(f"  {suite.name:16} … (log: {log.relative_to(ROOT)})", flush=True)
+    began = time.monotonic()
+    with log.open("w", encoding="utf-8") as out:
+        try:
+            code = subprocess.run(
+                suite.command, cwd=folder, env=environment(), stdout=out, stderr=out,
+                timeout=suite.timeout_s, check=False,
+            ).returncode  # fmt: skip
+        except subprocess.TimeoutExpired:
+            out.write(f"\nended after {suite.timeout_s} s without a result\n")
+            code = -1
+    text = log.read_text(encoding="utf-8", errors="replace").strip()
+    seconds = time.monotonic() - began
+    print(f"  {'':16} {'passed' if code == 0 else 'FAILED'} in {seconds:.0f} s", flush=True)
+    return Result(suite, code == 0, seconds, "\n".join(text.splitlines()[-TAIL_LINES:]))
+
+
+def cpu_ms(folder: Path) -> tuple[float, float]:
+    """CPU milliseconds of a chat call and of a stream at the sidecar of a copy."""
+    words = run(*CPU, cwd=folder).strip().splitlines()[-1].split()
+    return float(words[-2]), float(words[-1])
+
+
+def facts(folder: Path) -> Facts:
+    """What the release installed in a copy offers."""
+    found: Facts = json.loads(
+        run(".venv-sidecar/bin/python", "scripts/litellm_facts.py", cwd=folder, **OFFLINE)
+    )["facts"]
+    return found
+
+
+def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Lines that say what was added, removed and changed, the longest lists cut."""
+    added = [name for name in after if name not in before]
+    removed = [name for name in before if name not in after]
+    changed = [name for name in before if name in after and before[name] != after[name]]
+    lines = [f"* added: {listed(added)}"] if added else []
+    lines += [f"* removed: {listed(removed)}"] if removed else []
+    lines += [f"* `{name}`: {one_change(before[name], after[name])}" for name in changed[:MAX_LISTED]]
+    return lines + ([f"* and {len(changed) - MAX_LISTED} more changes"] if len(changed) > MAX_LISTED else [])
+
+
+def one_change(before: object, after: object) -> str:
+    """How a value changed; of lists of words only the words that came or went."""
+    if isinstance(before, str) and isinstance(after, str) and " " in f"{before}{after}":
+        old, new = set(before.split()), set(after.split())
+        words = [f"+ `{word}`" for word in sorted(new - old)] + [f"- `{word}`" for word in sorted(old - new)]
+        return ", ".join(words)
+    return f"`{before}` → `{after}`"
+
+
+def listed(names: list[str]) -> str:
+    """Names as one line."""
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return ", ".join(f"`{name}`" for name in sorted(names)[:MAX_LISTED]) + more
+
+
+def page(version: str, pinned: str, results: list[Result], cpu: str, changes: Mapping[str, list[str]]) -> str:
+    """The page about a candidate."""
+    failed = [result for result in results if not result.passed]
+    missing = [suite.name for suite in SUITES if suite.name not in {result.suite.name for result in results}]
+    verdict = "may **not** be taken: " + ", ".join(one.suite.name for one in failed) + " failed"
+    if not failed:
+        verdict = f"was not tried whole ({', '.join(missing)} not run)" if missing else "may be taken"
+    rows = [
+        f"| {one.suite.name} | {'passed' if one.passed else '**failed**'} | {one.seconds:.0f} |"
+        for one in results
+    ]
+    parts = [
+        f"# LiteLLM {version}, compared with {pinned}",
+        f"LiteLLM {version} {verdict}. Made by `make litellm VERSION={version}`.",
+        "\n".join(["| suite | result | seconds |", "|---|---|---:|", *rows]),
+        cpu,
+    ]
+    parts += [f"## {one.suite.name}: how it failed\n\n```\n{one.tail}\n```" for one in failed]
+    parts += [f"## {topic}\n\n" + "\n".join(lines) for topic, lines in changes.items() if lines]
+    same = [topic for topic, lines in changes.items() if not lines]
+    parts += [f"Unchanged: {', '.join(same)}."] if same else []
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def take(version: str) -> None:
+    """Move the pin of this project to a candidate that was built; raises `Refused` when there is none."""
+    folder = candidate(version)
+    if not (folder / TAKEN[0]).is_file():
+        raise Refused(f"{version} was not built: run `make litellm VERSION={version}` first")
+    for name in TAKEN:
+        shutil.copy(folder / name, ROOT / name)
+    print(f"The pin is {version} now: `make check`, then commit {', '.join(TAKEN)} and the page.")
+
+
+def main() -> int:
+    """Build, run, compare, write the page; 0 when nothing failed."""
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("version")
+    flags.add_argument(
+        "--only", default="", help=f"some of: {', '.join(suite.name for suite in SUITES)}; cpu"
+    )
+    flags.add_argument("--keep", action="store_true", help="use the candidate that was built before")
+    flags.add_argument("--take", action="store_true", help="move the pin to the candidate")
+    asked = flags.parse_args()
+    try:
+        if asked.take:
+            take(asked.version)
+            return 0
+        return try_out(asked.version, [name for name in asked.only.split(",") if name], keep=asked.keep)
+    except Refused as problem:
+        print(f"make litellm: {asked.version}: {problem}", file=sys.stderr)
+        return 1
+
+
+def try_out(version: str, only: list[str], *, keep: bool) -> int:
+    """Everything but taking it; the exit code."""
+    [pinned] = PIN.findall((ROOT / "locks" / "sidecar.in").read_text(encoding="utf-8"))
+    print(f"→ LiteLLM {version} beside {pinned}", flush=True)
+    folder = candidate(version) if keep and candidate(version).is_dir() else build(version)
+    before, after = facts(ROOT), facts(folder)
+    changes = {topic: difference(before.get(topic, {}), after[topic]) for topic in after}
+    results = [attempt(suite, folder) for suite in SUITES if not only or suite.name in only]
+    cpu = ""
+    if not only or "cpu" in only:
+        (chat, stream), (new_chat, new_stream) = cpu_ms(ROOT), cpu_ms(folder)
+        cpu = (
+            f"CPU at the sidecar, the least of three runs each: a chat call {new_chat:.2f} ms "
+            f"({pinned}: {chat:.2f}), a stream of 50 words {new_stream:.2f} ms ({stream:.2f})."
+        )
+    written = ROOT / "docs" / "litellm" / f"{version}.md"
+    written.parent.mkdir(exist_ok=True)
+    written.write_text(page(version, pinned, results, cpu, changes), encoding="utf-8")
+    print(f"→ {written.relative_to(ROOT)}")
+    return int(not all(result.passed for result in results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
