@@ -16,7 +16,7 @@ endif
 unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 
 .PHONY: attack help run secrets setup setup-dev setup-sidecar test check lint types chaos soak reckoning clean
-.PHONY: litellm bench bench-quick profile work
+.PHONY: litellm sbom bench bench-quick profile work
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -71,11 +71,14 @@ work: setup-dev ## Count the bytecodes of a request, beside the last counts kept
 litellm: setup-dev ## Try LiteLLM VERSION in a copy of this project; docs/litellm/VERSION.md says whether it may be taken.
 	@$(BIN)/python scripts/litellm_lane.py $(VERSION) $(ARGS)
 
+sbom: setup ## Write what both environments are made of to dist/sbom/ (CycloneDX); licences, known vulnerabilities.
+	@sh scripts/sbom.sh
+
 secrets: ## Make the secrets docker compose needs, in .env.
 	@sh scripts/secrets.sh
 
 clean: ## Remove environments and caches; .env, .keys/ and the data in .local/ stay.
-	rm -rf .venv .venv-sidecar .uv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-sidecar .uv .sbom .candidate .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
 setup-dev: .venv/.dev .venv-sidecar/.sidecar
 

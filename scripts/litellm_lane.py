@@ -1,8 +1,8 @@
 """Tries a release of LiteLLM in a copy of this project, and says on a page whether it may be taken.
 
-    make litellm VERSION=1.108.6              build the candidate, run all suites, write docs/litellm/VERSION.md
+    make litellm VERSION=1.108.6              build the candidate, run all, write docs/litellm/VERSION.md
     make litellm VERSION=1.108.6 ARGS="--only seams,contract"
-    make litellm VERSION=1.108.6 ARGS=--take  move the pin: locks and generated tables, from a candidate
+    make litellm VERSION=1.108.6 ARGS=--take  move the pin: locks and generated tables of a candidate
 
 The copy lies in `.candidate/VERSION` and holds the last commit of this project with the pin moved; nothing of
 this project changes before `--take`. Releases known to be poisoned are refused by name, before any download.
