@@ -10,6 +10,7 @@
     ├── RequestTimeout 408                                              ├── UpstreamBroke 502
     ├── BodyTooLarge 413                                                ├── UpstreamCoolingDown 503
     ├── UnsupportedMediaType 415                                        └── UpstreamTimeout 504
+    ├── ExpectationFailed 417
     └── HeadersTooLarge 431
 Raised anywhere, rendered in one place (`edge.respond`). Messages are ours: no key, host, or upstream text.
 Source: https://platform.openai.com/docs/guides/error-codes
@@ -127,6 +128,13 @@ class UnsupportedMediaType(Refused):
 
     status = 415
     default_code = "unsupported_media_type"
+
+
+class ExpectationFailed(Refused):
+    """Something is expected of the server that it does not do."""
+
+    status = 417
+    default_code = "unsupported_expectation"
 
 
 class UnknownCoding(Refused):

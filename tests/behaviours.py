@@ -53,6 +53,13 @@ class Behaviours:
         await send(OK)
         await send(part(body))
 
+    async def _headers(self, scope: Message, receive: Receive, send: Send) -> None:
+        """The names of the request's headers, once its body is whole."""
+        while (await receive())["more_body"]:
+            pass
+        await send(OK)
+        await send(part(b",".join(name for name, _ in scope["headers"])))
+
     async def _early(self, _scope: Message, _receive: Receive, send: Send) -> None:
         """An answer before the body."""
         await send(SIZED)

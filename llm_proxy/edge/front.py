@@ -52,6 +52,7 @@ class Front:
         if door is not None:
             await _refuse(send, MethodNotAllowed("This path takes POST.", headers=(("allow", "POST"),)))
             return
+        scope["path"] = scope["raw_path"].decode("ascii")  # routes decode what a path only holds (`rest`)
         limits, explained = self._limits, scope["raw_path"] == EXPLAINED
         most = limits.max_body_bytes if explained else MAX_REST_BYTES
         await self._rest(scope, _bounded(receive, most, limits.body_timeout_s), _tagged(send))

@@ -12,7 +12,14 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from itertools import chain
 from typing import Any
 
-from llm_proxy.errors import BadRequest, BodyTooLarge, HeadersTooLarge, UnknownCoding, UnsupportedMediaType
+from llm_proxy.errors import (
+    BadRequest,
+    BodyTooLarge,
+    ExpectationFailed,
+    HeadersTooLarge,
+    UnknownCoding,
+    UnsupportedMediaType,
+)
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -22,7 +29,7 @@ Headers = dict[bytes, bytes]
 
 READ = frozenset(
     {
-        b"host", b"upgrade",
+        b"host", b"upgrade", b"expect",
         b"authorization", b"x-internal-secret", b"x-internal-auth", b"x-api-key",
         b"content-type", b"content-encoding", b"content-length", b"transfer-encoding", b"cache-control",
         b"x-request-id", b"x-request-timeout", b"x-provider", b"traceparent", b"tracestate",
@@ -30,6 +37,8 @@ READ = frozenset(
     }
 )  # fmt: skip
 
+LISTS = frozenset({b"cache-control", b"content-encoding", b"tracestate", b"x-forwarded-for"})
+"""Of those, the headers whose lines are one list, whatever their number (RFC 9110, 5.3)."""
 
 _HOST = re.compile(rb"(?:[\w.~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _VERSIONS = frozenset({"1.0", "1.1"})
@@ -52,24 +61,31 @@ def check_head(scope: Scope) -> None:
 
     Raises:
         BadRequest: Not HTTP/1.x; no, another or an impossible `Host`; chunks in HTTP/1.0; an `Upgrade`.
+        ExpectationFailed: An `Expect` other than one `100-continue` (RFC 9110, 10.1.1).
         UnknownCoding: A body packed on its way (RFC 9112, 6.1).
     """
     version = scope["http_version"]
     if version not in _VERSIONS:
         raise _unreadable("This server speaks HTTP/1.1.", "unsupported_http_version")
-    host: bytes | None = None
-    for name, value in scope["headers"]:
-        if name == b"host":
-            if host is not None:
-                raise _unreadable("The request names several hosts.", "invalid_host")
-            host = value
-        elif name == b"upgrade":
+    headers: list[tuple[bytes, bytes]] = scope["headers"]
+    for name, value in headers:
+        if name == b"upgrade":
             raise _unreadable("This server speaks HTTP/1.1 alone; do not ask for an upgrade.", "no_upgrade")
-        elif name == b"transfer-encoding":
+        if name == b"transfer-encoding":
             _check_coding(value, version)
-    if host is None and version == "1.1":
+    _check_host([value for name, value in headers if name == b"host"], version)
+    expected = [value.lower() for name, value in headers if name == b"expect"]
+    if version == "1.1" and expected not in ([], [b"100-continue"]):
+        why = "A request's `Expect` may be `100-continue` and nothing else."
+        raise ExpectationFailed(why, headers=_CLOSED)
+
+
+def _check_host(hosts: list[bytes], version: str) -> None:
+    if len(hosts) > 1:
+        raise _unreadable("The request names several hosts.", "invalid_host")
+    if not hosts and version == "1.1":
         raise _unreadable("The request has no `Host` header.", "invalid_host")
-    if host is not None and _HOST.fullmatch(host) is None:
+    if hosts and _HOST.fullmatch(hosts[0]) is None:
         raise _unreadable("The `Host` header is not a host.", "invalid_host")
 
 
@@ -86,9 +102,9 @@ def _unreadable(message: str, code: str) -> BadRequest:
 
 
 def read_headers(scope: Scope, *, max_bytes: int) -> Headers:
-    """The headers that count, lower-case; raises `HeadersTooLarge`, or `BadRequest` as `check_head` does.
+    """The headers that count, lower-case; raises `HeadersTooLarge`, or what `check_head` raises.
 
-    A name that comes twice is a contradiction unless it says the same; `Host` may come once.
+    A name that comes twice is a contradiction unless it says the same or is a list; `Host` may come once.
     """
     headers: list[tuple[bytes, bytes]] = scope["headers"]
     pairs = [pair for pair in headers if pair[0] in READ]
@@ -97,20 +113,24 @@ def read_headers(scope: Scope, *, max_bytes: int) -> Headers:
         raise HeadersTooLarge("The request's headers are too large.")
     host = found.get(b"host")
     odd = host is None or b"upgrade" in found or scope["http_version"] != "1.1" or not _HOST.fullmatch(host)
-    odd = odd or found.get(b"transfer-encoding", b"chunked") != b"chunked"
+    odd = odd or found.get(b"transfer-encoding", b"chunked") != b"chunked" or b"expect" in found
     if odd or len(found) < len(pairs):
         check_head(scope)
-        _refuse_contradiction(pairs)
+        found = _joined(pairs)
     return found
 
 
-def _refuse_contradiction(pairs: Iterable[tuple[bytes, bytes]]) -> None:
+def _joined(pairs: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """Each header once; raises `BadRequest` for two values of one that is no list."""
     found: Headers = {}
     for name, value in pairs:
-        if found.setdefault(name, value) != value:
+        if name in LISTS and name in found:
+            found[name] += b", " + value
+        elif found.setdefault(name, value) != value:
             shown = name.decode()
             why = f"The header `{shown}` appears twice with different values."
             raise BadRequest(why, param=shown, code="duplicate_header")
+    return found
 
 
 async def read_body(receive: Receive, headers: Headers, *, max_bytes: int) -> bytes:

@@ -7,9 +7,10 @@ with another method 405 with `Allow`; nothing is redirected; the OpenAPI page do
 import logging
 from collections.abc import Callable, Iterable
 from typing import Any
+from urllib.parse import unquote
 
 import orjson
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
@@ -50,6 +51,7 @@ def build(
         redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
+        dependencies=[Depends(_decode_parameters)],
     )
     for router in routers:
         app.include_router(router)
@@ -77,6 +79,12 @@ def build(
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way
     return app
+
+
+async def _decode_parameters(request: Request) -> None:
+    """Paths are matched as they were sent; what they hold (`{name}`) is decoded afterwards."""
+    held: Json = request.scope["path_params"]
+    request.scope["path_params"] = {name: unquote(value) for name, value in held.items()}
 
 
 def render(refused: Refused) -> Response:

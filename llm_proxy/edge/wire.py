@@ -20,6 +20,7 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from llm_proxy.edge.bare import NO_HTTP, TOO_LARGE, TOO_MANY
+from llm_proxy.edge.boundaries import Boundaries
 from llm_proxy.edge.request import Receive, Scope, Send
 from llm_proxy.edge.turn import MOST_UNREAD_BYTES, Turn
 
@@ -66,14 +67,15 @@ class Connection(asyncio.Protocol):
         self._state = app_state
         self._template: Scope = {"type": "http", "asgi": _ASGI, "root_path": ""}
         self._parser = httptools.HttpRequestParser(self)
-        # What follows a request that is the last on its connection is thrown away, and is not its fault.
-        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        # Which request is the last its head says (`on_headers_complete`); the parser would heed a trailer.
+        self._parser.set_dangerous_leniencies(lenient_keep_alive=True)
+        self._boundaries = Boundaries()
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._turns: deque[Turn] = deque()
         self._reading: Turn | None = None
         self._unused_bytes = 0
-        self._paused = self._deaf = self._stops = False
+        self._paused = self._deaf = self._last = self._stops = False
         self.writable: asyncio.Future[None] | None = None
         self.head_since: float | None = None
         self.drained_since: float | None = None
@@ -109,15 +111,14 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes came in."""
-        if not self._deaf:
-            try:
-                self._parser.feed_data(data)
-            except httptools.HttpParserUpgrade:
-                self._deaf = True  # what follows is another protocol's, or nobody's
-                self._turns[-1].keep_alive = False
-            except httptools.HttpParserError:
-                self._refuse(NO_HTTP)
-                return
+        try:
+            self._parse(data)
+        except httptools.HttpParserUpgrade:
+            self._deaf = True  # what follows is another protocol's, or nobody's
+            self._turns[-1].keep_alive = False
+        except (httptools.HttpParserError, ValueError):
+            self._refuse(NO_HTTP)
+            return
         if self.head_since is not None or self._deaf or self._reading is not None:
             self._measure(len(data))
 
@@ -146,15 +147,20 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header; after the head, one of the trailers, which have no say."""
-        self._headers.append((name.lower(), value))
+        if self._reading is None:
+            self._headers.append((name.lower(), value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
         """The end of its head."""
         self.head_since = self.idle_since = None
-        parser, raw_path, query = self._parser, self._url, b""
-        if raw_path[:1] != b"/" or b"?" in raw_path or b"#" in raw_path:
-            target = httptools.parse_url(raw_path)
-            raw_path, query = target.path or b"/", target.query or b""
+        named = dict(self._headers)
+        self._boundaries.framed(
+            None if b"transfer-encoding" in named else int(named.get(b"content-length", 0))
+        )
+        parser, raw_path = self._parser, self._url
+        if raw_path[:1] != b"/":  # a whole URL, by `REQUEST_LINE`
+            raw_path = b"/" + raw_path.split(b"/", 3)[3]
+        raw_path, _, query = raw_path.partition(b"?")
         path, version = raw_path.decode("ascii"), parser.get_http_version()
         scope = {
             **self._template,
@@ -190,6 +196,7 @@ class Connection(asyncio.Protocol):
         """The end of it."""
         turn, self._reading, self.drained_since = self._reading, None, None
         if turn is not None:
+            self._last = not turn.keep_alive
             turn.whole()
             if turn.complete:
                 self.idle_since = self._loop.time()
@@ -234,6 +241,16 @@ class Connection(asyncio.Protocol):
         return bool(self._turns)
 
     # Its own
+
+    def _parse(self, data: bytes) -> None:
+        """Has the parser read one head and one request at a time, and hold with us where each ends."""
+        at, boundaries = 0, self._boundaries
+        while at < len(data) and not (self._deaf or self._last):
+            end = boundaries.end(data, at)
+            self._parser.feed_data(data if end - at == len(data) else memoryview(data)[at:end])
+            if boundaries.head_ended or (boundaries.request_ended and self._reading is not None):
+                raise ValueError("a request that ends elsewhere for other servers")
+            at = end
 
     def _begin(self, turn: Turn) -> None:
         task: asyncio.Task[None] = self._loop.create_task(self._app(turn.scope, turn.receive, turn.send))

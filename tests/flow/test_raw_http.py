@@ -128,6 +128,71 @@ def test_a_head_two_readers_could_read_differently_is_refused_and_the_connection
 
 
 @pytest.mark.parametrize(
+    "expected",
+    [
+        b"100-continue, 100-continue", b"100-continue,", b",100-continue", b"100-continue, x",
+        b"x, 100-continue",
+        b"100-continue;q=1", b'"100-continue"', b"100 continue", b"100-Continue x", b"200-ok", b"100", b"x",
+        b"",
+        b"100-continue\r\nExpect: 100-continue", b"100-continue\r\nExpect: x", b"x\r\nExpect: 100-continue",
+        b"100-continue\xa0", b"\xa0100-continue", b"100_continue",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("path", [CHAT, b"/health/live", b"/admin/keys", b"/nowhere"])
+def test_something_else_is_expected_than_we_do_and_the_connection_ends(
+    front: Front, path: bytes, expected: bytes
+) -> None:
+    """417; the body that may or may not come is not taken for the next request."""
+    said = refused(front, request(path, b"Expect: " + expected + b"\r\n", auth=b"", body=INNER))
+    assert (said.statuses, said.code, said.closed) == ([417], "unsupported_expectation", True)
+
+
+@pytest.mark.parametrize("expected", [b"100-continue", b"100-CONTINUE", b"\t 100-continue \t"])
+def test_a_body_that_is_kept_back_is_asked_for_or_the_connection_ends(front: Front, expected: bytes) -> None:
+    """Spaces around a value are none of it (RFC 9110, 5.5); refused unread, a request is the last."""
+    more = b"Expect: " + expected + b"\r\n"
+    assert ask(front.port, request(more=more)).statuses == [200]
+    held_back = request(more=more + b"Content-Length: 5000\r\n", auth=b"", length=False, body=b"")
+    said = refused(front, held_back, INNER)
+    assert (said.statuses, said.closed) == ([401], True)
+
+
+@pytest.mark.parametrize("name", [b"X-Forwarded-For", b"tracestate", b"Cache-Control"])
+def test_several_lines_of_a_list_are_one_list(front: Front, name: bytes) -> None:
+    """RFC 9110, 5.3: proxies add lines of their own."""
+    more = name + b": max-age=1\r\n" + name + b": max-age=2\r\n"
+    assert ask(front.port, request(more=more)).statuses == [200]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        b"/%61dmin/keys", b"/admin/%6beys", b"/admin%2fkeys", b"/%41dmin/keys", b"/admin/./keys",
+        b"/admin//keys",
+        b"//admin/keys", b"/./admin/keys", b"/x/../admin/keys", b"/admin/keys%00", b"/admin/keys%20",
+        b"/admin/keys/",
+        b"/ADMIN/keys", b"/admin/keys;x", b"/admin/key%73/abc", b"/%61dmin/keys/abc/rotate", b"/metric%73",
+        b"/health/liv%65", b"/v1/model%73", b"/%76%31/models", b"/v1/usag%65", b"/internal/llm/model%73",
+        b"/openapi%2ejson", b"/v1/limit%73", b"/admin/audi%74", b"/admin/kill%73",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("method", [b"GET", b"POST", b"DELETE"])
+def test_every_path_is_compared_as_it_was_sent(front: Front, path: bytes, method: bytes) -> None:
+    """A rule of a proxy before us that names a path holds, whoever answers behind it."""
+    auth = f"Authorization: Bearer {ADMIN_KEY}\r\n".encode()
+    said = refused(front, request(path, method=method, auth=auth, body=b"{}"))
+    assert (said.statuses, said.code) == ([404], "unknown_url")
+
+
+@pytest.mark.parametrize("name", [b"p/ok", b"p%2Fok", b"p%2fo%6B", b"%70/ok"])
+def test_a_name_in_a_path_is_decoded(front: Front, name: bytes) -> None:
+    """What a path only holds is written as clients write it."""
+    said = ask(front.port, request(b"/v1/models/" + name, method=b"GET", body=b""))
+    assert said.statuses == [200]
+    assert b'"id":"p/ok"' in said.body
+
+
+@pytest.mark.parametrize(
     "path",
     [
         b"//v1/chat/completions", b"/v1//chat/completions", b"/v1/../v1/chat/completions",
