@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from behind import Stage, staged
 from hypothesis import settings
 
 from llm_proxy.stack import Missing, part, ports, programs
@@ -86,6 +87,13 @@ def limits_redis_url(service_folder: Path) -> Iterator[str]:
 def cache_redis_url(service_folder: Path) -> Iterator[str]:
     """The address of a real Valkey that evicts the least recently used, shared by the run."""
     yield from _valkey("cache", service_folder)
+
+
+@pytest.fixture(scope="session")
+def stage(service_folder: Path, cache_redis_url: str) -> Iterator[Stage]:
+    """A real sidecar with a deployment of each family, all played by the scripted provider."""
+    with staged(service_folder, cache_redis_url) as running:
+        yield running
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from llm_proxy.sidecar import (
     callbacks,
     counted,
     embedding_cache,
+    field_support,
     provider_only,
     round_robin,
     router_rules,
@@ -93,6 +94,7 @@ async def _litellm(config: Path) -> AsyncGenerator[Effective]:
     embedding_cache.apply()
     counted.apply()
     provider_only.apply()
+    field_support.apply()
     router_rules.apply()
     round_robin.apply()
     attempts.apply()

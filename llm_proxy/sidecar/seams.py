@@ -11,7 +11,17 @@ from typing import Any
 Theirs = Any
 """An object of LiteLLM's."""
 SEAMS: dict[str, tuple[str, ...]] = {
-    "litellm": ("callbacks", "model_cost", "register_model", "get_llm_provider", "BadGatewayError"),
+    "litellm": (
+        *("callbacks", "model_cost", "register_model", "get_llm_provider", "BadGatewayError"),
+        *("UnsupportedParamsError", "LlmProviders", "ProviderConfigManager"),
+        *(
+            "OpenAIGPTConfig",
+            "OpenAIConfig",
+            "AzureOpenAIConfig",
+            "openai_text_completion_compatible_providers",
+        ),
+    ),
+    "litellm.main": ("get_optional_params", "get_optional_params_embeddings"),
     "litellm.proxy.proxy_server": (
         *("app", "proxy_startup_event", "proxy_config", "openai_exception_handler", "ProxyException"),
         *(

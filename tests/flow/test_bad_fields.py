@@ -127,7 +127,7 @@ async def test_a_wrong_field_is_400_and_named(
 @pytest.mark.parametrize(
     ("door", "body", "param"),
     [
-        (VECTORS, {"model": "p/ok", "input": "once", "dimensions": 8}, "dimensions"),
+        (CHAT, {"model": "claude", "messages": HELLO, "store": True, "logprobs": False, "n": 1}, "store"),
         (CHAT, {"model": "claude", "messages": HELLO, "logit_bias": {"5": 1}}, "logit_bias"),
         (CHAT, {"model": "gemini", "messages": HELLO, "logit_bias": {"5": 1}}, "logit_bias"),
         (OWN, {"model": "claude", "messages": HELLO, "presence_penalty": 1}, "presence_penalty"),

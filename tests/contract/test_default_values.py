@@ -1,0 +1,182 @@
+"""Values that ask for nothing pass at every provider; what asks for something is refused by name.
+
+Bodies are real clients', as they send them; a scripted provider behind a real LiteLLM shows what arrives.
+"""
+
+from typing import Any
+
+import pytest
+from behind import Stage
+
+from llm_proxy.dialects import Door
+from llm_proxy.sidecar.documented_defaults import NEUTRAL, SAMPLING
+
+Json = dict[str, Any]
+CHAT: Door = "chat.completions"
+FAMILIES = (
+    "OpenAI", "OpenAI-compatible", "Anthropic", "Gemini", "Vertex", "Bedrock", "Ollama", "gpt-5", "gpt-5.1",
+    "o3", "opus", "groq", "mistral", "cerebras", "xai", "vllm", "openrouter", "azure", "mixed", "falls",
+)  # fmt: skip
+ONLY_OF_OTHERS = {"best_of", "echo", "suffix", "encoding_format", "function_call"}
+DEFAULTS = {name: value for name, value in {**NEUTRAL, **SAMPLING}.items() if name not in ONLY_OF_OTHERS}
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "read",
+        "description": "Read a file.",
+        "parameters": {"type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"]},
+    },
+}
+STRICT: Json = {**TOOL, "function": {**TOOL["function"], "strict": False}}  # type: ignore[dict-item]  # a JSON object
+ASKED = {"type": "function", "id": "call_1", "function": {"name": "read", "arguments": '{"path":"a"}'}}
+AGENT = [
+    {"role": "system", "content": "You are an agent."},
+    {"role": "user", "content": [{"type": "text", "text": "Read a."}]},
+    {"role": "assistant", "content": None, "tool_calls": [ASKED]},
+    {"role": "tool", "tool_call_id": "call_1", "content": "the file"},
+]
+STREAMED: Json = {"stream": True, "stream_options": {"include_usage": True}}
+CLIENTS: dict[str, Json] = {
+    "pi": {
+        "messages": [{"role": "developer", "content": "You are pi."}, *AGENT[1:]],
+        **STREAMED, "store": False, "max_completion_tokens": 32000, "tools": [STRICT],
+    },
+    "Copilot CLI": {
+        "messages": AGENT, **STREAMED, "temperature": 0, "frequency_penalty": 0, "presence_penalty": 0,
+        "n": 1, "parallel_tool_calls": True, "tools": [TOOL],
+    },
+    "Continue": {
+        "messages": AGENT, **STREAMED, "max_tokens": 4096, "frequency_penalty": 0, "presence_penalty": 0,
+        "stop": [], "tools": [TOOL], "tool_choice": "auto",
+    },
+    "Cline": {
+        "messages": AGENT, **STREAMED, "temperature": 0, "tools": [TOOL], "tool_choice": "auto",
+        "parallel_tool_calls": True,
+    },
+    "LangChain": {
+        "messages": AGENT, "stream": False, "n": 1, "temperature": 0.7, "frequency_penalty": 0,
+        "presence_penalty": 0, "logprobs": False, "logit_bias": {}, "tools": [TOOL],
+    },
+    "AI SDK": {
+        "messages": AGENT, "store": False, "service_tier": "auto", "logprobs": False, "top_logprobs": 0,
+        "response_format": {"type": "text"}, "tools": [STRICT], "tool_choice": "auto",
+    },
+    "Open WebUI": {"messages": AGENT, **STREAMED, "top_p": 1, "presence_penalty": 0, "modalities": ["text"]},
+}  # fmt: skip
+SAMPLES_ALONE = {"gpt-5", "gpt-5.1", "o3", "opus"}
+"""Models that take no other temperature than 1: a client that sets one is told so."""
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("together", [False, True], ids=["each alone", "all at once"])
+def test_a_documented_default_passes_everywhere(stage: Stage, family: str, together: bool) -> None:  # noqa: FBT001 -- parametrized
+    """Each alone and all at once; twice where two families serve the group in turn."""
+    asked: list[Json] = [DEFAULTS] if together else [{name: value} for name, value in DEFAULTS.items()]
+    for fields in asked * (4 if family == "mixed" else 1):
+        reply, calls = stage.ask(CHAT, family, {**fields, "tools": [TOOL]} if together else fields)
+        assert reply.status_code == 200, (fields, reply.text)
+        assert calls
+
+
+def test_a_provider_of_openais_wire_gets_what_it_knows(stage: Stage) -> None:
+    """Nothing is left out there but the word no model of its kind has."""
+    _, seen = stage.send(CHAT, "OpenAI-compatible", {**DEFAULTS, "tools": [TOOL]})
+    assert seen is not None
+    assert {name: seen.get(name) for name in DEFAULTS if name != "tools"} == {
+        **{name: value for name, value in DEFAULTS.items() if name != "tools"},
+        "verbosity": None,
+    }
+
+
+def test_a_default_is_never_translated_into_something_else(stage: Stage) -> None:
+    """Left out, though LiteLLM has words for it: no penalty of 0, no tier, no choice among no tools."""
+    for family in ("Anthropic", "Gemini", "Vertex", "Ollama", "Bedrock"):
+        _, plain = stage.send(CHAT, family, {})
+        for name, value in DEFAULTS.items():
+            if name not in SAMPLING:
+                assert stage.send(CHAT, family, {name: value}) == (200, plain), (family, name)
+
+
+def test_openais_sampling_defaults_reach_whoever_has_others(stage: Stage) -> None:
+    """Ollama's own temperature is 0.8: 1 is a wish there, also beside a field it does not know."""
+    _, seen = stage.send(
+        CHAT, "Ollama", {"temperature": 1, "top_p": 1, "store": False, "verbosity": "medium"}
+    )
+    assert seen is not None
+    assert seen["options"] == {"temperature": 1, "top_p": 1}
+    _, seen = stage.send(CHAT, "opus", {"top_p": 1, "reasoning_effort": "medium"})
+    assert seen is not None
+    assert "thinking" in seen
+    assert "top_p" not in seen
+
+
+@pytest.mark.parametrize(
+    ("family", "field", "value"),
+    [
+        ("Anthropic", "store", True),
+        ("Anthropic", "frequency_penalty", 0.5),
+        ("Anthropic", "logprobs", True),
+        ("Anthropic", "n", 2),
+        ("opus", "top_p", 0.5),
+        ("gpt-5", "presence_penalty", 1),
+        ("gpt-5", "logit_bias", {"1": 1}),
+        ("mistral", "service_tier", "flex"),
+        ("Ollama", "parallel_tool_calls", False),
+        ("Gemini", "store", True),
+    ],
+)
+def test_what_asks_for_something_is_refused_by_name(
+    stage: Stage, family: str, field: str, value: object
+) -> None:
+    """Beside defaults, which are not blamed."""
+    defaults = {
+        name: one for name, one in DEFAULTS.items() if name not in {"temperature", "reasoning_effort"}
+    }
+    reply, calls = stage.ask(CHAT, family, {**defaults, "tools": [TOOL], field: value})
+    said = reply.json()["error"]["message"]
+    assert (reply.status_code, calls) == (400, []), said
+    assert field in said
+    assert not [name for name in DEFAULTS if name != field and f"'{name}'" in said]
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_real_clients_can_use_every_family(stage: Stage, family: str, client: str) -> None:
+    """As they come, with a tool's answer on the way back."""
+    fields = dict(CLIENTS[client])
+    if family in SAMPLES_ALONE and fields.get("temperature", 1) != 1:
+        fields["temperature"] = 1
+    if family == "Bedrock":  # whose streams the scripted provider does not play
+        fields = {name: value for name, value in fields.items() if name not in STREAMED}
+    reply, calls = stage.ask(CHAT, family, fields)
+    assert reply.status_code == 200, reply.text
+    assert calls
+
+
+@pytest.mark.parametrize("family", ["Anthropic", "Gemini", "Ollama", "Bedrock", "groq", "OpenAI"])
+def test_a_chat_model_is_not_sent_what_only_completions_have(stage: Stage, family: str) -> None:
+    """Through the door of completions: `best_of: 1`, `echo: false`, `suffix: ""` go nowhere."""
+    plain = stage.send("completions", family, {})
+    assert plain[0] == 200
+    assert stage.send("completions", family, {"best_of": 1, "echo": False, "suffix": ""}) == plain
+
+
+def test_a_completion_model_gets_the_defaults_of_its_own(stage: Stage) -> None:
+    """As they were written."""
+    fields = {"best_of": 1, "echo": False, "suffix": "", "frequency_penalty": 0}
+    _, seen = stage.send("completions", "completions", fields)
+    assert seen is not None
+    assert {name: seen.get(name) for name in fields} == fields
+
+
+def test_embeddings_take_openais_fields_at_any_server_of_its_wire(stage: Stage) -> None:
+    """`dimensions` is the server's to judge; the default format is dropped where there is no other."""
+    for group in ("embeddings", "plain embeddings", "lm_studio embeddings"):
+        fields = {"dimensions": 8, "encoding_format": "float"}
+        _, seen = stage.send("embeddings", group, fields)
+        assert seen is not None
+        assert {name: seen.get(name) for name in fields} == fields
+    assert stage.send("embeddings", "ollama embeddings", {"encoding_format": "float"})[0] == 200
+    reply, calls = stage.ask("embeddings", "ollama embeddings", {"user": "u"})
+    assert (reply.status_code, calls) == (400, [])
+    assert "user" in reply.json()["error"]["message"]
