@@ -4,7 +4,6 @@ Invariants: started in the order of the imports, stopped in reverse; a store tha
 does not stop the start; nothing here is on a request's way.
 """
 
-import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -14,7 +13,7 @@ from typing import Any
 import asyncpg
 from fastapi import APIRouter, FastAPI
 
-from llm_proxy import __version__
+from llm_proxy import __version__, background
 from llm_proxy.admission import Admission, Standing, refuse_evicting, standing_of
 from llm_proxy.edge import admin, health, limits, metrics, models, models_admin, payloads, rest, usage
 from llm_proxy.edge.auth import Doorkeeper
@@ -39,8 +38,8 @@ from llm_proxy.identity import (
     Registry,
     Rulings,
     VirtualKeys,
-    keep_applying,
-    keep_knowing_agents,
+    applying,
+    knowing_agents,
 )
 from llm_proxy.ledger import Ledger, Remembered, Spent, Store, Usage, Witnesses
 from llm_proxy.pipeline import Stages, Upstream
@@ -73,6 +72,7 @@ class Gateway:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.draining = False
+        self._failures: dict[str, int] = {}
         self._seat = _seat(settings)
         self.metrics = Metrics(Cells(self._seat.path / exposition.FILE) if self._seat else None)
         kept = KeptText(settings.log_payloads)
@@ -98,7 +98,7 @@ class Gateway:
         )
         self.watches = Watches()
         self._client_ip = ClientIp(settings.trusted_proxies)
-        self._refusals = RefusedCredentials(self._pool) if self._pool else None
+        self._refusals = _refused_credentials(self._pool, settings)
         self._suspects = Suspects(self._refusals, self._client_ip)
         identity = Identity(InternalSecrets(_internal(settings)), keys)
         self._tracer = Tracer(settings.otlp_endpoint, self.metrics) if settings.otlp_endpoint else None
@@ -145,6 +145,7 @@ class Gateway:
             admin.router(
                 registry,
                 rulings,
+                self._refusals,
                 announce=self.admission.announce,
                 reader=keeper.reader,
                 writer=keeper.writer,
@@ -198,11 +199,12 @@ class Gateway:
 
     def _beside(self, started: AsyncExitStack, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
         """What is kept up beside the calls while there is a database."""
-        knowing = asyncio.create_task(keep_knowing_agents(pool, self.metrics.know_agents))
-        started.callback(knowing.cancel)
+        loops = [knowing_agents(pool, self.metrics.know_agents)]
         if self.settings.keys_file is not None:
-            applying = asyncio.create_task(keep_applying(self.settings.keys_file, pool))
-            started.callback(applying.cancel)
+            loops.append(applying(self.settings.keys_file, pool))
+        for loop in loops:
+            loop.start()
+            started.push_async_callback(loop.stop)
 
     async def _standings(self, caller: Caller) -> Iterable[Standing]:
         return (await standing_of(self.admission, caller)).standings
@@ -226,6 +228,11 @@ class Gateway:
 
     def _sample(self) -> None:
         """What nobody counts on a call's way, once a second."""
+        for name, failed in background.failures().items():
+            self.metrics.count(
+                "llm_proxy_background_failures_total", name, by=failed - self._failures.get(name, 0)
+            )
+            self._failures[name] = failed
         self.metrics.gauge("llm_proxy_draining", float(self.draining))
         self.metrics.gauge("llm_proxy_store_up", float(self.admission.state().store != "away"), "limits")
 
@@ -286,6 +293,13 @@ def _store(pool: "asyncpg.Pool[asyncpg.Record] | None", settings: Settings) -> S
         return None
     days, payload_days = settings.requests_retention_days, settings.payloads_retention_days
     return Store(pool, retention_days=days, payload_days=payload_days)
+
+
+def _refused_credentials(
+    pool: "asyncpg.Pool[asyncpg.Record] | None", settings: Settings
+) -> RefusedCredentials | None:
+    days = settings.refused_credentials_retention_days
+    return RefusedCredentials(pool, retention_days=days) if pool is not None else None
 
 
 def _internal(settings: Settings) -> tuple[str, ...]:

@@ -111,6 +111,7 @@ class Settings(BaseSettings):
     log_payloads: Words = Field(("off",), description="Store prompts and answers, apart, secrets redacted: `off`, `full`, or the tenants, comma-separated, whose are kept.")
     requests_retention_days: int = Field(90, ge=1, description="Days a request's row is kept; daily sums stay.")
     payloads_retention_days: int = Field(30, ge=1, description="Days a stored prompt and its answer are kept.")
+    refused_credentials_retention_days: int = Field(30, ge=1, description="Days the counts of refused credentials are kept.")
     cache_mode: Literal["on", "off"] = Field("on", description="Response cache for every tenant unless a key says otherwise.")
     cache_streams: bool = Field(default=True, description="Cache streamed answers too; only in front of our own sidecar, which keeps none that was cut.")
     otlp_endpoint: str | None = Field(None, description="OpenTelemetry traces go here; off by default.")

@@ -40,6 +40,7 @@ from llm_proxy.admission.standing import State, headers, refusal, standings
 from llm_proxy.admission.store import Observed, Store, store_of
 from llm_proxy.admission.watch import Watch
 from llm_proxy.admission.wire import StoreAway
+from llm_proxy.background import spawn
 from llm_proxy.dialects import Call
 from llm_proxy.errors import Refused, StoreUnavailable
 from llm_proxy.identity import Caller, RuleSource
@@ -229,7 +230,7 @@ class Admission:
         if late.status == ADMITTED and ask.take:
             taken = self._taken(ask, late)
             self._desk.note(ask.plan.tag, taken.entries(0, 0))
-            returning = asyncio.create_task(Lease((), (taken,), self._living).give_back())
+            returning = spawn("places-returned", Lease((), (taken,), self._living).give_back())
             self._returning.add(returning)
             returning.add_done_callback(self._returning.discard)
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from llm_proxy.admission.model import Entry
 from llm_proxy.admission.store import Store
 from llm_proxy.admission.wire import StoreAway
+from llm_proxy.background import Loop
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ class Desk:
         self._sending: dict[str, tuple[int, tuple[Entry, ...]]] = {}
         self._number = 0
         self._noted = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._loop = Loop("settlements", self._step)
 
     @property
     def waiting(self) -> int:
@@ -54,13 +55,11 @@ class Desk:
 
     async def start(self) -> None:
         """Begin to send."""
-        self._task = asyncio.create_task(self._run())
+        self._loop.start()
 
     async def stop(self, within_s: float = 2.0) -> None:
         """Send what is left, if the store takes it in time."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._loop.stop()
         try:
             async with asyncio.timeout(within_s):
                 while self.waiting and await self.flush():
@@ -95,13 +94,14 @@ class Desk:
         del self._sending[tag]
         return True
 
-    async def _run(self) -> None:
-        while True:
-            await self._noted.wait()
-            await asyncio.sleep(EVERY_S)
-            self._noted.clear()
+    async def _step(self) -> None:
+        await self._noted.wait()
+        await asyncio.sleep(EVERY_S)
+        self._noted.clear()
+        try:
             if not await self.flush():
                 await asyncio.sleep(AGAIN_S)
+        finally:
             if self.waiting:
                 self._noted.set()
 

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from llm_proxy.admission.wire import StoreAway, Wire, Word
+from llm_proxy.background import Loop, spawn
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class Nodes:
         self._slots: list[Wire] | None = None
         self._table_is_old = False
         self._tasks: set[asyncio.Task[None]] = set()
+        self._table = Loop("limits-cluster", self._keep_table, every_s=LOOK_EVERY_S)
 
     @property
     def answering(self) -> bool:
@@ -54,6 +56,7 @@ class Nodes:
 
     async def stop(self) -> None:
         """Close every connection."""
+        await self._table.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -82,7 +85,7 @@ class Nodes:
     def _learn(self, slot: int, wire: Wire) -> None:
         if self._slots is None:
             self._slots = [self._first] * REDIS_CLUSTER_HASH_SLOTS
-            self._begin(self._keep_table())
+            self._table.start()
         self._slots[slot] = wire
         self._table_is_old = True
 
@@ -110,21 +113,19 @@ class Nodes:
             wire = await self._at(f"{(host or b'').decode()}:{port}")
             slots[low : high + 1] = [wire] * (high + 1 - low)
         if self._slots is None:
-            self._begin(self._keep_table())
+            self._table.start()
         self._slots, self._table_is_old = slots, False
         for address in [one for one, wire in self._by_address.items() if wire not in set(slots)]:
             self._begin(self._by_address.pop(address).stop())
 
     async def _keep_table(self) -> None:
         """Read the table again when a slot has moved, and while a node does not answer."""
-        while True:
-            await asyncio.sleep(LOOK_EVERY_S)
-            if self._table_is_old or not self.answering:
-                with contextlib.suppress(StoreAway):
-                    await self._read_table()
+        if self._table_is_old or not self.answering:
+            with contextlib.suppress(StoreAway):
+                await self._read_table()
 
     def _begin(self, work: Any) -> "asyncio.Task[None]":  # noqa: ANN401 -- a coroutine
-        task: asyncio.Task[None] = asyncio.create_task(work)
+        task = spawn("limits-cluster", work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

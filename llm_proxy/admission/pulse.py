@@ -14,6 +14,7 @@ from llm_proxy.admission.model import Entry
 from llm_proxy.admission.outage import Outage
 from llm_proxy.admission.store import Store
 from llm_proxy.admission.wire import StoreAway
+from llm_proxy.background import Loop
 
 log = logging.getLogger(__name__)
 
@@ -30,18 +31,16 @@ class Pulse:
         self._outage = outage
         self._desk = desk
         self._turn = asyncio.Lock()
-        self._task: asyncio.Task[None] | None = None
+        self._loop = Loop("heartbeat", self.beat, every_s=EVERY_S)
 
     async def start(self) -> None:
         """Begin."""
-        await self.beat()
-        self._task = asyncio.create_task(self._run())
+        await self._loop.attempt(self.beat)
+        self._loop.start()
 
     async def stop(self) -> None:
         """Stop."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._loop.stop()
 
     async def beat(self) -> None:
         """Tell the other replicas that we live, and keep what our running calls hold."""
@@ -75,8 +74,3 @@ class Pulse:
             taken.reborn[entry.key] = anew
         elif anew:
             self._desk.note(taken.plan.tag, (Entry("budget", entry.key, anew, -entry.delta),))
-
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(EVERY_S)
-            await self.beat()

@@ -10,6 +10,7 @@ import logging
 import time
 
 from llm_proxy.admission.policy import Defaults, Policies
+from llm_proxy.background import Loop
 from llm_proxy.errors import StoreUnavailable
 from llm_proxy.identity import ANY, Rulebook, RuleSource
 
@@ -30,7 +31,7 @@ class Watch:
         self._read_at = float("-inf")
         self._away = False
         self._turn = asyncio.Lock()
-        self._task: asyncio.Task[None] | None = None
+        self._loop = Loop("rules", self._step, every_s=POLL_S)
         self.policies = Policies.of(defaults, Rulebook())
 
     @property
@@ -50,17 +51,12 @@ class Watch:
     async def start(self) -> None:
         """Read the rules, now if Postgres is there, and again when they change."""
         if self._source is not None:
-            try:
-                await self.catch_up()
-            except StoreUnavailable:
-                log.warning("rules not readable at start; defaults hold")
-            self._task = asyncio.create_task(self._run(self._source))
+            await self._loop.attempt(self._first)
+            self._loop.start()
 
     async def stop(self) -> None:
         """Stop reading."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._loop.stop()
 
     async def catch_up(self, tenant: str = ANY, epoch: int = 0) -> None:
         """Read the rules as they are now; `epoch` is what the store says of the tenant.
@@ -92,12 +88,17 @@ class Watch:
         if book is not None:
             self.policies = Policies.of(self._defaults, book)
 
-    async def _run(self, source: RuleSource) -> None:
-        while True:
-            await asyncio.sleep(POLL_S)
+    async def _first(self) -> None:
+        try:
+            await self.catch_up()
+        except StoreUnavailable:
+            log.warning("rules not readable at start; defaults hold")
+
+    async def _step(self) -> None:
+        if self._source is not None:
             with contextlib.suppress(StoreUnavailable):
                 async with self._turn:
-                    await self._read(source)
+                    await self._read(self._source)
 
 
 def _unread() -> StoreUnavailable:

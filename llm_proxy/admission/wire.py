@@ -16,6 +16,8 @@ from typing import Any, cast
 import hiredis
 from redis.asyncio.connection import SSLConnection, parse_url
 
+from llm_proxy.background import Loop
+
 log = logging.getLogger(__name__)
 
 Word = str | int | bytes
@@ -65,7 +67,8 @@ class Wire(asyncio.Protocol):
         self._ready = False
         self._stalled = False
         self._watchdog: asyncio.TimerHandle | None = None
-        self._keeper: asyncio.Task[None] | None = None
+        self._keeper = Loop("limits-connection", self._keep)
+        self._tries = 0
         self._lost = asyncio.Event()
 
     @property
@@ -79,13 +82,11 @@ class Wire(asyncio.Protocol):
             await self._connect()
         except (OSError, StoreAway, TimeoutError) as error:
             log.warning("limits store away at start: %s", type(error).__name__)
-        self._keeper = asyncio.create_task(self._keep())
+        self._keeper.start()
 
     async def stop(self) -> None:
         """Close the connection."""
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+        await self._keeper.stop()
         if self._transport is not None:
             self._transport.close()
         self._fail_all()
@@ -182,19 +183,17 @@ class Wire(asyncio.Protocol):
     # Connecting
 
     async def _keep(self) -> None:
-        tries = 0
-        while True:
-            if self._ready:
-                tries = 0
-                self._lost.clear()
-                await self._lost.wait()
-                log.warning("limits store lost")
-            try:
-                await self._connect()
-                log.warning("limits store back")
-            except (OSError, StoreAway, TimeoutError):
-                await asyncio.sleep(_RETRY_S[min(tries, len(_RETRY_S) - 1)])
-                tries += 1
+        if self._ready:
+            self._tries = 0
+            self._lost.clear()
+            await self._lost.wait()
+            log.warning("limits store lost")
+        try:
+            await self._connect()
+            log.warning("limits store back")
+        except (OSError, StoreAway, TimeoutError):
+            await asyncio.sleep(_RETRY_S[min(self._tries, len(_RETRY_S) - 1)])
+            self._tries += 1
 
     async def _connect(self) -> None:
         where: dict[str, Any] = dict(parse_url(self._url))

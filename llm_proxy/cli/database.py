@@ -13,8 +13,8 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from llm_proxy.cli.nearby import settings
+from llm_proxy.database import DatabaseUnavailable, RowsRejected
 from llm_proxy.errors import Refused
-from llm_proxy.ledger.postgres import PostgresAway
 from llm_proxy.schema import SchemaChanged
 
 Result = TypeVar("Result")
@@ -39,8 +39,10 @@ def run(work: Coroutine[Any, Any, Result]) -> Result:
         return asyncio.run(work)
     except Refused as refused:
         fail(refused.message, 2)
-    except PostgresAway:
-        fail("the database does not answer, or has not been migrated (`llm-proxy migrate`)", 1)
+    except DatabaseUnavailable as fault:
+        fail(f"DATABASE_URL: the database cannot be asked: {fault.reason}", 1)
+    except RowsRejected as fault:
+        fail(f"the database refuses a value: {fault.reason}", 1)
     except SchemaChanged as changed:
         fail(str(changed), 1)
 

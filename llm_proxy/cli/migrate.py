@@ -11,7 +11,7 @@ import click
 
 from llm_proxy import schema
 from llm_proxy.cli.database import database_url, run, trusted_at
-from llm_proxy.ledger.postgres import deadline
+from llm_proxy.database import deadline
 
 _DEADLINE_S = 600
 _PASSWORD = "SIDECAR_DB_PASSWORD"  # noqa: S105 -- a variable's name

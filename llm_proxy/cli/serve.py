@@ -18,6 +18,7 @@ import uvicorn
 from pydantic import ValidationError
 
 from llm_proxy.app import Gateway, create_app
+from llm_proxy.background import Loop, spawn
 from llm_proxy.edge.waits import bound_waits, close_slow
 from llm_proxy.edge.wire import Connection
 from llm_proxy.settings import Settings, insecurities, load
@@ -41,12 +42,10 @@ class Draining(uvicorn.Server):
         self._drain: asyncio.Task[None] | None = None
 
     async def look_over(self) -> None:
-        """Close connections that take too long, until cancelled; also while the server stops."""
-        while True:
-            await asyncio.sleep(LOOK_OVER_S)
-            now = asyncio.get_running_loop().time()
-            connections = self.server_state.connections
-            close_slow(connections, now, head_s=HEADER_TIMEOUT_S, idle_s=KEEP_ALIVE_S)
+        """Close connections that take too long."""
+        now = asyncio.get_running_loop().time()
+        connections = self.server_state.connections
+        close_slow(connections, now, head_s=HEADER_TIMEOUT_S, idle_s=KEEP_ALIVE_S)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 -- uvicorn's signature
         """The first signal drains; the second stops at once."""
@@ -55,7 +54,7 @@ class Draining(uvicorn.Server):
             self._gateway.interrupt_all()
             return
         self._gateway.drain()
-        self._drain = asyncio.get_running_loop().create_task(self._stop_later())
+        self._drain = spawn("drain", self._stop_later())
 
     async def _stop_later(self) -> None:
         await asyncio.sleep(self._delay_s)
@@ -129,9 +128,10 @@ async def _serve(settings: Settings, bound: socket.socket) -> int:
         proxy_headers=False,
     )
     server = Draining(config, gateway, settings)
-    looking = asyncio.create_task(server.look_over())
+    looking = Loop("slow-connections", server.look_over, every_s=LOOK_OVER_S)  # also while the server stops
+    looking.start()
     await server.serve(sockets=[bound])
-    looking.cancel()
+    await looking.stop()
     return 0 if server.started else 3
 
 

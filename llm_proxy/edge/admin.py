@@ -6,7 +6,7 @@ it and in no other; every deed is announced to all replicas before it is answere
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any, TypeVar
 
@@ -15,13 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llm_proxy.edge.request import Scope
 from llm_proxy.errors import StoreUnavailable
-from llm_proxy.identity import Actor, Deed, Registry, Rulings
+from llm_proxy.identity import Actor, Deed, RefusedCredentials, Registry, Rulings
 from llm_proxy.identity.caller import Mode, OnStoreFailure, Period, ScopeKind
 from llm_proxy.identity.rules import KillKind
-from llm_proxy.identity.spoken import key_document, kill_from, rule_document, rule_from, spec_from
+from llm_proxy.identity.spoken import MOST, key_document, kill_from, rule_document, rule_from, spec_from
 
 Json = dict[str, Any]
-Kept = TypeVar("Kept", Registry, Rulings)
+Kept = TypeVar("Kept", Registry, Rulings, RefusedCredentials)
 Role = Callable[[Request], Awaitable[str]]
 Announce = Callable[[Mapping[str, int]], Awaitable[None]]
 ClientIp = Callable[[Scope], str | None]
@@ -111,6 +111,7 @@ class KillBody(_Body):
 def router(
     registry: Registry | None,
     rulings: Rulings | None,
+    refused: RefusedCredentials | None,
     *,
     announce: Announce,
     reader: Role,
@@ -123,6 +124,7 @@ def router(
     _keys(doors, registry, office)
     _rules(doors, rulings, office)
     _kills(doors, rulings, office)
+    _records(doors, rulings, refused, office)
     return doors
 
 
@@ -234,11 +236,26 @@ def _kills(doors: APIRouter, rulings: Rulings | None, office: _Office) -> None:
         await announce(await _there(rulings).lift(kill, who))
         return {"lifted": True}
 
-    @doors.get(
-        "/audit", summary="Admin deeds and refused credentials, newest first.", dependencies=[may_read]
-    )
-    async def audit(limit: Annotated[int, Query(ge=1, le=1000)] = 100, before: int | None = None) -> Json:
+
+def _records(
+    doors: APIRouter, rulings: Rulings | None, refused: RefusedCredentials | None, office: _Office
+) -> None:
+    @doors.get("/audit", summary="What operators did, newest first.", dependencies=[office.may_read])
+    async def audit(
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        before: Annotated[int | None, Query(ge=0, le=MOST)] = None,
+    ) -> Json:
         return {"data": await _there(rulings).recorded(limit=limit, before=before)}
+
+    @doors.get(
+        "/refused-credentials",
+        summary="Refused credentials: how often, from where, at which path; newest first.",
+        dependencies=[office.may_read],
+    )
+    async def refused_credentials(
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100, before: datetime | None = None
+    ) -> Json:
+        return {"data": await _there(refused).page(limit=limit, before=before)}
 
 
 def _told(deed: Deed) -> Json:

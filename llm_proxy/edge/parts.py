@@ -6,6 +6,7 @@ missing all the same; no address and no secret is told.
 
 from collections.abc import Callable
 
+from llm_proxy import background
 from llm_proxy.admission import Admission
 from llm_proxy.edge.health import Part
 from llm_proxy.ledger import Ledger
@@ -40,7 +41,10 @@ class Parts:
         limits, kept = self._admission.state(), self._ledger.state()
         away = "down" if limits.denies_all else "degraded"
         parts.append(Part("limits", away if limits.store == "away" else "ok", limits.store))
-        parts.append(Part("database", "degraded" if kept.postgres == "away" else "ok", kept.postgres))
+        taken = kept.postgres in {"up", "off"}
+        parts.append(Part("database", "ok" if taken else "degraded", kept.postgres))
+        if failing := background.failing():
+            parts.append(Part("background", "degraded", f"failing: {', '.join(failing)}"))
         if not self._spools:
             parts.append(Part("spool", "degraded", "records wait in memory"))
         return parts

@@ -3,8 +3,8 @@
 from collections.abc import Awaitable
 from typing import TypeVar
 
-from llm_proxy.errors import StoreUnavailable
-from llm_proxy.ledger.postgres import PostgresAway
+from llm_proxy.database import DatabaseUnavailable, RowsRejected
+from llm_proxy.errors import BadRequest, StoreUnavailable
 
 Told = TypeVar("Told")
 Known = TypeVar("Known")
@@ -18,8 +18,10 @@ def asked(usage: Known | None) -> Known:
 
 
 async def told(answer: Awaitable[Told]) -> Told:
-    """The answer; raises `StoreUnavailable` while Postgres cannot give it."""
+    """The answer; raises `StoreUnavailable` while Postgres cannot give it, `BadRequest` for a wrong value."""
     try:
         return await answer
-    except PostgresAway:
+    except RowsRejected:
+        raise BadRequest("A value is out of its range.") from None
+    except DatabaseUnavailable:
         raise StoreUnavailable("The database cannot tell now; please try again.", retry_after_s=2) from None

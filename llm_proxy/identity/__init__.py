@@ -5,7 +5,7 @@ from llm_proxy.identity.caller import NOBODY, Budget, Caller, Limits, Named
 from llm_proxy.identity.credentials import InternalSecrets
 from llm_proxy.identity.deeds import Actor
 from llm_proxy.identity.identify import Identity, named_by_headers
-from llm_proxy.identity.keeping import keep_applying, keep_knowing_agents
+from llm_proxy.identity.keeping import applying, knowing_agents
 from llm_proxy.identity.keys import KeyRecord, KeySpec
 from llm_proxy.identity.models import allowed, usable
 from llm_proxy.identity.refused import RefusedCredentials
@@ -39,8 +39,8 @@ __all__ = [
     "Rulings",
     "VirtualKeys",
     "allowed",
-    "keep_applying",
-    "keep_knowing_agents",
+    "applying",
+    "knowing_agents",
     "killed_by",
     "named_by_headers",
     "on_behalf_of",

@@ -5,7 +5,6 @@ Invariants: every value is a bound parameter; what Postgres finds wrong with a v
 that every replica hears at once.
 """
 
-import json
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 
 import asyncpg
 
+from llm_proxy.database import clean_text, json_text
 from llm_proxy.errors import BadRequest
 from llm_proxy.identity.rules import ANY
 from llm_proxy.identity.store import Connection, available
@@ -58,5 +58,5 @@ async def audit(
     """Put a deed on record."""
     await connection.execute(
         "INSERT INTO audit_log (actor, action, target, client_ip, detail) VALUES ($1, $2, $3, $4, $5)",
-        actor.name, action, target, actor.client_ip, json.dumps(detail or {}),
+        actor.name, action, clean_text(target), actor.client_ip, json_text(detail or {}),
     )  # fmt: skip

@@ -1,87 +1,163 @@
-"""Refused credentials on their way to the audit log: who tried, where, how often.
+"""Refused credentials on their way to their own table: who tried, where, how often.
 
-Invariants: `note` never waits and never fails; however many are refused, at most `MOST_ROWS` rows are written
-in `EVERY_S`, and every refusal is counted in one of them; no part of a secret is kept, only the public part
-of a key of our own form. Written under the insert-only role where the database has it.
+Invariants: `note` never waits and never fails; one address fills at most `PER_MINUTE` rows a minute and
+`PER_HOUR` an hour in one worker, at most `MOST_ADDRESSES` have rows of their own in an hour, every refusal is
+counted in some row; no part of a secret is kept, only the public part of a key of our own form. Written
+under a role that may do nothing else, where the database has it.
 """
 
-import asyncio
-import json
 import logging
-from collections import Counter
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import asyncpg
 
-from llm_proxy.errors import StoreUnavailable
+from llm_proxy.background import Loop
+from llm_proxy.database import DatabaseUnavailable, clean_text, deadline, write_each
 from llm_proxy.identity.keys import lookup_of, prefix_of
 from llm_proxy.identity.store import available
 
 log = logging.getLogger(__name__)
 
 EVERY_S = 10.0
-MOST_ROWS = 50
+RETIRE_EVERY_S = 3600.0
+PER_MINUTE, PER_HOUR = 5, 30
+MOST_ADDRESSES = 500
+MOST_WAITING = 20_000
 ROLE = "llm_proxy_audit"
-_INSERT = "INSERT INTO audit_log (actor, action, target, client_ip, detail) VALUES ($1, $2, $3, $4, $5)"
+_LONGEST_PATH, _LONGEST_ADDRESS = 100, 64
+_BATCH = 500
+_DEADLINE_S = 5.0
+_NOTE = """
+SELECT note_refused_credentials($1::timestamptz[], $2::text[], $3::text[], $4::text[], $5::bigint[])
+"""
 _MAY_BECOME = """
 SELECT CASE WHEN to_regrole($1) IS NOT NULL THEN pg_has_role($1, 'SET') ELSE false END
 """
+_PAGE = """
+SELECT * FROM refused_credentials WHERE $1::timestamptz IS NULL OR at < $1
+ORDER BY at DESC, times DESC, client_ip, path, prefix LIMIT $2
+"""
 
-Tried = tuple[str | None, str, str]
-OTHERS: Tried = (None, "", "")
+Tried = tuple[int, str, str, str]
+"""The minute or hour (seconds since 1970), the address, the path and the key's public part."""
+
+
+class _Address:
+    """What one address has filled of its minute and its hour."""
+
+    __slots__ = ("in_hour", "minute", "seen")
+
+    def __init__(self) -> None:
+        self.minute = 0
+        self.in_hour = 0
+        self.seen: set[tuple[str, str]] = set()
+
+    def has_room(self, minute: int, tried: tuple[str, str]) -> bool:
+        """Whether this may be a row of its own, or is one already."""
+        if minute != self.minute:
+            self.minute, self.seen = minute, set()
+        if tried in self.seen:
+            return True
+        if len(self.seen) >= PER_MINUTE or self.in_hour >= PER_HOUR:
+            return False
+        self.seen.add(tried)
+        self.in_hour += 1
+        return True
 
 
 class RefusedCredentials:
-    """Gathers refusals and writes them now and then."""
+    """Counts refusals and writes the counts now and then."""
 
-    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+    def __init__(
+        self,
+        pool: "asyncpg.Pool[asyncpg.Record]",
+        *,
+        retention_days: int = 30,
+        clock_s: Callable[[], float] = time.time,
+    ) -> None:
         self._pool = pool
-        self._tried: Counter[Tried] = Counter()
-        self._task: asyncio.Task[None] | None = None
+        self._retention = timedelta(days=retention_days)
+        self._clock_s = clock_s
+        self._counts: dict[Tried, int] = {}
+        self._hour = 0
+        self._addresses: dict[str, _Address] = {}
+        self._retire_at = 0.0
+        self._loop = Loop("refused-credentials", self.flush, every_s=EVERY_S)
 
     def note(self, *, client_ip: str | None, path: str, credential: bytes = b"") -> None:
-        """Somebody's credential was refused at a path."""
+        """A credential was refused at a path."""
         lookup = lookup_of(credential)
-        tried = (client_ip, path[:100], prefix_of(lookup) if lookup else "")
-        self._tried[tried if tried in self._tried or len(self._tried) < MOST_ROWS - 1 else OTHERS] += 1
+        where = clean_text(path)[:_LONGEST_PATH], prefix_of(lookup) if lookup else ""
+        tried = self._row(clean_text(client_ip or "")[:_LONGEST_ADDRESS], where)
+        if tried not in self._counts and len(self._counts) >= MOST_WAITING:
+            tried = (self._hour, "", "", "")
+        self._counts[tried] = self._counts.get(tried, 0) + 1
+
+    def _row(self, client_ip: str, where: tuple[str, str]) -> Tried:
+        now = int(self._clock_s())
+        hour, minute = now - now % 3600, now - now % 60
+        if hour != self._hour:
+            self._hour, self._addresses = hour, {}
+        address = self._addresses.get(client_ip)
+        if address is None:
+            if len(self._addresses) >= MOST_ADDRESSES:
+                return hour, "", "", ""
+            address = self._addresses[client_ip] = _Address()
+        return (minute, client_ip, *where) if address.has_room(minute, where) else (hour, client_ip, "", "")
 
     async def start(self) -> None:
         """Begin to write."""
-        self._task = asyncio.create_task(self._run())
+        self._loop.start()
 
     async def stop(self) -> None:
         """Write what is left."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._loop.stop()
         await self.flush()
 
     async def flush(self) -> None:
-        """Write what was gathered; what cannot be written waits for the next time."""
-        tried, self._tried = self._tried, Counter()
-        if not tried:
-            return
-        rows = [
-            ("refused caller", "credential.refused", prefix, address, _detail(path, times))
-            for (address, path, prefix), times in tried.items()
-        ]
+        """Write what was counted, and drop what is past its time; what cannot be written waits."""
+        counts, self._counts = self._counts, {}
+        rows = list(counts.items())
         try:
-            async with available(), self._pool.acquire(timeout=1) as connection, connection.transaction():
-                if await connection.fetchval(_MAY_BECOME, ROLE):
-                    await connection.execute(f"SET LOCAL ROLE {ROLE}")
-                await connection.executemany(_INSERT, rows)
-        except StoreUnavailable:
-            log.warning("refused credentials not put on record yet", extra={"tried": sum(tried.values())})
-            self._keep(tried)
+            while rows:
+                batch = rows[:_BATCH]
+                try:
+                    for _, why in await write_each(batch, self._write):
+                        log.warning("a refused credential is not put on record", extra={"why": why})
+                finally:
+                    rows[:_BATCH] = batch
+            await self._retire()
+        except DatabaseUnavailable as fault:
+            log.warning(
+                "refused credentials are not put on record yet",
+                extra={"rows": len(rows), "why": fault.reason},
+            )
+        finally:
+            for tried, times in rows:
+                self._counts[tried] = self._counts.get(tried, 0) + times
 
-    def _keep(self, tried: "Counter[Tried]") -> None:
-        for one, times in tried.items():
-            self._tried[one if one in self._tried or len(self._tried) < MOST_ROWS - 1 else OTHERS] += times
+    async def page(self, *, limit: int = 100, before: datetime | None = None) -> list[dict[str, Any]]:
+        """The newest counts, or those before a time; raises `StoreUnavailable`."""
+        async with available(), self._pool.acquire(timeout=_DEADLINE_S) as connection:
+            return [dict(row) for row in await connection.fetch(_PAGE, before, limit)]
 
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(EVERY_S)
-            await self.flush()
+    async def _write(self, rows: Sequence[tuple[Tried, int]]) -> None:
+        values = ((datetime.fromtimestamp(at, UTC), *rest, times) for (at, *rest), times in rows)
+        async with (
+            deadline(_DEADLINE_S),
+            self._pool.acquire(timeout=_DEADLINE_S) as connection,
+            connection.transaction(),
+        ):
+            if await connection.fetchval(_MAY_BECOME, ROLE):
+                await connection.execute(f"SET LOCAL ROLE {ROLE}")
+            await connection.execute(_NOTE, *zip(*values, strict=True))
 
-
-def _detail(path: str, times: int) -> str:
-    return json.dumps({"path": path, "times": times})
+    async def _retire(self) -> None:
+        if self._clock_s() >= self._retire_at:
+            self._retire_at = self._clock_s() + RETIRE_EVERY_S
+            oldest = datetime.fromtimestamp(self._clock_s(), UTC).date() - self._retention
+            async with deadline(_DEADLINE_S):
+                await self._pool.execute("SELECT retire_refused_credentials($1)", oldest)

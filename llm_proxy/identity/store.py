@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, Union
 
 import asyncpg
 
-from llm_proxy.errors import StoreUnavailable
+from llm_proxy.database import DRIVER_ERRORS, RowsRejected, failure_of
+from llm_proxy.errors import BadRequest, StoreUnavailable
 from llm_proxy.identity.caller import Budget, Limits
 from llm_proxy.identity.keys import FoundKey, KeySpec
 from llm_proxy.identity.rules import Kill, Rule, Rulebook
@@ -102,11 +103,14 @@ async def _rulebook(connection: Connection) -> Rulebook:
 
 @asynccontextmanager
 async def available() -> AsyncGenerator[None]:
-    """Postgres's failures as ours."""
+    """Postgres's failures as ours: `StoreUnavailable`, caused by a `DatabaseUnavailable`, or `BadRequest`."""
     try:
         yield
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise _away() from error
+    except DRIVER_ERRORS as error:
+        fault = failure_of(error)
+        if isinstance(fault, RowsRejected):
+            raise BadRequest("A value is out of its range.") from fault
+        raise _away() from fault
 
 
 def _away() -> StoreUnavailable:

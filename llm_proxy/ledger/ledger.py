@@ -5,7 +5,6 @@ posted survives the process at once (the journal) and the database's absence (th
 a worker that dies appear with `outcome='lost'`. A seat's folder must outlive the process for both.
 """
 
-import asyncio
 import contextlib
 import logging
 import time
@@ -15,6 +14,8 @@ from typing import Literal
 
 import orjson
 
+from llm_proxy.background import Loop
+from llm_proxy.database import clean_text
 from llm_proxy.dialects import Call
 from llm_proxy.errors import Refused
 from llm_proxy.identity import Caller
@@ -26,10 +27,10 @@ from llm_proxy.ledger.refusal import Refusal, Sample
 from llm_proxy.ledger.remembered import Remembered
 from llm_proxy.ledger.row import encode, row_of
 from llm_proxy.ledger.store import Store
-from llm_proxy.ledger.upkeep import Upkeep
+from llm_proxy.ledger.upkeep import TICK_S, Upkeep
 from llm_proxy.ledger.vitals import Vitals
 from llm_proxy.ledger.vitals_shared import SharedVitals
-from llm_proxy.ledger.writer import Writer
+from llm_proxy.ledger.writer import REPLAY_EVERY_S, Writer
 from llm_proxy.telemetry import Metrics, Seat
 
 log = logging.getLogger(__name__)
@@ -42,13 +43,13 @@ class LedgerState:
     """How the ledger fares; never a reason to refuse a call.
 
     Attributes:
-        postgres: `off` when none is configured.
+        postgres: `off` when none is configured, `refused` when it answers and does not take the records.
         since_s: When that began, in seconds since 1970.
         queued: Records in memory and in the journal.
         spool_records: Records waiting on disk.
     """
 
-    postgres: Literal["up", "away", "off"]
+    postgres: Literal["up", "away", "refused", "off"]
     since_s: float
     queued: int
     spool_records: int
@@ -89,7 +90,11 @@ class Ledger:
         self._writer = Writer(store, self._upkeep.spool, self._journal, metrics)
         self._upkeep.writer, self._upkeep.tell = self._writer, self.vitals.tell
         self._sample = Sample()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._writing = Loop("ledger-writer", self._writer.step)
+        self._beside = (
+            Loop("ledger-replay", self._writer.replay, every_s=REPLAY_EVERY_S),
+            Loop("ledger-upkeep", self._upkeep.step, every_s=TICK_S),
+        )
 
     def opened(self, exchange: Exchange, caller: Caller, call: Call) -> None:
         """A call was admitted: should this worker die, it is not forgotten."""
@@ -99,8 +104,11 @@ class Ledger:
             caller.agent, caller.user, caller.session, caller.channel, exchange.client_request_id,
             call.door, call.dialect, call.model, call.group, call.streaming,
         )  # fmt: skip
-        with contextlib.suppress(TypeError):  # text that is not UTF-8: the record itself repairs it
-            self._journal.opened(exchange.request_id, orjson.dumps(opened))
+        try:
+            line = orjson.dumps(opened)
+        except TypeError:  # text that is not UTF-8
+            line = orjson.dumps([clean_text(one) if isinstance(one, str) else one for one in opened])
+        self._journal.opened(exchange.request_id, line)
 
     def post(self, record: UsageRecord, overhead_ms: float | None = None) -> None:
         """A call ended, and so much of it was the gateway's own; takes its record and returns at once."""
@@ -148,21 +156,16 @@ class Ledger:
     async def start(self) -> None:
         """Take over what dead workers left, see to the schema if Postgres is there, begin to write."""
         await self._upkeep.begin()
-        self._tasks = [
-            asyncio.create_task(self._writer.run(), name="ledger-writer"),
-            asyncio.create_task(self._writer.replay(), name="ledger-replay"),
-            asyncio.create_task(self._upkeep.run(), name="ledger-upkeep"),
-        ]
+        for loop in (self._writing, *self._beside):
+            loop.start()
 
     async def stop(self) -> None:
         """Write what is left, to Postgres or the spool, and end; at most a few seconds."""
         self._writer.finish()
-        for task in self._tasks[1:]:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=_DRAIN_S)
-            self._tasks[0].cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+        for loop in self._beside:
+            await loop.stop()
+        await self._writing.wait(_DRAIN_S)
+        await self._writing.stop()
         with contextlib.suppress(Exception):  # what is left stays in the journal
             await self._writer.flush()
         await self._upkeep.end()
@@ -171,7 +174,7 @@ class Ledger:
         """How the ledger fares now."""
         spool = self._upkeep.spool
         return LedgerState(
-            postgres="off" if self._store is None else "up" if self._writer.up else "away",
+            postgres="off" if self._store is None else self._writer.state,
             since_s=self._writer.since_s,
             queued=self._writer.queued,
             spool_records=spool.records if spool else 0,

@@ -10,8 +10,11 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from llm_proxy.database import clean_text
 from llm_proxy.telemetry.redact import redact
 
+LONGEST_NAME = 128
+"""Characters of a name that are kept, as in `requests`; longer ones do not fit into an index."""
 _MOST_BYTES = 32 * 2**20
 
 
@@ -63,8 +66,8 @@ class PayloadQueue:
 
 
 def _text(raw: bytes) -> str:
-    return redact(raw.decode("utf-8", "replace")).replace("\0", "")
+    return clean_text(redact(raw.decode("utf-8", "replace")))
 
 
 def _name(name: str | None) -> str | None:
-    return name.encode("utf-8", "replace").decode().replace("\0", "") if name is not None else None
+    return clean_text(name)[:LONGEST_NAME] if name is not None else None

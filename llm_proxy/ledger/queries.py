@@ -1,8 +1,8 @@
 """What was used, asked of Postgres: sums from the roll-ups, single requests from their own rows.
 
 Invariants: nothing is written but an erasure; every question has a deadline; an id finds its partition by
-the time inside it; costs stay `Decimal` until somebody prints them. Raises `PostgresAway` when nobody can
-tell now.
+the time inside it; costs stay `Decimal` until somebody prints them. Raises `DatabaseUnavailable` when nobody
+can tell now.
 """
 
 import ssl
@@ -16,8 +16,9 @@ from uuid import UUID
 
 import asyncpg
 
+from llm_proxy.database import clean_text, deadline
 from llm_proxy.identity.deeds import Actor, audit
-from llm_proxy.ledger.postgres import deadline
+from llm_proxy.ledger.payload import LONGEST_NAME
 from llm_proxy.ledger.question import Question, answer_sql
 from llm_proxy.telemetry import time_of
 
@@ -72,7 +73,7 @@ class Usage:
         self.pool = pool
 
     async def ask(self, question: Question, now: datetime) -> list[Line]:
-        """The lines of an answer, the costliest first, or by time; raises `BadRequest`, `PostgresAway`."""
+        """The lines of an answer, the costliest first, or by time; raises `BadRequest` too."""
         statement, arguments = answer_sql(question, now)
         async with deadline(_DEADLINE_S):
             rows = await self.pool.fetch(statement, *arguments)
@@ -165,7 +166,9 @@ class Usage:
     async def erase_user(self, user: str, actor: Actor) -> int:
         """Delete what this user said and was answered, and put that on record; returns how many calls."""
         async with deadline(_DEADLINE_S), self.pool.acquire() as connection, connection.transaction():
-            done = await connection.execute("DELETE FROM payloads WHERE user_id = $1", user)
+            done = await connection.execute(
+                "DELETE FROM payloads WHERE user_id = $1", clean_text(user)[:LONGEST_NAME]
+            )
             erased = int(done.rpartition(" ")[2])
             await audit(connection, actor, "payloads.erase", user, {"calls": erased})
         return erased
@@ -173,7 +176,7 @@ class Usage:
 
 @asynccontextmanager
 async def connected(dsn: str, tls: ssl.SSLContext | None = None) -> AsyncGenerator[Usage]:
-    """Usage over a connection of its own, for the command line; raises `PostgresAway`.
+    """Usage over a connection of its own, for the command line; raises `DatabaseUnavailable`.
 
     Args:
         dsn: The database's address.

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import asyncpg
 
-from llm_proxy.ledger.postgres import deadline
+from llm_proxy.database import deadline
 
 Difference = Literal["tokens", "cost", "missing_here", "missing_there"]
 _DEADLINE_S = 60.0
@@ -60,14 +60,14 @@ class Disagreement:
 async def disagreements(
     pool: asyncpg.Pool, since: datetime, until: datetime, limit: int
 ) -> Sequence[Disagreement]:
-    """Requests of this time on which the logs differ, oldest first; raises `PostgresAway`."""
+    """Requests of this time on which the logs differ, oldest first; raises `DatabaseUnavailable`."""
     async with deadline(_DEADLINE_S):
         rows = await pool.fetch(_DIFFERENCES, since, until, limit, _NEAR)
     return [_disagreement(row) for row in rows]
 
 
 async def enrich(pool: asyncpg.Pool, since: datetime, until: datetime) -> int:
-    """Make this time's estimates exact by the sidecar's log; returns how many; raises `PostgresAway`."""
+    """Make this time's estimates exact by the sidecar's log; returns how many."""
     async with deadline(_DEADLINE_S):
         return int(await pool.fetchval("SELECT enrich_requests($1, $2)", since, until) or 0)
 

@@ -9,6 +9,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from llm_proxy.database import clean_text
+
 SAMPLE_PER_S = 10
 
 
@@ -29,8 +31,9 @@ class Refusal:
     group: str | None
 
     def row(self) -> tuple[Any, ...]:
-        """Its values, in the order of the table's columns."""
-        return tuple(getattr(self, field.name) for field in fields(self))
+        """Its values, in the order of the table's columns, as Postgres takes them."""
+        values = (getattr(self, field.name) for field in fields(self))
+        return tuple(clean_text(value) if isinstance(value, str) else value for value in values)
 
 
 class Sample:

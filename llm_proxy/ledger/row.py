@@ -1,7 +1,8 @@
 """A record as a row: the tuple Postgres gets, and the line of JSON that waits on disk.
 
 Pure. Invariants: `decode(encode(record))` is the record's row, to the microsecond and the nano-dollar;
-neither raises for text no database takes, which is repaired instead (lone surrogates, NUL).
+no line holds what Postgres refuses in text (lone surrogates, NUL); `decode` and `lost` raise `ValueError` and
+nothing else, whatever lay on the disk.
 """
 
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from uuid import UUID
 
 import orjson
 
+from llm_proxy.database import clean_text
 from llm_proxy.ledger.record import UsageRecord
 
 Row = tuple[Any, ...]
@@ -21,27 +23,40 @@ COLUMNS = {"user": "user_id", "session": "session_id", "group": "model_group", "
 """Fields that are called otherwise in the table."""
 
 _STARTED = FIELDS.index("started_at")
-_LARGEST = 2**63 - 1
+_COUNTED = slice(FIELDS.index("prompt_tokens"), FIELDS.index("cost_nano_usd") + 1)
+_LARGEST = 10**15
+"""No call has more tokens or nano-dollars: a roll-up that added up larger numbers would overflow for all."""
 _LARGEST_BY_FIELD = {"status": 2**15 - 1, "attempts": 2**31 - 1}
 
 
 def row_of(record: UsageRecord) -> Row:
-    """The record's values in the order of its fields, as JSON takes them."""
-    return tuple(record)
+    """The record's values in the order of its fields; a number no call can have is unknown."""
+    row: Row = tuple(record)
+    if all(count is None or 0 <= count <= _LARGEST for count in row[_COUNTED]):
+        return row
+    return repaired(row)
 
 
 def encode(row: Row) -> bytes:
     """The row as one line of JSON, without its newline."""
     try:
-        return orjson.dumps(row)
+        line = orjson.dumps(row)
     except TypeError:
         return orjson.dumps(repaired(row))
+    return orjson.dumps(repaired(row)) if b"\\u0000" in line else line
 
 
 def decode(line: bytes) -> Row:
     """The row of a line; raises `ValueError` when it is not one, or torn."""
     values = _list(line, len(FIELDS))
-    return (UUID(values[0]), datetime.fromisoformat(values[_STARTED]), *values[_STARTED + 1 :])
+    try:
+        began = datetime.fromisoformat(values[_STARTED])
+        request_id, began_utc = UUID(values[0]), began.astimezone(UTC)
+    except (TypeError, AttributeError, OverflowError) as error:
+        raise ValueError("not a row") from error
+    if began.tzinfo is None:
+        raise ValueError("not a row: a time without its zone")
+    return (request_id, began_utc, *values[_STARTED + 1 :])
 
 
 def started_at(row: Row) -> datetime:
@@ -57,7 +72,7 @@ def repaired(row: Row) -> Row:
 
 def _repaired(name: str, value: object) -> object:
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode().replace("\0", "")[:200]
+        return clean_text(value)[:200]
     if isinstance(value, int) and not isinstance(value, bool):
         return value if 0 <= value <= _LARGEST_BY_FIELD.get(name, _LARGEST) else None
     return value
@@ -81,8 +96,11 @@ def lost(line: bytes) -> Row:
     """The row of a call that was admitted and whose worker died; raises `ValueError` when it is not one."""
     values = _list(line, len(OPENED))
     opened = dict(zip(OPENED, values, strict=True))
-    opened["request_id"] = UUID(opened["request_id"])
-    opened["started_at"] = datetime.fromtimestamp(opened["started_at"], UTC)
+    try:
+        opened["request_id"] = UUID(opened["request_id"])
+        opened["started_at"] = datetime.fromtimestamp(opened["started_at"], UTC)
+    except (TypeError, AttributeError, OverflowError, OSError) as error:
+        raise ValueError("not an admitted call") from error
     return tuple({**_LOST, **opened}[name] for name in FIELDS)
 
 

@@ -6,8 +6,8 @@ Invariant: a sum that may miss rows is no sum: while records wait anywhere but i
 import asyncio
 from datetime import datetime
 
+from llm_proxy.database import DatabaseUnavailable
 from llm_proxy.ledger.ledger import Ledger
-from llm_proxy.ledger.postgres import PostgresAway
 from llm_proxy.ledger.queries import Usage
 
 _ONE_BATCH_S = 0.15
@@ -35,5 +35,5 @@ class Spent:
             return None
         try:
             return await self._usage.spent_nano_usd(scope, spender, period_start, tenant)
-        except PostgresAway:
+        except DatabaseUnavailable:
             return None

@@ -1,7 +1,8 @@
 """Rows into Postgres: requests, refusals, payloads, and the partitions they lie in.
 
-Invariants: writing a row twice is writing it once; every call has a deadline; a database that is away, slow
-or not migrated raises `PostgresAway`, a row it will never take raises `RowsRejected`, nothing else leaves.
+Invariants: writing a row twice is writing it once; every call has a deadline; a database that is away, slow,
+not migrated or refuses a statement raises `DatabaseUnavailable`, a row it will never take `RowsRejected`,
+nothing else leaves.
 """
 
 from collections.abc import Sequence
@@ -11,8 +12,7 @@ from typing import Any
 import asyncpg
 
 from llm_proxy import schema
-from llm_proxy.ledger.postgres import PartitionMissing, deadline
-from llm_proxy.ledger.refusal import Refusal
+from llm_proxy.database import DatabaseUnavailable, RowsRejected, deadline, is_missing_partition
 from llm_proxy.ledger.row import COLUMNS, FIELDS, Written, started_at
 
 _DEADLINE_S = 2.0
@@ -76,36 +76,44 @@ class Store:
         self.migrated = False
 
     async def prepare(self) -> None:
-        """Bring the schema to this version, once per process; raises `PostgresAway`."""
+        """Bring the schema to this version, once per process; raises `DatabaseUnavailable`."""
         if self.migrated:
             return
-        async with deadline(_PATIENT_S), self._pool.acquire(timeout=_DEADLINE_S) as connection:
-            await schema.apply(connection)
+        try:
+            async with deadline(_PATIENT_S), self._pool.acquire(timeout=_DEADLINE_S) as connection:
+                await schema.apply(connection)
+        except (schema.SchemaChanged, RowsRejected) as fault:
+            raise DatabaseUnavailable("refused", f"the schema: {fault}") from fault
         self.migrated = True
 
     async def insert(self, rows: Sequence[Written]) -> None:
-        """Write these rows, those already written excepted; raises `PostgresAway` or `RowsRejected`."""
+        """Write these rows, those already written excepted."""
         # One parameter, of lines that are there: the driver takes each value of many apart.
         document = (b"[" + b",".join([line for _, line in rows]) + b"]").decode()
         days = {started_at(row).date() for row, _ in rows}
-        try:
-            async with deadline(_DEADLINE_S), self._pool.acquire(timeout=_DEADLINE_S) as connection:
-                for day in days - self._days:
-                    await connection.execute("SELECT requests_partition($1)", day)
-                    self._days.add(day)
+        async with deadline(_DEADLINE_S), self._pool.acquire(timeout=_DEADLINE_S) as connection:
+            await self._make_partitions(connection, days - self._days)
+            try:
                 await connection.execute(_INSERT, document)
-        except PartitionMissing:
-            self._days -= days
-            raise
+            except asyncpg.CheckViolationError as fault:
+                if not is_missing_partition(fault):
+                    raise
+                self._days -= days  # somebody dropped one that had been there
+                await self._make_partitions(connection, days)
+                await connection.execute(_INSERT, document)
 
-    async def insert_refusals(self, refusals: Sequence[Refusal]) -> None:
-        """Write a sample of what was refused; raises `PostgresAway` or `RowsRejected`."""
-        columns = zip(*(refusal.row() for refusal in refusals), strict=True)
+    async def _make_partitions(self, connection: schema.Connection, days: set[date]) -> None:
+        for day in days:
+            await connection.execute("SELECT requests_partition($1)", day)
+            self._days.add(day)
+
+    async def insert_refusals(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Write a sample of what was refused; raises `DatabaseUnavailable` or `RowsRejected`."""
         async with deadline(_DEADLINE_S):
-            await self._pool.execute(_INSERT_REFUSALS, *columns)
+            await self._pool.execute(_INSERT_REFUSALS, *zip(*rows, strict=True))
 
     async def insert_payloads(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Write what was said in some calls; raises `PostgresAway` or `RowsRejected`."""
+        """Write what was said in some calls; raises `DatabaseUnavailable` or `RowsRejected`."""
         async with deadline(_PATIENT_S):
             await self._pool.execute(_INSERT_PAYLOADS, *zip(*rows, strict=True))
 
@@ -127,7 +135,7 @@ class Store:
         return [one for one in rows if started_at(one[0]) >= oldest]
 
     async def upkeep(self, now: datetime) -> None:
-        """Make the coming days' partitions and drop what is past its time; raises `PostgresAway`."""
+        """Make the coming days' partitions and drop what is past its time; raises `DatabaseUnavailable`."""
         today = now.astimezone(UTC).date()
         oldest = today - self._retention
         async with deadline(_PATIENT_S), self._pool.acquire(timeout=_DEADLINE_S) as connection:

@@ -10,10 +10,13 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
+from typing import Any
 
+from llm_proxy.background import Guard
+from llm_proxy.database import DatabaseUnavailable, RowsRejected, write_each
 from llm_proxy.ledger.journal import Journal
 from llm_proxy.ledger.payload import PayloadQueue
-from llm_proxy.ledger.postgres import PostgresAway, RowsRejected
 from llm_proxy.ledger.recovery import JOURNAL, Recovered, take_over, take_over_all
 from llm_proxy.ledger.refusal import Refusal
 from llm_proxy.ledger.spool import Spool
@@ -23,7 +26,7 @@ from llm_proxy.telemetry import Metrics, Seat
 
 log = logging.getLogger(__name__)
 
-_TICK_S = 1.0
+TICK_S = 1.0
 _TAKE_OVER_EVERY = 5
 _PREPARE_EVERY = 2
 _ENRICH_EVERY = 60
@@ -54,6 +57,7 @@ class Upkeep:
         self.payloads = PayloadQueue()
         self.spool, self.journal = self._open(seat, spool_max_bytes)
         self._ticks = 0
+        self._guards: dict[str, Guard] = {}
 
     async def begin(self) -> None:
         """Before the first call: dead seats, the schema, the partitions."""
@@ -63,15 +67,13 @@ class Upkeep:
         await self._prepare()
         self._beat()
 
-    async def run(self) -> None:
-        """Do each duty when it is due, until cancelled."""
-        while True:
-            await asyncio.sleep(_TICK_S)
-            self._ticks += 1
-            self._beat()
-            for every, duty in self._duties():
-                if self._ticks % every == 0:
-                    await self._alone(duty)
+    async def step(self) -> None:
+        """One tick: each duty that is due."""
+        self._ticks += 1
+        self._beat()
+        for every, duty in self._duties():
+            if self._ticks % every == 0:
+                await self._alone(duty)
 
     async def end(self) -> None:
         """Write what is sampled, close the files; the seat itself is the caller's to release."""
@@ -91,12 +93,20 @@ class Upkeep:
         )
 
     async def _alone(self, duty: Callable[[], Awaitable[None]]) -> None:
+        """A duty that fails leaves the others alone."""
+        guard = self._guards.setdefault(duty.__name__, Guard(f"ledger{duty.__name__.replace('_', '-')}"))
+        await guard.attempt(partial(self._dutiful, duty))
+
+    async def _dutiful(self, duty: Callable[[], Awaitable[None]]) -> None:
         try:
             await duty()
-        except PostgresAway as away:
-            self.writer.went(up=False, why=str(away))
-        except Exception:
-            log.exception("a duty of the ledger failed")
+        except DatabaseUnavailable as fault:
+            if fault.kind == "away":
+                self.writer.went(fault)
+            else:  # of this statement alone: records may be taken all the same
+                log.warning("postgres refuses a duty of the ledger", extra={"why": fault.reason})
+        except RowsRejected as fault:
+            log.warning("postgres refuses a duty of the ledger", extra={"why": fault.reason})
 
     async def _tell(self) -> None:
         self.tell()
@@ -108,9 +118,9 @@ class Upkeep:
         try:
             await store.prepare()
             await store.upkeep(datetime.now(UTC))
-            self.writer.went(up=True)
-        except PostgresAway as away:
-            self.writer.went(up=False, why=str(away))
+            self.writer.went(None)
+        except DatabaseUnavailable as fault:
+            self.writer.went(fault)
 
     async def _keep_house(self) -> None:
         if self._ready():
@@ -130,23 +140,26 @@ class Upkeep:
         self._count(found)
 
     async def _write_aside(self) -> None:
-        refusals, self.refusals = self.refusals, []
+        refusals, self.refusals = [one.row() for one in self.refusals], []
         payloads = self.payloads.take()
-        cause = "postgres_away"
+        waiting = len(payloads)
         try:
             if self._ready():
-                if refusals:
-                    await self._store_of().insert_refusals(refusals)
-                if payloads:
-                    rows = await asyncio.to_thread(lambda: [one.row() for one in payloads])
-                    await self._store_of().insert_payloads(rows)
-                    payloads = []
-        except RowsRejected as rejected:
-            cause = "rejected"
-            log.warning("postgres rejected a sample or a payload", extra={"why": str(rejected)})
+                store = self._store_of()
+                for row, why in await write_each(refusals, store.insert_refusals):
+                    log.warning("postgres rejects a sample", extra={"request_id": str(row[0]), "why": why})
+                rows = await asyncio.to_thread(lambda: [one.row() for one in payloads])
+                rejected = await write_each(rows, store.insert_payloads)
+                waiting = 0
+                self._reject_payloads(rejected)
         finally:
-            if payloads:
-                self._metrics.count("llm_proxy_payloads_dropped_total", cause, by=len(payloads))
+            if waiting:
+                self._metrics.count("llm_proxy_payloads_dropped_total", "postgres_away", by=waiting)
+
+    def _reject_payloads(self, rejected: list[tuple[tuple[Any, ...], str]]) -> None:
+        for row, why in rejected:
+            self._metrics.count("llm_proxy_payloads_dropped_total", "rejected")
+            log.warning("postgres rejects a payload", extra={"request_id": str(row[0]), "why": why})
 
     def _ready(self) -> bool:
         return self._store is not None and self._store.migrated and self.writer.up

@@ -2,7 +2,7 @@
 
 Invariants: a record's slot in the journal is freed only when Postgres or the spool has it; a batch leaves
 within 50 ms of its first record; Postgres away costs nobody a wait; what Postgres will never take is put
-aside, alone. Every row dropped is counted with its cause.
+aside, alone, and holds up no other. Every row dropped is counted with its cause.
 """
 
 import asyncio
@@ -11,10 +11,12 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import islice
+from typing import Literal
 
+from llm_proxy.background import DONE
+from llm_proxy.database import DatabaseUnavailable, RowsRejected, write_each
 from llm_proxy.ledger.journal import Journal
 from llm_proxy.ledger.line import line_of
-from llm_proxy.ledger.postgres import PostgresAway, RowsRejected
 from llm_proxy.ledger.row import Row, Written, decode, encode, repaired
 from llm_proxy.ledger.spool import Spool, lines
 from llm_proxy.ledger.store import Store
@@ -28,7 +30,7 @@ _GATHER_S = 0.05
 _BATCH = 1000
 _MOST_QUEUED = 50_000
 _REPLAY_BATCH = 500
-_REPLAY_EVERY_S = 0.5
+REPLAY_EVERY_S = 0.5
 _FIRST_RETRY_S = 0.25
 _LAST_RETRY_S = 5.0
 
@@ -40,7 +42,7 @@ class Writer:
 
     Attributes:
         since_s: When Postgres came or went last, in seconds since 1970.
-        up: Postgres took what it was last given.
+        state: `up` when Postgres took what it was last given; else whether it is away or refuses it.
         disk: Held by whoever changes the spool, one at a time.
     """
 
@@ -55,8 +57,13 @@ class Writer:
         self.disk = asyncio.Lock()
         self._retry_at = 0.0
         self._retry_s = _FIRST_RETRY_S
-        self.up = store is not None
+        self.state: Literal["up", "away", "refused"] = "up" if store is not None else "away"
         self.since_s = time.time()
+
+    @property
+    def up(self) -> bool:
+        """Whether Postgres took what it was last given."""
+        return self.state == "up"
 
     @property
     def queued(self) -> int:
@@ -72,26 +79,24 @@ class Writer:
         self._queue.append((slot, row, line))
         self._awake.set()
 
-    async def run(self) -> None:
-        """Write batches until `finish` is called, and then what is left."""
-        while not self._finishing:
-            await self._awake.wait()
-            if not self._finishing:
-                await asyncio.sleep(_GATHER_S)
-            self._awake.clear()
-            if not await self._flushed() and not self._finishing:
-                await asyncio.sleep(_GATHER_S * 10)
-                self._awake.set()
-
-    async def _flushed(self) -> bool:
+    async def step(self) -> object:
+        """Write the next batch; `DONE` once `finish` was called and the last one was tried."""
+        await self._awake.wait()
+        if not self._finishing:
+            await asyncio.sleep(_GATHER_S)
+        self._awake.clear()
+        written = False
         try:
-            return await self.flush()
-        except Exception:
-            log.exception("a batch could not be written and will be tried again")
-            return False
+            written = await self.flush()
+        finally:
+            if not written:
+                self._awake.set()
+        if not written and not self._finishing:
+            await asyncio.sleep(_GATHER_S * 10)
+        return DONE if self._finishing else None
 
     def finish(self) -> None:
-        """Let `run` end after one last batch."""
+        """Let `step` be done after one last batch."""
         self._finishing = True
         self._awake.set()
 
@@ -110,33 +115,29 @@ class Writer:
         return True
 
     async def replay(self) -> None:
-        """Carry what waits on disk into Postgres, until cancelled."""
-        while True:
-            await asyncio.sleep(_REPLAY_EVERY_S)
-            try:
-                while self._spool is not None and self._spool.records and self._may_try():
-                    if not await self._replay_segment(self._spool):
-                        break
-            except Exception:
-                log.exception("a segment could not be replayed and will be tried again")
+        """Carry what waits on disk into Postgres, as long as that goes well."""
+        while self._spool is not None and self._spool.records and self._may_try():
+            if not await self._replay_segment(self._spool):
+                return
 
-    def went(self, *, up: bool, why: str = "") -> None:
-        """Note that Postgres came or went, and when to try again."""
+    def went(self, fault: DatabaseUnavailable | None) -> None:
+        """Note whether Postgres takes records, and when to try again."""
         now = asyncio.get_running_loop().time()
-        if up:
+        if fault is None:
             self._retry_s = _FIRST_RETRY_S
         else:
             self._retry_at = now + self._retry_s
             self._retry_s = min(self._retry_s * 2, _LAST_RETRY_S)
             self._metrics.count("llm_proxy_store_failures_total", "postgres")
-        if up != self.up:
-            self.up, self.since_s = up, time.time()
-            log.log(
-                logging.INFO if up else logging.WARNING,
-                "postgres is back" if up else "postgres is away, records go to the spool",
-                extra={} if up else {"why": why},
-            )
-        self._metrics.gauge("llm_proxy_store_up", float(up), "postgres")
+        state = fault.kind if fault is not None else "up"
+        if state != self.state:
+            self.state, self.since_s = state, time.time()
+            if fault is None:
+                log.info("postgres takes records again")
+            else:
+                said = {"away": "is away", "refused": "refuses the records"}[fault.kind]
+                log.warning("postgres %s; they go to the spool", said, extra={"why": fault.reason})
+        self._metrics.gauge("llm_proxy_store_up", float(self.up), "postgres")
 
     def _may_try(self) -> bool:
         if self._store is None or not self._store.migrated:
@@ -186,7 +187,7 @@ class Writer:
         waiting = lines(segment)
         try:
             while batch := list(islice(waiting, _REPLAY_BATCH)):
-                if not await self._insert(self._readable(spool, batch)):
+                if not await self._insert(self._readable(batch)):
                     return False
                 self._metrics.count("llm_proxy_ledger_replayed_total", by=len(batch))
         except FileNotFoundError:
@@ -195,13 +196,13 @@ class Writer:
             spool.discard(segment)
         return True
 
-    def _readable(self, spool: Spool, batch: Sequence[bytes]) -> list[Written]:
+    def _readable(self, batch: Sequence[bytes]) -> list[Written]:
         rows: list[Written] = []
         for line in batch:
             try:
                 rows.append((decode(line), line))
             except ValueError:
-                self._put_aside(spool, line, "unreadable")
+                self._put_aside(line, "unreadable")
         return rows
 
     async def _insert(self, rows: Sequence[Written]) -> bool:
@@ -213,37 +214,28 @@ class Writer:
             self._metrics.count("llm_proxy_ledger_dropped_total", "expired", by=len(rows) - len(fresh))
         began = time.perf_counter()
         try:
-            await self._insert_what_fits(store, fresh)
-        except PostgresAway as away:
-            self.went(up=False, why=str(away))
+            for (row, _), _why in await write_each(fresh, store.insert):
+                await self._insert_repaired(store, row)
+        except DatabaseUnavailable as fault:
+            self.went(fault)
             return False
         self._metrics.observe("llm_proxy_ledger_write_seconds", time.perf_counter() - began)
-        self.went(up=True)
+        self.went(None)
         return True
-
-    async def _insert_what_fits(self, store: Store, rows: Sequence[Written]) -> None:
-        if not rows:
-            return
-        try:
-            await store.insert(rows)
-        except RowsRejected:
-            if len(rows) > 1:
-                half = len(rows) // 2
-                await self._insert_what_fits(store, rows[:half])
-                await self._insert_what_fits(store, rows[half:])
-            else:
-                await self._insert_repaired(store, rows[0][0])
 
     async def _insert_repaired(self, store: Store, row: Row) -> None:
         mended = repaired(row)
         try:
             await store.insert([(mended, encode(mended))])
         except RowsRejected as rejected:
-            told = {"request_id": str(row[0]), "why": str(rejected)}
+            told = {"request_id": str(row[0]), "why": rejected.reason}
             log.warning("postgres will never take a record", extra=told)
-            if self._spool is not None:
-                self._put_aside(self._spool, encode(row), "rejected")
+            self._put_aside(encode(row), "rejected")
 
-    def _put_aside(self, spool: Spool, line: bytes, cause: str) -> None:
+    def _put_aside(self, line: bytes, cause: str) -> None:
         self._metrics.count("llm_proxy_ledger_dropped_total", cause)
-        spool.reject(line)
+        if self._spool is not None:
+            try:
+                self._spool.reject(line)
+            except OSError as full:
+                log.warning("a rejected record cannot be put aside", extra={"why": full.strerror})

@@ -1,17 +1,17 @@
 """One row of `llm_calls` out of what LiteLLM hands a callback.
 
-Invariants: pure; no prompt, answer or key; money is Decimal, and None where no price is known. A call id
-that is no UUID (a caller of this sidecar other than the gateway) becomes one by hashing (RFC 9562, version
-5).
+Invariants: pure; no prompt, answer or key; money is Decimal, and None where no price is known; every value is
+one its column takes, what a provider states beyond that is unknown. A call id that is no UUID (a caller of
+this sidecar other than the gateway) becomes one by hashing (RFC 9562, version 5).
 """
 
-import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
+from llm_proxy.database import clean_text, json_text
 from llm_proxy.sidecar.seams import Theirs
 from llm_proxy.sidecar.shapes import mapping
 
@@ -44,6 +44,8 @@ Priced = Callable[[str, str], bool]
 OUR_OWN = "llm-proxy-warm-up"
 """The group of the calls this process makes to itself."""
 NANO = Decimal("1e-9")
+LARGEST, LARGEST_USD = 10**15, 10**6
+"""No call has more tokens or costs more; sums of larger numbers would overflow."""
 
 
 def row(
@@ -58,8 +60,8 @@ def row(
     status = str(event.get("status") or "failure")
     deployment = _text(event.get("model_id"))
     return (
-        _uuid(str(call_id)),
-        f"{status}:{deployment or ''}"[:200],
+        _uuid(clean_text(str(call_id))),
+        clean_text(f"{status}:{deployment or ''}")[:200],
         _aware(started),
         _aware(ended),
         _text(event.get("model_group")),
@@ -85,7 +87,7 @@ def _uuid(call_id: str) -> UUID:
 
 
 def _text(value: object) -> str | None:
-    return str(value).replace("\0", "")[:200] if value else None
+    return clean_text(str(value))[:200] if value else None
 
 
 def _aware(moment: datetime) -> datetime:
@@ -94,7 +96,7 @@ def _aware(moment: datetime) -> datetime:
 
 def _status(failed: Mapping[str, Any], status: str) -> int | None:
     for said in (failed.get("error_code"), str(failed.get("normalized_error") or "").partition("_")[0]):
-        if str(said).isdecimal():
+        if str(said).isascii() and str(said).isdecimal() and len(str(said)) == 3:
             return int(str(said))
     return 200 if status == "success" else None
 
@@ -106,7 +108,7 @@ def _tokens(event: Mapping[str, Any], response: Theirs) -> tuple[int | None, ...
     counted = (event.get("prompt_tokens"), event.get("completion_tokens"), cached, reasoning)
     if _unsaid(event):
         return (None,) * len(counted)
-    return tuple(value if isinstance(value, int) else None for value in counted)
+    return tuple(value if isinstance(value, int) and 0 <= value <= LARGEST else None for value in counted)
 
 
 def _unsaid(event: Mapping[str, Any]) -> bool:
@@ -116,7 +118,7 @@ def _unsaid(event: Mapping[str, Any]) -> bool:
 
 
 def _decimal(value: object) -> Decimal | None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= LARGEST_USD:
         return None
     return Decimal(repr(value)).quantize(NANO)
 
@@ -129,10 +131,11 @@ def _money(event: Mapping[str, Any], priced: Priced) -> tuple[Decimal | None, st
         cost = None
     stated = mapping(event.get("cost_breakdown"))
     parts = {name: str(_decimal(value)) for name, value in stated.items() if _decimal(value)}
-    return cost, json.dumps(parts) if parts else None
+    return cost, json_text(parts) if parts else None
 
 
 def _attempts(event: Mapping[str, Any]) -> int:
     said = mapping(mapping(event.get("hidden_params")).get("additional_headers"))
     retried = said.get("x-litellm-attempted-retries") or said.get("x_litellm_attempted_retries") or 0
-    return int(retried) + 1
+    counted = str(retried)
+    return int(counted) + 1 if counted.isascii() and counted.isdecimal() and len(counted) < 6 else 1

@@ -69,6 +69,7 @@ METRICS: dict[str, Metric] = {
     _P + "payloads_dropped_total": Metric("counter", "Prompts and answers to be stored that were not, by cause.", ("cause",)),
     _P + "spool_bytes": Metric("gauge", "Bytes of records waiting on disk."),
     _P + "spool_records": Metric("gauge", "Records waiting on disk."),
+    _P + "background_failures_total": Metric("counter", "Steps of background work that failed unexpectedly; the work goes on.", ("loop",)),
     _P + "traces_dropped_total": Metric("counter", "Spans not delivered."),
     _P + "build_info": Metric("gauge", "1, labelled with the version.", ("version",), merge="max"),
 }

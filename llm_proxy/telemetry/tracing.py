@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from llm_proxy import __version__
+from llm_proxy.background import Loop
 from llm_proxy.telemetry.finished import Finished
 from llm_proxy.telemetry.metrics import Metrics
 
@@ -72,7 +73,7 @@ class Tracer:
         self._path = url.path if url.path.endswith("/v1/traces") else f"{url.path.rstrip('/')}/v1/traces"
         self._metrics = metrics
         self._spans: list[dict[str, Any]] = []
-        self._task: asyncio.Task[None] | None = None
+        self._loop = Loop("tracing", self._deliver, every_s=_EVERY_S)
 
     def finished(self, trace: Trace, call: Finished) -> None:
         """A call ended: its span is queued; never waits."""
@@ -85,19 +86,12 @@ class Tracer:
 
     async def start(self) -> None:
         """Begin to deliver."""
-        self._task = asyncio.create_task(self._deliver_often(), name="tracing")
+        self._loop.start()
 
     async def stop(self) -> None:
         """Deliver what is left, once, and end."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._loop.stop()
         await self._deliver()
-
-    async def _deliver_often(self) -> None:
-        while True:
-            await asyncio.sleep(_EVERY_S)
-            await self._deliver()
 
     async def _deliver(self) -> None:
         spans, self._spans = self._spans, []

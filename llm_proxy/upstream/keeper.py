@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from llm_proxy.background import Loop, spawn
 from llm_proxy.telemetry import Metrics
 from llm_proxy.upstream.addresses import addresses
 from llm_proxy.upstream.catalog import Catalog, from_model_info, from_own
@@ -43,29 +44,24 @@ class Keeper:
         self._client = client
         self._metrics = metrics
         self._given, self._urls = urls, addresses(urls)
-        self._task: asyncio.Task[None] | None = None
+        self._loop = Loop("sidecars", self._step)
         self._asked: dict[object, asyncio.Task[None]] = {}
         self._told: dict[str, bool] = {}
         self._resolved_at = self._read_at = float("-inf")
 
     async def start(self) -> None:
         """Begin; the first look is taken in the background."""
-        self._task = asyncio.create_task(self._run())
+        self._loop.start()
 
     async def stop(self) -> None:
         """End."""
-        for task in (self._task, *self._asked.values()):
-            if task is not None:
-                task.cancel()
+        await self._loop.stop()
+        for task in self._asked.values():
+            task.cancel()
 
-    async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                await self._look(loop.time())
-            except Exception:  # the watch must outlive whatever it meets
-                log.exception("looking after the sidecars failed")
-            await asyncio.sleep(CHECK_S if self._client.catalog is not None else CHECK_S / 4)
+    async def _step(self) -> None:
+        await self._look(asyncio.get_running_loop().time())
+        await asyncio.sleep(CHECK_S if self._client.catalog is not None else CHECK_S / 4)
 
     async def _look(self, now: float) -> None:
         self._follow()
@@ -99,7 +95,7 @@ class Keeper:
         if whom in self._asked:
             question.close()
             return
-        self._asked[whom] = task = asyncio.create_task(question)
+        self._asked[whom] = task = spawn("sidecar-questions", question)
         task.add_done_callback(lambda _: self._asked.pop(whom, None))
 
     async def _check(self, sidecar: Sidecar) -> None:

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
+from llm_proxy.background import Loop, spawn
 from llm_proxy.errors import Overloaded, Refused, RequestTimeout, UpstreamTimeout, UpstreamUnreachable
 
 TICK_S = 0.1
@@ -50,7 +51,7 @@ class Watch:
     def tick(self, now: float) -> None:
         """Interrupt the call if its time is up; start listening for the caller's leaving."""
         if self._listener is None and self._receive is not None:
-            self._listener = asyncio.create_task(self._listen(self._receive))
+            self._listener = spawn("callers-leaving", self._listen(self._receive))
         if now >= self.silent_at:
             self.interrupt(self.phase)
         elif now >= self.ends_at:
@@ -88,16 +89,15 @@ class Watches:
 
     def __init__(self) -> None:
         self._running: set[Watch] = set()
-        self._ticker: asyncio.Task[None] | None = None
+        self._ticker = Loop("call-timeouts", self._tick, every_s=TICK_S)
 
     def start(self) -> None:
         """Begin ticking on the running event loop."""
-        self._ticker = asyncio.create_task(self._tick())
+        self._ticker.start()
 
     def stop(self) -> None:
         """Stop ticking."""
-        if self._ticker is not None:
-            self._ticker.cancel()
+        self._ticker.cancel()
 
     def open(self, silent_at: float) -> Watch:
         """Watch the current task until `close`; its body must be whole by `silent_at`."""
@@ -120,12 +120,9 @@ class Watches:
         return len(self._running)
 
     async def _tick(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(TICK_S)
-            now = loop.time()
-            for watch in list(self._running):
-                watch.tick(now)
+        now = asyncio.get_running_loop().time()
+        for watch in list(self._running):
+            watch.tick(now)
 
 
 def interruption(why: Why | None) -> Refused | None:

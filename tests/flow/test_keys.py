@@ -273,3 +273,25 @@ async def test_metrics_and_admin_doors_are_the_operators(house: House) -> None:
             assert (await client.get(house.url + path)).status_code == 401
             assert (await client.get(house.url + path, headers=admin(house))).status_code == 200
         assert (await ask(client, house, house.admin_key)).status_code == 401
+
+
+async def test_a_refused_credential_at_an_odd_path_is_on_record_and_stops_no_other(house: House) -> None:
+    """A NUL, half a surrogate, bytes that are no UTF-8; each is counted, and so are those after them."""
+    wrong = {"Authorization": "Bearer sk-nobodys"}
+
+    async def counted(client: httpx.AsyncClient) -> int:
+        answer = await client.get(f"{house.url}/admin/refused-credentials?limit=1000", headers=admin(house))
+        return sum(row["times"] for row in answer.json()["data"])
+
+    async with httpx.AsyncClient(timeout=20) as client:
+        before = await counted(client)
+        paths = ("%00", "%ed%a0%80", "%ff", "%5Cu0000", "last")
+        for path in paths:
+            answer = await client.get(f"{house.url}/v1/models/{path}", headers=wrong)
+            assert answer.status_code == 401
+        end = time.monotonic() + 30
+        while await counted(client) < before + len(paths):
+            assert time.monotonic() < end
+            await asyncio.sleep(0.5)
+        ready = (await client.get(f"{house.url}/health/ready")).json()
+        assert not [one for one in ready["parts"] if one["part"] in {"background", "database"}]

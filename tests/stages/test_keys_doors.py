@@ -18,6 +18,7 @@ from llm_proxy.errors import Forbidden, Refused, Unauthorized
 from llm_proxy.identity import (
     Caller,
     Limits,
+    RefusedCredentials,
     Registry,
     Rulings,
 )
@@ -64,6 +65,7 @@ async def client(
     doors = admin.router(
         Registry(pool),
         Rulings(pool),
+        RefusedCredentials(pool),
         announce=announce,
         reader=reader,
         writer=writer,
@@ -172,7 +174,7 @@ async def test_without_a_database_the_doors_say_so() -> None:
         return None
 
     doors = admin.router(
-        None, None, announce=announce, reader=anybody, writer=anybody, client_ip=lambda _: None
+        None, None, None, announce=announce, reader=anybody, writer=anybody, client_ip=lambda _: None
     )
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app=_app(doors)), base_url="http://g"

@@ -1,12 +1,15 @@
 """Virtual keys in a real Postgres: made, found, changed, rotated, revoked, and the table itself."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
 
-from llm_proxy import schema
+from llm_proxy import background, schema
+from llm_proxy.admission.policy import Defaults
+from llm_proxy.admission.watch import Watch
 from llm_proxy.errors import BadRequest, NotFound, StoreUnavailable, Unauthorized
 from llm_proxy.identity import (
     Actor,
@@ -247,3 +250,25 @@ async def test_every_deed_is_on_record_and_the_record_cannot_be_changed(
     for forbidden in ("UPDATE audit_log SET actor = 'x'", "DELETE FROM audit_log", "TRUNCATE audit_log"):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await pool.execute(forbidden)
+
+
+async def test_a_rule_nobody_can_read_stops_neither_the_start_nor_the_watch(
+    pool: "asyncpg.Pool[asyncpg.Record]", caplog: pytest.LogCaptureFixture
+) -> None:
+    """Written past us, by hand: told once with its traceback; once it is mended the rules hold again."""
+    rulings = Rulings(pool)
+    await rulings.set_rule(Rule("agent", subject="scout", limits=Limits(7)), ME)
+    await pool.execute("UPDATE limit_rules SET budgets = '[7]'")
+    watch = Watch(Defaults(), PostgresKeys(pool))
+    await watch.start()
+    assert "rules" in background.failing()
+    async with asyncio.timeout(10):
+        while background.failures()["rules"] < 3:  # noqa: ASYNC110 -- nothing tells
+            await asyncio.sleep(0.05)
+    assert len([one for one in caplog.records if one.exc_info]) == 1
+    await pool.execute("UPDATE limit_rules SET budgets = '[]'")
+    async with asyncio.timeout(10):
+        while not watch.policies.book.rules:  # noqa: ASYNC110 -- the same
+            await asyncio.sleep(0.05)
+    assert "rules" not in background.failing()
+    await watch.stop()

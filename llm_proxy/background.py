@@ -1,0 +1,144 @@
+"""The loops a process runs beside its calls: the one way to run them.
+
+Invariants: a loop ends when it is stopped or says `DONE`, never by an exception; a failure is counted, logged
+with its traceback once per kind, and followed by a pause of `LONGEST_PAUSE_S` at most; `stop` cancels and
+waits. `failing` and `failures` speak of this whole process.
+"""
+
+import asyncio
+import logging
+import traceback
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, Final
+from weakref import WeakSet
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
+MOST_KINDS = 500
+DONE: Final = object()
+"""What the step of a loop returns when nothing is left to do."""
+
+Step = Callable[[], Awaitable[object]]
+
+
+class Guard:
+    """Runs steps of one name; a step that fails is reported, never raised.
+
+    Attributes:
+        failing: The last step failed.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.failing = False
+        _guards.add(self)
+
+    async def attempt(self, step: Step) -> object:
+        """The step's result; None when it failed."""
+        task = asyncio.current_task()
+        try:
+            result = await step()
+        except asyncio.CancelledError as error:
+            if task is None or task.cancelling():
+                raise
+            self._failed(error)  # something the step waited for was cancelled, the step was not
+        except Exception as error:  # noqa: BLE001 -- the loop must outlive whatever a step meets
+            self._failed(error)
+        else:
+            if self.failing:
+                self.failing = False
+                log.warning("background work succeeds again", extra={"loop": self.name})
+            return result
+        return None
+
+    def _failed(self, error: BaseException) -> None:
+        self.failing = True
+        report(self.name, error)
+
+
+class Loop:
+    """A step that is run again and again, `every_s` seconds after the last one, until `stop`."""
+
+    def __init__(self, name: str, step: Step, *, every_s: float = 0.0, at_once: bool = False) -> None:
+        """`at_once`: the first step does not wait for `every_s`."""
+        self._guard = Guard(name)
+        self._step = step
+        self._every_s = every_s
+        self._first_s = 0.0 if at_once else every_s
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin on the running event loop."""
+        self._task = asyncio.create_task(self._run(), name=self._guard.name)
+
+    async def attempt(self, step: Step) -> None:
+        """Run a first step before the loop begins; a failure is reported, and left to the loop."""
+        await self._guard.attempt(step)
+
+    async def wait(self, within_s: float) -> None:
+        """Wait until the step says `DONE`, for so long at most."""
+        if self._task is not None:
+            await asyncio.wait({self._task}, timeout=within_s)
+
+    async def stop(self) -> None:
+        """Cancel the loop and wait for its end."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    def cancel(self) -> None:
+        """Cancel the loop without waiting."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _run(self) -> None:
+        pause_s = FIRST_PAUSE_S
+        await asyncio.sleep(self._first_s)
+        while True:
+            if await self._guard.attempt(self._step) is DONE:
+                return
+            if self._guard.failing:
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            else:
+                pause_s = FIRST_PAUSE_S
+            await asyncio.sleep(self._every_s)
+
+
+def spawn(name: str, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+    """A task that is run once; an exception nobody awaits is reported under this name."""
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            report(name, error)
+
+    task = asyncio.create_task(work, name=name)
+    task.add_done_callback(ended)
+    return task
+
+
+def report(name: str, error: BaseException) -> None:
+    """Count a failure, and log it with its traceback when it is the first of its kind."""
+    _failures[name] += 1
+    frames = traceback.extract_tb(error.__traceback__)
+    kind = (name, type(error), frames[-1].filename if frames else "", frames[-1].lineno if frames else 0)
+    if kind not in _kinds and len(_kinds) < MOST_KINDS:
+        _kinds.add(kind)
+        log.error("background work failed and goes on", exc_info=error, extra={"loop": name})
+
+
+def failing() -> list[str]:
+    """The names whose last step failed."""
+    return sorted({guard.name for guard in _guards if guard.failing})
+
+
+def failures() -> Mapping[str, int]:
+    """How often steps of each name have failed."""
+    return _failures
+
+
+_guards: WeakSet[Guard] = WeakSet()
+_failures: Counter[str] = Counter()
+_kinds: set[tuple[str, type[BaseException], str, int | None]] = set()

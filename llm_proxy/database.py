@@ -1,0 +1,176 @@
+"""What Postgres's errors mean, what text it takes, and how a batch that holds a bad row is written.
+
+Invariants: the only module that judges an asyncpg error. A reason names Postgres's condition, never a value,
+an address or a password. `write_each`: a row leaves the list it was given only when Postgres has it, or has
+refused it alone. Source: https://www.postgresql.org/docs/18/errcodes-appendix.html.
+"""
+
+import asyncio
+import json
+import re
+import socket
+import ssl
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Literal, TypeVar
+
+import asyncpg
+
+Row = TypeVar("Row")
+Kind = Literal["away", "refused"]
+
+_ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
+
+_OF_A_ROW = ("21", "22", "23", "44", "54", "P0", "XX000", "42P17")
+"""SQLSTATE classes and codes that the values of a row cause: the same statement takes other rows."""
+_UNREACHABLE = ("08", "53300", "57P")
+"""Connection lost, no connection left, starting or stopping: nobody is there who could refuse."""
+
+_REASONS = {
+    "28": "it refuses this user or password",
+    "3D": "it has no database of this name",
+    "3F": "it has no such schema",
+    "42501": "its role lacks a permission",
+    "42P01": "a table is missing; run `llm-proxy migrate`",
+    "42703": "a column is missing; run `llm-proxy migrate`",
+    "42883": "a function is missing; run `llm-proxy migrate`",
+    "42704": "it does not know a parameter of the address",
+    "25006": "it is read-only",
+    "40": "two transactions met; it is tried again",
+    "55P03": "a lock was not to be had in time",
+    "53100": "its disk is full",
+    "53200": "it is out of memory",
+    "53300": "it has too many connections",
+    "57P03": "it is starting or stopping",
+    "57014": "it took too long",
+}
+_NO_ANSWER: tuple[tuple[type[BaseException], str], ...] = (
+    (TimeoutError, "it did not answer in time"),
+    (socket.gaierror, "its host is not found"),
+    (ConnectionRefusedError, "nothing listens at its address"),
+    (asyncpg.ClientConfigurationError, "its address is not understood"),
+)
+
+
+class DatabaseUnavailable(Exception):  # noqa: N818 -- errors are named for the state they report
+    """Nothing was done, whatever the values were; later it may work.
+
+    Attributes:
+        kind: `away`: Postgres does not answer. `refused`: it answers, and refuses the statement.
+        reason: Why, in words that hold no value and no address.
+    """
+
+    def __init__(self, kind: Kind, reason: str) -> None:
+        super().__init__(reason)
+        self.kind: Kind = kind
+        self.reason = reason
+
+
+class RowsRejected(Exception):  # noqa: N818 -- the same
+    """Postgres refuses the values of at least one row, now and later.
+
+    Attributes:
+        sqlstate: Postgres's code.
+        reason: Its name, and the column, constraint or table it names.
+    """
+
+    def __init__(self, sqlstate: str, reason: str) -> None:
+        super().__init__(reason)
+        self.sqlstate = sqlstate
+        self.reason = reason
+
+
+DRIVER_ERRORS = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a connection cut in the middle of a message
+    OSError,
+    TimeoutError,
+)
+"""Everything `failure_of` judges."""
+
+
+def failure_of(error: BaseException) -> DatabaseUnavailable | RowsRejected:
+    """What an error of asyncpg or of the socket means."""
+    if not isinstance(error, asyncpg.PostgresError):
+        return DatabaseUnavailable("away", _unreachable(error))
+    sqlstate = str(getattr(error, "sqlstate", None) or "XX000")
+    if sqlstate.startswith(_OF_A_ROW):
+        return RowsRejected(sqlstate, _described(error, sqlstate))
+    kind: Kind = "away" if sqlstate.startswith(_UNREACHABLE) else "refused"
+    known = _REASONS.get(sqlstate) or _REASONS.get(sqlstate[:2])
+    return DatabaseUnavailable(kind, known or _described(error, sqlstate))
+
+
+def is_missing_partition(error: asyncpg.PostgresError) -> bool:
+    """Whether a row's partition is missing; a violated CHECK names its constraint, this does not."""
+    return isinstance(error, asyncpg.CheckViolationError) and error.constraint_name is None
+
+
+@asynccontextmanager
+async def deadline(seconds: float) -> AsyncGenerator[None]:
+    """Run the block within this time; raises `DatabaseUnavailable` or `RowsRejected` for what went wrong."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except DRIVER_ERRORS as error:
+        raise failure_of(error) from error
+
+
+async def write_each(
+    rows: list[Row], write: Callable[[Sequence[Row]], Awaitable[None]]
+) -> list[tuple[Row, str]]:
+    """Write all rows, in halves where a batch is rejected; returns each row Postgres refuses, and why.
+
+    Args:
+        rows: Emptied of what is written or refused; what is left when this raises is to be written later.
+        write: Writes some of them; raises `DatabaseUnavailable` or `RowsRejected`.
+    """
+    waiting: list[list[Row]] = [list(rows)] if rows else []
+    rejected: list[tuple[Row, str]] = []
+    try:
+        while waiting:
+            batch = waiting[-1]
+            try:
+                await write(batch)
+            except RowsRejected as fault:
+                half = len(batch) // 2
+                if half:
+                    waiting[-1:] = [batch[half:], batch[:half]]
+                    continue
+                rejected.append((batch[0], fault.reason))
+            waiting.pop()
+    finally:
+        lost = [row for row, _ in rejected] if waiting else []  # told only when the whole is done
+        rows[:] = [*lost, *(row for batch in reversed(waiting) for row in batch)]
+    return rejected
+
+
+def clean_text(text: str) -> str:
+    """The text without what Postgres takes in no text: NUL, and lone surrogates."""
+    if text.isascii() and "\0" not in text:
+        return text
+    return text.encode("utf-8", "replace").decode().replace("\0", "")
+
+
+def json_text(document: Any) -> str:  # noqa: ANN401 -- whatever JSON takes
+    """A document as text for a jsonb column, without what Postgres takes in no jsonb."""
+    text = json.dumps(document, ensure_ascii=False, allow_nan=False)
+    return _ESCAPED_NUL.sub(r"\1", clean_text(text))
+
+
+def _unreachable(error: BaseException) -> str:
+    for kind, reason in _NO_ANSWER:
+        if isinstance(error, kind):
+            return reason
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed: {error.reason or 'the connection was closed'}"
+    return f"the connection failed: {type(error).__name__}"
+
+
+def _described(error: asyncpg.PostgresError, sqlstate: str) -> str:
+    names = (getattr(error, name, None) for name in ("table_name", "column_name", "constraint_name"))
+    at = ".".join(str(name) for name in names if name)
+    return f"{type(error).__name__} ({sqlstate}){f' at {at}' if at else ''}"

@@ -1,0 +1,234 @@
+"""Rows no Postgres takes, among rows it takes: one bad row never holds back others."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import orjson
+import pytest
+from records import caught_up, keeping, record
+
+from llm_proxy import schema
+from llm_proxy.database import DatabaseUnavailable, RowsRejected, deadline, write_each
+from llm_proxy.ledger.journal import Journal
+from llm_proxy.ledger.payload import Payload
+from llm_proxy.ledger.row import encode, row_of
+from llm_proxy.ledger.spool import Spool
+from llm_proxy.sidecar.call_log import CallLog
+from llm_proxy.sidecar.call_row import COLUMNS
+from llm_proxy.telemetry.seat import take
+
+
+async def ask(dsn: str, sql: str, *arguments: Any) -> Any:
+    """One value, over a connection of the test's own."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        return await connection.fetchval(sql, *arguments)
+    finally:
+        await connection.close()
+
+
+POISON: dict[str, dict[str, Any]] = {
+    "a NUL in a text": {"user": "a\0b", "session": "\0"},
+    "lone surrogates in a text": {"model": "\ud83d", "client_request_id": "x\udc80"},
+    "a text too long for an index": {"agent": "x" * 100_000, "tenant": "y" * 100_000, "user": "z" * 100_000},
+    "tokens beyond a bigint": {"prompt_tokens": 2**63},
+    "tokens that fit and overflow a sum": {"completion_tokens": 2**63 - 1, "prompt_tokens": 2**63 - 1},
+    "a cost beyond its column": {"cost_nano_usd": 2**63 - 1},
+    "a negative count": {"cached_tokens": -(2**62)},
+    "a status beyond a smallint": {"status": 70_000},
+    "a value a CHECK forbids": {"outcome": "exploded"},
+    "a latency that is no number": {"latency_ms": float("nan")},
+    "a missing value": {"key_id": None},
+    "a wrong type": {"attempts": "many"},
+    "a day far ahead": {"started_at": datetime(9999, 12, 31, 23, 59, tzinfo=UTC)},
+}
+NEVER = {
+    "a value a CHECK forbids", "a latency that is no number", "a missing value", "a wrong type",
+    "a status beyond a smallint", "a day far ahead",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [*POISON, "all of them"])
+async def test_a_poison_row_stops_no_other(
+    database_url: str, tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each good row is there, and so is the next batch; what cannot be mended is put aside and told."""
+    kinds = list(POISON) if kind == "all of them" else [kind]
+    bad = [record(**POISON[one]) for one in kinds]
+    good = [record() for _ in range(20)]
+    async with keeping(database_url, tmp_path) as ledger:
+        for one in [*good[:7], *bad, *good[7:]]:
+            ledger.post(one)
+        await caught_up(ledger)
+        later = record(prompt_tokens=5)
+        ledger.post(later)
+        await caught_up(ledger)
+        assert ledger.state().postgres == "up"
+    ids = [one.request_id for one in [*good, later]]
+    assert await ask(database_url, "SELECT count(*) FROM requests WHERE request_id = ANY($1)", ids) == 21
+    never = len(NEVER & {*kinds})
+    assert await ask(database_url, "SELECT count(*) FROM requests") == 21 + len(bad) - never
+    assert await ask(database_url, "SELECT sum(requests) FROM usage_daily") == 21 + len(bad) - never
+    told = [one for one in caplog.records if "never take" in one.message]
+    assert len(told) == never
+    assert all(getattr(one, "request_id", "") and getattr(one, "why", "") for one in told)
+
+
+async def test_poison_in_the_spool_and_the_journal_stops_no_replay(database_url: str, tmp_path: Path) -> None:
+    """Lines somebody else wrote, or half of one; what a dead worker had in hand."""
+    dead = take(tmp_path)
+    good = [record() for _ in range(3)]
+    lines = [encode(row_of(one)) for one in good]
+    values = orjson.loads(lines[0])
+    strange = [
+        b"{}", b"[1]", b"null", b"\xff\xfe",
+        orjson.dumps([5, *values[1:]]),
+        orjson.dumps([str(uuid4()), 5, *values[2:]]),
+        orjson.dumps([str(uuid4()), "2026-11-01T00:00:00", *values[2:]]),
+        orjson.dumps([str(uuid4()), "0001-01-01T00:00:00+14:00", *values[2:]]),
+        orjson.dumps([str(uuid4()), values[1], {"a": []}, *values[3:-1], "x"]),
+    ]  # fmt: skip
+    spool = Spool(dead.path, 2**24)
+    spool.append([lines[0], *strange, lines[1]])
+    spool.close()
+    journal = Journal(dead.path / "journal")
+    journal.finished(good[2].request_id, lines[2])
+    for opened in (b"[]", orjson.dumps([1] * 15), orjson.dumps([str(uuid4()), 1e300, *["x"] * 13])):
+        journal.opened(uuid4(), opened)
+    dead.release()
+    async with keeping(database_url, tmp_path) as ledger:
+        await caught_up(ledger)
+    ids = [one.request_id for one in good]
+    assert await ask(database_url, "SELECT count(*) FROM requests WHERE request_id = ANY($1)", ids) == 3
+
+
+async def test_a_partition_somebody_took_away_is_made_again(database_url: str, tmp_path: Path) -> None:
+    """Dropped: at once. Detached: its day cannot be written, every other day can."""
+    today, yesterday = record(), record(started_at=datetime.now(UTC) - timedelta(days=1))
+    async with keeping(database_url, tmp_path) as ledger:
+        for one in (today, yesterday):
+            ledger.post(one)
+        await caught_up(ledger)
+        name = today.started_at.strftime("requests_%Y%m%d")
+        await ask(database_url, f"DROP TABLE {name}")
+        again = record()
+        ledger.post(again)
+        await caught_up(ledger)
+        assert ledger.state().postgres == "up"
+        assert await ask(database_url, "SELECT count(*) FROM requests") == 2
+        detached = yesterday.started_at.strftime("requests_%Y%m%d")
+        await ask(database_url, f"ALTER TABLE requests DETACH PARTITION {detached}")
+        after = record()
+        ledger.post(record(started_at=yesterday.started_at))
+        ledger.post(after)
+        await caught_up(ledger)
+        assert ledger.state().postgres == "up"
+    assert await ask(database_url, "SELECT count(*) FROM requests WHERE request_id = $1", after.request_id)
+
+
+async def test_a_statement_refused_is_not_a_database_away(
+    database_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A permission that is missing: said as such, records wait in the spool and follow when it is there."""
+    caplog.set_level(logging.INFO)
+    await schema.migrate(database_url)
+    name = f"restricted_{uuid4().hex[:8]}"
+    await ask(database_url, f"CREATE ROLE {name} LOGIN PASSWORD 'pw'")
+    await ask(database_url, f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {name}")
+    await ask(database_url, f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO {name}")
+    restricted = f"postgresql://{name}:pw@{database_url.rpartition('@')[2]}"
+    try:
+        async with keeping(restricted, tmp_path) as ledger:
+            one = record()
+            ledger.post(one)
+            async with asyncio.timeout(10):
+                while ledger.state().postgres != "refused":  # noqa: ASYNC110 -- nothing tells
+                    await asyncio.sleep(0.05)
+            assert ledger.state().spool_records == 1
+            assert not [one for one in caplog.messages if "is away" in one]
+            [said] = [one for one in caplog.records if "refuses the records" in one.message]
+            assert getattr(said, "why", "") == "its role lacks a permission"
+            await ask(database_url, f"GRANT INSERT ON requests TO {name}")
+            await caught_up(ledger)
+        assert await ask(database_url, "SELECT count(*) FROM requests") == 1
+    finally:
+        await ask(database_url, f"DROP OWNED BY {name}")
+        await ask(database_url, f"DROP ROLE {name}")
+
+
+async def test_a_poison_payload_stops_no_other_and_no_sample(database_url: str, tmp_path: Path) -> None:
+    """A name no index takes is cut, text is cleaned."""
+    records = [record() for _ in range(4)]
+    users = ["u" * 500_000, "a\0\udc80", "ok", None]
+    async with keeping(database_url, tmp_path) as ledger:
+        for one, user in zip(records, users, strict=True):
+            ledger.payload(
+                Payload(one.request_id, one.started_at, user, user, user, b"\xff\0\xed\xa0\xbd", b"{}")
+            )
+    assert await ask(database_url, "SELECT count(*) FROM payloads") == 4
+
+
+CALL: dict[str, Any] = {
+    "attempt": "success:d", "started_at": datetime.now(UTC), "status": "success", "prompt_tokens": 1,
+    "completion_tokens": 1, "cost_breakdown": "{}", "attempts": 1, "http_status": 200,
+}  # fmt: skip
+
+
+def call(**changes: Any) -> tuple[Any, ...]:
+    """A row of `llm_calls`."""
+    values: dict[str, Any] = {**CALL, "call_id": uuid4(), **changes}
+    return tuple(values.get(name) for name in COLUMNS)
+
+
+async def test_a_poison_row_of_the_sidecar_stops_no_other(call_log_dsn: str, call_log_url: str) -> None:
+    """Wrong types, overflows, text and JSON no Postgres takes: left out, counted, the rest is written."""
+    bad = [
+        call(prompt_tokens=2**70), call(http_status=99_999), call(model="a\0b"), call(model="\ud800"),
+        call(cost_breakdown="{"), call(cost_breakdown='{"a": "\\u0000"}'), call(status=None),
+        call(started_at="yesterday"), call(attempt="x" * 10_000_000), call(cost_usd="1"), call(attempts="x"),
+    ]  # fmt: skip
+    good = [call() for _ in range(20)]
+    log = CallLog(call_log_url)
+    for row in [*good[:3], *bad, *good[3:]]:
+        log.post(row)
+    await log.start()
+    await log.stop()
+    ids = [row[0] for row in good]
+    assert await ask(call_log_dsn, "SELECT count(*) FROM llm_calls WHERE call_id = ANY($1)", ids) == 20
+    written = await ask(
+        call_log_dsn, "SELECT count(*) FROM llm_calls WHERE call_id = ANY($1)", [row[0] for row in bad]
+    )
+    assert log.dropped == len(bad) - written
+
+
+async def test_what_is_left_when_the_database_goes_is_written_later(database_url: str) -> None:
+    """And nothing twice: rows leave the list once they are written or refused."""
+    written: list[int] = []
+    away = True
+
+    async def write(rows: Sequence[int]) -> None:
+        if 3 in rows:
+            raise RowsRejected("22003", "three")
+        if 6 in rows and away:
+            raise DatabaseUnavailable("away", "gone")
+        written.extend(rows)
+
+    rows = list(range(8))
+    with pytest.raises(DatabaseUnavailable):
+        await write_each(rows, write)
+    assert sorted([*written, *rows]) == list(range(8))
+    away = False
+    assert await write_each(rows, write) == [(3, "three")]
+    assert (rows, sorted(written)) == ([], [0, 1, 2, 4, 5, 6, 7])
+    async with asyncpg.create_pool(database_url, min_size=0) as pool:
+        for statement, kind in (("SELECT pg_sleep(1)", "away"), ("SELECT * FROM nowhere", "refused")):
+            with pytest.raises(DatabaseUnavailable) as fault:
+                async with deadline(0.2):
+                    await pool.execute(statement)
+            assert fault.value.kind == kind

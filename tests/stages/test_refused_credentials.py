@@ -1,0 +1,127 @@
+"""Refused credentials on record, on a real Postgres: counted, bounded, forgotten in time."""
+
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import asyncpg
+import pytest
+
+from llm_proxy import schema
+from llm_proxy.identity import RefusedCredentials
+from llm_proxy.identity.keys import mint
+from llm_proxy.identity.refused import MOST_ADDRESSES, PER_HOUR, PER_MINUTE
+
+Pool = asyncpg.Pool
+
+
+class Clock:
+    """A clock the test sets."""
+
+    def __init__(self) -> None:
+        self.now_s = datetime.now(UTC).timestamp() // 3600 * 3600
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+async def pool(database_url: str) -> AsyncIterator["Pool[asyncpg.Record]"]:
+    """A pool on a database with the schema in it."""
+    async with asyncpg.create_pool(database_url, min_size=0, max_size=4) as made:
+        async with made.acquire() as connection:
+            await schema.apply(connection)
+        yield made
+
+
+async def test_every_refusal_is_counted_in_few_rows(pool: "Pool[asyncpg.Record]") -> None:
+    """However many there are; no part of a secret is kept, only the public part of a key of our form."""
+    clock, key = Clock(), mint()
+    refused = RefusedCredentials(pool, clock_s=clock)
+    for number in range(5_000):
+        refused.note(client_ip="192.0.2.7", path=f"/v1/{number}", credential=b"sk-someone-elses")
+        if number % 50 == 0:
+            clock.now_s += 30
+    refused.note(client_ip="198.51.100.1", path="/v1/models", credential=key.text.encode())
+    await refused.stop()
+    rows = await refused.page(limit=1_000)
+    assert sum(row["times"] for row in rows) == 5_001
+    of_one = [row for row in rows if row["client_ip"] == "192.0.2.7"]
+    assert len(of_one) <= PER_HOUR + 1
+    minutes = [row["at"] for row in of_one if row["path"]]
+    assert max(minutes.count(one) for one in minutes) <= PER_MINUTE
+    assert "someone" not in json.dumps(rows, default=str)
+    assert key.text not in json.dumps(rows, default=str)
+    [ours] = [row for row in rows if row["client_ip"] == "198.51.100.1"]
+    assert key.text.startswith(ours["prefix"].rstrip(".…"))
+
+
+async def test_many_addresses_share_a_row(pool: "Pool[asyncpg.Record]") -> None:
+    """A botnet fills no table; its tries are counted together."""
+    refused = RefusedCredentials(pool, clock_s=Clock())
+    for number in range(3 * MOST_ADDRESSES):
+        refused.note(client_ip=f"2001:db8::{number:x}", path="/v1/models")
+    await refused.stop()
+    assert await pool.fetchval("SELECT count(*) FROM refused_credentials") == MOST_ADDRESSES + 1
+    others = await pool.fetchval("SELECT times FROM refused_credentials WHERE client_ip = ''")
+    assert others == 2 * MOST_ADDRESSES
+
+
+async def test_text_no_database_takes_stops_nothing(pool: "Pool[asyncpg.Record]") -> None:
+    """NUL, lone surrogates and endless text: cleaned, cut, on record, and the next ones too."""
+    refused = RefusedCredentials(pool)
+    odd = ["/v1/models/\0", "/v1/\ud800", "/" + "x" * 100_000, "/v1/\\u0000", "/v1/\U0001f600"]
+    for path in odd[:3]:
+        refused.note(client_ip="192.0.2.1\0", path=path)
+    for path in odd[3:]:
+        refused.note(client_ip="192.0.2.2", path=path)
+    await refused.flush()
+    refused.note(client_ip="192.0.2.3", path="/v1/models")
+    await refused.stop()
+    rows = await refused.page()
+    assert sum(row["times"] for row in rows) == len(odd) + 1
+    assert {row["path"] for row in rows} >= {"/v1/models/", "/v1/?", "/v1/\\u0000", "/v1/models"}
+    assert {row["client_ip"] for row in rows} == {"192.0.2.1", "192.0.2.2", "192.0.2.3"}
+
+
+async def test_counts_wait_while_they_cannot_be_written_and_are_written_once(
+    pool: "Pool[asyncpg.Record]",
+) -> None:
+    """A permission taken away is no reason to lose a count, nor to count it twice."""
+    refused = RefusedCredentials(pool, clock_s=Clock())
+    await pool.execute("ALTER TABLE refused_credentials RENAME TO elsewhere")
+    for _ in range(3):
+        refused.note(client_ip="192.0.2.1", path="/v1/models")
+        await refused.flush()
+    await pool.execute("ALTER TABLE elsewhere RENAME TO refused_credentials")
+    await refused.flush()
+    await refused.stop()
+    assert [row["times"] for row in await refused.page()] == [3]
+
+
+async def test_days_past_their_time_are_dropped(pool: "Pool[asyncpg.Record]") -> None:
+    """By partition: no row is deleted."""
+    clock = Clock()
+    clock.now_s -= timedelta(days=40).total_seconds()
+    old = RefusedCredentials(pool, clock_s=clock)
+    old.note(client_ip="192.0.2.1", path="/v1/models")
+    await old.flush()
+    assert len(await old.page()) == 1
+    new = RefusedCredentials(pool, retention_days=30)
+    new.note(client_ip="192.0.2.2", path="/v1/models")
+    await new.flush()
+    assert [row["client_ip"] for row in await new.page()] == ["192.0.2.2"]
+
+
+async def test_the_role_that_writes_may_do_nothing_else(pool: "Pool[asyncpg.Record]") -> None:
+    """It may call one function."""
+    for forbidden in (
+        "SELECT count(*) FROM refused_credentials",
+        "INSERT INTO refused_credentials (at, times) VALUES (now(), 1)",
+        "SELECT count(*) FROM audit_log",
+        "SELECT retire_refused_credentials('2026-01-01')",
+    ):
+        async with pool.acquire() as connection, connection.transaction():
+            await connection.execute("SET LOCAL ROLE llm_proxy_audit")
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(forbidden)

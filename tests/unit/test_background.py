@@ -1,0 +1,104 @@
+"""Loops beside the calls: whatever a step meets, the loop goes on, says so once, and counts."""
+
+import asyncio
+import logging
+
+import pytest
+
+from llm_proxy import background
+from llm_proxy.background import DONE, Guard, Loop, spawn
+
+
+async def test_a_failing_step_is_tried_again_logged_once_and_counted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """With its traceback; while it fails the loop is named, afterwards no more."""
+    name, steps = "of-a-test", 0
+
+    async def step() -> None:
+        nonlocal steps
+        steps += 1
+        if steps <= 3:
+            raise RuntimeError("unexpected")
+
+    loop = Loop(name, step)
+    loop.start()
+    seen_failing = False
+    async with asyncio.timeout(10):
+        while steps < 5:
+            seen_failing = seen_failing or name in background.failing()
+            await asyncio.sleep(0.01)
+    await loop.stop()
+    assert seen_failing
+    assert name not in background.failing()
+    assert background.failures()[name] == 3
+    failed = [one for one in caplog.records if one.levelno == logging.ERROR]
+    assert len(failed) == 1
+    assert failed[0].exc_info is not None
+    assert vars(failed[0])["loop"] == name
+
+
+async def test_a_cancellation_inside_a_step_does_not_end_the_loop() -> None:
+    """Only `stop` does; it waits for the end."""
+    steps = 0
+
+    async def step() -> None:
+        nonlocal steps
+        steps += 1
+        other = asyncio.create_task(asyncio.sleep(60))
+        asyncio.get_running_loop().call_soon(other.cancel)
+        await other
+
+    loop = Loop("cancelled-inside", step)
+    loop.start()
+    async with asyncio.timeout(10):
+        while steps < 3:  # noqa: ASYNC110 -- no event
+            await asyncio.sleep(0.01)
+    await loop.stop()
+    ended_at = steps
+    await asyncio.sleep(0.05)
+    assert steps == ended_at
+
+
+async def test_a_loop_ends_when_its_step_is_done() -> None:
+    """And is waited for."""
+    steps = 0
+
+    async def step() -> object:
+        nonlocal steps
+        steps += 1
+        return DONE if steps == 2 else None
+
+    loop = Loop("done-after-two", step, at_once=True)
+    loop.start()
+    await loop.wait(5)
+    assert steps == 2
+    await loop.stop()
+
+
+async def test_what_is_run_once_does_not_fail_in_silence(caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody awaits it."""
+
+    async def broken() -> None:
+        raise KeyError("nobody expected this")
+
+    task = spawn("once", broken())
+    await asyncio.wait({task})
+    assert background.failures()["once"] == 1
+    assert [one for one in caplog.records if one.exc_info]
+
+
+async def test_a_guarded_step_leaves_the_others_alone() -> None:
+    """It returns nothing instead of raising."""
+
+    async def broken() -> int:
+        raise OSError("a disk")
+
+    async def fine() -> int:
+        return 7
+
+    guard = Guard("of-another-test")
+    assert await guard.attempt(broken) is None
+    assert guard.failing
+    assert await guard.attempt(fine) == 7
+    assert not guard.failing
