@@ -83,10 +83,22 @@ def test_a_sidecar_sees_provider_keys_and_never_the_gateways_stores(tmp_path: Pa
         "LITELLM_MASTER_KEY": "sk-master",
         "LLM_PROXY_SIDECAR_DRAIN_S": "1",
         "LLM_PROXY_SIDECAR_LEAVE_S": "0",
+        "LLM_PROXY_SIDECAR_ENVIRONMENT_CHECK": "warn",
         "CACHE_REDIS_URL": "redis://cache",
         "LOCAL_CHAT_BASE": "http://127.0.0.1:1/v1",
         "LOCAL_EMBED_BASE": "http://127.0.0.1:2/v1",
     }
+
+
+def test_outside_development_a_changed_environment_is_refused(tmp_path: Path) -> None:
+    """The operator's own word wins over both."""
+    config = tmp_path / "config.yaml"
+    config.write_text("model_list: []")
+    behind = Behind("sk-master", None, None, None)
+    production = {"LLM_PROXY__ENVIRONMENT": "production"}
+    check = "LLM_PROXY_SIDECAR_ENVIRONMENT_CHECK"
+    assert sidecar(1, 20_000, config, behind, Surroundings(production)).env[check] == "refuse"
+    assert sidecar(1, 20_000, config, behind, Surroundings(production | {check: "warn"})).env[check] == "warn"
 
 
 def test_a_missing_sidecar_environment_says_what_to_type(tmp_path: Path) -> None:
