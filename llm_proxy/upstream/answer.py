@@ -55,6 +55,8 @@ class Answer:
         """The whole body, LiteLLM's additions taken out, and what it says was used."""
         try:
             body = await self._connection.read_all()
+            if not self._connection.whole:
+                raise broke_off()
             document = as_object(orjson.loads(body))
         except OSError as broken:
             raise broke_off() from broken

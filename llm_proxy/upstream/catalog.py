@@ -7,11 +7,12 @@ Money: integer nano-dollars per token would round to zero, so prices are pico-do
 """
 
 from dataclasses import dataclass, field, replace
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from fnmatch import fnmatchcase
 from itertools import takewhile
 
 from llm_proxy.upstream.shape import Json, as_object, as_objects
+from llm_proxy.upstream.usage import count
 
 PICO = Decimal(10) ** 12
 
@@ -134,8 +135,8 @@ def from_own(document: Json) -> Catalog:
                 str(one.get("id") or ""),
                 str(one.get("provider") or "unknown"),
                 str(one.get("physical") or ""),
-                _count(one.get("max_tokens")),
-                _count(one.get("max_output_tokens")),
+                count(one.get("max_tokens")),
+                count(one.get("max_output_tokens")),
                 pico_usd(one.get("input_cost_per_token")),
                 pico_usd(one.get("output_cost_per_token")),
                 str(one.get("wire") or ""),
@@ -202,8 +203,8 @@ def _deployment(entry: Json, *, wildcard: bool) -> Deployment:
         _id(entry),
         str(params.get("custom_llm_provider") or provider),
         "" if wildcard else physical,
-        _count(info.get("max_tokens")),
-        _count(info.get("max_output_tokens")),
+        count(info.get("max_tokens")),
+        count(info.get("max_output_tokens")),
         pico_usd(info.get("input_cost_per_token")) if priced else None,
         pico_usd(info.get("output_cost_per_token")) if priced else None,
     )
@@ -215,14 +216,11 @@ def _catalog(groups: dict[str, Group], default_fallbacks: tuple[str, ...]) -> Ca
 
 
 def pico_usd(dollars: object) -> int | None:
-    """Dollars per token in pico-dollars, rounded; None when nobody stated a price."""
+    """Dollars per token in pico-dollars, rounded; None when nobody stated a price of at most a dollar."""
     if dollars is None:
         return None
     try:
-        return int((Decimal(str(dollars)) * PICO).to_integral_value())
-    except (InvalidOperation, ValueError):
+        price = Decimal(str(dollars))
+        return int((price * PICO).to_integral_value()) if 0 <= price <= 1 else None
+    except (ArithmeticError, ValueError):
         return None
-
-
-def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -6,6 +6,7 @@ Invariants: 401 is only ever for our keys; a provider's 401 or 403 is 502 `provi
 sidecar has retried is marked so that no SDK retries it again.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -32,6 +33,8 @@ Headers = Mapping[str, str]
 _SECONDS = re.compile(r"[Tt]ry again in (\d+(?:\.\d+)?) ?s")
 _PARAM = re.compile(r"^[A-Za-z_][\w.\[\]-]{0,99}$")
 _UNSUPPORTED = re.compile(r"(?:does not support parameters?:? |Setting |parameters? )[`'\[]*([a-z_]{1,40})")
+_STATUS = re.compile(r"[1-5][0-9]{2}")
+_MAX_WAIT_S = 86_400.0
 _CODE = re.compile(r"^[a-z][a-z0-9_]{0,63}$")
 
 _CONTEXT = (
@@ -105,7 +108,7 @@ def stream_refusal(error: Mapping[str, Any]) -> Refused:
         return ProviderFailed("The model's answer broke off before its end.", code="upstream_stream_cut")
     if "imeout" in text or code == "408":
         return UpstreamTimeout("The model fell silent in the middle of its answer.")
-    status = int(code) if code.isdigit() and 400 <= int(code) < 600 else 500
+    status = int(code) if _STATUS.fullmatch(code) and code >= "400" else 500
     return _of_the_provider(status, f"{code} {error.get('type')} {text}", {}, dict(error), None)
 
 
@@ -211,11 +214,13 @@ def _retry_after_s(headers: Headers, text: str) -> float | None:
         value = headers.get(name)
         if value is not None:
             try:
-                return max(0.0, float(value))
+                wait_s = float(value)
             except ValueError:
                 continue
+            if not math.isnan(wait_s):
+                return min(max(0.0, wait_s), _MAX_WAIT_S)
     waited = _SECONDS.search(text)
-    return float(waited[1]) if waited else None
+    return min(float(waited[1]), _MAX_WAIT_S) if waited else None
 
 
 def _any(needles: tuple[str, ...], hay: str) -> bool:
@@ -227,4 +232,4 @@ def _matching(pattern: re.Pattern[str], value: object) -> str | None:
 
 
 def _int(value: str | None) -> int | None:
-    return int(value) if value is not None and value.isdigit() else None
+    return int(value) if value is not None and _STATUS.fullmatch(value) else None

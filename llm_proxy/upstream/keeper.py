@@ -156,7 +156,7 @@ class Keeper:
         for sidecar in [one for one in self._client.pool.sidecars if not one.away]:
             try:
                 found = await self._fetch(sidecar)
-            except (OSError, ValueError, KeyError, AttributeError):
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 continue
             self._client.introduced = True
             if found is not None and sidecar in self._client.pool.sidecars:

@@ -4,6 +4,7 @@ Pure. Invariants: LiteLLM's words alone, what it does not say is None; a number 
 an answer out of the cache cost nothing and took no attempt.
 """
 
+import re
 from collections.abc import Mapping
 
 from llm_proxy.dialects import Call
@@ -13,6 +14,8 @@ from llm_proxy.upstream.usage import nano_usd
 
 Headers = Mapping[bytes, bytes]
 
+_SMALL = re.compile(rb"[0-9]{1,4}")
+_MAX_MS = 86_400_000
 _REPEATS = (b"x-litellm-attempted-retries", b"x-litellm-attempted-fallbacks")
 
 
@@ -73,7 +76,7 @@ def failed(headers: Headers, call: Call, catalog: Catalog | None) -> Served:
 def _attempts(headers: Headers) -> int | None:
     """As our sidecar counts them; LiteLLM forgets those before a fallback."""
     value = headers.get(b"x-llmp-attempts", b"")
-    return int(value) if value.isdigit() else None
+    return int(value) if _SMALL.fullmatch(value) else None
 
 
 def _known(deployment: str | None, catalog: Catalog | None) -> Deployment | None:
@@ -87,14 +90,15 @@ def _text(headers: Headers, name: bytes) -> str | None:
 
 def _count(headers: Headers, name: bytes) -> int:
     value = headers.get(name, b"0")
-    return int(value) if value.isdigit() else 0
+    return int(value) if _SMALL.fullmatch(value) else 0
 
 
 def _milliseconds(headers: Headers) -> float | None:
     try:
-        return float(headers[b"x-litellm-overhead-duration-ms"])
+        duration_ms = float(headers[b"x-litellm-overhead-duration-ms"])
     except (KeyError, ValueError):
         return None
+    return duration_ms if 0 <= duration_ms <= _MAX_MS else None
 
 
 def _named(model_name: str | None) -> tuple[str | None, str | None]:

@@ -1,17 +1,20 @@
 """Tokens and money as an answer states them.
 
 Money: the sidecar writes dollars as a float; it becomes integer nano-dollars here, rounded up once, by way
-of its decimal text without the last digits, which are a float's noise and no money. A number that is not one
-is unknown, never zero.
+of its decimal text without the last digits, which are a float's noise and no money. A number that is not one,
+or beyond what a call can use or cost, is unknown, never zero.
 Source: https://platform.openai.com/docs/api-reference/chat/object (usage).
 """
 
-from decimal import ROUND_CEILING, Decimal, InvalidOperation
+from decimal import ROUND_CEILING, Decimal
 
 from llm_proxy.upstream.reply import Usage
 from llm_proxy.upstream.shape import Json, as_object
 
 NANO = Decimal(10) ** 9
+MAX_TOKENS = 10**9
+MAX_USD = 10**5
+"""Of one call."""
 COUNTED = "llmp_counted"
 """Our sidecar's mark on tokens that LiteLLM counted; no caller sees it."""
 _EXACT = Decimal("1e-4")
@@ -23,9 +26,11 @@ def nano_usd(dollars: object) -> int | None:
     if dollars is None or isinstance(dollars, bool):
         return None
     try:
-        amount = (Decimal(str(dollars)) * NANO).quantize(_EXACT)
-        return int(amount.to_integral_value(ROUND_CEILING)) if amount >= 0 else None
-    except (InvalidOperation, ValueError, OverflowError):
+        amount = Decimal(str(dollars))
+        if not 0 <= amount <= MAX_USD:
+            return None
+        return int((amount * NANO).quantize(_EXACT).to_integral_value(ROUND_CEILING))
+    except (ArithmeticError, ValueError):
         return None
 
 
@@ -34,7 +39,7 @@ def read_usage(usage: Json) -> Usage | None:
 
     The sidecar writes zeros where a provider said nothing; no call has neither prompt nor completion.
     """
-    prompt, completion = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+    prompt, completion = count(usage.get("prompt_tokens")), count(usage.get("completion_tokens"))
     if not prompt and not completion:
         return None
     cached = as_object(usage.get("prompt_tokens_details")).get("cached_tokens")
@@ -42,12 +47,13 @@ def read_usage(usage: Json) -> Usage | None:
     return Usage(
         prompt or 0,
         completion or 0,
-        _count(cached),
-        _count(reasoning),
+        count(cached),
+        count(reasoning),
         nano_usd(usage.get("cost")),
         COUNTED in usage,
     )
 
 
-def _count(value: object) -> int | None:
-    return value if type(value) is int and value >= 0 else None
+def count(value: object) -> int | None:
+    """A number of tokens; None for what is none, or more than a call can have."""
+    return value if type(value) is int and 0 <= value <= MAX_TOKENS else None

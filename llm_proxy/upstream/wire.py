@@ -2,8 +2,8 @@
 
 A sixth of what a general client costs a call: a sidecar needs no redirects, cookies, compression or proxies.
 Invariants: a connection carries one request at a time; one let go before its answer was whole, or that said
-anything unasked, is closed; nothing is ever sent twice; what comes faster than it is read waits in the
-kernel. Source: RFC 9112.
+anything unasked or after an answer's end, is closed; trailers have no say; heads and answers are bounded;
+nothing is ever sent twice; what comes faster than it is read waits in the kernel. Source: RFC 9112.
 """
 
 import asyncio
@@ -21,6 +21,10 @@ KEEPALIVE_S = 20.0
 """Idle connections live shorter than a sidecar keeps them (75 s)."""
 CONNECT_S = 3.0
 MOST_UNREAD_BYTES = 2**18
+MAX_HEAD_BYTES = 2**18
+"""Of an answer, in a row: its head and any interim ones, or chunk extensions, or trailers."""
+MAX_ANSWER_BYTES = 2**27
+"""Of a body that is read as a whole."""
 _FRAMING = (b"content-length", b"transfer-encoding")
 
 
@@ -80,7 +84,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self.parts: list[bytes] = []
-        self._unread_bytes = 0
+        self._unread_bytes = self._framing_bytes = 0
         self._asked = self.whole = self._paused = False
         self._waiter: asyncio.Future[None] | None = None
 
@@ -95,7 +99,7 @@ class Connection(asyncio.Protocol):
         if self._transport is None:
             raise BrokenOff
         self.status, self.headers, self.parts = 0, {}, []
-        self._asked, self.whole = True, False
+        self._asked, self.whole, self._framing_bytes = True, False, 0
         self._transport.write(request)
         while not self.status:
             await self.news()
@@ -115,13 +119,13 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    async def read_all(self, most_bytes: int | None = None) -> bytes:
-        """The rest of the body, or as much of it as is wanted; raises `BrokenOff`."""
+    async def read_all(self, most_bytes: int = MAX_ANSWER_BYTES) -> bytes:
+        """The rest of the body, `whole`, or as much of it as is wanted; raises `BrokenOff`."""
         if self.whole:
             return self.came()
         parts: list[bytes] = []
         size = 0
-        while (part := await self.read()) and (most_bytes is None or size < most_bytes):
+        while size <= most_bytes and (part := await self.read()):
             parts.append(part)
             size += len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -149,9 +153,15 @@ class Connection(asyncio.Protocol):
         if not self._asked:
             self.abort()
             return
+        unread_bytes, self._framing_bytes = self._unread_bytes, self._framing_bytes + len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self.abort()
+            return
+        if self._unread_bytes > unread_bytes:
+            self._framing_bytes = 0
+        elif self._framing_bytes > MAX_HEAD_BYTES:
             self.abort()
             return
         if self._unread_bytes > MOST_UNREAD_BYTES and not self._paused and self._transport is not None:
@@ -170,13 +180,21 @@ class Connection(asyncio.Protocol):
 
     # What the parser calls
 
+    def on_message_begin(self) -> None:
+        """The first byte of an answer; a `ValueError` of ours is to the parser as one of its own."""
+        if self.whole:
+            raise ValueError("bytes after an answer")
+
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header."""
-        self.headers[name.lower()] = value
+        """One header; after the head, one of the trailers."""
+        if not self.status:
+            self.headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
         self.status = self._parser.get_status_code()
+        if self.status == 101 or self.status < 100:
+            raise ValueError("no status we asked for")
 
     def on_body(self, part: bytes) -> None:
         """Some of the body."""

@@ -127,3 +127,13 @@ async def test_the_warm_up_is_not_a_call(sidecar: Sidecar, log: Reader) -> None:
         await log.connection.fetchval("SELECT count(*) FROM llm_calls WHERE model_group LIKE 'llm-proxy%'")
         == 0
     )
+
+
+@pytest.mark.parametrize("mode", ["chat", "stream"])
+async def test_tokens_no_call_can_have_are_not_known(sidecar: Sidecar, log: Reader, mode: Mode) -> None:
+    """A provider's number never keeps a row out of the table."""
+    tokens = {"prompt_tokens": 10**25, "completion_tokens": 10**25, "cached_tokens": 10**25}
+    call_id = await call(sidecar, "openai", {"stream": mode == "stream"}, do="ok", **tokens)
+    [row] = await log.rows(call_id)
+    assert [row[name] for name in tokens] == [None, None, None]
+    assert row["cost_usd"] is None
