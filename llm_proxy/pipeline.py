@@ -77,6 +77,6 @@ async def relay(
             lease.settle(0, 0)
         else:
             lease.settle(record.total_tokens, record.cost_nano_usd)
-        stages.ledger.post(record, exchange.overhead_ms())
+        stages.ledger.post(record, exchange.overhead_ms(), exchange.served)
         if stages.witnesses is not None:
             stages.witnesses.closed(exchange, caller, call, record)

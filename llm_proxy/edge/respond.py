@@ -75,6 +75,8 @@ def answer_headers(exchange: Exchange, served: Served, lease_headers: tuple[tupl
     headers.append((b"x-llm-proxy-cache", served.cache.encode()))
     if served.attempts is not None:
         headers.append((b"x-llm-proxy-attempts", b"%d" % served.attempts))
+    if served.fallback_from is not None:
+        headers.append((b"x-llm-proxy-fallback-from", _ascii(served.fallback_from)))
     headers.append((b"server-timing", _timing(exchange, served)))
     return headers
 

@@ -1,7 +1,7 @@
 """One small call to one model group, at an operator's wish, along the road every call takes.
 
-Invariants: never answered from a cache, never more than a few tokens, on record like any other; never made
-by itself: nobody is called to see whether he is well.
+Invariants: never answered from a cache or by another group, never more than a few tokens, on record like any
+other; never made by itself: nobody is called to see whether he is well.
 """
 
 import asyncio
@@ -53,7 +53,7 @@ class Trial:
             raise BadRequest(f"A model of mode `{mode}` cannot be tested here.", param="id")
         door, body = _BODIES[mode]
         call = Call(
-            door, "openai", group, group, {"model": group, **body},
+            door, "openai", group, group, {"model": group, **body, "disable_fallbacks": True},
             max_tokens=body.get("max_tokens"), prompt_bytes=len(_SAID),
         )  # fmt: skip
         exchange = Exchange(uuid7(), None)

@@ -9,6 +9,8 @@ import time
 from datetime import UTC, datetime
 from uuid import UUID
 
+import orjson
+
 from llm_proxy.dialects import Call
 from llm_proxy.errors import Refused
 from llm_proxy.identity import Caller
@@ -137,6 +139,8 @@ class Exchange:
             attempts=self.served.attempts,
             latency_ms=self.elapsed_ms(),
             ttft_ms=self.ttft_ms,
+            group_asked=call.group,
+            hops=_hops(self.served),
         )
 
     def _usage(self, call: Call) -> tuple[Usage | None, UsageSource]:
@@ -163,3 +167,7 @@ class Exchange:
             return None
         pico = usage.prompt_tokens * prices[0] + usage.completion_tokens * prices[1]
         return -(-pico // PICO_PER_NANO)
+
+
+def _hops(served: Served) -> str | None:
+    return orjson.dumps([hop[:3] for hop in served.hops]).decode() if served.hops else None

@@ -22,6 +22,7 @@ from llm_proxy.identity import Caller
 from llm_proxy.ledger.exchange import Exchange
 from llm_proxy.ledger.journal import Journal
 from llm_proxy.ledger.payload import Payload
+from llm_proxy.ledger.provider_troubles import report_provider_troubles
 from llm_proxy.ledger.record import UsageRecord
 from llm_proxy.ledger.refusal import Refusal, Sample
 from llm_proxy.ledger.remembered import Remembered
@@ -32,6 +33,7 @@ from llm_proxy.ledger.vitals import Vitals
 from llm_proxy.ledger.vitals_shared import SharedVitals
 from llm_proxy.ledger.writer import REPLAY_EVERY_S, Writer
 from llm_proxy.telemetry import Metrics, Seat
+from llm_proxy.upstream import NOBODY_SERVED, Served
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +112,9 @@ class Ledger:
             line = orjson.dumps([clean_text(one) if isinstance(one, str) else one for one in opened])
         self._journal.opened(exchange.request_id, line)
 
-    def post(self, record: UsageRecord, overhead_ms: float | None = None) -> None:
+    def post(
+        self, record: UsageRecord, overhead_ms: float | None = None, served: Served = NOBODY_SERVED
+    ) -> None:
         """A call ended, and so much of it was the gateway's own; takes its record and returns at once."""
         try:
             row = row_of(record)
@@ -120,6 +124,7 @@ class Ledger:
             if overhead_ms is not None:
                 self._metrics.observe("llm_proxy_overhead_seconds", overhead_ms / 1000, record.door)
             self._vitals.finished(record)
+            report_provider_troubles(record, served, self._metrics)
             if self._remembered is not None:
                 self._remembered.keep(record)
         except Exception:

@@ -5,6 +5,7 @@ the time inside it; costs stay `Decimal` until somebody prints them. Raises `Dat
 can tell now.
 """
 
+import json
 import ssl
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
@@ -24,6 +25,7 @@ from llm_proxy.telemetry import time_of
 
 _DEADLINE_S = 10.0
 _NEAR = timedelta(hours=1)
+_JSON = ("hops", "cost_breakdown")
 _SPENDERS = {"key": "key_id", "agent": "agent", "tenant": "tenant"}
 
 
@@ -129,7 +131,7 @@ class Usage:
             calls = await connection.fetch(
                 "SELECT * FROM llm_calls WHERE call_id = $1 ORDER BY started_at", request_id
             )
-        return {**dict(row), "model_calls": [dict(call) for call in calls]}
+        return {**_plain(row), "model_calls": [_plain(call) for call in calls]}
 
     async def recent(self, since: datetime, *, where: Mapping[str, str], limit: int) -> list[dict[str, Any]]:
         """The latest requests since then, newest first.
@@ -151,7 +153,7 @@ class Usage:
             f"SELECT * FROM requests WHERE {' AND '.join(conditions)} ORDER BY started_at DESC LIMIT $2"  # noqa: S608 -- names are checked above
         )
         async with deadline(_DEADLINE_S):
-            return [dict(row) for row in await self.pool.fetch(statement, *arguments)]
+            return [_plain(row) for row in await self.pool.fetch(statement, *arguments)]
 
     async def payload(self, request_id: UUID) -> dict[str, str | None] | None:
         """What was said in a call, redacted; None when it was not kept, or is no longer."""
@@ -188,6 +190,12 @@ async def connected(dsn: str, tls: ssl.SSLContext | None = None) -> AsyncGenerat
         yield Usage(pool)
     finally:
         await pool.close()
+
+
+def _plain(row: asyncpg.Record) -> dict[str, Any]:
+    """The row, its JSON columns read."""
+    found = dict(row)
+    return found | {name: json.loads(found[name]) for name in _JSON if found.get(name) is not None}
 
 
 def _line(row: asyncpg.Record, by: tuple[str, ...]) -> Line:

@@ -15,7 +15,12 @@ CacheState = Literal["hit", "miss", "off"]
 
 
 class UsageRecord(NamedTuple):
-    """Everything billing, usage and budgets need to know of one admitted call; a tuple, as rows are."""
+    """Everything billing, usage and budgets need to know of one admitted call; a tuple, as rows are.
+
+    Attributes:
+        group: The model group that served; `group_asked` is the one the caller's name stood for.
+        hops: JSON: group, deployment and HTTP status of each attempt at a provider, in order.
+    """
 
     request_id: UUID
     started_at: datetime
@@ -48,6 +53,8 @@ class UsageRecord(NamedTuple):
     attempts: int | None
     latency_ms: float
     ttft_ms: float | None
+    group_asked: str | None = None
+    hops: str | None = None
 
     @property
     def total_tokens(self) -> int | None:

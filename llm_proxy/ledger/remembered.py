@@ -4,6 +4,7 @@ Invariants: the answers are those `queries.Usage` would give of the same records
 last `MOST` calls count.
 """
 
+import json
 from collections import deque
 from collections.abc import Iterable
 from datetime import datetime
@@ -57,7 +58,8 @@ class Remembered:
         row: dict[str, Any] = {COLUMNS.get(name, name): value for name, value in record._asdict().items()}
         nano_usd = record.cost_nano_usd
         cost_usd = None if nano_usd is None else Decimal(nano_usd).scaleb(-9)
-        return {**row, "cost_usd": cost_usd, "model_calls": []}
+        hops = json.loads(record.hops) if record.hops else None
+        return {**row, "cost_usd": cost_usd, "hops": hops, "model_calls": []}
 
 
 def _of(record: UsageRecord, dimension: str) -> Any:  # noqa: ANN401 -- text, a day or an hour

@@ -22,6 +22,8 @@ FIELDS = UsageRecord._fields
 COLUMNS = {"user": "user_id", "session": "session_id", "group": "model_group", "cost_nano_usd": "cost_usd"}
 """Fields that are called otherwise in the table."""
 
+_FIRST_FIELDS = FIELDS.index("ttft_ms") + 1
+"""So many fields had the first version's rows; later ones come after them, and may be missing on a disk."""
 _STARTED = FIELDS.index("started_at")
 _COUNTED = slice(FIELDS.index("prompt_tokens"), FIELDS.index("cost_nano_usd") + 1)
 _LARGEST = 10**15
@@ -48,7 +50,8 @@ def encode(row: Row) -> bytes:
 
 def decode(line: bytes) -> Row:
     """The row of a line; raises `ValueError` when it is not one, or torn."""
-    values = _list(line, len(FIELDS))
+    values = _list(line, len(FIELDS), _FIRST_FIELDS)
+    values += [None] * (len(FIELDS) - len(values))
     try:
         began = datetime.fromisoformat(values[_STARTED])
         request_id, began_utc = UUID(values[0]), began.astimezone(UTC)
@@ -71,6 +74,8 @@ def repaired(row: Row) -> Row:
 
 
 def _repaired(name: str, value: object) -> object:
+    if name == "hops":
+        return None  # it repeats what other fields hold
     if isinstance(value, str):
         return clean_text(value)[:200]
     if isinstance(value, int) and not isinstance(value, bool):
@@ -88,7 +93,7 @@ _LOST: dict[str, object] = {
     "model_resolved": None, "provider": None, "deployment": None, "status": 0, "outcome": "lost",
     "refusal_code": None, "prompt_tokens": None, "completion_tokens": None, "cached_tokens": None,
     "reasoning_tokens": None, "cost_nano_usd": None, "usage_source": "unknown", "cache": "miss",
-    "attempts": None, "latency_ms": 0.0, "ttft_ms": None,
+    "attempts": None, "latency_ms": 0.0, "ttft_ms": None, "group_asked": None, "hops": None,
 }  # fmt: skip
 
 
@@ -104,8 +109,8 @@ def lost(line: bytes) -> Row:
     return tuple({**_LOST, **opened}[name] for name in FIELDS)
 
 
-def _list(line: bytes, length: int) -> list[Any]:
+def _list(line: bytes, length: int, least: int | None = None) -> list[Any]:
     values: list[Any] = orjson.loads(line)
-    if not isinstance(values, list) or len(values) != length:  # pyright: ignore[reportUnnecessaryIsInstance] -- it comes from a disk
+    if not isinstance(values, list) or not (least or length) <= len(values) <= length:  # pyright: ignore[reportUnnecessaryIsInstance] -- it comes from a disk
         raise ValueError("not a row")
     return values

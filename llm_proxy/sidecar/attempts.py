@@ -1,21 +1,75 @@
-"""Which deployments were tried for a call: LiteLLM names none of a failure, and forgets those of a fallback.
+"""Every attempt at a call: LiteLLM names none of a failure, and forgets those before a fallback.
 
-Invariant: every attempt, a retry or a fallback, asks the router for a deployment once.
+Invariants: every attempt, a retry or a fallback, asks the router for a deployment once and passes through its
+`make_call`; one that fails there is a row of `llm_calls` written here, because LiteLLM tells its callbacks of
+the first alone; one that answered is LiteLLM's to tell of, a stream that breaks later too.
 """
 
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 from llm_proxy.sidecar import outcome, seams
+from llm_proxy.sidecar.call_row import OUR_OWN, Row, failed_row
+from llm_proxy.sidecar.router_rules import refuses_credentials
 from llm_proxy.sidecar.seams import Theirs
 from llm_proxy.sidecar.shapes import mapping
 
+Post = Callable[[Row], None]
+_CALLING: ContextVar[bool] = ContextVar("calling", default=False)
 
-def apply() -> None:
-    """Patch the router; before LiteLLM's start."""
+
+def apply(post: Post | None) -> None:
+    """Patch the router; `post` takes a row for each attempt that failed."""
     router = seams.router_class()
+    _note_deployments(router)
+    _note_failures(router, post)
+
+
+def is_calling() -> bool:
+    """Whether an attempt runs: then its failure is told of here, and nowhere else."""
+    return _CALLING.get()
+
+
+def _note_deployments(router: Theirs) -> None:
     choose = router.async_get_available_deployment
 
     async def choose_and_note(self: Theirs, *words: Theirs, **options: Theirs) -> Theirs:
         chosen = await choose(self, *words, **options)
-        outcome.tried(str(mapping(mapping(chosen).get("model_info")).get("id") or ""))
+        params = mapping(mapping(chosen).get("litellm_params"))
+        deployment = str(mapping(mapping(chosen).get("model_info")).get("id") or "")
+        group = str(mapping(chosen).get("model_name") or options.get("model") or "")
+        outcome.tried(outcome.Attempt(group, deployment, str(params.get("model") or "")))
         return chosen
 
     router.async_get_available_deployment = choose_and_note
+
+
+def _note_failures(router: Theirs, post: Post | None) -> None:
+    call = router.make_call
+
+    async def call_and_note(
+        self: Theirs, original_function: Theirs, *words: Theirs, **options: Theirs
+    ) -> Theirs:
+        before = outcome.attempts()
+        try:
+            with _calling():
+                return await call(self, original_function, *words, **options)
+        except Exception as error:
+            attempt = outcome.failed(before, error)
+            if attempt is not None and attempt.group != OUR_OWN:
+                attempt.refused = refuses_credentials(error)
+                if post is not None:
+                    post(failed_row(str(options.get("litellm_call_id") or ""), before + 1, attempt))
+            raise
+
+    router.make_call = call_and_note
+
+
+@contextmanager
+def _calling() -> Generator[None]:
+    token = _CALLING.set(True)
+    try:
+        yield
+    finally:
+        _CALLING.reset(token)

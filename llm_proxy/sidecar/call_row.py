@@ -12,6 +12,8 @@ from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from llm_proxy.database import clean_text, json_text
+from llm_proxy.sidecar import seams
+from llm_proxy.sidecar.outcome import Attempt
 from llm_proxy.sidecar.seams import Theirs
 from llm_proxy.sidecar.shapes import mapping
 
@@ -77,6 +79,29 @@ def row(
         bool(event.get("cache_hit")),
         _attempts(event),
     )
+
+
+def failed_row(call_id: str, number: int, attempt: Attempt) -> Row:
+    """The row of an attempt that failed before it answered, the so-manieth of its call."""
+    failed = mapping(seams.error_information(attempt.error))
+    provider, _, model = attempt.model.partition("/")
+    found: dict[str, Any] = {
+        "call_id": _uuid(call_id),
+        "attempt": f"failure:{number}:{attempt.deployment}"[:200],
+        "started_at": attempt.started_at,
+        "ended_at": datetime.now(UTC),
+        "model_group": _text(attempt.group),
+        "deployment": _text(attempt.deployment),
+        "provider": _text(failed.get("llm_provider") or provider),
+        "model": _text(model or provider),
+        "status": "failure",
+        "error_class": _text(failed.get("error_class")),
+        "normalized_error": _text(failed.get("normalized_error")),
+        "http_status": _status(failed, "failure"),
+        "cache_hit": False,
+        "attempts": number,
+    }
+    return tuple(found.get(name) for name in COLUMNS)
 
 
 def _uuid(call_id: str) -> UUID:

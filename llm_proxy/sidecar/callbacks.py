@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
 
-from llm_proxy.sidecar import outcome, seams
+from llm_proxy.sidecar import attempts, outcome, seams
 from llm_proxy.sidecar.call_log import CallLog
 from llm_proxy.sidecar.call_row import row
 from llm_proxy.sidecar.prices import priced
@@ -21,6 +21,7 @@ async def installed() -> AsyncGenerator[None]:
     """Add the callback; at the end write out what it holds."""
     url = os.environ.get("LLM_CALLS_DATABASE_URL")
     log = CallLog(url) if url else None
+    attempts.apply(log.post if log else None)
     seams.library().callbacks.append(observer(log))
     if log is None:
         yield
@@ -48,7 +49,8 @@ def observer(log: CallLog | None) -> Theirs:
         async def async_log_failure_event(
             self, kwargs: dict[str, Any], response_obj: object, start_time: datetime, end_time: datetime
         ) -> None:
-            _log(log, row(kwargs, response_obj, start_time, end_time, priced))
+            if not attempts.is_calling():
+                _log(log, row(kwargs, response_obj, start_time, end_time, priced))
 
     return Observer()
 

@@ -12,6 +12,7 @@ from functools import cache
 from importlib.resources import files
 
 from llm_proxy.sidecar.effective import FALLBACKS, Broken, effective, served, unset
+from llm_proxy.sidecar.local_groups import crossings
 from llm_proxy.sidecar.shapes import Json, items, mapping
 
 WEAK = frozenset(
@@ -68,6 +69,7 @@ def check(raw: object, env: Mapping[str, str]) -> list[Finding]:
         lambda: _deployments(config, env),
         lambda: _sections(config),
         lambda: _dangling(config),
+        lambda: _crossing(config, env),
         lambda: _unset(config, env),
         lambda: _secrets(config, env),
         lambda: _database(config),
@@ -152,6 +154,12 @@ def _dangling(config: Json) -> Iterator[Finding]:
         for target in items(given.get("default_fallbacks")):
             if not served(str(target), groups):
                 yield Finding(f"{section}.default_fallbacks", f"no group is called {target}")
+
+
+def _crossing(config: Json, env: Mapping[str, str]) -> Iterator[Finding]:
+    """An operator may want it; nobody should have it unaware."""
+    for where, message in crossings(config, env):
+        yield Finding(where, message, fault=False)
 
 
 def _unset(config: Json, env: Mapping[str, str]) -> Iterator[Finding]:

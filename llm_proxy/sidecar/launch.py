@@ -17,7 +17,6 @@ import uvicorn
 import yaml
 
 from llm_proxy.sidecar import (
-    attempts,
     broken_streams,
     cache_gate,
     callbacks,
@@ -97,7 +96,6 @@ async def _litellm(config: Path) -> AsyncGenerator[Effective]:
     field_support.apply()
     router_rules.apply()
     round_robin.apply()
-    attempts.apply()
     started = proxy.proxy_startup_event(proxy.app)
     try:
         await started.__aenter__()

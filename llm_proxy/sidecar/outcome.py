@@ -1,40 +1,84 @@
-"""How one call ended, as LiteLLM's failure hook saw it, handed to the place that sends the answer.
+"""How one call went: its attempts, and the error LiteLLM gave up with, for the place that sends the answer.
 
-Invariant: the hook may run in another task of the same request; both hold the same `Outcome`.
+Invariant: hooks may run in another task of the same request; all hold the same `Outcome`.
 """
 
+import json
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 _CURRENT: ContextVar["Outcome | None"] = ContextVar("outcome", default=None)
+MOST_TOLD = 16
+LONGEST_NAME = 100
+ANSWERED = 200
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One deployment that was asked.
+
+    Attributes:
+        group: The model group it was chosen from.
+        deployment: Its id.
+        model: The model's name in the configuration, with the provider's prefix.
+        error: What it failed with; None while it has not.
+        refused: The provider did not accept the deployment's credentials.
+    """
+
+    group: str
+    deployment: str
+    model: str
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    error: BaseException | None = None
+    refused: bool = False
 
 
 @dataclass(slots=True)
 class Outcome:
-    """The end of one call.
+    """One call.
 
     Attributes:
         error: The error LiteLLM gave up with, before it became an HTTP answer.
-        attempts: How often a deployment was chosen for it.
-        deployment: The id of the last one.
+        tried: The attempts, in order.
     """
 
     error: BaseException | None = None
-    attempts: int = 0
-    deployment: str = ""
+    tried: list[Attempt] = field(default_factory=list[Attempt])
 
     def refused(self, error: BaseException) -> None:
         """Keep the answer's own error where no better one was seen."""
         self.error = self.error or error
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """What was tried, for the gateway."""
-        found = [(b"x-llmp-attempts", str(self.attempts).encode())]
-        if self.deployment.isascii() and self.deployment.isprintable() and self.deployment:
-            found.append((b"x-llmp-deployment", self.deployment[:200].encode()))
+        """What was tried, for the gateway; every attempt where it was not one success alone."""
+        found = [(b"x-llmp-attempts", str(len(self.tried)).encode())]
+        if not self.tried:
+            return found
+        deployment = self.tried[-1].deployment
+        if deployment.isascii() and deployment.isprintable() and deployment:
+            found.append((b"x-llmp-deployment", deployment[:200].encode()))
+        if len(self.tried) > 1 or self.tried[0].error is not None:
+            told = [_told(one) for one in self.tried[-MOST_TOLD:]]
+            found.append((b"x-llmp-hops", json.dumps(told, separators=(",", ":")).encode()))
         return found
+
+
+def _told(attempt: Attempt) -> list[str | int]:
+    status = ANSWERED if attempt.error is None else status_of(attempt.error)
+    told: list[str | int] = [attempt.group[:LONGEST_NAME], attempt.deployment[:LONGEST_NAME], status]
+    return [*told, "auth"] if attempt.refused else told
+
+
+def status_of(error: BaseException) -> int:
+    """The HTTP status of an error, 0 when it has none."""
+    response = getattr(error, "response", None)
+    for status in (getattr(error, "status_code", None), getattr(response, "status_code", None)):
+        if isinstance(status, int):
+            return status
+    return 0
 
 
 @contextmanager
@@ -54,9 +98,24 @@ def note(error: BaseException) -> None:
         outcome.error = error
 
 
-def tried(deployment: str) -> None:
+def tried(attempt: Attempt) -> None:
     """Record that a deployment was chosen for the request that is running."""
     outcome = _CURRENT.get()
     if outcome is not None:
-        outcome.attempts += 1
-        outcome.deployment = deployment
+        outcome.tried.append(attempt)
+
+
+def attempts() -> int:
+    """How many attempts the request that is running has made."""
+    outcome = _CURRENT.get()
+    return len(outcome.tried) if outcome is not None else 0
+
+
+def failed(before: int, error: BaseException) -> Attempt | None:
+    """Record how the attempt that was made since then failed; None when no deployment was chosen for it."""
+    outcome = _CURRENT.get()
+    if outcome is None or len(outcome.tried) <= before:
+        return None
+    attempt = outcome.tried[-1]
+    attempt.error = error
+    return attempt

@@ -16,7 +16,11 @@ from llm_proxy.sidecar.shapes import items, mapping
 
 CALLERS_FAULT = frozenset({400, 404, 413, 422})
 # Providers that report an operator's fault as a bad request: Anthropic's balance, Google's API key.
-OPERATORS_FAULT = ("credit balance", "api key not valid", "api_key_invalid", "api key expired")
+BAD_KEY = ("api key not valid", "api_key_invalid", "api key expired")
+OPERATORS_FAULT = ("credit balance", *BAD_KEY)
+REFUSES_CREDENTIALS = frozenset({401, 403})
+# What a 403 says that is about the text of a request and not about who sends it.
+FLAGGED = ("flagged", "moderation", "content policy", "content_policy", "content filter", "safety")
 LONGEST_WAIT_S = 10.0
 
 
@@ -37,6 +41,14 @@ def callers_fault(error: BaseException) -> bool:
         return untranslatable.field(error) is not None
     said = str(error).lower()
     return not (any(words in said for words in OPERATORS_FAULT) or provider_error.is_unreadable(error))
+
+
+def refuses_credentials(error: BaseException) -> bool:
+    """Whether a provider did not accept the key of a deployment: only an operator can mend that."""
+    said = str(error).lower()
+    if getattr(error, "status_code", None) in REFUSES_CREDENTIALS:
+        return not any(words in said for words in FLAGGED)
+    return any(words in said for words in BAD_KEY)
 
 
 def _has_own_fallback(error: BaseException, lists: dict[str, Any], group: object) -> bool:

@@ -60,6 +60,7 @@ SEAMS: dict[str, tuple[str, ...]] = {
     "litellm.caching.caching_handler": ("LLMCachingHandler",),
     "litellm.caching.redis_batch": ("_run_under_circuit_breaker",),
     "litellm._redis": ("get_redis_client",),
+    "litellm.litellm_core_utils.litellm_logging": ("StandardLoggingPayloadSetup",),
     "redis.retry": ("Retry",),
     "redis.backoff": ("NoBackoff",),
 }
@@ -107,6 +108,12 @@ def redis_modules() -> tuple[Theirs, Theirs, Theirs]:
     names = ("litellm.caching.redis_cache", "litellm.caching.redis_batch", "litellm._redis")
     cache, batch, clients = map(import_module, names)
     return cache, batch, clients
+
+
+def error_information(error: BaseException | None) -> Theirs:
+    """What LiteLLM's log says of an error: its class, status, provider and kind."""
+    log = import_module("litellm.litellm_core_utils.litellm_logging").StandardLoggingPayloadSetup
+    return log.get_error_information(original_exception=error)
 
 
 def no_retries() -> Theirs:

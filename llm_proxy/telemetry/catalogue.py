@@ -46,6 +46,8 @@ METRICS: dict[str, Metric] = {
     _P + "cost_usd_total": Metric("counter", "Cost of admitted calls, where known.", ("model", "provider"), scale=1e-9),
     _P + "unpriced_total": Metric("counter", "Admitted calls whose cost is not known.", ("model",)),
     _P + "cache_total": Metric("counter", "Answers by what the response cache said.", ("state",)),
+    _P + "fallbacks_total": Metric("counter", "Calls answered by another model group than the one asked.", ("asked", "served")),
+    _P + "provider_auth_failures_total": Metric("counter", "Calls for which a provider refused the gateway's credentials, whatever answered in the end.", ("deployment",)),
     _P + "agent_requests_total": Metric("counter", "Admitted calls of registered agents.", ("agent",)),
     _P + "agent_tokens_total": Metric("counter", "Tokens of registered agents.", ("agent",)),
     _P + "agent_cost_usd_total": Metric("counter", "Cost of registered agents, where known.", ("agent",), scale=1e-9),

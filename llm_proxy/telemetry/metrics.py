@@ -89,6 +89,11 @@ class Metrics:
         """A request was answered with an error of ours before it became a call."""
         self.count("llm_proxy_refusals_total", code or OTHER)
 
+    def fell_back(self, asked: str, served: str) -> None:
+        """A call was answered by another model group than the one asked."""
+        names = (name if name in self._models else OTHER for name in (asked, served))
+        self.count("llm_proxy_fallbacks_total", *names)
+
     def count(self, name: str, *labels: str, by: float = 1.0) -> None:
         """Add to a counter of `METRICS`, its labels in their order."""
         self._values[self._place(name, *labels)] += by

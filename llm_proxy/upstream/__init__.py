@@ -9,7 +9,7 @@ from llm_proxy.upstream.estimate import said_tokens
 from llm_proxy.upstream.keeper import Keeper
 from llm_proxy.upstream.pool import Pool
 from llm_proxy.upstream.pretend import MockUpstream
-from llm_proxy.upstream.reply import NOBODY_SERVED, Reply, Served, Usage
+from llm_proxy.upstream.reply import NOBODY_SERVED, Hop, Reply, Served, Usage
 from llm_proxy.upstream.room import Room
 from llm_proxy.upstream.watch import Watch, Watches, Why, interruption
 
@@ -21,6 +21,7 @@ __all__ = [
     "Deadlines",
     "Deployment",
     "Group",
+    "Hop",
     "Keeper",
     "MockUpstream",
     "Pool",

@@ -12,6 +12,20 @@ if TYPE_CHECKING:
 CacheState = Literal["hit", "miss", "off"]
 
 
+class Hop(NamedTuple):
+    """One attempt at a provider.
+
+    Attributes:
+        status: The HTTP status it ended with; 0 when there was none.
+        refused: The provider did not accept the deployment's credentials.
+    """
+
+    group: str
+    deployment: str
+    status: int
+    refused: bool = False
+
+
 class Served(NamedTuple):
     """Who answered, as far as the sidecar says; None means it did not say.
 
@@ -23,6 +37,8 @@ class Served(NamedTuple):
         cost_nano_usd: What the sidecar says the call cost; streams say it in their usage frame.
         attempts: Calls made to providers for this request.
         sidecar_ms: The sidecar's own share of the time.
+        hops: Every attempt, in order; None when the sidecar does not tell them.
+        fallback_from: The model group that was asked first, where another one answered.
     """
 
     group: str | None = None
@@ -33,6 +49,8 @@ class Served(NamedTuple):
     cache: CacheState = "miss"
     attempts: int | None = None
     sidecar_ms: float | None = None
+    hops: tuple[Hop, ...] | None = None
+    fallback_from: str | None = None
 
 
 NOBODY_SERVED = Served()

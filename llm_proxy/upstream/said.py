@@ -1,22 +1,30 @@
 """What the headers of a sidecar's answer say of who answered, and what it cost.
 
 Pure. Invariants: LiteLLM's words alone, what it does not say is None; a number that is not one is not said;
-an answer out of the cache cost nothing and took no attempt.
+an answer out of the cache cost nothing and took no attempt but those that failed before it.
 """
 
 import re
 from collections.abc import Mapping
+from typing import Any
+
+import orjson
 
 from llm_proxy.dialects import Call
 from llm_proxy.upstream.catalog import Catalog, Deployment
-from llm_proxy.upstream.reply import CacheState, Served
+from llm_proxy.upstream.reply import CacheState, Hop, Served
 from llm_proxy.upstream.usage import nano_usd
 
 Headers = Mapping[bytes, bytes]
 
 _SMALL = re.compile(rb"[0-9]{1,4}")
 _MAX_MS = 86_400_000
-_REPEATS = (b"x-litellm-attempted-retries", b"x-litellm-attempted-fallbacks")
+_FALLBACKS = b"x-litellm-attempted-fallbacks"
+_REPEATS = (b"x-litellm-attempted-retries", _FALLBACKS)
+_MOST_HOPS = 16
+_MOST_HOPS_BYTES = 8192
+_LONGEST_NAME = 100
+_LOWEST_ERROR = 400
 
 
 def served(headers: Headers, call: Call, catalog: Catalog | None, *, cached: bool) -> Served:
@@ -42,8 +50,14 @@ def served(headers: Headers, call: Call, catalog: Catalog | None, *, cached: boo
     if not physical or "*" in physical:
         named, physical = _named(_text(headers, b"x-litellm-model-name"))
         provider = provider or named
+    group = _text(headers, b"x-litellm-model-group") or call.group
+    hops = _hops(headers, group, deployment)
+    fallback_from = _fallback_from(headers, hops, call)
+    if hit:
+        hops = tuple(hop for hop in hops or () if hop.status >= _LOWEST_ERROR)
+        attempts = len(hops)
     return Served(
-        group=_text(headers, b"x-litellm-model-group") or call.group,
+        group=group,
         physical=physical,
         provider=provider,
         deployment=deployment,
@@ -51,6 +65,8 @@ def served(headers: Headers, call: Call, catalog: Catalog | None, *, cached: boo
         cache=cache,
         attempts=attempts,
         sidecar_ms=_milliseconds(headers),
+        hops=hops,
+        fallback_from=fallback_from,
     )
 
 
@@ -70,6 +86,7 @@ def failed(headers: Headers, call: Call, catalog: Catalog | None) -> Served:
         provider=known.provider if known else None,
         deployment=deployment,
         attempts=_attempts(headers),
+        hops=_hops(headers, None, None),
     )
 
 
@@ -77,6 +94,32 @@ def _attempts(headers: Headers) -> int | None:
     """As our sidecar counts them; LiteLLM forgets those before a fallback."""
     value = headers.get(b"x-llmp-attempts", b"")
     return int(value) if _SMALL.fullmatch(value) else None
+
+
+def _hops(headers: Headers, group: str | None, deployment: str | None) -> tuple[Hop, ...] | None:
+    """Every attempt as our sidecar tells them; a call answered at once is told by its answer alone."""
+    told = headers.get(b"x-llmp-hops")
+    if told is None:
+        answered = group is not None and deployment is not None and _attempts(headers) == 1
+        return (Hop(group or "", deployment or "", 200),) if answered else None
+    try:
+        rows: Any = orjson.loads(told) if len(told) <= _MOST_HOPS_BYTES else None
+        return tuple(
+            Hop(_name(group), _name(deployment), max(0, min(int(status), 999)), refused == ["auth"])
+            for group, deployment, status, *refused in rows[:_MOST_HOPS]
+        )
+    except (TypeError, ValueError, KeyError, OverflowError):
+        return None
+
+
+def _name(value: object) -> str:
+    return str(value).replace("\0", "")[:_LONGEST_NAME]
+
+
+def _fallback_from(headers: Headers, hops: tuple[Hop, ...] | None, call: Call) -> str | None:
+    if hops:
+        return hops[0].group if hops[0].group != hops[-1].group else None
+    return call.group if hops is None and _count(headers, _FALLBACKS) else None
 
 
 def _known(deployment: str | None, catalog: Catalog | None) -> Deployment | None:

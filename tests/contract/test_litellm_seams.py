@@ -54,6 +54,8 @@ METHODS = {
         "_increment_deployment_usage",
         "_time_to_sleep_before_retry",
         "async_function_with_fallbacks_common_utils",
+        "async_get_available_deployment",
+        "make_call",
         "should_retry_this_error",
     ),
 }

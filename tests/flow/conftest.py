@@ -36,6 +36,9 @@ model_list:
   - model_name: retried
     litellm_params: {{<<: *scripted, model: openai/retried}}
     model_info: {{id: retried, provider: inhouse}}
+  - model_name: wrong-key
+    litellm_params: {{<<: *scripted, model: openai/status-401}}
+    model_info: {{id: wrong-key, provider: openai}}
   - model_name: claude
     litellm_params: {{model: anthropic/claude-sonnet-4-20250514, api_base: "{provider}", api_key: {key}}}
     model_info: {{id: claude}}
@@ -47,6 +50,7 @@ router_settings:
   retry_policy: {{DefaultRetries: 0}}
   model_group_retry_policy: {{retried: {{InternalServerErrorRetries: 2}}}}
   disable_cooldowns: true
+  fallbacks: [{{wrong-key: [plain]}}]
 """
 
 

@@ -16,7 +16,6 @@ from llm_proxy.identity import Actor
 from llm_proxy.ledger import Exchange, Store, UsageRecord
 from llm_proxy.ledger.payload import Payload
 from llm_proxy.ledger.queries import connected
-from llm_proxy.ledger.row import encode, row_of
 from llm_proxy.telemetry import uuid7
 from llm_proxy.telemetry.cells import Cells
 from llm_proxy.telemetry.exposition import page
@@ -226,15 +225,23 @@ async def test_a_roll_up_added_later_holds_what_was_there_before(database_url: s
         "INSERT INTO schema_steps (number, name, digest) VALUES ($1, $2, $3)",
         [(step.number, step.name, step.digest) for step in schema.steps()[:6]],
     )
-    pool = await asyncpg.create_pool(database_url, min_size=0)
-    rows = [row_of(record(user="u1")) for _ in range(2)]
-    await Store(pool, retention_days=9, payload_days=9).insert([(row, encode(row)) for row in rows])
+    older = [record(user="u1") for _ in range(2)]
+    await connection.execute("SELECT requests_partition($1)", older[0].started_at.date())
+    await connection.executemany(
+        "INSERT INTO requests (request_id, started_at, user_id, cost_usd, key_id, key_prefix, door, dialect,"
+        " model, model_group, streamed, status, outcome, usage_source, cache, latency_ms, tenant, agent)"
+        " VALUES ($1, $2, $3, $4, 'key-1', 'sk', 'd', 'd', 'm', 'm', false, 200, 'ok', 'provider', 'miss', 1,"
+        " $5, $6)",
+        [
+            (one.request_id, one.started_at, one.user, Decimal("0.000056789"), one.tenant, one.agent)
+            for one in older
+        ],
+    )
     assert (await schema.apply(connection))[0] == "007_user_days.sql"
     async with keeping(database_url, tmp_path) as ledger:
         ledger.post(record(user="u1", group="another"))
     days = await connection.fetch("SELECT user_id, requests, cost_usd FROM usage_user_days")
     assert [tuple(day) for day in days] == [("u1", 3, Decimal("0.000170367"))]
-    await pool.close()
     await connection.close()
 
 

@@ -10,7 +10,7 @@ import yaml
 from sidecars import Json, Provider, Sidecar, running
 
 from llm_proxy.sidecar.check import check
-from llm_proxy.sidecar.effective import effective
+from llm_proxy.sidecar.effective import FALLBACKS, effective
 from llm_proxy.sidecar.environment import references
 
 FILE = Path(__file__).parents[2] / "litellm-config.yaml"
@@ -117,6 +117,17 @@ def test_with_one_key_only_what_it_opens_is_served(name: str) -> None:
 def test_the_file_is_without_a_fault() -> None:
     """No ignored key, no dangling name, no key in the open."""
     assert [found for found in check(CONFIG, {}) if found.fault] == []
+
+
+def test_no_fallback_leaves_the_machine_or_leads_to_the_toy() -> None:
+    """Whatever keys are set: private prompts stay, and no real model is answered for by the test model."""
+    assert not [found for found in check(CONFIG, {}) if "remote" in found.message]
+    router = CONFIG["router_settings"]
+    lists = [router.get(key, []) for key in FALLBACKS] + [[{"*": router.get("default_fallbacks", [])}]]
+    targets = {target for rules in lists for rule in rules for group in rule.values() for target in group}
+    toys = {one["model_name"] for one in CONFIG["model_list"] if one["model_info"].get("provider") == "local"}
+    assert "smollm2" in toys
+    assert not targets & (toys | {"local-chat", "local-embed"})
 
 
 @pytest.mark.parametrize("name", OLD_NAMES)

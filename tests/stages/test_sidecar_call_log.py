@@ -93,9 +93,49 @@ async def test_a_retry_leaves_a_failure_and_a_success(sidecar: Sidecar, log: Rea
 async def test_a_fallback_names_the_deployment_that_served(sidecar: Sidecar, log: Reader) -> None:
     """The first group's failure stays beside it."""
     key = str(uuid4())
-    failed, good = await log.rows(await call(sidecar, "first", do="flaky", key=key, fails=3, status=500), 2)
-    assert (failed["deployment"], failed["status"]) == ("first", "failure")
-    assert (good["deployment"], good["status"]) == ("second", "success")
+    call_id = await call(sidecar, "first", do="flaky", key=key, fails=3, status=500)
+    *failed, good = await log.rows(call_id, 4)
+    assert [(row["deployment"], row["status"], row["http_status"]) for row in failed] == [
+        ("first", "failure", 500)
+    ] * 3
+    assert [row["attempts"] for row in failed] == [1, 2, 3]
+    assert (good["deployment"], good["status"], good["model_group"]) == ("second", "success", "second")
+
+
+@pytest.mark.parametrize("mode", ["chat", "stream"])
+@pytest.mark.parametrize(("model", "how"), [("solo", "status-500"), ("lone", "status-401"), ("solo", "hang")])
+async def test_every_attempt_is_a_row(
+    sidecar: Sidecar, log: Reader, model: str, how: str, mode: Mode
+) -> None:
+    """As many as the answer's header says, whatever became of the call, each with what was wrong."""
+    call_id = uuid4()
+    said = f"{PROMPT} {call_id} {json.dumps({'do': how})}"
+    body: Json = {"model": model, "messages": [{"role": "user", "content": said}], "stream": mode == "stream"}
+    headers = {"x-litellm-call-id": str(call_id)}
+    answer = await sidecar.post("/v1/chat/completions", body | {"timeout": 1, "stream_timeout": 1}, **headers)
+    assert answer.status >= 400
+    attempts = int(answer.headers["x-llmp-attempts"])
+    assert attempts == len(await sidecar.provider.calls(str(call_id)))
+    rows = await log.rows(call_id, attempts)
+    await asyncio.sleep(1)
+    assert len(await log.rows(call_id, attempts)) == attempts
+    assert {(row["status"], row["deployment"], row["model_group"]) for row in rows} == {
+        ("failure", model, model)
+    }
+    assert all(row["http_status"] and row["error_class"] and row["provider"] == "openai" for row in rows)
+    hops = json.loads(answer.headers["x-llmp-hops"])
+    assert [hop[:3] for hop in hops] == [[model, model, row["http_status"]] for row in rows]
+    assert {*map(len, hops)} == ({4} if how == "status-401" else {3})
+
+
+@pytest.mark.parametrize("family", ["openai", "anthropic", "ollama_chat"])
+async def test_a_stream_that_breaks_is_one_row(sidecar: Sidecar, log: Reader, family: str) -> None:
+    """It answered, and failed later."""
+    call_id = await call(sidecar, family, {"stream": True}, do="cut", after=5, frames=9)
+    [row] = await log.rows(call_id)
+    await asyncio.sleep(1)
+    assert len(await log.rows(call_id)) == 1
+    assert row["status"] == "failure"
 
 
 async def test_a_cache_hit_is_marked_and_costs_nothing(sidecar: Sidecar, log: Reader) -> None:

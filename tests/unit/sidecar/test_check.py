@@ -73,6 +73,50 @@ def test_an_unset_name_is_a_note() -> None:
     assert [(one.fault, one.message) for one in findings(text)] == [(False, "left out: NO_SUCH_KEY not set")]
 
 
+OWN = "{model_name: own, litellm_params: {model: ollama_chat/x, api_base: os.environ/OLLAMA_API_BASE}}"
+ALIKE = "{model_name: alike, litellm_params: {model: openai/x, api_base: 'http://10.1.2.3:8000/v1'}}"
+FAR = "{model_name: far, litellm_params: {model: openai/x}}"
+BOTH = "{model_name: own, litellm_params: {model: openai/x}}"
+WILD = "{model_name: wild/*, litellm_params: {model: openrouter/*}}"
+CROSSING = {
+    "fallbacks": ("{fallbacks: [{own: [far]}]}", "router_settings.fallbacks.own"),
+    "context": ("{context_window_fallbacks: [{own: [far]}]}", "router_settings.context_window_fallbacks.own"),
+    "policy": ("{content_policy_fallbacks: [{alike: [far]}]}", "router_settings.content_policy_fallbacks.alike"),
+    "default": ("{default_fallbacks: [far]}", "router_settings.default_fallbacks"),
+    "any": ("{fallbacks: [{'*': [far]}]}", "router_settings.fallbacks.*"),
+    "alias": ("{fallbacks: [{mine: [theirs]}], model_group_alias: {mine: own, theirs: far}}", "router_settings.fallbacks.mine"),
+    "wildcard": ("{fallbacks: [{own: [wild/name]}]}", "router_settings.fallbacks.own"),
+    "with other fields": ("{fallbacks: [{own: [{model: far, temperature: 0}]}]}", "router_settings.fallbacks.own"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("router", "where"), CROSSING.values(), ids=CROSSING)
+def test_a_fallback_that_leaves_the_machine_is_named(router: str, where: str) -> None:
+    """A local server that is down must not send private prompts to a third party unnoticed."""
+    text = f"model_list: [{OWN}, {ALIKE}, {FAR}, {WILD}]\nrouter_settings: {router}"
+    assert where in [one.where for one in findings(text) if "leaves the machine" in one.message]
+
+
+def test_a_fallback_that_stays_is_not() -> None:
+    """From local to local, and from remote to anywhere."""
+    rules = "{fallbacks: [{own: [alike]}, {far: [own, wild/x]}]}"
+    text = f"model_list: [{OWN}, {ALIKE}, {FAR}, {WILD}]\nrouter_settings: {rules}"
+    assert not [one for one in findings(text) if "remote" in one.message]
+
+
+def test_a_public_address_is_not_local_whatever_its_name() -> None:
+    """A variable for one's own server may hold the address of somebody else's."""
+    text = f"model_list: [{OWN}, {FAR}]\nrouter_settings: {{fallbacks: [{{own: [far]}}]}}"
+    given = {"OLLAMA_API_BASE": "https://ollama.com"}
+    assert not [one for one in findings(text, given) if "remote" in one.message]
+
+
+def test_a_group_that_is_both_is_named() -> None:
+    """Its calls are shared out."""
+    found = findings(f"model_list: [{OWN}, {BOTH}]")
+    assert [one.where for one in found if "either gets a prompt" in one.message] == ["model_list.own"]
+
+
 def test_a_tokenizer_of_one_s_own_is_a_note() -> None:
     """Nothing is loaded from a hub while calls run."""
     info = "{id: one, custom_tokenizer: {identifier: some/model, revision: main, auth_token: null}}"

@@ -4,6 +4,7 @@ import pytest
 
 from llm_proxy.dialects import Call
 from llm_proxy.upstream.catalog import Catalog, Deployment
+from llm_proxy.upstream.reply import Hop
 from llm_proxy.upstream.said import failed, served
 
 CALL = Call("chat.completions", "openai", "asked", "group", {})
@@ -66,6 +67,39 @@ def test_an_answer_from_the_cache_cost_nothing() -> None:
     """Whatever its headers repeat of the call that filled it."""
     found = served({**TOLD, b"x-litellm-cache-key": b"k"}, CALL, None, cached=True)
     assert (found.cost_nano_usd, found.attempts, found.cache) == (0, 0, "hit")
+
+
+HOPS = b'[["a","one",401,"auth"],["b","two",200]]'
+
+
+def test_every_attempt_is_known_by_name() -> None:
+    """What refused our credentials is marked; a call answered at once needs no list."""
+    found = served({**TOLD, b"x-llmp-attempts": b"2", b"x-llmp-hops": HOPS}, CALL, None, cached=True)
+    assert found.hops == (Hop("a", "one", 401, refused=True), Hop("b", "two", 200))
+    assert found.fallback_from == "a"
+    alone = served({**TOLD, b"x-llmp-attempts": b"1"}, CALL, None, cached=True)
+    assert alone.hops == (Hop("other", "one", 200),)
+    assert failed({b"x-llmp-hops": HOPS}, CALL, None).hops == found.hops
+
+
+def test_a_failure_before_an_answer_from_the_cache_is_not_forgotten() -> None:
+    """The fallback was answered from the cache, the wrong key was seen all the same."""
+    told = {**TOLD, b"x-litellm-cache-key": b"k", b"x-llmp-hops": HOPS}
+    found = served(told, CALL, None, cached=True)
+    assert (found.hops, found.attempts) == ((Hop("a", "one", 401, refused=True),), 1)
+    assert found.fallback_from == "a"
+
+
+def test_an_unmodified_litellm_tells_of_a_fallback_alone() -> None:
+    """By its count; who was tried stays unknown."""
+    found = served(TOLD, CALL, None, cached=True)
+    assert (found.hops, found.fallback_from) == (None, "group")
+
+
+@pytest.mark.parametrize("told", [b"", b"{}", b"[1]", b'[["a"]]', b"null", b'[["a","b","c"]]', b"[" * 9999])
+def test_a_list_of_attempts_that_is_none_is_not_believed(told: bytes) -> None:
+    """A sidecar that is broken, or not ours, stops no call."""
+    assert not served({**TOLD, b"x-llmp-hops": told}, CALL, None, cached=True).hops
 
 
 @pytest.mark.parametrize("text", [b"", b"None", b"nan", b"-1", b"\xff"])
