@@ -1,19 +1,19 @@
 """Bytes in, a JSON object of bounded depth and number of values with no field lost out.
 
 Refused, never guessed at: anything but UTF-8 JSON (a byte order mark, NaN, lone surrogates and numbers
-beyond a double included), a name given twice in one object, and U+0000, which stores and providers choke on.
+beyond a double included), and a name given twice in one object. U+0000 is text like any other.
 Invariant: what a body becomes in memory is bounded by its bytes and a constant, before it is parsed.
 Source: RFC 8259; I-JSON (RFC 7493) for duplicate names.
 """
 
 import json
 import re
-from typing import Any, NoReturn
+from typing import Any
 
 import orjson
 
 from llm_proxy.dialects.call import Json
-from llm_proxy.dialects.checks import is_array, is_object, shown_name
+from llm_proxy.dialects.checks import is_object, shown_name
 from llm_proxy.errors import BadRequest
 
 MAX_CONTAINERS = 200_000
@@ -51,8 +51,6 @@ def parse(body: bytes, max_depth: int) -> Json:
         )
     if _may_repeat(body, names):
         _refuse_repeated(body)
-    if b"\\u0000" in body:
-        _refuse_nul(parsed, "")
     return parsed
 
 
@@ -112,23 +110,3 @@ def _refuse_repeated(body: bytes) -> None:
 
     # Numbers are not needed here, and one of thousands of digits would be an error of its own.
     json.loads(body, object_pairs_hook=unique, parse_int=len, parse_float=len)
-
-
-def _refuse_nul(value: Any, path: str) -> None:  # noqa: ANN401 -- any JSON value
-    """Find where the escape that was seen stands, unless it was an escaped backslash and five letters."""
-    if type(value) is str:
-        if "\x00" in value:
-            _nul(path)
-    elif is_array(value):
-        for at, item in enumerate(value):
-            _refuse_nul(item, f"{path}[{at}]")
-    elif is_object(value):
-        for name, item in value.items():
-            inner = f"{path}.{shown_name(name)}" if path else shown_name(name)
-            if "\x00" in name:
-                _nul(inner)
-            _refuse_nul(item, inner)
-
-
-def _nul(path: str) -> NoReturn:
-    raise BadRequest(f"Invalid '{path}': it contains the character U+0000.", param=path, code="invalid_value")

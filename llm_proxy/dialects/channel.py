@@ -3,12 +3,13 @@
 Seen with LiteLLM 1.106.2: OpenAI-compatible providers get what is in `extra_body` merged into their body;
 Anthropic gets an object of that name, which its API refuses; Gemini and Ollama get it merged at the root,
 where their sampling parameters do not belong. Invariant: a name reaches top level only after the body rule
-has refused all that LiteLLM reads for itself; what is in `OPENAIS` never does.
+has refused all that LiteLLM reads for itself; what is in `OPENAIS` or `INSIDE` never does.
 """
 
 from collections.abc import Collection
 
 from llm_proxy.dialects.call import Json
+from llm_proxy.errors import BadRequest
 
 _ALL_AT_TOP = frozenset({"anthropic", "bedrock", "bedrock_converse", "ollama", "ollama_chat"})
 _SOME_AT_TOP = frozenset({"gemini", "vertex_ai", "vertex_ai_beta"})
@@ -28,6 +29,9 @@ _GEMINIS = frozenset(
 OPENAIS = frozenset({"metadata", "prompt_cache_retention"})
 """Published fields LiteLLM keeps for itself or drops: inside `extra_body` they reach those who know them."""
 
+INSIDE = frozenset({"plugins", "priority", "session_id"})
+"""Fields of OpenRouter, vLLM and SGLang that LiteLLM would read at top level: in `extra_body` alone."""
+
 _LONGEST = (
     "max_output_tokens",
     "max_new_tokens",
@@ -41,9 +45,15 @@ UNBOUNDED = 2**31
 
 
 def place(extra: Json, providers: Collection[str]) -> Json:
-    """The model's own fields as they travel: names at top level, then `extra_body`, each sorted."""
+    """The model's own fields as they travel: names at top level, then `extra_body`, each sorted.
+
+    Raises:
+        BadRequest: A field that may only travel inside `extra_body`, for a provider that has no such way.
+    """
     names = sorted(extra)
     if not _ALL_AT_TOP.isdisjoint(providers):
+        for name in INSIDE.intersection(names):
+            raise BadRequest(f"Unknown parameter: '{name}'.", param=name, code="unknown_parameter")
         return {name: extra[name] for name in names if name not in OPENAIS}
     if _SOME_AT_TOP.isdisjoint(providers):
         return {"extra_body": {name: extra[name] for name in names}}

@@ -78,7 +78,7 @@ def compose(
         streaming=streaming,
         wants_usage=streaming and (wants_usage or came.usage_told),
         named=named or (name_caller(metadata, user) if metadata or user else NOBODY),
-        max_tokens=_max_tokens(fields, extra),
+        max_tokens=_max_tokens(door, fields, extra),
         prompt_bytes=came.size_bytes - bulk_bytes,
         choices=max(fields.get("n", 1), fields.get("best_of", 1)),
         cache=hints.cache,
@@ -93,15 +93,22 @@ def name_caller(metadata: Json, user: str | None) -> Named:
         value = metadata.get(key)
         if value is not None:
             found[field] = _id(value, f"metadata.{key}")
-    return Named(user=_id(user, "user") if user else None, **found)
+    return Named(user=_end_user(user) if user else None, **found)
+
+
+def _end_user(user: str) -> str | None:
+    """Our copy of OpenAI's `user`, which is any text: printable, and short enough for a record."""
+    printable = user if user.isprintable() else "".join(sign for sign in user if sign.isprintable())
+    return printable[:MAX_ID] or None
 
 
 def _id(value: Any, path: str) -> str:  # noqa: ANN401 -- unchecked JSON
     if type(value) is not str:
         raise wrong_type(path, "a string", value)
-    if not value or len(value) > MAX_ID or not value.isprintable():
+    name: str = value.replace("\0", "")
+    if not name or len(name) > MAX_ID or not name.isprintable():
         raise refused(path, f"expected 1 to {MAX_ID} printable characters.")
-    return value
+    return name
 
 
 def _model(fields: Json, came: Came, hints: Hints, models: Models) -> str:
@@ -126,8 +133,10 @@ def _stream(body: Json) -> tuple[bool, bool]:
     return True, options is not None and options.get("include_usage") is True
 
 
-def _max_tokens(fields: Json, extra: Json) -> int | None:
+def _max_tokens(door: Door, fields: Json, extra: Json) -> int | None:
+    """The length asked for; of a chat 0 is none, for some providers take it for no limit."""
     asked = [fields[key] for key in ("max_completion_tokens", "max_tokens") if key in fields]
+    asked = asked if door == "completions" else [length for length in asked if length]
     if extra and (own := longest_asked(extra)) is not None:
         asked.append(own)
     return max(asked) if asked else None

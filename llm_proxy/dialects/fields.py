@@ -60,7 +60,7 @@ _CHAT: dict[str, Check] = {
     "functions": array_of(_function, shortest=1, longest=128),
     "logit_bias": _bias,
     "logprobs": boolean,
-    "max_completion_tokens": integer(1),
+    "max_completion_tokens": integer(0),
     "max_tokens": integer(1),
     "metadata": METADATA,
     "modalities": array_of(_text),
@@ -98,7 +98,7 @@ _CHAT: dict[str, Check] = {
 _COMPLETIONS: dict[str, Check] = {
     "model": _name,
     "prompt": texts_or_tokens(),
-    "best_of": integer(1, 20),
+    "best_of": integer(0, 20),
     "echo": boolean,
     "frequency_penalty": number(-2, 2),
     "logit_bias": _bias,

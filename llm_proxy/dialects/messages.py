@@ -14,7 +14,11 @@ ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function
 _TALKERS = ROLES - {"tool", "function"}
 _ORDER = ("role", "content", "name", "refusal", "tool_calls", "tool_call_id", "function_call", "audio")
 _KNOWN = frozenset(_ORDER)
-_INSTEAD_OF_CONTENT = ("tool_calls", "function_call", "refusal", "audio")
+_INSTEAD_OF_CONTENT = (
+    *("tool_calls", "function_call", "refusal", "audio"),
+    *("reasoning_content", "reasoning", "reasoning_details", "thinking_blocks", "images"),
+)
+"""What an answer may hold without content: OpenAI's, then what other models' answers have."""
 _CONTENT = "a string or an array of objects"
 _named = string(shortest=1)
 _text = string()
@@ -113,7 +117,10 @@ def _content(message: Json, role: str, path: str) -> tuple[Any, int]:
     if type(content) is str:
         return content, 0
     if content is None:
-        if role == "function" or (role == "assistant" and any(message.get(x) for x in _INSTEAD_OF_CONTENT)):
+        answered = role == "assistant" and (
+            "content" in message or any(message.get(name) for name in _INSTEAD_OF_CONTENT)
+        )
+        if role == "function" or answered:
             return None, 0
         if "content" in message:
             raise wrong_type(f"{path}.content", _CONTENT, None)

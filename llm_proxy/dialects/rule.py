@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from llm_proxy.dialects import litellm_names
 from llm_proxy.dialects.call import Door, Json
+from llm_proxy.dialects.channel import INSIDE
 from llm_proxy.dialects.checks import is_object, shown_name, wrong_type
 from llm_proxy.dialects.fields import FIELDS, METADATA, RANK
 from llm_proxy.errors import BadRequest
@@ -27,7 +28,7 @@ LABELS = frozenset(
 """Ordinary words for tagging a request: LiteLLM's at top level, harmless in a map it never sees."""
 
 # Streaming is the door's affair: where no published schema has it, as for embeddings, there is none.
-_OWNED = litellm_names.OWNED | OTHER_MODELS | {"stream", "stream_options"}
+_OWNED = (litellm_names.OWNED - INSIDE) | OTHER_MODELS | {"stream", "stream_options"}
 _OWNED_IN_METADATA = (litellm_names.OWNED | litellm_names.IN_METADATA) - LABELS
 _PREFIXES = (litellm_names.PREFIX, "litellm_", "user_api_key")
 

@@ -13,11 +13,13 @@ from itertools import combinations
 from llm_proxy.sidecar import seams
 from llm_proxy.sidecar.documented_defaults import OF_COMPLETIONS, neutral, sampling
 from llm_proxy.sidecar.seams import Theirs
-from llm_proxy.sidecar.shapes import Json, items
+from llm_proxy.sidecar.shapes import Json, items, mapping
 
 Map = Callable[..., Theirs]
 OWN_SERVERS = frozenset({"openai_like", "lm_studio"})
 """Providers of OpenAI's wire whose embedding fields LiteLLM refuses or loses, whatever the server can do."""
+NEWER_CHOICES = frozenset({"allowed_tools", "custom"})
+"""Kinds of `tool_choice` that LiteLLM takes for no choice at all."""
 OF_EMBEDDINGS = ("dimensions", "encoding_format", "user")
 
 
@@ -27,8 +29,13 @@ def apply() -> None:
     chat, embeddings = main.get_optional_params, main.get_optional_params_embeddings
 
     def map_chat(**options: Theirs) -> Theirs:
-        free = neutral(options)
-        return _map(chat, _without(options, _not_known(free, options) if free else free))
+        free, chosen = neutral(options), mapping(options.get("tool_choice")).get("type")
+        if not free and chosen not in NEWER_CHOICES:
+            return _map(chat, options)
+        translated = _is_translated(options)
+        if translated and chosen in NEWER_CHOICES:
+            raise _unsupported("tool_choice", options)
+        return _map(chat, _without(options, free if translated else _not_of_a_chat(free, options)))
 
     def map_embeddings(**options: Theirs) -> Theirs:
         # `openai` stands for any server of that wire: LiteLLM cannot know whose model shortens vectors.
@@ -38,25 +45,46 @@ def apply() -> None:
             passed = {name: options.pop(name) for name in OF_EMBEDDINGS if options.get(name) is not None}
         return _map(embeddings, options | {"allowed_openai_params": allowed}) | passed
 
+    check_choice = main.validate_chat_completion_tool_choice
+
+    def take_choice(tool_choice: Theirs = None, *words: Theirs, **options: Theirs) -> Theirs:
+        known = mapping(tool_choice).get("type") in NEWER_CHOICES
+        return tool_choice if known else check_choice(tool_choice, *words, **options)
+
+    main.validate_chat_completion_tool_choice = take_choice
     main.get_optional_params = map_chat
     main.get_optional_params_embeddings = map_embeddings
 
 
-def _not_known(names: Collection[str], options: Json) -> Collection[str]:
-    """Which of the neutral fields would reach a provider that does not know them, or by another meaning."""
+def _is_translated(options: Json) -> bool:
+    """Whether the provider's wire is not OpenAI's, so that LiteLLM translates each field."""
     library, provider = seams.library(), str(options.get("custom_llm_provider") or "")
-    if provider in {one.value for one in library.LlmProviders}:
-        words = library.ProviderConfigManager.get_provider_chat_config(
-            model=options["model"],
-            provider=library.LlmProviders(provider),
-            base_model=options.get("base_model"),
-        )
-        wires = (library.OpenAIGPTConfig, library.OpenAIConfig, library.AzureOpenAIConfig, type(None))
-        if not isinstance(words, wires):
-            return names
+    if provider not in {one.value for one in library.LlmProviders}:
+        return False
+    words = library.ProviderConfigManager.get_provider_chat_config(
+        model=options["model"],
+        provider=library.LlmProviders(provider),
+        base_model=options.get("base_model"),
+    )
+    wires = (library.OpenAIGPTConfig, library.OpenAIConfig, library.AzureOpenAIConfig)
+    return words is not None and not isinstance(words, wires)
+
+
+def _not_of_a_chat(names: Collection[str], options: Json) -> Collection[str]:
+    """Which of the fields only a completions endpoint has, where the call goes to another."""
+    provider = str(options.get("custom_llm_provider") or "")
     completes = provider == "azure_text" or provider.startswith("text-completion-")
-    completes = completes or provider in library.openai_text_completion_compatible_providers
+    completes = completes or provider in seams.library().openai_text_completion_compatible_providers
     return () if completes else OF_COMPLETIONS.intersection(names)
+
+
+def _unsupported(name: str, options: Json) -> BaseException:
+    """The refusal of a field, in the words LiteLLM has for it."""
+    provider, model = options.get("custom_llm_provider"), options.get("model")
+    error: BaseException = seams.library().UnsupportedParamsError(
+        message=f"{provider} does not support parameters: ['{name}'], for model={model}.", status_code=400
+    )
+    return error
 
 
 def _map(translate: Map, options: Json) -> Theirs:

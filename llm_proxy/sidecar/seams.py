@@ -21,7 +21,9 @@ SEAMS: dict[str, tuple[str, ...]] = {
             "openai_text_completion_compatible_providers",
         ),
     ),
-    "litellm.main": ("get_optional_params", "get_optional_params_embeddings"),
+    "litellm.main": (
+        *("get_optional_params", "get_optional_params_embeddings", "validate_chat_completion_tool_choice"),
+    ),
     "litellm.proxy.proxy_server": (
         *("app", "proxy_startup_event", "proxy_config", "openai_exception_handler", "ProxyException"),
         *(

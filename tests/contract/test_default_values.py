@@ -3,6 +3,7 @@
 Bodies are real clients', as they send them; a scripted provider behind a real LiteLLM shows what arrives.
 """
 
+import json
 from typing import Any
 
 import pytest
@@ -180,3 +181,63 @@ def test_embeddings_take_openais_fields_at_any_server_of_its_wire(stage: Stage) 
     reply, calls = stage.ask("embeddings", "ollama embeddings", {"user": "u"})
     assert (reply.status_code, calls) == (400, [])
     assert "user" in reply.json()["error"]["message"]
+
+
+ALLOWED = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [TOOL]}}
+CUSTOM = {"type": "custom", "custom": {"name": "grep"}}
+
+
+@pytest.mark.parametrize("choice", [ALLOWED, CUSTOM], ids=["allowed_tools", "custom"])
+def test_the_newer_kinds_of_tool_choice_reach_openais_wire(stage: Stage, choice: Json) -> None:
+    """As they are; a provider that has none is named none, and hears of nothing."""
+    asked: Json = {"tools": [TOOL, CUSTOM], "tool_choice": choice}
+    for family in ("OpenAI", "OpenAI-compatible", "gpt-5", "groq", "vllm", "openrouter"):
+        status, seen = stage.send(CHAT, family, asked)
+        assert status == 200
+        assert seen is not None
+        assert seen["tool_choice"] == choice
+    for family in ("Anthropic", "Gemini", "Bedrock", "opus"):
+        reply, calls = stage.ask(CHAT, family, {**asked, "tools": [TOOL]})
+        assert (reply.status_code, calls) == (400, [])
+        assert "tool_choice" in reply.json()["error"]["message"]
+
+
+def test_fields_litellm_would_read_reach_the_provider_alone(stage: Stage) -> None:
+    """The `priority` of vLLM does not queue in LiteLLM's scheduler."""
+    groups: tuple[tuple[Door, str], ...] = (
+        (CHAT, "vllm"),
+        (CHAT, "OpenAI-compatible"),
+        ("embeddings", "plain embeddings"),
+    )
+    for door, family in groups:
+        _, seen = stage.send(door, family, {"priority": 5})
+        assert seen is not None
+        assert seen["priority"] == 5
+    _, seen = stage.send(CHAT, "openrouter", {"plugins": [{"id": "web"}], "session_id": "s"})
+    assert seen is not None
+    assert (seen["plugins"], seen["session_id"]) == ([{"id": "web"}], "s")
+
+
+@pytest.mark.parametrize("family", ["OpenAI", "Anthropic", "Gemini", "Ollama", "Bedrock", "vllm"])
+def test_a_nul_in_a_text_arrives(stage: Stage, family: str) -> None:
+    """In what the user says and in what a tool says."""
+    binary = "ELF\0\0\x01"
+    messages = [*AGENT[1:3], {"role": "tool", "tool_call_id": "call_1", "content": binary}]
+    status, seen = stage.send(CHAT, family, {"messages": messages, "tools": [TOOL]})
+    assert (status, json.dumps(binary)[1:-1] in json.dumps(seen)) == (200, True)
+
+
+@pytest.mark.parametrize("family", ["OpenAI", "Anthropic", "Gemini", "Ollama", "Bedrock", "vllm", "azure"])
+@pytest.mark.parametrize("play", ["ok", "tools", "refusal"])
+def test_an_answer_is_a_message_of_the_next_call(stage: Stage, family: str, play: str) -> None:
+    """Whatever the answer holds."""
+    said = [{"role": "user", "content": json.dumps({"do": play})}]
+    reply, _ = stage.ask(CHAT, family, {"messages": said, "tools": [TOOL]})
+    assert reply.status_code == 200
+    answer: Json = reply.json()["choices"][0]["message"]
+    asked: list[Json] = answer.get("tool_calls") or []
+    results = [{"role": "tool", "tool_call_id": one["id"], "content": "done"} for one in asked]
+    follow = results or [{"role": "user", "content": "And then?"}]
+    reply, calls = stage.ask(CHAT, family, {"messages": [*said, answer, *follow], "tools": [TOOL]})
+    assert reply.status_code == 200, reply.text
+    assert calls

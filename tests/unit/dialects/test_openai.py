@@ -102,6 +102,63 @@ def test_a_length_in_a_providers_own_words_counts(own: str) -> None:
     assert (read(**{own: -1}).max_tokens or 0) > 10**9
 
 
+def test_a_length_of_zero_is_the_providers_to_judge_and_no_length_of_a_chat() -> None:
+    """A provider may take it for no limit, so that a cap must lie over it."""
+    call = read(max_completion_tokens=0)
+    assert (call.body["max_completion_tokens"], call.max_tokens) == (0, None)
+    scored = read("completions", max_tokens=0, echo=True, best_of=0)
+    assert (scored.body["max_tokens"], scored.body["best_of"], scored.max_tokens) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "answered",
+    [
+        {"content": None},
+        {"content": None, "reasoning_content": "hm"},
+        {"reasoning_content": "hm"},
+        {"content": None, "tool_calls": [], "refusal": None, "audio": None, "function_call": None},
+        {"content": "", "annotations": [], "provider_specific_fields": {"a": [1]}},
+        {"content": "x", "thinking_blocks": [{"type": "thinking", "thinking": "hm", "signature": "s"}]},
+        {"content": None, "reasoning_details": [{"type": "reasoning.text", "text": "hm"}]},
+        {"content": None, "images": [{"type": "image_url", "image_url": {"url": "data:,"}, "index": 0}]},
+        {"tool_calls": [{"id": "c", "type": "custom", "custom": {"name": "g", "input": "x"}, "index": 0}]},
+        {"tool_calls": [{"id": "", "type": "function", "function": {"name": "f", "arguments": ""}}]},
+    ],
+)
+def test_an_answer_of_ours_may_be_sent_back(answered: dict[str, Any]) -> None:
+    """As the assistant's message it was; what is null in it is absent."""
+    [_, sent, _] = read(messages=[*HELLO, {"role": "assistant", **answered}, *HELLO]).body["messages"]
+    kept = {name: value for name, value in answered.items() if value is not None}
+    assert {name: value for name, value in sent.items() if value is not None} == {"role": "assistant", **kept}
+
+
+@pytest.mark.parametrize(
+    ("user", "ours"), [("a\0b", "ab"), ("a\nb", "ab"), ("\0", None), ("", None), ("x" * 300, "x" * 256)]
+)
+def test_a_user_is_any_text_and_our_copy_of_it_is_clean(user: str, ours: str | None) -> None:
+    """The provider gets it as it came; records and limits get what they can hold."""
+    call = read(user=user, metadata={"agent_id": "a\0"})
+    assert (call.body["user"], call.named.user, call.named.agent) == (user, ours, "a")
+
+
+@pytest.mark.parametrize("name", ["plugins", "priority", "session_id"])
+def test_a_providers_field_that_litellm_would_read_travels_inside(name: str) -> None:
+    """OpenRouter's, vLLM's; who has no such way is told so."""
+    for asked in ({name: 5}, {"extra_body": {name: 5}}):
+        call = read(**asked)
+        assert call.body["extra_body"] == {name: 5}
+        assert name not in call.body
+    assert refused(model="claude", **{name: 5}).code == "unknown_parameter"
+
+
+def test_every_kind_of_tool_choice_goes_on() -> None:
+    """Also those newer than LiteLLM."""
+    tools = [{"type": "function", "function": {"name": "f"}}, {"type": "custom", "custom": {"name": "g"}}]
+    allowed = {"mode": "auto", "tools": [{"type": "function", "function": {"name": "f"}}]}
+    for choice in ({"type": "allowed_tools", "allowed_tools": allowed}, tools[1], tools[0], "required"):
+        assert read(tools=tools, tool_choice=choice).body["tool_choice"] == choice
+
+
 @pytest.mark.parametrize("given", ["x", ["x", "y"], [1, 2], [[1, 2], [3]]])
 def test_texts_and_tokens_go_on_as_they_came(given: Any) -> None:
     """In all four shapes."""
