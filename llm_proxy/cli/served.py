@@ -1,14 +1,13 @@
 """Whether a key's models are served, asked of the gateway that runs; where none answers, nobody warns."""
 
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
 from typing import Any
 
 import click
 import httpx
 
 from llm_proxy.cli import nearby
-from llm_proxy.identity import allowed
+from llm_proxy.wildcards import covers
 
 _PATIENCE_S = 2
 
@@ -17,7 +16,7 @@ def warn_of_unserved(models: Iterable[str]) -> None:
     """One line on standard error for each name or wildcard that fits no model group; never fails."""
     groups = _groups()
     for one in models if groups else ():
-        if not any(allowed((one,), group) or fnmatchcase(one, group) for group in groups):
+        if not any(covers(one, group) or covers(group, one) for group in groups):
             click.echo(
                 f"llm-proxy: no model group served now fits {one!r} (`llm-proxy models` lists them)", err=True
             )

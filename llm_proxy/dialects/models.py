@@ -6,10 +6,10 @@ part of a provider's URL); nothing here knows what a caller may use: admission c
 
 import re
 from collections.abc import Iterator, Mapping
-from fnmatch import fnmatchcase
 
 from llm_proxy.dialects.dialect import Models
 from llm_proxy.errors import BadRequest, ModelNotFound
+from llm_proxy.wildcards import covers
 
 MAX_NAME = 256
 _SPELLING = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]*(?:/[A-Za-z0-9@][A-Za-z0-9._:@+-]*)*")
@@ -73,7 +73,7 @@ def providers(group: str, models: Models) -> frozenset[str]:
     """Who may serve a group, as far as is known; by its prefix when nobody says."""
     known = (models.groups or {}).get(group)
     if known is None and isinstance(models.wildcards, Mapping):
-        serving = [pattern for pattern in models.wildcards if fnmatchcase(group, pattern)]
+        serving = [pattern for pattern in models.wildcards if covers(pattern, group)]
         known = models.wildcards[max(serving, key=len)] if serving else None
     return known if known is not None else frozenset({group.partition("/")[0]})
 
@@ -133,8 +133,7 @@ def _by_name(model: str, models: Models) -> Iterator[tuple[str, bool]]:
 def _wild(name: str, models: Models, below: str = "") -> bool:
     """Whether a wildcard other than the all-matching one serves a name."""
     return any(
-        pattern != "*" and pattern.startswith(below) and fnmatchcase(name, pattern)
-        for pattern in models.wildcards
+        pattern != "*" and pattern.startswith(below) and covers(pattern, name) for pattern in models.wildcards
     )
 
 

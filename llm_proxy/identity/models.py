@@ -1,14 +1,13 @@
 """Which model groups a caller may use: names, and wildcards (`gpt-*`).
 
-Pure. Invariants: names are compared as they are, case and all; `*` stands for any text, nothing else does;
-what only a wildcard deployment serves is open to no virtual key unless somebody wrote so.
+Pure. Invariants: names and wildcards as in `wildcards`; what only a wildcard deployment serves is open to no
+virtual key unless somebody wrote so.
 """
 
-import re
 from collections.abc import Callable
-from functools import lru_cache
 
 from llm_proxy.identity.caller import Caller
+from llm_proxy.wildcards import covers
 
 EVERYTHING = ("*",)
 
@@ -17,7 +16,7 @@ def allowed(patterns: tuple[str, ...], group: str, resolved: Callable[[str], str
     """Whether one of the names or wildcards covers a group; `resolved` tells what an alias stands for."""
     if "*" in patterns or group in patterns:
         return True
-    if any("*" in one and _expression(one).fullmatch(group) for one in patterns):
+    if any("*" in one and covers(one, group) for one in patterns):
         return True
     return resolved is not None and any(resolved(one) == group for one in patterns)
 
@@ -34,8 +33,3 @@ def usable(caller: Caller, default: tuple[str, ...], named: tuple[str, ...] | No
     if caller.models is not None:
         return caller.models
     return default or (EVERYTHING if caller.kind == "internal" else named)
-
-
-@lru_cache(maxsize=4096)
-def _expression(pattern: str) -> re.Pattern[str]:
-    return re.compile(".*".join(re.escape(part) for part in pattern.split("*")), re.DOTALL)

@@ -17,7 +17,7 @@ from llm_proxy.identity.rules import ANY, Kill, KillKind, Rule
 from llm_proxy.identity.store import nano_usd, usd
 
 Json = dict[str, Any]
-LONGEST_NAME = 256
+LONGEST_NAME, MOST_NAMES = 256, 1000
 MOST = 2**53
 _LIMITS = ("rpm", "tpm", "parallel")
 _SPEC = {
@@ -168,8 +168,8 @@ def _names(said: Mapping[str, Any], field: str) -> tuple[str, ...] | None:
     value = said.get(field)
     if value is None:
         return None
-    if not isinstance(value, list | tuple):
-        raise _wrong(field, "a list of names")
+    if not isinstance(value, list | tuple) or len(cast("list[Any]", value)) > MOST_NAMES:
+        raise _wrong(field, f"a list of at most {MOST_NAMES} names")
     named = [_name({field: one}, field) for one in cast("list[Any]", value)]
     return tuple(one for one in named if one is not None)
 

@@ -5,15 +5,17 @@ known key or the network. Nothing is left out silently: each omission is a note.
 """
 
 import copy
-import fnmatch
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from llm_proxy.sidecar.environment import REFERENCE
 from llm_proxy.sidecar.requirements import DEFAULTS, FORCED, cache_in, observed, strategy
 from llm_proxy.sidecar.shapes import Json, items, mapping
+from llm_proxy.wildcards import covers
 
 FALLBACKS = ("fallbacks", "context_window_fallbacks", "content_policy_fallbacks")
+MAX_STARS = 3
+"""In a group's name: LiteLLM matches names by backtracking, for seconds with four, for ever with more."""
 SECTIONS = ("litellm_settings", "router_settings", "general_settings")
 
 
@@ -57,6 +59,8 @@ def _checked(raw: object) -> Json:
         name = mapping(deployment).get("model_name")
         if not isinstance(name, str):
             raise Broken(f"model_list, entry {at}: model_name is missing")
+        if name.count("*") > MAX_STARS:
+            raise Broken(f"model_list, entry {at} ({name}): more than {MAX_STARS} `*` in model_name")
         if not isinstance(mapping(mapping(deployment).get("litellm_params")).get("model"), str):
             raise Broken(f"model_list, entry {at} ({name}): litellm_params.model is missing")
     for section in SECTIONS:
@@ -90,7 +94,7 @@ def _target(alias: object) -> str:
 
 def served(name: str, groups: Iterable[str]) -> bool:
     """Whether a group of that name, or a wildcard that covers it, is there."""
-    return any(name == group or ("*" in group and fnmatch.fnmatchcase(name, group)) for group in groups)
+    return any(covers(group, name) for group in groups)
 
 
 def _prune_names(config: Json, groups: set[str], notes: list[str]) -> None:

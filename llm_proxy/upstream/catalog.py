@@ -8,11 +8,11 @@ Money: integer nano-dollars per token would round to zero, so prices are pico-do
 
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from fnmatch import fnmatchcase
 from itertools import takewhile
 
 from llm_proxy.upstream.shape import Json, as_object, as_objects
 from llm_proxy.upstream.usage import count
+from llm_proxy.wildcards import covers
 
 PICO = Decimal(10) ** 12
 
@@ -76,9 +76,7 @@ class Catalog:
         """The group that serves a name, by itself or through a wildcard."""
         found = self.groups.get(name)
         if found is None:
-            wild = (
-                group for group in self.groups.values() if group.wildcard and fnmatchcase(name, group.name)
-            )
+            wild = (group for group in self.groups.values() if group.wildcard and covers(group.name, name))
             found = max(wild, key=lambda group: len(group.name), default=None)
         return found
 

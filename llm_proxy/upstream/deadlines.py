@@ -6,9 +6,9 @@ ask for less in total, never for more. Units: seconds.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 
 from llm_proxy.settings import Settings
+from llm_proxy.wildcards import covers
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Deadlines:
         """The waits of one group."""
         if not self._of_groups:
             return self._default
-        return next((wait for name, wait in self._of_groups if fnmatchcase(group, name)), self._default)
+        return next((wait for name, wait in self._of_groups if covers(name, group)), self._default)
 
     def total_s(self, group: str, asked_s: float | None) -> float:
         """How long a call may take in total, when its caller asked for so much."""
