@@ -4,12 +4,23 @@ Invariants: the only module that reads the environment; secrets are `SecretStr`;
 unit in its name. Outside development an insecure combination stops the start, named.
 """
 
+import json
 import ssl
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -17,6 +28,8 @@ from pydantic_settings import (
     SecretsSettingsSource,
     SettingsConfigDict,
 )
+
+from llm_proxy.store_urls import InvalidURL, http_url, postgres_url, redis_url
 
 PREFIX = "LLM_PROXY__"
 Mode = Literal["enforce", "shadow", "off"]
@@ -55,6 +68,8 @@ class Settings(BaseSettings):
         frozen=True,
         populate_by_name=True,
         env_ignore_empty=True,
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
     )
 
     # fmt: off
@@ -100,7 +115,7 @@ class Settings(BaseSettings):
     first_byte_timeout_s: float = Field(120, gt=0, description="Longest wait for an answer to begin; larger than the sidecar's own, retries included.")
     idle_timeout_s: float = Field(60, gt=0, description="Longest silence between two frames of a stream.")
     total_timeout_s: float = Field(600, gt=0, description="Longest call; `X-Request-Timeout` may ask for less, never more.")
-    deadlines: dict[str, GroupDeadlines] = Field({}, description='Other deadlines for model groups, by pattern, first fit: `{"o3*": {"first_byte_s": 300}}`.')
+    deadlines: Annotated[dict[str, GroupDeadlines], NoDecode] = Field({}, description='Other deadlines for model groups, by pattern, first fit: `{"o3*": {"first_byte_s": 300}}`.')
     body_timeout_s: float = Field(30, gt=0, description="How long a caller may take to send its body.")
     unread_timeout_s: float = Field(60, gt=0, description="How long a caller may take nothing of its answer before it counts as gone (Linux).")
     drain_delay_s: float = Field(5, ge=0, description="Seconds between not-ready and closing the listener.")
@@ -125,6 +140,38 @@ class Settings(BaseSettings):
         "log_payloads",
         mode="before",
     )(_one_or_many)
+
+    @field_validator("deadlines", mode="before")
+    @classmethod
+    def _read_json(cls, given: object) -> object:
+        """Here rather than by pydantic-settings, whose error is no `ValidationError`."""
+        try:
+            return json.loads(given) if isinstance(given, str) else given
+        except ValueError:
+            raise PydanticCustomError("json", "it is no JSON") from None
+
+    @field_validator("database_url", "limits_redis_url")
+    @classmethod
+    def _check_store_url(cls, given: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        """The address with its password percent-encoded, for every reader alike."""
+        if given is None:
+            return None
+        read = postgres_url if info.field_name == "database_url" else redis_url
+        try:
+            return SecretStr(read(given.get_secret_value()))
+        except InvalidURL as fault:
+            raise PydanticCustomError("url", "{reason}", {"reason": str(fault)}) from None
+
+    @field_validator("litellm_proxy_url", "otlp_endpoint")
+    @classmethod
+    def _check_http_url(cls, given: tuple[str, ...] | str | None) -> tuple[str, ...] | str | None:
+        for one in (given,) if isinstance(given, str) else given or ():
+            if not one.startswith("@"):
+                try:
+                    http_url(one if "://" in one or isinstance(given, tuple) else f"http://{one}")
+                except InvalidURL as fault:
+                    raise PydanticCustomError("url", "{reason}", {"reason": str(fault)}) from None
+        return given
 
     @cached_property
     def tls(self) -> ssl.SSLContext:
@@ -164,6 +211,23 @@ class Settings(BaseSettings):
 def load(**flags: Any) -> Settings:  # noqa: ANN401 -- pydantic checks each by its field
     """The settings, with flags above everything else; raises `pydantic.ValidationError` naming the variable."""
     return Settings(**{name: value for name, value in flags.items() if value is not None})
+
+
+def faults_of(wrong: ValidationError) -> list[str]:
+    """What is wrong with the settings, a line each: the variable and the reason, no part of a value."""
+    return [f"{_variable(one['loc'])}: {one['msg']}" for one in wrong.errors(include_input=False)]
+
+
+def _variable(place: tuple[int | str, ...]) -> str:
+    """The names under which a setting may be given, and where in it the fault is."""
+    field, *inside = (str(part) for part in place)
+    for name, known in Settings.model_fields.items():
+        choices = known.validation_alias.choices if isinstance(known.validation_alias, AliasChoices) else []
+        names = [str(one) for one in choices] or [f"{PREFIX}{name.upper()}"]
+        if field in {name, *names}:
+            also = f" (or {', '.join(names[1:])})" if names[1:] else ""
+            return ".".join([names[0], *inside]) + also
+    return ".".join([field, *inside])
 
 
 KNOWN_SECRETS = frozenset(

@@ -42,7 +42,7 @@ def run(work: Coroutine[Any, Any, Result]) -> Result:
     except DatabaseUnavailable as fault:
         fail(f"DATABASE_URL: the database cannot be asked: {fault.reason}", 1)
     except RowsRejected as fault:
-        fail(f"the database refuses a value: {fault.reason}", 1)
+        fail(f"DATABASE_URL: the database refuses a value: {fault.reason}", 1)
     except SchemaChanged as changed:
         fail(str(changed), 1)
 

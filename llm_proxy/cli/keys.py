@@ -19,6 +19,7 @@ from llm_proxy.admission import announce
 from llm_proxy.cli.keys_table import table
 from llm_proxy.cli.nearby import console, settings
 from llm_proxy.cli.served import warn_of_unserved
+from llm_proxy.database import DatabaseUnavailable
 from llm_proxy.errors import Refused
 from llm_proxy.identity import Actor, Deed, Registry, Rulings
 from llm_proxy.identity.caller import Period
@@ -274,5 +275,7 @@ def _run(do: Callable[[Registry, Rulings], Awaitable[Any]]) -> Any:  # noqa: ANN
     try:
         return asyncio.run(connected())
     except Refused as refused:
-        click.echo(f"llm-proxy: {refused.message}", err=True)
+        why = refused.__cause__
+        reason = f" DATABASE_URL: {why.reason}." if isinstance(why, DatabaseUnavailable) else ""
+        click.echo(f"llm-proxy: {refused.message}{reason}", err=True)
         sys.exit(1)

@@ -12,7 +12,7 @@ import click
 from pydantic import ValidationError
 from rich.console import Console
 
-from llm_proxy.settings import PREFIX, Settings, load
+from llm_proxy.settings import PREFIX, Settings, faults_of, load
 from llm_proxy.stack import presence
 from llm_proxy.stack.ports import reached_at
 
@@ -43,8 +43,7 @@ def settings() -> Settings:
         }
         return load(**missing) if missing else found
     except ValidationError as wrong:
-        first = wrong.errors()[0]
-        click.echo(f"llm-proxy: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}", err=True)
+        click.echo(f"llm-proxy: {faults_of(wrong)[0]}", err=True)
         sys.exit(2)
 
 

@@ -21,7 +21,7 @@ from llm_proxy.app import Gateway, create_app
 from llm_proxy.background import Loop, spawn
 from llm_proxy.edge.waits import bound_waits, close_slow
 from llm_proxy.edge.wire import Connection
-from llm_proxy.settings import Settings, insecurities, load
+from llm_proxy.settings import Settings, faults_of, insecurities, load
 
 KEEP_ALIVE_S = 75
 HEADER_TIMEOUT_S = 10
@@ -72,8 +72,8 @@ def command(host: str | None, port: int | None, workers: int | None) -> None:
     try:
         settings = load(host=host, port=port, workers=workers)
     except ValidationError as wrong:
-        for error in wrong.errors():
-            click.echo(f"llm-proxy: {'.'.join(str(part) for part in error['loc'])}: {error['msg']}", err=True)
+        for fault in faults_of(wrong):
+            click.echo(f"llm-proxy: {fault}", err=True)
         sys.exit(2)
     faults = insecurities(settings)
     if faults:

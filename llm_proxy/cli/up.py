@@ -11,9 +11,11 @@ import click
 from pydantic import ValidationError
 
 from llm_proxy.cli.config import faults
+from llm_proxy.settings import faults_of
 from llm_proxy.stack import Missing, PartDied
 from llm_proxy.stack.launch import run
 from llm_proxy.stack.plan import Refused, Wishes
+from llm_proxy.store_urls import InvalidURL
 
 
 @click.command
@@ -60,8 +62,11 @@ def command(  # noqa: PLR0913 -- one argument an option
     try:
         run(wishes, os.environ, click.echo, faults)
     except ValidationError as wrong:
-        for error in wrong.errors():
-            click.echo(f"llm-proxy: {'.'.join(str(part) for part in error['loc'])}: {error['msg']}", err=True)
+        for fault in faults_of(wrong):
+            click.echo(f"llm-proxy: {fault}", err=True)
+        sys.exit(2)
+    except InvalidURL as fault:
+        click.echo(f"llm-proxy: {fault}", err=True)
         sys.exit(2)
     except (Refused, Missing, PartDied) as fault:
         click.echo(f"llm-proxy: {fault}", err=True)

@@ -16,8 +16,10 @@ from pathlib import Path
 
 from llm_proxy.sidecar.environment import environment
 from llm_proxy.sidecar.verify_environment import EXIT_REFUSED, is_refused
+from llm_proxy.store_urls import InvalidURL, checked, postgres_url, redis_url
 
 CONFIG, PORT = 2, 3
+STORES = {"CACHE_REDIS_URL": redis_url, "LLM_CALLS_DATABASE_URL": postgres_url}
 INCLUDED = re.compile(r"^include:[ \t]*\n((?:[ \t]*-.*\n?)+)", re.MULTILINE)
 
 
@@ -44,6 +46,12 @@ def main(words: list[str] | None = None) -> int:
     key = os.environ.get("LITELLM_MASTER_KEY", "")
     if not key:
         return _refuse(CONFIG, "LITELLM_MASTER_KEY is not set: the gateway's key at this sidecar")
+    try:
+        for name, read in STORES.items():
+            if os.environ.get(name):
+                os.environ[name] = checked(name, os.environ[name], read)
+    except InvalidURL as fault:
+        return _refuse(CONFIG, str(fault))
     clean = environment(os.environ, text)
     os.environ.clear()
     os.environ.update(clean)

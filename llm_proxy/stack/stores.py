@@ -15,11 +15,14 @@ from llm_proxy.stack.ports import free_port
 from llm_proxy.stack.postgres import postgres, postgres_url
 from llm_proxy.stack.surroundings import Surroundings
 from llm_proxy.stack.valkey import Purpose, valkey, valkey_url
+from llm_proxy.store_urls import checked, redis_url
+from llm_proxy.store_urls import postgres_url as postgres_address
 
 DATABASE = ("LLM_PROXY__DATABASE_URL", "DATABASE_URL")
 LIMITS = ("LLM_PROXY__LIMITS_REDIS_URL", "LIMITS_REDIS_URL", "REDIS_URL")
 CALLS_ROLE = "llm_proxy_sidecar"
 CACHE = ("CACHE_REDIS_URL", "REDIS_URL")
+CALLS = ("LLM_CALLS_DATABASE_URL",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +67,12 @@ class Stores:
 
 
 def choose(given: Surroundings, *, embedded: bool = True) -> Stores:
-    """The operator's own stores where named; elsewhere embedded ones on free ports, or none at all."""
-    own, limits, cache = (given.first(*names) for names in (DATABASE, LIMITS, CACHE))
+    """The operator's own stores where named; elsewhere embedded ones on free ports, or none at all.
+
+    Raises `InvalidURL` naming the variable.
+    """
+    own = _named(given, DATABASE, postgres_address)
+    limits, cache = (_named(given, names, redis_url) for names in (LIMITS, CACHE))
     database = _store(own, embedded, postgres_url, given.names.get(POSTGRES_PASSWORD, ""))
     return Stores(
         database,
@@ -75,9 +82,14 @@ def choose(given: Surroundings, *, embedded: bool = True) -> Stores:
     )
 
 
+def _named(given: Surroundings, names: tuple[str, ...], read: Callable[[str], str]) -> str | None:
+    name = next((one for one in names if one in given.names), None)
+    return checked(name, given.names[name], read) if name is not None else None
+
+
 def _calls(database: Store, given: Surroundings) -> Store:
     if not database.port:
-        return Store(given.first("LLM_CALLS_DATABASE_URL") or database.url)
+        return Store(_named(given, CALLS, postgres_address) or database.url)
     password = secrets.token_hex(16)
     return Store(postgres_url(database.port, password, CALLS_ROLE), database.port, password)
 

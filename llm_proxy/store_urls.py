@@ -1,0 +1,253 @@
+"""Addresses of stores and sidecars, as operators write them -> ones every later reader reads the same way.
+
+Pure. Invariants: what is returned has user and password percent-encoded; a password that was not is taken as
+it stands where the address can be read in one way only; a refusal holds no part of what was given.
+Sources: RFC 3986; https://www.postgresql.org/docs/18/libpq-connect.html#LIBPQ-CONNSTRING-URIS.
+"""
+
+import re
+from collections.abc import Callable
+from urllib.parse import quote, unquote
+
+_ENCODE = "percent-encode /, #, ?, @, : and % in its user and password"
+_USER = re.compile(r"[^/?#@:\[\]]*")
+_PLACE = re.compile(r"(?P<hosts>[^/?#]*)(?:/(?P<path>[^/?#]*))?(?:\?(?P<query>[^?#]*))?")
+_SOCKET = re.compile(r"(?P<path>/[^?#]*)(?:\?(?P<query>[^?#]*))?")
+_HOST = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%a-z]+\]|(?:[\w.~-]|%[0-9A-Fa-f]{2})+)?(?::(?P<port>.*))?")
+_ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
+_PORT = re.compile(r"0*[1-9][0-9]{0,4}", re.ASCII)
+_PORTS = re.compile(r"0*([1-9][0-9]{0,4})(?:-0*([1-9][0-9]{0,4}))?", re.ASCII)
+_LARGEST_PORT = 65_535
+_MOST_PORTS = 1024
+
+_SSLMODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
+_POSTGRES_KNOWS = frozenset(
+    [
+        "host",
+        "port",
+        "dbname",
+        "database",
+        "user",
+        "password",
+        "passfile",
+        "service",
+        "servicefile",
+        "krbsrvname",
+        "gsslib",
+        "sslmode",
+        "sslcert",
+        "sslkey",
+        "sslrootcert",
+        "sslcrl",
+        "sslpassword",
+        "sslnegotiation",
+        "ssl_min_protocol_version",
+        "ssl_max_protocol_version",
+        "target_session_attrs",
+        "application_name",
+        "search_path",
+        "options",
+        "role",
+        "work_mem",
+        "jit",
+        "timezone",
+        "datestyle",
+        "statement_timeout",
+        "lock_timeout",
+        "idle_session_timeout",
+        "idle_in_transaction_session_timeout",
+        "tcp_keepalives_idle",
+        "tcp_keepalives_interval",
+        "tcp_keepalives_count",
+        "tcp_user_timeout",
+        "client_min_messages",
+        "default_transaction_read_only",
+        "client_connection_check_interval",
+    ]
+)
+_REDIS_KNOWS = frozenset(
+    [
+        "db",
+        "username",
+        "password",
+        "protocol",
+        "client_name",
+        "encoding",
+        "decode_responses",
+        "max_connections",
+        "timeout",
+        "health_check_interval",
+        "retry_on_timeout",
+        "socket_timeout",
+        "socket_connect_timeout",
+        "socket_keepalive",
+        "ssl_cert_reqs",
+        "ssl_ca_certs",
+        "ssl_certfile",
+        "ssl_keyfile",
+        "ssl_check_hostname",
+    ]
+)
+
+Judge = Callable[[str], None]
+
+
+class InvalidURL(ValueError):  # noqa: N818 -- errors are named for the state they report
+    """An address nobody can use; the message says why, and holds no part of it."""
+
+
+def postgres_url(text: str) -> str:
+    """A checked address of a Postgres database; raises `InvalidURL`."""
+    _, scheme, rest = _scheme(
+        text, ("postgresql", "postgres"), "postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
+    )
+    return f"{scheme}://{_encoded(rest, _judge_postgres)}"
+
+
+def redis_url(text: str) -> str:
+    """A checked address of a Redis or Valkey; raises `InvalidURL`."""
+    _, scheme, rest = _scheme(text, ("redis", "rediss", "unix"), "redis://USER:PASSWORD@HOST:PORT/NUMBER")
+    return f"{scheme}://{_encoded(rest, _judge_socket if scheme == 'unix' else _judge_redis)}"
+
+
+def http_url(text: str) -> str:
+    """A checked address of an HTTP server, its port perhaps a range; raises `InvalidURL`."""
+    whole, _, rest = _scheme(text, ("http", "https"), "http://HOST:PORT")
+    place = re.split("[/?#]", rest, maxsplit=1)[0]
+    if "@" in rest:
+        raise InvalidURL("it holds an @: a user or password would never be sent")
+    host = _HOST.fullmatch(place)
+    if host is None or not host["host"]:
+        raise InvalidURL("it names no host")
+    if host["port"] is not None:
+        _judge_ports(host["port"])
+    return whole
+
+
+def checked(name: str, text: str, read: Callable[[str], str]) -> str:
+    """The address under this name, as `read` returns it; raises `InvalidURL` that begins with the name."""
+    try:
+        return read(text)
+    except InvalidURL as fault:
+        raise InvalidURL(f"{name}: {fault}") from None
+
+
+def _scheme(text: str, known: tuple[str, ...], form: str) -> tuple[str, str, str]:
+    whole = text.strip()
+    scheme, separator, rest = whole.partition("://")
+    if not separator:
+        raise InvalidURL(f"it is no address of the form {form}")
+    if scheme.lower() not in known:
+        raise InvalidURL(f"its scheme is none of {', '.join(known)}; write {form}")
+    return f"{scheme.lower()}://{rest}", scheme.lower(), rest
+
+
+def _encoded(rest: str, judge: Judge) -> str:
+    """What follows the scheme, its user and password percent-encoded."""
+    readings: list[str] = []
+    reason = InvalidURL(_ENCODE)
+    for at in (None, *(found.start() for found in re.finditer("@", rest))):
+        user, colon, password = (rest[:at] if at is not None else "").partition(":")
+        place = rest if at is None else rest[at + 1 :]
+        try:
+            judge(place)
+        except InvalidURL as fault:
+            reason = fault
+            continue
+        if _USER.fullmatch(user):
+            who = f"{_once(user)}:{_once(password)}@" if colon else f"{_once(user)}@"
+            readings.append(place if at is None else f"{who}{place}")
+    if not readings:
+        raise reason
+    if len(readings) > 1:
+        raise InvalidURL(f"it can be read in more than one way: {_ENCODE}")
+    return readings[0]
+
+
+def _once(text: str) -> str:
+    """The text percent-encoded, whether it was or not; raises `InvalidURL` when nobody can tell."""
+    escapes = len(_ESCAPE.findall(text))
+    if escapes and escapes < text.count("%"):
+        raise InvalidURL(f"some of its % are escapes and some are not: {_ENCODE}")
+    try:
+        plain = unquote(text, errors="strict") if escapes else text
+    except UnicodeDecodeError:
+        raise InvalidURL("its user or password is no UTF-8 once decoded") from None
+    if "\0" in plain:
+        raise InvalidURL("its user or password holds a NUL")
+    try:
+        return quote(plain, safe="")
+    except UnicodeEncodeError:
+        raise InvalidURL("its user or password is no UTF-8") from None
+
+
+def _judge_postgres(place: str) -> None:
+    query = _query(found := _place(place), _POSTGRES_KNOWS)
+    if query.get("sslmode", "prefer") not in _SSLMODES:
+        raise InvalidURL(f"its sslmode is none of {', '.join(sorted(_SSLMODES))}")
+    if (port := query.get("port")) is not None:
+        _judge_port(port)
+    if not found["hosts"] and query.get("host"):
+        return
+    for one in found["hosts"].split(","):
+        _judge_host(one)
+
+
+def _judge_redis(place: str) -> None:
+    query = _query(found := _place(place), _REDIS_KNOWS)
+    _judge_host(found["hosts"])
+    for number in (found["path"], query.get("db")):
+        if number and not (number.isascii() and number.isdecimal() and len(number) < 6):
+            raise InvalidURL("its database is no number")
+
+
+def _judge_socket(place: str) -> None:
+    found = _SOCKET.fullmatch(place)
+    if found is None:
+        raise InvalidURL("it names no path of a socket")
+    _query(found, _REDIS_KNOWS)
+
+
+def _place(place: str) -> "re.Match[str]":
+    found = _PLACE.fullmatch(place)
+    if found is None:
+        raise InvalidURL(f"what follows its host is not understood: {_ENCODE}")
+    return found
+
+
+def _judge_host(text: str) -> None:
+    found = _HOST.fullmatch(text)
+    if found is None:
+        raise InvalidURL(f"its host is no name and no address: {_ENCODE}")
+    if not found["host"]:
+        raise InvalidURL("it names no host")
+    if found["port"] is not None:
+        _judge_port(found["port"])
+
+
+def _judge_port(text: str) -> None:
+    if not _PORT.fullmatch(text) or int(text) > _LARGEST_PORT:
+        raise InvalidURL(f"its port is no number from 1 to {_LARGEST_PORT}")
+
+
+def _judge_ports(text: str) -> None:
+    found = _PORTS.fullmatch(text)
+    first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if not 1 <= first <= last <= _LARGEST_PORT or last - first >= _MOST_PORTS:
+        raise InvalidURL(
+            f"its port is no number from 1 to {_LARGEST_PORT}, nor a range of at most {_MOST_PORTS} of them"
+        )
+
+
+def _query(found: "re.Match[str]", known: frozenset[str]) -> dict[str, str]:
+    said: dict[str, str] = {}
+    for number, pair in enumerate((found["query"] or "").split("&"), 1):
+        name, equals, value = pair.partition("=")
+        if not pair and found["query"] in {None, ""}:
+            break
+        if not equals or not value:
+            raise InvalidURL(f"parameter {number} after its ? has no value: {_ENCODE}")
+        if name.lower() not in known and "." not in name:
+            raise InvalidURL(f"parameter {number} after its ? is not known")
+        said[name.lower()] = unquote(value)
+    return said

@@ -1,0 +1,127 @@
+"""Commands given a wrong address of a store, or one that refuses them: one line, and no secret in it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from llm_proxy import schema
+from llm_proxy.stack.programs import sidecar_python
+
+SECRET = "S3cretPart"
+COMMANDS = [
+    ["migrate"],
+    ["usage"],
+    ["requests"],
+    ["reconcile"],
+    ["keys", "list"],
+    ["models"],
+    ["serve"],
+    ["up", "--state", "state"],
+]
+CONFIG = Path(__file__).parents[2] / "litellm-config.yaml"
+
+
+def run(folder: Path, *words: str, **names: str) -> subprocess.CompletedProcess[str]:
+    """A command in an empty folder that is given these names and no other."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    return subprocess.run(
+        [sys.executable, "-m", "llm_proxy", *words],
+        cwd=folder,
+        env={**kept, "LLM_PROXY__ENVIRONMENT": "development", **names},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def one_line(done: subprocess.CompletedProcess[str]) -> str:
+    """What was said, in one line; nothing of the secret and no traceback anywhere."""
+    assert SECRET not in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    [line] = [one for one in done.stderr.splitlines() if one]
+    return line
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("LLM_PROXY__DATABASE_URL", f"postgresql://app:1{SECRET}/Other@host:{SECRET}/x"),
+        ("DATABASE_URL", f"sqlite:///{SECRET}.db"),
+        ("REDIS_URL", f"redis://:{SECRET}@host:{SECRET}/0"),
+        ("LLM_PROXY__LITELLM_PROXY_URL", f"http://user:{SECRET}@host:4000"),
+        ("LLM_PROXY__DEADLINES", f"{{{SECRET}"),
+    ],
+)
+def test_a_wrong_address_is_named_and_not_shown(
+    tmp_path: Path, words: list[str], name: str, url: str
+) -> None:
+    """By every command, with exit code 2."""
+    done = run(tmp_path, *words, **{name: url})
+    assert name in one_line(done)
+    assert done.returncode == 2
+
+
+@pytest.mark.parametrize("name", ["CACHE_REDIS_URL", "LLM_CALLS_DATABASE_URL"])
+def test_a_wrong_address_only_a_sidecar_reads_is_named_and_not_shown(tmp_path: Path, name: str) -> None:
+    """By the stack, and by a sidecar alone."""
+    url = f"redis://:{SECRET}@host:{SECRET}"
+    there = {"DATABASE_URL": "postgresql://app@127.0.0.1:1/app"}
+    done = run(tmp_path, "up", "--state", "state", **there, **{name: url})
+    assert (done.returncode, name in one_line(done)) == (2, True)
+    words = ["sidecar", "--config", str(CONFIG), "--port", "0"]
+    python = {"LLM_PROXY_SIDECAR_PYTHON": str(sidecar_python())}
+    done = run(tmp_path, *words, LITELLM_MASTER_KEY="sk-x", **python, **{name: url})
+    assert (done.returncode, name in one_line(done)) == (2, True)
+
+
+@pytest.mark.parametrize("words", COMMANDS[:5], ids=" ".join)
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("password", "user or password"),
+        ("database", "no database of this name"),
+        ("host", "host is not found"),
+        ("port", "nothing listens"),
+        ("tls", "the connection failed"),
+    ],
+)
+def test_a_database_that_refuses_says_why(
+    postgres_url: str, tmp_path: Path, words: list[str], change: str, reason: str
+) -> None:
+    """Of all that its own message says, the secret is not told."""
+    at = urlsplit(postgres_url)
+    changed = {
+        "password": at._replace(netloc=f"llm_proxy:{SECRET}@{at.hostname}:{at.port}"),
+        "database": at._replace(path=f"/{SECRET}"),
+        "host": at._replace(netloc=f"{at.netloc.rpartition('@')[0]}@{SECRET}.invalid"),
+        "port": at._replace(netloc=f"llm_proxy:{SECRET}@127.0.0.1:1"),
+        "tls": at._replace(query="sslmode=require"),
+    }[change].geturl()
+    done = run(tmp_path, *words, DATABASE_URL=changed)
+    assert done.returncode == 1
+    line = one_line(done)
+    assert "DATABASE_URL" in line
+    assert reason in line
+
+
+async def test_a_password_of_every_character_opens_the_database(database_url: str, tmp_path: Path) -> None:
+    """As it stands, without being percent-encoded."""
+    role, password = f"odd_{uuid4().hex[:8]}", "a/b#c?d@e:f%g h"
+    await schema.migrate(database_url)
+    connection = await asyncpg.connect(database_url)
+    try:
+        await connection.execute(f"CREATE ROLE {role} LOGIN SUPERUSER PASSWORD '{password}'")
+        place = database_url.rpartition("@")[2]
+        done = run(tmp_path, "keys", "list", "--json", DATABASE_URL=f"postgresql://{role}:{password}@{place}")
+        assert (done.returncode, done.stdout.strip()) == (0, "[]")
+        await connection.execute(f"DROP ROLE {role}")
+    finally:
+        await connection.close()
