@@ -124,7 +124,9 @@ def _links() -> Iterator[Attack]:
     for url in (
         "http://169.254.169.254/latest/meta-data/", "http://127.0.0.1:6379/", "http://2130706433/",
         "http://[::ffff:10.0.0.1]/", "http://metadata.google.internal/", "file:///etc/passwd",
-        "gopher://127.0.0.1:6379/_FLUSHALL", "http://example.com@127.0.0.1/",
+        "gopher://127.0.0.1:6379/_FLUSHALL", "http://example.com@127.0.0.1/", "ht\ntp://169.254.169.254/",
+        "http://\uff11\uff16\uff19.254.169.254/", "http://\u2460\u2461\u2466.0.0.1/", "http://127\u30020\u30020.1/",
+        "http://[64:ff9b::7f00:1]/", "http://[::127.0.0.1]/", "http://vault.default.svc/",
     ):  # fmt: skip
         parts = [{"type": "image_url", "image_url": {"url": url}}]
         body = _chat(messages=[{"role": "user", "content": parts}])
@@ -151,6 +153,9 @@ def _framing() -> Iterator[Attack]:
     for found in (*NOT_HTTP, *TWO_READINGS):
         raw = cast("bytes", found.values[0])
         yield Attack(family, str(found.id), raw + INNER, _is(400, 431, 0))
+    for expected in ("100-continue, x", "100-continue;q=1", "200-ok", "100-continue\r\nExpect: x"):
+        raw = request(more=f"Expect: {expected}\r\n".encode(), auth=b"", body=INNER)
+        yield Attack(family, f"Expect: {expected!r}", raw + INNER, _is(417))
 
 
 def _costly() -> Iterator[Attack]:
@@ -192,4 +197,6 @@ def _paths() -> Iterator[Attack]:
         "/v1/models/..%2f..%2fconfig", "/./v1/chat/completions", "/v1/chat/completions%00",
     ):  # fmt: skip
         yield Attack(family, path, request(path.encode(), body=BODY), _is(400, 404, 405))
+    for path in ("/%61dmin/keys", "/admin/%6beys", "/admin%2fkeys", "/%76%31/models"):
+        yield Attack(family, path, request(path.encode(), method=b"GET", body=b""), _is(404))
     yield Attack(family, "GET on a door that takes POST", request(CHAT, method=b"GET"), _is(405))

@@ -1,30 +1,66 @@
 """Links in a request that somebody behind us would fetch: images, files, videos, tool servers.
 
-Pure. Invariants: a link is read as the strictest reader would; one that names this machine or a private
-network, by address or by a name that only such networks have, is refused before anything is forwarded. What
-a public name resolves to is not asked here: that is for the sidecar's network to forbid.
-Source: RFC 3986; RFC 6890 and RFC 6761 (special addresses and names); inet_aton(3) for old spellings.
+Pure. Invariants: a link is read as the most obliging client would read it; one that names this machine or a
+private network, by address or by a name that only such networks have, is refused before anything is
+forwarded. What a public name resolves to is not asked here: the sidecar's network must forbid that.
+Source: WHATWG URL (tabs and line ends, backslashes); UTS 46 (host names); RFC 6890 and RFC 6761 (special
+addresses and names); RFC 4291, 6052, 3056, 5214 (IPv4 within IPv6); inet_aton(3) for old spellings.
 """
 
 import ipaddress
 import re
 import socket
+import unicodedata
 from collections.abc import Iterator
 from typing import cast
 from urllib.parse import unquote, urlsplit
 
+from idna import IDNAError, uts46_remap
+
 from llm_proxy.errors import BadRequest
 from llm_proxy.upstream.shape import Json, as_objects
 
-_SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]*):", re.ASCII)
+_SKIPPED = r"[\s\x00-\x20\x7f-\xa0\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]*"
+_SCHEME = re.compile(_SKIPPED + r"([A-Za-z](?:[\t\r\n]*[A-Za-z0-9+.-]){0,63})[\t\r\n]*:")
+_UNFINISHED = re.compile(_SKIPPED + r"(?:[A-Za-z](?:[\t\r\n]*[A-Za-z0-9+.-]){0,63})?[\t\r\n]*")
+_HEAD_CHARS, _MAX_URL_CHARS = 4096, 16_384
+"""Where a scheme must have ended; the longest link that is fetched."""
+_NO_SCHEME = re.compile(_SKIPPED + r"[/\\][\t\r\n]*[/\\]")
 _FETCHED = frozenset({"http", "https"})
 _NOT_FETCHED = frozenset({"data", "gs", "s3"})
 """Inline, or an object store the provider reads with its own credentials."""
 
 _STRANGE = re.compile(r"[\\\x00-\x1f\x7f]")
-_OLD_ADDRESS = re.compile(r"(?:0[xX][0-9A-Fa-f]*|[0-9]+)(?:\.(?:0[xX][0-9A-Fa-f]*|[0-9]+)){0,3}", re.ASCII)
-_LOCAL_NAMES = ("localhost", "local", "internal", "intranet", "lan", "home", "corp", "arpa", "test", "onion")
-_DEPTH = 6
+_NAME = re.compile(r"[\w-]+(?:\.[\w-]+)*")
+_OLD_ADDRESS = re.compile(r"(?:0[xX][0-9A-Fa-f]*|[0-9]+)(?:\.(?:0[xX][0-9A-Fa-f]*|[0-9]+))*", re.ASCII)
+_LOCAL_NAMES = frozenset(
+    {
+        "localhost", "localdomain", "local", "internal", "intranet", "intra", "intern", "private", "priv",
+        "lan",
+        "home", "corp", "domain", "workgroup", "router", "arpa", "test", "invalid", "onion", "alt", "i2p",
+        "svc", "pod", "cluster", "default", "kube-system", "consul", "nomad", "docker", "mesh", "node",
+        "service",
+    }
+)  # fmt: skip
+"""Last labels of names that only private networks have; `arpa` for `home.arpa`, `default` for a namespace."""
+_PUBLIC_IPV6 = ipaddress.IPv6Network("2000::/3")
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_PLATFORM = ipaddress.IPv4Address("168.63.129.16")
+"""Azure's, reachable from its machines alone."""
+_TEXTS = frozenset(
+    {
+        "messages", "tools", "functions", "prompt", "suffix", "stop", "metadata", "user", "model",
+        "prediction",
+        "response_format", "tool_choice", "reasoning", "input",
+    }
+)  # fmt: skip
+"""Top-level fields that are looked at elsewhere, or whose text nobody fetches."""
+_OF_TEXTS = frozenset({"text"})
+_OF_FUNCTIONS = frozenset({"function", "name", "description", "parameters", "input_schema"})
+_MEDIA = frozenset({"audio", "images", "image_url", "video_url", "audio_url", "files", "file", "videos"})
+"""Of a message, beside its content."""
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def refuse_private(body: Json) -> None:
@@ -38,64 +74,122 @@ def refuse_private(body: Json) -> None:
 def _links(body: Json) -> Iterator[tuple[str, str]]:
     """Every text that may be a link, with the field it stands in."""
     for number, message in enumerate(as_objects(body.get("messages"))):
-        content = message.get("content")
-        if isinstance(content, str):
-            continue
-        for at, part in enumerate(as_objects(content)):
-            if part.get("type") != "text":
-                yield from _texts(part, f"messages[{number}].content[{at}]", _DEPTH)
+        where = f"messages[{number}]"
+        if not isinstance(content := message.get("content"), str):
+            for at, part in enumerate(as_objects(content)):
+                yield from _texts(_without(part, "text", _OF_TEXTS), f"{where}.content[{at}]")
+        if not _MEDIA.isdisjoint(message):
+            for name in _MEDIA & message.keys():
+                yield from _texts(message[name], f"{where}.{name}")
     for number, tool in enumerate(as_objects(body.get("tools"))):
-        if tool.get("type", "function") != "function":
-            yield from _texts(tool, f"tools[{number}]", _DEPTH)
+        yield from _texts(_without(tool, "function", _OF_FUNCTIONS), f"tools[{number}]")
+    for at, one in enumerate(as_objects(body.get("input"))):
+        yield from _texts(one, f"input[{at}]")
+    for name, value in body.items():
+        if name not in _TEXTS and (not isinstance(value, str) or name.endswith(("url", "uri"))):
+            yield from _texts(value, name)
 
 
-def _texts(value: object, where: str, depth: int) -> Iterator[tuple[str, str]]:
+def _without(part: Json, kind: str, names: frozenset[str]) -> Json:
+    """The part; one of that kind without what nobody fetches under these names."""
+    if part.get("type", kind) != kind:
+        return part
+    return {name: value for name, value in part.items() if name not in names}
+
+
+def _texts(value: object, where: str) -> Iterator[tuple[str, str]]:
     if isinstance(value, str):
         yield where, value
-    elif depth and isinstance(value, dict):
+    elif isinstance(value, dict):
         for name, inner in cast("Json", value).items():
-            yield from _texts(inner, f"{where}.{name}", depth - 1)
-    elif depth and isinstance(value, list):
+            yield from _texts(inner, f"{where}.{name}")
+    elif isinstance(value, list):
         for at, inner in enumerate(cast("list[object]", value)):
-            yield from _texts(inner, f"{where}[{at}]", depth - 1)
+            yield from _texts(inner, f"{where}[{at}]")
 
 
 def _fault(text: str) -> str | None:
     """What is wrong with a text as a link; None for a good link and for what is none."""
-    found = _SCHEME.match(text)
+    head = text[:_HEAD_CHARS] if text.isascii() else unicodedata.normalize("NFKC", text[:_HEAD_CHARS])
+    found = _SCHEME.match(head)
     if found is None:
-        return "not a whole URL" if text.lstrip().startswith("//") else None
-    scheme = found[1].lower()
+        unfinished = len(text) > _HEAD_CHARS and _UNFINISHED.fullmatch(head)
+        return "not a whole URL" if unfinished or _NO_SCHEME.match(head) else None
+    scheme = re.sub(r"[\t\r\n]", "", found[1]).lower()
     if scheme in _NOT_FETCHED:
         return None
     if scheme not in _FETCHED:
-        return "only `https`, `http` and `data` URLs are read" if "://" in text or scheme == "file" else None
+        return "only `https`, `http` and `data` URLs are read" if "://" in head or scheme == "file" else None
+    if len(text) > _MAX_URL_CHARS or found.start(1) != len(head) - len(head.lstrip()):
+        return "not a plain URL"
+    return _host_fault((head + text[_HEAD_CHARS:]).strip())
+
+
+def _host_fault(link: str) -> str | None:
+    """What is wrong with a link that is fetched."""
     try:
-        parts = urlsplit(text.strip())
-        host = unquote(parts.hostname or "").rstrip(".").lower()
+        parts = urlsplit(link)
         _ = parts.port
+        host = _mapped(parts.hostname or "")
     except ValueError:
         return "not a URL"
-    if _STRANGE.search(text) or _STRANGE.search(host) or "@" in parts.netloc or " " in host or not host:
+    if _STRANGE.search(link) or "@" in parts.netloc or ("[" in parts.netloc) != (":" in host):
         return "not a plain URL"
-    return "it leads into a private network" if _is_private(host) else None
+    return "it leads into a private network" if is_private(host) else None
 
 
-def _is_private(host: str) -> bool:
+def _mapped(host: str) -> str:
+    """A host as browsers and HTTP clients read it; raises `ValueError` for what none of them takes."""
+    host = unquote(host)
+    if ":" in host and "%" not in host:
+        return host
+    if not host.isascii():
+        try:
+            host = uts46_remap(host, std3_rules=False, transitional=False)
+        except IDNAError as none:
+            raise ValueError("no host name") from none
+        host = "".join(str(unicodedata.decimal(sign, sign)) for sign in host)
+    host = host.rstrip(".").lower()
+    if _NAME.fullmatch(host) is None:
+        raise ValueError("no host name")
+    return host
+
+
+def is_private(host: str) -> bool:
+    """Whether a host, mapped, is an address or a name of this machine or of a private network."""
     address = _address(host)
-    if address is not None:
-        inner = getattr(address, "ipv4_mapped", None) or getattr(address, "sixtofour", None) or address
-        return not (address.is_global and inner.is_global) or address.is_multicast
-    return "." not in host or host.rpartition(".")[2] in _LOCAL_NAMES
+    if address is None:
+        return "." not in host or host.rpartition(".")[2] in _LOCAL_NAMES
+    inner = _inner(address)
+    if inner is not None and (not inner.is_global or inner.is_multicast or inner == _PLATFORM):
+        return True
+    if isinstance(address, ipaddress.IPv6Address) and address not in _NAT64:
+        return address not in _PUBLIC_IPV6 or not address.is_global
+    return False
 
 
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The address a host is, in any spelling a resolver takes; None for a name."""
-    try:
-        return ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        pass
-    if _OLD_ADDRESS.fullmatch(host) is None:
+def _inner(address: Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address an address is, or leads to: mapped, compatible, translated, 6to4, ISATAP."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    if address.sixtofour is not None:
+        return address.sixtofour
+    upper = int(address) >> 32
+    embeds = upper in {0, 0xFFFF, 0xFFFF0000} or address in _NAT64 or upper & 0xFDFFFFFF == 0x5EFE
+    return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF) if embeds else None
+
+
+def _address(host: str) -> Address | None:
+    """The address a host is, in any spelling a resolver takes; None for a name.
+
+    What looks like one and is none is read as 0.0.0.0: a host that ends in a number is no name (WHATWG).
+    """
+    if ":" in host:
+        try:
+            return ipaddress.IPv6Address(host)
+        except ValueError:
+            return ipaddress.IPv4Address(0)
+    if _OLD_ADDRESS.fullmatch(host.rpartition(".")[2]) is None:
         return None
     try:
         return ipaddress.IPv4Address(socket.inet_aton(host))
