@@ -18,7 +18,11 @@ LIMITS = ("max_tokens", "max_input_tokens", "max_output_tokens")
 
 def models(router: Theirs) -> Json:
     """OpenAI's list of models: the groups and aliases by name."""
-    data = [{"id": name, "object": "model", "created": 0, "owned_by": "llm-proxy"} for name in _names(router)]
+    data = [
+        {"id": name, "object": "model", "created": 0, "owned_by": "llm-proxy"}
+        for name in _names(router)
+        if not _hidden(router, name)
+    ]
     return {"object": "list", "data": data}
 
 
@@ -30,7 +34,7 @@ def catalog(router: Theirs, *, watched: bool = False) -> Json:
     for name in FALLBACKS:
         for rule in map(mapping, items(getattr(router, name, None))):
             for source, targets in rule.items():
-                rules.setdefault(source, []).extend(one for one in items(targets) if isinstance(one, str))
+                rules.setdefault(source, []).extend(_target(one) for one in items(targets))
     defaults = rules.pop("*", [])
     return {
         "watched": watched,
@@ -42,17 +46,24 @@ def catalog(router: Theirs, *, watched: bool = False) -> Json:
     }
 
 
+def _target(given: object) -> str:
+    """The name of a group that may stand among fields of its own."""
+    return str(mapping(given).get("model", given))
+
+
 def _names(router: Theirs) -> list[str]:
     if router is None:
         return []
     aliases = mapping(router.model_group_alias)
-    shown = [name for name, alias in aliases.items() if not mapping(alias).get("hidden")]
-    return list(dict.fromkeys([*(deployment["model_name"] for deployment in router.model_list), *shown]))
+    return list(dict.fromkeys([*(deployment["model_name"] for deployment in router.model_list), *aliases]))
+
+
+def _hidden(router: Theirs, name: str) -> bool:
+    return mapping(mapping(router.model_group_alias).get(name)).get("hidden") is True
 
 
 def _group(router: Theirs, name: str, fallbacks: list[str]) -> Json:
-    alias = mapping(router.model_group_alias).get(name, name)
-    target = mapping(alias).get("model", alias)
+    target = _target(mapping(router.model_group_alias).get(name, name))
     deployments = [_deployment(one) for one in router.model_list if one["model_name"] == target]
     mode = next((one.pop("mode") for one in [dict(d) for d in deployments] if one.get("mode")), None)
     for one in deployments:
@@ -60,6 +71,7 @@ def _group(router: Theirs, name: str, fallbacks: list[str]) -> Json:
     return {
         "name": name,
         "alias_of": target if target != name else None,
+        "hidden": _hidden(router, name),
         "mode": mode or "chat",
         "wildcard": "*" in name,
         "fallbacks": list(dict.fromkeys(fallbacks)),

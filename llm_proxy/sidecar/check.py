@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from llm_proxy.sidecar.effective import FALLBACKS, Broken, effective, served, unset
+from llm_proxy.sidecar.diversions import diversions
+from llm_proxy.sidecar.effective import FALLBACKS, Broken, Diverted, effective, served, unset
 from llm_proxy.sidecar.local_groups import crossings
 from llm_proxy.sidecar.shapes import Json, items, mapping
 
@@ -61,6 +62,8 @@ def check(raw: object, env: Mapping[str, str]) -> list[Finding]:
     """Everything found in a configuration, in the order of the file's sections."""
     try:
         effective(raw, env)
+    except Diverted:
+        pass  # each is a finding below
     except Broken as problem:
         return [Finding("", str(problem))]
     config = mapping(raw)
@@ -68,6 +71,7 @@ def check(raw: object, env: Mapping[str, str]) -> list[Finding]:
         lambda: _unknown("", config, known("top")),
         lambda: _deployments(config, env),
         lambda: _sections(config),
+        lambda: (Finding(where, what) for where, what in diversions(config)),
         lambda: _dangling(config),
         lambda: _crossing(config, env),
         lambda: _unset(config, env),

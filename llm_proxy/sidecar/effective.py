@@ -8,11 +8,13 @@ import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from llm_proxy.sidecar.diversions import diversions
 from llm_proxy.sidecar.environment import REFERENCE
 from llm_proxy.sidecar.requirements import DEFAULTS, FORCED, cache_in, observed, strategy
 from llm_proxy.sidecar.shapes import Json, items, mapping
 from llm_proxy.wildcards import covers
 
+ALIASES = "model_group_alias"
 FALLBACKS = ("fallbacks", "context_window_fallbacks", "content_policy_fallbacks")
 MAX_STARS = 3
 """In a group's name: LiteLLM matches names by backtracking, for seconds with four, for ever with more."""
@@ -21,6 +23,10 @@ SECTIONS = ("litellm_settings", "router_settings", "general_settings")
 
 class Broken(Exception):  # noqa: N818 -- errors are named for the state they report
     """The configuration cannot be served; the message says why in one line."""
+
+
+class Diverted(Broken):
+    """Something in it lets another model answer than the one a call was judged by; see `diversions`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +44,14 @@ class Effective:
 def effective(raw: object, env: Mapping[str, str]) -> Effective:
     """The configuration for LiteLLM; raises `Broken` when the file is not one."""
     config = copy.deepcopy(_checked(raw))
+    diverted = [f"{where}: {what}" for where, what in diversions(config)]
+    if diverted:
+        raise Diverted("; ".join(diverted))
     notes: list[str] = []
     config["model_list"] = _with_keys(config.get("model_list") or [], env, notes)
     for name in SECTIONS:
         config[name] = config.get(name) or {}
+    _tell_every_alias(config)
     groups = {deployment["model_name"] for deployment in config["model_list"]}
     _prune_names(config, groups, notes)
     _remove_database(config["general_settings"], notes)
@@ -97,19 +107,25 @@ def served(name: str, groups: Iterable[str]) -> bool:
     return any(covers(group, name) for group in groups)
 
 
+def _tell_every_alias(config: Json) -> None:
+    """An alias of `litellm_settings` is looked up behind the router's back; as the router's it is told."""
+    given = mapping(config["litellm_settings"].pop("model_alias_map", None))
+    if given:
+        router = config["router_settings"]
+        router[ALIASES] = {**given, **mapping(router.get(ALIASES))}
+
+
 def _prune_names(config: Json, groups: set[str], notes: list[str]) -> None:
-    known = set(groups)
-    for section, key in (("router_settings", "model_group_alias"), ("litellm_settings", "model_alias_map")):
-        aliases: Json = config[section].get(key) or {}
-        kept = {name: alias for name, alias in aliases.items() if served(_target(alias), groups)}
-        notes += [
-            f"left out alias {name}: {_target(a)} is not served"
-            for name, a in aliases.items()
-            if name not in kept
-        ]
-        known |= set(kept)
-        if aliases:
-            config[section][key] = kept
+    aliases: Json = config["router_settings"].get(ALIASES) or {}
+    kept = {name: alias for name, alias in aliases.items() if served(_target(alias), groups)}
+    notes += [
+        f"left out alias {name}: {_target(a)} is not served"
+        for name, a in aliases.items()
+        if name not in kept
+    ]
+    known = groups | set(kept)
+    if aliases:
+        config["router_settings"][ALIASES] = kept
     for section in ("router_settings", "litellm_settings"):
         for key in FALLBACKS:
             if config[section].get(key):

@@ -37,7 +37,11 @@ class Deployment:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One model group: the name callers use."""
+    """One model group: the name callers use.
+
+    Attributes:
+        hidden: It is served and not listed.
+    """
 
     name: str
     mode: str = "chat"
@@ -45,6 +49,7 @@ class Group:
     fallbacks: tuple[str, ...] = ()
     deployments: tuple[Deployment, ...] = ()
     alias_of: str | None = None
+    hidden: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,7 @@ class Catalog:
 
     def __post_init__(self) -> None:
         """Work out, once, what every call asks."""
-        names = tuple(name for name, group in self.groups.items() if not group.wildcard)
+        names = tuple(name for name, group in self.groups.items() if not group.wildcard and not group.hidden)
         object.__setattr__(self, "names", names)
 
     def group(self, name: str) -> Group | None:
@@ -149,6 +154,7 @@ def from_own(document: Json) -> Catalog:
             tuple(entry.get("fallbacks") or ()),
             deployments,
             entry.get("alias_of"),
+            entry.get("hidden") is True,
         )
     return replace(
         _catalog(groups, tuple(document.get("default_fallbacks") or ())),

@@ -36,6 +36,7 @@ def config(provider: Provider) -> Json:
         deployment("wide", "openai/wide", provider),
         deployment("solo", "openai/solo", provider),
         deployment("policed", "openai/policed", provider),
+        deployment("shadowed", "openai/never-asked", provider),
         deployment("lone", "openai/lone", provider, timeout=2, **alone),
         deployment("lone-anthropic", "anthropic/lone", provider, **alone),
         deployment("lone-gemini", "gemini/lone", provider, **alone),
@@ -56,11 +57,17 @@ def config(provider: Provider) -> Json:
             {"third": ["second"]},
         ],
         "context_window_fallbacks": [{"first": ["wide"]}],
-        "model_group_alias": {"nickname": "second", "gone": "keyless"},
+        "model_group_alias": {
+            "nickname": "second",
+            "gone": "keyless",
+            "veiled": {"model": "second", "hidden": True},
+            "shadowed": "second",
+        },
         "cooldown_time": 2,
         "model_group_retry_policy": {"policed": {"DefaultRetries": 2, "BadRequestErrorRetries": 2}},
     }
-    return {"model_list": families + others, "router_settings": rules}
+    aliases = {"model_alias_map": {"oldname": "second"}}
+    return {"model_list": families + others, "router_settings": rules, "litellm_settings": aliases}
 
 
 @pytest.fixture

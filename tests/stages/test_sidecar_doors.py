@@ -96,3 +96,15 @@ async def test_a_body_is_read_as_json_whatever_its_type_says(sidecar: Sidecar) -
     kind = "application/x-www-form-urlencoded"
     reply = await sidecar.post("/v1/chat/completions", body, **{"content-type": kind})
     assert reply.status == 200
+
+
+@pytest.mark.parametrize("name", ["nickname", "oldname", "veiled", "shadowed"])
+async def test_whoever_an_alias_stands_for_is_told_and_serves(sidecar: Sidecar, name: str) -> None:
+    """In whatever section it stands, hidden, or under a group's own name: the gateway judges its target."""
+    groups = {group["name"]: group for group in (await sidecar.get("/llmp/catalog")).json["groups"]}
+    assert groups[name]["alias_of"] == "second"
+    assert groups[name]["hidden"] is (name == "veiled")
+    answer = await sidecar.chat(name, f"alias-{name}")
+    assert (answer.status, answer.headers["x-litellm-model-id"]) == (200, "second")
+    listed = [model["id"] for model in (await sidecar.get("/v1/models")).json["data"]]
+    assert (name in listed) is (name != "veiled")

@@ -65,6 +65,14 @@ def test_what_litellm_refuses_is_one_line_and_exit_4(tmp_path: Path, free_port: 
     assert "LiteLLM did not start" in words.strip().splitlines()[-1]
 
 
+def test_what_would_divert_calls_does_not_start(tmp_path: Path, free_port: int) -> None:
+    """One line that names it."""
+    code, words = refused(tmp_path, "general_settings: {completion_model: dear}", free_port)
+    assert code == 2
+    assert "general_settings.completion_model: answers every such call with dear" in words
+    assert "Traceback" not in words
+
+
 def test_a_port_in_use_is_one_line_and_exit_3(tmp_path: Path) -> None:
     """At once, not after the start."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
