@@ -201,6 +201,8 @@ class Connection(asyncio.Protocol):
             self._raw(200, b"", "application/json")
         elif script.do == "not-sse":
             self._raw(200, b"<html><body>Sign in</body></html>", "text/html")
+        elif script.do == "raw":
+            self._raw(200, b"".join(script.writes()), "application/json")
         else:
             self.seen.told = script.counted and script.do != "error-in-200"
             self._raw(200, raw, "application/json")
@@ -221,7 +223,7 @@ class Connection(asyncio.Protocol):
             page = b"<html><body>Sign in</body></html>" if script.do == "not-sse" else b""
             self._raw(200, page, "text/html" if page else door.media)
             return
-        content, closing = door.frames(script, body, number)
+        content, closing = ([], script.writes()) if script.do == "raw" else door.frames(script, body, number)
         self._head(200, door.media)
         faulty = {"cut", "reset", "silence", "eof", "garbage", "half-frame", "error-in-200"}
         for frame in content[: script.after] if script.do in faulty else content:

@@ -9,14 +9,17 @@ cached, one error event; so does one with a frame that cannot be read, which Lit
 import json
 from importlib import import_module
 
-from llm_proxy.sidecar import gemini_streams, seams
+from llm_proxy.sidecar import gemini_streams, openai_wire, outcome, provider_http, seams
 from llm_proxy.sidecar.seams import Theirs
+from llm_proxy.sidecar.shapes import mapping
+from llm_proxy.sidecar.stated_failures import is_failed
 
 OUT_OF_THE_CACHE = "cached_response"
 
 
 def apply() -> None:
     """Patch the stream wrapper and the frame reader; before the first call."""
+    provider_http.apply()
     _end_only_when_finished()
     _skip_no_garbage()
     gemini_streams.apply()
@@ -29,6 +32,7 @@ def _end_only_when_finished() -> None:
     async def finish_if_finished(self: Theirs, *, cache_hit: bool) -> Theirs:
         if not self.sent_last_chunk and not _finished(self):
             self._log_stream_failure_and_raise(cut(self))
+        outcome.completed()
         return await finish(self, cache_hit=cache_hit)
 
     wrapper._finalize_completed_stream = finish_if_finished  # noqa: SLF001 -- the same
@@ -40,7 +44,8 @@ def _finished(stream: Theirs) -> bool:
     google = gemini_streams.finished(stream)
     if google is not None:
         return google
-    return stream.received_finish_reason is not None or stream.intermittent_finish_reason is not None
+    reason = stream.received_finish_reason or stream.intermittent_finish_reason
+    return bool(reason) and not is_failed(reason)
 
 
 def cut(stream: Theirs) -> Exception:
@@ -59,8 +64,12 @@ def _skip_no_garbage() -> None:
 
     def read_or_fail(str_line: str) -> Theirs:
         found = read(str_line)
-        if found is None and str_line.startswith("data:") and not _readable(str_line[5:].strip()):
+        if found is None and str_line[:5] != "data:" and not str_line.startswith("{"):
+            return found
+        if found is None and not _readable(str_line.removeprefix("data:").strip()):
             raise ValueError("a frame that is not JSON")
+        if "choices" in (frame := mapping(found)):
+            openai_wire.repair_frame(frame)
         return found
 
     frames._string_to_dict_parser = staticmethod(read_or_fail)  # noqa: SLF001 -- the same

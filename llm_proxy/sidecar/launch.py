@@ -27,7 +27,9 @@ from llm_proxy.sidecar import (
     round_robin,
     router_rules,
     seams,
+    translated_streams,
     tuning,
+    whole_answers,
 )
 from llm_proxy.sidecar.doors import Doors
 from llm_proxy.sidecar.effective import Broken, Effective, effective
@@ -89,6 +91,8 @@ async def _litellm(config: Path) -> AsyncGenerator[Effective]:
     _give(proxy.proxy_config, config, loaded)
     tuning.before_start()
     broken_streams.apply()
+    translated_streams.apply()
+    whole_answers.apply()
     cache_gate.apply()
     embedding_cache.apply()
     counted.apply()

@@ -12,13 +12,23 @@ import json
 from collections.abc import AsyncIterator
 from datetime import datetime
 
-from llm_proxy.sidecar import broken_streams, seams
+from llm_proxy.sidecar import broken_streams, openai_wire, provider_http, seams
+from llm_proxy.sidecar.event_stream import DONE
 from llm_proxy.sidecar.seams import Theirs
-from llm_proxy.sidecar.shapes import Json, items, mapping
+from llm_proxy.sidecar.shapes import Json, mapping
+from llm_proxy.sidecar.stated_failures import failure_in
 
 LANE = "_llmp_lane"
-PROVIDERS = frozenset({"openai", "azure"})
-OF_THE_SDK, OF_LITELLM = "AsyncStream", "OpenAIChatCompletionStreamingHandler"
+OF_THE_SDK = "AsyncStream"
+OF_LITELLM = frozenset(
+    {
+        "GroqChatCompletionStreamingHandler",
+        "MistralChatResponseIterator",
+        "OpenAIChatCompletionStreamingHandler",
+        "OpenRouterChatCompletionStreamingHandler",
+    }
+)
+"""Its readers of OpenAI's frames, whose changes `openai_wire` makes too."""
 DRAIN_S = 0.5
 TEXT_ONLY = frozenset({"content", "role", "refusal"})
 
@@ -57,9 +67,9 @@ def _lines(stream: Theirs) -> AsyncIterator[str] | None:
     """The lines of the provider's answer, when they are OpenAI's; None when LiteLLM must translate them."""
     source = stream.completion_stream
     lines: AsyncIterator[str] | None = None
-    if type(source).__name__ == OF_THE_SDK and stream.custom_llm_provider in PROVIDERS:
+    if type(source).__name__ == OF_THE_SDK:
         lines = source.response.aiter_lines()
-    elif type(source).__name__ == OF_LITELLM and not source.json_mode:
+    elif type(source).__name__ in OF_LITELLM and not source.json_mode:
         lines = source.streaming_response
     return lines
 
@@ -76,7 +86,9 @@ class Lane:
         included = mapping(asked.get("stream_options")).get("include_usage")
         self._wants_usage = bool(included) and not asked.get("_litellm_strip_stream_usage")
         self._texts: dict[int, Theirs] = {}
-        self._unfinished: set[int] = set()
+        self._begun: set[int] = set()
+        self._finished: set[int] = set()
+        self._repair = openai_wire.StreamRepair()
         self._ended = False
 
     async def step(self) -> Theirs:
@@ -86,21 +98,25 @@ class Lane:
             try:
                 frame = await self._next()
             except Exception as problem:  # noqa: BLE001 -- LiteLLM tells, logs and maps whatever it is
-                if self._unfinished or not stream.chunks:
+                if self._is_cut() or hasattr(problem, provider_http.STATED):
                     stream._log_stream_failure_and_raise(problem)  # noqa: SLF001 -- as its own loop does
                 frame = None
             if frame is not None:
                 return frame
-            if self._unfinished or not stream.chunks:
+            if self._is_cut():
                 stream._log_stream_failure_and_raise(broken_streams.cut(stream))  # noqa: SLF001 -- the same
             self._ended = stream.sent_last_chunk = True
         return await stream._finalize_completed_stream(cache_hit=False)  # noqa: SLF001 -- logs and caches
+
+    def _is_cut(self) -> bool:
+        """Whether the stream may not end here: a choice that has finished stays finished."""
+        return not self._finished or bool(self._begun - self._finished)
 
     async def _next(self) -> Frame | None:
         """The next frame to send on; None at the end."""
         async for line in self._lines:
             payload = line[5:].strip() if line.startswith("data:") else ""
-            if payload == "[DONE]":
+            if payload == DONE:
                 await self._drain()
                 return None
             chunk = self._read(payload) if payload else None
@@ -119,8 +135,12 @@ class Lane:
     def _read(self, payload: str) -> Json | None:
         """What the caller gets of one frame's data; None for nothing."""
         chunk = mapping(json.loads(payload))
-        if not chunk or chunk.get("error"):
+        if not chunk:
             raise ValueError("no chunk in a frame")
+        failure = failure_in(chunk)
+        if failure is not None:
+            provider_http.raise_stated(failure)
+        self._repair.frame(chunk)
         self._keep(chunk)
         usage = chunk.pop("usage", None)
         if usage:
@@ -138,27 +158,47 @@ class Lane:
 
     def _keep(self, chunk: Json) -> None:
         """Remember a frame for LiteLLM: text runs on in one chunk, anything else is a chunk of its own."""
-        choices = [mapping(one) for one in items(chunk.get("choices"))]
+        choices: list[Json] = chunk["choices"]
         for choice in choices:
-            at = choice.get("index", 0)
-            self._unfinished.add(at)
+            at = choice["index"]
+            self._begun.add(at)
             if choice.get("finish_reason") is not None:
-                self._unfinished.discard(at)
+                self._finished.add(at)
                 self._stream.received_finish_reason = choice["finish_reason"]
         if len(choices) == 1 and self._runs_on(choices[0]) and not chunk.get("usage"):
             return
         self._texts.clear()
-        made = self._stream.model_response_creator(chunk=chunk | {"model": self._stream.model})
+        made = self._made(chunk)
         self._stream.chunks.append(made)
         if len(choices) == 1 and not choices[0].get("finish_reason"):
-            self._texts[choices[0].get("index", 0)] = made
+            self._texts[choices[0]["index"]] = made
         if len(self._stream.chunks) == 1:
             self._stream.sent_first_chunk = True
             self._stream.logging_obj.update_completion_start_time(completion_start_time=datetime.now())  # noqa: DTZ005 -- LiteLLM's clock
 
+    def _made(self, chunk: Json) -> Theirs:
+        """LiteLLM's chunk of a frame; it has all that LiteLLM needs, even where it stumbles over the rest."""
+        create = self._stream.model_response_creator
+        try:
+            return create(chunk=chunk | {"model": self._stream.model})
+        except Exception:  # noqa: BLE001 -- a field that only the caller reads is no reason to fail
+            plain = [
+                {
+                    "index": choice["index"],
+                    "finish_reason": choice.get("finish_reason"),
+                    "delta": {
+                        "content": text if isinstance(text := choice["delta"].get("content"), str) else ""
+                    },
+                }
+                for choice in chunk["choices"]
+            ]
+            return create(
+                chunk={"id": str(chunk.get("id") or ""), "model": self._stream.model, "choices": plain}
+            )
+
     def _runs_on(self, choice: Json) -> bool:
         """Whether a choice is more text of one kept already; then it was added."""
-        delta, kept = mapping(choice.get("delta")), self._texts.get(choice.get("index", 0))
+        delta, kept = mapping(choice.get("delta")), self._texts.get(choice["index"])
         more: object = delta.get("content")
         if kept is None or not isinstance(more, str) or not delta.keys() <= TEXT_ONLY:
             return False

@@ -10,6 +10,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from llm_proxy.sidecar.shapes import Json
+
 _CURRENT: ContextVar["Outcome | None"] = ContextVar("outcome", default=None)
 MOST_TOLD = 16
 LONGEST_NAME = 100
@@ -43,10 +45,16 @@ class Outcome:
     Attributes:
         error: The error LiteLLM gave up with, before it became an HTTP answer.
         tried: The attempts, in order.
+        said: The last whole answer on OpenAI's wire, as the provider said it.
+        counted: Whether the last whole answer states its tokens; None while there was none.
+        complete: A stream came to the end its provider gave it.
     """
 
     error: BaseException | None = None
     tried: list[Attempt] = field(default_factory=list[Attempt])
+    said: Json | None = None
+    counted: bool | None = None
+    complete: bool = False
 
     def refused(self, error: BaseException) -> None:
         """Keep the answer's own error where no better one was seen."""
@@ -119,3 +127,22 @@ def failed(before: int, error: BaseException) -> Attempt | None:
     attempt = outcome.tried[-1]
     attempt.error = error
     return attempt
+
+
+def is_known() -> bool:
+    """Whether this runs for a request."""
+    return _CURRENT.get() is not None
+
+
+def answered(said: Json | None, *, counted: bool) -> None:
+    """Record a provider's whole answer to the request that is running."""
+    outcome = _CURRENT.get()
+    if outcome is not None:
+        outcome.said, outcome.counted = said, counted
+
+
+def completed() -> None:
+    """Record that the stream of the request that is running came to its provider's end."""
+    outcome = _CURRENT.get()
+    if outcome is not None:
+        outcome.complete = True

@@ -8,11 +8,10 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from llm_proxy.sidecar import provider_error, untranslatable
+from llm_proxy.sidecar import provider_error, untranslatable, whole_answers
 from llm_proxy.sidecar.asgi import Headers, Message, Receive, Scope, Send
 from llm_proxy.sidecar.outcome import Outcome
 from llm_proxy.sidecar.seams import Theirs
-from llm_proxy.sidecar.shapes import items, mapping
 
 ERROR_EVENT = b'data: {"error":'
 CUT: dict[str, Any] = {
@@ -39,24 +38,11 @@ async def relay(
     if hasattr(result, "body_iterator") or hasattr(result, "render"):
         await result(scope, receive, Outgoing(send, outcome))
         return
-    if hasattr(result, "model_dump_json"):
-        raw = result.model_dump_json().encode()
-    else:
-        _put_refusals_back(result)
-        raw = json.dumps(result, ensure_ascii=False, separators=(",", ":")).encode()
+    raw = whole_answers.rendered(result, outcome)
     headers: Headers = [*(pair for pair in head if pair[0] not in OURS), *outcome.headers()]
     headers += [(b"content-type", b"application/json"), (b"content-length", str(len(raw)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": raw})
-
-
-def _put_refusals_back(answer: object) -> None:
-    """LiteLLM moves a message's refusal among fields of its own."""
-    for choice in map(mapping, items(mapping(answer).get("choices"))):
-        message = mapping(choice.get("message"))
-        own = mapping(message.get("provider_specific_fields"))
-        if "refusal" in own:
-            message["refusal"] = own.pop("refusal")
 
 
 def _known_of(error: BaseException | None) -> Headers:

@@ -12,7 +12,14 @@ Theirs = Any
 """An object of LiteLLM's."""
 SEAMS: dict[str, tuple[str, ...]] = {
     "litellm": (
-        *("callbacks", "model_cost", "register_model", "get_llm_provider", "BadGatewayError"),
+        *(
+            "callbacks",
+            "model_cost",
+            "register_model",
+            "get_llm_provider",
+            "BadGatewayError",
+            "ModelResponse",
+        ),
         *("UnsupportedParamsError", "LlmProviders", "ProviderConfigManager"),
         *(
             "OpenAIGPTConfig",
@@ -38,7 +45,11 @@ SEAMS: dict[str, tuple[str, ...]] = {
         ),
     ),
     "litellm.proxy.common_request_processing": ("ProxyBaseLLMRequestProcessing",),
+    "litellm.litellm_core_utils.core_helpers": ("_FINISH_REASON_MAP",),
     "litellm.integrations.custom_logger": ("CustomLogger",),
+    "litellm.integrations.custom_guardrail": ("CustomGuardrail",),
+    "litellm.llms.base_llm.chat.transformation": ("BaseLLMException",),
+    "httpx": ("AsyncClient", "Request", "Response"),
     "litellm.litellm_core_utils.streaming_handler": ("CustomStreamWrapper",),
     "litellm.litellm_core_utils.streaming_chunk_builder_utils": ("ChunkProcessor",),
     "litellm.llms.ollama.chat.transformation": ("OllamaChatConfig",),
@@ -88,6 +99,18 @@ def request_processing() -> Theirs:
 def custom_logger() -> Theirs:
     """The base class of callbacks."""
     return import_module("litellm.integrations.custom_logger").CustomLogger
+
+
+@cache
+def guardrail() -> Theirs:
+    """The base class of guardrails."""
+    return import_module("litellm.integrations.custom_guardrail").CustomGuardrail
+
+
+def finish_reasons() -> dict[str, str]:
+    """Finish reasons of all providers, and what LiteLLM makes of them."""
+    found: dict[str, str] = import_module("litellm.litellm_core_utils.core_helpers")._FINISH_REASON_MAP  # noqa: SLF001 -- no setting adds to it
+    return found
 
 
 def stream_wrapper() -> Theirs:

@@ -10,13 +10,17 @@ from time import monotonic
 import orjson
 
 from llm_proxy.errors import ProviderFailed, UpstreamBroke
+from llm_proxy.upstream.estimate import estimated_usage
 from llm_proxy.upstream.frames import Frames, FrameTooLarge, strip
 from llm_proxy.upstream.nulls import restore
 from llm_proxy.upstream.reply import Served, Usage
 from llm_proxy.upstream.shape import as_object
-from llm_proxy.upstream.usage import COUNTED, read_usage
+from llm_proxy.upstream.usage import COUNTED, is_zero, read_usage
 from llm_proxy.upstream.watch import FOREVER, Watch
 from llm_proxy.upstream.wire import Connection
+
+OUR_MARK = b"x-llmp-attempts"
+"""A header that only our sidecar sends."""
 
 
 def broke_off() -> UpstreamBroke:
@@ -27,7 +31,16 @@ def broke_off() -> UpstreamBroke:
 class Answer:
     """A reply of a sidecar; see `Reply`."""
 
-    __slots__ = ("_closed", "_connection", "_freed", "_idle_s", "_watch", "frames", "served")
+    __slots__ = (
+        "_closed",
+        "_connection",
+        "_freed",
+        "_idle_s",
+        "_prompt_tokens",
+        "_watch",
+        "frames",
+        "served",
+    )
 
     def __init__(
         self,
@@ -37,22 +50,24 @@ class Answer:
         *,
         idle_s: float,
         freed: Callable[[], None],
+        prompt_tokens: int = 0,
     ) -> None:
         self._connection = connection
         self._watch = watch
         self._idle_s = idle_s
         self._freed = freed
+        self._prompt_tokens = prompt_tokens
         self._closed = False
         self.served = served
         self.frames: Frames | None = None
 
     def stream(self, *, wants_usage: bool) -> None:
         """This answer is a stream of frames."""
-        self.frames = Frames(wants_usage=wants_usage)
+        self.frames = Frames(wants_usage=wants_usage, prompt_tokens=self._prompt_tokens)
         self._watch.phase = "idle"
 
     async def json(self) -> tuple[bytes, Usage | None]:
-        """The whole body, LiteLLM's additions taken out, and what it says was used."""
+        """The whole body, LiteLLM's additions taken out, and its usage; one not stated is estimated in it."""
         try:
             body = await self._connection.read_all()
             if not self._connection.whole:
@@ -67,7 +82,12 @@ class Answer:
             raise ProviderFailed("The model's provider failed to answer.")
         usage = as_object(document.get("usage"))
         found = read_usage(usage)
+        if found is not None and is_zero(found) and OUR_MARK not in self._connection.headers:
+            found = None
         changed = restore(document)
+        if found is None and ("choices" in document or "data" in document):
+            document["usage"] = usage = estimated_usage(document, self._prompt_tokens)
+            changed = True
         if b"provider_specific" in body or usage.pop("cost", None) is not None or COUNTED in usage:
             strip(document)
             usage.pop(COUNTED, None)

@@ -21,6 +21,7 @@ from llm_proxy.upstream.catalog import Catalog
 from llm_proxy.upstream.controls import Controls
 from llm_proxy.upstream.deadlines import Deadlines
 from llm_proxy.upstream.errors import refusal
+from llm_proxy.upstream.estimate import BYTES_PER_TOKEN
 from llm_proxy.upstream.pool import Pool, Sidecar
 from llm_proxy.upstream.room import Room
 from llm_proxy.upstream.said import failed, served
@@ -158,7 +159,14 @@ class Client:
             who = served(connection.headers, call, self.catalog, cached=cached)
         else:
             who = failed(connection.headers, call, self.catalog)
-        answer = Answer(connection, who, watch, idle_s=self.deadlines.of(call.group).idle_s, freed=let_go)
+        answer = Answer(
+            connection,
+            who,
+            watch,
+            idle_s=self.deadlines.of(call.group).idle_s,
+            freed=let_go,
+            prompt_tokens=call.prompt_bytes // BYTES_PER_TOKEN,
+        )
         if connection.status == 200:
             sidecar.succeeded()
             if call.streaming:

@@ -25,10 +25,9 @@ def passed_tokens(frames: int, passed_bytes: int, last: bytes) -> int:
         passed_bytes: What they weighed together.
         last: The last of them; others may stand before it.
     """
-    frame = last.rstrip(b"\n").rpartition(b"\n\n")[2]
-    try:
-        event = as_object(orjson.loads(frame[5:]))
-    except orjson.JSONDecodeError:
+    frame = _last_frame(last)
+    event = last_event(last)
+    if not event:
         return frames
     escaped = b"\\u" in frame
     text = "".join(_texts(event))
@@ -37,13 +36,45 @@ def passed_tokens(frames: int, passed_bytes: int, last: bytes) -> int:
     return max(frames, said_bytes // (ESCAPED_BYTES_PER_TOKEN if escaped else BYTES_PER_TOKEN))
 
 
+def last_event(frames: bytes) -> Json:
+    """What the last of some frames says; empty when it is no JSON."""
+    try:
+        return as_object(orjson.loads(_last_frame(frames)[5:]))
+    except orjson.JSONDecodeError:
+        return {}
+
+
+def as_usage(prompt_tokens: int, completion_tokens: int) -> Json:
+    """An estimate in OpenAI's shape."""
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
+
+
+def estimated_usage(document: Json, prompt_tokens: int) -> Json:
+    """The usage of a whole answer that states none; embeddings have no completion."""
+    if document.get("object") == "list":
+        return {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens}
+    return as_usage(prompt_tokens, text_tokens(document))
+
+
 def said_tokens(body: bytes) -> int:
     """An estimate of the completion tokens in a whole answer; embeddings hold none."""
     try:
-        document = as_object(orjson.loads(body))
+        return text_tokens(as_object(orjson.loads(body)))
     except orjson.JSONDecodeError:
         return 0
+
+
+def text_tokens(document: Json) -> int:
+    """The same for an answer that was read."""
     return sum(len(text.encode("utf-8", "replace")) for text in _texts(document)) // BYTES_PER_TOKEN
+
+
+def _last_frame(frames: bytes) -> bytes:
+    return frames.rstrip(b"\n").rpartition(b"\n\n")[2]
 
 
 def _texts(event: Json) -> list[str]:

@@ -1,14 +1,14 @@
 """The sidecar's server-sent events, on their way to the caller: read only where they must be.
 
 Frames that carry content leave as they came. A frame that states usage, an error or the end is parsed;
-LiteLLM's own additions (`usage.cost`, `provider_specific_fields`) are taken out, and the usage frame is
-made OpenAI's (`choices: []`), shown only to a caller who asked for it.
+LiteLLM's own additions (`usage.cost`, `provider_specific_fields`) are taken out. Usage goes out once, as
+OpenAI's last frame (`choices: []`), to a caller who asked for it: as stated last, else as estimated.
 Invariants: any chunking of the same bytes gives the same frames; `[DONE]` is withheld, its owner writes it.
 """
 
 import orjson
 
-from llm_proxy.upstream.estimate import passed_tokens
+from llm_proxy.upstream.estimate import as_usage, last_event, passed_tokens
 from llm_proxy.upstream.reply import Usage
 from llm_proxy.upstream.shape import Json, as_object, as_objects
 from llm_proxy.upstream.usage import COUNTED, read_usage
@@ -19,6 +19,10 @@ _MARKS = (_USAGE, _PROVIDER, _ERROR, _DONE, b"\r")
 _FINISH = b'"finish_reason":"'
 _COMPLETION, _TEXT = b'"text_completion"', b'"text":'
 _ADDED = "provider_specific_fields"
+_OF_A_CHUNK = frozenset(
+    {"id", "object", "created", "model", "choices", "system_fingerprint", "service_tier", "obfuscation"}
+)
+_OF_A_CHOICE = frozenset({"index", "delta", "finish_reason", "text"})
 
 
 class FrameTooLarge(Exception):  # noqa: N818 -- named for the state
@@ -37,12 +41,14 @@ class Frames:
     """
 
     __slots__ = (
-        "_last", "_passed_bytes", "_tail", "_wants_usage", "content_frames", "done", "error", "finished",
-        "garbage", "usage",
+        "_last", "_passed_bytes", "_prompt_tokens", "_tail", "_usage_event", "_wants_usage", "content_frames",
+        "done", "error", "finished", "garbage", "usage",
     )  # fmt: skip
 
-    def __init__(self, *, wants_usage: bool) -> None:
+    def __init__(self, *, wants_usage: bool, prompt_tokens: int = 0) -> None:
         self._wants_usage = wants_usage
+        self._prompt_tokens = prompt_tokens
+        self._usage_event: Json = {}
         self._tail: bytes = b""
         self._passed_bytes = 0
         self._last: bytes = b""
@@ -106,7 +112,7 @@ class Frames:
         data = frame[5:].strip()
         if data == b"[DONE]":
             self.done = True
-            return b""
+            return self._usage_frame() if self._wants_usage else b""
         if not any(mark in data for mark in _MARKS) and not _lacks_text(data):
             self.finished = self.finished or _FINISH in data
             return self._content(frame + b"\n\n")
@@ -137,23 +143,31 @@ class Frames:
         if carries_content(event):
             self.finished = self.finished or any(one.get("finish_reason") for one in _choices(event))
             out = self._content(b"data: " + orjson.dumps(event) + b"\n\n")
-        if usage:
-            self.usage = read_usage(usage)
-            if self._wants_usage:
-                usage.pop("cost", None)
-                usage.pop(COUNTED, None)
-                event["choices"] = []
-                event["usage"] = usage
-                out += b"data: " + orjson.dumps(event) + b"\n\n"
+        found = read_usage(usage)
+        if found is not None and (self.usage is None or found.prompt_tokens or found.completion_tokens):
+            self.usage = found
+            usage.pop("cost", None)
+            usage.pop(COUNTED, None)
+            self._usage_event = event | {"choices": [], "usage": usage}
         return out
+
+    def _usage_frame(self) -> bytes:
+        """The last frame: the usage that was stated, else an estimate in the last frame's envelope."""
+        event = self._usage_event
+        if not event:
+            last = last_event(self._last)
+            event = {name: last[name] for name in ("id", "object", "created", "model") if name in last}
+            event |= {"choices": [], "usage": as_usage(self._prompt_tokens, self.content_tokens())}
+        return b"data: " + orjson.dumps(event) + b"\n\n"
 
 
 def carries_content(event: Json) -> bool:
     """Whether a frame says more than its usage."""
-    return any(
+    return any(value is not None for name, value in event.items() if name not in _OF_A_CHUNK) or any(
         choice.get("finish_reason")
         or choice.get("text") is not None
         or any(value is not None for value in as_object(choice.get("delta")).values())
+        or any(value is not None for name, value in choice.items() if name not in _OF_A_CHOICE)
         for choice in _choices(event)
     )
 

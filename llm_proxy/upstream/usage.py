@@ -37,10 +37,11 @@ def nano_usd(dollars: object) -> int | None:
 def read_usage(usage: Json) -> Usage | None:
     """The usage object of an answer or a usage frame; None when it counts nothing.
 
-    The sidecar writes zeros where a provider said nothing; no call has neither prompt nor completion.
+    A provider may state zeros. Where it states nothing our sidecar leaves the usage out; an unmodified
+    LiteLLM writes zeros there (`is_zero`).
     """
     prompt, completion = count(usage.get("prompt_tokens")), count(usage.get("completion_tokens"))
-    if not prompt and not completion:
+    if prompt is None and completion is None:
         return None
     cached = as_object(usage.get("prompt_tokens_details")).get("cached_tokens")
     reasoning = as_object(usage.get("completion_tokens_details")).get("reasoning_tokens")
@@ -52,6 +53,11 @@ def read_usage(usage: Json) -> Usage | None:
         nano_usd(usage.get("cost")),
         COUNTED in usage,
     )
+
+
+def is_zero(usage: Usage) -> bool:
+    """Whether it says that nothing was used."""
+    return not usage.prompt_tokens and not usage.completion_tokens
 
 
 def count(value: object) -> int | None:

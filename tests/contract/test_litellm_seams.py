@@ -24,6 +24,8 @@ def lacks(path, names):
 print(json.dumps([one for path, names in json.load(sys.stdin).items() for one in lacks(path, names)]))
 """
 METHODS = {
+    "httpx.AsyncClient": ("send",),
+    "httpx.Response": ("aiter_bytes", "aiter_lines", "aiter_raw"),
     "litellm.litellm_core_utils.streaming_handler.CustomStreamWrapper": (
         "__anext__",
         "_finalize_completed_stream",

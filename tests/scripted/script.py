@@ -37,6 +37,7 @@ PLAYS = frozenset(
         "tools",  # calls, then, when a tool has answered, text
         "refusal",
         "filtered",  # finish reason content_filter
+        "raw",  # the bytes of `raw`: a stream's writes, or a whole body
     }
 )
 # fmt: off
@@ -59,6 +60,8 @@ class Script:
         retry_after: Sent as it is in `Retry-After`.
         key: What `fails` is counted by; the model's name when empty.
         counted: Chats on OpenAI's and Ollama's wires state their tokens; many small servers do not.
+        raw: Bytes to send as they are, one write each; a character of Latin-1 stands for a byte.
+        repeat: How often each piece of `raw` stands in its write.
     """
 
     do: str = "ok"
@@ -78,6 +81,12 @@ class Script:
     reasoning_tokens: int = 0
     dimensions: int = 8
     counted: bool = True
+    raw: tuple[str, ...] = ()
+    repeat: int = 1
+
+    def writes(self) -> list[bytes]:
+        """The writes of a `raw` answer."""
+        return [piece.encode("latin-1") * self.repeat for piece in self.raw]
 
     def words(self, choice: int = 0) -> list[str]:
         """The pieces of the answer, different for each choice, joined without a separator."""

@@ -13,6 +13,8 @@ from stages.outages import Own, Replicas
 from llm_proxy.schema import migrate
 
 FAMILIES = ("openai", "anthropic", "gemini", "ollama_chat", "hosted_vllm")
+ALIKE = ("deepseek", "openrouter", "groq", "mistral")
+"""Other providers on OpenAI's wire, each with a reader of its own in LiteLLM."""
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +29,8 @@ def config(provider: Provider) -> Json:
     families = [deployment(family, f"{family}/scripted", provider, stream_timeout=1.5) for family in FAMILIES]
     alone: Json = {"num_retries": 0, "cooldown_time": 0}
     others = [
+        *(deployment(name, f"{name}/scripted", provider) for name in ALIKE),
+        deployment("azure", "azure/scripted", provider, api_version="2024-10-21"),
         deployment("text", "text-completion-openai/scripted", provider, stream_timeout=1.5),
         deployment("embed", "openai/embed", provider),
         deployment("first", "openai/first", provider),

@@ -119,13 +119,15 @@ async def test_counts_are_the_provider_s(sidecar: Sidecar, family: str) -> None:
 async def test_counts_of_litellm_s_own_are_marked(
     sidecar: Sidecar, family: str, mode: Mode, marked: Literal[True] | None
 ) -> None:
-    """Where the server states none; what it states bears no mark, and zeros are no count."""
+    """Where the server states none; what it states bears no mark, and nobody's count is no usage."""
     for counted in (False, True):
         answer = await sidecar.ask(mode, family, mark(), do="ok", counted=counted)
         said = chunks(answer) if mode == "stream" else [answer.json]
-        [usage] = [one["usage"] for one in said if one.get("usage")]
-        assert usage.get("llmp_counted") is (marked if not counted else None)
-        assert bool(usage["prompt_tokens"]) is (counted or marked is True)
+        usages: list[Json] = [one["usage"] for one in said if "usage" in one]
+        assert [usage.get("llmp_counted") for usage in usages] == (
+            [None] if counted else [marked] * bool(marked)
+        )
+        assert all(usage["prompt_tokens"] for usage in usages)
 
 
 async def test_who_does_not_ask_for_usage_gets_none(sidecar: Sidecar) -> None:

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from llm_proxy.upstream.estimate import said_tokens
+from llm_proxy.upstream.estimate import estimated_usage, said_tokens
 from llm_proxy.upstream.frames import Frames
-from llm_proxy.upstream.usage import nano_usd, read_usage
+from llm_proxy.upstream.usage import is_zero, nano_usd, read_usage
 
 
 def frame(text: str, *, escaped: bool = False) -> bytes:
@@ -58,11 +58,28 @@ def test_a_whole_answer_is_estimated_by_all_its_choices() -> None:
     assert said_tokens(b"not json") == 0
 
 
-def test_zeros_are_not_a_statement() -> None:
-    """The sidecar writes zeros where a provider stated nothing: that is no usage, and no cost of nothing."""
-    assert read_usage({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}) is None
+def test_zeros_are_a_statement_and_nothing_is_none() -> None:
+    """A provider may say that nothing was used; a usage without counts says nothing."""
+    stated = read_usage({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0})
+    assert stated is not None
+    assert is_zero(stated)
     assert read_usage({}) is None
-    assert read_usage({"prompt_tokens": 3, "completion_tokens": 0}) is not None
+    assert read_usage({"prompt_tokens": None, "completion_tokens": "2"}) is None
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        ({"object": "chat.completion", "choices": [{"message": {"content": "a" * 40}}]}, (9, 10, 19)),
+        ({"object": "list", "data": [{"embedding": [0.1]}]}, (9, None, 9)),
+    ],
+)
+def test_an_answer_without_usage_is_told_an_estimate(
+    document: dict[str, object], expected: tuple[int, int | None, int]
+) -> None:
+    """In OpenAI's shape; embeddings have no completion."""
+    usage = estimated_usage(document, 9)
+    assert tuple(map(usage.get, ("prompt_tokens", "completion_tokens", "total_tokens"))) == expected
 
 
 @pytest.mark.parametrize(

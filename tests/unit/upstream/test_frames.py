@@ -85,7 +85,7 @@ def test_usage_beside_content_becomes_a_frame_of_its_own() -> None:
     raw = frame(
         id="1", choices=[{"index": 0, "delta": {"content": "x"}, "finish_reason": "stop"}], usage=USAGE
     )
-    out, frames = run(raw, [], wants_usage=True)
+    out, frames = run(raw + b"data: [DONE]\n\n", [], wants_usage=True)
     first, second = (json.loads(part[6:]) for part in out.strip().split(b"\n\n"))
     assert first["choices"][0]["delta"] == {"content": "x"}
     assert "usage" not in first
@@ -140,3 +140,60 @@ def test_the_last_frame_of_a_completion_has_a_text_too() -> None:
         assert out.startswith(first) or len(events) == 1
         assert frames.finished
         assert frames.content_frames == len(events)
+
+
+def test_usage_stated_in_every_frame_goes_out_once_at_the_end() -> None:
+    """As stated last; zeros after a count are no correction."""
+    raw = b"".join(
+        frame(
+            id="1",
+            choices=[{"index": 0, "delta": {"content": "x"}}],
+            usage={"prompt_tokens": 3, "completion_tokens": n},
+        )
+        for n in (1, 2, 0)
+    )
+    zero = frame(id="1", choices=[], usage={"prompt_tokens": 0, "completion_tokens": 0})
+    out, frames = run(raw + zero + b"data: [DONE]\n\n", [], wants_usage=True)
+    events = [json.loads(part[6:]) for part in out.strip().split(b"\n\n")]
+    assert [bool(event.get("usage")) for event in events] == [False, False, False, True]
+    assert frames.usage is not None
+    assert frames.usage.prompt_tokens == 3
+
+
+def test_a_stated_zero_is_a_statement() -> None:
+    """It is told as it was stated."""
+    raw = delta("x", "stop") + frame(id="1", choices=[], usage={"prompt_tokens": 0, "completion_tokens": 0})
+    out, frames = run(raw + b"data: [DONE]\n\n", [], wants_usage=True)
+    assert json.loads(out.strip().split(b"\n\n")[-1][6:])["usage"] == {
+        "prompt_tokens": 0,
+        "completion_tokens": 0,
+    }
+    assert frames.usage is not None
+    assert frames.content_frames == 1
+
+
+def test_a_stream_without_usage_ends_with_an_estimate_for_who_asked() -> None:
+    """In the envelope of its frames; the record says that it was estimated."""
+    for wants_usage in (True, False):
+        stream = Frames(wants_usage=wants_usage, prompt_tokens=7)
+        out = stream.feed(delta("Hel") + delta("lo", "stop") + b"data: [DONE]\n\n")
+        last = json.loads(out.strip().split(b"\n\n")[-1][6:])
+        expected = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
+        assert last.get("usage") == (expected if wants_usage else None)
+        assert last["id"] == "1"
+        assert stream.usage is None
+
+
+def test_a_frame_of_annotations_alone_leaves() -> None:
+    """Azure's filter says "error" in them, which is no error of the stream."""
+    filtered = {"hate": {"error": {"code": "content_filter_error"}, "filtered": False}}
+    choice = {"index": 0, "delta": {}, "finish_reason": None, "content_filter_results": filtered}
+    out, frames = run(
+        frame(id="1", choices=[choice]) + frame(id="1", choices=[], citations=["x"], usage=USAGE),
+        [],
+        wants_usage=False,
+    )
+    events = [json.loads(part[6:]) for part in out.strip().split(b"\n\n")]
+    assert events[0]["choices"][0]["content_filter_results"] == filtered
+    assert events[1]["citations"] == ["x"]
+    assert frames.error is None

@@ -1,0 +1,148 @@
+"""A provider's streamed body, decoded as the specification of server-sent events says: bytes in, events out.
+
+Pure. Invariants: lines end at CR, LF or CRLF and nowhere else; any chunking of the same bytes gives the same
+events; a body without event fields (JSON lines) gives its lines. Beyond the specification: an event without
+its empty line counts at the end of the body, and where the next event's first line follows it at once.
+Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
+"""
+
+import json
+from typing import NamedTuple
+
+MAX_EVENT_BYTES = 16 * 2**20
+DONE = "[DONE]"
+BOM = b"\xef\xbb\xbf"
+_FIELDS = frozenset({b"", b"data", b"event", b"id", b"retry"})
+"""Names of an event stream's fields; a comment's is empty."""
+
+
+class EventTooLong(ValueError):  # noqa: N818 -- errors are named for the state they report
+    """So many bytes without an end are no event."""
+
+
+class Event(NamedTuple):
+    """One event, or one line of a body that has no events.
+
+    Attributes:
+        data: Its `data` lines, joined by line feeds; never empty.
+        name: Its `event` field.
+        plain: It is a line of JSON lines.
+    """
+
+    data: str
+    name: str = ""
+    plain: bool = False
+
+
+class LineDecoder:
+    """Cuts bytes into lines, without their ends and without a byte order mark before the first."""
+
+    __slots__ = ("_after_cr", "_held_bytes", "_parts", "_start")
+
+    def __init__(self) -> None:
+        self._start: bytes | None = b""
+        self._after_cr = False
+        self._parts: list[bytes] = []
+        self._held_bytes = 0
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The lines that end in this chunk; raises `EventTooLong`."""
+        if self._start is not None:
+            chunk = self._start + chunk
+            if len(chunk) < len(BOM) and BOM.startswith(chunk):
+                self._start = chunk
+                return []
+            self._start, chunk = None, chunk.removeprefix(BOM)
+        if self._after_cr and chunk:
+            self._after_cr, chunk = False, chunk.removeprefix(b"\n")
+        if b"\r" in chunk:
+            self._after_cr = chunk.endswith(b"\r")
+            chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        *lines, rest = chunk.split(b"\n")
+        if lines and self._parts:
+            lines[0] = b"".join([*self._parts, lines[0]])
+        if lines:
+            self._parts, self._held_bytes = [], 0
+        if rest:
+            self._parts.append(rest)
+            self._held_bytes += len(rest)
+            if self._held_bytes > MAX_EVENT_BYTES:
+                raise EventTooLong(f"a line of more than {MAX_EVENT_BYTES} bytes")
+        return lines
+
+    def flush(self) -> list[bytes]:
+        """The last line of a body that ends in the middle of it."""
+        rest = b"".join([self._start or b"", *self._parts])
+        self._start, self._parts = None, []
+        return [rest] if rest else []
+
+
+class EventDecoder:
+    """Reads the events of one body."""
+
+    __slots__ = ("_data", "_data_bytes", "_lines", "_name", "_plain")
+
+    def __init__(self) -> None:
+        self._lines = LineDecoder()
+        self._plain: bool | None = None
+        self._data: list[bytes] = []
+        self._data_bytes = 0
+        self._name = b""
+
+    def feed(self, chunk: bytes) -> list[Event]:
+        """The events that end in this chunk; raises `EventTooLong`."""
+        return self._read(self._lines.feed(chunk))
+
+    def flush(self) -> list[Event]:
+        """What was left at the end of the body."""
+        events = self._read(self._lines.flush())
+        self._dispatch(events)
+        return events
+
+    def _read(self, lines: list[bytes]) -> list[Event]:
+        events: list[Event] = []
+        for line in lines:
+            if self._plain is None and line:
+                self._plain = line.partition(b":")[0] not in _FIELDS
+            if not line:
+                self._dispatch(events)
+            elif self._plain:
+                events.append(Event(line.decode("utf-8", "replace"), plain=True))
+            else:
+                self._field(line, events)
+        return events
+
+    def _field(self, line: bytes, events: list[Event]) -> None:
+        name, _, value = line.partition(b":")
+        if name not in {b"data", b"event"}:
+            return
+        if self._data and _is_whole(self._data):
+            self._dispatch(events)  # its empty line is missing
+        value = value.removeprefix(b" ")
+        if name == b"event":
+            self._name = value
+            return
+        self._data.append(value)
+        self._data_bytes += len(value)
+        if self._data_bytes > MAX_EVENT_BYTES:
+            raise EventTooLong(f"an event of more than {MAX_EVENT_BYTES} bytes")
+
+    def _dispatch(self, events: list[Event]) -> None:
+        data, name = b"\n".join(self._data).strip(), self._name
+        self._data, self._data_bytes, self._name = [], 0, b""
+        if data:
+            events.append(Event(data.decode("utf-8", "replace"), name.decode("utf-8", "replace")))
+
+
+def _is_whole(data: list[bytes]) -> bool:
+    """Whether the lines so far are an event of their own: joined with another they would be no JSON."""
+    joined = b"\n".join(data).strip()
+    if joined == DONE.encode():
+        return True
+    if not (joined.startswith(b"{") and joined.endswith(b"}")):
+        return False
+    try:
+        json.loads(joined)
+    except ValueError:
+        return False
+    return True

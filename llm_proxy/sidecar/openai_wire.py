@@ -1,0 +1,244 @@
+"""Answers and frames on OpenAI's wire, made so that every reader can read them; what was said stays said.
+
+Pure. Invariants: only what is missing, null or of a wrong type where OpenAI's schema has a value is filled
+in; a finish reason of another provider becomes the nearest of OpenAI's, an unknown one stays; half a
+surrogate pair never leaves.
+Source: OpenAI's OpenAPI document, CreateChatCompletionResponse and CreateChatCompletionStreamResponse.
+"""
+
+import json
+import re
+import uuid
+from collections.abc import Hashable
+from typing import Any
+
+from llm_proxy.sidecar.shapes import Json, items, mapping
+
+REASONS = {
+    "COMPLETE": "stop",
+    "STOP": "stop",
+    "compaction": "length",
+    "content_filtered": "content_filter",
+    "end_turn": "stop",
+    "eos": "stop",
+    "eos_token": "stop",
+    "max_length": "length",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "model_length": "length",
+    "refusal": "content_filter",
+    "safety": "content_filter",
+    "sensitive": "content_filter",
+    "stop_sequence": "stop",
+    "tool_call": "tool_calls",
+    "tool_use": "tool_calls",
+    "MALFORMED_FUNCTION_CALL": "stop",
+    "MAX_TOKENS": "length",
+    "SAFETY": "content_filter",
+}
+"""Finish reasons of other providers -> the nearest of OpenAI's."""
+TEXTS = ("content", "reasoning", "reasoning_content", "refusal")
+COUNTS = ("prompt_tokens", "completion_tokens")
+HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+"""Where a body may hold half a surrogate pair."""
+
+
+def finish_reason(said: object) -> str | None:
+    """The finish reason a caller reads; None while there is none, `""` among them."""
+    return REASONS.get(said, said) if isinstance(said, str) and said else None
+
+
+def repair_frame(frame: Json) -> None:
+    """Fill in what a frame of a chat's stream lacks."""
+    _repair_usage(frame)
+    frame["choices"] = _choices(frame)
+    for choice in frame["choices"]:
+        delta = choice["delta"] = mapping(choice.get("delta"))
+        if "finish_reason" in choice:
+            choice["finish_reason"] = finish_reason(choice["finish_reason"])
+        _repair_logprobs(choice)
+        _repair_content(delta)
+        if isinstance(delta.get("reasoning"), str):
+            delta.setdefault("reasoning_content", delta["reasoning"])
+
+
+def repair_answer(answer: Json) -> None:
+    """Fill in what a whole chat's answer lacks."""
+    if "choices" not in answer:
+        return
+    answer["choices"] = _choices(answer)
+    for choice in answer["choices"]:
+        choice["finish_reason"] = finish_reason(choice.get("finish_reason"))
+        _repair_logprobs(choice)
+        if not isinstance(choice.get("message"), dict):
+            continue
+        message = choice["message"]
+        message["role"] = message.get("role") or "assistant"
+        message.setdefault("content", None)
+        _repair_content(message)
+        for at, image in enumerate(map(mapping, items(message.get("images")))):
+            image.setdefault("index", at)
+        for call in map(mapping, items(message.get("tool_calls"))):
+            _repair_call(call)
+            function = mapping(call.get("function"))
+            arguments = function.get("arguments")
+            if function and not isinstance(arguments, str):
+                function["arguments"] = json.dumps(arguments) if arguments is not None else "{}"
+    _repair_usage(answer)
+
+
+def whole_text(value: object) -> Any:  # noqa: ANN401 -- JSON in, JSON out
+    """The value with each half of a surrogate pair replaced."""
+    if isinstance(value, str):
+        return _joined(value)
+    if named := mapping(value):
+        return {name: whole_text(one) for name, one in named.items()}
+    if listed := items(value):
+        return [whole_text(one) for one in listed]
+    return value
+
+
+class SurrogateJoiner:
+    """Joins surrogate pairs that a stream's frames tear apart, each text by its own key."""
+
+    __slots__ = ("_halves",)
+
+    def __init__(self) -> None:
+        self._halves: dict[Hashable, str] = {}
+
+    def join(self, key: Hashable, text: str, *, last: bool = False) -> str:
+        """The text that can leave now; the first half of a pair waits for the second, unless all is said."""
+        if not self._halves and text.isascii():
+            return text
+        text = self._halves.pop(key, "") + text
+        if not last and "\ud800" <= text[-1:] <= "\udbff":
+            self._halves[key], text = text[-1], text[:-1]
+        return _joined(text)
+
+
+class ToolCalls:
+    """The tool calls of one choice of a stream, each with an index and an id of its own."""
+
+    __slots__ = ("_arguments", "_id_of", "_index_of")
+
+    def __init__(self) -> None:
+        self._index_of: dict[int | None, int] = {}
+        self._id_of: dict[int, str] = {}
+        self._arguments: dict[int, list[str]] = {}
+
+    def repair(self, call: Json) -> None:
+        """Give a piece of a call the index it lacks, or shares with an earlier call."""
+        stated: int | None = call["index"] if type(call.get("index")) is int else None
+        function = mapping(call.get("function"))
+        at = self._index_of.get(stated, max(self._id_of, default=None) if stated is None else None)
+        if at is None or (function.get("name") and self._is_another(call, at)):
+            free = stated is not None and stated not in self._id_of
+            at = stated if stated is not None and free else max(self._id_of, default=-1) + 1
+            _repair_call(call)
+            self._id_of[at], self._arguments[at] = call["id"], []
+        self._arguments[at].append(str(function.get("arguments") or ""))
+        self._index_of[stated] = call["index"] = at
+
+    def _is_another(self, call: Json, at: int) -> bool:
+        """Whether a piece with a name begins another call than the one at its index."""
+        if call.get("id"):
+            return bool(call["id"] != self._id_of[at])
+        try:
+            json.loads("".join(self._arguments[at]))
+        except ValueError:
+            return False
+        return True
+
+
+class StreamRepair:
+    """What the frames of one stream need to know of each other to be repaired."""
+
+    def __init__(self) -> None:
+        self._texts = SurrogateJoiner()
+        self._calls: dict[int, ToolCalls] = {}
+
+    def frame(self, chunk: Json) -> None:
+        """Repair a frame on OpenAI's wire."""
+        repair_frame(chunk)
+        for choice in chunk["choices"]:
+            self.delta(choice["index"], choice["delta"], last=choice.get("finish_reason") is not None)
+
+    def delta(self, at: int, delta: Json, *, last: bool) -> None:
+        """Repair a piece of a choice: texts that were torn apart, calls that share an index."""
+        for name in TEXTS:
+            text = delta.get(name)
+            if isinstance(text, str) or last:
+                joined = self._texts.join((at, name), text if isinstance(text, str) else "", last=last)
+                if joined or isinstance(text, str):
+                    delta[name] = joined
+        for call in map(mapping, items(delta.get("tool_calls"))):
+            self._calls.setdefault(at, ToolCalls()).repair(call)
+            function = mapping(call.get("function"))
+            if isinstance(function.get("arguments"), str):
+                key = (at, "tool_calls", call["index"])
+                function["arguments"] = self._texts.join(key, function["arguments"])
+
+
+def _choices(document: Json) -> list[Json]:
+    found = [choice for choice in map(mapping, items(document.get("choices"))) if choice]
+    for at, choice in enumerate(found):
+        if type(choice.get("index")) is not int:
+            choice["index"] = at
+    return found
+
+
+def _repair_call(call: Json) -> None:
+    call["id"] = call.get("id") or f"call_{uuid.uuid4().hex}"
+    call["type"] = call.get("type") or "function"
+
+
+def _repair_usage(document: Json) -> None:
+    """Counts are integers, and their total is one; what counts nothing is no usage."""
+    if "usage" not in document:
+        return
+    usage = mapping(document["usage"])
+    for name, value in usage.items():
+        if isinstance(value, float) and value.is_integer():
+            usage[name] = int(value)
+    counts = [usage.get(name) for name in COUNTS]
+    if all(type(count) is not int for count in counts):
+        del document["usage"]
+    elif type(usage.get("total_tokens")) is not int:
+        usage["total_tokens"] = sum(count for count in counts if type(count) is int)
+
+
+def _repair_logprobs(choice: Json) -> None:
+    if choice.get("logprobs") is None:
+        return
+    probs = mapping(choice["logprobs"])
+    choice["logprobs"] = probs or None
+    for token in map(mapping, items(probs.get("content"))):
+        token.setdefault("bytes", None)
+        token["top_logprobs"] = items(token.get("top_logprobs"))
+        for other in map(mapping, token["top_logprobs"]):
+            other.setdefault("bytes", None)
+
+
+def _repair_content(said: Json) -> None:
+    """Text in blocks, as Mistral's reasoning models write it, as text and reasoning."""
+    blocks: object = said.get("content")
+    if not isinstance(blocks, list):
+        return
+    texts, thoughts = list[str](), list[str]()
+    for block in map(mapping, items(said["content"])):
+        texts += [block["text"]] if isinstance(block.get("text"), str) else []
+        thoughts += [str(one.get("text") or "") for one in map(mapping, items(block.get("thinking")))]
+    said["content"] = "".join(texts) if texts else None
+    if thoughts:
+        said["reasoning_content"] = "".join(thoughts)
+        said["thinking_blocks"] = [
+            {"type": "thinking", "thinking": said["reasoning_content"], "signature": "mistral"}
+        ]
+
+
+def _joined(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

@@ -1,0 +1,83 @@
+"""A whole answer as it leaves: what LiteLLM made of it, and what the provider said and LiteLLM lost.
+
+Invariants: no value of LiteLLM's is replaced but a finish reason it does not know; text and calls are never
+put back (a guardrail may have taken them out), and with a guardrail nothing is; a usage that nobody stated
+and nobody counted is left out.
+"""
+
+import json
+
+from llm_proxy.sidecar import openai_wire, seams
+from llm_proxy.sidecar.outcome import Outcome
+from llm_proxy.sidecar.seams import Theirs
+from llm_proxy.sidecar.shapes import Json, items, mapping
+
+LITELLM_S = frozenset({"content", "function_call", "role", "tool_calls"})
+OURS = frozenset({"choices", "error", "model", "usage"})
+COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
+
+
+def apply() -> None:
+    """Teach LiteLLM finish reasons it does not know, and its reader for Groq to do without a service tier."""
+    seams.finish_reasons().update(openai_wire.REASONS)
+    seams.library().ModelResponse.service_tier = None
+
+
+def rendered(result: Theirs, outcome: Outcome) -> bytes:
+    """The body of an answer that an endpoint of LiteLLM returned."""
+    if hasattr(result, "model_dump_json"):
+        if outcome.said is None and (outcome.counted or _counts(getattr(result, "usage", None))):
+            raw: str = result.model_dump_json()
+            return raw.encode()
+        result = json.loads(result.model_dump_json())
+    _complete(mapping(result), outcome)
+    return json.dumps(result, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _counts(usage: Theirs) -> bool:
+    return any(getattr(usage, name, None) for name in COUNTS)
+
+
+def _complete(answer: Json, outcome: Outcome) -> None:
+    """Put back what the provider said."""
+    _restore_refusals(answer)
+    if not outcome.counted and not any(mapping(answer.get("usage")).get(name) for name in COUNTS):
+        answer.pop("usage", None)
+    said = outcome.said
+    if said is None or said.get("id") not in (None, "", answer.get("id")) or _is_guarded():
+        return
+    _add(answer, said, OURS)
+    if isinstance(answer.get("usage"), dict):
+        _add(answer["usage"], mapping(said.get("usage")), frozenset())
+    for choice, stated in zip(items(answer.get("choices")), items(said.get("choices")), strict=False):
+        _complete_choice(mapping(choice), mapping(stated))
+
+
+def _complete_choice(choice: Json, said: Json) -> None:
+    _add(choice, said, frozenset({"message"}))
+    if isinstance(choice.get("message"), dict):
+        _add(choice["message"], mapping(said.get("message")), LITELLM_S)
+    reason = openai_wire.finish_reason(said.get("finish_reason"))
+    if reason is not None and choice.get("finish_reason") == "stop":
+        choice["finish_reason"] = reason
+
+
+def _restore_refusals(answer: Json) -> None:
+    """LiteLLM moves a message's refusal among fields of its own."""
+    for choice in map(mapping, items(answer.get("choices"))):
+        message = mapping(choice.get("message"))
+        own = mapping(message.get("provider_specific_fields"))
+        if "refusal" in own:
+            message["refusal"] = own.pop("refusal")
+
+
+def _add(kept: Json, said: Json, without: frozenset[str]) -> None:
+    for name, value in said.items():
+        if kept.get(name) is None and name not in without:
+            kept[name] = value
+
+
+def _is_guarded() -> bool:
+    library = seams.library()
+    guardrail = seams.guardrail()
+    return any(isinstance(one, guardrail) for one in library.callbacks)

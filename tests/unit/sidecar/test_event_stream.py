@@ -1,0 +1,118 @@
+"""A provider's bytes become events as the specification says, however they were cut."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_proxy.sidecar import event_stream
+from llm_proxy.sidecar.event_stream import Event, EventDecoder, EventTooLong
+
+SEPARATORS = "\u2028\u2029\u0085\u000b\u000c\u001c\u001d\u001e"
+"""Characters at which `str.splitlines` ends a line, and the specification does not."""
+ODD = f'data: {{"a":"x{SEPARATORS}y"}}'
+PARTS = st.sampled_from(
+    [
+        ODD,
+        "data:no space",
+        'data: {"b": 1}',
+        'data: {"b":',
+        "data: 1}",
+        "data",
+        "data:",
+        ": a comment",
+        ":",
+        "event: error",
+        "event:",
+        "id: 7",
+        "retry: 10",
+        "unknown: field",
+        "data: [DONE]",
+        "data: é\U0001f600",
+        "",
+    ]
+)
+ENDS = st.sampled_from(["\n", "\r\n", "\r"])
+
+
+def events(raw: bytes, cuts: list[int] | None = None) -> list[Event]:
+    """What a decoder makes of bytes that came in these pieces."""
+    decoder, found, start = EventDecoder(), list[Event](), 0
+    for cut in [*sorted(one % (len(raw) + 1) for one in cuts or []), len(raw)]:
+        found += decoder.feed(raw[start:cut])
+        start = cut
+    return found + decoder.flush()
+
+
+@given(
+    st.lists(st.tuples(PARTS, ENDS), max_size=12),
+    st.lists(st.integers(0, 10_000), max_size=12),
+    st.booleans(),
+)
+def test_any_chunking_gives_the_same_events(
+    lines: list[tuple[str, str]],
+    cuts: list[int],
+    marked: bool,  # noqa: FBT001 -- a drawn value
+) -> None:
+    """Whatever ends the lines, mixed, with or without a byte order mark."""
+    text = "".join(line + end for line, end in lines)
+    raw = text.encode()
+    whole = events(raw)
+    assert events((b"\xef\xbb\xbf" if marked else b"") + raw, cuts) == whole
+    if "\r" not in text:
+        assert events(text.replace("\n", "\r\n").encode(), cuts) == whole
+        assert events(text.replace("\n", "\r").encode(), cuts) == whole
+
+
+@given(
+    st.lists(
+        st.lists(
+            st.text(st.characters(exclude_characters="\r\n", codec="utf-8"), min_size=1),
+            min_size=1,
+            max_size=3,
+        )
+    )
+)
+def test_what_was_written_is_read(blocks: list[list[str]]) -> None:
+    """An event's lines are joined; no character within a line ends it."""
+    raw = "".join("".join(f"data: |{line}|\n" for line in lines) + "\n" for lines in blocks).encode()
+    assert [event.data for event in events(b"event: x\n" + raw)] == [
+        "\n".join(f"|{line}|" for line in lines) for lines in blocks
+    ]
+
+
+def test_the_fields_of_an_event() -> None:
+    """One space after the colon is no part of the value; unknown fields and comments are nothing."""
+    raw = b": OPENROUTER PROCESSING\n\nevent:error\nid: 1\nretry: 5\nfoo: bar\ndata:{\ndata: }\n\ndata: x\n\n"
+    assert events(raw) == [Event("{\n}", "error"), Event("x")]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_events_without_an_empty_line_between_them_are_two(end: str) -> None:
+    """Some servers leave it out."""
+    raw = end.join(['data: {"a": 1}', 'data: {"b": 2}', "data: [DONE]"]).encode()
+    assert [event.data for event in events(raw)] == ['{"a": 1}', '{"b": 2}', "[DONE]"]
+
+
+def test_json_lines_are_lines() -> None:
+    """The same ends, no events."""
+    raw = f'{{"a": "{SEPARATORS}"}}\r\n\n{{"b": 2}}'.encode()
+    assert events(raw) == [Event(f'{{"a": "{SEPARATORS}"}}', plain=True), Event('{"b": 2}', plain=True)]
+
+
+def test_bytes_that_are_no_utf_8_are_replaced() -> None:
+    """As the specification says."""
+    assert events(b"data: a\xff\xc3\n\n") == [Event("a\ufffd\ufffd")]
+
+
+@pytest.mark.parametrize("piece", [b"x" * 2**16, b"data: x" + b"x" * 2**16 + b"\n"])
+def test_an_event_has_a_bound(piece: bytes) -> None:
+    """One line without an end, or one event of many lines."""
+    decoder = EventDecoder()
+    decoder.feed(b"data: {\n")
+
+    def endless() -> None:
+        for _ in range(event_stream.MAX_EVENT_BYTES // 2**16 + 2):
+            decoder.feed(piece)
+
+    with pytest.raises(EventTooLong):
+        endless()
