@@ -119,14 +119,16 @@ def spawn(name: str, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
     return task
 
 
-def report(name: str, error: BaseException) -> None:
-    """Count a failure, and log it with its traceback when it is the first of its kind."""
+def report(name: str, error: BaseException) -> bool:
+    """Count a failure, and log it with its traceback when it is the first of its kind; whether it was."""
     _failures[name] += 1
     frames = traceback.extract_tb(error.__traceback__)
     kind = (name, type(error), frames[-1].filename if frames else "", frames[-1].lineno if frames else 0)
-    if kind not in _kinds and len(_kinds) < MOST_KINDS:
-        _kinds.add(kind)
-        log.error("background work failed and goes on", exc_info=error, extra={"loop": name})
+    if kind in _kinds or len(_kinds) >= MOST_KINDS:
+        return False
+    _kinds.add(kind)
+    log.error("background work failed and goes on", exc_info=error, extra={"loop": name})
+    return True
 
 
 def failing() -> list[str]:

@@ -66,7 +66,7 @@ def launched(folder: Path, *words: str, port: int | None = None) -> Generator[La
     env = nothing_given()
     command = [sys.executable, "-m", "llm_proxy", "up", "--port", str(port), *words]
     with (folder / "said").open("wb") as said:
-        process = subprocess.Popen(command, cwd=folder, env=env, stdout=said, stderr=said)
+        process = subprocess.Popen(command, cwd=folder, env=env, stdout=said, stderr=said, umask=0)
     try:
         yield Launched(process, folder, port)
     finally:

@@ -32,6 +32,7 @@ from llm_proxy.identity.spoken import key_document, kill_from, spec_from
 
 Json = dict[str, Any]
 ME = Actor("command line")
+MOST_DAYS = 36_525
 _BUDGET = re.compile(rf"\d+(?:\.\d+)?/(?:{'|'.join(get_args(Period))})", re.ASCII)
 
 
@@ -39,6 +40,12 @@ def _amounts(_: click.Context, __: click.Parameter, said: tuple[str, ...]) -> tu
     for text in said:
         if not _BUDGET.fullmatch(text):
             raise click.BadParameter(f"{text!r} is not USD/PERIOD, such as 5/day, 100/month or 1000/total.")
+    return said
+
+
+def _days(_: click.Context, __: click.Parameter, said: float | None) -> float | None:
+    if said is not None and not 0 < said <= MOST_DAYS:
+        raise click.BadParameter(f"expected days from 0 to {MOST_DAYS}.")
     return said
 
 
@@ -62,7 +69,9 @@ _SPEC = [
     click.option("--max-tokens-cap", type=int, help="Completion tokens a request may ask for at most."),
     click.option("--cache/--no-cache", default=None, help="Whether answers may come from the cache."),
     click.option("--expires-at", metavar="ISO8601", help="When it ends."),
-    click.option("--expires-in", type=float, metavar="DAYS", help="When it ends, counted from now."),
+    click.option(
+        "--expires-in", type=float, metavar="DAYS", callback=_days, help="When it ends, counted from now."
+    ),
 ]
 
 
@@ -138,7 +147,13 @@ def change(*, key: str, as_json: bool, **said: Any) -> None:  # noqa: ANN401 -- 
 
 @command.command()
 @click.argument("key")
-@click.option("--overlap", default=86_400, show_default=True, help="Seconds the old secret goes on working.")
+@click.option(
+    "--overlap",
+    type=click.IntRange(0, 31_536_000),
+    default=86_400,
+    show_default=True,
+    help="Seconds the old secret goes on working.",
+)
 @_as_json
 def rotate(*, key: str, overlap: int, as_json: bool) -> None:
     """Give a key a new secret and print it, this once."""

@@ -21,6 +21,7 @@ from llm_proxy.app import Gateway, create_app
 from llm_proxy.background import Loop, spawn
 from llm_proxy.edge.waits import bound_waits, close_slow
 from llm_proxy.edge.wire import Connection
+from llm_proxy.private import keep_private
 from llm_proxy.settings import Settings, faults_of, insecurities, load
 
 KEEP_ALIVE_S = 75
@@ -69,6 +70,7 @@ class Draining(uvicorn.Server):
 @click.option("--workers", type=int, help="Processes sharing the port.")
 def command(host: str | None, port: int | None, workers: int | None) -> None:
     """Run the gateway alone."""
+    keep_private()
     try:
         settings = load(host=host, port=port, workers=workers)
     except ValidationError as wrong:

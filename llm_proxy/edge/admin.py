@@ -7,11 +7,10 @@ it and in no other; every deed is announced to all replicas before it is answere
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
 from llm_proxy.edge.request import Scope
 from llm_proxy.errors import StoreUnavailable
@@ -31,6 +30,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
     403: {"description": "This key may only read."},
     503: {"description": "The database is away."},
 }
+_BOUNDS = f"From 0 to {MOST}."
 _MISSING: dict[int | str, dict[str, Any]] = {404: {"description": "No such thing."}}
 
 
@@ -45,16 +45,18 @@ class _Body(BaseModel):
 class BudgetBody(_Body):
     """Spend allowed in a calendar period (UTC)."""
 
-    limit_usd: Decimal
+    limit_usd: StrictInt | StrictFloat | StrictStr = Field(
+        description="From 0 to 9007199.254740992 in steps of 0.000000001; as text it is taken exactly."
+    )
     period: Period
 
 
 class LimitsBody(_Body):
     """Limits and budgets; null says nothing, 0 says no limit."""
 
-    rpm: int | None = None
-    tpm: int | None = None
-    parallel: int | None = None
+    rpm: StrictInt | None = Field(None, description=_BOUNDS)
+    tpm: StrictInt | None = Field(None, description=_BOUNDS)
+    parallel: StrictInt | None = Field(None, description=_BOUNDS)
     budgets: list[BudgetBody] = Field(default_factory=list[BudgetBody])
 
 
@@ -65,8 +67,8 @@ class KeyBody(LimitsBody):
     agent: str | None = Field(None, description="`*` for any agent of the tenant.")
     user: str | None = None
     models: list[str] | None = Field(None, description="Names and wildcards; null for the default list.")
-    max_tokens_cap: int | None = None
-    cache: bool = True
+    max_tokens_cap: StrictInt | None = Field(None, description="From 1 to 2147483647.")
+    cache: StrictBool = True
     expires_at: str | None = Field(None, description="ISO 8601.")
 
 
@@ -85,7 +87,7 @@ class KeyChange(KeyBody):
 class Rotation(_Body):
     """How long the old secrets go on working."""
 
-    overlap_s: int = Field(default=86_400, ge=0, le=31_536_000)
+    overlap_s: StrictInt = Field(default=86_400, ge=0, le=31_536_000)
 
 
 class RuleBody(LimitsBody):

@@ -17,7 +17,7 @@ from llm_proxy.identity.keys import KeySpec, Minted, minted_as
 from llm_proxy.identity.registry import Deed, Registry
 from llm_proxy.identity.rules import Kill, Rule
 from llm_proxy.identity.rulings import Ruling, Rulings
-from llm_proxy.identity.spoken import kill_from, rule_from, spec_from
+from llm_proxy.identity.spoken import flag, kill_from, rule_from, spec_from
 
 Json = dict[str, Any]
 _SECTIONS = {"keys", "limits", "kills"}
@@ -62,7 +62,7 @@ def read(path: Path) -> KeysFile:
     """The file's content; raises `BadRequest`."""
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # `ValueError`: no such date
         raise BadRequest(f"{path}: cannot be read: {type(error).__name__}.") from error
     if document is None:
         return KeysFile()
@@ -146,14 +146,15 @@ def _entries(document: Json, section: str) -> list[Json]:
 
 def _key(entry: Json, folder: Path) -> FileKey:
     said = dict(entry)
-    revoked, where = said.pop("revoked", False), said.pop("key_file", None)
+    revoked, where = flag(said, "revoked", default=False), said.pop("key_file", None)
+    said.pop("revoked", None)
     spec = spec_from(said)
     if where is None:
-        return FileKey(spec, bool(revoked))
+        return FileKey(spec, revoked)
     try:
         secret = minted_as((folder / str(where)).read_text(encoding="ascii").strip())
     except (OSError, ValueError) as error:
         raise BadRequest(
             f"The key file of {spec.name!r} holds no key of our form.", param="key_file"
         ) from error
-    return FileKey(spec, bool(revoked), secret)
+    return FileKey(spec, revoked, secret)

@@ -1,24 +1,28 @@
 """Keys, rules and kill switches as people write them: in the admin API, the command line and `keys.yaml`.
 
-Pure. Invariants: an unknown or wrong field is refused by name; dollars are decimal text, never a float's
-rounding; what `key_document` writes, `spec_from` reads.
+Pure. Invariants: an unknown or wrong field is refused by name; a number out of its bounds or between two
+steps is refused, with both; dollars are decimal text, never a float's rounding; what `key_document` writes,
+`spec_from` reads.
 Errors: `BadRequest` with the field in `param`.
 """
 
+import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
+from datetime import UTC, date, datetime, time
+from decimal import Decimal, localcontext
 from typing import Any, TypeVar, cast, get_args
 
 from llm_proxy.errors import BadRequest
 from llm_proxy.identity.caller import Budget, Limits, Mode, OnStoreFailure, Period, ScopeKind
 from llm_proxy.identity.keys import KeyRecord, KeySpec
 from llm_proxy.identity.rules import ANY, Kill, KillKind, Rule
-from llm_proxy.identity.store import nano_usd, usd
+from llm_proxy.identity.store import usd
 
 Json = dict[str, Any]
 LONGEST_NAME, MOST_NAMES = 256, 1000
 MOST = 2**53
+_AMOUNT = re.compile(r"[0-9]{1,20}(?:\.[0-9]{1,40})?(?:[eE][+-]?[0-9]{1,3})?")
+_EARLIEST, _LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
 _LIMITS = ("rpm", "tpm", "parallel")
 _SPEC = {
     "name",
@@ -53,7 +57,7 @@ def spec_from(document: Mapping[str, Any], before: KeySpec | None = None) -> Key
         limits=_limits(said),
         budgets=_budgets(said),
         max_tokens_cap=_count(said, "max_tokens_cap", least=1, most=2**31 - 1),
-        cache=_flag(said, "cache", default=True),
+        cache=flag(said, "cache", default=True),
         expires_at=_moment(said, "expires_at"),
     )
 
@@ -183,7 +187,8 @@ def _count(said: Mapping[str, Any], field: str, *, least: int = 0, most: int = M
     return value
 
 
-def _flag(said: Mapping[str, Any], field: str, *, default: bool) -> bool:
+def flag(said: Mapping[str, Any], field: str, *, default: bool) -> bool:
+    """A field that is true or false, and nothing that merely counts as one."""
     value = said.get(field, default)
     if not isinstance(value, bool):
         raise _wrong(field, "true or false")
@@ -194,11 +199,16 @@ def _moment(said: Mapping[str, Any], field: str) -> datetime | None:
     value = said.get(field)
     if value is None:
         return None
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime.combine(value, time())
     try:
         moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
     except (TypeError, ValueError) as error:
         raise _wrong(field, "a date and time (ISO 8601)") from error
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    if not _EARLIEST <= moment < _LATEST:
+        raise _wrong(field, f"a date and time from {_EARLIEST.year} to {_LATEST.year - 1}")
+    return moment
 
 
 def _choice(said: Mapping[str, Any], field: str, choices: tuple[Choice, ...]) -> Choice | None:
@@ -233,13 +243,17 @@ def _budgets(said: Mapping[str, Any]) -> tuple[Budget, ...]:
 
 
 def _amount(value: Any) -> int:  # noqa: ANN401 -- as somebody wrote it
-    try:
-        amount = Decimal(str(value))
-    except InvalidOperation as error:
-        raise _wrong("limit_usd", "an amount in dollars") from error
-    if isinstance(value, bool) or not amount.is_finite() or not 0 <= amount * 10**9 <= MOST:
-        raise _wrong("limit_usd", f"an amount in dollars from 0 to {usd(MOST)}")
-    return nano_usd(amount)
+    """Nano-dollars; 0 only where 0 was said."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        text = str(value) if 0 <= value <= MOST else ""
+    else:
+        text = str(value) if isinstance(value, float | str | Decimal) else ""
+    if _AMOUNT.fullmatch(text):
+        with localcontext(prec=100):
+            nano = Decimal(text).scaleb(9)
+            if nano <= MOST and nano == nano.to_integral_value():
+                return int(nano)
+    raise _wrong("limit_usd", f"an amount in dollars from 0 to {usd(MOST)} in steps of {usd(1):f}")
 
 
 def _text(moment: datetime | None) -> str | None:

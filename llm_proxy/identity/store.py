@@ -162,8 +162,3 @@ def budgets_text(budgets: tuple[Budget, ...]) -> str:
 def usd(nano_usd: int) -> Decimal:
     """Nano-dollars as dollars, exactly."""
     return Decimal(nano_usd) / NANO
-
-
-def nano_usd(amount_usd: Decimal) -> int:
-    """Dollars as nano-dollars; what is smaller is dropped, so that a limit never grows by rounding."""
-    return int(amount_usd * NANO)

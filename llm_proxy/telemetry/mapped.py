@@ -18,7 +18,7 @@ def mapped(path: Path | None, size_bytes: int) -> mmap.mmap:
     """
     if path is None:
         return mmap.mmap(-1, size_bytes)
-    with path.open("a+b") as file:
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600), "a+b") as file:
         if sys.platform == "linux":
             os.posix_fallocate(file.fileno(), 0, size_bytes)
         else:

@@ -34,7 +34,7 @@ class Seat:
 
 def take(directory: Path) -> Seat:
     """The first free seat under `directory`; raises `OSError` when the folder cannot be written."""
-    directory.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     for number in range(_MOST_SEATS):
         if (seat := _lock(directory / f"worker-{number}")) is not None:
             return seat

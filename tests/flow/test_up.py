@@ -74,6 +74,20 @@ def test_the_local_models_are_listed(stack: Launched) -> None:
     assert {"smollm2", "all-minilm-l6-v2", "local-chat", "local-embed"} <= listed
 
 
+def test_what_the_stack_writes_is_its_owners_alone(stack: Launched) -> None:
+    """Data, logs, records and notes, whatever the umask; and no process of it dumps its memory."""
+    state = stack.folder / ".local"
+    every = [state, *state.rglob("*")]
+    private = [path for path in every if not path.is_symlink() and not path.is_socket()]
+    passable = (
+        {state} if (state.stat().st_mode & 0o777) == 0o711 else set[Path]()
+    )  # Postgres runs as `nobody`
+    assert [path for path in private if path not in passable and path.stat().st_mode & 0o077] == []
+    for pid in descendants(stack.process.pid):
+        limits = Path(f"/proc/{pid}/limits").read_text()
+        assert re.search(r"Max core file size +0 +0 ", limits), limits
+
+
 def test_both_examples_work_when_pasted(stack: Launched) -> None:
     """The shell's and Python's, as they were printed."""
     shell, python = re.findall(r"(?ms)^((?:  curl|import) .*?)\n\n", stack.said)

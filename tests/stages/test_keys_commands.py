@@ -129,3 +129,48 @@ async def test_a_file_of_keys_applied_twice_is_applied_once(
     assert third["changes"] == ["key scout changed", "key minted revoked"]
     file.write_text("keys: [{name: x, colour: red}]")
     await run(database_url, "apply", str(file), code=1)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "keys: [{name: x, budgets: [{limit_usd: 1E+999999999, period: day}]}]",
+        "keys: [{name: x, budgets: [{limit_usd: .nan, period: day}]}]",
+        "keys: [{name: x, budgets: [{limit_usd: 1e-30, period: day}]}]",
+        f"keys: [{{name: x, tpm: {'9' * 5000}}}]",
+        "keys: [{name: x, expires_at: 2026-13-45}]",
+        "keys: [{name: x, revoked: 'no'}]",
+        "&a [*a]",
+    ],
+    ids=lambda one: one[:60],
+)
+async def test_a_file_with_an_odd_number_or_date_is_refused_in_one_line(
+    pool: "asyncpg.Pool[asyncpg.Record]", database_url: str, tmp_path: Path, said: str
+) -> None:
+    """Nothing of it is applied."""
+    file = tmp_path / "keys.yaml"
+    file.write_text(said)
+    assert "Traceback" not in await run(database_url, "apply", str(file), code=1)
+    assert await pool.fetchval("SELECT count(*) FROM api_keys") == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("create --name x --expires-in nan", 2),
+        ("create --name x --expires-in 1e300", 2),
+        ("create --name x --expires-in -1", 2),
+        (f"create --name x --budget {'9' * 400}/day", 1),
+        ("create --name x --budget 0.0000000000001/day", 1),
+        ("create --name x --rpm -1", 1),
+        ("create --name x --expires-at 9999-12-31T23:59:59-14:00", 1),
+        ("rotate x --overlap 99999999999999999999", 2),
+    ],
+    ids=lambda one: str(one)[:60],
+)
+async def test_an_odd_number_on_the_command_line_is_refused_without_a_traceback(
+    pool: "asyncpg.Pool[asyncpg.Record]", database_url: str, words: str, code: int
+) -> None:
+    """By the option's name or the field's."""
+    assert "Traceback" not in await run(database_url, *words.split(), code=code)
+    assert await pool.fetchval("SELECT count(*) FROM api_keys") == 0

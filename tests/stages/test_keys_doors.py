@@ -164,6 +164,40 @@ async def test_rules_and_switches_live_through_the_doors(
     assert actors == {"admin:write"}
 
 
+ODD = [
+    "1E+999999999", "1e400", "-1", "NaN", "Infinity", "-Infinity", "1e-30", "true", '"NaN"', '"1E+999999999"',
+    '"1e-30"', "[]", "{}", '""', "9" * 400, "9" * 5000, "-0.000000001", '"5 "',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", ODD, ids=lambda one: one[:20])
+async def test_odd_numbers_are_refused_by_name_and_never_a_fault_of_ours(
+    client: httpx.AsyncClient, pool: "asyncpg.Pool[asyncpg.Record]", number: str
+) -> None:
+    """In keys, rules and rotations, as JSON texts that only some readers take."""
+    assert (await client.post("/admin/keys", json={"name": "fine"})).status_code == 201
+    budget = f'"budgets": [{{"limit_usd": {number}, "period": "day"}}]'
+    sent = [
+        ("POST", "/admin/keys", f'{{"name": "odd", {budget}}}', "limit_usd"),
+        ("PUT", "/admin/limits", f'{{"scope": "tenant", "tenant": "t", {budget}}}', "limit_usd"),
+        ("POST", "/admin/keys/fine/rotate", f'{{"overlap_s": {number}}}', "overlap_s"),
+    ]
+    sent += [
+        ("POST", "/admin/keys", f'{{"name": "odd", "{field}": {number}}}', field)
+        for field in ("rpm", "tpm", "parallel", "max_tokens_cap")
+    ]
+    json_type = {"content-type": "application/json"}
+    for method, path, body, field in sent:
+        answer = await client.request(method, path, content=body, headers=json_type)
+        assert answer.status_code == 400, (body[:80], answer.text)
+        if len(number) < 4300:  # longer ones are no JSON to Python
+            assert field in answer.json()["error"]["param"]
+    for query in (f"limit={number}", f"before={number}"):
+        assert (await client.get(f"/admin/audit?{query}")).status_code == 400
+    assert await pool.fetchval("SELECT count(*) FROM api_keys") == 1
+    assert await pool.fetchval("SELECT count(*) FROM limit_rules") == 0
+
+
 async def test_without_a_database_the_doors_say_so() -> None:
     """503, not 500."""
 

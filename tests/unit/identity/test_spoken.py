@@ -95,3 +95,64 @@ def test_a_switch_needs_a_kind_and_a_subject() -> None:
     for wrong in ({"kind": "agent"}, {"subject": "a"}, {"kind": "planet", "subject": "a"}):
         with pytest.raises(BadRequest):
             kill_from(wrong)
+
+
+ODD_NUMBERS: list[object] = [
+    "1E+999999999", "1e-30", 1e-30, "NaN", "sNaN", "Infinity", "-Infinity", "-0.5", -1, "0x10", "1_000", "",
+    " 1", "\u0661", True, False, None, [], {}, 10**400, -(10**400), 2**53 + 1, "9007199.254740993", 1e400,
+    float("nan"), "0.0000000001", "1.0000000001", "1e-10", "9" * 5000, "1E-999999999", "1e99",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("amount", ODD_NUMBERS, ids=lambda one: repr(one)[:20])
+def test_an_amount_out_of_bounds_or_between_steps_is_refused_by_name(amount: object) -> None:
+    """And told what it may be; none is stored as 0."""
+    with pytest.raises(BadRequest) as refused:
+        spec_from({"name": "x", "budgets": [{"limit_usd": amount, "period": "day"}]})
+    assert refused.value.param == "limit_usd"
+    assert "from 0 to 9007199.254740992 in steps of 0.000000001" in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("amount", "nano"),
+    [
+        (0, 0), ("0", 0), ("0.0", 0), ("0e5", 0), ("1e-9", 1), (1e-9, 1), ("0.100000000000", 10**8),
+        (9007199, 9007199 * 10**9), ("9007199.254740992", 2**53), ("1E3", 10**12),
+    ],
+)  # fmt: skip
+def test_an_amount_on_a_step_is_taken_exactly(amount: object, nano: int) -> None:
+    """0 where 0 was said."""
+    spec = spec_from({"name": "x", "budgets": [{"limit_usd": amount, "period": "day"}]})
+    assert spec.budgets[0].limit_nano_usd == nano
+
+
+@pytest.mark.parametrize("field", ["rpm", "tpm", "parallel", "max_tokens_cap"])
+@pytest.mark.parametrize(
+    "count", [-1, True, 1.0, "5", float("nan"), 10**400, 2**53 + 1, [], "1E5"], ids=lambda one: repr(one)[:9]
+)
+def test_a_count_out_of_bounds_is_refused_by_name(field: str, count: object) -> None:
+    """So is what is no whole number."""
+    with pytest.raises(BadRequest) as refused:
+        spec_from({"name": "x", field: count})
+    assert refused.value.param == field
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "9999-12-31T23:59:59-14:00",
+        "0001-01-01T00:00:00+14:00",
+        "1999-12-31",
+        5,
+        True,
+        1e308,
+        "x" * 999,
+        "2026-13-01",
+    ],
+    ids=lambda one: repr(one)[:30],
+)
+def test_a_moment_out_of_the_calendar_is_refused_by_name(moment: object) -> None:
+    """Whatever its offset makes of it."""
+    with pytest.raises(BadRequest) as refused:
+        spec_from({"name": "x", "expires_at": moment})
+    assert refused.value.param == "expires_at"
