@@ -90,7 +90,7 @@ def _routes() -> Iterator[Attack]:
         "/sso/key/generate",
         "/openapi.json?x=1", "/routes", "/debug/asyncio-tasks", "/health/services", "/test", "/metrics/",
         "/llmp/catalog", "/v1/files", "/v1/batches", "/v1/responses", "/v1/realtime",
-        "/anthropic/v1/messages", "/openai/v1/chat/completions", "/vertex_ai/x", "/bedrock/x", "/a2a/x",
+        "/anthropic/v1/messages", "/openai/v1/responses", "/vertex_ai/x", "/bedrock/x", "/a2a/x",
         "/vector_stores",
         "/rag/ingest",
     ):  # fmt: skip

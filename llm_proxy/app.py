@@ -79,7 +79,7 @@ class Gateway:
         real = settings.llm_mode != "mock"
         self._client = _client(settings, self.metrics, self._stopped, kept) if real else None
         self.upstream: Upstream = self._client or MockUpstream(settings.default_model)
-        self._known = KnownModels(self.upstream, settings.default_model, self.metrics)
+        self._known = KnownModels(self.upstream, settings, self.metrics)
         self._pool = _pool(settings)
         usage_of = Usage(self._pool) if self._pool else None
         remembered = Remembered() if settings.llm_mode == "mock" else None
@@ -110,7 +110,13 @@ class Gateway:
         answering = usage.router(usage_of or remembered, keeper, self._standings)
         routers = [answering, *self._routers(keeper, intake, usage_of, Trial(stages))]
         version = settings.version or __version__
-        rest_of_it = rest.build(routers, version=version, lifespan=self._lifespan, refused=self._refused)
+        rest_of_it = rest.build(
+            routers,
+            version=version,
+            lifespan=self._lifespan,
+            refused=self._refused,
+            reader=keeper.anybody,
+        )
         front = Front(Serve(stages, intake, self._suspects), rest_of_it, intake.limits)
         self.asgi = with_cors(front, settings.cors_origins)
 

@@ -7,6 +7,7 @@ from llm_proxy.admission.asking import Prices
 from llm_proxy.admission.outage import RETRY_S
 from llm_proxy.admission.watch import Watch
 from llm_proxy.dialects import Call
+from llm_proxy.dialects.models import not_found
 from llm_proxy.errors import Forbidden, StoreUnavailable
 from llm_proxy.identity import Caller, allowed, killed_by, usable
 
@@ -20,18 +21,23 @@ class Permit:
         self._default_models = default_models
 
     def check(self, caller: Caller, call: Call) -> None:
-        """Raises `Forbidden`, or `StoreUnavailable` while the models to judge by are not known."""
+        """Says whether a call may be made.
+
+        Raises:
+            ModelNotFound: The caller may not use the model; the same as for one that does not exist.
+            Forbidden: A kill switch stops it.
+            StoreUnavailable: The models to judge by are not known.
+        """
         kill = killed_by(self._watch.policies.book.kills, caller, call.group)
-        if kill is not None:
-            raise Forbidden(f"This {kill.kind} is switched off.", code=f"{kill.kind}_disabled")
         prices = self._prices
         models = usable(caller, self._default_models, prices.names if prices is not None else ())
+        known = models is not None and allowed(models, call.group, prices.resolved if prices else None)
+        if kill is not None and (known or models is None or kill.kind != "model"):
+            raise Forbidden(f"This {kill.kind} is switched off.", code=f"{kill.kind}_disabled")
         if models is None:
             raise StoreUnavailable("The models are not known yet; please try again.", retry_after_s=RETRY_S)
-        if not allowed(models, call.group, prices.resolved if prices is not None else None):
-            raise Forbidden(
-                f"This API key may not use the model {call.model!r}.", param="model", code="model_not_allowed"
-            )
+        if not known:
+            raise not_found(call.model)
 
     def stopped(self, caller: Caller, group: str) -> bool:
         """Whether a kill switch stops a caller at a model group."""

@@ -14,6 +14,7 @@ from llm_proxy.dialects.fields import REQUIRED
 from llm_proxy.dialects.messages import read_messages
 from llm_proxy.dialects.models import providers, resolve
 from llm_proxy.dialects.rule import sort_fields
+from llm_proxy.errors import ModelNotFound
 from llm_proxy.identity import NOBODY, Named
 
 MAX_ID = 256
@@ -113,11 +114,22 @@ def _id(value: Any, path: str) -> str:  # noqa: ANN401 -- unchecked JSON
 
 def _model(fields: Json, came: Came, hints: Hints, models: Models) -> str:
     model = fields.get("model")
-    if model is None:
-        if came.door != "embeddings" and (came.model_optional or hints.may_omit_model):
+    if model is not None:
+        return str(model)
+    if came.door != "embeddings":
+        if came.model_optional or hints.may_omit_model:
             return models.default
-        raise missing("model")
-    return str(model)
+        if models.default_chosen and _is_usable(models.default, hints, models):
+            return models.default
+    raise missing("model")
+
+
+def _is_usable(model: str, hints: Hints, models: Models) -> bool:
+    try:
+        resolve(model, hints.provider, models)
+    except ModelNotFound:
+        return False
+    return True
 
 
 def _stream(body: Json) -> tuple[bool, bool]:

@@ -4,7 +4,7 @@ Invariants: pure; `read` raises nothing but `Refused`; what a dialect reads and 
 `docs/dialects.md`. A new dialect is one module with one such object.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -37,6 +37,10 @@ class Bounds:
     max_messages: int = 4096
 
 
+def _anything(_group: str) -> bool:
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Models:
     """The catalogue at one moment, as far as names go.
@@ -47,12 +51,16 @@ class Models:
             names pass as they are.
         wildcards: Groups with a `*` (`openai/*`); a mapping also tells the providers behind each.
         aliases: Other names of groups, and the group each stands for.
+        default_chosen: An operator chose the default, so that any caller who may use it may name no model.
+        may: Whether the caller may use a group; one that it may not does not exist for it.
     """
 
     default: str = "gpt-3.5-turbo"
     groups: Mapping[str, frozenset[str]] | None = None
     wildcards: Mapping[str, frozenset[str]] | tuple[str, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict[str, str])
+    default_chosen: bool = False
+    may: Callable[[str], bool] = _anything
 
 
 class Answered(NamedTuple):
@@ -71,12 +79,21 @@ class Answered(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """One model group as it is listed."""
+    """One model group as it is listed; None is what nobody knows.
+
+    Attributes:
+        context_window: Tokens a prompt may have at any of its deployments.
+        created: When it was made, in seconds since 1970; 0 when nobody says.
+    """
 
     name: str
     provider: str = "unknown"
     physical: str = ""
     max_tokens: int | None = None
+    mode: str | None = None
+    context_window: int | None = None
+    max_output_tokens: int | None = None
+    created: int = 0
 
 
 class StreamWriter(Protocol):

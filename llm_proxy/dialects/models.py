@@ -48,9 +48,16 @@ def resolve(model: str, provider: str | None, models: Models) -> str:
     """The group for a name, with the provider the caller picked or the one the name tells.
 
     Raises:
-        ModelNotFound: No group and no wildcard serves it.
+        ModelNotFound: No group and no wildcard serves it, or the caller may not use it: one answer for both.
         BadRequest: A name too long to be one.
     """
+    group = _served_by(model, provider, models)
+    if not models.may(models.aliases.get(group, group)):
+        raise not_found(model, provider)
+    return group
+
+
+def _served_by(model: str, provider: str | None, models: Models) -> str:
     if len(model) > MAX_NAME:
         raise BadRequest(
             f"Invalid 'model': string too long. Expected at most {MAX_NAME} characters.",

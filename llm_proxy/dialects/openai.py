@@ -45,8 +45,15 @@ class OpenAI:
 
 
 def model(offer: Offer) -> Json:
-    """One model as `GET /v1/models/{id}` answers it; nobody knows when a group was created, so 0."""
-    return {"id": offer.name, "object": "model", "created": 0, "owned_by": offer.provider}
+    """One model as `GET /v1/models/{id}` answers it, and what else is known of it."""
+    known = {
+        "mode": offer.mode,
+        "context_window": offer.context_window,
+        "max_output_tokens": offer.max_output_tokens,
+    }
+    shown = {name: value for name, value in known.items() if value is not None}
+    told: Json = {"id": offer.name, "object": "model", "created": offer.created, "owned_by": offer.provider}
+    return told | shown
 
 
 OPENAI = OpenAI()

@@ -17,7 +17,8 @@ READ_BY_PAGES = (
     "x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens",
 )  # fmt: skip
 SENT_BY_PAGES = (
-    "authorization", "content-type", "cache-control", "x-api-key", "x-internal-secret", "x-internal-auth",
+    "authorization", "content-type", "cache-control", "x-api-key", "api-key", "x-goog-api-key",
+    "x-internal-secret", "x-internal-auth",
     "x-request-id", "x-request-timeout", "x-provider", "x-agent-id", "x-tenant-id", "x-session-id",
     "x-user-id", "traceparent", "tracestate",
     "x-stainless-arch", "x-stainless-lang", "x-stainless-os", "x-stainless-package-version",

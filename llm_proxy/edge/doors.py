@@ -1,9 +1,11 @@
 """Every route of the gateway in one table: dispatch, 405 with `Allow`, and OpenAPI come from it.
 
-Invariants: paths are exact (no trailing slash, no normalising, compared undecoded); a path that is not here
-does not exist; hot doors are plain ASGI endpoints, the rest are FastAPI's.
+Invariants: paths are exact (no normalising, compared undecoded) but for two aliases: `/openai/v1/` for
+`/v1/`, and one slash at the end, never below `/admin` and `/internal`; a path that is not here does not
+exist; hot doors are plain ASGI endpoints, the rest are FastAPI's.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from llm_proxy.dialects import GENERATE, GENERATE_STREAM, INTERNAL, OPENAI, Dialect, Door
@@ -55,4 +57,24 @@ HOT_DOORS = (
     ),
 )
 
-BY_PATH: dict[bytes, HotDoor] = {path.encode(): door for door in HOT_DOORS for path in door.paths}
+_SHUT = ("/admin", "/internal")
+"""Paths below these have one spelling each: a proxy's rule for them must hold."""
+
+
+def canonical(path: str) -> str:
+    """The path that an alias stands for; any other path as it is."""
+    if path.startswith("/openai/v1/"):
+        path = path.removeprefix("/openai")
+    return path[:-1] if path.endswith("/") and not path.startswith(_SHUT) else path
+
+
+def _spellings(path: str) -> Iterator[str]:
+    for prefix in ("", "/openai") if path.startswith("/v1/") else ("",):
+        yield prefix + path
+        if not path.startswith(_SHUT):
+            yield f"{prefix}{path}/"
+
+
+BY_PATH: dict[bytes, HotDoor] = {
+    spelling.encode(): door for door in HOT_DOORS for path in door.paths for spelling in _spellings(path)
+}

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from llm_proxy.edge.doors import BY_PATH
+from llm_proxy.edge.doors import BY_PATH, canonical
 from llm_proxy.edge.intake import Limits
 from llm_proxy.edge.request import Message, Receive, Scope, Send, check_head
 from llm_proxy.edge.respond import refusal_headers, send_json
@@ -52,7 +52,9 @@ class Front:
         if door is not None:
             await _refuse(send, MethodNotAllowed("This path takes POST.", headers=(("allow", "POST"),)))
             return
-        scope["path"] = scope["raw_path"].decode("ascii")  # routes decode what a path only holds (`rest`)
+        # Routes decode what a path only holds (`rest`). The server sends no body to who asked with HEAD.
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        scope = {**scope, "path": canonical(scope["raw_path"].decode("ascii")), "method": method}
         limits, explained = self._limits, scope["raw_path"] == EXPLAINED
         most = limits.max_body_bytes if explained else MAX_REST_BYTES
         await self._rest(scope, _bounded(receive, most, limits.body_timeout_s), _tagged(send))

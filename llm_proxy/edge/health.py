@@ -83,10 +83,12 @@ class Health:
 
 
 def router(health: Health, keeper: Doorkeeper) -> APIRouter:
-    """The three health doors."""
+    """The three health doors, and the names LiteLLM's probes have."""
     doors = APIRouter()
 
     @doors.get("/health/live", summary="The process runs.", tags=["health"])
+    @doors.get("/health/liveness", include_in_schema=False)
+    @doors.get("/health/liveliness", include_in_schema=False)
     async def live() -> Response:
         return Response(b'{"status":"alive"}', media_type="application/json")
 
@@ -96,6 +98,7 @@ def router(health: Health, keeper: Doorkeeper) -> APIRouter:
         tags=["health"],
         responses={503: {"description": "They cannot."}},
     )
+    @doors.get("/health/readiness", include_in_schema=False)
     async def ready() -> Response:
         serving, body = health.report()
         return Response(orjson.dumps(body), 200 if serving else 503, media_type="application/json")

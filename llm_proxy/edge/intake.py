@@ -61,7 +61,7 @@ class Intake:
     def call(self, door: HotDoor, caller: Caller, headers: Headers, body: bytes) -> tuple[Caller, Call]:
         """Whom the call is admitted and billed to, and the call; raises what is wrong with either."""
         hints = read_hints(headers.items())
-        call = door.dialect.read(door.door, body, hints, self._models(), self.limits.bounds)
+        call = door.dialect.read(door.door, body, hints, self._models.of(caller), self.limits.bounds)
         self._models.check(call)
         if not self.limits.private_links:
             refuse_private(call.body)

@@ -1,27 +1,60 @@
 """The catalogue of the moment, as the dialects and admission want it; read again only when it has changed."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 from llm_proxy.admission import Price
 from llm_proxy.dialects import Call, Models
 from llm_proxy.errors import BadRequest
+from llm_proxy.identity import Caller, allowed, usable
 from llm_proxy.pipeline import Upstream
+from llm_proxy.settings import Settings
 from llm_proxy.telemetry import Metrics
 from llm_proxy.upstream import Catalog
+
+MOST_CALLERS = 1024
+"""Lists of models remembered with what they allow."""
+
+
+def _unjudged(_group: str) -> bool:
+    """Nobody can judge yet; admission says so."""
+    return True
 
 
 class KnownModels:
     """Names and prices; empty while nobody knows."""
 
-    def __init__(self, upstream: Upstream, default: str, metrics: Metrics) -> None:
+    def __init__(self, upstream: Upstream, settings: Settings, metrics: Metrics) -> None:
         self._upstream = upstream
         self._metrics = metrics
         self._read: Catalog | None = None
-        self._models = Models(default=default)
+        chosen = "default_model" in settings.model_fields_set
+        self._models = Models(default=settings.default_model, default_chosen=chosen)
+        self._default_models = settings.default_models
+        self._by_caller: dict[tuple[str, tuple[str, ...] | None], Models] = {}
+
+    def of(self, caller: Caller) -> Models:
+        """The names there are for a caller."""
+        models, whose = self(), (caller.kind, caller.models)
+        found = self._by_caller.get(whose)
+        if found is None:
+            if len(self._by_caller) >= MOST_CALLERS:
+                self._by_caller.clear()
+            found = self._by_caller[whose] = replace(models, may=self._judge(caller))
+        return found
+
+    def _judge(self, caller: Caller) -> Callable[[str], bool]:
+        patterns = usable(caller, self._default_models, self.names)
+        if patterns is None:
+            return _unjudged
+        return lambda group: allowed(patterns, group, self.resolved)
 
     def __call__(self) -> Models:
         """The names there are."""
         catalog = self._upstream.catalog
         if catalog is not self._read and catalog is not None:
             self._read = catalog
+            self._by_caller.clear()
             behind = {
                 name: frozenset(one.wire or one.provider for one in group.deployments)
                 for name, group in catalog.groups.items()
@@ -31,7 +64,7 @@ class KnownModels:
             }
             wildcards = {name: providers for name, providers in behind.items() if name not in groups}
             aliases = {name: one.alias_of for name, one in catalog.groups.items() if one.alias_of}
-            self._models = Models(self._models.default, groups, wildcards, aliases)
+            self._models = replace(self._models, groups=groups, wildcards=wildcards, aliases=aliases)
             self._metrics.know_models(catalog.names)
         return self._models
 

@@ -5,7 +5,7 @@ and asking for it is 404, as if it did not exist.
 Source: https://platform.openai.com/docs/api-reference/models.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 import orjson
@@ -77,10 +77,24 @@ def _known(catalog: Catalog | None) -> Catalog:
 def _offer(catalog: Catalog, name: str) -> Offer:
     group = catalog.group(name)
     behind = group.deployments if group else ()
-    if not behind:
+    if group is None or not behind:
         return Offer(name)
     first = behind[0]
-    return Offer(name, first.provider, first.physical, first.max_output_tokens or first.max_tokens)
+    return Offer(
+        name,
+        first.provider,
+        first.physical,
+        first.max_output_tokens or first.max_tokens,
+        mode=group.mode,
+        context_window=_least(one.max_input_tokens for one in behind),
+        max_output_tokens=_least(one.max_output_tokens for one in behind),
+        created=_least(one.created for one in behind) or 0,
+    )
+
+
+def _least(known: Iterable[int | None]) -> int | None:
+    """The smallest of the numbers that are known: what every deployment can do."""
+    return min((one for one in known if one is not None), default=None)
 
 
 def _json(body: Json) -> Response:

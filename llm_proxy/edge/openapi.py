@@ -12,8 +12,8 @@ Json = dict[str, Any]
 _REFUSALS = {
     "400": "The request is wrong; `param` names the field.",
     "401": "No credential, or one that is not ours.",
-    "403": "The key may not use this model, or act for whom it names.",
-    "404": "No such model.",
+    "403": "The key may not act for whom the request names, or something is switched off.",
+    "404": "No such model, or none that the key may use.",
     "405": "Another method.",
     "408": "The body did not arrive in time.",
     "413": "The body is too large.",

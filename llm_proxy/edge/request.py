@@ -30,7 +30,8 @@ Headers = dict[bytes, bytes]
 READ = frozenset(
     {
         b"host", b"upgrade", b"expect",
-        b"authorization", b"x-internal-secret", b"x-internal-auth", b"x-api-key",
+        b"authorization", b"x-internal-secret", b"x-internal-auth", b"x-api-key", b"api-key",
+        b"x-goog-api-key",
         b"content-type", b"content-encoding", b"content-length", b"transfer-encoding", b"cache-control",
         b"x-request-id", b"x-request-timeout", b"x-provider", b"traceparent", b"tracestate",
         b"x-agent-id", b"x-tenant-id", b"x-session-id", b"x-user-id", b"x-forwarded-for",

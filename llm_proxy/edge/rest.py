@@ -5,7 +5,7 @@ with another method 405 with `Allow`; nothing is redirected; the OpenAPI page do
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 from urllib.parse import unquote
 
@@ -16,6 +16,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
 from starlette.types import Lifespan
 
 from llm_proxy.edge.openapi import hot_paths, own_words
@@ -35,6 +36,7 @@ def build(
     version: str,
     lifespan: Lifespan[FastAPI],
     refused: Callable[[Scope, Refused], None],
+    reader: Callable[[Request], Awaitable[object]],
 ) -> FastAPI:
     """The FastAPI application behind the front.
 
@@ -43,18 +45,28 @@ def build(
         version: What the OpenAPI page says.
         lifespan: Starts and stops the stages.
         refused: Told of every refusal, to be counted.
+        reader: Lets pass who may read the OpenAPI page.
     """
     app = FastAPI(
         title="llm-proxy",
         version=version,
         lifespan=lifespan,
         redirect_slashes=False,
-        docs_url=None,
-        redoc_url=None,
+        openapi_url=None,  # and no other page: who may read it is asked (`_page`)
         dependencies=[Depends(_decode_parameters)],
     )
-    for router in routers:
+    routes: list[BaseRoute] = []
+    for router in (*routers, _page(app, reader)):
         app.include_router(router)
+        routes += router.routes
+    _answer_errors(app, routes, refused)
+    return app
+
+
+def _answer_errors(
+    app: FastAPI, routes: Iterable[BaseRoute], refused: Callable[[Scope, Refused], None]
+) -> None:
+    """Registers how each kind of error is answered."""
 
     async def on_refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, Refused)  # noqa: S101 -- registered for this class
@@ -63,7 +75,8 @@ def build(
 
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101 -- registered for this class
-        return await on_refused(request, from_http(error, request.method, request.scope["path"]))
+        path = request.scope["path"]
+        return await on_refused(request, from_http(error, request.method, path, _methods(routes, path)))
 
     async def on_invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101 -- registered for this class
@@ -77,8 +90,17 @@ def build(
     app.add_exception_handler(Refused, on_refused)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(RequestValidationError, on_invalid)
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way
-    return app
+
+
+def _page(app: FastAPI, reader: Callable[[Request], Awaitable[object]]) -> APIRouter:
+    """The door of the OpenAPI page."""
+    doors = APIRouter()
+
+    @doors.get("/openapi.json", include_in_schema=False, dependencies=[Depends(reader)])
+    async def openapi() -> Response:
+        return Response(orjson.dumps(_openapi(app)), media_type="application/json")
+
+    return doors
 
 
 async def _decode_parameters(request: Request) -> None:
@@ -97,14 +119,22 @@ def render(refused: Refused) -> Response:
     return response
 
 
-def from_http(error: HTTPException, method: str, path: str) -> Refused:
+def _methods(routes: Iterable[BaseRoute], path: str) -> str:
+    """The methods of a path of the table, for `Allow`; empty where only a name of any shape fits the path."""
+    fitting = [route for route in routes if isinstance(route, Route) and route.path_regex.match(path)]
+    if all(":path}" in route.path for route in fitting):
+        return ""
+    methods = {method for route in fitting for method in route.methods or ()}
+    return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
+
+
+def from_http(error: HTTPException, method: str, path: str, methods: str) -> Refused:
     """The refusal a routing error is, or the one that stood in the way of the body's reading."""
     if isinstance(error.__cause__, Refused):
         return error.__cause__
-    if error.status_code == 405:
-        allow = (error.headers or {}).get("Allow", "GET")
-        return MethodNotAllowed(f"This path takes {allow}.", headers=(("allow", allow),))
-    if error.status_code == 404:
+    if error.status_code == 405 and methods:
+        return MethodNotAllowed(f"This path takes {methods}.", headers=(("allow", methods),))
+    if error.status_code in (404, 405):
         return NotFound(f"Unknown request URL: {method} {path[:200]}.", code="unknown_url")
     return BadRequest("The request could not be read.")
 

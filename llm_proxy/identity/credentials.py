@@ -3,7 +3,7 @@
 Invariants: texts are compared as SHA-256 digests, in constant time, against every secret we know; no text
 is kept, logged or put into an error. Two different credentials in one request are refused: which one was
 meant is not ours to guess.
-Source: RFC 6750 (Bearer), and the older services' own headers.
+Source: RFC 6750 (Bearer), the older services' own headers, and those of other providers' clients.
 """
 
 import hashlib
@@ -16,7 +16,10 @@ from llm_proxy.identity.caller import Caller
 MAX_KEY_BYTES = 512
 INTERNAL = "internal:"
 """How the ids of internal secrets begin."""
-HEADERS = (b"authorization", b"x-internal-secret", b"x-internal-auth", b"x-api-key")
+HEADERS = (
+    *(b"authorization", b"x-internal-secret", b"x-internal-auth"),
+    *(b"x-api-key", b"api-key", b"x-goog-api-key"),  # as Anthropic's, Azure's and Google's clients send it
+)
 _MISSING = "You didn't provide an API key. Send it as `Authorization: Bearer YOUR_KEY`."
 
 

@@ -4,7 +4,11 @@ Invariants: configured groups only, no expanded wildcards; prices are decimal st
 unknown.
 """
 
+import os
+from contextlib import suppress
+from datetime import datetime
 from decimal import Decimal
+from pathlib import Path
 
 from llm_proxy.sidecar import prices, seams
 from llm_proxy.sidecar.effective import FALLBACKS
@@ -94,9 +98,26 @@ def _deployment(entry: Json) -> Json:
         "wire": wire,
         "physical": physical,
         "mode": known.get("mode"),
+        "created": _created(info),
         **{name: known.get(name) for name in LIMITS},
         **{name: _decimal(known.get(name)) for name in prices.PRICES},
     }
+
+
+def _created(info: Json) -> int | None:
+    """When a deployment was made: what its configuration says, else that file's age; seconds since 1970."""
+    stated = info.get("created_at")
+    if isinstance(stated, str):
+        with suppress(ValueError):
+            stated = datetime.fromisoformat(stated)
+    if isinstance(stated, datetime):
+        return int(stated.timestamp())
+    if isinstance(stated, int | float):
+        return int(stated)
+    try:
+        return int(Path(os.environ["CONFIG_FILE_PATH"]).stat().st_mtime)
+    except (KeyError, OSError):
+        return None
 
 
 def _stated(values: Json) -> Json:

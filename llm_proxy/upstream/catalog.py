@@ -23,6 +23,7 @@ class Deployment:
 
     Attributes:
         wire: Whose protocol it is spoken to in, where that is not the provider's own; else empty.
+        created: When it was made or configured, in seconds since 1970; None when nobody says.
     """
 
     id: str
@@ -33,6 +34,8 @@ class Deployment:
     input_pico_usd: int | None = None
     output_pico_usd: int | None = None
     wire: str = ""
+    max_input_tokens: int | None = None
+    created: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +146,8 @@ def from_own(document: Json) -> Catalog:
                 pico_usd(one.get("input_cost_per_token")),
                 pico_usd(one.get("output_cost_per_token")),
                 str(one.get("wire") or ""),
+                count(one.get("max_input_tokens")),
+                _seconds(one.get("created")),
             )
             for one in as_objects(entry.get("deployments"))
         )
@@ -211,12 +216,17 @@ def _deployment(entry: Json, *, wildcard: bool) -> Deployment:
         count(info.get("max_output_tokens")),
         pico_usd(info.get("input_cost_per_token")) if priced else None,
         pico_usd(info.get("output_cost_per_token")) if priced else None,
+        max_input_tokens=count(info.get("max_input_tokens")),
     )
 
 
 def _catalog(groups: dict[str, Group], default_fallbacks: tuple[str, ...]) -> Catalog:
     deployments = {one.id: one for group in groups.values() for one in group.deployments if one.id}
     return Catalog(groups, deployments, default_fallbacks)
+
+
+def _seconds(value: object) -> int | None:
+    return value if type(value) is int and value >= 0 else None
 
 
 def pico_usd(dollars: object) -> int | None:

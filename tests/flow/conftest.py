@@ -46,6 +46,7 @@ model_list:
     litellm_params: {{model: gemini/gemini-2.5-flash, api_base: "{provider}", api_key: {key}}}
     model_info: {{id: gemini}}
 router_settings:
+  model_group_alias: {{nickname: claude}}
   num_retries: 1  # beside 0 LiteLLM reads no policy
   retry_policy: {{DefaultRetries: 0}}
   model_group_retry_policy: {{retried: {{InternalServerErrorRetries: 2}}}}

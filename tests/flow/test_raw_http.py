@@ -197,11 +197,11 @@ def test_a_name_in_a_path_is_decoded(front: Front, name: bytes) -> None:
     [
         b"//v1/chat/completions", b"/v1//chat/completions", b"/v1/../v1/chat/completions",
         b"/../v1/chat/completions", b"/v1/./chat/completions", b"/v1/%2e%2e/v1/chat/completions",
-        b"/v1%2fchat%2fcompletions", b"/v1/%63hat/completions", b"/v1/chat/completions/",
+        b"/v1%2fchat%2fcompletions", b"/v1/%63hat/completions", b"/v1/chat/completions//",
         b"/v1/chat/completions;x", b"/v1/chat/completions%00", b"/v1/chat/completions%0d%0aX:%20y",
         b"/v1/chat/%zz", b"/v1/chat/%ff%fe", b"/V1/chat/completions",
         b"/openai/deployments/plain/chat/completions", b"/engines/plain/chat/completions", b"/llmp/catalog",
-        b"/config/update", b"/key/generate", b"/mcp/", b"/health/liveliness", b"/v1/model/info",
+        b"/config/update", b"/key/generate", b"/mcp/", b"/v1/model/info",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("method", [b"POST", b"GET"])
@@ -212,9 +212,9 @@ def test_a_path_that_is_not_in_the_table_does_not_exist(front: Front, path: byte
     assert said.code == "unknown_url"
 
 
-@pytest.mark.parametrize("path", [b"/v1/models/", b"/models/"])
+@pytest.mark.parametrize("path", [b"/v1/models//", b"/models//"])
 def test_no_model_s_name_is_no_model(front: Front, path: bytes) -> None:
-    """The list has no slash at its end, and a model has a name."""
+    """A model has a name."""
     said = refused(front, request(path, method=b"GET", body=b""))
     assert said.statuses == [404]
     assert said.code == "unknown_url"
@@ -242,7 +242,8 @@ def test_another_method_is_405_with_allow_and_nothing_is_echoed(front: Front, me
 
 
 @pytest.mark.parametrize(
-    "header", [b"Authorization: Bearer ", b"X-Internal-Secret: ", b"x-internal-auth: ", b"x-api-key: "]
+    "header",
+    [b"Authorization: Bearer ", b"X-Internal-Secret: ", b"x-internal-auth: ", b"x-api-key: ", b"api-key: "],
 )
 @pytest.mark.parametrize(
     "key",

@@ -116,8 +116,8 @@ async def test_the_verdict_explained_is_the_verdict_given(limits_redis_url: str,
                 assert any(one.over and one.check.enforced for one in explained.standings)
             seen[given] = seen.get(given, 0) + 1
         await admission.stop()
-    assert {one.status for one in seen} == {200, 403, 429, 503}
-    assert {one.code for one in seen} >= {"rate_limit_exceeded", "insufficient_quota", "model_not_allowed"}
+    assert {one.status for one in seen} == {200, 403, 404, 429, 503}
+    assert {one.code for one in seen} >= {"rate_limit_exceeded", "insufficient_quota", "model_not_found"}
 
 
 async def test_explaining_counts_nothing(limits_redis_url: str) -> None:

@@ -12,7 +12,7 @@ from stages.outages import Rules, settings_of
 
 from llm_proxy.admission import Admission, EvictingStore, Lease, refuse_evicting, standing_of
 from llm_proxy.dialects import Call
-from llm_proxy.errors import Forbidden, RateLimited
+from llm_proxy.errors import ModelNotFound, RateLimited
 from llm_proxy.identity import ANY, Caller, Limits, Rule, Rulebook
 
 CALL = Call("chat.completions", "openai", "gpt", "gpt", {}, prompt_bytes=400, max_tokens=100)
@@ -173,15 +173,15 @@ async def test_a_call_given_up_while_it_asked_leaves_nothing_behind(
     await admission.stop()
 
 
-async def test_a_model_that_is_not_allowed_is_forbidden_and_not_counted(
+async def test_a_model_that_is_not_allowed_is_not_there_and_not_counted(
     admission: Admission, tenant: str
 ) -> None:
     """By the caller's own list, or the default one."""
     caller = Caller("k", "virtual", tenant=tenant, agent="scout", models=("claude-*",))
     for who, call in ((caller, CALL), (replace(caller, models=None), CALL._replace(group="claude"))):
-        with pytest.raises(Forbidden) as refused:
+        with pytest.raises(ModelNotFound) as refused:
             await admit(admission, who, call)
-        assert refused.value.code == "model_not_allowed"
+        assert refused.value.code == "model_not_found"
     (requests,) = (await standing_of(admission, caller)).standings
     assert requests.used == 0
 

@@ -81,7 +81,10 @@ def _app(*routers: Any) -> FastAPI:
     def refused(_scope: Scope, _: Refused) -> None:
         return None
 
-    return rest.build(routers, version="0", lifespan=None, refused=refused)  # type: ignore[arg-type]  # FastAPI takes none
+    async def anybody(_: Request) -> None:
+        return None
+
+    return rest.build(routers, version="0", lifespan=None, refused=refused, reader=anybody)  # type: ignore[arg-type]  # FastAPI takes none
 
 
 async def test_a_key_lives_through_the_doors(
@@ -243,5 +246,5 @@ async def test_a_caller_sees_where_it_stands_and_what_a_request_would_meet(limit
         good = (await client.post("/v1/explain", json={"model": "gpt"})).json()
         assert (good["verdict"], good["group"]) == ("admitted", "gpt")
         bad = (await client.post("/v1/explain", json={"model": "claude"})).json()
-        assert (bad["verdict"], bad["refusal"]["code"]) == ("refused", "model_not_allowed")
+        assert (bad["verdict"], bad["refusal"]["code"]) == ("refused", "model_not_found")
     await admission.stop()

@@ -70,8 +70,10 @@ async def test_the_catalog_tells_groups_deployments_prices_and_fallbacks(sidecar
     groups = {group["name"]: group for group in catalog["groups"]}
     pair = groups["pair"]
     assert [one["id"] for one in pair["deployments"]] == ["pair-a", "pair-b"]
-    assert pair["deployments"][0] | {"id": ""} == {
+    assert pair["deployments"][0]["created"] > 1_700_000_000
+    assert pair["deployments"][0] | {"id": "", "created": 0} == {
         "id": "",
+        "created": 0,
         "provider": "openai",
         "wire": "openai",
         "physical": "pair-a",
