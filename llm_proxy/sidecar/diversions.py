@@ -90,7 +90,7 @@ def _fallbacks(config: Json) -> Iterator[tuple[str, str]]:
 
 def _is_rule(rule: object) -> bool:
     lists = mapping(rule).values()
-    return bool(lists) and all(items(one) and all(map(_named, items(one))) for one in lists)
+    return bool(lists) and all(one == [] or (items(one) and all(map(_named, items(one)))) for one in lists)
 
 
 def _named(target: object) -> bool:

@@ -4,6 +4,7 @@ Invariant: nothing is imported before the first call, because LiteLLM reads the 
 imported. Its modules are taken as untyped: the environment the types are checked in has no LiteLLM.
 """
 
+from collections.abc import Iterable
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -39,6 +40,8 @@ SEAMS: dict[str, tuple[str, ...]] = {
             "embeddings",
             "llm_router",
             "redis_usage_cache",
+            "proxy_logging_obj",
+            "model_max_budget_limiter",
             "Request",
             "Response",
             "UserAPIKeyAuth",
@@ -73,6 +76,7 @@ SEAMS: dict[str, tuple[str, ...]] = {
     "litellm.caching.caching_handler": ("LLMCachingHandler",),
     "litellm.caching.redis_batch": ("_run_under_circuit_breaker",),
     "litellm._redis": ("get_redis_client",),
+    "litellm.proxy.hooks": ("PROXY_HOOKS",),
     "litellm.litellm_core_utils.litellm_logging": ("StandardLoggingPayloadSetup",),
     "redis.retry": ("Retry",),
     "redis.backoff": ("NoBackoff",),
@@ -139,6 +143,14 @@ def error_information(error: BaseException | None) -> Theirs:
     """What LiteLLM's log says of an error: its class, status, provider and kind."""
     log = import_module("litellm.litellm_core_utils.litellm_logging").StandardLoggingPayloadSetup
     return log.get_error_information(original_exception=error)
+
+
+def hooks_of_its_own(names: Iterable[str]) -> list[Theirs]:
+    """The objects LiteLLM itself registered under these names, its key budgets' and its services' log."""
+    logging = proxy().proxy_logging_obj
+    made = logging.proxy_hook_mapping
+    hooks = [made[name] for name in names if name in made]
+    return [*hooks, proxy().model_max_budget_limiter, logging.service_logging_obj]
 
 
 def no_retries() -> Theirs:

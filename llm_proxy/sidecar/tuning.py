@@ -12,7 +12,17 @@ from llm_proxy.sidecar import openai_frames, seams
 from llm_proxy.sidecar.seams import Theirs
 from llm_proxy.sidecar.shapes import mapping
 
-NOT_FOR_US = ("litellm.proxy.hooks.", "litellm._service_logger")
+IDLE_HOOKS = (
+    "autorouter_baseline_cache",
+    "cache_control_check",
+    "litellm_skills",
+    "max_budget_per_session_limiter",
+    "max_iterations_limiter",
+    "parallel_request_limiter",
+    "prompt_cache_prediction",
+    "responses_id_security",
+)
+"""LiteLLM's names of hooks it adds to every proxy and that do nothing without its keys or its database."""
 LIMITS = ("rpm", "tpm", "itpm", "otpm")
 LISTS = (
     "callbacks",
@@ -64,11 +74,14 @@ def _register_prices_once() -> None:
 
 
 def _drop_hooks() -> None:
-    """Ten hooks for virtual keys, budgets and stored responses run on each call; there are none here."""
+    """Hooks for virtual keys, budgets and stored responses run on each call; there are none here.
+
+    The very objects that LiteLLM made for itself go, so that one a configuration names stays.
+    """
     library = seams.library()
+    idle = {id(one) for one in seams.hooks_of_its_own(IDLE_HOOKS)}
     for name in LISTS:
-        kept = [one for one in getattr(library, name) if not type(one).__module__.startswith(NOT_FOR_US)]
-        getattr(library, name)[:] = kept
+        getattr(library, name)[:] = [one for one in getattr(library, name) if id(one) not in idle]
 
 
 def _take_bodies_as_they_are() -> None:

@@ -6,6 +6,7 @@ import subprocess
 
 from llm_proxy.dialects.messages import USER_PARTS
 from llm_proxy.sidecar.seams import SEAMS
+from llm_proxy.sidecar.tuning import IDLE_HOOKS
 from llm_proxy.stack.programs import sidecar_python
 
 LOOK = """
@@ -66,6 +67,11 @@ import json
 from litellm.types.llms.openai import ValidUserMessageContentTypes
 print(json.dumps(ValidUserMessageContentTypes))
 """
+HOOKS = """
+import json, sys
+from litellm.proxy.hooks import PROXY_HOOKS
+print(json.dumps([name for name in json.load(sys.stdin)["names"] if name not in PROXY_HOOKS]))
+"""
 
 
 def missing(program: str, asked: dict[str, tuple[str, ...]]) -> list[str]:
@@ -103,6 +109,11 @@ def test_a_seam_that_is_gone_is_named() -> None:
 def test_every_method_that_is_patched_is_there() -> None:
     """The same for what stands inside classes."""
     assert missing(LOOK, METHODS) == []
+
+
+def test_every_hook_that_is_left_out_is_one() -> None:
+    """By the name LiteLLM registers it under; what an upgrade renames would stay, and cost every call."""
+    assert missing(HOOKS, {"names": IDLE_HOOKS}) == []
 
 
 def test_a_user_s_parts_are_those_that_are_passed_on() -> None:

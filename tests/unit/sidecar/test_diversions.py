@@ -152,6 +152,7 @@ ALLOWED: dict[str, Json] = {
         ]
     },
     "id of its own group": {"model_list": [group("cheap", id="cheap"), DEAR]},
+    "fallbacks to nobody": {"router_settings": {"fallbacks": [{"cheap": []}]}},
     "switched off": {"general_settings": {"completion_model": None}, "router_settings": {"plugins": []}},
 }
 
