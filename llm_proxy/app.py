@@ -11,11 +11,22 @@ from functools import partial
 from typing import Any
 
 import asyncpg
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 
 from llm_proxy import __version__, background
 from llm_proxy.admission import Admission, Standing, refuse_evicting, standing_of
-from llm_proxy.edge import admin, health, limits, metrics, models, models_admin, payloads, rest, usage
+from llm_proxy.edge import (
+    admin,
+    cache_admin,
+    health,
+    limits,
+    metrics,
+    models,
+    models_admin,
+    payloads,
+    rest,
+    usage,
+)
 from llm_proxy.edge.auth import Doorkeeper
 from llm_proxy.edge.client_ip import ClientIp
 from llm_proxy.edge.cors import with_cors
@@ -28,7 +39,7 @@ from llm_proxy.edge.request import Scope
 from llm_proxy.edge.serve import Serve
 from llm_proxy.edge.suspects import Suspects
 from llm_proxy.edge.trial import Trial
-from llm_proxy.errors import Refused
+from llm_proxy.errors import NotFound, Refused
 from llm_proxy.identity import (
     Caller,
     Identity,
@@ -40,6 +51,7 @@ from llm_proxy.identity import (
     VirtualKeys,
     applying,
     knowing_agents,
+    on_record,
 )
 from llm_proxy.ledger import Ledger, Remembered, Spent, Store, Usage, Witnesses
 from llm_proxy.pipeline import Stages, Upstream
@@ -54,9 +66,11 @@ from llm_proxy.upstream import (
     Keeper,
     MockUpstream,
     Pool,
+    Purged,
     Room,
     Watches,
     deadlines,
+    purge,
 )
 
 log = logging.getLogger(__name__)
@@ -157,7 +171,17 @@ class Gateway:
                 writer=keeper.writer,
                 client_ip=self._client_ip,
             ),
+            cache_admin.router(
+                self._purge,
+                partial(on_record, pool) if pool else None,
+                Depends(admin.actor_of(keeper.writer, self._client_ip)),
+            ),
         ]
+
+    async def _purge(self, tenant: str | None, model: str | None) -> Purged:
+        if self._client is None:
+            raise NotFound("There is no response cache that can be purged.", code="no_cache")
+        return await purge(self._client, tenant, model)
 
     def drain(self) -> None:
         """From now on not ready; calls are still served."""

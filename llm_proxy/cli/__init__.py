@@ -20,6 +20,7 @@ COMMANDS = {
     "requests": "Show single requests.",
     "reconcile": "Compare the gateway's records with the sidecar's.",
     "models": "List model groups; --check calls each once.",
+    "cache": "Delete cached answers.",
     "config": "Check litellm-config.yaml.",
     "reload": "Apply a changed litellm-config.yaml without losing a request.",
 }

@@ -39,11 +39,11 @@ def command(*, check: bool, as_json: bool, url: str | None, names: tuple[str, ..
     key = settings.admin_key or (None if check else settings.admin_read_key)
     if key is None:
         raise click.ClickException("LLM_PROXY__ADMIN_KEY is not set")
-    headers = {"Authorization": f"Bearer {key.get_secret_value()}"}
-    base = (url or nearby.gateway_url(settings)).rstrip("/").removesuffix("/v1")
-    with httpx.Client(base_url=base, headers=headers, timeout=PATIENCE_S) as client:
+    with nearby.gateway(settings, key, url, timeout_s=PATIENCE_S) as client:
         groups = [
-            one for one in _ask(client, "GET", "/admin/models")["data"] if not names or one["id"] in names
+            one
+            for one in nearby.ask(client, "GET", "/admin/models")["data"]
+            if not names or one["id"] in names
         ]
         if check:
             checked = [one for one in groups if not one["wildcard"]]
@@ -54,27 +54,9 @@ def command(*, check: bool, as_json: bool, url: str | None, names: tuple[str, ..
     _show(groups, _groups_table(groups), as_json=as_json)
 
 
-def _ask(client: httpx.Client, method: str, path: str) -> Json:
-    try:
-        answer = client.request(method, path)
-    except httpx.HTTPError as fault:
-        raise click.ClickException(f"the gateway at {client.base_url} does not answer: {fault}") from fault
-    if answer.status_code != 200:
-        raise click.ClickException(f"{answer.status_code}: {_message(answer)}")
-    found: Json = answer.json()
-    return found
-
-
-def _message(answer: httpx.Response) -> str:
-    try:
-        return str(answer.json()["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return answer.text[:200]
-
-
 def _check(client: httpx.Client, name: str) -> Json:
     try:
-        return _ask(client, "POST", f"/admin/models/{quote(name)}/test")
+        return nearby.ask(client, "POST", f"/admin/models/{quote(name)}/test")
     except click.ClickException as fault:
         return {"id": name, "ok": False, "error": {"message": fault.message}}
 

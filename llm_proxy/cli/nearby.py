@@ -7,9 +7,11 @@ only while it runs.
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
-from pydantic import ValidationError
+import httpx
+from pydantic import SecretStr, ValidationError
 from rich.console import Console
 
 from llm_proxy.settings import PREFIX, Settings, faults_of, load
@@ -50,3 +52,29 @@ def settings() -> Settings:
 def gateway_url(found: Settings) -> str:
     """Where the gateway answers: the one running in this folder, else the one the settings mean."""
     return noted().get(URL) or f"http://{reached_at(found.host)}:{found.port}"
+
+
+def gateway(found: Settings, key: SecretStr, url: str | None, *, timeout_s: float) -> httpx.Client:
+    """A client of the gateway at `url`, or of the one the settings mean, with an admin key."""
+    base = (url or gateway_url(found)).rstrip("/").removesuffix("/v1")
+    headers = {"Authorization": f"Bearer {key.get_secret_value()}"}
+    return httpx.Client(base_url=base, headers=headers, timeout=timeout_s)
+
+
+def ask(client: httpx.Client, method: str, path: str) -> dict[str, Any]:
+    """The JSON answer of an admin route; ends the command with the gateway's message for anything but 200."""
+    try:
+        answer = client.request(method, path)
+    except httpx.HTTPError as fault:
+        raise click.ClickException(f"the gateway at {client.base_url} does not answer: {fault}") from fault
+    if answer.status_code != 200:
+        raise click.ClickException(f"{answer.status_code}: {_message(answer)}")
+    document: dict[str, Any] = answer.json()
+    return document
+
+
+def _message(answer: httpx.Response) -> str:
+    try:
+        return str(answer.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return answer.text[:200]

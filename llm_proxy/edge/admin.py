@@ -122,7 +122,7 @@ def router(
 ) -> APIRouter:
     """`/admin/...`; without a database every door is 503."""
     doors = APIRouter(prefix="/admin", tags=["admin"], responses=_REFUSALS)
-    office = _Office(announce, Depends(reader), Depends(_actor(writer, client_ip)))
+    office = _Office(announce, Depends(reader), Depends(actor_of(writer, client_ip)))
     _keys(doors, registry, office)
     _rules(doors, rulings, office)
     _kills(doors, rulings, office)
@@ -139,7 +139,9 @@ class _Office:
     by: Any
 
 
-def _actor(writer: Role, client_ip: ClientIp) -> Callable[[Request], Awaitable[Actor]]:
+def actor_of(writer: Role, client_ip: ClientIp) -> Callable[[Request], Awaitable[Actor]]:
+    """Who asks for a change, for the audit log; refuses without the write role."""
+
     async def actor(request: Request) -> Actor:
         return Actor(f"admin:{await writer(request)}", client_ip(request.scope))
 

@@ -3,7 +3,7 @@
 from llm_proxy.identity.binding import on_behalf_of
 from llm_proxy.identity.caller import NOBODY, Budget, Caller, Limits, Named
 from llm_proxy.identity.credentials import InternalSecrets
-from llm_proxy.identity.deeds import Actor
+from llm_proxy.identity.deeds import Actor, on_record
 from llm_proxy.identity.identify import Identity, named_by_headers
 from llm_proxy.identity.keeping import applying, knowing_agents
 from llm_proxy.identity.keys import KeyRecord, KeySpec
@@ -43,6 +43,7 @@ __all__ = [
     "knowing_agents",
     "killed_by",
     "named_by_headers",
+    "on_record",
     "on_behalf_of",
     "usable",
 ]

@@ -41,6 +41,20 @@ async def deed(pool: "asyncpg.Pool[asyncpg.Record]") -> AsyncGenerator[Connectio
             raise BadRequest("A value is out of its range.") from error
 
 
+@asynccontextmanager
+async def on_record(
+    pool: "asyncpg.Pool[asyncpg.Record]", actor: Actor, action: str, target: str
+) -> AsyncGenerator[dict[str, Any]]:
+    """Put on record what is changed outside of the database; the caller fills in the detail.
+
+    Raises `StoreUnavailable` before anything is changed when the database does not answer.
+    """
+    async with deed(pool) as connection:
+        detail: dict[str, Any] = {}
+        yield detail
+        await audit(connection, actor, action, target, detail)
+
+
 async def raise_epochs(connection: Connection, *tenants: str | None) -> Epochs:
     """New epochs of these tenants; `ANY` raises everybody's."""
     raised: dict[str, int] = {}

@@ -23,6 +23,18 @@ async def answer(send: Send, status: int, body: object, headers: Headers | None 
     await send({"type": "http.response.body", "body": raw})
 
 
+async def read_body(receive: Receive) -> bytes | None:
+    """The request's body; None when the caller left before its end."""
+    parts: list[bytes] = []
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
 def error(message: str, kind: str, code: str | None) -> dict[str, Any]:
     """An error in OpenAI's envelope."""
     return {"error": {"message": message, "type": kind, "param": None, "code": code}}

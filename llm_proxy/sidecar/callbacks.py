@@ -17,18 +17,19 @@ from llm_proxy.sidecar.seams import Theirs
 
 
 @asynccontextmanager
-async def installed() -> AsyncGenerator[None]:
-    """Add the callback; at the end write out what it holds."""
+async def installed() -> AsyncGenerator[Theirs]:
+    """Add the callback and return it; at the end write out what it holds."""
     url = os.environ.get("LLM_CALLS_DATABASE_URL")
     log = CallLog(url) if url else None
     attempts.apply(log.post if log else None)
-    seams.library().callbacks.append(observer(log))
+    added = observer(log)
+    seams.library().callbacks.append(added)
     if log is None:
-        yield
+        yield added
         return
     await log.start()
     try:
-        yield
+        yield added
     finally:
         await log.stop()
 

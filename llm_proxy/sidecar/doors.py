@@ -5,13 +5,16 @@ the traffic key, which opens nothing but these doors; LiteLLM's endpoint functio
 """
 
 import hmac
+import json
 from dataclasses import dataclass
+from functools import partial
 
 from llm_proxy.sidecar import catalog, seams
-from llm_proxy.sidecar.asgi import Receive, Scope, Send, answer, error
+from llm_proxy.sidecar.asgi import Receive, Scope, Send, answer, error, read_body
 from llm_proxy.sidecar.outcome import Outcome, witnessed
 from llm_proxy.sidecar.relay import relay
-from llm_proxy.sidecar.seams import Theirs
+from llm_proxy.sidecar.response_cache import ResponseCache
+from llm_proxy.sidecar.shapes import items, mapping
 
 CALLS = {
     "/v1/chat/completions": "chat_completion",
@@ -19,8 +22,6 @@ CALLS = {
     "/v1/embeddings": "embeddings",
 }
 JSON = [(b"content-type", b"application/json")]
-TRUSTED = {"allow_client_message_redaction_opt_out": True}
-"""The gateway decides whose text an observer may see; LiteLLM heeds that of a key that says this."""
 HEALTH = ("/health/liveliness", "/health/readiness")
 
 
@@ -35,6 +36,7 @@ class Doors:
         leaving: Whether the process is about to stop: it still answers, and wants no new calls.
         in_flight: Calls running now; who wants to stop this process waits for none.
         watched: Somebody else's callback sees the calls.
+        cache: The response cache; None when there is none in a Redis.
     """
 
     key: str
@@ -43,6 +45,7 @@ class Doors:
     answered: int = 0
     in_flight: int = 0
     watched: bool = False
+    cache: ResponseCache | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -58,7 +61,7 @@ class Doors:
         elif method == "POST" and path in CALLS:
             self.in_flight += 1
             try:
-                await _call(CALLS[path], scope, receive, send)
+                await self._answer(path, scope, receive, send)
             finally:
                 self.in_flight -= 1
                 self.answered += 1
@@ -66,8 +69,30 @@ class Doors:
             await answer(send, 200, catalog.models(seams.router()))
         elif method == "GET" and path == "/llmp/catalog":
             await answer(send, 200, catalog.catalog(seams.router(), watched=self.watched))
+        elif method == "DELETE" and path == "/llmp/cache":
+            await self._purge(receive, send)
         else:
             await answer(send, 404, error("No such route.", "invalid_request_error", "not_found"))
+
+    async def _answer(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        forward = partial(_call, CALLS[path])
+        if self.cache is not None and path in self.cache.paths:
+            await self.cache.answer(scope, receive, send, forward)
+        else:
+            await forward(scope, receive, send)
+
+    async def _purge(self, receive: Receive, send: Send) -> None:
+        if self.cache is None:
+            refusal = error("There is no response cache in a Redis.", "invalid_request_error", "no_cache")
+            await answer(send, 404, refusal)
+            return
+        raw = await read_body(receive)
+        try:
+            patterns = items(mapping(json.loads(raw or b"")).get("patterns"))
+        except ValueError:
+            patterns = []
+        purged, complete = await self.cache.purge(one for one in patterns if isinstance(one, str))
+        await answer(send, 200 if complete else 503, {"purged": purged, "complete": complete})
 
     async def _health(self, path: str, send: Send) -> None:
         if path == "/health/readiness" and not self.ready:
@@ -82,7 +107,7 @@ class Doors:
         return len(given) == 1 and hmac.compare_digest(given[0], b"Bearer " + self.key.encode())
 
 
-async def _call(endpoint: str, scope: Scope, receive: Receive, send: Send) -> None:
+async def _call(endpoint: str, scope: Scope, receive: Receive, send: Send) -> Outcome:
     proxy = seams.proxy()
     scope["app"] = proxy.app
     # LiteLLM would read a form where the type says so.
@@ -92,14 +117,10 @@ async def _call(endpoint: str, scope: Scope, receive: Receive, send: Send) -> No
     with witnessed(outcome):
         try:
             result = await getattr(proxy, endpoint)(
-                request=request, fastapi_response=head, model=None, user_api_key_dict=_caller(proxy)
+                request=request, fastapi_response=head, model=None, user_api_key_dict=seams.traffic_caller()
             )
         except proxy.ProxyException as refused:
             outcome.refused(refused)
             result = await proxy.openai_exception_handler(request, refused)
         await relay(result, head.raw_headers, outcome, scope, receive, send)
-
-
-def _caller(proxy: Theirs) -> Theirs:
-    # Not an admin, and fresh: LiteLLM writes into it.
-    return proxy.UserAPIKeyAuth(api_key="llm-proxy", user_role="internal_user", metadata=dict(TRUSTED))
+    return outcome

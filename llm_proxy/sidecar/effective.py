@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from llm_proxy.sidecar.diversions import diversions
 from llm_proxy.sidecar.environment import REFERENCE
-from llm_proxy.sidecar.requirements import DEFAULTS, FORCED, cache_in, observed, strategy
+from llm_proxy.sidecar.requirements import ANSWERS, DEFAULTS, FORCED, cache_in, observed, strategy
 from llm_proxy.sidecar.shapes import Json, items, mapping
 from llm_proxy.wildcards import covers
 
@@ -35,10 +35,12 @@ class Effective:
 
     Attributes:
         notes: One line for each thing left out.
+        cached: LiteLLM's call types that are answered from the response cache.
     """
 
     config: Json
     notes: tuple[str, ...]
+    cached: tuple[str, ...] = ()
 
 
 def effective(raw: object, env: Mapping[str, str]) -> Effective:
@@ -56,7 +58,8 @@ def effective(raw: object, env: Mapping[str, str]) -> Effective:
     _prune_names(config, groups, notes)
     _remove_database(config["general_settings"], notes)
     _require(config, env)
-    return Effective(config, tuple(notes))
+    cached = _cached(config["litellm_settings"], mapping(raw), env, notes)
+    return Effective(config, tuple(notes), cached)
 
 
 def _checked(raw: object) -> Json:
@@ -162,3 +165,23 @@ def _require(config: Json, env: Mapping[str, str]) -> None:
     if url and litellm.get("cache") is not False:
         litellm["cache"] = True
         litellm["cache_params"] = cache_in(url, litellm.get("cache_params") or {}, env)
+
+
+def _cached(litellm: Json, raw: Json, env: Mapping[str, str], notes: list[str]) -> tuple[str, ...]:
+    """The call types our own cache answers; what LiteLLM's cache is left with stays in its settings."""
+    if litellm.get("cache") is not True:
+        return ()
+    params = litellm["cache_params"] = mapping(litellm.get("cache_params"))
+    given = mapping(mapping(raw.get("litellm_settings")).get("cache_params")).get("type", "redis")
+    if params.get("mode") == "default_off":
+        notes.append("cache_params.mode default_off: nothing is cached, because no caller can ask for it")
+    if given != "redis" and env.get("CACHE_REDIS_URL"):
+        notes.append(f"ignored cache_params.type {given}: answers are cached in CACHE_REDIS_URL's Redis")
+    elif given != "redis":
+        notes.append(
+            f"cache_params.type {given} is LiteLLM's own cache: it keeps no streams and cannot be purged"
+        )
+        return ()
+    types = items(params.get("supported_call_types", [*ANSWERS, "aembedding"]))
+    params["supported_call_types"] = [name for name in types if name not in ANSWERS]
+    return tuple(name for name in types if name in ANSWERS)

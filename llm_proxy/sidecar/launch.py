@@ -18,12 +18,15 @@ import yaml
 
 from llm_proxy.sidecar import (
     broken_streams,
+    cache_events,
     cache_gate,
     callbacks,
     counted,
     embedding_cache,
     field_support,
+    guardrails,
     provider_only,
+    response_cache,
     round_robin,
     router_rules,
     seams,
@@ -62,10 +65,11 @@ def run(config: Path, listener: socket.socket, key: str) -> int:
 
 async def _serve(config: Path, listener: socket.socket, key: str) -> None:
     doors = Doors(key)
-    async with _litellm(config) as loaded:
+    async with _litellm(config) as (loaded, observer):
         doors.watched = watched(loaded.config["litellm_settings"])
         await warm_up(doors, key)
         await cache_gate.first_look()
+        doors.cache = _cache(loaded, cache_events.reporter(observer, watched=doors.watched))
         doors.ready = True
         settings = uvicorn.Config(
             doors,
@@ -85,7 +89,7 @@ async def _serve(config: Path, listener: socket.socket, key: str) -> None:
 
 
 @asynccontextmanager
-async def _litellm(config: Path) -> AsyncGenerator[Effective]:
+async def _litellm(config: Path) -> AsyncGenerator[tuple[Effective, Theirs]]:
     loaded = await _load(config)
     proxy = seams.proxy()
     _give(proxy.proxy_config, config, loaded)
@@ -107,10 +111,18 @@ async def _litellm(config: Path) -> AsyncGenerator[Effective]:
         raise NotStarted(_first_line(problem)) from problem
     tuning.after_start()
     try:
-        async with callbacks.installed():
-            yield loaded
+        async with callbacks.installed() as observer:
+            yield loaded, observer
     finally:
         await started.__aexit__(None, None, None)
+
+
+def _cache(loaded: Effective, report: cache_events.Report) -> response_cache.ResponseCache | None:
+    found = guardrails.configured(loaded.config)
+    cache = response_cache.opened(loaded.cached, found, report)
+    for note in found.notes() if cache is not None else ():
+        _say(0, note)
+    return cache
 
 
 def _read(config: Path) -> object:

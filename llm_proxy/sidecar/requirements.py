@@ -46,6 +46,8 @@ STRATEGIES = {
     "COST_OPTIMIZED": "cost-based-routing",
 }
 NAMESPACE = "litellm_caching"
+ANSWERS = {"acompletion": "/v1/chat/completions", "atext_completion": "/v1/completions"}
+"""LiteLLM's call types whose answers our own cache keeps, and their paths."""
 
 
 LANGFUSE = "langfuse"
@@ -80,7 +82,8 @@ def cache_in(url: str, given: Mapping[str, Any], env: Mapping[str, str]) -> Json
     ours: Json = {
         "namespace": NAMESPACE,
         "ttl": float(env.get("LLM_PROXY_SIDECAR_CACHE_TTL_S") or 600),
-        "supported_call_types": ["acompletion", "aembedding", "atext_completion"],
+        "supported_call_types": [*ANSWERS, "aembedding"],
+        "max_messages": None,  # LiteLLM leaves conversations of more than four messages out
         "socket_timeout": 0.25,  # what a frozen Redis costs, once (see `cache_gate`)
         "socket_connect_timeout": 0.25,
     }

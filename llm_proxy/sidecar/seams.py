@@ -9,6 +9,9 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
+from llm_proxy.sidecar.shapes import mapping
+from llm_proxy.wildcards import covers
+
 Theirs = Any
 """An object of LiteLLM's."""
 SEAMS: dict[str, tuple[str, ...]] = {
@@ -28,6 +31,7 @@ SEAMS: dict[str, tuple[str, ...]] = {
             "AzureOpenAIConfig",
             "openai_text_completion_compatible_providers",
         ),
+        *("cache", "model_alias_map", "ModelResponse", "TextCompletionResponse"),
     ),
     "litellm.main": (
         *("get_optional_params", "get_optional_params_embeddings", "validate_chat_completion_tool_choice"),
@@ -45,6 +49,9 @@ SEAMS: dict[str, tuple[str, ...]] = {
             "Request",
             "Response",
             "UserAPIKeyAuth",
+            "general_settings",
+            "proxy_logging_obj",
+            "version",
         ),
     ),
     "litellm.proxy.common_request_processing": ("ProxyBaseLLMRequestProcessing",),
@@ -53,6 +60,7 @@ SEAMS: dict[str, tuple[str, ...]] = {
     "litellm.integrations.custom_guardrail": ("CustomGuardrail",),
     "litellm.llms.base_llm.chat.transformation": ("BaseLLMException",),
     "httpx": ("AsyncClient", "Request", "Response"),
+    "litellm.litellm_core_utils.logging_worker": ("GLOBAL_LOGGING_WORKER",),
     "litellm.litellm_core_utils.streaming_handler": ("CustomStreamWrapper",),
     "litellm.litellm_core_utils.streaming_chunk_builder_utils": ("ChunkProcessor",),
     "litellm.llms.ollama.chat.transformation": ("OllamaChatConfig",),
@@ -73,11 +81,12 @@ SEAMS: dict[str, tuple[str, ...]] = {
     "litellm.types.router": ("Deployment",),
     "litellm.router_utils.cooldown_handlers": ("_should_run_cooldown_logic",),
     "litellm.caching.redis_cache": ("RedisCache", "_run_under_circuit_breaker"),
-    "litellm.caching.caching_handler": ("LLMCachingHandler",),
+    "litellm.caching.caching_handler": ("LLMCachingHandler", "in_memory_cache_obj"),
     "litellm.caching.redis_batch": ("_run_under_circuit_breaker",),
     "litellm._redis": ("get_redis_client",),
     "litellm.proxy.hooks": ("PROXY_HOOKS",),
     "litellm.litellm_core_utils.litellm_logging": ("StandardLoggingPayloadSetup",),
+    "redis.exceptions": ("RedisError",),
     "redis.retry": ("Retry",),
     "redis.backoff": ("NoBackoff",),
 }
@@ -117,6 +126,18 @@ def finish_reasons() -> dict[str, str]:
     return found
 
 
+def logging_worker() -> Theirs:
+    """The queue in which LiteLLM's events wait for their callbacks; it is emptied before the process ends."""
+    return import_module("litellm.litellm_core_utils.logging_worker").GLOBAL_LOGGING_WORKER
+
+
+def traffic_caller() -> Theirs:
+    """Who calls LiteLLM's endpoints: not an admin, and fresh, because LiteLLM writes into it."""
+    # The gateway decides whose text an observer may see; LiteLLM heeds that of a key that says this.
+    trusted = {"allow_client_message_redaction_opt_out": True}
+    return proxy().UserAPIKeyAuth(api_key="llm-proxy", user_role="internal_user", metadata=trusted)
+
+
 def stream_wrapper() -> Theirs:
     """The class through which every provider's stream passes."""
     return import_module("litellm.litellm_core_utils.streaming_handler").CustomStreamWrapper
@@ -153,6 +174,28 @@ def hooks_of_its_own(names: Iterable[str]) -> list[Theirs]:
     return [*hooks, proxy().model_max_budget_limiter, logging.service_logging_obj]
 
 
+def redis_cache() -> Theirs:
+    """The class of LiteLLM's caches that lie in a Redis, a cluster's too."""
+    return import_module("litellm.caching.redis_cache").RedisCache
+
+
+def redis_error() -> type[Exception]:
+    """The base class of what a Redis client raises."""
+    found: type[Exception] = import_module("redis.exceptions").RedisError
+    return found
+
+
+def under_breaker(breaker: Theirs, name: str, command: Theirs) -> Theirs:
+    """One Redis command, bounded and counted as those of LiteLLM's own cache are."""
+    run = import_module("litellm.caching.redis_cache")._run_under_circuit_breaker  # noqa: SLF001 -- as `cache_gate` bounds it
+    return run(breaker, name, command)
+
+
+def embeddings_in_memory() -> Theirs:
+    """Where LiteLLM keeps, for ten minutes, the embeddings this process found in its Redis."""
+    return import_module("litellm.caching.caching_handler").in_memory_cache_obj
+
+
 def no_retries() -> Theirs:
     """How a Redis client is told to ask once."""
     return import_module("redis.retry").Retry(import_module("redis.backoff").NoBackoff(), 0)
@@ -161,6 +204,21 @@ def no_retries() -> Theirs:
 def router() -> Theirs:
     """The running router, once the start is done."""
     return proxy().llm_router
+
+
+def names_of_group(model: str) -> frozenset[str]:
+    """The names a call for this model may go by inside LiteLLM: its own, and what it is an alias of."""
+    name = str(library().model_alias_map.get(model, model))
+    alias: object = mapping(router().model_group_alias).get(name, name)
+    return frozenset({model, name, str(mapping(alias).get("model", alias))})
+
+
+def groups_of(model: str) -> frozenset[str]:
+    """The model groups that serve a name: its own or its alias's, else the wildcards that cover it."""
+    names, groups = names_of_group(model), {str(one["model_name"]) for one in router().model_list}
+    exact = names & groups
+    covering = {one for one in groups if "*" in one and any(covers(one, name) for name in names)}
+    return frozenset(exact or covering)
 
 
 def deployment(name: str, params: dict[str, Any]) -> Theirs:

@@ -9,6 +9,7 @@ from llm_proxy.upstream.estimate import said_tokens
 from llm_proxy.upstream.keeper import Keeper
 from llm_proxy.upstream.pool import Pool
 from llm_proxy.upstream.pretend import MockUpstream
+from llm_proxy.upstream.purge import Purged, purge
 from llm_proxy.upstream.reply import NOBODY_SERVED, Hop, Reply, Served, Usage
 from llm_proxy.upstream.room import Room
 from llm_proxy.upstream.watch import Watch, Watches, Why, interruption
@@ -25,6 +26,7 @@ __all__ = [
     "Keeper",
     "MockUpstream",
     "Pool",
+    "Purged",
     "Reply",
     "Room",
     "Served",
@@ -35,6 +37,7 @@ __all__ = [
     "Why",
     "deadlines",
     "interruption",
+    "purge",
     "said_tokens",
     "stream_refusal",
 ]

@@ -83,10 +83,20 @@ class Client:
     async def get(self, sidecar: Sidecar, path: str, *, timeout_s: float = 5) -> tuple[int, bytes]:
         """A small GET for health and the catalogue; raises `OSError`, of which `TimeoutError` is one."""
         address, head = self._target(sidecar, "GET", path)
+        return await self._ask(address, head + b"\r\n", timeout_s)
+
+    async def delete(
+        self, sidecar: Sidecar, path: str, body: bytes, *, timeout_s: float
+    ) -> tuple[int, bytes]:
+        """A small DELETE with a JSON body; raises `OSError`, of which `TimeoutError` is one."""
+        address, head = self._target(sidecar, "DELETE", path)
+        return await self._ask(address, head + b"content-length: %d\r\n\r\n" % len(body) + body, timeout_s)
+
+    async def _ask(self, address: Address, request: bytes, timeout_s: float) -> tuple[int, bytes]:
         async with asyncio.timeout(timeout_s):
             connection = await self._connections.take(address)
             try:
-                await connection.ask(head + b"\r\n")
+                await connection.ask(request)
                 return connection.status, await connection.read_all()
             finally:
                 self._connections.give(connection)

@@ -1,8 +1,9 @@
 """What the gateway itself tells the sidecar: the cache's namespace, when not to fall back, whose a call is.
 
-Invariants: the namespace is the tenant's, always written by us; a call never falls back to a model group
-its caller may not use; the caller's own words reach the cache only through `Cache-Control`; who asked is
-told only where somebody watches the calls (Langfuse), who is shown text only where the operator keeps it.
+Invariants: the namespace is the tenant's or the key's, always written by us; a call never falls back to a
+model group its caller may not use; the caller's own words reach the cache only through `Cache-Control`; who
+asked is told only where somebody watches the calls (Langfuse), who is shown text only where the operator
+keeps it.
 """
 
 from collections.abc import Callable
@@ -12,11 +13,10 @@ from typing import Any
 from llm_proxy.dialects import Call
 from llm_proxy.identity import Caller, allowed, usable
 from llm_proxy.telemetry.kept_text import KeptText
+from llm_proxy.upstream.cache_keys import namespace
 from llm_proxy.upstream.catalog import Catalog
 
 Json = dict[str, Any]
-
-NAMESPACE = "litellm_caching"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Controls:
     Attributes:
         caching: Whether calls may be answered from the response cache at all.
         cache_streams: Whether streamed calls may too, before a sidecar of ours: an unmodified LiteLLM also
-            keeps streams that were cut.
+            keeps streams that were cut, and replays all with losses.
         default_models: What a caller without a list of its own may use.
         stopped: Whether a kill switch stops a caller at a model group.
         kept: Whose text may be shown to who watches the calls.
@@ -41,8 +41,6 @@ class Controls:
     def cached(self, call: Call, caller: Caller, catalog: Catalog | None) -> bool:
         """Whether the response cache has a say in this call."""
         if not (self.caching and caller.cache):
-            return False
-        if call.streaming and call.door == "completions":  # LiteLLM answers those with a chat's frames
             return False
         return not call.streaming or (self.cache_streams and catalog is not None and catalog.own)
 
@@ -74,8 +72,7 @@ class Controls:
         if not self.cached(call, caller, catalog):
             return {"no-cache": True, "no-store": True}
         wish = call.cache
-        whose = "none" if caller.tenant is None else f"tenant:{caller.tenant}"
-        cache: Json = {"namespace": f"{NAMESPACE}:{whose}"}
+        cache: Json = {"namespace": namespace(caller, call.group)}
         if wish.no_cache:
             cache["no-cache"] = True
         if wish.no_store:

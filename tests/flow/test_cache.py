@@ -4,15 +4,18 @@ import asyncio
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
+import anyio
 import httpx
 import pytest
 from house import ADMIN_KEY, KEY, MASTER_KEY, Json, script
+from scripted import answers
 from sidecars import Provider, deployment, provider_part
 
 from llm_proxy.stack import part, ports
@@ -41,6 +44,15 @@ class Cached:
         assert answer.status_code == 200, answer.text
         await asyncio.sleep(0.1)  # LiteLLM stores beside the answer
         return answer.headers["x-llm-proxy-cache"]
+
+    async def story(self, request_id: str) -> Json:
+        """The record of a call, once it is written."""
+        headers, path = {"Authorization": f"Bearer {ADMIN_KEY}"}, f"/v1/requests/{request_id}"
+        async with httpx.AsyncClient(base_url=self.url, timeout=60) as client, asyncio.timeout(20):
+            while (answer := await client.get(path, headers=headers)).status_code != 200:  # noqa: ASYNC110 -- a database has no event
+                await asyncio.sleep(0.2)
+        found: Json = answer.json()
+        return found
 
     async def key(self, **fields: Any) -> str:
         """The text of a new virtual key."""
@@ -173,10 +185,12 @@ async def test_a_key_without_a_cache_is_told_so(cached: Cached) -> None:
 
 
 async def test_a_streamed_completion_keeps_its_own_frames(cached: Cached) -> None:
-    """The second time as well: out of the cache LiteLLM would give it a chat's."""
+    """The second time as well: out of its own cache LiteLLM would give it a chat's."""
     body = {"model": "chat", "prompt": f"once upon {uuid4()}", "stream": True}
-    for _ in range(2):
+    for state in ("miss", "hit"):
         answer = await cached.post("/v1/completions", body)
+        await asyncio.sleep(0.2)
+        assert answer.headers["x-llm-proxy-cache"] == state
         events = [json.loads(one[6:]) for one in answer.text.strip().split("\n\n") if "[DONE]" not in one]
         assert {event["object"] for event in events} == {"text_completion"}
         assert all(isinstance(choice["text"], str) for event in events for choice in event["choices"])
@@ -237,6 +251,166 @@ async def test_a_failure_is_never_answered_again(cached: Cached) -> None:
     body = chat(script(do="flaky", key=str(uuid4()), fails=1, status=500))
     assert (await cached.post(CHAT, body)).status_code >= 500
     assert (await cached.post(CHAT, body)).status_code == 200
+
+
+SHARED = ("id", "request_id", "requestId", "created", "latency_ms", "latencyMs", "latency", "processing_time")
+"""What may differ between two hearings: ids and times."""
+
+
+def heard(answer: httpx.Response) -> list[Any]:
+    """The events or the body of an answer, without ids and times."""
+    assert answer.status_code == 200, answer.text
+    if "text/event-stream" not in answer.headers["content-type"]:
+        return [timeless(answer.json())]
+    lines = [line[5:].strip() for line in answer.text.split("\n") if line.startswith("data:")]
+    return [line if line == "[DONE]" else timeless(json.loads(line)) for line in lines]
+
+
+def timeless(document: Any) -> Any:
+    """Without ids and times, at the top and in what describes the answer."""
+    if isinstance(document, dict):
+        fields = cast("Json", document)
+        return {name: timeless(value) for name, value in fields.items() if name not in SHARED}
+    return document
+
+
+DIALECTS: dict[str, Json] = {
+    "/v1/chat/completions": {"model": "chat"},
+    "/v1/chat/completions?stream": {"model": "chat", "stream": True},
+    "/v1/chat/completions?usage": {
+        "model": "chat",
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    },
+    "/internal/llm/proxy": {"model": "chat"},
+    "/internal/llm/proxy?stream": {"model": "chat", "stream": True},
+    "/llm-proxy/generate": {"model": "chat"},
+    "/llm-proxy/stream": {"model": "chat"},
+}
+
+
+@pytest.mark.parametrize("kind", sorted(answers.MESSAGES))
+@pytest.mark.parametrize("door", DIALECTS)
+async def test_the_second_hearing_equals_the_first_in_every_dialect(
+    cached: Cached, door: str, kind: str
+) -> None:
+    """But for id and time; it is a hit that cost nothing and reached no provider."""
+    mark = str(uuid4())
+    streamed = "?" in door or door.endswith("/stream")
+    raw = answers.frames(kind) if streamed else answers.whole(kind)
+    body = DIALECTS[door] | {"messages": [{"role": "user", "content": f"{mark} {script(do='raw', raw=raw)}"}]}
+    path = door.partition("?")[0]
+    first = await cached.post(path, body)
+    await asyncio.sleep(0.15)
+    second = await cached.post(path, body)
+    assert heard(second) == heard(first)
+    assert [one.headers["x-llm-proxy-cache"] for one in (first, second)] == ["miss", "hit"]
+    assert len(await cached.provider.calls(mark)) == 1
+
+
+@pytest.mark.parametrize("fields", [{}, {"stream": True}])
+async def test_a_hit_is_recorded_as_one_and_costs_nothing(cached: Cached, fields: Json) -> None:
+    """With the tokens of the answer that was kept, and the deployment that once made it."""
+    body = chat(f"record-{uuid4()} {script(do='ok', prompt_tokens=31, completion_tokens=29)}", **fields)
+    stories: list[Json] = []
+    for _ in range(2):
+        answer = await cached.post(CHAT, body)
+        await asyncio.sleep(0.2)
+        stories.append(await cached.story(answer.headers["x-request-id"]))
+    for story in stories:
+        assert (story["prompt_tokens"], story["completion_tokens"]) == (31, 29)
+        assert story["deployment"] == "chat"
+    assert [story["cache"] for story in stories] == ["miss", "hit"]
+    assert [float(story["cost_usd"]) > 0 for story in stories] == [True, False]
+    assert [story["attempts"] for story in stories] == [1, 0]
+
+
+async def test_keys_without_a_tenant_share_with_nobody(cached: Cached) -> None:
+    """Each has a cache of its own, internal callers too."""
+    keys = [await cached.key(), await cached.key(), KEY]
+    body = chat(f"alone-{uuid4()}")
+    assert [await cached.said(body, key) for key in keys] == ["miss"] * 3
+    assert [await cached.said(body, key) for key in keys] == ["hit"] * 3
+    embed = {"model": "embed", "input": f"alone-{uuid4()}"}
+    assert [await cached.said(embed, key, path=EMBED) for key in keys] == ["miss"] * 3
+
+
+async def purge(cached: Cached, key: str = ADMIN_KEY, **named: str) -> httpx.Response:
+    """A purge by an admin."""
+    async with httpx.AsyncClient(base_url=cached.url, timeout=60) as client:
+        return await client.delete("/admin/cache", params=named, headers={"Authorization": f"Bearer {key}"})
+
+
+async def test_a_purge_reaches_a_tenant_or_a_model_or_all(cached: Cached) -> None:
+    """Says how many entries it deleted; names with wildcards and separators reach nothing else."""
+    tenants = [f"t-{uuid4()}", f"t*{uuid4()}:x"]
+    keys = [await cached.key(tenant=tenant) for tenant in tenants]
+    text = f"purge-{uuid4()}"
+    calls = [chat(text), chat(text) | {"model": "other"}]
+
+    async def states() -> list[str]:
+        return [await cached.said(body, key) for key in keys for body in calls]
+
+    assert await states() == ["miss"] * 4
+    assert (await purge(cached, tenant=tenants[1], model="other")).json() == {"purged": 1}
+    assert await states() == ["hit", "hit", "hit", "miss"]
+    assert (await purge(cached, tenant="t*")).json() == {"purged": 0}
+    assert (await purge(cached, tenant=tenants[0])).json() == {"purged": 2}
+    assert await states() == ["miss", "miss", "hit", "hit"]
+    assert (await purge(cached, model="other")).json()["purged"] >= 2
+    assert await states() == ["hit", "miss", "hit", "miss"]
+    assert (await purge(cached)).json()["purged"] >= 4
+    assert await states() == ["miss"] * 4
+
+
+async def test_a_purge_reaches_embeddings(cached: Cached) -> None:
+    """In Redis and in the sidecar's memory."""
+    key = await cached.key(tenant=f"t-{uuid4()}")
+    body = {"model": "embed", "input": f"purged-{uuid4()}"}
+    assert await cached.said(body, key, path=EMBED) == "miss"
+    await asyncio.sleep(0.5)
+    assert await cached.said(body, key, path=EMBED) == "hit"
+    assert (await purge(cached, model="embed")).json()["purged"] >= 1
+    assert await cached.said(body, key, path=EMBED) == "miss"
+
+
+async def test_a_purge_is_an_admin_s_and_on_record(cached: Cached) -> None:
+    """Callers may not; a name must be one; who purged what, and how much, is in the audit log."""
+    assert (await purge(cached, KEY)).status_code in {401, 403}
+    assert (await purge(cached, tenant="")).status_code == 400
+    tenant = f"t-{uuid4()}"
+    assert (await purge(cached, tenant=tenant)).status_code == 200
+    async with httpx.AsyncClient(base_url=cached.url, timeout=60) as client:
+        listed = await client.get("/admin/audit", headers={"Authorization": f"Bearer {ADMIN_KEY}"})
+    newest = listed.json()["data"][0]
+    assert (newest["action"], newest["target"]) == ("cache.purge", f"tenant={tenant} model=*")
+    assert newest["detail"] == {"purged": 0, "complete": True}
+
+
+async def test_the_command_purges_too(cached: Cached) -> None:
+    """And says how many."""
+    body = chat(f"command-{uuid4()}")
+    key = await cached.key(tenant=f"t-{uuid4()}")
+    assert await cached.said(body, key) == "miss"
+    env = {"PATH": os.environ["PATH"], "LLM_PROXY__ADMIN_KEY": ADMIN_KEY}
+    words = ("cache", "purge", "--model", "chat", "--url", cached.url, "--json")
+    done = await anyio.run_process([sys.executable, "-P", "-m", "llm_proxy", *words], env=env)
+    assert json.loads(done.stdout)["purged"] >= 1
+    assert await cached.said(body, key) == "miss"
+
+
+async def test_a_purge_that_could_not_look_says_so(cached: Cached) -> None:
+    """A frozen Redis is an error, not a count of zero."""
+    os.kill(cached.store.process.pid, signal.SIGSTOP)
+    try:
+        answer = await purge(cached)
+    finally:
+        os.kill(cached.store.process.pid, signal.SIGCONT)
+    assert answer.status_code == 503
+    assert "0 cached answers were deleted" in answer.json()["error"]["message"]
+    async with asyncio.timeout(30):
+        while (await purge(cached)).status_code != 200:  # noqa: ASYNC110 -- until the breaker has looked
+            await asyncio.sleep(0.5)
 
 
 async def test_a_frozen_store_costs_less_than_a_second_once(cached: Cached) -> None:

@@ -79,17 +79,6 @@ async def test_a_broken_text_completion_is_never_a_finished_one(sidecar: Sidecar
     assert last["error"]["code"] == CUT
 
 
-async def test_a_finished_stream_is_cached_and_replayed_whole(sidecar: Sidecar) -> None:
-    """The cache holds streams too, so that only the broken ones are kept out."""
-    mark = f"cached-{uuid4()}"
-    first = await sidecar.stream("openai", mark, do="ok", frames=9)
-    await asyncio.sleep(0.3)
-    again = await sidecar.stream("openai", mark, do="ok", frames=9)
-    assert again.content == first.content
-    assert again.events[-1] == "[DONE]"
-    assert len(await sidecar.provider.calls(mark)) == 1
-
-
 async def test_a_broken_stream_is_logged_as_failed(sidecar: Sidecar, call_log_dsn: str) -> None:
     """With the tokens counted so far, under the call's own id."""
     call_id = uuid4()

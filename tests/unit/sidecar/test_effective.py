@@ -144,3 +144,34 @@ def test_a_wildcard_serves_what_it_covers() -> None:
     assert served("openai/x", {"openai/*"})
     assert not served("azure/x", {"openai/*"})
     assert not served("a*", {"ab"})
+
+
+@pytest.mark.parametrize(
+    ("params", "cached", "left", "note"),
+    [
+        ({}, ("acompletion", "atext_completion"), ["aembedding"], ""),
+        ({"supported_call_types": ["acompletion"]}, ("acompletion",), [], ""),
+        ({"supported_call_types": ["aembedding"]}, (), ["aembedding"], ""),
+        ({"type": "s3"}, ("acompletion", "atext_completion"), ["aembedding"], "ignored cache_params.type s3"),
+        ({"mode": "default_off"}, ("acompletion", "atext_completion"), ["aembedding"], "default_off"),
+    ],
+)
+def test_chats_are_cached_by_us_and_the_rest_by_litellm(
+    params: Json, cached: tuple[str, ...], left: list[str], note: str
+) -> None:
+    """As the owner's call types say; what is not as the owner wrote it is told."""
+    config: Json = {"model_list": [], "litellm_settings": {"cache_params": params}}
+    found = effective(config, {"CACHE_REDIS_URL": "redis://r/1"})
+    assert found.cached == cached
+    assert found.config["litellm_settings"]["cache_params"]["supported_call_types"] == left
+    assert len(found.notes) == bool(note)
+    assert all(note in line for line in found.notes)
+
+
+def test_a_cache_of_another_kind_stays_litellm_s() -> None:
+    """Without our Redis it is the owner's; the start says what it does not do."""
+    settings = {"cache": True, "cache_params": {"type": "local"}}
+    found = effective({"model_list": [], "litellm_settings": settings}, {})
+    assert found.cached == ()
+    assert found.config["litellm_settings"]["cache_params"] == {"type": "local"}
+    assert "keeps no streams" in found.notes[0]

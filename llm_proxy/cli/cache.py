@@ -1,0 +1,37 @@
+"""`llm-proxy cache purge`: cached answers are deleted by way of the running gateway.
+
+Invariants: prints how many were deleted; exit 1 with the gateway's message when it could not delete all.
+"""
+
+import json
+
+import click
+import httpx
+
+from llm_proxy.cli import nearby
+
+TIMEOUT_S = 75
+
+
+@click.group
+def command() -> None:
+    """Look after the response cache."""
+
+
+@command.command
+@click.option("--tenant", help="Only answers of this tenant.")
+@click.option("--model", help="Only answers of this model group.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--url", help="The gateway, such as http://127.0.0.1:7007 [default: the one of the settings].")
+def purge(*, tenant: str | None, model: str | None, as_json: bool, url: str | None) -> None:
+    """Delete cached answers: all of them, or those of a tenant, a model, or both.
+
+    Reads LLM_PROXY__ADMIN_KEY from the environment, .env or .keys/.
+    """
+    settings = nearby.settings()
+    if settings.admin_key is None:
+        raise click.ClickException("LLM_PROXY__ADMIN_KEY is not set")
+    named = {name: value for name, value in (("tenant", tenant), ("model", model)) if value is not None}
+    with nearby.gateway(settings, settings.admin_key, url, timeout_s=TIMEOUT_S) as client:
+        purged = nearby.ask(client, "DELETE", str(httpx.URL("/admin/cache", params=named)))
+    click.echo(json.dumps(purged) if as_json else f"{purged['purged']} cached answers deleted")

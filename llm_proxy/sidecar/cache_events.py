@@ -1,0 +1,195 @@
+"""The success event of a cached answer, with `cache_hit: true`, for the call log and the owner's callbacks.
+
+Invariants: one event a hit, after the answer has left; the event of a call nobody but the call log observes
+costs no more than its row.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import SimpleNamespace
+
+from llm_proxy.sidecar import seams
+from llm_proxy.sidecar.asgi import Scope
+from llm_proxy.sidecar.seams import Theirs
+from llm_proxy.sidecar.shapes import Json, items, mapping
+
+TEXTS = ("content", "refusal", "reasoning_content", "reasoning")
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One cached answer that was replayed.
+
+    Attributes:
+        body: The call.
+        usage: The usage object of the answer.
+        received_at_s: When the call came in, in seconds since the epoch.
+        answer: Returns the answer: a JSON object or a stream's frames.
+    """
+
+    body: Json
+    usage: Json
+    received_at_s: float
+    answer: Callable[[], bytes]
+
+
+Report = Callable[[Hit, Mapping[bytes, bytes], Scope], None]
+"""Emits the event of a hit; the headers say who served it, the scope is the call's."""
+
+
+def reporter(observer: Theirs, *, watched: bool) -> Report:
+    """How hits are reported.
+
+    Args:
+        observer: Our own callback, which writes the call log.
+        watched: The owner has callbacks too, so that the event must pass through LiteLLM's logging.
+    """
+
+    def report(hit: Hit, headers: Mapping[bytes, bytes], scope: Scope) -> None:
+        served = {name: headers.get(f"x-litellm-{name}".encode(), b"").decode("latin-1") for name in SERVED}
+        event = _emit(hit, served, scope) if watched else _log(observer, hit, served, scope)
+        seams.logging_worker().ensure_initialized_and_enqueue(async_coroutine=event)
+
+    return report
+
+
+SERVED = ("model-id", "model-name", "model-group")
+
+
+async def _log(observer: Theirs, hit: Hit, served: Mapping[str, str], scope: Scope) -> None:
+    provider, model = _split(served["model-name"])
+    event: Json = {
+        "litellm_call_id": dict(scope["headers"]).get(b"x-litellm-call-id", b"").decode("latin-1"),
+        "model_group": served["model-group"],
+        "model_id": served["model-id"],
+        "custom_llm_provider": provider,
+        "model": model,
+        "status": "success",
+        "prompt_tokens": hit.usage.get("prompt_tokens"),
+        "completion_tokens": hit.usage.get("completion_tokens"),
+        "response_cost": 0.0,
+        "cache_hit": True,
+    }
+    details = {name: SimpleNamespace(**mapping(hit.usage.get(name))) for name in DETAILS}
+    await observer.async_log_success_event(
+        kwargs={"standard_logging_object": event},
+        response_obj=SimpleNamespace(usage=SimpleNamespace(**details)),
+        start_time=datetime.fromtimestamp(hit.received_at_s, UTC),
+        end_time=datetime.now(UTC),
+    )
+
+
+DETAILS = ("prompt_tokens_details", "completion_tokens_details")
+
+
+async def _emit(hit: Hit, served: Mapping[str, str], scope: Scope) -> None:
+    """The event as LiteLLM makes it for a hit of its own: its logging object, filled in and reported."""
+    chat = scope["path"].endswith("/chat/completions")
+    started = datetime.fromtimestamp(hit.received_at_s)  # noqa: DTZ006 -- LiteLLM's clock
+    data, log = await _prepared(hit, scope, "acompletion" if chat else "atext_completion")
+    provider, model = _split(served["model-name"])
+    of_router = {"model_group": served["model-group"], "model_info": {"id": served["model-id"]}}
+    metadata = {**mapping(data.get("metadata")), **of_router, "deployment": served["model-name"]}
+    params = {"metadata": metadata, "proxy_server_request": data.get("proxy_server_request")}
+    log.update_environment_variables(
+        model=model,
+        user=data.get("user"),
+        optional_params={},
+        litellm_params=params | of_router | {"custom_llm_provider": provider, "api_base": ""},
+        input=data.get("messages") or data.get("prompt") or "",
+        stream=hit.body.get("stream") is True,
+        custom_llm_provider=provider,
+    )
+    log.caching_details = {"cache_hit": True, "cache_duration_ms": None}
+    answer = await asyncio.to_thread(read_answer, hit.answer())
+    result = _response(answer, "ModelResponse" if chat else "TextCompletionResponse")
+    ended = datetime.now()  # noqa: DTZ005 -- LiteLLM's clock
+    await log.async_success_handler(result=result, start_time=started, end_time=ended, cache_hit=True)
+    log.handle_sync_success_callbacks_for_async_calls(
+        result=result, start_time=started, end_time=ended, cache_hit=True
+    )
+
+
+async def _prepared(hit: Hit, scope: Scope, route: str) -> tuple[Json, Theirs]:
+    proxy = seams.proxy()
+    scope["app"] = proxy.app
+    body = {**hit.body, "metadata": dict(mapping(hit.body.get("metadata")))}
+    data, log = await seams.request_processing()(data=body).common_processing_pre_call_logic(
+        request=proxy.Request(scope),
+        general_settings=proxy.general_settings,
+        user_api_key_dict=seams.traffic_caller(),
+        version=proxy.version,
+        proxy_logging_obj=proxy.proxy_logging_obj,
+        proxy_config=proxy.proxy_config,
+        route_type=route,
+        llm_router=proxy.llm_router,
+    )
+    return mapping(data), log
+
+
+def _response(answer: Json, kind: str) -> Theirs:
+    """The answer as LiteLLM's object; without what its types refuse, such as images that have no index."""
+    response = getattr(seams.library(), kind)
+    try:
+        return response(**answer)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        for choice in map(mapping, items(answer.get("choices"))):
+            message = mapping(choice.get("message"))
+            choice["message"] = {"role": "assistant", "content": message.get("content")}
+        return response(**answer)
+
+
+def _split(name: str) -> tuple[str, str]:
+    provider, _, model = name.partition("/")
+    return (provider, model) if model else ("", provider)
+
+
+def read_answer(raw: bytes) -> Json:
+    """A stored answer as one object; the frames of a stream are put together."""
+    if not raw.startswith(b"data:"):
+        return mapping(json.loads(raw))
+    answer: Json = {}
+    choices: dict[int, Json] = {}
+    for line in raw.split(b"\n"):
+        if line.startswith(b"data: {"):
+            chunk = mapping(json.loads(line[6:]))
+            answer |= {name: value for name, value in chunk.items() if value is not None}
+            for choice in map(mapping, items(chunk.get("choices"))):
+                at = choice.get("index") or 0
+                _add(choices.setdefault(at, {"index": at, "texts": {}, "rest": {}, "calls": {}}), choice)
+    chat = answer.get("object") != "text_completion"
+    answer["choices"] = [_joined(choices[at], chat=chat) for at in sorted(choices)]
+    return answer | {"object": "chat.completion" if chat else "text_completion"}
+
+
+def _add(whole: Json, choice: Json) -> None:
+    delta = mapping(choice.get("delta"))
+    for name, value in [*delta.items(), ("text", choice.get("text"))]:
+        if isinstance(value, str) and name in {*TEXTS, "text"}:
+            whole["texts"].setdefault(name, []).append(value)
+        elif name == "tool_calls":
+            for call in map(mapping, items(value)):
+                kept = whole["calls"].setdefault(call.get("index") or 0, {"function": {}, "arguments": []})
+                function = mapping(call.get("function"))
+                kept["arguments"].append(str(function.get("arguments") or ""))
+                kept["function"] |= {key: text for key, text in function.items() if text}
+                kept |= {key: text for key, text in call.items() if key != "function" and text}
+        elif value is not None:
+            whole["rest"][name] = value
+    if choice.get("finish_reason"):
+        whole["finish_reason"] = choice["finish_reason"]
+
+
+def _joined(whole: Json, *, chat: bool) -> Json:
+    texts = {name: "".join(pieces) for name, pieces in whole["texts"].items()}
+    choice: Json = {"index": whole["index"], "finish_reason": whole.get("finish_reason")}
+    if not chat:
+        return choice | texts
+    message: Json = {"role": "assistant", "content": None, **whole["rest"], **texts}
+    calls = [whole["calls"][at] for at in sorted(whole["calls"])]
+    for call in calls:
+        call["function"]["arguments"] = "".join(call.pop("arguments"))
+    return choice | {"message": message | ({"tool_calls": calls} if calls else {})}

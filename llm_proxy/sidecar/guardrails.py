@@ -1,0 +1,90 @@
+"""The calls whose prompt or answer a guardrail of the owner's checks: the response cache leaves them alone.
+
+A hit is answered before LiteLLM's hooks run, so a cached answer would pass a guardrail unseen.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from llm_proxy.sidecar import seams
+from llm_proxy.sidecar.effective import served
+from llm_proxy.sidecar.seams import Theirs
+from llm_proxy.sidecar.shapes import Json, mapping
+
+HOOKS = (
+    "async_pre_call_hook",
+    "async_moderation_hook",
+    "async_post_call_success_hook",
+    "async_post_call_streaming_hook",
+    "async_post_call_streaming_iterator_hook",
+)
+"""What a callback overrides that may reject or change a prompt or an answer."""
+NO_GUARDRAILS = (
+    "litellm.integrations.opentelemetry",
+    "litellm.integrations.otel",
+    "litellm.integrations.prometheus",
+    "litellm.proxy.hooks",
+    "llm_proxy.",
+)
+"""Modules whose callbacks use those hooks to observe, or to count for keys that do not exist here."""
+GUARDS_AMONG_THEM = ("azure_content_safety", "prompt_injection_detection", "sensitive_data_routing")
+REQUESTED = frozenset({"guardrails", "policies"})
+
+
+@dataclass(frozen=True, slots=True)
+class Guardrails:
+    """Where guardrails run.
+
+    Attributes:
+        everywhere: Names of those that run on every call.
+        groups: Model groups with a guardrail of their own, wildcards among them.
+    """
+
+    everywhere: tuple[str, ...] = ()
+    groups: frozenset[str] = frozenset()
+
+    def watch(self, model: str, body: Json) -> bool:
+        """Whether a guardrail may check this call."""
+        if self.everywhere or not REQUESTED.isdisjoint(body):
+            return True
+        names = seams.names_of_group(model) if self.groups else ()
+        return any(served(name, self.groups) for name in names)
+
+    def notes(self) -> list[str]:
+        """One line for each place the response cache is off."""
+        every = [f"no answer is cached: {name} checks every call" for name in self.everywhere]
+        return every + [f"no answer of {name} is cached: it has a guardrail" for name in sorted(self.groups)]
+
+
+def configured(config: Json) -> Guardrails:
+    """Those of a configuration, once LiteLLM has started with it."""
+    everywhere = [_name(one) for one in seams.library().callbacks if _checks_every_call(one)]
+    if config.get("policies"):
+        everywhere.append("policies")
+    groups = frozenset(
+        str(one["model_name"])
+        for one in _model_list(config)
+        if mapping(one.get("litellm_params")).get("guardrails")
+    )
+    return Guardrails(tuple(dict.fromkeys(everywhere)), groups)
+
+
+def _model_list(config: Json) -> Iterable[Json]:
+    return map(mapping, config.get("model_list") or [])
+
+
+def _checks_every_call(callback: Theirs) -> bool:
+    base: Theirs = seams.custom_logger()
+    kind = callback.__class__
+    if not isinstance(callback, base):
+        return False
+    if isinstance(callback, seams.guardrail()):
+        return callback.default_on is True
+    module = kind.__module__
+    if module.startswith(NO_GUARDRAILS) and not module.endswith(GUARDS_AMONG_THEM):
+        return False
+    return any(getattr(kind, name) is not getattr(base, name) for name in HOOKS)
+
+
+def _name(callback: Theirs) -> str:
+    return str(getattr(callback, "guardrail_name", None) or type(callback).__name__)

@@ -1,0 +1,361 @@
+"""The response cache of chat and text completions: answers are kept, and replayed, exactly as they left.
+
+Invariants: an entry is a complete answer without an error, from the model group that was asked; a hit asks
+neither the router nor a provider; a Redis that fails makes every look-up a miss and never an error.
+LiteLLM's own cache stays for embeddings (`embedding_cache`); both share its Redis client and its breaker.
+"""
+
+import asyncio
+import hashlib
+import json
+import time
+import zlib
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from llm_proxy.sidecar import seams
+from llm_proxy.sidecar.asgi import Headers, Message, Receive, Scope, Send, read_body
+from llm_proxy.sidecar.cache_events import Hit, Report
+from llm_proxy.sidecar.guardrails import Guardrails
+from llm_proxy.sidecar.outcome import Outcome
+from llm_proxy.sidecar.requirements import ANSWERS, NAMESPACE
+from llm_proxy.sidecar.seams import Theirs
+from llm_proxy.sidecar.shapes import Json, mapping
+
+MAX_ENTRY_BYTES = 8 * 2**20
+"""Of the compressed answer; a longer one is not stored."""
+PIECE_BYTES = 16 * 2**10
+"""Compressed bytes replayed at a time: a few hundred frames of a stream."""
+INLINE_BYTES = 256 * 2**10
+"""Longer messages are compressed in a thread."""
+SCAN_COUNT = 1000
+ADDED = frozenset({"cache", "disable_fallbacks", "litellm_metadata", "metadata", "stream"})
+"""Fields that are no part of the key: the gateway adds them, or they never reach a provider."""
+JUDGED = ("messages", "cache")
+"""What LiteLLM's `mode` and `max_messages` go by."""
+REPLAYED = frozenset(
+    {b"content-type", b"x-litellm-model-id", b"x-litellm-model-name", b"x-litellm-model-group"}
+)
+ERROR_EVENT = b'data: {"error":'
+
+Forward = Callable[[Scope, Receive, Send], Awaitable[Outcome]]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class CachedCall:
+    """A call the cache may answer.
+
+    Attributes:
+        model: The name the caller asked for: a model group or an alias of one.
+        control: The call's `cache` object, in LiteLLM's terms (`no-cache`, `no-store`, `s-maxage`, `ttl`).
+    """
+
+    key: str
+    model: str
+    body: Json
+    control: Json
+    streamed: bool
+    received_at_s: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A stored answer.
+
+    Attributes:
+        size_bytes: Of the answer before compression.
+        headers: Those of `REPLAYED` the answer had: its type and who served it.
+        usage: The usage object the answer states; empty when it states none.
+        payload: The answer, compressed.
+    """
+
+    stored_at_s: float
+    size_bytes: int
+    headers: Headers
+    usage: Json
+    payload: bytes
+
+    def encode(self) -> bytes:
+        """One line of JSON, then the payload."""
+        head = {
+            "at": self.stored_at_s,
+            "size": self.size_bytes,
+            "headers": [[name.decode(), value.decode("latin-1")] for name, value in self.headers],
+            "usage": self.usage,
+        }
+        return json.dumps(head).encode() + b"\n" + self.payload
+
+    @classmethod
+    def decode(cls, raw: bytes) -> "Entry":
+        """Raises `ValueError`, `KeyError` or `TypeError` for bytes that are no entry."""
+        line, _, payload = raw.partition(b"\n")
+        head = json.loads(line)
+        headers = [(name.encode(), value.encode("latin-1")) for name, value in head["headers"]]
+        return cls(float(head["at"]), int(head["size"]), headers, mapping(head["usage"]), payload)
+
+
+class ResponseCache:
+    """Answers calls from the Redis of LiteLLM's cache, and stores the answers of those it cannot."""
+
+    def __init__(
+        self, settings: Theirs, paths: Iterable[str], guardrails: Guardrails, report: Report
+    ) -> None:
+        """Put the cache together.
+
+        Args:
+            settings: LiteLLM's `Cache`, whose backend is Redis.
+            paths: The paths whose answers are kept.
+            guardrails: The calls that are left to LiteLLM.
+            report: Emits the success event of a hit.
+        """
+        self.paths = frozenset(paths)
+        self._guardrails = guardrails
+        self._settings = settings
+        self._redis = settings.cache
+        self._report = report
+        self._background: set[asyncio.Task[None]] = set()
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send, forward: Forward) -> None:
+        """Replay the stored answer of a call, or forward the call and store its answer."""
+        raw = await read_body(receive)
+        if raw is None:
+            return
+        receive = _again(raw, receive)
+        call = self._call(scope["path"], raw)
+        if call is None:
+            await forward(scope, receive, send)
+            return
+        entry = None if call.control.get("no-cache") is True else await self._fetch(call)
+        if entry is not None:
+            await _replay(entry, call.key, send)
+            hit = Hit(call.body, entry.usage, call.received_at_s, partial(zlib.decompress, entry.payload))
+            self._report(hit, dict(entry.headers), scope)
+            return
+        if call.control.get("no-store") is True:
+            await forward(scope, receive, send)
+            return
+        recorder = Recorder(send)
+        outcome = await forward(scope, receive, recorder)
+        payload = recorder.payload()
+        if payload is not None and recorder.fallbacks() == 0 and _may_store(call, outcome):
+            self._later(self._store(call, recorder, payload))
+
+    async def purge(self, patterns: Iterable[str]) -> tuple[int, bool]:
+        """Delete the entries whose keys match; returns how many, and whether all could be looked for."""
+        seams.embeddings_in_memory().flush_cache()
+        purged = 0
+        breaker = self._redis._circuit_breaker  # noqa: SLF001 -- `cache_gate` put it there
+        if breaker.is_open():
+            return purged, False
+        try:
+            for pattern in patterns:
+                purged += await self._purge(self._redis.check_and_fix_namespace(pattern))
+        except (OSError, TimeoutError, seams.redis_error()):
+            breaker.record_failure()
+            return purged, False
+        return purged, True
+
+    async def _purge(self, pattern: str) -> int:
+        client, purged = self._redis.init_async_client(), 0
+        batch: list[bytes] = []
+        async for key in client.scan_iter(match=pattern, count=SCAN_COUNT):
+            batch.append(key)
+            if len(batch) >= SCAN_COUNT:
+                purged += await _unlink(client, batch)
+                batch.clear()
+        return purged + (await _unlink(client, batch) if batch else 0)
+
+    def _call(self, path: str, raw: bytes) -> CachedCall | None:
+        try:
+            body = mapping(json.loads(raw))
+        except ValueError:
+            return None
+        model = body.get("model")
+        if not isinstance(model, str) or self._guardrails.watch(model, body):
+            return None
+        if not self._settings.should_use_cache(**{name: body.get(name) for name in JUDGED}):
+            return None
+        control = mapping(body.get("cache"))
+        namespace = control.get("namespace")
+        if not isinstance(namespace, str):  # the call did not come through the gateway
+            namespace = f"{NAMESPACE}:direct:none:model={quote(model, safe='')}"
+        key = self._redis.check_and_fix_namespace(f"{namespace}:{digest(path, body)}")
+        return CachedCall(key, model, body, control, body.get("stream") is True)
+
+    async def _fetch(self, call: CachedCall) -> Entry | None:
+        raw = await self._ask("get", lambda: self._redis.init_async_client().get(call.key))
+        if not raw:
+            return None
+        try:
+            entry = Entry.decode(raw)
+        except (ValueError, KeyError, TypeError):
+            return None
+        max_age_s = call.control.get("s-maxage", call.control.get("s-max-age"))
+        if isinstance(max_age_s, int | float) and time.time() - entry.stored_at_s > max_age_s:
+            return None
+        return entry
+
+    async def _store(self, call: CachedCall, recorder: "Recorder", payload: bytes) -> None:
+        if call.streamed or recorder.size_bytes <= INLINE_BYTES:
+            usage = recorder.usage() if call.streamed else _usage_of(payload)
+        else:
+            usage = await asyncio.to_thread(_usage_of, payload)
+        entry = Entry(time.time(), recorder.size_bytes, recorder.kept_headers(), usage, payload).encode()
+        ttl_s = self._redis.get_ttl(ttl=call.control.get("ttl", self._settings.ttl))
+        await self._ask("set", lambda: self._redis.init_async_client().set(call.key, entry, ex=ttl_s))
+
+    async def _ask(self, name: str, command: Callable[[], Awaitable[T]]) -> T | None:
+        """One command under the breaker; None when Redis does not answer it."""
+        try:
+            found: T = await seams.under_breaker(self._redis._circuit_breaker, name, command)  # noqa: SLF001 -- the same
+        except Exception:  # noqa: BLE001 -- whatever a client says of a Redis that is not well
+            return None
+        return found
+
+    def _later(self, work: Any) -> None:  # noqa: ANN401 -- a coroutine
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+
+class Recorder:
+    """`send` of one call: passes each message on and keeps a compressed copy of a good answer."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._zip = zlib.compressobj(1)
+        self._parts: list[bytes] = []
+        self._stored_bytes = 0
+        self._headers: dict[bytes, bytes] = {}
+        self._recent: deque[bytes] = deque(maxlen=4)
+        self._good = self._ended = False
+        self.size_bytes = 0
+
+    async def __call__(self, message: Message) -> None:
+        """Pass one message on."""
+        await self._send(message)
+        if message["type"] == "http.response.start":
+            self._good = message["status"] == 200
+            self._headers = dict(message["headers"])
+        elif self._good and message["type"] == "http.response.body":
+            await self._keep(message.get("body", b""))
+            self._ended = not message.get("more_body", False)
+
+    async def _keep(self, body: bytes) -> None:
+        if body.startswith(ERROR_EVENT):
+            self._good = False
+            return
+        self._recent.append(body)
+        self.size_bytes += len(body)
+        if len(body) > INLINE_BYTES:
+            part = await asyncio.to_thread(self._zip.compress, body)
+        else:
+            part = self._zip.compress(body)
+        if part:
+            self._parts.append(part)
+            self._stored_bytes += len(part)
+            self._good = self._stored_bytes <= MAX_ENTRY_BYTES
+
+    def payload(self) -> bytes | None:
+        """The compressed answer; None when it was an error, did not end, or is too long."""
+        if not (self._good and self._ended):
+            return None
+        payload = b"".join([*self._parts, self._zip.flush()])
+        return payload if len(payload) <= MAX_ENTRY_BYTES else None
+
+    def fallbacks(self) -> int:
+        """How many fallbacks LiteLLM says there were before the answer began."""
+        value = self._headers.get(b"x-litellm-attempted-fallbacks", b"0")
+        return int(value) if value.isdigit() else 0
+
+    def kept_headers(self) -> Headers:
+        """The headers a replay repeats."""
+        return [(name, value) for name, value in self._headers.items() if name in REPLAYED]
+
+    def usage(self) -> Json:
+        """The usage that one of a stream's last frames states."""
+        for line in reversed(b"".join(self._recent).split(b"\n")):
+            if line.startswith(b"data: {") and b'"usage"' in line:
+                usage = mapping(mapping(json.loads(line[6:])).get("usage"))
+                if usage:
+                    return usage
+        return {}
+
+
+def _usage_of(payload: bytes) -> Json:
+    return mapping(mapping(json.loads(zlib.decompress(payload))).get("usage"))
+
+
+def _may_store(call: CachedCall, outcome: Outcome) -> bool:
+    """Whether the answer is complete and from the group that was asked, not from a fallback."""
+    if outcome.error is not None or (call.streamed and not outcome.complete):
+        return False
+    groups = {attempt.group for attempt in outcome.tried}
+    return groups <= seams.groups_of(call.model)
+
+
+def digest(path: str, body: Json) -> str:
+    """What tells one call from another: the endpoint, the mode, and the caller's fields, sorted by name.
+
+    Below the top level nothing is sorted: the order of properties in a schema steers answers.
+    """
+    fields = [[name, body[name]] for name in sorted(body) if name not in ADDED]
+    text = json.dumps([path, body.get("stream") is True, fields], separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def opened(types: Iterable[str], guardrails: Guardrails, report: Report) -> ResponseCache | None:
+    """The cache for these of LiteLLM's call types; None when LiteLLM's own cache is off or not in Redis."""
+    settings = seams.library().cache
+    if settings is None:
+        return None
+    if not isinstance(settings.cache, seams.redis_cache()):
+        _keep_streams_out(settings)
+        return None
+    paths = [path for name, path in ANSWERS.items() if name in types]
+    return ResponseCache(settings, paths, guardrails, report)
+
+
+def _keep_streams_out(settings: Theirs) -> None:
+    """LiteLLM replays streams with losses, so its own cache serves whole answers only."""
+    should_use_cache = settings.should_use_cache
+
+    def unless_streamed(**options: Theirs) -> bool:
+        return options.get("stream") is not True and bool(should_use_cache(**options))
+
+    settings.should_use_cache = unless_streamed
+
+
+def _again(raw: bytes, receive: Receive) -> Receive:
+    """`receive` that gives the body once more, and then what really comes."""
+    waiting: list[Message] = [{"type": "http.request", "body": raw, "more_body": False}]
+
+    async def first_the_body() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return first_the_body
+
+
+async def _replay(entry: Entry, key: str, send: Send) -> None:
+    size = (b"content-length", str(entry.size_bytes).encode())
+    headers = [*entry.headers, size, (b"x-litellm-cache-key", key.encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    unzip = zlib.decompressobj()
+    for at in range(0, len(entry.payload), PIECE_BYTES):
+        piece = unzip.decompress(entry.payload[at : at + PIECE_BYTES])
+        await send({"type": "http.response.body", "body": piece, "more_body": not unzip.eof})
+        if not unzip.eof:
+            await asyncio.sleep(0)  # other calls have their turn between the pieces of a long answer
+
+
+async def _unlink(client: Theirs, keys: list[bytes]) -> int:
+    """Delete keys one by one in a single round trip, as a cluster needs it; returns how many were there."""
+    async with client.pipeline(transaction=False) as pipe:
+        for key in keys:
+            pipe.unlink(key)
+        return sum(await pipe.execute())

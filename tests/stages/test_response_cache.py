@@ -1,0 +1,343 @@
+"""The sidecar's response cache: the second hearing equals the first, and what is never heard twice."""
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from scripted import answers
+from sidecars import KEY, Answer, Json, Provider, Sidecar, deployment, running
+
+from llm_proxy.stack import ports
+
+OBSERVER = """
+import json, pathlib
+from litellm.integrations.custom_logger import CustomLogger
+
+class Observer(CustomLogger):
+    async def async_log_success_event(self, kwargs, response_obj, start_time, end_time):
+        event = kwargs["standard_logging_object"]
+        names = ("litellm_call_id", "cache_hit", "response_cost", "model_group", "model_id", "prompt_tokens")
+        kept = {name: event[name] for name in names} | {"text": event["response"]["choices"][0]}
+        with (pathlib.Path(__file__).parent / "events.jsonl").open("a") as file:
+            file.write(json.dumps(kept, default=str) + "\\n")
+
+inst = Observer()
+"""
+GUARD = """
+from fastapi import HTTPException
+from litellm.integrations.custom_guardrail import CustomGuardrail
+
+class Guard(CustomGuardrail):
+    seen = set()
+
+    async def async_pre_call_hook(self, user_api_key_dict, cache, data, call_type):
+        text = str(data.get("messages"))
+        if text in self.seen:
+            raise HTTPException(status_code=400, detail={"error": "blocked by the guard"})
+        self.seen.add(text)
+        return data
+"""
+
+
+def mark() -> str:
+    """A prompt of its own."""
+    return str(uuid4())
+
+
+def hit(answer: Answer) -> bool:
+    """Whether the cache answered."""
+    return "x-litellm-cache-key" in answer.headers
+
+
+async def twice(sidecar: Sidecar, model: str, body: Json, path: str = "/v1/chat/completions") -> list[Answer]:
+    """The same call two times, the second once the first is stored."""
+    first = await sidecar.post(path, {"model": model, **body})
+    await asyncio.sleep(0.2)
+    return [first, await sidecar.post(path, {"model": model, **body})]
+
+
+def prompt(said: str, **directive: Any) -> Json:
+    """A chat's messages with a script for the provider."""
+    said = f"{said} {json.dumps(directive)}" if directive else said
+    return {"messages": [{"role": "user", "content": said}]}
+
+
+STREAMED: Json = {"stream": True, "stream_options": {"include_usage": True}}
+
+
+@pytest.mark.parametrize("mode", ["whole", "frames", "usage-in-each-frame"])
+@pytest.mark.parametrize("kind", answers.MESSAGES)
+async def test_the_second_hearing_equals_the_first(sidecar: Sidecar, kind: str, mode: str) -> None:
+    """To the byte, whatever the answer holds; the provider is asked once."""
+    said = mark()
+    raw = answers.whole(kind) if mode == "whole" else answers.frames(kind, usage_in_each=mode != "frames")
+    body = prompt(said, do="raw", raw=raw) | (STREAMED if mode != "whole" else {})
+    first, second = await twice(sidecar, "openai", body)
+    assert first.status == 200, first.text
+    assert second.text == first.text
+    assert second.headers["content-type"] == first.headers["content-type"]
+    assert (hit(first), hit(second)) == (False, True)
+    assert len(await sidecar.provider.calls(said)) == 1
+
+
+@pytest.mark.parametrize("do", ["ok", "tools", "refusal", "filtered"])
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("family", ["openai", "anthropic", "gemini", "ollama_chat", "hosted_vllm"])
+async def test_every_family_is_heard_twice_the_same(
+    sidecar: Sidecar, family: str, do: str, *, streamed: bool
+) -> None:
+    """Tool-call ids and arguments, reasons and counts among it."""
+    body = prompt(mark(), do=do) | (STREAMED if streamed else {})
+    first, second = await twice(sidecar, family, body)
+    assert second.text == first.text
+    assert hit(second)
+
+
+@pytest.mark.parametrize("fields", [{}, {"stream": True}, {"n": 2}])
+async def test_a_text_completion_is_heard_twice_the_same(sidecar: Sidecar, fields: Json) -> None:
+    """Also as a stream."""
+    first, second = await twice(sidecar, "text", {"prompt": mark(), **fields}, "/v1/completions")
+    assert second.text == first.text
+    assert "text_completion" in second.text
+    assert hit(second)
+
+
+async def test_a_long_stream_is_replayed_at_once(sidecar: Sidecar) -> None:
+    """In few writes, and without keeping other calls waiting."""
+    body = prompt(mark(), do="ok", text="amber " * 20_000) | STREAMED
+    started = time.monotonic()
+    first = await sidecar.post("/v1/chat/completions", {"model": "openai", **body})
+    first_s = time.monotonic() - started
+    await asyncio.sleep(1)
+    started = time.monotonic()
+    second = await sidecar.post("/v1/chat/completions", {"model": "openai", **body})
+    assert hit(second)
+    assert second.text == first.text
+    assert time.monotonic() - started < first_s / 2
+
+
+async def test_the_order_of_top_level_fields_makes_no_difference_any_other_does(sidecar: Sidecar) -> None:
+    """The order of properties in a schema steers answers."""
+    properties: Json = {"a": {"type": "string"}, "b": {"type": "string"}}
+    turned = {"b": properties["b"], "a": properties["a"]}
+    base = prompt(mark()) | {"temperature": 0.5, "seed": 3}
+
+    def tools(schema: Json) -> Json:
+        parameters = {"type": "object", "properties": schema}
+        return {"tools": [{"type": "function", "function": {"name": "f", "parameters": parameters}}]}
+
+    first = await sidecar.post("/v1/chat/completions", {"model": "openai", **base, **tools(properties)})
+    await asyncio.sleep(0.2)
+    same = dict(reversed([*base.items(), *tools(properties).items()]))
+    assert not hit(first)
+    assert hit(await sidecar.post("/v1/chat/completions", {**same, "model": "openai"}))
+    assert not hit(await sidecar.post("/v1/chat/completions", {"model": "openai", **base, **tools(turned)}))
+
+
+@pytest.mark.parametrize(
+    "added",
+    [{"metadata": {"session_id": "s"}}, {"disable_fallbacks": True}, {"stream": False}],
+    ids=lambda added: next(iter(added)),
+)
+async def test_what_the_gateway_adds_is_no_part_of_the_key(sidecar: Sidecar, added: Json) -> None:
+    """Whose call it is, where it may not fall back to."""
+    body = prompt(mark())
+    await sidecar.post("/v1/chat/completions", {"model": "openai", **body})
+    await asyncio.sleep(0.2)
+    assert hit(await sidecar.post("/v1/chat/completions", {"model": "openai", **body, **added}))
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        *({"user": "b"}, {"n": 2}, {"top_k": 3}, {"seed": 4}, {"temperature": 0.5}, {"unheard_of": 1}),
+        *({"extra_body": {"min_p": 0.1}}, {"stream": True}),
+    ],
+)
+async def test_every_other_field_is(sidecar: Sidecar, field: Json) -> None:
+    """Known to LiteLLM or not; streamed and whole answers are apart."""
+    body = prompt(mark())
+    await sidecar.post("/v1/chat/completions", {"model": "openai", **body})
+    await asyncio.sleep(0.2)
+    assert not hit(await sidecar.post("/v1/chat/completions", {"model": "openai", **body, **field}))
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_fallback_s_answer_is_not_kept(sidecar: Sidecar, *, streamed: bool) -> None:
+    """The group that was asked gets its turn again."""
+    key = mark()
+    body = prompt(key, do="flaky", key=key, fails=3, status=500) | (STREAMED if streamed else {})
+    first, second = await twice(sidecar, "first", body)
+    assert first.status == second.status == 200
+    assert not hit(second)
+
+
+async def test_a_retried_answer_is_kept(sidecar: Sidecar) -> None:
+    """It came from the group that was asked."""
+    key = mark()
+    first, second = await twice(sidecar, "openai", prompt(key, do="flaky", key=key, fails=1, status=500))
+    assert first.status == 200
+    assert hit(second)
+
+
+async def test_an_alias_has_answers_of_its_own_name(sidecar: Sidecar) -> None:
+    """The answer names the model that was asked for."""
+    body = prompt(mark())
+    aliased = await twice(sidecar, "nickname", body)
+    assert hit(aliased[1])
+    assert not hit(await sidecar.post("/v1/chat/completions", {"model": "second", **body}))
+
+
+async def test_cache_controls_are_litellm_s(sidecar: Sidecar) -> None:
+    """`no-store`, `no-cache`, `s-maxage`, `ttl`."""
+    body = {"model": "openai", **prompt(mark())}
+
+    async def ask(**cache: object) -> bool:
+        answer = await sidecar.post("/v1/chat/completions", {**body, "cache": cache})
+        await asyncio.sleep(0.2)
+        return hit(answer)
+
+    assert not await ask(**{"no-store": True})
+    assert not await ask()
+    assert await ask()
+    assert not await ask(**{"no-cache": True})
+    assert await ask(**{"s-maxage": 60})
+    await asyncio.sleep(1.1)
+    assert not await ask(**{"s-maxage": 1, "ttl": 1})
+    await asyncio.sleep(1.1)
+    assert not await ask()
+
+
+async def delete(sidecar: Sidecar, *patterns: str) -> Json:
+    """A purge; it looked everywhere."""
+    async with httpx.AsyncClient(headers={"authorization": f"Bearer {KEY}"}) as client:
+        reply = await client.request("DELETE", f"{sidecar.url}/llmp/cache", json={"patterns": patterns})
+    assert reply.status_code == 200
+    found: Json = reply.json()
+    assert found["complete"] is True
+    return found
+
+
+async def test_a_purge_deletes_what_matches_and_says_how_much(sidecar: Sidecar) -> None:
+    """Of this namespace; what is not asked for stays."""
+    space = f"litellm_caching:tenant:{mark()}"
+    body = prompt(mark())
+    for at in range(3):
+        await twice(sidecar, "openai", body | {"cache": {"namespace": f"{space}:model={at}"}})
+    assert (await delete(sidecar, f"{space}:model=1:*"))["purged"] == 1
+    assert (await delete(sidecar, f"{space}:*"))["purged"] == 2
+    assert (await delete(sidecar, f"{space}:*"))["purged"] == 0
+
+
+def configured(provider: Provider, folder: Path, **more: Any) -> Json:
+    """A configuration with an observer beside it."""
+    (folder / "seen.py").write_text(OBSERVER)
+    (folder / "guarding.py").write_text(GUARD)
+    groups = [deployment(name, f"openai/{name}", provider) for name in ("plain", "guarded")]
+    return {"model_list": groups, **more}
+
+
+@pytest.fixture(scope="module")
+def observed(
+    provider: Provider, service_folder: Path, cache_redis_url: str
+) -> Iterator[tuple[Sidecar, Path]]:
+    """A sidecar whose owner observes its calls, and where the events lie."""
+    folder = service_folder / "observed"
+    folder.mkdir()
+    config = configured(provider, folder, litellm_settings={"callbacks": ["seen.inst"]})
+    with running(config, provider, folder, CACHE_REDIS_URL=cache_redis_url) as sidecar:
+        yield sidecar, folder / "events.jsonl"
+
+
+@pytest.mark.parametrize("mode", ["whole", "frames"])
+@pytest.mark.parametrize("kind", answers.MESSAGES)
+async def test_a_hit_is_one_success_event_for_the_owner(
+    observed: tuple[Sidecar, Path], kind: str, mode: str
+) -> None:
+    """Free, from the deployment that once answered, with the tokens of then."""
+    sidecar, events = observed
+    raw = answers.whole(kind) if mode == "whole" else answers.frames(kind)
+    body = prompt(mark(), do="raw", raw=raw) | (STREAMED if mode != "whole" else {})
+    await twice(sidecar, "plain", body)
+    call_id = str(uuid4())
+    answer = await sidecar.post(
+        "/v1/chat/completions", {"model": "plain", **body}, **{"x-litellm-call-id": call_id}
+    )
+    assert hit(answer)
+    async with asyncio.timeout(15):
+        while not (found := [one for one in read(events) if one["litellm_call_id"] == call_id]):  # noqa: ASYNC110 -- a file has no event
+            await asyncio.sleep(0.1)
+    await asyncio.sleep(0.3)
+    found = [one for one in read(events) if one["litellm_call_id"] == call_id]
+    [event] = found
+    assert event["cache_hit"] is True
+    assert event["response_cost"] == 0
+    assert (event["model_group"], event["model_id"], event["prompt_tokens"]) == ("plain", "plain", 5)
+
+
+def read(events: Path) -> list[Json]:
+    """The events so far."""
+    return [json.loads(line) for line in events.read_text().splitlines()] if events.exists() else []
+
+
+@pytest.mark.parametrize("where", ["everywhere", "one-group"])
+async def test_a_guardrail_sees_every_call_of_its_group(
+    provider: Provider, tmp_path: Path, cache_redis_url: str, where: str
+) -> None:
+    """A hit would pass it by; groups without one are cached as ever, and the log says so."""
+    guard = {"guardrail": "guarding.Guard", "mode": "pre_call", "default_on": where == "everywhere"}
+    config = configured(provider, tmp_path, guardrails=[{"guardrail_name": "g", "litellm_params": guard}])
+    if where == "one-group":
+        config["model_list"][1]["litellm_params"]["guardrails"] = ["g"]
+    with running(config, provider, tmp_path, CACHE_REDIS_URL=cache_redis_url) as sidecar:
+        first, second = await twice(sidecar, "guarded", prompt(mark()))
+        if where == "one-group":
+            assert all(hit(one) for one in (await twice(sidecar, "plain", prompt(mark())))[1:])
+        assert "is cached:" in sidecar.log.read_text()
+    assert first.status == 200
+    assert second.status == 400
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_litellm_s_own_cache_of_another_kind_keeps_whole_answers_only(
+    provider: Provider, tmp_path: Path, *, streamed: bool
+) -> None:
+    """Its replay of a stream loses too much; the start says what there is."""
+    settings: Json = {"cache": True, "cache_params": {"type": "local"}}
+    config = configured(provider, tmp_path, litellm_settings=settings)
+    with running(config, provider, tmp_path) as sidecar:
+        _, second = await twice(sidecar, "plain", prompt(mark()) | (STREAMED if streamed else {}))
+        assert "cache_params.type local" in sidecar.log.read_text()
+    assert hit(second) is not streamed
+
+
+async def test_a_redis_of_the_owner_s_own_is_used_as_he_says(
+    provider: Provider, tmp_path: Path, cache_redis_url: str
+) -> None:
+    """His address, his namespace, his call types."""
+    params: Json = {"type": "redis", "url": cache_redis_url, "namespace": "his"}
+    config = configured(provider, tmp_path, litellm_settings={"cache": True, "cache_params": params})
+    with running(config, provider, tmp_path) as sidecar:
+        _, second = await twice(sidecar, "plain", prompt(mark()))
+    assert second.headers["x-litellm-cache-key"].startswith("his:")
+    params["supported_call_types"] = ["aembedding"]
+    with running(config, provider, tmp_path) as sidecar:
+        assert not hit((await twice(sidecar, "plain", prompt(mark())))[1])
+
+
+async def test_a_dead_redis_is_only_a_miss(provider: Provider, tmp_path: Path) -> None:
+    """And a purge says that it did not look."""
+    url = f"redis://127.0.0.1:{ports.free_port()}/0"
+    with running(configured(provider, tmp_path), provider, tmp_path, CACHE_REDIS_URL=url) as sidecar:
+        for answer in await twice(sidecar, "plain", prompt(mark())):
+            assert answer.status == 200
+            assert not hit(answer)
+        async with httpx.AsyncClient(headers={"authorization": f"Bearer {KEY}"}) as client:
+            reply = await client.request("DELETE", f"{sidecar.url}/llmp/cache", json={"patterns": ["*"]})
+    assert (reply.status_code, reply.json()) == (503, {"purged": 0, "complete": False})
