@@ -12,7 +12,7 @@ from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from llm_proxy.database import clean_text, json_text
-from llm_proxy.sidecar import seams
+from llm_proxy.sidecar import outcome, seams
 from llm_proxy.sidecar.outcome import Attempt
 from llm_proxy.sidecar.seams import Theirs
 from llm_proxy.sidecar.shapes import mapping
@@ -61,6 +61,8 @@ def row(
     failed: Mapping[str, Any] = event.get("error_information") or {}
     status = str(event.get("status") or "failure")
     deployment = _text(event.get("model_id"))
+    said = outcome.finish_reason()
+    reason = f"finish_reason: {said}" if said and status == "success" else None
     return (
         _uuid(clean_text(str(call_id))),
         clean_text(f"{status}:{deployment or ''}")[:200],
@@ -72,7 +74,7 @@ def row(
         _text(event.get("model")),
         status,
         _text(failed.get("error_class")),
-        _text(failed.get("normalized_error")),
+        _text(failed.get("normalized_error") or reason),
         _status(failed, status),
         *_tokens(event, response),
         *_money(event, priced),

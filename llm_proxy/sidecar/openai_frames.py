@@ -12,10 +12,10 @@ import json
 from collections.abc import AsyncIterator
 from datetime import datetime
 
-from llm_proxy.sidecar import broken_streams, openai_wire, provider_http, seams
+from llm_proxy.sidecar import broken_streams, openai_wire, outcome, provider_http, seams
 from llm_proxy.sidecar.event_stream import DONE
 from llm_proxy.sidecar.seams import Theirs
-from llm_proxy.sidecar.shapes import Json, mapping
+from llm_proxy.sidecar.shapes import Json, items, mapping
 from llm_proxy.sidecar.stated_failures import failure_in
 
 LANE = "_llmp_lane"
@@ -140,6 +140,8 @@ class Lane:
         failure = failure_in(chunk)
         if failure is not None:
             provider_http.raise_stated(failure)
+        for choice in map(mapping, items(chunk.get("choices"))):
+            outcome.finished(openai_wire.telling_reason(choice.get("finish_reason")))
         self._repair.frame(chunk)
         self._keep(chunk)
         usage = chunk.pop("usage", None)
@@ -162,7 +164,9 @@ class Lane:
         for choice in choices:
             at = choice["index"]
             self._begun.add(at)
-            if choice.get("finish_reason") is not None:
+            if at in self._finished:
+                choice["finish_reason"] = None
+            elif choice.get("finish_reason") is not None:
                 self._finished.add(at)
                 self._stream.received_finish_reason = choice["finish_reason"]
         if len(choices) == 1 and self._runs_on(choices[0]) and not chunk.get("usage"):

@@ -37,6 +37,13 @@ REASONS = {
     "SAFETY": "content_filter",
 }
 """Finish reasons of other providers -> the nearest of OpenAI's."""
+PLAIN = frozenset(
+    {
+        *("stop", "length", "tool_calls", "function_call", "content_filter"),
+        *("STOP", "MAX_TOKENS", "COMPLETE", "end_turn", "max_tokens", "stop_sequence", "tool_use"),
+    }
+)
+"""OpenAI's finish reasons, and those of others that say no more."""
 TEXTS = ("content", "reasoning", "reasoning_content", "refusal")
 COUNTS = ("prompt_tokens", "completion_tokens")
 HALF = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -46,6 +53,11 @@ HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 def finish_reason(said: object) -> str | None:
     """The finish reason a caller reads; None while there is none, `""` among them."""
     return REASONS.get(said, said) if isinstance(said, str) and said else None
+
+
+def telling_reason(said: object) -> str | None:
+    """A finish reason that says more than the one a caller reads for it."""
+    return said if isinstance(said, str) and said and said not in PLAIN else None
 
 
 def repair_frame(frame: Json) -> None:

@@ -48,6 +48,7 @@ class Outcome:
         said: The last whole answer on OpenAI's wire, as the provider said it.
         counted: Whether the last whole answer states its tokens; None while there was none.
         complete: A stream came to the end its provider gave it.
+        finish_reason: The provider's own, where it says more than OpenAI's; for the log.
     """
 
     error: BaseException | None = None
@@ -55,6 +56,7 @@ class Outcome:
     said: Json | None = None
     counted: bool | None = None
     complete: bool = False
+    finish_reason: str | None = None
 
     def refused(self, error: BaseException) -> None:
         """Keep the answer's own error where no better one was seen."""
@@ -146,3 +148,16 @@ def completed() -> None:
     outcome = _CURRENT.get()
     if outcome is not None:
         outcome.complete = True
+
+
+def finished(reason: str | None) -> None:
+    """Record a provider's own finish reason for the request that is running."""
+    outcome = _CURRENT.get()
+    if outcome is not None and reason is not None:
+        outcome.finish_reason = reason
+
+
+def finish_reason() -> str | None:
+    """The provider's own finish reason, where it says more than OpenAI's."""
+    outcome = _CURRENT.get()
+    return outcome.finish_reason if outcome is not None else None

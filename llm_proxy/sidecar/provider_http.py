@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator, Callable
 from importlib import import_module
 from typing import Any, NoReturn
 
-from llm_proxy.sidecar import outcome
+from llm_proxy.sidecar import openai_wire, outcome
 from llm_proxy.sidecar.event_stream import BOM, Event, EventDecoder
 from llm_proxy.sidecar.provider_answers import check
 from llm_proxy.sidecar.seams import Theirs
+from llm_proxy.sidecar.shapes import items, mapping
 from llm_proxy.sidecar.stated_failures import Failure, failure_in_text
 
 STATED = "_llmp_stated"
@@ -113,6 +114,8 @@ async def _first_event(raw: AsyncIterator[bytes]) -> tuple[bytes, Event | None, 
 def _whole_checked(answer: Theirs) -> Theirs:
     checked = check(str(answer.request.url.path), answer.content)
     outcome.answered(checked.said, counted=checked.counted)
+    for choice in map(mapping, items(mapping(checked.said).get("choices"))):
+        outcome.finished(openai_wire.telling_reason(choice.get("finish_reason")))
     if checked.failure is not None:
         return _as_answer(checked.failure, answer.request)
     if checked.body is not None:

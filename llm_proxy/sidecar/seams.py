@@ -120,10 +120,9 @@ def guardrail() -> Theirs:
     return import_module("litellm.integrations.custom_guardrail").CustomGuardrail
 
 
-def finish_reasons() -> dict[str, str]:
-    """Finish reasons of all providers, and what LiteLLM makes of them."""
-    found: dict[str, str] = import_module("litellm.litellm_core_utils.core_helpers")._FINISH_REASON_MAP  # noqa: SLF001 -- no setting adds to it
-    return found
+def core() -> Theirs:
+    """The module with what LiteLLM makes of finish reasons."""
+    return import_module("litellm.litellm_core_utils.core_helpers")
 
 
 def logging_worker() -> Theirs:

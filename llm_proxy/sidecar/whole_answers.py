@@ -6,8 +6,10 @@ and nobody counted is left out.
 """
 
 import json
+from collections.abc import ItemsView
+from dataclasses import dataclass
 
-from llm_proxy.sidecar import openai_wire, seams
+from llm_proxy.sidecar import openai_wire, outcome, seams
 from llm_proxy.sidecar.outcome import Outcome
 from llm_proxy.sidecar.seams import Theirs
 from llm_proxy.sidecar.shapes import Json, items, mapping
@@ -19,18 +21,35 @@ COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 def apply() -> None:
     """Teach LiteLLM finish reasons it does not know, and its reader for Groq to do without a service tier."""
-    seams.finish_reasons().update(openai_wire.REASONS)
+    core = seams.core()
+    core._FINISH_REASON_MAP = Reasons(core._FINISH_REASON_MAP | openai_wire.REASONS)  # noqa: SLF001 -- no setting
     seams.library().ModelResponse.service_tier = None
 
 
-def rendered(result: Theirs, outcome: Outcome) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Reasons:
+    """Finish reasons of all providers, and the nearest of OpenAI's; who says more is noted for the log."""
+
+    nearest: dict[str, str]
+
+    def get(self, said: str) -> str | None:
+        """As LiteLLM looks one up."""
+        outcome.finished(openai_wire.telling_reason(said))
+        return self.nearest.get(said)
+
+    def items(self) -> ItemsView[str, str]:
+        """As its reader for Google does."""
+        return self.nearest.items()
+
+
+def rendered(result: Theirs, known: Outcome) -> bytes:
     """The body of an answer that an endpoint of LiteLLM returned."""
     if hasattr(result, "model_dump_json"):
-        if outcome.said is None and (outcome.counted or _counts(getattr(result, "usage", None))):
+        if known.said is None and (known.counted or _counts(getattr(result, "usage", None))):
             raw: str = result.model_dump_json()
             return raw.encode()
         result = json.loads(result.model_dump_json())
-    _complete(mapping(result), outcome)
+    _complete(mapping(result), known)
     return json.dumps(result, ensure_ascii=False, separators=(",", ":")).encode()
 
 
@@ -38,12 +57,12 @@ def _counts(usage: Theirs) -> bool:
     return any(getattr(usage, name, None) for name in COUNTS)
 
 
-def _complete(answer: Json, outcome: Outcome) -> None:
+def _complete(answer: Json, known: Outcome) -> None:
     """Put back what the provider said."""
     _restore_refusals(answer)
-    if not outcome.counted and not any(mapping(answer.get("usage")).get(name) for name in COUNTS):
+    if not known.counted and not any(mapping(answer.get("usage")).get(name) for name in COUNTS):
         answer.pop("usage", None)
-    said = outcome.said
+    said = known.said
     if said is None or said.get("id") not in (None, "", answer.get("id")) or _is_guarded():
         return
     _add(answer, said, OURS)

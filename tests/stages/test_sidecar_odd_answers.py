@@ -8,8 +8,9 @@ import json
 from typing import Any
 from uuid import uuid4
 
+import asyncpg
 import pytest
-from sidecars import CUT, Answer, Json, Sidecar
+from sidecars import CUT, Answer, Json, Mode, Sidecar
 
 OPENAI_S = ("openai", "azure", "hosted_vllm", "deepseek", "openrouter", "groq", "mistral")
 USAGE: Json = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
@@ -87,7 +88,7 @@ FINISHED: dict[str, list[str]] = {
     "no choices": stream(HELLO, STOP, {"id": "c", "object": "chat.completion.chunk"}),
     "null choices": stream({"id": "c", "choices": None}, HELLO, STOP, chunk(choices=None, usage=USAGE)),
     "null delta": stream(HELLO, chunk(None, "stop")),
-    "two ends": stream(HELLO, STOP, STOP),
+    "two ends": stream(HELLO, STOP, STOP, chunk({}, "length")),
     "empty reasons": stream(chunk({"content": "Hello"}, ""), STOP),
     "usage before the end": stream(HELLO, chunk(choices=[], usage=USAGE), STOP),
     "no done": stream(HELLO, STOP, done=False),
@@ -109,8 +110,8 @@ async def test_a_finished_stream_is_finished(sidecar: Sidecar, how: str) -> None
     """Whatever follows the end, and however its bytes are laid out."""
     for answer in await asyncio.gather(*(played(sidecar, family, *FINISHED[how]) for family in OPENAI_S)):
         assert answer.content == "Hello"
-        ends = {choice.get("finish_reason") for one in frames(answer) for choice in one["choices"]}
-        assert ends - {None} == {"stop"}
+        ends = [choice.get("finish_reason") for one in frames(answer) for choice in one["choices"]]
+        assert [end for end in ends if end] == ["stop"]
 
 
 @pytest.mark.parametrize(
@@ -429,3 +430,44 @@ async def test_garbage_is_an_error(sidecar: Sidecar, family: str, piece: str) ->
         failed = answer.events[-1] if answer.status == 200 else answer.json
         assert isinstance(failed, dict)
         assert "error" in failed
+
+
+@pytest.mark.parametrize("mode", ["stream", "chat"])
+@pytest.mark.parametrize(
+    ("family", "said", "noted"),
+    [
+        ("openai", "eos", True),
+        ("groq", "eos", True),
+        ("gemini", "MALFORMED_FUNCTION_CALL", True),
+        ("openai", "stop", False),
+    ],
+)
+async def test_the_provider_s_own_finish_reason_is_in_the_log(
+    sidecar: Sidecar,
+    call_log_dsn: str,
+    mode: Mode,
+    family: str,
+    said: str,
+    noted: bool,  # noqa: FBT001 -- a parameter
+) -> None:
+    """Where it says more than the one the caller reads."""
+    call_id, streamed = uuid4(), mode == "stream"
+    if family == "gemini":
+        candidate = {"content": {"parts": [{"text": "Hello"}]}, "finishReason": said}
+        text = json.dumps({"candidates": [candidate], "usageMetadata": {"promptTokenCount": 3}})
+        raw = [f"data: {text}\n\n"] if streamed else [text]
+    else:
+        raw = stream(HELLO, chunk({}, said)) if streamed else [json.dumps(whole({"content": "Hello"}, said))]
+    prompt = f"{call_id} {json.dumps({'do': 'raw', 'raw': raw})}"
+    body: Json = {"model": family, "messages": [{"role": "user", "content": prompt}], "stream": streamed}
+    answer = await sidecar.post("/v1/chat/completions", body, **{"x-litellm-call-id": str(call_id)})
+    assert answer.status == 200
+    connection = await asyncpg.connect(call_log_dsn)
+    try:
+        async with asyncio.timeout(10):
+            query = "SELECT * FROM llm_calls WHERE call_id = $1"
+            while not (rows := await connection.fetch(query, call_id)):  # noqa: ASYNC110 -- a database has no event
+                await asyncio.sleep(0.2)
+    finally:
+        await connection.close()
+    assert [row["normalized_error"] for row in rows] == [f"finish_reason: {said}" if noted else None]
