@@ -1,18 +1,18 @@
 """Every refusal: one class = one HTTP status + one OpenAI error code.
 
     Refused
-    ├── BadRequest 400             ├── RateLimited 429 (our limit)      ├── ProviderRejected 400, 404, 413
+    ├── BadRequest 400             ├── RateLimited 429 (our limit)      ├── ProviderRejected 400, 404, …
     ├── Unauthorized 401           ├── BudgetExceeded 429 (our budget)  ├── ProviderAuth 502
     ├── Forbidden 403              ├── Overloaded 503 (shed, draining)  ├── ProviderQuota 429
     ├── NotFound 404               ├── StoreUnavailable 503             ├── ProviderRateLimited 429
     ├── ModelNotFound 404          └── Bug 500                          ├── ProviderFailed 502
-    ├── MethodNotAllowed 405                                            ├── UpstreamUnreachable 502
-    ├── RequestTimeout 408                                              ├── UpstreamBroke 502
-    ├── BodyTooLarge 413                                                ├── UpstreamCoolingDown 503
-    ├── UnsupportedMediaType 415                                        └── UpstreamTimeout 504
-    ├── ExpectationFailed 417
+    ├── MethodNotAllowed 405                                            ├── ProviderOverloaded 503
+    ├── RequestTimeout 408                                              ├── UpstreamUnreachable 502
+    ├── BodyTooLarge 413                                                ├── UpstreamBroke 502
+    ├── UnsupportedMediaType 415                                        ├── UpstreamCoolingDown 503
+    ├── ExpectationFailed 417                                           └── UpstreamTimeout 504
     └── HeadersTooLarge 431
-Raised anywhere, rendered in one place (`edge.respond`). Messages are ours: no key, host, or upstream text.
+Raised anywhere, rendered in one place (`edge.respond`). Messages are ours, or a provider's after `clean`.
 Source: https://platform.openai.com/docs/guides/error-codes
 """
 
@@ -31,14 +31,16 @@ class Refused(Exception):  # noqa: N818 -- errors are named for the state they r
         retry_after_s: Seconds after which the same request may pass; None when waiting does not help.
         headers: Extra response headers, lower-case names.
         served: Whose answer it was, in `upstream`'s words, when somebody behind us refused.
+        provider_message: Why the provider failed, cleaned, for the record and the log; not for the caller.
     """
 
     status: int = 500
     type: ClassVar[str] = "invalid_request_error"
     default_code: ClassVar[str | None] = None
     refused_by: ClassVar[RefusedBy] = "gateway"
-    retryable: ClassVar[bool | None] = None
-    """What `x-should-retry` says; None leaves it to the client."""
+    retryable: bool | None = None
+    """What `x-should-retry` says; None leaves it to the client. False only where the sidecar has retried, or
+    where asking again cannot help: credentials, an empty account."""
     may_have_run: bool = False
     """Whether a model may have worked, and been paid, all the same."""
 
@@ -60,6 +62,7 @@ class Refused(Exception):  # noqa: N818 -- errors are named for the state they r
         self.retry_after_s = retry_after_s
         self.headers = headers
         self.served: object = None
+        self.provider_message: str | None = None
 
     def body(self) -> dict[str, Any]:
         """The error in OpenAI's envelope."""
@@ -188,11 +191,10 @@ class StoreUnavailable(Refused):
 
 
 class ProviderRejected(Refused):
-    """The provider says the request is at fault; 400, or 404, 413 or 422 where it said so."""
+    """The provider says the request is at fault; 400, or 403, 404, 409, 413, 415 or 422 where it said so."""
 
     status = 400
     refused_by = "provider"
-    retryable = False
 
 
 class ProviderAuth(Refused):
@@ -222,7 +224,15 @@ class ProviderRateLimited(Refused):
     type = "requests"
     default_code = "rate_limit_exceeded"
     refused_by = "provider"
-    retryable = False
+
+
+class ProviderOverloaded(Refused):
+    """The provider has no room now: its 503 or 529."""
+
+    status = 503
+    type = "server_error"
+    default_code = "provider_overloaded"
+    refused_by = "provider"
 
 
 class ProviderFailed(Refused):
@@ -232,7 +242,6 @@ class ProviderFailed(Refused):
     type = "server_error"
     default_code = "provider_error"
     refused_by = "provider"
-    retryable = False
 
 
 class UpstreamUnreachable(Refused):
@@ -269,7 +278,6 @@ class UpstreamTimeout(Refused):
     type = "server_error"
     default_code = "upstream_timeout"
     refused_by = "provider"
-    retryable = False
 
 
 class Bug(Refused):
@@ -278,6 +286,7 @@ class Bug(Refused):
     status = 500
     type = "server_error"
     default_code = "internal_error"
+    may_have_run = True
 
     def __init__(self) -> None:
         super().__init__("The server had an error while processing your request.")

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from llm_proxy.admission import Admission, Lease
 from llm_proxy.dialects import Call
-from llm_proxy.errors import Refused
+from llm_proxy.errors import Bug, Refused
 from llm_proxy.identity import Caller, Identity
 from llm_proxy.ledger import Exchange, Ledger, Witnesses
 from llm_proxy.upstream import Catalog, Reply, Watch, Watches
@@ -69,6 +69,9 @@ async def relay(
             reply.close()
     except Refused as refused:
         exchange.failed(refused)
+        raise
+    except Exception:
+        exchange.failed(Bug())
         raise
     finally:
         exchange.interrupted(watch.why)

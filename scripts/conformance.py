@@ -47,7 +47,10 @@ model_list:
     litellm_params: &scripted {{model: "openai/*", api_base: "{provider}/v1", api_key: sk-conformance}}
   - model_name: plain
     litellm_params: {{<<: *scripted, model: openai/plain}}
-router_settings: {{num_retries: 0, disable_cooldowns: true}}
+router_settings:
+  num_retries: 1  # beside 0 LiteLLM reads no policy
+  retry_policy: {{DefaultRetries: 0, InternalServerErrorRetries: 1}}
+  disable_cooldowns: true
 """
 
 

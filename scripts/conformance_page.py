@@ -36,7 +36,7 @@ the table, not left out.
 
 `✓` holds, `✗` does not, `·` the client has no such thing. *cancel*: a stream left by its reader is left at
 the provider too. *400* to *5xx*: the client's own exception class for that status. *once*: a provider's
-failure is tried as often as the sidecar's router says (here once), and no more on top by the client.
+failure is tried as often as the sidecar's router says (here twice), and no more on top by the client.
 """
 
 

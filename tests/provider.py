@@ -18,8 +18,9 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 
 from scripted import families
+from scripted.failures import FAILURES, Failure
 from scripted.families import Door
-from scripted.script import Json, Script, failure, read
+from scripted.script import Json, Script, failure, last_words, read
 
 CATALOG = {"groups": [{"name": "*", "mode": "chat", "deployments": [{"id": "one", "provider": "openai"}]}]}
 """For a gateway that takes this program for a sidecar: any model is served."""
@@ -171,6 +172,8 @@ class Connection(asyncio.Protocol):
             await asyncio.Event().wait()
         if script.do == "drop":
             self.transport.abort()
+        elif script.do.startswith("says-"):
+            self._say(FAILURES[script.do.removeprefix("says-")])
         elif failed:
             self._fail(door, script, *failed)
         elif self.seen.stream and door.frames:
@@ -185,7 +188,20 @@ class Connection(asyncio.Protocol):
             self._raw(status, b"<html><body><h1>502 Bad Gateway</h1></body></html>", "text/html")
             return
         more = {"retry-after": script.retry_after} if script.retry_after else {}
+        if kind == "echo":
+            echoed = f"Your message was not understood: {last_words(self.seen.body)}"
+            self._send(status, {"error": {"message": echoed, "type": "invalid_request_error"}}, more)
+            return
         self._send(status, door.error(status, kind), more)
+
+    def _say(self, said: Failure) -> None:
+        """An error in the words of a real provider, whatever the door."""
+        assert self.seen is not None
+        self.seen.status = said.status
+        if isinstance(said.body, str):
+            self._raw(said.status, said.body.encode(), "text/html", said.headers)
+        else:
+            self._raw(said.status, json.dumps(said.body).encode(), "application/json", said.headers)
 
     async def _whole(self, door: Door, script: Script, body: Json, number: int) -> None:
         assert self.seen is not None

@@ -11,6 +11,8 @@ import logging
 import time
 from collections.abc import Awaitable
 
+import orjson
+
 from llm_proxy.admission import Lease
 from llm_proxy.dialects import Answered, Call, StreamWriter
 from llm_proxy.edge import respond
@@ -18,7 +20,7 @@ from llm_proxy.edge.doors import HotDoor
 from llm_proxy.edge.intake import Intake
 from llm_proxy.edge.request import ClientGone, Receive, Scope, Send, read_body, read_headers
 from llm_proxy.edge.suspects import Suspects
-from llm_proxy.errors import Bug, Overloaded, ProviderAuth, Refused, UnknownCoding
+from llm_proxy.errors import Bug, Overloaded, ProviderAuth, ProviderQuota, Refused, UnknownCoding
 from llm_proxy.identity import Caller
 from llm_proxy.ledger import Exchange
 from llm_proxy.pipeline import Stages, relay
@@ -105,7 +107,8 @@ class _Attempt:
 
     async def refuse(self, refused: Refused) -> None:
         """Answer with an error: a status while nothing was sent, else the stream's error event."""
-        if refused.status >= 500 and not isinstance(refused, Overloaded | UnknownCoding):
+        of_ours = isinstance(refused, Overloaded | UnknownCoding)
+        if (refused.status >= 500 and not of_ours) or isinstance(refused, ProviderQuota):
             self._tell(refused)
         if self._started:
             await self._send({"type": "http.response.body", "body": self.door.dialect.stream_error(refused)})
@@ -115,13 +118,14 @@ class _Attempt:
         await respond.send_refusal(self._send, refused, self.exchange, self.door.dialect)
 
     def _tell(self, refused: Refused) -> None:
-        """The operator hears of it; credentials a provider refuses are an alarm, theirs to mend."""
+        """The operator hears why; credentials a provider refuses are an alarm, theirs to mend."""
         exchange = self.exchange
         known = {
             "request_id": str(exchange.request_id),
             "code": refused.code,
             "status": refused.status,
             "group": exchange.call.group if exchange.call else None,
+            "provider_message": refused.provider_message,
         }
         level = logging.ERROR if isinstance(refused, ProviderAuth) else logging.WARNING
         log.log(level, "a call failed", extra=known)
@@ -139,9 +143,9 @@ class _Attempt:
         if lease.holds_place:
             await lease.give_back()
         exchange.first_byte()
-        exchange.status, self._started = 200, True
         exchange.said(out)
         await respond.send_json(self._send, 200, out, headers)
+        exchange.status, self._started = 200, True
 
     async def _stream(self, reply: Reply, lease: Lease, exchange: Exchange) -> None:
         frames, call = reply.frames, exchange.call
@@ -155,16 +159,17 @@ class _Attempt:
             if self._started:
                 exchange.outcome = "cut"
         if frames.error is not None:
-            raise stream_refusal(frames.error)
+            raise stream_refusal(frames.error, fields=call.body.keys(), asked=orjson.dumps(call.body))
         if frames.garbage or not frames.done:
             raise stream_refusal({"code": "upstream_stream_cut"})
-        exchange.outcome = "ok"
         if not self._started:
             await self._start(reply, lease, exchange)
+        exchange.outcome = "cut"
         if lease.holds_place:
             await lease.give_back()
         end = writer.end(self._answered(reply, exchange)) if writer else _DONE
         await self._send({"type": "http.response.body", "body": end})
+        exchange.outcome = "ok"
 
     async def _pump(self, reply: Reply, lease: Lease, writer: StreamWriter | None) -> None:
         """Pass frames on as they come, the head before the first."""

@@ -29,6 +29,8 @@ Standings = Callable[[Caller], Awaitable[Iterable[Standing]]]
 _EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
 _DEFAULT_RANGE = timedelta(days=30)
 _FORMS = ("json", "csv")
+_HEARD = frozenset({400, 403, 404, 409, 413, 415, 422})
+"""With these a caller has heard the provider's message; with others it is the operator's."""
 _OWN = frozenset({"since", "until", "group_by", "format"})
 _FILTERS: Json = {
     "parameters": [
@@ -114,6 +116,8 @@ def router(usage: Tells | None, keeper: Doorkeeper, standings: Standings) -> API
         found = await told(asked(usage).story(request_id))
         if found is None or (isinstance(who, Caller) and found["key_id"] != who.key_id):
             raise NotFound("No request of yours has this id.", code="request_not_found")
+        if isinstance(who, Caller) and found.get("status") not in _HEARD:
+            found.pop("provider_message", None)
         return _json(found)
 
     return doors

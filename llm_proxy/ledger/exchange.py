@@ -12,7 +12,7 @@ from uuid import UUID
 import orjson
 
 from llm_proxy.dialects import Call
-from llm_proxy.errors import Refused
+from llm_proxy.errors import Bug, Refused
 from llm_proxy.identity import Caller
 from llm_proxy.ledger.record import Outcome, UsageRecord, UsageSource
 from llm_proxy.telemetry.ids import id_text
@@ -22,6 +22,7 @@ from llm_proxy.upstream import NOBODY_SERVED, Catalog, Served, Usage, Why, inter
 BYTES_PER_TOKEN = 4
 PICO_PER_NANO = 1000
 MOST_ANSWER_BYTES = 2**20
+MOST_MESSAGE_BYTES = 600  # a record must fit into its slot of the journal
 
 
 class Exchange:
@@ -105,7 +106,9 @@ class Exchange:
             self.outcome = "client_gone"
 
     def record(self, caller: Caller, call: Call) -> UsageRecord:
-        """The settled call."""
+        """The settled call; one that ended without an answer and without an error of ours is a bug's."""
+        if self.outcome == "ok" and self.status == 0:
+            self.failed(Bug())
         self.usage, source = usage, _ = self._usage(call)
         return UsageRecord(
             request_id=self.request_id,
@@ -141,7 +144,12 @@ class Exchange:
             ttft_ms=self.ttft_ms,
             group_asked=call.group,
             hops=_hops(self.served),
+            provider_message=self._provider_message(),
         )
+
+    def _provider_message(self) -> str | None:
+        message = self.refused.provider_message if self.refused else None
+        return message.encode()[:MOST_MESSAGE_BYTES].decode(errors="ignore") if message else None
 
     def _usage(self, call: Call) -> tuple[Usage | None, UsageSource]:
         if self.usage is not None:

@@ -2,7 +2,8 @@
 
 Invariants: one record per admitted call, made once; None means unknown, never zero; money is integer
 nano-dollars here and `NUMERIC` in Postgres, never a float in between.
-Units: `_ms` milliseconds since the request was read; `started_at` UTC.
+`provider_message` is cleaned (`upstream.error_text`). New fields come last and have a default: lines that
+wait on disk may lack them. Units: `_ms` milliseconds since the request was read; `started_at` UTC.
 """
 
 from datetime import datetime
@@ -55,6 +56,7 @@ class UsageRecord(NamedTuple):
     ttft_ms: float | None
     group_asked: str | None = None
     hops: str | None = None
+    provider_message: str | None = None
 
     @property
     def total_tokens(self) -> int | None:

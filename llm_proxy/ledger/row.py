@@ -28,6 +28,7 @@ _STARTED = FIELDS.index("started_at")
 _COUNTED = slice(FIELDS.index("prompt_tokens"), FIELDS.index("cost_nano_usd") + 1)
 _LARGEST = 10**15
 """No call has more tokens or nano-dollars: a roll-up that added up larger numbers would overflow for all."""
+_LONGEST_TEXT = {"provider_message": 600}
 _LARGEST_BY_FIELD = {"status": 2**15 - 1, "attempts": 2**31 - 1}
 
 
@@ -77,7 +78,7 @@ def _repaired(name: str, value: object) -> object:
     if name == "hops":
         return None  # it repeats what other fields hold
     if isinstance(value, str):
-        return clean_text(value)[:200]
+        return clean_text(value)[: _LONGEST_TEXT.get(name, 200)]
     if isinstance(value, int) and not isinstance(value, bool):
         return value if 0 <= value <= _LARGEST_BY_FIELD.get(name, _LARGEST) else None
     return value
@@ -94,6 +95,7 @@ _LOST: dict[str, object] = {
     "refusal_code": None, "prompt_tokens": None, "completion_tokens": None, "cached_tokens": None,
     "reasoning_tokens": None, "cost_nano_usd": None, "usage_source": "unknown", "cache": "miss",
     "attempts": None, "latency_ms": 0.0, "ttft_ms": None, "group_asked": None, "hops": None,
+    "provider_message": None,
 }  # fmt: skip
 
 

@@ -22,6 +22,7 @@ _ENRICH_OFTEN = timedelta(minutes=15)
 _ENRICH_SELDOM = timedelta(days=2)
 _ENRICH_UNTIL = timedelta(seconds=30)
 _LONGEST_TEXT = 128  # six of them must fit into one index entry of the roll-ups
+_LONGER_TEXTS = {"provider_message": 600}
 
 _TYPES = {
     "request_id": "uuid", "started_at": "timestamptz", "streamed": "bool", "status": "int2",
@@ -45,7 +46,9 @@ def _value(at: int, name: str) -> str:
     text = f"row ->> {at}"
     if name == "cost_nano_usd":
         return f"({text})::int8 * 0.000000001"
-    return f"({text})::{_TYPES[name]}" if name in _TYPES else f"left({text}, {_LONGEST_TEXT})"
+    if name in _TYPES:
+        return f"({text})::{_TYPES[name]}"
+    return f"left({text}, {_LONGER_TEXTS.get(name, _LONGEST_TEXT)})"
 
 
 _INSERT = _insert()

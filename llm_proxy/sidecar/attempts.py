@@ -1,8 +1,9 @@
-"""Every attempt at a call: LiteLLM names none of a failure, and forgets those before a fallback.
+"""Notes what LiteLLM does for a call: every attempt, requests sent, guardrails that refuse.
 
-Invariants: every attempt, a retry or a fallback, asks the router for a deployment once and passes through its
-`make_call`; one that fails there is a row of `llm_calls` written here, because LiteLLM tells its callbacks of
-the first alone; one that answered is LiteLLM's to tell of, a stream that breaks later too.
+LiteLLM names no deployment of a failure and forgets those before a fallback. Invariants: every attempt, a
+retry or a fallback, asks the router for a deployment once and passes through its `make_call`; one that fails
+there is a row of `llm_calls` written here, one that answered is LiteLLM's to tell of, a broken stream too.
+LiteLLM calls `pre_call` once a request is in its provider's words, before it is sent.
 """
 
 from collections.abc import Callable, Generator
@@ -16,14 +17,19 @@ from llm_proxy.sidecar.seams import Theirs
 from llm_proxy.sidecar.shapes import mapping
 
 Post = Callable[[Row], None]
+HOOKS = ("pre_call_hook", "during_call_hook", "post_call_success_hook")
+"""What runs an owner's guardrails."""
 _CALLING: ContextVar[bool] = ContextVar("calling", default=False)
 
 
 def apply(post: Post | None) -> None:
-    """Patch the router; `post` takes a row for each attempt that failed."""
+    """Patch router, call log and guardrails' runner; `post` takes a row for each attempt that failed."""
     router = seams.router_class()
     _note_deployments(router)
     _note_failures(router, post)
+    _note_sent(seams.call_logging())
+    for name in HOOKS:
+        _note_refusals(seams.proxy_logging(), name)
 
 
 def is_calling() -> bool:
@@ -73,3 +79,26 @@ def _calling() -> Generator[None]:
         yield
     finally:
         _CALLING.reset(token)
+
+
+def _note_sent(logging: Theirs) -> None:
+    about_to_send = logging.pre_call
+
+    def note_and_send(self: Theirs, *words: Theirs, **options: Theirs) -> Theirs:
+        outcome.sent()
+        return about_to_send(self, *words, **options)
+
+    logging.pre_call = note_and_send
+
+
+def _note_refusals(runner: Theirs, name: str) -> None:
+    hook = getattr(runner, name)
+
+    async def note_what_it_raises(self: Theirs, *words: Theirs, **options: Theirs) -> Theirs:
+        try:
+            return await hook(self, *words, **options)
+        except Exception as refusal:
+            outcome.refused_by_hook(refusal)
+            raise
+
+    setattr(runner, name, note_what_it_raises)

@@ -23,6 +23,7 @@ from llm_proxy.sidecar import (
     callbacks,
     counted,
     embedding_cache,
+    error_log,
     field_support,
     guardrails,
     provider_only,
@@ -110,6 +111,7 @@ async def _litellm(config: Path) -> AsyncGenerator[tuple[Effective, Theirs]]:
     except (Exception, SystemExit) as problem:
         raise NotStarted(_first_line(problem)) from problem
     tuning.after_start()
+    error_log.apply()
     try:
         async with callbacks.installed() as observer:
             yield loaded, observer

@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from llm_proxy.sidecar import provider_error
 from llm_proxy.sidecar.shapes import Json
 
 _CURRENT: ContextVar["Outcome | None"] = ContextVar("outcome", default=None)
@@ -28,6 +29,7 @@ class Attempt:
         model: The model's name in the configuration, with the provider's prefix.
         error: What it failed with; None while it has not.
         refused: The provider did not accept the deployment's credentials.
+        sent: Its request was translated and about to be sent.
     """
 
     group: str
@@ -36,6 +38,7 @@ class Attempt:
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     error: BaseException | None = None
     refused: bool = False
+    sent: bool = False
 
 
 @dataclass(slots=True)
@@ -49,6 +52,7 @@ class Outcome:
         counted: Whether the last whole answer states its tokens; None while there was none.
         complete: A stream came to the end its provider gave it.
         finish_reason: The provider's own, where it says more than OpenAI's; for the log.
+        hook_error: What a guardrail raised.
     """
 
     error: BaseException | None = None
@@ -57,6 +61,7 @@ class Outcome:
     counted: bool | None = None
     complete: bool = False
     finish_reason: str | None = None
+    hook_error: BaseException | None = None
 
     def refused(self, error: BaseException) -> None:
         """Keep the answer's own error where no better one was seen."""
@@ -74,6 +79,16 @@ class Outcome:
             told = [_told(one) for one in self.tried[-MOST_TOLD:]]
             found.append((b"x-llmp-hops", json.dumps(told, separators=(",", ":")).encode()))
         return found
+
+    def error_headers(self, secrets: frozenset[str]) -> list[tuple[bytes, bytes]]:
+        """Why it failed, for the gateway; `secrets` are texts that no message may hold."""
+        by_hook = self.hook_error is not None
+        return provider_error.headers(
+            self.hook_error or self.error,
+            sent=not self.tried or self.tried[-1].sent,
+            refused_by_hook=by_hook,
+            secrets=secrets,
+        )
 
 
 def _told(attempt: Attempt) -> list[str | int]:
@@ -161,3 +176,25 @@ def finish_reason() -> str | None:
     """The provider's own finish reason, where it says more than OpenAI's."""
     outcome = _CURRENT.get()
     return outcome.finish_reason if outcome is not None else None
+
+
+def sent() -> None:
+    """Record that the running request was translated and is about to be sent."""
+    outcome = _CURRENT.get()
+    if outcome is not None and outcome.tried:
+        outcome.tried[-1].sent = True
+
+
+def refused_by_hook(error: BaseException) -> None:
+    """Record that a guardrail refused the running request."""
+    outcome = _CURRENT.get()
+    if outcome is not None:
+        outcome.hook_error = error
+
+
+def never_sent(error: BaseException) -> bool:
+    """Whether the running request failed while it was translated, so that no provider heard of it."""
+    outcome = _CURRENT.get()
+    if outcome is None or not outcome.tried or outcome.tried[-1].sent:
+        return False
+    return provider_error.stumbled(error)

@@ -1,54 +1,112 @@
-"""What a provider said when a call failed: status, code, type, param, Retry-After, as `x-llmp-*` headers.
+"""Why a call failed, told to the gateway in `x-llmp-*` headers: what the provider answered, or who refused.
 
-LiteLLM words errors anew and drops these. They are found by walking from its error to the one it was made
-of. Invariants: pure; values are printable ASCII of at most 200 characters; no header at all when the
-provider said nothing (a refusal of LiteLLM's own, a connection that broke).
+LiteLLM words errors anew and drops most of this. It is found by walking from LiteLLM's error to the one it
+was made of. Invariants: pure; values are printable ASCII, the message percent-encoded; a provider's status
+is told only when a provider answered; the configuration's own secrets never leave.
 """
 
-import json
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import quote
 
-from llm_proxy.sidecar.shapes import Json, mapping
+from llm_proxy.error_body import ErrorBody, header_wait_s, read, read_body, read_text
+from llm_proxy.sidecar.shapes import mapping
+
+Origin = Literal["guardrail", "litellm", "translation", "connection"]
+"""Who refused, when no provider answered: a guardrail, LiteLLM's checks or translation, the network."""
 
 LONGEST = 200
+LONGEST_MESSAGE = 2_000
+LONGEST_ENCODED = 6_000
+READABLE = " !#$&'()*+,/:;<=>?@[]^`{|}\"\\"
 # What LiteLLM makes a 422 of: an answer with status 200 that it cannot read.
 UNREADABLE = ("error converting to valid response block", "error processing=")
+OF_THE_NETWORK = frozenset({"aiohttp", "httpcore", "httpx"})
+OF_CREDENTIALS = frozenset({"boto3", "botocore", "google", "requests"})
+OWN_JUDGEMENTS = frozenset({"BadRequestError", "UnsupportedParamsError", "ImageFetchError"})
+FLAGGED = re.compile(
+    r"flagged|moderation|safety|content[ _](?:polic|filter)|violates? (?:\w+ )?(?:usage|content|policy)",
+    re.IGNORECASE,
+)
 
 
-def headers(error: BaseException | None) -> list[tuple[bytes, bytes]]:
-    """The headers that tell the gateway what the provider said; empty when it said nothing."""
-    for cause in chain(error):
-        found = _answer_of(cause)
-        if found is not None:
-            status, body, retry_after = found
-            said = _wording(body)
-            values = {"status": status, **said, "retry-after": retry_after}
-            return [_header(name, value) for name, value in values.items() if value not in (None, "")]
-    return []
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A provider's answer to a failed call; `body` is None when its shape is unknown."""
+
+    status: int
+    body: ErrorBody | None
+    wait_s: float | None
+
+
+def answer(error: BaseException | None) -> Answer | None:
+    """The provider's answer inside an error; None when no provider answered.
+
+    The outermost error decides which answer it is; LiteLLM keeps its body and headers further in only.
+    """
+    found = [one for cause in chain(error) if (one := _answer_of(cause)) is not None]
+    same = [one for one in found if one.status == found[0].status]
+    if not same:
+        return None
+    body = next((one.body for one in same if one.body is not None), None)
+    return Answer(
+        same[0].status, body, max((one.wait_s for one in same if one.wait_s is not None), default=None)
+    )
+
+
+def headers(
+    error: BaseException | None,
+    *,
+    sent: bool = True,
+    refused_by_hook: bool = False,
+    secrets: Iterable[str] = (),
+) -> list[tuple[bytes, bytes]]:
+    """The headers for an error; empty when nothing is known.
+
+    Args:
+        error: What LiteLLM gave up with.
+        sent: Whether the request was put into the provider's words.
+        refused_by_hook: Whether a guardrail raised it.
+        secrets: Texts of the configuration that no message may hold.
+    """
+    found = answer(error)
+    if found is not None:
+        body = found.body or ErrorBody()
+        told = {"status": str(found.status), "code": body.code, "type": body.type, "param": body.param}
+        lines = [_header(f"x-llmp-provider-{name}", value) for name, value in told.items() if value]
+        message, wait_s = body.message, found.wait_s
+    else:
+        origin, message = _origin(error, sent=sent, refused_by_hook=refused_by_hook)
+        lines, wait_s = [_header("x-llmp-origin", origin)] if origin else [], None
+    if message:
+        lines.append(_header("x-llmp-message", _encoded(message, secrets), LONGEST_ENCODED))
+    if wait_s is not None:
+        lines.append(_header("x-llmp-retry-after", f"{wait_s:.3f}".rstrip("0").rstrip(".")))
+    return lines
 
 
 def retry_after_s(error: BaseException | None) -> float:
-    """Seconds the provider asks to wait, 0 when it does not say; RFC 9110, 10.2.3: seconds or a date."""
-    for cause in chain(error):
-        found = _answer_of(cause)
-        if found is not None:
-            return _seconds(found[2])
-    return 0.0
+    """Seconds the provider asks to wait, 0 when it does not say."""
+    found = answer(error)
+    return (found.wait_s or 0.0) if found is not None else 0.0
 
 
-def _seconds(value: str | None) -> float:
-    if not value:
-        return 0.0
-    try:
-        return float(value)
-    except ValueError:
-        pass
-    try:
-        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except ValueError:
-        return 0.0
+def flagged(error: BaseException) -> bool:
+    """Whether a provider's 403 is about the text of a request and not about who sends it."""
+    found = answer(error)
+    message = found.body.message if found is not None and found.body is not None else None
+    return found is not None and found.status == 403 and bool(FLAGGED.search(message or ""))
+
+
+def stumbled(error: BaseException | None) -> bool:
+    """Whether an error is one of the code that reads a request, not of the network or of credentials."""
+    elsewhere = OF_THE_NETWORK | OF_CREDENTIALS | {"openai"}
+    causes = list(chain(error))
+    if any(isinstance(cause, OSError) or _home(cause) in elsewhere for cause in causes):
+        return False
+    return bool(causes) and getattr(error, "status_code", 500) not in (401, 403, 408, 429)
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -75,57 +133,68 @@ def is_unreadable(error: BaseException) -> bool:
     return any(words in said for words in UNREADABLE)
 
 
-def _answer_of(error: BaseException) -> tuple[int, Json, str | None] | None:
-    """Status, body and Retry-After of the provider's answer inside an error."""
+def _answer_of(error: BaseException) -> Answer | None:
     response = getattr(error, "response", None)
     sent: Mapping[str, str] = getattr(response, "headers", None) or getattr(error, "headers", None) or {}
     status = getattr(response, "status_code", None) or getattr(error, "status_code", None)
     # Answers LiteLLM makes up have no headers; every real one has some.
     if not isinstance(status, int) or not sent or status < 400 or is_unreadable(error):
         return None
-    retry_after = next((value for name, value in sent.items() if name.lower() == "retry-after"), None)
-    return status, _body(error, response), retry_after
+    body = _body(error, response)
+    waits = [header_wait_s(sent), body.wait_s if body else None]
+    return Answer(status, body, max((wait for wait in waits if wait is not None), default=None))
 
 
-def _body(error: BaseException, response: object) -> Json:
-    given = mapping(getattr(error, "body", None))
-    if given:
-        return given
-    for text in (_text(response), getattr(error, "message", None), str(error)):
-        found = _object_in(text)
-        if found:
-            return found
-    return {}
+def _body(error: BaseException, response: object) -> ErrorBody | None:
+    text = _text(response)
+    if text:
+        return read_body(text)
+    parsed = mapping(getattr(error, "body", None))
+    if parsed:
+        return read(parsed)
+    quoting = [one for one in (getattr(error, "message", None), str(error)) if isinstance(one, str)]
+    return next((found for found in map(read_text, quoting) if found is not None), None)
 
 
 def _text(response: object) -> str | None:
     try:
-        return getattr(response, "text", None)
+        text: object = getattr(response, "text", None)
     except Exception:  # noqa: BLE001 -- a response that was never read raises an error of its client
         return None
+    return text if isinstance(text, str) else None
 
 
-def _object_in(text: object) -> Json | None:
-    raw = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
-    if not isinstance(raw, str) or "{" not in raw:
-        return None
-    try:
-        found, _ = json.JSONDecoder().raw_decode(raw[raw.index("{") :])
-    except ValueError:
-        return None
-    return mapping(found)
+def _origin(
+    error: BaseException | None, *, sent: bool, refused_by_hook: bool
+) -> tuple[Origin | None, str | None]:
+    """Who refused a call that no provider answered, and in what words."""
+    causes = list(chain(error))
+    if refused_by_hook and error is not None:
+        detail: object = getattr(error, "detail", None) or getattr(error, "message", None)
+        found = read({"detail": detail})
+        return "guardrail", found.message if found else None
+    of_litellm = bool(causes) and all(_home(cause) == "litellm" for cause in causes)
+    if of_litellm and type(causes[-1]).__name__ in OWN_JUDGEMENTS:
+        return "litellm", str(getattr(causes[-1], "message", ""))
+    for cause in reversed(causes):
+        if _home(cause) in OF_THE_NETWORK or isinstance(cause, OSError):
+            return "connection", f"{type(cause).__name__}: {cause}"
+    return ("translation", None) if not sent and stumbled(error) else (None, None)
 
 
-def _wording(body: Json) -> Json:
-    """Code, type and param in the provider's words: OpenAI's, Anthropic's or Google's shape."""
-    inner = mapping(body.get("error", body))
-    code, kind = inner.get("code"), inner.get("type")
-    if isinstance(code, int):  # Google: the code is the HTTP status, the word is in `status`
-        code = inner.get("status")
-    return {"code": code or kind, "type": kind or inner.get("status"), "param": inner.get("param")}
+def _home(error: BaseException) -> str:
+    return type(error).__module__.partition(".")[0]
 
 
-def _header(name: str, value: object) -> tuple[bytes, bytes]:
-    full = f"x-llmp-{name}" if name == "retry-after" else f"x-llmp-provider-{name}"
+def _encoded(message: str, secrets: Iterable[str]) -> str:
+    for secret in secrets:
+        message = message.replace(secret, "[removed]")
+    if len(message) > LONGEST_MESSAGE:  # a key cut in two is no longer known as a key
+        message = message[:LONGEST_MESSAGE].rsplit(None, 1)[0]
+    encoded = quote(message, safe=READABLE, errors="replace")
+    return encoded if len(encoded) <= LONGEST_ENCODED else encoded[:LONGEST_ENCODED].rpartition(" ")[0]
+
+
+def _header(name: str, value: object, longest: int = LONGEST) -> tuple[bytes, bytes]:
     printable = "".join(c if " " <= c <= "~" else "?" for c in str(value))
-    return full.encode(), printable[:LONGEST].strip().encode()
+    return name.encode(), printable[:longest].strip().encode()

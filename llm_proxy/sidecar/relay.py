@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from llm_proxy.sidecar import provider_error, untranslatable, whole_answers
+from llm_proxy.sidecar import known_secrets, seams, whole_answers
 from llm_proxy.sidecar.asgi import Headers, Message, Receive, Scope, Send
 from llm_proxy.sidecar.outcome import Outcome
 from llm_proxy.sidecar.seams import Theirs
@@ -22,7 +22,6 @@ CUT: dict[str, Any] = {
         "code": "upstream_stream_cut",
     }
 }
-CUT_EVENT = b"data: " + json.dumps(CUT).encode() + b"\n\n"
 OURS = frozenset({b"content-length", b"content-type"})
 
 
@@ -45,11 +44,12 @@ async def relay(
     await send({"type": "http.response.body", "body": raw})
 
 
-def _known_of(error: BaseException | None) -> Headers:
-    """What the provider said, or which field never reached it."""
-    found = provider_error.headers(error)
-    field = None if found else untranslatable.field(error)
-    return [*found, (b"x-llmp-untranslatable", field.encode())] if field else found
+def _cut_event(outcome: Outcome) -> bytes:
+    """The event that ends a broken stream; `provider` holds what the headers of an error would."""
+    known = outcome.error_headers(known_secrets.configured(seams.router()))
+    told = {name.decode(): value.decode() for name, value in known}
+    event = {"error": CUT["error"] | ({"provider": told} if told else {})}
+    return b"data: " + json.dumps(event).encode() + b"\n\n"
 
 
 class Outgoing:
@@ -63,11 +63,12 @@ class Outgoing:
     async def __call__(self, message: Message) -> None:
         """Pass one message on."""
         if message["type"] == "http.response.start":
-            said = _known_of(self._outcome.error) if message["status"] >= 400 else []
-            message["headers"] = [*message["headers"], *said, *self._outcome.headers()]
+            failed = message["status"] >= 400
+            why = self._outcome.error_headers(known_secrets.configured(seams.router())) if failed else []
+            message["headers"] = [*message["headers"], *why, *self._outcome.headers()]
         elif self._broken:
             message["body"] = b""
         elif message.get("body", b"").startswith(ERROR_EVENT):
             self._broken = True
-            message["body"] = CUT_EVENT
+            message["body"] = _cut_event(self._outcome)
         await self._send(message)

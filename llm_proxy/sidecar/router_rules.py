@@ -1,7 +1,7 @@
 """Whose fault an error is, for the router: the caller's own is answered at once.
 
 LiteLLM falls back for a bad request and cools a deployment for a 404. Invariants: an error the caller made
-(400, 404, 413, 422, content policy) is tried once, whatever a `retry_policy` says, never falls back, never
+(`CALLERS_FAULT`, content policy) is tried once, whatever a `retry_policy` says, never falls back, never
 cools; the two exceptions are lists an operator wrote for exactly that error (`context_window_fallbacks`,
 `content_policy_fallbacks`). Nothing is waited for when no attempt is left.
 """
@@ -10,17 +10,15 @@ import os
 from importlib import import_module
 from typing import Any
 
-from llm_proxy.sidecar import provider_error, seams, untranslatable
+from llm_proxy.sidecar import outcome, provider_error, seams
 from llm_proxy.sidecar.seams import Theirs
 from llm_proxy.sidecar.shapes import items, mapping
 
-CALLERS_FAULT = frozenset({400, 404, 413, 422})
-# Providers that report an operator's fault as a bad request: Anthropic's balance, Google's API key.
-BAD_KEY = ("api key not valid", "api_key_invalid", "api key expired")
-OPERATORS_FAULT = ("credit balance", *BAD_KEY)
+CALLERS_FAULT = frozenset({400, 404, 413, 415, 422})
+# Providers that report an operator's fault as a bad request: Anthropic's balance, Google's and xAI's API key.
+BAD_KEY = ("api key not valid", "api_key_invalid", "api key expired", "incorrect api key provided")
+OPERATORS_FAULT = ("credit balance", "insufficient balance", "insufficient credits", *BAD_KEY)
 REFUSES_CREDENTIALS = frozenset({401, 403})
-# What a 403 says that is about the text of a request and not about who sends it.
-FLAGGED = ("flagged", "moderation", "content policy", "content_policy", "content filter", "safety")
 LONGEST_WAIT_S = 10.0
 
 
@@ -35,10 +33,10 @@ def apply() -> None:
 
 def callers_fault(error: BaseException) -> bool:
     """Whether the request itself is wrong, so that no other deployment would answer it better."""
-    if type(error).__name__ == "ContentPolicyViolationError":
+    if type(error).__name__ == "ContentPolicyViolationError" or provider_error.flagged(error):
         return True
     if getattr(error, "status_code", None) not in CALLERS_FAULT:
-        return untranslatable.field(error) is not None
+        return outcome.never_sent(error)
     said = str(error).lower()
     return not (any(words in said for words in OPERATORS_FAULT) or provider_error.is_unreadable(error))
 
@@ -47,7 +45,7 @@ def refuses_credentials(error: BaseException) -> bool:
     """Whether a provider did not accept the key of a deployment: only an operator can mend that."""
     said = str(error).lower()
     if getattr(error, "status_code", None) in REFUSES_CREDENTIALS:
-        return not any(words in said for words in FLAGGED)
+        return not provider_error.flagged(error)
     return any(words in said for words in BAD_KEY)
 
 

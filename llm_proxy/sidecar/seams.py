@@ -61,6 +61,7 @@ SEAMS: dict[str, tuple[str, ...]] = {
     "litellm.llms.base_llm.chat.transformation": ("BaseLLMException",),
     "httpx": ("AsyncClient", "Request", "Response"),
     "litellm.litellm_core_utils.logging_worker": ("GLOBAL_LOGGING_WORKER",),
+    "litellm.proxy.utils": ("ProxyLogging",),
     "litellm.litellm_core_utils.streaming_handler": ("CustomStreamWrapper",),
     "litellm.litellm_core_utils.streaming_chunk_builder_utils": ("ChunkProcessor",),
     "litellm.llms.ollama.chat.transformation": ("OllamaChatConfig",),
@@ -85,7 +86,7 @@ SEAMS: dict[str, tuple[str, ...]] = {
     "litellm.caching.redis_batch": ("_run_under_circuit_breaker",),
     "litellm._redis": ("get_redis_client",),
     "litellm.proxy.hooks": ("PROXY_HOOKS",),
-    "litellm.litellm_core_utils.litellm_logging": ("StandardLoggingPayloadSetup",),
+    "litellm.litellm_core_utils.litellm_logging": ("Logging", "StandardLoggingPayloadSetup"),
     "redis.exceptions": ("RedisError",),
     "redis.retry": ("Retry",),
     "redis.backoff": ("NoBackoff",),
@@ -135,6 +136,16 @@ def traffic_caller() -> Theirs:
     # The gateway decides whose text an observer may see; LiteLLM heeds that of a key that says this.
     trusted = {"allow_client_message_redaction_opt_out": True}
     return proxy().UserAPIKeyAuth(api_key="llm-proxy", user_role="internal_user", metadata=trusted)
+
+
+def call_logging() -> Theirs:
+    """The class that accompanies each call to a provider."""
+    return import_module("litellm.litellm_core_utils.litellm_logging").Logging
+
+
+def proxy_logging() -> Theirs:
+    """The class that runs an owner's hooks and guardrails."""
+    return import_module("litellm.proxy.utils").ProxyLogging
 
 
 def stream_wrapper() -> Theirs:

@@ -143,7 +143,8 @@ class Client:
                 self._give(sidecar, watch, connection)
                 raise
             let_go = partial(self._give, sidecar, watch, connection)
-            return await self._answer(call, sidecar, connection, watch, let_go, cached=cached)
+            asked = request_id, body
+            return await self._answer(call, sidecar, connection, watch, let_go, asked=asked, cached=cached)
         raise UpstreamUnreachable("No model backend can be reached.", retry_after_s=2)
 
     def check_room(self) -> None:
@@ -163,6 +164,7 @@ class Client:
         watch: Watch,
         let_go: Callable[[], None],
         *,
+        asked: tuple[str, bytes],
         cached: bool,
     ) -> Answer:
         if connection.status == 200:
@@ -188,11 +190,10 @@ class Client:
             raise broke_off() from broken
         finally:
             answer.close()
-        headers = {
-            name.decode("latin-1"): value.decode("latin-1") for name, value in connection.headers.items()
-        }
-        refused = refusal(connection.status, headers, text, model=call.model)
+        refused = _refusal(connection, text, call, asked)
         refused.served = who
+        if refused.retryable is None and refused.refused_by == "provider" and (who.attempts or 0) > 1:
+            refused.retryable = False
         self._judge(sidecar, refused)
         raise refused
 
@@ -233,3 +234,18 @@ class Client:
             head += "".join(f"{name}: {value}\r\n" for name, value in words.items())
             found = self._targets[sidecar.url, path] = address, head.encode("latin-1")
         return found
+
+
+def _refusal(connection: Connection, text: bytes, call: Call, asked: tuple[str, bytes]) -> Refused:
+    """The error for an answer with an error status; `asked` is the request's id and body."""
+    request_id, sent = asked
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in connection.headers.items()}
+    return refusal(
+        connection.status,
+        headers,
+        text,
+        model=call.model,
+        fields=call.body.keys(),
+        asked=sent,
+        request_id=request_id,
+    )

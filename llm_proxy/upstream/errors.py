@@ -1,23 +1,24 @@
-"""Everything the sidecar can say instead of an answer, as a refusal of ours: one table.
+"""Maps what the sidecar says instead of an answer to an error of ours.
 
-Fresh messages: nothing of the sidecar's text goes on, but for what a provider says of the caller's own
-request when it is plainly that (a 400 about a field), cleaned and bounded.
-Invariants: 401 is only ever for our keys; a provider's 401 or 403 is 502 `provider_auth`; whatever the
-sidecar has retried is marked so that no SDK retries it again.
+The caller hears the provider's own message, cleaned, where the request is at fault; for everything else a
+message of ours, and the provider's goes to the record. Invariants: 401 is only ever for our keys; a
+provider's 401 or 403 is 502 `provider_auth`, but for flagged input; an unknown body's text reaches nobody.
 """
 
-import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
+from urllib.parse import unquote
 
 import orjson
 
+from llm_proxy.error_body import header_wait_s, read_text, stated_wait_s
 from llm_proxy.errors import (
     ModelNotFound,
     Overloaded,
     ProviderAuth,
     ProviderFailed,
+    ProviderOverloaded,
     ProviderQuota,
     ProviderRateLimited,
     ProviderRejected,
@@ -26,42 +27,19 @@ from llm_proxy.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from llm_proxy.upstream.error_field import named_field
+from llm_proxy.upstream.error_kinds import CONTENT, KEPT_STATUSES, Said, kind_of
+from llm_proxy.upstream.error_text import clean, without_request_text
 from llm_proxy.upstream.shape import as_object
 
 Headers = Mapping[str, str]
 
-_SECONDS = re.compile(r"[Tt]ry again in (\d+(?:\.\d+)?) ?s")
-_PARAM = re.compile(r"^[A-Za-z_][\w.\[\]-]{0,99}$")
-_UNSUPPORTED = re.compile(r"(?:does not support parameters?:? |Setting |parameters? )[`'\[]*([a-z_]{1,40})")
-_STATUS = re.compile(r"[1-5][0-9]{2}")
-_MAX_WAIT_S = 86_400.0
-_CODE = re.compile(r"^[a-z][a-z0-9_]{0,63}$")
+OVERLOADED_WAIT_S = 5.0
+"""What a caller is told to wait when an overloaded provider does not say."""
 
-_CONTEXT = (
-    "ContextWindowExceededError",
-    "context_length_exceeded",
-    "maximum context length",
-    "exceeds the available context size",
-    "exceeds the maximum number of tokens",
-    "exceed context limit",
-    "prompt is too long",
-    "Input is too long",
-    "longer than the model's context",
-)
-_QUOTA = (
-    "insufficient_quota",
-    "exceeded your current quota",
-    "billing_hard_limit",
-    "credit balance is too low",
-)
-_CONTENT = (
-    "ContentPolicyViolationError",
-    "content_policy_violation",
-    "content_filter",
-    "content management policy",
-)
-_UNREADABLE = ("Error converting to valid response block", "Error processing=")
-"""What LiteLLM makes a 422 of: an answer with status 200 that it cannot read."""
+_PARAM = re.compile(r"^[A-Za-z_][\w.\[\]-]{0,99}$")
+_CODE = re.compile(r"^[a-z][a-z0-9_]{0,63}$")
+_LITELLM = re.compile(r"^litellm\.(?P<kind>\w+): (?:\w+(?:Exception|Error) - )?(?P<rest>.*)", re.DOTALL)
 
 _UNKNOWN_MODEL = (
     "Invalid model name passed",
@@ -73,131 +51,197 @@ _COOLING = ("all_deployments_in_cooldown", "No deployments available")
 _OUR_KEY = ("no_db_connection", "No connected db", "token_not_found_in_db", "auth_error")
 
 
-def refusal(status: int, headers: Headers, body: bytes, *, model: str) -> Refused:
-    """What the caller is told when the sidecar answered with an error status.
+def refusal(
+    status: int,
+    headers: Headers,
+    body: bytes,
+    *,
+    model: str,
+    fields: Collection[str] = (),
+    asked: bytes = b"",
+    request_id: str = "",
+) -> Refused:
+    """The error for a sidecar's answer with an error status.
 
     Args:
         status: The sidecar's status.
         headers: Its headers, lower-case names.
         body: Its body, whatever it holds.
         model: The name the caller asked for.
+        fields: The names of the request's fields, to name the one at fault.
+        asked: The request as it was sent, to cut it from what is kept.
+        request_id: For messages that say nothing else.
     """
-    text, error = _read(body)
-    provider_status = _int(headers.get("x-llmp-provider-status"))
-    code = headers.get("x-llmp-provider-code") or error.get("code")
-    retry_after_s = _retry_after_s(headers, text)
-    spoke = provider_status is not None or any(name.startswith("llm_provider-") for name in headers)
-    said = f"{code} {error.get('type')} {text}"
-    if not spoke:
-        own = _of_the_sidecar(status, said, retry_after_s, model)
-        field = headers.get("x-llmp-untranslatable")
-        if own is None and field is not None:
-            own = _untranslatable()
-        if own is not None:
-            if isinstance(own, ProviderRejected) and own.param is None and field != "request":
-                own.param = _matching(_PARAM, field)
-            return own
-    return _of_the_provider(provider_status or status, said, headers, error, retry_after_s)
-
-
-def stream_refusal(error: Mapping[str, Any]) -> Refused:
-    """What the caller is told when a stream that had begun ends in an error."""
-    text = str(error.get("message") or "")
-    code = str(error.get("code") or "")
-    if code == "upstream_stream_cut":
-        return ProviderFailed("The model's answer broke off before its end.", code="upstream_stream_cut")
-    if "imeout" in text or code == "408":
-        return UpstreamTimeout("The model fell silent in the middle of its answer.")
-    status = int(code) if _STATUS.fullmatch(code) and code >= "400" else 500
-    return _of_the_provider(status, f"{code} {error.get('type')} {text}", {}, dict(error), None)
-
-
-def _of_the_sidecar(status: int, said: str, retry_after_s: float | None, model: str) -> Refused | None:
-    if _any(_COOLING, said):
-        return UpstreamCoolingDown(
-            "The model is not available for a moment; please try again later.",
-            retry_after_s=retry_after_s or 5,
-        )
-    if status in (400, 404) and _any(_UNKNOWN_MODEL, said):
-        return ModelNotFound(
-            f"The model `{model[:200]}` does not exist or you do not have access to it.", param="model"
-        )
-    if _any(_OUR_KEY, said) or (status == 401 and "Authentication Error" in said):
-        return UpstreamUnreachable("The gateway could not use its model backend.", code="upstream_auth")
-    if status == 400 and "UnsupportedParamsError" in said:
-        return _unsupported(said)
-    if status == 503 and "capacity" in said:
-        return Overloaded(
-            "Too many requests are running; please try again.", retry_after_s=retry_after_s or 1
-        )
-    return None
-
-
-def _untranslatable() -> ProviderRejected:
-    """The request never reached the provider: LiteLLM could not put it into its words."""
-    return ProviderRejected(
-        "Something in the request is malformed, or the model's provider does not know it.",
-        code="unsupported_value",
-    )
-
-
-def _unsupported(said: str) -> ProviderRejected:
-    """LiteLLM knows that the model's provider has no such parameter, and does not drop it."""
-    named = _UNSUPPORTED.search(said)
-    if named is None:
-        return ProviderRejected(
-            "The model does not support a parameter of this request.", code="unsupported_parameter"
-        )
-    message = f"The model does not support the parameter `{named[1]}`."
-    return ProviderRejected(message, param=named[1], code="unsupported_parameter")
-
-
-def _of_the_provider(
-    status: int, said: str, headers: Headers, error: Mapping[str, Any], retry_after_s: float | None
-) -> Refused:
-    if status in (401, 403):
-        return ProviderAuth("The model's provider did not accept the gateway's credentials.")
-    if _any(_QUOTA, said):
-        return ProviderQuota("The provider's quota for this model is used up.")
-    if status == 429:
-        return ProviderRateLimited(
-            "The model's provider is limiting requests; please try again later.", retry_after_s=retry_after_s
-        )
-    if status in (408, 504) or "APITimeoutError" in said or "litellm.Timeout" in said:
-        return UpstreamTimeout("The model did not answer in time.")
-    if 400 <= status < 500 and not _any(_UNREADABLE, said):
-        return _at_fault(status, said, headers, error)
-    return ProviderFailed("The model's provider failed to answer.", retry_after_s=retry_after_s)
-
-
-def _at_fault(status: int, said: str, headers: Headers, error: Mapping[str, Any]) -> Refused:
-    param = _matching(_PARAM, headers.get("x-llmp-provider-param") or error.get("param"))
-    code = _matching(_CODE, headers.get("x-llmp-provider-code") or error.get("code"))
-    if code == (headers.get("x-llmp-provider-type") or error.get("type")):
-        code = None  # a provider without codes, whose type stands for one
-    if _any(_CONTEXT, said):
-        message, code = "The request is longer than the model's context.", "context_length_exceeded"
-        return ProviderRejected(message, param=param or "messages", code=code)
-    if _any(_CONTENT, said):
-        return ProviderRejected(
-            "The provider's content policy refused this request.", code="content_policy_violation"
-        )
-    at = f" (at `{param}`)" if param else ""
-    refused = ProviderRejected(
-        f"The model's provider refused the request as invalid{at}.", param=param, code=code
-    )
-    if status == 404:
-        refused = ProviderRejected(
-            "The provider does not know this model.", param="model", code="model_not_found"
-        )
-    if status == 413:
-        refused.code = code or "request_too_large"
-    if status in (404, 413, 422):
-        refused.status = status
+    said = _read(status, headers, body, fields)
+    refused = _of_the_sidecar(said, model) if said.origin != "provider" else None
+    if refused is None:
+        refused = _of_the_provider(said, request_id)
+    refused.provider_message = _kept(said, asked)
     return refused
 
 
-def _read(body: bytes) -> tuple[str, dict[str, Any]]:
+def stream_refusal(error: Mapping[str, Any], *, fields: Collection[str] = (), asked: bytes = b"") -> Refused:
+    """The error for a stream that had begun and ends in an error; `error` is the event's object."""
+    told = {str(name): str(value) for name, value in as_object(error.get("provider")).items()}
+    code, text = str(error.get("code") or ""), str(error.get("message") or "")
+    status = int(code) if code.isdigit() and 400 <= int(code) < 600 else 500
+    said = _read(status, told, orjson.dumps({"error": dict(error)}), fields)
+    if code == "upstream_stream_cut":
+        message = "The model's answer broke off before its end."
+        refused: Refused = ProviderFailed(message, code="upstream_stream_cut")
+    elif "imeout" in text or code == "408":
+        refused = UpstreamTimeout("The model fell silent in the middle of its answer.")
+    else:
+        refused = _of_the_provider(said, "")
+    refused.provider_message = _kept(said, asked) if told else None
+    return refused
+
+
+def _kept(said: Said, asked: bytes) -> str | None:
+    """Why the call failed, for the record and the log: cleaned, without what the request holds too."""
+    if said.message:
+        found = clean(without_request_text(said.message, asked))
+        if found:
+            return found
+    return f"status {said.status}, without a message of a known shape" if said.origin == "provider" else None
+
+
+def _of_the_sidecar(said: Said, model: str) -> Refused | None:
+    """The error for what the sidecar, LiteLLM or a guardrail refused by itself; None for anything else."""
+    status, whole = said.status, said.whole
+    refused: Refused | None = None
+    if _any(_COOLING, whole):
+        message = "The model is not available for a moment; please try again later."
+        refused = UpstreamCoolingDown(message, retry_after_s=said.wait_s or 5)
+    elif status in (400, 404) and _any(_UNKNOWN_MODEL, whole):
+        message = f"The model `{model[:200]}` does not exist or you do not have access to it."
+        refused = ModelNotFound(message, param="model")
+    elif _any(_OUR_KEY, whole) or (status == 401 and "Authentication Error" in whole):
+        refused = UpstreamUnreachable("The gateway could not use its model backend.", code="upstream_auth")
+    elif status == 503 and "capacity" in whole:
+        message = "Too many requests are running; please try again."
+        refused = Overloaded(message, retry_after_s=said.wait_s or 1)
+    elif said.origin == "guardrail" and 400 <= status < 500:
+        refused = _guarded(said)
+    elif said.origin == "translation" or "UnsupportedParamsError" in whole:
+        refused = _untranslatable(said)
+    return refused
+
+
+def _guarded(said: Said) -> ProviderRejected:
+    message = clean(said.message or "") or "A guardrail refused this request."
+    refused = ProviderRejected(message, code="content_policy_violation")
+    if said.status in KEPT_STATUSES:
+        refused.status = said.status
+    return refused
+
+
+def _untranslatable(said: Said) -> ProviderRejected:
+    """The request never reached the provider: LiteLLM could not put it into the provider's words."""
+    unsupported = "UnsupportedParamsError" in said.whole
+    message = clean(said.message or "")
+    return ProviderRejected(
+        message or "Something in the request is malformed, or the model's provider does not know it.",
+        param=named_field(message, said.fields),
+        code="unsupported_parameter" if unsupported else "unsupported_value",
+    )
+
+
+def _of_the_provider(said: Said, request_id: str) -> Refused:
+    """The error for a provider's failure, by its kind."""
+    refused: Refused
+    match kind_of(said):
+        case "quota":
+            refused = ProviderQuota("The provider's quota for this model is used up.")
+        case "credentials":
+            refused = ProviderAuth("The model's provider did not accept the gateway's credentials.")
+        case "rate_limit":
+            message = "The model's provider is limiting requests; please try again later."
+            refused = ProviderRateLimited(message, retry_after_s=said.wait_s)
+        case "context":
+            refused = _too_long(said)
+        case "timeout":
+            refused = UpstreamTimeout("The model did not answer in time.")
+        case "overload":
+            message = "The model's provider is overloaded; please try again later."
+            refused = ProviderOverloaded(message, retry_after_s=said.wait_s or OVERLOADED_WAIT_S)
+        case "flagged" | "request":
+            refused = _at_fault(said, request_id)
+        case "failure":
+            message = "The model's provider failed to answer."
+            refused = ProviderFailed(message, retry_after_s=said.wait_s)
+    return refused
+
+
+def _too_long(said: Said) -> ProviderRejected:
+    message = clean(said.message or "") or "The request is longer than the model's context."
+    return ProviderRejected(message, param=_param(said) or "messages", code="context_length_exceeded")
+
+
+def _at_fault(said: Said, request_id: str) -> ProviderRejected:
+    """The request is at fault: the provider's own message, where its statuses are ours."""
+    passed = clean(said.message or "") if said.status in KEPT_STATUSES else ""
+    param, code = _param(said), _matching(_CODE, said.code)
+    if code == said.type:
+        code = None  # a provider without codes, whose type stands for one
+    general = "The model's provider refused the request as invalid"
+    if said.status == 404:
+        general = "The provider does not know this model"
+        param, code = param or "model", code or "model_not_found"
+    if said.status == 413:
+        code = code or "request_too_large"
+    if said.status == 403 or CONTENT.search(said.words):
+        general, code = "The provider's content policy refused this request", "content_policy_violation"
+    at = f" (at `{param}`)" if param and said.status != 404 else ""
+    reference = f" (request {request_id})" if request_id else ""
+    refused = ProviderRejected(passed or f"{general}{at}.{reference}", param=param, code=code)
+    if said.status in KEPT_STATUSES:
+        refused.status = said.status
+    return refused
+
+
+def _param(said: Said) -> str | None:
+    return _matching(_PARAM, said.param) or named_field(said.message or "", said.fields)
+
+
+def _read(status: int, headers: Headers, body: bytes, fields: Collection[str]) -> Said:
+    text, error = _body_of(body)
+    provider_status = _int(headers.get("x-llmp-provider-status"))
+    message = headers.get("x-llmp-message")
+    code, kind, param = (
+        headers.get(f"x-llmp-provider-{name}") or error.get(name) for name in ("code", "type", "param")
+    )
+    waits = [_number(headers.get("x-llmp-retry-after")), header_wait_s(headers)]
+    origin = headers.get("x-llmp-origin", "")
+    if provider_status is not None or any(name.startswith("llm_provider-") for name in headers):
+        origin = "provider"
+    words = unquote(message) if message is not None else None
+    if words is None and "x-llmp-attempts" not in headers:
+        words = _quoted_by_litellm(text)
+    waits.append(stated_wait_s(words or text))
+    return Said(
+        status=provider_status or status,
+        code=_string(code),
+        type=_string(kind),
+        param=_string(param),
+        message=words,
+        wait_s=max((wait for wait in waits if wait is not None), default=None),
+        origin=origin,
+        whole=f"{code} {kind} {text}",
+        fields=fields,
+    )
+
+
+def _quoted_by_litellm(text: str) -> str | None:
+    """The provider's message inside LiteLLM's, where no sidecar of ours tells it."""
+    found = _LITELLM.match(text)
+    if found is None:
+        return None
+    body = read_text(found["rest"])
+    return body.message if body is not None else found["rest"]
+
+
+def _body_of(body: bytes) -> tuple[str, dict[str, Any]]:
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -209,20 +253,6 @@ def _read(body: bytes) -> tuple[str, dict[str, Any]]:
     return str(whole.get("error") or whole.get("detail") or whole.get("message") or document)[:2000], {}
 
 
-def _retry_after_s(headers: Headers, text: str) -> float | None:
-    for name in ("x-llmp-retry-after", "retry-after", "llm_provider-retry-after"):
-        value = headers.get(name)
-        if value is not None:
-            try:
-                wait_s = float(value)
-            except ValueError:
-                continue
-            if not math.isnan(wait_s):
-                return min(max(0.0, wait_s), _MAX_WAIT_S)
-    waited = _SECONDS.search(text)
-    return min(float(waited[1]), _MAX_WAIT_S) if waited else None
-
-
 def _any(needles: tuple[str, ...], hay: str) -> bool:
     return any(needle in hay for needle in needles)
 
@@ -231,5 +261,13 @@ def _matching(pattern: re.Pattern[str], value: object) -> str | None:
     return value if isinstance(value, str) and pattern.match(value) else None
 
 
+def _string(value: object) -> str | None:
+    return value if isinstance(value, str) and value not in ("", "None") else None
+
+
 def _int(value: str | None) -> int | None:
-    return int(value) if value is not None and _STATUS.fullmatch(value) else None
+    return int(value) if value is not None and value.isascii() and value.isdigit() else None
+
+
+def _number(value: str | None) -> float | None:
+    return header_wait_s({"retry-after": value}) if value else None

@@ -1,4 +1,4 @@
-"""Retries happen in one place: what the sidecar has tried again, no SDK tries once more.
+"""What the sidecar has tried again, no SDK tries once more; what it has not, the SDK may.
 
 The SDK is left at its own two retries; the provider counts. `retried` is tried three times by the router
 when the provider fails, `p/*` once.
@@ -20,16 +20,17 @@ async def _fail(house: House, model: str, **directive: Any) -> openai.APIStatusE
 
 
 @pytest.mark.parametrize(
-    ("model", "attempts", "provider"), [("p/once", 1, "openai"), ("retried", 3, "inhouse")]
+    ("model", "attempts", "provider", "should_retry"),
+    [("p/once", 1, "openai", None), ("retried", 3, "inhouse", "false")],
 )
-async def test_a_failing_provider_is_called_as_often_as_the_router_says_and_no_more(
-    house: House, model: str, attempts: int, provider: str
+async def test_a_failing_provider_is_retried_by_the_router_or_by_the_sdk(
+    house: House, model: str, attempts: int, provider: str, should_retry: str | None
 ) -> None:
-    """Not three times that, which an SDK of two retries of its own would make of it."""
+    """Three calls either way: not three times three, and not one alone where the router does not retry."""
     failed = await _fail(house, model, do="status-500")
     assert failed.status_code == 502
-    assert failed.response.headers["x-should-retry"] == "false"
-    assert len(await house.calls()) == attempts
+    assert failed.response.headers.get("x-should-retry") == should_retry
+    assert len(await house.calls()) == 3
     story = await house.story(failed.response.headers["x-request-id"])
     assert (story["provider"], story["attempts"], story["outcome"]) == (provider, attempts, "error")
     assert (story["cost_usd"], story["usage_source"]) == (None, "unknown")
@@ -63,11 +64,13 @@ async def test_the_providers_retry_after_arrives(house: House, streamed: bool) -
     assert headers["x-llm-proxy-refused-by"] == "provider"
 
 
-async def test_a_providers_limit_is_not_asked_again_by_the_sdk(house: House) -> None:
-    """The caller is told when; the SDK does not try it out."""
-    failed = await _fail(house, "p/limited", do="status-429", retry_after="1")
-    assert failed.status_code == 429
-    assert len(await house.calls()) == 1
+@pytest.mark.parametrize("play", ["status-429", "status-503", "status-529"])
+async def test_a_limit_the_router_did_not_wait_for_is_the_sdks_to_wait_for(house: House, play: str) -> None:
+    """As often as it likes, after the time the provider asked for."""
+    failed = await _fail(house, "p/limited", do=play, retry_after="0.1")
+    assert failed.status_code in (429, 503)
+    assert "x-should-retry" not in failed.response.headers
+    assert len(await house.calls()) == 3
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ PLAYS = frozenset(
         "refusal",
         "filtered",  # finish reason content_filter
         "raw",  # the bytes of `raw`: a stream's writes, or a whole body
+        "echo",  # a `status` whose message repeats what the user said
     }
 )
 # fmt: off
@@ -54,7 +55,7 @@ class Script:
     """One performance.
 
     Attributes:
-        do: One of `PLAYS`, or `status-NNN`.
+        do: One of `PLAYS`, or `status-NNN`, or `says-NAME` for one of `failures.FAILURES`, or `echo`.
         frames: Content frames of a stream, and words of an answer.
         after: Content frames sent before a fault.
         retry_after: Sent as it is in `Retry-After`.
@@ -132,7 +133,7 @@ def _directive(said: str) -> Json:
 
 def _by_name(model: str) -> str:
     name = model.rsplit("/", 1)[-1].rsplit("--", 1)[-1]
-    return name if name in PLAYS or name.startswith("status-") else "ok"
+    return name if name in PLAYS or name.startswith(("status-", "says-")) else "ok"
 
 
 def read(model: str, body: Json) -> Script:
@@ -163,6 +164,8 @@ def failure(script: Script, calls_before: int) -> tuple[int, str] | None:
         return named[script.do]
     if script.do.startswith("status-"):
         return int(script.do[7:]), "plain"
+    if script.do == "echo":
+        return script.status, "echo"
     if script.do == "flaky" and calls_before < script.fails:
         return script.status, "plain"
     return None

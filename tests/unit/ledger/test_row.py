@@ -40,9 +40,9 @@ def test_repairing_leaves_a_good_row_alone() -> None:
 
 def test_a_row_of_an_older_version_is_a_row() -> None:
     """Fields that came later are unknown in what waited on a disk meanwhile."""
-    row = row_of(record(group_asked="asked", hops="[]"))
+    row = row_of(record(group_asked="asked", hops="[]", provider_message="why"))
     older = decode(encode(row[: FIELDS.index("ttft_ms") + 1]))
-    assert older == (*row[:-2], None, None)
+    assert older == (*row[:-3], None, None, None)
 
 
 def test_a_torn_line_is_no_row() -> None:

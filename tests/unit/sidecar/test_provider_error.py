@@ -40,6 +40,7 @@ def test_the_words_are_read_wherever_they_are() -> None:
         "x-llmp-provider-code": "c",
         "x-llmp-provider-type": "t",
         "x-llmp-provider-param": "p",
+        "x-llmp-message": "m",
     }
     assert found(Failed(Reply(400), body=said)) == expected
     assert found(Failed(Reply(400, text=text))) == expected

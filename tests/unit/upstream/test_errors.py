@@ -1,4 +1,6 @@
-"""What the sidecar says instead of an answer becomes OpenAI's status, code and param, in words of our own."""
+"""What the sidecar says instead of an answer becomes OpenAI's status, code and param, in cleaned words."""
+
+# ruff: noqa: E501, ISC004 -- messages stay in one piece where they fit a screen
 
 import orjson
 import pytest
@@ -61,3 +63,69 @@ def test_a_code_is_a_code_and_no_type(status: int, said: dict[str, str], code: s
     told = {"x-llmp-provider-status": str(status)} | {f"x-llmp-provider-{n}": v for n, v in said.items()}
     refused = refusal(status, told, _body("no"), model="m")
     assert (refused.status, refused.code) == (status, code)
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "code", "message"),
+    [
+        (
+            400,
+            "litellm.BadRequestError: OpenAIException - Unsupported value: 'temperature' does not support 0.2 "
+            "with this model.. Received Model Group=gpt\nAvailable Model Group Fallbacks=None",
+            None,
+            "Unsupported value: 'temperature' does not support 0.2 with this model..",
+        ),
+        (
+            400,
+            'litellm.BadRequestError: AnthropicException - {"type":"error","error":{"type":'
+            '"invalid_request_error","message":"prompt is too long: 210000 tokens > 200000 maximum"}}',
+            "context_length_exceeded",
+            "prompt is too long: 210000 tokens > 200000 maximum",
+        ),
+        (
+            400,
+            "something of its own",
+            None,
+            "The model's provider refused the request as invalid. (request r1)",
+        ),
+        (
+            500,
+            'litellm.InternalServerError: AnthropicException - {"error":{"type":"overloaded_error","message":'
+            '"Overloaded"}}. Handle with `litellm.InternalServerError`.',
+            "provider_overloaded",
+            "The model's provider is overloaded; please try again later.",
+        ),
+    ],
+)
+def test_an_unmodified_litellm_quotes_the_provider(
+    status: int, text: str, code: str | None, message: str
+) -> None:
+    """Its wrapping is taken off; a text without it is nobody's."""
+    refused = refusal(status, {"llm_provider-date": "x"}, _body(text), model="m", request_id="r1")
+    assert (refused.code, refused.message) == (code, message)
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        ("gpt-5 models don't support temperature=0.2. Only temperature=1 is supported.", "temperature"),
+        (
+            "litellm.UnsupportedParamsError: gpt-5 does not support reasoning_effort='none'",
+            "reasoning_effort",
+        ),
+        ("o3 does not support parameters: ['logprobs'], for model=o3", "logprobs"),
+        ("Function calling is not supported by petals.", None),
+        ("tools.0.custom.name: String should have at most 128 characters", "tools.0.custom.name"),
+        ("Setting `seed` is not supported by that model", "seed"),
+        ("Invalid 'messages[1].content': expected a string", "messages[1].content"),
+        ("the model stopped as the user asked in the messages", None),
+    ],
+)
+def test_the_field_at_fault_is_the_one_in_the_words(message: str, field: str | None) -> None:
+    """And one the request has; never a guess."""
+    body = _body(f"litellm.UnsupportedParamsError: {message}")
+    fields = ("model", "messages", "temperature", "tools", "reasoning_effort", "logprobs", "seed", "user")
+    told = {"x-llmp-origin": "litellm", "x-llmp-message": message, "x-llmp-attempts": "1"}
+    refused = refusal(400, told, body, model="m", fields=fields)
+    assert (refused.param, refused.code) == (field, "unsupported_parameter")
+    assert "litellm" not in refused.message

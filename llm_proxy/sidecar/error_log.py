@@ -1,0 +1,32 @@
+"""LiteLLM's log lines of a failed call, without the provider's text and the traceback.
+
+A provider may repeat a prompt in its error. The cleaned message is in the gateway's log and record.
+Invariant: with `LITELLM_LOG=DEBUG` LiteLLM logs as it likes.
+"""
+
+import logging
+import os
+
+from llm_proxy.sidecar import outcome
+
+OF_A_CALL = "litellm.proxy.proxy_server._handle_llm_api_exception(): Exception occured"
+ROUTER, OTHERS = "LiteLLM Router", ("LiteLLM", "LiteLLM Proxy")
+
+
+def apply() -> None:
+    """Add the filter to LiteLLM's loggers, before their own; once they exist."""
+    if os.environ.get("LITELLM_LOG", "").upper() != "DEBUG":
+        for name in (ROUTER, *OTHERS):
+            logging.getLogger(name).filters.insert(0, _without_text)
+
+
+def _without_text(record: logging.LogRecord) -> bool:
+    """Within a call the router's errors quote the call's, all of them; the proxy's do in one place."""
+    of_the_router = record.name == ROUTER and record.levelno >= logging.ERROR and outcome.is_known()
+    if of_the_router or str(record.msg).startswith(OF_A_CALL):
+        errors = [*(record.args or ()), *(record.exc_info or ())]
+        error = next((type(one).__name__ for one in errors if isinstance(one, BaseException)), "an error")
+        call_id: object = getattr(record, "litellm_call_id", None)
+        record.msg, record.args = "call %s failed: %s", (call_id, error)
+        record.exc_info, record.exc_text = None, None
+    return True

@@ -1,0 +1,146 @@
+"""Tells what kind of failure an error is: one ordered table, by status and by the words of every provider.
+
+Pure. Invariants: the first rule that holds decides; a rule reads what `Said` holds, nothing else.
+"""
+
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal[
+    "quota", "flagged", "credentials", "rate_limit", "context", "timeout", "overload", "request", "failure"
+]
+
+KEPT_STATUSES = frozenset({400, 403, 404, 409, 413, 415, 422})
+"""Statuses that a caller hears as the provider said them, with the provider's message."""
+
+_TIMEOUTS = frozenset({408, 504, 522, 524})
+_OVERLOADS = frozenset({498, 503, 529})
+_UNREADABLE = ("Error converting to valid response block", "Error processing=")
+"""What LiteLLM makes a 422 of: an answer with status 200 that it cannot read."""
+
+
+def _any_of(*patterns: str) -> re.Pattern[str]:
+    return re.compile("|".join(patterns), re.IGNORECASE)
+
+
+CONTEXT = _any_of(
+    r"context_?length_?exceeded",
+    r"contextwindowexceeded",
+    r"maximum context length",
+    r"exceeds? (?:the )?(?:\w+ )?context (?:size|length|limit|window)",
+    r"exceeds the maximum number of tokens",
+    r"prompt (?:is |was )?too long",
+    r"input is too long",
+    r"input_too_large",
+    r"longer than the (?:model's context|maximum model length)",
+    r"maximum prompt length",
+    r"exceeded max(?:imum)? context",
+    r"too many tokens: ",
+    r"context shift is disabled",
+    r"exceed_context_size",
+    r"requested tokens exceed",
+    r"`?inputs`? (?:tokens \+ `?max_new_tokens`? must be|must have less than)",
+    r"reduce the length of the (?:messages|prompt|input)",
+    r"too large for model with",
+    r"exceeds the model'?s? (?:max|context)",
+    r"maximum allowed (?:input|sequence) length",
+)
+CONTENT = _any_of(
+    r"contentpolicyviolation",
+    r"content_?policy",
+    r"content_filter",
+    r"content management policy",
+    r"responsibleaipolicy",
+    r"content exists risk",
+    r"data_inspection_failed",
+    r"safety system",
+    r"safety_check",
+    r"blocked by content filtering",
+    r"\bflagged\b",
+    r"violates? (?:\w+ ){0,3}(?:usage (?:guidelines|policy|policies)|content polic)",
+    r"inappropriate content",
+)
+_QUOTA = _any_of(
+    r"insufficient[_ ](?:quota|balance|credits?|funds)",
+    r"billing_hard_limit",
+    r"credit balance is too low",
+    r"(?:doesn't|does not) have any credits",
+    r"used all available credits",
+    r"monthly spending limit",
+    r"requires more credits",
+    r"payment required",
+    r"account (?:is )?(?:overdue|in arrears)",
+)
+_FLAGGED = _any_of(CONTENT.pattern, r"\bmoderation\b", r"\bsafety\b", r"content filter")
+_SPENT = _any_of(r"exceeded your current quota")
+_WRONG_KEY = _any_of(
+    r"api[ _]key (?:not valid|expired|is invalid)", r"api_key_invalid", r"(?:incorrect|invalid) api[ _]key"
+)
+_OVERLOAD = _any_of(
+    r"overloaded_error",
+    r"\boverloaded\b",
+    r"capacity_exceeded",
+    r"serviceunavailableexception",
+    r"\bUNAVAILABLE\b",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What is known of a failed call.
+
+    Attributes:
+        status: The provider's, where one answered, else the sidecar's.
+        message: The words of who refused, not cleaned; None when they are unknown.
+        wait_s: Seconds to wait, where somebody states them.
+        origin: Who refused: `provider`, or as `sidecar.provider_error` tells it; empty when unknown.
+        whole: Everything the sidecar said, for LiteLLM's own conditions.
+        fields: The names of the request's fields.
+    """
+
+    status: int
+    code: str | None
+    type: str | None
+    param: str | None
+    message: str | None
+    wait_s: float | None
+    origin: str
+    whole: str
+    fields: Collection[str]
+
+    @property
+    def words(self) -> str:
+        """What tells one kind of error from another."""
+        return f"{self.code} {self.type} {self.message or self.whole}"
+
+    @property
+    def unreadable(self) -> bool:
+        """Whether LiteLLM could not read an answer that was good by its status."""
+        return any(words in self.whole for words in _UNREADABLE)
+
+
+_RULES: tuple[tuple[Kind, Callable[[Said], object]], ...] = (
+    ("quota", lambda said: said.status == 402 or _QUOTA.search(said.words)),
+    ("quota", lambda said: said.wait_s is None and _SPENT.search(said.words)),
+    ("flagged", lambda said: said.status == 403 and _FLAGGED.search(said.words)),
+    ("credentials", lambda said: said.status in (401, 403)),
+    ("credentials", lambda said: said.status == 400 and _WRONG_KEY.search(said.words)),
+    ("rate_limit", lambda said: said.status == 429),
+    ("context", lambda said: not said.unreadable and CONTEXT.search(said.words)),
+    ("timeout", lambda said: said.status in _TIMEOUTS),
+    ("timeout", lambda said: "APITimeoutError" in said.words or "litellm.Timeout" in said.whole),
+    ("overload", lambda said: said.status in _OVERLOADS and said.origin == "provider"),
+    ("overload", lambda said: said.status >= 500 and _OVERLOAD.search(said.words)),
+    ("failure", lambda said: said.unreadable or said.status == 424),
+    ("request", lambda said: 400 <= said.status < 500),
+)
+
+
+def kind_of(said: Said) -> Kind:
+    """The kind of a provider's failure."""
+    for kind, holds in _RULES:
+        if holds(said):
+            return kind
+    return "failure"

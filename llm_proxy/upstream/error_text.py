@@ -1,0 +1,238 @@
+"""Cleans a provider's error message for callers, records and logs.
+
+Pure. Invariants of `clean`: one line of at most `LONGEST` characters; no key, URL, host, path, address,
+account or request id, no wrapping or traceback of LiteLLM's; idempotent; numbers of up to ten digits stay.
+`without_request_text`: nothing of 24 characters or more that also occurs in the request is left.
+"""
+
+import re
+import unicodedata
+
+LONGEST = 600
+REMOVED = "[removed]"
+_ROUNDS = 4
+_LONGEST_RAW = 2_000
+_SHORTEST_SECRET, _SHORTEST_PART = 16, 10
+_SHORTEST_ECHO, _BLOCK_BYTES = 24, 8
+
+_WINDOWS_PATH = re.compile(r"\b[A-Za-z]:\\+[^\s\"'`<>]+")
+_UNICODE = re.compile(r"\\u([0-9a-fA-F]{4})")
+_ESCAPES = re.compile(r"\\(?:([nrt])|([\"'\\/]))")
+_QUOTING = re.compile(r"\\+(?:[nrtbf]|u00[01][0-9a-f])?")
+_QUOTING_BYTES = re.compile(_QUOTING.pattern.encode())
+_CHATTER = re.compile(
+    r"traceback \(most recent|(?:received|available) model group|litellm (?:retried|max retries)|"
+    r"no fallback model group|error doing the fallback|deployment info|original exception|stack trace|"
+    r"no deployments available|file an issue|for further information visit|cooldown_list|"
+    r"to drop (?:these|it|unsupported)|if you want to use these params|\bFile \"[^\"]*\", line \d",
+    re.IGNORECASE,
+)
+"""Where LiteLLM's own talk begins: nothing after it is the provider's."""
+
+_WRAPPING = re.compile(
+    r"^(?:(?:litellm\.)?(?:[A-Za-z]+\.)*[A-Za-z]*(?:Error|Exception|Timeout)\s*(?::|-(?=\s))\s*|"
+    r"Error code:? \d{3}\s*[-:]\s*|b(?=['\"]))+"
+)
+_PYDANTIC = re.compile(r"\s*\[type=\w+, input_value=.*?, input_type=\w+\]")
+_REPRS = (
+    re.compile(
+        r"<(?:class|function|bound method|Response|module|coroutine)\b[^<>]*>|<[\w.]+ object at 0x[0-9a-f]+>"
+    ),
+    re.compile(r"\b0x[0-9a-fA-F]{6,}\b"),
+    re.compile(r"\{(?=[^{}]*['\"])[^{}:]*:[^{}]*\}"),
+)
+_HOSTS = (
+    "com|net|org|io|ai|dev|app|cloud|eu|uk|cn|ru|gov|edu|xyz|local|localdomain|localhost|internal|"
+    "intranet|lan|corp|svc|arpa|example|invalid"
+)
+_KEY_NAMES = (
+    r"(?:(?:[a-z]+-)?api[-_ ]?key|secret(?:[-_ ]\w+)?|password|passwd|pwd|credentials?|signature|sig|"
+    r"(?:access|auth|bearer|refresh|session|id)?[-_ ]?token|(?:proxy-)?authorization)"
+)
+_KEY_PREFIXES = (
+    "sk|pk|rk|gsk|csk|xai|nvapi|hf|r8|tgp|pplx|ghp|gho|ghs|ghu|glpat|xox[abprs]|lin|dop|sess|api|key"
+)
+_ID_PREFIXES = (
+    "org|proj|project|user|acct|account|team|tenant|ws|wks|wrkspc|req|request|trace|cus|sub|gen|chatcmpl|"
+    "cmpl|apikey"
+)
+_OWNERS = (
+    "organi[sz]ation|project|account|subscription|tenant|workspace|team|user|customer|resource|request|trace|"
+    "correlation|session|deployment"
+)
+_IPV6 = (
+    "(?:[0-9a-f]{1,4}:){3,7}[0-9a-f]{1,4}|(?:[0-9a-f]{1,4}:){1,6}:(?:[0-9a-f]{1,4}:?)*|::(?:[0-9a-f]{1,4}:?)+"
+)
+_BEFORE_A_HOST = r"(?<=\bto )|(?<=\bhost )|(?<=\bat )|(?<=\bfrom )|(?<=\bserver )|(?<=host=)|(?<=host=['\"])"
+_PLACES = (
+    "projects|accounts|organizations|subscriptions|tenants|workspaces|teams|resourceGroups|users|folders"
+)
+_PLACEHOLDERS = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        r"\b[a-z][a-z0-9+.-]{1,20}://[^\s<>\"'`)\]]*[^\s<>\"'`)\].,;:!?]",
+        r"//[\w-]+\.[^\s\"'`)\]]*[^\s\"'`)\].,;:!?]",
+        r"(?<![\w.+%-])[\w.+%-]{1,64}@[a-z0-9-]+(?:\.[a-z0-9-]+)+",
+        r"\barn:aws[\w-]*:[^\s\"'`),]+",
+        r"(?<=\bbearer )(?=\S*[\d_-])[\w.~+/=*-]{6,}",
+        r"(?<=\bbasic )(?=\S*[\d=])[\w+/=-]{8,}",
+        r"[^\s*\"'`]{0,80}\*{3,}[^\s\"'`]{0,80}",
+        rf"(?<![A-Za-z0-9])(?:{_KEY_PREFIXES})[-_](?=[\w-]*\d)[\w-]{{5,}}",
+        r"(?<![A-Za-z0-9])sk-[\w-]{3,}",
+        r"\b(?:AKIA|ASIA|AIza|ya29\.|eyJ)[\w.-]{8,}",
+        rf"\b(?:{_ID_PREFIXES})[-_](?=[a-z_-]*\d|[a-z]*(?-i:[A-Z]))[\w-]{{6,}}",
+        rf"\b(?:{_PLACES})/[^\s\"'`),;]+",
+        r"\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b",
+        rf"\b(?:{_OWNERS})[ _-]?(?:id|number)\b[\"']?\s*[:=#]?\s*[\"'`(\[]?(?=[\w-]*\d)[\w-]{{4,}}",
+        r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?::\d{1,5})?(?:/\d+)?(?![\w.]*\w)",
+        rf"(?<![\w:.])\[?(?:{_IPV6})\]?(?::\d{{1,5}})?(?![\w:])",
+        rf"(?<![\w@.-])(?:[a-z0-9_](?:[a-z0-9_-]*[a-z0-9])?\.)+(?:{_HOSTS})(?::\d{{1,5}})?(?:/[^\s\"'`)\]]*)?(?![\w-])",
+        r"\blocalhost(?::\d{1,5})?(?:/[^\s\"'`)\]]*)?",
+        r"(?<![\w.])[a-z][a-z0-9]*(?:[.-][a-z0-9-]+)+:\d{2,5}(?![\w.])",
+        rf"(?:{_BEFORE_A_HOST})[a-z][\w-]*:\d{{2,5}}(?![\w.])",
+        r"(?<=host=)['\"]?[\w.-]+['\"]?",
+        r"(?<![\w/<#.\])])~?/(?=[\w.@%+~-]*[a-z])[\w.@%+~-]+(?:/[\w.@%+~-]*)*",
+        r"(?<![\w./-])[\w./-]{1,200}\.(?:py|pyc|js|ts|go|rs|cc|cpp|java|so|yaml|yml|toml|env|pem|gguf)\b(?::\d+)?",
+        r"(?<![\w.])\d{11,16}(?![\w.])",
+        r"\blitellm(?:[._]\w+)*\b",
+    )
+)
+_NAMED_KEY = re.compile(
+    rf"\b({_KEY_NAMES}\b[\"']?\s*(?:provided|used|supplied|sent)?\s*[:=]\s*[\"'`]?)"
+    r"(?!\d[\d.,]*(?:[\s\"'`)]|$))(?!\[removed)(?:(?:bearer|basic) )?[^\s\"'`,;)]+",
+    re.IGNORECASE,
+)
+_TOKEN = re.compile(r"[A-Za-z0-9_+/=-]{16,}")
+_SEPARATORS = re.compile(r"[-_/+=]+")
+_WORD = re.compile(r"(?:[A-Z]?[a-z]{3,20}|[A-Z]{2,20}(?![a-z])|[a-z]{1,2}|[A-Z])")
+_AGAIN = re.compile(rf"{re.escape(REMOVED)}(?:[\s,;:.'\"`]*{re.escape(REMOVED)})+")
+_EMPTY = re.compile(r"\(\s*\)|[\"'`]{2,}")
+
+
+def clean(text: str) -> str:
+    """The message without what must not leave; empty when nothing readable is left."""
+    line = _one_line(_ESCAPES.sub(_unescaped, _WINDOWS_PATH.sub(REMOVED, text[:_LONGEST_RAW])))
+    for _ in range(_ROUNDS):
+        cleaned = _bounded(_tidy(_without_secrets(_unwrapped(line))))
+        if cleaned == line:
+            break
+        line = cleaned
+    return line if re.search(r"[^\W\d_]{2}", line.replace(REMOVED, "")) else ""
+
+
+def without_request_text(text: str, request: bytes) -> str:
+    """The message with everything cut that the request holds too, 24 characters or more.
+
+    Both are compared without white space, quotes, escapes and case: a provider's quoting hides nothing.
+
+    Args:
+        text: The message as the provider sent it, before it is cleaned.
+        request: The request's body, as JSON.
+    """
+    line = _one_line(text[:_LONGEST_RAW])
+    message, places = _comparable_with_places(line)
+    body = _comparable(request)
+    blocks = {body[at : at + _BLOCK_BYTES] for at in range(0, len(body), _BLOCK_BYTES)}
+    cut: list[tuple[int, int]] = []
+    at = 0
+    while at + 2 * _BLOCK_BYTES <= len(message):
+        length = _common(message, at, body, blocks)
+        if length and places[at + length - 1] + 1 - places[at] >= _SHORTEST_ECHO:
+            cut.append((places[at], places[at + length - 1] + 1))
+        at += max(1, length)
+    for start, end in reversed(cut):
+        line = f"{line[:start]} {REMOVED} {line[end:]}"
+    return line
+
+
+def _common(message: bytes, at: int, body: bytes, blocks: set[bytes]) -> int:
+    """How many bytes of the message from `at` on the body holds in one piece; 0 for fewer than two blocks."""
+    shortest = 2 * _BLOCK_BYTES
+    if not any(message[at + skip : at + skip + _BLOCK_BYTES] in blocks for skip in range(_BLOCK_BYTES + 1)):
+        return 0
+    found = body.find(message[at : at + shortest])
+    if found < 0:
+        return 0
+    length = shortest
+    while body.find(message[at : at + 2 * length], found) >= 0 and at + 2 * length <= len(message):
+        length *= 2
+    step = length
+    while step:
+        longer = length + step
+        if at + longer <= len(message) and body.find(message[at : at + longer], found) >= 0:
+            length = longer
+        else:
+            step //= 2
+    return length
+
+
+def _comparable(body: bytes) -> bytes:
+    return _QUOTING_BYTES.sub(b"", body).lower().translate(None, b" \t\r\n\"'`")
+
+
+def _comparable_with_places(line: str) -> tuple[bytes, list[int]]:
+    """The same of a line, and for each byte the place of its character."""
+    out, places = bytearray(), list[int]()
+    quoting = {at for found in _QUOTING.finditer(line) for at in range(*found.span())}
+    for at, character in enumerate(line):
+        if at in quoting or character in " \"'`":
+            continue
+        raw = character.encode("utf-8", "replace").lower()
+        out += raw
+        places += [at] * len(raw)
+    return bytes(out), places
+
+
+def _one_line(text: str) -> str:
+    """Control and invisible characters gone, white space single."""
+    spaced = (" " if one.isspace() else one for one in _UNICODE.sub(_character, text))
+    return " ".join("".join(one for one in spaced if unicodedata.category(one)[0] != "C").split())
+
+
+def _character(found: re.Match[str]) -> str:
+    return chr(int(found[1], 16))
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    return " " if found[1] else found[2]
+
+
+def _unwrapped(line: str) -> str:
+    line = _WRAPPING.sub("", line)
+    chatter = _CHATTER.search(line)
+    return line[: chatter.start()] if chatter else line
+
+
+def _without_secrets(line: str) -> str:
+    line = _PYDANTIC.sub("", line)
+    for pattern in _REPRS:
+        line = pattern.sub(f" {REMOVED}", line)
+    line = _NAMED_KEY.sub(rf"\1{REMOVED}", line)
+    for pattern in _PLACEHOLDERS:
+        line = pattern.sub(REMOVED, line)
+    return _TOKEN.sub(lambda found: REMOVED if _is_random(found[0]) else found[0], line)
+
+
+def _is_random(token: str) -> bool:
+    """Whether a long token looks like a key and not like the name of a model or a field."""
+    odd = [len(part) for part in _SEPARATORS.split(token) if not _is_natural(part)]
+    return sum(odd) >= _SHORTEST_SECRET or max(odd, default=0) >= _SHORTEST_PART
+
+
+def _is_natural(part: str) -> bool:
+    if part.isdigit():
+        return len(part) <= _SHORTEST_PART or len(part) > _SHORTEST_SECRET
+    if any(one.isdigit() for one in part):
+        return len(part) < _SHORTEST_PART // 2 + 1
+    return "".join(_WORD.findall(part)) == part and len(_WORD.findall(part)) <= 1 + len(part) // 3
+
+
+def _tidy(line: str) -> str:
+    line = _EMPTY.sub("", _AGAIN.sub(REMOVED, line))
+    return " ".join(line.split()).strip(" -:,;")
+
+
+def _bounded(line: str) -> str:
+    if len(line) <= LONGEST:
+        return line
+    return f"{line[: LONGEST - 1].rsplit(' ', 1)[0]}…"

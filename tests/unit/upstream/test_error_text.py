@@ -1,0 +1,162 @@
+"""What is left of a provider's message: no secret, one line, the numbers, and nothing of the request."""
+
+# ruff: noqa: E501, ISC004 -- messages stay in one piece where they fit a screen
+
+import json
+import re
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_proxy.upstream.error_text import LONGEST, clean, without_request_text
+
+ALNUM = string.ascii_letters + string.digits
+KEY_CHARACTERS = st.text(ALNUM, min_size=20, max_size=64).filter(
+    lambda text: any(one.isdigit() for one in text) and any(one.isalpha() for one in text)
+)
+HEX = st.text("0123456789abcdef", min_size=32, max_size=64).filter(
+    lambda text: any(one.isdigit() for one in text) and any(one.isalpha() for one in text)
+)
+LABEL = st.text(string.ascii_lowercase, min_size=2, max_size=10)
+SECRETS = st.one_of(
+    st.builds("sk-{}".format, KEY_CHARACTERS),
+    st.builds("sk-ant-api03-{}".format, KEY_CHARACTERS),
+    st.builds("gsk_{}".format, KEY_CHARACTERS),
+    st.builds("AIza{}".format, KEY_CHARACTERS),
+    st.builds("AKIA{}".format, st.text(string.ascii_uppercase + string.digits, min_size=16, max_size=16)),
+    st.builds("eyJ{0}.eyJ{0}.{0}".format, KEY_CHARACTERS),
+    KEY_CHARACTERS,
+    HEX,
+    st.uuids().map(str),
+    st.builds("https://{}.{}.com/v1/{}".format, LABEL, LABEL, LABEL),
+    st.builds("{}.{}.svc.cluster.local:8000".format, LABEL, LABEL),
+    st.builds("{}.internal".format, LABEL),
+    st.ip_addresses(v=4).map(str),
+    st.ip_addresses(v=6).map(str).filter(lambda text: len(text) > 2),
+    st.builds("{}@{}.com".format, LABEL, LABEL),
+    st.builds("/{}/{}/config.yaml".format, LABEL, LABEL),
+    st.builds("org-{}".format, KEY_CHARACTERS),
+    st.builds("req_{}".format, KEY_CHARACTERS),
+    st.builds("arn:aws:bedrock:eu-west-1:123456789012:{}/{}".format, LABEL, LABEL),
+)
+FRAMES = st.sampled_from(
+    [
+        "Incorrect API key provided: {}.",
+        "The model `{}` does not exist",
+        "Rate limit reached in organization {} on tokens per min",
+        "cannot connect to {}, try again",
+        "({})",
+        "'{}' is wrong",
+        "url={} failed",
+        "litellm.BadRequestError: OpenAIException - {} was refused",
+    ]
+)
+
+
+@given(FRAMES, SECRETS)
+def test_no_secret_survives(frame: str, secret: str) -> None:
+    """Wherever it stands."""
+    cleaned = clean(frame.format(secret))
+    assert secret not in cleaned
+    assert secret.rpartition("/")[2] not in cleaned or len(secret.rpartition("/")[2]) < 6
+
+
+@given(
+    st.one_of(
+        st.text(max_size=3000), st.lists(st.one_of(SECRETS, st.text(max_size=40)), max_size=40).map(" ".join)
+    )
+)
+def test_one_line_bounded_and_the_same_a_second_time(text: str) -> None:
+    """For any text."""
+    cleaned = clean(text)
+    assert len(cleaned) <= LONGEST
+    assert cleaned.isprintable()
+    assert clean(cleaned) == cleaned
+    cleaned.encode()
+
+
+@given(st.integers(0, 9_999_999_999), st.integers(0, 9_999_999_999))
+def test_numbers_stay(asked: int, most: int) -> None:
+    """Clients read them."""
+    for frame in (
+        "prompt is too long: {} tokens > {} maximum",
+        "This model's maximum context length is {} tokens. However, you requested {} tokens.",
+        "max_tokens: {} > {}",
+    ):
+        assert clean(frame.format(asked, most)) == frame.format(asked, most)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Unsupported value: 'temperature' does not support 0.2 with this model. Only the default (1) value is supported.",
+        "The model claude-sonnet-4-20250514 or meta-llama/Llama-3.1-8B-Instruct does not exist",
+        "messages.0.content.1.image.source.base64: invalid base64 data",
+        "Invalid 'messages[1].tool_calls[0].id': string too long. Expected a string with maximum length 40.",
+        "response_format.json_schema.name must match '^[a-zA-Z0-9_-]{1,64}$'",
+        "The seed must be <= 9223372036854775807",
+        "Invalid schema for function 'f': In context=('properties', 'x'), array schema missing items.",
+        "generate_content_free_tier_requests, limit: 20, 3 per min and/or 1/2",
+    ],
+)
+def test_what_names_models_fields_and_values_stays(message: str) -> None:
+    """To the letter."""
+    assert clean(message) == message
+
+
+@pytest.mark.parametrize(
+    ("message", "cleaned"),
+    [
+        (
+            "litellm.BadRequestError: AnthropicException - bad. Received Model Group=dear\nAvailable Model Group "
+            "Fallbacks=['cheap']",
+            "bad.",
+        ),
+        ("Error code: 400 - no such thing LiteLLM Retried: 2 times, LiteLLM Max Retries: 3", "no such thing"),
+        ('boom\nTraceback (most recent call last):\n  File "/app/main.py", line 3, in f', "boom"),
+        (
+            "gpt-5 models don't support temperature=0.2. Only temperature=1 is supported. To drop unsupported params "
+            "set `litellm.drop_params = True`",
+            "gpt-5 models don't support temperature=0.2. Only temperature=1 is supported.",
+        ),
+        (
+            "1 validation error for Request\nseed\n  Field required [type=missing, input_value={'a': 1}, "
+            "input_type=dict]\n    For further information visit https://errors.pydantic.dev/2.11/v/missing",
+            "1 validation error for Request seed Field required",
+        ),
+        ("{'error': 'x'}", ""),
+        ("[removed]", ""),
+    ],
+)
+def test_wrapping_chatter_and_tracebacks_go(message: str, cleaned: str) -> None:
+    """What LiteLLM and Python add is not the provider's."""
+    assert clean(message) == cleaned
+
+
+WORDS = st.text(string.ascii_letters.replace("u", "") + " \"'\\\n\täöüß世界", min_size=24, max_size=200)
+
+
+@given(WORDS, st.booleans())
+def test_nothing_of_the_request_stays(prompt: str, as_json: bool) -> None:  # noqa: FBT001 -- a parameter
+    """However the provider quotes it."""
+    request = json.dumps({"messages": [{"role": "user", "content": prompt}]}, ensure_ascii=False).encode()
+    quoted = json.dumps({"content": prompt}, ensure_ascii=False) if as_json else repr({"content": prompt})
+    kept = without_request_text(f"cannot read this: {quoted} !", request)
+    bare, said = (re.sub(r"\\+[nrtbf]?|[\s\"'`]", "", text).lower() for text in (kept, prompt))
+    assert not any(said[at : at + 24] in bare for at in range(max(0, len(said) - 23)))
+
+
+def test_escaped_letters_are_the_same_letters() -> None:
+    """As in JSON of ASCII alone."""
+    request = json.dumps({"prompt": "größere Wörter über äußerst süße Äpfel"}, ensure_ascii=False).encode()
+    assert "Wörter" not in without_request_text(json.dumps("größere Wörter über äußerst süße Äpfel"), request)
+
+
+def test_what_the_request_does_not_hold_stays() -> None:
+    """A short word of it does too."""
+    request = json.dumps({"model": "m", "temperature": 0.2, "messages": "a quick brown fox"}).encode()
+    message = "temperature does not support 0.2, said the fox"
+    assert without_request_text(message, request) == message
+    assert without_request_text(message, b"") == message
