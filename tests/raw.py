@@ -76,7 +76,7 @@ def _whole(came: bytes, answers: int) -> bool:
         head, found, rest = rest.partition(b"\r\n\r\n")
         if head.startswith(b"HTTP/1.1 100") and found:
             head, found, rest = rest.partition(b"\r\n\r\n")
-        sized = re.search(rb"content-length: (\d+)", head)
+        sized = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
         if not found or sized is None or len(rest) < int(sized[1]):
             return False
         rest = rest[int(sized[1]) :]
