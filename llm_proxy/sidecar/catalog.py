@@ -44,6 +44,7 @@ def catalog(router: Theirs, *, watched: bool = False) -> Json:
         "watched": watched,
         "tagged": router.enable_tag_filtering is not True,
         "groups": [_group(router, name, rules.get(name, [])) for name in _names(router)],
+        "fallback_rules": {source: list(dict.fromkeys(targets)) for source, targets in rules.items()},
         "default_fallbacks": list(
             dict.fromkeys([*items(getattr(router, "default_fallbacks", None)), *defaults])
         ),

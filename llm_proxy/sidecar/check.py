@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from llm_proxy.sidecar.diversions import diversions
+from llm_proxy.sidecar.diversions import INSTEAD_OF_THE_BODYS, diversions
 from llm_proxy.sidecar.effective import FALLBACKS, Broken, Diverted, effective, served, unset
 from llm_proxy.sidecar.local_groups import crossings
 from llm_proxy.sidecar.shapes import Json, items, mapping
@@ -30,6 +30,8 @@ NESTED = (
 
 OURS = frozenset({"provider", "custom_tokenizer"})
 """Keys of `model_info` that this project reads, or names below."""
+NAMED_BELOW = frozenset(INSTEAD_OF_THE_BODYS)
+"""Keys of which the generated table lacks some, and that are refused for what they do."""
 LEFT_OUT = "left out: "
 ONCE = frozenset({"BadRequestErrorRetries", "NotFoundErrorRetries", "ContentPolicyViolationErrorRetries"})
 """Grants of a retry policy for what is never tried again."""
@@ -91,7 +93,7 @@ def _unknown(where: str, given: Json, names: Collection[str], *, fault: bool = T
 
 def _sections(config: Json) -> Iterator[Finding]:
     for section in SECTIONS:
-        yield from _unknown(section, mapping(config.get(section)), known(section))
+        yield from _unknown(section, mapping(config.get(section)), known(section) | NAMED_BELOW)
     for section, key in NESTED:
         yield from _unknown(f"{section}.{key}", mapping(mapping(config.get(section)).get(key)), known(key))
     router = mapping(config.get("router_settings"))

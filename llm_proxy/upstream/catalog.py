@@ -64,6 +64,7 @@ class Catalog:
         watched: Its calls are shown to somebody (Langfuse) who wants to know whose they are.
         tagged: It may be told tags; where LiteLLM chooses deployments by them it may not.
         names: The groups to list: configured names, no wildcards.
+        rules: Fallbacks by the name they are written for, which may be no group's.
     """
 
     groups: dict[str, Group] = field(default_factory=dict[str, Group])
@@ -72,6 +73,7 @@ class Catalog:
     own: bool = False
     watched: bool = False
     tagged: bool = False
+    rules: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     names: tuple[str, ...] = field(init=False, compare=False)
     _reached: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]], compare=False)
 
@@ -102,8 +104,10 @@ class Catalog:
         found = dict.fromkeys([name, self.resolved(name)])
         waiting = [*found]
         while waiting:
-            group = self.group(waiting.pop())
-            for one in (*(group.fallbacks if group else ()), *self.default_fallbacks):
+            tried = waiting.pop()
+            group = self.group(tried)
+            ruled = self._ruled(tried)
+            for one in (*(group.fallbacks if group else ()), *ruled, *self.default_fallbacks):
                 new = {one, self.resolved(one)} - found.keys()
                 found |= dict.fromkeys(new)
                 waiting += new
@@ -111,6 +115,16 @@ class Catalog:
         if name in self.groups:
             self._reached[name] = reached
         return reached
+
+    def _ruled(self, name: str) -> list[str]:
+        """Fallbacks LiteLLM finds for a name: written for it, or with or without a provider before it."""
+        bare, prefixed = name.partition("/")[2], f"/{name}"
+        return [
+            target
+            for source, targets in self.rules.items()
+            if source in (name, bare) or source.endswith(prefixed)
+            for target in targets
+        ]
 
     def longest(self, name: str) -> int | None:
         """The most completion tokens any deployment of a group writes; None when nobody says."""
@@ -166,6 +180,9 @@ def from_own(document: Json) -> Catalog:
         own=True,
         watched=document.get("watched") is True,
         tagged=document.get("tagged") is True,
+        rules={
+            source: tuple(targets) for source, targets in as_object(document.get("fallback_rules")).items()
+        },
     )
 
 

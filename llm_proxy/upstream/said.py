@@ -117,9 +117,8 @@ def _name(value: object) -> str:
 
 
 def _fallback_from(headers: Headers, hops: tuple[Hop, ...] | None, call: Call) -> str | None:
-    if hops:
-        return hops[0].group if hops[0].group != hops[-1].group else None
-    return call.group if hops is None and _count(headers, _FALLBACKS) else None
+    elsewhere = hops[0].group != hops[-1].group if hops else hops is None and _count(headers, _FALLBACKS)
+    return call.group if elsewhere else None
 
 
 def _known(deployment: str | None, catalog: Catalog | None) -> Deployment | None:

@@ -36,6 +36,9 @@ model_list:
   - model_name: retried
     litellm_params: {{<<: *scripted, model: openai/retried}}
     model_info: {{id: retried, provider: inhouse}}
+  - model_name: "deepseek/*"
+    litellm_params: *scripted
+    model_info: {{id: any-deepseek}}
   - model_name: wrong-key
     litellm_params: {{<<: *scripted, model: openai/status-401}}
     model_info: {{id: wrong-key, provider: openai}}
@@ -51,7 +54,7 @@ router_settings:
   retry_policy: {{DefaultRetries: 0}}
   model_group_retry_policy: {{retried: {{InternalServerErrorRetries: 2}}}}
   disable_cooldowns: true
-  fallbacks: [{{wrong-key: [plain]}}]
+  fallbacks: [{{wrong-key: [plain]}}, {{status-503: [plain]}}, {{deepseek/status-500: [plain]}}]
 """
 
 

@@ -295,3 +295,16 @@ async def test_a_refused_credential_at_an_odd_path_is_on_record_and_stops_no_oth
             await asyncio.sleep(0.5)
         ready = (await client.get(f"{house.url}/health/ready")).json()
         assert not [one for one in ready["parts"] if one["part"] in {"background", "database"}]
+
+
+@pytest.mark.parametrize("model", ["deepseek/status-503", "deepseek/status-500"])
+async def test_a_wildcard_s_name_falls_back_only_where_its_key_may_go(house: House, model: str) -> None:
+    """LiteLLM finds its fallbacks by the name with and without the provider, though no group is called so."""
+    async with httpx.AsyncClient(timeout=30) as client:
+        held = (await make(house, client, models=["deepseek/*"]))["key"]
+        free = (await make(house, client, models=["deepseek/*", "plain"]))["key"]
+        refused = await ask(client, house, held, json=body(model))
+        assert refused.status_code >= 500, refused.text
+        served = await ask(client, house, free, json=body(model))
+    assert (served.status_code, served.headers["x-llm-proxy-model"]) == (200, "plain")
+    assert served.headers["x-llm-proxy-fallback-from"] == model

@@ -19,7 +19,9 @@ CATALOG = from_own(
             {"name": "c", "fallbacks": ["a"]},
             {"name": "alone"},
             {"name": "wild/*"},
-        ]
+            {"name": "plain"},
+        ],
+        "fallback_rules": {"bare": ["b"], "wild/whole": ["b"], "vendor/plain": ["b"]},
     }
 )
 UNTOLD = from_model_info({"data": [{"model_name": "a", "model_info": {"id": "1"}}]})
@@ -48,6 +50,10 @@ def told(who: Caller, group: str, catalog: Catalog | None, controls: Controls | 
         (("c", "a"), "nickname", True),
         (("alone",), "alone", False),
         (("wild/*",), "wild/x", False),
+        (("wild/*",), "wild/bare", True),
+        (("wild/*",), "wild/whole", True),
+        (("plain",), "plain", True),
+        (("plain", "a", "b", "c"), "plain", False),
         ((), "a", False),
     ],
 )

@@ -76,7 +76,7 @@ def test_every_attempt_is_known_by_name() -> None:
     """What refused our credentials is marked; a call answered at once needs no list."""
     found = served({**TOLD, b"x-llmp-attempts": b"2", b"x-llmp-hops": HOPS}, CALL, None, cached=True)
     assert found.hops == (Hop("a", "one", 401, refused=True), Hop("b", "two", 200))
-    assert found.fallback_from == "a"
+    assert found.fallback_from == "group"
     alone = served({**TOLD, b"x-llmp-attempts": b"1"}, CALL, None, cached=True)
     assert alone.hops == (Hop("other", "one", 200),)
     assert failed({b"x-llmp-hops": HOPS}, CALL, None).hops == found.hops
@@ -87,7 +87,7 @@ def test_a_failure_before_an_answer_from_the_cache_is_not_forgotten() -> None:
     told = {**TOLD, b"x-litellm-cache-key": b"k", b"x-llmp-hops": HOPS}
     found = served(told, CALL, None, cached=True)
     assert (found.hops, found.attempts) == ((Hop("a", "one", 401, refused=True),), 1)
-    assert found.fallback_from == "a"
+    assert found.fallback_from == "group"
 
 
 def test_an_unmodified_litellm_tells_of_a_fallback_alone() -> None:
