@@ -26,6 +26,7 @@ from llm_proxy.sidecar import (
     error_log,
     field_support,
     guardrails,
+    messages_as_sent,
     provider_only,
     response_cache,
     round_robin,
@@ -103,6 +104,7 @@ async def _litellm(config: Path) -> AsyncGenerator[tuple[Effective, Theirs]]:
     counted.apply()
     provider_only.apply()
     field_support.apply()
+    messages_as_sent.apply()
     router_rules.apply()
     round_robin.apply()
     started = proxy.proxy_startup_event(proxy.app)

@@ -33,6 +33,13 @@ SEAMS: dict[str, tuple[str, ...]] = {
         ),
         *("cache", "model_alias_map", "ModelResponse", "TextCompletionResponse"),
     ),
+    "litellm.litellm_core_utils.prompt_templates.factory": ("_sanitize_empty_text_content",),
+    "litellm.litellm_core_utils.prompt_templates.mid_conversation_system": ("CONVERTED_SYSTEM_NOTE",),
+    "litellm.llms.anthropic.chat.transformation": ("AnthropicConfig", "has_tool_call_blocks"),
+    "litellm.llms.bedrock.chat.converse_transformation": ("AmazonConverseConfig", "CONVERTED_SYSTEM_NOTE"),
+    "litellm.llms.openai.chat.gpt_transformation": ("hoist_images_from_tool_messages",),
+    "litellm.llms.azure.chat.gpt_transformation": ("hoist_images_from_tool_messages",),
+    "litellm.llms.vertex_ai.gemini.transformation": ("transform_system_message",),
     "litellm.main": (
         *("get_optional_params", "get_optional_params_embeddings", "validate_chat_completion_tool_choice"),
     ),
