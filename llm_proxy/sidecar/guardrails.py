@@ -23,11 +23,9 @@ NO_GUARDRAILS = (
     "litellm.integrations.opentelemetry",
     "litellm.integrations.otel",
     "litellm.integrations.prometheus",
-    "litellm.proxy.hooks",
     "llm_proxy.",
 )
-"""Modules whose callbacks use those hooks to observe, or to count for keys that do not exist here."""
-GUARDS_AMONG_THEM = ("azure_content_safety", "prompt_injection_detection", "sensitive_data_routing")
+"""Modules whose callbacks use those hooks to observe."""
 REQUESTED = frozenset({"guardrails", "policies"})
 
 
@@ -58,7 +56,10 @@ class Guardrails:
 
 def configured(config: Json) -> Guardrails:
     """Those of a configuration, once LiteLLM has started with it."""
-    everywhere = [_name(one) for one in seams.library().callbacks if _checks_every_call(one)]
+    # What LiteLLM adds to every proxy acts only for its own keys, or for guardrails that are found here.
+    its_own = {id(one) for one in seams.hooks_of_its_own(seams.proxy().proxy_logging_obj.proxy_hook_mapping)}
+    given = [one for one in seams.library().callbacks if id(one) not in its_own]
+    everywhere = [_name(one) for one in given if _checks_every_call(one)]
     if config.get("policies"):
         everywhere.append("policies")
     groups = frozenset(
@@ -80,8 +81,7 @@ def _checks_every_call(callback: Theirs) -> bool:
         return False
     if isinstance(callback, seams.guardrail()):
         return callback.default_on is True
-    module = kind.__module__
-    if module.startswith(NO_GUARDRAILS) and not module.endswith(GUARDS_AMONG_THEM):
+    if kind.__module__.startswith(NO_GUARDRAILS):
         return False
     return any(getattr(kind, name) is not getattr(base, name) for name in HOOKS)
 
