@@ -17,6 +17,7 @@ import hiredis
 from redis.asyncio.connection import SSLConnection, parse_url
 
 from llm_proxy.background import Loop
+from llm_proxy.database import failure_of
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,12 @@ CONNECT_TIMEOUT_S = 1.0
 STALL_LIMIT_S = 5.0
 """After so long without an answer the connection is given up and made anew."""
 _SECOND_LOOK_S = 0.002
+_REFUSALS = {
+    "WRONGPASS": "it refuses this user or password",
+    "NOAUTH": "it asks for a password",
+    "NOPERM": "its user lacks a permission",
+    "LOADING": "it is still loading its data",
+}
 _RETRY_S = (0.05, 0.1, 0.25, 0.5, 1.0)
 
 
@@ -81,7 +88,7 @@ class Wire(asyncio.Protocol):
         try:
             await self._connect()
         except (OSError, StoreAway, TimeoutError) as error:
-            log.warning("limits store away at start: %s", type(error).__name__)
+            log.warning("limits store away at start", extra={"why": _why(error)})
         self._keeper.start()
 
     async def stop(self) -> None:
@@ -215,6 +222,15 @@ class Wire(asyncio.Protocol):
                     self._transport.abort()
                 raise
         self._ready = True
+
+
+def _why(error: Exception) -> str:
+    """The reason in words that hold no address and no password: of a reply only its code."""
+    if isinstance(error, StoreAway):
+        code = str(error).partition(" ")[0]
+        return _REFUSALS.get(code, f"it answers {code}" if code.isupper() else str(error) or "no answer")
+    reason: str = failure_of(error).reason
+    return reason
 
 
 def _opening(where: dict[str, Any]) -> list[tuple[Word, ...]]:

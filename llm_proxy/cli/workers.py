@@ -59,8 +59,14 @@ class Workers:
         click.echo(f"llm-proxy: worker {pid} ended ({code}); starting another", err=True)
         self._pause_s = min(self._pause_s * 2, PAUSE_MAX_S) if age_s < YOUNG_S else PAUSE_S
         time.sleep(self._pause_s)
-        if not self._stopping:
-            self._fork()
+        while not self._stopping:
+            try:
+                return self._fork()
+            except OSError as full:
+                click.echo(f"llm-proxy: no worker can be started ({full.strerror}); trying again", err=True)
+                self._pause_s = min(self._pause_s * 2, PAUSE_MAX_S)
+                time.sleep(self._pause_s)
+        return None
 
     def _fork(self) -> None:
         parent = os.getpid()

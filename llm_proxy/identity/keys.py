@@ -74,6 +74,7 @@ class FoundKey:
 
     Attributes:
         secret_expires_at: When this secret ends, after a rotation.
+        read_at: The database's time when it was read; None where the reader's own counts.
     """
 
     key_id: str
@@ -82,6 +83,7 @@ class FoundKey:
     revoked_at: datetime | None
     secret_expires_at: datetime | None
     epoch: int
+    read_at: datetime | None = None
 
 
 def mint() -> Minted:

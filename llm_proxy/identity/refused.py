@@ -9,7 +9,7 @@ under a role that may do nothing else, where the database has it.
 import logging
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
@@ -35,6 +35,9 @@ SELECT note_refused_credentials($1::timestamptz[], $2::text[], $3::text[], $4::t
 """
 _MAY_BECOME = """
 SELECT CASE WHEN to_regrole($1) IS NOT NULL THEN pg_has_role($1, 'SET') ELSE false END
+"""
+_RETIRE = """
+SELECT retire_refused_credentials((clock_timestamp() AT TIME ZONE 'UTC')::date - $1::int)
 """
 _PAGE = """
 SELECT * FROM refused_credentials WHERE $1::timestamptz IS NULL OR at < $1
@@ -79,7 +82,7 @@ class RefusedCredentials:
         clock_s: Callable[[], float] = time.time,
     ) -> None:
         self._pool = pool
-        self._retention = timedelta(days=retention_days)
+        self._retention_days = retention_days
         self._clock_s = clock_s
         self._counts: dict[Tried, int] = {}
         self._hour = 0
@@ -158,6 +161,5 @@ class RefusedCredentials:
     async def _retire(self) -> None:
         if self._clock_s() >= self._retire_at:
             self._retire_at = self._clock_s() + RETIRE_EVERY_S
-            oldest = datetime.fromtimestamp(self._clock_s(), UTC).date() - self._retention
             async with deadline(_DEADLINE_S):
-                await self._pool.execute("SELECT retire_refused_credentials($1)", oldest)
+                await self._pool.execute(_RETIRE, self._retention_days)

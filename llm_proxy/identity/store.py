@@ -29,7 +29,7 @@ READ_ALL_S = 5.0
 NANO = 10**9
 
 _READ = """
-SELECT k.*, s.digest, s.expires_at AS secret_expires_at,
+SELECT k.*, s.digest, s.expires_at AS secret_expires_at, clock_timestamp() AS read_at,
        greatest(coalesce(own.epoch, 0), coalesce(everybody.epoch, 0)) AS epoch
 FROM key_secrets s
 JOIN api_keys k USING (key_id)
@@ -58,6 +58,7 @@ class PostgresKeys:
             row["revoked_at"],
             row["secret_expires_at"],
             row["epoch"],
+            row["read_at"],
         )
 
     async def rulebook(self, known: int) -> Rulebook | None:

@@ -10,7 +10,7 @@ import hmac
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from llm_proxy.errors import StoreUnavailable, Unauthorized
@@ -157,7 +157,10 @@ class VirtualKeys:
         # Read after the epoch was heard of, so it reflects it, whatever the table of epochs says.
         caller = replace(caller, revocation_epoch=max(epoch, caller.revocation_epoch))
         ends = [end for end in (found.spec.expires_at, found.secret_expires_at) if end is not None]
-        known = self._known[lookup] = _Known(found, caller, began, min(ends, default=None))
+        # A key ends by the database's clock, everywhere at once: `ends_at` is that moment on ours.
+        ahead = found.read_at - self._now() if found.read_at is not None else timedelta(0)
+        ends_at = min(ends) - ahead if ends else None
+        known = self._known[lookup] = _Known(found, caller, began, ends_at)
         return known
 
     def _valid(self, known: _Known) -> Caller:

@@ -77,6 +77,7 @@ class Store:
         self._retention = timedelta(days=retention_days)
         self._payload_retention = timedelta(days=payload_days)
         self._days: set[date] = set()
+        self._ahead = timedelta(0)  # of the database's clock before ours
         self.migrated = False
 
     async def prepare(self) -> None:
@@ -128,6 +129,7 @@ class Store:
             now: The present.
             late: Look for logs that came late too, two days back instead of minutes.
         """
+        now += self._ahead
         async with deadline(_PATIENT_S):
             since = now - (_ENRICH_SELDOM if late else _ENRICH_OFTEN)
             until = now - _ENRICH_UNTIL
@@ -135,14 +137,19 @@ class Store:
 
     def fresh(self, rows: Sequence[Written], now: datetime) -> list[Written]:
         """The rows whose partition would not be dropped at once."""
-        oldest = now - self._retention
+        oldest = now + self._ahead - self._retention
         return [one for one in rows if started_at(one[0]) >= oldest]
 
-    async def upkeep(self, now: datetime) -> None:
-        """Make the coming days' partitions and drop what is past its time; raises `DatabaseUnavailable`."""
-        today = now.astimezone(UTC).date()
-        oldest = today - self._retention
+    async def upkeep(self) -> None:
+        """Make the coming days' partitions and drop what is past its time; raises `DatabaseUnavailable`.
+
+        By the database's clock: a replica whose own is wrong drops nothing that others still need.
+        """
         async with deadline(_PATIENT_S), self._pool.acquire(timeout=_DEADLINE_S) as connection:
+            now: datetime = await connection.fetchval("SELECT clock_timestamp()")
+            self._ahead = now - datetime.now(UTC)
+            today = now.astimezone(UTC).date()
+            oldest = today - self._retention
             for ahead in range(_DAYS_AHEAD + 1):
                 await connection.execute("SELECT requests_partition($1)", today + timedelta(days=ahead))
             self._days = {day for day in self._days if day >= oldest}

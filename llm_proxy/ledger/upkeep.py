@@ -117,14 +117,14 @@ class Upkeep:
             return
         try:
             await store.prepare()
-            await store.upkeep(datetime.now(UTC))
+            await store.upkeep()
             self.writer.went(None)
         except DatabaseUnavailable as fault:
             self.writer.went(fault)
 
     async def _keep_house(self) -> None:
         if self._ready():
-            await self._store_of().upkeep(datetime.now(UTC))
+            await self._store_of().upkeep()
             await self._enrich(late=True)
 
     async def _enrich(self, *, late: bool = False) -> None:

@@ -1,6 +1,7 @@
 """Virtual keys from outside: made, used, held to their binding, limited, budgeted, revoked, accounted for."""
 
 import asyncio
+import json
 import time
 from typing import Any
 from uuid import uuid4
@@ -308,3 +309,29 @@ async def test_a_wildcard_s_name_falls_back_only_where_its_key_may_go(house: Hou
         served = await ask(client, house, free, json=body(model))
     assert (served.status_code, served.headers["x-llm-proxy-model"]) == (200, "plain")
     assert served.headers["x-llm-proxy-fallback-from"] == model
+
+
+async def test_text_no_database_takes_costs_no_record(house: House) -> None:
+    """In every name a caller chooses: each call that was admitted is on record, and so is the next."""
+    odd = "a\x00b\ud800"
+    named = {
+        "user": odd,
+        "metadata": {"session_id": odd, "user_id": odd, "agent_id": odd, "agent": odd},
+        "session_id": odd,
+    }
+    async with httpx.AsyncClient(timeout=20) as client:
+        headers = {"Authorization": f"Bearer {house.key}", "content-type": "application/json"}
+        admitted: list[str] = []
+        for one in [*({name: value} for name, value in named.items()), {"model": f"p/{odd}"}, {}]:
+            text = json.dumps(body(**one) if "model" not in one else {**body(), **one})
+            answer = await client.post(house.url + CHAT, content=text, headers=headers)
+            assert answer.status_code < 500, answer.text
+            if answer.status_code == 200:
+                admitted.append(answer.headers["x-request-id"])
+        assert admitted
+        end = time.monotonic() + 20
+        for request_id in admitted:
+            story = f"{house.url}/v1/requests/{request_id}"
+            while (await client.get(story, headers=admin(house))).status_code != 200:
+                assert time.monotonic() < end, request_id
+                await asyncio.sleep(0.2)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import asyncpg
 import pytest
@@ -173,12 +174,33 @@ async def test_an_expired_key_is_refused_by_the_clock_even_when_it_is_remembered
     """Expiry needs no look-up to take effect."""
     made = await registry.create(spec(), ME)
     assert made.minted is not None
-    today = [datetime(2029, 1, 1, tzinfo=UTC)]
+    today = [datetime.now(UTC)]
     keys = VirtualKeys(PostgresKeys(pool), now=lambda: today[0])
     await keys.find(made.minted.text.encode())
     today[0] = datetime(2030, 1, 1, tzinfo=UTC)
     with pytest.raises(Unauthorized):
         await keys.find(made.minted.text.encode())
+
+
+async def test_a_key_ends_by_the_databases_clock_on_every_replica(
+    pool: "asyncpg.Pool[asyncpg.Record]", registry: Registry
+) -> None:
+    """One whose own clock is hours behind or ahead neither lets it live on nor ends it early."""
+    now = datetime.now(UTC)
+    past = await registry.create(spec(name="past", expires_at=now - timedelta(minutes=1)), ME)
+    live = await registry.create(spec(name="live", expires_at=now + timedelta(minutes=10)), ME)
+    rotated = await registry.create(spec(name="rotated"), ME)
+    await registry.rotate("rotated", ME, overlap=timedelta(0))
+    assert past.minted
+    assert live.minted
+    assert rotated.minted
+    for skew in (timedelta(hours=-5), timedelta(0), timedelta(hours=5)):
+        keys = VirtualKeys(PostgresKeys(pool), now=partial(lambda by: datetime.now(UTC) + by, skew))
+        await keys.find(live.minted.text.encode())
+        for ended in (past, rotated):
+            assert ended.minted
+            with pytest.raises(Unauthorized):
+                await keys.find(ended.minted.text.encode())
 
 
 async def test_a_name_is_given_once(registry: Registry) -> None:

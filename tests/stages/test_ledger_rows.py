@@ -145,7 +145,7 @@ async def test_partitions_are_made_ahead_and_dropped_after_their_time(
     assert len(await fetch(database_url, "SELECT 1 FROM requests")) == 1
     assert (now + timedelta(days=7)).strftime("requests_%Y%m%d") in await partitions(database_url)
     pool = await asyncpg.create_pool(database_url, min_size=0)
-    await Store(pool, retention_days=30, payload_days=7).upkeep(now)
+    await Store(pool, retention_days=30, payload_days=7).upkeep()
     await pool.close()
     assert (now - timedelta(days=50)).strftime("requests_%Y%m%d") not in await partitions(database_url)
     assert len(await fetch(database_url, "SELECT 1 FROM requests")) == 0

@@ -103,7 +103,7 @@ async def test_days_past_their_time_are_dropped(pool: "Pool[asyncpg.Record]") ->
     """By partition: no row is deleted."""
     clock = Clock()
     clock.now_s -= timedelta(days=40).total_seconds()
-    old = RefusedCredentials(pool, clock_s=clock)
+    old = RefusedCredentials(pool, retention_days=100, clock_s=clock)
     old.note(client_ip="192.0.2.1", path="/v1/models")
     await old.flush()
     assert len(await old.page()) == 1
@@ -111,6 +111,19 @@ async def test_days_past_their_time_are_dropped(pool: "Pool[asyncpg.Record]") ->
     new.note(client_ip="192.0.2.2", path="/v1/models")
     await new.flush()
     assert [row["client_ip"] for row in await new.page()] == ["192.0.2.2"]
+
+
+async def test_a_clock_that_is_ahead_drops_nothing_of_others(pool: "Pool[asyncpg.Record]") -> None:
+    """What is past its time is said by the database's clock."""
+    right = RefusedCredentials(pool)
+    right.note(client_ip="192.0.2.1", path="/v1/models")
+    await right.flush()
+    clock = Clock()
+    clock.now_s += timedelta(days=100).total_seconds()
+    ahead = RefusedCredentials(pool, retention_days=30, clock_s=clock)
+    ahead.note(client_ip="192.0.2.2", path="/v1/models")
+    await ahead.flush()
+    assert len(await right.page()) == 2
 
 
 async def test_the_role_that_writes_may_do_nothing_else(pool: "Pool[asyncpg.Record]") -> None:
