@@ -141,6 +141,17 @@ class Settings(BaseSettings):
         mode="before",
     )(_one_or_many)
 
+    @field_validator("ca_file")
+    @classmethod
+    def _check_ca_file(cls, given: Path | None) -> Path | None:
+        try:
+            if given is not None:
+                ssl.create_default_context(cafile=given)
+        except OSError as fault:  # an `SSLError` is one
+            reason = "it holds no certificates" if isinstance(fault, ssl.SSLError) else fault.strerror
+            raise PydanticCustomError("file", "it cannot be read: {reason}", {"reason": reason}) from None
+        return given
+
     @field_validator("deadlines", mode="before")
     @classmethod
     def _read_json(cls, given: object) -> object:
@@ -210,7 +221,14 @@ class Settings(BaseSettings):
 
 def load(**flags: Any) -> Settings:  # noqa: ANN401 -- pydantic checks each by its field
     """The settings, with flags above everything else; raises `pydantic.ValidationError` naming the variable."""
-    return Settings(**{name: value for name, value in flags.items() if value is not None})
+    try:
+        return Settings(**{name: value for name, value in flags.items() if value is not None})
+    except UnicodeDecodeError:
+        fault = PydanticCustomError("encoding", "it is no UTF-8")
+        place = ("a file of .env or .keys/",)
+        raise ValidationError.from_exception_data(
+            "Settings", [{"type": fault, "loc": place, "input": None}]
+        ) from None
 
 
 def faults_of(wrong: ValidationError) -> list[str]:

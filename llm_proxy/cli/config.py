@@ -108,7 +108,10 @@ def check_command(file: Path, *, as_json: bool, faults_alone: bool) -> None:
 
     Keys are looked for in the environment, .env and .keys/; of a stack running in this folder its models too.
     """
-    given = {**nearby.noted(), **look_around(os.environ, Path.cwd()).names}
+    try:
+        given = {**nearby.noted(), **look_around(os.environ, Path.cwd()).names}
+    except UnicodeDecodeError as problem:
+        raise click.ClickException("a file of .env or .keys/: it is no UTF-8") from problem
     try:
         found = findings(file.read_text(encoding="utf-8"), given, file.parent)
     except (OSError, UnicodeDecodeError) as problem:

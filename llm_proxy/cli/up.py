@@ -65,6 +65,9 @@ def command(  # noqa: PLR0913 -- one argument an option
         for fault in faults_of(wrong):
             click.echo(f"llm-proxy: {fault}", err=True)
         sys.exit(2)
+    except UnicodeDecodeError:
+        click.echo("llm-proxy: a file of .env or .keys/: it is no UTF-8", err=True)
+        sys.exit(2)
     except InvalidURL as fault:
         click.echo(f"llm-proxy: {fault}", err=True)
         sys.exit(2)

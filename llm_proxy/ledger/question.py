@@ -58,7 +58,8 @@ def moment(text: str, now: datetime) -> datetime:
         return midnight(then) if ago["unit"] in "dw" else then
     try:
         then = datetime.fromisoformat(text)
-        return then.astimezone(UTC) if then.tzinfo else then.replace(tzinfo=UTC)
+        then = then.astimezone(UTC) if then.tzinfo else then.replace(tzinfo=UTC)
+        return then + timedelta(days=2) - timedelta(days=2)  # whole days are counted beyond it
     except (ValueError, OverflowError):  # an offset may lead out of the calendar
         raise BadRequest(
             f"'{text[:40]}' is not a time; write 2026-11-01, or 24h, or 7d.", param="since"

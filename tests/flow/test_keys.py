@@ -322,8 +322,9 @@ async def test_text_no_database_takes_costs_no_record(house: House) -> None:
     async with httpx.AsyncClient(timeout=20) as client:
         headers = {"Authorization": f"Bearer {house.key}", "content-type": "application/json"}
         admitted: list[str] = []
-        for one in [*({name: value} for name, value in named.items()), {"model": f"p/{odd}"}, {}]:
-            text = json.dumps(body(**one) if "model" not in one else {**body(), **one})
+        sent: list[Json] = [{name: value} for name, value in named.items()]
+        for one in [*sent, {"model": f"p/{odd}"}, {}]:
+            text = json.dumps(body() | one)
             answer = await client.post(house.url + CHAT, content=text, headers=headers)
             assert answer.status_code < 500, answer.text
             if answer.status_code == 200:

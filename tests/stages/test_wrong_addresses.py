@@ -58,6 +58,7 @@ def one_line(done: subprocess.CompletedProcess[str]) -> str:
         ("REDIS_URL", f"redis://:{SECRET}@host:{SECRET}/0"),
         ("LLM_PROXY__LITELLM_PROXY_URL", f"http://user:{SECRET}@host:4000"),
         ("LLM_PROXY__DEADLINES", f"{{{SECRET}"),
+        ("LLM_PROXY__CA_FILE", f"/nowhere/{SECRET}"),
     ],
 )
 def test_a_wrong_address_is_named_and_not_shown(
@@ -67,6 +68,15 @@ def test_a_wrong_address_is_named_and_not_shown(
     done = run(tmp_path, *words, **{name: url})
     assert name in one_line(done)
     assert done.returncode == 2
+
+
+@pytest.mark.parametrize("words", [*COMMANDS, ["config", "check"]], ids=" ".join)
+def test_a_file_of_settings_that_is_no_text_is_told_in_one_line(tmp_path: Path, words: list[str]) -> None:
+    """A password somebody saved in another encoding."""
+    (tmp_path / ".env").write_bytes(b"DATABASE_URL=postgresql://app:S3cretPart\xe9@h/x\n")
+    done = run(tmp_path, *words)
+    assert "no UTF-8" in one_line(done)
+    assert done.returncode != 0
 
 
 @pytest.mark.parametrize("name", ["CACHE_REDIS_URL", "LLM_CALLS_DATABASE_URL"])

@@ -111,7 +111,18 @@ def test_a_dimension_named_twice_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["yesterday", "", "7", "d7", "99999d", "2026-13-01", "\u0663d", "0001-01-01T00:00+14:00"]
+    "text",
+    [
+        "yesterday",
+        "",
+        "7",
+        "d7",
+        "99999d",
+        "2026-13-01",
+        "\u0663d",
+        "0001-01-01T00:00+14:00",
+        "9999-12-31T12:00Z",
+    ],
 )
 def test_what_is_no_time_is_refused(text: str) -> None:
     """With an example of one."""
