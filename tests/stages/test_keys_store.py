@@ -182,6 +182,11 @@ async def test_an_expired_key_is_refused_by_the_clock_even_when_it_is_remembered
         await keys.find(made.minted.text.encode())
 
 
+def skewed(by: timedelta) -> datetime:
+    """The time on a clock that is wrong by so much."""
+    return datetime.now(UTC) + by
+
+
 async def test_a_key_ends_by_the_databases_clock_on_every_replica(
     pool: "asyncpg.Pool[asyncpg.Record]", registry: Registry
 ) -> None:
@@ -195,7 +200,7 @@ async def test_a_key_ends_by_the_databases_clock_on_every_replica(
     assert live.minted
     assert rotated.minted
     for skew in (timedelta(hours=-5), timedelta(0), timedelta(hours=5)):
-        keys = VirtualKeys(PostgresKeys(pool), now=partial(lambda by: datetime.now(UTC) + by, skew))
+        keys = VirtualKeys(PostgresKeys(pool), now=partial(skewed, skew))
         await keys.find(live.minted.text.encode())
         for ended in (past, rotated):
             assert ended.minted
