@@ -66,7 +66,7 @@ streams of 50 words), four at a time. Made by `.venv/bin/python bench/sidecar_cp
 * Frames: a stream's frames pass as the provider sent them where no hook wants to see them: it needs the
   hooks gone.
 
-`LLM_PROXY_SIDECAR_WITHOUT` names the parts to leave as LiteLLM has them.
+`LLM_PROXY_SIDECAR_WITHOUT` names patches to leave out ([all of them](litellm/patches.md)).
 
 All but the bytecode are patches of ours, made at LiteLLM's start (`llm_proxy/sidecar/tuning.py`,
 `openai_frames.py`): we found no setting of its own for any of them. Taken over by LiteLLM, prices and frames

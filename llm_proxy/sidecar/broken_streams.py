@@ -10,6 +10,7 @@ import json
 from importlib import import_module
 
 from llm_proxy.sidecar import gemini_streams, openai_wire, outcome, provider_http, seams
+from llm_proxy.sidecar.patch import Patch
 from llm_proxy.sidecar.seams import Theirs
 from llm_proxy.sidecar.shapes import mapping
 from llm_proxy.sidecar.stated_failures import is_failed
@@ -83,3 +84,16 @@ def _readable(payload: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+PATCH = Patch(
+    name="broken_streams",
+    install=apply,
+    reason=(
+        "A provider's stream that ends early is heard as a whole answer: an invented finish reason, "
+        "[DONE], a success, a cache entry."
+    ),
+    since="1.106.2",
+    report="https://github.com/BerriAI/litellm/pull/42140 (opt-in strict completion, not merged)",
+    until="LiteLLM raises on a stream without a terminal finish reason, for every provider.",
+)

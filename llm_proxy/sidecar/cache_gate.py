@@ -13,6 +13,7 @@ from functools import wraps
 from typing import TypeVar
 
 from llm_proxy.sidecar import seams
+from llm_proxy.sidecar.patch import Patch
 from llm_proxy.sidecar.seams import Theirs
 
 PATIENCE_S = 0.5
@@ -142,3 +143,19 @@ class Gate:
 
 def _say(message: str) -> None:
     print(f"sidecar: {message}", file=sys.stderr, flush=True)  # noqa: T201 -- the log of this part
+
+
+PATCH = Patch(
+    name="cache_gate",
+    install=apply,
+    reason=(
+        "A silent Redis costs every call several waits: reads and writes of answers, cooldowns and counts "
+        "are each tried, and tried again."
+    ),
+    since="1.106.2",
+    report=(
+        "https://github.com/BerriAI/litellm/issues/34299; the breaker of 35273 opens after several "
+        "failures of each kind and holds for a minute."
+    ),
+    until="LiteLLM's breaker opens at the first wait in vain and is probed beside the calls.",
+)

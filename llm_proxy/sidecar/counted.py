@@ -8,6 +8,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from llm_proxy.sidecar.patch import Patch
 from llm_proxy.sidecar.seams import Theirs
 from llm_proxy.sidecar.shapes import Json, mapping
 
@@ -61,3 +62,13 @@ def _mark_whole_answers(config: Theirs) -> None:
 def _mark(usage: Theirs, stated: Json, names: tuple[str, str]) -> None:
     if any(stated.get(name) is None for name in names):
         setattr(usage, MARK, True)
+
+
+PATCH = Patch(
+    name="counted",
+    install=apply,
+    reason="Tokens LiteLLM counted itself look like the provider's own statement.",
+    since="1.106.2",
+    report="To file: `mark locally counted usage in the response`.",
+    until="The response says who counted.",
+)

@@ -7,6 +7,7 @@ provider was asked for; where that is not known, none is told.
 
 from importlib import import_module
 
+from llm_proxy.sidecar.patch import Patch
 from llm_proxy.sidecar.seams import Theirs
 
 HIT = "embedding"
@@ -34,3 +35,18 @@ def apply() -> None:
 
     handler._process_async_embedding_cached_response = mark  # noqa: SLF001 -- the same
     handler.combine_cached_embedding_response_with_api_result = price
+
+
+PATCH = Patch(
+    name="embedding_cache",
+    install=apply,
+    reason=(
+        "A hit of an embedding is not told, and a batch of which some inputs were cached is priced by chance."
+    ),
+    since="1.106.2",
+    report=(
+        "https://github.com/BerriAI/litellm/issues/8570; to file: `cost of a partly cached embedding "
+        "batch depends on task order`."
+    ),
+    until="The header is sent for embeddings, and the cost is that of the inputs sent.",
+)

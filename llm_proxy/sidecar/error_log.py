@@ -8,6 +8,7 @@ import logging
 import os
 
 from llm_proxy.sidecar import outcome
+from llm_proxy.sidecar.patch import Patch
 
 OF_A_CALL = "litellm.proxy.proxy_server._handle_llm_api_exception(): Exception occured"
 ROUTER, OTHERS = "LiteLLM Router", ("LiteLLM", "LiteLLM Proxy")
@@ -30,3 +31,14 @@ def _without_text(record: logging.LogRecord) -> bool:
         record.msg, record.args = "call %s failed: %s", (call_id, error)
         record.exc_info, record.exc_text = None, None
     return True
+
+
+PATCH = Patch(
+    name="error_log",
+    install=apply,
+    reason="A failed call is logged with the provider's text, which may repeat the prompt, and a traceback.",
+    since="1.106.2",
+    report="To file: `turn_off_message_logging does not cover exception text in log lines`.",
+    until="LiteLLM's redaction covers its own log lines.",
+    after_start=True,
+)

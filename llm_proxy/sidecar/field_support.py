@@ -12,6 +12,7 @@ from itertools import combinations
 
 from llm_proxy.sidecar import seams
 from llm_proxy.sidecar.documented_defaults import OF_COMPLETIONS, neutral, sampling
+from llm_proxy.sidecar.patch import Patch
 from llm_proxy.sidecar.seams import Theirs
 from llm_proxy.sidecar.shapes import Json, items, mapping
 
@@ -116,3 +117,16 @@ def _attempts(options: Json) -> Iterator[set[str]]:
 
 def _without(options: Json, names: Collection[str]) -> Json:
     return {name: value for name, value in options.items() if name not in names}
+
+
+PATCH = Patch(
+    name="field_support",
+    install=apply,
+    reason=(
+        "A value equal to OpenAI's documented default refuses the whole call where the provider does not "
+        "know the field."
+    ),
+    since="1.106.2",
+    report="To file: `drop parameters that equal the documented default without drop_params`.",
+    until="LiteLLM leaves such values out by itself.",
+)

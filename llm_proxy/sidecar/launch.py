@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +18,13 @@ import uvicorn
 import yaml
 
 from llm_proxy.sidecar import (
-    broken_streams,
     cache_events,
     cache_gate,
     callbacks,
-    counted,
-    embedding_cache,
-    error_log,
-    field_support,
     guardrails,
-    messages_as_sent,
-    provider_only,
+    patches,
     response_cache,
-    round_robin,
-    router_rules,
     seams,
-    translated_streams,
-    tuning,
-    whole_answers,
 )
 from llm_proxy.sidecar.doors import Doors
 from llm_proxy.sidecar.effective import Broken, Effective, effective
@@ -95,25 +85,20 @@ async def _litellm(config: Path) -> AsyncGenerator[tuple[Effective, Theirs]]:
     loaded = await _load(config)
     proxy = seams.proxy()
     _give(proxy.proxy_config, config, loaded)
-    tuning.before_start()
-    broken_streams.apply()
-    translated_streams.apply()
-    whole_answers.apply()
-    cache_gate.apply()
-    embedding_cache.apply()
-    counted.apply()
-    provider_only.apply()
-    field_support.apply()
-    messages_as_sent.apply()
-    router_rules.apply()
-    round_robin.apply()
+    chosen, left_out = patches.wanted(version("litellm"), os.environ.get(patches.SETTING, ""))
+    for line in left_out:
+        _say(0, line)
+    for patch in chosen:
+        if not patch.after_start:
+            patch.install()
     started = proxy.proxy_startup_event(proxy.app)
     try:
         await started.__aenter__()
     except (Exception, SystemExit) as problem:
         raise NotStarted(_first_line(problem)) from problem
-    tuning.after_start()
-    error_log.apply()
+    for patch in chosen:
+        if patch.after_start:
+            patch.install()
     try:
         async with callbacks.installed() as observer:
             yield loaded, observer

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any
 
+from llm_proxy.sidecar.patch import Patch
 from llm_proxy.sidecar.seams import Theirs
 from llm_proxy.sidecar.shapes import Json, items, mapping
 
@@ -107,3 +108,13 @@ def _called(messages: list[Json]) -> Iterator[Json]:
                 "type": "function",
                 "function": {"name": name, "parameters": {"type": "object", "properties": {}}},
             }
+
+
+PATCH = Patch(
+    name="messages_as_sent",
+    install=apply,
+    reason="LiteLLM adds text of its own to conversations: for empty messages, and beside moved pictures.",
+    since="1.106.2",
+    report="To file: `a setting that sends messages as they are, without sanitising and added sentences`.",
+    until="LiteLLM has a setting that adds nothing to a conversation.",
+)

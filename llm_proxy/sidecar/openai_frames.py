@@ -14,6 +14,7 @@ from datetime import datetime
 
 from llm_proxy.sidecar import broken_streams, openai_wire, outcome, provider_http, seams
 from llm_proxy.sidecar.event_stream import DONE
+from llm_proxy.sidecar.patch import Patch
 from llm_proxy.sidecar.seams import Theirs
 from llm_proxy.sidecar.shapes import Json, items, mapping
 from llm_proxy.sidecar.stated_failures import failure_in
@@ -217,3 +218,16 @@ def _name(metadata: Json, asked: Json) -> str:
     """The model's name in answers: the caller's own, a fallback's group when one served."""
     group = str(metadata.get("model_group") or "")
     return group if metadata.get("attempted_fallbacks") and group else str(asked.get("model") or group)
+
+
+PATCH = Patch(
+    name="frames",
+    install=apply,
+    reason=(
+        "Frames that are OpenAI's already are taken apart and built again, at half a millisecond each; "
+        "refusals and the ends of all choices but the first are lost."
+    ),
+    since="1.106.2",
+    report="To file: `pass OpenAI-shaped stream frames through when no hook reads them`.",
+    until="LiteLLM passes such frames on as they came.",
+)

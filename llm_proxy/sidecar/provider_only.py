@@ -10,6 +10,7 @@ each; a picture that a provider takes only inline is still fetched, behind LiteL
 from collections.abc import Callable
 from importlib import import_module
 
+from llm_proxy.sidecar.patch import Patch
 from llm_proxy.sidecar.seams import Theirs
 
 HUB = "https://huggingface.co/"
@@ -77,3 +78,18 @@ def _unknown(key: str, provider: str) -> dict[str, Theirs]:
     prices = {"input_cost_per_token": 0.0, "output_cost_per_token": 0.0}
     limits = dict.fromkeys(("max_tokens", "max_input_tokens", "max_output_tokens"))
     return {"key": key, "litellm_provider": provider, "mode": "chat", **prices, **limits}
+
+
+PATCH = Patch(
+    name="provider_only",
+    install=apply,
+    reason=(
+        "During a call LiteLLM asks hubs, local servers and callers' links, synchronously on the event loop."
+    ),
+    since="1.106.2",
+    report=(
+        "To file: `token counting and cost calculation load tokenizers, config.json, /api/show and image "
+        "URLs in the event loop; one setting for no lookups`."
+    ),
+    until="One setting of LiteLLM's keeps every look-up but the provider's off.",
+)

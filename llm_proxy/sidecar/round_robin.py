@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 
 from llm_proxy.sidecar import seams
+from llm_proxy.sidecar.patch import Patch
 from llm_proxy.sidecar.seams import Theirs
 
 CHOSEN = "ROUND_ROBIN"
@@ -36,3 +37,13 @@ class Turns:
 
 def _id(deployment: Theirs) -> str:
     return str(deployment["model_info"]["id"])
+
+
+PATCH = Patch(
+    name="round_robin",
+    install=apply,
+    reason="There is no plain rotation: the simple strategy draws lots.",
+    since="1.106.2",
+    report="To file: `routing_strategy: round-robin`.",
+    until="LiteLLM has the strategy.",
+)

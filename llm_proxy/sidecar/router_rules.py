@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from llm_proxy.sidecar import outcome, provider_error, seams
+from llm_proxy.sidecar.patch import Patch
 from llm_proxy.sidecar.seams import Theirs
 from llm_proxy.sidecar.shapes import items, mapping
 
@@ -127,3 +128,13 @@ def _never_cool_for_the_caller() -> None:
         )
 
     cooldown._should_run_cooldown_logic = unless_callers_fault  # noqa: SLF001 -- the same
+
+
+PATCH = Patch(
+    name="router_rules",
+    install=apply,
+    reason="A caller's own fault is retried, falls back to other groups and cools deployments down.",
+    since="1.106.2",
+    report="https://github.com/BerriAI/litellm/issues/8789 (fallbacks by kind of error).",
+    until="Retries, fallbacks and cooldowns can be chosen by kind of error.",
+)

@@ -5,6 +5,7 @@ never share an index; half a surrogate pair never leaves; a frame of OpenAI's ow
 """
 
 from llm_proxy.sidecar import broken_streams, openai_wire, seams
+from llm_proxy.sidecar.patch import Patch
 from llm_proxy.sidecar.seams import Theirs
 from llm_proxy.sidecar.shapes import Json
 from llm_proxy.sidecar.stated_failures import is_failed
@@ -55,3 +56,19 @@ def _plain(call: Theirs) -> Json:
     function = call.function
     words = {"name": function.name, "arguments": function.arguments} if function is not None else {}
     return {"index": call.index, "id": call.id, "type": call.type, "function": words}
+
+
+PATCH = Patch(
+    name="translated_streams",
+    install=apply,
+    reason=(
+        "LiteLLM's translation of other providers' streams passes failures as finish reasons, gives two "
+        "tool calls one index and cuts surrogate pairs in two."
+    ),
+    since="1.106.2",
+    report=(
+        "To file: `ollama_chat: parallel tool calls in separate frames share index 0`; `finish_reason "
+        "error is passed on as stop`."
+    ),
+    until="Tool calls of one choice have indices of their own, and failures end a stream as errors.",
+)

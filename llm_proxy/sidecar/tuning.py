@@ -1,14 +1,13 @@
 """What makes LiteLLM cheaper without changing what it answers; measured by `bench/sidecar_cpu.py`.
 
-`LLM_PROXY_SIDECAR_WITHOUT` names parts to leave as LiteLLM has them, comma-separated: `prices`, `bodies`,
-`frames`, `hooks`, `limits`.
+Each part is a patch of its own (see `patches`).
 """
 
-import os
 from importlib import import_module
 from typing import Any
 
-from llm_proxy.sidecar import openai_frames, seams
+from llm_proxy.sidecar import seams
+from llm_proxy.sidecar.patch import Patch
 from llm_proxy.sidecar.seams import Theirs
 from llm_proxy.sidecar.shapes import mapping
 
@@ -33,30 +32,8 @@ LISTS = (
 )
 
 
-def before_start() -> None:
-    """Patch what LiteLLM's start already uses."""
-    if _wanted("prices"):
-        _register_prices_once()
-    if _wanted("bodies"):
-        _take_bodies_as_they_are()
-    if _wanted("frames"):
-        openai_frames.apply()
-
-
-def after_start() -> None:
-    """Take out what its start has put in."""
-    if _wanted("hooks"):
-        _drop_hooks()
-    if _wanted("limits"):
-        _count_only_for_limits()
-
-
-def _wanted(part: str) -> bool:
-    return part not in os.environ.get("LLM_PROXY_SIDECAR_WITHOUT", "").split(",")
-
-
 def _register_prices_once() -> None:
-    """A deployment with prices of its own registers them on every call, with a map of 3,000 models."""
+    """Prices of a deployment's own are registered on every call, with a map of 3,000 models."""
     library = seams.library()
     register = library.register_model
     seen: dict[tuple[str, ...], tuple[Any, Any]] = {}
@@ -110,3 +87,43 @@ def _count_only_for_limits() -> None:
         return None
 
     router._increment_deployment_usage = nothing_to_count  # noqa: SLF001 -- no setting does this
+
+
+BEFORE_START = (
+    Patch(
+        name="prices",
+        install=_register_prices_once,
+        reason="A deployment's own prices are registered on every call, with a map of 3,000 models.",
+        since="1.106.2",
+        report="To file: `register_model runs on every call of a deployment with custom prices`.",
+        until="Prices of a deployment are registered once.",
+    ),
+    Patch(
+        name="bodies",
+        install=_take_bodies_as_they_are,
+        reason="OpenAI's SDK walks each body by its types, though it came as JSON.",
+        since="1.106.2",
+        report="To file at openai-python: `skip async_maybe_transform for bodies that are plain JSON`.",
+        until="The SDK has a way to pass a body as it is, and LiteLLM uses it.",
+    ),
+)
+AFTER_START = (
+    Patch(
+        name="hooks",
+        install=_drop_hooks,
+        reason="Hooks for virtual keys, budgets and stored responses run on each call, unused.",
+        since="1.106.2",
+        report="To file: `do not register hooks whose feature is not configured`.",
+        until="Hooks run only where their feature is configured.",
+        after_start=True,
+    ),
+    Patch(
+        name="limits",
+        install=_count_only_for_limits,
+        reason="Each call is counted twice against limits that no deployment states.",
+        since="1.106.2",
+        report="To file: `count deployment usage only where rpm or tpm is stated`.",
+        until="LiteLLM counts only against stated limits.",
+        after_start=True,
+    ),
+)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from llm_proxy.sidecar import openai_wire, outcome, seams
 from llm_proxy.sidecar.outcome import Outcome
+from llm_proxy.sidecar.patch import Patch
 from llm_proxy.sidecar.seams import Theirs
 from llm_proxy.sidecar.shapes import Json, items, mapping
 
@@ -100,3 +101,19 @@ def _is_guarded() -> bool:
     library = seams.library()
     guardrail = seams.guardrail()
     return any(isinstance(one, guardrail) for one in library.callbacks)
+
+
+PATCH = Patch(
+    name="whole_answers",
+    install=apply,
+    reason=(
+        "Whole answers lose what a provider said beside OpenAI's schema, though streams keep it, and "
+        "state a usage of zero that nobody stated."
+    ),
+    since="1.106.2",
+    report=(
+        "To file: `non-streaming ModelResponse drops reasoning_details, content_filter_results and other "
+        "fields; usage 0/0/0 where the provider stated none`."
+    ),
+    until="Both modes carry the same fields, and unknown usage is absent.",
+)

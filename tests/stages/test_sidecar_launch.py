@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 from processes import lives
-from sidecars import KEY, Json, Provider, Sidecar, deployment, running
+from sidecars import KEY, Json, Mode, Provider, Sidecar, deployment, running
 
+from llm_proxy.sidecar.patches import PATCHES
 from llm_proxy.stack import ports
 from llm_proxy.stack.programs import sidecar_python
 
@@ -209,3 +210,18 @@ def test_the_command_runs_it_in_its_own_environment(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, check=False, text=True, env=env)
     assert done.returncode == 2
     assert "not a mapping" in done.stderr
+
+
+@pytest.mark.parametrize("mode", ["chat", "stream"])
+async def test_without_its_patches_a_sidecar_still_answers(
+    provider: Provider, tmp_path: Path, mode: Mode
+) -> None:
+    """As on a release they were never tried on: one line a patch says that it is off."""
+    config = {"model_list": [deployment("a", "openai/a", provider)]}
+    with running(config, provider, tmp_path, LLM_PROXY_SIDECAR_WITHOUT="all") as sidecar:
+        answer = await sidecar.ask(mode, "a", "unpatched", do="ok")
+        assert answer.status == 200
+        assert answer.content if mode == "stream" else answer.json["choices"][0]["message"]["content"]
+        log = sidecar.log.read_text()
+    for patch in PATCHES:
+        assert f"patch {patch.name} is off" in log

@@ -10,7 +10,12 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
-    ("script", "page"), [("env_example", ".env.example"), ("configuration", "docs/configuration.md")]
+    ("script", "page"),
+    [
+        ("env_example", ".env.example"),
+        ("configuration", "docs/configuration.md"),
+        ("litellm_patches", "docs/litellm/patches.md"),
+    ],
 )
 def test_a_generated_page_is_what_the_settings_say(script: str, page: str) -> None:
     """After a changed setting: `python scripts/SCRIPT.py > PAGE`."""

@@ -1,0 +1,32 @@
+"""A patch of LiteLLM: why it is there, what LiteLLM would have to change, and how it is installed.
+
+Invariant: a patch changes LiteLLM in memory only, by names that `seams` lists, and says here when it can go.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """One change of LiteLLM's behaviour.
+
+    Attributes:
+        name: What operators call it, in `LLM_PROXY_SIDECAR_WITHOUT` and in the log.
+        install: Makes the change.
+        reason: What LiteLLM does wrong, or needlessly, without it.
+        since: The release it was first needed on.
+        report: The issue at LiteLLM's, or the text of the one to file.
+        until: When it can go.
+        fixed_in: The first release that needs it no more; None while none is known.
+        after_start: It changes what LiteLLM's own start has built.
+    """
+
+    name: str
+    install: Callable[[], None]
+    reason: str
+    since: str
+    report: str
+    until: str
+    fixed_in: str | None = None
+    after_start: bool = False
