@@ -11,20 +11,20 @@ from llm_proxy.sidecar import outcome
 from llm_proxy.sidecar.patch import Patch
 
 OF_A_CALL = "litellm.proxy.proxy_server._handle_llm_api_exception(): Exception occured"
-ROUTER, OTHERS = "LiteLLM Router", ("LiteLLM", "LiteLLM Proxy")
+LIBRARY, OF_CALLS = "LiteLLM", ("LiteLLM Proxy", "LiteLLM Router")
 
 
 def apply() -> None:
     """Add the filter to LiteLLM's loggers, before their own; once they exist."""
     if os.environ.get("LITELLM_LOG", "").upper() != "DEBUG":
-        for name in (ROUTER, *OTHERS):
+        for name in (LIBRARY, *OF_CALLS):
             logging.getLogger(name).filters.insert(0, _without_text)
 
 
 def _without_text(record: logging.LogRecord) -> bool:
-    """Within a call the router's errors quote the call's, all of them; the proxy's do in one place."""
-    of_the_router = record.name == ROUTER and record.levelno >= logging.ERROR and outcome.is_known()
-    if of_the_router or str(record.msg).startswith(OF_A_CALL):
+    """Within a call the errors of proxy and router quote the call's."""
+    in_a_call = record.name in OF_CALLS and record.levelno >= logging.ERROR and outcome.is_known()
+    if in_a_call or str(record.msg).startswith(OF_A_CALL):
         errors = [*(record.args or ()), *(record.exc_info or ())]
         error = next((type(one).__name__ for one in errors if isinstance(one, BaseException)), "an error")
         call_id: object = getattr(record, "litellm_call_id", None)

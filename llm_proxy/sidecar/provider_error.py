@@ -170,7 +170,7 @@ def _origin(
     """Who refused a call that no provider answered, and in what words."""
     causes = list(chain(error))
     if refused_by_hook and error is not None:
-        detail: object = getattr(error, "detail", None) or getattr(error, "message", None)
+        detail: object = getattr(error, "detail", None) or getattr(error, "message", None) or str(error)
         found = read({"detail": detail})
         return "guardrail", found.message if found else None
     of_litellm = bool(causes) and all(_home(cause) == "litellm" for cause in causes)

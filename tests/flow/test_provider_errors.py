@@ -263,3 +263,31 @@ async def test_a_repeated_prompt_stays_out_of_record_and_log(
             assert "second" not in story["provider_message"]
     for name in ("gateway.log", "sidecar-1.log"):
         assert LONG[:30] not in (service_folder / "logs" / name).read_text()
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "param"),
+    [
+        ("p/gpt-5", {"temperature": 0.2}, "temperature"),
+        ("p/gpt-5", {"temperature": 0.2, "tools": TOOLS}, "temperature"),
+        ("p/gpt-5", {"reasoning_effort": "none"}, "reasoning_effort"),
+        ("p/gpt-5", {"logprobs": True, "tools": TOOLS}, "logprobs"),
+        ("p/o3", {"temperature": 0.2}, "temperature"),
+        ("claude", {"n": 2}, "n"),
+        ("claude", {"logit_bias": {"5": 1}}, "logit_bias"),
+    ],
+)
+async def test_the_field_that_the_model_does_not_know_is_named(
+    house: House, model: str, fields: Json, param: str
+) -> None:
+    """LiteLLM's own check names it in words; the provider is not asked."""
+    body = {"model": model, "messages": [{"role": "user", "content": "hello"}], **fields}
+    for streamed in (False, True):
+        async with httpx.AsyncClient(base_url=house.url, headers=house.auth, timeout=20) as client:
+            answer = await client.post(CHAT, json={**body, "stream": streamed})
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"], error["param"]) == (400, "unsupported_parameter", param)
+        assert param in error["message"]
+        assert "litellm" not in error["message"].lower()
+        assert "drop" not in error["message"]
+    assert await house.calls() == []

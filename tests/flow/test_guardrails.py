@@ -1,0 +1,130 @@
+"""An owner's guardrail that refuses: the caller hears its text, cleaned, and the record has it."""
+
+# ruff: noqa: E501 -- a module in a text
+
+from collections.abc import Generator
+from pathlib import Path
+
+import httpx
+import pytest
+from crew import ADMIN_KEY, GIVEN, KEY
+from sidecars import KEY as SIDECAR_KEY
+from sidecars import Json, Provider, deployment, playing, running
+
+from llm_proxy.stack import part, ports
+from llm_proxy.stack.programs import gateway
+
+MODULE = """
+from fastapi import HTTPException
+from litellm.exceptions import BlockedPiiEntityError, GuardrailRaisedException
+from litellm.integrations.custom_guardrail import CustomGuardrail
+
+
+class HouseRules(CustomGuardrail):
+    async def async_pre_call_hook(self, user_api_key_dict, cache, data, call_type):
+        said = str(data["messages"])
+        if "detail" in said:
+            detail = {"error": "Talk of weapons is against the house rules", "response": {"key": "sk-secret-0123"}}
+            raise HTTPException(status_code=400, detail=detail)
+        if "text" in said:
+            raise HTTPException(status_code=403, detail="Blocked by the house, ask ops@example.com")
+        if "raised" in said:
+            raise GuardrailRaisedException("house", "No such talk here", should_wrap_with_default_message=False)
+        if "entity" in said:
+            raise BlockedPiiEntityError("CREDIT_CARD", "house")
+        if "broken" in said:
+            raise HTTPException(status_code=500, detail="the judge at https://10.0.0.3/judge is away")
+        if "stumbles" in said:
+            raise ValueError("the judge stumbled over " + data["messages"][0]["content"])
+        return data
+
+    async def async_post_call_success_hook(self, data, user_api_key_dict, response):
+        if "after" in str(data["messages"]):
+            raise HTTPException(status_code=422, detail={"error": {"message": "The answer is against the house rules"}})
+        return response
+"""
+ENTITY = "Blocked entity detected: CREDIT_CARD by Guardrail: house. This entity is not allowed to be used in this request."
+
+
+@pytest.fixture(scope="module")
+def gateway_url(service_folder: Path) -> Generator[str]:
+    """A gateway before a sidecar with a guardrail."""
+    folder = service_folder / "guarded"
+    folder.mkdir()
+    (folder / "house_rules.py").write_text(MODULE)
+    port = ports.free_port()
+    with playing(folder) as provider, running(_config(provider), provider, folder) as sidecar:
+        names = {
+            "LLM_PROXY__ENVIRONMENT": "development",
+            "LLM_PROXY__INTERNAL_API_KEY": KEY,
+            "LLM_PROXY__ADMIN_KEY": ADMIN_KEY,
+            "LLM_PROXY__LITELLM_PROXY_URL": sidecar.url,
+            "LITELLM_MASTER_KEY": SIDECAR_KEY,
+            "LLM_PROXY__SPOOL_DIR": str(folder / "spool"),
+            "LLM_PROXY__DRAIN_DELAY_S": "0",
+        }
+        started = part.start(gateway(port, names, GIVEN), folder / "logs")
+        try:
+            part.wait_until_ready([started])
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            part.stop([started])
+
+
+def _config(provider: Provider) -> Json:
+    rules = {"guardrail": "house_rules.HouseRules", "mode": ["pre_call", "post_call"], "default_on": True}
+    return {
+        "model_list": [deployment("guarded", "openai/guarded", provider)],
+        "guardrails": [{"guardrail_name": "house", "litellm_params": rules}],
+        "router_settings": {"num_retries": 0, "disable_cooldowns": True},
+    }
+
+
+@pytest.mark.parametrize(
+    ("said", "streamed", "status", "message"),
+    [
+        *(
+            ("detail", streamed, 400, "Talk of weapons is against the house rules")
+            for streamed in (False, True)
+        ),
+        *(("text", streamed, 403, "Blocked by the house, ask [removed]") for streamed in (False, True)),
+        ("raised", False, 400, "No such talk here"),
+        ("entity", False, 400, ENTITY),
+        ("after", False, 422, "The answer is against the house rules"),
+    ],
+)
+async def test_a_guardrails_own_text_is_heard(
+    gateway_url: str,
+    said: str,
+    streamed: bool,  # noqa: FBT001 -- a parameter
+    status: int,
+    message: str,
+) -> None:
+    """Before the call and after it, however the guardrail raises it; nothing else it knows."""
+    answer = await _ask(gateway_url, said, streamed=streamed)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["message"]) == (
+        status,
+        "content_policy_violation",
+        message,
+    )
+
+
+@pytest.mark.parametrize("said", ["broken", "stumbles over the words of a long prompt"])
+async def test_a_guardrail_that_fails_says_nothing_to_the_caller(
+    gateway_url: str, service_folder: Path, said: str
+) -> None:
+    """It refuses the call; the reason is in the gateway's log, without the prompt."""
+    answer = await _ask(gateway_url, said, streamed=False)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "provider_error")
+    assert "judge" not in answer.text
+    log = "".join(one.read_text() for one in (service_folder / "guarded" / "logs").glob("gateway*.log"))
+    [line] = [one for one in log.splitlines() if answer.headers["x-request-id"] in one and "judge" in one]
+    assert "10.0.0.3" not in line
+    assert "the words of a long prompt" not in line
+
+
+async def _ask(url: str, said: str, *, streamed: bool) -> httpx.Response:
+    body = {"model": "guarded", "messages": [{"role": "user", "content": said}], "stream": streamed}
+    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {KEY}"}, timeout=20) as client:
+        return await client.post(f"{url}/v1/chat/completions", json=body)

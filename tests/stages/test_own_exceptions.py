@@ -1,0 +1,81 @@
+"""An exception of the gateway's own, after a call was admitted: an error in record, sums and metrics."""
+
+import asyncio
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from records import CALLER
+from stages.outages import settings_of
+
+from llm_proxy.admission import Admission, Lease
+from llm_proxy.dialects import Call
+from llm_proxy.identity import Identity, InternalSecrets
+from llm_proxy.ledger import Exchange, Ledger
+from llm_proxy.ledger.question import Question
+from llm_proxy.ledger.remembered import Remembered
+from llm_proxy.pipeline import Deliver, Stages, relay
+from llm_proxy.telemetry import Metrics, uuid7
+from llm_proxy.telemetry.cells import Cells
+from llm_proxy.telemetry.exposition import page
+from llm_proxy.upstream import MockUpstream, Reply, Watches
+
+ASKED = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}]}
+CALL = Call("chat.completions", "openai", "gpt-4o-mini", "gpt-4o-mini", ASKED)
+REACHED: list[str] = []
+
+
+async def fails_before_a_byte(_reply: Reply, _lease: Lease, _exchange: Exchange) -> None:
+    """As a dialect would that cannot write an answer."""
+    REACHED.append("before")
+    raise KeyError("a fault of ours")
+
+
+async def is_cancelled_by_nobody_we_know(_reply: Reply, _lease: Lease, _exchange: Exchange) -> None:
+    """As when the server ends its tasks."""
+    REACHED.append("cancelled")
+    raise asyncio.CancelledError
+
+
+async def fails_in_the_middle(_reply: Reply, _lease: Lease, exchange: Exchange) -> None:
+    """As a stream would that cannot go on."""
+    REACHED.append("middle")
+    exchange.status, exchange.outcome = 200, "cut"
+    raise KeyError("a fault of ours")
+
+
+@pytest.mark.parametrize(
+    ("deliver", "told"),
+    [
+        (fails_before_a_byte, (500, "error", "internal_error")),
+        (is_cancelled_by_nobody_we_know, (500, "error", "internal_error")),
+        (fails_in_the_middle, (200, "cut", "internal_error")),
+    ],
+)
+async def test_a_fault_of_ours_is_an_error_wherever_calls_are_counted(
+    deliver: Deliver, told: tuple[int, str, str]
+) -> None:
+    """Whatever raised it; what was sent decides the status."""
+    cells, remembered = Cells(), Remembered()
+    ledger = Ledger(None, Metrics(cells), remembered=remembered)
+    admission = Admission(settings_of(default_models=("gpt-4o-mini",)))
+    watches = Watches()
+    stages = Stages(Identity(InternalSecrets({})), admission, MockUpstream("gpt-4o-mini"), ledger, watches)
+    exchange, watch = Exchange(uuid7(), None), watches.open(time.monotonic() + 10)
+    REACHED.clear()
+    with pytest.raises((KeyError, asyncio.CancelledError)):
+        await relay(stages, exchange, CALLER, CALL, watch=watch, deliver=deliver)
+    assert REACHED
+    story = await remembered.story(exchange.request_id)
+    assert story is not None
+    assert (story["status"], story["outcome"], story["refusal_code"]) == told
+    now = datetime.now(UTC)
+    total = await remembered.total(Question(now - timedelta(days=1), now + timedelta(days=1)), now)
+    assert (total.requests, total.success_rate) == (1, 0)
+    counted = [
+        line
+        for line in page(None, cells, time.time()).splitlines()
+        if line.startswith("llm_proxy_requests_total")
+    ]
+    assert [line for line in counted if f'"{told[0]}"' in line and f'"{told[1]}"' in line]
+    assert not [line for line in counted if '"ok"' in line]
