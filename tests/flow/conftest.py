@@ -54,7 +54,7 @@ router_settings:
   retry_policy: {{DefaultRetries: 0}}
   model_group_retry_policy: {{retried: {{InternalServerErrorRetries: 2}}}}
   disable_cooldowns: true
-  fallbacks: [{{wrong-key: [plain]}}, {{status-503: [plain]}}, {{deepseek/status-500: [plain]}}]
+  fallbacks: [{{wrong-key: [plain]}}, {{deepseek/own: [plain]}}]
 """
 
 
