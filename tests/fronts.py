@@ -1,6 +1,6 @@
 """Proxies of other makers before a gateway: nginx and HAProxy, where they are installed.
 
-Both keep connections to the gateway for whoever asks next, and deny `/admin` as an operator would.
+Both keep one connection to the gateway for whoever asks next, and deny `/admin` as an operator would.
 """
 
 import shutil
@@ -20,7 +20,7 @@ http {{
   access_log off; client_max_body_size 32m; large_client_header_buffers 4 64k;
   client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
   uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
-  upstream gateway {{ server 127.0.0.1:{behind}; keepalive 8; }}
+  upstream gateway {{ server 127.0.0.1:{behind}; keepalive 1; }}
   server {{
     listen 127.0.0.1:{port};
     location /admin {{ return 403; }}
@@ -44,7 +44,7 @@ defaults
 listen gateway
   bind 127.0.0.1:{port}
   http-request deny if {{ path_beg /admin }}
-  server gateway 127.0.0.1:{behind}
+  server gateway 127.0.0.1:{behind} pool-max-conn 1
 """
 PROXIES = {"nginx": NGINX, "haproxy": HAPROXY}
 
