@@ -2,7 +2,8 @@
 
 Invariants: what is no key of ours by its form reaches no store; an identity is believed for 30 s, and for
 15 min only while Postgres is away; a key that is not known while Postgres is away is 503, never 401; many
-requests with one key make one look-up. Secrets are compared as digests, in constant time, and not kept.
+requests with one key make one look-up. Secrets are compared as digests, in constant time, and not kept; a
+refusal takes as long for a wrong secret as for an unknown key.
 """
 
 import asyncio
@@ -60,7 +61,7 @@ class VirtualKeys:
         self._clock_s = clock_s
         self._now = now
         self._known: dict[str, _Known] = {}
-        self._absent: dict[str, float] = {}
+        self._wrong: dict[bytes, float] = {}
         self._reading: dict[tuple[str, int], asyncio.Task[_Known | None]] = {}
         self._epochs = Rulebook()
         self._away_until = float("-inf")
@@ -102,12 +103,15 @@ class VirtualKeys:
 
     async def _looked_up(self, key: bytes, kept: bytes) -> _Known:
         lookup = lookup_of(key)
-        if lookup is None or self._clock_s() - self._absent.get(lookup, float("-inf")) < BELIEVED_S:
+        began = self._clock_s()
+        if lookup is None or began - self._wrong.get(kept, float("-inf")) < BELIEVED_S:
             raise _incorrect()
-        known = self._known.get(lookup)
-        if known is None or not self._believed(known):
-            known = await self._read(lookup, known)
+        # Also for a wrong secret of a key that is remembered: at once, it would tell of the key.
+        known = await self._read(lookup, self._known.get(lookup))
         if known is None or not hmac.compare_digest(known.found.digest, kept):
+            if len(self._wrong) > MOST_REMEMBERED:
+                self._wrong.clear()
+            self._wrong[kept] = began
             raise _incorrect()
         return known
 
@@ -146,12 +150,10 @@ class VirtualKeys:
         except StoreUnavailable:
             self._away_until = self._clock_s() + PAUSE_S
             raise
-        for remembered in (self._known, self._absent):
-            if len(remembered) > MOST_REMEMBERED:
-                remembered.clear()
+        if len(self._known) > MOST_REMEMBERED:
+            self._known.clear()
         if found is None:
             self._known.pop(lookup, None)
-            self._absent[lookup] = began
             return None
         caller = caller_of(found, lookup)
         # Read after the epoch was heard of, so it reflects it, whatever the table of epochs says.

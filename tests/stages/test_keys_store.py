@@ -1,9 +1,13 @@
 """Virtual keys in a real Postgres: made, found, changed, rotated, revoked, and the table itself."""
 
 import asyncio
+import contextlib
+import zlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from statistics import median
+from time import perf_counter
 
 import asyncpg
 import pytest
@@ -24,8 +28,10 @@ from llm_proxy.identity import (
     Rulings,
     VirtualKeys,
 )
+from llm_proxy.identity.keys import MARK, mint
 
 ME = Actor("test", "192.0.2.1")
+LETTERS = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 Pool = asyncpg.Pool  # what the fixtures hand out
 
 
@@ -299,3 +305,42 @@ async def test_a_rule_nobody_can_read_stops_neither_the_start_nor_the_watch(
             await asyncio.sleep(0.05)
     assert "rules" not in background.failing()
     await watch.stop()
+
+
+async def test_how_long_a_refusal_takes_does_not_tell_what_was_wrong(
+    pool: "asyncpg.Pool[asyncpg.Record]", registry: Registry
+) -> None:
+    """An unknown key, a wrong secret of a key that is remembered, revoked or expired: within noise."""
+    keys = VirtualKeys(PostgresKeys(pool))
+    public: dict[str, str | None] = {"unknown": None}
+    for kind, ends in (("live", None), ("revoked", None), ("expired", datetime(2020, 1, 1, tzinfo=UTC))):
+        made = await registry.create(spec(name=kind, expires_at=ends), ME)
+        assert made.minted is not None
+        public[kind] = made.minted.lookup
+        if kind == "revoked":
+            await registry.revoke(made.record.key_id, ME)
+        with contextlib.suppress(Unauthorized):
+            await keys.find(made.minted.text.encode())  # it is remembered now
+    took: dict[str, list[float]] = {kind: [] for kind in public}
+    for _ in range(60):
+        for kind, lookup in public.items():
+            key = mint_for(lookup)
+            began = perf_counter()
+            with pytest.raises(Unauthorized, match="Incorrect API key"):
+                await keys.find(key)
+            took[kind].append(perf_counter() - began)
+    medians = [median(times) for times in took.values()]
+    assert max(medians) < 3 * min(medians), took
+
+
+def mint_for(public: str | None) -> bytes:
+    """A key of the right form with a secret of its own, and that public part or a new one."""
+    text = mint().text.encode()
+    if public is None:
+        return text
+    text = text[: len(MARK)] + public.encode() + text[len(MARK) + len(public) : -6]
+    number, digits = zlib.crc32(text), b""
+    for _ in range(6):
+        number, digit = divmod(number, len(LETTERS))
+        digits += LETTERS[digit : digit + 1]
+    return text + digits
