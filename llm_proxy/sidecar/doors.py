@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from functools import partial
 
-from llm_proxy.sidecar import catalog, seams
+from llm_proxy.sidecar import catalog, embedding_format, seams
 from llm_proxy.sidecar.asgi import Receive, Scope, Send, answer, error, read_body
 from llm_proxy.sidecar.outcome import Outcome, witnessed
 from llm_proxy.sidecar.relay import relay
@@ -119,6 +119,8 @@ async def _call(endpoint: str, scope: Scope, receive: Receive, send: Send) -> Ou
             result = await getattr(proxy, endpoint)(
                 request=request, fastapi_response=head, model=None, user_api_key_dict=seams.traffic_caller()
             )
+            if endpoint == "embeddings":
+                embedding_format.write_as_asked(result, await request.body())
         except proxy.ProxyException as refused:
             outcome.refused(refused)
             result = await proxy.openai_exception_handler(request, refused)

@@ -12,6 +12,7 @@ from itertools import combinations
 
 from llm_proxy.sidecar import seams
 from llm_proxy.sidecar.documented_defaults import OF_COMPLETIONS, neutral, sampling
+from llm_proxy.sidecar.embedding_format import BASE64
 from llm_proxy.sidecar.patch import Patch
 from llm_proxy.sidecar.seams import Theirs
 from llm_proxy.sidecar.shapes import Json, items, mapping
@@ -44,7 +45,13 @@ def apply() -> None:
         passed: Json = {}
         if options.get("custom_llm_provider") in OWN_SERVERS:
             passed = {name: options.pop(name) for name in OF_EMBEDDINGS if options.get(name) is not None}
-        return _map(embeddings, options | {"allowed_openai_params": allowed}) | passed
+        options["allowed_openai_params"] = allowed
+        try:
+            return _map(embeddings, options) | passed
+        except seams.library().UnsupportedParamsError:
+            if options.get("encoding_format") != BASE64:
+                raise
+        return _map(embeddings, _without(options, {"encoding_format"}))  # the answer is put into it
 
     check_choice = main.validate_chat_completion_tool_choice
 

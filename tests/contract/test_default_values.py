@@ -3,7 +3,9 @@
 Bodies are real clients', as they send them; a scripted provider behind a real LiteLLM shows what arrives.
 """
 
+import base64
 import json
+import struct
 from typing import Any
 
 import pytest
@@ -181,6 +183,23 @@ def test_embeddings_take_openais_fields_at_any_server_of_its_wire(stage: Stage) 
     reply, calls = stage.ask("embeddings", "ollama embeddings", {"user": "u"})
     assert (reply.status_code, calls) == (400, [])
     assert "user" in reply.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("group", ["ollama embeddings", "lm_studio embeddings", "plain embeddings"])
+def test_vectors_come_in_the_format_that_was_asked_for(stage: Stage, group: str) -> None:
+    """OpenAI's SDKs ask for base64 by themselves; a provider that has none is not asked for it."""
+    written: dict[str, list[Any]] = {}
+    wishes: tuple[Json, ...] = ({}, {"encoding_format": "float"}, {"encoding_format": "base64"})
+    for fields in wishes:
+        reply, calls = stage.ask("embeddings", group, {"input": ["one", "base64"], **fields})
+        assert reply.status_code == 200, reply.text
+        written[fields.get("encoding_format", "")] = [one["embedding"] for one in reply.json()["data"]]
+        if group == "ollama embeddings":
+            assert "encoding_format" not in calls[-1]["body"]
+    assert written[""] == written["float"]
+    for vector, text in zip(written["float"], written["base64"], strict=True):
+        found = struct.unpack(f"<{len(vector)}f", base64.b64decode(text))
+        assert found == pytest.approx(vector)
 
 
 ALLOWED = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [TOOL]}}
