@@ -5,6 +5,7 @@ no line holds what Postgres refuses in text (lone surrogates, NUL); `decode` and
 nothing else, whatever lay on the disk.
 """
 
+import contextlib
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -42,11 +43,15 @@ def row_of(record: UsageRecord) -> Row:
 
 def encode(row: Row) -> bytes:
     """The row as one line of JSON, without its newline."""
-    try:
+    with contextlib.suppress(TypeError):
         line = orjson.dumps(row)
-    except TypeError:
+        if b"\\u0000" not in line:
+            return line
+    cleaned = tuple(clean_text(value) if isinstance(value, str) else value for value in row)
+    try:
+        return orjson.dumps(cleaned)
+    except TypeError:  # a number beyond 64 bits
         return orjson.dumps(repaired(row))
-    return orjson.dumps(repaired(row)) if b"\\u0000" in line else line
 
 
 def decode(line: bytes) -> Row:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import TypeVar
 
+from llm_proxy.background import spawn
 from llm_proxy.sidecar import seams
 from llm_proxy.sidecar.patch import Patch
 from llm_proxy.sidecar.seams import Theirs
@@ -116,9 +117,15 @@ class Gate:
         if self._looking is not None:
             return
         try:
-            self._looking = asyncio.get_running_loop().create_task(self._look())
+            asyncio.get_running_loop()
         except RuntimeError:
             return  # no loop in this thread: the next call that comes in one looks
+        self._looking = spawn("cache-redis", self._look())
+        self._looking.add_done_callback(self._looked)
+
+    def _looked(self, _: "asyncio.Task[None]") -> None:
+        """Whatever ended a look, the next call may begin another while the gate is shut."""
+        self._looking = None
 
     async def _look(self) -> None:
         await asyncio.sleep(self._pause_s)
@@ -130,7 +137,7 @@ class Gate:
             pause_s = min(pause_s * 2, LOOK_EVERY_S)
         if pause_s == LOOK_EVERY_S:
             _say("the cache's Redis answers again")
-        self._shut, self._looking, self._back_at_s = False, None, time.monotonic()
+        self._shut, self._back_at_s = False, time.monotonic()
 
     async def _answers(self) -> bool:
         try:

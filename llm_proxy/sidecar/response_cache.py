@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import quote
 
+from llm_proxy.background import spawn
 from llm_proxy.sidecar import seams
 from llm_proxy.sidecar.asgi import Headers, Message, Receive, Scope, Send, read_body
 from llm_proxy.sidecar.cache_events import Hit, Report
@@ -218,7 +219,7 @@ class ResponseCache:
         return found
 
     def _later(self, work: Any) -> None:  # noqa: ANN401 -- a coroutine
-        task = asyncio.get_running_loop().create_task(work)
+        task = spawn("cache-entries", work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 

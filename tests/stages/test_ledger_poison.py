@@ -44,6 +44,9 @@ POISON: dict[str, dict[str, Any]] = {
     "a status beyond a smallint": {"status": 70_000},
     "a value a CHECK forbids": {"outcome": "exploded"},
     "a latency that is no number": {"latency_ms": float("nan")},
+    "attempts that are no JSON": {"hops": "{"},
+    "attempts with a NUL": {"hops": '[["a\\u0000", "d", 500]]'},
+    "a provider's message of any size": {"provider_message": "\ud800\0" + "m" * 1_000_000},
     "a missing value": {"key_id": None},
     "a wrong type": {"attempts": "many"},
     "a day far ahead": {"started_at": datetime(9999, 12, 31, 23, 59, tzinfo=UTC)},
@@ -78,6 +81,16 @@ async def test_a_poison_row_stops_no_other(
     told = [one for one in caplog.records if "never take" in one.message]
     assert len(told) == never
     assert all(getattr(one, "request_id", "") and getattr(one, "why", "") for one in told)
+
+
+async def test_a_text_that_is_cleaned_costs_no_other_field(database_url: str, tmp_path: Path) -> None:
+    """The attempts of a call stay, whatever its user is called."""
+    odd = [record(user=text, hops='[["g", "d", 503], ["h", "e", 200]]') for text in ("a\0b", "\ud800b")]
+    async with keeping(database_url, tmp_path) as ledger:
+        for one in odd:
+            ledger.post(one)
+    known = "SELECT count(*) FROM requests WHERE jsonb_array_length(hops) = 2 AND user_id IN ('ab', '?b')"
+    assert await ask(database_url, known) == 2
 
 
 async def test_poison_in_the_spool_and_the_journal_stops_no_replay(database_url: str, tmp_path: Path) -> None:

@@ -55,3 +55,17 @@ async def test_one_that_fails_again_soon_is_believed_later() -> None:
     await asyncio.sleep(0.3)
     assert gate.is_open()
     assert redis.asked == 1
+
+
+async def test_a_look_that_ends_unexpectedly_is_followed_by_another() -> None:
+    """Cancelled from outside, or broken: the gate does not stay shut for good."""
+    redis = Redis(well=False)
+    gate = await gate_before(redis)
+    for task in asyncio.all_tasks():
+        if task.get_name() == "cache-redis":
+            task.cancel()
+    await asyncio.sleep(0.01)
+    redis.well = True
+    assert gate.is_open()
+    await gate.opened(3)
+    assert not gate.is_open()
