@@ -6,6 +6,7 @@ Invariants: a wildcard's expansions are never listed; a price nobody stated is N
 Money: integer nano-dollars per token would round to zero, so prices are pico-dollars per token.
 """
 
+import re
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from itertools import takewhile
@@ -87,7 +88,7 @@ class Catalog:
         found = self.groups.get(name)
         if found is None:
             wild = (group for group in self.groups.values() if group.wildcard and covers(group.name, name))
-            found = max(wild, key=lambda group: len(group.name), default=None)
+            found = max(wild, key=lambda group: _specificity(group.name), default=None)
         return found
 
     def resolved(self, name: str) -> str:
@@ -146,6 +147,26 @@ class Catalog:
         return dearest_in, dearest_out
 
 
+def _specificity(pattern: str) -> tuple[int, int]:
+    """LiteLLM's order of wildcards: the longest as it writes them, then the most special, then the first."""
+    regex = re.escape(pattern).replace(r"\*", "(.*)")
+    return len(regex), sum(regex.count(sign) for sign in r"*+?\^$|()")
+
+
+def _with_ids(groups: dict[str, Group]) -> dict[str, Group]:
+    """The groups, and ids of deployments that a wildcard covers: LiteLLM takes an id for a name before it."""
+    wild = [group.name for group in groups.values() if group.wildcard]
+    ids = {
+        one.id: Group(
+            one.id, group.mode, deployments=(one,), alias_of=group.alias_of or group.name, hidden=True
+        )
+        for group in groups.values()
+        for one in group.deployments
+        if one.id and one.id not in groups and any(covers(pattern, one.id) for pattern in wild)
+    }
+    return ids | groups
+
+
 def from_own(document: Json) -> Catalog:
     """The catalogue our sidecar writes; see `docs/architecture.md`."""
     groups: dict[str, Group] = {}
@@ -176,7 +197,7 @@ def from_own(document: Json) -> Catalog:
             entry.get("hidden") is True,
         )
     return replace(
-        _catalog(groups, tuple(document.get("default_fallbacks") or ())),
+        _catalog(_with_ids(groups), tuple(document.get("default_fallbacks") or ())),
         own=True,
         watched=document.get("watched") is True,
         tagged=document.get("tagged") is True,

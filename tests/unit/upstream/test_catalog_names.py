@@ -1,0 +1,37 @@
+"""Whose a name is, as LiteLLM decides it."""
+
+import pytest
+
+from llm_proxy.upstream.catalog import from_own
+
+CATALOG = from_own(
+    {
+        "groups": [
+            {"name": "w/*", "deployments": [{"id": "any"}]},
+            {"name": "*-x", "deployments": [{"id": "dash"}]},
+            {"name": "w/longer*", "deployments": [{"id": "longer"}]},
+            {"name": "dear", "deployments": [{"id": "w/dear"}, {"id": "dear-two"}]},
+            {"name": "named", "deployments": [{"id": "named"}]},
+        ]
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "group"),
+    [("w/foo", "w/*"), ("w/foo-x", "*-x"), ("w/longer-x", "w/longer*"), ("dear", "dear")],
+)
+def test_a_name_is_served_by_the_wildcard_litellm_takes(name: str, group: str) -> None:
+    """The longest as LiteLLM writes it, where a dash counts twice."""
+    found = CATALOG.group(name)
+    assert found is not None
+    assert found.name == group
+
+
+def test_an_id_is_judged_by_the_group_it_belongs_to() -> None:
+    """LiteLLM takes it for a name before any wildcard; the other is covered by none, and nobody's name."""
+    found = CATALOG.group("w/dear")
+    assert found is not None
+    assert CATALOG.resolved("w/dear") == "dear"
+    assert "w/dear" not in CATALOG.names
+    assert CATALOG.group("dear-two") is None
