@@ -358,5 +358,5 @@ async def _unlink(client: Theirs, keys: list[bytes]) -> int:
     """Delete keys one by one in a single round trip, as a cluster needs it; returns how many were there."""
     async with client.pipeline(transaction=False) as pipe:
         for key in keys:
-            pipe.unlink(key)
+            pipe.execute_command("UNLINK", key)  # `unlink` splits keys by slot, and queues nothing here
         return sum(await pipe.execute())

@@ -325,6 +325,17 @@ async def test_a_hit_is_recorded_as_one_and_costs_nothing(cached: Cached, fields
     assert [story["attempts"] for story in stories] == [1, 0]
 
 
+@pytest.mark.parametrize("fields", [{}, {"stream": True, "stream_options": {"include_usage": True}}])
+async def test_an_answer_without_usage_is_heard_twice_the_same(cached: Cached, fields: Json) -> None:
+    """Whatever is told in its place."""
+    body = chat(f"uncounted-{uuid4()} {script(do='ok', counted=False)}", **fields)
+    first = await cached.post(CHAT, body)
+    await asyncio.sleep(0.2)
+    second = await cached.post(CHAT, body)
+    assert second.headers["x-llm-proxy-cache"] == "hit"
+    assert heard(second) == heard(first)
+
+
 async def test_keys_without_a_tenant_share_with_nobody(cached: Cached) -> None:
     """Each has a cache of its own, internal callers too."""
     keys = [await cached.key(), await cached.key(), KEY]

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from scripted import answers
 from sidecars import KEY, Answer, Json, Provider, Sidecar, deployment, running
+from stages.cluster import PASSWORD, Cluster
 
 from llm_proxy.stack import ports
 
@@ -329,6 +330,34 @@ async def test_a_redis_of_the_owner_s_own_is_used_as_he_says(
     params["supported_call_types"] = ["aembedding"]
     with running(config, provider, tmp_path) as sidecar:
         assert not hit((await twice(sidecar, "plain", prompt(mark())))[1])
+
+
+async def test_a_redis_cluster_is_purged_on_every_node(provider: Provider, tmp_path: Path) -> None:
+    """Entries go; what else lies under the namespace stays."""
+    cluster = Cluster(tmp_path)
+    try:
+        await cluster.form()
+        nodes = [{"host": "127.0.0.1", "port": port} for port in cluster.ports]
+        params: Json = {"type": "redis", "redis_startup_nodes": nodes, "password": PASSWORD, "namespace": "n"}
+        config = configured(provider, tmp_path, litellm_settings={"cache": True, "cache_params": params})
+        with running(config, provider, tmp_path) as sidecar:
+            bodies = [prompt(mark()) for _ in range(6)]
+            for body in bodies:
+                assert hit((await twice(sidecar, "plain", body))[1])
+            assert (await delete(sidecar, "litellm_caching:direct:*"))["purged"] == len(bodies)
+            assert not hit((await twice(sidecar, "plain", bodies[0]))[0])
+    finally:
+        cluster.end()
+
+
+async def test_a_callback_that_checks_prompts_is_a_guardrail(
+    provider: Provider, tmp_path: Path, cache_redis_url: str
+) -> None:
+    """One of LiteLLM's own, once a configuration names it."""
+    config = configured(provider, tmp_path, litellm_settings={"callbacks": ["detect_prompt_injection"]})
+    with running(config, provider, tmp_path, CACHE_REDIS_URL=cache_redis_url) as sidecar:
+        assert not hit((await twice(sidecar, "plain", prompt(mark())))[1])
+        assert "no answer is cached:" in sidecar.log.read_text()
 
 
 async def test_a_dead_redis_is_only_a_miss(provider: Provider, tmp_path: Path) -> None:
