@@ -45,8 +45,20 @@ _LOCAL_NAMES = frozenset(
 """Last labels of names that only private networks have; `arpa` for `home.arpa`, `default` for a namespace."""
 _PUBLIC_IPV6 = ipaddress.IPv6Network("2000::/3")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-_PLATFORM = ipaddress.IPv4Address("168.63.129.16")
-"""Azure's, reachable from its machines alone."""
+_PRIVATE_IPV4 = tuple(
+    map(
+        ipaddress.IPv4Network,
+        (
+            "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12",
+            "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15",
+            "198.51.100.0/24",
+            "203.0.113.0/24", "224.0.0.0/3", "168.63.129.16/32",
+        ),
+    )
+)  # fmt: skip
+_PRIVATE_IPV6 = tuple(map(ipaddress.IPv6Network, ("2001::/23", "2001:db8::/32", "3fff::/20")))
+"""Within `_PUBLIC_IPV6`. Written out, for Python's own lists differ from release to release; the last of IPv4
+is Azure's, reachable from its machines alone."""
 _TEXTS = frozenset(
     {
         "messages", "tools", "functions", "prompt", "suffix", "stop", "metadata", "user", "model",
@@ -161,10 +173,10 @@ def is_private(host: str) -> bool:
     if address is None:
         return "." not in host or host.rpartition(".")[2] in _LOCAL_NAMES
     inner = _inner(address)
-    if inner is not None and (not inner.is_global or inner.is_multicast or inner == _PLATFORM):
+    if inner is not None and any(inner in one for one in _PRIVATE_IPV4):
         return True
     if isinstance(address, ipaddress.IPv6Address) and address not in _NAT64:
-        return address not in _PUBLIC_IPV6 or not address.is_global
+        return address not in _PUBLIC_IPV6 or any(address in one for one in _PRIVATE_IPV6)
     return False
 
 

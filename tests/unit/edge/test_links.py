@@ -177,6 +177,13 @@ def test_a_public_link_passes_and_so_does_what_is_no_link(url: str) -> None:
         "http://0.0.0.0:80/",
         "http://255.255.255.255/",
         "http://198.18.0.1/",
+        "http://192.0.0.192/",
+        "http://192.0.0.9/",
+        "http://192.88.99.1/",
+        "http://100.100.100.200/",
+        "http://[64:ff9b::c000:c0]/",
+        "http://[3fff::1]/",
+        "http://[2001:2::1]/",
         "http://192.0.2.1/",
         "http://240.0.0.1/",
         # IPv4 within IPv6, and IPv6 of one's own

@@ -1,0 +1,108 @@
+"""Several workers on one port: what is decided holds at each of them, and odd requests harm none."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from crew import ADMIN_KEY, Crew, Pair, crew
+from raw import ask
+from raw_requests import request
+
+WORKERS = 3
+ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
+
+
+@pytest.fixture(scope="module")
+def front(
+    tmp_path_factory: pytest.TempPathFactory, pair: Pair, postgres_url: str, limits_redis_url: str
+) -> Iterator[Crew]:
+    """A gateway of three workers on the run's stores."""
+    names = {
+        "LLM_PROXY__WORKERS": str(WORKERS),
+        "DATABASE_URL": postgres_url,
+        "LIMITS_REDIS_URL": limits_redis_url,
+    }
+    with crew(tmp_path_factory.mktemp("workers"), pair, names) as made:
+        yield made
+
+
+def key(front: Crew, name: str, **spec: object) -> tuple[str, str]:
+    """A new key and its id."""
+    made = httpx.post(f"{front.url}/admin/keys", json={"name": name, "models": ["*"], **spec}, headers=ADMIN)
+    assert made.status_code == 201, made.text
+    return made.json()["key"], made.json()["id"]
+
+
+def statuses(front: Crew, secret: str, times: int) -> Counter[int]:
+    """The statuses of so many calls, each on a connection of its own, so that any worker may take it."""
+    headers = {"Authorization": f"Bearer {secret}"}
+    return Counter(
+        httpx.post(
+            f"{front.url}/v1/chat/completions", json=front.body(), headers=headers, timeout=20
+        ).status_code
+        for _ in range(times)
+    )
+
+
+def workers(front: Crew) -> list[int]:
+    """The processes that serve."""
+    pid = front.gateway.process.pid
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
+
+
+def test_a_limit_is_one_for_all_workers(front: Crew) -> None:
+    """Exactly so many pass, whoever is asked."""
+    secret, _ = key(front, "workers-limit", rpm=5)
+    assert statuses(front, secret, 15) == {200: 5, 429: 10}
+
+
+def test_a_revoked_key_is_refused_by_every_worker(front: Crew) -> None:
+    """Within a second, though each of them remembered it."""
+    secret, key_id = key(front, "workers-revoked")
+    assert statuses(front, secret, 4 * WORKERS) == {200: 4 * WORKERS}
+    assert httpx.delete(f"{front.url}/admin/keys/{key_id}", headers=ADMIN).status_code == 200
+    time.sleep(1)
+    assert statuses(front, secret, 4 * WORKERS) == {401: 4 * WORKERS}
+
+
+def test_a_kill_switch_stops_every_worker(front: Crew) -> None:
+    """And lets every one go on when it is lifted."""
+    secret, _ = key(front, "workers-killed", tenant="stopped")
+    switch = {"kind": "tenant", "subject": "stopped"}
+    thrown = httpx.put(f"{front.url}/admin/kills", json=switch, headers=ADMIN)
+    assert thrown.status_code in {200, 201}, thrown.text
+    time.sleep(1)
+    assert statuses(front, secret, 4 * WORKERS) == {403: 4 * WORKERS}
+    lifted = httpx.request("DELETE", f"{front.url}/admin/kills", json=switch, params=switch, headers=ADMIN)
+    assert lifted.status_code == 200, lifted.text
+    time.sleep(1)
+    assert statuses(front, secret, 4 * WORKERS) == {200: 4 * WORKERS}
+
+
+def test_odd_requests_leave_every_worker_serving(front: Crew) -> None:
+    """The same ones, with no error and none replaced."""
+    port, before = int(front.url.rpartition(":")[2]), workers(front)
+    assert len(before) == WORKERS
+    trailer = b"2\r\n{}\r\n0\r\nConnection: close\r\n\r\n"
+    odd = (
+        request(more=b"Transfer-Encoding: chunked\r\n", length=False, body=trailer, auth=b""),
+        request(version=b"RTSP/1.0"),
+        request(more=b"Expect: x\r\n", auth=b""),
+        request(more=b"Content-Length: 5\r\n"),
+    )
+    for raw in odd * WORKERS * 2:
+        assert all(400 <= status < 500 for status in ask(port, raw, wait_s=2).statuses)
+    for _ in range(4 * WORKERS):
+        assert ask(port, request(b"/health/live", method=b"GET", body=b"")).statuses == [200]
+    assert workers(front) == before
+
+
+def test_no_worker_leaves_its_memory_behind(front: Crew) -> None:
+    """Keys are in it: no core dump of any of them."""
+    for pid in (front.gateway.process.pid, *workers(front)):
+        limits = Path(f"/proc/{pid}/limits").read_text(encoding="ascii")
+        line = next(one for one in limits.splitlines() if one.startswith("Max core file size"))
+        assert line.split()[4:6] == ["0", "0"]
