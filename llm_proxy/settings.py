@@ -92,7 +92,7 @@ class Settings(BaseSettings):
     trusted_proxies: Words = Field((), description="Addresses or networks whose `X-Forwarded-For` is believed.")
     cors_origins: Words = Field((), description="Origins allowed by CORS; none by default.")
 
-    database_url: SecretStr | None = Field(None, validation_alias=_named("DATABASE_URL", own="DATABASE_URL"), description="Postgres for keys, requests and the audit log; without it internal secrets only, records to the spool.")
+    database_url: SecretStr | None = Field(None, validation_alias=_named("DATABASE_URL", own="DATABASE_URL"), description="Postgres for keys, requests and the audit log; without it internal secrets only, records to the spool. A password that holds `/ # ? @ :` or `%` is percent-encoded where the address could be read in two ways.")
     limits_redis_url: SecretStr | None = Field(None, validation_alias=_named("LIMITS_REDIS_URL", "REDIS_URL", own="LIMITS_REDIS_URL"), description="A `noeviction` Redis or Valkey for limits and budgets; without it limits hold per process.")
     ca_file: Path | None = Field(None, description="CA certificates to trust, beside the system's, of sidecars (`https`), Redis (`rediss`) and Postgres (`sslmode=verify-full`).")
     store_timeout_ms: int = Field(50, ge=1, description="Deadline of every call to the limits store.")

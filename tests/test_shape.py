@@ -41,3 +41,24 @@ def faults(path: Path) -> Iterator[str]:
 def test_file_keeps_the_shape_of_the_house(path: Path) -> None:
     """A fault here is repaired by cutting the file along its sense, never by raising the number."""
     assert list(faults(path)) == []
+
+
+AWAITED = {
+    "identity/store.py",
+    "identity/virtual.py",
+    "upstream/keeper.py",
+    "admission/spend.py",
+    "edge/wire.py",
+}
+"""Where somebody awaits the task, or hears of its end: a failure there is not silent."""
+
+
+def test_tasks_are_made_in_one_place() -> None:
+    """`background.Loop` and `background.spawn`: what nobody awaits is supervised, or at least reported."""
+    room = ROOT / "llm_proxy"
+    made = {
+        str(path.relative_to(room))
+        for path in room.rglob("*.py")
+        if re.search(r"\b(create_task|ensure_future)\(", path.read_text(encoding="utf-8"))
+    }
+    assert made - {"background.py"} == AWAITED

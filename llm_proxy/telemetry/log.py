@@ -5,6 +5,7 @@ event is a short fixed sentence, everything that varies goes into `extra`; third
 same way. Units: `at` UTC.
 """
 
+import json
 import logging
 import sys
 from collections.abc import Iterable
@@ -46,12 +47,20 @@ class JsonLines(logging.Formatter):
             line["request_id"] = asked
         many: Iterable[dict[str, object]] | None = getattr(record, "lines", None)
         if many is not None:
-            head = orjson.dumps(line, default=str)[:-1] + b","
-            return b"\n".join(head + orjson.dumps(one, default=str)[1:] for one in many).decode()
+            head = _json(line)[:-1] + b","
+            return b"\n".join(head + _json(one)[1:] for one in many).decode()
         line.update((name, value) for name, value in vars(record).items() if name not in _BUILT_IN)
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
-        return redact(orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode(), self._secrets)
+        return redact(_json(line).decode(), self._secrets)
+
+
+def _json(line: dict[str, object]) -> bytes:
+    """One object; text that is no UTF-8 costs no line, nor the others of its batch."""
+    try:
+        return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS)
+    except TypeError:
+        return json.dumps(line, default=str, separators=(",", ":")).encode()
 
 
 def setup_logging(level: str = "INFO", *, secrets: Iterable[str] = (), stream: TextIO | None = None) -> None:

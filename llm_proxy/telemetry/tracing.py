@@ -19,6 +19,7 @@ import orjson
 
 from llm_proxy import __version__
 from llm_proxy.background import Loop
+from llm_proxy.database import clean_text
 from llm_proxy.telemetry.finished import Finished
 from llm_proxy.telemetry.metrics import Metrics
 
@@ -125,7 +126,7 @@ def span(trace: Trace, call: Finished) -> dict[str, Any]:
         "traceId": trace.trace_id,
         "spanId": trace.span_id,
         **({"parentSpanId": trace.parent_id} if trace.parent_id else {}),
-        "name": f"{operation} {call.group}",
+        "name": clean_text(f"{operation} {call.group}"),
         "kind": _SERVER,
         "startTimeUnixNano": str(start_ns),
         "endTimeUnixNano": str(start_ns + int(call.latency_ms * 1e6)),
@@ -176,7 +177,7 @@ def _attributes(facts: dict[str, Any]) -> Iterable[dict[str, Any]]:
         elif isinstance(value, float):
             yield {"key": name, "value": {"doubleValue": value}}
         elif value is not None:
-            yield {"key": name, "value": {"stringValue": value}}
+            yield {"key": name, "value": {"stringValue": clean_text(value)}}
 
 
 def _parse(traceparent: bytes | None) -> tuple[str, str, bool] | None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from records import record
 
+from llm_proxy import background
 from llm_proxy.telemetry import Metrics
 from llm_proxy.telemetry.exposition import page
 from llm_proxy.telemetry.tracing import Tracer, begin
@@ -84,3 +85,17 @@ async def test_a_collector_that_is_away_costs_the_spans_alone(free_port: int) ->
         tracer.finished(begin(None), record())
     await tracer.stop()
     assert "llm_proxy_traces_dropped_total 4100" in page(None, metrics.cells, 0)
+
+
+async def test_a_span_with_text_that_is_no_utf8_holds_up_no_other(collector: Collector) -> None:
+    """Names a caller chose."""
+    tracer = Tracer(collector.url, Metrics())
+    await tracer.start()
+    for changes in ({}, {"agent": "a\ud800\0", "group": "\udc80"}, {}):
+        tracer.finished(begin(None), record(**changes))
+    await tracer.stop()
+    assert "tracing" not in background.failing()
+    spans = [
+        one for _, body in collector.received for one in body["resourceSpans"][0]["scopeSpans"][0]["spans"]
+    ]
+    assert len(spans) == 3

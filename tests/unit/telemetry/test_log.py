@@ -89,3 +89,12 @@ def test_a_known_secret_is_blanked_wherever_it_stands(lines: io.StringIO) -> Non
 def test_ordinary_text_is_left_alone(text: str) -> None:
     """A net that catches words would hide what happened."""
     assert redact(text) == text
+
+
+def test_text_that_is_no_utf8_costs_no_line_and_no_other(lines: io.StringIO) -> None:
+    """Alone, and in a batch."""
+    log = logging.getLogger("llm_proxy.test")
+    log.warning("an agent", extra={"agent": "a\ud800b"})
+    log.warning("call", extra={"lines": [{"agent": "x"}, {"agent": "\udc80"}, {"agent": "y"}]})
+    told = [json.loads(line) for line in lines.getvalue().splitlines()]
+    assert [one["agent"] for one in told] == ["a\ud800b", "x", "\udc80", "y"]
