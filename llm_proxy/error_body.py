@@ -50,10 +50,11 @@ class ErrorBody:
 
 def read_body(text: str) -> ErrorBody | None:
     """Reads the body of an answer: JSON as a whole, or in events; None when its shape is unknown."""
+    text = text.removeprefix("\ufeff")
     if text.lstrip().startswith(("data:", "event:")):
         return read_text(text)
     try:
-        return read(json.loads(text))
+        return read(json.loads(text, strict=False))
     except (ValueError, RecursionError):
         return None
 
@@ -62,7 +63,7 @@ def read_text(text: str) -> ErrorBody | None:
     """Reads the first JSON value in a text that quotes a body; None when there is none of a known shape."""
     for start in sorted(at for at in (text.find("{"), text.find("[")) if at >= 0):
         try:
-            document, _ = json.JSONDecoder().raw_decode(text[start:])
+            document, _ = json.JSONDecoder(strict=False).raw_decode(text[start:])
         except (ValueError, RecursionError):
             continue
         return read(document)

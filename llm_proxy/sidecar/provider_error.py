@@ -14,8 +14,9 @@ from urllib.parse import quote
 from llm_proxy.error_body import ErrorBody, header_wait_s, read, read_body, read_text
 from llm_proxy.sidecar.shapes import mapping
 
-Origin = Literal["guardrail", "litellm", "translation", "connection"]
-"""Who refused, when no provider answered: a guardrail, LiteLLM's checks or translation, the network."""
+Origin = Literal["guardrail", "litellm", "translation", "connection", "answer"]
+"""What failed, when no provider answered with an error: a guardrail refused, LiteLLM's checks or translation
+did, the network, or the reading of an answer."""
 
 LONGEST = 200
 LONGEST_MESSAGE = 2_000
@@ -25,6 +26,8 @@ READABLE = " !#$&'()*+,/:;<=>?@[]^`{|}\"\\"
 UNREADABLE = ("error converting to valid response block", "error processing=")
 OF_THE_NETWORK = frozenset({"aiohttp", "httpcore", "httpx"})
 OF_CREDENTIALS = frozenset({"boto3", "botocore", "google", "requests"})
+OF_AN_OWN_PROVIDER = "CustomLLMError"
+"""What a provider that an owner has written raises; its status and message are the provider's."""
 OWN_JUDGEMENTS = frozenset({"BadRequestError", "UnsupportedParamsError", "ImageFetchError"})
 FLAGGED = re.compile(
     r"flagged|moderation|safety|content[ _](?:polic|filter)|violates? (?:\w+ )?(?:usage|content|policy)",
@@ -134,6 +137,8 @@ def is_unreadable(error: BaseException) -> bool:
 
 
 def _answer_of(error: BaseException) -> Answer | None:
+    if type(error).__name__ == OF_AN_OWN_PROVIDER:
+        return _own_answer_of(error)
     response = getattr(error, "response", None)
     sent: Mapping[str, str] = getattr(response, "headers", None) or getattr(error, "headers", None) or {}
     status = getattr(response, "status_code", None) or getattr(error, "status_code", None)
@@ -143,6 +148,14 @@ def _answer_of(error: BaseException) -> Answer | None:
     body = _body(error, response)
     waits = [header_wait_s(sent), body.wait_s if body else None]
     return Answer(status, body, max((wait for wait in waits if wait is not None), default=None))
+
+
+def _own_answer_of(error: BaseException) -> Answer | None:
+    status: object = getattr(error, "status_code", None)
+    if not isinstance(status, int) or status < 400:
+        return None
+    body = read({"message": getattr(error, "message", None)})
+    return Answer(status, body, body.wait_s if body else None)
 
 
 def _body(error: BaseException, response: object) -> ErrorBody | None:
@@ -179,7 +192,9 @@ def _origin(
     for cause in reversed(causes):
         if _home(cause) in OF_THE_NETWORK or isinstance(cause, OSError):
             return "connection", f"{type(cause).__name__}: {cause}"
-    return ("translation", None) if not sent and stumbled(error) else (None, None)
+    if not sent and stumbled(error):
+        return "translation", None
+    return ("answer", type(causes[-1]).__name__) if causes else (None, None)
 
 
 def _home(error: BaseException) -> str:

@@ -73,6 +73,7 @@ _QUOTA = _any_of(
     r"payment required",
     r"account (?:is )?(?:overdue|in arrears)",
 )
+_CLASS = re.compile(r"\blitellm\.(\w+Error)\b")
 _FLAGGED = _any_of(CONTENT.pattern, r"\bmoderation\b", r"\bsafety\b", r"content filter")
 _SPENT = _any_of(r"exceeded your current quota")
 _WRONG_KEY = _any_of(
@@ -94,6 +95,7 @@ class Said:
     Attributes:
         status: The provider's, where one answered, else the sidecar's.
         message: The words of who refused, not cleaned; None when they are unknown.
+        reason: What failed where nobody refused, for the record alone.
         wait_s: Seconds to wait, where somebody states them.
         origin: Who refused: `provider`, or as `sidecar.provider_error` tells it; empty when unknown.
         whole: Everything the sidecar said, for LiteLLM's own conditions.
@@ -105,6 +107,7 @@ class Said:
     type: str | None
     param: str | None
     message: str | None
+    reason: str | None
     wait_s: float | None
     origin: str
     whole: str
@@ -112,8 +115,9 @@ class Said:
 
     @property
     def words(self) -> str:
-        """What tells one kind of error from another."""
-        return f"{self.code} {self.type} {self.message or self.whole}"
+        """What tells one kind of error from another; LiteLLM's classes stand in its own text alone."""
+        classes = " ".join(_CLASS.findall(self.whole))
+        return f"{self.code} {self.type} {self.message or self.whole} {classes}"
 
     @property
     def unreadable(self) -> bool:

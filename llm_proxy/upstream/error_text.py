@@ -42,7 +42,9 @@ _REPRS = (
     re.compile(r"\{(?=[^{}]*['\"])[^{}:]*:[^{}]*\}"),
 )
 _HOSTS = (
-    "com|net|org|io|ai|dev|app|cloud|eu|uk|cn|ru|gov|edu|xyz|local|localdomain|localhost|internal|"
+    "com|net|org|io|ai|dev|app|cloud|tech|site|online|biz|gov|edu|xyz|"
+    "eu|uk|cn|ru|us|de|fr|jp|br|ca|au|nl|ch|kr|sg|hk|tw|"
+    "local|localdomain|localhost|internal|"
     "intranet|lan|corp|svc|arpa|example|invalid"
 )
 _KEY_NAMES = (

@@ -99,8 +99,9 @@ def stream_refusal(error: Mapping[str, Any], *, fields: Collection[str] = (), as
 
 def _kept(said: Said, asked: bytes) -> str | None:
     """Why the call failed, for the record and the log: cleaned, without what the request holds too."""
-    if said.message:
-        found = clean(without_request_text(said.message, asked))
+    words = said.message or said.reason
+    if words:
+        found = clean(without_request_text(words, asked))
         if found:
             return found
     return f"status {said.status}, without a message of a known shape" if said.origin == "provider" else None
@@ -175,7 +176,8 @@ def _of_the_provider(said: Said, request_id: str) -> Refused:
 
 def _too_long(said: Said) -> ProviderRejected:
     message = clean(said.message or "") or "The request is longer than the model's context."
-    return ProviderRejected(message, param=_param(said) or "messages", code="context_length_exceeded")
+    prompt = next((name for name in ("messages", "prompt", "input") if name in said.fields), "messages")
+    return ProviderRejected(message, param=_param(said) or prompt, code="context_length_exceeded")
 
 
 def _at_fault(said: Said, request_id: str) -> ProviderRejected:
@@ -216,6 +218,8 @@ def _read(status: int, headers: Headers, body: bytes, fields: Collection[str]) -
     if provider_status is not None or any(name.startswith("llm_provider-") for name in headers):
         origin = "provider"
     words = unquote(message) if message is not None else None
+    reason = words if origin in ("connection", "answer") else None
+    words = words if reason is None else None
     if words is None and "x-llmp-attempts" not in headers:
         words = _quoted_by_litellm(text)
     waits.append(stated_wait_s(words or text))
@@ -225,6 +229,7 @@ def _read(status: int, headers: Headers, body: bytes, fields: Collection[str]) -
         type=_string(kind),
         param=_string(param),
         message=words,
+        reason=reason,
         wait_s=max((wait for wait in waits if wait is not None), default=None),
         origin=origin,
         whole=f"{code} {kind} {text}",

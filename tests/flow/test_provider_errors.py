@@ -291,3 +291,48 @@ async def test_the_field_that_the_model_does_not_know_is_named(
         assert "litellm" not in error["message"].lower()
         assert "drop" not in error["message"]
     assert await house.calls() == []
+
+
+@pytest.mark.parametrize(
+    ("door", "body", "param"),
+    [
+        ("/v1/embeddings", {"input": script(do="says-ollama-context")}, "input"),
+        ("/v1/completions", {"prompt": script(do="says-too-long")}, "prompt"),
+        ("/v1/completions", {"prompt": script(do="says-too-long"), "stream": True}, "prompt"),
+    ],
+)
+async def test_a_prompt_too_long_is_named_as_its_endpoint_names_it(
+    house: House, door: str, body: Json, param: str
+) -> None:
+    """Not `messages` where there are none."""
+    async with httpx.AsyncClient(base_url=house.url, headers=house.auth, timeout=20) as client:
+        answer = await client.post(door, json={"model": "p/errors", **body})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (400, "context_length_exceeded", param)
+
+
+@pytest.mark.parametrize(
+    ("play", "streamed", "reason"),
+    [
+        ("drop", False, "Server disconnected"),
+        ("garbage", False, "JSONDecodeError"),
+        ("error-in-200", True, "The server had an error."),
+        ("html-502", False, "status 502, without a message of a known shape"),
+    ],
+)
+async def test_a_failure_without_a_providers_word_has_a_reason_in_the_record(
+    house: House,
+    play: str,
+    streamed: bool,  # noqa: FBT001 -- a parameter
+    reason: str,
+) -> None:
+    """Also of a stream that broke off; the caller hears a message of ours."""
+    body = {
+        "model": "p/errors",
+        "messages": [{"role": "user", "content": script(do=play)}],
+        "stream": streamed,
+    }
+    async with httpx.AsyncClient(base_url=house.url, headers=house.auth, timeout=20) as client:
+        answer = await client.post(CHAT, json=body)
+    assert reason not in answer.text
+    assert reason in str((await house.story(answer.headers["x-request-id"]))["provider_message"])
