@@ -9,7 +9,7 @@ cached, one error event; so does one with a frame that cannot be read, which Lit
 import json
 from importlib import import_module
 
-from llm_proxy.sidecar import gemini_streams, openai_wire, outcome, provider_http, seams
+from llm_proxy.sidecar import anthropic_streams, gemini_streams, openai_wire, outcome, provider_http, seams
 from llm_proxy.sidecar.patch import Patch
 from llm_proxy.sidecar.seams import Theirs
 from llm_proxy.sidecar.shapes import mapping
@@ -24,6 +24,7 @@ def apply() -> None:
     _end_only_when_finished()
     _skip_no_garbage()
     gemini_streams.apply()
+    anthropic_streams.apply()
 
 
 def _end_only_when_finished() -> None:

@@ -11,6 +11,7 @@ from llm_proxy.sidecar.seams import Theirs
 from llm_proxy.sidecar.shapes import items, mapping
 
 MODULE = "litellm.llms.vertex_ai.gemini.vertex_and_google_ai_studio_gemini"
+NO_REASON = (None, "", "FINISH_REASON_UNSPECIFIED")
 FINISHED = "_llmp_finished"
 
 
@@ -34,7 +35,9 @@ def _note_finish(frames: Theirs) -> None:
 
     def parse_and_note(self: Theirs, chunk: dict[str, Any]) -> Theirs:
         blocked = mapping(chunk.get("promptFeedback")).get("blockReason")
-        if blocked or any(mapping(one).get("finishReason") for one in items(chunk.get("candidates"))):
+        if blocked or any(
+            mapping(one).get("finishReason") not in NO_REASON for one in items(chunk.get("candidates"))
+        ):
             setattr(self, FINISHED, True)
         return parse(self, chunk)
 

@@ -27,9 +27,11 @@ OF_LITELLM = frozenset(
         "MistralChatResponseIterator",
         "OpenAIChatCompletionStreamingHandler",
         "OpenRouterChatCompletionStreamingHandler",
+        "XAIChatCompletionStreamingHandler",
     }
 )
 """Its readers of OpenAI's frames, whose changes `openai_wire` makes too."""
+COUNTS_APART = "XAIChatCompletionStreamingHandler"
 DRAIN_S = 0.5
 TEXT_ONLY = frozenset({"content", "role", "refusal"})
 
@@ -145,7 +147,7 @@ class Lane:
             outcome.finished(openai_wire.telling_reason(choice.get("finish_reason")))
         self._repair.frame(chunk)
         self._keep(chunk)
-        usage = chunk.pop("usage", None)
+        usage = self._counted(chunk.pop("usage", None))
         if usage:
             self._stream.sent_stream_usage = True
             if self._wants_usage:
@@ -154,10 +156,21 @@ class Lane:
                 return None
         return chunk | {"model": self._name}
 
+    def _counted(self, usage: Json | None) -> Json | None:
+        """A frame's usage; xAI leaves reasoning out of its completion tokens, which its reader knows."""
+        source = self._stream.completion_stream
+        if not usage or type(source).__name__ != COUNTS_APART:
+            return usage
+        frame: Json = {"id": "", "created": 0, "model": "", "choices": [], "usage": dict(usage)}
+        return usage | mapping(source.chunk_parser(frame).usage.model_dump(exclude_none=True))
+
     def _with_cost(self, chunk: Json) -> Json:
         rate = seams.request_processing()._inject_cost_into_usage_dict  # noqa: SLF001 -- as for any other stream
         priced = mapping(mapping(rate(chunk, self._name, self._stream.logging_obj)).get("usage"))
-        return priced if priced.get("cost") else chunk["usage"]
+        stated: Json = chunk["usage"]
+        if not priced.get("cost"):
+            return stated
+        return priced | ({openai_wire.STATED_COST: stated["cost"]} if "cost" in stated else {})
 
     def _keep(self, chunk: Json) -> None:
         """Remember a frame for LiteLLM: text runs on in one chunk, anything else is a chunk of its own."""

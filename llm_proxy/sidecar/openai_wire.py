@@ -45,6 +45,8 @@ PLAIN = frozenset(
 )
 """OpenAI's finish reasons, and those of others that say no more."""
 TEXTS = ("content", "reasoning", "reasoning_content", "refusal")
+STATED_COST = "llmp_stated_cost"
+"""The cost a provider states, for the gateway, where `cost` is LiteLLM's."""
 COUNTS = ("prompt_tokens", "completion_tokens")
 HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 """Where a body may hold half a surrogate pair."""
@@ -52,7 +54,7 @@ HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 
 def finish_reason(said: object) -> str | None:
     """The finish reason a caller reads; None while there is none, `""` among them."""
-    return REASONS.get(said, said) if isinstance(said, str) and said else None
+    return REASONS.get(said, said) if isinstance(said, str) and said.strip() else None
 
 
 def telling_reason(said: object) -> str | None:
@@ -62,7 +64,7 @@ def telling_reason(said: object) -> str | None:
 
 def repair_frame(frame: Json) -> None:
     """Fill in what a frame of a chat's stream lacks."""
-    _repair_usage(frame)
+    repair_usage(frame)
     frame["choices"] = _choices(frame)
     for choice in frame["choices"]:
         delta = choice["delta"] = mapping(choice.get("delta"))
@@ -88,6 +90,7 @@ def repair_answer(answer: Json) -> None:
         message["role"] = message.get("role") or "assistant"
         message.setdefault("content", None)
         _repair_content(message)
+        _drop_odd(message)
         for at, image in enumerate(map(mapping, items(message.get("images")))):
             image.setdefault("index", at)
         for call in map(mapping, items(message.get("tool_calls"))):
@@ -96,7 +99,7 @@ def repair_answer(answer: Json) -> None:
             arguments = function.get("arguments")
             if function and not isinstance(arguments, str):
                 function["arguments"] = json.dumps(arguments) if arguments is not None else "{}"
-    _repair_usage(answer)
+    repair_usage(answer)
 
 
 def whole_text(value: object) -> Any:  # noqa: ANN401 -- JSON in, JSON out
@@ -199,13 +202,31 @@ def _choices(document: Json) -> list[Json]:
     return found
 
 
+def _drop_odd(message: Json) -> None:
+    """What LiteLLM's types have no shape for; it is put back once LiteLLM has read the rest."""
+    cited = [
+        one for one in map(mapping, items(message.get("annotations"))) if mapping(one.get("url_citation"))
+    ]
+    if message.get("annotations") is not None and len(cited) != len(items(message["annotations"])):
+        del message["annotations"]
+    for name in ("images", "thinking_blocks"):
+        listed = items(message.get(name))
+        if message.get(name) is not None and not (listed and all(mapping(one).get("type") for one in listed)):
+            del message[name]
+    if (
+        message.get("audio") is not None
+        and not {"id", "data", "expires_at", "transcript"} <= mapping(message["audio"]).keys()
+    ):
+        del message["audio"]
+
+
 def _repair_call(call: Json) -> None:
     call["id"] = call.get("id") or f"call_{uuid.uuid4().hex}"
     call["type"] = call.get("type") or "function"
 
 
-def _repair_usage(document: Json) -> None:
-    """Counts are integers, and their total is one; what counts nothing is no usage."""
+def repair_usage(document: Json) -> None:
+    """Make counts integers, and their total one; what counts nothing is no usage."""
     if "usage" not in document:
         return
     usage = mapping(document["usage"])

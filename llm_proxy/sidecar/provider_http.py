@@ -6,6 +6,7 @@ answer on OpenAI's wire is repaired, and what it said is kept for the caller.
 """
 
 import json
+import re
 from collections.abc import AsyncIterator, Callable
 from importlib import import_module
 from typing import Any, NoReturn
@@ -18,6 +19,7 @@ from llm_proxy.sidecar.shapes import items, mapping
 from llm_proxy.sidecar.stated_failures import Failure, failure_in_text
 
 STATED = "_llmp_stated"
+CONTROL = re.compile(r"[\x00-\x1f]")
 STREAMED = ("text/event-stream", "application/x-ndjson")
 
 
@@ -65,7 +67,18 @@ def _line(event: Event) -> str:
     failure = failure_in_text(event.data, error_event=event.name == "error")
     if failure is not None:
         raise_stated(failure)
-    return event.data if event.plain else f"data: {event.data}"
+    data = _readable(event.data)
+    return data if event.plain else f"data: {data}"
+
+
+def _readable(data: str) -> str:
+    """JSON with control characters in its texts, which JSON forbids and providers send, as JSON."""
+    if data.isprintable() or not CONTROL.search(data):
+        return data
+    try:
+        return json.dumps(json.loads(data, strict=False), ensure_ascii=False)
+    except ValueError:
+        return data
 
 
 async def _first_checked(answer: Theirs) -> Theirs:

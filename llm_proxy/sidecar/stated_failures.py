@@ -80,7 +80,7 @@ def failure_in_text(text: str, *, error_event: bool = False) -> Failure | None:
     if not error_event and '"error"' not in text:
         return None
     try:
-        document = mapping(json.loads(text))
+        document = mapping(json.loads(text, strict=False))
     except (ValueError, RecursionError):
         document = {}
     if not document and error_event:

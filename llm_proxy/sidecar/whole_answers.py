@@ -17,6 +17,7 @@ from llm_proxy.sidecar.shapes import Json, items, mapping
 
 LITELLM_S = frozenset({"content", "function_call", "role", "tool_calls"})
 OURS = frozenset({"choices", "error", "model", "usage"})
+GOOGLE_S = "vertex_ai_"
 COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
@@ -63,12 +64,16 @@ def _complete(answer: Json, known: Outcome) -> None:
     _restore_refusals(answer)
     if not known.counted and not any(mapping(answer.get("usage")).get(name) for name in COUNTS):
         answer.pop("usage", None)
+    _drop_empty(answer)
     said = known.said
     if said is None or said.get("id") not in (None, "", answer.get("id")) or _is_guarded():
         return
     _add(answer, said, OURS)
     if isinstance(answer.get("usage"), dict):
-        _add(answer["usage"], mapping(said.get("usage")), frozenset())
+        stated = mapping(said.get("usage"))
+        _add(answer["usage"], stated, frozenset())
+        if "cost" in stated:
+            answer["usage"][openai_wire.STATED_COST] = stated["cost"]
     for choice, stated in zip(items(answer.get("choices")), items(said.get("choices")), strict=False):
         _complete_choice(mapping(choice), mapping(stated))
 
@@ -80,6 +85,16 @@ def _complete_choice(choice: Json, said: Json) -> None:
     reason = openai_wire.finish_reason(said.get("finish_reason"))
     if reason is not None and choice.get("finish_reason") == "stop":
         choice["finish_reason"] = reason
+
+
+def _drop_empty(answer: Json) -> None:
+    """LiteLLM's own fields, where they say nothing."""
+    for name in [name for name, value in answer.items() if name.startswith(GOOGLE_S) and not value]:
+        del answer[name]
+    for message in (mapping(mapping(one).get("message")) for one in items(answer.get("choices"))):
+        for name in ("images", "thinking_blocks"):
+            if message.get(name) == []:
+                del message[name]
 
 
 def _restore_refusals(answer: Json) -> None:

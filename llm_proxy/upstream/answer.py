@@ -15,7 +15,7 @@ from llm_proxy.upstream.frames import Frames, FrameTooLarge, strip
 from llm_proxy.upstream.nulls import restore
 from llm_proxy.upstream.reply import Served, Usage
 from llm_proxy.upstream.shape import as_object
-from llm_proxy.upstream.usage import COUNTED, is_zero, read_usage
+from llm_proxy.upstream.usage import COUNTED, is_zero, read_usage, strip_usage
 from llm_proxy.upstream.watch import FOREVER, Watch
 from llm_proxy.upstream.wire import Connection
 
@@ -88,9 +88,9 @@ class Answer:
         if found is None and ("choices" in document or "data" in document):
             document["usage"] = usage = estimated_usage(document, self._prompt_tokens)
             changed = True
-        if b"provider_specific" in body or usage.pop("cost", None) is not None or COUNTED in usage:
+        if b"provider_specific" in body or "cost" in usage or COUNTED in usage:
             strip(document)
-            usage.pop(COUNTED, None)
+            strip_usage(usage)
             changed = True
         if changed:
             body = orjson.dumps(document)

@@ -11,7 +11,7 @@ import orjson
 from llm_proxy.upstream.estimate import as_usage, last_event, passed_tokens
 from llm_proxy.upstream.reply import Usage
 from llm_proxy.upstream.shape import Json, as_object, as_objects
-from llm_proxy.upstream.usage import COUNTED, read_usage
+from llm_proxy.upstream.usage import read_usage, strip_usage
 
 MAX_FRAME_BYTES = 16 * 2**20
 _USAGE, _PROVIDER, _ERROR, _DONE = b'"usage"', b'"provider_specific', b'"error"', b"[DONE]"
@@ -146,8 +146,7 @@ class Frames:
         found = read_usage(usage)
         if found is not None and (self.usage is None or found.prompt_tokens or found.completion_tokens):
             self.usage = found
-            usage.pop("cost", None)
-            usage.pop(COUNTED, None)
+            strip_usage(usage)
             self._usage_event = event | {"choices": [], "usage": usage}
         return out
 

@@ -17,6 +17,8 @@ MAX_USD = 10**5
 """Of one call."""
 COUNTED = "llmp_counted"
 """Our sidecar's mark on tokens that LiteLLM counted; no caller sees it."""
+STATED_COST = "llmp_stated_cost"
+"""Our sidecar's name for the cost a provider stated, where `cost` is LiteLLM's."""
 _EXACT = Decimal("1e-4")
 """Of a nano-dollar: finer than any price list, coarser than a float's error below ten thousand dollars."""
 
@@ -53,6 +55,14 @@ def read_usage(usage: Json) -> Usage | None:
         nano_usd(usage.get("cost")),
         COUNTED in usage,
     )
+
+
+def strip_usage(usage: Json) -> None:
+    """Take out what the sidecar added to a usage object, LiteLLM's cost among it, a provider's own not."""
+    usage.pop(COUNTED, None)
+    usage.pop("cost", None)
+    if STATED_COST in usage:
+        usage["cost"] = usage.pop(STATED_COST)
 
 
 def is_zero(usage: Usage) -> bool:

@@ -25,6 +25,7 @@ def lacks(path, names):
 print(json.dumps([one for path, names in json.load(sys.stdin).items() for one in lacks(path, names)]))
 """
 METHODS = {
+    "litellm.llms.anthropic.chat.handler.ModelResponseIterator": ("_handle_message_delta", "chunk_parser"),
     "httpx.AsyncClient": ("send",),
     "httpx.Response": ("aiter_bytes", "aiter_lines", "aiter_raw"),
     "litellm.litellm_core_utils.streaming_handler.CustomStreamWrapper": (

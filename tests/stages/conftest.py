@@ -13,7 +13,7 @@ from stages.outages import Own, Replicas
 from llm_proxy.schema import migrate
 
 FAMILIES = ("openai", "anthropic", "gemini", "ollama_chat", "hosted_vllm")
-ALIKE = ("deepseek", "openrouter", "groq", "mistral")
+ALIKE = ("deepseek", "openrouter", "groq", "mistral", "xai")
 """Other providers on OpenAI's wire, each with a reader of its own in LiteLLM."""
 
 

@@ -197,3 +197,17 @@ def test_a_frame_of_annotations_alone_leaves() -> None:
     assert events[0]["choices"][0]["content_filter_results"] == filtered
     assert events[1]["citations"] == ["x"]
     assert frames.error is None
+
+
+def test_a_cost_that_the_provider_stated_is_told() -> None:
+    """LiteLLM's own is not."""
+    usage = USAGE | {"cost": 0.25, "llmp_stated_cost": 0.5}
+    out, frames = run(
+        delta("x", "stop") + frame(id="1", choices=[], usage=usage) + b"data: [DONE]\n\n",
+        [],
+        wants_usage=True,
+    )
+    assert json.loads(out.strip().split(b"\n\n")[-1][6:])["usage"]["cost"] == 0.5
+    assert b"llmp" not in out
+    assert frames.usage is not None
+    assert frames.usage.cost_nano_usd == 250_000_000
