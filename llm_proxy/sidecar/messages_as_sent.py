@@ -19,6 +19,11 @@ CONVERSE = "litellm.llms.bedrock.chat.converse_transformation"
 GEMINI = "litellm.llms.vertex_ai.gemini.transformation"
 OPENAIS = ("litellm.llms.openai.chat.gpt_transformation", "litellm.llms.azure.chat.gpt_transformation")
 
+OLLAMAS = (
+    ("litellm.llms.ollama.chat.transformation", "OllamaChatConfig"),
+    ("litellm.llms.ollama.completion.transformation", "OllamaConfig"),
+)
+
 
 def apply() -> None:
     """Patch the translations; before the first call."""
@@ -33,6 +38,9 @@ def apply() -> None:
     gemini: Theirs = import_module(GEMINI)
     gemini.transform_system_message = _with_somebody_to_answer(gemini.transform_system_message)
     _name_tools_of_the_conversation()
+    for name, config in OLLAMAS:
+        ollama: Theirs = getattr(import_module(name), config)
+        ollama.transform_request = _with_arguments(ollama.transform_request)
 
 
 def without_blank_text(message: Json) -> Json:
@@ -54,6 +62,29 @@ def _is_blank(part: Json) -> bool:
 
 def _as_they_are(messages: list[Json]) -> list[Json]:
     return messages
+
+
+def _with_arguments(transform: Callable[..., Any]) -> Callable[..., Any]:
+    """Ollama's calls hold an object where OpenAI's hold text: no text is an object of nothing."""
+
+    def transform_request(
+        self: Theirs, model: str, messages: list[Json], *words: Theirs, **more: Theirs
+    ) -> Theirs:
+        return transform(self, model, [_spelled_out(message) for message in messages], *words, **more)
+
+    return transform_request
+
+
+def _spelled_out(message: Json) -> Json:
+    calls = items(mapping(message).get("tool_calls"))
+    functions = [mapping(mapping(call).get("function")) for call in calls]
+    if not any(function.get("arguments") == "" for function in functions):
+        return message
+    spelled = [
+        mapping(call) | {"function": function | {"arguments": function.get("arguments") or "{}"}}
+        for call, function in zip(calls, functions, strict=True)
+    ]
+    return message | {"tool_calls": spelled}
 
 
 def _with_somebody_to_answer(transform: Callable[..., Any]) -> Callable[..., Any]:

@@ -72,6 +72,7 @@ SEAMS: dict[str, tuple[str, ...]] = {
     "litellm.litellm_core_utils.streaming_handler": ("CustomStreamWrapper",),
     "litellm.litellm_core_utils.streaming_chunk_builder_utils": ("ChunkProcessor",),
     "litellm.llms.ollama.chat.transformation": ("OllamaChatConfig",),
+    "litellm.llms.ollama.completion.transformation": ("OllamaConfig",),
     "litellm.router": ("Router", "simple_shuffle"),
     "litellm.llms.base_llm.base_model_iterator": ("BaseModelResponseIterator",),
     "litellm.llms.custom_httpx.http_handler": ("get_async_httpx_client", "HTTPHandler", "AsyncHTTPHandler"),

@@ -105,6 +105,16 @@ def test_no_text_that_nobody_wrote_reaches_a_provider(stage: Stage, family: str,
     assert heard > len(CONVERSATIONS) - 4
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_call_without_arguments_may_be_sent_back(stage: Stage, family: str) -> None:
+    """As many servers write one: no text where an empty object could be."""
+    call = {"type": "function", "id": "call_1", "function": {"name": "look", "arguments": ""}}
+    messages = [HELLO, {"role": "assistant", "content": None, "tool_calls": [call]}, told("A tree.")]
+    reply, calls = stage.ask(CHAT, family, {"messages": messages, "tools": TOOLS})
+    assert reply.status_code == 200, reply.text
+    assert "look" in json.dumps(calls[-1]["body"])
+
+
 def seen(stage: Stage, family: str, messages: list[Json], **fields: Any) -> Json:
     """What the provider was asked."""
     reply, calls = stage.ask(CHAT, family, {"messages": messages, **fields})
