@@ -6,6 +6,7 @@ The errors are those of `scripted/failures.py`.
 # ruff: noqa: E501, ISC004 -- messages stay in one piece where they fit a screen
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -336,3 +337,25 @@ async def test_a_failure_without_a_providers_word_has_a_reason_in_the_record(
         answer = await client.post(CHAT, json=body)
     assert reason not in answer.text
     assert reason in str((await house.story(answer.headers["x-request-id"]))["provider_message"])
+
+
+async def test_a_prompt_repeated_in_the_middle_of_a_stream_stays_out_of_record_and_logs(
+    house: House, service_folder: Path
+) -> None:
+    """An error event after some text; neither its text nor a traceback is kept."""
+    delta: Json = {"choices": [{"index": 0, "delta": {"role": "assistant", "content": "Hello"}}]}
+    failed = {"error": {"message": f"engine at http://10.9.8.7:8000/v1 failed for '{LONG}'", "code": 500}}
+    raw = [f"data: {json.dumps(one)}\n\n" for one in (delta, failed)]
+    said = script(do="raw", raw=raw)
+    async with httpx.AsyncClient(base_url=house.url, headers=house.auth, timeout=20) as client:
+        body = {"model": "p/errors", "messages": [{"role": "user", "content": said}], "stream": True}
+        answer = await client.post(CHAT, json=body)
+    assert "Hello" in answer.text
+    assert "upstream_stream_cut" in answer.text
+    story = await house.story(answer.headers["x-request-id"])
+    assert story["outcome"] == "cut"
+    for name in ("gateway.log", "sidecar-1.log"):
+        kept = (service_folder / "logs" / name).read_text() + str(story)
+        assert LONG[:30] not in kept
+        assert "10.9.8.7" not in kept
+        assert "Traceback" not in kept

@@ -126,6 +126,12 @@ def test_what_names_models_fields_and_values_stays(message: str) -> None:
             "input_type=dict]\n    For further information visit https://errors.pydantic.dev/2.11/v/missing",
             "1 validation error for Request seed Field required",
         ),
+        ("see http%3A%2F%2F10.1.2.3%3A8000%2Fv1 for more", "see [removed] for more"),
+        (
+            "bad key -----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0B\nAAEF\n-----END PRIVATE KEY----- given",
+            "bad key [removed] given",
+        ),
+        ("bad key -----BEGIN RSA PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0B", "bad key [removed]"),
         ("{'error': 'x'}", ""),
         ("[removed]", ""),
     ],

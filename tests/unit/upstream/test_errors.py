@@ -18,6 +18,22 @@ TOO_LONG = (
     "BedrockException - Input is too long for requested model.",
     "This model's maximum context length is 8192 tokens. However, you requested 9000 tokens.",
     "the request exceeds the available context size, try increasing it",
+    "The prompt (total length 9001) is too long to fit into the model (context length 8192).",
+    "Too many input tokens. Max input tokens: 8192, request input token count: 9001",
+    "Trying to keep the first 5000 tokens when context the overflows. However, the model is loaded with context length "
+    "of only 4096 tokens, which is not enough.",
+    "Unable to submit request because the input token count is 40000 but model only supports up to 32768.",
+    "Invalid request: Your request exceeded model token limit: 8192 (requested: 9001)",
+    "prompt token count of 140000 exceeds the limit of 128000",
+    "<400> InternalError.Algo.InvalidParameter: Range of input length should be [1, 30720]",
+    "The estimated number of input and maximum output tokens (9001) exceeded this model context window limit (8192).",
+    "invalid params, context window exceeds limit (2013)",
+    "Prompt exceeds max length",
+    "Input length (5000 tokens) exceeds the maximum allowed length (4096 tokens).",
+    "Malformed input request: expected maxLength: 50000, actual: 60000, please reformat your input and try again.",
+    "Request body too large for gpt-4o model. Max size: 8000 tokens.",
+    "prompt too long; exceeded max context length by 12 tokens",
+    "Your input exceeds the context window of this model. Please adjust your input and try again.",
 )
 
 
