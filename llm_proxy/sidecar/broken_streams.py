@@ -9,7 +9,15 @@ cached, one error event; so does one with a frame that cannot be read, which Lit
 import json
 from importlib import import_module
 
-from llm_proxy.sidecar import anthropic_streams, gemini_streams, openai_wire, outcome, provider_http, seams
+from llm_proxy.sidecar import (
+    anthropic_streams,
+    gemini_streams,
+    openai_wire,
+    other_wires,
+    outcome,
+    provider_http,
+    seams,
+)
 from llm_proxy.sidecar.patch import Patch
 from llm_proxy.sidecar.seams import Theirs
 from llm_proxy.sidecar.shapes import mapping
@@ -72,6 +80,8 @@ def _skip_no_garbage() -> None:
             raise ValueError("a frame that is not JSON")
         if "choices" in (frame := mapping(found)):
             openai_wire.repair_frame(frame)
+        elif "done" in frame:
+            other_wires.repair_ollama(frame)
         return found
 
     frames._string_to_dict_parser = staticmethod(read_or_fail)  # noqa: SLF001 -- the same

@@ -7,6 +7,7 @@ deployment's timeout holds between frames, which LiteLLM gives to every provider
 from importlib import import_module
 from typing import Any
 
+from llm_proxy.sidecar import other_wires
 from llm_proxy.sidecar.seams import Theirs
 from llm_proxy.sidecar.shapes import items, mapping
 
@@ -34,6 +35,7 @@ def _note_finish(frames: Theirs) -> None:
     parse = frames.chunk_parser
 
     def parse_and_note(self: Theirs, chunk: dict[str, Any]) -> Theirs:
+        other_wires.repair_gemini(chunk)
         blocked = mapping(chunk.get("promptFeedback")).get("blockReason")
         if blocked or any(
             mapping(one).get("finishReason") not in NO_REASON for one in items(chunk.get("candidates"))

@@ -76,6 +76,15 @@ def repair_frame(frame: Json) -> None:
             delta.setdefault("reasoning_content", delta["reasoning"])
 
 
+def is_answer(document: Json) -> bool:
+    """Whether a whole answer has choices, each with a message or a text."""
+    choices = items(document.get("choices"))
+    return bool(choices) and all(
+        isinstance(mapping(one).get("message"), dict) or isinstance(mapping(one).get("text"), str)
+        for one in choices
+    )
+
+
 def repair_answer(answer: Json) -> None:
     """Fill in what a whole chat's answer lacks."""
     if "choices" not in answer:

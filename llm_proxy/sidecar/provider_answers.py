@@ -7,7 +7,7 @@ said on OpenAI's wire is kept as it was said; a body that nobody here knows pass
 import json
 from typing import NamedTuple
 
-from llm_proxy.sidecar import openai_wire
+from llm_proxy.sidecar import openai_wire, other_wires
 from llm_proxy.sidecar.shapes import Json, items, mapping
 from llm_proxy.sidecar.stated_failures import Failure, failure_in
 
@@ -23,6 +23,7 @@ USAGE_OF = {
 """End of a path -> the wire's fields that count tokens."""
 USAGE_MARKS = (b'"usage', b'eval_count"', b'token_count"')
 """Of the wires that are not read here."""
+NO_ANSWER = Failure(502, {"error": {"message": "the provider's answer has no choice with a message"}})
 
 
 class Checked(NamedTuple):
@@ -62,11 +63,13 @@ def check(path: str, raw: bytes) -> Checked:
     if torn:
         document = openai_wire.whole_text(document)
     answer = mapping(document)
+    failure = failure_in(answer)
+    if failure is None and wire == OPENAI_S and not openai_wire.is_answer(answer):
+        failure = NO_ANSWER
+    if failure is not None and wire is not None:
+        return Checked(failure=failure)
     if wire is None or not answer:
         return Checked(json.dumps(document).encode(), any(mark in raw for mark in USAGE_MARKS))
-    failure = failure_in(answer)
-    if failure is not None:
-        return Checked(failure=failure)
     said = json.loads(json.dumps(answer)) if wire == OPENAI_S else None
     counted = _repair(wire, answer)
     return Checked(json.dumps(answer).encode(), counted, said)
@@ -92,5 +95,8 @@ def _repair(wire: str, answer: Json) -> bool:
         answer["model"] = answer.get("model") or ""
         answer["usage"] = {"input_tokens": 0, "output_tokens": 0} | mapping(answer.get("usage"))
     elif wire == GEMINI_S:
+        other_wires.repair_gemini(answer)
         answer["usageMetadata"] = mapping(answer.get("usageMetadata"))
+    else:
+        other_wires.repair_ollama(answer)
     return counted

@@ -166,9 +166,12 @@ async def test_a_stated_zero_stays(sidecar: Sidecar, family: str) -> None:
         (whole({"content": "He"}, "stop", choice={"error": {"code": 429, "message": "slow"}}), 429),
         ({"error": {"code": 503, "message": "away"}}, 503),
         ({"error": "boom"}, 500),
+        ({"id": "x", "choices": None}, 502),
+        ({"id": "x", "choices": [{"index": 0, "message": None, "finish_reason": "stop"}]}, 502),
+        ('"ok"', 502),
     ],
 )
-async def test_a_failure_in_a_whole_answer_is_one(sidecar: Sidecar, body: Json, status: int) -> None:
+async def test_a_failure_in_a_whole_answer_is_one(sidecar: Sidecar, body: Json | str, status: int) -> None:
     """It is no answer, and nobody keeps it."""
     for family in OPENAI_S:
         answer = await answered(sidecar, family, body)
@@ -250,3 +253,28 @@ async def test_the_provider_s_own_finish_reason_is_in_the_log(
     finally:
         await connection.close()
     assert [row["normalized_error"] for row in rows] == [f"finish_reason: {said}" if noted else None]
+
+
+CALLED = {"candidates": [{"content": {"parts": [{"functionCall": {"name": "f"}}]}, "finishReason": "STOP"}]}
+COUNTED = {"usageMetadata": {"promptTokenCount": 3, "candidatesTokenCount": 2, "promptTokensDetails": None}}
+
+
+async def test_a_tool_of_google_s_may_take_no_arguments(sidecar: Sidecar) -> None:
+    """And its counts need no sum."""
+    text = json.dumps(CALLED | COUNTED)
+    [whole_call] = (await answered(sidecar, "gemini", text)).json["choices"][0]["message"]["tool_calls"]
+    answer = await played(sidecar, "gemini", f"data: {text}\n\n")
+    [streamed] = [call for delta in deltas(answer) for call in delta.get("tool_calls") or ()]
+    assert whole_call["function"] == streamed["function"] == {"name": "f", "arguments": "{}"}
+    assert [one["usage"]["total_tokens"] for one in frames(answer) if one.get("usage")] == [5]
+
+
+async def test_lines_of_ollama_s_may_leave_out_what_was_said(sidecar: Sidecar) -> None:
+    """The last one its message, each of them model and time."""
+    end = {"done": True, "done_reason": "stop", "prompt_eval_count": 11, "eval_count": 5}
+    lines = [{"message": {"content": "Hello"}, "done": False}, end]
+    answer = await played(sidecar, "ollama_chat", *(json.dumps(line) + "\n" for line in lines))
+    assert answer.content == "Hello"
+    assert [one["usage"]["total_tokens"] for one in frames(answer) if one.get("usage")] == [16]
+    told = (await answered(sidecar, "ollama_chat", lines[0] | end)).json
+    assert told["choices"][0]["message"]["content"] == "Hello"

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_proxy.sidecar.openai_wire import StreamRepair, SurrogateJoiner, ToolCalls, repair_answer
-from llm_proxy.sidecar.provider_answers import check
+from llm_proxy.sidecar.provider_answers import Checked, check
 from llm_proxy.sidecar.stated_failures import failure_in, failure_in_text
 
 Json = dict[str, Any]
@@ -158,10 +158,17 @@ def test_the_wait_is_where_openrouter_puts_it() -> None:
     assert failure.retry_after == "7"
 
 
-@pytest.mark.parametrize("raw", [b"", b"<html>", b"[]", b"null", b"\xff", b'"\\ud83d"'])
-def test_a_body_that_is_no_answer_states_nothing(raw: bytes) -> None:
+@pytest.mark.parametrize("raw", [b"", b"<html>", b"\xff"])
+def test_a_body_that_is_no_json_states_nothing(raw: bytes) -> None:
     """Whoever reads it next will say so."""
-    checked = check("/v1/chat/completions", raw)
-    assert checked.failure is None
-    assert checked.said is None
-    assert not checked.counted
+    assert check("/v1/chat/completions", raw) == Checked()
+
+
+@pytest.mark.parametrize(
+    "raw", [b"[]", b"null", b'"\\ud83d"', b"{}", b'{"choices": []}', b'{"choices": [{}]}']
+)
+def test_a_body_without_an_answer_is_the_provider_s_failure(raw: bytes) -> None:
+    """Not the request's."""
+    failure = check("/v1/chat/completions", raw).failure
+    assert failure is not None
+    assert failure.status == 502
