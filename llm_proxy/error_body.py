@@ -105,7 +105,8 @@ def stated_wait_s(message: str) -> float | None:
     found = _WAIT.search(message)
     if found is None:
         return None
-    return sum(float(number) * _seconds_of(unit) for number, unit in _PART.findall(found[1]))
+    stated_s = sum(float(number) * _seconds_of(unit) for number, unit in _PART.findall(found[1]))
+    return min(LONGEST_WAIT_S, stated_s)
 
 
 def header_wait_s(headers: Mapping[str, str]) -> float | None:

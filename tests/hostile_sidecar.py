@@ -95,7 +95,7 @@ ERRORS: dict[str, bytes] = {
     f"error that says {text[:12]}": sized(
         json.dumps({"error": {"message": f"Try again in {text} s", "code": text}}).encode(), b"", TOO_MANY
     )
-    for text in ("9" * 400, "\u00b2", "\u0663", "-1", "nan")
+    for text in ("999999999 h 999999999 h", "9" * 400, "\u00b2", "\u0663", "-1", "nan")
 }  # fmt: skip
 BROKEN: dict[str, bytes] = {
     "101": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n" + GOOD,

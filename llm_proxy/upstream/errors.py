@@ -37,6 +37,7 @@ Headers = Mapping[str, str]
 OVERLOADED_WAIT_S = 5.0
 """What a caller is told to wait when an overloaded provider does not say."""
 
+_STATUS = re.compile(r"[1-5][0-9]{2}")
 _PARAM = re.compile(r"^[A-Za-z_][\w.\[\]-]{0,99}$")
 _CODE = re.compile(r"^[a-z][a-z0-9_]{0,63}$")
 _LITELLM = re.compile(r"^litellm\.(?P<kind>\w+): (?:\w+(?:Exception|Error) - )?(?P<rest>.*)", re.DOTALL)
@@ -84,7 +85,7 @@ def stream_refusal(error: Mapping[str, Any], *, fields: Collection[str] = (), as
     """The error for a stream that had begun and ends in an error; `error` is the event's object."""
     told = {str(name): str(value) for name, value in as_object(error.get("provider")).items()}
     code, text = str(error.get("code") or ""), str(error.get("message") or "")
-    status = int(code) if code.isdigit() and 400 <= int(code) < 600 else 500
+    status = int(code) if _STATUS.fullmatch(code) and code >= "400" else 500
     said = _read(status, told, orjson.dumps({"error": dict(error)}), fields)
     if code == "upstream_stream_cut":
         message = "The model's answer broke off before its end."
@@ -271,7 +272,7 @@ def _string(value: object) -> str | None:
 
 
 def _int(value: str | None) -> int | None:
-    return int(value) if value is not None and value.isascii() and value.isdigit() else None
+    return int(value) if value is not None and _STATUS.fullmatch(value) else None
 
 
 def _number(value: str | None) -> float | None:
