@@ -4,13 +4,17 @@ Invariants: reading takes the read role, changing the write role; a key's text i
 it and in no other; every deed is announced to all replicas before it is answered.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+import json
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+from fastapi.responses import Response
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ConfigDict, Field, Strict, StrictBool, StrictInt, StrictStr
 
 from llm_proxy.edge.request import Scope
 from llm_proxy.errors import StoreUnavailable
@@ -34,6 +38,27 @@ _BOUNDS = f"From 0 to {MOST}."
 _MISSING: dict[int | str, dict[str, Any]] = {404: {"description": "No such thing."}}
 
 
+class _ExactRequest(Request):
+    """A request whose JSON keeps its decimals: a float would make a budget of 0 of 1E-400."""
+
+    async def json(self) -> Any:  # noqa: ANN401 -- whatever JSON holds
+        """The body."""
+        return json.loads(await self.body(), parse_float=Decimal)
+
+
+class _ExactRoute(APIRoute):
+    """A route that reads such requests; FastAPI's documented way."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The handler, given an `_ExactRequest`."""
+        handler = super().get_route_handler()
+
+        async def exact(request: Request) -> Response:
+            return await handler(_ExactRequest(request.scope, request.receive))
+
+        return exact
+
+
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -45,7 +70,7 @@ class _Body(BaseModel):
 class BudgetBody(_Body):
     """Spend allowed in a calendar period (UTC)."""
 
-    limit_usd: StrictInt | StrictFloat | StrictStr = Field(
+    limit_usd: StrictInt | StrictStr | Annotated[Decimal, Strict()] = Field(
         description="From 0 to 9007199.254740992 in steps of 0.000000001; as text it is taken exactly."
     )
     period: Period
@@ -121,7 +146,7 @@ def router(
     client_ip: ClientIp,
 ) -> APIRouter:
     """`/admin/...`; without a database every door is 503."""
-    doors = APIRouter(prefix="/admin", tags=["admin"], responses=_REFUSALS)
+    doors = APIRouter(prefix="/admin", tags=["admin"], responses=_REFUSALS, route_class=_ExactRoute)
     office = _Office(announce, Depends(reader), Depends(actor_of(writer, client_ip)))
     _keys(doors, registry, office)
     _rules(doors, rulings, office)

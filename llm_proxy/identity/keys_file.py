@@ -6,6 +6,7 @@ Errors: `BadRequest` naming the entry, and those of `Registry` and `Rulings`.
 """
 
 from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, cast
 
@@ -58,10 +59,24 @@ class Applied:
     missing: list[str] = field(default_factory=list[str])
 
 
+class _Exact(yaml.SafeLoader):
+    """A loader that keeps decimals: a float would make 0 of 1.0e-400."""
+
+    def construct_decimal(self, node: yaml.ScalarNode) -> Decimal | float:
+        """The number as it is written."""
+        try:
+            return Decimal(str(self.construct_scalar(node)))
+        except InvalidOperation:  # .inf, .nan, sexagesimal
+            return float(self.construct_yaml_float(node))
+
+
+_Exact.add_constructor("tag:yaml.org,2002:float", _Exact.construct_decimal)
+
+
 def read(path: Path) -> KeysFile:
     """The file's content; raises `BadRequest`."""
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = yaml.load(path.read_text(encoding="utf-8"), _Exact)  # noqa: S506 -- it is a safe loader
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # `ValueError`: no such date
         raise BadRequest(f"{path}: cannot be read: {type(error).__name__}.") from error
     if document is None:

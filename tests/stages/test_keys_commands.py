@@ -137,6 +137,7 @@ async def test_a_file_of_keys_applied_twice_is_applied_once(
         "keys: [{name: x, budgets: [{limit_usd: 1E+999999999, period: day}]}]",
         "keys: [{name: x, budgets: [{limit_usd: .nan, period: day}]}]",
         "keys: [{name: x, budgets: [{limit_usd: 1e-30, period: day}]}]",
+        "keys: [{name: x, budgets: [{limit_usd: 1.0e-400, period: day}]}]",
         f"keys: [{{name: x, tpm: {'9' * 5000}}}]",
         "keys: [{name: x, expires_at: 2026-13-45}]",
         "keys: [{name: x, revoked: 'no'}]",
