@@ -188,6 +188,8 @@ class Connection(asyncio.Protocol):
             self._raw(status, b"<html><body><h1>502 Bad Gateway</h1></body></html>", "text/html")
             return
         more = {"retry-after": script.retry_after} if script.retry_after else {}
+        if 300 <= status < 400:
+            more["location"] = f"/elsewhere{self.seen.path}"
         if kind == "echo":
             echoed = f"Your message was not understood: {last_words(self.seen.body)}"
             self._send(status, {"error": {"message": echoed, "type": "invalid_request_error"}}, more)

@@ -1,13 +1,13 @@
 """During a call LiteLLM asks the provider and nobody else.
 
 Left alone it loads tokenizers, templates and limits from a hub, asks local servers about their models, and
-fetches a caller's pictures to count their tokens: each synchronously, on the event loop, so that one slow
-answer stops every caller. Invariants: what it would have learned is unknown here, and it has a default for
-each; a picture that a provider takes only inline is still fetched, behind LiteLLM's own SSRF guard.
-`requirements` and `environment` hold the switches LiteLLM has for the rest.
+fetches a caller's pictures to count their tokens, each synchronously, on the event loop: one slow answer
+stops every caller. It follows a provider's redirects, prompt and all. Invariants: what it would have learned
+is unknown here, and it has a default for each; a picture that a provider takes only inline is still fetched,
+behind LiteLLM's own SSRF guard. `requirements` and `environment` hold its own switches for the rest.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from importlib import import_module
 
 from llm_proxy.sidecar.patch import Patch
@@ -19,6 +19,11 @@ CLIENTS = "litellm.llms.custom_httpx.http_handler"
 TOKEN_COUNTER = "litellm.litellm_core_utils.token_counter"  # noqa: S105 -- a module's name
 OLLAMA_INFO = "litellm.llms.ollama.common_utils"
 LEMONADE = "litellm.llms.lemonade.chat.transformation"
+SAFE = frozenset({"GET", "HEAD"})
+"""Methods that carry no prompt; whoever fetches a link follows its redirects with a guard of its own."""
+REDIRECTED = {
+    "error": {"message": "The provider answered with a redirect.", "type": "server_error", "code": "redirect"}
+}
 
 
 class HubNotAskedError(ConnectionError):
@@ -30,6 +35,7 @@ def apply() -> None:
     _ask_no_hub()
     _count_pictures_unseen()
     _ask_no_server_about_its_models()
+    _send_prompts_nowhere_else()
 
 
 def _ask_no_hub() -> None:
@@ -72,6 +78,34 @@ def _ask_no_server_about_its_models() -> None:
 
     ollama.get_runtime_model_info = of_ollama
     lemonade.get_model_info = of_lemonade
+
+
+def _send_prompts_nowhere_else() -> None:
+    """A provider that answers with a redirect would have the prompt sent to any address it names."""
+    http = import_module("httpx")
+    send: Callable[..., Awaitable[Theirs]] = http.AsyncClient.send
+    send_blocking: Callable[..., Theirs] = http.Client.send
+
+    async def send_here(self: Theirs, request: Theirs, **options: Theirs) -> Theirs:
+        if request.method in SAFE:
+            return await send(self, request, **options)
+        answer = await send(self, request, **options | {"follow_redirects": False})
+        if not 300 <= answer.status_code < 400:
+            return answer
+        await answer.aclose()
+        return http.Response(502, json=REDIRECTED, request=request)
+
+    def send_here_blocking(self: Theirs, request: Theirs, **options: Theirs) -> Theirs:
+        if request.method in SAFE:
+            return send_blocking(self, request, **options)
+        answer = send_blocking(self, request, **options | {"follow_redirects": False})
+        if not 300 <= answer.status_code < 400:
+            return answer
+        answer.close()
+        return http.Response(502, json=REDIRECTED, request=request)
+
+    http.AsyncClient.send = send_here
+    http.Client.send = send_here_blocking
 
 
 def _unknown(key: str, provider: str) -> dict[str, Theirs]:

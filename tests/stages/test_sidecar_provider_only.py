@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import pytest
 from sidecars import Json, Mode, Provider, Sidecar, deployment, running
@@ -85,6 +86,20 @@ async def test_a_call_asks_its_provider_and_nobody_else(
     new = watched.tried()[len(before) :]
     assert [(one["kind"], one["host"]) for one in new] == [("lookup", "pictures.example.com")] * fetched
     assert await watched.sidecar.provider.requests() - calls == (0 if fetched else 1)
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+@pytest.mark.parametrize("mode", ["chat", "stream"])
+@pytest.mark.parametrize("group", ["openai", "vllm", "anthropic", "gemini", "ollama", "text", "huggingface"])
+async def test_a_provider_s_redirect_is_not_followed(
+    watched: Watched, group: str, mode: Mode, status: int
+) -> None:
+    """The prompt stays with the provider it was meant for; the call fails as the provider's failure."""
+    mark = str(uuid4())
+    answer = await watched.sidecar.ask(mode, group, mark, do=f"status-{status}")
+    assert answer.status in {500, 502}, answer.text
+    [call] = await watched.sidecar.provider.calls(mark)
+    assert not call["path"].startswith("/elsewhere")
 
 
 def test_the_start_asks_nobody(watched: Watched) -> None:
