@@ -17,7 +17,7 @@ from llm_proxy.upstream import Purged
 
 Purge = Callable[[str | None, str | None], Awaitable[Purged]]
 Record = Callable[[Actor, str, str], AbstractAsyncContextManager[dict[str, Any]]]
-Name = Annotated[str | None, Query(min_length=1, max_length=256)]
+Name = Annotated[str | None, Query(min_length=1, max_length=256, pattern=r"^[^\x00]+$")]
 log = logging.getLogger(__name__)
 
 

@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 import orjson
 
-from llm_proxy.errors import NotFound
+from llm_proxy.errors import NotFound, UpstreamUnreachable
 from llm_proxy.upstream.cache_keys import patterns
 from llm_proxy.upstream.client import Client
 from llm_proxy.upstream.pool import Sidecar
 from llm_proxy.upstream.shape import as_object
+from llm_proxy.upstream.wire import NotConnected
 
 PATH = "/llmp/cache"
 TIMEOUT_S = 60.0
@@ -36,20 +37,26 @@ async def purge(client: Client, tenant: str | None, model: str | None) -> Purged
 
     Raises:
         NotFound: No sidecar has a cache it can purge.
+        UpstreamUnreachable: No sidecar runs.
     """
     group = client.catalog.resolved(model) if client.catalog is not None and model is not None else model
     body = orjson.dumps({"patterns": patterns(tenant, group)})
-    answers = await asyncio.gather(*(_purge_at(client, one, body) for one in client.pool.sidecars))
-    if answers and all(status in {404, 405} for status, _ in answers):
+    asked = await asyncio.gather(*(_purge_at(client, one, body) for one in client.pool.sidecars))
+    answers = [one for one in asked if one is not None]
+    if not answers:
+        raise UpstreamUnreachable("No model backend can be reached.", retry_after_s=2)
+    if all(status in {404, 405} for status, _ in answers):
         raise NotFound("There is no response cache that can be purged.", code="no_cache")
     return Purged(sum(entries for _, entries in answers), all(status == 200 for status, _ in answers))
 
 
-async def _purge_at(client: Client, sidecar: Sidecar, body: bytes) -> tuple[int, int]:
-    """The status of one sidecar's answer, 0 for none, and how many entries it deleted."""
+async def _purge_at(client: Client, sidecar: Sidecar, body: bytes) -> tuple[int, int] | None:
+    """The status of one sidecar's answer, 0 for none, and what it deleted; None when it does not run."""
     try:
         status, raw = await client.delete(sidecar, PATH, body, timeout_s=TIMEOUT_S)
         entries = as_object(orjson.loads(raw)).get("purged")
+    except NotConnected:
+        return None
     except OSError:
         return 0, 0
     except orjson.JSONDecodeError:

@@ -3,7 +3,8 @@
 import asyncio
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -14,7 +15,11 @@ from scripted import answers
 from sidecars import KEY, Answer, Json, Provider, Sidecar, deployment, running
 from stages.cluster import PASSWORD, Cluster
 
+from llm_proxy.errors import UpstreamUnreachable
+from llm_proxy.identity import Caller
 from llm_proxy.stack import ports
+from llm_proxy.upstream import Client, Controls, Deadlines, Pool, Purged, Wait, purge
+from llm_proxy.upstream.cache_keys import namespace
 
 OBSERVER = """
 import json, pathlib
@@ -234,6 +239,31 @@ async def test_a_purge_deletes_what_matches_and_says_how_much(sidecar: Sidecar) 
     assert (await delete(sidecar, f"{space}:model=1:*"))["purged"] == 1
     assert (await delete(sidecar, f"{space}:*"))["purged"] == 2
     assert (await delete(sidecar, f"{space}:*"))["purged"] == 0
+
+
+async def test_the_gateway_s_purge_asks_every_sidecar_that_runs(sidecar: Sidecar) -> None:
+    """One that is gone has nothing in memory; with none there is no purge."""
+    gone = f"http://127.0.0.1:{ports.free_port()}"
+    tenant = mark()
+    space = namespace(Caller("k", "virtual", tenant=tenant), "openai")
+    await twice(sidecar, "openai", prompt(mark()) | {"cache": {"namespace": space}})
+
+    def client(*urls: str) -> Client:
+        return Client(Pool(urls, max_in_flight=8), KEY, Deadlines(Wait(5, 5, 5)), Controls())
+
+    with closing_client(client(sidecar.url, gone)) as both:
+        assert await purge(both, tenant, "openai") == Purged(1, complete=True)
+    with closing_client(client(gone)) as nobody, pytest.raises(UpstreamUnreachable):
+        await purge(nobody, None, None)
+
+
+@contextmanager
+def closing_client(client: Client) -> Generator[Client]:
+    """The client, closed in the end."""
+    try:
+        yield client
+    finally:
+        client.stop()
 
 
 def configured(provider: Provider, folder: Path, **more: Any) -> Json:

@@ -1,14 +1,17 @@
 """The pure parts of the response cache: its keys, its entries, a stream put together for an event."""
 
 import json
+import os
+import zlib
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted import answers
 
 from llm_proxy.sidecar.cache_events import read_answer
-from llm_proxy.sidecar.response_cache import ADDED, Entry, digest
+from llm_proxy.sidecar.response_cache import ADDED, MAX_ENTRY_BYTES, Entry, Recorder, digest
 
 Json = dict[str, Any]
 CHAT = "/v1/chat/completions"
@@ -68,3 +71,50 @@ def test_a_stream_put_together_is_the_whole_answer() -> None:
                     assert [call["id"] for call in message[name]] == [call["id"] for call in value]
                 else:
                     assert (message[name] or None) == (value or None)
+
+
+async def recorded(*messages: Json) -> tuple[bytes | None, list[Json]]:
+    """What is stored of an answer, and what was passed on of it."""
+    passed: list[Json] = []
+
+    async def send(message: Any) -> None:
+        passed.append(dict(message))
+
+    recorder = Recorder(send)
+    for message in messages:
+        await recorder(message)
+    return recorder.payload(), passed
+
+
+START: Json = {"type": "http.response.start", "status": 200, "headers": []}
+
+
+def piece(body: bytes, *, more: bool = True) -> Json:
+    """A part of an answer."""
+    return {"type": "http.response.body", "body": body, "more_body": more}
+
+
+async def test_a_complete_answer_is_stored_as_it_passes() -> None:
+    """However it was cut into pieces."""
+    messages = [START, piece(b"data: 1\n\n"), piece(os.urandom(400_000)), piece(b"", more=False)]
+    payload, passed = await recorded(*messages)
+    assert passed == messages
+    assert payload is not None
+    assert zlib.decompress(payload) == b"".join(one["body"] for one in messages[1:])
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [START | {"status": 400}, piece(b"{}", more=False)],
+        [START, piece(b"data: 1\n\n")],
+        [START, piece(b"data: 1\n\n"), piece(b'data: {"error":{}}\n\n'), piece(b"", more=False)],
+        [START, *[piece(os.urandom(2**20))] * (MAX_ENTRY_BYTES // 2**20 + 1), piece(b"", more=False)],
+    ],
+    ids=["status", "unfinished", "error-event", "too-long"],
+)
+async def test_anything_else_is_not_stored(messages: list[Json]) -> None:
+    """It is passed on all the same."""
+    payload, passed = await recorded(*messages)
+    assert payload is None
+    assert passed == messages
