@@ -7,17 +7,19 @@ in schema order, streaming and the model's own fields last, with the resolved gr
 from typing import Any, NamedTuple
 
 from llm_proxy.dialects.call import Call, Door, Json
-from llm_proxy.dialects.channel import longest_asked, place
+from llm_proxy.dialects.channel import UNBOUNDED, longest_asked, place
 from llm_proxy.dialects.checks import missing, refused, wrong_type
 from llm_proxy.dialects.dialect import Bounds, Hints, Models
 from llm_proxy.dialects.fields import REQUIRED
 from llm_proxy.dialects.messages import read_messages
 from llm_proxy.dialects.models import providers, resolve
 from llm_proxy.dialects.rule import sort_fields
-from llm_proxy.errors import ModelNotFound
+from llm_proxy.errors import BadRequest, ModelNotFound
 from llm_proxy.identity import NOBODY, Named
 
 MAX_ID = 256
+OPENAIS_BOUNDS = frozenset({"openai", "text-completion-openai", "azure", "azure_text"})
+"""Providers that refuse a number outside of OpenAI's published bounds; others have bounds of their own."""
 _NAMING = (
     ("microdao_id", "tenant"),
     ("agent_id", "agent"),
@@ -59,17 +61,18 @@ def compose(
     if door == "chat.completions" and parsed.get("messages") is not None:
         messages, bulk_bytes = read_messages(parsed["messages"], bounds.max_messages)
         parsed = {**parsed, "messages": messages}
-    fields, extra, metadata = sort_fields(door, parsed)
+    fields, extra, metadata, out_of_range = sort_fields(door, parsed)
     if REQUIRED[door] not in fields:
         raise missing(REQUIRED[door])
     model = _model(fields, came, hints, models)
     group = resolve(model, hints.provider, models)
+    served_by = _judged(out_of_range, providers(group, models)) if extra or out_of_range else frozenset[str]()
     user = fields.get("user")
     body: Json = {"model": group, **fields} if "model" not in fields else fields
     body["model"] = group
     streaming, wants_usage = _stream(body)
     if extra:
-        body.update(place(extra, providers(group, models)))
+        body.update(place(extra, served_by))
     return Call(
         door=door,
         dialect=came.dialect,
@@ -85,6 +88,13 @@ def compose(
         cache=hints.cache,
         timeout_s=hints.timeout_s,
     )
+
+
+def _judged(out_of_range: BadRequest | None, served_by: frozenset[str]) -> frozenset[str]:
+    """Who may serve the call; raises the refusal where one of them has OpenAI's bounds."""
+    if out_of_range is not None and not OPENAIS_BOUNDS.isdisjoint(served_by):
+        raise out_of_range
+    return served_by
 
 
 def name_caller(metadata: Json, user: str | None) -> Named:
@@ -149,6 +159,7 @@ def _max_tokens(door: Door, fields: Json, extra: Json) -> int | None:
     """The length asked for; of a chat 0 is none, for some providers take it for no limit."""
     asked = [fields[key] for key in ("max_completion_tokens", "max_tokens") if key in fields]
     asked = asked if door == "completions" else [length for length in asked if length]
+    asked = [UNBOUNDED if length < 0 else length for length in asked]
     if extra and (own := longest_asked(extra)) is not None:
         asked.append(own)
     return max(asked) if asked else None

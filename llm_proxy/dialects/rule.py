@@ -7,12 +7,13 @@ for at every door, reaches the provider beside `store: true` alone, and never Li
 equal bodies, whatever their order.
 """
 
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from llm_proxy.dialects import litellm_names
 from llm_proxy.dialects.call import Door, Json
 from llm_proxy.dialects.channel import INSIDE
-from llm_proxy.dialects.checks import is_object, shown_name, wrong_type
+from llm_proxy.dialects.checks import Check, is_object, shown_name, wrong_type
 from llm_proxy.dialects.fields import FIELDS, METADATA, RANK
 from llm_proxy.errors import BadRequest
 
@@ -33,12 +34,30 @@ _OWNED_IN_METADATA = (litellm_names.OWNED | litellm_names.IN_METADATA) - LABELS
 _PREFIXES = (litellm_names.PREFIX, "litellm_", "user_api_key")
 
 
+SAMPLING = frozenset(
+    {
+        "frequency_penalty", "logit_bias", "logprobs", "presence_penalty", "seed", "temperature",
+        "top_logprobs", "top_p",
+    }
+)  # fmt: skip
+LENGTHS = frozenset({"max_completion_tokens", "max_tokens"})
+_BELOW = frozenset({"integer_below_min_value", "decimal_below_min_value"})
+_ABOVE = frozenset({"integer_above_max_value", "decimal_above_max_value"})
+
+
 class Sorted(NamedTuple):
-    """A body, sorted by the rule: the published fields, the model's own, and `metadata`."""
+    """A body, sorted by the rule.
+
+    Attributes:
+        fields: The published fields.
+        extra: The model's own.
+        out_of_range: The refusal of a number beyond OpenAI's bounds, where another provider may have others.
+    """
 
     fields: Json
     extra: Json
     metadata: Json
+    out_of_range: BadRequest | None = None
 
 
 def sort_fields(door: Door, parsed: Json) -> Sorted:
@@ -63,7 +82,7 @@ def sort_fields(door: Door, parsed: Json) -> Sorted:
         else:
             _take(name, value, extra, name)
     known.sort(key=rank.__getitem__)
-    fields = {name: checks[name](parsed[name], name) for name in known}
+    fields, out_of_range = _checked(known, parsed, checks)
     metadata = fields.pop("metadata", None) or metadata
     if metadata or "metadata" in parsed:
         check_metadata_names(metadata)
@@ -71,7 +90,24 @@ def sort_fields(door: Door, parsed: Json) -> Sorted:
         extra["metadata"] = metadata
     if "prompt_cache_retention" in fields:
         extra["prompt_cache_retention"] = fields.pop("prompt_cache_retention")
-    return Sorted(fields, extra, metadata)
+    return Sorted(fields, extra, metadata, out_of_range)
+
+
+def _checked(
+    names: Iterable[str], parsed: Json, checks: Mapping[str, Check]
+) -> tuple[Json, BadRequest | None]:
+    """The fields' values to send out, and the refusal of one that only OpenAI's bounds forbid."""
+    fields: Json = {}
+    out_of_range: BadRequest | None = None
+    for name in names:
+        try:
+            fields[name] = checks[name](parsed[name], name)
+        except BadRequest as wrong:
+            ranged = name in SAMPLING or (name in LENGTHS and wrong.code in _BELOW)
+            if not ranged or wrong.code not in _BELOW | _ABOVE:
+                raise
+            fields[name], out_of_range = parsed[name], out_of_range or wrong
+    return fields, out_of_range
 
 
 def check_metadata_names(metadata: Json) -> None:

@@ -6,7 +6,7 @@ import orjson
 import pytest
 from asking import HELLO, read, refused
 
-from llm_proxy.dialects import OPENAI, Bounds, CacheControl, Hints, Models
+from llm_proxy.dialects import OPENAI, Bounds, CacheControl, Door, Hints, Models
 from llm_proxy.dialects.fields import FIELDS
 from llm_proxy.errors import BadRequest
 
@@ -108,6 +108,32 @@ def test_a_length_of_zero_is_the_providers_to_judge_and_no_length_of_a_chat() ->
     assert (call.body["max_completion_tokens"], call.max_tokens) == (0, None)
     scored = read("completions", max_tokens=0, echo=True, best_of=0)
     assert (scored.body["max_tokens"], scored.body["best_of"], scored.max_tokens) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("temperature", 2.5), ("temperature", -1), ("top_p", 1.5), ("presence_penalty", 3), ("max_tokens", 0),
+        ("max_tokens", -1), ("top_logprobs", 50), ("logit_bias", {"1": 200}), ("max_completion_tokens", -2),
+    ],
+)  # fmt: skip
+def test_bounds_are_those_of_the_models_provider(field: str, value: Any) -> None:
+    """OpenAI's for its own models; another provider judges for itself, types apart."""
+    assert refused(**{field: value}).code in {
+        "decimal_above_max_value", "decimal_below_min_value", "integer_above_max_value",
+        "integer_below_min_value",
+    }  # fmt: skip
+    call = read(model="claude", **{field: value})
+    assert call.body[field] == value
+    assert call.max_tokens == (2**31 if field in {"max_tokens", "max_completion_tokens"} and value else None)
+    assert refused(model="claude", **{field: "x"}).code == "invalid_type"
+
+
+@pytest.mark.parametrize(("field", "value"), [("n", 0), ("n", 1000), ("max_tokens", 1e30), ("best_of", 99)])
+def test_bounds_that_keep_our_own_counting_sane_hold_for_everybody(field: str, value: float) -> None:
+    """What is multiplied, or reserved, has an end."""
+    door: Door = "completions" if field == "best_of" else "chat.completions"
+    assert refused(door, model="claude", **{field: value}).param == field
 
 
 @pytest.mark.parametrize(
