@@ -5,6 +5,7 @@
 import json
 import re
 import string
+import time
 
 import pytest
 from hypothesis import given
@@ -158,6 +159,14 @@ def test_escaped_letters_are_the_same_letters() -> None:
     """As in JSON of ASCII alone."""
     request = json.dumps({"prompt": "größere Wörter über äußerst süße Äpfel"}, ensure_ascii=False).encode()
     assert "Wörter" not in without_request_text(json.dumps("größere Wörter über äußerst süße Äpfel"), request)
+
+
+@given(st.text("a-.:/_@ 0A'\"{}[]=*%\\", min_size=1, max_size=8))
+def test_no_repetition_takes_long(piece: str) -> None:
+    """A pattern that backtracks without end would stop the gateway for everybody."""
+    began = time.process_time()
+    clean((piece * 2000)[:2000])
+    assert time.process_time() - began < 1
 
 
 def test_what_the_request_does_not_hold_stays() -> None:
