@@ -75,9 +75,10 @@ class Doors:
             await answer(send, 404, error("No such route.", "invalid_request_error", "not_found"))
 
     async def _answer(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-        forward = partial(_call, CALLS[path])
+        outcome = Outcome()
+        forward = partial(_call, CALLS[path], outcome)
         if self.cache is not None and path in self.cache.paths:
-            await self.cache.answer(scope, receive, send, forward)
+            await self.cache.answer(scope, receive, send, forward, outcome)
         else:
             await forward(scope, receive, send)
 
@@ -107,13 +108,12 @@ class Doors:
         return len(given) == 1 and hmac.compare_digest(given[0], b"Bearer " + self.key.encode())
 
 
-async def _call(endpoint: str, scope: Scope, receive: Receive, send: Send) -> Outcome:
+async def _call(endpoint: str, outcome: Outcome, scope: Scope, receive: Receive, send: Send) -> None:
     proxy = seams.proxy()
     scope["app"] = proxy.app
     # LiteLLM would read a form where the type says so.
     scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"content-type"] + JSON
     request, head = proxy.Request(scope, receive), proxy.Response()
-    outcome = Outcome()
     with witnessed(outcome):
         try:
             result = await getattr(proxy, endpoint)(
@@ -125,4 +125,3 @@ async def _call(endpoint: str, scope: Scope, receive: Receive, send: Send) -> Ou
             outcome.refused(refused)
             result = await proxy.openai_exception_handler(request, refused)
         await relay(result, head.raw_headers, outcome, scope, receive, send)
-    return outcome

@@ -14,10 +14,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import quote
 
-from llm_proxy.background import spawn
 from llm_proxy.sidecar import seams
 from llm_proxy.sidecar.asgi import Headers, Message, Receive, Scope, Send, read_body
 from llm_proxy.sidecar.cache_events import Hit, Report
@@ -41,9 +40,10 @@ JUDGED = ("messages", "cache")
 REPLAYED = frozenset(
     {b"content-type", b"x-litellm-model-id", b"x-litellm-model-name", b"x-litellm-model-group"}
 )
+STREAM_END = b"data: [DONE]\n\n"
 ERROR_EVENT = b'data: {"error":'
 
-Forward = Callable[[Scope, Receive, Send], Awaitable[Outcome]]
+Forward = Callable[[Scope, Receive, Send], Awaitable[None]]
 T = TypeVar("T")
 
 
@@ -119,10 +119,11 @@ class ResponseCache:
         self._settings = settings
         self._redis = settings.cache
         self._report = report
-        self._background: set[asyncio.Task[None]] = set()
 
-    async def answer(self, scope: Scope, receive: Receive, send: Send, forward: Forward) -> None:
-        """Replay the stored answer of a call, or forward the call and store its answer."""
+    async def answer(
+        self, scope: Scope, receive: Receive, send: Send, forward: Forward, outcome: Outcome
+    ) -> None:
+        """Replay the stored answer of a call, or forward it, which fills `outcome`, and store its answer."""
         raw = await read_body(receive)
         if raw is None:
             return
@@ -140,11 +141,8 @@ class ResponseCache:
         if call.control.get("no-store") is True:
             await forward(scope, receive, send)
             return
-        recorder = Recorder(send)
-        outcome = await forward(scope, receive, recorder)
-        payload = recorder.payload()
-        if payload is not None and recorder.fallbacks() == 0 and _may_store(call, outcome):
-            self._later(self._store(call, recorder, payload))
+        recorder = Recorder(send, lambda payload: self._store(call, outcome, recorder, payload))
+        await forward(scope, receive, recorder)
 
     async def purge(self, patterns: Iterable[str]) -> tuple[int, bool]:
         """Delete the entries whose keys match; returns how many, and whether all could be looked for."""
@@ -201,7 +199,9 @@ class ResponseCache:
             return None
         return entry
 
-    async def _store(self, call: CachedCall, recorder: "Recorder", payload: bytes) -> None:
+    async def _store(self, call: CachedCall, outcome: Outcome, recorder: "Recorder", payload: bytes) -> None:
+        if recorder.fallbacks() or not _may_store(call, outcome):
+            return
         if call.streamed or recorder.size_bytes <= INLINE_BYTES:
             usage = recorder.usage() if call.streamed else _usage_of(payload)
         else:
@@ -218,34 +218,36 @@ class ResponseCache:
             return None
         return found
 
-    def _later(self, work: Any) -> None:  # noqa: ANN401 -- a coroutine
-        task = spawn("cache-entries", work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-
 
 class Recorder:
-    """`send` of one call: passes each message on and keeps a compressed copy of a good answer."""
+    """`send` of one call: passes each message on and keeps a compressed copy of a good answer.
 
-    def __init__(self, send: Send) -> None:
+    The copy of a complete answer is handed to `store` before its end is sent, so that the same call made
+    right after it finds it.
+    """
+
+    def __init__(self, send: Send, store: Callable[[bytes], Awaitable[None]]) -> None:
         self._send = send
+        self._store = store
         self._zip = zlib.compressobj(1)
         self._parts: list[bytes] = []
         self._stored_bytes = 0
         self._headers: dict[bytes, bytes] = {}
         self._recent: deque[bytes] = deque(maxlen=4)
-        self._good = self._ended = False
+        self._good = False
         self.size_bytes = 0
 
     async def __call__(self, message: Message) -> None:
         """Pass one message on."""
-        await self._send(message)
         if message["type"] == "http.response.start":
             self._good = message["status"] == 200
             self._headers = dict(message["headers"])
         elif self._good and message["type"] == "http.response.body":
-            await self._keep(message.get("body", b""))
-            self._ended = not message.get("more_body", False)
+            body = message.get("body", b"")
+            await self._keep(body)
+            if self._good and (body.endswith(STREAM_END) or not message.get("more_body", False)):
+                await self._finish()
+        await self._send(message)
 
     async def _keep(self, body: bytes) -> None:
         if body.startswith(ERROR_EVENT):
@@ -262,12 +264,11 @@ class Recorder:
             self._stored_bytes += len(part)
             self._good = self._stored_bytes <= MAX_ENTRY_BYTES
 
-    def payload(self) -> bytes | None:
-        """The compressed answer; None when it was an error, did not end, or is too long."""
-        if not (self._good and self._ended):
-            return None
+    async def _finish(self) -> None:
+        self._good = False  # nothing that comes after the end belongs to the answer
         payload = b"".join([*self._parts, self._zip.flush()])
-        return payload if len(payload) <= MAX_ENTRY_BYTES else None
+        if len(payload) <= MAX_ENTRY_BYTES:
+            await self._store(payload)
 
     def fallbacks(self) -> int:
         """How many fallbacks LiteLLM says there were before the answer began."""

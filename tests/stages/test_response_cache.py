@@ -114,6 +114,15 @@ async def test_a_text_completion_is_heard_twice_the_same(sidecar: Sidecar, field
     assert hit(second)
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_the_same_call_made_at_once_is_a_hit(sidecar: Sidecar, *, streamed: bool) -> None:
+    """What is heard to its end is stored."""
+    for _ in range(10):
+        body = {"model": "openai", **prompt(mark()), **(STREAMED if streamed else {})}
+        await sidecar.post("/v1/chat/completions", body)
+        assert hit(await sidecar.post("/v1/chat/completions", body))
+
+
 async def test_a_long_stream_is_replayed_at_once(sidecar: Sidecar) -> None:
     """In few writes, and without keeping other calls waiting."""
     body = prompt(mark(), do="ok", text="amber " * 20_000) | STREAMED

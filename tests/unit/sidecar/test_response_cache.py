@@ -76,14 +76,19 @@ def test_a_stream_put_together_is_the_whole_answer() -> None:
 async def recorded(*messages: Json) -> tuple[bytes | None, list[Json]]:
     """What is stored of an answer, and what was passed on of it."""
     passed: list[Json] = []
+    stored: list[bytes] = []
 
     async def send(message: Any) -> None:
         passed.append(dict(message))
 
-    recorder = Recorder(send)
+    async def store(payload: bytes) -> None:
+        assert len(passed) < len(messages), "the end was sent before it was stored"
+        stored.append(payload)
+
+    recorder = Recorder(send, store)
     for message in messages:
         await recorder(message)
-    return recorder.payload(), passed
+    return (stored[0] if stored else None), passed
 
 
 START: Json = {"type": "http.response.start", "status": 200, "headers": []}
