@@ -2,8 +2,8 @@
 
 Invariants: a slot holds an admitted call until it ends, then its record until Postgres or the spool has it;
 the kernel keeps the file when the process is killed, so neither is lost; nothing here waits or raises. A
-power cut may lose it: nothing is flushed. When every slot is taken, or a line is too long, the call goes
-without, and the caller is told.
+power cut may lose it: nothing is flushed. When every slot is taken the call goes without, and the caller is
+told; so it is with a line longer than its place, which `row.shortened` makes none.
 """
 
 import struct
@@ -17,11 +17,11 @@ NO_SLOT = -1
 
 _SLOTS = 8192
 _SLOT_BYTES = 2048
-_OPENED_BYTES = 768
+OPENED_BYTES = 768
 _LENGTHS = struct.Struct("<II")  # of the admitted call, of the record; 0: none
 _OPENED_AT = _LENGTHS.size
-_RECORD_AT = _OPENED_AT + _OPENED_BYTES
-_RECORD_BYTES = _SLOT_BYTES - _RECORD_AT
+_RECORD_AT = _OPENED_AT + OPENED_BYTES
+RECORD_BYTES = _SLOT_BYTES - _RECORD_AT
 _WORDS = _SLOT_BYTES // 4
 
 
@@ -48,7 +48,7 @@ class Journal:
 
     def opened(self, request_id: UUID, line: bytes) -> bool:
         """Write an admitted call down; False when there is no room for it."""
-        if not self._free or len(line) > _OPENED_BYTES:
+        if not self._free or len(line) > OPENED_BYTES:
             return False
         slot = self._free.pop()
         start = slot * _SLOT_BYTES + _OPENED_AT
@@ -60,7 +60,7 @@ class Journal:
     def finished(self, request_id: UUID, line: bytes) -> int:
         """Write a record down in its call's place; returns the slot to free once it is kept elsewhere."""
         slot = self._slots.pop(request_id.int, NO_SLOT)
-        if len(line) > _RECORD_BYTES:
+        if len(line) > RECORD_BYTES:
             self.free(slot)
             return NO_SLOT
         if slot == NO_SLOT:
@@ -88,7 +88,7 @@ def left_in(path: Path) -> Iterator[tuple[bool, bytes]]:
         return
     for start in range(0, len(content) - _SLOT_BYTES + 1, _SLOT_BYTES):
         opened, record = _LENGTHS.unpack_from(content, start)
-        if 0 < record <= _RECORD_BYTES:
+        if 0 < record <= RECORD_BYTES:
             yield True, content[start + _RECORD_AT : start + _RECORD_AT + record]
-        elif 0 < opened <= _OPENED_BYTES:
+        elif 0 < opened <= OPENED_BYTES:
             yield False, content[start + _OPENED_AT : start + _OPENED_AT + opened]

@@ -12,21 +12,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-import orjson
-
 from llm_proxy.background import Loop
-from llm_proxy.database import clean_text
 from llm_proxy.dialects import Call
 from llm_proxy.errors import Refused
 from llm_proxy.identity import Caller
 from llm_proxy.ledger.exchange import Exchange
-from llm_proxy.ledger.journal import Journal
+from llm_proxy.ledger.journal import OPENED_BYTES, RECORD_BYTES, Journal
 from llm_proxy.ledger.payload import Payload
 from llm_proxy.ledger.provider_troubles import report_provider_troubles
 from llm_proxy.ledger.record import UsageRecord
 from llm_proxy.ledger.refusal import Refusal, Sample
 from llm_proxy.ledger.remembered import Remembered
-from llm_proxy.ledger.row import encode, row_of
+from llm_proxy.ledger.row import encode, opened_line, row_of, shortened
 from llm_proxy.ledger.store import Store
 from llm_proxy.ledger.upkeep import TICK_S, Upkeep
 from llm_proxy.ledger.vitals import Vitals
@@ -106,10 +103,9 @@ class Ledger:
             caller.agent, caller.user, caller.session, caller.channel, exchange.client_request_id,
             call.door, call.dialect, call.model, call.group, call.streaming,
         )  # fmt: skip
-        try:
-            line = orjson.dumps(opened)
-        except TypeError:  # text that is not UTF-8
-            line = orjson.dumps([clean_text(one) if isinstance(one, str) else one for one in opened])
+        line = encode(opened)
+        if len(line) > OPENED_BYTES:
+            line = opened_line(opened, OPENED_BYTES)
         self._journal.opened(exchange.request_id, line)
 
     def post(
@@ -119,7 +115,8 @@ class Ledger:
         try:
             row = row_of(record)
             line = encode(row)
-            self._writer.add(self._journal.finished(record.request_id, line), row, line)
+            kept = line if len(line) <= RECORD_BYTES else shortened(row, RECORD_BYTES)
+            self._writer.add(self._journal.finished(record.request_id, kept), row, line)
             self._metrics.finished(record)
             if overhead_ms is not None:
                 self._metrics.observe("llm_proxy_overhead_seconds", overhead_ms / 1000, record.door)

@@ -6,6 +6,7 @@ nothing else, whatever lay on the disk.
 """
 
 import contextlib
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -30,6 +31,13 @@ _COUNTED = slice(FIELDS.index("prompt_tokens"), FIELDS.index("cost_nano_usd") + 
 _LARGEST = 10**15
 """No call has more tokens or nano-dollars: a roll-up that added up larger numbers would overflow for all."""
 _LONGEST_TEXT = {"provider_message": 600}
+_OWNERS = ("tenant", "agent", "group", "model")
+_OTHERS = (
+    "user", "session", "channel", "client_request_id", "group_asked", "model_resolved", "provider",
+    "deployment", "refusal_code", "provider_message",
+)  # fmt: skip
+_LENGTHS = ((600, 256), (128, 128), (32, 128), (8, 128), (4, 64), (2, 16), (0, 0))
+"""How long, in characters, the other texts and the owners' may be, tried in this order."""
 _LARGEST_BY_FIELD = {"status": 2**15 - 1, "attempts": 2**31 - 1}
 
 
@@ -52,6 +60,31 @@ def encode(row: Row) -> bytes:
         return orjson.dumps(cleaned)
     except TypeError:  # a number beyond 64 bits
         return orjson.dumps(repaired(row))
+
+
+def shortened(row: Row, most_bytes: int) -> bytes:
+    """The row's line in at most so many bytes: without its attempts, then with its texts cut."""
+    whole = tuple(None if name == "hops" else value for name, value in zip(FIELDS, row, strict=True))
+    return _fitting(FIELDS, whole, most_bytes)
+
+
+def opened_line(opened: Row, most_bytes: int) -> bytes:
+    """The line of an admitted call, its values in the order of `OPENED`, in at most so many bytes."""
+    return _fitting(OPENED, opened, most_bytes)
+
+
+def _fitting(names: Sequence[str], values: Row, most_bytes: int) -> bytes:
+    line = b""
+    for others, owners in _LENGTHS:
+        longest = dict.fromkeys(_OTHERS, others) | dict.fromkeys(_OWNERS, owners)
+        cut = (
+            value[: longest.get(name)] if isinstance(value, str) else value
+            for name, value in zip(names, values, strict=True)
+        )
+        line = encode(tuple(cut))
+        if len(line) <= most_bytes:
+            break
+    return line
 
 
 def decode(line: bytes) -> Row:

@@ -13,7 +13,7 @@ import pytest
 from records import caught_up, keeping, record
 
 WORKER = """
-import asyncio, sys
+import asyncio, json, sys
 from pathlib import Path
 from records import CALL, CALLER, keeping, record
 from llm_proxy.ledger import Exchange
@@ -28,7 +28,9 @@ async def work(dsn, spool, flights):
         while True:
             exchange = Exchange(uuid7(), None)
             ledger.opened(exchange, CALLER, CALL)
-            ledger.post(record(request_id=exchange.request_id))
+            hops = json.dumps([["g" * 90, "d" * 90, 500]] * 16)
+            long = {"provider_message": "x" * 600, "hops": hops, "user": "\u0416" * 256}
+            ledger.post(record(request_id=exchange.request_id, **long))
             print("posted", exchange.request_id, flush=True)
             await asyncio.sleep(0.0005)
 

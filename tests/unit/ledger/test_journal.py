@@ -6,8 +6,10 @@ from uuid import UUID, uuid4
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from records import record
 
-from llm_proxy.ledger.journal import NO_SLOT, Journal, left_in
+from llm_proxy.ledger.journal import NO_SLOT, OPENED_BYTES, RECORD_BYTES, Journal, left_in
+from llm_proxy.ledger.row import FIELDS, OPENED, decode, lost, opened_line, row_of, shortened
 
 Steps = st.lists(st.tuples(st.sampled_from(["open", "finish", "free"]), st.integers(0, 5)), max_size=40)
 
@@ -66,6 +68,47 @@ def test_a_line_too_long_or_a_full_journal_is_said_not_raised(tmp_path: Path) ->
     assert journal.finished(uuid4(), b"y") == NO_SLOT
     journal.free(NO_SLOT)
     assert journal.used == 100
+
+
+Names = st.none() | st.text(max_size=256) | st.sampled_from(['"' * 256, "\u0416" * 256, "\U0001f600" * 256])
+
+
+@given(st.lists(Names, min_size=14, max_size=14), st.integers(0, 40))
+def test_every_record_fits_into_its_slot(names: list[str | None], attempts: int) -> None:
+    """Whatever its names, its message and its attempts: whose it was, what it cost and how it ended stay."""
+    texts = [
+        *("tenant", "agent", "user", "session", "channel", "client_request_id", "model", "group"),
+        *("group_asked", "model_resolved", "provider", "deployment", "refusal_code", "provider_message"),
+    ]
+    known = dict(zip(texts, names, strict=True))
+    hops = '[["a group","a deployment",500]]' * attempts
+    row = row_of(record(**known, hops=hops, status=502, outcome="error"))
+    line = shortened(row, RECORD_BYTES)
+    assert len(line) <= RECORD_BYTES
+    for name, before, after in zip(FIELDS, row, decode(line), strict=True):
+        if name in texts:
+            assert after is None or "\0" in before or before.startswith(after)
+        else:
+            assert after == (None if name == "hops" else before)
+
+
+@given(st.lists(Names, min_size=8, max_size=8))
+def test_every_admitted_call_fits_into_its_slot(names: list[str | None]) -> None:
+    """So that a crash makes it a lost call, and not none."""
+    tenant, agent, user, session, channel, client_id, model, group = names
+    key = ("key-1", "sk-one")
+    who = (tenant, agent, user, session, channel, client_id)
+    opened = (uuid4(), 1.5e9, *key, *who, "chat.completions", "openai", model, group, True)
+    line = opened_line(opened, OPENED_BYTES)
+    assert len(line) <= OPENED_BYTES
+    assert lost(line)[FIELDS.index("key_id")] == "key-1"
+    assert len(opened) == len(OPENED)
+
+
+def test_names_are_cut_only_as_far_as_it_takes() -> None:
+    """A long message and many attempts alone leave every name whole."""
+    row = row_of(record(provider_message="x" * 600, hops="y" * 4000, user="u" * 256))
+    assert decode(shortened(row, RECORD_BYTES))[:-2] == row[:-2]
 
 
 def test_a_missing_or_damaged_journal_holds_nothing(tmp_path: Path) -> None:
