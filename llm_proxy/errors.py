@@ -21,6 +21,11 @@ from typing import Any, ClassVar, Literal
 RefusedBy = Literal["gateway", "limit", "budget", "provider"]
 
 
+def with_reference(message: str, request_id: str) -> str:
+    """The sentence with the id by which an operator finds the log line that says more."""
+    return f"{message.removesuffix('.')} (request {request_id})." if request_id else message
+
+
 class Refused(Exception):  # noqa: N818 -- errors are named for the state they report
     """A request answered with an error of ours.
 

@@ -20,7 +20,15 @@ from llm_proxy.edge.doors import HotDoor
 from llm_proxy.edge.intake import Intake
 from llm_proxy.edge.request import ClientGone, Receive, Scope, Send, read_body, read_headers
 from llm_proxy.edge.suspects import Suspects
-from llm_proxy.errors import Bug, Overloaded, ProviderAuth, ProviderQuota, Refused, UnknownCoding
+from llm_proxy.errors import (
+    Bug,
+    Overloaded,
+    ProviderAuth,
+    ProviderQuota,
+    Refused,
+    UnknownCoding,
+    with_reference,
+)
 from llm_proxy.identity import Caller
 from llm_proxy.ledger import Exchange
 from llm_proxy.pipeline import Stages, relay
@@ -110,6 +118,7 @@ class _Attempt:
         of_ours = isinstance(refused, Overloaded | UnknownCoding)
         if (refused.status >= 500 and not of_ours) or isinstance(refused, ProviderQuota):
             self._tell(refused)
+            refused.message = with_reference(refused.message, self.exchange.id_text)
         if self._started:
             await self._send({"type": "http.response.body", "body": self.door.dialect.stream_error(refused)})
             return

@@ -31,8 +31,8 @@ _COUNTED = slice(FIELDS.index("prompt_tokens"), FIELDS.index("cost_nano_usd") + 
 _LARGEST = 10**15
 """No call has more tokens or nano-dollars: a roll-up that added up larger numbers would overflow for all."""
 _LONGEST_TEXT = {"provider_message": 600}
-_OWNERS = ("tenant", "agent", "group", "model")
-_OTHERS = (
+_OWNERS: tuple[str, ...] = ("tenant", "agent", "group", "model")
+_OTHERS: tuple[str, ...] = (
     "user", "session", "channel", "client_request_id", "group_asked", "model_resolved", "provider",
     "deployment", "refusal_code", "provider_message",
 )  # fmt: skip

@@ -19,6 +19,8 @@ from llm_proxy.sidecar.shapes import mapping
 Post = Callable[[Row], None]
 HOOKS = ("pre_call_hook", "during_call_hook", "post_call_success_hook")
 """What runs an owner's guardrails."""
+HOOKS_OF_A_GROUP = ("async_pre_call_deployment_hook", "async_post_call_success_deployment_hook")
+"""What runs those of one model group, within an attempt."""
 _CALLING: ContextVar[bool] = ContextVar("calling", default=False)
 
 
@@ -29,7 +31,9 @@ def apply(post: Post | None) -> None:
     _note_failures(router, post)
     _note_sent(seams.call_logging())
     for name in HOOKS:
-        _note_refusals(seams.proxy_logging(), name)
+        _note_refusals(seams.proxy_logging(), name, outcome.refused_by_hook)
+    for name in HOOKS_OF_A_GROUP:
+        _note_refusals(seams.utilities(), name, outcome.refused_by_group)
 
 
 def is_calling() -> bool:
@@ -91,14 +95,14 @@ def _note_sent(logging: Theirs) -> None:
     logging.pre_call = note_and_send
 
 
-def _note_refusals(runner: Theirs, name: str) -> None:
+def _note_refusals(runner: Theirs, name: str, note: Callable[[BaseException], None]) -> None:
     hook = getattr(runner, name)
 
-    async def note_what_it_raises(self: Theirs, *words: Theirs, **options: Theirs) -> Theirs:
+    async def note_what_it_raises(*words: Theirs, **options: Theirs) -> Theirs:
         try:
-            return await hook(self, *words, **options)
+            return await hook(*words, **options)
         except Exception as refusal:
-            outcome.refused_by_hook(refusal)
+            note(refusal)
             raise
 
     setattr(runner, name, note_what_it_raises)

@@ -80,6 +80,8 @@ class Doors:
         if self.cache is not None and path in self.cache.paths:
             await self.cache.answer(scope, receive, send, forward, outcome)
         else:
+            ours = self.cache is not None and path != "/v1/embeddings"
+            outcome.uncached = ours or seams.library().cache is None
             await forward(scope, receive, send)
 
     async def _purge(self, receive: Receive, send: Send) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator
 from importlib import import_module
 from itertools import combinations
 
-from llm_proxy.sidecar import seams
+from llm_proxy.sidecar import outcome, seams
 from llm_proxy.sidecar.documented_defaults import OF_COMPLETIONS, neutral, sampling
 from llm_proxy.sidecar.embedding_format import BASE64
 from llm_proxy.sidecar.patch import Patch
@@ -22,6 +22,8 @@ OWN_SERVERS = frozenset({"openai_like", "lm_studio"})
 """Providers of OpenAI's wire whose embedding fields LiteLLM refuses or loses, whatever the server can do."""
 NEWER_CHOICES = frozenset({"allowed_tools", "custom"})
 """Kinds of `tool_choice` that LiteLLM takes for no choice at all."""
+ADDRESS = frozenset({"custom_llm_provider", "model"})
+"""Options that say whom to ask."""
 OF_EMBEDDINGS = ("dimensions", "encoding_format", "user")
 
 
@@ -33,11 +35,11 @@ def apply() -> None:
     def map_chat(**options: Theirs) -> Theirs:
         free, chosen = neutral(options), mapping(options.get("tool_choice")).get("type")
         if not free and chosen not in NEWER_CHOICES:
-            return _map(chat, options)
+            return _map_or_name(chat, options)
         translated = _is_translated(options)
         if translated and chosen in NEWER_CHOICES:
             raise _unsupported("tool_choice", options)
-        return _map(chat, _without(options, free if translated else _not_of_a_chat(free, options)))
+        return _map_or_name(chat, _without(options, free if translated else _not_of_a_chat(free, options)))
 
     def map_embeddings(**options: Theirs) -> Theirs:
         # `openai` stands for any server of that wire: LiteLLM cannot know whose model shortens vectors.
@@ -93,6 +95,31 @@ def _unsupported(name: str, options: Json) -> BaseException:
         message=f"{provider} does not support parameters: ['{name}'], for model={model}.", status_code=400
     )
     return error
+
+
+def _map_or_name(translate: Map, options: Json) -> Theirs:
+    """As `_map`; of what cannot be translated at all, the field at fault is noted.
+
+    It is the one without which the rest can be translated.
+    """
+    try:
+        return _map(translate, options)
+    except seams.library().UnsupportedParamsError:
+        raise
+    except Exception:
+        given = [name for name, value in options.items() if value is not None and name not in ADDRESS]
+        found = [name for name in given if _translates(translate, _without(options, {name}))]
+        if len(found) == 1:
+            outcome.untranslatable(found[0])
+        raise
+
+
+def _translates(translate: Map, options: Json) -> bool:
+    try:
+        _map(translate, options)
+    except Exception:  # noqa: BLE001 -- LiteLLM stumbles with whatever its code raises
+        return False
+    return True
 
 
 def _map(translate: Map, options: Json) -> Theirs:

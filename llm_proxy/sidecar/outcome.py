@@ -30,6 +30,8 @@ class Attempt:
         error: What it failed with; None while it has not.
         refused: The provider did not accept the deployment's credentials.
         sent: Its request was translated and about to be sent.
+        refusal: What a guardrail of its model group raised.
+        field: The field of the request that could not be translated.
     """
 
     group: str
@@ -39,6 +41,8 @@ class Attempt:
     error: BaseException | None = None
     refused: bool = False
     sent: bool = False
+    refusal: BaseException | None = None
+    field: str | None = None
 
 
 @dataclass(slots=True)
@@ -53,6 +57,7 @@ class Outcome:
         complete: A stream came to the end its provider gave it.
         finish_reason: The provider's own, where it says more than OpenAI's; for the log.
         hook_error: What a guardrail raised.
+        uncached: No cache had a say in the call.
     """
 
     error: BaseException | None = None
@@ -62,6 +67,7 @@ class Outcome:
     complete: bool = False
     finish_reason: str | None = None
     hook_error: BaseException | None = None
+    uncached: bool = False
 
     def refused(self, error: BaseException) -> None:
         """Keep the answer's own error where no better one was seen."""
@@ -70,6 +76,8 @@ class Outcome:
     def headers(self) -> list[tuple[bytes, bytes]]:
         """What was tried, for the gateway; every attempt where it was not one success alone."""
         found = [(b"x-llmp-attempts", str(len(self.tried)).encode())]
+        if self.uncached:
+            found.append((b"x-llmp-cache", b"off"))
         if not self.tried:
             return found
         deployment = self.tried[-1].deployment
@@ -82,11 +90,13 @@ class Outcome:
 
     def error_headers(self, secrets: frozenset[str]) -> list[tuple[bytes, bytes]]:
         """Why it failed, for the gateway; `secrets` are texts that no message may hold."""
-        by_hook = self.hook_error is not None
+        last = self.tried[-1] if self.tried else None
+        refusal = self.hook_error or (last.refusal if last else None)
         return provider_error.headers(
-            self.hook_error or self.error,
-            sent=not self.tried or self.tried[-1].sent,
-            refused_by_hook=by_hook,
+            refusal or self.error,
+            sent=last is None or last.sent,
+            refused_by_hook=refusal is not None,
+            field=last.field if last else None,
             secrets=secrets,
         )
 
@@ -190,6 +200,26 @@ def refused_by_hook(error: BaseException) -> None:
     outcome = _CURRENT.get()
     if outcome is not None:
         outcome.hook_error = error
+
+
+def refused_by_group(error: BaseException) -> None:
+    """Record that a guardrail of the chosen model group refused the running attempt."""
+    outcome = _CURRENT.get()
+    if outcome is not None and outcome.tried:
+        outcome.tried[-1].refusal = error
+
+
+def is_refused_by_group() -> bool:
+    """Whether a guardrail of a model group refused the running attempt."""
+    outcome = _CURRENT.get()
+    return outcome is not None and bool(outcome.tried) and outcome.tried[-1].refusal is not None
+
+
+def untranslatable(field: str) -> None:
+    """Record which field of the running request could not be translated."""
+    outcome = _CURRENT.get()
+    if outcome is not None and outcome.tried:
+        outcome.tried[-1].field = field
 
 
 def never_sent(error: BaseException) -> bool:

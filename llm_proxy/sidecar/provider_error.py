@@ -64,6 +64,7 @@ def headers(
     *,
     sent: bool = True,
     refused_by_hook: bool = False,
+    field: str | None = None,
     secrets: Iterable[str] = (),
 ) -> list[tuple[bytes, bytes]]:
     """The headers for an error; empty when nothing is known.
@@ -72,6 +73,7 @@ def headers(
         error: What LiteLLM gave up with.
         sent: Whether the request was put into the provider's words.
         refused_by_hook: Whether a guardrail raised it.
+        field: The field that could not be translated, where it is known.
         secrets: Texts of the configuration that no message may hold.
     """
     found = answer(error)
@@ -83,6 +85,8 @@ def headers(
     else:
         origin, message = _origin(error, sent=sent, refused_by_hook=refused_by_hook)
         lines, wait_s = [_header("x-llmp-origin", origin)] if origin else [], None
+        if origin == "translation" and field:
+            lines.append(_header("x-llmp-field", field))
     if message:
         lines.append(_header("x-llmp-message", _encoded(message, secrets), LONGEST_ENCODED))
     if wait_s is not None:

@@ -130,6 +130,7 @@ class ResponseCache:
         receive = _again(raw, receive)
         call = self._call(scope["path"], raw)
         if call is None:
+            outcome.uncached = True
             await forward(scope, receive, send)
             return
         entry = None if call.control.get("no-cache") is True else await self._fetch(call)

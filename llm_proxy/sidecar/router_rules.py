@@ -36,6 +36,8 @@ def callers_fault(error: BaseException) -> bool:
     """Whether the request itself is wrong, so that no other deployment would answer it better."""
     if type(error).__name__ == "ContentPolicyViolationError" or provider_error.flagged(error):
         return True
+    if outcome.is_refused_by_group():  # another group may have no such guardrail
+        return True
     if getattr(error, "status_code", None) not in CALLERS_FAULT:
         return outcome.never_sent(error)
     said = str(error).lower()

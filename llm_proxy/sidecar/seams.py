@@ -69,6 +69,7 @@ SEAMS: dict[str, tuple[str, ...]] = {
     "httpx": ("AsyncClient", "Request", "Response"),
     "litellm.litellm_core_utils.logging_worker": ("GLOBAL_LOGGING_WORKER",),
     "litellm.proxy.utils": ("ProxyLogging",),
+    "litellm.utils": ("async_pre_call_deployment_hook", "async_post_call_success_deployment_hook"),
     "litellm.litellm_core_utils.streaming_handler": ("CustomStreamWrapper",),
     "litellm.litellm_core_utils.streaming_chunk_builder_utils": ("ChunkProcessor",),
     "litellm.llms.ollama.chat.transformation": ("OllamaChatConfig",),
@@ -154,6 +155,11 @@ def call_logging() -> Theirs:
 def proxy_logging() -> Theirs:
     """The class that runs an owner's hooks and guardrails."""
     return import_module("litellm.proxy.utils").ProxyLogging
+
+
+def utilities() -> Theirs:
+    """The module that wraps each call to a provider and runs the guardrails of its model group."""
+    return import_module("litellm.utils")
 
 
 def stream_wrapper() -> Theirs:

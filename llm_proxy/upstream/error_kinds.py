@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Literal
 
+from llm_proxy.upstream.error_field import is_about_a_part
+
 Kind = Literal[
     "quota", "flagged", "credentials", "rate_limit", "context", "timeout", "overload", "request", "failure"
 ]
@@ -25,40 +27,46 @@ def _any_of(*patterns: str) -> re.Pattern[str]:
     return re.compile("|".join(patterns), re.IGNORECASE)
 
 
-CONTEXT = _any_of(
+_CONTEXT_CODES = _any_of(
+    r"context_?(?:length|window)_?exceeded",
+    r"exceed_context_size",
+    r"input_too_large",
+    r"max_prompt_tokens_exceeded",
+    r"tokens_limit_reached",
+)
+_CONTEXT = _any_of(
     r"context_?length_?exceeded",
     r"contextwindowexceeded",
-    r"maximum context length",
+    r"maximum context (?:length|limit|window)",
     r"exceeds? (?:the )?(?:\w+ )?context (?:size|length|limit|window)",
     r"exceeds the maximum number of tokens",
     r"prompt (?:is |was )?too long",
     r"input is too long",
-    r"input_too_large",
     r"longer than the (?:model's context|maximum model length)",
     r"maximum prompt length",
     r"exceeded max(?:imum)? context",
     r"too many tokens: ",
     r"context shift is disabled",
-    r"exceed_context_size",
-    r"requested tokens exceed",
+    r"(?:requested|input) tokens exceed",
+    r"current length is \d+ while limit is",
+    r"maximum input length is \d+ tokens",
     r"`?inputs`? (?:tokens \+ `?max_new_tokens`? must be|must have less than)",
     r"reduce the length of the (?:input )?(?:messages|prompt|input)",
     r"too large for model with",
     r"exceeds the model'?s? (?:max|context)",
-    r"(?:maximum|max) allowed (?:input |sequence |content )?length",
+    r"(?:maximum|max) allowed (?:input|sequence|context|prompt) length",
+    r"\b(?:input|prompt|sequence|context)\b[^.]{0,60}(?:maximum|max) allowed (?:content )?length",
     r"too long to fit into the model",
     r"too many input tokens",
     r"context length of only",
     r"input token count is \d+ but (?:the )?model only supports",
     r"exceeded model token limit",
-    r"max_prompt_tokens_exceeded",
     r"prompt token count of \d+ exceeds",
     r"range of input length should be",
     r"exceeded this model context window",
     r"context window exceeds",
     r"prompt exceeds max(?:imum)? length",
-    r"expected maxlength: \d+, actual",
-    r"tokens_limit_reached",
+    r"malformed input request: (?:#/(?:inputText|prompt): )?expected maxlength: \d+, actual",
     r"max size: \d+ tokens",
 )
 CONTENT = _any_of(
@@ -139,6 +147,14 @@ class Said:
         return any(words in self.whole for words in _UNREADABLE)
 
 
+def _is_too_long(said: Said) -> bool:
+    """Whether the whole prompt is longer than the model takes; LiteLLM says so of long names, too."""
+    if _CONTEXT_CODES.search(f"{said.code} {said.type}"):
+        return True
+    words = said.message or said.whole
+    return bool(_CONTEXT.search(words)) and not is_about_a_part(words, said.param, said.fields)
+
+
 _RULES: tuple[tuple[Kind, Callable[[Said], object]], ...] = (
     ("quota", lambda said: said.status == 402 or _QUOTA.search(said.words)),
     ("quota", lambda said: said.wait_s is None and _SPENT.search(said.words)),
@@ -146,7 +162,7 @@ _RULES: tuple[tuple[Kind, Callable[[Said], object]], ...] = (
     ("credentials", lambda said: said.status in (401, 403)),
     ("credentials", lambda said: said.status == 400 and _WRONG_KEY.search(said.words)),
     ("rate_limit", lambda said: said.status == 429),
-    ("context", lambda said: not said.unreadable and CONTEXT.search(said.words)),
+    ("context", lambda said: not said.unreadable and _is_too_long(said)),
     ("timeout", lambda said: said.status in _TIMEOUTS),
     ("timeout", lambda said: "APITimeoutError" in said.words or "litellm.Timeout" in said.whole),
     ("overload", lambda said: said.status in _OVERLOADS and said.origin == "provider"),

@@ -26,6 +26,7 @@ from llm_proxy.errors import (
     UpstreamCoolingDown,
     UpstreamTimeout,
     UpstreamUnreachable,
+    with_reference,
 )
 from llm_proxy.upstream.error_field import named_field
 from llm_proxy.upstream.error_kinds import CONTENT, KEPT_STATUSES, Said, kind_of
@@ -142,9 +143,11 @@ def _untranslatable(said: Said) -> ProviderRejected:
     """The request never reached the provider: LiteLLM could not put it into the provider's words."""
     unsupported = "UnsupportedParamsError" in said.whole
     message = clean(said.message or "")
+    param = named_field(message, said.fields) or (said.param if said.param in said.fields else None)
+    at_fault = f"`{param}`" if param else "Something in the request"
     return ProviderRejected(
-        message or "Something in the request is malformed, or the model's provider does not know it.",
-        param=named_field(message, said.fields),
+        message or f"{at_fault} is malformed, or the model's provider does not know it.",
+        param=param,
         code="unsupported_parameter" if unsupported else "unsupported_value",
     )
 
@@ -196,8 +199,8 @@ def _at_fault(said: Said, request_id: str) -> ProviderRejected:
     if said.status == 403 or CONTENT.search(said.words):
         general, code = "The provider's content policy refused this request", "content_policy_violation"
     at = f" (at `{param}`)" if param and said.status != 404 else ""
-    reference = f" (request {request_id})" if request_id else ""
-    refused = ProviderRejected(passed or f"{general}{at}.{reference}", param=param, code=code)
+    message = passed or with_reference(f"{general}{at}.", request_id)
+    refused = ProviderRejected(message, param=param, code=code)
     if said.status in KEPT_STATUSES:
         refused.status = said.status
     return refused
@@ -214,6 +217,7 @@ def _read(status: int, headers: Headers, body: bytes, fields: Collection[str]) -
     code, kind, param = (
         headers.get(f"x-llmp-provider-{name}") or error.get(name) for name in ("code", "type", "param")
     )
+    param = headers.get("x-llmp-field") or param
     waits = [_number(headers.get("x-llmp-retry-after")), header_wait_s(headers)]
     origin = headers.get("x-llmp-origin", "")
     if provider_status is not None or any(name.startswith("llm_provider-") for name in headers):

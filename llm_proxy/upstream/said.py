@@ -39,7 +39,8 @@ def served(headers: Headers, call: Call, catalog: Catalog | None, *, cached: boo
     deployment = _text(headers, b"x-litellm-model-id")
     known = _known(deployment, catalog)
     hit = b"x-litellm-cache-key" in headers
-    cache: CacheState = "hit" if hit else "miss" if cached else "off"
+    asked_cache = cached and headers.get(b"x-llmp-cache") != b"off"
+    cache: CacheState = "hit" if hit else "miss" if asked_cache else "off"
     cost_nano_usd: int | None = 0
     attempts = 0
     if not hit:

@@ -42,6 +42,23 @@ class HouseRules(CustomGuardrail):
         if "after" in str(data["messages"]):
             raise HTTPException(status_code=422, detail={"error": {"message": "The answer is against the house rules"}})
         return response
+
+
+class GroupRules(CustomGuardrail):
+    async def async_pre_call_hook(self, user_api_key_dict, cache, data, call_type):
+        if "forbidden" in str(data["messages"]):
+            raise HTTPException(status_code=403, detail={"error": "This group takes no such prompt"})
+        return data
+
+    async def async_post_call_success_hook(self, data, user_api_key_dict, response):
+        said = str(data["messages"])
+        if "gnu" in said:
+            raise HTTPException(status_code=422, detail="The answer mentioned a gnu.")
+        if "yak" in said:
+            raise HTTPException(status_code=403, detail={"error": "The answer mentioned a yak."})
+        if "emu" in said:
+            raise GuardrailRaisedException("group", "No emus", should_wrap_with_default_message=False)
+        return response
 """
 ENTITY = "Blocked entity detected: CREDIT_CARD by Guardrail: house. This entity is not allowed to be used in this request."
 
@@ -73,10 +90,24 @@ def gateway_url(service_folder: Path) -> Generator[str]:
 
 def _config(provider: Provider) -> Json:
     rules = {"guardrail": "house_rules.HouseRules", "mode": ["pre_call", "post_call"], "default_on": True}
+    of_a_group = {"guardrail": "house_rules.GroupRules", "mode": ["pre_call", "post_call"]}
+    group = deployment("group", "openai/group", provider)
+    group["litellm_params"]["guardrails"] = ["group"]
     return {
-        "model_list": [deployment("guarded", "openai/guarded", provider)],
-        "guardrails": [{"guardrail_name": "house", "litellm_params": rules}],
-        "router_settings": {"num_retries": 0, "disable_cooldowns": True},
+        "model_list": [
+            deployment("guarded", "openai/guarded", provider),
+            group,
+            deployment("elsewhere", "openai/elsewhere", provider),
+        ],
+        "guardrails": [
+            {"guardrail_name": "house", "litellm_params": rules},
+            {"guardrail_name": "group", "litellm_params": of_a_group},
+        ],
+        "router_settings": {
+            "num_retries": 1,
+            "disable_cooldowns": True,
+            "fallbacks": [{"group": ["elsewhere"]}],
+        },
     }
 
 
@@ -110,6 +141,31 @@ async def test_a_guardrails_own_text_is_heard(
     )
 
 
+@pytest.mark.parametrize(
+    ("said", "streamed", "status", "message"),
+    [
+        ("forbidden", False, 403, "This group takes no such prompt"),
+        ("forbidden", True, 403, "This group takes no such prompt"),
+        ("gnu", False, 422, "The answer mentioned a gnu"),
+        ("yak", False, 403, "The answer mentioned a yak"),
+        ("emu", False, 400, "No emus"),
+    ],
+)
+async def test_a_groups_own_guardrail_is_heard_and_not_passed_by(
+    gateway_url: str,
+    said: str,
+    streamed: bool,  # noqa: FBT001 -- a parameter
+    status: int,
+    message: str,
+) -> None:
+    """Neither retried nor answered by the group's fallback, which has no such guardrail."""
+    answer = await _ask(gateway_url, said, streamed=streamed, model="group")
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (status, "content_policy_violation")
+    assert error["message"].removesuffix(".") == message
+    assert answer.headers["x-llm-proxy-refused-by"] == "provider"
+
+
 @pytest.mark.parametrize("said", ["broken", "stumbles over the words of a long prompt"])
 async def test_a_guardrail_that_fails_says_nothing_to_the_caller(
     gateway_url: str, service_folder: Path, said: str
@@ -124,7 +180,7 @@ async def test_a_guardrail_that_fails_says_nothing_to_the_caller(
     assert "the words of a long prompt" not in line
 
 
-async def _ask(url: str, said: str, *, streamed: bool) -> httpx.Response:
-    body = {"model": "guarded", "messages": [{"role": "user", "content": said}], "stream": streamed}
+async def _ask(url: str, said: str, *, streamed: bool, model: str = "guarded") -> httpx.Response:
+    body = {"model": model, "messages": [{"role": "user", "content": said}], "stream": streamed}
     async with httpx.AsyncClient(headers={"Authorization": f"Bearer {KEY}"}, timeout=20) as client:
         return await client.post(f"{url}/v1/chat/completions", json=body)

@@ -338,10 +338,13 @@ async def test_a_guardrail_sees_every_call_of_its_group(
     with running(config, provider, tmp_path, CACHE_REDIS_URL=cache_redis_url) as sidecar:
         first, second = await twice(sidecar, "guarded", prompt(mark()))
         if where == "one-group":
-            assert all(hit(one) for one in (await twice(sidecar, "plain", prompt(mark())))[1:])
+            cached = await twice(sidecar, "plain", prompt(mark()))
+            assert hit(cached[1])
+            assert not any("x-llmp-cache" in one.headers for one in cached)
         assert "is cached:" in sidecar.log.read_text()
     assert first.status == 200
     assert second.status == 400
+    assert [one.headers["x-llmp-cache"] for one in (first, second)] == ["off", "off"]
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -368,7 +371,23 @@ async def test_a_redis_of_the_owner_s_own_is_used_as_he_says(
     assert second.headers["x-litellm-cache-key"].startswith("his:")
     params["supported_call_types"] = ["aembedding"]
     with running(config, provider, tmp_path) as sidecar:
-        assert not hit((await twice(sidecar, "plain", prompt(mark())))[1])
+        _, second = await twice(sidecar, "plain", prompt(mark()))
+    assert not hit(second)
+    assert second.headers["x-llmp-cache"] == "off"
+
+
+async def test_a_call_that_an_owner_keeps_out_is_said_to_be(
+    provider: Provider, tmp_path: Path, cache_redis_url: str
+) -> None:
+    """With `mode: default_off`, and where there is no cache at all."""
+    params: Json = {"type": "redis", "url": cache_redis_url, "mode": "default_off"}
+    for settings in ({"cache": True, "cache_params": params}, {"cache": False}):
+        config = configured(provider, tmp_path, litellm_settings=settings)
+        with running(config, provider, tmp_path) as sidecar:
+            for streamed in ({}, STREAMED):
+                _, second = await twice(sidecar, "plain", prompt(mark()) | streamed)
+                assert not hit(second)
+                assert second.headers["x-llmp-cache"] == "off"
 
 
 async def test_a_redis_cluster_is_purged_on_every_node(provider: Provider, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llm_proxy.upstream.errors import refusal
 
@@ -33,6 +35,11 @@ TOO_LONG = (
     "Malformed input request: expected maxLength: 50000, actual: 60000, please reformat your input and try again.",
     "Request body too large for gpt-4o model. Max size: 8000 tokens.",
     "prompt too long; exceeded max context length by 12 tokens",
+    "Input tokens exceed the configured limit of 272000 tokens. Your messages resulted in 300000 tokens.",
+    "'max_tokens' or 'max_completion_tokens' is too large: 9000. This model's maximum context length is 8192 tokens "
+    "and your request has 12 input tokens.",
+    "Malformed input request: #/inputText: expected maxLength: 50000, actual: 60000, please reformat your input.",
+    "Please reduce the length of the messages or completion. Current length is 9001 while limit is 8192",
     "Your input exceeds the context window of this model. Please adjust your input and try again.",
 )
 
@@ -47,6 +54,48 @@ def test_a_prompt_too_long_is_so_in_every_providers_words(message: str, headers:
     """Whole and streamed: LiteLLM knows some of them in one way only."""
     refused = refusal(400, headers, _body(message), model="m")
     assert (refused.status, refused.code, refused.param) == (400, "context_length_exceeded", "messages")
+
+
+OF_A_PART = (
+    "Invalid 'messages[0].name': string too long. Expected a string with maximum length 64, but got a string with length 70 instead.",
+    "Invalid 'tools[3].function.description': string too long. Expected a string with maximum length 1024.",
+    "Invalid 'user': string too long. Expected a string with maximum length 64.",
+    "tools.0.custom.name: String should have at most 128 characters",
+    "`metadata.k` exceeds the maximum allowed length of 512",
+    "stop: exceeds the maximum allowed content length",
+    "The tool's name is longer than the maximum allowed length",
+    "Malformed input request: #/stop_sequences/0: expected maxLength: 100, actual: 200, please reformat.",
+    "max_tokens (100000) exceeds the maximum number of tokens allowed (8192)",
+    '"system" is too long: the input is too long',
+)
+
+
+@pytest.mark.parametrize("message", OF_A_PART)
+def test_a_field_too_long_keeps_the_providers_code(message: str) -> None:
+    """LiteLLM calls some of them context errors; a client would cut its prompt in vain."""
+    told = {"x-llmp-attempts": "1", "x-llmp-message": message, "x-llmp-provider-status": "400"}
+    body = _body(f"litellm.ContextWindowExceededError: litellm.BadRequestError: OpenAIException - {message}")
+    refused = refusal(400, {**told, "x-llmp-provider-code": "invalid_value"}, body, model="m")
+    assert (refused.status, refused.code) == (400, "invalid_value")
+    refused = refusal(400, {**told, "x-llmp-provider-code": "context_length_exceeded"}, body, model="m")
+    assert refused.code == "context_length_exceeded"
+
+
+@given(
+    st.sampled_from(("metadata", "name", "stop", "system", "tools", "user", "messages[0].name", "prompt.id")),
+    st.sampled_from(("'{}': {}", "`{}` {}", "{}: {}", 'The value of "{}" is wrong: {}')),
+    st.sampled_from(TOO_LONG),
+)
+def test_no_message_about_one_field_is_a_context_error(field: str, form: str, words: str) -> None:
+    """Whatever it says of lengths, unless the provider's code says so."""
+    told = {
+        "x-llmp-attempts": "1",
+        "x-llmp-message": form.format(field, words),
+        "x-llmp-provider-status": "400",
+    }
+    assert refusal(400, told, b"{}", model="m").code is None
+    param = {**told, "x-llmp-message": words, "x-llmp-provider-param": field}
+    assert refusal(400, param, b"{}", model="m").code is None
 
 
 @pytest.mark.parametrize("headers", [{}, {"x-llmp-provider-status": "422"}], ids=["LiteLLM", "our sidecar"])
@@ -102,7 +151,7 @@ def test_a_code_is_a_code_and_no_type(status: int, said: dict[str, str], code: s
             400,
             "something of its own",
             None,
-            "The model's provider refused the request as invalid. (request r1)",
+            "The model's provider refused the request as invalid (request r1).",
         ),
         (
             500,
