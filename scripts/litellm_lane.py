@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 from llm_proxy.sidecar.verify_environment import is_refused, pins  # noqa: E402 -- the project's own, found from here
 
 PATCHES = "llm_proxy/sidecar/patches.py"
-TRIED = re.compile(r"^TRIED_ON = \((.*?),?\)$", re.MULTILINE)
+TRIED = re.compile(r"^TRIED_ON = \(.*\)$", re.MULTILINE)
 PIN = re.compile(r"^litellm\[proxy\]==(\S+)$", re.MULTILINE)
 TAKEN = (
     "locks/sidecar.in",
@@ -114,22 +114,20 @@ def build(version: str) -> Path:
     poisoned = [pin for pin in pins((folder / "locks" / "sidecar.txt").read_text()) if is_refused(*pin)]
     if poisoned:
         raise Refused(f"it brings {poisoned}")
-    add_to_tried(folder, version)
+    mark_as_tried(folder, version)
     run("make", "-s", "setup-dev", cwd=folder)
     for table in TABLES:
         run(".venv-sidecar/bin/python", f"scripts/{table}", cwd=folder, **OFFLINE)
     return folder
 
 
-def add_to_tried(project: Path, version: str) -> None:
-    """Install our patches on this release in a project: what its tests are to judge, or have judged."""
+def mark_as_tried(project: Path, version: str) -> None:
+    """Make this the release that our patches are installed on: its tests are to judge them, or have."""
     file = project / PATCHES
     text = file.read_text(encoding="utf-8")
-    found = TRIED.search(text)
-    if found is None:
+    if not TRIED.search(text):
         raise Refused(f"{PATCHES} has no TRIED_ON")
-    if f'"{version}"' not in found[1]:
-        file.write_text(TRIED.sub(f'TRIED_ON = ({found[1]}, "{version}")', text), encoding="utf-8")
+    file.write_text(TRIED.sub(f'TRIED_ON = ("{version}",)', text), encoding="utf-8")
 
 
 def run(*command: str, cwd: Path, **env: str) -> str:
@@ -238,7 +236,7 @@ def take(version: str) -> None:
         raise Refused(f"{version} was not built: run `make litellm VERSION={version}` first")
     for name in TAKEN:
         shutil.copy(folder / name, ROOT / name)
-    add_to_tried(ROOT, version)
+    mark_as_tried(ROOT, version)
     print(f"The pin is {version} now: `make check`, then commit {', '.join(TAKEN)}, {PATCHES} and the page.")
 
 

@@ -1,6 +1,6 @@
 """Which way a name that is the model's own takes through LiteLLM: inside `extra_body`, or at top level.
 
-Seen with LiteLLM 1.106.2: OpenAI-compatible providers get what is in `extra_body` merged into their body;
+Seen with LiteLLM 1.108.6: OpenAI-compatible providers get what is in `extra_body` merged into their body;
 Anthropic gets an object of that name, which its API refuses; Gemini and Ollama get it merged at the root,
 where their sampling parameters do not belong. Invariant: a name reaches top level only after the body rule
 has refused all that LiteLLM reads for itself; what is in `OPENAIS` or `INSIDE` never does.

@@ -61,7 +61,11 @@ def apply() -> None:
         known = mapping(tool_choice).get("type") in NEWER_CHOICES
         return tool_choice if known else check_choice(tool_choice, *words, **options)
 
+    def drops_no_choice(*_: Theirs, **__: Theirs) -> bool:
+        return False  # whether a provider's wire has a choice is decided in `map_chat`
+
     main.validate_chat_completion_tool_choice = take_choice
+    main.drops_unsupported_allowed_tools_tool_choice = drops_no_choice
     main.get_optional_params = map_chat
     main.get_optional_params_embeddings = map_embeddings
 

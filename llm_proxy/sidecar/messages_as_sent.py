@@ -29,6 +29,7 @@ def apply() -> None:
     """Patch the translations; before the first call."""
     factory: Theirs = import_module(f"{PROMPTS}.factory")
     factory._sanitize_empty_text_content = without_blank_text  # noqa: SLF001 -- no setting does this
+    factory._EMPTY_TEXT_PLACEHOLDER = ""  # noqa: SLF001 -- the same
     for name in OPENAIS:
         wire: Theirs = import_module(name)
         wire.hoist_images_from_tool_messages = _as_they_are

@@ -24,7 +24,7 @@ from llm_proxy.sidecar import (
 )
 from llm_proxy.sidecar.patch import Patch
 
-TRIED_ON = ("1.106.2",)
+TRIED_ON = ("1.108.6",)
 """Releases on which every test of every patch passed (docs/litellm)."""
 
 PATCHES: tuple[Patch, ...] = (

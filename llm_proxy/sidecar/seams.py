@@ -33,7 +33,9 @@ SEAMS: dict[str, tuple[str, ...]] = {
         ),
         *("cache", "model_alias_map", "ModelResponse", "TextCompletionResponse"),
     ),
-    "litellm.litellm_core_utils.prompt_templates.factory": ("_sanitize_empty_text_content",),
+    "litellm.litellm_core_utils.prompt_templates.factory": (
+        *("_sanitize_empty_text_content", "_EMPTY_TEXT_PLACEHOLDER"),
+    ),
     "litellm.litellm_core_utils.prompt_templates.mid_conversation_system": ("CONVERTED_SYSTEM_NOTE",),
     "litellm.llms.anthropic.chat.transformation": ("AnthropicConfig", "has_tool_call_blocks"),
     "litellm.llms.bedrock.chat.converse_transformation": ("AmazonConverseConfig", "CONVERTED_SYSTEM_NOTE"),
@@ -42,6 +44,7 @@ SEAMS: dict[str, tuple[str, ...]] = {
     "litellm.llms.vertex_ai.gemini.transformation": ("transform_system_message",),
     "litellm.main": (
         *("get_optional_params", "get_optional_params_embeddings", "validate_chat_completion_tool_choice"),
+        "drops_unsupported_allowed_tools_tool_choice",
     ),
     "litellm.proxy.proxy_server": (
         *("app", "proxy_startup_event", "proxy_config", "openai_exception_handler", "ProxyException"),
