@@ -10,7 +10,7 @@ import pytest
 from sidecars import Json, Provider, Sidecar, deployment, playing, running
 from stages.outages import Own, Replicas
 
-from llm_proxy.schema import migrate
+from llm_proxy.schema import let_sidecar_in, migrate
 
 FAMILIES = ("openai", "anthropic", "gemini", "ollama_chat", "hosted_vllm")
 ALIKE = ("deepseek", "openrouter", "groq", "mistral", "xai")
@@ -109,6 +109,15 @@ def call_log_dsn(postgres_url: str) -> str:
 
     asyncio.run(made())
     return dsn
+
+
+@pytest.fixture
+async def restored_sidecar_role(postgres_url: str) -> AsyncIterator[None]:
+    """The sidecar's role belongs to the whole server: whoever gives it another password gives it back."""
+    yield
+    connection = await asyncpg.connect(postgres_url)
+    await let_sidecar_in(connection, SIDECAR_PASSWORD)
+    await connection.close()
 
 
 @pytest.fixture(scope="session")

@@ -202,6 +202,7 @@ async def test_what_is_not_stored_of_what_was_said_is_counted(database_url: str,
         assert f"llm_proxy_payloads_dropped_total{{{dropped}" in page(tmp_path / folder, Cells(), 0)
 
 
+@pytest.mark.usefixtures("restored_sidecar_role")
 async def test_migrating_again_changes_nothing_and_a_changed_file_is_named(database_url: str) -> None:
     """Files apply once; one that was changed afterwards stops the migration."""
     first = await schema.migrate(database_url, sidecar_password="it's only for tests")
@@ -251,6 +252,7 @@ async def test_a_roll_up_added_later_holds_what_was_there_before(database_url: s
     await connection.close()
 
 
+@pytest.mark.usefixtures("restored_sidecar_role")
 async def test_the_sidecars_role_may_write_its_log_and_nothing_else(database_url: str) -> None:
     """A stolen sidecar password opens no key, no bill, no other table."""
     await schema.migrate(database_url, sidecar_password="only-for-tests")

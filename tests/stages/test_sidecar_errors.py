@@ -120,7 +120,6 @@ def _having_called(arguments: str) -> Json:
     }
 
 
-_ODD_FUNCTION: Json = {"name": "f", "parameters": {"anyOf": 5}}
 _NO_IMAGE: Json = {"type": "image_url", "image_url": {"url": "no-url"}}
 UNTRANSLATABLE: list[tuple[str, Json]] = [
     ("openai", _saying({"type": "input_text", "text": "x"})),
@@ -131,7 +130,6 @@ UNTRANSLATABLE: list[tuple[str, Json]] = [
     ("anthropic", _having_called("{oops")),
     ("gemini", _saying(_NO_IMAGE)),
     ("gemini", _having_called("{oops")),
-    ("gemini", {"tools": [{"type": "function", "function": _ODD_FUNCTION}]}),
     ("gemini", {"thinking": 5}),
     ("ollama_chat", _having_called("{oops")),
 ]  # fmt: skip
