@@ -110,6 +110,13 @@ class Doors:
         return len(given) == 1 and hmac.compare_digest(given[0], b"Bearer " + self.key.encode())
 
 
+def _make_encodable(refused: seams.Theirs) -> None:
+    """Half a surrogate, which a provider may say, has no UTF-8."""
+    for name, value in mapping(refused.__dict__).items():
+        if isinstance(value, str):
+            setattr(refused, name, value.encode("utf-8", "replace").decode())
+
+
 async def _call(endpoint: str, outcome: Outcome, scope: Scope, receive: Receive, send: Send) -> None:
     proxy = seams.proxy()
     scope["app"] = proxy.app
@@ -125,5 +132,6 @@ async def _call(endpoint: str, outcome: Outcome, scope: Scope, receive: Receive,
                 embedding_format.write_as_asked(result, await request.body())
         except proxy.ProxyException as refused:
             outcome.refused(refused)
+            _make_encodable(refused)
             result = await proxy.openai_exception_handler(request, refused)
         await relay(result, head.raw_headers, outcome, scope, receive, send)

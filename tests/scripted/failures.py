@@ -192,6 +192,12 @@ FAILURES: dict[str, Failure] = {
             "'//aiplatform.googleapis.com/projects/my-secret-project/locations/us-central1'.",
         ),
     ),
+    # Half a surrogate, as JSON may spell it
+    "half": Failure(
+        400,
+        '{"error":{"message":"bad \\ud800 temperature","type":"t\\ud800","param":"p\\ud800","code":"c\\ud800"}}',
+    ),
+    "half-failed": Failure(500, '{"error":{"message":"bad \\ud800 luck","type":"server_error"}}'),
     # OpenRouter
     "openrouter-raw": Failure(
         400,
