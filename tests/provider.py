@@ -26,6 +26,8 @@ CATALOG = {"groups": [{"name": "*", "mode": "chat", "deployments": [{"id": "one"
 """For a gateway that takes this program for a sidecar: any model is served."""
 
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+ODD_HEADER = {"x-said": "größer 日本"}
+"""Bytes beyond ASCII, in UTF-8, as some providers send them."""
 
 
 @dataclass(slots=True)
@@ -174,6 +176,8 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
         elif script.do.startswith("says-"):
             self._say(FAILURES[script.do.removeprefix("says-")])
+        elif script.do == "raw-error":
+            self._raw(script.status, b"".join(script.writes()), "application/json", ODD_HEADER)
         elif failed:
             self._fail(door, script, *failed)
         elif self.seen.stream and door.frames:
@@ -220,7 +224,7 @@ class Connection(asyncio.Protocol):
         elif script.do == "not-sse":
             self._raw(200, b"<html><body>Sign in</body></html>", "text/html")
         elif script.do == "raw":
-            self._raw(200, b"".join(script.writes()), "application/json")
+            self._raw(200, b"".join(script.writes()), "application/json", ODD_HEADER)
         else:
             self.seen.told = script.counted and script.do != "error-in-200"
             self._raw(200, raw, "application/json")
@@ -242,7 +246,7 @@ class Connection(asyncio.Protocol):
             self._raw(200, page, "text/html" if page else door.media)
             return
         content, closing = ([], script.writes()) if script.do == "raw" else door.frames(script, body, number)
-        self._head(200, door.media)
+        self._head(200, door.media, more=ODD_HEADER if script.do == "raw" else None)
         faulty = {"cut", "reset", "silence", "eof", "garbage", "half-frame", "error-in-200"}
         for frame in content[: script.after] if script.do in faulty else content:
             await self._frame(frame, script)

@@ -3,9 +3,10 @@
 Source: https://asgi.readthedocs.io/en/latest/specs/www.html
 """
 
-import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
+
+from llm_proxy.sidecar.json_text import encoded
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -17,7 +18,7 @@ Headers = list[tuple[bytes, bytes]]
 
 async def answer(send: Send, status: int, body: object, headers: Headers | None = None) -> None:
     """Send a JSON body."""
-    raw = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    raw = encoded(body)
     fixed = [(b"content-type", b"application/json"), (b"content-length", str(len(raw)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": [*(headers or []), *fixed]})
     await send({"type": "http.response.body", "body": raw})

@@ -6,14 +6,17 @@ the traffic key, which opens nothing but these doors; LiteLLM's endpoint functio
 
 import hmac
 import json
+import sys
 from dataclasses import dataclass
 from functools import partial
 
-from llm_proxy.sidecar import catalog, embedding_format, seams
-from llm_proxy.sidecar.asgi import Receive, Scope, Send, answer, error, read_body
+from llm_proxy.sidecar import catalog, embedding_format, known_secrets, seams
+from llm_proxy.sidecar.asgi import Message, Receive, Scope, Send, answer, error, read_body
+from llm_proxy.sidecar.json_text import sound
 from llm_proxy.sidecar.outcome import Outcome, witnessed
 from llm_proxy.sidecar.relay import relay
 from llm_proxy.sidecar.response_cache import ResponseCache
+from llm_proxy.sidecar.seams import Theirs
 from llm_proxy.sidecar.shapes import items, mapping
 
 CALLS = {
@@ -22,6 +25,7 @@ CALLS = {
     "/v1/embeddings": "embeddings",
 }
 JSON = [(b"content-type", b"application/json")]
+UNREADABLE = error("The model's answer could not be read.", "server_error", "provider_error")
 HEALTH = ("/health/liveliness", "/health/readiness")
 
 
@@ -75,14 +79,22 @@ class Doors:
             await answer(send, 404, error("No such route.", "invalid_request_error", "not_found"))
 
     async def _answer(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-        outcome = Outcome()
+        outcome, sending = Outcome(), Sending(send)
         forward = partial(_call, CALLS[path], outcome)
-        if self.cache is not None and path in self.cache.paths:
-            await self.cache.answer(scope, receive, send, forward, outcome)
-        else:
-            ours = self.cache is not None and path != "/v1/embeddings"
-            outcome.uncached = ours or seams.library().cache is None
-            await forward(scope, receive, send)
+        try:
+            if self.cache is not None and path in self.cache.paths:
+                await self.cache.answer(scope, receive, sending, forward, outcome)
+            else:
+                ours = self.cache is not None and path != "/v1/embeddings"
+                outcome.uncached = ours or seams.library().cache is None
+                await forward(scope, receive, sending)
+        except Exception as problem:  # noqa: BLE001 -- a server's log of it would quote the provider, or a prompt
+            told = f"sidecar: call failed: {type(problem).__name__}"
+            print(told, file=sys.stderr, flush=True)  # noqa: T201 -- its log
+            if not sending.begun:
+                outcome.refused(problem)
+                why = outcome.error_headers(known_secrets.configured(seams.router()))
+                await answer(send, 502, UNREADABLE, [*why, *outcome.headers()])
 
     async def _purge(self, receive: Receive, send: Send) -> None:
         if self.cache is None:
@@ -110,11 +122,17 @@ class Doors:
         return len(given) == 1 and hmac.compare_digest(given[0], b"Bearer " + self.key.encode())
 
 
-def _make_encodable(refused: seams.Theirs) -> None:
-    """Half a surrogate, which a provider may say, has no UTF-8."""
-    for name, value in mapping(refused.__dict__).items():
-        if isinstance(value, str):
-            setattr(refused, name, value.encode("utf-8", "replace").decode())
+class Sending:
+    """`send` for one response that knows whether the response has begun."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.begun = False
+
+    async def __call__(self, message: Message) -> None:
+        """Pass one message on."""
+        self.begun = True
+        await self._send(message)
 
 
 async def _call(endpoint: str, outcome: Outcome, scope: Scope, receive: Receive, send: Send) -> None:
@@ -132,6 +150,15 @@ async def _call(endpoint: str, outcome: Outcome, scope: Scope, receive: Receive,
                 embedding_format.write_as_asked(result, await request.body())
         except proxy.ProxyException as refused:
             outcome.refused(refused)
-            _make_encodable(refused)
+            _make_sendable(refused)
             result = await proxy.openai_exception_handler(request, refused)
         await relay(result, head.raw_headers, outcome, scope, receive, send)
+
+
+def _make_sendable(refused: Theirs) -> None:
+    """Texts that UTF-8 cannot hold, and headers that Latin-1 cannot: LiteLLM would fail to send them."""
+    for name in ("message", "type", "param", "provider_specific_fields"):
+        setattr(refused, name, sound(getattr(refused, name, None)))
+    refused.headers = {
+        name: value.encode("ascii", "replace").decode() for name, value in refused.headers.items()
+    }

@@ -43,6 +43,8 @@ WITHOUT_V1 = frozenset({"OLLAMA_API_BASE"})
 
 DEFAULTS = {
     "LITELLM_LOG": "ERROR",
+    # LiteLLM cuts a stream after so many equal pieces; a model may well repeat itself.
+    "REPEATED_STREAMING_CHUNK_LIMIT": "1000000000",
     # Three attempts in all within about two seconds; LiteLLM also sleeps after the last one.
     "INITIAL_RETRY_DELAY": "0.25",
     "MAX_RETRY_DELAY": "2",

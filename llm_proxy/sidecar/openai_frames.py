@@ -14,6 +14,7 @@ from datetime import datetime
 
 from llm_proxy.sidecar import broken_streams, openai_wire, outcome, provider_http, seams
 from llm_proxy.sidecar.event_stream import DONE
+from llm_proxy.sidecar.json_text import encoded
 from llm_proxy.sidecar.patch import Patch
 from llm_proxy.sidecar.seams import Theirs
 from llm_proxy.sidecar.shapes import Json, items, mapping
@@ -98,10 +99,11 @@ class Lane:
         """The next frame; raises `StopAsyncIteration` after the last, or what LiteLLM makes of a break."""
         stream = self._stream
         while not self._ended:
+            open_before = self._is_cut()
             try:
                 frame = await self._next()
             except Exception as problem:  # noqa: BLE001 -- LiteLLM tells, logs and maps whatever it is
-                if self._is_cut() or hasattr(problem, provider_http.STATED):
+                if open_before or self._is_cut() or hasattr(problem, provider_http.STATED):
                     stream._log_stream_failure_and_raise(problem)  # noqa: SLF001 -- as its own loop does
                 frame = None
             if frame is not None:
@@ -124,8 +126,7 @@ class Lane:
                 return None
             chunk = self._read(payload) if payload else None
             if chunk is not None:
-                raw = json.dumps(chunk, ensure_ascii=False, separators=(",", ":"))
-                return Frame(b"data: " + raw.encode() + b"\n\n")
+                return Frame(b"data: " + encoded(chunk) + b"\n\n")
         return None
 
     async def _drain(self) -> None:

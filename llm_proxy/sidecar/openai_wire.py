@@ -1,17 +1,15 @@
 """Answers and frames on OpenAI's wire, made so that every reader can read them; what was said stays said.
 
 Pure. Invariants: only what is missing, null or of a wrong type where OpenAI's schema has a value is filled
-in; a finish reason of another provider becomes the nearest of OpenAI's, an unknown one stays; half a
-surrogate pair never leaves.
+in; a finish reason of another provider becomes the nearest of OpenAI's, an unknown one stays.
 Source: OpenAI's OpenAPI document, CreateChatCompletionResponse and CreateChatCompletionStreamResponse.
 """
 
 import json
-import re
 import uuid
 from collections.abc import Hashable
-from typing import Any
 
+from llm_proxy.sidecar.json_text import joined
 from llm_proxy.sidecar.shapes import Json, items, mapping
 
 REASONS = {
@@ -48,8 +46,8 @@ TEXTS = ("content", "reasoning", "reasoning_content", "refusal")
 STATED_COST = "llmp_stated_cost"
 """The cost a provider states, for the gateway, where `cost` is LiteLLM's."""
 COUNTS = ("prompt_tokens", "completion_tokens")
-HALF = re.compile(rb"\\u[dD][89a-fA-F]")
-"""Where a body may hold half a surrogate pair."""
+UNLIKELY = -9999.0
+"""What OpenAI's API writes for the log probability of a token that is very unlikely."""
 
 
 def finish_reason(said: object) -> str | None:
@@ -111,17 +109,6 @@ def repair_answer(answer: Json) -> None:
     repair_usage(answer)
 
 
-def whole_text(value: object) -> Any:  # noqa: ANN401 -- JSON in, JSON out
-    """The value with each half of a surrogate pair replaced."""
-    if isinstance(value, str):
-        return _joined(value)
-    if named := mapping(value):
-        return {name: whole_text(one) for name, one in named.items()}
-    if listed := items(value):
-        return [whole_text(one) for one in listed]
-    return value
-
-
 class SurrogateJoiner:
     """Joins surrogate pairs that a stream's frames tear apart, each text by its own key."""
 
@@ -137,7 +124,7 @@ class SurrogateJoiner:
         text = self._halves.pop(key, "") + text
         if not last and "\ud800" <= text[-1:] <= "\udbff":
             self._halves[key], text = text[-1], text[:-1]
-        return _joined(text)
+        return joined(text)
 
 
 class ToolCalls:
@@ -255,10 +242,10 @@ def _repair_logprobs(choice: Json) -> None:
     probs = mapping(choice["logprobs"])
     choice["logprobs"] = probs or None
     for token in map(mapping, items(probs.get("content"))):
-        token.setdefault("bytes", None)
         token["top_logprobs"] = items(token.get("top_logprobs"))
-        for other in map(mapping, token["top_logprobs"]):
-            other.setdefault("bytes", None)
+        for one in (token, *map(mapping, token["top_logprobs"])):
+            one.setdefault("bytes", None)
+            one["logprob"] = UNLIKELY if one.get("logprob") is None else one["logprob"]
 
 
 def _repair_content(said: Json) -> None:
@@ -276,11 +263,3 @@ def _repair_content(said: Json) -> None:
         said["thinking_blocks"] = [
             {"type": "thinking", "thinking": said["reasoning_content"], "signature": "mistral"}
         ]
-
-
-def _joined(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text

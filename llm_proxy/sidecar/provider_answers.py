@@ -7,8 +7,8 @@ said on OpenAI's wire is kept as it was said; a body that nobody here knows pass
 import json
 from typing import NamedTuple
 
-from llm_proxy.sidecar import openai_wire, other_wires
-from llm_proxy.sidecar.shapes import Json, items, mapping
+from llm_proxy.sidecar import json_text, openai_wire, other_wires, vectors
+from llm_proxy.sidecar.shapes import Json, mapping
 from llm_proxy.sidecar.stated_failures import Failure, failure_in
 
 OPENAI_S, EMBEDDINGS = "/completions", "/embeddings"
@@ -24,6 +24,7 @@ USAGE_OF = {
 USAGE_MARKS = (b'"usage', b'eval_count"', b'token_count"')
 """Of the wires that are not read here."""
 NO_ANSWER = Failure(502, {"error": {"message": "the provider's answer has no choice with a message"}})
+NO_VECTORS = Failure(502, {"error": {"message": "the provider's answer has not one vector for each input"}})
 
 
 class Checked(NamedTuple):
@@ -42,30 +43,27 @@ class Checked(NamedTuple):
     failure: Failure | None = None
 
 
-def _is_complete(raw: bytes) -> bool:
-    """Whether each of a list of vectors is named, so that the vectors need not be read."""
-    named = raw.count(b'"object"') - 1
-    return raw.count(b'"embedding"') == 2 * named and b'"list"' in raw and b'"prompt_tokens"' in raw
-
-
-def check(path: str, raw: bytes) -> Checked:
-    """Read the body of an answer from a path of a provider's."""
+def check(path: str, raw: bytes, request: bytes = b"") -> Checked:
+    """Read the body of an answer from a path of a provider's; of the request only embeddings need a look."""
     wire = next((end for end in USAGE_OF if path.endswith(end)), None)
-    if wire == EMBEDDINGS and _is_complete(raw):
+    inputs = vectors.inputs_of(request) if wire == EMBEDDINGS else None
+    if wire == EMBEDDINGS and vectors.are_in_order(raw, inputs):
         return Checked(counted=True)
-    torn = openai_wire.HALF.search(raw) is not None
-    if wire is None and not torn:
+    odd = json_text.ODD.search(raw) is not None
+    if wire is None and not odd:
         return Checked(counted=any(mark in raw for mark in USAGE_MARKS))
     try:
         document: object = json.loads(raw, strict=False)
+        if odd and wire != EMBEDDINGS:  # whose numbers are judged
+            document = json_text.sound(document)
     except (ValueError, RecursionError):
         return Checked()
-    if torn:
-        document = openai_wire.whole_text(document)
     answer = mapping(document)
     failure = failure_in(answer)
     if failure is None and wire == OPENAI_S and not openai_wire.is_answer(answer):
         failure = NO_ANSWER
+    if failure is None and wire == EMBEDDINGS and not vectors.put_in_order(answer, inputs):
+        failure = NO_VECTORS
     if failure is not None and wire is not None:
         return Checked(failure=failure)
     if wire is None or not answer:
@@ -82,9 +80,6 @@ def _repair(wire: str, answer: Json) -> bool:
         return "usage" in answer
     if wire == EMBEDDINGS:
         answer["object"] = answer.get("object") or "list"
-        for at, one in enumerate(map(mapping, items(answer.get("data")))):
-            one["object"] = one.get("object") or "embedding"
-            one.setdefault("index", at)
         openai_wire.repair_usage(answer)
         return "usage" in answer
     for name in USAGE_OF[wire]:

@@ -2,24 +2,23 @@
 
 Invariants: a failure stated with status 200, in a body or as a stream's first event, is an answer with the
 status it states, so that retries and fallbacks act on it; streams are cut into events in one place; a whole
-answer on OpenAI's wire is repaired, and what it said is kept for the caller.
+answer on OpenAI's wire is repaired, and what it said is kept for the caller; what is read is JSON.
 """
 
 import json
-import re
 from collections.abc import AsyncIterator, Callable
 from importlib import import_module
 from typing import Any, NoReturn
 
 from llm_proxy.sidecar import openai_wire, outcome
 from llm_proxy.sidecar.event_stream import BOM, Event, EventDecoder
+from llm_proxy.sidecar.json_text import sound_body, sound_frame
 from llm_proxy.sidecar.provider_answers import check
 from llm_proxy.sidecar.seams import Theirs
 from llm_proxy.sidecar.shapes import items, mapping
 from llm_proxy.sidecar.stated_failures import Failure, failure_in_text
 
 STATED = "_llmp_stated"
-CONTROL = re.compile(r"[\x00-\x1f]")
 STREAMED = ("text/event-stream", "application/x-ndjson")
 
 
@@ -28,10 +27,17 @@ def apply() -> None:
     http = import_module("httpx")
     client, response = http.AsyncClient, http.Response
     send: Callable[..., Any] = client.send
+    make: Callable[..., Any] = response.__init__
+
+    def make_with_ascii(self: Theirs, *words: Theirs, headers: Theirs = None, **options: Theirs) -> None:
+        make(self, *words, headers=headers and _in_ascii(headers), **options)
 
     async def send_and_check(self: Theirs, request: Theirs, **options: Theirs) -> Theirs:
         answer = await send(self, request, **options)
-        if request.method != "POST" or answer.status_code != 200 or not outcome.is_known():
+        if request.method != "POST" or not outcome.is_known():
+            return answer
+        if answer.status_code != 200:
+            answer._content = sound_body(await answer.aread())  # noqa: SLF001 -- there is no other way
             return answer
         return await _first_checked(answer) if options.get("stream") else _whole_checked(answer)
 
@@ -43,6 +49,7 @@ def apply() -> None:
         for event in decoder.flush():
             yield _line(event)
 
+    response.__init__ = make_with_ascii
     client.send = send_and_check
     response.aiter_lines = lines
 
@@ -62,23 +69,26 @@ def raise_stated(failure: Failure) -> NoReturn:
     raise error
 
 
+def _in_ascii(headers: Theirs) -> Theirs:
+    """Headers as LiteLLM and httpx can send them on; they fail on others."""
+    pairs = list(headers.items() if hasattr(headers, "items") else headers)
+    if all(value.isascii() for _, value in pairs):
+        return headers
+    return [(name, _ascii(value)) for name, value in pairs]
+
+
+def _ascii(value: str | bytes) -> bytes:
+    text = value.decode("latin-1") if isinstance(value, bytes) else value
+    return text.encode("ascii", "replace")
+
+
 def _line(event: Event) -> str:
     """An event as the one line that LiteLLM's readers expect; raises the failure it states."""
     failure = failure_in_text(event.data, error_event=event.name == "error")
     if failure is not None:
         raise_stated(failure)
-    data = _readable(event.data)
+    data = sound_frame(event.data)
     return data if event.plain else f"data: {data}"
-
-
-def _readable(data: str) -> str:
-    """JSON with control characters in its texts, which JSON forbids and providers send, as JSON."""
-    if data.isprintable() or not CONTROL.search(data):
-        return data
-    try:
-        return json.dumps(json.loads(data, strict=False), ensure_ascii=False)
-    except ValueError:
-        return data
 
 
 async def _first_checked(answer: Theirs) -> Theirs:
@@ -125,7 +135,7 @@ async def _first_event(raw: AsyncIterator[bytes]) -> tuple[bytes, Event | None, 
 
 
 def _whole_checked(answer: Theirs) -> Theirs:
-    checked = check(str(answer.request.url.path), answer.content)
+    checked = check(str(answer.request.url.path), answer.content, answer.request.content)
     outcome.answered(checked.said, counted=checked.counted)
     for choice in map(mapping, items(mapping(checked.said).get("choices"))):
         outcome.finished(openai_wire.telling_reason(choice.get("finish_reason")))

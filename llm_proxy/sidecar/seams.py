@@ -22,7 +22,7 @@ SEAMS: dict[str, tuple[str, ...]] = {
             "register_model",
             "get_llm_provider",
             "BadGatewayError",
-            "ModelResponse",
+            "EmbeddingResponse",
         ),
         *("UnsupportedParamsError", "LlmProviders", "ProviderConfigManager"),
         *(

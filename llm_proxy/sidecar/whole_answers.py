@@ -10,6 +10,7 @@ from collections.abc import ItemsView
 from dataclasses import dataclass
 
 from llm_proxy.sidecar import openai_wire, outcome, seams
+from llm_proxy.sidecar.json_text import encoded
 from llm_proxy.sidecar.outcome import Outcome
 from llm_proxy.sidecar.patch import Patch
 from llm_proxy.sidecar.seams import Theirs
@@ -52,7 +53,7 @@ def rendered(result: Theirs, known: Outcome) -> bytes:
             return raw.encode()
         result = json.loads(result.model_dump_json())
     _complete(mapping(result), known)
-    return json.dumps(result, ensure_ascii=False, separators=(",", ":")).encode()
+    return encoded(result)
 
 
 def _counts(usage: Theirs) -> bool:

@@ -204,7 +204,8 @@ def hash_of(seed: str) -> int:
 
 def embeddings(script: Script, body: Json, number: int) -> Json:
     """Vectors, one for each input."""
-    inputs = body["input"] if isinstance(body.get("input"), list) else [body.get("input", "")]
+    several = isinstance(body.get("input"), list) and not isinstance(body["input"][0], int)
+    inputs: list[Any] = body["input"] if several else [body.get("input", "")]
     size = body.get("dimensions") or script.dimensions
     data = [
         {"object": "embedding", "index": at, "embedding": _vector(str(item), size)}

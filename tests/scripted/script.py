@@ -38,6 +38,7 @@ PLAYS = frozenset(
         "refusal",
         "filtered",  # finish reason content_filter
         "raw",  # the bytes of `raw`: a stream's writes, or a whole body
+        "raw-error",  # the same with `status`
         "echo",  # a `status` whose message repeats what the user said
     }
 )

@@ -33,6 +33,7 @@ def config(provider: Provider) -> Json:
         deployment("azure", "azure/scripted", provider, api_version="2024-10-21"),
         deployment("text", "text-completion-openai/scripted", provider, stream_timeout=1.5),
         deployment("embed", "openai/embed", provider),
+        deployment("embed-ollama", "ollama/embed", provider, api_base=provider.url),
         deployment("first", "openai/first", provider),
         deployment("second", "openai/second", provider),
         deployment("own", "openai/own", provider) | {"model_info": FREE | INHOUSE},

@@ -17,6 +17,7 @@ from odd_answers import (
     answered,
     chunk,
     deltas,
+    event,
     frames,
     message_of,
     played,
@@ -51,7 +52,8 @@ async def test_what_xai_and_openrouter_say_of_usage_arrives(sidecar: Sidecar) ->
 async def test_embeddings_are_named(sidecar: Sidecar) -> None:
     """Where the provider does not name them, or names them null; usage nobody stated is not told."""
     body = {"data": [{"embedding": [0.5]}, {"object": None, "index": 1, "embedding": [0.25]}], "model": "m"}
-    asked = {"model": "embed", "input": f"{uuid4()} {json.dumps({'do': 'raw', 'raw': [json.dumps(body)]})}"}
+    directive = json.dumps({"do": "raw", "raw": [json.dumps(body)]})
+    asked = {"model": "embed", "input": [f"{uuid4()} {directive}", str(uuid4())]}
     told = (await sidecar.post("/v1/embeddings", asked)).json
     assert told["object"] == "list"
     assert [(one["object"], one["index"]) for one in told["data"]] == [("embedding", 0), ("embedding", 1)]
@@ -99,6 +101,12 @@ GOOD: dict[str, Json | str] = {
     "null counts": whole({"content": "Hello"}, usage=dict.fromkeys(USAGE)),
     "odd annotations": whole({"content": "Hello", "annotations": [{"type": "file", "file": {"hash": "a"}}]}),
     "odd additions": whole({"content": "Hello", "audio": {}, "images": ["x"], "thinking_blocks": ["x"]}),
+    "no numbers": whole(
+        {"content": "Hello"},
+        choice={"logprobs": {"content": [{"token": "H", "logprob": float("-inf"), "top_logprobs": []}]}},
+        usage={"prompt_tokens": float("nan"), "completion_tokens": 2, "total_tokens": float("inf")},
+    ),
+    "too large": json.dumps(whole({"content": "Hello"}, score="x")).replace('"x"', "1e999"),
     "mark": "\ufeff" + json.dumps(whole({"content": "Hello"})),
 }
 
@@ -278,3 +286,60 @@ async def test_lines_of_ollama_s_may_leave_out_what_was_said(sidecar: Sidecar) -
     assert [one["usage"]["total_tokens"] for one in frames(answer) if one.get("usage")] == [16]
     told = (await answered(sidecar, "ollama_chat", lines[0] | end)).json
     assert told["choices"][0]["message"]["content"] == "Hello"
+
+
+def no_constant(said: str) -> None:
+    """What Python reads and JSON has no word for."""
+    raise ValueError(said)
+
+
+UNLIKELY: Json = {"content": [{"token": "H", "logprob": float("-inf"), "bytes": None, "top_logprobs": []}]}
+
+
+@pytest.mark.parametrize("family", OPENAI_S)
+async def test_numbers_that_are_none_in_json_never_leave(sidecar: Sidecar, family: str) -> None:
+    """NaN, infinities, what is too large: null, and OpenAI's own number for a logprob; the text arrives."""
+    end = chunk(
+        {"content": "Hi"},
+        "stop",
+        choice={"logprobs": UNLIKELY},
+        usage={"prompt_tokens": float("nan"), "completion_tokens": 1, "total_tokens": float("inf")},
+    )
+    writes = [one.replace('"m"', '"m", "score": 1e999') for one in stream(end)]
+    answer = await played(sidecar, family, *writes)
+    for line in answer.text.split("\n"):
+        if line.startswith("data: {"):
+            json.loads(line[6:], parse_constant=no_constant)
+    assert answer.content == "Hi"
+    [choice] = [one["choices"][0] for one in frames(answer) if one["choices"]]
+    assert choice["finish_reason"] == "stop"
+    assert choice["logprobs"]["content"][0]["logprob"] == -9999.0
+    told = await answered(sidecar, family, whole({"content": "Hi"}, choice={"logprobs": UNLIKELY}))
+    found = json.loads(told.text, parse_constant=no_constant)
+    assert found["choices"][0]["logprobs"]["content"][0]["logprob"] == -9999.0
+
+
+HALF = r'{"error": {"message": "bad \ud800 temperature", "param": "\udc00", "type": "x\ud83d", "n": NaN}}'
+
+
+@pytest.mark.parametrize("mode", ["stream", "chat"])
+@pytest.mark.parametrize("family", [*OPENAI_S, "anthropic", "gemini", "ollama_chat"])
+async def test_half_a_character_in_an_error_costs_it_nothing(
+    sidecar: Sidecar, mode: Mode, family: str
+) -> None:
+    """Its status and words arrive, and the sidecar's log has no traceback."""
+    mark = str(uuid4())
+    answer = await sidecar.ask(mode, family, mark, do="raw-error", raw=[HALF], status=400)
+    assert answer.status == 400
+    assert answer.headers["x-llmp-provider-status"] == "400"
+    assert "temperature" in answer.headers["x-llmp-message"]
+    assert "Traceback" not in sidecar.log.read_text(encoding="utf-8", errors="replace")
+
+
+@pytest.mark.parametrize("family", OPENAI_S)
+async def test_half_a_character_beside_the_text_costs_it_nothing(sidecar: Sidecar, family: str) -> None:
+    """In fields nobody joins."""
+    odd = event(chunk({"content": "Hello"}, noted={"say\ud83d": "\ude00"}))
+    answer = await played(sidecar, family, odd, *stream(STOP))
+    assert answer.content == "Hello"
+    assert frames(answer)[0]["noted"] == {"say\ufffd": "\ufffd"}
