@@ -6,7 +6,7 @@ there is a row of `llm_calls` written here, one that answered is LiteLLM's to te
 LiteLLM calls `pre_call` once a request is in its provider's words, before it is sent.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -21,6 +21,8 @@ HOOKS = ("pre_call_hook", "during_call_hook", "post_call_success_hook")
 """What runs an owner's guardrails."""
 HOOKS_OF_A_GROUP = ("async_pre_call_deployment_hook", "async_post_call_success_deployment_hook")
 """What runs those of one model group, within an attempt."""
+REFUSALS = frozenset({"BlockedPiiEntityError", "GuardrailRaisedException", "HTTPException"})
+"""What guardrails raise, and no provider's stream."""
 _CALLING: ContextVar[bool] = ContextVar("calling", default=False)
 
 
@@ -32,6 +34,7 @@ def apply(post: Post | None) -> None:
     _note_sent(seams.call_logging())
     for name in HOOKS:
         _note_refusals(seams.proxy_logging(), name, outcome.refused_by_hook)
+    _note_refused_streams(seams.proxy_logging())
     for name in HOOKS_OF_A_GROUP:
         _note_refusals(seams.utilities(), name, outcome.refused_by_group)
 
@@ -106,3 +109,24 @@ def _note_refusals(runner: Theirs, name: str, note: Callable[[BaseException], No
             raise
 
     setattr(runner, name, note_what_it_raises)
+
+
+def _note_refused_streams(runner: Theirs) -> None:
+    check = runner.async_post_call_streaming_iterator_hook
+
+    def check_and_note(self: Theirs, *words: Theirs, **options: Theirs) -> Theirs:
+        checked = check(self, *words, **options)
+        return noted(checked) if self.callback_capabilities().iterator_overrides else checked
+
+    async def noted(checked: Theirs) -> AsyncGenerator[Theirs]:
+        try:
+            async for frame in checked:
+                yield frame
+        except Exception as refusal:
+            if type(refusal).__name__ in REFUSALS:
+                outcome.refused_by_hook(refusal)
+            raise
+        finally:
+            await checked.aclose()
+
+    runner.async_post_call_streaming_iterator_hook = check_and_note

@@ -35,7 +35,12 @@ async def relay(
 ) -> None:
     """Send what an endpoint of LiteLLM returned."""
     if hasattr(result, "body_iterator") or hasattr(result, "render"):
-        await result(scope, receive, Outgoing(send, outcome))
+        outgoing = Outgoing(send, outcome)
+        try:
+            await result(scope, receive, outgoing)
+        except Exception:  # a guardrail's refusal in the middle: LiteLLM only lets it through
+            if outcome.hook_error is None or not await outgoing.break_off():
+                raise
         return
     raw = whole_answers.rendered(result, outcome)
     headers: Headers = [*(pair for pair in head if pair[0] not in OURS), *outcome.headers()]
@@ -58,11 +63,19 @@ class Outgoing:
     def __init__(self, send: Send, outcome: Outcome) -> None:
         self._send = send
         self._outcome = outcome
-        self._broken = False
+        self._broken = self._started = False
+
+    async def break_off(self) -> bool:
+        """End a stream that has begun with the error event; False where none has."""
+        if not self._started or self._broken:
+            return False
+        await self._send({"type": "http.response.body", "body": _cut_event(self._outcome)})
+        return True
 
     async def __call__(self, message: Message) -> None:
         """Pass one message on."""
         if message["type"] == "http.response.start":
+            self._started = True
             failed = message["status"] >= 400
             why = self._outcome.error_headers(known_secrets.configured(seams.router())) if failed else []
             message["headers"] = [*message["headers"], *why, *self._outcome.headers()]

@@ -88,9 +88,12 @@ def stream_refusal(error: Mapping[str, Any], *, fields: Collection[str] = (), as
     code, text = str(error.get("code") or ""), str(error.get("message") or "")
     status = int(code) if _STATUS.fullmatch(code) and code >= "400" else 500
     said = _read(status, told, orjson.dumps({"error": dict(error)}), fields)
-    if code == "upstream_stream_cut":
+    refused: Refused
+    if said.origin == "guardrail":
+        refused = _guarded(said)
+    elif code == "upstream_stream_cut":
         message = "The model's answer broke off before its end."
-        refused: Refused = ProviderFailed(message, code="upstream_stream_cut")
+        refused = ProviderFailed(message, code="upstream_stream_cut")
     elif "imeout" in text or code == "408":
         refused = UpstreamTimeout("The model fell silent in the middle of its answer.")
     else:
@@ -220,7 +223,9 @@ def _read(status: int, headers: Headers, body: bytes, fields: Collection[str]) -
     param = headers.get("x-llmp-field") or param
     waits = [_number(headers.get("x-llmp-retry-after")), header_wait_s(headers)]
     origin = headers.get("x-llmp-origin", "")
-    if provider_status is not None or any(name.startswith("llm_provider-") for name in headers):
+    if provider_status is not None or (
+        origin != "guardrail" and any(name.startswith("llm_provider-") for name in headers)
+    ):
         origin = "provider"
     words = unquote(message) if message is not None else None
     reason = words if origin in ("connection", "answer") else None

@@ -2,6 +2,7 @@
 
 # ruff: noqa: E501 -- a module in a text
 
+import json
 from collections.abc import Generator
 from pathlib import Path
 
@@ -59,6 +60,18 @@ class GroupRules(CustomGuardrail):
         if "emu" in said:
             raise GuardrailRaisedException("group", "No emus", should_wrap_with_default_message=False)
         return response
+
+
+class StreamRules(CustomGuardrail):
+    async def async_post_call_streaming_iterator_hook(self, user_api_key_dict, response, request_data):
+        said, seen = str(request_data["messages"]), 0
+        async for frame in response:
+            seen += 1
+            if "gnu" in said and seen > 2 * ("late" in said):
+                raise HTTPException(status_code=422, detail="The answer mentioned a gnu.")
+            if "emu" in said and seen > 2 * ("late" in said):
+                raise GuardrailRaisedException("stream", "No emus", should_wrap_with_default_message=False)
+            yield frame
 """
 ENTITY = "Blocked entity detected: CREDIT_CARD by Guardrail: house. This entity is not allowed to be used in this request."
 
@@ -91,17 +104,22 @@ def gateway_url(service_folder: Path) -> Generator[str]:
 def _config(provider: Provider) -> Json:
     rules = {"guardrail": "house_rules.HouseRules", "mode": ["pre_call", "post_call"], "default_on": True}
     of_a_group = {"guardrail": "house_rules.GroupRules", "mode": ["pre_call", "post_call"]}
+    of_streams = {"guardrail": "house_rules.StreamRules", "mode": "post_call"}
+    checked = deployment("checked", "openai/checked", provider)
+    checked["litellm_params"]["guardrails"] = ["stream"]
     group = deployment("group", "openai/group", provider)
     group["litellm_params"]["guardrails"] = ["group"]
     return {
         "model_list": [
             deployment("guarded", "openai/guarded", provider),
             group,
+            checked,
             deployment("elsewhere", "openai/elsewhere", provider),
         ],
         "guardrails": [
             {"guardrail_name": "house", "litellm_params": rules},
             {"guardrail_name": "group", "litellm_params": of_a_group},
+            {"guardrail_name": "stream", "litellm_params": of_streams},
         ],
         "router_settings": {
             "num_retries": 1,
@@ -164,6 +182,25 @@ async def test_a_groups_own_guardrail_is_heard_and_not_passed_by(
     assert (answer.status_code, error["code"]) == (status, "content_policy_violation")
     assert error["message"].removesuffix(".") == message
     assert answer.headers["x-llm-proxy-refused-by"] == "provider"
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "message"), [("gnu", 422, "The answer mentioned a gnu"), ("emu", 400, "No emus")]
+)
+async def test_a_guardrail_on_a_stream_is_heard(
+    gateway_url: str, said: str, status: int, message: str
+) -> None:
+    """By a status before the first frame, then by the event that ends the stream."""
+    answer = await _ask(gateway_url, said, streamed=True, model="checked")
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (status, "content_policy_violation")
+    assert error["message"].removesuffix(".") == message
+    answer = await _ask(gateway_url, f"{said}, late", streamed=True, model="checked")
+    assert answer.status_code == 200
+    *frames, last = [line for line in answer.text.splitlines() if line.startswith("data: ")]
+    assert frames
+    error = json.loads(last[6:])["error"]
+    assert (error["code"], error["message"].removesuffix(".")) == ("content_policy_violation", message)
 
 
 @pytest.mark.parametrize("said", ["broken", "stumbles over the words of a long prompt"])
