@@ -61,7 +61,7 @@ HEARD: dict[str, Heard] = {
         None,
         "Content violates usage guidelines. Failed check: SAFETY_CHECK_TYPE_BIO",
     ),
-    "half": (400, None, None, "bad ? temperature"),
+    "half": (400, None, None, "bad \ufffd temperature"),
     "ollama-tools": (400, None, None, "[removed] does not support tools"),
     "secrets": (
         400,
@@ -121,7 +121,7 @@ OURS: dict[str, tuple[int, str, str | None, str]] = {
         "The server had an error processing your request. Contact us at [removed] if it persists. (Please include the "
         "request ID [removed] in your message.)",
     ),
-    "half-failed": (502, "provider_error", None, "bad ? luck"),
+    "half-failed": (502, "provider_error", None, "bad \ufffd luck"),
     "unknown-503": (
         503,
         "provider_overloaded",
