@@ -27,6 +27,8 @@ NO_GUARDRAILS = (
 )
 """Modules whose callbacks use those hooks to observe."""
 REQUESTED = frozenset({"guardrails", "policies"})
+_KNOWN: list["Guardrails"] = []
+"""Those of this process, once it has started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,25 @@ def configured(config: Json) -> Guardrails:
         if mapping(one.get("litellm_params")).get("guardrails")
     )
     return Guardrails(tuple(dict.fromkeys(everywhere)), groups)
+
+
+def remember(found: Guardrails) -> None:
+    """Let `in_force` know them."""
+    _KNOWN[:] = [found]
+
+
+def in_force(metadata: Json, asked: Json) -> bool:
+    """Whether a guardrail may check a call that runs, by the groups asked for and serving it."""
+    if not _KNOWN or any(asked.get(name) or metadata.get(name) for name in REQUESTED):
+        return True
+    names = {str(asked.get("model") or ""), str(metadata.get("model_group") or "")}
+    return any(_KNOWN[0].watch(name, {}) for name in names)
+
+
+def only_guardrails_watch() -> bool:
+    """Whether nobody but guardrails looks into streams as a whole."""
+    watching = seams.proxy_logging().callback_capabilities().iterator_overrides
+    return all(isinstance(callback, seams.guardrail()) for callback, _ in watching)
 
 
 def _model_list(config: Json) -> Iterable[Json]:

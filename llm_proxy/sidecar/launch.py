@@ -108,6 +108,7 @@ async def _litellm(config: Path) -> AsyncGenerator[tuple[Effective, Theirs]]:
 
 def _cache(loaded: Effective, report: cache_events.Report) -> response_cache.ResponseCache | None:
     found = guardrails.configured(loaded.config)
+    guardrails.remember(found)
     cache = response_cache.opened(loaded.cached, found, report)
     for note in found.notes() if cache is not None else ():
         _say(0, note)

@@ -12,7 +12,7 @@ import json
 from collections.abc import AsyncIterator
 from datetime import datetime
 
-from llm_proxy.sidecar import broken_streams, openai_wire, outcome, provider_http, seams
+from llm_proxy.sidecar import broken_streams, guardrails, openai_wire, outcome, provider_http, seams
 from llm_proxy.sidecar.event_stream import DONE
 from llm_proxy.sidecar.json_text import encoded
 from llm_proxy.sidecar.patch import Patch
@@ -50,21 +50,35 @@ def apply() -> None:
         lane = self.__dict__.get(LANE, self)
         if lane is self:
             lines = _lines(self) if _unwatched(self) else None
-            lane = self.__dict__[LANE] = Lane(self, lines) if lines is not None else None
+            kind = LANES.get(self.logging_obj.call_type, Lane)
+            lane = self.__dict__[LANE] = kind(self, lines) if lines is not None else None
         return await (step(self) if lane is None else lane.step())
 
     wrapper.__anext__ = step_in_lane
+    texts = seams.text_stream_wrapper()
+    convert = texts.convert_to_text_completion_object
+
+    def pass_frame(self: Theirs, chunk: Theirs) -> Theirs:
+        return chunk if isinstance(chunk, Frame) else convert(self, chunk)
+
+    texts.convert_to_text_completion_object = pass_frame
 
 
 def _unwatched(stream: Theirs) -> bool:
-    """Whether this is a chat stream that nobody wants to look into frame by frame."""
+    """Whether this is a stream that nobody wants to look into frame by frame."""
+    if stream.logging_obj.call_type not in LANES or stream.merge_reasoning_content_in_choices:
+        return False
     watched = seams.proxy().proxy_logging_obj
-    return (
-        stream.logging_obj.call_type == "acompletion"
-        and not stream.merge_reasoning_content_in_choices
-        and not watched.needs_iterator_wrap()
-        and not watched.needs_per_chunk_streaming_hook()
-    )
+    if not watched.needs_iterator_wrap() and not watched.needs_per_chunk_streaming_hook():
+        return True
+    metadata, asked = _call_of(stream)
+    return guardrails.only_guardrails_watch() and not guardrails.in_force(metadata, asked)
+
+
+def _call_of(stream: Theirs) -> tuple[Json, Json]:
+    """What LiteLLM knows of the call behind a stream, and the body that asked for it."""
+    params = mapping(mapping(stream.logging_obj.model_call_details).get("litellm_params"))
+    return mapping(params.get("metadata")), mapping(mapping(params.get("proxy_server_request")).get("body"))
 
 
 def _lines(stream: Theirs) -> AsyncIterator[str] | None:
@@ -84,9 +98,8 @@ class Lane:
     def __init__(self, stream: Theirs, lines: AsyncIterator[str]) -> None:
         self._stream = stream
         self._lines = lines
-        params = mapping(mapping(stream.logging_obj.model_call_details).get("litellm_params"))
-        asked = mapping(mapping(params.get("proxy_server_request")).get("body"))
-        self._name = _name(mapping(params.get("metadata")), asked)
+        metadata, asked = _call_of(stream)
+        self._name = _name(metadata, asked)
         included = mapping(asked.get("stream_options")).get("include_usage")
         self._wants_usage = bool(included) and not asked.get("_litellm_strip_stream_usage")
         self._texts: dict[int, Theirs] = {}
@@ -146,8 +159,7 @@ class Lane:
             provider_http.raise_stated(failure)
         for choice in map(mapping, items(chunk.get("choices"))):
             outcome.finished(openai_wire.telling_reason(choice.get("finish_reason")))
-        self._repair.frame(chunk)
-        self._keep(chunk)
+        self._take(chunk)
         usage = self._counted(chunk.pop("usage", None))
         if usage:
             self._stream.sent_stream_usage = True
@@ -156,6 +168,11 @@ class Lane:
             elif not chunk.get("choices"):
                 return None
         return chunk | {"model": self._name}
+
+    def _take(self, chunk: Json) -> None:
+        """Repair a frame, and remember it."""
+        self._repair.frame(chunk)
+        self._keep(chunk)
 
     def _counted(self, usage: Json | None) -> Json | None:
         """A frame's usage; xAI leaves reasoning out of its completion tokens, which its reader knows."""
@@ -228,6 +245,28 @@ class Lane:
         return True
 
 
+class TextLane(Lane):
+    """The same for a text completion, whose choices have a text where a chat's have a delta."""
+
+    def _take(self, chunk: Json) -> None:
+        self._repair.text_frame(chunk)
+        kept = [
+            {
+                "index": choice["index"],
+                "finish_reason": choice["finish_reason"],
+                "delta": {"role": "assistant", "content": choice["text"]},
+            }
+            for choice in chunk["choices"]
+        ]
+        self._keep(chunk | {"object": "chat.completion.chunk", "choices": kept})
+        for choice, known in zip(chunk["choices"], kept, strict=True):
+            choice["finish_reason"] = known["finish_reason"]
+
+
+LANES = {"acompletion": Lane, "atext_completion": TextLane}
+"""LiteLLM's names of calls -> how their frames are read."""
+
+
 def _name(metadata: Json, asked: Json) -> str:
     """The model's name in answers: the caller's own, a fallback's group when one served."""
     group = str(metadata.get("model_group") or "")
@@ -239,7 +278,8 @@ PATCH = Patch(
     install=apply,
     reason=(
         "Frames that are OpenAI's already are taken apart and built again, at half a millisecond each; "
-        "refusals and the ends of all choices but the first are lost."
+        "refusals and the ends of all choices but the first are lost; a text completion's choices are glued "
+        "into one."
     ),
     since="1.106.2",
     report="To file: `pass OpenAI-shaped stream frames through when no hook reads them`.",

@@ -74,6 +74,15 @@ def repair_frame(frame: Json) -> None:
             delta.setdefault("reasoning_content", delta["reasoning"])
 
 
+def repair_text_frame(frame: Json) -> None:
+    """Fill in what a frame of a text completion's stream lacks."""
+    repair_usage(frame)
+    frame["choices"] = _choices(frame)
+    for choice in frame["choices"]:
+        choice["text"] = choice["text"] if isinstance(choice.get("text"), str) else ""
+        choice["finish_reason"] = finish_reason(choice.get("finish_reason"))
+
+
 def is_answer(document: Json) -> bool:
     """Whether a whole answer has choices, each with a message or a text."""
     choices = items(document.get("choices"))
@@ -173,6 +182,13 @@ class StreamRepair:
         repair_frame(chunk)
         for choice in chunk["choices"]:
             self.delta(choice["index"], choice["delta"], last=choice.get("finish_reason") is not None)
+
+    def text_frame(self, chunk: Json) -> None:
+        """Repair a frame of a text completion."""
+        repair_text_frame(chunk)
+        for choice in chunk["choices"]:
+            last = choice["finish_reason"] is not None
+            choice["text"] = self._texts.join((choice["index"], "text"), choice["text"], last=last)
 
     def delta(self, at: int, delta: Json, *, last: bool) -> None:
         """Repair a piece of a choice: texts that were torn apart, calls that share an index."""

@@ -72,7 +72,10 @@ SEAMS: dict[str, tuple[str, ...]] = {
     "httpx": ("AsyncClient", "Request", "Response"),
     "litellm.litellm_core_utils.logging_worker": ("GLOBAL_LOGGING_WORKER",),
     "litellm.proxy.utils": ("ProxyLogging",),
-    "litellm.utils": ("async_pre_call_deployment_hook", "async_post_call_success_deployment_hook"),
+    "litellm.utils": (
+        *("async_pre_call_deployment_hook", "async_post_call_success_deployment_hook"),
+        "TextCompletionStreamWrapper",
+    ),
     "litellm.litellm_core_utils.streaming_handler": ("CustomStreamWrapper",),
     "litellm.litellm_core_utils.streaming_chunk_builder_utils": ("ChunkProcessor",),
     "litellm.llms.ollama.chat.transformation": ("OllamaChatConfig",),
@@ -168,6 +171,11 @@ def utilities() -> Theirs:
 def stream_wrapper() -> Theirs:
     """The class through which every provider's stream passes."""
     return import_module("litellm.litellm_core_utils.streaming_handler").CustomStreamWrapper
+
+
+def text_stream_wrapper() -> Theirs:
+    """The class that makes a text completion's stream out of a chat's."""
+    return import_module("litellm.utils").TextCompletionStreamWrapper
 
 
 def router_class() -> Theirs:

@@ -5,6 +5,7 @@ A whole stream arrives as it was said, what is none ends in an error. The script
 
 import asyncio
 import json
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -23,7 +24,7 @@ from odd_answers import (
     stream,
     wire,
 )
-from sidecars import CUT, Json, Sidecar
+from sidecars import CUT, Answer, Json, Sidecar
 
 FINISHED: dict[str, list[str]] = {
     "usage in a frame with a choice": stream(HELLO, STOP, chunk({}, usage=USAGE)),
@@ -257,3 +258,65 @@ async def test_torn_characters_are_joined_or_replaced(sidecar: Sidecar, family: 
         answer = await played(sidecar, family, *(frame % half for half in halves), end)
         assert answer.content == text
         assert answer.events[-1] == "[DONE]"
+
+
+def text_chunk(index: int | None, text: str | None, finish: str | None = None, **more: Any) -> Json:
+    """A frame of a text completion."""
+    choice = {"index": index, "text": text, "finish_reason": finish} | more
+    return {"id": "c", "object": "text_completion", "created": 1, "model": "m", "choices": [choice]}
+
+
+async def completed(sidecar: Sidecar, group: str, writes: list[str]) -> Answer:
+    """A streamed text completion."""
+    directive = json.dumps({"do": "raw", "raw": [wire(one) for one in writes]})
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    body = {"model": group, "prompt": f"{uuid4()} {directive}", "n": 2}
+    return await sidecar.post("/v1/completions", body | options)
+
+
+PROBS: Json = {"tokens": ["B"], "token_logprobs": [-0.5], "top_logprobs": [{"B": -0.5}], "text_offset": [0]}
+
+
+@pytest.mark.parametrize("group", ["text", "hosted_vllm"])
+async def test_each_choice_of_a_text_completion_is_its_own(sidecar: Sidecar, group: str) -> None:
+    """Index, finish reason and logprobs of every one; two in one frame; pairs torn apart."""
+    both = text_chunk(0, "H") | {
+        "choices": [text_chunk(0, "H")["choices"][0], text_chunk(1, "B", logprobs=PROBS)["choices"][0]]
+    }
+    half, rest = text_chunk(1, "\ud83d"), text_chunk(1, "\ude00")
+    ends = (text_chunk(1, "", "length"), text_chunk(0, "i", "stop"), text_chunk(0, "", None))
+    counted: Json = text_chunk(0, "")
+    counted |= {"choices": [], "usage": USAGE}
+    answer = await completed(sidecar, group, stream(both, half, text_chunk(0, "ell"), rest, *ends, counted))
+    told = frames(answer)
+    choices = [choice for one in told for choice in one["choices"]]
+    texts = {at: "".join(one["text"] for one in choices if one["index"] == at) for at in (0, 1)}
+    assert texts == {0: "Helli", 1: "B\U0001f600"}
+    assert {one["index"]: one["finish_reason"] for one in choices if one["finish_reason"]} == {
+        0: "stop",
+        1: "length",
+    }
+    assert [one["logprobs"] for one in choices if one.get("logprobs")] == [PROBS]
+    assert {one["object"] for one in told} == {"text_completion"}
+    assert {one["model"] for one in told} == {group}
+    assert [one["usage"]["total_tokens"] for one in told if one.get("usage")] == [5]
+
+
+@pytest.mark.parametrize("group", ["text", "hosted_vllm"])
+@pytest.mark.parametrize(
+    "writes",
+    [
+        stream(text_chunk(0, "Hello"), text_chunk(1, "B"), text_chunk(0, "", "stop")),
+        stream(text_chunk(0, "Hello"), text_chunk(0, "", ""), done=False),
+        stream(text_chunk(0, "Hello"), text_chunk(0, "", "error")),
+        stream(text_chunk(0, "Hello"), {"error": {"code": 429, "message": "slow"}}),
+        stream(text_chunk(0, "Hello"), "data: {oops\n\n", text_chunk(0, "", "stop")),
+    ],
+)
+async def test_a_text_completion_that_is_cut_is_no_success(
+    sidecar: Sidecar, group: str, writes: list[str]
+) -> None:
+    """One error event, no [DONE]."""
+    last = (await completed(sidecar, group, writes)).events[-1]
+    assert isinstance(last, dict)
+    assert last["error"]["code"] == CUT
