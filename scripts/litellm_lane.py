@@ -2,6 +2,7 @@
 
     make litellm VERSION=1.108.6              build the candidate, run all, write docs/litellm/VERSION.md
     make litellm VERSION=1.108.6 ARGS="--only seams,contract"
+    make litellm VERSION=1.108.6 ARGS="--keep --only soak"  the page keeps what was run in that copy
     make litellm VERSION=1.108.6 ARGS=--take  move the pin: locks and generated tables of a candidate
 
 The copy lies in `.candidate/VERSION` and holds the last commit of this project with the pin moved; nothing of
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ class Suite:
 class Result:
     """How a suite ended."""
 
-    suite: Suite
+    name: str
     passed: bool
     seconds: float
     tail: str
@@ -100,6 +101,7 @@ def build(version: str) -> Path:
         raise Refused(f"litellm {version} was published with malicious code")
     folder = candidate(version)
     shutil.rmtree(folder, ignore_errors=True)
+    results_of(folder).unlink(missing_ok=True)
     folder.parent.mkdir(exist_ok=True)
     run("git", "clone", "--quiet", "--no-hardlinks", str(ROOT), str(folder), cwd=ROOT)
     wanted = folder / "locks" / "sidecar.in"
@@ -162,7 +164,19 @@ def attempt(suite: Suite, folder: Path) -> Result:
     text = log.read_text(encoding="utf-8", errors="replace").strip()
     seconds = time.monotonic() - began
     print(f"  {'':16} {'passed' if code == 0 else 'FAILED'} in {seconds:.0f} s", flush=True)
-    return Result(suite, code == 0, seconds, "\n".join(text.splitlines()[-TAIL_LINES:]))
+    return Result(suite.name, code == 0, seconds, "\n".join(text.splitlines()[-TAIL_LINES:]))
+
+
+def results_of(folder: Path) -> Path:
+    """Where the results of a copy's suites are kept, so that some can be run later, or again."""
+    return folder.with_name(f"{folder.name}-results.json")
+
+
+def earlier(folder: Path) -> dict[str, Result]:
+    """What was run in this copy before."""
+    file = results_of(folder)
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return {name: Result(**result) for name, result in found.items()}
 
 
 def cpu_ms(folder: Path) -> tuple[float, float]:
@@ -208,13 +222,12 @@ def listed(names: list[str]) -> str:
 def page(version: str, pinned: str, results: list[Result], cpu: str, changes: Mapping[str, list[str]]) -> str:
     """The page about a candidate."""
     failed = [result for result in results if not result.passed]
-    missing = [suite.name for suite in SUITES if suite.name not in {result.suite.name for result in results}]
-    verdict = "may **not** be taken: " + ", ".join(one.suite.name for one in failed) + " failed"
+    missing = [suite.name for suite in SUITES if suite.name not in {result.name for result in results}]
+    verdict = "may **not** be taken: " + ", ".join(one.name for one in failed) + " failed"
     if not failed:
         verdict = f"was not tried whole ({', '.join(missing)} not run)" if missing else "may be taken"
     rows = [
-        f"| {one.suite.name} | {'passed' if one.passed else '**failed**'} | {one.seconds:.0f} |"
-        for one in results
+        f"| {one.name} | {'passed' if one.passed else '**failed**'} | {one.seconds:.0f} |" for one in results
     ]
     parts = [
         f"# LiteLLM {version}, compared with {pinned}",
@@ -222,7 +235,7 @@ def page(version: str, pinned: str, results: list[Result], cpu: str, changes: Ma
         "\n".join(["| suite | result | seconds |", "|---|---|---:|", *rows]),
         cpu,
     ]
-    parts += [f"## {one.suite.name}: how it failed\n\n```\n{one.tail}\n```" for one in failed]
+    parts += [f"## {one.name}: how it failed\n\n```\n{one.tail}\n```" for one in failed]
     parts += [f"## {topic}\n\n" + "\n".join(lines) for topic, lines in changes.items() if lines]
     same = [topic for topic, lines in changes.items() if not lines]
     parts += [f"Unchanged: {', '.join(same)}."] if same else []
@@ -267,7 +280,12 @@ def try_out(version: str, only: list[str], *, keep: bool) -> int:
     folder = candidate(version) if keep and candidate(version).is_dir() else build(version)
     before, after = facts(ROOT), facts(folder)
     changes = {topic: difference(before.get(topic, {}), after[topic]) for topic in after}
-    results = [attempt(suite, folder) for suite in SUITES if not only or suite.name in only]
+    results = earlier(folder)
+    for suite in SUITES:
+        if not only or suite.name in only:
+            results[suite.name] = attempt(suite, folder)
+            kept = {name: asdict(result) for name, result in results.items()}
+            results_of(folder).write_text(json.dumps(kept, indent=1), encoding="utf-8")
     cpu = ""
     if not only or "cpu" in only:
         (chat, stream), (new_chat, new_stream) = cpu_ms(ROOT), cpu_ms(folder)
@@ -277,9 +295,9 @@ def try_out(version: str, only: list[str], *, keep: bool) -> int:
         )
     written = ROOT / "docs" / "litellm" / f"{version}.md"
     written.parent.mkdir(exist_ok=True)
-    written.write_text(page(version, pinned, results, cpu, changes), encoding="utf-8")
+    written.write_text(page(version, pinned, list(results.values()), cpu, changes), encoding="utf-8")
     print(f"→ {written.relative_to(ROOT)}")
-    return int(not all(result.passed for result in results))
+    return int(not all(result.passed for result in results.values()))
 
 
 if __name__ == "__main__":
