@@ -6,6 +6,7 @@ counted in some row; no part of a secret is kept, only the public part of a key 
 under a role that may do nothing else, where the database has it.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -80,6 +81,7 @@ class RefusedCredentials:
         *,
         retention_days: int = 30,
         clock_s: Callable[[], float] = time.time,
+        every_s: float = EVERY_S,
     ) -> None:
         self._pool = pool
         self._retention_days = retention_days
@@ -88,7 +90,8 @@ class RefusedCredentials:
         self._hour = 0
         self._addresses: dict[str, _Address] = {}
         self._retire_at = 0.0
-        self._loop = Loop("refused-credentials", self.flush, every_s=EVERY_S)
+        self._writing = asyncio.Lock()
+        self._loop = Loop("refused-credentials", self.flush, every_s=every_s)
 
     def note(self, *, client_ip: str | None, path: str, credential: bytes = b"") -> None:
         """A credential was refused at a path."""
@@ -117,11 +120,18 @@ class RefusedCredentials:
 
     async def stop(self) -> None:
         """Write what is left."""
-        await self._loop.stop()
+        async with self._writing:  # a write that is cancelled may be committed, and would be repeated
+            await self._loop.stop()
         await self.flush()
 
     async def flush(self) -> None:
         """Write what was counted, and drop what is past its time; what cannot be written waits."""
+        async with self._writing:
+            if await self._write_counts():
+                await self._retire()
+
+    async def _write_counts(self) -> bool:
+        """Whether every count is written, or refused for good."""
         counts, self._counts = self._counts, {}
         rows = list(counts.items())
         try:
@@ -132,15 +142,16 @@ class RefusedCredentials:
                         log.warning("a refused credential is not put on record", extra={"why": why})
                 finally:
                     rows[:_BATCH] = batch
-            await self._retire()
         except DatabaseUnavailable as fault:
             log.warning(
                 "refused credentials are not put on record yet",
                 extra={"rows": len(rows), "why": fault.reason},
             )
+            return False
         finally:
             for tried, times in rows:
                 self._counts[tried] = self._counts.get(tried, 0) + times
+        return True
 
     async def page(self, *, limit: int = 100, before: datetime | None = None) -> list[dict[str, Any]]:
         """The newest counts, or those before a time; raises `StoreUnavailable`."""
@@ -159,7 +170,13 @@ class RefusedCredentials:
             await connection.execute(_NOTE, *zip(*values, strict=True))
 
     async def _retire(self) -> None:
-        if self._clock_s() >= self._retire_at:
-            self._retire_at = self._clock_s() + RETIRE_EVERY_S
+        now_s = self._clock_s()
+        if now_s < self._retire_at:
+            return
+        try:
             async with deadline(_DEADLINE_S):
                 await self._pool.execute(_RETIRE, self._retention_days)
+        except DatabaseUnavailable as fault:
+            log.warning("old days of refused credentials are not dropped yet", extra={"why": fault.reason})
+        else:
+            self._retire_at = now_s + RETIRE_EVERY_S

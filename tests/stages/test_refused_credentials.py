@@ -1,5 +1,6 @@
 """Refused credentials on record, on a real Postgres: counted, bounded, forgotten in time."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -111,6 +112,53 @@ async def test_days_past_their_time_are_dropped(pool: "Pool[asyncpg.Record]") ->
     new.note(client_ip="192.0.2.2", path="/v1/models")
     await new.flush()
     assert [row["client_ip"] for row in await new.page()] == ["192.0.2.2"]
+
+
+async def test_an_old_day_that_is_in_use_is_dropped_soon(
+    pool: "Pool[asyncpg.Record]", caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not an hour later; the log says what was not done, and nothing of counts, which are written."""
+    clock = Clock()
+    clock.now_s -= timedelta(days=40).total_seconds()
+    old = RefusedCredentials(pool, retention_days=100, clock_s=clock)
+    old.note(client_ip="192.0.2.1", path="/v1/models")
+    await old.flush()
+    new = RefusedCredentials(pool, retention_days=30, clock_s=Clock())
+    new.note(client_ip="192.0.2.2", path="/v1/models")
+    [[day], *_] = await pool.fetch("SELECT min(tableoid::regclass::text) FROM refused_credentials")
+    async with pool.acquire() as reader, reader.transaction():
+        await reader.fetch(f"SELECT * FROM {day}")  # noqa: S608 -- a partition's name
+        await new.flush()
+    assert len(await new.page()) == 2
+    said = [one.message for one in caplog.records if "refused credential" in one.message]
+    assert said == ["old days of refused credentials are not dropped yet"]
+    await new.flush()
+    assert [row["client_ip"] for row in await new.page()] == ["192.0.2.2"]
+
+
+async def test_the_end_waits_for_a_write_that_runs(pool: "Pool[asyncpg.Record]") -> None:
+    """A write that is broken off may have been committed: its counts must not be written again."""
+    await pool.execute("""
+        CREATE SEQUENCE written;
+        CREATE FUNCTION slowed() RETURNS trigger LANGUAGE plpgsql AS
+            'BEGIN PERFORM nextval(''written''), pg_advisory_xact_lock(7); RETURN NULL; END';
+        CREATE TRIGGER slowed AFTER INSERT ON refused_credentials FOR EACH STATEMENT EXECUTE FUNCTION slowed()
+    """)
+    refused = RefusedCredentials(pool, clock_s=Clock(), every_s=0.01)
+    refused.note(client_ip="192.0.2.1", path="/v1/models")
+    async with pool.acquire() as other:
+        async with other.transaction():
+            await other.execute("SELECT pg_advisory_xact_lock(7)")
+            await refused.start()
+            async with asyncio.timeout(10):
+                while not await pool.fetchval("SELECT is_called FROM written"):  # noqa: ASYNC110 -- nothing tells
+                    await asyncio.sleep(0.01)
+            ending = asyncio.create_task(refused.stop())
+            await asyncio.sleep(0.3)
+            assert not ending.done()
+        await ending
+    assert [row["times"] for row in await refused.page()] == [1]
+    assert await pool.fetchval("SELECT last_value FROM written") == 1  # a sequence counts undone writes too
 
 
 async def test_a_clock_that_is_ahead_drops_nothing_of_others(pool: "Pool[asyncpg.Record]") -> None:
