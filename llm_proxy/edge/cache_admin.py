@@ -1,7 +1,7 @@
 """`DELETE /admin/cache`: cached answers are deleted, of a tenant, a model, both, or all.
 
-Invariants: it takes the write role; with a database configured, a purge is on record in the audit log or does
-not happen, and one that failed half-way is recorded as such.
+Invariants: it takes the write role; with a database configured, the audit log says that a purge begins before
+anything is deleted, or nothing is deleted, and then what came of it.
 """
 
 import logging

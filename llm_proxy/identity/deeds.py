@@ -5,6 +5,7 @@ Invariants: every value is a bound parameter; what Postgres finds wrong with a v
 that every replica hears at once.
 """
 
+import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,9 +14,11 @@ from typing import Any
 import asyncpg
 
 from llm_proxy.database import clean_text, json_text
-from llm_proxy.errors import BadRequest
+from llm_proxy.errors import BadRequest, StoreUnavailable
 from llm_proxy.identity.rules import ANY
 from llm_proxy.identity.store import Connection, available
+
+log = logging.getLogger(__name__)
 
 Epochs = Mapping[str, int]
 DEADLINE_S = 10.0
@@ -45,13 +48,35 @@ async def deed(pool: "asyncpg.Pool[asyncpg.Record]") -> AsyncGenerator[Connectio
 async def on_record(
     pool: "asyncpg.Pool[asyncpg.Record]", actor: Actor, action: str, target: str
 ) -> AsyncGenerator[dict[str, Any]]:
-    """Put on record what is changed outside of the database; the caller fills in the detail.
+    """Record a change of something outside the database: a row before it, and a row with its result.
 
-    Raises `StoreUnavailable` before anything is changed when the database does not answer.
+    The caller fills in the detail of the second row. No connection is held while the change runs.
+
+    Raises:
+        StoreUnavailable: The first row could not be written; nothing was changed.
     """
-    async with deed(pool) as connection:
-        detail: dict[str, Any] = {}
+    await _record(pool, actor, f"{action} begun", target, {})
+    detail: dict[str, Any] = {}
+    try:
         yield detail
+    except BaseException as error:
+        detail["failed"] = type(error).__name__
+        raise
+    finally:
+        try:
+            await _record(pool, actor, action, target, detail)
+        except StoreUnavailable as fault:
+            # The change is made, so its result goes to the caller all the same.
+            log.warning(
+                "the result of a change is not in the audit log",
+                extra={"action": action, "target": target, "why": fault.message, **detail},
+            )
+
+
+async def _record(
+    pool: "asyncpg.Pool[asyncpg.Record]", actor: Actor, action: str, target: str, detail: dict[str, Any]
+) -> None:
+    async with deed(pool) as connection:
         await audit(connection, actor, action, target, detail)
 
 
