@@ -168,7 +168,7 @@ class _Attempt:
             if self._started:
                 exchange.outcome = "cut"
         if frames.error is not None:
-            raise stream_refusal(frames.error, fields=call.body.keys(), asked=orjson.dumps(call.body))
+            raise stream_refusal(frames.error, fields=call.body.keys(), asked=lambda: orjson.dumps(call.body))
         if frames.garbage or not frames.done:
             raise stream_refusal({"code": "upstream_stream_cut"})
         if not self._started:

@@ -2,13 +2,17 @@
 
 Pure. Invariants of `clean`: one line of at most `LONGEST` characters; no key, URL, host, path, address,
 account or request id, no wrapping or traceback of LiteLLM's; idempotent; numbers of up to ten digits stay.
-`without_request_text`: nothing of 24 characters or more that also occurs in the request is left.
+`without_request_text`: nothing of 24 characters or more that also occurs in the request is left, and its
+work is linear.
 """
 
 import re
+import sys
 import unicodedata
 
 LONGEST = 600
+MAX_COMPARED_BYTES = 256 * 2**10
+"""Of a request. A longer one is not searched for what a message repeats: that would delay other calls."""
 REMOVED = "[removed]"
 _ROUNDS = 4
 _LONGEST_RAW = 2_000
@@ -124,50 +128,55 @@ def clean(text: str) -> str:
     return line if re.search(r"[^\W\d_]{2}", line.replace(REMOVED, "")) else ""
 
 
-def without_request_text(text: str, request: bytes) -> str:
+def without_request_text(text: str, request: bytes) -> str | None:
     """The message with everything cut that the request holds too, 24 characters or more.
 
     Both are compared without white space, quotes, escapes and case: a provider's quoting hides nothing.
+    The work grows with the request's length alone; a request over `MAX_COMPARED_BYTES` is not read.
 
     Args:
         text: The message as the provider sent it, before it is cleaned.
         request: The request's body, as JSON.
+
+    Returns:
+        The rest of the message; None when the request is too large to compare.
     """
+    if len(request) > MAX_COMPARED_BYTES:
+        return None
     line = _one_line(text[:_LONGEST_RAW])
     message, places = _comparable_with_places(line)
-    body = _comparable(request)
-    blocks = {body[at : at + _BLOCK_BYTES] for at in range(0, len(body), _BLOCK_BYTES)}
-    cut: list[tuple[int, int]] = []
-    at = 0
-    while at + 2 * _BLOCK_BYTES <= len(message):
-        length = _common(message, at, body, blocks)
-        if length and places[at + length - 1] + 1 - places[at] >= _SHORTEST_ECHO:
-            cut.append((places[at], places[at + length - 1] + 1))
-        at += max(1, length)
-    for start, end in reversed(cut):
-        line = f"{line[:start]} {REMOVED} {line[end:]}"
+    for start, end in reversed(_shared_spans(message, _comparable(request))):
+        if places[end - 1] + 1 - places[start] >= _SHORTEST_ECHO:
+            line = f"{line[: places[start]]} {REMOVED} {line[places[end - 1] + 1 :]}"
     return line
 
 
-def _common(message: bytes, at: int, body: bytes, blocks: set[bytes]) -> int:
-    """How many bytes of the message from `at` on the body holds in one piece; 0 for fewer than two blocks."""
-    shortest = 2 * _BLOCK_BYTES
-    if not any(message[at + skip : at + skip + _BLOCK_BYTES] in blocks for skip in range(_BLOCK_BYTES + 1)):
-        return 0
-    found = body.find(message[at : at + shortest])
-    if found < 0:
-        return 0
-    length = shortest
-    while body.find(message[at : at + 2 * length], found) >= 0 and at + 2 * length <= len(message):
-        length *= 2
-    step = length
-    while step:
-        longer = length + step
-        if at + longer <= len(message) and body.find(message[at : at + longer], found) >= 0:
-            length = longer
-        else:
-            step //= 2
-    return length
+def _shared_spans(message: bytes, body: bytes) -> list[tuple[int, int]]:
+    """Where the message consists of pieces of two blocks or more that the body holds too."""
+    length = 2 * _BLOCK_BYTES
+    shared = _pieces(message, length) & _candidates(body, _pieces(message, _BLOCK_BYTES))
+    spans: list[tuple[int, int]] = []
+    for at in range(len(message) - length + 1):
+        if message[at : at + length] in shared:
+            start = spans.pop()[0] if spans and at <= spans[-1][1] else at
+            spans.append((start, at + length))
+    return spans
+
+
+def _candidates(body: bytes, blocks: set[bytes]) -> set[bytes]:
+    """The body's pieces of two blocks around each of its aligned blocks that is one of `blocks`.
+
+    A piece of two blocks holds an aligned one wherever it begins, so only every eighth byte is looked at.
+    """
+    numbers = {int.from_bytes(block, sys.byteorder) for block in blocks}
+    aligned = memoryview(body)[: len(body) - len(body) % _BLOCK_BYTES].cast("Q")
+    hits = [at * _BLOCK_BYTES for at, number in enumerate(aligned) if number in numbers]
+    around = {body[max(0, at - _BLOCK_BYTES) : at + 2 * _BLOCK_BYTES] for at in hits}
+    return {piece for window in around for piece in _pieces(window, 2 * _BLOCK_BYTES)}
+
+
+def _pieces(text: bytes, length: int) -> set[bytes]:
+    return {text[at : at + length] for at in range(len(text) - length + 1)}
 
 
 def _comparable(body: bytes) -> bytes:

@@ -6,7 +6,7 @@ provider's 401 or 403 is 502 `provider_auth`, but for flagged input; an unknown 
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -38,6 +38,8 @@ Headers = Mapping[str, str]
 OVERLOADED_WAIT_S = 5.0
 """What a caller is told to wait when an overloaded provider does not say."""
 
+_LONGEST_TEXT = 16_000
+"""Of an error's text, in characters: what a provider says of itself stands at its beginning."""
 _STATUS = re.compile(r"[1-5][0-9]{2}")
 _PARAM = re.compile(r"^[A-Za-z_][\w.\[\]-]{0,99}$")
 _CODE = re.compile(r"^[a-z][a-z0-9_]{0,63}$")
@@ -78,12 +80,20 @@ def refusal(
     refused = _of_the_sidecar(said, model) if said.origin != "provider" else None
     if refused is None:
         refused = _of_the_provider(said, request_id)
-    refused.provider_message = _kept(said, asked)
+    refused.provider_message = _kept(said, lambda: asked)
     return refused
 
 
-def stream_refusal(error: Mapping[str, Any], *, fields: Collection[str] = (), asked: bytes = b"") -> Refused:
-    """The error for a stream that had begun and ends in an error; `error` is the event's object."""
+def stream_refusal(
+    error: Mapping[str, Any], *, fields: Collection[str] = (), asked: Callable[[], bytes] = bytes
+) -> Refused:
+    """The error for a stream that had begun and ends in an error.
+
+    Args:
+        error: The event's object.
+        fields: The names of the request's fields, to name the one at fault.
+        asked: Makes the request as it was sent; called only where there is a message to cut it from.
+    """
     told = {str(name): str(value) for name, value in as_object(error.get("provider")).items()}
     code, text = str(error.get("code") or ""), str(error.get("message") or "")
     status = int(code) if _STATUS.fullmatch(code) and code >= "400" else 500
@@ -102,11 +112,16 @@ def stream_refusal(error: Mapping[str, Any], *, fields: Collection[str] = (), as
     return refused
 
 
-def _kept(said: Said, asked: bytes) -> str | None:
+def _kept(said: Said, asked: Callable[[], bytes]) -> str | None:
     """Why the call failed, for the record and the log: cleaned, without what the request holds too."""
     words = said.message or said.reason
     if words:
-        found = clean(without_request_text(words, asked))
+        kept = without_request_text(words, asked())
+        if kept is None and said.reason:
+            kept = said.reason.partition(":")[0]  # the error's class
+        if kept is None:
+            return f"status {said.status}, message not kept: the request is too large to compare"
+        found = clean(kept)
         if found:
             return found
     return f"status {said.status}, without a message of a known shape" if said.origin == "provider" else None
@@ -215,6 +230,7 @@ def _param(said: Said) -> str | None:
 
 def _read(status: int, headers: Headers, body: bytes, fields: Collection[str]) -> Said:
     text, error = _body_of(body)
+    text = text[:_LONGEST_TEXT]
     provider_status = _int(headers.get("x-llmp-provider-status"))
     message = headers.get("x-llmp-message")
     code, kind, param = (

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_proxy.upstream.error_text import LONGEST, clean, without_request_text
+from llm_proxy.upstream.error_text import LONGEST, MAX_COMPARED_BYTES, clean, without_request_text
 
 ALNUM = string.ascii_letters + string.digits
 KEY_CHARACTERS = st.text(ALNUM, min_size=20, max_size=64).filter(
@@ -151,6 +151,7 @@ def test_nothing_of_the_request_stays(prompt: str, as_json: bool) -> None:  # no
     request = json.dumps({"messages": [{"role": "user", "content": prompt}]}, ensure_ascii=False).encode()
     quoted = json.dumps({"content": prompt}, ensure_ascii=False) if as_json else repr({"content": prompt})
     kept = without_request_text(f"cannot read this: {quoted} !", request)
+    assert kept is not None
     bare, said = (re.sub(r"\\+[nrtbf]?|[\s\"'`]", "", text).lower() for text in (kept, prompt))
     assert not any(said[at : at + 24] in bare for at in range(max(0, len(said) - 23)))
 
@@ -158,7 +159,9 @@ def test_nothing_of_the_request_stays(prompt: str, as_json: bool) -> None:  # no
 def test_escaped_letters_are_the_same_letters() -> None:
     """As in JSON of ASCII alone."""
     request = json.dumps({"prompt": "größere Wörter über äußerst süße Äpfel"}, ensure_ascii=False).encode()
-    assert "Wörter" not in without_request_text(json.dumps("größere Wörter über äußerst süße Äpfel"), request)
+    kept = without_request_text(json.dumps("größere Wörter über äußerst süße Äpfel"), request)
+    assert kept is not None
+    assert "Wörter" not in kept
 
 
 @given(st.text("a-.:/_@ 0A'\"{}[]=*%\\", min_size=1, max_size=8))
@@ -175,3 +178,43 @@ def test_what_the_request_does_not_hold_stays() -> None:
     message = "temperature does not support 0.2, said the fox"
     assert without_request_text(message, request) == message
     assert without_request_text(message, b"") == message
+
+
+@given(
+    st.text("abc", min_size=24, max_size=60),
+    st.integers(0, 40),
+    st.text("abcd", max_size=40),
+    st.integers(0, 40),
+)
+def test_an_echo_is_found_wherever_it_stands(echo: str, before: int, other: str, after: int) -> None:
+    """On either side, at any distance from a block's border, next to text like it."""
+    request = ("x" * before + other + echo + "y" * after).encode()
+    kept = without_request_text(f"{other} wrong: {echo}; {other}", request)
+    assert kept is not None
+    assert echo not in kept
+    assert "wrong:" in kept
+
+
+HOSTILE = {
+    "near misses": (("a" * 15 + "b"), "a" * 15 + "c"),
+    "hits in every block": ("a" * 8 + "bcdefghi", "a" * 16 + "c"),
+    "escapes": ("\\n", "\\n" * 7 + "a"),
+    "one letter": ("a", "a"),
+}
+
+
+@pytest.mark.parametrize(("prompt", "echo"), HOSTILE.values(), ids=HOSTILE)
+def test_a_request_of_any_size_is_compared_within_a_bound(prompt: str, echo: str) -> None:
+    """The longest that is compared takes a moment; a longer one is not read."""
+    longest = (prompt * MAX_COMPARED_BYTES)[:MAX_COMPARED_BYTES].encode()
+    began = time.process_time()
+    assert without_request_text(echo * 500, longest) is not None
+    assert without_request_text(echo * 500, longest + b"a") is None
+    assert time.process_time() - began < 2
+
+
+def test_an_echo_is_cut_up_to_the_longest_request_that_is_compared() -> None:
+    """At its very end too."""
+    echo = "the quick brown fox jumps over the lazy dog"
+    request = echo.encode().rjust(MAX_COMPARED_BYTES, b".")
+    assert without_request_text(f"wrong: {echo}", request) == "wrong:  [removed] "

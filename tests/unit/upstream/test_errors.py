@@ -2,12 +2,16 @@
 
 # ruff: noqa: E501, ISC004 -- messages stay in one piece where they fit a screen
 
+import time
+from collections.abc import Iterator, KeysView
+
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_proxy.upstream.errors import refusal
+from llm_proxy.upstream.error_field import is_about_a_part, named_field
+from llm_proxy.upstream.errors import refusal, stream_refusal
 
 LITELLM_422 = (
     "litellm.BadRequestError: GeminiException - Error converting to valid response block=Expecting value: "
@@ -194,3 +198,59 @@ def test_the_field_at_fault_is_the_one_in_the_words(message: str, field: str | N
     refused = refusal(400, told, body, model="m", fields=fields)
     assert (refused.param, refused.code) == (field, "unsupported_parameter")
     assert "litellm" not in refused.message
+
+
+@pytest.mark.parametrize("message", ["a" * 15 + "c", "word ", "'x' ", "Invalid 'temperature': 3. "])
+def test_a_large_request_delays_nobody_and_its_echo_is_not_kept(message: str) -> None:
+    """Neither its length nor the number of its fields makes an error expensive."""
+    fields = {f"field{number}": None for number in range(200_000)}
+    asked = (b"a" * 15 + b"b") * (19 * 2**16)
+    told = {"x-llmp-provider-status": "400", "x-llmp-message": message * 100}
+    began = time.process_time()
+    refused = refusal(400, told, b"{}", model="m", fields=fields.keys(), asked=asked)
+    event = {"code": "400", "message": message * 10**6, "provider": told}
+    streamed = stream_refusal(event, fields=fields.keys(), asked=lambda: asked)
+    assert time.process_time() - began < 5
+    for one in (refused, streamed):
+        assert one.provider_message == "status 400, message not kept: the request is too large to compare"
+
+
+class _Fields(KeysView[str]):
+    """Fields that no code may walk through."""
+
+    def __iter__(self) -> Iterator[str]:
+        raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("message", "named"),
+    [
+        ("temperature is wrong, not 'top_p'", "temperature"),
+        ("'top_p.a[3]' is wrong", "top_p.a[3]"),
+        ("top_p: wrong", "top_p"),
+        ("wrong: x-top, a.top_p, top_p-x", None),
+        ("no 'user' for `x-tra`", "user"),
+        ("the user asked for x-tra", "x-tra"),
+    ],
+)
+def test_only_the_message_is_searched_for_fields(message: str, named: str | None) -> None:
+    """A caller may name as many fields as fit in a request."""
+    fields = _Fields(dict.fromkeys(("temperature", "top_p", "user", "x-tra")))
+    assert named_field(message, fields) == named
+    assert is_about_a_part(f"{message} 'top_p' is too long", None, fields)
+
+
+def test_a_connections_error_stays_known_beside_a_large_request() -> None:
+    """By its class."""
+    told = {"x-llmp-origin": "connection", "x-llmp-message": "ConnectError: All attempts failed"}
+    refused = refusal(503, told, b"{}", model="m", asked=b"a" * 10**6)
+    assert refused.provider_message == "ConnectError"
+
+
+def test_a_broken_stream_does_not_read_its_request() -> None:
+    """Nothing of a provider's is there to compare with it."""
+
+    def asked() -> bytes:
+        raise AssertionError
+
+    assert stream_refusal({"code": "upstream_stream_cut"}, asked=asked).provider_message is None
