@@ -7,16 +7,34 @@ time; without an admin key configured the admin doors refuse everybody.
 import hmac
 from collections.abc import Awaitable, Callable
 
+from fastapi.dependencies.models import Dependant
 from starlette.requests import Request
 
 from llm_proxy.edge.request import read_headers
-from llm_proxy.errors import Forbidden, Unauthorized
+from llm_proxy.errors import BadRequest, Forbidden, Unauthorized
 from llm_proxy.identity import Caller, Identity, named_by_headers, on_behalf_of
 from llm_proxy.identity.caller import NOBODY
 from llm_proxy.identity.credentials import credential, digest, incorrect
 
 Role = Callable[[Request], Awaitable[str]]
 Callers = Callable[[Request], Awaitable[Caller]]
+
+
+def reject_unknown_parameters(request: Request) -> None:
+    """Raises BadRequest for a query parameter that the route does not declare.
+
+    Ignored, a mistyped filter would let a deletion take everything.
+    """
+    unknown = request.query_params.keys() - query_parameters(request.scope["route"].dependant)
+    if unknown:
+        name = min(unknown)[:40]
+        raise BadRequest(f"There is no query parameter '{name}' here.", param=name)
+
+
+def query_parameters(dependant: Dependant) -> frozenset[str]:
+    """The names of the query parameters that a route and what it depends on declare."""
+    own = {one.alias for one in dependant.query_params}
+    return frozenset(own).union(*(query_parameters(one) for one in dependant.dependencies))
 
 
 class Doorkeeper:
@@ -46,6 +64,8 @@ class Doorkeeper:
         role = self._role(request)
         if role is None:
             raise incorrect()
+        if request.scope["path"].startswith("/admin"):
+            reject_unknown_parameters(request)
         return role
 
     async def writer(self, request: Request) -> str:

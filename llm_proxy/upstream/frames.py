@@ -140,15 +140,29 @@ class Frames:
         usage = as_object(event.pop("usage", None))
         out = b""
         _give_text(event)
-        if carries_content(event):
+        found = read_usage(usage)
+        if found is not None and not _choices(event):
+            out = self._beside_usage(event)
+        elif carries_content(event):
             self.finished = self.finished or any(one.get("finish_reason") for one in _choices(event))
             out = self._content(b"data: " + orjson.dumps(event) + b"\n\n")
-        found = read_usage(usage)
         if found is not None and (self.usage is None or found.prompt_tokens or found.completion_tokens):
             self.usage = found
             strip_usage(usage)
             self._usage_event = event | {"choices": [], "usage": usage}
         return out
+
+    def _beside_usage(self, event: Json) -> bytes:
+        """What a provider says on its usage frame besides the usage, for who did not ask for usage.
+
+        A caller who did not ask for usage counts on a choice in each frame, so it gets one that adds nothing.
+        """
+        if self._wants_usage or not carries_content(event):
+            return b""
+        is_text = event.get("object") == "text_completion"
+        empty: Json = {"text": "", "logprobs": None} if is_text else {"delta": {}}
+        event = event | {"choices": [{"index": 0, **empty, "finish_reason": None}]}
+        return self._content(b"data: " + orjson.dumps(event) + b"\n\n")
 
     def _usage_frame(self) -> bytes:
         """The last frame: the usage that was stated, else an estimate in the last frame's envelope."""

@@ -53,6 +53,25 @@ def test_a_stream_arrives_in_many_pieces(stack: Launched) -> None:
     assert len(pieces) > 2
 
 
+def test_the_readme_s_python_example_runs_to_its_end(stack: Launched, tmp_path: Path) -> None:
+    """As it stands there, but for the port."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    example = readme.partition("```python\n")[2].partition("```")[0]
+    program = tmp_path / "example.py"
+    program.write_text(example.replace(":7007/", f":{stack.port}/"), encoding="utf-8")
+    key = dotenv_values(stack.folder / ".env")["LLM_PROXY__INTERNAL_API_KEY"] or ""
+    done = subprocess.run(
+        [sys.executable, str(program)],
+        env=nothing_given() | {"KEY": key},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Paris" in done.stdout
+    assert done.stdout.rstrip().endswith("384")
+
+
 def test_embeddings_tell_near_from_far(stack: Launched) -> None:
     """A cat is nearer to a kitten than to the stock market."""
     words = ["cat", "kitten", "stock market"]

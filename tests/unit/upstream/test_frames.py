@@ -211,3 +211,32 @@ def test_a_cost_that_the_provider_stated_is_told() -> None:
     assert b"llmp" not in out
     assert frames.usage is not None
     assert frames.usage.cost_nano_usd == 250_000_000
+
+
+def test_what_stands_beside_the_usage_has_a_choice_for_who_did_not_ask_for_usage() -> None:
+    """Programs read the first choice of each frame; llama.cpp's timings and xAI's citations stand there."""
+    timings = {"cache_n": 36, "predicted_ms": 12.5}
+    raw = delta("Hi", "stop") + frame(id="1", choices=[], usage=USAGE, timings=timings) + b"data: [DONE]\n\n"
+    out, frames = run(raw, [], wants_usage=False)
+    events = [json.loads(one[6:]) for one in out.decode().split("\n\n") if one]
+    assert [event["choices"][0]["delta"].get("content") or "" for event in events] == ["Hi", ""]
+    assert events[1]["timings"] == timings
+    assert events[1]["choices"][0]["finish_reason"] is None
+    assert "usage" not in events[1]
+    assert frames.finished
+    asked, _ = run(raw, [], wants_usage=True)
+    [_, last] = [json.loads(one[6:]) for one in asked.decode().split("\n\n") if one]
+    assert last["choices"] == []
+    assert last["timings"] == timings
+    assert last["usage"]["total_tokens"] == 5
+
+
+def test_a_usage_frame_with_nothing_else_is_not_seen_by_who_did_not_ask() -> None:
+    """Neither of a chat nor of a completion."""
+    for raw in (
+        delta("Hi", "stop") + frame(id="1", choices=[], usage=USAGE),
+        frame(id="1", object="text_completion", choices=[{"index": 0, "text": "a", "finish_reason": "stop"}])
+        + frame(id="1", object="text_completion", choices=[], usage=USAGE),
+    ):
+        out, _ = run(raw + b"data: [DONE]\n\n", [], wants_usage=False)
+        assert out.count(b"data: ") == 1
