@@ -146,11 +146,11 @@ class Gateway:
             spools=self._seat is not None or self._client is None,
             draining=lambda: self.draining,
         )
-        report = Health(parts, settings.version or __version__, settings.llm_mode)
+        self._health = Health(parts, settings.version or __version__, settings.llm_mode)
         registry, rulings = (Registry(pool), Rulings(pool)) if pool else (None, None)
         seats = settings.spool_dir if self._seat else None
         return [
-            health.router(report, keeper),
+            health.router(self._health, keeper),
             models.router(lambda: self.upstream.catalog, keeper, settings.default_models),
             limits.router(self.admission, caller=keeper.caller, read=intake.explained),
             metrics.router(seats, self.metrics.cells, keeper),
@@ -263,6 +263,7 @@ class Gateway:
                 "llm_proxy_background_failures_total", name, by=failed - self._failures.get(name, 0)
             )
             self._failures[name] = failed
+        self._health.observe()
         self.metrics.gauge("llm_proxy_draining", float(self.draining))
         self.metrics.gauge("llm_proxy_store_up", float(self.admission.state().store != "away"), "limits")
 

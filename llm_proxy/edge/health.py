@@ -45,6 +45,11 @@ class Health:
         self._mode = mode
         self._since: dict[str, tuple[str, float]] = {}
 
+    def observe(self) -> None:
+        """Note each part's state; called once a second, so that a change is known when it happens."""
+        for part in self._parts():
+            self._age(part)
+
     def report(self) -> tuple[bool, Json]:
         """Whether requests can be served, and the body that says so."""
         parts = self._parts()

@@ -123,6 +123,8 @@ class Succession:
 
     def _begin(self) -> None:
         began_ns = time.monotonic_ns()
+        if self._changes is not None:
+            self._changes.cover(self._plan.watched())
         try:
             given = self._look()
             plan = self._plan.with_given(given, self._numbers(len(self._sidecars)))

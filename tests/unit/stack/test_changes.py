@@ -29,3 +29,15 @@ def test_files_are_looked_at_once_a_second(tmp_path: Path) -> None:
     changes = Changes(0.0, [file])
     file.write_text("12")
     assert [changes.found(at, [file]) for at in (1.0, 1.5, 2.0)] == [False, False, True]
+
+
+def test_what_a_reload_reads_is_no_change_afterwards(tmp_path: Path) -> None:
+    """An edit and a reload at once exchange the sidecars once; a later edit counts again."""
+    file = tmp_path / "a"
+    file.write_text("1")
+    changes = Changes(0.0, [file])
+    file.write_text("12")
+    changes.cover([file])
+    assert [changes.found(at, [file]) for at in (1.0, 2.0, 3.0)] == [False, False, False]
+    file.write_text("123")
+    assert [changes.found(at, [file]) for at in (4.0, 5.0)] == [False, True]
