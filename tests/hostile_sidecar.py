@@ -71,6 +71,14 @@ STREAMS: dict[str, bytes] = {
     "a stream with a trailer": chunks(FRAMES, trailers=b"Connection: close\r\nX-A: b\r\n"),
 }
 """Whole streams, with something behind them."""
+ZEROS = '{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}'
+_LAST = f'data: {{"id":"x","object":"chat.completion.chunk","choices":[],"usage":{ZEROS}}}\n\n'.encode()
+_ZERO_FRAMES = FRAMES.replace(b"data: [DONE]", _LAST + b"data: [DONE]")
+UNCOUNTED: dict[str, tuple[bytes, bool]] = {
+    "zeros, whole": (sized(completion("good", ZEROS)), False),
+    "zeros in a stream": (chunks(_ZERO_FRAMES), True),
+}
+"""Answers of an unmodified LiteLLM whose provider stated no usage, and whether they are streams."""
 NUMBERS: dict[str, bytes] = {
     f"usage {value.decode()[:12]}": sized(
         completion("good", '{"prompt_tokens":%s,"completion_tokens":%s,"cost":%s}' % ((value.decode(),) * 3))
@@ -134,7 +142,7 @@ ENDLESS: dict[str, tuple[bytes, bytes]] = {
     "a length without an end": (OK + b"Content-Length: 99999999999\r\n\r\n", GARBAGE),
 }
 """What begins an answer, and what follows for ever."""
-ANSWERS = WHOLE | STREAMS | NUMBERS | ERRORS | BROKEN
+ANSWERS = WHOLE | STREAMS | {name: raw for name, (raw, _) in UNCOUNTED.items()} | NUMBERS | ERRORS | BROKEN
 
 
 def answers(name: str) -> Iterator[bytes]:

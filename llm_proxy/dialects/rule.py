@@ -117,12 +117,6 @@ def check_metadata_names(metadata: Json) -> None:
             raise _unknown(f"metadata.{shown_name(name)}")
 
 
-def check_metadata(metadata: Json) -> None:
-    """OpenAI's rule for `metadata`: at most 16 pairs of strings; raises `BadRequest`."""
-    METADATA(metadata, "metadata")
-    check_metadata_names(metadata)
-
-
 def _unpack(value: Any, rank: dict[str, int], extra: Json) -> None:  # noqa: ANN401 -- unchecked JSON
     if value is None:
         return

@@ -63,7 +63,9 @@ class Answer:
 
     def stream(self, *, wants_usage: bool) -> None:
         """This answer is a stream of frames."""
-        self.frames = Frames(wants_usage=wants_usage, prompt_tokens=self._prompt_tokens)
+        self.frames = Frames(
+            wants_usage=wants_usage, prompt_tokens=self._prompt_tokens, states_zeros=self._is_ours()
+        )
         self._watch.phase = "idle"
 
     async def json(self) -> tuple[bytes, Usage | None]:
@@ -82,7 +84,7 @@ class Answer:
             raise ProviderFailed("The model's provider failed to answer.")
         usage = as_object(document.get("usage"))
         found = read_usage(usage)
-        if found is not None and is_zero(found) and OUR_MARK not in self._connection.headers:
+        if found is not None and is_zero(found) and not self._is_ours():
             found = None
         changed = restore(document)
         if found is None and ("choices" in document or "data" in document):
@@ -95,6 +97,9 @@ class Answer:
         if changed:
             body = orjson.dumps(document)
         return body, found
+
+    def _is_ours(self) -> bool:
+        return OUR_MARK in self._connection.headers
 
     async def chunk(self) -> bytes | None:
         """The next bytes that may go out now (perhaps none); None when the stream has ended."""

@@ -11,7 +11,7 @@ import orjson
 from llm_proxy.upstream.estimate import as_usage, last_event, passed_tokens
 from llm_proxy.upstream.reply import Usage
 from llm_proxy.upstream.shape import Json, as_object, as_objects
-from llm_proxy.upstream.usage import read_usage, strip_usage
+from llm_proxy.upstream.usage import is_zero, read_usage, strip_usage
 
 MAX_FRAME_BYTES = 16 * 2**20
 _USAGE, _PROVIDER, _ERROR, _DONE = b'"usage"', b'"provider_specific', b'"error"', b"[DONE]"
@@ -41,12 +41,13 @@ class Frames:
     """
 
     __slots__ = (
-        "_last", "_passed_bytes", "_prompt_tokens", "_tail", "_usage_event", "_wants_usage", "content_frames",
-        "done", "error", "finished", "garbage", "usage",
+        "_last", "_passed_bytes", "_prompt_tokens", "_states_zeros", "_tail", "_usage_event", "_wants_usage",
+        "content_frames", "done", "error", "finished", "garbage", "usage",
     )  # fmt: skip
 
-    def __init__(self, *, wants_usage: bool, prompt_tokens: int = 0) -> None:
+    def __init__(self, *, wants_usage: bool, prompt_tokens: int = 0, states_zeros: bool = True) -> None:
         self._wants_usage = wants_usage
+        self._states_zeros = states_zeros  # an unmodified LiteLLM writes zeros where nothing was stated
         self._prompt_tokens = prompt_tokens
         self._usage_event: Json = {}
         self._tail: bytes = b""
@@ -141,16 +142,21 @@ class Frames:
         out = b""
         _give_text(event)
         found = read_usage(usage)
-        if found is not None and not _choices(event):
+        counts = found is not None and self._counts(found)
+        if found is not None and not _choices(event) and (counts or not self._wants_usage):
             out = self._beside_usage(event)
         elif carries_content(event):
             self.finished = self.finished or any(one.get("finish_reason") for one in _choices(event))
             out = self._content(b"data: " + orjson.dumps(event) + b"\n\n")
-        if found is not None and (self.usage is None or found.prompt_tokens or found.completion_tokens):
+        if counts:
             self.usage = found
             strip_usage(usage)
             self._usage_event = event | {"choices": [], "usage": usage}
         return out
+
+    def _counts(self, usage: Usage) -> bool:
+        """Whether it is a statement: zeros are none after a count, nor before an unmodified LiteLLM."""
+        return not is_zero(usage) or (self._states_zeros and self.usage is None)
 
     def _beside_usage(self, event: Json) -> bytes:
         """What a provider says on its usage frame besides the usage, for who did not ask for usage.

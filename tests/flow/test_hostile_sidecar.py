@@ -1,5 +1,6 @@
 """Answers no server should give: each caller gets its own answer or a 502, and the gateway goes on."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 from crew import Crew, Pair, crew
-from hostile_sidecar import BROKEN, ENDLESS, ERRORS, NUMBERS, STOLEN, STREAMS, WHOLE
+from hostile_sidecar import BROKEN, ENDLESS, ERRORS, NUMBERS, STOLEN, STREAMS, UNCOUNTED, WHOLE
 
 from llm_proxy.stack import ports
 
@@ -38,8 +39,9 @@ def front(tmp_path_factory: pytest.TempPathFactory, pair: Pair, postgres_url: st
 
 
 def ask(front: Crew, name: str, *, stream: bool = False) -> httpx.Response:
-    """One call that asks for that answer."""
-    body = {"model": "any", "messages": [{"role": "user", "content": name}], "stream": stream}
+    """One call that asks for that answer; a stream with its usage."""
+    body: dict[str, object] = {"model": "any", "messages": [{"role": "user", "content": name}]}
+    body |= {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
     return httpx.post(f"{front.url}/v1/chat/completions", json=body, headers=front.auth, timeout=30)
 
 
@@ -81,6 +83,17 @@ def test_what_comes_behind_a_stream_goes_to_nobody(front: Crew, name: str) -> No
     assert answer.text.endswith("data: [DONE]\n\n")
     assert STOLEN not in answer.text
     next_callers_hear_themselves(front)
+
+
+@pytest.mark.parametrize("name", UNCOUNTED)
+def test_zeros_that_no_provider_stated_are_estimated(front: Crew, name: str) -> None:
+    """Whole and streamed: the caller hears an estimate, not zeros."""
+    streams = UNCOUNTED[name][1]
+    answer = ask(front, name, stream=streams)
+    last = answer.text.split("data: ")[-2] if streams else answer.text
+    usage = json.loads(last)["usage"]
+    assert usage["prompt_tokens"] > 0
+    assert usage["completion_tokens"] > 0
 
 
 @pytest.mark.parametrize("name", NUMBERS)

@@ -172,6 +172,25 @@ def test_a_stated_zero_is_a_statement() -> None:
     assert frames.content_frames == 1
 
 
+def test_zeros_that_nobody_stated_are_estimated() -> None:
+    """An unmodified LiteLLM writes them, in a frame of their own or beside the last words."""
+    zeros = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    last = frame(
+        id="1", choices=[{"index": 0, "delta": {"content": "lo"}, "finish_reason": "stop"}], usage=zeros
+    )
+    for end in (delta("lo", "stop") + frame(id="1", choices=[], usage=zeros), last):
+        stream = Frames(wants_usage=True, prompt_tokens=7, states_zeros=False)
+        out = stream.feed(delta("Hel") + end + b"data: [DONE]\n\n")
+        events = [json.loads(part[6:]) for part in out.strip().split(b"\n\n")]
+        estimate = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
+        assert [event["usage"] for event in events if event.get("usage")] == [estimate]
+        assert stream.usage is None
+        assert stream.content_tokens() == 2
+    stream.feed(frame(id="1", choices=[], usage=USAGE) + frame(id="1", choices=[], usage=zeros))
+    assert stream.usage is not None
+    assert stream.usage.prompt_tokens == 3
+
+
 def test_a_stream_without_usage_ends_with_an_estimate_for_who_asked() -> None:
     """In the envelope of its frames; the record says that it was estimated."""
     for wants_usage in (True, False):
