@@ -70,6 +70,15 @@ _IPV6 = (
     "(?:[0-9a-f]{1,4}:){3,7}[0-9a-f]{1,4}|(?:[0-9a-f]{1,4}:){1,6}:(?:[0-9a-f]{1,4}:?)*|::(?:[0-9a-f]{1,4}:?)+"
 )
 _BEFORE_A_HOST = r"(?<=\bto )|(?<=\bhost )|(?<=\bat )|(?<=\bfrom )|(?<=\bserver )|(?<=host=)|(?<=host=['\"])"
+_MODELS = (
+    r"gpt-?\d|gpt-oss|o\d\b|claude-|gemini-|text-embedding-|llama-?\d|qwen-?\d|grok-\d|deepseek-|command-r|"
+    r"mistral-(?:large|medium|small|\d+b)"
+)
+_MACHINE = rf"(?!{_MODELS})[a-z](?=[\w-]*(?:\d|-\w|\.\w))[\w-]*(?:\.[\w-]+)*(?::\d{{1,5}})?(?![\w/])"
+"""A name with a digit, a hyphen or a dot, which is no model's."""
+_PRIVATE = (
+    "prod|production|stage|staging|test|priv|private|home|lab|node|consul|cluster|k8s|docker|intra|office"
+)
 _PLACES = (
     "projects|accounts|organizations|subscriptions|tenants|workspaces|teams|resourceGroups|users|folders"
 )
@@ -99,11 +108,26 @@ _PLACEHOLDERS = tuple(
         r"(?<![\w.])[a-z][a-z0-9]*(?:[.-]+[a-z0-9]+)+:\d{2,5}(?![\w.])",
         rf"(?:{_BEFORE_A_HOST})[a-z][\w-]*:\d{{2,5}}(?![\w.])",
         r"(?<=host=)['\"]?[\w.-]+['\"]?",
+        rf"(?<![\w@.-])(?=[\w.]*-)(?:[a-z0-9_-]+\.)+(?:{_PRIVATE})(?::\d{{1,5}})?(?![\w-])",
+        r"(?<![\w.\-'\"`])(?:[a-z0-9]+-)*(?:gpu|node|host|server|srv|worker|pod|vm)-?\d+(?:-[a-z0-9]+)*(?::\d{1,5})?(?![\w-])",
+        rf"(?:(?<=\bhost )|(?<=\bserver )|(?<=\bnode )|(?<=\bbackend )|(?<=\bpeer ))['\"`]?{_MACHINE}['\"`]?",
         r"(?<![\w/<#.\])])~?/(?=[\w.@%+~-]*[a-z])[\w.@%+~-]+(?:/[\w.@%+~-]*)*",
         r"(?<![\w./-])[\w./-]{1,200}\.(?:py|pyc|js|ts|go|rs|cc|cpp|java|so|yaml|yml|toml|env|pem|gguf)\b(?::\d+)?",
         r"(?<![\w.])\d{11,16}(?![\w.])",
         r"\blitellm(?:[._]\w+)*\b",
     )
+)
+_CONNECTING = re.compile(
+    r"connect|connrefused|unreachable|\breach(?:ing)?\b|resol(?:v|ution)|getaddrinfo|enotfound|lookup|\bdial|\bdns\b|"
+    r"socket|handshake|refused|proxy|upstream|forward|\brout(?:e|ed|ing)\b|time[d -]*out",
+    re.IGNORECASE,
+)
+"""What a message about a network says: the names in it are machines'."""
+_PEER = re.compile(
+    rf"(?:{_BEFORE_A_HOST}|(?<=\breach )|(?<=\breaching )|(?<=\bresolve )|(?<=\bresolving )|"
+    rf"(?<=\blookup )|(?<=\bdial )|(?<=\bwith )|(?<=\bvia )|(?<=\bfor )|(?<=\benotfound ))"
+    rf"['\"`]?{_MACHINE}['\"`]?",
+    re.IGNORECASE,
 )
 _NAMED_KEY = re.compile(
     rf"\b({_KEY_NAMES}\b[\"']?\s*(?:provided|used|supplied|sent)?\s*[:=]\s*[\"'`]?)"
@@ -120,8 +144,10 @@ _EMPTY = re.compile(r"\(\s*\)|[\"'`]{2,}")
 def clean(text: str) -> str:
     """The message without what must not leave; empty when nothing readable is left."""
     line = _one_line(_ESCAPES.sub(_unescaped, _WINDOWS_PATH.sub(REMOVED, text[:_LONGEST_RAW])))
+    connecting = bool(_CONNECTING.search(line))
     for _ in range(_ROUNDS):
-        cleaned = _bounded(_tidy(_without_secrets(_unwrapped(line))))
+        cleaned = _without_secrets(_unwrapped(line))
+        cleaned = _bounded(_tidy(_PEER.sub(REMOVED, cleaned) if connecting else cleaned))
         if cleaned == line:
             break
         line = cleaned

@@ -142,6 +142,70 @@ def test_wrapping_chatter_and_tracebacks_go(message: str, cleaned: str) -> None:
     assert clean(message) == cleaned
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gpu01",
+        "gpu-node-3",
+        "my-internal-host.prod",
+        "llm-7",
+        "vllm-a",
+        "prod-llm-2:8000",
+        "db.staging",
+        "llama-server-2",
+    ],
+)
+@pytest.mark.parametrize(
+    "message",
+    [
+        "connect to {} failed",
+        "Cannot connect to host '{}'",
+        "no answer from {}: connection refused",
+        "Could not resolve {}.",
+        "dial tcp: lookup {}: no such host",
+        "getaddrinfo ENOTFOUND {}",
+        "APIConnectionError: Error at {}",
+        "upstream request to {} timed out",
+    ],
+)
+def test_no_private_machine_s_name_survives(message: str, name: str) -> None:
+    """With or without a port or a domain."""
+    cleaned = clean(message.format(name))
+    assert name.partition(":")[0] not in cleaned
+    assert "removed" in cleaned or not cleaned
+
+
+@pytest.mark.parametrize(
+    ("message", "cleaned"),
+    [
+        ("my-internal-host.prod said no", "[removed] said no"),
+        ("out of memory on gpu-node-3 and worker12", "out of memory on [removed] and [removed]"),
+        ("server prod-llm-2 is full", "server [removed] is full"),
+    ],
+)
+def test_a_machine_s_name_is_known_in_any_message(message: str, cleaned: str) -> None:
+    """By what it says of itself, or by the word before it."""
+    assert clean(message) == cleaned
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "please switch to gpt-4o-mini",
+        "The request to gpt-5 timed out",
+        "The connection to claude-sonnet-4-20250514 broke",
+        "cannot convert the image to base64",
+        "set tools.0.test to read-only",
+        "messages.0.content.test is from 2024-06-01",
+        "The server had an error processing your request",
+        "Invalid 'node1': expected an object",
+    ],
+)
+def test_what_is_no_machine_s_name_stays(message: str) -> None:
+    """Models, fields, dates and plain words."""
+    assert clean(message) == message
+
+
 WORDS = st.text(string.ascii_letters.replace("u", "") + " \"'\\\n\täöüß世界", min_size=24, max_size=200)
 
 
