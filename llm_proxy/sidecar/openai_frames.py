@@ -106,6 +106,7 @@ class Lane:
         self._begun: set[int] = set()
         self._finished: set[int] = set()
         self._repair = openai_wire.StreamRepair()
+        self._tier: object = None
         self._ended = False
 
     async def step(self) -> Theirs:
@@ -160,11 +161,12 @@ class Lane:
         for choice in map(mapping, items(chunk.get("choices"))):
             outcome.finished(openai_wire.telling_reason(choice.get("finish_reason")))
         self._take(chunk)
+        self._tier = chunk.get("service_tier") or self._tier
         usage = self._counted(chunk.pop("usage", None))
         if usage:
             self._stream.sent_stream_usage = True
             if self._wants_usage:
-                chunk["usage"] = self._with_cost(chunk | {"usage": usage})
+                chunk["usage"] = self._with_cost(chunk | {"usage": usage, "service_tier": self._tier})
             elif not chunk.get("choices"):
                 return None
         return chunk | {"model": self._name}

@@ -39,6 +39,7 @@ SEAMS: dict[str, tuple[str, ...]] = {
     "litellm.litellm_core_utils.prompt_templates.mid_conversation_system": ("CONVERTED_SYSTEM_NOTE",),
     "litellm.llms.anthropic.chat.transformation": ("AnthropicConfig", "has_tool_call_blocks"),
     "litellm.llms.bedrock.chat.converse_transformation": ("AmazonConverseConfig", "CONVERTED_SYSTEM_NOTE"),
+    "litellm.llms.groq.chat.transformation": ("GroqChatConfig",),
     "litellm.llms.openai.chat.gpt_transformation": ("hoist_images_from_tool_messages",),
     "litellm.llms.azure.chat.gpt_transformation": ("hoist_images_from_tool_messages",),
     "litellm.llms.vertex_ai.gemini.transformation": ("transform_system_message",),
@@ -122,6 +123,11 @@ def proxy() -> Theirs:
 def request_processing() -> Theirs:
     """The class that runs a call from the proxy's side."""
     return import_module("litellm.proxy.common_request_processing").ProxyBaseLLMRequestProcessing
+
+
+def groq_config() -> Theirs:
+    """The class that reads Groq's answers."""
+    return import_module("litellm.llms.groq.chat.transformation").GroqChatConfig
 
 
 @cache

@@ -23,10 +23,9 @@ COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
 def apply() -> None:
-    """Teach LiteLLM finish reasons it does not know, and its reader for Groq to do without a service tier."""
+    """Teach LiteLLM finish reasons it does not know."""
     core = seams.core()
     core._FINISH_REASON_MAP = Reasons(core._FINISH_REASON_MAP | openai_wire.REASONS)  # noqa: SLF001 -- no setting
-    seams.library().ModelResponse.service_tier = None
 
 
 @dataclass(frozen=True, slots=True)

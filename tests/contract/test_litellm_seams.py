@@ -34,6 +34,7 @@ METHODS = {
         "_log_stream_failure_and_raise",
         "model_response_creator",
     ),
+    "litellm.llms.groq.chat.transformation.GroqChatConfig": ("_add_web_search_usage", "transform_response"),
     "litellm.llms.base_llm.base_model_iterator.BaseModelResponseIterator": ("_string_to_dict_parser",),
     "litellm.llms.vertex_ai.gemini.vertex_and_google_ai_studio_gemini.ModelResponseIterator": (
         "chunk_parser",
@@ -41,6 +42,7 @@ METHODS = {
     "litellm.llms.vertex_ai.gemini.vertex_and_google_ai_studio_gemini.VertexLLM": ("async_streaming",),
     "litellm.proxy.common_request_processing.ProxyBaseLLMRequestProcessing": (
         "_inject_cost_into_usage_dict",
+        "_streamed_usage_cost",
     ),
     "litellm.caching.caching_handler.LLMCachingHandler": (
         "_process_async_embedding_cached_response",
