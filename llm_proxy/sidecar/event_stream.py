@@ -10,6 +10,7 @@ import json
 from typing import NamedTuple
 
 MAX_EVENT_BYTES = 16 * 2**20
+MAX_EVENT_LINES = 100_000
 DONE = "[DONE]"
 BOM = b"\xef\xbb\xbf"
 _FIELDS = frozenset({b"", b"data", b"event", b"id", b"retry"})
@@ -80,13 +81,13 @@ class LineDecoder:
 class EventDecoder:
     """Reads the events of one body."""
 
-    __slots__ = ("_data", "_data_bytes", "_lines", "_name", "_plain")
+    __slots__ = ("_data", "_data_bytes", "_lines", "_name", "_parsed_bytes", "_plain")
 
     def __init__(self) -> None:
         self._lines = LineDecoder()
         self._plain: bool | None = None
         self._data: list[bytes] = []
-        self._data_bytes = 0
+        self._data_bytes = self._parsed_bytes = 0
         self._name = b""
 
     def feed(self, chunk: bytes) -> list[Event]:
@@ -116,33 +117,39 @@ class EventDecoder:
         name, _, value = line.partition(b":")
         if name not in {b"data", b"event"}:
             return
-        if self._data and _is_whole(self._data):
+        if self._data and self._is_whole():
             self._dispatch(events)  # its empty line is missing
         value = value.removeprefix(b" ")
         if name == b"event":
             self._name = value
             return
+        if not self._data and not value.strip():
+            return  # white space before the data is no part of it
         self._data.append(value)
-        self._data_bytes += len(value)
-        if self._data_bytes > MAX_EVENT_BYTES:
-            raise EventTooLong(f"an event of more than {MAX_EVENT_BYTES} bytes")
+        self._data_bytes += len(value) + 1
+        if self._data_bytes > MAX_EVENT_BYTES or len(self._data) > MAX_EVENT_LINES:
+            raise EventTooLong(f"an event of more than {MAX_EVENT_BYTES} bytes or {MAX_EVENT_LINES} lines")
 
     def _dispatch(self, events: list[Event]) -> None:
         data, name = b"\n".join(self._data).strip(), self._name
-        self._data, self._data_bytes, self._name = [], 0, b""
+        self._data, self._data_bytes, self._parsed_bytes, self._name = [], 0, 0, b""
         if data:
             events.append(Event(data.decode("utf-8", "replace"), name.decode("utf-8", "replace")))
 
+    def _is_whole(self) -> bool:
+        """Whether the lines so far are an event of their own: joined with another they would be no JSON.
 
-def _is_whole(data: list[bytes]) -> bool:
-    """Whether the lines so far are an event of their own: joined with another they would be no JSON."""
-    joined = b"\n".join(data).strip()
-    if joined == DONE.encode():
+        All attempts of one event together parse no more than one event may hold, so the work is linear.
+        """
+        if len(self._data) == 1 and self._data[0].strip() == DONE.encode():
+            return True
+        if not (self._data[0].lstrip().startswith(b"{") and self._data[-1].rstrip().endswith(b"}")):
+            return False
+        self._parsed_bytes += self._data_bytes
+        if self._parsed_bytes > MAX_EVENT_BYTES:
+            return False
+        try:
+            json.loads(b"\n".join(self._data))
+        except (ValueError, RecursionError):
+            return False
         return True
-    if not (joined.startswith(b"{") and joined.endswith(b"}")):
-        return False
-    try:
-        json.loads(joined)
-    except ValueError:
-        return False
-    return True

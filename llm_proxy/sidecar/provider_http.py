@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from llm_proxy.sidecar import openai_wire, outcome
-from llm_proxy.sidecar.event_stream import BOM, Event, EventDecoder
+from llm_proxy.sidecar.event_stream import BOM, MAX_EVENT_BYTES, Event, EventDecoder, EventTooLong
 from llm_proxy.sidecar.json_text import sound_body, sound_frame
 from llm_proxy.sidecar.provider_answers import check
 from llm_proxy.sidecar.seams import Theirs
@@ -19,6 +19,8 @@ from llm_proxy.sidecar.shapes import items, mapping
 from llm_proxy.sidecar.stated_failures import Failure, failure_in_text
 
 STATED = "_llmp_stated"
+MAX_BEFORE_EVENT_BYTES = 2 * MAX_EVENT_BYTES
+"""Of a body before its first event ends: comments, and the event with its line ends."""
 STREAMED = ("text/event-stream", "application/x-ndjson")
 
 
@@ -121,10 +123,13 @@ async def _first_checked(answer: Theirs) -> Theirs:
 
 async def _first_event(raw: AsyncIterator[bytes]) -> tuple[bytes, Event | None, Exception | None]:
     """A body's bytes up to its first event, the event, and what broke the body before it."""
-    decoder, kept = EventDecoder(), list[bytes]()
+    decoder, kept, kept_bytes = EventDecoder(), list[bytes](), 0
     try:
         async for chunk in raw:
             kept.append(chunk)
+            kept_bytes += len(chunk)
+            if kept_bytes > MAX_BEFORE_EVENT_BYTES:
+                raise EventTooLong(f"no event in {MAX_BEFORE_EVENT_BYTES} bytes")  # noqa: TRY301 -- as the decoder does
             found = decoder.feed(chunk)
             if found:
                 return b"".join(kept), found[0], None

@@ -320,3 +320,22 @@ async def test_a_text_completion_that_is_cut_is_no_success(
     last = (await completed(sidecar, group, writes)).events[-1]
     assert isinstance(last, dict)
     assert last["error"]["code"] == CUT
+
+
+@pytest.mark.parametrize(
+    ("raw", "repeat"),
+    [
+        (["data:{\n", "data:}\n"], 40_000),
+        (["data:{\n", "data:\n"], 200_000),
+        ([": " + "x" * 1000 + "\n"], 36_000),
+    ],
+)
+async def test_an_event_without_an_end_holds_up_nobody(sidecar: Sidecar, raw: list[str], repeat: int) -> None:
+    """It ends in an error, after work that grows with its length alone."""
+    async with asyncio.timeout(15):
+        answer = await sidecar.stream("lone", str(uuid4()), do="raw", raw=raw, repeat=repeat)
+    if answer.status == 200:
+        last = answer.events[-1]
+        assert isinstance(last, dict)
+        assert "error" in last
+    assert answer.status == 200 or answer.status >= 500

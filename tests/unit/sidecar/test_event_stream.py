@@ -1,5 +1,8 @@
 """A provider's bytes become events as the specification says, however they were cut."""
 
+import contextlib
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -116,3 +119,25 @@ def test_an_event_has_a_bound(piece: bytes) -> None:
 
     with pytest.raises(EventTooLong):
         endless()
+
+
+@pytest.mark.parametrize("opening", [b"data:{\n", b"data:[DONE]\n", b"data: {\ndata:\n"])
+@pytest.mark.parametrize("line", [b"data:}\n", b"data:\n", b"data: {}\n", b"data: ]}\n"])
+def test_an_event_of_many_lines_is_read_in_linear_time(opening: bytes, line: bytes) -> None:
+    """However often its lines look like an end; a quadratic reader needs minutes."""
+    decoder, started = EventDecoder(), time.process_time()
+    with contextlib.suppress(EventTooLong):
+        decoder.feed(opening + line * 2 * event_stream.MAX_EVENT_LINES)
+    assert time.process_time() - started < 5
+
+
+def test_empty_lines_of_data_are_bounded_too() -> None:
+    """They hold no bytes, and still are lines."""
+    with pytest.raises(EventTooLong):
+        EventDecoder().feed(b"data: {\n" + b"data:\n" * event_stream.MAX_EVENT_LINES)
+
+
+def test_deep_nesting_is_no_whole_event() -> None:
+    """It is joined with what follows, and whoever parses it says what is wrong."""
+    deep = b'{"a":' * 100_000 + b"}" * 100_000
+    assert len(events(b"data: " + deep + b"\ndata: x\n\n")) == 1
