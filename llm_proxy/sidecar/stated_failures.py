@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from llm_proxy.sidecar.shapes import Json, items, mapping
 
+STATUS_DIGITS = 3
 FAILED_REASONS = frozenset(
     {"abort", "aborted", "error", "failed", "insufficient_system_resource", "network_error"}
 )
@@ -108,8 +109,9 @@ def _failure(error: object, document: Json) -> Failure:
 def _status(error: object, stated: Json, document: Json) -> int:
     numbers = ("code", "status", "status_code")
     for value in [*map(stated.get, numbers), *map(document.get, numbers)]:
-        if str(value).isdecimal() and 400 <= int(str(value)) < 600:
-            return int(str(value))
+        text = str(value)
+        if len(text) == STATUS_DIGITS and text.isascii() and text.isdecimal() and 400 <= int(text) < 600:
+            return int(text)
     words = [*(stated.get(name) for name in ("code", "type", "status")), document.get("type")]
     for said in (" ".join(map(str, words)), str(stated.get("message") or (error if not stated else ""))):
         for word, status in STATUS_OF.items():

@@ -343,3 +343,16 @@ async def test_half_a_character_beside_the_text_costs_it_nothing(sidecar: Sideca
     answer = await played(sidecar, family, odd, *stream(STOP))
     assert answer.content == "Hello"
     assert frames(answer)[0]["noted"] == {"say\ufffd": "\ufffd"}
+
+
+@pytest.mark.parametrize("code", ["9" * 5000, "0429", "\u0664\u0662\u0669"])
+@pytest.mark.parametrize("mode", ["chat", "stream"])
+async def test_a_stated_code_that_is_no_status_is_an_error_all_the_same(
+    sidecar: Sidecar, mode: Mode, code: str
+) -> None:
+    """Of the provider, whatever digits it has."""
+    said = json.dumps({"error": {"code": code, "message": "broken"}})
+    raw = [f"data: {said}\n\n"] if mode == "stream" else [said]
+    answer = await sidecar.ask(mode, "lone", str(uuid4()), do="raw", raw=raw)
+    assert answer.status >= 400
+    assert "error" in answer.json
