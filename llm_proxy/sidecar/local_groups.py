@@ -1,7 +1,7 @@
 """Which model groups are served on one's own machines, and where their prompts could leave them.
 
-Pure. Invariants: a deployment is local by its address (loopback, private, or a name only private networks
-have) or by a protocol that only self-hosted servers speak; what cannot be told is remote.
+Pure. Invariants: a deployment with an address is local if that is loopback, private, or a name only private
+networks have; one without is local if only self-hosted servers speak its protocol; any other is remote.
 """
 
 import ipaddress
@@ -20,8 +20,6 @@ SELF_HOSTED = frozenset(
 )
 LOCAL_ADDRESSES = WITH_V1 | WITHOUT_V1 | {"LOCAL_CHAT_BASE", "LOCAL_EMBED_BASE"}
 """Names of addresses that are one's own, set or not."""
-HOSTED = frozenset({"ollama.com"})
-"""Public services that speak a self-hosted server's protocol."""
 PRIVATE_SUFFIXES = (".local", ".localhost", ".internal", ".lan", ".home.arpa", ".svc", ".cluster.local")
 
 
@@ -81,10 +79,9 @@ def is_local(deployment: Json, env: Mapping[str, str]) -> bool:
         if not address:
             return named[1] in LOCAL_ADDRESSES
     host = urlsplit(address).hostname or ""
-    provider = str(info.get("provider") or str(params.get("model")).partition("/")[0])
-    if provider in SELF_HOSTED:
-        return host not in HOSTED
-    return bool(host) and _private(host)
+    if host:
+        return _private(host)
+    return str(info.get("provider") or str(params.get("model")).partition("/")[0]) in SELF_HOSTED
 
 
 def _private(host: str) -> bool:

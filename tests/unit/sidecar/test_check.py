@@ -189,3 +189,21 @@ def test_the_command_exits_by_what_it_found(tmp_path: Path) -> None:
         done = subprocess.run(command, capture_output=True, check=False, text=True)
         assert done.returncode == code
         assert said in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("model", "address", "leaves"),
+    [
+        ("hosted_vllm/x", "https://llm.example.com/v1", True),
+        ("ollama/x", "https://8.8.8.8", True),
+        ("hosted_vllm/x", "http://10.0.0.7:8000/v1", False),
+        ("openai/x", "http://gpu/v1", False),
+        ("ollama/x", None, False),
+    ],
+)
+def test_an_address_says_more_than_a_protocol(model: str, address: str | None, *, leaves: bool) -> None:
+    """Anybody may serve a self-hosted server's protocol in public."""
+    at = f", api_base: '{address}'" if address else ""
+    other = f"{{model_name: other, litellm_params: {{model: {model}{at}}}}}"
+    text = f"model_list: [{OWN}, {other}]\nrouter_settings: {{fallbacks: [{{own: [other]}}]}}"
+    assert any("leaves the machine" in one.message for one in findings(text)) is leaves
