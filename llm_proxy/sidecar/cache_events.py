@@ -50,7 +50,7 @@ def reporter(observer: Theirs, *, watched: bool) -> Report:
 
     def report(hit: Hit, headers: Mapping[bytes, bytes], scope: Scope) -> None:
         served = {name: headers.get(f"x-litellm-{name}".encode(), b"").decode("latin-1") for name in SERVED}
-        event = _emit(hit, served, scope) if watched else _log(observer, hit, served, scope)
+        event = (_emit if watched else _log)(observer, hit, served, scope)
         seams.logging_worker().ensure_initialized_and_enqueue(async_coroutine=event)
 
     return report
@@ -85,10 +85,24 @@ async def _log(observer: Theirs, hit: Hit, served: Mapping[str, str], scope: Sco
 DETAILS = ("prompt_tokens_details", "completion_tokens_details")
 
 
-async def _emit(hit: Hit, served: Mapping[str, str], scope: Scope) -> None:
-    """The event as LiteLLM makes it for a hit of its own: its logging object, filled in and reported."""
-    chat = scope["path"].endswith("/chat/completions")
+async def _emit(observer: Theirs, hit: Hit, served: Mapping[str, str], scope: Scope) -> None:
+    """The event as LiteLLM makes it for a hit of its own; the call log has it even if that fails."""
     started = datetime.fromtimestamp(hit.received_at_s)  # noqa: DTZ006 -- LiteLLM's clock
+    try:
+        log, result = await _filled_in(hit, served, scope)
+    except Exception:
+        await _log(observer, hit, served, scope)
+        raise
+    ended = datetime.now()  # noqa: DTZ005 -- LiteLLM's clock
+    await log.async_success_handler(result=result, start_time=started, end_time=ended, cache_hit=True)
+    log.handle_sync_success_callbacks_for_async_calls(
+        result=result, start_time=started, end_time=ended, cache_hit=True
+    )
+
+
+async def _filled_in(hit: Hit, served: Mapping[str, str], scope: Scope) -> tuple[Theirs, Theirs]:
+    """LiteLLM's logging object of the call, and its object of the answer."""
+    chat = scope["path"].endswith("/chat/completions")
     data, log = await _prepared(hit, scope, "acompletion" if chat else "atext_completion")
     provider, model = _split(served["model-name"])
     of_router = {"model_group": served["model-group"], "model_info": {"id": served["model-id"]}}
@@ -104,13 +118,23 @@ async def _emit(hit: Hit, served: Mapping[str, str], scope: Scope) -> None:
         custom_llm_provider=provider,
     )
     log.caching_details = {"cache_hit": True, "cache_duration_ms": None}
-    answer = await asyncio.to_thread(read_answer, hit.answer())
-    result = _response(answer, "ModelResponse" if chat else "TextCompletionResponse")
-    ended = datetime.now()  # noqa: DTZ005 -- LiteLLM's clock
-    await log.async_success_handler(result=result, start_time=started, end_time=ended, cache_hit=True)
-    log.handle_sync_success_callbacks_for_async_calls(
-        result=result, start_time=started, end_time=ended, cache_hit=True
-    )
+    answer = await asyncio.to_thread(lambda: read_answer(hit.answer()))
+    return log, _response(answer, "ModelResponse" if chat else "TextCompletionResponse")
+
+
+class WithoutHooks:
+    """LiteLLM's runner of hooks for a call that is answered already: no hook may see, change or refuse it."""
+
+    def __init__(self, runner: Theirs) -> None:
+        self._runner = runner
+
+    def __getattr__(self, name: str) -> Theirs:
+        """Everything else is the runner's."""
+        return getattr(self._runner, name)
+
+    async def pre_call_hook(self, *, data: Json, **_: object) -> Json:
+        """The call as it is."""
+        return data
 
 
 async def _prepared(hit: Hit, scope: Scope, route: str) -> tuple[Json, Theirs]:
@@ -122,7 +146,7 @@ async def _prepared(hit: Hit, scope: Scope, route: str) -> tuple[Json, Theirs]:
         general_settings=proxy.general_settings,
         user_api_key_dict=seams.traffic_caller(),
         version=proxy.version,
-        proxy_logging_obj=proxy.proxy_logging_obj,
+        proxy_logging_obj=WithoutHooks(proxy.proxy_logging_obj),
         proxy_config=proxy.proxy_config,
         route_type=route,
         llm_router=proxy.llm_router,

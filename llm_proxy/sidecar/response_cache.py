@@ -26,8 +26,8 @@ from llm_proxy.sidecar.requirements import ANSWERS, NAMESPACE
 from llm_proxy.sidecar.seams import Theirs
 from llm_proxy.sidecar.shapes import Json, mapping
 
-MAX_ENTRY_BYTES = 8 * 2**20
-"""Of the compressed answer; a longer one is not stored."""
+MAX_ENTRY_BYTES = 2**20
+"""Of the compressed answer; a longer one is not stored: writing it could take longer than Redis is given."""
 PIECE_BYTES = 16 * 2**10
 """Compressed bytes replayed at a time: a few hundred frames of a stream."""
 INLINE_BYTES = 256 * 2**10
@@ -82,19 +82,23 @@ class Entry:
     payload: bytes
 
     def encode(self) -> bytes:
-        """One line of JSON, then the payload."""
+        """A checksum of what follows, one line of JSON, the payload."""
         head = {
             "at": self.stored_at_s,
             "size": self.size_bytes,
             "headers": [[name.decode(), value.decode("latin-1")] for name, value in self.headers],
             "usage": self.usage,
         }
-        return json.dumps(head).encode() + b"\n" + self.payload
+        kept = json.dumps(head).encode() + b"\n" + self.payload
+        return _checksum(kept) + b"\n" + kept
 
     @classmethod
     def decode(cls, raw: bytes) -> "Entry":
         """Raises `ValueError`, `KeyError` or `TypeError` for bytes that are no entry."""
-        line, _, payload = raw.partition(b"\n")
+        checksum, _, kept = raw.partition(b"\n")
+        if checksum != _checksum(kept):
+            raise ValueError("no whole entry")
+        line, _, payload = kept.partition(b"\n")
         head = json.loads(line)
         headers = [(name.encode(), value.encode("latin-1")) for name, value in head["headers"]]
         return cls(float(head["at"]), int(head["size"]), headers, mapping(head["usage"]), payload)
@@ -194,6 +198,7 @@ class ResponseCache:
         try:
             entry = Entry.decode(raw)
         except (ValueError, KeyError, TypeError):
+            await self._ask("delete", lambda: self._redis.init_async_client().delete(call.key))
             return None
         max_age_s = call.control.get("s-maxage", call.control.get("s-max-age"))
         if isinstance(max_age_s, int | float) and time.time() - entry.stored_at_s > max_age_s:
@@ -220,6 +225,10 @@ class ResponseCache:
         return found
 
 
+def _checksum(kept: bytes) -> bytes:
+    return b"%08x" % zlib.crc32(kept)
+
+
 class Recorder:
     """`send` of one call: passes each message on and keeps a compressed copy of a good answer.
 
@@ -227,10 +236,12 @@ class Recorder:
     right after it finds it.
     """
 
+    _compress: Callable[[bytes], bytes]
+    _flush: Callable[[], bytes]
+
     def __init__(self, send: Send, store: Callable[[bytes], Awaitable[None]]) -> None:
         self._send = send
         self._store = store
-        self._zip = zlib.compressobj(1)
         self._parts: list[bytes] = []
         self._stored_bytes = 0
         self._headers: dict[bytes, bytes] = {}
@@ -243,6 +254,9 @@ class Recorder:
         if message["type"] == "http.response.start":
             self._good = message["status"] == 200
             self._headers = dict(message["headers"])
+            if self._good:
+                kept = zlib.compressobj(1)  # 83 KB of memory, for answers that may be stored
+                self._compress, self._flush = kept.compress, kept.flush
         elif self._good and message["type"] == "http.response.body":
             body = message.get("body", b"")
             await self._keep(body)
@@ -257,9 +271,9 @@ class Recorder:
         self._recent.append(body)
         self.size_bytes += len(body)
         if len(body) > INLINE_BYTES:
-            part = await asyncio.to_thread(self._zip.compress, body)
+            part = await asyncio.to_thread(self._compress, body)
         else:
-            part = self._zip.compress(body)
+            part = self._compress(body)
         if part:
             self._parts.append(part)
             self._stored_bytes += len(part)
@@ -267,7 +281,7 @@ class Recorder:
 
     async def _finish(self) -> None:
         self._good = False  # nothing that comes after the end belongs to the answer
-        payload = b"".join([*self._parts, self._zip.flush()])
+        payload = b"".join([*self._parts, self._flush()])
         if len(payload) <= MAX_ENTRY_BYTES:
             await self._store(payload)
 
@@ -351,8 +365,9 @@ async def _replay(entry: Entry, key: str, send: Send) -> None:
     unzip = zlib.decompressobj()
     for at in range(0, len(entry.payload), PIECE_BYTES):
         piece = unzip.decompress(entry.payload[at : at + PIECE_BYTES])
-        await send({"type": "http.response.body", "body": piece, "more_body": not unzip.eof})
-        if not unzip.eof:
+        more = at + PIECE_BYTES < len(entry.payload)
+        await send({"type": "http.response.body", "body": piece, "more_body": more})
+        if more:
             await asyncio.sleep(0)  # other calls have their turn between the pieces of a long answer
 
 

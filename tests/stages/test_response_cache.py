@@ -11,6 +11,8 @@ from uuid import uuid4
 
 import httpx
 import pytest
+import redis.asyncio
+from odd_answers import whole
 from scripted import answers
 from sidecars import KEY, Answer, Json, Provider, Sidecar, deployment, running
 from stages.cluster import PASSWORD, Cluster
@@ -49,6 +51,22 @@ class Guard(CustomGuardrail):
         self.seen.add(text)
         return data
 """
+HOOKED = """
+from litellm.integrations.custom_logger import CustomLogger
+
+class Hooked(CustomLogger):
+    __module__ = "litellm.integrations.opentelemetry"
+    seen = set()
+
+    async def async_pre_call_hook(self, user_api_key_dict, cache, data, call_type):
+        text = str(data.get("messages"))
+        if text in self.seen:
+            raise RuntimeError("an observer that fails")
+        self.seen.add(text)
+
+inst = Hooked()
+"""
+"""An observer that uses a hook, as those of LiteLLM's do."""
 
 
 def mark() -> str:
@@ -201,12 +219,44 @@ async def test_a_retried_answer_is_kept(sidecar: Sidecar) -> None:
     assert hit(second)
 
 
-async def test_an_alias_has_answers_of_its_own_name(sidecar: Sidecar) -> None:
+async def test_an_alias_has_heardof_its_own_name(sidecar: Sidecar) -> None:
     """The answer names the model that was asked for."""
     body = prompt(mark())
     aliased = await twice(sidecar, "nickname", body)
     assert hit(aliased[1])
     assert not hit(await sidecar.post("/v1/chat/completions", {"model": "second", **body}))
+
+
+@pytest.mark.parametrize("left", ["nothing", "half", "changed"])
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_damaged_entry_is_a_miss(
+    sidecar: Sidecar, cache_redis_url: str, left: str, *, streamed: bool
+) -> None:
+    """The answer is whole and asked for anew, and what is stored then is whole."""
+    body = prompt(mark()) | (STREAMED if streamed else {})
+    first, second = await twice(sidecar, "openai", body)
+    key = second.headers["x-litellm-cache-key"]
+    async with redis.asyncio.from_url(cache_redis_url) as client:
+        raw = await client.get(key)
+        assert isinstance(raw, bytes)
+        head = raw.rindex(b"}\n") + 2 if left == "nothing" else len(raw) * 3 // 4
+        await client.set(key, raw[:head] + (b"?" * (len(raw) - head) if left == "changed" else b""))
+    again, hit_again = await twice(sidecar, "openai", body)
+    assert (hit(again), hit(hit_again)) == (False, True)
+    assert again.status == 200
+    assert len(again.text) == len(first.text)
+    assert hit_again.text == again.text
+
+
+async def test_a_long_answer_is_passed_on_and_not_kept(sidecar: Sidecar) -> None:
+    """It could be too long for Redis's patience, and shut the cache for everyone."""
+    said = "".join(uuid4().hex for _ in range(100_000))
+    answer = json.dumps(whole({"role": "assistant", "content": said}))
+    body = prompt(mark(), do="raw", raw=[answer])
+    first, second = await twice(sidecar, "openai", body)
+    assert first.json["choices"][0]["message"]["content"] == said
+    assert (hit(first), hit(second)) == (False, False)
+    assert hit((await twice(sidecar, "openai", prompt(mark())))[1])
 
 
 async def test_cache_controls_are_litellm_s(sidecar: Sidecar) -> None:
@@ -321,6 +371,21 @@ async def test_a_hit_is_one_success_event_for_the_owner(
     assert (event["model_group"], event["model_id"], event["prompt_tokens"]) == ("plain", "plain", 5)
 
 
+async def test_a_hit_passes_no_hook_and_is_one_event_all_the_same(
+    provider: Provider, tmp_path: Path, cache_redis_url: str
+) -> None:
+    """Its call is answered already; a hook that fails would take the event with it."""
+    config = configured(provider, tmp_path, litellm_settings={"callbacks": ["seen.inst", "hooked.inst"]})
+    (tmp_path / "hooked.py").write_text(HOOKED)
+    with running(config, provider, tmp_path, CACHE_REDIS_URL=cache_redis_url) as sidecar:
+        heard = await twice(sidecar, "plain", prompt(mark()))
+        assert [hit(one) for one in heard] == [False, True]
+        async with asyncio.timeout(15):
+            while len(found := read(tmp_path / "events.jsonl")) < 2:  # noqa: ASYNC110 -- a file has no event
+                await asyncio.sleep(0.1)
+    assert [bool(one["cache_hit"]) for one in found] == [False, True]
+
+
 def read(events: Path) -> list[Json]:
     """The events so far."""
     return [json.loads(line) for line in events.read_text().splitlines()] if events.exists() else []
@@ -348,7 +413,7 @@ async def test_a_guardrail_sees_every_call_of_its_group(
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_litellm_s_own_cache_of_another_kind_keeps_whole_answers_only(
+async def test_litellm_s_own_cache_of_another_kind_keeps_whole_heardonly(
     provider: Provider, tmp_path: Path, *, streamed: bool
 ) -> None:
     """Its replay of a stream loses too much; the start says what there is."""

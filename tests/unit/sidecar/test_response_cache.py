@@ -56,6 +56,17 @@ def test_an_entry_is_read_as_it_was_written(payload: bytes, usage: Json) -> None
     assert Entry.decode(entry.encode()) == entry
 
 
+@given(st.binary(), st.integers(0), st.integers(1, 255))
+def test_a_damaged_entry_is_none(payload: bytes, at: int, bits: int) -> None:
+    """Cut short, with a byte changed, empty, or as an older version wrote it."""
+    raw = Entry(1.5, len(payload), [(b"content-type", b"application/json")], {}, payload).encode()
+    at %= len(raw)
+    changed = raw[:at] + bytes([raw[at] ^ bits]) + raw[at + 1 :]
+    for damaged in (raw[:at], changed, raw + b"x", raw.partition(b"\n")[2], b""):
+        with pytest.raises(ValueError, match="no whole entry"):
+            Entry.decode(damaged)
+
+
 def test_a_stream_put_together_is_the_whole_answer() -> None:
     """Every choice, every piece of text, every call."""
     for kind in answers.MESSAGES:
