@@ -64,6 +64,9 @@ def configured(config: Json) -> Guardrails:
     everywhere = [_name(one) for one in given if _checks_every_call(one)]
     if config.get("policies"):
         everywhere.append("policies")
+    defaults = mapping(mapping(config.get("router_settings")).get("default_litellm_params"))
+    if defaults.get("guardrails") or mapping(defaults.get("metadata")).get("guardrails"):
+        everywhere.append("router_settings.default_litellm_params.guardrails")
     groups = frozenset(
         str(one["model_name"])
         for one in _model_list(config)

@@ -391,7 +391,7 @@ def read(events: Path) -> list[Json]:
     return [json.loads(line) for line in events.read_text().splitlines()] if events.exists() else []
 
 
-@pytest.mark.parametrize("where", ["everywhere", "one-group"])
+@pytest.mark.parametrize("where", ["everywhere", "one-group", "by-default"])
 async def test_a_guardrail_sees_every_call_of_its_group(
     provider: Provider, tmp_path: Path, cache_redis_url: str, where: str
 ) -> None:
@@ -400,6 +400,8 @@ async def test_a_guardrail_sees_every_call_of_its_group(
     config = configured(provider, tmp_path, guardrails=[{"guardrail_name": "g", "litellm_params": guard}])
     if where == "one-group":
         config["model_list"][1]["litellm_params"]["guardrails"] = ["g"]
+    if where == "by-default":
+        config["router_settings"] = {"default_litellm_params": {"guardrails": ["g"]}}
     with running(config, provider, tmp_path, CACHE_REDIS_URL=cache_redis_url) as sidecar:
         first, second = await twice(sidecar, "guarded", prompt(mark()))
         if where == "one-group":
