@@ -13,8 +13,10 @@ Made from `llm_proxy/sidecar/patches.py` (do not edit). They change LiteLLM in m
 starts, in this order, and were tried together on LiteLLM {releases}. On any other release every patch is
 off, and the sidecar's log says so in a line for each: the gateway works in front of an unpatched LiteLLM,
 too, with LiteLLM's own faults. `LLM_PROXY_SIDECAR_WITHOUT` names patches to leave out, comma-separated,
-or `all`. Every private name of LiteLLM that a patch touches is listed in `llm_proxy/sidecar/seams.py`,
-and a test looks for each in the pinned release.
+or `all`. Two things are in force on any release: what notes the attempts of a call for its status and the
+call log (`attempts.py`), and what keeps streams out of LiteLLM's own cache (`response_cache.py`). Every
+private name of LiteLLM that a patch touches is listed in `llm_proxy/sidecar/seams.py`, and a test looks for
+each in the pinned release.
 
 """
 

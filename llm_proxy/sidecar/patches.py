@@ -2,6 +2,8 @@
 
 Invariants: on a release that `TRIED_ON` does not name no patch is installed, and a line says so for each; a
 patch that a release made superfluous is left out there. `make litellm` tries a release and adds it here.
+What only observes calls (`attempts`) or keeps streams out of LiteLLM's own cache (`response_cache`) is no
+patch of this list, and is in force on any release.
 """
 
 from collections.abc import Sequence

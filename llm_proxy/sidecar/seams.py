@@ -61,7 +61,6 @@ SEAMS: dict[str, tuple[str, ...]] = {
             "Response",
             "UserAPIKeyAuth",
             "general_settings",
-            "proxy_logging_obj",
             "version",
         ),
     ),
@@ -70,7 +69,7 @@ SEAMS: dict[str, tuple[str, ...]] = {
     "litellm.integrations.custom_logger": ("CustomLogger",),
     "litellm.integrations.custom_guardrail": ("CustomGuardrail",),
     "litellm.llms.base_llm.chat.transformation": ("BaseLLMException",),
-    "httpx": ("AsyncClient", "Request", "Response"),
+    "httpx": ("AsyncClient", "Client", "Request", "Response"),
     "litellm.litellm_core_utils.logging_worker": ("GLOBAL_LOGGING_WORKER",),
     "litellm.proxy.utils": ("ProxyLogging",),
     "litellm.utils": (

@@ -27,7 +27,8 @@ print(json.dumps([one for path, names in json.load(sys.stdin).items() for one in
 METHODS = {
     "litellm.llms.anthropic.chat.handler.ModelResponseIterator": ("_handle_message_delta", "chunk_parser"),
     "httpx.AsyncClient": ("send",),
-    "httpx.Response": ("aiter_bytes", "aiter_lines", "aiter_raw"),
+    "httpx.Client": ("send",),
+    "httpx.Response": ("__init__", "aiter_bytes", "aiter_lines", "aiter_raw"),
     "litellm.litellm_core_utils.streaming_handler.CustomStreamWrapper": (
         "__anext__",
         "_finalize_completed_stream",
