@@ -244,7 +244,7 @@ async def test_a_damaged_entry_is_a_miss(
     again, hit_again = await twice(sidecar, "openai", body)
     assert (hit(again), hit(hit_again)) == (False, True)
     assert again.status == 200
-    assert len(again.text) == len(first.text)
+    assert again.text[-200:] == first.text[-200:]
     assert hit_again.text == again.text
 
 
