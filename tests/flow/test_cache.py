@@ -414,6 +414,29 @@ async def test_the_command_purges_too(cached: Cached) -> None:
     assert await cached.said(body, key) == "miss"
 
 
+async def test_a_mistyped_filter_deletes_nothing_and_is_named(cached: Cached) -> None:
+    """Nor does it hide what an operator asked for; a stranger learns of no parameter."""
+    key = await cached.key(tenant=f"t-{uuid4()}")
+    body = chat(f"kept-{uuid4()}")
+    assert await cached.said(body, key) == "miss"
+    refused = await purge(cached, tennant="acme")
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "tennant")
+    assert await cached.said(body, key) == "hit"
+    async with httpx.AsyncClient(base_url=cached.url, timeout=60) as client:
+        for path in (
+            "/admin/keys",
+            "/admin/audit",
+            "/admin/refused-credentials",
+            "/admin/limits",
+            "/admin/models",
+        ):
+            reply = await client.get(
+                path, params={"limt": "3"}, headers={"Authorization": f"Bearer {ADMIN_KEY}"}
+            )
+            assert (path, reply.status_code, reply.json()["error"]["param"]) == (path, 400, "limt")
+            assert (await client.get(path, params={"limt": "3"})).status_code == 401
+
+
 async def test_a_purge_that_could_not_look_says_so(cached: Cached) -> None:
     """A frozen Redis is an error, not a count of zero."""
     os.kill(cached.store.process.pid, signal.SIGSTOP)
@@ -448,26 +471,3 @@ async def timed(cached: Cached) -> float:
     answer = await cached.post(CHAT, chat(f"frozen-{uuid4()}"))
     assert answer.status_code == 200
     return time.monotonic() - began
-
-
-async def test_a_mistyped_filter_deletes_nothing_and_is_named(cached: Cached) -> None:
-    """Nor does it hide what an operator asked for; a stranger learns of no parameter."""
-    key = await cached.key(tenant=f"t-{uuid4()}")
-    body = chat(f"kept-{uuid4()}")
-    assert await cached.said(body, key) == "miss"
-    refused = await purge(cached, tennant="acme")
-    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "tennant")
-    assert await cached.said(body, key) == "hit"
-    async with httpx.AsyncClient(base_url=cached.url, timeout=60) as client:
-        for path in (
-            "/admin/keys",
-            "/admin/audit",
-            "/admin/refused-credentials",
-            "/admin/limits",
-            "/admin/models",
-        ):
-            reply = await client.get(
-                path, params={"limt": "3"}, headers={"Authorization": f"Bearer {ADMIN_KEY}"}
-            )
-            assert (path, reply.status_code, reply.json()["error"]["param"]) == (path, 400, "limt")
-            assert (await client.get(path, params={"limt": "3"})).status_code == 401
