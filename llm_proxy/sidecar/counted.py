@@ -15,7 +15,7 @@ from llm_proxy.sidecar.shapes import Json, mapping
 MARK = "llmp_counted"
 STREAMS = "litellm.litellm_core_utils.streaming_chunk_builder_utils"
 OLLAMA = "litellm.llms.ollama.chat.transformation"
-STATED = "_llmp_stated"
+STATED = "_llmp_usage_stated"
 OF_A_STREAM = ("prompt_tokens", "completion_tokens")
 OF_OLLAMA = ("prompt_eval_count", "eval_count")
 

@@ -22,6 +22,7 @@ from llm_proxy.sidecar.asgi import Headers, Message, Receive, Scope, Send, read_
 from llm_proxy.sidecar.cache_events import Hit, Report
 from llm_proxy.sidecar.guardrails import Guardrails
 from llm_proxy.sidecar.outcome import Outcome
+from llm_proxy.sidecar.relay import ERROR_EVENT
 from llm_proxy.sidecar.requirements import ANSWERS, NAMESPACE
 from llm_proxy.sidecar.seams import Theirs
 from llm_proxy.sidecar.shapes import Json, mapping
@@ -41,7 +42,6 @@ REPLAYED = frozenset(
     {b"content-type", b"x-litellm-model-id", b"x-litellm-model-name", b"x-litellm-model-group"}
 )
 STREAM_END = b"data: [DONE]\n\n"
-ERROR_EVENT = b'data: {"error":'
 
 Forward = Callable[[Scope, Receive, Send], Awaitable[None]]
 T = TypeVar("T")
