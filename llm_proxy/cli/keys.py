@@ -69,6 +69,7 @@ _SPEC = [
     click.option("--max-tokens-cap", type=int, help="Completion tokens a request may ask for at most."),
     click.option("--cache/--no-cache", default=None, help="Whether answers may come from the cache."),
     click.option("--expires-at", metavar="ISO8601", help="When it ends."),
+    click.option("--tag", "tags", multiple=True, help="A tag of every call; repeatable; '' for none."),
     click.option(
         "--expires-in", type=float, metavar="DAYS", callback=_days, help="When it ends, counted from now."
     ),
@@ -235,6 +236,8 @@ def _document(said: dict[str, Any]) -> Json:
         given["expires_at"] = datetime.now(UTC) + timedelta(days=days)
     if "models" in given:
         given["models"] = list(given["models"])
+    if "tags" in given:
+        given["tags"] = [tag for tag in given["tags"] if tag]
     if "budgets" in given:
         pairs = [text.partition("/") for text in given["budgets"]]
         given["budgets"] = [{"limit_usd": usd, "period": period} for usd, _, period in pairs]

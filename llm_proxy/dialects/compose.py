@@ -15,7 +15,7 @@ from llm_proxy.dialects.messages import read_messages
 from llm_proxy.dialects.models import providers, resolve
 from llm_proxy.dialects.rule import sort_fields
 from llm_proxy.errors import BadRequest, ModelNotFound
-from llm_proxy.identity import NOBODY, Named
+from llm_proxy.identity import NOBODY, Named, tags_from
 
 MAX_ID = 256
 OPENAIS_BOUNDS = frozenset({"openai", "text-completion-openai", "azure", "azure_text"})
@@ -25,6 +25,7 @@ _NAMING = (
     ("agent_id", "agent"),
     ("session_id", "session"),
     ("channel_id", "channel"),
+    ("run_id", "run"),
 )
 """Whom `metadata` names, in the words of the older services."""
 
@@ -104,7 +105,8 @@ def name_caller(metadata: Json, user: str | None) -> Named:
         value = metadata.get(key)
         if value is not None:
             found[field] = _id(value, f"metadata.{key}")
-    return Named(user=_end_user(user) if user else None, **found)
+    tags = tags_from(metadata["tags"], "metadata.tags") if "tags" in metadata else ()
+    return Named(user=_end_user(user) if user else None, tags=tags, **found)
 
 
 def _end_user(user: str) -> str | None:

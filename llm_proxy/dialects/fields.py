@@ -5,6 +5,8 @@ Invariants: a field stands here because OpenAI's specification names it; words a
 Source: https://platform.openai.com/docs/api-reference (chat, completions, embeddings).
 """
 
+from typing import Any
+
 from llm_proxy.dialects.call import Door
 from llm_proxy.dialects.checks import (
     Check,
@@ -13,6 +15,7 @@ from llm_proxy.dialects.checks import (
     boolean,
     either,
     integer,
+    is_object,
     map_of,
     number,
     object_with,
@@ -21,6 +24,7 @@ from llm_proxy.dialects.checks import (
     tagged,
     texts_or_tokens,
 )
+from llm_proxy.identity import tags_from
 
 _text = string()
 _named = string(shortest=1)
@@ -48,7 +52,17 @@ _stop = either("a string or an array of strings", string=as_it_is, array=array_o
 _stream_options = object_with(include_usage=boolean, include_obfuscation=boolean)
 _bias = map_of(number(-100, 100))
 _name = string(longest=256, shortest=1)
-METADATA = map_of(string(longest=512), most=16, longest_name=64)
+_pairs = map_of(string(longest=512), most=16, longest_name=64)
+
+
+def _metadata(value: Any, path: str) -> Any:  # noqa: ANN401 -- unchecked JSON
+    """OpenAI's map of strings, whose `tags` may also be a list: it is read as its text with commas."""
+    if is_object(value) and isinstance(value.get("tags"), list):
+        value = {**value, "tags": ",".join(tags_from(value["tags"], f"{path}.tags"))}
+    return _pairs(value, path)
+
+
+METADATA: Check = _metadata
 
 # `messages` are checked in their own file.
 _CHAT: dict[str, Check] = {

@@ -95,6 +95,7 @@ class KeyBody(LimitsBody):
     max_tokens_cap: StrictInt | None = Field(None, description="From 1 to 2147483647.")
     cache: StrictBool = True
     expires_at: str | None = Field(None, description="ISO 8601.")
+    tags: list[str] | None = Field(None, description="Of every call made with it; at most 10.")
 
 
 class NewKey(KeyBody):

@@ -20,7 +20,7 @@ SENT_BY_PAGES = (
     "authorization", "content-type", "cache-control", "x-api-key", "api-key", "x-goog-api-key",
     "x-internal-secret", "x-internal-auth",
     "x-request-id", "x-request-timeout", "x-provider", "x-agent-id", "x-tenant-id", "x-session-id",
-    "x-user-id", "traceparent", "tracestate",
+    "x-run-id", "x-tags", "x-user-id", "traceparent", "tracestate",
     "x-stainless-arch", "x-stainless-lang", "x-stainless-os", "x-stainless-package-version",
     "x-stainless-retry-count", "x-stainless-runtime", "x-stainless-runtime-version", "x-stainless-timeout",
 )  # fmt: skip

@@ -34,11 +34,12 @@ READ = frozenset(
         b"x-goog-api-key",
         b"content-type", b"content-encoding", b"content-length", b"transfer-encoding", b"cache-control",
         b"x-request-id", b"x-request-timeout", b"x-provider", b"traceparent", b"tracestate",
-        b"x-agent-id", b"x-tenant-id", b"x-session-id", b"x-user-id", b"x-forwarded-for",
+        b"x-agent-id", b"x-tenant-id", b"x-session-id", b"x-run-id", b"x-tags", b"x-user-id",
+        b"x-forwarded-for",
     }
 )  # fmt: skip
 
-LISTS = frozenset({b"cache-control", b"content-encoding", b"tracestate", b"x-forwarded-for"})
+LISTS = frozenset({b"cache-control", b"content-encoding", b"tracestate", b"x-forwarded-for", b"x-tags"})
 """Of those, the headers whose lines are one list, whatever their number (RFC 9110, 5.3)."""
 
 _HOST = re.compile(rb"(?:[\w.~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")

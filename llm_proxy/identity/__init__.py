@@ -13,6 +13,7 @@ from llm_proxy.identity.registry import Deed, Registry
 from llm_proxy.identity.rules import ANY, Kill, Rule, Rulebook, RuleSource, killed_by
 from llm_proxy.identity.rulings import Rulings
 from llm_proxy.identity.store import PostgresKeys
+from llm_proxy.identity.tags import tags_from
 from llm_proxy.identity.virtual import KeyStore, VirtualKeys
 
 __all__ = [
@@ -45,5 +46,6 @@ __all__ = [
     "named_by_headers",
     "on_record",
     "on_behalf_of",
+    "tags_from",
     "usable",
 ]

@@ -8,13 +8,14 @@ a key bound to no user serves end users of its own choosing.
 from llm_proxy.errors import BadRequest, Forbidden
 from llm_proxy.identity.caller import NOBODY, Caller, Named
 from llm_proxy.identity.rules import ANY
+from llm_proxy.identity.tags import Tags, merged
 
 
 def on_behalf_of(caller: Caller, by_header: Named, by_body: Named) -> Caller:
     """The caller a request is admitted and billed to.
 
     Raises:
-        BadRequest: Header and body name different ones.
+        BadRequest: Header and body name different ones, or more tags than a call may have.
         Forbidden: A virtual key names somebody outside its binding.
     """
     if by_header is NOBODY and by_body is NOBODY and caller.agent != ANY:
@@ -29,13 +30,29 @@ def on_behalf_of(caller: Caller, by_header: Named, by_body: Named) -> Caller:
         if caller.user is not None:
             _within("user", caller.user, user)
     bound_agent = None if caller.agent == ANY else caller.agent
-    return caller.acting_for(
+    # A third of what `dataclasses.replace` costs.
+    return Caller(
+        caller.key_id,
+        caller.kind,
         tenant or caller.tenant,
         agent or bound_agent,
         user or caller.user,
         _one("session", by_header.session, by_body.session) or caller.session,
         _one("channel", by_header.channel, by_body.channel) or caller.channel,
+        caller.key_prefix,
+        caller.models,
+        caller.limits,
+        caller.budgets,
+        caller.max_tokens_cap,
+        caller.cache,
+        caller.revocation_epoch,
+        _one("run", by_header.run, by_body.run) or caller.run,
+        _all_tags(caller, by_header, by_body) if by_header.tags or by_body.tags else caller.tags,
     )
+
+
+def _all_tags(caller: Caller, by_header: Named, by_body: Named) -> Tags:
+    return merged((*caller.tags, *by_header.tags, *by_body.tags), "tags")
 
 
 def _one(field: str, header: str | None, body: str | None) -> str | None:

@@ -41,6 +41,8 @@ class Named:
     user: str | None = None
     session: str | None = None
     channel: str | None = None
+    run: str | None = None
+    tags: tuple[str, ...] = ()
 
 
 NOBODY = Named()
@@ -59,6 +61,7 @@ class Caller:
         max_tokens_cap: Highest `max_tokens` a request may ask for; None means no cap.
         cache: False when the key has response caching switched off.
         revocation_epoch: The epoch at which this identity was read; admission refuses an older one.
+        tags: The key's own and the call's.
     """
 
     key_id: str
@@ -75,17 +78,5 @@ class Caller:
     max_tokens_cap: int | None = None
     cache: bool = True
     revocation_epoch: int = 0
-
-    def acting_for(
-        self,
-        tenant: str | None,
-        agent: str | None,
-        user: str | None,
-        session: str | None,
-        channel: str | None,
-    ) -> "Caller":
-        """The same caller on behalf of these; a third of what `dataclasses.replace` costs."""
-        return Caller(
-            self.key_id, self.kind, tenant, agent, user, session, channel, self.key_prefix, self.models,
-            self.limits, self.budgets, self.max_tokens_cap, self.cache, self.revocation_epoch,
-        )  # fmt: skip
+    run: str | None = None
+    tags: tuple[str, ...] = ()

@@ -38,6 +38,7 @@ class KeySpec:
         name: What people call it; unique.
         agent: The one agent it acts for; `*` for any agent of the tenant.
         models: Names and wildcards; None for the default allow-list.
+        tags: Tags of every call made with it.
     """
 
     name: str
@@ -50,6 +51,7 @@ class KeySpec:
     max_tokens_cap: int | None = None
     cache: bool = True
     expires_at: datetime | None = None
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,7 @@ def caller_of(found: FoundKey, lookup: str) -> Caller:
         max_tokens_cap=spec.max_tokens_cap,
         cache=spec.cache,
         revocation_epoch=found.epoch,
+        tags=spec.tags,
     )
 
 

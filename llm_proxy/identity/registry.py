@@ -26,13 +26,16 @@ _ONE = (
     " WHERE s.lookup = right($1, 12) AND $1 = $2 || s.lookup)"
 )
 _COLUMNS = (
-    "name, tenant, agent, user_id, models, rpm, tpm, parallel, budgets, max_tokens_cap, cache, expires_at"
+    "name, tenant, agent, user_id, models, rpm, tpm, parallel, budgets, max_tokens_cap, cache, expires_at,"
+    " tags"
 )
 _CREATE = f"""
-INSERT INTO api_keys (key_id, {_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+INSERT INTO api_keys (key_id, {_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,
+        $14)
 """  # noqa: S608 -- our own column names
 _CHANGE = f"""
-UPDATE api_keys SET ({_COLUMNS}) = ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13), changed_at = now()
+UPDATE api_keys SET ({_COLUMNS}) = ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14),
+    changed_at = now()
 WHERE key_id = $1 AND revoked_at IS NULL RETURNING key_id
 """  # noqa: S608 -- our own column names
 
@@ -158,5 +161,5 @@ def _values(spec: KeySpec) -> tuple[Any, ...]:
     limits = spec.limits
     return (
         spec.name, spec.tenant, spec.agent, spec.user, models, limits.rpm, limits.tpm, limits.parallel,
-        budgets_text(spec.budgets), spec.max_tokens_cap, spec.cache, spec.expires_at,
+        budgets_text(spec.budgets), spec.max_tokens_cap, spec.cache, spec.expires_at, list(spec.tags) or None,
     )  # fmt: skip

@@ -17,6 +17,7 @@ from llm_proxy.identity.caller import Budget, Limits, Mode, OnStoreFailure, Peri
 from llm_proxy.identity.keys import KeyRecord, KeySpec
 from llm_proxy.identity.rules import ANY, Kill, KillKind, Rule
 from llm_proxy.identity.store import usd
+from llm_proxy.identity.tags import tags_from
 
 Json = dict[str, Any]
 LONGEST_NAME, MOST_NAMES = 256, 1000
@@ -34,6 +35,7 @@ _SPEC = {
     "max_tokens_cap",
     "cache",
     "expires_at",
+    "tags",
     *_LIMITS,
 }
 _RULE = {"scope", "tenant", "subject", "model", "budgets", "mode", "on_store_failure", *_LIMITS}
@@ -59,6 +61,7 @@ def spec_from(document: Mapping[str, Any], before: KeySpec | None = None) -> Key
         max_tokens_cap=_count(said, "max_tokens_cap", least=1, most=2**31 - 1),
         cache=flag(said, "cache", default=True),
         expires_at=_moment(said, "expires_at"),
+        tags=tags_from(said.get("tags"), "tags"),
     )
 
 
@@ -105,6 +108,7 @@ def key_fields(spec: KeySpec) -> Json:
         "max_tokens_cap": spec.max_tokens_cap,
         "cache": spec.cache,
         "expires_at": _text(spec.expires_at),
+        "tags": list(spec.tags),
     }
 
 

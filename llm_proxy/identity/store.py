@@ -132,6 +132,7 @@ def spec_of(row: asyncpg.Record) -> KeySpec:
         max_tokens_cap=row["max_tokens_cap"],
         cache=row["cache"],
         expires_at=row["expires_at"],
+        tags=tuple(row["tags"] or ()),
     )
 
 

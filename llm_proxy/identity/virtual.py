@@ -91,7 +91,9 @@ class VirtualKeys:
             known = await self._fetch(lookup, epoch)
         if known is None:
             raise _incorrect()
-        named = Named(caller.tenant, caller.agent, caller.user, caller.session, caller.channel)
+        named = Named(
+            caller.tenant, caller.agent, caller.user, caller.session, caller.channel, caller.run, caller.tags
+        )
         return on_behalf_of(self._valid(known), named, NOBODY)
 
     async def rulebook(self, known: int) -> Rulebook | None:

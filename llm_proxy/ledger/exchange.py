@@ -145,6 +145,8 @@ class Exchange:
             group_asked=call.group,
             hops=_hops(self.served),
             provider_message=self._provider_message(),
+            run=caller.run,
+            tags=",".join(caller.tags) or None,
         )
 
     def _provider_message(self) -> str | None:

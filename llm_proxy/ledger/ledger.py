@@ -101,7 +101,8 @@ class Ledger:
         opened = (
             exchange.request_id, exchange.started_at, caller.key_id, caller.key_prefix, caller.tenant,
             caller.agent, caller.user, caller.session, caller.channel, exchange.client_request_id,
-            call.door, call.dialect, call.model, call.group, call.streaming,
+            call.door, call.dialect, call.model, call.group, call.streaming, caller.run,
+            ",".join(caller.tags) or None,
         )  # fmt: skip
         line = encode(opened)
         if len(line) > OPENED_BYTES:

@@ -21,6 +21,7 @@ class UsageRecord(NamedTuple):
     Attributes:
         group: The model group that served; `group_asked` is the one the caller's name stood for.
         hops: JSON: group, deployment and HTTP status of each attempt at a provider, in order.
+        tags: Joined by commas; None for none.
     """
 
     request_id: UUID
@@ -57,6 +58,8 @@ class UsageRecord(NamedTuple):
     group_asked: str | None = None
     hops: str | None = None
     provider_message: str | None = None
+    run: str | None = None
+    tags: str | None = None
 
     @property
     def total_tokens(self) -> int | None:

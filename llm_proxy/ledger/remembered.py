@@ -59,7 +59,8 @@ class Remembered:
         nano_usd = record.cost_nano_usd
         cost_usd = None if nano_usd is None else Decimal(nano_usd).scaleb(-9)
         hops = json.loads(record.hops) if record.hops else None
-        return {**row, "cost_usd": cost_usd, "hops": hops, "model_calls": []}
+        tags = record.tags.split(",") if record.tags else None
+        return {**row, "cost_usd": cost_usd, "hops": hops, "tags": tags, "model_calls": []}
 
 
 def _of(record: UsageRecord, dimension: str) -> Any:  # noqa: ANN401 -- text, a day or an hour

@@ -21,7 +21,10 @@ Written = tuple[Row, bytes]
 """A row and its line."""
 
 FIELDS = UsageRecord._fields
-COLUMNS = {"user": "user_id", "session": "session_id", "group": "model_group", "cost_nano_usd": "cost_usd"}
+COLUMNS = {
+    "user": "user_id", "session": "session_id", "run": "run_id", "group": "model_group",
+    "cost_nano_usd": "cost_usd",
+}  # fmt: skip
 """Fields that are called otherwise in the table."""
 
 _FIRST_FIELDS = FIELDS.index("ttft_ms") + 1
@@ -30,11 +33,11 @@ _STARTED = FIELDS.index("started_at")
 _COUNTED = slice(FIELDS.index("prompt_tokens"), FIELDS.index("cost_nano_usd") + 1)
 _LARGEST = 10**15
 """No call has more tokens or nano-dollars: a roll-up that added up larger numbers would overflow for all."""
-_LONGEST_TEXT = {"provider_message": 600}
+_LONGEST_TEXT = {"provider_message": 600, "tags": 600}
 _OWNERS: tuple[str, ...] = ("tenant", "agent", "group", "model")
 _OTHERS: tuple[str, ...] = (
     "user", "session", "channel", "client_request_id", "group_asked", "model_resolved", "provider",
-    "deployment", "refusal_code", "provider_message",
+    "deployment", "refusal_code", "provider_message", "run", "tags",
 )  # fmt: skip
 _LENGTHS = ((600, 256), (128, 128), (32, 128), (8, 128), (4, 64), (2, 16), (0, 0))
 """How long, in characters, the other texts and the owners' may be, tried in this order."""
@@ -78,13 +81,20 @@ def _fitting(names: Sequence[str], values: Row, most_bytes: int) -> bytes:
     for others, owners in _LENGTHS:
         longest = dict.fromkeys(_OTHERS, others) | dict.fromkeys(_OWNERS, owners)
         cut = (
-            value[: longest.get(name)] if isinstance(value, str) else value
+            _cut(name, value, longest.get(name)) if isinstance(value, str) else value
             for name, value in zip(names, values, strict=True)
         )
         line = encode(tuple(cut))
         if len(line) <= most_bytes:
             break
     return line
+
+
+def _cut(name: str, text: str, most: int | None) -> str | None:
+    """So many characters of a text; of tags only whole ones."""
+    if name == "tags" and most is not None and len(text) > most:
+        return text[: most + 1].rpartition(",")[0] or None
+    return text[:most]
 
 
 def decode(line: bytes) -> Row:
@@ -124,9 +134,10 @@ def _repaired(name: str, value: object) -> object:
 
 OPENED = (
     "request_id", "started_at", "key_id", "key_prefix", "tenant", "agent", "user", "session", "channel",
-    "client_request_id", "door", "dialect", "model", "group", "streamed",
+    "client_request_id", "door", "dialect", "model", "group", "streamed", "run", "tags",
 )  # fmt: skip
 """What is written down when a call is admitted; `started_at` in seconds since 1970."""
+_FIRST_OPENED = OPENED.index("streamed") + 1
 
 _LOST: dict[str, object] = {
     "model_resolved": None, "provider": None, "deployment": None, "status": 0, "outcome": "lost",
@@ -139,7 +150,8 @@ _LOST: dict[str, object] = {
 
 def lost(line: bytes) -> Row:
     """The row of a call that was admitted and whose worker died; raises `ValueError` when it is not one."""
-    values = _list(line, len(OPENED))
+    values = _list(line, len(OPENED), _FIRST_OPENED)
+    values += [None] * (len(OPENED) - len(values))
     opened = dict(zip(OPENED, values, strict=True))
     try:
         opened["request_id"] = UUID(opened["request_id"])

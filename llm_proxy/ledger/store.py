@@ -46,6 +46,8 @@ def _value(at: int, name: str) -> str:
     text = f"row ->> {at}"
     if name == "cost_nano_usd":
         return f"({text})::int8 * 0.000000001"
+    if name == "tags":
+        return f"string_to_array({text}, ',')"
     if name in _TYPES:
         return f"({text})::{_TYPES[name]}"
     return f"left({text}, {_LONGER_TEXTS.get(name, _LONGEST_TEXT)})"

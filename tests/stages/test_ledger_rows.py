@@ -46,7 +46,9 @@ async def fetch(dsn: str, sql: str, *arguments: Any) -> list[asyncpg.Record]:
 
 async def test_a_record_posted_is_a_row_equal_to_it(database_url: str, tmp_path: Path) -> None:
     """To the microsecond and the nano-dollar; what is unknown stays unknown."""
-    posted = record(cost_nano_usd=123_456_789_012, cached_tokens=7, user="u", ttft_ms=None)
+    posted = record(
+        cost_nano_usd=123_456_789_012, cached_tokens=7, user="u", ttft_ms=None, run="r-1", tags="a,Équipe 7"
+    )
     unpriced = record(cost_nano_usd=None, prompt_tokens=None)
     async with keeping(database_url, tmp_path) as ledger:
         ledger.post(posted)
@@ -56,6 +58,8 @@ async def test_a_record_posted_is_a_row_equal_to_it(database_url: str, tmp_path:
     assert row["started_at"] == posted.started_at
     assert row["cost_usd"] == Decimal("123.456789012")
     assert (row["user_id"], row["cached_tokens"], row["ttft_ms"], row["status"]) == ("u", 7, None, 200)
+    assert (row["run_id"], row["tags"]) == ("r-1", ["a", "Équipe 7"])
+    assert (rows[unpriced.request_id]["run_id"], rows[unpriced.request_id]["tags"]) == (None, None)
     assert rows[unpriced.request_id]["cost_usd"] is None
     assert rows[unpriced.request_id]["prompt_tokens"] is None
 

@@ -1,5 +1,7 @@
 """Whom a caller may act for."""
 
+from typing import Any
+
 import pytest
 
 from llm_proxy.errors import BadRequest, Forbidden
@@ -7,14 +9,20 @@ from llm_proxy.identity import NOBODY, Caller, Named, on_behalf_of
 
 KEY = Caller("k", "virtual", tenant="t", agent="a", user="u")
 SERVICE = Caller("internal:1", "internal")
-FIELDS = ("tenant", "agent", "user", "session", "channel")
+FIELDS = ("tenant", "agent", "user", "session", "channel", "run")
+
+
+def naming(field: str, name: str) -> Named:
+    """Somebody who is named in one field."""
+    named: dict[str, Any] = {field: name}
+    return Named(**named)
 
 
 @pytest.mark.parametrize("field", ["tenant", "agent", "user"])
 @pytest.mark.parametrize("where", ["header", "body"])
 def test_a_virtual_key_names_nobody_outside_its_binding(field: str, where: str) -> None:
     """By header or body."""
-    other = Named(**{field: "somebody-else"})
+    other = naming(field, "somebody-else")
     with pytest.raises(Forbidden) as refused:
         on_behalf_of(KEY, *((other, NOBODY) if where == "header" else (NOBODY, other)))
     assert refused.value.param == field
@@ -24,7 +32,7 @@ def test_a_virtual_key_names_nobody_outside_its_binding(field: str, where: str) 
 def test_a_key_bound_to_none_may_name_none(field: str) -> None:
     """A key of a tenant is no key of all its agents."""
     with pytest.raises(Forbidden):
-        on_behalf_of(Caller("k", "virtual"), Named(**{field: "x"}), NOBODY)
+        on_behalf_of(Caller("k", "virtual"), naming(field, "x"), NOBODY)
 
 
 def test_a_key_may_name_whom_it_is_bound_to() -> None:
@@ -49,9 +57,20 @@ def test_a_key_bound_to_no_user_serves_end_users_of_its_own() -> None:
 @pytest.mark.parametrize("field", FIELDS)
 def test_a_trusted_service_may_name_anybody_by_header_or_body(field: str) -> None:
     """Both alike is one name."""
-    one = Named(**{field: "x"})
+    one = naming(field, "x")
     for pair in ((one, NOBODY), (NOBODY, one), (one, one)):
         assert getattr(on_behalf_of(SERVICE, *pair), field) == "x"
+
+
+def test_a_call_has_its_keys_tags_and_its_own_each_once() -> None:
+    """In that order, and no more of them than a call may have."""
+    key = Caller("k", "virtual", tags=("a", "b"))
+    assert on_behalf_of(key, NOBODY, NOBODY).tags == ("a", "b")
+    assert on_behalf_of(key, Named(session="s"), NOBODY).tags == ("a", "b")
+    assert on_behalf_of(key, Named(tags=("c", "a")), Named(tags=("d", "c"))).tags == ("a", "b", "c", "d")
+    with pytest.raises(BadRequest) as refused:
+        on_behalf_of(key, Named(tags=tuple("cdefghijk")), NOBODY)
+    assert refused.value.param == "tags"
 
 
 @pytest.mark.parametrize("field", FIELDS)
@@ -59,4 +78,4 @@ def test_a_trusted_service_may_name_anybody_by_header_or_body(field: str) -> Non
 def test_headers_and_body_that_differ_are_refused(field: str, caller: Caller) -> None:
     """Which one was meant is not ours to guess."""
     with pytest.raises(BadRequest):
-        on_behalf_of(caller, Named(**{field: "x"}), Named(**{field: "y"}))
+        on_behalf_of(caller, naming(field, "x"), naming(field, "y"))

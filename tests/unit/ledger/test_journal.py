@@ -92,13 +92,13 @@ def test_every_record_fits_into_its_slot(names: list[str | None], attempts: int)
             assert after == (None if name == "hops" else before)
 
 
-@given(st.lists(Names, min_size=8, max_size=8))
+@given(st.lists(Names, min_size=10, max_size=10))
 def test_every_admitted_call_fits_into_its_slot(names: list[str | None]) -> None:
     """So that a crash makes it a lost call, and not none."""
-    tenant, agent, user, session, channel, client_id, model, group = names
+    tenant, agent, user, session, channel, client_id, model, group, run, tags = names
     key = ("key-1", "sk-one")
     who = (tenant, agent, user, session, channel, client_id)
-    opened = (uuid4(), 1.5e9, *key, *who, "chat.completions", "openai", model, group, True)
+    opened = (uuid4(), 1.5e9, *key, *who, "chat.completions", "openai", model, group, True, run, tags)
     line = opened_line(opened, OPENED_BYTES)
     assert len(line) <= OPENED_BYTES
     assert lost(line)[FIELDS.index("key_id")] == "key-1"
@@ -108,7 +108,18 @@ def test_every_admitted_call_fits_into_its_slot(names: list[str | None]) -> None
 def test_names_are_cut_only_as_far_as_it_takes() -> None:
     """A long message and many attempts alone leave every name whole."""
     row = row_of(record(provider_message="x" * 600, hops="y" * 4000, user="u" * 256))
-    assert decode(shortened(row, RECORD_BYTES))[:-2] == row[:-2]
+    without = {FIELDS.index(name) for name in ("hops", "provider_message")}
+    short = decode(shortened(row, RECORD_BYTES))
+    kept = [(short[at], row[at]) for at in range(len(FIELDS)) if at not in without]
+    assert [after for after, _ in kept] == [before for _, before in kept]
+
+
+def test_of_tags_only_whole_ones_are_cut_off() -> None:
+    """Half a tag would be another tag."""
+    tags = [f"tag-{number:03}-{'x' * 42}" for number in range(10)]
+    row = row_of(record(provider_message="y" * 600, hops="z" * 4000, tags=",".join(tags)))
+    left = decode(shortened(row, RECORD_BYTES))[FIELDS.index("tags")].split(",")
+    assert left == tags[: len(left)]
 
 
 def test_a_missing_or_damaged_journal_holds_nothing(tmp_path: Path) -> None:

@@ -42,7 +42,8 @@ def test_a_row_of_an_older_version_is_a_row() -> None:
     """Fields that came later are unknown in what waited on a disk meanwhile."""
     row = row_of(record(group_asked="asked", hops="[]", provider_message="why"))
     older = decode(encode(row[: FIELDS.index("ttft_ms") + 1]))
-    assert older == (*row[:-3], None, None, None)
+    first = FIELDS.index("ttft_ms") + 1
+    assert older == (*row[:first], *[None] * (len(FIELDS) - first))
 
 
 def test_a_torn_line_is_no_row() -> None:
@@ -54,11 +55,14 @@ def test_a_torn_line_is_no_row() -> None:
 
 
 def test_an_opened_call_becomes_a_lost_one() -> None:
-    """Whose it was stays known; what it used is unknown."""
-    one = record()
+    """Whose it was stays known; what it used is unknown; an older version wrote no tags."""
+    one = record(run="r-1", tags="a,b")
     opened = {name: getattr(one, name, None) for name in OPENED} | {"started_at": one.started_at.timestamp()}
     line = encode(tuple(opened[name] for name in OPENED))
     row = dict(zip(FIELDS, lost(line), strict=True))
+    assert (row["run"], row["tags"]) == ("r-1", "a,b")
+    older = encode(tuple(opened[name] for name in OPENED[: OPENED.index("streamed") + 1]))
+    assert lost(older) == tuple((row | {"run": None, "tags": None}).values())
     assert (row["outcome"], row["usage_source"], row["status"]) == ("lost", "unknown", 0)
     assert (row["key_id"], row["agent"], row["group"]) == (one.key_id, one.agent, one.group)
     assert (row["cost_nano_usd"], row["prompt_tokens"]) == (None, None)

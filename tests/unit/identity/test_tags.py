@@ -1,0 +1,46 @@
+"""What is a tag, in a list, in text, in a header."""
+
+import pytest
+
+from llm_proxy.errors import BadRequest
+from llm_proxy.identity import named_by_headers, tags_from
+
+LONGEST = "x" * 50
+
+
+@pytest.mark.parametrize(
+    ("given", "tags"),
+    [
+        (None, ()),
+        ([], ()),
+        ("", ()),
+        ("a, b,,a", ("a", "b")),
+        (["b", " a ", "b"], ("b", "a")),
+        (["Équipe 7", LONGEST], ("Équipe 7", LONGEST)),
+        (list("abcdefghij"), tuple("abcdefghij")),
+    ],
+)
+def test_tags_are_read_from_a_list_or_text(given: object, tags: tuple[str, ...]) -> None:
+    """Each once, in their order."""
+    assert tags_from(given, "tags") == tags
+
+
+@pytest.mark.parametrize(
+    "given",
+    [7, {"a": 1}, [1], [""], ["a,b"], [LONGEST + "x"], ["a\0"], ["\ud800"], list("abcdefghijk"), [None]],
+)
+def test_what_is_no_tag_is_refused_by_its_place(given: object) -> None:
+    """Too long, too many, no text, with a comma."""
+    with pytest.raises(BadRequest) as refused:
+        tags_from(given, "metadata.tags")
+    assert (refused.value.param, refused.value.code) == ("metadata.tags", "invalid_value")
+
+
+def test_a_header_names_tags_and_a_run() -> None:
+    """As UTF-8, or as older clients write it."""
+    named = named_by_headers({b"x-tags": "a, équipe".encode(), b"x-run-id": b"r-1"})
+    assert (named.tags, named.run, named.agent) == (("a", "équipe"), "r-1", None)
+    assert named_by_headers({b"x-tags": "équipe".encode("latin-1")}).tags == ("équipe",)
+    with pytest.raises(BadRequest) as refused:
+        named_by_headers({b"x-tags": b"x" * 51})
+    assert refused.value.param == "x-tags"
