@@ -17,6 +17,7 @@ from llm_proxy import __version__, background
 from llm_proxy.admission import Admission, Standing, refuse_evicting, standing_of
 from llm_proxy.edge import (
     admin,
+    audit_admin,
     cache_admin,
     health,
     limits,
@@ -41,6 +42,7 @@ from llm_proxy.edge.suspects import Suspects
 from llm_proxy.edge.trial import Trial
 from llm_proxy.errors import NotFound, Refused
 from llm_proxy.identity import (
+    AuditLog,
     Caller,
     Identity,
     InternalSecrets,
@@ -52,6 +54,7 @@ from llm_proxy.identity import (
     applying,
     knowing_agents,
     on_record,
+    retiring_audit_months,
 )
 from llm_proxy.ledger import Ledger, Remembered, Spent, Store, Usage, Witnesses
 from llm_proxy.pipeline import Stages, Upstream
@@ -165,12 +168,12 @@ class Gateway:
             admin.router(
                 registry,
                 rulings,
-                self._refusals,
                 announce=self.admission.announce,
                 reader=keeper.reader,
                 writer=keeper.writer,
                 client_ip=self._client_ip,
             ),
+            audit_admin.router(AuditLog(pool) if pool else None, self._refusals, reader=keeper.reader),
             cache_admin.router(
                 self._purge,
                 partial(on_record, pool) if pool else None,
@@ -232,6 +235,8 @@ class Gateway:
         loops = [knowing_agents(pool, self.metrics.know_agents)]
         if self.settings.keys_file is not None:
             loops.append(applying(self.settings.keys_file, pool))
+        if self.settings.audit_retention_days is not None:
+            loops.append(retiring_audit_months(pool, self.settings.audit_retention_days))
         for loop in loops:
             loop.start()
             started.push_async_callback(loop.stop)

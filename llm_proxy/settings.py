@@ -127,6 +127,7 @@ class Settings(BaseSettings):
     requests_retention_days: int = Field(90, ge=1, description="Days a request's row is kept; daily sums stay.")
     payloads_retention_days: int = Field(30, ge=1, description="Days a stored prompt and its answer are kept.")
     refused_credentials_retention_days: int = Field(30, ge=1, description="Days the counts of refused credentials are kept.")
+    audit_retention_days: int | None = Field(None, ge=31, description="Days the audit log is kept, in whole months; it is kept for ever by default.")
     cache_mode: Literal["on", "off"] = Field("on", description="Response cache for every tenant unless a key says otherwise.")
     cache_streams: bool = Field(default=True, description="Cache streamed answers too; only in front of our own sidecar, which keeps none that was cut.")
     otlp_endpoint: str | None = Field(None, description="OpenTelemetry traces go here; off by default.")

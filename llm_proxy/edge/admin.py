@@ -1,4 +1,4 @@
-"""The operators' doors: virtual keys, rules of limits and budgets, kill switches, the audit log.
+"""The operators' doors: virtual keys, rules of limits and budgets, kill switches.
 
 Invariants: reading takes the read role, changing the write role; a key's text is in the answer that makes
 it and in no other; every deed is announced to all replicas before it is answered.
@@ -7,7 +7,7 @@ it and in no other; every deed is announced to all replicas before it is answere
 import json
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
 from typing import Annotated, Any, TypeVar
 
@@ -18,13 +18,13 @@ from pydantic import BaseModel, ConfigDict, Field, Strict, StrictBool, StrictInt
 
 from llm_proxy.edge.request import Scope
 from llm_proxy.errors import StoreUnavailable
-from llm_proxy.identity import Actor, Deed, RefusedCredentials, Registry, Rulings
+from llm_proxy.identity import Actor, Deed, Registry, Rulings
 from llm_proxy.identity.caller import Mode, OnStoreFailure, Period, ScopeKind
 from llm_proxy.identity.rules import KillKind
 from llm_proxy.identity.spoken import MOST, key_document, kill_from, rule_document, rule_from, spec_from
 
 Json = dict[str, Any]
-Kept = TypeVar("Kept", Registry, Rulings, RefusedCredentials)
+Kept = TypeVar("Kept", Registry, Rulings)
 Role = Callable[[Request], Awaitable[str]]
 Announce = Callable[[Mapping[str, int]], Awaitable[None]]
 ClientIp = Callable[[Scope], str | None]
@@ -139,7 +139,6 @@ class KillBody(_Body):
 def router(
     registry: Registry | None,
     rulings: Rulings | None,
-    refused: RefusedCredentials | None,
     *,
     announce: Announce,
     reader: Role,
@@ -152,7 +151,6 @@ def router(
     _keys(doors, registry, office)
     _rules(doors, rulings, office)
     _kills(doors, rulings, office)
-    _records(doors, rulings, refused, office)
     return doors
 
 
@@ -265,27 +263,6 @@ def _kills(doors: APIRouter, rulings: Rulings | None, office: _Office) -> None:
         kill, _ = kill_from({"kind": kind, "subject": subject, "tenant": tenant})
         await announce(await _there(rulings).lift(kill, who))
         return {"lifted": True}
-
-
-def _records(
-    doors: APIRouter, rulings: Rulings | None, refused: RefusedCredentials | None, office: _Office
-) -> None:
-    @doors.get("/audit", summary="What operators did, newest first.", dependencies=[office.may_read])
-    async def audit(
-        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-        before: Annotated[int | None, Query(ge=0, le=MOST)] = None,
-    ) -> Json:
-        return {"data": await _there(rulings).recorded(limit=limit, before=before)}
-
-    @doors.get(
-        "/refused-credentials",
-        summary="Refused credentials: how often, from where, at which path; newest first.",
-        dependencies=[office.may_read],
-    )
-    async def refused_credentials(
-        limit: Annotated[int, Query(ge=1, le=1000)] = 100, before: datetime | None = None
-    ) -> Json:
-        return {"data": await _there(refused).page(limit=limit, before=before)}
 
 
 def _told(deed: Deed) -> Json:

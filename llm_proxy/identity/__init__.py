@@ -1,11 +1,13 @@
 """Headers in, a `Caller` out: who is calling and what they are bound to."""
 
+from llm_proxy.identity.audit import Actor, Person
+from llm_proxy.identity.audit_log import AuditFilter, AuditLog
 from llm_proxy.identity.binding import on_behalf_of
 from llm_proxy.identity.caller import NOBODY, Budget, Caller, Limits, Named
 from llm_proxy.identity.credentials import InternalSecrets
-from llm_proxy.identity.deeds import Actor, on_record
+from llm_proxy.identity.deeds import note, note_refusal, on_record
 from llm_proxy.identity.identify import Identity, named_by_headers
-from llm_proxy.identity.keeping import applying, knowing_agents
+from llm_proxy.identity.keeping import applying, knowing_agents, retiring_audit_months
 from llm_proxy.identity.keys import KeyRecord, KeySpec
 from llm_proxy.identity.models import allowed, usable
 from llm_proxy.identity.refused import RefusedCredentials
@@ -20,6 +22,8 @@ __all__ = [
     "ANY",
     "NOBODY",
     "Actor",
+    "AuditFilter",
+    "AuditLog",
     "Budget",
     "Caller",
     "Deed",
@@ -31,6 +35,7 @@ __all__ = [
     "Kill",
     "Limits",
     "Named",
+    "Person",
     "PostgresKeys",
     "RefusedCredentials",
     "Registry",
@@ -44,7 +49,10 @@ __all__ = [
     "knowing_agents",
     "killed_by",
     "named_by_headers",
+    "note",
+    "note_refusal",
     "on_record",
+    "retiring_audit_months",
     "on_behalf_of",
     "tags_from",
     "usable",

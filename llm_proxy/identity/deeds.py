@@ -1,4 +1,4 @@
-"""A deed of an operator: one transaction, one audit row, one new epoch, or none of them.
+"""A deed of an operator: one transaction, one audit entry, one new epoch, or none of them.
 
 Invariants: every value is a bound parameter; what Postgres finds wrong with a value is the asker's fault
 (400), what keeps it from answering is ours (503). The epochs a deed returns are for the limits store, so
@@ -8,13 +8,12 @@ that every replica hears at once.
 import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
 
-from llm_proxy.database import clean_text, json_text
-from llm_proxy.errors import BadRequest, StoreUnavailable
+from llm_proxy.errors import BadRequest, Refused, StoreUnavailable
+from llm_proxy.identity.audit import Actor, Person, audit, audit_refusal, lock_chain
 from llm_proxy.identity.rules import ANY
 from llm_proxy.identity.store import Connection, available
 
@@ -22,14 +21,6 @@ log = logging.getLogger(__name__)
 
 Epochs = Mapping[str, int]
 DEADLINE_S = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Actor:
-    """Who does a deed, for the audit log."""
-
-    name: str
-    client_ip: str | None = None
 
 
 @asynccontextmanager
@@ -46,16 +37,16 @@ async def deed(pool: "asyncpg.Pool[asyncpg.Record]") -> AsyncGenerator[Connectio
 
 @asynccontextmanager
 async def on_record(
-    pool: "asyncpg.Pool[asyncpg.Record]", actor: Actor, action: str, target: str
+    pool: "asyncpg.Pool[asyncpg.Record]", actor: Actor, action: str, target: str | Person
 ) -> AsyncGenerator[dict[str, Any]]:
-    """Record a change of something outside the database: a row before it, and a row with its result.
+    """Record a change of something outside the database: an entry before it, and one with its result.
 
-    The caller fills in the detail of the second row. No connection is held while the change runs.
+    The caller fills in the detail of the second entry. No connection is held while the change runs.
 
     Raises:
-        StoreUnavailable: The first row could not be written; nothing was changed.
+        StoreUnavailable: The first entry could not be written; nothing was changed.
     """
-    await _record(pool, actor, f"{action} begun", target, {})
+    await note(pool, actor, f"{action} begun", target)
     detail: dict[str, Any] = {}
     try:
         yield detail
@@ -64,24 +55,38 @@ async def on_record(
         raise
     finally:
         try:
-            await _record(pool, actor, action, target, detail)
+            await note(pool, actor, action, target, detail)
         except StoreUnavailable as fault:
             # The change is made, so its result goes to the caller all the same.
             log.warning(
                 "the result of a change is not in the audit log",
-                extra={"action": action, "target": target, "why": fault.message, **detail},
+                extra={"action": action, "why": fault.message, **detail},
             )
 
 
-async def _record(
-    pool: "asyncpg.Pool[asyncpg.Record]", actor: Actor, action: str, target: str, detail: dict[str, Any]
+async def note(
+    pool: "asyncpg.Pool[asyncpg.Record]",
+    actor: Actor,
+    action: str,
+    target: str | Person,
+    detail: dict[str, Any] | None = None,
 ) -> None:
+    """Record an action that changes nothing in the database, such as reading a payload."""
     async with deed(pool) as connection:
         await audit(connection, actor, action, target, detail)
 
 
+async def note_refusal(
+    pool: "asyncpg.Pool[asyncpg.Record]", actor: Actor, action: str, target: str, refused: Refused
+) -> None:
+    """Record an action that was refused."""
+    async with deed(pool) as connection:
+        await audit_refusal(connection, actor, action, target, refused)
+
+
 async def raise_epochs(connection: Connection, *tenants: str | None) -> Epochs:
     """New epochs of these tenants; `ANY` raises everybody's."""
+    await lock_chain(connection)  # always before the epochs' lock, whatever the order of the calls
     raised: dict[str, int] = {}
     for tenant in {tenant or "" for tenant in tenants}:
         raised[tenant] = await connection.fetchval("SELECT next_epoch($1)", tenant)
@@ -89,13 +94,3 @@ async def raise_epochs(connection: Connection, *tenants: str | None) -> Epochs:
         rows = await connection.fetch("SELECT tenant FROM tenant_epochs")
         raised |= {row["tenant"]: raised[ANY] for row in rows}
     return raised
-
-
-async def audit(
-    connection: Connection, actor: Actor, action: str, target: str, detail: dict[str, Any] | None = None
-) -> None:
-    """Put a deed on record."""
-    await connection.execute(
-        "INSERT INTO audit_log (actor, action, target, client_ip, detail) VALUES ($1, $2, $3, $4, $5)",
-        actor.name, action, clean_text(target), actor.client_ip, json_text(detail or {}),
-    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What is kept up beside the calls: `keys.yaml` applied once the database answers, the agents there are.
+"""Background loops: `keys.yaml` is applied, agents are known, old months of the audit log are dropped.
 
 Invariants: a file that cannot be read is said and left alone, the keys there are stay; no secret is minted
 here, where nobody would see it.
@@ -7,13 +7,15 @@ here, where nobody would see it.
 import contextlib
 import logging
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import asyncpg
 
 from llm_proxy.background import DONE, Loop
 from llm_proxy.errors import BadRequest, Refused
-from llm_proxy.identity.deeds import Actor
+from llm_proxy.identity.audit import Actor, retire_months
+from llm_proxy.identity.deeds import deed
 from llm_proxy.identity.keys_file import apply, read
 from llm_proxy.identity.registry import Registry
 from llm_proxy.identity.rulings import Rulings
@@ -22,6 +24,7 @@ log = logging.getLogger(__name__)
 
 AGAIN_S = 5.0
 AGENTS_S = 30.0
+RETIRE_S = 3600.0
 
 
 def applying(path: Path, pool: "asyncpg.Pool[asyncpg.Record]") -> Loop:
@@ -55,3 +58,20 @@ def knowing_agents(pool: "asyncpg.Pool[asyncpg.Record]", tell: Callable[[list[st
             tell(await registry.agents())
 
     return Loop("agents", step, every_s=AGENTS_S, at_once=True)
+
+
+def retiring_audit_months(pool: "asyncpg.Pool[asyncpg.Record]", retention_days: int) -> Loop:
+    """A loop that drops, now and every hour, the months of the audit log that ended so many days ago."""
+
+    async def step() -> None:
+        before = (datetime.now(UTC) - timedelta(days=retention_days)).date()
+        try:
+            async with deed(pool) as connection:
+                dropped = await retire_months(connection, Actor("audit log"), before=before)
+        except Refused as fault:
+            log.warning("old months of the audit log are not dropped yet", extra={"cause": fault.message})
+            return
+        if dropped:
+            log.info("old months of the audit log are dropped", extra={"months": dropped})
+
+    return Loop("audit-retention", step, every_s=RETIRE_S, at_once=True)

@@ -13,7 +13,7 @@ from typing import Any, cast
 import yaml
 
 from llm_proxy.errors import BadRequest, NotFound
-from llm_proxy.identity.deeds import Actor
+from llm_proxy.identity.audit import Actor
 from llm_proxy.identity.keys import KeySpec, Minted, minted_as
 from llm_proxy.identity.registry import Deed, Registry
 from llm_proxy.identity.rules import Kill, Rule

@@ -11,8 +11,10 @@ from typing import Any
 import asyncpg
 
 from llm_proxy.errors import BadRequest, NotFound
-from llm_proxy.identity.deeds import Actor, Epochs, audit, deed, raise_epochs
+from llm_proxy.identity.audit import Actor, Person, audit, changed
+from llm_proxy.identity.deeds import Epochs, deed, raise_epochs
 from llm_proxy.identity.keys import KeyRecord, KeySpec, Minted, mint, new_id, prefix_of
+from llm_proxy.identity.spoken import key_fields
 from llm_proxy.identity.store import Connection, budgets_text, spec_of
 
 _LIST = """
@@ -66,7 +68,7 @@ class Registry:
         async with deed(self._pool) as connection:
             await connection.execute(_CREATE, key_id, *_values(spec))
             await _add_secret(connection, key_id, minted)
-            await audit(connection, actor, "keys.create", key_id, {"name": spec.name})
+            await audit(connection, actor, "keys.create", key_id, {"name": spec.name}, after=_audited(spec))
             return Deed(await _record(connection, key_id), minted)
 
     async def page(self, *, tenant: str | None = None, limit: int = 100, after: str = "") -> list[KeyRecord]:
@@ -92,18 +94,20 @@ class Registry:
     async def change(self, name_or_id: str, spec: KeySpec, actor: Actor) -> Deed:
         """Give a key another specification."""
         async with deed(self._pool) as connection:
-            before = await _record(connection, name_or_id)
+            before = await _locked(connection, name_or_id)
             if await connection.fetchval(_CHANGE, before.key_id, *_values(spec)) is None:
                 raise BadRequest("A revoked key cannot be changed.")
             epochs = await raise_epochs(connection, before.spec.tenant, spec.tenant)
-            await audit(connection, actor, "keys.change", before.key_id, {"name": spec.name})
+            old, new = changed(_audited(before.spec), _audited(spec))
+            named = {"name": spec.name}
+            await audit(connection, actor, "keys.change", before.key_id, named, before=old, after=new)
             return Deed(await _record(connection, before.key_id), epochs=epochs)
 
     async def rotate(self, name_or_id: str, actor: Actor, *, overlap: timedelta) -> Deed:
         """A second secret for a key; the ones before end after the overlap."""
         minted = mint()
         async with deed(self._pool) as connection:
-            before = await _record(connection, name_or_id)
+            before = await _locked(connection, name_or_id)
             if before.revoked_at is not None:
                 raise BadRequest("A revoked key cannot be rotated.")
             await connection.execute(
@@ -112,22 +116,38 @@ class Registry:
             )  # fmt: skip
             await _add_secret(connection, before.key_id, minted)
             epochs = await raise_epochs(connection, before.spec.tenant)
+            after = await _record(connection, before.key_id)
             await audit(
-                connection, actor, "keys.rotate", before.key_id, {"overlap_s": overlap.total_seconds()}
+                connection,
+                actor,
+                "keys.rotate",
+                before.key_id,
+                {"name": before.spec.name, "overlap_s": overlap.total_seconds()},
+                before={"prefixes": before.prefixes},
+                after={"prefixes": after.prefixes},
             )
-            return Deed(await _record(connection, before.key_id), minted, epochs)
+            return Deed(after, minted, epochs)
 
     async def revoke(self, name_or_id: str, actor: Actor) -> Deed:
         """End a key; doing it twice is doing it once."""
         async with deed(self._pool) as connection:
-            before = await _record(connection, name_or_id)
+            before = await _locked(connection, name_or_id)
             await connection.execute(
                 "UPDATE api_keys SET revoked_at = coalesce(revoked_at, now()) WHERE key_id = $1",
                 before.key_id,
             )
             epochs = await raise_epochs(connection, before.spec.tenant)
-            await audit(connection, actor, "keys.revoke", before.key_id, {"name": before.spec.name})
-            return Deed(await _record(connection, before.key_id), epochs=epochs)
+            after = await _record(connection, before.key_id)
+            await audit(
+                connection,
+                actor,
+                "keys.revoke",
+                before.key_id,
+                {"name": before.spec.name},
+                before={"revoked_at": before.revoked_at},
+                after={"revoked_at": after.revoked_at},
+            )
+            return Deed(after, epochs=epochs)
 
 
 async def key_id_of(connection: Connection, name_or_id: str) -> str:
@@ -135,8 +155,13 @@ async def key_id_of(connection: Connection, name_or_id: str) -> str:
     return (await _record(connection, name_or_id)).key_id
 
 
-async def _record(connection: Connection, name_or_id: str) -> KeyRecord:
-    row = await connection.fetchrow(_ONE, name_or_id, prefix_of(""))
+async def _locked(connection: Connection, name_or_id: str) -> KeyRecord:
+    """The key, which no other transaction changes until this one ends."""
+    return await _record(connection, name_or_id, _ONE + " FOR UPDATE OF k")
+
+
+async def _record(connection: Connection, name_or_id: str, query: str = _ONE) -> KeyRecord:
+    row = await connection.fetchrow(query, name_or_id, prefix_of(""))
     if row is None:
         raise NotFound("No such key.")
     return _of(row)
@@ -147,6 +172,11 @@ def _of(row: asyncpg.Record) -> KeyRecord:
     return KeyRecord(
         row["key_id"], spec_of(row), row["created_at"], row["changed_at"], row["revoked_at"], prefixes
     )
+
+
+def _audited(spec: KeySpec) -> dict[str, Any]:
+    """A specification for the audit log."""
+    return key_fields(spec) | {"user": Person(spec.user, spec.tenant) if spec.user else None}
 
 
 async def _add_secret(connection: Connection, key_id: str, minted: Minted) -> None:

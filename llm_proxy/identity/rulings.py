@@ -1,21 +1,23 @@
-"""Where operators lay down rules and throw kill switches, and read what was put on record.
+"""Where operators lay down rules and throw kill switches.
 
 Invariants: as in `deeds`; a key may be named by its name or prefix, but is kept by its id, and one that is
 not there is not passed over. Errors: `NotFound`, `BadRequest`, `StoreUnavailable`.
 """
 
-import json
 from dataclasses import replace
 from typing import Any, TypeVar
 
 import asyncpg
 
 from llm_proxy.errors import NotFound
+from llm_proxy.identity.audit import Actor, Json, Person, audit
 from llm_proxy.identity.credentials import INTERNAL
-from llm_proxy.identity.deeds import Actor, Epochs, audit, deed, raise_epochs
+from llm_proxy.identity.deeds import Epochs, deed, raise_epochs
 from llm_proxy.identity.registry import key_id_of
 from llm_proxy.identity.rules import ANY, Kill, Rule
+from llm_proxy.identity.spoken import rule_document
 from llm_proxy.identity.store import Connection, budgets_text, rule_of
+from llm_proxy.telemetry.redact import redact
 
 Ruling = TypeVar("Ruling", Rule, Kill)
 
@@ -27,8 +29,12 @@ ON CONFLICT (scope, tenant, subject, model_group) DO UPDATE SET
     rpm = $5, tpm = $6, parallel = $7, budgets = $8, mode = $9, on_store_failure = $10, changed_at = now()
 """
 _DROP = """
-DELETE FROM limit_rules WHERE scope = $1 AND tenant = $2 AND subject = $3 AND model_group = $4 RETURNING scope
+DELETE FROM limit_rules WHERE scope = $1 AND tenant = $2 AND subject = $3 AND model_group = $4 RETURNING *
 """
+_RULE = """
+SELECT * FROM limit_rules WHERE scope = $1 AND tenant = $2 AND subject = $3 AND model_group = $4 FOR UPDATE
+"""
+_KILL = "SELECT reason FROM kill_switches WHERE kind = $1 AND tenant = $2 AND subject = $3 FOR UPDATE"
 
 
 class Rulings:
@@ -55,23 +61,27 @@ class Rulings:
         async with deed(self._pool) as connection:
             rule = await _with_id(connection, rule)
             limits = rule.limits
+            old = await connection.fetchrow(_RULE, rule.scope, rule.tenant, rule.subject, rule.group)
             await connection.execute(
                 _SET, rule.scope, rule.tenant, rule.subject, rule.group, limits.rpm, limits.tpm,
                 limits.parallel, budgets_text(rule.budgets), rule.mode, rule.on_store_failure,
             )  # fmt: skip
-            await audit(connection, actor, "limits.set", _name_of(rule))
+            before = _audited(rule_of(old)) if old is not None else None
+            target = _target(rule)
+            await audit(connection, actor, "limits.set", target, before=before, after=_audited(rule))
             return await raise_epochs(connection, rule.tenant)
 
     async def drop_rule(self, rule: Rule, actor: Actor) -> Epochs:
         """Take a rule away; raises `NotFound`."""
         async with deed(self._pool) as connection:
             rule = await _with_id(connection, rule)
-            dropped = await connection.fetchval(
+            dropped = await connection.fetchrow(
                 _DROP, rule.scope, rule.tenant, rule.subject, rule.group,
             )  # fmt: skip
             if dropped is None:
                 raise NotFound("No such rule.")
-            await audit(connection, actor, "limits.drop", _name_of(rule))
+            before = _audited(rule_of(dropped))
+            await audit(connection, actor, "limits.drop", _target(rule), before=before)
             return await raise_epochs(connection, rule.tenant)
 
     async def kills(self) -> list[dict[str, Any]]:
@@ -84,35 +94,31 @@ class Rulings:
         """Throw a kill switch."""
         async with deed(self._pool) as connection:
             kill = await _with_id(connection, kill)
+            old = await connection.fetchrow(_KILL, kill.kind, kill.tenant, kill.subject)
             await connection.execute(
                 "INSERT INTO kill_switches (kind, tenant, subject, reason) VALUES ($1, $2, $3, $4)"
                 " ON CONFLICT (kind, tenant, subject) DO UPDATE SET reason = EXCLUDED.reason",
                 kill.kind, kill.tenant, kill.subject, reason,
             )  # fmt: skip
-            await audit(connection, actor, "kills.throw", f"{kill.kind} {kill.subject}", {"reason": reason})
+            before = _switch(kill, old["reason"]) if old is not None else None
+            after = _switch(kill, reason)
+            target = f"{kill.kind} {kill.subject}"
+            await audit(connection, actor, "kills.throw", target, before=before, after=after)
             return await raise_epochs(connection, kill.tenant)
 
     async def lift(self, kill: Kill, actor: Actor) -> Epochs:
         """Put a kill switch back; raises `NotFound`."""
         async with deed(self._pool) as connection:
             kill = await _with_id(connection, kill)
-            lifted = await connection.fetchval(
-                "DELETE FROM kill_switches WHERE kind = $1 AND tenant = $2 AND subject = $3 RETURNING kind",
+            lifted = await connection.fetchrow(
+                "DELETE FROM kill_switches WHERE kind = $1 AND tenant = $2 AND subject = $3 RETURNING reason",
                 kill.kind, kill.tenant, kill.subject,
             )  # fmt: skip
             if lifted is None:
                 raise NotFound("No such kill switch.")
-            await audit(connection, actor, "kills.lift", f"{kill.kind} {kill.subject}")
+            before = _switch(kill, lifted["reason"])
+            await audit(connection, actor, "kills.lift", f"{kill.kind} {kill.subject}", before=before)
             return await raise_epochs(connection, kill.tenant)
-
-    async def recorded(self, *, limit: int = 100, before: int | None = None) -> list[dict[str, Any]]:
-        """The newest audit rows, or those before one."""
-        async with deed(self._pool) as connection:
-            rows = await connection.fetch(
-                "SELECT * FROM audit_log WHERE $1::bigint IS NULL OR id < $1 ORDER BY id DESC LIMIT $2",
-                before, limit,
-            )  # fmt: skip
-        return [dict(row) | {"detail": json.loads(row["detail"])} for row in rows]
 
 
 async def _with_id(connection: Connection, ruling: Ruling) -> Ruling:
@@ -122,5 +128,25 @@ async def _with_id(connection: Connection, ruling: Ruling) -> Ruling:
     return replace(ruling, subject=await key_id_of(connection, ruling.subject))
 
 
-def _name_of(rule: Rule) -> str:
+def _target(rule: Rule) -> str | Person:
+    """What the audit log says a rule is for; a user's rule is about a person."""
+    if _is_of_a_person(rule):
+        return Person(rule.subject, _tenant(rule))
     return f"{rule.scope} {rule.tenant} {rule.subject} {rule.group}"
+
+
+def _audited(rule: Rule) -> Json:
+    subject = Person(rule.subject, _tenant(rule)) if _is_of_a_person(rule) else rule.subject
+    return rule_document(rule) | {"subject": subject}
+
+
+def _is_of_a_person(rule: Rule) -> bool:
+    return rule.scope == "user_model" and rule.subject not in {ANY, ""}
+
+
+def _tenant(rule: Rule) -> str | None:
+    return None if rule.tenant == ANY else rule.tenant
+
+
+def _switch(kill: Kill, reason: str) -> Json:
+    return {"kind": kill.kind, "subject": kill.subject, "tenant": kill.tenant, "reason": redact(reason)}

@@ -18,7 +18,7 @@ from uuid import UUID
 import asyncpg
 
 from llm_proxy.database import clean_text, deadline
-from llm_proxy.identity.deeds import Actor, audit
+from llm_proxy.identity.audit import Actor, Person, audit
 from llm_proxy.ledger.payload import LONGEST_NAME
 from llm_proxy.ledger.question import Question, answer_sql
 from llm_proxy.telemetry import time_of
@@ -172,7 +172,7 @@ class Usage:
                 "DELETE FROM payloads WHERE user_id = $1", clean_text(user)[:LONGEST_NAME]
             )
             erased = int(done.rpartition(" ")[2])
-            await audit(connection, actor, "payloads.erase", user, {"calls": erased})
+            await audit(connection, actor, "payloads.erase", Person(user), {"calls": erased})
         return erased
 
 

@@ -25,7 +25,9 @@ async def pool(database_url: str) -> AsyncIterator["Pool[asyncpg.Record]"]:
 
 async def rows(pool: "Pool[asyncpg.Record]") -> list[tuple[str, str]]:
     """Action and detail of every row, oldest first."""
-    return [tuple(row) for row in await pool.fetch("SELECT action, detail::text FROM audit_log ORDER BY id")]
+    return [
+        tuple(row) for row in await pool.fetch("SELECT action, detail::text FROM audit_entries ORDER BY seq")
+    ]
 
 
 async def test_a_change_is_on_record_before_it_is_made(pool: "Pool[asyncpg.Record]") -> None:
@@ -49,7 +51,7 @@ async def test_a_result_that_cannot_be_written_reaches_the_asker(
 ) -> None:
     """Postgres goes while the change runs: the first row stays, the log has the result, no error hides it."""
     async with on_record(pool, ME, "cache.purge", "tenant=*") as detail:
-        await pool.execute("ALTER TABLE audit_log RENAME TO elsewhere")
+        await pool.execute("ALTER TABLE audit_entries RENAME TO elsewhere")
         detail["purged"] = 3
     assert await pool.fetchval("SELECT array_agg(action) FROM elsewhere") == ["cache.purge begun"]
     [told] = [one for one in caplog.records if one.levelno == logging.WARNING]
@@ -58,7 +60,7 @@ async def test_a_result_that_cannot_be_written_reaches_the_asker(
 
 async def test_nothing_is_changed_that_cannot_be_put_on_record(pool: "Pool[asyncpg.Record]") -> None:
     """The block does not run."""
-    await pool.execute("ALTER TABLE audit_log RENAME TO elsewhere")
+    await pool.execute("ALTER TABLE audit_entries RENAME TO elsewhere")
     changed = False
     with pytest.raises(StoreUnavailable):
         async with on_record(pool, ME, "cache.purge", "tenant=*"):

@@ -12,10 +12,11 @@ from stages.outages import settings_of
 from llm_proxy import schema
 from llm_proxy.admission import Admission
 from llm_proxy.dialects import Call
-from llm_proxy.edge import admin, limits, rest
+from llm_proxy.edge import admin, audit_admin, limits, rest
 from llm_proxy.edge.request import Scope
 from llm_proxy.errors import Forbidden, Refused, Unauthorized
 from llm_proxy.identity import (
+    AuditLog,
     Caller,
     Limits,
     RefusedCredentials,
@@ -65,13 +66,13 @@ async def client(
     doors = admin.router(
         Registry(pool),
         Rulings(pool),
-        RefusedCredentials(pool),
         announce=announce,
         reader=reader,
         writer=writer,
         client_ip=lambda _: "192.0.2.9",
     )
-    transport = httpx.ASGITransport(app=_app(doors))
+    records = audit_admin.router(AuditLog(pool), RefusedCredentials(pool), reader=reader)
+    transport = httpx.ASGITransport(app=_app(doors, records))
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as made:
         made.headers["x-role"] = "write"
         yield made
@@ -212,7 +213,7 @@ async def test_without_a_database_the_doors_say_so() -> None:
         return None
 
     doors = admin.router(
-        None, None, None, announce=announce, reader=anybody, writer=anybody, client_ip=lambda _: None
+        None, None, announce=announce, reader=anybody, writer=anybody, client_ip=lambda _: None
     )
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app=_app(doors)), base_url="http://g"

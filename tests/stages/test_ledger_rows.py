@@ -188,8 +188,10 @@ async def test_payloads_are_kept_apart_redacted_and_erased_by_user(database_url:
         assert await usage.erase_user("u1", Actor("admin:write", "192.0.2.7")) == 1
         assert await usage.payload(one.request_id) is None
     assert await fetch(database_url, "SELECT 1 FROM payloads") == []
-    [deed] = await fetch(database_url, "SELECT actor, action, target, client_ip, detail FROM audit_log")
-    assert tuple(deed) == ("admin:write", "payloads.erase", "u1", "192.0.2.7", '{"calls": 1}')
+    [deed] = await fetch(database_url, "SELECT actor, action, target, client_ip, detail FROM audit_entries")
+    [person] = await fetch(database_url, "SELECT pseudonym, name FROM audit_people")
+    assert tuple(deed) == ("admin:write", "payloads.erase", person["pseudonym"], "192.0.2.7", '{"calls": 1}')
+    assert person["name"] == "u1"
 
 
 async def test_what_is_not_stored_of_what_was_said_is_counted(database_url: str, tmp_path: Path) -> None:

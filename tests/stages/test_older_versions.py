@@ -13,7 +13,8 @@ import pytest
 from records import caught_up, keeping, record
 
 from llm_proxy import schema
-from llm_proxy.identity import Rulings
+from llm_proxy.identity import Actor, AuditLog, note
+from llm_proxy.identity.audit_verify import verify
 from llm_proxy.ledger import Usage
 from llm_proxy.ledger.journal import Journal
 from llm_proxy.ledger.question import Question
@@ -144,8 +145,13 @@ async def test_a_database_with_rows_comes_to_this_version(
     assert (await usage.total(question, now)).requests == DAYS * A_DAY + 1
     async with pool.acquire() as connection:
         assert await connection.fetchval("SELECT enrich_requests($1, $2)", since, now) == 0
-    [newest] = await Rulings(pool).recorded(limit=1)
-    assert (newest["action"], newest["client_ip"]) == ("credential.refused", "192.0.2.1")
+    assert await AuditLog(pool).page() == []  # refused credentials are no admin's actions
+    await pool.execute("INSERT INTO audit_log (actor, action) VALUES ('admin:write', 'keys.create')")
+    await note(pool, Actor("test"), "cache.purge", "tenant=*")
+    report = await verify(pool)
+    assert (report.entries, report.unchained, report.faults) == (1, DAYS * A_DAY + 1, [])
+    page = [(row["action"], row["chained"]) for row in await AuditLog(pool).page()]
+    assert page == [("cache.purge", True), ("keys.create", False)]
 
 
 async def test_lines_of_an_older_version_are_replayed(

@@ -1,0 +1,314 @@
+"""Writes the audit log: one entry per admin action, in the transaction that does the action.
+
+Invariants: entries form a chain: each holds the SHA-256 of the one before, and an advisory lock lets one
+transaction at a time append. The first entry of a month seals the month before. No secret and no digest of
+a secret is written. People are written as pseudonyms; `audit_people` has their names. The lock is held until
+the transaction ends: call `audit` after the change itself.
+"""
+
+import hashlib
+import json
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any, Literal, cast
+from uuid import UUID
+
+import asyncpg
+
+from llm_proxy.database import clean_text, json_text
+from llm_proxy.errors import Refused
+from llm_proxy.identity.store import Connection
+from llm_proxy.telemetry.redact import redact
+
+Json = dict[str, Any]
+GENESIS = bytes(32)
+"""`previous` of the chain's first entry."""
+SEAL, RETIRE = "audit.seal", "audit.retire"
+CHAINED = (
+    "seq", "at", "previous", "actor", "role", "client_ip", "action", "target", "status", "reason", "before",
+    "after", "detail",
+)  # fmt: skip
+"""The columns that the digest covers, in its order."""
+_COLUMNS = ", ".join((*CHAINED, "digest"))
+_LOCK = "SELECT pg_advisory_xact_lock(hashtext('llm-proxy audit'))"
+_HEAD = "SELECT seq, at, digest, greatest(clock_timestamp(), at) AS now FROM audit_head"
+_INSERT = f"INSERT INTO audit_entries ({_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"  # noqa: E501, S608 -- our own column names
+_MONTH = "SELECT min(seq), count(*) FROM audit_entries WHERE at >= $1 AND at < $2"
+_OUR_KEY = re.compile(r"(sk-llm[a-z]{1,8}-[0-9A-Za-z]{12})-[0-9A-Za-z]{38}")
+_LONGEST_REASON = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """A person's name on its way into the log, which gets the pseudonym.
+
+    Attributes:
+        tenant: Whose user this is; None for a user of no tenant, and for an admin.
+    """
+
+    name: str
+    tenant: str | None = None
+    kind: Literal["admin", "user"] = "user"
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who does an admin action.
+
+    Attributes:
+        name: The admin key's name, or a part of the gateway such as `keys file`.
+        role: The admin key's role; `command line` for commands; empty for a part of the gateway.
+        tenant: The only tenant whose keys this actor may see and change; None for all.
+        is_person: Whether `name` is a person's, to be written as a pseudonym.
+    """
+
+    name: str
+    client_ip: str | None = None
+    role: str = ""
+    tenant: str | None = None
+    is_person: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """An entry before its pseudonyms, its time and its place in the chain are known."""
+
+    actor: Actor
+    action: str
+    target: str | Person
+    detail: Json
+    before: Json | None = None
+    after: Json | None = None
+    status: int | None = None
+    reason: str | None = None
+
+
+async def audit(
+    connection: Connection,
+    actor: Actor,
+    action: str,
+    target: str | Person,
+    detail: Json | None = None,
+    *,
+    before: Json | None = None,
+    after: Json | None = None,
+) -> None:
+    """Append an action that was done, in the transaction that does it.
+
+    Args:
+        connection: Within a transaction.
+        actor: Who does it.
+        action: A noun and a verb, such as `keys.change`.
+        target: What it is done to: an id, a name, or a person.
+        detail: What else is to be known, such as the name behind an id, or a count.
+        before: The fields that change, as they were; None where the thing did not exist. People in it are
+            `Person` objects.
+        after: The same fields as they are now; None where the thing is gone.
+    """
+    await _append(connection, _Draft(actor, action, target, detail or {}, before, after))
+
+
+async def audit_refusal(
+    connection: Connection, actor: Actor, action: str, target: str, refused: Refused
+) -> None:
+    """Append an action that was refused, and why."""
+    reason = redact(refused.message)[:_LONGEST_REASON]
+    detail = {"param": refused.param} if refused.param else {}
+    draft = _Draft(actor, action, target, detail, status=refused.status, reason=reason)
+    await _append(connection, draft)
+
+
+def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Json, Json]:
+    """The fields that differ between two documents, as they were and as they are."""
+    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    return {name: before.get(name) for name in names}, {name: after.get(name) for name in names}
+
+
+async def lock_chain(connection: Connection) -> None:
+    """Take the chain's lock until the transaction ends.
+
+    Whoever takes other locks that every admin action takes (epochs) takes this one first.
+    """
+    await connection.execute(_LOCK)
+
+
+async def forget_person(connection: Connection, person: Person) -> int:
+    """Delete a person's name; entries keep the pseudonym, and the chain holds. Returns 1, or 0 if unknown."""
+    done = await connection.execute(
+        "DELETE FROM audit_people WHERE kind = $1 AND tenant = $2 AND name = $3",
+        person.kind, person.tenant or "", clean_text(person.name),
+    )  # fmt: skip
+    return int(done.rpartition(" ")[2])
+
+
+async def retire_months(connection: Connection, actor: Actor, *, before: date) -> list[str]:
+    """Drop the sealed months that ended before a date, in one transaction with the entry that says so.
+
+    The month of the chain's last entry is never dropped. Returns the months, such as `2026-10`.
+    """
+    await lock_chain(connection)
+    rows = await connection.fetch(
+        "SELECT right(c.relname, 6) AS month FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
+        " WHERE i.inhparent = 'audit_entries'::regclass ORDER BY 1"
+    )
+    head = await connection.fetchrow(_HEAD)
+    if head is None or head["at"] is None:
+        return []
+    months = [date(int(row["month"][:4]), int(row["month"][4:]), 1) for row in rows]
+    ended = [month for month in months if _next_month(month) <= min(before, _month_of(head["at"]))]
+    if not ended:
+        return []
+    last = await connection.fetchrow(
+        "SELECT seq, digest FROM audit_entries WHERE at < $1 ORDER BY seq DESC LIMIT 1",
+        _midnight(_next_month(ended[-1])),
+    )
+    dropped = [f"{month:%Y-%m}" for month in ended]
+    if last is not None:
+        detail = {"months": dropped, "last": last["seq"], "digest": last["digest"].hex()}
+        await audit(connection, actor, RETIRE, f"{dropped[0]} to {dropped[-1]}", detail)
+    for month in ended:
+        await connection.execute("SELECT retire_audit_month($1)", month)
+    return dropped
+
+
+def digest_of(entry: Mapping[str, Any] | asyncpg.Record) -> bytes:
+    """The digest of an entry: SHA-256 over its columns as a JSON list, times in UTC, bytes as hex."""
+    columns = [_canonical(entry[name]) for name in CHAINED]
+    return hashlib.sha256(json.dumps(columns, separators=(",", ":")).encode()).digest()
+
+
+def pseudonym_of(person: Person, salt: bytes) -> str:
+    """The pseudonym of a person: nobody can tell the name from it, and another name does not fit it."""
+    said = json.dumps([person.kind, person.tenant or "", person.name]).encode()
+    return f"person:{hashlib.sha256(salt + said).hexdigest()[:32]}"
+
+
+async def _append(connection: Connection, draft: _Draft) -> None:
+    await lock_chain(connection)
+    names = await _pseudonyms(connection, draft)
+    head = await connection.fetchrow(_HEAD)
+    assert head is not None  # noqa: S101 -- the migration writes this row
+    seq, now, digest = head["seq"], head["now"], head["digest"]
+    if head["at"] is None or _month_of(head["at"]) != _month_of(now):
+        await connection.execute("SELECT audit_partition($1)", _month_of(now))
+    if head["at"] is not None and (closed := _month_of(head["at"])) != _month_of(now):
+        first, count = await _counted(connection, closed)
+        seal = {"first": first, "last": seq, "entries": count, "digest": digest.hex()}
+        sealing = _Draft(Actor("audit log"), SEAL, f"{closed:%Y-%m}", seal)
+        seq, digest = await _insert(connection, sealing, {}, (seq + 1, now, digest))
+    seq, digest = await _insert(connection, draft, names, (seq + 1, now, digest))
+    await connection.execute("UPDATE audit_head SET seq = $1, at = $2, digest = $3", seq, now, digest)
+
+
+async def _counted(connection: Connection, month: date) -> tuple[int | None, int]:
+    row = await connection.fetchrow(_MONTH, _midnight(month), _midnight(_next_month(month)))
+    assert row is not None  # noqa: S101 -- an aggregate has a row
+    return row[0], row[1]
+
+
+async def _insert(
+    connection: Connection, draft: _Draft, names: Mapping[Person, str], place: tuple[int, datetime, bytes]
+) -> tuple[int, bytes]:
+    """Insert at a place of the chain (number, time, digest before); returns the number and the digest."""
+    actor = draft.actor
+    seq, at, previous = place
+    entry: Json = {
+        "seq": seq,
+        "at": at,
+        "previous": previous,
+        "actor": names.get(_person(actor), clean_text(actor.name)) if actor.is_person else actor.name,
+        "role": actor.role,
+        "client_ip": clean_text(actor.client_ip) if actor.client_ip else None,
+        "action": draft.action,
+        "target": names[draft.target] if isinstance(draft.target, Person) else _safe(draft.target),
+        "status": draft.status,
+        "reason": clean_text(draft.reason) if draft.reason else None,
+        "before": _json(draft.before, names),
+        "after": _json(draft.after, names),
+        "detail": _json(draft.detail, names),
+    }
+    digest = digest_of(entry)
+    await connection.execute(_INSERT, *entry.values(), digest)
+    return seq, digest
+
+
+async def _pseudonyms(connection: Connection, draft: _Draft) -> dict[Person, str]:
+    people = set(_people_in([draft.before, draft.after, draft.detail, draft.target]))
+    if draft.actor.is_person:
+        people.add(_person(draft.actor))
+    return {one: await _pseudonym(connection, one) for one in people}
+
+
+async def _pseudonym(connection: Connection, person: Person) -> str:
+    known = replace(person, name=clean_text(person.name), tenant=person.tenant or "")
+    found: str | None = await connection.fetchval(
+        "SELECT pseudonym FROM audit_people WHERE kind = $1 AND tenant = $2 AND name = $3",
+        known.kind, known.tenant, known.name,
+    )  # fmt: skip
+    if found is None:
+        salt = secrets.token_bytes(16)
+        found = pseudonym_of(known, salt)
+        await connection.execute(
+            "INSERT INTO audit_people (pseudonym, kind, tenant, name, salt) VALUES ($1, $2, $3, $4, $5)",
+            found, known.kind, known.tenant, known.name, salt,
+        )  # fmt: skip
+    return found
+
+
+def _person(actor: Actor) -> Person:
+    return Person(actor.name, kind="admin")
+
+
+def _people_in(value: object) -> Iterator[Person]:
+    if isinstance(value, Person):
+        yield value
+    elif isinstance(value, dict):
+        for one in cast("Json", value).values():
+            yield from _people_in(one)
+    elif isinstance(value, list | tuple):
+        for one in cast("list[object]", value):
+            yield from _people_in(one)
+
+
+def _json(document: Json | None, names: Mapping[Person, str]) -> str | None:
+    return None if document is None else _safe(json_text(_plain(document, names)))
+
+
+def _plain(value: object, names: Mapping[Person, str]) -> object:
+    """The value as JSON takes it, with pseudonyms for people."""
+    if isinstance(value, Person):
+        return names[value]
+    if isinstance(value, dict):
+        return {name: _plain(one, names) for name, one in cast("Json", value).items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one, names) for one in cast("list[object]", value)]
+    if isinstance(value, date):  # a `datetime` is one
+        return value.isoformat()
+    return f"{value:f}" if isinstance(value, Decimal) else str(value) if isinstance(value, UUID) else value
+
+
+def _safe(text: str) -> str:
+    """The text with the public part alone of every key of ours."""
+    return _OUR_KEY.sub(r"\1", clean_text(text))
+
+
+def _canonical(value: object) -> object:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat(timespec="microseconds")
+    return value.hex() if isinstance(value, bytes) else value
+
+
+def _month_of(at: datetime) -> date:
+    return at.astimezone(UTC).date().replace(day=1)
+
+
+def _next_month(month: date) -> date:
+    return date(month.year + month.month // 12, month.month % 12 + 1, 1)
+
+
+def _midnight(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)
