@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 import asyncpg
 
 Row = TypeVar("Row")
-Kind = Literal["away", "refused"]
+Kind = Literal["away", "refused", "migrating"]
 
 _ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 
@@ -56,7 +56,8 @@ class DatabaseUnavailable(Exception):  # noqa: N818 -- errors are named for the 
     """Nothing was done, whatever the values were; later it may work.
 
     Attributes:
-        kind: `away`: Postgres does not answer. `refused`: it answers, and refuses the statement.
+        kind: `away`: Postgres does not answer. `refused`: it answers, and refuses the statement. `migrating`:
+            it is being brought to this version.
         reason: Why, in words that hold no value and no address.
     """
 
@@ -108,8 +109,8 @@ def is_missing_partition(error: asyncpg.PostgresError) -> bool:
 
 
 @asynccontextmanager
-async def deadline(seconds: float) -> AsyncGenerator[None]:
-    """Run the block within this time; raises `DatabaseUnavailable` or `RowsRejected` for what went wrong."""
+async def deadline(seconds: float | None) -> AsyncGenerator[None]:
+    """Run the block within this time, if any; raises `DatabaseUnavailable` or `RowsRejected`."""
     try:
         async with asyncio.timeout(seconds):
             yield

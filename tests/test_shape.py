@@ -46,6 +46,7 @@ def test_file_keeps_the_shape_of_the_house(path: Path) -> None:
 AWAITED = {
     "identity/store.py",
     "identity/virtual.py",
+    "ledger/migration.py",
     "upstream/keeper.py",
     "admission/spend.py",
     "edge/wire.py",

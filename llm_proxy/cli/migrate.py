@@ -1,7 +1,8 @@
 """`llm-proxy migrate`: the database brought to this version's schema.
 
-Invariants: repeating it changes nothing; the sidecar's password comes from a file or the environment, never
-from the command line, where every process could read it.
+Invariants: repeating it changes nothing; stopping it loses nothing; it has no deadline.
+The sidecar's password comes from a file or the environment, never from the command line,
+where every process could read it.
 """
 
 import os
@@ -13,7 +14,6 @@ from llm_proxy import schema
 from llm_proxy.cli.database import database_url, run, trusted_at
 from llm_proxy.database import deadline
 
-_DEADLINE_S = 600
 _PASSWORD = "SIDECAR_DB_PASSWORD"  # noqa: S105 -- a variable's name
 
 
@@ -26,7 +26,8 @@ _PASSWORD = "SIDECAR_DB_PASSWORD"  # noqa: S105 -- a variable's name
 def command(sidecar_password_file: Path | None) -> None:
     """Bring the database to this version's schema.
 
-    The gateway does the same at its start. Reads DATABASE_URL from the environment, .env or .keys/, and the
+    The gateway does the same at its start, beside the calls. This takes as long as it takes, and says how far
+    it is; stopped, it goes on where it was. Reads DATABASE_URL from the environment, .env or .keys/, and the
     password of llm_proxy_sidecar from SIDECAR_DB_PASSWORD where no file is named.
     """
     given = sidecar_password_file.read_text() if sidecar_password_file else os.environ.get(_PASSWORD, "")
@@ -41,5 +42,5 @@ def command(sidecar_password_file: Path | None) -> None:
 
 
 async def _migrate(url: str, password: str | None) -> list[str]:
-    async with deadline(_DEADLINE_S):
-        return await schema.migrate(url, sidecar_password=password, tls=trusted_at(url))
+    async with deadline(None):
+        return await schema.migrate(url, sidecar_password=password, tls=trusted_at(url), report=click.echo)

@@ -42,7 +42,8 @@ class Parts:
         away = "down" if limits.denies_all else "degraded"
         parts.append(Part("limits", away if limits.store == "away" else "ok", limits.store))
         taken = kept.postgres in {"up", "off"}
-        parts.append(Part("database", "ok" if taken else "degraded", kept.postgres))
+        told = f"{kept.postgres}; {kept.work}" if kept.work else kept.postgres
+        parts.append(Part("database", "ok" if taken else "degraded", told))
         if failing := background.failing():
             parts.append(Part("background", "degraded", f"failing: {', '.join(failing)}"))
         if not self._spools:

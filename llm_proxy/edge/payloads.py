@@ -43,9 +43,9 @@ def router(usage: Usage | None, keeper: Doorkeeper, client_ip: ClientIp) -> APIR
 
     @doors.delete(
         "/admin/payloads",
-        summary="Erase everything a user said or was answered.",
+        summary="Erase everything a tenant's user said or was answered.",
         responses={
-            400: {"description": "No user is called that."},
+            400: {"description": "No user or tenant is named, or none is called that."},
             403: {"description": "This key may only read."},
         },
     )
@@ -53,10 +53,12 @@ def router(usage: Usage | None, keeper: Doorkeeper, client_ip: ClientIp) -> APIR
         request: Request,
         role: Annotated[str, Depends(keeper.writer)],
         user: Annotated[str, Query(min_length=1)],
+        tenant: Annotated[str, Query(description="Empty: calls without a tenant.")],
     ) -> dict[str, int]:
-        if "\0" in user:
-            raise BadRequest("'user' holds a character no name has.", param="user")
+        for param, name in (("user", user), ("tenant", tenant)):
+            if "\0" in name:
+                raise BadRequest(f"{param!r} holds a character no name has.", param=param)
         actor = Actor(f"admin:{role}", client_ip(request.scope))
-        return {"erased": await told(asked(usage).erase_user(user, actor))}
+        return {"erased": await told(asked(usage).erase_payloads(tenant or None, user, actor))}
 
     return doors

@@ -42,17 +42,20 @@ class LedgerState:
     """How the ledger fares; never a reason to refuse a call.
 
     Attributes:
-        postgres: `off` when none is configured, `refused` when it answers and does not take the records.
+        postgres: `off` when none is configured, `refused` when it answers and does not take the records,
+            `migrating` while it is brought to this version.
         since_s: When that began, in seconds since 1970.
         queued: Records in memory and in the journal.
         spool_records: Records waiting on disk.
+        work: What a migration left to be done beside the calls, and how far that is; empty for nothing.
     """
 
-    postgres: Literal["up", "away", "refused", "off"]
+    postgres: Literal["up", "away", "refused", "migrating", "off"]
     since_s: float
     queued: int
     spool_records: int
     spool_bytes: int
+    work: str = ""
 
 
 class Ledger:
@@ -93,6 +96,7 @@ class Ledger:
         self._beside = (
             Loop("ledger-replay", self._writer.replay, every_s=REPLAY_EVERY_S),
             Loop("ledger-upkeep", self._upkeep.step, every_s=TICK_S),
+            Loop("ledger-work", self._upkeep.work_off, every_s=TICK_S),
         )
 
     def opened(self, exchange: Exchange, caller: Caller, call: Call) -> None:
@@ -176,10 +180,12 @@ class Ledger:
     def state(self) -> LedgerState:
         """How the ledger fares now."""
         spool = self._upkeep.spool
+        work = self._store.migration.work if self._store is not None else None
         return LedgerState(
             postgres="off" if self._store is None else self._writer.state,
             since_s=self._writer.since_s,
             queued=self._writer.queued,
             spool_records=spool.records if spool else 0,
             spool_bytes=spool.size_bytes if spool else 0,
+            work=str(work or ""),
         )

@@ -26,6 +26,9 @@ from llm_proxy.telemetry import time_of
 _DEADLINE_S = 10.0
 _NEAR = timedelta(hours=1)
 _JSON = ("hops", "cost_breakdown")
+_CALLS = "SELECT * FROM {} WHERE call_id = $1 ORDER BY started_at"
+_MOVING = "SELECT to_regclass('llm_calls_before') IS NOT NULL"
+"""A migration is still moving the log of model calls, the newest first."""
 _SPENDERS = {"key": "key_id", "agent": "agent", "tenant": "tenant"}
 
 
@@ -128,9 +131,9 @@ class Usage:
                 )  # fmt: skip
             if row is None:
                 return None
-            calls = await connection.fetch(
-                "SELECT * FROM llm_calls WHERE call_id = $1 ORDER BY started_at", request_id
-            )
+            calls = await connection.fetch(_CALLS.format("llm_calls"), request_id)
+            if not calls and await connection.fetchval(_MOVING):
+                calls = await connection.fetch(_CALLS.format("llm_calls_before"), request_id)
         return {**_plain(row), "model_calls": [_plain(call) for call in calls]}
 
     async def recent(self, since: datetime, *, where: Mapping[str, str], limit: int) -> list[dict[str, Any]]:
@@ -165,14 +168,22 @@ class Usage:
             )  # fmt: skip
         return None if row is None else {"prompt": row["prompt"], "answer": row["answer"]}
 
-    async def erase_user(self, user: str, actor: Actor) -> int:
-        """Delete what this user said and was answered, and put that on record; returns how many calls."""
+    async def erase_payloads(self, tenant: str | None, user: str, actor: Actor) -> int:
+        """Delete what this user said and was answered, and put that on record; returns how many calls.
+
+        Args:
+            tenant: None: calls without a tenant.
+            user: As the calls named it.
+            actor: Who asks.
+        """
         async with deadline(_DEADLINE_S), self.pool.acquire() as connection, connection.transaction():
             done = await connection.execute(
-                "DELETE FROM payloads WHERE user_id = $1", clean_text(user)[:LONGEST_NAME]
+                "DELETE FROM payloads WHERE user_id = $1 AND tenant IS NOT DISTINCT FROM $2",
+                *(clean_text(name)[:LONGEST_NAME] if name is not None else None for name in (user, tenant)),
             )
             erased = int(done.rpartition(" ")[2])
-            await audit(connection, actor, "payloads.erase", Person(user), {"calls": erased})
+            detail = {"tenant": tenant, "calls": erased}
+            await audit(connection, actor, "payloads.erase", Person(user, tenant), detail)
         return erased
 
 

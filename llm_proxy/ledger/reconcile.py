@@ -13,7 +13,7 @@ from uuid import UUID
 
 import asyncpg
 
-from llm_proxy.database import deadline
+from llm_proxy.database import DatabaseUnavailable, deadline
 
 Difference = Literal["tokens", "cost", "missing_here", "missing_there"]
 _DEADLINE_S = 60.0
@@ -41,6 +41,9 @@ _DIFFERENCES = """
         OR abs(r.cost_usd - t.cost_usd) > 0.000000001)
     ORDER BY 2 LIMIT $3"""
 
+_MOVING = "SELECT to_regclass('llm_calls_before') IS NOT NULL"
+_NOT_MOVED = "SELECT EXISTS (SELECT 1 FROM llm_calls_before WHERE started_at >= $1 AND started_at < $2)"
+
 
 @dataclass(frozen=True, slots=True)
 class Disagreement:
@@ -60,8 +63,13 @@ class Disagreement:
 async def disagreements(
     pool: asyncpg.Pool, since: datetime, until: datetime, limit: int
 ) -> Sequence[Disagreement]:
-    """Requests of this time on which the logs differ, oldest first; raises `DatabaseUnavailable`."""
+    """Requests of this time on which the logs differ, oldest first; raises `DatabaseUnavailable`.
+
+    While a migration still moves the sidecar's log, times it has not moved yet cannot be compared.
+    """
     async with deadline(_DEADLINE_S):
+        if await pool.fetchval(_MOVING) and await pool.fetchval(_NOT_MOVED, since, until):
+            raise DatabaseUnavailable("migrating", "the sidecar's log of that time is still being moved")
         rows = await pool.fetch(_DIFFERENCES, since, until, limit, _NEAR)
     return [_disagreement(row) for row in rows]
 

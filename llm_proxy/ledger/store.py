@@ -1,8 +1,8 @@
 """Rows into Postgres: requests, refusals, payloads, and the partitions they lie in.
 
-Invariants: writing a row twice is writing it once; every call has a deadline; a database that is away, slow,
-not migrated or refuses a statement raises `DatabaseUnavailable`, a row it will never take `RowsRejected`,
-nothing else leaves.
+Invariants: writing a row twice is writing it once; every call but a migration has a deadline; a database that
+is away, slow, not migrated or refuses a statement raises `DatabaseUnavailable`, a row it will never take
+`RowsRejected`, nothing else leaves.
 """
 
 from collections.abc import Sequence
@@ -12,12 +12,14 @@ from typing import Any
 import asyncpg
 
 from llm_proxy import schema
-from llm_proxy.database import DatabaseUnavailable, RowsRejected, deadline, is_missing_partition
+from llm_proxy.database import deadline, is_missing_partition
+from llm_proxy.ledger.migration import Migration
 from llm_proxy.ledger.row import COLUMNS, FIELDS, Written, started_at
 
 _DEADLINE_S = 2.0
 _PATIENT_S = 30.0
 _DAYS_AHEAD = 7
+_RETIRED_AT_ONCE = 5000
 _ENRICH_OFTEN = timedelta(minutes=15)
 _ENRICH_SELDOM = timedelta(days=2)
 _ENRICH_UNTIL = timedelta(seconds=30)
@@ -71,7 +73,7 @@ class Store:
     """The ledger's tables.
 
     Attributes:
-        migrated: The schema is known to be this version's; nothing is written before.
+        migration: Brings the schema to this version; nothing is written before.
     """
 
     def __init__(self, pool: asyncpg.Pool, *, retention_days: int, payload_days: int) -> None:
@@ -80,18 +82,12 @@ class Store:
         self._payload_retention = timedelta(days=payload_days)
         self._days: set[date] = set()
         self._ahead = timedelta(0)  # of the database's clock before ours
-        self.migrated = False
+        self.migration = Migration(pool)
 
-    async def prepare(self) -> None:
-        """Bring the schema to this version, once per process; raises `DatabaseUnavailable`."""
-        if self.migrated:
-            return
-        try:
-            async with deadline(_PATIENT_S), self._pool.acquire(timeout=_DEADLINE_S) as connection:
-                await schema.apply(connection)
-        except (schema.SchemaChanged, RowsRejected) as fault:
-            raise DatabaseUnavailable("refused", f"the schema: {fault}") from fault
-        self.migrated = True
+    @property
+    def migrated(self) -> bool:
+        """Whether the schema is known to be this version's."""
+        return self.migration.done
 
     async def insert(self, rows: Sequence[Written]) -> None:
         """Write these rows, those already written excepted."""
@@ -153,9 +149,18 @@ class Store:
             today = now.astimezone(UTC).date()
             oldest = today - self._retention
             for ahead in range(_DAYS_AHEAD + 1):
-                await connection.execute("SELECT requests_partition($1)", today + timedelta(days=ahead))
+                day = today + timedelta(days=ahead)
+                await connection.execute("SELECT requests_partition($1), llm_calls_partition($1)", day)
             self._days = {day for day in self._days if day >= oldest}
             await connection.execute("SELECT requests_retire($1)", oldest)
-            await connection.execute(
-                "SELECT retire_rows($1, $2, $3)", today, oldest, today - self._payload_retention
-            )
+            await connection.execute("SELECT llm_calls_retire($1)", oldest)
+
+    async def retire(self) -> int:
+        """Delete a batch of what is past its time and lies in no partition; returns how many rows."""
+        today = (datetime.now(UTC) + self._ahead).date()
+        async with deadline(_PATIENT_S):
+            deleted = await self._pool.fetchval(
+                "SELECT retire_batch($1, $2, $3, $4)",
+                today, today - self._retention, today - self._payload_retention, _RETIRED_AT_ONCE,
+            )  # fmt: skip
+        return int(deleted or 0)

@@ -31,6 +31,8 @@ _TAKE_OVER_EVERY = 5
 _PREPARE_EVERY = 2
 _ENRICH_EVERY = 60
 _HOUSEKEEPING_EVERY = 1800
+_MIGRATION_AT_START_S = 10.0
+_IDLE_S = 30.0
 
 
 class Upkeep:
@@ -64,7 +66,7 @@ class Upkeep:
         if self._store is None and self._seat is not None and self._seat.is_first:
             log.warning("no database is configured: internal secrets only, records stay in the spool")
         await self._alone(self._take_over)
-        await self._prepare()
+        await self._prepare(_MIGRATION_AT_START_S)
         self._beat()
 
     async def step(self) -> None:
@@ -75,9 +77,21 @@ class Upkeep:
             if self._ticks % every == 0:
                 await self._alone(duty)
 
+    async def work_off(self) -> None:
+        """Work that takes long on a large database, in batches, for a second; a pause when it is done."""
+        guard = self._guards.setdefault("work", Guard("ledger-work"))
+        until = time.monotonic() + TICK_S
+        worked = self._ready()
+        while worked and time.monotonic() < until:
+            worked = await guard.attempt(self._batch) is True
+        if self._ready() and not worked:
+            await asyncio.sleep(_IDLE_S)
+
     async def end(self) -> None:
         """Write what is sampled, close the files; the seat itself is the caller's to release."""
         await self._alone(self._write_aside)
+        if self._store is not None:
+            await self._store.migration.stop()
         if self.spool is not None:
             self.spool.close()
         self._metrics.close()
@@ -111,12 +125,21 @@ class Upkeep:
     async def _tell(self) -> None:
         self.tell()
 
-    async def _prepare(self) -> None:
+    async def _batch(self) -> bool:
+        store = self._store_of()
+        try:
+            left = await store.migration.work_off()
+            return await store.retire() > 0 or left
+        except (DatabaseUnavailable, RowsRejected) as fault:
+            log.warning("postgres refuses a batch of background work", extra={"why": fault.reason})
+            return False
+
+    async def _prepare(self, within_s: float = 0.0) -> None:
         store = self._store
         if store is None or store.migrated:
             return
         try:
-            await store.prepare()
+            await store.migration.advance(within_s)
             await store.upkeep()
             self.writer.went(None)
         except DatabaseUnavailable as fault:

@@ -57,7 +57,7 @@ class Writer:
         self.disk = asyncio.Lock()
         self._retry_at = 0.0
         self._retry_s = _FIRST_RETRY_S
-        self.state: Literal["up", "away", "refused"] = "up" if store is not None else "away"
+        self.state: Literal["up", "away", "refused", "migrating"] = "up" if store is not None else "away"
         self.since_s = time.time()
 
     @property
@@ -128,14 +128,17 @@ class Writer:
         else:
             self._retry_at = now + self._retry_s
             self._retry_s = min(self._retry_s * 2, _LAST_RETRY_S)
-            self._metrics.count("llm_proxy_store_failures_total", "postgres")
+            if fault.kind != "migrating":
+                self._metrics.count("llm_proxy_store_failures_total", "postgres")
         state = fault.kind if fault is not None else "up"
         if state != self.state:
             self.state, self.since_s = state, time.time()
             if fault is None:
                 log.info("postgres takes records again")
             else:
-                said = {"away": "is away", "refused": "refuses the records"}[fault.kind]
+                said = {"away": "is away", "refused": "refuses the records", "migrating": "is migrated"}[
+                    fault.kind
+                ]
                 log.warning("postgres %s; they go to the spool", said, extra={"why": fault.reason})
         self._metrics.gauge("llm_proxy_store_up", float(self.up), "postgres")
 

@@ -185,12 +185,17 @@ async def test_payloads_are_kept_apart_redacted_and_erased_by_user(database_url:
     async with connected(database_url) as usage:
         kept = await usage.payload(one.request_id)
         assert kept == {"prompt": rows[0]["prompt"], "answer": "{}"}
-        assert await usage.erase_user("u1", Actor("admin:write", "192.0.2.7")) == 1
+        assert await usage.erase_payloads("acme", "u1", Actor("admin:write")) == 0
+        assert await usage.payload(one.request_id) == kept
+        assert await usage.erase_payloads(None, "u1", Actor("admin:write", "192.0.2.7")) == 1
         assert await usage.payload(one.request_id) is None
     assert await fetch(database_url, "SELECT 1 FROM payloads") == []
-    [deed] = await fetch(database_url, "SELECT actor, action, target, client_ip, detail FROM audit_entries")
-    [person] = await fetch(database_url, "SELECT pseudonym, name FROM audit_people")
-    assert tuple(deed) == ("admin:write", "payloads.erase", person["pseudonym"], "192.0.2.7", '{"calls": 1}')
+    [_, deed] = await fetch(
+        database_url, "SELECT actor, action, target, client_ip, detail FROM audit_entries ORDER BY seq"
+    )
+    [person] = await fetch(database_url, "SELECT pseudonym, name FROM audit_people WHERE tenant = ''")
+    detail = '{"calls": 1, "tenant": null}'
+    assert tuple(deed) == ("admin:write", "payloads.erase", person["pseudonym"], "192.0.2.7", detail)
     assert person["name"] == "u1"
 
 
