@@ -2,11 +2,11 @@
 
     Refused
     ├── BadRequest 400             ├── RateLimited 429 (our limit)      ├── ProviderRejected 400, 404, …
-    ├── Unauthorized 401           ├── BudgetExceeded 429 (our budget)  ├── ProviderAuth 502
-    ├── Forbidden 403              ├── Overloaded 503 (shed, draining)  ├── ProviderQuota 429
-    ├── NotFound 404               ├── StoreUnavailable 503             ├── ProviderRateLimited 429
-    ├── ModelNotFound 404          └── Bug 500                          ├── ProviderFailed 502
-    ├── MethodNotAllowed 405                                            ├── ProviderOverloaded 503
+    ├── Unauthorized 401           ├── BudgetHeld 429 (for now)         ├── ProviderAuth 502
+    ├── Forbidden 403              ├── BudgetExceeded 429 (our budget)  ├── ProviderQuota 429
+    ├── NotFound 404               ├── Overloaded 503 (shed, draining)  ├── ProviderRateLimited 429
+    ├── ModelNotFound 404          ├── StoreUnavailable 503             ├── ProviderFailed 502
+    ├── MethodNotAllowed 405       └── Bug 500                          ├── ProviderOverloaded 503
     ├── RequestTimeout 408                                              ├── UpstreamUnreachable 502
     ├── BodyTooLarge 413                                                ├── UpstreamBroke 502
     ├── UnsupportedMediaType 415                                        ├── UpstreamCoolingDown 503
@@ -169,8 +169,18 @@ class RateLimited(Refused):
     refused_by = "limit"
 
 
+class BudgetHeld(Refused):
+    """What is left of a budget of ours is held by calls that run; it may come free."""
+
+    status = 429
+    type = "requests"
+    default_code = "rate_limit_exceeded"
+    refused_by = "budget"
+    retryable = True
+
+
 class BudgetExceeded(Refused):
-    """A budget of ours; waiting a moment does not help."""
+    """A budget of ours is spent; waiting a moment does not help."""
 
     status = 429
     type = "insufficient_quota"

@@ -1,8 +1,9 @@
 """The request's story, told once: record outermost, then lease, then upstream.
 
 Invariants: every admitted call settles its lease once and posts one record, whatever ends it (an answer, a
-refusal, a deadline, the caller's leaving); neither waits for anything. A call that was not admitted leaves
-no record here; its refusal is counted where it is answered.
+refusal, a deadline, the caller's leaving); the lease is settled before the last byte of the answer leaves, so
+that a caller never meets its own previous call. A call that was not admitted leaves no record here; its
+refusal is counted where it is answered.
 """
 
 import time
@@ -74,12 +75,12 @@ async def relay(
         exchange.failed(Bug())
         raise
     finally:
-        exchange.interrupted(watch.why)
+        exchange.interrupted(watch.why, unsent=watch.unsent)
         record = exchange.record(caller, call)
-        if exchange.unspent:
-            lease.settle(0, 0)
-        else:
-            lease.settle(record.total_tokens, record.cost_nano_usd)
+        lease.settle(*exchange.used(call))
+        if record.outcome == "ok" and record.completion_tokens is not None and record.cache != "hit":
+            stages.admission.answered(call, record.completion_tokens)
         stages.ledger.post(record, exchange.overhead_ms(), exchange.served)
         if stages.witnesses is not None:
             stages.witnesses.closed(exchange, caller, call, record)
+        await lease.settled()

@@ -5,7 +5,6 @@ have escaped us; what the store answers too late is undone; nothing fails open b
 Errors: `RateLimited`, `BudgetExceeded`, `Forbidden`, `StoreUnavailable`, and `Unauthorized` (just revoked).
 """
 
-import asyncio
 import contextlib
 import logging
 import secrets
@@ -40,7 +39,6 @@ from llm_proxy.admission.standing import State, headers, refusal, standings
 from llm_proxy.admission.store import Observed, Store, store_of
 from llm_proxy.admission.watch import Watch
 from llm_proxy.admission.wire import StoreAway
-from llm_proxy.background import spawn
 from llm_proxy.dialects import Call
 from llm_proxy.errors import Refused, StoreUnavailable
 from llm_proxy.identity import Caller, RuleSource
@@ -108,13 +106,13 @@ class Admission:
         self._watch = Watch(Defaults.of(settings), rules)
         self.permit = Permit(self._watch, prices, settings.default_models)
         self._asking = Asking(self._watch, prices, self._now_ms)
-        self._desk = Desk(self._store, replica)
-        self._outage = Outage()
+        patience_s = settings.store_timeout_ms / 1000
+        self._desk = Desk(self._store, replica, patience_s)
+        self._outage = Outage(patience_s)
         self._living = Living()
-        self._returning: set[asyncio.Task[None]] = set()
         self._full = FullWindows()
         self._since, self._answered, self._shadowed = time.time(), True, 0
-        self._pulse = Pulse(self._store, replica, self._living, self._outage, self._desk)
+        self._pulse = Pulse(self._store, replica, self._living, self._outage)
         self._rebuilding = Rebuilding(self._store, spent, self._pulse.keep)
 
     async def start(self) -> None:
@@ -159,12 +157,16 @@ class Admission:
         told = headers(decision.ask.plan, decision.ask.wants, decision.answer, decision.state)
         return Lease(told, decision.taken, self._living)
 
+    def answered(self, call: Call, completion_tokens: int) -> None:
+        """A call has its whole answer: others of its model group are expected to be alike."""
+        self._asking.lengths.add(call, completion_tokens)
+
     def turn_away(self, caller: Caller) -> None:
         """Refuse a key whose own window is known to be full, before anybody reads what it sends."""
         found = self._full.of_key(caller, self._watch.policies)
         if found is not None and caller.revocation_epoch >= self._watch.epoch_of(caller.tenant or ""):
             ask, answer = found
-            raise refusal(ask.plan, ask.wants, answer, self._mode)
+            raise refusal(ask, answer, self._mode)
 
     async def announce(self, epochs: Mapping[str, int]) -> None:
         """Tell every replica, this one first, that something of these tenants has changed."""
@@ -226,13 +228,9 @@ class Admission:
         return await self._renew(caller, epoch) if self._renew is not None else caller
 
     def _undo(self, ask: Ask, late: Answer) -> None:
-        """Return what an answer took that nobody waited for; a place at once, before the next call asks."""
+        """Return what an answer took that nobody waited for."""
         if late.status == ADMITTED and ask.take:
-            taken = self._taken(ask, late)
-            self._desk.note(ask.plan.tag, taken.entries(0, 0))
-            returning = spawn("places-returned", Lease((), (taken,), self._living).give_back())
-            self._returning.add(returning)
-            returning.add_done_callback(self._returning.discard)
+            self._desk.note(ask.plan.tag, self._taken(ask, late).entries(0, 0))
 
     def _decided(self, caller: Caller, ask: Ask, answer: Answer) -> Decision:
         self._clock_skew_ms = answer.now_ms - time.time_ns() // 1_000_000
@@ -252,7 +250,7 @@ class Admission:
 
     def _refused(self, ask: Ask, answer: Answer, state: State | None = None) -> Decision:
         state = state or self._mode
-        return Decision(ask, answer, state, refused=refusal(ask.plan, ask.wants, answer, state))
+        return Decision(ask, answer, state, refused=refusal(ask, answer, state))
 
     async def _alone(self, ask: Ask) -> Decision:
         """Decide while the store is away."""

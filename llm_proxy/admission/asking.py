@@ -5,18 +5,19 @@ window and no longer; a call nobody can price is refused under an enforced budge
 """
 
 from collections.abc import Callable
+from hashlib import blake2b
 from typing import Protocol
 
 from llm_proxy.admission import estimate
 from llm_proxy.admission.budget import Price, cost_nano_usd
-from llm_proxy.admission.check import NO_EPOCH, Ask, Check, Plan
+from llm_proxy.admission.check import NO_EPOCH, Ask, Check, Estimate, Plan
 from llm_proxy.admission.watch import Watch
 from llm_proxy.dialects import Call
 from llm_proxy.errors import Forbidden
 from llm_proxy.identity import Caller
 
 LEASE_LIFE_MS = 30_000
-"""After so long without a sign of life a parallel place is free again."""
+"""After so long without a sign of life a parallel place is free again, and money is held no longer."""
 MOST_PLANS = 10_000
 
 
@@ -44,14 +45,21 @@ class Asking:
         self._watch = watch
         self._prices = prices
         self._clock_ms = clock_ms
+        self.lengths = estimate.AnswerLengths()
         self._plans: dict[tuple[str | int | None, ...], Plan] = {}
         self._planned_by = watch.policies
 
     def ask(self, caller: Caller, call: Call, lease: str, *, take: bool) -> Ask:
         """What to ask for a call; raises `Forbidden` when a budget needs a price nobody knows."""
-        plan = self._plan(caller, call.group)
-        wants = self._wants(plan, call) if plan.checks else ()
-        return Ask(plan, wants, self._epoch(caller), lease, LEASE_LIFE_MS, take)
+        plan, epoch = self._plan(caller, call.group), self._epoch(caller)
+        if plan.counts_only_requests:
+            return Ask(plan, (1,) * len(plan.checks), epoch, lease, LEASE_LIFE_MS, take)
+        price = self._prices.price(call.group) if self._prices is not None else None
+        prompt, answer = estimate.tokens(call, price, self.lengths.percentile(call.group))
+        wants = tuple(_want(check, price, prompt, answer) for check in plan.checks)
+        expected = Estimate(prompt, answer, cost_nano_usd(price, prompt, 0) if price else 0)
+        name = _name(caller, call) if "budget" in plan.kinds else ""
+        return Ask(plan, wants, epoch, lease, LEASE_LIFE_MS, take, name, expected)
 
     def look(self, caller: Caller, group: str) -> Ask:
         """What to ask to see where a caller stands; no group, no check of one."""
@@ -75,22 +83,25 @@ class Asking:
             plan = self._plans[key] = policies.plan(caller, group, now_ms)
         return plan
 
-    def _wants(self, plan: Plan, call: Call) -> tuple[int, ...]:
-        if plan.counts_only_requests:
-            return (1,) * len(plan.checks)
-        price = self._prices.price(call.group) if self._prices is not None else None
-        prompt, completion = estimate.tokens(call, price)
-        return tuple(self._want(check, price, prompt, completion) for check in plan.checks)
 
-    def _want(self, check: Check, price: Price | None, prompt: int, completion: int) -> int:
-        if check.kind == "tokens":
-            return min(prompt + completion, check.limit)
-        if check.kind != "budget":
-            return 1
-        if price is not None:
-            return cost_nano_usd(price, prompt, completion)
-        if check.enforced:
-            raise Forbidden(
-                f"This model has no known price, and {check.subject} has a budget.", code="price_unknown"
-            )
-        return 0
+def _want(check: Check, price: Price | None, prompt: int, answer: int) -> int:
+    if check.kind == "tokens":
+        return min(prompt + answer, check.limit)
+    if check.kind != "budget":
+        return 1
+    if price is not None:
+        return cost_nano_usd(price, prompt, answer)
+    if check.enforced:
+        raise Forbidden(
+            f"This model has no known price, and {check.subject} has a budget.", code="price_unknown"
+        )
+    return 0
+
+
+def _name(caller: Caller, call: Call) -> str:
+    """What a call is known by when it is tried again: who makes it, and its size."""
+    facts = (
+        caller.key_id, caller.tenant, caller.agent, caller.user,
+        call.group, call.door, call.prompt_bytes, call.max_tokens, call.choices,
+    )  # fmt: skip
+    return blake2b(repr(facts).encode("utf-8", "replace"), digest_size=8).hexdigest()

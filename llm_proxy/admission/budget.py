@@ -2,16 +2,18 @@
 
 Pure. Invariants: integers only; whatever must be rounded is rounded up; a price not known is None, not 0.
 Units: nano-dollars; prices in pico-dollars per token (a token often costs less than a nano-dollar's
-multiple); periods are calendar days and months in UTC.
+multiple); periods are calendar days and months in the budget's time zone.
 """
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
+from zoneinfo import ZoneInfo
 
 from llm_proxy.identity import Budget
 
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 DAY_MS = 86_400_000
+UTC_NAME = "UTC"
 _PICO_PER_NANO = 1000
 
 
@@ -22,12 +24,12 @@ class Price:
     Attributes:
         input_pico_usd: Per prompt token.
         output_pico_usd: Per completion token.
-        default_max_tokens: Completion tokens to expect of a request that names no maximum.
+        most_tokens: The most completion tokens a deployment writes; None when nobody says.
     """
 
     input_pico_usd: int
     output_pico_usd: int
-    default_max_tokens: int | None = None
+    most_tokens: int | None = None
 
 
 def cost_nano_usd(price: Price, prompt_tokens: int, completion_tokens: int) -> int:
@@ -40,8 +42,8 @@ def began(budget: Budget, now_ms: int) -> datetime:
     """When the period a budget counts in began; all time begins in 1970."""
     if budget.period == "total":
         return BEGINNING
-    now = datetime.fromtimestamp(now_ms / 1000, UTC)
-    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    now = datetime.fromtimestamp(now_ms / 1000, _zone(budget.zone))
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
     return midnight if budget.period == "day" else midnight.replace(day=1)
 
 
@@ -50,12 +52,22 @@ def ends_ms(budget: Budget, now_ms: int) -> int:
     if budget.period == "total":
         return 0
     start = began(budget, now_ms)
-    if budget.period == "day":
-        return int((start + timedelta(days=1)).timestamp() * 1000)
-    following = (start + timedelta(days=32)).replace(day=1)
+    following = start + timedelta(days=1) if budget.period == "day" else start + timedelta(days=32)
+    if budget.period == "month":
+        following = following.replace(day=1)
     return int(following.timestamp() * 1000)
 
 
+def stamp(budget: Budget, now_ms: int) -> str:
+    """What tells the counter of one period from that of another, and of the same in another zone."""
+    day = f"{began(budget, now_ms):%Y%m%d}"
+    return day if budget.period == "total" or budget.zone == UTC_NAME else f"{day}:{budget.zone}"
+
+
+def _zone(name: str) -> ZoneInfo | timezone:
+    return UTC if name == UTC_NAME else ZoneInfo(name)
+
+
 def next_day_ms(now_ms: int) -> int:
-    """When the next day begins: no period ends earlier."""
+    """When the next day begins in UTC: no period of that zone ends earlier."""
     return (now_ms // DAY_MS + 1) * DAY_MS

@@ -33,6 +33,7 @@ class Check:
         spent_in: The tenant whose calls count (empty for calls without one); None for those of all.
         since: Begin of the budget's period.
         expires_ms: End of the budget's period since 1970; 0 for never.
+        zone: The time zone (IANA) of the budget's period.
     """
 
     kind: Kind
@@ -47,6 +48,7 @@ class Check:
     period: Period | None = None
     since: datetime | None = None
     expires_ms: int = 0
+    zone: str = "UTC"
 
     @property
     def code(self) -> str:
@@ -98,6 +100,18 @@ class Plan:
         return self.keys[0]
 
 
+class Estimate(NamedTuple):
+    """What a call is expected to use at most.
+
+    Attributes:
+        prompt_nano_usd: What its prompt costs; 0 while nobody knows the price.
+    """
+
+    prompt_tokens: int = 0
+    answer_tokens: int = 0
+    prompt_nano_usd: int = 0
+
+
 class Ask(NamedTuple):
     """What a store is asked: admit a call, if every check passes.
 
@@ -105,6 +119,7 @@ class Ask(NamedTuple):
         wants: What the call takes of each check.
         epoch: The newest epoch the asker knows; `NO_EPOCH` to ask for none.
         take: False only looks.
+        name: What the same call is known by when it is tried again; empty for one that never waits for money.
     """
 
     plan: Plan
@@ -113,6 +128,8 @@ class Ask(NamedTuple):
     lease: str
     ttl_ms: int
     take: bool = True
+    name: str = ""
+    estimate: Estimate = Estimate()
 
 
 class Answer(NamedTuple):
@@ -121,9 +138,12 @@ class Answer(NamedTuple):
     Attributes:
         now_ms: The store's clock.
         epoch: The tenant's epoch in the store.
-        used: What each check had counted before this call; `UNKNOWN` for a missing budget.
+        used: What each check had counted before this call, of a budget what was spent; `UNKNOWN` for a
+            missing budget.
         extra: By kind: the wait when the check refuses and the time to a full reset when it does not
-            (requests, tokens), the counter's generation (budget).
+            (requests, tokens), what running calls hold (budget).
+        running: How many calls hold money of a budget; 0 for other kinds.
+        kept: What of a budget is kept for a call that waits; 0 for other kinds.
     """
 
     status: int
@@ -131,6 +151,8 @@ class Answer(NamedTuple):
     epoch: int
     used: tuple[int, ...] = ()
     extra: tuple[int, ...] = ()
+    running: tuple[int, ...] = ()
+    kept: tuple[int, ...] = ()
 
 
 def tag(tenant: str | None) -> str:

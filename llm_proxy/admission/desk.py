@@ -1,14 +1,15 @@
-"""Settlements on their way to the store, gathered and sent within 100 ms.
+"""Settlements on their way to the store: at most one batch of a tenant at a time, sent at once.
 
-Invariants: `note` never waits and never fails; a batch is sent again until the store says it has it, and
-counts once; what no longer matters (places and token buckets expire by themselves) may be dropped when the
-store stays away, money never is.
+What comes while a batch is under way goes with the next, so that many calls share a script call. Invariants:
+`note` never waits and never fails; a batch is sent again until the store says it has it, and counts once;
+what no longer matters (places, token buckets and reservations expire by themselves) may be dropped when the
+store stays away, money spent never is; who waits for a settlement waits at most `patience_s`.
 """
 
 import asyncio
 import logging
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from llm_proxy.admission.model import Entry
 from llm_proxy.admission.store import Store
@@ -17,23 +18,49 @@ from llm_proxy.background import Loop
 
 log = logging.getLogger(__name__)
 
-EVERY_S = 0.1
 AGAIN_S = 0.25
 BATCH = 500
 MOST_PERISHABLE = 50_000
-"""Entries of tokens and places kept per tenant while the store is away."""
+"""Entries kept per tenant while the store is away; of more, only what was spent, by budget."""
 
-Merged = dict[tuple[str, str, int, str, bool], Entry]
+Settled = asyncio.Future[None]
+
+
+@dataclass(slots=True)
+class _Gathered:
+    """What is to be settled for one tenant next, and the future that is done when it was sent."""
+
+    settled: Settled
+    entries: dict[tuple[str, str, int, str, bool], Entry] = field(
+        default_factory=dict[tuple[str, str, int, str, bool], Entry]
+    )
+
+    def add(self, entry: Entry) -> None:
+        rises = entry.amount > 0 if entry.kind == "tokens" else True
+        key = entry.kind, entry.key, entry.at, entry.lease, rises
+        before = self.entries.get(key)
+        if before is not None:
+            entry = replace(entry, amount=before.amount + entry.amount)
+        self.entries[key] = entry
+
+    def shrink(self) -> None:
+        """Keep only what was spent; reservations expire by themselves."""
+        entries = [*self.entries.values()]
+        self.entries.clear()
+        for entry in entries:
+            if entry.kind == "budget":
+                self.add(replace(entry, lease=""))
 
 
 class Desk:
     """What is to be settled, by tenant."""
 
-    def __init__(self, store: Store, replica: str) -> None:
+    def __init__(self, store: Store, replica: str, patience_s: float) -> None:
         self._store = store
         self._replica = replica
-        self._gathered: dict[str, Merged] = {}
-        self._sending: dict[str, tuple[int, tuple[Entry, ...]]] = {}
+        self._patience_s = patience_s
+        self._gathered: dict[str, _Gathered] = {}
+        self._sending: dict[str, tuple[int, tuple[Entry, ...], Settled]] = {}
         self._number = 0
         self._noted = asyncio.Event()
         self._loop = Loop("settlements", self._step)
@@ -41,17 +68,25 @@ class Desk:
     @property
     def waiting(self) -> int:
         """Entries the store does not have yet."""
-        sending = sum(len(entries) for _, entries in self._sending.values())
-        return sending + sum(len(merged) for merged in self._gathered.values())
+        sending = sum(len(entries) for _, entries, _ in self._sending.values())
+        return sending + sum(len(one.entries) for one in self._gathered.values())
 
-    def note(self, tag: str, entries: Iterable[Entry]) -> None:
-        """Settle soon."""
-        merged = self._gathered.setdefault(tag, {})
+    def note(self, tag: str, entries: Iterable[Entry]) -> Settled:
+        """Settle at once; the future is done when the store has it, or has not taken it at the first try."""
+        gathered = self._gathered.get(tag)
+        if gathered is None:
+            gathered = self._gathered[tag] = _Gathered(asyncio.get_running_loop().create_future())
         for entry in entries:
-            _merge(merged, entry)
-        if len(merged) > MOST_PERISHABLE:
-            self._gathered[tag] = {key: entry for key, entry in merged.items() if entry.kind == "budget"}
+            gathered.add(entry)
+        if len(gathered.entries) > MOST_PERISHABLE:
+            gathered.shrink()
         self._noted.set()
+        return gathered.settled
+
+    async def settled(self, noted: Settled) -> None:
+        """Wait until the store has what was noted; not for a store that is away."""
+        if self._store.answering and not noted.done():
+            await asyncio.wait([noted], timeout=self._patience_s)
 
     async def start(self) -> None:
         """Begin to send."""
@@ -77,26 +112,30 @@ class Desk:
         results = await asyncio.gather(*(self._send(tag) for tag in [*self._sending]))
         return all(results)
 
-    def _next(self, tag: str) -> tuple[int, tuple[Entry, ...]]:
-        merged = self._gathered.pop(tag)
-        entries = tuple(merged.values())
+    def _next(self, tag: str) -> tuple[int, tuple[Entry, ...], Settled]:
+        gathered = self._gathered.pop(tag)
+        entries, settled = tuple(gathered.entries.values()), gathered.settled
         if len(entries) > BATCH:
-            self._gathered[tag] = dict([*merged.items()][BATCH:])
+            gathered.entries = dict([*gathered.entries.items()][BATCH:])
+            self._gathered[tag] = gathered
+            settled = asyncio.get_running_loop().create_future()
         self._number += 1
-        return self._number, entries[:BATCH]
+        return self._number, entries[:BATCH], settled
 
     async def _send(self, tag: str) -> bool:
-        number, entries = self._sending[tag]
+        number, entries, settled = self._sending[tag]
         try:
             await self._store.settle(f"lp:{tag}:settled:{self._replica}", number, entries)
         except StoreAway:
             return False
+        finally:
+            if not settled.done():
+                settled.set_result(None)
         del self._sending[tag]
         return True
 
     async def _step(self) -> None:
         await self._noted.wait()
-        await asyncio.sleep(EVERY_S)
         self._noted.clear()
         try:
             if not await self.flush():
@@ -104,11 +143,3 @@ class Desk:
         finally:
             if self.waiting:
                 self._noted.set()
-
-
-def _merge(merged: Merged, entry: Entry) -> None:
-    key = (entry.kind, entry.key, entry.at, entry.lease, entry.delta > 0 if entry.kind == "tokens" else True)
-    before = merged.get(key)
-    if before is not None:
-        entry = replace(entry, delta=before.delta + entry.delta, full=before.full + entry.full)
-    merged[key] = entry

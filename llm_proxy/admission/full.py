@@ -52,18 +52,18 @@ class FullWindows:
         if not self._until:
             return None
         for at, (check, want) in enumerate(zip(ask.plan.checks, ask.wants, strict=True)):
-            if want and check.enforced and (wait_ms := self._wait_ms(check)) > 1:
+            if check.kind == "requests" and want and check.enforced and (wait_ms := self._wait_ms(check)) > 1:
                 return _full_at(ask.plan, at, wait_ms)
         return None
 
     def _wait_ms(self, check: Check) -> int:
         """How long the window is still full, with this limit."""
-        limit, until_s = self._until.get(check.key, (0, 0.0))
+        limit, until_s = self._until.get(check.key, (check.limit, 0.0))
         if limit != check.limit:
             return 0
         wait_ms = int((until_s - time.monotonic()) * 1000) + 1
         if wait_ms <= 1:
-            del self._until[check.key]
+            self._until.pop(check.key, None)
         return wait_ms
 
 

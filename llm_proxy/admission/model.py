@@ -7,6 +7,7 @@ Units: integer milliseconds; requests, tokens, places, nano-dollars.
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Literal
 
 from llm_proxy.admission import window
 from llm_proxy.admission.bucket import Buckets
@@ -22,18 +23,69 @@ from llm_proxy.admission.check import (
     Check,
 )
 
+Look = tuple[int, int, int, int]
+"""What is counted at one check, as `Answer` has it: used, extra, running, kept."""
+Verdict = Literal["fits", "full", "held", "unknown"]
 SWEEP_EVERY = 4096
 MOST_SMALL = 100_000
 """Epochs and numbers of batches kept: both are found again when they are missing."""
 
 
+WAIT_MS = 15_000
+"""So long after its last try a call that waits for held money is remembered."""
+KEPT_AFTER = 2
+"""From this try on its share is kept for it."""
+
+
+@dataclass(slots=True)
+class Waiter:
+    """A call that waits for money that is merely held."""
+
+    name: str
+    tries: int
+    share: int
+    until_ms: int
+
+
 @dataclass(slots=True)
 class Counter:
-    """Money spent in a period; `born` tells a rebuilt counter from the one before."""
+    """Money of a budget's period: spent, and held by running calls.
+
+    Attributes:
+        holds: By lease the amount, and when the reservation expires.
+    """
 
     spent: int
-    born: int
     expires_ms: int = 0
+    holds: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
+    waiter: Waiter | None = None
+
+    @property
+    def held(self) -> int:
+        """What running calls hold."""
+        return sum(amount for amount, _ in self.holds.values())
+
+    def expire(self, now_ms: int) -> None:
+        """Drop the reservations of calls that gave no sign of life until now."""
+        for lease in [lease for lease, (_, until_ms) in self.holds.items() if until_ms <= now_ms]:
+            del self.holds[lease]
+
+    def kept(self, name: str, limit: int, now_ms: int) -> int:
+        """What is kept for another call that waits."""
+        waiter = self.waiter
+        if waiter is None or waiter.name == name or waiter.tries < KEPT_AFTER or waiter.until_ms <= now_ms:
+            return 0
+        return min(waiter.share, max(0, limit - self.spent))
+
+    def wait(self, name: str, want: int, now_ms: int) -> None:
+        """Remember that a call waits: one at a time, the largest of those that came once."""
+        waiter, tries = self.waiter, 1
+        if waiter is not None and waiter.until_ms > now_ms:
+            if waiter.name == name:
+                tries = waiter.tries + 1
+            elif waiter.tries >= KEPT_AFTER or want <= waiter.share:
+                return
+        self.waiter = Waiter(name, tries, want, now_ms + WAIT_MS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +94,33 @@ class Entry:
 
     Attributes:
         kind: The check's kind; `requests` never settle.
-        at: The bucket's second (tokens) or the counter's generation (budget).
-        delta: What came to more, or less, than was reserved.
-        full: All of it, for a counter that knows no reservation.
-        lease: Whose place is free (parallel).
+        at: The bucket's second (tokens).
+        amount: Tokens used beyond (or, below 0, short of) those reserved; what a call cost, or to keep its
+            reservation what it holds (budget).
+        lease: Whose place is free (parallel), whose reservation ends (budget).
     """
 
     kind: str
     key: str
     at: int = 0
-    delta: int = 0
-    full: int = 0
+    amount: int = 0
     lease: str = ""
+
+
+def judge(check: Check, want: int, look: Look) -> Verdict:
+    """What one check says to a call that wants so much.
+
+    A budget is full when it is spent, and `held` when what is left is held by running calls or kept for one
+    that waits; a call that is alone with what is left goes, whatever it may cost.
+    """
+    used, held, _, kept = look
+    if used == UNKNOWN:
+        return "unknown"
+    if check.kind != "budget":
+        return "full" if used + want > check.limit else "fits"
+    if used >= check.limit:
+        return "full"
+    return "fits" if used + held + kept + want <= check.limit or held + kept == 0 else "held"
 
 
 @dataclass(slots=True)
@@ -80,17 +147,21 @@ class Model:
                 return Answer(STALE, now_ms, epoch)
         checks = ask.plan.checks
         looks = [self._look(check, want, ask, now_ms) for check, want in zip(checks, ask.wants, strict=True)]
+        verdicts: list[Verdict] = [
+            judge(check, want, look) if check.enforced else "fits"
+            for check, want, look in zip(checks, ask.wants, looks, strict=True)
+        ]
         status = ADMITTED
-        for check, want, (used, _) in zip(checks, ask.wants, looks, strict=True):
-            if check.enforced and used == UNKNOWN:
-                status = max(status, SPEND_UNKNOWN)
-            elif check.enforced and used + want > check.limit:
-                status = REFUSED
+        if "unknown" in verdicts:
+            status = SPEND_UNKNOWN
+        if "full" in verdicts or "held" in verdicts:
+            status = REFUSED
+        if ask.take and ask.name and not {"full", "unknown"} & {*verdicts}:
+            self._wait(ask, verdicts, now_ms)
         if status == ADMITTED and ask.take:
-            for check, want, (used, _) in zip(checks, ask.wants, looks, strict=True):
+            for check, want, (used, *_) in zip(checks, ask.wants, looks, strict=True):
                 self._take(check, want, used, ask, now_ms)
-        used_all, extra_all = [used for used, _ in looks], [extra for _, extra in looks]
-        return Answer(status, now_ms, epoch, tuple(used_all), tuple(extra_all))
+        return Answer(status, now_ms, epoch, *zip(*looks, strict=True))
 
     def settle(self, ledger_key: str, number: int, entries: tuple[Entry, ...], now_ms: int) -> bool:
         """Settle a batch; False when it was settled before."""
@@ -101,10 +172,11 @@ class Model:
             if entry.kind == "parallel":
                 self.free(entry.key, entry.lease)
             elif entry.kind == "tokens":
-                if entry.delta > 0 or entry.key in self.buckets:
-                    self.buckets.setdefault(entry.key, Buckets()).correct(entry.at, entry.delta, now_ms)
+                if entry.amount > 0 or entry.key in self.buckets:
+                    self.buckets.setdefault(entry.key, Buckets()).correct(entry.at, entry.amount, now_ms)
             elif (counter := self._counter(entry.key, now_ms)) is not None:
-                counter.spent += entry.delta if counter.born == entry.at else entry.full
+                counter.holds.pop(entry.lease, None)
+                counter.spent += entry.amount
         return True
 
     def note(self, key: str, now_ms: int) -> None:
@@ -118,16 +190,13 @@ class Model:
         """Give a place back."""
         self.places.get(key, {}).pop(lease, None)
 
-    def keep(self, entries: tuple[Entry, ...], ttl_ms: int, now_ms: int) -> list[int]:
-        """Keep what living calls hold; by entry the birth of a counter that took the money anew, or 0."""
-        born = [0] * len(entries)
-        for at, entry in enumerate(entries):
+    def keep(self, entries: tuple[Entry, ...], ttl_ms: int, now_ms: int) -> None:
+        """Keep what living calls hold, and take it anew where it was forgotten."""
+        for entry in entries:
             if entry.kind == "parallel":
                 self.places.setdefault(entry.key, {})[entry.lease] = now_ms + ttl_ms
-            elif (counter := self._counter(entry.key, now_ms)) is not None and counter.born != entry.at:
-                counter.spent += entry.delta
-                born[at] = counter.born
-        return born
+            elif (counter := self._counter(entry.key, now_ms)) is not None:
+                counter.holds[entry.lease] = entry.amount, now_ms + ttl_ms
 
     def seed(self, key: str, counter: Counter) -> None:
         """Give a missing counter its value."""
@@ -137,24 +206,32 @@ class Model:
         """Give a tenant its epoch; it never falls."""
         self.epochs[key] = max(epoch, self.epochs.get(key, epoch))
 
-    def _look(self, check: Check, want: int, ask: Ask, now_ms: int) -> tuple[int, int]:
+    def _look(self, check: Check, want: int, ask: Ask, now_ms: int) -> Look:
         if check.kind == "requests":
             times = self.windows.get(check.key) or deque()
             window.forget(times, now_ms)
             wait = window.wait_ms(times, now_ms, limit=check.limit, want=want)
-            return len(times), wait or (0 if ask.take else window.reset_ms(times, now_ms))
+            return len(times), wait or (0 if ask.take else window.reset_ms(times, now_ms)), 0, 0
         if check.kind == "tokens":
             buckets = self.buckets.get(check.key) or Buckets()
             buckets.forget(now_ms)
             wait = buckets.wait_ms(now_ms, limit=check.limit, want=want)
-            return buckets.total, wait or (0 if ask.take else buckets.reset_ms(now_ms))
+            return buckets.total, wait or (0 if ask.take else buckets.reset_ms(now_ms)), 0, 0
         if check.kind == "parallel":
             held = self.places.get(check.key, {})
             for lease in [lease for lease, until in held.items() if until <= now_ms]:
                 del held[lease]
-            return len(held), 0
+            return len(held), 0, 0, 0
         counter = self._counter(check.key, now_ms)
-        return (counter.spent, counter.born) if counter else (UNKNOWN, 0)
+        if counter is None:
+            return UNKNOWN, 0, 0, 0
+        counter.expire(now_ms)
+        return counter.spent, counter.held, len(counter.holds), counter.kept(ask.name, check.limit, now_ms)
+
+    def _wait(self, ask: Ask, verdicts: list[Verdict], now_ms: int) -> None:
+        for check, want, verdict in zip(ask.plan.checks, ask.wants, verdicts, strict=True):
+            if verdict == "held":
+                self.counters[check.key].wait(ask.name, want, now_ms)
 
     def _take(self, check: Check, want: int, used: int, ask: Ask, now_ms: int) -> None:
         fits = used + want <= check.limit
@@ -165,7 +242,10 @@ class Model:
         elif check.kind == "parallel" and fits:
             self.places.setdefault(check.key, {})[ask.lease] = now_ms + ask.ttl_ms
         elif check.kind == "budget" and used != UNKNOWN:
-            self.counters[check.key].spent += want
+            counter = self.counters[check.key]
+            counter.holds[ask.lease] = want, now_ms + ask.ttl_ms
+            if counter.waiter is not None and counter.waiter.name == ask.name:
+                counter.waiter = None
 
     def _counter(self, key: str, now_ms: int) -> Counter | None:
         counter = self.counters.get(key)

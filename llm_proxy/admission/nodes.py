@@ -71,8 +71,13 @@ class Nodes:
         """The reply to a command about a key, at whichever node has it; raises `StoreAway`."""
         wire = self.of(key)
         for _ in range(MOST_HOPS):
+            asked = wire.ask(*words, orphan=orphan)
             try:
-                return await wire.ask(*words, orphan=orphan)
+                return await asked
+            except asyncio.CancelledError:
+                if orphan is not None and asked.done() and not asked.cancelled() and not asked.exception():
+                    orphan(asked.result())  # the reply and the cancellation came in one turn of the loop
+                raise
             except StoreAway as away:
                 match str(away).split():
                     case ["MOVED", slot, address]:

@@ -20,17 +20,16 @@ RETRY_S = 1.0
 MOST_REMEMBERED = 50_000
 MOST_MIRRORED = 600
 """Windows of larger limits are not mirrored: what an outage adds to them is small beside them."""
-_UNBORN = -1
-"""The generation of a reservation no counter knows."""
 
 
 class Outage:
     """Decides without the store."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience_s: float) -> None:
+        """`patience_s`: how long a settlement is waited for at most."""
         self.replicas = 1
         self._local = ProcessStore()
-        self._desk = Desk(self._local, "local")
+        self._desk = Desk(self._local, "local", patience_s)
         self._spent: dict[str, int] = {}
 
     async def start(self) -> None:
@@ -56,9 +55,9 @@ class Outage:
         """Remember what the store said of budgets."""
         if len(self._spent) > MOST_REMEMBERED:
             self._spent.clear()
-        for check, used in zip(plan.checks, answer.used, strict=True):
+        for check, used, held in zip(plan.checks, answer.used, answer.extra, strict=True):
             if check.kind == "budget" and used != UNKNOWN:
-                self._spent[check.key] = used
+                self._spent[check.key] = used + held
 
     def over(self) -> None:
         """The store is back: its counts hold again."""
@@ -86,14 +85,14 @@ class Outage:
         budgets = tuple(check for check in ask.plan.checks if check.kind == "budget")
         if not budgets:
             return (here,)
-        unborn = Answer(0, answer.now_ms, 0, (UNKNOWN,) * len(budgets), (_UNBORN,) * len(budgets))
+        unknown = Answer(0, answer.now_ms, 0, (UNKNOWN,) * len(budgets))
         later = replace(ask.plan, checks=budgets)
-        return here, Taken(later, (0,) * len(budgets), unborn, ask.lease, store, desk)
+        return here, Taken(later, (0,) * len(budgets), unknown, ask.lease, store, desk)
 
     def _share(self, check: Check) -> Check:
         if check.kind != "budget":
             return replace(check, limit=max(1, check.limit // self.replicas))
         spent = self._spent.get(check.key)
         left = 0 if spent is None else max(0, check.limit - spent) // self.replicas
-        self._local.model.seed(check.key, Counter(0, 0, check.expires_ms))
+        self._local.model.seed(check.key, Counter(0, check.expires_ms))
         return replace(check, limit=left)

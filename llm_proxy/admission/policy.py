@@ -10,13 +10,14 @@ from itertools import product
 
 from llm_proxy.admission import budget as money
 from llm_proxy.admission.check import Check, Kind, Plan, quoted, tag
-from llm_proxy.identity import Budget, Caller, Limits
+from llm_proxy.identity import Caller, Limits
 from llm_proxy.identity.caller import Mode, OnStoreFailure, ScopeKind
 from llm_proxy.identity.rules import ANY, Rule, Rulebook
 from llm_proxy.settings import Settings
 
 _LIMITS: tuple[tuple[str, Kind], ...] = (("rpm", "requests"), ("tpm", "tokens"), ("parallel", "parallel"))
-_KEY_LETTER = {"requests": "r", "tokens": "t", "parallel": "p", "budget": "b"}
+_KEY_LETTER = {"requests": "r", "tokens": "t", "parallel": "p", "budget": "m"}
+"""Budgets were counted under `b` by versions that kept reservations in what was spent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,9 @@ class Policies:
     def plan(self, caller: Caller, group: str, now_ms: int) -> Plan:
         """Every check that covers this caller at this model group."""
         checks = [check for scope in _scopes(caller, group) for check in self._checks(scope, caller, now_ms)]
-        return Plan(caller.tenant or "", tag(caller.tenant), tuple(checks), money.next_day_ms(now_ms))
+        ends = [one.expires_ms for one in checks if one.expires_ms]
+        until_ms = min([money.next_day_ms(now_ms), *ends])
+        return Plan(caller.tenant or "", tag(caller.tenant), tuple(checks), until_ms)
 
     def rule(self, scope: ScopeKind, tenant: str, subject: str, group: str) -> Rule:
         """The rules that match, laid over each other, the most specific first."""
@@ -85,11 +88,13 @@ class Policies:
         # somebody else in another tenant, and an internal secret spends for each apart.
         spent_in = None if at.kind == "key" and caller.kind == "virtual" else caller.tenant or ""
         for one in rule.budgets if mode != "off" else ():
+            key = f"{at.key(caller, 'budget')}:{one.period}:{money.stamp(one, now_ms)}"
+            began, ends_ms = money.began(one, now_ms), money.ends_ms(one, now_ms)
             yield Check(
-                "budget", at.kind, at.label, f"{at.key(caller, 'budget')}:{one.period}:{_stamp(one, now_ms)}",
+                "budget", at.kind, at.label, key,
                 one.limit_nano_usd, mode == "enforce",
                 rule.on_store_failure or self.defaults.budgets_on_store_failure,
-                at.subject, spent_in, one.period, money.began(one, now_ms), money.ends_ms(one, now_ms),
+                at.subject, spent_in, one.period, began, ends_ms, one.zone,
             )  # fmt: skip
 
     def _limits(self, at: "_Scope", rule: Rule, caller: Caller) -> Iterator[Check]:
@@ -148,7 +153,3 @@ def _over(upper: Rule, lower: Rule) -> Rule:
         mode=upper.mode or lower.mode,
         on_store_failure=upper.on_store_failure or lower.on_store_failure,
     )
-
-
-def _stamp(budget: Budget, now_ms: int) -> str:
-    return f"{money.began(budget, now_ms):%Y%m%d}"

@@ -1,14 +1,14 @@
 """This replica's heartbeat in the limits store.
 
-Invariants: a replica that dies is no longer counted after 15 s and its parallel places are free after 30 s;
-what living calls hold is kept however long those run, and made good in a store that lost it.
+Invariants: a replica that dies is no longer counted after 15 s, its parallel places and reservations are free
+after 30 s; what living calls hold is kept however long those run, and made good in a store that lost it.
 """
 
-import asyncio
 import logging
+from dataclasses import replace
 
 from llm_proxy.admission.asking import LEASE_LIFE_MS
-from llm_proxy.admission.desk import BATCH, Desk
+from llm_proxy.admission.desk import BATCH
 from llm_proxy.admission.lease import Living, Taken
 from llm_proxy.admission.model import Entry
 from llm_proxy.admission.outage import Outage
@@ -24,13 +24,11 @@ EVERY_S = 5.0
 class Pulse:
     """Beats while the gateway runs."""
 
-    def __init__(self, store: Store, replica: str, living: Living, outage: Outage, desk: Desk) -> None:
+    def __init__(self, store: Store, replica: str, living: Living, outage: Outage) -> None:
         self._store = store
         self._replica = replica
         self._living = living
         self._outage = outage
-        self._desk = desk
-        self._turn = asyncio.Lock()
         self._loop = Loop("heartbeat", self.beat, every_s=EVERY_S)
 
     async def start(self) -> None:
@@ -49,28 +47,20 @@ class Pulse:
             self._outage.over()
         except StoreAway:
             log.debug("heartbeat not heard")
-        for tag in self._living.held(self._store):
+        for (store, _), held in self._living.held().items():
             try:
-                await self.keep(tag)
+                await self._keep(store, held)
             except StoreAway:
-                log.debug("places not kept")
+                log.debug("leases not kept")
 
     async def keep(self, tag: str) -> None:
         """Keep what our running calls of a tenant hold, at once; raises `StoreAway`."""
-        async with self._turn:  # or the same money would be taken anew twice
-            held = self._living.held(self._store).get(tag, [])
-            for at in range(0, len(held), BATCH):
-                some = held[at : at + BATCH]
-                born = await self._store.keep(tuple(entry for _, entry in some), LEASE_LIFE_MS)
-                for (taken, entry), anew in zip(some, born, strict=True):
-                    self._kept(taken, entry, anew)
+        await self._keep(self._store, self._living.held().get((self._store, tag), []))
 
-    def _kept(self, taken: Taken, entry: Entry, anew: int) -> None:
-        """A call that ended meanwhile holds nothing; one that lives has its money in the new counter."""
-        if entry.kind == "parallel":
-            if taken.lease not in self._living.placed:
-                self._desk.note(taken.plan.tag, (entry,))
-        elif anew and taken.lease in self._living.reserving:
-            taken.reborn[entry.key] = anew
-        elif anew:
-            self._desk.note(taken.plan.tag, (Entry("budget", entry.key, anew, -entry.delta),))
+    async def _keep(self, store: Store, held: list[tuple[Taken, Entry]]) -> None:
+        for at in range(0, len(held), BATCH):
+            some = held[at : at + BATCH]
+            await store.keep(tuple(entry for _, entry in some), LEASE_LIFE_MS)
+            for taken, entry in some:
+                if taken.lease not in self._living.calls:  # it ended meanwhile, and holds nothing
+                    taken.desk.note(taken.plan.tag, (replace(entry, amount=0),))

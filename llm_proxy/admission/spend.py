@@ -1,10 +1,10 @@
 """Budget counters that are missing: rebuilt from what the ledger has, never taken for 0.
 
-Invariant: a rebuilt counter gets a new generation, so that calls reserved in the lost one settle in full.
+Invariant: what was spent and what running calls hold are apart, so a rebuilt counter takes the reservations
+of those anew, and each settles by what it cost.
 """
 
 import asyncio
-import secrets
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Protocol
@@ -57,7 +57,7 @@ class Rebuilding:
         if spent is None:
             return False
         expires_ms = check.expires_ms + GRACE_MS if check.expires_ms else 0
-        counter = Counter(spent, secrets.randbits(48), expires_ms)
+        counter = Counter(spent, expires_ms)
         # Sent together, so that no call of this replica finds the counter without what others hold of it.
         await asyncio.gather(self._store.seed(check.key, counter), self._keep(tag))
         return True

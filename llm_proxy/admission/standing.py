@@ -1,22 +1,33 @@
 """What a store answered, in the words callers read: headers, refusals, a caller's standing.
 
-Pure. Invariants: the tightest enforced check of each kind is told; a wait that is promised suffices; a budget
-promises none.
+Pure. Invariants: the tightest enforced check of each kind is told; a wait that is promised suffices, but for
+places and money that running calls hold, of which nobody knows when they come free; a spent budget promises
+none.
 Source: https://platform.openai.com/docs/guides/rate-limits (the header names and their durations).
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import repeat
 from typing import Literal, get_args
+from zoneinfo import ZoneInfo
 
-from llm_proxy.admission.check import ADMITTED, UNKNOWN, Answer, Check, Kind, Plan
-from llm_proxy.errors import BudgetExceeded, RateLimited, Refused
+from llm_proxy.admission.check import ADMITTED, UNKNOWN, Answer, Ask, Check, Estimate, Kind, Plan
+from llm_proxy.admission.model import judge
+from llm_proxy.errors import BudgetExceeded, BudgetHeld, RateLimited, Refused
 
 State = Literal["enforced", "local", "allow", "shadow"]
 STATE_HEADER = "x-llm-proxy-limits"
 _STATE = {state: (STATE_HEADER.encode(), state.encode()) for state in get_args(State)}
 PARALLEL_WAIT_MS = 1000
 """Nobody knows when a place will be free; this is a polite guess."""
+HELD_WAIT_MS = 2000
+"""The same for money that running calls hold."""
+RESET_HEADER = "x-llm-proxy-budget-reset"
+NANO = 10**9
+_NEVER_MS = 2**62
+_PER = {"day": " a day", "month": " a month", "total": ""}
 _RESET_MS: dict[Kind, int] = {"requests": 60_000, "tokens": 61_000}
 _NAMES = {
     kind: tuple(f"x-ratelimit-{what}-{kind}".encode() for what in ("limit", "remaining", "reset"))
@@ -29,10 +40,13 @@ class Standing:
     """Where a caller stands at one check.
 
     Attributes:
-        used: Counted before this call; None when nobody knows.
+        used: Counted before this call, of a budget what was spent; None when nobody knows.
         want: What this call takes.
         wait_ms: How long until it fits; 0 when it does, or when waiting does not help.
         reset_ms: How long until nothing is counted any more; None when it is not a window.
+        held: What running calls hold of a budget.
+        running: How many they are.
+        kept: What of a budget is kept for a call that waits.
     """
 
     check: Check
@@ -40,26 +54,40 @@ class Standing:
     want: int
     wait_ms: int
     reset_ms: int | None
+    held: int = 0
+    running: int = 0
+    kept: int = 0
 
     @property
     def over(self) -> bool:
         """Whether this check refuses."""
-        return self.used is not None and self.used + self.want > self.check.limit
+        if self.used is None:
+            return False
+        return judge(self.check, self.want, (self.used, self.held, self.running, self.kept)) != "fits"
+
+    @property
+    def spent(self) -> bool:
+        """Whether a budget is used up, so that waiting for running calls does not help."""
+        return self.check.kind == "budget" and self.used is not None and self.used >= self.check.limit
 
     @property
     def remaining(self) -> int:
-        """What is left before this call."""
-        return max(0, self.check.limit - (self.used or 0))
+        """What is left before this call; of a budget what is neither spent nor held nor kept."""
+        return max(0, self.check.limit - (self.used or 0) - self.held - self.kept)
 
 
 def standings(plan: Plan, wants: tuple[int, ...], answer: Answer) -> Iterator[Standing]:
     """Where the caller stands at each check."""
-    for check, want, used, extra in zip(plan.checks, wants, answer.used, answer.extra, strict=True):
+    running, kept = answer.running or repeat(0), answer.kept or repeat(0)
+    rows = zip(plan.checks, wants, answer.used, answer.extra, running, kept, strict=False)
+    for check, want, used, extra, calls, share in rows:
         over = used + want > check.limit
         if check.kind == "parallel":
             yield Standing(check, used, want, PARALLEL_WAIT_MS if over else 0, None)
         elif check.kind == "budget":
-            yield Standing(check, None if used == UNKNOWN else used, want, 0, None)
+            waits = judge(check, want, (used, extra, calls, share)) == "held"
+            wait_ms = HELD_WAIT_MS if waits else 0
+            yield Standing(check, None if used == UNKNOWN else used, want, wait_ms, None, extra, calls, share)
         else:
             yield Standing(check, used, want, extra if over else 0, extra)
 
@@ -87,15 +115,24 @@ def headers(
     return tuple(told)
 
 
-def refusal(plan: Plan, wants: tuple[int, ...], answer: Answer, state: State) -> Refused:
+def refusal(ask: Ask, answer: Answer, state: State) -> Refused:
     """The refusal of an answer that refuses."""
+    plan, wants = ask.plan, ask.wants
     told = tuple((name.decode(), value.decode()) for name, value in headers(plan, wants, answer, state))
     over = [one for one in standings(plan, wants, answer) if one.over and one.check.enforced]
-    spent = next((one for one in over if one.check.kind == "budget"), None)
-    if spent is not None:
-        period = {"day": "daily ", "month": "monthly "}.get(spent.check.period or "", "")
-        return BudgetExceeded(f"The {period}budget of {spent.check.subject} is used up.", headers=told)
+    spent = [one for one in over if one.spent]
+    if spent and state != "local":
+        last = max(spent, key=lambda one: one.check.expires_ms or _NEVER_MS)
+        if resets := _resets(last.check):
+            told += ((RESET_HEADER, resets.isoformat()),)
+        return BudgetExceeded(_money(last, ask.estimate, last.check.subject), headers=told)
     worst = max(over, key=lambda one: one.wait_ms)
+    if worst.check.kind == "budget":
+        wait_s = (worst.wait_ms or HELD_WAIT_MS) / 1000
+        whose = worst.check.subject
+        if state == "local":
+            whose += " (this replica's share of it, while the limits store is away)"
+        return BudgetHeld(_money(worst, ask.estimate, whose), retry_after_s=wait_s, headers=told)
     return RateLimited(
         _message(worst),
         kind="tokens" if worst.check.kind == "tokens" else "requests",
@@ -111,6 +148,46 @@ def _message(worst: Standing) -> str:
     asked = f", requested {worst.want}" if check.kind == "tokens" else ""
     told = f"Limit {check.limit}, used {worst.used}{asked}. Try again in {duration(worst.wait_ms)}."
     return f"Rate limit reached for {check.subject} on {check.kind} per minute. {told}"
+
+
+def _money(worst: Standing, estimate: Estimate, whose: str) -> str:
+    """Why a budget refuses: what is needed, what is left, where the rest is, and when it begins anew."""
+    check, spent, per = worst.check, worst.used or 0, _PER[worst.check.period or "total"]
+    if not check.limit:
+        return f"The budget of {whose} is {dollars(0)}{per}: nothing may be spent."
+    answer = f", answer up to {estimate.answer_tokens:,} tokens" if estimate.answer_tokens else ""
+    needs = f"needs about {about(worst.want)} (prompt {about(estimate.prompt_nano_usd)}{answer})"
+    rest = [f"{dollars(spent)} spent"]
+    if worst.held:
+        calls = f"{worst.running} running call{'s' * (worst.running != 1)}"
+        rest.append(f"{dollars(worst.held)} held by {calls}")
+    if worst.kept:
+        rest.append(f"{dollars(worst.kept)} kept for a call that waits")
+    left = f"{dollars(worst.remaining)} of {dollars(check.limit)}{per} is left: {', '.join(rest)}"
+    resets = _resets(check)
+    ends = f"; resets {resets:%Y-%m-%d %H:%M} {check.zone}" if resets else ""
+    state = "is used up" if worst.spent else "is held by calls that run"
+    return f"The budget of {whose} {state}. This call {needs}; {left}{ends}."
+
+
+def _resets(check: Check) -> datetime | None:
+    """When a budget begins anew, in its own zone; None for one that never does."""
+    if not check.expires_ms:
+        return None
+    zone = UTC if check.zone == "UTC" else ZoneInfo(check.zone)
+    return datetime.fromtimestamp(check.expires_ms / 1000, zone)
+
+
+def dollars(nano_usd: int) -> str:
+    """An amount, exactly: `$0.20`, `$0.000001`."""
+    whole, rest = divmod(nano_usd, NANO)
+    return f"${whole:,}.{f'{rest:09d}'.rstrip('0').ljust(2, '0')}"
+
+
+def about(nano_usd: int) -> str:
+    """An amount rounded up to two digits, below a dollar, and above to cents."""
+    step = 10 ** max(0, len(str(nano_usd)) - 2) if nano_usd < NANO else NANO // 100
+    return dollars(-(-nano_usd // step) * step)
 
 
 def duration(ms: int) -> str:

@@ -49,12 +49,8 @@ class Store(Protocol):
         """Settle a batch of one tenant, once."""
         ...
 
-    async def free(self, key: str, lease: str) -> None:
-        """Give a place back, now."""
-        ...
-
-    async def keep(self, entries: tuple[Entry, ...], ttl_ms: int) -> list[int]:
-        """Keep what living calls of one tenant hold; by entry the birth of a counter that took money anew."""
+    async def keep(self, entries: tuple[Entry, ...], ttl_ms: int) -> None:
+        """Keep what living calls of one tenant hold."""
         ...
 
     async def seed(self, key: str, counter: Counter) -> None:
@@ -100,13 +96,9 @@ class ProcessStore:
         """Settle a batch of one tenant, once."""
         self.model.settle(ledger_key, number, entries, self.clock_ms())
 
-    async def free(self, key: str, lease: str) -> None:
-        """Give a place back, now."""
-        self.model.free(key, lease)
-
-    async def keep(self, entries: tuple[Entry, ...], ttl_ms: int) -> list[int]:
+    async def keep(self, entries: tuple[Entry, ...], ttl_ms: int) -> None:
         """Keep what living calls hold."""
-        return self.model.keep(entries, ttl_ms, self.clock_ms())
+        self.model.keep(entries, ttl_ms, self.clock_ms())
 
     async def seed(self, key: str, counter: Counter) -> None:
         """Give a missing counter its value."""
@@ -129,7 +121,7 @@ class SharedStore:
     ) -> None:
         """`clock` stands in for the script's clock, so that tests can turn its hands."""
         head = clock if clock is not None else source("clock")
-        self._source = {name: f"{head}\n{source(name)}" for name in _SCRIPTS}
+        self._source = {name: f"{head}\n{source('money')}\n{source(name)}" for name in _SCRIPTS}
         self._sha = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in self._source.items()}  # noqa: S324 -- Redis names scripts so
         self.observed: Observed = lambda _seconds, _answered: None
 
@@ -155,6 +147,7 @@ class SharedStore:
         """Admit a call if every check passes."""
         plan = ask.plan
         words: list[Word] = [len(plan.keys), *plan.keys, int(ask.take), ask.epoch, ask.lease, ask.ttl_ms]
+        words.append(ask.name)
         for check, want in zip(plan.checks, ask.wants, strict=True):
             words += (check.code, check.limit, want)
 
@@ -168,27 +161,20 @@ class SharedStore:
         """Settle a batch of one tenant, once."""
         words: list[Word] = [1 + len(entries), ledger_key, *(entry.key for entry in entries), number]
         for entry in entries:
-            if entry.kind == "parallel":
-                words += ("p", entry.lease, 0, 0)
-            else:
-                words += (_LETTER[entry.kind], entry.at, entry.delta, entry.full)
+            what = entry.at if entry.kind == "tokens" else entry.lease
+            words += (_LETTER[entry.kind], what, entry.amount)
         await self._run("settle", words)
 
-    async def free(self, key: str, lease: str) -> None:
-        """Give a place back, now."""
-        await self.nodes.ask(key, "ZREM", key, lease)
-
-    async def keep(self, entries: tuple[Entry, ...], ttl_ms: int) -> list[int]:
+    async def keep(self, entries: tuple[Entry, ...], ttl_ms: int) -> None:
         """Keep what living calls of one tenant hold."""
         words: list[Word] = [len(entries), *(entry.key for entry in entries), ttl_ms]
         for entry in entries:
-            words += ("p", entry.lease, 0) if entry.kind == "parallel" else ("b", entry.at, entry.delta)
-        reply: list[int] = await self._run("keep", words)
-        return reply
+            words += (_LETTER[entry.kind], entry.lease, entry.amount)
+        await self._run("keep", words)
 
     async def seed(self, key: str, counter: Counter) -> None:
         """Give a missing counter its value."""
-        await self._run("seed", [1, key, "spent", counter.spent, counter.born, counter.expires_ms])
+        await self._run("seed", [1, key, "spent", counter.spent, counter.expires_ms])
 
     async def raise_epoch(self, key: str, epoch: int) -> None:
         """Give a tenant its epoch."""
@@ -254,4 +240,4 @@ def source(name: str) -> str:
 
 
 def _answer(reply: list[int]) -> Answer:
-    return Answer(reply[0], reply[1], reply[2], tuple(reply[3::2]), tuple(reply[4::2]))
+    return Answer(reply[0], reply[1], reply[2], *(tuple(reply[at::4]) for at in range(3, 7)))

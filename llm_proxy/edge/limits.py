@@ -101,6 +101,7 @@ def _row(one: Standing) -> Json:
             "period": check.period,
             "limit_usd": _usd(check.limit),
             "used_usd": _usd(one.used),
+            "held_usd": _usd(one.held),
             "remaining_usd": _usd(one.remaining if one.used is not None else None),
             "would_refuse": one.over,
         }

@@ -149,8 +149,7 @@ class _Attempt:
         exchange.answered_at = time.perf_counter()
         out = self.door.dialect.write(body, self._answered(reply, exchange))
         headers = respond.answer_headers(exchange, reply.served, lease.headers)
-        if lease.holds_place:
-            await lease.give_back()
+        await self._settle(lease)
         exchange.first_byte()
         exchange.said(out)
         await respond.send_json(self._send, 200, out, headers)
@@ -174,11 +173,16 @@ class _Attempt:
         if not self._started:
             await self._start(reply, lease, exchange)
         exchange.outcome = "cut"
-        if lease.holds_place:
-            await lease.give_back()
+        await self._settle(lease)
         end = writer.end(self._answered(reply, exchange)) if writer else _DONE
         await self._send({"type": "http.response.body", "body": end})
         exchange.outcome = "ok"
+
+    async def _settle(self, lease: Lease) -> None:
+        """Settle before the last byte leaves: the caller's next call meets nothing of this one."""
+        assert self.exchange.call is not None  # noqa: S101 -- it was read before it was sent
+        lease.settle(*self.exchange.used(self.exchange.call))
+        await lease.settled()
 
     async def _pump(self, reply: Reply, lease: Lease, writer: StreamWriter | None) -> None:
         """Pass frames on as they come, the head before the first."""

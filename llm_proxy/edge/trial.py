@@ -78,9 +78,7 @@ class Trial:
         return None
 
 
-async def _take(reply: Reply, lease: Lease, exchange: Exchange) -> None:
+async def _take(reply: Reply, _lease: Lease, exchange: Exchange) -> None:
     _, exchange.usage = await reply.json()
-    if lease.holds_place:
-        await lease.give_back()
     exchange.first_byte()
     exchange.status = 200

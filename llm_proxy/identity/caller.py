@@ -26,10 +26,15 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Spend allowed in a calendar period (UTC), in nano-dollars."""
+    """Spend allowed in a calendar period, in nano-dollars.
+
+    Attributes:
+        zone: The time zone (IANA) in whose calendar the period begins and ends.
+    """
 
     limit_nano_usd: int
     period: Period
+    zone: str = "UTC"
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,12 +35,14 @@ class Exchange:
         trace: The call's span, where traces are collected.
         answer: The bytes that went out, where payloads are kept; None where they are not.
         catalog: What the sidecar serves, for prices; None while nobody knows.
+        unsent: No sidecar has seen anything of it.
+        cut_short: It was interrupted.
     """
 
     __slots__ = (
         "answer", "answered_at", "asked_at", "call", "caller", "catalog", "client_request_id",
-        "content_tokens", "id_text", "outcome", "refused", "request_id", "served", "started", "started_at",
-        "status", "trace", "traceparent", "ttft_ms", "usage",
+        "content_tokens", "cut_short", "id_text", "outcome", "refused", "request_id", "served", "started",
+        "started_at", "status", "trace", "traceparent", "ttft_ms", "unsent", "usage",
     )  # fmt: skip
 
     def __init__(self, request_id: UUID, client_request_id: str | None) -> None:
@@ -61,6 +63,7 @@ class Exchange:
         self.refused: Refused | None = None
         self.outcome: Outcome = "ok"
         self.status = 0
+        self.unsent = self.cut_short = False
         self.ttft_ms: float | None = None
         self.asked_at = self.answered_at = 0.0
 
@@ -86,8 +89,19 @@ class Exchange:
 
     @property
     def unspent(self) -> bool:
-        """Nothing was used, for certain: refused before an answer, and no model can have worked."""
-        return self.refused is not None and self.outcome == "error" and not self.refused.may_have_run
+        """Nothing was used, for certain: never sent, or refused and no model can have worked."""
+        if self.unsent:
+            return True
+        if self.usage is not None or self.content_tokens or self.outcome != "error":
+            return False
+        return self.refused is not None and not (self.refused.may_have_run or self.cut_short)
+
+    def used(self, call: Call) -> tuple[int | None, int | None]:
+        """Tokens and nano-dollars that limits and budgets count; None where nobody knows."""
+        usage, _ = self._usage(call)
+        if usage is None or self.served.cache == "hit":
+            return 0, 0
+        return usage.prompt_tokens + usage.completion_tokens, self._cost(usage)
 
     def failed(self, refused: Refused) -> None:
         """The call ends in a refusal: as its status, or, once bytes have left, as a cut."""
@@ -97,8 +111,9 @@ class Exchange:
         if self.status == 0:
             self.status, self.outcome = refused.status, "error"
 
-    def interrupted(self, why: Why | None) -> None:
-        """What interrupted the call, if anything did."""
+    def interrupted(self, why: Why | None, *, unsent: bool = False) -> None:
+        """What interrupted the call, if anything did; `unsent` when no sidecar had seen anything of it."""
+        self.unsent, self.cut_short = unsent, why is not None
         refused = interruption(why)
         if refused is not None:
             self.failed(refused)
@@ -156,15 +171,17 @@ class Exchange:
     def _usage(self, call: Call) -> tuple[Usage | None, UsageSource]:
         if self.usage is not None:
             return self.usage, "sidecar" if self.usage.counted else "provider"
-        if self.content_tokens or (self.status == 200 and self.outcome != "error"):
-            return Usage(call.prompt_bytes // BYTES_PER_TOKEN, self.content_tokens), "estimated"
-        return None, "unknown"
+        if self.unspent:
+            return None, "unknown"
+        return Usage(call.prompt_bytes // BYTES_PER_TOKEN, self.content_tokens), "estimated"
 
     def cost_nano_usd(self) -> int | None:
         """What the call cost: as stated, else its tokens at the catalogue's price; None when unknown."""
+        return self._cost(self.usage)
+
+    def _cost(self, usage: Usage | None) -> int | None:
         if self.served.cache == "hit":
             return 0
-        usage = self.usage
         stated = (
             self.served.cost_nano_usd if usage is None or usage.cost_nano_usd is None else usage.cost_nano_usd
         )

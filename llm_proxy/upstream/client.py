@@ -111,6 +111,7 @@ class Client:
             Overloaded: Every sidecar is full, and stayed so for the queue's time.
             Refused: The sidecar answered with an error; see `upstream.errors`.
         """
+        watch.unsent = True
         body = orjson.dumps(self._controls.body(call, caller, self.catalog))
         cached = self._controls.cached(call, caller, self.catalog)
         words = f"content-length: {len(body)}\r\nx-litellm-call-id: {request_id}\r\n"
@@ -129,8 +130,10 @@ class Client:
             try:
                 address, head = self._target(sidecar, "POST", PATHS[call.door])
                 connection = await self._connections.take(address)
+                watch.unsent = False
                 await connection.ask(head + rest)
             except NotConnected:
+                watch.unsent = True
                 self._give(sidecar, watch, connection)
                 self._went_wrong(sidecar, "refused")
                 tried.append(sidecar)

@@ -29,15 +29,17 @@ class Watch:
         ends_at: When the whole call becomes a timeout.
         heard: How often something came from the sidecar.
         phase: Which timeout a silence is: `body` (the caller's), `first_byte` or `idle` (the sidecar's).
+        unsent: The call waits for a sidecar; none has seen anything of it.
     """
 
-    __slots__ = ("_listener", "_receive", "_task", "ends_at", "heard", "phase", "silent_at", "why")
+    __slots__ = ("_listener", "_receive", "_task", "ends_at", "heard", "phase", "silent_at", "unsent", "why")
 
     def __init__(self, silent_at: float) -> None:
         self._task = asyncio.current_task()
         self._receive: Receive | None = None
         self._listener: asyncio.Task[None] | None = None
         self.heard = 0
+        self.unsent = False
         self.why: Why | None = None
         self.phase: Why = "body"
         self.silent_at = silent_at

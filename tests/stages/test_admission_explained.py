@@ -86,6 +86,7 @@ async def judged(admission: Admission, who: Caller, what: Call) -> Word:
     except Refused as refused:
         return word(refused)
     lease.settle(None, None)
+    await lease.settled()
     return word(None)
 
 

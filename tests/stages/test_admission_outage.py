@@ -77,7 +77,7 @@ async def test_what_a_frozen_store_grants_too_late_is_returned(own: Own, replica
     own.freeze()
     lease = await admission.admit(caller, CALL, uuid4())
     assert dict(lease.headers)[b"x-llm-proxy-limits"] == b"local"
-    await lease.give_back()
+    lease.settle(10, None)
     own.thaw()
     await until("enforced", admission, caller)
 
@@ -105,7 +105,8 @@ async def test_the_place_of_a_running_call_is_taken_again_in_a_store_that_was_em
         assert time.monotonic() < end
         await asyncio.sleep(0.1)
     assert await outcome(admission, caller) == "rate_limit_exceeded"
-    await running.give_back()
+    running.settle(10, None)
+    await running.settled()
     assert await outcome(admission, caller) == "enforced"
 
 

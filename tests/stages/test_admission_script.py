@@ -1,6 +1,6 @@
 """The store's scripts and their model in Python: any history, the same answers, on a real Valkey."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import cast
 from uuid import uuid4
 
@@ -32,9 +32,10 @@ steps = st.lists(
             st.just("wait"), st.sampled_from([1, 400, 999, 1_000, 15_000, 59_999, 60_000, 61_000, 130_000])
         ),
         st.tuples(st.just("settle"), st.integers(0, 30), st.integers(0, 120), st.booleans()),
-        st.tuples(st.just("free"), st.integers(0, 30)),
         st.tuples(st.just("keep"), st.integers(0, 30)),
-        st.tuples(st.just("seed"), st.integers(0, 400), st.integers(1, 3)),
+        st.tuples(st.just("seed"), st.integers(0, 400)),
+        st.tuples(st.just("lose")),
+        st.tuples(st.just("try"), st.sampled_from(["BT", "B", "Bb", "b", "BP"]), st.integers(0, 3)),
         st.tuples(st.just("epoch"), st.integers(0, 4)),
         st.tuples(st.just("ask epoch"), st.integers(0, 4)),
     ),
@@ -61,12 +62,14 @@ class Pair:
         key = f"test:{{{self.name}}}:{letter}"
         return Check(kind, "key", letter, key, limit, letter.isupper())  # type: ignore[arg-type]  # from the table
 
-    async def admit(self, wanted: list[str], size: int, *, take: bool, epoch: int = NO_EPOCH) -> None:
+    async def admit(
+        self, wanted: Iterable[str], size: int, *, take: bool, epoch: int = NO_EPOCH, name: str = ""
+    ) -> None:
         """Both admit, or both refuse, with the same figures."""
         checks = tuple(self.check(letter) for letter in wanted)
         wants = tuple(size if check.kind in {"tokens", "budget"} else 1 for check in checks)
         plan = Plan(self.name, f"{{{self.name}}}", checks, 0)
-        ask = Ask(plan, wants, epoch, uuid4().hex, 30_000, take)
+        ask = Ask(plan, wants, epoch, uuid4().hex, 30_000, take, name)
         answer = await self.store.admit(ask)
         assert answer == self.model.admit(ask, self.now_ms)
         if answer.status == 0 and take:
@@ -78,11 +81,11 @@ class Pair:
             return
         ask, answer = self.taken.pop(index % len(self.taken))
         entries: list[Entry] = []
-        for check, want, born in zip(ask.plan.checks, ask.wants, answer.extra, strict=True):
+        for check, want in zip(ask.plan.checks, ask.wants, strict=True):
             if check.kind == "tokens":
                 entries.append(Entry("tokens", check.key, answer.now_ms // 1000, truth - want))
             elif check.kind == "budget":
-                entries.append(Entry("budget", check.key, born, truth - want, truth))
+                entries.append(Entry("budget", check.key, amount=truth, lease=ask.lease))
             elif check.kind == "parallel":
                 entries.append(Entry("parallel", check.key, lease=ask.lease))
         self.number += 1
@@ -94,25 +97,33 @@ class Pair:
         """The parallel places and the money a running call holds."""
         if not self.taken:
             return ()
-        ask, answer = self.taken[index % len(self.taken)]
-        rows = zip(ask.plan.checks, ask.wants, answer.extra, strict=True)
+        ask, _ = self.taken[index % len(self.taken)]
         return tuple(
-            Entry("parallel", check.key, lease=ask.lease)
-            if check.kind == "parallel"
-            else Entry("budget", check.key, born, want)
-            for check, want, born in rows
+            Entry(check.kind, check.key, amount=want if check.kind == "budget" else 0, lease=ask.lease)
+            for check, want in zip(ask.plan.checks, ask.wants, strict=True)
             if check.kind in {"parallel", "budget"}
         )
 
-    async def hold(self, entries: tuple[Entry, ...], *, free: bool) -> None:
-        """Both free the places of a call, or keep what it holds."""
-        if not free:
-            assert await self.store.keep(entries, 20_000) == self.model.keep(entries, 20_000, self.now_ms)
+    async def keep(self, entries: tuple[Entry, ...]) -> None:
+        """Both keep what a call holds."""
+        if entries:
+            await self.store.keep(entries, 20_000)
+            self.model.keep(entries, 20_000, self.now_ms)
+
+    async def lose(self) -> None:
+        """Both lose their budgets' counters."""
+        for letter in "Bb":
+            await self.store.nodes.of("").ask("DEL", self.check(letter).key)
+            self.model.counters.pop(self.check(letter).key, None)
+
+    async def epoch(self, epoch: int, *, asks: bool) -> None:
+        """Both are told an epoch, or asked with one."""
+        if asks:
+            await self.admit(["R"], 1, take=True, epoch=epoch)
             return
-        for entry in entries:
-            if entry.kind == "parallel":
-                await self.store.free(entry.key, entry.lease)
-                self.model.free(entry.key, entry.lease)
+        key = Plan(self.name, "", (), 0).epoch_key
+        await self.store.raise_epoch(key, epoch)
+        self.model.raise_epoch(key, epoch)
 
     async def play(self, step: tuple[object, ...]) -> None:
         """One step of a history."""
@@ -123,20 +134,18 @@ class Pair:
                 await self.turn_clock(ms)
             case ("settle", int() as index, int() as truth, bool() as twice):
                 await self.settle(index, truth, twice=twice)
-            case (("free" | "keep") as what, int() as index) if entries := self.held(index):
-                await self.hold(entries, free=what == "free")
-            case ("seed", int() as spent, int() as born):
+            case ("try", str() as wanted, int() as who):
+                await self.admit(wanted, 120 * (who + 1), take=True, name=f"call {who}")
+            case ("keep", int() as index):
+                await self.keep(self.held(index))
+            case ("lose",):
+                await self.lose()
+            case ("seed", int() as spent):
                 for letter in "Bb":
-                    await self.store.seed(self.check(letter).key, Counter(spent, born))
-                    self.model.seed(self.check(letter).key, Counter(spent, born))
-            case ("epoch", int() as epoch):
-                key = Plan(self.name, "", (), 0).epoch_key
-                await self.store.raise_epoch(key, epoch)
-                self.model.raise_epoch(key, epoch)
-            case ("ask epoch", int() as epoch):
-                await self.admit(["R"], 1, take=True, epoch=epoch)
-            case ("free" | "keep", _):
-                pass  # nobody holds anything
+                    await self.store.seed(self.check(letter).key, Counter(spent))
+                    self.model.seed(self.check(letter).key, Counter(spent))
+            case (("epoch" | "ask epoch") as what, int() as epoch):
+                await self.epoch(epoch, asks=what == "ask epoch")
             case _:
                 raise AssertionError(step)
 
@@ -213,21 +222,23 @@ async def test_a_missing_budget_is_unknown_and_settling_does_not_make_it_known(p
     """Never 0, whatever has been settled on it."""
     budget = pair.check("B")
     ask = Ask(Plan("t", "{t}", (budget,), 0), (1,), NO_EPOCH, "x", 30_000)
-    await pair.store.settle(f"test:{{{pair.name}}}:settled", 1, (Entry("budget", budget.key, 7, 5, 5),))
+    await pair.store.settle(
+        f"test:{{{pair.name}}}:settled", 1, (Entry("budget", budget.key, amount=5, lease="x"),)
+    )
     assert (await pair.store.admit(ask)).used == (UNKNOWN,)
-    await pair.store.seed(budget.key, Counter(100, 7))
-    await pair.store.seed(budget.key, Counter(0, 8))
+    await pair.store.seed(budget.key, Counter(100))
+    await pair.store.seed(budget.key, Counter(0))
     assert (await pair.store.admit(ask)).used == (100,)
 
 
 async def test_a_call_reserved_in_a_lost_counter_settles_in_full_in_the_new_one(pair: Pair) -> None:
     """The rebuilt counter knows nothing of the reservation."""
     budget = pair.check("B")
-    await pair.store.seed(budget.key, Counter(100, 7))
+    await pair.store.seed(budget.key, Counter(100))
     ask = Ask(Plan("t", "{t}", (budget,), 0), (30,), NO_EPOCH, "x", 30_000)
-    answer = await pair.store.admit(ask)
+    assert (await pair.store.admit(ask)).status == 0
     await pair.store.nodes.of("").ask("DEL", budget.key)
-    await pair.store.seed(budget.key, Counter(100, 8))
-    entry = Entry("budget", budget.key, answer.extra[0], 50 - 30, 50)
+    await pair.store.seed(budget.key, Counter(100))
+    entry = Entry("budget", budget.key, amount=50, lease="x")
     await pair.store.settle(f"test:{{{pair.name}}}:settled", 1, (entry,))
     assert (await pair.store.admit(ask)).used == (150,)

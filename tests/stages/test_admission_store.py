@@ -97,10 +97,8 @@ async def test_a_sequential_caller_with_one_parallel_place_is_never_refused(
     caller = Caller("k", "internal", tenant=tenant, limits=Limits(parallel=1))
     for _ in range(200):
         lease = await admit(admission, caller)
-        assert lease.holds_place
-        await lease.give_back()
-        assert not lease.holds_place
         lease.settle(10, None)
+        await lease.settled()
 
 
 async def test_a_second_call_at_once_is_refused_while_the_only_place_is_taken(
@@ -112,10 +110,16 @@ async def test_a_second_call_at_once_is_refused_while_the_only_place_is_taken(
     with pytest.raises(RateLimited):
         await admit(admission, caller)
     first.settle(None, None)
-    await asyncio.sleep(0.3)
+    await first.settled()
     second = await admit(admission, caller)
-    await second.give_back()
-    await second.give_back()
+    with pytest.raises(RateLimited):
+        await admit(admission, caller)
+    first.settle(0, 0)
+    with pytest.raises(RateLimited):
+        await admit(admission, caller)
+    second.settle(0, 0)
+    await second.settled()
+    assert await admit(admission, caller)
 
 
 async def test_reserved_and_settled_never_drift_whatever_the_order_of_ends(
@@ -129,7 +133,7 @@ async def test_reserved_and_settled_never_drift_whatever_the_order_of_ends(
     for number in order:
         leases[number].settle(truths[number], None)
         leases[number].settle(99_999, None)
-    await asyncio.sleep(0.3)
+        await leases[number].settled()
     (tokens,) = (await standing_of(admission, caller)).standings
     assert tokens.used == sum(truths)
 
@@ -139,8 +143,9 @@ async def test_a_call_whose_tokens_nobody_knows_keeps_what_it_reserved(
 ) -> None:
     """Unknown is not nothing."""
     caller = Caller("k", "internal", tenant=tenant, limits=Limits(tpm=1_000))
-    (await admit(admission, caller)).settle(None, None)
-    await asyncio.sleep(0.3)
+    lease = await admit(admission, caller)
+    lease.settle(None, None)
+    await lease.settled()
     (tokens,) = (await standing_of(admission, caller)).standings
     assert tokens.used == 100 + 100
 
@@ -169,7 +174,7 @@ async def test_a_call_given_up_while_it_asked_leaves_nothing_behind(
         given_up.cancel()
         await asyncio.gather(given_up, return_exceptions=True)
     await asyncio.sleep(0.3)
-    assert (await admit(admission, caller)).holds_place
+    assert await admit(admission, caller)
     await admission.stop()
 
 
@@ -206,7 +211,8 @@ async def test_without_a_store_limits_hold_per_process(tenant: str) -> None:
     caller = Caller("k", "internal", tenant=tenant, agent="scout", limits=Limits(parallel=1))
     for _ in range(10):
         lease = await admit(admission, caller)
-        await lease.give_back()
+        lease.settle(0, 0)
+        await lease.settled()
     with pytest.raises(RateLimited):
         await admit(admission, caller)
     assert admission.state().store == "process"

@@ -1,10 +1,12 @@
 -- Admit a call if every check passes: check all, then take all. `model.py` does the same.
 -- KEYS: the tenant's epoch, then one key a check.
--- ARGV: take (1) or only look (0), epoch known (-1: none), lease, its life in ms; then for each check its
---   kind (requests, tokens, parallel, budget by first letter; a capital one is enforced), limit, want.
--- Returns: status, now, epoch, then for each check what it had counted and its extra (see `check.py`).
-local WINDOW, SPAN = 60000, 61000
-local now, take, lease, life = clock(), ARGV[1] == '1', ARGV[3], tonumber(ARGV[4])
+-- ARGV: take (1) or only look (0), epoch known (-1: none), lease, its life in ms, the name under which the call
+--   waits for money; then for each check its kind (requests, tokens, parallel, budget by first letter; a capital
+--   one is enforced), limit, want.
+-- Returns: status, now, epoch, then four numbers for each check: what it had counted, its extra, and of a budget
+--   the running calls and what is kept for a call that waits (see `check.py`).
+local WINDOW, SPAN, PATIENCE, KEPT_AFTER = 60000, 61000, 15000, 2
+local now, take, lease, life, name = clock(), ARGV[1] == '1', ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local sec = math.floor(now / 1000)
 
 local look = {}
@@ -26,10 +28,30 @@ function look.p(key)
   return redis.call('ZCARD', key), 0
 end
 
-function look.b(key)
-  local counter = redis.call('HMGET', key, 'spent', 'born')
-  if not counter[1] then return -1, 0 end
-  return tonumber(counter[1]), tonumber(counter[2])
+function look.b(key, _, limit)
+  local first = redis.call('HGET', key, 'first')
+  if first and tonumber(first) <= now and first ~= '0' then expire(key, now) end
+  local counter = redis.call('HMGET', key, 'spent', 'held', 'running', 'waiter', 'tries', 'share', 'until')
+  if not counter[1] then return -1, 0, 0, 0 end
+  local spent, kept = tonumber(counter[1]), 0
+  if counter[4] and counter[4] ~= name and tonumber(counter[5]) >= KEPT_AFTER and tonumber(counter[7]) > now then
+    kept = math.min(tonumber(counter[6]), math.max(0, limit - spent))
+  end
+  return spent, tonumber(counter[2] or 0), tonumber(counter[3] or 0), kept
+end
+
+-- Remember that a call waits for money that is merely held: one call a budget, the largest of those that came once.
+local function wait(key, want)
+  local counter = redis.call('HMGET', key, 'waiter', 'tries', 'share', 'until')
+  local tries = 1
+  if counter[1] and tonumber(counter[4]) > now then
+    if counter[1] == name then
+      tries = counter[2] + 1
+    elseif tonumber(counter[2]) >= KEPT_AFTER or want <= tonumber(counter[3]) then
+      return
+    end
+  end
+  redis.call('HSET', key, 'waiter', name, 'tries', tries, 'share', want, 'until', now + PATIENCE)
 end
 
 function look.t(key, over_by)
@@ -75,24 +97,47 @@ if known >= 0 then
   if epoch > known then return {1, now, epoch} end
 end
 
-local reply, refused, unknown = {0, now, epoch}, false, false
+-- What a budget says: 1 it is spent, 2 what is left is held or kept, 0 neither. A call that is alone with what is
+-- left goes, whatever it may cost.
+local function money(limit, want, spent, held, kept)
+  if spent >= limit then return 1 end
+  if spent + held + kept + want <= limit or held + kept == 0 then return 0 end
+  return 2
+end
+
+local reply, refused, unknown, waits = {0, now, epoch}, false, false, {}
 for i = 2, #KEYS do
-  local code, limit, want = ARGV[3 * i - 1], tonumber(ARGV[3 * i]), tonumber(ARGV[3 * i + 1])
-  local kind = string.lower(code)
-  local used, extra = look[kind](KEYS[i], function(n) return n + want - limit end)
-  reply[2 * i], reply[2 * i + 1] = used, extra
+  local code, limit, want = ARGV[3 * i], tonumber(ARGV[3 * i + 1]), tonumber(ARGV[3 * i + 2])
+  local kind, at = string.lower(code), 4 * i - 4
+  local used, extra, running, kept = look[kind](KEYS[i], function(n) return n + want - limit end, limit)
+  reply[at], reply[at + 1], reply[at + 2], reply[at + 3] = used, extra, running or 0, kept or 0
   if code ~= kind then
-    if used < 0 then unknown = true elseif used + want > limit then refused = true end
+    if used < 0 then
+      unknown = true
+    elseif kind == 'b' then
+      local said = money(limit, want, used, extra, kept)
+      if said == 1 then refused = true elseif said == 2 then waits[#waits + 1] = i end
+    elseif used + want > limit then
+      refused = true
+    end
   end
 end
-if refused then reply[1] = 4 elseif unknown then reply[1] = 3 end
+if take and name ~= '' and not refused and not unknown then
+  for _, i in ipairs(waits) do wait(KEYS[i], tonumber(ARGV[3 * i + 2])) end
+end
+if refused or #waits > 0 then reply[1] = 4 elseif unknown then reply[1] = 3 end
 if reply[1] ~= 0 or not take then return reply end
 
 for i = 2, #KEYS do
-  local kind, limit, want = string.lower(ARGV[3 * i - 1]), tonumber(ARGV[3 * i]), tonumber(ARGV[3 * i + 1])
-  local key, used = KEYS[i], reply[2 * i]
+  local kind, limit, want = string.lower(ARGV[3 * i]), tonumber(ARGV[3 * i + 1]), tonumber(ARGV[3 * i + 2])
+  local key, used = KEYS[i], reply[4 * i - 4]
   if kind == 'b' then
-    if used >= 0 then redis.call('HINCRBY', key, 'spent', want) end
+    if used >= 0 then
+      hold(key, lease, want, now + life)
+      if redis.call('HGET', key, 'waiter') == name then
+        redis.call('HDEL', key, 'waiter', 'tries', 'share', 'until')
+      end
+    end
   elseif kind == 't' then
     local head = redis.call('HGET', key, 'head')
     if not head or tonumber(head) > sec then redis.call('HSET', key, 'head', sec) end

@@ -1,5 +1,5 @@
 -- Give a missing budget counter its value, or a tenant its epoch.
--- KEYS: the counter. ARGV: `spent` value born expires_ms (0: never), or `epoch` value.
+-- KEYS: the counter. ARGV: `spent` value expires_ms (0: never), or `epoch` value.
 -- A counter that exists stays as it is; an epoch never falls.
 if ARGV[1] == 'epoch' then
   local epoch = redis.call('GET', KEYS[1])
@@ -7,6 +7,6 @@ if ARGV[1] == 'epoch' then
   return 1
 end
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
-redis.call('HSET', KEYS[1], 'spent', ARGV[2], 'born', ARGV[3])
-if ARGV[4] ~= '0' then redis.call('PEXPIREAT', KEYS[1], ARGV[4]) end
+redis.call('HSET', KEYS[1], 'spent', ARGV[2])
+if ARGV[3] ~= '0' then redis.call('PEXPIREAT', KEYS[1], ARGV[3]) end
 return 1

@@ -1,9 +1,10 @@
 -- Settle what calls reserved, a batch at a time; a batch that comes twice counts once.
 -- KEYS: what the replica last settled for this tenant, then one key an entry. ARGV: the batch's number, then
---   for each entry four words:
---   t second delta 0        tokens: too many leave their bucket, too few count now
---   p lease 0 0             a parallel place is free
---   b born delta full       money: the difference; all of it where the counter was born after the reservation
+--   for each entry three words:
+--   t second delta   tokens: too many leave their bucket, too few count now
+--   p lease 0        a parallel place is free
+--   b lease cost     money: the reservation, if it is there still, gives way to what the call cost; a counter that
+--                    is missing is rebuilt from the ledger, which has the cost too
 -- Returns 1, or 0 when the batch was settled before.
 local SPAN, now = 61000, clock()
 local last = redis.call('GET', KEYS[1])
@@ -19,13 +20,15 @@ local function take(key, delta)
 end
 
 for i = 2, #KEYS do
-  local key, at = KEYS[i], 4 * i - 6
-  local kind, one, two, three = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+  local key, at = KEYS[i], 3 * i - 4
+  local kind, one, two = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   if kind == 'p' then
     redis.call('ZREM', key, one)
   elseif kind == 'b' then
-    local born = redis.call('HGET', key, 'born')
-    if born then redis.call('HINCRBY', key, 'spent', born == one and two or three) end
+    if redis.call('HEXISTS', key, 'spent') == 1 then
+      drop(key, one)
+      redis.call('HINCRBY', key, 'spent', two)
+    end
   elseif tonumber(two) > 0 then
     take(key, two)
   elseif one * 1000 + SPAN > now and redis.call('HEXISTS', key, one) == 1 then

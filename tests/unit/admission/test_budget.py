@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_proxy.admission import Price, capped, estimate
-from llm_proxy.admission.budget import began, cost_nano_usd, ends_ms, next_day_ms
+from llm_proxy.admission.budget import began, cost_nano_usd, ends_ms, next_day_ms, stamp
 from llm_proxy.dialects import Call
 from llm_proxy.errors import BadRequest
 from llm_proxy.identity import Budget, Caller
@@ -60,20 +60,68 @@ def test_a_december_ends_with_the_year() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "default", "choices", "completion"),
-    [(None, None, 1, 1024), (50, None, 1, 50), (None, 300, 1, 300), (500, 300, 1, 300), (50, 300, 4, 200)],
+    ("asked", "most", "usual", "choices", "completion"),
+    [
+        (None, None, None, 1, 4096),
+        (None, 128_000, None, 1, 4096),
+        (None, 300, None, 1, 300),
+        (None, 128_000, 77, 1, 77),
+        (None, 50, 77, 1, 50),
+        (2**31, 128_000, None, 1, 4096),
+        (50, None, None, 1, 50),
+        (9_000, 128_000, 77, 1, 9_000),
+        (500, 300, None, 1, 300),
+        (50, 300, None, 4, 200),
+        (None, 300, 7, 4, 28),
+    ],
 )
-def test_the_estimate_is_a_token_for_four_bytes_and_the_least_maximum(
-    asked: int | None, default: int | None, choices: int, completion: int
+def test_the_answer_is_expected_as_long_as_asked_else_as_usual_else_as_the_model_writes(
+    asked: int | None, most: int | None, usual: int | None, choices: int, completion: int
 ) -> None:
-    """The request's maximum, the model's, or neither, for every choice."""
+    """The prompt a token for four bytes; at most 4,096 where nothing is known of the group's answers."""
     call = _call(prompt_bytes=10, max_tokens=asked, choices=choices)
-    assert estimate.tokens(call, Price(1, 1, default)) == (3, completion)
+    assert estimate.tokens(call, Price(1, 1, most), usual) == (3, completion)
+
+
+def test_the_usual_length_is_that_of_95_of_the_last_100_answers_of_a_group() -> None:
+    """Per choice; the last 200 count, and fewer than 20 say nothing."""
+    lengths, call = estimate.AnswerLengths(), _call(choices=2)
+    for tokens in range(1, 20):
+        lengths.add(call, 2 * tokens)
+    assert lengths.percentile("m") is None
+    lengths.add(call, 2 * 20)
+    assert lengths.percentile("m") == 19
+    for _ in range(190):
+        lengths.add(call, 14)
+    assert lengths.percentile("m") == 7
+    assert lengths.percentile("other") is None
+
+
+def test_the_memory_of_answers_is_bounded() -> None:
+    """However many groups there are."""
+    lengths = estimate.AnswerLengths()
+    for number in range(2 * estimate.MOST_GROUPS):
+        for _ in range(estimate.FEWEST):
+            lengths.add(_call()._replace(group=f"g{number}"), 5)
+    known = sum(lengths.percentile(f"g{at}") == 5 for at in range(2 * estimate.MOST_GROUPS))
+    assert known <= estimate.MOST_GROUPS
 
 
 def test_embeddings_write_nothing() -> None:
     """Only the prompt counts."""
-    assert estimate.tokens(Call("embeddings", "openai", "m", "m", {}, prompt_bytes=9), None) == (3, 0)
+    assert estimate.tokens(Call("embeddings", "openai", "m", "m", {}, prompt_bytes=9), None, 50) == (3, 0)
+
+
+def test_a_period_begins_and_ends_in_the_budgets_own_zone() -> None:
+    """At its midnight, on a day of 25 hours too, and in a counter of its own."""
+    berlin = Budget(1, "day", "Europe/Berlin")
+    at_ms = int(datetime(2026, 10, 24, 23, 30, tzinfo=UTC).timestamp() * 1000)
+    assert began(berlin, at_ms) == datetime(2026, 10, 24, 22, tzinfo=UTC)
+    assert ends_ms(berlin, at_ms) == int(datetime(2026, 10, 25, 23, tzinfo=UTC).timestamp() * 1000)
+    assert stamp(berlin, at_ms) == "20261025:Europe/Berlin"
+    assert stamp(Budget(1, "day"), at_ms) == "20261024"
+    month = Budget(1, "month", "Asia/Kolkata")
+    assert ends_ms(month, at_ms) == int(datetime(2026, 10, 31, 18, 30, tzinfo=UTC).timestamp() * 1000)
 
 
 @pytest.mark.parametrize(

@@ -49,3 +49,13 @@ def test_a_trusted_service_is_not_known_by_its_secret() -> None:
     service = Caller("internal:1", "internal", tenant="t")
     full.remember(service, RULES, ask(OWN), FULL)
     assert full.of_key(service, RULES) is None
+
+
+def test_a_budget_of_nothing_beside_a_full_window_is_no_window() -> None:
+    """Its limit is 0, as that of a window nobody knows."""
+    full = FullWindows()
+    full.remember(CALLER, RULES, ask(CHECK), FULL)
+    money = Check("budget", "key", "key k", "lp:{t}:m:key:k:*:day:20261126", 0)
+    window = replace(CHECK, key="lp:{t}:r:agent:other:*", limit=0)
+    both = Ask(Plan("t", "{t}", (money, window), 0), (1, 1), NO_EPOCH, "x", 30_000)
+    assert full.answer(both) is None

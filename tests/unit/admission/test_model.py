@@ -14,7 +14,7 @@ def test_subjects_nobody_counts_any_more_take_no_memory() -> None:
             Check("parallel", "agent", "a", f"p{number}", 5),
         )
         model.admit(Ask(Plan("t", "{t}", checks, 0), (1, 1, 1), NO_EPOCH, "lease", 30_000), 1_000)
-        model.seed(f"b{number}", Counter(1, 1, 2_000))
+        model.seed(f"b{number}", Counter(1, 2_000))
     assert len(model.windows) == len(model.buckets) == len(model.places) == len(model.counters) == 50
     nothing = Ask(Plan("t", "{t}", (), 0), (), NO_EPOCH, "lease", 30_000)
     for _ in range(SWEEP_EVERY):

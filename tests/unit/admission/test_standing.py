@@ -1,15 +1,20 @@
 """What callers read of limits."""
 
+from dataclasses import replace
+from datetime import UTC, datetime
+
 import pytest
 
-from llm_proxy.admission.check import ADMITTED, REFUSED, Answer, Check, Plan
-from llm_proxy.admission.standing import duration, headers, refusal
-from llm_proxy.errors import BudgetExceeded, RateLimited
+from llm_proxy.admission.check import ADMITTED, NO_EPOCH, REFUSED, Answer, Ask, Check, Estimate, Plan
+from llm_proxy.admission.standing import about, dollars, duration, headers, refusal
+from llm_proxy.errors import BudgetExceeded, BudgetHeld, RateLimited, Refused
 
 AGENT = Check("requests", "agent", "agent scout", "r", 10)
 TOKENS = Check("tokens", "tenant", "tenant t", "t", 1_000)
 PLACES = Check("parallel", "key", "key k", "p", 1)
-MONEY = Check("budget", "key", "key k", "b", 5, period="month")
+NOTHING = Estimate()
+DECEMBER_MS = int(datetime(2026, 12, 1, tzinfo=UTC).timestamp() * 1000)
+MONEY = Check("budget", "key", "key k", "b", 5, period="month", expires_ms=DECEMBER_MS)
 
 
 def plan(*checks: Check) -> Plan:
@@ -45,30 +50,86 @@ def test_an_admitted_call_is_told_what_is_left_after_it() -> None:
     }
 
 
+def refused(wants: tuple[int, ...], answer: Answer, *checks: Check, estimate: Estimate = NOTHING) -> Refused:
+    """The refusal of a call by these checks."""
+    ask = Ask(plan(*checks), wants, NO_EPOCH, "lease", 30_000, estimate=estimate)
+    return refusal(ask, answer, "enforced")
+
+
 def test_a_refusal_promises_the_longest_wait_of_all_that_refuse() -> None:
     """Waiting for one limit only would be refused by the other."""
-    refused = refusal(
-        plan(AGENT, TOKENS), (1, 40), Answer(REFUSED, 0, 0, (10, 990), (1_500, 30_000)), "enforced"
-    )
-    assert isinstance(refused, RateLimited)
-    assert (refused.retry_after_s, refused.kind, refused.code) == (30.0, "tokens", "rate_limit_exceeded")
-    assert ("x-ratelimit-remaining-requests", "0") in refused.headers
-    assert ("x-ratelimit-reset-requests", "1.5s") in refused.headers
+    told = refused((1, 40), Answer(REFUSED, 0, 0, (10, 990), (1_500, 30_000)), AGENT, TOKENS)
+    assert isinstance(told, RateLimited)
+    assert (told.retry_after_s, told.kind, told.code) == (30.0, "tokens", "rate_limit_exceeded")
+    assert ("x-ratelimit-remaining-requests", "0") in told.headers
+    assert ("x-ratelimit-reset-requests", "1.5s") in told.headers
 
 
 def test_a_full_house_of_parallel_calls_promises_a_polite_second() -> None:
     """Nobody knows when a call ends."""
-    refused = refusal(plan(PLACES), (1,), Answer(REFUSED, 0, 0, (1,), (0,)), "enforced")
-    assert isinstance(refused, RateLimited)
-    assert (refused.retry_after_s, refused.kind) == (1.0, "requests")
+    told = refused((1,), Answer(REFUSED, 0, 0, (1,), (0,)), PLACES)
+    assert isinstance(told, RateLimited)
+    assert (told.retry_after_s, told.kind) == (1.0, "requests")
 
 
 def test_a_spent_budget_promises_nothing_and_forbids_retries() -> None:
-    """Even when a limit refuses as well."""
-    refused = refusal(plan(AGENT, MONEY), (1, 2), Answer(REFUSED, 0, 0, (10, 4), (1_500, 77)), "enforced")
-    assert isinstance(refused, BudgetExceeded)
-    assert (refused.retry_after_s, refused.retryable, refused.code) == (None, False, "insufficient_quota")
-    assert "monthly budget of key k" in refused.message
+    """Even when a limit refuses as well; it says when it begins anew."""
+    told = refused((1, 2), Answer(REFUSED, 0, 0, (10, 5), (1_500, 0)), AGENT, MONEY)
+    assert isinstance(told, BudgetExceeded)
+    assert (told.retry_after_s, told.retryable, told.code) == (None, False, "insufficient_quota")
+    assert told.message.startswith("The budget of key k is used up.")
+    assert told.message.endswith("resets 2026-12-01 00:00 UTC.")
+    assert ("x-llm-proxy-budget-reset", "2026-12-01T00:00:00+00:00") in told.headers
+
+
+def test_a_budget_of_nothing_says_so() -> None:
+    """Plainly."""
+    told = refused((7,), Answer(REFUSED, 0, 0, (0,), (0,)), replace(MONEY, limit=0))
+    assert isinstance(told, BudgetExceeded)
+    assert told.message == "The budget of key k is $0.00 a month: nothing may be spent."
+
+
+def test_money_that_is_held_is_told_with_what_is_needed_and_left_and_may_be_waited_for() -> None:
+    """In the budget's own zone."""
+    ends_ms = int(datetime(2026, 11, 26, 23, tzinfo=UTC).timestamp() * 1000)
+    check = replace(MONEY, limit=10**9, period="day", expires_ms=ends_ms, zone="Europe/Berlin")
+    answer = Answer(REFUSED, 0, 0, (600_000_000,), (200_000_000,), (2,), (0,))
+    told = refused((301_234_567,), answer, check, estimate=Estimate(2_500, 4_096, 9_876_543))
+    assert isinstance(told, BudgetHeld)
+    assert (told.status, told.code, told.retryable, told.retry_after_s) == (
+        429, "rate_limit_exceeded", True, 2.0,
+    )  # fmt: skip
+    assert told.message == (
+        "The budget of key k is held by calls that run. This call needs about $0.31 (prompt $0.0099, answer"
+        " up to 4,096 tokens); $0.20 of $1.00 a day is left: $0.60 spent, $0.20 held by 2 running calls;"
+        " resets 2026-11-27 00:00 Europe/Berlin."
+    )
+
+
+def test_what_is_kept_for_a_call_that_waits_is_told_apart() -> None:
+    """And a budget without a period does not begin anew."""
+    check = replace(MONEY, limit=1_000, period="total", expires_ms=0)
+    told = refused((400,), Answer(REFUSED, 0, 0, (100,), (200,), (1,), (500,)), check)
+    assert told.message.endswith(
+        "$0.0000002 of $0.000001 is left: $0.0000001 spent, $0.0000002 held by 1 running call,"
+        " $0.0000005 kept for a call that waits."
+    )
+
+
+@pytest.mark.parametrize(
+    ("nano_usd", "exact", "rounded"),
+    [
+        (0, "$0.00", "$0.00"),
+        (1, "$0.000000001", "$0.000000001"),
+        (123_456, "$0.000123456", "$0.00013"),
+        (999_999_999, "$0.999999999", "$1.00"),
+        (1_234_567_890, "$1.23456789", "$1.24"),
+        (1_500_000_000_000, "$1,500.00", "$1,500.00"),
+    ],
+)
+def test_amounts_are_dollars_exactly_or_about(nano_usd: int, exact: str, rounded: str) -> None:
+    """About is never less."""
+    assert (dollars(nano_usd), about(nano_usd)) == (exact, rounded)
 
 
 def test_a_shadowed_limit_is_not_told() -> None:
