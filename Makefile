@@ -15,7 +15,7 @@ export UV_SYSTEM_CERTS ?= true
 endif
 unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 
-.PHONY: attack help run secrets setup setup-dev setup-sidecar test check lint types chaos soak reckoning clean
+.PHONY: attack help run secrets setup setup-dev setup-sidecar test test-fast check lint types mypy basedpyright chaos soak reckoning clean
 .PHONY: litellm sbom bench bench-quick profile work
 
 help: ## Show this list.
@@ -26,13 +26,18 @@ run: setup ## Set up what is missing, then start the whole stack; Ctrl-C stops i
 
 setup: .venv/.stack .venv-sidecar/.sidecar ## Make both environments from the lock files; done once, then instant.
 
-test: setup-dev ## Run every test on the real stack.
-	@$(BIN)/python -m pytest $(ARGS)
+test: setup-dev ## Run every test on the real stack, a process a core; ARGS names some of them.
+	@$(BIN)/python -m pytest -n auto $(ARGS)
+
+test-fast: setup-dev ## Run the tests that need neither LiteLLM nor Postgres nor Valkey.
+	@$(BIN)/python -m pytest -n auto -m fast $(ARGS)
 
 conformance: setup-dev ## Run real clients of many kinds against the gateway; ARGS names some of them.
 	@$(BIN)/python scripts/conformance.py $(ARGS)
 
-check: lint types test ## Run linters, type checkers, import contracts and every test.
+check: setup-dev ## Run linters, type checkers, import contracts and every test.
+	@$(MAKE) -j 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync) lint types
+	@$(MAKE) test
 
 lint: setup-dev ## Check style, imports, shape, Dockerfile and compose file.
 	$(BIN)/ruff check
@@ -40,8 +45,12 @@ lint: setup-dev ## Check style, imports, shape, Dockerfile and compose file.
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q tests/test_shape.py
 
-types: setup-dev ## Check types, twice: mypy and basedpyright.
+types: mypy basedpyright ## Check types, twice: mypy and basedpyright.
+
+mypy: setup-dev
 	$(BIN)/mypy
+
+basedpyright: setup-dev
 	$(BIN)/basedpyright
 
 attack: setup-dev ## Replay attacks of this class; report in docs/attack.md.

@@ -4,8 +4,10 @@ Invariants: a killed test run leaves no process behind; its data lies in a folde
 system's temporary folder; LiteLLM's environment is made when it is missing and a test may ask for it.
 """
 
+import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+import selection
 from behind import Stage, staged
 from hypothesis import settings
 
@@ -28,10 +31,42 @@ settings.load_profile("house")
 PURE = Path(__file__).parent / "unit"
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """What `-n auto` means: a process a core; none for a single file, which two would not finish sooner."""
+    files = {argument.partition("::")[0] for argument in config.args}
+    single_file = len(files) == 1 and files.pop().endswith(".py")
+    if single_file:
+        return 0
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """Make LiteLLM's environment before there are several processes that would."""
+    make_sidecar_environment()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marks."""
+    selection.register(config)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark each test before `-m` chooses."""
+    selection.mark(item)
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Make LiteLLM's environment where pytest was started by other means than `make test`."""
     if all(item.path.is_relative_to(PURE) for item in session.items) or session.config.option.collectonly:
         return
+    make_sidecar_environment()
+
+
+def make_sidecar_environment() -> None:
+    """Install LiteLLM where it is missing."""
     try:
         programs.sidecar_python()
     except Missing:

@@ -1,0 +1,63 @@
+"""Marks by which a part of the suite runs alone: `-m admission`, `-m fast`.
+
+A test's place says what it is about: its folder in `unit`, the start of its file's name elsewhere. `fast` are
+the tests that need neither LiteLLM nor Postgres nor Valkey.
+"""
+
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+TESTS = Path(__file__).parent
+STAGES = {
+    "unit/": "shared",  # what several stages use
+    "unit/admission/": "admission",
+    "unit/dialects/": "dialects",
+    "unit/edge/": "edge",
+    "unit/identity/": "identity",
+    "unit/ledger/": "ledger",
+    "unit/sidecar/": "sidecar",
+    "unit/stack/": "stack",
+    "unit/telemetry/": "telemetry",
+    "unit/test_keys_table": "identity",
+    "unit/upstream/": "upstream",
+    "contract/": "dialects",
+    "contract/test_deploy": "stack",
+    "contract/test_litellm_": "sidecar",
+    "stages/": "shared",
+    "stages/connections/": "edge",
+    "stages/test_admission_": "admission",
+    "stages/test_audit_": "identity",
+    "stages/test_keys_": "identity",
+    "stages/test_ledger_": "ledger",
+    "stages/test_litellm_": "sidecar",
+    "stages/test_older_versions": "ledger",
+    "stages/test_own_provider": "sidecar",
+    "stages/test_refused_credentials": "identity",
+    "stages/test_remembered": "ledger",
+    "stages/test_response_cache": "sidecar",
+    "stages/test_sidecar_": "sidecar",
+    "stages/test_stack_": "stack",
+    "stages/test_tracing_": "telemetry",
+    "flow/": "flow",  # a whole stack
+    "test_shape": "shape",
+}
+FAST = ("unit/", "stages/connections/", "contract/test_every_", "contract/test_generate_", "test_shape")
+SERVICES = {"postgres_url", "limits_redis_url", "cache_redis_url", "stage", "sidecar", "house_parts"}
+
+
+def register(config: pytest.Config) -> None:
+    """Make the marks known."""
+    for stage in sorted({*STAGES.values()}):
+        config.addinivalue_line("markers", f"{stage}: set by tests/selection.py from the file's place")
+    config.addinivalue_line("markers", "fast: needs neither LiteLLM nor Postgres nor Valkey; set likewise")
+
+
+def mark(item: pytest.Item) -> None:
+    """Give a test the marks of its place."""
+    place = PurePosixPath(item.path.relative_to(TESTS)).as_posix()
+    longest = max((start for start in STAGES if place.startswith(start)), key=len)
+    item.add_marker(STAGES[longest])
+    fixtures: list[str] = getattr(item, "fixturenames", [])
+    if place.startswith(FAST) and not SERVICES & set(fixtures):
+        item.add_marker("fast")
