@@ -108,7 +108,7 @@ class Gateway:
         self.admission = Admission(
             settings,
             prices=self._known,
-            spent=Spent(usage_of, self.ledger) if usage_of else None,
+            spent=Spent(self._pool, self.ledger) if self._pool else None,
             rules=keys,
             renew=keys.renew if keys else None,
             observed=self._store_asked,

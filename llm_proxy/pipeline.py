@@ -57,6 +57,7 @@ async def relay(
     lease = await stages.admission.admit(caller, call, exchange.request_id)
     try:
         exchange.catalog = stages.upstream.catalog
+        exchange.would_refuse = lease.would_refuse
         stages.ledger.opened(exchange, caller, call)
         if stages.witnesses is not None:
             stages.witnesses.opened(exchange, caller)
@@ -77,7 +78,7 @@ async def relay(
     finally:
         exchange.interrupted(watch.why, unsent=watch.unsent)
         record = exchange.record(caller, call)
-        lease.settle(*exchange.used(call))
+        lease.settle(*exchange.used(call), record.provider)
         if record.outcome == "ok" and record.completion_tokens is not None and record.cache != "hit":
             stages.admission.answered(call, record.completion_tokens)
         stages.ledger.post(record, exchange.overhead_ms(), exchange.served)

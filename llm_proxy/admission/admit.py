@@ -74,13 +74,14 @@ class AdmissionState:
 
 
 class Decision(NamedTuple):
-    """What was asked, what the answer was, and the refusal in it."""
+    """What was asked, what the answer was, the refusal in it, and what only watched and would refuse."""
 
     ask: Ask
     answer: Answer
     state: State
     taken: tuple[Taken, ...] = ()
     refused: Refused | None = None
+    would_refuse: str | None = None
 
 
 class Admission:
@@ -105,7 +106,7 @@ class Admission:
         self._clock_skew_ms = 0
         self._watch = Watch(Defaults.of(settings), rules)
         self.permit = Permit(self._watch, prices, settings.default_models)
-        self._asking = Asking(self._watch, prices, self._now_ms)
+        self._asking = Asking(self._watch, prices, self._now_ms, lambda: self._store.one_slot)
         patience_s = settings.store_timeout_ms / 1000
         self._desk = Desk(self._store, replica, patience_s)
         self._outage = Outage(patience_s)
@@ -121,6 +122,8 @@ class Admission:
             log.warning("no limits store configured: limits hold per process")
         await self._store.start()
         await self._watch.start()
+        if self._settings.environment == "production" and not self._watch.policies.caps_money:
+            log.warning("no budget of scope `global`: nothing bounds what all callers together may spend")
         await self._desk.start()
         await self._outage.start()
         await self._pulse.start()
@@ -155,7 +158,7 @@ class Admission:
         if decision.refused is not None:
             raise decision.refused
         told = headers(decision.ask.plan, decision.ask.wants, decision.answer, decision.state)
-        return Lease(told, decision.taken, self._living)
+        return Lease(told, decision.taken, self._living, decision.would_refuse)
 
     def answered(self, call: Call, completion_tokens: int) -> None:
         """A call has its whole answer: others of its model group are expected to be alike."""
@@ -241,9 +244,20 @@ class Admission:
             return self._refused(ask, answer)
         if ask.take and self._shared:
             self._outage.admitted(ask.plan)
-        if ask.take and ask.plan.watches:
-            self._shadowed += any(one.over for one in standings(ask.plan, ask.wants, answer))
-        return Decision(ask, answer, self._mode, (self._taken(ask, answer),))
+        taken = (self._taken(ask, answer),)
+        return Decision(ask, answer, self._mode, taken, would_refuse=self._watched(ask, answer))
+
+    def _watched(self, ask: Ask, answer: Answer) -> str | None:
+        """The checks that only watched and would have refused; their budgets not known yet are rebuilt."""
+        if not ask.take or not ask.plan.watches:
+            return None
+        found = [one for one in standings(ask.plan, ask.wants, answer) if not one.check.enforced]
+        for one in found:
+            if one.used is None:
+                self._rebuilding.begin(one.check, ask.plan.tag)
+        refusing = dict.fromkeys(f"{one.check.scope}:{one.check.kind}" for one in found if one.over)
+        self._shadowed += bool(refusing)
+        return ",".join(refusing) or None
 
     def _taken(self, ask: Ask, answer: Answer) -> Taken:
         return Taken(ask.plan, ask.wants, answer, ask.lease, self._store, self._desk)
@@ -257,7 +271,8 @@ class Admission:
         local, answer, state = await self._outage.admit(ask)
         if answer.status == REFUSED:
             return self._refused(local, answer, state)
-        return Decision(local, answer, state, self._outage.taken(ask, local, answer, self._store, self._desk))
+        taken = self._outage.taken(ask, local, answer, self._store, self._desk)
+        return Decision(local, answer, state, taken, would_refuse=self._watched(local, answer))
 
     async def _rebuild(self, ask: Ask, answer: Answer) -> Decision | None:
         """Rebuild missing budgets; a decision when that cannot be done, None to ask again."""

@@ -30,7 +30,15 @@ class Prices(Protocol):
         ...
 
     def resolved(self, name: str) -> str:
-        """The group an alias stands for; any other name as it is."""
+        """As in `Served`."""
+        ...
+
+    def providers(self, group: str) -> tuple[str, ...]:
+        """As in `Served`."""
+        ...
+
+    def fallback_providers(self, group: str) -> tuple[str, ...]:
+        """As in `Served`."""
         ...
 
     def price(self, group: str) -> Price | None:
@@ -41,8 +49,16 @@ class Prices(Protocol):
 class Asking:
     """Makes asks, and keeps the plans they need."""
 
-    def __init__(self, watch: Watch, prices: Prices | None, clock_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        watch: Watch,
+        prices: Prices | None,
+        clock_ms: Callable[[], int],
+        one_slot: Callable[[], bool],
+    ) -> None:
+        """`one_slot` says whether the store reaches counters of one hash tag alone together."""
         self._watch = watch
+        self._one_slot = one_slot
         self._prices = prices
         self._clock_ms = clock_ms
         self.lengths = estimate.AnswerLengths()
@@ -80,7 +96,9 @@ class Asking:
         key = (caller.key_id, caller.revocation_epoch, caller.tenant, caller.agent, caller.user, group)
         plan = self._plans.get(key)
         if plan is None or plan.until_ms <= now_ms:
-            plan = self._plans[key] = policies.plan(caller, group, now_ms)
+            plan = self._plans[key] = policies.plan(
+                caller, group, now_ms, self._prices, one_slot=self._one_slot()
+            )
         return plan
 
 

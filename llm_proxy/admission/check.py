@@ -1,7 +1,8 @@
 """The nouns of admission: one check of one scope, a plan of them, what a store is asked and answers.
 
-Pure. Invariants: every key of a plan carries the tenant's hash tag, so one script reaches them all, in a
-Redis Cluster too; the part of a key that names a subject is quoted, so no name can forge another's key.
+Pure. Invariants: one script reaches every key of a plan, in a Redis Cluster too: they carry the tenant's hash
+tag, or, once a rule counts the calls of several tenants, one tag for all; the part of a key that names a
+subject is quoted, so no name can forge another's key.
 Units: requests, tokens, places or nano-dollars by the check's kind; integer milliseconds.
 """
 
@@ -12,6 +13,7 @@ from typing import Literal, NamedTuple
 from urllib.parse import quote
 
 from llm_proxy.identity.caller import OnStoreFailure, Period, ScopeKind
+from llm_proxy.identity.rules import ANY
 
 Kind = Literal["requests", "tokens", "parallel", "budget"]
 
@@ -34,6 +36,7 @@ class Check:
         since: Begin of the budget's period.
         expires_ms: End of the budget's period since 1970; 0 for never.
         zone: The time zone (IANA) of the budget's period.
+        spent_on: The model group whose calls count; `*` for those of all.
     """
 
     kind: Kind
@@ -49,6 +52,12 @@ class Check:
     since: datetime | None = None
     expires_ms: int = 0
     zone: str = "UTC"
+    spent_on: str = ANY
+
+    @property
+    def of_all(self) -> bool:
+        """Whether it counts the calls of several tenants, whose figures are no caller's business."""
+        return self.scope in {"global", "provider"}
 
     @property
     def code(self) -> str:
@@ -68,12 +77,15 @@ class Plan:
         watches: Some check only watches.
         kinds: The kinds of its checks.
         windows: Its enforced windows, which callers are told of, each with its place among the checks.
+        elsewhere: Tokens and money of providers that serve such a call only as a fallback: they refuse
+            nothing here, and count what they serve.
     """
 
     tenant: str
     tag: str
     checks: tuple[Check, ...]
     until_ms: int
+    elsewhere: tuple[Check, ...] = ()
     keys: tuple[str, ...] = field(init=False)
     counts_only_requests: bool = field(init=False)
     watches: bool = field(init=False)
@@ -83,13 +95,15 @@ class Plan:
     def __post_init__(self) -> None:
         """Work out, once, what every call asks of it."""
         only_requests = all(check.kind in {"requests", "parallel"} for check in self.checks)
-        object.__setattr__(self, "keys", (epoch_key(self.tenant), *(check.key for check in self.checks)))
+        object.__setattr__(
+            self, "keys", (epoch_key(self.tenant, self.tag), *(check.key for check in self.checks))
+        )
         object.__setattr__(self, "counts_only_requests", only_requests)
         object.__setattr__(self, "kinds", frozenset(check.kind for check in self.checks))
         windows = [
             (at, check)
             for at, check in enumerate(self.checks)
-            if check.enforced and check.kind in {"requests", "tokens"}
+            if check.enforced and check.kind in {"requests", "tokens"} and not check.of_all
         ]
         object.__setattr__(self, "windows", tuple(windows))
         object.__setattr__(self, "watches", not all(check.enforced for check in self.checks))
@@ -155,13 +169,19 @@ class Answer(NamedTuple):
     kept: tuple[int, ...] = ()
 
 
+ONE_TAG = "{**}"
+"""The hash tag of what counts the calls of several tenants; no tenant can have it."""
+
+
 def tag(tenant: str | None) -> str:
     """The hash tag of a tenant; requests without one share a tag no tenant can have."""
     return "{" + (quoted(tenant) if tenant else "*") + "}"
 
 
-def epoch_key(tenant: str | None) -> str:
-    """Where a tenant's epoch stands."""
+def epoch_key(tenant: str | None, hash_tag: str | None = None) -> str:
+    """Where a tenant's epoch stands, among the keys of a hash tag: its own, or the one for all."""
+    if hash_tag == ONE_TAG:
+        return f"lp:{ONE_TAG}:epoch:{tag(tenant)[1:-1]}"
     return f"lp:{tag(tenant)}:epoch"
 
 

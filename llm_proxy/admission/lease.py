@@ -26,17 +26,39 @@ class Taken:
     store: Store
     desk: Desk
 
-    def entries(self, tokens: int | None, cost_nano_usd: int | None) -> Iterator[Entry]:
-        """The settlement; None means nobody knows."""
+    def entries(
+        self, tokens: int | None, cost_nano_usd: int | None, provider: str | None = None
+    ) -> Iterator[Entry]:
+        """The settlement; None means nobody knows.
+
+        Args:
+            tokens: What the call used.
+            cost_nano_usd: What it cost.
+            provider: Who served it: no other provider's counters keep anything.
+        """
         second = self.answer.now_ms // 1000
-        for check, want in zip(self.plan.checks, self.wants, strict=True):
-            if check.kind == "tokens" and tokens is not None and tokens != want:
-                yield Entry("tokens", check.key, second, tokens - want)
+        for check, want, used in zip(self.plan.checks, self.wants, self.answer.used, strict=True):
+            idle = check.scope == "provider" and provider is not None and check.spent_by != provider
+            if check.kind == "tokens":
+                counted = 0 if idle else tokens
+                took = used + want <= check.limit  # else it only watched, and would have refused
+                if took and counted is not None and counted != want:
+                    yield Entry("tokens", check.key, second, counted - want)
             elif check.kind == "budget":
-                cost = want if cost_nano_usd is None else cost_nano_usd
+                cost = 0 if idle else want if cost_nano_usd is None else cost_nano_usd
                 yield Entry("budget", check.key, amount=cost, lease=self.lease)
             elif check.kind == "parallel":
                 yield Entry("parallel", check.key, lease=self.lease)
+        if provider is not None and self.plan.elsewhere:
+            yield from self._elsewhere(tokens or 0, cost_nano_usd or 0, provider)
+
+    def _elsewhere(self, tokens: int, cost_nano_usd: int, provider: str) -> Iterator[Entry]:
+        """What a provider counts that served the call as a fallback."""
+        for check in self.plan.elsewhere:
+            if check.spent_by == provider and check.kind == "tokens":
+                yield Entry("tokens", check.key, self.answer.now_ms // 1000, tokens)
+            elif check.spent_by == provider:
+                yield Entry("budget", check.key, amount=cost_nano_usd, lease=self.lease)
 
     def held(self) -> Iterator[Entry]:
         """The parallel places and the money held, as they are kept."""
@@ -76,12 +98,16 @@ class Lease:
 
     Attributes:
         headers: Where the caller stands, for the response.
+        would_refuse: The checks that only watched and would have refused, as `scope:kind`; None for none.
     """
 
-    __slots__ = ("_living", "_noted", "_open", "_taken", "headers")
+    __slots__ = ("_living", "_noted", "_open", "_taken", "headers", "would_refuse")
 
-    def __init__(self, headers: Raw, taken: tuple[Taken, ...], living: Living) -> None:
+    def __init__(
+        self, headers: Raw, taken: tuple[Taken, ...], living: Living, would_refuse: str | None = None
+    ) -> None:
         self.headers = headers
+        self.would_refuse = would_refuse
         self._taken = taken
         self._living = living
         self._open = True
@@ -89,14 +115,17 @@ class Lease:
         if taken:
             living.began(taken[0])
 
-    def settle(self, tokens: int | None, cost_nano_usd: int | None) -> None:
-        """Replace what was reserved by the truth, as far as it is known, and give the place back."""
+    def settle(self, tokens: int | None, cost_nano_usd: int | None, provider: str | None = None) -> None:
+        """Replace what was reserved by the truth, as far as it is known, and give the place back.
+
+        `provider` is who served; None when nobody did, or nobody knows.
+        """
         if not self._open:
             return
         self._open = False
         for taken in self._taken:
             self._living.ended(taken)
-            entries = [*taken.entries(tokens, cost_nano_usd)]
+            entries = [*taken.entries(tokens, cost_nano_usd, provider)]
             if entries:
                 self._noted.append((taken.desk, taken.desk.note(taken.plan.tag, entries)))
 

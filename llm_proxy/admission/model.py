@@ -237,7 +237,7 @@ class Model:
         fits = used + want <= check.limit
         if check.kind == "requests" and fits:
             self.windows.setdefault(check.key, deque()).append(now_ms)
-        elif check.kind == "tokens":
+        elif check.kind == "tokens" and fits:
             self.buckets.setdefault(check.key, Buckets()).take(want, now_ms)
         elif check.kind == "parallel" and fits:
             self.places.setdefault(check.key, {})[ask.lease] = now_ms + ask.ttl_ms

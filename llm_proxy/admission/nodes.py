@@ -44,6 +44,11 @@ class Nodes:
         return all(wire.answering for wire in self.all)
 
     @property
+    def many(self) -> bool:
+        """Whether the store is a Redis Cluster, as far as it has told."""
+        return self._slots is not None
+
+    @property
     def all(self) -> tuple[Wire, ...]:
         """A connection to each node that has keys."""
         return (self._first,) if self._slots is None else tuple(self._by_address.values())

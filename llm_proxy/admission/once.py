@@ -8,7 +8,7 @@ import ssl
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 
-from llm_proxy.admission.check import epoch_key
+from llm_proxy.admission.check import ONE_TAG, epoch_key
 from llm_proxy.admission.store import SharedStore, Store
 from llm_proxy.admission.wire import StoreAway
 from llm_proxy.identity import ANY
@@ -49,6 +49,7 @@ async def raise_all(store: Store, epochs: Mapping[str, int]) -> None:
     for tenant, epoch in epochs.items():
         if tenant != ANY:
             await store.raise_epoch(epoch_key(tenant), epoch)
+            await store.raise_epoch(epoch_key(tenant, ONE_TAG), epoch)
 
 
 @asynccontextmanager

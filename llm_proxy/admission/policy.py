@@ -1,23 +1,46 @@
 """Which limits and budgets cover a call: the rules, laid over each other.
 
 Pure. Invariants: all scopes that match are checked; a specific value replaces only the default of its own
-scope, field by field; nothing more general ever loosens or tightens another scope.
+scope, field by field; nothing more general ever loosens or tightens another scope. Rules that enforce and
+rules that only watch are laid over each other apart and counted apart, so neither changes the other.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from itertools import product
+from functools import reduce
+from typing import Protocol
 
 from llm_proxy.admission import budget as money
-from llm_proxy.admission.check import Check, Kind, Plan, quoted, tag
+from llm_proxy.admission.check import ONE_TAG, Check, Kind, Plan, quoted, tag
 from llm_proxy.identity import Caller, Limits
 from llm_proxy.identity.caller import Mode, OnStoreFailure, ScopeKind
 from llm_proxy.identity.rules import ANY, Rule, Rulebook
 from llm_proxy.settings import Settings
+from llm_proxy.wildcards import covers
 
 _LIMITS: tuple[tuple[str, Kind], ...] = (("rpm", "requests"), ("tpm", "tokens"), ("parallel", "parallel"))
 _KEY_LETTER = {"requests": "r", "tokens": "t", "parallel": "p", "budget": "m"}
 """Budgets were counted under `b` by versions that kept reservations in what was spent."""
+_LAYERS: tuple[Mode, ...] = ("enforce", "shadow")
+_OF_ALL: frozenset[ScopeKind] = frozenset({"global", "provider"})
+CATALOGUE_MS = 5_000
+"""So long a plan is kept that depends on what the sidecar serves: aliases may come to mean another group."""
+
+
+class Served(Protocol):
+    """What the sidecar serves, as far as rules name it."""
+
+    def resolved(self, name: str) -> str:
+        """The group an alias stands for; any other name as it is."""
+        ...
+
+    def providers(self, group: str) -> tuple[str, ...]:
+        """The providers of a group's deployments."""
+        ...
+
+    def fallback_providers(self, group: str) -> tuple[str, ...]:
+        """The providers of the groups a call may fall back to."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,63 +71,65 @@ class Policies:
 
     defaults: Defaults = Defaults()
     book: Rulebook = field(default_factory=Rulebook)
-    rules: Mapping[tuple[str, str, str, str], Rule] = field(
-        default_factory=dict[tuple[str, str, str, str], Rule]
+    rules: Mapping[tuple[ScopeKind, str, str], tuple[Rule, ...]] = field(
+        default_factory=dict[tuple[ScopeKind, str, str], tuple[Rule, ...]]
     )
+    """By scope, tenant and subject: the rules for every model or some."""
+    asks_served: bool = False
+    """What a rule covers depends on what the sidecar serves."""
+    spans_tenants: bool = False
+    """Some rule counts the calls of several tenants."""
 
     @classmethod
     def of(cls, defaults: Defaults, book: Rulebook) -> "Policies":
         """The policies of a rulebook."""
-        rules: dict[tuple[str, str, str, str], Rule] = {
-            (rule.scope, rule.tenant, rule.subject, rule.group): rule for rule in book.rules
-        }
-        return cls(defaults, book, rules)
+        rules: dict[tuple[ScopeKind, str, str], tuple[Rule, ...]] = {}
+        for rule in book.rules:
+            place = rule.scope, rule.tenant, rule.subject
+            rules[place] = (*rules.get(place, ()), rule)
+        scopes = {rule.scope for rule in book.rules}
+        asks_served = "provider" in scopes or any(rule.group != ANY for rule in book.rules)
+        return cls(defaults, book, rules, asks_served, not scopes.isdisjoint(_OF_ALL))
 
-    def plan(self, caller: Caller, group: str, now_ms: int) -> Plan:
-        """Every check that covers this caller at this model group."""
-        checks = [check for scope in _scopes(caller, group) for check in self._checks(scope, caller, now_ms)]
-        ends = [one.expires_ms for one in checks if one.expires_ms]
+    @property
+    def caps_money(self) -> bool:
+        """Whether what all callers together may spend is bounded."""
+        mode = self.defaults.budgets_mode
+        return any(
+            rule.scope == "global" and rule.budgets and (rule.mode or mode) == "enforce"
+            for rule in self.book.rules
+        )
+
+    def plan(
+        self, caller: Caller, group: str, now_ms: int, served: Served | None = None, *, one_slot: bool = False
+    ) -> Plan:
+        """Every check that covers this caller at this model group.
+
+        Args:
+            caller: Who calls.
+            group: The model group; empty for none.
+            now_ms: When.
+            served: What the sidecar serves; None while nobody knows.
+            one_slot: Counters of different hash tags cannot be reached together.
+        """
+        hash_tag = ONE_TAG if one_slot and self.spans_tenants else tag(caller.tenant)
+        laying = _Laying(self, caller, now_ms, served, hash_tag)
+        scopes, elsewhere = [*_scopes(caller, group)], list[Check]()
+        if self.spans_tenants:
+            scopes.append(_Scope("global", ANY))
+            own, others = _providers(group, served)
+            scopes += [_Scope("provider", name) for name in own]
+            elsewhere = [check for name in others for check in laying.checks(_Scope("provider", name))]
+        checks = tuple(check for scope in scopes for check in laying.checks(scope))
+        ends = [one.expires_ms for one in (*checks, *elsewhere) if one.expires_ms]
         until_ms = min([money.next_day_ms(now_ms), *ends])
-        return Plan(caller.tenant or "", tag(caller.tenant), tuple(checks), until_ms)
-
-    def rule(self, scope: ScopeKind, tenant: str, subject: str, group: str) -> Rule:
-        """The rules that match, laid over each other, the most specific first."""
-        merged = Rule(scope)
-        if scope == "agent":
-            merged = replace(merged, limits=Limits(rpm=self.defaults.agent_rpm))
-        places = product(_or_any(group), _or_any(subject), _or_any(tenant))
-        for at_group, at_subject, at_tenant in reversed(list(places)):
-            found = self.rules.get((scope, at_tenant, at_subject, at_group))
-            merged = _over(found, merged) if found else merged
-        return merged
-
-    def _checks(self, at: "_Scope", caller: Caller, now_ms: int) -> Iterator[Check]:
-        rule = self.rule(at.kind, caller.tenant or "", at.subject, at.group)
-        if at.kind == "key":
-            rule = _over(Rule("key", limits=caller.limits, budgets=caller.budgets), rule)
-        yield from self._limits(at, rule, caller)
-        mode = rule.mode or self.defaults.budgets_mode
-        # A virtual key has one tenant, and takes what it spent along to another; other names mean
-        # somebody else in another tenant, and an internal secret spends for each apart.
-        spent_in = None if at.kind == "key" and caller.kind == "virtual" else caller.tenant or ""
-        for one in rule.budgets if mode != "off" else ():
-            key = f"{at.key(caller, 'budget')}:{one.period}:{money.stamp(one, now_ms)}"
-            began, ends_ms = money.began(one, now_ms), money.ends_ms(one, now_ms)
-            yield Check(
-                "budget", at.kind, at.label, key,
-                one.limit_nano_usd, mode == "enforce",
-                rule.on_store_failure or self.defaults.budgets_on_store_failure,
-                at.subject, spent_in, one.period, began, ends_ms, one.zone,
-            )  # fmt: skip
-
-    def _limits(self, at: "_Scope", rule: Rule, caller: Caller) -> Iterator[Check]:
-        mode = rule.mode or self.defaults.limits_mode
-        failing = rule.on_store_failure or self.defaults.limits_on_store_failure
-        for name, kind in _LIMITS if mode != "off" else ():
-            limit: int | None = getattr(rule.limits, name)
-            if limit:
-                key = at.key(caller, kind)
-                yield Check(kind, at.kind, at.label, key, limit, mode == "enforce", failing)
+        return Plan(
+            caller.tenant or "",
+            hash_tag,
+            checks,
+            min(until_ms, now_ms + CATALOGUE_MS) if self.asks_served else until_ms,
+            tuple(one for one in elsewhere if one.kind in {"tokens", "budget"}),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +140,90 @@ class _Scope:
 
     @property
     def label(self) -> str:
+        if self.kind == "global":
+            return "all callers together"
         names = {"user_model": "user", "tenant_group": "tenant"}
         label = f"{names.get(self.kind, self.kind)} {self.subject}"
         return label if self.group == ANY else f"{label} at {self.group}"
 
-    def key(self, caller: Caller, kind: Kind) -> str:
-        names = f"{self.kind}:{quoted(self.subject)}:{quoted(self.group)}"
-        return f"lp:{tag(caller.tenant)}:{_KEY_LETTER[kind]}:{names}"
+
+@dataclass(frozen=True, slots=True)
+class _Laying:
+    """The rules that cover one caller, laid over each other."""
+
+    policies: Policies
+    caller: Caller
+    now_ms: int
+    served: Served | None
+    hash_tag: str
+
+    def checks(self, at: _Scope) -> Iterator[Check]:
+        """The checks of a scope: those that refuse, then those that only watch."""
+        rules, defaults = self._rules(at), self.policies.defaults
+        for layer in _LAYERS:
+            limits = (one for one in rules if (one.mode or defaults.limits_mode) == layer)
+            yield from self._limits(at, reduce(_over, limits, Rule(at.kind)), layer)
+            budgets = (one for one in rules if (one.mode or defaults.budgets_mode) == layer)
+            yield from self._budgets(at, reduce(_over, budgets, Rule(at.kind)), layer)
+
+    def _rules(self, at: _Scope) -> list[Rule]:
+        """The rules of a scope, the most specific last."""
+        found = [
+            rule
+            for tenant in (self.caller.tenant or "", ANY)
+            for subject in ((ANY,) if at.subject == ANY else (at.subject, ANY))
+            for rule in self.policies.rules.get((at.kind, tenant, subject), ())
+            if covers(rule.group, at.group) or (self.served and self.served.resolved(rule.group) == at.group)
+        ]
+        found.sort(key=lambda rule: (_narrowness(rule.group), rule.subject != ANY, rule.tenant != ANY))
+        if at.kind == "agent":
+            found.insert(0, Rule("agent", limits=Limits(rpm=self.policies.defaults.agent_rpm)))
+        elif at.kind == "key":
+            found.append(Rule("key", limits=self.caller.limits, budgets=self.caller.budgets))
+        return found
+
+    def _limits(self, at: _Scope, rule: Rule, layer: Mode) -> Iterator[Check]:
+        failing = rule.on_store_failure or self.policies.defaults.limits_on_store_failure
+        for name, kind in _LIMITS:
+            limit: int | None = getattr(rule.limits, name)
+            if limit:
+                key = self._key(at, kind, layer)
+                yield Check(kind, at.kind, at.label, key, limit, layer == "enforce", failing, at.subject)
+
+    def _budgets(self, at: _Scope, rule: Rule, layer: Mode) -> Iterator[Check]:
+        for one in rule.budgets:
+            yield Check(
+                "budget",
+                at.kind,
+                at.label,
+                f"{self._key(at, 'budget', layer)}:{one.period}:{money.stamp(one, self.now_ms)}",
+                one.limit_nano_usd,
+                layer == "enforce",
+                rule.on_store_failure or self.policies.defaults.budgets_on_store_failure,
+                at.subject,
+                self._spent_in(at),
+                one.period,
+                money.began(one, self.now_ms),
+                money.ends_ms(one, self.now_ms),
+                one.zone,
+                at.group,
+            )
+
+    def _spent_in(self, at: _Scope) -> str | None:
+        """In which tenant calls count; None for all."""
+        # A virtual key has one tenant, and takes what it spent along to another; other names mean
+        # somebody else in another tenant, and an internal secret spends for each apart.
+        if at.kind in _OF_ALL or (at.kind == "key" and self.caller.kind == "virtual"):
+            return None
+        return self.caller.tenant or ""
+
+    def _key(self, at: _Scope, kind: Kind, layer: Mode) -> str:
+        letter = _KEY_LETTER[kind] if layer == "enforce" else f"s{_KEY_LETTER[kind]}"
+        names = f"{letter}:{at.kind}:{quoted(at.subject)}:{quoted(at.group)}"
+        if at.kind in _OF_ALL:
+            return f"lp:{ONE_TAG}:{names}"
+        own = tag(self.caller.tenant)
+        return f"lp:{own}:{names}" if self.hash_tag == own else f"lp:{self.hash_tag}:{own[1:-1]}:{names}"
 
 
 def _scopes(caller: Caller, group: str) -> Iterator[_Scope]:
@@ -136,20 +238,23 @@ def _scopes(caller: Caller, group: str) -> Iterator[_Scope]:
         yield _Scope("user_model", caller.user, group)
 
 
-def _or_any(name: str) -> tuple[str, ...]:
-    return (ANY,) if name == ANY else (name, ANY)
+def _providers(group: str, served: Served | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The providers of a group, and others that may serve its calls as a fallback."""
+    own = served.providers(group) if served is not None and group else ()
+    others = served.fallback_providers(group) if served is not None and group else ()
+    return own, tuple(name for name in others if name not in own)
 
 
-def _over(upper: Rule, lower: Rule) -> Rule:
+def _narrowness(group: str) -> tuple[bool, int]:
+    """The order of model names in rules: wildcards before names, the shorter first."""
+    return "*" not in group, len(group)
+
+
+def _over(lower: Rule, upper: Rule) -> Rule:
     """What the upper rule says, and the lower one where it is silent."""
     said = {one.name: getattr(upper.limits, one.name) for one in fields(Limits)}
     limits = replace(lower.limits, **{name: value for name, value in said.items() if value is not None})
     periods = {one.period for one in upper.budgets}
     budgets = (*upper.budgets, *(one for one in lower.budgets if one.period not in periods))
-    return replace(
-        lower,
-        limits=limits,
-        budgets=budgets,
-        mode=upper.mode or lower.mode,
-        on_store_failure=upper.on_store_failure or lower.on_store_failure,
-    )
+    failing = upper.on_store_failure or lower.on_store_failure
+    return replace(lower, limits=limits, budgets=budgets, on_store_failure=failing)

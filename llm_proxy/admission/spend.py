@@ -5,6 +5,7 @@ of those anew, and each settles by what it cost.
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Protocol
@@ -12,7 +13,12 @@ from typing import Protocol
 from llm_proxy.admission.check import Check
 from llm_proxy.admission.model import Counter
 from llm_proxy.admission.store import Store
+from llm_proxy.admission.wire import StoreAway
+from llm_proxy.background import spawn
+from llm_proxy.errors import Refused
 from llm_proxy.identity.caller import ScopeKind
+
+log = logging.getLogger(__name__)
 
 GRACE_MS = 86_400_000
 """A counter outlives its period by a day, for calls that settle after midnight."""
@@ -27,8 +33,17 @@ class Spent(Protocol):
         spender: str,
         period_start: datetime,
         tenant: str | None,
+        group: str,
     ) -> int | None:
-        """Nano-dollars spent since then, in one tenant or (None) in all; None when nobody knows."""
+        """Nano-dollars spent since then; None when nobody knows.
+
+        Args:
+            scope: What spent.
+            spender: Its id.
+            period_start: Since when.
+            tenant: Only what it spent in this one (empty for calls without one); None for all.
+            group: Only what it spent on this model group; `*` for all.
+        """
         ...
 
 
@@ -41,6 +56,7 @@ class Rebuilding:
         self._store = store
         self._spent = spent
         self._running: dict[str, asyncio.Task[bool]] = {}
+        self._begun: set[asyncio.Task[None]] = set()
 
     async def rebuild(self, check: Check, tag: str) -> bool:
         """Give a budget its counter; False when nobody knows what was spent. Raises `StoreAway`."""
@@ -50,10 +66,24 @@ class Rebuilding:
             task.add_done_callback(lambda _: self._running.pop(check.key, None))
         return await asyncio.shield(task)
 
+    def begin(self, check: Check, tag: str) -> None:
+        """Rebuild a budget nobody waits for, if that can be done now."""
+        task = spawn("budget-watched", self._attempt(check, tag))
+        self._begun.add(task)
+        task.add_done_callback(self._begun.discard)
+
+    async def _attempt(self, check: Check, tag: str) -> None:
+        try:
+            await self.rebuild(check, tag)
+        except (StoreAway, Refused, OSError, TimeoutError):
+            log.warning("budget not rebuilt")
+
     async def _rebuild(self, check: Check, tag: str) -> bool:
         if self._spent is None or check.since is None:
             return False
-        spent = await self._spent.spent_nano_usd(check.scope, check.spent_by, check.since, check.spent_in)
+        spent = await self._spent.spent_nano_usd(
+            check.scope, check.spent_by, check.since, check.spent_in, check.spent_on
+        )
         if spent is None:
             return False
         expires_ms = check.expires_ms + GRACE_MS if check.expires_ms else 0

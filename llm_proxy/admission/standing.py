@@ -143,6 +143,8 @@ def refusal(ask: Ask, answer: Answer, state: State) -> Refused:
 
 def _message(worst: Standing) -> str:
     check = worst.check
+    if check.of_all:
+        return f"A limit that holds for {check.subject} is reached. Try again in {duration(worst.wait_ms)}."
     if check.kind == "parallel":
         return f"Too many requests at once for {check.subject}: {check.limit} may run in parallel."
     asked = f", requested {worst.want}" if check.kind == "tokens" else ""
@@ -153,6 +155,9 @@ def _message(worst: Standing) -> str:
 def _money(worst: Standing, estimate: Estimate, whose: str) -> str:
     """Why a budget refuses: what is needed, what is left, where the rest is, and when it begins anew."""
     check, spent, per = worst.check, worst.used or 0, _PER[worst.check.period or "total"]
+    state = "is used up" if worst.spent else "is held by calls that run"
+    if check.of_all:
+        return f"The budget of {whose} {state}."
     if not check.limit:
         return f"The budget of {whose} is {dollars(0)}{per}: nothing may be spent."
     answer = f", answer up to {estimate.answer_tokens:,} tokens" if estimate.answer_tokens else ""
@@ -166,7 +171,6 @@ def _money(worst: Standing, estimate: Estimate, whose: str) -> str:
     left = f"{dollars(worst.remaining)} of {dollars(check.limit)}{per} is left: {', '.join(rest)}"
     resets = _resets(check)
     ends = f"; resets {resets:%Y-%m-%d %H:%M} {check.zone}" if resets else ""
-    state = "is used up" if worst.spent else "is held by calls that run"
     return f"The budget of {whose} {state}. This call {needs}; {left}{ends}."
 
 

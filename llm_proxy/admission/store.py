@@ -33,6 +33,11 @@ class Store(Protocol):
         """Whether it can be asked now."""
         ...
 
+    @property
+    def one_slot(self) -> bool:
+        """Whether a script reaches counters of one hash tag alone."""
+        ...
+
     async def start(self) -> None:
         """Get ready; never fails."""
         ...
@@ -81,6 +86,11 @@ class ProcessStore:
     def answering(self) -> bool:
         """Always."""
         return True
+
+    @property
+    def one_slot(self) -> bool:
+        """It reaches all."""
+        return False
 
     async def start(self) -> None:
         """Nothing to do."""
@@ -134,6 +144,11 @@ class SharedStore:
     def answering(self) -> bool:
         """Whether it can be asked now."""
         return self.nodes.answering
+
+    @property
+    def one_slot(self) -> bool:
+        """In a Redis Cluster."""
+        return self.nodes.many
 
     async def start(self) -> None:
         """Connect, or keep trying in the background."""

@@ -21,7 +21,15 @@ from llm_proxy.errors import StoreUnavailable
 from llm_proxy.identity import Actor, Deed, Registry, Rulings
 from llm_proxy.identity.caller import Mode, OnStoreFailure, Period, ScopeKind
 from llm_proxy.identity.rules import KillKind
-from llm_proxy.identity.spoken import MOST, key_document, kill_from, rule_document, rule_from, spec_from
+from llm_proxy.identity.spoken import (
+    MOST,
+    key_document,
+    kill_from,
+    rule_document,
+    rule_from,
+    rule_named,
+    spec_from,
+)
 
 Json = dict[str, Any]
 Kept = TypeVar("Kept", Registry, Rulings)
@@ -238,7 +246,7 @@ def _rules(doors: APIRouter, rulings: Rulings | None, office: _Office) -> None:
         subject: str | None = None,
         model: str | None = None,
     ) -> Json:
-        rule = rule_from({"scope": scope, "tenant": tenant, "subject": subject, "model": model})
+        rule = rule_named({"scope": scope, "tenant": tenant, "subject": subject, "model": model})
         await announce(await _there(rulings).drop_rule(rule, who))
         return {"dropped": True}
 

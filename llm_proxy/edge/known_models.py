@@ -92,6 +92,18 @@ class KnownModels:
         catalog = self._upstream.catalog
         return name if catalog is None else catalog.resolved(name)
 
+    def providers(self, group: str) -> tuple[str, ...]:
+        """The providers of a group's deployments."""
+        catalog = self._upstream.catalog
+        found = catalog.group(group) if catalog else None
+        return tuple(dict.fromkeys(one.provider for one in found.deployments)) if found else ()
+
+    def fallback_providers(self, group: str) -> tuple[str, ...]:
+        """The providers of the groups a call may fall back to."""
+        catalog = self._upstream.catalog
+        reached = (catalog.fallbacks(group) if catalog else None) or ()
+        return tuple(dict.fromkeys(name for one in reached for name in self.providers(one)))
+
     def price(self, group: str) -> Price | None:
         """The dearest price of a group; None when one is not known."""
         catalog = self._upstream.catalog

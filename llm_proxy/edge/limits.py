@@ -96,6 +96,8 @@ def _row(one: Standing) -> Json:
         "subject": check.subject,
         "enforced": check.enforced,
     }
+    if check.of_all:
+        return row | {"wait_ms": one.wait_ms, "would_refuse": one.over}
     if check.kind == "budget":
         return row | {
             "period": check.period,

@@ -172,7 +172,11 @@ async def _limits(standings: Awaitable[Iterable[Standing]]) -> Json | None:
         found = await standings
     except StoreUnavailable:
         return None  # what was used is known all the same
-    of_agent = [one for one in found if one.check.kind == "requests" and one.check.scope == "agent"]
+    of_agent = [
+        one
+        for one in found
+        if one.check.enforced and one.check.kind == "requests" and one.check.scope == "agent"
+    ]
     if not of_agent:
         return None
     tightest = min(of_agent, key=lambda one: one.remaining)

@@ -10,7 +10,7 @@ from typing import Literal
 
 Kind = Literal["internal", "virtual"]
 Period = Literal["day", "month", "total"]
-ScopeKind = Literal["key", "agent", "tenant", "user_model", "tenant_group"]
+ScopeKind = Literal["key", "agent", "tenant", "user_model", "tenant_group", "global", "provider"]
 Mode = Literal["enforce", "shadow", "off"]
 OnStoreFailure = Literal["deny", "local", "allow"]
 

@@ -8,6 +8,7 @@ Errors: `BadRequest` with the field in `param`.
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, date, datetime, time
 from decimal import Decimal, localcontext
 from typing import Any, TypeVar, cast, get_args
@@ -40,6 +41,17 @@ _SPEC = {
 }
 _RULE = {"scope", "tenant", "subject", "model", "budgets", "mode", "on_store_failure", *_LIMITS}
 _KILL = {"kind", "tenant", "subject", "reason"}
+_NAMING = ("tenant", "subject", "model")
+_NAMED_BY: dict[ScopeKind, tuple[str, ...]] = {
+    "key": ("tenant", "subject"),
+    "agent": ("tenant", "subject"),
+    "tenant": ("tenant",),
+    "user_model": ("tenant", "subject", "model"),
+    "tenant_group": ("tenant", "model"),
+    "global": (),
+    "provider": ("subject",),
+}
+"""The fields that say whom a rule of each scope is about."""
 Choice = TypeVar("Choice", bound=str)
 
 
@@ -67,22 +79,37 @@ def spec_from(document: Mapping[str, Any], before: KeySpec | None = None) -> Key
 
 def rule_from(document: Mapping[str, Any]) -> Rule:
     """The rule a document states."""
-    _known(document, _RULE)
-    scope = _choice(document, "scope", get_args(ScopeKind))
-    if scope is None:
-        raise BadRequest("A rule needs a scope.", param="scope")
-    tenant = _name(document, "tenant") or ANY
-    subject = tenant if scope in {"tenant", "tenant_group"} else _name(document, "subject") or ANY
-    return Rule(
-        scope=scope,
-        tenant=tenant,
-        subject=subject,
-        group=(_name(document, "model") or ANY) if scope in {"user_model", "tenant_group"} else ANY,
+    rule = replace(
+        rule_named(document),
         limits=_limits(document),
         budgets=_budgets(document),
         mode=_choice(document, "mode", get_args(Mode)),
         on_store_failure=_choice(document, "on_store_failure", get_args(OnStoreFailure)),
     )
+    names = {"tenant": rule.tenant, "subject": rule.subject if rule.scope != "key" else ANY}
+    for field, name in names.items():
+        if name != ANY and "*" in name:
+            raise BadRequest(f"Invalid '{field}': only models are named by wildcards.", param=field)
+    if rule.limits == Limits() and not rule.budgets and rule.on_store_failure is None:
+        raise BadRequest("A rule needs a limit or a budget.", param="mode" if rule.mode else "rpm")
+    return rule
+
+
+def rule_named(document: Mapping[str, Any]) -> Rule:
+    """Whom a document's rule is about, without what it says of them."""
+    _known(document, _RULE)
+    scope = _choice(document, "scope", get_args(ScopeKind))
+    if scope is None:
+        raise BadRequest("A rule needs a scope.", param="scope")
+    tenant, subject, model = (_name(document, field) or ANY for field in _NAMING)
+    if scope in {"tenant", "tenant_group"}:  # whose subject is the tenant: documents may repeat it
+        subject = ANY if subject == tenant else subject
+    usable = _NAMED_BY[scope]
+    for field, name in (("tenant", tenant), ("subject", subject), ("model", model)):
+        if name != ANY and field not in usable:
+            known = f"it is narrowed by {', '.join(usable)}" if usable else "it covers every call"
+            raise BadRequest(f"The scope '{scope}' has no '{field}': {known}.", param=field)
+    return Rule(scope, tenant, tenant if scope in {"tenant", "tenant_group"} else subject, model)
 
 
 def kill_from(document: Mapping[str, Any]) -> tuple[Kill, str]:
@@ -125,12 +152,12 @@ def key_document(record: KeyRecord) -> Json:
 
 
 def rule_document(rule: Rule) -> Json:
-    """A rule as a document."""
+    """A rule as a document; null where its scope has no such field."""
+    named = {"tenant": rule.tenant, "subject": rule.subject, "model": rule.group}
+    usable = _NAMED_BY[rule.scope]
     return {
         "scope": rule.scope,
-        "tenant": rule.tenant,
-        "subject": rule.subject,
-        "model": rule.group,
+        **{field: named[field] if field in usable else None for field in _NAMING},
         **limit_fields(rule.limits),
         "budgets": budget_fields(rule.budgets),
         "mode": rule.mode,

@@ -42,7 +42,7 @@ class Exchange:
     __slots__ = (
         "answer", "answered_at", "asked_at", "call", "caller", "catalog", "client_request_id",
         "content_tokens", "cut_short", "id_text", "outcome", "refused", "request_id", "served", "started",
-        "started_at", "status", "trace", "traceparent", "ttft_ms", "unsent", "usage",
+        "started_at", "status", "trace", "traceparent", "ttft_ms", "unsent", "usage", "would_refuse",
     )  # fmt: skip
 
     def __init__(self, request_id: UUID, client_request_id: str | None) -> None:
@@ -65,6 +65,7 @@ class Exchange:
         self.status = 0
         self.unsent = self.cut_short = False
         self.ttft_ms: float | None = None
+        self.would_refuse: str | None = None
         self.asked_at = self.answered_at = 0.0
 
     def elapsed_ms(self) -> float:
@@ -162,6 +163,7 @@ class Exchange:
             provider_message=self._provider_message(),
             run=caller.run,
             tags=",".join(caller.tags) or None,
+            would_refuse=self.would_refuse,
         )
 
     def _provider_message(self) -> str | None:

@@ -10,7 +10,7 @@ import ssl
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -29,7 +29,6 @@ _JSON = ("hops", "cost_breakdown")
 _CALLS = "SELECT * FROM {} WHERE call_id = $1 ORDER BY started_at"
 _MOVING = "SELECT to_regclass('llm_calls_before') IS NOT NULL"
 """A migration is still moving the log of model calls, the newest first."""
-_SPENDERS = {"key": "key_id", "agent": "agent", "tenant": "tenant"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,33 +87,6 @@ class Usage:
         """The sum of everything the question selects; zeros when that is nothing."""
         whole = Question(question.since, question.until, (), question.where)
         return (await self.ask(whole, now))[0]
-
-    async def spent_nano_usd(
-        self,
-        scope: str,
-        spender: str,
-        period_start: datetime,
-        tenant: str | None = None,
-    ) -> int | None:
-        """Nano-dollars a key, agent or tenant spent since that day began (UTC); None for any other scope.
-
-        Args:
-            scope: What spent.
-            spender: Its id.
-            period_start: Since when.
-            tenant: Only what it spent in this one (empty for calls without one); None for all.
-        """
-        column = _SPENDERS.get(scope)
-        if column is None:
-            return None
-        statement = (
-            f"SELECT coalesce(sum(cost_usd), 0) FROM usage_daily WHERE {column} = $1 AND day >= $2"  # noqa: S608 -- names are this file's own
-            " AND ($3::text IS NULL OR tenant = $3)"
-        )
-        day = period_start.astimezone(UTC).date()
-        async with deadline(_DEADLINE_S):
-            spent: Decimal = await self.pool.fetchval(statement, spender, day, tenant)
-        return int(spent.scaleb(9))
 
     async def story(self, request_id: UUID) -> dict[str, Any] | None:
         """One request: its row, or why it was refused, and the model calls made for it; None if unknown."""

@@ -15,7 +15,7 @@ from llm_proxy.errors import BadRequest
 
 DIMENSIONS = {
     "agent": "agent", "tenant": "tenant", "key": "key_id", "model": "model_group", "provider": "provider",
-    "user": "user_id", "day": "day", "hour": "hour",
+    "user": "user_id", "day": "day", "hour": "hour", "would_refuse": "would_refuse",
 }  # fmt: skip
 HOURS_KEPT = timedelta(days=35)
 RAW_AT_MOST = timedelta(days=8)  # a week, and today
@@ -36,7 +36,7 @@ _SUMS = """
 _RAW = """(
     SELECT date_trunc('hour', started_at, 'UTC') AS hour, (started_at AT TIME ZONE 'UTC')::date AS day,
            key_id, coalesce(tenant, '') AS tenant, coalesce(agent, '') AS agent,
-           coalesce(user_id, '') AS user_id,
+           coalesce(user_id, '') AS user_id, coalesce(would_refuse, '') AS would_refuse,
            model_group, coalesce(provider, '') AS provider, 1 AS requests,
            (outcome = 'ok')::int AS succeeded,
            (cache = 'hit')::int AS cache_hits, prompt_tokens, completion_tokens, cached_tokens,
@@ -118,10 +118,13 @@ def answer_sql(question: Question, now: datetime) -> tuple[str, list[Any]]:
 def _source(question: Question, now: datetime) -> tuple[str, str]:
     asked = {*question.by, *question.where}
     whole_days = _is_midnight(question.since) and (_is_midnight(question.until) or question.until >= now)
-    if "user" in asked and ("hour" in asked or "provider" in asked or not whole_days):
+    if "would_refuse" in asked or (
+        "user" in asked and ("hour" in asked or "provider" in asked or not whole_days)
+    ):
         if question.until - question.since > RAW_AT_MOST:
             raise BadRequest(
-                f"Users by hour or by provider are kept for ranges of {RAW_AT_MOST.days} days at most.",
+                "Users by hour or by provider, and what limits in shadow mode would refuse,"
+                f" are told for ranges of {RAW_AT_MOST.days} days at most.",
                 param="group_by",
             )
         return _RAW, "hour"

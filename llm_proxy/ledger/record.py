@@ -20,6 +20,7 @@ class UsageRecord(NamedTuple):
 
     Attributes:
         group: The model group that served; `group_asked` is the one the caller's name stood for.
+        would_refuse: The limits in shadow mode that would have refused it, as `scope:kind`, by commas.
         hops: JSON: group, deployment and HTTP status of each attempt at a provider, in order.
         tags: Joined by commas; None for none.
     """
@@ -60,6 +61,7 @@ class UsageRecord(NamedTuple):
     provider_message: str | None = None
     run: str | None = None
     tags: str | None = None
+    would_refuse: str | None = None
 
     @property
     def total_tokens(self) -> int | None:

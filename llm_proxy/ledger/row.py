@@ -33,11 +33,11 @@ _STARTED = FIELDS.index("started_at")
 _COUNTED = slice(FIELDS.index("prompt_tokens"), FIELDS.index("cost_nano_usd") + 1)
 _LARGEST = 10**15
 """No call has more tokens or nano-dollars: a roll-up that added up larger numbers would overflow for all."""
-_LONGEST_TEXT = {"provider_message": 600, "tags": 600}
+_LONGEST_TEXT = {"provider_message": 600, "tags": 600, "would_refuse": 500}
 _OWNERS: tuple[str, ...] = ("tenant", "agent", "group", "model")
 _OTHERS: tuple[str, ...] = (
     "user", "session", "channel", "client_request_id", "group_asked", "model_resolved", "provider",
-    "deployment", "refusal_code", "provider_message", "run", "tags",
+    "deployment", "refusal_code", "provider_message", "run", "tags", "would_refuse",
 )  # fmt: skip
 _LENGTHS = ((600, 256), (128, 128), (32, 128), (8, 128), (4, 64), (2, 16), (0, 0))
 """How long, in characters, the other texts and the owners' may be, tried in this order."""
@@ -144,7 +144,7 @@ _LOST: dict[str, object] = {
     "refusal_code": None, "prompt_tokens": None, "completion_tokens": None, "cached_tokens": None,
     "reasoning_tokens": None, "cost_nano_usd": None, "usage_source": "unknown", "cache": "miss",
     "attempts": None, "latency_ms": 0.0, "ttft_ms": None, "group_asked": None, "hops": None,
-    "provider_message": None,
+    "provider_message": None, "would_refuse": None,
 }  # fmt: skip
 
 

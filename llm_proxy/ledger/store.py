@@ -24,7 +24,7 @@ _ENRICH_OFTEN = timedelta(minutes=15)
 _ENRICH_SELDOM = timedelta(days=2)
 _ENRICH_UNTIL = timedelta(seconds=30)
 _LONGEST_TEXT = 128  # six of them must fit into one index entry of the roll-ups
-_LONGER_TEXTS = {"provider_message": 600}
+_LONGER_TEXTS = {"provider_message": 600, "would_refuse": 500}
 
 _TYPES = {
     "request_id": "uuid", "started_at": "timestamptz", "streamed": "bool", "status": "int2",

@@ -82,6 +82,8 @@ class Metrics:
         else:
             values[cost] += call.cost_nano_usd
         self._count_tokens(call, places)
+        for which in call.would_refuse.split(",") if call.would_refuse else ():
+            self.count("llm_proxy_would_refuse_total", *which.split(":"))
         if call.agent in self._agents:
             self._count_agent(call, self._agents[call.agent])
 

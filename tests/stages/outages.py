@@ -14,7 +14,7 @@ from llm_proxy.admission import Admission, Price
 from llm_proxy.admission.wire import Wire
 from llm_proxy.dialects import Call
 from llm_proxy.errors import Refused
-from llm_proxy.identity import Caller, Rulebook
+from llm_proxy.identity import ANY, Caller, Rule, Rulebook
 from llm_proxy.settings import Settings
 from llm_proxy.stack import part, ports
 from llm_proxy.stack.valkey import valkey, valkey_url
@@ -83,6 +83,7 @@ class Ledger:
         spender: str,  # noqa: ARG002 -- the same
         period_start: datetime,  # noqa: ARG002 -- the same
         tenant: str | None,  # noqa: ARG002 -- the same
+        group: str,  # noqa: ARG002 -- the same
     ) -> int | None:
         """What was spent."""
         self.asked += 1
@@ -96,6 +97,14 @@ class Ledger:
     def resolved(self, name: str) -> str:
         """Nobody goes by another name."""
         return name
+
+    def providers(self, group: str) -> tuple[str, ...]:
+        """By the first word of the group's name."""
+        return (group.partition("-")[0],)
+
+    def fallback_providers(self, group: str) -> tuple[str, ...]:  # noqa: ARG002 -- the protocol's
+        """Every call may end up at one more."""
+        return ("spare",)
 
     def price(self, group: str) -> Price | None:
         """One nano-dollar a token; `gpt-unpriced` has none."""
@@ -122,14 +131,15 @@ def settings_of(**said: object) -> Settings:
 class Replicas:
     """Replicas of a gateway's admission, all counting at one address."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str | None) -> None:
         self._url = url
         self._made: list[Admission] = []
 
-    async def start(self, ledger: Ledger | None = None, **settings: object) -> Admission:
-        """One more."""
+    async def start(self, ledger: Ledger | None = None, *laid: Rule, **settings: object) -> Admission:
+        """One more, under these rules."""
         chosen = settings_of(limits_redis_url=self._url, **settings)
-        made = Admission(chosen, prices=ledger, spent=ledger)
+        rules = Rules(Rulebook(laid, epochs={ANY: 1})) if laid else None
+        made = Admission(chosen, prices=ledger, spent=ledger, rules=rules)
         self._made.append(made)
         await made.start()
         return made

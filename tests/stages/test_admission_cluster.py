@@ -11,7 +11,7 @@ from stages.outages import CALL, PATIENT_MS, Ledger, Replicas, outcome, somebody
 from llm_proxy.admission import EvictingStore, refuse_evicting
 from llm_proxy.admission.check import epoch_key
 from llm_proxy.errors import BudgetExceeded, RateLimited
-from llm_proxy.identity import Budget, Limits
+from llm_proxy.identity import Budget, Limits, Rule
 
 TENANTS = 15
 
@@ -68,6 +68,18 @@ async def test_places_and_money_are_given_back_and_settled_at_every_node(replica
     for caller in callers:
         with pytest.raises(BudgetExceeded):
             await admission.admit(caller, CALL, uuid4())
+
+
+async def test_a_rule_for_all_callers_is_exact_whichever_nodes_would_count_for_their_tenants(
+    replicas: Replicas,
+) -> None:
+    """One script reaches every counter of a call, and the tenants' own limits hold beside it."""
+    rules = Rule("global", limits=Limits(rpm=20)), Rule("tenant", limits=Limits(rpm=2))
+    both = [await replicas.start(Ledger(), *rules, store_timeout_ms=PATIENT_MS) for _ in range(2)]
+    callers = [somebody() for _ in range(TENANTS)]
+    for caller, most in zip(callers, [2] * 10 + [0] * 5, strict=True):
+        fared = [await outcome(both[number % 2], caller) for number in range(3)]
+        assert fared == ["enforced"] * most + ["rate_limit_exceeded"] * (3 - most)
 
 
 async def test_a_slot_that_moved_is_followed_and_nothing_is_forgotten(

@@ -192,12 +192,13 @@ async def test_a_model_that_is_not_allowed_is_not_there_and_not_counted(
 
 
 async def test_a_shadowed_limit_refuses_nobody(limits_redis_url: str, tenant: str) -> None:
-    """It is only watched."""
-    admission = replica(limits_redis_url, Rule("agent", limits=Limits(rpm=1), mode="shadow"))
+    """It is only watched, and each call it would have refused says so."""
+    admission = replica(limits_redis_url, Rule("tenant", limits=Limits(rpm=1), mode="shadow"))
     await admission.start()
-    caller = Caller("k", "internal", tenant=tenant, agent="scout")
+    caller = Caller("k", "internal", tenant=tenant)
     leases = [await admit(admission, caller) for _ in range(5)]
     assert [name for name, _ in leases[-1].headers] == [b"x-llm-proxy-limits"]
+    assert [one.would_refuse for one in leases] == [None, *["tenant:requests"] * 4]
     (requests,) = (await standing_of(admission, caller)).standings
     assert (requests.used, requests.remaining) == (1, 0)
     assert admission.state().shadowed == 4

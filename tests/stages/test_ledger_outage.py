@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 from records import caught_up, keeping, record
 
-from llm_proxy.ledger import Spent, Usage
+from llm_proxy.ledger import Spent
 from llm_proxy.ledger.journal import Journal
 from llm_proxy.ledger.row import encode, row_of
 from llm_proxy.ledger.spool import segments
@@ -127,7 +127,7 @@ async def test_what_was_spent_is_unknown_while_records_wait(server: Server, tmp_
     since = record().started_at.replace(hour=0, minute=0, second=0, microsecond=0)
     pool = await asyncpg.create_pool(server.url, min_size=0)
     async with keeping(server.url, tmp_path) as ledger:
-        spent = Spent(Usage(pool), ledger)
+        spent = Spent(pool, ledger)
         ledger.post(record(started_at=since, cost_nano_usd=1_000_000_001))
         assert await spent.spent_nano_usd("key", "key-1", since) == 1_000_000_001
         assert await spent.spent_nano_usd("tenant", "nobody", since) == 0

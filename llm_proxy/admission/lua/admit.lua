@@ -138,13 +138,15 @@ for i = 2, #KEYS do
         redis.call('HDEL', key, 'waiter', 'tries', 'share', 'until')
       end
     end
+  elseif used + want > limit then
+    -- it only watches, and would have refused: an enforced one would not have counted the call
   elseif kind == 't' then
     local head = redis.call('HGET', key, 'head')
     if not head or tonumber(head) > sec then redis.call('HSET', key, 'head', sec) end
     redis.call('HINCRBY', key, sec, want)
     redis.call('HINCRBY', key, 'sum', want)
     redis.call('PEXPIRE', key, SPAN + 1000)
-  elseif used + want <= limit then
+  else
     redis.call('ZADD', key, kind == 'r' and now or now + life, lease)
     redis.call('PEXPIRE', key, kind == 'r' and WINDOW or life)
   end

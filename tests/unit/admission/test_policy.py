@@ -9,8 +9,25 @@ from hypothesis import strategies as st
 from llm_proxy.admission.check import quoted, tag
 from llm_proxy.admission.policy import Defaults, Policies
 from llm_proxy.identity import Budget, Caller, Kill, Limits, Rule, Rulebook, allowed, killed_by
+from llm_proxy.identity.caller import Mode, ScopeKind
 
 NOW_MS = 1_800_000_000_000
+
+
+class Known:
+    """What the sidecar serves: an alias, and two providers behind every group."""
+
+    def resolved(self, name: str) -> str:
+        """One group has another name."""
+        return "fake-a" if name == "nick" else name
+
+    def providers(self, group: str) -> tuple[str, ...]:  # noqa: ARG002 -- the protocol's
+        """The same two."""
+        return "one", "two"
+
+    def fallback_providers(self, group: str) -> tuple[str, ...]:  # noqa: ARG002 -- the same
+        """One that serves the group itself, and one that does not."""
+        return "two", "three"
 
 
 def checks(
@@ -87,17 +104,94 @@ def test_a_keys_own_budget_replaces_the_default_of_the_same_period_only() -> Non
 
 
 def test_what_is_off_is_not_checked_and_what_is_shadowed_does_not_refuse() -> None:
-    """Per rule, or by the setting for all."""
+    """Per rule, as if it were not there, or by the setting for all."""
     caller = Caller("k", "internal", agent="a", tenant="t")
     rules = (
         Rule("agent", subject="a", limits=Limits(tpm=1), mode="off"),
         Rule("tenant", limits=Limits(rpm=1), mode="shadow"),
     )
     policies = Policies.of(Defaults(), Rulebook(rules))
-    assert [(one.scope, one.enforced) for one in policies.plan(caller, "m", NOW_MS).checks] == [
-        ("tenant", False)
+    assert [(one.scope, one.kind, one.enforced) for one in policies.plan(caller, "m", NOW_MS).checks] == [
+        ("agent", "requests", True),
+        ("tenant", "requests", False),
     ]
     assert checks(caller, *rules, defaults=Defaults(limits_mode="off")) == {"tenant requests": 1}
+
+
+@pytest.mark.parametrize("mode", ["shadow", "off"])
+def test_a_rule_that_only_watches_or_is_off_changes_nothing_that_is_enforced(mode: Mode) -> None:
+    """Not a key's own limits and budgets, not the rule before it; what is watched is counted apart."""
+    caller = Caller("k", "virtual", tenant="t", limits=Limits(rpm=99), budgets=(Budget(5, "day"),))
+    watching = Rule("key", limits=Limits(rpm=7, tpm=70), budgets=(Budget(9, "day"),), mode=mode)
+    policies = Policies.of(Defaults(), Rulebook((watching, Rule("key", limits=Limits(parallel=2)))))
+    found = policies.plan(caller, "m", NOW_MS).checks
+    assert {(one.kind, one.limit) for one in found if one.enforced} == {
+        ("requests", 99),
+        ("parallel", 2),
+        ("budget", 5),
+    }
+    watched = {(one.kind, one.limit) for one in found if not one.enforced}
+    assert watched == ({("requests", 7), ("tokens", 70), ("budget", 9)} if mode == "shadow" else set())
+    assert len({one.key for one in found}) == len(found)
+
+
+@pytest.mark.parametrize(
+    ("named", "group", "covered"),
+    [
+        ("fake-*", "fake-a", True),
+        ("fake-*", "fak", False),
+        ("*-a", "fake-a", True),
+        ("f*-*", "fake-a", True),
+        ("nick", "fake-a", True),
+        ("[f]ake-a", "fake-a", False),
+    ],
+)
+@pytest.mark.parametrize("scope", ["user_model", "tenant_group"])
+def test_a_rule_names_models_as_keys_do(scope: ScopeKind, named: str, group: str, *, covered: bool) -> None:
+    """By name, by wildcard, by an alias of the group; each group is counted by itself."""
+    caller = Caller("k", "internal", tenant="t", user="u")
+    rule = Rule(scope, group=named, limits=Limits(rpm=1))
+    policies = Policies.of(Defaults(), Rulebook((rule,)))
+
+    def key(at: str) -> list[str]:
+        plan = policies.plan(caller, at, NOW_MS, Known())
+        return [one.key for one in plan.checks]
+
+    assert len(key(group)) == covered
+    assert not set(key(group)) & set(key("fake-b"))
+
+
+def test_the_narrower_wildcard_wins_and_a_name_wins_over_both() -> None:
+    """The longer pattern is the narrower one."""
+    caller = Caller("k", "internal", tenant="t")
+    laid = [
+        Rule("tenant_group", group=named, limits=Limits(rpm=at))
+        for at, named in enumerate(("*", "gpt-*", "gpt-4*", "gpt-4o"), 1)
+    ]
+    for known in range(1, 5):
+        assert checks(caller, *reversed(laid[:known])) == {"tenant_group requests": known}
+
+
+@pytest.mark.parametrize("one_slot", [False, True])
+def test_rules_for_all_cover_every_caller_and_count_in_one_place(*, one_slot: bool) -> None:
+    """Each provider that may be chosen, and, without refusing, one that serves only as a fallback."""
+    rules = Rule("global", limits=Limits(rpm=3)), Rule("provider", limits=Limits(tpm=5))
+    policies = Policies.of(Defaults(agent_rpm=0), Rulebook((*rules, Rule("tenant", limits=Limits(rpm=9)))))
+    plans = [
+        policies.plan(Caller("k", "internal", tenant=name), "m", NOW_MS, Known(), one_slot=one_slot)
+        for name in ("t", "u")
+    ]
+    for plan in plans:
+        assert [(one.scope, one.subject) for one in plan.checks if one.of_all] == [
+            ("global", "all callers together"),
+            ("provider", "provider one"),
+            ("provider", "provider two"),
+        ]
+        assert [one.subject for one in plan.elsewhere] == ["provider three"]
+        assert [check.scope for _, check in plan.windows] == ["tenant"]
+        assert len({key.split("}")[0] for key in plan.keys}) == 1 + (not one_slot)
+    shared = set(plans[0].keys) & set(plans[1].keys)
+    assert shared == {one.key for one in plans[0].checks if one.of_all}
 
 
 def test_limits_of_different_tenants_never_share_a_key() -> None:

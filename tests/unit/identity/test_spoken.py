@@ -10,6 +10,7 @@ from llm_proxy.errors import BadRequest
 from llm_proxy.identity import Budget, KeySpec, Kill, Limits, Rule
 from llm_proxy.identity.spoken import key_fields, kill_from, rule_document, rule_from, spec_from
 
+Json = dict[str, Any]
 WHOLE = KeySpec(
     "night-shift",
     "dao-1",
@@ -81,12 +82,42 @@ def test_dollars_are_read_as_they_are_written(amount: object) -> None:
 
 
 def test_rules_know_which_words_their_scope_knows() -> None:
-    """A tenant's subject is the tenant; only two scopes know a model."""
-    assert rule_from({"scope": "tenant", "tenant": "t", "model": "m"}) == Rule("tenant", "t", "t")
-    assert rule_from({"scope": "tenant_group", "tenant": "t", "model": "m"}) == Rule(
-        "tenant_group", "t", "t", "m"
+    """A tenant's subject is the tenant; what older documents held in the other fields says nothing."""
+    said: Json = {"rpm": 1}
+    assert rule_from({"scope": "tenant", "tenant": "t", "subject": "t", "model": "*"} | said) == Rule(
+        "tenant", "t", "t", limits=Limits(1)
     )
-    assert rule_from({"scope": "agent"}) == Rule("agent")
+    assert rule_from({"scope": "tenant_group", "tenant": "t", "model": "m-*"} | said) == Rule(
+        "tenant_group", "t", "t", "m-*", Limits(1)
+    )
+    assert rule_from({"scope": "agent"} | said) == Rule("agent", limits=Limits(1))
+    assert rule_from({"scope": "global"} | said) == Rule("global", limits=Limits(1))
+    assert rule_from({"scope": "provider", "subject": "openai"} | said).subject == "openai"
+
+
+@pytest.mark.parametrize(
+    ("document", "param"),
+    [
+        ({"scope": "tenant", "tenant": "t", "model": "dear", "rpm": 1}, "model"),
+        ({"scope": "tenant", "subject": "t", "rpm": 1}, "subject"),
+        ({"scope": "key", "subject": "k", "model": "m", "rpm": 1}, "model"),
+        ({"scope": "agent", "model": "m*", "rpm": 1}, "model"),
+        ({"scope": "tenant_group", "tenant": "t", "subject": "u", "rpm": 1}, "subject"),
+        ({"scope": "global", "tenant": "t", "rpm": 1}, "tenant"),
+        ({"scope": "global", "subject": "t", "rpm": 1}, "subject"),
+        ({"scope": "provider", "tenant": "t", "subject": "openai", "rpm": 1}, "tenant"),
+        ({"scope": "provider", "subject": "openai", "model": "m", "rpm": 1}, "model"),
+        ({"scope": "agent", "subject": "sc*", "rpm": 1}, "subject"),
+        ({"scope": "tenant", "tenant": "t*", "rpm": 1}, "tenant"),
+        ({"scope": "tenant", "tenant": "t"}, "rpm"),
+        ({"scope": "agent", "mode": "shadow"}, "mode"),
+    ],
+)
+def test_a_field_that_would_not_hold_is_refused_by_name(document: Json, param: str) -> None:
+    """A rule that limits more than it says, or nothing, is not laid down."""
+    with pytest.raises(BadRequest) as refused:
+        rule_from(document)
+    assert refused.value.param == param
 
 
 def test_a_switch_needs_a_kind_and_a_subject() -> None:

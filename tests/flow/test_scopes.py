@@ -1,0 +1,203 @@
+"""Every scope of limits and budgets, from outside: each part of a rule refuses, or is watched and told."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from house import House, say, script
+
+Json = dict[str, Any]
+CHAT = "/v1/chat/completions"
+SCOPES = ("key", "agent", "tenant", "user_model", "tenant_group", "global", "provider")
+PARTS = ("requests", "tokens", "parallel", "budget")
+SOMETHING_USD = Decimal("0.00005")
+"""Less than one of these calls costs: the first is alone with it and goes, the next finds nothing left."""
+
+
+@dataclass(frozen=True)
+class Desk:
+    """An operator's and a caller's view of the house."""
+
+    house: House
+    client: httpx.AsyncClient
+    made: Json
+
+    async def operate(self, method: str, path: str, **how: Any) -> httpx.Response:
+        """A deed of the operator."""
+        headers = {"Authorization": f"Bearer {self.house.admin_key}"}
+        return await self.client.request(method, f"{self.house.url}{path}", headers=headers, **how)
+
+    async def ask(self, model: str = "plain", *, slowly: bool = False) -> httpx.Response:
+        """One call of the caller's; one made slowly is heard to its first bytes only."""
+        text = script(do="slow", gap_ms=150, frames=6) if slowly else "hello"
+        body = {"model": model, "messages": say(f"{text} {uuid4().hex}"), "max_tokens": 16, "stream": slowly}
+        headers = {"Authorization": f"Bearer {self.made['key']}"}
+        request = self.client.build_request("POST", self.house.url + CHAT, json=body, headers=headers)
+        return await self.client.send(request, stream=slowly)
+
+    async def spent_usd(self) -> Decimal:
+        """What every call so far has cost: a call's record is the last to be written."""
+        await self.house.story((await self.ask()).headers["x-request-id"])
+        [line] = (await self.operate("GET", "/v1/usage", params={"since": "7d"})).json()["data"]
+        return round(Decimal(str(line["cost_usd"])), 9)
+
+    def named(self, scope: str) -> Json:
+        """A rule's subject in this scope, narrowed to this caller as far as the scope goes."""
+        tenant, agent, user = (self.made[name] for name in ("tenant", "agent", "user"))
+        named: dict[str, Json] = {
+            "key": {"subject": self.made["name"]},
+            "agent": {"tenant": tenant, "subject": agent},
+            "tenant": {"tenant": tenant},
+            "user_model": {"tenant": tenant, "subject": user, "model": "pl*"},
+            "tenant_group": {"tenant": tenant, "model": "*lain"},
+            "global": {},
+            "provider": {"subject": "openai"},
+        }
+        return {"scope": scope, **named[scope]}
+
+    async def limits(self, scope: str, part: str) -> Json:
+        """A rule that lets one call pass and not the next."""
+        if part == "budget":
+            before = await self.spent_usd() if scope in {"global", "provider"} else Decimal(0)
+            return {"budgets": [{"limit_usd": str(before + SOMETHING_USD), "period": "total"}]}
+        return {"requests": {"rpm": 1}, "tokens": {"tpm": 20}, "parallel": {"parallel": 1}}[part]
+
+    @asynccontextmanager
+    async def ruled(self, scope: str, **said: Any) -> AsyncGenerator[None]:
+        """A rule, for as long as it takes."""
+        named = self.named(scope)
+        laid = await self.operate("PUT", "/admin/limits", json={**named, **said})
+        assert laid.status_code == 200, laid.text
+        try:
+            yield
+        finally:
+            if scope == "key":
+                named["subject"] = self.made["id"]
+            assert (await self.operate("DELETE", "/admin/limits", params=named)).status_code == 200
+
+    async def story(self, answer: httpx.Response) -> str | None:
+        """What a limit in shadow mode would have done, as the call's record has it."""
+        would_refuse: str | None = (await self.house.story(answer.headers["x-request-id"]))["would_refuse"]
+        return would_refuse
+
+
+@pytest.fixture
+async def desk(house: House) -> AsyncIterator[Desk]:
+    """A caller nobody else knows."""
+    async with httpx.AsyncClient(timeout=30) as client:
+        fresh = {"tenant": f"t-{uuid4().hex[:8]}", "agent": "scout", "user": f"u-{uuid4().hex[:8]}"}
+        body = {"name": f"n-{uuid4().hex}", **fresh}
+        headers = {"Authorization": f"Bearer {house.admin_key}"}
+        made = await client.post(f"{house.url}/admin/keys", json=body, headers=headers)
+        assert made.status_code == 201, made.text
+        yield Desk(house, client, made.json())
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("scope", SCOPES)
+async def test_every_part_of_a_rule_in_every_scope_refuses_the_next_call(
+    desk: Desk, scope: str, part: str
+) -> None:
+    """The first passes; the next is 429, by the code of its part, and never 503."""
+    limits = await desk.limits(scope, part)
+    async with desk.ruled(scope, **limits):
+        first = await desk.ask(slowly=part == "parallel")
+        assert first.status_code == 200, await first.aread()
+        second = await desk.ask()
+        await first.aclose()
+    code = "insufficient_quota" if part == "budget" else "rate_limit_exceeded"
+    assert (second.status_code, second.json()["error"]["code"]) == (429, code)
+    assert (await desk.ask()).status_code == 200
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("scope", SCOPES)
+async def test_every_part_of_a_rule_that_only_watches_lets_pass_and_tells(
+    desk: Desk, scope: str, part: str
+) -> None:
+    """The record names it."""
+    limits = await desk.limits(scope, part)
+    async with desk.ruled(scope, mode="shadow", **limits):
+        first, told = await desk.ask(slowly=part == "parallel"), None
+        for _ in range(8):  # a budget that only watches is read beside the first calls
+            second = await desk.ask()
+            assert second.status_code == 200, second.text
+            if told := await desk.story(second):
+                break
+        await first.aclose()
+    assert told == f"{scope}:{part}"
+    assert first.status_code == 200
+
+
+async def test_a_shadow_rule_leaves_what_is_enforced_and_is_counted_beside_it(desk: Desk) -> None:
+    """A key's own limit and budget hold; the default that only watches is told by record, sum and metric."""
+    own = {"rpm": 3, "budgets": [{"limit_usd": 5, "period": "day"}]}
+    path = f"/admin/keys/{desk.made['id']}"
+    assert (await desk.operate("PATCH", path, json=own)).status_code == 200
+    shadow = {"scope": "key", "tenant": desk.made["tenant"], "rpm": 2, "mode": "shadow"}
+    assert (await desk.operate("PUT", "/admin/limits", json=shadow)).status_code == 200
+    before = await counted(desk)
+    answers = [await desk.ask() for _ in range(5)]
+    assert [one.status_code for one in answers] == [200, 200, 200, 429, 429]
+    assert [await desk.story(one) for one in answers[:3]] == [None, None, "key:requests"]
+    headers = {"Authorization": f"Bearer {desk.made['key']}"}
+    standing = (await desk.client.get(f"{desk.house.url}/v1/limits", headers=headers)).json()["limits"]
+    assert {(one["kind"], one["enforced"]) for one in standing if one["scope"] == "key"} == {
+        ("requests", True),
+        ("requests", False),
+        ("budget", True),
+    }
+    asked = {"group_by": "would_refuse", "tenant": desk.made["tenant"], "since": "1h"}
+    lines = (await desk.operate("GET", "/v1/usage", params=asked)).json()["data"]
+    assert {one["would_refuse"]: one["requests"] for one in lines} == {None: 2, "key:requests": 1}
+    assert await counted(desk) == before + 1
+
+
+async def counted(desk: Desk) -> float:
+    """Calls so far that a key's watching limit on requests would have refused."""
+    page = (await desk.operate("GET", "/metrics")).text.splitlines()
+    series = 'llm_proxy_would_refuse_total{scope="key",kind="requests"} '
+    return sum(float(line.removeprefix(series)) for line in page if line.startswith(series))
+
+
+async def test_a_wildcard_covers_each_of_its_models_and_no_other(desk: Desk) -> None:
+    """Each is counted by itself."""
+    tenant = desk.made["tenant"]
+    rule = {"scope": "tenant_group", "tenant": tenant, "model": "p/*", "rpm": 1}
+    path = f"/admin/keys/{desk.made['id']}"
+    assert (await desk.operate("PATCH", path, json={"models": ["*"]})).status_code == 200
+    assert (await desk.operate("PUT", "/admin/limits", json=rule)).status_code == 200
+    models = ["p/ok", "p/ok", "p/fine", "plain", "plain"]
+    assert [(await desk.ask(model)).status_code for model in models] == [200, 429, 200, 200, 200]
+
+
+@pytest.mark.parametrize(
+    ("rule", "param"),
+    [
+        ({"scope": "tenant", "tenant": "t", "model": "dear", "rpm": 1}, "model"),
+        ({"scope": "tenant", "subject": "t", "rpm": 1}, "subject"),
+        ({"scope": "global", "tenant": "t", "rpm": 1}, "tenant"),
+        ({"scope": "provider", "subject": "openai", "model": "plain", "rpm": 1}, "model"),
+        ({"scope": "agent", "mode": "shadow"}, "mode"),
+    ],
+)
+async def test_a_field_its_scope_cannot_use_is_refused_by_name(desk: Desk, rule: Json, param: str) -> None:
+    """And nothing is laid down."""
+    answer = await desk.operate("PUT", "/admin/limits", json=rule)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+
+
+async def test_calls_at_once_pass_a_limit_for_all_no_more_often_than_it_says(desk: Desk) -> None:
+    """Of several tenants, named by a trusted service."""
+    async with desk.ruled("global", rpm=0, parallel=2):
+        headers = [{**desk.house.auth, "X-Tenant-Id": uuid4().hex} for _ in range(6)]
+        body = {"model": "plain", "messages": say(script(do="slow-first", first_ms=300)), "max_tokens": 5}
+        asking = [desk.client.post(desk.house.url + CHAT, json=body, headers=one) for one in headers]
+        fared = sorted(one.status_code for one in await asyncio.gather(*asking))
+    assert fared == [200, 200, 429, 429, 429, 429]

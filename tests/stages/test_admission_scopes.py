@@ -1,0 +1,92 @@
+"""Rules that count the calls of all tenants, on a real Valkey and in one process."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import pytest
+from stages.outages import CALL, COST_NANO_USD, PATIENT_MS, Ledger, Own, Replicas, outcome, somebody
+
+from llm_proxy.admission import Admission, standing_of
+from llm_proxy.errors import BudgetExceeded, RateLimited
+from llm_proxy.identity import Budget, Limits, Rule
+
+BOTH = CALL._replace(model="gpt-x", group="gpt-x")
+"""A call to a group whose provider is `gpt`; it may fall back to `spare`."""
+
+
+@pytest.fixture(params=["shared", "process"])
+async def one_or_two(request: pytest.FixtureRequest, own: Own) -> AsyncIterator[Replicas]:
+    """Replicas that count on a Valkey, or one that counts alone."""
+    made = Replicas(own.url if request.param == "shared" else None)
+    yield made
+    await made.stop()
+
+
+async def used(admission: Admission, scope: str) -> dict[tuple[str, str], int | None]:
+    """What the rules of a scope have counted, by subject and kind."""
+    found = (await standing_of(admission, somebody(), "gpt-x")).standings
+    return {(one.check.subject, one.check.kind): one.used for one in found if one.check.scope == scope}
+
+
+async def settled(admission: Admission) -> None:
+    """Until the store has every settlement."""
+    async with asyncio.timeout(5):
+        while admission.state().unsettled:  # noqa: ASYNC110 -- nothing tells
+            await asyncio.sleep(0.02)
+
+
+async def test_all_tenants_together_get_what_a_global_rule_says(replicas: Replicas) -> None:
+    """From two replicas, whoever calls, in whatever order."""
+    rule = Rule("global", limits=Limits(rpm=12))
+    both = [await replicas.start(Ledger(), rule, store_timeout_ms=PATIENT_MS) for _ in range(2)]
+    fared = await asyncio.gather(*(outcome(both[number % 2], somebody()) for number in range(40)))
+    assert (fared.count("enforced"), fared.count("rate_limit_exceeded")) == (12, 28)
+
+
+async def test_money_of_all_callers_is_counted_from_the_ledger_on(one_or_two: Replicas) -> None:
+    """What was spent before the rule was made counts, and the refusal tells nobody how much that is."""
+    rule = Rule("global", budgets=(Budget(1_000 + 2 * COST_NANO_USD, "month"),))
+    admission = await one_or_two.start(Ledger(spent=1_000), rule, store_timeout_ms=PATIENT_MS)
+    for _ in range(2):
+        lease = await admission.admit(somebody(), CALL, uuid4())
+        lease.settle(200, COST_NANO_USD)
+        await settled(admission)
+    with pytest.raises(BudgetExceeded) as refused:
+        await admission.admit(somebody(), CALL, uuid4())
+    assert not any(letter.isdigit() for letter in refused.value.message)
+
+
+async def test_a_call_counts_at_the_provider_that_served_it(one_or_two: Replicas) -> None:
+    """Tokens and money; requests at every one that might have."""
+    rule = Rule("provider", limits=Limits(rpm=9, tpm=9_000), budgets=(Budget(10**6, "month"),))
+    admission = await one_or_two.start(Ledger(spent=0), rule, store_timeout_ms=PATIENT_MS)
+    for provider, tokens, cost in (("gpt", 30, 40), ("spare", 50, 60), (None, 0, 0)):
+        lease = await admission.admit(somebody(), BOTH, uuid4())
+        lease.settle(tokens, cost, provider)
+    await settled(admission)
+    assert await used(admission, "provider") == {
+        ("provider gpt", "requests"): 3,
+        ("provider gpt", "tokens"): 30,
+        ("provider gpt", "budget"): 40,
+    }
+    spare = BOTH._replace(model="spare-x", group="spare-x", max_tokens=9_000)
+    with pytest.raises(RateLimited):
+        await admission.admit(somebody(), spare, uuid4())
+    found = (await standing_of(admission, somebody(), "spare-x")).standings
+    assert {one.check.kind: one.used for one in found if one.check.scope == "provider"}["tokens"] == 50
+
+
+@pytest.mark.parametrize("capped", [True, False])
+async def test_a_production_start_without_a_global_budget_says_so_once(
+    replicas: Replicas, caplog: pytest.LogCaptureFixture, *, capped: bool
+) -> None:
+    """A budget that only watches bounds nothing."""
+    rule = Rule("global", budgets=(Budget(1, "day"),), mode=None if capped else "shadow")
+    with caplog.at_level(logging.WARNING):
+        await replicas.start(
+            Ledger(), rule, environment="production", internal_api_key="k" * 40, admin_key="a" * 40
+        )
+    said = [one for one in caplog.messages if "scope `global`" in one]
+    assert len(said) == (not capped)
