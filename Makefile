@@ -15,7 +15,8 @@ export UV_SYSTEM_CERTS ?= true
 endif
 unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 
-.PHONY: attack help run secrets setup setup-dev setup-sidecar test test-fast check lint types mypy basedpyright chaos soak reckoning clean
+.PHONY: alerts attack help run secrets setup setup-dev setup-sidecar test test-fast check lint types mypy basedpyright chaos soak
+.PHONY: reckoning clean
 .PHONY: litellm sbom bench bench-quick profile work
 
 help: ## Show this list.
@@ -35,9 +36,12 @@ test-fast: setup-dev ## Run the tests that need neither LiteLLM nor Postgres nor
 conformance: setup-dev ## Run real clients of many kinds against the gateway; ARGS names some of them.
 	@$(BIN)/python scripts/conformance.py $(ARGS)
 
-check: setup-dev ## Run linters, type checkers, import contracts and every test.
+check: setup-dev ## Run linters, type checkers, import contracts, the alert rules' tests and every test.
 	@$(MAKE) -j 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync) lint types
-	@$(MAKE) test
+	@$(MAKE) alerts test
+
+alerts: ## Test the alert rules with Prometheus's own promtool, where it is to be had.
+	@sh scripts/promtool.sh test rules deploy/alerts_test.yml
 
 lint: setup-dev ## Check style, imports, shape, Dockerfile and compose file.
 	$(BIN)/ruff check
@@ -87,7 +91,7 @@ secrets: ## Make the secrets docker compose needs, in .env.
 	@sh scripts/secrets.sh
 
 clean: ## Remove environments and caches; .env, .keys/ and the data in .local/ stay.
-	rm -rf .venv .venv-sidecar .uv .sbom .candidate .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-sidecar .uv .sbom .promtool .candidate .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
 setup-dev: .venv/.dev .venv-sidecar/.sidecar
 

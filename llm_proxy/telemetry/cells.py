@@ -15,6 +15,8 @@ from llm_proxy.telemetry.mapped import mapped
 
 log = logging.getLogger(__name__)
 
+NOT_SET = float("nan")
+"""What a gauge holds that nobody has set since its worker began: it is not shown."""
 _MAGIC = b"llmpcel1"
 _ENTRY = struct.Struct("<II")
 _NOWHERE = 3

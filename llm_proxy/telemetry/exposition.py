@@ -1,12 +1,13 @@
 """The numbers of every worker in one Prometheus page.
 
 Invariants: counters and histograms of all seats are added, dead ones included, so that they never fall
-while the seats' files live; gauges count only workers heard of in the last seconds; label values are
-escaped. Source: https://prometheus.io/docs/instrumenting/exposition_formats/ (text, 0.0.4)
+while the seats' files live; a gauge counts where a worker heard of in the last seconds has set it; label
+values are escaped. Source: https://prometheus.io/docs/instrumenting/exposition_formats/ (text, 0.0.4)
 """
 
 import contextlib
 from collections.abc import Iterator
+from math import isnan
 from pathlib import Path
 
 import orjson
@@ -50,7 +51,9 @@ def _merge(merged: dict[str, Series], entries: list[tuple[bytes, list[float]]], 
     for key, numbers in entries:
         name, *labels = orjson.loads(key)
         metric = METRICS.get(name)
-        if metric is None or len(labels) != len(metric.labels) or (metric.kind == "gauge" and not alive):
+        if metric is None or len(labels) != len(metric.labels):
+            continue
+        if metric.kind == "gauge" and (not alive or isnan(numbers[0])):
             continue
         series = merged[name]
         known = series.get(tuple(labels))

@@ -12,7 +12,7 @@ import orjson
 
 from llm_proxy import __version__
 from llm_proxy.telemetry.catalogue import METRICS, SECONDS, width
-from llm_proxy.telemetry.cells import Cells
+from llm_proxy.telemetry.cells import NOT_SET, Cells
 from llm_proxy.telemetry.finished import Finished
 
 OTHER = "other"
@@ -37,6 +37,7 @@ class Metrics:
         self._samplers: list[Callable[[], None]] = []
         self._forget_gauges()
         self._in_flight = self._place("llm_proxy_in_flight")
+        self.gauge("llm_proxy_in_flight", 0)
         self.gauge("llm_proxy_workers", 1)
         self.gauge("llm_proxy_build_info", 1, __version__)
 
@@ -77,10 +78,10 @@ class Metrics:
             seconds = call.ttft_ms / 1000
             values[ttft + bisect_left(SECONDS, seconds)] += 1.0
             values[ttft + _SUM] += seconds
-        if call.cost_nano_usd is None:
-            values[unpriced] += 1.0
-        else:
+        if call.cost_nano_usd is not None:
             values[cost] += call.cost_nano_usd
+        elif call.outcome == "ok" or call.prompt_tokens or call.completion_tokens:
+            values[unpriced] += 1.0
         self._count_tokens(call, places)
         for which in call.would_refuse.split(",") if call.would_refuse else ():
             self.count("llm_proxy_would_refuse_total", *which.split(":"))
@@ -193,4 +194,4 @@ class Metrics:
         for key, place, size in self.cells.entries():
             if METRICS.get(orjson.loads(key)[0], METRICS["llm_proxy_requests_total"]).kind == "gauge":
                 for at in range(place, place + size):
-                    self._values[at] = 0.0
+                    self._values[at] = NOT_SET

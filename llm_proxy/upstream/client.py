@@ -50,7 +50,7 @@ class Client:
         controls: Controls,
         *,
         room: Room | None = None,
-        broke: Callable[[str, str], None] = lambda _sidecar, _code: None,
+        broke: Callable[[str], None] = lambda _code: None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         """Put the client together.
@@ -62,7 +62,7 @@ class Client:
             controls: What becomes of a call's body for LiteLLM.
             room: The queue for places; without one, a second's patience.
             tls: Whom to trust behind `https`; the system's authorities by default.
-            broke: Told the address of a sidecar and what went wrong at it, to be counted.
+            broke: Told what went wrong at a sidecar, to be counted.
         """
         self.pool = pool
         self.room = room or Room(pool, queue_s=1.0, most_waiting=100)
@@ -212,7 +212,7 @@ class Client:
             sidecar.gone()
         else:
             sidecar.failed(monotonic())
-        self._broke(sidecar.url, code)
+        self._broke(code)
 
     def _give(self, sidecar: Sidecar, watch: Watch, connection: Connection | None) -> None:
         if connection is not None:

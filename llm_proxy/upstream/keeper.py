@@ -9,6 +9,7 @@ import asyncio
 import ipaddress
 import logging
 import socket
+from collections import Counter
 from collections.abc import Coroutine
 from urllib.parse import urlsplit
 
@@ -19,7 +20,7 @@ from llm_proxy.telemetry import Metrics
 from llm_proxy.upstream.addresses import addresses
 from llm_proxy.upstream.catalog import Catalog, from_model_info, from_own
 from llm_proxy.upstream.client import Client
-from llm_proxy.upstream.pool import Sidecar
+from llm_proxy.upstream.pool import STATES, Sidecar
 from llm_proxy.upstream.wire import NotConnected
 
 log = logging.getLogger(__name__)
@@ -77,9 +78,10 @@ class Keeper:
 
     def _show(self) -> None:
         gauge = self._metrics.gauge
-        for one in self._client.pool.sidecars:
-            gauge("llm_proxy_upstream_up", float(one.live and one.served > 0), one.url)
-            gauge("llm_proxy_upstream_in_flight", one.in_flight, one.url)
+        states = Counter(one.state for one in self._client.pool.sidecars)
+        for state in STATES:
+            gauge("llm_proxy_sidecars", states[state], state)
+        gauge("llm_proxy_upstream_in_flight", self._client.pool.in_flight)
         gauge("llm_proxy_waiting", self._client.room.waiting)
 
     def _follow(self) -> None:

@@ -9,9 +9,12 @@ tried all the same, so that the gateway never gives up before they do. Units: se
 
 import re
 from collections.abc import Iterable
+from typing import Literal, get_args
 
 from llm_proxy.upstream.watch import Watch
 
+State = Literal["live", "away", "ejected", "unknown"]
+STATES: tuple[State, ...] = get_args(State)
 EJECT_S = 1.0
 EJECT_MAX_S = 30.0
 BURST = 5
@@ -69,6 +72,15 @@ class Sidecar:
     def live(self) -> bool:
         """Neither away nor ejected."""
         return not self.away and not self.ejected_until
+
+    @property
+    def state(self) -> State:
+        """How it is, in one word; `unknown` until it has answered for the first time."""
+        if self.away:
+            return "away"
+        if self.ejected_until:
+            return "ejected"
+        return "live" if self.served > 0 else "unknown"
 
     def open_to(self, now: float) -> bool:
         """Whether a call may be sent: well, or due for its one trial."""

@@ -26,6 +26,12 @@ async def steadily(made: Crew, client: httpx.AsyncClient, seconds: float) -> lis
     return list(await asyncio.gather(*tasks))
 
 
+async def states(made: Crew) -> dict[str, float]:
+    """The sidecars in each state, as the metrics have them."""
+    named = ("live", "away", "ejected", "unknown")
+    return {state: await made.metric("llm_proxy_sidecars", f'state="{state}"') for state in named}
+
+
 async def test_a_sidecar_killed_is_noticed_by_nobody_but_the_calls_that_ran_in_it(
     tmp_path: Path, pair: Pair
 ) -> None:
@@ -50,9 +56,13 @@ async def test_a_sidecar_killed_is_noticed_by_nobody_but_the_calls_that_ran_in_i
             assert len(wrong) < 5
             assert max((await made.seen()).values()) == 1
             assert await made.metric("llm_proxy_upstream_failures_total", "broke") >= 1
+            assert await states(made) == {"live": 1, "away": 1, "ejected": 0, "unknown": 0}
 
             pair.revive(0)
             await asyncio.sleep(1.5)
+            async with asyncio.timeout(5):
+                while await states(made) != {"live": 2, "away": 0, "ejected": 0, "unknown": 0}:  # noqa: ASYNC110 -- nothing tells
+                    await asyncio.sleep(0.1)
             before = pair.answered(0)
             assert {status for status, _, _ in await steadily(made, client, 1)} == {200}
             assert pair.answered(0) > before

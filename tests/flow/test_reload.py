@@ -12,6 +12,7 @@ import httpx
 import openai
 import pytest
 import yaml
+from dotenv import dotenv_values
 from house import Json, say, script
 from launched import Launched, launched, nothing_given
 from processes import descendants
@@ -61,6 +62,13 @@ def sidecars(stack: Launched) -> list[int]:
     """The process ids of the sidecars."""
     running = descendants(stack.process.pid)
     return sorted(pid for pid, args in running.items() if "llm_proxy.sidecar" in args)
+
+
+def metrics(stack: Launched) -> list[str]:
+    """The lines of the page for Prometheus."""
+    key = dotenv_values(stack.folder / ".env")["LLM_PROXY__ADMIN_KEY"]
+    url = f"http://127.0.0.1:{stack.port}/metrics"
+    return httpx.get(url, headers={"authorization": f"Bearer {key}"}).text.splitlines()
 
 
 @dataclass(slots=True)
@@ -154,6 +162,14 @@ async def test_sidecars_are_exchanged_under_load_and_no_call_is_lost(
     assert "word-nobody-sees" not in done.stdout + stack.said
     assert len(sidecars(stack)) == 2
     assert not set(sidecars(stack)) & set(before)
+    counted = metrics(stack)
+    assert [line for line in counted if line.startswith("llm_proxy_sidecars")] == [
+        'llm_proxy_sidecars{state="away"} 0',
+        'llm_proxy_sidecars{state="ejected"} 0',
+        'llm_proxy_sidecars{state="live"} 2',
+        'llm_proxy_sidecars{state="unknown"} 0',
+    ]
+    assert not [line for line in counted if "127.0.0.1" in line]
 
 
 @pytest.mark.parametrize(

@@ -194,7 +194,7 @@ async def test_payloads_are_kept_apart_redacted_and_erased_by_user(database_url:
         database_url, "SELECT actor, action, target, client_ip, detail FROM audit_entries ORDER BY seq"
     )
     [person] = await fetch(database_url, "SELECT pseudonym, name FROM audit_people WHERE tenant = ''")
-    detail = '{"calls": 1, "tenant": null}'
+    detail = '{"tenant": null, "calls": 1}'
     assert tuple(deed) == ("admin:write", "payloads.erase", person["pseudonym"], "192.0.2.7", detail)
     assert person["name"] == "u1"
 

@@ -53,6 +53,23 @@ def test_every_grouping_is_by_labels_that_exist() -> None:
             assert {label.strip() for label in group.split(",")} <= labels | {"le"}
 
 
+def test_every_alert_is_tested_both_ways() -> None:
+    """By `make alerts`: it fires in one situation at least, and the healthy one has its metric."""
+    rules: Any = yaml.safe_load((DEPLOY / "alerts.yml").read_text())
+    situations: Any = yaml.safe_load((DEPLOY / "alerts_test.yml").read_text())
+    healthy, *others = situations["tests"]
+    fired = {
+        re.findall(r'alertname="(\w+)"', sample["labels"])[0]
+        for one in others
+        for sample in one["promql_expr_test"][0]["exp_samples"]
+    }
+    quiet = {NAME.findall(series["series"])[0] for series in healthy["input_series"]}
+    assert healthy["promql_expr_test"][0]["exp_samples"] == []
+    for rule in rules["groups"][0]["rules"]:
+        assert rule["alert"] in fired
+        assert set(NAME.findall(rule["expr"])) <= quiet
+
+
 def test_every_alert_says_what_to_do() -> None:
     """Severity, summary, action."""
     rules: Any = yaml.safe_load((DEPLOY / "alerts.yml").read_text())

@@ -57,6 +57,36 @@ def test_an_unknown_price_is_counted_as_unpriced_not_as_nothing(tmp_path: Path) 
     assert value(text, 'llm_proxy_cost_usd_total{model="gpt-4o-mini",provider="openai"}') == 0
 
 
+def test_a_call_that_failed_and_used_nothing_is_not_unpriced(tmp_path: Path) -> None:
+    """One that broke off after tokens is: somebody has to pay them."""
+    metrics = worker(tmp_path)
+    unused = record(cost_nano_usd=None, outcome="error", prompt_tokens=None, completion_tokens=None)
+    metrics.finished(unused, was_open=False)
+    metrics.finished(unused._replace(prompt_tokens=0, completion_tokens=0), was_open=False)
+    text = page(tmp_path, metrics.cells, NOW_S)
+    assert value(text, 'llm_proxy_unpriced_total{model="gpt-4o-mini"}') == 0
+    metrics.finished(unused._replace(outcome="cut", prompt_tokens=7), was_open=False)
+    text = page(tmp_path, metrics.cells, NOW_S)
+    assert value(text, 'llm_proxy_unpriced_total{model="gpt-4o-mini"}') == 1
+
+
+def test_a_gauge_is_gone_until_the_next_owner_sets_it(tmp_path: Path) -> None:
+    """A store, a version or a state that only the last owner knew leaves no series behind."""
+    former = worker(tmp_path)
+    former.gauge("llm_proxy_store_up", 1, "postgres")
+    former.gauge("llm_proxy_sidecars", 2, "live")
+    former.close()
+    metrics = Metrics(Cells(tmp_path / "worker-0" / FILE))
+    metrics.gauge("llm_proxy_sidecars", 3, "live")
+    metrics.beat(NOW_S)
+    text = page(tmp_path, metrics.cells, NOW_S)
+    assert "llm_proxy_store_up{" not in text
+    assert value(text, 'llm_proxy_sidecars{state="live"}') == 3
+    assert value(text, "llm_proxy_in_flight") == 0
+    metrics.opened()
+    assert value(page(tmp_path, metrics.cells, NOW_S), "llm_proxy_in_flight") == 1
+
+
 def test_callers_cannot_make_series(tmp_path: Path) -> None:
     """A thousand invented models, agents and codes leave a bounded page."""
     metrics = worker(tmp_path)
