@@ -1,10 +1,12 @@
 """The command line: `llm-proxy COMMAND`, one module a command, imported only when it is called.
 
-Invariants: a person gets text and tables, `--json` gives a program JSON; errors are one clear line and a
-non-zero exit; no command prints a secret except the one that creates it.
+Invariants: a person gets text and tables, `--json` gives a program JSON; every error is the one line
+`llm-proxy: ...` and a non-zero exit; no command prints a secret except the one that creates it.
 """
 
 import importlib
+import sys
+from typing import NoReturn
 
 import click
 
@@ -48,5 +50,23 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="llm-proxy")
-def main() -> None:
+def commands() -> None:
     """A thin, hardened, fast front door for LiteLLM."""
+
+
+def main() -> NoReturn:
+    """Run the command line; every error is printed here, in one form."""
+    try:
+        sys.exit(commands.main(prog_name="llm-proxy", standalone_mode=False))
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        hint = ""
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            hint = f" (see `{error.ctx.command_path} --help`)"
+        click.echo(f"llm-proxy: {' '.join(error.format_message().split())}{hint}", err=True)
+        sys.exit(getattr(error, "code", error.exit_code))  # `printing.Failure` has one of its own
+    except click.Abort:
+        click.echo("llm-proxy: interrupted", err=True)
+        sys.exit(130)

@@ -14,6 +14,7 @@ import click
 import yaml
 
 from llm_proxy.cli import nearby
+from llm_proxy.cli.printing import WRONG, Failure
 from llm_proxy.sidecar.check import LEFT_OUT, Finding, check
 from llm_proxy.sidecar.environment import environment
 from llm_proxy.sidecar.shapes import items, mapping
@@ -111,11 +112,11 @@ def check_command(file: Path, *, as_json: bool, faults_alone: bool) -> None:
     try:
         given = {**nearby.noted(), **look_around(os.environ, Path.cwd()).names}
     except UnicodeDecodeError as problem:
-        raise click.ClickException("a file of .env or .keys/: it is no UTF-8") from problem
+        raise Failure("a file of .env or .keys/: it is no UTF-8", WRONG) from problem
     try:
         found = findings(file.read_text(encoding="utf-8"), given, file.parent)
     except (OSError, UnicodeDecodeError) as problem:
-        raise click.ClickException(f"{file}: cannot be read: {problem}") from problem
+        raise Failure(f"{file}: cannot be read: {problem}", WRONG) from problem
     found = [one for one in found if one.fault or not faults_alone]
     if as_json:
         click.echo(json.dumps([asdict(one) for one in found]))

@@ -1,11 +1,9 @@
 """`llm-proxy keys ...`: virtual keys, straight in the database; replicas hear of changes at once.
 
-Invariants: a key's text is printed by the command that makes it and by no other; a fault is one line on
-standard error and a non-zero exit; `--json` prints one JSON document.
+Invariants: a key's text is printed by the command that makes it and by no other; what cannot be taken back
+asks first; `--json` prints one JSON document.
 """
 
-import asyncio
-import json
 import re
 import sys
 from collections.abc import Awaitable, Callable, Mapping
@@ -15,31 +13,53 @@ from typing import Any, get_args
 
 import click
 
-from llm_proxy.admission import announce
-from llm_proxy.cli.keys_table import table
-from llm_proxy.cli.nearby import console, settings
+from llm_proxy.cli.completion import complete_keys, complete_models
+from llm_proxy.cli.database import announced, operator, with_registry
+from llm_proxy.cli.keys_table import print_keys
+from llm_proxy.cli.printing import (
+    FAILED,
+    as_json_option,
+    confirm,
+    print_fields,
+    print_json,
+    warn,
+    yes_option,
+)
 from llm_proxy.cli.served import warn_of_unserved
-from llm_proxy.database import DatabaseUnavailable
-from llm_proxy.errors import Refused
-from llm_proxy.identity import Actor, Deed, Registry, Rulings
+from llm_proxy.identity import Deed, Registry, Rulings
 from llm_proxy.identity.caller import Period
 from llm_proxy.identity.keys import mint as minted
 from llm_proxy.identity.keys_file import apply as apply_file
 from llm_proxy.identity.keys_file import read as read_file
-from llm_proxy.identity.opened import opened
 from llm_proxy.identity.rules import KillKind
 from llm_proxy.identity.spoken import key_document, kill_from, spec_from
 
 Json = dict[str, Any]
-ME = Actor("command line")
 MOST_DAYS = 36_525
+NONE = "none"
+_UNSET = {
+    "tenant": "tenant",
+    "agent": "agent",
+    "user": "user",
+    "model": "models",
+    "tag": "tags",
+    "rpm": "rpm",
+    "tpm": "tpm",
+    "parallel": "parallel",
+    "budget": "budgets",
+    "max-tokens-cap": "max_tokens_cap",
+    "expiry": "expires_at",
+}
+"""What `--unset` takes, and the field of the document that it empties."""
 _BUDGET = re.compile(rf"\d+(?:\.\d+)?/(?:{'|'.join(get_args(Period))})", re.ASCII)
 
 
 def _amounts(_: click.Context, __: click.Parameter, said: tuple[str, ...]) -> tuple[str, ...]:
     for text in said:
-        if not _BUDGET.fullmatch(text):
-            raise click.BadParameter(f"{text!r} is not USD/PERIOD, such as 5/day, 100/month or 1000/total.")
+        if said != (NONE,) and not _BUDGET.fullmatch(text):
+            raise click.BadParameter(
+                f"{text!r} is not USD/PERIOD, such as 5/day, 100/month or 1000/total, or `none` alone."
+            )
     return said
 
 
@@ -49,12 +69,17 @@ def _days(_: click.Context, __: click.Parameter, said: float | None) -> float | 
     return said
 
 
-_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _SPEC = [
     click.option("--tenant", help="The tenant it belongs to."),
     click.option("--agent", help="The one agent it acts for; '*' for any agent of the tenant."),
     click.option("--user", help="The one end user it acts for."),
-    click.option("--model", "models", multiple=True, help="A model it may use, or a wildcard; repeatable."),
+    click.option(
+        "--model",
+        "models",
+        multiple=True,
+        shell_complete=complete_models,
+        help="A model it may use, or a wildcard; repeatable.",
+    ),
     click.option("--rpm", type=int, help="Requests a minute; 0 for no limit."),
     click.option("--tpm", type=int, help="Tokens a minute; 0 for no limit."),
     click.option("--parallel", type=int, help="Requests at once; 0 for no limit."),
@@ -64,11 +89,11 @@ _SPEC = [
         multiple=True,
         metavar="USD/PERIOD",
         callback=_amounts,
-        help="5/day, 100/month, 1000/total; repeatable.",
+        help="5/day, 100/month, 1000/total; repeatable. `none` takes all away.",
     ),
     click.option("--max-tokens-cap", type=int, help="Completion tokens a request may ask for at most."),
     click.option("--cache/--no-cache", default=None, help="Whether answers may come from the cache."),
-    click.option("--expires-at", metavar="ISO8601", help="When it ends."),
+    click.option("--expires-at", metavar="ISO8601", help="When it ends; `none` for never."),
     click.option("--tag", "tags", multiple=True, help="A tag of every call; repeatable; '' for none."),
     click.option(
         "--expires-in", type=float, metavar="DAYS", callback=_days, help="When it ends, counted from now."
@@ -93,16 +118,16 @@ def command() -> None:
 @command.command()
 @click.option("--name", required=True, help="What people call it; unique.")
 @_spec_options
-@_as_json
+@as_json_option
 def create(*, as_json: bool, **said: Any) -> None:  # noqa: ANN401 -- click's options
     """Make a key and print it, this once."""
     warn_of_unserved(said["models"])
-    _deed(lambda registry: registry.create(spec_from(_document(said)), ME), as_json=as_json)
+    _deed(lambda registry: registry.create(spec_from(_document(said)), operator()), as_json=as_json)
 
 
 @command.command("list")
 @click.option("--tenant", help="Only this tenant's.")
-@_as_json
+@as_json_option
 def page(*, tenant: str | None, as_json: bool) -> None:
     """List keys, revoked ones too."""
 
@@ -112,42 +137,54 @@ def page(*, tenant: str | None, as_json: bool) -> None:
             found += [key_document(one) for one in part]
         return found
 
-    found = _run(whole)
+    found = with_registry(whole)
     if as_json:
-        return click.echo(json.dumps(found, indent=2))
-    return console().print(table(found))
+        print_json(found)
+    else:
+        print_keys(found)
 
 
 @command.command()
-@click.argument("key")
-@_as_json
+@click.argument("key", shell_complete=complete_keys)
+@as_json_option
 def show(*, key: str, as_json: bool) -> None:
     """Show one key, by its id, name or prefix."""
 
     async def one(registry: Registry, _: Rulings) -> Json:
         return key_document(await registry.show(key))
 
-    _print(_run(one), as_json=as_json)
+    _print(with_registry(one), as_json=as_json)
 
 
 @command.command()
-@click.argument("key")
+@click.argument("key", shell_complete=complete_keys)
 @click.option("--name", help="Another name.")
 @_spec_options
-@_as_json
-def change(*, key: str, as_json: bool, **said: Any) -> None:  # noqa: ANN401 -- click's options
+@click.option(
+    "--unset",
+    multiple=True,
+    type=click.Choice(list(_UNSET)),
+    help="Take a limit, a binding or an end away; repeatable.",
+)
+@as_json_option
+def change(*, key: str, unset: tuple[str, ...], as_json: bool, **said: Any) -> None:  # noqa: ANN401 -- click's options
     """Change a key; what is not given stays."""
+    taken = {_UNSET[name]: None for name in unset}
+    document = _document(said)
+    both = next((name for name in unset if _UNSET[name] in document), None)
+    if both is not None:
+        raise click.UsageError(f"--unset {both} and a value for it exclude each other.")
     warn_of_unserved(said["models"])
 
     async def changed(registry: Registry) -> Deed:
         before = await registry.show(key)
-        return await registry.change(key, spec_from(_document(said), before.spec), ME)
+        return await registry.change(key, spec_from(document | taken, before.spec), operator())
 
     _deed(changed, as_json=as_json)
 
 
 @command.command()
-@click.argument("key")
+@click.argument("key", shell_complete=complete_keys)
 @click.option(
     "--overlap",
     type=click.IntRange(0, 31_536_000),
@@ -155,43 +192,51 @@ def change(*, key: str, as_json: bool, **said: Any) -> None:  # noqa: ANN401 -- 
     show_default=True,
     help="Seconds the old secret goes on working.",
 )
-@_as_json
-def rotate(*, key: str, overlap: int, as_json: bool) -> None:
+@as_json_option
+@yes_option
+def rotate(*, key: str, overlap: int, as_json: bool, yes: bool) -> None:
     """Give a key a new secret and print it, this once."""
-    _deed(lambda registry: registry.rotate(key, ME, overlap=timedelta(seconds=overlap)), as_json=as_json)
+    if overlap == 0:
+        confirm(f"End the secrets that the key {key} has now, at once?", yes=yes)
+    _deed(
+        lambda registry: registry.rotate(key, operator(), overlap=timedelta(seconds=overlap)),
+        as_json=as_json,
+    )
 
 
 @command.command()
-@click.argument("key")
-@_as_json
-def revoke(*, key: str, as_json: bool) -> None:
-    """End a key, everywhere within a second."""
-    _deed(lambda registry: registry.revoke(key, ME), as_json=as_json)
+@click.argument("key", shell_complete=complete_keys)
+@as_json_option
+@yes_option
+def revoke(*, key: str, as_json: bool, yes: bool) -> None:
+    """End a key for good, everywhere within a second."""
+    confirm(f"Revoke the key {key} for good?", yes=yes)
+    _deed(lambda registry: registry.revoke(key, operator()), as_json=as_json)
 
 
 @command.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@_as_json
+@as_json_option
 def apply(*, file: Path, as_json: bool) -> None:
     """Bring keys, limits and kill switches to what a keys.yaml says."""
 
     async def applied(registry: Registry, rulings: Rulings) -> Json:
-        done = await apply_file(read_file(file), registry, rulings, ME)
-        await _announce(done.epochs)
+        done = await apply_file(read_file(file), registry, rulings, operator())
+        await announced(done.epochs)
         made = [_told(deed) for deed in done.made]
         return {"changes": done.changes, "made": made, "missing": done.missing}
 
-    done = _run(applied)
+    done = with_registry(applied)
     if as_json:
-        click.echo(json.dumps(done, indent=2))
+        print_json(done)
     else:
         for line in done["changes"] or ["nothing to change"]:
             click.echo(line)
         for one in done["made"]:
             click.echo(f"{one['name']}: {one['key']}")
     for name in done["missing"]:
-        click.echo(f"llm-proxy: no key is called {name}: what the file says of it does not hold", err=True)
-    sys.exit(bool(done["missing"]))
+        warn(f"no key is called {name}: what the file says of it does not hold")
+    sys.exit(FAILED if done["missing"] else 0)
 
 
 @command.command("switch-off")
@@ -199,33 +244,49 @@ def apply(*, file: Path, as_json: bool) -> None:
 @click.argument("subject")
 @click.option("--tenant", help="Only in this tenant.")
 @click.option("--reason", default="", help="For the record.")
-def switch_off(*, kind: str, subject: str, tenant: str | None, reason: str) -> None:
+@as_json_option
+def switch_off(*, kind: str, subject: str, tenant: str | None, reason: str, as_json: bool) -> None:
     """Stop all calls of a key (by id, name or prefix), agent, tenant or model, everywhere within a second."""
     said = {"kind": kind, "subject": subject, "tenant": tenant}
-    _switch(lambda rulings: rulings.throw(kill_from(said)[0], ME, reason=reason))
+    _switch(lambda rulings: rulings.throw(kill_from(said)[0], operator(), reason=reason))
+    _say_switched(said | {"switched": "off"}, as_json=as_json)
 
 
 @command.command("switch-on")
 @click.argument("kind", type=click.Choice(get_args(KillKind)))
 @click.argument("subject")
 @click.option("--tenant", help="Only in this tenant.")
-def switch_on(*, kind: str, subject: str, tenant: str | None) -> None:
+@as_json_option
+def switch_on(*, kind: str, subject: str, tenant: str | None, as_json: bool) -> None:
     """Let them pass again."""
     said = {"kind": kind, "subject": subject, "tenant": tenant}
-    _switch(lambda rulings: rulings.lift(kill_from(said)[0], ME))
+    _switch(lambda rulings: rulings.lift(kill_from(said)[0], operator()))
+    _say_switched(said | {"switched": "on"}, as_json=as_json)
 
 
 @command.command()
-def mint() -> None:
+@as_json_option
+def mint(*, as_json: bool) -> None:
     """Print a new secret, for a `key_file` of keys.yaml; no database knows it yet."""
-    click.echo(minted().text)
+    text = minted().text
+    if as_json:
+        print_json({"key": text})
+    else:
+        click.echo(text)
 
 
 def _switch(do: Callable[[Rulings], Awaitable[Mapping[str, int]]]) -> None:
     async def done(_: Registry, rulings: Rulings) -> None:
-        await _announce(await do(rulings))
+        await announced(await do(rulings))
 
-    _run(done)
+    with_registry(done)
+
+
+def _say_switched(done: Json, *, as_json: bool) -> None:
+    if as_json:
+        print_json(done)
+    else:
+        click.echo(f"{done['kind']} {done['subject']} switched {done['switched']}")
 
 
 def _document(said: dict[str, Any]) -> Json:
@@ -234,12 +295,14 @@ def _document(said: dict[str, Any]) -> Json:
     given: Json = {name: value for name, value in said.items() if value not in (None, ())}
     if days is not None:
         given["expires_at"] = datetime.now(UTC) + timedelta(days=days)
+    elif given.get("expires_at") == NONE:
+        given["expires_at"] = None
     if "models" in given:
         given["models"] = list(given["models"])
     if "tags" in given:
         given["tags"] = [tag for tag in given["tags"] if tag]
     if "budgets" in given:
-        pairs = [text.partition("/") for text in given["budgets"]]
+        pairs = [text.partition("/") for text in given["budgets"] if text != NONE]
         given["budgets"] = [{"limit_usd": usd, "period": period} for usd, _, period in pairs]
     return given
 
@@ -247,10 +310,10 @@ def _document(said: dict[str, Any]) -> Json:
 def _deed(do: Callable[[Registry], Awaitable[Deed]], *, as_json: bool) -> None:
     async def done(registry: Registry, _: Rulings) -> Json:
         deed = await do(registry)
-        await _announce(deed.epochs)
+        await announced(deed.epochs)
         return _told(deed)
 
-    _print(_run(done), as_json=as_json)
+    _print(with_registry(done), as_json=as_json)
 
 
 def _told(deed: Deed) -> Json:
@@ -260,40 +323,8 @@ def _told(deed: Deed) -> Json:
 
 def _print(document: Json, *, as_json: bool) -> None:
     if as_json:
-        return click.echo(json.dumps(document, indent=2))
-    for name, value in document.items():
-        if value not in (None, []):
-            click.echo(f"{name:15} {json.dumps(value) if isinstance(value, list | dict) else value}")
+        print_json(document)
+        return
+    print_fields(document)
     if "key" in document:
-        click.echo("This is the only time the key is shown.", err=True)
-    return None
-
-
-async def _announce(epochs: Any) -> None:  # noqa: ANN401 -- a mapping of epochs
-    found = settings()
-    url, tls = found.limits_redis_url, found.tls_for(found.limits_redis_url)
-    if epochs and url is not None and not await announce(url.get_secret_value(), epochs, tls=tls):
-        click.echo("llm-proxy: the limits store is away; replicas learn of this from the database", err=True)
-
-
-def _run(do: Callable[[Registry, Rulings], Awaitable[Any]]) -> Any:  # noqa: ANN401 -- what the command prints
-    found = settings()
-    url = found.database_url
-    if url is None:
-        click.echo(
-            "llm-proxy: DATABASE_URL is not set and no stack runs in this folder; keys need a database",
-            err=True,
-        )
-        sys.exit(2)
-
-    async def connected() -> Any:  # noqa: ANN401 -- the same
-        async with opened(url.get_secret_value(), found.tls_for(url)) as (registry, rulings):
-            return await do(registry, rulings)
-
-    try:
-        return asyncio.run(connected())
-    except Refused as refused:
-        why = refused.__cause__
-        reason = f" DATABASE_URL: {why.reason}." if isinstance(why, DatabaseUnavailable) else ""
-        click.echo(f"llm-proxy: {refused.message}{reason}", err=True)
-        sys.exit(1)
+        warn("this is the only time the key is shown")

@@ -1,26 +1,32 @@
-"""Virtual keys as a table that is read at 80 columns."""
+"""Virtual keys as rows of a table that is read at 80 columns."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
+from llm_proxy.cli.printing import Column, print_table
 
 Json = dict[str, Any]
 _LIMITS = ("rpm", "tpm", "parallel")
+_COLUMNS = (
+    "name",
+    Column("prefix", whole=True),
+    "acts for",
+    "models",
+    Column("limits", whole=True),
+    Column("state", whole=True),
+)
 
 
-def table(keys: Iterable[Json]) -> Table:
-    """One line a key, more where it needs them; the prefix is never broken."""
-    shown = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("name", "prefix", "acts for", "models", "limits", "state"):
-        shown.add_column(name, no_wrap=name in {"prefix", "limits", "state"}, overflow="fold")
-    for one in keys:
-        prefix = one["prefixes"][0] if one["prefixes"] else "-"
-        models = "\n".join(one["models"]) if one["models"] is not None else "default"
-        shown.add_row(one["name"], prefix, _whom(one), models or "none", _limits(one), _state(one))
-    return shown
+def print_keys(keys: Iterable[Json]) -> None:
+    """One line a key, more where it needs them; prefixes and limits are never broken."""
+    print_table(_COLUMNS, [_row(one) for one in keys])
+
+
+def _row(one: Json) -> tuple[str, ...]:
+    prefix = one["prefixes"][0] if one["prefixes"] else "-"
+    models = "\n".join(one["models"]) if one["models"] is not None else "default"
+    return one["name"], prefix, _whom(one), models or "none", limits_text(one), _state(one)
 
 
 def _whom(one: Json) -> str:
@@ -28,7 +34,8 @@ def _whom(one: Json) -> str:
     return "\n".join(bound) or "-"
 
 
-def _limits(one: Json) -> str:
+def limits_text(one: Json) -> str:
+    """Limits and budgets of a key's or a rule's document, a line each."""
     said = [f"{one[name]} {name}" for name in _LIMITS if one[name] is not None]
     money = [f"${each['limit_usd']}/{each['period']}" for each in one["budgets"]]
     return "\n".join([*said, *money]) or "-"

@@ -5,27 +5,19 @@ only while it runs.
 """
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
-import click
 import httpx
 from pydantic import SecretStr, ValidationError
-from rich.console import Console
 
+from llm_proxy.cli.printing import FAILED, UNAVAILABLE, WRONG, fail
 from llm_proxy.settings import PREFIX, Settings, faults_of, load
 from llm_proxy.stack import presence
 from llm_proxy.stack.ports import reached_at
 
-PIPED_WIDTH = 200
 URL = "LLM_PROXY_URL"
 _NOTED = ("DATABASE_URL", "LIMITS_REDIS_URL")
-
-
-def console() -> Console:
-    """Where tables go: as wide as the terminal, or as they need where nobody looks."""
-    return Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
 
 
 def noted() -> dict[str, str]:
@@ -45,8 +37,7 @@ def settings() -> Settings:
         }
         return load(**missing) if missing else found
     except ValidationError as wrong:
-        click.echo(f"llm-proxy: {faults_of(wrong)[0]}", err=True)
-        sys.exit(2)
+        fail(faults_of(wrong)[0], WRONG)
 
 
 def gateway_url(found: Settings) -> str:
@@ -61,14 +52,16 @@ def gateway(found: Settings, key: SecretStr, url: str | None, *, timeout_s: floa
     return httpx.Client(base_url=base, headers=headers, timeout=timeout_s)
 
 
-def ask(client: httpx.Client, method: str, path: str) -> dict[str, Any]:
-    """The JSON answer of an admin route; ends the command with the gateway's message for anything but 200."""
+def ask(client: httpx.Client, method: str, path: str, body: object = None) -> dict[str, Any]:
+    """The JSON answer of a route; ends the command with the gateway's message for anything but a success."""
     try:
-        answer = client.request(method, path)
+        answer = client.request(method, path, json=body)
     except httpx.HTTPError as fault:
-        raise click.ClickException(f"the gateway at {client.base_url} does not answer: {fault}") from fault
-    if answer.status_code != 200:
-        raise click.ClickException(f"{answer.status_code}: {_message(answer)}")
+        fail(f"the gateway at {client.base_url} does not answer: {fault}", UNAVAILABLE)
+    if not answer.is_success:
+        status = answer.status_code
+        code = WRONG if status == 400 else UNAVAILABLE if status >= 500 else FAILED
+        fail(f"{status}: {_message(answer)}", code)
     document: dict[str, Any] = answer.json()
     return document
 

@@ -13,7 +13,7 @@ import click
 from rich.table import Table
 
 from llm_proxy.cli.database import database_url, run, trusted_at
-from llm_proxy.cli.nearby import console
+from llm_proxy.cli.printing import console
 from llm_proxy.ledger.queries import connected
 from llm_proxy.ledger.question import moment
 from llm_proxy.ledger.reconcile import Disagreement, disagreements, enrich

@@ -12,8 +12,8 @@ from uuid import UUID
 import click
 from rich.table import Table
 
-from llm_proxy.cli.database import database_url, fail, run, trusted_at
-from llm_proxy.cli.nearby import console
+from llm_proxy.cli.database import database_url, run, trusted_at
+from llm_proxy.cli.printing import console, fail
 from llm_proxy.ledger.queries import connected
 from llm_proxy.ledger.question import moment
 

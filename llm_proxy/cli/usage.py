@@ -12,7 +12,7 @@ import click
 from rich.table import Table
 
 from llm_proxy.cli.database import database_url, run, trusted_at
-from llm_proxy.cli.nearby import console
+from llm_proxy.cli.printing import console
 from llm_proxy.ledger.queries import Line, connected
 from llm_proxy.ledger.question import DIMENSIONS, Question, midnight, moment
 from llm_proxy.ledger.report import as_csv, as_json

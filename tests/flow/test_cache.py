@@ -408,7 +408,7 @@ async def test_the_command_purges_too(cached: Cached) -> None:
     key = await cached.key(tenant=f"t-{uuid4()}")
     assert await cached.said(body, key) == "miss"
     env = {"PATH": os.environ["PATH"], "LLM_PROXY__ADMIN_KEY": ADMIN_KEY}
-    words = ("cache", "purge", "--model", "chat", "--url", cached.url, "--json")
+    words = ("cache", "purge", "--model", "chat", "--url", cached.url, "--json", "--yes")
     done = await anyio.run_process([sys.executable, "-P", "-m", "llm_proxy", *words], env=env)
     assert json.loads(done.stdout)["purged"] >= 1
     assert await cached.said(body, key) == "miss"

@@ -81,7 +81,7 @@ async def test_sidecar_redis_and_postgres_are_reached_by_tls_with_an_authority_o
                 "limits": "ok",
                 "database": "ok",
             }
-        for line in ("migrate", "keys create --name far", "keys revoke far", "usage"):
+        for line in ("migrate", "keys create --name far", "keys revoke far --yes", "usage"):
             assert typed(tmp_path, names, *line.split()) == (0, "")
 
 

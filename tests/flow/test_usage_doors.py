@@ -253,7 +253,7 @@ def test_calls_in_flight_in_a_killed_worker_are_recorded_as_lost(gateway: Gatewa
 def test_commands_say_in_one_line_what_is_wrong(gateway: Gateway) -> None:
     """No database, one that is not migrated, a dimension that is none."""
     done = gateway.command("usage")
-    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert (done.returncode, done.stderr.count("\n")) == (3, 1)
     assert "llm-proxy migrate" in done.stderr
     assert gateway.command("migrate").stdout.startswith("applied 001_requests.sql\n")
     assert gateway.command("migrate").stdout == "nothing to do: the schema is this version's\n"

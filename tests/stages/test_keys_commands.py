@@ -53,10 +53,11 @@ async def test_a_key_lives_through_the_commands(
     assert made["key"] not in await run(database_url, "show", "n")
     changed: Json = json.loads(await run(database_url, "change", "n", "--tpm", "9", "--json"))
     assert (changed["rpm"], changed["tpm"], changed["tenant"]) == (3, 9, "t")
-    rotated: Json = json.loads(await run(database_url, "rotate", "n", "--overlap", "0", "--json"))
+    rotated: Json = json.loads(await run(database_url, "rotate", "n", "--overlap", "0", "--yes", "--json"))
     assert rotated["key"] != made["key"]
-    await run(database_url, "revoke", "n")
-    await run(database_url, "revoke", "nobody", code=1)
+    assert "--yes" in await run(database_url, "revoke", "n", code=2)
+    await run(database_url, "revoke", "n", "--yes")
+    await run(database_url, "revoke", "nobody", "--yes", code=1)
     table = await run(database_url, "list")
     assert "revoked" in table
     assert rotated["prefixes"][0] in table
@@ -128,7 +129,7 @@ async def test_a_file_of_keys_applied_twice_is_applied_once(
     third: Json = json.loads(await run(database_url, "apply", str(file), "--json"))
     assert third["changes"] == ["key scout changed", "key minted revoked"]
     file.write_text("keys: [{name: x, colour: red}]")
-    await run(database_url, "apply", str(file), code=1)
+    await run(database_url, "apply", str(file), code=2)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +152,7 @@ async def test_a_file_with_an_odd_number_or_date_is_refused_in_one_line(
     """Nothing of it is applied."""
     file = tmp_path / "keys.yaml"
     file.write_text(said)
-    assert "Traceback" not in await run(database_url, "apply", str(file), code=1)
+    assert "Traceback" not in await run(database_url, "apply", str(file), code=2)
     assert await pool.fetchval("SELECT count(*) FROM api_keys") == 0
 
 
@@ -161,10 +162,11 @@ async def test_a_file_with_an_odd_number_or_date_is_refused_in_one_line(
         ("create --name x --expires-in nan", 2),
         ("create --name x --expires-in 1e300", 2),
         ("create --name x --expires-in -1", 2),
-        (f"create --name x --budget {'9' * 400}/day", 1),
-        ("create --name x --budget 0.0000000000001/day", 1),
-        ("create --name x --rpm -1", 1),
-        ("create --name x --expires-at 9999-12-31T23:59:59-14:00", 1),
+        (f"create --name x --budget {'9' * 400}/day", 2),
+        ("create --name x --budget 0.0000000000001/day", 2),
+        ("create --name x --budget none --budget 1/day", 2),
+        ("create --name x --rpm -1", 2),
+        ("create --name x --expires-at 9999-12-31T23:59:59-14:00", 2),
         ("rotate x --overlap 99999999999999999999", 2),
     ],
     ids=lambda one: str(one)[:60],

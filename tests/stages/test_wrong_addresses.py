@@ -116,7 +116,7 @@ def test_a_database_that_refuses_says_why(
         "tls": at._replace(query="sslmode=require"),
     }[change].geturl()
     done = run(tmp_path, *words, DATABASE_URL=changed)
-    assert done.returncode == 1
+    assert done.returncode == 3
     line = one_line(done)
     assert "DATABASE_URL" in line
     assert reason in line

@@ -1,18 +1,19 @@
 """Keys as a table."""
 
-import io
 from datetime import UTC, datetime
 
-from rich.console import Console
+import pytest
 
-from llm_proxy.cli.keys_table import table
+from llm_proxy.cli.keys_table import print_keys
 from llm_proxy.identity import Budget, KeyRecord, KeySpec, Limits
 from llm_proxy.identity.spoken import key_document
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 
 
-def test_a_table_of_keys_is_read_at_80_columns() -> None:
+def test_a_table_of_keys_is_read_at_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No word is broken but a long name; the prefix, by which a key is known, stays whole."""
     spec = KeySpec(
         "nightly-summaries-of-all", "acme-europe", "agent:summaries", "ann", ("gpt-4o-mini", "claude-*"),
@@ -23,9 +24,9 @@ def test_a_table_of_keys_is_read_at_80_columns() -> None:
         KeyRecord("key_1", spec, NOW, NOW, None, ("sk-llmp-abcdefghijkl",)),
         KeyRecord("key_2", plain, NOW, NOW, NOW, ("sk-llmp-mnopqrstuvwx",)),
     ]
-    out = io.StringIO()
-    Console(file=out, width=80).print(table(key_document(one) for one in records))
-    text = out.getvalue()
+    monkeypatch.setenv("COLUMNS", "80")
+    print_keys(key_document(one) for one in records)
+    text = capsys.readouterr().out
     assert max(len(line) for line in text.splitlines()) <= 80
     words = text.split()
     for word in ("sk-llmp-abcdefghijkl", "sk-llmp-mnopqrstuvwx", "claude-*", "$5/day", "revoked"):

@@ -176,14 +176,14 @@ def test_what_is_left_out_for_one_reason_shares_a_line() -> None:
 
 
 def test_the_command_exits_by_what_it_found(tmp_path: Path) -> None:
-    """1 with a fault, 0 with notes alone, one line for a file that is not there."""
+    """1 with a fault, 0 with notes alone, 2 and one line for a file that is not there."""
     good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
     good.write_text(GOOD)
     bad.write_text(written(FAULTS["router"][0]))
     for file, code, said in (
         (good, 0, "0 faults"),
         (bad, 1, "1 faults"),
-        (tmp_path / "no.yaml", 1, "cannot be read"),
+        (tmp_path / "no.yaml", 2, "cannot be read"),
     ):
         command = [sys.executable, "-m", "llm_proxy", "config", "check", str(file)]
         done = subprocess.run(command, capture_output=True, check=False, text=True)
