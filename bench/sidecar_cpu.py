@@ -42,7 +42,7 @@ router_settings: {{num_retries: 0}}
 general_settings: {{master_key: {key}, disable_model_info_refresh: true}}
 litellm_settings: {{include_cost_in_streaming_usage: true, json_logs: true}}
 """
-PARTS = ("prices", "bodies", "hooks", "limits", "frames")
+PARTS = ("hooks", "limits", "frames")
 OFFLINE = dict.fromkeys(("LITELLM_LOCAL_MODEL_COST_MAP", "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS"), "True")
 ROUNDS = 3
 PAGE = """# What a call costs the sidecar
@@ -59,18 +59,17 @@ streams of 50 words), four at a time. Made by `.venv/bin/python bench/sidecar_cp
   sets it), and LiteLLM tries failing imports anew in each call. `make setup` compiles at install.
 * Our doors: LiteLLM's application behind an ASGI wrapper, without its routing table of hundreds of paths, and
   an authentication that knows its one key.
-* Prices: a deployment with prices of its own registers them once, not on every call.
-* Bodies: OpenAI's SDK does not walk a body that came as JSON.
 * Hooks: ten hooks for features that are not used here do not run.
-* Limits: calls are not counted against limits no deployment states.
+* Limits: where no deployment states limits, none are looked for on a call.
 * Frames: a stream's frames pass as the provider sent them where no hook wants to see them: it needs the
   hooks gone.
 
 `LLM_PROXY_SIDECAR_WITHOUT` names patches to leave out ([all of them](litellm/patches.md)).
 
 All but the bytecode are patches of ours, made at LiteLLM's start (`llm_proxy/sidecar/tuning.py`,
-`openai_frames.py`): we found no setting of its own for any of them. Taken over by LiteLLM, prices and frames
-alone would bring its users most of the difference above.
+`openai_frames.py`): we found no setting of its own for any of them. LiteLLM 1.108.6 has
+taken over two that stood here before: prices of a deployment are registered once, and OpenAI's SDK no longer
+walks a body that came as JSON.
 """
 QUIET = {"LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION"}
 UNCOMPILED = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPYCACHEPREFIX": "/nonexistent"}

@@ -14,20 +14,21 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-from llm_proxy.sidecar.verify_environment import is_refused, pins  # noqa: E402 -- the project's own, found from here
+from llm_proxy.sidecar.patches import PATCHES  # noqa: E402 -- the project's own, found from here
+from llm_proxy.sidecar.verify_environment import is_refused, pins  # noqa: E402 -- the same
 
-PATCHES = "llm_proxy/sidecar/patches.py"
-TRIED = re.compile(r"^TRIED_ON = \(.*\)$", re.MULTILINE)
+TRIED = "llm_proxy/sidecar/tried_patches.json"
 PIN = re.compile(r"^litellm\[proxy\]==(\S+)$", re.MULTILINE)
 TAKEN = (
     "locks/sidecar.in",
@@ -48,16 +49,11 @@ class Refused(Exception):  # noqa: N818 -- errors are named for the state they r
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """Something that depends on LiteLLM and is run against the candidate.
-
-    Attributes:
-        decides: Whether a failure means that the release may not be taken.
-    """
+    """Something that depends on LiteLLM and is run against the candidate."""
 
     name: str
     command: tuple[str, ...]
     timeout_s: int
-    decides: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +73,11 @@ def pytest_suite(name: str, *targets: str, timeout_s: int = 1800) -> Suite:
     )
 
 
+TRIALS = Suite("patches", (".venv/bin/python", "scripts/litellm_trials.py", "--out", "trials.json"), 3600)
 SUITES = (
     pytest_suite("seams", "tests/contract/test_litellm_seams.py", timeout_s=300),
     pytest_suite("names", "tests/contract/test_litellm_names.py", timeout_s=300),
+    TRIALS,
     pytest_suite("contract", "tests/contract"),
     pytest_suite("sidecar", "tests/unit/sidecar", "tests/stages", "-k", "sidecar or litellm or own_provider"),
     pytest_suite("whole stack", "tests/flow", timeout_s=3600),
@@ -88,6 +86,7 @@ SUITES = (
     Suite("soak", ("make", "soak", "MINUTES=5"), 900),
 )
 CPU = (".venv/bin/python", "bench/sidecar_cpu.py", "--only", "all")
+CPU_NAME = "cpu"
 
 
 def candidate(version: str) -> Path:
@@ -116,20 +115,28 @@ def build(version: str) -> Path:
     poisoned = [pin for pin in pins((folder / "locks" / "sidecar.txt").read_text()) if is_refused(*pin)]
     if poisoned:
         raise Refused(f"it brings {poisoned}")
-    mark_as_tried(folder, version)
+    install_patches(folder, version, [patch.name for patch in PATCHES])
     run("make", "-s", "setup-dev", cwd=folder)
     for table in TABLES:
         run(".venv-sidecar/bin/python", f"scripts/{table}", cwd=folder, **OFFLINE)
     return folder
 
 
-def mark_as_tried(project: Path, version: str) -> None:
-    """Make this the release that our patches are installed on: its tests are to judge them, or have."""
-    file = project / PATCHES
-    text = file.read_text(encoding="utf-8")
-    if not TRIED.search(text):
-        raise Refused(f"{PATCHES} has no TRIED_ON")
-    file.write_text(TRIED.sub(f'TRIED_ON = ("{version}",)', text), encoding="utf-8")
+def install_patches(project: Path, version: str, names: Sequence[str]) -> None:
+    """Have a project install these patches on this release, and on no other."""
+    (project / TRIED).write_text(json.dumps({version: list(names)}, indent=1) + "\n", encoding="utf-8")
+
+
+def tried(folder: Path) -> list[dict[str, Any]]:
+    """What the patches' own tests said in a copy; empty while they were not run."""
+    file = folder / "trials.json"
+    found: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    return found
+
+
+def in_order(folder: Path) -> list[str]:
+    """The patches that work in a copy and are needed there."""
+    return [one["name"] for one in tried(folder) if one["works"] and one["needed"]]
 
 
 def run(*command: str, cwd: Path, **env: str) -> str:
@@ -150,21 +157,30 @@ def environment(**more: str) -> dict[str, str]:
 def attempt(suite: Suite, folder: Path) -> Result:
     """Run a suite in the copy; its whole output goes to a log beside the copy."""
     log = folder.parent / f"{folder.name}-{suite.name.replace(' ', '-')}.log"
-    print(f"  {suite.name:16} … (log: {log.relative_to(ROOT)})", flush=True)
+    print(f"  {suite.name:16} … (log: {os.path.relpath(log, ROOT)})", flush=True)
     began = time.monotonic()
     with log.open("w", encoding="utf-8") as out:
+        started = subprocess.Popen(
+            suite.command, cwd=folder, env=environment(), stdout=out, stderr=out, start_new_session=True
+        )
         try:
-            code = subprocess.run(
-                suite.command, cwd=folder, env=environment(), stdout=out, stderr=out,
-                timeout=suite.timeout_s, check=False,
-            ).returncode  # fmt: skip
+            code = started.wait(suite.timeout_s)
         except subprocess.TimeoutExpired:
+            os.killpg(started.pid, signal.SIGKILL)
+            code = started.wait()
             out.write(f"\nended after {suite.timeout_s} s without a result\n")
-            code = -1
-    text = log.read_text(encoding="utf-8", errors="replace").strip()
+    text = without_paths(log.read_text(encoding="utf-8", errors="replace").strip(), folder)
     seconds = time.monotonic() - began
     print(f"  {'':16} {'passed' if code == 0 else 'FAILED'} in {seconds:.0f} s", flush=True)
     return Result(suite.name, code == 0, seconds, "\n".join(text.splitlines()[-TAIL_LINES:]))
+
+
+def without_paths(text: str, folder: Path) -> str:
+    """Output that says nothing of the machine: the copy, this project, Python and home have short names."""
+    names = {str(folder): ".", str(ROOT): ".", sys.base_prefix: "PYTHON", str(Path.home()): "~"}
+    for path in sorted(names, key=len, reverse=True):
+        text = text.replace(path, names[path])
+    return text
 
 
 def results_of(folder: Path) -> Path:
@@ -177,6 +193,24 @@ def earlier(folder: Path) -> dict[str, Result]:
     file = results_of(folder)
     found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     return {name: Result(**result) for name, result in found.items()}
+
+
+def keep_result(folder: Path, results: dict[str, Result], result: Result) -> None:
+    """Add a result to those of this copy, and write them all down."""
+    results[result.name] = result
+    kept = {name: asdict(one) for name, one in results.items()}
+    results_of(folder).write_text(json.dumps(kept, indent=1), encoding="utf-8")
+
+
+def compare_cpu(pinned: str, folder: Path) -> Result:
+    """What calls cost the sidecars of the pinned release and of the candidate."""
+    began = time.monotonic()
+    (chat, stream), (new_chat, new_stream) = cpu_ms(ROOT), cpu_ms(folder)
+    told = (
+        f"CPU at the sidecar, the least of three runs each: a chat call {new_chat:.2f} ms "
+        f"({pinned}: {chat:.2f}), a stream of 50 words {new_stream:.2f} ms ({stream:.2f})."
+    )
+    return Result(CPU_NAME, passed=True, seconds=time.monotonic() - began, tail=told)
 
 
 def cpu_ms(folder: Path) -> tuple[float, float]:
@@ -219,21 +253,45 @@ def listed(names: list[str]) -> str:
     return ", ".join(f"`{name}`" for name in sorted(names)[:MAX_LISTED]) + more
 
 
-def page(version: str, pinned: str, results: list[Result], cpu: str, changes: Mapping[str, list[str]]) -> str:
+def verdict(results: Collection[Result]) -> str:
+    """Whether a candidate may be taken."""
+    failed = [result.name for result in results if not result.passed]
+    if failed:
+        return f"may **not** be taken: {', '.join(failed)} failed"
+    missing = {*(suite.name for suite in SUITES), CPU_NAME} - {result.name for result in results}
+    return f"was not tried whole ({', '.join(sorted(missing))} not run)" if missing else "may be taken"
+
+
+def of_patches(trials: Sequence[Mapping[str, Any]]) -> str:
+    """What came of our patches' own tests; empty while they were not run."""
+    if not trials:
+        return ""
+    broken = [one["name"] for one in trials if not one["works"]]
+    spare = [one["name"] for one in trials if one["works"] and not one["needed"]]
+    lines = [f"{len(trials) - len(broken) - len(spare)} of {len(trials)} patches work and are needed."]
+    lines += [f"Off, because their own tests fail: {listed(broken)}."] if broken else []
+    lines += [f"Off, because their own tests pass without them: {listed(spare)}."] if spare else []
+    return " ".join(lines)
+
+
+def page(
+    version: str,
+    pinned: str,
+    results: Sequence[Result],
+    trials: Sequence[Mapping[str, Any]],
+    changes: Mapping[str, list[str]],
+) -> str:
     """The page about a candidate."""
     failed = [result for result in results if not result.passed]
-    missing = [suite.name for suite in SUITES if suite.name not in {result.name for result in results}]
-    verdict = "may **not** be taken: " + ", ".join(one.name for one in failed) + " failed"
-    if not failed:
-        verdict = f"was not tried whole ({', '.join(missing)} not run)" if missing else "may be taken"
     rows = [
         f"| {one.name} | {'passed' if one.passed else '**failed**'} | {one.seconds:.0f} |" for one in results
     ]
     parts = [
         f"# LiteLLM {version}, compared with {pinned}",
-        f"LiteLLM {version} {verdict}. Made by `make litellm VERSION={version}`.",
+        f"LiteLLM {version} {verdict(results)}. Made by `make litellm VERSION={version}`.",
         "\n".join(["| suite | result | seconds |", "|---|---|---:|", *rows]),
-        cpu,
+        *(one.tail for one in results if one.name == CPU_NAME and one.passed),
+        of_patches(trials),
     ]
     parts += [f"## {one.name}: how it failed\n\n```\n{one.tail}\n```" for one in failed]
     parts += [f"## {topic}\n\n" + "\n".join(lines) for topic, lines in changes.items() if lines]
@@ -247,33 +305,39 @@ def take(version: str) -> None:
     folder = candidate(version)
     if not (folder / TAKEN[0]).is_file():
         raise Refused(f"{version} was not built: run `make litellm VERSION={version}` first")
+    if not tried(folder):
+        raise Refused(
+            f"the patches were not tried on it: `make litellm VERSION={version} ARGS='--keep --only patches'`"
+        )
     for name in TAKEN:
         shutil.copy(folder / name, ROOT / name)
-    mark_as_tried(ROOT, version)
-    print(f"The pin is {version} now: `make check`, then commit {', '.join(TAKEN)}, {PATCHES} and the page.")
+    install_patches(ROOT, version, in_order(folder))
+    print(f"The pin is {version} now: `make check`, then commit {', '.join(TAKEN)}, {TRIED} and the page.")
 
 
 def main() -> int:
     """Build, run, compare, write the page; 0 when nothing failed."""
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("version")
-    flags.add_argument(
-        "--only", default="", help=f"some of: {', '.join(suite.name for suite in SUITES)}; cpu"
-    )
+    names = [*(suite.name for suite in SUITES), CPU_NAME]
+    flags.add_argument("--only", default="", help=f"some of: {', '.join(names)}")
     flags.add_argument("--keep", action="store_true", help="use the candidate that was built before")
     flags.add_argument("--take", action="store_true", help="move the pin to the candidate")
     asked = flags.parse_args()
+    only = [name for name in asked.only.split(",") if name]
+    if not set(only) <= set(names):
+        flags.error(f"--only takes some of: {', '.join(names)}")
     try:
         if asked.take:
             take(asked.version)
             return 0
-        return try_out(asked.version, [name for name in asked.only.split(",") if name], keep=asked.keep)
+        return try_out(asked.version, only or names, keep=asked.keep)
     except Refused as problem:
         print(f"make litellm: {asked.version}: {problem}", file=sys.stderr)
         return 1
 
 
-def try_out(version: str, only: list[str], *, keep: bool) -> int:
+def try_out(version: str, wanted: Collection[str], *, keep: bool) -> int:
     """Everything but taking it; the exit code."""
     [pinned] = PIN.findall((ROOT / "locks" / "sidecar.in").read_text(encoding="utf-8"))
     print(f"→ LiteLLM {version} beside {pinned}", flush=True)
@@ -282,20 +346,18 @@ def try_out(version: str, only: list[str], *, keep: bool) -> int:
     changes = {topic: difference(before.get(topic, {}), after[topic]) for topic in after}
     results = earlier(folder)
     for suite in SUITES:
-        if not only or suite.name in only:
-            results[suite.name] = attempt(suite, folder)
-            kept = {name: asdict(result) for name, result in results.items()}
-            results_of(folder).write_text(json.dumps(kept, indent=1), encoding="utf-8")
-    cpu = ""
-    if not only or "cpu" in only:
-        (chat, stream), (new_chat, new_stream) = cpu_ms(ROOT), cpu_ms(folder)
-        cpu = (
-            f"CPU at the sidecar, the least of three runs each: a chat call {new_chat:.2f} ms "
-            f"({pinned}: {chat:.2f}), a stream of 50 words {new_stream:.2f} ms ({stream:.2f})."
-        )
+        if suite.name in wanted:
+            keep_result(folder, results, attempt(suite, folder))
+        if suite is TRIALS and suite.name in wanted and tried(folder):
+            install_patches(folder, version, in_order(folder))
+    if CPU_NAME in wanted:
+        keep_result(folder, results, compare_cpu(pinned, folder))
     written = ROOT / "docs" / "litellm" / f"{version}.md"
     written.parent.mkdir(exist_ok=True)
-    written.write_text(page(version, pinned, list(results.values()), cpu, changes), encoding="utf-8")
+    shown = sorted(
+        results.values(), key=lambda one: [*(suite.name for suite in SUITES), CPU_NAME].index(one.name)
+    )
+    written.write_text(page(version, pinned, shown, tried(folder), changes), encoding="utf-8")
     print(f"→ {written.relative_to(ROOT)}")
     return int(not all(result.passed for result in results.values()))
 

@@ -4,31 +4,40 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from llm_proxy.sidecar.patches import PATCHES, TRIED_ON
+from llm_proxy.sidecar.patches import PATCHES, TRIED
 
 HEAD = """\
 # Patches of LiteLLM
 
 Made from `llm_proxy/sidecar/patches.py` (do not edit). They change LiteLLM in memory when a sidecar
-starts, in this order, and were tried together on LiteLLM {releases}. On any other release every patch is
-off, and the sidecar's log says so in a line for each: the gateway works in front of an unpatched LiteLLM,
-too, with LiteLLM's own faults. `LLM_PROXY_SIDECAR_WITHOUT` names patches to leave out, comma-separated,
-or `all`. Two things are in force on any release: what notes the attempts of a call for its status and the
-call log (`attempts.py`), and what keeps streams out of LiteLLM's own cache (`response_cache.py`). Every
-private name of LiteLLM that a patch touches is listed in `llm_proxy/sidecar/seams.py`, and a test looks for
-each in the pinned release.
+starts, in this order. Each has tests of its own and is installed on a release only where they were seen to
+pass with it and to fail without it (`llm_proxy/sidecar/tried_patches.json`, written by `make litellm`). On
+any other release it is off, and the sidecar's log says so in a line: the gateway works in front of an
+unpatched LiteLLM, too, with LiteLLM's own faults. `LLM_PROXY_SIDECAR_WITHOUT` names patches to leave out,
+comma-separated, or `all`. `scripts/litellm_trials.py` runs their tests on the pinned release. Every private
+name of LiteLLM that a patch touches is listed in `llm_proxy/sidecar/seams.py`, and a test looks for each.
+
+One change is no patch and cannot be off: the start hands LiteLLM the configuration in place of its reader of
+files (`launch.py`). A release where that fails does not start.
+
+Installed: {installed}.
 
 """
 
 
 def page() -> str:
     """The whole page."""
-    parts = [HEAD.format(releases=" and ".join(TRIED_ON))]
+    installed = "; ".join(
+        f"on LiteLLM {release} {len(names)} of {len(PATCHES)}" for release, names in TRIED.items()
+    )
+    parts = [HEAD.format(installed=installed)]
     for patch in PATCHES:
+        tests = ", ".join(f"`{test.rpartition('/')[2]}`" for test in patch.tests)
         fixed = f"\n* Not needed from: {patch.fixed_in}" if patch.fixed_in else ""
         parts.append(
             f"## {patch.name}\n\n{patch.reason}\n\n"
-            f"* Since: {patch.since}{fixed}\n* Upstream: {patch.report}\n* Can go when: {patch.until}\n\n"
+            f"* Since: {patch.since}{fixed}\n* Upstream: {patch.report}\n* Can go when: {patch.until}\n"
+            f"* Its own tests: {tests}\n\n"
         )
     return "".join(parts).rstrip("\n") + "\n"
 

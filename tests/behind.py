@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import vertex_account
+from sidecars import PASSED_ON
 
 from llm_proxy.dialects import NO_HINTS, OPENAI, Bounds, Door, Models
 from llm_proxy.stack import part, ports
@@ -107,7 +108,7 @@ def staged(folder: Path, cache_redis_url: str) -> Generator[Stage]:
     url = f"http://127.0.0.1:{provider_port}"
     config = folder / "fields.yaml"
     config.write_text(json.dumps(configuration(url)), encoding="utf-8")
-    given = Surroundings({name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ})
+    given = Surroundings({name: os.environ[name] for name in PASSED_ON if name in os.environ})
     provider = part.Part(
         name="provider-of-fields",
         argv=(sys.executable, str(TESTS / "provider.py"), "--port", str(provider_port)),

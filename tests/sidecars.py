@@ -27,6 +27,8 @@ PROVIDER_KEY = "sk-canary-of-the-provider"
 PROVIDER = Path(__file__).parent / "provider.py"
 WATCHED = Path(__file__).parent / "watched_sidecar.py"
 CUT = "upstream_stream_cut"
+PASSED_ON = ("PATH", "HOME", "LLM_PROXY_SIDECAR_WITHOUT")
+"""What a sidecar has of the test run's own environment; the last leaves patches out, to see what they do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,7 @@ def sidecar_part(config: Path, port: int, env: Mapping[str, str]) -> part.Part:
 
     `WATCHED_FILE` in it takes its route out away; each connection and lookup is a line of that file.
     """
-    fixed = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    fixed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     watched = env.get("WATCHED_FILE")
     program = (str(WATCHED), watched) if watched else ("-m", "llm_proxy.sidecar")
     words = (*program, "--config", str(config), "--port", str(port))

@@ -12,6 +12,7 @@ from contextvars import ContextVar
 
 from llm_proxy.sidecar import outcome, seams
 from llm_proxy.sidecar.call_row import OUR_OWN, Row, failed_row
+from llm_proxy.sidecar.patch import Patch
 from llm_proxy.sidecar.router_rules import refuses_credentials
 from llm_proxy.sidecar.seams import Theirs
 from llm_proxy.sidecar.shapes import mapping
@@ -24,13 +25,21 @@ HOOKS_OF_A_GROUP = ("async_pre_call_deployment_hook", "async_post_call_success_d
 REFUSALS = frozenset({"BlockedPiiEntityError", "GuardrailRaisedException", "HTTPException"})
 """What guardrails raise, and no provider's stream."""
 _CALLING: ContextVar[bool] = ContextVar("calling", default=False)
+_log: list[Post] = []
+"""Takes a row for each attempt that failed; empty while there is no call log."""
 
 
-def apply(post: Post | None) -> None:
-    """Patch router, call log and guardrails' runner; `post` takes a row for each attempt that failed."""
+def log_to(post: Post) -> None:
+    """Hand each failed attempt's row to the call log."""
+    _log[:] = [post]
+
+
+def apply() -> None:
+    """Patch router, call log and guardrails' runner."""
+    outcome.attempts_are_noted()
     router = seams.router_class()
     _note_deployments(router)
-    _note_failures(router, post)
+    _note_failures(router)
     _note_sent(seams.call_logging())
     for name in HOOKS:
         _note_refusals(seams.proxy_logging(), name, outcome.refused_by_hook)
@@ -58,7 +67,7 @@ def _note_deployments(router: Theirs) -> None:
     router.async_get_available_deployment = choose_and_note
 
 
-def _note_failures(router: Theirs, post: Post | None) -> None:
+def _note_failures(router: Theirs) -> None:
     call = router.make_call
 
     async def call_and_note(
@@ -72,7 +81,7 @@ def _note_failures(router: Theirs, post: Post | None) -> None:
             attempt = outcome.failed(before, error)
             if attempt is not None and attempt.group != OUR_OWN:
                 attempt.refused = refuses_credentials(error)
-                if post is not None:
+                for post in _log:
                     post(failed_row(str(options.get("litellm_call_id") or ""), before + 1, attempt))
             raise
 
@@ -130,3 +139,22 @@ def _note_refused_streams(runner: Theirs) -> None:
             await checked.aclose()
 
     runner.async_post_call_streaming_iterator_hook = check_and_note
+
+
+PATCH = Patch(
+    name="attempts",
+    install=apply,
+    reason=(
+        "LiteLLM tells neither which deployments were tried before a fallback or a failure, nor whether a "
+        "request was sent at all. Without this patch such calls have no attempts in their record, nothing is "
+        "kept in the response cache, and guardrails' refusals are told as LiteLLM words them."
+    ),
+    since="1.106.2",
+    report="To file: `name every attempted deployment in the response headers and in failure callbacks`.",
+    until="LiteLLM names each attempt of a call, with its deployment and its error.",
+    tests=(
+        "tests/stages/test_sidecar_errors.py::test_a_failure_names_who_was_tried_last_and_how_often_was_tried",
+        "tests/stages/test_sidecar_call_log.py::test_every_attempt_is_a_row",
+    ),
+    after_start=True,
+)

@@ -107,4 +107,8 @@ PATCH = Patch(
     since="1.106.2",
     report="https://github.com/BerriAI/litellm/pull/42140 (opt-in strict completion, not merged)",
     until="LiteLLM raises on a stream without a terminal finish reason, for every provider.",
+    tests=(
+        "tests/stages/test_sidecar_broken_streams.py::test_a_broken_stream_is_never_a_finished_one",
+        "tests/stages/test_sidecar_broken_streams.py::test_a_broken_text_completion_is_never_a_finished_one",
+    ),
 )

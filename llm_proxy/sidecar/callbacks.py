@@ -21,12 +21,12 @@ async def installed() -> AsyncGenerator[Theirs]:
     """Add the callback and return it; at the end write out what it holds."""
     url = os.environ.get("LLM_CALLS_DATABASE_URL")
     log = CallLog(url) if url else None
-    attempts.apply(log.post if log else None)
     added = observer(log)
     seams.library().callbacks.append(added)
     if log is None:
         yield added
         return
+    attempts.log_to(log.post)
     await log.start()
     try:
         yield added

@@ -71,4 +71,5 @@ PATCH = Patch(
     since="1.106.2",
     report="To file: `mark locally counted usage in the response`.",
     until="The response says who counted.",
+    tests=("tests/stages/test_sidecar_fidelity.py::test_counts_of_litellm_s_own_are_marked",),
 )

@@ -91,4 +91,8 @@ PATCH = Patch(
         "The header is sent for embeddings, the cost is that of the inputs sent, and lists of tokens are "
         "one input."
     ),
+    tests=(
+        "tests/stages/test_sidecar_cache.py::test_of_a_batch_only_what_was_embedded_is_paid_for",
+        "tests/stages/test_sidecar_embeddings.py::test_a_list_of_tokens_is_one_input",
+    ),
 )

@@ -40,5 +40,6 @@ PATCH = Patch(
     since="1.106.2",
     report="To file: `turn_off_message_logging does not cover exception text in log lines`.",
     until="LiteLLM's redaction covers its own log lines.",
+    tests=("tests/stages/test_sidecar_errors.py::test_the_log_of_a_failure_has_no_text_of_the_provider_s",),
     after_start=True,
 )

@@ -167,4 +167,8 @@ PATCH = Patch(
     since="1.106.2",
     report="To file: `drop parameters that equal the documented default without drop_params`.",
     until="LiteLLM leaves such values out by itself.",
+    tests=(
+        "tests/contract/test_default_values.py::test_a_documented_default_passes_everywhere",
+        "tests/contract/test_default_values.py::test_a_default_is_never_translated_into_something_else",
+    ),
 )

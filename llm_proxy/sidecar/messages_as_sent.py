@@ -149,4 +149,5 @@ PATCH = Patch(
     since="1.106.2",
     report="To file: `a setting that sends messages as they are, without sanitising and added sentences`.",
     until="LiteLLM has a setting that adds nothing to a conversation.",
+    tests=("tests/contract/test_messages_behind_litellm.py",),
 )

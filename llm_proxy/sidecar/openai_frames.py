@@ -286,4 +286,10 @@ PATCH = Patch(
     since="1.106.2",
     report="To file: `pass OpenAI-shaped stream frames through when no hook reads them`.",
     until="LiteLLM passes such frames on as they came.",
+    tests=(
+        "tests/stages/test_sidecar_fidelity.py::test_a_frame_changes_in_nothing_but_the_model_s_name",
+        "tests/stages/test_sidecar_fidelity.py::test_a_refusal_is_streamed",
+        "tests/stages/test_sidecar_fidelity.py::test_every_choice_of_a_stream_ends",
+        "tests/stages/test_sidecar_odd_streams.py::test_each_choice_of_a_text_completion_is_its_own",
+    ),
 )

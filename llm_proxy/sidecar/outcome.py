@@ -9,13 +9,17 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from threading import Event
 
 from llm_proxy.sidecar import provider_error
 from llm_proxy.sidecar.shapes import Json
 
 _CURRENT: ContextVar["Outcome | None"] = ContextVar("outcome", default=None)
+_noted = Event()
+"""Whether attempts are noted at all: `attempts` is a patch, and may be off."""
 MOST_TOLD = 16
 LONGEST_NAME = 100
+UNKNOWN = b"unknown"
 ANSWERED = 200
 
 
@@ -75,7 +79,8 @@ class Outcome:
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """What was tried, for the gateway; every attempt where it was not one success alone."""
-        found = [(b"x-llmp-attempts", str(len(self.tried)).encode())]
+        count = str(len(self.tried)).encode() if _noted.is_set() else UNKNOWN
+        found = [(b"x-llmp-attempts", count)]
         if self.uncached:
             found.append((b"x-llmp-cache", b"off"))
         if not self.tried:
@@ -131,6 +136,11 @@ def note(error: BaseException) -> None:
     outcome = _CURRENT.get()
     if outcome is not None:
         outcome.error = error
+
+
+def attempts_are_noted() -> None:
+    """Say that each attempt from now on is recorded; before it their number is unknown."""
+    _noted.set()
 
 
 def tried(attempt: Attempt) -> None:

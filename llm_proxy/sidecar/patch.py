@@ -17,6 +17,8 @@ class Patch:
         reason: What LiteLLM does wrong, or needlessly, without it.
         since: The release it was first needed on.
         report: The issue at LiteLLM's, or the text of the one to file.
+        tests: Its own tests, as pytest names them: all pass with it, one fails without it. On a release
+            where that was not seen it is not installed (see `patches`).
         until: When it can go.
         fixed_in: The first release that needs it no more; None while none is known.
         after_start: It changes what LiteLLM's own start has built.
@@ -28,5 +30,6 @@ class Patch:
     since: str
     report: str
     until: str
+    tests: tuple[str, ...]
     fixed_in: str | None = None
     after_start: bool = False

@@ -1,14 +1,16 @@
-"""Every patch of LiteLLM in the order of installation, and the releases they were tried on together.
+"""Every patch of LiteLLM in the order of installation, and the releases each is installed on.
 
-Invariants: on a release that `TRIED_ON` does not name no patch is installed, and a line says so for each; a
-patch that a release made superfluous is left out there. `make litellm` tries a release and adds it here.
-What only observes calls (`attempts`) or keeps streams out of LiteLLM's own cache (`response_cache`) is no
-patch of this list, and is in force on any release.
+Invariants: on a release where a patch's own tests were not seen to pass with it and to fail without it, it is
+not installed, and a line says so; `make litellm` runs them and writes what it saw. Nothing else in this
+package changes what LiteLLM does, but the start (`launch`), which hands it the configuration.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 from llm_proxy.sidecar import (
+    attempts,
     broken_streams,
     cache_gate,
     counted,
@@ -17,6 +19,7 @@ from llm_proxy.sidecar import (
     field_support,
     messages_as_sent,
     openai_frames,
+    own_cache,
     provider_only,
     round_robin,
     router_rules,
@@ -27,11 +30,12 @@ from llm_proxy.sidecar import (
 )
 from llm_proxy.sidecar.patch import Patch
 
-TRIED_ON = ("1.108.6",)
-"""Releases on which every test of every patch passed (docs/litellm)."""
+TRIED: Mapping[str, Collection[str]] = json.loads(
+    (Path(__file__).parent / "tried_patches.json").read_text(encoding="utf-8")
+)
+"""By release: the patches whose own tests passed there with them, and failed without."""
 
 PATCHES: tuple[Patch, ...] = (
-    *tuning.BEFORE_START,
     openai_frames.PATCH,
     broken_streams.PATCH,
     translated_streams.PATCH,
@@ -45,14 +49,20 @@ PATCHES: tuple[Patch, ...] = (
     messages_as_sent.PATCH,
     router_rules.PATCH,
     round_robin.PATCH,
-    *tuning.AFTER_START,
+    *tuning.PATCHES,
     error_log.PATCH,
+    own_cache.PATCH,
+    attempts.PATCH,
 )
 SETTING = "LLM_PROXY_SIDECAR_WITHOUT"
 
 
 def wanted(
-    release: str, without: str, *, patches: Sequence[Patch] = PATCHES, tried_on: Sequence[str] = TRIED_ON
+    release: str,
+    without: str,
+    *,
+    patches: Sequence[Patch] = PATCHES,
+    tried: Mapping[str, Collection[str]] = TRIED,
 ) -> tuple[list[Patch], list[str]]:
     """The patches for a release, and a line for each that is left out.
 
@@ -60,7 +70,7 @@ def wanted(
         release: LiteLLM's version.
         without: Names of patches to leave out, comma-separated; `all` for every one.
         patches: The patches there are.
-        tried_on: The releases they were tried on.
+        tried: By release, the names of those that are in order there.
     """
     named = {name.strip() for name in without.split(",") if name.strip()}
     installed: list[Patch] = []
@@ -70,8 +80,11 @@ def wanted(
             left_out.append(f"patch {patch.name} is off: {SETTING} names it")
         elif patch.fixed_in is not None and numbers(release) >= numbers(patch.fixed_in):
             left_out.append(f"patch {patch.name} is off: LiteLLM {patch.fixed_in} needs it no more")
-        elif release not in tried_on:
-            left_out.append(f"WARNING: patch {patch.name} is off: it was never tried on LiteLLM {release}")
+        elif patch.name not in tried.get(release, ()):
+            left_out.append(
+                f"WARNING: patch {patch.name} is off: its own tests did not pass on LiteLLM {release}, "
+                "or were not run"
+            )
         else:
             installed.append(patch)
     return installed, left_out

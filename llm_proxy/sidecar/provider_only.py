@@ -126,4 +126,5 @@ PATCH = Patch(
         "URLs in the event loop; one setting for no lookups`."
     ),
     until="One setting of LiteLLM's keeps every look-up but the provider's off.",
+    tests=("tests/stages/test_sidecar_provider_only.py",),
 )

@@ -313,7 +313,7 @@ def _may_store(call: CachedCall, outcome: Outcome) -> bool:
     if outcome.error is not None or (call.streamed and not outcome.complete):
         return False
     groups = {attempt.group for attempt in outcome.tried}
-    return groups <= seams.groups_of(call.model)
+    return bool(groups) and groups <= seams.groups_of(call.model)
 
 
 def digest(path: str, body: Json) -> str:
@@ -332,20 +332,9 @@ def opened(types: Iterable[str], guardrails: Guardrails, report: Report) -> Resp
     if settings is None:
         return None
     if not isinstance(settings.cache, seams.redis_cache()):
-        _keep_streams_out(settings)
         return None
     paths = [path for name, path in ANSWERS.items() if name in types]
     return ResponseCache(settings, paths, guardrails, report)
-
-
-def _keep_streams_out(settings: Theirs) -> None:
-    """LiteLLM replays streams with losses, so its own cache serves whole answers only."""
-    should_use_cache = settings.should_use_cache
-
-    def unless_streamed(**options: Theirs) -> bool:
-        return options.get("stream") is not True and bool(should_use_cache(**options))
-
-    settings.should_use_cache = unless_streamed
 
 
 def _again(raw: bytes, receive: Receive) -> Receive:

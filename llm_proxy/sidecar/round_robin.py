@@ -46,4 +46,5 @@ PATCH = Patch(
     since="1.106.2",
     report="To file: `routing_strategy: round-robin`.",
     until="LiteLLM has the strategy.",
+    tests=("tests/stages/test_sidecar_balance.py::test_each_gets_calls_in_turn",),
 )

@@ -139,4 +139,8 @@ PATCH = Patch(
     since="1.106.2",
     report="https://github.com/BerriAI/litellm/issues/8789 (fallbacks by kind of error).",
     until="Retries, fallbacks and cooldowns can be chosen by kind of error.",
+    tests=(
+        "tests/stages/test_sidecar_router.py::test_a_caller_s_fault_never_falls_back",
+        "tests/stages/test_sidecar_router.py::test_a_caller_s_fault_never_cools_a_deployment",
+    ),
 )

@@ -19,7 +19,6 @@ SEAMS: dict[str, tuple[str, ...]] = {
         *(
             "callbacks",
             "model_cost",
-            "register_model",
             "get_llm_provider",
             "BadGatewayError",
             "EmbeddingResponse",
@@ -92,7 +91,6 @@ SEAMS: dict[str, tuple[str, ...]] = {
         "ModelResponseIterator",
         "VertexLLM",
     ),
-    "openai.resources.chat.completions.completions": ("async_maybe_transform",),
     "openai._utils": ("is_given",),
     "litellm.types.router": ("Deployment",),
     "litellm.router_utils.cooldown_handlers": ("_should_run_cooldown_logic",),

@@ -52,4 +52,5 @@ PATCH = Patch(
         "when a logging object is given`."
     ),
     until="Groq's tier is optional and kept, and a stream's frame is priced by its tier.",
+    tests=("tests/stages/test_sidecar_service_tiers.py",),
 )

@@ -71,4 +71,8 @@ PATCH = Patch(
         "error is passed on as stop`."
     ),
     until="Tool calls of one choice have indices of their own, and failures end a stream as errors.",
+    tests=(
+        "tests/stages/test_sidecar_odd_streams.py::test_two_tools_of_ollama_are_two",
+        "tests/stages/test_sidecar_odd_streams.py::test_torn_characters_are_joined_or_replaced",
+    ),
 )

@@ -3,12 +3,8 @@
 Each part is a patch of its own (see `patches`).
 """
 
-from importlib import import_module
-from typing import Any
-
 from llm_proxy.sidecar import seams
 from llm_proxy.sidecar.patch import Patch
-from llm_proxy.sidecar.seams import Theirs
 from llm_proxy.sidecar.shapes import mapping
 
 IDLE_HOOKS = (
@@ -32,24 +28,6 @@ LISTS = (
 )
 
 
-def _register_prices_once() -> None:
-    """Prices of a deployment's own are registered on every call, with a map of 3,000 models."""
-    library = seams.library()
-    register = library.register_model
-    seen: dict[tuple[str, ...], tuple[Any, Any]] = {}
-
-    def once(model_cost: Theirs, *words: Theirs, **options: Theirs) -> Theirs:
-        entries = mapping(model_cost)
-        names = tuple(entries)
-        given = ({name: mapping(values).copy() for name, values in entries.items()}, options)
-        if entries and seen.get(names) == given:
-            return library.model_cost
-        seen[names] = given
-        return register(model_cost, *words, **options)
-
-    library.register_model = once
-
-
 def _drop_hooks() -> None:
     """Hooks for virtual keys, budgets and stored responses run on each call; there are none here.
 
@@ -61,19 +39,8 @@ def _drop_hooks() -> None:
         getattr(library, name)[:] = [one for one in getattr(library, name) if id(one) not in idle]
 
 
-def _take_bodies_as_they_are() -> None:
-    """OpenAI's SDK walks each body by its types; it came as JSON and has nothing to be turned."""
-    chat: Theirs = import_module("openai.resources.chat.completions.completions")
-    is_given = import_module("openai._utils").is_given
-
-    async def given(data: dict[str, Theirs], _: object) -> dict[str, Theirs]:
-        return {name: value for name, value in data.items() if is_given(value)}
-
-    chat.async_maybe_transform = given
-
-
 def _count_only_for_limits() -> None:
-    """Each call is counted twice against limits that, in most configurations, no deployment has."""
+    """Each call is counted against limits that, in most configurations, no deployment has."""
     router = seams.router()
     if router is None or str(router.routing_strategy).startswith("usage-based"):
         return
@@ -89,25 +56,7 @@ def _count_only_for_limits() -> None:
     router._increment_deployment_usage = nothing_to_count  # noqa: SLF001 -- no setting does this
 
 
-BEFORE_START = (
-    Patch(
-        name="prices",
-        install=_register_prices_once,
-        reason="A deployment's own prices are registered on every call, with a map of 3,000 models.",
-        since="1.106.2",
-        report="To file: `register_model runs on every call of a deployment with custom prices`.",
-        until="Prices of a deployment are registered once.",
-    ),
-    Patch(
-        name="bodies",
-        install=_take_bodies_as_they_are,
-        reason="OpenAI's SDK walks each body by its types, though it came as JSON.",
-        since="1.106.2",
-        report="To file at openai-python: `skip async_maybe_transform for bodies that are plain JSON`.",
-        until="The SDK has a way to pass a body as it is, and LiteLLM uses it.",
-    ),
-)
-AFTER_START = (
+PATCHES = (
     Patch(
         name="hooks",
         install=_drop_hooks,
@@ -115,15 +64,22 @@ AFTER_START = (
         since="1.106.2",
         report="To file: `do not register hooks whose feature is not configured`.",
         until="Hooks run only where their feature is configured.",
+        tests=("tests/stages/test_sidecar_tuning.py::test_a_call_does_no_work_that_nobody_asked_for[hooks]",),
         after_start=True,
     ),
     Patch(
         name="limits",
         install=_count_only_for_limits,
-        reason="Each call is counted twice against limits that no deployment states.",
+        reason=(
+            "For each call the router takes its deployment apart twice, looking for limits that none "
+            "states: most of a millisecond."
+        ),
         since="1.106.2",
-        report="To file: `count deployment usage only where rpm or tpm is stated`.",
-        until="LiteLLM counts only against stated limits.",
+        report="To file: `a model_dump on each call just to find that a deployment states no rpm or tpm`.",
+        until="A deployment that states no limits costs a call nothing.",
+        tests=(
+            "tests/stages/test_sidecar_tuning.py::test_a_call_does_no_work_that_nobody_asked_for[limits]",
+        ),
         after_start=True,
     ),
 )

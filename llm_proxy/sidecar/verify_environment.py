@@ -17,12 +17,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 REFUSED_RELEASES = {"litellm": ("1.82.7", "1.82.8", "1.107.*")}
-"""Releases published with malicious code: two in March 2026, one line in October 2026."""
+"""Releases published with malicious code: two in March 2026, one line in October 2026.
+
+Each stands for whatever was published under these three numbers, post-releases and candidates too.
+"""
 
 EXIT_REFUSED = 5
 SETTING = "LLM_PROXY_SIDECAR_ENVIRONMENT_CHECK"
 OWN_NAME = "llm-proxy"
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==([^\s;\\]+)", re.MULTILINE)
+_NUMBERS = re.compile(r"v?(\d+)(?:\.(\d+))?(?:\.(\d+))?", re.IGNORECASE)
 _DIST_INFO = re.compile(r"^(.+)-([^-]+)\.dist-info$")
 _CODE = (".py", ".so", ".pyd", ".pth")
 _RUN_AT_START = ("sitecustomize.py", "usercustomize.py")
@@ -36,9 +40,10 @@ def normalized(name: str) -> str:
 
 def is_refused(name: str, version: str) -> bool:
     """Whether this release is known to be poisoned."""
-    return any(
-        fnmatch.fnmatchcase(version, pattern) for pattern in REFUSED_RELEASES.get(normalized(name), ())
-    )
+    found = _NUMBERS.match(version)
+    release = ".".join(str(int(part or 0)) for part in found.groups()) if found else version
+    patterns = REFUSED_RELEASES.get(normalized(name), ())
+    return any(fnmatch.fnmatchcase(release, pattern) for pattern in patterns)
 
 
 def pins(lock_text: str) -> set[tuple[str, str]]:
@@ -114,6 +119,21 @@ def _stray(site_packages: Path, recorded: set[str]) -> Iterator[str]:
                 yield f"{path} belongs to no package"
 
 
+def start_files(site_packages: Path, python_path: str) -> list[str]:
+    """A line for each file that Python runs at its start from a folder outside the environment.
+
+    Args:
+        site_packages: The folder whose `*.pth` files name some of these folders.
+        python_path: The value of PYTHONPATH, which names the others.
+    """
+    named = [Path(folder) for folder in python_path.split(os.pathsep) if folder]
+    for pth in site_packages.glob("*.pth"):
+        lines = pth.read_text(encoding="utf-8", errors="replace").splitlines()
+        named += [site_packages / line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    files = (folder / name for folder in dict.fromkeys(named) for name in _RUN_AT_START)
+    return [f"{file} runs at every start of Python" for file in files if file.is_file()]
+
+
 def _runs_code(pth: Path) -> bool:
     """Whether a `*.pth` file does more than name folders (see the documentation of `site`)."""
     text = pth.read_text(encoding="utf-8", errors="replace")
@@ -138,7 +158,10 @@ def main(words: list[str]) -> int:
     mode = os.environ.get(SETTING) or "refuse"
     if mode not in {"refuse", "warn"}:
         return _report([f"{SETTING} is neither refuse nor warn"], "")
-    found = poisoned or findings(site_packages, lock)
+    found = poisoned or [
+        *findings(site_packages, lock),
+        *start_files(site_packages, os.environ.get("PYTHONPATH", "")),
+    ]
     checking_only = words == ["--check"]
     if found:
         remedy = "" if poisoned else "; make the environment anew: rm -rf .venv-sidecar && make setup"

@@ -8,6 +8,7 @@ and nobody counted is left out.
 import json
 from collections.abc import ItemsView
 from dataclasses import dataclass
+from threading import Event
 
 from llm_proxy.sidecar import openai_wire, outcome, seams
 from llm_proxy.sidecar.json_text import encoded
@@ -22,8 +23,13 @@ GOOGLE_S = "vertex_ai_"
 COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
+_completing = Event()
+"""Whether answers are completed: this patch may be off."""
+
+
 def apply() -> None:
-    """Teach LiteLLM finish reasons it does not know."""
+    """Teach LiteLLM finish reasons it does not know; complete answers from now on."""
+    _completing.set()
     core = seams.core()
     core._FINISH_REASON_MAP = Reasons(core._FINISH_REASON_MAP | openai_wire.REASONS)  # noqa: SLF001 -- no setting
 
@@ -47,11 +53,13 @@ class Reasons:
 def rendered(result: Theirs, known: Outcome) -> bytes:
     """The body of an answer that an endpoint of LiteLLM returned."""
     if hasattr(result, "model_dump_json"):
-        if known.said is None and (known.counted or _counts(getattr(result, "usage", None))):
-            raw: str = result.model_dump_json()
+        raw: str = result.model_dump_json()
+        as_it_is = known.said is None and (known.counted or _counts(getattr(result, "usage", None)))
+        if as_it_is or not _completing.is_set():
             return raw.encode()
-        result = json.loads(result.model_dump_json())
-    _complete(mapping(result), known)
+        result = json.loads(raw)
+    if _completing.is_set():
+        _complete(mapping(result), known)
     return encoded(result)
 
 
@@ -131,4 +139,8 @@ PATCH = Patch(
         "fields; usage 0/0/0 where the provider stated none`."
     ),
     until="Both modes carry the same fields, and unknown usage is absent.",
+    tests=(
+        "tests/stages/test_sidecar_odd_answers.py::test_what_a_provider_adds_arrives_in_both_modes",
+        "tests/stages/test_sidecar_odd_answers.py::test_finish_reasons_are_the_same_in_both_modes",
+    ),
 )

@@ -40,6 +40,21 @@ async def test_embeddings_are_cached_too(sidecar: Sidecar) -> None:
     assert await asked(sidecar, said) == 1
 
 
+async def test_litellm_s_own_cache_keeps_no_streams(provider: Provider, tmp_path: Path) -> None:
+    """In memory, where a configuration says so: whole answers come out of it, streams never."""
+    config: Json = {
+        "model_list": [deployment("a", "openai/a", provider)],
+        "litellm_settings": {"cache": True, "cache_params": {"type": "local"}},
+    }
+    with running(config, provider, tmp_path) as sidecar:
+        for ask, times in ((sidecar.chat, 1), (sidecar.stream, 2)):
+            said = mark()
+            for _ in range(2):
+                assert (await ask("a", said)).status == 200
+                await asyncio.sleep(0.2)
+            assert await asked(sidecar, said) == times
+
+
 async def test_of_a_batch_only_what_was_embedded_is_paid_for(sidecar: Sidecar) -> None:
     """Some of it cached: the rest's cost; all of it: a hit that names no cost, each time."""
     one, two, three = mark(), mark(), mark()

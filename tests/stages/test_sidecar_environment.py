@@ -40,10 +40,10 @@ def environment(tmp_path: Path) -> Path:
     return folder
 
 
-def start(environment: Path, *words: str, mode: str = "") -> "subprocess.CompletedProcess[str]":
+def start(environment: Path, *words: str, mode: str = "", **more: str) -> "subprocess.CompletedProcess[str]":
     """What starting a sidecar from this environment prints, and its exit code."""
     command = [str(environment / "bin" / "python"), "-I", "-S", str(VERIFIED_START), *words]
-    given = {"PATH": os.environ["PATH"], "LLM_PROXY_SIDECAR_ENVIRONMENT_CHECK": mode}
+    given = {"PATH": os.environ["PATH"], "LLM_PROXY_SIDECAR_ENVIRONMENT_CHECK": mode} | more
     return subprocess.run(command, capture_output=True, check=False, text=True, env=given, timeout=60)
 
 
@@ -108,6 +108,27 @@ def test_a_changed_environment_never_starts(
     assert refused.returncode == EXIT_REFUSED
     [line] = refused.stderr.splitlines()
     assert expected in line
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("name", ["sitecustomize.py", "usercustomize.py"])
+@pytest.mark.parametrize("way", ["PYTHONPATH", "a recorded file"])
+def test_what_runs_from_a_folder_on_python_s_path_never_starts(
+    environment: Path, tmp_path: Path, name: str, way: str
+) -> None:
+    """PYTHONPATH adds folders, and so does the file of an editable install; Python runs what lies there."""
+    folder, marker = tmp_path / "beside", tmp_path / "ran"
+    folder.mkdir()
+    (folder / name).write_text(PLANTED.format(marker=str(marker)))
+    more = {"PYTHONPATH": str(folder)} if way == "PYTHONPATH" else {}
+    if not more:
+        (packages(environment) / "editable.pth").write_text(f"{folder}\n")
+        [record] = packages(environment).glob("h11-*.dist-info/RECORD")
+        with record.open("a") as lines:
+            lines.write("editable.pth,,\n")
+    refused = start(environment, "--config", "litellm.yaml", **more)
+    assert refused.returncode == EXIT_REFUSED
+    assert f"{folder / name} runs at every start of Python" in refused.stderr
     assert not marker.exists()
 
 

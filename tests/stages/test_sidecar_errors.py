@@ -1,5 +1,6 @@
 """What the provider said of a failed call, handed on in headers of ours; nothing where it said nothing."""
 
+from urllib.parse import unquote
 from uuid import uuid4
 
 import pytest
@@ -89,6 +90,18 @@ async def test_a_failure_names_who_was_tried_last_and_how_often_was_tried(sideca
         answer = await sidecar.chat(group, f"tried-{uuid4()}", do="status-500")
         told = answer.headers["x-llmp-deployment"], answer.headers["x-llmp-attempts"]
         assert (answer.status, told) == (500, (group, attempts))
+
+
+@pytest.mark.parametrize("mode", ["chat", "stream"])
+async def test_the_log_of_a_failure_has_no_text_of_the_provider_s(sidecar: Sidecar, mode: Mode) -> None:
+    """It may repeat the prompt; the line of the call names the kind of error."""
+    said = f"secret-{uuid4()}"
+    answer = await sidecar.ask(mode, "lone", said, do="echo")
+    assert answer.status >= 400, answer.text
+    assert said in answer.text + unquote(answer.headers.get("x-llmp-message", ""))
+    log = sidecar.log.read_text(encoding="utf-8", errors="replace")
+    assert said not in log
+    assert f"call {answer.headers['x-litellm-call-id']} failed: " in log
 
 
 @pytest.mark.parametrize("how", ["status-401", "status-500", "drop", "context"])

@@ -10,6 +10,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from processes import lives
@@ -214,14 +215,29 @@ def test_the_command_runs_it_in_its_own_environment(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["chat", "stream"])
 async def test_without_its_patches_a_sidecar_still_answers(
-    provider: Provider, tmp_path: Path, mode: Mode
+    provider: Provider, tmp_path: Path, cache_redis_url: str, mode: Mode
 ) -> None:
-    """As on a release they were never tried on: one line a patch says that it is off."""
-    config = {"model_list": [deployment("a", "openai/a", provider)]}
-    with running(config, provider, tmp_path, LLM_PROXY_SIDECAR_WITHOUT="all") as sidecar:
-        answer = await sidecar.ask(mode, "a", "unpatched", do="ok")
-        assert answer.status == 200
-        assert answer.content if mode == "stream" else answer.json["choices"][0]["message"]["content"]
+    """As on a release they were never tried on: one line a patch says that it is off.
+
+    What nobody noted is unknown, and nothing is concluded from it; an error keeps its status.
+    """
+    config: Json = {
+        "model_list": [deployment("a", "openai/a", provider), deployment("embed", "openai/embed", provider)],
+        "router_settings": {"num_retries": 0},
+    }
+    without = {"CACHE_REDIS_URL": cache_redis_url, "LLM_PROXY_SIDECAR_WITHOUT": "all"}
+    with running(config, provider, tmp_path, **without) as sidecar:
+        mark = f"unpatched-{uuid4()}"
+        for _ in range(2):
+            answer = await sidecar.ask(mode, "a", mark, do="ok")
+            assert answer.status == 200
+            assert answer.content if mode == "stream" else answer.json["choices"][0]["message"]["content"]
+            assert answer.headers["x-llmp-attempts"] == "unknown"
+        assert len(await provider.calls(mark)) == 2
+        for how in ("status-400", "status-500", "status-429"):
+            failed = await sidecar.ask(mode, "a", f"{how}-{uuid4()}", do=how)
+            assert (failed.status, failed.headers["x-llmp-provider-status"]) == (int(how[-3:]), how[-3:])
+        assert (await sidecar.post("/v1/embeddings", {"model": "embed", "input": mark})).status == 200
         log = sidecar.log.read_text()
     for patch in PATCHES:
         assert f"patch {patch.name} is off" in log

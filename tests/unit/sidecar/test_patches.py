@@ -1,20 +1,23 @@
 """Which patches of LiteLLM a release gets."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llm_proxy.sidecar.patches import PATCHES, TRIED_ON, numbers, wanted
+from llm_proxy.sidecar.patches import PATCHES, TRIED, numbers, wanted
+
+ROOT = Path(__file__).parents[3]
+[PINNED] = TRIED
 
 
-@pytest.mark.parametrize("release", TRIED_ON)
-def test_a_release_they_were_tried_on_gets_every_patch_that_it_needs(release: str) -> None:
-    """In order, without a word."""
-    installed, left_out = wanted(release, "")
-    needed = [one for one in PATCHES if one.fixed_in is None or numbers(release) < numbers(one.fixed_in)]
-    assert installed == needed
-    assert len(left_out) == len(PATCHES) - len(needed)
+def test_the_pinned_release_is_the_one_they_were_tried_on() -> None:
+    """The lock names it, and each patch is in order there."""
+    assert f"litellm[proxy]=={PINNED}\n" in (ROOT / "locks" / "sidecar.in").read_text()
+    needed = [one for one in PATCHES if one.fixed_in is None or numbers(PINNED) < numbers(one.fixed_in)]
+    assert sorted(TRIED[PINNED]) == sorted(one.name for one in needed)
+    assert wanted(PINNED, "")[0] == needed
 
 
 @pytest.mark.parametrize("release", ["1.105.7", "1.999.0", "1.106.20", "2.0.0"])
@@ -29,28 +32,43 @@ def test_on_any_other_release_every_patch_is_off_and_says_so(release: str) -> No
         assert line.startswith("WARNING")
 
 
+def test_each_is_judged_by_its_own_tests() -> None:
+    """On a release where one's tests failed, the others are installed and that one says that it is off."""
+    first, *others = PATCHES
+    installed, left_out = wanted("9.9.9", "", tried={"9.9.9": [one.name for one in others]})
+    assert installed == others
+    assert left_out == [
+        f"WARNING: patch {first.name} is off: its own tests did not pass on LiteLLM 9.9.9, or were not run"
+    ]
+
+
 def test_patches_can_be_left_out_by_name() -> None:
     """Some, or all of them."""
-    installed, left_out = wanted(TRIED_ON[0], "frames, hooks")
+    installed, left_out = wanted(PINNED, "frames, hooks")
     assert {"frames", "hooks"}.isdisjoint(one.name for one in installed)
     assert len(installed) == len(PATCHES) - 2
     assert len(left_out) == 2
-    assert wanted(TRIED_ON[0], "all")[0] == []
+    assert wanted(PINNED, "all")[0] == []
 
 
 def test_a_release_that_mended_the_fault_goes_without_the_patch() -> None:
     """From the release named on, compared by number and not by text."""
     mended = replace(PATCHES[0], fixed_in="1.108.6")
-    given: Any = {"patches": (mended,), "tried_on": ("1.20.0", "1.108.6", "1.108.10")}
+    tried = dict.fromkeys(("1.20.0", "1.108.6", "1.108.10"), (mended.name,))
+    given: Any = {"patches": (mended,), "tried": tried}
     assert wanted("1.20.0", "", **given)[0] == [mended]
-    assert wanted("1.108.6", "", **given) == ([], ["patch prices is off: LiteLLM 1.108.6 needs it no more"])
+    assert wanted("1.108.6", "", **given) == ([], ["patch frames is off: LiteLLM 1.108.6 needs it no more"])
     assert wanted("1.108.10", "", **given)[0] == []
 
 
 def test_every_patch_says_why_it_is_there_and_when_it_can_go() -> None:
-    """And each has a name of its own."""
+    """And each has a name and tests of its own."""
     assert len({patch.name for patch in PATCHES}) == len(PATCHES)
     for patch in PATCHES:
         assert all(len(text) > 20 for text in (patch.reason, patch.report, patch.until)), patch.name
         assert patch.report.startswith(("https://", "To file")), patch.name
-        assert numbers(patch.since) <= numbers(TRIED_ON[0]), patch.name
+        assert numbers(patch.since) <= numbers(PINNED), patch.name
+        assert patch.tests, patch.name
+        for test in patch.tests:
+            file, _, name = test.partition("::")
+            assert f"def {name.partition('[')[0]}" in (ROOT / file).read_text(), test

@@ -1,0 +1,88 @@
+"""Work that LiteLLM does on each call for features nobody uses: what a running sidecar's profiler counts."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from sidecars import Json, Provider, Sidecar, deployment, running
+
+from llm_proxy.sidecar.tuning import IDLE_HOOKS
+
+OWNERS = """
+import json, sys
+from collections import Counter
+from pathlib import Path
+from litellm.integrations.custom_logger import CustomLogger
+
+CALLED, FILE = Counter(), Path(__file__).with_name("called.json")
+
+
+def count(frame, event, _):
+    if event == "call":
+        CALLED[frame.f_globals.get("__name__", ""), frame.f_code.co_name] += 1
+
+
+class Counting(CustomLogger):
+    async def async_log_success_event(self, kwargs, response_obj, start_time, end_time):
+        CALLED["calls", ""] += 1
+        part = FILE.with_suffix(".part")
+        part.write_text(json.dumps({".".join(name): times for name, times in dict(CALLED).items()}))
+        part.rename(FILE)
+
+
+instance = Counting()
+sys.setprofile(count)
+"""
+"""An owner's module beside the file: it counts every Python function that is called from then on."""
+NEEDLESS = {
+    "limits": ("litellm.router._increment_deployment_usage",),
+    "hooks": tuple(
+        f"litellm.proxy.hooks.{name}.{hook}"
+        for name in (*IDLE_HOOKS, "parallel_request_limiter_v3", "model_max_budget_limiter")
+        for hook in ("async_pre_call_hook", "async_pre_call_deployment_hook", "async_log_success_event")
+    ),
+}
+CALLS = 3
+
+
+@pytest.fixture(scope="module")
+def profiled(provider: Provider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Sidecar, Path]]:
+    """A sidecar whose functions are counted, and where."""
+    folder = Path(tmp_path_factory.mktemp("profiled"))
+    (folder / "owners.py").write_text(OWNERS, encoding="utf-8")
+    config: Json = {
+        "model_list": [deployment("a", "openai/a", provider)],
+        "litellm_settings": {"callbacks": ["owners.instance"]},
+    }
+    with running(config, provider, folder) as started:
+        yield started, folder / "called.json"
+
+
+def counted(file: Path) -> Counter[str]:
+    """How often each function was called so far."""
+    return Counter(json.loads(file.read_text()) if file.exists() else {})
+
+
+async def called(file: Path, calls: int) -> Counter[str]:
+    """The same, once so many calls are over."""
+    async with asyncio.timeout(20):
+        while counted(file)["calls."] < calls:  # noqa: ASYNC110 -- a file has no event
+            await asyncio.sleep(0.05)
+    return counted(file)
+
+
+@pytest.mark.parametrize("patch", NEEDLESS)
+async def test_a_call_does_no_work_that_nobody_asked_for(profiled: tuple[Sidecar, Path], patch: str) -> None:
+    """After the first call of a deployment."""
+    sidecar, file = profiled
+    assert (await sidecar.chat("a", str(uuid4()))).status == 200
+    before = await called(file, 1)
+    for _ in range(CALLS):
+        assert (await sidecar.chat("a", str(uuid4()))).status == 200
+    during = await called(file, before["calls."] + CALLS) - before
+    assert during["litellm.main.acompletion"] >= CALLS
+    assert {name: during[name] for name in NEEDLESS[patch] if during[name]} == {}
