@@ -25,6 +25,7 @@ from llm_proxy.admission.check import (
     UNKNOWN,
     Answer,
     Ask,
+    Check,
 )
 from llm_proxy.admission.desk import Desk
 from llm_proxy.admission.full import FullWindows
@@ -189,9 +190,9 @@ class Admission:
 
         return self._decision(caller, asked)
 
-    def standing(self, caller: Caller, group: str | None) -> Awaitable[Decision]:
-        """Where a caller stands, at a model group or apart from any."""
-        return self._decision(caller, lambda current: self._asking.look(current, group or ""))
+    def standing(self, caller: Caller, group: str | None, want: int) -> Awaitable[Decision]:
+        """Where a caller stands, at a model group or apart from any, with a call that takes so much."""
+        return self._decision(caller, lambda current: self._asking.look(current, group or "", want))
 
     async def _decision(self, caller: Caller, asked: Callable[[Caller], Ask]) -> Decision:
         for _ in range(MOST_TURNS):
@@ -206,6 +207,8 @@ class Admission:
                 answer = await self._store.admit(ask, partial(self._undo, ask))
             except StoreAway:
                 return await self._alone(ask)
+            if not ask.lease and _unknown(ask, answer):  # no call: every figure is to be seen
+                answer = answer._replace(status=SPEND_UNKNOWN)
             if answer.status in {ADMITTED, REFUSED}:
                 return self._decided(caller, ask, answer)
             if answer.status == SPEND_UNKNOWN and (alone := await self._rebuild(ask, answer)) is not None:
@@ -276,10 +279,7 @@ class Admission:
 
     async def _rebuild(self, ask: Ask, answer: Answer) -> Decision | None:
         """Rebuild missing budgets; a decision when that cannot be done, None to ask again."""
-        missing = [
-            check for check, used in zip(ask.plan.checks, answer.used, strict=True)
-            if used == UNKNOWN and check.enforced
-        ]  # fmt: skip
+        missing = _unknown(ask, answer)
         try:
             if all([await self._rebuilding.rebuild(check, ask.plan.tag) for check in missing]):
                 return None
@@ -309,3 +309,9 @@ class Admission:
             except StoreAway:
                 log.debug("epoch not restored")
         return caller
+
+
+def _unknown(ask: Ask, answer: Answer) -> list[Check]:
+    """The enforced budgets whose spend nobody knows."""
+    facts = zip(ask.plan.checks, answer.used, strict=False)  # an answer about an epoch has none
+    return [check for check, used in facts if used == UNKNOWN and check.enforced]

@@ -77,10 +77,10 @@ class Asking:
         name = _name(caller, call) if "budget" in plan.kinds else ""
         return Ask(plan, wants, epoch, lease, LEASE_LIFE_MS, take, name, expected)
 
-    def look(self, caller: Caller, group: str) -> Ask:
+    def look(self, caller: Caller, group: str, want: int) -> Ask:
         """What to ask to see where a caller stands; no group, no check of one."""
         plan = self._plan(caller, group)
-        return Ask(plan, (0,) * len(plan.checks), self._epoch(caller), "", 0, take=False)
+        return Ask(plan, (want,) * len(plan.checks), self._epoch(caller), "", 0, take=False)
 
     def _epoch(self, caller: Caller) -> int:
         if not self._watch.watching:

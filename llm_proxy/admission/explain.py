@@ -4,7 +4,8 @@ Invariant: the verdict is the real one's, because it is made by the same code fr
 same script; only the taking is left out.
 """
 
-from dataclasses import dataclass
+import contextlib
+from dataclasses import dataclass, replace
 
 from llm_proxy.admission.admit import Admission, Decision
 from llm_proxy.admission.standing import Standing, State, standings
@@ -31,17 +32,33 @@ class Explanation:
 async def explain(admission: Admission, caller: Caller, call: Call) -> Explanation:
     """What would become of a call, were it made now."""
     try:
-        return _of(await admission.decide(caller, call, "explained", take=False))
+        decision = await admission.decide(caller, call, "explained", take=False)
+        return await _of(admission, caller, call.group, decision)
     except Refused as refused:
         return Explanation(refused)
 
 
 async def standing_of(admission: Admission, caller: Caller, group: str | None = None) -> Explanation:
-    """Where a caller stands, at a model group or apart from any; raises `StoreUnavailable`."""
-    return _of(await admission.standing(caller, group))
+    """Where a caller stands, at a model group or apart from any; raises `StoreUnavailable`.
+
+    Whether the smallest call there is would be refused is said with it.
+    """
+    return await _of(admission, caller, group, await admission.standing(caller, group, 1))
 
 
-def _of(decision: Decision) -> Explanation:
-    ask, answer = decision.ask, decision.answer
-    found = tuple(standings(ask.plan, ask.wants, answer)) if answer.used else ()
+async def _of(admission: Admission, caller: Caller, group: str | None, decision: Decision) -> Explanation:
+    found = _standings(decision)
+    if decision.refused is not None and any(one.reset_ms is not None for one in found):
+        # The store tells of a full window when it has room; a look that wants nothing, when it is empty.
+        with contextlib.suppress(Refused):
+            empty = {one.check.key: one for one in _standings(await admission.standing(caller, group, 0))}
+            found = tuple(
+                replace(one, reset_ms=empty[one.check.key].reset_ms) if one.check.key in empty else one
+                for one in found
+            )
     return Explanation(decision.refused, found, decision.state)
+
+
+def _standings(decision: Decision) -> tuple[Standing, ...]:
+    ask, answer = decision.ask, decision.answer
+    return tuple(standings(ask.plan, ask.wants, answer)) if answer.used else ()

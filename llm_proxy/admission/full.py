@@ -1,73 +1,93 @@
-"""Windows known to be full: until its oldest request leaves, nobody needs to ask the store again.
+"""Refusals by full windows: for a moment, what the store said is said again without asking it.
 
 A loop that runs against its limit so costs a look-up here, not a script call there; where the limit is its
-key's own, not even its body is read. Invariants: only whole windows of requests are remembered (nothing but
-time empties them), with the limit they were full by; a key's, only under the rules it was refused by.
-Units: seconds of `time.monotonic`, milliseconds of wait.
+key's own, not even its body is read. Invariants: only refusals by a whole window of requests are remembered
+(nothing but time empties it), for the same plan and the same wants; all figures are the store's, at most
+`KNOWN_S` old, and waits shrink with time. Units: seconds of `time.monotonic`, milliseconds of wait.
 """
 
 import time
+from dataclasses import dataclass
 
-from llm_proxy.admission.check import REFUSED, Answer, Ask, Check, Plan
+from llm_proxy.admission.check import Answer, Ask, Check
 from llm_proxy.admission.policy import Policies
 from llm_proxy.identity import Caller
 
 MOST = 10_000
+KNOWN_S = 1.0
+"""So old a figure may be that is told again: other calls and settlements move the other windows."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A refusal, when it was heard, and until when it is said again."""
+
+    policies: Policies
+    ask: Ask
+    answer: Answer
+    heard_s: float
+    until_s: float
+
+    def now(self) -> Answer | None:
+        """The answer as the store would give it now; None when it must be asked."""
+        now_s = time.monotonic()
+        if now_s >= self.until_s:
+            return None
+        gone_ms = int((now_s - self.heard_s) * 1000)
+        extra = tuple(
+            each - gone_ms if each and check.kind in {"requests", "tokens"} else each
+            for check, each in zip(self.ask.plan.checks, self.answer.extra, strict=True)
+        )
+        return self.answer._replace(extra=extra)
 
 
 class FullWindows:
-    """Which windows are full, and until when."""
+    """The refusals that may be said again."""
 
     def __init__(self) -> None:
-        self._until: dict[str, tuple[int, float]] = {}
-        self._keys: dict[tuple[str, int], tuple[Policies, Ask, int]] = {}
+        self._by_plan: dict[int, _Kept] = {}  # by its identity; what is kept holds the plan
+        self._by_key: dict[tuple[str, int], _Kept] = {}
 
     def remember(self, caller: Caller, policies: Policies, ask: Ask, answer: Answer) -> None:
         """Learn from a refusal."""
-        if max(len(self._until), len(self._keys)) > MOST:
-            self._until.clear()
-            self._keys.clear()
+        full, waits = list[Check](), [KNOWN_S * 1000]
+        for check, used, extra in zip(ask.plan.checks, answer.used, answer.extra, strict=True):
+            if check.kind in {"requests", "tokens"} and extra > 0:
+                waits.append(extra)
+            if check.kind == "requests" and check.enforced and used >= check.limit > 0:
+                full.append(check)
+        if not full:
+            return
+        if max(len(self._by_plan), len(self._by_key)) > MOST:
+            self._by_plan.clear()
+            self._by_key.clear()
         now_s = time.monotonic()
-        facts = zip(ask.plan.checks, answer.used, answer.extra, strict=True)
-        for at, (check, used, wait_ms) in enumerate(facts):
-            if check.kind == "requests" and check.enforced and used >= check.limit:
-                self._until[check.key] = check.limit, now_s + wait_ms / 1000
-                if check.scope == "key" and caller.kind == "virtual":
-                    self._keys[caller.key_id, caller.revocation_epoch] = policies, ask, at
+        kept = _Kept(policies, ask, answer, now_s, now_s + min(waits) / 1000)
+        self._by_plan[id(ask.plan)] = kept
+        own = any(check.scope == "key" for check in full)
+        if own and caller.kind == "virtual" and not policies.tokens_by_body:
+            self._by_key[caller.key_id, caller.revocation_epoch] = kept
 
     def of_key(self, caller: Caller, policies: Policies) -> tuple[Ask, Answer] | None:
         """What a key is refused with whatever it asks for now; None when that is to be seen."""
-        kept = self._keys.get((caller.key_id, caller.revocation_epoch))
+        place = caller.key_id, caller.revocation_epoch
+        kept = self._by_key.get(place)
         if kept is None:
             return None
-        known_by, ask, at = kept
-        wait_ms = self._wait_ms(ask.plan.checks[at]) if known_by is policies else 0
-        if wait_ms > 1:
-            return ask, _full_at(ask.plan, at, wait_ms)
-        del self._keys[caller.key_id, caller.revocation_epoch]
-        return None
+        answer = kept.now() if kept.policies is policies else None
+        if answer is None:
+            del self._by_key[place]
+            return None
+        return kept.ask, answer
 
     def answer(self, ask: Ask) -> Answer | None:
         """The refusal the store would give; None when it must be asked."""
-        if not self._until:
+        if not self._by_plan:
             return None
-        for at, (check, want) in enumerate(zip(ask.plan.checks, ask.wants, strict=True)):
-            if check.kind == "requests" and want and check.enforced and (wait_ms := self._wait_ms(check)) > 1:
-                return _full_at(ask.plan, at, wait_ms)
-        return None
-
-    def _wait_ms(self, check: Check) -> int:
-        """How long the window is still full, with this limit."""
-        limit, until_s = self._until.get(check.key, (check.limit, 0.0))
-        if limit != check.limit:
-            return 0
-        wait_ms = int((until_s - time.monotonic()) * 1000) + 1
-        if wait_ms <= 1:
-            self._until.pop(check.key, None)
-        return wait_ms
-
-
-def _full_at(plan: Plan, at: int, wait_ms: int) -> Answer:
-    used, extra = [0] * len(plan.checks), [0] * len(plan.checks)
-    used[at], extra[at] = plan.checks[at].limit, wait_ms
-    return Answer(REFUSED, 0, 0, tuple(used), tuple(extra))
+        kept = self._by_plan.get(id(ask.plan))
+        if kept is None or not ask.take or ask.wants != kept.ask.wants:
+            return None
+        answer = kept.now()
+        if answer is None:
+            del self._by_plan[id(ask.plan)]
+        return answer

@@ -23,6 +23,7 @@ _KEY_LETTER = {"requests": "r", "tokens": "t", "parallel": "p", "budget": "m"}
 """Budgets were counted under `b` by versions that kept reservations in what was spent."""
 _LAYERS: tuple[Mode, ...] = ("enforce", "shadow")
 _OF_ALL: frozenset[ScopeKind] = frozenset({"global", "provider"})
+_BY_BODY: frozenset[ScopeKind] = frozenset({"agent", "user_model", "tenant_group"})
 CATALOGUE_MS = 5_000
 """So long a plan is kept that depends on what the sidecar serves: aliases may come to mean another group."""
 
@@ -79,6 +80,8 @@ class Policies:
     """What a rule covers depends on what the sidecar serves."""
     spans_tenants: bool = False
     """Some rule counts the calls of several tenants."""
+    tokens_by_body: bool = False
+    """Which limits on tokens cover a call depends on what its body names."""
 
     @classmethod
     def of(cls, defaults: Defaults, book: Rulebook) -> "Policies":
@@ -89,7 +92,14 @@ class Policies:
             rules[place] = (*rules.get(place, ()), rule)
         scopes = {rule.scope for rule in book.rules}
         asks_served = "provider" in scopes or any(rule.group != ANY for rule in book.rules)
-        return cls(defaults, book, rules, asks_served, not scopes.isdisjoint(_OF_ALL))
+        return cls(
+            defaults,
+            book,
+            rules,
+            asks_served,
+            spans_tenants=not scopes.isdisjoint(_OF_ALL),
+            tokens_by_body=any(rule.limits.tpm and rule.scope in _BY_BODY for rule in book.rules),
+        )
 
     @property
     def caps_money(self) -> bool:

@@ -137,7 +137,7 @@ async def test_every_part_of_a_rule_that_only_watches_lets_pass_and_tells(
 
 async def test_a_shadow_rule_leaves_what_is_enforced_and_is_counted_beside_it(desk: Desk) -> None:
     """A key's own limit and budget hold; the default that only watches is told by record, sum and metric."""
-    own = {"rpm": 3, "budgets": [{"limit_usd": 5, "period": "day"}]}
+    own = {"rpm": 3, "tpm": 9_000, "budgets": [{"limit_usd": 5, "period": "day"}]}
     path = f"/admin/keys/{desk.made['id']}"
     assert (await desk.operate("PATCH", path, json=own)).status_code == 200
     shadow = {"scope": "key", "tenant": desk.made["tenant"], "rpm": 2, "mode": "shadow"}
@@ -151,8 +151,19 @@ async def test_a_shadow_rule_leaves_what_is_enforced_and_is_counted_beside_it(de
     assert {(one["kind"], one["enforced"]) for one in standing if one["scope"] == "key"} == {
         ("requests", True),
         ("requests", False),
+        ("tokens", True),
         ("budget", True),
     }
+    [full] = [
+        one for one in standing if one["enforced"] and one["kind"] == "requests" and one["scope"] == "key"
+    ]
+    assert (full["used"], full["would_refuse"], full["wait_ms"] > 0) == (3, True, True)
+    by_the_store, from_memory = (
+        {name: value for name, value in one.headers.items() if name.startswith("x-ratelimit-")}
+        for one in answers[3:]
+    )
+    del by_the_store["x-ratelimit-reset-requests"], from_memory["x-ratelimit-reset-requests"]
+    assert by_the_store == from_memory
     asked = {"group_by": "would_refuse", "tenant": desk.made["tenant"], "since": "1h"}
     lines = (await desk.operate("GET", "/v1/usage", params=asked)).json()["data"]
     assert {one["would_refuse"]: one["requests"] for one in lines} == {None: 2, "key:requests": 1}

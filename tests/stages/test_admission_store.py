@@ -10,10 +10,11 @@ from uuid import uuid4
 import pytest
 from stages.outages import Rules, settings_of
 
-from llm_proxy.admission import Admission, EvictingStore, Lease, refuse_evicting, standing_of
+from llm_proxy.admission import Admission, EvictingStore, Lease, Standing, refuse_evicting, standing_of
 from llm_proxy.dialects import Call
 from llm_proxy.errors import ModelNotFound, RateLimited
 from llm_proxy.identity import ANY, Caller, Limits, Rule, Rulebook
+from llm_proxy.identity.caller import Kind
 
 CALL = Call("chat.completions", "openai", "gpt", "gpt", {}, prompt_bytes=400, max_tokens=100)
 REPLICAS, CLIENTS = 3, 200
@@ -189,6 +190,51 @@ async def test_a_model_that_is_not_allowed_is_not_there_and_not_counted(
         assert refused.value.code == "model_not_found"
     (requests,) = (await standing_of(admission, caller)).standings
     assert requests.used == 0
+
+
+@pytest.mark.parametrize("kind", ["virtual", "internal"])
+async def test_a_refusal_is_told_alike_by_the_store_and_from_memory(
+    admission: Admission, tenant: str, kind: Kind
+) -> None:
+    """Every window's figures are the store's; the waits go on."""
+    caller = Caller("k", kind, tenant=tenant, models=("gpt",), limits=Limits(rpm=2, tpm=9_000, parallel=9))
+    for _ in range(2):
+        lease = await admit(admission, caller)
+        lease.settle(30, None)
+        await lease.settled()
+
+    async def ask() -> None:
+        admission.turn_away(caller)
+        await admit(admission, caller)
+
+    told: list[dict[str, str]] = []
+    for _ in range(3):
+        with pytest.raises(RateLimited) as refused:
+            await ask()
+        told.append(dict(refused.value.headers))
+    assert told[0]["x-ratelimit-remaining-tokens"] == "8940"
+    assert told[0]["x-ratelimit-remaining-requests"] == "0"
+    moving = "x-ratelimit-reset-requests"
+    assert len({tuple(sorted(one.items() - {(moving, one[moving])})) for one in told}) == 1
+
+
+async def test_a_full_limit_says_before_it_is_asked_that_it_would_refuse(
+    admission: Admission, tenant: str
+) -> None:
+    """With the wait, and when all of it is free again."""
+    caller = Caller("k", "internal", tenant=tenant, limits=Limits(rpm=3, parallel=3))
+    found = dict[str, Standing]()
+    for used in range(4):
+        found = {one.check.kind: one for one in (await standing_of(admission, caller)).standings}
+        assert {(one.used, one.over, one.wait_ms > 0) for one in found.values()} == {
+            (used, used == 3, used == 3)
+        }
+        if used < 3:
+            await admit(admission, caller)
+            await asyncio.sleep(0.02)
+    requests = found["requests"]
+    assert requests.reset_ms is not None
+    assert 59_000 < requests.wait_ms < requests.reset_ms <= 60_000
 
 
 async def test_a_shadowed_limit_refuses_nobody(limits_redis_url: str, tenant: str) -> None:
