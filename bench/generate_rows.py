@@ -16,8 +16,9 @@ import asyncpg
 
 from llm_proxy import schema
 from llm_proxy.ledger.queries import Usage
-from llm_proxy.ledger.question import Question, midnight
+from llm_proxy.ledger.question import Question
 from llm_proxy.ledger.spent import spent_nano_usd
+from llm_proxy.ledger.zones import midnight
 
 DAYS = 90
 TARGET_MS = 200
@@ -54,7 +55,7 @@ async def fill(connection: schema.Connection, rows: int, today: datetime) -> Non
 
 async def measure(usage: Usage, now: datetime) -> bool:
     """Asks each named question a few times; True when every median is under the target."""
-    today, tomorrow = midnight(now), midnight(now) + timedelta(days=1)
+    today, tomorrow = midnight(now.date(), UTC), midnight(now.date(), UTC) + timedelta(days=1)
     quarter, week = today - timedelta(days=DAYS), today - timedelta(days=7)
     questions = {
         "an agent's totals": Question(quarter, tomorrow, (), {"agent": "agent-7"}),
@@ -86,7 +87,7 @@ async def timed(usage: Usage, question: Question, now: datetime) -> tuple[float,
     lines = 0
     for _ in range(REPEATS + 1):
         began = time.perf_counter()
-        lines = len(await usage.ask(question, now))
+        lines = len((await usage.ask(question, now)).lines)
         times.append((time.perf_counter() - began) * 1000)
     return statistics.median(times[1:]), lines
 
@@ -102,7 +103,7 @@ async def main() -> None:
     pool = await asyncpg.create_pool(given.dsn, min_size=1, max_size=1)
     if given.rows:
         async with pool.acquire() as connection:
-            await fill(connection, given.rows, midnight(now))
+            await fill(connection, given.rows, midnight(now.date(), UTC))
     print(
         "every question under" if await measure(Usage(pool), now) else "some question over", f"{TARGET_MS} ms"
     )

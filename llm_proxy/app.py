@@ -79,6 +79,8 @@ from llm_proxy.upstream import (
 log = logging.getLogger(__name__)
 
 POOL_SIZE = 8
+REPORTS_SIZE = 2
+"""Connections for questions about usage: however many ask and wait, nobody else waits with them."""
 CONNECT_S = 5
 COMMAND_S = 30
 
@@ -97,8 +99,8 @@ class Gateway:
         self._client = _client(settings, self.metrics, self._stopped, kept) if real else None
         self.upstream: Upstream = self._client or MockUpstream(settings.default_model)
         self._known = KnownModels(self.upstream, settings, self.metrics)
-        self._pool = _pool(settings)
-        usage_of = Usage(self._pool) if self._pool else None
+        self._pool, self._reports = _pool(settings), _pool(settings, REPORTS_SIZE)
+        usage_of = Usage(self._reports) if self._reports else None
         remembered = Remembered() if settings.llm_mode == "mock" else None
         keys = VirtualKeys(PostgresKeys(self._pool)) if self._pool else None
         store, most = _store(self._pool, settings), settings.spool_max_bytes
@@ -204,9 +206,10 @@ class Gateway:
             self.watches.start()
             started.callback(self.watches.stop)
             started.callback(self._leave)
-            if self._pool is not None:
-                await self._pool
-                started.callback(self._pool.terminate)
+            for pool in (self._pool, self._reports):
+                if pool is not None:
+                    await pool
+                    started.callback(pool.terminate)
             if self.settings.environment == "production" and self.settings.limits_redis_url is not None:
                 limits = self.settings.limits_redis_url
                 await refuse_evicting(limits.get_secret_value(), tls=self.settings.tls_for(limits))
@@ -315,12 +318,12 @@ def _seat(settings: Settings) -> Seat | None:
         return None
 
 
-def _pool(settings: Settings) -> "asyncpg.Pool[asyncpg.Record] | None":
+def _pool(settings: Settings, size: int = POOL_SIZE) -> "asyncpg.Pool[asyncpg.Record] | None":
     if settings.database_url is None or settings.llm_mode == "mock":
         return None
     dsn, tls = settings.database_url.get_secret_value(), settings.tls_for(settings.database_url)
     return asyncpg.create_pool(
-        dsn, min_size=0, max_size=POOL_SIZE, timeout=CONNECT_S, command_timeout=COMMAND_S, ssl=tls
+        dsn, min_size=0, max_size=size, timeout=CONNECT_S, command_timeout=COMMAND_S, ssl=tls
     )
 
 

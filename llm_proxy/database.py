@@ -26,6 +26,8 @@ _OF_A_ROW = ("21", "22", "23", "44", "54", "P0", "XX000", "42P17")
 _UNREACHABLE = ("08", "53300", "57P")
 """Connection lost, no connection left, starting or stopping: nobody is there who could refuse."""
 
+TOO_SLOW = "it took too long"
+"""The reason of a statement that the server ended for its time."""
 _REASONS = {
     "28": "it refuses this user or password",
     "3D": "it has no database of this name",
@@ -42,7 +44,7 @@ _REASONS = {
     "53200": "it is out of memory",
     "53300": "it has too many connections",
     "57P03": "it is starting or stopping",
-    "57014": "it took too long",
+    "57014": TOO_SLOW,
 }
 _NO_ANSWER: tuple[tuple[type[BaseException], str], ...] = (
     (TimeoutError, "it did not answer in time"),

@@ -94,7 +94,7 @@ _SPEC = [
     click.option("--max-tokens-cap", type=int, help="Completion tokens a request may ask for at most."),
     click.option("--cache/--no-cache", default=None, help="Whether answers may come from the cache."),
     click.option("--expires-at", metavar="ISO8601", help="When it ends; `none` for never."),
-    click.option("--tag", "tags", multiple=True, help="A tag of every call; repeatable; '' for none."),
+    click.option("--tag", "tags", multiple=True, help="A tag of every call; repeatable."),
     click.option(
         "--expires-in", type=float, metavar="DAYS", callback=_days, help="When it ends, counted from now."
     ),
@@ -300,7 +300,7 @@ def _document(said: dict[str, Any]) -> Json:
     if "models" in given:
         given["models"] = list(given["models"])
     if "tags" in given:
-        given["tags"] = [tag for tag in given["tags"] if tag]
+        given["tags"] = list(given["tags"])
     if "budgets" in given:
         pairs = [text.partition("/") for text in given["budgets"] if text != NONE]
         given["budgets"] = [{"limit_usd": usd, "period": period} for usd, _, period in pairs]

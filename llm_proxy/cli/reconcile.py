@@ -35,7 +35,13 @@ def command(
     """
     now = datetime.now(UTC)
     found, enriched = run(
-        _reconcile(database_url(), moment(since, now), moment(until, now), limit=limit, applies=applies)
+        _reconcile(
+            database_url(),
+            moment(since, now),
+            moment(until, now, param="until"),
+            limit=limit,
+            applies=applies,
+        )
     )
     if as_json:
         click.echo(

@@ -14,31 +14,40 @@ from rich.table import Table
 
 from llm_proxy.cli.database import database_url, run, trusted_at
 from llm_proxy.cli.printing import console, fail
-from llm_proxy.ledger.queries import connected
-from llm_proxy.ledger.question import moment
-
-_FILTERS = {
-    "agent": "agent",
-    "key": "key_id",
-    "outcome": "outcome",
-    "model": "model_group",
-    "tenant": "tenant",
-}
+from llm_proxy.ledger.queries import Recent, connected
+from llm_proxy.ledger.question import WORDS, asked_range
+from llm_proxy.ledger.zones import zone_of
 
 
 @click.command(context_settings={"show_default": True})
 @click.argument("request_id", type=click.UUID, required=False)
-@click.option("--since", default="24h", help="2026-11-01, 2026-11-01T12:00Z, 24h, 7d.")
+@click.option("--since", default="24h", help=f"2026-11-01, 2026-11-01T12:00Z, 24h, 7d, {', '.join(WORDS)}.")
+@click.option("--until", help="The same; by default the end of today, or of the period --since names.")
+@click.option("--tz", default="UTC", help="Whose days are meant: Europe/Berlin, +05:30.")
 @click.option("--agent", help="Only this agent's.")
-@click.option("--key", help="Only this key's, by its id.")
+@click.option("--key", help="Only this key's, by its name, prefix or id.")
 @click.option("--model", help="Only this model group's.")
+@click.option("--provider", help="Only this provider's.")
 @click.option("--tenant", help="Only this tenant's.")
+@click.option("--user", help="Only this end user's.")
+@click.option("--session", help="Only this session's.")
+@click.option("--run", help="Only this run's.")
+@click.option("--tag", help="Only those with this tag.")
 @click.option(
     "--outcome", type=click.Choice(["ok", "error", "client_gone", "cut", "lost"]), help="Only these."
 )
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, help="At most so many, the latest.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(*, request_id: UUID | None, since: str, limit: int, as_json: bool, **filters: str | None) -> None:
+def command(
+    *,
+    request_id: UUID | None,
+    since: str,
+    until: str | None,
+    tz: str,
+    limit: int,
+    as_json: bool,
+    **filters: str | None,
+) -> None:
     """Show single requests.
 
     Reads DATABASE_URL from the environment, .env or .keys/.
@@ -50,8 +59,8 @@ def command(*, request_id: UUID | None, since: str, limit: int, as_json: bool, *
             fail("no request has this id", 1)
         _print_story(story, as_json=as_json)
         return
-    where = {_FILTERS[name]: value for name, value in filters.items() if value is not None}
-    rows = run(_recent(url, since, where, limit))
+    where = {name: value for name, value in filters.items() if value is not None}
+    rows = run(_recent(url, (since, until, tz), where, limit))
     if as_json:
         click.echo(json.dumps(rows, default=_plain, indent=2))
     else:
@@ -63,10 +72,13 @@ async def _story(url: str, request_id: UUID) -> dict[str, Any] | None:
         return await usage.story(request_id)
 
 
-async def _recent(url: str, since: str, where: dict[str, str], limit: int) -> list[dict[str, Any]]:
-    begin = moment(since, datetime.now(UTC))
+async def _recent(
+    url: str, asked: tuple[str, str | None, str], where: dict[str, str], limit: int
+) -> list[dict[str, Any]]:
+    since, until, tz = asked
+    begin, end = asked_range(since, until, datetime.now(UTC), zone_of(tz))
     async with connected(url, trusted_at(url)) as usage:
-        return await usage.recent(begin, where=where, limit=limit)
+        return await usage.recent(Recent(begin, end, where, limit))
 
 
 def _print_rows(rows: list[dict[str, Any]]) -> None:

@@ -1,61 +1,88 @@
 """`llm-proxy usage`: what was used, by whom, at what cost; a table, a sparkline, CSV or JSON.
 
-Invariants: the figures are those of `GET /v1/usage`; CSV and JSON print nothing else.
+Invariants: the figures are those of `GET /v1/usage`; CSV and JSON print nothing else, what is missing is said
+on standard error.
 """
 
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import click
-from rich.table import Table
 
 from llm_proxy.cli.database import database_url, run, trusted_at
-from llm_proxy.cli.printing import console
-from llm_proxy.ledger.queries import Line, connected
-from llm_proxy.ledger.question import DIMENSIONS, Question, midnight, moment
-from llm_proxy.ledger.report import as_csv, as_json
+from llm_proxy.cli.printing import Column, console, print_table, warn
+from llm_proxy.ledger.answer import Answer, Line
+from llm_proxy.ledger.focus import as_focus, by_period
+from llm_proxy.ledger.queries import connected
+from llm_proxy.ledger.question import DIMENSIONS, WORDS, Question, asked_range
+from llm_proxy.ledger.report import as_csv, as_json, as_spans
+from llm_proxy.ledger.zones import zone_of
 
 _BARS = "▁▂▃▄▅▆▇█"
 _MOST_ROWS = 50
+_UNNAMED = "(unnamed)"
+_FIGURES = ("requests", "ok %", "avg ms", "prompt", "completion", "cached", "cost USD", "unpriced")
+FORMS = ("table", "json", "csv", "focus")
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--since", default="30d", help="2026-11-01, 2026-11-01T12:00Z, 24h, 7d.")
-@click.option("--until", help="The same; the end of today by default.")
-@click.option("--by", default="agent,model", help=f"Comma-separated, of {', '.join(DIMENSIONS)}.")
+@click.option("--since", default="30d", help=f"2026-11-01, 2026-11-01T12:00Z, 24h, 7d, {', '.join(WORDS)}.")
+@click.option("--until", help="The same; by default the end of today, or of the period --since names.")
+@click.option("--tz", default="UTC", help="Whose days are meant: Europe/Berlin, +05:30.")
+@click.option("--by", help=f"Comma-separated, of {', '.join(DIMENSIONS)}.  [default: agent,model]")
 @click.option("--where", multiple=True, metavar="NAME=VALUE", help="Only these; repeatable.")
-@click.option("--csv", "form", flag_value="csv", help="Print CSV.")
-@click.option("--json", "form", flag_value="json", help="Print JSON.")
-def command(*, since: str, until: str | None, by: str, where: tuple[str, ...], form: str | None) -> None:
+@click.option("--top", type=click.IntRange(1, 10_000), help="The costliest so many, of each time of --by.")
+@click.option("--format", "form", type=click.Choice(FORMS), default="table", help="How it is printed.")
+@click.option("--csv", "form", flag_value="csv", help="The same as --format csv.")
+@click.option("--json", "form", flag_value="json", help="The same as --format json.")
+def command(
+    *,
+    since: str,
+    until: str | None,
+    tz: str,
+    by: str | None,
+    where: tuple[str, ...],
+    top: int | None,
+    form: str,
+) -> None:
     """Show what was used, by whom, at what cost.
 
     Reads DATABASE_URL from the environment, .env or .keys/.
     """
     now = datetime.now(UTC)
-    lines, days = run(_ask(database_url(), (since, until, by, where), now))
-    names = tuple(name for name in by.split(",") if name)
+    answer, days, question = run(_ask(database_url(), (since, until, tz, by, where, top), form, now))
     if form == "csv":
-        click.echo(as_csv(lines, names), nl=False)
+        click.echo(as_csv(answer.lines, question.by), nl=False)
+    elif form == "focus":
+        click.echo(as_focus(answer.lines, question), nl=False)
     elif form == "json":
-        click.echo(json.dumps([as_json(line) for line in lines], indent=2))
+        click.echo(json.dumps([as_json(line) for line in answer.lines], indent=2))
     else:
-        _show(lines, names, days)
+        _show(answer, question, tz, days)
+    _warn(answer)
 
 
-async def _ask(
-    url: str, asked: tuple[str, str | None, str, tuple[str, ...]], now: datetime
-) -> tuple[list[Line], list[Line]]:
-    since, until, by, where = asked
-    begin = moment(since, now)
-    end = moment(until, now) if until else midnight(now) + timedelta(days=1)
-    filters = _filters(where)
-    question = Question(begin, end, tuple(name for name in by.split(",") if name), filters)
+Asked = tuple[str, str | None, str, str | None, tuple[str, ...], int | None]
+
+
+async def _ask(url: str, asked: Asked, form: str, now: datetime) -> tuple[Answer, Sequence[Line], Question]:
+    since, until, tz, by, where, top = asked
+    zone = zone_of(tz)
+    begin, end = asked_range(since, until, now, zone)
+    default = "" if form == "focus" else "agent,model"
+    names = tuple(name for name in (default if by is None else by).split(",") if name)
+    question = Question(begin, end, names, _filters(where), zone, top)
+    if form == "focus":
+        question = replace(question, by=by_period(question))
     async with connected(url, trusted_at(url)) as usage:
-        lines = await usage.ask(question, now)
-        days = await usage.ask(Question(midnight(begin), midnight(end), ("day",), filters), now)
-    return lines, days
+        answer = await usage.ask(question, now)
+        if form != "table":
+            return answer, (), question
+        days = await usage.ask(replace(question, by=("day",), top=None), now)
+    return answer, days.lines, question
 
 
 def _filters(where: Sequence[str]) -> dict[str, str]:
@@ -63,24 +90,46 @@ def _filters(where: Sequence[str]) -> dict[str, str]:
     wrong = [name for name, sign, _ in pairs if not sign or name not in DIMENSIONS]
     if wrong:
         raise click.BadParameter(f"{wrong[0]!r}: write NAME=VALUE with a name of {', '.join(DIMENSIONS)}")
-    return {name: value for name, _, value in pairs}
+    found = {name: value for name, _, value in pairs}
+    if len(found) < len(pairs):
+        raise click.BadParameter("--where names something twice; a call has one value of each")
+    return found
 
 
-def _show(lines: Sequence[Line], by: Sequence[str], days: Sequence[Line]) -> None:
+def _show(answer: Answer, question: Question, tz: str, days: Sequence[Line]) -> None:
     out = console()
-    table = Table(show_edge=False)
-    for name in by:
-        table.add_column(name)
-    for name in ("requests", "ok %", "avg ms", "prompt", "completion", "cached", "cost USD", "unpriced"):
-        table.add_column(name, justify="right")
-    for line in lines[:_MOST_ROWS]:
-        table.add_row(*(_text(line.group[name]) for name in by), *_figures(line))
-    out.print(table)
-    if len(lines) > _MOST_ROWS:
-        out.print(f"... and {len(lines) - _MOST_ROWS} more; --csv prints them all")
+    begin, end = (one.astimezone(question.zone).strftime("%Y-%m-%d %H:%M") for one in _ends(question))
+    out.print(f"{begin} to {end} {tz}")
+    columns = [*map(Column, question.by), *(Column(name, number=True) for name in _FIGURES)]
+    rows = [
+        (*(_text(name, line) for name in question.by), *_figures(line)) for line in answer.lines[:_MOST_ROWS]
+    ]
+    if question.by:
+        rows.append(("total", *("" for _ in question.by[1:]), *_figures(answer.total)))
+    else:
+        rows = [_figures(answer.total)]
+    print_table(columns, rows)
+    if len(answer.lines) > _MOST_ROWS:
+        out.print(f"... and {len(answer.lines) - _MOST_ROWS} more; --csv prints them all")
+    if "tag" in question.by:
+        out.print("A call with several tags is in a line for each; the total counts it once.")
     if len(days) > 1:
         out.print(f"requests a day: {sparkline([line.requests for line in days])}")
         out.print(f"cost a day:     {sparkline([float(line.cost_usd) for line in days])}")
+
+
+def _ends(question: Question) -> tuple[datetime, datetime]:
+    return question.spans() or (question.since, question.until)
+
+
+def _warn(answer: Answer) -> None:
+    """What is missing, on standard error."""
+    why = "only sums of whole days (UTC) are kept of it"
+    for spans, where in ((answer.untold, "lines"), (answer.total_untold, "total")):
+        for span in as_spans(spans):
+            warn(f"not in the {where}: {span['since']} to {span['until']}; {why}")
+    if answer.has_more:
+        warn(f"only the first {len(answer.lines):,} lines; ask for a shorter range")
 
 
 def _figures(line: Line) -> tuple[str, ...]:
@@ -104,5 +153,13 @@ def sparkline(values: Sequence[float]) -> str:
     return "".join(_BARS[min(7, int(value / top * 7.999))] for value in values)
 
 
-def _text(value: Any) -> str:  # noqa: ANN401 -- a dimension's value
-    return "-" if value is None else value.isoformat(" ") if hasattr(value, "hour") else str(value)
+def _text(name: str, line: Line) -> str:
+    """What a line is called; one called like the unnamed stands in quotes."""
+    value: Any = line.group[name]
+    if name == "key":
+        value = line.group["key_name"] or value
+    if value is None:
+        return _UNNAMED
+    if isinstance(value, datetime):
+        return value.isoformat(" ", "minutes")
+    return f'"{value}"' if value == _UNNAMED else str(value)

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable
 from typing import TypeVar
 
-from llm_proxy.database import DatabaseUnavailable, RowsRejected
+from llm_proxy.database import TOO_SLOW, DatabaseUnavailable, RowsRejected
 from llm_proxy.errors import BadRequest, StoreUnavailable
 
 Told = TypeVar("Told")
@@ -23,5 +23,8 @@ async def told(answer: Awaitable[Told]) -> Told:
         return await answer
     except RowsRejected:
         raise BadRequest("A value is out of its range.") from None
-    except DatabaseUnavailable:
+    except DatabaseUnavailable as fault:
+        if fault.reason == TOO_SLOW:
+            why = "The answer takes longer than a question may; ask for a shorter range or fewer groups."
+            raise StoreUnavailable(why, code="question_too_large") from None
         raise StoreUnavailable("The database cannot tell now; please try again.", retry_after_s=2) from None

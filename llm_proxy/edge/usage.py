@@ -5,6 +5,7 @@ look the same; nothing here is on a call's way. 503 while Postgres cannot tell.
 """
 
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any, Protocol
@@ -13,25 +14,27 @@ from uuid import UUID
 import orjson
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
+from pydantic import BaseModel, Field
 
 from llm_proxy.admission import Standing
 from llm_proxy.edge.auth import Doorkeeper
 from llm_proxy.edge.told import asked, told
 from llm_proxy.errors import BadRequest, NotFound, StoreUnavailable
 from llm_proxy.identity import NOBODY, Caller, Named, on_behalf_of
-from llm_proxy.ledger.queries import Line
-from llm_proxy.ledger.question import DIMENSIONS, MOST_LINES, Question, midnight, moment
-from llm_proxy.ledger.report import as_csv, as_json
+from llm_proxy.ledger.answer import NOTHING, Answer
+from llm_proxy.ledger.focus import as_focus, by_period
+from llm_proxy.ledger.question import DIMENSIONS, MOST_LINES, WORDS, Question, asked_range
+from llm_proxy.ledger.report import as_csv, as_json, as_spans
+from llm_proxy.ledger.zones import zone_of
 
 Json = dict[str, Any]
 Standings = Callable[[Caller], Awaitable[Iterable[Standing]]]
 
 _EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
-_DEFAULT_RANGE = timedelta(days=30)
-_FORMS = ("json", "csv")
+_FORMS = ("json", "csv", "focus")
 _HEARD = frozenset({400, 403, 404, 409, 413, 415, 422})
 """With these a caller has heard the provider's message; with others it is the operator's."""
-_OWN = frozenset({"since", "until", "group_by", "format"})
+_OWN = frozenset({"since", "until", "tz", "group_by", "top", "format"})
 _FILTERS: Json = {
     "parameters": [
         {
@@ -46,25 +49,37 @@ _FILTERS: Json = {
 }
 _REFUSALS: dict[int | str, Json] = {
     400: {"description": "A range or a dimension that is not one."},
+    404: {"description": "A name that is nowhere on record."},
     401: {"description": "No credential."},
     503: {"description": "Postgres cannot tell now."},
 }
-Since = Annotated[str | None, Query(description="2026-11-01, 2026-11-01T12:00Z, 24h, 7d; else 30 days ago.")]
-Until = Annotated[str | None, Query(description="The same; else the end of today.")]
-By = Annotated[str, Query(description=f"Comma-separated, of {', '.join(DIMENSIONS)}.")]
 Agent = Annotated[str, Query(min_length=1)]
-Form = Annotated[str, Query(alias="format", description="`json` or `csv`.")]
+
+
+class Asked(BaseModel):
+    """The query of `GET /v1/usage`, beside its filters."""
+
+    since: str | None = Field(
+        None, description=f"2026-11-01, 2026-11-01T12:00Z, 24h, 7d, {', '.join(WORDS)}; else 30 days ago."
+    )
+    until: str | None = Field(
+        None, description="The same; else the end of today, or of the period `since` names."
+    )
+    tz: str = Field("UTC", description="An IANA zone, or an offset such as +05:30: whose days are meant.")
+    group_by: str = Field("", description=f"Comma-separated, of {', '.join(DIMENSIONS)}.")
+    top: int | None = Field(
+        None, ge=1, le=MOST_LINES, description="The costliest so many, of each time grouped by."
+    )
+    form: str = Field(
+        "json", alias="format", description="`json`, `csv`, or `focus`: CSV under FOCUS 1.2's column names."
+    )
 
 
 class Tells(Protocol):
     """Who knows what was used: Postgres, or a mock's memory."""
 
-    async def ask(self, question: Question, now: datetime) -> list[Line]:
-        """The lines of an answer."""
-        ...
-
-    async def total(self, question: Question, now: datetime) -> Line:
-        """Their sum."""
+    async def ask(self, question: Question, now: datetime) -> Answer:
+        """The answer."""
         ...
 
     async def story(self, request_id: UUID) -> Json | None:
@@ -92,20 +107,14 @@ def router(usage: Tells | None, keeper: Doorkeeper, standings: Standings) -> API
     async def by_dimension(
         request: Request,
         who: Annotated[Caller | str, Depends(keeper.anybody)],
-        *,
-        since: Since = None,
-        until: Until = None,
-        group_by: By = "",
-        form: Form = "json",
+        query: Annotated[Asked, Query()],
     ) -> Response:
-        now = datetime.now(UTC)
-        question = Question(
-            since=moment(since, now) if since else midnight(now) - _DEFAULT_RANGE,
-            until=moment(until, now) if until else _tomorrow(now),
-            by=tuple(name for name in group_by.split(",") if name),
-            where=_where(request, who),
-        )
-        return await _report(asked(usage), question, form, now)
+        now, zone = datetime.now(UTC), zone_of(query.tz)
+        begin, end = asked_range(query.since, query.until, now, zone)
+        by = tuple(name for name in query.group_by.split(",") if name)
+        owner = who.key_id if isinstance(who, Caller) else None
+        question = Question(begin, end, by, _where(request), zone, query.top, owner)
+        return await _report(asked(usage), question, query.form, query.tz, now)
 
     @doors.get(
         "/v1/requests/{request_id}",
@@ -125,8 +134,12 @@ def router(usage: Tells | None, keeper: Doorkeeper, standings: Standings) -> API
 
 async def _used_by_agent(usage: Tells, caller: Caller, agent: str) -> Json:
     now = datetime.now(UTC)
-    where = {"agent": agent} if caller.kind == "internal" else {"agent": agent, "key": caller.key_id}
-    line = await told(usage.total(Question(_EPOCH, _tomorrow(now), where=where), now))
+    owner = None if caller.kind == "internal" else caller.key_id
+    question = Question(_EPOCH, now + timedelta(days=1), where={"agent": agent}, owner=owner)
+    try:
+        line = (await told(usage.ask(question, now))).total
+    except NotFound:  # an agent that has called nobody yet used nothing
+        line = NOTHING
     return {
         "total_requests": line.requests,
         "total_tokens": line.total_tokens,
@@ -136,34 +149,50 @@ async def _used_by_agent(usage: Tells, caller: Caller, agent: str) -> Json:
     }
 
 
-async def _report(usage: Tells, question: Question, form: str, now: datetime) -> Response:
+async def _report(usage: Tells, question: Question, form: str, tz: str, now: datetime) -> Response:
     if form not in _FORMS:
-        raise BadRequest("'format' is json or csv.", param="format")
-    lines = await told(usage.ask(question, now))
-    more = len(lines) >= MOST_LINES
-    if form == "csv":
-        headers = {"x-llm-proxy-has-more": "true"} if more else None
-        return Response(as_csv(lines, question.by), headers=headers, media_type="text/csv; charset=utf-8")
-    total = await told(usage.total(question, now))
+        raise BadRequest(f"'format' is one of {', '.join(_FORMS)}.", param="format")
+    if form == "focus":
+        question = replace(question, by=by_period(question))
+    answer = await told(usage.ask(question, now))
+    if form != "json":
+        text = as_csv(answer.lines, question.by) if form == "csv" else as_focus(answer.lines, question)
+        return Response(text, headers=_notes(answer), media_type="text/csv; charset=utf-8")
     body = {
         "object": "list",
         "since": question.since.isoformat(),
         "until": question.until.isoformat(),
+        "tz": tz,
         "group_by": list(question.by),
-        "data": [as_json(line) for line in lines],
-        "has_more": more,
-        "total": as_json(total),
+        "data": [as_json(line) for line in answer.lines],
+        "has_more": answer.has_more,
+        "total": as_json(answer.total),
+        "exact": not (answer.untold or answer.total_untold),
+        "untold": as_spans(answer.untold),
+        "total_untold": as_spans(answer.total_untold),
     }
     return _json(body)
 
 
-def _where(request: Request, who: Caller | str) -> dict[str, str]:
-    where = {name: value for name, value in request.query_params.items() if name not in _OWN}
-    unknown = next((name for name in where if name not in DIMENSIONS), None)
-    if unknown is not None:
-        raise BadRequest(f"There is no '{unknown[:40]}' to filter by.", param=unknown[:40])
-    if isinstance(who, Caller):
-        where["key"] = who.key_id
+def _notes(answer: Answer) -> dict[str, str]:
+    """What a table of lines does not say, as headers."""
+    notes = {"x-llm-proxy-has-more": "true"} if answer.has_more else {}
+    return notes | ({"x-llm-proxy-exact": "false"} if answer.untold else {})
+
+
+def _where(request: Request) -> dict[str, str]:
+    """The filters; raises `BadRequest` for a name that is none, or that comes twice."""
+    where: dict[str, str] = {}
+    given: set[str] = set()
+    for name, value in request.query_params.multi_items():
+        if name in given:
+            raise BadRequest(f"'{name[:40]}' is given twice.", param=name[:40])
+        given.add(name)
+        if name in _OWN:
+            continue
+        if name not in DIMENSIONS:
+            raise BadRequest(f"There is no '{name[:40]}' to filter by.", param=name[:40])
+        where[name] = value
     return where
 
 
@@ -182,10 +211,6 @@ async def _limits(standings: Awaitable[Iterable[Standing]]) -> Json | None:
     tightest = min(of_agent, key=lambda one: one.remaining)
     reset_s = tightest.reset_ms / 1000 if tightest.reset_ms is not None else 0.0
     return {"limit": tightest.check.limit, "remaining": tightest.remaining, "reset": reset_s}
-
-
-def _tomorrow(now: datetime) -> datetime:
-    return midnight(now) + timedelta(days=1)
 
 
 def _json(body: Json) -> Response:

@@ -11,16 +11,18 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 
 from llm_proxy.database import clean_text, deadline
+from llm_proxy.errors import BadRequest
 from llm_proxy.identity.audit import Actor, Person, audit
+from llm_proxy.ledger.answer import Answer, answer, snapshot
+from llm_proxy.ledger.known import check_known, known_key
 from llm_proxy.ledger.payload import LONGEST_NAME
-from llm_proxy.ledger.question import Question, answer_sql
+from llm_proxy.ledger.question import NAMES, Question
 from llm_proxy.telemetry import time_of
 
 _DEADLINE_S = 10.0
@@ -32,38 +34,22 @@ _MOVING = "SELECT to_regclass('llm_calls_before') IS NOT NULL"
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """One line of an answer: the group, and its sums.
+class Recent:
+    """Which requests are wanted: the latest of a range.
 
     Attributes:
-        group: Dimension to value; None where the requests have none.
-        cost_usd: Of the requests whose cost is known.
-        unpriced_requests: Those whose cost is not.
-        avg_latency_ms: None when nothing ended.
+        where: Names of `NAMES`, or `outcome`, to values.
     """
 
-    group: Mapping[str, Any]
-    requests: int
-    succeeded: int
-    cache_hits: int
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int
-    reasoning_tokens: int
-    cost_usd: Decimal
-    unpriced_requests: int
-    estimated_requests: int
-    avg_latency_ms: float | None
+    since: datetime
+    until: datetime
+    where: Mapping[str, str]
+    limit: int
 
-    @property
-    def total_tokens(self) -> int:
-        """Prompt and completion together."""
-        return self.prompt_tokens + self.completion_tokens
-
-    @property
-    def success_rate(self) -> float:
-        """From 0 to 1; 0 when there was nothing."""
-        return self.succeeded / self.requests if self.requests else 0.0
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.where if name not in NAMES and name != "outcome"]
+        if unknown:
+            raise BadRequest(f"There is no '{unknown[0][:40]}' to filter by.", param=unknown[0][:40])
 
 
 class Usage:
@@ -76,17 +62,10 @@ class Usage:
     def __init__(self, pool: asyncpg.Pool) -> None:
         self.pool = pool
 
-    async def ask(self, question: Question, now: datetime) -> list[Line]:
-        """The lines of an answer, the costliest first, or by time; raises `BadRequest` too."""
-        statement, arguments = answer_sql(question, now)
-        async with deadline(_DEADLINE_S):
-            rows = await self.pool.fetch(statement, *arguments)
-        return [_line(row, question.by) for row in rows]
-
-    async def total(self, question: Question, now: datetime) -> Line:
-        """The sum of everything the question selects; zeros when that is nothing."""
-        whole = Question(question.since, question.until, (), question.where)
-        return (await self.ask(whole, now))[0]
+    async def ask(self, question: Question, now: datetime) -> Answer:
+        """The answer; raises `BadRequest`, and `NotFound` for a name that nobody knows."""
+        async with deadline(_DEADLINE_S), self.pool.acquire() as connection, snapshot(connection):
+            return await answer(connection, question, now)
 
     async def story(self, request_id: UUID) -> dict[str, Any] | None:
         """One request: its row, or why it was refused, and the model calls made for it; None if unknown."""
@@ -108,27 +87,25 @@ class Usage:
                 calls = await connection.fetch(_CALLS.format("llm_calls_before"), request_id)
         return {**_plain(row), "model_calls": [_plain(call) for call in calls]}
 
-    async def recent(self, since: datetime, *, where: Mapping[str, str], limit: int) -> list[dict[str, Any]]:
-        """The latest requests since then, newest first.
-
-        Args:
-            since: Not before this.
-            where: Column of `requests` (`agent`, `key_id`, `outcome`, `model_group`, `tenant`) to value.
-            limit: At most so many.
-        """
-        known = {"agent", "key_id", "outcome", "model_group", "tenant", "provider", "user_id"}
-        conditions = ["started_at >= $1"]
-        arguments: list[Any] = [since, limit]
-        for column, value in where.items():
-            if column not in known:
-                raise KeyError(column)
-            arguments.append(value)
-            conditions.append(f"{column} = ${len(arguments)}")
-        statement = (
-            f"SELECT * FROM requests WHERE {' AND '.join(conditions)} ORDER BY started_at DESC LIMIT $2"  # noqa: S608 -- names are checked above
-        )
-        async with deadline(_DEADLINE_S):
-            return [_plain(row) for row in await self.pool.fetch(statement, *arguments)]
+    async def recent(self, asked: Recent) -> list[dict[str, Any]]:
+        """The latest of these requests, newest first; raises `NotFound` for a name that nobody knows."""
+        async with deadline(_DEADLINE_S), self.pool.acquire() as connection, snapshot(connection):
+            where = dict(asked.where)
+            if "key" in where:
+                where["key"] = await known_key(connection, where["key"])
+            conditions = ["started_at >= $1", "started_at < $2"]
+            arguments: list[Any] = [asked.since, asked.until, asked.limit]
+            for name, value in where.items():
+                arguments.append([value] if name == "tag" else value)
+                column = NAMES.get(name, name)
+                conditions.append(f"{column} {'@>' if name == 'tag' else '='} ${len(arguments)}")
+            statement = (
+                f"SELECT * FROM requests WHERE {' AND '.join(conditions)} ORDER BY started_at DESC LIMIT $3"  # noqa: S608 -- names are the question's own
+            )
+            rows = await connection.fetch(statement, *arguments)
+            if not rows:
+                await check_known(connection, where)
+        return [_plain(row) for row in rows]
 
     async def payload(self, request_id: UUID) -> dict[str, str | None] | None:
         """What was said in a call, redacted; None when it was not kept, or is no longer."""
@@ -179,21 +156,3 @@ def _plain(row: asyncpg.Record) -> dict[str, Any]:
     """The row, its JSON columns read."""
     found = dict(row)
     return found | {name: json.loads(found[name]) for name in _JSON if found.get(name) is not None}
-
-
-def _line(row: asyncpg.Record, by: tuple[str, ...]) -> Line:
-    average = row["avg_latency_ms"]
-    return Line(
-        group={name: row[name] if row[name] != "" else None for name in by},
-        requests=row["requests"] or 0,
-        succeeded=row["succeeded"] or 0,
-        cache_hits=row["cache_hits"] or 0,
-        prompt_tokens=row["prompt_tokens"] or 0,
-        completion_tokens=row["completion_tokens"] or 0,
-        cached_tokens=row["cached_tokens"] or 0,
-        reasoning_tokens=row["reasoning_tokens"] or 0,
-        cost_usd=row["cost_usd"] or Decimal(0),
-        unpriced_requests=row["unpriced"] or 0,
-        estimated_requests=row["estimated"] or 0,
-        avg_latency_ms=round(float(average), 3) if average is not None else None,
-    )

@@ -7,15 +7,19 @@ last `MOST` calls count.
 import json
 from collections import deque
 from collections.abc import Iterable
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, tzinfo
 from decimal import Decimal
-from typing import Any
+from itertools import groupby, islice, product
+from typing import Any, cast
 from uuid import UUID
 
-from llm_proxy.ledger.queries import Line
-from llm_proxy.ledger.question import MOST_LINES, Question, filter_value
+from llm_proxy.ledger.answer import Answer, Line
+from llm_proxy.ledger.known import named, unknown
+from llm_proxy.ledger.question import MOST_LINES, NAMES, Question
 from llm_proxy.ledger.record import UsageRecord
 from llm_proxy.ledger.row import COLUMNS
+from llm_proxy.ledger.zones import Unit, label
 
 MOST = 10_000
 _FIELDS = {"key": "key_id", "model": "group"}
@@ -31,24 +35,44 @@ class Remembered:
         """A call ended."""
         self._records.append(record)
 
-    async def ask(self, question: Question, now: datetime) -> list[Line]:  # noqa: ARG002 -- as Postgres is asked
-        """The lines of an answer, the costliest first, or by time; raises `BadRequest`."""
-        where = {name: filter_value(name, text) for name, text in question.where.items()}
-        groups: dict[tuple[Any, ...], list[UsageRecord]] = {} if question.by else {(): []}
-        for record in self._records:
-            if "user" in question.by and not record.user:
-                continue  # the roll-up by users holds none without
-            if question.since <= record.started_at < question.until and all(
-                (_of(record, name) or "") == value for name, value in where.items()
-            ):
-                groups.setdefault(tuple(_of(record, name) for name in question.by), []).append(record)
-        lines = [_line(dict(zip(question.by, group, strict=True)), of) for group, of in groups.items()]
-        lines.sort(key=lambda line: _place(line, question.by))
-        return lines[:MOST_LINES]
+    async def ask(self, question: Question, now: datetime) -> Answer:  # noqa: ARG002 -- as Postgres is asked
+        """The answer; raises `BadRequest`, and `NotFound` for a name that nobody knows."""
+        question = self._with_key_id(question)
+        span = question.spans()
+        where = [(name, value) for name, value in question.where.items() if name in NAMES]
+        found = [
+            record
+            for record in self._records
+            if span is not None
+            and span[0] <= record.started_at < span[1]
+            and all(value in (_named(record, name) or ("",)) for name, value in where)
+        ]
+        if not found:
+            self._check_known(where)
+        groups: dict[tuple[Any, ...], list[UsageRecord]] = {}
+        for record in found:
+            for group in product(*(_groups_of(record, name, question.zone) for name in question.by)):
+                groups.setdefault(group, []).append(record)
+        lines = [
+            _line(named(dict(zip(question.by, group, strict=True)), {}), of) for group, of in groups.items()
+        ]
+        lines.sort(key=lambda line: _place(line, question))
+        return Answer(_at_most(lines, question), _line({}, found))
 
-    async def total(self, question: Question, now: datetime) -> Line:
-        """The sum of everything the question selects; zeros when that is nothing."""
-        return (await self.ask(Question(question.since, question.until, (), question.where), now))[0]
+    def _with_key_id(self, question: Question) -> Question:
+        given, owner = question.where.get("key"), question.owner
+        if given is None and owner is None:
+            return question
+        keys = (one.key_id for one in self._records if given in {one.key_id, one.key_prefix})
+        found = owner if given is None else next(keys, None)
+        if found is None or (owner is not None and found != owner):
+            raise unknown("key", given or "")
+        return replace(question, where={**question.where, "key": found})
+
+    def _check_known(self, where: Iterable[tuple[str, str]]) -> None:
+        for name, value in where:
+            if value and not any(value in _named(record, name) for record in self._records):
+                raise unknown(name, value)
 
     async def story(self, request_id: UUID) -> dict[str, Any] | None:
         """One request, as its row would be; None if unknown."""
@@ -63,12 +87,27 @@ class Remembered:
         return {**row, "cost_usd": cost_usd, "hops": hops, "tags": tags, "model_calls": []}
 
 
-def _of(record: UsageRecord, dimension: str) -> Any:  # noqa: ANN401 -- text, a day or an hour
-    if dimension == "day":
-        return record.started_at.date()
-    if dimension == "hour":
-        return record.started_at.replace(minute=0, second=0, microsecond=0)
-    return getattr(record, _FIELDS.get(dimension, dimension)) or None
+def _named(record: UsageRecord, name: str) -> tuple[str, ...]:
+    """What a record says of a dimension that is a name; tags may be several."""
+    if name == "tag":
+        return tuple(record.tags.split(",")) if record.tags else ()
+    value: str | None = getattr(record, _FIELDS.get(name, name))
+    return (value,) if value else ()
+
+
+def _groups_of(record: UsageRecord, dimension: str, zone: tzinfo) -> tuple[Any, ...]:
+    if dimension in NAMES:
+        return _named(record, dimension) or (None,)
+    return (label(cast("Unit", dimension), record.started_at, zone),)
+
+
+def _at_most(lines: list[Line], question: Question) -> list[Line]:
+    if question.top is None:
+        return lines[:MOST_LINES]
+    kept: list[Line] = []
+    for _, of_a_time in groupby(lines, lambda line: [line.group[unit] for unit in question.units]):
+        kept.extend(islice(of_a_time, question.top))
+    return kept[:MOST_LINES]
 
 
 def _line(group: dict[str, Any], records: list[UsageRecord]) -> Line:
@@ -93,6 +132,7 @@ def _sum(values: Iterable[int | None]) -> int:
     return sum(value or 0 for value in values)
 
 
-def _place(line: Line, by: tuple[str, ...]) -> tuple[Any, ...]:
-    times = [line.group[name] for name in by if name in {"day", "hour"}]
-    return (*times, -line.cost_usd, -line.requests)
+def _place(line: Line, question: Question) -> tuple[Any, ...]:
+    times = [line.group[unit] for unit in question.units]
+    names = [line.group[name] or "" for name in question.by if name in NAMES]
+    return (*times, -line.cost_usd, -line.requests, *names)

@@ -118,7 +118,7 @@ async def test_a_database_with_rows_comes_to_this_version(
     assert [int(name[:3]) for name in applied] == [step.number for step in schema.steps()[STEPS:]]
     usage = Usage(pool)
     assert await usage.ask(question, now) == before
-    assert [(line.group, line.requests, line.cost_usd) for line in before] == [
+    assert [(line.group, line.requests, line.cost_usd) for line in before.lines] == [
         ({"agent": "agent:old"}, DAYS * A_DAY, DAYS * A_DAY * Decimal("0.000001"))
     ]
     for table in ("requests", "llm_calls", "audit_log"):
@@ -142,7 +142,7 @@ async def test_a_database_with_rows_comes_to_this_version(
         "asked",
         "said",
     )
-    assert (await usage.total(question, now)).requests == DAYS * A_DAY + 1
+    assert (await usage.ask(question, now)).total.requests == DAYS * A_DAY + 1
     async with pool.acquire() as connection:
         assert await connection.fetchval("SELECT enrich_requests($1, $2)", since, now) == 0
     assert await AuditLog(pool).page() == []  # refused credentials are no admin's actions

@@ -70,7 +70,7 @@ async def test_a_fault_of_ours_is_an_error_wherever_calls_are_counted(
     assert story is not None
     assert (story["status"], story["outcome"], story["refusal_code"]) == told
     now = datetime.now(UTC)
-    total = await remembered.total(Question(now - timedelta(days=1), now + timedelta(days=1)), now)
+    total = (await remembered.ask(Question(now - timedelta(days=1), now + timedelta(days=1)), now)).total
     assert (total.requests, total.success_rate) == (1, 0)
     counted = [
         line

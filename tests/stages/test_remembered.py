@@ -1,5 +1,6 @@
 """What a mock remembers of its calls is what Postgres would tell of them."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -8,11 +9,13 @@ import pytest
 from records import keeping, random_record, record
 
 from llm_proxy.ledger import Remembered
-from llm_proxy.ledger.queries import Line, connected
-from llm_proxy.ledger.question import Question, midnight
+from llm_proxy.ledger.answer import Line
+from llm_proxy.ledger.queries import connected
+from llm_proxy.ledger.question import Question
+from llm_proxy.ledger.zones import midnight
 
 
-def by_group(lines: list[Line]) -> dict[tuple[str, ...], tuple[object, ...]]:
+def by_group(lines: Sequence[Line]) -> dict[tuple[str, ...], tuple[object, ...]]:
     """The sums of each group; the mean of latencies to a tenth of a millisecond, as roll-ups round."""
     return {
         tuple(str(value) for value in line.group.values()): (
@@ -34,7 +37,10 @@ async def test_memory_and_postgres_tell_the_same(database_url: str, tmp_path: Pa
             ledger.post(one)
             remembered.keep(one)
     now = datetime.now(UTC)
-    since, until = midnight(now) - timedelta(days=40), midnight(now) + timedelta(days=1)
+    since, until = (
+        midnight(now.date(), UTC) - timedelta(days=40),
+        midnight(now.date(), UTC) + timedelta(days=1),
+    )
     questions = [
         Question(since, until, by, where)
         for by in ((), ("agent",), ("tenant", "model"), ("key",), ("day", "provider"), ("user",))
@@ -42,7 +48,8 @@ async def test_memory_and_postgres_tell_the_same(database_url: str, tmp_path: Pa
     ]
     async with connected(database_url) as usage:
         for question in questions:
-            assert by_group(await remembered.ask(question, now)) == by_group(await usage.ask(question, now))
+            in_memory, kept_there = await remembered.ask(question, now), await usage.ask(question, now)
+            assert by_group(in_memory.lines) == by_group(kept_there.lines)
         told, kept = [await one.story(records[0].request_id) for one in (usage, remembered)]
     assert told is not None
     assert kept is not None

@@ -6,7 +6,7 @@ from datetime import date
 from decimal import Decimal
 from typing import Any
 
-from llm_proxy.ledger.queries import Line
+from llm_proxy.ledger.answer import Line
 from llm_proxy.ledger.refusal import SAMPLE_PER_S, Sample
 from llm_proxy.ledger.report import as_csv, as_json
 
@@ -16,14 +16,18 @@ def line(**group: Any) -> Line:
     return Line(group, 4, 3, 1, 100, 50, 10, 0, Decimal("0.000000123"), 1, 0, 812.1234567)
 
 
-def test_a_csv_of_one_dimension_has_ten_columns() -> None:
-    """Its name first; money exact; what is unknown empty."""
+def test_a_csv_has_every_column_that_json_has_fields() -> None:
+    """The group first; money exact; what is unknown empty."""
     rows = list(csv.reader(io.StringIO(as_csv([line(agent="a,b"), line(agent=None)], ["agent"]))))
     assert rows[0] == [
-        "agent", "requests", "success_rate", "avg_latency_ms", "prompt_tokens", "completion_tokens",
-        "cached_tokens", "reasoning_tokens", "cost_usd", "unpriced_requests",
+        "agent", "requests", "succeeded", "success_rate", "avg_latency_ms", "prompt_tokens",
+        "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens", "cache_hits", "cost_usd",
+        "unpriced_requests", "estimated_requests",
     ]  # fmt: skip
-    assert rows[1] == ["a,b", "4", "0.75", "812.123457", "100", "50", "10", "0", "0.000000123", "1"]
+    assert rows[0] == [*as_json(line(agent="a"))]
+    assert rows[1] == [
+        "a,b", "4", "3", "0.75", "812.123457", "100", "50", "150", "10", "0", "1", "0.000000123", "1", "0",
+    ]  # fmt: skip
     assert rows[2][0] == ""
 
 

@@ -1,0 +1,263 @@
+"""Any range, zone and group of usage is the plain sum over the rows, computed here by no code of ours."""
+
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
+from decimal import Decimal
+from random import Random
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import asyncpg
+import pytest
+from records import random_record
+
+from llm_proxy import schema
+from llm_proxy.errors import NotFound
+from llm_proxy.ledger import Remembered, Store, Usage, UsageRecord
+from llm_proxy.ledger.answer import Answer
+from llm_proxy.ledger.question import NAMES, Question
+from llm_proxy.ledger.row import encode, row_of
+from llm_proxy.ledger.zones import UNITS
+
+NOW = datetime(2026, 11, 26, 11, 12, tzinfo=UTC)
+DAYS = [
+    *(date(2026, 10, day) for day in (3, 4, 24, 25, 26, 31)),
+    *(date(2026, 11, day) for day in (1, 2, 24, 25, 26)),
+]
+"""On some of them the clocks of Berlin, New York and Lord Howe change; of the first no hours are kept."""
+FIRST = datetime(2026, 10, 3, tzinfo=UTC)
+ZONES: list[tzinfo] = [
+    UTC, timezone(timedelta(hours=5, minutes=30)), timezone(timedelta(hours=-11)),
+    *map(ZoneInfo, ("Europe/Berlin", "America/New_York", "Asia/Kolkata", "Asia/Kathmandu",
+                    "Australia/Lord_Howe", "Pacific/Apia", "Pacific/Chatham", "America/Scoresbysund")),
+]  # fmt: skip
+FIELDS = {"key": "key_id", "model": "group"}
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """A database with these calls in it."""
+
+    usage: Usage
+    records: list[UsageRecord]
+
+
+async def fill(pool: "asyncpg.Pool[asyncpg.Record]", records: list[UsageRecord]) -> None:
+    """Write them as the ledger does, with what it makes of them."""
+    async with pool.acquire() as connection:
+        await schema.apply(connection)
+        for day in {one.started_at.date() for one in records}:
+            await connection.execute("SELECT requests_partition($1)", day)
+    store = Store(pool, retention_days=90, payload_days=7)
+    for at in range(0, len(records), 200):
+        await store.insert([(row_of(one), encode(row_of(one))) for one in records[at : at + 200]])
+
+
+@pytest.fixture
+async def filled(database_url: str) -> AsyncIterator[Filled]:
+    """Two months of calls, many of them at the edges of hours."""
+    chance = Random(5)  # noqa: S311 -- a test's dice
+    records = [some_record(chance) for _ in range(700)]
+    async with asyncpg.create_pool(database_url, min_size=0, max_size=4) as pool:
+        await fill(pool, records)
+        yield Filled(Usage(pool), records)
+
+
+def some_record(chance: Random) -> UsageRecord:
+    """A call at some time, often a round one."""
+    day = datetime.combine(chance.choice(DAYS), time(), UTC)
+    started_at = day + timedelta(seconds=chance.uniform(0, 86_399))
+    if chance.random() < 0.3:
+        started_at = started_at.replace(minute=chance.choice([0, 15, 30, 45]), second=0, microsecond=0)
+    return random_record(chance)._replace(
+        started_at=started_at,
+        session=chance.choice([None, "s1", "s2"]),
+        run=chance.choice([None, "r1"]),
+        tags=chance.choice([None, None, "a", "b", "a,b", "b,c,a"]),
+    )
+
+
+def some_question(chance: Random) -> Question:
+    """Any range, zone, groups and filters."""
+    begin, end = sorted(
+        FIRST + timedelta(seconds=chance.randrange(-86_400, int((NOW - FIRST).total_seconds()) + 86_400))
+        for _ in range(2)
+    )
+    step = chance.choice([1, 60, 1800, 3600, 86_400])
+    since = datetime.fromtimestamp(int(begin.timestamp()) // step * step, UTC)
+    until = datetime.fromtimestamp(int(end.timestamp()) // step * step + step, UTC)
+    by = chance.sample([*NAMES, *UNITS], chance.randrange(4))
+    where: dict[str, str] = {}
+    if chance.random() < 0.5:
+        name, value = chance.choice(
+            [("agent", "a1"), ("tenant", ""), ("user", "u1"), ("user", ""), ("tag", "a"), ("tag", ""),
+             ("key", "k2"), ("session", "s1"), ("provider", "openai"), ("model", "gpt"),
+             ("day", "2026-10-25"), ("week", "2026-11-02"), ("month", "2026-10"),
+             ("hour", "2026-11-02T01:00")]
+        )  # fmt: skip
+        where[name] = value
+    return Question(since, until, tuple(by), where, chance.choice(ZONES))
+
+
+def times(record: UsageRecord, zone: tzinfo) -> dict[str, str]:
+    """A call's hour, day, week and month there, as text."""
+    local = record.started_at.astimezone(zone)
+    monday = local.date() - timedelta(days=local.isoweekday() - 1)
+    return {
+        "hour": local.isoformat()[:13] + ":00:00" + local.isoformat()[-6:],
+        "day": local.strftime("%Y-%m-%d"), "week": monday.isoformat(), "month": local.strftime("%Y-%m"),
+    }  # fmt: skip
+
+
+def names(record: UsageRecord, name: str) -> list[str | None]:
+    """What a call is called in a dimension; tags may be several."""
+    if name == "tag":
+        return [*record.tags.split(",")] if record.tags else [None]
+    return [getattr(record, FIELDS.get(name, name))]
+
+
+def selected(record: UsageRecord, question: Question) -> bool:
+    """Whether a call is in the range and passes the filters."""
+    if not question.since <= record.started_at < question.until:
+        return False
+    of_time = times(record, question.zone)
+    return all(
+        of_time[name].startswith(value) if name in of_time else (value or None) in names(record, name)
+        for name, value in question.where.items()
+    )
+
+
+def plain_sum(records: list[UsageRecord], question: Question) -> dict[tuple[Any, ...], list[UsageRecord]]:
+    """The calls of each group."""
+    groups: dict[tuple[Any, ...], list[UsageRecord]] = defaultdict(list)
+    for one in records:
+        if not selected(one, question):
+            continue
+        of_time = times(one, question.zone)
+        keys: list[tuple[Any, ...]] = [()]
+        for name in question.by:
+            values = [of_time[name]] if name in of_time else names(one, name)
+            keys = [(*key, value) for key in keys for value in values]
+        for key in keys:
+            groups[key].append(one)
+    return groups
+
+
+def told(answer: Answer, question: Question) -> dict[tuple[Any, ...], tuple[Any, ...]]:
+    """An answer's lines: calls, tokens, cost."""
+    return {
+        tuple(text(line.group[name]) for name in question.by): (
+            line.requests, line.prompt_tokens, line.cost_usd, line.unpriced_requests,
+            round(line.avg_latency_ms or 0, 1),
+        )
+        for line in answer.lines
+    }  # fmt: skip
+
+
+def text(value: object) -> object:
+    """Times as text."""
+    return value.isoformat() if isinstance(value, date) else value
+
+
+def sums(records: list[UsageRecord]) -> tuple[Any, ...]:
+    """The same of calls."""
+    timed = [one.latency_ms for one in records if one.outcome != "lost"]
+    return (
+        len(records),
+        sum(one.prompt_tokens or 0 for one in records),
+        Decimal(sum(one.cost_nano_usd or 0 for one in records)).scaleb(-9),
+        sum(one.cost_nano_usd is None for one in records),
+        pytest.approx(sum(timed) / len(timed) if timed else 0, abs=0.2),
+    )
+
+
+async def test_any_question_is_answered_by_the_plain_sum_over_the_rows(filled: Filled) -> None:
+    """A hundred questions, to Postgres and to a mock's memory; the total counts each call once."""
+    chance, memory = Random(11), Remembered()  # noqa: S311 -- repeatable
+    for one in filled.records:
+        memory.keep(one)
+    for _ in range(100):
+        question = some_question(chance)
+        groups = plain_sum(filled.records, question)
+        expected = {group: sums(calls) for group, calls in groups.items()}
+        whole = {one.request_id: one for calls in groups.values() for one in calls}
+        for keeper in (filled.usage, memory):
+            answer = await keeper.ask(question, NOW)
+            assert not answer.untold
+            assert not answer.total_untold
+            if question.by:
+                assert told(answer, question) == expected, question
+            assert answer.total.requests == len(whole), question
+            assert answer.total.cost_usd == sums([*whole.values()])[2], question
+
+
+async def test_what_only_whole_days_are_kept_of_is_named_where_it_cannot_be_told(filled: Filled) -> None:
+    """Rows and hours of a day are gone: a part of it is not guessed; a day without calls is told as such."""
+    pool, records = filled.usage.pool, filled.records
+    late = NOW + timedelta(days=60)
+    await pool.execute("SELECT requests_retire('2026-11-01')")
+    day, noon = datetime(2026, 10, 25, tzinfo=UTC), datetime(2026, 10, 25, 12, tzinfo=UTC)
+    whole = await filled.usage.ask(Question(day, day + timedelta(days=1)), late)
+    assert whole.total.requests == sum(one.started_at.date() == day.date() for one in records)
+    assert whole.untold == []
+    part = await filled.usage.ask(Question(noon, day + timedelta(days=2)), late)
+    assert part.untold == part.total_untold == [(noon, day + timedelta(days=1))]
+    assert part.total.requests == sum(one.started_at.date() == date(2026, 10, 26) for one in records)
+    unused = await filled.usage.ask(Question(noon - timedelta(days=5), noon - timedelta(days=4)), late)
+    assert (unused.total.requests, unused.untold) == (0, [])
+    kolkata = await filled.usage.ask(Question(day, day + timedelta(days=2), ("day",), {}, ZONES[1]), late)
+    assert kolkata.total_untold == []
+    assert kolkata.total.requests == whole.total.requests + part.total.requests
+    assert kolkata.untold == [(day, day + timedelta(days=2))]
+    tagged = await filled.usage.ask(Question(day, day + timedelta(days=2), ("tag",)), late)
+    assert (list(tagged.lines), tagged.untold) == ([], [(day, day + timedelta(days=2))])
+    assert tagged.total.requests == kolkata.total.requests
+
+
+async def test_the_costliest_are_those_of_each_time(filled: Filled) -> None:
+    """As in memory; the total stays that of all."""
+    memory = Remembered()
+    for one in filled.records:
+        memory.keep(one)
+    since, until = NOW - timedelta(days=3), NOW
+    for by in (("agent",), ("day", "agent"), ("key", "hour")):
+        every, top = (Question(since, until, by, zone=ZONES[5], top=top) for top in (None, 2))
+        lines = (await filled.usage.ask(every, NOW)).lines
+        best, kept = await filled.usage.ask(top, NOW), await memory.ask(top, NOW)
+        times_of = Counter(str([line.group[unit] for unit in top.units]) for line in lines)
+        assert len(best.lines) == sum(min(2, many) for many in times_of.values())
+        assert set(told(best, top).items()) <= set(told(await filled.usage.ask(every, NOW), every).items())
+        assert [line.group for line in best.lines] == [line.group for line in kept.lines]
+        assert best.total.requests == sum(line.requests for line in lines)
+
+
+async def test_a_name_that_nobody_knows_is_told(filled: Filled) -> None:
+    """To Postgres and to memory; a known one that used nothing in the range has zeros."""
+    memory = Remembered()
+    for one in filled.records:
+        memory.keep(one)
+    since, long_ago = NOW - timedelta(days=60), NOW - timedelta(days=55)
+    for keeper in (filled.usage, memory):
+        for name in NAMES:
+            with pytest.raises(NotFound) as refused:
+                await keeper.ask(Question(since, NOW, (), {name: "nobody-at-all"}), NOW)
+            assert (refused.value.param, refused.value.code) == (name, "unknown_name")
+        known = {"agent": "a1", "tenant": "acme", "key": "k1", "model": "gpt", "provider": "openai",
+                 "user": "u1", "session": "s1", "run": "r1", "tag": "a"}  # fmt: skip
+        for name, value in known.items():
+            answer = await keeper.ask(Question(since, long_ago, (), {name: value}), NOW)
+            assert (answer.total.requests, list(answer.lines)) == (0, [])
+        with pytest.raises(NotFound):
+            await keeper.ask(Question(since, NOW, (), {"key": "k2"}, owner="k1"), NOW)
+        own = await keeper.ask(Question(since, NOW, ("key",), owner="k1"), NOW)
+        assert [line.group for line in own.lines] == [{"key": "k1", "key_name": None}]
+
+
+async def test_what_looks_like_a_key_is_not_repeated(filled: Filled) -> None:
+    """Somebody took the secret for the key's name."""
+    secret = "sk-llmp-AbCdEfGhIjKl-" + "x" * 38
+    with pytest.raises(NotFound) as refused:
+        await filled.usage.ask(Question(NOW - timedelta(days=1), NOW, (), {"key": secret}), NOW)
+    assert "x" * 8 not in refused.value.message
