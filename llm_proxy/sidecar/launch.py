@@ -5,6 +5,7 @@ the process with one line; SIGTERM lets running calls end, then the call log is 
 """
 
 import copy
+import gc
 import os
 import socket
 import sys
@@ -46,6 +47,7 @@ def run(config: Path, listener: socket.socket, key: str) -> int:
     """Serve until SIGTERM; the process's exit code."""
     import uvloop  # noqa: PLC0415 -- not there on every platform LiteLLM runs on
 
+    gc.disable()  # what LiteLLM loads stays; to search it for garbage is a quarter of a start
     try:
         uvloop.run(_serve(config, listener, key))
     except Broken as problem:
@@ -58,6 +60,8 @@ def run(config: Path, listener: socket.socket, key: str) -> int:
 async def _serve(config: Path, listener: socket.socket, key: str) -> None:
     doors = Doors(key)
     async with _litellm(config) as (loaded, observer):
+        gc.freeze()
+        gc.enable()
         doors.watched = watched(loaded.config["litellm_settings"])
         await warm_up(doors, key)
         await cache_gate.first_look()
