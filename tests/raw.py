@@ -13,6 +13,7 @@ import threading
 from dataclasses import dataclass, field
 
 _STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) [^\r\n]*\r\n")
+_CLOSES = re.compile(rb"(?i)\r\nconnection: close\r\n")
 _HEAD = re.compile(
     rb"(?:GET|POST|PUT|DELETE|HEAD|OPTIONS|PATCH|CONNECT|TRACE) \S+ HTTP/1\.[01]\r\n.*?\r\n\r\n", re.DOTALL
 )
@@ -61,7 +62,7 @@ def ask(port: int, *pieces: bytes, wait_s: float = 3, answers: int = 1) -> Said:
                 if not more:
                     return Said(came, closed=True)
                 came += more
-            connection.settimeout(0.05)
+            connection.settimeout(wait_s if _CLOSES.search(came) else 0.005)
             return Said(came, closed=connection.recv(1) == b"")
         except TimeoutError:
             return Said(came, closed=False)

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 
+import pytest
+
 from llm_proxy.dialects.messages import USER_PARTS
 from llm_proxy.sidecar.seams import SEAMS
 from llm_proxy.sidecar.tuning import IDLE_HOOKS
@@ -22,7 +24,16 @@ def lacks(path, names):
         except (ImportError, AttributeError):
             return [path]
     return [f"{path}.{name}" for name in names if not hasattr(owner, name)]
-print(json.dumps([one for path, names in json.load(sys.stdin).items() for one in lacks(path, names)]))
+asked = json.load(sys.stdin)
+found = {
+    name: [one for path, names in owners.items() for one in lacks(path, names)]
+    for name, owners in asked["owners"].items()
+}
+from litellm.proxy.hooks import PROXY_HOOKS
+from litellm.types.llms.openai import ValidUserMessageContentTypes
+found["hooks"] = [name for name in asked["hooks"] if name not in PROXY_HOOKS]
+found["parts"] = ValidUserMessageContentTypes
+print(json.dumps(found))
 """
 METHODS = {
     "litellm.llms.anthropic.chat.handler.ModelResponseIterator": ("_handle_message_delta", "chunk_parser"),
@@ -66,43 +77,41 @@ METHODS = {
         "should_retry_this_error",
     ),
 }
-PARTS = """
-import json
-from litellm.types.llms.openai import ValidUserMessageContentTypes
-print(json.dumps(ValidUserMessageContentTypes))
-"""
-HOOKS = """
-import json, sys
-from litellm.proxy.hooks import PROXY_HOOKS
-print(json.dumps([name for name in json.load(sys.stdin)["names"] if name not in PROXY_HOOKS]))
-"""
+GONE = {
+    "litellm.no_such_module": ("anything",),
+    "litellm.router.NoSuchClass": ("acompletion",),
+    "litellm.router": ("Router", "no_such_function"),
+    "litellm.router.Router": ("acompletion", "no_such_method"),
+}
 
 
-def missing(program: str, asked: dict[str, tuple[str, ...]]) -> list[str]:
-    """What the wheel does not have."""
+@pytest.fixture(scope="module")
+def found() -> dict[str, list[str]]:
+    """What the wheel does not have of the seams, methods and hooks; and the parts of messages it knows.
+
+    Asked once: LiteLLM takes seconds to import.
+    """
     env = {"PATH": os.environ["PATH"], "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
-    command = [str(sidecar_python()), "-c", program]
+    asked: dict[str, object] = {
+        "owners": {"seams": SEAMS, "methods": METHODS, "gone": GONE},
+        "hooks": IDLE_HOOKS,
+    }
+    command = [str(sidecar_python()), "-c", LOOK]
     done = subprocess.run(
         command, input=json.dumps(asked), capture_output=True, check=True, text=True, env=env
     )
-    found: list[str] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
+    answer: dict[str, list[str]] = json.loads(done.stdout.strip().splitlines()[-1])
+    return answer
 
 
-def test_every_seam_is_there() -> None:
+def test_every_seam_is_there(found: dict[str, list[str]]) -> None:
     """An upgrade that moves one fails here, before a stream does."""
-    assert missing(LOOK, SEAMS) == []
+    assert found["seams"] == []
 
 
-def test_a_seam_that_is_gone_is_named() -> None:
+def test_a_seam_that_is_gone_is_named(found: dict[str, list[str]]) -> None:
     """A module, a class, a function or a method: whichever is gone is told by its full name."""
-    gone = {
-        "litellm.no_such_module": ("anything",),
-        "litellm.router.NoSuchClass": ("acompletion",),
-        "litellm.router": ("Router", "no_such_function"),
-        "litellm.router.Router": ("acompletion", "no_such_method"),
-    }
-    assert missing(LOOK, gone) == [
+    assert found["gone"] == [
         "litellm.no_such_module",
         "litellm.router.NoSuchClass",
         "litellm.router.no_such_function",
@@ -110,16 +119,16 @@ def test_a_seam_that_is_gone_is_named() -> None:
     ]
 
 
-def test_every_method_that_is_patched_is_there() -> None:
+def test_every_method_that_is_patched_is_there(found: dict[str, list[str]]) -> None:
     """The same for what stands inside classes."""
-    assert missing(LOOK, METHODS) == []
+    assert found["methods"] == []
 
 
-def test_every_hook_that_is_left_out_is_one() -> None:
+def test_every_hook_that_is_left_out_is_one(found: dict[str, list[str]]) -> None:
     """By the name LiteLLM registers it under; what an upgrade renames would stay, and cost every call."""
-    assert missing(HOOKS, {"names": IDLE_HOOKS}) == []
+    assert found["hooks"] == []
 
 
-def test_a_user_s_parts_are_those_that_are_passed_on() -> None:
+def test_a_user_s_parts_are_those_that_are_passed_on(found: dict[str, list[str]]) -> None:
     """What LiteLLM would stumble over is refused before it, what it has learnt is let through."""
-    assert set(missing(PARTS, {})) == USER_PARTS
+    assert set(found["parts"]) == USER_PARTS

@@ -11,6 +11,7 @@ import openai
 import pytest
 from crew import Pair, pair_before
 from house import ADMIN_KEY, KEY, MASTER_KEY, PROVIDER_KEY, House
+from loopback import NO_TLS
 from sidecars import Provider
 
 from llm_proxy.stack import part, ports
@@ -69,10 +70,13 @@ def provider_part(port: int) -> part.Part:
     )
 
 
+Started = tuple[dict[str, int], list[part.Running]]
+
+
 @pytest.fixture(scope="session")
-def house_parts(
+def started_house(
     service_folder: Path, postgres_url: str, limits_redis_url: str, cache_redis_url: str
-) -> Iterator[dict[str, int]]:
+) -> Iterator[Started]:
     """Provider, sidecar and gateway, running; their ports by name."""
     given = Surroundings({name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ})
     at = {name: ports.free_port() for name in ("provider", "sidecar", "gateway")}
@@ -103,18 +107,33 @@ def house_parts(
     ]
     try:
         part.wait_until_ready(running)
-        yield at
+        yield at, running
     finally:
         part.stop(running)
 
 
+@pytest.fixture(scope="session")
+def house_parts(started_house: Started) -> dict[str, int]:
+    """The ports of provider, sidecar and gateway by name."""
+    return started_house[0]
+
+
 @pytest.fixture
-async def house(house_parts: dict[str, int]) -> AsyncIterator[House]:
+async def house(started_house: Started) -> AsyncIterator[House]:
     """The running house, the provider's memory wiped."""
+    house_parts, running = started_house
+    for one in running:
+        assert one.alive(), f"{one.part.name} ended with code {one.process.returncode}; {one.last_words()}"
     url, provider_url = (f"http://127.0.0.1:{house_parts[name]}" for name in ("gateway", "provider"))
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(verify=NO_TLS) as client:
         await client.post(f"{provider_url}/_reset")
-    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0, timeout=30) as sdk:
+    async with openai.AsyncOpenAI(
+        base_url=f"{url}/v1",
+        api_key=KEY,
+        max_retries=0,
+        timeout=30,
+        http_client=openai.DefaultAsyncHttpxClient(verify=NO_TLS),
+    ) as sdk:
         yield House(url, KEY, ADMIN_KEY, provider_url, sdk)
 
 

@@ -9,6 +9,7 @@ from uuid import uuid4
 import httpx
 import pytest
 from house import House, say, script
+from loopback import NO_TLS
 
 Json = dict[str, Any]
 CHAT = "/v1/chat/completions"
@@ -43,7 +44,7 @@ async def ask(client: httpx.AsyncClient, house: House, key: str, **fields: Any) 
 
 async def test_a_key_works_is_shown_once_and_dies_within_a_second_of_its_revocation(house: House) -> None:
     """Made, used, listed by prefix only, revoked, refused."""
-    async with httpx.AsyncClient(timeout=20) as client:
+    async with httpx.AsyncClient(verify=NO_TLS, timeout=20) as client:
         made = await make(house, client, tenant="acme")
         key = made["key"]
         assert (await ask(client, house, key)).status_code == 200
@@ -62,7 +63,7 @@ async def test_a_key_works_is_shown_once_and_dies_within_a_second_of_its_revocat
 
 async def test_a_key_is_held_to_its_models_on_every_way_to_name_one(house: House) -> None:
     """By name, by X-Provider, by wildcard; the list of models shows what it may use."""
-    async with httpx.AsyncClient(timeout=20) as client:
+    async with httpx.AsyncClient(verify=NO_TLS, timeout=20) as client:
         key = (await make(house, client, models=["plain"]))["key"]
         assert (await ask(client, house, key)).status_code == 200
         refused = await ask(client, house, key, json=body("p/ok"))
@@ -105,7 +106,7 @@ async def test_a_bound_key_may_name_nobody_else(house: House, path: str, field: 
     """Tenant, agent and user, by every field of every dialect: 403, and the provider saw nothing."""
     named, headers = NAMES[field]
     asked = {"model": "plain", **BODIES[path], **named}
-    async with httpx.AsyncClient(timeout=20) as client:
+    async with httpx.AsyncClient(verify=NO_TLS, timeout=20) as client:
         key = (await make(house, client, tenant="acme", agent="agent:sofia", user="ann"))["key"]
         refused = await ask(client, house, key, path=path, json=asked, headers=headers)
         assert refused.status_code == 403, refused.text
@@ -118,7 +119,7 @@ async def test_an_agent_named_by_the_body_has_its_limit_at_every_door(house: Hou
     """A trusted service names it in `metadata`; the eleventh call is refused."""
     named = {"agent_id": f"agent:{uuid4().hex}", "microdao_id": uuid4().hex}
     asked = {"model": "plain", **BODIES[path], "metadata": named}
-    async with httpx.AsyncClient(timeout=30) as client:
+    async with httpx.AsyncClient(verify=NO_TLS, timeout=30) as client:
         asking = [ask(client, house, house.key, path=path, json=asked) for _ in range(11)]
         fared = sorted(one.status_code for one in await asyncio.gather(*asking))
     assert fared == [200] * 10 + [429]
@@ -126,7 +127,7 @@ async def test_an_agent_named_by_the_body_has_its_limit_at_every_door(house: Hou
 
 async def test_a_key_goes_by_no_name_to_a_model_it_may_not_use(house: House) -> None:
     """Neither by leaving the model out, nor by a provider's prefix, nor by having no list at all."""
-    async with httpx.AsyncClient(timeout=20) as client:
+    async with httpx.AsyncClient(verify=NO_TLS, timeout=20) as client:
         listed = (await make(house, client, models=["claude"]))["key"]
         bare = (await make(house, client))["key"]
         left_out = {"messages": say("x")}
@@ -142,7 +143,7 @@ async def test_a_key_goes_by_no_name_to_a_model_it_may_not_use(house: House) -> 
 async def test_an_internal_secret_names_an_agent_who_gets_its_ten_a_minute(house: House) -> None:
     """Of 30 at once exactly 10 pass; the rest are told how long to wait."""
     agent = f"agent:{uuid4().hex}"
-    async with httpx.AsyncClient(timeout=30) as client:
+    async with httpx.AsyncClient(verify=NO_TLS, timeout=30) as client:
         asking = [ask(client, house, house.key, headers={"X-Agent-Id": agent}) for _ in range(30)]
         answers = await asyncio.gather(*asking)
     passed = [one for one in answers if one.status_code == 200]
@@ -157,7 +158,7 @@ async def test_an_internal_secret_names_an_agent_who_gets_its_ten_a_minute(house
 
 async def test_a_sequential_caller_with_one_place_never_meets_a_false_429(house: House) -> None:
     """The place is free before the last byte has arrived, streamed or not."""
-    async with httpx.AsyncClient(timeout=20) as client:
+    async with httpx.AsyncClient(verify=NO_TLS, timeout=20) as client:
         key = (await make(house, client, parallel=1))["key"]
         for number in range(20):
             answer = await ask(client, house, key, json=body(stream=bool(number % 2)))
@@ -167,7 +168,7 @@ async def test_a_sequential_caller_with_one_place_never_meets_a_false_429(house:
 async def test_a_key_at_its_limit_is_refused_unread_until_its_limit_is_raised(house: House) -> None:
     """What no JSON parser reads is no concern of a full window's; a raised limit holds at once."""
     broken = b"{"
-    async with httpx.AsyncClient(timeout=20) as client:
+    async with httpx.AsyncClient(verify=NO_TLS, timeout=20) as client:
         made = await make(house, client, tenant=f"unread-{uuid4().hex[:8]}", rpm=1)
         headers = {"Authorization": f"Bearer {made['key']}", "content-type": "application/json"}
 
@@ -192,7 +193,7 @@ async def test_a_key_at_its_limit_is_refused_unread_until_its_limit_is_raised(ho
 
 async def test_a_budget_ends_spending_and_says_so(house: House) -> None:
     """`insufficient_quota`, no Retry-After, not to be retried; what was spent stays within the budget."""
-    async with httpx.AsyncClient(timeout=20) as client:
+    async with httpx.AsyncClient(verify=NO_TLS, timeout=20) as client:
         made = await make(house, client, budgets=[{"limit_usd": "0.0002", "period": "total"}])
         answers = [await ask(client, house, made["key"]) for _ in range(6)]
         codes = [one.status_code for one in answers]
@@ -209,7 +210,7 @@ async def test_a_budget_ends_spending_and_says_so(house: House) -> None:
 
 async def test_calls_the_provider_refuses_cost_a_budget_nothing(house: House) -> None:
     """What was reserved for them is given back when they fail; settlements leave in batches."""
-    async with httpx.AsyncClient(timeout=20) as client:
+    async with httpx.AsyncClient(verify=NO_TLS, timeout=20) as client:
         budget = {"limit_usd": "0.0002", "period": "total"}
         made = await make(house, client, models=["*"], budgets=[budget])
         for _ in range(8):
@@ -233,7 +234,7 @@ async def row_of(client: httpx.AsyncClient, house: House, request_id: str, key: 
 
 async def test_a_call_can_be_looked_up_and_is_counted_for_its_key(house: House) -> None:
     """`/v1/requests/{id}` tells its story, `/v1/usage` adds it up, another key sees neither."""
-    async with httpx.AsyncClient(timeout=20) as client:
+    async with httpx.AsyncClient(verify=NO_TLS, timeout=20) as client:
         made, stranger = await make(house, client, tenant="acme"), await make(house, client)
         answers = [await ask(client, house, made["key"], json=body(stream=one)) for one in (False, True)]
         request_id = answers[1].headers["x-request-id"]
@@ -251,7 +252,7 @@ async def test_a_call_can_be_looked_up_and_is_counted_for_its_key(house: House) 
 
 async def test_where_a_caller_stands_and_what_a_request_would_meet(house: House) -> None:
     """`/v1/limits` shows the key's limits; `/v1/explain` gives the verdict and counts nothing."""
-    async with httpx.AsyncClient(timeout=20) as client:
+    async with httpx.AsyncClient(verify=NO_TLS, timeout=20) as client:
         key = (await make(house, client, rpm=2, models=["plain"]))["key"]
         own = {"Authorization": f"Bearer {key}"}
         asking = [client.post(f"{house.url}/v1/explain", json=body(), headers=own) for _ in range(5)]
@@ -268,7 +269,7 @@ async def test_where_a_caller_stands_and_what_a_request_would_meet(house: House)
 
 async def test_metrics_and_admin_doors_are_the_operators(house: House) -> None:
     """A caller's key opens neither; the admin key is no caller's key."""
-    async with httpx.AsyncClient(timeout=20) as client:
+    async with httpx.AsyncClient(verify=NO_TLS, timeout=20) as client:
         for path in ("/metrics", "/admin/keys"):
             assert (await client.get(house.url + path, headers=house.auth)).status_code == 401
             assert (await client.get(house.url + path)).status_code == 401
@@ -284,7 +285,7 @@ async def test_a_refused_credential_at_an_odd_path_is_on_record_and_stops_no_oth
         answer = await client.get(f"{house.url}/admin/refused-credentials?limit=1000", headers=admin(house))
         return sum(row["times"] for row in answer.json()["data"])
 
-    async with httpx.AsyncClient(timeout=20) as client:
+    async with httpx.AsyncClient(verify=NO_TLS, timeout=20) as client:
         before = await counted(client)
         paths = ("%00", "%ed%a0%80", "%ff", "%5Cu0000", "last")
         for path in paths:
@@ -305,7 +306,7 @@ async def test_a_wildcard_s_name_falls_back_only_where_its_key_may_go(house: Hou
     def failing_once() -> Json:
         return body(model, messages=say(script(do="flaky", key=uuid4().hex, fails=1, status=500)))
 
-    async with httpx.AsyncClient(timeout=30) as client:
+    async with httpx.AsyncClient(verify=NO_TLS, timeout=30) as client:
         held = (await make(house, client, models=["deepseek/*"]))["key"]
         free = (await make(house, client, models=["deepseek/*", "plain"]))["key"]
         refused = await ask(client, house, held, json=failing_once())
@@ -324,7 +325,7 @@ async def test_text_no_database_takes_costs_no_record(house: House) -> None:
         "metadata": {"session_id": odd, "user_id": odd, "agent_id": odd, "agent": odd},
         "session_id": odd,
     }
-    async with httpx.AsyncClient(timeout=20) as client:
+    async with httpx.AsyncClient(verify=NO_TLS, timeout=20) as client:
         headers = {"Authorization": f"Bearer {house.key}", "content-type": "application/json"}
         admitted: list[str] = []
         sent: list[Json] = [{name: value} for name, value in named.items()]

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from house import ADMIN_KEY, House, Json, script
+from loopback import NO_TLS
 from refusals import CHAT, GENERATE, OWN, STREAM
 
 DOORS = ((CHAT, False), (CHAT, True), (OWN, False), (OWN, True), (GENERATE, False), (STREAM, True))
@@ -142,7 +143,7 @@ TOOLS: list[Json] = [{"type": "function", "function": {"name": "f", "parameters"
 
 async def _ask(house: House, name: str) -> list[httpx.Response]:
     headers = {**house.auth, "Cache-Control": "no-cache"}
-    async with httpx.AsyncClient(base_url=house.url, headers=headers, timeout=20) as client:
+    async with httpx.AsyncClient(verify=NO_TLS, base_url=house.url, headers=headers, timeout=20) as client:
         return list(
             await asyncio.gather(
                 *(client.post(door, json=_body(name, door, streamed=streamed)) for door, streamed in DOORS)
@@ -186,7 +187,7 @@ async def test_what_is_not_the_callers_is_told_to_the_record_alone(house: House,
         request_id = answer.headers["x-request-id"]
         story = await house.story(request_id)
         assert (story["status"], story["provider_message"]) == (status, reason)
-        async with httpx.AsyncClient(base_url=house.url, headers=house.auth) as client:
+        async with httpx.AsyncClient(verify=NO_TLS, base_url=house.url, headers=house.auth) as client:
             own: dict[str, Any] = (await client.get(f"/v1/requests/{request_id}")).json()
         assert own["request_id"] == story["request_id"]
         assert "provider_message" not in own
@@ -225,7 +226,7 @@ async def test_a_prompt_too_long_is_known_in_every_providers_words(
     house: House, name: str, model: str, tokens: str
 ) -> None:
     """As OpenAI's own code, with the provider's numbers."""
-    async with httpx.AsyncClient(base_url=house.url, headers=house.auth, timeout=20) as client:
+    async with httpx.AsyncClient(verify=NO_TLS, base_url=house.url, headers=house.auth, timeout=20) as client:
         answer = await client.post(
             CHAT, json={**_body(name, CHAT, streamed=False), "model": model, "seed": None}
         )
@@ -256,7 +257,7 @@ async def test_a_repeated_prompt_stays_out_of_record_and_log(
 ) -> None:
     """A provider that quotes the request: the caller may hear it, nobody keeps it."""
     said = f'{LONG}\nand its "second" line {script(do="echo", status=status)}'
-    async with httpx.AsyncClient(base_url=house.url, headers=house.auth, timeout=20) as client:
+    async with httpx.AsyncClient(verify=NO_TLS, base_url=house.url, headers=house.auth, timeout=20) as client:
         for streamed in (False, True):
             body = {"model": "p/errors", "messages": [{"role": "user", "content": said}], "stream": streamed}
             answer = await client.post(CHAT, json=body)
@@ -286,7 +287,9 @@ async def test_the_field_that_the_model_does_not_know_is_named(
     """LiteLLM's own check names it in words; the provider is not asked."""
     body = {"model": model, "messages": [{"role": "user", "content": "hello"}], **fields}
     for streamed in (False, True):
-        async with httpx.AsyncClient(base_url=house.url, headers=house.auth, timeout=20) as client:
+        async with httpx.AsyncClient(
+            verify=NO_TLS, base_url=house.url, headers=house.auth, timeout=20
+        ) as client:
             answer = await client.post(CHAT, json={**body, "stream": streamed})
         error = answer.json()["error"]
         assert (answer.status_code, error["code"], error["param"]) == (400, "unsupported_parameter", param)
@@ -308,7 +311,7 @@ async def test_a_prompt_too_long_is_named_as_its_endpoint_names_it(
     house: House, door: str, body: Json, param: str
 ) -> None:
     """Not `messages` where there are none."""
-    async with httpx.AsyncClient(base_url=house.url, headers=house.auth, timeout=20) as client:
+    async with httpx.AsyncClient(verify=NO_TLS, base_url=house.url, headers=house.auth, timeout=20) as client:
         answer = await client.post(door, json={"model": "p/errors", **body})
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["param"]) == (400, "context_length_exceeded", param)
@@ -335,7 +338,7 @@ async def test_a_failure_without_a_providers_word_has_a_reason_in_the_record(
         "messages": [{"role": "user", "content": script(do=play)}],
         "stream": streamed,
     }
-    async with httpx.AsyncClient(base_url=house.url, headers=house.auth, timeout=20) as client:
+    async with httpx.AsyncClient(verify=NO_TLS, base_url=house.url, headers=house.auth, timeout=20) as client:
         answer = await client.post(CHAT, json=body)
     assert reason not in answer.text
     assert reason in str((await house.story(answer.headers["x-request-id"]))["provider_message"])
@@ -349,7 +352,7 @@ async def test_a_prompt_repeated_in_the_middle_of_a_stream_stays_out_of_record_a
     failed = {"error": {"message": f"engine at http://10.9.8.7:8000/v1 failed for '{LONG}'", "code": 500}}
     raw = [f"data: {json.dumps(one)}\n\n" for one in (delta, failed)]
     said = script(do="raw", raw=raw)
-    async with httpx.AsyncClient(base_url=house.url, headers=house.auth, timeout=20) as client:
+    async with httpx.AsyncClient(verify=NO_TLS, base_url=house.url, headers=house.auth, timeout=20) as client:
         body = {"model": "p/errors", "messages": [{"role": "user", "content": said}], "stream": True}
         answer = await client.post(CHAT, json=body)
     assert "Hello" in answer.text

@@ -133,7 +133,7 @@ def sidecar(
     provider: Provider, service_folder: Path, cache_redis_url: str, call_log_url: str
 ) -> Iterator[Sidecar]:
     """A real sidecar before the scripted provider, shared by the run."""
-    waits = {"INITIAL_RETRY_DELAY": "0.1", "MAX_RETRY_DELAY": "0.3"}
+    waits = {"INITIAL_RETRY_DELAY": "0.04", "MAX_RETRY_DELAY": "0.12"}
     stores = {"CACHE_REDIS_URL": cache_redis_url, "LLM_CALLS_DATABASE_URL": call_log_url}
     with running(config(provider), provider, service_folder, **stores, **waits) as started:
         yield started

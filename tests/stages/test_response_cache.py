@@ -79,10 +79,12 @@ def hit(answer: Answer) -> bool:
     return "x-litellm-cache-key" in answer.headers
 
 
-async def twice(sidecar: Sidecar, model: str, body: Json, path: str = "/v1/chat/completions") -> list[Answer]:
-    """The same call two times, the second once the first is stored."""
+async def twice(
+    sidecar: Sidecar, model: str, body: Json, path: str = "/v1/chat/completions", *, pause_s: float = 0
+) -> list[Answer]:
+    """The same call two times; our cache stores an answer before its end is sent, LiteLLM's after."""
     first = await sidecar.post(path, {"model": model, **body})
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(pause_s)
     return [first, await sidecar.post(path, {"model": model, **body})]
 
 
@@ -147,7 +149,6 @@ async def test_a_long_stream_is_replayed_at_once(sidecar: Sidecar) -> None:
     started = time.monotonic()
     first = await sidecar.post("/v1/chat/completions", {"model": "openai", **body})
     first_s = time.monotonic() - started
-    await asyncio.sleep(1)
     started = time.monotonic()
     second = await sidecar.post("/v1/chat/completions", {"model": "openai", **body})
     assert hit(second)
@@ -166,7 +167,6 @@ async def test_the_order_of_top_level_fields_makes_no_difference_any_other_does(
         return {"tools": [{"type": "function", "function": {"name": "f", "parameters": parameters}}]}
 
     first = await sidecar.post("/v1/chat/completions", {"model": "openai", **base, **tools(properties)})
-    await asyncio.sleep(0.2)
     same = dict(reversed([*base.items(), *tools(properties).items()]))
     assert not hit(first)
     assert hit(await sidecar.post("/v1/chat/completions", {**same, "model": "openai"}))
@@ -182,7 +182,6 @@ async def test_what_the_gateway_adds_is_no_part_of_the_key(sidecar: Sidecar, add
     """Whose call it is, where it may not fall back to."""
     body = prompt(mark())
     await sidecar.post("/v1/chat/completions", {"model": "openai", **body})
-    await asyncio.sleep(0.2)
     assert hit(await sidecar.post("/v1/chat/completions", {"model": "openai", **body, **added}))
 
 
@@ -197,7 +196,6 @@ async def test_every_other_field_is(sidecar: Sidecar, field: Json) -> None:
     """Known to LiteLLM or not; streamed and whole answers are apart."""
     body = prompt(mark())
     await sidecar.post("/v1/chat/completions", {"model": "openai", **body})
-    await asyncio.sleep(0.2)
     assert not hit(await sidecar.post("/v1/chat/completions", {"model": "openai", **body, **field}))
 
 
@@ -265,7 +263,6 @@ async def test_cache_controls_are_litellm_s(sidecar: Sidecar) -> None:
 
     async def ask(**cache: object) -> bool:
         answer = await sidecar.post("/v1/chat/completions", {**body, "cache": cache})
-        await asyncio.sleep(0.2)
         return hit(answer)
 
     assert not await ask(**{"no-store": True})
@@ -337,10 +334,11 @@ def configured(provider: Provider, folder: Path, **more: Any) -> Json:
 def observed(
     provider: Provider, service_folder: Path, cache_redis_url: str
 ) -> Iterator[tuple[Sidecar, Path]]:
-    """A sidecar whose owner observes its calls, and where the events lie."""
+    """A sidecar whose owner observes its calls with a hook that fails at a repeated one; where events lie."""
     folder = service_folder / "observed"
     folder.mkdir()
-    config = configured(provider, folder, litellm_settings={"callbacks": ["seen.inst"]})
+    (folder / "hooked.py").write_text(HOOKED)
+    config = configured(provider, folder, litellm_settings={"callbacks": ["seen.inst", "hooked.inst"]})
     with running(config, provider, folder, CACHE_REDIS_URL=cache_redis_url) as sidecar:
         yield sidecar, folder / "events.jsonl"
 
@@ -372,17 +370,16 @@ async def test_a_hit_is_one_success_event_for_the_owner(
 
 
 async def test_a_hit_passes_no_hook_and_is_one_event_all_the_same(
-    provider: Provider, tmp_path: Path, cache_redis_url: str
+    observed: tuple[Sidecar, Path],
 ) -> None:
     """Its call is answered already; a hook that fails would take the event with it."""
-    config = configured(provider, tmp_path, litellm_settings={"callbacks": ["seen.inst", "hooked.inst"]})
-    (tmp_path / "hooked.py").write_text(HOOKED)
-    with running(config, provider, tmp_path, CACHE_REDIS_URL=cache_redis_url) as sidecar:
-        heard = await twice(sidecar, "plain", prompt(mark()))
-        assert [hit(one) for one in heard] == [False, True]
-        async with asyncio.timeout(15):
-            while len(found := read(tmp_path / "events.jsonl")) < 2:  # noqa: ASYNC110 -- a file has no event
-                await asyncio.sleep(0.1)
+    sidecar, events = observed
+    said, before = mark(), len(read(events))
+    heard = await twice(sidecar, "plain", prompt(said))
+    assert [hit(one) for one in heard] == [False, True]
+    async with asyncio.timeout(15):
+        while len(found := read(events)[before:]) < 2:  # noqa: ASYNC110 -- a file has no event
+            await asyncio.sleep(0.1)
     assert [bool(one["cache_hit"]) for one in found] == [False, True]
 
 
@@ -414,16 +411,22 @@ async def test_a_guardrail_sees_every_call_of_its_group(
     assert [one.headers["x-llmp-cache"] for one in (first, second)] == ["off", "off"]
 
 
+@pytest.fixture(scope="module")
+def local(provider: Provider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
+    """A sidecar whose owner has LiteLLM cache in memory."""
+    folder = tmp_path_factory.mktemp("local")
+    settings: Json = {"cache": True, "cache_params": {"type": "local"}}
+    with running(configured(provider, folder, litellm_settings=settings), provider, folder) as sidecar:
+        yield sidecar
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 async def test_litellm_s_own_cache_of_another_kind_keeps_whole_heardonly(
-    provider: Provider, tmp_path: Path, *, streamed: bool
+    local: Sidecar, *, streamed: bool
 ) -> None:
     """Its replay of a stream loses too much; the start says what there is."""
-    settings: Json = {"cache": True, "cache_params": {"type": "local"}}
-    config = configured(provider, tmp_path, litellm_settings=settings)
-    with running(config, provider, tmp_path) as sidecar:
-        _, second = await twice(sidecar, "plain", prompt(mark()) | (STREAMED if streamed else {}))
-        assert "cache_params.type local" in sidecar.log.read_text()
+    _, second = await twice(local, "plain", prompt(mark()) | (STREAMED if streamed else {}), pause_s=0.2)
+    assert "cache_params.type local" in local.log.read_text()
     assert hit(second) is not streamed
 
 
@@ -438,7 +441,7 @@ async def test_a_redis_of_the_owner_s_own_is_used_as_he_says(
     assert second.headers["x-litellm-cache-key"].startswith("his:")
     params["supported_call_types"] = ["aembedding"]
     with running(config, provider, tmp_path) as sidecar:
-        _, second = await twice(sidecar, "plain", prompt(mark()))
+        _, second = await twice(sidecar, "plain", prompt(mark()), pause_s=0.2)
     assert not hit(second)
     assert second.headers["x-llmp-cache"] == "off"
 
@@ -452,7 +455,7 @@ async def test_a_call_that_an_owner_keeps_out_is_said_to_be(
         config = configured(provider, tmp_path, litellm_settings=settings)
         with running(config, provider, tmp_path) as sidecar:
             for streamed in ({}, STREAMED):
-                _, second = await twice(sidecar, "plain", prompt(mark()) | streamed)
+                _, second = await twice(sidecar, "plain", prompt(mark()) | streamed, pause_s=0.2)
                 assert not hit(second)
                 assert second.headers["x-llmp-cache"] == "off"
 

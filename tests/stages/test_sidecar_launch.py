@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -93,13 +93,14 @@ def test_without_a_traffic_key_it_does_not_start(tmp_path: Path, free_port: int)
 
 
 @contextmanager
-def slow_one(provider: Provider, folder: Path, **env: str) -> Generator[Sidecar]:
+def slow_one(provider: Provider, folder: Path, more: Json | None = None, **env: str) -> Generator[Sidecar]:
     """A sidecar with one deployment, and a callback of the user's own beside its configuration."""
     (folder / "beside.py").write_text(BESIDE)
     config: Json = {
         "model_list": [deployment("a", "openai/a", provider)],
         "litellm_settings": {"callbacks": ["beside.instance"]},
         "general_settings": {"master_key": "sk-1234", "database_url": "sqlite:///x.db"},
+        **(more or {}),
     }
     env |= {"DATABASE_URL": "postgres://nobody", "NUM_WORKERS": "3"}
     with running(config, provider, folder, **env) as started:
@@ -143,33 +144,37 @@ async def test_after_enough_calls_it_leaves_by_itself_and_what_runs_ends_whole(
         assert "leaving, to be started anew" in sidecar.log.read_text()
 
 
-async def test_a_user_s_own_configuration_works_with_what_stands_beside_it(
-    provider: Provider, tmp_path: Path
-) -> None:
-    """Its callback is called; its known key, its database and a stray environment do no harm."""
-    with slow_one(provider, tmp_path) as sidecar:
-        assert (await sidecar.chat("a", "beside")).status == 200
-        async with asyncio.timeout(5):
-            while "BESIDE SAW" not in sidecar.log.read_text():  # noqa: ASYNC110 -- a file has no event
-                await asyncio.sleep(0.1)
-        assert "ignored general_settings.database_url" in sidecar.log.read_text()
-
-
-async def test_an_included_file_is_held_to_the_same(provider: Provider, tmp_path: Path) -> None:
-    """Its deployments are served, those without a key left out; its names are read from the environment."""
-    more = f"""
+@pytest.fixture(scope="module")
+def owners(provider: Provider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
+    """A sidecar with an owner's configuration, a file it includes, and a call log where nobody listens."""
+    folder = tmp_path_factory.mktemp("owners")
+    (folder / "more.yaml").write_text(f"""
 model_list:
   - model_name: b
     litellm_params: {{model: openai/b, api_base: {provider.base("openai")}, api_key: os.environ/OWN_NAME}}
   - model_name: c
     litellm_params: {{model: openai/c, api_key: os.environ/NOBODY_S}}
-"""
-    (tmp_path / "more.yaml").write_text(more)
-    config: Json = {"model_list": [deployment("a", "openai/a", provider)], "include": ["more.yaml"]}
-    with running(config, provider, tmp_path, OWN_NAME="k") as sidecar:
-        names = [one["id"] for one in (await sidecar.get("/v1/models")).json["data"]]
-        assert names == ["a", "b"]
-        assert (await sidecar.chat("b")).status == 200
+""")
+    dead = f"postgres://a:b@127.0.0.1:{ports.free_port()}/x"
+    more: Json = {"include": ["more.yaml"]}
+    with slow_one(provider, folder, more, OWN_NAME="k", LLM_CALLS_DATABASE_URL=dead) as sidecar:
+        yield sidecar
+
+
+async def test_a_user_s_own_configuration_works_with_what_stands_beside_it(owners: Sidecar) -> None:
+    """Its callback is called; its known key, its database and a stray environment do no harm."""
+    assert (await owners.chat("a", "beside")).status == 200
+    async with asyncio.timeout(5):
+        while "BESIDE SAW" not in owners.log.read_text():  # noqa: ASYNC110 -- a file has no event
+            await asyncio.sleep(0.1)
+    assert "ignored general_settings.database_url" in owners.log.read_text()
+
+
+async def test_an_included_file_is_held_to_the_same(owners: Sidecar) -> None:
+    """Its deployments are served, those without a key left out; its names are read from the environment."""
+    names = [one["id"] for one in (await owners.get("/v1/models")).json["data"]]
+    assert names == ["a", "b"]
+    assert (await owners.chat("b")).status == 200
 
 
 async def test_an_empty_configuration_serves_nothing_and_says_so(provider: Provider, tmp_path: Path) -> None:
@@ -180,17 +185,14 @@ async def test_an_empty_configuration_serves_nothing_and_says_so(provider: Provi
         assert (await sidecar.chat("a")).status in {400, 404, 500}
 
 
-async def test_postgres_away_never_hurts(provider: Provider, tmp_path: Path) -> None:
-    """Calls are as quick, the log says once that rows wait, and SIGTERM is not held up."""
-    dead = f"postgres://a:b@127.0.0.1:{ports.free_port()}/x"
-    config: Json = {"model_list": [deployment("a", "openai/a", provider)]}
-    with running(config, provider, tmp_path, LLM_CALLS_DATABASE_URL=dead) as sidecar:
-        for at in range(5):
-            started = time.monotonic()
-            assert (await sidecar.chat("a", f"away-{at}")).status == 200
-            assert time.monotonic() - started < 1
-        await asyncio.sleep(1.5)
-        assert sidecar.log.read_text().count("call log:") == 1
+async def test_postgres_away_never_hurts(owners: Sidecar) -> None:
+    """Calls are as quick, and the log says once that rows wait."""
+    for at in range(5):
+        started = time.monotonic()
+        assert (await owners.chat("a", f"away-{at}")).status == 200
+        assert time.monotonic() - started < 1
+    await asyncio.sleep(1.5)
+    assert owners.log.read_text().count("call log:") == 1
 
 
 def test_the_command_runs_it_in_its_own_environment(tmp_path: Path) -> None:
@@ -213,31 +215,35 @@ def test_the_command_runs_it_in_its_own_environment(tmp_path: Path) -> None:
     assert "not a mapping" in done.stderr
 
 
+@pytest.fixture(scope="module")
+def unpatched(
+    provider: Provider, tmp_path_factory: pytest.TempPathFactory, cache_redis_url: str
+) -> Iterator[Sidecar]:
+    """A sidecar as on a release our patches were never tried on; a group for each mode."""
+    groups = [deployment(name, f"openai/{name}", provider) for name in ("chat", "stream", "embed")]
+    config: Json = {"model_list": groups, "router_settings": {"num_retries": 0}}
+    without = {"CACHE_REDIS_URL": cache_redis_url, "LLM_PROXY_SIDECAR_WITHOUT": "all"}
+    with running(config, provider, tmp_path_factory.mktemp("unpatched"), **without) as sidecar:
+        yield sidecar
+
+
 @pytest.mark.parametrize("mode", ["chat", "stream"])
-async def test_without_its_patches_a_sidecar_still_answers(
-    provider: Provider, tmp_path: Path, cache_redis_url: str, mode: Mode
-) -> None:
-    """As on a release they were never tried on: one line a patch says that it is off.
+async def test_without_its_patches_a_sidecar_still_answers(unpatched: Sidecar, mode: Mode) -> None:
+    """One line a patch says that it is off.
 
     What nobody noted is unknown, and nothing is concluded from it; an error keeps its status.
     """
-    config: Json = {
-        "model_list": [deployment("a", "openai/a", provider), deployment("embed", "openai/embed", provider)],
-        "router_settings": {"num_retries": 0},
-    }
-    without = {"CACHE_REDIS_URL": cache_redis_url, "LLM_PROXY_SIDECAR_WITHOUT": "all"}
-    with running(config, provider, tmp_path, **without) as sidecar:
-        mark = f"unpatched-{uuid4()}"
-        for _ in range(2):
-            answer = await sidecar.ask(mode, "a", mark, do="ok")
-            assert answer.status == 200
-            assert answer.content if mode == "stream" else answer.json["choices"][0]["message"]["content"]
-            assert answer.headers["x-llmp-attempts"] == "unknown"
-        assert len(await provider.calls(mark)) == 2
-        for how in ("status-400", "status-500", "status-429"):
-            failed = await sidecar.ask(mode, "a", f"{how}-{uuid4()}", do=how)
-            assert (failed.status, failed.headers["x-llmp-provider-status"]) == (int(how[-3:]), how[-3:])
-        assert (await sidecar.post("/v1/embeddings", {"model": "embed", "input": mark})).status == 200
-        log = sidecar.log.read_text()
+    mark = f"unpatched-{uuid4()}"
+    for _ in range(2):
+        answer = await unpatched.ask(mode, mode, mark, do="ok")
+        assert answer.status == 200
+        assert answer.content if mode == "stream" else answer.json["choices"][0]["message"]["content"]
+        assert answer.headers["x-llmp-attempts"] == "unknown"
+    assert len(await unpatched.provider.calls(mark)) == 2
+    for how in ("status-400", "status-500", "status-429"):
+        failed = await unpatched.ask(mode, mode, f"{how}-{uuid4()}", do=how)
+        assert (failed.status, failed.headers["x-llmp-provider-status"]) == (int(how[-3:]), how[-3:])
+    assert (await unpatched.post("/v1/embeddings", {"model": "embed", "input": mark})).status == 200
+    log = unpatched.log.read_text()
     for patch in PATCHES:
         assert f"patch {patch.name} is off" in log

@@ -181,8 +181,7 @@ async def test_a_stated_zero_stays(sidecar: Sidecar, family: str) -> None:
 )
 async def test_a_failure_in_a_whole_answer_is_one(sidecar: Sidecar, body: Json | str, status: int) -> None:
     """It is no answer, and nobody keeps it."""
-    for family in OPENAI_S:
-        answer = await answered(sidecar, family, body)
+    for answer in await asyncio.gather(*(answered(sidecar, family, body) for family in OPENAI_S)):
         assert answer.status >= 400
         assert answer.headers["x-llmp-provider-status"] == str(status)
 
@@ -212,9 +211,9 @@ async def test_finish_reasons_are_the_same_in_both_modes(
 @pytest.mark.parametrize("piece", ["\x00\xff\xfe" * 40, "data: " + "x" * 60, "{" * 60 + "\n", "data: {\n"])
 async def test_garbage_is_an_error(sidecar: Sidecar, family: str, piece: str) -> None:
     """Bytes that are no text, frames without an end: a clean error, whole or streamed."""
-    for answer in (
-        await sidecar.stream(family, str(uuid4()), do="raw", raw=[piece] * 20, repeat=100),
-        await sidecar.chat(family, str(uuid4()), do="raw", raw=[piece], repeat=10),
+    for answer in await asyncio.gather(
+        sidecar.stream(family, str(uuid4()), do="raw", raw=[piece] * 20, repeat=100),
+        sidecar.chat(family, str(uuid4()), do="raw", raw=[piece], repeat=10),
     ):
         assert answer.status == 200 or answer.status >= 400
         failed = answer.events[-1] if answer.status == 200 else answer.json

@@ -140,8 +140,7 @@ async def test_an_error_as_the_first_event_has_its_status(
     sidecar: Sidecar, said: Json | str, status: int, wait: str | None
 ) -> None:
     """As if the provider had answered with it: retries and fallbacks act on it, the gateway hears of it."""
-    for family in OPENAI_S:
-        answer = await played(sidecar, family, *stream(said))
+    for answer in await asyncio.gather(*(played(sidecar, family, *stream(said)) for family in OPENAI_S)):
         assert answer.status >= 400
         assert answer.headers["x-llmp-provider-status"] == str(status)
         assert answer.headers.get("x-llmp-retry-after") == wait
