@@ -164,6 +164,9 @@ class Exchange:
             run=caller.run,
             tags=",".join(caller.tags) or None,
             would_refuse=self.would_refuse,
+            cache_write_tokens=usage.cache_write_tokens if usage else None,
+            token_details=usage.details if usage else None,
+            service_tier=usage.service_tier if usage else None,
         )
 
     def _provider_message(self) -> str | None:
@@ -182,19 +185,27 @@ class Exchange:
         return self._cost(self.usage)
 
     def _cost(self, usage: Usage | None) -> int | None:
-        if self.served.cache == "hit":
+        if self.served.cache == "hit" or self.unspent:
             return 0
-        stated = (
-            self.served.cost_nano_usd if usage is None or usage.cost_nano_usd is None else usage.cost_nano_usd
-        )
-        return stated or self._priced(usage)
+        if usage is not None and usage.cost_nano_usd is not None:
+            return usage.cost_nano_usd
+        if self.served.cost_nano_usd is not None:
+            return self.served.cost_nano_usd
+        return self._priced(usage)
 
     def _priced(self, usage: Usage | None) -> int | None:
+        """The tokens at the prices of the deployment that served."""
         group = self.served.group or (self.call.group if self.call else None)
-        prices = self.catalog.prices(group) if self.catalog is not None and group else None
-        if usage is None or prices is None:
+        if usage is None or self.catalog is None or not group:
             return None
-        pico = usage.prompt_tokens * prices[0] + usage.completion_tokens * prices[1]
+        prices = self.catalog.prices_of(self.served.deployment, group)
+        pico = 0
+        for tokens, price in zip((usage.prompt_tokens, usage.completion_tokens), prices, strict=True):
+            if tokens and price is None:
+                return None
+            pico += tokens * (price or 0)
+        if prices == (None, None):
+            return None
         return -(-pico // PICO_PER_NANO)
 
 

@@ -15,7 +15,8 @@ from llm_proxy.telemetry.redact import redact
 _SHOWN = (
     "request_id", "key_prefix", "tenant", "agent", "door", "dialect", "group", "model_resolved", "provider",
     "deployment", "streamed", "status", "outcome", "refusal_code", "prompt_tokens", "completion_tokens",
-    "cached_tokens", "reasoning_tokens", "usage_source", "cache", "attempts", "would_refuse",
+    "cached_tokens", "cache_write_tokens", "reasoning_tokens", "service_tier", "usage_source", "cache",
+    "attempts", "would_refuse",
 )  # fmt: skip
 _CHOSEN = ("tenant", "agent", "group")
 """Names a caller or an operator made up."""

@@ -27,7 +27,7 @@ from llm_proxy.telemetry import time_of
 
 _DEADLINE_S = 10.0
 _NEAR = timedelta(hours=1)
-_JSON = ("hops", "cost_breakdown")
+_JSON = ("hops", "cost_breakdown", "token_details")
 _CALLS = "SELECT * FROM {} WHERE call_id = $1 ORDER BY started_at"
 _MOVING = "SELECT to_regclass('llm_calls_before') IS NOT NULL"
 """A migration is still moving the log of model calls, the newest first."""

@@ -1,7 +1,8 @@
 """The gateway's records against the sidecar's log: where they differ, and by how much.
 
 Invariants: nothing is changed; a request without a model call (a cache hit, an error before the sidecar) is
-no difference, nor is a figure the sidecar does not know. Only a gateway's own estimate may be off.
+no difference, nor is a figure the sidecar does not know; a cost that only it knows is one. Only a gateway's
+own estimate may be off.
 """
 
 from collections.abc import Sequence
@@ -38,7 +39,8 @@ _DIFFERENCES = """
       AND ((t.call_id IS NULL AND r.outcome = 'ok' AND r.cache <> 'hit')
         OR (r.request_id IS NULL AND t.succeeded)
         OR r.prompt_tokens <> t.prompt_tokens OR r.completion_tokens <> t.completion_tokens
-        OR abs(r.cost_usd - t.cost_usd) > 0.000000001)
+        OR abs(r.cost_usd - t.cost_usd) > 0.000000001
+        OR (r.cost_usd IS NULL AND t.cost_usd IS NOT NULL))
     ORDER BY 2 LIMIT $3"""
 
 _MOVING = "SELECT to_regclass('llm_calls_before') IS NOT NULL"
@@ -104,10 +106,12 @@ def _kinds(row: Any) -> Sequence[Difference]:  # noqa: ANN401 -- the same
     there = (row["logged_prompt_tokens"], row["logged_completion_tokens"])
     if None not in there and here != there:
         kinds.append("tokens")
-    if None not in (costs := (row["cost_usd"], row["logged_cost_usd"])) and _differ(*costs):
+    if _differ(row["cost_usd"], row["logged_cost_usd"]):
         kinds.append("cost")
     return kinds
 
 
-def _differ(cost_usd: Decimal, logged_usd: Decimal) -> bool:
+def _differ(cost_usd: Decimal | None, logged_usd: Decimal | None) -> bool:
+    if cost_usd is None or logged_usd is None:
+        return logged_usd is not None
     return abs(cost_usd - logged_usd) > _ROUNDING_USD

@@ -23,6 +23,8 @@ class UsageRecord(NamedTuple):
         would_refuse: The limits in shadow mode that would have refused it, as `scope:kind`, by commas.
         hops: JSON: group, deployment and HTTP status of each attempt at a provider, in order.
         tags: Joined by commas; None for none.
+        token_details: JSON: further parts of the tokens, as `token_details` names them.
+        service_tier: The tier the answer states.
     """
 
     request_id: UUID
@@ -62,6 +64,9 @@ class UsageRecord(NamedTuple):
     run: str | None = None
     tags: str | None = None
     would_refuse: str | None = None
+    cache_write_tokens: int | None = None
+    token_details: str | None = None
+    service_tier: str | None = None
 
     @property
     def total_tokens(self) -> int | None:

@@ -82,9 +82,9 @@ class Remembered:
         row: dict[str, Any] = {COLUMNS.get(name, name): value for name, value in record._asdict().items()}
         nano_usd = record.cost_nano_usd
         cost_usd = None if nano_usd is None else Decimal(nano_usd).scaleb(-9)
-        hops = json.loads(record.hops) if record.hops else None
+        read = {name: json.loads(row[name]) if row[name] else None for name in ("hops", "token_details")}
         tags = record.tags.split(",") if record.tags else None
-        return {**row, "cost_usd": cost_usd, "hops": hops, "tags": tags, "model_calls": []}
+        return {**row, **read, "cost_usd": cost_usd, "tags": tags, "model_calls": []}
 
 
 def _named(record: UsageRecord, name: str) -> tuple[str, ...]:

@@ -38,9 +38,11 @@ _OWNERS: tuple[str, ...] = ("tenant", "agent", "group", "model")
 _OTHERS: tuple[str, ...] = (
     "user", "session", "channel", "client_request_id", "group_asked", "model_resolved", "provider",
     "deployment", "refusal_code", "provider_message", "run", "tags", "would_refuse",
+    "service_tier",
 )  # fmt: skip
 _LENGTHS = ((600, 256), (128, 128), (32, 128), (8, 128), (4, 64), (2, 16), (0, 0))
 """How long, in characters, the other texts and the owners' may be, tried in this order."""
+_JSON = frozenset({"hops", "token_details"})
 _LARGEST_BY_FIELD = {"status": 2**15 - 1, "attempts": 2**31 - 1}
 
 
@@ -66,8 +68,8 @@ def encode(row: Row) -> bytes:
 
 
 def shortened(row: Row, most_bytes: int) -> bytes:
-    """The row's line in at most so many bytes: without its attempts, then with its texts cut."""
-    whole = tuple(None if name == "hops" else value for name, value in zip(FIELDS, row, strict=True))
+    """The row's line in at most so many bytes: without its attempts and details, then with its texts cut."""
+    whole = tuple(None if name in _JSON else value for name, value in zip(FIELDS, row, strict=True))
     return _fitting(FIELDS, whole, most_bytes)
 
 
@@ -123,8 +125,8 @@ def repaired(row: Row) -> Row:
 
 
 def _repaired(name: str, value: object) -> object:
-    if name == "hops":
-        return None  # it repeats what other fields hold
+    if name in _JSON:
+        return None  # it says more of what other fields hold
     if isinstance(value, str):
         return clean_text(value)[: _LONGEST_TEXT.get(name, 200)]
     if isinstance(value, int) and not isinstance(value, bool):
@@ -144,7 +146,8 @@ _LOST: dict[str, object] = {
     "refusal_code": None, "prompt_tokens": None, "completion_tokens": None, "cached_tokens": None,
     "reasoning_tokens": None, "cost_nano_usd": None, "usage_source": "unknown", "cache": "miss",
     "attempts": None, "latency_ms": 0.0, "ttft_ms": None, "group_asked": None, "hops": None,
-    "provider_message": None, "would_refuse": None,
+    "provider_message": None, "would_refuse": None, "cache_write_tokens": None, "token_details": None,
+    "service_tier": None,
 }  # fmt: skip
 
 

@@ -30,7 +30,7 @@ _TYPES = {
     "request_id": "uuid", "started_at": "timestamptz", "streamed": "bool", "status": "int2",
     "prompt_tokens": "int8", "completion_tokens": "int8", "cached_tokens": "int8", "reasoning_tokens": "int8",
     "cost_nano_usd": "int8", "attempts": "int4", "latency_ms": "float8", "ttft_ms": "float8",
-    "hops": "jsonb",
+    "hops": "jsonb", "cache_write_tokens": "int8", "token_details": "jsonb",
 }  # fmt: skip
 
 

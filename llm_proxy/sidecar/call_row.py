@@ -13,9 +13,12 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 from llm_proxy.database import clean_text, json_text
 from llm_proxy.sidecar import outcome, seams
+from llm_proxy.sidecar.counted import MARK
 from llm_proxy.sidecar.outcome import Attempt
+from llm_proxy.sidecar.prices import full_name
 from llm_proxy.sidecar.seams import Theirs
-from llm_proxy.sidecar.shapes import mapping
+from llm_proxy.sidecar.shapes import Json, mapping
+from llm_proxy.token_details import read_details, tier_of
 
 Row = tuple[Any, ...]
 COLUMNS: dict[str, str] = {
@@ -39,10 +42,13 @@ COLUMNS: dict[str, str] = {
     "cost_breakdown": "jsonb",
     "cache_hit": "boolean",
     "attempts": "integer",
+    "cache_write_tokens": "bigint",
+    "token_details": "jsonb",
+    "service_tier": "text",
 }
 """Name -> Postgres type, in the order of a row."""
-Priced = Callable[[str, str], bool]
-"""Whether a price, be it 0, is known for a deployment's id and model; LiteLLM says 0 for both."""
+Known = Callable[[object, object, str, str], bool]
+"""Whether a cost is known, be it 0 (`prices.is_known`); LiteLLM says 0 where it knows no price."""
 OUR_OWN = "llm-proxy-warm-up"
 """The group of the calls this process makes to itself."""
 NANO = Decimal("1e-9")
@@ -51,9 +57,9 @@ LARGEST, LARGEST_USD = 10**15, 10**6
 
 
 def row(
-    kwargs: Mapping[str, Any], response: Theirs, started: datetime, ended: datetime, priced: Priced
+    kwargs: Mapping[str, Any], response: Theirs, started: datetime, ended: datetime, is_known: Known
 ) -> Row | None:
-    """The row for one event; None for an event that is not a model call. `priced` knows known prices."""
+    """The row for one event; None for an event that is not a model call. `is_known` knows known costs."""
     event: Mapping[str, Any] = kwargs.get("standard_logging_object") or {}
     call_id = event.get("litellm_call_id") or kwargs.get("litellm_call_id")
     if not event or not call_id or event.get("model_group") == OUR_OWN:
@@ -63,6 +69,7 @@ def row(
     deployment = _text(event.get("model_id"))
     said = outcome.finish_reason()
     reason = f"finish_reason: {said}" if said and status == "success" else None
+    usage, unsaid = _usage(response), _unsaid(event, response)
     return (
         _uuid(clean_text(str(call_id))),
         clean_text(f"{status}:{deployment or ''}")[:200],
@@ -76,10 +83,11 @@ def row(
         _text(failed.get("error_class")),
         _text(failed.get("normalized_error") or reason),
         _status(failed, status),
-        *_tokens(event, response),
-        *_money(event, priced),
+        *_tokens(event, usage, unsaid=unsaid),
+        *_money(event, is_known, unsaid=unsaid),
         bool(event.get("cache_hit")),
         _attempts(event),
+        *_details(event, response, {} if unsaid else usage),
     )
 
 
@@ -128,20 +136,40 @@ def _status(failed: Mapping[str, Any], status: str) -> int | None:
     return 200 if status == "success" else None
 
 
-def _tokens(event: Mapping[str, Any], response: Theirs) -> tuple[int | None, ...]:
-    usage = getattr(response, "usage", None)
-    cached = getattr(getattr(usage, "prompt_tokens_details", None), "cached_tokens", None)
-    reasoning = getattr(getattr(usage, "completion_tokens_details", None), "reasoning_tokens", None)
+def _usage(response: Theirs) -> Json:
+    """The usage as LiteLLM read it, which is as the provider stated it where it did."""
+    usage: Theirs = getattr(response, "usage", None)
+    return mapping(usage.model_dump(exclude_none=True)) if hasattr(usage, "model_dump") else {}
+
+
+def _tokens(event: Mapping[str, Any], usage: Json, *, unsaid: bool) -> tuple[int | None, ...]:
+    details = read_details(usage)
+    cached, reasoning = details.cached_tokens, details.reasoning_tokens
     counted = (event.get("prompt_tokens"), event.get("completion_tokens"), cached, reasoning)
-    if _unsaid(event):
+    if unsaid:
         return (None,) * len(counted)
     return tuple(value if isinstance(value, int) and 0 <= value <= LARGEST else None for value in counted)
 
 
-def _unsaid(event: Mapping[str, Any]) -> bool:
+def _details(
+    event: Mapping[str, Any], response: Theirs, usage: Json
+) -> tuple[int | None, str | None, str | None]:
+    """Tokens written to a cache, further parts, and the tier: the answer's, else the one it was priced by."""
+    details = read_details(usage)
+    stated = {"service_tier": getattr(response, "service_tier", None)}
+    others = json_text(details.others) if details.others else None
+    tier = tier_of(stated, usage) or tier_of(mapping(event.get("cost_breakdown")), {})
+    return details.cache_write_tokens, others, tier
+
+
+def _unsaid(event: Mapping[str, Any], response: Theirs) -> bool:
     """Whether the provider answered and stated no tokens; LiteLLM writes zeros for that, and a cost of 0."""
     tokens = event.get("prompt_tokens") or event.get("completion_tokens")
-    return event.get("status") == "success" and not tokens
+    if event.get("status") != "success" or tokens:
+        return False
+    if event.get("stream"):
+        return hasattr(getattr(response, "usage", None), MARK)
+    return not outcome.states_tokens()
 
 
 def _decimal(value: object) -> Decimal | None:
@@ -150,11 +178,13 @@ def _decimal(value: object) -> Decimal | None:
     return Decimal(repr(value)).quantize(NANO)
 
 
-def _money(event: Mapping[str, Any], priced: Priced) -> tuple[Decimal | None, str | None]:
+def _money(event: Mapping[str, Any], is_known: Known, *, unsaid: bool) -> tuple[Decimal | None, str | None]:
     """The cost and its parts; LiteLLM says 0 where it knows no price."""
     cost = _decimal(event.get("response_cost"))
-    known = event.get("cache_hit") or cost or priced(str(event.get("model_id")), str(event.get("model")))
-    if event.get("response_cost_failure_debug_info") or not known or _unsaid(event):
+    headers = mapping(event.get("hidden_params")).get("additional_headers")
+    name = full_name(str(event.get("custom_llm_provider")), str(event.get("model")))
+    known = event.get("cache_hit") or is_known(cost, headers, str(event.get("model_id")), name)
+    if event.get("response_cost_failure_debug_info") or not known or unsaid:
         cost = None
     stated = mapping(event.get("cost_breakdown"))
     parts = {name: str(_decimal(value)) for name, value in stated.items() if _decimal(value)}

@@ -12,7 +12,7 @@ from typing import Any
 from llm_proxy.sidecar import attempts, outcome, seams
 from llm_proxy.sidecar.call_log import CallLog
 from llm_proxy.sidecar.call_row import row
-from llm_proxy.sidecar.prices import priced
+from llm_proxy.sidecar.prices import is_known
 from llm_proxy.sidecar.seams import Theirs
 
 
@@ -45,13 +45,13 @@ def observer(log: CallLog | None) -> Theirs:
         async def async_log_success_event(
             self, kwargs: dict[str, Any], response_obj: object, start_time: datetime, end_time: datetime
         ) -> None:
-            _log(log, row(kwargs, response_obj, start_time, end_time, priced))
+            _log(log, row(kwargs, response_obj, start_time, end_time, is_known))
 
         async def async_log_failure_event(
             self, kwargs: dict[str, Any], response_obj: object, start_time: datetime, end_time: datetime
         ) -> None:
             if not attempts.is_calling():
-                _log(log, row(kwargs, response_obj, start_time, end_time, priced))
+                _log(log, row(kwargs, response_obj, start_time, end_time, is_known))
 
     return Observer()
 

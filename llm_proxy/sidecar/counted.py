@@ -38,7 +38,10 @@ def _mark_streams(processor: Theirs) -> None:
 
     def calculate_and_mark(self: Theirs, *words: Theirs, **options: Theirs) -> Theirs:
         usage = calculate(self, *words, **options)
-        _mark(usage, mapping(getattr(self, STATED, None)), OF_A_STREAM)
+        stated = mapping(getattr(self, STATED, None))
+        _mark(usage, stated, OF_A_STREAM)
+        if not hasattr(usage, MARK):  # LiteLLM counts what was thought, and takes all the rest for text
+            usage.completion_tokens_details = stated.get("completion_tokens_details")
         return usage
 
     processor._calculate_usage_per_chunk = sum_up_and_keep  # noqa: SLF001 -- the same
@@ -67,7 +70,10 @@ def _mark(usage: Theirs, stated: Json, names: tuple[str, str]) -> None:
 PATCH = Patch(
     name="counted",
     install=apply,
-    reason="Tokens LiteLLM counted itself look like the provider's own statement.",
+    reason=(
+        "Tokens LiteLLM counted itself look like the provider's own statement; to a stream's stated tokens "
+        "it adds parts of its own count, by which audio is billed a second time as text."
+    ),
     since="1.106.2",
     report="To file: `mark locally counted usage in the response`.",
     until="The response says who counted.",

@@ -19,6 +19,7 @@ from llm_proxy.sidecar.patch import Patch
 from llm_proxy.sidecar.seams import Theirs
 from llm_proxy.sidecar.shapes import Json, items, mapping
 from llm_proxy.sidecar.stated_failures import failure_in
+from llm_proxy.token_details import tier_of
 
 LANE = "_llmp_lane"
 OF_THE_SDK = "AsyncStream"
@@ -106,7 +107,7 @@ class Lane:
         self._begun: set[int] = set()
         self._finished: set[int] = set()
         self._repair = openai_wire.StreamRepair()
-        self._tier: object = None
+        self._tier: str | None = None
         self._ended = False
 
     async def step(self) -> Theirs:
@@ -160,13 +161,15 @@ class Lane:
             provider_http.raise_stated(failure)
         for choice in map(mapping, items(chunk.get("choices"))):
             outcome.finished(openai_wire.telling_reason(choice.get("finish_reason")))
+        self._tier = tier_of(chunk, mapping(chunk.get("usage"))) or self._tier
+        if self._tier and chunk.get("usage"):
+            chunk["service_tier"] = self._tier
         self._take(chunk)
-        self._tier = chunk.get("service_tier") or self._tier
         usage = self._counted(chunk.pop("usage", None))
         if usage:
             self._stream.sent_stream_usage = True
             if self._wants_usage:
-                chunk["usage"] = self._with_cost(chunk | {"usage": usage, "service_tier": self._tier})
+                chunk["usage"] = self._with_cost(chunk | {"usage": usage})
             elif not chunk.get("choices"):
                 return None
         return chunk | {"model": self._name}
@@ -188,9 +191,9 @@ class Lane:
         rate = seams.request_processing()._inject_cost_into_usage_dict  # noqa: SLF001 -- as for any other stream
         priced = mapping(mapping(rate(chunk, self._name, self._stream.logging_obj)).get("usage"))
         stated: Json = chunk["usage"]
-        if not priced.get("cost"):
-            return stated
-        return priced | ({openai_wire.STATED_COST: stated["cost"]} if "cost" in stated else {})
+        usage = stated | ({openai_wire.STATED_COST: stated["cost"]} if "cost" in stated else {})
+        usage.pop("cost", None)
+        return usage | ({"cost": priced["cost"]} if priced else {})
 
     def _keep(self, chunk: Json) -> None:
         """Remember a frame for LiteLLM: text runs on in one chunk, anything else is a chunk of its own."""

@@ -46,6 +46,9 @@ TEXTS = ("content", "reasoning", "reasoning_content", "refusal")
 STATED_COST = "llmp_stated_cost"
 """The cost a provider states, for the gateway, where `cost` is LiteLLM's."""
 COUNTS = ("prompt_tokens", "completion_tokens")
+DETAILS = ("prompt_tokens_details", "completion_tokens_details")
+CACHED = ("cached_tokens", "num_cached_tokens")
+"""Of a prompt, where the details do not say it."""
 UNLIKELY = -9999.0
 """What OpenAI's API writes for the log probability of a token that is very unlikely."""
 
@@ -245,11 +248,23 @@ def repair_usage(document: Json) -> None:
     for name, value in usage.items():
         if isinstance(value, float) and value.is_integer():
             usage[name] = int(value)
+    _repair_details(usage)
     counts = [usage.get(name) for name in COUNTS]
     if all(type(count) is not int for count in counts):
         del document["usage"]
     elif type(usage.get("total_tokens")) is not int:
         usage["total_tokens"] = sum(count for count in counts if type(count) is int)
+
+
+def _repair_details(usage: Json) -> None:
+    """Put cached tokens that stand beside OpenAI's details into them; take counts below 0 out."""
+    for part in (mapping(usage.get(name)) for name in DETAILS):
+        for name in [name for name, value in part.items() if type(value) is int and value < 0]:
+            del part[name]
+    stated = next((usage[name] for name in CACHED if type(usage.get(name)) is int and usage[name] > 0), None)
+    details = mapping(usage.get(DETAILS[0]))
+    if stated is not None and details.get(CACHED[0]) is None:
+        usage[DETAILS[0]] = details | {CACHED[0]: stated}
 
 
 def _repair_logprobs(choice: Json) -> None:

@@ -178,6 +178,12 @@ def answered(said: Json | None, *, counted: bool) -> None:
         outcome.said, outcome.counted = said, counted
 
 
+def states_tokens() -> bool:
+    """Whether the last whole answer to the running request states its tokens."""
+    outcome = _CURRENT.get()
+    return outcome is not None and outcome.counted is True
+
+
 def completed() -> None:
     """Record that the stream of the request that is running came to its provider's end."""
     outcome = _CURRENT.get()

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from llm_proxy.sidecar import known_secrets, seams, whole_answers
+from llm_proxy.sidecar import known_secrets, prices, seams, whole_answers
 from llm_proxy.sidecar.asgi import Headers, Message, Receive, Scope, Send
 from llm_proxy.sidecar.outcome import Outcome
 from llm_proxy.sidecar.seams import Theirs
@@ -22,6 +22,7 @@ CUT: dict[str, Any] = {
         "code": "upstream_stream_cut",
     }
 }
+COST, CALCULATED = b"x-litellm-response-cost", b"x-litellm-response-cost-original"
 OURS = frozenset({b"content-length", b"content-type"})
 
 
@@ -44,9 +45,21 @@ async def relay(
         return
     raw = whole_answers.rendered(result, outcome)
     headers: Headers = [*(pair for pair in head if pair[0] not in OURS), *outcome.headers()]
+    headers += _zero_cost(headers, outcome)
     headers += [(b"content-type", b"application/json"), (b"content-length", str(len(raw)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": raw})
+
+
+def _zero_cost(head: Headers, outcome: Outcome) -> Headers:
+    """A cost of 0 of stated tokens, where it is known: LiteLLM's headers leave it out as if it were not."""
+    said, last = dict(head), outcome.tried[-1] if outcome.tried else None
+    if COST in said or last is None:
+        return []
+    stated = prices.STATED.encode() in said
+    calculated = CALCULATED in said and bool(outcome.counted)
+    known = stated or (calculated and prices.priced(last.deployment, last.model))
+    return [(COST, b"0")] if known else []
 
 
 def _cut_event(outcome: Outcome) -> bytes:

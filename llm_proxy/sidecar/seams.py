@@ -22,6 +22,7 @@ SEAMS: dict[str, tuple[str, ...]] = {
             "get_llm_provider",
             "BadGatewayError",
             "EmbeddingResponse",
+            "Usage",
         ),
         *("UnsupportedParamsError", "LlmProviders", "ProviderConfigManager"),
         *(
@@ -76,7 +77,9 @@ SEAMS: dict[str, tuple[str, ...]] = {
         "TextCompletionStreamWrapper",
     ),
     "litellm.litellm_core_utils.streaming_handler": ("CustomStreamWrapper",),
-    "litellm.litellm_core_utils.streaming_chunk_builder_utils": ("ChunkProcessor",),
+    "litellm.litellm_core_utils.streaming_chunk_builder_utils": (
+        *("ChunkProcessor", "_stream_builder_response_cost"),
+    ),
     "litellm.llms.ollama.chat.transformation": ("OllamaChatConfig",),
     "litellm.llms.ollama.completion.transformation": ("OllamaConfig",),
     "litellm.router": ("Router", "simple_shuffle"),

@@ -83,7 +83,9 @@ class Answer:
         if not document:
             raise ProviderFailed("The model's provider failed to answer.")
         usage = as_object(document.get("usage"))
-        found = read_usage(usage)
+        found = read_usage(usage, document)
+        if found is not None and "cost" in usage:
+            found = found._replace(cost_nano_usd=None)  # the provider's own word; LiteLLM's is in a header
         if found is not None and is_zero(found) and not self._is_ours():
             found = None
         changed = restore(document)

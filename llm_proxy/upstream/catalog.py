@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from itertools import takewhile
 
+from llm_proxy.token_details import count
 from llm_proxy.upstream.shape import Json, as_object, as_objects
-from llm_proxy.upstream.usage import count
 from llm_proxy.wildcards import covers
 
 PICO = Decimal(10) ** 12
@@ -134,7 +134,10 @@ class Catalog:
         return max(known, default=None)
 
     def prices(self, name: str) -> tuple[int, int] | None:
-        """The dearest input and output price, in pico-dollars per token; None when one is unknown."""
+        """The highest input and output price of a group's deployments, in pico-dollars per token.
+
+        It is what a call is reserved at before anybody knows who will serve it; None when one is unknown.
+        """
         group = self.group(name)
         if group is None or not group.deployments:
             return None
@@ -145,6 +148,13 @@ class Catalog:
             dearest_in = max(dearest_in, deployment.input_pico_usd)
             dearest_out = max(dearest_out, deployment.output_pico_usd)
         return dearest_in, dearest_out
+
+    def prices_of(self, deployment: str | None, group: str) -> tuple[int | None, int | None]:
+        """The input and output price of the deployment that served, of an unknown one its group's highest."""
+        known = self.deployments.get(deployment or "")
+        if known is None:
+            return self.prices(group) or (None, None)
+        return known.input_pico_usd, known.output_pico_usd
 
 
 def _specificity(pattern: str) -> tuple[int, int]:

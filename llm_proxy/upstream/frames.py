@@ -141,7 +141,9 @@ class Frames:
         usage = as_object(event.pop("usage", None))
         out = b""
         _give_text(event)
-        found = read_usage(usage)
+        found = read_usage(usage, event)
+        if found is not None and not (found.cost_nano_usd or self._states_zeros):
+            found = found._replace(cost_nano_usd=None)
         counts = found is not None and self._counts(found)
         if found is not None and not _choices(event) and (counts or not self._wants_usage):
             out = self._beside_usage(event)

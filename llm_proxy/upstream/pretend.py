@@ -66,7 +66,8 @@ class Played:
 
     async def json(self) -> tuple[bytes, Usage | None]:
         """The whole body, and what it says was used."""
-        return self._reply.body, read_usage(as_object(as_object(orjson.loads(self._reply.body)).get("usage")))
+        document = as_object(orjson.loads(self._reply.body))
+        return self._reply.body, read_usage(as_object(document.get("usage")), document)
 
     async def chunk(self) -> bytes | None:
         """The next frame, after its pause; None at the end."""

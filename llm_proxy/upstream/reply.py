@@ -34,7 +34,7 @@ class Served(NamedTuple):
         physical: The provider's own model name, without the provider prefix.
         provider: The provider's name (`openai`, `anthropic`, ...).
         deployment: The deployment's id in the sidecar's configuration.
-        cost_nano_usd: What the sidecar says the call cost; streams say it in their usage frame.
+        cost_nano_usd: What the sidecar says the call cost, be it 0; streams say it in their usage frame.
         attempts: Calls made to providers for this request.
         sidecar_ms: The sidecar's own share of the time.
         hops: Every attempt, in order; None when the sidecar does not tell them.
@@ -61,6 +61,8 @@ class Usage(NamedTuple):
 
     Attributes:
         counted: The sidecar counted them, for want of the provider's word.
+        details: JSON: further parts of the tokens, as `token_details` names them; None when there are none.
+        service_tier: The tier the answer states.
     """
 
     prompt_tokens: int
@@ -69,6 +71,9 @@ class Usage(NamedTuple):
     reasoning_tokens: int | None = None
     cost_nano_usd: int | None = None
     counted: bool = False
+    cache_write_tokens: int | None = None
+    details: str | None = None
+    service_tier: str | None = None
 
 
 class Reply(Protocol):

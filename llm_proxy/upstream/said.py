@@ -44,8 +44,9 @@ def served(headers: Headers, call: Call, catalog: Catalog | None, *, cached: boo
     cost_nano_usd: int | None = 0
     attempts = 0
     if not hit:
-        priced = known is None or known.input_pico_usd is not None
-        cost_nano_usd = nano_usd(_text(headers, b"x-litellm-response-cost")) if priced else None
+        cost_nano_usd = None if call.streaming else nano_usd(_text(headers, b"x-litellm-response-cost"))
+        if not cost_nano_usd and not (catalog is not None and catalog.own):
+            cost_nano_usd = None  # an unmodified LiteLLM writes 0 where it knows no price
         attempts = _attempts(headers) or 1 + sum(_count(headers, name) for name in _REPEATS)
     provider, physical = known.provider if known else None, known.physical if known else None
     if not physical or "*" in physical:

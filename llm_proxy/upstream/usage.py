@@ -8,11 +8,13 @@ Source: https://platform.openai.com/docs/api-reference/chat/object (usage).
 
 from decimal import ROUND_CEILING, Decimal
 
+import orjson
+
+from llm_proxy.token_details import count, read_details, tier_of
 from llm_proxy.upstream.reply import Usage
-from llm_proxy.upstream.shape import Json, as_object
+from llm_proxy.upstream.shape import Json
 
 NANO = Decimal(10) ** 9
-MAX_TOKENS = 10**9
 MAX_USD = 10**5
 """Of one call."""
 COUNTED = "llmp_counted"
@@ -36,8 +38,8 @@ def nano_usd(dollars: object) -> int | None:
         return None
 
 
-def read_usage(usage: Json) -> Usage | None:
-    """The usage object of an answer or a usage frame; None when it counts nothing.
+def read_usage(usage: Json, document: Json | None = None) -> Usage | None:
+    """The usage object of an answer or a usage frame (`document`); None when it counts nothing.
 
     A provider may state zeros. Where it states nothing our sidecar leaves the usage out; an unmodified
     LiteLLM writes zeros there (`is_zero`).
@@ -45,15 +47,17 @@ def read_usage(usage: Json) -> Usage | None:
     prompt, completion = count(usage.get("prompt_tokens")), count(usage.get("completion_tokens"))
     if prompt is None and completion is None:
         return None
-    cached = as_object(usage.get("prompt_tokens_details")).get("cached_tokens")
-    reasoning = as_object(usage.get("completion_tokens_details")).get("reasoning_tokens")
+    details = read_details(usage)
     return Usage(
         prompt or 0,
         completion or 0,
-        count(cached),
-        count(reasoning),
+        details.cached_tokens,
+        details.reasoning_tokens,
         nano_usd(usage.get("cost")),
         COUNTED in usage,
+        details.cache_write_tokens,
+        orjson.dumps(details.others).decode() if details.others else None,
+        tier_of(document or {}, usage),
     )
 
 
@@ -68,8 +72,3 @@ def strip_usage(usage: Json) -> None:
 def is_zero(usage: Usage) -> bool:
     """Whether it says that nothing was used."""
     return not usage.prompt_tokens and not usage.completion_tokens
-
-
-def count(value: object) -> int | None:
-    """A number of tokens; None for what is none, or more than a call can have."""
-    return value if type(value) is int and 0 <= value <= MAX_TOKENS else None

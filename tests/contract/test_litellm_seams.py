@@ -44,6 +44,7 @@ METHODS = {
         "__anext__",
         "_finalize_completed_stream",
         "_log_stream_failure_and_raise",
+        "_propagate_usage_cost_to_hidden_params",
         "model_response_creator",
     ),
     "litellm.llms.groq.chat.transformation.GroqChatConfig": ("_add_web_search_usage", "transform_response"),
@@ -54,6 +55,7 @@ METHODS = {
     "litellm.llms.vertex_ai.gemini.vertex_and_google_ai_studio_gemini.VertexLLM": ("async_streaming",),
     "litellm.proxy.common_request_processing.ProxyBaseLLMRequestProcessing": (
         "_inject_cost_into_usage_dict",
+        "_stream_usage_for_event",
         "_streamed_usage_cost",
     ),
     "litellm.caching.caching_handler.LLMCachingHandler": (

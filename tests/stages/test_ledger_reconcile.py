@@ -58,16 +58,19 @@ async def test_what_agrees_is_not_listed(database_url: str, tmp_path: Path) -> N
 async def test_what_differs_is_listed_by_kind(database_url: str, tmp_path: Path) -> None:
     """Tokens, cost, a call only one side knows."""
     tokens, cost, silent = (record(started_at=AGO) for _ in range(3))
+    free = record(started_at=AGO, cost_nano_usd=None)
     async with keeping(database_url, tmp_path) as ledger:
-        for one in (tokens, cost, silent):
+        for one in (tokens, cost, silent, free):
             ledger.post(one)
     stranger = record().request_id
     await log(database_url, tokens.request_id, completion=35)
     await log(database_url, cost.request_id, cost=Decimal("0.1"))
     await log(database_url, stranger)
+    await log(database_url, free.request_id, cost=Decimal(0))
     assert await found(database_url) == {
         tokens.request_id: ("tokens",),
         cost.request_id: ("cost",),
+        free.request_id: ("cost",),  # 0 and unknown are not the same
         silent.request_id: ("missing_there",),
         stranger: ("missing_here",),
     }
@@ -79,7 +82,7 @@ async def test_estimates_are_made_exact_once(database_url: str, tmp_path: Path) 
     async with keeping(database_url, tmp_path) as ledger:
         ledger.post(estimated)
     await log(database_url, estimated.request_id)
-    assert await found(database_url) == {estimated.request_id: ("tokens",)}
+    assert await found(database_url) == {estimated.request_id: ("tokens", "cost")}
     async with connected(database_url) as usage:
         since = AGO - timedelta(hours=1)
         assert await enrich(usage.pool, since, datetime.now(UTC)) == 1

@@ -40,10 +40,9 @@ def test_repairing_leaves_a_good_row_alone() -> None:
 
 def test_a_row_of_an_older_version_is_a_row() -> None:
     """Fields that came later are unknown in what waited on a disk meanwhile."""
-    row = row_of(record(group_asked="asked", hops="[]", provider_message="why"))
-    older = decode(encode(row[: FIELDS.index("ttft_ms") + 1]))
+    row = row_of(record(group_asked="asked", hops="[]", provider_message="why", service_tier="flex"))
     first = FIELDS.index("ttft_ms") + 1
-    assert older == (*row[:first], *[None] * (len(FIELDS) - first))
+    assert decode(encode(row[:first])) == (*row[:first], *[None] * (len(FIELDS) - first))
 
 
 def test_a_torn_line_is_no_row() -> None:

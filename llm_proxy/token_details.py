@@ -1,0 +1,92 @@
+"""The parts of a usage object that are billed apart: cached, written to a cache, reasoning, audio, images.
+
+Read alike by the gateway and by LiteLLM's process. Pure. Invariants: what is not a number of tokens is
+absent, never 0; names are OpenAI's, those that Anthropic and DeepSeek use beside them mean the same.
+Source: https://platform.openai.com/docs/api-reference/chat/object (usage).
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, cast
+
+MAX_TOKENS = 10**9
+"""Of one call."""
+LONGEST_TIER = 32
+_PROMPT, _COMPLETION = "prompt_tokens_details", "completion_tokens_details"
+_WRITTEN = frozenset({"cache_write_tokens", "cache_creation_tokens"})
+_SPLIT = {
+    "ephemeral_5m_input_tokens": "cache_write_5m_tokens",
+    "ephemeral_1h_input_tokens": "cache_write_1h_tokens",
+}
+_KINDS = ("audio_tokens", "image_tokens", "text_tokens", "video_tokens")
+_PREDICTED = ("accepted_prediction_tokens", "rejected_prediction_tokens")
+_OF_PROMPT = {name: f"prompt_{name}" for name in _KINDS}
+_OF_CACHED = {name: f"cached_{name}" for name in _KINDS}
+_OF_COMPLETION = {name: f"completion_{name}" for name in _KINDS} | {name: name for name in _PREDICTED}
+
+
+class TokenDetails(NamedTuple):
+    """The parts of a call's tokens.
+
+    Attributes:
+        cached_tokens: Prompt tokens read from the provider's cache.
+        cache_write_tokens: Prompt tokens written to it.
+        others: Further parts by name, each above 0: `prompt_audio_tokens`, `cache_write_1h_tokens`, ...
+    """
+
+    cached_tokens: int | None
+    cache_write_tokens: int | None
+    reasoning_tokens: int | None
+    others: dict[str, int]
+
+
+def read_details(usage: Mapping[str, Any]) -> TokenDetails:
+    """The parts that a usage object states."""
+    prompt, completion = _part(usage, _PROMPT), _part(usage, _COMPLETION)
+    cached = usage.get("cache_read_input_tokens", usage.get("prompt_cache_hit_tokens"))
+    return TokenDetails(
+        count(prompt.get("cached_tokens") if cached is None else cached),
+        _written(usage, prompt),
+        count(completion.get("reasoning_tokens")),
+        _others(prompt, completion),
+    )
+
+
+def count(value: object) -> int | None:
+    """A number of tokens; None for what is none, or more than a call can have."""
+    return value if type(value) is int and 0 <= value <= MAX_TOKENS else None
+
+
+def tier_of(document: Mapping[str, Any], usage: Mapping[str, Any]) -> str | None:
+    """The service tier that an answer, a frame or its usage states."""
+    tier = document.get("service_tier") or usage.get("service_tier")
+    return tier[:LONGEST_TIER] if isinstance(tier, str) and tier.isascii() and tier.isprintable() else None
+
+
+def _written(usage: Mapping[str, Any], prompt: Mapping[str, Any]) -> int | None:
+    """Tokens written to the cache: the largest of what is stated."""
+    if "cache_creation_input_tokens" not in usage and not _WRITTEN & prompt.keys():
+        return None
+    stated = (usage.get("cache_creation_input_tokens"), *(prompt.get(name) for name in _WRITTEN))
+    return max((one for one in map(count, stated) if one is not None), default=None)
+
+
+def _others(prompt: Mapping[str, Any], completion: Mapping[str, Any]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    _collect(found, prompt, _OF_PROMPT)
+    _collect(found, completion, _OF_COMPLETION)
+    if "cached_tokens_details" in prompt:
+        _collect(found, _part(prompt, "cached_tokens_details"), _OF_CACHED)
+    if "cache_creation_token_details" in prompt:
+        _collect(found, _part(prompt, "cache_creation_token_details"), _SPLIT)
+    return found
+
+
+def _collect(found: dict[str, int], part: Mapping[str, Any], names: Mapping[str, str]) -> None:
+    for name, value in part.items():
+        if value and name in names and count(value):
+            found[names[name]] = value
+
+
+def _part(owner: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = owner.get(name)
+    return cast("Mapping[str, Any]", value) if isinstance(value, dict) else {}

@@ -1,0 +1,240 @@
+"""What a call costs, by every kind of token: in the record, told to the caller, and in LiteLLM's log."""
+
+import asyncio
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import httpx
+import pytest
+from house import ADMIN_KEY, say, script
+from house import KEY as CALLER_KEY
+from odd_answers import wire
+from priced_answers import CASES, FLASH, GEMINI, IN, MODES, OUT, READ, WRITE, answer_of
+from sidecars import KEY, Json, Mode, Provider, Sidecar, deployment, playing, running
+
+from llm_proxy.ledger.queries import connected
+from llm_proxy.ledger.reconcile import disagreements
+from llm_proxy.schema import migrate
+from llm_proxy.stack import part, ports
+from llm_proxy.stack.programs import gateway
+from llm_proxy.stack.surroundings import Surroundings
+
+GUARD = """
+from litellm.integrations.custom_guardrail import CustomGuardrail
+
+
+class Guard(CustomGuardrail):
+    async def async_post_call_success_hook(self, data, user_api_key_dict, response):
+        return response
+"""
+
+
+def config(provider: Provider) -> Json:
+    """One deployment for each group of the cases, and a group of a free and a paid one."""
+    models = {
+        "gpt": "openai/gpt-5.6", "realtime": "openai/gpt-realtime",
+        "text": "text-completion-openai/gpt-3.5-turbo-instruct",
+        "claude": "anthropic/claude-opus-4-6", "claude-fast": "anthropic/claude-opus-4-8",
+        "gemini": GEMINI, "flash": FLASH, "moonshot": "moonshot/kimi-k2.6",
+        "deepseek": "deepseek/deepseek-chat",
+        "openrouter": "openrouter/nobody/knows", "unpriced": "openai/nobody-knows",
+        "guarded": "openai/gpt-5.6",
+    }  # fmt: skip
+    listed = [
+        deployment(name, model, provider, **({"guardrails": ["g"]} if name == "guarded" else {}))
+        | {"model_info": {"id": name}}
+        for name, model in models.items()
+    ]
+    own = {IN: 0.000001, OUT: 0.000003, READ: 0.0000001, WRITE: 0.000002}
+    free = {IN: 0, OUT: 0}
+    priced = [
+        deployment("own", "openai/own", provider) | {"model_info": {"id": "own"} | own},
+        deployment("free", "openai/gpt-5.6", provider) | {"model_info": {"id": "free"} | free},
+        deployment("mixed", "openai/mixed-free", provider) | {"model_info": {"id": "mixed-free"} | free},
+        deployment("mixed", "openai/mixed-paid", provider) | {"model_info": {"id": "mixed-paid"} | own},
+    ]
+    guard: Json = {"guardrail": "guarding.Guard", "mode": "post_call", "default_on": False}
+    return {
+        "model_list": listed + priced,
+        "guardrails": [{"guardrail_name": "g", "litellm_params": guard}],
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Till:
+    """A gateway before a sidecar with prices, on a database of its own."""
+
+    url: str
+    dsn: str
+
+    async def ask(self, path: str, **parameters: str) -> Json:
+        """An admin's question."""
+        headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
+        async with httpx.AsyncClient(headers=headers, timeout=30) as client:
+            answer = await client.get(self.url + path, params=parameters)
+        assert answer.status_code == 200, answer.text
+        found: Json = answer.json()
+        return found
+
+    async def call(self, group: str, text: str, mode: Mode = "chat", **more: Any) -> str:
+        """One call; returns its request id."""
+        words: Json = {"prompt": text} if group == "text" else {"messages": say(text)}
+        path = "/v1/completions" if group == "text" else "/v1/chat/completions"
+        body = {"model": group, "stream": mode == "stream"} | words | more
+        headers = {"Authorization": f"Bearer {CALLER_KEY}"}
+        async with httpx.AsyncClient(headers=headers, timeout=30) as client:
+            answer = await client.post(self.url + path, json=body)
+        assert answer.status_code == 200, answer.text
+        request_id: str = answer.headers["x-request-id"]
+        return request_id
+
+    async def logged(self, request_id: str) -> Json:
+        """The call's story with what LiteLLM's log says of it."""
+        headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
+        async with httpx.AsyncClient(headers=headers, timeout=30) as client, asyncio.timeout(20):
+            while True:
+                told = await client.get(f"{self.url}/v1/requests/{request_id}")
+                story: Json = told.json()
+                if story.get("model_calls"):
+                    return story
+                await asyncio.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def till(
+    postgres_url: str, limits_redis_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Till]:
+    """The whole house, with prices."""
+    name, folder = f"prices_{uuid4().hex}", Path(tmp_path_factory.mktemp("prices"))
+    dsn = f"{postgres_url.rpartition('/')[0]}/{name}"
+
+    async def made() -> None:
+        connection = await asyncpg.connect(postgres_url)
+        await connection.execute(f"CREATE DATABASE {name}")
+        await connection.close()
+        await migrate(dsn)
+
+    asyncio.run(made())
+    (folder / "guarding.py").write_text(GUARD, encoding="utf-8")
+    with (
+        playing(folder) as provider,
+        running(config(provider), provider, folder, LLM_CALLS_DATABASE_URL=dsn) as sidecar,
+    ):
+        port = ports.free_port()
+        started = _gateway(port, sidecar, dsn, limits_redis_url, folder)
+        try:
+            part.wait_until_ready([started])
+            yield Till(f"http://127.0.0.1:{port}", dsn)
+        finally:
+            part.stop([started])
+
+
+def _gateway(port: int, sidecar: Sidecar, dsn: str, limits_url: str, folder: Path) -> part.Running:
+    given = Surroundings({name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ})
+    names = {
+        "LLM_PROXY__ENVIRONMENT": "development",
+        "LLM_PROXY__INTERNAL_API_KEY": CALLER_KEY,
+        "LLM_PROXY__ADMIN_KEY": ADMIN_KEY,
+        "LITELLM_MASTER_KEY": KEY,
+        "LLM_PROXY__LITELLM_PROXY_URL": sidecar.url,
+        "LLM_PROXY__SPOOL_DIR": str(folder / "spool"),
+        "LLM_PROXY__DRAIN_DELAY_S": "0",
+        "DATABASE_URL": dsn,
+        "LIMITS_REDIS_URL": limits_url,
+    }
+    return part.start(gateway(port, names, given), folder / "logs")
+
+
+@pytest.fixture(scope="module")
+def stories(till: Till) -> dict[tuple[str, Mode], Json]:
+    """Every case played once whole and once streamed: what the gateway and LiteLLM recorded of it."""
+
+    async def play(name: str, mode: Mode) -> Json:
+        case = CASES[name]
+        text = script(do="raw", raw=[wire(one) for one in answer_of(case, mode)], key=name)
+        return await till.logged(await till.call(case.group, text, mode, **case.asked))
+
+    async def every() -> list[Json]:
+        return await asyncio.gather(*(play(name, mode) for name in CASES for mode in MODES))
+
+    keys = [(name, mode) for name in CASES for mode in MODES]
+    return dict(zip(keys, asyncio.run(every()), strict=True))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", CASES)
+def test_a_call_costs_what_the_provider_bills(
+    stories: dict[tuple[str, Mode], Json], name: str, mode: Mode
+) -> None:
+    """In the record and in the log by which it is reconciled, with each part of its tokens."""
+    case, story = CASES[name], stories[name, mode]
+    [logged] = story["model_calls"]
+    expected = case.cost_usd
+    for told in (story, logged):
+        cost = None if told["cost_usd"] is None else Decimal(str(told["cost_usd"]))
+        assert (cost is None) == (expected is None)
+        assert cost is None or expected is None or abs(cost - expected) <= Decimal("1e-9")
+    assert {at: story[at] for at in case.kept} == case.kept
+    assert {at: logged[at] for at in case.kept} == case.kept
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_stream_costs_what_a_whole_answer_does(stories: dict[tuple[str, Mode], Json], name: str) -> None:
+    """The same usage has the same price."""
+    whole, streamed = (stories[name, mode]["cost_usd"] for mode in MODES)
+    assert whole == streamed
+
+
+def test_free_is_free_for_every_kind_of_token(stories: dict[tuple[str, Mode], Json]) -> None:
+    """Cached ones and those of a dearer tier too."""
+    costs = {one["cost_usd"] for (name, _), one in stories.items() if CASES[name].group == "free"}
+    assert costs == {0}
+
+
+async def test_the_two_logs_agree_to_the_nano_dollar(
+    till: Till, stories: dict[tuple[str, Mode], Json]
+) -> None:
+    """Of all these calls."""
+    since = min(datetime.fromisoformat(one["started_at"]) for one in stories.values())
+    async with connected(till.dsn) as usage:
+        assert await disagreements(usage.pool, since, datetime.now(UTC), 100) == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_the_deployment_that_served_sets_the_price(till: Till, mode: Mode) -> None:
+    """Of a group with a free and a paid one: 0 is known, and no call is unpriced."""
+    text = script(do="raw", raw=[wire(one) for one in answer_of(CASES["own-prices"], mode)])
+    stories = await asyncio.gather(*[_after(till, "mixed", f"{text} {at}", mode) for at in range(12)])
+    costs = {(one["deployment"], Decimal(str(one["cost_usd"]))) for one in stories}
+    assert costs == {("mixed-free", Decimal(0)), ("mixed-paid", Decimal("0.00124"))}
+
+
+async def _after(till: Till, group: str, text: str, mode: Mode) -> Json:
+    return await till.logged(await till.call(group, text, mode))
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_free_deployment_costs_0_where_the_tokens_are_an_estimate(till: Till, mode: Mode) -> None:
+    """Nobody stated what the answer used; each deployment's price is known all the same."""
+    calls = [_after(till, "mixed", script(do="ok", counted=False, key=str(at)), mode) for at in range(12)]
+    for story in await asyncio.gather(*calls):
+        assert (story["cost_usd"] == 0) == (story["deployment"] == "mixed-free")
+        assert story["cost_usd"] is not None
+
+
+async def test_free_is_told_apart_from_unknown_in_sums_and_metrics(
+    till: Till, stories: dict[tuple[str, Mode], Json]
+) -> None:
+    """Calls of a free group are priced, those of one without a price are not."""
+    assert stories
+    told = await till.ask("/v1/usage", group_by="model")
+    rows = {one["model"]: one for one in told["data"] if one["model"] in {"free", "unpriced"}}
+    assert (rows["free"]["unpriced_requests"], rows["free"]["cost_usd"]) == (0, 0)
+    assert rows["unpriced"]["unpriced_requests"] == rows["unpriced"]["requests"] == len(MODES)
