@@ -1,7 +1,7 @@
 """Caller and call in, what to ask the store out.
 
-Invariants: what is reserved never exceeds the whole of a token limit, so a large call waits for an empty
-window and no longer; a call nobody can price is refused under an enforced budget.
+Invariants: what is reserved never exceeds the whole of a token limit; a call nobody can price is refused
+under an enforced budget.
 """
 
 from collections.abc import Callable

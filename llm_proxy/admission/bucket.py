@@ -9,17 +9,25 @@ from dataclasses import dataclass, field
 
 SPAN_MS = 61_000
 """From a bucket's first moment until it counts no more: its own second and the window."""
+POLITE_MS = 2_000
 
 
 @dataclass(slots=True)
 class Buckets:
-    """The tokens of one scope, by the second they were counted in."""
+    """The tokens of one scope, by the second they were counted in.
+
+    Attributes:
+        holds: What running calls have reserved of them, and until when that counts, by lease.
+    """
 
     by_second: dict[int, int] = field(default_factory=dict[int, int])
     total: int = 0
+    holds: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
 
     def forget(self, now_ms: int) -> None:
-        """Drop the buckets that no longer count."""
+        """Drop the buckets, and the reservations, that no longer count."""
+        for lease in [lease for lease, (_, until_ms) in self.holds.items() if until_ms <= now_ms]:
+            del self.holds[lease]
         for second in [at for at in self.by_second if not counts(at, now_ms)]:
             self.total -= self.by_second.pop(second)
 
@@ -37,11 +45,20 @@ class Buckets:
             self.by_second[second] += tokens
             self.total += tokens
 
+    def fits(self, limit: int, want: int) -> bool:
+        """Whether `want` more may be taken: they are left, or some are and no running call holds any."""
+        return self.total + want <= limit or (not self.holds and self.total < limit)
+
     def wait_ms(self, now_ms: int, *, limit: int, want: int) -> int:
-        """How long until `want` more fit, 0 when they fit now; `want` is at most `limit`."""
-        need = self.total + want - limit
-        if need <= 0:
+        """How long until `want` more fit, 0 when they fit now; `want` is at most `limit`.
+
+        What running calls hold may come free at any time, so where only that is missing the wait is a guess.
+        """
+        if self.fits(limit, want):
             return 0
+        need = self.total + (want if self.holds else 1) - limit
+        if need <= sum(amount for amount, _ in self.holds.values()):
+            return POLITE_MS
         for second in sorted(self.by_second):
             need -= self.by_second[second]
             if need <= 0:

@@ -156,7 +156,7 @@ class Answer(NamedTuple):
             missing budget.
         extra: By kind: the wait when the check refuses and the time to a full reset when it does not
             (requests, tokens), what running calls hold (budget).
-        running: How many calls hold money of a budget; 0 for other kinds.
+        running: How many calls hold money of a budget or tokens of a window; 0 for other kinds.
         kept: What of a budget is kept for a call that waits; 0 for other kinds.
     """
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from llm_proxy.admission.check import UNKNOWN, Answer, Plan
 from llm_proxy.admission.desk import Desk, Settled
-from llm_proxy.admission.model import Entry
+from llm_proxy.admission.model import Entry, judge
 from llm_proxy.admission.store import Store
 
 Raw = tuple[tuple[bytes, bytes], ...]
@@ -37,13 +37,16 @@ class Taken:
             provider: Who served it: no other provider's counters keep anything.
         """
         second = self.answer.now_ms // 1000
-        for check, want, used in zip(self.plan.checks, self.wants, self.answer.used, strict=True):
+        running = self.answer.running or (0,) * len(self.wants)
+        rows = zip(self.plan.checks, self.wants, self.answer.used, running, strict=True)
+        for check, want, used, calls in rows:
             idle = check.scope == "provider" and provider is not None and check.spent_by != provider
             if check.kind == "tokens":
                 counted = 0 if idle else tokens
-                took = used + want <= check.limit  # else it only watched, and would have refused
-                if took and counted is not None and counted != want:
-                    yield Entry("tokens", check.key, second, counted - want)
+                # Not taken, it only watched, and would have refused.
+                if judge(check, want, (used, 0, calls, 0)) == "fits":
+                    more = 0 if counted is None else counted - want
+                    yield Entry("tokens", check.key, second, more, self.lease)
             elif check.kind == "budget":
                 cost = 0 if idle else want if cost_nano_usd is None else cost_nano_usd
                 yield Entry("budget", check.key, amount=cost, lease=self.lease)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from llm_proxy.admission import window
-from llm_proxy.admission.bucket import Buckets
+from llm_proxy.admission.bucket import SPAN_MS, Buckets
 from llm_proxy.admission.check import (
     ADMITTED,
     EPOCH_UNKNOWN,
@@ -35,6 +35,8 @@ WAIT_MS = 15_000
 """So long after its last try a call that waits for held money is remembered."""
 KEPT_AFTER = 2
 """From this try on its share is kept for it."""
+MOST_WAITING = 16
+"""So many calls wait in turn for one budget; others take their chance."""
 
 
 @dataclass(slots=True)
@@ -43,7 +45,7 @@ class Waiter:
 
     name: str
     tries: int
-    share: int
+    want: int
     until_ms: int
 
 
@@ -53,12 +55,13 @@ class Counter:
 
     Attributes:
         holds: By lease the amount, and when the reservation expires.
+        queue: The calls that wait for money that is merely held, in the order they came.
     """
 
     spent: int
     expires_ms: int = 0
     holds: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
-    waiter: Waiter | None = None
+    queue: list[Waiter] = field(default_factory=list[Waiter])
 
     @property
     def held(self) -> int:
@@ -71,21 +74,28 @@ class Counter:
             del self.holds[lease]
 
     def kept(self, name: str, limit: int, now_ms: int) -> int:
-        """What is kept for another call that waits."""
-        waiter = self.waiter
-        if waiter is None or waiter.name == name or waiter.tries < KEPT_AFTER or waiter.until_ms <= now_ms:
-            return 0
-        return min(waiter.share, max(0, limit - self.spent))
+        """What is kept for calls that wait, and came before this one."""
+        kept = 0
+        for waiter in self.queue:
+            if waiter.name == name:
+                break
+            if waiter.tries >= KEPT_AFTER and waiter.until_ms > now_ms:
+                kept += waiter.want
+        return min(kept, max(0, limit - self.spent))
 
     def wait(self, name: str, want: int, now_ms: int) -> None:
-        """Remember that a call waits: one at a time, the largest of those that came once."""
-        waiter, tries = self.waiter, 1
-        if waiter is not None and waiter.until_ms > now_ms:
-            if waiter.name == name:
-                tries = waiter.tries + 1
-            elif waiter.tries >= KEPT_AFTER or want <= waiter.share:
-                return
-        self.waiter = Waiter(name, tries, want, now_ms + WAIT_MS)
+        """Let a call wait for its turn."""
+        found = next((one for one in self.queue if one.name == name), None)
+        if found is not None:
+            found.tries, found.want, found.until_ms = found.tries + 1, want, now_ms + WAIT_MS
+        self.queue = [one for one in self.queue if one.until_ms > now_ms]
+        if found is None and len(self.queue) < MOST_WAITING:
+            self.queue.append(Waiter(name, 1, want, now_ms + WAIT_MS))
+
+    def go(self, name: str, now_ms: int) -> None:
+        """A call waits no more."""
+        if name:
+            self.queue = [one for one in self.queue if one.name != name and one.until_ms > now_ms]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +107,7 @@ class Entry:
         at: The bucket's second (tokens).
         amount: Tokens used beyond (or, below 0, short of) those reserved; what a call cost, or to keep its
             reservation what it holds (budget).
-        lease: Whose place is free (parallel), whose reservation ends (budget).
+        lease: Whose place is free (parallel), whose reservation ends (tokens, budget).
     """
 
     kind: str
@@ -111,11 +121,13 @@ def judge(check: Check, want: int, look: Look) -> Verdict:
     """What one check says to a call that wants so much.
 
     A budget is full when it is spent, and `held` when what is left is held by running calls or kept for one
-    that waits; a call that is alone with what is left goes, whatever it may cost.
+    that waits; a call that is alone with what is left, of a budget or of tokens, goes whatever it may use.
     """
-    used, held, _, kept = look
+    used, held, running, kept = look
     if used == UNKNOWN:
         return "unknown"
+    if check.kind == "tokens" and not running and used < check.limit:
+        return "fits"
     if check.kind != "budget":
         return "full" if used + want > check.limit else "fits"
     if used >= check.limit:
@@ -159,8 +171,8 @@ class Model:
         if ask.take and ask.name and not {"full", "unknown"} & {*verdicts}:
             self._wait(ask, verdicts, now_ms)
         if status == ADMITTED and ask.take:
-            for check, want, (used, *_) in zip(checks, ask.wants, looks, strict=True):
-                self._take(check, want, used, ask, now_ms)
+            for check, want, look in zip(checks, ask.wants, looks, strict=True):
+                self._take(check, want, look, ask, now_ms)
         return Answer(status, now_ms, epoch, *zip(*looks, strict=True))
 
     def settle(self, ledger_key: str, number: int, entries: tuple[Entry, ...], now_ms: int) -> bool:
@@ -173,7 +185,9 @@ class Model:
                 self.free(entry.key, entry.lease)
             elif entry.kind == "tokens":
                 if entry.amount > 0 or entry.key in self.buckets:
-                    self.buckets.setdefault(entry.key, Buckets()).correct(entry.at, entry.amount, now_ms)
+                    buckets = self.buckets.setdefault(entry.key, Buckets())
+                    buckets.holds.pop(entry.lease, None)
+                    buckets.correct(entry.at, entry.amount, now_ms)
             elif (counter := self._counter(entry.key, now_ms)) is not None:
                 counter.holds.pop(entry.lease, None)
                 counter.spent += entry.amount
@@ -216,7 +230,8 @@ class Model:
             buckets = self.buckets.get(check.key) or Buckets()
             buckets.forget(now_ms)
             wait = buckets.wait_ms(now_ms, limit=check.limit, want=want)
-            return buckets.total, wait or (0 if ask.take else buckets.reset_ms(now_ms)), 0, 0
+            reset_ms = 0 if ask.take else buckets.reset_ms(now_ms)
+            return buckets.total, wait or reset_ms, len(buckets.holds), 0
         if check.kind == "parallel":
             held = self.places.get(check.key, {})
             for lease in [lease for lease, until in held.items() if until <= now_ms]:
@@ -233,19 +248,21 @@ class Model:
             if verdict == "held":
                 self.counters[check.key].wait(ask.name, want, now_ms)
 
-    def _take(self, check: Check, want: int, used: int, ask: Ask, now_ms: int) -> None:
+    def _take(self, check: Check, want: int, look: Look, ask: Ask, now_ms: int) -> None:
+        used = look[0]
         fits = used + want <= check.limit
         if check.kind == "requests" and fits:
             self.windows.setdefault(check.key, deque()).append(now_ms)
-        elif check.kind == "tokens" and fits:
-            self.buckets.setdefault(check.key, Buckets()).take(want, now_ms)
+        elif check.kind == "tokens" and judge(check, want, look) == "fits":
+            buckets = self.buckets.setdefault(check.key, Buckets())
+            buckets.take(want, now_ms)
+            buckets.holds[ask.lease] = want, now_ms + SPAN_MS
         elif check.kind == "parallel" and fits:
             self.places.setdefault(check.key, {})[ask.lease] = now_ms + ask.ttl_ms
         elif check.kind == "budget" and used != UNKNOWN:
             counter = self.counters[check.key]
             counter.holds[ask.lease] = want, now_ms + ask.ttl_ms
-            if counter.waiter is not None and counter.waiter.name == ask.name:
-                counter.waiter = None
+            counter.go(ask.name, now_ms)
 
     def _counter(self, key: str, now_ms: int) -> Counter | None:
         counter = self.counters.get(key)

@@ -45,7 +45,7 @@ class Standing:
         wait_ms: How long until it fits; 0 when it does, or when waiting does not help.
         reset_ms: How long until nothing is counted any more; None when it is not a window.
         held: What running calls hold of a budget.
-        running: How many they are.
+        running: How many calls hold some of a budget, or of a window's tokens.
         kept: What of a budget is kept for a call that waits.
     """
 
@@ -81,15 +81,15 @@ def standings(plan: Plan, wants: tuple[int, ...], answer: Answer) -> Iterator[St
     running, kept = answer.running or repeat(0), answer.kept or repeat(0)
     rows = zip(plan.checks, wants, answer.used, answer.extra, running, kept, strict=False)
     for check, want, used, extra, calls, share in rows:
-        over = used + want > check.limit
+        verdict = judge(check, want, (used, extra, calls, share))
+        over = verdict == "full"
         if check.kind == "parallel":
             yield Standing(check, used, want, PARALLEL_WAIT_MS if over else 0, None)
         elif check.kind == "budget":
-            waits = judge(check, want, (used, extra, calls, share)) == "held"
-            wait_ms = HELD_WAIT_MS if waits else 0
+            wait_ms = HELD_WAIT_MS if verdict == "held" else 0
             yield Standing(check, None if used == UNKNOWN else used, want, wait_ms, None, extra, calls, share)
         else:
-            yield Standing(check, used, want, extra if over else 0, extra)
+            yield Standing(check, used, want, extra if over else 0, extra, running=calls)
 
 
 def headers(

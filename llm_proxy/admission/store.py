@@ -131,7 +131,7 @@ class SharedStore:
     ) -> None:
         """`clock` stands in for the script's clock, so that tests can turn its hands."""
         head = clock if clock is not None else source("clock")
-        self._source = {name: f"{head}\n{source('money')}\n{source(name)}" for name in _SCRIPTS}
+        self._source = {name: f"{head}\n{source('holds')}\n{source(name)}" for name in _SCRIPTS}
         self._sha = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in self._source.items()}  # noqa: S324 -- Redis names scripts so
         self.observed: Observed = lambda _seconds, _answered: None
 
@@ -176,8 +176,7 @@ class SharedStore:
         """Settle a batch of one tenant, once."""
         words: list[Word] = [1 + len(entries), ledger_key, *(entry.key for entry in entries), number]
         for entry in entries:
-            what = entry.at if entry.kind == "tokens" else entry.lease
-            words += (_LETTER[entry.kind], what, entry.amount)
+            words += (_LETTER[entry.kind], entry.lease, entry.amount, entry.at)
         await self._run("settle", words)
 
     async def keep(self, entries: tuple[Entry, ...], ttl_ms: int) -> None:

@@ -180,8 +180,9 @@ class _Attempt:
 
     async def _settle(self, lease: Lease) -> None:
         """Settle before the last byte leaves: the caller's next call meets nothing of this one."""
-        assert self.exchange.call is not None  # noqa: S101 -- it was read before it was sent
-        lease.settle(*self.exchange.used(self.exchange.call))
+        exchange = self.exchange
+        assert exchange.call is not None  # noqa: S101 -- it was read before it was sent
+        lease.settle(*exchange.used(exchange.call), exchange.served.provider)
         await lease.settled()
 
     async def _pump(self, reply: Reply, lease: Lease, writer: StreamWriter | None) -> None:

@@ -72,8 +72,11 @@ async def test_a_call_counts_at_the_provider_that_served_it(one_or_two: Replicas
         ("provider gpt", "budget"): 40,
     }
     spare = BOTH._replace(model="spare-x", group="spare-x", max_tokens=9_000)
+    running = await admission.admit(somebody(), spare._replace(max_tokens=10), uuid4())
     with pytest.raises(RateLimited):
         await admission.admit(somebody(), spare, uuid4())
+    running.settle(0, 0)
+    await settled(admission)
     found = (await standing_of(admission, somebody(), "spare-x")).standings
     assert {one.check.kind: one.used for one in found if one.check.scope == "provider"}["tokens"] == 50
 

@@ -83,7 +83,7 @@ class Pair:
         entries: list[Entry] = []
         for check, want in zip(ask.plan.checks, ask.wants, strict=True):
             if check.kind == "tokens":
-                entries.append(Entry("tokens", check.key, answer.now_ms // 1000, truth - want))
+                entries.append(Entry("tokens", check.key, answer.now_ms // 1000, truth - want, ask.lease))
             elif check.kind == "budget":
                 entries.append(Entry("budget", check.key, amount=truth, lease=ask.lease))
             elif check.kind == "parallel":
@@ -173,6 +173,7 @@ async def test_script_and_model_agree_on_any_history(
     pair = Pair(store, name)
     try:
         await pair.turn_clock(0)
+        await pair.play(("seed", 0))
         for step in history:
             await pair.play(step)
         stored, modelled = await pair.look()

@@ -3,9 +3,10 @@
 -- ARGV: take (1) or only look (0), epoch known (-1: none), lease, its life in ms, the name under which the call
 --   waits for money; then for each check its kind (requests, tokens, parallel, budget by first letter; a capital
 --   one is enforced), limit, want.
--- Returns: status, now, epoch, then four numbers for each check: what it had counted, its extra, and of a budget
---   the running calls and what is kept for a call that waits (see `check.py`).
-local WINDOW, SPAN, PATIENCE, KEPT_AFTER = 60000, 61000, 15000, 2
+-- Returns: status, now, epoch, then four numbers for each check: what it had counted, its extra, how many running
+--   calls hold some of it (tokens, budget), and what is kept for a call that waits (budget); see `check.py`.
+local WINDOW, SPAN, POLITE, PATIENCE, KEPT_AFTER, MOST_WAITING = 60000, 61000, 2000, 15000, 2, 16
+local QUEUED = '([^:;]+):(%d+):(%d+):(%d+);'
 local now, take, lease, life, name = clock(), ARGV[1] == '1', ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local sec = math.floor(now / 1000)
 
@@ -31,32 +32,39 @@ end
 function look.b(key, _, limit)
   local first = redis.call('HGET', key, 'first')
   if first and tonumber(first) <= now and first ~= '0' then expire(key, now) end
-  local counter = redis.call('HMGET', key, 'spent', 'held', 'running', 'waiter', 'tries', 'share', 'until')
+  local counter = redis.call('HMGET', key, 'spent', 'held', 'running', 'queue')
   if not counter[1] then return -1, 0, 0, 0 end
   local spent, kept = tonumber(counter[1]), 0
-  if counter[4] and counter[4] ~= name and tonumber(counter[5]) >= KEPT_AFTER and tonumber(counter[7]) > now then
-    kept = math.min(tonumber(counter[6]), math.max(0, limit - spent))
+  for waiting, tries, want, till in string.gmatch(counter[4] or '', QUEUED) do
+    if waiting == name then break end
+    if tonumber(tries) >= KEPT_AFTER and tonumber(till) > now then kept = kept + want end
   end
-  return spent, tonumber(counter[2] or 0), tonumber(counter[3] or 0), kept
+  return spent, tonumber(counter[2] or 0), tonumber(counter[3] or 0), math.min(kept, math.max(0, limit - spent))
 end
 
--- Remember that a call waits for money that is merely held: one call a budget, the largest of those that came once.
-local function wait(key, want)
-  local counter = redis.call('HMGET', key, 'waiter', 'tries', 'share', 'until')
-  local tries = 1
-  if counter[1] and tonumber(counter[4]) > now then
-    if counter[1] == name then
-      tries = counter[2] + 1
-    elseif tonumber(counter[2]) >= KEPT_AFTER or want <= tonumber(counter[3]) then
-      return
+-- Let a call wait for money that is merely held, or (without a want) wait no more.
+local function queue(key, want)
+  local left, size, found = {}, 0, false
+  for waiting, tries, share, till in string.gmatch(redis.call('HGET', key, 'queue') or '', QUEUED) do
+    if waiting == name then
+      found = true
+      tries, share, till = tries + 1, want, now + PATIENCE
+    end
+    if share and tonumber(till) > now then
+      size = size + 1
+      left[size] = string.format('%s:%.0f:%.0f:%.0f;', waiting, tries, share, till)
     end
   end
-  redis.call('HSET', key, 'waiter', name, 'tries', tries, 'share', want, 'until', now + PATIENCE)
+  if want and not found and size < MOST_WAITING then
+    left[size + 1] = string.format('%s:1:%.0f:%.0f;', name, want, now + PATIENCE)
+  end
+  redis.call('HSET', key, 'queue', table.concat(left))
 end
 
-function look.t(key, over_by)
-  local state = redis.call('HMGET', key, 'sum', 'head')
-  if not state[1] then return 0, over_by(0) > 0 and SPAN or 0 end
+function look.t(key, over_by, limit)
+  local state = redis.call('HMGET', key, 'sum', 'head', 'first')
+  if not state[1] then return 0, 0, 0 end
+  if state[3] and state[3] ~= '0' and tonumber(state[3]) <= now then expire(key, now) end
   local sum, head, first = tonumber(state[1]), tonumber(state[2]), math.floor((now - SPAN) / 1000) + 1
   if head < first then
     for at = head, first - 1 do
@@ -69,8 +77,13 @@ function look.t(key, over_by)
     head = first
     redis.call('HSET', key, 'sum', sum, 'head', head)
   end
+  local holds = redis.call('HMGET', key, 'held', 'running')
+  local held, running = tonumber(holds[1] or 0), tonumber(holds[2] or 0)
   local over, extra = over_by(sum), 0
-  if over > 0 then
+  if running == 0 then over = sum < limit and 0 or sum + 1 - limit end
+  if over > 0 and over_by(sum - held) <= 0 then
+    extra = POLITE
+  elseif over > 0 then
     extra = SPAN
     for at = head, sec do
       over = over - (redis.call('HGET', key, at) or 0)
@@ -87,7 +100,7 @@ function look.t(key, over_by)
       end
     end
   end
-  return sum, extra
+  return sum, extra, running
 end
 
 local epoch, known = 0, tonumber(ARGV[2])
@@ -105,6 +118,10 @@ local function money(limit, want, spent, held, kept)
   return 2
 end
 
+local function full(kind, limit, want, used, running)
+  return used + want > limit and not (kind == 't' and running == 0 and used < limit)
+end
+
 local reply, refused, unknown, waits = {0, now, epoch}, false, false, {}
 for i = 2, #KEYS do
   local code, limit, want = ARGV[3 * i], tonumber(ARGV[3 * i + 1]), tonumber(ARGV[3 * i + 2])
@@ -117,13 +134,13 @@ for i = 2, #KEYS do
     elseif kind == 'b' then
       local said = money(limit, want, used, extra, kept)
       if said == 1 then refused = true elseif said == 2 then waits[#waits + 1] = i end
-    elseif used + want > limit then
+    elseif full(kind, limit, want, used, running) then
       refused = true
     end
   end
 end
 if take and name ~= '' and not refused and not unknown then
-  for _, i in ipairs(waits) do wait(KEYS[i], tonumber(ARGV[3 * i + 2])) end
+  for _, i in ipairs(waits) do queue(KEYS[i], tonumber(ARGV[3 * i + 2])) end
 end
 if refused or #waits > 0 then reply[1] = 4 elseif unknown then reply[1] = 3 end
 if reply[1] ~= 0 or not take then return reply end
@@ -134,17 +151,16 @@ for i = 2, #KEYS do
   if kind == 'b' then
     if used >= 0 then
       hold(key, lease, want, now + life)
-      if redis.call('HGET', key, 'waiter') == name then
-        redis.call('HDEL', key, 'waiter', 'tries', 'share', 'until')
-      end
+      if name ~= '' and redis.call('HSTRLEN', key, 'queue') > 0 then queue(key) end
     end
-  elseif used + want > limit then
+  elseif full(kind, limit, want, used, reply[4 * i - 2]) then
     -- it only watches, and would have refused: an enforced one would not have counted the call
   elseif kind == 't' then
     local head = redis.call('HGET', key, 'head')
     if not head or tonumber(head) > sec then redis.call('HSET', key, 'head', sec) end
     redis.call('HINCRBY', key, sec, want)
     redis.call('HINCRBY', key, 'sum', want)
+    hold(key, lease, want, now + SPAN)
     redis.call('PEXPIRE', key, SPAN + 1000)
   else
     redis.call('ZADD', key, kind == 'r' and now or now + life, lease)

@@ -1,10 +1,10 @@
 -- Settle what calls reserved, a batch at a time; a batch that comes twice counts once.
 -- KEYS: what the replica last settled for this tenant, then one key an entry. ARGV: the batch's number, then
---   for each entry three words:
---   t second delta   tokens: too many leave their bucket, too few count now
---   p lease 0        a parallel place is free
---   b lease cost     money: the reservation, if it is there still, gives way to what the call cost; a counter that
---                    is missing is rebuilt from the ledger, which has the cost too
+--   for each entry four words:
+--   t lease delta second   tokens: too many leave their bucket, too few count now
+--   p lease 0 0            a parallel place is free
+--   b lease cost 0         money: the reservation, if it is there still, gives way to what the call cost; a counter
+--                          that is missing is rebuilt from the ledger, which has the cost too
 -- Returns 1, or 0 when the batch was settled before.
 local SPAN, now = 61000, clock()
 local last = redis.call('GET', KEYS[1])
@@ -20,20 +20,23 @@ local function take(key, delta)
 end
 
 for i = 2, #KEYS do
-  local key, at = KEYS[i], 3 * i - 4
-  local kind, one, two = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  local key, at = KEYS[i], 4 * i - 6
+  local kind, lease, amount, second = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   if kind == 'p' then
-    redis.call('ZREM', key, one)
+    redis.call('ZREM', key, lease)
   elseif kind == 'b' then
     if redis.call('HEXISTS', key, 'spent') == 1 then
-      drop(key, one)
-      redis.call('HINCRBY', key, 'spent', two)
+      drop(key, lease)
+      redis.call('HINCRBY', key, 'spent', amount)
     end
-  elseif tonumber(two) > 0 then
-    take(key, two)
-  elseif one * 1000 + SPAN > now and redis.call('HEXISTS', key, one) == 1 then
-    redis.call('HINCRBY', key, one, two)
-    redis.call('HINCRBY', key, 'sum', two)
+  else
+    drop(key, lease)
+    if tonumber(amount) > 0 then
+      take(key, amount)
+    elseif second * 1000 + SPAN > now and redis.call('HEXISTS', key, second) == 1 then
+      redis.call('HINCRBY', key, second, amount)
+      redis.call('HINCRBY', key, 'sum', amount)
+    end
   end
 end
 return 1

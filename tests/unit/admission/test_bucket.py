@@ -20,20 +20,37 @@ def test_the_promised_wait_suffices_and_a_second_less_does_not(
         if wait_ms and at_ms >= now_ms:
             later = Buckets(dict(buckets.by_second), buckets.total)
             later.forget(at_ms)
-            assert (later.total + want <= limit) is fits
+            assert later.fits(limit, want) is fits
 
 
 @given(takes, st.integers(50, 120))
-def test_no_window_of_sixty_seconds_holds_more_tokens_than_the_limit(
+def test_a_call_alone_goes_only_while_some_of_the_window_is_left(
     history: list[tuple[int, int]], limit: int
 ) -> None:
-    """Buckets round the window up, never down."""
+    """Buckets round the window up, never down; what one call uses beyond the limit is all that can be."""
     now_ms, buckets, taken = 0, Buckets(), list[tuple[int, int]]()
     for gap_ms, tokens in history:
         now_ms += gap_ms
         buckets.forget(now_ms)
         if buckets.wait_ms(now_ms, limit=limit, want=tokens) == 0:
             buckets.take(tokens, now_ms)
+            taken.append((now_ms, tokens))
+    for number, (at_ms, _) in enumerate(taken):
+        assert sum(n for earlier_ms, n in taken[:number] if earlier_ms > at_ms - 60_000) < limit
+
+
+@given(takes, st.integers(50, 120))
+def test_calls_that_run_together_reserve_no_more_than_the_limit(
+    history: list[tuple[int, int]], limit: int
+) -> None:
+    """In any 60 seconds, whoever came first."""
+    now_ms, buckets, taken = 0, Buckets(), list[tuple[int, int]]()
+    for number, (gap_ms, tokens) in enumerate(history):
+        now_ms += gap_ms
+        buckets.forget(now_ms)
+        if buckets.wait_ms(now_ms, limit=limit, want=tokens) == 0:
+            buckets.take(tokens, now_ms)
+            buckets.holds[str(number)] = tokens, now_ms + SPAN_MS
             taken.append((now_ms, tokens))
     for begin_ms, _ in taken:
         assert sum(n for at, n in taken if begin_ms <= at < begin_ms + 60_000) <= limit

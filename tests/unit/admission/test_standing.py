@@ -58,7 +58,7 @@ def refused(wants: tuple[int, ...], answer: Answer, *checks: Check, estimate: Es
 
 def test_a_refusal_promises_the_longest_wait_of_all_that_refuse() -> None:
     """Waiting for one limit only would be refused by the other."""
-    told = refused((1, 40), Answer(REFUSED, 0, 0, (10, 990), (1_500, 30_000)), AGENT, TOKENS)
+    told = refused((1, 40), Answer(REFUSED, 0, 0, (10, 1_000), (1_500, 30_000)), AGENT, TOKENS)
     assert isinstance(told, RateLimited)
     assert (told.retry_after_s, told.kind, told.code) == (30.0, "tokens", "rate_limit_exceeded")
     assert ("x-ratelimit-remaining-requests", "0") in told.headers

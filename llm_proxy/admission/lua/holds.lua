@@ -1,6 +1,6 @@
--- A budget's counter is one hash: `spent`; `held` by `running` calls, each a field `l:<lease>` of `amount:until`;
--- `first`, before which no reservation expires; and, of one call that waits for held money, `waiter`, `tries`,
--- `share` and `until`.
+-- What running calls hold of a budget or of a token window is in the hash that counts it: `held` by `running` calls,
+-- each a field `l:<lease>` of `amount:until`, and `first`, before which no reservation expires. A budget has `spent`
+-- beside them, and `queue`: the calls that wait for held money, in the order they came, `name:tries:want:until;` each.
 local function drop(key, lease)
   local hold = redis.call('HGET', key, 'l:' .. lease)
   if hold then

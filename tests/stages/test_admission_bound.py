@@ -1,0 +1,148 @@
+"""How much more than a budget can be spent, by several replicas on a real Valkey, whatever calls cost.
+
+The model in Python counts the same history and must give every answer the scripts give.
+"""
+
+from dataclasses import dataclass, field
+from uuid import uuid4
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from llm_proxy.admission.check import ADMITTED, NO_EPOCH, Answer, Ask, Check, Plan
+from llm_proxy.admission.model import Counter, Entry, Model
+from llm_proxy.admission.store import SharedStore
+
+HANDS = "local function clock() return tonumber(redis.call('GET', 'test-clock-%s')) end"
+START_MS, LIFE_MS, LIMIT, REPLICAS = 1_800_000_000_000, 30_000, 500, 3
+step = st.one_of(
+    st.tuples(st.just("call"), st.integers(0, 4), st.sampled_from([0, 40, 90, 160, 300, 700])),
+    st.tuples(st.just("call"), st.integers(0, 4), st.sampled_from([90, 160, 300])),
+    st.tuples(st.just("end"), st.integers(0, 9), st.sampled_from([0, 30, 90, 200, 900])),
+    st.tuples(st.just("end"), st.integers(0, 9), st.sampled_from([0, 30, 90])),
+    st.tuples(st.just("time"), st.sampled_from([10, 5_000, 14_999, 15_000, 29_999]), st.just(0)),
+    st.tuples(st.just("keep"), st.integers(0, 9), st.just(0)),
+)
+histories = st.lists(step, min_size=10, max_size=60)
+
+
+@dataclass(slots=True)
+class Running:
+    """A call, what of the budget was there for it, and until when it is held."""
+
+    ask: Ask
+    counted: int
+    until_ms: int
+
+
+@dataclass(slots=True)
+class Budget:
+    """One budget, counted by the replicas and by the model.
+
+    Attributes:
+        together: What was counted for each call that ran when the last one was let in.
+        excess: What of them has cost more.
+    """
+
+    stores: list[SharedStore]
+    name: str
+    model: Model = field(default_factory=Model)
+    now_ms: int = START_MS
+    turn: int = 0
+    running: list[Running] = field(default_factory=list[Running])
+    spent: int = 0
+    ended: int = 0
+    together: dict[str, int] = field(default_factory=dict[str, int])
+    excess: int = 0
+
+    @property
+    def check(self) -> Check:
+        """The budget."""
+        return Check("budget", "key", "key k", f"test:{{{self.name}}}:m", LIMIT)
+
+    def store(self) -> SharedStore:
+        """The replicas take turns."""
+        self.turn += 1
+        return self.stores[self.turn % len(self.stores)]
+
+    async def pass_time(self, by_ms: int) -> None:
+        """On the store's clock."""
+        self.now_ms += by_ms
+        await self.store().nodes.of("").ask("SET", f"test-clock-{self.name}", self.now_ms)
+
+    async def call(self, who: int, want: int) -> None:
+        """Somebody asks, or asks again; nobody goes once the budget is spent."""
+        plan = Plan(self.name, f"{{{self.name}}}", (self.check,), 0)
+        ask = Ask(plan, (want,), NO_EPOCH, uuid4().hex, LIFE_MS, name=f"{who} {want}")
+        answer: Answer = await self.store().admit(ask)
+        assert answer == self.model.admit(ask, self.now_ms)
+        if answer.status == ADMITTED:
+            assert self.spent < LIMIT
+            left = LIMIT - self.spent - answer.extra[0]
+            self.running.append(Running(ask, min(want, left), self.now_ms + LIFE_MS))
+            self.together = {
+                one.ask.lease: one.counted if one.until_ms > self.now_ms else 0 for one in self.running
+            }
+            self.excess = 0
+
+    async def end(self, index: int, cost: int) -> None:
+        """A call ends, and cost what it cost."""
+        if not self.running:
+            return
+        one = self.running.pop(index % len(self.running))
+        entry = Entry("budget", self.check.key, amount=cost, lease=one.ask.lease)
+        self.ended += 1
+        for _ in range(2):  # a batch that is sent again counts once
+            await self.store().settle(f"test:{{{self.name}}}:settled", self.ended, (entry,))
+        self.model.settle("settled", self.ended, (entry,), self.now_ms)
+        self.excess += max(0, cost - self.together[one.ask.lease])
+        self.spent += cost
+
+    async def keep(self, index: int) -> None:
+        """A replica says that a call lives."""
+        if self.running:
+            one = self.running[index % len(self.running)]
+            entry = Entry("budget", self.check.key, amount=one.ask.wants[0], lease=one.ask.lease)
+            await self.store().keep((entry,), LIFE_MS)
+            self.model.keep((entry,), LIFE_MS, self.now_ms)
+            if one.until_ms > self.now_ms:
+                one.until_ms = self.now_ms + LIFE_MS
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(history=histories)
+async def test_a_budget_is_overspent_only_by_what_the_last_calls_cost_beyond_their_reservations(
+    limits_redis_url: str, history: list[tuple[str, int, int]]
+) -> None:
+    """A call that goes alone reserves what is left; one whose replica was silent for 30 seconds nothing."""
+    name = uuid4().hex
+    stores = [SharedStore(limits_redis_url, timeout_s=5, clock=HANDS % name) for _ in range(REPLICAS)]
+    for store in stores:
+        await store.start()
+    budget = Budget(stores, name)
+    try:
+        await budget.pass_time(0)
+        await budget.store().seed(budget.check.key, Counter(0))
+        budget.model.seed(budget.check.key, Counter(0))
+        for what, first, second in history:
+            match what:
+                case "call":
+                    await budget.call(first, second)
+                case "end":
+                    await budget.end(first, second)
+                case "keep":
+                    await budget.keep(first)
+                case _:
+                    await budget.pass_time(first)
+        while budget.running:
+            await budget.end(0, 250)
+        assert budget.spent <= LIMIT + budget.excess
+        assert budget.model.counters[budget.check.key].spent == budget.spent
+        assert not budget.model.counters[budget.check.key].holds
+    finally:
+        for store in stores:
+            await store.stop()
