@@ -37,8 +37,8 @@ conformance: setup-dev ## Run real clients of many kinds against the gateway; AR
 	@$(BIN)/python scripts/conformance.py $(ARGS)
 
 check: setup-dev ## Run linters, type checkers, import contracts, the alert rules' tests and every test.
-	@$(MAKE) -j 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync) lint types
-	@$(MAKE) alerts test
+	@$(MAKE) --no-print-directory -j 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync) lint types
+	@$(MAKE) --no-print-directory alerts test
 
 alerts: ## Test the alert rules with Prometheus's own promtool, where it is to be had.
 	@sh scripts/promtool.sh test rules deploy/alerts_test.yml
