@@ -17,7 +17,7 @@ import asyncpg
 from llm_proxy import schema
 from llm_proxy.ledger.queries import Usage
 from llm_proxy.ledger.question import Question
-from llm_proxy.ledger.spent import spent_nano_usd
+from llm_proxy.ledger.spent import spent
 from llm_proxy.ledger.zones import midnight
 
 DAYS = 90
@@ -76,7 +76,7 @@ async def measure(usage: Usage, now: datetime) -> bool:
         fast = fast and median_ms < TARGET_MS
         print(f"{name:32} {median_ms:8.1f} ms  {lines} lines")
     began = time.perf_counter()
-    await spent_nano_usd(usage.pool, {"tenant": "tenant-3"}, today.replace(day=1))
+    await spent(usage.pool, {"tenant": "tenant-3"}, today.replace(day=1))
     print(f"{'spent by a tenant this month':32} {(time.perf_counter() - began) * 1000:8.1f} ms")
     return fast
 

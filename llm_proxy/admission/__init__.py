@@ -8,7 +8,7 @@ from llm_proxy.admission.explain import Explanation, explain, standing_of
 from llm_proxy.admission.lease import Lease
 from llm_proxy.admission.once import EvictingStore, announce, refuse_evicting
 from llm_proxy.admission.spend import Spent
-from llm_proxy.admission.standing import Standing
+from llm_proxy.admission.standing import Standing, resets
 
 __all__ = [
     "Admission",
@@ -24,5 +24,6 @@ __all__ = [
     "capped",
     "explain",
     "refuse_evicting",
+    "resets",
     "standing_of",
 ]

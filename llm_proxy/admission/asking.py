@@ -105,8 +105,10 @@ class Asking:
 def _want(check: Check, price: Price | None, prompt: int, answer: int) -> int:
     if check.kind == "tokens":
         return min(prompt + answer, check.limit)
-    if check.kind != "budget":
+    if check.kind != "budget" or check.unit == "requests":
         return 1
+    if check.unit == "tokens":
+        return prompt + answer
     if price is not None:
         return cost_nano_usd(price, prompt, answer)
     if check.enforced:

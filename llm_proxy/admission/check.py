@@ -3,7 +3,7 @@
 Pure. Invariants: one script reaches every key of a plan, in a Redis Cluster too: they carry the tenant's hash
 tag, or, once a rule counts the calls of several tenants, one tag for all; the part of a key that names a
 subject is quoted, so no name can forge another's key.
-Units: requests, tokens, places or nano-dollars by the check's kind; integer milliseconds.
+Units: requests, tokens, places or a budget's own (nano-dollars for money); integer milliseconds.
 """
 
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 from urllib.parse import quote
 
-from llm_proxy.identity.caller import OnStoreFailure, Period, ScopeKind
+from llm_proxy.identity.caller import OnStoreFailure, Period, ScopeKind, Unit
 from llm_proxy.identity.rules import ANY
 
 Kind = Literal["requests", "tokens", "parallel", "budget"]
@@ -36,6 +36,7 @@ class Check:
         since: Begin of the budget's period.
         expires_ms: End of the budget's period since 1970; 0 for never.
         zone: The time zone (IANA) of the budget's period.
+        unit: What a budget counts.
         spent_on: The model group whose calls count; `*` for those of all.
     """
 
@@ -53,6 +54,7 @@ class Check:
     expires_ms: int = 0
     zone: str = "UTC"
     spent_on: str = ANY
+    unit: Unit = "usd"
 
     @property
     def of_all(self) -> bool:

@@ -48,8 +48,9 @@ class Taken:
                     more = 0 if counted is None else counted - want
                     yield Entry("tokens", check.key, second, more, self.lease)
             elif check.kind == "budget":
-                cost = 0 if idle else want if cost_nano_usd is None else cost_nano_usd
-                yield Entry("budget", check.key, amount=cost, lease=self.lease)
+                used_up = {"usd": cost_nano_usd, "tokens": tokens, "requests": 1}[check.unit]
+                amount = 0 if idle else want if used_up is None else used_up
+                yield Entry("budget", check.key, amount=amount, lease=self.lease)
             elif check.kind == "parallel":
                 yield Entry("parallel", check.key, lease=self.lease)
         if provider is not None and self.plan.elsewhere:
@@ -61,7 +62,8 @@ class Taken:
             if check.spent_by == provider and check.kind == "tokens":
                 yield Entry("tokens", check.key, self.answer.now_ms // 1000, tokens)
             elif check.spent_by == provider:
-                yield Entry("budget", check.key, amount=cost_nano_usd, lease=self.lease)
+                amount = {"usd": cost_nano_usd, "tokens": tokens, "requests": 1}[check.unit]
+                yield Entry("budget", check.key, amount=amount, lease=self.lease)
 
     def held(self) -> Iterator[Entry]:
         """The parallel places and the money held, as they are kept."""

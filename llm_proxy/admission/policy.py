@@ -106,8 +106,9 @@ class Policies:
         """Whether what all callers together may spend is bounded."""
         mode = self.defaults.budgets_mode
         return any(
-            rule.scope == "global" and rule.budgets and (rule.mode or mode) == "enforce"
+            rule.scope == "global" and (rule.mode or mode) == "enforce" and one.unit == "usd"
             for rule in self.book.rules
+            for one in rule.budgets
         )
 
     def plan(
@@ -202,12 +203,13 @@ class _Laying:
 
     def _budgets(self, at: _Scope, rule: Rule, layer: Mode) -> Iterator[Check]:
         for one in rule.budgets:
+            key = self._key(at, "budget", layer) + ("" if one.unit == "usd" else f":{one.unit}")
             yield Check(
                 "budget",
                 at.kind,
                 at.label,
-                f"{self._key(at, 'budget', layer)}:{one.period}:{money.stamp(one, self.now_ms)}",
-                one.limit_nano_usd,
+                f"{key}:{one.period}:{money.stamp(one, self.now_ms)}",
+                one.limit,
                 layer == "enforce",
                 rule.on_store_failure or self.policies.defaults.budgets_on_store_failure,
                 at.subject,
@@ -217,6 +219,7 @@ class _Laying:
                 money.ends_ms(one, self.now_ms),
                 one.zone,
                 at.group,
+                one.unit,
             )
 
     def _spent_in(self, at: _Scope) -> str | None:
@@ -264,7 +267,7 @@ def _over(lower: Rule, upper: Rule) -> Rule:
     """What the upper rule says, and the lower one where it is silent."""
     said = {one.name: getattr(upper.limits, one.name) for one in fields(Limits)}
     limits = replace(lower.limits, **{name: value for name, value in said.items() if value is not None})
-    periods = {one.period for one in upper.budgets}
-    budgets = (*upper.budgets, *(one for one in lower.budgets if one.period not in periods))
+    said_of = {(one.unit, one.period) for one in upper.budgets}
+    budgets = (*upper.budgets, *(one for one in lower.budgets if (one.unit, one.period) not in said_of))
     failing = upper.on_store_failure or lower.on_store_failure
     return replace(lower, limits=limits, budgets=budgets, on_store_failure=failing)

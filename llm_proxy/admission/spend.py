@@ -16,7 +16,7 @@ from llm_proxy.admission.store import Store
 from llm_proxy.admission.wire import StoreAway
 from llm_proxy.background import spawn
 from llm_proxy.errors import Refused
-from llm_proxy.identity.caller import ScopeKind
+from llm_proxy.identity.caller import ScopeKind, Unit
 
 log = logging.getLogger(__name__)
 
@@ -27,22 +27,18 @@ GRACE_MS = 86_400_000
 class Spent(Protocol):
     """What was spent, as the ledger has it."""
 
-    async def spent_nano_usd(
-        self,
-        scope: ScopeKind,
-        spender: str,
-        period_start: datetime,
-        tenant: str | None,
-        group: str,
+    async def spent(
+        self, scope: ScopeKind, spender: str, since: datetime, tenant: str | None, group: str, unit: Unit
     ) -> int | None:
-        """Nano-dollars spent since then; None when nobody knows.
+        """What was spent since then, money in nano-dollars; None when nobody knows.
 
         Args:
             scope: What spent.
             spender: Its id.
-            period_start: Since when.
+            since: When the period began.
             tenant: Only what it spent in this one (empty for calls without one); None for all.
             group: Only what it spent on this model group; `*` for all.
+            unit: What is counted.
         """
         ...
 
@@ -81,8 +77,8 @@ class Rebuilding:
     async def _rebuild(self, check: Check, tag: str) -> bool:
         if self._spent is None or check.since is None:
             return False
-        spent = await self._spent.spent_nano_usd(
-            check.scope, check.spent_by, check.since, check.spent_in, check.spent_on
+        spent = await self._spent.spent(
+            check.scope, check.spent_by, check.since, check.spent_in, check.spent_on, check.unit
         )
         if spent is None:
             return False

@@ -123,8 +123,8 @@ def refusal(ask: Ask, answer: Answer, state: State) -> Refused:
     spent = [one for one in over if one.spent]
     if spent and state != "local":
         last = max(spent, key=lambda one: one.check.expires_ms or _NEVER_MS)
-        if resets := _resets(last.check):
-            told += ((RESET_HEADER, resets.isoformat()),)
+        if at := resets(last.check):
+            told += ((RESET_HEADER, at.isoformat()),)
         return BudgetExceeded(_money(last, ask.estimate, last.check.subject), headers=told)
     worst = max(over, key=lambda one: one.wait_ms)
     if worst.check.kind == "budget":
@@ -159,22 +159,40 @@ def _money(worst: Standing, estimate: Estimate, whose: str) -> str:
     if check.of_all:
         return f"The budget of {whose} {state}."
     if not check.limit:
-        return f"The budget of {whose} is {dollars(0)}{per}: nothing may be spent."
-    answer = f", answer up to {estimate.answer_tokens:,} tokens" if estimate.answer_tokens else ""
-    needs = f"needs about {about(worst.want)} (prompt {about(estimate.prompt_nano_usd)}{answer})"
-    rest = [f"{dollars(spent)} spent"]
+        return f"The budget of {whose} is {_amount(check, 0)}{per}: nothing may be spent."
+    rest = [f"{_amount(check, spent)} spent"]
     if worst.held:
         calls = f"{worst.running} running call{'s' * (worst.running != 1)}"
-        rest.append(f"{dollars(worst.held)} held by {calls}")
+        rest.append(f"{_amount(check, worst.held)} held by {calls}")
     if worst.kept:
-        rest.append(f"{dollars(worst.kept)} kept for a call that waits")
-    left = f"{dollars(worst.remaining)} of {dollars(check.limit)}{per} is left: {', '.join(rest)}"
-    resets = _resets(check)
-    ends = f"; resets {resets:%Y-%m-%d %H:%M} {check.zone}" if resets else ""
-    return f"The budget of {whose} {state}. This call {needs}; {left}{ends}."
+        rest.append(f"{_amount(check, worst.kept)} kept for a call that waits")
+    left = (
+        f"{_amount(check, worst.remaining)} of {_amount(check, check.limit)}{per} is left: {', '.join(rest)}"
+    )
+    at = resets(check)
+    ends = f"; resets {at:%Y-%m-%d %H:%M} {check.zone}" if at else ""
+    return f"The budget of {whose} {state}. This call needs {_needed(worst, estimate)}; {left}{ends}."
 
 
-def _resets(check: Check) -> datetime | None:
+def _needed(worst: Standing, estimate: Estimate) -> str:
+    """What a call takes of a budget."""
+    unit = worst.check.unit
+    if unit == "requests":
+        return "1"
+    usd = unit == "usd"
+    prompt = about(estimate.prompt_nano_usd) if usd else f"{estimate.prompt_tokens:,}"
+    answer = f", answer up to {estimate.answer_tokens:,} tokens" if estimate.answer_tokens else ""
+    return f"about {about(worst.want) if usd else f'{worst.want:,} tokens'} (prompt {prompt}{answer})"
+
+
+def _amount(check: Check, amount: int) -> str:
+    """An amount in a budget's unit: `$0.20`, `600 requests`."""
+    if check.unit == "usd":
+        return dollars(amount)
+    return f"{amount:,} {check.unit if amount != 1 else check.unit.removesuffix('s')}"
+
+
+def resets(check: Check) -> datetime | None:
     """When a budget begins anew, in its own zone; None for one that never does."""
     if not check.expires_ms:
         return None

@@ -4,7 +4,6 @@ Invariants: a key's text is printed by the command that makes it and by no other
 asks first; `--json` prints one JSON document.
 """
 
-import re
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -13,6 +12,7 @@ from typing import Any, get_args
 
 import click
 
+from llm_proxy.cli.budgets import EXAMPLES, FORM, parsed
 from llm_proxy.cli.completion import complete_keys, complete_models
 from llm_proxy.cli.database import announced, operator, with_registry
 from llm_proxy.cli.keys_table import print_keys
@@ -27,7 +27,6 @@ from llm_proxy.cli.printing import (
 )
 from llm_proxy.cli.served import warn_of_unserved
 from llm_proxy.identity import Deed, Registry, Rulings
-from llm_proxy.identity.caller import Period
 from llm_proxy.identity.keys import mint as minted
 from llm_proxy.identity.keys_file import apply as apply_file
 from llm_proxy.identity.keys_file import read as read_file
@@ -51,15 +50,12 @@ _UNSET = {
     "expiry": "expires_at",
 }
 """What `--unset` takes, and the field of the document that it empties."""
-_BUDGET = re.compile(rf"\d+(?:\.\d+)?/(?:{'|'.join(get_args(Period))})", re.ASCII)
 
 
 def _amounts(_: click.Context, __: click.Parameter, said: tuple[str, ...]) -> tuple[str, ...]:
     for text in said:
-        if said != (NONE,) and not _BUDGET.fullmatch(text):
-            raise click.BadParameter(
-                f"{text!r} is not USD/PERIOD, such as 5/day, 100/month or 1000/total, or `none` alone."
-            )
+        if said != (NONE,) and parsed(text) is None:
+            raise click.BadParameter(f"{text!r} is not {FORM}, such as {EXAMPLES}, or `none` alone.")
     return said
 
 
@@ -87,9 +83,9 @@ _SPEC = [
         "--budget",
         "budgets",
         multiple=True,
-        metavar="USD/PERIOD",
+        metavar=FORM,
         callback=_amounts,
-        help="5/day, 100/month, 1000/total; repeatable. `none` takes all away.",
+        help=f"{EXAMPLES}; repeatable. `none` takes all away.",
     ),
     click.option("--max-tokens-cap", type=int, help="Completion tokens a request may ask for at most."),
     click.option("--cache/--no-cache", default=None, help="Whether answers may come from the cache."),
@@ -302,8 +298,7 @@ def _document(said: dict[str, Any]) -> Json:
     if "tags" in given:
         given["tags"] = list(given["tags"])
     if "budgets" in given:
-        pairs = [text.partition("/") for text in given["budgets"] if text != NONE]
-        given["budgets"] = [{"limit_usd": usd, "period": period} for usd, _, period in pairs]
+        given["budgets"] = [parsed(text) for text in given["budgets"] if text != NONE]
     return given
 
 

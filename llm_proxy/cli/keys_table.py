@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
+from llm_proxy.cli.budgets import words
 from llm_proxy.cli.printing import Column, print_table
 
 Json = dict[str, Any]
@@ -37,8 +38,7 @@ def _whom(one: Json) -> str:
 def limits_text(one: Json) -> str:
     """Limits and budgets of a key's or a rule's document, a line each."""
     said = [f"{one[name]} {name}" for name in _LIMITS if one[name] is not None]
-    money = [f"${each['limit_usd']}/{each['period']}" for each in one["budgets"]]
-    return "\n".join([*said, *money]) or "-"
+    return "\n".join([*said, *map(words, one["budgets"])]) or "-"
 
 
 def _state(one: Json) -> str:

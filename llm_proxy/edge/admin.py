@@ -76,12 +76,18 @@ class _Body(BaseModel):
 
 
 class BudgetBody(_Body):
-    """Spend allowed in a calendar period (UTC)."""
+    """Use allowed in a calendar period: one of the three limits."""
 
-    limit_usd: StrictInt | StrictStr | Annotated[Decimal, Strict()] = Field(
-        description="From 0 to 9007199.254740992 in steps of 0.000000001; as text it is taken exactly."
+    limit_usd: StrictInt | StrictStr | Annotated[Decimal, Strict()] | None = Field(
+        None,
+        description="From 0 to 9007199.254740992 in steps of 0.000000001; as text it is taken exactly.",
     )
+    limit_requests: StrictInt | None = Field(None, description=_BOUNDS)
+    limit_tokens: StrictInt | None = Field(None, description=_BOUNDS)
     period: Period
+    zone: str | None = Field(
+        None, description="The calendar's time zone, such as Europe/Berlin; UTC by default."
+    )
 
 
 class LimitsBody(_Body):

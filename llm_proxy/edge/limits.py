@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 
-from llm_proxy.admission import Admission, Explanation, Standing, explain, standing_of
+from llm_proxy.admission import Admission, Explanation, Standing, explain, resets, standing_of
 from llm_proxy.dialects import Call
 from llm_proxy.errors import Refused
 from llm_proxy.identity import Caller
@@ -99,14 +99,7 @@ def _row(one: Standing) -> Json:
     if check.of_all:
         return row | {"wait_ms": one.wait_ms, "would_refuse": one.over}
     if check.kind == "budget":
-        return row | {
-            "period": check.period,
-            "limit_usd": _usd(check.limit),
-            "used_usd": _usd(one.used),
-            "held_usd": _usd(one.held),
-            "remaining_usd": _usd(one.remaining if one.used is not None else None),
-            "would_refuse": one.over,
-        }
+        return row | _budget_row(one)
     return row | {
         "limit": check.limit,
         "used": one.used,
@@ -114,6 +107,29 @@ def _row(one: Standing) -> Json:
         "wait_ms": one.wait_ms,
         "reset_ms": one.reset_ms,
         "would_refuse": one.over,
+    }
+
+
+def _budget_row(one: Standing) -> Json:
+    """A budget: its period, and what is spent, held and left, as `_usd` or in its unit."""
+    check = one.check
+    figures = {
+        "limit": check.limit,
+        "used": one.used,
+        "held": one.held,
+        "remaining": one.remaining if one.used is not None else None,
+    }
+    if check.unit == "usd":
+        told: Json = {f"{name}_usd": _usd(figure) for name, figure in figures.items()}
+    else:
+        told = {"unit": check.unit, **figures}
+    ends = resets(check)
+    return {
+        "period": check.period,
+        **told,
+        "would_refuse": one.over,
+        "resets_at": ends.isoformat() if ends else None,
+        "zone": check.zone,
     }
 
 

@@ -13,6 +13,7 @@ Period = Literal["day", "month", "total"]
 ScopeKind = Literal["key", "agent", "tenant", "user_model", "tenant_group", "global", "provider"]
 Mode = Literal["enforce", "shadow", "off"]
 OnStoreFailure = Literal["deny", "local", "allow"]
+Unit = Literal["usd", "requests", "tokens"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +27,17 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Spend allowed in a calendar period, in nano-dollars.
+    """Use allowed in a calendar period.
 
     Attributes:
+        limit: In nano-dollars, requests or tokens, by the unit.
         zone: The time zone (IANA) in whose calendar the period begins and ends.
     """
 
-    limit_nano_usd: int
+    limit: int
     period: Period
     zone: str = "UTC"
+    unit: Unit = "usd"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,10 @@ from dataclasses import replace
 from datetime import UTC, date, datetime, time
 from decimal import Decimal, localcontext
 from typing import Any, TypeVar, cast, get_args
+from zoneinfo import available_timezones
 
 from llm_proxy.errors import BadRequest
-from llm_proxy.identity.caller import Budget, Limits, Mode, OnStoreFailure, Period, ScopeKind
+from llm_proxy.identity.caller import Budget, Limits, Mode, OnStoreFailure, Period, ScopeKind, Unit
 from llm_proxy.identity.keys import KeyRecord, KeySpec
 from llm_proxy.identity.rules import ANY, Kill, KillKind, Rule
 from llm_proxy.identity.store import usd
@@ -52,6 +53,7 @@ _NAMED_BY: dict[ScopeKind, tuple[str, ...]] = {
     "provider": ("subject",),
 }
 """The fields that say whom a rule of each scope is about."""
+_BUDGET = {"period", "zone", *(f"limit_{unit}" for unit in get_args(Unit))}
 Choice = TypeVar("Choice", bound=str)
 
 
@@ -172,7 +174,14 @@ def limit_fields(limits: Limits) -> Json:
 
 def budget_fields(budgets: tuple[Budget, ...]) -> list[Json]:
     """Budgets as a field of a document."""
-    return [{"limit_usd": f"{usd(one.limit_nano_usd):f}", "period": one.period} for one in budgets]
+    return [
+        {
+            f"limit_{one.unit}": f"{usd(one.limit):f}" if one.unit == "usd" else one.limit,
+            "period": one.period,
+            **({"zone": one.zone} if one.zone != "UTC" else {}),
+        }
+        for one in budgets
+    ]
 
 
 def _known(document: Mapping[str, Any], fields: set[str]) -> None:
@@ -264,13 +273,29 @@ def _budgets(said: Mapping[str, Any]) -> tuple[Budget, ...]:
     budgets: list[Budget] = []
     for entry in cast("list[Any]", value):
         one = cast("Json", entry) if isinstance(entry, dict) else {}
-        if set(one) != {"limit_usd", "period"}:
-            raise _wrong("budgets", "entries of limit_usd and period")
-        period: Period | None = _choice(one, "period", get_args(Period))
-        if period is None or period in {each.period for each in budgets}:
+        units = [unit for unit in get_args(Unit) if f"limit_{unit}" in one]
+        if len(units) != 1 or not one.keys() <= _BUDGET or "period" not in one:
+            raise _wrong("budgets", "entries of a period and one of limit_usd, limit_requests, limit_tokens")
+        [unit], period = units, _choice(one, "period", get_args(Period))
+        if period is None or (unit, period) in {(each.unit, each.period) for each in budgets}:
             raise _wrong("budgets", "each period once")
-        budgets.append(Budget(_amount(one["limit_usd"]), period))
+        limit = _amount(one["limit_usd"]) if unit == "usd" else _count(one, f"limit_{unit}")
+        if limit is None:
+            raise _wrong(f"limit_{unit}", f"a whole number from 0 to {MOST}")
+        budgets.append(Budget(limit, period, _zone(one, period), unit))
     return tuple(budgets)
+
+
+def _zone(said: Mapping[str, Any], period: Period) -> str:
+    """The time zone of a budget's calendar."""
+    zone = said.get("zone")
+    if zone is None or zone == "UTC":
+        return "UTC"
+    if period == "total":
+        raise BadRequest("A budget in total has no calendar, and so no zone.", param="zone")
+    if not isinstance(zone, str) or zone not in available_timezones():
+        raise _wrong("zone", "the name of a time zone, such as Europe/Berlin")
+    return zone
 
 
 def _amount(value: Any) -> int:  # noqa: ANN401 -- as somebody wrote it

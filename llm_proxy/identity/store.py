@@ -15,7 +15,7 @@ import asyncpg
 
 from llm_proxy.database import DRIVER_ERRORS, RowsRejected, failure_of
 from llm_proxy.errors import BadRequest, StoreUnavailable
-from llm_proxy.identity.caller import Budget, Limits
+from llm_proxy.identity.caller import Budget, Limits, Unit
 from llm_proxy.identity.keys import FoundKey, KeySpec
 from llm_proxy.identity.rules import Kill, Rule, Rulebook
 
@@ -27,6 +27,8 @@ Read = TypeVar("Read")
 DEADLINE_S = 0.5
 READ_ALL_S = 5.0
 NANO = 10**9
+_LIMIT: dict[Unit, str] = {"usd": "limit_nano_usd", "requests": "limit", "tokens": "limit"}
+"""What a budget's limit is called in its column, by its unit."""
 
 _READ = """
 SELECT k.*, s.digest, s.expires_at AS secret_expires_at, clock_timestamp() AS read_at,
@@ -153,12 +155,27 @@ def rule_of(row: asyncpg.Record) -> Rule:
 def budgets_of(text: str) -> tuple[Budget, ...]:
     """Budgets from their column."""
     entries: list[dict[str, Any]] = json.loads(text)
-    return tuple(Budget(int(one["limit_nano_usd"]), one["period"]) for one in entries)
+    return tuple(
+        Budget(
+            int(one[_LIMIT[one.get("unit", "usd")]]),
+            one["period"],
+            one.get("zone", "UTC"),
+            one.get("unit", "usd"),
+        )
+        for one in entries
+    )
 
 
 def budgets_text(budgets: tuple[Budget, ...]) -> str:
     """Budgets for their column."""
-    return json.dumps([{"limit_nano_usd": one.limit_nano_usd, "period": one.period} for one in budgets])
+    return json.dumps(
+        [
+            {_LIMIT[one.unit]: one.limit, "period": one.period}
+            | ({"zone": one.zone} if one.zone != "UTC" else {})
+            | ({"unit": one.unit} if one.unit != "usd" else {})
+            for one in budgets
+        ]
+    )
 
 
 def usd(nano_usd: int) -> Decimal:

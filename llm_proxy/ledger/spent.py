@@ -2,7 +2,7 @@
 
 Invariants: a sum that may miss rows is no sum: while records wait anywhere but in Postgres, nobody knows.
 Whole days (UTC) are summed in a roll-up, the part of a day before them in hours and rows, so that a period
-may begin at any moment. Units: nano-dollars.
+may begin at any moment. Tokens are the record's own, those of answers from the cache too.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from typing import Any
 import asyncpg
 
 from llm_proxy.database import DatabaseUnavailable, deadline
+from llm_proxy.identity.caller import Unit
 from llm_proxy.ledger.ledger import Ledger
 
 _ONE_BATCH_S = 0.15
@@ -28,6 +29,11 @@ _SPENDER: Mapping[str, str | None] = {
     "global": None,
 }
 """By scope the column that names who spent; None where every call counts."""
+_SUMMED: Mapping[Unit, str] = {
+    "usd": "cost_usd",
+    "requests": "requests",
+    "tokens": "coalesce(prompt_tokens, 0) + coalesce(completion_tokens, 0)",
+}
 
 
 class Spent:
@@ -37,17 +43,24 @@ class Spent:
         self._pool = pool
         self._ledger = ledger
 
-    async def spent_nano_usd(
-        self, scope: str, spender: str, period_start: datetime, tenant: str | None = None, group: str = "*"
+    async def spent(
+        self,
+        scope: str,
+        spender: str,
+        since: datetime,
+        tenant: str | None = None,
+        group: str = "*",
+        unit: Unit = "usd",
     ) -> int | None:
-        """Nano-dollars spent since then; None when nobody knows.
+        """What was spent since then, money in nano-dollars; None when nobody knows.
 
         Args:
             scope: What spent.
             spender: Its id.
-            period_start: Since when.
+            since: When the period began.
             tenant: Only what it spent in this one (empty for calls without one); None for all.
             group: Only what it spent on this model group; `*` for all.
+            unit: What is counted.
         """
         if self._ledger.state().queued:
             await asyncio.sleep(_ONE_BATCH_S)
@@ -59,34 +72,36 @@ class Spent:
             named[column] = spender
         said = {name: value for name, value in named.items() if value is not None}
         try:
-            return await spent_nano_usd(self._pool, said, period_start)
+            return await spent(self._pool, said, since, unit)
         except DatabaseUnavailable:
             return None
 
 
-async def spent_nano_usd(
-    pool: "asyncpg.Pool[asyncpg.Record]", named: Mapping[str, str], since: datetime
+async def spent(
+    pool: "asyncpg.Pool[asyncpg.Record]", named: Mapping[str, str], since: datetime, unit: Unit = "usd"
 ) -> int:
-    """What calls with these values in their columns cost since then; raises `DatabaseUnavailable`."""
-    statement, arguments = spent_sql(named, since)
+    """What calls with these values in their columns spent since then; raises `DatabaseUnavailable`."""
+    statement, arguments = spent_sql(named, since, unit)
     async with deadline(_DEADLINE_S):
-        spent: Decimal = await pool.fetchval(statement, *arguments)
-    return int(spent.scaleb(9))
+        found: Decimal = await pool.fetchval(statement, *arguments)
+    return int(found.scaleb(9) if unit == "usd" else found)
 
 
-def spent_sql(named: Mapping[str, str], since: datetime) -> tuple[str, list[Any]]:
+def spent_sql(named: Mapping[str, str], since: datetime, unit: Unit) -> tuple[str, list[Any]]:
     """The statement that sums, and its arguments."""
     since = since.astimezone(UTC)
     arguments: list[Any] = [*named.values()]
 
     def part(table: str, column: str, begin: Any, end: Any = None) -> str:  # noqa: ANN401 -- a date or a time
-        names = [f"coalesce({name}, '')" if table == "requests" else name for name in named]
+        rows = table == "requests"
+        names = [f"coalesce({name}, '')" if rows else name for name in named]
         conditions = [f"{name} = ${at}" for at, name in enumerate(names, 1)]
         for sign, moment in ((">=", begin), ("<", end)):
             if moment is not None:
                 arguments.append(moment)
                 conditions.append(f"{column} {sign} ${len(arguments)}")
-        return f"SELECT sum(cost_usd) AS usd FROM {table} WHERE {' AND '.join(conditions)}"  # noqa: S608 -- names are this file's own
+        summed = "count(*)" if rows and unit == "requests" else f"sum({_SUMMED[unit]})"
+        return f"SELECT {summed} AS spent FROM {table} WHERE {' AND '.join(conditions)}"  # noqa: S608 -- names are this file's own
 
     day, hour = _ceiling(since, timedelta(days=1)), _ceiling(since, timedelta(hours=1))
     by_user = "user_id" in named
@@ -96,7 +111,7 @@ def spent_sql(named: Mapping[str, str], since: datetime) -> tuple[str, list[Any]
         parts.append(part("usage_hourly", "hour", hour, day))
     if since < rows_until:
         parts.append(part("requests", "started_at", since, rows_until))
-    return f"SELECT coalesce(sum(usd), 0) FROM ({' UNION ALL '.join(parts)}) AS parts", arguments  # noqa: S608 -- the same
+    return f"SELECT coalesce(sum(spent), 0)::numeric FROM ({' UNION ALL '.join(parts)}) AS parts", arguments  # noqa: S608 -- the same
 
 
 def _ceiling(moment: datetime, step: timedelta) -> datetime:

@@ -15,7 +15,8 @@ from house import House, say, script
 Json = dict[str, Any]
 CHAT = "/v1/chat/completions"
 SCOPES = ("key", "agent", "tenant", "user_model", "tenant_group", "global", "provider")
-PARTS = ("requests", "tokens", "parallel", "budget")
+PLAIN = ("requests", "tokens", "parallel")
+PARTS = (*PLAIN, "budget", "requests a month", "tokens a month")
 SOMETHING_USD = Decimal("0.00005")
 """Less than one of these calls costs: the first is alone with it and goes, the next finds nothing left."""
 
@@ -41,11 +42,12 @@ class Desk:
         request = self.client.build_request("POST", self.house.url + CHAT, json=body, headers=headers)
         return await self.client.send(request, stream=slowly)
 
-    async def spent_usd(self) -> Decimal:
-        """What every call so far has cost: a call's record is the last to be written."""
+    async def spent(self) -> Json:
+        """What every call so far has used: a call's record is the last to be written."""
         await self.house.story((await self.ask()).headers["x-request-id"])
         [line] = (await self.operate("GET", "/v1/usage", params={"since": "7d"})).json()["data"]
-        return round(Decimal(str(line["cost_usd"])), 9)
+        found: Json = line
+        return found
 
     def named(self, scope: str) -> Json:
         """A rule's subject in this scope, narrowed to this caller as far as the scope goes."""
@@ -63,9 +65,16 @@ class Desk:
 
     async def limits(self, scope: str, part: str) -> Json:
         """A rule that lets one call pass and not the next."""
+        nothing: Json = {"requests": 0, "total_tokens": 0, "cost_usd": 0}
+        before = await self.spent() if scope in {"global", "provider"} and part not in PLAIN else nothing
+        if part.endswith("month"):
+            unit = part.partition(" ")[0]
+            used = before["requests" if unit == "requests" else "total_tokens"]
+            limit = {f"limit_{unit}": used + 1, "period": "month", "zone": "Asia/Kolkata"}
+            return {"budgets": [limit]}
         if part == "budget":
-            before = await self.spent_usd() if scope in {"global", "provider"} else Decimal(0)
-            return {"budgets": [{"limit_usd": str(before + SOMETHING_USD), "period": "total"}]}
+            limit_usd = round(Decimal(str(before["cost_usd"])), 9) + SOMETHING_USD
+            return {"budgets": [{"limit_usd": str(limit_usd), "period": "total"}]}
         return {"requests": {"rpm": 1}, "tokens": {"tpm": 20}, "parallel": {"parallel": 1}}[part]
 
     @asynccontextmanager
@@ -111,7 +120,7 @@ async def test_every_part_of_a_rule_in_every_scope_refuses_the_next_call(
         assert first.status_code == 200, await first.aread()
         second = await desk.ask()
         await first.aclose()
-    code = "insufficient_quota" if part == "budget" else "rate_limit_exceeded"
+    code = "rate_limit_exceeded" if part in PLAIN else "insufficient_quota"
     assert (second.status_code, second.json()["error"]["code"]) == (429, code)
     assert (await desk.ask()).status_code == 200
 
@@ -131,7 +140,7 @@ async def test_every_part_of_a_rule_that_only_watches_lets_pass_and_tells(
             if told := await desk.story(second):
                 break
         await first.aclose()
-    assert told == f"{scope}:{part}"
+    assert told == f"{scope}:{part if part in PLAIN else 'budget'}"
     assert first.status_code == 200
 
 

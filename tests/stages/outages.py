@@ -74,20 +74,21 @@ class Ledger:
     """What was spent, as Postgres would say; and the price of every model."""
 
     def __init__(self, spent: int | None = 0) -> None:
-        self.spent = spent
+        self.known = spent
         self.asked = 0
 
-    async def spent_nano_usd(
+    async def spent(
         self,
         scope: str,  # noqa: ARG002 -- the protocol's
         spender: str,  # noqa: ARG002 -- the same
-        period_start: datetime,  # noqa: ARG002 -- the same
+        since: datetime,  # noqa: ARG002 -- the same
         tenant: str | None,  # noqa: ARG002 -- the same
         group: str,  # noqa: ARG002 -- the same
+        unit: str,  # noqa: ARG002 -- the same
     ) -> int | None:
         """What was spent."""
         self.asked += 1
-        return self.spent
+        return self.known
 
     @property
     def names(self) -> tuple[str, ...]:

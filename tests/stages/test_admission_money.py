@@ -29,11 +29,11 @@ async def test_an_emptied_store_has_its_budgets_rebuilt_from_the_ledger_and_neve
     admission = await replicas.start(ledger, store_timeout_ms=PATIENT_MS)
     caller = somebody(budgets=(Budget(1_000, "month"),))
     assert await outcome(admission, caller) == "enforced"
-    ledger.spent = 1_000
+    ledger.known = 1_000
     await own.ask("FLUSHALL")
     with pytest.raises(BudgetExceeded):
         await admission.admit(caller, CALL, uuid4())
-    ledger.spent = None
+    ledger.known = None
     await own.ask("FLUSHALL")
     with pytest.raises(StoreUnavailable):
         await admission.admit(caller, CALL, uuid4())

@@ -4,6 +4,7 @@ import asyncio
 import resource
 import signal
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -11,6 +12,7 @@ import asyncpg
 import pytest
 from records import caught_up, keeping, record
 
+from llm_proxy.identity.caller import Unit
 from llm_proxy.ledger import Spent
 from llm_proxy.ledger.journal import Journal
 from llm_proxy.ledger.row import encode, row_of
@@ -19,6 +21,14 @@ from llm_proxy.stack import Part, Running, start, stop, wait_until_ready
 from llm_proxy.stack.ports import free_port
 from llm_proxy.stack.postgres import postgres, postgres_url
 from llm_proxy.telemetry.seat import take
+
+UNITS: tuple[Unit, ...] = ("usd", "requests", "tokens")
+SPENDERS = (
+    ("agent", "odd", "*"),
+    ("tenant_group", "t", "m"),
+    ("user_model", "u", "m"),
+    ("provider", "p", "*"),
+)
 
 
 class Server:
@@ -129,16 +139,41 @@ async def test_what_was_spent_is_unknown_while_records_wait(server: Server, tmp_
     async with keeping(server.url, tmp_path) as ledger:
         spent = Spent(pool, ledger)
         ledger.post(record(started_at=since, cost_nano_usd=1_000_000_001))
-        assert await spent.spent_nano_usd("key", "key-1", since) == 1_000_000_001
-        assert await spent.spent_nano_usd("tenant", "nobody", since) == 0
+        assert await spent.spent("key", "key-1", since) == 1_000_000_001
+        assert await spent.spent("tenant", "nobody", since) == 0
         for tenant, cost in (("t-1", 5), ("t-2", 7), (None, 9)):
             ledger.post(record(started_at=since, tenant=tenant, agent="scout", cost_nano_usd=cost))
-        told = [await spent.spent_nano_usd("agent", "scout", since, tenant) for tenant in ("t-1", "t-2", "")]
+        told = [await spent.spent("agent", "scout", since, tenant) for tenant in ("t-1", "t-2", "")]
         assert told == [5, 7, 9]
-        assert await spent.spent_nano_usd("agent", "scout", since) == 21
+        assert await spent.spent("agent", "scout", since) == 21
         server.kill()
         ledger.post(record(started_at=since))
-        assert await spent.spent_nano_usd("key", "key-1", since) is None
+        assert await spent.spent("key", "key-1", since) is None
+    pool.terminate()
+
+
+async def test_what_was_spent_is_exact_since_any_moment_in_any_unit(server: Server, tmp_path: Path) -> None:
+    """A period of another zone begins within a day, or an hour; each call counts on one side of it."""
+    midnight = record().started_at.replace(hour=0, minute=0, second=0, microsecond=0)
+    moments = [midnight - timedelta(minutes=gap) for gap in (1, 31, 61, 400, 1_441, 3_000)]
+    pool = await asyncpg.create_pool(server.url, min_size=0)
+    async with keeping(server.url, tmp_path) as ledger:
+        spent = Spent(pool, ledger)
+        for at, moment in enumerate(moments):
+            named = {"tenant": "t", "user": "u", "group": "m", "provider": "p", "agent": "odd"}
+            cost = {"cost_nano_usd": 10**at, "prompt_tokens": 2, "completion_tokens": 3}
+            ledger.post(record(started_at=moment, **named, **cost))
+        await caught_up(ledger)
+        for gap in (0, 30, 60, 330, 400, 1_439, 2_000, 3_000):
+            since = midnight - timedelta(minutes=gap)
+            counted = [at for at, moment in enumerate(moments) if moment >= since]
+            expected = [sum(10**at for at in counted), len(counted), 5 * len(counted)]
+            for scope, spender, group in SPENDERS:
+                tenant = None if scope == "provider" else "t"
+                found = [await spent.spent(scope, spender, since, tenant, group, unit) for unit in UNITS]
+                assert found == expected, (scope, gap)
+        assert await spent.spent("global", "*", midnight - timedelta(minutes=31), None) == 11
+        assert await spent.spent("user_model", "u", midnight - timedelta(days=9), "t", "other") == 0
     pool.terminate()
 
 

@@ -18,7 +18,11 @@ WHOLE = KeySpec(
     "u",
     ("gpt-*",),
     Limits(1, 0, 3),
-    (Budget(10_500_000_001, "month"),),
+    (
+        Budget(10_500_000_001, "month"),
+        Budget(5, "day", "Asia/Kolkata", "requests"),
+        Budget(9, "day", unit="tokens"),
+    ),
     7,
     cache=False,
     expires_at=datetime(2030, 1, 1, tzinfo=UTC),
@@ -76,8 +80,7 @@ def test_dollars_are_read_as_they_are_written(amount: object) -> None:
     said = spec_from({"name": "x", "budgets": [{"limit_usd": amount, "period": "day"}]})
     assert said.budgets == (Budget(10_500_000_000, "day"),)
     assert (
-        spec_from({"name": "x", "budgets": [{"limit_usd": 0.1, "period": "day"}]}).budgets[0].limit_nano_usd
-        == 10**8
+        spec_from({"name": "x", "budgets": [{"limit_usd": 0.1, "period": "day"}]}).budgets[0].limit == 10**8
     )
 
 
@@ -120,6 +123,41 @@ def test_a_field_that_would_not_hold_is_refused_by_name(document: Json, param: s
     assert refused.value.param == param
 
 
+@pytest.mark.parametrize(
+    ("budget", "param"),
+    [
+        ({"limit_usd": 1, "limit_requests": 5, "period": "day"}, "budgets"),
+        ({"period": "day"}, "budgets"),
+        ({"limit_usd": None, "period": "day"}, "limit_usd"),
+        ({"limit_tokens": None, "period": "day"}, "limit_tokens"),
+        ({"limit_requests": 1.5, "period": "day"}, "limit_requests"),
+        ({"limit_tokens": -1, "period": "day"}, "limit_tokens"),
+        ({"limit_tokens": "5", "period": "day"}, "limit_tokens"),
+        ({"limit_usd": 1, "period": "day", "zone": "Mars/Olympus"}, "zone"),
+        ({"limit_usd": 1, "period": "day", "zone": "../UTC"}, "zone"),
+        ({"limit_usd": 1, "period": "day", "zone": 5}, "zone"),
+        ({"limit_usd": 1, "period": "total", "zone": "Europe/Berlin"}, "zone"),
+    ],
+)
+def test_a_budget_counts_one_thing_in_a_calendar_that_exists(budget: Json, param: str) -> None:
+    """The field is named."""
+    with pytest.raises(BadRequest) as refused:
+        rule_from({"scope": "global", "budgets": [budget]})
+    assert refused.value.param == param
+
+
+def test_a_period_may_have_a_budget_in_each_unit() -> None:
+    """Once each."""
+    said: list[Json] = [{f"limit_{unit}": 1, "period": "day"} for unit in ("usd", "requests", "tokens")]
+    assert [one.unit for one in rule_from({"scope": "global", "budgets": said}).budgets] == [
+        "usd",
+        "requests",
+        "tokens",
+    ]
+    with pytest.raises(BadRequest):
+        rule_from({"scope": "global", "budgets": [*said, said[1]]})
+
+
 def test_a_switch_needs_a_kind_and_a_subject() -> None:
     """And may have a tenant and a reason."""
     assert kill_from({"kind": "agent", "subject": "a", "reason": "loops"}) == (Kill("agent", "a"), "loops")
@@ -154,7 +192,7 @@ def test_an_amount_out_of_bounds_or_between_steps_is_refused_by_name(amount: obj
 def test_an_amount_on_a_step_is_taken_exactly(amount: object, nano: int) -> None:
     """0 where 0 was said."""
     spec = spec_from({"name": "x", "budgets": [{"limit_usd": amount, "period": "day"}]})
-    assert spec.budgets[0].limit_nano_usd == nano
+    assert spec.budgets[0].limit == nano
 
 
 @pytest.mark.parametrize("field", ["rpm", "tpm", "parallel", "max_tokens_cap"])
