@@ -230,11 +230,9 @@ def _openai(case: Case, mode: Mode) -> list[str]:
     message: Json = {"role": "assistant", "content": "Hi"}
     if mode == "chat":
         return [json.dumps(whole(message, usage=case.usage, **case.stated))]
-    first, last = (
-        chunk(message) | case.stated,
-        chunk(usage=case.usage) | {"choices": []},
-    )  # the tier comes first
-    return stream(first, STOP, last)
+    last = chunk(usage=case.usage)
+    last["choices"] = []
+    return stream(chunk(message) | case.stated, STOP, last)  # the tier comes first
 
 
 def _text(case: Case, mode: Mode) -> list[str]:
@@ -256,7 +254,8 @@ def _anthropic(case: Case, mode: Mode) -> list[str]:
     }  # fmt: skip
     if mode == "chat":
         return [json.dumps(message)]
-    opening = message | {"content": [], "stop_reason": None, "usage": case.usage | {"output_tokens": 1}}
+    opening: Json = message | {"stop_reason": None, "usage": case.usage | {"output_tokens": 1}}
+    opening["content"] = []
     events: list[Json] = [
         {"type": "message_start", "message": opening},
         {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},

@@ -73,7 +73,7 @@ def apply() -> None:
         )
         if starts:
             identity = str(mapping(entry.get("model_info")).get("id"))
-            kept = seams.library().model_cost.get(identity) or {}
+            kept = mapping(seams.library().model_cost.get(identity))
             implied = {name: 0.0 for name in kept if name.startswith(starts) and name not in own}
             seams.library().register_model({identity: implied})
 

@@ -164,7 +164,7 @@ def stories(till: Till) -> dict[tuple[str, Mode], Json]:
     async def every() -> list[Json]:
         return await asyncio.gather(*(play(name, mode) for name in CASES for mode in MODES))
 
-    keys = [(name, mode) for name in CASES for mode in MODES]
+    keys: list[tuple[str, Mode]] = [(name, mode) for name in CASES for mode in MODES]
     return dict(zip(keys, asyncio.run(every()), strict=True))
 
 
