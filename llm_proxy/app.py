@@ -93,7 +93,8 @@ class Gateway:
         self.draining = False
         self._failures: dict[str, int] = {}
         self._seat = _seat(settings)
-        self.metrics = Metrics(Cells(self._seat.path / exposition.FILE) if self._seat else None)
+        cells = Cells(self._seat.path / exposition.FILE) if self._seat else None
+        self.metrics = Metrics(cells, settings.metrics_tags)
         kept = KeptText(settings.log_payloads)
         real = settings.llm_mode != "mock"
         self._client = _client(settings, self.metrics, self._stopped, kept) if real else None
@@ -128,10 +129,9 @@ class Gateway:
         keeper = _doorkeeper(settings, identity)
         answering = usage.router(usage_of or remembered, keeper, self._standings)
         routers = [answering, *self._routers(keeper, intake, usage_of, Trial(stages))]
-        version = settings.version or __version__
         rest_of_it = rest.build(
             routers,
-            version=version,
+            version=settings.version or __version__,
             lifespan=self._lifespan,
             refused=self._refused,
             reader=keeper.anybody,

@@ -130,6 +130,7 @@ class Settings(BaseSettings):
     audit_retention_days: int | None = Field(None, ge=31, description="Days the audit log is kept, in whole months; it is kept for ever by default.")
     cache_mode: Literal["on", "off"] = Field("on", description="Response cache for every tenant unless a key says otherwise.")
     cache_streams: bool = Field(default=True, description="Cache streamed answers too; only in front of our own sidecar, which keeps none that was cut.")
+    metrics_tags: Words = Field((), description="Tags of calls that get series of their own in `/metrics`, comma-separated; none by default.")
     otlp_endpoint: str | None = Field(None, description="OpenTelemetry traces go here; off by default.")
     # fmt: on
 
@@ -139,6 +140,7 @@ class Settings(BaseSettings):
         "trusted_proxies",
         "cors_origins",
         "log_payloads",
+        "metrics_tags",
         mode="before",
     )(_one_or_many)
 

@@ -42,7 +42,6 @@ def catalog(router: Theirs, *, watched: bool = False) -> Json:
     defaults = rules.pop("*", [])
     return {
         "watched": watched,
-        "tagged": router.enable_tag_filtering is not True,
         "groups": [_group(router, name, rules.get(name, [])) for name in _names(router)],
         "fallback_rules": {source: list(dict.fromkeys(targets)) for source, targets in rules.items()},
         "default_fallbacks": list(

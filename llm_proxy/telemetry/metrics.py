@@ -1,8 +1,9 @@
 """Counting what happens, on the hot path: about 3 µs a finished call.
 
 Invariants: label values come from bounded sets (a model the catalogue does not hold counts as `other`, an
-agent nobody registered has no series, anything else at most 200 values); every series is of `METRICS`;
-nothing here waits or raises for a value. Units: seconds in histograms, nano-dollars in money.
+agent nobody registered and a tag nobody chose have no series, anything else at most 200 values); every
+series is of `METRICS`; nothing here waits or raises for a value. Units: seconds in histograms, nano-dollars
+in money.
 """
 
 from bisect import bisect_left
@@ -24,8 +25,8 @@ _TOKENS = ("prompt", "completion", "cached", "reasoning")
 class Metrics:
     """This worker's counters, gauges and histograms."""
 
-    def __init__(self, cells: Cells | None = None) -> None:
-        """Count into `cells`, the seat's file; into memory alone without."""
+    def __init__(self, cells: Cells | None = None, tags: Iterable[str] = ()) -> None:
+        """Count into `cells`, the seat's file; into memory alone without. `tags` get series of their own."""
         self.cells = cells or Cells()
         self._values = self.cells.values
         self._places: dict[tuple[str, ...], int] = {}
@@ -36,6 +37,7 @@ class Metrics:
         self._seen: dict[tuple[str, str], set[str]] = {}
         self._samplers: list[Callable[[], None]] = []
         self._forget_gauges()
+        self._tags = {tag: self._three_places("tag", tag) for tag in tags}
         self._in_flight = self._place("llm_proxy_in_flight")
         self.gauge("llm_proxy_in_flight", 0)
         self.gauge("llm_proxy_workers", 1)
@@ -48,13 +50,7 @@ class Metrics:
 
     def know_agents(self, agents: Iterable[str]) -> None:
         """Registered agents, which get series of their own; others have none."""
-        names = (
-            "llm_proxy_agent_requests_total",
-            "llm_proxy_agent_tokens_total",
-            "llm_proxy_agent_cost_usd_total",
-        )
-        places = {agent: [self._place(name, agent) for name in names] for agent in agents}
-        self._agents = {agent: (total, tokens, cost) for agent, (total, tokens, cost) in places.items()}
+        self._agents = {agent: self._three_places("agent", agent) for agent in agents}
 
     def opened(self) -> None:
         """A call was admitted."""
@@ -86,7 +82,11 @@ class Metrics:
         for which in call.would_refuse.split(",") if call.would_refuse else ():
             self.count("llm_proxy_would_refuse_total", *which.split(":"))
         if call.agent in self._agents:
-            self._count_agent(call, self._agents[call.agent])
+            self._count_three(call, self._agents[call.agent])
+        if call.tags is not None:
+            for tag in call.tags.split(","):
+                if tag in self._tags:
+                    self._count_three(call, self._tags[tag])
 
     def refused(self, code: str | None) -> None:
         """A request was answered with an error of ours before it became a call."""
@@ -147,11 +147,19 @@ class Metrics:
         if call.reasoning_tokens:
             values[places[9]] += call.reasoning_tokens
 
-    def _count_agent(self, call: Finished, places: tuple[int, int, int]) -> None:
+    def _count_three(self, call: Finished, places: tuple[int, int, int]) -> None:
         total, tokens, cost = places
         self._values[total] += 1.0
         self._values[tokens] += (call.prompt_tokens or 0) + (call.completion_tokens or 0)
         self._values[cost] += call.cost_nano_usd or 0
+
+    def _three_places(self, label: str, value: str) -> tuple[int, int, int]:
+        """Of an agent's or a tag's calls, tokens and cost."""
+        total, tokens, cost = (
+            self._place(f"llm_proxy_{label}_{what}_total", value)
+            for what in ("requests", "tokens", "cost_usd")
+        )
+        return total, tokens, cost
 
     def _places_of(self, key: tuple[object, ...], call: Finished) -> tuple[int, ...]:
         model = call.group if call.group in self._models else OTHER

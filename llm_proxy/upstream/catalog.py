@@ -63,7 +63,6 @@ class Catalog:
     Attributes:
         own: A sidecar of ours says so, not an unmodified LiteLLM.
         watched: Its calls are shown to somebody (Langfuse) who wants to know whose they are.
-        tagged: It may be told tags; where LiteLLM chooses deployments by them it may not.
         names: The groups to list: configured names, no wildcards.
         rules: Fallbacks by the name they are written for, which may be no group's.
     """
@@ -73,7 +72,6 @@ class Catalog:
     default_fallbacks: tuple[str, ...] = ()
     own: bool = False
     watched: bool = False
-    tagged: bool = False
     rules: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     names: tuple[str, ...] = field(init=False, compare=False)
     _reached: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]], compare=False)
@@ -210,7 +208,6 @@ def from_own(document: Json) -> Catalog:
         _catalog(_with_ids(groups), tuple(document.get("default_fallbacks") or ())),
         own=True,
         watched=document.get("watched") is True,
-        tagged=document.get("tagged") is True,
         rules={
             source: tuple(targets) for source, targets in as_object(document.get("fallback_rules")).items()
         },

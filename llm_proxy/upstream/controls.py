@@ -17,6 +17,8 @@ from llm_proxy.upstream.cache_keys import namespace
 from llm_proxy.upstream.catalog import Catalog
 
 Json = dict[str, Any]
+TAGS = "llm_proxy_tags"
+"""The field that our sidecar shows to who watches, and nobody chooses by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class Controls:
         if not self._may_fall_back(str(call.body["model"]), caller, catalog):
             body["disable_fallbacks"] = True
         if catalog is not None and catalog.watched:
-            body["metadata"] = _whose(caller, tagged=catalog.tagged)
+            body["metadata"] = _whose(caller)
         return body
 
     def shows_text(self, caller: Caller, catalog: Catalog | None) -> bool:
@@ -82,11 +84,14 @@ class Controls:
         return cache
 
 
-def _whose(caller: Caller, *, tagged: bool) -> Json:
-    """User, session and tags, in Langfuse's words as LiteLLM takes them."""
+def _whose(caller: Caller) -> Json:
+    """User and session, in Langfuse's words as LiteLLM takes them; tags in a field of our sidecar's.
+
+    By LiteLLM's own `tags` it would choose deployments wherever `enable_tag_filtering` is set.
+    """
+    names = {"tenant": caller.tenant, "agent": caller.agent, "channel": caller.channel, "run": caller.run}
+    named = [(kind, name) for kind, name in {**names, "key": caller.key_id}.items() if name]
+    tags = [name if name.startswith(f"{kind}:") else f"{kind}:{name}" for kind, name in named]
     told: Json = {"session_id": caller.session, "trace_user_id": caller.user}
-    if tagged:
-        names = {"tenant": caller.tenant, "agent": caller.agent, "channel": caller.channel}
-        named = [(kind, name) for kind, name in {**names, "key": caller.key_id}.items() if name]
-        told["tags"] = [name if name.startswith(f"{kind}:") else f"{kind}:{name}" for kind, name in named]
+    told[TAGS] = [*tags, *caller.tags]
     return {name: value for name, value in told.items() if value}

@@ -80,7 +80,12 @@ def langfuse() -> Iterator[Recorder]:
 @pytest.fixture(scope="module")
 def observed(provider: Provider, service_folder: Path, langfuse: Recorder) -> Generator[Sidecar]:
     """A sidecar that reports to it."""
-    config: Json = {"model_list": [deployment("a", "openai/a", provider)]}
+    steered = [
+        deployment("steered", "openai/by-default", provider, tags=["default"]),
+        deployment("steered", "openai/by-tag", provider, tags=[f"tenant:{OTHER}", "nightly"]),
+    ]
+    steered[0]["model_info"] = {"id": "by-default", "enable_tag_filtering": True}
+    config: Json = {"model_list": [deployment("a", "openai/a", provider), *steered]}
     at = {
         "LANGFUSE_HOST": f"http://127.0.0.1:{langfuse.server_port}",
         "LANGFUSE_TRACING_ENVIRONMENT": "staging",
@@ -100,10 +105,15 @@ class Gateway:
         """One call of a known user, session, agent and tenant."""
         play = {"text": ANSWER, "prompt_tokens": 1234, "completion_tokens": 77, "cached_tokens": 34} | more
         body: Json = {
-            "model": "a",
+            "model": more.pop("model", "a"),
             "user": f"user of {session}",
             "stream": more.pop("stream", False),
-            "metadata": {"session_id": session, "agent_id": "agent:sofia", "microdao_id": tenant},
+            "metadata": {
+                "session_id": session,
+                "agent_id": "agent:sofia",
+                "microdao_id": tenant,
+                "tags": "nightly",
+            },
             "messages": [{"role": "user", "content": f"{PROMPT} {json.dumps({'do': 'ok'} | play)}"}],
         }
         async with httpx.AsyncClient(timeout=30) as client:
@@ -148,7 +158,7 @@ async def test_a_generation_says_who_asked_how_much_it_was_and_what_it_cost(
     assert answer.status_code == 200
     sent = await langfuse.of("quiet")
     assert (sent["user.id"], sent["langfuse.environment"]) == ("user of quiet", "staging")
-    assert {"tenant:other-tenant", "agent:sofia"} < set(sent["langfuse.trace.tags"])
+    assert {"tenant:other-tenant", "agent:sofia", "nightly"} < set(sent["langfuse.trace.tags"])
     assert sent["langfuse.observation.type"] == "generation"
     assert sent["langfuse.observation.model.name"] == "openai/a"
     usage = json.loads(sent["langfuse.observation.usage_details"])
@@ -158,6 +168,16 @@ async def test_a_generation_says_who_asked_how_much_it_was_and_what_it_cost(
     assert sent["langfuse.observation.metadata.litellm_call_id"] == answer.headers["x-request-id"]
     everything = b"".join(body for _, body in langfuse.sent)
     assert b"warm-up" not in everything
+
+
+async def test_no_tag_chooses_a_deployment(gateway: Gateway, langfuse: Recorder) -> None:
+    """Where a model group filters its deployments by tags, ours are shown in the trace all the same."""
+    for number in range(4):
+        session = f"steered {number}"
+        assert (await gateway.say(session, OTHER, model="steered")).status_code == 200
+        sent = await langfuse.of(session)
+        assert sent["langfuse.observation.model.name"] == "openai/by-default"
+        assert {f"tenant:{OTHER}", "nightly"} < set(sent["langfuse.trace.tags"])
 
 
 @pytest.mark.parametrize("stream", [False, True])

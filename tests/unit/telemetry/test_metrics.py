@@ -47,6 +47,17 @@ def test_a_finished_call_is_counted_by_what_it_was(tmp_path: Path) -> None:
     assert value(text, "llm_proxy_in_flight") == 0
 
 
+def test_tags_are_counted_only_where_somebody_chose_them() -> None:
+    """A call with several counts for each; one that is not chosen has no series."""
+    metrics = Metrics(None, ["prod", "nightly"])
+    for tags in (None, "prod,x", "nightly,prod", "x"):
+        metrics.finished(record(tags=tags), was_open=False)
+    text = page(None, metrics.cells, NOW_S)
+    assert value(text, 'llm_proxy_tag_requests_total{tag="prod"}') == 2
+    assert value(text, 'llm_proxy_tag_tokens_total{tag="nightly"}') == 46
+    assert 'tag="x"' not in text
+
+
 def test_an_unknown_price_is_counted_as_unpriced_not_as_nothing(tmp_path: Path) -> None:
     """And a known price of 0 as a cost of 0."""
     metrics = worker(tmp_path)

@@ -82,19 +82,28 @@ def test_no_call_falls_back_to_a_model_that_is_switched_off() -> None:
     assert not told(caller("*"), "alone", CATALOG, controls)
 
 
-WHO = Caller("key-1", "virtual", tenant="acme", agent="agent:sofia", user="u", session="s", channel="c")
+WHO = Caller(
+    "key-1",
+    "virtual",
+    tenant="acme",
+    agent="agent:sofia",
+    user="u",
+    session="s",
+    channel="c",
+    run="r",
+    tags=("nightly",),
+)
 CALL = Call("chat.completions", "openai", "a", "a", {"model": "a"})
 
 
 def test_whose_a_call_is_is_told_only_where_somebody_watches() -> None:
-    """Tags only where LiteLLM does not choose deployments by them; nothing to an unmodified LiteLLM."""
-    names = {"session_id": "s", "trace_user_id": "u"}
-    tags = ["tenant:acme", "agent:sofia", "channel:c", "key:key-1"]
+    """Tags in a field by which nobody chooses deployments; nothing to an unmodified LiteLLM."""
+    tags = ["tenant:acme", "agent:sofia", "channel:c", "run:r", "key:key-1", "nightly"]
+    whose = {"session_id": "s", "trace_user_id": "u", "llm_proxy_tags": tags}
     controls = Controls()
     for catalog, metadata in (
-        (from_own({"groups": [], "watched": True, "tagged": True}), {**names, "tags": tags}),
-        (from_own({"groups": [], "watched": True, "tagged": False}), names),
-        (from_own({"groups": [], "tagged": True}), None),
+        (from_own({"groups": [], "watched": True}), whose),
+        (from_own({"groups": []}), None),
         (UNTOLD, None),
         (None, None),
     ):
