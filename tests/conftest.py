@@ -6,6 +6,7 @@ system's temporary folder; LiteLLM's environment is made when it is missing and 
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -48,8 +49,10 @@ def pytest_xdist_setupnodes() -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marks."""
+    """Declare the marks; end a process of the run, and with it its services, when the run is killed."""
     selection.register(config)
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        part.tether(os.getppid(), signal.SIGTERM)
 
 
 @pytest.hookimpl(tryfirst=True)
