@@ -4,6 +4,8 @@ Invariants: started in the order of the imports, stopped in reverse; a store tha
 does not stop the start; nothing here is on a request's way.
 """
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,6 +19,7 @@ from llm_proxy import __version__, background
 from llm_proxy.admission import Admission, Standing, refuse_evicting, standing_of
 from llm_proxy.edge import (
     admin,
+    admin_keys,
     audit_admin,
     cache_admin,
     health,
@@ -36,12 +39,14 @@ from llm_proxy.edge.health import Health
 from llm_proxy.edge.intake import Intake, limits_of
 from llm_proxy.edge.known_models import KnownModels
 from llm_proxy.edge.parts import Parts
+from llm_proxy.edge.refused_actions import RefusedActions
 from llm_proxy.edge.request import Scope
 from llm_proxy.edge.serve import Serve
 from llm_proxy.edge.suspects import Suspects
 from llm_proxy.edge.trial import Trial
 from llm_proxy.errors import NotFound, Refused
 from llm_proxy.identity import (
+    AdminKeys,
     AuditLog,
     Caller,
     Identity,
@@ -53,6 +58,7 @@ from llm_proxy.identity import (
     VirtualKeys,
     applying,
     knowing_agents,
+    note_refusal,
     on_record,
     retiring_audit_months,
 )
@@ -83,6 +89,7 @@ REPORTS_SIZE = 2
 """Connections for questions about usage: however many ask and wait, nobody else waits with them."""
 CONNECT_S = 5
 COMMAND_S = 30
+CLOSE_S = 1
 
 
 class Gateway:
@@ -126,7 +133,7 @@ class Gateway:
         witnesses = Witnesses(self._tracer, kept, self.ledger.payload) if told else None
         stages = Stages(identity, self.admission, self.upstream, self.ledger, self.watches, witnesses)
         intake = Intake(identity, limits_of(settings), self._known)
-        keeper = _doorkeeper(settings, identity)
+        keeper = _doorkeeper(settings, identity, self._pool, self._client_ip)
         answering = usage.router(usage_of or remembered, keeper, self._standings)
         routers = [answering, *self._routers(keeper, intake, usage_of, Trial(stages))]
         rest_of_it = rest.build(
@@ -135,7 +142,9 @@ class Gateway:
             lifespan=self._lifespan,
             refused=self._refused,
             reader=keeper.anybody,
+            record=RefusedActions(partial(note_refusal, self._pool) if self._pool else None, keeper).note,
         )
+        self.routes = tuple(rest_of_it.state.routes)
         front = Front(Serve(stages, intake, self._suspects), rest_of_it, intake.limits)
         self.asgi = with_cors(front, settings.cors_origins)
 
@@ -154,32 +163,32 @@ class Gateway:
         self._health = Health(parts, settings.version or __version__, settings.llm_mode)
         registry, rulings = (Registry(pool), Rulings(pool)) if pool else (None, None)
         seats = settings.spool_dir if self._seat else None
+        record = partial(on_record, pool) if pool else None
         return [
             health.router(self._health, keeper),
             models.router(lambda: self.upstream.catalog, keeper, settings.default_models),
             limits.router(self.admission, caller=keeper.caller, read=intake.explained),
             metrics.router(seats, self.metrics.cells, keeper),
-            payloads.router(usage_of, keeper, self._client_ip),
+            payloads.router(usage_of, keeper),
             models_admin.router(
                 lambda: self.upstream.catalog,
                 self.ledger.vitals,
                 trial,
-                reader=keeper.reader,
-                writer=keeper.writer,
+                record=record,
+                by=keeper.actor,
             ),
             admin.router(
                 registry,
                 rulings,
                 announce=self.admission.announce,
-                reader=keeper.reader,
-                writer=keeper.writer,
-                client_ip=self._client_ip,
+                by=keeper.actor,
             ),
-            audit_admin.router(AuditLog(pool) if pool else None, self._refusals, reader=keeper.reader),
+            audit_admin.router(AuditLog(pool) if pool else None, self._refusals, by=keeper.actor),
+            admin_keys.router(AdminKeys(pool) if pool else None, by=keeper.actor),
             cache_admin.router(
                 self._purge,
-                partial(on_record, pool) if pool else None,
-                Depends(admin.actor_of(keeper.writer, self._client_ip)),
+                record,
+                Depends(keeper.actor),
             ),
         ]
 
@@ -209,7 +218,7 @@ class Gateway:
             for pool in (self._pool, self._reports):
                 if pool is not None:
                     await pool
-                    started.callback(pool.terminate)
+                    started.push_async_callback(_close, pool)
             if self.settings.environment == "production" and self.settings.limits_redis_url is not None:
                 limits = self.settings.limits_redis_url
                 await refuse_evicting(limits.get_secret_value(), tls=self.settings.tls_for(limits))
@@ -297,12 +306,19 @@ def _client(
     return Client(pool, key, deadlines(settings), controls, room=room, broke=broke, tls=tls)
 
 
-def _doorkeeper(settings: Settings, identity: Identity) -> Doorkeeper:
+def _doorkeeper(
+    settings: Settings,
+    identity: Identity,
+    pool: "asyncpg.Pool[asyncpg.Record] | None",
+    client_ip: ClientIp,
+) -> Doorkeeper:
     return Doorkeeper(
         identity,
         write_keys=_texts(settings.admin_key),
         read_keys=_texts(settings.admin_read_key),
         max_header_bytes=settings.max_header_bytes,
+        admin_keys=AdminKeys(pool) if pool is not None else None,
+        client_ip=client_ip,
     )
 
 
@@ -325,6 +341,14 @@ def _pool(settings: Settings, size: int = POOL_SIZE) -> "asyncpg.Pool[asyncpg.Re
     return asyncpg.create_pool(
         dsn, min_size=0, max_size=size, timeout=CONNECT_S, command_timeout=COMMAND_S, ssl=tls
     )
+
+
+async def _close(pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+    """Close connections that are given back; cut the rest after `CLOSE_S`."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(CLOSE_S):
+            await pool.close()
+    pool.terminate()
 
 
 def _store(pool: "asyncpg.Pool[asyncpg.Record] | None", settings: Settings) -> Store | None:

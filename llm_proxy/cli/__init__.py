@@ -18,6 +18,8 @@ COMMANDS = {
     "sidecar": "Run the LiteLLM sidecar alone.",
     "migrate": "Bring the database to this version's schema.",
     "keys": "Create, list, change, rotate and revoke virtual keys.",
+    "admin-keys": "Issue, list and revoke admin keys, with names and roles.",
+    "audit": "Show what admins did; `audit verify` proves that the log is whole.",
     "usage": "Show what was used, by whom, at what cost.",
     "requests": "Show single requests.",
     "reconcile": "Compare the gateway's records with the sidecar's.",
@@ -39,7 +41,7 @@ class LazyGroup(click.Group):
         """The command of that name; each module calls it `command`."""
         if cmd_name not in COMMANDS:
             return None
-        found: click.Command = importlib.import_module(f"llm_proxy.cli.{cmd_name}").command
+        found: click.Command = importlib.import_module(f"llm_proxy.cli.{cmd_name.replace('-', '_')}").command
         return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 -- the same

@@ -1,7 +1,8 @@
 """The operators' doors: virtual keys, rules of limits and budgets, kill switches.
 
-Invariants: reading takes the read role, changing the write role; a key's text is in the answer that makes
-it and in no other; every deed is announced to all replicas before it is answered.
+Invariants: who may do what is in `roles`; an admin of one tenant sees and changes that tenant's keys alone; a
+key's text is in the answer that makes it and in no other; every deed is announced to all replicas before it
+is answered.
 """
 
 import json
@@ -16,8 +17,9 @@ from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, Strict, StrictBool, StrictInt, StrictStr
 
-from llm_proxy.edge.request import Scope
-from llm_proxy.errors import StoreUnavailable
+from llm_proxy.edge.auth import By
+from llm_proxy.edge.refused_actions import BODY
+from llm_proxy.errors import Forbidden, StoreUnavailable
 from llm_proxy.identity import Actor, Deed, Registry, Rulings
 from llm_proxy.identity.caller import Mode, OnStoreFailure, Period, ScopeKind
 from llm_proxy.identity.rules import KillKind
@@ -33,13 +35,11 @@ from llm_proxy.identity.spoken import (
 
 Json = dict[str, Any]
 Kept = TypeVar("Kept", Registry, Rulings)
-Role = Callable[[Request], Awaitable[str]]
 Announce = Callable[[Mapping[str, int]], Awaitable[None]]
-ClientIp = Callable[[Scope], str | None]
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"description": "A field is wrong; `param` names it."},
     401: {"description": "No admin key."},
-    403: {"description": "This key may only read."},
+    403: {"description": "This role may not."},
     503: {"description": "The database is away."},
 }
 _BOUNDS = f"From 0 to {MOST}."
@@ -51,7 +51,9 @@ class _ExactRequest(Request):
 
     async def json(self) -> Any:  # noqa: ANN401 -- whatever JSON holds
         """The body."""
-        return json.loads(await self.body(), parse_float=Decimal)
+        body = json.loads(await self.body(), parse_float=Decimal)
+        self.scope[BODY] = body
+        return body
 
 
 class _ExactRoute(APIRoute):
@@ -155,13 +157,11 @@ def router(
     rulings: Rulings | None,
     *,
     announce: Announce,
-    reader: Role,
-    writer: Role,
-    client_ip: ClientIp,
+    by: By,
 ) -> APIRouter:
     """`/admin/...`; without a database every door is 503."""
     doors = APIRouter(prefix="/admin", tags=["admin"], responses=_REFUSALS, route_class=_ExactRoute)
-    office = _Office(announce, Depends(reader), Depends(actor_of(writer, client_ip)))
+    office = _Office(announce, Depends(by))
     _keys(doors, registry, office)
     _rules(doors, rulings, office)
     _kills(doors, rulings, office)
@@ -170,46 +170,40 @@ def router(
 
 @dataclass(frozen=True, slots=True)
 class _Office:
-    """What every door needs: how deeds are announced, who may look, who did it."""
+    """What every door needs: how deeds are announced, who asks."""
 
     announce: Announce
-    may_read: Any
     by: Any
 
 
-def actor_of(writer: Role, client_ip: ClientIp) -> Callable[[Request], Awaitable[Actor]]:
-    """Who asks for a change, for the audit log; refuses without the write role."""
-
-    async def actor(request: Request) -> Actor:
-        return Actor(f"admin:{await writer(request)}", client_ip(request.scope))
-
-    return actor
-
-
 def _keys(doors: APIRouter, registry: Registry | None, office: _Office) -> None:
-    announce, may_read, by = office.announce, office.may_read, office.by
+    announce, by = office.announce, office.by
 
     @doors.post("/keys", status_code=201, summary="Make a virtual key; its text is shown this once.")
     async def create(body: NewKey, who: Annotated[Actor, by]) -> Json:
         return _told(await _there(registry).create(spec_from(body.said()), who))
 
-    @doors.get("/keys", summary="List keys, revoked ones too.", dependencies=[may_read])
+    @doors.get("/keys", summary="List keys, revoked ones too.")
     async def page(
-        tenant: str | None = None, after: str = "", limit: Annotated[int, Query(ge=1, le=1000)] = 100
+        who: Annotated[Actor, by],
+        tenant: str | None = None,
+        after: str = "",
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     ) -> Json:
+        if who.tenant is not None and tenant not in {None, who.tenant}:
+            raise Forbidden("This admin key sees its own tenant only.", param="tenant")
+        tenant = who.tenant or tenant
         found = await _there(registry).page(tenant=tenant, after=after, limit=limit)
         return {"data": [key_document(one) for one in found], "has_more": len(found) == limit}
 
-    @doors.get(
-        "/keys/{key}", summary="One key, by id, name or prefix.", dependencies=[may_read], responses=_MISSING
-    )
-    async def show(key: str) -> Json:
-        return key_document(await _there(registry).show(key))
+    @doors.get("/keys/{key}", summary="One key, by id, name or prefix.", responses=_MISSING)
+    async def show(key: str, who: Annotated[Actor, by]) -> Json:
+        return key_document(await _there(registry).show(key, tenant=who.tenant))
 
     @doors.patch("/keys/{key}", summary="Change a key.", responses=_MISSING)
     async def change(key: str, body: KeyChange, who: Annotated[Actor, by]) -> Json:
         there = _there(registry)
-        before = await there.show(key)
+        before = await there.show(key, tenant=who.tenant)
         deed = await there.change(key, spec_from(body.said(), before.spec), who)
         await announce(deed.epochs)
         return _told(deed)
@@ -232,9 +226,9 @@ def _keys(doors: APIRouter, registry: Registry | None, office: _Office) -> None:
 
 
 def _rules(doors: APIRouter, rulings: Rulings | None, office: _Office) -> None:
-    announce, may_read, by = office.announce, office.may_read, office.by
+    announce, by = office.announce, office.by
 
-    @doors.get("/limits", summary="All rules of limits and budgets.", dependencies=[may_read])
+    @doors.get("/limits", summary="All rules of limits and budgets.", dependencies=[by])
     async def rules() -> Json:
         return {"data": [rule_document(rule) for rule in await _there(rulings).rules()]}
 
@@ -258,9 +252,9 @@ def _rules(doors: APIRouter, rulings: Rulings | None, office: _Office) -> None:
 
 
 def _kills(doors: APIRouter, rulings: Rulings | None, office: _Office) -> None:
-    announce, may_read, by = office.announce, office.may_read, office.by
+    announce, by = office.announce, office.by
 
-    @doors.get("/kills", summary="The kill switches that are thrown.", dependencies=[may_read])
+    @doors.get("/kills", summary="The kill switches that are thrown.", dependencies=[by])
     async def kills() -> Json:
         return {"data": await _there(rulings).kills()}
 

@@ -3,12 +3,12 @@
 Invariants: read only; a filter on an action or actor that nothing knows is a 404, never an empty page.
 """
 
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query
 
+from llm_proxy.edge.auth import By
 from llm_proxy.errors import BadRequest, StoreUnavailable
 from llm_proxy.identity import AuditFilter, AuditLog, RefusedCredentials
 from llm_proxy.identity.spoken import MOST
@@ -26,13 +26,13 @@ def router(
     audit_log: AuditLog | None,
     refused: RefusedCredentials | None,
     *,
-    reader: Callable[[Request], Awaitable[object]],
+    by: By,
 ) -> APIRouter:
     """Both routes; without a database each is 503."""
     routes = APIRouter(
         prefix="/admin",
         tags=["admin"],
-        dependencies=[Depends(reader)],
+        dependencies=[Depends(by)],
         responses={
             400: {"description": "A filter is wrong; `param` names it."},
             401: {"description": "No admin key."},

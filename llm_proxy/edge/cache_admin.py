@@ -1,7 +1,7 @@
 """`DELETE /admin/cache`: cached answers are deleted, of a tenant, a model, both, or all.
 
-Invariants: it takes the write role; with a database configured, the audit log says that a purge begins before
-anything is deleted, or nothing is deleted, and then what came of it.
+Invariants: who may do it is in `roles`; with a database configured, the audit log says that a purge begins
+before anything is deleted, or nothing is deleted, and then what came of it.
 """
 
 import logging
@@ -27,7 +27,7 @@ def router(purge: Purge, record: Record | None, by: Any) -> APIRouter:  # noqa: 
     Args:
         purge: Deletes the entries of a tenant and a model.
         record: Puts a change on record; None without a database, then only the log tells.
-        by: Says who asks; refuses without the write role.
+        by: Says who asks; refuses roles that may not.
     """
     routes = APIRouter(prefix="/admin", tags=["admin"])
 
@@ -36,14 +36,14 @@ def router(purge: Purge, record: Record | None, by: Any) -> APIRouter:  # noqa: 
         summary="Delete cached answers, of a tenant, a model, both, or all.",
         responses={
             401: {"description": "No admin key."},
-            403: {"description": "This key may only read."},
+            403: {"description": "This role may not."},
             404: {"description": "There is no response cache that can be purged."},
             503: {"description": "The cache or the database is away; the message says what was deleted."},
         },
     )
     async def delete(who: Annotated[Actor, by], tenant: Name = None, model: Name = None) -> dict[str, int]:
         target = f"tenant={tenant or '*'} model={model or '*'}"
-        async with (record or _logged)(who, "cache.purge", target) as detail:
+        async with (record or logged)(who, "cache.purge", target) as detail:
             purged = await purge(tenant, model)
             detail |= {"purged": purged.entries, "complete": purged.complete}
         if not purged.complete:
@@ -57,7 +57,8 @@ def router(purge: Purge, record: Record | None, by: Any) -> APIRouter:  # noqa: 
 
 
 @asynccontextmanager
-async def _logged(who: Actor, action: str, target: str) -> AsyncGenerator[dict[str, Any]]:
+async def logged(who: Actor, action: str, target: str) -> AsyncGenerator[dict[str, Any]]:
+    """Record a change in the log alone, for a gateway without a database."""
     detail: dict[str, Any] = {}
     yield detail
     log.info("an admin's change", extra={"actor": who.name, "action": action, "target": target, **detail})

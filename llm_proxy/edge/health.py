@@ -115,7 +115,7 @@ def router(health: Health, keeper: Doorkeeper) -> APIRouter:
         responses={503: {"description": "Unhealthy."}},
     )
     async def overview(request: Request) -> Response:
-        serving, body = health.summary(known=keeper.known(request))
+        serving, body = health.summary(known=await keeper.known(request))
         return Response(orjson.dumps(body), 200 if serving else 503, media_type="application/json")
 
     return doors

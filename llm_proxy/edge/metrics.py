@@ -28,7 +28,7 @@ def router(seats: Path | None, own: Cells, keeper: Doorkeeper) -> APIRouter:
     @doors.get(
         "/metrics", summary="Metrics of all workers, for Prometheus.", response_class=PlainTextResponse
     )
-    async def metrics(_: Annotated[str, Depends(keeper.reader)]) -> Response:
+    async def metrics(_: Annotated[object, Depends(keeper.admin)]) -> Response:
         return Response(page(seats, own, time.time()), headers={"content-type": CONTENT_TYPE})
 
     return doors

@@ -1,36 +1,43 @@
 """The operators' view of the models: who is behind each group, at what price, and how it fares.
 
 Invariants: health is what live traffic showed all workers of this gateway; a test is one capped call, made
-when asked for; reading takes the read role, a test, which may cost money, the write role.
+when asked for, and on record, as it may cost money; who may do what is in `roles`.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends
 
+from llm_proxy.edge.auth import By
+from llm_proxy.edge.cache_admin import Record, logged
 from llm_proxy.edge.trial import Trial, Tried
 from llm_proxy.errors import ModelNotFound, StoreUnavailable
+from llm_proxy.identity import Actor
 from llm_proxy.ledger import SharedVitals, Vital, Vitals
 from llm_proxy.ledger.vitals import MINUTES
 from llm_proxy.upstream import Catalog, Deployment, Group
 
 Json = dict[str, Any]
-Role = Callable[[Request], Awaitable[str]]
 _PICO_PER_MILLION = Decimal(10) ** 6
 _NANO = Decimal(10) ** 9
 
 
 def router(
-    catalog: Callable[[], Catalog | None], vitals: SharedVitals, trial: Trial, *, reader: Role, writer: Role
+    catalog: Callable[[], Catalog | None],
+    vitals: SharedVitals,
+    trial: Trial,
+    *,
+    record: Record | None,
+    by: By,
 ) -> APIRouter:
     """`/admin/models`."""
     doors = APIRouter(prefix="/admin", tags=["admin"], responses={401: {"description": "No admin key."}})
 
     @doors.get(
-        "/models", summary="Model groups: providers, prices, and live health.", dependencies=[Depends(reader)]
+        "/models", summary="Model groups: providers, prices, and live health.", dependencies=[Depends(by)]
     )
     async def listed() -> Json:
         known = _known(catalog())
@@ -41,14 +48,16 @@ def router(
     @doors.post(
         "/models/{model:path}/test",
         summary="One capped call to a model, and how it went.",
-        dependencies=[Depends(writer)],
         responses={404: {"description": "No such model."}},
     )
-    async def test(model: str) -> Json:
+    async def test(model: str, who: Annotated[Actor, Depends(by)]) -> Json:
         group = _known(catalog()).group(model)
         if group is None:
             raise ModelNotFound(f"The model `{model[:200]}` does not exist.", param="id")
-        return _tried(model, await trial(model, group.mode))
+        async with (record or logged)(who, "models.test", model) as detail:
+            tried = _tried(model, await trial(model, group.mode))
+            detail |= {name: tried[name] for name in ("ok", "request_id", "cost_usd")}
+        return tried
 
     return doors
 

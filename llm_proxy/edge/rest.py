@@ -37,6 +37,7 @@ def build(
     lifespan: Lifespan[FastAPI],
     refused: Callable[[Scope, Refused], None],
     reader: Callable[[Request], Awaitable[object]],
+    record: Callable[[Request, Refused], Awaitable[None]] | None = None,
 ) -> FastAPI:
     """The FastAPI application behind the front.
 
@@ -46,6 +47,7 @@ def build(
         lifespan: Starts and stops the stages.
         refused: Told of every refusal, to be counted.
         reader: Lets pass who may read the OpenAPI page.
+        record: Awaited with every refusal before it is answered, for the audit log.
     """
     app = FastAPI(
         title="llm-proxy",
@@ -59,18 +61,24 @@ def build(
     for router in (*routers, _page(app, reader)):
         app.include_router(router)
         routes += router.routes
-    _answer_errors(app, routes, refused)
+    app.state.routes = routes
+    _answer_errors(app, routes, refused, record)
     return app
 
 
 def _answer_errors(
-    app: FastAPI, routes: Iterable[BaseRoute], refused: Callable[[Scope, Refused], None]
+    app: FastAPI,
+    routes: Iterable[BaseRoute],
+    refused: Callable[[Scope, Refused], None],
+    record: Callable[[Request, Refused], Awaitable[None]] | None,
 ) -> None:
     """Registers how each kind of error is answered."""
 
     async def on_refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, Refused)  # noqa: S101 -- registered for this class
         refused(request.scope, error)
+        if record is not None:
+            await record(request, error)
         return render(error)
 
     async def on_http(request: Request, error: Exception) -> Response:

@@ -19,8 +19,8 @@ from pydantic import BaseModel, Field
 from llm_proxy.admission import Standing
 from llm_proxy.edge.auth import Doorkeeper
 from llm_proxy.edge.told import asked, told
-from llm_proxy.errors import BadRequest, NotFound, StoreUnavailable
-from llm_proxy.identity import NOBODY, Caller, Named, on_behalf_of
+from llm_proxy.errors import BadRequest, Forbidden, NotFound, StoreUnavailable
+from llm_proxy.identity import NOBODY, Admin, Caller, Named, on_behalf_of
 from llm_proxy.ledger.answer import NOTHING, Answer
 from llm_proxy.ledger.focus import as_focus, by_period
 from llm_proxy.ledger.question import DIMENSIONS, MOST_LINES, WORDS, Question, asked_range
@@ -106,14 +106,15 @@ def router(usage: Tells | None, keeper: Doorkeeper, standings: Standings) -> API
     @doors.get("/v1/usage", summary="What was used, by any dimension.", openapi_extra=_FILTERS)
     async def by_dimension(
         request: Request,
-        who: Annotated[Caller | str, Depends(keeper.anybody)],
+        who: Annotated[Caller | Admin, Depends(keeper.anybody)],
         query: Annotated[Asked, Query()],
     ) -> Response:
         now, zone = datetime.now(UTC), zone_of(query.tz)
         begin, end = asked_range(query.since, query.until, now, zone)
         by = tuple(name for name in query.group_by.split(",") if name)
         owner = who.key_id if isinstance(who, Caller) else None
-        question = Question(begin, end, by, _where(request), zone, query.top, owner)
+        where, tenant = _of_tenant(_where(request), who)
+        question = Question(begin, end, by, where, zone, query.top, owner, tenant)
         return await _report(asked(usage), question, query.form, query.tz, now)
 
     @doors.get(
@@ -121,15 +122,31 @@ def router(usage: Tells | None, keeper: Doorkeeper, standings: Standings) -> API
         summary="One request's story.",
         responses={404: {"description": "No such request, or somebody else's."}},
     )
-    async def story(request_id: UUID, who: Annotated[Caller | str, Depends(keeper.anybody)]) -> Response:
+    async def story(request_id: UUID, who: Annotated[Caller | Admin, Depends(keeper.anybody)]) -> Response:
         found = await told(asked(usage).story(request_id))
-        if found is None or (isinstance(who, Caller) and found["key_id"] != who.key_id):
+        if found is None or not _may_see(who, found):
             raise NotFound("No request of yours has this id.", code="request_not_found")
         if isinstance(who, Caller) and found.get("status") not in _HEARD:
             found.pop("provider_message", None)
         return _json(found)
 
     return doors
+
+
+def _of_tenant(where: dict[str, str], who: Caller | Admin) -> tuple[dict[str, str], str | None]:
+    """The filters, and the one tenant an admin may see; raises `Forbidden` for a filter on another."""
+    tenant = who.tenant if isinstance(who, Admin) else None
+    if tenant is None:
+        return where, None
+    if where.get("tenant", tenant) != tenant:
+        raise Forbidden("This admin key sees its own tenant only.", param="tenant")
+    return where | {"tenant": tenant}, tenant
+
+
+def _may_see(who: Caller | Admin, found: Json) -> bool:
+    if isinstance(who, Caller):
+        return bool(found["key_id"] == who.key_id)
+    return who.tenant is None or who.tenant == found["tenant"]
 
 
 async def _used_by_agent(usage: Tells, caller: Caller, agent: str) -> Json:

@@ -1,5 +1,6 @@
 """Headers in, a `Caller` out: who is calling and what they are bound to."""
 
+from llm_proxy.identity.admin_keys import Admin, AdminKeys
 from llm_proxy.identity.audit import Actor, Person
 from llm_proxy.identity.audit_log import AuditFilter, AuditLog
 from llm_proxy.identity.binding import on_behalf_of
@@ -22,6 +23,8 @@ __all__ = [
     "ANY",
     "NOBODY",
     "Actor",
+    "Admin",
+    "AdminKeys",
     "AuditFilter",
     "AuditLog",
     "Budget",

@@ -18,7 +18,7 @@ from llm_proxy.identity.caller import Budget, Caller, Limits
 MARK = "sk-llmp-"
 _LETTERS = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _PUBLIC, _SECRET, _CHECK = 12, 32, 6
-_FORM = re.compile(rb"sk-llmp-([0-9A-Za-z]{12})-[0-9A-Za-z]{38}")
+_FORM = re.compile(rb"(sk-llm[a-z]-)([0-9A-Za-z]{12})-[0-9A-Za-z]{38}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +88,11 @@ class FoundKey:
     read_at: datetime | None = None
 
 
-def mint() -> Minted:
-    """A new key."""
+def mint(mark: str = MARK) -> Minted:
+    """A new key; `mark` is how its kind begins."""
     lookup = "".join(secrets.choice(_LETTERS) for _ in range(_PUBLIC))
     secret = "".join(secrets.choice(_LETTERS) for _ in range(_SECRET))
-    text = f"{MARK}{lookup}-{secret}"
+    text = f"{mark}{lookup}-{secret}"
     text += _checksum(text.encode())
     return Minted(text, lookup, digest_of(text.encode()))
 
@@ -110,12 +110,12 @@ def new_id() -> str:
     return "key_" + "".join(secrets.choice(_LETTERS) for _ in range(16))
 
 
-def lookup_of(key: bytes) -> str | None:
-    """The public part of a key; None when it cannot be a key of ours."""
+def lookup_of(key: bytes, mark: str = MARK) -> str | None:
+    """The public part of a key; None when it cannot be a key of ours, of the kind that begins so."""
     form = _FORM.fullmatch(key)
-    if form is None or key[-_CHECK:].decode() != _checksum(key[:-_CHECK]):
+    if form is None or form[1] != mark.encode() or key[-_CHECK:].decode() != _checksum(key[:-_CHECK]):
         return None
-    return form[1].decode()
+    return form[2].decode()
 
 
 def public_part(key: bytes) -> str:

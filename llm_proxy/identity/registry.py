@@ -4,17 +4,17 @@ Invariants: as in `deeds`; a secret leaves this file once, in what `create` and 
 Errors: `NotFound`, `BadRequest` (a name that is taken), `StoreUnavailable`.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
 import asyncpg
 
-from llm_proxy.errors import BadRequest, NotFound
+from llm_proxy.errors import BadRequest, Forbidden, NotFound
 from llm_proxy.identity.audit import Actor, Person, audit, changed
 from llm_proxy.identity.deeds import Epochs, deed, raise_epochs
 from llm_proxy.identity.keys import KeyRecord, KeySpec, Minted, mint, new_id, prefix_of
-from llm_proxy.identity.spoken import key_fields
+from llm_proxy.identity.spoken import LONGEST_NAME, key_fields
 from llm_proxy.identity.store import Connection, budgets_text, spec_of
 
 _LIST = """
@@ -65,6 +65,7 @@ class Registry:
     async def create(self, spec: KeySpec, actor: Actor, secret: Minted | None = None) -> Deed:
         """A new key; its text is in the deed and nowhere else."""
         minted, key_id = secret or mint(), new_id()
+        spec = _within(spec, actor)
         async with deed(self._pool) as connection:
             await connection.execute(_CREATE, key_id, *_values(spec))
             await _add_secret(connection, key_id, minted)
@@ -86,15 +87,16 @@ class Registry:
             rows = await connection.fetch(_AGENTS)
         return [row["agent"] for row in rows]
 
-    async def show(self, name_or_id: str) -> KeyRecord:
-        """One key, by its id, name or shown prefix."""
+    async def show(self, name_or_id: str, *, tenant: str | None = None) -> KeyRecord:
+        """One key, by its id, name or shown prefix; with `tenant`, only one of that tenant's."""
         async with deed(self._pool) as connection:
-            return await _record(connection, name_or_id)
+            return await _record(connection, name_or_id, tenant=tenant)
 
     async def change(self, name_or_id: str, spec: KeySpec, actor: Actor) -> Deed:
         """Give a key another specification."""
         async with deed(self._pool) as connection:
-            before = await _locked(connection, name_or_id)
+            before = await _locked(connection, name_or_id, actor)
+            spec = _within(spec, actor, before)
             if await connection.fetchval(_CHANGE, before.key_id, *_values(spec)) is None:
                 raise BadRequest("A revoked key cannot be changed.")
             epochs = await raise_epochs(connection, before.spec.tenant, spec.tenant)
@@ -107,7 +109,7 @@ class Registry:
         """A second secret for a key; the ones before end after the overlap."""
         minted = mint()
         async with deed(self._pool) as connection:
-            before = await _locked(connection, name_or_id)
+            before = await _locked(connection, name_or_id, actor)
             if before.revoked_at is not None:
                 raise BadRequest("A revoked key cannot be rotated.")
             await connection.execute(
@@ -131,7 +133,7 @@ class Registry:
     async def revoke(self, name_or_id: str, actor: Actor) -> Deed:
         """End a key; doing it twice is doing it once."""
         async with deed(self._pool) as connection:
-            before = await _locked(connection, name_or_id)
+            before = await _locked(connection, name_or_id, actor)
             await connection.execute(
                 "UPDATE api_keys SET revoked_at = coalesce(revoked_at, now()) WHERE key_id = $1",
                 before.key_id,
@@ -150,19 +152,42 @@ class Registry:
             return Deed(after, epochs=epochs)
 
 
-async def key_id_of(connection: Connection, name_or_id: str) -> str:
-    """The id of a key by its id, name or shown prefix; raises `NotFound`."""
-    return (await _record(connection, name_or_id)).key_id
+async def key_id_of(connection: Connection, name_or_id: str, *, tenant: str | None = None) -> str:
+    """The id of a key (of a tenant) by its id, name or shown prefix; raises `NotFound`."""
+    return (await _record(connection, name_or_id, tenant=tenant)).key_id
 
 
-async def _locked(connection: Connection, name_or_id: str) -> KeyRecord:
+def _within(spec: KeySpec, actor: Actor, before: KeyRecord | None = None) -> KeySpec:
+    """The specification as the actor may write it: an actor of one tenant writes keys of that tenant alone.
+
+    Such an actor's names begin with the tenant's: a name that is taken then tells nothing of other tenants.
+    """
+    if actor.tenant is None:
+        return spec
+    if spec.tenant not in ({actor.tenant} if before else {actor.tenant, None}):
+        raise Forbidden("This admin key manages the keys of its own tenant only.", param="tenant")
+    name, begin = spec.name, f"{actor.tenant}/"
+    if before is None or name != before.spec.name:
+        rest = name.removeprefix(begin)
+        if "/" in rest or not rest or len(begin + rest) > LONGEST_NAME:
+            raise BadRequest(f"Invalid 'name': expected a name without '/' behind {begin!r}.", param="name")
+        name = begin + rest
+    return replace(spec, name=name, tenant=actor.tenant)
+
+
+async def _locked(connection: Connection, name_or_id: str, actor: Actor) -> KeyRecord:
     """The key, which no other transaction changes until this one ends."""
-    return await _record(connection, name_or_id, _ONE + " FOR UPDATE OF k")
+    return await _record(connection, name_or_id, _ONE + " FOR UPDATE OF k", tenant=actor.tenant)
 
 
-async def _record(connection: Connection, name_or_id: str, query: str = _ONE) -> KeyRecord:
+async def _record(
+    connection: Connection, name_or_id: str, query: str = _ONE, *, tenant: str | None = None
+) -> KeyRecord:
+    """The key; with `tenant` only one of that tenant's, whose name may leave out `tenant/`."""
     row = await connection.fetchrow(query, name_or_id, prefix_of(""))
-    if row is None:
+    if tenant is not None and (row is None or row["tenant"] != tenant):
+        row = await connection.fetchrow(query, f"{tenant}/{name_or_id}", prefix_of(""))
+    if row is None or (tenant is not None and row["tenant"] != tenant):
         raise NotFound("No such key.")
     return _of(row)
 

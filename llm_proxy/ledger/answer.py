@@ -115,7 +115,7 @@ async def answer(connection: Connection, question: Question, now: datetime) -> A
     if question.by:
         total, total_untold = await _lines(connection, replace(question, by=(), top=None), kept)
     if not total:
-        await check_known(connection, question.where, question.owner)
+        await check_known(connection, question.where, question.owner, question.within)
     return Answer(
         lines=await _with_key_names(connection, lines) if "key" in question.by else lines,
         total=total[0] if total else NOTHING,

@@ -15,9 +15,25 @@ from llm_proxy.ledger.question import Question
 from llm_proxy.telemetry.redact import redact
 
 _SHOWN = 60
-_KEYS = "SELECT 1 FROM api_keys WHERE {column} = $1 AND $2::text IS NULL"
-_USED = "SELECT 1 FROM {table} WHERE {column} = $1 AND ($2::text IS NULL OR key_id = $2)"
-_RULED = "SELECT 1 FROM limit_rules WHERE scope = '{name}' AND subject = $1 AND $2::text IS NULL"
+_KEYS = (
+    "SELECT 1 FROM api_keys WHERE {column} = $1 AND $2::text IS NULL AND ($3::text IS NULL OR tenant = $3)"
+)
+_USED = (
+    "SELECT 1 FROM {table} WHERE {column} = $1 AND ($2::text IS NULL OR key_id = $2)"
+    " AND ($3::text IS NULL OR tenant = $3)"
+)
+_RULED = (
+    "SELECT 1 FROM limit_rules WHERE scope = '{name}' AND subject = $1 AND $2::text IS NULL"
+    " AND ($3::text IS NULL OR tenant = $3)"
+)
+_TAGGED = (
+    "SELECT 1 FROM requests WHERE tags @> ARRAY[$1::text] AND ($2::text IS NULL OR key_id = $2)"
+    " AND ($3::text IS NULL OR tenant = $3)"
+)
+_KEYS_TAGGED = (
+    "SELECT 1 FROM api_keys WHERE tags @> ARRAY[$1::text] AND $2::text IS NULL"
+    " AND ($3::text IS NULL OR tenant = $3)"
+)
 _PLACES = {
     "agent": (_USED.format(table="usage_daily", column="agent"), _KEYS.format(column="agent")),
     "tenant": (
@@ -31,12 +47,9 @@ _PLACES = {
     "session": (_USED.format(table="requests", column="session_id"),),
     "run": (_USED.format(table="requests", column="run_id"),),
     "would_refuse": (_USED.format(table="requests", column="would_refuse"),),
-    "tag": (
-        "SELECT 1 FROM requests WHERE tags @> ARRAY[$1::text] AND ($2::text IS NULL OR key_id = $2)",
-        "SELECT 1 FROM api_keys WHERE tags @> ARRAY[$1::text] AND $2::text IS NULL",
-    ),
+    "tag": (_TAGGED, _KEYS_TAGGED),
 }
-_SPENT = "SELECT key_id FROM usage_daily WHERE key_id = $1 LIMIT 1"
+_SPENT = "SELECT key_id FROM usage_daily WHERE key_id = $1 AND ($2::text IS NULL OR tenant = $2) LIMIT 1"
 _NAMES_OF_KEYS = "SELECT key_id, name FROM api_keys WHERE key_id = ANY($1)"
 
 
@@ -52,7 +65,7 @@ async def with_key_id(connection: Connection, question: Question) -> Question:
     given, owner = question.where.get("key"), question.owner
     if given is None and owner is None:
         return question
-    found = owner if given is None else await _find_key(connection, given)
+    found = owner if given is None else await _find_key(connection, given, question.within)
     if found is None or (owner is not None and found != owner):
         raise unknown("key", given or "")
     return replace(question, where={**question.where, "key": found})
@@ -66,22 +79,24 @@ async def known_key(connection: Connection, given: str) -> str:
     return found
 
 
-async def _find_key(connection: Connection, given: str) -> str | None:
-    """The id of a key by its id, name or shown prefix; also of one that is only on record."""
+async def _find_key(connection: Connection, given: str, tenant: str | None = None) -> str | None:
+    """The id of a key by its id, name or shown prefix; also of one that is only on record, of a tenant."""
     try:
-        return await key_id_of(connection, given)
+        return await key_id_of(connection, given, tenant=tenant)
     except NotFound:
-        found: str | None = await connection.fetchval(_SPENT, given)
+        found: str | None = await connection.fetchval(_SPENT, given, tenant)
         return found
 
 
-async def check_known(connection: Connection, where: Mapping[str, str], owner: str | None = None) -> None:
-    """Raises `NotFound` for the first of these names that is nowhere on record."""
+async def check_known(
+    connection: Connection, where: Mapping[str, str], owner: str | None = None, within: str | None = None
+) -> None:
+    """Raises `NotFound` for the first of these names that is nowhere on record (of one key, or tenant)."""
     for name, value in where.items():
-        if not value or name not in _PLACES:
+        if not value or name not in _PLACES or (name == "tenant" and value == within):
             continue
         known = " UNION ALL ".join(f"({place} LIMIT 1)" for place in _PLACES[name])
-        if not await connection.fetchval(f"SELECT EXISTS ({known})", value, owner):
+        if not await connection.fetchval(f"SELECT EXISTS ({known})", value, owner, within):
             raise unknown(name, value)
 
 

@@ -117,6 +117,11 @@ class Usage:
             )  # fmt: skip
         return None if row is None else {"prompt": row["prompt"], "answer": row["answer"]}
 
+    async def note_payload_read(self, request_id: UUID, actor: Actor) -> None:
+        """Record in the audit log that an admin reads what was said in a call."""
+        async with deadline(_DEADLINE_S), self.pool.acquire() as connection, connection.transaction():
+            await audit(connection, actor, "payloads.read", str(request_id))
+
     async def erase_payloads(self, tenant: str | None, user: str, actor: Actor) -> int:
         """Delete what this user said and was answered, and put that on record; returns how many calls.
 

@@ -39,6 +39,7 @@ class Question:
         zone: Whose hours, days, weeks and months are meant.
         top: So many lines at most, of each of these times; None for all.
         owner: The id of the key whose calls alone may be told; None for everybody's.
+        within: The tenant whose names alone may be told; `where` asks for it. None for all.
     """
 
     since: datetime
@@ -48,6 +49,7 @@ class Question:
     zone: tzinfo = UTC
     top: int | None = None
     owner: str | None = None
+    within: str | None = None
 
     def __post_init__(self) -> None:
         for given, param in ((self.by, "group_by"), (self.where, None)):

@@ -1,16 +1,13 @@
 """The commands for keys, on a real Postgres; and the record of refused credentials."""
 
 import json
-import os
-import sys
-import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import asyncpg
+import commands
 import pytest
-from anyio import run_process
 
 from llm_proxy import schema
 from llm_proxy.identity import Limits, PostgresKeys, Rulings, VirtualKeys
@@ -29,16 +26,8 @@ async def pool(database_url: str) -> "AsyncIterator[asyncpg.Pool[asyncpg.Record]
 
 
 async def run(database_url: str, *words: str, code: int = 0) -> str:
-    """What a command prints, complaints too where it fails; `--json` is up to the words."""
-    env = {
-        "PATH": os.environ["PATH"],
-        "DATABASE_URL": database_url,
-        "LIMITS_REDIS_URL": "redis://127.0.0.1:1",
-    }
-    command = [sys.executable, "-P", "-m", "llm_proxy", "keys", *words]
-    done = await run_process(command, env=env, cwd=tempfile.gettempdir(), check=False)
-    assert done.returncode == code, done.stderr.decode()
-    return (done.stdout + (done.stderr if code else b"")).decode()
+    """What a command for keys prints."""
+    return await commands.run(database_url, "keys", *words, code=code)
 
 
 async def test_a_key_lives_through_the_commands(

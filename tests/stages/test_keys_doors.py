@@ -14,8 +14,9 @@ from llm_proxy.admission import Admission
 from llm_proxy.dialects import Call
 from llm_proxy.edge import admin, audit_admin, limits, rest
 from llm_proxy.edge.request import Scope
-from llm_proxy.errors import Forbidden, Refused, Unauthorized
+from llm_proxy.errors import Refused, Unauthorized
 from llm_proxy.identity import (
+    Actor,
     AuditLog,
     Caller,
     Limits,
@@ -52,26 +53,18 @@ async def client(
     async def announce(epochs: Mapping[str, int]) -> None:
         announced.append(epochs)
 
-    async def reader(request: Request) -> str:
-        role = request.headers.get("x-role")
-        if role not in {"read", "write"}:
+    async def by(request: Request) -> Actor:
+        if not request.headers.get("x-role"):
             raise Unauthorized("who?")
-        return role
-
-    async def writer(request: Request) -> str:
-        if await reader(request) != "write":
-            raise Forbidden("read only")
-        return "write"
+        return Actor("ann", "192.0.2.9", "owner")
 
     doors = admin.router(
         Registry(pool),
         Rulings(pool),
         announce=announce,
-        reader=reader,
-        writer=writer,
-        client_ip=lambda _: "192.0.2.9",
+        by=by,
     )
-    records = audit_admin.router(AuditLog(pool), RefusedCredentials(pool), reader=reader)
+    records = audit_admin.router(AuditLog(pool), RefusedCredentials(pool), by=by)
     transport = httpx.ASGITransport(app=_app(doors, records))
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as made:
         made.headers["x-role"] = "write"
@@ -113,29 +106,6 @@ async def test_a_key_lives_through_the_doors(
     assert text not in (await client.get("/admin/audit")).text
 
 
-async def test_reading_takes_the_read_role_and_changing_the_write_role(client: httpx.AsyncClient) -> None:
-    """On every door; nobody comes in without one."""
-    doors: list[tuple[str, str, Json | None]] = [
-        ("POST", "/admin/keys", {"name": "n"}),
-        ("PATCH", "/admin/keys/n", {}),
-        ("DELETE", "/admin/keys/n", None),
-        ("POST", "/admin/keys/n/rotate", {}),
-        ("POST", "/admin/keys/n/revoke", None),
-        ("PUT", "/admin/limits", {"scope": "agent"}),
-        ("DELETE", "/admin/limits?scope=agent", None),
-        ("PUT", "/admin/kills", {"kind": "agent", "subject": "a"}),
-        ("DELETE", "/admin/kills?kind=agent&subject=a", None),
-    ]
-    for method, path, body in doors:
-        answer = await client.request(method, path, json=body, headers={"x-role": "read"})
-        assert (answer.status_code, method, path) == (403, method, path)
-        answer = await client.request(method, path, json=body, headers={"x-role": ""})
-        assert (answer.status_code, method, path) == (401, method, path)
-    for path in ("/admin/keys", "/admin/limits", "/admin/kills", "/admin/audit"):
-        assert (await client.get(path, headers={"x-role": "read"})).status_code == 200
-        assert (await client.get(path, headers={"x-role": ""})).status_code == 401
-
-
 async def test_a_wrong_field_is_named(client: httpx.AsyncClient) -> None:
     """Unknown, out of range, taken, missing."""
     for body, param in (
@@ -165,7 +135,7 @@ async def test_rules_and_switches_live_through_the_doors(
     assert (await client.delete("/admin/kills?kind=model&subject=gpt")).status_code == 404
     assert [sorted(epochs) for epochs in announced] == [["t"], ["t"], ["*", "t"], ["*", "t"]]
     actors = {row["actor"] for row in (await client.get("/admin/audit")).json()["data"]}
-    assert actors == {"admin:write"}
+    assert actors == {"ann"}
 
 
 ODD = [
@@ -206,15 +176,13 @@ async def test_odd_numbers_are_refused_by_name_and_never_a_fault_of_ours(
 async def test_without_a_database_the_doors_say_so() -> None:
     """503, not 500."""
 
-    async def anybody(_: Request) -> str:
-        return "write"
+    async def anybody(_: Request) -> Actor:
+        return Actor("ann")
 
     async def announce(_: Mapping[str, int]) -> None:
         return None
 
-    doors = admin.router(
-        None, None, announce=announce, reader=anybody, writer=anybody, client_ip=lambda _: None
-    )
+    doors = admin.router(None, None, announce=announce, by=anybody)
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app=_app(doors)), base_url="http://g"
     ) as client:

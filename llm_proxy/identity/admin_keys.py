@@ -1,0 +1,180 @@
+"""Admin keys: who may use the admin API, by name and role.
+
+Invariants: only a secret's SHA-256 is kept; secrets are compared in constant time. Every request reads the
+key from Postgres, so that a revoked key is refused by all replicas at once. The settings' keys are no rows
+here: they stay valid without a database. Errors: Unauthorized, NotFound, BadRequest, StoreUnavailable.
+"""
+
+import hmac
+import secrets
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, get_args
+
+import asyncpg
+
+from llm_proxy.errors import BadRequest, NotFound, Unauthorized
+from llm_proxy.identity.audit import Actor, Person, audit
+from llm_proxy.identity.deeds import deed
+from llm_proxy.identity.keys import Minted, digest_of, lookup_of, mint
+from llm_proxy.identity.store import Connection
+
+MARK = "sk-llma-"
+"""How admin keys begin; virtual keys begin otherwise, and neither opens what the other does."""
+Role = Literal["owner", "operator", "viewer", "tenant"]
+ROLES: tuple[Role, ...] = get_args(Role)
+RESERVED = frozenset({"admin_key", "admin_read_key", "audit log", "command line", "keys file"})
+"""Names that the audit log gives to others."""
+_FIND = """
+SELECT *, expires_at <= clock_timestamp() AS expired FROM admin_keys WHERE lookup = $1
+"""
+_ONE = "SELECT * FROM admin_keys WHERE key_id = $1 OR name = $1 OR $2 || lookup = $1"
+
+
+@dataclass(frozen=True, slots=True)
+class Admin:
+    """Who uses the admin API.
+
+    Attributes:
+        name: The key's name; `admin_key` and `admin_read_key` for the settings' keys.
+        tenant: The only tenant that a key of the role `tenant` may see; None for the other roles.
+        is_person: Whether the name was given to an issued key, and so may be a person's.
+    """
+
+    name: str
+    role: Role
+    tenant: str | None = None
+    is_person: bool = False
+
+    def acting_from(self, client_ip: str | None) -> Actor:
+        """The actor for the audit log."""
+        return Actor(self.name, client_ip, self.role, self.tenant, self.is_person)
+
+
+@dataclass(frozen=True, slots=True)
+class AdminKeySpec:
+    """What an owner says about an admin key."""
+
+    name: str
+    role: Role
+    tenant: str | None = None
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AdminKeyRecord:
+    """An admin key as it is kept."""
+
+    key_id: str
+    spec: AdminKeySpec
+    prefix: str
+    created_at: datetime
+    revoked_at: datetime | None
+
+
+class AdminKeys:
+    """Issues, lists, revokes and recognizes admin keys."""
+
+    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+        self._pool = pool
+
+    async def find(self, key: bytes) -> Admin | None:
+        """Whose key this is; None when it has not the form of an admin key, or is unknown.
+
+        Raises:
+            Unauthorized: The key was revoked or has expired.
+            StoreUnavailable: Postgres does not answer.
+        """
+        lookup = lookup_of(key, MARK)
+        if lookup is None:
+            return None
+        async with deed(self._pool) as connection:
+            row = await connection.fetchrow(_FIND, lookup)
+        if row is None or not hmac.compare_digest(row["digest"], digest_of(key)):
+            return None
+        if row["revoked_at"] is not None:
+            raise Unauthorized("This admin key was revoked.")
+        if row["expired"]:
+            raise Unauthorized("This admin key has expired.")
+        return Admin(row["name"], row["role"], row["tenant"], is_person=True)
+
+    async def create(self, spec: AdminKeySpec, actor: Actor) -> tuple[AdminKeyRecord, Minted]:
+        """Issue a key; its text is returned this once."""
+        minted, key_id = mint(MARK), f"adm_{secrets.token_hex(8)}"
+        async with deed(self._pool) as connection:
+            await connection.execute(
+                "INSERT INTO admin_keys (key_id, name, role, tenant, lookup, digest, expires_at)"
+                " VALUES ($1, $2, $3, $4, $5, $6, $7)",
+                key_id, spec.name, spec.role, spec.tenant, minted.lookup, minted.digest, spec.expires_at,
+            )  # fmt: skip
+            record = await _record(connection, key_id)
+            named = {"name": Person(spec.name, kind="admin")}
+            after = named | {"role": spec.role, "tenant": spec.tenant, "expires_at": spec.expires_at}
+            await audit(connection, actor, "admin_keys.create", key_id, named, after=after)
+        return record, minted
+
+    async def page(self, *, after: str = "", limit: int = 100) -> list[AdminKeyRecord]:
+        """Keys in the order of their names, revoked ones too; `after` is the last name seen."""
+        async with deed(self._pool) as connection:
+            rows = await connection.fetch(
+                "SELECT * FROM admin_keys WHERE name > $1 ORDER BY name LIMIT $2", after, limit
+            )
+        return [_of(row) for row in rows]
+
+    async def revoke(self, name_or_id: str, actor: Actor) -> AdminKeyRecord:
+        """End a key for good; doing it twice is doing it once."""
+        async with deed(self._pool) as connection:
+            before = await _record(connection, name_or_id, lock=True)
+            await connection.execute(
+                "UPDATE admin_keys SET revoked_at = coalesce(revoked_at, now()) WHERE key_id = $1",
+                before.key_id,
+            )
+            after = await _record(connection, before.key_id)
+            await audit(
+                connection,
+                actor,
+                "admin_keys.revoke",
+                before.key_id,
+                {"name": Person(before.spec.name, kind="admin")},
+                before={"revoked_at": before.revoked_at},
+                after={"revoked_at": after.revoked_at},
+            )
+        return after
+
+
+def admin_key_document(record: AdminKeyRecord) -> dict[str, Any]:
+    """An admin key as a document, with no secret in it."""
+    spec = record.spec
+    moments = (spec.expires_at, record.created_at, record.revoked_at)
+    expires_at, created_at, revoked_at = (at.isoformat() if at is not None else None for at in moments)
+    return {
+        "id": record.key_id,
+        "name": spec.name,
+        "role": spec.role,
+        "tenant": spec.tenant,
+        "expires_at": expires_at,
+        "prefix": record.prefix,
+        "created_at": created_at,
+        "revoked_at": revoked_at,
+    }
+
+
+def checked(spec: AdminKeySpec) -> AdminKeySpec:
+    """The specification; raises BadRequest for a reserved name, or a tenant that does not fit the role."""
+    if spec.name in RESERVED or spec.name.startswith(("adm_", "sk-", "person:")):
+        raise BadRequest(f"The name {spec.name!r} is reserved, or looks like an id or a key.", param="name")
+    if (spec.role == "tenant") != (spec.tenant is not None):
+        raise BadRequest("The role `tenant` needs a tenant, and no other role has one.", param="tenant")
+    return spec
+
+
+async def _record(connection: Connection, name_or_id: str, *, lock: bool = False) -> AdminKeyRecord:
+    row = await connection.fetchrow(_ONE + (" FOR UPDATE" if lock else ""), name_or_id, MARK)
+    if row is None:
+        raise NotFound("No such admin key.")
+    return _of(row)
+
+
+def _of(row: asyncpg.Record) -> AdminKeyRecord:
+    spec = AdminKeySpec(row["name"], row["role"], row["tenant"], row["expires_at"])
+    return AdminKeyRecord(row["key_id"], spec, f"{MARK}{row['lookup']}", row["created_at"], row["revoked_at"])
