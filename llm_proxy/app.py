@@ -136,17 +136,21 @@ class Gateway:
         keeper = _doorkeeper(settings, identity, self._pool, self._client_ip)
         answering = usage.router(usage_of or remembered, keeper, self._standings)
         routers = [answering, *self._routers(keeper, intake, usage_of, Trial(stages))]
-        rest_of_it = rest.build(
+        rest_of_it = self._management(routers, keeper)
+        self.routes = tuple(rest_of_it.state.routes)
+        front = Front(Serve(stages, intake, self._suspects), rest_of_it, intake.limits)
+        self.asgi = with_cors(front, settings.cors_origins)
+
+    def _management(self, routers: list[APIRouter], keeper: Doorkeeper) -> FastAPI:
+        """The application of every route that is no inference route."""
+        return rest.build(
             routers,
-            version=settings.version or __version__,
+            version=self.settings.version or __version__,
             lifespan=self._lifespan,
             refused=self._refused,
             reader=keeper.anybody,
             record=RefusedActions(partial(note_refusal, self._pool) if self._pool else None, keeper).note,
         )
-        self.routes = tuple(rest_of_it.state.routes)
-        front = Front(Serve(stages, intake, self._suspects), rest_of_it, intake.limits)
-        self.asgi = with_cors(front, settings.cors_origins)
 
     def _routers(
         self, keeper: Doorkeeper, intake: Intake, usage_of: Usage | None, trial: Trial

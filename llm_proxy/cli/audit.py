@@ -121,7 +121,8 @@ def _row(row: Json) -> tuple[str, ...]:
 def _changes(row: Json) -> str:
     if row["status"] is not None:
         return f"refused, {row['status']}: {row['reason']}"
-    before, after = row["before"] or {}, row["after"] or {}
+    before: Json = row["before"] or {}
+    after: Json = row["after"] or {}
     lines: list[str] = []
     for name in {**before, **after}:
         old, new = (plain(side.get(name)) for side in (before, after))

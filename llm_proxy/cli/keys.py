@@ -230,8 +230,8 @@ def apply(*, file: Path, as_json: bool) -> None:
             click.echo(line)
         for one in done["made"]:
             click.echo(f"{one['name']}: {one['key']}")
-    for name in done["missing"]:
-        warn(f"no key is called {name}: what the file says of it does not hold")
+    for fault in done["missing"]:
+        warn(fault)
     sys.exit(FAILED if done["missing"] else 0)
 
 

@@ -12,8 +12,9 @@ from llm_proxy.errors import Forbidden
 from llm_proxy.identity.admin_keys import Admin, Role
 
 _OWNER: frozenset[Role] = frozenset({"owner"})
-_CHANGE: frozenset[Role] = _OWNER | {"operator"}
-_READ: frozenset[Role] = _CHANGE | {"viewer"}
+_CHANGE: frozenset[Role] = frozenset({"owner", "operator"})
+_READ: frozenset[Role] = frozenset({"owner", "operator", "viewer"})
+_TENANT: frozenset[Role] = frozenset({"tenant"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Access:
 
     def and_tenant(self) -> "Access":
         """The same, and keys of one tenant for what is that tenant's."""
-        return Access(self.roles | {"tenant"}, self.action)
+        return Access(self.roles | _TENANT, self.action)
 
 
 _reads = Access(_READ)

@@ -38,11 +38,14 @@ def applying(path: Path, pool: "asyncpg.Pool[asyncpg.Record]") -> Loop:
             return DONE
         try:
             applied = await apply(file, Registry(pool), Rulings(pool), Actor("keys file"), mint_missing=False)
+        except BadRequest as fault:
+            log.error("the keys file is not applied", extra={"cause": fault.message})  # noqa: TRY400 -- the same
+            return DONE
         except Refused as fault:
             log.warning("the keys file is not applied yet", extra={"cause": fault.message})
             return None
-        for name in applied.missing:
-            log.error("the keys file names a key that is not there", extra={"key": name})
+        for missing in applied.missing:
+            log.error("the keys file names a key that is not there", extra={"cause": missing})
         log.info("the keys file is applied", extra={"changes": len(applied.changes)})
         return DONE
 

@@ -1,27 +1,32 @@
 """`keys.yaml`: keys, limits and kill switches kept in a file, applied as often as one likes.
 
 Invariants: applying a file twice is applying it once; nothing that the file does not name is touched; a
-secret is never in the file: it is minted and told once, or read from the key's `key_file`.
+secret is never in the file: it is minted and told once, or read from the key's `key_file`. Every fault is
+found before anything is applied, and told by file, line and entry, with no part of a secret.
 Errors: `BadRequest` naming the entry, and those of `Registry` and `Rulings`.
 """
 
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal, InvalidOperation
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
-from typing import Any, cast
-
-import yaml
+from typing import Any, TypeVar
 
 from llm_proxy.errors import BadRequest, NotFound
 from llm_proxy.identity.audit import Actor
-from llm_proxy.identity.keys import KeySpec, Minted, minted_as
+from llm_proxy.identity.keys import KeyRecord, KeySpec, Minted, minted_as, prefix_of
+from llm_proxy.identity.keys_yaml import Entry, read_entries
 from llm_proxy.identity.registry import Deed, Registry
 from llm_proxy.identity.rules import Kill, Rule
 from llm_proxy.identity.rulings import Ruling, Rulings
 from llm_proxy.identity.spoken import flag, kill_from, rule_from, spec_from
 
 Json = dict[str, Any]
-_SECTIONS = {"keys", "limits", "kills"}
+Made = TypeVar("Made")
+SECTIONS = ("keys", "limits", "kills")
+_TEXTS = {"name", "tenant", "agent", "user", "scope", "subject", "model", "kind", "reason", "mode"}
+"""Fields that hold text, where YAML may read a date or a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,7 @@ class FileKey:
     """A key of the file; `secret` when the operator brings one."""
 
     spec: KeySpec
+    entry: Entry
     revoked: bool = False
     secret: Minted | None = None
 
@@ -38,8 +44,8 @@ class KeysFile:
     """What a file says."""
 
     keys: tuple[FileKey, ...] = ()
-    rules: tuple[Rule, ...] = ()
-    kills: tuple[tuple[Kill, str], ...] = ()
+    rules: tuple[tuple[Rule, Entry], ...] = ()
+    kills: tuple[tuple[Kill, str, Entry], ...] = ()
 
 
 @dataclass(slots=True)
@@ -50,7 +56,7 @@ class Applied:
         changes: One line a change.
         made: The keys that are new.
         epochs: What to announce.
-        missing: Keys that limits or switches name and nobody made.
+        missing: A sentence for each limit or switch of a key that nobody made.
     """
 
     changes: list[str] = field(default_factory=list[str])
@@ -59,36 +65,18 @@ class Applied:
     missing: list[str] = field(default_factory=list[str])
 
 
-class _Exact(yaml.SafeLoader):
-    """A loader that keeps decimals: a float would make 0 of 1.0e-400."""
-
-    def construct_decimal(self, node: yaml.ScalarNode) -> Decimal | float:
-        """The number as it is written."""
-        try:
-            return Decimal(str(self.construct_scalar(node)))
-        except InvalidOperation:  # .inf, .nan, sexagesimal
-            return float(self.construct_yaml_float(node))
-
-
-_Exact.add_constructor("tag:yaml.org,2002:float", _Exact.construct_decimal)
-
-
 def read(path: Path) -> KeysFile:
     """The file's content; raises `BadRequest`."""
-    try:
-        document = yaml.load(path.read_text(encoding="utf-8"), _Exact)  # noqa: S506 -- it is a safe loader
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # `ValueError`: no such date
-        raise BadRequest(f"{path}: cannot be read: {type(error).__name__}.") from error
-    if document is None:
-        return KeysFile()
-    if not isinstance(document, dict) or not set(cast("Json", document)) <= _SECTIONS:
-        raise BadRequest(f"{path}: expected only the sections {', '.join(sorted(_SECTIONS))}.")
-    said = cast("Json", document)
-    return KeysFile(
-        tuple(_key(entry, path.parent) for entry in _entries(said, "keys")),
-        tuple(rule_from(entry) for entry in _entries(said, "limits")),
-        tuple(kill_from(entry) for entry in _entries(said, "kills")),
-    )
+    entries = read_entries(path, SECTIONS)
+    keys = tuple(_made(entry, lambda one: _key(one, path.parent)) for entry in entries["keys"])
+    rules = tuple((_made(entry, lambda one: rule_from(one.fields)), entry) for entry in entries["limits"])
+    kills = tuple((*_made(entry, lambda one: kill_from(one.fields)), entry) for entry in entries["kills"])
+    _reject_doubles([(one.spec.name, one.entry) for one in keys], "name")
+    _reject_doubles([(one.secret.lookup, one.entry) for one in keys if one.secret], "key_file's secret")
+    subjects = [((rule.scope, rule.tenant, rule.subject, rule.group), entry) for rule, entry in rules]
+    _reject_doubles(subjects, "scope and subject")
+    _reject_doubles([(kill, entry) for kill, _, entry in kills], "kind and subject")
+    return KeysFile(keys, rules, kills)
 
 
 async def apply(
@@ -102,48 +90,80 @@ async def apply(
         rulings: Where rules and switches are kept.
         actor: Who does it, for the record.
         mint_missing: Off where nobody would see a new secret: such keys are then left out.
+
+    Raises:
+        BadRequest: The file lists a key that was revoked, or another key's secret; nothing is applied.
     """
     applied = Applied()
+    standing = {key.spec.name: await _standing(key, registry) for key in file.keys}
     for key in file.keys:
-        await _apply_key(key, registry, actor, applied, mint_missing=mint_missing)
-    standing = set(await rulings.rules())
-    for rule in file.rules:
-        laid = await _with_id(rulings, rule, applied)
-        if laid is not None and laid not in standing:
+        await _apply_key(key, standing[key.spec.name], registry, actor, applied, mint_missing=mint_missing)
+    laid_down = set(await rulings.rules())
+    for rule, entry in file.rules:
+        laid = await _with_id(rulings, rule, entry, applied)
+        if laid is not None and laid not in laid_down:
             applied.epochs |= await rulings.set_rule(laid, actor)
             applied.changes.append(f"limit of {rule.scope} {rule.subject} set")
     thrown = {Kill(one["kind"], one["subject"], one["tenant"]) for one in await rulings.kills()}
-    for kill, reason in file.kills:
-        switch = await _with_id(rulings, kill, applied)
+    for kill, reason, entry in file.kills:
+        switch = await _with_id(rulings, kill, entry, applied)
         if switch is not None and switch not in thrown:
             applied.epochs |= await rulings.throw(switch, actor, reason=reason)
             applied.changes.append(f"{kill.kind} {kill.subject} switched off")
     return applied
 
 
-async def _with_id(rulings: Rulings, ruling: Ruling, applied: Applied) -> Ruling | None:
+async def _with_id(rulings: Rulings, ruling: Ruling, entry: Entry, applied: Applied) -> Ruling | None:
     try:
         return await rulings.with_id(ruling)
     except NotFound:
-        applied.missing.append(ruling.subject)
+        fault = f"no key is called {ruling.subject}: what the file says of it does not hold"
+        applied.missing.append(entry.told(fault, "subject"))
+        return None
+
+
+async def _standing(key: FileKey, registry: Registry) -> KeyRecord | None:
+    """The key as it is; raises `BadRequest` where the file cannot be applied to it."""
+    standing = await _found(registry, key.spec.name)
+    if standing is not None and standing.revoked_at is not None and not key.revoked:
+        raise BadRequest(
+            key.entry.told(
+                f"this key was revoked at {standing.revoked_at:%Y-%m-%d %H:%M} UTC and stays so: take the"
+                " entry out, say `revoked: true`, or give a new key another name"
+            )
+        )
+    if key.secret is not None:
+        owner = await _found(registry, prefix_of(key.secret.lookup))
+        if owner is not None and (standing is None or owner.key_id != standing.key_id):
+            raise BadRequest(key.entry.told("its key_file holds the secret of another key", "key_file"))
+    return standing
+
+
+async def _found(registry: Registry, name: str) -> KeyRecord | None:
+    try:
+        return await registry.show(name)
+    except NotFound:
         return None
 
 
 async def _apply_key(
-    key: FileKey, registry: Registry, actor: Actor, applied: Applied, *, mint_missing: bool
+    key: FileKey,
+    standing: KeyRecord | None,
+    registry: Registry,
+    actor: Actor,
+    applied: Applied,
+    *,
+    mint_missing: bool,
 ) -> None:
     name = key.spec.name
-    try:
-        standing = await registry.show(name)
-    except NotFound:
+    if standing is None:
         if key.revoked or not (mint_missing or key.secret):
             return
         applied.made.append(await registry.create(key.spec, actor, key.secret))
         applied.changes.append(f"key {name} made")
+    elif standing.revoked_at is not None:
         return
-    if standing.revoked_at is not None:
-        return
-    if key.revoked:
+    elif key.revoked:
         applied.epochs |= (await registry.revoke(name, actor)).epochs
         applied.changes.append(f"key {name} revoked")
     elif standing.spec != key.spec:
@@ -151,25 +171,38 @@ async def _apply_key(
         applied.changes.append(f"key {name} changed")
 
 
-def _entries(document: Json, section: str) -> list[Json]:
-    entries: object = document.get(section) or []
-    found = cast("list[object]", entries) if isinstance(entries, list) else [None]
-    if not all(isinstance(entry, dict) for entry in found):
-        raise BadRequest(f"'{section}' must be a list of entries.", param=section)
-    return cast("list[Json]", found)
+def _made(entry: Entry, make: Callable[[Entry], Made]) -> Made:
+    """What an entry says; raises `BadRequest` that names the entry and the line."""
+    try:
+        return make(entry)
+    except BadRequest as error:
+        value = entry.fields.get(error.param) if error.param else None
+        hint = ""
+        if error.param in _TEXTS and isinstance(value, bool | int | float | Decimal | date):
+            hint = f" YAML reads it as a {_KINDS.get(type(value).__name__, 'number')}: put it in quotes."
+        raise BadRequest(entry.told(error.message + hint, error.param), param=error.param) from error
 
 
-def _key(entry: Json, folder: Path) -> FileKey:
-    said = dict(entry)
+_KINDS = {"bool": "truth value", "date": "date", "datetime": "date and time"}
+
+
+def _reject_doubles(named: Sequence[tuple[Hashable, Entry]], what: str) -> None:
+    seen: dict[Hashable, Entry] = {}
+    for name, entry in named:
+        first = seen.setdefault(name, entry)
+        if first is not entry:
+            raise BadRequest(entry.told(f"the same {what} as in {first.label}, line {first.line}"))
+
+
+def _key(entry: Entry, folder: Path) -> FileKey:
+    said = dict(entry.fields)
     revoked, where = flag(said, "revoked", default=False), said.pop("key_file", None)
     said.pop("revoked", None)
     spec = spec_from(said)
     if where is None:
-        return FileKey(spec, revoked)
+        return FileKey(spec, entry, revoked)
     try:
         secret = minted_as((folder / str(where)).read_text(encoding="ascii").strip())
     except (OSError, ValueError) as error:
-        raise BadRequest(
-            f"The key file of {spec.name!r} holds no key of our form.", param="key_file"
-        ) from error
-    return FileKey(spec, revoked, secret)
+        raise BadRequest("the key_file holds no key of our form.", param="key_file") from error
+    return FileKey(spec, entry, revoked, secret)

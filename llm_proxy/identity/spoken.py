@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast, get_args
 from zoneinfo import available_timezones
 
 from llm_proxy.errors import BadRequest
-from llm_proxy.identity.admin_keys import ROLES, AdminKeySpec, checked
+from llm_proxy.identity.admin_keys import AdminKeySpec, Role, checked
 from llm_proxy.identity.caller import Budget, Limits, Mode, OnStoreFailure, Period, ScopeKind, Unit
 from llm_proxy.identity.keys import KeyRecord, KeySpec
 from llm_proxy.identity.rules import ANY, Kill, KillKind, Rule
@@ -128,7 +128,8 @@ def kill_from(document: Mapping[str, Any]) -> tuple[Kill, str]:
 def admin_key_from(document: Mapping[str, Any]) -> AdminKeySpec:
     """The admin key a document states."""
     _known(document, {"name", "role", "tenant", "expires_at"})
-    name, role = _name(document, "name"), _choice(document, "role", ROLES)
+    name = _name(document, "name")
+    role: Role | None = _choice(document, "role", get_args(Role))
     if name is None or role is None:
         raise BadRequest("An admin key needs a name and a role.", param="role" if name else "name")
     return checked(AdminKeySpec(name, role, _name(document, "tenant"), _moment(document, "expires_at")))

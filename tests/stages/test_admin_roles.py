@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,12 +15,12 @@ import pytest
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from pydantic import SecretStr
+from stages.outages import settings_of
 
 from llm_proxy import schema
 from llm_proxy.app import Gateway
 from llm_proxy.edge.auth import Doorkeeper
 from llm_proxy.edge.roles import ROUTES
-from llm_proxy.settings import Settings
 from llm_proxy.telemetry import uuid7
 
 Json = dict[str, Any]
@@ -77,7 +77,7 @@ async def replicas(
     del pool  # the schema is there
     made = [
         Gateway(
-            Settings(
+            settings_of(
                 environment="development",
                 internal_api_key=SecretStr(CALLER),
                 admin_key=SecretStr(OWNER),
@@ -95,7 +95,7 @@ async def replicas(
 
 
 @asynccontextmanager
-async def lifespan(gateway: Gateway) -> AsyncIterator[None]:
+async def lifespan(gateway: Gateway) -> AsyncGenerator[None]:
     """The gateway started, and stopped at the end, as a server does it."""
     said: asyncio.Queue[Json] = asyncio.Queue()
     told: asyncio.Queue[Json] = asyncio.Queue()
@@ -109,7 +109,7 @@ async def lifespan(gateway: Gateway) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def client(gateway: Gateway, key: str) -> AsyncIterator[httpx.AsyncClient]:
+async def client(gateway: Gateway, key: str) -> AsyncGenerator[httpx.AsyncClient]:
     """A client with a key."""
     headers = {"authorization": f"Bearer {key}"}
     app: Any = gateway.asgi
@@ -296,9 +296,9 @@ async def test_a_tenant_s_admin_asks_usage_by_names_of_its_tenant_alone(
             made = await owner.post("/admin/keys", json={"name": f"{tenant}-key", "tenant": tenant})
             await pool.execute(
                 "INSERT INTO requests (request_id, started_at, key_id, key_prefix, tenant, agent, user_id,"
-                " door, dialect, model, model_group, streamed, status, outcome, usage_source, cache, attempts,"
-                " latency_ms) VALUES ($1, $2, $3, 'sk', $4, $5, $6, 'd', 'd', 'm', 'm', false, 200, 'ok',"
-                " 'provider', 'miss', 1, 1)",
+                " door, dialect, model, model_group, streamed, status, outcome, usage_source, cache,"
+                " attempts, latency_ms) VALUES ($1, $2, $3, 'sk', $4, $5, $6, 'd', 'd', 'm', 'm', false,"
+                " 200, 'ok', 'provider', 'miss', 1, 1)",
                 request_id, now, made.json()["id"], tenant, f"{tenant}-agent", f"{tenant}-user",
             )  # fmt: skip
         told = {}
