@@ -78,7 +78,10 @@ async def relay(
     finally:
         exchange.interrupted(watch.why, unsent=watch.unsent)
         record = exchange.record(caller, call)
-        lease.settle(*exchange.used(call), record.provider)
+        tokens, cost_nano_usd = exchange.used(call)
+        lease.settle(tokens, cost_nano_usd, record.provider)
+        if record.usage_source in {"estimated", "unknown"} and not exchange.unsent:
+            stages.admission.estimated(exchange.request_id, lease, cost_nano_usd)
         if record.outcome == "ok" and record.completion_tokens is not None and record.cache != "hit":
             stages.admission.answered(call, record.completion_tokens)
         stages.ledger.post(record, exchange.overhead_ms(), exchange.served)

@@ -27,6 +27,7 @@ from llm_proxy.admission.check import (
     Ask,
     Check,
 )
+from llm_proxy.admission.corrections import Corrections
 from llm_proxy.admission.desk import Desk
 from llm_proxy.admission.full import FullWindows
 from llm_proxy.admission.lease import Lease, Living, Taken
@@ -115,6 +116,7 @@ class Admission:
         self._full = FullWindows()
         self._since, self._answered, self._shadowed = time.time(), True, 0
         self._pulse = Pulse(self._store, replica, self._living, self._outage)
+        self._corrections = Corrections(spent)
         self._rebuilding = Rebuilding(self._store, spent, self._pulse.keep)
 
     async def start(self) -> None:
@@ -128,9 +130,11 @@ class Admission:
         await self._desk.start()
         await self._outage.start()
         await self._pulse.start()
+        await self._corrections.start()
 
     async def stop(self) -> None:
         """Settle what is left and let go of the store."""
+        await self._corrections.stop()
         await self._pulse.stop()
         await self._watch.stop()
         await self._desk.stop()
@@ -164,6 +168,11 @@ class Admission:
     def answered(self, call: Call, completion_tokens: int) -> None:
         """A call has its whole answer: others of its model group are expected to be alike."""
         self._asking.lengths.add(call, completion_tokens)
+
+    def estimated(self, request_id: UUID, lease: Lease, cost_nano_usd: int | None) -> None:
+        """A call was settled by an estimate: its budgets follow when the sidecar's log knows better."""
+        if cost_nano_usd is not None:
+            self._corrections.add(request_id, lease, cost_nano_usd)
 
     def turn_away(self, caller: Caller) -> None:
         """Refuse a key whose own window is known to be full, before anybody reads what it sends."""

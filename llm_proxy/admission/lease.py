@@ -7,7 +7,7 @@ its deadline; what was reserved and cannot be settled (nobody knows the cost) co
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from llm_proxy.admission.check import UNKNOWN, Answer, Plan
+from llm_proxy.admission.check import UNKNOWN, Answer, Check, Plan
 from llm_proxy.admission.desk import Desk, Settled
 from llm_proxy.admission.model import Entry, judge
 from llm_proxy.admission.store import Store
@@ -40,7 +40,7 @@ class Taken:
         running = self.answer.running or (0,) * len(self.wants)
         rows = zip(self.plan.checks, self.wants, self.answer.used, running, strict=True)
         for check, want, used, calls in rows:
-            idle = check.scope == "provider" and provider is not None and check.spent_by != provider
+            idle = provider is not None and not _serves(check, provider)
             if check.kind == "tokens":
                 counted = 0 if idle else tokens
                 # Not taken, it only watched, and would have refused.
@@ -65,6 +65,13 @@ class Taken:
                 amount = {"usd": cost_nano_usd, "tokens": tokens, "requests": 1}[check.unit]
                 yield Entry("budget", check.key, amount=amount, lease=self.lease)
 
+    def charged(self, provider: str | None) -> Iterator[str]:
+        """The counters of money that keep what the call cost."""
+        counting = [one for one in self.plan.checks if provider is None or _serves(one, provider)]
+        if provider is not None:
+            counting += [one for one in self.plan.elsewhere if _serves(one, provider)]
+        yield from (one.key for one in counting if one.kind == "budget" and one.unit == "usd")
+
     def held(self) -> Iterator[Entry]:
         """The parallel places and the money held, as they are kept."""
         for check, want, used in zip(self.plan.checks, self.wants, self.answer.used, strict=True):
@@ -72,6 +79,11 @@ class Taken:
                 yield Entry("parallel", check.key, lease=self.lease)
             elif check.kind == "budget" and used != UNKNOWN:
                 yield Entry("budget", check.key, amount=want, lease=self.lease)
+
+
+def _serves(check: Check, provider: str) -> bool:
+    """Whether a check counts what a provider served."""
+    return check.scope != "provider" or check.spent_by == provider
 
 
 class Living:
@@ -103,10 +115,11 @@ class Lease:
 
     Attributes:
         headers: Where the caller stands, for the response.
+        charged: Once it is settled, the budgets that count its cost: where, by which tag and key.
         would_refuse: The checks that only watched and would have refused, as `scope:kind`; None for none.
     """
 
-    __slots__ = ("_living", "_noted", "_open", "_taken", "headers", "would_refuse")
+    __slots__ = ("_living", "_noted", "_open", "_taken", "charged", "headers", "would_refuse")
 
     def __init__(
         self, headers: Raw, taken: tuple[Taken, ...], living: Living, would_refuse: str | None = None
@@ -117,6 +130,7 @@ class Lease:
         self._living = living
         self._open = True
         self._noted: list[tuple[Desk, Settled]] = []
+        self.charged: list[tuple[Desk, str, str]] = []
         if taken:
             living.began(taken[0])
 
@@ -131,6 +145,7 @@ class Lease:
         for taken in self._taken:
             self._living.ended(taken)
             entries = [*taken.entries(tokens, cost_nano_usd, provider)]
+            self.charged += [(taken.desk, taken.plan.tag, key) for key in taken.charged(provider)]
             if entries:
                 self._noted.append((taken.desk, taken.desk.note(taken.plan.tag, entries)))
 

@@ -6,9 +6,10 @@ of those anew, and each settles by what it cost.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
+from uuid import UUID
 
 from llm_proxy.admission.check import Check
 from llm_proxy.admission.model import Counter
@@ -40,6 +41,10 @@ class Spent(Protocol):
             group: Only what it spent on this model group; `*` for all.
             unit: What is counted.
         """
+        ...
+
+    async def exact_nano_usd(self, requests: Sequence[UUID]) -> Mapping[UUID, int]:
+        """The cost of those of these calls that the sidecar's log has made exact; empty when nobody knows."""
         ...
 
 

@@ -6,16 +6,18 @@ may begin at any moment. Tokens are the record's own, those of answers from the 
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 
 from llm_proxy.database import DatabaseUnavailable, deadline
 from llm_proxy.identity.caller import Unit
 from llm_proxy.ledger.ledger import Ledger
+from llm_proxy.telemetry import time_of
 
 _ONE_BATCH_S = 0.15
 _DEADLINE_S = 10.0
@@ -34,6 +36,12 @@ _SUMMED: Mapping[Unit, str] = {
     "requests": "requests",
     "tokens": "coalesce(prompt_tokens, 0) + coalesce(completion_tokens, 0)",
 }
+
+
+_NEAR = timedelta(hours=1)
+_EXACT = """
+    SELECT request_id, cost_usd FROM requests WHERE request_id = ANY($1) AND started_at BETWEEN $2 AND $3
+    AND usage_source = 'sidecar' AND cost_usd IS NOT NULL"""
 
 
 class Spent:
@@ -75,6 +83,16 @@ class Spent:
             return await spent(self._pool, said, since, unit)
         except DatabaseUnavailable:
             return None
+
+    async def exact_nano_usd(self, requests: Sequence[UUID]) -> Mapping[UUID, int]:
+        """What those of these calls cost that the sidecar's log has made exact; empty while nobody knows."""
+        times = [time_of(one) for one in requests]
+        try:
+            async with deadline(_DEADLINE_S):
+                rows = await self._pool.fetch(_EXACT, requests, min(times) - _NEAR, max(times) + _NEAR)
+        except DatabaseUnavailable:
+            return {}
+        return {row["request_id"]: int(row["cost_usd"].scaleb(9)) for row in rows}
 
 
 async def spent(

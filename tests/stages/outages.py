@@ -5,10 +5,11 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from llm_proxy.admission import Admission, Price
 from llm_proxy.admission.wire import Wire
@@ -76,6 +77,7 @@ class Ledger:
     def __init__(self, spent: int | None = 0) -> None:
         self.known = spent
         self.asked = 0
+        self.exact: dict[UUID, int] = {}
 
     async def spent(
         self,
@@ -89,6 +91,10 @@ class Ledger:
         """What was spent."""
         self.asked += 1
         return self.known
+
+    async def exact_nano_usd(self, requests: Sequence[UUID]) -> Mapping[UUID, int]:
+        """What the sidecar's log has made exact."""
+        return {one: self.exact[one] for one in requests if one in self.exact}
 
     @property
     def names(self) -> tuple[str, ...]:

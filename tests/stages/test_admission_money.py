@@ -6,7 +6,8 @@ from uuid import uuid4
 import pytest
 from stages.outages import CALL, COST_NANO_USD, PATIENT_MS, Ledger, Own, Replicas, outcome, somebody, until
 
-from llm_proxy.admission import Lease
+from llm_proxy.admission import Lease, standing_of
+from llm_proxy.admission.corrections import Corrections
 from llm_proxy.dialects import Call
 from llm_proxy.errors import BudgetExceeded, BudgetHeld, Refused, StoreUnavailable
 from llm_proxy.identity import Budget
@@ -132,3 +133,24 @@ async def test_a_model_nobody_can_price_is_refused_under_a_budget(replicas: Repl
         await admission.admit(somebody(budgets=(Budget(1, "day"),)), unpriced, uuid4())
     assert refused.value.code == "price_unknown"
     assert await admission.admit(somebody(), unpriced, uuid4())
+
+
+async def test_a_budget_follows_when_the_sidecars_log_makes_an_estimate_exact(replicas: Replicas) -> None:
+    """Once, up or down; a call that was never sent costs nothing and waits for nothing."""
+    ledger = Ledger(spent=0)
+    admission = await replicas.start(ledger, store_timeout_ms=PATIENT_MS)
+    corrections = Corrections(ledger)
+    caller = somebody(budgets=(Budget(10**6, "day"), Budget(10**7, "total")))
+    calls = {uuid4(): exact for exact in (150, 20, 90)}
+    for request_id in calls:
+        lease = await admission.admit(caller, CALL, request_id)
+        lease.settle(10, 90)
+        await lease.settled()
+        corrections.add(request_id, lease, 90)
+    await corrections.step()
+    assert [one.used for one in (await standing_of(admission, caller)).standings] == [270, 270]
+    ledger.exact = calls
+    for _ in range(2):
+        await corrections.step()
+        await asyncio.sleep(0.1)
+    assert [one.used for one in (await standing_of(admission, caller)).standings] == [260, 260]

@@ -146,7 +146,16 @@ async def test_what_was_spent_is_unknown_while_records_wait(server: Server, tmp_
         told = [await spent.spent("agent", "scout", since, tenant) for tenant in ("t-1", "t-2", "")]
         assert told == [5, 7, 9]
         assert await spent.spent("agent", "scout", since) == 21
+        exact, guessed = (
+            record(usage_source=source, cost_nano_usd=77) for source in ("sidecar", "estimated")
+        )
+        ledger.post(exact)
+        ledger.post(guessed)
+        await caught_up(ledger)
+        both = [exact.request_id, guessed.request_id]
+        assert await spent.exact_nano_usd(both) == {exact.request_id: 77}
         server.kill()
+        assert await spent.exact_nano_usd(both) == {}
         ledger.post(record(started_at=since))
         assert await spent.spent("key", "key-1", since) is None
     pool.terminate()

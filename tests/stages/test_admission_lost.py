@@ -1,0 +1,93 @@
+"""Whatever a call reserved in a real Valkey is settled or expires: lost replies, a store that stood still."""
+
+import asyncio
+import time
+from uuid import uuid4
+
+import pytest
+from stages.outages import CALL, PATIENT_MS, Ledger, Own, Replicas, outcome, somebody
+
+from llm_proxy.admission import Admission, Standing, standing_of
+from llm_proxy.admission.check import ADMITTED, NO_EPOCH, Answer, Ask, Check, Plan
+from llm_proxy.admission.model import Counter
+from llm_proxy.admission.store import SharedStore
+from llm_proxy.identity import Budget, Caller, Limits
+
+LIMITS = Limits(tpm=100_000, parallel=100)
+
+
+async def standings(admission: Admission, caller: Caller) -> dict[str, Standing]:
+    """Where a caller stands, by kind."""
+    found = (await standing_of(admission, caller)).standings
+    return {one.check.kind: one for one in found if one.check.scope == "key"}
+
+
+async def until_nothing_is_held(admission: Admission, caller: Caller) -> None:
+    """Waits until no token, place or money is counted."""
+    end = time.monotonic() + 5
+    while True:
+        found = await standings(admission, caller)
+        if not any(one.used or one.held or one.running for one in found.values()):
+            return
+        assert time.monotonic() < end, found
+        await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+def caller() -> Caller:
+    """Somebody with a limit of each kind."""
+    return somebody(limits=LIMITS, budgets=(Budget(10**9, "day"),))
+
+
+async def test_a_reply_that_comes_in_one_turn_of_the_loop_with_a_cancellation_is_not_lost(own: Own) -> None:
+    """The store has reserved, and the caller's task never hears of it: whoever returns such things does."""
+    store = SharedStore(own.url, timeout_s=5)
+    await store.start()
+    check = Check("budget", "key", "key k", "test:{t}:m", 500)
+    await store.seed(check.key, Counter(0))
+    ask = Ask(Plan("t", "{t}", (check,), 0), (70,), NO_EPOCH, "lease", 30_000)
+    returned: list[Answer] = []
+    asking = asyncio.create_task(store.admit(ask, returned.append))
+    earlier = store.nodes.of(check.key).ask("PING")  # sent in one write with the question, and so answered
+    earlier.add_done_callback(lambda _: asking.cancel())
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert [one.status for one in returned] == [ADMITTED]
+    assert (await store.admit(ask._replace(take=False))).extra == (70,)
+    await store.stop()
+
+
+async def test_a_store_that_stood_still_and_lost_everything_keeps_no_reservation(
+    own: Own, replicas: Replicas, caller: Caller
+) -> None:
+    """Calls ran when it stopped, others asked while it stood; then it goes on, empty."""
+    admission = await replicas.start(Ledger(spent=0), limits_on_store_failure="local",
+                                     budgets_on_store_failure="local", store_timeout_ms=200)  # fmt: skip
+    assert await outcome(admission, caller) == "enforced"
+    running = [await admission.admit(caller, CALL, uuid4()) for _ in range(3)]
+    own.freeze()
+    asking = [asyncio.create_task(outcome(admission, caller)) for _ in range(5)]
+    running[0].settle(0, 0)
+    await asyncio.gather(*asking)
+    own.thaw()
+    await own.ask("FLUSHALL")
+    for lease in running:
+        lease.settle(0, 0)
+        await lease.settled()
+    await until_nothing_is_held(admission, caller)
+
+
+async def test_what_a_replica_reserved_that_died_expires(
+    own: Own, replicas: Replicas, caller: Caller
+) -> None:
+    """By the store's own clock, after half a minute without a sign of life."""
+    admission = await replicas.start(Ledger(spent=0), store_timeout_ms=PATIENT_MS)
+    assert await outcome(admission, caller) == "enforced"
+    (key,) = await own.ask("KEYS", "lp:*:m:*")
+    now_ms = int(time.time() * 1000)
+    await own.ask("HSET", key, "l:dead", f"70:{now_ms + 200}", "held", "70", "running", "1")
+    await own.ask("HSET", key, "first", str(now_ms + 200))
+    assert (await standings(admission, caller))["budget"].held == 70
+    await asyncio.sleep(0.3)
+    found = (await standings(admission, caller))["budget"]
+    assert (found.used, found.held, found.running) == (10, 0, 0)
