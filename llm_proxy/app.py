@@ -17,11 +17,13 @@ from fastapi import APIRouter, Depends, FastAPI
 
 from llm_proxy import __version__, background
 from llm_proxy.admission import Admission, Standing, refuse_evicting, standing_of
+from llm_proxy.background import Loop
 from llm_proxy.edge import (
     admin,
     admin_keys,
     audit_admin,
     cache_admin,
+    erasures,
     health,
     limits,
     metrics,
@@ -62,7 +64,17 @@ from llm_proxy.identity import (
     on_record,
     retiring_audit_months,
 )
-from llm_proxy.ledger import Ledger, Remembered, Spent, Store, Usage, Witnesses
+from llm_proxy.ledger import (
+    Erasures,
+    Langfuse,
+    Ledger,
+    Places,
+    Remembered,
+    Spent,
+    Store,
+    Usage,
+    Witnesses,
+)
 from llm_proxy.pipeline import Stages, Upstream
 from llm_proxy.settings import Settings
 from llm_proxy.telemetry import Metrics, Seat, exposition, seat, setup_logging
@@ -90,6 +102,7 @@ REPORTS_SIZE = 2
 CONNECT_S = 5
 COMMAND_S = 30
 CLOSE_S = 1
+ERASE_AGAIN_S = 600.0
 
 
 class Gateway:
@@ -168,6 +181,7 @@ class Gateway:
         registry, rulings = (Registry(pool), Rulings(pool)) if pool else (None, None)
         seats = settings.spool_dir if self._seat else None
         record = partial(on_record, pool) if pool else None
+        self._erasures = Erasures(pool, self._places()) if pool else None
         return [
             health.router(self._health, keeper),
             models.router(lambda: self.upstream.catalog, keeper, settings.default_models),
@@ -189,6 +203,7 @@ class Gateway:
             ),
             audit_admin.router(AuditLog(pool) if pool else None, self._refusals, by=keeper.actor),
             admin_keys.router(AdminKeys(pool) if pool else None, by=keeper.actor),
+            erasures.router(self._erasures, by=Depends(keeper.actor)),
             cache_admin.router(
                 self._purge,
                 record,
@@ -200,6 +215,14 @@ class Gateway:
         if self._client is None:
             raise NotFound("There is no response cache that can be purged.", code="no_cache")
         return await purge(self._client, tenant, model)
+
+    def _places(self) -> Places:
+        return Places(
+            purge=self._purge,
+            langfuse=_langfuse(self.settings),
+            watched=lambda: (found := self.upstream.catalog) is not None and found.watched,
+            directory=self.settings.spool_dir if self._seat else None,
+        )
 
     def drain(self) -> None:
         """From now on not ready; calls are still served."""
@@ -249,6 +272,8 @@ class Gateway:
     def _beside(self, started: AsyncExitStack, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
         """What is kept up beside the calls while there is a database."""
         loops = [knowing_agents(pool, self.metrics.know_agents)]
+        if self._erasures is not None:
+            loops.append(Loop("erasures", self._erasures.step, every_s=ERASE_AGAIN_S, at_once=True))
         if self.settings.keys_file is not None:
             loops.append(applying(self.settings.keys_file, pool))
         if self.settings.audit_retention_days is not None:
@@ -308,6 +333,11 @@ def _client(
     broke = partial(metrics.count, "llm_proxy_upstream_failures_total")
     tls = settings.tls_for(settings.litellm_proxy_url[0])
     return Client(pool, key, deadlines(settings), controls, room=room, broke=broke, tls=tls)
+
+
+def _langfuse(settings: Settings) -> Langfuse | None:
+    url, public, secret = settings.langfuse_url, settings.langfuse_public_key, settings.langfuse_secret_key
+    return Langfuse(url, public, secret.get_secret_value()) if url and public and secret else None
 
 
 def _doorkeeper(

@@ -131,6 +131,9 @@ class Settings(BaseSettings):
     cache_mode: Literal["on", "off"] = Field("on", description="Response cache for every tenant unless a key says otherwise.")
     cache_streams: bool = Field(default=True, description="Cache streamed answers too; only in front of our own sidecar, which keeps none that was cut.")
     metrics_tags: Words = Field((), description="Tags of calls that get series of their own in `/metrics`, comma-separated; none by default.")
+    langfuse_url: str | None = Field(None, validation_alias=_named("LANGFUSE_BASE_URL", "LANGFUSE_HOST", own="LANGFUSE_URL"), description="Langfuse's address, to erase people there; the sidecars report to it by settings of their own.")
+    langfuse_public_key: str | None = Field(None, validation_alias=_named("LANGFUSE_PUBLIC_KEY", own="LANGFUSE_PUBLIC_KEY"), description="Its public key.")
+    langfuse_secret_key: SecretStr | None = Field(None, validation_alias=_named("LANGFUSE_SECRET_KEY", own="LANGFUSE_SECRET_KEY"), description="Its secret key.")
     otlp_endpoint: str | None = Field(None, description="OpenTelemetry traces go here; off by default.")
     # fmt: on
 
@@ -176,7 +179,7 @@ class Settings(BaseSettings):
         except InvalidURL as fault:
             raise PydanticCustomError("url", "{reason}", {"reason": str(fault)}) from None
 
-    @field_validator("litellm_proxy_url", "otlp_endpoint")
+    @field_validator("litellm_proxy_url", "otlp_endpoint", "langfuse_url")
     @classmethod
     def _check_http_url(cls, given: tuple[str, ...] | str | None) -> tuple[str, ...] | str | None:
         for one in (given,) if isinstance(given, str) else given or ():

@@ -25,6 +25,7 @@ COMMANDS = {
     "reconcile": "Compare the gateway's records with the sidecar's.",
     "models": "List model groups; --check calls each once.",
     "cache": "Delete cached answers.",
+    "erase": "Erase a person's text and name.",
     "config": "Check litellm-config.yaml.",
     "reload": "Apply a changed litellm-config.yaml without losing a request.",
 }

@@ -1,12 +1,12 @@
 """Headers in, a `Caller` out: who is calling and what they are bound to."""
 
 from llm_proxy.identity.admin_keys import Admin, AdminKeys
-from llm_proxy.identity.audit import Actor, Person
+from llm_proxy.identity.audit import Actor, Person, forget_person
 from llm_proxy.identity.audit_log import AuditFilter, AuditLog
 from llm_proxy.identity.binding import on_behalf_of
 from llm_proxy.identity.caller import NOBODY, Budget, Caller, Limits, Named
 from llm_proxy.identity.credentials import InternalSecrets
-from llm_proxy.identity.deeds import note, note_refusal, on_record
+from llm_proxy.identity.deeds import deed, note, note_refusal, on_record
 from llm_proxy.identity.identify import Identity, named_by_headers
 from llm_proxy.identity.keeping import applying, knowing_agents, retiring_audit_months
 from llm_proxy.identity.keys import KeyRecord, KeySpec
@@ -49,6 +49,8 @@ __all__ = [
     "VirtualKeys",
     "allowed",
     "applying",
+    "deed",
+    "forget_person",
     "knowing_agents",
     "killed_by",
     "named_by_headers",

@@ -1,6 +1,8 @@
 """A finished exchange in, a `UsageRecord` kept: and what was kept, asked."""
 
+from llm_proxy.ledger.erasure import Erasures, Places
 from llm_proxy.ledger.exchange import Exchange
+from llm_proxy.ledger.langfuse import Langfuse
 from llm_proxy.ledger.ledger import Ledger, LedgerState
 from llm_proxy.ledger.queries import Usage
 from llm_proxy.ledger.record import UsageRecord
@@ -12,9 +14,12 @@ from llm_proxy.ledger.vitals_shared import SharedVitals
 from llm_proxy.ledger.witnesses import Witnesses
 
 __all__ = [
+    "Erasures",
     "Exchange",
+    "Langfuse",
     "Ledger",
     "LedgerState",
+    "Places",
     "Remembered",
     "Spent",
     "Store",

@@ -23,6 +23,8 @@ _OPENED_AT = _LENGTHS.size
 _RECORD_AT = _OPENED_AT + OPENED_BYTES
 RECORD_BYTES = _SLOT_BYTES - _RECORD_AT
 _WORDS = _SLOT_BYTES // 4
+_EMPTY = bytes(_SLOT_BYTES)
+"""Nothing of a record stays on the disk once it is kept elsewhere."""
 
 
 class Journal:
@@ -75,8 +77,7 @@ class Journal:
     def free(self, slot: int) -> None:
         """The slot's record is kept elsewhere."""
         if slot != NO_SLOT:
-            self._words[slot * _WORDS] = 0
-            self._words[slot * _WORDS + 1] = 0
+            self._map[slot * _SLOT_BYTES : (slot + 1) * _SLOT_BYTES] = _EMPTY
             self._free.append(slot)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 _SEGMENT_BYTES = 4 * 2**20
 _REJECTED_BYTES = 16 * 2**20
+REJECTED = "rejected.jsonl"
 _SUFFIX = ".records"
 _SEGMENTS = f"{'[0-9]' * 12}{_SUFFIX}"
 
@@ -84,7 +85,7 @@ class Spool:
 
     def reject(self, line: bytes) -> None:
         """Put aside, for people, a record no database takes; kept while there is room."""
-        aside = self._folder / "rejected.jsonl"
+        aside = self._folder / REJECTED
         if not aside.exists() or aside.stat().st_size < _REJECTED_BYTES:
             with aside.open("ab") as file:
                 file.write(line + b"\n")

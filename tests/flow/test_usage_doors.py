@@ -181,3 +181,36 @@ def test_people_get_a_table_and_a_sparkline(gateway: Gateway) -> None:
     assert request_id in gateway.command("requests").stdout
     differences = gateway.command("reconcile", "--until", "0m", "--json")
     assert json.loads(differences.stdout)["differences"][0]["kinds"] == ["missing_there"]
+
+
+def test_a_person_is_erased_by_a_command(gateway: Gateway) -> None:
+    """Text and name of one tenant's user go; the sums of the tenant stay; the other tenant's user stays."""
+    gateway.environment["LLM_PROXY__LOG_PAYLOADS"] = "full"
+    said = {"model": "plain", "user": "ada", "messages": say("what ada said")}
+    with gateway.running():
+        ids: dict[str, str] = {}
+        for tenant in ("acme", "zeta"):
+            body = said | {"metadata": {"microdao_id": tenant}}
+            answer = httpx.post(f"{gateway.url}/v1/chat/completions", json=body, headers=INTERNAL, timeout=20)
+            ids[tenant] = answer.headers["x-request-id"]
+        kept = [f"/admin/payloads/{request_id}" for request_id in ids.values()]
+        until(lambda: all(gateway.asked(path, ADMIN).status_code == 200 for path in kept))
+        before = total(gateway, tenant="acme")
+        erase = ("erase", "user", "ada", "--tenant", "acme", "--yes", "--url", gateway.url)
+        done = gateway.command(*erase, "--json")
+        assert done.returncode == 0, done.stderr
+        certificate = json.loads(done.stdout)
+        found = {name: one["found"] for name, one in certificate["stores"].items()}
+        assert (certificate["complete"], found["payloads"], found["requests"]) == (True, 1, 1)
+        assert [gateway.asked(path, ADMIN).status_code for path in kept] == [404, 200]
+        assert (
+            gateway.asked(f"/v1/requests/{ids['acme']}", ADMIN).json()["user_id"] == certificate["pseudonym"]
+        )
+        assert gateway.asked(f"/v1/requests/{ids['zeta']}", ADMIN).json()["user_id"] == "ada"
+        assert total(gateway, tenant="acme") == before
+        told = gateway.command(*erase)
+        assert "result     erased" in told.stdout
+        again = gateway.command("erase", "replay", "--url", gateway.url)
+        assert again.stdout.startswith("nobody has come back")
+        asked = gateway.asked(f"/admin/erasures/{certificate['id']}", ADMIN)
+        assert asked.json() == certificate

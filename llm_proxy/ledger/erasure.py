@@ -1,0 +1,338 @@
+"""Erases a person's text and name, within one tenant, wherever they are kept, and again when they come back.
+
+Invariants: an erasure is on the list before anything is erased; one replica works on it at a time; a store
+that is away makes it incomplete, and it is tried again until none is; then the name is forgotten. Sums by
+tenant, key and agent stay: rows and roll-ups get a pseudonym.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from llm_proxy.database import DatabaseUnavailable, RowsRejected, clean_text, deadline
+from llm_proxy.errors import NotFound, Refused, StoreUnavailable
+from llm_proxy.identity import Actor, Person, deed, forget_person, note
+from llm_proxy.ledger import people_on_disk, tombstones
+from llm_proxy.ledger.certificate import Finding, Json, is_complete, merged
+from llm_proxy.ledger.langfuse import Langfuse, LangfuseUnavailable
+from llm_proxy.ledger.payload import LONGEST_NAME
+from llm_proxy.ledger.tombstones import Tombstone, tombstone
+from llm_proxy.upstream import Purged
+
+log = logging.getLogger(__name__)
+
+_SHORT_S, _LONG_S = 5.0, 300.0
+_BATCH_ROWS = 5000
+_SETTLE_S, _PATIENCE_S, _LOOK_EVERY_S = 1.5, 5.0, 0.25
+_ONE = "SELECT * FROM erasures WHERE id = $1"
+_OPEN = "SELECT * FROM erasures WHERE tenant = $1 AND name = $2"
+_INSERT = """
+    INSERT INTO erasures (id, tenant, salt, digest, pseudonym, asked_at, name, finished_at)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, CASE WHEN $7::text IS NULL THEN now() END) ON CONFLICT DO NOTHING"""
+_MET = "SELECT id, min(name) AS name FROM erased_people_met() GROUP BY id"
+_REOPEN = "UPDATE erasures SET name = $2, finished_at = NULL WHERE id = $1"
+_REOPEN_NAMED = """
+    UPDATE erasures AS e SET name = a.name, finished_at = NULL FROM audit_people AS a
+    WHERE e.id = ANY($1) AND a.kind = 'user' AND a.tenant = e.tenant
+      AND sha256(e.salt || convert_to(a.name, 'UTF8')) = e.digest"""
+_SELF = Actor("erasures")
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """What lies outside the database.
+
+    Attributes:
+        purge: Deletes a tenant's cached answers; without a tenant, all of them.
+        langfuse: None where its address and keys are not known here.
+        watched: Whether the sidecars' calls are shown to somebody such as Langfuse.
+        directory: The workers' folders; None where records wait in memory.
+    """
+
+    purge: Callable[[str | None, str | None], Awaitable[Purged]]
+    langfuse: Langfuse | None
+    watched: Callable[[], bool]
+    directory: Path | None
+
+
+class Erasures:
+    """The erasures of one gateway and its database."""
+
+    def __init__(
+        self, pool: "asyncpg.Pool[asyncpg.Record]", places: Places, *, patience_s: float = _PATIENCE_S
+    ) -> None:
+        """`patience_s`: how long records of this host that wait are given to come into the database."""
+        self._pool = pool
+        self._places = places
+        self._patience_s = patience_s
+
+    async def erase(self, tenant: str, user: str, actor: Actor) -> Json:
+        """Erase this tenant's user; returns the certificate, which says what is left.
+
+        Args:
+            tenant: Empty: calls without a tenant.
+            user: As the calls named it.
+            actor: Who asks.
+
+        Raises:
+            StoreUnavailable: The database does not answer; the message says whether anything was erased.
+        """
+        tenant, user = (clean_text(name)[:LONGEST_NAME] for name in (tenant, user))
+        try:
+            erasure_id = await self._begin(tenant, user)
+            detail = {"erasure": str(erasure_id)}
+            await note(self._pool, actor, "people.erase", Person(user, tenant or None), detail)
+        except (DatabaseUnavailable, StoreUnavailable):
+            raise StoreUnavailable("The database does not answer: nothing was erased.") from None
+        try:
+            return await self._run(erasure_id, actor)
+        except (DatabaseUnavailable, StoreUnavailable):
+            message = "The database went away: the erasure is not complete; it goes on when it is back."
+            raise StoreUnavailable(message) from None
+
+    async def certificate(self, erasure_id: UUID) -> Json:
+        """What an erasure found and did so far; raises `NotFound`."""
+        async with self._connection(_SHORT_S) as connection:
+            row = await connection.fetchrow(_ONE, erasure_id)
+        if row is None:
+            raise NotFound("There is no such erasure.", code="erasure_not_found")
+        return _certificate(row)
+
+    async def replay(self) -> list[Json]:
+        """Go on with what is incomplete, and erase again who has come back; returns these certificates."""
+        await self._agree_on_list()
+        async with self._connection() as connection:
+            for row in await connection.fetch(_MET):
+                await connection.execute(_REOPEN, row["id"], row["name"])
+            unfinished = await connection.fetch(
+                "SELECT id FROM erasures WHERE finished_at IS NULL ORDER BY id"
+            )
+        return [await self._run(row["id"], _SELF) for row in unfinished]
+
+    async def step(self) -> None:
+        """The same by the clock; a database that is away is asked again later."""
+        try:
+            for one in await self.replay():
+                log.info("an erasure was tried again", extra={"id": one["id"], "complete": one["complete"]})
+        except (DatabaseUnavailable, RowsRejected, Refused) as fault:
+            log.info("erasures wait", extra={"why": str(fault)})
+
+    async def _begin(self, tenant: str, user: str) -> UUID:
+        """The erasure on the list: the one of this person that is not complete, as of now, or a new one."""
+        async with self._connection(_SHORT_S) as connection, connection.transaction():
+            await connection.execute("SELECT pg_advisory_xact_lock(hashtext('llm-proxy erasures'))")
+            row = await connection.fetchrow(_OPEN, tenant, user)
+            if row is not None:
+                known: UUID = row["id"]
+                await connection.execute("UPDATE erasures SET asked_at = now() WHERE id = $1", known)
+                return known
+            asked_at: datetime = await connection.fetchval("SELECT clock_timestamp()")
+            fresh = tombstone(tenant, user, asked_at)
+            await connection.execute(_INSERT, *fresh.values, user)
+        await self._agree_on_list()
+        return fresh.values[0]
+
+    async def _agree_on_list(self) -> None:
+        """Make the database and the file hold the same list: a restored database learns from the file."""
+        directory = self._places.directory
+        if directory is None:
+            return
+        on_disk = await asyncio.to_thread(tombstones.read, directory)
+        async with self._connection() as connection:
+            rows = await connection.fetch(
+                "SELECT id, tenant, salt, digest, pseudonym, asked_at FROM erasures"
+            )
+            there = {str(row["id"]): _tombstone(row) for row in rows}
+            restored = [one.values for known, one in on_disk.items() if known not in there]
+            for values in restored:
+                await connection.execute(_INSERT, *values, None)
+            await connection.execute(_REOPEN_NAMED, [values[0] for values in restored])
+        missing = [one for known, one in there.items() if known not in on_disk]
+        try:
+            await asyncio.to_thread(tombstones.add, directory, missing)
+        except OSError as fault:
+            log.warning("the list of erased people cannot be written", extra={"why": fault.strerror})
+
+    async def _run(self, erasure_id: UUID, actor: Actor) -> Json:
+        """One attempt at every store; the certificate as it was, where another replica is at it."""
+        async with self._connection() as lock, lock.transaction():
+            row = await lock.fetchrow(f"{_ONE} FOR UPDATE SKIP LOCKED", erasure_id)
+            if row is None or row["name"] is None:
+                return await self.certificate(erasure_id)
+            findings = await self._attempt(row)
+            stores = merged(json.loads(row["stores"]), findings)
+            complete = is_complete(stores)
+            done = await lock.fetchrow(
+                "UPDATE erasures SET stores = $2, finished_at = CASE WHEN $3 THEN clock_timestamp() END,"
+                " name = CASE WHEN NOT $3 THEN name END WHERE id = $1 RETURNING *",
+                erasure_id, json.dumps(stores), complete,
+            )  # fmt: skip
+        detail = {"complete": complete, "stores": {name: one["state"] for name, one in stores.items()}}
+        await note(self._pool, actor, "people.erased", str(erasure_id), detail)
+        return _certificate(done)
+
+    async def _attempt(self, row: asyncpg.Record) -> list[Finding]:
+        tenant, user = row["tenant"], row["name"]
+        counts = await self._rows(row)
+        cached = await self._cache(tenant or None)
+        traced = await self._langfuse(tenant or None, user)
+        on_disk = await self._disk(row)
+        late = await self._rows(row)  # what was on its way at first
+        database = [Finding(name, _state(n), n) for name, n in (counts + late).by_store().items()]
+        return [
+            *database,
+            await self._names(tenant, user),
+            *await self._left(tenant, user),
+            *on_disk,
+            cached,
+            traced,
+        ]
+
+    async def _rows(self, row: asyncpg.Record) -> "_Counts":
+        total = _Counts()
+        while True:
+            async with self._connection() as connection:
+                done = await connection.fetchrow(
+                    "SELECT * FROM erase_person($1, $2, $3, $4, $5)",
+                    row["tenant"], row["name"], row["pseudonym"], row["asked_at"], _BATCH_ROWS,
+                )  # fmt: skip
+            step = _Counts(*done)
+            total += step
+            if not any(step.by_store().values()):
+                return total
+
+    async def _names(self, tenant: str, user: str) -> Finding:
+        async with deed(self._pool) as connection:
+            forgotten = await forget_person(connection, Person(user, tenant or None))
+        return Finding("audit log", _state(forgotten), forgotten)
+
+    async def _left(self, tenant: str, user: str) -> list[Finding]:
+        async with self._connection() as connection:
+            rows = await connection.fetch("SELECT * FROM person_left_in($1, $2)", tenant, user)
+        return [_left(row["place"], row["found"]) for row in rows]
+
+    async def _cache(self, tenant: str | None) -> Finding:
+        note = "every cached answer of the tenant" if tenant else "every cached answer"
+        try:
+            purged = await self._places.purge(tenant, None)
+        except NotFound:
+            return Finding("response cache", "nothing", 0, "there is none")
+        except Refused as fault:
+            return Finding("response cache", "incomplete", 0, f"it cannot be purged now: {fault.message}")
+        if not purged.complete:
+            return Finding("response cache", "incomplete", purged.entries, "not all of it answered")
+        return Finding("response cache", _state(purged.entries), purged.entries, note)
+
+    async def _langfuse(self, tenant: str | None, user: str) -> Finding:
+        known = self._places.langfuse
+        if known is None and not self._places.watched():
+            return Finding("langfuse", "nothing", 0, "no sidecar reports to it")
+        if known is None:
+            note = (
+                "a sidecar reports to a callback, and LLM_PROXY__LANGFUSE_URL and its keys are not set here"
+            )
+            return Finding("langfuse", "incomplete", 0, note)
+        try:
+            found, left = await known.erase(tenant, user)
+        except LangfuseUnavailable as fault:
+            return Finding("langfuse", "incomplete", 0, str(fault))
+        if left:
+            return Finding("langfuse", "incomplete", found - left, f"{left} traces are still listed")
+        return Finding("langfuse", _state(found), found)
+
+    async def _disk(self, row: asyncpg.Record) -> list[Finding]:
+        """Records of this host that wait are on their way into the database; they are given some seconds."""
+        directory, tenant = self._places.directory, row["tenant"] or None
+        await asyncio.sleep(min(_SETTLE_S, self._patience_s))
+        if directory is None:
+            return [Finding("spool and journal", "nothing", 0, "records wait in memory alone")]
+        whose = (directory, tenant, row["name"])
+        until, waited = row["asked_at"], 0.0
+        while (
+            left := await asyncio.to_thread(people_on_disk.waiting, *whose, until)
+        ) and waited < self._patience_s:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            waited += _LOOK_EVERY_S
+        changed = await asyncio.to_thread(people_on_disk.redact_rejected, *whose, row["pseudonym"], until)
+        note = (
+            f"{left} records still wait on this host"
+            if left
+            else "of this host; others' records are erased as they come"
+        )
+        spool = Finding("spool and journal", "incomplete" if left else "nothing", 0, note)
+        return [spool, Finding("rejected records", _state(changed), changed)]
+
+    @asynccontextmanager
+    async def _connection(self, within_s: float = _LONG_S) -> AsyncGenerator[Any]:
+        async with deadline(within_s), self._pool.acquire(timeout=_SHORT_S) as connection:
+            yield connection
+
+
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    payloads: int = 0
+    requests: int = 0
+    rollups: int = 0
+    keys: int = 0
+
+    def __add__(self, other: "_Counts") -> "_Counts":
+        return _Counts(
+            self.payloads + other.payloads,
+            self.requests + other.requests,
+            self.rollups + other.rollups,
+            self.keys + other.keys,
+        )
+
+    def by_store(self) -> dict[str, int]:
+        """By the store's name."""
+        return {
+            "payloads": self.payloads,
+            "requests": self.requests,
+            "roll-ups": self.rollups,
+            "revoked keys": self.keys,
+        }
+
+
+def _state(found: int) -> Any:  # noqa: ANN401 -- a `State`
+    return "erased" if found else "nothing"
+
+
+def _left(place: str, found: int) -> Finding:
+    if not found:
+        return Finding(place, "nothing")
+    if place == "old audit log":
+        return Finding(place, "kept", found, "rows from before the chain: they may not be changed")
+    what = {
+        "live keys": "they name this person: revoke them or give them another user",
+        "limit rules": "they name this person: delete them",
+    }
+    return Finding(place, "incomplete", 0, f"{found}: {what.get(place, 'this version does not erase there')}")
+
+
+def _tombstone(row: asyncpg.Record) -> Tombstone:
+    asked_at = row["asked_at"].astimezone(UTC).isoformat()
+    return Tombstone(
+        str(row["id"]), row["tenant"], row["salt"].hex(), row["digest"].hex(), row["pseudonym"], asked_at
+    )
+
+
+def _certificate(row: asyncpg.Record) -> Json:
+    finished = row["finished_at"]
+    return {
+        "id": str(row["id"]),
+        "tenant": row["tenant"] or None,
+        "pseudonym": row["pseudonym"],
+        "asked_at": row["asked_at"].isoformat(),
+        "complete": finished is not None,
+        "finished_at": finished.isoformat() if finished is not None else None,
+        "stores": json.loads(row["stores"]),
+    }

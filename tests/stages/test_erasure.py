@@ -1,0 +1,361 @@
+"""A person is erased within a tenant, nobody else is, and comes back out of no backup."""
+
+import json
+import threading
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from records import caught_up, keeping, record
+
+from llm_proxy.errors import NotFound, UpstreamUnreachable
+from llm_proxy.identity import Actor
+from llm_proxy.ledger import Erasures, Langfuse, Places
+from llm_proxy.ledger.payload import Payload
+from llm_proxy.ledger.row import encode, row_of
+from llm_proxy.ledger.spool import REJECTED
+from llm_proxy.upstream import Purged
+
+Pool = asyncpg.Pool
+Json = dict[str, Any]
+NAME = "ada.lovelace@example.org"
+ANNA = Actor("anna", "192.0.2.7", "owner")
+NOW = datetime.now(UTC)
+_ONE_MORE = """
+    INSERT INTO requests SELECT (jsonb_populate_record(r, jsonb_build_object(
+        'request_id', gen_random_uuid(), 'user_id', $1::text, 'started_at', $3::timestamptz))).*
+    FROM requests AS r WHERE r.user_id = $2 LIMIT 1"""
+_TABLES = """
+    SELECT c.relname FROM pg_class AS c
+    WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r'"""
+
+
+@dataclass
+class Outside:
+    """What lies outside the database, as this test wants it; `purged` is whose cache was purged."""
+
+    directory: Path | None = None
+    langfuse: Langfuse | None = None
+    watched: bool = False
+    cache: str = "none"
+    purged: list[str | None] = field(default_factory=list[str | None])
+
+    async def purge(self, tenant: str | None, _model: str | None) -> Purged:
+        """Delete nothing, as a cache would that is there, away, or not configured."""
+        if self.cache == "none":
+            raise NotFound("There is no response cache that can be purged.", code="no_cache")
+        if self.cache == "away":
+            raise UpstreamUnreachable("No model backend can be reached.")
+        self.purged.append(tenant)
+        return Purged(3, complete=True)
+
+    @property
+    def places(self) -> Places:
+        """As the gateway has them."""
+        return Places(self.purge, self.langfuse, lambda: self.watched, self.directory)
+
+
+@pytest.fixture
+async def pool(database_url: str, tmp_path: Path) -> AsyncIterator["Pool[asyncpg.Record]"]:
+    """A pool on a database in which one name has calls in three tenants, today and 40 days ago."""
+    said = b'{"content": "what ada said"}'
+    async with keeping(database_url, tmp_path / "first") as ledger:
+        for tenant in ("acme", "zeta", None):
+            for days in (0, 0, 40):
+                at = NOW - timedelta(days=days, minutes=1)
+                one = record(tenant=tenant, user=NAME, session=f"s-{NAME}", started_at=at)
+                ledger.post(one)
+                if not days:
+                    ledger.payload(Payload(one.request_id, at, tenant, None, NAME, said, said))
+            ledger.post(record(tenant=tenant, user="another", started_at=NOW - timedelta(minutes=1)))
+        await caught_up(ledger)
+    async with asyncpg.create_pool(database_url, min_size=0, max_size=4) as made:
+        await made.execute("INSERT INTO api_keys (key_id, name, tenant, user_id, revoked_at)"
+                           " VALUES ('k-1', 'old', 'acme', $1, now())", NAME)  # fmt: skip
+        yield made
+
+
+def erasures_of(pool: "Pool[asyncpg.Record]", outside: Outside) -> Erasures:
+    """The erasures of a gateway in which nothing is under way."""
+    return Erasures(pool, outside.places, patience_s=0)
+
+
+async def places_of(pool: "Pool[asyncpg.Record]", name: str = NAME) -> dict[str, int]:
+    """In how many rows of which tables the name stands, in whatever column."""
+    found: dict[str, int] = {}
+    for row in await pool.fetch(_TABLES):
+        table = row["relname"]
+        statement = f"SELECT count(*) FROM {table} AS t WHERE t::text LIKE '%' || $1 || '%'"  # noqa: S608 -- ours
+        if counted := await pool.fetchval(statement, name):
+            found[table.rstrip("_0123456789")] = found.get(table.rstrip("_0123456789"), 0) + counted
+    return found
+
+
+async def sums(pool: "Pool[asyncpg.Record]") -> list[tuple[Any, ...]]:
+    """What each tenant used, by every table that says so."""
+    told: list[tuple[Any, ...]] = []
+    for table in ("usage_daily", "usage_users", "usage_user_days", "requests"):
+        rows = "count(*)" if table == "requests" else "sum(requests)"
+        statement = (
+            f"SELECT coalesce(tenant, '') AS tenant, {rows} AS n, sum(cost_usd), sum(prompt_tokens)"  # noqa: S608 -- ours
+            f" FROM {table} GROUP BY 1 ORDER BY 1"
+        )
+        told += [(table, *row) for row in await pool.fetch(statement)]
+    return told
+
+
+async def test_a_person_is_erased_within_one_tenant(pool: "Pool[asyncpg.Record]") -> None:
+    """Text and name go, sums stay, and the same name elsewhere is somebody else's."""
+    before, outside = await sums(pool), Outside(cache="there")
+    assert await places_of(pool) == {
+        "payloads": 6, "requests": 9, "usage_users": 6, "usage_user_days": 6, "api_keys": 1,
+    }  # fmt: skip
+    certificate = await erasures_of(pool, outside).erase("acme", NAME, ANNA)
+    assert certificate["complete"]
+    assert NAME not in json.dumps(certificate)
+    states = {name: (one["state"], one["found"]) for name, one in certificate["stores"].items()}
+    assert states == {
+        "payloads": ("erased", 2),
+        "requests": ("erased", 3),
+        "roll-ups": ("nothing", 0),
+        "revoked keys": ("erased", 1),
+        "audit log": ("erased", 1),
+        "live keys": ("nothing", 0),
+        "limit rules": ("nothing", 0),
+        "old audit log": ("nothing", 0),
+        "spool and journal": ("nothing", 0),
+        "response cache": ("erased", 3),
+        "langfuse": ("nothing", 0),
+    }
+    assert outside.purged == ["acme"]
+    assert await places_of(pool) == {"payloads": 4, "requests": 6, "usage_users": 4, "usage_user_days": 4}
+    assert await sums(pool) == before
+    pseudonym = certificate["pseudonym"]
+    assert await pool.fetchval("SELECT count(*) FROM requests WHERE user_id = $1", pseudonym) == 3
+    assert (
+        await pool.fetchval("SELECT count(*) FROM requests WHERE tenant = 'acme' AND session_id <> ''") == 0
+    )
+    [last] = await pool.fetch("SELECT action, target FROM audit_entries ORDER BY seq DESC LIMIT 1")
+    assert tuple(last) == ("people.erased", certificate["id"])
+
+
+async def test_calls_without_a_tenant_are_their_own(pool: "Pool[asyncpg.Record]") -> None:
+    """An empty tenant means none, not all."""
+    certificate = await erasures_of(pool, Outside()).erase("", NAME, ANNA)
+    assert certificate["complete"]
+    assert (certificate["tenant"], certificate["stores"]["requests"]["found"]) == (None, 3)
+    assert (await places_of(pool))["requests"] == 6
+
+
+async def test_days_whose_rows_are_gone_keep_their_sums_under_the_pseudonym(
+    pool: "Pool[asyncpg.Record]",
+) -> None:
+    """Roll-ups outlive the rows they were made from."""
+    before = (await sums(pool))[:9]
+    await pool.execute("SELECT requests_retire(current_date - 30)")
+    certificate = await erasures_of(pool, Outside()).erase("acme", NAME, ANNA)
+    assert certificate["stores"]["requests"]["found"] == 2
+    assert certificate["stores"]["roll-ups"]["found"] == 2
+    assert (await places_of(pool))["usage_users"] == 4
+    assert (await sums(pool))[:9] == before
+    assert not await pool.fetch("SELECT 1 FROM usage_users WHERE requests < 1")
+
+
+async def test_a_store_that_is_away_makes_it_incomplete_until_it_is_back(
+    pool: "Pool[asyncpg.Record]",
+) -> None:
+    """Nothing says erased before; the gateway goes on by itself, and so does the same request."""
+    outside = Outside(cache="away")
+    erasures = erasures_of(pool, outside)
+    first = await erasures.erase("acme", NAME, ANNA)
+    assert not first["complete"]
+    assert first["finished_at"] is None
+    assert first["stores"]["response cache"]["state"] == "incomplete"
+    again = await erasures.erase("acme", NAME, ANNA)
+    assert (again["id"], again["complete"]) == (first["id"], False)
+    outside.cache = "there"
+    [last] = await erasures.replay()
+    assert (last["id"], last["complete"]) == (first["id"], True)
+    assert last["stores"]["requests"] == {"state": "erased", "found": 3, "note": ""}
+    assert await erasures.replay() == []
+    assert await erasures.certificate(first["id"]) == last
+    assert await pool.fetchval("SELECT count(*) FROM erasures WHERE name IS NOT NULL") == 0
+
+
+async def test_a_live_key_that_names_the_person_keeps_it_incomplete(pool: "Pool[asyncpg.Record]") -> None:
+    """Its next call would bring the name back."""
+    await pool.execute(
+        "INSERT INTO api_keys (key_id, name, tenant, user_id) VALUES ('k-2', 'new', 'acme', $1)", NAME
+    )
+    certificate = await erasures_of(pool, Outside()).erase("acme", NAME, ANNA)
+    assert not certificate["complete"]
+    assert certificate["stores"]["live keys"]["note"].startswith("1: they name this person")
+
+
+async def test_who_comes_back_out_of_a_backup_is_erased_again(
+    pool: "Pool[asyncpg.Record]", database_url: str, tmp_path: Path
+) -> None:
+    """By the list beside the spool: the backup's own list is older than the erasure."""
+    outside = Outside(directory=tmp_path, cache="there")
+    copy = f"backup_{uuid4().hex}"
+    await pool.expire_connections()
+    await pool.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                       " WHERE datname = current_database() AND pid <> pg_backend_pid()")  # fmt: skip
+    url = await copied(database_url, copy)
+    try:
+        certificate = await erasures_of(pool, outside).erase("acme", NAME, ANNA)
+        assert certificate["complete"]
+        assert NAME not in (tmp_path / "erased-people.jsonl").read_text()
+        async with asyncpg.create_pool(url, min_size=0) as restored:
+            assert (await places_of(restored))["requests"] == 9
+            [again] = await erasures_of(restored, outside).replay()
+            assert (again["complete"], again["pseudonym"]) == (True, certificate["pseudonym"])
+            assert (await places_of(restored))["requests"] == 6
+            assert await erasures_of(restored, outside).replay() == []
+    finally:
+        await pool.execute(f"DROP DATABASE {copy} WITH (FORCE)")
+
+
+async def copied(database_url: str, name: str) -> str:
+    """A copy of this database, as a backup that was restored; its address."""
+    server, _, source = database_url.rpartition("/")
+    connection = await asyncpg.connect(f"{server}/postgres")
+    await connection.execute(
+        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{source}'"  # noqa: S608 -- ours
+    )
+    await connection.execute(f"CREATE DATABASE {name} TEMPLATE {source}")
+    await connection.close()
+    return f"{server}/{name}"
+
+
+async def test_records_that_come_late_are_erased_when_they_come(pool: "Pool[asyncpg.Record]") -> None:
+    """Another replica's spool may hold them for days; calls that began afterwards are not meant."""
+    erasures = erasures_of(pool, Outside())
+    certificate = await erasures.erase("acme", NAME, ANNA)
+    await pool.execute(_ONE_MORE, NAME, certificate["pseudonym"], datetime.now(UTC))
+    assert await erasures.replay() == []
+
+
+async def test_what_waits_on_the_disk_is_told_and_rejects_are_rewritten(
+    pool: "Pool[asyncpg.Record]", tmp_path: Path
+) -> None:
+    """A spool that cannot be emptied makes it incomplete."""
+    seat = tmp_path / "worker-0"
+    seat.mkdir()
+    theirs, others = record(tenant="acme", user=NAME), record(tenant="zeta", user=NAME)
+    lines = b"".join(encode(row_of(one)) + b"\n" for one in (theirs, others))
+    (seat / REJECTED).write_bytes(b"torn\n" + lines)
+    (seat / "000000000001.records").write_bytes(lines)
+    certificate = await erasures_of(pool, Outside(directory=tmp_path)).erase("acme", NAME, ANNA)
+    assert not certificate["complete"]
+    assert certificate["stores"]["spool and journal"] == {
+        "state": "incomplete", "found": 0, "note": "1 records still wait on this host",
+    }  # fmt: skip
+    assert certificate["stores"]["rejected records"]["found"] == 1
+    kept = (seat / REJECTED).read_bytes().splitlines()
+    assert kept[0] == b"torn"
+    assert NAME.encode() not in kept[1]
+    assert certificate["pseudonym"].encode() in kept[1]
+    assert kept[2] == encode(row_of(others))
+
+
+class Traces(ThreadingHTTPServer):
+    """Langfuse's API: traces by id, with their user and tags."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), TracesApi)
+        self.kept: dict[str, tuple[str, list[str]]] = {}
+        self.slow = False
+
+
+class TracesApi(BaseHTTPRequestHandler):
+    """Lists two traces a page, and deletes what it is told to."""
+
+    @property
+    def traces(self) -> "Traces":
+        """Whose these are."""
+        assert isinstance(self.server, Traces)
+        return self.server
+
+    def do_GET(self) -> None:
+        """One page of a user's traces, with all of these tags."""
+        asked = parse_qs(urlsplit(self.path).query)
+        tags = set(asked.get("tags", []))
+        found = [
+            {"id": trace, "userId": user, "tags": kept}
+            for trace, (user, kept) in self.traces.kept.items()
+            if user == asked["userId"][0] and tags <= set(kept)
+        ]
+        page = int(asked["page"][0])
+        self._answer({"data": found[2 * page - 2 : 2 * page], "meta": {"totalPages": -(-len(found) // 2)}})
+
+    def do_DELETE(self) -> None:
+        """Forget these; a slow one does it later."""
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if not self.traces.slow:
+            for trace in body["traceIds"]:
+                del self.traces.kept[trace]
+        self._answer({"message": "Traces deleted successfully"})
+
+    def _answer(self, document: Json) -> None:
+        self.send_response(200 if self.headers["authorization"] == "Basic cGs6c2s=" else 401)
+        raw = json.dumps(document).encode()
+        self.send_header("content-length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- the standard library's name
+        """Say nothing."""
+
+
+@pytest.fixture
+def traces() -> Iterator[Traces]:
+    """It runs, with traces of one name in two tenants and in none."""
+    server = Traces()
+    for number in range(5):
+        server.kept[f"acme-{number}"] = (NAME, ["tenant:acme", "agent:a"])
+    server.kept |= {"zeta": (NAME, ["tenant:zeta"]), "none": (NAME, []), "other": ("other", ["tenant:acme"])}
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+async def test_traces_are_deleted_within_the_tenant(pool: "Pool[asyncpg.Record]", traces: Traces) -> None:
+    """All pages of them; what Langfuse still lists is not called deleted."""
+    outside = Outside(langfuse=Langfuse(f"http://127.0.0.1:{traces.server_port}/", "pk", "sk"), watched=True)
+    erasures = erasures_of(pool, outside)
+    traces.slow = True
+    first = await erasures.erase("acme", NAME, ANNA)
+    assert first["stores"]["langfuse"] == {
+        "state": "incomplete", "found": 0, "note": "5 traces are still listed",
+    }  # fmt: skip
+    traces.slow = False
+    [second] = await erasures.replay()
+    assert (second["complete"], second["stores"]["langfuse"]["found"]) == (True, 5)
+    assert set(traces.kept) == {"zeta", "none", "other"}
+    assert (await erasures.erase("", NAME, ANNA))["complete"]
+    assert set(traces.kept) == {"zeta", "other"}
+
+
+async def test_langfuse_away_or_unknown_is_incomplete(pool: "Pool[asyncpg.Record]", traces: Traces) -> None:
+    """Nothing is claimed of what was not asked."""
+    away = Langfuse("http://127.0.0.1:9", "pk", "sk")
+    refusing = Langfuse(f"http://127.0.0.1:{traces.server_port}", "pk", "wrong")
+    for known, note in (
+        (away, "it did not answer"),
+        (refusing, "it answered 401"),
+        (None, "a sidecar reports"),
+    ):
+        certificate = await erasures_of(pool, Outside(langfuse=known, watched=True)).erase("acme", NAME, ANNA)
+        assert not certificate["complete"]
+        assert certificate["stores"]["langfuse"]["note"].startswith(note)
