@@ -69,6 +69,9 @@ async def test_a_store_that_stood_still_and_lost_everything_keeps_no_reservation
     asking = [asyncio.create_task(outcome(admission, caller)) for _ in range(5)]
     running[0].settle(0, 0)
     await asyncio.gather(*asking)
+    began = time.monotonic()
+    await running[0].settled()
+    assert time.monotonic() - began < 0.1  # nobody waits for a store that is known to be away
     own.thaw()
     await own.ask("FLUSHALL")
     for lease in running:
