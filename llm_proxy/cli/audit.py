@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from llm_proxy.cli.budgets import words
 from llm_proxy.cli.completion import complete_keys
 from llm_proxy.cli.database import database_url, run, trusted_at
 from llm_proxy.cli.printing import (
@@ -30,7 +31,7 @@ _COLUMNS = (
     Column("id", number=True),
     Column("at (UTC)", whole=True),
     "who",
-    "action",
+    Column("action", whole=True),
     "what",
     "changed",
 )
@@ -125,10 +126,19 @@ def _changes(row: Json) -> str:
     after: Json = row["after"] or {}
     lines: list[str] = []
     for name in {**before, **after}:
-        old, new = (plain(side.get(name)) for side in (before, after))
+        old, new = (_shown(side.get(name)) for side in (before, after))
         if old != new and row["before"] is not None:
             lines.append(f"{name}: {old} -> {new}")
-        elif row["before"] is None and new not in (None, []):
+        elif row["before"] is None and new not in (None, ""):
             lines.append(f"{name}: {new}")
     shown = {name: value for name, value in row["detail"].items() if name != "name"}
     return "\n".join([*lines, *(f"{name}: {value}" for name, value in shown.items())])
+
+
+def _shown(value: Any) -> object:  # noqa: ANN401 -- JSON
+    """A field's value in a line; budgets as people write them."""
+    if isinstance(value, list):
+        return ", ".join(
+            words(one) if isinstance(one, dict) and "period" in one else str(one) for one in value
+        )  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    return plain(value)

@@ -56,7 +56,7 @@ class _ExactRequest(Request):
         return body
 
 
-class _ExactRoute(APIRoute):
+class ExactRoute(APIRoute):
     """A route that reads such requests; FastAPI's documented way."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -160,7 +160,7 @@ def router(
     by: By,
 ) -> APIRouter:
     """`/admin/...`; without a database every door is 503."""
-    doors = APIRouter(prefix="/admin", tags=["admin"], responses=_REFUSALS, route_class=_ExactRoute)
+    doors = APIRouter(prefix="/admin", tags=["admin"], responses=_REFUSALS, route_class=ExactRoute)
     office = _Office(announce, Depends(by))
     _keys(doors, registry, office)
     _rules(doors, rulings, office)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
+from llm_proxy.edge.admin import ExactRoute
 from llm_proxy.edge.auth import By
 from llm_proxy.errors import StoreUnavailable
 from llm_proxy.identity import Actor, AdminKeys
@@ -36,6 +37,7 @@ def router(admin_keys: AdminKeys | None, *, by: By) -> APIRouter:
     routes = APIRouter(
         prefix="/admin/admin-keys",
         tags=["admin"],
+        route_class=ExactRoute,
         responses={
             400: {"description": "A field is wrong; `param` names it."},
             401: {"description": "No admin key."},

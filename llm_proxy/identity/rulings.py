@@ -136,8 +136,8 @@ def _target(rule: Rule) -> str | Person:
 
 
 def _audited(rule: Rule) -> Json:
-    subject = Person(rule.subject, _tenant(rule)) if _is_of_a_person(rule) else rule.subject
-    return rule_document(rule) | {"subject": subject}
+    person = {"subject": Person(rule.subject, _tenant(rule))} if _is_of_a_person(rule) else {}
+    return rule_document(rule) | person
 
 
 def _is_of_a_person(rule: Rule) -> bool:

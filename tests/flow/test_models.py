@@ -107,8 +107,18 @@ async def test_only_operators_may_look_and_an_unknown_model_is_404(house: House)
 
 def models(house: House, *words: str) -> "subprocess.CompletedProcess[str]":
     """`llm-proxy models`, as a person types it."""
-    argv = [sys.executable, "-m", "llm_proxy", "models", "--url", house.url, *words]
-    env = {"PATH": os.environ["PATH"], "LLM_PROXY__ADMIN_KEY": house.admin_key, "COLUMNS": "200"}
+    return command(house, "models", *words)
+
+
+def command(house: House, name: str, *words: str) -> "subprocess.CompletedProcess[str]":
+    """A command that asks the gateway."""
+    argv = [sys.executable, "-m", "llm_proxy", name, "--url", house.url, *words]
+    env = {
+        "PATH": os.environ["PATH"],
+        "LLM_PROXY__ADMIN_KEY": house.admin_key,
+        "LLM_PROXY__INTERNAL_API_KEY": house.key,
+        "COLUMNS": "200",
+    }
     return subprocess.run(argv, env=env, capture_output=True, text=True, check=False, cwd="/")
 
 
@@ -120,6 +130,18 @@ async def test_the_command_shows_a_table_or_json(house: House) -> None:
     assert "openai" in row
     found: list[dict[str, Any]] = json.loads(models(house, "--json", "plain").stdout)
     assert [one["id"] for one in found] == ["plain"]
+
+
+async def test_status_and_explain_ask_the_gateway_and_end_with_its_verdict(house: House) -> None:
+    """No model is called."""
+    status = command(house, "status", "--json")
+    assert status.returncode == 0, status.stderr
+    assert {"sidecars", "limits"} <= {one["part"] for one in json.loads(status.stdout)["parts"]}
+    good = command(house, "explain", "--model", "plain", "--tenant", "t", "--agent", "scout")
+    assert (good.returncode, good.stdout.split()[:2]) == (0, ["verdict", "admitted"])
+    bad = command(house, "explain", "--model", "no-such-model", "--json")
+    assert (bad.returncode, json.loads(bad.stdout)["refusal"]["code"]) == (1, "model_not_found")
+    assert await house.calls() == []
 
 
 async def test_check_calls_each_group_once_and_fails_when_one_does(house: House) -> None:

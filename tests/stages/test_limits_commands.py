@@ -1,0 +1,52 @@
+"""`llm-proxy limits` on a real Postgres; `status` and `explain` where no gateway answers."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+from commands import run
+
+from llm_proxy import schema
+from llm_proxy.identity import Rulings
+
+Json = dict[str, Any]
+
+
+@pytest.fixture
+async def pool(database_url: str) -> AsyncIterator["asyncpg.Pool[asyncpg.Record]"]:
+    """A pool on a database with the schema in it."""
+    async with asyncpg.create_pool(database_url, min_size=0, max_size=2) as made:
+        async with made.acquire() as connection:
+            await schema.apply(connection)
+        yield made
+
+
+async def test_a_rule_lives_through_the_commands(
+    pool: "asyncpg.Pool[asyncpg.Record]", database_url: str
+) -> None:
+    """Set, set anew, listed, dropped; what a scope cannot use is refused by name."""
+    tenant = ("--scope", "tenant", "--tenant", "acme")
+    words = ("limits", "set", *tenant, "--rpm", "100", "--budget", "50/month", "--json")
+    laid: Json = json.loads(await run(database_url, *words))
+    assert (laid["rpm"], laid["budgets"][0]["limit_usd"]) == (100, "50")
+    listed = await run(database_url, "limits", columns=80)
+    assert "100 rpm" in listed
+    assert "$50/month" in listed
+    assert [rule.tenant for rule in await Rulings(pool).rules()] == ["acme"]
+    assert "'model'" in await run(
+        database_url, "limits", "set", *tenant, "--model", "m", "--rpm", "1", code=2
+    )
+    assert "--yes" in await run(database_url, "limits", "drop", *tenant, code=2)
+    await run(database_url, "limits", "drop", *tenant, "--yes")
+    assert json.loads(await run(database_url, "limits", "--json")) == []
+    await run(database_url, "limits", "drop", *tenant, "--yes", code=1)
+
+
+async def test_a_gateway_that_does_not_answer_is_3(database_url: str) -> None:
+    """In one line, whatever was asked of it."""
+    gone = ("--url", "http://127.0.0.1:1")
+    assert (await run(database_url, "status", *gone, code=3)).startswith("llm-proxy: the gateway at")
+    told = await run(database_url, "explain", "--model", "m", *gone, code=2)
+    assert told == "llm-proxy: LLM_PROXY__INTERNAL_API_KEY is not set; --key NAME explains as a key\n"

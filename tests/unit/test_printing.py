@@ -1,0 +1,67 @@
+"""Tables and questions of the command line."""
+
+import pytest
+
+from llm_proxy.cli.printing import Column, Failure, confirm, print_table
+
+COLUMNS: list[Column | str] = [
+    Column("request id", whole=True),
+    "model",
+    Column("tokens", number=True),
+    Column("USD", number=True),
+]
+ROW = (
+    "0192f3c4-1111-7222-8333-444455556666",
+    "a-model-of-a-very-long-name-indeed",
+    "1,234,567",
+    "0.000012345",
+)
+
+
+def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int) -> str:
+    """The table on a terminal of that width."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    print_table(COLUMNS, [ROW, ROW])
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("width", [80, 90, 200])
+def test_numbers_and_ids_stay_whole_and_text_gives_way(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    """At any width that has room for them."""
+    text = printed(capsys, monkeypatch, width)
+    assert max(len(line) for line in text.splitlines()) <= width
+    for whole in (ROW[0], ROW[2], ROW[3]):
+        assert whole in text.split()
+
+
+def test_a_table_that_cannot_fit_becomes_a_block_a_row(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is cut."""
+    lines = printed(capsys, monkeypatch, 50).splitlines()
+    assert lines[:4] == [
+        f"request id  {ROW[0]}",
+        f"model       {ROW[1]}",
+        f"tokens      {ROW[2]}",
+        f"USD         {ROW[3]}",
+    ]
+    assert lines[4] == ""
+    assert len(lines) == 9
+
+
+def test_brackets_in_a_name_are_no_markup(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name is shown as it is."""
+    monkeypatch.setenv("COLUMNS", "80")
+    print_table(["name"], [["[red]x[/red] :smile:"]])
+    assert "[red]x[/red] :smile:" in capsys.readouterr().out
+
+
+def test_without_a_terminal_nothing_is_asked() -> None:
+    """`--yes` is required."""
+    confirm("Delete?", yes=True)
+    with pytest.raises(Failure, match="--yes"):
+        confirm("Delete?", yes=False)
