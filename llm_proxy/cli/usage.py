@@ -23,6 +23,7 @@ from llm_proxy.ledger.zones import zone_of
 
 _BARS = "▁▂▃▄▅▆▇█"
 _MOST_ROWS = 50
+_MOST_LINES = 1_000_000
 _UNNAMED = "(unnamed)"
 _FIGURES = ("requests", "ok %", "avg ms", "prompt", "completion", "cached", "cost USD", "unpriced")
 FORMS = ("table", "json", "csv", "focus")
@@ -74,7 +75,7 @@ async def _ask(url: str, asked: Asked, form: str, now: datetime) -> tuple[Answer
     begin, end = asked_range(since, until, now, zone)
     default = "" if form == "focus" else "agent,model"
     names = tuple(name for name in (default if by is None else by).split(",") if name)
-    question = Question(begin, end, names, _filters(where), zone, top)
+    question = Question(begin, end, names, _filters(where), zone, top, most=_MOST_LINES)
     if form == "focus":
         question = replace(question, by=by_period(question))
     async with connected(url, trusted_at(url)) as usage:

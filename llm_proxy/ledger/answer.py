@@ -16,7 +16,7 @@ import asyncpg
 
 from llm_proxy.identity.store import Connection
 from llm_proxy.ledger.known import check_known, key_names, named, with_key_id
-from llm_proxy.ledger.question import MOST_LINES, NAMES, Question
+from llm_proxy.ledger.question import NAMES, Question
 from llm_proxy.ledger.sources import HOURS_KEPT, Kept, parts_of, statement_of, used_days, within_days
 from llm_proxy.ledger.zones import Span, Unit, label, midnight
 
@@ -75,17 +75,14 @@ class Answer:
         untold: Parts of the range of which calls are on record that are in no line: of their time only sums
             of whole days (UTC) are kept, and these lie across the range's end or the border of two groups.
         total_untold: The same of the total.
+        has_more: There may be more lines than the question wants.
     """
 
     lines: Sequence[Line]
     total: Line
     untold: Sequence[Span] = ()
     total_untold: Sequence[Span] = ()
-
-    @property
-    def has_more(self) -> bool:
-        """Whether there may be more lines than an answer holds."""
-        return len(self.lines) >= MOST_LINES
+    has_more: bool = False
 
 
 @asynccontextmanager
@@ -121,6 +118,7 @@ async def answer(connection: Connection, question: Question, now: datetime) -> A
         total=total[0] if total else NOTHING,
         untold=untold,
         total_untold=total_untold,
+        has_more=len(lines) >= question.most,
     )
 
 

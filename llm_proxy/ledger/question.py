@@ -20,6 +20,7 @@ NAMES = {
 """Dimensions that are names, and their columns in `requests`."""
 DIMENSIONS = (*NAMES, *UNITS)
 MOST_LINES = 10_000
+"""Of an answer over HTTP, and groups of time in any."""
 DEFAULT_DAYS = 30
 _LONGEST_VALUE = 256
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -40,6 +41,7 @@ class Question:
         top: So many lines at most, of each of these times; None for all.
         owner: The id of the key whose calls alone may be told; None for everybody's.
         within: The tenant whose names alone may be told; `where` asks for it. None for all.
+        most: Lines of the answer.
     """
 
     since: datetime
@@ -50,6 +52,7 @@ class Question:
     top: int | None = None
     owner: str | None = None
     within: str | None = None
+    most: int = MOST_LINES
 
     def __post_init__(self) -> None:
         for given, param in ((self.by, "group_by"), (self.where, None)):

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from llm_proxy.ledger.answer import Answer, Line
 from llm_proxy.ledger.known import named, unknown
-from llm_proxy.ledger.question import MOST_LINES, NAMES, Question
+from llm_proxy.ledger.question import NAMES, Question
 from llm_proxy.ledger.record import UsageRecord
 from llm_proxy.ledger.row import COLUMNS
 from llm_proxy.ledger.zones import Unit, label
@@ -57,7 +57,8 @@ class Remembered:
             _line(named(dict(zip(question.by, group, strict=True)), {}), of) for group, of in groups.items()
         ]
         lines.sort(key=lambda line: _place(line, question))
-        return Answer(_at_most(lines, question), _line({}, found))
+        shown = _at_most(lines, question)
+        return Answer(shown, _line({}, found), has_more=len(shown) >= question.most)
 
     def _with_key_id(self, question: Question) -> Question:
         given, owner = question.where.get("key"), question.owner
@@ -103,11 +104,11 @@ def _groups_of(record: UsageRecord, dimension: str, zone: tzinfo) -> tuple[Any, 
 
 def _at_most(lines: list[Line], question: Question) -> list[Line]:
     if question.top is None:
-        return lines[:MOST_LINES]
+        return lines[: question.most]
     kept: list[Line] = []
     for _, of_a_time in groupby(lines, lambda line: [line.group[unit] for unit in question.units]):
         kept.extend(islice(of_a_time, question.top))
-    return kept[:MOST_LINES]
+    return kept[: question.most]
 
 
 def _line(group: dict[str, Any], records: list[UsageRecord]) -> Line:

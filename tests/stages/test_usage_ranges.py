@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from random import Random
@@ -231,6 +231,9 @@ async def test_the_costliest_are_those_of_each_time(filled: Filled) -> None:
         assert set(told(best, top).items()) <= set(told(await filled.usage.ask(every, NOW), every).items())
         assert [line.group for line in best.lines] == [line.group for line in kept.lines]
         assert best.total.requests == sum(line.requests for line in lines)
+        cut = await filled.usage.ask(replace(every, most=3), NOW)
+        assert (len(cut.lines), cut.has_more, best.has_more) == (3, True, False)
+        assert cut.total == best.total
 
 
 async def test_a_name_that_nobody_knows_is_told(filled: Filled) -> None:
