@@ -125,14 +125,17 @@ def refusal(ask: Ask, answer: Answer, state: State) -> Refused:
         last = max(spent, key=lambda one: one.check.expires_ms or _NEVER_MS)
         if at := resets(last.check):
             told += ((RESET_HEADER, at.isoformat()),)
-        return BudgetExceeded(_money(last, ask.estimate, last.check.subject), headers=told)
+        return BudgetExceeded(_money(last, ask.estimate), headers=told)
     worst = max(over, key=lambda one: one.wait_ms)
     if worst.check.kind == "budget":
         wait_s = (worst.wait_ms or HELD_WAIT_MS) / 1000
-        whose = worst.check.subject
+        message = _money(worst, ask.estimate)
         if state == "local":
-            whose += " (this replica's share of it, while the limits store is away)"
-        return BudgetHeld(_money(worst, ask.estimate, whose), retry_after_s=wait_s, headers=told)
+            whose = worst.check.subject
+            message = (
+                f"The limits store is away, and this replica's share of the budget of {whose} is in use."
+            )
+        return BudgetHeld(message, retry_after_s=wait_s, headers=told)
     return RateLimited(
         _message(worst),
         kind="tokens" if worst.check.kind == "tokens" else "requests",
@@ -152,9 +155,10 @@ def _message(worst: Standing) -> str:
     return f"Rate limit reached for {check.subject} on {check.kind} per minute. {told}"
 
 
-def _money(worst: Standing, estimate: Estimate, whose: str) -> str:
+def _money(worst: Standing, estimate: Estimate) -> str:
     """Why a budget refuses: what is needed, what is left, where the rest is, and when it begins anew."""
     check, spent, per = worst.check, worst.used or 0, _PER[worst.check.period or "total"]
+    whose = check.subject
     state = "is used up" if worst.spent else "is held by calls that run"
     if check.of_all:
         return f"The budget of {whose} {state}."

@@ -154,3 +154,16 @@ async def test_a_budget_follows_when_the_sidecars_log_makes_an_estimate_exact(re
         await corrections.step()
         await asyncio.sleep(0.1)
     assert [one.used for one in (await standing_of(admission, caller)).standings] == [260, 260]
+
+
+async def test_a_replica_that_never_heard_of_a_budget_lets_nothing_pass_alone_and_says_why(
+    own: Own, replicas: Replicas
+) -> None:
+    """It may be tried again: nobody says that the money is spent."""
+    admission = await replicas.start(Ledger(spent=0), budgets_on_store_failure="local")
+    own.kill()
+    caller = somebody(budgets=(Budget(10**9, "day"),))
+    await until("rate_limit_exceeded", admission, caller)
+    with pytest.raises(BudgetHeld, match="The limits store is away") as refused:
+        await admission.admit(caller, CALL, uuid4())
+    assert refused.value.retryable

@@ -1,0 +1,65 @@
+"""What a call used, however it ended."""
+
+from uuid import UUID
+
+import pytest
+
+from llm_proxy.dialects import Call
+from llm_proxy.errors import Bug, ProviderFailed, Refused, UpstreamBroke
+from llm_proxy.identity import Caller
+from llm_proxy.ledger import Exchange
+from llm_proxy.upstream import Catalog, Served, Usage, Why
+from llm_proxy.upstream.catalog import Deployment, Group
+
+CALL = Call("chat.completions", "openai", "m", "m", {}, prompt_bytes=400)
+CALLER = Caller("k", "virtual")
+PRICED = Catalog({"m": Group("m", deployments=(Deployment("d", "p", "m", None, None, 1_000, 10_000),))})
+
+
+def exchange() -> Exchange:
+    """A call that was admitted, of a model at 1 and 10 nano-dollars a token."""
+    made = Exchange(UUID(int=1), None)
+    made.caller, made.call, made.catalog = CALLER, CALL, PRICED
+    return made
+
+
+def ended(
+    one: Exchange, why: Why | None = None, refused: Refused | None = None, *, unsent: bool = False
+) -> tuple[int | None, int | None, str]:
+    """What is settled, and whose word the record says it is; both tell the same."""
+    if refused is not None:
+        one.failed(refused)
+    one.interrupted(why, unsent=unsent)
+    early = one.used(CALL)
+    record = one.record(CALLER, CALL)
+    assert one.used(CALL) == early
+    assert (record.total_tokens or 0, record.cost_nano_usd or 0) == early
+    return *early, record.usage_source
+
+
+@pytest.mark.parametrize("why", ["client_gone", "first_byte", "idle", "total", "silent", "drain"])
+def test_a_call_cut_short_used_its_prompt_and_what_was_streamed_and_unsent_nothing(why: Why) -> None:
+    """By an estimate, whoever cut it short; in a queue for a sidecar no model can have run."""
+    assert ended(exchange(), why) == (100, 100, "estimated")
+    assert ended(exchange(), why, unsent=True) == (0, 0, "unknown")
+    streamed = exchange()
+    streamed.status, streamed.content_tokens = 200, 7
+    assert ended(streamed, why) == (107, 170, "estimated")
+
+
+def test_what_the_provider_refused_used_nothing_and_what_broke_may_have_run() -> None:
+    """A refusal before an answer is no use."""
+    assert ended(exchange(), refused=ProviderFailed("It failed.")) == (0, 0, "unknown")
+    for broken in (UpstreamBroke("It broke."), Bug()):
+        assert ended(exchange(), refused=broken) == (100, 100, "estimated")
+
+
+def test_what_was_stated_is_used_whatever_became_of_the_caller() -> None:
+    """The provider's word goes before any estimate; an answer of the cache uses nothing."""
+    stated = exchange()
+    stated.usage, stated.status = Usage(12, 3), 200
+    assert ended(stated, "client_gone") == (15, 42, "provider")
+    hit = exchange()
+    hit.usage, hit.status, hit.served = Usage(12, 3), 200, Served(cache="hit")
+    hit.interrupted(None)
+    assert hit.used(CALL) == (0, 0)
