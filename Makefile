@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 
 .PHONY: alerts attack help run secrets setup setup-dev setup-sidecar test test-fast check lint types mypy basedpyright chaos soak
 .PHONY: reckoning clean
-.PHONY: litellm sbom bench bench-quick profile work
+.PHONY: litellm sbom bench bench-quick profile work test-pythons billing-audit
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -32,6 +32,9 @@ test: setup-dev ## Run every test on the real stack, a process a core; ARGS name
 
 test-fast: setup-dev ## Run the tests that need neither LiteLLM nor Postgres nor Valkey.
 	@$(BIN)/python -m pytest -n auto -m fast $(ARGS)
+
+test-pythons: setup-dev ## Run every test on each supported Python that is there; docs/pythons.md. ARGS names some.
+	@$(BIN)/python scripts/test_pythons.py $(ARGS)
 
 conformance: setup-dev ## Run real clients of many kinds against the gateway; ARGS names some of them.
 	@$(BIN)/python scripts/conformance.py $(ARGS)
@@ -69,6 +72,8 @@ soak: setup-dev ## Load one gateway and one sidecar steadily for MINUTES; report
 reckoning: setup-dev ## Compare CALLS calls token by token with what the provider said; docs/reckoning.md.
 	$(BIN)/python -m bench.reckoning --calls $(or $(CALLS),5000) $(ARGS)
 
+billing-audit: reckoning ## The same.
+
 bench-quick: setup-dev .bench/.others ## Measure what a call costs, beside bare relays, ferrogw and LiteLLM: the ratios, in a minute.
 	@$(BIN)/python -m bench.quick $(ARGS)
 
@@ -91,7 +96,8 @@ secrets: ## Make the secrets docker compose needs, in .env.
 	@sh scripts/secrets.sh
 
 clean: ## Remove environments and caches; .env, .keys/ and the data in .local/ stay.
-	rm -rf .venv .venv-sidecar .uv .sbom .promtool .candidate .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-sidecar .uv .sbom .promtool .candidate .pythons
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
 setup-dev: .venv/.dev .venv-sidecar/.sidecar
 

@@ -24,6 +24,7 @@ from typing import Any
 import asyncpg
 
 from bench.reckoning_books import Books, Estimate, cases
+from bench.reckoning_budgets import audit, lay_down
 from bench.reckoning_calls import Callers
 from bench.reckoning_house import KEY, House, house
 from bench.reckoning_page import page
@@ -58,6 +59,7 @@ async def reckon(home: House, shape: Shape) -> Json:
     planned = list(every(plans))
     began, since = time.monotonic(), datetime.now(UTC)
     callers = Callers(home.gateways, KEY, at_once=shape.at_once)
+    await lay_down(home)
     await _make(home, callers, plans, shape)
     seconds = time.monotonic() - began
     answered = {mark for mark, got in callers.got.items() if got.status == 200}
@@ -65,10 +67,14 @@ async def reckon(home: House, shape: Shape) -> Json:
     caught_up_s = time.monotonic() - began - seconds
     calls = seen(home)
     books = Books()
-    for case in cases(planned, callers.got, calls, rows, log):
+    of_calls = cases(planned, callers.got, calls, rows, log)
+    for case in of_calls:
         books.compare(case)
+    budgets = await audit(home, of_calls)
+    books.findings += budgets.findings
     strangers = Counter(row["client_request_id"] for row in rows) - Counter(one.mark for one in planned)
     found = _report(books, planned, shape, seconds)
+    found["budgets"] = budgets.report()
     found["caught_up_s"] = round(caught_up_s, 1)
     found |= {"records": len(rows), "log_rows": len(log), "strangers": sum(strangers.values())}
     found["role"] = await role(home.calls_url)

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from bench.reckoning_calls import Got
+from bench.reckoning_calls import AWAY, Got
 from bench.reckoning_models import FALLBACK, MODELS, NANO, cost_nano_usd
 from bench.reckoning_plan import Planned
 
 Json = dict[str, Any]
-COUNTED = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
+COUNTED = ("prompt_tokens", "completion_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")
 OPENING = {"anthropic": 3, "openai": 1, "gemini": 0, "ollama": 0}
 """Frames a provider sends before the first of its content."""
 
@@ -114,9 +114,11 @@ class Books:
             self._find(case, "recorded twice", len(case.rows))
         elif owed:
             self._find(case, "no record", f"status {case.got.status}, {len(case.seen)} provider calls")
+        elif case.got.code == AWAY:
+            self.notes[f"refused, {AWAY}: a budget was not known yet, and Postgres was away"] += 1
         elif case.planned.kind.leaves:
             self.notes["left before it was admitted"] += 1
-        elif case.planned.kind.expects and not case.planned.kind.greedy:
+        elif case.planned.kind.expects and not (case.planned.kind.greedy or case.planned.kind.poor):
             self._find(case, "not admitted", f"status {case.got.status} {case.got.broke}")
         else:
             self.notes[f"refused, {case.got.status}: no record"] += 1
@@ -149,6 +151,9 @@ class Books:
         if wrong:
             said = {name: row[name] for name in wrong}
             self._find(case, "tokens", f"{said}, the provider said { {name: usage[name] for name in wrong} }")
+        tier = usage["service_tier"]
+        if tier in MODELS[case.served].tiers and row["service_tier"] != tier:
+            self._find(case, "service tier", f"{row['service_tier']}, not {tier}")
         owed = 0 if row["cache"] == "hit" else cost_nano_usd(case.served, usage)
         cost = nano(row["cost_usd"])
         if cost != owed:
@@ -160,7 +165,7 @@ class Books:
     def _inexact(self, case: Case, row: Json) -> None:
         if row["outcome"] == "ok" and case.told is not None:
             self._find(case, "an answer's usage was lost", row["usage_source"])
-        truth = _truth(case)
+        truth = truth_of(case)
         said = (row["prompt_tokens"], row["completion_tokens"], nano(row["cost_usd"]))
         self.estimates.append(
             Estimate(case.planned.kind.name, case.planned.group, row["usage_source"], said, truth)
@@ -219,7 +224,7 @@ def nano(dollars: Decimal | None) -> int | None:
     return None if dollars is None else int(dollars * NANO)
 
 
-def _truth(case: Case) -> tuple[int, int, int]:
+def truth_of(case: Case) -> tuple[int, int, int]:
     """What was used up: stated by the provider, or its prompt and the frames that left it."""
     seen = case.seen[-1] if case.seen else None
     if seen is None or seen["status"] != 200:

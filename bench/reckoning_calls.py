@@ -5,6 +5,7 @@ closes its connection, as a browser does.
 """
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ import aiohttp
 from bench.reckoning_plan import Planned
 
 PATIENCE_S = 60.0
+AWAY = "store_unavailable"
+MOST_TRIES, AGAIN_S = 40, 0.5
 UNTIL_CACHED_S = 3.0
 """Between a call and the same call again: the answer is put by after it was given."""
 
@@ -26,6 +29,7 @@ class Got:
         status: 0 when there was none.
         request_id: As the gateway named it.
         whole: The answer came to its proper end.
+        code: Of an error.
     """
 
     status: int = 0
@@ -33,6 +37,7 @@ class Got:
     whole: bool = False
     left: bool = False
     broke: str = ""
+    code: str = ""
 
 
 class Callers:
@@ -68,10 +73,19 @@ class Callers:
             yield session
 
     async def _one(self, session: aiohttp.ClientSession, call: Planned) -> None:
+        """One call, made again while a budget of it is not known yet and Postgres is away."""
+        for _ in range(MOST_TRIES):
+            await self._once(session, call)
+            if self.got[call.mark].code != AWAY:
+                return
+            await asyncio.sleep(AGAIN_S)
+
+    async def _once(self, session: aiohttp.ClientSession, call: Planned) -> None:
         got = self.got[call.mark] = Got()
         url = self._gateways[len(self.got) % len(self._gateways)] + call.path
         key = "sk-somebody-elses" if call.play["do"] == "unknown key" else self._key
         headers = {"Authorization": f"Bearer {key}", "X-Request-Id": call.mark, "X-Agent-Id": call.agent}
+        headers |= {"X-Tenant-Id": call.tenant, "X-User-Id": call.user}
         headers["Content-Type"] = "application/json"
         try:
             async with (
@@ -86,10 +100,20 @@ class Callers:
             got.broke = type(problem).__name__
 
 
+def _code(body: bytes) -> str:
+    try:
+        return str(json.loads(body)["error"]["code"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
 async def _read(reply: aiohttp.ClientResponse, call: Planned, got: Got) -> None:
-    if not call.kind.stream or reply.status != 200:
+    if reply.status != 200:
+        got.code = _code(await reply.read())
+        return
+    if not call.kind.stream:
         await reply.read()
-        got.whole = reply.status == 200
+        got.whole = True
         return
     text, frames = b"", 0
     async for chunk in reply.content.iter_any():

@@ -26,6 +26,7 @@ from llm_proxy.stack.surroundings import Surroundings
 from llm_proxy.stack.valkey import valkey, valkey_url
 
 KEY = "reckoning-key-0123456789abcdef"
+ADMIN_KEY = "reckoning-admin-0123456789abcdef"
 MASTER_KEY = "sk-reckoning-master-0123456789abcdef"
 PASSWORD = "only-for-this-run"  # noqa: S105 -- of stores that live as long as the run
 PROVIDER = Path(__file__).parents[1] / "tests" / "provider.py"
@@ -139,6 +140,7 @@ def _front(made: House, given: Surroundings) -> Iterator[part.Part]:
         own = {
             "LLM_PROXY__ENVIRONMENT": "development",
             "LLM_PROXY__INTERNAL_API_KEY": KEY,
+            "LLM_PROXY__ADMIN_KEY": ADMIN_KEY,
             "LITELLM_MASTER_KEY": MASTER_KEY,
             "LLM_PROXY__LITELLM_PROXY_URL": ",".join(f"http://127.0.0.1:{made.at[one]}" for one in sidecars),
             "LLM_PROXY__AGENT_RPM": str(AGENT_RPM),

@@ -4,14 +4,19 @@ Invariants: prices are text in the configuration and `Decimal` here, so that the
 nothing to anybody's floats. Money: nano-dollars, rounded up once.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
 Json = dict[str, Any]
 NANO = Decimal(10) ** 9
 PROVIDER_KEY = "sk-scripted"
+_WRITE = "cache_creation_input_token_cost"
 _ROOTS = {"anthropic": "", "ollama_chat": "", "gemini": "/v1beta"}
+
+
+Tier = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +26,8 @@ class Model:
     Attributes:
         physical: LiteLLM's name, `provider/model`.
         price: Dollars per token: prompt, completion, prompt read from the provider's cache; None is unknown.
+        writes: Dollars per token written to that cache, for 5 minutes and an hour; None where it has none.
+        tiers: By service tier: prompt, completion, read, written.
         choices: It answers `n` > 1.
         tools: It calls tools.
         reasons: It states reasoning tokens.
@@ -29,6 +36,8 @@ class Model:
 
     physical: str
     price: tuple[str, str, str] | None = None
+    writes: tuple[str, str] | None = None
+    tiers: Mapping[str, Tier] = field(default_factory=dict[str, Tier])
     choices: bool = False
     tools: bool = False
     reasons: bool = False
@@ -46,11 +55,16 @@ def _openai(name: str, price: tuple[str, str, str] | None) -> Model:
 
 
 CHEAP = ("0.00000015", "0.0000006", "0.000000075")
+TIERS = {
+    "flex": ("0.00000007", "0.00000031", "0.00000004", "0.00000009"),
+    "priority": ("0.00000025", "0.000001", "0.000000125", "0.0000003125"),
+}
 MODELS = {
-    "gpt": _openai("gpt-4o-mini", CHEAP),
+    "gpt": replace(_openai("gpt-4o-mini", CHEAP), writes=("0.0000001875", "0.0000001875"), tiers=TIERS),
     "claude": Model(
         "anthropic/claude-sonnet-4-20250514",
         ("0.000003", "0.000015", "0.0000003"),
+        writes=("0.00000375", "0.000006"),
         tools=True,
         remembers=True,
     ),
@@ -72,10 +86,14 @@ MODELS = {
         mode="completion",
     ),
     "embed": Model("openai/text-embedding-3-small", ("0.00000002", "0", "0.00000002"), mode="embedding"),
+    "sure": Model("deepseek/deepseek-chat", ("0.0000001", "0.0000003", "0.00000002")),
     "unpriced": _openai("never-heard-of", None),
     "steady": _openai("gpt-4o-mini", CHEAP),
     "first": _openai("gpt-4.1", ("0.000002", "0.000008", "0.0000005")),
 }
+PARTS = ("cached_tokens", "cache_write_tokens", "cache_write_1h_tokens")
+SURE = "sure"
+"""Of a provider of its own, that never fails and is never left: what it bills is known to the nano-dollar."""
 CHATS = ("gpt", "claude", "gemini", "ollama", "compatible")
 FALLBACK = {"first": "gemini"}
 MOST_TRIES = 3
@@ -102,6 +120,10 @@ def _entry(name: str, model: Model, provider_url: str) -> Json:
     info: Json = {"id": f"the-{name}", "mode": model.mode}
     if model.price:
         info |= dict(zip(names, map(float, model.price), strict=True))
+    if model.writes:
+        info |= {_WRITE: float(model.writes[0]), f"{_WRITE}_above_1hr": float(model.writes[1])}
+    for tier, prices in model.tiers.items():
+        info |= {f"{name}_{tier}": float(price) for name, price in zip((*names, _WRITE), prices, strict=True)}
     base = provider_url + _ROOTS.get(model.provider, "/v1")
     params = {"model": model.physical, "api_base": base, "api_key": PROVIDER_KEY}
     return {"model_name": name, "litellm_params": params, "model_info": info}
@@ -109,11 +131,16 @@ def _entry(name: str, model: Model, provider_url: str) -> Json:
 
 def cost_nano_usd(group: str, usage: Json) -> int | None:
     """What a provider's stated tokens cost, in nano-dollars rounded up; None without a price."""
-    price = MODELS[group].price
-    if price is None:
+    model = MODELS[group]
+    if model.price is None:
         return None
-    prompt_usd, completion_usd, cached_usd = map(Decimal, price)
-    cached = usage["cached_tokens"]
-    dollars = (usage["prompt_tokens"] - cached) * prompt_usd + cached * cached_usd
+    prompt_usd, completion_usd, cached_usd = map(Decimal, model.price)
+    write_usd, hour_usd = map(Decimal, model.writes or ("0", "0"))
+    tier = model.tiers.get(usage["service_tier"])
+    if tier is not None:
+        prompt_usd, completion_usd, cached_usd, write_usd = map(Decimal, tier)
+    cached, written, an_hour = (usage[name] for name in PARTS)
+    dollars = (usage["prompt_tokens"] - cached - written) * prompt_usd + cached * cached_usd
+    dollars += (written - an_hour) * write_usd + an_hour * hour_usd
     dollars += usage["completion_tokens"] * completion_usd
     return int((dollars * NANO).to_integral_value(ROUND_CEILING))

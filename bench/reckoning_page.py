@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from bench.reckoning_budgets import lines
 from bench.reckoning_models import MODELS
 from bench.words import table
 
@@ -49,6 +50,7 @@ def _findings(found: Json) -> str:
     kinds = [(name, *counts) for name, counts in sorted(found["kinds"].items())]
     groups = [(name, MODELS[name].provider, *counts) for name, counts in sorted(found["groups"].items())]
     rules = "\n".join(f"* {count}: {rule}" for rule, count in found["by_rule"].items()) or "None."
+    budgets = "\n".join(lines(found["budgets"]))
     notes = "\n".join(f"* {count}: {note}" for note, count in sorted(found["notes"].items()))
     return f"""## What was found
 
@@ -56,10 +58,17 @@ Rules that were broken ({found["findings"]}):
 
 {rules}
 
+Budgets lie at every scope while the calls are made. Afterwards each holds what the provider's own
+statements cost, to the nano-dollar, and nothing is held by a call that ended; `global` and `provider` refuse
+at what was used. One tenant's budget does not suffice, another's callers all leave.
+
+{budgets}
+
 The rules: one record for each admitted call and none for another; its outcome, status, request id, group,
 provider, deployment, attempts and cache state are what happened. Where a record says `usage_source=provider`,
-prompt, completion, cached and reasoning tokens are the provider's own and the cost is the price list's, to
-the token and the nano-dollar (worked out in decimals from the configured prices, the price of cached tokens
+prompt, completion, cached, cache-write and reasoning tokens and the service tier are the provider's own and
+the cost is the price list's, to the token and the nano-dollar (worked out in decimals from the configured
+prices, those of tokens read from a cache, written to it for five minutes or an hour, and of service tiers
 too, rounded up once). An answer whose provider stated its tokens has no other source. The sidecar's log
 tells the same of it.
 

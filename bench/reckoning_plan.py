@@ -15,7 +15,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from bench.reckoning_models import CHATS, MODELS
+from bench.reckoning_models import CHATS, MODELS, SURE
 from llm_proxy.stack.programs import sidecar_python
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -23,6 +23,10 @@ from scripted.script import WORDS, Script
 
 Json = dict[str, Any]
 AGENTS = 400
+EXACT, LEAVING, POOR, OTHERS = ("north", "south", "east"), "leaving", "poor", "others"
+"""Tenants: whose calls' tokens the provider all states, who leaves, whose budget is small, and the rest."""
+USERS = tuple(f"user-{at}" for at in range(5))
+TIERS = ("flex", "priority")
 CUTS = ("cut", "reset", "eof", "half-frame", "error-in-200")
 FAULTS = ("status-429", "status-500", "status-503", "status-400", "context")
 TOOL: Json = {
@@ -54,9 +58,11 @@ class Kind:
     Attributes:
         weight: Its share.
         plays: What the provider is told to do, one of these.
-        expects: The record's outcome; empty when there must be no record.
+        expects: The record's outcome; empty when there must be no record. Budgets let no model without a
+            price pass.
         leaves: The caller hangs up: after some frames, or while the provider thinks.
         counted: The provider states its tokens.
+        poor: Its tenant has a budget that does not suffice for all of them.
     """
 
     name: str
@@ -70,12 +76,13 @@ class Kind:
     leaves: bool = False
     greedy: bool = False
     counted: bool = True
+    poor: bool = False
 
 
 _TOOLS = tuple(name for name in CHATS if MODELS[name].tools)
 KINDS = (
-    Kind("chat", 20, CHATS),
-    Kind("chat, streamed", 24, CHATS, stream=True),
+    Kind("chat", 20, (*CHATS, SURE)),
+    Kind("chat, streamed", 24, (*CHATS, SURE), stream=True),
     Kind("tools", 3, _TOOLS, plays=("tools",)),
     Kind("tools, streamed", 3, _TOOLS, plays=("tools",), stream=True),
     Kind("several choices", 3, ("gpt", "compatible", "text"), choices=True),
@@ -84,8 +91,8 @@ KINDS = (
     Kind("text completion, streamed", 4, ("text",), stream=True),
     Kind("embeddings", 6, ("embed",)),
     Kind("asked twice", 4, (*CHATS, "text", "embed"), repeated=True),
-    Kind("without a price", 1, ("unpriced",)),
-    Kind("without a price, streamed", 1, ("unpriced",), stream=True),
+    Kind("without a price", 1, ("unpriced",), expects=""),
+    Kind("without a price, streamed", 1, ("unpriced",), stream=True, expects=""),
     Kind("tokens unsaid", 1, ("gpt", "compatible"), counted=False),
     Kind("tokens unsaid, streamed", 1, ("gpt", "compatible"), counted=False, stream=True),
     Kind("retried", 2, ("steady",), plays=("flaky",)),
@@ -100,6 +107,8 @@ KINDS = (
     Kind("failed, streamed", 2, CHATS, plays=FAULTS, expects="error", stream=True),
     Kind("refused", 4, ("gpt",), plays=REFUSALS, expects=""),
     Kind("greedy", 3, ("gpt",), greedy=True),
+    Kind("poor", 3, ("gpt", "claude"), poor=True),
+    Kind("poor, streamed", 3, ("gpt", "claude"), stream=True, poor=True),
 )
 
 
@@ -122,6 +131,8 @@ class Planned:
     play: Json
     choices: int = 1
     agent: str = ""
+    tenant: str = ""
+    user: str = ""
     leaves_frames: int | None = None
     leaves_s: float | None = None
     first_choice_tokens: list[int] = field(default_factory=list[int])
@@ -154,6 +165,8 @@ class Planned:
             body["n"] = self.choices
         if self.play["do"] == "tools":
             body["tools"] = [TOOL]
+        if self.kind.poor:
+            body["max_tokens"] = self.play["completion_tokens"]
         raw = json.dumps(body).encode()
         return raw[:-1] if self.play["do"] == "broken body" else raw
 
@@ -206,11 +219,22 @@ def _draft(kind: Kind, random: Random) -> Planned:
         made.choices = random.randint(2, 4)
     if kind.greedy:
         made.agent = "greedy"
+    made.tenant, made.user = _tenant(kind, random), random.choice(USERS)
     if not kind.counted:
         play["counted"] = False
     if kind.repeated:
         made.again = replace(made, mark=_mark(random), is_again=True)
     return made
+
+
+def _tenant(kind: Kind, random: Random) -> str:
+    """Who leaves, and who has too little money, has a tenant of its own; so has what no budget can know."""
+    if kind.poor:
+        return POOR
+    if kind.leaves:
+        return LEAVING
+    sure = kind.expects == "ok" and kind.counted and not kind.greedy and "unpriced" not in kind.groups
+    return random.choice(EXACT) if sure else OTHERS
 
 
 def _frames(planned: Planned, choice: int) -> list[str]:
@@ -241,6 +265,13 @@ def _state_tokens(one: Planned, random: Random) -> None:
         play["completion_tokens"] = 0
     if model.remembers and model.mode == "chat" and random.random() < 0.4:
         play["cached_tokens"] = random.randint(1, play["prompt_tokens"])
+    if model.writes and random.random() < 0.4:
+        left = play["prompt_tokens"] - play.get("cached_tokens", 0)
+        play["cache_write_tokens"] = random.randint(0, left)
+        if one.group == "claude":
+            play["cache_write_1h_tokens"] = random.randint(0, play["cache_write_tokens"])
+    if model.tiers and random.random() < 0.4:
+        play["service_tier"] = random.choice(TIERS)
     if model.reasons and random.random() < 0.3:
         play["reasoning_tokens"] = random.randint(1, 500)
         play["completion_tokens"] += play["reasoning_tokens"]

@@ -3,6 +3,7 @@
     make litellm VERSION=1.108.6              build the candidate, run all, write docs/litellm/VERSION.md
     make litellm VERSION=1.108.6 ARGS="--only seams,contract"
     make litellm VERSION=1.108.6 ARGS="--keep --only soak"  the page keeps what was run in that copy
+    make litellm VERSION=1.108.6 ARGS=--again  only the tests that failed, once more, alone
     make litellm VERSION=1.108.6 ARGS=--take  move the pin: locks and generated tables of a candidate
 
 The copy lies in `.candidate/VERSION` and holds the last commit of this project with the pin moved; nothing of
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,19 +59,26 @@ class Suite:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a suite ended."""
+    """How a suite ended.
+
+    Attributes:
+        again: The tests that failed in it and passed when they were run once more, alone.
+    """
 
     name: str
     passed: bool
     seconds: float
     tail: str
+    again: str = ""
+
+
+PYTEST = (".venv/bin/python", "-m", "pytest")
+FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+::.*?)(?: - .*)?$", re.MULTILINE)
 
 
 def pytest_suite(name: str, *targets: str, timeout_s: int = 1800) -> Suite:
     """Tests as a suite."""
-    return Suite(
-        name, (".venv/bin/python", "-m", "pytest", "-q", "-p", "no:cacheprovider", *targets), timeout_s
-    )
+    return Suite(name, (*PYTEST, "-q", "-p", "no:cacheprovider", *targets), timeout_s)
 
 
 TRIALS = Suite("patches", (".venv/bin/python", "scripts/litellm_trials.py", "--out", "trials.json"), 3600)
@@ -175,6 +183,20 @@ def attempt(suite: Suite, folder: Path) -> Result:
     return Result(suite.name, code == 0, seconds, "\n".join(text.splitlines()[-TAIL_LINES:]))
 
 
+def again(suite: Suite, folder: Path, before: Result) -> Result:
+    """Run those tests of a suite that failed once more, alone; the rest of its result stays."""
+    log = folder.parent / f"{folder.name}-{suite.name.replace(' ', '-')}.log"
+    failed = FAILED.findall(log.read_text(encoding="utf-8", errors="replace"))
+    if suite.command[:3] != PYTEST or not failed:
+        return attempt(suite, folder)
+    alone = Suite(f"{suite.name} again", (*PYTEST, "-q", "-p", "no:cacheprovider", *failed), suite.timeout_s)
+    result = attempt(alone, folder)
+    seconds = before.seconds + result.seconds
+    if not result.passed:
+        return replace(before, seconds=seconds, tail=result.tail)
+    return replace(before, passed=True, seconds=seconds, again=listed(failed))
+
+
 def without_paths(text: str, folder: Path) -> str:
     """Output that says nothing of the machine: the copy, this project, Python and home have short names."""
     names = {str(folder): ".", str(ROOT): ".", sys.base_prefix: "PYTHON", str(Path.home()): "~"}
@@ -262,6 +284,13 @@ def verdict(results: Collection[Result]) -> str:
     return f"was not tried whole ({', '.join(sorted(missing))} not run)" if missing else "may be taken"
 
 
+def outcome(result: Result) -> str:
+    """How a suite ended, as the page says it."""
+    if not result.passed:
+        return "**failed**"
+    return f"passed; when run again, alone: {result.again}" if result.again else "passed"
+
+
 def of_patches(trials: Sequence[Mapping[str, Any]]) -> str:
     """What came of our patches' own tests; empty while they were not run."""
     if not trials:
@@ -283,9 +312,7 @@ def page(
 ) -> str:
     """The page about a candidate."""
     failed = [result for result in results if not result.passed]
-    rows = [
-        f"| {one.name} | {'passed' if one.passed else '**failed**'} | {one.seconds:.0f} |" for one in results
-    ]
+    rows = [f"| {one.name} | {outcome(one)} | {one.seconds:.0f} |" for one in results]
     parts = [
         f"# LiteLLM {version}, compared with {pinned}",
         f"LiteLLM {version} {verdict(results)}. Made by `make litellm VERSION={version}`.",
@@ -322,6 +349,7 @@ def main() -> int:
     names = [*(suite.name for suite in SUITES), CPU_NAME]
     flags.add_argument("--only", default="", help=f"some of: {', '.join(names)}")
     flags.add_argument("--keep", action="store_true", help="use the candidate that was built before")
+    flags.add_argument("--again", action="store_true", help="run the tests that failed, once more, alone")
     flags.add_argument("--take", action="store_true", help="move the pin to the candidate")
     asked = flags.parse_args()
     only = [name for name in asked.only.split(",") if name]
@@ -331,13 +359,15 @@ def main() -> int:
         if asked.take:
             take(asked.version)
             return 0
-        return try_out(asked.version, only or names, keep=asked.keep)
+        results = earlier(candidate(asked.version)).values() if asked.again and not only else ()
+        wanted = [one.name for one in results if not one.passed] or only
+        return try_out(asked.version, wanted or names, keep=asked.keep or asked.again, once_more=asked.again)
     except Refused as problem:
         print(f"make litellm: {asked.version}: {problem}", file=sys.stderr)
         return 1
 
 
-def try_out(version: str, wanted: Collection[str], *, keep: bool) -> int:
+def try_out(version: str, wanted: Collection[str], *, keep: bool, once_more: bool = False) -> int:
     """Everything but taking it; the exit code."""
     [pinned] = PIN.findall((ROOT / "locks" / "sidecar.in").read_text(encoding="utf-8"))
     print(f"→ LiteLLM {version} beside {pinned}", flush=True)
@@ -347,7 +377,9 @@ def try_out(version: str, wanted: Collection[str], *, keep: bool) -> int:
     results = earlier(folder)
     for suite in SUITES:
         if suite.name in wanted:
-            keep_result(folder, results, attempt(suite, folder))
+            known = results.get(suite.name)
+            one = again(suite, folder, known) if once_more and known else attempt(suite, folder)
+            keep_result(folder, results, one)
         if suite is TRIALS and suite.name in wanted and tried(folder):
             install_patches(folder, version, in_order(folder))
     if CPU_NAME in wanted:

@@ -26,6 +26,10 @@ CATALOG = {"groups": [{"name": "*", "mode": "chat", "deployments": [{"id": "one"
 """For a gateway that takes this program for a sidecar: any model is served."""
 
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+STATED = (
+    *("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens"),
+    *("cache_write_tokens", "cache_write_1h_tokens", "service_tier"),
+)
 ODD_HEADER = {"x-said": "größer 日本"}
 """Bytes beyond ASCII, in UTF-8, as some providers send them."""
 
@@ -52,7 +56,7 @@ class Seen:
     status: int = 200
     stream: bool = False
     frames: int = 0
-    usage: dict[str, int] = field(default_factory=dict)
+    usage: Json = field(default_factory=dict)
     told: bool = False
     client_left_s: float | None = None
 
@@ -159,10 +163,9 @@ class Connection(asyncio.Protocol):
         model = families.model_of(path, body)
         script = read(model, body)
         number = len(self.stage.calls) + 1
-        counted = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
         self.seen = Seen(
             number, time.time(), door.family, path, headers, body, model, script.do,
-            stream=door.streams(body), usage={name: getattr(script, name) for name in counted},
+            stream=door.streams(body), usage={name: getattr(script, name) for name in STATED},
         )  # fmt: skip
         self.stage.calls.append(self.seen)
         key = script.key or model

@@ -21,9 +21,12 @@ MESSAGES = {
 
 
 def _usage(script: Script) -> Json:
+    written, an_hour = script.cache_write_tokens, script.cache_write_1h_tokens
+    split = {"ephemeral_5m_input_tokens": written - an_hour, "ephemeral_1h_input_tokens": an_hour}
     return {
-        "input_tokens": script.prompt_tokens - script.cached_tokens,
-        "cache_creation_input_tokens": 0,
+        "input_tokens": script.prompt_tokens - script.cached_tokens - written,
+        "cache_creation_input_tokens": written,
+        **({"cache_creation": split} if written else {}),
         "cache_read_input_tokens": script.cached_tokens,
         "output_tokens": script.completion_tokens,
     }

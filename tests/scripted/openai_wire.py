@@ -12,11 +12,12 @@ FINGERPRINT = "fp_scripted"
 def usage(script: Script) -> Json:
     """The script's tokens as OpenAI states them."""
     total = script.prompt_tokens + script.completion_tokens
+    written = {"cache_write_tokens": script.cache_write_tokens} if script.cache_write_tokens else {}
     return {
         "prompt_tokens": script.prompt_tokens,
         "completion_tokens": script.completion_tokens,
         "total_tokens": total,
-        "prompt_tokens_details": {"cached_tokens": script.cached_tokens, "audio_tokens": 0},
+        "prompt_tokens_details": {"cached_tokens": script.cached_tokens, "audio_tokens": 0} | written,
         "completion_tokens_details": {
             "reasoning_tokens": script.reasoning_tokens,
             "audio_tokens": 0,
@@ -86,7 +87,7 @@ def chat(script: Script, body: Json, number: int) -> Json:
         "model": body["model"],
         "choices": choices,
         **({"usage": usage(script)} if script.counted else {}),
-        "service_tier": "default",
+        "service_tier": script.service_tier,
         "system_fingerprint": FINGERPRINT,
     }
 
@@ -119,7 +120,6 @@ def _frame(body: Json, number: int, choices: list[Json], **more: Any) -> bytes:
         "object": "chat.completion.chunk",
         "created": MADE,
         "model": body["model"],
-        "service_tier": "default",
         "system_fingerprint": FINGERPRINT,
         "choices": choices,
     }
@@ -128,7 +128,8 @@ def _frame(body: Json, number: int, choices: list[Json], **more: Any) -> bytes:
 
 def chat_frames(script: Script, body: Json, number: int) -> tuple[list[bytes], list[bytes]]:
     """The content frames and the closing frames of a chat stream."""
-    counted: Json = {"usage": None} if _counted(script, body) else {}
+    counted = _counted(script, body)
+    told: Json = {"service_tier": script.service_tier} | ({"usage": None} if counted else {})
     content: list[bytes] = []
     closing: list[bytes] = []
     for at in range(body.get("n") or 1):
@@ -140,7 +141,7 @@ def chat_frames(script: Script, body: Json, number: int) -> tuple[list[bytes], l
                 "finish_reason": None,
             }
         ]
-        content.append(_frame(body, number, start, **counted))
+        content.append(_frame(body, number, start, **told))
         for delta in _deltas(script, body, at):
             probs = _logprobs([delta["content"]]) if body.get("logprobs") and "content" in delta else None
             content.append(
@@ -148,7 +149,7 @@ def chat_frames(script: Script, body: Json, number: int) -> tuple[list[bytes], l
                     body,
                     number,
                     [{"index": at, "delta": delta, "logprobs": probs, "finish_reason": None}],
-                    **counted,
+                    **told,
                 )
             )
         finish = _message(script, body, at)[1]
@@ -157,11 +158,11 @@ def chat_frames(script: Script, body: Json, number: int) -> tuple[list[bytes], l
                 body,
                 number,
                 [{"index": at, "delta": {}, "logprobs": None, "finish_reason": finish}],
-                **counted,
+                **told,
             )
         )
     if counted:
-        closing.append(_frame(body, number, [], usage=usage(script)))
+        closing.append(_frame(body, number, [], **(told | {"usage": usage(script)})))
     closing.append(b"data: [DONE]\n\n")
     return content, closing
 

@@ -61,6 +61,8 @@ class Script:
         after: Content frames sent before a fault.
         retry_after: Sent as it is in `Retry-After`.
         key: What `fails` is counted by; the model's name when empty.
+        cache_write_tokens: Prompt tokens written to the provider's cache, those for an hour among them.
+        service_tier: The tier that an answer on OpenAI's wire states.
         counted: Chats on OpenAI's and Ollama's wires state their tokens; many small servers do not.
         raw: Bytes to send as they are, one write each; a character of Latin-1 stands for a byte.
         repeat: How often each piece of `raw` stands in its write.
@@ -80,7 +82,10 @@ class Script:
     prompt_tokens: int = 17
     completion_tokens: int = 23
     cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    cache_write_1h_tokens: int = 0
     reasoning_tokens: int = 0
+    service_tier: str = "default"
     dimensions: int = 8
     counted: bool = True
     raw: tuple[str, ...] = ()

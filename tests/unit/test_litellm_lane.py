@@ -124,3 +124,22 @@ def test_a_suite_that_hangs_is_ended_with_all_it_started(tmp_path: Path) -> None
     os.set_blocking(reader, True)
     assert os.read(reader, 1) == b""  # nobody has it open any more
     os.close(reader)
+
+
+@pytest.mark.parametrize("passes", [True, False])
+def test_tests_that_failed_are_run_once_more_alone_and_the_page_says_so(tmp_path: Path, passes: bool) -> None:  # noqa: FBT001 -- parametrized
+    """Only these; what fails again is a failure."""
+    folder = tmp_path / "1.0.0"
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    (folder / ".venv" / "bin" / "python").symlink_to(sys.executable)
+    (folder / "test_it.py").write_text(
+        f"def test_one():\n    assert {passes}\n\n\ndef test_two():\n    raise AssertionError\n"
+    )
+    (tmp_path / "1.0.0-few.log").write_text(
+        "FAILED test_it.py::test_one - TimeoutError\n1 failed, 1 passed\n"
+    )
+    before = LANE.Result("few", passed=False, seconds=1.0, tail="1 failed, 1 passed")
+    result = LANE.again(LANE.pytest_suite("few", "test_it.py"), folder, before)
+    assert result.passed == passes
+    told = "passed; when run again, alone: `test_it.py::test_one`" if passes else "**failed**"
+    assert LANE.outcome(result) == told
