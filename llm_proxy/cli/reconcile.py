@@ -4,16 +4,14 @@ Invariants: nothing is changed without `--apply`, and then only estimates; the e
 the provider stated differ, so that a job can watch it.
 """
 
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import click
-from rich.table import Table
 
 from llm_proxy.cli.database import database_url, run, trusted_at
-from llm_proxy.cli.printing import console
+from llm_proxy.cli.printing import Column, as_json_option, print_json, print_table
 from llm_proxy.ledger.queries import connected
 from llm_proxy.ledger.question import moment
 from llm_proxy.ledger.reconcile import Disagreement, disagreements, enrich
@@ -24,7 +22,7 @@ from llm_proxy.ledger.reconcile import Disagreement, disagreements, enrich
 @click.option("--until", default="1m", help="The same; a call's log may come a few seconds after its record.")
 @click.option("--limit", type=click.IntRange(1, 100_000), default=1000, help="At most so many differences.")
 @click.option("--apply", "applies", is_flag=True, help="First make estimates exact by the sidecar's log.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@as_json_option
 @click.pass_context
 def command(
     context: click.Context, *, since: str, until: str, limit: int, applies: bool, as_json: bool
@@ -44,9 +42,7 @@ def command(
         )
     )
     if as_json:
-        click.echo(
-            json.dumps({"enriched": enriched, "differences": [_plain(one) for one in found]}, indent=2)
-        )
+        print_json({"enriched": enriched, "differences": [_plain(one) for one in found]})
     else:
         _show(found, enriched)
     context.exit(1 if any(one.usage_source == "provider" for one in found) else 0)
@@ -66,26 +62,17 @@ def _show(found: Sequence[Disagreement], enriched: int) -> None:
     if not found:
         click.echo("no differences")
         return
-    table = Table(show_edge=False)
-    for name in (
-        "started",
-        "request id",
-        "difference",
-        "source",
-        "outcome",
-        "tokens",
-        "logged",
-        "USD",
-        "logged USD",
-    ):
-        table.add_column(name, no_wrap=name == "request id")
-    for one in found:
-        table.add_row(
+    rows = [
+        (
             one.started_at.strftime("%m-%d %H:%M:%S"), str(one.request_id), ", ".join(one.kinds),
             one.usage_source or "-", one.outcome or "-", _pair(one.tokens), _pair(one.logged_tokens),
             _usd(one.cost_usd), _usd(one.logged_cost_usd),
-        )  # fmt: skip
-    console().print(table)
+        )
+        for one in found
+    ]  # fmt: skip
+    wholes = (Column("started", whole=True), Column("request id", whole=True))
+    numbers = (Column(title, number=True) for title in ("tokens", "logged", "USD", "logged USD"))
+    print_table([*wholes, "difference", "source", "outcome", *numbers], rows)
     click.echo(f"{len(found)} differences")
 
 

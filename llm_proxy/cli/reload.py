@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from llm_proxy.cli.printing import as_json_option, print_json
 from llm_proxy.stack import presence
 from llm_proxy.stack.outcome import Outcome, read
 
@@ -26,10 +27,11 @@ LOOK_EVERY_S = 0.1
     envvar="LLM_PROXY_STATE",
     help="The folder `llm-proxy up` was given.",
 )
+@as_json_option
 @click.option(
     "--timeout", "timeout_s", type=float, default=180, show_default=True, help="Longest wait, in seconds."
 )
-def command(*, state: Path, timeout_s: float) -> None:
+def command(*, state: Path, timeout_s: float, as_json: bool) -> None:
     """Apply a changed litellm-config.yaml, or changed keys, without losing a request.
 
     New sidecars start beside the old ones, are warmed up and take over; the old ones finish what runs at
@@ -42,19 +44,21 @@ def command(*, state: Path, timeout_s: float) -> None:
         raise click.ClickException(f"no `llm-proxy up` runs on {state}/: start it, or name another --state")
     asked_ns = time.monotonic_ns()
     os.kill(launcher, signal.SIGHUP)
-    outcome = _followed(state, asked_ns, time.monotonic() + timeout_s)
+    outcome = _followed(state, asked_ns, time.monotonic() + timeout_s, to_stderr=as_json)
+    if as_json:
+        print_json({"done": outcome.done, "said": outcome.said})
     if not outcome.done:
         raise click.ClickException("refused; the old configuration stays")
 
 
-def _followed(state: Path, asked_ns: int, until_s: float) -> Outcome:
+def _followed(state: Path, asked_ns: int, until_s: float, *, to_stderr: bool) -> Outcome:
     """Says how it goes until it is decided."""
     told = 0
     while time.monotonic() < until_s:
         found = read(state)
         if found is not None and found.began_ns >= asked_ns:
             for line in found.said[told:]:
-                click.echo(line, err=found.done is False)
+                click.echo(line, err=to_stderr or found.done is False)
             told = len(found.said)
             if found.done is not None:
                 return found

@@ -3,20 +3,27 @@
 Invariants: no prompt and no answer is shown, they are not in the records; `--json` prints nothing else.
 """
 
-import json
-from datetime import UTC, date, datetime
-from decimal import Decimal
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 import click
-from rich.table import Table
 
+from llm_proxy.cli.completion import complete_keys, complete_models
 from llm_proxy.cli.database import database_url, run, trusted_at
-from llm_proxy.cli.printing import console, fail
+from llm_proxy.cli.printing import Column, as_json_option, fail, plain, print_json, print_table
 from llm_proxy.ledger.queries import Recent, connected
 from llm_proxy.ledger.question import WORDS, asked_range
 from llm_proxy.ledger.zones import zone_of
+
+_COLUMNS: tuple[Column | str, ...] = (
+    Column("started", whole=True),
+    Column("request id", whole=True),
+    *("agent", "model", "provider"),
+    Column("status", number=True),
+    "outcome",
+    *(Column(title, number=True) for title in ("tokens", "cost USD", "ms")),
+)
 
 
 @click.command(context_settings={"show_default": True})
@@ -25,8 +32,8 @@ from llm_proxy.ledger.zones import zone_of
 @click.option("--until", help="The same; by default the end of today, or of the period --since names.")
 @click.option("--tz", default="UTC", help="Whose days are meant: Europe/Berlin, +05:30.")
 @click.option("--agent", help="Only this agent's.")
-@click.option("--key", help="Only this key's, by its name, prefix or id.")
-@click.option("--model", help="Only this model group's.")
+@click.option("--key", help="Only this key's, by its name, prefix or id.", shell_complete=complete_keys)
+@click.option("--model", help="Only this model group's.", shell_complete=complete_models)
 @click.option("--provider", help="Only this provider's.")
 @click.option("--tenant", help="Only this tenant's.")
 @click.option("--user", help="Only this end user's.")
@@ -37,7 +44,7 @@ from llm_proxy.ledger.zones import zone_of
     "--outcome", type=click.Choice(["ok", "error", "client_gone", "cut", "lost"]), help="Only these."
 )
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, help="At most so many, the latest.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@as_json_option
 def command(
     *,
     request_id: UUID | None,
@@ -62,7 +69,7 @@ def command(
     where = {name: value for name, value in filters.items() if value is not None}
     rows = run(_recent(url, (since, until, tz), where, limit))
     if as_json:
-        click.echo(json.dumps(rows, default=_plain, indent=2))
+        print_json(rows)
     else:
         _print_rows(rows)
 
@@ -82,40 +89,28 @@ async def _recent(
 
 
 def _print_rows(rows: list[dict[str, Any]]) -> None:
-    table = Table(show_edge=False)
-    for name in ("started", "request id", "agent", "model", "provider", "status", "outcome"):
-        table.add_column(name, no_wrap=name == "request id")
-    for name in ("tokens", "cost USD", "ms"):
-        table.add_column(name, justify="right")
+    lines: list[tuple[str, ...]] = []
     for row in rows:
         known = row["prompt_tokens"] is not None
         tokens = str(row["prompt_tokens"] + (row["completion_tokens"] or 0)) if known else "?"
         cost = f"{row['cost_usd']:.6f}" if row["cost_usd"] is not None else "?"
-        table.add_row(
+        lines.append((
             row["started_at"].strftime("%m-%d %H:%M:%S"), str(row["request_id"]), row["agent"] or "-",
             row["model_group"], row["provider"] or "-", str(row["status"] or "-"), row["outcome"], tokens,
             cost, f"{row['latency_ms']:.0f}",
-        )  # fmt: skip
-    console().print(table)
+        ))  # fmt: skip
+    print_table(_COLUMNS, lines)
 
 
 def _print_story(story: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(story, default=_plain, indent=2))
+        print_json(story)
         return
     calls = story.pop("model_calls")
     width = max(len(name) for name in story)
     for name, value in story.items():
         if value is not None:
-            click.echo(f"{name:<{width}}  {_plain(value)}")
+            click.echo(f"{name:<{width}}  {plain(value)}")
     for number, call in enumerate(calls, 1):
-        told = ", ".join(f"{name}={_plain(value)}" for name, value in call.items() if value is not None)
+        told = ", ".join(f"{name}={plain(value)}" for name, value in call.items() if value is not None)
         click.echo(f"model call {number}: {told}")
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Decimal):
-        return f"{value:f}"
-    if isinstance(value, (date, datetime)):
-        return value.isoformat()
-    return str(value) if isinstance(value, UUID) else value
