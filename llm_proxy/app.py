@@ -316,7 +316,12 @@ class Gateway:
 
 def create_app(settings: Settings) -> Gateway:
     """A gateway with these settings; its `asgi` is what a server runs."""
-    keys = (settings.admin_key, settings.admin_read_key, settings.litellm_api_key)
+    keys = (
+        settings.admin_key,
+        settings.admin_read_key,
+        settings.litellm_api_key,
+        settings.langfuse_secret_key,
+    )
     secrets = [*_internal(settings), *(text for key in keys for text in _texts(key))]
     setup_logging(settings.log_level, secrets=secrets)
     return Gateway(settings)

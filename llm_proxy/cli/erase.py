@@ -24,6 +24,9 @@ from llm_proxy.cli.printing import (
 
 TIMEOUT_S = 600
 _COLUMNS = (Column("store"), Column("state"), Column("found", number=True), Column("note"))
+_OF_THE_PERSON = (
+    "payloads", "requests", "roll-ups", "revoked keys", "old audit log", "rejected records", "langfuse",
+)  # fmt: skip
 _url_option = click.option(
     "--url", help="The gateway, such as http://127.0.0.1:7007 [default: the one of the settings]."
 )
@@ -88,6 +91,8 @@ def _print(certificate: dict[str, Any]) -> None:
     kept = [name for name, one in stores.items() if one["state"] == "kept"]
     if not certificate["complete"]:
         result = "NOT YET ERASED: repeat the command, or leave it to the gateway, which goes on by itself"
+    elif not any(stores.get(name, {}).get("found") for name in _OF_THE_PERSON):
+        result = "nothing of this name was found"
     else:
         result = f"erased, except in {', '.join(kept)}" if kept else "erased"
     shown = {name: certificate[name] for name in ("id", "tenant", "asked_at", "pseudonym")}

@@ -52,8 +52,8 @@ def router(erasures: Erasures | None, by: Any) -> APIRouter:  # noqa: ANN401 -- 
         return await told(asked(erasures).erase(whom.tenant, whom.user, who))
 
     @routes.post("/replay", summary="Erase again who has come back, and go on with what is incomplete.")
-    async def replay(_: Annotated[Actor, by]) -> Json:
-        return {"data": await told(asked(erasures).replay())}
+    async def replay(who: Annotated[Actor, by]) -> Json:
+        return {"data": await told(asked(erasures).replay(who))}
 
     @routes.get(
         "/{erasure_id}",

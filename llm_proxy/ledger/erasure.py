@@ -107,7 +107,7 @@ class Erasures:
             raise NotFound("There is no such erasure.", code="erasure_not_found")
         return _certificate(row)
 
-    async def replay(self) -> list[Json]:
+    async def replay(self, actor: Actor = _SELF) -> list[Json]:
         """Go on with what is incomplete, and erase again who has come back; returns these certificates."""
         await self._agree_on_list()
         async with self._connection() as connection:
@@ -116,7 +116,7 @@ class Erasures:
             unfinished = await connection.fetch(
                 "SELECT id FROM erasures WHERE finished_at IS NULL ORDER BY id"
             )
-        return [await self._run(row["id"], _SELF) for row in unfinished]
+        return [await self._run(row["id"], actor) for row in unfinished]
 
     async def step(self) -> None:
         """The same by the clock; a database that is away is asked again later."""

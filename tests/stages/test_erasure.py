@@ -181,7 +181,7 @@ async def test_a_store_that_is_away_makes_it_incomplete_until_it_is_back(
     again = await erasures.erase("acme", NAME, ANNA)
     assert (again["id"], again["complete"]) == (first["id"], False)
     outside.cache = "there"
-    [last] = await erasures.replay()
+    [last] = await erasures.replay(ANNA)
     assert (last["id"], last["complete"]) == (first["id"], True)
     assert last["stores"]["requests"] == {"state": "erased", "found": 3, "note": ""}
     assert await erasures.replay() == []
