@@ -41,6 +41,7 @@ from llm_proxy.admission.standing import State, headers, refusal, standings
 from llm_proxy.admission.store import Observed, Store, store_of
 from llm_proxy.admission.watch import Watch
 from llm_proxy.admission.wire import StoreAway
+from llm_proxy.background import DONE, Loop
 from llm_proxy.dialects import Call
 from llm_proxy.errors import Refused, StoreUnavailable
 from llm_proxy.identity import Caller, RuleSource
@@ -49,6 +50,7 @@ from llm_proxy.settings import Settings
 log = logging.getLogger(__name__)
 
 Renew = Callable[[Caller, int], Awaitable[Caller]]
+RECALL_AGAIN_S = 5.0
 MOST_TURNS = 5
 """A call that is still not decided after so many looks at changing rules is refused."""
 
@@ -117,6 +119,8 @@ class Admission:
         self._since, self._answered, self._shadowed = time.time(), True, 0
         self._pulse = Pulse(self._store, replica, self._living, self._outage)
         self._corrections = Corrections(spent)
+        self._spent = spent
+        self._recalling = Loop("answer-lengths", self._recall, every_s=RECALL_AGAIN_S, at_once=True)
         self._rebuilding = Rebuilding(self._store, spent, self._pulse.keep)
 
     async def start(self) -> None:
@@ -131,9 +135,11 @@ class Admission:
         await self._outage.start()
         await self._pulse.start()
         await self._corrections.start()
+        self._recalling.start()
 
     async def stop(self) -> None:
         """Settle what is left and let go of the store."""
+        await self._recalling.stop()
         await self._corrections.stop()
         await self._pulse.stop()
         await self._watch.stop()
@@ -224,6 +230,14 @@ class Admission:
                 return alone
             caller = await self._catch_up(caller, ask, answer)
         raise StoreUnavailable("The limits kept changing; please try again.", retry_after_s=RETRY_S)
+
+    async def _recall(self) -> object:
+        """Learn how long answers are from what all replicas have settled, once the ledger can be asked."""
+        latest = () if self._spent is None else await self._spent.latest_answers()
+        if latest is None:
+            return None
+        self._asking.lengths.recall(latest)
+        return DONE
 
     @property
     def _mode(self) -> State:

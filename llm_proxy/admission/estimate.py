@@ -3,11 +3,13 @@
 Sources: English text takes about four bytes a token; OpenAI's own limiter counts the same way. An answer
 without a stated maximum is expected to be as long as 95 of 100 recent answers of its model group; while
 fewer than `FEWEST` are known, as long as the model can write, at most `UNSAID_TOKENS`.
-Invariant: bounded memory, the last `REMEMBERED` answers of each of `MOST_GROUPS` groups, of this process.
+Invariant: bounded memory, the last `REMEMBERED` answers of each of `MOST_GROUPS` groups: those of all
+replicas when the process began, and its own since then.
 Units: tokens; an answer's are counted per choice.
 """
 
 from collections import deque
+from collections.abc import Iterable
 from math import ceil
 
 from llm_proxy.admission.budget import Price
@@ -31,16 +33,26 @@ class AnswerLengths:
 
     def add(self, call: Call, completion_tokens: int) -> None:
         """An answer was settled."""
-        if call.door == "embeddings":
-            return
-        last = self._last.get(call.group)
+        if call.door != "embeddings":
+            self._of(call.group).append(-(-completion_tokens // max(1, call.choices)))
+            self._percentile.pop(call.group, None)
+
+    def recall(self, latest: Iterable[tuple[str, int]]) -> None:
+        """Answers of before, by group, the latest first; what was added since then stays the latest."""
+        for group, completion_tokens in latest:
+            last = self._of(group)
+            if len(last) < REMEMBERED:
+                last.appendleft(completion_tokens)
+        self._percentile.clear()
+
+    def _of(self, group: str) -> deque[int]:
+        last = self._last.get(group)
         if last is None:
             if len(self._last) >= MOST_GROUPS:
                 self._last.clear()
                 self._percentile.clear()
-            last = self._last[call.group] = deque(maxlen=REMEMBERED)
-        last.append(-(-completion_tokens // max(1, call.choices)))
-        self._percentile.pop(call.group, None)
+            last = self._last[group] = deque(maxlen=REMEMBERED)
+        return last
 
     def percentile(self, group: str) -> int | None:
         """The 95th percentile; None while too few answers are known."""

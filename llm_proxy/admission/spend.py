@@ -43,6 +43,10 @@ class Spent(Protocol):
         """
         ...
 
+    async def latest_answers(self) -> Sequence[tuple[str, int]] | None:
+        """The completion tokens of all replicas' latest answers, by group asked; None when nobody knows."""
+        ...
+
     async def exact_nano_usd(self, requests: Sequence[UUID]) -> Mapping[UUID, int]:
         """The cost of those of these calls that the sidecar's log has made exact; empty when nobody knows."""
         ...

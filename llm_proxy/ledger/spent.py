@@ -44,6 +44,12 @@ _EXACT = """
     AND usage_source = 'sidecar' AND cost_usd IS NOT NULL"""
 
 
+_LATEST = """
+    SELECT coalesce(group_asked, model_group) AS asked, completion_tokens FROM requests
+    WHERE started_at > now() - interval '1 day' AND outcome = 'ok' AND cache <> 'hit' AND door <> 'embeddings'
+    AND completion_tokens IS NOT NULL ORDER BY started_at DESC LIMIT 20000"""
+
+
 class Spent:
     """Answers admission's question from the roll-ups and the rows."""
 
@@ -83,6 +89,15 @@ class Spent:
             return await spent(self._pool, said, since, unit)
         except DatabaseUnavailable:
             return None
+
+    async def latest_answers(self) -> Sequence[tuple[str, int]] | None:
+        """The completion tokens of the latest answers, by group asked, the latest first; None if unknown."""
+        try:
+            async with deadline(_DEADLINE_S):
+                rows = await self._pool.fetch(_LATEST)
+        except DatabaseUnavailable:
+            return None
+        return [(row["asked"], row["completion_tokens"]) for row in rows]
 
     async def exact_nano_usd(self, requests: Sequence[UUID]) -> Mapping[UUID, int]:
         """What those of these calls cost that the sidecar's log has made exact; empty while nobody knows."""

@@ -78,6 +78,7 @@ class Ledger:
         self.known = spent
         self.asked = 0
         self.exact: dict[UUID, int] = {}
+        self.latest: list[tuple[str, int]] = []
 
     async def spent(
         self,
@@ -91,6 +92,10 @@ class Ledger:
         """What was spent."""
         self.asked += 1
         return self.known
+
+    async def latest_answers(self) -> Sequence[tuple[str, int]] | None:
+        """What all replicas have settled."""
+        return self.latest
 
     async def exact_nano_usd(self, requests: Sequence[UUID]) -> Mapping[UUID, int]:
         """What the sidecar's log has made exact."""

@@ -152,10 +152,18 @@ async def test_what_was_spent_is_unknown_while_records_wait(server: Server, tmp_
         ledger.post(exact)
         ledger.post(guessed)
         await caught_up(ledger)
+        ledger.post(record(group="own", group_asked="asked", completion_tokens=9))
+        ledger.post(record(group="own", group_asked="asked", completion_tokens=8, cache="hit"))
+        ledger.post(record(group="own", group_asked="asked", completion_tokens=7, outcome="cut"))
+        await caught_up(ledger)
+        latest = await spent.latest_answers()
+        assert latest is not None
+        assert [tokens for group, tokens in latest if group == "asked"] == [9]
         both = [exact.request_id, guessed.request_id]
         assert await spent.exact_nano_usd(both) == {exact.request_id: 77}
         server.kill()
         assert await spent.exact_nano_usd(both) == {}
+        assert await spent.latest_answers() is None
         ledger.post(record(started_at=since))
         assert await spent.spent("key", "key-1", since) is None
     pool.terminate()

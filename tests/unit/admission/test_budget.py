@@ -97,6 +97,18 @@ def test_the_usual_length_is_that_of_95_of_the_last_100_answers_of_a_group() -> 
     assert lengths.percentile("other") is None
 
 
+def test_answers_of_before_are_older_than_those_since() -> None:
+    """A process that begins knows what all replicas have settled."""
+    lengths, call = estimate.AnswerLengths(), _call()
+    lengths.add(call, 90)
+    lengths.recall([("m", 10)] * 18 + [("m", 70)])
+    assert lengths.percentile("m") == 70
+    for _ in range(estimate.REMEMBERED - 1):
+        lengths.add(call, 5)
+    lengths.recall([("m", 900)] * 300)
+    assert lengths.percentile("m") == 5
+
+
 def test_the_memory_of_answers_is_bounded() -> None:
     """However many groups there are."""
     lengths = estimate.AnswerLengths()
