@@ -5,8 +5,8 @@ on standard error.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,8 +25,28 @@ _BARS = "▁▂▃▄▅▆▇█"
 _MOST_ROWS = 50
 _MOST_LINES = 1_000_000
 _UNNAMED = "(unnamed)"
-_FIGURES = ("requests", "ok %", "avg ms", "prompt", "completion", "cached", "cost USD", "unpriced")
 FORMS = ("table", "json", "csv", "focus")
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A column of numbers; one that is not for `always` is left out where the total has none."""
+
+    title: str
+    of: Callable[[Line], str]
+    always: bool = True
+
+
+_FIGURES = (
+    Figure("requests", lambda line: f"{line.requests:,}"),
+    Figure("ok %", lambda line: f"{line.success_rate * 100:.1f}"),
+    Figure("avg ms", lambda line: f"{line.avg_latency_ms:.0f}" if line.avg_latency_ms is not None else "-"),
+    Figure("prompt", lambda line: f"{line.prompt_tokens:,}"),
+    Figure("completion", lambda line: f"{line.completion_tokens:,}"),
+    Figure("cached", lambda line: f"{line.cached_tokens:,}", always=False),
+    Figure("cost USD", lambda line: f"{line.cost_usd:.6f}"),
+    Figure("unpriced", lambda line: f"{line.unpriced_requests:,}", always=False),
+)
 
 
 @click.command(context_settings={"show_default": True})
@@ -101,14 +121,14 @@ def _show(answer: Answer, question: Question, tz: str, days: Sequence[Line]) -> 
     out = console()
     begin, end = (one.astimezone(question.zone).strftime("%Y-%m-%d %H:%M") for one in _ends(question))
     out.print(f"{begin} to {end} {tz}")
-    columns = [*map(Column, question.by), *(Column(name, number=True) for name in _FIGURES)]
+    figures = [one for one in _FIGURES if one.always or one.of(answer.total).strip("0")]
+    columns = [*map(Column, question.by), *(Column(one.title, number=True) for one in figures)]
     rows = [
-        (*(_text(name, line) for name in question.by), *_figures(line)) for line in answer.lines[:_MOST_ROWS]
+        (*(_text(name, line) for name in question.by), *(one.of(line) for one in figures))
+        for line in answer.lines[:_MOST_ROWS]
     ]
-    if question.by:
-        rows.append(("total", *("" for _ in question.by[1:]), *_figures(answer.total)))
-    else:
-        rows = [_figures(answer.total)]
+    total = tuple(one.of(answer.total) for one in figures)
+    rows = [*rows, ("total", *("" for _ in question.by[1:]), *total)] if question.by else [total]
     print_table(columns, rows)
     if len(answer.lines) > _MOST_ROWS:
         out.print(f"... and {len(answer.lines) - _MOST_ROWS} more; --csv prints them all")
@@ -131,19 +151,6 @@ def _warn(answer: Answer) -> None:
             warn(f"not in the {where}: {span['since']} to {span['until']}; {why}")
     if answer.has_more:
         warn(f"only the first {len(answer.lines):,} lines; ask for a shorter range")
-
-
-def _figures(line: Line) -> tuple[str, ...]:
-    return (
-        f"{line.requests:,}",
-        f"{line.success_rate * 100:.1f}",
-        f"{line.avg_latency_ms:.0f}" if line.avg_latency_ms is not None else "-",
-        f"{line.prompt_tokens:,}",
-        f"{line.completion_tokens:,}",
-        f"{line.cached_tokens:,}",
-        f"{line.cost_usd:.6f}",
-        f"{line.unpriced_requests:,}" if line.unpriced_requests else "",
-    )
 
 
 def sparkline(values: Sequence[float]) -> str:

@@ -115,7 +115,7 @@ def router(usage: Tells | None, keeper: Doorkeeper, standings: Standings) -> API
         owner = who.key_id if isinstance(who, Caller) else None
         where, tenant = _of_tenant(_where(request), who)
         question = Question(begin, end, by, where, zone, query.top, owner, tenant)
-        return await _report(asked(usage), question, query.form, query.tz, now)
+        return await _report(asked(usage), question, query.form, query.tz.replace(" ", "+"), now)
 
     @doors.get(
         "/v1/requests/{request_id}",

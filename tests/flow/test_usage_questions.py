@@ -139,6 +139,8 @@ def test_a_range_is_read_in_its_zone(gateway: Gateway) -> None:
     """The last minutes, words for days, offsets; extremes are 400 and name their field."""
     for since, tz in (("10m", "UTC"), ("this-week", "Asia/Kolkata"), ("1h", "+05:30")):
         assert total(gateway, since=since, tz=tz)["requests"] == 6
+    unencoded = httpx.get(f"{gateway.url}/v1/usage?since=1h&tz=+05:30", headers=ADMIN).json()
+    assert (unencoded["tz"], unencoded["total"]["requests"]) == ("+05:30", 6)
     days = gateway.asked("/v1/usage", ADMIN, group_by="day,hour", tz="Asia/Kolkata").json()["data"]
     assert sum(line["requests"] for line in days) == 6
     for line in days:
