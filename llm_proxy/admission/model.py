@@ -31,8 +31,8 @@ MOST_SMALL = 100_000
 """Epochs and numbers of batches kept: both are found again when they are missing."""
 
 
-WAIT_MS = 15_000
-"""So long after its last try a call that waits for held money is remembered."""
+WAIT_MS = 5_000
+"""So long after its last try a call that waits for held money is remembered; it was told to come in 2 s."""
 KEPT_AFTER = 2
 """From this try on its share is kept for it."""
 MOST_WAITING = 16

@@ -20,7 +20,7 @@ step = st.one_of(
     st.tuples(st.just("call"), st.integers(0, 4), st.sampled_from([90, 160, 300])),
     st.tuples(st.just("end"), st.integers(0, 9), st.sampled_from([0, 30, 90, 200, 900])),
     st.tuples(st.just("end"), st.integers(0, 9), st.sampled_from([0, 30, 90])),
-    st.tuples(st.just("time"), st.sampled_from([10, 5_000, 14_999, 15_000, 29_999]), st.just(0)),
+    st.tuples(st.just("time"), st.sampled_from([10, 2_000, 4_999, 5_000, 29_999]), st.just(0)),
     st.tuples(st.just("keep"), st.integers(0, 9), st.just(0)),
 )
 histories = st.lists(step, min_size=10, max_size=60)

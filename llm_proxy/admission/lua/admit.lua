@@ -5,7 +5,7 @@
 --   one is enforced), limit, want.
 -- Returns: status, now, epoch, then four numbers for each check: what it had counted, its extra, how many running
 --   calls hold some of it (tokens, budget), and what is kept for a call that waits (budget); see `check.py`.
-local WINDOW, SPAN, POLITE, PATIENCE, KEPT_AFTER, MOST_WAITING = 60000, 61000, 2000, 15000, 2, 16
+local WINDOW, SPAN, POLITE, PATIENCE, KEPT_AFTER, MOST_WAITING = 60000, 61000, 2000, 5000, 2, 16
 local QUEUED = '([^:;]+):(%d+):(%d+):(%d+);'
 local now, take, lease, life, name = clock(), ARGV[1] == '1', ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local sec = math.floor(now / 1000)
