@@ -7,13 +7,22 @@ import tempfile
 from anyio import run_process
 
 
-async def run(database_url: str, *words: str, code: int = 0, columns: int | None = None) -> str:
-    """What a command prints, complaints too where it fails; `columns` is the terminal's width."""
+async def run(database_url: str, *words: str, code: int = 0, columns: int | None = None, **more: str) -> str:
+    """What a command prints, complaints too where it fails.
+
+    Args:
+        database_url: Its database.
+        words: What stands behind `llm-proxy`.
+        code: The exit code it ends with.
+        columns: The terminal's width.
+        more: Of its environment.
+    """
     env = {
         "PATH": os.environ["PATH"],
         "DATABASE_URL": database_url,
         "LIMITS_REDIS_URL": "redis://127.0.0.1:1",
     }
+    env |= more
     if columns is not None:
         env["COLUMNS"] = str(columns)
     command = [sys.executable, "-P", "-m", "llm_proxy", *words]

@@ -52,6 +52,9 @@ MAY: dict[str, str] = {
     "DELETE /admin/cache": "owner operator",
     "GET /admin/payloads/{request_id}": "owner operator viewer",
     "DELETE /admin/payloads": "owner operator",
+    "POST /admin/erasures": "owner operator",
+    "POST /admin/erasures/replay": "owner operator",
+    "GET /admin/erasures/{erasure_id}": "owner operator viewer",
     "GET /metrics": "owner operator viewer",
     "GET /openapi.json": "owner operator viewer tenant",
     "GET /v1/usage": "owner operator viewer tenant",
@@ -298,7 +301,7 @@ async def test_a_tenant_s_admin_asks_usage_by_names_of_its_tenant_alone(
                 "INSERT INTO requests (request_id, started_at, key_id, key_prefix, tenant, agent, user_id,"
                 " door, dialect, model, model_group, streamed, status, outcome, usage_source, cache,"
                 " attempts, latency_ms) VALUES ($1, $2, $3, 'sk', $4, $5, $6, 'd', 'd', 'm', 'm', false,"
-                " 200, 'ok', 'provider', 'miss', 1, 1)",
+                " 502, 'error', 'provider', 'miss', 1, 1)",
                 request_id, now, made.json()["id"], tenant, f"{tenant}-agent", f"{tenant}-user",
             )  # fmt: skip
         told = {}
@@ -306,7 +309,9 @@ async def test_a_tenant_s_admin_asks_usage_by_names_of_its_tenant_alone(
             for name in ("key", "agent", "user"):
                 answer = await tina.get("/v1/usage", params={name: f"{tenant}-{name}"})
                 told[tenant, name] = answer.status_code, answer.text.replace(tenant, "…")
+            await pool.execute("UPDATE requests SET provider_message = 'the operator''s'")
             path = f"/v1/requests/{ids.get(tenant, uuid7())}"
+            assert "the operator's" not in (await tina.get(path)).text
             assert (await tina.get(path)).status_code == (200 if tenant == "acme" else 404)
         for name in ("key", "agent", "user"):
             assert told["acme", name][0] == 200

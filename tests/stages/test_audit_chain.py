@@ -1,6 +1,7 @@
 """The audit log's content and its chain, on a real Postgres, tampered with as its superuser."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import Any
@@ -213,6 +214,27 @@ async def test_a_closed_month_is_sealed_and_may_be_retired(pool: "Pool[asyncpg.R
     assert (report.faults, report.retired) == ([], ["2026-08"])
     await pool.execute("DROP TABLE audit_entries_202609")
     assert any("are missing, and no retirement" in one for one in (await verify(pool)).faults)
+
+
+async def test_many_actions_at_once_make_one_chain(pool: "Pool[asyncpg.Record]", database_url: str) -> None:
+    """On two pools, as two replicas have them: every action is done, and none is missing or doubled."""
+    async with asyncpg.create_pool(database_url, min_size=0, max_size=4) as other:
+        doings: list[Awaitable[object]] = []
+        for number in range(12):
+            first, second, rulings = Registry(pool), Registry(other), Rulings(other)
+            rule = Rule(
+                "tenant", tenant=f"t{number % 3}", subject=f"t{number % 3}", limits=Limits(rpm=number)
+            )
+            doings += [
+                first.create(KeySpec(f"a{number}", tenant="t0"), ANNA),
+                second.create(KeySpec(f"b{number}", user="ulla"), ANNA),
+                rulings.set_rule(rule, ANNA),
+                note(pool, ANNA, "cache.purge", str(number)),
+            ]
+        await asyncio.gather(*doings)
+        await asyncio.gather(*(Registry(one).revoke("a1", ANNA) for one in (pool, other)))
+    report = await verify(pool)
+    assert (report.faults, report.entries) == ([], 12 * 4 + 2)
 
 
 async def _back(pool: "Pool[asyncpg.Record]", action: str, day: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 from commands import run
 
 from llm_proxy import schema
-from llm_proxy.identity import Rulings
+from llm_proxy.identity import Actor, KeySpec, Registry, Rulings
 
 Json = dict[str, Any]
 
@@ -50,3 +50,21 @@ async def test_a_gateway_that_does_not_answer_is_3(database_url: str) -> None:
     assert (await run(database_url, "status", *gone, code=3)).startswith("llm-proxy: the gateway at")
     told = await run(database_url, "explain", "--model", "m", *gone, code=2)
     assert told == "llm-proxy: LLM_PROXY__INTERNAL_API_KEY is not set; --key NAME explains as a key\n"
+
+
+async def test_completion_knows_commands_and_keys(
+    pool: "asyncpg.Pool[asyncpg.Record]", database_url: str
+) -> None:
+    """Not revoked ones; without a database nothing is offered and nothing is said."""
+    for name in ("demo", "dead", "other"):
+        await Registry(pool).create(KeySpec(name), Actor("test"))
+    await Registry(pool).revoke("dead", Actor("test"))
+
+    async def offered(words: str, url: str = database_url) -> list[str]:
+        place = str(len(words.split(" ")) - 1)
+        told = await run(url, _LLM_PROXY_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=place)
+        return [line.partition(",")[2] for line in told.split()]
+
+    assert await offered("llm-proxy keys show d") == ["demo"]
+    assert await offered("llm-proxy adm") == ["admin-keys"]
+    assert await offered("llm-proxy keys show d", "postgresql://a@127.0.0.1:1/a") == []
