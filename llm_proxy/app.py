@@ -16,7 +16,7 @@ import asyncpg
 from fastapi import APIRouter, Depends, FastAPI
 
 from llm_proxy import __version__, background
-from llm_proxy.admission import Admission, Standing, refuse_evicting, standing_of
+from llm_proxy.admission import Admission, Defaults, Standing, refuse_evicting, standing_of
 from llm_proxy.background import Loop
 from llm_proxy.edge import (
     admin,
@@ -31,6 +31,7 @@ from llm_proxy.edge import (
     models_admin,
     payloads,
     rest,
+    simulate,
     usage,
 )
 from llm_proxy.edge.auth import Doorkeeper
@@ -66,6 +67,7 @@ from llm_proxy.identity import (
 )
 from llm_proxy.ledger import (
     Erasures,
+    Histories,
     Langfuse,
     Ledger,
     Places,
@@ -201,6 +203,7 @@ class Gateway:
                 announce=self.admission.announce,
                 by=keeper.actor,
             ),
+            simulate.router(self._present(registry, rulings), by=keeper.actor),
             audit_admin.router(AuditLog(pool) if pool else None, self._refusals, by=keeper.actor),
             admin_keys.router(AdminKeys(pool) if pool else None, by=keeper.actor),
             erasures.router(self._erasures, by=Depends(keeper.actor)),
@@ -210,6 +213,20 @@ class Gateway:
                 Depends(keeper.actor),
             ),
         ]
+
+    def _present(self, registry: Registry | None, rulings: Rulings | None) -> simulate.Present | None:
+        """How things stand, for simulations; None without a database."""
+        if self._reports is None or self._pool is None or registry is None or rulings is None:
+            return None
+        return simulate.Present(
+            Histories(self._reports),
+            PostgresKeys(self._pool),
+            registry,
+            rulings,
+            self._known,
+            Defaults.of(self.settings),
+            self.settings.default_models,
+        )
 
     async def _purge(self, tenant: str | None, model: str | None) -> Purged:
         if self._client is None:

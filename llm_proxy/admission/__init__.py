@@ -7,19 +7,27 @@ from llm_proxy.admission.cap import capped
 from llm_proxy.admission.explain import Explanation, explain, standing_of
 from llm_proxy.admission.lease import Lease
 from llm_proxy.admission.once import EvictingStore, announce, refuse_evicting
+from llm_proxy.admission.policy import Defaults, Policies
+from llm_proxy.admission.replay import PastCall, Replay, Repriced, Verdict
 from llm_proxy.admission.spend import Spent
 from llm_proxy.admission.standing import Standing, resets
 
 __all__ = [
     "Admission",
     "AdmissionState",
+    "Defaults",
     "EvictingStore",
     "Explanation",
     "Lease",
+    "PastCall",
+    "Policies",
     "Price",
     "Prices",
+    "Replay",
+    "Repriced",
     "Spent",
     "Standing",
+    "Verdict",
     "announce",
     "capped",
     "explain",

@@ -26,6 +26,7 @@ COMMANDS = {
     "usage": "Show what was used, by whom, at what cost.",
     "requests": "Show single requests.",
     "reconcile": "Compare the gateway's records with the sidecar's.",
+    "simulate": "Replay recorded calls against changed limits, budgets or prices.",
     "models": "List model groups; --check calls each once.",
     "cache": "Delete cached answers.",
     "erase": "Erase a person's text and name.",

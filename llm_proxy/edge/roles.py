@@ -46,6 +46,7 @@ ROUTES: dict[tuple[str, str], Access] = {
     ("GET", "/admin/limits"): _reads,
     ("PUT", "/admin/limits"): Access(_CHANGE, "limits.set"),
     ("DELETE", "/admin/limits"): Access(_CHANGE, "limits.drop"),
+    ("POST", "/admin/simulate"): Access(_READ, "limits.simulate"),
     ("GET", "/admin/kills"): _reads,
     ("PUT", "/admin/kills"): Access(_CHANGE, "kills.throw"),
     ("DELETE", "/admin/kills"): Access(_CHANGE, "kills.lift"),

@@ -2,6 +2,7 @@
 
 from llm_proxy.ledger.erasure import Erasures, Places
 from llm_proxy.ledger.exchange import Exchange
+from llm_proxy.ledger.history import Histories
 from llm_proxy.ledger.langfuse import Langfuse
 from llm_proxy.ledger.ledger import Ledger, LedgerState
 from llm_proxy.ledger.queries import Usage
@@ -16,6 +17,7 @@ from llm_proxy.ledger.witnesses import Witnesses
 __all__ = [
     "Erasures",
     "Exchange",
+    "Histories",
     "Langfuse",
     "Ledger",
     "LedgerState",

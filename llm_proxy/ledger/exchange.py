@@ -21,6 +21,8 @@ from llm_proxy.upstream import NOBODY_SERVED, Catalog, Served, Usage, Why, inter
 
 BYTES_PER_TOKEN = 4
 PICO_PER_NANO = 1000
+UNBOUNDED = 2**31
+"""So many tokens are as good as no maximum; a larger number fits into no column."""
 MOST_ANSWER_BYTES = 2**20
 MOST_MESSAGE_BYTES = 600  # a record must fit into its slot of the journal
 
@@ -167,6 +169,9 @@ class Exchange:
             cache_write_tokens=usage.cache_write_tokens if usage else None,
             token_details=usage.details if usage else None,
             service_tier=usage.service_tier if usage else None,
+            prompt_bytes=call.prompt_bytes,
+            max_tokens=None if call.max_tokens is None else min(call.max_tokens, UNBOUNDED),
+            choices=min(call.choices, UNBOUNDED - 1),
         )
 
     def _provider_message(self) -> str | None:

@@ -25,6 +25,7 @@ class UsageRecord(NamedTuple):
         tags: Joined by commas; None for none.
         token_details: JSON: further parts of the tokens, as `token_details` names them.
         service_tier: The tier the answer states.
+        prompt_bytes: With `max_tokens` and `choices`, as asked: what its reservation was made of.
     """
 
     request_id: UUID
@@ -67,6 +68,9 @@ class UsageRecord(NamedTuple):
     cache_write_tokens: int | None = None
     token_details: str | None = None
     service_tier: str | None = None
+    prompt_bytes: int | None = None
+    max_tokens: int | None = None
+    choices: int | None = None
 
     @property
     def total_tokens(self) -> int | None:

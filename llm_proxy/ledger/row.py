@@ -43,7 +43,7 @@ _OTHERS: tuple[str, ...] = (
 _LENGTHS = ((600, 256), (128, 128), (32, 128), (8, 128), (4, 64), (2, 16), (0, 0))
 """How long, in characters, the other texts and the owners' may be, tried in this order."""
 _JSON = frozenset({"hops", "token_details"})
-_LARGEST_BY_FIELD = {"status": 2**15 - 1, "attempts": 2**31 - 1}
+_LARGEST_BY_FIELD = {"status": 2**15 - 1, "attempts": 2**31 - 1, "choices": 2**31 - 1}
 
 
 def row_of(record: UsageRecord) -> Row:
@@ -147,7 +147,7 @@ _LOST: dict[str, object] = {
     "reasoning_tokens": None, "cost_nano_usd": None, "usage_source": "unknown", "cache": "miss",
     "attempts": None, "latency_ms": 0.0, "ttft_ms": None, "group_asked": None, "hops": None,
     "provider_message": None, "would_refuse": None, "cache_write_tokens": None, "token_details": None,
-    "service_tier": None,
+    "service_tier": None, "prompt_bytes": None, "max_tokens": None, "choices": None,
 }  # fmt: skip
 
 

@@ -81,12 +81,8 @@ class Spent:
         state = self._ledger.state()
         if state.postgres != "up" or state.spool_records:
             return None
-        named = {"tenant": tenant, "model_group": None if group == "*" else group}
-        if (column := _SPENDER[scope]) is not None:
-            named[column] = spender
-        said = {name: value for name, value in named.items() if value is not None}
         try:
-            return await spent(self._pool, said, since, unit)
+            return await spent(self._pool, named_of(scope, spender, tenant, group), since, unit)
         except DatabaseUnavailable:
             return None
 
@@ -108,6 +104,14 @@ class Spent:
         except DatabaseUnavailable:
             return {}
         return {row["request_id"]: int(row["cost_usd"].scaleb(9)) for row in rows}
+
+
+def named_of(scope: str, spender: str, tenant: str | None, group: str) -> dict[str, str]:
+    """The columns of a spender's calls, and what they hold; as `Spent.spent` takes them."""
+    named = {"tenant": tenant, "model_group": None if group == "*" else group}
+    if (column := _SPENDER[scope]) is not None:
+        named[column] = spender
+    return {name: value for name, value in named.items() if value is not None}
 
 
 async def spent(

@@ -31,6 +31,7 @@ _TYPES = {
     "prompt_tokens": "int8", "completion_tokens": "int8", "cached_tokens": "int8", "reasoning_tokens": "int8",
     "cost_nano_usd": "int8", "attempts": "int4", "latency_ms": "float8", "ttft_ms": "float8",
     "hops": "jsonb", "cache_write_tokens": "int8", "token_details": "jsonb",
+    "prompt_bytes": "int8", "max_tokens": "int8", "choices": "int4",
 }  # fmt: skip
 
 

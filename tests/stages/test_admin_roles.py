@@ -38,6 +38,7 @@ MAY: dict[str, str] = {
     "GET /admin/limits": "owner operator viewer",
     "PUT /admin/limits": "owner operator",
     "DELETE /admin/limits": "owner operator",
+    "POST /admin/simulate": "owner operator viewer",
     "GET /admin/kills": "owner operator viewer",
     "PUT /admin/kills": "owner operator",
     "DELETE /admin/kills": "owner operator",

@@ -1,0 +1,177 @@
+"""Recorded calls against other rules, model lists and prices: what admission would have decided.
+
+The gateway's own planner, its estimates and its in-process store decide, by a clock that shows the recorded
+times; a call settles when it ended. Invariants: no model and no shared store is called; calls are played in
+the order they began; a call that was refused then is not in the history, and is not played.
+Units: milliseconds since 1970, tokens, nano-dollars.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from heapq import heappop, heappush
+
+from llm_proxy.admission.asking import LEASE_LIFE_MS, Asking, Prices
+from llm_proxy.admission.budget import Price, cost_nano_usd
+from llm_proxy.admission.check import REFUSED, UNKNOWN, Answer, Ask, Check
+from llm_proxy.admission.desk import Desk
+from llm_proxy.admission.lease import Taken
+from llm_proxy.admission.model import Counter
+from llm_proxy.admission.permit import Permit
+from llm_proxy.admission.policy import Policies
+from llm_proxy.admission.standing import standings
+from llm_proxy.admission.store import ProcessStore
+from llm_proxy.admission.watch import Watch
+from llm_proxy.dialects import Call
+from llm_proxy.errors import Refused
+from llm_proxy.identity import Caller
+
+SpentBefore = Callable[[Check], Awaitable[int]]
+"""What a budget's owner had spent of its period before the first call that is played."""
+TURN = 100
+"""So many calls are played before other work of the process has its turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class PastCall:
+    """One call as it was recorded.
+
+    Attributes:
+        tokens: What limits and budgets counted; None when nobody knows.
+        cost_nano_usd: The same for money.
+        prompt_tokens: As recorded, for other prices.
+        answered: It has a whole answer of its own: others are expected to be as long.
+    """
+
+    request_id: str
+    caller: Caller
+    call: Call
+    started_ms: int
+    ended_ms: int
+    tokens: int | None
+    cost_nano_usd: int | None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    provider: str | None = None
+    answered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What would have become of one call.
+
+    Attributes:
+        cost_nano_usd: What it would have cost; None when nobody knows the price.
+        code: Why it would have been refused; None when it would not.
+        scope: Of the limit that refuses; empty where a model list does.
+    """
+
+    past: PastCall
+    cost_nano_usd: int | None
+    code: str | None = None
+    scope: str = ""
+    subject: str = ""
+    kind: str = ""
+
+
+class Repriced:
+    """Today's model groups, some at other prices."""
+
+    def __init__(self, prices: Prices, changed: Mapping[str, tuple[int, int]]) -> None:
+        """`changed` holds, by group, the prices of input and output in pico-dollars per token."""
+        self._prices = prices
+        self._changed = changed
+        self.resolved, self.providers = prices.resolved, prices.providers
+        self.fallback_providers = prices.fallback_providers
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """The groups configured by name; None while nobody knows."""
+        return self._prices.names
+
+    def price(self, group: str) -> Price | None:
+        """The changed price of a group, else today's highest."""
+        known, changed = self._prices.price(group), self.changed(group)
+        if changed is None:
+            return known
+        return replace(changed, most_tokens=known.most_tokens if known else None)
+
+    def changed(self, group: str) -> Price | None:
+        """The changed price of a group; None for one whose price stays."""
+        found = self._changed.get(group) or self._changed.get(self.resolved(group))
+        return Price(*found) if found is not None else None
+
+
+class Replay:
+    """Plays calls, in the order of their beginning."""
+
+    def __init__(
+        self, policies: Policies, prices: Repriced, default_models: tuple[str, ...], before: SpentBefore
+    ) -> None:
+        self._now_ms = 0
+        watch = Watch(policies.defaults, None)
+        watch.policies = policies
+        self._prices = prices
+        self._before = before
+        self._permit = Permit(watch, prices, default_models)
+        self._asking = Asking(watch, prices, lambda: self._now_ms, lambda: False)
+        self._store = ProcessStore(lambda: self._now_ms)
+        self._desk = Desk(self._store, "replay", 0.0)
+        self._running: list[tuple[int, int, Taken, PastCall]] = []
+        self._number = self._settlements = 0
+
+    async def play(self, calls: Iterable[PastCall]) -> AsyncIterator[Verdict]:
+        """What would have become of each call."""
+        for past in calls:
+            self._settle_until(past.started_ms)
+            self._now_ms = past.started_ms
+            self._number += 1
+            if self._number % TURN == 0:
+                await asyncio.sleep(0)
+            yield await self._decide(past)
+
+    async def _decide(self, past: PastCall) -> Verdict:
+        cost = self._cost(past)
+        try:
+            self._permit.check(past.caller, past.call)
+            ask = self._asking.ask(past.caller, past.call, str(self._number), take=True)
+        except Refused as refused:
+            return Verdict(past, cost, refused.code or "forbidden")
+        # Nobody plays the signs of life by which a running call keeps what it holds.
+        ask = ask._replace(ttl_ms=max(LEASE_LIFE_MS, past.ended_ms - past.started_ms + 1))
+        answer = await self._admit(ask)
+        if answer.status == REFUSED:
+            over = [one for one in standings(ask.plan, ask.wants, answer) if one.over and one.check.enforced]
+            check = over[0].check
+            return Verdict(past, cost, "refused", check.scope, check.subject, check.kind)
+        taken = Taken(ask.plan, ask.wants, answer, ask.lease, self._store, self._desk)
+        heappush(self._running, (past.ended_ms, self._number, taken, past))
+        return Verdict(past, cost)
+
+    async def _admit(self, ask: Ask) -> Answer:
+        """The answer of the store, which is told first what was spent before the calls that are played."""
+        looked = self._store.model.admit(ask._replace(take=False), self._now_ms)
+        for check, used in zip(ask.plan.checks, looked.used, strict=True):
+            if check.kind == "budget" and used == UNKNOWN:
+                self._store.model.seed(check.key, Counter(await self._before(check), check.expires_ms))
+        for check in ask.plan.elsewhere:
+            if check.kind == "budget" and check.key not in self._store.model.counters:
+                self._store.model.seed(check.key, Counter(await self._before(check), check.expires_ms))
+        return self._store.model.admit(ask, self._now_ms)
+
+    def _settle_until(self, now_ms: int) -> None:
+        """Settle the calls that had ended by then, in the order they did."""
+        while self._running and self._running[0][0] <= now_ms:
+            ended_ms, _, taken, past = heappop(self._running)
+            entries = tuple(taken.entries(past.tokens, self._cost(past), past.provider))
+            self._settlements += 1
+            self._store.model.settle("replay", self._settlements, entries, ended_ms)
+            if past.answered:
+                self._asking.lengths.add(past.call, past.completion_tokens)
+
+    def _cost(self, past: PastCall) -> int | None:
+        """What a call cost, at the changed price where there is one."""
+        price = self._prices.changed(past.call.group)
+        if price is None or not (past.cost_nano_usd or past.tokens):
+            return past.cost_nano_usd
+        return cost_nano_usd(price, past.prompt_tokens, past.completion_tokens)
