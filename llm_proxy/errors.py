@@ -48,6 +48,8 @@ class Refused(Exception):  # noqa: N818 -- errors are named for the state they r
     where asking again cannot help: credentials, an empty account."""
     may_have_run: bool = False
     """Whether a model may have worked, and been paid, all the same."""
+    cost_unknown: bool = False
+    """Whether nobody knows what the provider bills for it: budgets count 0, its record has no cost."""
 
     def __init__(
         self,
@@ -257,6 +259,7 @@ class ProviderFailed(Refused):
     type = "server_error"
     default_code = "provider_error"
     refused_by = "provider"
+    cost_unknown = True
 
 
 class UpstreamUnreachable(Refused):

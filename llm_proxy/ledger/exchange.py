@@ -190,8 +190,11 @@ class Exchange:
         return self._cost(self.usage)
 
     def _cost(self, usage: Usage | None) -> int | None:
-        if self.served.cache == "hit" or self.unspent:
+        if self.served.cache == "hit":
             return 0
+        if self.unspent:
+            unknown = self.refused is not None and self.refused.cost_unknown and not self.unsent
+            return None if unknown else 0
         if usage is not None and usage.cost_nano_usd is not None:
             return usage.cost_nano_usd
         if self.served.cost_nano_usd is not None:

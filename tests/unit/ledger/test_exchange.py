@@ -5,7 +5,15 @@ from uuid import UUID
 import pytest
 
 from llm_proxy.dialects import Call
-from llm_proxy.errors import Bug, ProviderFailed, Refused, UpstreamBroke
+from llm_proxy.errors import (
+    Bug,
+    ProviderFailed,
+    ProviderOverloaded,
+    ProviderRateLimited,
+    ProviderRejected,
+    Refused,
+    UpstreamBroke,
+)
 from llm_proxy.identity import Caller
 from llm_proxy.ledger import Exchange
 from llm_proxy.upstream import Catalog, Served, Usage, Why
@@ -52,6 +60,24 @@ def test_what_the_provider_refused_used_nothing_and_what_broke_may_have_run() ->
     assert ended(exchange(), refused=ProviderFailed("It failed.")) == (0, 0, "unknown")
     for broken in (UpstreamBroke("It broke."), Bug()):
         assert ended(exchange(), refused=broken) == (100, 100, "estimated")
+
+
+@pytest.mark.parametrize(
+    ("refused", "cost"),
+    [
+        (ProviderFailed("It failed."), None),
+        (ProviderRejected("It is not for me."), 0),
+        (ProviderRateLimited("Later."), 0),
+        (ProviderOverloaded("No room."), 0),
+    ],
+)
+def test_what_a_providers_own_failure_costs_is_unknown_in_the_record_and_counts_in_no_budget(
+    refused: Refused, cost: int | None
+) -> None:
+    """Nobody knows whether it bills a call that it answered with 500; a call it turned away cost nothing."""
+    one = exchange()
+    assert ended(one, refused=refused) == (0, 0, "unknown")
+    assert one.record(CALLER, CALL).cost_nano_usd == cost
 
 
 def test_what_was_stated_is_used_whatever_became_of_the_caller() -> None:
