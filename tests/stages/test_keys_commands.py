@@ -101,7 +101,7 @@ async def test_a_file_of_keys_applied_twice_is_applied_once(
     file.write_text(
         "keys:\n"
         "  - name: scout\n    tenant: t\n    agent: scout\n    key_file: scout.key\n"
-        "    budgets: [{limit_usd: 2.5, period: month}]\n"
+        "    budgets: [{limit_usd: 2.5, period: month}]\n    tags: [prod, night shift]\n"
         "  - {name: minted, tenant: t, expires_at: 2040-01-01T00:00:00}\n"
         "limits:\n  - {scope: agent, subject: scout, rpm: 30}\n"
         "kills:\n  - {kind: model, subject: old-model}\n"
@@ -109,7 +109,8 @@ async def test_a_file_of_keys_applied_twice_is_applied_once(
     first: Json = json.loads(await run(database_url, "apply", str(file), "--json"))
     assert len(first["changes"]) == 4
     assert [one["name"] for one in first["made"]] == ["scout", "minted"]
-    assert (await VirtualKeys(PostgresKeys(pool)).find(brought.text.encode())).agent == "scout"
+    scout = await VirtualKeys(PostgresKeys(pool)).find(brought.text.encode())
+    assert (scout.agent, scout.tags) == ("scout", ("prod", "night shift"))
     again: Json = json.loads(await run(database_url, "apply", str(file), "--json"))
     assert again == {"changes": [], "made": [], "missing": []}
     file.write_text(

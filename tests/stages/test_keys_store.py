@@ -64,6 +64,7 @@ def spec(**said: object) -> KeySpec:
         "max_tokens_cap": 256,
         "cache": False,
         "expires_at": datetime(2030, 1, 1, tzinfo=UTC),
+        "tags": ("prod", "night"),
     }
     return KeySpec(**(whole | said))  # type: ignore[arg-type]
 
@@ -82,6 +83,7 @@ async def test_a_key_made_is_found_with_everything_it_was_given(
         "scout",
         "u-7",
     )
+    assert caller.tags == ("prod", "night")
     assert (caller.models, caller.limits, caller.budgets) == (spec().models, spec().limits, spec().budgets)
     assert (caller.max_tokens_cap, caller.cache, caller.key_prefix) == (256, False, made.record.prefixes[0])
 

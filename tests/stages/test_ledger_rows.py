@@ -147,7 +147,11 @@ async def test_partitions_are_made_ahead_and_dropped_after_their_time(
         ledger.post(record(started_at=now - timedelta(days=50)))
         ledger.post(record(started_at=now - timedelta(days=91)))
     assert len(await fetch(database_url, "SELECT 1 FROM requests")) == 1
-    assert (now + timedelta(days=7)).strftime("requests_%Y%m%d") in await partitions(database_url)
+    made = (now + timedelta(days=7)).strftime("requests_%Y%m%d")
+    assert made in await partitions(database_url)
+    indexes = "SELECT string_agg(indexdef, ' ') AS defs FROM pg_indexes WHERE tablename = $1"
+    [found] = await fetch(database_url, indexes, made)
+    assert all(f"{column} IS NOT NULL" in found["defs"] for column in ("session_id", "run_id", "tags"))
     pool = await asyncpg.create_pool(database_url, min_size=0)
     await Store(pool, retention_days=30, payload_days=7).upkeep()
     await pool.close()

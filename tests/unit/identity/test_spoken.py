@@ -57,6 +57,8 @@ def test_a_change_leaves_alone_what_it_does_not_name() -> None:
         ({"name": "x", "tpm": 2**60}, "tpm"),
         ({"name": "x", "models": "gpt"}, "models"),
         ({"name": "x", "max_tokens_cap": 0}, "max_tokens_cap"),
+        ({"name": "x", "tags": [1]}, "tags"),
+        ({"name": "x", "tags": ["a,b"]}, "tags"),
         ({"name": "x", "cache": "no"}, "cache"),
         ({"name": "x", "expires_at": "tomorrow"}, "expires_at"),
         ({"name": "x", "budgets": [{"limit_usd": 1}]}, "budgets"),
