@@ -30,7 +30,7 @@ from llm_proxy.upstream import Purged
 
 log = logging.getLogger(__name__)
 
-_SHORT_S, _LONG_S = 5.0, 300.0
+_SHORT_S, _LONG_S, _AGAIN_S = 5.0, 300.0, 15.0
 _BATCH_ROWS = 5000
 _SETTLE_S, _PATIENCE_S, _LOOK_EVERY_S = 1.5, 5.0, 0.25
 _ONE = "SELECT * FROM erasures WHERE id = $1"
@@ -119,12 +119,21 @@ class Erasures:
         return [await self._run(row["id"], actor) for row in unfinished]
 
     async def step(self) -> None:
-        """The same by the clock; a database that is away is asked again later."""
-        try:
-            for one in await self.replay():
-                log.info("an erasure was tried again", extra={"id": one["id"], "complete": one["complete"]})
-        except (DatabaseUnavailable, RowsRejected, Refused) as fault:
-            log.info("erasures wait", extra={"why": str(fault)})
+        """The same by the clock; a database that is away, or not migrated, is asked again after seconds."""
+        waits = False
+        while True:
+            try:
+                tried = await self.replay()
+            except (DatabaseUnavailable, RowsRejected, Refused) as fault:
+                if not waits:
+                    log.info("erasures wait for the database", extra={"why": str(fault)})
+                waits = True
+                await asyncio.sleep(_AGAIN_S)
+            else:
+                for one in tried:
+                    done = {"id": one["id"], "complete": one["complete"]}
+                    log.info("an erasure was tried again", extra=done)
+                return
 
     async def _begin(self, tenant: str, user: str) -> UUID:
         """The erasure on the list: the one of this person that is not complete, as of now, or a new one."""

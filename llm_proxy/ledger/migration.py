@@ -28,7 +28,7 @@ class Migration:
 
     Attributes:
         done: The schema is this version's.
-        work: The background work as it was last seen; None where none is known of.
+        work: The background work as it was last seen, whoever does it; None where none is known of.
     """
 
     def __init__(self, pool: asyncpg.Pool) -> None:
@@ -82,7 +82,7 @@ class Migration:
         """Do one batch of the work that migrations left; False when none is left for this process."""
         async with deadline(_BATCH_DEADLINE_S), self._pool.acquire(timeout=_DEADLINE_S) as connection:
             work = await schema.work(connection)
-            self.work = work if work is not None and not work.finished else None
+            self.work = await schema.unfinished(connection)
         if work is None:
             return False
         if work.finished or time.monotonic() - self._reported_at >= _REPORT_EVERY_S:

@@ -85,7 +85,8 @@ class Upkeep:
         while worked and time.monotonic() < until:
             worked = await guard.attempt(self._batch) is True
         if self._ready() and not worked:
-            await asyncio.sleep(_IDLE_S)
+            another_works = self._store_of().migration.work is not None
+            await asyncio.sleep(TICK_S if another_works else _IDLE_S)
 
     async def end(self) -> None:
         """Write what is sampled, close the files; the seat itself is the caller's to release."""

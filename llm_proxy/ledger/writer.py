@@ -139,7 +139,7 @@ class Writer:
                 said = {"away": "is away", "refused": "refuses the records", "migrating": "is migrated"}[
                     fault.kind
                 ]
-                log.warning("postgres %s; they go to the spool", said, extra={"why": fault.reason})
+                log.warning("postgres %s; records go to the spool", said, extra={"why": fault.reason})
         self._metrics.gauge("llm_proxy_store_up", float(self.up), "postgres")
 
     def _may_try(self) -> bool:

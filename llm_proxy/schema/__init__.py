@@ -138,10 +138,13 @@ async def work(connection: Connection) -> Work | None:
     return Work(row["job"], row["done"], row["total"], row["finished"]) if row is not None else None
 
 
-async def unfinished(connection: Connection) -> bool:
-    """Whether a file left work that is not done yet, by this process or by another one."""
-    left = "SELECT EXISTS (SELECT 1 FROM schema_work WHERE finished_at IS NULL)"
-    return bool(await connection.fetchval(left))
+async def unfinished(connection: Connection) -> Work | None:
+    """How far the first job is that is not done yet, by this process or by another one."""
+    row = await connection.fetchrow(
+        "SELECT name, rows_done, rows_total FROM schema_work WHERE finished_at IS NULL"
+        " ORDER BY created_at, name LIMIT 1"
+    )
+    return Work(row["name"], row["rows_done"], row["rows_total"], finished=False) if row is not None else None
 
 
 async def migrate(
