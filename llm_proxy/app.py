@@ -40,6 +40,7 @@ from llm_proxy.edge.cors import with_cors
 from llm_proxy.edge.front import Front
 from llm_proxy.edge.health import Health
 from llm_proxy.edge.intake import Intake, limits_of
+from llm_proxy.edge.key_standing import KeyStanding
 from llm_proxy.edge.known_models import KnownModels
 from llm_proxy.edge.parts import Parts
 from llm_proxy.edge.refused_actions import RefusedActions
@@ -181,13 +182,15 @@ class Gateway:
         )
         self._health = Health(parts, settings.version or __version__, settings.llm_mode)
         registry, rulings = (Registry(pool), Rulings(pool)) if pool else (None, None)
+        standing = KeyStanding(self.admission, registry, rulings, lambda: self.upstream.catalog)
+        of_key = standing.asked_by(keeper.admin)
         seats = settings.spool_dir if self._seat else None
         record = partial(on_record, pool) if pool else None
         self._erasures = Erasures(pool, self._places()) if pool else None
         return [
             health.router(self._health, keeper),
             models.router(lambda: self.upstream.catalog, keeper, settings.default_models),
-            limits.router(self.admission, caller=keeper.caller, read=intake.explained),
+            limits.router(self.admission, caller=keeper.caller, of_key=of_key, read=intake.explained),
             metrics.router(seats, self.metrics.cells, keeper),
             payloads.router(usage_of, keeper),
             models_admin.router(
@@ -202,6 +205,7 @@ class Gateway:
                 rulings,
                 announce=self.admission.announce,
                 by=keeper.actor,
+                standing=standing,
             ),
             simulate.router(self._present(registry, rulings), by=keeper.actor),
             audit_admin.router(AuditLog(pool) if pool else None, self._refusals, by=keeper.actor),

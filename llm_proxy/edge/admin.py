@@ -18,9 +18,11 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, Strict, StrictBool, StrictInt, StrictStr
 
 from llm_proxy.edge.auth import By
+from llm_proxy.edge.idle_rules import why_idle
+from llm_proxy.edge.key_standing import KeyStanding
 from llm_proxy.edge.refused_actions import BODY
 from llm_proxy.errors import Forbidden, StoreUnavailable
-from llm_proxy.identity import Actor, Deed, Registry, Rulings
+from llm_proxy.identity import Actor, Deed, Registry, Rule, Rulings
 from llm_proxy.identity.caller import Mode, OnStoreFailure, Period, ScopeKind
 from llm_proxy.identity.rules import KillKind
 from llm_proxy.identity.spoken import (
@@ -158,10 +160,11 @@ def router(
     *,
     announce: Announce,
     by: By,
+    standing: KeyStanding | None = None,
 ) -> APIRouter:
     """`/admin/...`; without a database every door is 503."""
     doors = APIRouter(prefix="/admin", tags=["admin"], responses=_REFUSALS, route_class=ExactRoute)
-    office = _Office(announce, Depends(by))
+    office = _Office(announce, Depends(by), standing)
     _keys(doors, registry, office)
     _rules(doors, rulings, office)
     _kills(doors, rulings, office)
@@ -170,10 +173,11 @@ def router(
 
 @dataclass(frozen=True, slots=True)
 class _Office:
-    """What every door needs: how deeds are announced, who asks."""
+    """What every door needs: how deeds are announced, who asks, what lies on a key."""
 
     announce: Announce
     by: Any
+    standing: KeyStanding | None
 
 
 def _keys(doors: APIRouter, registry: Registry | None, office: _Office) -> None:
@@ -198,7 +202,9 @@ def _keys(doors: APIRouter, registry: Registry | None, office: _Office) -> None:
 
     @doors.get("/keys/{key}", summary="One key, by id, name or prefix.", responses=_MISSING)
     async def show(key: str, who: Annotated[Actor, by]) -> Json:
-        return key_document(await _there(registry).show(key, tenant=who.tenant))
+        record = await _there(registry).show(key, tenant=who.tenant)
+        told = await office.standing.of(record, of_all=who.tenant is None) if office.standing else {}
+        return key_document(record) | told
 
     @doors.patch("/keys/{key}", summary="Change a key.", responses=_MISSING)
     async def change(key: str, body: KeyChange, who: Annotated[Actor, by]) -> Json:
@@ -230,13 +236,19 @@ def _rules(doors: APIRouter, rulings: Rulings | None, office: _Office) -> None:
 
     @doors.get("/limits", summary="All rules of limits and budgets.", dependencies=[by])
     async def rules() -> Json:
-        return {"data": [rule_document(rule) for rule in await _there(rulings).rules()]}
+        return {"data": await told(await _there(rulings).rules())}
+
+    async def told(found: list[Rule]) -> list[Json]:
+        tenants = await _there(rulings).tenants(found)
+        catalog = office.standing.catalog() if office.standing else None
+        return [rule_document(rule) | {"idle": why_idle(rule, tenants, catalog)} for rule in found]
 
     @doors.put("/limits", summary="Lay down the rule of a scope and subject.")
     async def put(body: RuleBody, who: Annotated[Actor, by]) -> Json:
-        rule = rule_from(body.said())
+        rule = await _there(rulings).with_id(rule_from(body.said()))
         await announce(await _there(rulings).set_rule(rule, who))
-        return rule_document(rule)
+        [laid] = await told([rule])
+        return laid
 
     @doors.delete("/limits", summary="Take a rule away.", responses=_MISSING)
     async def drop(

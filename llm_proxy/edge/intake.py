@@ -68,10 +68,13 @@ class Intake:
         caller = on_behalf_of(caller, named_by_headers(headers), call.named)
         return caller, call if caller.max_tokens_cap is None else capped(caller, call)
 
-    async def explained(self, request: Request) -> tuple[Caller, Call]:
-        """The caller and the call of a request that is only to be explained; `?path=` names its door."""
+    async def explained(self, request: Request, of_key: Caller | None = None) -> tuple[Caller, Call]:
+        """The caller and the call of a request that is only to be explained; `?path=` names its door.
+
+        `of_key` is whom an operator asks about.
+        """
         headers = read_headers(request.scope, max_bytes=self.limits.max_header_bytes)
-        caller = await self.caller(headers)
+        caller = of_key or await self.caller(headers)
         door = BY_PATH.get(request.query_params.get("path", "/v1/chat/completions").encode())
         if door is None:
             raise BadRequest("Invalid 'path': no such door.", param="path", code="invalid_value")

@@ -4,9 +4,10 @@ Invariant: both ask what a real call asks, through the same code, and count noth
 """
 
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 
 from llm_proxy.admission import Admission, Explanation, Standing, explain, resets, standing_of
 from llm_proxy.dialects import Call
@@ -15,43 +16,53 @@ from llm_proxy.identity import Caller
 
 Json = dict[str, Any]
 NANO = 10**9
+Key = Annotated[str | None, Query(description="A key, by id, name or prefix; takes an admin key.")]
 Callers = Callable[[Request], Awaitable[Caller]]
-Reading = Callable[[Request], Awaitable[tuple[Caller, Call]]]
+OfKey = Callable[[Request, str], Awaitable[tuple[Caller, bool]]]
+Reading = Callable[[Request, Caller | None], Awaitable[tuple[Caller, Call]]]
 
 
-def router(admission: Admission, *, caller: Callers, read: Reading) -> APIRouter:
+def router(admission: Admission, *, caller: Callers, of_key: OfKey, read: Reading) -> APIRouter:
     """The two doors.
 
     Args:
         admission: Who decides.
         caller: The caller of a request without a body.
+        of_key: For an operator the caller that the named key makes, and whether the operator may know what
+            several tenants use together; refuses everybody else.
         read: Caller and call of a request, found as the door it is meant for would find them.
     """
     doors = APIRouter(
         tags=["limits"],
         responses={401: {"description": "No credential."}, 503: {"description": "A store is away."}},
     )
-    whose = Depends(caller)
 
-    @doors.get("/v1/limits", summary="Where the caller stands at every limit and budget of its own.")
-    async def limits(who: Annotated[Caller, whose], model: str | None = None) -> Json:
+    async def whose(request: Request, key: Key = None) -> tuple[Caller, bool]:
+        return (await caller(request), False) if key is None else await of_key(request, key)
+
+    @doors.get("/v1/limits", summary="Where the caller, or a key, stands at every limit and budget.")
+    async def limits(
+        looked: Annotated[tuple[Caller, bool], Depends(whose)], model: str | None = None
+    ) -> Json:
+        who, of_all = looked
         found = await standing_of(admission, who, model)
         return {
             "caller": _caller(who),
             "state": found.state,
-            "limits": [_row(one) for one in found.standings],
+            "limits": [standing_row(one, of_all=of_all) for one in found.standings],
         }
 
     @doors.post("/v1/explain", summary="What would become of a request; no model is called, nothing counted.")
-    async def explained(request: Request) -> Json:
+    async def explained(request: Request, key: Key = None) -> Json:
+        looked, of_all = await of_key(request, key) if key is not None else (None, False)
         try:
-            who, call = await read(request)
+            who, call = await read(request, looked)
         except Refused as refused:
             if refused.status == 401:
                 raise
             return _verdict(refused)
         found = await explain(admission, who, call)
-        return _verdict(found.refused, found, who, call)
+        return _verdict(found.refused, found, who, call, of_all=of_all)
 
     return doors
 
@@ -61,6 +72,8 @@ def _verdict(
     found: Explanation | None = None,
     who: Caller | None = None,
     call: Call | None = None,
+    *,
+    of_all: bool = False,
 ) -> Json:
     told: Json = {"verdict": "refused" if refused is not None else "admitted"}
     if refused is not None:
@@ -73,7 +86,8 @@ def _verdict(
     if who is not None and call is not None:
         told |= {"caller": _caller(who), "model": call.model, "group": call.group, "door": call.door}
     if found is not None:
-        told |= {"state": found.state, "limits": [_row(one) for one in found.standings]}
+        rows = [standing_row(one, of_all=of_all) for one in found.standings]
+        told |= {"state": found.state, "limits": rows}
     return told
 
 
@@ -88,7 +102,8 @@ def _caller(who: Caller) -> Json:
     }
 
 
-def _row(one: Standing) -> Json:
+def standing_row(one: Standing, *, of_all: bool) -> Json:
+    """A standing as a document; what several tenants use together is told to operators of all alone."""
     check = one.check
     row: Json = {
         "kind": check.kind,
@@ -96,7 +111,7 @@ def _row(one: Standing) -> Json:
         "subject": check.subject,
         "enforced": check.enforced,
     }
-    if check.of_all:
+    if check.of_all and not of_all:
         return row | {"wait_ms": one.wait_ms, "would_refuse": one.over}
     if check.kind == "budget":
         return row | _budget_row(one)
@@ -130,7 +145,19 @@ def _budget_row(one: Standing) -> Json:
         "would_refuse": one.over,
         "resets_at": ends.isoformat() if ends else None,
         "zone": check.zone,
+        "exhausted_at": _exhausted_at(one),
     }
+
+
+def _exhausted_at(one: Standing) -> str | None:
+    """When a budget is used up if its period goes on as it began; None when that is not within it."""
+    check, ends, now = one.check, resets(one.check), datetime.now(UTC)
+    if not one.used or ends is None or check.since is None:
+        return None
+    if one.used >= check.limit:
+        return now.astimezone(ends.tzinfo).isoformat(timespec="seconds")
+    at = check.since + (now - check.since) * (check.limit / one.used)
+    return at.astimezone(ends.tzinfo).isoformat(timespec="seconds") if at < ends else None
 
 
 def _usd(nano_usd: int | None) -> str | None:

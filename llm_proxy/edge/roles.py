@@ -66,6 +66,8 @@ ROUTES: dict[tuple[str, str], Access] = {
     ("GET", "/admin/erasures/{erasure_id}"): _reads,
     ("GET", "/metrics"): _reads,
     ("GET", "/openapi.json"): _reads.and_tenant(),
+    ("GET", "/v1/limits"): _reads.and_tenant(),
+    ("POST", "/v1/explain"): _reads.and_tenant(),
     ("GET", "/v1/usage"): _reads.and_tenant(),
     ("GET", "/v1/requests/{request_id}"): _reads.and_tenant(),
 }

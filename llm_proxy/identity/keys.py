@@ -10,7 +10,7 @@ import re
 import secrets
 import string
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from llm_proxy.identity.caller import Budget, Caller, Limits
@@ -18,6 +18,8 @@ from llm_proxy.identity.caller import Budget, Caller, Limits
 MARK = "sk-llmp-"
 _LETTERS = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _PUBLIC, _SECRET, _CHECK = 12, 32, 6
+_AS_IT_IS_NOW = 2**62
+"""The epoch of a key that was just read, for whatever was changed before."""
 _FORM = re.compile(rb"(sk-llm[a-z]-)([0-9A-Za-z]{12})-[0-9A-Za-z]{38}")
 
 
@@ -151,6 +153,14 @@ def caller_of(found: FoundKey, lookup: str) -> Caller:
         revocation_epoch=found.epoch,
         tags=spec.tags,
     )
+
+
+def acting_as(record: KeyRecord) -> Caller:
+    """The caller a kept key makes, to be looked at, where it names nobody itself."""
+    spec = replace(record.spec, agent=None) if record.spec.agent == "*" else record.spec
+    found = FoundKey(record.key_id, spec, b"", record.revoked_at, None, _AS_IT_IS_NOW)
+    lookup = record.prefixes[0].removeprefix(MARK) if record.prefixes else ""
+    return caller_of(found, lookup)
 
 
 def _checksum(text: bytes) -> str:

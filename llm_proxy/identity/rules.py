@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Literal, Protocol
 
 from llm_proxy.identity.caller import Budget, Caller, Limits, Mode, OnStoreFailure, ScopeKind
+from llm_proxy.identity.keys import KeySpec
 from llm_proxy.identity.models import allowed
 
 ANY = "*"
@@ -96,3 +97,12 @@ def killed_by(kills: frozenset[Kill], caller: Caller, group: str) -> Kill | None
 def _wide(kills: frozenset[Kill]) -> tuple[Kill, ...]:
     """The switches of all models a wildcard covers."""
     return tuple(one for one in kills if one.kind == "model" and "*" in one.subject)
+
+
+def lies_on(rule: Rule, key_id: str, spec: KeySpec) -> bool:
+    """Whether a rule may cover calls of a key, whatever they name where the key leaves it open."""
+    subject = {"key": key_id, "agent": None if spec.agent == ANY else spec.agent, "user_model": spec.user}
+    if rule.scope in {"tenant", "tenant_group"} and spec.tenant is None:
+        return False
+    bound = subject.get(rule.scope)
+    return rule.tenant in {ANY, spec.tenant} and (bound is None or rule.subject in {ANY, bound})

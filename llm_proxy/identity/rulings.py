@@ -51,6 +51,15 @@ class Rulings:
             )
         return [rule_of(row) for row in rows]
 
+    async def tenants(self, rules: list[Rule]) -> dict[str, str | None]:
+        """The tenants of the keys that these rules are about, by id; without those that were revoked."""
+        ids = [rule.subject for rule in rules if rule.scope == "key"]
+        async with deed(self._pool) as connection:
+            rows = await connection.fetch(
+                "SELECT key_id, tenant FROM api_keys WHERE key_id = ANY($1) AND revoked_at IS NULL", ids
+            )
+        return {row["key_id"]: row["tenant"] for row in rows}
+
     async def with_id(self, ruling: Ruling) -> Ruling:
         """A rule or switch of a key with the key's id for its subject; any other as it is."""
         async with deed(self._pool) as connection:

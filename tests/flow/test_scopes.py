@@ -221,3 +221,65 @@ async def test_calls_at_once_pass_a_limit_for_all_no_more_often_than_it_says(des
         asking = [desk.client.post(desk.house.url + CHAT, json=body, headers=one) for one in headers]
         fared = sorted(one.status_code for one in await asyncio.gather(*asking))
     assert fared == [200, 200, 429, 429, 429, 429]
+
+
+async def test_an_admin_sees_what_lies_on_a_key_and_how_full_it_is(desk: Desk) -> None:
+    """By its name: spent, held and left, when it resets and would be used up, its rules, a call's verdict."""
+    name, tenant = desk.made["name"], desk.made["tenant"]
+    own = {"rpm": 5, "budgets": [{"limit_usd": "0.01", "period": "month", "zone": "Europe/Berlin"}]}
+    assert (await desk.operate("PATCH", f"/admin/keys/{name}", json=own)).status_code == 200
+    assert (await desk.operate("PUT", "/admin/limits", json=desk.named("tenant") | {"tpm": 9_000})).is_success
+    async with desk.ruled("global", parallel=40):
+        assert (await desk.ask()).status_code == 200
+        shown = (await desk.operate("GET", f"/admin/keys/{name}")).json()
+        looked = await desk.operate("GET", "/v1/limits", params={"key": name})
+        headers = {"Authorization": f"Bearer {desk.made['key']}"}
+        own_look = (await desk.client.get(f"{desk.house.url}/v1/limits", headers=headers)).json()
+    laid = {one["scope"]: one for one in shown["rules"]}
+    assert (laid["tenant"]["tpm"], laid["global"]["parallel"]) == (9_000, 40)
+    assert {one["scope"] for one in shown["limits"]} == {"key", "agent", "tenant", "global"}
+    [budget] = [one for one in shown["limits"] if one["kind"] == "budget"]
+    assert (budget["used_usd"], budget["held_usd"]) == ("0.000063000", "0.000000000")
+    assert budget["remaining_usd"] == "0.009937000"
+    assert budget["zone"] == "Europe/Berlin"
+    assert "-01T00:00:00+0" in budget["resets_at"]
+    assert budget["exhausted_at"] is None or budget["exhausted_at"] < budget["resets_at"]
+    assert [still(one) for one in looked.json()["limits"]] == [still(one) for one in shown["limits"]]
+    of_all = [
+        next(one for one in rows if one["scope"] == "global")
+        for rows in (shown["limits"], own_look["limits"])
+    ]
+    assert ["used" in one for one in of_all] == [True, False]
+    explained = await desk.operate(
+        "POST", "/v1/explain", params={"key": name}, json={"model": "plain", "messages": say("x")}
+    )
+    assert (explained.json()["verdict"], explained.json()["caller"]["tenant"]) == ("admitted", tenant)
+    for stranger in (headers, desk.house.auth):
+        looking = desk.client.get(f"{desk.house.url}/v1/limits", params={"key": name}, headers=stranger)
+        assert (await looking).status_code == 401
+    assert (await desk.operate("GET", "/v1/limits", params={"key": "nobody"})).status_code == 404
+
+
+def still(row: Json) -> Json:
+    """A row of limits without what moves with time."""
+    return {name: value for name, value in row.items() if name not in {"reset_ms", "exhausted_at"}}
+
+
+async def test_a_rule_that_covers_no_call_says_why(desk: Desk) -> None:
+    """When it is laid down, and in the list."""
+    rules: list[tuple[Json, str | None]] = [
+        ({"scope": "key", "subject": desk.made["name"], "tenant": "another"}, "another tenant"),
+        ({"scope": "tenant_group", "tenant": desk.made["tenant"], "model": "no-such"}, "no model"),
+        ({"scope": "provider", "subject": "nobody"}, "no model is served"),
+        ({"scope": "tenant_group", "tenant": desk.made["tenant"], "model": "nickname"}, None),
+        ({"scope": "tenant_group", "tenant": desk.made["tenant"], "model": "p/anything"}, None),
+    ]
+    for named, why in rules:
+        laid = (await desk.operate("PUT", "/admin/limits", json=named | {"rpm": 1})).json()
+        assert (why or "None") in str(laid["idle"])
+        listed = (await desk.operate("GET", "/admin/limits")).json()["data"]
+        assert laid in listed
+        names = ("scope", "tenant", "subject", "model")
+        params = {name: laid[name] for name in names if laid[name] is not None}
+        dropped = await desk.operate("DELETE", "/admin/limits", params=params)
+        assert dropped.status_code == 200, dropped.text

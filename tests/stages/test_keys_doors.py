@@ -14,7 +14,7 @@ from llm_proxy.admission import Admission
 from llm_proxy.dialects import Call
 from llm_proxy.edge import admin, audit_admin, limits, rest
 from llm_proxy.edge.request import Scope
-from llm_proxy.errors import Refused, Unauthorized
+from llm_proxy.errors import NotFound, Refused, Unauthorized
 from llm_proxy.identity import (
     Actor,
     AuditLog,
@@ -200,11 +200,14 @@ async def test_a_caller_sees_where_it_stands_and_what_a_request_would_meet(limit
     async def caller(_: Request) -> Caller:
         return who
 
-    async def read(request: Request) -> tuple[Caller, Call]:
+    async def of_key(_: Request, name: str) -> tuple[Caller, bool]:
+        raise NotFound(f"No such key: {name}.")
+
+    async def read(request: Request, _: Caller | None) -> tuple[Caller, Call]:
         group = (await request.json())["model"]
         return who, Call("chat.completions", "openai", group, group, {}, prompt_bytes=400, max_tokens=100)
 
-    doors = _app(limits.router(admission, caller=caller, read=read))
+    doors = _app(limits.router(admission, caller=caller, of_key=of_key, read=read))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=doors), base_url="http://g") as client:
         standing = (await client.get("/v1/limits")).json()
         assert [
@@ -217,4 +220,6 @@ async def test_a_caller_sees_where_it_stands_and_what_a_request_would_meet(limit
         assert (good["verdict"], good["group"]) == ("admitted", "gpt")
         bad = (await client.post("/v1/explain", json={"model": "claude"})).json()
         assert (bad["verdict"], bad["refusal"]["code"]) == ("refused", "model_not_found")
+        assert (await client.get("/v1/limits?key=x")).status_code == 404
+        assert (await client.post("/v1/explain?key=x", json={"model": "gpt"})).status_code == 404
     await admission.stop()
