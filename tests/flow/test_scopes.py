@@ -42,10 +42,11 @@ class Desk:
         request = self.client.build_request("POST", self.house.url + CHAT, json=body, headers=headers)
         return await self.client.send(request, stream=slowly)
 
-    async def spent(self) -> Json:
-        """What every call so far has used: a call's record is the last to be written."""
+    async def spent(self, scope: str) -> Json:
+        """What every call so far has used, of a provider or of all: a record is the last to be written."""
         await self.house.story((await self.ask()).headers["x-request-id"])
-        [line] = (await self.operate("GET", "/v1/usage", params={"since": "7d"})).json()["data"]
+        whose = {"provider": "openai"} if scope == "provider" else {}
+        [line] = (await self.operate("GET", "/v1/usage", params={"since": "7d", **whose})).json()["data"]
         found: Json = line
         return found
 
@@ -66,7 +67,7 @@ class Desk:
     async def limits(self, scope: str, part: str) -> Json:
         """A rule that lets one call pass and not the next."""
         nothing: Json = {"requests": 0, "total_tokens": 0, "cost_usd": 0}
-        before = await self.spent() if scope in {"global", "provider"} and part not in PLAIN else nothing
+        before = await self.spent(scope) if scope in {"global", "provider"} and part not in PLAIN else nothing
         if part.endswith("month"):
             unit = part.partition(" ")[0]
             used = before["requests" if unit == "requests" else "total_tokens"]
