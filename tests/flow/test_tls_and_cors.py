@@ -90,7 +90,7 @@ def typed(folder: Path, names: dict[str, str], *words: str) -> tuple[int, str]:
     env = {"PATH": os.environ["PATH"], "LLM_PROXY__ENVIRONMENT": "development"} | names
     argv = [sys.executable, "-m", "llm_proxy", *words]
     done = subprocess.run(argv, cwd=folder, env=env, capture_output=True, text=True, check=False)
-    return done.returncode, done.stderr.replace("This is the only time the key is shown.\n", "")
+    return done.returncode, done.stderr.replace("llm-proxy: this is the only time the key is shown\n", "")
 
 
 async def test_a_sidecar_whose_certificate_nobody_vouches_for_is_not_trusted(
