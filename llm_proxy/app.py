@@ -56,11 +56,13 @@ from llm_proxy.identity import (
     Identity,
     InternalSecrets,
     PostgresKeys,
+    Raises,
     RefusedCredentials,
     Registry,
     Rulings,
     VirtualKeys,
     applying,
+    ending_raises,
     knowing_agents,
     note_refusal,
     on_record,
@@ -203,6 +205,7 @@ class Gateway:
             admin.router(
                 registry,
                 rulings,
+                Raises(pool) if pool else None,
                 announce=self.admission.announce,
                 by=keeper.actor,
                 standing=standing,
@@ -292,7 +295,10 @@ class Gateway:
 
     def _beside(self, started: AsyncExitStack, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
         """What is kept up beside the calls while there is a database."""
-        loops = [knowing_agents(pool, self.metrics.know_agents)]
+        loops = [
+            knowing_agents(pool, self.metrics.know_agents),
+            ending_raises(pool, self.admission.announce),
+        ]
         if self._erasures is not None:
             loops.append(Loop("erasures", self._erasures.step, every_s=ERASE_AGAIN_S, at_once=True))
         if self.settings.keys_file is not None:

@@ -14,7 +14,7 @@ import click
 
 from llm_proxy.cli.budgets import EXAMPLES, FORM, parsed
 from llm_proxy.cli.completion import complete_keys, complete_models
-from llm_proxy.cli.database import announced, operator, with_registry
+from llm_proxy.cli.database import announced, database_url, operator, run, trusted_at, with_registry
 from llm_proxy.cli.keys_table import print_keys
 from llm_proxy.cli.printing import (
     FAILED,
@@ -26,12 +26,13 @@ from llm_proxy.cli.printing import (
     yes_option,
 )
 from llm_proxy.cli.served import warn_of_unserved
-from llm_proxy.identity import Deed, Registry, Rulings
+from llm_proxy.identity import Deed, Raises, Registry, Rulings
 from llm_proxy.identity.keys import mint as minted
 from llm_proxy.identity.keys_file import apply as apply_file
 from llm_proxy.identity.keys_file import read as read_file
+from llm_proxy.identity.opened import opened_pool
 from llm_proxy.identity.rules import KillKind
-from llm_proxy.identity.spoken import key_document, kill_from, spec_from
+from llm_proxy.identity.spoken import key_document, kill_from, raise_from, spec_from
 
 Json = dict[str, Any]
 MOST_DAYS = 36_525
@@ -200,6 +201,34 @@ def rotate(*, key: str, overlap: int, as_json: bool, yes: bool) -> None:
     )
 
 
+@command.command("raise")
+@click.argument("key", shell_complete=complete_keys)
+@click.option("--rpm", type=int, help="Requests a minute; 0 for no limit.")
+@click.option("--tpm", type=int, help="Tokens a minute; 0 for no limit.")
+@click.option("--parallel", type=int, help="Requests at once; 0 for no limit.")
+@click.option(
+    "--budget", "budgets", multiple=True, metavar=FORM, callback=_amounts, help=f"{EXAMPLES}; repeatable."
+)
+@click.option("--until", metavar="ISO8601", help="When it ends; UTC without an offset.")
+@click.option("--days", type=float, callback=_days, help="When it ends, counted from now.")
+@click.option("--end", is_flag=True, help="End the raise that runs, now.")
+@as_json_option
+def raise_(*, key: str, days: float | None, end: bool, as_json: bool, **said: Any) -> None:  # noqa: ANN401 -- click's options
+    """Raise a key's own limits and budgets until a time; they come back by themselves."""
+    document = _document(said)
+    if end and (document or days):
+        raise click.UsageError("--end stands alone.")
+    if days is not None:
+        document["until"] = datetime.now(UTC) + timedelta(days=days)
+
+    async def done(raises: Raises) -> Deed:
+        if end:
+            return await raises.end(key, operator())
+        return await raises.begin(key, raise_from(document), operator())
+
+    _deed_of_raises(done, as_json=as_json)
+
+
 @command.command()
 @click.argument("key", shell_complete=complete_keys)
 @as_json_option
@@ -309,6 +338,18 @@ def _deed(do: Callable[[Registry], Awaitable[Deed]], *, as_json: bool) -> None:
         return _told(deed)
 
     _print(with_registry(done), as_json=as_json)
+
+
+def _deed_of_raises(do: Callable[[Raises], Awaitable[Deed]], *, as_json: bool) -> None:
+    url = database_url()
+
+    async def done() -> Json:
+        async with opened_pool(url, trusted_at(url)) as pool:
+            deed = await do(Raises(pool))
+            await announced(deed.epochs)
+            return _told(deed)
+
+    _print(run(done()), as_json=as_json)
 
 
 def _told(deed: Deed) -> Json:

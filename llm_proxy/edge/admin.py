@@ -22,13 +22,14 @@ from llm_proxy.edge.idle_rules import why_idle
 from llm_proxy.edge.key_standing import KeyStanding
 from llm_proxy.edge.refused_actions import BODY
 from llm_proxy.errors import Forbidden, StoreUnavailable
-from llm_proxy.identity import Actor, Deed, Registry, Rule, Rulings
+from llm_proxy.identity import Actor, Deed, Raises, Registry, Rule, Rulings
 from llm_proxy.identity.caller import Mode, OnStoreFailure, Period, ScopeKind
 from llm_proxy.identity.rules import KillKind
 from llm_proxy.identity.spoken import (
     MOST,
     key_document,
     kill_from,
+    raise_from,
     rule_document,
     rule_from,
     rule_named,
@@ -36,7 +37,7 @@ from llm_proxy.identity.spoken import (
 )
 
 Json = dict[str, Any]
-Kept = TypeVar("Kept", Registry, Rulings)
+Kept = TypeVar("Kept", Registry, Rulings, Raises)
 Announce = Callable[[Mapping[str, int]], Awaitable[None]]
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"description": "A field is wrong; `param` names it."},
@@ -128,6 +129,12 @@ class KeyChange(KeyBody):
     name: str | None = None
 
 
+class RaiseBody(LimitsBody):
+    """Higher limits and budgets of a key until a time; 0 for no limit."""
+
+    until: str = Field(description="ISO 8601, at most 366 days ahead.")
+
+
 class Rotation(_Body):
     """How long the old secrets go on working."""
 
@@ -157,6 +164,7 @@ class KillBody(_Body):
 def router(
     registry: Registry | None,
     rulings: Rulings | None,
+    raises: Raises | None,
     *,
     announce: Announce,
     by: By,
@@ -166,6 +174,7 @@ def router(
     doors = APIRouter(prefix="/admin", tags=["admin"], responses=_REFUSALS, route_class=ExactRoute)
     office = _Office(announce, Depends(by), standing)
     _keys(doors, registry, office)
+    _raises(doors, raises, office)
     _rules(doors, rulings, office)
     _kills(doors, rulings, office)
     return doors
@@ -227,6 +236,22 @@ def _keys(doors: APIRouter, registry: Registry | None, office: _Office) -> None:
     @doors.post("/keys/{key}/revoke", summary="The same.", responses=_MISSING)
     async def revoke(key: str, who: Annotated[Actor, by]) -> Json:
         deed = await _there(registry).revoke(key, who)
+        await announce(deed.epochs)
+        return _told(deed)
+
+
+def _raises(doors: APIRouter, raises: Raises | None, office: _Office) -> None:
+    announce, by = office.announce, office.by
+
+    @doors.put("/keys/{key}/raise", summary="Raise a key's limits for a time.", responses=_MISSING)
+    async def begin(key: str, body: RaiseBody, who: Annotated[Actor, by]) -> Json:
+        deed = await _there(raises).begin(key, raise_from(body.said()), who)
+        await announce(deed.epochs)
+        return _told(deed)
+
+    @doors.delete("/keys/{key}/raise", summary="End a raise before its time.", responses=_MISSING)
+    async def end(key: str, who: Annotated[Actor, by]) -> Json:
+        deed = await _there(raises).end(key, who)
         await announce(deed.epochs)
         return _told(deed)
 

@@ -40,6 +40,8 @@ ROUTES: dict[tuple[str, str], Access] = {
     ("POST", "/admin/keys"): Access(_CHANGE, "keys.create").and_tenant(),
     ("GET", "/admin/keys/{key}"): _reads.and_tenant(),
     ("PATCH", "/admin/keys/{key}"): Access(_CHANGE, "keys.change").and_tenant(),
+    ("PUT", "/admin/keys/{key}/raise"): Access(_CHANGE, "keys.raise").and_tenant(),
+    ("DELETE", "/admin/keys/{key}/raise"): Access(_CHANGE, "keys.raise_ended").and_tenant(),
     ("POST", "/admin/keys/{key}/rotate"): Access(_CHANGE, "keys.rotate").and_tenant(),
     ("DELETE", "/admin/keys/{key}"): Access(_CHANGE, "keys.revoke").and_tenant(),
     ("POST", "/admin/keys/{key}/revoke"): Access(_CHANGE, "keys.revoke").and_tenant(),

@@ -11,6 +11,7 @@ from llm_proxy.identity.identify import Identity, named_by_headers
 from llm_proxy.identity.keeping import applying, knowing_agents, retiring_audit_months
 from llm_proxy.identity.keys import KeyRecord, KeySpec
 from llm_proxy.identity.models import allowed, usable
+from llm_proxy.identity.raises import Raises, ending_raises
 from llm_proxy.identity.refused import RefusedCredentials
 from llm_proxy.identity.registry import Deed, Registry
 from llm_proxy.identity.rules import ANY, Kill, Rule, Rulebook, RuleSource, killed_by
@@ -40,6 +41,7 @@ __all__ = [
     "Named",
     "Person",
     "PostgresKeys",
+    "Raises",
     "RefusedCredentials",
     "Registry",
     "Rule",
@@ -50,6 +52,7 @@ __all__ = [
     "allowed",
     "applying",
     "deed",
+    "ending_raises",
     "forget_person",
     "knowing_agents",
     "killed_by",

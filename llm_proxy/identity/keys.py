@@ -57,11 +57,21 @@ class KeySpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Raise:
+    """Higher limits and budgets of a key until a time; None and absent: as the key has them."""
+
+    limits: Limits
+    budgets: tuple[Budget, ...]
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class KeyRecord:
     """A key as it is kept.
 
     Attributes:
         prefixes: The public beginnings of its secrets, newest first.
+        raised: The raise that runs; `spec` is the key's own all the same.
     """
 
     key_id: str
@@ -70,6 +80,7 @@ class KeyRecord:
     changed_at: datetime
     revoked_at: datetime | None
     prefixes: tuple[str, ...] = ()
+    raised: Raise | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +90,7 @@ class FoundKey:
     Attributes:
         secret_expires_at: When this secret ends, after a rotation.
         read_at: The database's time when it was read; None where the reader's own counts.
+        raised: The raise that runs; not part of `spec`.
     """
 
     key_id: str
@@ -88,6 +100,7 @@ class FoundKey:
     secret_expires_at: datetime | None
     epoch: int
     read_at: datetime | None = None
+    raised: Raise | None = None
 
 
 def mint(mark: str = MARK) -> Minted:
@@ -135,6 +148,29 @@ def digest_of(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
 
 
+def higher(own: int | None, wanted: int | None) -> int | None:
+    """The higher of a key's own limit and a raised one; 0 and no own limit are the highest."""
+    if not own or wanted is None:
+        return own
+    return max(own, wanted) if wanted else 0
+
+
+def raised(spec: KeySpec, raise_: Raise) -> KeySpec:
+    """A key's specification while a raise runs: never lower than its own."""
+    wanted = {(one.unit, one.period): one.limit for one in raise_.budgets}
+    return replace(
+        spec,
+        limits=Limits(
+            higher(spec.limits.rpm, raise_.limits.rpm),
+            higher(spec.limits.tpm, raise_.limits.tpm),
+            higher(spec.limits.parallel, raise_.limits.parallel),
+        ),
+        budgets=tuple(
+            replace(one, limit=max(one.limit, wanted.get((one.unit, one.period), 0))) for one in spec.budgets
+        ),
+    )
+
+
 def caller_of(found: FoundKey, lookup: str) -> Caller:
     """The caller a key makes."""
     spec = found.spec
@@ -157,7 +193,8 @@ def caller_of(found: FoundKey, lookup: str) -> Caller:
 
 def acting_as(record: KeyRecord) -> Caller:
     """The caller a kept key makes, to be looked at, where it names nobody itself."""
-    spec = replace(record.spec, agent=None) if record.spec.agent == "*" else record.spec
+    spec = raised(record.spec, record.raised) if record.raised is not None else record.spec
+    spec = replace(spec, agent=None) if spec.agent == "*" else spec
     found = FoundKey(record.key_id, spec, b"", record.revoked_at, None, _AS_IT_IS_NOW)
     lookup = record.prefixes[0].removeprefix(MARK) if record.prefixes else ""
     return caller_of(found, lookup)

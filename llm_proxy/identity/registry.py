@@ -15,13 +15,13 @@ from llm_proxy.identity.audit import Actor, Person, audit, changed
 from llm_proxy.identity.deeds import Epochs, deed, raise_epochs
 from llm_proxy.identity.keys import KeyRecord, KeySpec, Minted, mint, new_id, prefix_of
 from llm_proxy.identity.spoken import LONGEST_NAME, key_fields
-from llm_proxy.identity.store import Connection, budgets_text, spec_of
+from llm_proxy.identity.store import RAISED, RAISES, Connection, budgets_text, raise_of, spec_of
 
-_LIST = """
-SELECT k.*, array(SELECT s.lookup FROM key_secrets s WHERE s.key_id = k.key_id
+_LIST = f"""
+SELECT k.*, {RAISED}, array(SELECT s.lookup FROM key_secrets s WHERE s.key_id = k.key_id
                   AND (s.expires_at IS NULL OR s.expires_at > now()) ORDER BY s.created_at DESC) AS lookups
-FROM api_keys k
-"""
+FROM api_keys k {RAISES}
+"""  # noqa: S608 -- our own column names
 _ONE = (
     _LIST + "WHERE k.key_id = $1 OR k.name = $1"  # noqa: S608 -- our own text
     " OR k.key_id = (SELECT s.key_id FROM key_secrets s"
@@ -70,7 +70,7 @@ class Registry:
             await connection.execute(_CREATE, key_id, *_values(spec))
             await _add_secret(connection, key_id, minted)
             await audit(connection, actor, "keys.create", key_id, {"name": spec.name}, after=_audited(spec))
-            return Deed(await _record(connection, key_id), minted)
+            return Deed(await record_of(connection, key_id), minted)
 
     async def page(self, *, tenant: str | None = None, limit: int = 100, after: str = "") -> list[KeyRecord]:
         """Keys in the order of their names, revoked ones too; `after` is the last name seen."""
@@ -90,12 +90,12 @@ class Registry:
     async def show(self, name_or_id: str, *, tenant: str | None = None) -> KeyRecord:
         """One key, by its id, name or shown prefix; with `tenant`, only one of that tenant's."""
         async with deed(self._pool) as connection:
-            return await _record(connection, name_or_id, tenant=tenant)
+            return await record_of(connection, name_or_id, tenant=tenant)
 
     async def change(self, name_or_id: str, spec: KeySpec, actor: Actor) -> Deed:
         """Give a key another specification."""
         async with deed(self._pool) as connection:
-            before = await _locked(connection, name_or_id, actor)
+            before = await locked(connection, name_or_id, actor)
             spec = _within(spec, actor, before)
             if await connection.fetchval(_CHANGE, before.key_id, *_values(spec)) is None:
                 raise BadRequest("A revoked key cannot be changed.")
@@ -103,13 +103,13 @@ class Registry:
             old, new = changed(_audited(before.spec), _audited(spec))
             named = {"name": spec.name}
             await audit(connection, actor, "keys.change", before.key_id, named, before=old, after=new)
-            return Deed(await _record(connection, before.key_id), epochs=epochs)
+            return Deed(await record_of(connection, before.key_id), epochs=epochs)
 
     async def rotate(self, name_or_id: str, actor: Actor, *, overlap: timedelta) -> Deed:
         """A second secret for a key; the ones before end after the overlap."""
         minted = mint()
         async with deed(self._pool) as connection:
-            before = await _locked(connection, name_or_id, actor)
+            before = await locked(connection, name_or_id, actor)
             if before.revoked_at is not None:
                 raise BadRequest("A revoked key cannot be rotated.")
             await connection.execute(
@@ -118,7 +118,7 @@ class Registry:
             )  # fmt: skip
             await _add_secret(connection, before.key_id, minted)
             epochs = await raise_epochs(connection, before.spec.tenant)
-            after = await _record(connection, before.key_id)
+            after = await record_of(connection, before.key_id)
             await audit(
                 connection,
                 actor,
@@ -133,13 +133,13 @@ class Registry:
     async def revoke(self, name_or_id: str, actor: Actor) -> Deed:
         """End a key; doing it twice is doing it once."""
         async with deed(self._pool) as connection:
-            before = await _locked(connection, name_or_id, actor)
+            before = await locked(connection, name_or_id, actor)
             await connection.execute(
                 "UPDATE api_keys SET revoked_at = coalesce(revoked_at, now()) WHERE key_id = $1",
                 before.key_id,
             )
             epochs = await raise_epochs(connection, before.spec.tenant)
-            after = await _record(connection, before.key_id)
+            after = await record_of(connection, before.key_id)
             await audit(
                 connection,
                 actor,
@@ -154,7 +154,7 @@ class Registry:
 
 async def key_id_of(connection: Connection, name_or_id: str, *, tenant: str | None = None) -> str:
     """The id of a key (of a tenant) by its id, name or shown prefix; raises `NotFound`."""
-    return (await _record(connection, name_or_id, tenant=tenant)).key_id
+    return (await record_of(connection, name_or_id, tenant=tenant)).key_id
 
 
 def _within(spec: KeySpec, actor: Actor, before: KeyRecord | None = None) -> KeySpec:
@@ -175,12 +175,12 @@ def _within(spec: KeySpec, actor: Actor, before: KeyRecord | None = None) -> Key
     return replace(spec, name=name, tenant=actor.tenant)
 
 
-async def _locked(connection: Connection, name_or_id: str, actor: Actor) -> KeyRecord:
+async def locked(connection: Connection, name_or_id: str, actor: Actor) -> KeyRecord:
     """The key, which no other transaction changes until this one ends."""
-    return await _record(connection, name_or_id, _ONE + " FOR UPDATE OF k", tenant=actor.tenant)
+    return await record_of(connection, name_or_id, _ONE + " FOR UPDATE OF k", tenant=actor.tenant)
 
 
-async def _record(
+async def record_of(
     connection: Connection, name_or_id: str, query: str = _ONE, *, tenant: str | None = None
 ) -> KeyRecord:
     """The key; with `tenant` only one of that tenant's, whose name may leave out `tenant/`."""
@@ -195,7 +195,13 @@ async def _record(
 def _of(row: asyncpg.Record) -> KeyRecord:
     prefixes = tuple(prefix_of(lookup) for lookup in row["lookups"])
     return KeyRecord(
-        row["key_id"], spec_of(row), row["created_at"], row["changed_at"], row["revoked_at"], prefixes
+        row["key_id"],
+        spec_of(row),
+        row["created_at"],
+        row["changed_at"],
+        row["revoked_at"],
+        prefixes,
+        raise_of(row),
     )
 
 

@@ -17,7 +17,7 @@ from zoneinfo import available_timezones
 from llm_proxy.errors import BadRequest
 from llm_proxy.identity.admin_keys import AdminKeySpec, Role, checked
 from llm_proxy.identity.caller import Budget, Limits, Mode, OnStoreFailure, Period, ScopeKind, Unit
-from llm_proxy.identity.keys import KeyRecord, KeySpec
+from llm_proxy.identity.keys import KeyRecord, KeySpec, Raise
 from llm_proxy.identity.rules import ANY, Kill, KillKind, Rule
 from llm_proxy.identity.store import usd
 from llm_proxy.identity.tags import tags_from
@@ -161,7 +161,27 @@ def key_document(record: KeyRecord) -> Json:
         "created_at": _text(record.created_at),
         "changed_at": _text(record.changed_at),
         "revoked_at": _text(record.revoked_at),
+        "raise": raise_document(record.raised) if record.raised is not None else None,
     }
+
+
+def raise_from(document: Mapping[str, Any]) -> Raise:
+    """The raise a document states."""
+    _known(document, {*_LIMITS, "budgets", "until"})
+    until = _moment(document, "until")
+    if until is None:
+        raise BadRequest("A raise needs its end.", param="until")
+    return Raise(_limits(document), _budgets(document), until)
+
+
+def raise_document(raised: Raise) -> Json:
+    """A raise as a document; null is as the key has it."""
+    return limits_document(raised.limits, raised.budgets) | {"until": _text(raised.until)}
+
+
+def limits_document(limits: Limits, budgets: tuple[Budget, ...]) -> Json:
+    """Limits and budgets as fields of a document."""
+    return {**limit_fields(limits), "budgets": budget_fields(budgets)}
 
 
 def rule_document(rule: Rule) -> Json:

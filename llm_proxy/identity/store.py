@@ -16,7 +16,7 @@ import asyncpg
 from llm_proxy.database import DRIVER_ERRORS, RowsRejected, failure_of
 from llm_proxy.errors import BadRequest, StoreUnavailable
 from llm_proxy.identity.caller import Budget, Limits, Unit
-from llm_proxy.identity.keys import FoundKey, KeySpec
+from llm_proxy.identity.keys import FoundKey, KeySpec, Raise
 from llm_proxy.identity.rules import Kill, Rule, Rulebook
 
 if TYPE_CHECKING:
@@ -30,15 +30,22 @@ NANO = 10**9
 _LIMIT: dict[Unit, str] = {"usd": "limit_nano_usd", "requests": "limit", "tokens": "limit"}
 """What a budget's limit is called in its column, by its unit."""
 
-_READ = """
-SELECT k.*, s.digest, s.expires_at AS secret_expires_at, clock_timestamp() AS read_at,
+RAISED = """r.rpm AS raised_rpm, r.tpm AS raised_tpm, r.parallel AS raised_parallel,
+       r.budgets AS raised_budgets, r.until AS raised_until"""
+RAISES = (
+    "LEFT JOIN key_raises r ON r.key_id = k.key_id AND r.ended_at IS NULL AND r.until > clock_timestamp()"
+)
+"""A key's running raise, joined to `api_keys k`, and its columns for `raise_of`."""
+_READ = f"""
+SELECT k.*, {RAISED}, s.digest, s.expires_at AS secret_expires_at, clock_timestamp() AS read_at,
        greatest(coalesce(own.epoch, 0), coalesce(everybody.epoch, 0)) AS epoch
 FROM key_secrets s
 JOIN api_keys k USING (key_id)
+{RAISES}
 LEFT JOIN tenant_epochs own ON own.tenant = coalesce(k.tenant, '')
 LEFT JOIN tenant_epochs everybody ON everybody.tenant = '*'
 WHERE s.lookup = $1
-"""
+"""  # noqa: S608 -- our own column names
 
 
 class PostgresKeys:
@@ -61,6 +68,7 @@ class PostgresKeys:
             row["secret_expires_at"],
             row["epoch"],
             row["read_at"],
+            raise_of(row),
         )
 
     async def rulebook(self, known: int) -> Rulebook | None:
@@ -136,6 +144,14 @@ def spec_of(row: asyncpg.Record) -> KeySpec:
         expires_at=row["expires_at"],
         tags=tuple(row["tags"] or ()),
     )
+
+
+def raise_of(row: asyncpg.Record) -> Raise | None:
+    """A key's raise from the columns of `RAISED`; None when none runs."""
+    if row["raised_until"] is None:
+        return None
+    limits = Limits(row["raised_rpm"], row["raised_tpm"], row["raised_parallel"])
+    return Raise(limits, budgets_of(row["raised_budgets"]), row["raised_until"])
 
 
 def rule_of(row: asyncpg.Record) -> Rule:

@@ -17,7 +17,7 @@ from typing import Protocol
 from llm_proxy.errors import StoreUnavailable, Unauthorized
 from llm_proxy.identity.binding import on_behalf_of
 from llm_proxy.identity.caller import NOBODY, Caller, Named
-from llm_proxy.identity.keys import MARK, FoundKey, caller_of, digest_of, lookup_of, public_part
+from llm_proxy.identity.keys import MARK, FoundKey, caller_of, digest_of, lookup_of, public_part, raised
 from llm_proxy.identity.rules import Rulebook
 
 BELIEVED_S = 30.0
@@ -45,6 +45,8 @@ class _Known:
     caller: Caller
     read_at: float
     ends_at: datetime | None
+    raised_until: datetime | None = None
+    raised_caller: Caller | None = None
 
 
 class VirtualKeys:
@@ -164,7 +166,12 @@ class VirtualKeys:
         # A key ends by the database's clock, everywhere at once: `ends_at` is that moment on ours.
         ahead = found.read_at - self._now() if found.read_at is not None else timedelta(0)
         ends_at = min(ends) - ahead if ends else None
-        known = self._known[lookup] = _Known(found, caller, began, ends_at)
+        known = _Known(found, caller, began, ends_at)
+        if found.raised is not None:  # ends by the database's clock too
+            limits = raised(found.spec, found.raised)
+            higher = replace(caller, limits=limits.limits, budgets=limits.budgets)
+            known = replace(known, raised_until=found.raised.until - ahead, raised_caller=higher)
+        self._known[lookup] = known
         return known
 
     def _valid(self, known: _Known) -> Caller:
@@ -172,6 +179,8 @@ class VirtualKeys:
             raise Unauthorized("This API key was revoked.")
         if known.ends_at is not None and known.ends_at <= self._now():
             raise Unauthorized("This API key has expired.")
+        if known.raised_until is not None and known.raised_until > self._now():
+            return known.raised_caller or known.caller
         return known.caller
 
 

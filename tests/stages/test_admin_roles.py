@@ -32,6 +32,8 @@ MAY: dict[str, str] = {
     "POST /admin/keys": "owner operator tenant",
     "GET /admin/keys/{key}": "owner operator viewer tenant",
     "PATCH /admin/keys/{key}": "owner operator tenant",
+    "PUT /admin/keys/{key}/raise": "owner operator tenant",
+    "DELETE /admin/keys/{key}/raise": "owner operator tenant",
     "POST /admin/keys/{key}/rotate": "owner operator tenant",
     "DELETE /admin/keys/{key}": "owner operator tenant",
     "POST /admin/keys/{key}/revoke": "owner operator tenant",

@@ -20,6 +20,7 @@ from llm_proxy.identity import (
     AuditLog,
     Caller,
     Limits,
+    Raises,
     RefusedCredentials,
     Registry,
     Rulings,
@@ -61,6 +62,7 @@ async def client(
     doors = admin.router(
         Registry(pool),
         Rulings(pool),
+        Raises(pool),
         announce=announce,
         by=by,
     )
@@ -182,7 +184,7 @@ async def test_without_a_database_the_doors_say_so() -> None:
     async def announce(_: Mapping[str, int]) -> None:
         return None
 
-    doors = admin.router(None, None, announce=announce, by=anybody)
+    doors = admin.router(None, None, None, announce=announce, by=anybody)
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app=_app(doors)), base_url="http://g"
     ) as client:
