@@ -359,9 +359,11 @@ def main() -> int:
         if asked.take:
             take(asked.version)
             return 0
-        results = earlier(candidate(asked.version)).values() if asked.again and not only else ()
-        wanted = [one.name for one in results if not one.passed] or only
-        return try_out(asked.version, wanted or names, keep=asked.keep or asked.again, once_more=asked.again)
+        if asked.again:
+            results = earlier(candidate(asked.version)).values()
+            failed = [one.name for one in results if not one.passed and one.name in (only or names)]
+            return try_out(asked.version, failed, keep=True, once_more=True)
+        return try_out(asked.version, only or names, keep=asked.keep)
     except Refused as problem:
         print(f"make litellm: {asked.version}: {problem}", file=sys.stderr)
         return 1

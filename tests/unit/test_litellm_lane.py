@@ -131,7 +131,9 @@ def test_tests_that_failed_are_run_once_more_alone_and_the_page_says_so(tmp_path
     """Only these; what fails again is a failure."""
     folder = tmp_path / "1.0.0"
     (folder / ".venv" / "bin").mkdir(parents=True)
-    (folder / ".venv" / "bin" / "python").symlink_to(sys.executable)
+    python = folder / ".venv" / "bin" / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
     (folder / "test_it.py").write_text(
         f"def test_one():\n    assert {passes}\n\n\ndef test_two():\n    raise AssertionError\n"
     )
