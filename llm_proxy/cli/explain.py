@@ -3,7 +3,6 @@
 Invariant: exit 1 when the call would be refused.
 """
 
-import json
 import sys
 from typing import Any
 
@@ -16,26 +15,16 @@ from llm_proxy.cli.completion import complete_keys, complete_models
 from llm_proxy.cli.printing import (
     FAILED,
     WRONG,
-    Column,
     as_json_option,
     fail,
     print_fields,
     print_json,
-    print_table,
 )
+from llm_proxy.cli.standings_table import print_standings
 from llm_proxy.settings import Settings
 
 Json = dict[str, Any]
 TIMEOUT_S = 15
-_COLUMNS = (
-    "scope",
-    "kind",
-    "period",
-    Column("limit", number=True),
-    Column("used", number=True),
-    Column("left", number=True),
-    "would refuse",
-)
 
 
 @click.command
@@ -95,12 +84,4 @@ def _print(told: Json) -> None:
     )
     if told.get("limits"):
         click.echo()
-        print_table(_COLUMNS, [_row(one) for one in told["limits"]])
-
-
-def _row(one: Json) -> tuple[str, ...]:
-    figures = (one.get("limit_usd", one.get("limit")), one.get("used_usd", one.get("used")),
-               one.get("remaining_usd", one.get("remaining")))  # fmt: skip
-    shown = ("?" if figure is None else str(figure) for figure in figures)
-    period = one.get("period") or "minute" if one["kind"] != "parallel" else ""
-    return str(one["scope"]), str(one["kind"]), str(period), *shown, json.dumps(one["would_refuse"])
+        print_standings(told["limits"])

@@ -16,6 +16,8 @@ from llm_proxy.cli.budgets import EXAMPLES, FORM, parsed
 from llm_proxy.cli.completion import complete_keys, complete_models
 from llm_proxy.cli.database import announced, database_url, operator, run, trusted_at, with_registry
 from llm_proxy.cli.keys_table import print_keys
+from llm_proxy.cli.limits import print_rules
+from llm_proxy.cli.nearby import answer_of, gateway, settings
 from llm_proxy.cli.printing import (
     FAILED,
     as_json_option,
@@ -26,6 +28,7 @@ from llm_proxy.cli.printing import (
     yes_option,
 )
 from llm_proxy.cli.served import warn_of_unserved
+from llm_proxy.cli.standings_table import print_standings
 from llm_proxy.identity import Deed, Raises, Registry, Rulings
 from llm_proxy.identity.keys import mint as minted
 from llm_proxy.identity.keys_file import apply as apply_file
@@ -36,6 +39,7 @@ from llm_proxy.identity.spoken import key_document, kill_from, raise_from, spec_
 
 Json = dict[str, Any]
 MOST_DAYS = 36_525
+STANDING_S = 5
 NONE = "none"
 _UNSET = {
     "tenant": "tenant",
@@ -145,12 +149,27 @@ def page(*, tenant: str | None, as_json: bool) -> None:
 @click.argument("key", shell_complete=complete_keys)
 @as_json_option
 def show(*, key: str, as_json: bool) -> None:
-    """Show one key, by its id, name or prefix."""
+    """Show one key, by its id, name or prefix, with what it spent and the rules on it.
+
+    The running gateway tells of these; with LLM_PROXY__ADMIN_KEY or LLM_PROXY__ADMIN_READ_KEY it is asked.
+    """
 
     async def one(registry: Registry, _: Rulings) -> Json:
         return key_document(await registry.show(key))
 
-    _print(with_registry(one), as_json=as_json)
+    found = with_registry(one)
+    standing = _standing(found["id"])
+    if as_json:
+        print_json({**found, **{name: standing and standing[name] for name in ("limits", "rules")}})
+        return
+    print_fields(found)
+    if standing is None:
+        warn("no gateway tells where the key stands at its limits")
+        return
+    for rows, show_rows in ((standing["limits"], print_standings), (standing["rules"], print_rules)):
+        if rows:
+            click.echo()
+            show_rows(rows)
 
 
 @command.command()
@@ -338,6 +357,16 @@ def _deed(do: Callable[[Registry], Awaitable[Deed]], *, as_json: bool) -> None:
         return _told(deed)
 
     _print(with_registry(done), as_json=as_json)
+
+
+def _standing(key_id: str) -> Json | None:
+    """Limits and rules of a key as the running gateway has them; None where none tells."""
+    found = settings()
+    secret = found.admin_read_key or found.admin_key
+    if secret is None:
+        return None
+    with gateway(found, secret, None, timeout_s=STANDING_S) as client:
+        return answer_of(client, f"/admin/keys/{key_id}")
 
 
 def _deed_of_raises(do: Callable[[Raises], Awaitable[Deed]], *, as_json: bool) -> None:

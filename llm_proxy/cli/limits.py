@@ -4,7 +4,7 @@ Invariants: rules are read and written straight in the database, replicas hear o
 rule away asks first.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, get_args
 
 import click
@@ -61,7 +61,7 @@ def command(context: click.Context, /, *, as_json: bool) -> None:
     if as_json:
         print_json(found)
     else:
-        print_table(_COLUMNS, [_row(one) for one in found])
+        print_rules(found)
 
 
 @command.command("set")
@@ -110,6 +110,11 @@ def drop(*, as_json: bool, yes: bool, **said: str | None) -> None:
         print_json({"dropped": True})
     else:
         click.echo("the rule is gone")
+
+
+def print_rules(rules: Iterable[Json]) -> None:
+    """One line a rule, more where its limits need them."""
+    print_table(_COLUMNS, [_row(one) for one in rules])
 
 
 def _given(said: Mapping[str, Any]) -> Json:

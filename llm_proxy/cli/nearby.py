@@ -66,6 +66,16 @@ def ask(client: httpx.Client, method: str, path: str, body: object = None) -> di
     return document
 
 
+def answer_of(client: httpx.Client, path: str) -> dict[str, Any] | None:
+    """The JSON answer of a GET; None when no gateway answers, or not with a success."""
+    try:
+        answer = client.get(path)
+    except httpx.HTTPError:
+        return None
+    found: dict[str, Any] | None = answer.json() if answer.is_success else None
+    return found
+
+
 def _message(answer: httpx.Response) -> str:
     try:
         return str(answer.json()["error"]["message"])

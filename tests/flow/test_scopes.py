@@ -1,15 +1,18 @@
 """Every scope of limits and budgets, from outside: each part of a rule refuses, or is watched and told."""
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
 import httpx
 import pytest
+from commands import run
 from house import House, say, script
 
 Json = dict[str, Any]
@@ -259,6 +262,33 @@ async def test_an_admin_sees_what_lies_on_a_key_and_how_full_it_is(desk: Desk) -
         looking = desk.client.get(f"{desk.house.url}/v1/limits", params={"key": name}, headers=stranger)
         assert (await looking).status_code == 401
     assert (await desk.operate("GET", "/v1/limits", params={"key": "nobody"})).status_code == 404
+
+
+async def test_the_command_shows_a_key_with_what_it_spent_and_its_rules(
+    desk: Desk, postgres_url: str
+) -> None:
+    """As the gateway tells it; without one, the key alone and a word about it."""
+    name = desk.made["name"]
+    own = {"budgets": [{"limit_usd": "0.01", "period": "month", "zone": "Europe/Berlin"}]}
+    assert (await desk.operate("PATCH", f"/admin/keys/{name}", json=own)).status_code == 200
+    assert (await desk.operate("PUT", "/admin/limits", json=desk.named("tenant") | {"tpm": 9_000})).is_success
+    assert (await desk.ask()).status_code == 200
+    near = partial(
+        run,
+        postgres_url,
+        *("keys", "show", name),
+        LLM_PROXY__ADMIN_READ_KEY=desk.house.admin_key,
+        LLM_PROXY__PORT=desk.house.url.rpartition(":")[2],
+    )
+    told: Json = json.loads(await near("--json"))
+    [budget] = [one for one in told["limits"] if one["kind"] == "budget"]
+    assert (told["name"], budget["used_usd"]) == (name, "0.000063000")
+    assert [one["tpm"] for one in told["rules"] if one["scope"] == "tenant"] == [9_000]
+    shown = await near(columns=120)
+    for part in ("0.009937000", "9000 tpm", budget["resets_at"][:10]):
+        assert part in shown
+    alone: Json = json.loads(await run(postgres_url, "keys", "show", name, "--json"))
+    assert (alone["name"], alone["limits"], alone["rules"]) == (name, None, None)
 
 
 def still(row: Json) -> Json:

@@ -1,0 +1,42 @@
+"""The table of where a key or a call stands at its limits and budgets."""
+
+import json
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from llm_proxy.cli.printing import Column, print_table
+
+Json = dict[str, Any]
+_COLUMNS = (
+    "scope",
+    "kind",
+    "period",
+    Column("limit", number=True),
+    Column("used", number=True),
+    Column("held", number=True),
+    Column("left", number=True),
+    "would refuse",
+    "resets at",
+)
+
+
+def print_standings(rows: Iterable[Json]) -> None:
+    """One line a limit, as `GET /v1/limits` has them; `?` for what nobody knows."""
+    print_table(_COLUMNS, [_row(one) for one in rows])
+
+
+def _row(one: Json) -> tuple[str, ...]:
+    figures = (one.get(f"{name}_usd", one.get(name)) for name in ("limit", "used", "held", "remaining"))
+    shown = ["?" if figure is None else str(figure) for figure in figures]
+    if "held" not in one and "held_usd" not in one:
+        shown[2] = ""
+    period = one.get("period") or "minute" if one["kind"] != "parallel" else ""
+    return (
+        str(one["scope"]),
+        str(one["kind"]),
+        str(period),
+        *shown,
+        json.dumps(one["would_refuse"]),
+        datetime.fromisoformat(ends).isoformat(" ", "minutes") if (ends := one.get("resets_at")) else "",
+    )
