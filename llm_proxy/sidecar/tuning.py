@@ -72,7 +72,7 @@ PATCHES = (
         install=_count_only_for_limits,
         reason=(
             "For each call the router takes its deployment apart twice, looking for limits that none "
-            "states: most of a millisecond."
+            "states: a tenth of a millisecond each time."
         ),
         since="1.106.2",
         report="To file: `a model_dump on each call just to find that a deployment states no rpm or tpm`.",
