@@ -16,6 +16,8 @@ Raised anywhere, rendered in one place (`edge.respond`). Messages are ours, or a
 Source: https://platform.openai.com/docs/guides/error-codes
 """
 
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, ClassVar, Literal
 
 RefusedBy = Literal["gateway", "limit", "budget", "provider"]
@@ -24,6 +26,38 @@ RefusedBy = Literal["gateway", "limit", "budget", "provider"]
 def with_reference(message: str, request_id: str) -> str:
     """The sentence with the id by which an operator finds the log line that says more."""
     return f"{message.removesuffix('.')} (request {request_id})." if request_id else message
+
+
+@dataclass(frozen=True, slots=True)
+class ReachedLimit:
+    """The limit that refused a request: whose it is, how full it was, and what the request wanted of it.
+
+    Attributes:
+        kind: `requests`, `tokens`, `parallel` or `budget`.
+        subject: Whose it is, for people: `agent scout`.
+        limit: In its unit, as the others; nano-dollars of a budget of money.
+        used: None when nobody knows.
+        held: What running calls hold of it.
+        running: How many calls those are.
+        kept: What is kept for a call that waits.
+        unit: `usd`, `requests`, `tokens` or `calls`.
+        wait_ms: None when waiting a moment does not help.
+        resets_at: When a budget begins anew, in its zone.
+    """
+
+    kind: str
+    scope: str
+    subject: str
+    limit: int
+    wanted: int | None = None
+    used: int | None = None
+    held: int = 0
+    running: int = 0
+    kept: int = 0
+    unit: str = "requests"
+    period: str | None = None
+    wait_ms: int | None = None
+    resets_at: datetime | None = None
 
 
 class Refused(Exception):  # noqa: N818 -- errors are named for the state they report
@@ -37,6 +71,7 @@ class Refused(Exception):  # noqa: N818 -- errors are named for the state they r
         headers: Extra response headers, lower-case names.
         served: Whose answer it was, in `upstream`'s words, when somebody behind us refused.
         provider_message: Why the provider failed, cleaned, for the record and the log; not for the caller.
+        reached: The limit of ours that refused, for the record and the log.
     """
 
     status: int = 500
@@ -70,6 +105,7 @@ class Refused(Exception):  # noqa: N818 -- errors are named for the state they r
         self.headers = headers
         self.served: object = None
         self.provider_message: str | None = None
+        self.reached: ReachedLimit | None = None
 
     def body(self) -> dict[str, Any]:
         """The error in OpenAI's envelope."""

@@ -11,6 +11,7 @@ from typing import Protocol
 from llm_proxy.admission import estimate
 from llm_proxy.admission.budget import Price, cost_nano_usd
 from llm_proxy.admission.check import NO_EPOCH, Ask, Check, Estimate, Plan
+from llm_proxy.admission.standing import reached
 from llm_proxy.admission.watch import Watch
 from llm_proxy.dialects import Call
 from llm_proxy.errors import Forbidden
@@ -112,9 +113,10 @@ def _want(check: Check, price: Price | None, prompt: int, answer: int) -> int:
     if price is not None:
         return cost_nano_usd(price, prompt, answer)
     if check.enforced:
-        raise Forbidden(
-            f"This model has no known price, and {check.subject} has a budget.", code="price_unknown"
-        )
+        message = f"This model has no known price, and {check.subject} has a budget."
+        refused = Forbidden(message, code="price_unknown")
+        refused.reached = reached(check)
+        raise refused
     return 0
 
 

@@ -12,7 +12,7 @@ from llm_proxy.admission.check import NO_EPOCH, UNKNOWN, Answer, Ask, Check, Pla
 from llm_proxy.admission.desk import Desk
 from llm_proxy.admission.lease import Taken
 from llm_proxy.admission.model import Counter
-from llm_proxy.admission.standing import State
+from llm_proxy.admission.standing import State, reached
 from llm_proxy.admission.store import ProcessStore, Store
 from llm_proxy.errors import StoreUnavailable
 
@@ -67,9 +67,10 @@ class Outage:
         """The answer of this replica alone; raises `StoreUnavailable` where the policy denies."""
         denying = [one for one in ask.plan.checks if one.enforced and one.on_store_failure == "deny"]
         if denying:
-            raise StoreUnavailable(
-                f"The limits of {denying[0].subject} cannot be checked right now.", retry_after_s=RETRY_S
-            )
+            message = f"The limits of {denying[0].subject} cannot be checked right now."
+            away = StoreUnavailable(message, retry_after_s=RETRY_S)
+            away.reached = reached(denying[0], wait_ms=int(RETRY_S * 1000))
+            raise away
         pairs = [
             (share := self._share(check), min(want, share.limit) if check.kind == "tokens" else want)
             for check, want in zip(ask.plan.checks, ask.wants, strict=True)

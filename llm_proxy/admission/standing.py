@@ -6,8 +6,9 @@ none.
 Source: https://platform.openai.com/docs/guides/rate-limits (the header names and their durations).
 """
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import repeat
 from typing import Literal, get_args
@@ -15,7 +16,7 @@ from zoneinfo import ZoneInfo
 
 from llm_proxy.admission.check import ADMITTED, UNKNOWN, Answer, Ask, Check, Estimate, Kind, Plan
 from llm_proxy.admission.model import judge
-from llm_proxy.errors import BudgetExceeded, BudgetHeld, RateLimited, Refused
+from llm_proxy.errors import BudgetExceeded, BudgetHeld, RateLimited, ReachedLimit, Refused
 
 State = Literal["enforced", "local", "allow", "shadow"]
 STATE_HEADER = "x-llm-proxy-limits"
@@ -27,6 +28,7 @@ HELD_WAIT_MS = 2000
 RESET_HEADER = "x-llm-proxy-budget-reset"
 NANO = 10**9
 _NEVER_MS = 2**62
+_UNITS: dict[Kind, str] = {"requests": "requests", "tokens": "tokens", "parallel": "calls"}
 _PER = {"day": " a day", "month": " a month", "total": ""}
 _RESET_MS: dict[Kind, int] = {"requests": 60_000, "tokens": 61_000}
 _NAMES = {
@@ -125,7 +127,7 @@ def refusal(ask: Ask, answer: Answer, state: State) -> Refused:
         last = max(spent, key=lambda one: one.check.expires_ms or _NEVER_MS)
         if at := resets(last.check):
             told += ((RESET_HEADER, at.isoformat()),)
-        return BudgetExceeded(_money(last, ask.estimate), headers=told)
+        return _of_limit(BudgetExceeded(_money(last, ask.estimate), headers=told), last)
     worst = max(over, key=lambda one: one.wait_ms)
     if worst.check.kind == "budget":
         wait_s = (worst.wait_ms or HELD_WAIT_MS) / 1000
@@ -135,13 +137,45 @@ def refusal(ask: Ask, answer: Answer, state: State) -> Refused:
             message = (
                 f"The limits store is away, and this replica's share of the budget of {whose} is in use."
             )
-        return BudgetHeld(message, retry_after_s=wait_s, headers=told)
-    return RateLimited(
+        return _of_limit(BudgetHeld(message, retry_after_s=wait_s, headers=told), worst)
+    refused = RateLimited(
         _message(worst),
         kind="tokens" if worst.check.kind == "tokens" else "requests",
         retry_after_s=worst.wait_ms / 1000,
         headers=told,
     )
+    return _of_limit(refused, worst)
+
+
+def reached(check: Check, standing: Standing | None = None, wait_ms: int | None = None) -> ReachedLimit:
+    """What the record and the log say of a limit that refuses; without a standing nobody knows how full."""
+    found = ReachedLimit(
+        check.kind,
+        check.scope,
+        check.subject,
+        check.limit,
+        unit=check.unit if check.kind == "budget" else _UNITS[check.kind],
+        period=check.period,
+        wait_ms=wait_ms,
+        resets_at=resets(check),
+    )
+    if standing is None:
+        return found
+    return replace(
+        found,
+        wanted=standing.want,
+        used=standing.used,
+        held=standing.held,
+        running=standing.running,
+        kept=standing.kept,
+    )
+
+
+def _of_limit(refused: Refused, standing: Standing) -> Refused:
+    wait_s = refused.retry_after_s
+    wait_ms = None if wait_s is None else math.ceil(wait_s * 1000)
+    refused.reached = reached(standing.check, standing, wait_ms)
+    return refused
 
 
 def _message(worst: Standing) -> str:

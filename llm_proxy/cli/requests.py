@@ -11,9 +11,12 @@ import click
 
 from llm_proxy.cli.completion import complete_keys, complete_models
 from llm_proxy.cli.database import database_url, run, trusted_at
-from llm_proxy.cli.printing import Column, as_json_option, fail, plain, print_json, print_table
+from llm_proxy.cli.printing import FAILED, Column, as_json_option, fail, plain, print_json, print_table
 from llm_proxy.ledger.queries import Recent, connected
 from llm_proxy.ledger.question import WORDS, asked_range
+from llm_proxy.ledger.refusal import SAMPLE_PER_S
+from llm_proxy.ledger.refusals_kept import Whose, not_kept
+from llm_proxy.ledger.story import limit_line, lines_of
 from llm_proxy.ledger.zones import zone_of
 
 _COLUMNS: tuple[Column | str, ...] = (
@@ -41,7 +44,9 @@ _COLUMNS: tuple[Column | str, ...] = (
 @click.option("--run", help="Only this run's.")
 @click.option("--tag", help="Only those with this tag.")
 @click.option(
-    "--outcome", type=click.Choice(["ok", "error", "client_gone", "cut", "lost"]), help="Only these."
+    "--outcome",
+    type=click.Choice(["ok", "error", "client_gone", "cut", "lost", "refused"]),
+    help="Only these. `refused`: never admitted, a sample, and the exact counts beside it.",
 )
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, help="At most so many, the latest.")
 @as_json_option
@@ -62,11 +67,18 @@ def command(
     url = database_url()
     if request_id is not None:
         story = run(_story(url, request_id))
-        if story is None:
-            fail("no request has this id", 1)
+        if isinstance(story, str):
+            fail(story, FAILED)
         _print_story(story, as_json=as_json)
         return
     where = {name: value for name, value in filters.items() if value is not None}
+    if where.get("outcome") == "refused":
+        refused, counts = run(_refused(url, (since, until, tz), where, limit))
+        if as_json:
+            print_json({"requests": refused, "refusal_counts": counts})
+        else:
+            _print_refused(refused, counts)
+        return
     rows = run(_recent(url, (since, until, tz), where, limit))
     if as_json:
         print_json(rows)
@@ -74,18 +86,62 @@ def command(
         _print_rows(rows)
 
 
-async def _story(url: str, request_id: UUID) -> dict[str, Any] | None:
+async def _story(url: str, request_id: UUID) -> dict[str, Any] | str:
+    """One request, or what is known of it where it is not on record."""
     async with connected(url, trusted_at(url)) as usage:
-        return await usage.story(request_id)
+        found = await usage.story(request_id)
+        if found is not None:
+            return found
+        counted = await usage.refused_beside(request_id, Whose())
+        return not_kept(request_id, counted) if counted else "no request has this id"
 
 
 async def _recent(
     url: str, asked: tuple[str, str | None, str], where: dict[str, str], limit: int
 ) -> list[dict[str, Any]]:
+    async with connected(url, trusted_at(url)) as usage:
+        return await usage.recent(_wanted(asked, where, limit))
+
+
+async def _refused(
+    url: str, asked: tuple[str, str | None, str], where: dict[str, str], limit: int
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    async with connected(url, trusted_at(url)) as usage:
+        return await usage.refused(_wanted(asked, where, limit))
+
+
+def _wanted(asked: tuple[str, str | None, str], where: dict[str, str], limit: int) -> Recent:
     since, until, tz = asked
     begin, end = asked_range(since, until, datetime.now(UTC), zone_of(tz))
-    async with connected(url, trusted_at(url)) as usage:
-        return await usage.recent(Recent(begin, end, where, limit))
+    return Recent(begin, end, where, limit)
+
+
+def _print_refused(rows: list[dict[str, Any]], counts: list[dict[str, Any]]) -> None:
+    """The sample, then how many there were."""
+    columns = (Column("refused", whole=True), Column("request id", whole=True), "agent", "model", "why")
+    print_table(
+        columns,
+        (
+            (
+                row["refused_at"].strftime("%m-%d %H:%M:%S"), str(row["request_id"]), row["agent"] or "-",
+                row["model_group"] or "-",
+                limit_line(row["reached"]) if row["reached"] else row["code"] or str(row["status"]),
+            )
+            for row in rows
+        ),
+    )  # fmt: skip
+    click.echo(f"\nA sample: {SAMPLE_PER_S} a second of each worker. All that were refused, by minute:\n")
+    print_table(
+        (Column("minute", whole=True), "key", "tenant", "limit", "code", Column("times", number=True)),
+        (
+            (
+                row["minute"].strftime("%m-%d %H:%M"), row["key_name"] or row["key_id"] or "-",
+                row["tenant"] or "-", f"{row['limit_scope']}:{row['limit_kind']}".strip(":") or "-",
+                row["code"], f"{row['times']:,}",
+            )
+            for row in counts
+        ),
+    )  # fmt: skip
 
 
 def _print_rows(rows: list[dict[str, Any]]) -> None:
@@ -104,9 +160,12 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
 
 def _print_story(story: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        print_json(story)
+        print_json({**story, "story": lines_of(story)})
         return
-    calls = story.pop("model_calls")
+    for line in lines_of(story):
+        click.echo(line)
+    click.echo()
+    calls = story.pop("model_calls", [])
     width = max(len(name) for name in story)
     for name, value in story.items():
         if value is not None:

@@ -24,7 +24,9 @@ from llm_proxy.identity import NOBODY, Admin, Caller, Named, on_behalf_of
 from llm_proxy.ledger.answer import NOTHING, Answer
 from llm_proxy.ledger.focus import as_focus, by_period
 from llm_proxy.ledger.question import DIMENSIONS, MOST_LINES, WORDS, Question, asked_range
+from llm_proxy.ledger.refusals_kept import Whose, not_kept
 from llm_proxy.ledger.report import as_csv, as_json, as_spans
+from llm_proxy.ledger.story import lines_of, without_what_only_operators_see
 from llm_proxy.ledger.zones import zone_of
 
 Json = dict[str, Any]
@@ -86,6 +88,10 @@ class Tells(Protocol):
         """One request; None if unknown."""
         ...
 
+    async def refused_beside(self, request_id: UUID, whose: Whose) -> list[Json]:
+        """How many were refused in the minute of this request."""
+        ...
+
 
 def router(usage: Tells | None, keeper: Doorkeeper, standings: Standings) -> APIRouter:
     """`/internal/llm/usage`, `/v1/usage` and `/v1/requests/{id}`.
@@ -120,15 +126,15 @@ def router(usage: Tells | None, keeper: Doorkeeper, standings: Standings) -> API
     @doors.get(
         "/v1/requests/{request_id}",
         summary="One request's story.",
-        responses={404: {"description": "No such request, or somebody else's."}},
+        responses={404: {"description": "No such request, or somebody else's, or refused and not kept."}},
     )
     async def story(request_id: UUID, who: Annotated[Caller | Admin, Depends(keeper.anybody)]) -> Response:
         found = await told(asked(usage).story(request_id))
         if found is None or not _may_see(who, found):
-            raise NotFound("No request of yours has this id.", code="request_not_found")
-        if _of_one_tenant(who) and found.get("status") not in _HEARD:
-            found.pop("provider_message", None)
-        return _json(found)
+            raise await _not_found(asked(usage), request_id, who)
+        if _of_one_tenant(who):
+            found = without_what_only_operators_see(found, _HEARD)
+        return _json({**found, "story": lines_of(found)})
 
     return doors
 
@@ -145,6 +151,15 @@ def _of_tenant(where: dict[str, str], who: Caller | Admin) -> tuple[dict[str, st
 
 def _of_one_tenant(who: Caller | Admin) -> bool:
     return isinstance(who, Caller) or who.tenant is not None
+
+
+async def _not_found(usage: Tells, request_id: UUID, who: Caller | Admin) -> NotFound:
+    """What is told of a request without a record: somebody else's, refused and not kept, or none."""
+    whose = Whose(key=who.key_id) if isinstance(who, Caller) else Whose(tenant=who.tenant)
+    counted = await told(usage.refused_beside(request_id, whose))
+    if counted:
+        return NotFound(not_kept(request_id, counted), code="request_not_kept")
+    return NotFound("No request of yours has this id.", code="request_not_found")
 
 
 def _may_see(who: Caller | Admin, found: Json) -> bool:

@@ -44,6 +44,8 @@ _REOPEN_NAMED = """
     UPDATE erasures AS e SET name = a.name, finished_at = NULL FROM audit_people AS a
     WHERE e.id = ANY($1) AND a.kind = 'user' AND a.tenant = e.tenant
       AND sha256(e.salt || convert_to(a.name, 'UTF8')) = e.digest"""
+_LEFT = "SELECT * FROM person_left_in($1, $2) WHERE found > 0 OR place <> 'table refusals'"
+"""Tables it does not know are told with their names; refusals are erased, and told so."""
 _SELF = Actor("erasures")
 
 
@@ -214,7 +216,11 @@ class Erasures:
                     "SELECT * FROM erase_person($1, $2, $3, $4, $5)",
                     row["tenant"], row["name"], row["pseudonym"], row["asked_at"], _BATCH_ROWS,
                 )  # fmt: skip
-            step = _Counts(*done)
+                refused = await connection.fetchval(
+                    "SELECT erase_refused_person($1, $2, $3, $4)",
+                    row["tenant"], row["name"], row["pseudonym"], row["asked_at"],
+                )  # fmt: skip
+            step = _Counts(*done) + _Counts(refusals=refused)
             total += step
             if not any(step.by_store().values()):
                 return total
@@ -226,7 +232,7 @@ class Erasures:
 
     async def _left(self, tenant: str, user: str) -> list[Finding]:
         async with self._connection() as connection:
-            rows = await connection.fetch("SELECT * FROM person_left_in($1, $2)", tenant, user)
+            rows = await connection.fetch(_LEFT, tenant, user)
         return [_left(row["place"], row["found"]) for row in rows]
 
     async def _cache(self, tenant: str | None) -> Finding:
@@ -292,6 +298,7 @@ class _Counts:
     requests: int = 0
     rollups: int = 0
     keys: int = 0
+    refusals: int = 0
 
     def __add__(self, other: "_Counts") -> "_Counts":
         return _Counts(
@@ -299,6 +306,7 @@ class _Counts:
             self.requests + other.requests,
             self.rollups + other.rollups,
             self.keys + other.keys,
+            self.refusals + other.refusals,
         )
 
     def by_store(self) -> dict[str, int]:
@@ -308,6 +316,7 @@ class _Counts:
             "requests": self.requests,
             "roll-ups": self.rollups,
             "revoked keys": self.keys,
+            "refusals": self.refusals,
         }
 
 

@@ -9,7 +9,6 @@ import contextlib
 import logging
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Literal
 
 from llm_proxy.background import Loop
@@ -21,7 +20,7 @@ from llm_proxy.ledger.journal import OPENED_BYTES, RECORD_BYTES, Journal
 from llm_proxy.ledger.payload import Payload
 from llm_proxy.ledger.provider_troubles import report_provider_troubles
 from llm_proxy.ledger.record import UsageRecord
-from llm_proxy.ledger.refusal import Refusal, Sample
+from llm_proxy.ledger.refusal import Sample, refusal_of
 from llm_proxy.ledger.remembered import Remembered
 from llm_proxy.ledger.row import encode, opened_line, row_of, shortened
 from llm_proxy.ledger.store import Store
@@ -33,6 +32,8 @@ from llm_proxy.telemetry import Metrics, Seat
 from llm_proxy.upstream import NOBODY_SERVED, Served
 
 log = logging.getLogger(__name__)
+refusals = logging.getLogger("llm_proxy.refusals")
+"""One line for every refusal of the sample; set its level to WARNING to have none."""
 
 _DRAIN_S = 5.0
 
@@ -91,7 +92,7 @@ class Ledger:
         self._journal: Journal = self._upkeep.journal
         self._writer = Writer(store, self._upkeep.spool, self._journal, metrics)
         self._upkeep.writer, self._upkeep.tell = self._writer, self.vitals.tell
-        self._sample = Sample()
+        self._samples = (Sample(), Sample())  # of strangers, of known callers
         self._writing = Loop("ledger-writer", self._writer.step)
         self._beside = (
             Loop("ledger-replay", self._writer.replay, every_s=REPLAY_EVERY_S),
@@ -134,26 +135,16 @@ class Ledger:
             self._metrics.count("llm_proxy_ledger_dropped_total", "bug")
 
     def refused(self, exchange: Exchange | None, refused: Refused) -> None:
-        """A request was answered with an error: counted, and kept in a sample when it was never admitted."""
+        """A request was answered with an error: counted; if never admitted, kept and logged in a sample."""
         self._metrics.refused(refused.code)
-        if exchange is None or exchange.refused is not None or not self._sample.takes(time.time()):
+        if exchange is None or exchange.refused is not None:
             return
-        caller, call = exchange.caller, exchange.call
-        self._upkeep.refusals.append(
-            Refusal(
-                request_id=exchange.request_id,
-                refused_at=datetime.fromtimestamp(exchange.started_at, UTC),
-                status=refused.status,
-                code=refused.code,
-                refused_by=refused.refused_by,
-                door=call.door if call else None,
-                key_id=caller.key_id if caller else None,
-                key_prefix=caller.key_prefix if caller else None,
-                tenant=caller.tenant if caller else None,
-                agent=caller.agent if caller else None,
-                group=call.group if call else None,
-            )
-        )
+        caller = exchange.caller
+        self._upkeep.count_refusal(exchange.request_id, caller, refused)
+        if self._samples[caller is not None].takes(time.time()):
+            kept = refusal_of(exchange.request_id, exchange.started_at, caller, exchange.call, refused)
+            self._upkeep.refusals.append(kept)
+            refusals.info("refused", extra={"lines": [kept.line()]})
 
     def payload(self, payload: Payload) -> None:
         """Keep what was said, apart and redacted, for an operator who asked for it; never waits."""

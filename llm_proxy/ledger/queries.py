@@ -19,15 +19,18 @@ import asyncpg
 from llm_proxy.database import clean_text, deadline
 from llm_proxy.errors import BadRequest
 from llm_proxy.identity.audit import Actor, Person, audit
+from llm_proxy.ledger import refusals_kept
 from llm_proxy.ledger.answer import Answer, answer, snapshot
 from llm_proxy.ledger.known import check_known, known_key
 from llm_proxy.ledger.payload import LONGEST_NAME
 from llm_proxy.ledger.question import NAMES, Question
+from llm_proxy.ledger.refusals_kept import Whose
 from llm_proxy.telemetry import time_of
 
 _DEADLINE_S = 10.0
 _NEAR = timedelta(hours=1)
-_JSON = ("hops", "cost_breakdown", "token_details")
+_MOST_REASONS = 1000
+_JSON = ("hops", "cost_breakdown", "token_details", "reached")
 _CALLS = "SELECT * FROM {} WHERE call_id = $1 ORDER BY started_at"
 _MOVING = "SELECT to_regclass('llm_calls_before') IS NOT NULL"
 """A migration is still moving the log of model calls, the newest first."""
@@ -76,12 +79,8 @@ class Usage:
                 request_id, moment - _NEAR, moment + _NEAR,
             )  # fmt: skip
             if row is None:
-                row = await connection.fetchrow(
-                    "SELECT * FROM refusals WHERE request_id = $1 AND refused_at BETWEEN $2 AND $3",
-                    request_id, moment - _NEAR, moment + _NEAR,
-                )  # fmt: skip
-            if row is None:
-                return None
+                refused = await refusals_kept.refusal(connection, request_id)
+                return None if refused is None else _refused(refused)
             calls = await connection.fetch(_CALLS.format("llm_calls"), request_id)
             if not calls and await connection.fetchval(_MOVING):
                 calls = await connection.fetch(_CALLS.format("llm_calls_before"), request_id)
@@ -106,6 +105,29 @@ class Usage:
             if not rows:
                 await check_known(connection, where)
         return [_plain(row) for row in rows]
+
+    async def refused(self, asked: Recent) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The latest refusals of the sample, and the exact counts; of all agents, users and models.
+
+        Raises `BadRequest` for a filter that no refusal is kept by, `NotFound` for a name that nobody knows.
+        """
+        async with deadline(_DEADLINE_S), self.pool.acquire() as connection, snapshot(connection):
+            where = {name: value for name, value in asked.where.items() if name != "outcome"}
+            if "key" in where:
+                where["key"] = await known_key(connection, where["key"])
+            span = asked.since, asked.until
+            rows = await refusals_kept.latest(connection, *span, where, asked.limit)
+            whose = refusals_kept.counted_by(where)
+            counted = await refusals_kept.counts(connection, *span, whose, asked.limit)
+            if not rows and not counted:
+                await check_known(connection, where)
+        return [_refused(row) for row in rows], counted
+
+    async def refused_beside(self, request_id: UUID, whose: Whose) -> list[dict[str, Any]]:
+        """How many were refused in the minute of this request, whatever became of it."""
+        async with deadline(_DEADLINE_S), self.pool.acquire() as connection:
+            span = refusals_kept.minute_around(request_id)
+            return await refusals_kept.counts(connection, *span, whose, _MOST_REASONS)
 
     async def payload(self, request_id: UUID) -> dict[str, str | None] | None:
         """What was said in a call, redacted; None when it was not kept, or is no longer."""
@@ -161,3 +183,7 @@ def _plain(row: asyncpg.Record) -> dict[str, Any]:
     """The row, its JSON columns read."""
     found = dict(row)
     return found | {name: json.loads(found[name]) for name in _JSON if found.get(name) is not None}
+
+
+def _refused(row: asyncpg.Record) -> dict[str, Any]:
+    return {**_plain(row), "outcome": "refused"}

@@ -18,6 +18,7 @@ from llm_proxy.ledger.answer import Answer, Line
 from llm_proxy.ledger.known import named, unknown
 from llm_proxy.ledger.question import NAMES, Question
 from llm_proxy.ledger.record import UsageRecord
+from llm_proxy.ledger.refusals_kept import Whose
 from llm_proxy.ledger.row import COLUMNS
 from llm_proxy.ledger.zones import Unit, label
 
@@ -86,6 +87,10 @@ class Remembered:
         read = {name: json.loads(row[name]) if row[name] else None for name in ("hops", "token_details")}
         tags = record.tags.split(",") if record.tags else None
         return {**row, **read, "cost_usd": cost_usd, "tags": tags, "model_calls": []}
+
+    async def refused_beside(self, request_id: UUID, whose: Whose) -> list[dict[str, Any]]:  # noqa: ARG002 -- as Postgres is asked
+        """A mock counts no refusals."""
+        return []
 
 
 def _named(record: UsageRecord, name: str) -> tuple[str, ...]:

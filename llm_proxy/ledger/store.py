@@ -59,10 +59,17 @@ def _value(at: int, name: str) -> str:
 _INSERT = _insert()
 _INSERT_REFUSALS = """
     INSERT INTO refusals (request_id, refused_at, status, code, refused_by, door, key_id, key_prefix, tenant,
-                          agent, model_group)
+                          agent, model_group, user_id, reached)
     SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::int2[], $4::text[], $5::text[], $6::text[],
-                         $7::text[], $8::text[], $9::text[], $10::text[], $11::text[])
+                         $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[],
+                         $13::jsonb[])
     ON CONFLICT DO NOTHING"""
+_INSERT_REFUSAL_COUNTS = """
+    INSERT INTO refusal_counts AS kept (minute, key_id, tenant, code, limit_scope, limit_kind, worker, times)
+    SELECT * FROM unnest($1::timestamptz[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
+                         $7::text[], $8::int8[]) ORDER BY 1, 2, 3, 4, 5, 6, 7
+    ON CONFLICT (minute, key_id, tenant, code, limit_scope, limit_kind, worker)
+        DO UPDATE SET times = greatest(kept.times, EXCLUDED.times)"""
 _INSERT_PAYLOADS = """
     INSERT INTO payloads (request_id, started_at, tenant, agent, user_id, prompt, answer)
     SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[],
@@ -115,6 +122,11 @@ class Store:
         """Write a sample of what was refused; raises `DatabaseUnavailable` or `RowsRejected`."""
         async with deadline(_DEADLINE_S):
             await self._pool.execute(_INSERT_REFUSALS, *zip(*rows, strict=True))
+
+    async def insert_refusal_counts(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Write what was counted in minutes; raises `DatabaseUnavailable` or `RowsRejected`."""
+        async with deadline(_DEADLINE_S):
+            await self._pool.execute(_INSERT_REFUSAL_COUNTS, *zip(*rows, strict=True))
 
     async def insert_payloads(self, rows: Sequence[tuple[Any, ...]]) -> None:
         """Write what was said in some calls; raises `DatabaseUnavailable` or `RowsRejected`."""

@@ -12,13 +12,17 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 from llm_proxy.background import Guard
 from llm_proxy.database import DatabaseUnavailable, RowsRejected, write_each
+from llm_proxy.errors import Refused
+from llm_proxy.identity import Caller
 from llm_proxy.ledger.journal import Journal
 from llm_proxy.ledger.payload import PayloadQueue
 from llm_proxy.ledger.recovery import JOURNAL, Recovered, take_over, take_over_all
 from llm_proxy.ledger.refusal import Refusal
+from llm_proxy.ledger.refusal_counts import RefusalCounts
 from llm_proxy.ledger.spool import Spool
 from llm_proxy.ledger.store import Store
 from llm_proxy.ledger.writer import Writer
@@ -33,6 +37,7 @@ _ENRICH_EVERY = 60
 _HOUSEKEEPING_EVERY = 1800
 _MIGRATION_AT_START_S = 10.0
 _IDLE_S = 30.0
+_MOST_COUNTS = 1000
 
 
 class Upkeep:
@@ -56,6 +61,7 @@ class Upkeep:
         self._seat = seat
         self._metrics = metrics
         self.refusals: list[Refusal] = []
+        self._counts = RefusalCounts()
         self.payloads = PayloadQueue()
         self.spool, self.journal = self._open(seat, spool_max_bytes)
         self._ticks = 0
@@ -77,6 +83,11 @@ class Upkeep:
             if self._ticks % every == 0:
                 await self._alone(duty)
 
+    def count_refusal(self, request_id: UUID, caller: Caller | None, refused: Refused) -> None:
+        """A request was refused before it became a call."""
+        if self._store is not None:
+            self._counts.add(request_id, caller, refused)
+
     async def work_off(self) -> None:
         """Work that takes long on a large database, in batches, for a second; a pause when it is done."""
         guard = self._guards.setdefault("work", Guard("ledger-work"))
@@ -91,6 +102,7 @@ class Upkeep:
     async def end(self) -> None:
         """Write what is sampled, close the files; the seat itself is the caller's to release."""
         await self._alone(self._write_aside)
+        await self._alone(self._write_counts)
         if self._store is not None:
             await self._store.migration.stop()
         if self.spool is not None:
@@ -101,6 +113,7 @@ class Upkeep:
         return (
             (1, self._tell),
             (1, self._write_aside),
+            (1, self._write_counts),
             (_PREPARE_EVERY, self._prepare),
             (_TAKE_OVER_EVERY, self._take_over),
             (_ENRICH_EVERY, self._enrich),
@@ -179,6 +192,16 @@ class Upkeep:
         finally:
             if waiting:
                 self._metrics.count("llm_proxy_payloads_dropped_total", "postgres_away", by=waiting)
+
+    async def _write_counts(self) -> None:
+        waiting = self._counts.changed()
+        for begin in range(0, len(waiting), _MOST_COUNTS):
+            rows = waiting[begin : begin + _MOST_COUNTS]
+            if not self._ready():
+                return
+            for row, why in await write_each([*rows], self._store_of().insert_refusal_counts):
+                log.warning("postgres rejects a count of refusals", extra={"times": row[-1], "why": why})
+            self._counts.written(rows)
 
     def _reject_payloads(self, rejected: list[tuple[tuple[Any, ...], str]]) -> None:
         for row, why in rejected:

@@ -79,6 +79,12 @@ async def pool(database_url: str, tmp_path: Path) -> AsyncIterator["Pool[asyncpg
     async with asyncpg.create_pool(database_url, min_size=0, max_size=4) as made:
         await made.execute("INSERT INTO api_keys (key_id, name, tenant, user_id, revoked_at)"
                            " VALUES ('k-1', 'old', 'acme', $1, now())", NAME)  # fmt: skip
+        reached = json.dumps({"scope": "user_model", "kind": "budget", "subject": f"user {NAME} at gpt"})
+        await made.execute(
+            "INSERT INTO refusals (request_id, refused_at, status, refused_by, tenant, user_id, reached)"
+            " SELECT gen_random_uuid(), now() - interval '1 minute', 429, 'limit', t, $1, $2::jsonb"
+            " FROM unnest(ARRAY['acme', 'zeta', NULL]) AS t", NAME, reached,
+        )  # fmt: skip
         yield made
 
 
@@ -115,7 +121,7 @@ async def test_a_person_is_erased_within_one_tenant(pool: "Pool[asyncpg.Record]"
     """Text and name go, sums stay, and the same name elsewhere is somebody else's."""
     before, outside = await sums(pool), Outside(cache="there")
     assert await places_of(pool) == {
-        "payloads": 6, "requests": 9, "usage_users": 6, "usage_user_days": 6, "api_keys": 1,
+        "payloads": 6, "requests": 9, "usage_users": 6, "usage_user_days": 6, "api_keys": 1, "refusals": 3,
     }  # fmt: skip
     certificate = await erasures_of(pool, outside).erase("acme", NAME, ANNA)
     assert certificate["complete"]
@@ -126,6 +132,7 @@ async def test_a_person_is_erased_within_one_tenant(pool: "Pool[asyncpg.Record]"
         "requests": ("erased", 3),
         "roll-ups": ("nothing", 0),
         "revoked keys": ("erased", 1),
+        "refusals": ("erased", 1),
         "audit log": ("erased", 1),
         "live keys": ("nothing", 0),
         "limit rules": ("nothing", 0),
@@ -135,7 +142,9 @@ async def test_a_person_is_erased_within_one_tenant(pool: "Pool[asyncpg.Record]"
         "langfuse": ("nothing", 0),
     }
     assert outside.purged == ["acme"]
-    assert await places_of(pool) == {"payloads": 4, "requests": 6, "usage_users": 4, "usage_user_days": 4}
+    assert await places_of(pool) == {
+        "payloads": 4, "requests": 6, "usage_users": 4, "usage_user_days": 4, "refusals": 2,
+    }  # fmt: skip
     assert await sums(pool) == before
     pseudonym = certificate["pseudonym"]
     assert await pool.fetchval("SELECT count(*) FROM requests WHERE user_id = $1", pseudonym) == 3

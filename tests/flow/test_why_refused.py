@@ -1,0 +1,230 @@
+"""Why a request was refused, asked from outside: the log, the sample, exact counts, and stories by id."""
+
+import json
+import subprocess
+from collections import Counter
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from flow.usage_gateway import ADMIN, Gateway, Json, made, until
+from house import say, script
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the gateway writes its log."""
+    return tmp_path_factory.mktemp("why")
+
+
+@pytest.fixture(scope="module")
+def gateway(
+    folder: Path, postgres_url: str, limits_redis_url: str, house_parts: dict[str, int]
+) -> Generator[Gateway]:
+    """One gateway for the module."""
+    gateway = made(folder, postgres_url, limits_redis_url, house_parts["sidecar"])
+    with gateway.running():
+        yield gateway
+
+
+def make_key(gateway: Gateway, **limits: Any) -> tuple[str, Json]:
+    """A key's name and the headers of its holder."""
+    name = f"k-{uuid4().hex[:8]}"
+    wanted = {"name": name, "tenant": name, "models": ["*"], **limits}
+    made = httpx.post(f"{gateway.url}/admin/keys", json=wanted, headers=ADMIN)
+    assert made.status_code == 201, made.text
+    return name, {"Authorization": f"Bearer {made.json()['key']}"}
+
+
+def ask(gateway: Gateway, headers: Json, model: str = "plain", **fields: Any) -> httpx.Response:
+    """One call."""
+    body = {"model": model, "messages": say(uuid4().hex), **fields}
+    return httpx.post(f"{gateway.url}/v1/chat/completions", json=body, headers=headers, timeout=20)
+
+
+def until_refused(gateway: Gateway, headers: Json, **fields: Any) -> httpx.Response:
+    """The first refusal of calls made one after another."""
+    answers = (ask(gateway, headers, **fields) for _ in range(10))
+    return next(answer for answer in answers if answer.status_code == 429)
+
+
+def story(gateway: Gateway, request_id: str, headers: Json = ADMIN) -> Json:
+    """The story, once it is on record."""
+    path = f"/v1/requests/{request_id}"
+    until(lambda: gateway.asked(path, headers).status_code == 200)
+    told: Json = gateway.asked(path, headers).json()
+    return told
+
+
+def printed(gateway: Gateway, *arguments: str) -> Json:
+    """What `llm-proxy requests ... --json` says."""
+    done: subprocess.CompletedProcess[str] = gateway.command("requests", *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    told: Json = json.loads(done.stdout)
+    return told
+
+
+def times(counts: list[Json]) -> dict[str, int]:
+    """How often each limit refused."""
+    found: Counter[str] = Counter()
+    for row in counts:
+        found[f"{row['limit_scope']}:{row['limit_kind']}".strip(":") or row["code"]] += row["times"]
+    return dict(found)
+
+
+def test_a_full_window_is_told_with_whose_how_full_what_was_wanted_and_the_wait(
+    gateway: Gateway, folder: Path
+) -> None:
+    """In the record, in one line of the log, and as a sentence of the story; to its key too."""
+    name, headers = make_key(gateway, rpm=2)
+    refused = until_refused(gateway, headers)
+    request_id = refused.headers["x-request-id"]
+    told = story(gateway, request_id)
+    reached = told["reached"]
+    assert (told["outcome"], told["status"], told["code"], told["tenant"]) == (
+        "refused", 429, "rate_limit_exceeded", name,
+    )  # fmt: skip
+    assert {field: reached[field] for field in ("kind", "scope", "limit", "used", "wanted", "unit")} == {
+        "kind": "requests", "scope": "key", "limit": 2, "used": 2, "wanted": 1, "unit": "requests",
+    }  # fmt: skip
+    assert reached["subject"] == f"key {told['key_id']}"
+    assert reached["wait_ms"] == int(refused.headers["retry-after-ms"])
+    full = "2 of 2 requests a minute used; wanted 1 requests"
+    assert f"requests of key {told['key_id']} (scope key); {full}" in told["story"][-1]
+    assert story(gateway, request_id, headers)["reached"] == reached
+    lines = [line for line in (folder / "gateway.log").read_text().splitlines() if request_id in line]
+    assert [(json.loads(line)["event"], json.loads(line)["limit"]) for line in lines] == [
+        ("refused", reached)
+    ]
+    shown = gateway.command("requests", request_id).stdout
+    assert told["story"][-1] in shown
+
+
+@pytest.mark.parametrize("limit_usd", ["0", "0.0001"])
+def test_a_spent_budget_is_told_in_dollars_and_when_it_begins_anew(gateway: Gateway, limit_usd: str) -> None:
+    """A wait of a moment would not help: there is none."""
+    _, headers = make_key(gateway, budgets=[{"limit_usd": limit_usd, "period": "day"}])
+    refused = until_refused(gateway, headers)
+    reached = story(gateway, refused.headers["x-request-id"])["reached"]
+    assert (reached["kind"], reached["unit"], reached["period"]) == ("budget", "usd", "day")
+    assert float(reached["limit"]) == float(limit_usd)
+    assert float(reached["used"]) >= float(limit_usd)
+    assert float(reached["wanted"]) > 0
+    assert "wait_ms" not in reached
+    assert reached["resets_at"] == refused.headers["x-llm-proxy-budget-reset"]
+
+
+def test_places_and_tokens_are_told_as_what_they_are(gateway: Gateway) -> None:
+    """A second call at once, and one more than the tokens of a minute."""
+    _, headers = make_key(gateway, parallel=1)
+    slow = {"messages": say(script(do="slow-first", first_ms=1500))}
+    with ThreadPoolExecutor(4) as callers:
+        asked = [callers.submit(ask, gateway, headers, **slow) for _ in range(4)]
+        answers = [one.result() for one in asked]
+    refused = next(one for one in answers if one.status_code == 429)
+    reached = story(gateway, refused.headers["x-request-id"])["reached"]
+    assert (reached["kind"], reached["unit"], reached["used"], reached["limit"]) == (
+        "parallel",
+        "calls",
+        1,
+        1,
+    )
+    _, headers = make_key(gateway, tpm=20)
+    refused = until_refused(gateway, headers, max_tokens=15)
+    reached = story(gateway, refused.headers["x-request-id"])["reached"]
+    assert (reached["kind"], reached["unit"], reached["limit"]) == ("tokens", "tokens", 20)
+    assert reached["wanted"] > 0
+
+
+def test_counts_are_exact_where_the_sample_is_not_and_an_id_outside_it_is_told_so(gateway: Gateway) -> None:
+    """Every refusal of a storm counts; who is not in the sample hears that, and what was counted."""
+    name, headers = make_key(gateway, rpm=2)
+    with ThreadPoolExecutor(8) as callers:
+        pending = [callers.submit(ask, gateway, headers) for _ in range(120)]
+        answers = [one.result() for one in pending]
+    refused = [one for one in answers if one.status_code == 429]
+    assert len(refused) == 118
+    asked = ("--outcome", "refused", "--key", name, "--limit", "1000")
+    until(lambda: times(printed(gateway, *asked)["refusal_counts"]) == {"key:requests": 118})
+    told = printed(gateway, *asked)
+    ids = {row["request_id"] for row in told["requests"]}
+    assert ids <= {str(one.headers["x-request-id"]) for one in refused}
+    assert 0 < len(ids) < 118
+    outside = next(one.headers["x-request-id"] for one in refused if one.headers["x-request-id"] not in ids)
+    for who in (headers, ADMIN):
+        error = gateway.asked(f"/v1/requests/{outside}", who)
+        assert (error.status_code, error.json()["error"]["code"]) == (404, "request_not_kept")
+        assert "a sample is kept" in error.json()["error"]["message"]
+        assert "by key:requests" in error.json()["error"]["message"]
+    _, stranger = make_key(gateway)
+    error = gateway.asked(f"/v1/requests/{outside}", stranger)
+    assert error.json()["error"]["code"] == "request_not_found"
+    done = gateway.command("requests", outside)
+    assert (done.returncode, "so it may have been refused" in done.stderr) == (1, True)
+    table = gateway.command("requests", *asked[:4]).stdout
+    assert "key:requests" in table
+    assert name in table
+
+
+def test_strangers_take_no_place_in_the_sample_of_known_callers(gateway: Gateway) -> None:
+    """A storm of wrong credentials; a refusal of a limit in the midst of it is kept."""
+    _, headers = make_key(gateway, rpm=1)
+    ask(gateway, headers)
+    with ThreadPoolExecutor(8) as callers:
+        storm = [callers.submit(ask, gateway, {"Authorization": f"Bearer wrong-{n}"}) for n in range(100)]
+        refused = ask(gateway, headers)
+        assert all(one.result().status_code == 401 for one in storm)
+    assert story(gateway, refused.headers["x-request-id"])["reached"]["scope"] == "key"
+    until(lambda: times(printed(gateway, "--outcome", "refused")["refusal_counts"])["invalid_api_key"] == 100)
+
+
+def test_a_filter_no_refusal_is_kept_by_is_refused_by_name(gateway: Gateway) -> None:
+    """And a key nobody knows."""
+    done = gateway.command("requests", "--outcome", "refused", "--provider", "openai")
+    assert done.returncode != 0
+    assert "No refusal is kept by 'provider'." in done.stderr
+    assert gateway.command("requests", "--outcome", "refused", "--key", "nobody").returncode == 1
+
+
+def test_figures_of_a_limit_for_all_are_the_operators(gateway: Gateway) -> None:
+    """A key hears that such a limit is reached, an admin how full it was."""
+    _, headers = make_key(gateway)
+    rule = {"scope": "provider", "subject": "inhouse", "rpm": 1}
+    assert httpx.put(f"{gateway.url}/admin/limits", json=rule, headers=ADMIN).status_code == 200
+    request_id = until_refused(gateway, headers, model="retried").headers["x-request-id"]
+    told, own = story(gateway, request_id), story(gateway, request_id, headers)
+    assert (told["reached"]["scope"], told["reached"]["limit"]) == ("provider", 1)
+    assert set(own["reached"]) == {"kind", "scope", "subject", "unit", "wait_ms"}
+    assert " used" not in own["story"][-1]
+    assert "1 of 1 requests a minute used" in told["story"][-1]
+
+
+def test_a_failed_calls_message_is_the_operators(gateway: Gateway) -> None:
+    """An admin reads the provider's message; the key, whose caller heard a 502, does not."""
+    _, headers = make_key(gateway)
+    answer = ask(gateway, headers, "p/once", messages=say(script(do="status-500")))
+    assert answer.status_code == 502
+    request_id = answer.headers["x-request-id"]
+    told, own = story(gateway, request_id), story(gateway, request_id, headers)
+    assert told["story"][1].startswith("hop 1: p/* at scripted: status 500")
+    assert told["story"][1].endswith(told["provider_message"])
+    assert "when each hop was is not known" in told["story"][2]
+    assert "cost unknown" in told["story"][-1]
+    assert "provider_message" not in own
+    assert told["provider_message"] not in json.dumps(own)
+    shown = gateway.command("requests", request_id).stdout
+    assert all(line in shown for line in told["story"])
+
+
+def test_what_a_caller_heard_of_the_provider_its_key_reads_again(gateway: Gateway) -> None:
+    """A 400."""
+    _, headers = make_key(gateway)
+    answer = ask(gateway, headers, "p/status-400", messages=say(script(do="status-400")))
+    assert answer.status_code == 400
+    own = story(gateway, answer.headers["x-request-id"], headers)
+    assert own["provider_message"]
+    assert any(own["provider_message"] in line for line in own["story"])
