@@ -199,7 +199,9 @@ class _Laying:
             limit: int | None = getattr(rule.limits, name)
             if limit:
                 key = self._key(at, kind, layer)
-                yield Check(kind, at.kind, at.label, key, limit, layer == "enforce", failing, at.subject)
+                yield Check(
+                    kind, at.kind, self._label(at), key, limit, layer == "enforce", failing, at.subject
+                )
 
     def _budgets(self, at: _Scope, rule: Rule, layer: Mode) -> Iterator[Check]:
         for one in rule.budgets:
@@ -207,7 +209,7 @@ class _Laying:
             yield Check(
                 "budget",
                 at.kind,
-                at.label,
+                self._label(at),
                 f"{key}:{one.period}:{money.stamp(one, self.now_ms)}",
                 one.limit,
                 layer == "enforce",
@@ -221,6 +223,11 @@ class _Laying:
                 at.group,
                 one.unit,
             )
+
+    def _label(self, at: _Scope) -> str:
+        """Whom a scope is about, for people; a key by what its owner sees of it."""
+        own = at.kind == "key" and self.caller.key_prefix
+        return f"key {self.caller.key_prefix}" if own else at.label
 
     def _spent_in(self, at: _Scope) -> str | None:
         """In which tenant calls count; None for all."""

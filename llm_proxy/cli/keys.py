@@ -276,7 +276,7 @@ def apply(*, file: Path, as_json: bool) -> None:
     else:
         for line in done["changes"] or ["nothing to change"]:
             click.echo(line)
-        for one in done["made"]:
+        for one in (made for made in done["made"] if "key" in made):
             click.echo(f"{one['name']}: {one['key']}")
     for fault in done["missing"]:
         warn(fault)

@@ -4,15 +4,16 @@ Invariant: a store that is away leaves figures out and nothing else; whoever ask
 """
 
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Any
 
 from starlette.requests import Request
 
 from llm_proxy.admission import Admission, standing_of
-from llm_proxy.edge.limits import OfKey, standing_row
+from llm_proxy.edge.limits import Looked, OfKey, standing_row
 from llm_proxy.errors import StoreUnavailable
-from llm_proxy.identity import Admin, Caller, KeyRecord, Registry, Rulings
-from llm_proxy.identity.keys import acting_as
+from llm_proxy.identity import Admin, KeyRecord, Registry, Rulings
+from llm_proxy.identity.keys import acting_as, ended
 from llm_proxy.identity.rules import lies_on
 from llm_proxy.identity.spoken import rule_document
 from llm_proxy.upstream import Catalog
@@ -40,22 +41,19 @@ class KeyStanding:
         self._registry = registry
         self._rulings = rulings
 
-    async def caller(self, name: str, tenant: str | None) -> Caller:
-        """The caller that a key makes, by its id, name or prefix; with `tenant`, only one of that tenant's.
-
-        Raises:
-            NotFound: There is none.
-        """
+    async def _record(self, name: str, tenant: str | None) -> KeyRecord:
+        """A key by its id, name or prefix; with `tenant`, only one of that tenant's. Raises `NotFound`."""
         if self._registry is None:
             raise StoreUnavailable("Virtual keys need a database (DATABASE_URL).")
-        return acting_as(await self._registry.show(name, tenant=tenant))
+        return await self._registry.show(name, tenant=tenant)
 
     def asked_by(self, admin: Callable[[Request], Awaitable[Admin]]) -> OfKey:
         """How a request asks about a key: as an admin, of one tenant's keys or of all."""
 
-        async def of_key(request: Request, name: str) -> tuple[Caller, bool]:
+        async def of_key(request: Request, name: str) -> Looked:
             who = await admin(request)
-            return await self.caller(name, who.tenant), who.tenant is None
+            record = await self._record(name, who.tenant)
+            return Looked(acting_as(record), who.tenant is None, ended(record, datetime.now(UTC)))
 
         return of_key
 

@@ -4,6 +4,7 @@ Invariant: both ask what a real call asks, through the same code, and count noth
 """
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -18,8 +19,22 @@ Json = dict[str, Any]
 NANO = 10**9
 Key = Annotated[str | None, Query(description="A key, by id, name or prefix; takes an admin key.")]
 Callers = Callable[[Request], Awaitable[Caller]]
-OfKey = Callable[[Request, str], Awaitable[tuple[Caller, bool]]]
+OfKey = Callable[[Request, str], Awaitable["Looked"]]
 Reading = Callable[[Request, Caller | None], Awaitable[tuple[Caller, Call]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """Whose limits are looked at.
+
+    Attributes:
+        of_all: What several tenants use together may be told too.
+        ended: Why the key's calls are refused, when it was revoked or has expired.
+    """
+
+    caller: Caller
+    of_all: bool = False
+    ended: Refused | None = None
 
 
 def router(admission: Admission, *, caller: Callers, of_key: OfKey, read: Reading) -> APIRouter:
@@ -28,8 +43,7 @@ def router(admission: Admission, *, caller: Callers, of_key: OfKey, read: Readin
     Args:
         admission: Who decides.
         caller: The caller of a request without a body.
-        of_key: For an operator the caller that the named key makes, and whether the operator may know what
-            several tenants use together; refuses everybody else.
+        of_key: For an operator the caller that the named key makes; refuses everybody else.
         read: Caller and call of a request, found as the door it is meant for would find them.
     """
     doors = APIRouter(
@@ -37,32 +51,31 @@ def router(admission: Admission, *, caller: Callers, of_key: OfKey, read: Readin
         responses={401: {"description": "No credential."}, 503: {"description": "A store is away."}},
     )
 
-    async def whose(request: Request, key: Key = None) -> tuple[Caller, bool]:
-        return (await caller(request), False) if key is None else await of_key(request, key)
+    async def whose(request: Request, key: Key = None) -> Looked:
+        return Looked(await caller(request)) if key is None else await of_key(request, key)
 
     @doors.get("/v1/limits", summary="Where the caller, or a key, stands at every limit and budget.")
-    async def limits(
-        looked: Annotated[tuple[Caller, bool], Depends(whose)], model: str | None = None
-    ) -> Json:
-        who, of_all = looked
-        found = await standing_of(admission, who, model)
+    async def limits(looked: Annotated[Looked, Depends(whose)], model: str | None = None) -> Json:
+        found = await standing_of(admission, looked.caller, model)
         return {
-            "caller": _caller(who),
+            "caller": _caller(looked.caller),
             "state": found.state,
-            "limits": [standing_row(one, of_all=of_all) for one in found.standings],
+            "limits": [standing_row(one, of_all=looked.of_all) for one in found.standings],
         }
 
     @doors.post("/v1/explain", summary="What would become of a request; no model is called, nothing counted.")
     async def explained(request: Request, key: Key = None) -> Json:
-        looked, of_all = await of_key(request, key) if key is not None else (None, False)
+        looked = await of_key(request, key) if key is not None else None
+        if looked is not None and looked.ended is not None:
+            return _verdict(looked.ended)
         try:
-            who, call = await read(request, looked)
+            who, call = await read(request, looked.caller if looked else None)
         except Refused as refused:
             if refused.status == 401:
                 raise
             return _verdict(refused)
         found = await explain(admission, who, call)
-        return _verdict(found.refused, found, who, call, of_all=of_all)
+        return _verdict(found.refused, found, who, call, of_all=looked is not None and looked.of_all)
 
     return doors
 

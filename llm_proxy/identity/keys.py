@@ -13,6 +13,7 @@ import zlib
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from llm_proxy.errors import Unauthorized
 from llm_proxy.identity.caller import Budget, Caller, Limits
 
 MARK = "sk-llmp-"
@@ -198,6 +199,14 @@ def acting_as(record: KeyRecord) -> Caller:
     found = FoundKey(record.key_id, spec, b"", record.revoked_at, None, _AS_IT_IS_NOW)
     lookup = record.prefixes[0].removeprefix(MARK) if record.prefixes else ""
     return caller_of(found, lookup)
+
+
+def ended(record: KeyRecord, now: datetime) -> Unauthorized | None:
+    """Why calls with this key are refused; None while it lives."""
+    if record.revoked_at is not None:
+        return Unauthorized("This API key was revoked.")
+    expires_at = record.spec.expires_at
+    return Unauthorized("This API key has expired.") if expires_at and expires_at <= now else None
 
 
 def _checksum(text: bytes) -> str:

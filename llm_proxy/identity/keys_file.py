@@ -6,9 +6,9 @@ found before anything is applied, and told by file, line and entry, with no part
 Errors: `BadRequest` naming the entry, and those of `Registry` and `Rulings`.
 """
 
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
-from datetime import date
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +25,8 @@ from llm_proxy.identity.spoken import flag, kill_from, rule_from, spec_from
 Json = dict[str, Any]
 Made = TypeVar("Made")
 SECTIONS = ("keys", "limits", "kills")
+MOST_FAULTS = 50
+"""So many faults of a file are told at once."""
 _TEXTS = {"name", "tenant", "agent", "user", "scope", "subject", "model", "kind", "reason", "mode"}
 """Fields that hold text, where YAML may read a date or a number."""
 
@@ -54,7 +56,7 @@ class Applied:
 
     Attributes:
         changes: One line a change.
-        made: The keys that are new.
+        made: The keys that are new; with their secrets where nobody knows these yet.
         epochs: What to announce.
         missing: A sentence for each limit or switch of a key that nobody made.
     """
@@ -66,16 +68,20 @@ class Applied:
 
 
 def read(path: Path) -> KeysFile:
-    """The file's content; raises `BadRequest`."""
+    """The file's content; raises `BadRequest` with a line for every faulty entry."""
     entries = read_entries(path, SECTIONS)
-    keys = tuple(_made(entry, lambda one: _key(one, path.parent)) for entry in entries["keys"])
-    rules = tuple((_made(entry, lambda one: rule_from(one.fields)), entry) for entry in entries["limits"])
-    kills = tuple((*_made(entry, lambda one: kill_from(one.fields)), entry) for entry in entries["kills"])
-    _reject_doubles([(one.spec.name, one.entry) for one in keys], "name")
-    _reject_doubles([(one.secret.lookup, one.entry) for one in keys if one.secret], "key_file's secret")
+    faults: list[BadRequest] = []
+    keys = _all_made(entries["keys"], lambda one: _key(one, path.parent), faults)
+    rules = _all_made(entries["limits"], lambda one: (rule_from(one.fields), one), faults)
+    kills = _all_made(entries["kills"], lambda one: (*kill_from(one.fields), one), faults)
+    faults += _doubles([(one.spec.name, one.entry) for one in keys], "name")
+    faults += _doubles([(one.secret.lookup, one.entry) for one in keys if one.secret], "key_file's secret")
     subjects = [((rule.scope, rule.tenant, rule.subject, rule.group), entry) for rule, entry in rules]
-    _reject_doubles(subjects, "scope and subject")
-    _reject_doubles([(kill, entry) for kill, _, entry in kills], "kind and subject")
+    faults += _doubles(subjects, "scope and subject")
+    faults += _doubles([(kill, entry) for kill, _, entry in kills], "kind and subject")
+    if faults:
+        told = "\n".join(fault.message for fault in faults[:MOST_FAULTS])
+        raise BadRequest(told, param=faults[0].param)
     return KeysFile(keys, rules, kills)
 
 
@@ -159,8 +165,9 @@ async def _apply_key(
     if standing is None:
         if key.revoked or not (mint_missing or key.secret):
             return
-        applied.made.append(await registry.create(key.spec, actor, key.secret))
-        applied.changes.append(f"key {name} made")
+        made = await registry.create(key.spec, actor, key.secret)
+        applied.made.append(made if key.secret is None else replace(made, minted=None))
+        applied.changes.append(f"key {name} made{_ended(key.spec)}")
     elif standing.revoked_at is not None:
         return
     elif key.revoked:
@@ -168,7 +175,25 @@ async def _apply_key(
         applied.changes.append(f"key {name} revoked")
     elif standing.spec != key.spec:
         applied.epochs |= (await registry.change(name, key.spec, actor)).epochs
-        applied.changes.append(f"key {name} changed")
+        applied.changes.append(f"key {name} changed{_ended(key.spec)}")
+
+
+def _ended(spec: KeySpec) -> str:
+    over = spec.expires_at is not None and spec.expires_at <= datetime.now(UTC)
+    return f"; it expired on {spec.expires_at:%Y-%m-%d}" if over else ""
+
+
+def _all_made(
+    entries: Sequence[Entry], make: Callable[[Entry], Made], faults: list[BadRequest]
+) -> tuple[Made, ...]:
+    """What the entries say; the faults of those that say nothing that can be are added to `faults`."""
+    made: list[Made] = []
+    for entry in entries:
+        try:
+            made.append(_made(entry, make))
+        except BadRequest as fault:
+            faults.append(fault)
+    return tuple(made)
 
 
 def _made(entry: Entry, make: Callable[[Entry], Made]) -> Made:
@@ -186,12 +211,12 @@ def _made(entry: Entry, make: Callable[[Entry], Made]) -> Made:
 _KINDS = {"bool": "truth value", "date": "date", "datetime": "date and time"}
 
 
-def _reject_doubles(named: Sequence[tuple[Hashable, Entry]], what: str) -> None:
+def _doubles(named: Sequence[tuple[Hashable, Entry]], what: str) -> Iterator[BadRequest]:
     seen: dict[Hashable, Entry] = {}
     for name, entry in named:
         first = seen.setdefault(name, entry)
         if first is not entry:
-            raise BadRequest(entry.told(f"the same {what} as in {first.label}, line {first.line}"))
+            yield BadRequest(entry.told(f"the same {what} as in {first.label}, line {first.line}"))
 
 
 def _key(entry: Entry, folder: Path) -> FileKey:

@@ -264,6 +264,40 @@ async def test_an_admin_sees_what_lies_on_a_key_and_how_full_it_is(desk: Desk) -
     assert (await desk.operate("GET", "/v1/limits", params={"key": "nobody"})).status_code == 404
 
 
+@pytest.mark.parametrize(
+    ("end", "why"),
+    [({"expires_at": "2020-01-01"}, "has expired"), (None, "was revoked")],
+    ids=["expired", "revoked"],
+)
+async def test_a_call_of_a_key_that_has_ended_is_explained_as_it_is_answered(
+    desk: Desk, end: Json | None, why: str
+) -> None:
+    """Its limits are still shown."""
+    name = desk.made["name"]
+    path = f"/admin/keys/{name}"
+    done = await desk.operate("PATCH", path, json=end) if end else await desk.operate("DELETE", path)
+    assert done.is_success
+    body = {"model": "plain", "messages": say("x")}
+    explained = (await desk.operate("POST", "/v1/explain", params={"key": name}, json=body)).json()
+    assert (explained["verdict"], explained["refusal"]["status"]) == ("refused", 401)
+    assert why in explained["refusal"]["message"]
+    answered = await desk.ask()
+    assert (answered.status_code, answered.json()["error"]["message"]) == (
+        401,
+        explained["refusal"]["message"],
+    )
+    assert (await desk.operate("GET", "/v1/limits", params={"key": name})).json()["limits"]
+
+
+async def test_a_refusal_names_the_key_as_its_owner_knows_it(desk: Desk) -> None:
+    """By its prefix, not by an id that nobody was told."""
+    own = {"rpm": 1}
+    assert (await desk.operate("PATCH", f"/admin/keys/{desk.made['name']}", json=own)).is_success
+    answered = [await desk.ask() for _ in range(2)]
+    assert [one.status_code for one in answered] == [200, 429]
+    assert f"for key {desk.made['prefixes'][0]} on requests" in answered[1].json()["error"]["message"]
+
+
 async def test_the_command_shows_a_key_with_what_it_spent_and_its_rules(
     desk: Desk, postgres_url: str
 ) -> None:

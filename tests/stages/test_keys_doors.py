@@ -202,7 +202,7 @@ async def test_a_caller_sees_where_it_stands_and_what_a_request_would_meet(limit
     async def caller(_: Request) -> Caller:
         return who
 
-    async def of_key(_: Request, name: str) -> tuple[Caller, bool]:
+    async def of_key(_: Request, name: str) -> limits.Looked:
         raise NotFound(f"No such key: {name}.")
 
     async def read(request: Request, _: Caller | None) -> tuple[Caller, Call]:

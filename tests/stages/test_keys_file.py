@@ -98,6 +98,34 @@ def test_a_date_without_quotes_is_midnight_utc_and_a_merged_entry_is_read(tmp_pa
     assert len({one.spec.expires_at for one in keys}) == 1
 
 
+def test_every_fault_of_a_file_is_told_at_once_a_line_each(tmp_path: Path) -> None:
+    """In the order of the sections, and of the entries in each; then what stands twice."""
+    file = tmp_path / "keys.yaml"
+    file.write_text(
+        GOOD + "  - {name: x, rpm: -1}\n  - {name: y, colour: red}\n  - name: first\n"
+        "limits:\n  - {scope: tenant, tenant: acme}\nkills:\n  - {kind: cat, subject: x}\n"
+    )
+    with pytest.raises(BadRequest) as told:
+        read(file)
+    lines = told.value.message.removeprefix(str(tmp_path)).split(f"\n{tmp_path}")
+    assert [line.removeprefix("/keys.yaml").split(": ")[0] for line in lines] == [
+        ":4", ":5", ":8", ":10", ":6",
+    ]  # fmt: skip
+
+
+async def test_what_is_applied_tells_no_secret_that_is_known_and_that_a_key_has_ended(
+    pool: "asyncpg.Pool[asyncpg.Record]", tmp_path: Path
+) -> None:
+    """A secret of a `key_file` lies there already; a minted one is told this once."""
+    (tmp_path / "one.key").write_text(mint().text)
+    file = tmp_path / "keys.yaml"
+    file.write_text(GOOD + "    key_file: one.key\n  - {name: old, expires_at: 2020-01-01}\n")
+    done = await applied(pool, file)
+    assert done.changes == ["key first made", "key old made; it expired on 2020-01-01"]
+    told = [(deed.record.spec.name, deed.minted is None) for deed in done.made]
+    assert told == [("first", True), ("old", False)]
+
+
 async def test_a_revoked_key_that_is_still_listed_stops_the_file(
     pool: "asyncpg.Pool[asyncpg.Record]", tmp_path: Path
 ) -> None:
