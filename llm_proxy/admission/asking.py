@@ -20,6 +20,8 @@ from llm_proxy.identity import Caller
 LEASE_LIFE_MS = 30_000
 """After so long without a sign of life a parallel place is free again, and money is held no longer."""
 MOST_PLANS = 10_000
+MOST_WANTED = 2**53
+"""So much of a budget is reserved at most: as much as one can allow, and as the scripts count exactly."""
 
 
 class Prices(Protocol):
@@ -64,7 +66,7 @@ class Asking:
         self._clock_ms = clock_ms
         self.lengths = estimate.AnswerLengths()
         self._plans: dict[tuple[str | int | None, ...], Plan] = {}
-        self._planned_by = watch.policies
+        self._planned_by = watch.policies, one_slot()
 
     def ask(self, caller: Caller, call: Call, lease: str, *, take: bool) -> Ask:
         """What to ask for a call; raises `Forbidden` when a budget needs a price nobody knows."""
@@ -91,15 +93,14 @@ class Asking:
 
     def _plan(self, caller: Caller, group: str) -> Plan:
         policies, now_ms = self._watch.policies, self._clock_ms()
-        if policies is not self._planned_by or len(self._plans) > MOST_PLANS:
+        one_slot, (planned_by, planned_for) = self._one_slot(), self._planned_by
+        if policies is not planned_by or one_slot is not planned_for or len(self._plans) > MOST_PLANS:
             self._plans.clear()
-            self._planned_by = policies
+            self._planned_by = policies, one_slot
         key = (caller.key_id, caller.revocation_epoch, caller.tenant, caller.agent, caller.user, group)
         plan = self._plans.get(key)
         if plan is None or plan.until_ms <= now_ms:
-            plan = self._plans[key] = policies.plan(
-                caller, group, now_ms, self._prices, one_slot=self._one_slot()
-            )
+            plan = self._plans[key] = policies.plan(caller, group, now_ms, self._prices, one_slot=one_slot)
         return plan
 
 
@@ -109,9 +110,9 @@ def _want(check: Check, price: Price | None, prompt: int, answer: int) -> int:
     if check.kind != "budget" or check.unit == "requests":
         return 1
     if check.unit == "tokens":
-        return prompt + answer
+        return min(prompt + answer, MOST_WANTED)
     if price is not None:
-        return cost_nano_usd(price, prompt, answer)
+        return min(cost_nano_usd(price, prompt, answer), MOST_WANTED)
     if check.enforced:
         message = f"This model has no known price, and {check.subject} has a budget."
         refused = Forbidden(message, code="price_unknown")

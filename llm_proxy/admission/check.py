@@ -180,6 +180,11 @@ def tag(tenant: str | None) -> str:
     return "{" + (quoted(tenant) if tenant else "*") + "}"
 
 
+def slot_of(key: str) -> str:
+    """The hash tag in a key."""
+    return key[key.index("{") : key.index("}") + 1]
+
+
 def epoch_key(tenant: str | None, hash_tag: str | None = None) -> str:
     """Where a tenant's epoch stands, among the keys of a hash tag: its own, or the one for all."""
     if hash_tag == ONE_TAG:

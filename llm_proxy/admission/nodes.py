@@ -88,6 +88,10 @@ class Nodes:
                     case ["MOVED", slot, address]:
                         wire = await self._at(address)
                         self._learn(int(slot), wire)
+                    case ["CROSSSLOT", *_] if self._slots is None:
+                        with contextlib.suppress(StoreAway):
+                            await self._read_table()  # it was away at the start, and is a cluster
+                        raise
                     case _:
                         raise
         raise StoreAway

@@ -8,12 +8,12 @@ When the store is away `StoreAway` is raised, and the policy of each check decid
 import hashlib
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.resources import files
 from time import perf_counter
 from typing import Any, Protocol
 
-from llm_proxy.admission.check import Answer, Ask
+from llm_proxy.admission.check import Answer, Ask, slot_of
 from llm_proxy.admission.model import Counter, Entry, Model
 from llm_proxy.admission.nodes import Nodes
 from llm_proxy.admission.wire import StoreAway, Wire, Word
@@ -174,17 +174,20 @@ class SharedStore:
 
     async def settle(self, ledger_key: str, number: int, entries: tuple[Entry, ...]) -> None:
         """Settle a batch of one tenant, once."""
-        words: list[Word] = [1 + len(entries), ledger_key, *(entry.key for entry in entries), number]
-        for entry in entries:
-            words += (_LETTER[entry.kind], entry.lease, entry.amount, entry.at)
-        await self._run("settle", words)
+        for slot, some in self._by_slot(entries):
+            last = ledger_key if slot in {"", slot_of(ledger_key)} else f"lp:{slot}:settled:{ledger_key}"
+            words: list[Word] = [1 + len(some), last, *(entry.key for entry in some), number]
+            for entry in some:
+                words += (_LETTER[entry.kind], entry.lease, entry.amount, entry.at)
+            await self._run("settle", words)
 
     async def keep(self, entries: tuple[Entry, ...], ttl_ms: int) -> None:
         """Keep what living calls of one tenant hold."""
-        words: list[Word] = [len(entries), *(entry.key for entry in entries), ttl_ms]
-        for entry in entries:
-            words += (_LETTER[entry.kind], entry.lease, entry.amount)
-        await self._run("keep", words)
+        for _, some in self._by_slot(entries):
+            words: list[Word] = [len(some), *(entry.key for entry in some), ttl_ms]
+            for entry in some:
+                words += (_LETTER[entry.kind], entry.lease, entry.amount)
+            await self._run("keep", words)
 
     async def seed(self, key: str, counter: Counter) -> None:
         """Give a missing counter its value."""
@@ -211,6 +214,19 @@ class SharedStore:
             said = dict(line.split(":", 1) for line in told.decode().splitlines() if ":" in line)
             policies.append(said.get("maxmemory_policy", "unknown"))
         return next((one for one in policies if one != "noeviction"), "noeviction")
+
+    def _by_slot(self, entries: tuple[Entry, ...]) -> Iterable[tuple[str, tuple[Entry, ...]]]:
+        """What one script can reach: everything, or in a cluster the entries of each hash tag.
+
+        Those of a tenant have two tags where they were made before anybody knew that this is a cluster.
+        """
+        if not self.one_slot:
+            return [("", entries)]
+        found: dict[str, tuple[Entry, ...]] = {}
+        for entry in entries:
+            slot = slot_of(entry.key)
+            found[slot] = (*found.get(slot, ()), entry)
+        return found.items()
 
     async def _run(self, name: str, words: list[Word], orphan: Callable[[Any], None] | None = None) -> Any:  # noqa: ANN401 -- RESP
         began, key = perf_counter(), str(words[1])

@@ -82,6 +82,28 @@ async def test_a_rule_for_all_callers_is_exact_whichever_nodes_would_count_for_t
         assert fared == ["enforced"] * most + ["rate_limit_exceeded"] * (3 - most)
 
 
+async def test_a_cluster_that_was_away_at_the_start_is_known_for_one_when_it_is_there(
+    cluster: Cluster,
+) -> None:
+    """Keys of two slots went to one node, which refused them; what is to be settled arrives too."""
+    rules = Rule("global", limits=Limits(rpm=1_000), budgets=(Budget(10**9, "day"),)), Rule("tenant")
+    ledger, callers, replicas = Ledger(), [somebody() for _ in range(TENANTS)], Replicas(cluster.url)
+    for port in cluster.ports:
+        cluster.kill(port)
+    try:
+        admission = await replicas.start(ledger, *rules, budgets_on_store_failure="allow")
+        assert {await outcome(admission, one) for one in callers} == {"local"}
+    finally:
+        for port in cluster.ports:
+            cluster.revive(port)
+    for one in callers:
+        await until("enforced", admission, one, within_s=20)
+    async with asyncio.timeout(5):
+        while admission.state().unsettled:  # noqa: ASYNC110 -- nothing tells
+            await asyncio.sleep(0.02)
+    await replicas.stop()
+
+
 async def test_a_slot_that_moved_is_followed_and_nothing_is_forgotten(
     cluster: Cluster, replicas: Replicas
 ) -> None:
