@@ -81,7 +81,7 @@ async def relay(
         tokens, cost_nano_usd = exchange.used(call)
         lease.settle(tokens, cost_nano_usd, record.provider)
         if record.usage_source in {"estimated", "unknown"} and not exchange.unsent:
-            stages.admission.estimated(exchange.request_id, lease, cost_nano_usd)
+            stages.admission.estimated(exchange.request_id, lease)
         if record.outcome == "ok" and record.completion_tokens is not None and record.cache != "hit":
             stages.admission.answered(call, record.completion_tokens)
         stages.ledger.post(record, exchange.overhead_ms(), exchange.served)

@@ -5,7 +5,7 @@ from llm_proxy.admission.asking import Prices
 from llm_proxy.admission.budget import Price
 from llm_proxy.admission.cap import capped
 from llm_proxy.admission.explain import Explanation, explain, standing_of
-from llm_proxy.admission.lease import Lease
+from llm_proxy.admission.lease import Lease, Used
 from llm_proxy.admission.once import EvictingStore, announce, refuse_evicting
 from llm_proxy.admission.policy import Defaults, Policies
 from llm_proxy.admission.replay import PastCall, Replay, Repriced, Verdict
@@ -27,6 +27,7 @@ __all__ = [
     "Repriced",
     "Spent",
     "Standing",
+    "Used",
     "Verdict",
     "announce",
     "capped",

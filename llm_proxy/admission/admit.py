@@ -118,7 +118,7 @@ class Admission:
         self._full = FullWindows()
         self._since, self._answered, self._shadowed = time.time(), True, 0
         self._pulse = Pulse(self._store, replica, self._living, self._outage)
-        self._corrections = Corrections(spent)
+        self._corrections = Corrections(spent, self._now_ms)
         self._spent = spent
         self._recalling = Loop("answer-lengths", self._recall, every_s=RECALL_AGAIN_S, at_once=True)
         self._rebuilding = Rebuilding(self._store, spent, self._pulse.keep)
@@ -175,10 +175,9 @@ class Admission:
         """A call has its whole answer: others of its model group are expected to be alike."""
         self._asking.lengths.add(call, completion_tokens)
 
-    def estimated(self, request_id: UUID, lease: Lease, cost_nano_usd: int | None) -> None:
+    def estimated(self, request_id: UUID, lease: Lease) -> None:
         """A call was settled by an estimate: its budgets follow when the sidecar's log knows better."""
-        if cost_nano_usd is not None:
-            self._corrections.add(request_id, lease, cost_nano_usd)
+        self._corrections.add(request_id, lease)
 
     def turn_away(self, caller: Caller) -> None:
         """Refuse a key whose own window is known to be full, before anybody reads what it sends."""

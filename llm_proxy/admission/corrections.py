@@ -1,36 +1,49 @@
-"""What calls cost that were settled by an estimate, when the sidecar's log has made it exact.
+"""What calls used that were settled by an estimate, when the sidecar's log has made it exact.
 
-Invariants: a correction is counted once, in the counters the estimate was counted in; bounded memory, of this
-process, `LONGEST_S` a call; asks the ledger only while something waits. Money: integer nano-dollars.
+Invariants: a correction is counted once, in the counters the estimate was counted in; a provider's budget has
+what the ledger says it served, nothing of calls of which the ledger never learns who did. Bounded memory, of
+this process, `LONGEST_S` a call; asks the ledger only while something waits. Money: integer nano-dollars.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
 from llm_proxy.admission.lease import Lease
-from llm_proxy.admission.model import Entry
 from llm_proxy.admission.spend import Spent
 from llm_proxy.background import Loop
 
 EVERY_S = 15.0
 LONGEST_S = 1_200.0
 MOST_WAITING, BATCH = 10_000, 500
+NOBODY = ""
+"""The provider of a call that nobody is known to have served."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Estimated:
+    """A settled estimate; at `known_ms` the ledger did not know better."""
+
     lease: Lease
-    cost_nano_usd: int
     since_s: float
+    known_ms: int
 
 
 class Corrections:
-    """Settled estimates that may still be corrected."""
+    """Settled estimates that may still be corrected.
 
-    def __init__(self, spent: Spent | None) -> None:
+    Attributes:
+        longest_s: So long the ledger is asked about a call.
+    """
+
+    def __init__(
+        self, spent: Spent | None, clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+    ) -> None:
+        """`clock_ms` is the store's."""
         self._spent = spent
+        self._clock_ms = clock_ms
+        self.longest_s = LONGEST_S
         self._waiting: dict[UUID, _Estimated] = {}
         self._loop = Loop("budget-corrections", self.step, every_s=EVERY_S)
 
@@ -43,29 +56,40 @@ class Corrections:
         """Stop."""
         await self._loop.stop()
 
-    def add(self, request_id: UUID, lease: Lease, cost_nano_usd: int) -> None:
+    def add(self, request_id: UUID, lease: Lease) -> None:
         """A call was settled by an estimate."""
-        if self._spent is None or not lease.charged:
+        if self._spent is None or not lease.has_budget:
             return
         if len(self._waiting) >= MOST_WAITING:
             del self._waiting[next(iter(self._waiting))]
-        self._waiting[request_id] = _Estimated(lease, cost_nano_usd, time.monotonic())
+        self._waiting[request_id] = _Estimated(lease, time.monotonic(), self._clock_ms())
 
     async def step(self) -> None:
         """Correct what can be corrected now."""
-        now_s = time.monotonic()
-        for request_id in [one for one, kept in self._waiting.items() if now_s - kept.since_s > LONGEST_S]:
-            del self._waiting[request_id]
         waiting = [*self._waiting]
         for at in range(0, len(waiting), BATCH):
             await self._correct(waiting[at : at + BATCH])
+        now_s = time.monotonic()
+        for request_id in [
+            one for one, kept in self._waiting.items() if now_s - kept.since_s > self.longest_s
+        ]:
+            kept = self._waiting.pop(request_id)
+            if kept.lease.used is not None and kept.lease.used.provider is None:
+                kept.lease.correct(kept.lease.used._replace(provider=NOBODY), kept.known_ms)
 
     async def _correct(self, requests: Sequence[UUID]) -> None:
         assert self._spent is not None  # noqa: S101 -- nothing waits without
-        for request_id, cost_nano_usd in (await self._spent.exact_nano_usd(requests)).items():
-            found = self._waiting.pop(request_id, None)
-            more = cost_nano_usd - found.cost_nano_usd if found else 0
-            if found is None or not more:
+        asked_ms = self._clock_ms()
+        known = await self._spent.known(requests)
+        if known is None:
+            return
+        for request_id in requests:
+            kept = self._waiting.get(request_id)
+            if kept is None:
                 continue
-            for desk, tag, key in found.lease.charged:
-                desk.note(tag, (Entry("budget", key, amount=more),))
+            if request_id in known:
+                used, exact = known[request_id]
+                kept.lease.correct(used, kept.known_ms)
+                if exact:
+                    del self._waiting[request_id]
+            kept.known_ms = asked_ms

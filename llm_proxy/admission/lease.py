@@ -6,6 +6,8 @@ its deadline; what was reserved and cannot be settled (nobody knows the cost) co
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import repeat
+from typing import NamedTuple
 
 from llm_proxy.admission.check import UNKNOWN, Answer, Check, Plan
 from llm_proxy.admission.desk import Desk, Settled
@@ -13,6 +15,18 @@ from llm_proxy.admission.model import Entry, judge
 from llm_proxy.admission.store import Store
 
 Raw = tuple[tuple[bytes, bytes], ...]
+
+
+class Used(NamedTuple):
+    """What a call used; None where nobody knows.
+
+    Attributes:
+        provider: Who served it; None too when nobody did.
+    """
+
+    tokens: int | None
+    cost_nano_usd: int | None
+    provider: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,12 +79,18 @@ class Taken:
                 amount = {"usd": cost_nano_usd, "tokens": tokens, "requests": 1}[check.unit]
                 yield Entry("budget", check.key, amount=amount, lease=self.lease)
 
-    def charged(self, provider: str | None) -> Iterator[str]:
-        """The counters of money that keep what the call cost."""
-        counting = [one for one in self.plan.checks if provider is None or _serves(one, provider)]
-        if provider is not None:
-            counting += [one for one in self.plan.elsewhere if _serves(one, provider)]
-        yield from (one.key for one in counting if one.kind == "budget" and one.unit == "usd")
+    def corrections(self, before: Used, after: Used, known_ms: int) -> Iterator[Entry]:
+        """What budgets count more, or less, when one thing was settled and another is true.
+
+        `known_ms`: when the ledger did not have the truth yet.
+        """
+        own, others = zip(self.plan.checks, self.wants, strict=True), zip(self.plan.elsewhere, repeat(0))
+        for checks, everywhere in ((own, True), (others, False)):
+            for check, want in checks:
+                if check.kind == "budget":
+                    was, is_now = (_counted(check, want, one, everywhere) for one in (before, after))
+                    if was != is_now:
+                        yield Entry("budget", check.key, known_ms, is_now - was)
 
     def held(self) -> Iterator[Entry]:
         """The parallel places and the money held, as they are kept."""
@@ -84,6 +104,14 @@ class Taken:
 def _serves(check: Check, provider: str) -> bool:
     """Whether a check counts what a provider served."""
     return check.scope != "provider" or check.spent_by == provider
+
+
+def _counted(check: Check, want: int, used: Used, everywhere: bool) -> int:  # noqa: FBT001 -- not a caller's switch
+    """What a budget counts of a call; `everywhere` also while nobody knows which provider served it."""
+    if not (everywhere if used.provider is None else _serves(check, used.provider)):
+        return 0
+    counted = {"usd": used.cost_nano_usd, "tokens": used.tokens, "requests": 1}[check.unit]
+    return want if counted is None else counted
 
 
 class Living:
@@ -115,11 +143,11 @@ class Lease:
 
     Attributes:
         headers: Where the caller stands, for the response.
-        charged: Once it is settled, the budgets that count its cost: where, by which tag and key.
+        used: What it was settled by; None while it is not.
         would_refuse: The checks that only watched and would have refused, as `scope:kind`; None for none.
     """
 
-    __slots__ = ("_living", "_noted", "_open", "_taken", "charged", "headers", "would_refuse")
+    __slots__ = ("_living", "_noted", "_open", "_taken", "headers", "used", "would_refuse")
 
     def __init__(
         self, headers: Raw, taken: tuple[Taken, ...], living: Living, would_refuse: str | None = None
@@ -130,7 +158,7 @@ class Lease:
         self._living = living
         self._open = True
         self._noted: list[tuple[Desk, Settled]] = []
-        self.charged: list[tuple[Desk, str, str]] = []
+        self.used: Used | None = None
         if taken:
             living.began(taken[0])
 
@@ -142,12 +170,26 @@ class Lease:
         if not self._open:
             return
         self._open = False
+        self.used = Used(tokens, cost_nano_usd, provider)
         for taken in self._taken:
             self._living.ended(taken)
             entries = [*taken.entries(tokens, cost_nano_usd, provider)]
-            self.charged += [(taken.desk, taken.plan.tag, key) for key in taken.charged(provider)]
             if entries:
                 self._noted.append((taken.desk, taken.desk.note(taken.plan.tag, entries)))
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether a budget counts it."""
+        return any("budget" in taken.plan.kinds or taken.plan.elsewhere for taken in self._taken)
+
+    def correct(self, after: Used, known_ms: int) -> None:
+        """Correct what it was settled by, in the budgets that have it; as in `Taken.corrections`."""
+        before, self.used = self.used, after
+        if before is None:
+            return
+        for taken in self._taken:
+            if entries := [*taken.corrections(before, after, known_ms)]:
+                taken.desk.note(taken.plan.tag, entries)
 
     async def settled(self) -> None:
         """Wait until the store has it: what this caller asks next then meets nothing of this call."""

@@ -54,12 +54,14 @@ class Counter:
     """Money of a budget's period: spent, and held by running calls.
 
     Attributes:
+        seeded_ms: When it was made.
         holds: By lease the amount, and when the reservation expires.
         queue: The calls that wait for money that is merely held, in the order they came.
     """
 
     spent: int
     expires_ms: int = 0
+    seeded_ms: int = 0
     holds: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
     queue: list[Waiter] = field(default_factory=list[Waiter])
 
@@ -104,7 +106,8 @@ class Entry:
 
     Attributes:
         kind: The check's kind; `requests` never settle.
-        at: The bucket's second (tokens).
+        at: The bucket's second (tokens); of a correction the moment, in ms, at which the ledger did not
+            have it yet: a counter seeded since then may have it from there (budget).
         amount: Tokens used beyond (or, below 0, short of) those reserved; what a call cost, or to keep its
             reservation what it holds (budget).
         lease: Whose place is free (parallel), whose reservation ends (tokens, budget).
@@ -188,9 +191,11 @@ class Model:
                     buckets = self.buckets.setdefault(entry.key, Buckets())
                     buckets.holds.pop(entry.lease, None)
                     buckets.correct(entry.at, entry.amount, now_ms)
-            elif (counter := self._counter(entry.key, now_ms)) is not None:
+            elif (counter := self._counter(entry.key, now_ms)) is not None and (
+                not entry.at or counter.seeded_ms <= entry.at
+            ):
                 counter.holds.pop(entry.lease, None)
-                counter.spent += entry.amount
+                counter.spent = max(0, counter.spent + entry.amount)
         return True
 
     def note(self, key: str, now_ms: int) -> None:

@@ -95,5 +95,5 @@ class Outage:
             return replace(check, limit=max(1, check.limit // self.replicas))
         spent = self._spent.get(check.key)
         left = 0 if spent is None else max(0, check.limit - spent) // self.replicas
-        self._local.model.seed(check.key, Counter(0, check.expires_ms))
+        self._local.model.seed(check.key, Counter(0, check.expires_ms, self._local.clock_ms()))
         return replace(check, limit=left)

@@ -12,6 +12,7 @@ from typing import Protocol
 from uuid import UUID
 
 from llm_proxy.admission.check import Check
+from llm_proxy.admission.lease import Used
 from llm_proxy.admission.model import Counter
 from llm_proxy.admission.store import Store
 from llm_proxy.admission.wire import StoreAway
@@ -47,8 +48,11 @@ class Spent(Protocol):
         """The completion tokens of all replicas' latest answers, by group asked; None when nobody knows."""
         ...
 
-    async def exact_nano_usd(self, requests: Sequence[UUID]) -> Mapping[UUID, int]:
-        """The cost of those of these calls that the sidecar's log has made exact; empty when nobody knows."""
+    async def known(self, requests: Sequence[UUID]) -> Mapping[UUID, tuple[Used, bool]] | None:
+        """What is known of those of these calls that the sidecar's log told of; None while nobody can tell.
+
+        With each, whether its figures are exact, or only who served it is known.
+        """
         ...
 
 

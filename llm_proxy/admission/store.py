@@ -9,6 +9,7 @@ import hashlib
 import ssl
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from importlib.resources import files
 from time import perf_counter
 from typing import Any, Protocol
@@ -112,7 +113,7 @@ class ProcessStore:
 
     async def seed(self, key: str, counter: Counter) -> None:
         """Give a missing counter its value."""
-        self.model.seed(key, counter)
+        self.model.seed(key, replace(counter, seeded_ms=self.clock_ms()))
 
     async def raise_epoch(self, key: str, epoch: int) -> None:
         """Give a tenant its epoch."""

@@ -14,6 +14,7 @@ from uuid import UUID
 
 import asyncpg
 
+from llm_proxy.admission import Used
 from llm_proxy.database import DatabaseUnavailable, deadline
 from llm_proxy.identity.caller import Unit
 from llm_proxy.ledger.ledger import Ledger
@@ -39,9 +40,11 @@ _SUMMED: Mapping[Unit, str] = {
 
 
 _NEAR = timedelta(hours=1)
-_EXACT = """
-    SELECT request_id, cost_usd FROM requests WHERE request_id = ANY($1) AND started_at BETWEEN $2 AND $3
-    AND usage_source = 'sidecar' AND cost_usd IS NOT NULL"""
+_KNOWN = """
+    SELECT request_id, prompt_tokens + completion_tokens AS tokens, cost_usd, provider,
+           usage_source = 'sidecar' AS exact
+    FROM requests WHERE request_id = ANY($1) AND started_at BETWEEN $2 AND $3
+    AND (usage_source = 'sidecar' OR provider IS NOT NULL)"""
 
 
 _LATEST = """
@@ -95,15 +98,23 @@ class Spent:
             return None
         return [(row["asked"], row["completion_tokens"]) for row in rows]
 
-    async def exact_nano_usd(self, requests: Sequence[UUID]) -> Mapping[UUID, int]:
-        """What those of these calls cost that the sidecar's log has made exact; empty while nobody knows."""
+    async def known(self, requests: Sequence[UUID]) -> Mapping[UUID, tuple[Used, bool]] | None:
+        """What those of these calls used that the sidecar's log told of; None while nobody can tell.
+
+        With each, whether its figures are exact, or only who served it is known.
+        """
         times = [time_of(one) for one in requests]
         try:
             async with deadline(_DEADLINE_S):
-                rows = await self._pool.fetch(_EXACT, requests, min(times) - _NEAR, max(times) + _NEAR)
+                rows = await self._pool.fetch(_KNOWN, requests, min(times) - _NEAR, max(times) + _NEAR)
         except DatabaseUnavailable:
-            return {}
-        return {row["request_id"]: int(row["cost_usd"].scaleb(9)) for row in rows}
+            return None
+        return {row["request_id"]: (_used(row), row["exact"]) for row in rows}
+
+
+def _used(row: asyncpg.Record) -> Used:
+    cost_usd = row["cost_usd"]
+    return Used(row["tokens"], None if cost_usd is None else int(cost_usd.scaleb(9)), row["provider"])
 
 
 def named_of(scope: str, spender: str, tenant: str | None, group: str) -> dict[str, str]:

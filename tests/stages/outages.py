@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-from llm_proxy.admission import Admission, Price
+from llm_proxy.admission import Admission, Price, Used
 from llm_proxy.admission.wire import Wire
 from llm_proxy.dialects import Call
 from llm_proxy.errors import Refused
@@ -75,9 +75,9 @@ class Ledger:
     """What was spent, as Postgres would say; and the price of every model."""
 
     def __init__(self, spent: int | None = 0) -> None:
-        self.known = spent
+        self.spent_before = spent
         self.asked = 0
-        self.exact: dict[UUID, int] = {}
+        self.logged: dict[UUID, tuple[Used, bool]] = {}
         self.latest: list[tuple[str, int]] = []
 
     async def spent(
@@ -91,15 +91,15 @@ class Ledger:
     ) -> int | None:
         """What was spent."""
         self.asked += 1
-        return self.known
+        return self.spent_before
 
     async def latest_answers(self) -> Sequence[tuple[str, int]] | None:
         """What all replicas have settled."""
         return self.latest
 
-    async def exact_nano_usd(self, requests: Sequence[UUID]) -> Mapping[UUID, int]:
-        """What the sidecar's log has made exact."""
-        return {one: self.exact[one] for one in requests if one in self.exact}
+    async def known(self, requests: Sequence[UUID]) -> Mapping[UUID, tuple[Used, bool]] | None:
+        """What the sidecar's log has told of, and whether exactly."""
+        return {one: self.logged[one] for one in requests if one in self.logged}
 
     @property
     def names(self) -> tuple[str, ...]:

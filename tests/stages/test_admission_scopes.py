@@ -8,10 +8,13 @@ from uuid import uuid4
 import pytest
 from stages.outages import CALL, COST_NANO_USD, PATIENT_MS, Ledger, Own, Replicas, outcome, somebody
 
-from llm_proxy.admission import Admission, standing_of
+from llm_proxy.admission import Admission, Used, standing_of
+from llm_proxy.admission.corrections import Corrections
 from llm_proxy.errors import BudgetExceeded, RateLimited
 from llm_proxy.identity import Budget, Limits, Rule
+from llm_proxy.identity.caller import Unit
 
+UNITS: tuple[Unit, ...] = "usd", "tokens", "requests"
 BOTH = CALL._replace(model="gpt-x", group="gpt-x")
 """A call to a group whose provider is `gpt`; it may fall back to `spare`."""
 
@@ -24,10 +27,12 @@ async def one_or_two(request: pytest.FixtureRequest, own: Own) -> AsyncIterator[
     await made.stop()
 
 
-async def used(admission: Admission, scope: str) -> dict[tuple[str, str], int | None]:
-    """What the rules of a scope have counted, by subject and kind."""
+async def used(admission: Admission, scope: str, by: str = "kind") -> dict[tuple[str, str], int | None]:
+    """What the rules of a scope have counted, by subject and kind, or unit."""
     found = (await standing_of(admission, somebody(), "gpt-x")).standings
-    return {(one.check.subject, one.check.kind): one.used for one in found if one.check.scope == scope}
+    return {
+        (one.check.subject, getattr(one.check, by)): one.used for one in found if one.check.scope == scope
+    }
 
 
 async def settled(admission: Admission) -> None:
@@ -79,6 +84,46 @@ async def test_a_call_counts_at_the_provider_that_served_it(one_or_two: Replicas
     await settled(admission)
     found = (await standing_of(admission, somebody(), "spare-x")).standings
     assert {one.check.kind: one.used for one in found if one.check.scope == "provider"}["tokens"] == 50
+
+
+async def test_a_left_call_counts_at_every_provider_until_the_ledger_says_who_served_it(
+    one_or_two: Replicas,
+) -> None:
+    """Then a counter holds what one rebuilt from the ledger would, in every unit; of nobody's call 0."""
+    rule = Rule("provider", budgets=tuple(Budget(10**6, "month", unit=unit) for unit in UNITS))
+    ledger = TwoProviders(spent=0)
+    admission = await one_or_two.start(ledger, rule, store_timeout_ms=PATIENT_MS)
+    corrections = Corrections(ledger)
+    calls = [uuid4() for _ in range(3)]
+    for request_id in calls:
+        lease = await admission.admit(somebody(), BOTH, request_id)
+        lease.settle(10, 90)
+        await settled(admission)
+        corrections.add(request_id, lease)
+    assert await used(admission, "provider", by="unit") == {
+        ("provider gpt", "usd"): 270, ("provider gpt", "tokens"): 30, ("provider gpt", "requests"): 3,
+        ("provider other", "usd"): 270, ("provider other", "tokens"): 30, ("provider other", "requests"): 3,
+    }  # fmt: skip
+    at_first, later = Used(10, 90, "gpt"), Used(12, 100, "gpt")
+    ledger.logged = {calls[0]: (Used(20, 50, "other"), True), calls[1]: (at_first, False)}
+    await corrections.step()
+    ledger.logged = {calls[1]: (later, True)}
+    await corrections.step()
+    corrections.longest_s = 0
+    await corrections.step()
+    await settled(admission)
+    assert await used(admission, "provider", by="unit") == {
+        ("provider gpt", "usd"): 100, ("provider gpt", "tokens"): 12, ("provider gpt", "requests"): 1,
+        ("provider other", "usd"): 50, ("provider other", "tokens"): 20, ("provider other", "requests"): 1,
+    }  # fmt: skip
+
+
+class TwoProviders(Ledger):
+    """Every group is served by two."""
+
+    def providers(self, group: str) -> tuple[str, ...]:
+        """The group's own, and another."""
+        return (*super().providers(group), "other")
 
 
 @pytest.mark.parametrize("capped", [True, False])

@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 from records import caught_up, keeping, record
 
+from llm_proxy.admission import Used
 from llm_proxy.identity.caller import Unit
 from llm_proxy.ledger import Spent
 from llm_proxy.ledger.journal import Journal
@@ -146,11 +147,11 @@ async def test_what_was_spent_is_unknown_while_records_wait(server: Server, tmp_
         told = [await spent.spent("agent", "scout", since, tenant) for tenant in ("t-1", "t-2", "")]
         assert told == [5, 7, 9]
         assert await spent.spent("agent", "scout", since) == 21
-        exact, guessed = (
-            record(usage_source=source, cost_nano_usd=77) for source in ("sidecar", "estimated")
-        )
-        ledger.post(exact)
-        ledger.post(guessed)
+        exact = record(usage_source="sidecar", cost_nano_usd=77, prompt_tokens=3, completion_tokens=4)
+        guessed = record(usage_source="estimated", cost_nano_usd=77, prompt_tokens=3, completion_tokens=4)
+        nameless = record(usage_source="estimated", provider=None)
+        for one in (exact, guessed, nameless):
+            ledger.post(one)
         await caught_up(ledger)
         ledger.post(record(group="own", group_asked="asked", completion_tokens=9))
         ledger.post(record(group="own", group_asked="asked", completion_tokens=8, cache="hit"))
@@ -159,10 +160,11 @@ async def test_what_was_spent_is_unknown_while_records_wait(server: Server, tmp_
         latest = await spent.latest_answers()
         assert latest is not None
         assert [tokens for group, tokens in latest if group == "asked"] == [9]
-        both = [exact.request_id, guessed.request_id]
-        assert await spent.exact_nano_usd(both) == {exact.request_id: 77}
+        asked = [exact.request_id, guessed.request_id, nameless.request_id]
+        used = Used(7, 77, exact.provider)
+        assert await spent.known(asked) == {exact.request_id: (used, True), guessed.request_id: (used, False)}
         server.kill()
-        assert await spent.exact_nano_usd(both) == {}
+        assert await spent.known(asked) is None
         assert await spent.latest_answers() is None
         ledger.post(record(started_at=since))
         assert await spent.spent("key", "key-1", since) is None

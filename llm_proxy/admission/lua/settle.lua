@@ -3,8 +3,9 @@
 --   for each entry four words:
 --   t lease delta second   tokens: too many leave their bucket, too few count now
 --   p lease 0 0            a parallel place is free
---   b lease cost 0         money: the reservation, if it is there still, gives way to what the call cost; a counter
---                          that is missing is rebuilt from the ledger, which has the cost too
+--   b lease cost known     money: the reservation, if it is there still, gives way to what the call cost; a counter
+--                          that is missing is rebuilt from the ledger, which has the cost too. With `known` it is
+--                          a correction, which a counter seeded after that (ms) may have from the ledger already
 -- Returns 1, or 0 when the batch was settled before.
 local SPAN, now = 61000, clock()
 local last = redis.call('GET', KEYS[1])
@@ -21,20 +22,21 @@ end
 
 for i = 2, #KEYS do
   local key, at = KEYS[i], 4 * i - 6
-  local kind, lease, amount, second = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+  local kind, lease, amount, from = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   if kind == 'p' then
     redis.call('ZREM', key, lease)
   elseif kind == 'b' then
-    if redis.call('HEXISTS', key, 'spent') == 1 then
+    local counter = redis.call('HMGET', key, 'spent', 'seeded')
+    if counter[1] and (from == '0' or tonumber(counter[2] or 0) <= tonumber(from)) then
       drop(key, lease)
-      redis.call('HINCRBY', key, 'spent', amount)
+      if redis.call('HINCRBY', key, 'spent', amount) < 0 then redis.call('HSET', key, 'spent', 0) end
     end
   else
     drop(key, lease)
     if tonumber(amount) > 0 then
       take(key, amount)
-    elseif second * 1000 + SPAN > now and redis.call('HEXISTS', key, second) == 1 then
-      redis.call('HINCRBY', key, second, amount)
+    elseif from * 1000 + SPAN > now and redis.call('HEXISTS', key, from) == 1 then
+      redis.call('HINCRBY', key, from, amount)
       redis.call('HINCRBY', key, 'sum', amount)
     end
   end
