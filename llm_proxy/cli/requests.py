@@ -11,11 +11,20 @@ import click
 
 from llm_proxy.cli.completion import complete_keys, complete_models
 from llm_proxy.cli.database import database_url, run, trusted_at
-from llm_proxy.cli.printing import FAILED, Column, as_json_option, fail, plain, print_json, print_table
+from llm_proxy.cli.printing import (
+    FAILED,
+    Column,
+    as_json_option,
+    fail,
+    plain,
+    print_fields,
+    print_json,
+    print_table,
+)
 from llm_proxy.ledger.queries import Recent, connected
 from llm_proxy.ledger.question import WORDS, asked_range
 from llm_proxy.ledger.refusal import SAMPLE_PER_S
-from llm_proxy.ledger.refusals_kept import Whose, not_kept
+from llm_proxy.ledger.refusals_kept import MOST_COUNTS, Whose, not_kept, summed
 from llm_proxy.ledger.story import limit_line, lines_of
 from llm_proxy.ledger.zones import zone_of
 
@@ -77,7 +86,7 @@ def command(
         if as_json:
             print_json({"requests": refused, "refusal_counts": counts})
         else:
-            _print_refused(refused, counts)
+            _print_refused(refused, counts, limit)
         return
     rows = run(_recent(url, (since, until, tz), where, limit))
     if as_json:
@@ -116,8 +125,8 @@ def _wanted(asked: tuple[str, str | None, str], where: dict[str, str], limit: in
     return Recent(begin, end, where, limit)
 
 
-def _print_refused(rows: list[dict[str, Any]], counts: list[dict[str, Any]]) -> None:
-    """The sample, then how many there were."""
+def _print_refused(rows: list[dict[str, Any]], counts: list[dict[str, Any]], limit: int) -> None:
+    """The sample, then how many there were: all together, and the newest lines."""
     columns = (Column("refused", whole=True), Column("request id", whole=True), "agent", "model", "why")
     print_table(
         columns,
@@ -130,7 +139,10 @@ def _print_refused(rows: list[dict[str, Any]], counts: list[dict[str, Any]]) -> 
             for row in rows
         ),
     )  # fmt: skip
-    click.echo(f"\nA sample: {SAMPLE_PER_S} a second of each worker. All that were refused, by minute:\n")
+    of = f" in the newest {MOST_COUNTS:,} lines" if len(counts) == MOST_COUNTS else ""
+    click.echo(
+        f"\nA sample: {SAMPLE_PER_S} a second of each worker. All that were refused{of}: {summed(counts)}\n"
+    )
     print_table(
         (Column("minute", whole=True), "key", "tenant", "limit", "code", Column("times", number=True)),
         (
@@ -139,7 +151,7 @@ def _print_refused(rows: list[dict[str, Any]], counts: list[dict[str, Any]]) -> 
                 row["tenant"] or "-", f"{row['limit_scope']}:{row['limit_kind']}".strip(":") or "-",
                 row["code"], f"{row['times']:,}",
             )
-            for row in counts
+            for row in counts[:limit]
         ),
     )  # fmt: skip
 
@@ -166,10 +178,7 @@ def _print_story(story: dict[str, Any], *, as_json: bool) -> None:
         click.echo(line)
     click.echo()
     calls = story.pop("model_calls", [])
-    width = max(len(name) for name in story)
-    for name, value in story.items():
-        if value is not None:
-            click.echo(f"{name:<{width}}  {plain(value)}")
+    print_fields(story)
     for number, call in enumerate(calls, 1):
         told = ", ".join(f"{name}={plain(value)}" for name, value in call.items() if value is not None)
         click.echo(f"model call {number}: {told}")

@@ -29,7 +29,6 @@ from llm_proxy.telemetry import time_of
 
 _DEADLINE_S = 10.0
 _NEAR = timedelta(hours=1)
-_MOST_REASONS = 1000
 _JSON = ("hops", "cost_breakdown", "token_details", "reached")
 _CALLS = "SELECT * FROM {} WHERE call_id = $1 ORDER BY started_at"
 _MOVING = "SELECT to_regclass('llm_calls_before') IS NOT NULL"
@@ -118,7 +117,7 @@ class Usage:
             span = asked.since, asked.until
             rows = await refusals_kept.latest(connection, *span, where, asked.limit)
             whose = refusals_kept.counted_by(where)
-            counted = await refusals_kept.counts(connection, *span, whose, asked.limit)
+            counted = await refusals_kept.counts(connection, *span, whose)
             if not rows and not counted:
                 await check_known(connection, where)
         return [_refused(row) for row in rows], counted
@@ -127,7 +126,7 @@ class Usage:
         """How many were refused in the minute of this request, whatever became of it."""
         async with deadline(_DEADLINE_S), self.pool.acquire() as connection:
             span = refusals_kept.minute_around(request_id)
-            return await refusals_kept.counts(connection, *span, whose, _MOST_REASONS)
+            return await refusals_kept.counts(connection, *span, whose)
 
     async def payload(self, request_id: UUID) -> dict[str, str | None] | None:
         """What was said in a call, redacted; None when it was not kept, or is no longer."""

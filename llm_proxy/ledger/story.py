@@ -27,10 +27,9 @@ def limit_line(reached: Json) -> str:
     per = _PER.get(reached.get("period", ""), " a minute" if unit in {"requests", "tokens"} else " at once")
     told = [f"{reached['kind']} of {reached['subject']} (scope {scope})"]
     if "limit" in reached:
-        used = _amount(reached["used"], unit) if "used" in reached else "an unknown part"
-        used = used.removesuffix(f" {unit}")
+        used = _bare(reached["used"], unit) if "used" in reached else "an unknown part"
         full = f"{used} of {_amount(reached['limit'], unit)}{per} used"
-        held = f", {_amount(reached['held'], unit)} held by {reached['running']} running calls"
+        held = f", {_amount(reached['held'], unit)} held by {_amount(reached['running'], 'running calls')}"
         kept = f", {_amount(reached['kept'], unit)} kept for a call that waits"
         some = [text for text, name in ((held, "held"), (kept, "kept")) if float(reached.get(name) or 0)]
         told.append(full + "".join(some))
@@ -45,14 +44,21 @@ def limit_line(reached: Json) -> str:
 
 def _amount(amount: object, unit: str) -> str:
     if unit == "usd":
+        return _bare(amount, unit)
+    return f"{_bare(amount, unit)} {unit.removesuffix('s') if amount == 1 else unit}"
+
+
+def _bare(amount: object, unit: str) -> str:
+    """An amount without its unit, money with its sign."""
+    if unit == "usd":
         whole, _, rest = str(amount).partition(".")
         return f"${whole}.{rest.rstrip('0').ljust(2, '0')}"
-    return f"{amount:,} {unit}"
+    return f"{amount:,}"
 
 
 def _who(found: Json, at: datetime) -> str:
     names = {
-        "key": found.get("key_prefix") or found.get("key_id"),
+        "key": found.get("key_name") or found.get("key_prefix") or found.get("key_id"),
         "tenant": found.get("tenant"),
         "agent": found.get("agent"),
         "user": found.get("user_id"),
@@ -79,11 +85,16 @@ def _hops(found: Json) -> list[str]:
     for number, (group, deployment, status) in enumerate(hops, 1):
         call = _take(calls, number, deployment, answered=status == _ANSWERED)
         why = message if number == len(hops) and status != _ANSWERED else None
-        lines.append(f"hop {number}: {group} at {deployment}: {_hop(status, call, why)}")
+        unknown = call is None and bool(found.get("model_calls"))
+        lines.append(f"hop {number}: {group} at {deployment}: {_hop(status, call, why, unknown=unknown)}")
     if hops and not found.get("model_calls"):
         lines.append("the sidecar's log has nothing of this call (yet): when each hop was is not known")
     elif not hops:
-        lines.append("no hop is known: nothing was sent to a provider, or nobody says")
+        lines.append(
+            "no hop: the response cache answered"
+            if found.get("cache") == "hit"
+            else "no hop is known: nothing was sent to a provider, or nobody says"
+        )
     return lines
 
 
@@ -103,7 +114,7 @@ def _take(calls: list[Json], number: int, deployment: str, *, answered: bool) ->
     return call
 
 
-def _hop(status: int | None, call: Json | None, message: str | None) -> str:
+def _hop(status: int | None, call: Json | None, message: str | None, *, unknown: bool) -> str:
     told = [f"status {status}" if status else "no status"]
     if call is not None:
         began, ended = call["started_at"], call["ended_at"]
@@ -111,6 +122,8 @@ def _hop(status: int | None, call: Json | None, message: str | None) -> str:
         told.append(f"{_clock(began)}{took}")
         if message is None and call.get("error_class"):
             told.append(str(call["error_class"]))
+    if unknown:
+        told.append("time not known")
     if message is not None:
         told.append(message)
     return "; ".join(told)
@@ -118,7 +131,8 @@ def _hop(status: int | None, call: Json | None, message: str | None) -> str:
 
 def _end(found: Json) -> str:
     status = found["status"]
-    told = [f"ended {found['outcome']}" + (f" with {status}" if status else ", nothing was sent")]
+    nothing = " with its worker" if found["outcome"] == "lost" else ", the caller was sent nothing"
+    told = [f"ended {found['outcome']}" + (f" with {status}" if status else nothing)]
     if found.get("refusal_code"):
         told.append(found["refusal_code"])
     told.append(f"after {found['latency_ms']:,.0f} ms")

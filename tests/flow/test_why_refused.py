@@ -93,7 +93,7 @@ def test_a_full_window_is_told_with_whose_how_full_what_was_wanted_and_the_wait(
     }  # fmt: skip
     assert reached["subject"] == f"key {told['key_id']}"
     assert reached["wait_ms"] == int(refused.headers["retry-after-ms"])
-    full = "2 of 2 requests a minute used; wanted 1 requests"
+    full = "2 of 2 requests a minute used; wanted 1 request"
     assert f"requests of key {told['key_id']} (scope key); {full}" in told["story"][-1]
     assert story(gateway, request_id, headers)["reached"] == reached
     lines = [line for line in (folder / "gateway.log").read_text().splitlines() if request_id in line]
@@ -200,7 +200,7 @@ def test_figures_of_a_limit_for_all_are_the_operators(gateway: Gateway) -> None:
     assert (told["reached"]["scope"], told["reached"]["limit"]) == ("provider", 1)
     assert set(own["reached"]) == {"kind", "scope", "subject", "unit", "wait_ms"}
     assert " used" not in own["story"][-1]
-    assert "1 of 1 requests a minute used" in told["story"][-1]
+    assert "1 of 1 request a minute used" in told["story"][-1]
 
 
 def test_a_failed_calls_message_is_the_operators(gateway: Gateway) -> None:

@@ -1,0 +1,86 @@
+"""A story's lines, of records and refusals that the flow tests do not bring about."""
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from llm_proxy.ledger.story import limit_line, lines_of, without_what_only_operators_see
+
+AT = datetime(2026, 11, 26, 12, 0, 1, 5000, UTC)
+RECORD: dict[str, Any] = {
+    "started_at": AT, "door": "chat.completions", "group_asked": "dear", "model_group": "cheap",
+    "key_prefix": "sk-one", "tenant": "acme", "outcome": "ok", "status": 200, "latency_ms": 1234.5,
+    "prompt_tokens": 3, "completion_tokens": 4, "cost_usd": Decimal("0.000000007"), "cache": "miss",
+    "deployment": "c-1", "model_calls": [],
+    "hops": [["dear", "d-1", 500], ["dear", "d-2", 429], ["cheap", "c-1", 200]],
+}  # fmt: skip
+
+
+def row(attempt: str, deployment: str, status: str, began_s: float, **known: Any) -> dict[str, Any]:
+    """A row of the sidecar's log, of a tenth of a second."""
+    began = AT + timedelta(seconds=began_s)
+    return {
+        "attempt": attempt, "deployment": deployment, "status": status, "started_at": began,
+        "ended_at": began + timedelta(milliseconds=100), "model_group": "g", "http_status": None, **known,
+    }  # fmt: skip
+
+
+def test_hops_find_their_rows_whatever_their_order_and_those_without_one_say_so() -> None:
+    """A row is one hop's alone; the second hop has none."""
+    calls = [
+        row("success:c-1", "c-1", "success", 2),
+        row("failure:1:d-1", "d-1", "failure", 1, error_class="InternalServerError"),
+    ]
+    lines = lines_of({**RECORD, "model_calls": calls})
+    assert lines == [
+        "2026-11-26 12:00:01.005 chat.completions for dear by key sk-one, tenant acme",
+        "hop 1: dear at d-1: status 500; 2026-11-26 12:00:02.005, 100 ms; InternalServerError",
+        "hop 2: dear at d-2: status 429; time not known",
+        "hop 3: cheap at c-1: status 200; 2026-11-26 12:00:03.005, 100 ms",
+        "ended ok with 200, after 1,234 ms, 3 + 4 tokens, $0.000000007",
+    ]
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"hops": None, "deployment": None, "cache": "hit"}, "no hop: the response cache answered"),
+        (
+            {"hops": None, "deployment": None},
+            "no hop is known: nothing was sent to a provider, or nobody says",
+        ),
+        ({"hops": None}, "hop 1: cheap at c-1: status 200"),
+        ({"outcome": "lost", "status": 0}, "ended lost with its worker"),
+        ({"outcome": "client_gone", "status": 0}, "ended client_gone, the caller was sent nothing"),
+        ({"cost_usd": None, "prompt_tokens": None}, "tokens unknown, cost unknown"),
+        ({"would_refuse": "key:requests"}, "limits in shadow would have refused it: key:requests"),
+    ],
+)
+def test_what_is_not_known_is_said(changes: dict[str, Any], line: str) -> None:
+    """Of calls without hops, without an answer, without figures."""
+    assert line in "\n".join(lines_of(RECORD | changes))
+
+
+def test_a_limit_nobody_knows_the_fill_of_says_so() -> None:
+    """The store is away; a budget whose spend is to be rebuilt."""
+    away = {
+        "kind": "budget", "scope": "agent", "subject": "agent a", "unit": "usd", "limit": "1.000000000",
+        "held": "0.000000000", "kept": "0.000000000", "running": 0, "period": "month", "wait_ms": 1000,
+    }  # fmt: skip
+    assert limit_line(away) == (
+        "budget of agent a (scope agent); an unknown part of $1.00 a month used; wait 1 s"
+    )
+
+
+def test_a_key_sees_no_figures_of_a_limit_for_all_and_no_words_it_did_not_hear() -> None:
+    """The provider's words and error classes; what was heard stays."""
+    calls = [row("failure:1:d-1", "d-1", "failure", 1, error_class="E", normalized_error="500_E")]
+    failed = RECORD | {"status": 502, "provider_message": "It broke.", "model_calls": calls}
+    own = without_what_only_operators_see(failed, {400})
+    assert "provider_message" not in own
+    assert set(calls[0]) - set(own["model_calls"][0]) == {"error_class", "normalized_error"}
+    heard = without_what_only_operators_see(failed | {"status": 400}, {400})
+    assert heard["provider_message"] == "It broke."
