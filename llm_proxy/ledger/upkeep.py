@@ -197,11 +197,12 @@ class Upkeep:
         waiting = self._counts.changed()
         for begin in range(0, len(waiting), _MOST_COUNTS):
             rows = waiting[begin : begin + _MOST_COUNTS]
-            if not self._ready():
+            if not self.writer.may_try():
                 return
             for row, why in await write_each([*rows], self._store_of().insert_refusal_counts):
                 log.warning("postgres rejects a count of refusals", extra={"times": row[-1], "why": why})
             self._counts.written(rows)
+            self.writer.went(None)
 
     def _reject_payloads(self, rejected: list[tuple[tuple[Any, ...], str]]) -> None:
         for row, why in rejected:

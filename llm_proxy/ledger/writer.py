@@ -116,9 +116,15 @@ class Writer:
 
     async def replay(self) -> None:
         """Carry what waits on disk into Postgres, as long as that goes well."""
-        while self._spool is not None and self._spool.records and self._may_try():
+        while self._spool is not None and self._spool.records and self.may_try():
             if not await self._replay_segment(self._spool):
                 return
+
+    def may_try(self) -> bool:
+        """Whether Postgres is to be given something now: it is there, or it is time to look again."""
+        if self._store is None or not self._store.migrated:
+            return False
+        return self.up or asyncio.get_running_loop().time() >= self._retry_at
 
     def went(self, fault: DatabaseUnavailable | None) -> None:
         """Note whether Postgres takes records, and when to try again."""
@@ -142,13 +148,8 @@ class Writer:
                 log.warning("postgres %s; records go to the spool", said, extra={"why": fault.reason})
         self._metrics.gauge("llm_proxy_store_up", float(self.up), "postgres")
 
-    def _may_try(self) -> bool:
-        if self._store is None or not self._store.migrated:
-            return False
-        return self.up or asyncio.get_running_loop().time() >= self._retry_at
-
     async def _to_postgres(self, batch: Sequence[Entry]) -> bool:
-        if not self._may_try() or not await self._insert([(row, line) for _, row, line in batch]):
+        if not self.may_try() or not await self._insert([(row, line) for _, row, line in batch]):
             return False
         self._kept(batch, "postgres")
         return True

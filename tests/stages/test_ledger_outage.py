@@ -13,14 +13,16 @@ import pytest
 from records import caught_up, keeping, record
 
 from llm_proxy.admission import Used
+from llm_proxy.errors import Unauthorized
 from llm_proxy.identity.caller import Unit
-from llm_proxy.ledger import Spent
+from llm_proxy.ledger import Exchange, Spent
 from llm_proxy.ledger.journal import Journal
 from llm_proxy.ledger.row import encode, row_of
 from llm_proxy.ledger.spool import segments
 from llm_proxy.stack import Part, Running, start, stop, wait_until_ready
 from llm_proxy.stack.ports import free_port
 from llm_proxy.stack.postgres import postgres, postgres_url
+from llm_proxy.telemetry import uuid7
 from llm_proxy.telemetry.seat import take
 
 UNITS: tuple[Unit, ...] = ("usd", "requests", "tokens")
@@ -283,3 +285,37 @@ async def test_records_wait_in_memory_while_disk_and_postgres_are_both_away(
         server.start()
         await caught_up(ledger)
     assert last.request_id in await rows(server.url)
+
+
+async def test_counts_of_refusals_wait_for_postgres_and_are_exact_when_it_is_back(
+    server: Server, tmp_path: Path
+) -> None:
+    """Though nothing but refusals comes, and some were written before it died."""
+
+    async def counted() -> int:
+        connection = await asyncpg.connect(server.url)
+        try:
+            return int(await connection.fetchval("SELECT coalesce(sum(times), 0) FROM refusal_counts"))
+        finally:
+            await connection.close()
+
+    def refuse(times: int) -> None:
+        for _ in range(times):
+            ledger.refused(Exchange(uuid7(), None), Unauthorized("Who?"))
+
+    async with keeping(server.url, tmp_path) as ledger:
+        refuse(5)
+        async with asyncio.timeout(10):
+            while await counted() != 5:  # noqa: ASYNC110 -- nothing tells
+                await asyncio.sleep(0.05)
+        server.kill()
+        refuse(7)
+        async with asyncio.timeout(10):
+            while ledger.state().postgres == "up":  # noqa: ASYNC110 -- nothing tells
+                await asyncio.sleep(0.05)
+        server.start()
+        refuse(2)
+        async with asyncio.timeout(20):
+            while await counted() != 14:  # noqa: ASYNC110 -- nothing tells
+                await asyncio.sleep(0.05)
+        assert ledger.state().postgres == "up"
