@@ -192,11 +192,7 @@ def change(*, key: str, unset: tuple[str, ...], as_json: bool, **said: Any) -> N
         raise click.UsageError(f"--unset {both} and a value for it exclude each other.")
     warn_of_unserved(said["models"])
 
-    async def changed(registry: Registry) -> Deed:
-        before = await registry.show(key)
-        return await registry.change(key, spec_from(document | taken, before.spec), operator())
-
-    _deed(changed, as_json=as_json)
+    _deed(lambda registry: registry.change(key, document | taken, operator()), as_json=as_json)
 
 
 @command.command()

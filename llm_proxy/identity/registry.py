@@ -4,6 +4,7 @@ Invariants: as in `deeds`; a secret leaves this file once, in what `create` and 
 Errors: `NotFound`, `BadRequest` (a name that is taken), `StoreUnavailable`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -14,8 +15,9 @@ from llm_proxy.errors import BadRequest, Forbidden, NotFound
 from llm_proxy.identity.audit import Actor, Person, audit, changed
 from llm_proxy.identity.deeds import Epochs, deed, raise_epochs
 from llm_proxy.identity.keys import KeyRecord, KeySpec, Minted, mint, new_id, prefix_of
-from llm_proxy.identity.spoken import LONGEST_NAME, key_fields
+from llm_proxy.identity.spoken import LONGEST_NAME, key_fields, spec_from
 from llm_proxy.identity.store import RAISED, RAISES, Connection, budgets_text, raise_of, spec_of
+from llm_proxy.telemetry.redact import redact
 
 _LIST = f"""
 SELECT k.*, {RAISED}, array(SELECT s.lookup FROM key_secrets s WHERE s.key_id = k.key_id
@@ -42,6 +44,7 @@ WHERE key_id = $1 AND revoked_at IS NULL RETURNING key_id
 """  # noqa: S608 -- our own column names
 
 
+_OF_TENANT = "SELECT EXISTS (SELECT FROM api_keys WHERE tenant = $1)"
 _AGENTS = (
     "SELECT DISTINCT agent FROM api_keys WHERE agent <> '*' AND revoked_at IS NULL ORDER BY agent LIMIT 1000"
 )
@@ -73,12 +76,19 @@ class Registry:
             return Deed(await record_of(connection, key_id), minted)
 
     async def page(self, *, tenant: str | None = None, limit: int = 100, after: str = "") -> list[KeyRecord]:
-        """Keys in the order of their names, revoked ones too; `after` is the last name seen."""
+        """Keys in the order of their names, revoked ones too; `after` is the last name seen.
+
+        Raises:
+            NotFound: No key is of this tenant.
+        """
         async with deed(self._pool) as connection:
             rows = await connection.fetch(
                 _LIST + "WHERE k.name > $1 AND ($2::text IS NULL OR k.tenant = $2) ORDER BY k.name LIMIT $3",
                 after, tenant, limit,
             )  # fmt: skip
+            if tenant is not None and not rows and not await connection.fetchval(_OF_TENANT, tenant):
+                why = f"No key is of a tenant called '{redact(tenant)[:60]}'."
+                raise NotFound(why, param="tenant", code="unknown_name")
         return [_of(row) for row in rows]
 
     async def agents(self) -> list[str]:
@@ -92,11 +102,17 @@ class Registry:
         async with deed(self._pool) as connection:
             return await record_of(connection, name_or_id, tenant=tenant)
 
-    async def change(self, name_or_id: str, spec: KeySpec, actor: Actor) -> Deed:
-        """Give a key another specification."""
+    async def change(self, name_or_id: str, to: KeySpec | Mapping[str, Any], actor: Actor) -> Deed:
+        """Change a key.
+
+        Args:
+            name_or_id: Which.
+            to: Its whole specification, or a document's fields: the others stay as they are when it changes.
+            actor: Who does it.
+        """
         async with deed(self._pool) as connection:
             before = await locked(connection, name_or_id, actor)
-            spec = _within(spec, actor, before)
+            spec = _within(to if isinstance(to, KeySpec) else spec_from(to, before.spec), actor, before)
             if await connection.fetchval(_CHANGE, before.key_id, *_values(spec)) is None:
                 raise BadRequest("A revoked key cannot be changed.")
             epochs = await raise_epochs(connection, before.spec.tenant, spec.tenant)

@@ -239,6 +239,7 @@ async def test_a_tenant_s_admin_sees_no_other_tenant(replicas: list[Gateway]) ->
     key = await issue(first, "tina", "tenant", tenant="acme")
     async with client(first, OWNER) as owner, client(first, key) as tina:
         other = (await owner.post("/admin/keys", json={"name": "demo", "tenant": "other"})).json()
+        assert (await tina.get("/admin/keys")).json()["data"] == []
         own = (await owner.post("/admin/keys", json={"name": "given", "tenant": "acme"})).json()
         for name in ("demo", other["id"], other["prefixes"][0], "nothing"):
             for method, path in (
@@ -264,6 +265,10 @@ async def test_a_tenant_s_admin_sees_no_other_tenant(replicas: list[Gateway]) ->
         assert (await tina.get("/v1/usage", params={"group_by": "tenant"})).json()["data"] == []
         assert "parts" not in (await tina.get("/health")).json()
         assert (await tina.delete("/admin/keys/demo")).status_code == 200
+        unknown = await owner.get("/admin/keys", params={"tenant": "nobody"})
+        assert (unknown.status_code, unknown.json()["error"]["param"]) == (404, "tenant")
+        after = {"tenant": "acme", "after": "zzz"}
+        assert (await owner.get("/admin/keys", params=after)).json() == {"data": [], "has_more": False}
         assert (await owner.get("/admin/keys/demo")).json()["revoked_at"] is None
 
 

@@ -235,6 +235,17 @@ async def test_a_value_out_of_range_is_the_askers_fault(registry: Registry) -> N
     assert await registry.page() == []
 
 
+async def test_changes_at_the_same_time_lose_no_field(registry: Registry) -> None:
+    """Each is laid over the key as it is when its turn comes, not as somebody read it before."""
+    await registry.create(spec(), ME)
+    fields = {"rpm": 1, "tpm": 2, "parallel": 3, "max_tokens_cap": 4, "agent": "night", "tags": ["t"]}
+    made = (registry.change("night-shift", {name: value}, ME) for name, value in fields.items())
+    await asyncio.gather(*made)
+    found = (await registry.show("night-shift")).spec
+    assert found.limits == Limits(1, 2, 3)
+    assert (found.max_tokens_cap, found.agent, found.tags) == (4, "night", ("t",))
+
+
 async def test_every_change_that_takes_something_away_raises_the_epoch(
     pool: "asyncpg.Pool[asyncpg.Record]", registry: Registry
 ) -> None:
