@@ -120,8 +120,9 @@ def _row(row: Json) -> tuple[str, ...]:
 
 
 def _changes(row: Json) -> str:
+    shown = [f"{name}: {value}" for name, value in row["detail"].items() if name not in {"name", "param"}]
     if row["status"] is not None:
-        return f"refused, {row['status']}: {row['reason']}"
+        return "\n".join([f"refused, {row['status']}: {row['reason']}", *shown])
     before: Json = row["before"] or {}
     after: Json = row["after"] or {}
     lines: list[str] = []
@@ -131,8 +132,7 @@ def _changes(row: Json) -> str:
             lines.append(f"{name}: {old} -> {new}")
         elif row["before"] is None and new not in (None, ""):
             lines.append(f"{name}: {new}")
-    shown = {name: value for name, value in row["detail"].items() if name != "name"}
-    return "\n".join([*lines, *(f"{name}: {value}" for name, value in shown.items())])
+    return "\n".join([*lines, *shown])
 
 
 def _shown(value: Any) -> object:  # noqa: ANN401 -- JSON

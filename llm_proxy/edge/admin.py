@@ -22,7 +22,7 @@ from llm_proxy.edge.idle_rules import why_idle
 from llm_proxy.edge.key_standing import KeyStanding
 from llm_proxy.edge.refused_actions import BODY
 from llm_proxy.errors import Forbidden, NotFound, StoreUnavailable
-from llm_proxy.identity import Actor, Deed, Raises, Registry, Rule, Rulings
+from llm_proxy.identity import Actor, Deed, KeyRecord, Raises, Registry, Rule, Rulings
 from llm_proxy.identity.caller import Mode, OnStoreFailure, Period, ScopeKind
 from llm_proxy.identity.rules import KillKind
 from llm_proxy.identity.spoken import (
@@ -203,14 +203,7 @@ def _keys(doors: APIRouter, registry: Registry | None, office: _Office) -> None:
         after: str = "",
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     ) -> Json:
-        if who.tenant is not None and tenant not in {None, who.tenant}:
-            raise Forbidden("This admin key sees its own tenant only.", param="tenant")
-        try:
-            found = await _there(registry).page(tenant=who.tenant or tenant, after=after, limit=limit)
-        except NotFound:
-            if who.tenant is None:
-                raise
-            found = []  # this tenant's admin has made no key yet
+        found = await _page(_there(registry), who, tenant, after, limit)
         return {"data": [key_document(one) for one in found], "has_more": len(found) == limit}
 
     @doors.get("/keys/{key}", summary="One key, by id, name or prefix.", responses=_MISSING)
@@ -310,6 +303,19 @@ def _kills(doors: APIRouter, rulings: Rulings | None, office: _Office) -> None:
         kill, _ = kill_from({"kind": kind, "subject": subject, "tenant": tenant})
         await announce(await _there(rulings).lift(kill, who))
         return {"lifted": True}
+
+
+async def _page(
+    registry: Registry, who: Actor, tenant: str | None, after: str, limit: int
+) -> list[KeyRecord]:
+    if who.tenant is not None and tenant not in {None, who.tenant}:
+        raise Forbidden("This admin key sees its own tenant only.", param="tenant")
+    try:
+        return await registry.page(tenant=who.tenant or tenant, after=after, limit=limit)
+    except NotFound:
+        if who.tenant is None:
+            raise
+        return []  # this tenant's admin has made no key yet
 
 
 def _told(deed: Deed) -> Json:

@@ -1,6 +1,6 @@
 """`GET /admin/audit` and `GET /admin/refused-credentials`: admin actions, and credentials that were refused.
 
-Invariants: read only; a filter on an action or actor that nothing knows is a 404, never an empty page.
+Invariants: read only; a filter on a name that nothing knows is a 404, never an empty page.
 """
 
 from datetime import UTC, datetime
@@ -19,6 +19,7 @@ Text = Annotated[str | None, Query(min_length=1, max_length=256, pattern=r"^[^\x
 Action = Annotated[Text, Query(description="`keys.change`, or `keys.*` for all that begin so.")]
 Subject = Annotated[Text, Query(description="A key's id, name or prefix; a tenant, agent, user or model.")]
 Moment = Annotated[Text, Query(description="2026-11-01, 2026-11-01T12:00Z, 24h, 7d.")]
+Before = Annotated[Text, Query(description="The last `at` of the page before.")]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
@@ -43,7 +44,7 @@ def router(
     @routes.get(
         "/audit",
         summary="What admins did and were refused, newest first.",
-        responses={404: {"description": "No entry has this action or actor."}},
+        responses={404: {"description": "No entry has this action, actor or subject."}},
     )
     async def audit(
         *,
@@ -65,10 +66,10 @@ def router(
         "/refused-credentials",
         summary="Refused credentials: how often, from where, at which path; newest first.",
     )
-    async def refused_credentials(limit: Limit = 100, before: datetime | None = None) -> Json:
+    async def refused_credentials(limit: Limit = 100, before: Before = None) -> Json:
         if refused is None:
             raise _no_database()
-        return {"data": await refused.page(limit=limit, before=before)}
+        return {"data": await refused.page(limit=limit, before=_moment("before", before))}
 
     return routes
 

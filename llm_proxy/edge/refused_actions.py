@@ -1,10 +1,13 @@
 """Admin actions that were refused, put on record: who tried what, and why not.
 
-Invariants: only for a known admin key; a stranger's requests leave nothing here. Recording never changes the
-answer: where it fails, the log says so.
+Invariants: only for a known admin key; a stranger's requests leave nothing here. One admin key fills at most
+`PER_MINUTE` entries a minute and `PER_HOUR` an hour in one worker; the next one says how many were left out.
+People are handed on as `Person`. Recording never changes the answer: where it fails, the log says so.
 """
 
 import logging
+import re
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
@@ -13,24 +16,62 @@ from starlette.requests import Request
 from llm_proxy.edge.auth import Doorkeeper
 from llm_proxy.edge.roles import access_to
 from llm_proxy.errors import Refused
-from llm_proxy.identity import Actor
+from llm_proxy.identity import Actor, Person
+from llm_proxy.telemetry.redact import redact
 
 log = logging.getLogger(__name__)
 
 BODY = "llm_proxy.body"
 """Where a request's scope has its JSON body, for the subject of a refusal."""
-_SUBJECT = ("scope", "kind", "name", "role", "tenant", "subject", "model")
+PER_MINUTE, PER_HOUR = 20, 100
+_NAMING = ("scope", "kind", "name", "role", "tenant", "subject", "model")
+_PUBLIC_SCOPES = frozenset({"key", "agent", "tenant", "tenant_group", "provider"})
+"""Scopes whose subject is no person."""
+_PREFIX = re.compile(r"sk-llm[a-z]{1,8}-[0-9A-Za-z]{12}(?![0-9A-Za-z])")
 _LONGEST = 256
+
+Detail = dict[str, Any]
+Record = Callable[[Actor, str, str, Refused, Detail], Awaitable[None]]
+
+
+class Allowance:
+    """What one admin key has filled of its minute and its hour.
+
+    Attributes:
+        left_out: Refusals without an entry since the last entry.
+    """
+
+    __slots__ = ("_hour", "_in_hour", "_in_minute", "_minute", "left_out")
+
+    def __init__(self) -> None:
+        self._minute = self._hour = self._in_minute = self._in_hour = 0
+        self.left_out = 0
+
+    def take(self, now_s: float) -> bool:
+        """Whether there is room for an entry; counts it in, or as left out."""
+        minute, hour = int(now_s // 60), int(now_s // 3600)
+        if minute != self._minute:
+            self._minute, self._in_minute = minute, 0
+        if hour != self._hour:
+            self._hour, self._in_hour = hour, 0
+        if self._in_minute >= PER_MINUTE or self._in_hour >= PER_HOUR:
+            self.left_out += 1
+            return False
+        self._in_minute += 1
+        self._in_hour += 1
+        return True
 
 
 class RefusedActions:
     """Records refusals of routes that have an action."""
 
     def __init__(
-        self, record: Callable[[Actor, str, str, Refused], Awaitable[None]] | None, keeper: Doorkeeper
+        self, record: Record | None, keeper: Doorkeeper, clock_s: Callable[[], float] = time.time
     ) -> None:
         self._record = record
         self._keeper = keeper
+        self._clock_s = clock_s
+        self._allowances: dict[str, Allowance] = {}
 
     async def note(self, request: Request, refused: Refused) -> None:
         """Record a refusal; never raises."""
@@ -39,25 +80,46 @@ class RefusedActions:
             return
         try:
             admin = await self._keeper.identified(request)
-            if admin is not None:
-                actor = self._keeper.acting(admin, request)
-                await self._record(actor, access.action, _target(request), refused)
+            if admin is None:
+                return
+            allowance = self._allowances.setdefault(admin.name, Allowance())
+            if not allowance.take(self._clock_s()):
+                if allowance.left_out == 1:
+                    log.warning("refused admin actions are left out of the audit log: there are too many")
+                return
+            target, detail = _target(request, access.action)
+            if allowance.left_out:
+                detail["left_out_before"], allowance.left_out = allowance.left_out, 0
+            await self._record(self._keeper.acting(admin, request), access.action, target, refused, detail)
         except Refused as fault:
             if fault.status != 401:
                 log.warning("a refused admin action is not on record", extra={"cause": fault.message})
 
 
-def _target(request: Request) -> str:
-    """What the action was about: the path's and the query's values, or the names in the body."""
-    held = [str(value) for value in request.scope.get("path_params", {}).values()]
+def _target(request: Request, action: str) -> tuple[str, Detail]:
+    """What the action was about: the path's and the query's values or the names in the body; and people."""
+    held = [str(value)[:_LONGEST] for value in request.scope.get("path_params", {}).values()]
     named = dict(request.query_params) | _body(request)
-    if named.get("scope") == "user_model":
-        named.pop("subject", None)  # a person, who is not named here
-    words = [*held, *(f"{name}={named[name]}" for name in _SUBJECT if named.get(name))]
-    return " ".join(words)[:_LONGEST]
+    people: Detail = {}
+    if action.startswith("admin_keys."):
+        by_name = [one for one in held if not one.startswith(("adm_", "sk-"))]
+        held = [one for one in held if one not in by_name]
+        name = named.pop("name", None) or "".join(by_name)
+        people |= {"name": Person(name[:_LONGEST], kind="admin")} if name else {}
+    elif named.get("subject") and "kind" not in named and named.get("scope") not in _PUBLIC_SCOPES:
+        subject = named.pop("subject")[:_LONGEST]
+        people["subject"] = Person(subject, named.get("tenant", "")[:_LONGEST] or None)
+    words = [*map(_shown, held), *(f"{name}={_shown(named[name])}" for name in _NAMING if named.get(name))]
+    return " ".join(words)[:_LONGEST], people
+
+
+def _shown(word: str) -> str:
+    """The word, of a key of ours the public part, and nothing else that looks like a key."""
+    prefix = _PREFIX.match(word)
+    return prefix[0] if prefix else redact(word)
 
 
 def _body(request: Request) -> dict[str, str]:
     body: object = request.scope.get(BODY)
     fields = cast("dict[str, Any]", body) if isinstance(body, dict) else {}
-    return {name: fields[name] for name in _SUBJECT if isinstance(fields.get(name), str)}
+    return {name: fields[name] for name in _NAMING if isinstance(fields.get(name), str)}

@@ -40,6 +40,7 @@ _INSERT = f"INSERT INTO audit_entries ({_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $
 _MONTH = "SELECT min(seq), count(*) FROM audit_entries WHERE at >= $1 AND at < $2"
 _OUR_KEY = re.compile(r"(sk-llm[a-z]{1,8}-[0-9A-Za-z]{12})-[0-9A-Za-z]{38}")
 _LONGEST_REASON = 500
+LONGEST_PERSON = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +114,17 @@ async def audit(
 
 
 async def audit_refusal(
-    connection: Connection, actor: Actor, action: str, target: str, refused: Refused
+    connection: Connection,
+    actor: Actor,
+    action: str,
+    target: str,
+    refused: Refused,
+    detail: Json | None = None,
 ) -> None:
     """Append an action that was refused, and why."""
     reason = redact(refused.message)[:_LONGEST_REASON]
-    detail = {"param": refused.param} if refused.param else {}
-    draft = _Draft(actor, action, target, detail, status=refused.status, reason=reason)
+    told = (detail or {}) | ({"param": refused.param} if refused.param else {})
+    draft = _Draft(actor, action, target, told, status=refused.status, reason=reason)
     await _append(connection, draft)
 
 
@@ -137,10 +143,13 @@ async def lock_chain(connection: Connection) -> None:
 
 
 async def forget_person(connection: Connection, person: Person) -> int:
-    """Delete a person's name; entries keep the pseudonym, and the chain holds. Returns 1, or 0 if unknown."""
+    """Delete a person's name; entries keep the pseudonym, and the chain holds. Returns how many were known.
+
+    Names that begin with the same `LONGEST_PERSON` characters are one person, as in the rows of calls.
+    """
     done = await connection.execute(
-        "DELETE FROM audit_people WHERE kind = $1 AND tenant = $2 AND name = $3",
-        person.kind, person.tenant or "", clean_text(person.name),
+        "DELETE FROM audit_people WHERE kind = $1 AND tenant = $2 AND left(name, $4) = left($3, $4)",
+        person.kind, person.tenant or "", clean_text(person.name), LONGEST_PERSON,
     )  # fmt: skip
     return int(done.rpartition(" ")[2])
 

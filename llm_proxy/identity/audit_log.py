@@ -2,7 +2,7 @@
 
 Invariants: read only. Entries of the chain come first, newest first, then the rows written before the chain
 (`chained` false); refused credentials among those are not shown, they are no admin's actions. A filter on an
-actor or action that nothing knows raises NotFound, never an empty page.
+actor, action or subject that nothing knows raises NotFound, never an empty page.
 """
 
 import json
@@ -44,6 +44,10 @@ _KEY_IDS = """
 SELECT key_id FROM api_keys WHERE name = $1
     OR key_id = (SELECT key_id FROM key_secrets WHERE lookup = right($1, 12) AND left($1, 8) = 'sk-llmp-')
 """
+_ABOUT = """
+target = ANY ($1::text[]) OR string_to_array(target, ' ') && $1::text[]
+OR detail ->> 'name' = ANY ($1::text[])
+"""
 _KNOWN = """
 SELECT EXISTS (SELECT FROM audit_entries WHERE {0}) OR EXISTS (SELECT FROM audit_log WHERE {0})
 """
@@ -80,7 +84,7 @@ class AuditLog:
         """The newest entries, or those before an id.
 
         Raises:
-            NotFound: No entry at all has this action or actor.
+            NotFound: No entry at all has this action, actor or subject.
             StoreUnavailable: Postgres does not answer.
         """
         asked = wanted or AuditFilter()
@@ -116,10 +120,11 @@ async def _pseudonyms(connection: Connection, name: str) -> list[str]:
 
 
 async def _require_known(connection: Connection, asked: AuditFilter, arguments: list[Any]) -> None:
-    _, action, actors, *_ = arguments
+    _, action, actors, subjects, *_ = arguments
     for field, condition, argument in (
         ("action", "action LIKE $1", action),
         ("actor", "actor = ANY ($1::text[])", actors),
+        ("subject", _ABOUT, subjects),
     ):
         if argument is not None and not await connection.fetchval(_KNOWN.format(condition), argument):
             raise NotFound(f"The audit log knows no {field} {getattr(asked, field)!r}.", param=field)

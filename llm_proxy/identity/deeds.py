@@ -77,11 +77,16 @@ async def note(
 
 
 async def note_refusal(
-    pool: "asyncpg.Pool[asyncpg.Record]", actor: Actor, action: str, target: str, refused: Refused
+    pool: "asyncpg.Pool[asyncpg.Record]",
+    actor: Actor,
+    action: str,
+    target: str,
+    refused: Refused,
+    detail: dict[str, Any] | None = None,
 ) -> None:
     """Record an action that was refused."""
     async with deed(pool) as connection:
-        await audit_refusal(connection, actor, action, target, refused)
+        await audit_refusal(connection, actor, action, target, refused, detail)
 
 
 async def raise_epochs(connection: Connection, *tenants: str | None) -> Epochs:

@@ -41,8 +41,9 @@ _RETIRE = """
 SELECT retire_refused_credentials((clock_timestamp() AT TIME ZONE 'UTC')::date - $1::int)
 """
 _PAGE = """
-SELECT * FROM refused_credentials WHERE $1::timestamptz IS NULL OR at < $1
-ORDER BY at DESC, times DESC, client_ip, path, prefix LIMIT $2
+SELECT * FROM (SELECT * FROM refused_credentials WHERE $1::timestamptz IS NULL OR at < $1
+               ORDER BY at DESC FETCH FIRST ($2) ROWS WITH TIES) AS page
+ORDER BY at DESC, times DESC, client_ip, path, prefix
 """
 
 Tried = tuple[int, str, str, str]
@@ -154,7 +155,10 @@ class RefusedCredentials:
         return True
 
     async def page(self, *, limit: int = 100, before: datetime | None = None) -> list[dict[str, Any]]:
-        """The newest counts, or those before a time; raises `StoreUnavailable`."""
+        """The newest counts, or those before a time; raises `StoreUnavailable`.
+
+        The last time of a page comes whole, whatever the limit: the next page begins before it.
+        """
         async with available(), self._pool.acquire(timeout=_DEADLINE_S) as connection:
             return [dict(row) for row in await connection.fetch(_PAGE, before, limit)]
 

@@ -34,7 +34,7 @@ class Line:
     Attributes:
         group: Dimension to value; None where the requests have none. A key's name stands beside its id.
         cost_usd: Of the requests whose cost is known.
-        unpriced_requests: Those whose cost is not.
+        unpriced_requests: Those that were answered, or used tokens, and whose cost is not.
         avg_latency_ms: None when nothing ended.
     """
 

@@ -43,7 +43,7 @@ _REOPEN = "UPDATE erasures SET name = $2, finished_at = NULL WHERE id = $1"
 _REOPEN_NAMED = """
     UPDATE erasures AS e SET name = a.name, finished_at = NULL FROM audit_people AS a
     WHERE e.id = ANY($1) AND a.kind = 'user' AND a.tenant = e.tenant
-      AND sha256(e.salt || convert_to(a.name, 'UTF8')) = e.digest"""
+      AND sha256(e.salt || convert_to(left(a.name, 128), 'UTF8')) = e.digest"""
 _LEFT = "SELECT * FROM person_left_in($1, $2) WHERE found > 0 OR place <> 'table refusals'"
 """Tables it does not know are told with their names; refusals are erased, and told so."""
 _SELF = Actor("erasures")
@@ -76,6 +76,7 @@ class Erasures:
         self._pool = pool
         self._places = places
         self._patience_s = patience_s
+        self._turn = asyncio.Lock()  # each holds a connection, which key look-ups need too
 
     async def erase(self, tenant: str, user: str, actor: Actor) -> Json:
         """Erase this tenant's user; returns the certificate, which says what is left.
@@ -175,7 +176,7 @@ class Erasures:
 
     async def _run(self, erasure_id: UUID, actor: Actor) -> Json:
         """One attempt at every store; the certificate as it was, where another replica is at it."""
-        async with self._connection() as lock, lock.transaction():
+        async with self._turn, self._connection() as lock, lock.transaction():
             row = await lock.fetchrow(f"{_ONE} FOR UPDATE SKIP LOCKED", erasure_id)
             if row is None or row["name"] is None:
                 return await self.certificate(erasure_id)

@@ -128,7 +128,11 @@ def _line(group: dict[str, Any], records: list[UsageRecord]) -> Line:
         cached_tokens=_sum(one.cached_tokens for one in records),
         reasoning_tokens=_sum(one.reasoning_tokens for one in records),
         cost_usd=Decimal(_sum(one.cost_nano_usd for one in records)).scaleb(-9),
-        unpriced_requests=sum(one.cost_nano_usd is None for one in records),
+        unpriced_requests=sum(
+            one.cost_nano_usd is None
+            and (one.outcome == "ok" or bool(one.prompt_tokens or one.completion_tokens))
+            for one in records
+        ),
         estimated_requests=sum(one.usage_source == "estimated" for one in records),
         avg_latency_ms=round(sum(timed) / len(timed), 3) if timed else None,
     )

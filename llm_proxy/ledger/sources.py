@@ -23,7 +23,8 @@ SUMS = {
     "cached_tokens": "cached_tokens",
     "reasoning_tokens": "reasoning_tokens",
     "cost_usd": "cost_usd",
-    "unpriced": "(cost_usd IS NULL)::int",
+    "unpriced": "(cost_usd IS NULL AND (outcome = 'ok'"
+    " OR coalesce(prompt_tokens, 0) + coalesce(completion_tokens, 0) > 0))::int",
     "estimated": "(usage_source = 'estimated')::int",
     "timed": "(outcome <> 'lost')::int",
     "latency_us": "CASE WHEN outcome <> 'lost' THEN round(latency_ms * 1000)::bigint END",

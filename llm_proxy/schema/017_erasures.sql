@@ -13,8 +13,6 @@ CREATE TABLE erasures (
     stores      json        NOT NULL DEFAULT '{}'  -- the certificate: what was found where, and what was done
 );
 
-CREATE INDEX payloads_person ON payloads (tenant, user_id) WHERE user_id IS NOT NULL;
-
 -- Does a batch of one person's erasure: payloads are deleted, requests and roll-ups get the pseudonym, sums stay.
 -- Returns how many rows of each kind it did; all zero when nothing is left.
 CREATE FUNCTION erase_person(
@@ -75,7 +73,7 @@ BEGIN
         END LOOP;
     END IF;
     UPDATE api_keys AS k SET user_id = pseudonym
-    WHERE k.user_id = of_user AND coalesce(k.tenant, '') = of_tenant
+    WHERE left(k.user_id, 128) = of_user AND coalesce(k.tenant, '') = of_tenant  -- rows of calls keep 128 characters
       AND (k.revoked_at IS NOT NULL OR k.expires_at < now());
     GET DIAGNOSTICS keys = ROW_COUNT;
 END $$;
@@ -87,10 +85,10 @@ DECLARE
     one record;
 BEGIN
     RETURN QUERY SELECT 'live keys', count(*) FROM api_keys AS k
-        WHERE k.user_id = of_user AND coalesce(k.tenant, '') = of_tenant;
+        WHERE left(k.user_id, 128) = of_user AND coalesce(k.tenant, '') = of_tenant;
     RETURN QUERY SELECT 'limit rules', count(*) FROM limit_rules AS l
-        WHERE l.scope = 'user_model' AND l.subject = of_user AND l.tenant = of_tenant;
-    RETURN QUERY SELECT 'old audit log', count(*) FROM audit_log AS a WHERE a.target = of_user;
+        WHERE l.scope = 'user_model' AND left(l.subject, 128) = of_user AND l.tenant IN (of_tenant, '*');
+    RETURN QUERY SELECT 'old audit log', count(*) FROM audit_log AS a WHERE left(a.target, 128) = of_user;
     FOR one IN
         SELECT c.relname FROM pg_class AS c
         WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition

@@ -20,6 +20,7 @@ from stages.outages import settings_of
 from llm_proxy import schema
 from llm_proxy.app import Gateway
 from llm_proxy.edge.auth import Doorkeeper
+from llm_proxy.edge.refused_actions import PER_MINUTE
 from llm_proxy.edge.roles import ROUTES
 from llm_proxy.telemetry import uuid7
 
@@ -299,6 +300,51 @@ async def test_what_is_refused_is_on_record_with_its_reason(replicas: list[Gatew
         assert "viewer" in rows[3]["reason"]
         everything = (await owner.get("/admin/audit")).json()["data"]
         assert [row["action"] for row in everything][4:] == ["admin_keys.create"]
+
+
+async def test_refused_actions_fill_the_audit_log_only_so_far(
+    replicas: list[Gateway], pool: "asyncpg.Pool[asyncpg.Record]"
+) -> None:
+    """Of one admin key; another's refusals are recorded all the same."""
+    first = replicas[0]
+    keys = [await issue(first, name, "viewer") for name in ("vera", "otto")]
+    async with client(first, keys[0]) as vera, client(first, keys[1]) as otto:
+        for _ in range(PER_MINUTE * 3):
+            assert (await vera.delete("/admin/keys/some")).status_code == 403
+        assert (await otto.delete("/admin/keys/some")).status_code == 403
+    kept = await pool.fetch("SELECT count(*) FROM audit_entries WHERE status = 403 GROUP BY actor ORDER BY 1")
+    assert kept[0][0] == 1
+    assert PER_MINUTE <= kept[1][0] <= 2 * PER_MINUTE  # a minute may end meanwhile
+
+
+async def test_a_refused_action_names_no_person_and_no_key(
+    replicas: list[Gateway], pool: "asyncpg.Pool[asyncpg.Record]"
+) -> None:
+    """The names of admins and users (of mistyped scopes too) can be forgotten; secrets are blanked."""
+    secret = "sk-proj-" + "a1b2c3d4" * 4
+    key = await issue(replicas[0], "vera", "viewer")
+    async with client(replicas[0], key) as vera, client(replicas[0], OWNER) as owner:
+        for scope in ("user_model", "user-model"):
+            rule = {"scope": scope, "tenant": "acme", "subject": "ulla", "rpm": -1}
+            assert (await owner.put("/admin/limits", json=rule)).status_code == 400
+        await vera.post("/admin/admin-keys", json={"name": "karl", "role": "owner"})
+        for name in ("karl", secret, "sk-llma-0123456789ab"):
+            assert (await vera.delete(f"/admin/admin-keys/{name}")).status_code == 403
+        rows = (await owner.get("/admin/audit", params={"limit": 6})).json()["data"][::-1]
+        assert [
+            (row["target"], row["detail"].get("name") or row["detail"].get("subject")) for row in rows
+        ] == [
+            ("scope=user_model tenant=acme", "ulla"),
+            ("scope=user-model tenant=acme", "ulla"),
+            ("role=owner", "karl"),
+            ("", "karl"),
+            ("sk-[redacted]", None),
+            ("sk-llma-0123456789ab", None),
+        ]
+    kept = await pool.fetchval(
+        "SELECT string_agg(e::text, ' ') FROM audit_entries e WHERE status IS NOT NULL"
+    )
+    assert not any(name in kept for name in ("ulla", "karl", secret))
 
 
 async def test_a_tenant_s_admin_asks_usage_by_names_of_its_tenant_alone(

@@ -1,5 +1,6 @@
 """A person is erased within a tenant, nobody else is, and comes back out of no backup."""
 
+import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -16,7 +17,8 @@ import pytest
 from records import caught_up, keeping, record
 
 from llm_proxy.errors import NotFound, UpstreamUnreachable
-from llm_proxy.identity import Actor
+from llm_proxy.identity import Actor, Person, deed
+from llm_proxy.identity.audit import audit
 from llm_proxy.ledger import Erasures, Langfuse, Places
 from llm_proxy.ledger.payload import Payload
 from llm_proxy.ledger.row import encode, row_of
@@ -196,6 +198,36 @@ async def test_a_store_that_is_away_makes_it_incomplete_until_it_is_back(
     assert await erasures.replay() == []
     assert await erasures.certificate(first["id"]) == last
     assert await pool.fetchval("SELECT count(*) FROM erasures WHERE name IS NOT NULL") == 0
+
+
+async def test_odd_and_long_names_are_erased_wherever_they_stand(pool: "Pool[asyncpg.Record]") -> None:
+    """Rows of calls keep 128 characters of a name, keys and rules all; a rule for any tenant names it too."""
+    odd = "'; DROP TABLE x; -- %_\\ \u202e\U0001f600" + "x" * 200
+    await pool.execute("UPDATE requests SET user_id = left($1, 128) WHERE user_id = 'another'", odd)
+    await pool.execute(
+        "INSERT INTO api_keys (key_id, name, tenant, user_id) VALUES ('k-2', 'new', 'acme', $1)", odd
+    )
+    await pool.execute(
+        "INSERT INTO limit_rules (scope, subject, tenant, rpm) VALUES ('user_model', $1, '*', 1)", odd
+    )
+    async with deed(pool) as connection:
+        await audit(connection, ANNA, "keys.create", "k-2", {"user": Person(odd, "acme")})
+    erasures = erasures_of(pool, Outside())
+    first = await erasures.erase("acme", odd, ANNA)
+    assert {name for name, one in first["stores"].items() if one["state"] == "incomplete"} == {
+        "live keys", "limit rules",
+    }  # fmt: skip
+    assert (first["stores"]["requests"]["found"], first["stores"]["audit log"]["found"]) == (1, 2)
+    await pool.execute("DELETE FROM limit_rules; UPDATE api_keys SET revoked_at = now()")
+    assert (await erasures.replay())[0]["complete"]
+    assert await places_of(pool, odd[:100]) == {"requests": 2, "usage_users": 2, "usage_user_days": 2}
+
+
+async def test_many_erasures_at_once_leave_connections_to_others(pool: "Pool[asyncpg.Record]") -> None:
+    """One at a time; all are done."""
+    erasures = erasures_of(pool, Outside())
+    done = await asyncio.gather(*(erasures.erase("acme", f"person-{n}", ANNA) for n in range(8)))
+    assert all(one["complete"] for one in done)
 
 
 async def test_a_live_key_that_names_the_person_keeps_it_incomplete(pool: "Pool[asyncpg.Record]") -> None:

@@ -26,7 +26,8 @@ COMPARED = """
                coalesce(agent, '') AS agent, model_group, coalesce(provider, '') AS provider,
                count(*) AS requests, count(*) FILTER (WHERE outcome = 'ok') AS succeeded,
                coalesce(sum(prompt_tokens), 0) AS prompt_tokens, coalesce(sum(cost_usd), 0) AS cost_usd,
-               count(*) FILTER (WHERE cost_usd IS NULL) AS unpriced,
+               count(*) FILTER (WHERE cost_usd IS NULL AND (outcome = 'ok' OR prompt_tokens > 0
+                                OR completion_tokens > 0)) AS unpriced,
                count(*) FILTER (WHERE outcome <> 'lost') AS timed
         FROM requests GROUP BY 1, 2, 3, 4, 5, 6)
     SELECT * FROM raw FULL JOIN (SELECT * FROM usage_daily WHERE requests > 0) AS u

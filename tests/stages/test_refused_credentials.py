@@ -66,6 +66,11 @@ async def test_many_addresses_share_a_row(pool: "Pool[asyncpg.Record]") -> None:
     assert await pool.fetchval("SELECT count(*) FROM refused_credentials") == MOST_ADDRESSES + 1
     others = await pool.fetchval("SELECT times FROM refused_credentials WHERE client_ip = ''")
     assert others == 2 * MOST_ADDRESSES
+    page = await refused.page(
+        limit=10
+    )  # all of one minute: pages begin before a time, and would miss the rest
+    assert len(page) == MOST_ADDRESSES + 1
+    assert await refused.page(before=page[-1]["at"]) == []
 
 
 async def test_text_no_database_takes_stops_nothing(pool: "Pool[asyncpg.Record]") -> None:
