@@ -29,6 +29,7 @@ from llm_proxy.edge import (
     metrics,
     models,
     models_admin,
+    notifications,
     payloads,
     rest,
     simulate,
@@ -42,6 +43,7 @@ from llm_proxy.edge.health import Health
 from llm_proxy.edge.intake import Intake, limits_of
 from llm_proxy.edge.key_standing import KeyStanding
 from llm_proxy.edge.known_models import KnownModels
+from llm_proxy.edge.notifications import delivery_of
 from llm_proxy.edge.parts import Parts
 from llm_proxy.edge.refused_actions import RefusedActions
 from llm_proxy.edge.request import Scope
@@ -80,6 +82,7 @@ from llm_proxy.ledger import (
     Usage,
     Witnesses,
 )
+from llm_proxy.notify import Notifier, Outbox, Watched, webhooks_of
 from llm_proxy.pipeline import Stages, Upstream
 from llm_proxy.settings import Settings
 from llm_proxy.telemetry import Metrics, Seat, exposition, seat, setup_logging
@@ -146,6 +149,7 @@ class Gateway:
         self._refusals = _refused_credentials(self._pool, settings)
         self._suspects = Suspects(self._refusals, self._client_ip)
         identity = Identity(InternalSecrets(_internal(settings)), keys)
+        self._notifier = self._notifications()
         self._tracer = Tracer(settings.otlp_endpoint, self.metrics) if settings.otlp_endpoint else None
         told = self._tracer is not None or kept
         witnesses = Witnesses(self._tracer, kept, self.ledger.payload) if told else None
@@ -154,6 +158,7 @@ class Gateway:
         keeper = _doorkeeper(settings, identity, self._pool, self._client_ip)
         answering = usage.router(usage_of or remembered, keeper, self._standings)
         routers = [answering, *self._routers(keeper, intake, usage_of, Trial(stages))]
+        routers.append(notifications.router(Outbox(self._pool) if self._pool else None, by=keeper.actor))
         rest_of_it = self._management(routers, keeper)
         self.routes = tuple(rest_of_it.state.routes)
         front = Front(Serve(stages, intake, self._suspects), rest_of_it, intake.limits)
@@ -169,6 +174,22 @@ class Gateway:
             reader=keeper.anybody,
             record=RefusedActions(partial(note_refusal, self._pool) if self._pool else None, keeper).note,
         )
+
+    def _notifications(self) -> Notifier | None:
+        """What notifies operators; None where no webhook is set."""
+        pool, client, settings = self._pool, self._client, self.settings
+        if pool is None or client is None or not settings.webhooks:
+            return None
+        watched = Watched(
+            self.admission.watch_spending(),
+            lambda: {one.url: one.live and one.served > 0 for one in client.pool.sidecars},
+            settings.notify_budget_shares,
+            settings.notify_sidecar_away_s,
+        )
+        webhooks = webhooks_of(settings.webhooks)
+        notifier = Notifier(Outbox(pool), webhooks, delivery_of(settings), watched, self.metrics)
+        self.ledger.refused_by_provider = notifier.refused_by_provider
+        return notifier
 
     def _routers(
         self, keeper: Doorkeeper, intake: Intake, usage_of: Usage | None, trial: Trial
@@ -290,6 +311,9 @@ class Gateway:
                 keeper = Keeper(self._client, self.settings.litellm_proxy_url, self.metrics)
                 await keeper.start()
                 started.push_async_callback(keeper.stop)
+            if self._notifier is not None:
+                await self._notifier.start()
+                started.push_async_callback(self._notifier.stop)
             log.info("the gateway is up", extra={"version": __version__, "mode": self.settings.llm_mode})
             yield
 
@@ -348,8 +372,13 @@ def create_app(settings: Settings) -> Gateway:
         settings.admin_read_key,
         settings.litellm_api_key,
         settings.langfuse_secret_key,
+        settings.notify_secret,
     )
-    secrets = [*_internal(settings), *(text for key in keys for text in _texts(key))]
+    secrets = [
+        *_internal(settings),
+        *(url for _, url in settings.webhooks),
+        *(text for key in keys for text in _texts(key)),
+    ]
     setup_logging(settings.log_level, secrets=secrets)
     return Gateway(settings)
 

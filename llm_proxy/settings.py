@@ -29,7 +29,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from llm_proxy.store_urls import InvalidURL, http_url, postgres_url, redis_url
+from llm_proxy.store_urls import InvalidURL, WebhookForm, http_url, postgres_url, redis_url, webhook_urls
 
 PREFIX = "LLM_PROXY__"
 Mode = Literal["enforce", "shadow", "off"]
@@ -135,6 +135,11 @@ class Settings(BaseSettings):
     langfuse_public_key: str | None = Field(None, validation_alias=_named("LANGFUSE_PUBLIC_KEY", own="LANGFUSE_PUBLIC_KEY"), description="Its public key.")
     langfuse_secret_key: SecretStr | None = Field(None, validation_alias=_named("LANGFUSE_SECRET_KEY", own="LANGFUSE_SECRET_KEY"), description="Its secret key.")
     otlp_endpoint: str | None = Field(None, description="OpenTelemetry traces go here; off by default.")
+    notify_webhooks: SecretStr | None = Field(None, description="Webhooks that are notified of budgets spent, refused credentials and lost sidecars: `json=https://…,slack=https://…,teams=https://…`; needs a database.")
+    notify_secret: SecretStr | None = Field(None, description="Signs what `json` webhooks are sent (Standard Webhooks: `whsec_` and base64, or any text); production needs it for them.")
+    notify_budget_shares: Annotated[tuple[int, ...], NoDecode] = Field((50, 80, 100), description="Per cent of a budget whose spending is notified, comma-separated, once each in a budget's period.")
+    notify_sidecar_away_s: float = Field(60, gt=0, description="A sidecar that is away for longer is notified.")
+    notify_allow_private: bool = Field(default=False, description="Allow webhooks in private networks.")
     # fmt: on
 
     split_words = field_validator(
@@ -144,6 +149,7 @@ class Settings(BaseSettings):
         "cors_origins",
         "log_payloads",
         "metrics_tags",
+        "notify_budget_shares",
         mode="before",
     )(_one_or_many)
 
@@ -178,6 +184,28 @@ class Settings(BaseSettings):
             return SecretStr(read(given.get_secret_value()))
         except InvalidURL as fault:
             raise PydanticCustomError("url", "{reason}", {"reason": str(fault)}) from None
+
+    @field_validator("notify_webhooks")
+    @classmethod
+    def _check_webhooks(cls, given: SecretStr | None) -> SecretStr | None:
+        try:
+            if given is not None:
+                webhook_urls(given.get_secret_value())
+        except InvalidURL as fault:
+            raise PydanticCustomError("url", "{reason}", {"reason": str(fault)}) from None
+        return given
+
+    @field_validator("notify_budget_shares")
+    @classmethod
+    def _check_shares(cls, given: tuple[int, ...]) -> tuple[int, ...]:
+        if any(not 0 < share <= 100 for share in given):
+            raise PydanticCustomError("share", "each is a whole number from 1 to 100")
+        return tuple(sorted(set(given)))
+
+    @cached_property
+    def webhooks(self) -> tuple[tuple[WebhookForm, str], ...]:
+        """The webhooks to notify: the form and the address of each."""
+        return webhook_urls(self.notify_webhooks.get_secret_value()) if self.notify_webhooks else ()
 
     @field_validator("litellm_proxy_url", "otlp_endpoint", "langfuse_url")
     @classmethod
@@ -270,6 +298,7 @@ def insecurities(settings: Settings) -> list[str]:
     for name, value in (
         ("ADMIN_KEY", settings.admin_key),
         ("ADMIN_READ_KEY", settings.admin_read_key),
+        ("NOTIFY_SECRET", settings.notify_secret),
         ("LITELLM_API_KEY", settings.litellm_api_key if settings.llm_mode == "litellm" else None),
     ):
         if value is not None:

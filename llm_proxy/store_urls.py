@@ -7,6 +7,7 @@ Sources: RFC 3986; https://www.postgresql.org/docs/18/libpq-connect.html#LIBPQ-C
 
 import re
 from collections.abc import Callable
+from typing import Literal
 from urllib.parse import quote, unquote
 
 _ENCODE = "percent-encode /, #, ?, @, : and % in its user and password"
@@ -19,6 +20,10 @@ _PORT = re.compile(r"0*[1-9][0-9]{0,4}", re.ASCII)
 _PORTS = re.compile(r"0*([1-9][0-9]{0,4})(?:-0*([1-9][0-9]{0,4}))?", re.ASCII)
 _LARGEST_PORT = 65_535
 _MOST_PORTS = 1024
+
+WebhookForm = Literal["json", "slack", "teams"]
+_WEBHOOK_FORMS: dict[str, WebhookForm] = {"json": "json", "slack": "slack", "teams": "teams"}
+_NEXT_WEBHOOK = re.compile(r",\s*(?=[a-z]+=https?:)")
 
 _SSLMODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
 _POSTGRES_KNOWS = frozenset(
@@ -122,6 +127,17 @@ def http_url(text: str) -> str:
     if host["port"] is not None:
         _judge_ports(host["port"])
     return whole
+
+
+def webhook_urls(text: str) -> tuple[tuple[WebhookForm, str], ...]:
+    """The webhooks of a list such as `json=https://…,slack=https://…`; raises `InvalidURL`."""
+    found: dict[tuple[WebhookForm, str], None] = {}
+    for one in _NEXT_WEBHOOK.split(text):
+        form, _, url = one.strip().partition("=")
+        if form not in _WEBHOOK_FORMS:
+            raise InvalidURL("each webhook is written FORM=URL, and FORM is json, slack or teams")
+        found[_WEBHOOK_FORMS[form], http_url(url)] = None
+    return tuple(found)
 
 
 def checked(name: str, text: str, read: Callable[[str], str]) -> str:

@@ -10,7 +10,8 @@ from llm_proxy.admission.once import EvictingStore, announce, refuse_evicting
 from llm_proxy.admission.policy import Defaults, Policies
 from llm_proxy.admission.replay import PastCall, Replay, Repriced, Verdict
 from llm_proxy.admission.spend import Spent
-from llm_proxy.admission.standing import Standing, resets
+from llm_proxy.admission.spending import Spending, SpendingWatch
+from llm_proxy.admission.standing import Standing, dollars, resets
 
 __all__ = [
     "Admission",
@@ -25,12 +26,15 @@ __all__ = [
     "Prices",
     "Replay",
     "Repriced",
+    "Spending",
+    "SpendingWatch",
     "Spent",
     "Standing",
     "Used",
     "Verdict",
     "announce",
     "capped",
+    "dollars",
     "explain",
     "refuse_evicting",
     "resets",

@@ -37,13 +37,14 @@ from llm_proxy.admission.permit import Permit
 from llm_proxy.admission.policy import Defaults
 from llm_proxy.admission.pulse import Pulse
 from llm_proxy.admission.spend import Rebuilding, Spent
+from llm_proxy.admission.spending import SpendingWatch
 from llm_proxy.admission.standing import State, headers, reached, refusal, standings
 from llm_proxy.admission.store import Observed, Store, store_of
 from llm_proxy.admission.watch import Watch
 from llm_proxy.admission.wire import StoreAway
 from llm_proxy.background import DONE, Loop
 from llm_proxy.dialects import Call
-from llm_proxy.errors import Refused, StoreUnavailable
+from llm_proxy.errors import BudgetExceeded, Refused, StoreUnavailable
 from llm_proxy.identity import Caller, RuleSource
 from llm_proxy.settings import Settings
 
@@ -120,6 +121,7 @@ class Admission:
         self._pulse = Pulse(self._store, replica, self._living, self._outage)
         self._corrections = Corrections(spent, self._now_ms)
         self._spent = spent
+        self._spending: SpendingWatch | None = None
         self._recalling = Loop("answer-lengths", self._recall, every_s=RECALL_AGAIN_S, at_once=True)
         self._rebuilding = Rebuilding(self._store, spent, self._pulse.keep)
 
@@ -146,6 +148,18 @@ class Admission:
         await self._desk.stop()
         await self._outage.stop()
         await self._store.stop()
+
+    def watch_spending(self) -> SpendingWatch:
+        """From now on remember which budgets calls use, for whoever asks how far they are spent."""
+        watch = SpendingWatch(self._store, self._desk)
+
+        def settled(taken: Taken) -> None:
+            if taken.store is self._store:
+                watch.ended(taken.plan)
+
+        self._spending = watch
+        self._living.watch_spending(settled)
+        return watch
 
     def state(self) -> AdmissionState:
         """How admission does."""
@@ -289,7 +303,11 @@ class Admission:
 
     def _refused(self, ask: Ask, answer: Answer, state: State | None = None) -> Decision:
         state = state or self._mode
-        return Decision(ask, answer, state, refused=refusal(ask, answer, state))
+        refused = refusal(ask, answer, state)
+        if self._spending is not None and ask.take and isinstance(refused, BudgetExceeded):
+            over = [one for one in standings(ask.plan, ask.wants, answer) if one.over and one.spent]
+            self._spending.exhausted(one.check for one in over if one.check.enforced)
+        return Decision(ask, answer, state, refused=refused)
 
     async def _alone(self, ask: Ask) -> Decision:
         """Decide while the store is away."""

@@ -4,7 +4,7 @@ Invariants: `settle` counts once, enqueues and never waits; `settled` waits unti
 its deadline; what was reserved and cannot be settled (nobody knows the cost) counts as spent.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import repeat
 from typing import NamedTuple
@@ -119,6 +119,11 @@ class Living:
 
     def __init__(self) -> None:
         self.calls: dict[str, Taken] = {}
+        self._settled: Callable[[Taken], None] | None = None
+
+    def watch_spending(self, settled: Callable[[Taken], None]) -> None:
+        """From now on tell of settled calls under a budget."""
+        self._settled = settled
 
     def began(self, taken: Taken) -> None:
         """A call holds what the store counted for it."""
@@ -128,6 +133,8 @@ class Living:
     def ended(self, taken: Taken) -> None:
         """A call holds nothing any more."""
         self.calls.pop(taken.lease, None)
+        if self._settled is not None and "budget" in taken.plan.kinds:
+            self._settled(taken)
 
     def held(self) -> dict[tuple[Store, str], list[tuple[Taken, Entry]]]:
         """What is held, by store and the tenant's tag."""

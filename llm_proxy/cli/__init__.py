@@ -27,6 +27,7 @@ COMMANDS = {
     "requests": "Show single requests.",
     "reconcile": "Compare the gateway's records with the sidecar's.",
     "simulate": "Replay recorded calls against changed limits, budgets or prices.",
+    "notify": "Test the webhooks that are notified.",
     "models": "List model groups; --check calls each once.",
     "cache": "Delete cached answers.",
     "erase": "Erase a person's text and name.",

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from llm_proxy.app import Gateway, create_app
 from llm_proxy.background import Loop, spawn
+from llm_proxy.edge.notifications import webhook_faults
 from llm_proxy.edge.waits import bound_waits, close_slow
 from llm_proxy.edge.wire import Connection
 from llm_proxy.private import keep_private
@@ -77,7 +78,7 @@ def command(host: str | None, port: int | None, workers: int | None) -> None:
         for fault in faults_of(wrong):
             click.echo(f"llm-proxy: {fault}", err=True)
         sys.exit(2)
-    faults = insecurities(settings)
+    faults = insecurities(settings) + webhook_faults(settings)
     if faults:
         for fault in faults:
             click.echo(f"llm-proxy: refused to start: {fault}", err=True)

@@ -78,7 +78,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 def refuse_private(body: Json) -> None:
     """Raises `BadRequest`, naming the field, for a link into a private network, or one that is unsound."""
     for where, link in _links(body):
-        fault = _fault(link)
+        fault = fault_of(link)
         if fault is not None:
             raise BadRequest(f"Invalid '{where}': {fault}.", param=where, code="invalid_url")
 
@@ -120,7 +120,7 @@ def _texts(value: object, where: str) -> Iterator[tuple[str, str]]:
             yield from _texts(inner, f"{where}[{at}]")
 
 
-def _fault(text: str) -> str | None:
+def fault_of(text: str) -> str | None:
     """What is wrong with a text as a link; None for a good link and for what is none."""
     head = text[:_HEAD_CHARS] if text.isascii() else unicodedata.normalize("NFKC", text[:_HEAD_CHARS])
     found = _SCHEME.match(head)

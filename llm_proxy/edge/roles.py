@@ -58,6 +58,7 @@ ROUTES: dict[tuple[str, str], Access] = {
     ("POST", "/admin/admin-keys/{key}/revoke"): Access(_OWNER, "admin_keys.revoke"),
     ("GET", "/admin/audit"): _reads,
     ("GET", "/admin/refused-credentials"): _reads,
+    ("GET", "/admin/notifications"): _reads,
     ("GET", "/admin/models"): _reads,
     ("POST", "/admin/models/{model:path}/test"): Access(_CHANGE, "models.test"),
     ("DELETE", "/admin/cache"): Access(_CHANGE, "cache.purge"),

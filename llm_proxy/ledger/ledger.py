@@ -8,6 +8,7 @@ a worker that dies appear with `outcome='lost'`. A seat's folder must outlive th
 import contextlib
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -64,6 +65,7 @@ class Ledger:
 
     Attributes:
         vitals: How the models fare, by what they left here and at the other workers.
+        refused_by_provider: Hears of deployments whose provider refused the credentials; None by default.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Ledger:
         own = Vitals()
         self._vitals, self.vitals = own, SharedVitals(own, seat.path if seat else None)
         self._store, self._remembered = store, remembered
+        self.refused_by_provider: Callable[[str, str], None] | None = None
         self._upkeep = Upkeep(store, seat, metrics, spool_max_bytes)
         self._journal: Journal = self._upkeep.journal
         self._writer = Writer(store, self._upkeep.spool, self._journal, metrics)
@@ -127,7 +130,7 @@ class Ledger:
             if overhead_ms is not None:
                 self._metrics.observe("llm_proxy_overhead_seconds", overhead_ms / 1000, record.door)
             self._vitals.finished(record)
-            report_provider_troubles(record, served, self._metrics)
+            report_provider_troubles(record, served, self._metrics, self.refused_by_provider)
             if self._remembered is not None:
                 self._remembered.keep(record)
         except Exception:

@@ -5,6 +5,7 @@ end; a caller who was answered by another model group than the one asked is coun
 """
 
 import logging
+from collections.abc import Callable
 
 from llm_proxy.ledger.record import UsageRecord
 from llm_proxy.telemetry import Metrics
@@ -13,8 +14,16 @@ from llm_proxy.upstream import Served
 log = logging.getLogger(__name__)
 
 
-def report_provider_troubles(record: UsageRecord, served: Served, metrics: Metrics) -> None:
-    """Count and log what went wrong behind a call that ended."""
+def report_provider_troubles(
+    record: UsageRecord,
+    served: Served,
+    metrics: Metrics,
+    refused_by_provider: Callable[[str, str], None] | None = None,
+) -> None:
+    """Count and log what went wrong behind a call that ended.
+
+    `refused_by_provider` hears of each deployment whose provider refused the credentials, and its group.
+    """
     if served.fallback_from is not None:
         metrics.fell_back(served.fallback_from, record.group)
     refused = {hop.deployment for hop in served.hops or () if hop.refused}
@@ -22,6 +31,8 @@ def report_provider_troubles(record: UsageRecord, served: Served, metrics: Metri
         refused = {record.deployment or "unknown"}
     for deployment in sorted(refused):
         metrics.count("llm_proxy_provider_auth_failures_total", deployment)
+        if refused_by_provider is not None:
+            refused_by_provider(deployment, record.group_asked or record.group)
         log.error(
             "a provider refused the gateway's credentials",
             extra={

@@ -52,6 +52,7 @@ MAY: dict[str, str] = {
     "GET /admin/audit": "owner operator viewer",
     "GET /admin/refused-credentials": "owner operator viewer",
     "GET /admin/models": "owner operator viewer",
+    "GET /admin/notifications": "owner operator viewer",
     "POST /admin/models/{model:path}/test": "owner operator",
     "DELETE /admin/cache": "owner operator",
     "GET /admin/payloads/{request_id}": "owner operator viewer",

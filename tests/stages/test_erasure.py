@@ -139,6 +139,7 @@ async def test_a_person_is_erased_within_one_tenant(pool: "Pool[asyncpg.Record]"
         "live keys": ("nothing", 0),
         "limit rules": ("nothing", 0),
         "old audit log": ("nothing", 0),
+        "table notifications": ("nothing", 0),
         "spool and journal": ("nothing", 0),
         "response cache": ("erased", 3),
         "langfuse": ("nothing", 0),

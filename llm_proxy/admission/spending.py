@@ -1,0 +1,79 @@
+"""How far the budgets are spent that calls have used lately, asked off the calls' way.
+
+Invariants: `ended` and `exhausted` only remember, and never wait; a budget is looked at after the settlement
+of its last call has reached the store, however long that takes; what is told is what was spent, never what
+running calls hold.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from llm_proxy.admission.check import NO_EPOCH, UNKNOWN, Ask, Check, Plan
+from llm_proxy.admission.desk import Desk
+from llm_proxy.admission.store import Store
+from llm_proxy.admission.wire import StoreAway
+
+MOST_LOOKS = 500
+"""Questions to the store in one step; the rest waits for the next one."""
+MOST_EXHAUSTED = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """How far a budget is spent in its present period.
+
+    Attributes:
+        spent: In the budget's unit; money in nano-dollars. None when the store could not be asked.
+        exhausted: A call was refused because of it.
+    """
+
+    check: Check
+    spent: int | None
+    exhausted: bool = False
+
+
+class SpendingWatch:
+    """Remembers which budgets were used, and asks the store how far they are spent."""
+
+    def __init__(self, store: Store, desk: Desk) -> None:
+        self._store = store
+        self._desk = desk
+        self._fresh: dict[int, Plan] = {}
+        self._settling: dict[int, Plan] = {}
+        self._exhausted: dict[str, Check] = {}
+
+    def ended(self, plan: Plan) -> None:
+        """A call under this plan was settled."""
+        self._fresh[id(plan)] = plan
+
+    def exhausted(self, checks: Iterable[Check]) -> None:
+        """A call was refused because these budgets are used up."""
+        if len(self._exhausted) < MOST_EXHAUSTED:
+            self._exhausted.update((check.key, check) for check in checks)
+
+    async def look(self) -> list[Spending]:
+        """What was spent of the budgets used since they were looked at last."""
+        exhausted, self._exhausted = self._exhausted, {}
+        found = [Spending(check, None, exhausted=True) for check in exhausted.values()]
+        settling, self._settling = self._settling, self._fresh
+        self._fresh = {}
+        looked: set[str] = set()
+        for number, (name, plan) in enumerate(settling.items()):
+            checks = tuple(one for one in (*plan.checks, *plan.elsewhere) if one.kind == "budget")
+            if number >= MOST_LOOKS:
+                self._settling[name] = plan
+            elif not looked.issuperset(check.key for check in checks):
+                looked.update(check.key for check in checks)
+                found += await self._spent(name, replace(plan, checks=checks, elsewhere=()))
+        if self._desk.waiting:
+            self._settling |= settling
+        return found
+
+    async def _spent(self, name: int, plan: Plan) -> list[Spending]:
+        try:
+            answer = await self._store.admit(Ask(plan, (0,) * len(plan.checks), NO_EPOCH, "", 0, take=False))
+        except StoreAway:
+            self._settling[name] = plan
+            return []
+        pairs = zip(plan.checks, answer.used, strict=True)
+        return [Spending(check, used) for check, used in pairs if used != UNKNOWN]

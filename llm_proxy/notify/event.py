@@ -1,0 +1,166 @@
+"""The noun operators are notified of: one event, its id and its facts.
+
+Pure. Invariants: the same event has the same id at every replica; facts hold no secret, no prompt and no name
+of a person, who is named by `user` alone. A budget whose amount is changed counts as another budget.
+"""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+from uuid import UUID, uuid4, uuid5
+
+from llm_proxy.admission import Spending, dollars, resets
+from llm_proxy.identity import ANY
+
+Json = dict[str, Any]
+Kind = Literal[
+    "budget.share",
+    "budget.exhausted",
+    "credentials.refused",
+    "provider.credentials_refused",
+    "sidecar.lost",
+    "test",
+]
+QUIET = timedelta(hours=1)
+"""So long an event that belongs to no budget's period is not told again."""
+RETENTION = timedelta(days=30)
+FOREVER = datetime(9999, 12, 31, tzinfo=UTC)
+_NAMESPACE = UUID("6f0d5f0c-3c6e-5a53-9a55-6b1c8f3f6d10")
+_PER = {"day": " a day", "month": " a month", "total": ""}
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something operators are told once.
+
+    Attributes:
+        about: What it is about, and its period if it has one; with the kind it makes the id.
+        ends_at: End of the period within which it is told once; None: once within `QUIET`.
+    """
+
+    kind: Kind
+    about: str
+    facts: Json = field(default_factory=dict[str, Any])
+    tenant: str | None = None
+    user: str | None = None
+    ends_at: datetime | None = None
+
+    @property
+    def subject_id(self) -> UUID:
+        """Of what it is about."""
+        return uuid5(_NAMESPACE, f"{self.kind}\n{self.about}".encode("utf-8", "replace").decode())
+
+    def event_id(self, now: datetime) -> UUID:
+        """Its id: of the period, or of this moment."""
+        return self.subject_id if self.ends_at is not None else uuid5(self.subject_id, now.isoformat())
+
+
+def budget_events(spending: Spending, shares: tuple[int, ...]) -> list[Event]:
+    """What a budget's spending is worth telling: a call it refused, or each share of it that is reached."""
+    check, spent = spending.check, spending.spent
+    ends_at = datetime.fromtimestamp(check.expires_ms / 1000, UTC) if check.expires_ms else FOREVER
+    user = check.spent_by if check.scope == "user_model" else None
+    facts = _budget_facts(spending)
+    about = f"{check.key}\n{check.limit}"
+    if spending.exhausted:
+        return [Event("budget.exhausted", about, facts, check.spent_in or None, user, ends_at)]
+    if spent is None or not check.limit:
+        return []
+    return [
+        Event(
+            "budget.share",
+            f"{about}\n{share}",
+            facts | {"share_percent": share},
+            check.spent_in or None,
+            user,
+            ends_at,
+        )
+        for share in shares
+        if spent * 100 >= check.limit * share
+    ]
+
+
+def refused_from(client_ip: str, times: int) -> Event:
+    """Many credentials were refused from an address; an empty one stands for many addresses."""
+    return Event("credentials.refused", client_ip, {"client_ip": client_ip or None, "times": times})
+
+
+def refused_by_provider(deployment: str, group: str) -> Event:
+    """A provider refused the gateway's own credentials."""
+    return Event("provider.credentials_refused", deployment, {"deployment": deployment, "group": group})
+
+
+def sidecar_lost(sidecar: str | None, away_s: float) -> Event:
+    """A sidecar, or every one, has been away for so long."""
+    return Event("sidecar.lost", sidecar or "", {"sidecar": sidecar, "away_s": away_s})
+
+
+def trial_event() -> Event:
+    """What `llm-proxy notify test` sends."""
+    return Event("test", str(uuid4()))
+
+
+def headline(kind: str, facts: Json, tenant: str | None, user: str | None) -> str:
+    """An event in one sentence."""
+    if kind.startswith("budget."):
+        return _budget_headline(kind, facts, tenant, user)
+    if kind == "credentials.refused":
+        where = facts["client_ip"] or "many addresses together"
+        return f"{facts['times']} credentials were refused from {where} within an hour."
+    if kind == "provider.credentials_refused":
+        deployment = f"deployment {facts['deployment']} ({facts['group']})"
+        return f"A provider refused the gateway's credentials: {deployment}."
+    if kind == "sidecar.lost":
+        away_s = f"for more than {facts['away_s']:g} s"
+        sidecar = facts["sidecar"]
+        return (
+            f"The sidecar {sidecar} has been away {away_s}." if sidecar else f"No sidecar is live {away_s}."
+        )
+    return "This is a test of llm-proxy's notifications."
+
+
+def _budget_headline(kind: str, facts: Json, tenant: str | None, user: str | None) -> str:
+    scope = facts["scope"]
+    who = user if scope == "user_model" else facts.get("name") or facts["subject"]
+    whose = {
+        "global": "all callers together",
+        "tenant_group": f"tenant {who}",
+        "user_model": f"user {who}",
+    }.get(scope, f"{scope} {who}")
+    whose += f" at {facts['group']}" if facts["group"] else ""
+    whose += f" (tenant {tenant})" if tenant and scope not in {"tenant", "tenant_group"} else ""
+    limit = f"{_shown(facts['limit'], facts['unit'])}{_PER[facts['period']]}"
+    shadow = "" if facts["enforced"] else " It only watches."
+    ends = f"; it resets {facts['resets_at']}" if facts["resets_at"] else ""
+    if kind == "budget.exhausted":
+        return f"The budget of {whose} is used up: a call was refused. It is {limit}{ends}."
+    spent = _shown(facts["spent"], facts["unit"])
+    share = facts["share_percent"]
+    return f"The budget of {whose} is spent to {share} %: {spent} of {limit}{ends}.{shadow}"
+
+
+def _budget_facts(spending: Spending) -> Json:
+    check = spending.check
+    ends = resets(check)
+    facts = {
+        "scope": check.scope,
+        "subject": None if check.scope == "user_model" else check.spent_by,
+        "group": None if check.spent_on == ANY else check.spent_on,
+        "unit": check.unit,
+        "limit": _amount(check.limit, check.unit),
+        "period": check.period,
+        "resets_at": ends.isoformat() if ends else None,
+        "enforced": check.enforced,
+    }
+    if spending.spent is not None:
+        facts["spent"] = _amount(spending.spent, check.unit)
+    return facts
+
+
+def _amount(amount: int, unit: str) -> str | int:
+    """Money as a decimal number of dollars, in text; everything else as it is counted."""
+    return dollars(amount).removeprefix("$").replace(",", "") if unit == "usd" else amount
+
+
+def _shown(amount: str | int, unit: str) -> str:
+    return f"${amount}" if unit == "usd" else f"{amount:,} {unit}"

@@ -1,0 +1,106 @@
+"""A webhook's receiver: keeps every request, and answers as it is told to."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, cast
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One request."""
+
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def document(self) -> Json:
+        """Its body as JSON."""
+        found: Json = json.loads(self.body)
+        return found
+
+
+@dataclass
+class Receiver:
+    """What came, and what is answered.
+
+    Attributes:
+        answers: Statuses of the next requests, or seconds of silence before a 204; then 204 for ever.
+    """
+
+    port: int = 0
+    received: list[Received] = field(default_factory=list[Received])
+    answers: list[int | float] = field(default_factory=list[int | float])
+
+    def url(self, path: str = "/hook") -> str:
+        """Its address."""
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    def of(self, kind: str) -> list[Json]:
+        """The documents of a kind, in the order they came."""
+        documents = [one.document for one in self.received]
+        return [one for one in documents if one.get("type") == kind]
+
+
+class Hooks(BaseHTTPRequestHandler):
+    """One request to the receiver."""
+
+    def do_POST(self) -> None:
+        """Keep it and answer."""
+        receiver = cast("Any", self.server).receiver
+        body = self.rfile.read(int(self.headers["content-length"]))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        answer: int | float = receiver.answers.pop(0) if receiver.answers else 204
+        receiver.received.append(Received(self.path, headers, body))
+        if isinstance(answer, float):
+            time.sleep(answer)
+            answer = 204
+        self.send_response(answer)
+        if 300 <= answer < 400:
+            self.send_header("location", receiver.url("/elsewhere"))
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *_: object) -> None:  # noqa: A002 -- http.server's signature
+        """Quiet."""
+
+
+class Server(ThreadingHTTPServer):
+    """Its server."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A sender that gives up is no fault."""
+
+
+@contextmanager
+def receiving() -> Generator[Receiver]:
+    """A receiver that listens."""
+    server = Server(("127.0.0.1", 0), Hooks)
+    receiver = Receiver(server.server_address[1])
+    cast("Any", server).receiver = receiver
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield receiver
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def until(holds: Callable[[], bool], patience_s: float = 20) -> None:
+    """Wait until something holds."""
+    end = time.monotonic() + patience_s
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)

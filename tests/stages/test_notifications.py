@@ -1,0 +1,360 @@
+"""Notifications on a real Postgres, delivered to a real receiver."""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from commands import run
+from receiver import Receiver, receiving
+
+from llm_proxy import schema
+from llm_proxy.admission import Defaults, Policies, SpendingWatch
+from llm_proxy.admission.check import Check
+from llm_proxy.admission.desk import Desk
+from llm_proxy.admission.model import Counter
+from llm_proxy.admission.store import ProcessStore
+from llm_proxy.edge.links import is_private
+from llm_proxy.edge.notifications import webhook_faults
+from llm_proxy.identity import Budget, Caller, Rule, Rulebook
+from llm_proxy.notify import Delivery, DeliveryFailed, Message, Notifier, Outbox, Watched, Webhook
+from llm_proxy.notify.event import FOREVER, Event, refused_from
+from llm_proxy.notify.notifier import REFUSED_TIMES
+from llm_proxy.settings import Settings
+from llm_proxy.telemetry import Metrics
+
+Json = dict[str, Any]
+SECRET = "whsec_" + base64.b64encode(b"only for this test, 24 bytes or more").decode()
+NOON_MS = 1_800_000_000_000 // 86_400_000 * 86_400_000 + 43_200_000
+DAY_MS = 86_400_000
+RULE = Rule("tenant", budgets=(Budget(1_000_000_000, "day"),))
+
+
+@pytest.fixture
+async def pool(database_url: str) -> AsyncIterator["asyncpg.Pool[asyncpg.Record]"]:
+    """A pool on a database with the schema in it."""
+    async with asyncpg.create_pool(database_url, min_size=0, max_size=6) as made:
+        async with made.acquire() as connection:
+            await schema.apply(connection)
+        yield made
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A receiver that listens."""
+    with receiving() as made:
+        yield made
+
+
+def delivery(*, within_s: float = 10.0, guarded: bool = False) -> Delivery:
+    """How these tests deliver."""
+    return Delivery(SECRET, is_private if guarded else None, ssl.create_default_context(), within_s)
+
+
+@dataclass
+class Replica:
+    """A notifier, and the budgets and sidecars it sees."""
+
+    pool: "asyncpg.Pool[asyncpg.Record]"
+    hooks: list[Webhook]
+    now_ms: int = NOON_MS
+    now_s: float = 0.0
+    sidecars: dict[str, bool] = field(default_factory=dict[str, bool])
+    within_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        self.store = ProcessStore(lambda: self.now_ms)
+        self.spending = SpendingWatch(self.store, Desk(self.store, "test", 1))
+        watched = Watched(self.spending, lambda: self.sidecars)
+        self.outbox = Outbox(self.pool)
+        sends = delivery(within_s=self.within_s)
+        self.notifier = Notifier(
+            self.outbox, self.hooks, sends, watched, Metrics(), clock_s=lambda: self.now_s
+        )
+
+    async def spend(self, nano_usd: int, *, refused: bool = False) -> Check:
+        """A call was settled, and so much of the day's budget is spent now."""
+        policies = Policies.of(Defaults(), Rulebook((RULE,)))
+        plan = policies.plan(Caller("key_1", "virtual", tenant="acme"), "m", self.now_ms)
+        [check] = plan.checks
+        self.store.model.counters.pop(check.key, None)
+        await self.store.seed(check.key, Counter(nano_usd))
+        self.spending.ended(plan)
+        if refused:
+            self.spending.exhausted([check])
+        await self.look()
+        return check
+
+    async def look(self) -> None:
+        """A budget is told at the second look."""
+        await self.notifier.look()
+        await self.notifier.look()
+
+    async def deliver(self) -> None:
+        """What is due goes to every webhook."""
+        await asyncio.gather(*(self.notifier.deliver(one) for one in self.hooks))
+
+
+async def hurry(pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+    """Every pause is over."""
+    await pool.execute("UPDATE notification_deliveries SET next_try_at = now()")
+
+
+async def test_each_share_and_the_exhaustion_of_a_budget_is_told_once_a_period(
+    pool: "asyncpg.Pool[asyncpg.Record]", receiver: Receiver
+) -> None:
+    """By two replicas together; the next day begins anew."""
+    hooks = [Webhook("json", receiver.url())]
+    both = [Replica(pool, hooks), Replica(pool, hooks)]
+
+    async def told(nano_usd: int, *, refused: bool = False) -> list[tuple[str, int | None]]:
+        before = len(receiver.received)
+        await asyncio.gather(*(one.spend(nano_usd, refused=refused) for one in both))
+        await asyncio.gather(*(one.deliver() for one in both))
+        new = [one.document for one in receiver.received[before:]]
+        return sorted((one["type"], one["data"].get("share_percent")) for one in new)
+
+    assert await told(499_999_999) == []
+    assert await told(500_000_000) == [("budget.share", 50)]
+    assert await told(799_000_000) == []
+    assert await told(810_000_000) == [("budget.share", 80)]
+    assert await told(1_000_000_000, refused=True) == [("budget.exhausted", None), ("budget.share", 100)]
+    assert await told(1_200_000_000, refused=True) == []
+    for one in both:
+        one.now_ms += DAY_MS
+    assert await told(600_000_000) == [("budget.share", 50)]
+    share = receiver.of("budget.share")[1]["data"]
+    assert (share["spent"], share["limit"], share["tenant"]) == ("0.81", "1.00", "acme")
+    assert "tenant acme is spent to 80 %: $0.81 of $1.00 a day" in share["message"]
+    assert len({one.headers["webhook-id"] for one in receiver.received}) == 5
+
+
+async def test_a_delivery_is_tried_again_under_the_same_id_until_it_is_taken(
+    pool: "asyncpg.Pool[asyncpg.Record]", receiver: Receiver
+) -> None:
+    """After a 500, a redirect, which is not followed, and silence; each attempt is signed anew."""
+    replica = Replica(pool, [Webhook("json", receiver.url())], within_s=0.2)
+    receiver.answers += [500, 302, 0.5]
+    await replica.spend(500_000_000)
+    failures: list[str | None] = []
+    for _ in range(5):
+        await replica.deliver()
+        failures.append(await pool.fetchval("SELECT last_failure FROM notification_deliveries"))
+        await hurry(pool)
+    answered = ["it answered 500", "it answered 302: redirects are not followed", "it did not answer in time"]
+    assert failures == [*answered, None, None]
+    assert len(receiver.received) == 4
+    assert {one.path for one in receiver.received} == {"/hook"}
+    assert len({one.headers["webhook-id"] for one in receiver.received}) == 1
+    for one in receiver.received:
+        content = f"{one.headers['webhook-id']}.{one.headers['webhook-timestamp']}.".encode() + one.body
+        key = base64.b64decode(SECRET.removeprefix("whsec_"))
+        owed = base64.b64encode(hmac.new(key, content, hashlib.sha256).digest()).decode()
+        assert one.headers["webhook-signature"] == f"v1,{owed}"
+        assert one.document["id"] == one.headers["webhook-id"]
+    [kept] = await replica.outbox.page(limit=9)
+    [sent] = kept["deliveries"]
+    assert (sent["attempts"], sent["last_failure"], sent["next_try_at"]) == (4, None, None)
+    assert receiver.url() not in str(kept)
+
+
+async def test_pauses_grow_and_after_a_day_a_delivery_is_given_up(
+    pool: "asyncpg.Pool[asyncpg.Record]", receiver: Receiver
+) -> None:
+    """Twice as long each time."""
+    replica = Replica(pool, [Webhook("json", receiver.url())])
+    receiver.answers += [503] * 9
+    await replica.spend(500_000_000)
+    pauses: list[float] = []
+    for _ in range(3):
+        await replica.deliver()
+        pause = await pool.fetchval(
+            "SELECT extract(epoch FROM next_try_at - now())::float FROM notification_deliveries"
+        )
+        pauses.append(pause)
+        await hurry(pool)
+    assert pauses == [pytest.approx(5, abs=2), pytest.approx(10, abs=2), pytest.approx(20, abs=2)]
+    await pool.execute("UPDATE notifications SET created_at = now() - interval '24 hours'")
+    await replica.deliver()
+    await hurry(pool)
+    await replica.deliver()
+    assert len(receiver.received) == 4
+    [kept] = await replica.outbox.page(limit=9)
+    assert kept["deliveries"][0]["given_up_at"] is not None
+
+
+async def test_what_a_replica_claimed_is_sent_by_nobody_else_until_it_is_lost(
+    pool: "asyncpg.Pool[asyncpg.Record]", receiver: Receiver
+) -> None:
+    """Many replicas at once; and one that dies with a delivery in its hands."""
+    hooks = [Webhook("json", receiver.url())]
+    many = [Replica(pool, hooks) for _ in range(4)]
+    await many[0].spend(1_000_000_000)
+    await asyncio.gather(*(one.deliver() for one in many))
+    assert sorted(one["data"]["share_percent"] for one in receiver.of("budget.share")) == [50, 80, 100]
+    await many[0].spend(1_000_000_000, refused=True)
+    [lost] = await many[1].outbox.claim(hooks[0].name)
+    await many[2].deliver()
+    assert receiver.of("budget.exhausted") == []
+    await hurry(pool)
+    await many[2].deliver()
+    assert [one["id"] for one in receiver.of("budget.exhausted")] == [str(lost.message.event_id)]
+
+
+async def test_a_flood_of_refused_credentials_is_one_notification_within_an_hour(
+    pool: "asyncpg.Pool[asyncpg.Record]", receiver: Receiver
+) -> None:
+    """From each address; of a thousand addresses ten are told."""
+    replica = Replica(pool, [Webhook("json", receiver.url())])
+    await pool.execute("SELECT note_refused_credentials($1, $2, $3, $4, $5)",
+                       [datetime.now(UTC)] * 2, ["192.0.2.1", "192.0.2.2"], ["/v1/models"] * 2, [""] * 2,
+                       [REFUSED_TIMES, REFUSED_TIMES - 1])  # fmt: skip
+    for _ in range(3):
+        await replica.notifier.look_at_credentials()
+        await replica.look()
+        await replica.deliver()
+    assert [one["data"]["client_ip"] for one in receiver.of("credentials.refused")] == ["192.0.2.1"]
+    await pool.execute("UPDATE notifications SET created_at = now() - interval '61 minutes'")
+    replica.now_s += 61
+    await replica.notifier.look_at_credentials()
+    await replica.look()
+    await replica.deliver()
+    assert len({one["id"] for one in receiver.of("credentials.refused")}) == 2
+    new = [await replica.outbox.add(refused_from(f"198.51.100.{n}", 99), ["x"]) for n in range(20)]
+    assert new.count(True) == 9
+
+
+async def test_a_lost_sidecar_is_told_once_it_is_away_for_too_long(
+    pool: "asyncpg.Pool[asyncpg.Record]", receiver: Receiver
+) -> None:
+    """One of two by name, both as "no sidecar"; one that comes back in time is no news."""
+    replica = Replica(pool, [Webhook("json", receiver.url())])
+
+    async def told(after_s: float, **sidecars: bool) -> list[str | None]:
+        replica.now_s += after_s
+        replica.sidecars = sidecars
+        before = len(receiver.received)
+        await replica.look()
+        await replica.deliver()
+        return [one.document["data"]["sidecar"] for one in receiver.received[before:]]
+
+    assert await told(0, one=False, two=True) == []
+    assert await told(59, one=False, two=True) == []
+    assert await told(1, one=True, two=True) == []
+    assert await told(1, one=False, two=True) == []
+    assert await told(61, one=False, two=True) == ["one"]
+    assert await told(61, one=False, two=True) == []
+    assert await told(1, one=False, two=False) == []
+    assert await told(61, one=False, two=False) == [None]
+    assert await told(61, one=False, two=False) == []
+
+
+async def test_slack_and_teams_get_forms_of_their_own_and_names_mean_nothing_there(
+    receiver: Receiver,
+) -> None:
+    """A caller's name is no mention and no link."""
+    facts = {"deployment": "<!channel> [x](http://x)", "group": "g&h"}
+    message = Message(uuid4(), "provider.credentials_refused", datetime.now(UTC), facts)
+    for form in ("slack", "teams"):
+        await delivery().send(Webhook(form, receiver.url(f"/{form}?sig=a%2Fb")), message)
+    slack, teams = receiver.received
+    assert (slack.path, teams.path) == ("/slack?sig=a%2Fb", "/teams?sig=a%2Fb")
+    assert "&lt;!channel&gt; [x](http://x) (g&amp;h)" in slack.document["text"]
+    [attachment] = teams.document["attachments"]
+    assert (teams.document["type"], attachment["contentType"]) == (
+        "message",
+        "application/vnd.microsoft.card.adaptive",
+    )
+    [run_of_text] = attachment["content"]["body"][0]["inlines"]
+    assert (attachment["content"]["type"], run_of_text["type"]) == ("AdaptiveCard", "TextRun")
+    assert "webhook-signature" not in slack.headers
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0x7f000001"])
+async def test_a_private_address_is_refused_at_the_connection(receiver: Receiver, host: str) -> None:
+    """Whatever name leads there; nothing is sent."""
+    webhook = Webhook("json", receiver.url().replace("127.0.0.1", host))
+    message = Message(uuid4(), "test", datetime.now(UTC), {})
+    with pytest.raises(DeliveryFailed, match="private network"):
+        await delivery(guarded=True).send(webhook, message)
+    assert receiver.received == []
+
+
+def test_what_could_not_be_delivered_safely_stops_the_start() -> None:
+    """A private address, no secret in production, no database; each is named, no address is shown."""
+    url = "https://10.1.2.3/hook/token-of-slack"
+    faults = webhook_faults(Settings.model_validate({"notify_webhooks": f"slack={url},json={url}"}))
+    assert len(faults) == 4
+    assert not any("10.1.2.3" in one or "token" in one for one in faults)
+    allowed = {
+        "notify_webhooks": f"json={url}",
+        "notify_allow_private": True,
+        "notify_secret": SECRET,
+        "database_url": "postgres://x@127.0.0.1/x",
+    }
+    assert webhook_faults(Settings.model_validate(allowed)) == []
+    assert webhook_faults(Settings.model_validate({})) == []
+
+
+async def test_a_persons_name_goes_when_the_person_is_erased(pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+    """From what was told and from what is still to be delivered."""
+    replica = Replica(pool, [])
+    rule = Rule("user_model", budgets=(Budget(1, "total"),))
+    plan = Policies.of(Defaults(), Rulebook((rule,))).plan(
+        Caller("key_1", "virtual", tenant="acme", user="ada@example.org"), "m", NOON_MS
+    )
+    replica.spending.exhausted(plan.checks)
+    await replica.look()
+    [before] = await replica.outbox.page(limit=9)
+    assert "user ada@example.org at m (tenant acme)" in before["data"]["message"]
+    await pool.execute(
+        "INSERT INTO erasures (id, tenant, salt, digest, pseudonym, name, asked_at)"
+        " VALUES (gen_random_uuid(), 'acme', '', '', 'erased-1', 'ada@example.org', now())"
+    )
+    [after] = await replica.outbox.page(limit=9)
+    assert (after["data"]["user"], "ada" in str(after)) == ("erased-1", False)
+
+
+async def test_old_events_go_but_not_before_their_budget_begins_anew(
+    pool: "asyncpg.Pool[asyncpg.Record]",
+) -> None:
+    """Else a total budget would be told again every month."""
+    replica = Replica(pool, [])
+    check = await replica.spend(500_000_000)
+    await pool.execute("UPDATE notifications SET keep_until = now() - interval '1 second'")
+    total = Event("budget.share", f"{check.key} total", {"scope": "global"}, ends_at=FOREVER)
+    await replica.outbox.add(total, [])
+    await replica.outbox.retire()
+    rows = await pool.fetch(
+        "SELECT event_id, keep_until > now() + interval '1000 years' AS forever FROM notifications"
+    )
+    assert [(row["event_id"], row["forever"]) for row in rows] == [(total.subject_id, True)]
+
+
+async def test_the_command_tests_each_webhook(receiver: Receiver, database_url: str) -> None:
+    """Prints what came back, never an address; 1 when one did not take it."""
+    command = partial(
+        run,
+        database_url,
+        "notify",
+        "test",
+        LLM_PROXY__ENVIRONMENT="development",
+        LLM_PROXY__NOTIFY_WEBHOOKS=f"json={receiver.url('/a')},slack={receiver.url('/b')}",
+        LLM_PROXY__NOTIFY_ALLOW_PRIVATE="true",
+    )
+    told = await command()
+    assert told.count("it answered 204") == 2
+    assert "/a" not in told
+    assert {one.path for one in receiver.received} == {"/a", "/b"}
+    receiver.answers += [500, 500]
+    assert "it answered 500" in await command("--json", code=1)
+    assert "private network" in await command(LLM_PROXY__NOTIFY_ALLOW_PRIVATE="false", code=2)
