@@ -137,8 +137,14 @@ def _changes(row: Json) -> str:
 
 def _shown(value: Any) -> object:  # noqa: ANN401 -- JSON
     """A field's value in a line; budgets as people write them."""
-    if isinstance(value, list):
-        return ", ".join(
-            words(one) if isinstance(one, dict) and "period" in one else str(one) for one in value
-        )  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-    return plain(value)
+    if not isinstance(value, list):
+        return plain(value)
+    entries: list[Any] = value  # pyright: ignore[reportUnknownVariableType] -- JSON
+    return ", ".join(map(_budget, entries))
+
+
+def _budget(entry: Any) -> str:  # noqa: ANN401 -- JSON
+    if not isinstance(entry, dict) or "period" not in entry:
+        return f"{entry}"
+    document: dict[str, Any] = entry  # pyright: ignore[reportUnknownVariableType] -- JSON
+    return words(document)
