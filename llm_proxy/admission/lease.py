@@ -122,7 +122,7 @@ class Living:
         self._settled: Callable[[Taken], None] | None = None
 
     def watch_spending(self, settled: Callable[[Taken], None]) -> None:
-        """From now on tell of settled calls under a budget."""
+        """From now on tell of settled calls under a budget, and of those that are corrected later."""
         self._settled = settled
 
     def began(self, taken: Taken) -> None:
@@ -133,7 +133,11 @@ class Living:
     def ended(self, taken: Taken) -> None:
         """A call holds nothing any more."""
         self.calls.pop(taken.lease, None)
-        if self._settled is not None and "budget" in taken.plan.kinds:
+        self.counted(taken)
+
+    def counted(self, taken: Taken) -> None:
+        """What a call spent has changed."""
+        if self._settled is not None and ("budget" in taken.plan.kinds or taken.plan.elsewhere):
             self._settled(taken)
 
     def held(self) -> dict[tuple[Store, str], list[tuple[Taken, Entry]]]:
@@ -197,6 +201,7 @@ class Lease:
         for taken in self._taken:
             if entries := [*taken.corrections(before, after, known_ms)]:
                 taken.desk.note(taken.plan.tag, entries)
+                self._living.counted(taken)
 
     async def settled(self) -> None:
         """Wait until the store has it: what this caller asks next then meets nothing of this call."""

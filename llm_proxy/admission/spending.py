@@ -62,7 +62,7 @@ class SpendingWatch:
             checks = tuple(one for one in (*plan.checks, *plan.elsewhere) if one.kind == "budget")
             if number >= MOST_LOOKS:
                 self._settling[name] = plan
-            elif not looked.issuperset(check.key for check in checks):
+            elif checks and not looked.issuperset(check.key for check in checks):
                 looked.update(check.key for check in checks)
                 found += await self._spent(name, replace(plan, checks=checks, elsewhere=()))
         if self._desk.waiting:

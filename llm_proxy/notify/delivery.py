@@ -82,8 +82,11 @@ def _post(
     held.append(opened)
     connection = http.client.HTTPConnection(host, timeout=delivery.within_s)
     try:
-        connection.sock = delivery.tls.wrap_socket(opened, server_hostname=host) if secure else opened
-        held[:] = [connection.sock]
+        if secure:
+            opened = delivery.tls.wrap_socket(opened, server_hostname=host, do_handshake_on_connect=False)
+            held[:] = [opened]
+            opened.do_handshake()
+        connection.sock = opened
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         connection.request("POST", path, body, {"host": parts.netloc, **headers})
         return connection.getresponse().status

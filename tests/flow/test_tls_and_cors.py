@@ -1,17 +1,24 @@
 """TLS to everything behind the gateway, and what browsers are told."""
 
 import os
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
 import pytest
 from crew import Crew, Pair, crew
+from receiver import receiving
 
+from llm_proxy.edge.notifications import delivery_of
+from llm_proxy.notify import Delivery, DeliveryFailed, Message, Webhook
+from llm_proxy.settings import Settings
 from llm_proxy.stack import ports
 from llm_proxy.stack.ports import is_free
 
@@ -142,3 +149,17 @@ async def test_without_configured_origins_no_page_may_call(tmp_path: Path, pair:
         for method in ("OPTIONS", "POST"):
             headers = await asks_as_a_page(made, method, "/v1/chat/completions", ORIGIN)
             assert not [name for name in headers if name.startswith("access-control")]
+
+
+async def test_a_webhook_is_reached_by_tls_of_an_authority_that_is_trusted_alone(
+    certificate: tuple[Path, Path],
+) -> None:
+    """The same rule as for every other address; nothing is sent to a stranger."""
+    message = Message(uuid4(), "test", datetime.now(UTC), {})
+    with receiving() as receiver, tls_before(receiver.port, certificate) as port:
+        webhook = Webhook("json", f"https://localhost:{port}/hook")
+        trusting = Settings.model_validate({"ca_file": certificate[0], "notify_allow_private": True})
+        assert await delivery_of(trusting).send(webhook, message) == 204
+        with pytest.raises(DeliveryFailed, match="TLS failed"):
+            await Delivery("", None, ssl.create_default_context()).send(webhook, message)
+        assert [one.headers["host"] for one in receiver.received] == [f"localhost:{port}"]

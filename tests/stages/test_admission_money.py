@@ -140,7 +140,10 @@ async def test_a_budget_follows_when_the_sidecars_log_makes_an_estimate_exact(re
     ledger = Ledger(spent=0)
     admission = await replicas.start(ledger, store_timeout_ms=PATIENT_MS)
     corrections = Corrections(ledger)
-    caller = somebody(budgets=(Budget(10**6, "day"), Budget(10**7, "total")))
+    caller, watch = (
+        somebody(budgets=(Budget(10**6, "day"), Budget(10**7, "total"))),
+        admission.watch_spending(),
+    )
     calls = {uuid4(): exact for exact in (150, 20, 90)}
     for request_id in calls:
         lease = await admission.admit(caller, CALL, request_id)
@@ -149,10 +152,14 @@ async def test_a_budget_follows_when_the_sidecars_log_makes_an_estimate_exact(re
         corrections.add(request_id, lease)
     await corrections.step()
     assert [one.used for one in (await standing_of(admission, caller)).standings] == [270, 270]
+    told = [{one.spent for one in await watch.look()} for _ in range(3)]
+    assert told == [set(), {270}, set()]
     ledger.logged = {one: (Used(10, exact), True) for one, exact in calls.items()}
     for _ in range(2):
         await corrections.step()
         await asyncio.sleep(0.1)
+    told = [{one.spent for one in await watch.look()} for _ in range(3)]
+    assert told == [set(), {260}, set()]
     assert [one.used for one in (await standing_of(admission, caller)).standings] == [260, 260]
 
 
