@@ -78,8 +78,8 @@ async def relay(
     finally:
         exchange.interrupted(watch.why, unsent=watch.unsent)
         record = exchange.record(caller, call)
-        tokens, cost_nano_usd = exchange.used(call)
-        lease.settle(tokens, cost_nano_usd, record.provider)
+        if lease.used is None:
+            lease.settle(*exchange.used(call), record.provider)
         if record.usage_source in {"estimated", "unknown"} and not exchange.unsent:
             stages.admission.estimated(exchange.request_id, lease)
         if record.outcome == "ok" and record.completion_tokens is not None and record.cache != "hit":

@@ -28,7 +28,7 @@ from llm_proxy.identity import Caller
 
 SpentBefore = Callable[[Check], Awaitable[int]]
 """What a budget's owner had spent of its period before the first call that is played."""
-TURN = 100
+TURN = 10
 """So many calls are played before other work of the process has its turn."""
 
 

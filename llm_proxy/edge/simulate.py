@@ -111,7 +111,7 @@ async def _simulated(present: Present, body: Simulation) -> Json:
     changed = {group: _prices_of(said) for group, said in body.prices.items()}
     specs, book = await _keys(present, body), await _rules(present, body)
     history = await present.histories.calls(since, until, specs, MOST_CALLS)
-    first = datetime.fromtimestamp(history.calls[0].started_ms / 1000, UTC) if history.calls else since
+    first = history.first or since
     models = present.default_models if body.default_models is None else tuple(body.default_models)
     replay = Replay(
         Policies.of(present.defaults, book),

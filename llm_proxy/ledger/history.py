@@ -4,7 +4,7 @@ Invariants: only admitted calls are there, of refused ones `refusals` keeps a sa
 replayed; a call is its caller's as the keys are now; every question has a deadline.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -34,12 +34,15 @@ class History:
     """What was recorded of a time.
 
     Attributes:
+        calls: Once; each is read when it is asked for, so that many hold up nobody.
+        first: When the first of them began; None without any.
         complete: There were no more calls than these.
         estimated: Calls recorded before a version that keeps what a reservation was made of.
         refused_kept: Refusals of that time in the sample that is kept.
     """
 
-    calls: list[PastCall]
+    calls: Iterator[PastCall]
+    first: datetime | None
     complete: bool
     estimated: int
     refused_kept: int
@@ -67,7 +70,8 @@ class Histories:
             refused: int = await self._pool.fetchval(_REFUSED, since, until)
         kept = rows[:most]
         return History(
-            [_past(row, keys.get(row["key_id"])) for row in kept],
+            (_past(row, keys.get(row["key_id"])) for row in kept),
+            kept[0]["started_at"] if kept else None,
             len(rows) <= most,
             sum(row["prompt_bytes"] is None for row in kept),
             refused,
