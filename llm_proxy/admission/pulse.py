@@ -44,7 +44,8 @@ class Pulse:
         """Tell the other replicas that we live, and keep what our running calls hold."""
         try:
             self._outage.replicas = max(1, await self._store.replicas(self._replica))
-            self._outage.over()
+            if self._store.answering:  # every node of it
+                self._outage.over()
         except StoreAway:
             log.debug("heartbeat not heard")
         for (store, _), held in self._living.held().items():

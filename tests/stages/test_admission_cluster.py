@@ -9,7 +9,12 @@ from stages.cluster import Cluster
 from stages.outages import CALL, PATIENT_MS, Ledger, Replicas, outcome, somebody, until
 
 from llm_proxy.admission import EvictingStore, refuse_evicting
-from llm_proxy.admission.check import epoch_key
+from llm_proxy.admission.check import ADMITTED, NO_EPOCH, REFUSED, Ask, Check, Plan, epoch_key, tag
+from llm_proxy.admission.lease import Living
+from llm_proxy.admission.model import Counter
+from llm_proxy.admission.outage import Outage
+from llm_proxy.admission.pulse import Pulse
+from llm_proxy.admission.store import REPLICAS_KEY, SharedStore
 from llm_proxy.errors import BudgetExceeded, RateLimited
 from llm_proxy.identity import Budget, Limits, Rule
 
@@ -147,6 +152,36 @@ async def test_while_a_node_is_dead_only_its_tenants_are_on_their_own(
         cluster.revive(dead)
     for one in callers:
         await until("enforced", admission, one, within_s=20)
+
+
+async def test_a_share_of_a_budget_is_given_once_while_the_node_that_counts_it_is_dead(
+    cluster: Cluster,
+) -> None:
+    """Other nodes answer the heartbeat, and that is not the end of the outage."""
+    store, outage = SharedStore(cluster.url, timeout_s=1), Outage(1)
+    pulse = Pulse(store, "here", Living(), outage)
+    await store.start()
+    owners = {tenant: await cluster.owner(tag(tenant)) for tenant in map(str, range(TENANTS))}
+    beats_at = await cluster.owner(REPLICAS_KEY)
+    tenant, dead = next((one, port) for one, port in owners.items() if port != beats_at)
+    key = f"lp:{tag(tenant)}:m:key:k"
+    check = Check("budget", "key", "key k", key, 100, on_store_failure="local")
+    ask = Ask(Plan(tenant, tag(tenant), (check,), 0), (100,), NO_EPOCH, "lease", 30_000)
+    await store.seed(key, Counter(0))
+    outage.heard(ask.plan, await store.admit(ask._replace(take=False)))
+    cluster.kill(dead)
+    try:
+        while store.answering:  # noqa: ASYNC110 -- nothing tells
+            await asyncio.sleep(0.02)
+        fared: list[int] = []
+        for lease in ("a", "b"):
+            _, answer, _ = await outage.admit(ask._replace(lease=lease))
+            fared.append(answer.status)
+            await pulse.beat()
+        assert fared == [ADMITTED, REFUSED]
+    finally:
+        cluster.revive(dead)
+        await store.stop()
 
 
 async def test_a_node_that_evicts_is_refused_like_a_store_that_does(cluster: Cluster) -> None:
