@@ -23,7 +23,8 @@ _MOST_PORTS = 1024
 
 WebhookForm = Literal["json", "slack", "teams"]
 _WEBHOOK_FORMS: dict[str, WebhookForm] = {"json": "json", "slack": "slack", "teams": "teams"}
-_NEXT_WEBHOOK = re.compile(r",\s*(?=[a-z]+=https?:)")
+_PORT_RANGE = re.compile(r"[a-z]+://[^/?#]*:[0-9]+-")
+_NEXT_WEBHOOK = re.compile(r",\s*(?=\w+=https?:)")
 
 _SSLMODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
 _POSTGRES_KNOWS = frozenset(
@@ -136,6 +137,8 @@ def webhook_urls(text: str) -> tuple[tuple[WebhookForm, str], ...]:
         form, _, url = one.strip().partition("=")
         if form not in _WEBHOOK_FORMS:
             raise InvalidURL("each webhook is written FORM=URL, and FORM is json, slack or teams")
+        if _PORT_RANGE.match(url):
+            raise InvalidURL("a webhook has one port")
         found[_WEBHOOK_FORMS[form], http_url(url)] = None
     return tuple(found)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_proxy.store_urls import InvalidURL, http_url, postgres_url, redis_url
+from llm_proxy.store_urls import InvalidURL, http_url, postgres_url, redis_url, webhook_urls
 
 SECRET = "S3cretPart"
 
@@ -144,3 +144,31 @@ def test_an_address_of_a_sidecar_is_left_as_it_is() -> None:
     """With its range, its path, without a port."""
     for url in ("http://127.0.0.1:4101-4108/v1", "https://sidecar.internal", "http://[::1]:4000/"):
         assert http_url(url) == url
+
+
+def test_webhooks_are_read_each_with_its_form() -> None:
+    """Commas within an address stay there; the same twice is one."""
+    teams = "https://prod.logic.example/triggers/manual?sp=%2Ftriggers%2Fmanual,run&sig=x=y"
+    read = webhook_urls(f"json=http://h:8080/a, slack=https://s.example/b,json=http://h:8080/a,teams={teams}")
+    assert read == (("json", "http://h:8080/a"), ("slack", "https://s.example/b"), ("teams", teams))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "https://h/S3cretPart",
+        "mail=https://h/S3cretPart",
+        "json=h/S3cretPart",
+        "json=ftp://h/S3cretPart",
+        "json=https://S3cretPart@h/",
+        "json=https://h:1-2/S3cretPart",
+        "json=https://h/a,S3cretPart=https://h/b",
+        "json=https:///S3cretPart",
+    ],
+)
+def test_a_webhook_that_cannot_be_read_is_refused_without_its_address(text: str) -> None:
+    """It is a secret."""
+    with pytest.raises(InvalidURL) as fault:
+        webhook_urls(text)
+    assert SECRET not in str(fault.value)
