@@ -81,8 +81,8 @@ class Asking:
         return Ask(plan, wants, epoch, lease, LEASE_LIFE_MS, take, name, expected)
 
     def look(self, caller: Caller, group: str, want: int) -> Ask:
-        """What to ask to see where a caller stands; no group, no check of one."""
-        plan = self._plan(caller, group)
+        """What to ask to see where a caller stands, at a group by any name; no group, no check of one."""
+        plan = self._plan(caller, self._prices.resolved(group) if self._prices is not None else group)
         return Ask(plan, (want,) * len(plan.checks), self._epoch(caller), "", 0, take=False)
 
     def _epoch(self, caller: Caller) -> int:

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Depends, Query, Request
 
 from llm_proxy.admission import Admission, Explanation, Standing, explain, resets, standing_of
 from llm_proxy.dialects import Call
+from llm_proxy.dialects.models import MAX_NAME
 from llm_proxy.errors import Refused
 from llm_proxy.identity import Caller
 
@@ -19,6 +20,9 @@ Json = dict[str, Any]
 NANO = 10**9
 Key = Annotated[str | None, Query(description="A key, by id, name or prefix; takes an admin key.")]
 Callers = Callable[[Request], Awaitable[Caller]]
+Model = Annotated[
+    str | None, Query(max_length=MAX_NAME, description="With what holds at this model group, by any name.")
+]
 OfKey = Callable[[Request, str], Awaitable["Looked"]]
 Reading = Callable[[Request, Caller | None], Awaitable[tuple[Caller, Call]]]
 
@@ -55,7 +59,7 @@ def router(admission: Admission, *, caller: Callers, of_key: OfKey, read: Readin
         return Looked(await caller(request)) if key is None else await of_key(request, key)
 
     @doors.get("/v1/limits", summary="Where the caller, or a key, stands at every limit and budget.")
-    async def limits(looked: Annotated[Looked, Depends(whose)], model: str | None = None) -> Json:
+    async def limits(looked: Annotated[Looked, Depends(whose)], model: Model = None) -> Json:
         found = await standing_of(admission, looked.caller, model)
         return {
             "caller": _caller(looked.caller),

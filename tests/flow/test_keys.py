@@ -264,6 +264,9 @@ async def test_where_a_caller_stands_and_what_a_request_would_meet(house: House)
         stands = await client.get(f"{house.url}/v1/limits", headers=own)
         assert stands.status_code == 200
         assert any(one["limit"] == 2 for one in stands.json()["limits"]), stands.text
+        # What is worked out for a model is kept for the next look.
+        too_long = await client.get(f"{house.url}/v1/limits", params={"model": "m" * 257}, headers=own)
+        assert (too_long.status_code, too_long.json()["error"]["param"]) == (400, "model")
     assert len(await house.calls()) == 2
 
 

@@ -118,6 +118,23 @@ async def test_a_left_call_counts_at_every_provider_until_the_ledger_says_who_se
     }  # fmt: skip
 
 
+async def test_a_look_at_an_alias_shows_the_limits_of_its_group(replicas: Replicas) -> None:
+    """As a call by that name meets them."""
+    rule = Rule("tenant_group", group="gpt-x", limits=Limits(rpm=3))
+    admission = await replicas.start(Aliased(), rule, store_timeout_ms=PATIENT_MS)
+    for name in ("gpt-x", "short"):
+        found = (await standing_of(admission, somebody(), name)).standings
+        assert [one.check.limit for one in found if one.check.scope == "tenant_group"] == [3]
+
+
+class Aliased(Ledger):
+    """`short` is another name of `gpt-x`."""
+
+    def resolved(self, name: str) -> str:
+        """The group."""
+        return "gpt-x" if name == "short" else name
+
+
 class TwoProviders(Ledger):
     """Every group is served by two."""
 
