@@ -272,7 +272,7 @@ class Admission:
     def _undo(self, ask: Ask, late: Answer) -> None:
         """Return what an answer took that nobody waited for."""
         if late.status == ADMITTED and ask.take:
-            self._desk.note(ask.plan.tag, self._taken(ask, late).entries(0, 0))
+            self._desk.note(ask.plan.tag, self._taken(ask, late).undone())
 
     def _decided(self, caller: Caller, ask: Ask, answer: Answer) -> Decision:
         self._clock_skew_ms = answer.now_ms - time.time_ns() // 1_000_000

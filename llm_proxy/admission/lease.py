@@ -5,7 +5,7 @@ its deadline; what was reserved and cannot be settled (nobody knows the cost) co
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import NamedTuple
 
@@ -78,6 +78,11 @@ class Taken:
             elif check.spent_by == provider:
                 amount = {"usd": cost_nano_usd, "tokens": tokens, "requests": 1}[check.unit]
                 yield Entry("budget", check.key, amount=amount, lease=self.lease)
+
+    def undone(self) -> Iterator[Entry]:
+        """The settlement of a call that never was: no budget counts it, not even one of calls."""
+        for entry in self.entries(0, 0):
+            yield replace(entry, amount=0) if entry.kind == "budget" else entry
 
     def corrections(self, before: Used, after: Used, known_ms: int) -> Iterator[Entry]:
         """What budgets count more, or less, when one thing was settled and another is true.

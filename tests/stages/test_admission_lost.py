@@ -1,6 +1,7 @@
 """Whatever a call reserved in a real Valkey is settled or expires: lost replies, a store that stood still."""
 
 import asyncio
+import contextlib
 import time
 from uuid import uuid4
 
@@ -11,6 +12,7 @@ from llm_proxy.admission import Admission, Standing, standing_of
 from llm_proxy.admission.check import ADMITTED, NO_EPOCH, Answer, Ask, Check, Plan
 from llm_proxy.admission.model import Counter
 from llm_proxy.admission.store import SharedStore
+from llm_proxy.errors import StoreUnavailable
 from llm_proxy.identity import Budget, Caller, Limits
 
 LIMITS = Limits(tpm=100_000, parallel=100)
@@ -78,6 +80,25 @@ async def test_a_store_that_stood_still_and_lost_everything_keeps_no_reservation
         lease.settle(0, 0)
         await lease.settled()
     await until_nothing_is_held(admission, caller)
+
+
+async def test_a_call_that_nobody_heard_of_counts_in_no_budget(own: Own, replicas: Replicas) -> None:
+    """In none of calls either: it left no record, and a counter rebuilt from the ledger has none of it."""
+    admission = await replicas.start(Ledger(spent=0), store_timeout_ms=200)
+    caller = somebody(budgets=(Budget(10**9, "day"), Budget(10, "day", unit="requests")))
+    assert await outcome(admission, caller) == "enforced"
+    own.freeze()
+    assert await outcome(admission, caller) == "store_unavailable"
+    own.thaw()
+    end = time.monotonic() + 5
+    while True:
+        with contextlib.suppress(StoreUnavailable):
+            found = (await standing_of(admission, caller)).standings
+            if not admission.state().unsettled and not any(one.held or one.running for one in found):
+                break
+        assert time.monotonic() < end
+        await asyncio.sleep(0.02)
+    assert {one.check.unit: one.used for one in found} == {"usd": 10, "requests": 1}
 
 
 async def test_what_a_replica_reserved_that_died_expires(
