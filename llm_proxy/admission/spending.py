@@ -5,6 +5,7 @@ of its last call has reached the store, however long that takes; what is told is
 running calls hold.
 """
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -12,6 +13,8 @@ from llm_proxy.admission.check import NO_EPOCH, UNKNOWN, Ask, Check, Plan
 from llm_proxy.admission.desk import Desk
 from llm_proxy.admission.store import Store
 from llm_proxy.admission.wire import StoreAway
+
+log = logging.getLogger(__name__)
 
 MOST_LOOKS = 500
 """Questions to the store in one step; the rest waits for the next one."""
@@ -58,22 +61,20 @@ class SpendingWatch:
         settling, self._settling = self._settling, self._fresh
         self._fresh = {}
         looked: set[str] = set()
-        for number, (name, plan) in enumerate(settling.items()):
-            checks = tuple(one for one in (*plan.checks, *plan.elsewhere) if one.kind == "budget")
-            if number >= MOST_LOOKS:
-                self._settling[name] = plan
-            elif checks and not looked.issuperset(check.key for check in checks):
-                looked.update(check.key for check in checks)
-                found += await self._spent(name, replace(plan, checks=checks, elsewhere=()))
-        if self._desk.waiting:
-            self._settling |= settling
+        waiting = dict(settling)
+        try:
+            for name, plan in [*settling.items()][:MOST_LOOKS]:
+                checks = tuple(one for one in (*plan.checks, *plan.elsewhere) if one.kind == "budget")
+                if checks and not looked.issuperset(check.key for check in checks):
+                    looked.update(check.key for check in checks)
+                    found += await self._spent(replace(plan, checks=checks, elsewhere=()))
+                del waiting[name]
+        except StoreAway:
+            log.debug("budgets are looked at when the limits store is back")
+        self._settling |= settling if self._desk.waiting else waiting
         return found
 
-    async def _spent(self, name: int, plan: Plan) -> list[Spending]:
-        try:
-            answer = await self._store.admit(Ask(plan, (0,) * len(plan.checks), NO_EPOCH, "", 0, take=False))
-        except StoreAway:
-            self._settling[name] = plan
-            return []
+    async def _spent(self, plan: Plan) -> list[Spending]:
+        answer = await self._store.admit(Ask(plan, (0,) * len(plan.checks), NO_EPOCH, "", 0, take=False))
         pairs = zip(plan.checks, answer.used, strict=True)
         return [Spending(check, used) for check, used in pairs if used != UNKNOWN]

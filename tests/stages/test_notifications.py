@@ -16,13 +16,14 @@ import asyncpg
 import pytest
 from commands import run
 from receiver import Receiver, receiving
+from stages.outages import Own
 
 from llm_proxy import schema
 from llm_proxy.admission import Defaults, Policies, SpendingWatch
-from llm_proxy.admission.check import Check
+from llm_proxy.admission.check import Check, Plan
 from llm_proxy.admission.desk import Desk
 from llm_proxy.admission.model import Counter
-from llm_proxy.admission.store import ProcessStore
+from llm_proxy.admission.store import ProcessStore, SharedStore
 from llm_proxy.edge.links import is_private
 from llm_proxy.edge.notifications import webhook_faults
 from llm_proxy.identity import Budget, Caller, Rule, Rulebook
@@ -70,10 +71,12 @@ class Replica:
     now_s: float = 0.0
     sidecars: dict[str, bool] = field(default_factory=dict[str, bool])
     within_s: float = 10.0
+    shared: SharedStore | None = None
 
     def __post_init__(self) -> None:
         self.store = ProcessStore(lambda: self.now_ms)
-        self.spending = SpendingWatch(self.store, Desk(self.store, "test", 1))
+        counts = self.shared or self.store
+        self.spending = SpendingWatch(counts, Desk(counts, "test", 1))
         watched = Watched(self.spending, lambda: self.sidecars)
         self.outbox = Outbox(self.pool)
         sends = delivery(within_s=self.within_s)
@@ -81,10 +84,14 @@ class Replica:
             self.outbox, self.hooks, sends, watched, Metrics(), clock_s=lambda: self.now_s
         )
 
+    def plan(self) -> Plan:
+        """What covers the call."""
+        policies = Policies.of(Defaults(), Rulebook((RULE,)))
+        return policies.plan(Caller("key_1", "virtual", tenant="acme"), "m", self.now_ms)
+
     async def spend(self, nano_usd: int, *, refused: bool = False) -> Check:
         """A call was settled, and so much of the day's budget is spent now."""
-        policies = Policies.of(Defaults(), Rulebook((RULE,)))
-        plan = policies.plan(Caller("key_1", "virtual", tenant="acme"), "m", self.now_ms)
+        plan = self.plan()
         [check] = plan.checks
         self.store.model.counters.pop(check.key, None)
         await self.store.seed(check.key, Counter(nano_usd))
@@ -256,6 +263,31 @@ async def test_a_lost_sidecar_is_told_once_it_is_away_for_too_long(
     assert await told(1, one=False, two=False) == []
     assert await told(61, one=False, two=False) == [None]
     assert await told(61, one=False, two=False) == []
+
+
+async def test_what_was_spent_while_the_limits_store_was_away_is_told_when_it_is_back(
+    pool: "asyncpg.Pool[asyncpg.Record]", receiver: Receiver, own: Own
+) -> None:
+    """However often it was looked for."""
+    store = SharedStore(own.url, timeout_s=0.2)
+    replica = Replica(pool, [Webhook("json", receiver.url())], shared=store)
+    plan = replica.plan()
+    [check] = plan.checks
+    await store.start()
+    try:
+        own.kill()
+        replica.spending.ended(plan)
+        await replica.look()
+        own.start()
+        async with asyncio.timeout(20):
+            while not store.answering:  # noqa: ASYNC110 -- nothing tells
+                await asyncio.sleep(0.02)
+        await store.seed(check.key, Counter(600_000_000))
+        await replica.look()
+        await replica.deliver()
+    finally:
+        await store.stop()
+    assert [one["data"]["share_percent"] for one in receiver.of("budget.share")] == [50]
 
 
 async def test_slack_and_teams_get_forms_of_their_own_and_names_mean_nothing_there(
