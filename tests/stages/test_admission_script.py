@@ -33,6 +33,7 @@ steps = st.lists(
         ),
         st.tuples(st.just("settle"), st.integers(0, 30), st.integers(0, 120), st.booleans()),
         st.tuples(st.just("keep"), st.integers(0, 30)),
+        st.tuples(st.just("correct"), st.integers(-400, 200), st.sampled_from([0, 1, 1_000, 61_000])),
         st.tuples(st.just("seed"), st.integers(0, 400)),
         st.tuples(st.just("lose")),
         st.tuples(st.just("try"), st.sampled_from(["BT", "B", "Bb", "b", "BP"]), st.integers(0, 3)),
@@ -93,6 +94,15 @@ class Pair:
             await self.store.settle(f"test:{{{self.name}}}:settled", self.number, tuple(entries))
             self.model.settle("settled", self.number, tuple(entries), self.now_ms)
 
+    async def correct(self, amount: int, ago_ms: int) -> None:
+        """Both correct a budget by what the ledger did not know so long ago."""
+        entries = tuple(
+            Entry("budget", self.check(letter).key, self.now_ms - ago_ms, amount) for letter in "Bb"
+        )
+        self.number += 1
+        await self.store.settle(f"test:{{{self.name}}}:settled", self.number, entries)
+        self.model.settle("settled", self.number, entries, self.now_ms)
+
     def held(self, index: int) -> tuple[Entry, ...]:
         """The parallel places and the money a running call holds."""
         if not self.taken:
@@ -109,6 +119,12 @@ class Pair:
         if entries:
             await self.store.keep(entries, 20_000)
             self.model.keep(entries, 20_000, self.now_ms)
+
+    async def seed(self, spent: int) -> None:
+        """Both make the counters that are missing."""
+        for letter in "Bb":
+            await self.store.seed(self.check(letter).key, Counter(spent))
+            self.model.seed(self.check(letter).key, Counter(spent, seeded_ms=self.now_ms))
 
     async def lose(self) -> None:
         """Both lose their budgets' counters."""
@@ -136,14 +152,14 @@ class Pair:
                 await self.settle(index, truth, twice=twice)
             case ("try", str() as wanted, int() as who):
                 await self.admit(wanted, 120 * (who + 1), take=True, name=f"call {who}")
+            case ("correct", int() as amount, int() as ago_ms):
+                await self.correct(amount, ago_ms)
             case ("keep", int() as index):
                 await self.keep(self.held(index))
             case ("lose",):
                 await self.lose()
             case ("seed", int() as spent):
-                for letter in "Bb":
-                    await self.store.seed(self.check(letter).key, Counter(spent))
-                    self.model.seed(self.check(letter).key, Counter(spent))
+                await self.seed(spent)
             case (("epoch" | "ask epoch") as what, int() as epoch):
                 await self.epoch(epoch, asks=what == "ask epoch")
             case _:
