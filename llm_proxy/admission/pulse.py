@@ -54,9 +54,11 @@ class Pulse:
             except StoreAway:
                 log.debug("leases not kept")
 
-    async def keep(self, tag: str) -> None:
-        """Keep what our running calls of a tenant hold, at once; raises `StoreAway`."""
-        await self._keep(self._store, self._living.held().get((self._store, tag), []))
+    async def keep(self, tag: str | None) -> None:
+        """Keep what our running calls of a tenant, or of all, hold, at once; raises `StoreAway`."""
+        for (store, one), held in self._living.held().items():
+            if store is self._store and tag in {None, one}:
+                await self._keep(store, held)
 
     async def _keep(self, store: Store, held: list[tuple[Taken, Entry]]) -> None:
         for at in range(0, len(held), BATCH):

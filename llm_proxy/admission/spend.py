@@ -59,8 +59,10 @@ class Spent(Protocol):
 class Rebuilding:
     """Rebuilds missing counters, each once however many calls wait for it."""
 
-    def __init__(self, store: Store, spent: Spent | None, keep: Callable[[str], Awaitable[None]]) -> None:
-        """`keep` makes the reservations of a tenant's running calls again."""
+    def __init__(
+        self, store: Store, spent: Spent | None, keep: Callable[[str | None], Awaitable[None]]
+    ) -> None:
+        """`keep` makes the reservations of running calls again: a tenant's, or all."""
         self._keep = keep
         self._store = store
         self._spent = spent
@@ -98,5 +100,5 @@ class Rebuilding:
         expires_ms = check.expires_ms + GRACE_MS if check.expires_ms else 0
         counter = Counter(spent, expires_ms)
         # Sent together, so that no call of this replica finds the counter without what others hold of it.
-        await asyncio.gather(self._store.seed(check.key, counter), self._keep(tag))
+        await asyncio.gather(self._store.seed(check.key, counter), self._keep(None if check.of_all else tag))
         return True

@@ -10,7 +10,7 @@ from stages.outages import CALL, COST_NANO_USD, PATIENT_MS, Ledger, Own, Replica
 
 from llm_proxy.admission import Admission, Used, standing_of
 from llm_proxy.admission.corrections import Corrections
-from llm_proxy.errors import BudgetExceeded, RateLimited
+from llm_proxy.errors import BudgetExceeded, BudgetHeld, RateLimited
 from llm_proxy.identity import Budget, Limits, Rule
 from llm_proxy.identity.caller import Unit
 
@@ -61,6 +61,19 @@ async def test_money_of_all_callers_is_counted_from_the_ledger_on(one_or_two: Re
     with pytest.raises(BudgetExceeded) as refused:
         await admission.admit(somebody(), CALL, uuid4())
     assert not any(letter.isdigit() for letter in refused.value.message)
+
+
+async def test_money_of_all_callers_that_was_held_is_held_in_a_counter_made_anew(
+    own: Own, replicas: Replicas
+) -> None:
+    """Whoever's call notices that the store was emptied."""
+    rule = Rule("global", budgets=(Budget(3 * COST_NANO_USD, "month"),))
+    admission = await replicas.start(Ledger(spent=0), rule, store_timeout_ms=PATIENT_MS)
+    for _ in range(3):
+        await admission.admit(somebody(), CALL, uuid4())
+    await own.ask("FLUSHALL")
+    with pytest.raises(BudgetHeld):
+        await admission.admit(somebody(), CALL, uuid4())
 
 
 async def test_a_call_counts_at_the_provider_that_served_it(one_or_two: Replicas) -> None:
