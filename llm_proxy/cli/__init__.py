@@ -5,6 +5,7 @@ Invariants: a person gets text and tables, `--json` gives a program JSON; every 
 """
 
 import importlib
+import logging
 import sys
 from typing import NoReturn
 
@@ -64,6 +65,9 @@ def commands() -> None:
 
 def main() -> NoReturn:
     """Run the command line; every error is printed here, in one form."""
+    logging.getLogger("llm_proxy").addHandler(
+        logging.NullHandler()
+    )  # commands say in their own words what is wrong
     try:
         sys.exit(commands.main(prog_name="llm-proxy", standalone_mode=False))
     except click.exceptions.NoArgsIsHelpError as error:

@@ -113,13 +113,20 @@ class Erasures:
     async def replay(self, actor: Actor = _SELF) -> list[Json]:
         """Go on with what is incomplete, and erase again who has come back; returns these certificates."""
         await self._agree_on_list()
+        try:
+            await self._reopen_who_came_back()
+        except DatabaseUnavailable as fault:  # if it is away, the next question fails too
+            log.warning("who came back after an erasure cannot be told", extra={"why": fault.reason})
         async with self._connection() as connection:
-            for row in await connection.fetch(_MET):
-                await connection.execute(_REOPEN, row["id"], row["name"])
             unfinished = await connection.fetch(
                 "SELECT id FROM erasures WHERE finished_at IS NULL ORDER BY id"
             )
         return [await self._run(row["id"], actor) for row in unfinished]
+
+    async def _reopen_who_came_back(self) -> None:
+        async with self._connection() as connection:
+            for row in await connection.fetch(_MET, timeout=_LONG_S):
+                await connection.execute(_REOPEN, row["id"], row["name"])
 
     async def step(self) -> None:
         """The same by the clock; a database that is away, or not migrated, is asked again after seconds."""
@@ -216,6 +223,7 @@ class Erasures:
                 done = await connection.fetchrow(
                     "SELECT * FROM erase_person($1, $2, $3, $4, $5)",
                     row["tenant"], row["name"], row["pseudonym"], row["asked_at"], _BATCH_ROWS,
+                    timeout=_LONG_S,
                 )  # fmt: skip
                 refused = await connection.fetchval(
                     "SELECT erase_refused_person($1, $2, $3, $4)",

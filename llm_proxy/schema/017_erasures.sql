@@ -106,20 +106,21 @@ END $$;
 -- The names that finished erasures are met under again: in rows that came late, or out of a backup.
 CREATE FUNCTION erased_people_met() RETURNS TABLE (id uuid, name text)
 LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT AS $$
-    SELECT e.id, met.user_id FROM erasures AS e
-    CROSS JOIN LATERAL (
-        SELECT d.user_id FROM usage_user_days AS d
-        WHERE d.tenant = e.tenant AND d.requests > 0
-          AND (d.day < (e.asked_at AT TIME ZONE 'UTC')::date
-               OR d.day = (e.asked_at AT TIME ZONE 'UTC')::date AND EXISTS (
-                   SELECT 1 FROM requests AS r
-                   WHERE r.key_id = d.key_id AND r.user_id = d.user_id AND coalesce(r.tenant, '') = d.tenant
-                     AND r.started_at >= d.day::timestamp AT TIME ZONE 'UTC' AND r.started_at < e.asked_at))
-        UNION
-        SELECT p.user_id FROM payloads AS p
-        WHERE coalesce(p.tenant, '') = e.tenant AND p.user_id IS NOT NULL AND p.started_at < e.asked_at
-    ) AS met
-    WHERE e.finished_at IS NOT NULL AND sha256(e.salt || convert_to(met.user_id, 'UTF8')) = e.digest
+    WITH met AS MATERIALIZED (  -- each table is read once, however many erasures there are
+        SELECT d.tenant, d.user_id, min(d.day)::timestamp AT TIME ZONE 'UTC' AS since, false AS exact
+        FROM usage_user_days AS d WHERE d.requests > 0 AND EXISTS (SELECT FROM erasures) GROUP BY 1, 2
+        UNION ALL
+        SELECT coalesce(p.tenant, ''), p.user_id, min(p.started_at), true
+        FROM payloads AS p WHERE p.user_id IS NOT NULL AND EXISTS (SELECT FROM erasures) GROUP BY 1, 2
+    )
+    SELECT DISTINCT e.id, m.user_id FROM erasures AS e JOIN met AS m ON m.tenant = e.tenant
+    WHERE e.finished_at IS NOT NULL AND m.since < e.asked_at
+      AND sha256(e.salt || convert_to(m.user_id, 'UTF8')) = e.digest
+      AND (m.exact OR m.since < (e.asked_at AT TIME ZONE 'UTC')::date::timestamp AT TIME ZONE 'UTC' OR EXISTS (
+          SELECT FROM requests AS r
+          WHERE r.user_id = m.user_id AND coalesce(r.tenant, '') = m.tenant
+            AND r.key_id IN (SELECT d.key_id FROM usage_user_days AS d WHERE d.user_id = m.user_id AND d.day >= m.since)
+            AND r.started_at >= m.since AND r.started_at < e.asked_at))
 $$;
 
 REVOKE EXECUTE ON FUNCTION erase_person(text, text, text, timestamptz, integer), person_left_in(text, text),

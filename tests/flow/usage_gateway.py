@@ -1,6 +1,8 @@
 """A gateway of two workers on a database of its own, for tests of what it tells of usage."""
 
 import asyncio
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -9,12 +11,14 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 from uuid import uuid4
 
 import asyncpg
 import httpx
 from house import MASTER_KEY, say
 
+from llm_proxy.cli import main
 from llm_proxy.stack import ports
 from llm_proxy.stack.probe import answers
 
@@ -81,12 +85,21 @@ class Gateway:
         return httpx.get(f"{self.url}{path}", headers=headers, params=parameters, timeout=20)
 
     def command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        """What `llm-proxy ...` says."""
-        argv = [sys.executable, "-m", "llm_proxy", *arguments]
-        environment = {**self.environment, "COLUMNS": "200"}
-        return subprocess.run(
-            argv, env=environment, cwd=self._folder, capture_output=True, text=True, timeout=30, check=False
-        )
+        """What `llm-proxy ...` says; run here, as a process of its own would cost a second each."""
+        out, err, code = io.StringIO(newline=None), io.StringIO(newline=None), 0
+        argv = ["llm-proxy", *arguments]
+        with (
+            patch.dict(os.environ, self.environment | {"COLUMNS": "200"}, clear=True),
+            patch.object(sys, "argv", argv),
+            contextlib.chdir(self._folder),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            try:
+                main()
+            except SystemExit as ended:
+                code = int(ended.code or 0)
+        return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())
 
 
 def until(holds: Callable[[], bool], patience_s: float = 15) -> None:

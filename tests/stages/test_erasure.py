@@ -201,6 +201,16 @@ async def test_a_store_that_is_away_makes_it_incomplete_until_it_is_back(
     assert await pool.fetchval("SELECT count(*) FROM erasures WHERE name IS NOT NULL") == 0
 
 
+async def test_an_erasure_goes_on_where_nobody_can_tell_who_came_back(pool: "Pool[asyncpg.Record]") -> None:
+    """The question may take too long on a large database; what is incomplete does not wait for it."""
+    outside = Outside(cache="away")
+    erasures = erasures_of(pool, outside)
+    assert not (await erasures.erase("acme", NAME, ANNA))["complete"]
+    outside.cache = "there"
+    await pool.execute("ALTER FUNCTION erased_people_met() RENAME TO too_slow")
+    assert (await erasures.replay())[0]["complete"]
+
+
 async def test_odd_and_long_names_are_erased_wherever_they_stand(pool: "Pool[asyncpg.Record]") -> None:
     """Rows of calls keep 128 characters of a name, keys and rules all; a rule for any tenant names it too."""
     odd = "'; DROP TABLE x; -- %_\\ \u202e\U0001f600" + "x" * 200
