@@ -17,7 +17,7 @@ from llm_proxy.cli.completion import complete_keys, complete_models
 from llm_proxy.cli.database import announced, database_url, operator, run, trusted_at, with_registry
 from llm_proxy.cli.keys_table import print_keys
 from llm_proxy.cli.limits import print_rules
-from llm_proxy.cli.nearby import answer_of, gateway, settings
+from llm_proxy.cli.nearby import told_by_gateway
 from llm_proxy.cli.printing import (
     FAILED,
     as_json_option,
@@ -39,7 +39,6 @@ from llm_proxy.identity.spoken import key_document, kill_from, raise_from, spec_
 
 Json = dict[str, Any]
 MOST_DAYS = 36_525
-STANDING_S = 5
 NONE = "none"
 _UNSET = {
     "tenant": "tenant",
@@ -158,7 +157,7 @@ def show(*, key: str, as_json: bool) -> None:
         return key_document(await registry.show(key))
 
     found = with_registry(one)
-    standing = _standing(found["id"])
+    standing = told_by_gateway(f"/admin/keys/{found['id']}")
     if as_json:
         print_json({**found, **{name: standing and standing[name] for name in ("limits", "rules")}})
         return
@@ -353,16 +352,6 @@ def _deed(do: Callable[[Registry], Awaitable[Deed]], *, as_json: bool) -> None:
         return _told(deed)
 
     _print(with_registry(done), as_json=as_json)
-
-
-def _standing(key_id: str) -> Json | None:
-    """Limits and rules of a key as the running gateway has them; None where none tells."""
-    found = settings()
-    secret = found.admin_read_key or found.admin_key
-    if secret is None:
-        return None
-    with gateway(found, secret, None, timeout_s=STANDING_S) as client:
-        return answer_of(client, f"/admin/keys/{key_id}")
 
 
 def _deed_of_raises(do: Callable[[Raises], Awaitable[Deed]], *, as_json: bool) -> None:

@@ -13,6 +13,7 @@ from llm_proxy.cli.budgets import EXAMPLES, FORM, parsed
 from llm_proxy.cli.completion import complete_models
 from llm_proxy.cli.database import announced, operator, with_registry
 from llm_proxy.cli.keys_table import limits_text
+from llm_proxy.cli.nearby import told_by_gateway
 from llm_proxy.cli.printing import (
     Column,
     as_json_option,
@@ -20,6 +21,7 @@ from llm_proxy.cli.printing import (
     print_fields,
     print_json,
     print_table,
+    warn,
     yes_option,
 )
 from llm_proxy.identity import Registry, Rulings
@@ -27,7 +29,8 @@ from llm_proxy.identity.caller import Mode, OnStoreFailure, ScopeKind
 from llm_proxy.identity.spoken import rule_document, rule_from, rule_named
 
 Json = dict[str, Any]
-_COLUMNS = ("scope", "tenant", "subject", "model", Column("limits", whole=True), "mode")
+_NAMES = ("scope", "tenant", "subject", "model")
+_COLUMNS = ("scope", "tenant", "subject", "model", Column("limits", whole=True), "mode", "idle")
 _NAMING = [
     click.option("--scope", required=True, type=click.Choice(get_args(ScopeKind)), help="What it counts by."),
     click.option("--tenant", help="Of this tenant; of every tenant by default."),
@@ -57,7 +60,7 @@ def command(context: click.Context, /, *, as_json: bool) -> None:
     async def every(_: Registry, rulings: Rulings) -> list[Json]:
         return [rule_document(rule) for rule in await rulings.rules()]
 
-    found = with_registry(every)
+    found = _with_idle(with_registry(every))
     if as_json:
         print_json(found)
     else:
@@ -87,7 +90,9 @@ def set_rule(*, as_json: bool, budgets: tuple[str, ...], **said: Any) -> None:  
         await announced(await rulings.set_rule(rule, operator()))
         return rule_document(rule)
 
-    document = with_registry(laid)
+    [document] = _with_idle([with_registry(laid)])
+    if document["idle"]:
+        warn(f"this rule covers no call: {document['idle']}")
     if as_json:
         print_json(document)
     else:
@@ -117,10 +122,17 @@ def print_rules(rules: Iterable[Json]) -> None:
     print_table(_COLUMNS, [_row(one) for one in rules])
 
 
+def _with_idle(rules: Iterable[Json]) -> list[Json]:
+    """The rules, each with why it covers no call; null where it may cover some, or no gateway runs."""
+    told = (told_by_gateway("/admin/limits") or {"data": []})["data"]
+    idle = {tuple(one[name] for name in _NAMES): one["idle"] for one in told}
+    return [rule | {"idle": idle.get(tuple(rule[name] for name in _NAMES))} for rule in rules]
+
+
 def _given(said: Mapping[str, Any]) -> Json:
     return {name: value for name, value in said.items() if value is not None}
 
 
 def _row(one: Json) -> tuple[str, ...]:
     named = (one[name] if one[name] is not None else "" for name in ("tenant", "subject", "model"))
-    return one["scope"], *named, limits_text(one), one["mode"] or ""
+    return one["scope"], *named, limits_text(one), one["mode"] or "", one.get("idle") or ""

@@ -17,6 +17,8 @@ from llm_proxy.stack import presence
 from llm_proxy.stack.ports import reached_at
 
 URL = "LLM_PROXY_URL"
+TOLD_S = 5
+"""So long a command waits for what the gateway can add to its answer."""
 _NOTED = ("DATABASE_URL", "LIMITS_REDIS_URL")
 
 
@@ -66,14 +68,19 @@ def ask(client: httpx.Client, method: str, path: str, body: object = None) -> di
     return document
 
 
-def answer_of(client: httpx.Client, path: str) -> dict[str, Any] | None:
-    """The JSON answer of a GET; None when no gateway answers, or not with a success."""
+def told_by_gateway(path: str) -> dict[str, Any] | None:
+    """The running gateway's answer to an operator; None when none answers, or no admin key is known."""
+    found = settings()
+    secret = found.admin_read_key or found.admin_key
+    if secret is None:
+        return None
     try:
-        answer = client.get(path)
+        with gateway(found, secret, None, timeout_s=TOLD_S) as client:
+            answer = client.get(path)
     except httpx.HTTPError:
         return None
-    found: dict[str, Any] | None = answer.json() if answer.is_success else None
-    return found
+    document: dict[str, Any] | None = answer.json() if answer.is_success else None
+    return document
 
 
 def _message(answer: httpx.Response) -> str:

@@ -310,17 +310,22 @@ async def test_the_command_shows_a_key_with_what_it_spent_and_its_rules(
     near = partial(
         run,
         postgres_url,
-        *("keys", "show", name),
         LLM_PROXY__ADMIN_READ_KEY=desk.house.admin_key,
         LLM_PROXY__PORT=desk.house.url.rpartition(":")[2],
     )
-    told: Json = json.loads(await near("--json"))
+    told: Json = json.loads(await near("keys", "show", name, "--json"))
     [budget] = [one for one in told["limits"] if one["kind"] == "budget"]
     assert (told["name"], budget["used_usd"]) == (name, "0.000063000")
     assert [one["tpm"] for one in told["rules"] if one["scope"] == "tenant"] == [9_000]
-    shown = await near(columns=120)
+    shown = await near("keys", "show", name, columns=120)
     for part in ("0.009937000", "9000 tpm", budget["resets_at"][:10]):
         assert part in shown
+    rules: list[Json] = json.loads(await near("limits", "--json"))
+    assert [one["idle"] for one in rules if one["tenant"] == desk.made["tenant"]] == [None]
+    words = ("limits", "set", "--scope", "provider", "--subject", "acmecluod", "--rpm", "1")
+    laid = await near(*words)
+    assert "no model is served by this provider" in laid
+    await run(postgres_url, "limits", "drop", "--scope", "provider", "--subject", "acmecluod", "--yes")
     alone: Json = json.loads(await run(postgres_url, "keys", "show", name, "--json"))
     assert (alone["name"], alone["limits"], alone["rules"]) == (name, None, None)
 
