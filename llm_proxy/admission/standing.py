@@ -8,7 +8,7 @@ Source: https://platform.openai.com/docs/guides/rate-limits (the header names an
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import repeat
 from typing import Literal, get_args
@@ -149,25 +149,21 @@ def refusal(ask: Ask, answer: Answer, state: State) -> Refused:
 
 def reached(check: Check, standing: Standing | None = None, wait_ms: int | None = None) -> ReachedLimit:
     """What the record and the log say of a limit that refuses; without a standing nobody knows how full."""
-    found = ReachedLimit(
+    one = standing
+    return ReachedLimit(  # made once: a loop that runs against its limit makes many
         check.kind,
         check.scope,
         check.subject,
         check.limit,
-        unit=check.unit if check.kind == "budget" else _UNITS[check.kind],
-        period=check.period,
-        wait_ms=wait_ms,
-        resets_at=resets(check),
-    )
-    if standing is None:
-        return found
-    return replace(
-        found,
-        wanted=standing.want,
-        used=standing.used,
-        held=standing.held,
-        running=standing.running,
-        kept=standing.kept,
+        None if one is None else one.want,
+        None if one is None else one.used,
+        0 if one is None else one.held,
+        0 if one is None else one.running,
+        0 if one is None else one.kept,
+        check.unit if check.kind == "budget" else _UNITS[check.kind],
+        check.period,
+        wait_ms,
+        resets(check),
     )
 
 
