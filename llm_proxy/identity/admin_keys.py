@@ -15,9 +15,9 @@ import asyncpg
 
 from llm_proxy.errors import BadRequest, NotFound, Unauthorized
 from llm_proxy.identity.audit import Actor, Person, audit
-from llm_proxy.identity.deeds import deed
+from llm_proxy.identity.deeds import DEADLINE_S, deed
 from llm_proxy.identity.keys import Minted, digest_of, lookup_of, mint
-from llm_proxy.identity.store import Connection
+from llm_proxy.identity.store import Connection, available
 
 MARK = "sk-llma-"
 """How admin keys begin; virtual keys begin otherwise, and neither opens what the other does."""
@@ -88,8 +88,8 @@ class AdminKeys:
         lookup = lookup_of(key, MARK)
         if lookup is None:
             return None
-        async with deed(self._pool) as connection:
-            row = await connection.fetchrow(_FIND, lookup)
+        async with available(), self._pool.acquire(timeout=DEADLINE_S) as connection:
+            row = await connection.fetchrow(_FIND, lookup)  # one statement: strangers ask too
         if row is None or not hmac.compare_digest(row["digest"], digest_of(key)):
             return None
         if row["revoked_at"] is not None:

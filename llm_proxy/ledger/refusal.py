@@ -62,10 +62,14 @@ class Refusal:
         }
         line: dict[str, Any] = {name: value for name, value in known.items() if value is not None}
         if self.reached is not None:
-            personal = self.reached.scope == "user_model"
-            subject = "a user" if personal else _named(self.reached.subject)
-            line["limit"] = limit_as_json(self.reached) | {"subject": subject}
+            line["limit"] = limit_as_json(self.reached) | {"subject": self._limited(self.reached)}
         return line
+
+    def _limited(self, reached: ReachedLimit) -> str | None:
+        """Whose limit it is, for the log: a key by its public part."""
+        if reached.scope == "user_model":
+            return "a user"
+        return reached.subject if reached.subject == f"key {self.key_prefix}" else _named(reached.subject)
 
 
 def refusal_of(

@@ -91,10 +91,10 @@ def test_a_full_window_is_told_with_whose_how_full_what_was_wanted_and_the_wait(
     assert {field: reached[field] for field in ("kind", "scope", "limit", "used", "wanted", "unit")} == {
         "kind": "requests", "scope": "key", "limit": 2, "used": 2, "wanted": 1, "unit": "requests",
     }  # fmt: skip
-    assert reached["subject"] == f"key {told['key_id']}"
+    assert reached["subject"] == f"key {told['key_prefix']}"
     assert reached["wait_ms"] == int(refused.headers["retry-after-ms"])
     full = "2 of 2 requests a minute used; wanted 1 request"
-    assert f"requests of key {told['key_id']} (scope key); {full}" in told["story"][-1]
+    assert f"requests of key {told['key_prefix']} (scope key); {full}" in told["story"][-1]
     assert story(gateway, request_id, headers)["reached"] == reached
     lines = [line for line in (folder / "gateway.log").read_text().splitlines() if request_id in line]
     assert [(json.loads(line)["event"], json.loads(line)["limit"]) for line in lines] == [
