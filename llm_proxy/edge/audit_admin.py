@@ -58,7 +58,8 @@ def router(
     ) -> Json:
         if audit_log is None:
             raise _no_database()
-        wanted = AuditFilter(action, actor, subject, _moment("since", since), _moment("until", until))
+        times = (asked_moment("since", since), asked_moment("until", until))
+        wanted = AuditFilter(action, actor, subject, *times)
         found = await audit_log.page(wanted, limit=limit, before=before)
         return {"data": found, "has_more": len(found) == limit}
 
@@ -69,12 +70,13 @@ def router(
     async def refused_credentials(limit: Limit = 100, before: Before = None) -> Json:
         if refused is None:
             raise _no_database()
-        return {"data": await refused.page(limit=limit, before=_moment("before", before))}
+        return {"data": await refused.page(limit=limit, before=asked_moment("before", before))}
 
     return routes
 
 
-def _moment(field: str, text: str | None) -> datetime | None:
+def asked_moment(field: str, text: str | None) -> datetime | None:
+    """The time that a filter states; raises `BadRequest`."""
     try:
         return moment(text, datetime.now(UTC)) if text else None
     except (BadRequest, OverflowError) as error:

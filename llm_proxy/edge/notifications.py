@@ -3,11 +3,11 @@
 Invariants: read only; no address of a webhook is shown, each is named by its form, host and a digest.
 """
 
-from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 
+from llm_proxy.edge.audit_admin import Before, asked_moment
 from llm_proxy.edge.auth import By
 from llm_proxy.edge.links import fault_of, is_private
 from llm_proxy.errors import StoreUnavailable
@@ -27,16 +27,17 @@ def router(outbox: Outbox | None, *, by: By) -> APIRouter:
         "/notifications",
         summary="Notifications and their deliveries, newest first.",
         responses={
+            400: {"description": "`before` is not a time."},
             401: {"description": "No admin key."},
             503: {"description": "The database is away."},
         },
     )
-    async def notifications(limit: Limit = 100, before: datetime | None = None) -> Json:
+    async def notifications(limit: Limit = 100, before: Before = None) -> Json:
         if outbox is None:
             raise StoreUnavailable("Notifications need a database (DATABASE_URL).")
         async with available():
-            found = await outbox.page(limit=limit, before=before)
-        return {"data": found, "has_more": len(found) == limit}
+            found = await outbox.page(limit=limit, before=asked_moment("before", before))
+        return {"data": found, "has_more": len(found) >= limit}
 
     return routes
 

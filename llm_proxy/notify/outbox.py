@@ -71,7 +71,7 @@ _PAGE = """
         ) ORDER BY d.webhook) FROM notification_deliveries AS d WHERE d.event_id = n.event_id), '[]'
     ) AS deliveries
     FROM notifications AS n WHERE $1::timestamptz IS NULL OR n.created_at < $1
-    ORDER BY n.created_at DESC, n.event_id LIMIT $2"""
+    ORDER BY n.created_at DESC FETCH FIRST ($2) ROWS WITH TIES"""
 _KEY = "SELECT name, tenant FROM api_keys WHERE key_id = $1"
 _REFUSED = """
     SELECT client_ip, sum(times)::bigint AS times FROM refused_credentials
@@ -143,7 +143,7 @@ class Outbox:
         return [(row["client_ip"], row["times"]) for row in rows]
 
     async def page(self, *, limit: int, before: datetime | None = None) -> list[Json]:
-        """The newest events with their deliveries."""
+        """The newest events with their deliveries; those of the last moment all, whatever the limit."""
         async with self._connection() as connection:
             rows = await connection.fetch(_PAGE, before, limit)
         return [{**_message(row).document, "deliveries": json.loads(row["deliveries"])} for row in rows]

@@ -235,6 +235,17 @@ async def test_a_wrong_admin_key_is_refused_by_the_field(
         assert len((await owner.get("/admin/admin-keys")).json()["data"]) == 1
 
 
+@pytest.mark.parametrize("path", ["notifications", "refused-credentials", "audit"])
+async def test_a_page_before_no_time_is_refused_by_the_field(replicas: list[Gateway], path: str) -> None:
+    """Times outside the calendar too."""
+    field = "until" if path == "audit" else "before"
+    async with client(replicas[0], OWNER) as owner:
+        for wrong in ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "NaN", "1e400", "soon"):
+            answer = await owner.get(f"/admin/{path}", params={field: wrong})
+            assert (answer.status_code, answer.json()["error"]["param"]) == (400, field)
+        assert (await owner.get(f"/admin/{path}", params={field: "2026-11-01"})).status_code == 200
+
+
 async def test_a_tenant_s_admin_sees_no_other_tenant(replicas: list[Gateway]) -> None:
     """Neither by name, id, prefix or filter, nor by a name that is taken; all look as if not there."""
     first = replicas[0]
