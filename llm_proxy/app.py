@@ -342,7 +342,7 @@ class Gateway:
             self._seat.release()
 
     def _refused(self, scope: Scope, refused: Refused) -> None:
-        self.metrics.refused(refused.code)
+        self.metrics.refused(refused.counted_code)
         self._suspects.note(scope, refused)
 
     def _stopped(self, caller: Caller, group: str) -> bool:

@@ -107,6 +107,11 @@ class Refused(Exception):  # noqa: N818 -- errors are named for the state they r
         self.provider_message: str | None = None
         self.reached: ReachedLimit | None = None
 
+    @property
+    def counted_code(self) -> str | None:
+        """The code for metrics: one of a fixed set; None for a code that a provider chose."""
+        return self.code
+
     def body(self) -> dict[str, Any]:
         """The error in OpenAI's envelope."""
         error = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
@@ -248,6 +253,16 @@ class ProviderRejected(Refused):
 
     status = 400
     refused_by = "provider"
+    own_codes: ClassVar[frozenset[str]] = frozenset({
+        "content_policy_violation", "context_length_exceeded", "model_not_found", "request_too_large",
+        "unsupported_parameter", "unsupported_value",
+    })  # fmt: skip
+    """Codes that we give; any other is the provider's own word."""
+
+    @property
+    def counted_code(self) -> str | None:
+        """The code where it is one of ours."""
+        return self.code if self.code in self.own_codes else None
 
 
 class ProviderAuth(Refused):

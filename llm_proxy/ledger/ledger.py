@@ -139,7 +139,7 @@ class Ledger:
 
     def refused(self, exchange: Exchange | None, refused: Refused) -> None:
         """A request was answered with an error: counted; if never admitted, kept and logged in a sample."""
-        self._metrics.refused(refused.code)
+        self._metrics.refused(refused.counted_code)
         if exchange is None or exchange.refused is not None:
             return
         caller = exchange.caller

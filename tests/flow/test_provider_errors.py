@@ -33,6 +33,7 @@ HEARD: dict[str, Heard] = {
         "The model `gpt-99` does not exist or you do not have access to it.",
     ),
     "conflict": (409, None, None, "The resource is being updated by another request."),
+    "own-code": (400, "colour_zz7", None, "Bad colour."),
     "media": (415, None, None, "Unsupported media type 'image/tiff'."),
     "mistral-detail": (422, None, "seed", "seed: Extra inputs are not permitted"),
     "groq-large": (
@@ -174,6 +175,18 @@ async def test_a_caller_hears_what_the_provider_said_of_the_request(house: House
         story = await house.story(answer.headers["x-request-id"])
         assert (story["status"], story["provider_message"]) == (status, message)
     assert _message((await _ask(house, name))[0])[1]["param"] == param
+
+
+async def test_a_providers_own_code_is_no_label_of_a_metric(house: House) -> None:
+    """A provider could make series without bound; our own codes for its refusals have theirs."""
+    for name in ("own-code", "groq-large", "no-such-model"):
+        assert (await _ask(house, name))[0].status_code == HEARD[name][0]
+    headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
+    async with httpx.AsyncClient(verify=NO_TLS, base_url=house.url, headers=headers) as client:
+        page = (await client.get("/metrics")).text
+    codes = {one.split('"')[1] for one in page.splitlines() if one.startswith("llm_proxy_refusals_total{")}
+    assert "colour_zz7" not in page
+    assert {"other", "model_not_found"} <= codes
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -80,6 +80,7 @@ FAILURES: dict[str, Failure] = {
         ),
     ),
     "conflict": Failure(409, _openai("The resource is being updated by another request.", "conflict_error")),
+    "own-code": Failure(400, _openai("Bad colour.", "invalid_request_error", None, "colour_zz7")),
     "media": Failure(415, _openai("Unsupported media type 'image/tiff'.", "invalid_request_error")),
     "rate": Failure(
         429,
