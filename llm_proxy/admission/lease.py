@@ -200,9 +200,13 @@ class Lease:
 
     def correct(self, after: Used, known_ms: int) -> None:
         """Correct what it was settled by, in the budgets that have it; as in `Taken.corrections`."""
-        before, self.used = self.used, after
+        before = self.used
         if before is None:
             return
+        # The ledger may know who served a failed call and nothing it used: then what was settled stays.
+        tokens = before.tokens if after.tokens is None else after.tokens
+        cost_nano_usd = before.cost_nano_usd if after.cost_nano_usd is None else after.cost_nano_usd
+        self.used = after = Used(tokens, cost_nano_usd, after.provider)
         for taken in self._taken:
             if entries := [*taken.corrections(before, after, known_ms)]:
                 taken.desk.note(taken.plan.tag, entries)

@@ -190,7 +190,7 @@ async def test_a_configuration_that_does_not_validate_is_refused_and_the_old_one
     done = await asyncio.to_thread(reload, stack)
     assert done.returncode == 1
     assert reason in done.stderr
-    assert done.stderr.endswith("Error: refused; the old configuration stays\n")
+    assert done.stderr.endswith("llm-proxy: refused; the old configuration stays\n")
     assert (sidecars(stack), await served(stack)) == (before, groups)
 
 
@@ -213,7 +213,7 @@ def test_reloading_where_nobody_runs_is_one_clear_line(tmp_path: Path) -> None:
         argv, cwd=tmp_path, env=nothing_given(), capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert done.stderr.startswith("Error: no `llm-proxy up` runs on .local/")
+    assert done.stderr.startswith("llm-proxy: no `llm-proxy up` runs on .local/")
 
 
 async def test_in_development_a_changed_file_is_enough(tmp_path: Path, played: Provider) -> None:

@@ -163,6 +163,23 @@ async def test_a_budget_follows_when_the_sidecars_log_makes_an_estimate_exact(re
     assert [one.used for one in (await standing_of(admission, caller)).standings] == [260, 260]
 
 
+async def test_a_failed_call_of_unknown_cost_goes_on_counting_as_it_was_settled(replicas: Replicas) -> None:
+    """The ledger has who served it and no figures: what was reserved is not taken for its cost."""
+    ledger = Ledger(spent=0)
+    admission = await replicas.start(ledger, store_timeout_ms=PATIENT_MS)
+    corrections = Corrections(ledger)
+    caller, request_id = somebody(budgets=(Budget(10**6, "day"),)), uuid4()
+    lease = await admission.admit(caller, CALL, request_id)
+    lease.settle(0, 0)
+    await lease.settled()
+    corrections.add(request_id, lease)
+    ledger.logged = {request_id: (Used(None, None, "gpt"), False)}
+    await corrections.step()
+    assert lease.used == Used(0, 0, "gpt")
+    await asyncio.sleep(0.1)
+    assert [one.used for one in (await standing_of(admission, caller)).standings] == [0]
+
+
 async def test_a_counter_rebuilt_from_the_ledger_is_not_corrected_by_what_the_ledger_had(
     own: Own, replicas: Replicas
 ) -> None:
