@@ -14,8 +14,9 @@ from sidecars import Json, Mode
 
 from llm_proxy.stack.programs import sidecar_python
 
-LIST = "lib/python3.11/site-packages/litellm/model_prices_and_context_window_backup.json"
-PRICES: dict[str, dict[str, Any]] = json.loads((sidecar_python().parents[1] / LIST).read_text())
+LIST = "lib/python3*/site-packages/litellm/model_prices_and_context_window_backup.json"
+[_LIST] = sidecar_python().parents[1].glob(LIST)
+PRICES: dict[str, dict[str, Any]] = json.loads(_LIST.read_text())
 IN, OUT = "input_cost_per_token", "output_cost_per_token"
 READ, WRITE = "cache_read_input_token_cost", "cache_creation_input_token_cost"
 WRITE_1H = f"{WRITE}_above_1hr"
