@@ -25,7 +25,8 @@ from llm_proxy.cli.printing import (
 TIMEOUT_S = 600
 _COLUMNS = (Column("store"), Column("state"), Column("found", number=True), Column("note"))
 _OF_THE_PERSON = (
-    "payloads", "requests", "roll-ups", "revoked keys", "old audit log", "rejected records", "langfuse",
+    "payloads", "requests", "roll-ups", "revoked keys", "refusals", "notifications", "old audit log",
+    "rejected records", "langfuse",
 )  # fmt: skip
 _url_option = click.option(
     "--url", help="The gateway, such as http://127.0.0.1:7007 [default: the one of the settings]."

@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import asyncpg
 from llm_proxy.database import DatabaseUnavailable, RowsRejected, clean_text, deadline
 from llm_proxy.errors import NotFound, Refused, StoreUnavailable
 from llm_proxy.identity import Actor, Person, deed, forget_person, note
-from llm_proxy.ledger import people_on_disk, tombstones
+from llm_proxy.ledger import people_on_disk, planner_statistics, tombstones
 from llm_proxy.ledger.certificate import Finding, Json, is_complete, merged
 from llm_proxy.ledger.langfuse import Langfuse, LangfuseUnavailable
 from llm_proxy.ledger.payload import LONGEST_NAME
@@ -44,8 +44,17 @@ _REOPEN_NAMED = """
     UPDATE erasures AS e SET name = a.name, finished_at = NULL FROM audit_people AS a
     WHERE e.id = ANY($1) AND a.kind = 'user' AND a.tenant = e.tenant
       AND sha256(e.salt || convert_to(left(a.name, 128), 'UTF8')) = e.digest"""
-_LEFT = "SELECT * FROM person_left_in($1, $2) WHERE found > 0 OR place <> 'table refusals'"
-"""Tables it does not know are told with their names; refusals are erased, and told so."""
+_LEFT = """
+    SELECT * FROM person_left_in($1, $2)
+    WHERE found > 0 OR place NOT IN ('table refusals', 'table notifications')"""
+"""Tables it does not know are told with their names; refusals and notifications have their own findings."""
+_ROLLUPS = """
+    SELECT 'usage_users' AS tab, day, key_id, agent, model_group, requests FROM usage_users
+    WHERE tenant = $1 AND user_id = $2 AND requests > 0
+    UNION ALL
+    SELECT 'usage_user_days', day, key_id, agent, '', requests FROM usage_user_days
+    WHERE tenant = $1 AND user_id = $2 AND requests > 0"""
+_NOTIFIED = "SELECT count(*) FROM notifications WHERE user_id = $1"
 _SELF = Actor("erasures")
 
 
@@ -209,15 +218,17 @@ class Erasures:
         database = [Finding(name, _state(n), n) for name, n in (counts + late).by_store().items()]
         return [
             *database,
+            await self._notifications(row),
             await self._names(tenant, user),
             *await self._left(tenant, user),
             *on_disk,
             cached,
             traced,
+            await self._statistics(user),
         ]
 
     async def _rows(self, row: asyncpg.Record) -> "_Counts":
-        total = _Counts()
+        total, rollups = _Counts(), await self._rollups(row)
         while True:
             async with self._connection() as connection:
                 done = await connection.fetchrow(
@@ -232,7 +243,31 @@ class Erasures:
             step = _Counts(*done) + _Counts(refusals=refused)
             total += step
             if not any(step.by_store().values()):
-                return total
+                break
+        left = await self._rollups(row)
+        return replace(total, rollups=sum(left.get(at, 0) < calls for at, calls in rollups.items()))
+
+    async def _rollups(self, row: asyncpg.Record) -> dict[tuple[Any, ...], int]:
+        """How many calls the roll-ups' rows have under this name; most follow the requests by a trigger."""
+        async with self._connection() as connection:
+            rows = await connection.fetch(_ROLLUPS, row["tenant"], row["name"], timeout=_LONG_S)
+        return {tuple(one)[:-1]: one["requests"] for one in rows}
+
+    async def _notifications(self, row: asyncpg.Record) -> Finding:
+        """Those that got the pseudonym, by a trigger when the erasure began; earlier attempts told theirs."""
+        async with self._connection() as connection:
+            renamed: int = await connection.fetchval(_NOTIFIED, row["pseudonym"])
+        told: int = json.loads(row["stores"]).get("notifications", {}).get("found", 0)
+        found = max(0, renamed - told)
+        return Finding("notifications", _state(found), found)
+
+    async def _statistics(self, user: str) -> Finding:
+        try:
+            async with self._connection() as connection:
+                return await planner_statistics.forget(connection, user)
+        except DatabaseUnavailable as fault:
+            note = f"they could not be made anew: {fault.reason}"
+            return Finding(planner_statistics.STORE, "kept", 0, note)
 
     async def _names(self, tenant: str, user: str) -> Finding:
         async with deed(self._pool) as connection:

@@ -132,14 +132,15 @@ async def test_a_person_is_erased_within_one_tenant(pool: "Pool[asyncpg.Record]"
     assert states == {
         "payloads": ("erased", 2),
         "requests": ("erased", 3),
-        "roll-ups": ("nothing", 0),
+        "roll-ups": ("erased", 4),
         "revoked keys": ("erased", 1),
         "refusals": ("erased", 1),
         "audit log": ("erased", 1),
         "live keys": ("nothing", 0),
         "limit rules": ("nothing", 0),
         "old audit log": ("nothing", 0),
-        "table notifications": ("nothing", 0),
+        "notifications": ("nothing", 0),
+        "planner statistics": ("nothing", 0),
         "spool and journal": ("nothing", 0),
         "response cache": ("erased", 3),
         "langfuse": ("nothing", 0),
@@ -174,10 +175,46 @@ async def test_days_whose_rows_are_gone_keep_their_sums_under_the_pseudonym(
     await pool.execute("SELECT requests_retire(current_date - 30)")
     certificate = await erasures_of(pool, Outside()).erase("acme", NAME, ANNA)
     assert certificate["stores"]["requests"]["found"] == 2
-    assert certificate["stores"]["roll-ups"]["found"] == 2
+    assert certificate["stores"]["roll-ups"]["found"] == 4
     assert (await places_of(pool))["usage_users"] == 4
     assert (await sums(pool))[:9] == before
     assert not await pool.fetch("SELECT 1 FROM usage_users WHERE requests < 1")
+
+
+async def test_a_certificate_counts_notifications_and_rows_that_keep_later_calls(
+    pool: "Pool[asyncpg.Record]",
+) -> None:
+    """What a trigger renamed is counted once, however often it is tried; so is a day with calls since."""
+    await pool.execute(
+        "INSERT INTO notifications (event_id, subject_id, kind, tenant, user_id, facts, keep_until)"
+        " SELECT gen_random_uuid(), gen_random_uuid(), 'budget', t, $1, '{}', now() + interval '1 day'"
+        " FROM unnest(ARRAY['acme', 'acme', 'zeta']) AS t", NAME,
+    )  # fmt: skip
+    await pool.execute(_ONE_MORE, NAME, NAME, NOW + timedelta(hours=1))
+    outside = Outside(cache="away")
+    erasures = erasures_of(pool, outside)
+    first = (await erasures.erase("acme", NAME, ANNA))["stores"]
+    assert (first["roll-ups"]["found"], first["notifications"]["found"]) == (4, 2)
+    outside.cache = "there"
+    [last] = await erasures.replay(ANNA)
+    assert last["stores"]["notifications"] == {"state": "erased", "found": 2, "note": ""}
+    assert last["stores"]["roll-ups"]["found"] == 4
+    assert await pool.fetchval("SELECT count(*) FROM notifications WHERE user_id = $1", NAME) == 1
+
+
+async def test_planner_statistics_forget_the_name(pool: "Pool[asyncpg.Record]") -> None:
+    """Where no other tenant's row has it; the certificate says where one has."""
+    await pool.execute("DELETE FROM payloads")
+    await pool.execute("ANALYZE")
+    named = "SELECT count(*) FROM pg_stats WHERE position($1 IN most_common_vals::text) > 0"
+    assert await pool.fetchval(named, NAME)
+    kept = (await erasures_of(pool, Outside()).erase("acme", NAME, ANNA))["stores"]["planner statistics"]
+    assert (kept["state"], kept["found"]) == ("kept", 0)
+    for tenant in ("zeta", ""):
+        last = await erasures_of(pool, Outside()).erase(tenant, NAME, ANNA)
+    assert last["complete"]
+    assert last["stores"]["planner statistics"]["state"] == "erased"
+    assert not await pool.fetchval(named, NAME)
 
 
 async def test_a_store_that_is_away_makes_it_incomplete_until_it_is_back(
