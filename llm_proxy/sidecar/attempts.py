@@ -12,6 +12,7 @@ from contextvars import ContextVar
 
 from llm_proxy.sidecar import outcome, seams
 from llm_proxy.sidecar.call_row import OUR_OWN, Row, failed_row
+from llm_proxy.sidecar.catalog import OWN_WORD
 from llm_proxy.sidecar.patch import Patch
 from llm_proxy.sidecar.router_rules import refuses_credentials
 from llm_proxy.sidecar.seams import Theirs
@@ -59,9 +60,11 @@ def _note_deployments(router: Theirs) -> None:
     async def choose_and_note(self: Theirs, *words: Theirs, **options: Theirs) -> Theirs:
         chosen = await choose(self, *words, **options)
         params = mapping(mapping(chosen).get("litellm_params"))
-        deployment = str(mapping(mapping(chosen).get("model_info")).get("id") or "")
+        info = mapping(mapping(chosen).get("model_info"))
+        deployment, provider = str(info.get("id") or ""), str(info.get(OWN_WORD) or "")
         group = str(mapping(chosen).get("model_name") or options.get("model") or "")
-        outcome.tried(outcome.Attempt(group, deployment, str(params.get("model") or "")))
+        model = str(params.get("model") or "")
+        outcome.tried(outcome.Attempt(group, deployment, model, provider=provider))
         return chosen
 
     router.async_get_available_deployment = choose_and_note

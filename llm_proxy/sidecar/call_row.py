@@ -13,6 +13,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 from llm_proxy.database import clean_text, json_text
 from llm_proxy.sidecar import outcome, seams
+from llm_proxy.sidecar.catalog import OWN_WORD
 from llm_proxy.sidecar.counted import MARK
 from llm_proxy.sidecar.outcome import Attempt
 from llm_proxy.sidecar.prices import full_name
@@ -77,7 +78,7 @@ def row(
         _aware(ended),
         _text(event.get("model_group")),
         deployment,
-        _text(event.get("custom_llm_provider")),
+        _text(_own_provider(kwargs) or event.get("custom_llm_provider")),
         _text(event.get("model")),
         status,
         _text(failed.get("error_class")),
@@ -102,7 +103,7 @@ def failed_row(call_id: str, number: int, attempt: Attempt) -> Row:
         "ended_at": datetime.now(UTC),
         "model_group": _text(attempt.group),
         "deployment": _text(attempt.deployment),
-        "provider": _text(failed.get("llm_provider") or provider),
+        "provider": _text(attempt.provider or failed.get("llm_provider") or provider),
         "model": _text(model or provider),
         "status": "failure",
         "error_class": _text(failed.get("error_class")),
@@ -112,6 +113,11 @@ def failed_row(call_id: str, number: int, attempt: Attempt) -> Row:
         "attempts": number,
     }
     return tuple(found.get(name) for name in COLUMNS)
+
+
+def _own_provider(kwargs: Mapping[str, Any]) -> object:
+    """What the deployment's `model_info` calls its provider, where that is not whose protocol it speaks."""
+    return mapping(mapping(kwargs.get("litellm_params")).get("model_info")).get(OWN_WORD)
 
 
 def _uuid(call_id: str) -> UUID:

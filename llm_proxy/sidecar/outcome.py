@@ -36,6 +36,7 @@ class Attempt:
         sent: Its request was translated and about to be sent.
         refusal: What a guardrail of its model group raised.
         field: The field of the request that could not be translated.
+        provider: What the deployment's `model_info` calls its provider; empty where it says nothing.
     """
 
     group: str
@@ -47,6 +48,7 @@ class Attempt:
     sent: bool = False
     refusal: BaseException | None = None
     field: str | None = None
+    provider: str = ""
 
 
 @dataclass(slots=True)

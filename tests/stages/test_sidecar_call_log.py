@@ -61,6 +61,17 @@ async def test_a_success_is_one_exact_row(sidecar: Sidecar, log: Reader, mode: M
     assert row["started_at"] < row["ended_at"]
 
 
+@pytest.mark.parametrize("how", ["ok", "cut", "status-500"])
+@pytest.mark.parametrize("mode", ["chat", "stream"])
+async def test_a_row_names_the_provider_as_the_configuration_does(
+    sidecar: Sidecar, log: Reader, mode: Mode, how: str
+) -> None:
+    """Not whose protocol it speaks: a lost call is filled in from here."""
+    rows = await log.rows(await call(sidecar, "own", {"stream": mode == "stream"}, do=how))
+    assert {row["provider"] for row in rows} == {"inhouse"}
+    assert None not in {row["deployment"] for row in rows}
+
+
 async def test_an_unknown_price_is_unknown_and_not_zero(sidecar: Sidecar, log: Reader) -> None:
     """LiteLLM says 0."""
     [row] = await log.rows(await call(sidecar, "unpriced", do="ok"))
