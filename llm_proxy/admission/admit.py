@@ -38,7 +38,7 @@ from llm_proxy.admission.policy import Defaults
 from llm_proxy.admission.pulse import Pulse
 from llm_proxy.admission.spend import Rebuilding, Spent
 from llm_proxy.admission.spending import SpendingWatch
-from llm_proxy.admission.standing import State, headers, reached, refusal, standings
+from llm_proxy.admission.standing import DENIED, State, headers, reached, refusal, standings
 from llm_proxy.admission.store import Observed, Store, store_of
 from llm_proxy.admission.watch import Watch
 from llm_proxy.admission.wire import StoreAway
@@ -328,7 +328,7 @@ class Admission:
         unknown = [check for check in missing if check.on_store_failure != "allow"]
         if unknown:
             message = f"What {unknown[0].subject} has spent is not known right now."
-            away = StoreUnavailable(message, retry_after_s=RETRY_S)
+            away = StoreUnavailable(message, retry_after_s=RETRY_S, headers=DENIED)
             away.reached = reached(unknown[0], wait_ms=int(RETRY_S * 1000))
             raise away
         return await self._alone(ask)

@@ -52,11 +52,15 @@ async def _of(admission: Admission, caller: Caller, group: str | None, decision:
         # The store tells of a full window when it has room; a look that wants nothing, when it is empty.
         with contextlib.suppress(Refused):
             empty = {one.check.key: one for one in _standings(await admission.standing(caller, group, 0))}
-            found = tuple(
-                replace(one, reset_ms=empty[one.check.key].reset_ms) if one.check.key in empty else one
-                for one in found
-            )
+            found = tuple(_with_reset(one, empty.get(one.check.key)) for one in found)
     return Explanation(decision.refused, found, decision.state)
+
+
+def _with_reset(one: Standing, empty: Standing | None) -> Standing:
+    """The standing with the time until its window is empty, which is never before the call fits."""
+    if empty is None or empty.reset_ms is None:
+        return one
+    return replace(one, reset_ms=max(one.wait_ms, empty.reset_ms))
 
 
 def _standings(decision: Decision) -> tuple[Standing, ...]:

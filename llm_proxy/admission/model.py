@@ -229,12 +229,12 @@ class Model:
         if check.kind == "requests":
             times = self.windows.get(check.key) or deque()
             window.forget(times, now_ms)
-            wait = window.wait_ms(times, now_ms, limit=check.limit, want=want)
+            wait = window.wait_ms(times, now_ms, limit=check.limit, want=want) if want else 0
             return len(times), wait or (0 if ask.take else window.reset_ms(times, now_ms)), 0, 0
         if check.kind == "tokens":
             buckets = self.buckets.get(check.key) or Buckets()
             buckets.forget(now_ms)
-            wait = buckets.wait_ms(now_ms, limit=check.limit, want=want)
+            wait = buckets.wait_ms(now_ms, limit=check.limit, want=want) if want else 0
             reset_ms = 0 if ask.take else buckets.reset_ms(now_ms)
             return buckets.total, wait or reset_ms, len(buckets.holds), 0
         if check.kind == "parallel":

@@ -12,7 +12,7 @@ from llm_proxy.admission.check import NO_EPOCH, UNKNOWN, Answer, Ask, Check, Pla
 from llm_proxy.admission.desk import Desk
 from llm_proxy.admission.lease import Taken
 from llm_proxy.admission.model import Counter
-from llm_proxy.admission.standing import State, reached
+from llm_proxy.admission.standing import DENIED, State, reached
 from llm_proxy.admission.store import ProcessStore, Store
 from llm_proxy.errors import StoreUnavailable
 
@@ -68,7 +68,7 @@ class Outage:
         denying = [one for one in ask.plan.checks if one.enforced and one.on_store_failure == "deny"]
         if denying:
             message = f"The limits of {denying[0].subject} cannot be checked right now."
-            away = StoreUnavailable(message, retry_after_s=RETRY_S)
+            away = StoreUnavailable(message, retry_after_s=RETRY_S, headers=DENIED)
             away.reached = reached(denying[0], wait_ms=int(RETRY_S * 1000))
             raise away
         pairs = [

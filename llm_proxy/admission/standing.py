@@ -18,9 +18,11 @@ from llm_proxy.admission.check import ADMITTED, UNKNOWN, Answer, Ask, Check, Est
 from llm_proxy.admission.model import judge
 from llm_proxy.errors import BudgetExceeded, BudgetHeld, RateLimited, ReachedLimit, Refused
 
-State = Literal["enforced", "local", "allow", "shadow"]
+State = Literal["enforced", "local", "allow", "shadow", "deny"]
 STATE_HEADER = "x-llm-proxy-limits"
 _STATE = {state: (STATE_HEADER.encode(), state.encode()) for state in get_args(State)}
+DENIED = ((STATE_HEADER, "deny"),)
+"""Of a refusal because nobody can tell how full a limit is."""
 PARALLEL_WAIT_MS = 1000
 """Nobody knows when a place will be free; this is a polite guess."""
 HELD_WAIT_MS = 2000
@@ -189,7 +191,7 @@ def _money(worst: Standing, estimate: Estimate) -> str:
     """Why a budget refuses: what is needed, what is left, where the rest is, and when it begins anew."""
     check, spent, per = worst.check, worst.used or 0, _PER[worst.check.period or "total"]
     whose = check.subject
-    state = "is used up" if worst.spent else "is held by calls that run"
+    state = "is used up" if worst.spent else _taken_by(worst)
     if check.of_all:
         return f"The budget of {whose} {state}."
     if not check.limit:
@@ -206,6 +208,13 @@ def _money(worst: Standing, estimate: Estimate) -> str:
     at = resets(check)
     ends = f"; resets {at:%Y-%m-%d %H:%M} {check.zone}" if at else ""
     return f"The budget of {whose} {state}. This call needs {_needed(worst, estimate)}; {left}{ends}."
+
+
+def _taken_by(worst: Standing) -> str:
+    """Who has what is left of a budget."""
+    if worst.held and worst.kept:
+        return "is held by calls that run and kept for a call that waits"
+    return "is kept for a call that waits" if worst.kept else "is held by calls that run"
 
 
 def _needed(worst: Standing, estimate: Estimate) -> str:

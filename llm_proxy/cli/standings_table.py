@@ -15,6 +15,7 @@ _COLUMNS = (
     Column("limit", number=True),
     Column("used", number=True),
     Column("held", number=True),
+    Column("kept", number=True),
     Column("left", number=True),
     "would refuse",
     "resets at",
@@ -27,10 +28,11 @@ def print_standings(rows: Iterable[Json]) -> None:
 
 
 def _row(one: Json) -> tuple[str, ...]:
-    figures = (one.get(f"{name}_usd", one.get(name)) for name in ("limit", "used", "held", "remaining"))
+    names = ("limit", "used", "held", "kept", "remaining")
+    figures = (one.get(f"{name}_usd", one.get(name)) for name in names)
     shown = ["?" if figure is None else str(figure) for figure in figures]
     if "held" not in one and "held_usd" not in one:
-        shown[2] = ""
+        shown[2:4] = ["", ""]
     period = one.get("period") or "minute" if one["kind"] != "parallel" else ""
     return (
         str(one["scope"]),

@@ -143,12 +143,13 @@ def standing_row(one: Standing, *, of_all: bool) -> Json:
 
 
 def _budget_row(one: Standing) -> Json:
-    """A budget: its period, and what is spent, held and left, as `_usd` or in its unit."""
+    """A budget: its period, and what is spent, held, kept and left, as `_usd` or in its unit."""
     check = one.check
     figures = {
         "limit": check.limit,
         "used": one.used,
         "held": one.held,
+        "kept": one.kept,
         "remaining": one.remaining if one.used is not None else None,
     }
     if check.unit == "usd":

@@ -1,14 +1,14 @@
 """What is explained is what happens: over a thousand generated states, on a Valkey and in one process."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 from uuid import uuid4
 
 import pytest
 from stages.outages import Ledger, Rules, settings_of
 
-from llm_proxy.admission import Admission, Explanation, Price, explain
+from llm_proxy.admission import Admission, Explanation, Price, explain, standing_of
 from llm_proxy.dialects import Call
 from llm_proxy.errors import Refused
 from llm_proxy.identity import Budget, Caller, Kill, Limits, Rule, Rulebook
@@ -120,6 +120,30 @@ async def test_the_verdict_explained_is_the_verdict_given(limits_redis_url: str,
         await admission.stop()
     assert {one.status for one in seen} == {200, 403, 404, 429, 503}
     assert {one.code for one in seen} >= {"rate_limit_exceeded", "insufficient_quota", "model_not_found"}
+
+
+@pytest.mark.parametrize("shared", [True, False])
+async def test_no_window_is_empty_before_a_call_fits(limits_redis_url: str, *, shared: bool) -> None:
+    """Full to the last token, beyond it, and of a limit that was lowered since."""
+    url = limits_redis_url if shared else None
+    admission = Admission(settings_of(store_timeout_ms=5_000, limits_redis_url=url, default_models=("*",)))
+    await admission.start()
+    what = Call("chat.completions", "openai", "a", "a", {}, prompt_bytes=4, max_tokens=1)
+    for key, (used, limits, lowered) in enumerate([
+        (5, Limits(tpm=5), Limits(tpm=5)),
+        (9, Limits(tpm=5), Limits(tpm=5)),
+        (2, Limits(rpm=9), Limits(rpm=1)),
+    ]):  # fmt: skip
+        who = Caller(f"k{key}", "internal", tenant=f"t-{uuid4().hex}", limits=limits)
+        for _ in range(2 if limits.rpm else 1):
+            lease = await admission.admit(who, what, uuid4())
+            lease.settle(used, 1)
+            await lease.settled()
+        [one] = (await standing_of(admission, replace(who, limits=lowered))).standings
+        assert one.over
+        assert (one.used, one.remaining) == (used, 0)
+        assert 50_000 < one.wait_ms <= (one.reset_ms or 0)
+    await admission.stop()
 
 
 async def test_explaining_counts_nothing(limits_redis_url: str) -> None:

@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 from stages.outages import CALL, PATIENT_MS, Own, Replicas, outcome, somebody, until
 
-from llm_proxy.errors import RateLimited
+from llm_proxy.errors import RateLimited, StoreUnavailable
 from llm_proxy.identity import Limits
 
 
@@ -27,6 +27,10 @@ async def test_limits_follow_their_policy_while_the_store_is_gone_and_recover_wh
     assert await until(fares, admission, caller) < 1
     assert await outcome(admission, caller) == fares
     assert time.monotonic() - began < 1
+    if policy == "deny":
+        with pytest.raises(StoreUnavailable) as denied:
+            await admission.admit(caller, CALL, uuid4())
+        assert ("x-llm-proxy-limits", "deny") in denied.value.headers
     state = admission.state()
     assert (state.store, state.denies_all) == ("away", policy == "deny")
     own.start() if hurt == "kill" else own.thaw()

@@ -12,10 +12,11 @@ local sec = math.floor(now / 1000)
 
 local look = {}
 
-function look.r(key, over_by)
+function look.r(key, over_by, limit)
   redis.call('ZREMRANGEBYSCORE', key, '-inf', now - WINDOW)
   local used = redis.call('ZCARD', key)
   local over, at = over_by(used), nil
+  if over_by(limit) == 0 then over = 0 end  -- it wants nothing: it asks when the window is empty
   if over > 0 then
     at = redis.call('ZRANGE', key, over - 1, over - 1, 'WITHSCORES')
   elseif not take then
@@ -81,6 +82,7 @@ function look.t(key, over_by, limit)
   local held, running = tonumber(holds[1] or 0), tonumber(holds[2] or 0)
   local over, extra = over_by(sum), 0
   if running == 0 then over = sum < limit and 0 or sum + 1 - limit end
+  if over_by(limit) == 0 then over = 0 end
   if over > 0 and over_by(sum - held) <= 0 then
     extra = POLITE
   elseif over > 0 then

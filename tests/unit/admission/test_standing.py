@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from llm_proxy.admission.check import ADMITTED, NO_EPOCH, REFUSED, Answer, Ask, Check, Estimate, Plan
-from llm_proxy.admission.standing import about, dollars, duration, headers, refusal
+from llm_proxy.admission.standing import about, dollars, duration, headers, refusal, standings
 from llm_proxy.errors import BudgetExceeded, BudgetHeld, RateLimited, Refused
 
 AGENT = Check("requests", "agent", "agent scout", "r", 10)
@@ -114,6 +114,23 @@ def test_what_is_kept_for_a_call_that_waits_is_told_apart() -> None:
         "$0.0000002 of $0.000001 is left: $0.0000001 spent, $0.0000002 held by 1 running call,"
         " $0.0000005 kept for a call that waits."
     )
+
+
+@pytest.mark.parametrize(
+    ("held", "kept", "state"),
+    [
+        (1, 0, "is held by calls that run"),
+        (0, 1, "is kept for a call that waits"),
+        (1, 1, "is held by calls that run and kept for a call that waits"),
+    ],
+)
+def test_a_refusal_says_who_has_what_is_left(held: int, kept: int, state: str) -> None:
+    """Of no running call where none runs; the figures of a standing add up."""
+    answer = Answer(REFUSED, 0, 0, (1,), (held,), (held,), (kept,))
+    check = replace(MONEY, limit=5)
+    assert refused((4,), answer, check).message.startswith(f"The budget of key k {state}.")
+    [one] = standings(plan(check), (4,), answer)
+    assert (one.used or 0) + one.held + one.kept + one.remaining == check.limit
 
 
 @pytest.mark.parametrize(
