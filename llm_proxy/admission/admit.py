@@ -36,6 +36,7 @@ from llm_proxy.admission.outage import RETRY_S, Outage
 from llm_proxy.admission.permit import Permit
 from llm_proxy.admission.policy import Defaults
 from llm_proxy.admission.pulse import Pulse
+from llm_proxy.admission.relaid import Relaid, Renew
 from llm_proxy.admission.spend import Rebuilding, Spent
 from llm_proxy.admission.spending import SpendingWatch
 from llm_proxy.admission.standing import DENIED, State, headers, reached, refusal, standings
@@ -50,7 +51,6 @@ from llm_proxy.settings import Settings
 
 log = logging.getLogger(__name__)
 
-Renew = Callable[[Caller, int], Awaitable[Caller]]
 RECALL_AGAIN_S = 5.0
 MOST_TURNS = 5
 """A call that is still not decided after so many looks at changing rules is refused."""
@@ -114,6 +114,7 @@ class Admission:
         self._asking = Asking(self._watch, prices, self._now_ms, lambda: self._store.one_slot)
         patience_s = settings.store_timeout_ms / 1000
         self._desk = Desk(self._store, replica, patience_s)
+        self._relaid = Relaid(self._watch, self._asking, self._store, self._desk, renew, self._now_ms)
         self._outage = Outage(patience_s)
         self._living = Living()
         self._full = FullWindows()
@@ -179,11 +180,12 @@ class Admission:
 
     async def admit(self, caller: Caller, call: Call, request_id: UUID) -> Lease:
         """A place for a call; `Lease.settle` must follow, whatever happens."""
+        relaid = self._relaid.watching(caller, call)
         decision = await self.decide(caller, call, request_id.hex)
         if decision.refused is not None:
             raise decision.refused
         told = headers(decision.ask.plan, decision.ask.wants, decision.answer, decision.state)
-        return Lease(told, decision.taken, self._living, decision.would_refuse)
+        return Lease(told, decision.taken, self._living, decision.would_refuse, relaid)
 
     def answered(self, call: Call, completion_tokens: int) -> None:
         """A call has its whole answer: others of its model group are expected to be alike."""

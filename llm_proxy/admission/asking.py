@@ -68,9 +68,14 @@ class Asking:
         self._plans: dict[tuple[str | int | None, ...], Plan] = {}
         self._planned_by = watch.policies, one_slot()
 
-    def ask(self, caller: Caller, call: Call, lease: str, *, take: bool) -> Ask:
-        """What to ask for a call; raises `Forbidden` when a budget needs a price nobody knows."""
-        plan, epoch = self._plan(caller, call.group), self._epoch(caller)
+    def ask(self, caller: Caller, call: Call, lease: str, *, take: bool, at_ms: int | None = None) -> Ask:
+        """What to ask for a call, now or `at_ms`; raises `Forbidden` when a budget needs an unknown price."""
+        epoch = self._epoch(caller)
+        if at_ms is None:
+            plan = self._plan(caller, call.group)
+        else:
+            one_slot = self._one_slot()
+            plan = self._watch.policies.plan(caller, call.group, at_ms, self._prices, one_slot=one_slot)
         if plan.counts_only_requests:
             return Ask(plan, (1,) * len(plan.checks), epoch, lease, LEASE_LIFE_MS, take)
         price = self._prices.price(call.group) if self._prices is not None else None

@@ -4,17 +4,21 @@ Invariants: `settle` counts once, enqueues and never waits; `settled` waits unti
 its deadline; what was reserved and cannot be settled (nobody knows the cost) counts as spent.
 """
 
-from collections.abc import Callable, Iterator
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, replace
 from itertools import repeat
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from llm_proxy.admission.check import UNKNOWN, Answer, Check, Plan
 from llm_proxy.admission.desk import Desk, Settled
 from llm_proxy.admission.model import Entry, judge
 from llm_proxy.admission.store import Store
+from llm_proxy.background import spawn
 
 Raw = tuple[tuple[bytes, bytes], ...]
+RELAID_S = 0.5
+"""So long the end of a call waits at most to be counted by budgets laid down meanwhile."""
 
 
 class Used(NamedTuple):
@@ -154,6 +158,10 @@ class Living:
         return found
 
 
+Relaying = Callable[[tuple[Taken, ...]], Coroutine[Any, Any, tuple[Taken, int] | None] | None]
+"""What budgets laid down meanwhile count of a settled call, and when it was; None: nothing changed."""
+
+
 class Lease:
     """A call's place in the world: headers to tell of it, and its end.
 
@@ -163,15 +171,24 @@ class Lease:
         would_refuse: The checks that only watched and would have refused, as `scope:kind`; None for none.
     """
 
-    __slots__ = ("_living", "_noted", "_open", "_taken", "headers", "used", "would_refuse")
+    __slots__ = (
+        "_counting", "_living", "_noted", "_open", "_relaid", "_taken", "headers", "used", "would_refuse"
+    )  # fmt: skip
 
     def __init__(
-        self, headers: Raw, taken: tuple[Taken, ...], living: Living, would_refuse: str | None = None
+        self,
+        headers: Raw,
+        taken: tuple[Taken, ...],
+        living: Living,
+        would_refuse: str | None = None,
+        relaid: Relaying | None = None,
     ) -> None:
         self.headers = headers
         self.would_refuse = would_refuse
         self._taken = taken
         self._living = living
+        self._relaid = relaid
+        self._counting: asyncio.Task[None] | None = None
         self._open = True
         self._noted: list[tuple[Desk, Settled]] = []
         self.used: Used | None = None
@@ -192,11 +209,26 @@ class Lease:
             entries = [*taken.entries(tokens, cost_nano_usd, provider)]
             if entries:
                 self._noted.append((taken.desk, taken.desk.note(taken.plan.tag, entries)))
+        if self._relaid is not None and (counting := self._relaid(self._taken)) is not None:
+            self._counting = spawn("budgets-laid-meanwhile", self._count_also(counting))
+
+    async def _count_also(self, counting: Coroutine[Any, Any, tuple[Taken, int] | None]) -> None:
+        """Count the call in budgets that were laid down while it ran, unless the ledger told them of it."""
+        found = await counting
+        if found is None or self.used is None:
+            return
+        taken, known_ms = found
+        self._taken = (*self._taken, taken)
+        entries = [replace(entry, at=known_ms) for entry in taken.entries(*self.used)]
+        self._noted.append((taken.desk, taken.desk.note(taken.plan.tag, entries)))
+        self._living.counted(taken)
 
     @property
     def has_budget(self) -> bool:
         """Whether a budget counts it."""
-        return any("budget" in taken.plan.kinds or taken.plan.elsewhere for taken in self._taken)
+        return self._counting is not None or any(
+            "budget" in taken.plan.kinds or taken.plan.elsewhere for taken in self._taken
+        )
 
     def correct(self, after: Used, known_ms: int) -> None:
         """Correct what it was settled by, in the budgets that have it; as in `Taken.corrections`."""
@@ -214,6 +246,8 @@ class Lease:
 
     async def settled(self) -> None:
         """Wait until the store has it: what this caller asks next then meets nothing of this call."""
+        if self._counting is not None:
+            await asyncio.wait([self._counting], timeout=RELAID_S)
         while self._noted:
             desk, noted = self._noted.pop()
             await desk.settled(noted)

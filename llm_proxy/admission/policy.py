@@ -12,7 +12,7 @@ from typing import Protocol
 
 from llm_proxy.admission import budget as money
 from llm_proxy.admission.check import ONE_TAG, Check, Kind, Plan, quoted, tag
-from llm_proxy.identity import Caller, Limits
+from llm_proxy.identity import Budget, Caller, Limits
 from llm_proxy.identity.caller import Mode, OnStoreFailure, ScopeKind
 from llm_proxy.identity.rules import ANY, Rule, Rulebook
 from llm_proxy.settings import Settings
@@ -174,8 +174,8 @@ class _Laying:
         for layer in _LAYERS:
             limits = (one for one in rules if (one.mode or defaults.limits_mode) == layer)
             yield from self._limits(at, reduce(_over, limits, Rule(at.kind)), layer)
-            budgets = (one for one in rules if (one.mode or defaults.budgets_mode) == layer)
-            yield from self._budgets(at, reduce(_over, budgets, Rule(at.kind)), layer)
+            budgets = [one for one in rules if (one.mode or defaults.budgets_mode) == layer]
+            yield from self._budgets(at, budgets, layer)
 
     def _rules(self, at: _Scope) -> list[Rule]:
         """The rules of a scope, the most specific last."""
@@ -203,14 +203,15 @@ class _Laying:
                     kind, at.kind, self._label(at), key, limit, layer == "enforce", failing, at.subject
                 )
 
-    def _budgets(self, at: _Scope, rule: Rule, layer: Mode) -> Iterator[Check]:
+    def _budgets(self, at: _Scope, rules: list[Rule], layer: Mode) -> Iterator[Check]:
+        rule = reduce(_over, rules, Rule(at.kind))
         for one in rule.budgets:
             key = self._key(at, "budget", layer) + ("" if one.unit == "usd" else f":{one.unit}")
             yield Check(
                 "budget",
                 at.kind,
                 self._label(at),
-                f"{key}:{one.period}:{money.stamp(one, self.now_ms)}",
+                f"{key}:{one.period}:{money.stamp(one, self.now_ms)}{_laid(one, rules)}",
                 one.limit,
                 layer == "enforce",
                 rule.on_store_failure or self.policies.defaults.budgets_on_store_failure,
@@ -268,6 +269,17 @@ def _providers(group: str, served: Served | None) -> tuple[tuple[str, ...], tupl
 def _narrowness(group: str) -> tuple[bool, int]:
     """The order of model names in rules: wildcards before names, the shorter first."""
     return "*" not in group, len(group)
+
+
+def _laid(budget: Budget, rules: list[Rule]) -> str:
+    """What tells a budget's counter from one of the same budget that was lifted: since when it has counted.
+
+    Rules that state the same budget have one counter, however they lie over each other: since the first.
+    """
+    kind = budget.unit, budget.period, budget.zone
+    laid = [one.laid_us for rule in rules for one in rule.budgets if (one.unit, one.period, one.zone) == kind]
+    laid_us = min(laid)
+    return f":{laid_us}" if laid_us else ""
 
 
 def _over(lower: Rule, upper: Rule) -> Rule:

@@ -5,7 +5,7 @@ Invariants: frozen; a key is named by its id and prefix, never by its text; None
 Units: requests and tokens per minute, parallel requests, integer nano-dollars.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Kind = Literal["internal", "virtual"]
@@ -32,12 +32,15 @@ class Budget:
     Attributes:
         limit: In nano-dollars, requests or tokens, by the unit.
         zone: The time zone (IANA) in whose calendar the period begins and ends.
+        laid_us: Since when it counts every call, in microseconds since 1970; 0: not known. A changed limit
+            keeps it.
     """
 
     limit: int
     period: Period
     zone: str = "UTC"
     unit: Unit = "usd"
+    laid_us: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,14 @@ that every replica hears at once.
 import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import asyncpg
 
 from llm_proxy.errors import BadRequest, Refused, StoreUnavailable
 from llm_proxy.identity.audit import Actor, Person, audit, audit_refusal, lock_chain
+from llm_proxy.identity.caller import Budget
 from llm_proxy.identity.rules import ANY
 from llm_proxy.identity.store import Connection, available
 
@@ -87,6 +89,19 @@ async def note_refusal(
     """Record an action that was refused."""
     async with deed(pool) as connection:
         await audit_refusal(connection, actor, action, target, refused, detail)
+
+
+async def laid(
+    connection: Connection, budgets: tuple[Budget, ...], before: tuple[Budget, ...]
+) -> tuple[Budget, ...]:
+    """Budgets as they are laid down now; one that was there `before`, with any limit, goes on counting."""
+    counting = {(one.unit, one.period, one.zone): one.laid_us for one in before}
+    now_us: int = await connection.fetchval(
+        "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+    )
+    return tuple(
+        replace(one, laid_us=counting.get((one.unit, one.period, one.zone), now_us)) for one in budgets
+    )
 
 
 async def raise_epochs(connection: Connection, *tenants: str | None) -> Epochs:

@@ -13,7 +13,7 @@ import asyncpg
 
 from llm_proxy.errors import BadRequest, Forbidden, NotFound
 from llm_proxy.identity.audit import Actor, Person, audit, changed
-from llm_proxy.identity.deeds import Epochs, deed, raise_epochs
+from llm_proxy.identity.deeds import Epochs, deed, laid, raise_epochs
 from llm_proxy.identity.keys import KeyRecord, KeySpec, Minted, mint, new_id, prefix_of
 from llm_proxy.identity.spoken import LONGEST_NAME, key_fields, spec_from
 from llm_proxy.identity.store import RAISED, RAISES, Connection, budgets_text, raise_of, spec_of
@@ -113,6 +113,8 @@ class Registry:
         async with deed(self._pool) as connection:
             before = await locked(connection, name_or_id, actor)
             spec = _within(to if isinstance(to, KeySpec) else spec_from(to, before.spec), actor, before)
+            same = before.spec.budgets if before.spec.tenant == spec.tenant else ()
+            spec = replace(spec, budgets=await laid(connection, spec.budgets, same))
             if await connection.fetchval(_CHANGE, before.key_id, *_values(spec)) is None:
                 raise BadRequest("A revoked key cannot be changed.")
             epochs = await raise_epochs(connection, before.spec.tenant, spec.tenant)

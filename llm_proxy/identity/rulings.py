@@ -12,7 +12,7 @@ import asyncpg
 from llm_proxy.errors import NotFound
 from llm_proxy.identity.audit import Actor, Json, Person, audit
 from llm_proxy.identity.credentials import INTERNAL
-from llm_proxy.identity.deeds import Epochs, deed, raise_epochs
+from llm_proxy.identity.deeds import Epochs, deed, laid, raise_epochs
 from llm_proxy.identity.registry import key_id_of
 from llm_proxy.identity.rules import ANY, Kill, Rule
 from llm_proxy.identity.spoken import rule_document
@@ -71,6 +71,8 @@ class Rulings:
             rule = await _with_id(connection, rule)
             limits = rule.limits
             old = await connection.fetchrow(_RULE, rule.scope, rule.tenant, rule.subject, rule.group)
+            same = rule_of(old).budgets if old is not None and old["mode"] == rule.mode else ()
+            rule = replace(rule, budgets=await laid(connection, rule.budgets, same))
             await connection.execute(
                 _SET, rule.scope, rule.tenant, rule.subject, rule.group, limits.rpm, limits.tpm,
                 limits.parallel, budgets_text(rule.budgets), rule.mode, rule.on_store_failure,

@@ -177,6 +177,7 @@ def budgets_of(text: str) -> tuple[Budget, ...]:
             one["period"],
             one.get("zone", "UTC"),
             one.get("unit", "usd"),
+            one.get("laid_us", 0),
         )
         for one in entries
     )
@@ -189,6 +190,7 @@ def budgets_text(budgets: tuple[Budget, ...]) -> str:
             {_LIMIT[one.unit]: one.limit, "period": one.period}
             | ({"zone": one.zone} if one.zone != "UTC" else {})
             | ({"unit": one.unit} if one.unit != "usd" else {})
+            | ({"laid_us": one.laid_us} if one.laid_us else {})
             for one in budgets
         ]
     )

@@ -171,6 +171,10 @@ class Ledger:
             await self._writer.flush()
         await self._upkeep.end()
 
+    async def written(self, within_s: float) -> bool:
+        """Whether every record of this process so far is in Postgres or the spool, within a time."""
+        return await self._writer.written(within_s)
+
     def state(self) -> LedgerState:
         """How the ledger fares now."""
         spool = self._upkeep.spool

@@ -5,7 +5,6 @@ Whole days (UTC) are summed in a roll-up, the part of a day before them in hours
 may begin at any moment. Tokens are the record's own, those of answers from the cache too.
 """
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -20,7 +19,8 @@ from llm_proxy.identity.caller import Unit
 from llm_proxy.ledger.ledger import Ledger
 from llm_proxy.telemetry import time_of
 
-_ONE_BATCH_S = 0.15
+_WRITTEN_S = 1.0
+"""So long records of calls that have ended are waited for."""
 _DEADLINE_S = 10.0
 _SPENDER: Mapping[str, str | None] = {
     "key": "key_id",
@@ -79,8 +79,8 @@ class Spent:
             group: Only what it spent on this model group; `*` for all.
             unit: What is counted.
         """
-        if self._ledger.state().queued:
-            await asyncio.sleep(_ONE_BATCH_S)
+        if not await self._ledger.written(_WRITTEN_S):
+            return None
         state = self._ledger.state()
         if state.postgres != "up" or state.spool_records:
             return None

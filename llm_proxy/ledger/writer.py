@@ -27,6 +27,7 @@ calls = logging.getLogger("llm_proxy.calls")
 """One line for every call that ended; set its level to WARNING to have none."""
 
 _GATHER_S = 0.05
+_LOOK_AGAIN_S = 0.01
 _BATCH = 1000
 _MOST_QUEUED = 50_000
 _REPLAY_BATCH = 500
@@ -52,6 +53,7 @@ class Writer:
         self._journal = journal
         self._metrics = metrics
         self._queue: list[Entry] = []
+        self._taken = self._writing = 0
         self._awake = asyncio.Event()
         self._finishing = False
         self.disk = asyncio.Lock()
@@ -68,7 +70,7 @@ class Writer:
     @property
     def queued(self) -> int:
         """Records not yet kept elsewhere."""
-        return len(self._queue)
+        return len(self._queue) + self._writing
 
     def add(self, slot: int, row: Row, line: bytes) -> None:
         """Take a record; never waits."""
@@ -76,8 +78,18 @@ class Writer:
             self._journal.free(slot)
             self._metrics.count("llm_proxy_ledger_dropped_total", "queue_full")
             return
+        self._taken += 1
         self._queue.append((slot, row, line))
         self._awake.set()
+
+    async def written(self, within_s: float) -> bool:
+        """Whether every record taken so far is kept elsewhere, within a time."""
+        taken, until = self._taken, time.monotonic() + within_s
+        while self._taken - self.queued < taken:
+            if time.monotonic() >= until:
+                return False
+            await asyncio.sleep(_LOOK_AGAIN_S)
+        return True
 
     async def step(self) -> object:
         """Write the next batch; `DONE` once `finish` was called and the last one was tried."""
@@ -103,14 +115,16 @@ class Writer:
     async def flush(self) -> bool:
         """Write everything queued; False when some of it found neither Postgres nor room on the disk."""
         queue, self._queue = self._queue, []
-        kept = 0
+        kept, self._writing = 0, len(queue)
         try:
             while kept < len(queue):
                 batch = queue[kept : kept + _BATCH]
                 if not (await self._to_postgres(batch) or await self._to_spool(batch)):
                     return False
                 kept += len(batch)
+                self._writing = len(queue) - kept
         finally:
+            self._writing = 0
             self._queue[:0] = queue[kept:]
         return True
 

@@ -5,8 +5,9 @@ On the shared stores, and at a gateway that counts in its own memory.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -45,10 +46,31 @@ class Front:
         body = {"model": model, "messages": say(f"hello {uuid4().hex}"), **fields}
         return await self.client.post(CHAT, json=body, headers=auth(key))
 
+    async def change(self, made: Json, **fields: object) -> None:
+        """Change a key."""
+        changed = await self.client.patch(f"/admin/keys/{made['id']}", json=fields, headers=ADMIN)
+        assert changed.status_code == 200, changed.text
+
+    async def lay(self, made: Json, budgets: list[Json], **said: object) -> None:
+        """Lay down a rule of the key's tenant, of its agents unless another scope is said."""
+        rule = {"scope": "agent", "tenant": made["tenant"], "budgets": budgets, **said}
+        laid = await self.client.put("/admin/limits", json=rule, headers=ADMIN)
+        assert laid.status_code == 200, laid.text
+
+    async def drop(self, made: Json, **said: str) -> None:
+        """Take such a rule away."""
+        named = {"scope": "agent", "tenant": made["tenant"], **said}
+        dropped = await self.client.delete("/admin/limits", params=named, headers=ADMIN)
+        assert dropped.status_code == 200, dropped.text
+
     async def budget(self, key: str) -> Json:
         """Where a key's budget stands."""
+        return await self.standing(key, "budget")
+
+    async def standing(self, key: str, kind: str) -> Json:
+        """Where its one limit of a kind stands."""
         told = await self.client.get("/v1/limits", headers=auth(key))
-        (found,) = [one for one in told.json()["limits"] if one["kind"] == "budget"]
+        (found,) = [one for one in told.json()["limits"] if one["kind"] == kind]
         row: Json = found
         return row
 
@@ -216,3 +238,115 @@ async def test_a_large_call_that_waits_is_not_overtaken_for_ever(front: Front) -
     assert 429 in large
     assert len(large) <= 6
     assert fared.count(200) > 2
+
+
+OWED_USD = "0.00018"
+"""Three calls cost more."""
+OTHERS: dict[str, list[Json]] = {
+    "none": [],
+    "of a month": [{"limit_usd": "9", "period": "month"}],
+    "in another zone": [{"limit_usd": "9", "period": "day", "zone": "Asia/Kolkata"}],
+    "of calls": [{"limit_requests": 99, "period": "day"}],
+}
+"""What a budget is replaced by for a while."""
+Lay = Callable[[Front, Json, list[Json] | None], Awaitable[None]]
+"""Lays down the budget of `OWED_USD`, or, when it is given one, another in its place."""
+
+
+async def _key_has(front: Front, made: Json, other: list[Json] | None) -> None:
+    await front.change(made, budgets=a_day(OWED_USD) if other is None else other)
+
+
+async def _rule_has(front: Front, made: Json, other: list[Json] | None) -> None:
+    if other == []:
+        await front.drop(made)
+    else:
+        await front.lay(made, a_day(OWED_USD) if other is None else other)
+
+
+async def _rule_is(mode: str, front: Front, made: Json, other: list[Json] | None) -> None:
+    await front.lay(made, a_day(OWED_USD), **({} if other is None else {"mode": mode}))
+
+
+async def _lies_under(front: Front, made: Json, other: list[Json] | None) -> None:
+    """A default that a rule of one agent replaces for a while."""
+    if other is None:
+        await front.lay(made, a_day(OWED_USD), subject="scout")
+        await front.drop(made, subject="scout")
+        await front.lay(made, a_day(OWED_USD))
+    else:
+        await front.lay(made, a_day("9"), subject="scout")
+
+
+async def _key_is_moved(front: Front, made: Json, other: list[Json] | None) -> None:
+    if other is None:
+        await front.change(made, budgets=a_day(OWED_USD), tenant=made["tenant"])
+    else:
+        await front.change(made, tenant=uuid4().hex)
+
+
+LIFTED: dict[str, tuple[Lay, list[Json]]] = {
+    **{f"key: {name}": (_key_has, other) for name, other in OTHERS.items()},
+    **{f"rule: {name}": (_rule_has, other) for name, other in OTHERS.items()},
+    **{f"rule: {mode}": (partial(_rule_is, mode), []) for mode in ("off", "shadow")},
+    "rule: under another": (_lies_under, []),
+    "key: in another tenant": (_key_is_moved, []),
+}
+
+
+@pytest.mark.parametrize("way", LIFTED)
+async def test_a_budget_that_is_laid_again_within_its_period_counts_what_was_spent_in_between(
+    front: Front, way: str
+) -> None:
+    """However it was lifted."""
+    laid, other = LIFTED[way]
+    made = await front.make(agent="scout")
+    key = made["key"]
+    await laid(front, made, None)
+    assert (await front.ask(key)).status_code == 200
+    await laid(front, made, other)
+    assert [(await front.ask(key)).status_code for _ in range(2)] == [200, 200]
+    await laid(front, made, None)
+    assert float((await front.budget(key))["used_usd"]) == pytest.approx(3 * COST_USD)
+    refused = await front.ask(key)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "insufficient_quota")
+    async with asyncio.timeout(5):
+        while (await front.used(key))["requests"] < 3:  # noqa: ASYNC110 -- nothing tells
+            await asyncio.sleep(0.05)
+    assert float((await front.used(key))["cost_usd"]) == pytest.approx(3 * COST_USD)
+
+
+@pytest.mark.parametrize("way", ["key: none", "rule: none"])
+async def test_a_call_that_runs_while_a_budget_is_laid_down_is_counted_when_it_ends(
+    front: Front, way: str
+) -> None:
+    """Once, and by the next look already."""
+    made = await front.make(agent="scout", parallel=5)
+    key = made["key"]
+    text = say(script(do="slow-first", first_ms=600, key=uuid4().hex))
+    running = asyncio.create_task(front.ask(key, "p/runs", messages=text))
+    async with asyncio.timeout(5):
+        while (await front.standing(key, "parallel"))["used"] != 1:  # noqa: ASYNC110 -- nothing tells
+            await asyncio.sleep(0.02)
+    await LIFTED[way][0](front, made, None)
+    assert (await front.budget(key))["used_usd"] == "0.000000000"
+    assert (await running).status_code == 200
+    assert float((await front.budget(key))["used_usd"]) == pytest.approx(COST_USD)
+    assert (await front.ask(key)).status_code == 200
+    assert float((await front.budget(key))["used_usd"]) == pytest.approx(2 * COST_USD)
+
+
+async def test_a_changed_limit_goes_on_with_what_was_counted_and_what_is_held(front: Front) -> None:
+    """A call that runs meanwhile holds its money on, and is counted once."""
+    made = await front.make(budgets=a_day("5"))
+    key = made["key"]
+    text = say(script(do="slow-first", first_ms=600, key=uuid4().hex))
+    running = asyncio.create_task(front.ask(key, "p/runs", messages=text))
+    async with asyncio.timeout(5):
+        while (await front.budget(key))["held_usd"] == "0.000000000":  # noqa: ASYNC110 -- nothing tells
+            await asyncio.sleep(0.02)
+    await front.change(made, budgets=a_day("6"), tags=["spring"])
+    standing = await front.budget(key)
+    assert standing["held_usd"] != "0.000000000"
+    assert (await running).status_code == 200
+    assert float((await front.budget(key))["used_usd"]) == pytest.approx(COST_USD)
