@@ -7,8 +7,10 @@ from decimal import Decimal
 from uuid import UUID, uuid4
 
 import asyncpg
+import httpx
 import pytest
-from sidecars import Json, Mode, Sidecar
+from loopback import NO_TLS
+from sidecars import KEY, Json, Mode, Sidecar
 
 Rows = list[asyncpg.Record]
 PROMPT = "the-prompt-of-nobody's-business"
@@ -70,6 +72,21 @@ async def test_a_row_names_the_provider_as_the_configuration_does(
     rows = await log.rows(await call(sidecar, "own", {"stream": mode == "stream"}, do=how))
     assert {row["provider"] for row in rows} == {"inhouse"}
     assert None not in {row["deployment"] for row in rows}
+
+
+async def test_a_stream_whose_caller_is_gone_names_who_answered(sidecar: Sidecar, log: Reader) -> None:
+    """Such as a gateway's worker that died: its lost call has nothing else."""
+    call_id = uuid4()
+    said = f"{PROMPT} {call_id} {json.dumps({'do': 'slow', 'frames': 50, 'gap_ms': 50})}"
+    body: Json = {"model": "own", "messages": [{"role": "user", "content": said}], "stream": True}
+    headers = {"authorization": f"Bearer {KEY}", "x-litellm-call-id": str(call_id)}
+    async with (
+        httpx.AsyncClient(verify=NO_TLS, base_url=sidecar.url, headers=headers) as client,
+        client.stream("POST", "/v1/chat/completions", json=body) as answer,
+    ):
+        await anext(answer.aiter_lines())
+    [row] = await log.rows(call_id)
+    assert (row["provider"], row["deployment"], row["model_group"]) == ("inhouse", "own", "own")
 
 
 async def test_an_unknown_price_is_unknown_and_not_zero(sidecar: Sidecar, log: Reader) -> None:
