@@ -50,7 +50,7 @@ async def made(pool: "asyncpg.Pool[asyncpg.Record]") -> Deed:
     return await Registry(pool).create(OWN, ME)
 
 
-def wanted(*, for_s: float = 60, limits: Limits | None = None, budgets: tuple[Budget, ...] = ()) -> Raise:
+def wanted(*, for_s: float = 86_400, limits: Limits | None = None, budgets: tuple[Budget, ...] = ()) -> Raise:
     """A raise that ends so many seconds from now."""
     return Raise(limits or Limits(), budgets, datetime.now(UTC) + timedelta(seconds=for_s))
 
