@@ -102,7 +102,9 @@ async def _story(url: str, request_id: UUID) -> dict[str, Any] | str:
         if found is not None:
             return found
         counted = await usage.refused_beside(request_id, Whose())
-        return not_kept(request_id, counted) if counted else "no request has this id"
+        if counted:
+            return not_kept(request_id, counted)
+        return "no request has this id; a new record may take a second"
 
 
 async def _recent(
