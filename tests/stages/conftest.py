@@ -10,6 +10,7 @@ import pytest
 from sidecars import Json, Provider, Sidecar, deployment, playing, running
 from stages.outages import Own, Replicas
 
+from llm_proxy import schema
 from llm_proxy.schema import let_sidecar_in, migrate
 
 FAMILIES = ("openai", "anthropic", "gemini", "ollama_chat", "hosted_vllm")
@@ -73,6 +74,15 @@ def config(provider: Provider) -> Json:
     }
     aliases = {"model_alias_map": {"oldname": "second"}}
     return {"model_list": families + others, "router_settings": rules, "litellm_settings": aliases}
+
+
+@pytest.fixture
+async def pool(database_url: str) -> "AsyncIterator[asyncpg.Pool[asyncpg.Record]]":
+    """A pool on a database with the schema in it."""
+    async with asyncpg.create_pool(database_url, min_size=0, max_size=8) as made:
+        async with made.acquire() as connection:
+            await schema.apply(connection)
+        yield made
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from fastapi.routing import APIRoute
 from pydantic import SecretStr
 from stages.outages import settings_of
 
-from llm_proxy import schema
 from llm_proxy.app import Gateway
 from llm_proxy.edge.auth import Doorkeeper
 from llm_proxy.edge.refused_actions import PER_MINUTE
@@ -71,15 +70,6 @@ ABOUT_A_KEY: dict[str, str] = {
     "POST /v1/explain": "owner operator viewer tenant",
 }
 """Routes of callers that take an admin key together with `?key=`, and change nothing."""
-
-
-@pytest.fixture
-async def pool(database_url: str) -> AsyncIterator["asyncpg.Pool[asyncpg.Record]"]:
-    """A pool on a database with the schema in it."""
-    async with asyncpg.create_pool(database_url, min_size=0, max_size=2) as made:
-        async with made.acquire() as connection:
-            await schema.apply(connection)
-        yield made
 
 
 @pytest.fixture

@@ -100,6 +100,8 @@ async def test_a_sequential_caller_with_one_parallel_place_is_never_refused(
         lease = await admit(admission, caller)
         lease.settle(10, None)
         await lease.settled()
+    found = (await standing_of(admission, caller)).standings
+    assert [one.used for one in found if one.check.kind == "parallel"] == [0]
 
 
 async def test_a_second_call_at_once_is_refused_while_the_only_place_is_taken(

@@ -1,7 +1,7 @@
 """The audit log's content and its chain, on a real Postgres, tampered with as its superuser."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import Awaitable
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import Any
@@ -9,7 +9,6 @@ from typing import Any
 import asyncpg
 import pytest
 
-from llm_proxy import schema
 from llm_proxy.errors import BadRequest, NotFound
 from llm_proxy.identity import (
     Actor,
@@ -33,15 +32,6 @@ from llm_proxy.identity.deeds import deed
 ANNA = Actor("anna", "192.0.2.1", "operator", is_person=True)
 SPEC = KeySpec("n", tenant="acme", user="ulla", limits=Limits(rpm=3), budgets=(Budget(5, "day"),))
 Pool = asyncpg.Pool
-
-
-@pytest.fixture
-async def pool(database_url: str) -> AsyncIterator["Pool[asyncpg.Record]"]:
-    """A pool of a superuser on a database with the schema in it."""
-    async with asyncpg.create_pool(database_url, min_size=0, max_size=4) as made:
-        async with made.acquire() as connection:
-            await schema.apply(connection)
-        yield made
 
 
 async def test_an_entry_says_who_from_where_and_what_from_what_to_what(pool: "Pool[asyncpg.Record]") -> None:

@@ -1,26 +1,14 @@
 """`llm-proxy audit` and `llm-proxy admin-keys` on a real Postgres."""
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncpg
-import pytest
 from commands import run
 
-from llm_proxy import schema
 from llm_proxy.identity import Actor, note
 
 Json = dict[str, Any]
-
-
-@pytest.fixture
-async def pool(database_url: str) -> AsyncIterator["asyncpg.Pool[asyncpg.Record]"]:
-    """A pool on a database with the schema in it."""
-    async with asyncpg.create_pool(database_url, min_size=0, max_size=2) as made:
-        async with made.acquire() as connection:
-            await schema.apply(connection)
-        yield made
 
 
 async def test_an_admin_key_lives_through_the_commands_and_the_log_shows_it(

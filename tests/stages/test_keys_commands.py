@@ -1,7 +1,6 @@
 """The commands for keys, on a real Postgres; and the record of refused credentials."""
 
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +8,10 @@ import asyncpg
 import commands
 import pytest
 
-from llm_proxy import schema
 from llm_proxy.identity import Limits, PostgresKeys, Rulings, VirtualKeys
 from llm_proxy.identity.keys import lookup_of, mint
 
 Json = dict[str, Any]
-
-
-@pytest.fixture
-async def pool(database_url: str) -> "AsyncIterator[asyncpg.Pool[asyncpg.Record]]":
-    """A pool on a database with the schema in it."""
-    async with asyncpg.create_pool(database_url, min_size=0, max_size=4) as made:
-        async with made.acquire() as connection:
-            await schema.apply(connection)
-        yield made
 
 
 async def run(database_url: str, *words: str, code: int = 0) -> str:

@@ -9,7 +9,6 @@ import pytest
 from fastapi import FastAPI, Request
 from stages.outages import settings_of
 
-from llm_proxy import schema
 from llm_proxy.admission import Admission
 from llm_proxy.dialects import Call
 from llm_proxy.edge import admin, audit_admin, limits, rest
@@ -28,15 +27,6 @@ from llm_proxy.identity import (
 from llm_proxy.identity.keys import mint
 
 Json = dict[str, Any]
-
-
-@pytest.fixture
-async def pool(database_url: str) -> "AsyncIterator[asyncpg.Pool[asyncpg.Record]]":
-    """A pool on a database with the schema in it."""
-    async with asyncpg.create_pool(database_url, min_size=0, max_size=4) as made:
-        async with made.acquire() as connection:
-            await schema.apply(connection)
-        yield made
 
 
 @pytest.fixture

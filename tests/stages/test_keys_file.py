@@ -1,12 +1,10 @@
 """Faults of a `keys.yaml`, told by file, line and entry before anything is applied, on a real Postgres."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import asyncpg
 import pytest
 
-from llm_proxy import schema
 from llm_proxy.errors import BadRequest
 from llm_proxy.identity import Actor, Registry, Rulings
 from llm_proxy.identity.keys import mint
@@ -60,15 +58,6 @@ FAULTS: dict[str, tuple[str, str]] = {
         ":5: keys entry 2 ('x'): the key_file",
     ),
 }
-
-
-@pytest.fixture
-async def pool(database_url: str) -> AsyncIterator["asyncpg.Pool[asyncpg.Record]"]:
-    """A pool on a database with the schema in it."""
-    async with asyncpg.create_pool(database_url, min_size=0, max_size=2) as made:
-        async with made.acquire() as connection:
-            await schema.apply(connection)
-        yield made
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,7 +10,6 @@ import asyncpg
 import commands
 import pytest
 
-from llm_proxy import schema
 from llm_proxy.errors import BadRequest, NotFound
 from llm_proxy.identity import (
     Actor,
@@ -33,15 +32,6 @@ BERLIN = Budget(5, "day", "Europe/Berlin")
 OWN = KeySpec(
     name="n", tenant="t", limits=Limits(rpm=3, parallel=2), budgets=(BERLIN, Budget(9, "month")), agent="a"
 )
-
-
-@pytest.fixture
-async def pool(database_url: str) -> "AsyncIterator[asyncpg.Pool[asyncpg.Record]]":
-    """A pool on a database with the schema in it."""
-    async with asyncpg.create_pool(database_url, min_size=0, max_size=4) as made:
-        async with made.acquire() as connection:
-            await schema.apply(connection)
-        yield made
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import pytest
 from stages.between import Between
 from stages.outages import settings_of
 
-from llm_proxy import schema
 from llm_proxy.admission import Admission, announce
 from llm_proxy.dialects import Call
 from llm_proxy.errors import Forbidden, RateLimited, Refused, StoreUnavailable, Unauthorized
@@ -54,15 +53,6 @@ class Replica:
         assert deed.minted is not None
         caller = on_behalf_of(await self.keys.find(deed.minted.text.encode()), named, NOBODY)
         (await self.admission.admit(caller, CALL, uuid4())).settle(1, 1)
-
-
-@pytest.fixture
-async def pool(database_url: str) -> "AsyncIterator[asyncpg.Pool[asyncpg.Record]]":
-    """A pool on a database with the schema in it."""
-    async with asyncpg.create_pool(database_url, min_size=0, max_size=8) as made:
-        async with made.acquire() as connection:
-            await schema.apply(connection)
-        yield made
 
 
 @pytest.fixture(params=["with a store", "without"])

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import zlib
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from statistics import median
@@ -12,7 +11,7 @@ from time import perf_counter
 import asyncpg
 import pytest
 
-from llm_proxy import background, schema
+from llm_proxy import background
 from llm_proxy.admission.policy import Defaults
 from llm_proxy.admission.watch import Watch
 from llm_proxy.errors import BadRequest, NotFound, StoreUnavailable, Unauthorized
@@ -34,15 +33,6 @@ from llm_proxy.identity.keys import MARK, mint
 ME = Actor("test", "192.0.2.1")
 LETTERS = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 Pool = asyncpg.Pool  # what the fixtures hand out
-
-
-@pytest.fixture
-async def pool(database_url: str) -> "AsyncIterator[asyncpg.Pool[asyncpg.Record]]":
-    """A pool on a database with the schema in it."""
-    async with asyncpg.create_pool(database_url, min_size=0, max_size=4) as made:
-        async with made.acquire() as connection:
-            await schema.apply(connection)
-        yield made
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import base64
 import hashlib
 import hmac
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -18,7 +18,6 @@ from commands import run
 from receiver import Receiver, receiving
 from stages.outages import Own
 
-from llm_proxy import schema
 from llm_proxy.admission import Defaults, Policies, SpendingWatch
 from llm_proxy.admission.check import Check, Plan
 from llm_proxy.admission.desk import Desk
@@ -38,15 +37,6 @@ SECRET = "whsec_" + base64.b64encode(b"only for this test, 24 bytes or more").de
 NOON_MS = 1_800_000_000_000 // 86_400_000 * 86_400_000 + 43_200_000
 DAY_MS = 86_400_000
 RULE = Rule("tenant", budgets=(Budget(1_000_000_000, "day"),))
-
-
-@pytest.fixture
-async def pool(database_url: str) -> AsyncIterator["asyncpg.Pool[asyncpg.Record]"]:
-    """A pool on a database with the schema in it."""
-    async with asyncpg.create_pool(database_url, min_size=0, max_size=6) as made:
-        async with made.acquire() as connection:
-            await schema.apply(connection)
-        yield made
 
 
 @pytest.fixture

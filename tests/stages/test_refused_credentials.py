@@ -2,13 +2,11 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
 
-from llm_proxy import schema
 from llm_proxy.identity import RefusedCredentials
 from llm_proxy.identity.keys import mint
 from llm_proxy.identity.refused import MOST_ADDRESSES, PER_HOUR, PER_MINUTE
@@ -24,15 +22,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now_s
-
-
-@pytest.fixture
-async def pool(database_url: str) -> AsyncIterator["Pool[asyncpg.Record]"]:
-    """A pool on a database with the schema in it."""
-    async with asyncpg.create_pool(database_url, min_size=0, max_size=4) as made:
-        async with made.acquire() as connection:
-            await schema.apply(connection)
-        yield made
 
 
 async def test_every_refusal_is_counted_in_few_rows(pool: "Pool[asyncpg.Record]") -> None:
