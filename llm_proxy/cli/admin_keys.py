@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from llm_proxy.cli.database import database_url, operator, run, trusted_at
+from llm_proxy.cli.database import operator, with_pool
 from llm_proxy.cli.printing import (
     Column,
     as_json_option,
@@ -20,7 +20,6 @@ from llm_proxy.cli.printing import (
     yes_option,
 )
 from llm_proxy.identity.admin_keys import ROLES, AdminKeys, admin_key_document
-from llm_proxy.identity.opened import opened_pool
 from llm_proxy.identity.spoken import admin_key_from
 
 Json = dict[str, Any]
@@ -99,10 +98,4 @@ def revoke(*, key: str, as_json: bool, yes: bool) -> None:
 
 
 def _run(do: Callable[[AdminKeys], Awaitable[Any]]) -> Any:  # noqa: ANN401 -- what the command prints
-    url = database_url()
-
-    async def connected() -> Any:  # noqa: ANN401 -- the same
-        async with opened_pool(url, trusted_at(url)) as pool:
-            return await do(AdminKeys(pool))
-
-    return run(connected())
+    return with_pool(lambda pool: do(AdminKeys(pool)))

@@ -11,7 +11,7 @@ import click
 
 from llm_proxy.cli.budgets import words
 from llm_proxy.cli.completion import complete_keys
-from llm_proxy.cli.database import database_url, run, trusted_at
+from llm_proxy.cli.database import with_pool
 from llm_proxy.cli.printing import (
     FAILED,
     Column,
@@ -23,7 +23,7 @@ from llm_proxy.cli.printing import (
 )
 from llm_proxy.identity import AuditFilter, AuditLog
 from llm_proxy.identity.audit_verify import Report, verify
-from llm_proxy.identity.opened import opened_pool
+from llm_proxy.identity.opened import Pool
 from llm_proxy.ledger.question import moment
 
 Json = dict[str, Any]
@@ -60,7 +60,7 @@ def command(
     """
     if context.invoked_subcommand is not None:
         return
-    rows = run(_page(database_url(), said, limit, before))
+    rows = with_pool(lambda pool: _page(pool, said, limit, before))
     if as_json:
         print_json(rows)
     else:
@@ -78,7 +78,7 @@ def verify_command(*, head: str | None, as_json: bool) -> None:
     Prints the head's digest. Keep it elsewhere: with --head, a later run finds also a log that was written
     anew as a whole, or that lost its end.
     """
-    report = run(_verified(database_url(), head))
+    report = with_pool(lambda pool: verify(pool, head))
     if as_json:
         print_json({name: getattr(report, name) for name in Report.__slots__} | {"ok": not report.faults})
     else:
@@ -98,17 +98,11 @@ def verify_command(*, head: str | None, as_json: bool) -> None:
     sys.exit(FAILED if report.faults else 0)
 
 
-async def _page(url: str, said: dict[str, str | None], limit: int, before: int | None) -> list[Json]:
+async def _page(pool: Pool, said: dict[str, str | None], limit: int, before: int | None) -> list[Json]:
     now = datetime.now(UTC)
     since, until = (moment(text, now) if (text := said.pop(name)) else None for name in ("since", "until"))
     wanted = AuditFilter(**said, since=since, until=until)
-    async with opened_pool(url, trusted_at(url)) as pool:
-        return await AuditLog(pool).page(wanted, limit=limit, before=before)
-
-
-async def _verified(url: str, head: str | None) -> Report:
-    async with opened_pool(url, trusted_at(url)) as pool:
-        return await verify(pool, head)
+    return await AuditLog(pool).page(wanted, limit=limit, before=before)
 
 
 def _row(row: Json) -> tuple[str, ...]:

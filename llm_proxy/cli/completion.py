@@ -12,7 +12,8 @@ import httpx
 
 from llm_proxy.cli import nearby
 from llm_proxy.errors import Refused
-from llm_proxy.identity.opened import opened
+from llm_proxy.identity import Registry
+from llm_proxy.identity.opened import opened_pool
 
 DEADLINE_S = 2.0
 MOST_KEYS = 1000
@@ -55,7 +56,7 @@ async def _keys(incomplete: str) -> list[str]:
         return []
     async with (
         asyncio.timeout(DEADLINE_S),
-        opened(url.get_secret_value(), settings.tls_for(url)) as (registry, _),
+        opened_pool(url.get_secret_value(), settings.tls_for(url)) as pool,
     ):
-        page = await registry.page(limit=MOST_KEYS)
+        page = await Registry(pool).page(limit=MOST_KEYS)
     return [one.spec.name for one in page if one.revoked_at is None and one.spec.name.startswith(incomplete)]

@@ -15,7 +15,7 @@ from llm_proxy.cli.printing import FAILED, UNAVAILABLE, WRONG, fail, warn
 from llm_proxy.database import DatabaseUnavailable, RowsRejected
 from llm_proxy.errors import BadRequest, Refused, StoreUnavailable
 from llm_proxy.identity import Actor, Registry, Rulings
-from llm_proxy.identity.opened import opened
+from llm_proxy.identity.opened import Pool, opened_pool
 from llm_proxy.schema import SchemaChanged
 
 Result = TypeVar("Result")
@@ -61,15 +61,20 @@ def operator() -> Actor:
     return Actor(name, role="command line", is_person=True)
 
 
-def with_registry(do: Callable[[Registry, Rulings], Awaitable[Result]]) -> Result:
-    """What `do` returns, given the database's keys and limits; ends the command when it fails."""
+def with_pool(do: Callable[[Pool], Awaitable[Result]]) -> Result:
+    """What `do` returns, given connections to the database; ends the command when it fails."""
     url = database_url()
 
     async def connected() -> Result:
-        async with opened(url, trusted_at(url)) as (registry, rulings):
-            return await do(registry, rulings)
+        async with opened_pool(url, trusted_at(url)) as pool:
+            return await do(pool)
 
     return run(connected())
+
+
+def with_registry(do: Callable[[Registry, Rulings], Awaitable[Result]]) -> Result:
+    """What `do` returns, given the database's keys and limits; ends the command when it fails."""
+    return with_pool(lambda pool: do(Registry(pool), Rulings(pool)))
 
 
 async def announced(epochs: Mapping[str, int]) -> None:

@@ -14,7 +14,7 @@ import click
 
 from llm_proxy.cli.budgets import EXAMPLES, FORM, parsed
 from llm_proxy.cli.completion import complete_keys, complete_models
-from llm_proxy.cli.database import announced, database_url, operator, run, trusted_at, with_registry
+from llm_proxy.cli.database import announced, operator, with_pool, with_registry
 from llm_proxy.cli.keys_table import print_keys
 from llm_proxy.cli.limits import print_rules
 from llm_proxy.cli.nearby import told_by_gateway
@@ -33,7 +33,7 @@ from llm_proxy.identity import Deed, Raises, Registry, Rulings
 from llm_proxy.identity.keys import mint as minted
 from llm_proxy.identity.keys_file import apply as apply_file
 from llm_proxy.identity.keys_file import read as read_file
-from llm_proxy.identity.opened import opened_pool
+from llm_proxy.identity.opened import Pool
 from llm_proxy.identity.rules import KillKind
 from llm_proxy.identity.spoken import key_document, kill_from, raise_from, spec_from
 
@@ -235,12 +235,12 @@ def raise_(*, key: str, days: float | None, end: bool, as_json: bool, **said: An
     if days is not None:
         document["until"] = datetime.now(UTC) + timedelta(days=days)
 
-    async def done(raises: Raises) -> Deed:
+    async def done(pool: Pool) -> Deed:
         if end:
-            return await raises.end(key, operator())
-        return await raises.begin(key, raise_from(document), operator())
+            return await Raises(pool).end(key, operator())
+        return await Raises(pool).begin(key, raise_from(document), operator())
 
-    _deed_of_raises(done, as_json=as_json)
+    _done(done, as_json=as_json)
 
 
 @command.command()
@@ -346,24 +346,18 @@ def _document(said: dict[str, Any]) -> Json:
 
 
 def _deed(do: Callable[[Registry], Awaitable[Deed]], *, as_json: bool) -> None:
-    async def done(registry: Registry, _: Rulings) -> Json:
-        deed = await do(registry)
+    _done(lambda pool: do(Registry(pool)), as_json=as_json)
+
+
+def _done(do: Callable[[Pool], Awaitable[Deed]], *, as_json: bool) -> None:
+    """Do it, announce it and print the key as it is now."""
+
+    async def done(pool: Pool) -> Json:
+        deed = await do(pool)
         await announced(deed.epochs)
         return _told(deed)
 
-    _print(with_registry(done), as_json=as_json)
-
-
-def _deed_of_raises(do: Callable[[Raises], Awaitable[Deed]], *, as_json: bool) -> None:
-    url = database_url()
-
-    async def done() -> Json:
-        async with opened_pool(url, trusted_at(url)) as pool:
-            deed = await do(Raises(pool))
-            await announced(deed.epochs)
-            return _told(deed)
-
-    _print(run(done()), as_json=as_json)
+    _print(with_pool(done), as_json=as_json)
 
 
 def _told(deed: Deed) -> Json:

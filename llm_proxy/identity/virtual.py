@@ -45,8 +45,8 @@ class _Known:
     caller: Caller
     read_at: float
     ends_at: datetime | None
-    raised_until: datetime | None = None
-    raised_caller: Caller | None = None
+    raised: tuple[datetime, Caller] | None
+    """The caller until then."""
 
 
 class VirtualKeys:
@@ -166,12 +166,11 @@ class VirtualKeys:
         # A key ends by the database's clock, everywhere at once: `ends_at` is that moment on ours.
         ahead = found.read_at - self._now() if found.read_at is not None else timedelta(0)
         ends_at = min(ends) - ahead if ends else None
-        known = _Known(found, caller, began, ends_at)
+        higher: tuple[datetime, Caller] | None = None
         if found.raised is not None:  # ends by the database's clock too
-            limits = raised(found.spec, found.raised)
-            higher = replace(caller, limits=limits.limits, budgets=limits.budgets)
-            known = replace(known, raised_until=found.raised.until - ahead, raised_caller=higher)
-        self._known[lookup] = known
+            spec = raised(found.spec, found.raised)
+            higher = found.raised.until - ahead, replace(caller, limits=spec.limits, budgets=spec.budgets)
+        known = self._known[lookup] = _Known(found, caller, began, ends_at, higher)
         return known
 
     def _valid(self, known: _Known) -> Caller:
@@ -179,8 +178,8 @@ class VirtualKeys:
             raise Unauthorized("This API key was revoked.")
         if known.ends_at is not None and known.ends_at <= self._now():
             raise Unauthorized("This API key has expired.")
-        if known.raised_until is not None and known.raised_until > self._now():
-            return known.raised_caller or known.caller
+        if known.raised is not None and known.raised[0] > self._now():
+            return known.raised[1]
         return known.caller
 
 
