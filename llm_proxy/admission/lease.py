@@ -44,48 +44,34 @@ class Taken:
     store: Store
     desk: Desk
 
-    def entries(
-        self, tokens: int | None, cost_nano_usd: int | None, provider: str | None = None
-    ) -> Iterator[Entry]:
-        """The settlement; None means nobody knows.
-
-        Args:
-            tokens: What the call used.
-            cost_nano_usd: What it cost.
-            provider: Who served it: no other provider's counters keep anything.
-        """
+    def entries(self, used_up: Used) -> Iterator[Entry]:
+        """The settlement by what the call used; no other provider's counters than its own keep anything."""
         second = self.answer.now_ms // 1000
         running = self.answer.running or (0,) * len(self.wants)
         rows = zip(self.plan.checks, self.wants, self.answer.used, running, strict=True)
         for check, want, used, calls in rows:
-            idle = provider is not None and not _serves(check, provider)
             if check.kind == "tokens":
-                counted = 0 if idle else tokens
+                idle = used_up.provider is not None and not _serves(check, used_up.provider)
+                counted = 0 if idle else used_up.tokens
                 # Not taken, it only watched, and would have refused.
                 if judge(check, want, (used, 0, calls, 0)) == "fits":
                     more = 0 if counted is None else counted - want
                     yield Entry("tokens", check.key, second, more, self.lease)
             elif check.kind == "budget":
-                used_up = {"usd": cost_nano_usd, "tokens": tokens, "requests": 1}[check.unit]
-                amount = 0 if idle else want if used_up is None else used_up
+                amount = _counted(check, want, used_up, everywhere=True)
                 yield Entry("budget", check.key, amount=amount, lease=self.lease)
             elif check.kind == "parallel":
                 yield Entry("parallel", check.key, lease=self.lease)
-        if provider is not None and self.plan.elsewhere:
-            yield from self._elsewhere(tokens or 0, cost_nano_usd or 0, provider)
-
-    def _elsewhere(self, tokens: int, cost_nano_usd: int, provider: str) -> Iterator[Entry]:
-        """What a provider counts that served the call as a fallback."""
-        for check in self.plan.elsewhere:
-            if check.spent_by == provider and check.kind == "tokens":
-                yield Entry("tokens", check.key, self.answer.now_ms // 1000, tokens)
-            elif check.spent_by == provider:
-                amount = {"usd": cost_nano_usd, "tokens": tokens, "requests": 1}[check.unit]
+        for check in self.plan.elsewhere:  # of a provider that served it as a fallback
+            if check.spent_by == used_up.provider and check.kind == "tokens":
+                yield Entry("tokens", check.key, second, used_up.tokens or 0)
+            elif check.spent_by == used_up.provider:
+                amount = _counted(check, 0, used_up, everywhere=False)
                 yield Entry("budget", check.key, amount=amount, lease=self.lease)
 
     def undone(self) -> Iterator[Entry]:
         """The settlement of a call that never was: no budget counts it, not even one of calls."""
-        for entry in self.entries(0, 0):
+        for entry in self.entries(Used(0, 0)):
             yield replace(entry, amount=0) if entry.kind == "budget" else entry
 
     def corrections(self, before: Used, after: Used, known_ms: int) -> Iterator[Entry]:
@@ -97,7 +83,9 @@ class Taken:
         for checks, everywhere in ((own, True), (others, False)):
             for check, want in checks:
                 if check.kind == "budget":
-                    was, is_now = (_counted(check, want, one, everywhere) for one in (before, after))
+                    was, is_now = (
+                        _counted(check, want, one, everywhere=everywhere) for one in (before, after)
+                    )
                     if was != is_now:
                         yield Entry("budget", check.key, known_ms, is_now - was)
 
@@ -115,7 +103,7 @@ def _serves(check: Check, provider: str) -> bool:
     return check.scope != "provider" or check.spent_by == provider
 
 
-def _counted(check: Check, want: int, used: Used, everywhere: bool) -> int:  # noqa: FBT001 -- not a caller's switch
+def _counted(check: Check, want: int, used: Used, *, everywhere: bool) -> int:
     """What a budget counts of a call; `everywhere` also while nobody knows which provider served it."""
     if not (everywhere if used.provider is None else _serves(check, used.provider)):
         return 0
@@ -206,7 +194,7 @@ class Lease:
         self.used = Used(tokens, cost_nano_usd, provider)
         for taken in self._taken:
             self._living.ended(taken)
-            entries = [*taken.entries(tokens, cost_nano_usd, provider)]
+            entries = [*taken.entries(self.used)]
             if entries:
                 self._noted.append((taken.desk, taken.desk.note(taken.plan.tag, entries)))
         if self._relaid is not None and (counting := self._relaid(self._taken)) is not None:
@@ -219,7 +207,7 @@ class Lease:
             return
         taken, known_ms = found
         self._taken = (*self._taken, taken)
-        entries = [replace(entry, at=known_ms) for entry in taken.entries(*self.used)]
+        entries = [replace(entry, at=known_ms) for entry in taken.entries(self.used)]
         self._noted.append((taken.desk, taken.desk.note(taken.plan.tag, entries)))
         self._living.counted(taken)
 

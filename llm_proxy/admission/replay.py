@@ -15,7 +15,7 @@ from llm_proxy.admission.asking import LEASE_LIFE_MS, Asking, Prices
 from llm_proxy.admission.budget import Price, cost_nano_usd
 from llm_proxy.admission.check import REFUSED, UNKNOWN, Answer, Ask, Check
 from llm_proxy.admission.desk import Desk
-from llm_proxy.admission.lease import Taken
+from llm_proxy.admission.lease import Taken, Used
 from llm_proxy.admission.model import Counter
 from llm_proxy.admission.permit import Permit
 from llm_proxy.admission.policy import Policies
@@ -163,7 +163,7 @@ class Replay:
         """Settle the calls that had ended by then, in the order they did."""
         while self._running and self._running[0][0] <= now_ms:
             ended_ms, _, taken, past = heappop(self._running)
-            entries = tuple(taken.entries(past.tokens, self._cost(past), past.provider))
+            entries = tuple(taken.entries(Used(past.tokens, self._cost(past), past.provider)))
             self._settlements += 1
             self._store.model.settle("replay", self._settlements, entries, ended_ms)
             if past.answered:
