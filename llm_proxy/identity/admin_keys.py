@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import asyncpg
 
 from llm_proxy.errors import BadRequest, NotFound, Unauthorized
-from llm_proxy.identity.audit import Actor, Person, audit
+from llm_proxy.identity.audit import PARTS, Actor, Person, audit
 from llm_proxy.identity.deeds import DEADLINE_S, deed
 from llm_proxy.identity.keys import Minted, digest_of, lookup_of, mint
 from llm_proxy.identity.store import Connection, available
@@ -23,7 +23,7 @@ MARK = "sk-llma-"
 """How admin keys begin; virtual keys begin otherwise, and neither opens what the other does."""
 Role = Literal["owner", "operator", "viewer", "tenant"]
 ROLES: tuple[Role, ...] = get_args(Role)
-RESERVED = frozenset({"admin_key", "admin_read_key", "audit log", "command line", "keys file"})
+RESERVED = PARTS | {"admin_key", "admin_read_key"}
 """Names that the audit log gives to others."""
 _FIND = """
 SELECT *, expires_at <= clock_timestamp() AS expired FROM admin_keys WHERE lookup = $1

@@ -33,6 +33,8 @@ CHAINED = (
     "after", "detail",
 )  # fmt: skip
 """The columns that the digest covers, in its order."""
+PARTS = frozenset({"audit log", "command line", "erasures", "keys file", "raise"})
+"""Parts of the gateway that act by themselves: no admin key may be called so."""
 _COLUMNS = ", ".join((*CHAINED, "digest"))
 _LOCK = "SELECT pg_advisory_xact_lock(hashtext('llm-proxy audit'))"
 _HEAD = "SELECT seq, at, digest, greatest(clock_timestamp(), at) AS now FROM audit_head"
