@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 from urllib.parse import quote
 
-from llm_proxy.identity.caller import OnStoreFailure, Period, ScopeKind, Unit
+from llm_proxy.identity.caller import OF_ALL, OnStoreFailure, Period, ScopeKind, Unit
 from llm_proxy.identity.rules import ANY
 
 Kind = Literal["requests", "tokens", "parallel", "budget"]
@@ -59,7 +59,7 @@ class Check:
     @property
     def of_all(self) -> bool:
         """Whether it counts the calls of several tenants, whose figures are no caller's business."""
-        return self.scope in {"global", "provider"}
+        return self.scope in OF_ALL
 
     @property
     def code(self) -> str:

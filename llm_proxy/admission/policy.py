@@ -13,7 +13,7 @@ from typing import Protocol
 from llm_proxy.admission import budget as money
 from llm_proxy.admission.check import ONE_TAG, Check, Kind, Plan, quoted, tag
 from llm_proxy.identity import Budget, Caller, Limits
-from llm_proxy.identity.caller import Mode, OnStoreFailure, ScopeKind
+from llm_proxy.identity.caller import OF_ALL, Mode, OnStoreFailure, ScopeKind
 from llm_proxy.identity.rules import ANY, Rule, Rulebook
 from llm_proxy.settings import Settings
 from llm_proxy.wildcards import covers
@@ -22,7 +22,6 @@ _LIMITS: tuple[tuple[str, Kind], ...] = (("rpm", "requests"), ("tpm", "tokens"),
 _KEY_LETTER = {"requests": "r", "tokens": "t", "parallel": "p", "budget": "m"}
 """Budgets were counted under `b` by versions that kept reservations in what was spent."""
 _LAYERS: tuple[Mode, ...] = ("enforce", "shadow")
-_OF_ALL: frozenset[ScopeKind] = frozenset({"global", "provider"})
 _BY_BODY: frozenset[ScopeKind] = frozenset({"agent", "user_model", "tenant_group"})
 CATALOGUE_MS = 5_000
 """So long a plan is kept that depends on what the sidecar serves: aliases may come to mean another group."""
@@ -97,7 +96,7 @@ class Policies:
             book,
             rules,
             asks_served,
-            spans_tenants=not scopes.isdisjoint(_OF_ALL),
+            spans_tenants=not scopes.isdisjoint(OF_ALL),
             tokens_by_body=any(rule.limits.tpm and rule.scope in _BY_BODY for rule in book.rules),
         )
 
@@ -234,14 +233,14 @@ class _Laying:
         """In which tenant calls count; None for all."""
         # A virtual key has one tenant, and takes what it spent along to another; other names mean
         # somebody else in another tenant, and an internal secret spends for each apart.
-        if at.kind in _OF_ALL or (at.kind == "key" and self.caller.kind == "virtual"):
+        if at.kind in OF_ALL or (at.kind == "key" and self.caller.kind == "virtual"):
             return None
         return self.caller.tenant or ""
 
     def _key(self, at: _Scope, kind: Kind, layer: Mode) -> str:
         letter = _KEY_LETTER[kind] if layer == "enforce" else f"s{_KEY_LETTER[kind]}"
         names = f"{letter}:{at.kind}:{quoted(at.subject)}:{quoted(at.group)}"
-        if at.kind in _OF_ALL:
+        if at.kind in OF_ALL:
             return f"lp:{ONE_TAG}:{names}"
         own = tag(self.caller.tenant)
         return f"lp:{own}:{names}" if self.hash_tag == own else f"lp:{self.hash_tag}:{own[1:-1]}:{names}"

@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo
 from llm_proxy.admission.check import ADMITTED, UNKNOWN, Answer, Ask, Check, Estimate, Kind, Plan
 from llm_proxy.admission.model import judge
 from llm_proxy.errors import BudgetExceeded, BudgetHeld, RateLimited, ReachedLimit, Refused
+from llm_proxy.identity.caller import PER
 
 State = Literal["enforced", "local", "allow", "shadow", "deny"]
 STATE_HEADER = "x-llm-proxy-limits"
@@ -31,7 +32,6 @@ RESET_HEADER = "x-llm-proxy-budget-reset"
 NANO = 10**9
 _NEVER_MS = 2**62
 _UNITS: dict[Kind, str] = {"requests": "requests", "tokens": "tokens", "parallel": "calls"}
-_PER = {"day": " a day", "month": " a month", "total": ""}
 _RESET_MS: dict[Kind, int] = {"requests": 60_000, "tokens": 61_000}
 _NAMES = {
     kind: tuple(f"x-ratelimit-{what}-{kind}".encode() for what in ("limit", "remaining", "reset"))
@@ -189,7 +189,7 @@ def _message(worst: Standing) -> str:
 
 def _money(worst: Standing, estimate: Estimate) -> str:
     """Why a budget refuses: what is needed, what is left, where the rest is, and when it begins anew."""
-    check, spent, per = worst.check, worst.used or 0, _PER[worst.check.period or "total"]
+    check, spent, per = worst.check, worst.used or 0, PER[worst.check.period or "total"]
     whose = check.subject
     state = "is used up" if worst.spent else _taken_by(worst)
     if check.of_all:

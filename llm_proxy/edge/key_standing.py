@@ -13,13 +13,13 @@ from llm_proxy.admission import Admission, standing_of
 from llm_proxy.edge.limits import Looked, OfKey, standing_row
 from llm_proxy.errors import StoreUnavailable
 from llm_proxy.identity import Admin, KeyRecord, Registry, Rulings
+from llm_proxy.identity.caller import OF_ALL
 from llm_proxy.identity.keys import acting_as, ended
 from llm_proxy.identity.rules import lies_on
 from llm_proxy.identity.spoken import rule_document
 from llm_proxy.upstream import Catalog
 
 Json = dict[str, Any]
-_OF_ALL = frozenset({"global", "provider"})
 
 
 class KeyStanding:
@@ -63,7 +63,7 @@ class KeyStanding:
         `of_all` is off for who may not know what several tenants use together.
         """
         rules = await self._rulings.rules() if self._rulings is not None else []
-        told = (rule for rule in rules if of_all or rule.scope not in _OF_ALL)
+        told = (rule for rule in rules if of_all or rule.scope not in OF_ALL)
         on_it = [rule_document(rule) for rule in told if lies_on(rule, record.key_id, record.spec)]
         try:
             found = await standing_of(self._admission, acting_as(record))

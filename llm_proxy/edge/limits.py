@@ -15,9 +15,9 @@ from llm_proxy.dialects import Call
 from llm_proxy.dialects.models import MAX_NAME
 from llm_proxy.errors import Refused
 from llm_proxy.identity import Caller
+from llm_proxy.identity.store import usd_text
 
 Json = dict[str, Any]
-NANO = 10**9
 Key = Annotated[str | None, Query(description="A key, by id, name or prefix; takes an admin key.")]
 Callers = Callable[[Request], Awaitable[Caller]]
 Model = Annotated[
@@ -153,7 +153,7 @@ def _budget_row(one: Standing) -> Json:
         "remaining": one.remaining if one.used is not None else None,
     }
     if check.unit == "usd":
-        told: Json = {f"{name}_usd": _usd(figure) for name, figure in figures.items()}
+        told: Json = {f"{name}_usd": usd_text(figure) for name, figure in figures.items()}
     else:
         told = {"unit": check.unit, **figures}
     ends = resets(check)
@@ -176,9 +176,3 @@ def _exhausted_at(one: Standing) -> str | None:
         return now.astimezone(ends.tzinfo).isoformat(timespec="seconds")
     at = check.since + (now - check.since) * (check.limit / one.used)
     return at.astimezone(ends.tzinfo).isoformat(timespec="seconds") if at < ends else None
-
-
-def _usd(nano_usd: int | None) -> str | None:
-    if nano_usd is None:
-        return None
-    return f"{nano_usd // NANO}.{nano_usd % NANO:09d}"

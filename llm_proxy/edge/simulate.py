@@ -20,6 +20,7 @@ from llm_proxy.edge.auth import By
 from llm_proxy.errors import BadRequest, Overloaded, StoreUnavailable
 from llm_proxy.identity import KeySpec, Registry, Rule, Rulebook, RuleSource, Rulings
 from llm_proxy.identity.spoken import rule_from, spec_from
+from llm_proxy.identity.store import usd_text
 from llm_proxy.ledger import Histories
 from llm_proxy.ledger.history import History
 from llm_proxy.ledger.question import moment
@@ -221,8 +222,8 @@ class _Found:
             "calls": self.calls,
             "refused": self.refused,
             "first_refused_at": _time(self.first) if self.first else None,
-            "recorded_cost_usd": _usd(self.recorded_nano_usd),
-            "would_cost_usd": _usd(self.cost_nano_usd),
+            "recorded_cost_usd": usd_text(self.recorded_nano_usd),
+            "would_cost_usd": usd_text(self.cost_nano_usd),
             "unpriced_calls": self.unpriced,
             "refused_by": _listed(self.by_limit, ("code", "scope", "subject", "kind")),
             "refused_callers": _listed(self.by_caller, _CALLER),
@@ -248,7 +249,3 @@ def _listed(found: Mapping[Any, _Refusals], names: tuple[str, ...]) -> list[Json
 
 def _time(verdict: Verdict) -> str:
     return datetime.fromtimestamp(verdict.past.started_ms / 1000, UTC).isoformat()
-
-
-def _usd(nano_usd: int) -> str:
-    return f"{Decimal(nano_usd).scaleb(-9):f}"

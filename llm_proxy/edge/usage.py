@@ -55,6 +55,7 @@ _REFUSALS: dict[int | str, Json] = {
     401: {"description": "No credential."},
     503: {"description": "Postgres cannot tell now."},
 }
+_UNKNOWN = "No request of yours has this id; a new record may take a second."
 Agent = Annotated[str, Query(min_length=1)]
 
 
@@ -153,16 +154,13 @@ def _of_one_tenant(who: Caller | Admin) -> bool:
     return isinstance(who, Caller) or who.tenant is not None
 
 
-UNKNOWN = "No request of yours has this id; a new record may take a second."
-
-
 async def _not_found(usage: Tells, request_id: UUID, who: Caller | Admin) -> NotFound:
     """What is told of a request without a record: somebody else's, refused and not kept, or none."""
     whose = Whose(key=who.key_id) if isinstance(who, Caller) else Whose(tenant=who.tenant)
     counted = await told(usage.refused_beside(request_id, whose))
     if counted:
         return NotFound(not_kept(request_id, counted), code="request_not_kept")
-    return NotFound(UNKNOWN, code="request_not_found")
+    return NotFound(_UNKNOWN, code="request_not_found")
 
 
 def _may_see(who: Caller | Admin, found: Json) -> bool:

@@ -11,6 +11,10 @@ from typing import Literal
 Kind = Literal["internal", "virtual"]
 Period = Literal["day", "month", "total"]
 ScopeKind = Literal["key", "agent", "tenant", "user_model", "tenant_group", "global", "provider"]
+OF_ALL: frozenset[ScopeKind] = frozenset({"global", "provider"})
+"""Scopes that count the calls of several tenants together."""
+PER: dict[Period, str] = {"day": " a day", "month": " a month", "total": ""}
+"""A budget's period, behind its amount."""
 Mode = Literal["enforce", "shadow", "off"]
 OnStoreFailure = Literal["deny", "local", "allow"]
 Unit = Literal["usd", "requests", "tokens"]

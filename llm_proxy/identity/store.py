@@ -199,3 +199,8 @@ def budgets_text(budgets: tuple[Budget, ...]) -> str:
 def usd(nano_usd: int) -> Decimal:
     """Nano-dollars as dollars, exactly."""
     return Decimal(nano_usd) / NANO
+
+
+def usd_text(nano_usd: int | None) -> str | None:
+    """Nano-dollars as dollars with nine decimals, as JSON documents have them; None stays None."""
+    return None if nano_usd is None else f"{nano_usd // NANO}.{nano_usd % NANO:09d}"

@@ -16,9 +16,9 @@ from llm_proxy.admission.check import Check
 from llm_proxy.database import deadline
 from llm_proxy.dialects import Call
 from llm_proxy.identity import Caller, KeySpec
+from llm_proxy.ledger.exchange import BYTES_PER_TOKEN
 from llm_proxy.ledger.spent import named_of, spent
 
-BYTES_PER_TOKEN = 4
 _DEADLINE_S = 30.0
 _INTERNAL = "internal:"
 _CALLS = """

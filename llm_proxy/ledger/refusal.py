@@ -16,10 +16,10 @@ from llm_proxy.database import clean_text
 from llm_proxy.dialects import Call
 from llm_proxy.errors import ReachedLimit, Refused
 from llm_proxy.identity import Caller
+from llm_proxy.identity.store import usd_text
 from llm_proxy.telemetry.redact import redact
 
 SAMPLE_PER_S = 10
-NANO = 10**9
 _LONGEST_NAME, _LONGEST_SUBJECT = 128, 300  # a name as in `requests`; a subject may hold two
 _AMOUNTS = ("limit", "used", "held", "kept", "wanted")
 
@@ -98,12 +98,8 @@ def limit_as_json(reached: ReachedLimit) -> dict[str, Any]:
     told: dict[str, Any] = asdict(reached)
     told["resets_at"] = reached.resets_at.isoformat() if reached.resets_at else None
     if reached.unit == "usd":
-        told |= {name: _dollars(told[name]) for name in _AMOUNTS}
+        told |= {name: usd_text(told[name]) for name in _AMOUNTS}
     return {name: value for name, value in told.items() if value is not None}
-
-
-def _dollars(nano_usd: int | None) -> str | None:
-    return None if nano_usd is None else f"{nano_usd // NANO}.{nano_usd % NANO:09d}"
 
 
 def _as_postgres_takes(value: object) -> object:

@@ -8,10 +8,11 @@ from collections.abc import Container
 from datetime import datetime
 from typing import Any
 
+from llm_proxy.identity.caller import OF_ALL, PER
+
 Json = dict[str, Any]
 
 _ANSWERED = 200
-_PER = {"day": " a day", "month": " a month", "total": ""}
 
 
 def lines_of(found: Json) -> list[str]:
@@ -24,7 +25,7 @@ def lines_of(found: Json) -> list[str]:
 def limit_line(reached: Json) -> str:
     """A limit that was reached: whose, how full, what was wanted, the wait."""
     unit, scope = reached["unit"], reached["scope"]
-    per = _PER.get(reached.get("period", ""), " a minute" if unit in {"requests", "tokens"} else " at once")
+    per = PER.get(reached.get("period", ""), " a minute" if unit in {"requests", "tokens"} else " at once")
     told = [f"{reached['kind']} of {reached['subject']} (scope {scope})"]
     if "limit" in reached:
         used = _bare(reached["used"], unit) if "used" in reached else "an unknown part"
@@ -160,7 +161,7 @@ def without_what_only_operators_see(found: Json, heard: Container[object]) -> Js
             for call in shown.get("model_calls", ())
         ]
     reached = shown.get("reached")
-    if reached and reached["scope"] in {"global", "provider"}:
+    if reached and reached["scope"] in OF_ALL:
         told = ("kind", "scope", "subject", "unit", "wait_ms")
         shown["reached"] = {name: reached[name] for name in told if name in reached}
     return shown

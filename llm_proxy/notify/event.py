@@ -11,6 +11,7 @@ from uuid import UUID, uuid4, uuid5
 
 from llm_proxy.admission import Spending, dollars, resets
 from llm_proxy.identity import ANY
+from llm_proxy.identity.caller import PER
 
 Json = dict[str, Any]
 Kind = Literal[
@@ -26,7 +27,6 @@ QUIET = timedelta(hours=1)
 RETENTION = timedelta(days=30)
 FOREVER = datetime(9999, 12, 31, tzinfo=UTC)
 _NAMESPACE = UUID("6f0d5f0c-3c6e-5a53-9a55-6b1c8f3f6d10")
-_PER = {"day": " a day", "month": " a month", "total": ""}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ def _budget_headline(kind: str, facts: Json, tenant: str | None, user: str | Non
     }.get(scope, f"{scope} {who}")
     whose += f" at {facts['group']}" if facts["group"] else ""
     whose += f" (tenant {tenant})" if tenant and scope not in {"tenant", "tenant_group"} else ""
-    limit = f"{_shown(facts['limit'], facts['unit'])}{_PER[facts['period']]}"
+    limit = f"{_shown(facts['limit'], facts['unit'])}{PER[facts['period']]}"
     shadow = "" if facts["enforced"] else " It only watches."
     ends = f"; it resets {facts['resets_at']}" if facts["resets_at"] else ""
     if kind == "budget.exhausted":
