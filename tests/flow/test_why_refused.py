@@ -178,6 +178,7 @@ def test_strangers_take_no_place_in_the_sample_of_known_callers(gateway: Gateway
         storm = [callers.submit(ask, gateway, {"Authorization": f"Bearer wrong-{n}"}) for n in range(100)]
         refused = ask(gateway, headers)
         assert all(one.result().status_code == 401 for one in storm)
+    assert refused.status_code == 429, refused.text
     assert story(gateway, refused.headers["x-request-id"])["reached"]["scope"] == "key"
     until(lambda: times(printed(gateway, "--outcome", "refused")["refusal_counts"])["invalid_api_key"] == 100)
 
