@@ -12,8 +12,7 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 from urllib.parse import quote
 
-from llm_proxy.identity.caller import OF_ALL, OnStoreFailure, Period, ScopeKind, Unit
-from llm_proxy.identity.rules import ANY
+from llm_proxy.identity.caller import ANY, OF_ALL, OnStoreFailure, Period, ScopeKind, Unit
 
 Kind = Literal["requests", "tokens", "parallel", "budget"]
 

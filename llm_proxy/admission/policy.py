@@ -13,8 +13,8 @@ from typing import Protocol
 from llm_proxy.admission import budget as money
 from llm_proxy.admission.check import ONE_TAG, Check, Kind, Plan, quoted, tag
 from llm_proxy.identity import Budget, Caller, Limits
-from llm_proxy.identity.caller import OF_ALL, Mode, OnStoreFailure, ScopeKind
-from llm_proxy.identity.rules import ANY, Rule, Rulebook
+from llm_proxy.identity.caller import ANY, OF_ALL, Mode, OnStoreFailure, ScopeKind
+from llm_proxy.identity.rules import Rule, Rulebook
 from llm_proxy.settings import Settings
 from llm_proxy.wildcards import covers
 

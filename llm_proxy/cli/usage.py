@@ -14,10 +14,9 @@ import click
 
 from llm_proxy.cli.database import database_url, run, trusted_at
 from llm_proxy.cli.printing import Column, console, print_table, warn
-from llm_proxy.ledger.answer import Answer, Line
 from llm_proxy.ledger.focus import as_focus, by_period
 from llm_proxy.ledger.queries import connected
-from llm_proxy.ledger.question import DIMENSIONS, WORDS, Question, asked_range
+from llm_proxy.ledger.question import DIMENSIONS, WORDS, Answer, Line, Question, asked_range
 from llm_proxy.ledger.report import as_csv, as_json, as_spans
 from llm_proxy.ledger.zones import zone_of
 

@@ -6,8 +6,8 @@ Pure. Invariant: silence where nobody can tell, such as before the sidecar's cat
 from collections.abc import Mapping
 
 from llm_proxy.identity import Limits, Rule
+from llm_proxy.identity.caller import ANY
 from llm_proxy.identity.credentials import INTERNAL
-from llm_proxy.identity.rules import ANY
 from llm_proxy.upstream import Catalog
 from llm_proxy.wildcards import covers
 

@@ -21,9 +21,8 @@ from llm_proxy.edge.auth import Doorkeeper
 from llm_proxy.edge.told import asked, told
 from llm_proxy.errors import BadRequest, Forbidden, NotFound, StoreUnavailable
 from llm_proxy.identity import NOBODY, Admin, Caller, Named, on_behalf_of
-from llm_proxy.ledger.answer import NOTHING, Answer
 from llm_proxy.ledger.focus import as_focus, by_period
-from llm_proxy.ledger.question import DIMENSIONS, MOST_LINES, WORDS, Question, asked_range
+from llm_proxy.ledger.question import DIMENSIONS, MOST_LINES, NOTHING, WORDS, Answer, Question, asked_range
 from llm_proxy.ledger.refusals_kept import Whose, not_kept
 from llm_proxy.ledger.report import as_csv, as_json, as_spans
 from llm_proxy.ledger.story import lines_of, without_what_only_operators_see

@@ -5,10 +5,16 @@ its binding, in whatever way it does so. An agent binding of `*` stands for ever
 a key bound to no user serves end users of its own choosing.
 """
 
+from collections.abc import Mapping
+
 from llm_proxy.errors import BadRequest, Forbidden
-from llm_proxy.identity.caller import NOBODY, Caller, Named
-from llm_proxy.identity.rules import ANY
-from llm_proxy.identity.tags import Tags, merged
+from llm_proxy.identity.caller import ANY, NOBODY, Caller, Named
+from llm_proxy.identity.tags import Tags, merged, tags_from
+
+LONGEST_NAME = 256
+_NAMING = (b"x-tenant-id", b"x-agent-id", b"x-user-id", b"x-session-id", b"x-run-id")
+_TAGS = b"x-tags"
+_ANY_NAMING = frozenset({*_NAMING, _TAGS})
 
 
 def on_behalf_of(caller: Caller, by_header: Named, by_body: Named) -> Caller:
@@ -49,6 +55,36 @@ def on_behalf_of(caller: Caller, by_header: Named, by_body: Named) -> Caller:
         _one("run", by_header.run, by_body.run) or caller.run,
         _all_tags(caller, by_header, by_body) if by_header.tags or by_body.tags else caller.tags,
     )
+
+
+def named_by_headers(headers: Mapping[bytes, bytes]) -> Named:
+    """Whom the headers say the request acts for; raises `BadRequest` for a name no one can have."""
+    if _ANY_NAMING.isdisjoint(headers):
+        return NOBODY
+    tenant, agent, user, session, run = (_name(headers, name) for name in _NAMING)
+    tags = _tags(headers[_TAGS]) if _TAGS in headers else ()
+    return Named(tenant=tenant, agent=agent, user=user, session=session, run=run, tags=tags)
+
+
+def _tags(value: bytes) -> Tags:
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        text = value.decode("latin-1")
+    return tags_from(text, "x-tags")
+
+
+def _name(headers: Mapping[bytes, bytes], name: bytes) -> str | None:
+    value = headers.get(name)
+    if value is None:
+        return None
+    text = value.strip().decode("latin-1")
+    if not text or len(text) > LONGEST_NAME or not text.isprintable():
+        raise BadRequest(
+            f"Invalid '{name.decode()}' header: expected 1 to {LONGEST_NAME} printable characters.",
+            param=name.decode(),
+        )
+    return text
 
 
 def _all_tags(caller: Caller, by_header: Named, by_body: Named) -> Tags:

@@ -8,6 +8,8 @@ Units: requests and tokens per minute, parallel requests, integer nano-dollars.
 from dataclasses import dataclass, field
 from typing import Literal
 
+ANY = "*"
+"""Every value of a field."""
 Kind = Literal["internal", "virtual"]
 Period = Literal["day", "month", "total"]
 ScopeKind = Literal["key", "agent", "tenant", "user_model", "tenant_group", "global", "provider"]

@@ -15,8 +15,7 @@ import asyncpg
 
 from llm_proxy.errors import BadRequest, Refused, StoreUnavailable
 from llm_proxy.identity.audit import Actor, Person, audit, audit_refusal, lock_chain
-from llm_proxy.identity.caller import Budget
-from llm_proxy.identity.rules import ANY
+from llm_proxy.identity.caller import ANY, Budget
 from llm_proxy.identity.store import Connection, available
 
 log = logging.getLogger(__name__)

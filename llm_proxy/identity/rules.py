@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal, Protocol
 
-from llm_proxy.identity.caller import Budget, Caller, Limits, Mode, OnStoreFailure, ScopeKind
+from llm_proxy.identity.caller import ANY, Budget, Caller, Limits, Mode, OnStoreFailure, ScopeKind
 from llm_proxy.identity.keys import KeySpec
 from llm_proxy.identity.models import allowed
 
-ANY = "*"
 KillKind = Literal["key", "agent", "tenant", "model"]
 
 

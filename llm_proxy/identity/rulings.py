@@ -11,10 +11,11 @@ import asyncpg
 
 from llm_proxy.errors import NotFound
 from llm_proxy.identity.audit import Actor, Json, Person, audit
+from llm_proxy.identity.caller import ANY
 from llm_proxy.identity.credentials import INTERNAL
 from llm_proxy.identity.deeds import Epochs, deed, laid, raise_epochs
 from llm_proxy.identity.registry import key_id_of
-from llm_proxy.identity.rules import ANY, Kill, Rule
+from llm_proxy.identity.rules import Kill, Rule
 from llm_proxy.identity.spoken import rule_document
 from llm_proxy.identity.store import Connection, budgets_text, rule_of
 from llm_proxy.telemetry.redact import redact

@@ -16,9 +16,9 @@ from zoneinfo import available_timezones
 
 from llm_proxy.errors import BadRequest
 from llm_proxy.identity.admin_keys import AdminKeySpec, Role, checked
-from llm_proxy.identity.caller import Budget, Limits, Mode, OnStoreFailure, Period, ScopeKind, Unit
+from llm_proxy.identity.caller import ANY, Budget, Limits, Mode, OnStoreFailure, Period, ScopeKind, Unit
 from llm_proxy.identity.keys import KeyRecord, KeySpec, Raise
-from llm_proxy.identity.rules import ANY, Kill, KillKind, Rule
+from llm_proxy.identity.rules import Kill, KillKind, Rule
 from llm_proxy.identity.store import usd
 from llm_proxy.identity.tags import tags_from
 

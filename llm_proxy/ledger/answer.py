@@ -5,18 +5,17 @@ is named; costs stay `Decimal` until somebody prints them.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from decimal import Decimal
-from typing import Any, cast
+from typing import cast
 
 import asyncpg
 
 from llm_proxy.identity.store import Connection
 from llm_proxy.ledger.known import check_known, key_names, named, with_key_id
-from llm_proxy.ledger.question import NAMES, Question
+from llm_proxy.ledger.question import NAMES, NOTHING, Answer, Line, Question
 from llm_proxy.ledger.sources import HOURS_KEPT, Kept, parts_of, statement_of, used_days, within_days
 from llm_proxy.ledger.zones import Span, Unit, label, midnight
 
@@ -25,64 +24,6 @@ _KEPT = """
     SELECT (SELECT min(day) FROM usage_daily), (SELECT max(day) FROM usage_daily),
            (SELECT min(right(c.relname, 8)) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
             WHERE i.inhparent = 'requests'::regclass AND c.relname ~ '^requests_[0-9]{8}$')"""
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line of an answer: the group, and its sums.
-
-    Attributes:
-        group: Dimension to value; None where the requests have none. A key's name stands beside its id.
-        cost_usd: Of the requests whose cost is known.
-        unpriced_requests: Those that were answered, or used tokens, and whose cost is not.
-        avg_latency_ms: None when nothing ended.
-    """
-
-    group: Mapping[str, Any]
-    requests: int
-    succeeded: int
-    cache_hits: int
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int
-    reasoning_tokens: int
-    cost_usd: Decimal
-    unpriced_requests: int
-    estimated_requests: int
-    avg_latency_ms: float | None
-
-    @property
-    def total_tokens(self) -> int:
-        """Prompt and completion together."""
-        return self.prompt_tokens + self.completion_tokens
-
-    @property
-    def success_rate(self) -> float:
-        """From 0 to 1; 0 when there was nothing."""
-        return self.succeeded / self.requests if self.requests else 0.0
-
-
-NOTHING = Line({}, 0, 0, 0, 0, 0, 0, 0, Decimal(0), 0, 0, None)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What was used.
-
-    Attributes:
-        lines: By time, then the costliest first.
-        total: Of all the question selects, each request once.
-        untold: Parts of the range of which calls are on record that are in no line: of their time only sums
-            of whole days (UTC) are kept, and these lie across the range's end or the border of two groups.
-        total_untold: The same of the total.
-        has_more: There may be more lines than the question wants.
-    """
-
-    lines: Sequence[Line]
-    total: Line
-    untold: Sequence[Span] = ()
-    total_untold: Sequence[Span] = ()
-    has_more: bool = False
 
 
 @asynccontextmanager

@@ -12,8 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from llm_proxy.errors import BadRequest
-from llm_proxy.ledger.answer import Line
-from llm_proxy.ledger.question import Question
+from llm_proxy.ledger.question import Line, Question
 from llm_proxy.ledger.report import cell
 from llm_proxy.ledger.zones import Span, Unit, span_of
 

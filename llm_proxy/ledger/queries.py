@@ -20,10 +20,10 @@ from llm_proxy.database import clean_text, deadline
 from llm_proxy.errors import BadRequest
 from llm_proxy.identity.audit import Actor, Person, audit
 from llm_proxy.ledger import refusals_kept
-from llm_proxy.ledger.answer import Answer, answer, snapshot
+from llm_proxy.ledger.answer import answer, snapshot
 from llm_proxy.ledger.known import check_known, known_key
 from llm_proxy.ledger.payload import LONGEST_NAME
-from llm_proxy.ledger.question import NAMES, Question
+from llm_proxy.ledger.question import NAMES, Answer, Question
 from llm_proxy.ledger.refusals_kept import Whose
 from llm_proxy.telemetry import time_of
 

@@ -5,9 +5,11 @@ a range is read in the question's zone.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
+from decimal import Decimal
+from typing import Any
 
 from llm_proxy.errors import BadRequest
 from llm_proxy.ledger.zones import FIRST_YEAR, LAST_YEAR, UNITS, Span, Unit, midnight, span_of
@@ -87,6 +89,64 @@ class Question:
                 begin, end = span_of(unit, self.where[unit], self.zone)
                 since, until = max(since, begin), min(until, end)
         return (since, until) if since < until else None
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of an answer: the group, and its sums.
+
+    Attributes:
+        group: Dimension to value; None where the requests have none. A key's name stands beside its id.
+        cost_usd: Of the requests whose cost is known.
+        unpriced_requests: Those that were answered, or used tokens, and whose cost is not.
+        avg_latency_ms: None when nothing ended.
+    """
+
+    group: Mapping[str, Any]
+    requests: int
+    succeeded: int
+    cache_hits: int
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
+    cost_usd: Decimal
+    unpriced_requests: int
+    estimated_requests: int
+    avg_latency_ms: float | None
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and completion together."""
+        return self.prompt_tokens + self.completion_tokens
+
+    @property
+    def success_rate(self) -> float:
+        """From 0 to 1; 0 when there was nothing."""
+        return self.succeeded / self.requests if self.requests else 0.0
+
+
+NOTHING = Line({}, 0, 0, 0, 0, 0, 0, 0, Decimal(0), 0, 0, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was used.
+
+    Attributes:
+        lines: By time, then the costliest first.
+        total: Of all the question selects, each request once.
+        untold: Parts of the range of which calls are on record that are in no line: of their time only sums
+            of whole days (UTC) are kept, and these lie across the range's end or the border of two groups.
+        total_untold: The same of the total.
+        has_more: There may be more lines than the question wants.
+    """
+
+    lines: Sequence[Line]
+    total: Line
+    untold: Sequence[Span] = ()
+    total_untold: Sequence[Span] = ()
+    has_more: bool = False
 
 
 def asked_range(since: str | None, until: str | None, now: datetime, zone: tzinfo = UTC) -> Span:

@@ -14,9 +14,8 @@ from itertools import groupby, islice, product
 from typing import Any, cast
 from uuid import UUID
 
-from llm_proxy.ledger.answer import Answer, Line
 from llm_proxy.ledger.known import named, unknown
-from llm_proxy.ledger.question import NAMES, Question
+from llm_proxy.ledger.question import NAMES, Answer, Line, Question
 from llm_proxy.ledger.record import UsageRecord
 from llm_proxy.ledger.refusals_kept import Whose
 from llm_proxy.ledger.row import COLUMNS

@@ -11,8 +11,8 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
-from llm_proxy.ledger.answer import Line
 from llm_proxy.ledger.known import columns_of
+from llm_proxy.ledger.question import Line
 from llm_proxy.ledger.zones import Span
 
 COLUMNS = (

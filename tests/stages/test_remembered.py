@@ -9,9 +9,8 @@ import pytest
 from records import keeping, random_record, record
 
 from llm_proxy.ledger import Remembered
-from llm_proxy.ledger.answer import Line
 from llm_proxy.ledger.queries import connected
-from llm_proxy.ledger.question import Question
+from llm_proxy.ledger.question import Line, Question
 from llm_proxy.ledger.zones import midnight
 
 

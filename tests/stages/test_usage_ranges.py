@@ -16,8 +16,7 @@ from records import random_record
 from llm_proxy import schema
 from llm_proxy.errors import NotFound
 from llm_proxy.ledger import Remembered, Store, Usage, UsageRecord
-from llm_proxy.ledger.answer import Answer
-from llm_proxy.ledger.question import NAMES, Question
+from llm_proxy.ledger.question import NAMES, Answer, Question
 from llm_proxy.ledger.row import encode, row_of
 from llm_proxy.ledger.zones import UNITS
 

@@ -6,7 +6,7 @@ from datetime import date
 from decimal import Decimal
 from typing import Any
 
-from llm_proxy.ledger.answer import Line
+from llm_proxy.ledger.question import Line
 from llm_proxy.ledger.refusal import SAMPLE_PER_S, Sample
 from llm_proxy.ledger.report import as_csv, as_json
 
