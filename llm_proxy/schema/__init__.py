@@ -73,7 +73,7 @@ class SchemaChanged(Exception):  # noqa: N818 -- errors are named for the state 
 
 def steps() -> list[Step]:
     """Every file, in order."""
-    found = [file for file in resources.files(__name__).iterdir() if file.name.endswith(".sql")]
+    found = [file for file in resources.files("llm_proxy.schema").iterdir() if file.name.endswith(".sql")]
     numbered = [Step(int(file.name[:3]), file.name, file.read_text(encoding="utf-8")) for file in found]
     return sorted(numbered, key=lambda step: step.number)
 
