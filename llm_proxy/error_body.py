@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, cast
+from typing import cast
 
-Json = dict[str, Any]
+from llm_proxy.json_access import Json
 
 LONGEST_WAIT_S = 86_400.0
 _MOST_ISSUES = 5

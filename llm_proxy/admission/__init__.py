@@ -2,7 +2,6 @@
 
 from llm_proxy.admission.admit import Admission, AdmissionState
 from llm_proxy.admission.asking import Prices
-from llm_proxy.admission.budget import Price
 from llm_proxy.admission.cap import capped
 from llm_proxy.admission.explain import Explanation, explain, standing_of
 from llm_proxy.admission.lease import Lease, Used
@@ -11,7 +10,7 @@ from llm_proxy.admission.policy import Defaults, Policies
 from llm_proxy.admission.replay import PastCall, Replay, Repriced, Verdict
 from llm_proxy.admission.spend import Spent
 from llm_proxy.admission.spending import Spending, SpendingWatch
-from llm_proxy.admission.standing import Standing, dollars, resets
+from llm_proxy.admission.standing import Standing, resets
 
 __all__ = [
     "Admission",
@@ -22,7 +21,6 @@ __all__ = [
     "Lease",
     "PastCall",
     "Policies",
-    "Price",
     "Prices",
     "Replay",
     "Repriced",
@@ -34,7 +32,6 @@ __all__ = [
     "Verdict",
     "announce",
     "capped",
-    "dollars",
     "explain",
     "refuse_evicting",
     "resets",

@@ -9,13 +9,13 @@ from hashlib import blake2b
 from typing import Protocol
 
 from llm_proxy.admission import estimate
-from llm_proxy.admission.budget import Price, cost_nano_usd
 from llm_proxy.admission.check import NO_EPOCH, Ask, Check, Estimate, Plan
 from llm_proxy.admission.standing import reached
 from llm_proxy.admission.watch import Watch
 from llm_proxy.dialects import Call
 from llm_proxy.errors import Forbidden
 from llm_proxy.identity import Caller
+from llm_proxy.money import Price, cost_nano_usd
 
 LEASE_LIFE_MS = 30_000
 """After so long without a sign of life a parallel place is free again, and money is held no longer."""

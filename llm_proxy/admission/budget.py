@@ -1,11 +1,8 @@
-"""Money: budget periods, and what a call may cost before anybody knows.
+"""Budget periods: when the one a budget counts in began, when it ends, and what tells it from others.
 
-Pure. Invariants: integers only; whatever must be rounded is rounded up; a price not known is None, not 0.
-Units: nano-dollars; prices in pico-dollars per token (a token often costs less than a nano-dollar's
-multiple); periods are calendar days and months in the budget's time zone.
+Pure. Units: periods are calendar days and months in the budget's time zone.
 """
 
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from zoneinfo import ZoneInfo
 
@@ -14,28 +11,6 @@ from llm_proxy.identity import Budget
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 DAY_MS = 86_400_000
 UTC_NAME = "UTC"
-_PICO_PER_NANO = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Price:
-    """What a model group's dearest deployment costs, and how much it may write by itself.
-
-    Attributes:
-        input_pico_usd: Per prompt token.
-        output_pico_usd: Per completion token.
-        most_tokens: The most completion tokens a deployment writes; None when nobody says.
-    """
-
-    input_pico_usd: int
-    output_pico_usd: int
-    most_tokens: int | None = None
-
-
-def cost_nano_usd(price: Price, prompt_tokens: int, completion_tokens: int) -> int:
-    """What so many tokens cost, rounded up."""
-    pico = price.input_pico_usd * prompt_tokens + price.output_pico_usd * completion_tokens
-    return -(-pico // _PICO_PER_NANO)
 
 
 def began(budget: Budget, now_ms: int) -> datetime:

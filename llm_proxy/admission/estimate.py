@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Iterable
 from math import ceil
 
-from llm_proxy.admission.budget import Price
 from llm_proxy.dialects import Call
+from llm_proxy.money import Price
 
 BYTES_PER_TOKEN = 4
 UNSAID_TOKENS = 4096

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 
 from llm_proxy.admission.asking import LEASE_LIFE_MS, Asking, Prices
-from llm_proxy.admission.budget import Price, cost_nano_usd
 from llm_proxy.admission.check import REFUSED, UNKNOWN, Answer, Ask, Check
 from llm_proxy.admission.desk import Desk
 from llm_proxy.admission.lease import Taken, Used
@@ -25,6 +24,7 @@ from llm_proxy.admission.watch import Watch
 from llm_proxy.dialects import Call
 from llm_proxy.errors import Refused
 from llm_proxy.identity import Caller
+from llm_proxy.money import Price, cost_nano_usd
 
 SpentBefore = Callable[[Check], Awaitable[int]]
 """What a budget's owner had spent of its period before the first call that is played."""

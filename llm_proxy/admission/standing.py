@@ -18,6 +18,7 @@ from llm_proxy.admission.check import ADMITTED, UNKNOWN, Answer, Ask, Check, Est
 from llm_proxy.admission.model import judge
 from llm_proxy.errors import BudgetExceeded, BudgetHeld, RateLimited, ReachedLimit, Refused
 from llm_proxy.identity.caller import PER
+from llm_proxy.money import format_usd, format_usd_rounded_up
 
 State = Literal["enforced", "local", "allow", "shadow", "deny"]
 STATE_HEADER = "x-llm-proxy-limits"
@@ -29,7 +30,6 @@ PARALLEL_WAIT_MS = 1000
 HELD_WAIT_MS = 2000
 """The same for money that running calls hold."""
 RESET_HEADER = "x-llm-proxy-budget-reset"
-NANO = 10**9
 _NEVER_MS = 2**62
 _UNITS: dict[Kind, str] = {"requests": "requests", "tokens": "tokens", "parallel": "calls"}
 _RESET_MS: dict[Kind, int] = {"requests": 60_000, "tokens": 61_000}
@@ -223,15 +223,16 @@ def _needed(worst: Standing, estimate: Estimate) -> str:
     if unit == "requests":
         return "1"
     usd = unit == "usd"
-    prompt = about(estimate.prompt_nano_usd) if usd else f"{estimate.prompt_tokens:,}"
+    prompt = format_usd_rounded_up(estimate.prompt_nano_usd) if usd else f"{estimate.prompt_tokens:,}"
     answer = f", answer up to {estimate.answer_tokens:,} tokens" if estimate.answer_tokens else ""
-    return f"about {about(worst.want) if usd else f'{worst.want:,} tokens'} (prompt {prompt}{answer})"
+    total = format_usd_rounded_up(worst.want) if usd else f"{worst.want:,} tokens"
+    return f"about {total} (prompt {prompt}{answer})"
 
 
 def _amount(check: Check, amount: int) -> str:
     """An amount in a budget's unit: `$0.20`, `600 requests`."""
     if check.unit == "usd":
-        return dollars(amount)
+        return format_usd(amount)
     return f"{amount:,} {check.unit if amount != 1 else check.unit.removesuffix('s')}"
 
 
@@ -241,18 +242,6 @@ def resets(check: Check) -> datetime | None:
         return None
     zone = UTC if check.zone == "UTC" else ZoneInfo(check.zone)
     return datetime.fromtimestamp(check.expires_ms / 1000, zone)
-
-
-def dollars(nano_usd: int) -> str:
-    """An amount, exactly: `$0.20`, `$0.000001`."""
-    whole, rest = divmod(nano_usd, NANO)
-    return f"${whole:,}.{f'{rest:09d}'.rstrip('0').ljust(2, '0')}"
-
-
-def about(nano_usd: int) -> str:
-    """An amount rounded up to two digits, below a dollar, and above to cents."""
-    step = 10 ** max(0, len(str(nano_usd)) - 2) if nano_usd < NANO else NANO // 100
-    return dollars(-(-nano_usd // step) * step)
 
 
 def duration(ms: int) -> str:

@@ -21,8 +21,8 @@ from llm_proxy.cli.printing import (
 )
 from llm_proxy.identity.admin_keys import ROLES, AdminKeys, admin_key_document
 from llm_proxy.identity.spoken import admin_key_from
+from llm_proxy.json_access import Json
 
-Json = dict[str, Any]
 _COLUMNS = ("name", "role", "tenant", Column("prefix", whole=True), Column("expires", whole=True), "state")
 
 

@@ -24,9 +24,9 @@ from llm_proxy.cli.printing import (
 from llm_proxy.identity import AuditFilter, AuditLog
 from llm_proxy.identity.audit_verify import Report, verify
 from llm_proxy.identity.opened import Pool
+from llm_proxy.json_access import Json
 from llm_proxy.ledger.question import moment
 
-Json = dict[str, Any]
 _COLUMNS = (
     Column("id", number=True),
     Column("at (UTC)", whole=True),

@@ -4,11 +4,11 @@ Pure. Invariant: what `words` writes, `parsed` reads.
 """
 
 import re
-from typing import Any, get_args
+from typing import get_args
 
 from llm_proxy.identity.caller import Period, Unit
+from llm_proxy.json_access import Json
 
-Json = dict[str, Any]
 FORM = "AMOUNT/PERIOD"
 EXAMPLES = "5/day, 100/month or 1000/total (US dollars), 1000requests/day, 5/day@Europe/Berlin"
 _COUNTED = "|".join(unit for unit in get_args(Unit) if unit != "usd")

@@ -21,9 +21,9 @@ from llm_proxy.cli.printing import (
     print_json,
 )
 from llm_proxy.cli.standings_table import print_standings
+from llm_proxy.json_access import Json
 from llm_proxy.settings import Settings
 
-Json = dict[str, Any]
 TIMEOUT_S = 15
 
 

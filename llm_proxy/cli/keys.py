@@ -36,8 +36,8 @@ from llm_proxy.identity.keys_file import read as read_file
 from llm_proxy.identity.opened import Pool
 from llm_proxy.identity.rules import KillKind
 from llm_proxy.identity.spoken import key_document, kill_from, raise_from, spec_from
+from llm_proxy.json_access import Json
 
-Json = dict[str, Any]
 MOST_DAYS = 36_525
 NONE = "none"
 _UNSET = {

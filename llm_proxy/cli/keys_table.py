@@ -2,12 +2,11 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any
 
 from llm_proxy.cli.budgets import words
 from llm_proxy.cli.printing import Column, print_table
+from llm_proxy.json_access import Json
 
-Json = dict[str, Any]
 _LIMITS = ("rpm", "tpm", "parallel")
 _COLUMNS = (
     "name",

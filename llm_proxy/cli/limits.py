@@ -27,8 +27,8 @@ from llm_proxy.cli.printing import (
 from llm_proxy.identity import Registry, Rulings
 from llm_proxy.identity.caller import Mode, OnStoreFailure, ScopeKind
 from llm_proxy.identity.spoken import rule_document, rule_from, rule_named
+from llm_proxy.json_access import Json
 
-Json = dict[str, Any]
 _NAMES = ("scope", "tenant", "subject", "model")
 _COLUMNS = ("scope", "tenant", "subject", "model", Column("limits", whole=True), "mode", "idle")
 _NAMING = [

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
 from urllib.parse import quote
 
 import click
@@ -17,8 +16,8 @@ import httpx
 from llm_proxy.cli import nearby
 from llm_proxy.cli.completion import complete_models
 from llm_proxy.cli.printing import WRONG, Column, as_json_option, fail, print_json, print_table
+from llm_proxy.json_access import Json
 
-Json = dict[str, Any]
 AT_ONCE = 4
 PATIENCE_S = 75
 

@@ -6,7 +6,6 @@ Invariants: no address of a webhook is printed; exit 1 when one of them did not 
 import asyncio
 import sys
 from datetime import UTC, datetime
-from typing import Any
 from uuid import uuid4
 
 import click
@@ -14,9 +13,8 @@ import click
 from llm_proxy.cli import nearby
 from llm_proxy.cli.printing import FAILED, WRONG, Column, as_json_option, fail, print_json, print_table
 from llm_proxy.edge.notifications import delivery_of, webhook_faults
+from llm_proxy.json_access import Json
 from llm_proxy.notify import Delivery, DeliveryFailed, Message, Webhook, trial_event, webhooks_of
-
-Json = dict[str, Any]
 
 
 @click.group

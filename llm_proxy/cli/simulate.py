@@ -5,15 +5,15 @@ Invariants: asks the running gateway; nothing is changed and no model is called;
 
 import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import click
 import yaml
 
 from llm_proxy.cli import nearby
 from llm_proxy.cli.printing import WRONG, Column, as_json_option, fail, print_fields, print_json, print_table
+from llm_proxy.json_access import Json
 
-Json = dict[str, Any]
 PATIENCE_S = 120
 
 

@@ -3,11 +3,10 @@
 import json
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
 
 from llm_proxy.cli.printing import Column, print_table
+from llm_proxy.json_access import Json
 
-Json = dict[str, Any]
 _COLUMNS = (
     "scope",
     "kind",

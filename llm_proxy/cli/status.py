@@ -4,7 +4,6 @@ Invariants: no model is called. Exit 0: requests are served; 1: they are not; 3:
 """
 
 import sys
-from typing import Any
 
 import click
 import httpx
@@ -21,8 +20,8 @@ from llm_proxy.cli.printing import (
     print_table,
     warn,
 )
+from llm_proxy.json_access import Json
 
-Json = dict[str, Any]
 TIMEOUT_S = 10
 _COLUMNS = ("part", "state", Column("for", number=True), "detail")
 

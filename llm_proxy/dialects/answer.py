@@ -10,9 +10,8 @@ from typing import Any
 import orjson
 
 from llm_proxy import sse
-from llm_proxy.dialects.call import Json
-from llm_proxy.dialects.checks import is_array, is_object
 from llm_proxy.errors import ProviderFailed
+from llm_proxy.json_access import Json, is_array, is_object
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from typing import Any
 
 import orjson
 
-from llm_proxy.dialects.call import Json
-from llm_proxy.dialects.checks import is_object, shown_name
+from llm_proxy.dialects.checks import shown_name
 from llm_proxy.errors import BadRequest
+from llm_proxy.json_access import Json, is_object
 
 MAX_CONTAINERS = 200_000
 MAX_VALUES = 1_000_000

@@ -5,12 +5,12 @@ name as asked, `group` the model group it resolved to; nothing here names an HTT
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from llm_proxy.identity import NOBODY, Named
+from llm_proxy.json_access import Json
 
 Door = Literal["chat.completions", "completions", "embeddings"]
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

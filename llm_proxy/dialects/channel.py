@@ -8,8 +8,8 @@ has refused all that LiteLLM reads for itself; what is in `OPENAIS` or `INSIDE` 
 
 from collections.abc import Collection
 
-from llm_proxy.dialects.call import Json
 from llm_proxy.errors import BadRequest
+from llm_proxy.json_access import Json
 
 _ALL_AT_TOP = frozenset({"anthropic", "bedrock", "bedrock_converse", "ollama", "ollama_chat"})
 _SOME_AT_TOP = frozenset({"gemini", "vertex_ai", "vertex_ai_beta"})

@@ -5,24 +5,14 @@ fraction leaves as an integer, so that `1` and `1.0` are one cache entry.
 """
 
 from collections.abc import Callable, Collection
-from typing import Any, TypeGuard
+from typing import Any
 
 from llm_proxy.errors import BadRequest
+from llm_proxy.json_access import is_array, is_object
 
 Check = Callable[[Any, str], Any]
-Json = dict[str, Any]
 MAX_INTEGER = 2**53
 """Beyond it a JSON number may already have lost digits on its way (RFC 8259, 6)."""
-
-
-def is_object(value: object) -> TypeGuard[Json]:
-    """Whether a JSON value is an object."""
-    return type(value) is dict
-
-
-def is_array(value: object) -> TypeGuard[list[Any]]:
-    """Whether a JSON value is an array."""
-    return type(value) is list
 
 
 def missing(path: str) -> BadRequest:

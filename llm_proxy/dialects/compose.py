@@ -6,7 +6,7 @@ in schema order, streaming and the model's own fields last, with the resolved gr
 
 from typing import Any, NamedTuple
 
-from llm_proxy.dialects.call import Call, Door, Json
+from llm_proxy.dialects.call import Call, Door
 from llm_proxy.dialects.channel import UNBOUNDED, longest_asked, place
 from llm_proxy.dialects.checks import missing, refused, wrong_type
 from llm_proxy.dialects.dialect import Bounds, Hints, Models
@@ -16,6 +16,7 @@ from llm_proxy.dialects.models import providers, resolve
 from llm_proxy.dialects.rule import sort_fields
 from llm_proxy.errors import BadRequest, ModelNotFound
 from llm_proxy.identity import NOBODY, Named, tags_from
+from llm_proxy.json_access import Json
 
 MAX_ID = 256
 OPENAIS_BOUNDS = frozenset({"openai", "text-completion-openai", "azure", "azure_text"})

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from llm_proxy.dialects.call import CacheControl, Call, Door, Json
+from llm_proxy.dialects.call import CacheControl, Call, Door
 from llm_proxy.errors import Refused
+from llm_proxy.json_access import Json
 
 
 @dataclass(frozen=True, slots=True)

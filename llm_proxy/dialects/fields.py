@@ -15,7 +15,6 @@ from llm_proxy.dialects.checks import (
     boolean,
     either,
     integer,
-    is_object,
     map_of,
     number,
     object_with,
@@ -25,6 +24,7 @@ from llm_proxy.dialects.checks import (
     texts_or_tokens,
 )
 from llm_proxy.identity import tags_from
+from llm_proxy.json_access import is_object
 
 _text = string()
 _named = string(shortest=1)

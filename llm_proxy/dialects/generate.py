@@ -14,14 +14,15 @@ import orjson
 from llm_proxy import sse
 from llm_proxy.dialects.answer import Pieces, Tokens, read_answer
 from llm_proxy.dialects.body import parse
-from llm_proxy.dialects.call import Call, Door, Json
-from llm_proxy.dialects.checks import is_array, is_object, refused, shown_name, wrong_type
+from llm_proxy.dialects.call import Call, Door
+from llm_proxy.dialects.checks import refused, shown_name, wrong_type
 from llm_proxy.dialects.compose import Came, compose
 from llm_proxy.dialects.dialect import Answered, Bounds, Hints, Models, Offer
 from llm_proxy.dialects.fields import FIELDS
 from llm_proxy.dialects.hints import provider_name
 from llm_proxy.dialects.internal import INTERNAL, one_choice, piece_frame
 from llm_proxy.errors import BadRequest, Refused
+from llm_proxy.json_access import Json, is_array, is_object
 
 
 def _camel(name: str) -> str:

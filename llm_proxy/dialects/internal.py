@@ -12,12 +12,13 @@ import orjson
 from llm_proxy import sse
 from llm_proxy.dialects.answer import Answer, Pieces, Tokens, read_answer
 from llm_proxy.dialects.body import parse
-from llm_proxy.dialects.call import Call, Door, Json
-from llm_proxy.dialects.checks import is_object, refused, wrong_type
+from llm_proxy.dialects.call import Call, Door
+from llm_proxy.dialects.checks import refused, wrong_type
 from llm_proxy.dialects.compose import Came, compose, name_caller
 from llm_proxy.dialects.dialect import Answered, Bounds, Hints, Models, Offer
 from llm_proxy.dialects.rule import check_metadata_names
 from llm_proxy.errors import Refused
+from llm_proxy.json_access import Json, is_object
 
 
 @dataclass(frozen=True, slots=True)

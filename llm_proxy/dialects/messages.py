@@ -7,8 +7,8 @@ Source: https://platform.openai.com/docs/api-reference/chat/create
 
 from typing import Any
 
-from llm_proxy.dialects.call import Json
-from llm_proxy.dialects.checks import is_array, is_object, missing, refused, string, wrong_type, wrong_value
+from llm_proxy.dialects.checks import missing, refused, string, wrong_type, wrong_value
+from llm_proxy.json_access import Json, is_array, is_object
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 _TALKERS = ROLES - {"tool", "function"}

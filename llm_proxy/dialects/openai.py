@@ -7,10 +7,11 @@ import orjson
 
 from llm_proxy import sse
 from llm_proxy.dialects.body import parse
-from llm_proxy.dialects.call import Call, Door, Json
+from llm_proxy.dialects.call import Call, Door
 from llm_proxy.dialects.compose import Came, compose
 from llm_proxy.dialects.dialect import Answered, Bounds, Hints, Models, Offer
 from llm_proxy.errors import Refused
+from llm_proxy.json_access import Json
 
 
 @dataclass(frozen=True, slots=True)

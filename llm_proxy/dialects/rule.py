@@ -11,11 +11,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from llm_proxy.dialects import litellm_names
-from llm_proxy.dialects.call import Door, Json
+from llm_proxy.dialects.call import Door
 from llm_proxy.dialects.channel import INSIDE
-from llm_proxy.dialects.checks import Check, is_object, shown_name, wrong_type
+from llm_proxy.dialects.checks import Check, shown_name, wrong_type
 from llm_proxy.dialects.fields import FIELDS, METADATA, RANK
 from llm_proxy.errors import BadRequest
+from llm_proxy.json_access import Json, is_object
 
 OTHER_MODELS = frozenset({"models", "route", "target_model_names"})
 """Names by which a provider would answer with another model than the one admitted."""

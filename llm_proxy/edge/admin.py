@@ -35,8 +35,8 @@ from llm_proxy.identity.spoken import (
     rule_named,
     spec_from,
 )
+from llm_proxy.json_access import Json
 
-Json = dict[str, Any]
 Kept = TypeVar("Kept", Registry, Rulings, Raises)
 Announce = Callable[[Mapping[str, int]], Awaitable[None]]
 _REFUSALS: dict[int | str, dict[str, Any]] = {

@@ -3,7 +3,7 @@
 Invariants: a key's text is in the answer that issues it and in no other; who may do what is in `roles`.
 """
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,8 +14,7 @@ from llm_proxy.errors import StoreUnavailable
 from llm_proxy.identity import Actor, AdminKeys
 from llm_proxy.identity.admin_keys import Role, admin_key_document
 from llm_proxy.identity.spoken import admin_key_from
-
-Json = dict[str, Any]
+from llm_proxy.json_access import Json
 
 
 class AdminKeyBody(BaseModel):

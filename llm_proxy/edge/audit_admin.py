@@ -4,7 +4,7 @@ Invariants: read only; a filter on a name that nothing knows is a 404, never an 
 """
 
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 
@@ -12,9 +12,9 @@ from llm_proxy.edge.auth import By
 from llm_proxy.errors import BadRequest, StoreUnavailable
 from llm_proxy.identity import AuditFilter, AuditLog, RefusedCredentials
 from llm_proxy.identity.spoken import MOST
+from llm_proxy.json_access import Json
 from llm_proxy.ledger.question import moment
 
-Json = dict[str, Any]
 Text = Annotated[str | None, Query(min_length=1, max_length=256, pattern=r"^[^\x00]+$")]
 Action = Annotated[Text, Query(description="`keys.change`, or `keys.*` for all that begin so.")]
 Subject = Annotated[Text, Query(description="A key's id, name or prefix; a tenant, agent, user or model.")]

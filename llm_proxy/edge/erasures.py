@@ -12,9 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llm_proxy.edge.told import asked, told
 from llm_proxy.identity import Actor
+from llm_proxy.json_access import Json
 from llm_proxy.ledger import Erasures
-
-Json = dict[str, Any]
 
 
 class Whom(BaseModel):

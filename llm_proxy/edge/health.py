@@ -7,15 +7,13 @@ for people, its detail only for who has a key.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from llm_proxy.edge.auth import Doorkeeper
-
-Json = dict[str, Any]
+from llm_proxy.json_access import Json
 
 
 @dataclass(frozen=True, slots=True)

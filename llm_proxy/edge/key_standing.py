@@ -5,7 +5,6 @@ Invariant: a store that is away leaves figures out and nothing else; whoever ask
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any
 
 from starlette.requests import Request
 
@@ -17,9 +16,8 @@ from llm_proxy.identity.caller import OF_ALL
 from llm_proxy.identity.keys import acting_as, ended
 from llm_proxy.identity.rules import lies_on
 from llm_proxy.identity.spoken import rule_document
+from llm_proxy.json_access import Json
 from llm_proxy.upstream import Catalog
-
-Json = dict[str, Any]
 
 
 class KeyStanding:

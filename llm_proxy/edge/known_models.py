@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from llm_proxy.admission import Price
 from llm_proxy.dialects import Call, Models
 from llm_proxy.errors import BadRequest
 from llm_proxy.identity import Caller, allowed, usable
+from llm_proxy.money import Price
 from llm_proxy.pipeline import Upstream
 from llm_proxy.settings import Settings
 from llm_proxy.telemetry import Metrics

@@ -6,7 +6,7 @@ Invariant: both ask what a real call asks, through the same code, and count noth
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
 
@@ -15,9 +15,9 @@ from llm_proxy.dialects import Call
 from llm_proxy.dialects.models import MAX_NAME
 from llm_proxy.errors import Refused
 from llm_proxy.identity import Caller
-from llm_proxy.identity.store import usd_text
+from llm_proxy.json_access import Json
+from llm_proxy.money import usd_text
 
-Json = dict[str, Any]
 Key = Annotated[str | None, Query(description="A key, by id, name or prefix; takes an admin key.")]
 Callers = Callable[[Request], Awaitable[Caller]]
 Model = Annotated[

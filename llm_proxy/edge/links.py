@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 from idna import IDNAError, uts46_remap
 
 from llm_proxy.errors import BadRequest
-from llm_proxy.upstream.shape import Json, as_objects
+from llm_proxy.json_access import Json, as_objects
 
 _SKIPPED = r"[\s\x00-\x20\x7f-\xa0\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]*"
 _SCHEME = re.compile(_SKIPPED + r"([A-Za-z](?:[\t\r\n]*[A-Za-z0-9+.-]){0,63})[\t\r\n]*:")

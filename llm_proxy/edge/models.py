@@ -6,7 +6,7 @@ Source: https://platform.openai.com/docs/api-reference/models.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any
+from typing import Annotated
 
 import orjson
 from fastapi import APIRouter, Depends
@@ -17,9 +17,8 @@ from llm_proxy.dialects import INTERNAL, OPENAI, Offer, openai_model
 from llm_proxy.edge.auth import Doorkeeper
 from llm_proxy.errors import ModelNotFound, NotFound, StoreUnavailable
 from llm_proxy.identity import Caller, allowed, usable
+from llm_proxy.json_access import Json
 from llm_proxy.upstream import Catalog
-
-Json = dict[str, Any]
 
 
 def router(

@@ -7,7 +7,7 @@ when asked for, and on record, as it may cost money; who may do what is in `role
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends
 
@@ -16,13 +16,11 @@ from llm_proxy.edge.cache_admin import Record, logged
 from llm_proxy.edge.trial import Trial, Tried
 from llm_proxy.errors import ModelNotFound, StoreUnavailable
 from llm_proxy.identity import Actor
+from llm_proxy.json_access import Json
 from llm_proxy.ledger import SharedVitals, Vital, Vitals
 from llm_proxy.ledger.vitals import MINUTES
+from llm_proxy.money import PICO_PER_USD_PER_MILLION, nano_to_usd
 from llm_proxy.upstream import Catalog, Deployment, Group
-
-Json = dict[str, Any]
-_PICO_PER_MILLION = Decimal(10) ** 6
-_NANO = Decimal(10) ** 9
 
 
 def router(
@@ -110,7 +108,7 @@ def _moment(seconds: float | None) -> str | None:
 
 
 def _usd_per_million(pico: int | None) -> str | None:
-    return None if pico is None else format((Decimal(pico) / _PICO_PER_MILLION).normalize(), "f")
+    return None if pico is None else format((Decimal(pico) / PICO_PER_USD_PER_MILLION).normalize(), "f")
 
 
 def _tried(model: str, tried: Tried) -> Json:
@@ -121,7 +119,7 @@ def _tried(model: str, tried: Tried) -> Json:
         "ok": refused is None,
         "request_id": str(tried.exchange.request_id),
         "latency_ms": round(tried.latency_ms, 1),
-        "cost_usd": None if cost is None else format(Decimal(cost) / _NANO, "f"),
+        "cost_usd": None if cost is None else format(nano_to_usd(cost), "f"),
         "group": served.group,
         "provider": served.provider,
         "model": served.physical,

@@ -3,7 +3,7 @@
 Invariants: read only; no address of a webhook is shown, each is named by its form, host and a digest.
 """
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 
@@ -12,10 +12,10 @@ from llm_proxy.edge.auth import By
 from llm_proxy.edge.links import fault_of, is_private
 from llm_proxy.errors import StoreUnavailable
 from llm_proxy.identity.store import available
+from llm_proxy.json_access import Json
 from llm_proxy.notify import Delivery, Outbox
 from llm_proxy.settings import PREFIX, Settings
 
-Json = dict[str, Any]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 

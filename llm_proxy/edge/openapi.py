@@ -3,11 +3,8 @@
 Invariants: every path of the table is there; every refusal a door can answer with is declared.
 """
 
-from typing import Any
-
 from llm_proxy.edge.doors import HOT_DOORS, HotDoor
-
-Json = dict[str, Any]
+from llm_proxy.json_access import Json
 
 _REFUSALS = {
     "400": "The request is wrong; `param` names the field.",

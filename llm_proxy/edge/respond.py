@@ -14,6 +14,7 @@ from llm_proxy.dialects import Dialect
 from llm_proxy.edge.request import Send
 from llm_proxy.errors import Refused, Unauthorized
 from llm_proxy.ledger import Exchange
+from llm_proxy.money import NANO_PER_USD
 from llm_proxy.upstream import Served
 
 Raw = list[tuple[bytes, bytes]]
@@ -24,7 +25,6 @@ _STREAM = (
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 )
-NANO = 1_000_000_000
 
 
 async def send_json(send: Send, status: int, body: bytes, headers: Raw) -> None:
@@ -71,7 +71,7 @@ def answer_headers(exchange: Exchange, served: Served, lease_headers: tuple[tupl
         headers.append((b"x-llm-proxy-provider", _ascii(served.provider)))
     cost_nano_usd = None if exchange.usage is None else exchange.cost_nano_usd()
     if cost_nano_usd is not None:
-        headers.append((b"x-llm-proxy-cost-usd", b"%d.%09d" % divmod(cost_nano_usd, NANO)))
+        headers.append((b"x-llm-proxy-cost-usd", b"%d.%09d" % divmod(cost_nano_usd, NANO_PER_USD)))
     headers.append((b"x-llm-proxy-cache", served.cache.encode()))
     if served.attempts is not None:
         headers.append((b"x-llm-proxy-attempts", b"%d" % served.attempts))

@@ -6,7 +6,6 @@ with another method 405 with `Allow`; nothing is redirected; the OpenAPI page do
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
 from urllib.parse import unquote
 
 import orjson
@@ -23,11 +22,10 @@ from llm_proxy.edge.openapi import hot_paths, own_words
 from llm_proxy.edge.request import Scope
 from llm_proxy.edge.respond import refusal_headers
 from llm_proxy.errors import BadRequest, Bug, MethodNotAllowed, NotFound, Refused
+from llm_proxy.json_access import Json
 from llm_proxy.telemetry import uuid7
 
 log = logging.getLogger(__name__)
-
-Json = dict[str, Any]
 
 
 def build(

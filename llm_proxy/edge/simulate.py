@@ -20,16 +20,15 @@ from llm_proxy.edge.auth import By
 from llm_proxy.errors import BadRequest, Overloaded, StoreUnavailable
 from llm_proxy.identity import KeySpec, Registry, Rule, Rulebook, RuleSource, Rulings
 from llm_proxy.identity.spoken import rule_from, spec_from
-from llm_proxy.identity.store import usd_text
+from llm_proxy.json_access import Json
 from llm_proxy.ledger import Histories
 from llm_proxy.ledger.history import History
 from llm_proxy.ledger.question import moment
+from llm_proxy.money import PICO_PER_USD_PER_MILLION, usd_text
 
-Json = dict[str, Any]
 MOST_CALLS = 100_000
 MOST_LISTED = 100
 MOST_USD_PER_MILLION = 10**6
-_PICO_PER_MILLION = Decimal(10) ** 6
 _PRICES = ("input_usd_per_million", "output_usd_per_million")
 _CALLER = ("key", "tenant", "agent", "user")
 REFUSED_NOTE = (
@@ -173,7 +172,7 @@ def _pico_usd(said: object) -> int | None:
     """Dollars per million tokens as pico-dollars per token; None for what is no price."""
     with contextlib.suppress(ArithmeticError):
         dollars = Decimal(str(said))
-        return int(dollars * _PICO_PER_MILLION) if 0 <= dollars <= MOST_USD_PER_MILLION else None
+        return int(dollars * PICO_PER_USD_PER_MILLION) if 0 <= dollars <= MOST_USD_PER_MILLION else None
     return None
 
 

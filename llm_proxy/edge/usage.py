@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Protocol
 from uuid import UUID
 
 import orjson
@@ -21,6 +21,7 @@ from llm_proxy.edge.auth import Doorkeeper
 from llm_proxy.edge.told import asked, told
 from llm_proxy.errors import BadRequest, Forbidden, NotFound, StoreUnavailable
 from llm_proxy.identity import NOBODY, Admin, Caller, Named, on_behalf_of
+from llm_proxy.json_access import Json
 from llm_proxy.ledger.focus import as_focus, by_period
 from llm_proxy.ledger.question import DIMENSIONS, MOST_LINES, NOTHING, WORDS, Answer, Question, asked_range
 from llm_proxy.ledger.refusals_kept import Whose, not_kept
@@ -28,7 +29,6 @@ from llm_proxy.ledger.report import as_csv, as_json, as_spans
 from llm_proxy.ledger.story import lines_of, without_what_only_operators_see
 from llm_proxy.ledger.zones import zone_of
 
-Json = dict[str, Any]
 Standings = Callable[[Caller], Awaitable[Iterable[Standing]]]
 
 _EPOCH = datetime(2020, 1, 1, tzinfo=UTC)

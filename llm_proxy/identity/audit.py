@@ -22,9 +22,9 @@ import asyncpg
 from llm_proxy.database import clean_text, json_text
 from llm_proxy.errors import Refused
 from llm_proxy.identity.store import Connection
+from llm_proxy.json_access import Json
 from llm_proxy.telemetry.redact import redact
 
-Json = dict[str, Any]
 GENESIS = bytes(32)
 """`previous` of the chain's first entry."""
 SEAL, RETIRE = "audit.seal", "audit.retire"

@@ -17,8 +17,8 @@ import asyncpg
 from llm_proxy.errors import NotFound
 from llm_proxy.identity.deeds import deed
 from llm_proxy.identity.store import Connection
+from llm_proxy.json_access import Json
 
-Json = dict[str, Any]
 _PSEUDONYM = re.compile(r"person:[0-9a-f]{32}")
 _WHERE = """
     ($1::bigint IS NULL OR id < $1)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from llm_proxy.errors import BadRequest, NotFound
 from llm_proxy.identity.audit import Actor
@@ -22,7 +22,6 @@ from llm_proxy.identity.rules import Kill, Rule
 from llm_proxy.identity.rulings import Ruling, Rulings
 from llm_proxy.identity.spoken import flag, kill_from, rule_from, spec_from
 
-Json = dict[str, Any]
 Made = TypeVar("Made")
 SECTIONS = ("keys", "limits", "kills")
 MOST_FAULTS = 50

@@ -14,9 +14,9 @@ from typing import Any, cast
 import yaml
 
 from llm_proxy.errors import BadRequest
+from llm_proxy.json_access import Json
 from llm_proxy.telemetry.redact import redact
 
-Json = dict[str, Any]
 _LONGEST_LABEL = 60
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import asyncpg
 
 from llm_proxy.errors import NotFound
-from llm_proxy.identity.audit import Actor, Json, Person, audit
+from llm_proxy.identity.audit import Actor, Person, audit
 from llm_proxy.identity.caller import ANY
 from llm_proxy.identity.credentials import INTERNAL
 from llm_proxy.identity.deeds import Epochs, deed, laid, raise_epochs
@@ -18,6 +18,7 @@ from llm_proxy.identity.registry import key_id_of
 from llm_proxy.identity.rules import Kill, Rule
 from llm_proxy.identity.spoken import rule_document
 from llm_proxy.identity.store import Connection, budgets_text, rule_of
+from llm_proxy.json_access import Json
 from llm_proxy.telemetry.redact import redact
 
 Ruling = TypeVar("Ruling", Rule, Kill)

@@ -19,10 +19,10 @@ from llm_proxy.identity.admin_keys import AdminKeySpec, Role, checked
 from llm_proxy.identity.caller import ANY, Budget, Limits, Mode, OnStoreFailure, Period, ScopeKind, Unit
 from llm_proxy.identity.keys import KeyRecord, KeySpec, Raise
 from llm_proxy.identity.rules import Kill, KillKind, Rule
-from llm_proxy.identity.store import usd
 from llm_proxy.identity.tags import tags_from
+from llm_proxy.json_access import Json
+from llm_proxy.money import nano_to_usd
 
-Json = dict[str, Any]
 LONGEST_NAME, MOST_NAMES = 256, 1000
 MOST = 2**53
 _AMOUNT = re.compile(r"[0-9]{1,20}(?:\.[0-9]{1,40})?(?:[eE][+-]?[0-9]{1,3})?")
@@ -207,7 +207,7 @@ def budget_fields(budgets: tuple[Budget, ...]) -> list[Json]:
     """Budgets as a field of a document."""
     return [
         {
-            f"limit_{one.unit}": f"{usd(one.limit):f}" if one.unit == "usd" else one.limit,
+            f"limit_{one.unit}": f"{nano_to_usd(one.limit):f}" if one.unit == "usd" else one.limit,
             "period": one.period,
             **({"zone": one.zone} if one.zone != "UTC" else {}),
         }
@@ -340,7 +340,9 @@ def _amount(value: Any) -> int:  # noqa: ANN401 -- as somebody wrote it
             nano = Decimal(text).scaleb(9)
             if nano <= MOST and nano == nano.to_integral_value():
                 return int(nano)
-    raise _wrong("limit_usd", f"an amount in dollars from 0 to {usd(MOST)} in steps of {usd(1):f}")
+    raise _wrong(
+        "limit_usd", f"an amount in dollars from 0 to {nano_to_usd(MOST)} in steps of {nano_to_usd(1):f}"
+    )
 
 
 def _text(moment: datetime | None) -> str | None:

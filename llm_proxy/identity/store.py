@@ -8,7 +8,6 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeVar, Union
 
 import asyncpg
@@ -26,7 +25,6 @@ Connection = Union["asyncpg.Connection[asyncpg.Record]", "PoolConnectionProxy[as
 Read = TypeVar("Read")
 DEADLINE_S = 0.5
 READ_ALL_S = 5.0
-NANO = 10**9
 _LIMIT: dict[Unit, str] = {"usd": "limit_nano_usd", "requests": "limit", "tokens": "limit"}
 """What a budget's limit is called in its column, by its unit."""
 
@@ -194,13 +192,3 @@ def budgets_text(budgets: tuple[Budget, ...]) -> str:
             for one in budgets
         ]
     )
-
-
-def usd(nano_usd: int) -> Decimal:
-    """Nano-dollars as dollars, exactly."""
-    return Decimal(nano_usd) / NANO
-
-
-def usd_text(nano_usd: int | None) -> str | None:
-    """Nano-dollars as dollars with nine decimals, as JSON documents have them; None stays None."""
-    return None if nano_usd is None else f"{nano_usd // NANO}.{nano_usd % NANO:09d}"

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from llm_proxy.json_access import Json
+
 State = Literal["erased", "nothing", "incomplete", "kept"]
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,9 @@ import asyncpg
 from llm_proxy.database import DatabaseUnavailable, RowsRejected, clean_text, deadline
 from llm_proxy.errors import NotFound, Refused, StoreUnavailable
 from llm_proxy.identity import Actor, Person, deed, forget_person, note
+from llm_proxy.json_access import Json
 from llm_proxy.ledger import people_on_disk, planner_statistics, tombstones
-from llm_proxy.ledger.certificate import Finding, Json, is_complete, merged
+from llm_proxy.ledger.certificate import Finding, is_complete, merged
 from llm_proxy.ledger.langfuse import Langfuse, LangfuseUnavailable
 from llm_proxy.ledger.payload import LONGEST_NAME
 from llm_proxy.ledger.tombstones import Tombstone, tombstone

@@ -15,12 +15,12 @@ from llm_proxy.dialects import Call
 from llm_proxy.errors import Bug, Refused
 from llm_proxy.identity import Caller
 from llm_proxy.ledger.record import Outcome, UsageRecord, UsageSource
+from llm_proxy.money import pico_to_nano
 from llm_proxy.telemetry.ids import id_text
 from llm_proxy.telemetry.tracing import Trace
 from llm_proxy.upstream import NOBODY_SERVED, Catalog, Served, Usage, Why, interruption
 
 BYTES_PER_TOKEN = 4
-PICO_PER_NANO = 1000
 UNBOUNDED = 2**31
 """So many tokens are as good as no maximum; a larger number fits into no column."""
 MOST_ANSWER_BYTES = 2**20
@@ -214,7 +214,7 @@ class Exchange:
             pico += tokens * (price or 0)
         if prices == (None, None):
             return None
-        return -(-pico // PICO_PER_NANO)
+        return pico_to_nano(pico)
 
 
 def _hops(served: Served) -> str | None:

@@ -16,7 +16,7 @@ from llm_proxy.database import clean_text
 from llm_proxy.dialects import Call
 from llm_proxy.errors import ReachedLimit, Refused
 from llm_proxy.identity import Caller
-from llm_proxy.identity.store import usd_text
+from llm_proxy.money import usd_text
 from llm_proxy.telemetry.redact import redact
 
 SAMPLE_PER_S = 10

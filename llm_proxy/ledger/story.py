@@ -9,8 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from llm_proxy.identity.caller import OF_ALL, PER
-
-Json = dict[str, Any]
+from llm_proxy.json_access import Json
 
 _ANSWERED = 200
 

@@ -9,11 +9,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID, uuid4, uuid5
 
-from llm_proxy.admission import Spending, dollars, resets
+from llm_proxy.admission import Spending, resets
 from llm_proxy.identity import ANY
 from llm_proxy.identity.caller import PER
+from llm_proxy.json_access import Json
+from llm_proxy.money import format_usd
 
-Json = dict[str, Any]
 Kind = Literal[
     "budget.share",
     "budget.exhausted",
@@ -159,7 +160,7 @@ def _budget_facts(spending: Spending) -> Json:
 
 def _amount(amount: int, unit: str) -> str | int:
     """Money as a decimal number of dollars, in text; everything else as it is counted."""
-    return dollars(amount).removeprefix("$").replace(",", "") if unit == "usd" else amount
+    return format_usd(amount).removeprefix("$").replace(",", "") if unit == "usd" else amount
 
 
 def _shown(amount: str | int, unit: str) -> str:

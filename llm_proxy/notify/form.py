@@ -13,14 +13,13 @@ import hmac
 import json
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
+from llm_proxy.json_access import Json
 from llm_proxy.notify.event import headline
 from llm_proxy.store_urls import WebhookForm
 
-Json = dict[str, Any]
 SECRET_PREFIX = "whsec_"  # noqa: S105 -- what a secret of Standard Webhooks begins with
 
 

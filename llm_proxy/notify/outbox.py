@@ -15,10 +15,10 @@ from typing import Any
 import asyncpg
 
 from llm_proxy.database import clean_text, deadline, json_text
+from llm_proxy.json_access import Json
 from llm_proxy.notify.event import QUIET, RETENTION, Event
 from llm_proxy.notify.form import Message
 
-Json = dict[str, Any]
 CLAIM_S = 30.0
 GIVE_UP = timedelta(hours=24)
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 3600.0

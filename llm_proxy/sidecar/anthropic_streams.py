@@ -7,8 +7,9 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from llm_proxy.json_access import Json
 from llm_proxy.sidecar.seams import Theirs
-from llm_proxy.sidecar.shapes import Json, mapping
+from llm_proxy.sidecar.shapes import mapping
 
 REASON_STATED = "_llmp_reason_stated"
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
+from llm_proxy.json_access import Json
 from llm_proxy.sidecar import seams
 from llm_proxy.sidecar.asgi import Scope
 from llm_proxy.sidecar.seams import Theirs
-from llm_proxy.sidecar.shapes import Json, items, mapping
+from llm_proxy.sidecar.shapes import items, mapping
 
 TEXTS = ("content", "refusal", "reasoning_content", "reasoning")
 

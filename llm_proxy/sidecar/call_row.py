@@ -12,13 +12,14 @@ from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from llm_proxy.database import clean_text, json_text
+from llm_proxy.json_access import Json
 from llm_proxy.sidecar import outcome, seams
 from llm_proxy.sidecar.catalog import OWN_WORD
 from llm_proxy.sidecar.counted import MARK
 from llm_proxy.sidecar.outcome import Attempt
 from llm_proxy.sidecar.prices import full_name
 from llm_proxy.sidecar.seams import Theirs
-from llm_proxy.sidecar.shapes import Json, mapping
+from llm_proxy.sidecar.shapes import mapping
 from llm_proxy.token_details import read_details, tier_of
 
 Row = tuple[Any, ...]

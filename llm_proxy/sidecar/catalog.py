@@ -10,10 +10,11 @@ from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 
+from llm_proxy.json_access import Json
 from llm_proxy.sidecar import prices, seams
 from llm_proxy.sidecar.effective import FALLBACKS
 from llm_proxy.sidecar.seams import Theirs
-from llm_proxy.sidecar.shapes import Json, items, mapping
+from llm_proxy.sidecar.shapes import items, mapping
 
 OWN_WORD = "provider"
 """What `model_info` may call a provider that is spoken to in another's protocol."""

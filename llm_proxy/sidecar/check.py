@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
+from llm_proxy.json_access import Json
 from llm_proxy.sidecar.diversions import INSTEAD_OF_THE_BODYS, diversions
 from llm_proxy.sidecar.effective import FALLBACKS, Broken, Diverted, effective, served, unset
 from llm_proxy.sidecar.local_groups import crossings
-from llm_proxy.sidecar.shapes import Json, items, mapping
+from llm_proxy.sidecar.shapes import items, mapping
 
 WEAK = frozenset(
     {"sk-1234", "sk-master", "sk-test", "change-me", "changeme", "password", "secret", "master-key"}

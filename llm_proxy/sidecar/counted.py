@@ -8,9 +8,10 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from llm_proxy.json_access import Json
 from llm_proxy.sidecar.patch import Patch
 from llm_proxy.sidecar.seams import Theirs
-from llm_proxy.sidecar.shapes import Json, mapping
+from llm_proxy.sidecar.shapes import mapping
 
 MARK = "llmp_counted"
 STREAMS = "litellm.litellm_core_utils.streaming_chunk_builder_utils"

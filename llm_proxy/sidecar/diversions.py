@@ -7,7 +7,8 @@ Pure. Invariant: a configuration with any of it does not start, and each is name
 
 from collections.abc import Iterator
 
-from llm_proxy.sidecar.shapes import Json, items, mapping
+from llm_proxy.json_access import Json
+from llm_proxy.sidecar.shapes import items, mapping
 
 INSTEAD_OF_THE_BODYS = ("completion_model", "image_generation_model", "moderation_model")
 """Settings that replace the model of each request."""

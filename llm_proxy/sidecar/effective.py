@@ -8,10 +8,11 @@ import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from llm_proxy.json_access import Json
 from llm_proxy.sidecar.diversions import diversions
 from llm_proxy.sidecar.environment import REFERENCE
 from llm_proxy.sidecar.requirements import ANSWERS, DEFAULTS, FORCED, cache_in, observed, strategy
-from llm_proxy.sidecar.shapes import Json, items, mapping
+from llm_proxy.sidecar.shapes import items, mapping
 from llm_proxy.wildcards import covers
 
 ALIASES = "model_group_alias"

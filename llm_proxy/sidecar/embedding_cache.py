@@ -8,10 +8,11 @@ provider with another number of vectors than inputs is a failure.
 
 from importlib import import_module
 
+from llm_proxy.json_access import Json
 from llm_proxy.sidecar import seams, vectors
 from llm_proxy.sidecar.patch import Patch
 from llm_proxy.sidecar.seams import Theirs
-from llm_proxy.sidecar.shapes import Json, items, mapping
+from llm_proxy.sidecar.shapes import items, mapping
 
 HIT = "embedding"
 """What stands where a chat's hit names its key: each input has a key of its own."""

@@ -10,12 +10,13 @@ from collections.abc import Callable, Collection, Iterator
 from importlib import import_module
 from itertools import combinations
 
+from llm_proxy.json_access import Json
 from llm_proxy.sidecar import outcome, seams
 from llm_proxy.sidecar.documented_defaults import OF_COMPLETIONS, neutral, sampling
 from llm_proxy.sidecar.embedding_format import BASE64
 from llm_proxy.sidecar.patch import Patch
 from llm_proxy.sidecar.seams import Theirs
-from llm_proxy.sidecar.shapes import Json, items, mapping
+from llm_proxy.sidecar.shapes import items, mapping
 
 Map = Callable[..., Theirs]
 OWN_SERVERS = frozenset({"openai_like", "lm_studio"})

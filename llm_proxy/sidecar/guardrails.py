@@ -6,10 +6,11 @@ A hit is answered before LiteLLM's hooks run, so a cached answer would pass a gu
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from llm_proxy.json_access import Json
 from llm_proxy.sidecar import seams
 from llm_proxy.sidecar.effective import served
 from llm_proxy.sidecar.seams import Theirs
-from llm_proxy.sidecar.shapes import Json, mapping
+from llm_proxy.sidecar.shapes import mapping
 
 HOOKS = (
     "async_pre_call_hook",

@@ -8,9 +8,10 @@ import ipaddress
 from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
 
+from llm_proxy.json_access import Json
 from llm_proxy.sidecar.effective import FALLBACKS, served
 from llm_proxy.sidecar.environment import REFERENCE, WITH_V1, WITHOUT_V1
-from llm_proxy.sidecar.shapes import Json, items, mapping
+from llm_proxy.sidecar.shapes import items, mapping
 
 SELF_HOSTED = frozenset(
     {

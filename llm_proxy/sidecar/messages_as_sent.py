@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any
 
+from llm_proxy.json_access import Json
 from llm_proxy.sidecar.patch import Patch
 from llm_proxy.sidecar.seams import Theirs
-from llm_proxy.sidecar.shapes import Json, items, mapping
+from llm_proxy.sidecar.shapes import items, mapping
 
 PROMPTS = "litellm.litellm_core_utils.prompt_templates"
 ANTHROPIC = "litellm.llms.anthropic.chat.transformation"

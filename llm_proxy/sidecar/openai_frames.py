@@ -12,12 +12,13 @@ import json
 from collections.abc import AsyncIterator
 from datetime import datetime
 
+from llm_proxy.json_access import Json
 from llm_proxy.sidecar import broken_streams, guardrails, openai_wire, outcome, provider_http, seams
 from llm_proxy.sidecar.event_stream import DONE
 from llm_proxy.sidecar.json_text import encoded
 from llm_proxy.sidecar.patch import Patch
 from llm_proxy.sidecar.seams import Theirs
-from llm_proxy.sidecar.shapes import Json, items, mapping
+from llm_proxy.sidecar.shapes import items, mapping
 from llm_proxy.sidecar.stated_failures import failure_in
 from llm_proxy.token_details import tier_of
 

@@ -9,8 +9,9 @@ import json
 import uuid
 from collections.abc import Hashable
 
+from llm_proxy.json_access import Json
 from llm_proxy.sidecar.json_text import joined
-from llm_proxy.sidecar.shapes import Json, items, mapping
+from llm_proxy.sidecar.shapes import items, mapping
 
 REASONS = {
     "COMPLETE": "stop",

@@ -3,7 +3,8 @@
 Pure. Invariants: only what is missing or null is filled in; nothing that was said is changed.
 """
 
-from llm_proxy.sidecar.shapes import Json, items, mapping
+from llm_proxy.json_access import Json
+from llm_proxy.sidecar.shapes import items, mapping
 
 COUNTS = ("promptTokenCount", "candidatesTokenCount", "thoughtsTokenCount")
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from threading import Event
 
+from llm_proxy.json_access import Json
 from llm_proxy.sidecar import provider_error
-from llm_proxy.sidecar.shapes import Json
 
 _CURRENT: ContextVar["Outcome | None"] = ContextVar("outcome", default=None)
 _noted = Event()

@@ -7,9 +7,10 @@ it is the base of (cached, long, of a service tier, audio), unless that kind's o
 from collections.abc import Mapping
 from typing import Any
 
+from llm_proxy.json_access import Json
 from llm_proxy.sidecar import seams
 from llm_proxy.sidecar.patch import Patch
-from llm_proxy.sidecar.shapes import Json, mapping
+from llm_proxy.sidecar.shapes import mapping
 
 PRICES = ("input_cost_per_token", "output_cost_per_token")
 KINDS_OF = {

@@ -7,8 +7,9 @@ said on OpenAI's wire is kept as it was said; a body that nobody here knows pass
 import json
 from typing import NamedTuple
 
+from llm_proxy.json_access import Json
 from llm_proxy.sidecar import json_text, openai_wire, other_wires, vectors
-from llm_proxy.sidecar.shapes import Json, mapping
+from llm_proxy.sidecar.shapes import mapping
 from llm_proxy.sidecar.stated_failures import Failure, failure_in
 
 OPENAI_S, EMBEDDINGS = "/completions", "/embeddings"

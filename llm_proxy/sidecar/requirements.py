@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from llm_proxy.sidecar.shapes import Json, items
+from llm_proxy.json_access import Json
+from llm_proxy.sidecar.shapes import items
 
 DEFAULTS: dict[str, Json] = {
     "general_settings": {},

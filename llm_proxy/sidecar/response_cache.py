@@ -17,6 +17,7 @@ from functools import partial
 from typing import TypeVar
 from urllib.parse import quote
 
+from llm_proxy.json_access import Json
 from llm_proxy.sidecar import seams
 from llm_proxy.sidecar.asgi import Headers, Message, Receive, Scope, Send, read_body
 from llm_proxy.sidecar.cache_events import Hit, Report
@@ -25,7 +26,7 @@ from llm_proxy.sidecar.outcome import Outcome
 from llm_proxy.sidecar.relay import ERROR_EVENT
 from llm_proxy.sidecar.requirements import ANSWERS, NAMESPACE
 from llm_proxy.sidecar.seams import Theirs
-from llm_proxy.sidecar.shapes import Json, mapping
+from llm_proxy.sidecar.shapes import mapping
 
 MAX_ENTRY_BYTES = 2**20
 """Of the compressed answer; a longer one is not stored: writing it could take longer than Redis is given."""

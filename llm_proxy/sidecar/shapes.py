@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, cast
 
-Json = dict[str, Any]
+from llm_proxy.json_access import Json
 
 
 def mapping(value: object) -> Json:

@@ -7,7 +7,8 @@ is the one stated, else the one its words stand for, else 500.
 import json
 from typing import NamedTuple
 
-from llm_proxy.sidecar.shapes import Json, items, mapping
+from llm_proxy.json_access import Json
+from llm_proxy.sidecar.shapes import items, mapping
 
 STATUS_DIGITS = 3
 FAILED_REASONS = frozenset(

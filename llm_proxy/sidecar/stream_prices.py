@@ -8,10 +8,11 @@ no usage that cannot be priced breaks a stream.
 
 from importlib import import_module
 
+from llm_proxy.json_access import Json
 from llm_proxy.sidecar import prices, seams
 from llm_proxy.sidecar.patch import Patch
 from llm_proxy.sidecar.seams import Theirs
-from llm_proxy.sidecar.shapes import Json, mapping
+from llm_proxy.sidecar.shapes import mapping
 
 BUILDER = "litellm.litellm_core_utils.streaming_chunk_builder_utils"
 OF_OPENAI = ("chat.completion.chunk", "text_completion")

@@ -4,10 +4,10 @@ Invariants: a finish reason that means a failure ends the stream as broken; two 
 never share an index; half a surrogate pair never leaves; a frame of OpenAI's own passes untouched.
 """
 
+from llm_proxy.json_access import Json
 from llm_proxy.sidecar import broken_streams, openai_wire, seams
 from llm_proxy.sidecar.patch import Patch
 from llm_proxy.sidecar.seams import Theirs
-from llm_proxy.sidecar.shapes import Json
 from llm_proxy.sidecar.stated_failures import is_failed
 
 REPAIR = "_llmp_repair"

@@ -10,7 +10,8 @@ import math
 import re
 from collections.abc import Sequence
 
-from llm_proxy.sidecar.shapes import Json, items, mapping
+from llm_proxy.json_access import Json
+from llm_proxy.sidecar.shapes import items, mapping
 
 INDEX = re.compile(rb'"index"\s*:\s*(\d{1,9})(?![\d.eE])')
 VECTOR = re.compile(rb'"embedding"\s*:\s*(?:\[\s*-?\d|"[^"])')

@@ -10,10 +10,10 @@ import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
+from llm_proxy.json_access import Json
 from llm_proxy.sidecar import seams
 from llm_proxy.sidecar.asgi import App, Message, Scope
 from llm_proxy.sidecar.call_row import OUR_OWN
-from llm_proxy.sidecar.shapes import Json
 
 NAME = OUR_OWN
 CHAT: Json = {

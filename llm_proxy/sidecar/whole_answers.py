@@ -10,12 +10,13 @@ from collections.abc import ItemsView
 from dataclasses import dataclass
 from threading import Event
 
+from llm_proxy.json_access import Json
 from llm_proxy.sidecar import openai_wire, outcome, seams
 from llm_proxy.sidecar.json_text import encoded
 from llm_proxy.sidecar.outcome import Outcome
 from llm_proxy.sidecar.patch import Patch
 from llm_proxy.sidecar.seams import Theirs
-from llm_proxy.sidecar.shapes import Json, items, mapping
+from llm_proxy.sidecar.shapes import items, mapping
 
 LITELLM_S = frozenset({"content", "function_call", "role", "tool_calls"})
 OURS = frozenset({"choices", "error", "model", "usage"})

@@ -8,14 +8,12 @@ Money: integer nano-dollars per token would round to zero, so prices are pico-do
 
 import re
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
 from itertools import takewhile
 
+from llm_proxy.json_access import Json, as_object, as_objects
+from llm_proxy.money import usd_to_pico
 from llm_proxy.token_details import count
-from llm_proxy.upstream.shape import Json, as_object, as_objects
 from llm_proxy.wildcards import covers
-
-PICO = Decimal(10) ** 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +184,8 @@ def from_own(document: Json) -> Catalog:
                 str(one.get("physical") or ""),
                 count(one.get("max_tokens")),
                 count(one.get("max_output_tokens")),
-                pico_usd(one.get("input_cost_per_token")),
-                pico_usd(one.get("output_cost_per_token")),
+                usd_to_pico(one.get("input_cost_per_token")),
+                usd_to_pico(one.get("output_cost_per_token")),
                 str(one.get("wire") or ""),
                 count(one.get("max_input_tokens")),
                 _seconds(one.get("created")),
@@ -259,8 +257,8 @@ def _deployment(entry: Json, *, wildcard: bool) -> Deployment:
         "" if wildcard else physical,
         count(info.get("max_tokens")),
         count(info.get("max_output_tokens")),
-        pico_usd(info.get("input_cost_per_token")) if priced else None,
-        pico_usd(info.get("output_cost_per_token")) if priced else None,
+        usd_to_pico(info.get("input_cost_per_token")) if priced else None,
+        usd_to_pico(info.get("output_cost_per_token")) if priced else None,
         max_input_tokens=count(info.get("max_input_tokens")),
     )
 
@@ -272,14 +270,3 @@ def _catalog(groups: dict[str, Group], default_fallbacks: tuple[str, ...]) -> Ca
 
 def _seconds(value: object) -> int | None:
     return value if type(value) is int and value >= 0 else None
-
-
-def pico_usd(dollars: object) -> int | None:
-    """Dollars per token in pico-dollars, rounded; None when nobody stated a price of at most a dollar."""
-    if dollars is None:
-        return None
-    try:
-        price = Decimal(str(dollars))
-        return int((price * PICO).to_integral_value()) if 0 <= price <= 1 else None
-    except (ArithmeticError, ValueError):
-        return None

@@ -8,15 +8,14 @@ keeps it.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from llm_proxy.dialects import Call
 from llm_proxy.identity import Caller, allowed, usable
+from llm_proxy.json_access import Json
 from llm_proxy.telemetry.kept_text import KeptText
 from llm_proxy.upstream.cache_keys import namespace
 from llm_proxy.upstream.catalog import Catalog
 
-Json = dict[str, Any]
 TAGS = "llm_proxy_tags"
 """The field that our sidecar shows to who watches, and nobody chooses by."""
 

@@ -28,10 +28,10 @@ from llm_proxy.errors import (
     UpstreamUnreachable,
     with_reference,
 )
+from llm_proxy.json_access import as_object
 from llm_proxy.upstream.error_field import named_field
 from llm_proxy.upstream.error_kinds import CONTENT, KEPT_STATUSES, Said, kind_of
 from llm_proxy.upstream.error_text import clean, without_request_text
-from llm_proxy.upstream.shape import as_object
 
 Headers = Mapping[str, str]
 

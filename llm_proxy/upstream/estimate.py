@@ -10,7 +10,7 @@ import json
 
 import orjson
 
-from llm_proxy.upstream.shape import Json, as_object, as_objects
+from llm_proxy.json_access import Json, as_object, as_objects
 
 BYTES_PER_TOKEN = 4
 ESCAPED_BYTES_PER_TOKEN = 12

@@ -8,9 +8,9 @@ Invariants: any chunking of the same bytes gives the same frames; `[DONE]` is wi
 
 import orjson
 
+from llm_proxy.json_access import Json, as_object, as_objects
 from llm_proxy.upstream.estimate import as_usage, last_event, passed_tokens
 from llm_proxy.upstream.reply import Usage
-from llm_proxy.upstream.shape import Json, as_object, as_objects
 from llm_proxy.upstream.usage import is_zero, read_usage, strip_usage
 
 MAX_FRAME_BYTES = 16 * 2**20

@@ -8,12 +8,12 @@ are of length 1 and depend on the text alone. Invariant: streams are whole frame
 
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Any
 
 import orjson
 
 from llm_proxy import sse
 from llm_proxy.dialects import Call
+from llm_proxy.json_access import Json
 from llm_proxy.upstream import mock_text
 from llm_proxy.upstream.mock_text import Said
 
@@ -24,7 +24,6 @@ CREATED = 1_700_000_000
 MODELS = ("mock", "mock-embedding", "mock-tools", "mock-429", "mock-500", "mock-slow", "mock-cut")
 """What mock mode lists; every other name is answered too."""
 
-Json = dict[str, Any]
 Headers = tuple[tuple[str, str], ...]
 
 

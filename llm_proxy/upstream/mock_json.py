@@ -6,14 +6,13 @@ Source: https://json-schema.org/draft/2020-12
 
 from typing import Any
 
-from llm_proxy.dialects.checks import is_array, is_object
+from llm_proxy.json_access import Json, is_array, is_object
 
 MAX_DEPTH = 8
 MAX_VALUES = 2_000
 MAX_LENGTH = 100
 """Longest string and array, whatever the schema demands."""
 
-Json = dict[str, Any]
 _STEPS = ("anyOf", "oneOf", "allOf")
 
 

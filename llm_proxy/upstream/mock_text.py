@@ -13,15 +13,13 @@ from typing import Any
 import orjson
 
 from llm_proxy.dialects import Call
-from llm_proxy.dialects.checks import is_array, is_object
+from llm_proxy.json_access import Json, is_array, is_object
 from llm_proxy.upstream.mock_json import example
 
 DIMENSIONS = 1536
 ECHO_LENGTH = 400
 MAX_DIMENSIONS = 16_384
 _TOKEN_LENGTH = 4
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

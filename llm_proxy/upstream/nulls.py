@@ -4,7 +4,7 @@ Pure. Invariants: what a provider said is never changed; frames of a stream need
 Source: OpenAI's OpenAPI document, CreateChatCompletionResponse and CreateCompletionResponse.
 """
 
-from llm_proxy.upstream.shape import Json, as_object, as_objects
+from llm_proxy.json_access import Json, as_object, as_objects
 
 
 def restore(document: Json) -> bool:

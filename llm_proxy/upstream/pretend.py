@@ -10,12 +10,12 @@ import orjson
 
 from llm_proxy.dialects import Call
 from llm_proxy.identity import Caller
+from llm_proxy.json_access import as_object
 from llm_proxy.upstream.catalog import Catalog, Deployment, Group
 from llm_proxy.upstream.errors import refusal
 from llm_proxy.upstream.frames import Frames
 from llm_proxy.upstream.mock import MODELS, MockReply, answer
 from llm_proxy.upstream.reply import Served, Usage
-from llm_proxy.upstream.shape import as_object
 from llm_proxy.upstream.usage import read_usage
 from llm_proxy.upstream.watch import Watch
 

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import orjson
 
 from llm_proxy.errors import NotFound, UpstreamUnreachable
+from llm_proxy.json_access import as_object
 from llm_proxy.upstream.cache_keys import patterns
 from llm_proxy.upstream.client import Client
 from llm_proxy.upstream.pool import Sidecar
-from llm_proxy.upstream.shape import as_object
 from llm_proxy.upstream.wire import NotConnected
 
 PATH = "/llmp/cache"

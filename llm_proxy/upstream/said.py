@@ -11,9 +11,9 @@ from typing import Any
 import orjson
 
 from llm_proxy.dialects import Call
+from llm_proxy.money import usd_to_nano
 from llm_proxy.upstream.catalog import Catalog, Deployment
 from llm_proxy.upstream.reply import CacheState, Hop, Served
-from llm_proxy.upstream.usage import nano_usd
 
 Headers = Mapping[bytes, bytes]
 
@@ -44,7 +44,7 @@ def served(headers: Headers, call: Call, catalog: Catalog | None, *, cached: boo
     cost_nano_usd: int | None = 0
     attempts = 0
     if not hit:
-        cost_nano_usd = None if call.streaming else nano_usd(_text(headers, b"x-litellm-response-cost"))
+        cost_nano_usd = None if call.streaming else usd_to_nano(_text(headers, b"x-litellm-response-cost"))
         if not cost_nano_usd and not (catalog is not None and catalog.own):
             cost_nano_usd = None  # an unmodified LiteLLM writes 0 where it knows no price
         attempts = _attempts(headers) or 1 + sum(_count(headers, name) for name in _REPEATS)

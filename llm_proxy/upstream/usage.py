@@ -1,41 +1,21 @@
 """Tokens and money as an answer states them.
 
-Money: the sidecar writes dollars as a float; it becomes integer nano-dollars here, rounded up once, by way
-of its decimal text without the last digits, which are a float's noise and no money. A number that is not one,
-or beyond what a call can use or cost, is unknown, never zero.
+The sidecar writes dollars as a float; they become integer nano-dollars here. A number that is not one, or
+beyond what a call can use or cost, is unknown, never zero.
 Source: https://platform.openai.com/docs/api-reference/chat/object (usage).
 """
 
-from decimal import ROUND_CEILING, Decimal
-
 import orjson
 
+from llm_proxy.json_access import Json
+from llm_proxy.money import usd_to_nano
 from llm_proxy.token_details import count, read_details, tier_of
 from llm_proxy.upstream.reply import Usage
-from llm_proxy.upstream.shape import Json
 
-NANO = Decimal(10) ** 9
-MAX_USD = 10**5
-"""Of one call."""
 COUNTED = "llmp_counted"
 """Our sidecar's mark on tokens that LiteLLM counted; no caller sees it."""
 STATED_COST = "llmp_stated_cost"
 """Our sidecar's name for the cost a provider stated, where `cost` is LiteLLM's."""
-_EXACT = Decimal("1e-4")
-"""Of a nano-dollar: finer than any price list, coarser than a float's error below ten thousand dollars."""
-
-
-def nano_usd(dollars: object) -> int | None:
-    """Dollars as text or number, in nano-dollars rounded up; None when it says nothing."""
-    if dollars is None or isinstance(dollars, bool):
-        return None
-    try:
-        amount = Decimal(str(dollars))
-        if not 0 <= amount <= MAX_USD:
-            return None
-        return int((amount * NANO).quantize(_EXACT).to_integral_value(ROUND_CEILING))
-    except (ArithmeticError, ValueError):
-        return None
 
 
 def read_usage(usage: Json, document: Json | None = None) -> Usage | None:
@@ -53,7 +33,7 @@ def read_usage(usage: Json, document: Json | None = None) -> Usage | None:
         completion or 0,
         details.cached_tokens,
         details.reasoning_tokens,
-        nano_usd(usage.get("cost")),
+        usd_to_nano(usage.get("cost")),
         COUNTED in usage,
         details.cache_write_tokens,
         orjson.dumps(details.others).decode() if details.others else None,

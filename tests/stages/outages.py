@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-from llm_proxy.admission import Admission, Price, Used
+from llm_proxy.admission import Admission, Used
 from llm_proxy.admission.wire import Wire
 from llm_proxy.dialects import Call
 from llm_proxy.errors import Refused
 from llm_proxy.identity import ANY, Caller, Rule, Rulebook
+from llm_proxy.money import Price
 from llm_proxy.settings import Settings
 from llm_proxy.stack import part, ports
 from llm_proxy.stack.valkey import valkey, valkey_url

@@ -8,11 +8,12 @@ from uuid import uuid4
 import pytest
 from stages.outages import Ledger, Rules, settings_of
 
-from llm_proxy.admission import Admission, Explanation, Price, explain, standing_of
+from llm_proxy.admission import Admission, Explanation, explain, standing_of
 from llm_proxy.dialects import Call
 from llm_proxy.errors import Refused
 from llm_proxy.identity import Budget, Caller, Kill, Limits, Rule, Rulebook
 from llm_proxy.identity.caller import Mode, Period, ScopeKind
+from llm_proxy.money import Price
 
 STATES = 1_000
 SCOPES: tuple[ScopeKind, ...] = get_args(ScopeKind)

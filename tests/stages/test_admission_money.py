@@ -6,11 +6,12 @@ from uuid import uuid4
 import pytest
 from stages.outages import CALL, COST_NANO_USD, PATIENT_MS, Ledger, Own, Replicas, outcome, somebody, until
 
-from llm_proxy.admission import Lease, Price, Used, standing_of
+from llm_proxy.admission import Lease, Used, standing_of
 from llm_proxy.admission.corrections import Corrections
 from llm_proxy.dialects import Call
 from llm_proxy.errors import BudgetExceeded, BudgetHeld, Refused, StoreUnavailable
 from llm_proxy.identity import Budget
+from llm_proxy.money import Price
 
 
 async def test_a_budget_denies_while_the_store_is_gone(own: Own, replicas: Replicas) -> None:

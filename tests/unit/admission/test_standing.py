@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from llm_proxy.admission.check import ADMITTED, NO_EPOCH, REFUSED, Answer, Ask, Check, Estimate, Plan
-from llm_proxy.admission.standing import about, dollars, duration, headers, refusal, standings
+from llm_proxy.admission.standing import duration, headers, refusal, standings
 from llm_proxy.errors import BudgetExceeded, BudgetHeld, RateLimited, Refused
 
 AGENT = Check("requests", "agent", "agent scout", "r", 10)
@@ -131,22 +131,6 @@ def test_a_refusal_says_who_has_what_is_left(held: int, kept: int, state: str) -
     assert refused((4,), answer, check).message.startswith(f"The budget of key k {state}.")
     [one] = standings(plan(check), (4,), answer)
     assert (one.used or 0) + one.held + one.kept + one.remaining == check.limit
-
-
-@pytest.mark.parametrize(
-    ("nano_usd", "exact", "rounded"),
-    [
-        (0, "$0.00", "$0.00"),
-        (1, "$0.000000001", "$0.000000001"),
-        (123_456, "$0.000123456", "$0.00013"),
-        (999_999_999, "$0.999999999", "$1.00"),
-        (1_234_567_890, "$1.23456789", "$1.24"),
-        (1_500_000_000_000, "$1,500.00", "$1,500.00"),
-    ],
-)
-def test_amounts_are_dollars_exactly_or_about(nano_usd: int, exact: str, rounded: str) -> None:
-    """About is never less."""
-    assert (dollars(nano_usd), about(nano_usd)) == (exact, rounded)
 
 
 def test_a_shadowed_limit_is_not_told() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from llm_proxy.upstream.estimate import estimated_usage, said_tokens
 from llm_proxy.upstream.frames import Frames
-from llm_proxy.upstream.usage import is_zero, nano_usd, read_usage
+from llm_proxy.upstream.usage import is_zero, read_usage
 
 
 def frame(text: str, *, escaped: bool = False) -> bytes:
@@ -80,12 +80,3 @@ def test_an_answer_without_usage_is_told_an_estimate(
     """In OpenAI's shape; embeddings have no completion."""
     usage = estimated_usage(document, 9)
     assert tuple(map(usage.get, ("prompt_tokens", "completion_tokens", "total_tokens"))) == expected
-
-
-@pytest.mark.parametrize(
-    ("dollars", "nano"),
-    [(6.300000000000001e-05, 63_000), (8.730000000000001e-04, 873_000), (1.25e-08, 13), (0.0, 0), (1e-13, 1)],
-)
-def test_money_is_rounded_up_but_a_floats_noise_is_no_money(dollars: float, nano: int) -> None:
-    """What a float adds in its sixteenth digit costs nobody a nano-dollar."""
-    assert nano_usd(dollars) == nano

@@ -1,0 +1,29 @@
+"""JSON that somebody else wrote, read without trusting its shape.
+
+Pure. Invariant: a value of another shape than asked for is empty or False, never an exception.
+"""
+
+from typing import Any, TypeGuard, cast
+
+Json = dict[str, Any]
+
+
+def is_object(value: object) -> TypeGuard[Json]:
+    """Whether a JSON value is an object."""
+    return type(value) is dict
+
+
+def is_array(value: object) -> TypeGuard[list[Any]]:
+    """Whether a JSON value is an array."""
+    return type(value) is list
+
+
+def as_object(value: object) -> Json:
+    """The value if it is an object, else an empty one."""
+    return cast("Json", value) if isinstance(value, dict) else {}
+
+
+def as_objects(value: object) -> list[Json]:
+    """The objects of an array, in order; nothing when it is no array."""
+    found = cast("list[object]", value) if isinstance(value, list) else []
+    return [cast("Json", one) for one in found if isinstance(one, dict)]
