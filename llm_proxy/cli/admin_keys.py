@@ -27,20 +27,20 @@ _COLUMNS = ("name", "role", "tenant", Column("prefix", whole=True), Column("expi
 
 
 @click.group()
-def command() -> None:
+def admin_keys() -> None:
     """Issue, list and revoke admin keys.
 
     Reads DATABASE_URL from the environment, .env or .keys/.
     """
 
 
-@command.command()
+@admin_keys.command("create")
 @click.option("--name", required=True, help="Whose it is; the audit log shows it.")
 @click.option("--role", required=True, type=click.Choice(ROLES), help="What it may do; see docs/admin.md.")
 @click.option("--tenant", help="For the role `tenant`: the one tenant it sees.")
 @click.option("--expires-at", metavar="ISO8601", help="When it ends.")
 @as_json_option
-def create(*, as_json: bool, **said: str | None) -> None:
+def create_admin_key(*, as_json: bool, **said: str | None) -> None:
     """Issue an admin key and print it, this once."""
 
     async def issued(keys: AdminKeys) -> Json:
@@ -56,9 +56,9 @@ def create(*, as_json: bool, **said: str | None) -> None:
     warn("this is the only time the key is shown")
 
 
-@command.command("list")
+@admin_keys.command("list")
 @as_json_option
-def page(*, as_json: bool) -> None:
+def list_admin_keys(*, as_json: bool) -> None:
     """List admin keys, revoked ones too."""
 
     async def whole(keys: AdminKeys) -> list[Json]:
@@ -79,11 +79,11 @@ def page(*, as_json: bool) -> None:
     print_table(_COLUMNS, rows)
 
 
-@command.command()
+@admin_keys.command("revoke")
 @click.argument("key")
 @as_json_option
 @yes_option
-def revoke(*, key: str, as_json: bool, yes: bool) -> None:
+def revoke_admin_key(*, key: str, as_json: bool, yes: bool) -> None:
     """End an admin key (by its id, name or prefix) for good, everywhere at once."""
     confirm(f"Revoke the admin key {key} for good?", yes=yes)
 

@@ -51,7 +51,7 @@ _COLUMNS = (
 @click.option("--before", type=click.IntRange(0, 2**53), help="Only entries before this id: the next page.")
 @as_json_option
 @click.pass_context
-def command(
+def audit(
     context: click.Context, /, *, limit: int, before: int | None, as_json: bool, **said: str | None
 ) -> None:
     """Show what admins did and were refused.
@@ -67,12 +67,12 @@ def command(
         print_table(_COLUMNS, [_row(row) for row in rows])
 
 
-@command.command("verify")
+@audit.command("verify")
 @click.option(
     "--head", metavar="DIGEST", help="A head that was printed before and kept elsewhere: it must be there."
 )
 @as_json_option
-def verify_command(*, head: str | None, as_json: bool) -> None:
+def verify_log(*, head: str | None, as_json: bool) -> None:
     """Prove that no entry was changed, reordered, added or removed.
 
     Prints the head's digest. Keep it elsewhere: with --head, a later run finds also a log that was written

@@ -14,17 +14,17 @@ TIMEOUT_S = 75
 
 
 @click.group
-def command() -> None:
+def cache() -> None:
     """Look after the response cache."""
 
 
-@command.command
+@cache.command("purge")
 @click.option("--tenant", help="Only answers of this tenant.")
 @click.option("--model", help="Only answers of this model group.", shell_complete=complete_models)
 @as_json_option
 @yes_option
 @click.option("--url", help="The gateway, such as http://127.0.0.1:7007 [default: the one of the settings].")
-def purge(*, tenant: str | None, model: str | None, as_json: bool, yes: bool, url: str | None) -> None:
+def purge_cache(*, tenant: str | None, model: str | None, as_json: bool, yes: bool, url: str | None) -> None:
     """Delete cached answers: all of them, or those of a tenant, a model, or both.
 
     Reads LLM_PROXY__ADMIN_KEY from the environment, .env or .keys/.

@@ -96,15 +96,15 @@ def lines(found: Iterable[Finding], file: Path) -> Iterator[str]:
 
 
 @click.group()
-def command() -> None:
+def config() -> None:
     """Check litellm-config.yaml."""
 
 
-@command.command("check")
+@config.command("check")
 @click.argument("file", type=click.Path(path_type=Path), default=Path("litellm-config.yaml"))
 @click.option("--json", "as_json", is_flag=True, help="One JSON list.")
 @click.option("--faults", "faults_alone", is_flag=True, help="Leave out notes: what is not set, …")
-def check_command(file: Path, *, as_json: bool, faults_alone: bool) -> None:
+def check_config(file: Path, *, as_json: bool, faults_alone: bool) -> None:
     """Name what LiteLLM would ignore or refuse in FILE.
 
     Keys are looked for in the environment, .env and .keys/; of a stack running in this folder its models too.

@@ -34,17 +34,17 @@ _url_option = click.option(
 
 
 @click.group
-def command() -> None:
+def erase() -> None:
     """Erase a person's text and name."""
 
 
-@command.command
+@erase.command("user")
 @click.argument("name")
 @click.option("--tenant", required=True, help="Within this tenant; an empty word: calls without a tenant.")
 @as_json_option
 @yes_option
 @_url_option
-def user(*, name: str, tenant: str, as_json: bool, yes: bool, url: str | None) -> None:
+def erase_user(*, name: str, tenant: str, as_json: bool, yes: bool, url: str | None) -> None:
     """Erase everything a tenant's user NAME said and was answered, and the name itself.
 
     Repeat it to go on with what was incomplete. Reads LLM_PROXY__ADMIN_KEY from the environment, .env or
@@ -60,10 +60,10 @@ def user(*, name: str, tenant: str, as_json: bool, yes: bool, url: str | None) -
     sys.exit(0 if certificate["complete"] else FAILED)
 
 
-@command.command
+@erase.command("replay")
 @as_json_option
 @_url_option
-def replay(*, as_json: bool, url: str | None) -> None:
+def replay_erasures(*, as_json: bool, url: str | None) -> None:
     """Erase again who has come back out of a backup, and go on with what is incomplete.
 
     The gateway does the same at its start and every ten minutes.

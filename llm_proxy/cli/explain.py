@@ -37,7 +37,7 @@ TIMEOUT_S = 15
 @click.option("--max-tokens", type=click.IntRange(1), help="The longest answer that is asked for.")
 @as_json_option
 @click.option("--url", help="The gateway, such as http://127.0.0.1:7007 [default: the one of the settings].")
-def command(*, key: str | None, as_json: bool, url: str | None, **said: Any) -> None:  # noqa: ANN401 -- click's options
+def explain(*, key: str | None, as_json: bool, url: str | None, **said: Any) -> None:  # noqa: ANN401 -- click's options
     """Tell whether a call would be let in, and where it would stand at each limit and budget.
 
     With --key it reads LLM_PROXY__ADMIN_KEY, else LLM_PROXY__INTERNAL_API_KEY, from the environment, .env or

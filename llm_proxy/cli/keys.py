@@ -30,7 +30,7 @@ from llm_proxy.cli.printing import (
 from llm_proxy.cli.served import warn_of_unserved
 from llm_proxy.cli.standings_table import print_standings
 from llm_proxy.identity import Deed, Raises, Registry, Rulings
-from llm_proxy.identity.keys import mint as minted
+from llm_proxy.identity.keys import mint
 from llm_proxy.identity.keys_file import apply as apply_file
 from llm_proxy.identity.keys_file import read as read_file
 from llm_proxy.identity.opened import Pool
@@ -108,27 +108,27 @@ def _spec_options(of: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.group()
-def command() -> None:
+def keys() -> None:
     """Create, list, change, rotate and revoke virtual keys.
 
     Reads DATABASE_URL and LIMITS_REDIS_URL from the environment, .env or .keys/.
     """
 
 
-@command.command()
+@keys.command("create")
 @click.option("--name", required=True, help="What people call it; unique.")
 @_spec_options
 @as_json_option
-def create(*, as_json: bool, **said: Any) -> None:  # noqa: ANN401 -- click's options
+def create_key(*, as_json: bool, **said: Any) -> None:  # noqa: ANN401 -- click's options
     """Make a key and print it, this once."""
     warn_of_unserved(said["models"])
     _deed(lambda registry: registry.create(spec_from(_document(said)), operator()), as_json=as_json)
 
 
-@command.command("list")
+@keys.command("list")
 @click.option("--tenant", help="Only this tenant's.")
 @as_json_option
-def page(*, tenant: str | None, as_json: bool) -> None:
+def list_keys(*, tenant: str | None, as_json: bool) -> None:
     """List keys, revoked ones too."""
 
     async def whole(registry: Registry, _: Rulings) -> list[Json]:
@@ -144,10 +144,10 @@ def page(*, tenant: str | None, as_json: bool) -> None:
         print_keys(found)
 
 
-@command.command()
+@keys.command("show")
 @click.argument("key", shell_complete=complete_keys)
 @as_json_option
-def show(*, key: str, as_json: bool) -> None:
+def show_key(*, key: str, as_json: bool) -> None:
     """Show one key, by its id, name or prefix, with what it spent and the rules on it.
 
     The running gateway tells of these; with LLM_PROXY__ADMIN_KEY or LLM_PROXY__ADMIN_READ_KEY it is asked.
@@ -171,7 +171,7 @@ def show(*, key: str, as_json: bool) -> None:
             show_rows(rows)
 
 
-@command.command()
+@keys.command("change")
 @click.argument("key", shell_complete=complete_keys)
 @click.option("--name", help="Another name.")
 @_spec_options
@@ -182,7 +182,7 @@ def show(*, key: str, as_json: bool) -> None:
     help="Take a limit, a binding or an end away; repeatable.",
 )
 @as_json_option
-def change(*, key: str, unset: tuple[str, ...], as_json: bool, **said: Any) -> None:  # noqa: ANN401 -- click's options
+def change_key(*, key: str, unset: tuple[str, ...], as_json: bool, **said: Any) -> None:  # noqa: ANN401 -- click's options
     """Change a key; what is not given stays."""
     taken = {_UNSET[name]: None for name in unset}
     document = _document(said)
@@ -194,7 +194,7 @@ def change(*, key: str, unset: tuple[str, ...], as_json: bool, **said: Any) -> N
     _deed(lambda registry: registry.change(key, document | taken, operator()), as_json=as_json)
 
 
-@command.command()
+@keys.command("rotate")
 @click.argument("key", shell_complete=complete_keys)
 @click.option(
     "--overlap",
@@ -205,7 +205,7 @@ def change(*, key: str, unset: tuple[str, ...], as_json: bool, **said: Any) -> N
 )
 @as_json_option
 @yes_option
-def rotate(*, key: str, overlap: int, as_json: bool, yes: bool) -> None:
+def rotate_key(*, key: str, overlap: int, as_json: bool, yes: bool) -> None:
     """Give a key a new secret and print it, this once."""
     if overlap == 0:
         confirm(f"End the secrets that the key {key} has now, at once?", yes=yes)
@@ -215,7 +215,7 @@ def rotate(*, key: str, overlap: int, as_json: bool, yes: bool) -> None:
     )
 
 
-@command.command("raise")
+@keys.command("raise")
 @click.argument("key", shell_complete=complete_keys)
 @click.option("--rpm", type=int, help="Requests a minute; 0 for no limit.")
 @click.option("--tpm", type=int, help="Tokens a minute; 0 for no limit.")
@@ -227,7 +227,7 @@ def rotate(*, key: str, overlap: int, as_json: bool, yes: bool) -> None:
 @click.option("--days", type=float, callback=_days, help="When it ends, counted from now.")
 @click.option("--end", is_flag=True, help="End the raise that runs, now.")
 @as_json_option
-def raise_(*, key: str, days: float | None, end: bool, as_json: bool, **said: Any) -> None:  # noqa: ANN401 -- click's options
+def raise_key(*, key: str, days: float | None, end: bool, as_json: bool, **said: Any) -> None:  # noqa: ANN401 -- click's options
     """Raise a key's own limits and budgets until a time; they come back by themselves."""
     document = _document(said)
     if end and (document or days):
@@ -243,20 +243,20 @@ def raise_(*, key: str, days: float | None, end: bool, as_json: bool, **said: An
     _done(done, as_json=as_json)
 
 
-@command.command()
+@keys.command("revoke")
 @click.argument("key", shell_complete=complete_keys)
 @as_json_option
 @yes_option
-def revoke(*, key: str, as_json: bool, yes: bool) -> None:
+def revoke_key(*, key: str, as_json: bool, yes: bool) -> None:
     """End a key for good, everywhere within a second."""
     confirm(f"Revoke the key {key} for good?", yes=yes)
     _deed(lambda registry: registry.revoke(key, operator()), as_json=as_json)
 
 
-@command.command()
+@keys.command("apply")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @as_json_option
-def apply(*, file: Path, as_json: bool) -> None:
+def apply_keys_file(*, file: Path, as_json: bool) -> None:
     """Bring keys, limits and kill switches to what a keys.yaml says."""
 
     async def applied(registry: Registry, rulings: Rulings) -> Json:
@@ -278,7 +278,7 @@ def apply(*, file: Path, as_json: bool) -> None:
     sys.exit(FAILED if done["missing"] else 0)
 
 
-@command.command("switch-off")
+@keys.command("switch-off")
 @click.argument("kind", type=click.Choice(get_args(KillKind)))
 @click.argument("subject")
 @click.option("--tenant", help="Only in this tenant.")
@@ -291,7 +291,7 @@ def switch_off(*, kind: str, subject: str, tenant: str | None, reason: str, as_j
     _say_switched(said | {"switched": "off"}, as_json=as_json)
 
 
-@command.command("switch-on")
+@keys.command("switch-on")
 @click.argument("kind", type=click.Choice(get_args(KillKind)))
 @click.argument("subject")
 @click.option("--tenant", help="Only in this tenant.")
@@ -303,11 +303,11 @@ def switch_on(*, kind: str, subject: str, tenant: str | None, as_json: bool) -> 
     _say_switched(said | {"switched": "on"}, as_json=as_json)
 
 
-@command.command()
+@keys.command("mint")
 @as_json_option
-def mint(*, as_json: bool) -> None:
+def mint_secret(*, as_json: bool) -> None:
     """Print a new secret, for a `key_file` of keys.yaml; no database knows it yet."""
-    text = minted().text
+    text = mint().text
     if as_json:
         print_json({"key": text})
     else:

@@ -48,7 +48,7 @@ def _naming_options(of: Callable[..., None]) -> Callable[..., None]:
 @click.group(invoke_without_command=True)
 @as_json_option
 @click.pass_context
-def command(context: click.Context, /, *, as_json: bool) -> None:
+def limits(context: click.Context, /, *, as_json: bool) -> None:
     """List, set and drop rules of limits and budgets; without a subcommand, list them.
 
     A key's own limits are the key's: `llm-proxy keys change`. Reads DATABASE_URL and LIMITS_REDIS_URL from
@@ -67,7 +67,7 @@ def command(context: click.Context, /, *, as_json: bool) -> None:
         print_rules(found)
 
 
-@command.command("set")
+@limits.command("set")
 @_naming_options
 @click.option("--rpm", type=int, help="Requests a minute; 0 for no limit.")
 @click.option("--tpm", type=int, help="Tokens a minute; 0 for no limit.")
@@ -78,7 +78,7 @@ def command(context: click.Context, /, *, as_json: bool) -> None:
     "--on-store-failure", type=click.Choice(get_args(OnStoreFailure)), help="While the limits store is away."
 )
 @as_json_option
-def set_rule(*, as_json: bool, budgets: tuple[str, ...], **said: Any) -> None:  # noqa: ANN401 -- click's options
+def set_policy(*, as_json: bool, budgets: tuple[str, ...], **said: Any) -> None:  # noqa: ANN401 -- click's options
     """Lay down the rule of a scope and subject, in place of the one there."""
     documents = [parsed(text) for text in budgets]
     if None in documents:
@@ -99,11 +99,11 @@ def set_rule(*, as_json: bool, budgets: tuple[str, ...], **said: Any) -> None:  
         print_fields(document)
 
 
-@command.command()
+@limits.command("drop")
 @_naming_options
 @as_json_option
 @yes_option
-def drop(*, as_json: bool, yes: bool, **said: str | None) -> None:
+def drop_policy(*, as_json: bool, yes: bool, **said: str | None) -> None:
     """Take the rule of a scope and subject away."""
     confirm(f"Take away the rule of {' '.join(_given(said).values())}?", yes=yes)
 

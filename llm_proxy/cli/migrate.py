@@ -27,7 +27,7 @@ _PASSWORD = "SIDECAR_DB_PASSWORD"  # noqa: S105 -- a variable's name
     help="Let the role `llm_proxy_sidecar`, which may only write llm_calls, log in with this password.",
 )
 @as_json_option
-def command(*, sidecar_password_file: Path | None, as_json: bool) -> None:
+def migrate(*, sidecar_password_file: Path | None, as_json: bool) -> None:
     """Bring the database to this version's schema.
 
     The gateway does the same at its start, beside the calls. This takes as long as it takes, and says how far

@@ -27,7 +27,7 @@ PATIENCE_S = 75
 @as_json_option
 @click.option("--url", help="The gateway, such as http://127.0.0.1:7007 [default: the one of the settings].")
 @click.argument("names", nargs=-1, shell_complete=complete_models)
-def command(*, check: bool, as_json: bool, url: str | None, names: tuple[str, ...]) -> None:
+def models(*, check: bool, as_json: bool, url: str | None, names: tuple[str, ...]) -> None:
     """List model groups, or those of NAMES: providers, prices per million tokens, health from live traffic.
 
     Reads LLM_PROXY__ADMIN_KEY (to list, LLM_PROXY__ADMIN_READ_KEY is enough) from the environment, .env or

@@ -18,13 +18,13 @@ from llm_proxy.notify import Delivery, DeliveryFailed, Message, Webhook, trial_e
 
 
 @click.group
-def command() -> None:
+def notify() -> None:
     """Look after the webhooks that are notified."""
 
 
-@command.command("test")
+@notify.command("test")
 @as_json_option
-def test_command(*, as_json: bool) -> None:
+def test_webhooks(*, as_json: bool) -> None:
     """Send a test event to each webhook, once.
 
     Reads LLM_PROXY__NOTIFY_WEBHOOKS and its secret from the environment, .env or .keys/.

@@ -24,7 +24,7 @@ from llm_proxy.ledger.reconcile import Disagreement, disagreements, enrich
 @click.option("--apply", "applies", is_flag=True, help="First make estimates exact by the sidecar's log.")
 @as_json_option
 @click.pass_context
-def command(
+def reconcile(
     context: click.Context, *, since: str, until: str, limit: int, applies: bool, as_json: bool
 ) -> None:
     """Compare the gateway's records with the sidecar's.

@@ -31,7 +31,7 @@ LOOK_EVERY_S = 0.1
 @click.option(
     "--timeout", "timeout_s", type=float, default=180, show_default=True, help="Longest wait, in seconds."
 )
-def command(*, state: Path, timeout_s: float, as_json: bool) -> None:
+def reload(*, state: Path, timeout_s: float, as_json: bool) -> None:
     """Apply a changed litellm-config.yaml, or changed keys, without losing a request.
 
     New sidecars start beside the old ones, are warmed up and take over; the old ones finish what runs at

@@ -59,7 +59,7 @@ _COLUMNS: tuple[Column | str, ...] = (
 )
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, help="At most so many, the latest.")
 @as_json_option
-def command(
+def requests(
     *,
     request_id: UUID | None,
     since: str,

@@ -69,7 +69,7 @@ class Draining(uvicorn.Server):
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", type=int, help="Port to listen on.")
 @click.option("--workers", type=int, help="Processes sharing the port.")
-def command(host: str | None, port: int | None, workers: int | None) -> None:
+def serve(host: str | None, port: int | None, workers: int | None) -> None:
     """Run the gateway alone."""
     keep_private()
     try:

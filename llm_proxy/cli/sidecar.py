@@ -31,7 +31,7 @@ def interpreter() -> str:
 
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
-def command(words: tuple[str, ...]) -> None:
+def sidecar(words: tuple[str, ...]) -> None:
     """Run one LiteLLM process: --config FILE [--host H] [--port N]."""
     python = interpreter()
     try:

@@ -23,7 +23,7 @@ PATIENCE_S = 120
 @as_json_option
 @click.option("--url", help="The gateway, such as http://127.0.0.1:7007 [default: the one of the settings].")
 @click.argument("rules", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
-def command(*, since: str, until: str, as_json: bool, url: str | None, rules: Path) -> None:
+def simulate(*, since: str, until: str, as_json: bool, url: str | None, rules: Path) -> None:
     """Replay recorded calls against the changes in RULES: how many would be refused, and what they cost.
 
     RULES is YAML (- for standard input): rules, keys, default_models, prices, as POST /admin/simulate takes

@@ -29,7 +29,7 @@ _COLUMNS = ("part", "state", Column("for", number=True), "detail")
 @click.command
 @as_json_option
 @click.option("--url", help="The gateway, such as http://127.0.0.1:7007 [default: the one of the settings].")
-def command(*, as_json: bool, url: str | None) -> None:
+def status(*, as_json: bool, url: str | None) -> None:
     """Show whether requests are served, and the state of each part: sidecars, stores, workers.
 
     Reads LLM_PROXY__ADMIN_READ_KEY or LLM_PROXY__ADMIN_KEY from the environment, .env or .keys/; without

@@ -41,7 +41,7 @@ from llm_proxy.store_urls import InvalidURL
 )
 @click.option("--with-parent", is_flag=True, help="Stop when the program that started this one is gone.")
 @click.option("--logs-to-stdout", is_flag=True, help="All logs on standard output instead of files.")
-def command(  # noqa: PLR0913 -- one argument an option
+def up(  # noqa: PLR0913 -- one argument an option
     *,
     config: Path | None,
     host: str | None,

@@ -58,7 +58,7 @@ _FIGURES = (
 @click.option("--format", "form", type=click.Choice(FORMS), default="table", help="How it is printed.")
 @click.option("--csv", "form", flag_value="csv", help="The same as --format csv.")
 @click.option("--json", "form", flag_value="json", help="The same as --format json.")
-def command(
+def usage(
     *,
     since: str,
     until: str | None,

@@ -1,0 +1,101 @@
+"""The command line: `llm-proxy COMMAND`, one module a family of commands, imported only when it is called.
+
+Invariants: a person gets text and tables, `--json` gives a program JSON; every error is the one line
+`llm-proxy: ...` and a non-zero exit; no command prints a secret except the one that creates it.
+"""
+
+import importlib
+import logging
+import sys
+from typing import NoReturn
+
+import click
+
+from llm_proxy import __version__
+
+COMMANDS = {
+    "up": ("llm_proxy.cli.up:up", "Start, supervise and stop the whole stack on this machine."),
+    "serve": ("llm_proxy.cli.serve:serve", "Run the gateway alone."),
+    "sidecar": ("llm_proxy.cli.sidecar:sidecar", "Run the LiteLLM sidecar alone."),
+    "migrate": ("llm_proxy.cli.migrate:migrate", "Bring the database to this version's schema."),
+    "keys": ("llm_proxy.cli.keys:keys", "Create, list, change, rotate and revoke virtual keys."),
+    "limits": ("llm_proxy.cli.limits:limits", "List, set and drop rules of limits and budgets."),
+    "explain": ("llm_proxy.cli.explain:explain", "Tell what would become of a call, without making it."),
+    "status": (
+        "llm_proxy.cli.status:status",
+        "Show whether requests are served, and the state of each part.",
+    ),
+    "admin-keys": (
+        "llm_proxy.cli.admin_keys:admin_keys",
+        "Issue, list and revoke admin keys, with names and roles.",
+    ),
+    "audit": (
+        "llm_proxy.cli.audit:audit",
+        "Show what admins did; `audit verify` proves that the log is whole.",
+    ),
+    "usage": ("llm_proxy.cli.usage:usage", "Show what was used, by whom, at what cost."),
+    "requests": ("llm_proxy.cli.requests:requests", "Show single requests."),
+    "reconcile": ("llm_proxy.cli.reconcile:reconcile", "Compare the gateway's records with the sidecar's."),
+    "simulate": (
+        "llm_proxy.cli.simulate:simulate",
+        "Replay recorded calls against changed limits, budgets or prices.",
+    ),
+    "notify": ("llm_proxy.cli.notify:notify", "Test the webhooks that are notified."),
+    "models": ("llm_proxy.cli.models:models", "List model groups; --check calls each once."),
+    "cache": ("llm_proxy.cli.cache:cache", "Delete cached answers."),
+    "erase": ("llm_proxy.cli.erase:erase", "Erase a person's text and name."),
+    "config": ("llm_proxy.cli.config:config", "Check litellm-config.yaml."),
+    "reload": (
+        "llm_proxy.cli.reload:reload",
+        "Apply a changed litellm-config.yaml without losing a request.",
+    ),
+}
+"""Where each command is defined, and its line in `llm-proxy --help`, in this order."""
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when the command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 -- click's signature
+        """The commands in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 -- the same
+        """The command of that name, its module imported; None for no command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, function = COMMANDS[cmd_name][0].partition(":")
+        found: click.Command = getattr(importlib.import_module(module), function)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 -- the same
+        """The table itself, so that `--help` imports no command."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="llm-proxy")
+def commands() -> None:
+    """A thin, hardened, fast front door for LiteLLM."""
+
+
+def main() -> NoReturn:
+    """Run the command line; every error is printed here, in one form."""
+    logging.getLogger("llm_proxy").addHandler(
+        logging.NullHandler()
+    )  # commands say in their own words what is wrong
+    try:
+        sys.exit(commands.main(prog_name="llm-proxy", standalone_mode=False))
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        hint = ""
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            hint = f" (see `{error.ctx.command_path} --help`)"
+        click.echo(f"llm-proxy: {' '.join(error.format_message().split())}{hint}", err=True)
+        sys.exit(getattr(error, "code", error.exit_code))  # `printing.Failure` has one of its own
+    except click.Abort:
+        click.echo("llm-proxy: interrupted", err=True)
+        sys.exit(130)
