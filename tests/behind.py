@@ -14,7 +14,8 @@ import httpx
 import vertex_account
 from sidecars import PASSED_ON
 
-from llm_proxy.dialects import NO_HINTS, OPENAI, Bounds, Door, Models
+from llm_proxy.dialects import NO_HINTS, OPENAI, Bounds, Models
+from llm_proxy.endpoints import Endpoint
 from llm_proxy.stack import part, ports
 from llm_proxy.stack.probe import answers
 from llm_proxy.stack.programs import Behind, sidecar
@@ -54,7 +55,7 @@ CLOUDS = {
 ALL = {name: model for name, (model, _) in DEPLOYMENTS.items()} | CLOUDS
 PROVIDERS = {name: frozenset({model.partition("/")[0]}) for name, model in ALL.items()}
 MODELS = Models("none", PROVIDERS | {"mixed": frozenset({"openai", "anthropic"})})
-LEAST: dict[Door, Json] = {
+LEAST: dict[Endpoint, Json] = {
     "chat.completions": {},
     "completions": {"prompt": "hi"},
     "embeddings": {"input": "hi"},
@@ -68,7 +69,7 @@ class Stage:
     sidecar: httpx.Client
     provider: httpx.Client
 
-    def ask(self, door: Door, group: str, fields: Json) -> tuple[httpx.Response, list[Json]]:
+    def ask(self, door: Endpoint, group: str, fields: Json) -> tuple[httpx.Response, list[Json]]:
         """The sidecar's answer, and the calls the provider saw."""
         said = (
             {"messages": [{"role": "user", "content": "hi"}]} if door == "chat.completions" else LEAST[door]
@@ -80,7 +81,7 @@ class Stage:
         reply = self.sidecar.post(f"/v1/{door.replace('.', '/')}", json=body)
         return reply, self.provider.get("/_calls").json()["calls"]
 
-    def send(self, door: Door, group: str, fields: Json) -> tuple[int, Json | None]:
+    def send(self, door: Endpoint, group: str, fields: Json) -> tuple[int, Json | None]:
         """The status, and path and body as the provider saw them; None when it saw nothing."""
         reply, calls = self.ask(door, group, fields)
         return reply.status_code, {"path": calls[-1]["path"], **calls[-1]["body"]} if calls else None

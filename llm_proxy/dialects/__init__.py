@@ -1,6 +1,6 @@
 """Any accepted body in, a `Call` in OpenAI's shape out, and the reply back in the caller's vocabulary."""
 
-from llm_proxy.dialects.call import CacheControl, Call, Door
+from llm_proxy.dialects.call import CacheControl, Call
 from llm_proxy.dialects.channel import longest_asked
 from llm_proxy.dialects.dialect import Answered, Bounds, Dialect, Hints, Models, Offer, StreamWriter
 from llm_proxy.dialects.generate import GENERATE, GENERATE_STREAM
@@ -10,7 +10,7 @@ from llm_proxy.dialects.openai import OPENAI
 from llm_proxy.dialects.openai import model as openai_model
 
 __all__ = [
-    "Answered", "Bounds", "CacheControl", "Call", "Dialect", "Door", "Hints", "Models", "Offer",
+    "Answered", "Bounds", "CacheControl", "Call", "Dialect", "Hints", "Models", "Offer",
     "StreamWriter",
     "longest_asked", "openai_model", "read_hints",
     "NO_HINTS", "OPENAI", "INTERNAL", "GENERATE", "GENERATE_STREAM",

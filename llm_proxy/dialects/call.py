@@ -5,12 +5,11 @@ name as asked, `group` the model group it resolved to; nothing here names an HTT
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
+from llm_proxy.endpoints import Endpoint
 from llm_proxy.identity import NOBODY, Named
 from llm_proxy.json_access import Json
-
-Door = Literal["chat.completions", "completions", "embeddings"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ class Call(NamedTuple):
         timeout_s: The caller's own deadline, already clamped; None for the default.
     """
 
-    door: Door
+    door: Endpoint
     dialect: str
     model: str
     group: str

@@ -6,14 +6,14 @@ in schema order, streaming and the model's own fields last, with the resolved gr
 
 from typing import Any, NamedTuple
 
-from llm_proxy.dialects.call import Call, Door
+from llm_proxy.dialects.call import Call
 from llm_proxy.dialects.channel import UNBOUNDED, longest_asked, place
 from llm_proxy.dialects.checks import missing, refused, wrong_type
 from llm_proxy.dialects.dialect import Bounds, Hints, Models
-from llm_proxy.dialects.fields import REQUIRED
 from llm_proxy.dialects.messages import read_messages
 from llm_proxy.dialects.models import providers, resolve
 from llm_proxy.dialects.rule import sort_fields
+from llm_proxy.endpoints import ENDPOINTS, Endpoint
 from llm_proxy.errors import BadRequest, ModelNotFound
 from llm_proxy.identity import NOBODY, Named, tags_from
 from llm_proxy.json_access import Json
@@ -35,7 +35,7 @@ class Came(NamedTuple):
     """How a body came in: what the dialect knows and the fields do not say."""
 
     dialect: str
-    door: Door
+    door: Endpoint
     size_bytes: int
     model_optional: bool = False
     usage_told: bool = False
@@ -64,8 +64,9 @@ def compose(
         messages, bulk_bytes = read_messages(parsed["messages"], bounds.max_messages)
         parsed = {**parsed, "messages": messages}
     fields, extra, metadata, out_of_range = sort_fields(door, parsed)
-    if REQUIRED[door] not in fields:
-        raise missing(REQUIRED[door])
+    required = ENDPOINTS[door].required
+    if required not in fields:
+        raise missing(required)
     model = _model(fields, came, hints, models)
     group = resolve(model, hints.provider, models)
     served_by = _judged(out_of_range, providers(group, models)) if extra or out_of_range else frozenset[str]()
@@ -158,7 +159,7 @@ def _stream(body: Json) -> tuple[bool, bool]:
     return True, options is not None and options.get("include_usage") is True
 
 
-def _max_tokens(door: Door, fields: Json, extra: Json) -> int | None:
+def _max_tokens(door: Endpoint, fields: Json, extra: Json) -> int | None:
     """The length asked for; of a chat 0 is none, for some providers take it for no limit."""
     asked = [fields[key] for key in ("max_completion_tokens", "max_tokens") if key in fields]
     asked = asked if door == "completions" else [length for length in asked if length]

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from llm_proxy.dialects.call import CacheControl, Call, Door
+from llm_proxy.dialects.call import CacheControl, Call
+from llm_proxy.endpoints import Endpoint
 from llm_proxy.errors import Refused
 from llm_proxy.json_access import Json
 
@@ -117,7 +118,7 @@ class Dialect(Protocol):
         """What records call it."""
         ...
 
-    def read(self, door: Door, body: bytes, hints: Hints, models: Models, bounds: Bounds) -> Call:
+    def read(self, door: Endpoint, body: bytes, hints: Hints, models: Models, bounds: Bounds) -> Call:
         """The call a body asks for; raises `BadRequest` naming the field, or `ModelNotFound`."""
         ...
 

@@ -7,7 +7,6 @@ Source: https://platform.openai.com/docs/api-reference (chat, completions, embed
 
 from typing import Any
 
-from llm_proxy.dialects.call import Door
 from llm_proxy.dialects.checks import (
     Check,
     array_of,
@@ -23,6 +22,7 @@ from llm_proxy.dialects.checks import (
     tagged,
     texts_or_tokens,
 )
+from llm_proxy.endpoints import Endpoint
 from llm_proxy.identity import tags_from
 from llm_proxy.json_access import is_object
 
@@ -137,12 +137,9 @@ _EMBEDDINGS: dict[str, Check] = {
     "user": _text,
 }
 
-FIELDS: dict[Door, dict[str, Check]] = {
+FIELDS: dict[Endpoint, dict[str, Check]] = {
     "chat.completions": _CHAT,
     "completions": _COMPLETIONS,
     "embeddings": _EMBEDDINGS,
 }
-REQUIRED: dict[Door, str] = {"chat.completions": "messages", "completions": "prompt", "embeddings": "input"}
-"""What each door needs beside `model`."""
-
 RANK = {door: {name: at for at, name in enumerate(fields)} for door, fields in FIELDS.items()}

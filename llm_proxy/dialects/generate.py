@@ -14,13 +14,14 @@ import orjson
 from llm_proxy import sse
 from llm_proxy.dialects.answer import Pieces, Tokens, read_answer
 from llm_proxy.dialects.body import parse
-from llm_proxy.dialects.call import Call, Door
+from llm_proxy.dialects.call import Call
 from llm_proxy.dialects.checks import refused, shown_name, wrong_type
 from llm_proxy.dialects.compose import Came, compose
 from llm_proxy.dialects.dialect import Answered, Bounds, Hints, Models, Offer
 from llm_proxy.dialects.fields import FIELDS
 from llm_proxy.dialects.hints import provider_name
 from llm_proxy.dialects.internal import INTERNAL, one_choice, piece_frame
+from llm_proxy.endpoints import Endpoint
 from llm_proxy.errors import BadRequest, Refused
 from llm_proxy.json_access import Json, is_array, is_object
 
@@ -45,7 +46,7 @@ class Generate:
     streaming: bool = False
     name: str = "generate"
 
-    def read(self, door: Door, body: bytes, hints: Hints, models: Models, bounds: Bounds) -> Call:
+    def read(self, door: Endpoint, body: bytes, hints: Hints, models: Models, bounds: Bounds) -> Call:
         """The call a body asks for; raises `BadRequest` or `ModelNotFound`."""
         parsed = parse(body, bounds.max_depth)
         hints = _pick_provider(parsed.pop("provider", None), hints)

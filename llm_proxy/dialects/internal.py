@@ -12,11 +12,12 @@ import orjson
 from llm_proxy import sse
 from llm_proxy.dialects.answer import Answer, Pieces, Tokens, read_answer
 from llm_proxy.dialects.body import parse
-from llm_proxy.dialects.call import Call, Door
+from llm_proxy.dialects.call import Call
 from llm_proxy.dialects.checks import refused, wrong_type
 from llm_proxy.dialects.compose import Came, compose, name_caller
 from llm_proxy.dialects.dialect import Answered, Bounds, Hints, Models, Offer
 from llm_proxy.dialects.rule import check_metadata_names
+from llm_proxy.endpoints import Endpoint
 from llm_proxy.errors import Refused
 from llm_proxy.json_access import Json, is_object
 
@@ -27,7 +28,7 @@ class Internal:
 
     name: str = "internal"
 
-    def read(self, door: Door, body: bytes, hints: Hints, models: Models, bounds: Bounds) -> Call:
+    def read(self, door: Endpoint, body: bytes, hints: Hints, models: Models, bounds: Bounds) -> Call:
         """The call a body asks for; raises `BadRequest` or `ModelNotFound`."""
         parsed = parse(body, bounds.max_depth)
         metadata: Any = parsed.pop("metadata", None)

@@ -7,9 +7,10 @@ import orjson
 
 from llm_proxy import sse
 from llm_proxy.dialects.body import parse
-from llm_proxy.dialects.call import Call, Door
+from llm_proxy.dialects.call import Call
 from llm_proxy.dialects.compose import Came, compose
 from llm_proxy.dialects.dialect import Answered, Bounds, Hints, Models, Offer
+from llm_proxy.endpoints import Endpoint
 from llm_proxy.errors import Refused
 from llm_proxy.json_access import Json
 
@@ -20,7 +21,7 @@ class OpenAI:
 
     name: str = "openai"
 
-    def read(self, door: Door, body: bytes, hints: Hints, models: Models, bounds: Bounds) -> Call:
+    def read(self, door: Endpoint, body: bytes, hints: Hints, models: Models, bounds: Bounds) -> Call:
         """The call a body asks for; raises `BadRequest` or `ModelNotFound`."""
         parsed = parse(body, bounds.max_depth)
         return compose(parsed, Came(self.name, door, len(body)), hints, models, bounds)

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from llm_proxy.dialects import litellm_names
-from llm_proxy.dialects.call import Door
 from llm_proxy.dialects.channel import INSIDE
 from llm_proxy.dialects.checks import Check, shown_name, wrong_type
 from llm_proxy.dialects.fields import FIELDS, METADATA, RANK
+from llm_proxy.endpoints import Endpoint
 from llm_proxy.errors import BadRequest
 from llm_proxy.json_access import Json, is_object
 
@@ -61,7 +61,7 @@ class Sorted(NamedTuple):
     out_of_range: BadRequest | None = None
 
 
-def sort_fields(door: Door, parsed: Json) -> Sorted:
+def sort_fields(door: Endpoint, parsed: Json) -> Sorted:
     """The fields, checked and in schema order; the model's own and `metadata` apart.
 
     Raises:

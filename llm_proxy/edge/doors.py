@@ -8,7 +8,8 @@ exist; hot doors are plain ASGI endpoints, the rest are FastAPI's.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from llm_proxy.dialects import GENERATE, GENERATE_STREAM, INTERNAL, OPENAI, Dialect, Door
+from llm_proxy.dialects import GENERATE, GENERATE_STREAM, INTERNAL, OPENAI, Dialect
+from llm_proxy.endpoints import Endpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class HotDoor:
     """
 
     paths: tuple[str, ...]
-    door: Door
+    door: Endpoint
     dialect: Dialect
     summary: str
 

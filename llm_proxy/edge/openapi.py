@@ -4,6 +4,7 @@ Invariants: every path of the table is there; every refusal a door can answer wi
 """
 
 from llm_proxy.edge.doors import HOT_DOORS, HotDoor
+from llm_proxy.endpoints import ENDPOINTS
 from llm_proxy.json_access import Json
 
 _REFUSALS = {
@@ -38,11 +39,6 @@ _ERROR: Json = {
             },
         }
     },
-}
-_REQUIRED = {
-    "chat.completions": ["model", "messages"],
-    "completions": ["model", "prompt"],
-    "embeddings": ["model", "input"],
 }
 _OWN_REQUIRED = {"internal": ["messages"], "generate": ["messages"]}
 
@@ -81,7 +77,7 @@ def own_words(paths: Json) -> None:
 
 
 def _operation(door: HotDoor, path: str) -> Json:
-    required = _OWN_REQUIRED.get(door.dialect.name, _REQUIRED[door.door])
+    required = _OWN_REQUIRED.get(door.dialect.name, ["model", ENDPOINTS[door.door].required])
     body: Json = {
         "type": "object",
         "required": required,

@@ -10,7 +10,7 @@ from typing import Any
 
 from llm_proxy.admission import Lease
 from llm_proxy.dialects import Call
-from llm_proxy.dialects.call import Door
+from llm_proxy.endpoints import Endpoint
 from llm_proxy.errors import BadRequest, Refused
 from llm_proxy.identity import Caller
 from llm_proxy.ledger import Exchange
@@ -22,7 +22,7 @@ MOST_TOKENS = 16
 LONGEST_S = 60.0
 OPERATOR = Caller("admin:test", "internal", key_prefix="admin:test", cache=False)
 _SAID = "Answer with one word: yes."
-_BODIES: dict[str, tuple[Door, dict[str, Any]]] = {
+_BODIES: dict[str, tuple[Endpoint, dict[str, Any]]] = {
     "chat": (
         "chat.completions",
         {"messages": [{"role": "user", "content": _SAID}], "max_tokens": MOST_TOKENS},

@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 
+from llm_proxy.endpoints import ENDPOINTS
 from llm_proxy.sidecar import catalog, embedding_format, known_secrets, seams
 from llm_proxy.sidecar.asgi import Message, Receive, Scope, Send, answer, error, read_body
 from llm_proxy.sidecar.json_text import sound
@@ -19,11 +20,7 @@ from llm_proxy.sidecar.response_cache import ResponseCache
 from llm_proxy.sidecar.seams import Theirs
 from llm_proxy.sidecar.shapes import items, mapping
 
-CALLS = {
-    "/v1/chat/completions": "chat_completion",
-    "/v1/completions": "completion",
-    "/v1/embeddings": "embeddings",
-}
+ROUTES = {one.path: one.litellm_route for one in ENDPOINTS.values()}
 JSON = [(b"content-type", b"application/json")]
 UNREADABLE = error("The model's answer could not be read.", "server_error", "provider_error")
 HEALTH = ("/health/liveliness", "/health/readiness")
@@ -62,7 +59,7 @@ class Doors:
             await answer(
                 send, 401, error("The sidecar's key is wrong or missing.", "auth_error", "invalid_api_key")
             )
-        elif method == "POST" and path in CALLS:
+        elif method == "POST" and path in ROUTES:
             self.in_flight += 1
             try:
                 await self._answer(path, scope, receive, send)
@@ -80,7 +77,7 @@ class Doors:
 
     async def _answer(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         outcome, sending = Outcome(), Sending(send)
-        forward = partial(_call, CALLS[path], outcome)
+        forward = partial(_call, ROUTES[path], outcome)
         try:
             if self.cache is not None and path in self.cache.paths:
                 await self.cache.answer(scope, receive, sending, forward, outcome)

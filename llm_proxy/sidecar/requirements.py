@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from llm_proxy.endpoints import ENDPOINTS
 from llm_proxy.json_access import Json
 from llm_proxy.sidecar.shapes import items
 
@@ -47,7 +48,7 @@ STRATEGIES = {
     "COST_OPTIMIZED": "cost-based-routing",
 }
 NAMESPACE = "litellm_caching"
-ANSWERS = {"acompletion": "/v1/chat/completions", "atext_completion": "/v1/completions"}
+ANSWERS = {one.litellm_call_type: one.path for name, one in ENDPOINTS.items() if name != "embeddings"}
 """LiteLLM's call types whose answers our own cache keeps, and their paths."""
 
 

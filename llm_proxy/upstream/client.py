@@ -14,6 +14,7 @@ from time import monotonic
 import orjson
 
 from llm_proxy.dialects import Call
+from llm_proxy.endpoints import ENDPOINTS
 from llm_proxy.errors import Overloaded, Refused, UpstreamUnreachable
 from llm_proxy.identity import Caller
 from llm_proxy.upstream.answer import Answer, broke_off
@@ -29,11 +30,6 @@ from llm_proxy.upstream.watch import Watch
 from llm_proxy.upstream.wire import Address, Connection, Connections, NotConnected
 
 MAX_ERROR_BYTES = 256 * 2**10
-PATHS = {
-    "chat.completions": "/v1/chat/completions",
-    "completions": "/v1/completions",
-    "embeddings": "/v1/embeddings",
-}
 _AGENT = "llm-proxy"
 _SHOW_TEXT = "litellm-disable-message-redaction: true\r\n"
 """LiteLLM's word for: this call's text may be shown, though in general it may not."""
@@ -128,7 +124,7 @@ class Client:
             watch.phase, watch.silent_at = "first_byte", monotonic() + wait.first_byte_s
             connection: Connection | None = None
             try:
-                address, head = self._target(sidecar, "POST", PATHS[call.door])
+                address, head = self._target(sidecar, "POST", ENDPOINTS[call.door].path)
                 connection = await self._connections.take(address)
                 watch.unsent = False
                 await connection.ask(head + rest)

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from behind import Stage
 
-from llm_proxy.dialects import Door
+from llm_proxy.endpoints import Endpoint
 from llm_proxy.sidecar.documented_defaults import NEUTRAL, SAMPLING
 
 Json = dict[str, Any]
-CHAT: Door = "chat.completions"
+CHAT: Endpoint = "chat.completions"
 FAMILIES = (
     "OpenAI", "OpenAI-compatible", "Anthropic", "Gemini", "Vertex", "Bedrock", "Ollama", "gpt-5", "gpt-5.1",
     "o3", "opus", "groq", "mistral", "cerebras", "xai", "vllm", "openrouter", "azure", "mixed", "falls",
@@ -223,7 +223,7 @@ def test_the_newer_kinds_of_tool_choice_reach_openais_wire(stage: Stage, choice:
 
 def test_fields_litellm_would_read_reach_the_provider_alone(stage: Stage) -> None:
     """The `priority` of vLLM does not queue in LiteLLM's scheduler."""
-    groups: tuple[tuple[Door, str], ...] = (
+    groups: tuple[tuple[Endpoint, str], ...] = (
         (CHAT, "vllm"),
         (CHAT, "OpenAI-compatible"),
         ("embeddings", "plain embeddings"),

@@ -12,8 +12,9 @@ from uuid import uuid4
 import pytest
 from behind import MODELS, TESTS, Stage
 
-from llm_proxy.dialects import NO_HINTS, OPENAI, Bounds, Door
+from llm_proxy.dialects import NO_HINTS, OPENAI, Bounds
 from llm_proxy.dialects.fields import FIELDS
+from llm_proxy.endpoints import Endpoint
 
 PAGE = TESTS.parent / "docs" / "dialects.md"
 FUNCTION = {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "string"}}}}
@@ -84,7 +85,7 @@ COMPANIONS: Json = {
 FIVE = ("OpenAI", "OpenAI-compatible", "Anthropic", "Gemini", "Ollama")
 
 
-def verdict(stage: Stage, door: Door, group: str, field: str, value: Any) -> str:
+def verdict(stage: Stage, door: Endpoint, group: str, field: str, value: Any) -> str:
     """What became of a field: `yes`, `translated`, `dropped` or `refused`."""
     beside = COMPANIONS.get(field, {})
     status, seen = stage.send(door, group, {**beside, field: value})
@@ -126,7 +127,7 @@ def test_a_chat_field_arrives_as_the_page_says(stage: Stage, row: list[str]) -> 
 @pytest.mark.parametrize("row", OTHERS, ids=lambda row: f"{row[0]}.{row[1]}")
 def test_a_field_of_another_door_arrives_as_the_page_says(stage: Stage, row: list[str]) -> None:
     """Completions and embeddings of an OpenAI model."""
-    door: Door = "completions" if row[0] == "completions" else "embeddings"
+    door: Endpoint = "completions" if row[0] == "completions" else "embeddings"
     value = 3 if row[1] == "logprobs" else VALUES[row[1]]
     assert row[2] == verdict(stage, door, door, row[1], value)
 

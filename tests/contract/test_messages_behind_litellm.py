@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from behind import ALL, Stage
 
-from llm_proxy.dialects import Door
+from llm_proxy.endpoints import Endpoint
 
 Json = dict[str, Any]
-CHAT: Door = "chat.completions"
+CHAT: Endpoint = "chat.completions"
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 IMAGE = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}}
 HELLO = {"role": "user", "content": "Hello."}

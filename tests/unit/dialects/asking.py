@@ -5,22 +5,23 @@ from typing import Any
 
 import pytest
 
-from llm_proxy.dialects import NO_HINTS, OPENAI, Bounds, Call, Door, Hints, Models
+from llm_proxy.dialects import NO_HINTS, OPENAI, Bounds, Call, Hints, Models
+from llm_proxy.endpoints import Endpoint
 from llm_proxy.errors import BadRequest
 
 MODELS = Models(
     "the-default", {"gpt": frozenset({"openai"}), "claude": frozenset({"anthropic"})}, ("openai/*",)
 )
 HELLO = [{"role": "user", "content": "Hello"}]
-LEAST: dict[Door, dict[str, Any]] = {
+LEAST: dict[Endpoint, dict[str, Any]] = {
     "chat.completions": {"messages": HELLO},
     "completions": {"prompt": "x"},
     "embeddings": {"input": "x"},
 }
-DOORS: tuple[Door, ...] = ("chat.completions", "completions", "embeddings")
+DOORS: tuple[Endpoint, ...] = ("chat.completions", "completions", "embeddings")
 
 
-def read(door: Door = "chat.completions", hints: Hints = NO_HINTS, /, **body: Any) -> Call:
+def read(door: Endpoint = "chat.completions", hints: Hints = NO_HINTS, /, **body: Any) -> Call:
     """The call for a chat that says hello, or for these fields."""
     least = LEAST[door]
     asked = {"model": "gpt", **least, **body}
@@ -28,7 +29,7 @@ def read(door: Door = "chat.completions", hints: Hints = NO_HINTS, /, **body: An
     return OPENAI.read(door, given, hints, MODELS, Bounds(max_messages=50))
 
 
-def refused(door: Door = "chat.completions", /, **body: Any) -> BadRequest:
+def refused(door: Endpoint = "chat.completions", /, **body: Any) -> BadRequest:
     """The refusal of these fields."""
     with pytest.raises(BadRequest) as caught:
         read(door, **body)

@@ -6,8 +6,9 @@ import orjson
 import pytest
 from asking import HELLO, read, refused
 
-from llm_proxy.dialects import OPENAI, Bounds, CacheControl, Door, Hints, Models
+from llm_proxy.dialects import OPENAI, Bounds, CacheControl, Hints, Models
 from llm_proxy.dialects.fields import FIELDS
+from llm_proxy.endpoints import Endpoint
 from llm_proxy.errors import BadRequest
 
 
@@ -132,7 +133,7 @@ def test_bounds_are_those_of_the_models_provider(field: str, value: Any) -> None
 @pytest.mark.parametrize(("field", "value"), [("n", 0), ("n", 1000), ("max_tokens", 1e30), ("best_of", 99)])
 def test_bounds_that_keep_our_own_counting_sane_hold_for_everybody(field: str, value: float) -> None:
     """What is multiplied, or reserved, has an end."""
-    door: Door = "completions" if field == "best_of" else "chat.completions"
+    door: Endpoint = "completions" if field == "best_of" else "chat.completions"
     assert refused(door, model="claude", **{field: value}).param == field
 
 

@@ -8,8 +8,9 @@ from asking import DOORS, HELLO, MODELS, read, refused
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_proxy.dialects import GENERATE, INTERNAL, OPENAI, Bounds, Call, Dialect, Door, Hints
+from llm_proxy.dialects import GENERATE, INTERNAL, OPENAI, Bounds, Call, Dialect, Hints
 from llm_proxy.dialects.fields import FIELDS
+from llm_proxy.endpoints import Endpoint
 from llm_proxy.errors import Refused
 
 
@@ -107,7 +108,7 @@ bodies = st.dictionaries(
 
 @pytest.mark.parametrize("dialect", [OPENAI, INTERNAL, GENERATE], ids=lambda dialect: dialect.name)
 @given(door=st.sampled_from(DOORS), body=bodies)
-def test_no_body_is_an_exception(dialect: Dialect, door: Door, body: dict[str, Any]) -> None:
+def test_no_body_is_an_exception(dialect: Dialect, door: Endpoint, body: dict[str, Any]) -> None:
     """Any JSON is a call that can be sent on, or a refusal with a message; in every dialect."""
     try:
         sent = orjson.dumps(body)
@@ -122,7 +123,7 @@ def test_no_body_is_an_exception(dialect: Dialect, door: Door, body: dict[str, A
         assert "metadata" not in call.body
 
 
-def _outcome(dialect: Dialect, door: Door, body: bytes) -> Call | Refused:
+def _outcome(dialect: Dialect, door: Endpoint, body: bytes) -> Call | Refused:
     """The call, or its refusal."""
     try:
         return dialect.read(door, body, Hints(), MODELS, Bounds())

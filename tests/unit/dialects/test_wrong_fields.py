@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from asking import HELLO, refused
 
-from llm_proxy.dialects import Door
+from llm_proxy.endpoints import Endpoint
 
 WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"messages": ...}, "messages", "missing_required_parameter"),
@@ -130,7 +130,7 @@ def test_a_wrong_field_is_named(body: dict[str, Any], param: str, code: str) -> 
     assert (wrong.param, wrong.code, wrong.status) == (param, code, 400)
 
 
-OTHERS: list[tuple[Door, dict[str, Any], str]] = [
+OTHERS: list[tuple[Endpoint, dict[str, Any], str]] = [
     ("completions", {"prompt": ...}, "prompt"),
     ("completions", {"prompt": []}, "prompt"),
     ("completions", {"prompt": ["x", 1]}, "prompt"),
@@ -151,6 +151,6 @@ OTHERS: list[tuple[Door, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("door", "body", "param"), OTHERS)
-def test_the_other_doors_name_their_fields_too(door: Door, body: dict[str, Any], param: str) -> None:
+def test_the_other_doors_name_their_fields_too(door: Endpoint, body: dict[str, Any], param: str) -> None:
     """Completions and embeddings have schemas of their own."""
     assert refused(door, **body).param == param

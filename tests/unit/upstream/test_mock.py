@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_proxy import sse
-from llm_proxy.dialects import OPENAI, Bounds, Call, Door, Hints, Models
+from llm_proxy.dialects import OPENAI, Bounds, Call, Hints, Models
+from llm_proxy.endpoints import Endpoint
 from llm_proxy.upstream.mock import MockReply, answer
 from llm_proxy.upstream.mock_json import example
 
@@ -27,7 +28,7 @@ WEATHER = {
 }
 
 
-def _call(door: Door = "chat.completions", **body: Any) -> Call:
+def _call(door: Endpoint = "chat.completions", **body: Any) -> Call:
     if door == "chat.completions":
         body.setdefault("messages", [{"role": "user", "content": "Say hello"}])
     asked = orjson.dumps({"model": "mock", **body})

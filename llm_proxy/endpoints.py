@@ -1,0 +1,31 @@
+"""The OpenAI operations behind the gateway's inference routes; gateway and sidecar read this table.
+
+Invariant: a name is what records, metrics and clients call the operation; it never changes.
+"""
+
+from typing import Literal, NamedTuple
+
+Endpoint = Literal["chat.completions", "completions", "embeddings"]
+
+
+class EndpointSpec(NamedTuple):
+    """One operation.
+
+    Attributes:
+        path: Its path at the sidecar, as in OpenAI's API.
+        required: The body's field it needs beside `model`.
+        litellm_route: LiteLLM's function that serves the path.
+        litellm_call_type: LiteLLM's name of the call in its hooks and caches.
+    """
+
+    path: str
+    required: str
+    litellm_route: str
+    litellm_call_type: str
+
+
+ENDPOINTS: dict[Endpoint, EndpointSpec] = {
+    "chat.completions": EndpointSpec("/v1/chat/completions", "messages", "chat_completion", "acompletion"),
+    "completions": EndpointSpec("/v1/completions", "prompt", "completion", "atext_completion"),
+    "embeddings": EndpointSpec("/v1/embeddings", "input", "embeddings", "aembedding"),
+}
