@@ -6,14 +6,14 @@ from llm_proxy.identity.audit_log import AuditFilter, AuditLog
 from llm_proxy.identity.binding import named_by_headers, on_behalf_of
 from llm_proxy.identity.caller import ANY, NOBODY, Budget, Caller, Limits, Named
 from llm_proxy.identity.credentials import InternalSecrets
-from llm_proxy.identity.deeds import deed, note, note_refusal, on_record
+from llm_proxy.identity.deeds import deed, note, note_refusal, on_record, retiring_audit_months
 from llm_proxy.identity.identify import Identity
-from llm_proxy.identity.keeping import applying, knowing_agents, retiring_audit_months
 from llm_proxy.identity.keys import KeyRecord, KeySpec
+from llm_proxy.identity.keys_file import applying
 from llm_proxy.identity.models import allowed, usable
 from llm_proxy.identity.raises import Raises, ending_raises
 from llm_proxy.identity.refused import RefusedCredentials
-from llm_proxy.identity.registry import Deed, Registry
+from llm_proxy.identity.registry import Deed, Registry, knowing_agents
 from llm_proxy.identity.rules import Kill, Rule, Rulebook, RuleSource, killed_by
 from llm_proxy.identity.rulings import Rulings
 from llm_proxy.identity.store import PostgresKeys

@@ -121,13 +121,13 @@ async def _pseudonyms(connection: Connection, name: str) -> list[str]:
 
 async def _require_known(connection: Connection, asked: AuditFilter, arguments: list[Any]) -> None:
     _, action, actors, subjects, *_ = arguments
-    for field, condition, argument in (
+    for param, condition, argument in (
         ("action", "action LIKE $1", action),
         ("actor", "actor = ANY ($1::text[])", actors),
         ("subject", _ABOUT, subjects),
     ):
         if argument is not None and not await connection.fetchval(_KNOWN.format(condition), argument):
-            raise NotFound(f"The audit log knows no {field} {getattr(asked, field)!r}.", param=field)
+            raise NotFound(f"The audit log knows no {param} {getattr(asked, param)!r}.", param=param)
 
 
 async def _names(connection: Connection, rows: Iterable[asyncpg.Record]) -> dict[str, str]:

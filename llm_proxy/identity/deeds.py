@@ -9,12 +9,14 @@ import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
 
+from llm_proxy.background import Loop
 from llm_proxy.errors import BadRequest, Refused, StoreUnavailable
-from llm_proxy.identity.audit import Actor, Person, audit, audit_refusal, lock_chain
+from llm_proxy.identity.audit import Actor, Person, audit, audit_refusal, lock_chain, retire_months
 from llm_proxy.identity.caller import ANY, Budget
 from llm_proxy.identity.store import Connection, available
 
@@ -22,6 +24,7 @@ log = logging.getLogger(__name__)
 
 Epochs = Mapping[str, int]
 DEADLINE_S = 10.0
+RETIRE_S = 3600.0
 
 
 @asynccontextmanager
@@ -88,6 +91,23 @@ async def note_refusal(
     """Record an action that was refused."""
     async with deed(pool) as connection:
         await audit_refusal(connection, actor, action, target, refused, detail)
+
+
+def retiring_audit_months(pool: "asyncpg.Pool[asyncpg.Record]", retention_days: int) -> Loop:
+    """A loop that drops, now and every hour, the months of the audit log that ended so many days ago."""
+
+    async def step() -> None:
+        before = (datetime.now(UTC) - timedelta(days=retention_days)).date()
+        try:
+            async with deed(pool) as connection:
+                dropped = await retire_months(connection, Actor("audit log"), before=before)
+        except Refused as fault:
+            log.warning("old months of the audit log are not dropped yet", extra={"cause": fault.message})
+            return
+        if dropped:
+            log.info("old months of the audit log are dropped", extra={"months": dropped})
+
+    return Loop("audit-retention", step, every_s=RETIRE_S, at_once=True)
 
 
 async def laid(

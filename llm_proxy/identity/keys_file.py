@@ -6,6 +6,7 @@ found before anything is applied, and told by file, line and entry, with no part
 Errors: `BadRequest` naming the entry, and those of `Registry` and `Rulings`.
 """
 
+import logging
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
@@ -13,7 +14,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TypeVar
 
-from llm_proxy.errors import BadRequest, NotFound
+import asyncpg
+
+from llm_proxy.background import DONE, Loop
+from llm_proxy.errors import BadRequest, NotFound, Refused
 from llm_proxy.identity.audit import Actor
 from llm_proxy.identity.keys import KeyRecord, KeySpec, Minted, minted_as, prefix_of
 from llm_proxy.identity.keys_yaml import Entry, read_entries
@@ -23,6 +27,8 @@ from llm_proxy.identity.rulings import Ruling, Rulings
 from llm_proxy.identity.spoken import flag, kill_from, rule_from, spec_from
 
 Made = TypeVar("Made")
+log = logging.getLogger(__name__)
+AGAIN_S = 5.0
 SECTIONS = ("keys", "limits", "kills")
 MOST_FAULTS = 50
 """So many faults of a file are told at once."""
@@ -116,6 +122,31 @@ async def apply(
             applied.epochs |= await rulings.throw(switch, actor, reason=reason)
             applied.changes.append(f"{kill.kind} {kill.subject} switched off")
     return applied
+
+
+def applying(path: Path, pool: "asyncpg.Pool[asyncpg.Record]") -> Loop:
+    """A loop that brings the database to what the file says, until the database has heard."""
+
+    async def step() -> object:
+        try:
+            file = read(path)
+        except BadRequest as fault:
+            log.error("the keys file is not applied", extra={"cause": fault.message})  # noqa: TRY400 -- a file's fault, no trace
+            return DONE
+        try:
+            applied = await apply(file, Registry(pool), Rulings(pool), Actor("keys file"), mint_missing=False)
+        except BadRequest as fault:
+            log.error("the keys file is not applied", extra={"cause": fault.message})  # noqa: TRY400 -- the same
+            return DONE
+        except Refused as fault:
+            log.warning("the keys file is not applied yet", extra={"cause": fault.message})
+            return None
+        for missing in applied.missing:
+            log.error("the keys file names a key that is not there", extra={"cause": missing})
+        log.info("the keys file is applied", extra={"changes": len(applied.changes)})
+        return DONE
+
+    return Loop("keys-file", step, every_s=AGAIN_S, at_once=True)
 
 
 async def _with_id(rulings: Rulings, ruling: Ruling, entry: Entry, applied: Applied) -> Ruling | None:

@@ -132,8 +132,8 @@ def _checked(record: KeyRecord, wanted: Raise) -> Raise:
             f"Invalid 'until': expected a time from now to {LONGEST.days} days ahead.", param="until"
         )
     spec = record.spec
-    for field in ("rpm", "tpm", "parallel"):
-        _check_higher(field, getattr(spec.limits, field), getattr(wanted.limits, field))
+    for name in ("rpm", "tpm", "parallel"):
+        _check_higher(name, getattr(spec.limits, name), getattr(wanted.limits, name))
     budgets = tuple(_checked_budget(spec, budget) for budget in wanted.budgets)
     wanted = Raise(wanted.limits, budgets, wanted.until)
     if raised(spec, wanted) == spec:

@@ -4,14 +4,16 @@ Invariants: as in `deeds`; a secret leaves this file once, in what `create` and 
 Errors: `NotFound`, `BadRequest` (a name that is taken), `StoreUnavailable`.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
 import asyncpg
 
-from llm_proxy.errors import BadRequest, Forbidden, NotFound
+from llm_proxy.background import Loop
+from llm_proxy.errors import BadRequest, Forbidden, NotFound, Refused
 from llm_proxy.identity.audit import Actor, Person, audit, changed
 from llm_proxy.identity.deeds import Epochs, deed, laid, raise_epochs
 from llm_proxy.identity.keys import KeyRecord, KeySpec, Minted, mint, new_id, prefix_of
@@ -19,6 +21,7 @@ from llm_proxy.identity.spoken import LONGEST_NAME, key_fields, spec_from
 from llm_proxy.identity.store import RAISED, RAISES, Connection, budgets_text, raise_of, spec_of
 from llm_proxy.telemetry.redact import redact
 
+AGENTS_S = 30.0
 _LIST = f"""
 SELECT k.*, {RAISED}, array(SELECT s.lookup FROM key_secrets s WHERE s.key_id = k.key_id
                   AND (s.expires_at IS NULL OR s.expires_at > now()) ORDER BY s.created_at DESC) AS lookups
@@ -168,6 +171,17 @@ class Registry:
                 after={"revoked_at": after.revoked_at},
             )
             return Deed(after, epochs=epochs)
+
+
+def knowing_agents(pool: "asyncpg.Pool[asyncpg.Record]", tell: Callable[[list[str]], None]) -> Loop:
+    """A loop that tells, now and every half minute, which agents some key is made out to."""
+    registry = Registry(pool)
+
+    async def step() -> None:
+        with contextlib.suppress(Refused):
+            tell(await registry.agents())
+
+    return Loop("agents", step, every_s=AGENTS_S, at_once=True)
 
 
 async def key_id_of(connection: Connection, name_or_id: str, *, tenant: str | None = None) -> str:

@@ -29,7 +29,7 @@ class Finding:
     note: str = ""
 
 
-def merged(before: Mapping[str, Any], findings: list[Finding]) -> Json:
+def merge_findings(before: Mapping[str, Any], findings: list[Finding]) -> Json:
     """The stores' part of a certificate after one more attempt."""
     stores: Json = {}
     for one in findings:

@@ -22,11 +22,12 @@ from llm_proxy.database import DatabaseUnavailable, RowsRejected, clean_text, de
 from llm_proxy.errors import NotFound, Refused, StoreUnavailable
 from llm_proxy.identity import Actor, Person, deed, forget_person, note
 from llm_proxy.json_access import Json
-from llm_proxy.ledger import people_on_disk, planner_statistics, tombstones
-from llm_proxy.ledger.certificate import Finding, is_complete, merged
+from llm_proxy.ledger.certificate import Finding, is_complete, merge_findings
 from llm_proxy.ledger.langfuse import Langfuse, LangfuseUnavailable
 from llm_proxy.ledger.payload import LONGEST_NAME
-from llm_proxy.ledger.tombstones import Tombstone, tombstone
+from llm_proxy.ledger.people_on_disk import count_waiting, redact_rejected
+from llm_proxy.ledger.planner_statistics import PLANNER_STATISTICS, refresh_statistics
+from llm_proxy.ledger.tombstones import Tombstone, append_tombstones, new_tombstone, read_tombstones
 from llm_proxy.upstream import Purged
 
 log = logging.getLogger(__name__)
@@ -165,7 +166,7 @@ class Erasures:
                 await connection.execute("UPDATE erasures SET asked_at = now() WHERE id = $1", known)
                 return known
             asked_at: datetime = await connection.fetchval("SELECT clock_timestamp()")
-            fresh = tombstone(tenant, user, asked_at)
+            fresh = new_tombstone(tenant, user, asked_at)
             await connection.execute(_INSERT, *fresh.values, user)
         await self._agree_on_list()
         return fresh.values[0]
@@ -175,7 +176,7 @@ class Erasures:
         directory = self._places.directory
         if directory is None:
             return
-        on_disk = await asyncio.to_thread(tombstones.read, directory)
+        on_disk = await asyncio.to_thread(read_tombstones, directory)
         async with self._connection() as connection:
             rows = await connection.fetch(
                 "SELECT id, tenant, salt, digest, pseudonym, asked_at FROM erasures"
@@ -187,7 +188,7 @@ class Erasures:
             await connection.execute(_REOPEN_NAMED, [values[0] for values in restored])
         missing = [one for known, one in there.items() if known not in on_disk]
         try:
-            await asyncio.to_thread(tombstones.add, directory, missing)
+            await asyncio.to_thread(append_tombstones, directory, missing)
         except OSError as fault:
             log.warning("the list of erased people cannot be written", extra={"why": fault.strerror})
 
@@ -198,7 +199,7 @@ class Erasures:
             if row is None or row["name"] is None:
                 return await self.certificate(erasure_id)
             findings = await self._attempt(row)
-            stores = merged(json.loads(row["stores"]), findings)
+            stores = merge_findings(json.loads(row["stores"]), findings)
             complete = is_complete(stores)
             done = await lock.fetchrow(
                 "UPDATE erasures SET stores = $2, finished_at = CASE WHEN $3 THEN clock_timestamp() END,"
@@ -265,10 +266,10 @@ class Erasures:
     async def _statistics(self, user: str) -> Finding:
         try:
             async with self._connection() as connection:
-                return await planner_statistics.forget(connection, user)
+                return await refresh_statistics(connection, user)
         except DatabaseUnavailable as fault:
             note = f"they could not be made anew: {fault.reason}"
-            return Finding(planner_statistics.STORE, "kept", 0, note)
+            return Finding(PLANNER_STATISTICS, "kept", 0, note)
 
     async def _names(self, tenant: str, user: str) -> Finding:
         async with deed(self._pool) as connection:
@@ -317,12 +318,10 @@ class Erasures:
             return [Finding("spool and journal", "nothing", 0, "records wait in memory alone")]
         whose = (directory, tenant, row["name"])
         until, waited = row["asked_at"], 0.0
-        while (
-            left := await asyncio.to_thread(people_on_disk.waiting, *whose, until)
-        ) and waited < self._patience_s:
+        while (left := await asyncio.to_thread(count_waiting, *whose, until)) and waited < self._patience_s:
             await asyncio.sleep(_LOOK_EVERY_S)
             waited += _LOOK_EVERY_S
-        changed = await asyncio.to_thread(people_on_disk.redact_rejected, *whose, row["pseudonym"], until)
+        changed = await asyncio.to_thread(redact_rejected, *whose, row["pseudonym"], until)
         note = (
             f"{left} records still wait on this host"
             if left

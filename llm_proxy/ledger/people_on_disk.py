@@ -17,22 +17,22 @@ from llm_proxy.ledger.journal import left_in
 from llm_proxy.ledger.recovery import JOURNAL
 from llm_proxy.ledger.row import FIELDS
 from llm_proxy.ledger.spool import REJECTED, lines, segments
-from llm_proxy.telemetry import seat
+from llm_proxy.telemetry.seat import everyone
 
 _STARTED, _TENANT, _USER = (FIELDS.index(name) for name in ("started_at", "tenant", "user"))
 _BLANKED = tuple(FIELDS.index(name) for name in ("session", "client_request_id", "provider_message"))
 
 
-def waiting(directory: Path, tenant: str | None, user: str, until: datetime) -> int:
+def count_waiting(directory: Path, tenant: str | None, user: str, until: datetime) -> int:
     """How many records of this person, of calls begun before `until`, are not in Postgres yet."""
-    rows = (_row(line) for path in seat.everyone(directory) for line in _lines(path))
+    rows = (_row(line) for path in everyone(directory) for line in _lines(path))
     return sum(row is not None and _is_theirs(row, tenant, user, until) for row in rows)
 
 
 def redact_rejected(directory: Path, tenant: str | None, user: str, pseudonym: str, until: datetime) -> int:
     """Put the pseudonym in the name's place in every file of rejects; returns in how many lines."""
     changed = 0
-    for path in seat.everyone(directory):
+    for path in everyone(directory):
         with contextlib.suppress(FileNotFoundError):
             changed += _redact(path / REJECTED, tenant, user, pseudonym, until)
     return changed

@@ -8,7 +8,7 @@ from typing import Any
 
 from llm_proxy.ledger.certificate import Finding
 
-STORE = "planner statistics"
+PLANNER_STATISTICS = "planner statistics"
 _NAMING = """
     SELECT DISTINCT format('%I.%I', s.schemaname, s.tablename) AS place
     FROM pg_stats AS s
@@ -19,12 +19,12 @@ _NAMING = """
 _LEFT = "{} tables: rows that stay have the name too, or this role may not ANALYZE them"
 
 
-async def forget(connection: Any, name: str) -> Finding:  # noqa: ANN401 -- asyncpg's, of a pool or not
+async def refresh_statistics(connection: Any, name: str) -> Finding:  # noqa: ANN401 -- asyncpg's, of a pool or not
     """Analyse the tables whose statistics hold this name; a table that is being analysed is left alone."""
     found = [row["place"] for row in await connection.fetch(_NAMING, name)]
     for place in found:
         await connection.execute(f"ANALYZE (SKIP_LOCKED) {place}")
     left = len(await connection.fetch(_NAMING, name)) if found else 0
     if left:
-        return Finding(STORE, "kept", max(0, len(found) - left), _LEFT.format(left))
-    return Finding(STORE, "erased" if found else "nothing", len(found))
+        return Finding(PLANNER_STATISTICS, "kept", max(0, len(found) - left), _LEFT.format(left))
+    return Finding(PLANNER_STATISTICS, "erased" if found else "nothing", len(found))

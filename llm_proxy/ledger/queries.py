@@ -19,12 +19,18 @@ import asyncpg
 from llm_proxy.database import clean_text, deadline
 from llm_proxy.errors import BadRequest
 from llm_proxy.identity.audit import Actor, Person, audit
-from llm_proxy.ledger import refusals_kept
 from llm_proxy.ledger.answer import answer, snapshot
 from llm_proxy.ledger.known import check_known, known_key
 from llm_proxy.ledger.payload import LONGEST_NAME
 from llm_proxy.ledger.question import NAMES, Answer, Question
-from llm_proxy.ledger.refusals_kept import Whose
+from llm_proxy.ledger.refusals_kept import (
+    Whose,
+    counted_by,
+    fetch_latest_rejected,
+    fetch_rejected,
+    fetch_rejection_counts,
+    minute_around,
+)
 from llm_proxy.telemetry import time_of
 
 _DEADLINE_S = 10.0
@@ -78,7 +84,7 @@ class Usage:
                 request_id, moment - _NEAR, moment + _NEAR,
             )  # fmt: skip
             if row is None:
-                refused = await refusals_kept.refusal(connection, request_id)
+                refused = await fetch_rejected(connection, request_id)
                 return None if refused is None else _refused(refused)
             calls = await connection.fetch(_CALLS.format("llm_calls"), request_id)
             if not calls and await connection.fetchval(_MOVING):
@@ -115,9 +121,9 @@ class Usage:
             if "key" in where:
                 where["key"] = await known_key(connection, where["key"])
             span = asked.since, asked.until
-            rows = await refusals_kept.latest(connection, *span, where, asked.limit)
-            whose = refusals_kept.counted_by(where)
-            counted = await refusals_kept.counts(connection, *span, whose)
+            rows = await fetch_latest_rejected(connection, *span, where, asked.limit)
+            whose = counted_by(where)
+            counted = await fetch_rejection_counts(connection, *span, whose)
             if not rows and not counted:
                 await check_known(connection, where)
         return [_refused(row) for row in rows], counted
@@ -125,8 +131,8 @@ class Usage:
     async def refused_beside(self, request_id: UUID, whose: Whose) -> list[dict[str, Any]]:
         """How many were refused in the minute of this request, whatever became of it."""
         async with deadline(_DEADLINE_S), self.pool.acquire() as connection:
-            span = refusals_kept.minute_around(request_id)
-            return await refusals_kept.counts(connection, *span, whose)
+            span = minute_around(request_id)
+            return await fetch_rejection_counts(connection, *span, whose)
 
     async def payload(self, request_id: UUID) -> dict[str, str | None] | None:
         """What was said in a call, redacted; None when it was not kept, or is no longer."""

@@ -47,7 +47,7 @@ class Whose:
     tenant: str | None = None
 
 
-async def refusal(connection: Connection, request_id: UUID) -> Any:  # noqa: ANN401 -- a row of the driver's
+async def fetch_rejected(connection: Connection, request_id: UUID) -> Any:  # noqa: ANN401 -- a row of the driver's
     """The refusal of a request; None if it is not in the sample."""
     moment = time_of(request_id)
     return await connection.fetchrow(
@@ -56,7 +56,7 @@ async def refusal(connection: Connection, request_id: UUID) -> Any:  # noqa: ANN
     )  # fmt: skip
 
 
-async def latest(
+async def fetch_latest_rejected(
     connection: Connection, since: datetime, until: datetime, where: Mapping[str, str], limit: int
 ) -> list[Any]:
     """The latest refusals of the sample, newest first; raises `BadRequest`."""
@@ -70,7 +70,7 @@ async def latest(
     return rows
 
 
-async def counts(
+async def fetch_rejection_counts(
     connection: Connection, since: datetime, until: datetime, whose: Whose
 ) -> list[dict[str, Any]]:
     """How many were refused, by minute, key, code and limit, newest first; at most `MOST_COUNTS` lines."""

@@ -48,7 +48,7 @@ class Tombstone:
         return UUID(self.id), self.tenant, salt, digest, self.pseudonym, asked_at
 
 
-def tombstone(tenant: str, user: str, asked_at: datetime) -> Tombstone:
+def new_tombstone(tenant: str, user: str, asked_at: datetime) -> Tombstone:
     """A new one."""
     salt = secrets.token_bytes(16)
     digest = hashlib.sha256(salt + user.encode()).hexdigest()
@@ -56,7 +56,7 @@ def tombstone(tenant: str, user: str, asked_at: datetime) -> Tombstone:
     return Tombstone(str(uuid7()), tenant, salt.hex(), digest, pseudonym, asked_at.isoformat())
 
 
-def read(directory: Path) -> dict[str, Tombstone]:
+def read_tombstones(directory: Path) -> dict[str, Tombstone]:
     """The list, by id; empty where there is no file."""
     found: dict[str, Tombstone] = {}
     try:
@@ -72,7 +72,7 @@ def read(directory: Path) -> dict[str, Tombstone]:
     return found
 
 
-def add(directory: Path, missing: list[Tombstone]) -> None:
+def append_tombstones(directory: Path, missing: list[Tombstone]) -> None:
     """Add these to the list, on the platter; raises `OSError`."""
     if not missing:
         return
