@@ -1,15 +1,19 @@
-"""`llm-proxy serve`: the gateway alone, in front of any LiteLLM.
+"""`llm-proxy serve`: the gateway alone, in one process or in several that share a socket.
 
-Invariants: SIGTERM turns readiness off, keeps accepting for the drain delay, then closes the listener and
-lets running calls finish up to the drain's limit; what still runs then ends in an error event. A head
-that does not end in time ends its connection.
+Invariants: SIGTERM turns readiness off, accepts for the drain delay, closes the listener, lets running calls
+finish within the drain timeout, then ends them with an error event. A worker that dies is replaced, after a
+growing pause while workers die young; a signal to the parent goes to every worker; on Linux a killed parent
+takes its workers with it.
 """
 
 import asyncio
+import contextlib
 import gc
+import os
 import signal
 import socket
 import sys
+import time
 from types import FrameType
 from typing import Any
 
@@ -24,6 +28,7 @@ from llm_proxy.edge.waits import bound_waits, close_slow
 from llm_proxy.edge.wire import Connection
 from llm_proxy.private import keep_private
 from llm_proxy.settings import Settings, faults_of, insecurities, load
+from llm_proxy.stack.part import tether
 
 KEEP_ALIVE_S = 75
 HEADER_TIMEOUT_S = 10
@@ -31,6 +36,10 @@ LOOK_OVER_S = 1
 BACKLOG = 2048
 GARBAGE = 20_000
 """So many objects made and kept, and only then those in circles are looked for: hardly any are."""
+YOUNG_S = 5.0
+PAUSE_S = 0.1
+PAUSE_MAX_S = 10.0
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Draining(uvicorn.Server):
@@ -86,8 +95,6 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
     if settings.workers > 1 and settings.llm_mode == "mock":
         click.echo("llm-proxy: mock mode counts in memory, where nobody else can look: one worker", err=True)
     elif settings.workers > 1:
-        from llm_proxy.cli.workers import serve_many  # noqa: PLC0415 -- most gateways are one process
-
         sys.exit(serve_many(settings))
     sys.exit(serve_one(settings, listen(settings)))
 
@@ -154,3 +161,63 @@ def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     if isinstance(context.get("exception"), socket.gaierror) and "never retrieved" in context["message"]:
         return
     loop.default_exception_handler(context)
+
+
+def serve_many(settings: Settings) -> int:
+    """Run the configured number of workers until told to stop; returns the exit code."""
+    bound = listen(settings)
+    bound.listen(BACKLOG)
+    return Workers(settings, bound).run()
+
+
+class Workers:
+    """The workers of one gateway."""
+
+    def __init__(self, settings: Settings, bound: socket.socket) -> None:
+        self._settings = settings
+        self._bound = bound
+        self._started: dict[int, float] = {}
+        self._stopping = False
+        self._pause_s = PAUSE_S
+
+    def run(self) -> int:
+        """Keep the number up until a signal says stop; returns when the last worker has ended."""
+        for one in _SIGNALS:
+            signal.signal(one, self._pass_on)
+        for _ in range(self._settings.workers):
+            self._fork()
+        while self._started:
+            pid, status = os.wait()
+            started = self._started.pop(pid, 0.0)
+            if not self._stopping:
+                self._replace(pid, os.waitstatus_to_exitcode(status), time.monotonic() - started)
+        return 0
+
+    def _replace(self, pid: int, code: int, age_s: float) -> None:
+        click.echo(f"llm-proxy: worker {pid} ended ({code}); starting another", err=True)
+        self._pause_s = min(self._pause_s * 2, PAUSE_MAX_S) if age_s < YOUNG_S else PAUSE_S
+        time.sleep(self._pause_s)
+        while not self._stopping:
+            try:
+                return self._fork()
+            except OSError as full:
+                click.echo(f"llm-proxy: no worker can be started ({full.strerror}); trying again", err=True)
+                self._pause_s = min(self._pause_s * 2, PAUSE_MAX_S)
+                time.sleep(self._pause_s)
+        return None
+
+    def _fork(self) -> None:
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            for one in _SIGNALS:
+                signal.signal(one, signal.SIG_DFL)
+            tether(parent, signal.SIGTERM)
+            os._exit(serve_one(self._settings, self._bound))
+        self._started[pid] = time.monotonic()
+
+    def _pass_on(self, signum: int, _: FrameType | None) -> None:
+        self._stopping = True
+        for pid in list(self._started):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signum)
