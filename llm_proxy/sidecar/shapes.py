@@ -7,10 +7,10 @@ from llm_proxy.json_access import Json
 
 
 def mapping(value: object) -> Json:
-    """The mapping, or an empty one."""
+    """The value if it is an object, else an empty one."""
     return cast("Json", value) if isinstance(value, dict) else {}
 
 
 def items(value: object) -> list[Any]:
-    """The list, or an empty one."""
+    """The value if it is a list, else an empty one."""
     return list(cast("Iterable[Any]", value)) if isinstance(value, list) else []
