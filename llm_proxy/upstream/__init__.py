@@ -10,8 +10,10 @@ from llm_proxy.upstream.keeper import Keeper
 from llm_proxy.upstream.pool import Pool
 from llm_proxy.upstream.pretend import MockUpstream
 from llm_proxy.upstream.purge import Purged, purge
-from llm_proxy.upstream.reply import NOBODY_SERVED, Hop, Reply, Served, Usage
+from llm_proxy.upstream.reply import Reply
 from llm_proxy.upstream.room import Room
+from llm_proxy.upstream.said import NOBODY_SERVED, Hop, Served
+from llm_proxy.upstream.usage import Usage
 from llm_proxy.upstream.watch import Watch, Watches, Why, interruption
 
 __all__ = [

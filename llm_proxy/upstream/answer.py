@@ -14,8 +14,8 @@ from llm_proxy.json_access import as_object
 from llm_proxy.upstream.estimate import estimated_usage
 from llm_proxy.upstream.frames import Frames, FrameTooLarge, strip
 from llm_proxy.upstream.nulls import restore
-from llm_proxy.upstream.reply import Served, Usage
-from llm_proxy.upstream.usage import COUNTED, is_zero, read_usage, strip_usage
+from llm_proxy.upstream.said import Served
+from llm_proxy.upstream.usage import COUNTED, Usage, is_zero, read_usage, strip_usage
 from llm_proxy.upstream.watch import FOREVER, Watch
 from llm_proxy.upstream.wire import Connection
 

@@ -10,8 +10,7 @@ import orjson
 
 from llm_proxy.json_access import Json, as_object, as_objects
 from llm_proxy.upstream.estimate import as_usage, last_event, passed_tokens
-from llm_proxy.upstream.reply import Usage
-from llm_proxy.upstream.usage import is_zero, read_usage, strip_usage
+from llm_proxy.upstream.usage import Usage, is_zero, read_usage, strip_usage
 
 MAX_FRAME_BYTES = 16 * 2**20
 _USAGE, _PROVIDER, _ERROR, _DONE = b'"usage"', b'"provider_specific', b'"error"', b"[DONE]"

@@ -15,8 +15,8 @@ from llm_proxy.upstream.catalog import Catalog, Deployment, Group
 from llm_proxy.upstream.errors import refusal
 from llm_proxy.upstream.frames import Frames
 from llm_proxy.upstream.mock import MODELS, MockReply, answer
-from llm_proxy.upstream.reply import Served, Usage
-from llm_proxy.upstream.usage import read_usage
+from llm_proxy.upstream.said import Served
+from llm_proxy.upstream.usage import Usage, read_usage
 from llm_proxy.upstream.watch import Watch
 
 

@@ -6,14 +6,13 @@ an answer out of the cache cost nothing and took no attempt but those that faile
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import orjson
 
 from llm_proxy.dialects import Call
 from llm_proxy.money import usd_to_nano
 from llm_proxy.upstream.catalog import Catalog, Deployment
-from llm_proxy.upstream.reply import CacheState, Hop, Served
 
 Headers = Mapping[bytes, bytes]
 
@@ -25,6 +24,52 @@ _MOST_HOPS = 16
 _MOST_HOPS_BYTES = 8192
 _LONGEST_NAME = 100
 _LOWEST_ERROR = 400
+
+CacheState = Literal["hit", "miss", "off"]
+
+
+class Hop(NamedTuple):
+    """One attempt at a provider.
+
+    Attributes:
+        status: The HTTP status it ended with; 0 when there was none.
+        refused: The provider did not accept the deployment's credentials.
+    """
+
+    group: str
+    deployment: str
+    status: int
+    refused: bool = False
+
+
+class Served(NamedTuple):
+    """Who answered, as far as the sidecar says; None means it did not say.
+
+    Attributes:
+        group: The model group that answered (after a fallback, the fallback's).
+        physical: The provider's own model name, without the provider prefix.
+        provider: The provider's name (`openai`, `anthropic`, ...).
+        deployment: The deployment's id in the sidecar's configuration.
+        cost_nano_usd: What the sidecar says the call cost, be it 0; streams say it in their usage frame.
+        attempts: Calls made to providers for this request.
+        sidecar_ms: The sidecar's own share of the time.
+        hops: Every attempt, in order; None when the sidecar does not tell them.
+        fallback_from: The model group that was asked first, where another one answered.
+    """
+
+    group: str | None = None
+    physical: str | None = None
+    provider: str | None = None
+    deployment: str | None = None
+    cost_nano_usd: int | None = None
+    cache: CacheState = "miss"
+    attempts: int | None = None
+    sidecar_ms: float | None = None
+    hops: tuple[Hop, ...] | None = None
+    fallback_from: str | None = None
+
+
+NOBODY_SERVED = Served()
 
 
 def served(headers: Headers, call: Call, catalog: Catalog | None, *, cached: bool) -> Served:

@@ -5,17 +5,38 @@ beyond what a call can use or cost, is unknown, never zero.
 Source: https://platform.openai.com/docs/api-reference/chat/object (usage).
 """
 
+from typing import NamedTuple
+
 import orjson
 
 from llm_proxy.json_access import Json
 from llm_proxy.money import usd_to_nano
 from llm_proxy.token_details import count, read_details, tier_of
-from llm_proxy.upstream.reply import Usage
 
 COUNTED = "llmp_counted"
 """Our sidecar's mark on tokens that LiteLLM counted; no caller sees it."""
 STATED_COST = "llmp_stated_cost"
 """Our sidecar's name for the cost a provider stated, where `cost` is LiteLLM's."""
+
+
+class Usage(NamedTuple):
+    """Tokens as an answer states them.
+
+    Attributes:
+        counted: The sidecar counted them, for want of the provider's word.
+        details: JSON: further parts of the tokens, as `token_details` names them; None when there are none.
+        service_tier: The tier the answer states.
+    """
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    cost_nano_usd: int | None = None
+    counted: bool = False
+    cache_write_tokens: int | None = None
+    details: str | None = None
+    service_tier: str | None = None
 
 
 def read_usage(usage: Json, document: Json | None = None) -> Usage | None:
