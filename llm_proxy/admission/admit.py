@@ -26,11 +26,14 @@ from llm_proxy.admission.check import (
     Answer,
     Ask,
     Check,
+    Store,
+    StoreAway,
 )
 from llm_proxy.admission.corrections import Corrections
 from llm_proxy.admission.desk import Desk
 from llm_proxy.admission.full import FullWindows
 from llm_proxy.admission.lease import Lease, Living, Taken
+from llm_proxy.admission.model import ProcessStore
 from llm_proxy.admission.once import raise_all
 from llm_proxy.admission.outage import RETRY_S, Outage
 from llm_proxy.admission.permit import Permit
@@ -40,9 +43,8 @@ from llm_proxy.admission.relaid import Relaid, Renew
 from llm_proxy.admission.spend import Rebuilding, Spent
 from llm_proxy.admission.spending import SpendingWatch
 from llm_proxy.admission.standing import DENIED, State, headers, reached, refusal, standings
-from llm_proxy.admission.store import Observed, Store, store_of
+from llm_proxy.admission.store import Observed, SharedStore
 from llm_proxy.admission.watch import Watch
-from llm_proxy.admission.wire import StoreAway
 from llm_proxy.background import DONE, Loop
 from llm_proxy.dialects import Call
 from llm_proxy.errors import BudgetExceeded, Refused, StoreUnavailable
@@ -105,7 +107,7 @@ class Admission:
         """`rules` and `renew` come from the virtual keys; `observed` hears of every store call."""
         self._settings = settings
         self._shared = settings.limits_redis_url is not None
-        self._store: Store = store_of(settings, observed)
+        self._store: Store = _store_of(settings, observed)
         self._renew = renew
         replica = secrets.token_hex(6)
         self._clock_skew_ms = 0
@@ -358,3 +360,15 @@ def _unknown(ask: Ask, answer: Answer) -> list[Check]:
     """The enforced budgets whose spend nobody knows."""
     facts = zip(ask.plan.checks, answer.used, strict=False)  # an answer about an epoch has none
     return [check for check, used in facts if used == UNKNOWN and check.enforced]
+
+
+def _store_of(settings: Settings, observed: Observed | None = None) -> Store:
+    """The store the settings name: shared, or without one this process's own."""
+    url = settings.limits_redis_url
+    if url is None:
+        return ProcessStore()
+    timeout_s = settings.store_timeout_ms / 1000
+    shared = SharedStore(url.get_secret_value(), timeout_s=timeout_s, tls=settings.tls_for(url))
+    if observed is not None:
+        shared.observed = observed
+    return shared

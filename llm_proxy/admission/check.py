@@ -6,10 +6,11 @@ subject is quoted, so no name can forge another's key.
 Units: requests, tokens, places or a budget's own (nano-dollars for money); integer milliseconds.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 from urllib.parse import quote
 
 from llm_proxy.identity.caller import ANY, OF_ALL, OnStoreFailure, Period, ScopeKind, Unit
@@ -168,6 +169,76 @@ class Answer(NamedTuple):
     extra: tuple[int, ...] = ()
     running: tuple[int, ...] = ()
     kept: tuple[int, ...] = ()
+
+
+class StoreAway(Exception):  # noqa: N818 -- errors are named for the state they report
+    """The limits store cannot be asked: unreachable, stalled, or answering with an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of a settlement.
+
+    Attributes:
+        kind: The check's kind; `requests` never settle.
+        at: The bucket's second (tokens); of a correction the moment, in ms, at which the ledger did not
+            have it yet: a counter seeded since then may have it from there (budget).
+        amount: Tokens used beyond (or, below 0, short of) those reserved; what a call cost, or to keep its
+            reservation what it holds (budget).
+        lease: Whose place is free (parallel), whose reservation ends (tokens, budget).
+    """
+
+    kind: str
+    key: str
+    at: int = 0
+    amount: int = 0
+    lease: str = ""
+
+
+class Store(Protocol):
+    """What admission needs of a store; everything raises `StoreAway`."""
+
+    @property
+    def answering(self) -> bool:
+        """Whether it can be asked now."""
+        ...
+
+    @property
+    def one_slot(self) -> bool:
+        """Whether a script reaches counters of one hash tag alone."""
+        ...
+
+    async def start(self) -> None:
+        """Get ready; never fails."""
+        ...
+
+    async def stop(self) -> None:
+        """Let go."""
+        ...
+
+    async def admit(self, ask: Ask, orphan: Callable[[Answer], None] | None = None) -> Answer:
+        """Admit a call if every check passes; an answer that came too late goes to `orphan`."""
+        ...
+
+    async def settle(self, ledger_key: str, number: int, entries: tuple[Entry, ...]) -> None:
+        """Settle a batch of one tenant, once."""
+        ...
+
+    async def keep(self, entries: tuple[Entry, ...], ttl_ms: int) -> None:
+        """Keep what living calls of one tenant hold."""
+        ...
+
+    async def seed(self, key: str, spent: int, expires_ms: int = 0) -> None:
+        """Give a missing counter of a budget what was spent; 0 for a period that never ends."""
+        ...
+
+    async def raise_epoch(self, key: str, epoch: int) -> None:
+        """Give a tenant its epoch; it never falls."""
+        ...
+
+    async def replicas(self, name: str) -> int:
+        """Say that this replica lives, and hear how many do."""
+        ...
 
 
 ONE_TAG = "{**}"

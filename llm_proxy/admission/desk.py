@@ -11,9 +11,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from llm_proxy.admission.model import Entry
-from llm_proxy.admission.store import Store
-from llm_proxy.admission.wire import StoreAway
+from llm_proxy.admission.check import Entry, Store, StoreAway
 from llm_proxy.background import Loop
 
 log = logging.getLogger(__name__)

@@ -10,10 +10,9 @@ from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Any, NamedTuple
 
-from llm_proxy.admission.check import UNKNOWN, Answer, Check, Plan
+from llm_proxy.admission.check import UNKNOWN, Answer, Check, Entry, Plan, Store
 from llm_proxy.admission.desk import Desk, Settled
-from llm_proxy.admission.model import Entry, judge
-from llm_proxy.admission.store import Store
+from llm_proxy.admission.model import judge
 from llm_proxy.background import spawn
 
 Raw = tuple[tuple[bytes, bytes], ...]

@@ -5,7 +5,9 @@ the same history gives the same answers as `lua/*.lua`.
 Units: integer milliseconds; requests, tokens, places, nano-dollars.
 """
 
+import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -21,6 +23,7 @@ from llm_proxy.admission.check import (
     Answer,
     Ask,
     Check,
+    Entry,
 )
 
 Look = tuple[int, int, int, int]
@@ -98,26 +101,6 @@ class Counter:
         """A call waits no more."""
         if name:
             self.queue = [one for one in self.queue if one.name != name and one.until_ms > now_ms]
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One line of a settlement.
-
-    Attributes:
-        kind: The check's kind; `requests` never settle.
-        at: The bucket's second (tokens); of a correction the moment, in ms, at which the ledger did not
-            have it yet: a counter seeded since then may have it from there (budget).
-        amount: Tokens used beyond (or, below 0, short of) those reserved; what a call cost, or to keep its
-            reservation what it holds (budget).
-        lease: Whose place is free (parallel), whose reservation ends (tokens, budget).
-    """
-
-    kind: str
-    key: str
-    at: int = 0
-    amount: int = 0
-    lease: str = ""
 
 
 def judge(check: Check, want: int, look: Look) -> Verdict:
@@ -295,3 +278,51 @@ class Model:
         for small in (self.settled, self.epochs):
             if len(small) > MOST_SMALL:
                 small.clear()
+
+
+class ProcessStore:
+    """Limits of this process alone."""
+
+    def __init__(self, clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
+        self.model = Model()
+        self.clock_ms = clock_ms
+
+    @property
+    def answering(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def one_slot(self) -> bool:
+        """It reaches all."""
+        return False
+
+    async def start(self) -> None:
+        """Nothing to do."""
+
+    async def stop(self) -> None:
+        """Nothing to do."""
+
+    async def admit(self, ask: Ask, orphan: Callable[[Answer], None] | None = None) -> Answer:  # noqa: ARG002 -- never late
+        """Admit a call if every check passes."""
+        return self.model.admit(ask, self.clock_ms())
+
+    async def settle(self, ledger_key: str, number: int, entries: tuple[Entry, ...]) -> None:
+        """Settle a batch of one tenant, once."""
+        self.model.settle(ledger_key, number, entries, self.clock_ms())
+
+    async def keep(self, entries: tuple[Entry, ...], ttl_ms: int) -> None:
+        """Keep what living calls hold."""
+        self.model.keep(entries, ttl_ms, self.clock_ms())
+
+    async def seed(self, key: str, spent: int, expires_ms: int = 0) -> None:
+        """Give a missing counter its value."""
+        self.model.seed(key, Counter(spent, expires_ms, self.clock_ms()))
+
+    async def raise_epoch(self, key: str, epoch: int) -> None:
+        """Give a tenant its epoch."""
+        self.model.raise_epoch(key, epoch)
+
+    async def replicas(self, name: str) -> int:  # noqa: ARG002 -- there is no other
+        """This one."""
+        return 1

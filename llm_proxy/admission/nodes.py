@@ -15,7 +15,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
-from llm_proxy.admission.wire import StoreAway, Wire, Word
+from llm_proxy.admission.check import StoreAway
+from llm_proxy.admission.wire import Wire, Word
 from llm_proxy.background import Loop, spawn
 
 log = logging.getLogger(__name__)

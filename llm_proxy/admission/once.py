@@ -8,9 +8,8 @@ import ssl
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 
-from llm_proxy.admission.check import ONE_TAG, epoch_key
-from llm_proxy.admission.store import SharedStore, Store
-from llm_proxy.admission.wire import StoreAway
+from llm_proxy.admission.check import ONE_TAG, Store, StoreAway, epoch_key
+from llm_proxy.admission.store import SharedStore
 from llm_proxy.identity import ANY
 
 

@@ -8,12 +8,11 @@ last heard of, and nothing when never heard of; money spent meanwhile is settled
 
 from dataclasses import replace
 
-from llm_proxy.admission.check import NO_EPOCH, UNKNOWN, Answer, Ask, Check, Plan
+from llm_proxy.admission.check import NO_EPOCH, UNKNOWN, Answer, Ask, Check, Plan, Store
 from llm_proxy.admission.desk import Desk
 from llm_proxy.admission.lease import Taken
-from llm_proxy.admission.model import Counter
+from llm_proxy.admission.model import Counter, ProcessStore
 from llm_proxy.admission.standing import DENIED, State, reached
-from llm_proxy.admission.store import ProcessStore, Store
 from llm_proxy.errors import StoreUnavailable
 
 RETRY_S = 1.0

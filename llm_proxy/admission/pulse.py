@@ -8,12 +8,10 @@ import logging
 from dataclasses import replace
 
 from llm_proxy.admission.asking import LEASE_LIFE_MS
+from llm_proxy.admission.check import Entry, Store, StoreAway
 from llm_proxy.admission.desk import BATCH
 from llm_proxy.admission.lease import Living, Taken
-from llm_proxy.admission.model import Entry
 from llm_proxy.admission.outage import Outage
-from llm_proxy.admission.store import Store
-from llm_proxy.admission.wire import StoreAway
 from llm_proxy.background import Loop
 
 log = logging.getLogger(__name__)

@@ -10,10 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llm_proxy.admission.asking import Asking
-from llm_proxy.admission.check import UNKNOWN, Answer
+from llm_proxy.admission.check import UNKNOWN, Answer, Store
 from llm_proxy.admission.desk import Desk
 from llm_proxy.admission.lease import Relaying, Taken
-from llm_proxy.admission.store import Store
 from llm_proxy.admission.watch import Watch
 from llm_proxy.dialects import Call
 from llm_proxy.errors import Refused

@@ -15,11 +15,10 @@ from llm_proxy.admission.asking import LEASE_LIFE_MS, Asking, Prices
 from llm_proxy.admission.check import REFUSED, UNKNOWN, Answer, Ask, Check
 from llm_proxy.admission.desk import Desk
 from llm_proxy.admission.lease import Taken, Used
-from llm_proxy.admission.model import Counter
+from llm_proxy.admission.model import Counter, ProcessStore
 from llm_proxy.admission.permit import Permit
 from llm_proxy.admission.policy import Policies
 from llm_proxy.admission.standing import standings
-from llm_proxy.admission.store import ProcessStore
 from llm_proxy.admission.watch import Watch
 from llm_proxy.dialects import Call
 from llm_proxy.errors import Refused

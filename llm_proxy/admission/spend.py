@@ -11,11 +11,8 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
-from llm_proxy.admission.check import Check
+from llm_proxy.admission.check import Check, Store, StoreAway
 from llm_proxy.admission.lease import Used
-from llm_proxy.admission.model import Counter
-from llm_proxy.admission.store import Store
-from llm_proxy.admission.wire import StoreAway
 from llm_proxy.background import spawn
 from llm_proxy.errors import Refused
 from llm_proxy.identity.caller import ScopeKind, Unit
@@ -98,7 +95,7 @@ class Rebuilding:
         if spent is None:
             return False
         expires_ms = check.expires_ms + GRACE_MS if check.expires_ms else 0
-        counter = Counter(spent, expires_ms)
         # Sent together, so that no call of this replica finds the counter without what others hold of it.
-        await asyncio.gather(self._store.seed(check.key, counter), self._keep(None if check.of_all else tag))
+        seeding = self._store.seed(check.key, spent, expires_ms)
+        await asyncio.gather(seeding, self._keep(None if check.of_all else tag))
         return True

@@ -9,10 +9,8 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from llm_proxy.admission.check import NO_EPOCH, UNKNOWN, Ask, Check, Plan
+from llm_proxy.admission.check import NO_EPOCH, UNKNOWN, Ask, Check, Plan, Store, StoreAway
 from llm_proxy.admission.desk import Desk
-from llm_proxy.admission.store import Store
-from llm_proxy.admission.wire import StoreAway
 
 log = logging.getLogger(__name__)
 

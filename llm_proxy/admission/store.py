@@ -7,18 +7,14 @@ When the store is away `StoreAway` is raised, and the policy of each check decid
 
 import hashlib
 import ssl
-import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from importlib.resources import files
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
-from llm_proxy.admission.check import Answer, Ask, slot_of
-from llm_proxy.admission.model import Counter, Entry, Model
+from llm_proxy.admission.check import Answer, Ask, Entry, StoreAway, slot_of
 from llm_proxy.admission.nodes import Nodes
-from llm_proxy.admission.wire import StoreAway, Wire, Word
-from llm_proxy.settings import Settings
+from llm_proxy.admission.wire import Wire, Word
 
 REPLICAS_KEY = "lp:replicas"
 REPLICA_LIFE_MS = 15_000
@@ -26,102 +22,8 @@ _SCRIPTS = ("admit", "settle", "keep", "seed")
 _LETTER = {"tokens": "t", "parallel": "p", "budget": "b"}
 
 
-class Store(Protocol):
-    """What admission needs of a store; everything raises `StoreAway`."""
-
-    @property
-    def answering(self) -> bool:
-        """Whether it can be asked now."""
-        ...
-
-    @property
-    def one_slot(self) -> bool:
-        """Whether a script reaches counters of one hash tag alone."""
-        ...
-
-    async def start(self) -> None:
-        """Get ready; never fails."""
-        ...
-
-    async def stop(self) -> None:
-        """Let go."""
-        ...
-
-    async def admit(self, ask: Ask, orphan: Callable[[Answer], None] | None = None) -> Answer:
-        """Admit a call if every check passes; an answer that came too late goes to `orphan`."""
-        ...
-
-    async def settle(self, ledger_key: str, number: int, entries: tuple[Entry, ...]) -> None:
-        """Settle a batch of one tenant, once."""
-        ...
-
-    async def keep(self, entries: tuple[Entry, ...], ttl_ms: int) -> None:
-        """Keep what living calls of one tenant hold."""
-        ...
-
-    async def seed(self, key: str, counter: Counter) -> None:
-        """Give a missing counter its value."""
-        ...
-
-    async def raise_epoch(self, key: str, epoch: int) -> None:
-        """Give a tenant its epoch; it never falls."""
-        ...
-
-    async def replicas(self, name: str) -> int:
-        """Say that this replica lives, and hear how many do."""
-        ...
-
-
 Observed = Callable[[float, bool], None]
 """Told of every script call: how long it took, in seconds, and whether the store answered."""
-
-
-class ProcessStore:
-    """Limits of this process alone."""
-
-    def __init__(self, clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
-        self.model = Model()
-        self.clock_ms = clock_ms
-
-    @property
-    def answering(self) -> bool:
-        """Always."""
-        return True
-
-    @property
-    def one_slot(self) -> bool:
-        """It reaches all."""
-        return False
-
-    async def start(self) -> None:
-        """Nothing to do."""
-
-    async def stop(self) -> None:
-        """Nothing to do."""
-
-    async def admit(self, ask: Ask, orphan: Callable[[Answer], None] | None = None) -> Answer:  # noqa: ARG002 -- never late
-        """Admit a call if every check passes."""
-        return self.model.admit(ask, self.clock_ms())
-
-    async def settle(self, ledger_key: str, number: int, entries: tuple[Entry, ...]) -> None:
-        """Settle a batch of one tenant, once."""
-        self.model.settle(ledger_key, number, entries, self.clock_ms())
-
-    async def keep(self, entries: tuple[Entry, ...], ttl_ms: int) -> None:
-        """Keep what living calls hold."""
-        self.model.keep(entries, ttl_ms, self.clock_ms())
-
-    async def seed(self, key: str, counter: Counter) -> None:
-        """Give a missing counter its value."""
-        self.model.seed(key, replace(counter, seeded_ms=self.clock_ms()))
-
-    async def raise_epoch(self, key: str, epoch: int) -> None:
-        """Give a tenant its epoch."""
-        self.model.raise_epoch(key, epoch)
-
-    async def replicas(self, name: str) -> int:  # noqa: ARG002 -- there is no other
-        """This one."""
-        return 1
 
 
 class SharedStore:
@@ -190,9 +92,9 @@ class SharedStore:
                 words += (_LETTER[entry.kind], entry.lease, entry.amount)
             await self._run("keep", words)
 
-    async def seed(self, key: str, counter: Counter) -> None:
+    async def seed(self, key: str, spent: int, expires_ms: int = 0) -> None:
         """Give a missing counter its value."""
-        await self._run("seed", [1, key, "spent", counter.spent, counter.expires_ms])
+        await self._run("seed", [1, key, "spent", spent, expires_ms])
 
     async def raise_epoch(self, key: str, epoch: int) -> None:
         """Give a tenant its epoch."""
@@ -251,18 +153,6 @@ class SharedStore:
 
     def _greeting(self) -> list[tuple[Word, ...]]:
         return [("SCRIPT", "LOAD", text) for text in self._source.values()]
-
-
-def store_of(settings: Settings, observed: Observed | None = None) -> Store:
-    """The store the settings name: shared, or without one this process's own."""
-    url = settings.limits_redis_url
-    if url is None:
-        return ProcessStore()
-    timeout_s = settings.store_timeout_ms / 1000
-    shared = SharedStore(url.get_secret_value(), timeout_s=timeout_s, tls=settings.tls_for(url))
-    if observed is not None:
-        shared.observed = observed
-    return shared
 
 
 def source(name: str) -> str:

@@ -16,6 +16,7 @@ from typing import Any, cast
 import hiredis
 from redis.asyncio.connection import SSLConnection, parse_url
 
+from llm_proxy.admission.check import StoreAway
 from llm_proxy.background import Loop
 from llm_proxy.database import failure_of
 
@@ -33,10 +34,6 @@ _REFUSALS = {
     "LOADING": "it is still loading its data",
 }
 _RETRY_S = (0.05, 0.1, 0.25, 0.5, 1.0)
-
-
-class StoreAway(Exception):  # noqa: N818 -- errors are named for the state they report
-    """The limits store cannot be asked: unreachable, stalled, or answering with an error."""
 
 
 class Waiting:

@@ -9,8 +9,8 @@ from uuid import uuid4
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llm_proxy.admission.check import ADMITTED, NO_EPOCH, Answer, Ask, Check, Plan
-from llm_proxy.admission.model import Counter, Entry, Model
+from llm_proxy.admission.check import ADMITTED, NO_EPOCH, Answer, Ask, Check, Entry, Plan
+from llm_proxy.admission.model import Counter, Model
 from llm_proxy.admission.store import SharedStore
 
 HANDS = "local function clock() return tonumber(redis.call('GET', 'test-clock-%s')) end"
@@ -126,7 +126,7 @@ async def test_a_budget_is_overspent_only_by_what_the_last_calls_cost_beyond_the
     budget = Budget(stores, name)
     try:
         await budget.pass_time(0)
-        await budget.store().seed(budget.check.key, Counter(0))
+        await budget.store().seed(budget.check.key, 0)
         budget.model.seed(budget.check.key, Counter(0))
         for what, first, second in history:
             match what:

@@ -11,7 +11,6 @@ from stages.outages import CALL, PATIENT_MS, Ledger, Replicas, outcome, somebody
 from llm_proxy.admission import EvictingStore, refuse_evicting
 from llm_proxy.admission.check import ADMITTED, NO_EPOCH, REFUSED, Ask, Check, Plan, epoch_key, tag
 from llm_proxy.admission.lease import Living
-from llm_proxy.admission.model import Counter
 from llm_proxy.admission.outage import Outage
 from llm_proxy.admission.pulse import Pulse
 from llm_proxy.admission.store import REPLICAS_KEY, SharedStore
@@ -167,7 +166,7 @@ async def test_a_share_of_a_budget_is_given_once_while_the_node_that_counts_it_i
     key = f"lp:{tag(tenant)}:m:key:k"
     check = Check("budget", "key", "key k", key, 100, on_store_failure="local")
     ask = Ask(Plan(tenant, tag(tenant), (check,), 0), (100,), NO_EPOCH, "lease", 30_000)
-    await store.seed(key, Counter(0))
+    await store.seed(key, 0)
     outage.heard(ask.plan, await store.admit(ask._replace(take=False)))
     cluster.kill(dead)
     try:

@@ -10,7 +10,6 @@ from stages.outages import CALL, PATIENT_MS, Ledger, Own, Replicas, outcome, som
 
 from llm_proxy.admission import Admission, Standing, standing_of
 from llm_proxy.admission.check import ADMITTED, NO_EPOCH, Answer, Ask, Check, Plan
-from llm_proxy.admission.model import Counter
 from llm_proxy.admission.store import SharedStore
 from llm_proxy.errors import StoreUnavailable
 from llm_proxy.identity import Budget, Caller, Limits
@@ -46,7 +45,7 @@ async def test_a_reply_that_comes_in_one_turn_of_the_loop_with_a_cancellation_is
     store = SharedStore(own.url, timeout_s=5)
     await store.start()
     check = Check("budget", "key", "key k", "test:{t}:m", 500)
-    await store.seed(check.key, Counter(0))
+    await store.seed(check.key, 0)
     ask = Ask(Plan("t", "{t}", (check,), 0), (70,), NO_EPOCH, "lease", 30_000)
     returned: list[Answer] = []
     asking = asyncio.create_task(store.admit(ask, returned.append))

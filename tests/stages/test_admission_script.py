@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llm_proxy.admission.check import NO_EPOCH, UNKNOWN, Answer, Ask, Check, Plan
-from llm_proxy.admission.model import Counter, Entry, Model
+from llm_proxy.admission.check import NO_EPOCH, UNKNOWN, Answer, Ask, Check, Entry, Plan
+from llm_proxy.admission.model import Counter, Model
 from llm_proxy.admission.store import SharedStore
 
 HANDS = "local function clock() return tonumber(redis.call('GET', 'test-clock-%s')) end"
@@ -123,7 +123,7 @@ class Pair:
     async def seed(self, spent: int) -> None:
         """Both make the counters that are missing."""
         for letter in "Bb":
-            await self.store.seed(self.check(letter).key, Counter(spent))
+            await self.store.seed(self.check(letter).key, spent)
             self.model.seed(self.check(letter).key, Counter(spent, seeded_ms=self.now_ms))
 
     async def lose(self) -> None:
@@ -243,19 +243,19 @@ async def test_a_missing_budget_is_unknown_and_settling_does_not_make_it_known(p
         f"test:{{{pair.name}}}:settled", 1, (Entry("budget", budget.key, amount=5, lease="x"),)
     )
     assert (await pair.store.admit(ask)).used == (UNKNOWN,)
-    await pair.store.seed(budget.key, Counter(100))
-    await pair.store.seed(budget.key, Counter(0))
+    await pair.store.seed(budget.key, 100)
+    await pair.store.seed(budget.key, 0)
     assert (await pair.store.admit(ask)).used == (100,)
 
 
 async def test_a_call_reserved_in_a_lost_counter_settles_in_full_in_the_new_one(pair: Pair) -> None:
     """The rebuilt counter knows nothing of the reservation."""
     budget = pair.check("B")
-    await pair.store.seed(budget.key, Counter(100))
+    await pair.store.seed(budget.key, 100)
     ask = Ask(Plan("t", "{t}", (budget,), 0), (30,), NO_EPOCH, "x", 30_000)
     assert (await pair.store.admit(ask)).status == 0
     await pair.store.nodes.of("").ask("DEL", budget.key)
-    await pair.store.seed(budget.key, Counter(100))
+    await pair.store.seed(budget.key, 100)
     entry = Entry("budget", budget.key, amount=50, lease="x")
     await pair.store.settle(f"test:{{{pair.name}}}:settled", 1, (entry,))
     assert (await pair.store.admit(ask)).used == (150,)

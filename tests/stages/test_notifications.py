@@ -21,8 +21,8 @@ from stages.outages import Own
 from llm_proxy.admission import Defaults, Policies, SpendingWatch
 from llm_proxy.admission.check import Check, Plan
 from llm_proxy.admission.desk import Desk
-from llm_proxy.admission.model import Counter
-from llm_proxy.admission.store import ProcessStore, SharedStore
+from llm_proxy.admission.model import ProcessStore
+from llm_proxy.admission.store import SharedStore
 from llm_proxy.edge.links import is_private
 from llm_proxy.edge.notifications import webhook_faults
 from llm_proxy.identity import Budget, Caller, Rule, Rulebook
@@ -84,7 +84,7 @@ class Replica:
         plan = self.plan()
         [check] = plan.checks
         self.store.model.counters.pop(check.key, None)
-        await self.store.seed(check.key, Counter(nano_usd))
+        await self.store.seed(check.key, nano_usd)
         self.spending.ended(plan)
         if refused:
             self.spending.exhausted([check])
@@ -272,7 +272,7 @@ async def test_what_was_spent_while_the_limits_store_was_away_is_told_when_it_is
         async with asyncio.timeout(20):
             while not store.answering:  # noqa: ASYNC110 -- nothing tells
                 await asyncio.sleep(0.02)
-        await store.seed(check.key, Counter(600_000_000))
+        await store.seed(check.key, 600_000_000)
         await replica.look()
         await replica.deliver()
     finally:
