@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from house import KEY
-from raw import Tap, ask
+from raw_http import RecordingRelay, send_raw
+from running_stack import KEY
 
 from bench.attacks import CANARY, Attack, attacks
 from bench.rig import MASTER_KEY, Rig, gateway_part, of_the_machine, rig, write_json
@@ -38,7 +38,7 @@ class Front:
 
     port: int
     pid: int
-    tap: Tap
+    tap: RecordingRelay
 
     def cpu_ms(self) -> float:
         """Processor time of the gateway so far, all threads (proc(5), schedstat)."""
@@ -55,7 +55,7 @@ def replay(front: Front, attack: Attack) -> Json:
     statuses: set[int] = set()
     before, cpu, began = len(front.sent()), front.cpu_ms(), time.monotonic()
     for _ in range(TIMES):
-        said = ask(front.port, attack.raw, wait_s=5)
+        said = send_raw(front.port, attack.raw, wait_s=5)
         statuses |= set(said.statuses) or {0}
     passed = front.sent()[before:]
     canary = CANARY.encode() in front.tap.sent
@@ -81,7 +81,7 @@ def good_call(front: Front) -> float:
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
     began = time.monotonic()
     raw = f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
-    said = ask(front.port, raw, wait_s=20)
+    said = send_raw(front.port, raw, wait_s=20)
     if said.statuses != [200]:
         raise RuntimeError(f"a good call was answered {said.statuses}")
     return (time.monotonic() - began) * 1000
@@ -89,7 +89,7 @@ def good_call(front: Front) -> float:
 
 def fronted(house: Rig) -> Front:
     """A gateway before the relay before the sidecar, started."""
-    tap = Tap(house.at["sidecar-1"])
+    tap = RecordingRelay(house.at["sidecar-1"])
     house.at["gateway-1"] = ports.free_port()
     names = {
         "LLM_PROXY__LITELLM_PROXY_URL": f"http://127.0.0.1:{tap.port}",

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-import provider
+import scripted_provider
 
 MARK = re.compile(r"mark-[0-9a-f-]+")
 
@@ -29,7 +29,7 @@ class Lines:
         self._file = file
         self._count = 0
 
-    def append(self, seen: provider.Seen) -> None:
+    def append(self, seen: scripted_provider.Seen) -> None:
         """A call has arrived."""
         self._count += 1
         found = MARK.search(json.dumps(seen.body))
@@ -49,11 +49,11 @@ class Lines:
 
 async def serve(port: int, file: TextIO) -> None:
     """Listen on the loopback interface until SIGTERM."""
-    stage, loop, stop = provider.Stage(), asyncio.get_running_loop(), asyncio.Event()
-    stage.calls = cast("list[provider.Seen]", Lines(file))
+    log, loop, stop = scripted_provider.CallLog(), asyncio.get_running_loop(), asyncio.Event()
+    log.calls = cast("list[scripted_provider.Seen]", Lines(file))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await loop.create_server(lambda: provider.Connection(stage), "127.0.0.1", port, backlog=1024)
+    await loop.create_server(lambda: scripted_provider.Connection(log), "127.0.0.1", port, backlog=1024)
     await stop.wait()
 
 

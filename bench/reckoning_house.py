@@ -29,7 +29,7 @@ KEY = "reckoning-key-0123456789abcdef"
 ADMIN_KEY = "reckoning-admin-0123456789abcdef"
 MASTER_KEY = "sk-reckoning-master-0123456789abcdef"
 PASSWORD = "only-for-this-run"  # noqa: S105 -- of stores that live as long as the run
-PROVIDER = Path(__file__).parents[1] / "tests" / "provider.py"
+PROVIDER = Path(__file__).parents[1] / "tests" / "scripted_provider.py"
 AGENT_RPM = 20
 TRIES = 10
 

@@ -160,7 +160,7 @@ def main() -> None:
     provider, folder = free_port(), Path(tempfile.mkdtemp(prefix="sidecar-cpu-"))
     file = folder / "litellm.yaml"
     file.write_text(CONFIG.format(provider=f"http://127.0.0.1:{provider}", key=KEY))
-    scripted = [sys.executable, str(ROOT / "tests" / "provider.py"), "--port", str(provider)]
+    scripted = [sys.executable, str(ROOT / "tests" / "scripted_provider.py"), "--port", str(provider)]
     rows: list[str] = []
     print(f"{'':28} {'chat':>9} {'stream':>9}   CPU ms a call")
     with program(scripted, {}, provider, "/_calls"):

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from house import KEY
+from running_stack import KEY
 
 Json = dict[str, Any]
 CONNECTIONS = 200

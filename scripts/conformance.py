@@ -112,7 +112,7 @@ def house(folder: Path) -> Iterator[dict[str, str]]:
     }
     provider = part.Part(
         name="provider",
-        argv=(sys.executable, str(ROOT / "tests" / "provider.py"), "--port", str(at["provider"])),
+        argv=(sys.executable, str(ROOT / "tests" / "scripted_provider.py"), "--port", str(at["provider"])),
         env=dict(given.names),
         ready=lambda _: answers(at["provider"], "/_calls"),
     )

@@ -15,9 +15,9 @@ from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
+import markers
 import pytest
-import selection
-from behind import Stage, staged
+from all_providers import AllProviders, run_all_providers
 from hypothesis import settings
 
 from llm_proxy.stack import Missing, part, ports, programs
@@ -27,8 +27,8 @@ from llm_proxy.stack.valkey import Purpose, valkey, valkey_url
 
 PASSWORD = "only-for-this-test-run"
 
-settings.register_profile("house", deadline=None)  # a machine with other work must not decide
-settings.load_profile("house")
+settings.register_profile("no-deadline", deadline=None)  # a machine with other work must not decide
+settings.load_profile("no-deadline")
 PURE = Path(__file__).parent / "unit"
 
 
@@ -50,7 +50,7 @@ def pytest_xdist_setupnodes() -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the marks; end a process of the run, and with it its services, when the run is killed."""
-    selection.register(config)
+    markers.register(config)
     if os.environ.get("PYTEST_XDIST_WORKER"):
         part.tether(os.getppid(), signal.SIGTERM)
 
@@ -58,7 +58,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Mark each test before `-m` chooses."""
-    selection.mark(item)
+    markers.mark(item)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -128,9 +128,9 @@ def cache_redis_url(service_folder: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def stage(service_folder: Path, cache_redis_url: str) -> Iterator[Stage]:
+def all_providers(service_folder: Path, cache_redis_url: str) -> Iterator[AllProviders]:
     """A real sidecar with a deployment of each family, all played by the scripted provider."""
-    with staged(service_folder, cache_redis_url) as running:
+    with run_all_providers(service_folder, cache_redis_url) as running:
         yield running
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from odd_answers import STOP, chunk, stream, whole
+from odd_provider_answers import STOP, chunk, stream, whole
 from sidecars import Json, Mode
 
 from llm_proxy.stack.programs import sidecar_python

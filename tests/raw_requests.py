@@ -7,7 +7,7 @@ Source: RFC 9112 (message syntax, request smuggling in 11.2).
 import json
 
 import pytest
-from house import KEY, MASTER_KEY
+from running_stack import KEY, MASTER_KEY
 
 BODY = json.dumps({"model": "p/ok", "messages": [{"role": "user", "content": "raw"}]}).encode()
 CHUNKS = b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)

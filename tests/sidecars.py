@@ -25,8 +25,8 @@ Json = dict[str, Any]
 Mode = Literal["chat", "stream"]
 KEY = "sk-traffic-0123456789abcdef"
 PROVIDER_KEY = "sk-canary-of-the-provider"
-PROVIDER = Path(__file__).parent / "provider.py"
-WATCHED = Path(__file__).parent / "watched_sidecar.py"
+PROVIDER = Path(__file__).parent / "scripted_provider.py"
+WATCHED = Path(__file__).parent / "offline_sidecar.py"
 CUT = "upstream_stream_cut"
 PASSED_ON = ("PATH", "HOME", "LLM_PROXY_SIDECAR_WITHOUT")
 """What a sidecar has of the test run's own environment; the last leaves patches out, to see what they do."""
@@ -146,7 +146,7 @@ def provider_part(port: int) -> part.Part:
 
 
 @contextmanager
-def playing(folder: Path) -> Generator[Provider]:
+def run_provider(folder: Path) -> Generator[Provider]:
     """The scripted provider, until the block ends."""
     port = ports.free_port()
     started = part.start(provider_part(port), folder / "logs")
@@ -177,16 +177,16 @@ def sidecar_part(config: Path, port: int, env: Mapping[str, str]) -> part.Part:
 
 
 @contextmanager
-def running(config: Json, provider: Provider, folder: Path, **env: str) -> Generator[Sidecar]:
+def run_sidecar(config: Json, provider: Provider, folder: Path, **env: str) -> Generator[Sidecar]:
     """A sidecar with this configuration, until the block ends."""
     file = folder / f"litellm-{uuid4()}.yaml"
     file.write_text(yaml.safe_dump(config), encoding="utf-8")
-    with running_file(file, provider, folder, **env) as sidecar:
+    with run_sidecar_from_file(file, provider, folder, **env) as sidecar:
         yield sidecar
 
 
 @contextmanager
-def running_file(file: Path, provider: Provider, folder: Path, **env: str) -> Generator[Sidecar]:
+def run_sidecar_from_file(file: Path, provider: Provider, folder: Path, **env: str) -> Generator[Sidecar]:
     """A sidecar with the configuration that lies there."""
     port = ports.free_port()
     started = part.start(sidecar_part(file, port, env), folder / "logs")

@@ -9,7 +9,7 @@ import struct
 from typing import Any
 
 import pytest
-from behind import Stage
+from all_providers import AllProviders
 
 from llm_proxy.endpoints import Endpoint
 from llm_proxy.sidecar.documented_defaults import NEUTRAL, SAMPLING
@@ -72,18 +72,22 @@ SAMPLES_ALONE = {"gpt-5", "gpt-5.1", "o3", "opus"}
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("together", [False, True], ids=["each alone", "all at once"])
-def test_a_documented_default_passes_everywhere(stage: Stage, family: str, together: bool) -> None:  # noqa: FBT001 -- parametrized
+def test_a_documented_default_passes_everywhere(
+    all_providers: AllProviders,
+    family: str,
+    together: bool,  # noqa: FBT001 -- parametrized
+) -> None:
     """Each alone and all at once; twice where two families serve the group in turn."""
     asked: list[Json] = [DEFAULTS] if together else [{name: value} for name, value in DEFAULTS.items()]
     for fields in asked * (4 if family == "mixed" else 1):
-        reply, calls = stage.ask(CHAT, family, {**fields, "tools": [TOOL]} if together else fields)
+        reply, calls = all_providers.ask(CHAT, family, {**fields, "tools": [TOOL]} if together else fields)
         assert reply.status_code == 200, (fields, reply.text)
         assert calls
 
 
-def test_a_provider_of_openais_wire_gets_what_it_knows(stage: Stage) -> None:
+def test_a_provider_of_openais_wire_gets_what_it_knows(all_providers: AllProviders) -> None:
     """Nothing is left out there but the word no model of its kind has."""
-    _, seen = stage.send(CHAT, "OpenAI-compatible", {**DEFAULTS, "tools": [TOOL]})
+    _, seen = all_providers.send(CHAT, "OpenAI-compatible", {**DEFAULTS, "tools": [TOOL]})
     assert seen is not None
     assert {name: seen.get(name) for name in DEFAULTS if name != "tools"} == {
         **{name: value for name, value in DEFAULTS.items() if name != "tools"},
@@ -91,23 +95,23 @@ def test_a_provider_of_openais_wire_gets_what_it_knows(stage: Stage) -> None:
     }
 
 
-def test_a_default_is_never_translated_into_something_else(stage: Stage) -> None:
+def test_a_default_is_never_translated_into_something_else(all_providers: AllProviders) -> None:
     """Left out, though LiteLLM has words for it: no penalty of 0, no tier, no choice among no tools."""
     for family in ("Anthropic", "Gemini", "Vertex", "Ollama", "Bedrock"):
-        _, plain = stage.send(CHAT, family, {})
+        _, plain = all_providers.send(CHAT, family, {})
         for name, value in DEFAULTS.items():
             if name not in SAMPLING:
-                assert stage.send(CHAT, family, {name: value}) == (200, plain), (family, name)
+                assert all_providers.send(CHAT, family, {name: value}) == (200, plain), (family, name)
 
 
-def test_openais_sampling_defaults_reach_whoever_has_others(stage: Stage) -> None:
+def test_openais_sampling_defaults_reach_whoever_has_others(all_providers: AllProviders) -> None:
     """Ollama's own temperature is 0.8: 1 is a wish there, also beside a field it does not know."""
-    _, seen = stage.send(
+    _, seen = all_providers.send(
         CHAT, "Ollama", {"temperature": 1, "top_p": 1, "store": False, "verbosity": "medium"}
     )
     assert seen is not None
     assert seen["options"] == {"temperature": 1, "top_p": 1}
-    _, seen = stage.send(CHAT, "opus", {"top_p": 1, "reasoning_effort": "medium"})
+    _, seen = all_providers.send(CHAT, "opus", {"top_p": 1, "reasoning_effort": "medium"})
     assert seen is not None
     assert "thinking" in seen
     assert "top_p" not in seen
@@ -129,13 +133,13 @@ def test_openais_sampling_defaults_reach_whoever_has_others(stage: Stage) -> Non
     ],
 )
 def test_what_asks_for_something_is_refused_by_name(
-    stage: Stage, family: str, field: str, value: object
+    all_providers: AllProviders, family: str, field: str, value: object
 ) -> None:
     """Beside defaults, which are not blamed."""
     defaults = {
         name: one for name, one in DEFAULTS.items() if name not in {"temperature", "reasoning_effort"}
     }
-    reply, calls = stage.ask(CHAT, family, {**defaults, "tools": [TOOL], field: value})
+    reply, calls = all_providers.ask(CHAT, family, {**defaults, "tools": [TOOL], field: value})
     said = reply.json()["error"]["message"]
     assert (reply.status_code, calls) == (400, []), said
     assert field in said
@@ -144,54 +148,56 @@ def test_what_asks_for_something_is_refused_by_name(
 
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_real_clients_can_use_every_family(stage: Stage, family: str, client: str) -> None:
+def test_real_clients_can_use_every_family(all_providers: AllProviders, family: str, client: str) -> None:
     """As they come, with a tool's answer on the way back."""
     fields = dict(CLIENTS[client])
     if family in SAMPLES_ALONE and fields.get("temperature", 1) != 1:
         fields["temperature"] = 1
     if family == "Bedrock":  # whose streams the scripted provider does not play
         fields = {name: value for name, value in fields.items() if name not in STREAMED}
-    reply, calls = stage.ask(CHAT, family, fields)
+    reply, calls = all_providers.ask(CHAT, family, fields)
     assert reply.status_code == 200, reply.text
     assert calls
 
 
 @pytest.mark.parametrize("family", ["Anthropic", "Gemini", "Ollama", "Bedrock", "groq", "OpenAI"])
-def test_a_chat_model_is_not_sent_what_only_completions_have(stage: Stage, family: str) -> None:
+def test_a_chat_model_is_not_sent_what_only_completions_have(
+    all_providers: AllProviders, family: str
+) -> None:
     """Through the door of completions: `best_of: 1`, `echo: false`, `suffix: ""` go nowhere."""
-    plain = stage.send("completions", family, {})
+    plain = all_providers.send("completions", family, {})
     assert plain[0] == 200
-    assert stage.send("completions", family, {"best_of": 1, "echo": False, "suffix": ""}) == plain
+    assert all_providers.send("completions", family, {"best_of": 1, "echo": False, "suffix": ""}) == plain
 
 
-def test_a_completion_model_gets_the_defaults_of_its_own(stage: Stage) -> None:
+def test_a_completion_model_gets_the_defaults_of_its_own(all_providers: AllProviders) -> None:
     """As they were written."""
     fields = {"best_of": 1, "echo": False, "suffix": "", "frequency_penalty": 0}
-    _, seen = stage.send("completions", "completions", fields)
+    _, seen = all_providers.send("completions", "completions", fields)
     assert seen is not None
     assert {name: seen.get(name) for name in fields} == fields
 
 
-def test_embeddings_take_openais_fields_at_any_server_of_its_wire(stage: Stage) -> None:
+def test_embeddings_take_openais_fields_at_any_server_of_its_wire(all_providers: AllProviders) -> None:
     """`dimensions` is the server's to judge; the default format is dropped where there is no other."""
     for group in ("embeddings", "plain embeddings", "lm_studio embeddings"):
         fields = {"dimensions": 8, "encoding_format": "float"}
-        _, seen = stage.send("embeddings", group, fields)
+        _, seen = all_providers.send("embeddings", group, fields)
         assert seen is not None
         assert {name: seen.get(name) for name in fields} == fields
-    assert stage.send("embeddings", "ollama embeddings", {"encoding_format": "float"})[0] == 200
-    reply, calls = stage.ask("embeddings", "ollama embeddings", {"user": "u"})
+    assert all_providers.send("embeddings", "ollama embeddings", {"encoding_format": "float"})[0] == 200
+    reply, calls = all_providers.ask("embeddings", "ollama embeddings", {"user": "u"})
     assert (reply.status_code, calls) == (400, [])
     assert "user" in reply.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("group", ["ollama embeddings", "lm_studio embeddings", "plain embeddings"])
-def test_vectors_come_in_the_format_that_was_asked_for(stage: Stage, group: str) -> None:
+def test_vectors_come_in_the_format_that_was_asked_for(all_providers: AllProviders, group: str) -> None:
     """OpenAI's SDKs ask for base64 by themselves; a provider that has none is not asked for it."""
     written: dict[str, list[Any]] = {}
     wishes: tuple[Json, ...] = ({}, {"encoding_format": "float"}, {"encoding_format": "base64"})
     for fields in wishes:
-        reply, calls = stage.ask("embeddings", group, {"input": ["one", "base64"], **fields})
+        reply, calls = all_providers.ask("embeddings", group, {"input": ["one", "base64"], **fields})
         assert reply.status_code == 200, reply.text
         written[fields.get("encoding_format", "")] = [one["embedding"] for one in reply.json()["data"]]
         if group == "ollama embeddings":
@@ -207,21 +213,21 @@ CUSTOM = {"type": "custom", "custom": {"name": "grep"}}
 
 
 @pytest.mark.parametrize("choice", [ALLOWED, CUSTOM], ids=["allowed_tools", "custom"])
-def test_the_newer_kinds_of_tool_choice_reach_openais_wire(stage: Stage, choice: Json) -> None:
+def test_the_newer_kinds_of_tool_choice_reach_openais_wire(all_providers: AllProviders, choice: Json) -> None:
     """As they are; a provider that has none is named none, and hears of nothing."""
     asked: Json = {"tools": [TOOL, CUSTOM], "tool_choice": choice}
     for family in ("OpenAI", "OpenAI-compatible", "gpt-5", "groq", "vllm", "openrouter"):
-        status, seen = stage.send(CHAT, family, asked)
+        status, seen = all_providers.send(CHAT, family, asked)
         assert status == 200
         assert seen is not None
         assert seen["tool_choice"] == choice
     for family in ("Anthropic", "Gemini", "Bedrock", "opus"):
-        reply, calls = stage.ask(CHAT, family, {**asked, "tools": [TOOL]})
+        reply, calls = all_providers.ask(CHAT, family, {**asked, "tools": [TOOL]})
         assert (reply.status_code, calls) == (400, [])
         assert "tool_choice" in reply.json()["error"]["message"]
 
 
-def test_fields_litellm_would_read_reach_the_provider_alone(stage: Stage) -> None:
+def test_fields_litellm_would_read_reach_the_provider_alone(all_providers: AllProviders) -> None:
     """The `priority` of vLLM does not queue in LiteLLM's scheduler."""
     groups: tuple[tuple[Endpoint, str], ...] = (
         (CHAT, "vllm"),
@@ -229,34 +235,34 @@ def test_fields_litellm_would_read_reach_the_provider_alone(stage: Stage) -> Non
         ("embeddings", "plain embeddings"),
     )
     for door, family in groups:
-        _, seen = stage.send(door, family, {"priority": 5})
+        _, seen = all_providers.send(door, family, {"priority": 5})
         assert seen is not None
         assert seen["priority"] == 5
-    _, seen = stage.send(CHAT, "openrouter", {"plugins": [{"id": "web"}], "session_id": "s"})
+    _, seen = all_providers.send(CHAT, "openrouter", {"plugins": [{"id": "web"}], "session_id": "s"})
     assert seen is not None
     assert (seen["plugins"], seen["session_id"]) == ([{"id": "web"}], "s")
 
 
 @pytest.mark.parametrize("family", ["OpenAI", "Anthropic", "Gemini", "Ollama", "Bedrock", "vllm"])
-def test_a_nul_in_a_text_arrives(stage: Stage, family: str) -> None:
+def test_a_nul_in_a_text_arrives(all_providers: AllProviders, family: str) -> None:
     """In what the user says and in what a tool says."""
     binary = "ELF\0\0\x01"
     messages = [*AGENT[1:3], {"role": "tool", "tool_call_id": "call_1", "content": binary}]
-    status, seen = stage.send(CHAT, family, {"messages": messages, "tools": [TOOL]})
+    status, seen = all_providers.send(CHAT, family, {"messages": messages, "tools": [TOOL]})
     assert (status, json.dumps(binary)[1:-1] in json.dumps(seen)) == (200, True)
 
 
 @pytest.mark.parametrize("family", ["OpenAI", "Anthropic", "Gemini", "Ollama", "Bedrock", "vllm", "azure"])
 @pytest.mark.parametrize("play", ["ok", "tools", "refusal"])
-def test_an_answer_is_a_message_of_the_next_call(stage: Stage, family: str, play: str) -> None:
+def test_an_answer_is_a_message_of_the_next_call(all_providers: AllProviders, family: str, play: str) -> None:
     """Whatever the answer holds."""
     said = [{"role": "user", "content": json.dumps({"do": play})}]
-    reply, _ = stage.ask(CHAT, family, {"messages": said, "tools": [TOOL]})
+    reply, _ = all_providers.ask(CHAT, family, {"messages": said, "tools": [TOOL]})
     assert reply.status_code == 200
     answer: Json = reply.json()["choices"][0]["message"]
     asked: list[Json] = answer.get("tool_calls") or []
     results = [{"role": "tool", "tool_call_id": one["id"], "content": "done"} for one in asked]
     follow = results or [{"role": "user", "content": "And then?"}]
-    reply, calls = stage.ask(CHAT, family, {"messages": [*said, answer, *follow], "tools": [TOOL]})
+    reply, calls = all_providers.ask(CHAT, family, {"messages": [*said, answer, *follow], "tools": [TOOL]})
     assert reply.status_code == 200, reply.text
     assert calls

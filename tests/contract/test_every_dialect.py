@@ -2,9 +2,9 @@
 
 import orjson
 import pytest
+from dialect_examples import ANSWERED, openai_answer, openai_frames, read, retold
 from hypothesis import given
 from hypothesis import strategies as st
-from retelling import ANSWERED, openai_answer, openai_frames, read, retold
 
 from llm_proxy import sse
 from llm_proxy.dialects import (

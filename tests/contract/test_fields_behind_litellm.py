@@ -10,7 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from behind import MODELS, TESTS, Stage
+from all_providers import MODELS, TESTS, AllProviders
 
 from llm_proxy.dialects import NO_HINTS, OPENAI, Bounds
 from llm_proxy.dialects.fields import FIELDS
@@ -85,15 +85,15 @@ COMPANIONS: Json = {
 FIVE = ("OpenAI", "OpenAI-compatible", "Anthropic", "Gemini", "Ollama")
 
 
-def verdict(stage: Stage, door: Endpoint, group: str, field: str, value: Any) -> str:
+def verdict(all_providers: AllProviders, door: Endpoint, group: str, field: str, value: Any) -> str:
     """What became of a field: `yes`, `translated`, `dropped` or `refused`."""
     beside = COMPANIONS.get(field, {})
-    status, seen = stage.send(door, group, {**beside, field: value})
+    status, seen = all_providers.send(door, group, {**beside, field: value})
     if seen is None:
         return "refused" if 400 <= status < 500 else f"failed with {status}"
     if seen.get(field) == value:
         return "yes"
-    _, without = stage.send(door, group, beside)
+    _, without = all_providers.send(door, group, beside)
     return "dropped" if seen == without else "translated"
 
 
@@ -118,28 +118,36 @@ def test_the_tables_name_every_published_field() -> None:
 
 
 @pytest.mark.parametrize("row", CHAT, ids=lambda row: str(row[0]))
-def test_a_chat_field_arrives_as_the_page_says(stage: Stage, row: list[str]) -> None:
+def test_a_chat_field_arrives_as_the_page_says(all_providers: AllProviders, row: list[str]) -> None:
     """Sent once to each family."""
     field, *cells = row[:6]
-    assert cells == [verdict(stage, "chat.completions", family, field, VALUES[field]) for family in FIVE]
+    assert cells == [
+        verdict(all_providers, "chat.completions", family, field, VALUES[field]) for family in FIVE
+    ]
 
 
 @pytest.mark.parametrize("row", OTHERS, ids=lambda row: f"{row[0]}.{row[1]}")
-def test_a_field_of_another_door_arrives_as_the_page_says(stage: Stage, row: list[str]) -> None:
+def test_a_field_of_another_door_arrives_as_the_page_says(
+    all_providers: AllProviders, row: list[str]
+) -> None:
     """Completions and embeddings of an OpenAI model."""
     door: Endpoint = "completions" if row[0] == "completions" else "embeddings"
     value = 3 if row[1] == "logprobs" else VALUES[row[1]]
-    assert row[2] == verdict(stage, door, door, row[1], value)
+    assert row[2] == verdict(all_providers, door, door, row[1], value)
 
 
 @pytest.mark.parametrize("family", [*FIVE, "Vertex"])
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-def test_a_name_of_the_models_own_reaches_every_family(stage: Stage, family: str, stream: bool) -> None:  # noqa: FBT001 -- parametrized
+def test_a_name_of_the_models_own_reaches_every_family(
+    all_providers: AllProviders,
+    family: str,
+    stream: bool,  # noqa: FBT001 -- parametrized
+) -> None:
     """Where its API looks for it, nothing else changed, LiteLLM not steered."""
     own = {"top_k": 7, "an_unheard_of_field": {"z": [1, None], "a": "b"}}
     fields: Json = {"stream": True} if stream else {}
-    status, plain = stage.send("chat.completions", family, fields)
-    also, seen = stage.send("chat.completions", family, {**fields, **own})
+    status, plain = all_providers.send("chat.completions", family, fields)
+    also, seen = all_providers.send("chat.completions", family, {**fields, **own})
     assert (status, also) == (200, 200)
     assert plain is not None
     assert seen is not None
@@ -152,10 +160,12 @@ def test_a_name_of_the_models_own_reaches_every_family(stage: Stage, family: str
     assert seen["path"] == plain["path"]
 
 
-def test_a_name_of_the_models_own_reaches_bedrock_without_what_is_null_in_it(stage: Stage) -> None:
+def test_a_name_of_the_models_own_reaches_bedrock_without_what_is_null_in_it(
+    all_providers: AllProviders,
+) -> None:
     """In the field Bedrock has for such names; LiteLLM takes out every null."""
     own = {"top_k": 7, "an_unheard_of_field": {"z": [1, None], "a": "b"}}
-    status, seen = stage.send("chat.completions", "Bedrock", own)
+    status, seen = all_providers.send("chat.completions", "Bedrock", own)
     assert status == 200
     assert seen is not None
     assert seen["path"].endswith("/converse")
@@ -165,7 +175,7 @@ def test_a_name_of_the_models_own_reaches_bedrock_without_what_is_null_in_it(sta
     }
 
 
-def test_names_of_the_models_own_are_part_of_the_cache_key(stage: Stage) -> None:
+def test_names_of_the_models_own_are_part_of_the_cache_key(all_providers: AllProviders) -> None:
     """The sidecar's answer to `x: 1` is never given to `x: 2`, and is given to `x: 1` again."""
     for family in FIVE:
         said = {"model": family, "messages": [{"role": "user", "content": uuid4().hex}]}
@@ -173,7 +183,7 @@ def test_names_of_the_models_own_are_part_of_the_cache_key(stage: Stage) -> None
         for value in (1, 1, 2):
             asked = json.dumps({**said, "a_field": value}).encode()
             call = OPENAI.read("chat.completions", asked, NO_HINTS, MODELS, Bounds())
-            stage.provider.post("/_reset")
-            assert stage.sidecar.post("/v1/chat/completions", json=call.body).status_code == 200
-            seen.append(len(stage.provider.get("/_calls").json()["calls"]))
+            all_providers.provider.post("/_reset")
+            assert all_providers.sidecar.post("/v1/chat/completions", json=call.body).status_code == 200
+            seen.append(len(all_providers.provider.get("/_calls").json()["calls"]))
         assert seen == [1, 0, 1], family

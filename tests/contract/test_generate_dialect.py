@@ -4,7 +4,16 @@ from typing import Any
 
 import orjson
 import pytest
-from retelling import ANSWERED, GENERATE_ASKED, TOOL_CALL, openai_answer, openai_frames, read, refusal, retold
+from dialect_examples import (
+    ANSWERED,
+    GENERATE_ASKED,
+    TOOL_CALL,
+    openai_answer,
+    openai_frames,
+    read,
+    refusal,
+    retold,
+)
 
 from llm_proxy import sse
 from llm_proxy.dialects import (

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from behind import ALL, Stage
+from all_providers import ALL, AllProviders
 
 from llm_proxy.endpoints import Endpoint
 
@@ -90,12 +90,16 @@ def leaves(value: object) -> Iterator[str]:
 
 @pytest.mark.parametrize("tools", [True, False], ids=["with tools", "without"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_no_text_that_nobody_wrote_reaches_a_provider(stage: Stage, family: str, tools: bool) -> None:  # noqa: FBT001 -- parametrized
+def test_no_text_that_nobody_wrote_reaches_a_provider(
+    all_providers: AllProviders,
+    family: str,
+    tools: bool,  # noqa: FBT001 -- parametrized
+) -> None:
     """Of any conversation; a family that cannot take one may refuse it."""
     heard = 0
     for name, messages in CONVERSATIONS.items():
         fields: Json = {"messages": messages, **({"tools": TOOLS} if tools else {})}
-        reply, calls = stage.ask(CHAT, family, fields)
+        reply, calls = all_providers.ask(CHAT, family, fields)
         assert calls or 400 <= reply.status_code < 500, (name, reply.text)
         written = {*leaves(messages), *WORDS, PIXEL, ALL[family].partition("/")[2], "{}"}
         for call in calls:
@@ -106,60 +110,62 @@ def test_no_text_that_nobody_wrote_reaches_a_provider(stage: Stage, family: str,
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_call_without_arguments_may_be_sent_back(stage: Stage, family: str) -> None:
+def test_a_call_without_arguments_may_be_sent_back(all_providers: AllProviders, family: str) -> None:
     """As many servers write one: no text where an empty object could be."""
     call = {"type": "function", "id": "call_1", "function": {"name": "look", "arguments": ""}}
     messages = [HELLO, {"role": "assistant", "content": None, "tool_calls": [call]}, told("A tree.")]
-    reply, calls = stage.ask(CHAT, family, {"messages": messages, "tools": TOOLS})
+    reply, calls = all_providers.ask(CHAT, family, {"messages": messages, "tools": TOOLS})
     assert reply.status_code == 200, reply.text
     assert "look" in json.dumps(calls[-1]["body"])
 
 
-def seen(stage: Stage, family: str, messages: list[Json], **fields: Any) -> Json:
+def seen(all_providers: AllProviders, family: str, messages: list[Json], **fields: Any) -> Json:
     """What the provider was asked."""
-    reply, calls = stage.ask(CHAT, family, {"messages": messages, **fields})
+    reply, calls = all_providers.ask(CHAT, family, {"messages": messages, **fields})
     assert reply.status_code == 200, reply.text
     found: Json = calls[-1]["body"]
     return found
 
 
 @pytest.mark.parametrize("blank", ["", " \n", EMPTY, None], ids=["empty", "space", "an empty part", "null"])
-def test_a_call_without_words_is_a_call_to_claude(stage: Stage, blank: object) -> None:
+def test_a_call_without_words_is_a_call_to_claude(all_providers: AllProviders, blank: object) -> None:
     """Nothing beside it, whole or streamed."""
     for fields in ({}, {"stream": True}):
-        body = seen(stage, "Anthropic", [HELLO, asked(blank), told("A tree.")], tools=TOOLS, **fields)
+        body = seen(all_providers, "Anthropic", [HELLO, asked(blank), told("A tree.")], tools=TOOLS, **fields)
         [_, called, _] = body["messages"]
         assert called["content"] == [{"type": "tool_use", "id": "call_1", "name": "look", "input": {}}]
 
 
-def test_an_image_of_a_tool_stays_with_the_tool(stage: Stage) -> None:
+def test_an_image_of_a_tool_stays_with_the_tool(all_providers: AllProviders) -> None:
     """In each family's words for it."""
     messages = [HELLO, asked(None), told([{"type": "text", "text": "A tree."}, IMAGE])]
     for family in ("OpenAI", "OpenAI-compatible", "gpt-5", "groq", "vllm", "openrouter", "azure"):
-        last = seen(stage, family, messages, tools=TOOLS)["messages"][-1]
+        last = seen(all_providers, family, messages, tools=TOOLS)["messages"][-1]
         assert (last["role"], last["content"]) == ("tool", messages[2]["content"]), family
     for family in ("Anthropic", "Gemini", "Bedrock", "Ollama"):
-        body = seen(stage, family, messages, tools=TOOLS)
+        body = seen(all_providers, family, messages, tools=TOOLS)
         last = (body.get("messages") or body["contents"])[-1]
         assert PIXEL in json.dumps(last), family
 
 
-def test_a_conversation_of_calls_without_tools_names_the_tools_it_called(stage: Stage) -> None:
+def test_a_conversation_of_calls_without_tools_names_the_tools_it_called(all_providers: AllProviders) -> None:
     """Anthropic and Bedrock refuse it otherwise; Claude may call none of them."""
     messages = [HELLO, asked(None, 2), told("A tree."), {**told("A bird."), "tool_call_id": "call_2"}]
-    claude = seen(stage, "Anthropic", messages)
+    claude = seen(all_providers, "Anthropic", messages)
     assert [tool["name"] for tool in claude["tools"]] == ["look"]
     assert claude["tool_choice"] == {"type": "none"}
-    bedrock = seen(stage, "Bedrock", messages)
+    bedrock = seen(all_providers, "Bedrock", messages)
     assert [tool["toolSpec"]["name"] for tool in bedrock["toolConfig"]["tools"]] == ["look"]
     assert "toolUse" in json.dumps(bedrock["messages"])
-    assert "tools" not in seen(stage, "OpenAI", messages)
+    assert "tools" not in seen(all_providers, "OpenAI", messages)
 
 
-def test_system_messages_are_where_a_family_has_a_place_for_them(stage: Stage) -> None:
+def test_system_messages_are_where_a_family_has_a_place_for_them(all_providers: AllProviders) -> None:
     """Later ones are the user's turn at Claude; where there are no others, Gemini answers the last."""
     later = [HELLO, {"role": "assistant", "content": "Hi."}, SYSTEM, HELLO]
-    turn = seen(stage, "Anthropic", later)["messages"][-1]
+    turn = seen(all_providers, "Anthropic", later)["messages"][-1]
     assert (turn["role"], [part["text"] for part in turn["content"]]) == ("user", ["Be brief.", "Hello."])
-    assert seen(stage, "Gemini", [SYSTEM])["contents"] == [{"role": "user", "parts": [{"text": "Be brief."}]}]
-    assert seen(stage, "OpenAI", later)["messages"] == later
+    assert seen(all_providers, "Gemini", [SYSTEM])["contents"] == [
+        {"role": "user", "parts": [{"text": "Be brief."}]}
+    ]
+    assert seen(all_providers, "OpenAI", later)["messages"] == later

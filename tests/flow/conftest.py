@@ -1,4 +1,4 @@
-"""The whole house, started once for the tests of the flow."""
+"""The whole stack, started once for the tests of the flow."""
 
 import os
 import signal
@@ -9,17 +9,17 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
-from crew import Pair, pair_before
-from house import ADMIN_KEY, KEY, MASTER_KEY, PROVIDER_KEY, House
 from loopback import NO_TLS
+from running_stack import ADMIN_KEY, KEY, MASTER_KEY, PROVIDER_KEY, RunningStack
 from sidecars import Provider
+from two_sidecars import TwoSidecars, run_two_sidecars
 
 from llm_proxy.stack import part, ports
 from llm_proxy.stack.probe import answers
 from llm_proxy.stack.programs import Behind, gateway, sidecar
 from llm_proxy.stack.surroundings import Surroundings
 
-PROVIDER = Path(__file__).parents[1] / "provider.py"
+PROVIDER = Path(__file__).parents[1] / "scripted_provider.py"
 
 CONFIG = """
 model_list:
@@ -74,13 +74,13 @@ Started = tuple[dict[str, int], list[part.Running]]
 
 
 @pytest.fixture(scope="session")
-def started_house(
+def started_stack(
     service_folder: Path, postgres_url: str, limits_redis_url: str, cache_redis_url: str
 ) -> Iterator[Started]:
     """Provider, sidecar and gateway, running; their ports by name."""
     given = Surroundings({name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ})
     at = {name: ports.free_port() for name in ("provider", "sidecar", "gateway")}
-    config = service_folder / "house.yaml"
+    config = service_folder / "stack.yaml"
     config.write_text(
         CONFIG.format(key=PROVIDER_KEY, provider=f"http://127.0.0.1:{at['provider']}"), encoding="utf-8"
     )
@@ -113,18 +113,18 @@ def started_house(
 
 
 @pytest.fixture(scope="session")
-def house_parts(started_house: Started) -> dict[str, int]:
+def stack_ports(started_stack: Started) -> dict[str, int]:
     """The ports of provider, sidecar and gateway by name."""
-    return started_house[0]
+    return started_stack[0]
 
 
 @pytest.fixture
-async def house(started_house: Started) -> AsyncIterator[House]:
-    """The running house, the provider's memory wiped."""
-    house_parts, running = started_house
+async def stack(started_stack: Started) -> AsyncIterator[RunningStack]:
+    """The running stack, the provider's memory wiped."""
+    stack_ports, running = started_stack
     for one in running:
         assert one.alive(), f"{one.part.name} ended with code {one.process.returncode}; {one.last_words()}"
-    url, provider_url = (f"http://127.0.0.1:{house_parts[name]}" for name in ("gateway", "provider"))
+    url, provider_url = (f"http://127.0.0.1:{stack_ports[name]}" for name in ("gateway", "provider"))
     async with httpx.AsyncClient(verify=NO_TLS) as client:
         await client.post(f"{provider_url}/_reset")
     async with openai.AsyncOpenAI(
@@ -134,17 +134,17 @@ async def house(started_house: Started) -> AsyncIterator[House]:
         timeout=30,
         http_client=openai.DefaultAsyncHttpxClient(verify=NO_TLS),
     ) as sdk:
-        yield House(url, KEY, ADMIN_KEY, provider_url, sdk)
+        yield RunningStack(url, KEY, ADMIN_KEY, provider_url, sdk)
 
 
 @pytest.fixture(scope="session")
-def pair(service_folder: Path) -> Iterator[Pair]:
-    """Two real sidecars that a crew may kill and freeze, before a provider of their own."""
+def two_sidecars(service_folder: Path) -> Iterator[TwoSidecars]:
+    """Two real sidecars that a test may kill and freeze, before a provider of their own."""
     port = ports.free_port()
     provider = part.start(provider_part(port), service_folder / "logs")
     try:
         part.wait_until_ready([provider])
-        with pair_before(Provider(f"http://127.0.0.1:{port}"), service_folder) as running:
+        with run_two_sidecars(Provider(f"http://127.0.0.1:{port}"), service_folder) as running:
             yield running
     finally:
         part.stop([provider])

@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from house import House, Json, say
+from endpoint_errors import CHAT, INFERENCE_PATHS, TEXT, VECTORS, error_of
 from loopback import NO_TLS
-from raw import ask
+from raw_http import send_raw
 from raw_requests import request
-from refusals import CHAT, DOORS, TEXT, VECTORS, error_of
+from running_stack import Json, RunningStack, say
 
 MAX_BYTES = 20 * 2**20
 GOOD = json.dumps({"model": "p/ok", "messages": say("a body")}).encode()
@@ -20,17 +20,17 @@ JSON_TYPE = {"Content-Type": "application/json"}
 
 
 @pytest.fixture
-async def client(house: House) -> AsyncIterator[httpx.AsyncClient]:
+async def client(stack: RunningStack) -> AsyncIterator[httpx.AsyncClient]:
     """An HTTP client with a good key."""
-    async with httpx.AsyncClient(verify=NO_TLS, base_url=house.url, headers=house.auth, timeout=20) as one:
+    async with httpx.AsyncClient(verify=NO_TLS, base_url=stack.url, headers=stack.auth, timeout=20) as one:
         yield one
 
 
 @pytest.fixture
-async def unheard(house: House) -> AsyncIterator[None]:
+async def unheard(stack: RunningStack) -> AsyncIterator[None]:
     """Afterwards, the provider has seen nothing."""
     yield
-    assert await house.calls() == []
+    assert await stack.calls() == []
 
 
 @pytest.mark.parametrize(
@@ -70,21 +70,21 @@ async def test_what_is_no_plain_json_object_is_400(
     client: httpx.AsyncClient, body: bytes, code: str | None
 ) -> None:
     """At every door, in that door's own error shape."""
-    for door in DOORS:
+    for door in INFERENCE_PATHS:
         response = await client.post(door, content=body, headers=JSON_TYPE)
         assert response.status_code == 400
         assert error_of(response)["code"] in ({code} if code else {"invalid_json", "json_too_deep"})
 
 
-async def test_a_nul_in_a_text_reaches_the_provider(house: House, client: httpx.AsyncClient) -> None:
+async def test_a_nul_in_a_text_reaches_the_provider(stack: RunningStack, client: httpx.AsyncClient) -> None:
     """At every door, in the prompt and in whom it names; a model named so is nobody's."""
     text = "ELF\0binary"
-    for door in DOORS:
+    for door in INFERENCE_PATHS:
         said: Json = {TEXT: {"prompt": text}, VECTORS: {"input": text}}.get(door, {"messages": say(text)})
         asked = {"model": "p/ok", "user": "u\0", **said}
         response = await client.post(door, json=asked)
         assert response.status_code == 200, (door, response.text)
-        assert json.dumps(text)[1:-1] in json.dumps((await house.calls())[-1]["body"])
+        assert json.dumps(text)[1:-1] in json.dumps((await stack.calls())[-1]["body"])
         response = await client.post(door, json=asked | {"model": "p/\0"})
         assert response.status_code == 404
 
@@ -183,14 +183,14 @@ async def test_a_body_packed_wrongly_is_refused(
     ids=["gzip", "x-gzip", "deflate", "identity"],  # the bytes of gzip hold the time
 )
 async def test_a_body_packed_well_is_read(
-    house: House, client: httpx.AsyncClient, encoding: str, body: bytes
+    stack: RunningStack, client: httpx.AsyncClient, encoding: str, body: bytes
 ) -> None:
     """Packed by gzip or deflate, as HTTP clients pack."""
     response = await client.post(
         CHAT, content=body, headers={**JSON_TYPE, "Content-Encoding": encoding, "Cache-Control": "no-cache"}
     )
     assert response.status_code == 200
-    assert [call["body"]["messages"] for call in await house.calls()] == [say("a body")]
+    assert [call["body"]["messages"] for call in await stack.calls()] == [say("a body")]
 
 
 @pytest.mark.parametrize("said", [True, False])
@@ -210,11 +210,11 @@ async def test_a_body_larger_than_allowed_is_413(client: httpx.AsyncClient, said
 
 
 @pytest.mark.usefixtures("unheard")
-async def test_a_body_that_does_not_come_is_408(house: House) -> None:
+async def test_a_body_that_does_not_come_is_408(stack: RunningStack) -> None:
     """Every door waits as long as its setting says, not for ever, and ends the connection."""
     length = b"Content-Length: 100\r\n"
-    slow = [request(door.encode(), length, length=False, body=GOOD[:10]) for door in DOORS]
-    told = await asyncio.gather(*(asyncio.to_thread(ask, house.port, raw, wait_s=10) for raw in slow))
+    slow = [request(door.encode(), length, length=False, body=GOOD[:10]) for door in INFERENCE_PATHS]
+    told = await asyncio.gather(*(asyncio.to_thread(send_raw, stack.port, raw, wait_s=10) for raw in slow))
     for said in told:
         assert said.statuses == [408]
         assert b'"code":"request_timeout"' in said.body
@@ -222,18 +222,18 @@ async def test_a_body_that_does_not_come_is_408(house: House) -> None:
 
 
 @pytest.mark.usefixtures("unheard")
-async def test_a_caller_who_leaves_within_its_body_leaves_nothing(house: House) -> None:
+async def test_a_caller_who_leaves_within_its_body_leaves_nothing(stack: RunningStack) -> None:
     """Half a body and a closed connection are no call: no answer, no record, and nothing in flight."""
     half = request(b"/v1/chat/completions", b"Content-Length: 5000\r\n", length=False)
 
     async def counted() -> tuple[str, ...]:
         async with httpx.AsyncClient(verify=NO_TLS) as client:
-            admin = {"Authorization": f"Bearer {house.admin_key}"}
-            told = (await client.get(f"{house.url}/metrics", headers=admin)).text.splitlines()
+            admin = {"Authorization": f"Bearer {stack.admin_key}"}
+            told = (await client.get(f"{stack.url}/metrics", headers=admin)).text.splitlines()
         return tuple(line for line in told if line.startswith("llm_proxy_requests_total"))
 
     before = await counted()
     for _ in range(3):
-        said = await asyncio.to_thread(ask, house.port, half, wait_s=0.2)
+        said = await asyncio.to_thread(send_raw, stack.port, half, wait_s=0.2)
         assert said.statuses == []
     assert await counted() == before

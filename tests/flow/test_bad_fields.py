@@ -8,9 +8,9 @@ from typing import Any
 
 import httpx
 import pytest
-from house import House, Json, say
+from endpoint_errors import CHAT, GENERATE, OWN, STREAM, TEXT, VECTORS, error_of
 from loopback import NO_TLS
-from refusals import CHAT, GENERATE, OWN, STREAM, TEXT, VECTORS, error_of
+from running_stack import Json, RunningStack, say
 
 HELLO = say("fields")
 BASES: dict[str, Json] = {
@@ -100,17 +100,17 @@ IN_METADATA = (
 
 
 @pytest.fixture
-async def client(house: House) -> AsyncIterator[httpx.AsyncClient]:
+async def client(stack: RunningStack) -> AsyncIterator[httpx.AsyncClient]:
     """An HTTP client with a good key."""
-    async with httpx.AsyncClient(verify=NO_TLS, base_url=house.url, headers=house.auth, timeout=20) as one:
+    async with httpx.AsyncClient(verify=NO_TLS, base_url=stack.url, headers=stack.auth, timeout=20) as one:
         yield one
 
 
 @pytest.fixture
-async def unheard(house: House) -> AsyncIterator[None]:
+async def unheard(stack: RunningStack) -> AsyncIterator[None]:
     """Afterwards, the provider has seen nothing."""
     yield
-    assert await house.calls() == []
+    assert await stack.calls() == []
 
 
 @pytest.mark.parametrize(("door", "fields", "param"), WRONG)
@@ -173,14 +173,14 @@ async def test_a_control_in_metadata_is_refused(client: httpx.AsyncClient, name:
     "header", ["x-litellm-timeout", "x-litellm-num-retries", "x-litellm-tags", "x-litellm-api-base"]
 )
 async def test_a_header_that_steers_the_sidecar_never_reaches_it(
-    house: House, client: httpx.AsyncClient, header: str
+    stack: RunningStack, client: httpx.AsyncClient, header: str
 ) -> None:
     """Nor the provider."""
     response = await client.post(
         CHAT, json=BASES[CHAT], headers={header: "0.001", "Cache-Control": "no-cache"}
     )
     assert response.status_code == 200
-    (call,) = await house.calls()
+    (call,) = await stack.calls()
     assert header not in call["headers"]
 
 
@@ -197,7 +197,7 @@ async def test_a_header_that_steers_the_sidecar_never_reaches_it(
 )
 @pytest.mark.parametrize("held", [False, True], ids=["top", "extra_body"])
 async def test_a_field_of_the_models_own_arrives_untouched(
-    house: House,
+    stack: RunningStack,
     client: httpx.AsyncClient,
     model: str,
     name: str,
@@ -210,6 +210,6 @@ async def test_a_field_of_the_models_own_arrives_untouched(
         CHAT, json={"model": model, "messages": HELLO, **own}, headers={"Cache-Control": "no-cache"}
     )
     assert response.status_code == 200
-    (call,) = await house.calls()
+    (call,) = await stack.calls()
     assert call["body"][name] == value
     assert "extra_body" not in call["body"]

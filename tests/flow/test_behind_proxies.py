@@ -10,21 +10,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fronts import PROXIES, proxy
-from house import ADMIN_KEY
-from raw import ask
+from raw_http import send_raw
 from raw_requests import CHAT, INNER, NOT_HTTP, TWO_READINGS, request
+from reverse_proxies import PROXIES, run_proxy
+from running_stack import ADMIN_KEY
 
 from llm_proxy.stack import ports
 
 
 @pytest.fixture(scope="module", params=PROXIES)
-def front(request: pytest.FixtureRequest, house_parts: dict[str, int]) -> Iterator[int]:
-    """The proxy's port, the house's gateway behind it."""
+def front(request: pytest.FixtureRequest, stack_ports: dict[str, int]) -> Iterator[int]:
+    """The proxy's port, the stack's gateway behind it."""
     port = ports.free_port()
     with tempfile.TemporaryDirectory(prefix="llm-proxy-front-") as folder:
         Path(folder).chmod(0o777)  # as root, nginx writes as somebody else
-        with proxy(request.param, port, house_parts["gateway"], Path(folder)):
+        with run_proxy(request.param, port, stack_ports["gateway"], Path(folder)):
             yield port
 
 
@@ -32,7 +32,7 @@ def next_callers_hear_themselves(front: int) -> None:
     """On whichever of its connections the proxy asks for them."""
     for _ in range(4):
         mark = uuid.uuid4().hex
-        said = ask(
+        said = send_raw(
             front, request(b"/v1/models/p/" + mark.encode(), method=b"GET", length=False, body=b""), wait_s=6
         )
         assert said.statuses == [200], said.raw
@@ -69,7 +69,7 @@ ODD = [
 @pytest.mark.parametrize("raw", ODD)
 def test_an_odd_request_costs_nobody_else_an_answer(front: int, raw: bytes) -> None:
     """The next ones are asked on the connection that has met it; no answer comes that was not asked for."""
-    said = ask(front, raw, wait_s=0.3)
+    said = send_raw(front, raw, wait_s=0.3)
     assert len(said.statuses) <= 1 + raw.count(b" HTTP/1.1\r\n")
     next_callers_hear_themselves(front)
 
@@ -87,7 +87,7 @@ def test_an_odd_request_costs_nobody_else_an_answer(front: int, raw: bytes) -> N
 def test_what_a_proxy_denies_stays_denied(front: int, path: bytes) -> None:
     """Even to who has the key: no spelling reaches the administrators' door past the proxy's rule."""
     auth = f"Authorization: Bearer {ADMIN_KEY}\r\n".encode()
-    said = ask(front, request(path, method=b"GET", auth=auth, body=b""), wait_s=3)
+    said = send_raw(front, request(path, method=b"GET", auth=auth, body=b""), wait_s=3)
     assert said.statuses
     assert set(said.statuses) <= {400, 403, 404}
     next_callers_hear_themselves(front)

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from house import ADMIN_KEY, KEY, MASTER_KEY, say, script
+from running_stack import ADMIN_KEY, KEY, MASTER_KEY, say, script
 
 from llm_proxy.stack import part, ports
 from llm_proxy.stack.programs import gateway
@@ -93,7 +93,7 @@ def a_day(limit_usd: str) -> list[Json]:
 
 
 @pytest.fixture(scope="module")
-def alone(house_parts: dict[str, int], service_folder: Path, postgres_url: str) -> Iterator[int]:
+def alone(stack_ports: dict[str, int], service_folder: Path, postgres_url: str) -> Iterator[int]:
     """A gateway that counts in its own memory; its port."""
     port, folder = ports.free_port(), service_folder / "alone"
     folder.mkdir()
@@ -102,7 +102,7 @@ def alone(house_parts: dict[str, int], service_folder: Path, postgres_url: str) 
         "LLM_PROXY__INTERNAL_API_KEY": KEY,
         "LLM_PROXY__ADMIN_KEY": ADMIN_KEY,
         "LITELLM_MASTER_KEY": MASTER_KEY,
-        "LLM_PROXY__LITELLM_PROXY_URL": f"http://127.0.0.1:{house_parts['sidecar']}",
+        "LLM_PROXY__LITELLM_PROXY_URL": f"http://127.0.0.1:{stack_ports['sidecar']}",
         "LLM_PROXY__SPOOL_DIR": str(folder / "spool"),
         "LLM_PROXY__DRAIN_DELAY_S": "0",
         "DATABASE_URL": postgres_url,
@@ -119,10 +119,10 @@ def alone(house_parts: dict[str, int], service_folder: Path, postgres_url: str) 
 
 @pytest.fixture(params=["shared", "memory"])
 async def front(
-    request: pytest.FixtureRequest, house_parts: dict[str, int], alone: int
+    request: pytest.FixtureRequest, stack_ports: dict[str, int], alone: int
 ) -> AsyncIterator[Front]:
     """Both."""
-    port = alone if request.param == "memory" else house_parts["gateway"]
+    port = alone if request.param == "memory" else stack_ports["gateway"]
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
         yield Front(client)
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import httpx
-from crew import Pair, crew
+from two_sidecars import TwoSidecars, run_gateway
 
 from llm_proxy.stack import ports
 
@@ -14,13 +14,15 @@ BUSY = Path(__file__).parents[1] / "busy_sidecar.py"
 LAST_FRAME = '"25 "'
 
 
-async def test_a_stream_that_goes_on_keeps_its_sidecar_alive(tmp_path: Path, pair: Pair) -> None:
+async def test_a_stream_that_goes_on_keeps_its_sidecar_alive(
+    tmp_path: Path, two_sidecars: TwoSidecars
+) -> None:
     """Longer than a silent one would be given; it ends as it should."""
     port = ports.free_port()
     with subprocess.Popen([sys.executable, str(BUSY), str(port)], env=dict(os.environ)) as sidecar:  # noqa: ASYNC220 -- nothing else runs yet
         names = {"LLM_PROXY__LITELLM_PROXY_URL": f"http://127.0.0.1:{port}"}
         try:
-            with crew(tmp_path, pair, names, sidecars=0) as made:
+            with run_gateway(tmp_path, two_sidecars, names, sidecars=0) as made:
                 async with httpx.AsyncClient(timeout=40) as client:
                     answer = await made.chat(client, made.body(stream=True))
         finally:

@@ -14,8 +14,8 @@ from uuid import uuid4
 import anyio
 import httpx
 import pytest
-from house import ADMIN_KEY, KEY, MASTER_KEY, Json, script
 from loopback import NO_TLS
+from running_stack import ADMIN_KEY, KEY, MASTER_KEY, Json, script
 from scripted import answers
 from sidecars import Provider, deployment, provider_part
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from house import ADMIN_KEY, KEY, MASTER_KEY, PROVIDER_KEY, House, Json, script
+from endpoint_errors import CHAT, GENERATE, OWN, STREAM
 from loopback import NO_TLS
-from refusals import CHAT, GENERATE, OWN, STREAM
+from running_stack import ADMIN_KEY, KEY, MASTER_KEY, PROVIDER_KEY, Json, RunningStack, script
 from scripted.failures import FAILURES as REAL
 from scripted.script import PLAYS
 
@@ -64,10 +64,10 @@ INSIDE = re.compile(
 
 
 @pytest.fixture
-async def client(house: House) -> AsyncIterator[httpx.AsyncClient]:
+async def client(stack: RunningStack) -> AsyncIterator[httpx.AsyncClient]:
     """An HTTP client with a good key, that waits two seconds for an answer."""
-    headers = {**house.auth, "X-Request-Timeout": "2", "Cache-Control": "no-cache"}
-    async with httpx.AsyncClient(verify=NO_TLS, base_url=house.url, headers=headers, timeout=20) as one:
+    headers = {**stack.auth, "X-Request-Timeout": "2", "Cache-Control": "no-cache"}
+    async with httpx.AsyncClient(verify=NO_TLS, base_url=stack.url, headers=headers, timeout=20) as one:
         yield one
 
 
@@ -86,7 +86,9 @@ def _text(response: httpx.Response) -> str:
 
 
 @pytest.mark.parametrize("play", FAILURES)
-async def test_no_answer_shows_what_is_behind(house: House, client: httpx.AsyncClient, play: str) -> None:
+async def test_no_answer_shows_what_is_behind(
+    stack: RunningStack, client: httpx.AsyncClient, play: str
+) -> None:
     """Each play, whole and streamed, in each dialect."""
     doors = ((CHAT, False), (CHAT, True), (OWN, False), (OWN, True), (GENERATE, False), (STREAM, True))
     answers = await asyncio.gather(
@@ -102,7 +104,7 @@ async def test_no_answer_shows_what_is_behind(house: House, client: httpx.AsyncC
         assert not [
             name for name in response.headers if name.startswith(("x-litellm", "x-llmp", "llm_provider"))
         ]
-    assert len(await house.calls()) >= len(doors)
+    assert len(await stack.calls()) >= len(doors)
 
 
 async def test_no_refusal_of_ours_repeats_a_key_or_a_prompt(client: httpx.AsyncClient) -> None:
@@ -132,21 +134,21 @@ async def test_no_refusal_of_ours_repeats_a_key_or_a_prompt(client: httpx.AsyncC
 
 
 async def test_no_log_and_no_metric_holds_a_key_a_prompt_or_a_body(
-    house: House, service_folder: Path
+    stack: RunningStack, service_folder: Path
 ) -> None:
     """The logs of gateway and sidecar and the metrics, after everything before."""
-    async with httpx.AsyncClient(verify=NO_TLS, base_url=house.url, timeout=20) as client:
+    async with httpx.AsyncClient(verify=NO_TLS, base_url=stack.url, timeout=20) as client:
         stranger = {"Authorization": f"Bearer {STRANGER}"}
-        await client.post(CHAT, json=_body("status-500", CHAT, streamed=False), headers=house.auth)
-        await client.post(CHAT, json=_body("cut", CHAT, streamed=True), headers=house.auth)
+        await client.post(CHAT, json=_body("status-500", CHAT, streamed=False), headers=stack.auth)
+        await client.post(CHAT, json=_body("cut", CHAT, streamed=True), headers=stack.auth)
         for name in REAL:
             told = await client.post(
-                CHAT, json=_body(f"says-{name}", CHAT, streamed=False), headers=house.auth
+                CHAT, json=_body(f"says-{name}", CHAT, streamed=False), headers=stack.auth
             )
-            record = str(await house.story(told.headers["x-request-id"]))
+            record = str(await stack.story(told.headers["x-request-id"]))
             assert not [key for key in (*KEYS, *SHOWN_SECRETS, PROMPT) if key in record], record
         for streamed in (False, True):
-            await client.post(CHAT, json=_body("echo", CHAT, streamed=streamed), headers=house.auth)
+            await client.post(CHAT, json=_body("echo", CHAT, streamed=streamed), headers=stack.auth)
         await client.post(CHAT, json=_body("ok", CHAT, streamed=False), headers=stranger)
         metrics = await client.get("/metrics", headers={"Authorization": f"Bearer {ADMIN_KEY}"})
     assert metrics.status_code == 200

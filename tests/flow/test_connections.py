@@ -8,10 +8,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
-from crew import KEY, Crew, Pair, crew
+from two_sidecars import KEY, GatewayOverSidecars, TwoSidecars, run_gateway
 
 
-def connected(made: Crew, buffer_bytes: int | None = None) -> socket.socket:
+def connected(made: GatewayOverSidecars, buffer_bytes: int | None = None) -> socket.socket:
     """A connection to the gateway, with a receive buffer of that size."""
     at = urlsplit(made.url)
     one = socket.socket()
@@ -22,16 +22,18 @@ def connected(made: Crew, buffer_bytes: int | None = None) -> socket.socket:
     return one
 
 
-def asks(made: Crew, body: object) -> bytes:
+def asks(made: GatewayOverSidecars, body: object) -> bytes:
     """A chat request as bytes."""
     raw = json.dumps(body).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {urlsplit(made.url).netloc}\r\n"
     return f"{head}Authorization: Bearer {KEY}\r\nContent-Length: {len(raw)}\r\n\r\n".encode() + raw
 
 
-async def test_one_connection_too_many_is_told_so_and_closed(tmp_path: Path, pair: Pair) -> None:
+async def test_one_connection_too_many_is_told_so_and_closed(
+    tmp_path: Path, two_sidecars: TwoSidecars
+) -> None:
     """It costs the others nothing, and when they go there is room again."""
-    with crew(tmp_path, pair, {"LLM_PROXY__MAX_CONNECTIONS": "6"}, sidecars=1) as made:
+    with run_gateway(tmp_path, two_sidecars, {"LLM_PROXY__MAX_CONNECTIONS": "6"}, sidecars=1) as made:
         with contextlib.ExitStack() as held:
             first = held.enter_context(connected(made))
             for _ in range(5):
@@ -49,9 +51,11 @@ async def test_one_connection_too_many_is_told_so_and_closed(tmp_path: Path, pai
             assert (await made.chat(client)).status_code == 200
 
 
-async def test_a_caller_who_takes_nothing_of_its_answer_is_let_go(tmp_path: Path, pair: Pair) -> None:
+async def test_a_caller_who_takes_nothing_of_its_answer_is_let_go(
+    tmp_path: Path, two_sidecars: TwoSidecars
+) -> None:
     """The gateway's connection ends, and the provider's with it."""
-    with crew(tmp_path, pair, {"LLM_PROXY__UNREAD_TIMEOUT_S": "2"}, sidecars=1) as made:
+    with run_gateway(tmp_path, two_sidecars, {"LLM_PROXY__UNREAD_TIMEOUT_S": "2"}, sidecars=1) as made:
         body = made.body(stream=True, do="slow", gap_ms=1, frames=60_000)
         with connected(made, 4096) as silent:
             silent.sendall(asks(made, body))

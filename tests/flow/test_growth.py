@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import httpx
 import pytest
 import yaml
-from house import say
-from launched import Launched, launched
+from running_stack import say
 from sidecars import Json, Provider, deployment, provider_part
+from up_command import UpCommand, run_up
 
 from llm_proxy.stack import part, ports
 
@@ -33,7 +33,7 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpCommand]:
     """A stack whose one sidecar keeps as many MiB of each call as its model's name says."""
     folder = tmp_path_factory.mktemp("growth")
     port = ports.free_port()
@@ -47,26 +47,26 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
         (folder / "hoard.py").write_text(HOARD, encoding="utf-8")
         limits = f"LLM_PROXY_SIDECAR_MAX_MIB={MAX_MIB}\nLLM_PROXY_SIDECAR_HARD_MIB={HARD_MIB}\n"
         (folder / ".env").write_text(limits, encoding="utf-8")
-        with launched(folder, *WORDS) as up:
+        with run_up(folder, *WORDS) as up:
             up.wait_for("Ctrl-C stops everything")
             yield up
     finally:
         part.stop([provider])
 
 
-async def keep(client: httpx.AsyncClient, stack: Launched, mib: int) -> int:
+async def keep(client: httpx.AsyncClient, stack: UpCommand, mib: int) -> int:
     """One call, of which the sidecar keeps so much; its status."""
     body = {"model": f"keeps-{mib}", "messages": say("hello")}
     url = f"http://127.0.0.1:{stack.port}/v1/chat/completions"
     return (await client.post(url, json=body)).status_code
 
 
-def asking(stack: Launched) -> httpx.AsyncClient:
+def asking(stack: UpCommand) -> httpx.AsyncClient:
     """A client with the stack's key."""
     return httpx.AsyncClient(headers={"x-api-key": stack.client().api_key}, timeout=30)
 
 
-async def test_one_that_has_grown_gives_way_to_a_fresh_one_and_no_call_is_lost(stack: Launched) -> None:
+async def test_one_that_has_grown_gives_way_to_a_fresh_one_and_no_call_is_lost(stack: UpCommand) -> None:
     """Also where there is only one: the fresh one serves before the old one stops."""
     async with asking(stack) as client:
         statuses = [await keep(client, stack, 50) for _ in range(8)]
@@ -80,7 +80,7 @@ async def test_one_that_has_grown_gives_way_to_a_fresh_one_and_no_call_is_lost(s
     assert len(statuses) > 50
 
 
-async def test_one_that_grows_faster_than_that_is_killed_and_comes_back(stack: Launched) -> None:
+async def test_one_that_grows_faster_than_that_is_killed_and_comes_back(stack: UpCommand) -> None:
     """The machine's memory is not for one process to take; the line says why it ended."""
     async with asking(stack) as client:
         await keep(client, stack, HARD_MIB)

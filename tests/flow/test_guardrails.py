@@ -8,9 +8,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from crew import ADMIN_KEY, GIVEN, KEY
 from sidecars import KEY as SIDECAR_KEY
-from sidecars import Json, Provider, deployment, playing, running
+from sidecars import Json, Provider, deployment, run_provider, run_sidecar
+from two_sidecars import ADMIN_KEY, GIVEN, KEY
 
 from llm_proxy.stack import part, ports
 from llm_proxy.stack.programs import gateway
@@ -83,7 +83,7 @@ def gateway_url(service_folder: Path) -> Generator[str]:
     folder.mkdir()
     (folder / "house_rules.py").write_text(MODULE)
     port = ports.free_port()
-    with playing(folder) as provider, running(_config(provider), provider, folder) as sidecar:
+    with run_provider(folder) as provider, run_sidecar(_config(provider), provider, folder) as sidecar:
         names = {
             "LLM_PROXY__ENVIRONMENT": "development",
             "LLM_PROXY__INTERNAL_API_KEY": KEY,

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from crew import Crew, Pair, crew
 from hostile_sidecar import BROKEN, ENDLESS, ERRORS, NUMBERS, STOLEN, STREAMS, UNCOUNTED, WHOLE
 from loopback import NO_TLS
+from two_sidecars import GatewayOverSidecars, TwoSidecars, run_gateway
 
 from llm_proxy.stack import ports
 
@@ -20,7 +20,9 @@ MAX_RSS_KB = 700_000
 
 
 @pytest.fixture(scope="module")
-def front(tmp_path_factory: pytest.TempPathFactory, pair: Pair, postgres_url: str) -> Iterator[Crew]:
+def front(
+    tmp_path_factory: pytest.TempPathFactory, two_sidecars: TwoSidecars, postgres_url: str
+) -> Iterator[GatewayOverSidecars]:
     """A gateway before that sidecar alone."""
     port, folder = ports.free_port(), tmp_path_factory.mktemp("hostile")
     with subprocess.Popen([sys.executable, str(HOSTILE), str(port)], env=dict(os.environ)) as sidecar:
@@ -30,7 +32,7 @@ def front(tmp_path_factory: pytest.TempPathFactory, pair: Pair, postgres_url: st
             "DATABASE_URL": postgres_url,
         }
         try:
-            with crew(folder, pair, names, sidecars=0) as made:
+            with run_gateway(folder, two_sidecars, names, sidecars=0) as made:
                 yield made
         finally:
             sidecar.kill()
@@ -39,7 +41,7 @@ def front(tmp_path_factory: pytest.TempPathFactory, pair: Pair, postgres_url: st
     assert '"level":"ERROR"' not in log
 
 
-def ask(front: Crew, name: str, *, stream: bool = False) -> httpx.Response:
+def ask(front: GatewayOverSidecars, name: str, *, stream: bool = False) -> httpx.Response:
     """One call that asks for that answer; a stream with its usage."""
     body: dict[str, object] = {"model": "any", "messages": [{"role": "user", "content": name}]}
     body |= {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
@@ -55,7 +57,7 @@ def said(answer: httpx.Response) -> str:
     return text
 
 
-def next_callers_hear_themselves(front: Crew) -> None:
+def next_callers_hear_themselves(front: GatewayOverSidecars) -> None:
     """Whatever connection they get."""
     for mark in ("first", "second", "third"):
         answer = ask(front, mark)
@@ -63,14 +65,14 @@ def next_callers_hear_themselves(front: Crew) -> None:
         assert STOLEN not in answer.text
 
 
-def rss_kb(front: Crew) -> int:
+def rss_kb(front: GatewayOverSidecars) -> int:
     """What the gateway keeps in memory."""
     status = Path(f"/proc/{front.gateway.process.pid}/status").read_text(encoding="ascii")
     return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")))
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_what_comes_with_a_good_answer_has_no_effect(front: Crew, name: str) -> None:
+def test_what_comes_with_a_good_answer_has_no_effect(front: GatewayOverSidecars, name: str) -> None:
     """Not on it, not on the next caller's, not on the bill."""
     answer = ask(front, name)
     assert said(answer) == "good"
@@ -80,7 +82,7 @@ def test_what_comes_with_a_good_answer_has_no_effect(front: Crew, name: str) -> 
 
 
 @pytest.mark.parametrize("name", STREAMS)
-def test_what_comes_behind_a_stream_goes_to_nobody(front: Crew, name: str) -> None:
+def test_what_comes_behind_a_stream_goes_to_nobody(front: GatewayOverSidecars, name: str) -> None:
     """The stream is whole, and the next caller's answer its own."""
     answer = ask(front, name, stream=True)
     assert answer.text.endswith("data: [DONE]\n\n")
@@ -89,7 +91,7 @@ def test_what_comes_behind_a_stream_goes_to_nobody(front: Crew, name: str) -> No
 
 
 @pytest.mark.parametrize("name", UNCOUNTED)
-def test_zeros_that_no_provider_stated_are_estimated(front: Crew, name: str) -> None:
+def test_zeros_that_no_provider_stated_are_estimated(front: GatewayOverSidecars, name: str) -> None:
     """Whole and streamed: the caller hears an estimate, not zeros."""
     streams = UNCOUNTED[name][1]
     answer = ask(front, name, stream=streams)
@@ -100,7 +102,7 @@ def test_zeros_that_no_provider_stated_are_estimated(front: Crew, name: str) -> 
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-def test_a_number_that_no_call_can_have_is_not_known(front: Crew, name: str) -> None:
+def test_a_number_that_no_call_can_have_is_not_known(front: GatewayOverSidecars, name: str) -> None:
     """The answer passes; it is neither billed nor counted by that number."""
     answer = ask(front, name)
     assert said(answer) == "good"
@@ -110,7 +112,7 @@ def test_a_number_that_no_call_can_have_is_not_known(front: Crew, name: str) -> 
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_an_error_s_numbers_are_bounded(front: Crew, name: str) -> None:
+def test_an_error_s_numbers_are_bounded(front: GatewayOverSidecars, name: str) -> None:
     """The wait is a number of seconds that a client can wait."""
     answer = ask(front, name)
     assert 400 <= answer.status_code < 600
@@ -120,7 +122,7 @@ def test_an_error_s_numbers_are_bounded(front: Crew, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_what_is_no_answer_is_a_502(front: Crew, name: str) -> None:
+def test_what_is_no_answer_is_a_502(front: GatewayOverSidecars, name: str) -> None:
     """Nobody hears the half of it, and the next caller is served."""
     answer = ask(front, name)
     assert (answer.status_code, STOLEN in answer.text) == (502, False)
@@ -128,16 +130,16 @@ def test_what_is_no_answer_is_a_502(front: Crew, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ENDLESS)
-def test_what_has_no_end_is_ended(front: Crew, name: str) -> None:
+def test_what_has_no_end_is_ended(front: GatewayOverSidecars, name: str) -> None:
     """Before it fills the memory; who asked hears a 502."""
     assert ask(front, name).status_code == 502
     assert rss_kb(front) < MAX_RSS_KB
     next_callers_hear_themselves(front)
 
 
-def test_every_call_is_on_record(front: Crew) -> None:
+def test_every_call_is_on_record(front: GatewayOverSidecars) -> None:
     """No number stood in the way of the rows."""
-    headers = {"Authorization": "Bearer crew-admin-0123456789abcdef"}
+    headers = {"Authorization": "Bearer sidecars-admin-0123456789abcdef"}
     health = httpx.get(f"{front.url}/health/ready", headers=headers, timeout=30).json()
     assert health["status"] != "down"
     usage = httpx.get(f"{front.url}/v1/usage", headers=headers, timeout=30)

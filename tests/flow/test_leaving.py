@@ -5,24 +5,24 @@ import json
 
 import httpx
 import pytest
-from house import House, say, script
+from running_stack import RunningStack, say, script
 
 
-async def _left(house: House, model: str, seconds: float = 2.0) -> float | None:
+async def _left(stack: RunningStack, model: str, seconds: float = 2.0) -> float | None:
     """How long after a call began the provider saw the caller leave; None if it did not in time."""
     end = asyncio.get_running_loop().time() + seconds
     while asyncio.get_running_loop().time() < end:
-        for call in await house.calls():
+        for call in await stack.calls():
             if call["model"] == model and call["client_left_s"] is not None:
                 return float(call["client_left_s"])
         await asyncio.sleep(0.05)
     return None
 
 
-async def _leave_after(seconds: float, house: House, body: object) -> None:
+async def _leave_after(seconds: float, stack: RunningStack, body: object) -> None:
     """Sends a request and hangs up in the middle of it, whatever has come by then."""
     async with httpx.AsyncClient(timeout=None) as client:  # noqa: S113 -- the point is to leave by ourselves
-        request = client.post(house.url + "/v1/chat/completions", json=body, headers=house.auth)
+        request = client.post(stack.url + "/v1/chat/completions", json=body, headers=stack.auth)
         asking = asyncio.create_task(request)
         _, pending = await asyncio.wait([asking], timeout=seconds)
         assert pending == {asking}
@@ -30,23 +30,26 @@ async def _leave_after(seconds: float, house: House, body: object) -> None:
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_a_caller_who_leaves_frees_the_provider_within_a_second(house: House, streamed: bool) -> None:  # noqa: FBT001 -- a parameter
+async def test_a_caller_who_leaves_frees_the_provider_within_a_second(
+    stack: RunningStack,
+    streamed: bool,  # noqa: FBT001 -- a parameter
+) -> None:
     """In both modes the provider's connection closes soon after the caller's."""
     model = f"left-{streamed}"
     text = script(do="slow", gap_ms=300, frames=40) if streamed else script(do="slow-first", first_ms=8000)
     body = {"model": f"p/{model}", "messages": say(text), "stream": streamed}
-    await _leave_after(1.0, house, body)
-    left_s = await _left(house, model)
+    await _leave_after(1.0, stack, body)
+    left_s = await _left(stack, model)
     assert left_s is not None
     assert left_s < 2.5
 
 
 @pytest.mark.parametrize("play", ["cut", "reset", "eof", "half-frame", "garbage", "error-in-200"])
-async def test_a_stream_that_breaks_off_is_never_a_finished_one(house: House, play: str) -> None:
+async def test_a_stream_that_breaks_off_is_never_a_finished_one(stack: RunningStack, play: str) -> None:
     """What came so far, one error event, no `[DONE]`, no invented finish reason."""
     body = {"model": f"p/{play}", "messages": say("hello"), "stream": True}
     async with httpx.AsyncClient(timeout=20) as client:
-        response = await client.post(house.url + "/v1/chat/completions", json=body, headers=house.auth)
+        response = await client.post(stack.url + "/v1/chat/completions", json=body, headers=stack.auth)
     assert response.status_code == 200
     frames = [part[6:] for part in response.text.strip().split("\n\n")]
     assert "[DONE]" not in frames

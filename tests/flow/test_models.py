@@ -12,85 +12,85 @@ from uuid import uuid4
 import httpx
 import pytest
 from anyio import run_process
-from house import House, Json, say, script
+from running_stack import Json, RunningStack, say, script
 
 from llm_proxy.stack import ports
 
 
-async def admin(house: House, method: str, path: str, key: str | None = None) -> httpx.Response:
+async def admin(stack: RunningStack, method: str, path: str, key: str | None = None) -> httpx.Response:
     """One request of an operator's."""
-    headers = {"Authorization": f"Bearer {key or house.admin_key}"}
-    async with httpx.AsyncClient(base_url=house.url, headers=headers, timeout=60) as client:
+    headers = {"Authorization": f"Bearer {key or stack.admin_key}"}
+    async with httpx.AsyncClient(base_url=stack.url, headers=headers, timeout=60) as client:
         return await client.request(method, path)
 
 
-async def group(house: House, name: str) -> Json:
+async def group(stack: RunningStack, name: str) -> Json:
     """One group as operators see it."""
     async with asyncio.timeout(10):
-        while (answer := await admin(house, "GET", "/admin/models")).status_code == 503:  # noqa: ASYNC110 -- the catalogue is read beside the first requests
+        while (answer := await admin(stack, "GET", "/admin/models")).status_code == 503:  # noqa: ASYNC110 -- the catalogue is read beside the first requests
             await asyncio.sleep(0.1)
     assert answer.status_code == 200, answer.text
     listed = answer.json()["data"]
     return next(one for one in listed if one["id"] == name)
 
 
-async def test_operators_see_who_is_behind_a_group_and_at_what_price(house: House) -> None:
+async def test_operators_see_who_is_behind_a_group_and_at_what_price(stack: RunningStack) -> None:
     """Dollars per million tokens, as decimal text; wildcards are listed as what they are."""
-    plain = await group(house, "plain")
+    plain = await group(stack, "plain")
     [behind] = plain["deployments"]
     assert (plain["mode"], plain["providers"], plain["wildcard"]) == ("chat", ["openai"], False)
     assert (behind["id"], behind["model"]) == ("plain", "plain")
     assert (behind["input_usd_per_million"], behind["output_usd_per_million"]) == ("1", "2")
-    assert (await group(house, "p/*"))["wildcard"] is True
+    assert (await group(stack, "p/*"))["wildcard"] is True
 
 
-async def test_a_provider_spoken_to_as_another_goes_by_its_own_name(house: House) -> None:
+async def test_a_provider_spoken_to_as_another_goes_by_its_own_name(stack: RunningStack) -> None:
     """What the configuration calls it, in lists and headers; it is still spoken to as before."""
-    assert (await group(house, "retried"))["providers"] == ["inhouse"]
+    assert (await group(stack, "retried"))["providers"] == ["inhouse"]
     body = {"model": "retried", "messages": say("hello"), "top_k": 3}
-    async with httpx.AsyncClient(base_url=house.url, headers=house.auth) as client:
+    async with httpx.AsyncClient(base_url=stack.url, headers=stack.auth) as client:
         answer = await client.post("/v1/chat/completions", json=body)
     assert answer.headers["x-llm-proxy-provider"] == "inhouse"
-    [call] = await house.calls()
+    [call] = await stack.calls()
     assert call["body"]["top_k"] == 3
 
 
-async def test_health_comes_from_live_traffic(house: House) -> None:
+async def test_health_comes_from_live_traffic(stack: RunningStack) -> None:
     """A success and a failure show; a caller's own fault does not; nobody is called to find out."""
-    before = (await group(house, "plain"))["health"]
-    await house.openai.chat.completions.create(model="plain", messages=say("hello"))
+    before = (await group(stack, "plain"))["health"]
+    await stack.openai.chat.completions.create(model="plain", messages=say("hello"))
     for directive in ({"do": "status-500"}, {"do": "status-400"}):
         with pytest.raises(Exception, match=r"50\d|400"):
-            await house.openai.chat.completions.create(model="plain", messages=say(script(**directive)))
-    calls = len(await house.calls())
-    after = (await group(house, "plain"))["health"]
+            await stack.openai.chat.completions.create(model="plain", messages=say(script(**directive)))
+    calls = len(await stack.calls())
+    after = (await group(stack, "plain"))["health"]
     assert after["last_success_at"] is not None
     assert after["last_failure_at"] is not None
     assert after["last_failure_code"]
     assert after["calls"] - before["calls"] == 2
     assert after["failures"] - before["failures"] == 1
     assert 0 < after["error_rate"] <= 1
-    assert len(await house.calls()) == calls
+    assert len(await stack.calls()) == calls
 
 
-async def test_a_test_is_one_capped_call_with_latency_and_cost(house: House) -> None:
+async def test_a_test_is_one_capped_call_with_latency_and_cost(stack: RunningStack) -> None:
     """A few tokens, never from the cache, on record, by name or through a wildcard."""
     for name in ("plain", "p/any"):
-        tried = (await admin(house, "POST", f"/admin/models/{name}/test")).json()
+        tried = (await admin(stack, "POST", f"/admin/models/{name}/test")).json()
         assert tried["ok"] is True
         assert tried["error"] is None
         assert tried["provider"] == "openai"
         assert tried["latency_ms"] > 0
         assert float(tried["cost_usd"]) > 0
-    [first, second] = await house.calls()
+    [first, second] = await stack.calls()
     assert [call["body"]["max_tokens"] for call in (first, second)] == [16, 16]
-    assert (await admin(house, "POST", "/admin/models/plain/test")).json()["ok"] is True
-    assert len(await house.calls()) == 3
+    assert (await admin(stack, "POST", "/admin/models/plain/test")).json()["ok"] is True
+    assert len(await stack.calls()) == 3
 
 
-async def test_a_test_that_fails_says_how(house: House) -> None:
+async def test_a_test_that_fails_says_how(stack: RunningStack) -> None:
     """The answer is 200 all the same: the test was made."""
-    answer = await admin(house, "POST", "/admin/models/p/status-401/test")
+    answer = await admin(stack, "POST", "/admin/models/p/status-401/test")
     tried = answer.json()
     assert answer.status_code == 200
     assert tried["ok"] is False
@@ -98,73 +98,75 @@ async def test_a_test_that_fails_says_how(house: House) -> None:
     assert tried["error"]["code"]
 
 
-async def test_only_operators_may_look_and_an_unknown_model_is_404(house: House) -> None:
+async def test_only_operators_may_look_and_an_unknown_model_is_404(stack: RunningStack) -> None:
     """A caller's key opens none of it."""
-    assert (await admin(house, "GET", "/admin/models", house.key)).status_code == 401
-    assert (await admin(house, "POST", "/admin/models/plain/test", house.key)).status_code == 401
-    assert (await admin(house, "POST", "/admin/models/nobody/test")).status_code == 404
+    assert (await admin(stack, "GET", "/admin/models", stack.key)).status_code == 401
+    assert (await admin(stack, "POST", "/admin/models/plain/test", stack.key)).status_code == 401
+    assert (await admin(stack, "POST", "/admin/models/nobody/test")).status_code == 404
 
 
-def models(house: House, *words: str) -> "subprocess.CompletedProcess[str]":
+def models(stack: RunningStack, *words: str) -> "subprocess.CompletedProcess[str]":
     """`llm-proxy models`, as a person types it."""
-    return command(house, "models", *words)
+    return command(stack, "models", *words)
 
 
-def command(house: House, name: str, *words: str) -> "subprocess.CompletedProcess[str]":
+def command(stack: RunningStack, name: str, *words: str) -> "subprocess.CompletedProcess[str]":
     """A command that asks the gateway."""
-    argv = [sys.executable, "-m", "llm_proxy", name, "--url", house.url, *words]
+    argv = [sys.executable, "-m", "llm_proxy", name, "--url", stack.url, *words]
     env = {
         "PATH": os.environ["PATH"],
-        "LLM_PROXY__ADMIN_KEY": house.admin_key,
-        "LLM_PROXY__INTERNAL_API_KEY": house.key,
+        "LLM_PROXY__ADMIN_KEY": stack.admin_key,
+        "LLM_PROXY__INTERNAL_API_KEY": stack.key,
         "COLUMNS": "200",
     }
     return subprocess.run(argv, env=env, capture_output=True, text=True, check=False, cwd="/")
 
 
-async def test_the_command_shows_a_table_or_json(house: House) -> None:
+async def test_the_command_shows_a_table_or_json(stack: RunningStack) -> None:
     """The same facts in both."""
-    table = models(house)
+    table = models(stack)
     assert table.returncode == 0, table.stderr
     [row] = [line for line in table.stdout.splitlines() if line.startswith("plain ")]
     assert "openai" in row
-    found: list[dict[str, Any]] = json.loads(models(house, "--json", "plain").stdout)
+    found: list[dict[str, Any]] = json.loads(models(stack, "--json", "plain").stdout)
     assert [one["id"] for one in found] == ["plain"]
 
 
-async def test_status_and_explain_ask_the_gateway_and_end_with_its_verdict(house: House) -> None:
+async def test_status_and_explain_ask_the_gateway_and_end_with_its_verdict(stack: RunningStack) -> None:
     """No model is called."""
-    status = command(house, "status", "--json")
+    status = command(stack, "status", "--json")
     assert status.returncode == 0, status.stderr
     assert {"sidecars", "limits"} <= {one["part"] for one in json.loads(status.stdout)["parts"]}
-    good = command(house, "explain", "--model", "plain", "--tenant", "t", "--agent", "scout")
+    good = command(stack, "explain", "--model", "plain", "--tenant", "t", "--agent", "scout")
     assert (good.returncode, good.stdout.split()[:2]) == (0, ["verdict", "admitted"])
-    bad = command(house, "explain", "--model", "no-such-model", "--json")
+    bad = command(stack, "explain", "--model", "no-such-model", "--json")
     assert (bad.returncode, json.loads(bad.stdout)["refusal"]["code"]) == (1, "model_not_found")
-    assert await house.calls() == []
+    assert await stack.calls() == []
 
 
-async def test_check_calls_each_group_once_and_fails_when_one_does(house: House) -> None:
+async def test_check_calls_each_group_once_and_fails_when_one_does(stack: RunningStack) -> None:
     """Latency, cost and error of each; exit code 1 only when one failed; wildcards have no model to call."""
-    good = models(house, "--check", "plain", "p/*")
+    good = models(stack, "--check", "plain", "p/*")
     assert good.returncode == 0, good.stderr
     assert "ok" in good.stdout
-    assert len(await house.calls()) == 1
-    bad = models(house, "--check", "--json", "plain", "retried", "gemini")
+    assert len(await stack.calls()) == 1
+    bad = models(stack, "--check", "--json", "plain", "retried", "gemini")
     results = {one["id"]: one for one in json.loads(bad.stdout)}
     assert results["plain"]["ok"] is True
     assert bad.returncode == (0 if all(one["ok"] for one in results.values()) else 1)
 
 
-async def test_the_command_line_warns_of_a_model_nobody_serves(house: House, postgres_url: str) -> None:
+async def test_the_command_line_warns_of_a_model_nobody_serves(
+    stack: RunningStack, postgres_url: str
+) -> None:
     """The key is made all the same; where no gateway answers, nobody warns."""
     env = {
         "PATH": os.environ["PATH"],
         "DATABASE_URL": postgres_url,
-        "LLM_PROXY__ADMIN_KEY": house.admin_key,
+        "LLM_PROXY__ADMIN_KEY": stack.admin_key,
     }
     told: list[str] = []
-    for port in (house.port, ports.free_port()):
+    for port in (stack.port, ports.free_port()):
         words = ["--name", uuid4().hex, "--model", "plain", "--model", "p/any", "--model", "nosuch*"]
         command = [sys.executable, "-P", "-m", "llm_proxy", "keys", "create", *words]
         env["LLM_PROXY__PORT"] = str(port)

@@ -7,8 +7,8 @@ from uuid import uuid4
 import httpx
 import pytest
 from flow.usage_gateway import ADMIN, Gateway, made
-from house import say
-from receiver import Receiver, receiving, until
+from running_stack import say
+from webhook_receiver import WebhookReceiver, run_receiver, until
 
 from llm_proxy.notify.notifier import REFUSED_TIMES
 from llm_proxy.stack import ports
@@ -18,9 +18,9 @@ COST_USD = 0.000063
 
 
 @pytest.fixture(scope="module")
-def receiver() -> Iterator[Receiver]:
+def receiver() -> Iterator[WebhookReceiver]:
     """A receiver that listens, and whose first answer is a failure."""
-    with receiving() as started:
+    with run_receiver() as started:
         started.answers.append(500)
         yield started
 
@@ -30,12 +30,12 @@ def gateway(
     tmp_path_factory: pytest.TempPathFactory,
     postgres_url: str,
     limits_redis_url: str,
-    house_parts: dict[str, int],
-    receiver: Receiver,
+    stack_ports: dict[str, int],
+    receiver: WebhookReceiver,
 ) -> Iterator[Gateway]:
     """A gateway that notifies the receiver, where credentials were refused and a sidecar was never there."""
     folder: Path = tmp_path_factory.mktemp("notifying")
-    built = made(folder, postgres_url, limits_redis_url, house_parts["sidecar"])
+    built = made(folder, postgres_url, limits_redis_url, stack_ports["sidecar"])
     built.environment["LLM_PROXY__LITELLM_PROXY_URL"] += f",http://127.0.0.1:{ports.free_port()}"
     built.environment |= {
         "LLM_PROXY__NOTIFY_WEBHOOKS": f"json={receiver.url()}",
@@ -57,7 +57,7 @@ def ask(gateway: Gateway, key: str, model: str = "plain") -> httpx.Response:
 
 
 def test_a_budget_that_is_spent_is_told_once_a_share_and_once_when_it_refuses(
-    gateway: Gateway, receiver: Receiver
+    gateway: Gateway, receiver: WebhookReceiver
 ) -> None:
     """By name; the first delivery failed, and came again under its id."""
     name = f"demo-{uuid4().hex[:8]}"
@@ -90,7 +90,7 @@ def test_a_budget_that_is_spent_is_told_once_a_share_and_once_when_it_refuses(
 
 
 def test_refused_credentials_of_callers_and_of_ours_and_a_lost_sidecar_are_told(
-    gateway: Gateway, receiver: Receiver
+    gateway: Gateway, receiver: WebhookReceiver
 ) -> None:
     """Once each."""
     assert gateway.chat("wrong-key")

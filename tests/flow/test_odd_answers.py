@@ -7,8 +7,8 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from house import House, script
 from loopback import NO_TLS
+from running_stack import RunningStack, script
 
 Json = dict[str, Any]
 USAGE: Json = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
@@ -77,10 +77,10 @@ def answer_of(usage: Json | None, finish: str = "stop", *, streams: bool) -> lis
     ]
 
 
-async def asked(house: House, way: Way, raw: list[str]) -> httpx.Response:
+async def asked(stack: RunningStack, way: Way, raw: list[str]) -> httpx.Response:
     """The gateway's answer."""
     async with httpx.AsyncClient(verify=NO_TLS, timeout=30) as client:
-        return await client.post(house.url + way.path, headers=house.auth, json=way.body(raw))
+        return await client.post(stack.url + way.path, headers=stack.auth, json=way.body(raw))
 
 
 def heard(way: Way, told: httpx.Response) -> tuple[str, list[Json]]:
@@ -104,15 +104,17 @@ def heard(way: Way, told: httpx.Response) -> tuple[str, list[Json]]:
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: f"{way.path}-{way.streams}")
 @pytest.mark.parametrize("usage", [USAGE, ZERO, None], ids=["stated", "zero", "unstated"])
-async def test_usage_is_told_once_and_never_a_false_zero(house: House, way: Way, usage: Json | None) -> None:
+async def test_usage_is_told_once_and_never_a_false_zero(
+    stack: RunningStack, way: Way, usage: Json | None
+) -> None:
     """As stated, zeros too; else counted or estimated, as it is recorded."""
-    told = await asked(house, way, answer_of(usage, streams=way.streams))
+    told = await asked(stack, way, answer_of(usage, streams=way.streams))
     assert told.status_code == 200, told.text
     text, usages = heard(way, told)
     assert text == TEXT
     assert len(usages) == 1
     assert "llmp_counted" not in told.text
-    story = await house.story(told.headers["x-request-id"])
+    story = await stack.story(told.headers["x-request-id"])
     recorded = story["prompt_tokens"] + story["completion_tokens"]
     assert usages[0][way.total] == recorded
     assert recorded == usage["total_tokens"] if usage is not None else recorded > 20
@@ -138,11 +140,11 @@ async def test_usage_is_told_once_and_never_a_false_zero(house: House, way: Way,
     ],
 )
 async def test_a_failure_before_the_first_word_has_its_status(
-    house: House, way: Way, error: Json, status: int, code: str | None
+    stack: RunningStack, way: Way, error: Json, status: int, code: str | None
 ) -> None:
     """Though the provider said 200."""
     raw = event({"error": error}) if way.streams else json.dumps({"error": error})
-    told = await asked(house, way, [raw])
+    told = await asked(stack, way, [raw])
     assert told.status_code == status, told.text
     assert told.headers.get("retry-after") == ("7" if status == 429 else None)
     said = told.json()
@@ -151,9 +153,9 @@ async def test_a_failure_before_the_first_word_has_its_status(
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: f"{way.path}-{way.streams}")
-async def test_a_finish_reason_that_means_a_failure_is_one(house: House, way: Way) -> None:
+async def test_a_finish_reason_that_means_a_failure_is_one(stack: RunningStack, way: Way) -> None:
     """A 502, or with words out, an error event and no end mark."""
-    told = await asked(house, way, answer_of(USAGE, "error", streams=way.streams))
+    told = await asked(stack, way, answer_of(USAGE, "error", streams=way.streams))
     assert told.status_code == (200 if way.streams else 502)
     assert "[DONE]" not in told.text
     assert "upstream_stream_cut" in told.text or not way.streams

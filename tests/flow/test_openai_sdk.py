@@ -4,12 +4,12 @@ import json
 
 import openai
 import pytest
-from house import House, say
+from running_stack import RunningStack, say
 
 
-async def test_a_chat_completion_arrives_whole(house: House) -> None:
+async def test_a_chat_completion_arrives_whole(stack: RunningStack) -> None:
     """Text, finish reason, usage and fingerprint are the provider's."""
-    answer = await house.openai.chat.completions.create(model="p/ok", messages=say("hello"))
+    answer = await stack.openai.chat.completions.create(model="p/ok", messages=say("hello"))
     assert answer.object == "chat.completion"
     assert answer.choices[0].finish_reason == "stop"
     assert len((answer.choices[0].message.content or "").split()) == 8
@@ -18,18 +18,20 @@ async def test_a_chat_completion_arrives_whole(house: House) -> None:
     assert answer.system_fingerprint == "fp_scripted"
 
 
-async def test_a_stream_arrives_frame_by_frame_without_a_usage_frame_nobody_asked_for(house: House) -> None:
+async def test_a_stream_arrives_frame_by_frame_without_a_usage_frame_nobody_asked_for(
+    stack: RunningStack,
+) -> None:
     """Every chunk has a choice, the last one a finish reason."""
-    stream = await house.openai.chat.completions.create(model="p/ok", messages=say("hello"), stream=True)
+    stream = await stack.openai.chat.completions.create(model="p/ok", messages=say("hello"), stream=True)
     chunks = [chunk async for chunk in stream]
     assert all(chunk.choices and chunk.usage is None for chunk in chunks)
     assert chunks[-1].choices[0].finish_reason == "stop"
     assert len("".join(chunk.choices[0].delta.content or "" for chunk in chunks).split()) == 8
 
 
-async def test_a_caller_who_asks_for_usage_gets_it_last_as_openai_sends_it(house: House) -> None:
+async def test_a_caller_who_asks_for_usage_gets_it_last_as_openai_sends_it(stack: RunningStack) -> None:
     """The last frame has no choices, the provider's counts, and no cost."""
-    stream = await house.openai.chat.completions.create(
+    stream = await stack.openai.chat.completions.create(
         model="p/ok", messages=say("hello"), stream=True, stream_options={"include_usage": True}
     )
     chunks = [chunk async for chunk in stream]
@@ -41,12 +43,12 @@ async def test_a_caller_who_asks_for_usage_gets_it_last_as_openai_sends_it(house
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_tool_calls_arrive_as_the_provider_sent_them(house: House, streamed: bool) -> None:  # noqa: FBT001 -- a parameter
+async def test_tool_calls_arrive_as_the_provider_sent_them(stack: RunningStack, streamed: bool) -> None:  # noqa: FBT001 -- a parameter
     """Names, ids and arguments, whole or in deltas."""
     if streamed:
         names: dict[int, str] = {}
         arguments: dict[int, str] = {}
-        stream = await house.openai.chat.completions.create(
+        stream = await stack.openai.chat.completions.create(
             model="p/tools", messages=say("weather"), stream=True
         )
         async for chunk in stream:
@@ -56,7 +58,7 @@ async def test_tool_calls_arrive_as_the_provider_sent_them(house: House, streame
                 arguments[call.index] = arguments.get(call.index, "") + (call.function.arguments or "")
         found = [(names[at], arguments[at]) for at in sorted(names)]
     else:
-        answer = await house.openai.chat.completions.create(model="p/tools", messages=say("weather"))
+        answer = await stack.openai.chat.completions.create(model="p/tools", messages=say("weather"))
         calls = answer.choices[0].message.tool_calls or []
         found = [(call.function.name, call.function.arguments) for call in calls if call.type == "function"]
         assert answer.choices[0].finish_reason == "tool_calls"
@@ -66,23 +68,23 @@ async def test_tool_calls_arrive_as_the_provider_sent_them(house: House, streame
     ]
 
 
-async def test_embeddings_and_completions_work(house: House) -> None:
+async def test_embeddings_and_completions_work(stack: RunningStack) -> None:
     """The other two doors, through the same SDK."""
-    vectors = await house.openai.embeddings.create(model="p/ok", input=["one"], encoding_format="float")
+    vectors = await stack.openai.embeddings.create(model="p/ok", input=["one"], encoding_format="float")
     assert len(vectors.data[0].embedding) == 8
-    text = await house.openai.completions.create(model="p/ok", prompt="once")
+    text = await stack.openai.completions.create(model="p/ok", prompt="once")
     assert text.choices[0].text
 
 
-async def test_models_are_the_configured_groups(house: House) -> None:
+async def test_models_are_the_configured_groups(stack: RunningStack) -> None:
     """No wildcard's expansion is listed; one model can be asked for, slashes and all."""
-    listed = [model.id async for model in house.openai.models.list()]
+    listed = [model.id async for model in stack.openai.models.list()]
     assert "plain" in listed
     assert not any("*" in name for name in listed)
     assert len(listed) < 20
-    assert (await house.openai.models.retrieve("p/some-model")).id == "p/some-model"
+    assert (await stack.openai.models.retrieve("p/some-model")).id == "p/some-model"
     with pytest.raises(openai.NotFoundError):
-        await house.openai.models.retrieve("nobody-has-this")
+        await stack.openai.models.retrieve("nobody-has-this")
 
 
 @pytest.mark.parametrize(
@@ -104,7 +106,7 @@ async def test_models_are_the_configured_groups(house: House) -> None:
 )
 @pytest.mark.parametrize("streamed", [False, True])
 async def test_what_goes_wrong_behind_is_the_right_exception_in_front(
-    house: House,
+    stack: RunningStack,
     model: str,
     error: type[openai.APIStatusError],
     status: int,
@@ -113,7 +115,7 @@ async def test_what_goes_wrong_behind_is_the_right_exception_in_front(
 ) -> None:
     """Status, code and SDK exception class, whole and streamed; nothing of the sidecar in the text."""
     with pytest.raises(error) as caught:
-        await house.openai.chat.completions.create(model=model, messages=say("hello"), stream=streamed)
+        await stack.openai.chat.completions.create(model=model, messages=say("hello"), stream=streamed)
     refused = caught.value
     assert refused.status_code == status
     if code is not None:
@@ -123,9 +125,9 @@ async def test_what_goes_wrong_behind_is_the_right_exception_in_front(
         assert secret not in text
 
 
-async def test_a_bad_key_is_401_with_the_scheme_named(house: House) -> None:
+async def test_a_bad_key_is_401_with_the_scheme_named(stack: RunningStack) -> None:
     """The SDK raises `AuthenticationError`; HTTP says how to authenticate."""
-    stranger = house.openai.with_options(api_key="not-ours-0123456789")
+    stranger = stack.openai.with_options(api_key="not-ours-0123456789")
     with pytest.raises(openai.AuthenticationError) as caught:
         await stranger.chat.completions.create(model="p/ok", messages=say("hello"))
     assert caught.value.response.headers["www-authenticate"].startswith("Bearer")
@@ -133,9 +135,9 @@ async def test_a_bad_key_is_401_with_the_scheme_named(house: House) -> None:
     assert "not-ours" not in caught.value.response.text
 
 
-async def test_our_headers_tell_who_answered_and_the_sidecars_do_not_leave(house: House) -> None:
+async def test_our_headers_tell_who_answered_and_the_sidecars_do_not_leave(stack: RunningStack) -> None:
     """Request id, model, provider, cost, cache, attempts; not one `x-litellm-*` or `llm_provider-*`."""
-    raw = await house.openai.chat.completions.with_raw_response.create(
+    raw = await stack.openai.chat.completions.with_raw_response.create(
         model="p/ok", messages=say("hello you")
     )
     headers = raw.headers

@@ -2,7 +2,7 @@
 
 import httpx
 import pytest
-from house import House
+from running_stack import RunningStack
 
 
 @pytest.mark.parametrize(
@@ -14,11 +14,11 @@ from house import House
     ],
 )
 async def test_a_wrong_field_is_answered_with_a_status_that_the_page_declares(
-    house: House, method: str, path: str, declared: str
+    stack: RunningStack, method: str, path: str, declared: str
 ) -> None:
     """400, in the shape of every error; FastAPI's own 422 never leaves, and is not promised."""
-    headers = {"Authorization": f"Bearer {house.admin_key}"}
-    async with httpx.AsyncClient(base_url=house.url, headers=headers, timeout=20) as client:
+    headers = {"Authorization": f"Bearer {stack.admin_key}"}
+    async with httpx.AsyncClient(base_url=stack.url, headers=headers, timeout=20) as client:
         page = (await client.get("/openapi.json")).json()
         answer = await client.request(method, path)
     responses = page["paths"][declared][method.lower()]["responses"]

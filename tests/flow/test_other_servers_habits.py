@@ -7,16 +7,16 @@ from uuid import uuid4
 import httpx
 import openai
 import pytest
-from house import ADMIN_KEY, KEY, House, Json, say
+from running_stack import ADMIN_KEY, KEY, Json, RunningStack, say
 
 CHAT = "/v1/chat/completions"
 ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
 
 
 @pytest.fixture
-async def client(house: House) -> AsyncIterator[httpx.AsyncClient]:
+async def client(stack: RunningStack) -> AsyncIterator[httpx.AsyncClient]:
     """An HTTP client with a good key."""
-    async with httpx.AsyncClient(base_url=house.url, headers=house.auth, timeout=20) as one:
+    async with httpx.AsyncClient(base_url=stack.url, headers=stack.auth, timeout=20) as one:
         yield one
 
 
@@ -91,9 +91,9 @@ async def test_litellms_probes_are_answered(client: httpx.AsyncClient, path: str
 
 
 @pytest.mark.parametrize("name", ["api-key", "x-goog-api-key", "x-api-key", "API-Key"])
-async def test_other_providers_headers_carry_a_key(house: House, name: str) -> None:
+async def test_other_providers_headers_carry_a_key(stack: RunningStack, name: str) -> None:
     """At every kind of door; several that differ are refused, the same one twice is not."""
-    async with httpx.AsyncClient(base_url=house.url, timeout=20) as bare:
+    async with httpx.AsyncClient(base_url=stack.url, timeout=20) as bare:
         assert (await bare.post(CHAT, json=hello(), headers={name: KEY})).status_code == 200
         assert (await bare.get("/v1/models", headers={name: KEY})).status_code == 200
         assert (await bare.get("/admin/keys", headers={name: ADMIN_KEY})).status_code == 200
@@ -106,7 +106,7 @@ async def test_other_providers_headers_carry_a_key(house: House, name: str) -> N
 
 
 async def test_azures_path_and_a_slash_at_the_end_are_the_same_doors(
-    house: House, client: httpx.AsyncClient
+    stack: RunningStack, client: httpx.AsyncClient
 ) -> None:
     """For the SDK too, whole and streamed."""
     texts: dict[str, Json] = {
@@ -129,7 +129,7 @@ async def test_azures_path_and_a_slash_at_the_end_are_the_same_doors(
     assert (await client.get("/openai/v1/limits")).status_code == 200
     asked = await client.post("/v1/explain/", json=hello(), params={"path": "/openai/v1/chat/completions/"})
     assert asked.json()["verdict"] == "admitted"
-    url = f"{house.url}/openai/v1/"
+    url = f"{stack.url}/openai/v1/"
     async with openai.AsyncOpenAI(base_url=url, api_key=KEY, max_retries=0) as sdk:
         said = hello()["messages"]
         stream = await sdk.chat.completions.create(model="plain", messages=said, stream=True)
@@ -154,7 +154,7 @@ async def test_no_other_path_has_an_alias(client: httpx.AsyncClient, path: str) 
 
 
 async def test_no_model_is_the_default_model_for_who_may_use_it(
-    house: House, client: httpx.AsyncClient
+    stack: RunningStack, client: httpx.AsyncClient
 ) -> None:
     """Else 400; embeddings have none."""
     for path, body in ((CHAT, {"messages": say(uuid4().hex)}), ("/v1/completions", {"prompt": uuid4().hex})):
@@ -168,10 +168,12 @@ async def test_no_model_is_the_default_model_for_who_may_use_it(
         error = answer.json()["error"]
         assert (error["param"], error["code"]) == ("model", "missing_required_parameter")
     assert (await client.post("/v1/embeddings", json={"input": "x"})).status_code == 400
-    assert {call["body"]["model"] for call in await house.calls()} == {"plain"}
+    assert {call["body"]["model"] for call in await stack.calls()} == {"plain"}
 
 
-async def test_the_list_of_models_says_what_is_known_of_each(house: House, client: httpx.AsyncClient) -> None:
+async def test_the_list_of_models_says_what_is_known_of_each(
+    stack: RunningStack, client: httpx.AsyncClient
+) -> None:
     """What nobody knows is absent."""
     listed = {one["id"]: one for one in (await client.get("/v1/models")).json()["data"]}
     claude, plain = listed["claude"], listed["plain"]
@@ -182,16 +184,16 @@ async def test_the_list_of_models_says_what_is_known_of_each(house: House, clien
     assert listed["gemini"]["context_window"] > 1_000_000
     assert set(plain) == {"id", "object", "created", "owned_by", "mode"}
     assert (await client.get("/v1/models/claude")).json() == claude
-    sdk = openai.AsyncOpenAI(base_url=f"{house.url}/v1", api_key=KEY)
+    sdk = openai.AsyncOpenAI(base_url=f"{stack.url}/v1", api_key=KEY)
     assert (await sdk.models.retrieve("claude")).created == claude["created"]
     await sdk.close()
 
 
-async def test_the_openapi_page_is_for_who_has_a_key(house: House, client: httpx.AsyncClient) -> None:
+async def test_the_openapi_page_is_for_who_has_a_key(stack: RunningStack, client: httpx.AsyncClient) -> None:
     """A caller's, or an operator's."""
     assert CHAT in (await client.get("/openapi.json")).json()["paths"]
     assert (await client.get("/openapi.json", headers=ADMIN)).status_code == 200
-    async with httpx.AsyncClient(base_url=house.url, timeout=20) as bare:
+    async with httpx.AsyncClient(base_url=stack.url, timeout=20) as bare:
         for path in ("/openapi.json", "/openapi.json/"):
             answer = await bare.get(path)
             assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
@@ -232,7 +234,7 @@ WAYS: dict[str, tuple[str, str, dict[str, Any]]] = {
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", ["claude", "nickname", "p/ok"], ids=["a group", "an alias", "a wildcard"])
 async def test_a_model_that_a_key_may_not_use_does_not_exist_for_it(
-    house: House, client: httpx.AsyncClient, way: str, name: str
+    stack: RunningStack, client: httpx.AsyncClient, way: str, name: str
 ) -> None:
     """The same answer, but for the name, as for one that nobody serves."""
     method, path, options = WAYS[way]
@@ -248,7 +250,7 @@ async def test_a_model_that_a_key_may_not_use_does_not_exist_for_it(
     assert answers[0] == answers[1]
     assert answers[0][0] == (200 if way == "explain" else 404)
     assert "model_not_found" in answers[0][1]
-    assert await house.calls() == []
+    assert await stack.calls() == []
 
 
 async def test_a_switched_off_model_is_told_to_who_may_use_it_alone(client: httpx.AsyncClient) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
-from crew import KEY, Crew, Pair, crew
+from two_sidecars import KEY, GatewayOverSidecars, TwoSidecars, run_gateway
 
 DEADLINES = {
     "LLM_PROXY__FIRST_BYTE_TIMEOUT_S": "1",
@@ -20,9 +20,11 @@ DEADLINES = {
 }
 
 
-async def test_each_deadline_ends_a_call_with_its_own_answer(tmp_path: Path, pair: Pair) -> None:
+async def test_each_deadline_ends_a_call_with_its_own_answer(
+    tmp_path: Path, two_sidecars: TwoSidecars
+) -> None:
     """The first byte, the next frame, the whole; a group's own; less when the caller asks for less."""
-    with crew(tmp_path, pair, DEADLINES, sidecars=1) as made:
+    with run_gateway(tmp_path, two_sidecars, DEADLINES, sidecars=1) as made:
         async with httpx.AsyncClient(timeout=20) as client:
 
             async def timed(body: object, **headers: str) -> tuple[int, str, float]:
@@ -55,7 +57,7 @@ async def test_each_deadline_ends_a_call_with_its_own_answer(tmp_path: Path, pai
 
 async def test_beyond_its_places_the_gateway_refuses_at_once_and_says_when_to_come_again(
     tmp_path: Path,
-    pair: Pair,
+    two_sidecars: TwoSidecars,
 ) -> None:
     """Two run, two wait and give up in time, the others are refused unseen and leave no record."""
     names = {
@@ -63,7 +65,7 @@ async def test_beyond_its_places_the_gateway_refuses_at_once_and_says_when_to_co
         "LLM_PROXY__MAX_WAITING": "2",
         "LLM_PROXY__QUEUE_TIMEOUT_MS": "500",
     }
-    with crew(tmp_path, pair, names, sidecars=1) as made:
+    with run_gateway(tmp_path, two_sidecars, names, sidecars=1) as made:
         async with httpx.AsyncClient(timeout=20) as client:
             bodies = [made.body(do="slow-first", first_ms=2000) for _ in range(10)]
             began = time.monotonic()
@@ -88,16 +90,18 @@ async def test_beyond_its_places_the_gateway_refuses_at_once_and_says_when_to_co
             assert await made.metric("llm_proxy_refusals_total", "overloaded") == 8
 
 
-async def test_who_waits_in_time_gets_the_place_that_comes_free(tmp_path: Path, pair: Pair) -> None:
+async def test_who_waits_in_time_gets_the_place_that_comes_free(
+    tmp_path: Path, two_sidecars: TwoSidecars
+) -> None:
     """A short peak is slower, and nobody is refused."""
-    with crew(tmp_path, pair, {"LLM_PROXY__MAX_IN_FLIGHT": "2"}, sidecars=1) as made:
+    with run_gateway(tmp_path, two_sidecars, {"LLM_PROXY__MAX_IN_FLIGHT": "2"}, sidecars=1) as made:
         async with httpx.AsyncClient(timeout=20) as client:
             bodies = [made.body(do="slow-first", first_ms=200) for _ in range(8)]
             answers = await asyncio.gather(*(made.chat(client, body) for body in bodies))
         assert {answer.status_code for answer in answers} == {200}
 
 
-def resident_mib(made: Crew) -> float:
+def resident_mib(made: GatewayOverSidecars) -> float:
     """Memory of the gateway."""
     status = Path(f"/proc/{made.gateway.process.pid}/status").read_text(encoding="ascii")
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")) / 1024
@@ -107,10 +111,10 @@ READERS = 4
 
 
 async def test_slow_readers_slow_the_upstream_and_cost_a_bounded_amount_of_memory(
-    tmp_path: Path, pair: Pair
+    tmp_path: Path, two_sidecars: TwoSidecars
 ) -> None:
     """Streams of 20 MB read at 20 kB a second: some hundred kilobytes each, then no more as time goes."""
-    with crew(tmp_path, pair, sidecars=1) as made, contextlib.ExitStack() as held:
+    with run_gateway(tmp_path, two_sidecars, sidecars=1) as made, contextlib.ExitStack() as held:
         async with httpx.AsyncClient(timeout=20) as client:
             await made.chat(client)
         before = resident_mib(made)
@@ -128,7 +132,7 @@ async def test_slow_readers_slow_the_upstream_and_cost_a_bounded_amount_of_memor
             assert (await client.get(f"{made.url}/health/live")).status_code == 200
 
 
-def reader_of(made: Crew) -> socket.socket:
+def reader_of(made: GatewayOverSidecars) -> socket.socket:
     """A connection on which a stream of 20 MB was asked for, with a small buffer of its own."""
     at = urlsplit(made.url)
     body = json.dumps(made.body(stream=True, do="ok", frames=80_000)).encode()

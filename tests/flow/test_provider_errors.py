@@ -12,9 +12,9 @@ from typing import Any
 
 import httpx
 import pytest
-from house import ADMIN_KEY, House, Json, script
+from endpoint_errors import CHAT, GENERATE, OWN, STREAM
 from loopback import NO_TLS
-from refusals import CHAT, GENERATE, OWN, STREAM
+from running_stack import ADMIN_KEY, Json, RunningStack, script
 
 DOORS = ((CHAT, False), (CHAT, True), (OWN, False), (OWN, True), (GENERATE, False), (STREAM, True))
 TEMPERATURE = "Unsupported value: 'temperature' does not support 0.2 with this model. Only the default (1) value is supported."
@@ -142,9 +142,9 @@ def _body(name: str, door: str, *, streamed: bool) -> Json:
 TOOLS: list[Json] = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
 
 
-async def _ask(house: House, name: str) -> list[httpx.Response]:
-    headers = {**house.auth, "Cache-Control": "no-cache"}
-    async with httpx.AsyncClient(verify=NO_TLS, base_url=house.url, headers=headers, timeout=20) as client:
+async def _ask(stack: RunningStack, name: str) -> list[httpx.Response]:
+    headers = {**stack.auth, "Cache-Control": "no-cache"}
+    async with httpx.AsyncClient(verify=NO_TLS, base_url=stack.url, headers=headers, timeout=20) as client:
         return list(
             await asyncio.gather(
                 *(client.post(door, json=_body(name, door, streamed=streamed)) for door, streamed in DOORS)
@@ -163,26 +163,26 @@ def _message(answer: httpx.Response) -> tuple[str, Json]:
 
 
 @pytest.mark.parametrize("name", HEARD)
-async def test_a_caller_hears_what_the_provider_said_of_the_request(house: House, name: str) -> None:
+async def test_a_caller_hears_what_the_provider_said_of_the_request(stack: RunningStack, name: str) -> None:
     """Cleaned; with the provider's status and code, and the field at fault; the record has the same."""
     status, code, param, message = HEARD[name]
-    for answer in await _ask(house, name):
+    for answer in await _ask(stack, name):
         heard, error = _message(answer)
         assert (answer.status_code, error["code"], heard) == (status, code, message)
         assert error["param"] in (param, None)
         assert answer.headers["x-llm-proxy-refused-by"] == "provider"
         assert "x-should-retry" not in answer.headers
-        story = await house.story(answer.headers["x-request-id"])
+        story = await stack.story(answer.headers["x-request-id"])
         assert (story["status"], story["provider_message"]) == (status, message)
-    assert _message((await _ask(house, name))[0])[1]["param"] == param
+    assert _message((await _ask(stack, name))[0])[1]["param"] == param
 
 
-async def test_a_providers_own_code_is_no_label_of_a_metric(house: House) -> None:
+async def test_a_providers_own_code_is_no_label_of_a_metric(stack: RunningStack) -> None:
     """A provider could make series without bound; our own codes for its refusals have theirs."""
     for name in ("own-code", "groq-large", "no-such-model"):
-        assert (await _ask(house, name))[0].status_code == HEARD[name][0]
+        assert (await _ask(stack, name))[0].status_code == HEARD[name][0]
     headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
-    async with httpx.AsyncClient(verify=NO_TLS, base_url=house.url, headers=headers) as client:
+    async with httpx.AsyncClient(verify=NO_TLS, base_url=stack.url, headers=headers) as client:
         page = (await client.get("/metrics")).text
     codes = {one.split('"')[1] for one in page.splitlines() if one.startswith("llm_proxy_refusals_total{")}
     assert "colour_zz7" not in page
@@ -190,31 +190,33 @@ async def test_a_providers_own_code_is_no_label_of_a_metric(house: House) -> Non
 
 
 @pytest.mark.parametrize("name", OURS)
-async def test_what_is_not_the_callers_is_told_to_the_record_alone(house: House, name: str) -> None:
+async def test_what_is_not_the_callers_is_told_to_the_record_alone(stack: RunningStack, name: str) -> None:
     """A message of ours for the caller, also by its own look at the record; the operator reads the reason."""
     status, code, wait, reason = OURS[name]
-    for answer in await _ask(house, name):
+    for answer in await _ask(stack, name):
         heard, error = _message(answer)
         assert (answer.status_code, error["code"], answer.headers.get("retry-after")) == (status, code, wait)
         assert reason not in heard
         request_id = answer.headers["x-request-id"]
-        story = await house.story(request_id)
+        story = await stack.story(request_id)
         assert (story["status"], story["provider_message"]) == (status, reason)
-        async with httpx.AsyncClient(verify=NO_TLS, base_url=house.url, headers=house.auth) as client:
+        async with httpx.AsyncClient(verify=NO_TLS, base_url=stack.url, headers=stack.auth) as client:
             own: dict[str, Any] = (await client.get(f"/v1/requests/{request_id}")).json()
         assert own["request_id"] == story["request_id"]
         assert "provider_message" not in own
 
 
 @pytest.mark.parametrize("name", ["unknown-json", "unknown-page"])
-async def test_a_body_of_no_known_shape_gives_the_request_id_and_no_text(house: House, name: str) -> None:
+async def test_a_body_of_no_known_shape_gives_the_request_id_and_no_text(
+    stack: RunningStack, name: str
+) -> None:
     """Whatever it holds."""
-    for answer in await _ask(house, name):
+    for answer in await _ask(stack, name):
         heard, _ = _message(answer)
         request_id = answer.headers["x-request-id"]
         assert answer.status_code == 400
         assert heard == f"The model's provider refused the request as invalid (request {request_id})."
-        story = await house.story(request_id)
+        story = await stack.story(request_id)
         assert story["provider_message"] == "status 400, without a message of a known shape"
 
 
@@ -236,10 +238,10 @@ async def test_a_body_of_no_known_shape_gives_the_request_id_and_no_text(house: 
     ],
 )
 async def test_a_prompt_too_long_is_known_in_every_providers_words(
-    house: House, name: str, model: str, tokens: str
+    stack: RunningStack, name: str, model: str, tokens: str
 ) -> None:
     """As OpenAI's own code, with the provider's numbers."""
-    async with httpx.AsyncClient(verify=NO_TLS, base_url=house.url, headers=house.auth, timeout=20) as client:
+    async with httpx.AsyncClient(verify=NO_TLS, base_url=stack.url, headers=stack.auth, timeout=20) as client:
         answer = await client.post(
             CHAT, json={**_body(name, CHAT, streamed=False), "model": model, "seed": None}
         )
@@ -248,9 +250,9 @@ async def test_a_prompt_too_long_is_known_in_every_providers_words(
     assert tokens in error["message"]
 
 
-async def test_the_log_has_one_line_with_the_reason(house: House, service_folder: Path) -> None:
+async def test_the_log_has_one_line_with_the_reason(stack: RunningStack, service_folder: Path) -> None:
     """An operator finds out why without the sidecar's log."""
-    answer = (await _ask(house, "internal"))[0]
+    answer = (await _ask(stack, "internal"))[0]
     request_id = answer.headers["x-request-id"].replace("-", "")
     log = (service_folder / "logs" / "gateway.log").read_text()
     lines = [
@@ -266,15 +268,15 @@ LONG = "the prompt of a caller that must not stay in any record"
 
 @pytest.mark.parametrize("status", [400, 500])
 async def test_a_repeated_prompt_stays_out_of_record_and_log(
-    house: House, service_folder: Path, status: int
+    stack: RunningStack, service_folder: Path, status: int
 ) -> None:
     """A provider that quotes the request: the caller may hear it, nobody keeps it."""
     said = f'{LONG}\nand its "second" line {script(do="echo", status=status)}'
-    async with httpx.AsyncClient(verify=NO_TLS, base_url=house.url, headers=house.auth, timeout=20) as client:
+    async with httpx.AsyncClient(verify=NO_TLS, base_url=stack.url, headers=stack.auth, timeout=20) as client:
         for streamed in (False, True):
             body = {"model": "p/errors", "messages": [{"role": "user", "content": said}], "stream": streamed}
             answer = await client.post(CHAT, json=body)
-            story = await house.story(answer.headers["x-request-id"])
+            story = await stack.story(answer.headers["x-request-id"])
             assert story["provider_message"].startswith("Your message was not understood")
             assert LONG[:30] not in str(story)
             assert "second" not in story["provider_message"]
@@ -295,13 +297,13 @@ async def test_a_repeated_prompt_stays_out_of_record_and_log(
     ],
 )
 async def test_the_field_that_the_model_does_not_know_is_named(
-    house: House, model: str, fields: Json, param: str
+    stack: RunningStack, model: str, fields: Json, param: str
 ) -> None:
     """LiteLLM's own check names it in words; the provider is not asked."""
     body = {"model": model, "messages": [{"role": "user", "content": "hello"}], **fields}
     for streamed in (False, True):
         async with httpx.AsyncClient(
-            verify=NO_TLS, base_url=house.url, headers=house.auth, timeout=20
+            verify=NO_TLS, base_url=stack.url, headers=stack.auth, timeout=20
         ) as client:
             answer = await client.post(CHAT, json={**body, "stream": streamed})
         error = answer.json()["error"]
@@ -309,7 +311,7 @@ async def test_the_field_that_the_model_does_not_know_is_named(
         assert param in error["message"]
         assert "litellm" not in error["message"].lower()
         assert "drop" not in error["message"]
-    assert await house.calls() == []
+    assert await stack.calls() == []
 
 
 @pytest.mark.parametrize(
@@ -321,10 +323,10 @@ async def test_the_field_that_the_model_does_not_know_is_named(
     ],
 )
 async def test_a_prompt_too_long_is_named_as_its_endpoint_names_it(
-    house: House, door: str, body: Json, param: str
+    stack: RunningStack, door: str, body: Json, param: str
 ) -> None:
     """Not `messages` where there are none."""
-    async with httpx.AsyncClient(verify=NO_TLS, base_url=house.url, headers=house.auth, timeout=20) as client:
+    async with httpx.AsyncClient(verify=NO_TLS, base_url=stack.url, headers=stack.auth, timeout=20) as client:
         answer = await client.post(door, json={"model": "p/errors", **body})
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["param"]) == (400, "context_length_exceeded", param)
@@ -340,7 +342,7 @@ async def test_a_prompt_too_long_is_named_as_its_endpoint_names_it(
     ],
 )
 async def test_a_failure_without_a_providers_word_has_a_reason_in_the_record(
-    house: House,
+    stack: RunningStack,
     play: str,
     streamed: bool,  # noqa: FBT001 -- a parameter
     reason: str,
@@ -351,26 +353,26 @@ async def test_a_failure_without_a_providers_word_has_a_reason_in_the_record(
         "messages": [{"role": "user", "content": script(do=play)}],
         "stream": streamed,
     }
-    async with httpx.AsyncClient(verify=NO_TLS, base_url=house.url, headers=house.auth, timeout=20) as client:
+    async with httpx.AsyncClient(verify=NO_TLS, base_url=stack.url, headers=stack.auth, timeout=20) as client:
         answer = await client.post(CHAT, json=body)
     assert reason not in answer.text
-    assert reason in str((await house.story(answer.headers["x-request-id"]))["provider_message"])
+    assert reason in str((await stack.story(answer.headers["x-request-id"]))["provider_message"])
 
 
 async def test_a_prompt_repeated_in_the_middle_of_a_stream_stays_out_of_record_and_logs(
-    house: House, service_folder: Path
+    stack: RunningStack, service_folder: Path
 ) -> None:
     """An error event after some text; neither its text nor a traceback is kept."""
     delta: Json = {"choices": [{"index": 0, "delta": {"role": "assistant", "content": "Hello"}}]}
     failed = {"error": {"message": f"engine at http://10.9.8.7:8000/v1 failed for '{LONG}'", "code": 500}}
     raw = [f"data: {json.dumps(one)}\n\n" for one in (delta, failed)]
     said = script(do="raw", raw=raw)
-    async with httpx.AsyncClient(verify=NO_TLS, base_url=house.url, headers=house.auth, timeout=20) as client:
+    async with httpx.AsyncClient(verify=NO_TLS, base_url=stack.url, headers=stack.auth, timeout=20) as client:
         body = {"model": "p/errors", "messages": [{"role": "user", "content": said}], "stream": True}
         answer = await client.post(CHAT, json=body)
     assert "Hello" in answer.text
     assert "upstream_stream_cut" in answer.text
-    story = await house.story(answer.headers["x-request-id"])
+    story = await stack.story(answer.headers["x-request-id"])
     assert story["outcome"] == "cut"
     for name in ("gateway.log", "sidecar-1.log"):
         kept = (service_folder / "logs" / name).read_text() + str(story)

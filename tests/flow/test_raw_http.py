@@ -1,6 +1,6 @@
 """Requests no library would send: each gets a clear answer, and the sidecar gets our own requests alone.
 
-A gateway of this file's own stands before the house's sidecar; a relay between them keeps what passes.
+A gateway of this file's own stands before the stack's sidecar; a relay between them keeps what passes.
 """
 
 import os
@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from house import ADMIN_KEY, KEY, MASTER_KEY
-from raw import Said, Tap, ask
+from raw_http import RawAnswer, RecordingRelay, send_raw
 from raw_requests import CHAT, CHUNKS, INNER, NOT_HTTP, TWO_READINGS, request
+from running_stack import ADMIN_KEY, KEY, MASTER_KEY
 
 from llm_proxy.stack import part, ports
 from llm_proxy.stack.programs import gateway
@@ -23,15 +23,15 @@ class Front:
     """A gateway, the relay behind it, and its log."""
 
     port: int
-    tap: Tap
+    tap: RecordingRelay
     log: Path
 
 
 @pytest.fixture(scope="module")
-def running(house_parts: dict[str, int], service_folder: Path) -> Iterator[Front]:
+def running(stack_ports: dict[str, int], service_folder: Path) -> Iterator[Front]:
     """The gateway and the relay."""
     given = Surroundings({name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ})
-    tap, port = Tap(house_parts["sidecar"]), ports.free_port()
+    tap, port = RecordingRelay(stack_ports["sidecar"]), ports.free_port()
     names = {
         "LLM_PROXY__ENVIRONMENT": "development",
         "LLM_PROXY__INTERNAL_API_KEY": KEY,
@@ -79,10 +79,10 @@ def posts(front: Front) -> int:
     return sum(head.startswith(b"POST ") for head in front.tap.heads())
 
 
-def refused(front: Front, *pieces: bytes) -> Said:
+def refused(front: Front, *pieces: bytes) -> RawAnswer:
     """What was said to a request that must not get through."""
     before = posts(front)
-    said = ask(front.port, *pieces)
+    said = send_raw(front.port, *pieces)
     assert posts(front) == before
     assert said.statuses == [] or all(400 <= status < 500 for status in said.statuses)
     return said
@@ -105,7 +105,7 @@ def test_a_body_packed_on_its_way_is_a_coding_we_do_not_have(
     """501 (RFC 9112, 6.1) in OpenAI's envelope, closed; not a body that is then no JSON."""
     before = posts(front)
     raw = request(path, b"Transfer-Encoding: %b\r\n" % coding, length=False, body=CHUNKS)
-    said = ask(front.port, raw, INNER)
+    said = send_raw(front.port, raw, INNER)
     assert posts(front) == before
     assert (said.statuses, said.code, said.closed) == ([501], "unsupported_transfer_encoding", True)
 
@@ -113,7 +113,7 @@ def test_a_body_packed_on_its_way_is_a_coding_we_do_not_have(
 def test_chunked_in_capitals_is_chunked(front: Front) -> None:
     """Names of codings have no case (RFC 9112, 7)."""
     raw = request(more=b"Transfer-Encoding: Chunked\r\nConnection: close\r\n", length=False, body=CHUNKS)
-    assert ask(front.port, raw).statuses == [200]
+    assert send_raw(front.port, raw).statuses == [200]
 
 
 @pytest.mark.parametrize(("raw", "code"), TWO_READINGS)
@@ -151,7 +151,7 @@ def test_something_else_is_expected_than_we_do_and_the_connection_ends(
 def test_a_body_that_is_kept_back_is_asked_for_or_the_connection_ends(front: Front, expected: bytes) -> None:
     """Spaces around a value are none of it (RFC 9110, 5.5); refused unread, a request is the last."""
     more = b"Expect: " + expected + b"\r\n"
-    assert ask(front.port, request(more=more)).statuses == [200]
+    assert send_raw(front.port, request(more=more)).statuses == [200]
     held_back = request(more=more + b"Content-Length: 5000\r\n", auth=b"", length=False, body=b"")
     said = refused(front, held_back, INNER)
     assert (said.statuses, said.closed) == ([401], True)
@@ -161,7 +161,7 @@ def test_a_body_that_is_kept_back_is_asked_for_or_the_connection_ends(front: Fro
 def test_several_lines_of_a_list_are_one_list(front: Front, name: bytes) -> None:
     """RFC 9110, 5.3: proxies add lines of their own."""
     more = name + b": max-age=1\r\n" + name + b": max-age=2\r\n"
-    assert ask(front.port, request(more=more)).statuses == [200]
+    assert send_raw(front.port, request(more=more)).statuses == [200]
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_every_path_is_compared_as_it_was_sent(front: Front, path: bytes, method
 @pytest.mark.parametrize("name", [b"p/ok", b"p%2Fok", b"p%2fo%6B", b"%70/ok"])
 def test_a_name_in_a_path_is_decoded(front: Front, name: bytes) -> None:
     """What a path only holds is written as clients write it."""
-    said = ask(front.port, request(b"/v1/models/" + name, method=b"GET", body=b""))
+    said = send_raw(front.port, request(b"/v1/models/" + name, method=b"GET", body=b""))
     assert said.statuses == [200]
     assert b'"id":"p/ok"' in said.body
 
@@ -287,7 +287,7 @@ def test_a_head_that_never_comes_ends_the_connection(front: Front) -> None:
     """After ten seconds or so, whether nothing or half a head was sent."""
     said = refused(front, b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n")
     assert not said.closed
-    assert ask(front.port, b"POST /v1/chat/completions HTTP/1.1\r\n", wait_s=20).closed
+    assert send_raw(front.port, b"POST /v1/chat/completions HTTP/1.1\r\n", wait_s=20).closed
 
 
 def test_what_is_unusual_but_right_is_served_and_stays_with_us(front: Front) -> None:
@@ -304,12 +304,12 @@ def test_what_is_unusual_but_right_is_served_and_stays_with_us(front: Front) -> 
         request(host=b"Host: [::1]:7007\r\n"),
     )
     for raw in good:
-        assert ask(front.port, raw).statuses == [200]
+        assert send_raw(front.port, raw).statuses == [200]
     assert posts(front) - before == len(good)
 
 
 def test_pipelined_requests_are_answered_in_order_each_by_its_own_right(front: Front) -> None:
     """The second one's missing key is not covered by the first one's."""
-    said = ask(front.port, request() + request(auth=b"") + request(), answers=3)
+    said = send_raw(front.port, request() + request(auth=b"") + request(), answers=3)
     assert said.statuses == [200, 401, 200]
-    assert ask(front.port, request() + INNER, answers=2).statuses == [200, 404]
+    assert send_raw(front.port, request() + INNER, answers=2).statuses == [200, 404]

@@ -13,10 +13,10 @@ import openai
 import pytest
 import yaml
 from dotenv import dotenv_values
-from house import Json, say, script
-from launched import Launched, launched, nothing_given
 from processes import descendants
-from sidecars import Provider, deployment, playing
+from running_stack import Json, say, script
+from sidecars import Provider, deployment, run_provider
+from up_command import UpCommand, nothing_given, run_up
 
 EVERY_S = 0.05
 WORDS = ("--no-local-model", "--no-stores", "--config", "litellm.yaml")
@@ -29,7 +29,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def played(service_folder: Path) -> Iterator[Provider]:
     """The scripted provider."""
-    with playing(service_folder) as provider:
+    with run_provider(service_folder) as provider:
         yield provider
 
 
@@ -40,17 +40,17 @@ def write(folder: Path, provider: Provider, *groups: str, **more: Json) -> None:
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory, played: Provider) -> Iterator[Launched]:
+def stack(tmp_path_factory: pytest.TempPathFactory, played: Provider) -> Iterator[UpCommand]:
     """A stack with two sidecars before the scripted provider; nobody watches its files."""
     folder = tmp_path_factory.mktemp("reload")
     write(folder, played, "steady")
     (folder / ".env").write_text("LLM_PROXY__ENVIRONMENT=production\n", encoding="utf-8")
-    with launched(folder, *WORDS, "--sidecars", "2") as up:
+    with run_up(folder, *WORDS, "--sidecars", "2") as up:
         up.wait_for("Ctrl-C stops everything")
         yield up
 
 
-def reload(stack: Launched) -> "subprocess.CompletedProcess[str]":
+def reload(stack: UpCommand) -> "subprocess.CompletedProcess[str]":
     """`llm-proxy reload`, as a person types it."""
     argv = [sys.executable, "-m", "llm_proxy", "reload"]
     return subprocess.run(
@@ -58,13 +58,13 @@ def reload(stack: Launched) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def sidecars(stack: Launched) -> list[int]:
+def sidecars(stack: UpCommand) -> list[int]:
     """The process ids of the sidecars."""
     running = descendants(stack.process.pid)
     return sorted(pid for pid, args in running.items() if "llm_proxy.sidecar" in args)
 
 
-def metrics(stack: Launched) -> list[str]:
+def metrics(stack: UpCommand) -> list[str]:
     """The lines of the page for Prometheus."""
     key = dotenv_values(stack.folder / ".env")["LLM_PROXY__ADMIN_KEY"]
     url = f"http://127.0.0.1:{stack.port}/metrics"
@@ -81,7 +81,7 @@ class Load:
 
 
 @asynccontextmanager
-async def steady_load(stack: Launched) -> AsyncGenerator[Load]:
+async def steady_load(stack: UpCommand) -> AsyncGenerator[Load]:
     """Twenty calls a second, every third a stream that takes a second, until the block ends."""
     load, over = Load(), asyncio.Event()
     running: list[asyncio.Task[None]] = []
@@ -117,7 +117,7 @@ async def _one(sdk: openai.AsyncOpenAI, load: Load, *, streamed: bool) -> None:
         load.failed.append(repr(fault))
 
 
-async def served(stack: Launched) -> set[str]:
+async def served(stack: UpCommand) -> set[str]:
     """The groups the gateway lists."""
     async with openai.AsyncOpenAI(
         base_url=f"http://127.0.0.1:{stack.port}/v1", api_key=stack.client().api_key
@@ -125,7 +125,7 @@ async def served(stack: Launched) -> set[str]:
         return {model.id async for model in sdk.models.list()}
 
 
-async def until_served(stack: Launched, groups: set[str]) -> None:
+async def until_served(stack: UpCommand, groups: set[str]) -> None:
     """Waits until the gateway lists exactly these groups."""
     async with asyncio.timeout(120):
         while await served(stack) != groups:  # noqa: ASYNC110 -- another process changes it
@@ -133,7 +133,7 @@ async def until_served(stack: Launched, groups: set[str]) -> None:
 
 
 async def test_sidecars_are_exchanged_under_load_and_no_call_is_lost(
-    stack: Launched, played: Provider
+    stack: UpCommand, played: Provider
 ) -> None:
     """New ones with the new groups take over, streams at the old ones end whole, then the old ones stop.
 
@@ -182,7 +182,7 @@ async def test_sidecars_are_exchanged_under_load_and_no_call_is_lost(
     ],
 )
 async def test_a_configuration_that_does_not_validate_is_refused_and_the_old_one_stays(
-    stack: Launched, broken: str, reason: str
+    stack: UpCommand, broken: str, reason: str
 ) -> None:
     """With the reason, exit code 1, and the same processes."""
     before, groups = sidecars(stack), await served(stack)
@@ -195,7 +195,7 @@ async def test_a_configuration_that_does_not_validate_is_refused_and_the_old_one
 
 
 async def test_a_configuration_litellm_does_not_start_with_is_refused_with_its_words(
-    stack: Launched, played: Provider
+    stack: UpCommand, played: Provider
 ) -> None:
     """What only LiteLLM can judge is judged before anybody is asked to leave."""
     before = sidecars(stack)
@@ -221,7 +221,7 @@ async def test_in_development_a_changed_file_is_enough(tmp_path: Path, played: P
     write(tmp_path, played, "steady")
     keyed = deployment("keyed", "openai/keyed", played, api_key="os.environ/A_NEW_API_KEY")
     plain = deployment("steady", "openai/steady", played, api_key="none")
-    with launched(tmp_path, *WORDS) as up:
+    with run_up(tmp_path, *WORDS) as up:
         up.wait_for("Ctrl-C stops everything")
         document = yaml.safe_dump({"model_list": [plain, keyed]})
         (tmp_path / "litellm.yaml").write_text(document, encoding="utf-8")

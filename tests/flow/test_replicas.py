@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from crew import ADMIN_KEY, KEY, stand_in
+from two_sidecars import ADMIN_KEY, KEY, provider_as_sidecar
 
 from llm_proxy.stack import part, ports
 from llm_proxy.stack.programs import gateway
@@ -72,7 +72,7 @@ def running(service_folder: Path, postgres_url: str, limits_redis_url: str) -> I
         "DATABASE_URL": postgres_url,
         "LIMITS_REDIS_URL": limits_redis_url,
     }
-    made = [part.start(stand_in(behind), folder / "logs")]
+    made = [part.start(provider_as_sidecar(behind), folder / "logs")]
     try:
         for port in fronts:
             program = replace(gateway(port, names, given), name=f"gateway-{port}", cwd=folder)

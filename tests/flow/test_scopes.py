@@ -13,7 +13,7 @@ from uuid import uuid4
 import httpx
 import pytest
 from commands import run
-from house import House, say, script
+from running_stack import RunningStack, say, script
 
 Json = dict[str, Any]
 CHAT = "/v1/chat/completions"
@@ -26,28 +26,28 @@ SOMETHING_USD = Decimal("0.00005")
 
 @dataclass(frozen=True)
 class Desk:
-    """An operator's and a caller's view of the house."""
+    """An operator's and a caller's view of the stack."""
 
-    house: House
+    stack: RunningStack
     client: httpx.AsyncClient
     made: Json
 
     async def operate(self, method: str, path: str, **how: Any) -> httpx.Response:
         """A deed of the operator."""
-        headers = {"Authorization": f"Bearer {self.house.admin_key}"}
-        return await self.client.request(method, f"{self.house.url}{path}", headers=headers, **how)
+        headers = {"Authorization": f"Bearer {self.stack.admin_key}"}
+        return await self.client.request(method, f"{self.stack.url}{path}", headers=headers, **how)
 
     async def ask(self, model: str = "plain", *, slowly: bool = False) -> httpx.Response:
         """One call of the caller's; one made slowly is heard to its first bytes only."""
         text = script(do="slow", gap_ms=150, frames=6) if slowly else "hello"
         body = {"model": model, "messages": say(f"{text} {uuid4().hex}"), "max_tokens": 16, "stream": slowly}
         headers = {"Authorization": f"Bearer {self.made['key']}"}
-        request = self.client.build_request("POST", self.house.url + CHAT, json=body, headers=headers)
+        request = self.client.build_request("POST", self.stack.url + CHAT, json=body, headers=headers)
         return await self.client.send(request, stream=slowly)
 
     async def spent(self, scope: str) -> Json:
         """What every call so far has used, of a provider or of all: a record is the last to be written."""
-        await self.house.story((await self.ask()).headers["x-request-id"])
+        await self.stack.story((await self.ask()).headers["x-request-id"])
         whose = {"provider": "openai"} if scope == "provider" else {}
         [line] = (await self.operate("GET", "/v1/usage", params={"since": "7d", **whose})).json()["data"]
         found: Json = line
@@ -96,20 +96,20 @@ class Desk:
 
     async def story(self, answer: httpx.Response) -> str | None:
         """What a limit in shadow mode would have done, as the call's record has it."""
-        would_refuse: str | None = (await self.house.story(answer.headers["x-request-id"]))["would_refuse"]
+        would_refuse: str | None = (await self.stack.story(answer.headers["x-request-id"]))["would_refuse"]
         return would_refuse
 
 
 @pytest.fixture
-async def desk(house: House) -> AsyncIterator[Desk]:
+async def desk(stack: RunningStack) -> AsyncIterator[Desk]:
     """A caller nobody else knows."""
     async with httpx.AsyncClient(timeout=30) as client:
         fresh = {"tenant": f"t-{uuid4().hex[:8]}", "agent": "scout", "user": f"u-{uuid4().hex[:8]}"}
         body = {"name": f"n-{uuid4().hex}", **fresh}
-        headers = {"Authorization": f"Bearer {house.admin_key}"}
-        made = await client.post(f"{house.url}/admin/keys", json=body, headers=headers)
+        headers = {"Authorization": f"Bearer {stack.admin_key}"}
+        made = await client.post(f"{stack.url}/admin/keys", json=body, headers=headers)
         assert made.status_code == 201, made.text
-        yield Desk(house, client, made.json())
+        yield Desk(stack, client, made.json())
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -160,7 +160,7 @@ async def test_a_shadow_rule_leaves_what_is_enforced_and_is_counted_beside_it(de
     assert [one.status_code for one in answers] == [200, 200, 200, 429, 429]
     assert [await desk.story(one) for one in answers[:3]] == [None, None, "key:requests"]
     headers = {"Authorization": f"Bearer {desk.made['key']}"}
-    standing = (await desk.client.get(f"{desk.house.url}/v1/limits", headers=headers)).json()["limits"]
+    standing = (await desk.client.get(f"{desk.stack.url}/v1/limits", headers=headers)).json()["limits"]
     assert {(one["kind"], one["enforced"]) for one in standing if one["scope"] == "key"} == {
         ("requests", True),
         ("requests", False),
@@ -220,9 +220,9 @@ async def test_a_field_its_scope_cannot_use_is_refused_by_name(desk: Desk, rule:
 async def test_calls_at_once_pass_a_limit_for_all_no_more_often_than_it_says(desk: Desk) -> None:
     """Of several tenants, named by a trusted service."""
     async with desk.ruled("global", rpm=0, parallel=2):
-        headers = [{**desk.house.auth, "X-Tenant-Id": uuid4().hex} for _ in range(6)]
+        headers = [{**desk.stack.auth, "X-Tenant-Id": uuid4().hex} for _ in range(6)]
         body = {"model": "plain", "messages": say(script(do="slow-first", first_ms=300)), "max_tokens": 5}
-        asking = [desk.client.post(desk.house.url + CHAT, json=body, headers=one) for one in headers]
+        asking = [desk.client.post(desk.stack.url + CHAT, json=body, headers=one) for one in headers]
         fared = sorted(one.status_code for one in await asyncio.gather(*asking))
     assert fared == [200, 200, 429, 429, 429, 429]
 
@@ -238,7 +238,7 @@ async def test_an_admin_sees_what_lies_on_a_key_and_how_full_it_is(desk: Desk) -
         shown = (await desk.operate("GET", f"/admin/keys/{name}")).json()
         looked = await desk.operate("GET", "/v1/limits", params={"key": name})
         headers = {"Authorization": f"Bearer {desk.made['key']}"}
-        own_look = (await desk.client.get(f"{desk.house.url}/v1/limits", headers=headers)).json()
+        own_look = (await desk.client.get(f"{desk.stack.url}/v1/limits", headers=headers)).json()
     laid = {one["scope"]: one for one in shown["rules"]}
     assert (laid["tenant"]["tpm"], laid["global"]["parallel"]) == (9_000, 40)
     assert {one["scope"] for one in shown["limits"]} == {"key", "agent", "tenant", "global"}
@@ -258,8 +258,8 @@ async def test_an_admin_sees_what_lies_on_a_key_and_how_full_it_is(desk: Desk) -
         "POST", "/v1/explain", params={"key": name}, json={"model": "plain", "messages": say("x")}
     )
     assert (explained.json()["verdict"], explained.json()["caller"]["tenant"]) == ("admitted", tenant)
-    for stranger in (headers, desk.house.auth):
-        looking = desk.client.get(f"{desk.house.url}/v1/limits", params={"key": name}, headers=stranger)
+    for stranger in (headers, desk.stack.auth):
+        looking = desk.client.get(f"{desk.stack.url}/v1/limits", params={"key": name}, headers=stranger)
         assert (await looking).status_code == 401
     assert (await desk.operate("GET", "/v1/limits", params={"key": "nobody"})).status_code == 404
 
@@ -310,8 +310,8 @@ async def test_the_command_shows_a_key_with_what_it_spent_and_its_rules(
     near = partial(
         run,
         postgres_url,
-        LLM_PROXY__ADMIN_READ_KEY=desk.house.admin_key,
-        LLM_PROXY__PORT=desk.house.url.rpartition(":")[2],
+        LLM_PROXY__ADMIN_READ_KEY=desk.stack.admin_key,
+        LLM_PROXY__PORT=desk.stack.url.rpartition(":")[2],
     )
     told: Json = json.loads(await near("keys", "show", name, "--json"))
     [budget] = [one for one in told["limits"] if one["kind"] == "budget"]

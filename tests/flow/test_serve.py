@@ -12,13 +12,13 @@ from pathlib import Path
 
 import httpx
 import pytest
-from house import ADMIN_KEY, House, say, script
+from running_stack import ADMIN_KEY, RunningStack, say, script
 
 from llm_proxy.stack import ports
 from llm_proxy.stack.probe import answers
 
 KEY = "serve-key-0123456789abcdef"
-MASTER_KEY = "sk-house-master-0123456789abcdef"
+MASTER_KEY = "sk-stack-master-0123456789abcdef"
 
 Process = subprocess.Popen[bytes]
 
@@ -54,9 +54,9 @@ def serving(folder: Path, **names: str) -> Generator[tuple[str, Process]]:
         process.wait()
 
 
-def before(house_parts: dict[str, int]) -> dict[str, str]:
-    """Settings of a gateway that stands before the house's sidecar."""
-    sidecar = f"http://127.0.0.1:{house_parts['sidecar']}"
+def before(stack_ports: dict[str, int]) -> dict[str, str]:
+    """Settings of a gateway that stands before the stack's sidecar."""
+    sidecar = f"http://127.0.0.1:{stack_ports['sidecar']}"
     return {"LITELLM_MASTER_KEY": MASTER_KEY, "LLM_PROXY__LITELLM_PROXY_URL": sidecar}
 
 
@@ -129,12 +129,12 @@ def test_a_wrong_setting_is_named(tmp_path: Path) -> None:
 
 
 async def test_sigterm_drains_streams_run_to_their_end(
-    house: House, house_parts: dict[str, int], tmp_path: Path
+    stack: RunningStack, stack_ports: dict[str, int], tmp_path: Path
 ) -> None:
     """Not ready at once, a running stream finishes, exit code 0."""
-    sidecar = f"http://127.0.0.1:{house_parts['sidecar']}"
+    sidecar = f"http://127.0.0.1:{stack_ports['sidecar']}"
     names = {
-        "LITELLM_MASTER_KEY": "sk-house-master-0123456789abcdef",
+        "LITELLM_MASTER_KEY": "sk-stack-master-0123456789abcdef",
         "LLM_PROXY__LITELLM_PROXY_URL": sidecar,
     }
     with serving(tmp_path, LLM_PROXY__DRAIN_DELAY_S="0.5", **names) as (url, process):
@@ -143,7 +143,7 @@ async def test_sigterm_drains_streams_run_to_their_end(
             asking = asyncio.create_task(
                 client.post(f"{url}/v1/chat/completions", json=body, headers={"x-api-key": KEY})
             )
-            while not await house.calls():  # noqa: ASYNC110 -- the provider has no event to wait for
+            while not await stack.calls():  # noqa: ASYNC110 -- the provider has no event to wait for
                 await asyncio.sleep(0.05)
             process.send_signal(signal.SIGTERM)
             await asyncio.sleep(0.2)
@@ -154,12 +154,12 @@ async def test_sigterm_drains_streams_run_to_their_end(
 
 
 async def test_what_outlasts_the_drain_ends_in_an_error_event(
-    house: House, house_parts: dict[str, int], tmp_path: Path
+    stack: RunningStack, stack_ports: dict[str, int], tmp_path: Path
 ) -> None:
     """The caller is told; the process is gone soon after the limit."""
-    sidecar = f"http://127.0.0.1:{house_parts['sidecar']}"
+    sidecar = f"http://127.0.0.1:{stack_ports['sidecar']}"
     names = {
-        "LITELLM_MASTER_KEY": "sk-house-master-0123456789abcdef",
+        "LITELLM_MASTER_KEY": "sk-stack-master-0123456789abcdef",
         "LLM_PROXY__LITELLM_PROXY_URL": sidecar,
     }
     with serving(tmp_path, LLM_PROXY__DRAIN_DELAY_S="0", LLM_PROXY__DRAIN_TIMEOUT_S="1", **names) as (
@@ -171,7 +171,7 @@ async def test_what_outlasts_the_drain_ends_in_an_error_event(
             asking = asyncio.create_task(
                 client.post(f"{url}/v1/chat/completions", json=body, headers={"x-api-key": KEY})
             )
-            while not await house.calls():  # noqa: ASYNC110 -- the provider has no event to wait for
+            while not await stack.calls():  # noqa: ASYNC110 -- the provider has no event to wait for
                 await asyncio.sleep(0.05)
             await asyncio.sleep(1)
             process.send_signal(signal.SIGTERM)
@@ -197,9 +197,9 @@ def test_a_dead_worker_is_replaced_and_all_stop_together(tmp_path: Path) -> None
         assert process.wait(10) == 0
 
 
-def test_all_workers_tell_the_same_of_a_model(tmp_path: Path, house_parts: dict[str, int]) -> None:
+def test_all_workers_tell_the_same_of_a_model(tmp_path: Path, stack_ports: dict[str, int]) -> None:
     """Whichever answers: each has seen some of the calls, and reads what the others saw."""
-    names = before(house_parts) | {"LLM_PROXY__ADMIN_KEY": ADMIN_KEY, "LLM_PROXY__WORKERS": "2"}
+    names = before(stack_ports) | {"LLM_PROXY__ADMIN_KEY": ADMIN_KEY, "LLM_PROXY__WORKERS": "2"}
 
     def calls(url: str) -> int:
         answer = httpx.get(f"{url}/admin/models", headers={"Authorization": f"Bearer {ADMIN_KEY}"})

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from house import ADMIN_KEY, House, Json, script
+from running_stack import ADMIN_KEY, Json, RunningStack, script
 
 ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
 TOKENS = {"prompt_tokens": 17, "completion_tokens": 23}
@@ -57,10 +57,10 @@ SCENES = {
 
 
 class Desk:
-    """An operator and a caller before the house."""
+    """An operator and a caller before the stack."""
 
-    def __init__(self, house: House) -> None:
-        self.url = house.url
+    def __init__(self, stack: RunningStack) -> None:
+        self.url = stack.url
 
     async def admin(self, method: str, path: str, body: Json | None = None) -> httpx.Response:
         """An admin's request."""
@@ -103,9 +103,9 @@ class Desk:
 
 
 @pytest.fixture
-async def desk(house: House) -> Desk:
-    """Before the house of the run."""
-    return Desk(house)
+async def desk(stack: RunningStack) -> Desk:
+    """Before the stack of the run."""
+    return Desk(stack)
 
 
 def refused(made: Sequence[Made]) -> list[int]:

@@ -13,8 +13,8 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from crew import Crew, Pair, crew
-from receiver import receiving
+from two_sidecars import GatewayOverSidecars, TwoSidecars, run_gateway
+from webhook_receiver import run_receiver
 
 from llm_proxy.edge.notifications import delivery_of
 from llm_proxy.notify import Delivery, DeliveryFailed, Message, Webhook
@@ -59,12 +59,16 @@ def port_of(url: str) -> int:
 
 
 async def test_sidecar_redis_and_postgres_are_reached_by_tls_with_an_authority_of_ones_own(
-    tmp_path: Path, pair: Pair, certificate: tuple[Path, Path], limits_redis_url: str, database_url: str
+    tmp_path: Path,
+    two_sidecars: TwoSidecars,
+    certificate: tuple[Path, Path],
+    limits_redis_url: str,
+    database_url: str,
 ) -> None:
     """A call is answered, neither store is away, and commands reach them by the same rule."""
     redis, postgres = port_of(limits_redis_url), port_of(database_url)
     with (
-        tls_before(pair.ports[0], certificate) as sidecar_port,
+        tls_before(two_sidecars.ports[0], certificate) as sidecar_port,
         tls_before(redis, certificate) as redis_port,
         tls_before(postgres, certificate, "postgres") as postgres_port,
     ):
@@ -78,7 +82,7 @@ async def test_sidecar_redis_and_postgres_are_reached_by_tls_with_an_authority_o
             + "?sslmode=verify-full",
             "LLM_PROXY__STORE_TIMEOUT_MS": "500",
         }
-        with crew(tmp_path, pair, names, sidecars=0) as made:
+        with run_gateway(tmp_path, two_sidecars, names, sidecars=0) as made:
             async with httpx.AsyncClient(timeout=20) as client:
                 assert (await made.chat(client)).status_code == 200
                 shown = await client.get(f"{made.url}/health", headers=made.auth)
@@ -101,19 +105,19 @@ def typed(folder: Path, names: dict[str, str], *words: str) -> tuple[int, str]:
 
 
 async def test_a_sidecar_whose_certificate_nobody_vouches_for_is_not_trusted(
-    tmp_path: Path, pair: Pair, certificate: tuple[Path, Path]
+    tmp_path: Path, two_sidecars: TwoSidecars, certificate: tuple[Path, Path]
 ) -> None:
     """Without the authority the gateway is not ready, and no call is sent."""
-    with tls_before(pair.ports[0], certificate) as port:
+    with tls_before(two_sidecars.ports[0], certificate) as port:
         names = {"LLM_PROXY__LITELLM_PROXY_URL": f"https://localhost:{port}"}
-        with crew(tmp_path, pair, names, sidecars=0, ready=False) as made:
+        with run_gateway(tmp_path, two_sidecars, names, sidecars=0, ready=False) as made:
             async with httpx.AsyncClient(timeout=20) as client:
                 assert (await made.chat(client)).status_code == 502
                 assert (await client.get(f"{made.url}/health/ready")).status_code == 503
             assert not await made.seen()
 
 
-async def asks_as_a_page(made: Crew, method: str, path: str, origin: str) -> httpx.Headers:
+async def asks_as_a_page(made: GatewayOverSidecars, method: str, path: str, origin: str) -> httpx.Headers:
     """The headers a page of that origin would be judged by."""
     asked = {
         "Origin": origin,
@@ -126,9 +130,11 @@ async def asks_as_a_page(made: Crew, method: str, path: str, origin: str) -> htt
         return (await client.request(method, made.url + path, headers=headers, json=body)).headers
 
 
-async def test_pages_may_call_from_configured_origins_alone(tmp_path: Path, pair: Pair) -> None:
+async def test_pages_may_call_from_configured_origins_alone(
+    tmp_path: Path, two_sidecars: TwoSidecars
+) -> None:
     """On hot doors and the others alike, for the question before and the answer itself."""
-    with crew(tmp_path, pair, {"LLM_PROXY__CORS_ORIGINS": ORIGIN}, sidecars=1) as made:
+    with run_gateway(tmp_path, two_sidecars, {"LLM_PROXY__CORS_ORIGINS": ORIGIN}, sidecars=1) as made:
         for method, path in (
             ("OPTIONS", "/v1/chat/completions"),
             ("POST", "/v1/chat/completions"),
@@ -143,9 +149,9 @@ async def test_pages_may_call_from_configured_origins_alone(tmp_path: Path, pair
                 assert "x-request-id" in ours["access-control-expose-headers"]
 
 
-async def test_without_configured_origins_no_page_may_call(tmp_path: Path, pair: Pair) -> None:
+async def test_without_configured_origins_no_page_may_call(tmp_path: Path, two_sidecars: TwoSidecars) -> None:
     """No header of that kind at all."""
-    with crew(tmp_path, pair, sidecars=1) as made:
+    with run_gateway(tmp_path, two_sidecars, sidecars=1) as made:
         for method in ("OPTIONS", "POST"):
             headers = await asks_as_a_page(made, method, "/v1/chat/completions", ORIGIN)
             assert not [name for name in headers if name.startswith("access-control")]
@@ -156,7 +162,7 @@ async def test_a_webhook_is_reached_by_tls_of_an_authority_that_is_trusted_alone
 ) -> None:
     """The same rule as for every other address; nothing is sent to a stranger."""
     message = Message(uuid4(), "test", datetime.now(UTC), {})
-    with receiving() as receiver, tls_before(receiver.port, certificate) as port:
+    with run_receiver() as receiver, tls_before(receiver.port, certificate) as port:
         webhook = Webhook("json", f"https://localhost:{port}/hook")
         trusting = Settings.model_validate({"ca_file": certificate[0], "notify_allow_private": True})
         assert await delivery_of(trusting).send(webhook, message) == 204

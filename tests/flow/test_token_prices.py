@@ -13,11 +13,11 @@ from uuid import uuid4
 import asyncpg
 import httpx
 import pytest
-from house import ADMIN_KEY, say, script
-from house import KEY as CALLER_KEY
-from odd_answers import wire
+from odd_provider_answers import wire
 from priced_answers import CASES, FLASH, GEMINI, IN, MODES, OUT, READ, WRITE, answer_of
-from sidecars import KEY, Json, Mode, Provider, Sidecar, deployment, playing, running
+from running_stack import ADMIN_KEY, say, script
+from running_stack import KEY as CALLER_KEY
+from sidecars import KEY, Json, Mode, Provider, Sidecar, deployment, run_provider, run_sidecar
 
 from llm_proxy.ledger.queries import connected
 from llm_proxy.ledger.reconcile import disagreements
@@ -111,7 +111,7 @@ class Till:
 def till(
     postgres_url: str, limits_redis_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Till]:
-    """The whole house, with prices."""
+    """The whole stack, with prices."""
     name, folder = f"prices_{uuid4().hex}", Path(tmp_path_factory.mktemp("prices"))
     dsn = f"{postgres_url.rpartition('/')[0]}/{name}"
 
@@ -124,8 +124,8 @@ def till(
     asyncio.run(made())
     (folder / "guarding.py").write_text(GUARD, encoding="utf-8")
     with (
-        playing(folder) as provider,
-        running(config(provider), provider, folder, LLM_CALLS_DATABASE_URL=dsn) as sidecar,
+        run_provider(folder) as provider,
+        run_sidecar(config(provider), provider, folder, LLM_CALLS_DATABASE_URL=dsn) as sidecar,
     ):
         port = ports.free_port()
         started = _gateway(port, sidecar, dsn, limits_redis_url, folder)

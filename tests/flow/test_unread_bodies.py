@@ -3,9 +3,9 @@
 import asyncio
 
 import pytest
-from house import House
-from raw import ask
+from raw_http import send_raw
 from raw_requests import request
+from running_stack import RunningStack
 
 MEBIBYTE = 2**20
 ENDLESS = b"Content-Length: 100000000000\r\n"
@@ -30,41 +30,45 @@ def head(line: bytes, more: bytes) -> bytes:
     ],
 )
 async def test_what_is_sent_on_after_an_answer_is_read_up_to_a_bound(
-    house: House, raw: bytes, status: int
+    stack: RunningStack, raw: bytes, status: int
 ) -> None:
     """The answer comes at once; a sender who does not heed it is cut off."""
-    said = await asyncio.to_thread(ask, house.port, raw, *PIECES, answers=2, wait_s=10)
+    said = await asyncio.to_thread(send_raw, stack.port, raw, *PIECES, answers=2, wait_s=10)
     assert said.statuses == [status]
     assert said.closed
 
 
 async def test_a_client_that_sends_all_before_it_reads_hears_why_and_keeps_its_connection(
-    house: House,
+    stack: RunningStack,
 ) -> None:
     """25 MiB where 20 are allowed, then a good request on the same connection."""
     large = request(more=b"Content-Length: %d\r\n" % (25 * MEBIBYTE), length=False, body=b"")
     good = request(b"/health", method=b"GET", length=False, body=b"")
-    said = await asyncio.to_thread(ask, house.port, large, *PIECES[:25], good, answers=2, wait_s=10)
+    said = await asyncio.to_thread(send_raw, stack.port, large, *PIECES[:25], good, answers=2, wait_s=10)
     assert said.statuses == [413, 200]
     assert not said.closed
 
 
 @pytest.mark.parametrize("line", [b"POST /admin/keys", b"PATCH /admin/keys/x", b"PUT /admin/limits"])
 @pytest.mark.parametrize("known", [False, True], ids=["nobody", "an admin"])
-async def test_an_admins_body_is_bounded_whoever_sends_it(house: House, line: bytes, known: bool) -> None:  # noqa: FBT001 -- a parameter
+async def test_an_admins_body_is_bounded_whoever_sends_it(
+    stack: RunningStack,
+    line: bytes,
+    known: bool,  # noqa: FBT001 -- a parameter
+) -> None:
     """FastAPI reads it before it asks for the key; a mebibyte is enough for any of them."""
-    auth = f"Authorization: Bearer {house.admin_key}\r\n".encode() if known else b""
+    auth = f"Authorization: Bearer {stack.admin_key}\r\n".encode() if known else b""
     raw = head(line, b"Transfer-Encoding: chunked\r\n" + auth)
     chunk = b"%x\r\n%b\r\n" % (MEBIBYTE // 2, b" " * (MEBIBYTE // 2))
-    said = await asyncio.to_thread(ask, house.port, raw, *[chunk] * 3, wait_s=10)
+    said = await asyncio.to_thread(send_raw, stack.port, raw, *[chunk] * 3, wait_s=10)
     assert said.statuses == [413]
     assert said.code == "request_too_large"
 
 
-async def test_a_body_that_does_not_come_to_an_admins_door_is_408(house: House) -> None:
+async def test_a_body_that_does_not_come_to_an_admins_door_is_408(stack: RunningStack) -> None:
     """As at the doors that lead to a model."""
     said = await asyncio.to_thread(
-        ask, house.port, head(b"POST /admin/keys", b"Content-Length: 9\r\n"), b"{", wait_s=10
+        send_raw, stack.port, head(b"POST /admin/keys", b"Content-Length: 9\r\n"), b"{", wait_s=10
     )
     assert said.statuses == [408]
     assert said.code == "request_timeout"

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from dotenv import dotenv_values
-from house import say
-from launched import QUESTION, Launched, launched, nothing_given
 from processes import descendants, lives
+from running_stack import say
+from up_command import QUESTION, UpCommand, nothing_given, run_up
 
 from llm_proxy.stack.ports import free_port
 
@@ -33,19 +33,19 @@ def home() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def stack(home: Path) -> Iterator[Launched]:
+def stack(home: Path) -> Iterator[UpCommand]:
     """A stack that is ready."""
-    with launched(home) as up:
+    with run_up(home) as up:
         up.wait_for("Ctrl-C stops everything")
         yield up
 
 
-def test_a_chat_gets_a_real_answer(stack: Launched) -> None:
+def test_a_chat_gets_a_real_answer(stack: UpCommand) -> None:
     """Text of a language model, and what it used."""
     assert "Paris" in stack.ask()
 
 
-def test_a_stream_arrives_in_many_pieces(stack: Launched) -> None:
+def test_a_stream_arrives_in_many_pieces(stack: UpCommand) -> None:
     """Not one piece at the end."""
     with stack.client() as client:
         stream = client.chat.completions.create(model="local-chat", messages=say(QUESTION), stream=True)
@@ -53,7 +53,7 @@ def test_a_stream_arrives_in_many_pieces(stack: Launched) -> None:
     assert len(pieces) > 2
 
 
-def test_the_readme_s_python_example_runs_to_its_end(stack: Launched, tmp_path: Path) -> None:
+def test_the_readme_s_python_example_runs_to_its_end(stack: UpCommand, tmp_path: Path) -> None:
     """As it stands there, but for the port."""
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     example = readme.partition("```python\n")[2].partition("```")[0]
@@ -72,7 +72,7 @@ def test_the_readme_s_python_example_runs_to_its_end(stack: Launched, tmp_path: 
     assert done.stdout.rstrip().endswith("384")
 
 
-def test_embeddings_tell_near_from_far(stack: Launched) -> None:
+def test_embeddings_tell_near_from_far(stack: UpCommand) -> None:
     """A cat is nearer to a kitten than to the stock market."""
     words = ["cat", "kitten", "stock market"]
     with stack.client() as client:
@@ -86,14 +86,14 @@ def dot(one: list[float], other: list[float]) -> float:
     return sum(a * b for a, b in zip(one, other, strict=True))
 
 
-def test_the_local_models_are_listed(stack: Launched) -> None:
+def test_the_local_models_are_listed(stack: UpCommand) -> None:
     """By their group names and aliases."""
     with stack.client() as client:
         listed = {model.id for model in client.models.list()}
     assert {"smollm2", "all-minilm-l6-v2", "local-chat", "local-embed"} <= listed
 
 
-def test_what_the_stack_writes_is_its_owners_alone(stack: Launched) -> None:
+def test_what_the_stack_writes_is_its_owners_alone(stack: UpCommand) -> None:
     """Data, logs, records and notes, whatever the umask; and no process of it dumps its memory."""
     state = stack.folder / ".local"
     every = [state, *state.rglob("*")]
@@ -107,7 +107,7 @@ def test_what_the_stack_writes_is_its_owners_alone(stack: Launched) -> None:
         assert re.search(r"Max core file size +0 +0 ", limits), limits
 
 
-def test_both_examples_work_when_pasted(stack: Launched) -> None:
+def test_both_examples_work_when_pasted(stack: UpCommand) -> None:
     """The shell's and Python's, as they were printed."""
     shell, python = re.findall(r"(?ms)^((?:  curl|import) .*?)\n\n", stack.said)
     commands = (["sh", "-c", shell], [sys.executable, "-c", python])
@@ -116,7 +116,7 @@ def test_both_examples_work_when_pasted(stack: Launched) -> None:
         assert len(ran.stdout.split()) > 2, ran
 
 
-def test_commands_beside_the_stack_find_its_database(stack: Launched) -> None:
+def test_commands_beside_the_stack_find_its_database(stack: UpCommand) -> None:
     """Keys can be made and usage asked without naming a store; the note of where they are is the owner's."""
     home, env = stack.folder, nothing_given()
     assert (home / ".local" / "running.env").stat().st_mode & 0o777 == 0o600
@@ -126,7 +126,7 @@ def test_commands_beside_the_stack_find_its_database(stack: Launched) -> None:
         assert done.returncode == 0, done.stderr
 
 
-def test_secrets_are_made_once_and_never_shown(stack: Launched) -> None:
+def test_secrets_are_made_once_and_never_shown(stack: UpCommand) -> None:
     """They stand in a file only its owner reads."""
     secrets = [value for value in dotenv_values(stack.folder / ".env").values() if value]
     assert len(secrets) == 4
@@ -134,14 +134,14 @@ def test_secrets_are_made_once_and_never_shown(stack: Launched) -> None:
     assert (stack.folder / ".env").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_second_launcher_in_the_same_folder_is_refused(stack: Launched) -> None:
+def test_a_second_launcher_in_the_same_folder_is_refused(stack: UpCommand) -> None:
     """One line, exit code 1."""
     assert refusal(stack.folder, free_port()) == (
         "llm-proxy: another `llm-proxy up` runs on .local/: stop it, or name another --state\n"
     )
 
 
-def test_a_port_in_use_is_refused_before_anything_starts(stack: Launched, tmp_path: Path) -> None:
+def test_a_port_in_use_is_refused_before_anything_starts(stack: UpCommand, tmp_path: Path) -> None:
     """One line, exit code 1, and what to do."""
     said = refusal(tmp_path, stack.port)
     assert said == f"llm-proxy: port {stack.port} on 127.0.0.1 is in use: choose another with --port\n"
@@ -159,7 +159,7 @@ def refusal(folder: Path, port: int) -> str:
     return ran.stderr
 
 
-def test_a_sidecar_that_dies_is_named_and_comes_back(stack: Launched) -> None:
+def test_a_sidecar_that_dies_is_named_and_comes_back(stack: UpCommand) -> None:
     """Calls are answered again without anybody's doing."""
     sidecar = next(pid for pid, args in descendants(stack.process.pid).items() if "llm_proxy.sidecar" in args)
     os.kill(sidecar, signal.SIGKILL)
@@ -168,7 +168,7 @@ def test_a_sidecar_that_dies_is_named_and_comes_back(stack: Launched) -> None:
     assert "Paris" in stack.ask()
 
 
-def test_ctrl_c_stops_everything_at_once_and_a_restart_finds_its_data(stack: Launched, home: Path) -> None:
+def test_ctrl_c_stops_everything_at_once_and_a_restart_finds_its_data(stack: UpCommand, home: Path) -> None:
     """Also a restart after kill -9, which leaves no process."""
     everyone = descendants(stack.process.pid)
     key = dotenv_values(home / ".env")
@@ -178,7 +178,7 @@ def test_ctrl_c_stops_everything_at_once_and_a_restart_finds_its_data(stack: Lau
     assert time.monotonic() - asked_s < 4  # one, on a machine with nothing else to do
     assert [args for pid, args in everyone.items() if lives(pid)] == []
 
-    with launched(home) as again:
+    with run_up(home) as again:
         again.wait_for("Ctrl-C stops everything")
         assert "Paris" in again.ask()
         assert dotenv_values(home / ".env") == key

@@ -13,16 +13,16 @@ from uuid import uuid4
 import httpx
 import pytest
 from flow.usage_gateway import ADMIN, INTERNAL, Gateway, made, recorded, total, until
-from house import say, script
 from processes import descendants
+from running_stack import say, script
 
 SOFIA, HUGO = f"agent:sofia-{uuid4().hex[:8]}", "agent:hugo"
 
 
 @pytest.fixture
-def gateway(tmp_path: Path, postgres_url: str, limits_redis_url: str, house_parts: dict[str, int]) -> Gateway:
+def gateway(tmp_path: Path, postgres_url: str, limits_redis_url: str, stack_ports: dict[str, int]) -> Gateway:
     """A gateway to start."""
-    return made(tmp_path, postgres_url, limits_redis_url, house_parts["sidecar"])
+    return made(tmp_path, postgres_url, limits_redis_url, stack_ports["sidecar"])
 
 
 def test_what_was_used_is_told_by_every_door_alike(gateway: Gateway) -> None:

@@ -13,7 +13,7 @@ import asyncpg
 import httpx
 import pytest
 from flow.usage_gateway import ADMIN, INTERNAL, Gateway, Json, made, recorded, total, until
-from house import say
+from running_stack import say
 
 TEAM, OTHER = "team-a", "team-b"
 
@@ -23,11 +23,11 @@ def gateway(
     tmp_path_factory: pytest.TempPathFactory,
     postgres_url: str,
     limits_redis_url: str,
-    house_parts: dict[str, int],
+    stack_ports: dict[str, int],
 ) -> Iterator[Gateway]:
     """A running gateway, and six calls: of two keys, of people, with tags."""
     folder: Path = tmp_path_factory.mktemp("questions")
-    started = made(folder, postgres_url, limits_redis_url, house_parts["sidecar"])
+    started = made(folder, postgres_url, limits_redis_url, stack_ports["sidecar"])
     with started.running():
         demo = key(started, "demo", tenant=TEAM, tags=["prod", "search"])
         plain = key(started, "plain", tenant=OTHER)

@@ -12,7 +12,7 @@ from uuid import uuid4
 import httpx
 import pytest
 from flow.usage_gateway import ADMIN, Gateway, Json, made, until
-from house import say, script
+from running_stack import say, script
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +23,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def gateway(
-    folder: Path, postgres_url: str, limits_redis_url: str, house_parts: dict[str, int]
+    folder: Path, postgres_url: str, limits_redis_url: str, stack_ports: dict[str, int]
 ) -> Generator[Gateway]:
     """One gateway for the module."""
-    gateway = made(folder, postgres_url, limits_redis_url, house_parts["sidecar"])
+    gateway = made(folder, postgres_url, limits_redis_url, stack_ports["sidecar"])
     with gateway.running():
         yield gateway
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from crew import ADMIN_KEY, Crew, Pair, crew
-from raw import ask
+from raw_http import send_raw
 from raw_requests import request
+from two_sidecars import ADMIN_KEY, GatewayOverSidecars, TwoSidecars, run_gateway
 
 WORKERS = 3
 ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
@@ -17,26 +17,29 @@ ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
 
 @pytest.fixture(scope="module")
 def front(
-    tmp_path_factory: pytest.TempPathFactory, pair: Pair, postgres_url: str, limits_redis_url: str
-) -> Iterator[Crew]:
+    tmp_path_factory: pytest.TempPathFactory,
+    two_sidecars: TwoSidecars,
+    postgres_url: str,
+    limits_redis_url: str,
+) -> Iterator[GatewayOverSidecars]:
     """A gateway of three workers on the run's stores."""
     names = {
         "LLM_PROXY__WORKERS": str(WORKERS),
         "DATABASE_URL": postgres_url,
         "LIMITS_REDIS_URL": limits_redis_url,
     }
-    with crew(tmp_path_factory.mktemp("workers"), pair, names) as made:
+    with run_gateway(tmp_path_factory.mktemp("workers"), two_sidecars, names) as made:
         yield made
 
 
-def key(front: Crew, name: str, **spec: object) -> tuple[str, str]:
+def key(front: GatewayOverSidecars, name: str, **spec: object) -> tuple[str, str]:
     """A new key and its id."""
     made = httpx.post(f"{front.url}/admin/keys", json={"name": name, "models": ["*"], **spec}, headers=ADMIN)
     assert made.status_code == 201, made.text
     return made.json()["key"], made.json()["id"]
 
 
-def statuses(front: Crew, secret: str, times: int) -> Counter[int]:
+def statuses(front: GatewayOverSidecars, secret: str, times: int) -> Counter[int]:
     """The statuses of so many calls, each on a connection of its own, so that any worker may take it."""
     headers = {"Authorization": f"Bearer {secret}"}
     return Counter(
@@ -47,19 +50,19 @@ def statuses(front: Crew, secret: str, times: int) -> Counter[int]:
     )
 
 
-def workers(front: Crew) -> list[int]:
+def workers(front: GatewayOverSidecars) -> list[int]:
     """The processes that serve."""
     pid = front.gateway.process.pid
     return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
 
 
-def test_a_limit_is_one_for_all_workers(front: Crew) -> None:
+def test_a_limit_is_one_for_all_workers(front: GatewayOverSidecars) -> None:
     """Exactly so many pass, whoever is asked."""
     secret, _ = key(front, "workers-limit", rpm=5)
     assert statuses(front, secret, 15) == {200: 5, 429: 10}
 
 
-def test_a_revoked_key_is_refused_by_every_worker(front: Crew) -> None:
+def test_a_revoked_key_is_refused_by_every_worker(front: GatewayOverSidecars) -> None:
     """Within a second, though each of them remembered it."""
     secret, key_id = key(front, "workers-revoked")
     assert statuses(front, secret, 4 * WORKERS) == {200: 4 * WORKERS}
@@ -68,7 +71,7 @@ def test_a_revoked_key_is_refused_by_every_worker(front: Crew) -> None:
     assert statuses(front, secret, 4 * WORKERS) == {401: 4 * WORKERS}
 
 
-def test_a_kill_switch_stops_every_worker(front: Crew) -> None:
+def test_a_kill_switch_stops_every_worker(front: GatewayOverSidecars) -> None:
     """And lets every one go on when it is lifted."""
     secret, _ = key(front, "workers-killed", tenant="stopped")
     switch = {"kind": "tenant", "subject": "stopped"}
@@ -82,7 +85,7 @@ def test_a_kill_switch_stops_every_worker(front: Crew) -> None:
     assert statuses(front, secret, 4 * WORKERS) == {200: 4 * WORKERS}
 
 
-def test_odd_requests_leave_every_worker_serving(front: Crew) -> None:
+def test_odd_requests_leave_every_worker_serving(front: GatewayOverSidecars) -> None:
     """The same ones, with no error and none replaced."""
     port, before = int(front.url.rpartition(":")[2]), workers(front)
     assert len(before) == WORKERS
@@ -94,13 +97,13 @@ def test_odd_requests_leave_every_worker_serving(front: Crew) -> None:
         request(more=b"Content-Length: 5\r\n"),
     )
     for raw in odd * WORKERS * 2:
-        assert all(400 <= status < 500 for status in ask(port, raw, wait_s=2).statuses)
+        assert all(400 <= status < 500 for status in send_raw(port, raw, wait_s=2).statuses)
     for _ in range(4 * WORKERS):
-        assert ask(port, request(b"/health/live", method=b"GET", body=b"")).statuses == [200]
+        assert send_raw(port, request(b"/health/live", method=b"GET", body=b"")).statuses == [200]
     assert workers(front) == before
 
 
-def test_no_worker_leaves_its_memory_behind(front: Crew) -> None:
+def test_no_worker_leaves_its_memory_behind(front: GatewayOverSidecars) -> None:
     """Keys are in it: no core dump of any of them."""
     for pid in (front.gateway.process.pid, *workers(front)):
         limits = Path(f"/proc/{pid}/limits").read_text(encoding="ascii")

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import asyncpg
 import httpx
-from house import MASTER_KEY, say
+from running_stack import MASTER_KEY, say
 
 from llm_proxy.cli import main
 from llm_proxy.stack import ports
@@ -29,7 +29,7 @@ Json = dict[str, Any]
 
 
 class Gateway:
-    """A gateway of two workers before the house's sidecar, on a database of its own."""
+    """A gateway of two workers before the stack's sidecar, on a database of its own."""
 
     def __init__(self, folder: Path, database_url: str, limits_url: str, sidecar_port: int) -> None:
         self._folder = folder

@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
-from sidecars import Json, Provider, Sidecar, deployment, playing, running
-from stages.outages import Own, Replicas
+from sidecars import Json, Provider, Sidecar, deployment, run_provider, run_sidecar
+from stages.limiter_outages import OwnValkey, Replicas
 
 from llm_proxy import schema
 from llm_proxy.schema import let_sidecar_in, migrate
@@ -21,7 +21,7 @@ ALIKE = ("deepseek", "openrouter", "groq", "mistral", "xai")
 @pytest.fixture(scope="session")
 def provider(service_folder: Path) -> Iterator[Provider]:
     """The scripted provider; mark your prompts, other tests call it too."""
-    with playing(service_folder) as played:
+    with run_provider(service_folder) as played:
         yield played
 
 
@@ -86,15 +86,15 @@ async def pool(database_url: str) -> "AsyncIterator[asyncpg.Pool[asyncpg.Record]
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Iterator[Own]:
+def own(tmp_path: Path) -> Iterator[OwnValkey]:
     """A Valkey of this test's own."""
-    made = Own(tmp_path)
+    made = OwnValkey(tmp_path)
     yield made
     made.end()
 
 
 @pytest.fixture
-async def replicas(own: Own) -> AsyncIterator[Replicas]:
+async def replicas(own: OwnValkey) -> AsyncIterator[Replicas]:
     """Replicas that count there."""
     made = Replicas(own.url)
     yield made
@@ -145,5 +145,5 @@ def sidecar(
     """A real sidecar before the scripted provider, shared by the run."""
     waits = {"INITIAL_RETRY_DELAY": "0.04", "MAX_RETRY_DELAY": "0.12"}
     stores = {"CACHE_REDIS_URL": cache_redis_url, "LLM_CALLS_DATABASE_URL": call_log_url}
-    with running(config(provider), provider, service_folder, **stores, **waits) as started:
+    with run_sidecar(config(provider), provider, service_folder, **stores, **waits) as started:
         yield started

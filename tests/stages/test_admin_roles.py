@@ -15,7 +15,7 @@ import pytest
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from pydantic import SecretStr
-from stages.outages import settings_of
+from stages.limiter_outages import settings_of
 
 from llm_proxy.app import Gateway
 from llm_proxy.edge.auth import Doorkeeper

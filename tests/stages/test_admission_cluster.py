@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Iterator
 from uuid import uuid4
 
 import pytest
-from stages.cluster import Cluster
-from stages.outages import CALL, PATIENT_MS, Ledger, Replicas, outcome, somebody, until
+from stages.limiter_outages import CALL, PATIENT_MS, Ledger, Replicas, outcome, somebody, until
+from stages.valkey_cluster import Cluster
 
 from llm_proxy.admission import EvictingStore, refuse_evicting
 from llm_proxy.admission.check import ADMITTED, NO_EPOCH, REFUSED, Ask, Check, Plan, epoch_key, tag

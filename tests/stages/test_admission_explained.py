@@ -6,7 +6,7 @@ from typing import get_args
 from uuid import uuid4
 
 import pytest
-from stages.outages import Ledger, Rules, settings_of
+from stages.limiter_outages import Ledger, Rules, settings_of
 
 from llm_proxy.admission import Admission, Explanation, explain, standing_of
 from llm_proxy.dialects import Call

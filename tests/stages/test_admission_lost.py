@@ -6,7 +6,7 @@ import time
 from uuid import uuid4
 
 import pytest
-from stages.outages import CALL, PATIENT_MS, Ledger, Own, Replicas, outcome, somebody
+from stages.limiter_outages import CALL, PATIENT_MS, Ledger, OwnValkey, Replicas, outcome, somebody
 
 from llm_proxy.admission import Admission, Standing, standing_of
 from llm_proxy.admission.check import ADMITTED, NO_EPOCH, Answer, Ask, Check, Plan
@@ -40,7 +40,9 @@ def caller() -> Caller:
     return somebody(limits=LIMITS, budgets=(Budget(10**9, "day"),))
 
 
-async def test_a_reply_that_comes_in_one_turn_of_the_loop_with_a_cancellation_is_not_lost(own: Own) -> None:
+async def test_a_reply_that_comes_in_one_turn_of_the_loop_with_a_cancellation_is_not_lost(
+    own: OwnValkey,
+) -> None:
     """The store has reserved, and the caller's task never hears of it: whoever returns such things does."""
     store = SharedStore(own.url, timeout_s=5)
     await store.start()
@@ -59,7 +61,7 @@ async def test_a_reply_that_comes_in_one_turn_of_the_loop_with_a_cancellation_is
 
 
 async def test_a_store_that_stood_still_and_lost_everything_keeps_no_reservation(
-    own: Own, replicas: Replicas, caller: Caller
+    own: OwnValkey, replicas: Replicas, caller: Caller
 ) -> None:
     """Calls ran when it stopped, others asked while it stood; then it goes on, empty."""
     admission = await replicas.start(Ledger(spent=0), limits_on_store_failure="local",
@@ -81,7 +83,7 @@ async def test_a_store_that_stood_still_and_lost_everything_keeps_no_reservation
     await until_nothing_is_held(admission, caller)
 
 
-async def test_a_call_that_nobody_heard_of_counts_in_no_budget(own: Own, replicas: Replicas) -> None:
+async def test_a_call_that_nobody_heard_of_counts_in_no_budget(own: OwnValkey, replicas: Replicas) -> None:
     """In none of calls either: it left no record, and a counter rebuilt from the ledger has none of it."""
     admission = await replicas.start(Ledger(spent=0), store_timeout_ms=200)
     caller = somebody(budgets=(Budget(10**9, "day"), Budget(10, "day", unit="requests")))
@@ -101,7 +103,7 @@ async def test_a_call_that_nobody_heard_of_counts_in_no_budget(own: Own, replica
 
 
 async def test_what_a_replica_reserved_that_died_expires(
-    own: Own, replicas: Replicas, caller: Caller
+    own: OwnValkey, replicas: Replicas, caller: Caller
 ) -> None:
     """By the store's own clock, after half a minute without a sign of life."""
     admission = await replicas.start(Ledger(spent=0), store_timeout_ms=PATIENT_MS)

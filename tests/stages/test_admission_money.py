@@ -4,7 +4,17 @@ import asyncio
 from uuid import uuid4
 
 import pytest
-from stages.outages import CALL, COST_NANO_USD, PATIENT_MS, Ledger, Own, Replicas, outcome, somebody, until
+from stages.limiter_outages import (
+    CALL,
+    COST_NANO_USD,
+    PATIENT_MS,
+    Ledger,
+    OwnValkey,
+    Replicas,
+    outcome,
+    somebody,
+    until,
+)
 
 from llm_proxy.admission import Lease, Used, standing_of
 from llm_proxy.admission.corrections import Corrections
@@ -14,7 +24,7 @@ from llm_proxy.identity import Budget
 from llm_proxy.money import Price
 
 
-async def test_a_budget_denies_while_the_store_is_gone(own: Own, replicas: Replicas) -> None:
+async def test_a_budget_denies_while_the_store_is_gone(own: OwnValkey, replicas: Replicas) -> None:
     """Budgets fail closed."""
     admission = await replicas.start(Ledger(), store_timeout_ms=PATIENT_MS)
     caller = somebody(budgets=(Budget(10**9, "day"),))
@@ -24,7 +34,7 @@ async def test_a_budget_denies_while_the_store_is_gone(own: Own, replicas: Repli
 
 
 async def test_an_emptied_store_has_its_budgets_rebuilt_from_the_ledger_and_never_taken_for_unspent(
-    own: Own, replicas: Replicas
+    own: OwnValkey, replicas: Replicas
 ) -> None:
     """A missing counter is unknown, not 0."""
     ledger = Ledger(spent=0)
@@ -43,7 +53,7 @@ async def test_an_emptied_store_has_its_budgets_rebuilt_from_the_ledger_and_neve
 
 
 async def test_money_reserved_when_the_store_was_emptied_is_reserved_in_the_new_counter(
-    own: Own, replicas: Replicas
+    own: OwnValkey, replicas: Replicas
 ) -> None:
     """Calls in flight go on counting, at this replica at once, and settle by the difference."""
     admission = await replicas.start(Ledger(spent=0), store_timeout_ms=PATIENT_MS)
@@ -62,7 +72,7 @@ async def test_money_reserved_when_the_store_was_emptied_is_reserved_in_the_new_
     assert int(await own.ask("HGET", key, "spent")) == 3 * 7
 
 
-async def test_many_calls_that_miss_a_counter_ask_the_ledger_once(own: Own, replicas: Replicas) -> None:
+async def test_many_calls_that_miss_a_counter_ask_the_ledger_once(own: OwnValkey, replicas: Replicas) -> None:
     """A flush is no storm on Postgres."""
     ledger = Ledger(spent=0)
     admission = await replicas.start(ledger, store_timeout_ms=PATIENT_MS)
@@ -73,7 +83,7 @@ async def test_many_calls_that_miss_a_counter_ask_the_ledger_once(own: Own, repl
 
 
 async def test_settlements_of_an_outage_arrive_when_the_store_is_back_and_count_once(
-    own: Own, replicas: Replicas
+    own: OwnValkey, replicas: Replicas
 ) -> None:
     """Money is never dropped."""
     admission = await replicas.start(Ledger(spent=0), store_timeout_ms=PATIENT_MS)
@@ -182,7 +192,7 @@ async def test_a_failed_call_of_unknown_cost_goes_on_counting_as_it_was_settled(
 
 
 async def test_a_counter_rebuilt_from_the_ledger_is_not_corrected_by_what_the_ledger_had(
-    own: Own, replicas: Replicas
+    own: OwnValkey, replicas: Replicas
 ) -> None:
     """A budget below 0 was neither known nor unknown, and refused its calls until its period ended."""
     ledger = Ledger(spent=0)
@@ -229,7 +239,7 @@ class Dear(Ledger):
 
 
 async def test_a_replica_that_never_heard_of_a_budget_lets_nothing_pass_alone_and_says_why(
-    own: Own, replicas: Replicas
+    own: OwnValkey, replicas: Replicas
 ) -> None:
     """It may be tried again: nobody says that the money is spent."""
     admission = await replicas.start(Ledger(spent=0), budgets_on_store_failure="local")

@@ -5,7 +5,7 @@ import time
 from uuid import uuid4
 
 import pytest
-from stages.outages import CALL, PATIENT_MS, Own, Replicas, outcome, somebody, until
+from stages.limiter_outages import CALL, PATIENT_MS, OwnValkey, Replicas, outcome, somebody, until
 
 from llm_proxy.errors import RateLimited, StoreUnavailable
 from llm_proxy.identity import Limits
@@ -16,7 +16,7 @@ from llm_proxy.identity import Limits
     ("policy", "fares"), [("deny", "store_unavailable"), ("local", "local"), ("allow", "allow")]
 )
 async def test_limits_follow_their_policy_while_the_store_is_gone_and_recover_when_it_is_back(
-    own: Own, replicas: Replicas, hurt: str, policy: str, fares: str
+    own: OwnValkey, replicas: Replicas, hurt: str, policy: str, fares: str
 ) -> None:
     """Killed or frozen; no call waits longer than the deadline; health tells."""
     admission = await replicas.start(limits_on_store_failure=policy)
@@ -38,7 +38,9 @@ async def test_limits_follow_their_policy_while_the_store_is_gone_and_recover_wh
     assert admission.state().store == "up"
 
 
-async def test_a_store_that_is_away_at_the_start_is_found_when_it_comes(own: Own, replicas: Replicas) -> None:
+async def test_a_store_that_is_away_at_the_start_is_found_when_it_comes(
+    own: OwnValkey, replicas: Replicas
+) -> None:
     """The gateway starts degraded."""
     own.kill()
     admission = await replicas.start()
@@ -48,7 +50,9 @@ async def test_a_store_that_is_away_at_the_start_is_found_when_it_comes(own: Own
     await until("enforced", admission, caller)
 
 
-async def test_local_is_this_replicas_share_by_the_replicas_that_lived(own: Own, replicas: Replicas) -> None:
+async def test_local_is_this_replicas_share_by_the_replicas_that_lived(
+    own: OwnValkey, replicas: Replicas
+) -> None:
     """Ten a minute shared by three are three each, the one the store had admitted among them."""
     three = [await replicas.start(store_timeout_ms=PATIENT_MS) for _ in range(3)]
     caller = somebody(agent="scout")
@@ -60,7 +64,7 @@ async def test_local_is_this_replicas_share_by_the_replicas_that_lived(own: Own,
 
 
 async def test_a_window_known_to_be_full_stays_full_while_the_store_is_gone(
-    own: Own, replicas: Replicas
+    own: OwnValkey, replicas: Replicas
 ) -> None:
     """An outage opens no new window for whoever has used up the old one."""
     admission = await replicas.start(store_timeout_ms=PATIENT_MS)
@@ -74,7 +78,7 @@ async def test_a_window_known_to_be_full_stays_full_while_the_store_is_gone(
     assert await outcome(admission, caller) == "rate_limit_exceeded"
 
 
-async def test_what_a_frozen_store_grants_too_late_is_returned(own: Own, replicas: Replicas) -> None:
+async def test_what_a_frozen_store_grants_too_late_is_returned(own: OwnValkey, replicas: Replicas) -> None:
     """A parallel place given to a call that had gone elsewhere is free again."""
     admission = await replicas.start()
     caller = somebody(limits=Limits(parallel=1))
@@ -86,7 +90,9 @@ async def test_what_a_frozen_store_grants_too_late_is_returned(own: Own, replica
     await until("enforced", admission, caller)
 
 
-async def test_places_of_a_replica_that_died_are_free_after_their_time(own: Own, replicas: Replicas) -> None:
+async def test_places_of_a_replica_that_died_are_free_after_their_time(
+    own: OwnValkey, replicas: Replicas
+) -> None:
     """Nobody keeps them; the store forgets them by itself."""
     dying, living = [await replicas.start(store_timeout_ms=PATIENT_MS) for _ in range(2)]
     caller = somebody(limits=Limits(parallel=1))
@@ -97,7 +103,7 @@ async def test_places_of_a_replica_that_died_are_free_after_their_time(own: Own,
 
 
 async def test_the_place_of_a_running_call_is_taken_again_in_a_store_that_was_emptied(
-    own: Own, replicas: Replicas
+    own: OwnValkey, replicas: Replicas
 ) -> None:
     """By the next heartbeat; and free when the call has ended."""
     admission = await replicas.start(store_timeout_ms=PATIENT_MS)
@@ -115,7 +121,7 @@ async def test_the_place_of_a_running_call_is_taken_again_in_a_store_that_was_em
 
 
 async def test_a_store_that_was_demoted_is_away_until_the_address_leads_to_a_primary(
-    own: Own, replicas: Replicas
+    own: OwnValkey, replicas: Replicas
 ) -> None:
     """As after a failover: what may only be read is no store of limits, and its connection is let go."""
     admission = await replicas.start(store_timeout_ms=PATIENT_MS)

@@ -6,7 +6,16 @@ from collections.abc import AsyncIterator
 from uuid import uuid4
 
 import pytest
-from stages.outages import CALL, COST_NANO_USD, PATIENT_MS, Ledger, Own, Replicas, outcome, somebody
+from stages.limiter_outages import (
+    CALL,
+    COST_NANO_USD,
+    PATIENT_MS,
+    Ledger,
+    OwnValkey,
+    Replicas,
+    outcome,
+    somebody,
+)
 
 from llm_proxy.admission import Admission, Used, standing_of
 from llm_proxy.admission.corrections import Corrections
@@ -20,7 +29,7 @@ BOTH = CALL._replace(model="gpt-x", group="gpt-x")
 
 
 @pytest.fixture(params=["shared", "process"])
-async def one_or_two(request: pytest.FixtureRequest, own: Own) -> AsyncIterator[Replicas]:
+async def one_or_two(request: pytest.FixtureRequest, own: OwnValkey) -> AsyncIterator[Replicas]:
     """Replicas that count on a Valkey, or one that counts alone."""
     made = Replicas(own.url if request.param == "shared" else None)
     yield made
@@ -64,7 +73,7 @@ async def test_money_of_all_callers_is_counted_from_the_ledger_on(one_or_two: Re
 
 
 async def test_money_of_all_callers_that_was_held_is_held_in_a_counter_made_anew(
-    own: Own, replicas: Replicas
+    own: OwnValkey, replicas: Replicas
 ) -> None:
     """Whoever's call notices that the store was emptied."""
     rule = Rule("global", budgets=(Budget(3 * COST_NANO_USD, "month"),))

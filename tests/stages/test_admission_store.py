@@ -8,7 +8,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from stages.outages import Rules, settings_of
+from stages.limiter_outages import Rules, settings_of
 
 from llm_proxy.admission import Admission, EvictingStore, Lease, Standing, refuse_evicting, standing_of
 from llm_proxy.dialects import Call
@@ -52,7 +52,7 @@ async def test_an_agent_gets_exactly_its_ten_a_minute_from_three_replicas_and_tw
     limits_redis_url: str, tenant: str
 ) -> None:
     """Not nine, not eleven, however they race."""
-    program, share = Path(__file__).with_name("replica.py"), CLIENTS // REPLICAS + 1
+    program, share = Path(__file__).with_name("admission_replica.py"), CLIENTS // REPLICAS + 1
     running = [
         await asyncio.create_subprocess_exec(
             sys.executable, program, limits_redis_url, tenant, "scout", str(share),

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from records import caught_up, keeping, record
+from usage_records import record, run_ledger, until_written
 
 from llm_proxy.errors import NotFound, UpstreamUnreachable
 from llm_proxy.identity import Actor, Person, deed
@@ -68,7 +68,7 @@ class Outside:
 async def pool(database_url: str, tmp_path: Path) -> AsyncIterator["Pool[asyncpg.Record]"]:
     """A pool on a database in which one name has calls in three tenants, today and 40 days ago."""
     said = b'{"content": "what ada said"}'
-    async with keeping(database_url, tmp_path / "first") as ledger:
+    async with run_ledger(database_url, tmp_path / "first") as ledger:
         for tenant in ("acme", "zeta", None):
             for days in (0, 0, 40):
                 at = NOW - timedelta(days=days, minutes=1)
@@ -77,7 +77,7 @@ async def pool(database_url: str, tmp_path: Path) -> AsyncIterator["Pool[asyncpg
                 if not days:
                     ledger.payload(Payload(one.request_id, at, tenant, None, NAME, said, said))
             ledger.post(record(tenant=tenant, user="another", started_at=NOW - timedelta(minutes=1)))
-        await caught_up(ledger)
+        await until_written(ledger)
     async with asyncpg.create_pool(database_url, min_size=0, max_size=4) as made:
         await made.execute("INSERT INTO api_keys (key_id, name, tenant, user_id, revoked_at)"
                            " VALUES ('k-1', 'old', 'acme', $1, now())", NAME)  # fmt: skip

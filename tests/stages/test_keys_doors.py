@@ -7,7 +7,7 @@ import asyncpg
 import httpx
 import pytest
 from fastapi import FastAPI, Request
-from stages.outages import settings_of
+from stages.limiter_outages import settings_of
 
 from llm_proxy.admission import Admission
 from llm_proxy.dialects import Call

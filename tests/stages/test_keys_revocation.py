@@ -9,8 +9,8 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from stages.between import Between
-from stages.outages import settings_of
+from stages.interruptible_proxy import InterruptibleProxy
+from stages.limiter_outages import settings_of
 
 from llm_proxy.admission import Admission, announce
 from llm_proxy.dialects import Call
@@ -178,7 +178,7 @@ async def test_known_keys_go_on_and_unknown_ones_are_503_while_postgres_is_away(
     pool: "asyncpg.Pool[asyncpg.Record]", database_url: str, limits_redis_url: str, how: str
 ) -> None:
     """Until it is back; no call waits long for it."""
-    registry, wire = Registry(pool), Between(database_url)
+    registry, wire = Registry(pool), InterruptibleProxy(database_url)
     known, unknown = await registry.create(spec(), ME), await registry.create(spec(), ME)
     await wire.start()
     far = asyncpg.create_pool(wire.url, min_size=0, max_size=4, timeout=1)

@@ -10,17 +10,17 @@ from uuid import UUID
 
 import asyncpg
 import pytest
-from records import caught_up, keeping, record
+from usage_records import record, run_ledger, until_written
 
 WORKER = """
 import asyncio, json, sys
 from pathlib import Path
-from records import CALL, CALLER, keeping, record
+from usage_records import CALL, CALLER, record, run_ledger
 from llm_proxy.ledger import Exchange
 from llm_proxy.telemetry import uuid7
 
 async def work(dsn, spool, flights):
-    async with keeping(dsn or None, Path(spool)) as ledger:
+    async with run_ledger(dsn or None, Path(spool)) as ledger:
         for _ in range(flights):
             exchange = Exchange(uuid7(), "theirs")
             ledger.opened(exchange, CALLER, CALL)
@@ -74,12 +74,12 @@ async def test_a_killed_worker_loses_no_finished_record(
     database_url: str, tmp_path: Path, after_s: float
 ) -> None:
     """A living worker takes its seat over: every record posted is there, every call begun is `lost`."""
-    async with keeping(database_url, tmp_path) as ledger:
+    async with run_ledger(database_url, tmp_path) as ledger:
         opened, posted = await killed_worker(database_url, tmp_path, flights=5, after_s=after_s)
         async with asyncio.timeout(20):
             while not opened <= (await outcomes(database_url)).keys():  # noqa: ASYNC110 -- nothing tells
                 await asyncio.sleep(0.1)
-        await caught_up(ledger)
+        await until_written(ledger)
     found = await outcomes(database_url)
     assert len(opened) == 5
     assert posted - found.keys() == set()
@@ -91,8 +91,8 @@ async def test_the_next_start_takes_over_its_own_seat(database_url: str, tmp_pat
     """A worker killed without Postgres leaves journal and spool to whoever sits there next, once."""
     opened, posted = await killed_worker("", tmp_path, flights=3, after_s=0.5)
     for _ in range(2):
-        async with keeping(database_url, tmp_path) as ledger:
-            await caught_up(ledger)
+        async with run_ledger(database_url, tmp_path) as ledger:
+            await until_written(ledger)
     found = await outcomes(database_url)
     assert posted - found.keys() == set()
     assert {found[one] for one in opened} == {"lost"}
@@ -102,8 +102,8 @@ async def test_the_next_start_takes_over_its_own_seat(database_url: str, tmp_pat
 async def test_a_lost_call_keeps_what_was_known_of_it(database_url: str, tmp_path: Path) -> None:
     """Whose it was, of which model; its tokens and cost are unknown, not 0."""
     opened, _ = await killed_worker("", tmp_path, flights=1, after_s=0.1)
-    async with keeping(database_url, tmp_path) as ledger:
-        await caught_up(ledger)
+    async with run_ledger(database_url, tmp_path) as ledger:
+        await until_written(ledger)
     connection = await asyncpg.connect(database_url)
     row = await connection.fetchrow("SELECT * FROM requests WHERE request_id = $1", opened.pop())
     await connection.close()

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import asyncpg
 import pytest
-from records import caught_up, keeping, record
+from usage_records import record, run_ledger, until_written
 
 from llm_proxy.admission import Used
 from llm_proxy.errors import Unauthorized
@@ -85,7 +85,7 @@ async def test_postgres_killed_twice_while_records_are_posted(server: Server, tm
     loop = asyncio.get_running_loop()
     posted: list[UUID] = []
     longest_s = 0.0
-    async with keeping(server.url, tmp_path) as ledger:
+    async with run_ledger(server.url, tmp_path) as ledger:
         for step in range(400):
             if step in {100, 250}:
                 server.kill()
@@ -98,7 +98,7 @@ async def test_postgres_killed_twice_while_records_are_posted(server: Server, tm
                 longest_s = max(longest_s, loop.time() - began)
                 posted.append(one.request_id)
             await asyncio.sleep(0.01)
-        await caught_up(ledger)
+        await until_written(ledger)
         assert ledger.state().postgres == "up"
     assert sorted(await rows(server.url)) == sorted(posted)
     connection = await asyncpg.connect(server.url)
@@ -111,13 +111,13 @@ async def test_a_start_without_postgres_spools_and_catches_up(server: Server, tm
     """Configured but away at the start: degraded, then migrated and replayed when it comes."""
     server.kill()
     one = record()
-    async with keeping(server.url, tmp_path) as ledger:
+    async with run_ledger(server.url, tmp_path) as ledger:
         assert ledger.state().postgres == "away"
         ledger.post(one)
         await asyncio.sleep(0.2)
         assert ledger.state().spool_records == 1
         server.start()
-        await caught_up(ledger)
+        await until_written(ledger)
     assert await rows(server.url) == [one.request_id]
 
 
@@ -125,13 +125,13 @@ async def test_a_stop_while_postgres_is_away_leaves_the_records_to_the_next_star
     server: Server, tmp_path: Path
 ) -> None:
     """SIGTERM drains to disk what Postgres cannot take."""
-    async with keeping(server.url, tmp_path) as ledger:
+    async with run_ledger(server.url, tmp_path) as ledger:
         server.kill()
         one = record()
         ledger.post(one)
     server.start()
-    async with keeping(server.url, tmp_path) as ledger:
-        await caught_up(ledger)
+    async with run_ledger(server.url, tmp_path) as ledger:
+        await until_written(ledger)
     assert await rows(server.url) == [one.request_id]
 
 
@@ -139,7 +139,7 @@ async def test_what_was_spent_is_unknown_while_records_wait(server: Server, tmp_
     """A sum that may miss rows would let a budget be spent twice."""
     since = record().started_at.replace(hour=0, minute=0, second=0, microsecond=0)
     pool = await asyncpg.create_pool(server.url, min_size=0)
-    async with keeping(server.url, tmp_path) as ledger:
+    async with run_ledger(server.url, tmp_path) as ledger:
         spent = Spent(pool, ledger)
         ledger.post(record(started_at=since, cost_nano_usd=1_000_000_001))
         assert await spent.spent("key", "key-1", since) == 1_000_000_001
@@ -154,11 +154,11 @@ async def test_what_was_spent_is_unknown_while_records_wait(server: Server, tmp_
         nameless = record(usage_source="estimated", provider=None)
         for one in (exact, guessed, nameless):
             ledger.post(one)
-        await caught_up(ledger)
+        await until_written(ledger)
         ledger.post(record(group="own", group_asked="asked", completion_tokens=9))
         ledger.post(record(group="own", group_asked="asked", completion_tokens=8, cache="hit"))
         ledger.post(record(group="own", group_asked="asked", completion_tokens=7, outcome="cut"))
-        await caught_up(ledger)
+        await until_written(ledger)
         latest = await spent.latest_answers()
         assert latest is not None
         assert [tokens for group, tokens in latest if group == "asked"] == [9]
@@ -178,13 +178,13 @@ async def test_what_was_spent_is_exact_since_any_moment_in_any_unit(server: Serv
     midnight = record().started_at.replace(hour=0, minute=0, second=0, microsecond=0)
     moments = [midnight - timedelta(minutes=gap) for gap in (1, 31, 61, 400, 1_441, 3_000)]
     pool = await asyncpg.create_pool(server.url, min_size=0)
-    async with keeping(server.url, tmp_path) as ledger:
+    async with run_ledger(server.url, tmp_path) as ledger:
         spent = Spent(pool, ledger)
         for at, moment in enumerate(moments):
             named = {"tenant": "t", "user": "u", "group": "m", "provider": "p", "agent": "odd"}
             cost = {"cost_nano_usd": 10**at, "prompt_tokens": 2, "completion_tokens": 3}
             ledger.post(record(started_at=moment, **named, **cost))
-        await caught_up(ledger)
+        await until_written(ledger)
         for gap in (0, 30, 60, 330, 400, 1_439, 2_000, 3_000):
             since = midnight - timedelta(minutes=gap)
             counted = [at for at, moment in enumerate(moments) if moment >= since]
@@ -200,7 +200,7 @@ async def test_what_was_spent_is_exact_since_any_moment_in_any_unit(server: Serv
 
 async def test_without_postgres_the_spool_keeps_the_newest_within_its_bound(tmp_path: Path) -> None:
     """The oldest segment goes first, and what went is counted."""
-    async with keeping(None, tmp_path, spool_max_bytes=100_000) as ledger:
+    async with run_ledger(None, tmp_path, spool_max_bytes=100_000) as ledger:
         for _ in range(20):
             for _ in range(50):
                 ledger.post(record())
@@ -218,7 +218,7 @@ async def test_a_start_without_a_database_says_so_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Of two workers one."""
-    async with keeping(None, tmp_path), keeping(None, tmp_path):
+    async with run_ledger(None, tmp_path), run_ledger(None, tmp_path):
         pass
     said = [one for one in caplog.messages if "no database" in one]
     assert said == ["no database is configured: internal secrets only, records stay in the spool"]
@@ -236,13 +236,13 @@ async def test_a_start_on_a_full_disk_leaves_a_dead_workers_records_where_they_a
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (16, hard))
     try:
-        async with keeping(None, tmp_path) as ledger:
+        async with run_ledger(None, tmp_path) as ledger:
             assert ledger.state().spool_records == 0
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, ignored)
         other.release()
-    async with keeping(None, tmp_path) as ledger:
+    async with run_ledger(None, tmp_path) as ledger:
         assert ledger.state().spool_records == 1
 
 
@@ -252,11 +252,11 @@ async def test_a_full_disk_costs_the_promise_not_the_records(database_url: str, 
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
-        async with keeping(database_url, tmp_path) as ledger:
+        async with run_ledger(database_url, tmp_path) as ledger:
             posted = [record() for _ in range(50)]
             for one in posted:
                 ledger.post(one)
-            await caught_up(ledger)
+            await until_written(ledger)
             assert ledger.state().postgres == "up"
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -268,7 +268,7 @@ async def test_records_wait_in_memory_while_disk_and_postgres_are_both_away(
     server: Server, tmp_path: Path
 ) -> None:
     """The last resort, bounded; they are written when either is back."""
-    async with keeping(server.url, tmp_path) as ledger:
+    async with run_ledger(server.url, tmp_path) as ledger:
         server.kill()
         ledger.post(record())
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -283,7 +283,7 @@ async def test_records_wait_in_memory_while_disk_and_postgres_are_both_away(
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
             signal.signal(signal.SIGXFSZ, ignored)
         server.start()
-        await caught_up(ledger)
+        await until_written(ledger)
     assert last.request_id in await rows(server.url)
 
 
@@ -303,7 +303,7 @@ async def test_counts_of_refusals_wait_for_postgres_and_are_exact_when_it_is_bac
         for _ in range(times):
             ledger.refused(Exchange(uuid7(), None), Unauthorized("Who?"))
 
-    async with keeping(server.url, tmp_path) as ledger:
+    async with run_ledger(server.url, tmp_path) as ledger:
         refuse(5)
         async with asyncio.timeout(10):
             while await counted() != 5:  # noqa: ASYNC110 -- nothing tells

@@ -11,7 +11,7 @@ from uuid import uuid4
 import asyncpg
 import orjson
 import pytest
-from records import caught_up, keeping, record
+from usage_records import record, run_ledger, until_written
 
 from llm_proxy import schema
 from llm_proxy.database import DatabaseUnavailable, RowsRejected, deadline, write_each
@@ -65,13 +65,13 @@ async def test_a_poison_row_stops_no_other(
     kinds = list(POISON) if kind == "all of them" else [kind]
     bad = [record(**POISON[one]) for one in kinds]
     good = [record() for _ in range(20)]
-    async with keeping(database_url, tmp_path) as ledger:
+    async with run_ledger(database_url, tmp_path) as ledger:
         for one in [*good[:7], *bad, *good[7:]]:
             ledger.post(one)
-        await caught_up(ledger)
+        await until_written(ledger)
         later = record(prompt_tokens=5)
         ledger.post(later)
-        await caught_up(ledger)
+        await until_written(ledger)
         assert ledger.state().postgres == "up"
     ids = [one.request_id for one in [*good, later]]
     assert await ask(database_url, "SELECT count(*) FROM requests WHERE request_id = ANY($1)", ids) == 21
@@ -86,7 +86,7 @@ async def test_a_poison_row_stops_no_other(
 async def test_a_text_that_is_cleaned_costs_no_other_field(database_url: str, tmp_path: Path) -> None:
     """The attempts of a call stay, whatever its user is called."""
     odd = [record(user=text, hops='[["g", "d", 503], ["h", "e", 200]]') for text in ("a\0b", "\ud800b")]
-    async with keeping(database_url, tmp_path) as ledger:
+    async with run_ledger(database_url, tmp_path) as ledger:
         for one in odd:
             ledger.post(one)
     known = "SELECT count(*) FROM requests WHERE jsonb_array_length(hops) = 2 AND user_id IN ('ab', '?b')"
@@ -115,8 +115,8 @@ async def test_poison_in_the_spool_and_the_journal_stops_no_replay(database_url:
     for opened in (b"[]", orjson.dumps([1] * 15), orjson.dumps([str(uuid4()), 1e300, *["x"] * 13])):
         journal.opened(uuid4(), opened)
     dead.release()
-    async with keeping(database_url, tmp_path) as ledger:
-        await caught_up(ledger)
+    async with run_ledger(database_url, tmp_path) as ledger:
+        await until_written(ledger)
     ids = [one.request_id for one in good]
     assert await ask(database_url, "SELECT count(*) FROM requests WHERE request_id = ANY($1)", ids) == 3
 
@@ -124,15 +124,15 @@ async def test_poison_in_the_spool_and_the_journal_stops_no_replay(database_url:
 async def test_a_partition_somebody_took_away_is_made_again(database_url: str, tmp_path: Path) -> None:
     """Dropped: at once. Detached: its day cannot be written, every other day can."""
     today, yesterday = record(), record(started_at=datetime.now(UTC) - timedelta(days=1))
-    async with keeping(database_url, tmp_path) as ledger:
+    async with run_ledger(database_url, tmp_path) as ledger:
         for one in (today, yesterday):
             ledger.post(one)
-        await caught_up(ledger)
+        await until_written(ledger)
         name = today.started_at.strftime("requests_%Y%m%d")
         await ask(database_url, f"DROP TABLE {name}")
         again = record()
         ledger.post(again)
-        await caught_up(ledger)
+        await until_written(ledger)
         assert ledger.state().postgres == "up"
         assert await ask(database_url, "SELECT count(*) FROM requests") == 2
         detached = yesterday.started_at.strftime("requests_%Y%m%d")
@@ -140,7 +140,7 @@ async def test_a_partition_somebody_took_away_is_made_again(database_url: str, t
         after = record()
         ledger.post(record(started_at=yesterday.started_at))
         ledger.post(after)
-        await caught_up(ledger)
+        await until_written(ledger)
         assert ledger.state().postgres == "up"
     assert await ask(database_url, "SELECT count(*) FROM requests WHERE request_id = $1", after.request_id)
 
@@ -157,7 +157,7 @@ async def test_a_statement_refused_is_not_a_database_away(
     await ask(database_url, f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO {name}")
     restricted = f"postgresql://{name}:pw@{database_url.rpartition('@')[2]}"
     try:
-        async with keeping(restricted, tmp_path) as ledger:
+        async with run_ledger(restricted, tmp_path) as ledger:
             one = record()
             ledger.post(one)
             async with asyncio.timeout(10):
@@ -168,7 +168,7 @@ async def test_a_statement_refused_is_not_a_database_away(
             [said] = [one for one in caplog.records if "refuses the records" in one.message]
             assert getattr(said, "why", "") == "its role lacks a permission"
             await ask(database_url, f"GRANT INSERT ON requests TO {name}")
-            await caught_up(ledger)
+            await until_written(ledger)
         assert await ask(database_url, "SELECT count(*) FROM requests") == 1
     finally:
         await ask(database_url, f"DROP OWNED BY {name}")
@@ -179,7 +179,7 @@ async def test_a_poison_payload_stops_no_other_and_no_sample(database_url: str, 
     """A name no index takes is cut, text is cleaned."""
     records = [record() for _ in range(4)]
     users = ["u" * 500_000, "a\0\udc80", "ok", None]
-    async with keeping(database_url, tmp_path) as ledger:
+    async with run_ledger(database_url, tmp_path) as ledger:
         for one, user in zip(records, users, strict=True):
             ledger.payload(
                 Payload(one.request_id, one.started_at, user, user, user, b"\xff\0\xed\xa0\xbd", b"{}")

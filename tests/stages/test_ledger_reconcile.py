@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
-from records import keeping, record
+from usage_records import record, run_ledger
 
 from llm_proxy.ledger.queries import connected
 from llm_proxy.ledger.reconcile import disagreements, enrich
@@ -43,7 +43,7 @@ async def test_what_agrees_is_not_listed(database_url: str, tmp_path: Path) -> N
     agreeing = [record(started_at=AGO) for _ in range(4)]
     hit = record(started_at=AGO, cache="hit", cost_nano_usd=0)
     failed = record(started_at=AGO, outcome="error", status=502, prompt_tokens=None, completion_tokens=None)
-    async with keeping(database_url, tmp_path) as ledger:
+    async with run_ledger(database_url, tmp_path) as ledger:
         for one in (*agreeing, hit, failed):
             ledger.post(one)
     plain, rounded, retried, unpriced = (one.request_id for one in agreeing)
@@ -59,7 +59,7 @@ async def test_what_differs_is_listed_by_kind(database_url: str, tmp_path: Path)
     """Tokens, cost, a call only one side knows."""
     tokens, cost, silent = (record(started_at=AGO) for _ in range(3))
     free = record(started_at=AGO, cost_nano_usd=None)
-    async with keeping(database_url, tmp_path) as ledger:
+    async with run_ledger(database_url, tmp_path) as ledger:
         for one in (tokens, cost, silent, free):
             ledger.post(one)
     stranger = record().request_id
@@ -79,7 +79,7 @@ async def test_what_differs_is_listed_by_kind(database_url: str, tmp_path: Path)
 async def test_estimates_are_made_exact_once(database_url: str, tmp_path: Path) -> None:
     """Afterwards the logs agree, and there is nothing more to do."""
     estimated = record(started_at=AGO, usage_source="estimated", prompt_tokens=1, cost_nano_usd=None)
-    async with keeping(database_url, tmp_path) as ledger:
+    async with run_ledger(database_url, tmp_path) as ledger:
         ledger.post(estimated)
     await log(database_url, estimated.request_id)
     assert await found(database_url) == {estimated.request_id: ("tokens", "cost")}
@@ -98,7 +98,7 @@ async def test_a_failed_call_names_its_provider_where_the_log_knows_it(
     failed = record(
         started_at=AGO, outcome="error", status=504, usage_source="unknown", deployment=None, **unknown
     )
-    async with keeping(database_url, tmp_path) as ledger:
+    async with run_ledger(database_url, tmp_path) as ledger:
         ledger.post(failed)
     await log(database_url, failed.request_id, status="failure", prompt=0, completion=0, cost=None)
     async with connected(database_url) as usage:
@@ -113,7 +113,7 @@ async def test_a_failed_call_names_its_provider_where_the_log_knows_it(
 async def test_tokens_of_both_logs_are_whole_numbers(database_url: str, tmp_path: Path) -> None:
     """Sums over a call's attempts are no decimals: they go into JSON as the request's own tokens do."""
     differing = record(started_at=AGO)
-    async with keeping(database_url, tmp_path) as ledger:
+    async with run_ledger(database_url, tmp_path) as ledger:
         ledger.post(differing)
     await log(database_url, differing.request_id, attempt="1", completion=20)
     await log(database_url, differing.request_id, attempt="2", completion=21)

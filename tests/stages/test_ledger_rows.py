@@ -8,7 +8,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from records import keeping, random_record, record
+from usage_records import random_record, record, run_ledger
 
 from llm_proxy import schema
 from llm_proxy.errors import RateLimited
@@ -51,7 +51,7 @@ async def test_a_record_posted_is_a_row_equal_to_it(database_url: str, tmp_path:
         cost_nano_usd=123_456_789_012, cached_tokens=7, user="u", ttft_ms=None, run="r-1", tags="a,Équipe 7"
     )
     unpriced = record(cost_nano_usd=None, prompt_tokens=None)
-    async with keeping(database_url, tmp_path) as ledger:
+    async with run_ledger(database_url, tmp_path) as ledger:
         ledger.post(posted)
         ledger.post(unpriced)
     rows = {row["request_id"]: row for row in await fetch(database_url, "SELECT * FROM requests")}
@@ -69,7 +69,7 @@ async def test_a_record_written_twice_is_one_row_and_counts_once(database_url: s
     """Within a batch and in two batches."""
     once = record()
     for _ in range(2):
-        async with keeping(database_url, tmp_path) as ledger:
+        async with run_ledger(database_url, tmp_path) as ledger:
             ledger.post(once)
             ledger.post(once)
     assert len(await fetch(database_url, "SELECT 1 FROM requests")) == 1
@@ -81,7 +81,7 @@ async def test_the_roll_ups_equal_the_rows(database_url: str, tmp_path: Path, se
     """Whatever was posted, twice or out of order, the sums by day, hour and user are the rows' own."""
     random = Random(seed)  # noqa: S311 -- repeatable
     records = [random_record(random) for _ in range(400)]
-    async with keeping(database_url, tmp_path) as ledger:
+    async with run_ledger(database_url, tmp_path) as ledger:
         for one in [*records, *random.sample(records, 100)]:
             ledger.post(one)
     assert await fetch(database_url, COMPARED) == []
@@ -109,7 +109,7 @@ async def test_an_estimate_made_exact_moves_the_sums_by_the_difference(
     unknown = {"prompt_tokens": None, "completion_tokens": None, "provider": None, "cost_nano_usd": None}
     lost = record(usage_source="unknown", outcome="lost", started_at=ago, **unknown)
     stated = record(started_at=ago)
-    async with keeping(database_url, tmp_path) as ledger:
+    async with run_ledger(database_url, tmp_path) as ledger:
         for one in (estimated, lost, stated):
             ledger.post(one)
     await logged(database_url, [estimated, lost, stated], ago)
@@ -128,7 +128,7 @@ async def test_an_estimate_made_exact_moves_the_sums_by_the_difference(
 async def test_a_record_postgres_cannot_take_is_repaired(database_url: str, tmp_path: Path) -> None:
     """NUL and lone surrogates go, a number beyond its column becomes unknown; no other row suffers."""
     odd = [record(user="a\0b"), record(agent="\udc80x"), record(attempts=2**40), record(prompt_tokens=2**70)]
-    async with keeping(database_url, tmp_path) as ledger:
+    async with run_ledger(database_url, tmp_path) as ledger:
         for one in [record(), *odd, record()]:
             ledger.post(one)
     rows = {row["request_id"]: row for row in await fetch(database_url, "SELECT * FROM requests")}
@@ -144,7 +144,7 @@ async def test_partitions_are_made_ahead_and_dropped_after_their_time(
 ) -> None:
     """A row older than the retention is dropped and counted, not written to a partition about to go."""
     now = datetime.now(UTC)
-    async with keeping(database_url, tmp_path, retention_days=90) as ledger:
+    async with run_ledger(database_url, tmp_path, retention_days=90) as ledger:
         ledger.post(record(started_at=now - timedelta(days=50)))
         ledger.post(record(started_at=now - timedelta(days=91)))
     assert len(await fetch(database_url, "SELECT 1 FROM requests")) == 1
@@ -163,7 +163,7 @@ async def test_partitions_are_made_ahead_and_dropped_after_their_time(
 
 async def test_refusals_are_kept_in_a_bounded_sample(database_url: str, tmp_path: Path) -> None:
     """A flood leaves a few rows a second, and its whole number in the metrics."""
-    async with keeping(database_url, tmp_path) as ledger:
+    async with run_ledger(database_url, tmp_path) as ledger:
         for _ in range(1000):
             ledger.refused(Exchange(uuid7(), None), RateLimited("Too many."))
     rows = await fetch(database_url, "SELECT code, status, refused_by FROM refusals")
@@ -183,7 +183,7 @@ async def test_payloads_are_kept_apart_redacted_and_erased_by_user(database_url:
         b'{"content": "my key is sk-abcdefghijklmnop"}',
         b"{}",
     )
-    async with keeping(database_url, tmp_path) as ledger:
+    async with run_ledger(database_url, tmp_path) as ledger:
         ledger.payload(said)
     rows = await fetch(database_url, "SELECT prompt, answer FROM payloads")
     assert tuple(rows[0]) == ('{"content": "my key is sk-[redacted]"}', "{}")
@@ -208,10 +208,10 @@ async def test_what_is_not_stored_of_what_was_said_is_counted(database_url: str,
     """No room, or no Postgres: never a wait, never a spool."""
     one = record()
     said = Payload(one.request_id, one.started_at, None, None, "a\0\udc80", b"x" * 2**20, b"")
-    async with keeping(database_url, tmp_path / "a") as ledger:
+    async with run_ledger(database_url, tmp_path / "a") as ledger:
         for _ in range(33):
             ledger.payload(said)
-    async with keeping(None, tmp_path / "b") as ledger:
+    async with run_ledger(None, tmp_path / "b") as ledger:
         ledger.payload(said)
     assert [row["user_id"] for row in await fetch(database_url, "SELECT user_id FROM payloads")] == ["a?"]
     for folder, dropped in (("a", 'cause="queue_full"} 1'), ("b", 'cause="postgres_away"} 1')):
@@ -261,7 +261,7 @@ async def test_a_roll_up_added_later_holds_what_was_there_before(database_url: s
         ],
     )
     assert (await schema.apply(connection))[0] == "007_user_days.sql"
-    async with keeping(database_url, tmp_path) as ledger:
+    async with run_ledger(database_url, tmp_path) as ledger:
         ledger.post(record(user="u1", group="another"))
     days = await connection.fetch("SELECT user_id, requests, cost_usd FROM usage_user_days")
     assert [tuple(day) for day in days] == [("u1", 3, Decimal("0.000170367"))]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import vertex_account
 import yaml
-from sidecars import Json, Provider, Sidecar, running
+from sidecars import Json, Provider, Sidecar, run_sidecar
 
 from llm_proxy.sidecar.check import check
 from llm_proxy.sidecar.effective import FALLBACKS, effective
@@ -73,7 +73,7 @@ def every_deployment(provider: Provider, service_folder: Path, credentials: Path
     }
     config = CONFIG | {"model_list": [at_provider(one, provider) for one in CONFIG["model_list"]]}
     config["router_settings"] = {"num_retries": 0}
-    with running(config, provider, service_folder, **keys) as started:
+    with run_sidecar(config, provider, service_folder, **keys) as started:
         yield started
 
 

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import asyncpg
 import pytest
-from records import caught_up, keeping, record
+from usage_records import record, run_ledger, until_written
 
 from llm_proxy import schema
 from llm_proxy.ledger import Store, Usage
@@ -70,7 +70,7 @@ async def test_a_large_log_is_moved_beside_the_calls_and_goes_on_after_a_stop(
     assert await pool.fetchval("SELECT min(a.started_at) FROM llm_calls AS a") >= await pool.fetchval(
         "SELECT max(b.started_at) FROM llm_calls_before AS b"
     )
-    async with keeping(database_url, tmp_path) as ledger:
+    async with run_ledger(database_url, tmp_path) as ledger:
         ledger.post(record(request_id=oldest, started_at=time_of(oldest)))
         await reaches(pool, "SELECT count(*) FROM requests", 1)
         for _ in ("while it is moved", "and afterwards"):
@@ -92,7 +92,7 @@ async def test_a_table_in_use_keeps_nobody_from_starting(
         transaction = busy.transaction()
         await transaction.start()
         await busy.execute("LOCK TABLE llm_calls IN ACCESS SHARE MODE")
-        async with keeping(database_url, tmp_path) as ledger:
+        async with run_ledger(database_url, tmp_path) as ledger:
             assert ledger.state().postgres == "migrating"
             ledger.post(one)
             async with asyncio.timeout(5):
@@ -111,9 +111,9 @@ async def test_many_workers_apply_every_file_once(
     await pool.execute("DELETE FROM schema_steps WHERE number = 9")
 
     async def worker() -> None:
-        async with keeping(database_url, tmp_path) as ledger:
+        async with run_ledger(database_url, tmp_path) as ledger:
             ledger.post(record())
-            await caught_up(ledger)
+            await until_written(ledger)
 
     await asyncio.gather(*(worker() for _ in range(4)))
     rows = await pool.fetch("SELECT number, name FROM schema_steps ORDER BY number")
@@ -123,7 +123,7 @@ async def test_many_workers_apply_every_file_once(
 
 async def test_model_calls_are_dropped_by_the_day(database_url: str, tmp_path: Path) -> None:
     """A day past its time goes with its table; ids without a time go row by row."""
-    async with asyncpg.create_pool(database_url, min_size=0) as pool, keeping(database_url, tmp_path):
+    async with asyncpg.create_pool(database_url, min_size=0) as pool, run_ledger(database_url, tmp_path):
         whole = await pool.fetchval(_PARTITIONS)
         now = datetime.now(UTC)
         await pool.execute("SELECT llm_calls_partition($1)", (now - timedelta(days=40)).date())
@@ -146,7 +146,7 @@ async def test_a_row_that_came_before_its_day_had_a_table_comes_into_it(
     database_url: str, tmp_path: Path
 ) -> None:
     """The sidecar may log what nobody has made room for."""
-    async with asyncpg.create_pool(database_url, min_size=0) as pool, keeping(database_url, tmp_path):
+    async with asyncpg.create_pool(database_url, min_size=0) as pool, run_ledger(database_url, tmp_path):
         call_id = uuid7()
         await pool.execute("DROP TABLE llm_calls_" + datetime.now(UTC).strftime("%Y%m%d"))
         await pool.execute(

@@ -15,8 +15,8 @@ from uuid import uuid4
 import asyncpg
 import pytest
 from commands import run
-from receiver import Receiver, receiving
-from stages.outages import Own
+from stages.limiter_outages import OwnValkey
+from webhook_receiver import WebhookReceiver, run_receiver
 
 from llm_proxy.admission import Defaults, Policies, SpendingWatch
 from llm_proxy.admission.check import Check, Plan
@@ -40,9 +40,9 @@ RULE = Rule("tenant", budgets=(Budget(1_000_000_000, "day"),))
 
 
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
+def receiver() -> Iterator[WebhookReceiver]:
     """A receiver that listens."""
-    with receiving() as made:
+    with run_receiver() as made:
         yield made
 
 
@@ -107,7 +107,7 @@ async def hurry(pool: "asyncpg.Pool[asyncpg.Record]") -> None:
 
 
 async def test_each_share_and_the_exhaustion_of_a_budget_is_told_once_a_period(
-    pool: "asyncpg.Pool[asyncpg.Record]", receiver: Receiver
+    pool: "asyncpg.Pool[asyncpg.Record]", receiver: WebhookReceiver
 ) -> None:
     """By two replicas together; the next day begins anew."""
     hooks = [Webhook("json", receiver.url())]
@@ -136,7 +136,7 @@ async def test_each_share_and_the_exhaustion_of_a_budget_is_told_once_a_period(
 
 
 async def test_a_delivery_is_tried_again_under_the_same_id_until_it_is_taken(
-    pool: "asyncpg.Pool[asyncpg.Record]", receiver: Receiver
+    pool: "asyncpg.Pool[asyncpg.Record]", receiver: WebhookReceiver
 ) -> None:
     """After a 500, a redirect, which is not followed, and silence; each attempt is signed anew."""
     replica = Replica(pool, [Webhook("json", receiver.url())], within_s=0.2)
@@ -165,7 +165,7 @@ async def test_a_delivery_is_tried_again_under_the_same_id_until_it_is_taken(
 
 
 async def test_pauses_grow_and_after_a_day_a_delivery_is_given_up(
-    pool: "asyncpg.Pool[asyncpg.Record]", receiver: Receiver
+    pool: "asyncpg.Pool[asyncpg.Record]", receiver: WebhookReceiver
 ) -> None:
     """Twice as long each time."""
     replica = Replica(pool, [Webhook("json", receiver.url())])
@@ -190,7 +190,7 @@ async def test_pauses_grow_and_after_a_day_a_delivery_is_given_up(
 
 
 async def test_what_a_replica_claimed_is_sent_by_nobody_else_until_it_is_lost(
-    pool: "asyncpg.Pool[asyncpg.Record]", receiver: Receiver
+    pool: "asyncpg.Pool[asyncpg.Record]", receiver: WebhookReceiver
 ) -> None:
     """Many replicas at once; and one that dies with a delivery in its hands."""
     hooks = [Webhook("json", receiver.url())]
@@ -208,7 +208,7 @@ async def test_what_a_replica_claimed_is_sent_by_nobody_else_until_it_is_lost(
 
 
 async def test_a_flood_of_refused_credentials_is_one_notification_within_an_hour(
-    pool: "asyncpg.Pool[asyncpg.Record]", receiver: Receiver
+    pool: "asyncpg.Pool[asyncpg.Record]", receiver: WebhookReceiver
 ) -> None:
     """From each address; of a thousand addresses ten are told."""
     replica = Replica(pool, [Webhook("json", receiver.url())])
@@ -231,7 +231,7 @@ async def test_a_flood_of_refused_credentials_is_one_notification_within_an_hour
 
 
 async def test_a_lost_sidecar_is_told_once_it_is_away_for_too_long(
-    pool: "asyncpg.Pool[asyncpg.Record]", receiver: Receiver
+    pool: "asyncpg.Pool[asyncpg.Record]", receiver: WebhookReceiver
 ) -> None:
     """One of two by name, both as "no sidecar"; one that comes back in time is no news."""
     replica = Replica(pool, [Webhook("json", receiver.url())])
@@ -256,7 +256,7 @@ async def test_a_lost_sidecar_is_told_once_it_is_away_for_too_long(
 
 
 async def test_what_was_spent_while_the_limits_store_was_away_is_told_when_it_is_back(
-    pool: "asyncpg.Pool[asyncpg.Record]", receiver: Receiver, own: Own
+    pool: "asyncpg.Pool[asyncpg.Record]", receiver: WebhookReceiver, own: OwnValkey
 ) -> None:
     """However often it was looked for."""
     store = SharedStore(own.url, timeout_s=0.2)
@@ -281,7 +281,7 @@ async def test_what_was_spent_while_the_limits_store_was_away_is_told_when_it_is
 
 
 async def test_slack_and_teams_get_forms_of_their_own_and_names_mean_nothing_there(
-    receiver: Receiver,
+    receiver: WebhookReceiver,
 ) -> None:
     """A caller's name is no mention and no link."""
     facts = {"deployment": "<!channel> [x](http://x)", "group": "g&h"}
@@ -302,7 +302,7 @@ async def test_slack_and_teams_get_forms_of_their_own_and_names_mean_nothing_the
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0x7f000001"])
-async def test_a_private_address_is_refused_at_the_connection(receiver: Receiver, host: str) -> None:
+async def test_a_private_address_is_refused_at_the_connection(receiver: WebhookReceiver, host: str) -> None:
     """Whatever name leads there; nothing is sent."""
     webhook = Webhook("json", receiver.url().replace("127.0.0.1", host))
     message = Message(uuid4(), "test", datetime.now(UTC), {})
@@ -362,7 +362,7 @@ async def test_old_events_go_but_not_before_their_budget_begins_anew(
     assert [(row["event_id"], row["forever"]) for row in rows] == [(total.subject_id, True)]
 
 
-async def test_the_command_tests_each_webhook(receiver: Receiver, database_url: str) -> None:
+async def test_the_command_tests_each_webhook(receiver: WebhookReceiver, database_url: str) -> None:
     """Prints what came back, never an address; 1 when one did not take it."""
     command = partial(
         run,

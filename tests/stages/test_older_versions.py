@@ -10,7 +10,7 @@ from uuid import UUID
 import asyncpg
 import orjson
 import pytest
-from records import caught_up, keeping, record
+from usage_records import record, run_ledger, until_written
 
 from llm_proxy import schema
 from llm_proxy.identity import Actor, AuditLog, note
@@ -131,9 +131,9 @@ async def test_a_database_with_rows_comes_to_this_version(
         )  # fmt: skip
         assert [call["call_id"] for call in story["model_calls"]] == [request_id]
     new = record(hops='[["g", "d", 200]]', group_asked="asked", provider_message="said")
-    async with keeping(database_url, tmp_path) as ledger:
+    async with run_ledger(database_url, tmp_path) as ledger:
         ledger.post(new)
-        await caught_up(ledger)
+        await until_written(ledger)
         assert ledger.state().postgres == "up"
     told = await usage.story(new.request_id)
     assert told is not None
@@ -166,8 +166,8 @@ async def test_lines_of_an_older_version_are_replayed(
     journal.finished(UUID(orjson.loads(ENDED[1])[0]), ENDED[1])
     journal.opened(UUID(orjson.loads(ADMITTED)[0]), ADMITTED)
     dead.release()
-    async with keeping(database_url, tmp_path, retention_days=FOREVER_DAYS) as ledger:
-        await caught_up(ledger)
+    async with run_ledger(database_url, tmp_path, retention_days=FOREVER_DAYS) as ledger:
+        await until_written(ledger)
     rows = await pool.fetch(
         "SELECT outcome, started_at, cost_usd, hops FROM requests WHERE agent = 'agent:sofia'"
         " ORDER BY request_id"
@@ -185,9 +185,9 @@ async def test_what_an_older_version_put_aside_is_replayed_by_hand(
 ) -> None:
     """As `docs/operations.md` says: the file becomes a segment of a seat nobody has; the gateway runs."""
     ours = [record() for _ in range(3)]
-    async with keeping(database_url, tmp_path) as ledger:
+    async with run_ledger(database_url, tmp_path) as ledger:
         ledger.post(ours[0])
-        await caught_up(ledger)
+        await until_written(ledger)
         put_aside(tmp_path, [b"torn", *(encode(row_of(one)) for one in ours)])
         async with asyncio.timeout(20):
             while await pool.fetchval(_SOFIAS) < len(ours):  # noqa: ASYNC110 -- nothing tells

@@ -5,8 +5,8 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from records import CALLER
-from stages.outages import settings_of
+from stages.limiter_outages import settings_of
+from usage_records import CALLER
 
 from llm_proxy.admission import Admission, Lease
 from llm_proxy.dialects import Call

@@ -9,7 +9,7 @@ from threading import Thread
 from uuid import uuid4
 
 import pytest
-from sidecars import Provider, Sidecar, running_file
+from sidecars import Provider, Sidecar, run_sidecar_from_file
 
 from llm_proxy.cli.config import findings
 
@@ -56,7 +56,9 @@ def example(provider: Provider, service_folder: Path) -> Generator[Sidecar]:
             "ELSEWHERE_API_BASE": provider.base("openai"),
             "ELSEWHERE_API_KEY": "sk-elsewhere",
         }
-        with running_file(EXAMPLE / "litellm-config.yaml", provider, service_folder, **names) as sidecar:
+        with run_sidecar_from_file(
+            EXAMPLE / "litellm-config.yaml", provider, service_folder, **names
+        ) as sidecar:
             yield sidecar
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from records import keeping, random_record, record
+from usage_records import random_record, record, run_ledger
 
 from llm_proxy.ledger import Remembered
 from llm_proxy.ledger.queries import connected
@@ -31,7 +31,7 @@ async def test_memory_and_postgres_tell_the_same(database_url: str, tmp_path: Pa
     """Sums by each dimension and by two, filtered and not; the same request's story."""
     chance, remembered = Random(7), Remembered()  # noqa: S311 -- a test's dice
     records = [record(agent="a1"), *(random_record(chance) for _ in range(200))]
-    async with keeping(database_url, tmp_path) as ledger:
+    async with run_ledger(database_url, tmp_path) as ledger:
         for one in records:
             ledger.post(one)
             remembered.keep(one)

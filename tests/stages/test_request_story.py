@@ -7,8 +7,8 @@ from pathlib import Path
 from uuid import UUID
 
 import asyncpg
-from records import CALLER, keeping, record
 from sidecars import Sidecar
+from usage_records import CALLER, record, run_ledger
 
 from llm_proxy.errors import RateLimited, ReachedLimit
 from llm_proxy.ledger import Exchange, Store
@@ -46,7 +46,7 @@ async def test_each_hop_has_its_status_time_and_reason(
         request_id=failed_id, started_at=time_of(failed_id), outcome="error", status=502, hops=hops,
         refusal_code="provider_error", provider_message="It broke its leg.", cost_nano_usd=None,
     )._replace(hops=json.dumps(json.loads(hops)[:2]))  # fmt: skip
-    async with keeping(call_log_dsn, tmp_path) as ledger:
+    async with run_ledger(call_log_dsn, tmp_path) as ledger:
         ledger.post(answered)
         ledger.post(failed)
     async with connected(call_log_dsn) as usage:
@@ -71,7 +71,7 @@ async def test_counts_written_twice_and_by_several_workers_stay_exact(
     refused.reached = ReachedLimit("requests", "key", "key key-1", 3, 1, 3)
     workers = [RefusalCounts() for _ in range(3)]
     request_id = uuid7()
-    async with keeping(database_url, tmp_path):
+    async with run_ledger(database_url, tmp_path):
         pass  # brings the schema
     pool = await asyncpg.create_pool(database_url, min_size=1, max_size=2)
     store = Store(pool, retention_days=90, payload_days=7)
@@ -106,7 +106,7 @@ async def test_a_worker_writes_counts_and_sample_while_it_runs_and_when_it_stops
     refused = RateLimited("Full.", retry_after_s=1)
     refused.reached = ReachedLimit("budget", "key", "key key-1", 10**9, 5 * 10**8, 10**9, unit="usd")
     request_id = uuid7()
-    async with keeping(database_url, tmp_path) as ledger:
+    async with run_ledger(database_url, tmp_path) as ledger:
         for _ in range(50):
             exchange = Exchange(request_id, None)
             exchange.caller = CALLER

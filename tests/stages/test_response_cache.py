@@ -12,10 +12,10 @@ from uuid import uuid4
 import httpx
 import pytest
 import redis.asyncio
-from odd_answers import whole
+from odd_provider_answers import whole
 from scripted import answers
-from sidecars import KEY, Answer, Json, Provider, Sidecar, deployment, running
-from stages.cluster import PASSWORD, Cluster
+from sidecars import KEY, Answer, Json, Provider, Sidecar, deployment, run_sidecar
+from stages.valkey_cluster import PASSWORD, Cluster
 
 from llm_proxy.errors import UpstreamUnreachable
 from llm_proxy.identity import Caller
@@ -339,7 +339,7 @@ def observed(
     folder.mkdir()
     (folder / "hooked.py").write_text(HOOKED)
     config = configured(provider, folder, litellm_settings={"callbacks": ["seen.inst", "hooked.inst"]})
-    with running(config, provider, folder, CACHE_REDIS_URL=cache_redis_url) as sidecar:
+    with run_sidecar(config, provider, folder, CACHE_REDIS_URL=cache_redis_url) as sidecar:
         yield sidecar, folder / "events.jsonl"
 
 
@@ -399,7 +399,7 @@ async def test_a_guardrail_sees_every_call_of_its_group(
         config["model_list"][1]["litellm_params"]["guardrails"] = ["g"]
     if where == "by-default":
         config["router_settings"] = {"default_litellm_params": {"guardrails": ["g"]}}
-    with running(config, provider, tmp_path, CACHE_REDIS_URL=cache_redis_url) as sidecar:
+    with run_sidecar(config, provider, tmp_path, CACHE_REDIS_URL=cache_redis_url) as sidecar:
         first, second = await twice(sidecar, "guarded", prompt(mark()))
         if where == "one-group":
             cached = await twice(sidecar, "plain", prompt(mark()))
@@ -416,7 +416,7 @@ def local(provider: Provider, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """A sidecar whose owner has LiteLLM cache in memory."""
     folder = tmp_path_factory.mktemp("local")
     settings: Json = {"cache": True, "cache_params": {"type": "local"}}
-    with running(configured(provider, folder, litellm_settings=settings), provider, folder) as sidecar:
+    with run_sidecar(configured(provider, folder, litellm_settings=settings), provider, folder) as sidecar:
         yield sidecar
 
 
@@ -436,11 +436,11 @@ async def test_a_redis_of_the_owner_s_own_is_used_as_he_says(
     """His address, his namespace, his call types."""
     params: Json = {"type": "redis", "url": cache_redis_url, "namespace": "his"}
     config = configured(provider, tmp_path, litellm_settings={"cache": True, "cache_params": params})
-    with running(config, provider, tmp_path) as sidecar:
+    with run_sidecar(config, provider, tmp_path) as sidecar:
         _, second = await twice(sidecar, "plain", prompt(mark()))
     assert second.headers["x-litellm-cache-key"].startswith("his:")
     params["supported_call_types"] = ["aembedding"]
-    with running(config, provider, tmp_path) as sidecar:
+    with run_sidecar(config, provider, tmp_path) as sidecar:
         _, second = await twice(sidecar, "plain", prompt(mark()), pause_s=0.2)
     assert not hit(second)
     assert second.headers["x-llmp-cache"] == "off"
@@ -453,7 +453,7 @@ async def test_a_call_that_an_owner_keeps_out_is_said_to_be(
     params: Json = {"type": "redis", "url": cache_redis_url, "mode": "default_off"}
     for settings in ({"cache": True, "cache_params": params}, {"cache": False}):
         config = configured(provider, tmp_path, litellm_settings=settings)
-        with running(config, provider, tmp_path) as sidecar:
+        with run_sidecar(config, provider, tmp_path) as sidecar:
             for streamed in ({}, STREAMED):
                 _, second = await twice(sidecar, "plain", prompt(mark()) | streamed, pause_s=0.2)
                 assert not hit(second)
@@ -468,7 +468,7 @@ async def test_a_redis_cluster_is_purged_on_every_node(provider: Provider, tmp_p
         nodes = [{"host": "127.0.0.1", "port": port} for port in cluster.ports]
         params: Json = {"type": "redis", "redis_startup_nodes": nodes, "password": PASSWORD, "namespace": "n"}
         config = configured(provider, tmp_path, litellm_settings={"cache": True, "cache_params": params})
-        with running(config, provider, tmp_path) as sidecar:
+        with run_sidecar(config, provider, tmp_path) as sidecar:
             bodies = [prompt(mark()) for _ in range(6)]
             for body in bodies:
                 assert hit((await twice(sidecar, "plain", body))[1])
@@ -483,7 +483,7 @@ async def test_a_callback_that_checks_prompts_is_a_guardrail(
 ) -> None:
     """One of LiteLLM's own, once a configuration names it."""
     config = configured(provider, tmp_path, litellm_settings={"callbacks": ["detect_prompt_injection"]})
-    with running(config, provider, tmp_path, CACHE_REDIS_URL=cache_redis_url) as sidecar:
+    with run_sidecar(config, provider, tmp_path, CACHE_REDIS_URL=cache_redis_url) as sidecar:
         assert not hit((await twice(sidecar, "plain", prompt(mark())))[1])
         assert "no answer is cached:" in sidecar.log.read_text()
 
@@ -491,7 +491,7 @@ async def test_a_callback_that_checks_prompts_is_a_guardrail(
 async def test_a_dead_redis_is_only_a_miss(provider: Provider, tmp_path: Path) -> None:
     """And a purge says that it did not look."""
     url = f"redis://127.0.0.1:{ports.free_port()}/0"
-    with running(configured(provider, tmp_path), provider, tmp_path, CACHE_REDIS_URL=url) as sidecar:
+    with run_sidecar(configured(provider, tmp_path), provider, tmp_path, CACHE_REDIS_URL=url) as sidecar:
         for answer in await twice(sidecar, "plain", prompt(mark())):
             assert answer.status == 200
             assert not hit(answer)

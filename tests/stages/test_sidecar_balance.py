@@ -8,7 +8,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from sidecars import Json, Provider, Sidecar, deployment, running
+from sidecars import Json, Provider, Sidecar, deployment, run_sidecar
 
 PRICES = ("input_cost_per_token", "output_cost_per_token")
 
@@ -36,7 +36,7 @@ def config(provider: Provider) -> Json:
 @pytest.fixture(scope="module")
 def balanced(request: pytest.FixtureRequest, provider: Provider, service_folder: Path) -> Iterator[Sidecar]:
     """A sidecar that shares calls in the way a test asks for."""
-    started: AbstractContextManager[Sidecar] = running(
+    started: AbstractContextManager[Sidecar] = run_sidecar(
         config(provider), provider, service_folder, LLM_PROXY_LOAD_BALANCE=request.param
     )
     with started as sidecar:

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from sidecars import KEY, Answer, Json, Provider, Sidecar, deployment, running
+from sidecars import KEY, Answer, Json, Provider, Sidecar, deployment, run_sidecar
 
 from llm_proxy.sidecar.requirements import NAMESPACE
 from llm_proxy.stack import part, ports
@@ -46,7 +46,7 @@ async def test_litellm_s_own_cache_keeps_no_streams(provider: Provider, tmp_path
         "model_list": [deployment("a", "openai/a", provider)],
         "litellm_settings": {"cache": True, "cache_params": {"type": "local"}},
     }
-    with running(config, provider, tmp_path) as sidecar:
+    with run_sidecar(config, provider, tmp_path) as sidecar:
         for ask, times in ((sidecar.chat, 1), (sidecar.stream, 2)):
             said = mark()
             for _ in range(2):
@@ -160,7 +160,7 @@ async def test_a_frozen_cache_costs_less_than_a_second_once(
             deployment("embed", "openai/embed", provider, **counted),
         ]
     }
-    with running(config, provider, tmp_path, CACHE_REDIS_URL=url) as sidecar:
+    with run_sidecar(config, provider, tmp_path, CACHE_REDIS_URL=url) as sidecar:
         for kind in KINDS:
             await timed(sidecar, kind)
         os.kill(pid, signal.SIGSTOP)
@@ -201,5 +201,5 @@ async def test_a_cache_that_does_not_answer_does_not_keep_it_from_starting(
         os.kill(pid, signal.SIGSTOP)
     else:
         url = f"redis://127.0.0.1:{ports.free_port()}/0"
-    with running(config, provider, tmp_path, CACHE_REDIS_URL=url) as sidecar:
+    with run_sidecar(config, provider, tmp_path, CACHE_REDIS_URL=url) as sidecar:
         assert in_vain({"chat": [await timed(sidecar, "chat") for _ in range(4)]})[0] < 1.5

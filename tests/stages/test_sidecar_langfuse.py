@@ -16,8 +16,8 @@ from typing import Any
 import anyio
 import httpx
 import pytest
-from otlp import spans
-from sidecars import KEY, Json, Provider, Sidecar, deployment, running
+from otlp_decoder import spans
+from sidecars import KEY, Json, Provider, Sidecar, deployment, run_sidecar
 
 from llm_proxy.stack import part, ports
 from llm_proxy.stack.probe import answers
@@ -91,7 +91,7 @@ def observed(provider: Provider, service_folder: Path, langfuse: Recorder) -> Ge
         "LANGFUSE_TRACING_ENVIRONMENT": "staging",
         "LANGFUSE_FLUSH_INTERVAL": "1",
     }
-    with running(config, provider, service_folder, **KEYS, **at) as started:
+    with run_sidecar(config, provider, service_folder, **KEYS, **at) as started:
         yield started
 
 

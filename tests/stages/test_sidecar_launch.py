@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import pytest
 from processes import lives
-from sidecars import KEY, Json, Mode, Provider, Sidecar, deployment, running
+from sidecars import KEY, Json, Mode, Provider, Sidecar, deployment, run_sidecar
 
 from llm_proxy.sidecar.patches import PATCHES
 from llm_proxy.stack import ports
@@ -103,7 +103,7 @@ def slow_one(provider: Provider, folder: Path, more: Json | None = None, **env: 
         **(more or {}),
     }
     env |= {"DATABASE_URL": "postgres://nobody", "NUM_WORKERS": "3"}
-    with running(config, provider, folder, **env) as started:
+    with run_sidecar(config, provider, folder, **env) as started:
         yield started
 
 
@@ -179,7 +179,7 @@ async def test_an_included_file_is_held_to_the_same(owners: Sidecar) -> None:
 
 async def test_an_empty_configuration_serves_nothing_and_says_so(provider: Provider, tmp_path: Path) -> None:
     """With no key at all the sidecar still stands, and the gateway in front of it."""
-    with running({"model_list": []}, provider, tmp_path) as sidecar:
+    with run_sidecar({"model_list": []}, provider, tmp_path) as sidecar:
         assert (await sidecar.get("/v1/models")).json == {"object": "list", "data": []}
         assert (await sidecar.get("/llmp/catalog")).json["groups"] == []
         assert (await sidecar.chat("a")).status in {400, 404, 500}
@@ -223,7 +223,7 @@ def unpatched(
     groups = [deployment(name, f"openai/{name}", provider) for name in ("chat", "stream", "embed")]
     config: Json = {"model_list": groups, "router_settings": {"num_retries": 0}}
     without = {"CACHE_REDIS_URL": cache_redis_url, "LLM_PROXY_SIDECAR_WITHOUT": "all"}
-    with running(config, provider, tmp_path_factory.mktemp("unpatched"), **without) as sidecar:
+    with run_sidecar(config, provider, tmp_path_factory.mktemp("unpatched"), **without) as sidecar:
         yield sidecar
 
 

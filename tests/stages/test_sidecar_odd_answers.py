@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from odd_answers import (
+from odd_provider_answers import (
     HELLO,
     OPENAI_S,
     STOP,

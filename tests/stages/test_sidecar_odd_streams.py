@@ -9,7 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from odd_answers import (
+from odd_provider_answers import (
     DONE,
     HELLO,
     ODD,

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
-from sidecars import Json, Mode, Provider, Sidecar, deployment, running
+from sidecars import Json, Mode, Provider, Sidecar, deployment, run_sidecar
 
 PICTURE = "https://pictures.example.com/large.png"
 ALSO_INLINE = "gemini"
@@ -59,7 +59,7 @@ def watched(provider: Provider, service_folder: Path) -> Iterator[Watched]:
     models = [unpriced(group, model, provider) for group, model in MODELS.items()]
     config = {"model_list": models, "router_settings": {"num_retries": 0, "enable_pre_call_checks": True}}
     config["litellm_settings"] = {"disable_hf_tokenizer_download": False}
-    with running(config, provider, service_folder, WATCHED_FILE=str(file), HF_HUB_OFFLINE="0") as started:
+    with run_sidecar(config, provider, service_folder, WATCHED_FILE=str(file), HF_HUB_OFFLINE="0") as started:
         yield Watched(started, file)
 
 

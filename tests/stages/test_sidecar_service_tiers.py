@@ -9,8 +9,8 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from odd_answers import HELLO, STOP, answered, chunk, stream, whole, wire
-from sidecars import Json, Mode, Provider, Sidecar, deployment, running
+from odd_provider_answers import HELLO, STOP, answered, chunk, stream, whole, wire
+from sidecars import Json, Mode, Provider, Sidecar, deployment, run_sidecar
 
 GUARD = """
 from litellm.integrations.custom_guardrail import CustomGuardrail
@@ -42,7 +42,7 @@ def tiered(
         "model_list": [one | {"model_info": {"id": one["model_name"]}} for one in groups],
         "guardrails": [{"guardrail_name": "g", "litellm_params": guard}],
     }
-    with running(config, provider, folder, LLM_CALLS_DATABASE_URL=call_log_url) as started:
+    with run_sidecar(config, provider, folder, LLM_CALLS_DATABASE_URL=call_log_url) as started:
         yield started
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from sidecars import Answer, Json, Provider, Sidecar, deployment, running
+from sidecars import Answer, Json, Provider, Sidecar, deployment, run_sidecar
 
 MINUTE_S = 60
 Pair = tuple[Sidecar, Sidecar]
@@ -28,7 +28,9 @@ def both(provider: Provider, service_folder: Path, cache_redis_url: str) -> Iter
     config: Json = {"model_list": models, "router_settings": {"num_retries": 0, "cooldown_time": 20}}
     with ExitStack() as stack:
         one, other = (
-            stack.enter_context(running(config, provider, service_folder, CACHE_REDIS_URL=cache_redis_url))
+            stack.enter_context(
+                run_sidecar(config, provider, service_folder, CACHE_REDIS_URL=cache_redis_url)
+            )
             for _ in "ab"
         )
         yield one, other

@@ -8,7 +8,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from sidecars import Json, Provider, Sidecar, deployment, running
+from sidecars import Json, Provider, Sidecar, deployment, run_sidecar
 
 from llm_proxy.sidecar.tuning import IDLE_HOOKS
 
@@ -58,7 +58,7 @@ def profiled(provider: Provider, tmp_path_factory: pytest.TempPathFactory) -> It
         "model_list": [deployment("a", "openai/a", provider)],
         "litellm_settings": {"callbacks": ["owners.instance"]},
     }
-    with running(config, provider, folder) as started:
+    with run_sidecar(config, provider, folder) as started:
         yield started, folder / "called.json"
 
 

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from records import record
+from usage_records import record
 
 from llm_proxy import background
 from llm_proxy.telemetry import Metrics

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 import asyncpg
 import pytest
-from records import random_record
+from usage_records import random_record
 
 from llm_proxy import schema
 from llm_proxy.errors import NotFound

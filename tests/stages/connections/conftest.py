@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 
 import pytest
-from wired import Wired, wired
+from http_server import Wired, wired
 
 
 @pytest.fixture(params=[pytest.param(False, id="asyncio"), pytest.param(True, id="uvloop")])

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 
 import pytest
-from wired import HEAD_S, Client, Wired, answers, chunked, get, post, wired
+from http_server import HEAD_S, Client, Wired, answers, chunked, get, post, wired
 
 from llm_proxy.edge import wire
 

@@ -1,7 +1,7 @@
 """Request lines that servers read differently are no requests, wherever on a connection they stand."""
 
 import pytest
-from wired import Wired, answers, chunked, get, post
+from http_server import Wired, answers, chunked, get, post
 
 LINES = [
     b"GET /b RTSP/1.0", b"POST /b RTSP/1.0", b"GET /b RTSP/1.1", b"GET /b ICE/1.0", b"SOURCE /b ICE/1.0",

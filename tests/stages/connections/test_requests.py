@@ -1,7 +1,7 @@
 """A connection and what callers and applications may do to it, on both event loops."""
 
 import pytest
-from wired import HEAD_S, Wired, answers, chunked, get, post
+from http_server import HEAD_S, Wired, answers, chunked, get, post
 
 from llm_proxy.edge import wire
 

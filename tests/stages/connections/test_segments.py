@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import Iterable, Iterator
 
-from wired import Wired, chunked, get, post
+from http_server import Wired, chunked, get, post
 
 from llm_proxy.edge.bare import NO_HTTP, TOO_LARGE
 

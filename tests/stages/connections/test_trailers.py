@@ -1,7 +1,7 @@
 """Trailers have no say: not in whether the connection goes on, not in what the next request says."""
 
 import pytest
-from wired import Wired, answers, chunked, get
+from http_server import Wired, answers, chunked, get
 
 LAST = get("/b", b"Connection: close\r\n")
 

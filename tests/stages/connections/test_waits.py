@@ -1,7 +1,7 @@
 """How long a connection may wait, and for what."""
 
 import pytest
-from wired import HEAD_S, IDLE_S, Wired, answers, get, post
+from http_server import HEAD_S, IDLE_S, Wired, answers, get, post
 
 EARLY = post("/early", length=5)
 

@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from records import record
+from usage_records import record
 
 from llm_proxy.ledger.journal import NO_SLOT, OPENED_BYTES, RECORD_BYTES, Journal, left_in
 from llm_proxy.ledger.row import FIELDS, OPENED, decode, lost, opened_line, row_of, shortened

@@ -5,7 +5,7 @@ import json
 import logging
 import timeit
 
-from records import record
+from usage_records import record
 
 from llm_proxy.ledger.line import line_of
 from llm_proxy.ledger.row import row_of

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from records import random_record, record
+from usage_records import random_record, record
 
 from llm_proxy.ledger.row import FIELDS, OPENED, decode, encode, lost, repaired, row_of
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from records import record
+from usage_records import record
 
 from llm_proxy.ledger import SharedVitals, Vital, Vitals
 from llm_proxy.telemetry.seat import take

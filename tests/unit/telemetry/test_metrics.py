@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from records import record
+from usage_records import record
 
 from llm_proxy.telemetry import Metrics
 from llm_proxy.telemetry.cells import Cells, read

@@ -1,7 +1,7 @@
 """Traces: the caller's is passed on, and a span says what was called, never what was said."""
 
 import pytest
-from records import record
+from usage_records import record
 
 from llm_proxy.telemetry.tracing import begin, span
 

@@ -1,6 +1,6 @@
 """A sidecar without a route out: each connection and name lookup is written down, none leaves this machine.
 
-`python tests/watched_sidecar.py FILE ...` runs `llm_proxy.sidecar` with the rest of its words and appends one
+`python tests/offline_sidecar.py FILE ...` runs `llm_proxy.sidecar` with the rest of its words and appends one
 JSON line to FILE for each attempt. Python's own sockets are seen by an audit hook, libuv's by its loop.
 """
 

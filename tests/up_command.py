@@ -12,7 +12,7 @@ from pathlib import Path
 
 import openai
 from dotenv import dotenv_values
-from house import say
+from running_stack import say
 
 from llm_proxy.stack.ports import free_port
 
@@ -22,7 +22,7 @@ GIVEN = re.compile(r"_URL$|_KEY$|^LLM_PROXY|_GGUF$")
 
 
 @dataclass(frozen=True, slots=True)
-class Launched:
+class UpCommand:
     """A running `llm-proxy up` in a folder of its own."""
 
     process: "subprocess.Popen[bytes]"
@@ -60,7 +60,7 @@ def nothing_given() -> dict[str, str]:
 
 
 @contextmanager
-def launched(folder: Path, *words: str, port: int | None = None) -> Generator[Launched]:
+def run_up(folder: Path, *words: str, port: int | None = None) -> Generator[UpCommand]:
     """`llm-proxy up` with an environment that names no store and no provider."""
     port = port or free_port()
     env = nothing_given()
@@ -68,7 +68,7 @@ def launched(folder: Path, *words: str, port: int | None = None) -> Generator[La
     with (folder / "said").open("wb") as said:
         process = subprocess.Popen(command, cwd=folder, env=env, stdout=said, stderr=said, umask=0)
     try:
-        yield Launched(process, folder, port)
+        yield UpCommand(process, folder, port)
     finally:
         process.terminate()
         process.wait(30)

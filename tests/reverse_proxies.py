@@ -50,7 +50,7 @@ PROXIES = {"nginx": NGINX, "haproxy": HAPROXY}
 
 
 @contextmanager
-def proxy(name: str, port: int, behind: int, folder: Path) -> Generator[None]:
+def run_proxy(name: str, port: int, behind: int, folder: Path) -> Generator[None]:
     """That proxy on `port` before `behind`; skips the test, saying so, where it is not installed."""
     program = shutil.which(name)
     if program is None:

@@ -1,7 +1,7 @@
 """A scripted provider: OpenAI, Anthropic, Gemini and Ollama shapes, good and bad, as one small process.
 
-`python tests/provider.py --port 0` prints its port. What it plays is in `scripted/script.py`. It records
-every model call (other questions, `GET`s and Ollama's `/api/show`, are polls) and states its own tokens:
+`python tests/scripted_provider.py --port 0` prints its port. What it plays is in `scripted/script.py`. It
+records every model call (other `GET`s and Ollama's `/api/show` are polls) and states its own tokens:
 `GET /_calls`, `POST /_reset`.
 """
 
@@ -61,7 +61,7 @@ class Seen:
     client_left_s: float | None = None
 
 
-class Stage:
+class CallLog:
     """What happened so far, shared by all connections."""
 
     def __init__(self) -> None:
@@ -79,8 +79,8 @@ class Stage:
 class Connection(asyncio.Protocol):
     """One keep-alive connection; requests are answered one after the other."""
 
-    def __init__(self, stage: Stage) -> None:
-        self.stage = stage
+    def __init__(self, log: CallLog) -> None:
+        self.log = log
         self.buffer = b""
         self.task: asyncio.Task[None] | None = None
         self.seen: Seen | None = None
@@ -146,31 +146,31 @@ class Connection(asyncio.Protocol):
         if path == "/token":  # an OAuth server, for providers that want one
             self._send(200, {"access_token": "scripted", "expires_in": 3600, "token_type": "Bearer"})
         elif path == "/_reset":
-            self.stage.reset()
+            self.log.reset()
             self._send(200, {})
         elif path == "/_calls":
-            self._send(200, {"calls": [asdict(seen) for seen in self.stage.calls], "polls": self.stage.polls})
+            self._send(200, {"calls": [asdict(seen) for seen in self.log.calls], "polls": self.log.polls})
         elif path == "/llmp/catalog":
             self._send(200, CATALOG)
         elif method == "GET":
-            self.stage.polls += 1
+            self.log.polls += 1
             self._send(200, {"object": "list", "data": []})
         else:
-            self.stage.polls += 1
+            self.log.polls += 1
             self._send(200, {"model_info": {}, "template": ""})
 
     async def _play(self, door: Door, path: str, headers: dict[str, str], body: Json) -> None:
         model = families.model_of(path, body)
         script = read(model, body)
-        number = len(self.stage.calls) + 1
+        number = len(self.log.calls) + 1
         self.seen = Seen(
             number, time.time(), door.family, path, headers, body, model, script.do,
             stream=door.streams(body), usage={name: getattr(script, name) for name in STATED},
         )  # fmt: skip
-        self.stage.calls.append(self.seen)
+        self.log.calls.append(self.seen)
         key = script.key or model
-        failed = failure(script, self.stage.by_key[key])
-        self.stage.by_key[key] += 1
+        failed = failure(script, self.log.by_key[key])
+        self.log.by_key[key] += 1
         if script.first_ms:
             await asyncio.sleep(script.first_ms / 1000)
         if script.do == "hang":
@@ -299,10 +299,10 @@ class Connection(asyncio.Protocol):
 
 async def serve(host: str, port: int) -> None:
     """Listen until SIGTERM; the port is the first line of the output."""
-    stage, loop, stop = Stage(), asyncio.get_running_loop(), asyncio.Event()
+    log, loop, stop = CallLog(), asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    server = await loop.create_server(lambda: Connection(stage), host, port)
+    server = await loop.create_server(lambda: Connection(log), host, port)
     print(server.sockets[0].getsockname()[1], flush=True)  # noqa: T201 -- the caller reads it
     await stop.wait()
     server.close()

@@ -1,6 +1,6 @@
 """A gateway of a test's own before two real sidecars that the run shares, to be killed, frozen and revived.
 
-Behind them stands the scripted provider. Whatever a test has taken is back when its crew ends.
+Behind them stands the scripted provider. Whatever a test has taken is back when its gateway ends.
 """
 
 import json
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from house import MASTER_KEY
 from loopback import NO_TLS
+from running_stack import MASTER_KEY
 from sidecars import Provider, provider_part
 
 from llm_proxy.stack import part, ports
@@ -25,8 +25,8 @@ from llm_proxy.stack.programs import Behind, gateway, sidecar
 from llm_proxy.stack.surroundings import Surroundings
 
 Json = dict[str, Any]
-KEY = "crew-key-0123456789abcdef"
-ADMIN_KEY = "crew-admin-0123456789abcdef"
+KEY = "sidecars-key-0123456789abcdef"
+ADMIN_KEY = "sidecars-admin-0123456789abcdef"
 GIVEN = Surroundings({name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ})
 CONFIG = """
 model_list:
@@ -38,7 +38,7 @@ router_settings: {{num_retries: 0, disable_cooldowns: true}}
 
 
 @dataclass(slots=True)
-class Pair:
+class TwoSidecars:
     """Two real sidecars before one scripted provider."""
 
     provider: Provider
@@ -76,7 +76,7 @@ class Pair:
                 self.revive(at)
 
 
-def stand_in(port: int) -> part.Part:
+def provider_as_sidecar(port: int) -> part.Part:
     """A scripted provider in a sidecar's place, where only the gateways' own counting is looked at.
 
     It answers hundreds of calls at once, at which a real one on a test machine would fall behind.
@@ -85,31 +85,31 @@ def stand_in(port: int) -> part.Part:
 
 
 @contextmanager
-def pair_before(provider: Provider, folder: Path) -> Generator[Pair]:
+def run_two_sidecars(provider: Provider, folder: Path) -> Generator[TwoSidecars]:
     """The sidecars, running until the block ends."""
-    config = folder / "crew.yaml"
+    config = folder / "two-sidecars.yaml"
     config.write_text(CONFIG.format(base=provider.base("openai")), encoding="utf-8")
     at = [ports.free_port() for _ in range(2)]
     behind = Behind(MASTER_KEY, None, None, None)
     parts = [sidecar(number, port, config, behind, GIVEN) for number, port in enumerate(at)]
-    logs = folder / "crew"
-    pair = Pair(provider, at, [part.start(one, logs) for one in parts], logs)
+    logs = folder / "two-sidecars"
+    two_sidecars = TwoSidecars(provider, at, [part.start(one, logs) for one in parts], logs)
     try:
-        part.wait_until_ready(pair.running)
-        yield pair
+        part.wait_until_ready(two_sidecars.running)
+        yield two_sidecars
     finally:
-        for one in pair.running:
+        for one in two_sidecars.running:
             one.process.send_signal(signal.SIGCONT)
-        part.stop(pair.running)
+        part.stop(two_sidecars.running)
 
 
 @dataclass(slots=True)
-class Crew:
+class GatewayOverSidecars:
     """The gateway and who stands behind it."""
 
     url: str
     gateway: part.Running
-    pair: Pair
+    two_sidecars: TwoSidecars
     marks: list[str] = field(default_factory=list[str])
 
     @property
@@ -131,8 +131,8 @@ class Crew:
         return await client.post(url, json=body or self.body(), headers=self.auth | headers)
 
     async def seen(self) -> Counter[str]:
-        """How often the provider saw each mark of this crew's."""
-        calls = await self.pair.provider.calls()
+        """How often the provider saw each mark of this test's."""
+        calls = await self.two_sidecars.provider.calls()
         found = Counter(str(call["body"]["messages"][0]["content"]).split()[0] for call in calls)
         return Counter({mark: found[mark] for mark in self.marks if mark in found})
 
@@ -145,26 +145,26 @@ class Crew:
 
 
 @contextmanager
-def crew(
+def run_gateway(
     folder: Path,
-    pair: Pair,
+    two_sidecars: TwoSidecars,
     names: Mapping[str, str] | None = None,
     *,
     sidecars: int = 2,
     dead_ports: int = 0,
     ready: bool = True,
-) -> Generator[Crew]:
+) -> Generator[GatewayOverSidecars]:
     """A running gateway.
 
     Args:
         folder: Of this test alone.
-        pair: The sidecars.
+        two_sidecars: The sidecars.
         names: Settings.
         sidecars: How many of them it knows.
         dead_ports: How many more addresses it knows, with nobody behind them.
         ready: Whether it is to be waited for until it can serve.
     """
-    at = [*pair.ports[:sidecars], *(ports.free_port() for _ in range(dead_ports))]
+    at = [*two_sidecars.ports[:sidecars], *(ports.free_port() for _ in range(dead_ports))]
     port = ports.free_port()
     settings = {
         "LLM_PROXY__ENVIRONMENT": "development",
@@ -183,7 +183,7 @@ def crew(
     running = part.start(program, folder / "logs")
     try:
         part.wait_until_ready([running])
-        yield Crew(f"http://127.0.0.1:{port}", running, pair)
+        yield GatewayOverSidecars(f"http://127.0.0.1:{port}", running, two_sidecars)
     finally:
         part.stop([running])
-        pair.restore()
+        two_sidecars.restore()

@@ -28,7 +28,7 @@ class Received:
 
 
 @dataclass
-class Receiver:
+class WebhookReceiver:
     """What came, and what is answered.
 
     Attributes:
@@ -83,10 +83,10 @@ class Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def receiving() -> Generator[Receiver]:
+def run_receiver() -> Generator[WebhookReceiver]:
     """A receiver that listens."""
     server = Server(("127.0.0.1", 0), Hooks)
-    receiver = Receiver(server.server_address[1])
+    receiver = WebhookReceiver(server.server_address[1])
     cast("Any", server).receiver = receiver
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()

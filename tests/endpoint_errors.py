@@ -1,11 +1,11 @@
 """The hot doors, and the error in what they answer, whatever shape a door's dialect gives it."""
 
 import httpx
-from house import Json
+from running_stack import Json
 
 CHAT, TEXT, VECTORS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 OWN, GENERATE, STREAM = "/internal/llm/proxy", "/llm-proxy/generate", "/llm-proxy/stream"
-DOORS = (CHAT, TEXT, VECTORS, OWN, GENERATE, STREAM)
+INFERENCE_PATHS = (CHAT, TEXT, VECTORS, OWN, GENERATE, STREAM)
 
 
 def error_of(response: httpx.Response) -> Json:

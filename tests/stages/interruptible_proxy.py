@@ -5,7 +5,7 @@ import contextlib
 from urllib.parse import urlsplit, urlunsplit
 
 
-class Between:
+class InterruptibleProxy:
     """Passes bytes on until it is told otherwise."""
 
     def __init__(self, url: str) -> None:

@@ -1,4 +1,4 @@
-"""The whole house on loopback ports: gateway, sidecar, stores, and the scripted provider behind them.
+"""The whole stack on loopback ports: gateway, sidecar, stores, and the scripted provider behind them.
 
 `House` is what a test of the flow holds: an address, a key, the SDK, and a look at what the provider saw.
 """
@@ -14,14 +14,14 @@ from loopback import NO_TLS
 
 Json = dict[str, Any]
 
-KEY = "house-key-0123456789abcdef"
-ADMIN_KEY = "house-admin-0123456789abcdef"
-MASTER_KEY = "sk-house-master-0123456789abcdef"
+KEY = "stack-key-0123456789abcdef"
+ADMIN_KEY = "stack-admin-0123456789abcdef"
+MASTER_KEY = "sk-stack-master-0123456789abcdef"
 PROVIDER_KEY = "sk-provider-canary-0123456789abcdef"
 
 
 @dataclass(frozen=True, slots=True)
-class House:
+class RunningStack:
     """A running gateway and what stands behind it."""
 
     url: str

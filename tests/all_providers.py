@@ -63,7 +63,7 @@ LEAST: dict[Endpoint, Json] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class AllProviders:
     """A sidecar and the provider behind it."""
 
     sidecar: httpx.Client
@@ -103,7 +103,7 @@ def clouds(url: str) -> dict[str, Json]:
 
 
 @contextmanager
-def staged(folder: Path, cache_redis_url: str) -> Generator[Stage]:
+def run_all_providers(folder: Path, cache_redis_url: str) -> Generator[AllProviders]:
     """The sidecar and the provider, until the block ends."""
     provider_port, sidecar_port = ports.free_port(), ports.free_port()
     url = f"http://127.0.0.1:{provider_port}"
@@ -112,7 +112,7 @@ def staged(folder: Path, cache_redis_url: str) -> Generator[Stage]:
     given = Surroundings({name: os.environ[name] for name in PASSED_ON if name in os.environ})
     provider = part.Part(
         name="provider-of-fields",
-        argv=(sys.executable, str(TESTS / "provider.py"), "--port", str(provider_port)),
+        argv=(sys.executable, str(TESTS / "scripted_provider.py"), "--port", str(provider_port)),
         env=dict(os.environ),
         ready=lambda _: answers(provider_port, "/_calls"),
         stop_signal=signal.SIGTERM,
@@ -127,7 +127,7 @@ def staged(folder: Path, cache_redis_url: str) -> Generator[Stage]:
             httpx.Client(base_url=address, headers=auth, timeout=30) as client,
             httpx.Client(base_url=url) as seen,
         ):
-            yield Stage(client, seen)
+            yield AllProviders(client, seen)
     finally:
         part.stop(running)
 

@@ -20,7 +20,7 @@ _HEAD = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class RawAnswer:
     """What came back on one connection.
 
     Attributes:
@@ -48,7 +48,7 @@ class Said:
         return found
 
 
-def ask(port: int, *pieces: bytes, wait_s: float = 3, answers: int = 1) -> Said:
+def send_raw(port: int, *pieces: bytes, wait_s: float = 3, answers: int = 1) -> RawAnswer:
     """What came back: so many whole answers, or what there was when the server closed or fell silent."""
     came = b""
     with socket.create_connection(("127.0.0.1", port), timeout=wait_s) as connection:
@@ -60,14 +60,14 @@ def ask(port: int, *pieces: bytes, wait_s: float = 3, answers: int = 1) -> Said:
             while not _whole(came, answers):
                 more = connection.recv(65536)
                 if not more:
-                    return Said(came, closed=True)
+                    return RawAnswer(came, closed=True)
                 came += more
             connection.settimeout(wait_s if _CLOSES.search(came) else 0.005)
-            return Said(came, closed=connection.recv(1) == b"")
+            return RawAnswer(came, closed=connection.recv(1) == b"")
         except TimeoutError:
-            return Said(came, closed=False)
+            return RawAnswer(came, closed=False)
         except OSError:
-            return Said(came, closed=True)
+            return RawAnswer(came, closed=True)
 
 
 def _whole(came: bytes, answers: int) -> bool:
@@ -85,7 +85,7 @@ def _whole(came: bytes, answers: int) -> bool:
 
 
 @dataclass
-class Tap:
+class RecordingRelay:
     """A relay on a port of its own, before another port of this machine.
 
     Attributes:

@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from behaviours import Behaviours
+from scripted_asgi import Behaviours
 from uvicorn import Config
 from uvicorn.server import ServerState
 

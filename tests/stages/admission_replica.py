@@ -1,4 +1,4 @@
-"""A gateway's admission in a process of its own: `python replica.py URL TENANT AGENT CLIENTS`.
+"""A gateway's admission in a process of its own: `python admission_replica.py URL TENANT AGENT CLIENTS`.
 
 So many clients ask at once for a place, each twice; prints how many were admitted and how many refused.
 """

@@ -65,7 +65,7 @@ def random_record(random: Random, now: datetime | None = None) -> UsageRecord:
 
 
 @asynccontextmanager
-async def keeping(
+async def run_ledger(
     dsn: str | None, spool: Path, *, spool_max_bytes: int = 2**26, retention_days: int = 90
 ) -> AsyncGenerator[Ledger]:
     """A started ledger with a seat under `spool`; stopped in order at the end."""
@@ -83,7 +83,7 @@ async def keeping(
         seat.release()
 
 
-async def caught_up(ledger: Ledger) -> None:
+async def until_written(ledger: Ledger) -> None:
     """Waits until every record is in Postgres; fails after 20 s."""
     async with asyncio.timeout(20):
         while ledger.state().queued or ledger.state().spool_records:  # noqa: ASYNC110 -- nothing tells

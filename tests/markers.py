@@ -43,13 +43,13 @@ STAGES = {
     "test_shape": "shape",
 }
 FAST = ("unit/", "stages/connections/", "contract/test_every_", "contract/test_generate_", "test_shape")
-SERVICES = {"postgres_url", "limits_redis_url", "cache_redis_url", "stage", "sidecar", "house_parts"}
+SERVICES = {"postgres_url", "limits_redis_url", "cache_redis_url", "all_providers", "sidecar", "stack_ports"}
 
 
 def register(config: pytest.Config) -> None:
     """Make the marks known."""
     for stage in sorted({*STAGES.values()}):
-        config.addinivalue_line("markers", f"{stage}: set by tests/selection.py from the file's place")
+        config.addinivalue_line("markers", f"{stage}: set by tests/markers.py from the file's place")
     config.addinivalue_line("markers", "fast: needs neither LiteLLM nor Postgres nor Valkey; set likewise")
 
 

@@ -28,7 +28,7 @@ PATIENT_MS = 5_000
 """Where the deadline itself is not in question, a busy machine must not decide."""
 
 
-class Own:
+class OwnValkey:
     """A Valkey of this test's own, to be ill-treated."""
 
     def __init__(self, folder: Path) -> None:
