@@ -25,7 +25,7 @@ from bench.attacks import CANARY, Attack, attacks
 from bench.rig import MASTER_KEY, Rig, gateway_part, of_the_machine, rig, write_json
 from bench.slow import slow_attacks
 from bench.words import attack_page
-from llm_proxy.stack import ports
+from llm_proxy.stack import probe
 
 Json = dict[str, Any]
 TIMES = 3
@@ -90,7 +90,7 @@ def good_call(front: Front) -> float:
 def fronted(house: Rig) -> Front:
     """A gateway before the relay before the sidecar, started."""
     tap = RecordingRelay(house.at["sidecar-1"])
-    house.at["gateway-1"] = ports.free_port()
+    house.at["gateway-1"] = probe.free_port()
     names = {
         "LLM_PROXY__LITELLM_PROXY_URL": f"http://127.0.0.1:{tap.port}",
         "LLM_PROXY__INTERNAL_API_KEY": KEY,

@@ -15,10 +15,9 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 
 from llm_proxy import schema
-from llm_proxy.ledger.queries import Usage
-from llm_proxy.ledger.question import Question
-from llm_proxy.ledger.spent import spent
-from llm_proxy.ledger.zones import midnight
+from llm_proxy.ledger.budget_spend import spent
+from llm_proxy.ledger.usage_query import Question, midnight
+from llm_proxy.ledger.usage_store import Usage
 
 DAYS = 90
 TARGET_MS = 200

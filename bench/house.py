@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from bench import subjects
 from bench.stand import Stand, Subject, await_model, virtual_key
-from llm_proxy.stack import ports
+from llm_proxy.stack import probe
 
 DIRECT = "direct"
 RELAY = "bare relay"
@@ -41,7 +41,7 @@ class House:
 
 def furnish(stand: Stand, *, litellm: bool = True, others: bool = True) -> House:
     """Start the subjects; `llm-proxy` has everything on: a virtual key, shared limits, records, logs."""
-    at = {name: ports.free_port() for name in (*ALL, CONSTANT, CONSTANT_OURS)}
+    at = {name: probe.free_port() for name in (*ALL, CONSTANT, CONSTANT_OURS)}
     up, folder, stores = stand.upstream_port, stand.folder, stand.stores
     config = subjects.litellm_config(folder, up)
     started = [

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from bench import processes, subjects
 from bench.stand import Stand
-from llm_proxy.stack import part, ports
+from llm_proxy.stack import probe, process
 from llm_proxy.stack.probe import answers
 
 REST_S = 1.0
@@ -34,10 +34,10 @@ def lives(stand: Stand) -> Life:
 
 
 def _one(stand: Stand) -> tuple[float, float, float]:
-    port = ports.free_port()
+    port = probe.free_port()
     program = subjects.gateway("started", port, stand.upstream_port, stand.folder, stand.stores)
     began = time.perf_counter()
-    running = part.start(program, stand.folder / "logs")
+    running = process.start(program, stand.folder / "logs")
     try:
         while not answers(port, "/health/live"):
             if not running.alive() or time.perf_counter() - began > program.patience_s:
@@ -47,4 +47,4 @@ def _one(stand: Stand) -> tuple[float, float, float]:
         time.sleep(REST_S)
         return start_s, cpu_s, processes.rss_bytes(running.process.pid) / 2**20
     finally:
-        part.stop([running])
+        process.stop([running])

@@ -13,7 +13,7 @@ from pathlib import Path
 from bench import subjects
 from bench.house import RPM
 from bench.stand import Stand, Subject, await_model, body, measure, standing, virtual_key
-from llm_proxy.stack import ports
+from llm_proxy.stack import probe
 
 SECONDS = 8
 RATE_HZ = 400
@@ -21,7 +21,7 @@ RATE_HZ = 400
 
 def gateway(stand: Stand) -> Subject:
     """The gateway with everything on."""
-    port = ports.free_port()
+    port = probe.free_port()
     stand.start(subjects.gateway("gateway", port, stand.upstream_port, stand.folder, stand.stores))
     await_model(port)
     key = virtual_key(port, name="profile", tenant="acme", agent="scout", rpm=RPM)
@@ -30,7 +30,7 @@ def gateway(stand: Stand) -> Subject:
 
 def sidecar(stand: Stand) -> Subject:
     """The sidecar, asked directly."""
-    port = ports.free_port()
+    port = probe.free_port()
     stand.start(subjects.sidecar("sidecar", port, subjects.litellm_config(stand.folder, stand.upstream_port)))
     return stand.subject("sidecar", port)
 

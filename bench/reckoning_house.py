@@ -18,12 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.reckoning_models import config
-from llm_proxy.stack import part, ports, programs
-from llm_proxy.stack.postgres import postgres, postgres_url
+from llm_proxy.stack import probe, process, process_specs
+from llm_proxy.stack.operator_env import Surroundings
 from llm_proxy.stack.probe import answers
-from llm_proxy.stack.stores import CALLS_ROLE
-from llm_proxy.stack.surroundings import Surroundings
-from llm_proxy.stack.valkey import valkey, valkey_url
+from llm_proxy.stack.stores import CALLS_ROLE, postgres, postgres_url, valkey, valkey_url
 
 KEY = "reckoning-key-0123456789abcdef"
 ADMIN_KEY = "reckoning-admin-0123456789abcdef"
@@ -40,7 +38,7 @@ class House:
 
     folder: Path
     at: dict[str, int]
-    database: part.Running
+    database: process.Running
 
     @property
     def gateways(self) -> list[str]:
@@ -68,11 +66,11 @@ class House:
         await asyncio.to_thread(self.database.process.wait)
         await asyncio.sleep(away_s)
         for left in range(TRIES, 0, -1):
-            self.database = part.start(self.database.part, self.folder / "logs")
+            self.database = process.start(self.database.part, self.folder / "logs")
             try:
-                await asyncio.to_thread(part.wait_until_ready, [self.database])
+                await asyncio.to_thread(process.wait_until_ready, [self.database])
                 break
-            except part.PartDied:  # its old shared memory is freed in a moment
+            except process.PartDied:  # its old shared memory is freed in a moment
                 if left == 1:
                     raise
                 await asyncio.sleep(0.5)
@@ -97,31 +95,33 @@ def house(*, sidecars: int = 1, gateways: int = 2) -> Iterator[House]:
     folder.chmod(0o711)
     wanted = ["postgres", "limits", "cache", "provider"]
     wanted += [f"sidecar-{n + 1}" for n in range(sidecars)] + [f"gateway-{n + 1}" for n in range(gateways)]
-    at = {name: ports.free_port() for name in wanted}
-    given = Surroundings({name: os.environ[name] for name in programs.OF_THE_MACHINE if name in os.environ})
+    at = {name: probe.free_port() for name in wanted}
+    given = Surroundings(
+        {name: os.environ[name] for name in process_specs.OF_THE_MACHINE if name in os.environ}
+    )
     logs = folder / "logs"
-    running: list[part.Running] = []
+    running: list[process.Running] = []
     made: House | None = None
     try:
-        running += [part.start(one, logs) for one in _behind(folder, at)]
-        part.wait_until_ready(running)
+        running += [process.start(one, logs) for one in _behind(folder, at)]
+        process.wait_until_ready(running)
         made = House(folder, at, running[0])
-        programs.migrate(made.database_url, PASSWORD, folder, given)
-        front = [part.start(one, logs) for one in _front(made, given)]
+        process_specs.migrate(made.database_url, PASSWORD, folder, given)
+        front = [process.start(one, logs) for one in _front(made, given)]
         running += front
-        part.wait_until_ready(front)
+        process.wait_until_ready(front)
         yield made
     finally:
-        part.stop(running[1:])
-        part.stop([made.database] if made else running[:1])
+        process.stop(running[1:])
+        process.stop([made.database] if made else running[:1])
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _behind(folder: Path, at: dict[str, int]) -> Iterator[part.Part]:
+def _behind(folder: Path, at: dict[str, int]) -> Iterator[process.Part]:
     yield postgres(folder, at["postgres"], PASSWORD)
     yield valkey("limits", folder, at["limits"], PASSWORD)
     yield valkey("cache", folder, at["cache"], PASSWORD)
-    yield part.Part(
+    yield process.Part(
         name="provider",
         argv=(sys.executable, str(PROVIDER), "--port", str(at["provider"])),
         env=dict(os.environ),
@@ -129,13 +129,13 @@ def _behind(folder: Path, at: dict[str, int]) -> Iterator[part.Part]:
     )
 
 
-def _front(made: House, given: Surroundings) -> Iterator[part.Part]:
+def _front(made: House, given: Surroundings) -> Iterator[process.Part]:
     file = made.folder / "litellm.yaml"
     file.write_text(json.dumps(config(made.provider)), encoding="utf-8")
-    behind = programs.Behind(MASTER_KEY, valkey_url(made.at["cache"], PASSWORD), made.calls_url, None)
+    behind = process_specs.Behind(MASTER_KEY, valkey_url(made.at["cache"], PASSWORD), made.calls_url, None)
     sidecars = [name for name in made.at if name.startswith("sidecar")]
     for number, name in enumerate(sidecars, 1):
-        yield programs.sidecar(number, made.at[name], file, behind, given)
+        yield process_specs.sidecar(number, made.at[name], file, behind, given)
     for name in (name for name in made.at if name.startswith("gateway")):
         own = {
             "LLM_PROXY__ENVIRONMENT": "development",
@@ -149,5 +149,7 @@ def _front(made: House, given: Surroundings) -> Iterator[part.Part]:
             "DATABASE_URL": made.database_url,
             "LIMITS_REDIS_URL": valkey_url(made.at["limits"], PASSWORD),
         }
-        started = programs.gateway(made.at[name], own, given)
-        yield part.Part(name=name, argv=started.argv, env=started.env, ready=started.ready, cwd=made.folder)
+        started = process_specs.gateway(made.at[name], own, given)
+        yield process.Part(
+            name=name, argv=started.argv, env=started.env, ready=started.ready, cwd=made.folder
+        )

@@ -16,7 +16,7 @@ from random import Random
 from typing import Any
 
 from bench.reckoning_models import CHATS, MODELS, SURE
-from llm_proxy.stack.programs import sidecar_python
+from llm_proxy.stack.process_specs import sidecar_python
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from scripted.script import WORDS, Script

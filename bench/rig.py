@@ -16,12 +16,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from llm_proxy.stack import part, ports, programs
-from llm_proxy.stack.postgres import postgres, postgres_url
+from llm_proxy.stack import probe, process, process_specs
+from llm_proxy.stack.operator_env import Surroundings
 from llm_proxy.stack.probe import answers
-from llm_proxy.stack.stores import CALLS_ROLE
-from llm_proxy.stack.surroundings import Surroundings
-from llm_proxy.stack.valkey import valkey, valkey_url
+from llm_proxy.stack.stores import CALLS_ROLE, postgres, postgres_url, valkey, valkey_url
 
 KEY = "bench-key-0123456789abcdef"
 MASTER_KEY = "sk-bench-master-0123456789abcdef"
@@ -50,8 +48,8 @@ class Rig:
 
     folder: Path
     at: dict[str, int]
-    parts: dict[str, part.Part] = field(default_factory=dict[str, part.Part])
-    running: dict[str, part.Running] = field(default_factory=dict[str, part.Running])
+    parts: dict[str, process.Part] = field(default_factory=dict[str, process.Part])
+    running: dict[str, process.Running] = field(default_factory=dict[str, process.Running])
 
     @property
     def database_url(self) -> str:
@@ -71,9 +69,9 @@ class Rig:
     def start(self, *names: str, wait: bool = True) -> None:
         """Start parts, again if they ran before."""
         for name in names:
-            self.running[name] = part.start(self.parts[name], self.folder / "logs")
+            self.running[name] = process.start(self.parts[name], self.folder / "logs")
         if wait:
-            part.wait_until_ready([self.running[name] for name in names])
+            process.wait_until_ready([self.running[name] for name in names])
 
     def pid(self, name: str) -> int:
         """The process that does the part's work: of Postgres in a namespace, the postmaster all the same."""
@@ -98,11 +96,11 @@ class Rig:
         """Start parts that have ended; one that does not come up gets another try."""
         for name in names:
             for left in range(tries, 0, -1):
-                self.running[name] = part.start(self.parts[name], self.folder / "logs")
+                self.running[name] = process.start(self.parts[name], self.folder / "logs")
                 try:
-                    await asyncio.to_thread(part.wait_until_ready, [self.running[name]])
+                    await asyncio.to_thread(process.wait_until_ready, [self.running[name]])
                     break
-                except part.PartDied:
+                except process.PartDied:
                     if left == 1:
                         raise
                     await asyncio.sleep(0.5)
@@ -123,7 +121,7 @@ def rig(*, gateways: int, sidecars: int, names: Mapping[str, str] | None = None)
         (folder / f"spool-{number}").mkdir()
     wanted = ["postgres", "limits", "cache", "provider"]
     wanted += [f"sidecar-{n + 1}" for n in range(sidecars)] + [f"gateway-{n + 1}" for n in range(gateways)]
-    made = Rig(folder, {name: ports.free_port() for name in wanted})
+    made = Rig(folder, {name: probe.free_port() for name in wanted})
     given = of_the_machine()
     try:
         _stores(made, given)
@@ -134,8 +132,8 @@ def rig(*, gateways: int, sidecars: int, names: Mapping[str, str] | None = None)
     finally:
         for name in [name for name in made.running if name != "postgres"]:
             made.running[name].process.send_signal(signal.SIGCONT)
-        part.stop([one for name, one in made.running.items() if name != "postgres"])
-        part.stop([made.running["postgres"]] if "postgres" in made.running else [])
+        process.stop([one for name, one in made.running.items() if name != "postgres"])
+        process.stop([made.running["postgres"]] if "postgres" in made.running else [])
 
 
 def _stores(made: Rig, given: Surroundings) -> None:
@@ -144,21 +142,21 @@ def _stores(made: Rig, given: Surroundings) -> None:
     made.parts["limits"] = valkey("limits", folder, at["limits"], PASSWORD)
     made.parts["cache"] = valkey("cache", folder, at["cache"], PASSWORD)
     words = ("--port", str(at["provider"]), "--lines", str(made.seen))
-    made.parts["provider"] = part.Part(
+    made.parts["provider"] = process.Part(
         name="provider",
         argv=(sys.executable, str(Path(__file__).with_name("played.py")), *words),
         env=dict(os.environ),
         ready=lambda _: answers(at["provider"], "/_calls"),
     )
     made.start("postgres", "limits", "cache", "provider")
-    programs.migrate(made.database_url, PASSWORD, folder, given)
+    process_specs.migrate(made.database_url, PASSWORD, folder, given)
 
 
 def _sidecars(made: Rig, given: Surroundings, many: int) -> None:
     config = made.folder / "litellm.yaml"
     config.write_text(CONFIG.format(provider=made.at["provider"]), encoding="utf-8")
     given = replace(given, names={**given.names, **SIDECARS_STOP})
-    behind = programs.Behind(
+    behind = process_specs.Behind(
         MASTER_KEY,
         valkey_url(made.at["cache"], PASSWORD),
         postgres_url(made.at["postgres"], PASSWORD, CALLS_ROLE),
@@ -166,7 +164,7 @@ def _sidecars(made: Rig, given: Surroundings, many: int) -> None:
     )
     for number in range(1, many + 1):
         name = f"sidecar-{number}"
-        made.parts[name] = programs.sidecar(number, made.at[name], config, behind, given)
+        made.parts[name] = process_specs.sidecar(number, made.at[name], config, behind, given)
 
 
 def _gateways(made: Rig, given: Surroundings, many: int, names: Mapping[str, str]) -> None:
@@ -175,7 +173,7 @@ def _gateways(made: Rig, given: Surroundings, many: int, names: Mapping[str, str
         made.parts[f"gateway-{number}"] = gateway_part(made, given, number, own)
 
 
-def gateway_part(made: Rig, given: Surroundings, number: int, names: Mapping[str, str]) -> part.Part:
+def gateway_part(made: Rig, given: Surroundings, number: int, names: Mapping[str, str]) -> process.Part:
     """A gateway of this house, not started yet; its port is known to it, `names` are settings of its own."""
     name = f"gateway-{number}"
     urls = [f"http://127.0.0.1:{port}" for other, port in made.at.items() if other.startswith("sidecar")]
@@ -190,12 +188,14 @@ def gateway_part(made: Rig, given: Surroundings, number: int, names: Mapping[str
         "DATABASE_URL": made.database_url,
         "LIMITS_REDIS_URL": valkey_url(made.at["limits"], PASSWORD),
     }
-    return replace(programs.gateway(made.at[name], usual | dict(names), given), name=name, patience_s=60)
+    return replace(process_specs.gateway(made.at[name], usual | dict(names), given), name=name, patience_s=60)
 
 
 def of_the_machine() -> Surroundings:
     """What a program of the house may know of the machine."""
-    return Surroundings({name: os.environ[name] for name in programs.OF_THE_MACHINE if name in os.environ})
+    return Surroundings(
+        {name: os.environ[name] for name in process_specs.OF_THE_MACHINE if name in os.environ}
+    )
 
 
 def write_json(path: Path, report: object) -> None:

@@ -22,8 +22,7 @@ import aiohttp
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-from llm_proxy.stack.ports import free_port  # noqa: E402 -- the project's own, found from here
-from llm_proxy.stack.probe import answers  # noqa: E402 -- the same
+from llm_proxy.stack.probe import answers, free_port  # noqa: E402 -- the project's own, found from here
 
 BIN = ROOT / ".venv-sidecar" / "bin"
 KEY = "sk-bench-0123456789abcdef"
@@ -66,7 +65,7 @@ streams of 50 words), four at a time. Made by `.venv/bin/python bench/sidecar_cp
 
 `LLM_PROXY_SIDECAR_WITHOUT` names patches to leave out ([all of them](litellm/patches.md)).
 
-All but the bytecode are patches of ours, made at LiteLLM's start (`llm_proxy/sidecar/tuning.py`,
+All but the bytecode are patches of ours, made at LiteLLM's start (`llm_proxy/sidecar/patches/performance.py`,
 `openai_frames.py`): we found no setting of its own for any of them. LiteLLM 1.108.6 has
 taken over two that stood here before: prices of a deployment are registered once, and OpenAI's SDK no longer
 walks a body that came as JSON.

@@ -22,10 +22,9 @@ from pathlib import Path
 
 from bench import processes, subjects
 from bench.subjects import ROOT, SECRET, TRAFFIC, Stores
-from llm_proxy.stack import part, ports
-from llm_proxy.stack.part import Part, Running
-from llm_proxy.stack.postgres import postgres, postgres_url
-from llm_proxy.stack.valkey import valkey, valkey_url
+from llm_proxy.stack import probe, process
+from llm_proxy.stack.process import Part, Running
+from llm_proxy.stack.stores import postgres, postgres_url, valkey, valkey_url
 
 PASSWORD = "only-for-this-bench"  # noqa: S105 -- of stores that live for a minute
 PATH = "/v1/chat/completions"
@@ -84,9 +83,9 @@ class Stand:
 
     def start(self, *programs: Part) -> None:
         """Start programs together, and wait until all of them serve."""
-        begun = [part.start(program, self.folder / "logs") for program in programs]
+        begun = [process.start(program, self.folder / "logs") for program in programs]
         self.running |= {one.part.name: one for one in begun}
-        part.wait_until_ready(begun)
+        process.wait_until_ready(begun)
 
     def subject(
         self, name: str, port: int, key: str = TRAFFIC, *programs: str, headers: tuple[str, ...] = ()
@@ -124,7 +123,7 @@ def standing() -> Iterator[Stand]:
     with tempfile.TemporaryDirectory(prefix="llm-proxy-bench-") as name:
         folder = Path(name)
         folder.chmod(0o711)
-        at = {one: ports.free_port() for one in ("upstream", "postgres", "valkey")}
+        at = {one: probe.free_port() for one in ("upstream", "postgres", "valkey")}
         stores = Stores(postgres_url(at["postgres"], PASSWORD), valkey_url(at["valkey"], PASSWORD))
         stand = Stand(folder, at["upstream"], stores)
         try:
@@ -135,7 +134,7 @@ def standing() -> Iterator[Stand]:
             )
             yield stand
         finally:
-            part.stop(stand.running.values())
+            process.stop(stand.running.values())
 
 
 def body(model: str = "bench", *, stream: bool = False, agent: str | None = None) -> str:

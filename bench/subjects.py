@@ -11,8 +11,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm_proxy.stack.part import Part
 from llm_proxy.stack.probe import answers
+from llm_proxy.stack.process import Part
 
 ROOT = Path(__file__).parents[1]
 OTHERS = ROOT / ".bench"

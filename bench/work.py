@@ -27,14 +27,14 @@ import llm_proxy.edge.turn
 import llm_proxy.edge.wire
 from llm_proxy.app import Gateway
 from llm_proxy.dialects import Call
-from llm_proxy.edge.front import Front
+from llm_proxy.edge.dispatcher import Front
 from llm_proxy.edge.request import Message, Scope
 from llm_proxy.edge.wire import Connection
 from llm_proxy.identity import Caller
 from llm_proxy.settings import load
 from llm_proxy.upstream import Served, Usage, Watch
-from llm_proxy.upstream.frames import Frames
-from llm_proxy.upstream.usage import read_usage
+from llm_proxy.upstream.stream_filter import Frames
+from llm_proxy.upstream.token_usage import read_usage
 
 BASELINE = Path(__file__).with_name("work.json")
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"

@@ -18,38 +18,21 @@ from fastapi import APIRouter, Depends, FastAPI
 from llm_proxy import __version__, background
 from llm_proxy.admission import Admission, Defaults, Standing, refuse_evicting, standing_of
 from llm_proxy.background import Loop
-from llm_proxy.edge import (
-    admin,
-    admin_keys,
-    audit_admin,
-    cache_admin,
-    erasures,
-    health,
-    limits,
-    metrics,
-    models,
-    models_admin,
-    notifications,
-    payloads,
-    rest,
-    simulate,
-    usage,
-)
-from llm_proxy.edge.auth import Doorkeeper
-from llm_proxy.edge.client_ip import ClientIp
-from llm_proxy.edge.cors import with_cors
-from llm_proxy.edge.front import Front
-from llm_proxy.edge.health import Health
-from llm_proxy.edge.intake import Intake, limits_of
-from llm_proxy.edge.key_standing import KeyStanding
-from llm_proxy.edge.known_models import KnownModels
-from llm_proxy.edge.notifications import delivery_of
-from llm_proxy.edge.parts import Parts
-from llm_proxy.edge.refused_actions import RefusedActions
-from llm_proxy.edge.request import Scope
-from llm_proxy.edge.serve import Serve
-from llm_proxy.edge.suspects import Suspects
-from llm_proxy.edge.trial import Trial
+from llm_proxy.edge import management_app
+from llm_proxy.edge.auth import Doorkeeper, Suspects
+from llm_proxy.edge.current_catalog import KnownModels
+from llm_proxy.edge.dispatcher import Front, with_cors
+from llm_proxy.edge.inference import Intake, Serve, limits_of
+from llm_proxy.edge.request import ClientIp, Scope
+from llm_proxy.edge.routes import audit, health, limits, models, notifications, simulation, stored_data, usage
+from llm_proxy.edge.routes import health as metrics
+from llm_proxy.edge.routes import keys as admin
+from llm_proxy.edge.routes import keys as admin_keys
+from llm_proxy.edge.routes.audit import RefusedActions
+from llm_proxy.edge.routes.health import Health, Parts
+from llm_proxy.edge.routes.limits import KeyStanding
+from llm_proxy.edge.routes.models import Trial
+from llm_proxy.edge.routes.notifications import delivery_of
 from llm_proxy.errors import NotFound, Refused
 from llm_proxy.identity import (
     AdminKeys,
@@ -87,7 +70,7 @@ from llm_proxy.pipeline import Stages, Upstream
 from llm_proxy.settings import Settings
 from llm_proxy.telemetry import Metrics, Seat, exposition, seat, setup_logging
 from llm_proxy.telemetry.cells import Cells
-from llm_proxy.telemetry.kept_text import KeptText
+from llm_proxy.telemetry.privacy import KeptText
 from llm_proxy.telemetry.tracing import Tracer
 from llm_proxy.upstream import (
     Client,
@@ -166,7 +149,7 @@ class Gateway:
 
     def _management(self, routers: list[APIRouter], keeper: Doorkeeper) -> FastAPI:
         """The application of every route that is no inference route."""
-        return rest.build(
+        return management_app.build(
             routers,
             version=self.settings.version or __version__,
             lifespan=self._lifespan,
@@ -214,9 +197,9 @@ class Gateway:
             health.router(self._health, keeper),
             models.router(lambda: self.upstream.catalog, keeper, settings.default_models),
             limits.router(self.admission, caller=keeper.caller, of_key=of_key, read=intake.explained),
-            metrics.router(seats, self.metrics.cells, keeper),
-            payloads.router(usage_of, keeper),
-            models_admin.router(
+            metrics.metrics_router(seats, self.metrics.cells, keeper),
+            stored_data.payloads_router(usage_of, keeper),
+            models.admin_router(
                 lambda: self.upstream.catalog,
                 self.ledger.vitals,
                 trial,
@@ -231,22 +214,22 @@ class Gateway:
                 by=keeper.actor,
                 standing=standing,
             ),
-            simulate.router(self._present(registry, rulings), by=keeper.actor),
-            audit_admin.router(AuditLog(pool) if pool else None, self._refusals, by=keeper.actor),
-            admin_keys.router(AdminKeys(pool) if pool else None, by=keeper.actor),
-            erasures.router(self._erasures, by=Depends(keeper.actor)),
-            cache_admin.router(
+            simulation.router(self._present(registry, rulings), by=keeper.actor),
+            audit.router(AuditLog(pool) if pool else None, self._refusals, by=keeper.actor),
+            admin_keys.admin_keys_router(AdminKeys(pool) if pool else None, by=keeper.actor),
+            stored_data.erasures_router(self._erasures, by=Depends(keeper.actor)),
+            stored_data.cache_router(
                 self._purge,
                 record,
                 Depends(keeper.actor),
             ),
         ]
 
-    def _present(self, registry: Registry | None, rulings: Rulings | None) -> simulate.Present | None:
+    def _present(self, registry: Registry | None, rulings: Rulings | None) -> simulation.Present | None:
         """How things stand, for simulations; None without a database."""
         if self._reports is None or self._pool is None or registry is None or rulings is None:
             return None
-        return simulate.Present(
+        return simulation.Present(
             Histories(self._reports),
             PostgresKeys(self._pool),
             registry,

@@ -1,9 +1,13 @@
-"""JSON that somebody else wrote, read without trusting its shape.
+"""Reads JSON and YAML of unknown shape safely.
 
-Pure. Invariant: a value of another shape than asked for is empty or False, never an exception.
+Pure. Invariant: a value that is not of the requested type is empty, never an exception.
 """
 
-from typing import Any, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 
 Json = dict[str, Any]
 
@@ -27,3 +31,8 @@ def as_objects(value: object) -> list[Json]:
     """The objects of an array, in order; nothing when it is no array."""
     found = cast("list[object]", value) if isinstance(value, list) else []
     return [cast("Json", one) for one in found if isinstance(one, dict)]
+
+
+def as_list(value: object) -> list[Any]:
+    """The value if it is a list, else an empty one."""
+    return list(cast("Iterable[Any]", value)) if isinstance(value, list) else []

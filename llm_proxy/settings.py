@@ -29,7 +29,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from llm_proxy.store_urls import InvalidURL, WebhookForm, http_url, postgres_url, redis_url, webhook_urls
+from llm_proxy.service_urls import InvalidURL, WebhookForm, http_url, postgres_url, redis_url, webhook_urls
 
 PREFIX = "LLM_PROXY__"
 Mode = Literal["enforce", "shadow", "off"]

@@ -25,12 +25,11 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import conformance_page  # noqa: E402 -- beside this file
 
-from llm_proxy.stack import part, ports  # noqa: E402 -- after the path
-from llm_proxy.stack.postgres import postgres, postgres_url  # noqa: E402 -- the same
+from llm_proxy.stack import probe, process  # noqa: E402 -- after the path
+from llm_proxy.stack.operator_env import Surroundings  # noqa: E402 -- the same
 from llm_proxy.stack.probe import answers  # noqa: E402 -- the same
-from llm_proxy.stack.programs import Behind, gateway, sidecar, sidecar_python  # noqa: E402 -- the same
-from llm_proxy.stack.surroundings import Surroundings  # noqa: E402 -- the same
-from llm_proxy.stack.valkey import valkey, valkey_url  # noqa: E402 -- the same
+from llm_proxy.stack.process_specs import Behind, gateway, sidecar, sidecar_python  # noqa: E402 -- the same
+from llm_proxy.stack.stores import postgres, postgres_url, valkey, valkey_url  # noqa: E402 -- the same  # noqa: E402 -- the same
 
 HOME = ROOT / ".local" / "conformance"
 LOCKS = ROOT / "locks" / "conformance"
@@ -91,7 +90,7 @@ def house(folder: Path) -> Iterator[dict[str, str]]:
     """A provider, a sidecar with its cache, and a gateway; what a client's environment holds of them."""
     given = Surroundings({name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ})
     at = {
-        name: ports.free_port() for name in ("provider", "sidecar", "gateway", "cache", "limits", "postgres")
+        name: probe.free_port() for name in ("provider", "sidecar", "gateway", "cache", "limits", "postgres")
     }
     provider_url = f"http://127.0.0.1:{at['provider']}"
     config = folder / "litellm.yaml"
@@ -110,7 +109,7 @@ def house(folder: Path) -> Iterator[dict[str, str]]:
         "LLM_PROXY__CACHE_MODE": "off",
         "LLM_PROXY__DRAIN_DELAY_S": "0",
     }
-    provider = part.Part(
+    provider = process.Part(
         name="provider",
         argv=(sys.executable, str(ROOT / "tests" / "scripted_provider.py"), "--port", str(at["provider"])),
         env=dict(given.names),
@@ -124,13 +123,13 @@ def house(folder: Path) -> Iterator[dict[str, str]]:
         sidecar(1, at["sidecar"], config, behind, given),
         gateway(at["gateway"], names, given),
     )
-    running = [part.start(one, folder / "logs") for one in parts]
+    running = [process.start(one, folder / "logs") for one in parts]
     try:
-        part.wait_until_ready(running)
+        process.wait_until_ready(running)
         url = f"http://127.0.0.1:{at['gateway']}"
         yield {"GATEWAY": url, "BASE_URL": f"{url}/v1", "API_KEY": KEY, "PROVIDER_URL": provider_url}
     finally:
-        part.stop(running)
+        process.stop(running)
 
 
 def environment(name: str) -> Path:

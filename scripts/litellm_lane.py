@@ -26,15 +26,15 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-from llm_proxy.sidecar.patches import PATCHES  # noqa: E402 -- the project's own, found from here
+from llm_proxy.sidecar.patches.registry import PATCHES  # noqa: E402 -- the project's own, found from here
 from llm_proxy.sidecar.verify_environment import is_refused, pins  # noqa: E402 -- the same
 
-TRIED = "llm_proxy/sidecar/tried_patches.json"
+TRIED = "llm_proxy/sidecar/patches/tried_patches.json"
 PIN = re.compile(r"^litellm\[proxy\]==(\S+)$", re.MULTILINE)
 TAKEN = (
     "locks/sidecar.in",
     "locks/sidecar.txt",
-    "llm_proxy/dialects/litellm_names.py",
+    "llm_proxy/dialects/request/litellm_reserved.py",
     "llm_proxy/sidecar/known_keys.json",
 )
 TABLES = ("litellm_names.py", "litellm_keys.py")

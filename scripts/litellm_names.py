@@ -1,4 +1,4 @@
-"""Writes `llm_proxy/dialects/litellm_names.py`: every request field that LiteLLM reads for itself.
+"""Writes `llm_proxy/dialects/request/litellm_reserved.py`: every request field that LiteLLM reads for itself.
 
 Run it in the sidecar's environment after an upgrade: `.venv-sidecar/bin/python scripts/litellm_names.py`
 (`--check` only compares, exit 1 when the file is out of date).

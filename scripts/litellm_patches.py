@@ -4,18 +4,19 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from llm_proxy.sidecar.patches import PATCHES, TRIED
+from llm_proxy.sidecar.patches.registry import PATCHES, TRIED
 
 HEAD = """\
 # Patches of LiteLLM
 
-Made from `llm_proxy/sidecar/patches.py` (do not edit). They change LiteLLM in memory when a sidecar
+Made from `llm_proxy/sidecar/patches/registry.py` (do not edit). They change LiteLLM in memory when a sidecar
 starts, in this order. Each has tests of its own and is installed on a release only where they were seen to
-pass with it and to fail without it (`llm_proxy/sidecar/tried_patches.json`, written by `make litellm`). On
-any other release it is off, and the sidecar's log says so in a line: the gateway works in front of an
-unpatched LiteLLM, too, with LiteLLM's own faults. `LLM_PROXY_SIDECAR_WITHOUT` names patches to leave out,
-comma-separated, or `all`. `scripts/litellm_trials.py` runs their tests on the pinned release. Every private
-name of LiteLLM that a patch touches is listed in `llm_proxy/sidecar/seams.py`, and a test looks for each.
+pass with it and to fail without it (`llm_proxy/sidecar/patches/tried_patches.json`, written by `make
+litellm`). On any other release it is off, and the sidecar's log says so in a line: the gateway works in
+front of an unpatched LiteLLM, too, with LiteLLM's own faults. `LLM_PROXY_SIDECAR_WITHOUT` names patches
+to leave out, comma-separated, or `all`. `scripts/litellm_trials.py` runs their tests on the pinned
+release. Every private name of LiteLLM that a patch touches is listed in
+`llm_proxy/sidecar/litellm_internals.py`, and a test looks for each.
 
 One change is no patch and cannot be off: the start hands LiteLLM the configuration in place of its reader of
 files (`launch.py`). A release where that fails does not start.

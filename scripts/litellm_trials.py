@@ -18,8 +18,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-from llm_proxy.sidecar.patch import Patch  # noqa: E402 -- the project's own, found from here
-from llm_proxy.sidecar.patches import PATCHES, SETTING, numbers  # noqa: E402 -- the same
+from llm_proxy.sidecar.patches.patch import Patch  # noqa: E402 -- the project's own, found from here
+from llm_proxy.sidecar.patches.registry import PATCHES, SETTING, numbers  # noqa: E402 -- the same
 
 PASSED, FAILED = 0, 1
 WORDS = {

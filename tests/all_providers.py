@@ -16,10 +16,10 @@ from sidecars import PASSED_ON
 
 from llm_proxy.dialects import NO_HINTS, OPENAI, Bounds, Models
 from llm_proxy.endpoints import Endpoint
-from llm_proxy.stack import part, ports
+from llm_proxy.stack import probe, process
+from llm_proxy.stack.operator_env import Surroundings
 from llm_proxy.stack.probe import answers
-from llm_proxy.stack.programs import Behind, sidecar
-from llm_proxy.stack.surroundings import Surroundings
+from llm_proxy.stack.process_specs import Behind, sidecar
 
 Json = dict[str, Any]
 KEY = "sk-fields-0123456789abcdef"
@@ -105,12 +105,12 @@ def clouds(url: str) -> dict[str, Json]:
 @contextmanager
 def run_all_providers(folder: Path, cache_redis_url: str) -> Generator[AllProviders]:
     """The sidecar and the provider, until the block ends."""
-    provider_port, sidecar_port = ports.free_port(), ports.free_port()
+    provider_port, sidecar_port = probe.free_port(), probe.free_port()
     url = f"http://127.0.0.1:{provider_port}"
     config = folder / "fields.yaml"
     config.write_text(json.dumps(configuration(url)), encoding="utf-8")
     given = Surroundings({name: os.environ[name] for name in PASSED_ON if name in os.environ})
-    provider = part.Part(
+    provider = process.Part(
         name="provider-of-fields",
         argv=(sys.executable, str(TESTS / "scripted_provider.py"), "--port", str(provider_port)),
         env=dict(os.environ),
@@ -119,9 +119,12 @@ def run_all_providers(folder: Path, cache_redis_url: str) -> Generator[AllProvid
     )
     behind = Behind(KEY, cache_redis_url, None, None)
     logs = folder / "logs"
-    running = [part.start(provider, logs), part.start(sidecar(9, sidecar_port, config, behind, given), logs)]
+    running = [
+        process.start(provider, logs),
+        process.start(sidecar(9, sidecar_port, config, behind, given), logs),
+    ]
     try:
-        part.wait_until_ready(running)
+        process.wait_until_ready(running)
         address, auth = f"http://127.0.0.1:{sidecar_port}", {"Authorization": f"Bearer {KEY}"}
         with (
             httpx.Client(base_url=address, headers=auth, timeout=30) as client,
@@ -129,7 +132,7 @@ def run_all_providers(folder: Path, cache_redis_url: str) -> Generator[AllProvid
         ):
             yield AllProviders(client, seen)
     finally:
-        part.stop(running)
+        process.stop(running)
 
 
 def configuration(url: str) -> Json:

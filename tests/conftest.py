@@ -20,10 +20,9 @@ import pytest
 from all_providers import AllProviders, run_all_providers
 from hypothesis import settings
 
-from llm_proxy.stack import Missing, part, ports, programs
-from llm_proxy.stack.postgres import postgres
-from llm_proxy.stack.postgres import postgres_url as address_of_postgres
-from llm_proxy.stack.valkey import Purpose, valkey, valkey_url
+from llm_proxy.stack import Missing, probe, process, process_specs
+from llm_proxy.stack.stores import Purpose, postgres, valkey, valkey_url
+from llm_proxy.stack.stores import postgres_url as address_of_postgres
 
 PASSWORD = "only-for-this-test-run"
 
@@ -52,7 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Declare the marks; end a process of the run, and with it its services, when the run is killed."""
     markers.register(config)
     if os.environ.get("PYTEST_XDIST_WORKER"):
-        part.tether(os.getppid(), signal.SIGTERM)
+        process.tether(os.getppid(), signal.SIGTERM)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -71,9 +70,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def make_sidecar_environment() -> None:
     """Install LiteLLM where it is missing."""
     try:
-        programs.sidecar_python()
+        process_specs.sidecar_python()
     except Missing:
-        subprocess.run(["make", "setup-sidecar"], cwd=programs.PROJECT, check=True)  # noqa: S607 -- any
+        subprocess.run(["make", "setup-sidecar"], cwd=process_specs.PROJECT, check=True)  # noqa: S607 -- any
 
 
 @pytest.fixture(scope="session")
@@ -94,7 +93,7 @@ def service_folder() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def postgres_url(service_folder: Path) -> Iterator[str]:
     """The address of a real Postgres, shared by the run; use `database_url` for tables of your own."""
-    port = ports.free_port()
+    port = probe.free_port()
     yield from _served(
         postgres(service_folder, port, PASSWORD, durable=False),
         service_folder,
@@ -146,18 +145,18 @@ def roomy_path() -> Iterator[Path]:
 @pytest.fixture
 def free_port() -> int:
     """A port nobody listens on."""
-    return ports.free_port()
+    return probe.free_port()
 
 
 def _valkey(purpose: Purpose, folder: Path) -> Iterator[str]:
-    port = ports.free_port()
+    port = probe.free_port()
     yield from _served(valkey(purpose, folder, port, PASSWORD), folder, valkey_url(port, PASSWORD))
 
 
-def _served(program: part.Part, folder: Path, url: str) -> Iterator[str]:
-    running = part.start(program, folder / "logs")
+def _served(program: process.Part, folder: Path, url: str) -> Iterator[str]:
+    running = process.start(program, folder / "logs")
     try:
-        part.wait_until_ready([running])
+        process.wait_until_ready([running])
         yield url
     finally:
-        part.stop([running])
+        process.stop([running])

@@ -12,7 +12,7 @@ from typing import Any
 from odd_provider_answers import STOP, chunk, stream, whole
 from sidecars import Json, Mode
 
-from llm_proxy.stack.programs import sidecar_python
+from llm_proxy.stack.process_specs import sidecar_python
 
 LIST = "lib/python3*/site-packages/litellm/model_prices_and_context_window_backup.json"
 [_LIST] = sidecar_python().parents[1].glob(LIST)

@@ -17,9 +17,9 @@ import httpx
 import yaml
 from loopback import NO_TLS
 
-from llm_proxy.stack import part, ports
+from llm_proxy.stack import probe, process
 from llm_proxy.stack.probe import answers
-from llm_proxy.stack.programs import sidecar_python
+from llm_proxy.stack.process_specs import sidecar_python
 
 Json = dict[str, Any]
 Mode = Literal["chat", "stream"]
@@ -135,9 +135,9 @@ def deployment(group: str, model: str, provider: Provider, **more: Any) -> Json:
     return {"model_name": group, "litellm_params": params, "model_info": info}
 
 
-def provider_part(port: int) -> part.Part:
+def provider_part(port: int) -> process.Part:
     """The scripted provider as a program."""
-    return part.Part(
+    return process.Part(
         name=f"provider-{port}",
         argv=(sys.executable, str(PROVIDER), "--port", str(port)),
         env=dict(os.environ),
@@ -148,16 +148,16 @@ def provider_part(port: int) -> part.Part:
 @contextmanager
 def run_provider(folder: Path) -> Generator[Provider]:
     """The scripted provider, until the block ends."""
-    port = ports.free_port()
-    started = part.start(provider_part(port), folder / "logs")
+    port = probe.free_port()
+    started = process.start(provider_part(port), folder / "logs")
     try:
-        part.wait_until_ready([started])
+        process.wait_until_ready([started])
         yield Provider(f"http://127.0.0.1:{port}")
     finally:
-        part.stop([started])
+        process.stop([started])
 
 
-def sidecar_part(config: Path, port: int, env: Mapping[str, str]) -> part.Part:
+def sidecar_part(config: Path, port: int, env: Mapping[str, str]) -> process.Part:
     """A sidecar as a program, with nothing in its environment but what is given.
 
     `WATCHED_FILE` in it takes its route out away; each connection and lookup is a line of that file.
@@ -166,7 +166,7 @@ def sidecar_part(config: Path, port: int, env: Mapping[str, str]) -> part.Part:
     watched = env.get("WATCHED_FILE")
     program = (str(WATCHED), watched) if watched else ("-m", "llm_proxy.sidecar")
     words = (*program, "--config", str(config), "--port", str(port))
-    return part.Part(
+    return process.Part(
         name=f"sidecar-{port}",
         argv=(str(sidecar_python()), *words),
         env=fixed | {"LITELLM_MASTER_KEY": KEY, "LLM_PROXY_SIDECAR_LEAVE_S": "0"} | dict(env),
@@ -188,12 +188,12 @@ def run_sidecar(config: Json, provider: Provider, folder: Path, **env: str) -> G
 @contextmanager
 def run_sidecar_from_file(file: Path, provider: Provider, folder: Path, **env: str) -> Generator[Sidecar]:
     """A sidecar with the configuration that lies there."""
-    port = ports.free_port()
-    started = part.start(sidecar_part(file, port, env), folder / "logs")
+    port = probe.free_port()
+    started = process.start(sidecar_part(file, port, env), folder / "logs")
     try:
-        part.wait_until_ready([started])
+        process.wait_until_ready([started])
         yield Sidecar(
             f"http://127.0.0.1:{port}", provider, started.process.pid, folder / "logs" / f"sidecar-{port}.log"
         )
     finally:
-        part.stop([started])
+        process.stop([started])

@@ -44,11 +44,11 @@ def test_file_keeps_the_shape_of_the_house(path: Path) -> None:
 
 
 AWAITED = {
-    "identity/store.py",
-    "identity/virtual.py",
-    "ledger/migration.py",
-    "upstream/keeper.py",
-    "admission/spend.py",
+    "identity/postgres_store.py",
+    "identity/key_cache.py",
+    "ledger/store.py",
+    "upstream/monitor.py",
+    "admission/renewal.py",
     "edge/wire.py",
 }
 """Where somebody awaits the task, or hears of its end: a failure there is not silent."""

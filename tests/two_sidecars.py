@@ -19,10 +19,11 @@ from loopback import NO_TLS
 from running_stack import MASTER_KEY
 from sidecars import Provider, provider_part
 
-from llm_proxy.stack import part, ports
+from llm_proxy.stack import probe as ports
+from llm_proxy.stack import process
+from llm_proxy.stack.operator_env import Surroundings
 from llm_proxy.stack.probe import answered, answers
-from llm_proxy.stack.programs import Behind, gateway, sidecar
-from llm_proxy.stack.surroundings import Surroundings
+from llm_proxy.stack.process_specs import Behind, gateway, sidecar
 
 Json = dict[str, Any]
 KEY = "sidecars-key-0123456789abcdef"
@@ -43,7 +44,7 @@ class TwoSidecars:
 
     provider: Provider
     ports: list[int]
-    running: list[part.Running]
+    running: list[process.Running]
     logs: Path
 
     def kill(self, at: int) -> None:
@@ -61,8 +62,8 @@ class TwoSidecars:
 
     def revive(self, at: int) -> None:
         """It starts again, with an empty memory; from the main thread alone, whose child it is."""
-        self.running[at] = part.start(self.running[at].part, self.logs)
-        part.wait_until_ready([self.running[at]])
+        self.running[at] = process.start(self.running[at].part, self.logs)
+        process.wait_until_ready([self.running[at]])
 
     def answered(self, at: int) -> int:
         """How many calls it has answered since it was started."""
@@ -76,7 +77,7 @@ class TwoSidecars:
                 self.revive(at)
 
 
-def provider_as_sidecar(port: int) -> part.Part:
+def provider_as_sidecar(port: int) -> process.Part:
     """A scripted provider in a sidecar's place, where only the gateways' own counting is looked at.
 
     It answers hundreds of calls at once, at which a real one on a test machine would fall behind.
@@ -93,14 +94,14 @@ def run_two_sidecars(provider: Provider, folder: Path) -> Generator[TwoSidecars]
     behind = Behind(MASTER_KEY, None, None, None)
     parts = [sidecar(number, port, config, behind, GIVEN) for number, port in enumerate(at)]
     logs = folder / "two-sidecars"
-    two_sidecars = TwoSidecars(provider, at, [part.start(one, logs) for one in parts], logs)
+    two_sidecars = TwoSidecars(provider, at, [process.start(one, logs) for one in parts], logs)
     try:
-        part.wait_until_ready(two_sidecars.running)
+        process.wait_until_ready(two_sidecars.running)
         yield two_sidecars
     finally:
         for one in two_sidecars.running:
             one.process.send_signal(signal.SIGCONT)
-        part.stop(two_sidecars.running)
+        process.stop(two_sidecars.running)
 
 
 @dataclass(slots=True)
@@ -108,7 +109,7 @@ class GatewayOverSidecars:
     """The gateway and who stands behind it."""
 
     url: str
-    gateway: part.Running
+    gateway: process.Running
     two_sidecars: TwoSidecars
     marks: list[str] = field(default_factory=list[str])
 
@@ -180,10 +181,10 @@ def run_gateway(
     if not ready:
         live: Callable[[int], bool] = lambda _: answers(port, "/health/live")  # noqa: E731 -- typed
         program = replace(program, ready=live)
-    running = part.start(program, folder / "logs")
+    running = process.start(program, folder / "logs")
     try:
-        part.wait_until_ready([running])
+        process.wait_until_ready([running])
         yield GatewayOverSidecars(f"http://127.0.0.1:{port}", running, two_sidecars)
     finally:
-        part.stop([running])
+        process.stop([running])
         two_sidecars.restore()

@@ -14,7 +14,7 @@ import openai
 from dotenv import dotenv_values
 from running_stack import say
 
-from llm_proxy.stack.ports import free_port
+from llm_proxy.stack.probe import free_port
 
 QUESTION = "What is the capital of France? Answer in one sentence."
 PATIENCE_S = 120

@@ -2,7 +2,7 @@
 
 import subprocess
 
-from llm_proxy.stack.programs import sidecar_python
+from llm_proxy.stack.process_specs import sidecar_python
 
 MAKE_KEY = """
 import json, sys

@@ -1,16 +1,15 @@
 """`Caller` + `Call` in, a `Lease` out: requests, tokens, places and money, checked all and taken all."""
 
-from llm_proxy.admission.admit import Admission, AdmissionState
-from llm_proxy.admission.asking import Prices
 from llm_proxy.admission.cap import capped
-from llm_proxy.admission.explain import Explanation, explain, standing_of
+from llm_proxy.admission.controller import Admission, AdmissionState, Explanation, explain, standing_of
 from llm_proxy.admission.lease import Lease, Used
-from llm_proxy.admission.once import EvictingStore, announce, refuse_evicting
-from llm_proxy.admission.policy import Defaults, Policies
+from llm_proxy.admission.limit_planner import Prices
+from llm_proxy.admission.policy_resolver import Defaults, Policies
+from llm_proxy.admission.rate_limit_response import Standing, resets
+from llm_proxy.admission.redis.backend import EvictingStore, announce, refuse_evicting
+from llm_proxy.admission.renewal import Spent
 from llm_proxy.admission.replay import PastCall, Replay, Repriced, Verdict
-from llm_proxy.admission.spend import Spent
-from llm_proxy.admission.spending import Spending, SpendingWatch
-from llm_proxy.admission.standing import Standing, resets
+from llm_proxy.admission.spending_watch import Spending, SpendingWatch
 
 __all__ = [
     "Admission",

@@ -11,15 +11,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 
-from llm_proxy.admission.asking import LEASE_LIFE_MS, Asking, Prices
-from llm_proxy.admission.check import REFUSED, UNKNOWN, Answer, Ask, Check
-from llm_proxy.admission.desk import Desk
-from llm_proxy.admission.lease import Taken, Used
-from llm_proxy.admission.model import Counter, ProcessStore
-from llm_proxy.admission.permit import Permit
-from llm_proxy.admission.policy import Policies
-from llm_proxy.admission.standing import standings
-from llm_proxy.admission.watch import Watch
+from llm_proxy.admission.access_policy import Permit
+from llm_proxy.admission.lease import Desk, Taken, Used
+from llm_proxy.admission.limit_planner import LEASE_LIFE_MS, Asking, Prices
+from llm_proxy.admission.limiter import REFUSED, UNKNOWN, Answer, Ask, Check
+from llm_proxy.admission.memory_limiter import Counter, ProcessStore
+from llm_proxy.admission.policy_resolver import Policies
+from llm_proxy.admission.policy_watcher import Watch
+from llm_proxy.admission.rate_limit_response import standings
 from llm_proxy.dialects import Call
 from llm_proxy.errors import Refused
 from llm_proxy.identity import Caller

@@ -13,13 +13,13 @@ from typing import Any
 import click
 import yaml
 
-from llm_proxy.cli import nearby
+from llm_proxy.cli import context
 from llm_proxy.cli.printing import WRONG, Failure
-from llm_proxy.sidecar.check import LEFT_OUT, Finding, check
+from llm_proxy.json_access import as_list, as_object
+from llm_proxy.sidecar.config_check import LEFT_OUT, Finding, check
 from llm_proxy.sidecar.environment import environment
-from llm_proxy.sidecar.shapes import items, mapping
+from llm_proxy.stack.operator_env import look_around
 from llm_proxy.stack.plan import LOCAL_NAMES
-from llm_proxy.stack.surroundings import look_around
 
 
 class Repeated(yaml.YAMLError):
@@ -57,20 +57,20 @@ def _read(text: str) -> object:
 
 def _with_included(raw: object, folder: Path | None, texts: list[str]) -> object:
     """With the files it includes, merged as LiteLLM does: lists grow, all else is replaced."""
-    waiting = [str(one) for one in items(mapping(raw).get("include"))]
+    waiting = [str(one) for one in as_list(as_object(raw).get("include"))]
     if folder is None or not waiting:
         return raw
-    merged, seen = mapping(raw).copy(), set[Path]()
+    merged, seen = as_object(raw).copy(), set[Path]()
     while waiting:
         file = folder / waiting.pop(0)
         if file in seen:
             continue
         seen.add(file)
         texts.append(file.read_text(encoding="utf-8"))
-        included = mapping(_read(texts[-1])).copy()
-        waiting += [str(one) for one in items(included.pop("include", None))]
+        included = as_object(_read(texts[-1])).copy()
+        waiting += [str(one) for one in as_list(included.pop("include", None))]
         for key, value in included.items():
-            more, before = items(value), items(merged.get(key))
+            more, before = as_list(value), as_list(merged.get(key))
             merged[key] = [*before, *more] if before and more else value
     return merged
 
@@ -110,7 +110,7 @@ def check_config(file: Path, *, as_json: bool, faults_alone: bool) -> None:
     Keys are looked for in the environment, .env and .keys/; of a stack running in this folder its models too.
     """
     try:
-        given = {**nearby.noted(), **look_around(os.environ, Path.cwd()).names}
+        given = {**context.noted(), **look_around(os.environ, Path.cwd()).names}
     except UnicodeDecodeError as problem:
         raise Failure("a file of .env or .keys/: it is no UTF-8", WRONG) from problem
     try:

@@ -1,22 +1,30 @@
-"""How a command reaches the database, and how its errors become one line and an exit code.
+"""Connections of commands to the database, its errors as one line and an exit code; `llm-proxy migrate`.
 
-Invariants: one clear line on standard error for whatever goes wrong; no address and no password is printed.
+Invariants: no address and no password is printed. `migrate` is repeatable, loses nothing when stopped and has
+no deadline. The sidecar role's password comes from a file or the environment, never from the command line,
+where every process could read it.
 """
 
 import asyncio
 import getpass
+import os
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
+import click
+
+from llm_proxy import schema
 from llm_proxy.admission import announce
-from llm_proxy.cli.nearby import settings
-from llm_proxy.cli.printing import FAILED, UNAVAILABLE, WRONG, fail, warn
-from llm_proxy.database import DatabaseUnavailable, RowsRejected
+from llm_proxy.cli.context import settings
+from llm_proxy.cli.printing import FAILED, UNAVAILABLE, WRONG, as_json_option, fail, print_json, warn
 from llm_proxy.errors import BadRequest, Refused, StoreUnavailable
 from llm_proxy.identity import Actor, Registry, Rulings
-from llm_proxy.identity.opened import Pool, opened_pool
+from llm_proxy.identity.postgres_store import Pool, opened_pool
 from llm_proxy.schema import SchemaChanged
+from llm_proxy.schema.database import DatabaseUnavailable, RowsRejected, deadline
 
 Result = TypeVar("Result")
 
@@ -83,3 +91,39 @@ async def announced(epochs: Mapping[str, int]) -> None:
     url, tls = found.limits_redis_url, found.tls_for(found.limits_redis_url)
     if epochs and url is not None and not await announce(url.get_secret_value(), epochs, tls=tls):
         warn("the limits store is away; replicas learn of this from the database")
+
+
+_PASSWORD = "SIDECAR_DB_PASSWORD"  # noqa: S105 -- a variable's name
+
+
+@click.command()
+@click.option(
+    "--sidecar-password-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Let the role `llm_proxy_sidecar`, which may only write llm_calls, log in with this password.",
+)
+@as_json_option
+def migrate(*, sidecar_password_file: Path | None, as_json: bool) -> None:
+    """Bring the database to this version's schema.
+
+    The gateway does the same at its start, beside the calls. This takes as long as it takes, and says how far
+    it is; stopped, it goes on where it was. Reads DATABASE_URL from the environment, .env or .keys/, and the
+    password of llm_proxy_sidecar from SIDECAR_DB_PASSWORD where no file is named.
+    """
+    given = sidecar_password_file.read_text() if sidecar_password_file else os.environ.get(_PASSWORD, "")
+    password = given.strip() or None
+    applied = run(_migrate(database_url(), password, partial(click.echo, err=as_json)))
+    if as_json:
+        print_json({"applied": applied, "sidecar_may_log_in": password is not None})
+        return
+    for name in applied:
+        click.echo(f"applied {name}")
+    if not applied:
+        click.echo("nothing to do: the schema is this version's")
+    if password:
+        click.echo("llm_proxy_sidecar may log in")
+
+
+async def _migrate(url: str, password: str | None, report: Callable[[str], None]) -> list[str]:
+    async with deadline(None):
+        return await schema.migrate(url, sidecar_password=password, tls=trusted_at(url), report=report)

@@ -12,12 +12,10 @@ from typing import Any, get_args
 
 import click
 
-from llm_proxy.cli.budgets import EXAMPLES, FORM, parsed
-from llm_proxy.cli.completion import complete_keys, complete_models
+from llm_proxy.cli.context import complete_keys, complete_models, told_by_gateway, warn_of_unserved
 from llm_proxy.cli.database import announced, operator, with_pool, with_registry
-from llm_proxy.cli.keys_table import print_keys
+from llm_proxy.cli.limit_tables import EXAMPLES, FORM, parsed, print_keys, print_standings
 from llm_proxy.cli.limits import print_rules
-from llm_proxy.cli.nearby import told_by_gateway
 from llm_proxy.cli.printing import (
     FAILED,
     as_json_option,
@@ -27,15 +25,13 @@ from llm_proxy.cli.printing import (
     warn,
     yes_option,
 )
-from llm_proxy.cli.served import warn_of_unserved
-from llm_proxy.cli.standings_table import print_standings
 from llm_proxy.identity import Deed, Raises, Registry, Rulings
-from llm_proxy.identity.keys import mint
+from llm_proxy.identity.admin_documents import key_document, kill_from, raise_from, spec_from
 from llm_proxy.identity.keys_file import apply as apply_file
 from llm_proxy.identity.keys_file import read as read_file
-from llm_proxy.identity.opened import Pool
-from llm_proxy.identity.rules import KillKind
-from llm_proxy.identity.spoken import key_document, kill_from, raise_from, spec_from
+from llm_proxy.identity.policies import KillKind
+from llm_proxy.identity.postgres_store import Pool
+from llm_proxy.identity.virtual_keys import mint
 from llm_proxy.json_access import Json
 
 MOST_DAYS = 36_525

@@ -1,23 +1,31 @@
-"""`llm-proxy limits`: the rules of limits and budgets that lie on tenants, agents, users and models.
+"""`llm-proxy limits`, `explain`, `simulate`: limit policies and what they do to one call or to recorded ones.
 
-Invariants: rules are read and written straight in the database, replicas hear of changes at once; taking a
-rule away asks first.
+Invariants: policies are read and written in the database, and replicas are told at once; dropping one
+asks first. `explain` and `simulate` ask the running gateway, change nothing and call no model; `explain`
+exits 1 when the call would be rejected.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, get_args
+from pathlib import Path
+from typing import Any, cast, get_args
 
 import click
+import httpx
+import yaml
+from pydantic import SecretStr
 
-from llm_proxy.cli.budgets import EXAMPLES, FORM, parsed
-from llm_proxy.cli.completion import complete_models
+from llm_proxy.cli import context
+from llm_proxy.cli.context import complete_keys, complete_models, told_by_gateway
 from llm_proxy.cli.database import announced, operator, with_registry
-from llm_proxy.cli.keys_table import limits_text
-from llm_proxy.cli.nearby import told_by_gateway
+from llm_proxy.cli.limit_tables import EXAMPLES, FORM, limits_text, parsed, print_standings
 from llm_proxy.cli.printing import (
+    FAILED,
+    WRONG,
     Column,
     as_json_option,
     confirm,
+    fail,
     print_fields,
     print_json,
     print_table,
@@ -25,12 +33,13 @@ from llm_proxy.cli.printing import (
     yes_option,
 )
 from llm_proxy.identity import Registry, Rulings
+from llm_proxy.identity.admin_documents import rule_document, rule_from, rule_named
 from llm_proxy.identity.caller import Mode, OnStoreFailure, ScopeKind
-from llm_proxy.identity.spoken import rule_document, rule_from, rule_named
 from llm_proxy.json_access import Json
+from llm_proxy.settings import Settings
 
 _NAMES = ("scope", "tenant", "subject", "model")
-_COLUMNS = ("scope", "tenant", "subject", "model", Column("limits", whole=True), "mode", "idle")
+_POLICY_COLUMNS = ("scope", "tenant", "subject", "model", Column("limits", whole=True), "mode", "idle")
 _NAMING = [
     click.option("--scope", required=True, type=click.Choice(get_args(ScopeKind)), help="What it counts by."),
     click.option("--tenant", help="Of this tenant; of every tenant by default."),
@@ -119,7 +128,7 @@ def drop_policy(*, as_json: bool, yes: bool, **said: str | None) -> None:
 
 def print_rules(rules: Iterable[Json]) -> None:
     """One line a rule, more where its limits need them."""
-    print_table(_COLUMNS, [_row(one) for one in rules])
+    print_table(_POLICY_COLUMNS, [_policy_row(one) for one in rules])
 
 
 def _with_idle(rules: Iterable[Json]) -> list[Json]:
@@ -133,6 +142,127 @@ def _given(said: Mapping[str, Any]) -> Json:
     return {name: value for name, value in said.items() if value is not None}
 
 
-def _row(one: Json) -> tuple[str, ...]:
+def _policy_row(one: Json) -> tuple[str, ...]:
     named = (one[name] if one[name] is not None else "" for name in ("tenant", "subject", "model"))
     return one["scope"], *named, limits_text(one), one["mode"] or "", one.get("idle") or ""
+
+
+EXPLAIN_TIMEOUT_S = 15
+
+
+@click.command
+@click.option("--key", help="As this key, by id, name or prefix.", shell_complete=complete_keys)
+@click.option("--tenant", help="Without --key: for this tenant, as a trusted service.")
+@click.option("--agent", help="For this agent.")
+@click.option("--user", help="For this end user.")
+@click.option("--model", required=True, help="The model that is called.", shell_complete=complete_models)
+@click.option("--prompt", default="Hello", show_default=True, help="What is asked; its length counts.")
+@click.option("--max-tokens", type=click.IntRange(1), help="The longest answer that is asked for.")
+@as_json_option
+@click.option("--url", help="The gateway, such as http://127.0.0.1:7007 [default: the one of the settings].")
+def explain(*, key: str | None, as_json: bool, url: str | None, **said: Any) -> None:  # noqa: ANN401 -- click's options
+    """Tell whether a call would be let in, and where it would stand at each limit and budget.
+
+    With --key it reads LLM_PROXY__ADMIN_KEY, else LLM_PROXY__INTERNAL_API_KEY, from the environment, .env or
+    .keys/.
+    """
+    settings = context.settings()
+    body: Json = {"model": said["model"], "messages": [{"role": "user", "content": said["prompt"]}]}
+    if said["max_tokens"] is not None:
+        body["max_tokens"] = said["max_tokens"]
+    path = "/v1/explain" if key is None else str(httpx.URL("/v1/explain", params={"key": key}))
+    with context.gateway(settings, _key_for(settings, key), url, timeout_s=EXPLAIN_TIMEOUT_S) as client:
+        named = {f"x-{name}-id": said[name] for name in ("tenant", "agent", "user") if said[name]}
+        client.headers.update(named)
+        told = context.ask(client, "POST", path, body)
+    if as_json:
+        print_json(told)
+    else:
+        _print_decision(told)
+    sys.exit(0 if told["verdict"] == "admitted" else FAILED)
+
+
+def _key_for(settings: Settings, key: str | None) -> SecretStr:
+    if key is not None:
+        if settings.admin_key is None:
+            fail("LLM_PROXY__ADMIN_KEY is not set", WRONG)
+        return settings.admin_key
+    if not settings.internal_keys:
+        fail("LLM_PROXY__INTERNAL_API_KEY is not set; --key NAME explains as a key", WRONG)
+    return SecretStr(settings.internal_keys[0])
+
+
+def _print_decision(told: Json) -> None:
+    refusal: Json = told.get("refusal") or {}
+    print_fields(
+        {
+            "verdict": told["verdict"],
+            "why": refusal.get("message"),
+            "status": refusal.get("status"),
+            "code": refusal.get("code"),
+            "retry after s": refusal.get("retry_after_s"),
+            "model": told.get("model"),
+            "group": told.get("group"),
+        }
+    )
+    if told.get("limits"):
+        click.echo()
+        print_standings(told["limits"])
+
+
+SIMULATE_TIMEOUT_S = 120
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--since", default="24h", help="2026-11-01, 2026-11-01T12:00Z, 24h, 7d.")
+@click.option("--until", default="now", help="The same.")
+@as_json_option
+@click.option("--url", help="The gateway, such as http://127.0.0.1:7007 [default: the one of the settings].")
+@click.argument("rules", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
+def simulate(*, since: str, until: str, as_json: bool, url: str | None, rules: Path) -> None:
+    """Replay recorded calls against the changes in RULES: how many would be refused, and what they cost.
+
+    RULES is YAML (- for standard input): rules, keys, default_models, prices, as POST /admin/simulate takes
+    them. Reads LLM_PROXY__ADMIN_KEY or LLM_PROXY__ADMIN_READ_KEY from the environment, .env or .keys/.
+    """
+    asked = _read_changes(rules) | {"since": since, "until": until}
+    settings = context.settings()
+    key = settings.admin_read_key or settings.admin_key
+    if key is None:
+        fail("LLM_PROXY__ADMIN_KEY is not set", WRONG)
+    with context.gateway(settings, key, url, timeout_s=SIMULATE_TIMEOUT_S) as client:
+        found = context.ask(client, "POST", "/admin/simulate", asked)
+    if as_json:
+        print_json(found)
+    else:
+        _show_simulation(found)
+
+
+def _read_changes(file: Path) -> Json:
+    text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    try:
+        document: object = yaml.safe_load(text)
+    except yaml.YAMLError as problem:
+        fail(f"{file}: not YAML: {' '.join(str(problem).split())[:200]}", WRONG)
+    if not isinstance(document, dict):
+        fail(f"{file}: expected rules, keys, default_models or prices", WRONG)
+    return cast("Json", document)
+
+
+def _show_simulation(found: Json) -> None:
+    refusals, whose = found.pop("refused_by"), found.pop("refused_callers")
+    told = found.pop("not_replayed")
+    print_fields(found)
+    for rows, names in (
+        (refusals, ("code", "scope", "subject", "kind")),
+        (whose, ("key", "tenant", "agent", "user")),
+    ):
+        if rows:
+            click.echo()
+            columns: list[Column | str] = [*names, Column("calls", number=True), Column("first", whole=True)]
+            print_table(columns, [_simulation_row(one, names) for one in rows])
+    click.echo(f"\n{told['note']} In it: {told['refused_then_in_sample']}.")
+
+
+def _simulation_row(one: Json, names: tuple[str, ...]) -> list[str]:
+    return [*(one[name] or "-" for name in names), str(one["calls"]), one["first_at"][:19]]

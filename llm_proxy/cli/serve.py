@@ -23,12 +23,12 @@ from pydantic import ValidationError
 
 from llm_proxy.app import Gateway, create_app
 from llm_proxy.background import Loop, spawn
-from llm_proxy.edge.notifications import webhook_faults
+from llm_proxy.edge.routes.notifications import webhook_faults
 from llm_proxy.edge.waits import bound_waits, close_slow
 from llm_proxy.edge.wire import Connection
-from llm_proxy.private import keep_private
+from llm_proxy.hardening import keep_private
 from llm_proxy.settings import Settings, faults_of, insecurities, load
-from llm_proxy.stack.part import tether
+from llm_proxy.stack.process import tether
 
 KEEP_ALIVE_S = 75
 HEADER_TIMEOUT_S = 10

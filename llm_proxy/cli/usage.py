@@ -1,7 +1,8 @@
-"""`llm-proxy usage`: what was used, by whom, at what cost; a table, a sparkline, CSV or JSON.
+"""`llm-proxy usage`, `requests`, `reconcile`: sums, single requests, differences to the sidecar's log.
 
-Invariants: the figures are those of `GET /v1/usage`; CSV and JSON print nothing else, what is missing is said
-on standard error.
+Invariants: figures equal those of `GET /v1/usage`; CSV and JSON print nothing else, what is missing is
+named on standard error. No prompt and no answer is shown: records hold none. `reconcile` changes only
+estimates and only with `--apply`; it exits 1 when figures stated by the provider differ.
 """
 
 import json
@@ -9,16 +10,39 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import click
 
+from llm_proxy.cli.context import complete_keys, complete_models
 from llm_proxy.cli.database import database_url, run, trusted_at
-from llm_proxy.cli.printing import Column, console, print_table, warn
-from llm_proxy.ledger.focus import as_focus, by_period
-from llm_proxy.ledger.queries import connected
-from llm_proxy.ledger.question import DIMENSIONS, WORDS, Answer, Line, Question, asked_range
-from llm_proxy.ledger.report import as_csv, as_json, as_spans
-from llm_proxy.ledger.zones import zone_of
+from llm_proxy.cli.printing import (
+    FAILED,
+    Column,
+    as_json_option,
+    console,
+    fail,
+    plain,
+    print_fields,
+    print_json,
+    print_table,
+    warn,
+)
+from llm_proxy.ledger.reconcile import Disagreement, disagreements, enrich
+from llm_proxy.ledger.rejected_requests import MOST_COUNTS, SAMPLE_PER_S, Whose, not_kept, summed
+from llm_proxy.ledger.request_detail import limit_line, lines_of
+from llm_proxy.ledger.usage_query import (
+    DIMENSIONS,
+    WORDS,
+    Answer,
+    Line,
+    Question,
+    asked_range,
+    moment,
+    zone_of,
+)
+from llm_proxy.ledger.usage_report import as_csv, as_focus, as_json, as_spans, by_period
+from llm_proxy.ledger.usage_store import Recent, connected
 
 _BARS = "▁▂▃▄▅▆▇█"
 _MOST_ROWS = 50
@@ -73,7 +97,7 @@ def usage(
     Reads DATABASE_URL from the environment, .env or .keys/.
     """
     now = datetime.now(UTC)
-    answer, days, question = run(_ask(database_url(), (since, until, tz, by, where, top), form, now))
+    answer, days, question = run(_query(database_url(), (since, until, tz, by, where, top), form, now))
     if form == "csv":
         click.echo(as_csv(answer.lines, question.by), nl=False)
     elif form == "focus":
@@ -81,14 +105,14 @@ def usage(
     elif form == "json":
         click.echo(json.dumps([as_json(line) for line in answer.lines], indent=2))
     else:
-        _show(answer, question, tz, days)
-    _warn(answer)
+        _show_usage(answer, question, tz, days)
+    _warn_missing(answer)
 
 
 Asked = tuple[str, str | None, str, str | None, tuple[str, ...], int | None]
 
 
-async def _ask(url: str, asked: Asked, form: str, now: datetime) -> tuple[Answer, Sequence[Line], Question]:
+async def _query(url: str, asked: Asked, form: str, now: datetime) -> tuple[Answer, Sequence[Line], Question]:
     since, until, tz, by, where, top = asked
     zone = zone_of(tz)
     begin, end = asked_range(since, until, now, zone)
@@ -116,14 +140,14 @@ def _filters(where: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _show(answer: Answer, question: Question, tz: str, days: Sequence[Line]) -> None:
+def _show_usage(answer: Answer, question: Question, tz: str, days: Sequence[Line]) -> None:
     out = console()
-    begin, end = (one.astimezone(question.zone).strftime("%Y-%m-%d %H:%M") for one in _ends(question))
+    begin, end = (one.astimezone(question.zone).strftime("%Y-%m-%d %H:%M") for one in _range(question))
     out.print(f"{begin} to {end} {tz}")
     figures = [one for one in _FIGURES if one.always or one.of(answer.total).strip("0")]
     columns = [*map(Column, question.by), *(Column(one.title, number=True) for one in figures)]
     rows = [
-        (*(_text(name, line) for name in question.by), *(one.of(line) for one in figures))
+        (*(_group_text(name, line) for name in question.by), *(one.of(line) for one in figures))
         for line in answer.lines[:_MOST_ROWS]
     ]
     total = tuple(one.of(answer.total) for one in figures)
@@ -138,11 +162,11 @@ def _show(answer: Answer, question: Question, tz: str, days: Sequence[Line]) -> 
         out.print(f"cost a day:     {sparkline([float(line.cost_usd) for line in days])}")
 
 
-def _ends(question: Question) -> tuple[datetime, datetime]:
+def _range(question: Question) -> tuple[datetime, datetime]:
     return question.spans() or (question.since, question.until)
 
 
-def _warn(answer: Answer) -> None:
+def _warn_missing(answer: Answer) -> None:
     """What is missing, on standard error."""
     why = "only sums of whole days (UTC) are kept of it"
     for spans, where in ((answer.untold, "lines"), (answer.total_untold, "total")):
@@ -160,7 +184,7 @@ def sparkline(values: Sequence[float]) -> str:
     return "".join(_BARS[min(7, int(value / top * 7.999))] for value in values)
 
 
-def _text(name: str, line: Line) -> str:
+def _group_text(name: str, line: Line) -> str:
     """What a line is called; one called like the unnamed stands in quotes."""
     value: Any = line.group[name]
     if name == "key":
@@ -170,3 +194,243 @@ def _text(name: str, line: Line) -> str:
     if isinstance(value, datetime):
         return value.isoformat(" ", "minutes")
     return f'"{value}"' if value == _UNNAMED else str(value)
+
+
+_REQUEST_COLUMNS: tuple[Column | str, ...] = (
+    Column("started", whole=True),
+    Column("request id", whole=True),
+    *("agent", "model", "provider"),
+    Column("status", number=True),
+    "outcome",
+    *(Column(title, number=True) for title in ("tokens", "cost USD", "ms")),
+)
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("request_id", type=click.UUID, required=False)
+@click.option("--since", default="24h", help=f"2026-11-01, 2026-11-01T12:00Z, 24h, 7d, {', '.join(WORDS)}.")
+@click.option("--until", help="The same; by default the end of today, or of the period --since names.")
+@click.option("--tz", default="UTC", help="Whose days are meant: Europe/Berlin, +05:30.")
+@click.option("--agent", help="Only this agent's.")
+@click.option("--key", help="Only this key's, by its name, prefix or id.", shell_complete=complete_keys)
+@click.option("--model", help="Only this model group's.", shell_complete=complete_models)
+@click.option("--provider", help="Only this provider's.")
+@click.option("--tenant", help="Only this tenant's.")
+@click.option("--user", help="Only this end user's.")
+@click.option("--session", help="Only this session's.")
+@click.option("--run", help="Only this run's.")
+@click.option("--tag", help="Only those with this tag.")
+@click.option(
+    "--outcome",
+    type=click.Choice(["ok", "error", "client_gone", "cut", "lost", "refused"]),
+    help="Only these. `refused`: never admitted, a sample, and the exact counts beside it.",
+)
+@click.option("--limit", type=click.IntRange(1, 10_000), default=20, help="At most so many, the latest.")
+@as_json_option
+def requests(
+    *,
+    request_id: UUID | None,
+    since: str,
+    until: str | None,
+    tz: str,
+    limit: int,
+    as_json: bool,
+    **filters: str | None,
+) -> None:
+    """Show single requests.
+
+    Reads DATABASE_URL from the environment, .env or .keys/.
+    """
+    url = database_url()
+    if request_id is not None:
+        story = run(_story(url, request_id))
+        if isinstance(story, str):
+            fail(story, FAILED)
+        _print_story(story, as_json=as_json)
+        return
+    where = {name: value for name, value in filters.items() if value is not None}
+    if where.get("outcome") == "refused":
+        refused, counts = run(_refused(url, (since, until, tz), where, limit))
+        if as_json:
+            print_json({"requests": refused, "refusal_counts": counts})
+        else:
+            _print_refused(refused, counts, limit)
+        return
+    rows = run(_recent(url, (since, until, tz), where, limit))
+    if as_json:
+        print_json(rows)
+    else:
+        _print_rows(rows)
+
+
+async def _story(url: str, request_id: UUID) -> dict[str, Any] | str:
+    """One request, or what is known of it where it is not on record."""
+    async with connected(url, trusted_at(url)) as usage:
+        found = await usage.story(request_id)
+        if found is not None:
+            return found
+        counted = await usage.refused_beside(request_id, Whose())
+        if counted:
+            return not_kept(request_id, counted)
+        return "no request has this id; a new record may take a second"
+
+
+async def _recent(
+    url: str, asked: tuple[str, str | None, str], where: dict[str, str], limit: int
+) -> list[dict[str, Any]]:
+    async with connected(url, trusted_at(url)) as usage:
+        return await usage.recent(_wanted(asked, where, limit))
+
+
+async def _refused(
+    url: str, asked: tuple[str, str | None, str], where: dict[str, str], limit: int
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    async with connected(url, trusted_at(url)) as usage:
+        return await usage.refused(_wanted(asked, where, limit))
+
+
+def _wanted(asked: tuple[str, str | None, str], where: dict[str, str], limit: int) -> Recent:
+    since, until, tz = asked
+    begin, end = asked_range(since, until, datetime.now(UTC), zone_of(tz))
+    return Recent(begin, end, where, limit)
+
+
+def _print_refused(rows: list[dict[str, Any]], counts: list[dict[str, Any]], limit: int) -> None:
+    """The sample, then how many there were: all together, and the newest lines."""
+    columns = (Column("refused", whole=True), Column("request id", whole=True), "agent", "model", "why")
+    print_table(
+        columns,
+        (
+            (
+                row["refused_at"].strftime("%m-%d %H:%M:%S"), str(row["request_id"]), row["agent"] or "-",
+                row["model_group"] or "-",
+                limit_line(row["reached"]) if row["reached"] else row["code"] or str(row["status"]),
+            )
+            for row in rows
+        ),
+    )  # fmt: skip
+    of = f" in the newest {MOST_COUNTS:,} lines" if len(counts) == MOST_COUNTS else ""
+    click.echo(
+        f"\nA sample: {SAMPLE_PER_S} a second of each worker. All that were refused{of}: {summed(counts)}\n"
+    )
+    print_table(
+        (Column("minute", whole=True), "key", "tenant", "limit", "code", Column("times", number=True)),
+        (
+            (
+                row["minute"].strftime("%m-%d %H:%M"), row["key_name"] or row["key_id"] or "-",
+                row["tenant"] or "-", f"{row['limit_scope']}:{row['limit_kind']}".strip(":") or "-",
+                row["code"], f"{row['times']:,}",
+            )
+            for row in counts[:limit]
+        ),
+    )  # fmt: skip
+
+
+def _print_rows(rows: list[dict[str, Any]]) -> None:
+    lines: list[tuple[str, ...]] = []
+    for row in rows:
+        known = row["prompt_tokens"] is not None
+        tokens = str(row["prompt_tokens"] + (row["completion_tokens"] or 0)) if known else "?"
+        cost = f"{row['cost_usd']:.6f}" if row["cost_usd"] is not None else "?"
+        lines.append((
+            row["started_at"].strftime("%m-%d %H:%M:%S"), str(row["request_id"]), row["agent"] or "-",
+            row["model_group"], row["provider"] or "-", str(row["status"] or "-"), row["outcome"], tokens,
+            cost, f"{row['latency_ms']:.0f}",
+        ))  # fmt: skip
+    print_table(_REQUEST_COLUMNS, lines)
+
+
+def _print_story(story: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json({**story, "story": lines_of(story)})
+        return
+    for line in lines_of(story):
+        click.echo(line)
+    click.echo()
+    calls = story.pop("model_calls", [])
+    print_fields(story)
+    for number, call in enumerate(calls, 1):
+        told = ", ".join(f"{name}={plain(value)}" for name, value in call.items() if value is not None)
+        click.echo(f"model call {number}: {told}")
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--since", default="24h", help="2026-11-01, 2026-11-01T12:00Z, 24h, 7d.")
+@click.option("--until", default="1m", help="The same; a call's log may come a few seconds after its record.")
+@click.option("--limit", type=click.IntRange(1, 100_000), default=1000, help="At most so many differences.")
+@click.option("--apply", "applies", is_flag=True, help="First make estimates exact by the sidecar's log.")
+@as_json_option
+@click.pass_context
+def reconcile(
+    context: click.Context, *, since: str, until: str, limit: int, applies: bool, as_json: bool
+) -> None:
+    """Compare the gateway's records with the sidecar's.
+
+    Reads DATABASE_URL from the environment, .env or .keys/.
+    """
+    now = datetime.now(UTC)
+    found, enriched = run(
+        _reconcile(
+            database_url(),
+            moment(since, now),
+            moment(until, now, param="until"),
+            limit=limit,
+            applies=applies,
+        )
+    )
+    if as_json:
+        print_json({"enriched": enriched, "differences": [_difference_document(one) for one in found]})
+    else:
+        _show_differences(found, enriched)
+    context.exit(1 if any(one.usage_source == "provider" for one in found) else 0)
+
+
+async def _reconcile(
+    url: str, since: datetime, until: datetime, *, limit: int, applies: bool
+) -> tuple[Sequence[Disagreement], int]:
+    async with connected(url, trusted_at(url)) as usage:
+        enriched = await enrich(usage.pool, since, until) if applies else 0
+        return await disagreements(usage.pool, since, until, limit), enriched
+
+
+def _show_differences(found: Sequence[Disagreement], enriched: int) -> None:
+    if enriched:
+        click.echo(f"{enriched} estimates made exact")
+    if not found:
+        click.echo("no differences")
+        return
+    rows = [
+        (
+            one.started_at.strftime("%m-%d %H:%M:%S"), str(one.request_id), ", ".join(one.kinds),
+            one.usage_source or "-", one.outcome or "-",
+            _token_pair(one.tokens), _token_pair(one.logged_tokens),
+            _usd_text(one.cost_usd), _usd_text(one.logged_cost_usd),
+        )
+        for one in found
+    ]  # fmt: skip
+    wholes = (Column("started", whole=True), Column("request id", whole=True))
+    numbers = (Column(title, number=True) for title in ("tokens", "logged", "USD", "logged USD"))
+    print_table([*wholes, "difference", "source", "outcome", *numbers], rows)
+    click.echo(f"{len(found)} differences")
+
+
+def _difference_document(one: Disagreement) -> dict[str, Any]:
+    return {
+        "request_id": str(one.request_id),
+        "started_at": one.started_at.isoformat(),
+        "kinds": list(one.kinds),
+        "usage_source": one.usage_source,
+        "outcome": one.outcome,
+        "tokens": list(one.tokens),
+        "logged_tokens": list(one.logged_tokens),
+        "cost_usd": None if one.cost_usd is None else f"{one.cost_usd:f}",
+        "logged_cost_usd": None if one.logged_cost_usd is None else f"{one.logged_cost_usd:f}",
+    }
+
+
+def _token_pair(tokens: tuple[int | None, int | None]) -> str:
+    return "+".join("?" if one is None else str(one) for one in tokens)
+
+
+def _usd_text(cost: Any) -> str:  # noqa: ANN401 -- a Decimal or nothing
+    return "?" if cost is None else f"{cost:f}"

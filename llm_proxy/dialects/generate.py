@@ -12,15 +12,15 @@ from typing import Any
 import orjson
 
 from llm_proxy import sse
-from llm_proxy.dialects.answer import Pieces, Tokens, read_answer
-from llm_proxy.dialects.body import parse
 from llm_proxy.dialects.call import Call
-from llm_proxy.dialects.checks import refused, shown_name, wrong_type
-from llm_proxy.dialects.compose import Came, compose
 from llm_proxy.dialects.dialect import Answered, Bounds, Hints, Models, Offer
-from llm_proxy.dialects.fields import FIELDS
-from llm_proxy.dialects.hints import provider_name
 from llm_proxy.dialects.internal import INTERNAL, one_choice, piece_frame
+from llm_proxy.dialects.openai import Pieces, Tokens, read_answer
+from llm_proxy.dialects.request.build_call import Came, compose
+from llm_proxy.dialects.request.openai_schema import FIELDS
+from llm_proxy.dialects.request.strict_json import parse
+from llm_proxy.dialects.request.validators import refused, shown_name, wrong_type
+from llm_proxy.dialects.request_options import provider_name
 from llm_proxy.endpoints import Endpoint
 from llm_proxy.errors import BadRequest, Refused
 from llm_proxy.json_access import Json, is_array, is_object

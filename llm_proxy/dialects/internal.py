@@ -10,13 +10,13 @@ from typing import Any
 import orjson
 
 from llm_proxy import sse
-from llm_proxy.dialects.answer import Answer, Pieces, Tokens, read_answer
-from llm_proxy.dialects.body import parse
 from llm_proxy.dialects.call import Call
-from llm_proxy.dialects.checks import refused, wrong_type
-from llm_proxy.dialects.compose import Came, compose, name_caller
 from llm_proxy.dialects.dialect import Answered, Bounds, Hints, Models, Offer
-from llm_proxy.dialects.rule import check_metadata_names
+from llm_proxy.dialects.openai import Answer, Pieces, Tokens, read_answer
+from llm_proxy.dialects.request.build_call import Came, compose, name_caller
+from llm_proxy.dialects.request.field_policy import check_metadata_names
+from llm_proxy.dialects.request.strict_json import parse
+from llm_proxy.dialects.request.validators import refused, wrong_type
 from llm_proxy.endpoints import Endpoint
 from llm_proxy.errors import Refused
 from llm_proxy.json_access import Json, is_object

@@ -1,18 +1,130 @@
-"""OpenAI's own vocabulary: what comes in goes on, what comes back goes out."""
+"""The OpenAI dialect, and OpenAI's chat answers read for the other dialects.
+
+Invariants: bodies and streams pass unchanged; a field of another type than published counts as absent, so
+an odd answer is never an exception; an answer without choices is a provider's failure, not an empty answer.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 
 from llm_proxy import sse
-from llm_proxy.dialects.body import parse
 from llm_proxy.dialects.call import Call
-from llm_proxy.dialects.compose import Came, compose
 from llm_proxy.dialects.dialect import Answered, Bounds, Hints, Models, Offer
+from llm_proxy.dialects.request.build_call import Came, compose
+from llm_proxy.dialects.request.strict_json import parse
 from llm_proxy.endpoints import Endpoint
-from llm_proxy.errors import Refused
-from llm_proxy.json_access import Json
+from llm_proxy.errors import ProviderFailed, Refused
+from llm_proxy.json_access import Json, is_array, is_object
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What was used; 0 where nobody stated it."""
+
+    prompt: int = 0
+    completion: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer or a piece of one.
+
+    Attributes:
+        content: The text, or the refusal's; empty when there is none.
+        tool_calls: OpenAI's array, or its deltas.
+        finish_reason: Why it ended; None in a piece that did not end it.
+        usage: None when it states none.
+        model: The name the answer carries.
+    """
+
+    content: str = ""
+    tool_calls: tuple[Json, ...] = ()
+    finish_reason: str | None = None
+    usage: Tokens | None = None
+    model: str = ""
+
+
+def read_answer(reply: bytes) -> Answer:
+    """The answer in a JSON reply; raises `ProviderFailed` when it is none."""
+    answer = _read(reply, "message")
+    if answer is None:
+        raise ProviderFailed("The provider's answer could not be read.")
+    return answer
+
+
+def read_piece(data: bytes) -> Answer | None:
+    """What one event of a stream adds; None when it says nothing of an answer."""
+    return _read(data, "delta")
+
+
+class Pieces:
+    """Reads a stream's bytes, however they were cut, into the pieces they hold."""
+
+    __slots__ = ("_splitter", "finish_reason", "model", "usage")
+
+    def __init__(self) -> None:
+        self._splitter = sse.Splitter()
+        self.usage = Tokens()
+        self.finish_reason: str | None = None
+        self.model = ""
+
+    def feed(self, chunk: bytes) -> list[Answer]:
+        """The pieces with text or tool calls; usage, model and the end are remembered."""
+        pieces: list[Answer] = []
+        for frame in self._splitter.feed(chunk):
+            data = sse.parse(frame).data
+            piece = read_piece(data) if data else None
+            if piece is None:
+                continue
+            self.usage = piece.usage or self.usage
+            self.finish_reason = piece.finish_reason or self.finish_reason
+            self.model = piece.model or self.model
+            if piece.content or piece.tool_calls:
+                pieces.append(piece)
+        return pieces
+
+
+def _read(document: bytes, holder: str) -> Answer | None:
+    try:
+        parsed = orjson.loads(document)
+    except orjson.JSONDecodeError:
+        return None
+    choices = parsed.get("choices") if is_object(parsed) else None
+    if not is_array(choices) or not (choices or holder == "delta"):
+        return None
+    choice = _object(choices[0]) if choices else {}
+    said = _object(choice.get(holder))
+    calls = said.get("tool_calls")
+    return Answer(
+        _text(said.get("content")) or _text(said.get("refusal")),
+        tuple(call for call in calls if is_object(call)) if is_array(calls) else (),
+        _text(choice.get("finish_reason")) or None,
+        _tokens(parsed.get("usage")),
+        _text(parsed.get("model")),
+    )
+
+
+def _tokens(usage: Any) -> Tokens | None:  # noqa: ANN401 -- a provider's JSON
+    if not is_object(usage):
+        return None
+    prompt, completion = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+    return Tokens(prompt, completion, _count(usage.get("total_tokens")) or prompt + completion)
+
+
+def _object(value: Any) -> Json:  # noqa: ANN401 -- a provider's JSON
+    return value if is_object(value) else {}
+
+
+def _text(value: Any) -> str:  # noqa: ANN401 -- a provider's JSON
+    return value if type(value) is str else ""
+
+
+def _count(value: Any) -> int:  # noqa: ANN401 -- a provider's JSON
+    return value if type(value) is int and value > 0 else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,10 @@ Source: RFC 9112, 2.2 (empty lines), 3 (request line), 7.1 (chunks).
 """
 
 import re
-from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _AUTHORITY = rb"(?:[A-Za-z0-9._~!$&'()*+,;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?"
 REQUEST_LINE = re.compile(

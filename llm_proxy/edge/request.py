@@ -1,11 +1,12 @@
-"""What a door needs of an ASGI request: the headers that count, read once, and a bounded body.
+"""An ASGI request's head and body, read safely: headers, the bounded body, the client's address.
 
-Invariants: only the headers named here are ever looked at; a header that must be single and comes twice
-with different values is refused; a body is read only after the caller is known, and never beyond its bound,
-compressed or not.
-Source: RFC 9110, 8.4 (Content-Encoding); ASGI HTTP 2.3.
+Invariants: only the headers in `READ` are looked at; a header that must be single and comes twice with
+different values is rejected; a body is read after authentication, within `max_bytes`, compressed or not;
+`X-Forwarded-For` is believed from trusted peers alone, right to left.
+Source: RFC 9110, 5.3 and 8.4; RFC 7239, 6; ASGI HTTP 2.3.
 """
 
+import ipaddress
 import re
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
@@ -192,3 +193,50 @@ def _decompress(body: bytes, encoding: bytes, max_bytes: int) -> bytes:
 
 def _too_large(max_bytes: int) -> BodyTooLarge:
     return BodyTooLarge(f"The request's body is larger than {max_bytes} bytes.")
+
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_WITH_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::[0-9]{1,5})?")
+
+
+class ClientIp:
+    """Tells a request's address."""
+
+    def __init__(self, trusted: Iterable[str]) -> None:
+        self._trusted: list[Network] = [ipaddress.ip_network(one, strict=False) for one in trusted]
+
+    def __call__(self, scope: Scope) -> str | None:
+        """The caller's address, as text; None when the connection has none."""
+        client: tuple[str, int] | None = scope.get("client")
+        peer = client[0] if client else None
+        if peer is None or not self._trusted:
+            return peer
+        found = _address(peer)
+        for hop in reversed(_hops(scope)):
+            nearer = _address(hop)
+            if found is None or nearer is None or not self._trusts(found):
+                break
+            found = nearer
+        return peer if found is None else str(found)
+
+    def _trusts(self, address: Address) -> bool:
+        return any(address in one for one in self._trusted)
+
+
+def _hops(scope: Scope) -> list[str]:
+    said = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
+    return [hop.strip() for hop in said.decode("latin-1").split(",") if hop.strip()]
+
+
+def _address(hop: str) -> Address | None:
+    """The address a hop is, without port, brackets or quotes; IPv4 where it is that within IPv6."""
+    hop = hop.strip('"')
+    if (found := _WITH_PORT.fullmatch(hop)) is not None:
+        hop = found[1] or found[2]
+    try:
+        address = ipaddress.ip_address(hop)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address

@@ -1,24 +1,37 @@
 """Headers in, a `Caller` out: who is calling and what they are bound to."""
 
 from llm_proxy.identity.admin_keys import Admin, AdminKeys
-from llm_proxy.identity.audit import Actor, Person, forget_person
+from llm_proxy.identity.audit import (
+    Actor,
+    Person,
+    deed,
+    forget_person,
+    note,
+    note_refusal,
+    on_record,
+    retiring_audit_months,
+)
 from llm_proxy.identity.audit_log import AuditFilter, AuditLog
-from llm_proxy.identity.binding import named_by_headers, on_behalf_of
-from llm_proxy.identity.caller import ANY, NOBODY, Budget, Caller, Limits, Named
-from llm_proxy.identity.credentials import InternalSecrets
-from llm_proxy.identity.deeds import deed, note, note_refusal, on_record, retiring_audit_months
-from llm_proxy.identity.identify import Identity
-from llm_proxy.identity.keys import KeyRecord, KeySpec
+from llm_proxy.identity.auth_failures import RefusedCredentials
+from llm_proxy.identity.authenticator import Identity, InternalSecrets
+from llm_proxy.identity.caller import (
+    ANY,
+    NOBODY,
+    Budget,
+    Caller,
+    Limits,
+    Named,
+    named_by_headers,
+    on_behalf_of,
+    tags_from,
+)
+from llm_proxy.identity.key_cache import KeyStore, VirtualKeys
+from llm_proxy.identity.key_repository import Deed, Raises, Registry, ending_raises, knowing_agents
 from llm_proxy.identity.keys_file import applying
-from llm_proxy.identity.models import allowed, usable
-from llm_proxy.identity.raises import Raises, ending_raises
-from llm_proxy.identity.refused import RefusedCredentials
-from llm_proxy.identity.registry import Deed, Registry, knowing_agents
-from llm_proxy.identity.rules import Kill, Rule, Rulebook, RuleSource, killed_by
-from llm_proxy.identity.rulings import Rulings
-from llm_proxy.identity.store import PostgresKeys
-from llm_proxy.identity.tags import tags_from
-from llm_proxy.identity.virtual import KeyStore, VirtualKeys
+from llm_proxy.identity.policies import Kill, Rule, Rulebook, RuleSource, allowed, killed_by, usable
+from llm_proxy.identity.policy_repository import Rulings
+from llm_proxy.identity.postgres_store import PostgresKeys
+from llm_proxy.identity.virtual_keys import KeyRecord, KeySpec
 
 __all__ = [
     "ANY",

@@ -14,10 +14,9 @@ from typing import Any, Literal, get_args
 import asyncpg
 
 from llm_proxy.errors import BadRequest, NotFound, Unauthorized
-from llm_proxy.identity.audit import PARTS, Actor, Person, audit
-from llm_proxy.identity.deeds import DEADLINE_S, deed
-from llm_proxy.identity.keys import Minted, digest_of, lookup_of, mint
-from llm_proxy.identity.store import Connection, available
+from llm_proxy.identity.audit import DEADLINE_S, PARTS, Actor, Person, audit, deed
+from llm_proxy.identity.postgres_store import Connection, available
+from llm_proxy.identity.virtual_keys import Minted, digest_of, lookup_of, mint
 
 MARK = "sk-llma-"
 """How admin keys begin; virtual keys begin otherwise, and neither opens what the other does."""

@@ -1,12 +1,16 @@
-"""The noun identity makes: who is calling, what they may use, and how much.
+"""Who calls, what the call is attributed to, and the limits and tags a caller carries.
 
-Invariants: frozen; a key is named by its id and prefix, never by its text; None in a binding means
-"not bound", None in a limit means "no limit of this scope's own".
-Units: requests and tokens per minute, parallel requests, integer nano-dollars.
+Pure. Invariants: `Caller` and its parts are frozen; a key is named by its id and prefix, never by its text.
+`None` in a binding means "not bound", `None` in a limit means "no own limit". An internal key may act for
+any tenant, agent or user; a virtual key only within its binding. A tag has 1 to 50 printable characters
+without a comma; a call has at most 10 tags. Units: per minute, parallel requests, nano-dollars.
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, cast
+
+from llm_proxy.errors import BadRequest, Forbidden
 
 ANY = "*"
 """Every value of a field."""
@@ -97,3 +101,140 @@ class Caller:
     revocation_epoch: int = 0
     run: str | None = None
     tags: tuple[str, ...] = ()
+
+
+MOST_TAGS = 10
+LONGEST_TAG = 50
+Tags = tuple[str, ...]
+
+
+def tags_from(given: Any, path: str) -> Tags:  # noqa: ANN401 -- unchecked JSON
+    """The tags of a list, or of text with commas; raises `BadRequest` naming `path`."""
+    if given is None:
+        return ()
+    if isinstance(given, str):
+        words: list[Any] = [word for word in given.split(",") if word.strip()]
+    elif isinstance(given, list | tuple):
+        words = list(cast("Iterable[Any]", given))
+    else:
+        raise _invalid(path)
+    return merged((_tag(word, path) for word in words), path)
+
+
+def merged(tags: Iterable[str], path: str) -> Tags:
+    """Each tag once; raises `BadRequest` naming `path` when there are too many."""
+    found = tuple(dict.fromkeys(tags))
+    if len(found) > MOST_TAGS:
+        why = f"Invalid '{path}': at most {MOST_TAGS} tags, the key's own included."
+        raise BadRequest(why, param=path, code="invalid_value")
+    return found
+
+
+def _tag(word: Any, path: str) -> str:  # noqa: ANN401 -- unchecked JSON
+    text = word.strip() if isinstance(word, str) else ""
+    if not text or len(text) > LONGEST_TAG or not text.isprintable() or "," in text:
+        raise _invalid(path)
+    return text
+
+
+def _invalid(path: str) -> BadRequest:
+    return BadRequest(
+        f"Invalid '{path}': expected tags of 1 to {LONGEST_TAG} printable characters without commas.",
+        param=path,
+        code="invalid_value",
+    )
+
+
+LONGEST_NAME = 256
+_NAMING = (b"x-tenant-id", b"x-agent-id", b"x-user-id", b"x-session-id", b"x-run-id")
+_TAGS = b"x-tags"
+_ANY_NAMING = frozenset({*_NAMING, _TAGS})
+
+
+def on_behalf_of(caller: Caller, by_header: Named, by_body: Named) -> Caller:
+    """The caller a request is admitted and billed to.
+
+    Raises:
+        BadRequest: Header and body name different ones, or more tags than a call may have.
+        Forbidden: A virtual key names somebody outside its binding.
+    """
+    if by_header is NOBODY and by_body is NOBODY and caller.agent != ANY:
+        return caller
+    tenant = _one("tenant", by_header.tenant, by_body.tenant)
+    agent = _one("agent", by_header.agent, by_body.agent)
+    user = _one("user", by_header.user, by_body.user)
+    if caller.kind == "virtual":
+        _within("tenant", caller.tenant, tenant)
+        if caller.agent != ANY:
+            _within("agent", caller.agent, agent)
+        if caller.user is not None:
+            _within("user", caller.user, user)
+    bound_agent = None if caller.agent == ANY else caller.agent
+    # A third of what `dataclasses.replace` costs.
+    return Caller(
+        caller.key_id,
+        caller.kind,
+        tenant or caller.tenant,
+        agent or bound_agent,
+        user or caller.user,
+        _one("session", by_header.session, by_body.session) or caller.session,
+        _one("channel", by_header.channel, by_body.channel) or caller.channel,
+        caller.key_prefix,
+        caller.models,
+        caller.limits,
+        caller.budgets,
+        caller.max_tokens_cap,
+        caller.cache,
+        caller.revocation_epoch,
+        _one("run", by_header.run, by_body.run) or caller.run,
+        _all_tags(caller, by_header, by_body) if by_header.tags or by_body.tags else caller.tags,
+    )
+
+
+def named_by_headers(headers: Mapping[bytes, bytes]) -> Named:
+    """Whom the headers say the request acts for; raises `BadRequest` for a name no one can have."""
+    if _ANY_NAMING.isdisjoint(headers):
+        return NOBODY
+    tenant, agent, user, session, run = (_name(headers, name) for name in _NAMING)
+    tags = _tags(headers[_TAGS]) if _TAGS in headers else ()
+    return Named(tenant=tenant, agent=agent, user=user, session=session, run=run, tags=tags)
+
+
+def _tags(value: bytes) -> Tags:
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        text = value.decode("latin-1")
+    return tags_from(text, "x-tags")
+
+
+def _name(headers: Mapping[bytes, bytes], name: bytes) -> str | None:
+    value = headers.get(name)
+    if value is None:
+        return None
+    text = value.strip().decode("latin-1")
+    if not text or len(text) > LONGEST_NAME or not text.isprintable():
+        raise BadRequest(
+            f"Invalid '{name.decode()}' header: expected 1 to {LONGEST_NAME} printable characters.",
+            param=name.decode(),
+        )
+    return text
+
+
+def _all_tags(caller: Caller, by_header: Named, by_body: Named) -> Tags:
+    return merged((*caller.tags, *by_header.tags, *by_body.tags), "tags")
+
+
+def _one(field: str, header: str | None, body: str | None) -> str | None:
+    if header is not None and body is not None and header != body:
+        raise BadRequest(
+            f"The headers and the body name different {field}s.", param=field, code=f"{field}_mismatch"
+        )
+    return header if header is not None else body
+
+
+def _within(field: str, bound: str | None, named: str | None) -> None:
+    if named is not None and named != bound:
+        raise Forbidden(
+            f"This API key may not act for another {field}.", param=field, code=f"{field}_not_allowed"
+        )

@@ -18,16 +18,26 @@ from uuid import UUID
 
 import asyncpg
 
-from llm_proxy.database import DatabaseUnavailable, RowsRejected, clean_text, deadline
 from llm_proxy.errors import NotFound, Refused, StoreUnavailable
 from llm_proxy.identity import Actor, Person, deed, forget_person, note
 from llm_proxy.json_access import Json
-from llm_proxy.ledger.certificate import Finding, is_complete, merge_findings
-from llm_proxy.ledger.langfuse import Langfuse, LangfuseUnavailable
-from llm_proxy.ledger.payload import LONGEST_NAME
-from llm_proxy.ledger.people_on_disk import count_waiting, redact_rejected
-from llm_proxy.ledger.planner_statistics import PLANNER_STATISTICS, refresh_statistics
-from llm_proxy.ledger.tombstones import Tombstone, append_tombstones, new_tombstone, read_tombstones
+from llm_proxy.ledger.erasure_stores import (
+    PLANNER_STATISTICS,
+    Finding,
+    Langfuse,
+    LangfuseUnavailable,
+    Tombstone,
+    append_tombstones,
+    count_waiting,
+    is_complete,
+    merge_findings,
+    new_tombstone,
+    read_tombstones,
+    redact_rejected,
+    refresh_statistics,
+)
+from llm_proxy.ledger.observers import LONGEST_NAME
+from llm_proxy.schema.database import DatabaseUnavailable, RowsRejected, clean_text, deadline
 from llm_proxy.upstream import Purged
 
 log = logging.getLogger(__name__)

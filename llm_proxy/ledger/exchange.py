@@ -7,6 +7,7 @@ Units: `_ms` since the request's headers were read.
 
 import time
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import orjson
@@ -16,9 +17,11 @@ from llm_proxy.errors import Bug, Refused
 from llm_proxy.identity import Caller
 from llm_proxy.ledger.record import Outcome, UsageRecord, UsageSource
 from llm_proxy.money import pico_to_nano
-from llm_proxy.telemetry.ids import id_text
-from llm_proxy.telemetry.tracing import Trace
+from llm_proxy.telemetry.request_ids import id_text
 from llm_proxy.upstream import NOBODY_SERVED, Catalog, Served, Usage, Why, interruption
+
+if TYPE_CHECKING:
+    from llm_proxy.telemetry.tracing import Trace
 
 BYTES_PER_TOKEN = 4
 UNBOUNDED = 2**31

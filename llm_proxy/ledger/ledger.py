@@ -1,8 +1,8 @@
-"""Every admitted call's record, kept: the ledger as the request's path sees it.
+"""The ledger as a call's way sees it: a call starts, ends or is rejected.
 
-Invariants: `opened`, `post` and `refused` never wait and never raise, about 10 µs a call together; a record
-posted survives the process at once (the journal) and the database's absence (the spool); calls in flight in
-a worker that dies appear with `outcome='lost'`. A seat's folder must outlive the process for both.
+Invariants: `call_started`, `call_finished` and `request_rejected` never wait and never raise; a finished
+call's record survives the process (journal) and an outage of Postgres (spool); a call in flight in a worker
+that dies is recorded with `outcome='lost'`. The worker slot's folder must outlive the process for both.
 """
 
 import contextlib
@@ -17,15 +17,13 @@ from llm_proxy.dialects import Call
 from llm_proxy.errors import Refused
 from llm_proxy.identity import Caller
 from llm_proxy.ledger.exchange import Exchange
-from llm_proxy.ledger.journal import OPENED_BYTES, RECORD_BYTES, Journal
-from llm_proxy.ledger.payload import Payload
-from llm_proxy.ledger.provider_troubles import report_provider_troubles
-from llm_proxy.ledger.record import UsageRecord
-from llm_proxy.ledger.refusal import Sample, refusal_of
-from llm_proxy.ledger.remembered import Remembered
-from llm_proxy.ledger.row import encode, opened_line, row_of, shortened
+from llm_proxy.ledger.maintenance import TICK_S, Upkeep
+from llm_proxy.ledger.observers import Payload
+from llm_proxy.ledger.record import UsageRecord, encode, opened_line, row_of, shortened
+from llm_proxy.ledger.rejected_requests import Sample, refusal_of
+from llm_proxy.ledger.spool import OPENED_BYTES, RECORD_BYTES, Journal
 from llm_proxy.ledger.store import Store
-from llm_proxy.ledger.upkeep import TICK_S, Upkeep
+from llm_proxy.ledger.usage_store import Remembered
 from llm_proxy.ledger.vitals import Vitals
 from llm_proxy.ledger.vitals_shared import SharedVitals
 from llm_proxy.ledger.writer import REPLAY_EVERY_S, Writer
@@ -33,6 +31,39 @@ from llm_proxy.telemetry import Metrics, Seat
 from llm_proxy.upstream import NOBODY_SERVED, Served
 
 log = logging.getLogger(__name__)
+
+
+def report_provider_troubles(
+    record: UsageRecord,
+    served: Served,
+    metrics: Metrics,
+    refused_by_provider: Callable[[str, str], None] | None = None,
+) -> None:
+    """Count and log what went wrong behind a call that ended.
+
+    `refused_by_provider` hears of each deployment whose provider refused the credentials, and its group.
+    """
+    if served.fallback_from is not None:
+        metrics.fell_back(served.fallback_from, record.group)
+    refused = {hop.deployment for hop in served.hops or () if hop.refused}
+    if record.refusal_code == "provider_auth" and not refused:
+        refused = {record.deployment or "unknown"}
+    for deployment in sorted(refused):
+        metrics.count("llm_proxy_provider_auth_failures_total", deployment)
+        if refused_by_provider is not None:
+            refused_by_provider(deployment, record.group_asked or record.group)
+        log.error(
+            "a provider refused the gateway's credentials",
+            extra={
+                "request_id": str(record.request_id),
+                "deployment": deployment,
+                "group_asked": record.group_asked,
+                "group": record.group,
+                "answered": record.outcome == "ok",
+            },
+        )
+
+
 refusals = logging.getLogger("llm_proxy.refusals")
 """One line for every refusal of the sample; set its level to WARNING to have none."""
 

@@ -14,7 +14,7 @@ from uuid import UUID
 
 import asyncpg
 
-from llm_proxy.database import DatabaseUnavailable, deadline
+from llm_proxy.schema.database import DatabaseUnavailable, deadline
 
 Difference = Literal["tokens", "cost", "missing_here", "missing_there"]
 _DEADLINE_S = 60.0

@@ -1,14 +1,24 @@
-"""The noun the ledger keeps: one settled call.
+"""`UsageRecord`, one finished call: as a row for Postgres, a JSON line on disk and a line of the log.
 
-Invariants: one record per admitted call, made once; None means unknown, never zero; money is integer
-nano-dollars here and `NUMERIC` in Postgres, never a float in between.
-`provider_message` is cleaned (`upstream.error_text`). New fields come last and have a default: lines that
-wait on disk may lack them. Units: `_ms` milliseconds since the request was read; `started_at` UTC.
+Pure. Invariants: one record per admitted call; None means unknown, never zero; money is integer nano-dollars
+here and `NUMERIC` in Postgres. New fields are appended and have a default: lines on disk may lack them.
+`decode(encode(row)) == row`; `decode` and `lost` raise only ValueError. No line holds text that Postgres
+rejects. Units: `_ms` milliseconds since the request was read; `started_at` UTC.
 """
 
-from datetime import datetime
-from typing import Literal, NamedTuple
+import contextlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import lru_cache, partial
+from itertools import compress
+from operator import is_not, itemgetter
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
+
+import orjson
+
+from llm_proxy.schema.database import clean_text
+from llm_proxy.telemetry.privacy import redact
 
 Outcome = Literal["ok", "error", "client_gone", "cut", "lost"]
 UsageSource = Literal["provider", "sidecar", "estimated", "unknown"]
@@ -78,3 +88,190 @@ class UsageRecord(NamedTuple):
         if self.prompt_tokens is None and self.completion_tokens is None:
             return None
         return (self.prompt_tokens or 0) + (self.completion_tokens or 0)
+
+
+Row = tuple[Any, ...]
+Written = tuple[Row, bytes]
+"""A row and its line."""
+
+FIELDS = UsageRecord._fields
+COLUMNS = {
+    "user": "user_id", "session": "session_id", "run": "run_id", "group": "model_group",
+    "cost_nano_usd": "cost_usd",
+}  # fmt: skip
+"""Fields that are called otherwise in the table."""
+
+_FIRST_FIELDS = FIELDS.index("ttft_ms") + 1
+"""So many fields had the first version's rows; later ones come after them, and may be missing on a disk."""
+_STARTED = FIELDS.index("started_at")
+_COUNTED = slice(FIELDS.index("prompt_tokens"), FIELDS.index("cost_nano_usd") + 1)
+_LARGEST = 10**15
+"""No call has more tokens or nano-dollars: a roll-up that added up larger numbers would overflow for all."""
+_LONGEST_TEXT = {"provider_message": 600, "tags": 600, "would_refuse": 500}
+_OWNERS: tuple[str, ...] = ("tenant", "agent", "group", "model")
+_OTHERS: tuple[str, ...] = (
+    "user", "session", "channel", "client_request_id", "group_asked", "model_resolved", "provider",
+    "deployment", "refusal_code", "provider_message", "run", "tags", "would_refuse",
+    "service_tier",
+)  # fmt: skip
+_LENGTHS = ((600, 256), (128, 128), (32, 128), (8, 128), (4, 64), (2, 16), (0, 0))
+"""How long, in characters, the other texts and the owners' may be, tried in this order."""
+_JSON = frozenset({"hops", "token_details"})
+_LARGEST_BY_FIELD = {"status": 2**15 - 1, "attempts": 2**31 - 1, "choices": 2**31 - 1}
+
+
+def row_of(record: UsageRecord) -> Row:
+    """The record's values in the order of its fields; a number no call can have is unknown."""
+    row: Row = tuple(record)
+    if all(count is None or 0 <= count <= _LARGEST for count in row[_COUNTED]):
+        return row
+    return repaired(row)
+
+
+def encode(row: Row) -> bytes:
+    """The row as one line of JSON, without its newline."""
+    with contextlib.suppress(TypeError):
+        line = orjson.dumps(row)
+        if b"\\u0000" not in line:
+            return line
+    cleaned = tuple(clean_text(value) if isinstance(value, str) else value for value in row)
+    try:
+        return orjson.dumps(cleaned)
+    except TypeError:  # a number beyond 64 bits
+        return orjson.dumps(repaired(row))
+
+
+def shortened(row: Row, most_bytes: int) -> bytes:
+    """The row's line in at most so many bytes: without its attempts and details, then with its texts cut."""
+    whole = tuple(None if name in _JSON else value for name, value in zip(FIELDS, row, strict=True))
+    return _fitting(FIELDS, whole, most_bytes)
+
+
+def opened_line(opened: Row, most_bytes: int) -> bytes:
+    """The line of an admitted call, its values in the order of `OPENED`, in at most so many bytes."""
+    return _fitting(OPENED, opened, most_bytes)
+
+
+def _fitting(names: Sequence[str], values: Row, most_bytes: int) -> bytes:
+    line = b""
+    for others, owners in _LENGTHS:
+        longest = dict.fromkeys(_OTHERS, others) | dict.fromkeys(_OWNERS, owners)
+        cut = (
+            _cut(name, value, longest.get(name)) if isinstance(value, str) else value
+            for name, value in zip(names, values, strict=True)
+        )
+        line = encode(tuple(cut))
+        if len(line) <= most_bytes:
+            break
+    return line
+
+
+def _cut(name: str, text: str, most: int | None) -> str | None:
+    """So many characters of a text; of tags only whole ones."""
+    if name == "tags" and most is not None and len(text) > most:
+        return text[: most + 1].rpartition(",")[0] or None
+    return text[:most]
+
+
+def decode(line: bytes) -> Row:
+    """The row of a line; raises `ValueError` when it is not one, or torn."""
+    values = _list(line, len(FIELDS), _FIRST_FIELDS)
+    values += [None] * (len(FIELDS) - len(values))
+    try:
+        began = datetime.fromisoformat(values[_STARTED])
+        request_id, began_utc = UUID(values[0]), began.astimezone(UTC)
+    except (TypeError, AttributeError, OverflowError) as error:
+        raise ValueError("not a row") from error
+    if began.tzinfo is None:
+        raise ValueError("not a row: a time without its zone")
+    return (request_id, began_utc, *values[_STARTED + 1 :])
+
+
+def started_at(row: Row) -> datetime:
+    """When the row's request began."""
+    moment: datetime = row[_STARTED]
+    return moment
+
+
+def repaired(row: Row) -> Row:
+    """The row with what no database takes taken out: text that is not UTF-8, numbers beyond their column."""
+    return tuple(_repaired(name, value) for name, value in zip(FIELDS, row, strict=True))
+
+
+def _repaired(name: str, value: object) -> object:
+    if name in _JSON:
+        return None  # it says more of what other fields hold
+    if isinstance(value, str):
+        return clean_text(value)[: _LONGEST_TEXT.get(name, 200)]
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value if 0 <= value <= _LARGEST_BY_FIELD.get(name, _LARGEST) else None
+    return value
+
+
+OPENED = (
+    "request_id", "started_at", "key_id", "key_prefix", "tenant", "agent", "user", "session", "channel",
+    "client_request_id", "door", "dialect", "model", "group", "streamed", "run", "tags",
+)  # fmt: skip
+"""What is written down when a call is admitted; `started_at` in seconds since 1970."""
+_FIRST_OPENED = OPENED.index("streamed") + 1
+
+_LOST: dict[str, object] = {
+    "model_resolved": None, "provider": None, "deployment": None, "status": 0, "outcome": "lost",
+    "refusal_code": None, "prompt_tokens": None, "completion_tokens": None, "cached_tokens": None,
+    "reasoning_tokens": None, "cost_nano_usd": None, "usage_source": "unknown", "cache": "miss",
+    "attempts": None, "latency_ms": 0.0, "ttft_ms": None, "group_asked": None, "hops": None,
+    "provider_message": None, "would_refuse": None, "cache_write_tokens": None, "token_details": None,
+    "service_tier": None, "prompt_bytes": None, "max_tokens": None, "choices": None,
+}  # fmt: skip
+
+
+def lost(line: bytes) -> Row:
+    """The row of a call that was admitted and whose worker died; raises `ValueError` when it is not one."""
+    values = _list(line, len(OPENED), _FIRST_OPENED)
+    values += [None] * (len(OPENED) - len(values))
+    opened = dict(zip(OPENED, values, strict=True))
+    try:
+        opened["request_id"] = UUID(opened["request_id"])
+        opened["started_at"] = datetime.fromtimestamp(opened["started_at"], UTC)
+    except (TypeError, AttributeError, OverflowError, OSError) as error:
+        raise ValueError("not an admitted call") from error
+    return tuple({**_LOST, **opened}[name] for name in FIELDS)
+
+
+def _list(line: bytes, length: int, least: int | None = None) -> list[Any]:
+    values: list[Any] = orjson.loads(line)
+    if not isinstance(values, list) or not (least or length) <= len(values) <= length:  # pyright: ignore[reportUnnecessaryIsInstance] -- it comes from a disk
+        raise ValueError("not a row")
+    return values
+
+
+_SHOWN = (
+    "request_id", "key_prefix", "tenant", "agent", "door", "dialect", "group", "model_resolved", "provider",
+    "deployment", "streamed", "status", "outcome", "refusal_code", "prompt_tokens", "completion_tokens",
+    "cached_tokens", "cache_write_tokens", "reasoning_tokens", "service_tier", "usage_source", "cache",
+    "attempts", "would_refuse",
+)  # fmt: skip
+_CHOSEN = ("tenant", "agent", "group")
+"""Names a caller or an operator made up."""
+_shown = itemgetter(*(FIELDS.index(name) for name in _SHOWN))
+_LINE_COST, _LINE_LATENCY, _LINE_TTFT = (
+    FIELDS.index(name) for name in ("cost_nano_usd", "latency_ms", "ttft_ms")
+)
+
+_is_known = partial(is_not, None)
+_clean = lru_cache(maxsize=4096)(redact)
+
+
+def line_of(row: Row) -> dict[str, Any]:
+    """The fields of the line; what is unknown is left out."""
+    values = _shown(row)
+    line: dict[str, Any] = dict(compress(zip(_SHOWN, values, strict=True), map(_is_known, values)))
+    for name in _CHOSEN:
+        if name in line:
+            line[name] = _clean(line[name])
+    if row[_LINE_COST] is not None:
+        line["cost_usd"] = row[_LINE_COST] / 1e9
+    line["latency_ms"] = round(row[_LINE_LATENCY], 1)
+    if row[_LINE_TTFT] is not None:
+        line["ttft_ms"] = round(row[_LINE_TTFT], 1)
+    return line

@@ -1,13 +1,104 @@
-"""Records waiting on disk, in segments: lines of JSON, appended by one worker, read back oldest first.
+"""What a worker keeps on disk: the journal of its calls, the spool of records, and their recovery.
 
-Invariants: a segment is only appended to until it is closed, then only read and removed; a failed append
-leaves no torn line behind; the whole stays under its bound by dropping the oldest segment, counted. Nothing
-is flushed to the platter: a killed process loses nothing, a power cut may.
+Journal: a memory-mapped file of slots, each with an admitted call until it ends, then with its record until
+Postgres or the spool has it. Spool: append-only segments of JSON lines, read oldest first, bounded by
+dropping the oldest. Recovery moves what dead workers left into this worker's spool.
+Invariants: a killed process loses nothing, a power cut may (no fsync); recovery done twice counts once.
 """
 
+import logging
 import os
+import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from uuid import UUID
+
+from llm_proxy.ledger.record import encode, lost
+from llm_proxy.telemetry import seat
+from llm_proxy.telemetry.mapped import mapped
+
+NO_SLOT = -1
+
+_SLOTS = 8192
+_SLOT_BYTES = 2048
+OPENED_BYTES = 768
+_LENGTHS = struct.Struct("<II")  # of the admitted call, of the record; 0: none
+_OPENED_AT = _LENGTHS.size
+_RECORD_AT = _OPENED_AT + OPENED_BYTES
+RECORD_BYTES = _SLOT_BYTES - _RECORD_AT
+_WORDS = _SLOT_BYTES // 4
+_EMPTY = bytes(_SLOT_BYTES)
+"""Nothing of a record stays on the disk once it is kept elsewhere."""
+
+
+class Journal:
+    """One worker's journal; not safe across threads."""
+
+    def __init__(self, path: Path | None = None, slots: int = _SLOTS) -> None:
+        """A fresh journal at `path`, whose former content must have been taken; without one, memory alone.
+
+        Raises `OSError` when the disk has no room for it.
+        """
+        self._count = slots
+        if path is not None:
+            path.unlink(missing_ok=True)
+        self._map = mapped(path, slots * _SLOT_BYTES)
+        self._words = memoryview(self._map).cast("I")
+        self._free = list(range(slots - 1, -1, -1))
+        self._slots: dict[int, int] = {}
+
+    @property
+    def used(self) -> int:
+        """Slots in use."""
+        return self._count - len(self._free)
+
+    def opened(self, request_id: UUID, line: bytes) -> bool:
+        """Write an admitted call down; False when there is no room for it."""
+        if not self._free or len(line) > OPENED_BYTES:
+            return False
+        slot = self._free.pop()
+        start = slot * _SLOT_BYTES + _OPENED_AT
+        self._map[start : start + len(line)] = line
+        self._words[slot * _WORDS] = len(line)
+        self._slots[request_id.int] = slot
+        return True
+
+    def finished(self, request_id: UUID, line: bytes) -> int:
+        """Write a record down in its call's place; returns the slot to free once it is kept elsewhere."""
+        slot = self._slots.pop(request_id.int, NO_SLOT)
+        if len(line) > RECORD_BYTES:
+            self.free(slot)
+            return NO_SLOT
+        if slot == NO_SLOT:
+            if not self._free:
+                return NO_SLOT
+            slot = self._free.pop()
+        start = slot * _SLOT_BYTES + _RECORD_AT
+        self._map[start : start + len(line)] = line
+        self._words[slot * _WORDS + 1] = len(line)
+        return slot
+
+    def free(self, slot: int) -> None:
+        """The slot's record is kept elsewhere."""
+        if slot != NO_SLOT:
+            self._map[slot * _SLOT_BYTES : (slot + 1) * _SLOT_BYTES] = _EMPTY
+            self._free.append(slot)
+
+
+def left_in(path: Path) -> Iterator[tuple[bool, bytes]]:
+    """What a dead worker left: whether the call had ended, and its line."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return
+    for start in range(0, len(content) - _SLOT_BYTES + 1, _SLOT_BYTES):
+        opened, record = _LENGTHS.unpack_from(content, start)
+        if 0 < record <= RECORD_BYTES:
+            yield True, content[start + _RECORD_AT : start + _RECORD_AT + record]
+        elif 0 < opened <= OPENED_BYTES:
+            yield False, content[start + _OPENED_AT : start + _OPENED_AT + opened]
+
 
 _SEGMENT_BYTES = 4 * 2**20
 _REJECTED_BYTES = 16 * 2**20
@@ -134,3 +225,56 @@ def _write(descriptor: int, text: bytes) -> None:
     rest = memoryview(text)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
+
+
+log = logging.getLogger(__name__)
+
+JOURNAL_FILE = "journal"
+
+
+@dataclass(slots=True)
+class Recovered:
+    """Records found: ended calls, and calls that never did."""
+
+    finished: int = 0
+    lost: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.finished or self.lost)
+
+
+def take_over(folder: Path, spool: Spool) -> Recovered:
+    """Empty a dead worker's journal into the spool; raises `OSError` when the spool cannot be written."""
+    found = Recovered()
+    waiting: list[bytes] = []
+    for ended, line in left_in(folder / JOURNAL_FILE):
+        try:
+            waiting.append(line if ended else encode(lost(line)))
+        except ValueError:
+            log.warning("a journal entry cannot be read", extra={"seat": folder.name})
+            continue
+        found.finished += ended
+        found.lost += not ended
+    if waiting:
+        spool.append(waiting)
+        log.info(
+            "took over what a dead worker left",
+            extra={"seat": folder.name, "finished": found.finished, "lost": found.lost},
+        )
+    (folder / JOURNAL_FILE).unlink(missing_ok=True)
+    return found
+
+
+def take_over_all(directory: Path, spool: Spool) -> Recovered:
+    """Empty every seat under `directory` whose worker is dead."""
+    total = Recovered()
+    for abandoned in seat.abandoned(directory):
+        try:
+            found = take_over(abandoned.path, spool)
+            total.finished += found.finished
+            total.lost += found.lost
+            for segment in segments(abandoned.path):
+                spool.adopt(segment)
+        finally:
+            abandoned.release()
+    return total

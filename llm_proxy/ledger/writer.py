@@ -14,12 +14,10 @@ from itertools import islice
 from typing import Literal
 
 from llm_proxy.background import DONE
-from llm_proxy.database import DatabaseUnavailable, RowsRejected, write_each
-from llm_proxy.ledger.journal import Journal
-from llm_proxy.ledger.line import line_of
-from llm_proxy.ledger.row import Row, Written, decode, encode, repaired
-from llm_proxy.ledger.spool import Spool, lines
+from llm_proxy.ledger.record import Row, Written, decode, encode, line_of, repaired
+from llm_proxy.ledger.spool import Journal, Spool, lines
 from llm_proxy.ledger.store import Store
+from llm_proxy.schema.database import DatabaseUnavailable, RowsRejected, write_each
 from llm_proxy.telemetry import Metrics
 
 log = logging.getLogger(__name__)

@@ -1,10 +1,9 @@
 """Notifications to operators: what is worth one, kept once for all replicas, delivered to webhooks."""
 
-from llm_proxy.notify.delivery import Delivery, DeliveryFailed
 from llm_proxy.notify.event import Event, trial_event
-from llm_proxy.notify.form import Message, Webhook, webhooks_of
 from llm_proxy.notify.notifier import Notifier, Watched
 from llm_proxy.notify.outbox import Outbox
+from llm_proxy.notify.webhook import Delivery, DeliveryFailed, Message, Webhook, webhooks_of
 
 __all__ = [
     "Delivery",

@@ -14,11 +14,10 @@ from math import inf
 
 from llm_proxy.admission import SpendingWatch
 from llm_proxy.background import Loop
-from llm_proxy.database import DatabaseUnavailable, RowsRejected
-from llm_proxy.notify.delivery import Delivery, DeliveryFailed
 from llm_proxy.notify.event import Event, budget_events, refused_by_provider, refused_from, sidecar_lost
-from llm_proxy.notify.form import Webhook
 from llm_proxy.notify.outbox import BATCH, Claimed, Outbox
+from llm_proxy.notify.webhook import Delivery, DeliveryFailed, Webhook
+from llm_proxy.schema.database import DatabaseUnavailable, RowsRejected
 from llm_proxy.telemetry import Metrics
 
 log = logging.getLogger(__name__)

@@ -14,10 +14,10 @@ from typing import Any
 
 import asyncpg
 
-from llm_proxy.database import clean_text, deadline, json_text
 from llm_proxy.json_access import Json
 from llm_proxy.notify.event import QUIET, RETENTION, Event
-from llm_proxy.notify.form import Message
+from llm_proxy.notify.webhook import Message
+from llm_proxy.schema.database import clean_text, deadline, json_text
 
 CLAIM_S = 30.0
 GIVE_UP = timedelta(hours=24)

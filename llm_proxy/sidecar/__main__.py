@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from llm_proxy.private import keep_private
+from llm_proxy.hardening import keep_private
+from llm_proxy.service_urls import InvalidURL, checked, postgres_url, redis_url
 from llm_proxy.sidecar.environment import environment
 from llm_proxy.sidecar.verify_environment import EXIT_REFUSED, is_refused
-from llm_proxy.store_urls import InvalidURL, checked, postgres_url, redis_url
 
 CONFIG, PORT = 2, 3
 STORES = {"CACHE_REDIS_URL": redis_url, "LLM_CALLS_DATABASE_URL": postgres_url}

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
-from llm_proxy.json_access import Json
-from llm_proxy.sidecar import seams
-from llm_proxy.sidecar.asgi import Scope
-from llm_proxy.sidecar.seams import Theirs
-from llm_proxy.sidecar.shapes import items, mapping
+from llm_proxy.json_access import Json, as_list, as_object
+from llm_proxy.sidecar import litellm_internals
+from llm_proxy.sidecar.litellm_internals import Theirs
+from llm_proxy.sidecar.responses import Scope
 
 TEXTS = ("content", "refusal", "reasoning_content", "reasoning")
 
@@ -52,7 +51,7 @@ def reporter(observer: Theirs, *, watched: bool) -> Report:
     def report(hit: Hit, headers: Mapping[bytes, bytes], scope: Scope) -> None:
         served = {name: headers.get(f"x-litellm-{name}".encode(), b"").decode("latin-1") for name in SERVED}
         event = (_emit if watched else _log)(observer, hit, served, scope)
-        seams.logging_worker().ensure_initialized_and_enqueue(async_coroutine=event)
+        litellm_internals.logging_worker().ensure_initialized_and_enqueue(async_coroutine=event)
 
     return report
 
@@ -74,7 +73,7 @@ async def _log(observer: Theirs, hit: Hit, served: Mapping[str, str], scope: Sco
         "response_cost": 0.0,
         "cache_hit": True,
     }
-    details = {name: SimpleNamespace(**mapping(hit.usage.get(name))) for name in DETAILS}
+    details = {name: SimpleNamespace(**as_object(hit.usage.get(name))) for name in DETAILS}
     await observer.async_log_success_event(
         kwargs={"standard_logging_object": event},
         response_obj=SimpleNamespace(usage=SimpleNamespace(**details)),
@@ -107,7 +106,7 @@ async def _filled_in(hit: Hit, served: Mapping[str, str], scope: Scope) -> tuple
     data, log = await _prepared(hit, scope, "acompletion" if chat else "atext_completion")
     provider, model = _split(served["model-name"])
     of_router = {"model_group": served["model-group"], "model_info": {"id": served["model-id"]}}
-    metadata = {**mapping(data.get("metadata")), **of_router, "deployment": served["model-name"]}
+    metadata = {**as_object(data.get("metadata")), **of_router, "deployment": served["model-name"]}
     params = {"metadata": metadata, "proxy_server_request": data.get("proxy_server_request")}
     log.update_environment_variables(
         model=model,
@@ -139,30 +138,30 @@ class WithoutHooks:
 
 
 async def _prepared(hit: Hit, scope: Scope, route: str) -> tuple[Json, Theirs]:
-    proxy = seams.proxy()
+    proxy = litellm_internals.proxy()
     scope["app"] = proxy.app
-    body = {**hit.body, "metadata": dict(mapping(hit.body.get("metadata")))}
-    data, log = await seams.request_processing()(data=body).common_processing_pre_call_logic(
+    body = {**hit.body, "metadata": dict(as_object(hit.body.get("metadata")))}
+    data, log = await litellm_internals.request_processing()(data=body).common_processing_pre_call_logic(
         request=proxy.Request(scope),
         general_settings=proxy.general_settings,
-        user_api_key_dict=seams.traffic_caller(),
+        user_api_key_dict=litellm_internals.traffic_caller(),
         version=proxy.version,
         proxy_logging_obj=WithoutHooks(proxy.proxy_logging_obj),
         proxy_config=proxy.proxy_config,
         route_type=route,
         llm_router=proxy.llm_router,
     )
-    return mapping(data), log
+    return as_object(data), log
 
 
 def _response(answer: Json, kind: str) -> Theirs:
     """The answer as LiteLLM's object; without what its types refuse, such as images that have no index."""
-    response = getattr(seams.library(), kind)
+    response = getattr(litellm_internals.library(), kind)
     try:
         return response(**answer)
     except (AttributeError, KeyError, TypeError, ValueError):
-        for choice in map(mapping, items(answer.get("choices"))):
-            message = mapping(choice.get("message"))
+        for choice in map(as_object, as_list(answer.get("choices"))):
+            message = as_object(choice.get("message"))
             choice["message"] = {"role": "assistant", "content": message.get("content")}
         return response(**answer)
 
@@ -175,14 +174,14 @@ def _split(name: str) -> tuple[str, str]:
 def read_answer(raw: bytes) -> Json:
     """A stored answer as one object; the frames of a stream are put together."""
     if not raw.startswith(b"data:"):
-        return mapping(json.loads(raw))
+        return as_object(json.loads(raw))
     answer: Json = {}
     choices: dict[int, Json] = {}
     for line in raw.split(b"\n"):
         if line.startswith(b"data: {"):
-            chunk = mapping(json.loads(line[6:]))
+            chunk = as_object(json.loads(line[6:]))
             answer |= {name: value for name, value in chunk.items() if value is not None}
-            for choice in map(mapping, items(chunk.get("choices"))):
+            for choice in map(as_object, as_list(chunk.get("choices"))):
                 at = choice.get("index") or 0
                 _add(choices.setdefault(at, {"index": at, "texts": {}, "rest": {}, "calls": {}}), choice)
     chat = answer.get("object") != "text_completion"
@@ -191,14 +190,14 @@ def read_answer(raw: bytes) -> Json:
 
 
 def _add(whole: Json, choice: Json) -> None:
-    delta = mapping(choice.get("delta"))
+    delta = as_object(choice.get("delta"))
     for name, value in [*delta.items(), ("text", choice.get("text"))]:
         if isinstance(value, str) and name in {*TEXTS, "text"}:
             whole["texts"].setdefault(name, []).append(value)
         elif name == "tool_calls":
-            for call in map(mapping, items(value)):
+            for call in map(as_object, as_list(value)):
                 kept = whole["calls"].setdefault(call.get("index") or 0, {"function": {}, "arguments": []})
-                function = mapping(call.get("function"))
+                function = as_object(call.get("function"))
                 kept["arguments"].append(str(function.get("arguments") or ""))
                 kept["function"] |= {key: text for key, text in function.items() if text}
                 kept |= {key: text for key, text in call.items() if key != "function" and text}

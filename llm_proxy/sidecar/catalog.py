@@ -1,20 +1,103 @@
-"""What is served, for the gateway: groups, the deployments behind them, their limits and prices.
+"""The catalog for the gateway: model groups, their deployments, limits and prices as LiteLLM knows them.
 
-Invariants: configured groups only, no expanded wildcards; prices are decimal strings per token, null when
-unknown.
+Invariants: configured groups only, wildcards are not expanded; a deployment's own values win over published
+ones; prices are decimal strings in USD per token; an unknown price is null, never 0.
 """
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
-from llm_proxy.json_access import Json
-from llm_proxy.sidecar import prices, seams
-from llm_proxy.sidecar.effective import FALLBACKS
-from llm_proxy.sidecar.seams import Theirs
-from llm_proxy.sidecar.shapes import items, mapping
+from llm_proxy.json_access import Json, as_list, as_object
+from llm_proxy.sidecar import litellm_internals
+from llm_proxy.sidecar.config import FALLBACKS
+from llm_proxy.sidecar.litellm_internals import Theirs
+from llm_proxy.sidecar.patches.patch import Patch
+
+PRICES = ("input_cost_per_token", "output_cost_per_token")
+KINDS_OF = {
+    "input_cost_per_token": ("input_cost_per_", "cache_read_input_", "cache_creation_input_"),
+    "output_cost_per_token": ("output_cost_per_",),
+}
+"""A base price -> how the names of the prices begin that are 0 where it is."""
+STATED_COST_HEADER = "llm_provider-x-litellm-response-cost"
+"""Where LiteLLM keeps the cost that a provider stated itself."""
+
+
+def listed(model: str) -> Mapping[str, Any]:
+    """LiteLLM's published entry for a model named `provider/model`, or nothing."""
+    entries: Mapping[str, Mapping[str, Any]] = litellm_internals.library().model_cost
+    provider, _, name = model.partition("/")
+    bare = entries.get(name) or {}
+    return entries.get(model) or (bare if bare.get("litellm_provider") == provider else {})
+
+
+def full_name(provider: str, model: str) -> str:
+    """A model's name with its provider before it, as LiteLLM writes it now and then."""
+    return model if model.startswith(f"{provider}/") else f"{provider}/{model}"
+
+
+def priced(deployment: str, model: str) -> bool:
+    """Whether a price is known, be it 0."""
+    own: Mapping[str, Any] = litellm_internals.library().model_cost.get(deployment) or {}
+    return any(entry.get(name) is not None for entry in (own, listed(model)) for name in PRICES)
+
+
+def is_known(cost: object, headers: object, deployment: str, model: str) -> bool:
+    """Whether what LiteLLM calculated is a cost: it says 0 where it knows no price.
+
+    Args:
+        cost: What it calculated.
+        headers: The provider's, as LiteLLM keeps them; a cost the provider stated is among them.
+        deployment: Its id.
+        model: The model's name, with the provider before it.
+    """
+    stated = as_object(headers).get(STATED_COST_HEADER) is not None
+    return cost is not None and (bool(cost) or stated or priced(deployment, model))
+
+
+def stated_of(entry: Json) -> Json:
+    """The prices that an entry of the model list states itself."""
+    params, info = as_object(entry.get("litellm_params")), as_object(entry.get("model_info"))
+    given = [*info.items(), *params.items()]
+    return {name: value for name, value in given if "cost" in name and value is not None}
+
+
+def _install_free_deployments() -> None:
+    """Make the prices 0 that follow from one stated as 0; once LiteLLM has read the model list."""
+    router = litellm_internals.router()
+    for entry in router.model_list if router is not None else ():
+        own = stated_of(entry)
+        starts = tuple(
+            start
+            for base, kinds in KINDS_OF.items()
+            if base in own and not float(own[base])
+            for start in kinds
+        )
+        if starts:
+            identity = str(as_object(entry.get("model_info")).get("id"))
+            kept = as_object(litellm_internals.library().model_cost.get(identity))
+            implied = {name: 0.0 for name in kept if name.startswith(starts) and name not in own}
+            litellm_internals.library().register_model({identity: implied})
+
+
+FREE_DEPLOYMENTS = Patch(
+    name="free_deployments",
+    install=_install_free_deployments,
+    reason=(
+        "A deployment priced at 0 is billed the published price for cached tokens and for service tiers, "
+        "where its model's name is a listed one."
+    ),
+    since="1.108.6",
+    report="To file: `custom pricing of 0 inherits cache and service-tier prices of the public model`.",
+    until="A custom price of 0 is 0 for all tokens of its kind.",
+    tests=("tests/flow/test_token_prices.py::test_free_is_free_for_every_kind_of_token",),
+    after_start=True,
+)
 
 OWN_WORD = "provider"
 """What `model_info` may call a provider that is spoken to in another's protocol."""
@@ -37,38 +120,38 @@ def catalog(router: Theirs, *, watched: bool = False) -> Json:
         return {"groups": [], "default_fallbacks": []}
     rules: dict[str, list[str]] = {}
     for name in FALLBACKS:
-        for rule in map(mapping, items(getattr(router, name, None))):
+        for rule in map(as_object, as_list(getattr(router, name, None))):
             for source, targets in rule.items():
-                rules.setdefault(source, []).extend(_target(one) for one in items(targets))
+                rules.setdefault(source, []).extend(_target(one) for one in as_list(targets))
     defaults = rules.pop("*", [])
     return {
         "watched": watched,
         "groups": [_group(router, name, rules.get(name, [])) for name in _names(router)],
         "fallback_rules": {source: list(dict.fromkeys(targets)) for source, targets in rules.items()},
         "default_fallbacks": list(
-            dict.fromkeys([*items(getattr(router, "default_fallbacks", None)), *defaults])
+            dict.fromkeys([*as_list(getattr(router, "default_fallbacks", None)), *defaults])
         ),
     }
 
 
 def _target(given: object) -> str:
     """The name of a group that may stand among fields of its own."""
-    return str(mapping(given).get("model", given))
+    return str(as_object(given).get("model", given))
 
 
 def _names(router: Theirs) -> list[str]:
     if router is None:
         return []
-    aliases = mapping(router.model_group_alias)
+    aliases = as_object(router.model_group_alias)
     return list(dict.fromkeys([*(deployment["model_name"] for deployment in router.model_list), *aliases]))
 
 
 def _hidden(router: Theirs, name: str) -> bool:
-    return mapping(mapping(router.model_group_alias).get(name)).get("hidden") is True
+    return as_object(as_object(router.model_group_alias).get(name)).get("hidden") is True
 
 
 def _group(router: Theirs, name: str, fallbacks: list[str]) -> Json:
-    target = _target(mapping(router.model_group_alias).get(name, name))
+    target = _target(as_object(router.model_group_alias).get(name, name))
     deployments = [_deployment(one) for one in router.model_list if one["model_name"] == target]
     mode = next((one.pop("mode") for one in [dict(d) for d in deployments] if one.get("mode")), None)
     for one in deployments:
@@ -85,12 +168,12 @@ def _group(router: Theirs, name: str, fallbacks: list[str]) -> Json:
 
 
 def _deployment(entry: Json) -> Json:
-    params, info = mapping(entry["litellm_params"]), mapping(entry.get("model_info"))
-    published = prices.listed(str(params["model"]))
+    params, info = as_object(entry["litellm_params"]), as_object(entry.get("model_info"))
+    published = listed(str(params["model"]))
     known: Json = {
         **published,
         **_stated(info),
-        **_stated({name: params.get(name) for name in prices.PRICES}),
+        **_stated({name: params.get(name) for name in PRICES}),
     }
     physical, wire = _split(params)
     return {
@@ -101,7 +184,7 @@ def _deployment(entry: Json) -> Json:
         "mode": known.get("mode"),
         "created": _created(info),
         **{name: known.get(name) for name in LIMITS},
-        **{name: _decimal(known.get(name)) for name in prices.PRICES},
+        **{name: _decimal(known.get(name)) for name in PRICES},
     }
 
 
@@ -128,7 +211,7 @@ def _stated(values: Json) -> Json:
 def _split(params: Json) -> tuple[str, str | None]:
     model = str(params["model"])
     try:
-        physical, provider, *_ = seams.library().get_llm_provider(
+        physical, provider, *_ = litellm_internals.library().get_llm_provider(
             model=model,
             custom_llm_provider=params.get("custom_llm_provider"),
             api_base=params.get("api_base"),

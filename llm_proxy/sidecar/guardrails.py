@@ -6,11 +6,10 @@ A hit is answered before LiteLLM's hooks run, so a cached answer would pass a gu
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from llm_proxy.json_access import Json
-from llm_proxy.sidecar import seams
-from llm_proxy.sidecar.effective import served
-from llm_proxy.sidecar.seams import Theirs
-from llm_proxy.sidecar.shapes import mapping
+from llm_proxy.json_access import Json, as_object
+from llm_proxy.sidecar import litellm_internals
+from llm_proxy.sidecar.config import served
+from llm_proxy.sidecar.litellm_internals import Theirs
 
 HOOKS = (
     "async_pre_call_hook",
@@ -48,7 +47,7 @@ class Guardrails:
         """Whether a guardrail may check this call."""
         if self.everywhere or not REQUESTED.isdisjoint(body):
             return True
-        names = seams.names_of_group(model) if self.groups else ()
+        names = litellm_internals.names_of_group(model) if self.groups else ()
         return any(served(name, self.groups) for name in names)
 
     def notes(self) -> list[str]:
@@ -60,18 +59,23 @@ class Guardrails:
 def configured(config: Json) -> Guardrails:
     """Those of a configuration, once LiteLLM has started with it."""
     # What LiteLLM adds to every proxy acts only for its own keys, or for guardrails that are found here.
-    its_own = {id(one) for one in seams.hooks_of_its_own(seams.proxy().proxy_logging_obj.proxy_hook_mapping)}
-    given = [one for one in seams.library().callbacks if id(one) not in its_own]
+    its_own = {
+        id(one)
+        for one in litellm_internals.hooks_of_its_own(
+            litellm_internals.proxy().proxy_logging_obj.proxy_hook_mapping
+        )
+    }
+    given = [one for one in litellm_internals.library().callbacks if id(one) not in its_own]
     everywhere = [_name(one) for one in given if _checks_every_call(one)]
     if config.get("policies"):
         everywhere.append("policies")
-    defaults = mapping(mapping(config.get("router_settings")).get("default_litellm_params"))
-    if defaults.get("guardrails") or mapping(defaults.get("metadata")).get("guardrails"):
+    defaults = as_object(as_object(config.get("router_settings")).get("default_litellm_params"))
+    if defaults.get("guardrails") or as_object(defaults.get("metadata")).get("guardrails"):
         everywhere.append("router_settings.default_litellm_params.guardrails")
     groups = frozenset(
         str(one["model_name"])
         for one in _model_list(config)
-        if mapping(one.get("litellm_params")).get("guardrails")
+        if as_object(one.get("litellm_params")).get("guardrails")
     )
     return Guardrails(tuple(dict.fromkeys(everywhere)), groups)
 
@@ -91,20 +95,20 @@ def in_force(metadata: Json, asked: Json) -> bool:
 
 def only_guardrails_watch() -> bool:
     """Whether nobody but guardrails looks into streams as a whole."""
-    watching = seams.proxy_logging().callback_capabilities().iterator_overrides
-    return all(isinstance(callback, seams.guardrail()) for callback, _ in watching)
+    watching = litellm_internals.proxy_logging().callback_capabilities().iterator_overrides
+    return all(isinstance(callback, litellm_internals.guardrail()) for callback, _ in watching)
 
 
 def _model_list(config: Json) -> Iterable[Json]:
-    return map(mapping, config.get("model_list") or [])
+    return map(as_object, config.get("model_list") or [])
 
 
 def _checks_every_call(callback: Theirs) -> bool:
-    base: Theirs = seams.custom_logger()
+    base: Theirs = litellm_internals.custom_logger()
     kind = callback.__class__
     if not isinstance(callback, base):
         return False
-    if isinstance(callback, seams.guardrail()):
+    if isinstance(callback, litellm_internals.guardrail()):
         return callback.default_on is True
     if kind.__module__.startswith(NO_GUARDRAILS):
         return False

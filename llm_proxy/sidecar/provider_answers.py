@@ -1,16 +1,44 @@
-"""A provider's whole answer with status 200, read before LiteLLM reads it: is it one, and is it readable?
+"""Checks a provider's complete answer with status 200 before LiteLLM parses it, and repairs what it needs.
 
-Pure. Invariants: what is repaired is what LiteLLM's readers stumble over, missing or null; what the provider
-said on OpenAI's wire is kept as it was said; a body that nobody here knows passes as it is.
+Pure. Invariants: only values that LiteLLM's parsers fail on (missing, null) are filled in; an answer in
+OpenAI's format is also returned unchanged; a body of an unknown format passes unchanged.
 """
 
 import json
 from typing import NamedTuple
 
-from llm_proxy.json_access import Json
-from llm_proxy.sidecar import json_text, openai_wire, other_wires, vectors
-from llm_proxy.sidecar.shapes import mapping
-from llm_proxy.sidecar.stated_failures import Failure, failure_in
+from llm_proxy.json_access import Json, as_list, as_object
+from llm_proxy.sidecar import embeddings, json_repair, openai_repair
+from llm_proxy.sidecar.provider_errors import Failure, failure_in
+
+GEMINI_COUNTS = ("promptTokenCount", "candidatesTokenCount", "thoughtsTokenCount")
+
+
+def repair_gemini(answer: Json) -> None:
+    """Arguments of a tool that takes none, the sum of tokens."""
+    for candidate in map(as_object, as_list(answer.get("candidates"))):
+        for part in map(as_object, as_list(as_object(candidate.get("content")).get("parts"))):
+            call = as_object(part.get("functionCall"))
+            if call:
+                call["args"] = as_object(call.get("args"))
+    usage = as_object(answer.get("usageMetadata"))
+    for name in [name for name, value in usage.items() if value is None]:
+        del usage[name]
+    if usage:
+        usage.setdefault("totalTokenCount", sum(usage.get(name) or 0 for name in GEMINI_COUNTS))
+
+
+def repair_ollama(answer: Json) -> None:
+    """The message of a last line that only counts, and the names around it."""
+    answer["message"] = as_object(answer.get("message"))
+    answer["message"].setdefault("role", "assistant")
+    answer["message"].setdefault("content", "")
+    answer["model"] = answer.get("model") or ""
+    answer["done"] = answer.get("done") is True
+    for name in ("prompt_eval_count", "eval_count"):
+        if answer.get(name) is None:
+            answer.pop(name, None)
+
 
 OPENAI_S, EMBEDDINGS = "/completions", "/embeddings"
 ANTHROPIC_S, GEMINI_S, OLLAMA_S = "/messages", ":generateContent", "/api/chat"
@@ -47,23 +75,23 @@ class Checked(NamedTuple):
 def check(path: str, raw: bytes, request: bytes = b"") -> Checked:
     """Read the body of an answer from a path of a provider's; of the request only embeddings need a look."""
     wire = next((end for end in USAGE_OF if path.endswith(end)), None)
-    inputs = vectors.inputs_of(request) if wire == EMBEDDINGS else None
-    if wire == EMBEDDINGS and vectors.are_in_order(raw, inputs):
+    inputs = embeddings.inputs_of(request) if wire == EMBEDDINGS else None
+    if wire == EMBEDDINGS and embeddings.are_in_order(raw, inputs):
         return Checked(counted=True)
-    odd = json_text.ODD.search(raw) is not None
+    odd = json_repair.ODD.search(raw) is not None
     if wire is None and not odd:
         return Checked(counted=any(mark in raw for mark in USAGE_MARKS))
     try:
         document: object = json.loads(raw, strict=False)
         if odd and wire != EMBEDDINGS:  # whose numbers are judged
-            document = json_text.sound(document)
+            document = json_repair.sound(document)
     except (ValueError, RecursionError):
         return Checked()
-    answer = mapping(document)
+    answer = as_object(document)
     failure = failure_in(answer)
-    if failure is None and wire == OPENAI_S and not openai_wire.is_answer(answer):
+    if failure is None and wire == OPENAI_S and not openai_repair.is_answer(answer):
         failure = NO_ANSWER
-    if failure is None and wire == EMBEDDINGS and not vectors.put_in_order(answer, inputs):
+    if failure is None and wire == EMBEDDINGS and not embeddings.put_in_order(answer, inputs):
         failure = NO_VECTORS
     if failure is not None and wire is not None:
         return Checked(failure=failure)
@@ -77,11 +105,11 @@ def check(path: str, raw: bytes, request: bytes = b"") -> Checked:
 def _repair(wire: str, answer: Json) -> bool:
     """Fill in what LiteLLM cannot do without; whether the answer states tokens."""
     if wire == OPENAI_S:
-        openai_wire.repair_answer(answer)
+        openai_repair.repair_answer(answer)
         return "usage" in answer
     if wire == EMBEDDINGS:
         answer["object"] = answer.get("object") or "list"
-        openai_wire.repair_usage(answer)
+        openai_repair.repair_usage(answer)
         return "usage" in answer
     for name in USAGE_OF[wire]:
         if answer.get(name) is None:
@@ -89,10 +117,10 @@ def _repair(wire: str, answer: Json) -> bool:
     counted = any(answer.get(name) for name in USAGE_OF[wire])
     if wire == ANTHROPIC_S:
         answer["model"] = answer.get("model") or ""
-        answer["usage"] = {"input_tokens": 0, "output_tokens": 0} | mapping(answer.get("usage"))
+        answer["usage"] = {"input_tokens": 0, "output_tokens": 0} | as_object(answer.get("usage"))
     elif wire == GEMINI_S:
-        other_wires.repair_gemini(answer)
-        answer["usageMetadata"] = mapping(answer.get("usageMetadata"))
+        repair_gemini(answer)
+        answer["usageMetadata"] = as_object(answer.get("usageMetadata"))
     else:
-        other_wires.repair_ollama(answer)
+        repair_ollama(answer)
     return counted

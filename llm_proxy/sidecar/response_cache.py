@@ -17,16 +17,14 @@ from functools import partial
 from typing import TypeVar
 from urllib.parse import quote
 
-from llm_proxy.json_access import Json
-from llm_proxy.sidecar import seams
-from llm_proxy.sidecar.asgi import Headers, Message, Receive, Scope, Send, read_body
+from llm_proxy.json_access import Json, as_object
+from llm_proxy.sidecar import litellm_internals
 from llm_proxy.sidecar.cache_events import Hit, Report
+from llm_proxy.sidecar.call_outcome import Outcome
+from llm_proxy.sidecar.config import ANSWERS, NAMESPACE
 from llm_proxy.sidecar.guardrails import Guardrails
-from llm_proxy.sidecar.outcome import Outcome
-from llm_proxy.sidecar.relay import ERROR_EVENT
-from llm_proxy.sidecar.requirements import ANSWERS, NAMESPACE
-from llm_proxy.sidecar.seams import Theirs
-from llm_proxy.sidecar.shapes import mapping
+from llm_proxy.sidecar.litellm_internals import Theirs
+from llm_proxy.sidecar.responses import ERROR_EVENT, Headers, Message, Receive, Scope, Send, read_body
 
 MAX_ENTRY_BYTES = 2**20
 """Of the compressed answer; a longer one is not stored: writing it could take longer than Redis is given."""
@@ -102,7 +100,7 @@ class Entry:
         line, _, payload = kept.partition(b"\n")
         head = json.loads(line)
         headers = [(name.encode(), value.encode("latin-1")) for name, value in head["headers"]]
-        return cls(float(head["at"]), int(head["size"]), headers, mapping(head["usage"]), payload)
+        return cls(float(head["at"]), int(head["size"]), headers, as_object(head["usage"]), payload)
 
 
 class ResponseCache:
@@ -152,7 +150,7 @@ class ResponseCache:
 
     async def purge(self, patterns: Iterable[str]) -> tuple[int, bool]:
         """Delete the entries whose keys match; returns how many, and whether all could be looked for."""
-        seams.embeddings_in_memory().flush_cache()
+        litellm_internals.embeddings_in_memory().flush_cache()
         purged = 0
         breaker = self._redis._circuit_breaker  # noqa: SLF001 -- `cache_gate` put it there
         if breaker.is_open():
@@ -160,7 +158,7 @@ class ResponseCache:
         try:
             for pattern in patterns:
                 purged += await self._purge(self._redis.check_and_fix_namespace(pattern))
-        except (OSError, TimeoutError, seams.redis_error()):
+        except (OSError, TimeoutError, litellm_internals.redis_error()):
             breaker.record_failure()
             return purged, False
         return purged, True
@@ -177,7 +175,7 @@ class ResponseCache:
 
     def _call(self, path: str, raw: bytes) -> CachedCall | None:
         try:
-            body = mapping(json.loads(raw))
+            body = as_object(json.loads(raw))
         except ValueError:
             return None
         model = body.get("model")
@@ -185,7 +183,7 @@ class ResponseCache:
             return None
         if not self._settings.should_use_cache(**{name: body.get(name) for name in JUDGED}):
             return None
-        control = mapping(body.get("cache"))
+        control = as_object(body.get("cache"))
         namespace = control.get("namespace")
         if not isinstance(namespace, str):  # the call did not come through the gateway
             namespace = f"{NAMESPACE}:direct:none:model={quote(model, safe='')}"
@@ -220,7 +218,7 @@ class ResponseCache:
     async def _ask(self, name: str, command: Callable[[], Awaitable[T]]) -> T | None:
         """One command under the breaker; None when Redis does not answer it."""
         try:
-            found: T = await seams.under_breaker(self._redis._circuit_breaker, name, command)  # noqa: SLF001 -- the same
+            found: T = await litellm_internals.under_breaker(self._redis._circuit_breaker, name, command)  # noqa: SLF001 -- the same
         except Exception:  # noqa: BLE001 -- whatever a client says of a Redis that is not well
             return None
         return found
@@ -299,14 +297,14 @@ class Recorder:
         """The usage that one of a stream's last frames states."""
         for line in reversed(b"".join(self._recent).split(b"\n")):
             if line.startswith(b"data: {") and b'"usage"' in line:
-                usage = mapping(mapping(json.loads(line[6:])).get("usage"))
+                usage = as_object(as_object(json.loads(line[6:])).get("usage"))
                 if usage:
                     return usage
         return {}
 
 
 def _usage_of(payload: bytes) -> Json:
-    return mapping(mapping(json.loads(zlib.decompress(payload))).get("usage"))
+    return as_object(as_object(json.loads(zlib.decompress(payload))).get("usage"))
 
 
 def _may_store(call: CachedCall, outcome: Outcome) -> bool:
@@ -314,7 +312,7 @@ def _may_store(call: CachedCall, outcome: Outcome) -> bool:
     if outcome.error is not None or (call.streamed and not outcome.complete):
         return False
     groups = {attempt.group for attempt in outcome.tried}
-    return bool(groups) and groups <= seams.groups_of(call.model)
+    return bool(groups) and groups <= litellm_internals.groups_of(call.model)
 
 
 def digest(path: str, body: Json) -> str:
@@ -329,10 +327,10 @@ def digest(path: str, body: Json) -> str:
 
 def opened(types: Iterable[str], guardrails: Guardrails, report: Report) -> ResponseCache | None:
     """The cache for these of LiteLLM's call types; None when LiteLLM's own cache is off or not in Redis."""
-    settings = seams.library().cache
+    settings = litellm_internals.library().cache
     if settings is None:
         return None
-    if not isinstance(settings.cache, seams.redis_cache()):
+    if not isinstance(settings.cache, litellm_internals.redis_cache()):
         return None
     paths = [path for name, path in ANSWERS.items() if name in types]
     return ResponseCache(settings, paths, guardrails, report)

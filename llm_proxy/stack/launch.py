@@ -15,15 +15,14 @@ from pathlib import Path
 from types import FrameType
 
 from llm_proxy import __version__
-from llm_proxy.private import close_to_others, keep_private
-from llm_proxy.stack import first_secrets
-from llm_proxy.stack.greeting import greeting
-from llm_proxy.stack.household import Household, Say
-from llm_proxy.stack.part import Running, tether
-from llm_proxy.stack.plan import Plan, Refused, Wishes, settle
-from llm_proxy.stack.presence import LOCK, Taken, alone_in, note
-from llm_proxy.stack.succession import Check, Succession
-from llm_proxy.stack.surroundings import Surroundings, look_around
+from llm_proxy.hardening import close_to_others, keep_private
+from llm_proxy.stack import operator_env
+from llm_proxy.stack.operator_env import Surroundings, look_around
+from llm_proxy.stack.plan import Plan, Refused, Wishes, greeting, settle
+from llm_proxy.stack.process import Running, tether
+from llm_proxy.stack.rolling_restart import Check, Succession
+from llm_proxy.stack.state_dir import LOCK, Taken, alone_in, note
+from llm_proxy.stack.supervisor import Household, Say
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -94,7 +93,7 @@ def _place(household: Household) -> str:
 def _prepared(given: Surroundings, say: Say) -> Surroundings:
     """Everything given, with the missing secrets made."""
     file = Path.cwd() / ".env"
-    made = first_secrets.make_missing(given, file)
+    made = operator_env.make_missing(given, file)
     if made:
         say(f"made {len(made)} secrets, kept in {file}")
     for warning in given.warnings:

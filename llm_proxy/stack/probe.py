@@ -1,13 +1,47 @@
-"""Whether an HTTP server of the stack answers: for waiting on its start, and for health checks of containers.
+"""HTTP probes and free TCP ports of this machine: for start-up and for health checks of containers.
 
-`python -m llm_proxy.stack.probe PORT PATH` ends with 0 when it does, with 1 when it does not.
+`python -m llm_proxy.stack.probe PORT PATH` exits 0 when `GET PATH` answers 200, else 1. Standard library
+only: it also runs in LiteLLM's environment. Invariant: free ports are drawn below Linux's range for
+outgoing connections, so no connection takes one before its process binds it; 4000, LiteLLM's default, is
+never drawn.
 """
 
 import http.client
 import json
+import random
 import re
+import socket
 import sys
 from collections.abc import Mapping
+
+LOWEST, HIGHEST = 20_000, 32_000
+"""Below Linux's `ip_local_port_range`, which starts at 32768."""
+
+
+def is_free(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether a server could listen there now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def reached_at(host: str) -> str:
+    """Where a client on this machine reaches a server that listens on this address."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 -- translated, not bound
+
+
+def free_port() -> int:
+    """A port nobody listens on; raises `OSError` when a hundred draws find none."""
+    for _ in range(100):
+        port = random.randint(LOWEST, HIGHEST)  # noqa: S311 -- a place to listen, not a secret
+        if is_free(port):
+            return port
+    raise OSError(f"no free port between {LOWEST} and {HIGHEST}")
 
 
 def answers(port: int, path: str, host: str = "127.0.0.1", timeout_s: float = 1.0) -> bool:

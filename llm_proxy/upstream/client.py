@@ -1,8 +1,8 @@
-"""The one place that talks to the sidecar: a call in, a `Reply` out.
+"""Sends calls to the sidecars and returns their replies; also deletes cached answers at every sidecar.
 
-Invariants: our own URL, `Host`, key and headers, never one of the caller's; a call for which no connection
-could be made goes to another sidecar at once; nothing that may have run is ever sent twice; calls at a
-sidecar that has fallen silent end when it is given up.
+Invariants: URL, `Host`, key and headers are ours, never the caller's; a call for which no connection could
+be made goes to another sidecar at once; a call that may have run is never sent twice; calls at a sidecar
+that has been silent too long end when it is given up.
 """
 
 import asyncio
@@ -10,24 +10,25 @@ import ssl
 from collections.abc import Callable
 from functools import partial
 from time import monotonic
+from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
 
 from llm_proxy.dialects import Call
 from llm_proxy.endpoints import ENDPOINTS
-from llm_proxy.errors import Overloaded, Refused, UpstreamUnreachable
+from llm_proxy.errors import NotFound, Overloaded, Refused, UpstreamUnreachable
 from llm_proxy.identity import Caller
-from llm_proxy.upstream.answer import Answer, broke_off
-from llm_proxy.upstream.catalog import Catalog
-from llm_proxy.upstream.controls import Controls
-from llm_proxy.upstream.deadlines import Deadlines
-from llm_proxy.upstream.errors import refusal
-from llm_proxy.upstream.estimate import BYTES_PER_TOKEN
-from llm_proxy.upstream.pool import Pool, Sidecar
-from llm_proxy.upstream.room import Room
-from llm_proxy.upstream.said import failed, served
-from llm_proxy.upstream.watch import Watch
-from llm_proxy.upstream.wire import Address, Connection, Connections, NotConnected
+from llm_proxy.json_access import as_object
+from llm_proxy.upstream.call_guard import Deadlines, Watch
+from llm_proxy.upstream.error_mapping import refusal
+from llm_proxy.upstream.http_client import Address, Connection, Connections, NotConnected
+from llm_proxy.upstream.litellm_protocol import Controls, failed, patterns, served
+from llm_proxy.upstream.pool import Pool, Room, Sidecar
+from llm_proxy.upstream.reply import Answer, broke_off
+from llm_proxy.upstream.token_usage import BYTES_PER_TOKEN
+
+if TYPE_CHECKING:
+    from llm_proxy.upstream.catalog import Catalog
 
 MAX_ERROR_BYTES = 256 * 2**10
 _AGENT = "llm-proxy"
@@ -248,3 +249,51 @@ def _refusal(connection: Connection, text: bytes, call: Call, asked: tuple[str, 
         asked=sent,
         request_id=request_id,
     )
+
+
+PATH = "/llmp/cache"
+TIMEOUT_S = 60.0
+
+
+class Purged(NamedTuple):
+    """What a purge did.
+
+    Attributes:
+        entries: Cached answers and embeddings that were deleted.
+        complete: Every sidecar looked through the whole cache.
+    """
+
+    entries: int
+    complete: bool
+
+
+async def purge(client: Client, tenant: str | None, model: str | None) -> Purged:
+    """Delete the cached answers of a tenant, a model, or both; all of them without either.
+
+    Raises:
+        NotFound: No sidecar has a cache it can purge.
+        UpstreamUnreachable: No sidecar runs.
+    """
+    group = client.catalog.resolved(model) if client.catalog is not None and model is not None else model
+    body = orjson.dumps({"patterns": patterns(tenant, group)})
+    asked = await asyncio.gather(*(_purge_at(client, one, body) for one in client.pool.sidecars))
+    answers = [one for one in asked if one is not None]
+    if not answers:
+        raise UpstreamUnreachable("No model backend can be reached.", retry_after_s=2)
+    if all(status in {404, 405} for status, _ in answers):
+        raise NotFound("There is no response cache that can be purged.", code="no_cache")
+    return Purged(sum(entries for _, entries in answers), all(status == 200 for status, _ in answers))
+
+
+async def _purge_at(client: Client, sidecar: Sidecar, body: bytes) -> tuple[int, int] | None:
+    """The status of one sidecar's answer, 0 for none, and what it deleted; None when it does not run."""
+    try:
+        status, raw = await client.delete(sidecar, PATH, body, timeout_s=TIMEOUT_S)
+        entries = as_object(orjson.loads(raw)).get("purged")
+    except NotConnected:
+        return None
+    except OSError:
+        return 0, 0
+    except orjson.JSONDecodeError:
+        return 404, 0  # an unmodified LiteLLM's page
+    return status, entries if isinstance(entries, int) else 0

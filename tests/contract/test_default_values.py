@@ -12,7 +12,7 @@ import pytest
 from all_providers import AllProviders
 
 from llm_proxy.endpoints import Endpoint
-from llm_proxy.sidecar.documented_defaults import NEUTRAL, SAMPLING
+from llm_proxy.sidecar.patches.field_support import NEUTRAL, SAMPLING
 
 Json = dict[str, Any]
 CHAT: Endpoint = "chat.completions"

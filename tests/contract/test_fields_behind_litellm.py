@@ -13,7 +13,7 @@ import pytest
 from all_providers import MODELS, TESTS, AllProviders
 
 from llm_proxy.dialects import NO_HINTS, OPENAI, Bounds
-from llm_proxy.dialects.fields import FIELDS
+from llm_proxy.dialects.request.openai_schema import FIELDS
 from llm_proxy.endpoints import Endpoint
 
 PAGE = TESTS.parent / "docs" / "dialects.md"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_proxy.dialects.litellm_names import IN_METADATA, OWNED
+from llm_proxy.dialects.request.litellm_reserved import IN_METADATA, OWNED
 
 ROOT = Path(__file__).parents[2]
 SIDECAR_PYTHON = ROOT / ".venv-sidecar" / "bin" / "python"

@@ -6,10 +6,10 @@ import subprocess
 
 import pytest
 
-from llm_proxy.dialects.messages import USER_PARTS
-from llm_proxy.sidecar.seams import SEAMS
-from llm_proxy.sidecar.tuning import IDLE_HOOKS
-from llm_proxy.stack.programs import sidecar_python
+from llm_proxy.dialects.request.openai_schema import USER_PARTS
+from llm_proxy.sidecar.litellm_internals import SEAMS
+from llm_proxy.sidecar.patches.performance import IDLE_HOOKS
+from llm_proxy.stack.process_specs import sidecar_python
 
 LOOK = """
 import json, sys

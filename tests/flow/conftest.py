@@ -14,10 +14,10 @@ from running_stack import ADMIN_KEY, KEY, MASTER_KEY, PROVIDER_KEY, RunningStack
 from sidecars import Provider
 from two_sidecars import TwoSidecars, run_two_sidecars
 
-from llm_proxy.stack import part, ports
+from llm_proxy.stack import probe, process
+from llm_proxy.stack.operator_env import Surroundings
 from llm_proxy.stack.probe import answers
-from llm_proxy.stack.programs import Behind, gateway, sidecar
-from llm_proxy.stack.surroundings import Surroundings
+from llm_proxy.stack.process_specs import Behind, gateway, sidecar
 
 PROVIDER = Path(__file__).parents[1] / "scripted_provider.py"
 
@@ -59,9 +59,9 @@ router_settings:
 """
 
 
-def provider_part(port: int) -> part.Part:
+def provider_part(port: int) -> process.Part:
     """The scripted provider as a program."""
-    return part.Part(
+    return process.Part(
         name=f"provider-{port}",
         argv=(sys.executable, str(PROVIDER), "--port", str(port)),
         env=dict(os.environ),
@@ -70,7 +70,7 @@ def provider_part(port: int) -> part.Part:
     )
 
 
-Started = tuple[dict[str, int], list[part.Running]]
+Started = tuple[dict[str, int], list[process.Running]]
 
 
 @pytest.fixture(scope="session")
@@ -79,7 +79,7 @@ def started_stack(
 ) -> Iterator[Started]:
     """Provider, sidecar and gateway, running; their ports by name."""
     given = Surroundings({name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ})
-    at = {name: ports.free_port() for name in ("provider", "sidecar", "gateway")}
+    at = {name: probe.free_port() for name in ("provider", "sidecar", "gateway")}
     config = service_folder / "stack.yaml"
     config.write_text(
         CONFIG.format(key=PROVIDER_KEY, provider=f"http://127.0.0.1:{at['provider']}"), encoding="utf-8"
@@ -101,15 +101,15 @@ def started_stack(
     }
     logs = service_folder / "logs"
     running = [
-        part.start(provider_part(at["provider"]), logs),
-        part.start(sidecar(1, at["sidecar"], config, behind, given), logs),
-        part.start(gateway(at["gateway"], names, given), logs),
+        process.start(provider_part(at["provider"]), logs),
+        process.start(sidecar(1, at["sidecar"], config, behind, given), logs),
+        process.start(gateway(at["gateway"], names, given), logs),
     ]
     try:
-        part.wait_until_ready(running)
+        process.wait_until_ready(running)
         yield at, running
     finally:
-        part.stop(running)
+        process.stop(running)
 
 
 @pytest.fixture(scope="session")
@@ -140,11 +140,11 @@ async def stack(started_stack: Started) -> AsyncIterator[RunningStack]:
 @pytest.fixture(scope="session")
 def two_sidecars(service_folder: Path) -> Iterator[TwoSidecars]:
     """Two real sidecars that a test may kill and freeze, before a provider of their own."""
-    port = ports.free_port()
-    provider = part.start(provider_part(port), service_folder / "logs")
+    port = probe.free_port()
+    provider = process.start(provider_part(port), service_folder / "logs")
     try:
-        part.wait_until_ready([provider])
+        process.wait_until_ready([provider])
         with run_two_sidecars(Provider(f"http://127.0.0.1:{port}"), service_folder) as running:
             yield running
     finally:
-        part.stop([provider])
+        process.stop([provider])

@@ -15,13 +15,13 @@ from raw_requests import CHAT, INNER, NOT_HTTP, TWO_READINGS, request
 from reverse_proxies import PROXIES, run_proxy
 from running_stack import ADMIN_KEY
 
-from llm_proxy.stack import ports
+from llm_proxy.stack import probe
 
 
 @pytest.fixture(scope="module", params=PROXIES)
 def front(request: pytest.FixtureRequest, stack_ports: dict[str, int]) -> Iterator[int]:
     """The proxy's port, the stack's gateway behind it."""
-    port = ports.free_port()
+    port = probe.free_port()
     with tempfile.TemporaryDirectory(prefix="llm-proxy-front-") as folder:
         Path(folder).chmod(0o777)  # as root, nginx writes as somebody else
         with run_proxy(request.param, port, stack_ports["gateway"], Path(folder)):

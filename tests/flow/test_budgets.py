@@ -16,9 +16,9 @@ import httpx
 import pytest
 from running_stack import ADMIN_KEY, KEY, MASTER_KEY, say, script
 
-from llm_proxy.stack import part, ports
-from llm_proxy.stack.programs import gateway
-from llm_proxy.stack.surroundings import Surroundings
+from llm_proxy.stack import probe, process
+from llm_proxy.stack.operator_env import Surroundings
+from llm_proxy.stack.process_specs import gateway
 
 Json = dict[str, Any]
 CHAT = "/v1/chat/completions"
@@ -95,7 +95,7 @@ def a_day(limit_usd: str) -> list[Json]:
 @pytest.fixture(scope="module")
 def alone(stack_ports: dict[str, int], service_folder: Path, postgres_url: str) -> Iterator[int]:
     """A gateway that counts in its own memory; its port."""
-    port, folder = ports.free_port(), service_folder / "alone"
+    port, folder = probe.free_port(), service_folder / "alone"
     folder.mkdir()
     names = {
         "LLM_PROXY__ENVIRONMENT": "development",
@@ -109,12 +109,12 @@ def alone(stack_ports: dict[str, int], service_folder: Path, postgres_url: str) 
     }
     given = Surroundings({name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ})
     program = replace(gateway(port, names, given), name="gateway-alone", cwd=folder)
-    running = part.start(program, folder / "logs")
+    running = process.start(program, folder / "logs")
     try:
-        part.wait_until_ready([running])
+        process.wait_until_ready([running])
         yield port
     finally:
-        part.stop([running])
+        process.stop([running])
 
 
 @pytest.fixture(params=["shared", "memory"])

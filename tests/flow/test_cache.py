@@ -19,10 +19,10 @@ from running_stack import ADMIN_KEY, KEY, MASTER_KEY, Json, script
 from scripted import answers
 from sidecars import Provider, deployment, provider_part
 
-from llm_proxy.stack import part, ports
-from llm_proxy.stack.programs import Behind, gateway, sidecar
-from llm_proxy.stack.surroundings import Surroundings
-from llm_proxy.stack.valkey import valkey, valkey_url
+from llm_proxy.stack import probe, process
+from llm_proxy.stack.operator_env import Surroundings
+from llm_proxy.stack.process_specs import Behind, gateway, sidecar
+from llm_proxy.stack.stores import valkey, valkey_url
 
 CHAT, EMBED = "/v1/chat/completions", "/v1/embeddings"
 
@@ -30,7 +30,7 @@ CHAT, EMBED = "/v1/chat/completions", "/v1/embeddings"
 class Cached:
     """A gateway, a sidecar and a Valkey of this module's own."""
 
-    def __init__(self, url: str, provider: Provider, store: part.Running) -> None:
+    def __init__(self, url: str, provider: Provider, store: process.Running) -> None:
         self.url, self.provider, self.store = url, provider, store
 
     async def post(self, path: str, body: Json, key: str = KEY, **headers: str) -> httpx.Response:
@@ -75,7 +75,7 @@ def cached(service_folder: Path, postgres_url: str) -> Iterator[Cached]:
     )
     folder = service_folder / "cache"
     folder.mkdir()
-    at = {name: ports.free_port() for name in ("provider", "sidecar", "gateway", "store")}
+    at = {name: probe.free_port() for name in ("provider", "sidecar", "gateway", "store")}
     played = Provider(f"http://127.0.0.1:{at['provider']}")
     groups = [deployment(name, f"openai/{name}", played) for name in ("chat", "other", "embed")]
     config = folder / "litellm.yaml"
@@ -92,18 +92,20 @@ def cached(service_folder: Path, postgres_url: str) -> Iterator[Cached]:
         "DATABASE_URL": postgres_url,
     }
     parts = [
-        part.start(valkey("cache", folder, at["store"], "only-for-this-cache"), folder),
-        part.start(provider_part(at["provider"]), folder),
-        part.start(sidecar(1, at["sidecar"], config, Behind(MASTER_KEY, store, None, None), given), folder),
-        part.start(gateway(at["gateway"], names, given), folder),
+        process.start(valkey("cache", folder, at["store"], "only-for-this-cache"), folder),
+        process.start(provider_part(at["provider"]), folder),
+        process.start(
+            sidecar(1, at["sidecar"], config, Behind(MASTER_KEY, store, None, None), given), folder
+        ),
+        process.start(gateway(at["gateway"], names, given), folder),
     ]
     try:
-        part.wait_until_ready(parts)
+        process.wait_until_ready(parts)
         house = Cached(f"http://127.0.0.1:{at['gateway']}", played, parts[0])
         asyncio.run(_until_known(house))
         yield house
     finally:
-        part.stop(parts)
+        process.stop(parts)
 
 
 async def _until_known(house: Cached) -> None:

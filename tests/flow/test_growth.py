@@ -11,7 +11,7 @@ from running_stack import say
 from sidecars import Json, Provider, deployment, provider_part
 from up_command import UpCommand, run_up
 
-from llm_proxy.stack import part, ports
+from llm_proxy.stack import probe, process
 
 HOARD = """
 from litellm.integrations.custom_logger import CustomLogger
@@ -36,10 +36,10 @@ pytestmark = [
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpCommand]:
     """A stack whose one sidecar keeps as many MiB of each call as its model's name says."""
     folder = tmp_path_factory.mktemp("growth")
-    port = ports.free_port()
-    provider = part.start(provider_part(port), folder / "logs")
+    port = probe.free_port()
+    provider = process.start(provider_part(port), folder / "logs")
     try:
-        part.wait_until_ready([provider])
+        process.wait_until_ready([provider])
         played = Provider(f"http://127.0.0.1:{port}")
         models = [deployment(f"keeps-{mib}", f"openai/keeps-{mib}", played) for mib in (0, 50, HARD_MIB)]
         config: Json = {"model_list": models, "litellm_settings": {"callbacks": ["hoard.instance"]}}
@@ -51,7 +51,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpCommand]:
             up.wait_for("Ctrl-C stops everything")
             yield up
     finally:
-        part.stop([provider])
+        process.stop([provider])
 
 
 async def keep(client: httpx.AsyncClient, stack: UpCommand, mib: int) -> int:

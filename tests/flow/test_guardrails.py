@@ -12,8 +12,8 @@ from sidecars import KEY as SIDECAR_KEY
 from sidecars import Json, Provider, deployment, run_provider, run_sidecar
 from two_sidecars import ADMIN_KEY, GIVEN, KEY
 
-from llm_proxy.stack import part, ports
-from llm_proxy.stack.programs import gateway
+from llm_proxy.stack import probe, process
+from llm_proxy.stack.process_specs import gateway
 
 MODULE = """
 from fastapi import HTTPException
@@ -82,7 +82,7 @@ def gateway_url(service_folder: Path) -> Generator[str]:
     folder = service_folder / "guarded"
     folder.mkdir()
     (folder / "house_rules.py").write_text(MODULE)
-    port = ports.free_port()
+    port = probe.free_port()
     with run_provider(folder) as provider, run_sidecar(_config(provider), provider, folder) as sidecar:
         names = {
             "LLM_PROXY__ENVIRONMENT": "development",
@@ -93,12 +93,12 @@ def gateway_url(service_folder: Path) -> Generator[str]:
             "LLM_PROXY__SPOOL_DIR": str(folder / "spool"),
             "LLM_PROXY__DRAIN_DELAY_S": "0",
         }
-        started = part.start(gateway(port, names, GIVEN), folder / "logs")
+        started = process.start(gateway(port, names, GIVEN), folder / "logs")
         try:
-            part.wait_until_ready([started])
+            process.wait_until_ready([started])
             yield f"http://127.0.0.1:{port}"
         finally:
-            part.stop([started])
+            process.stop([started])
 
 
 def _config(provider: Provider) -> Json:

@@ -13,7 +13,7 @@ from hostile_sidecar import BROKEN, ENDLESS, ERRORS, NUMBERS, STOLEN, STREAMS, U
 from loopback import NO_TLS
 from two_sidecars import GatewayOverSidecars, TwoSidecars, run_gateway
 
-from llm_proxy.stack import ports
+from llm_proxy.stack import probe
 
 HOSTILE = Path(__file__).parents[1] / "hostile_sidecar.py"
 MAX_RSS_KB = 700_000
@@ -24,7 +24,7 @@ def front(
     tmp_path_factory: pytest.TempPathFactory, two_sidecars: TwoSidecars, postgres_url: str
 ) -> Iterator[GatewayOverSidecars]:
     """A gateway before that sidecar alone."""
-    port, folder = ports.free_port(), tmp_path_factory.mktemp("hostile")
+    port, folder = probe.free_port(), tmp_path_factory.mktemp("hostile")
     with subprocess.Popen([sys.executable, str(HOSTILE), str(port)], env=dict(os.environ)) as sidecar:
         names = {
             "LLM_PROXY__LITELLM_PROXY_URL": f"http://127.0.0.1:{port}",

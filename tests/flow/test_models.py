@@ -14,7 +14,7 @@ import pytest
 from anyio import run_process
 from running_stack import Json, RunningStack, say, script
 
-from llm_proxy.stack import ports
+from llm_proxy.stack import probe
 
 
 async def admin(stack: RunningStack, method: str, path: str, key: str | None = None) -> httpx.Response:
@@ -166,7 +166,7 @@ async def test_the_command_line_warns_of_a_model_nobody_serves(
         "LLM_PROXY__ADMIN_KEY": stack.admin_key,
     }
     told: list[str] = []
-    for port in (stack.port, ports.free_port()):
+    for port in (stack.port, probe.free_port()):
         words = ["--name", uuid4().hex, "--model", "plain", "--model", "p/any", "--model", "nosuch*"]
         command = [sys.executable, "-P", "-m", "llm_proxy", "keys", "create", *words]
         env["LLM_PROXY__PORT"] = str(port)

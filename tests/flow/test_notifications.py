@@ -1,7 +1,7 @@
 """Notifications from outside: a gateway of two workers, real stores, a sidecar that is away, a receiver."""
 
 from collections.abc import Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import httpx
@@ -11,7 +11,10 @@ from running_stack import say
 from webhook_receiver import WebhookReceiver, run_receiver, until
 
 from llm_proxy.notify.notifier import REFUSED_TIMES
-from llm_proxy.stack import ports
+from llm_proxy.stack import probe
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 COST_USD = 0.000063
 """Of one call that the provider says took 17 and 23 tokens."""
@@ -36,7 +39,7 @@ def gateway(
     """A gateway that notifies the receiver, where credentials were refused and a sidecar was never there."""
     folder: Path = tmp_path_factory.mktemp("notifying")
     built = made(folder, postgres_url, limits_redis_url, stack_ports["sidecar"])
-    built.environment["LLM_PROXY__LITELLM_PROXY_URL"] += f",http://127.0.0.1:{ports.free_port()}"
+    built.environment["LLM_PROXY__LITELLM_PROXY_URL"] += f",http://127.0.0.1:{probe.free_port()}"
     built.environment |= {
         "LLM_PROXY__NOTIFY_WEBHOOKS": f"json={receiver.url()}",
         "LLM_PROXY__NOTIFY_SECRET": "only-for-this-test-0123456789",

@@ -13,9 +13,9 @@ from raw_http import RawAnswer, RecordingRelay, send_raw
 from raw_requests import CHAT, CHUNKS, INNER, NOT_HTTP, TWO_READINGS, request
 from running_stack import ADMIN_KEY, KEY, MASTER_KEY
 
-from llm_proxy.stack import part, ports
-from llm_proxy.stack.programs import gateway
-from llm_proxy.stack.surroundings import Surroundings
+from llm_proxy.stack import probe, process
+from llm_proxy.stack.operator_env import Surroundings
+from llm_proxy.stack.process_specs import gateway
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Front:
 def running(stack_ports: dict[str, int], service_folder: Path) -> Iterator[Front]:
     """The gateway and the relay."""
     given = Surroundings({name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ})
-    tap, port = RecordingRelay(stack_ports["sidecar"]), ports.free_port()
+    tap, port = RecordingRelay(stack_ports["sidecar"]), probe.free_port()
     names = {
         "LLM_PROXY__ENVIRONMENT": "development",
         "LLM_PROXY__INTERNAL_API_KEY": KEY,
@@ -42,12 +42,12 @@ def running(stack_ports: dict[str, int], service_folder: Path) -> Iterator[Front
         "LLM_PROXY__DRAIN_DELAY_S": "0",
     }
     logs = service_folder / "logs"
-    started = [part.start(replace(gateway(port, names, given), name="gateway-raw"), logs)]
+    started = [process.start(replace(gateway(port, names, given), name="gateway-raw"), logs)]
     try:
-        part.wait_until_ready(started)
+        process.wait_until_ready(started)
         yield Front(port, tap, logs / "gateway-raw.log")
     finally:
-        part.stop(started)
+        process.stop(started)
         tap.close()
 
 

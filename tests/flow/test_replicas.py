@@ -17,9 +17,9 @@ import httpx
 import pytest
 from two_sidecars import ADMIN_KEY, KEY, provider_as_sidecar
 
-from llm_proxy.stack import part, ports
-from llm_proxy.stack.programs import gateway
-from llm_proxy.stack.surroundings import Surroundings
+from llm_proxy.stack import probe, process
+from llm_proxy.stack.operator_env import Surroundings
+from llm_proxy.stack.process_specs import gateway
 
 Json = dict[str, Any]
 CHAT = "/v1/chat/completions"
@@ -59,7 +59,7 @@ def running(service_folder: Path, postgres_url: str, limits_redis_url: str) -> I
     )
     folder = service_folder / "replicas"
     folder.mkdir()
-    behind, fronts = ports.free_port(), [ports.free_port() for _ in range(REPLICAS)]
+    behind, fronts = probe.free_port(), [probe.free_port() for _ in range(REPLICAS)]
     names = {
         "LLM_PROXY__ENVIRONMENT": "development",
         "LLM_PROXY__INTERNAL_API_KEY": KEY,
@@ -72,15 +72,15 @@ def running(service_folder: Path, postgres_url: str, limits_redis_url: str) -> I
         "DATABASE_URL": postgres_url,
         "LIMITS_REDIS_URL": limits_redis_url,
     }
-    made = [part.start(provider_as_sidecar(behind), folder / "logs")]
+    made = [process.start(provider_as_sidecar(behind), folder / "logs")]
     try:
         for port in fronts:
             program = replace(gateway(port, names, given), name=f"gateway-{port}", cwd=folder)
-            made.append(part.start(program, folder / "logs"))
-        part.wait_until_ready(made)
+            made.append(process.start(program, folder / "logs"))
+        process.wait_until_ready(made)
         yield tuple(f"http://127.0.0.1:{port}" for port in fronts)
     finally:
-        part.stop(made)
+        process.stop(made)
 
 
 @pytest.fixture

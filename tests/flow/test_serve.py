@@ -14,7 +14,7 @@ import httpx
 import pytest
 from running_stack import ADMIN_KEY, RunningStack, say, script
 
-from llm_proxy.stack import ports
+from llm_proxy.stack import probe
 from llm_proxy.stack.probe import answers
 
 KEY = "serve-key-0123456789abcdef"
@@ -38,7 +38,7 @@ def environment(folder: Path, **names: str) -> dict[str, str]:
 @contextmanager
 def serving(folder: Path, **names: str) -> Generator[tuple[str, Process]]:
     """A gateway that listens; its address and process."""
-    port = ports.free_port()
+    port = probe.free_port()
     argv = [sys.executable, "-m", "llm_proxy", "serve", "--port", str(port)]
     with (folder / "gateway.log").open("ab") as log:
         process = subprocess.Popen(argv, env=environment(folder, **names), cwd=folder, stdout=log, stderr=log)

@@ -16,11 +16,11 @@ import pytest
 from two_sidecars import GatewayOverSidecars, TwoSidecars, run_gateway
 from webhook_receiver import run_receiver
 
-from llm_proxy.edge.notifications import delivery_of
+from llm_proxy.edge.routes.notifications import delivery_of
 from llm_proxy.notify import Delivery, DeliveryFailed, Message, Webhook
 from llm_proxy.settings import Settings
-from llm_proxy.stack import ports
-from llm_proxy.stack.ports import is_free
+from llm_proxy.stack import probe
+from llm_proxy.stack.probe import is_free
 
 RELAY = Path(__file__).parents[1] / "tls_relay.py"
 ORIGIN = "https://app.example"
@@ -40,7 +40,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @contextmanager
 def tls_before(to: int, certificate: tuple[Path, Path], *kind: str) -> Generator[int]:
     """A port that speaks TLS before a plain one."""
-    port = ports.free_port()
+    port = probe.free_port()
     words = [str(port), str(to), *map(str, certificate), *kind]
     with subprocess.Popen([sys.executable, str(RELAY), *words], env=dict(os.environ)) as relay:
         try:

@@ -19,12 +19,12 @@ from running_stack import ADMIN_KEY, say, script
 from running_stack import KEY as CALLER_KEY
 from sidecars import KEY, Json, Mode, Provider, Sidecar, deployment, run_provider, run_sidecar
 
-from llm_proxy.ledger.queries import connected
 from llm_proxy.ledger.reconcile import disagreements
+from llm_proxy.ledger.usage_store import connected
 from llm_proxy.schema import migrate
-from llm_proxy.stack import part, ports
-from llm_proxy.stack.programs import gateway
-from llm_proxy.stack.surroundings import Surroundings
+from llm_proxy.stack import probe, process
+from llm_proxy.stack.operator_env import Surroundings
+from llm_proxy.stack.process_specs import gateway
 
 GUARD = """
 from litellm.integrations.custom_guardrail import CustomGuardrail
@@ -127,16 +127,16 @@ def till(
         run_provider(folder) as provider,
         run_sidecar(config(provider), provider, folder, LLM_CALLS_DATABASE_URL=dsn) as sidecar,
     ):
-        port = ports.free_port()
+        port = probe.free_port()
         started = _gateway(port, sidecar, dsn, limits_redis_url, folder)
         try:
-            part.wait_until_ready([started])
+            process.wait_until_ready([started])
             yield Till(f"http://127.0.0.1:{port}", dsn)
         finally:
-            part.stop([started])
+            process.stop([started])
 
 
-def _gateway(port: int, sidecar: Sidecar, dsn: str, limits_url: str, folder: Path) -> part.Running:
+def _gateway(port: int, sidecar: Sidecar, dsn: str, limits_url: str, folder: Path) -> process.Running:
     given = Surroundings({name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ})
     names = {
         "LLM_PROXY__ENVIRONMENT": "development",
@@ -149,7 +149,7 @@ def _gateway(port: int, sidecar: Sidecar, dsn: str, limits_url: str, folder: Pat
         "DATABASE_URL": dsn,
         "LIMITS_REDIS_URL": limits_url,
     }
-    return part.start(gateway(port, names, given), folder / "logs")
+    return process.start(gateway(port, names, given), folder / "logs")
 
 
 @pytest.fixture(scope="module")

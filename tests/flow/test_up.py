@@ -16,7 +16,7 @@ from processes import descendants, lives
 from running_stack import say
 from up_command import QUESTION, UpCommand, nothing_given, run_up
 
-from llm_proxy.stack.ports import free_port
+from llm_proxy.stack.probe import free_port
 
 pytestmark = [
     pytest.mark.timeout(300),

@@ -7,13 +7,16 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import asyncpg
 import httpx
 import pytest
 from flow.usage_gateway import ADMIN, INTERNAL, Gateway, Json, made, recorded, total, until
 from running_stack import say
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TEAM, OTHER = "team-a", "team-b"
 

@@ -1,18 +1,20 @@
 """Why a request was refused, asked from outside: the log, the sample, exact counts, and stories by id."""
 
 import json
-import subprocess
 from collections import Counter
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import httpx
 import pytest
 from flow.usage_gateway import ADMIN, Gateway, Json, made, until
 from running_stack import say, script
+
+if TYPE_CHECKING:
+    import subprocess
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ import httpx
 from running_stack import MASTER_KEY, say
 
 from llm_proxy.cli import main
-from llm_proxy.stack import ports
+from llm_proxy.stack import probe
 from llm_proxy.stack.probe import answers
 
 KEY, ADMIN_KEY = "usage-key-0123456789abcdef", "usage-admin-0123456789abcdef"
@@ -33,7 +33,7 @@ class Gateway:
 
     def __init__(self, folder: Path, database_url: str, limits_url: str, sidecar_port: int) -> None:
         self._folder = folder
-        self._port = ports.free_port()
+        self._port = probe.free_port()
         self.url = f"http://127.0.0.1:{self._port}"
         self.environment = {
             "PATH": os.environ["PATH"],

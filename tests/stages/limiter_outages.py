@@ -12,14 +12,14 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from llm_proxy.admission import Admission, Used
-from llm_proxy.admission.wire import Wire
+from llm_proxy.admission.redis.connection import Wire
 from llm_proxy.dialects import Call
 from llm_proxy.errors import Refused
 from llm_proxy.identity import ANY, Caller, Rule, Rulebook
 from llm_proxy.money import Price
 from llm_proxy.settings import Settings
-from llm_proxy.stack import part, ports
-from llm_proxy.stack.valkey import valkey, valkey_url
+from llm_proxy.stack import probe, process
+from llm_proxy.stack.stores import valkey, valkey_url
 
 CALL = Call("chat.completions", "openai", "gpt", "gpt", {}, prompt_bytes=400, max_tokens=100)
 COST_NANO_USD = 200
@@ -32,7 +32,7 @@ class OwnValkey:
     """A Valkey of this test's own, to be ill-treated."""
 
     def __init__(self, folder: Path) -> None:
-        port = ports.free_port()
+        port = probe.free_port()
         self.url = valkey_url(port, PASSWORD)
         self._part = valkey("limits", folder, port, PASSWORD)
         self._logs = folder / "logs"
@@ -40,8 +40,8 @@ class OwnValkey:
 
     def start(self) -> None:
         """Start, with what it wrote to disk."""
-        self._running = part.start(self._part, self._logs)
-        part.wait_until_ready([self._running])
+        self._running = process.start(self._part, self._logs)
+        process.wait_until_ready([self._running])
 
     def kill(self) -> None:
         """As a machine dies."""

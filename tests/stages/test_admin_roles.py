@@ -6,10 +6,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-import asyncpg
 import httpx
 import pytest
 from fastapi.dependencies.models import Dependant
@@ -18,10 +17,12 @@ from pydantic import SecretStr
 from stages.limiter_outages import settings_of
 
 from llm_proxy.app import Gateway
-from llm_proxy.edge.auth import Doorkeeper
-from llm_proxy.edge.refused_actions import PER_MINUTE
-from llm_proxy.edge.roles import ROUTES
+from llm_proxy.edge.auth import ROUTES, Doorkeeper
+from llm_proxy.edge.routes.audit import PER_MINUTE
 from llm_proxy.telemetry import uuid7
+
+if TYPE_CHECKING:
+    import asyncpg
 
 Json = dict[str, Any]
 OWNER = "the-settings-admin-key"

@@ -9,9 +9,9 @@ from uuid import uuid4
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llm_proxy.admission.check import ADMITTED, NO_EPOCH, Answer, Ask, Check, Entry, Plan
-from llm_proxy.admission.model import Counter, Model
-from llm_proxy.admission.store import SharedStore
+from llm_proxy.admission.limiter import ADMITTED, NO_EPOCH, Answer, Ask, Check, Entry, Plan
+from llm_proxy.admission.memory_limiter import Counter, Model
+from llm_proxy.admission.redis.backend import SharedStore
 
 HANDS = "local function clock() return tonumber(redis.call('GET', 'test-clock-%s')) end"
 START_MS, LIFE_MS, LIMIT, REPLICAS = 1_800_000_000_000, 30_000, 500, 3

@@ -9,11 +9,11 @@ from stages.limiter_outages import CALL, PATIENT_MS, Ledger, Replicas, outcome, 
 from stages.valkey_cluster import Cluster
 
 from llm_proxy.admission import EvictingStore, refuse_evicting
-from llm_proxy.admission.check import ADMITTED, NO_EPOCH, REFUSED, Ask, Check, Plan, epoch_key, tag
+from llm_proxy.admission.fallback import Outage
 from llm_proxy.admission.lease import Living
-from llm_proxy.admission.outage import Outage
-from llm_proxy.admission.pulse import Pulse
-from llm_proxy.admission.store import REPLICAS_KEY, SharedStore
+from llm_proxy.admission.limiter import ADMITTED, NO_EPOCH, REFUSED, Ask, Check, Plan, epoch_key, tag
+from llm_proxy.admission.redis.backend import REPLICAS_KEY, SharedStore
+from llm_proxy.admission.renewal import Pulse
 from llm_proxy.errors import BudgetExceeded, RateLimited
 from llm_proxy.identity import Budget, Limits, Rule
 

@@ -9,8 +9,8 @@ import pytest
 from stages.limiter_outages import CALL, PATIENT_MS, Ledger, OwnValkey, Replicas, outcome, somebody
 
 from llm_proxy.admission import Admission, Standing, standing_of
-from llm_proxy.admission.check import ADMITTED, NO_EPOCH, Answer, Ask, Check, Plan
-from llm_proxy.admission.store import SharedStore
+from llm_proxy.admission.limiter import ADMITTED, NO_EPOCH, Answer, Ask, Check, Plan
+from llm_proxy.admission.redis.backend import SharedStore
 from llm_proxy.errors import StoreUnavailable
 from llm_proxy.identity import Budget, Caller, Limits
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llm_proxy.admission.check import NO_EPOCH, UNKNOWN, Answer, Ask, Check, Entry, Plan
-from llm_proxy.admission.model import Counter, Model
-from llm_proxy.admission.store import SharedStore
+from llm_proxy.admission.limiter import NO_EPOCH, UNKNOWN, Answer, Ask, Check, Entry, Plan
+from llm_proxy.admission.memory_limiter import Counter, Model
+from llm_proxy.admission.redis.backend import SharedStore
 
 HANDS = "local function clock() return tonumber(redis.call('GET', 'test-clock-%s')) end"
 START_MS = 1_800_000_000_000

@@ -1,10 +1,9 @@
 """The audit log's content and its chain, on a real Postgres, tampered with as its superuser."""
 
 import asyncio
-from collections.abc import Awaitable
 from dataclasses import replace
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
@@ -25,9 +24,11 @@ from llm_proxy.identity import (
     note,
     note_refusal,
 )
-from llm_proxy.identity.audit import audit, forget_person, retire_months
-from llm_proxy.identity.audit_verify import verify
-from llm_proxy.identity.deeds import deed
+from llm_proxy.identity.audit import audit, deed, forget_person, retire_months
+from llm_proxy.identity.audit_log import verify
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
 
 ANNA = Actor("anna", "192.0.2.1", "operator", is_person=True)
 SPEC = KeySpec("n", tenant="acme", user="ulla", limits=Limits(rpm=3), budgets=(Budget(5, "day"),))

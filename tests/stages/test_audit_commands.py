@@ -1,12 +1,14 @@
 """`llm-proxy audit` and `llm-proxy admin-keys` on a real Postgres."""
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import asyncpg
 from commands import run
 
 from llm_proxy.identity import Actor, note
+
+if TYPE_CHECKING:
+    import asyncpg
 
 Json = dict[str, Any]
 

@@ -20,8 +20,8 @@ from llm_proxy.errors import NotFound, UpstreamUnreachable
 from llm_proxy.identity import Actor, Person, deed
 from llm_proxy.identity.audit import audit
 from llm_proxy.ledger import Erasures, Langfuse, Places
-from llm_proxy.ledger.payload import Payload
-from llm_proxy.ledger.row import encode, row_of
+from llm_proxy.ledger.observers import Payload
+from llm_proxy.ledger.record import encode, row_of
 from llm_proxy.ledger.spool import REJECTED
 from llm_proxy.upstream import Purged
 

@@ -2,14 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import asyncpg
 import commands
 import pytest
 
 from llm_proxy.identity import Limits, PostgresKeys, Rulings, VirtualKeys
-from llm_proxy.identity.keys import lookup_of, mint
+from llm_proxy.identity.virtual_keys import lookup_of, mint
+
+if TYPE_CHECKING:
+    import asyncpg
 
 Json = dict[str, Any]
 

@@ -1,9 +1,8 @@
 """The operators' doors, and the two that tell a caller where it stands, on a real Postgres."""
 
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import asyncpg
 import httpx
 import pytest
 from fastapi import FastAPI, Request
@@ -11,8 +10,9 @@ from stages.limiter_outages import settings_of
 
 from llm_proxy.admission import Admission
 from llm_proxy.dialects import Call
-from llm_proxy.edge import admin, audit_admin, limits, rest
+from llm_proxy.edge import management_app
 from llm_proxy.edge.request import Scope
+from llm_proxy.edge.routes import audit, keys, limits
 from llm_proxy.errors import NotFound, Refused, Unauthorized
 from llm_proxy.identity import (
     Actor,
@@ -24,7 +24,10 @@ from llm_proxy.identity import (
     Registry,
     Rulings,
 )
-from llm_proxy.identity.keys import mint
+from llm_proxy.identity.virtual_keys import mint
+
+if TYPE_CHECKING:
+    import asyncpg
 
 Json = dict[str, Any]
 
@@ -49,14 +52,14 @@ async def client(
             raise Unauthorized("who?")
         return Actor("ann", "192.0.2.9", "owner")
 
-    doors = admin.router(
+    doors = keys.router(
         Registry(pool),
         Rulings(pool),
         Raises(pool),
         announce=announce,
         by=by,
     )
-    records = audit_admin.router(AuditLog(pool), RefusedCredentials(pool), by=by)
+    records = audit.router(AuditLog(pool), RefusedCredentials(pool), by=by)
     transport = httpx.ASGITransport(app=_app(doors, records))
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as made:
         made.headers["x-role"] = "write"
@@ -70,7 +73,7 @@ def _app(*routers: Any) -> FastAPI:
     async def anybody(_: Request) -> None:
         return None
 
-    return rest.build(routers, version="0", lifespan=None, refused=refused, reader=anybody)  # type: ignore[arg-type]  # FastAPI takes none
+    return management_app.build(routers, version="0", lifespan=None, refused=refused, reader=anybody)  # type: ignore[arg-type]  # FastAPI takes none
 
 
 async def test_a_key_lives_through_the_doors(
@@ -174,7 +177,7 @@ async def test_without_a_database_the_doors_say_so() -> None:
     async def announce(_: Mapping[str, int]) -> None:
         return None
 
-    doors = admin.router(None, None, None, announce=announce, by=anybody)
+    doors = keys.router(None, None, None, announce=announce, by=anybody)
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app=_app(doors)), base_url="http://g"
     ) as client:

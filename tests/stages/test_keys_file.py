@@ -1,15 +1,18 @@
 """Faults of a `keys.yaml`, told by file, line and entry before anything is applied, on a real Postgres."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import asyncpg
 import pytest
 
 from llm_proxy.errors import BadRequest
 from llm_proxy.identity import Actor, Registry, Rulings
-from llm_proxy.identity.keys import mint
+from llm_proxy.identity.admin_documents import spec_from
 from llm_proxy.identity.keys_file import Applied, apply, read
-from llm_proxy.identity.spoken import spec_from
+from llm_proxy.identity.virtual_keys import mint
+
+if TYPE_CHECKING:
+    import asyncpg
 
 ME = Actor("test")
 SECRET = "sk-llmp-abcdefghijkl-0123456789abcdefghijklmnopqrstuvwxyzAB"

@@ -4,9 +4,8 @@ import asyncio
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import asyncpg
 import commands
 import pytest
 
@@ -25,7 +24,10 @@ from llm_proxy.identity import (
     VirtualKeys,
     ending_raises,
 )
-from llm_proxy.identity.keys import Raise
+from llm_proxy.identity.virtual_keys import Raise
+
+if TYPE_CHECKING:
+    import asyncpg
 
 ME = Actor("ann", "192.0.2.1", "owner")
 BERLIN = Budget(5, "day", "Europe/Berlin")

@@ -12,8 +12,8 @@ import asyncpg
 import pytest
 
 from llm_proxy import background
-from llm_proxy.admission.policy import Defaults
-from llm_proxy.admission.watch import Watch
+from llm_proxy.admission.policy_resolver import Defaults
+from llm_proxy.admission.policy_watcher import Watch
 from llm_proxy.errors import BadRequest, NotFound, StoreUnavailable, Unauthorized
 from llm_proxy.identity import (
     Actor,
@@ -28,7 +28,7 @@ from llm_proxy.identity import (
     Rulings,
     VirtualKeys,
 )
-from llm_proxy.identity.keys import MARK, mint
+from llm_proxy.identity.virtual_keys import MARK, mint
 
 ME = Actor("test", "192.0.2.1")
 LETTERS = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"

@@ -16,12 +16,11 @@ from llm_proxy.admission import Used
 from llm_proxy.errors import Unauthorized
 from llm_proxy.identity.caller import Unit
 from llm_proxy.ledger import Exchange, Spent
-from llm_proxy.ledger.journal import Journal
-from llm_proxy.ledger.row import encode, row_of
-from llm_proxy.ledger.spool import segments
+from llm_proxy.ledger.record import encode, row_of
+from llm_proxy.ledger.spool import Journal, segments
 from llm_proxy.stack import Part, Running, start, stop, wait_until_ready
-from llm_proxy.stack.ports import free_port
-from llm_proxy.stack.postgres import postgres, postgres_url
+from llm_proxy.stack.probe import free_port
+from llm_proxy.stack.stores import postgres, postgres_url
 from llm_proxy.telemetry import uuid7
 from llm_proxy.telemetry.seat import take
 

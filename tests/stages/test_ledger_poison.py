@@ -14,13 +14,11 @@ import pytest
 from usage_records import record, run_ledger, until_written
 
 from llm_proxy import schema
-from llm_proxy.database import DatabaseUnavailable, RowsRejected, deadline, write_each
-from llm_proxy.ledger.journal import Journal
-from llm_proxy.ledger.payload import Payload
-from llm_proxy.ledger.row import encode, row_of
-from llm_proxy.ledger.spool import Spool
-from llm_proxy.sidecar.call_log import CallLog
-from llm_proxy.sidecar.call_row import COLUMNS
+from llm_proxy.ledger.observers import Payload
+from llm_proxy.ledger.record import encode, row_of
+from llm_proxy.ledger.spool import Journal, Spool
+from llm_proxy.schema.database import DatabaseUnavailable, RowsRejected, deadline, write_each
+from llm_proxy.sidecar.call_log import COLUMNS, CallLog
 from llm_proxy.telemetry.seat import take
 
 

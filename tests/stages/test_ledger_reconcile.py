@@ -10,8 +10,8 @@ from uuid import UUID
 import asyncpg
 from usage_records import record, run_ledger
 
-from llm_proxy.ledger.queries import connected
 from llm_proxy.ledger.reconcile import disagreements, enrich
+from llm_proxy.ledger.usage_store import connected
 
 AGO = datetime.now(UTC) - timedelta(minutes=5)
 LOGGED = """

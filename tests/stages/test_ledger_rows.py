@@ -14,8 +14,8 @@ from llm_proxy import schema
 from llm_proxy.errors import RateLimited
 from llm_proxy.identity import Actor
 from llm_proxy.ledger import Exchange, Store, UsageRecord
-from llm_proxy.ledger.payload import Payload
-from llm_proxy.ledger.queries import connected
+from llm_proxy.ledger.observers import Payload
+from llm_proxy.ledger.usage_store import connected
 from llm_proxy.telemetry import uuid7
 from llm_proxy.telemetry.cells import Cells
 from llm_proxy.telemetry.exposition import page

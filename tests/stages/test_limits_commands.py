@@ -1,12 +1,14 @@
 """`llm-proxy limits` on a real Postgres; `status` and `explain` where no gateway answers."""
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import asyncpg
 from commands import run
 
 from llm_proxy.identity import Actor, KeySpec, Registry, Rulings
+
+if TYPE_CHECKING:
+    import asyncpg
 
 Json = dict[str, Any]
 

@@ -9,8 +9,8 @@ import vertex_account
 import yaml
 from sidecars import Json, Provider, Sidecar, run_sidecar
 
-from llm_proxy.sidecar.check import check
-from llm_proxy.sidecar.effective import FALLBACKS, effective
+from llm_proxy.sidecar.config import FALLBACKS, effective
+from llm_proxy.sidecar.config_check import check
 from llm_proxy.sidecar.environment import references
 
 FILE = Path(__file__).parents[2] / "litellm-config.yaml"

@@ -9,28 +9,30 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-import asyncpg
 import pytest
 from commands import run
 from stages.limiter_outages import OwnValkey
 from webhook_receiver import WebhookReceiver, run_receiver
 
 from llm_proxy.admission import Defaults, Policies, SpendingWatch
-from llm_proxy.admission.check import Check, Plan
-from llm_proxy.admission.desk import Desk
-from llm_proxy.admission.model import ProcessStore
-from llm_proxy.admission.store import SharedStore
-from llm_proxy.edge.links import is_private
-from llm_proxy.edge.notifications import webhook_faults
+from llm_proxy.admission.lease import Desk
+from llm_proxy.admission.limiter import Check, Plan
+from llm_proxy.admission.memory_limiter import ProcessStore
+from llm_proxy.admission.redis.backend import SharedStore
+from llm_proxy.dialects.request.url_guard import is_private
+from llm_proxy.edge.routes.notifications import webhook_faults
 from llm_proxy.identity import Budget, Caller, Rule, Rulebook
 from llm_proxy.notify import Delivery, DeliveryFailed, Message, Notifier, Outbox, Watched, Webhook
 from llm_proxy.notify.event import FOREVER, Event, refused_from
 from llm_proxy.notify.notifier import REFUSED_TIMES
 from llm_proxy.settings import Settings
 from llm_proxy.telemetry import Metrics
+
+if TYPE_CHECKING:
+    import asyncpg
 
 Json = dict[str, Any]
 SECRET = "whsec_" + base64.b64encode(b"only for this test, 24 bytes or more").decode()

@@ -14,12 +14,11 @@ from usage_records import record, run_ledger, until_written
 
 from llm_proxy import schema
 from llm_proxy.identity import Actor, AuditLog, note
-from llm_proxy.identity.audit_verify import verify
+from llm_proxy.identity.audit_log import verify
 from llm_proxy.ledger import Usage
-from llm_proxy.ledger.journal import Journal
-from llm_proxy.ledger.question import Question
-from llm_proxy.ledger.row import encode, row_of
-from llm_proxy.ledger.spool import Spool
+from llm_proxy.ledger.record import encode, row_of
+from llm_proxy.ledger.spool import Journal, Spool
+from llm_proxy.ledger.usage_query import Question
 from llm_proxy.telemetry.seat import take
 
 Pool = asyncpg.Pool

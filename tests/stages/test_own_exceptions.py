@@ -12,8 +12,8 @@ from llm_proxy.admission import Admission, Lease
 from llm_proxy.dialects import Call
 from llm_proxy.identity import Identity, InternalSecrets
 from llm_proxy.ledger import Exchange, Ledger
-from llm_proxy.ledger.question import Question
-from llm_proxy.ledger.remembered import Remembered
+from llm_proxy.ledger.usage_query import Question
+from llm_proxy.ledger.usage_store import Remembered
 from llm_proxy.pipeline import Deliver, Stages, relay
 from llm_proxy.telemetry import Metrics, uuid7
 from llm_proxy.telemetry.cells import Cells

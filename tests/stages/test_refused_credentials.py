@@ -8,8 +8,8 @@ import asyncpg
 import pytest
 
 from llm_proxy.identity import RefusedCredentials
-from llm_proxy.identity.keys import mint
-from llm_proxy.identity.refused import MOST_ADDRESSES, PER_HOUR, PER_MINUTE
+from llm_proxy.identity.auth_failures import MOST_ADDRESSES, PER_HOUR, PER_MINUTE
+from llm_proxy.identity.virtual_keys import mint
 
 Pool = asyncpg.Pool
 

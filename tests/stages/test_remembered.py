@@ -9,9 +9,8 @@ import pytest
 from usage_records import random_record, record, run_ledger
 
 from llm_proxy.ledger import Remembered
-from llm_proxy.ledger.queries import connected
-from llm_proxy.ledger.question import Line, Question
-from llm_proxy.ledger.zones import midnight
+from llm_proxy.ledger.usage_query import Line, Question, midnight
+from llm_proxy.ledger.usage_store import connected
 
 
 def by_group(lines: Sequence[Line]) -> dict[tuple[str, ...], tuple[object, ...]]:

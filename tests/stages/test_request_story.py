@@ -12,10 +12,9 @@ from usage_records import CALLER, record, run_ledger
 
 from llm_proxy.errors import RateLimited, ReachedLimit
 from llm_proxy.ledger import Exchange, Store
-from llm_proxy.ledger.queries import Recent, Usage, connected
-from llm_proxy.ledger.refusal_counts import RefusalCounts, Row
-from llm_proxy.ledger.refusals_kept import Whose
-from llm_proxy.ledger.story import lines_of
+from llm_proxy.ledger.rejected_requests import RefusalCounts, Row, Whose
+from llm_proxy.ledger.request_detail import lines_of
+from llm_proxy.ledger.usage_store import Recent, Usage, connected
 from llm_proxy.telemetry import time_of, uuid7
 
 

@@ -19,9 +19,9 @@ from stages.valkey_cluster import PASSWORD, Cluster
 
 from llm_proxy.errors import UpstreamUnreachable
 from llm_proxy.identity import Caller
-from llm_proxy.stack import ports
+from llm_proxy.stack import probe
 from llm_proxy.upstream import Client, Controls, Deadlines, Pool, Purged, Wait, purge
-from llm_proxy.upstream.cache_keys import namespace
+from llm_proxy.upstream.litellm_protocol import namespace
 
 OBSERVER = """
 import json, pathlib
@@ -299,7 +299,7 @@ async def test_a_purge_deletes_what_matches_and_says_how_much(sidecar: Sidecar) 
 
 async def test_the_gateway_s_purge_asks_every_sidecar_that_runs(sidecar: Sidecar) -> None:
     """One that is gone has nothing in memory; with none there is no purge."""
-    gone = f"http://127.0.0.1:{ports.free_port()}"
+    gone = f"http://127.0.0.1:{probe.free_port()}"
     tenant = mark()
     space = namespace(Caller("k", "virtual", tenant=tenant), "openai")
     await twice(sidecar, "openai", prompt(mark()) | {"cache": {"namespace": space}})
@@ -490,7 +490,7 @@ async def test_a_callback_that_checks_prompts_is_a_guardrail(
 
 async def test_a_dead_redis_is_only_a_miss(provider: Provider, tmp_path: Path) -> None:
     """And a purge says that it did not look."""
-    url = f"redis://127.0.0.1:{ports.free_port()}/0"
+    url = f"redis://127.0.0.1:{probe.free_port()}/0"
     with run_sidecar(configured(provider, tmp_path), provider, tmp_path, CACHE_REDIS_URL=url) as sidecar:
         for answer in await twice(sidecar, "plain", prompt(mark())):
             assert answer.status == 200

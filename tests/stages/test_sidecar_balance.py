@@ -3,12 +3,15 @@
 import asyncio
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
 from sidecars import Json, Provider, Sidecar, deployment, run_sidecar
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
 
 PRICES = ("input_cost_per_token", "output_cost_per_token")
 

@@ -14,9 +14,9 @@ import httpx
 import pytest
 from sidecars import KEY, Answer, Json, Provider, Sidecar, deployment, run_sidecar
 
-from llm_proxy.sidecar.requirements import NAMESPACE
-from llm_proxy.stack import part, ports
-from llm_proxy.stack.valkey import valkey, valkey_url
+from llm_proxy.sidecar.config import NAMESPACE
+from llm_proxy.stack import probe, process
+from llm_proxy.stack.stores import valkey, valkey_url
 
 PASSWORD = "only-for-this-cache"
 
@@ -119,14 +119,14 @@ async def test_errors_are_never_cached(sidecar: Sidecar, how: str) -> None:
 @pytest.fixture
 def own_valkey(tmp_path: Path) -> Generator[tuple[str, int]]:
     """A Valkey of this test's own: its address and process id."""
-    port = ports.free_port()
-    started = part.start(valkey("cache", tmp_path, port, PASSWORD), tmp_path / "logs")
+    port = probe.free_port()
+    started = process.start(valkey("cache", tmp_path, port, PASSWORD), tmp_path / "logs")
     try:
-        part.wait_until_ready([started])
+        process.wait_until_ready([started])
         yield valkey_url(port, PASSWORD), started.process.pid
     finally:
         os.kill(started.process.pid, signal.SIGCONT)
-        part.stop([started])
+        process.stop([started])
 
 
 KINDS = ("chat", "stream", "embed")
@@ -200,6 +200,6 @@ async def test_a_cache_that_does_not_answer_does_not_keep_it_from_starting(
     if how == "frozen":
         os.kill(pid, signal.SIGSTOP)
     else:
-        url = f"redis://127.0.0.1:{ports.free_port()}/0"
+        url = f"redis://127.0.0.1:{probe.free_port()}/0"
     with run_sidecar(config, provider, tmp_path, CACHE_REDIS_URL=url) as sidecar:
         assert in_vain({"chat": [await timed(sidecar, "chat") for _ in range(4)]})[0] < 1.5

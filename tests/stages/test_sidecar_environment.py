@@ -17,7 +17,7 @@ from llm_proxy.sidecar.verify_environment import (
     refused_releases,
     site_packages_of,
 )
-from llm_proxy.stack.programs import PROJECT, VERIFIED_START, sidecar_python
+from llm_proxy.stack.process_specs import PROJECT, VERIFIED_START, sidecar_python
 
 LOCKS = sorted((PROJECT / "locks").rglob("*.txt"))
 PACKAGES = ("certifi", "h11", "sniffio")

@@ -19,7 +19,7 @@ import pytest
 from otlp_decoder import spans
 from sidecars import KEY, Json, Provider, Sidecar, deployment, run_sidecar
 
-from llm_proxy.stack import part, ports
+from llm_proxy.stack import probe, process
 from llm_proxy.stack.probe import answers
 
 PROMPT, ANSWER = "nobody-else-reads-this", "nor-this"
@@ -125,7 +125,7 @@ class Gateway:
 @pytest.fixture(scope="module")
 def gateway(observed: Sidecar, service_folder: Path) -> Iterator[Gateway]:
     """The gateway, which has learned from the sidecar's catalogue that somebody watches."""
-    port = ports.free_port()
+    port = probe.free_port()
     env = {
         "PATH": os.environ["PATH"],
         "LLM_PROXY__ENVIRONMENT": "development",
@@ -135,19 +135,19 @@ def gateway(observed: Sidecar, service_folder: Path) -> Iterator[Gateway]:
         "LLM_PROXY__LOG_PAYLOADS": KEPT,
         "LLM_PROXY__SPOOL_DIR": str(service_folder / "langfuse-spool"),
     }
-    program = part.Part(
+    program = process.Part(
         name=f"gateway-{port}",
         argv=(sys.executable, "-m", "llm_proxy", "serve", "--port", str(port)),
         env=env,
         ready=lambda _: answers(port, "/health/ready"),
         cwd=service_folder,
     )
-    started = part.start(program, service_folder / "logs")
+    started = process.start(program, service_folder / "logs")
     try:
-        part.wait_until_ready([started])
+        process.wait_until_ready([started])
         yield Gateway(f"http://127.0.0.1:{port}")
     finally:
-        part.stop([started])
+        process.stop([started])
 
 
 async def test_a_generation_says_who_asked_how_much_it_was_and_what_it_cost(

@@ -16,9 +16,9 @@ import pytest
 from processes import lives
 from sidecars import KEY, Json, Mode, Provider, Sidecar, deployment, run_sidecar
 
-from llm_proxy.sidecar.patches import PATCHES
-from llm_proxy.stack import ports
-from llm_proxy.stack.programs import sidecar_python
+from llm_proxy.sidecar.patches.registry import PATCHES
+from llm_proxy.stack import probe
+from llm_proxy.stack.process_specs import sidecar_python
 
 BESIDE = """
 from litellm.integrations.custom_logger import CustomLogger
@@ -155,7 +155,7 @@ model_list:
   - model_name: c
     litellm_params: {{model: openai/c, api_key: os.environ/NOBODY_S}}
 """)
-    dead = f"postgres://a:b@127.0.0.1:{ports.free_port()}/x"
+    dead = f"postgres://a:b@127.0.0.1:{probe.free_port()}/x"
     more: Json = {"include": ["more.yaml"]}
     with slow_one(provider, folder, more, OWN_NAME="k", LLM_CALLS_DATABASE_URL=dead) as sidecar:
         yield sidecar
@@ -207,7 +207,7 @@ def test_the_command_runs_it_in_its_own_environment(tmp_path: Path) -> None:
         "--config",
         str(file),
         "--port",
-        str(ports.free_port()),
+        str(probe.free_port()),
     ]
     env = {"PATH": os.environ["PATH"], "LITELLM_MASTER_KEY": KEY}
     done = subprocess.run(command, capture_output=True, check=False, text=True, env=env)

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 from sidecars import Json, Provider, Sidecar, deployment, run_sidecar
 
-from llm_proxy.sidecar.tuning import IDLE_HOOKS
+from llm_proxy.sidecar.patches.performance import IDLE_HOOKS
 
 OWNERS = """
 import json, sys

@@ -11,7 +11,7 @@ import pytest
 from processes import lives
 
 from llm_proxy.stack import Part, PartDied, Running, start, stop
-from llm_proxy.stack.supervise import MOST_FAILURES, Watched, look_after, pause_s
+from llm_proxy.stack.supervisor import MOST_FAILURES, Watched, look_after, pause_s
 
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
 PARENT = f"""
@@ -24,7 +24,7 @@ LAUNCHER = """
 import os, sys, time
 from pathlib import Path
 from llm_proxy.stack import Part
-from llm_proxy.stack.household import Household
+from llm_proxy.stack.supervisor import Household
 folder = Path(sys.argv[1])
 household = Household(folder, print)
 noted = folder / "grandchild"

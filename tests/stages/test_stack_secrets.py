@@ -8,10 +8,9 @@ import pytest
 from dotenv import dotenv_values
 
 from llm_proxy.stack import Missing, stores
-from llm_proxy.stack.first_secrets import NEEDED, make_missing
-from llm_proxy.stack.greeting import key_place
-from llm_proxy.stack.programs import NEVER_IN_A_SIDECAR, Behind, ModelPorts, sidecar, sidecar_python
-from llm_proxy.stack.surroundings import Surroundings, look_around
+from llm_proxy.stack.operator_env import NEEDED, Surroundings, look_around, make_missing
+from llm_proxy.stack.plan import key_place
+from llm_proxy.stack.process_specs import NEVER_IN_A_SIDECAR, Behind, ModelPorts, sidecar, sidecar_python
 
 
 def test_secrets_are_made_once_into_a_file_only_its_owner_reads(tmp_path: Path) -> None:

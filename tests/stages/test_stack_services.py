@@ -10,10 +10,9 @@ import pytest
 import redis.asyncio
 
 from llm_proxy.stack import Missing, PartDied, start, stop, wait_until_ready
-from llm_proxy.stack.ports import free_port
-from llm_proxy.stack.postgres import postgres, postgres_url
-from llm_proxy.stack.valkey import valkey, valkey_url
-from llm_proxy.stack.wheels import file_of, folder_of
+from llm_proxy.stack.probe import free_port
+from llm_proxy.stack.process import file_of, folder_of
+from llm_proxy.stack.stores import postgres, postgres_url, valkey, valkey_url
 
 
 async def test_postgres_answers_over_tcp_with_a_password(database_url: str) -> None:

@@ -16,9 +16,8 @@ from usage_records import random_record
 from llm_proxy import schema
 from llm_proxy.errors import NotFound
 from llm_proxy.ledger import Remembered, Store, Usage, UsageRecord
-from llm_proxy.ledger.question import NAMES, Answer, Question
-from llm_proxy.ledger.row import encode, row_of
-from llm_proxy.ledger.zones import UNITS
+from llm_proxy.ledger.record import encode, row_of
+from llm_proxy.ledger.usage_query import NAMES, UNITS, Answer, Question
 
 NOW = datetime(2026, 11, 26, 11, 12, tzinfo=UTC)
 DAYS = [

@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from llm_proxy import schema
-from llm_proxy.stack.programs import sidecar_python
+from llm_proxy.stack.process_specs import sidecar_python
 
 SECRET = "S3cretPart"
 COMMANDS = [

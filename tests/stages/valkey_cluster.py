@@ -9,9 +9,9 @@ from typing import Any
 
 from redis.crc import key_slot
 
-from llm_proxy.admission.wire import Wire
-from llm_proxy.stack import part, ports
-from llm_proxy.stack.valkey import valkey, valkey_url
+from llm_proxy.admission.redis.connection import Wire
+from llm_proxy.stack import probe, process
+from llm_proxy.stack.stores import valkey, valkey_url
 
 PASSWORD = "only-for-this-test"
 SLOTS = 16_384
@@ -23,14 +23,14 @@ class Cluster:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.ports = [ports.free_port() for _ in range(NODES)]
+        self.ports = [probe.free_port() for _ in range(NODES)]
         self._parts = [self._part(port) for port in self.ports]
-        self._running = [part.start(one, folder / "logs") for one in self._parts]
-        part.wait_until_ready(self._running)
+        self._running = [process.start(one, folder / "logs") for one in self._parts]
+        process.wait_until_ready(self._running)
 
-    def _part(self, port: int) -> part.Part:
+    def _part(self, port: int) -> process.Part:
         plain = valkey("limits", self._folder / str(port), port, PASSWORD)
-        more = f"cluster-enabled yes\ncluster-port {ports.free_port()}\ncluster-node-timeout 1000\n"
+        more = f"cluster-enabled yes\ncluster-port {probe.free_port()}\ncluster-node-timeout 1000\n"
         more += "cluster-require-full-coverage no\n"
         return replace(plain, name=f"valkey-{port}", stdin=(plain.stdin or b"") + more.encode())
 
@@ -90,8 +90,8 @@ class Cluster:
     def revive(self, port: int) -> None:
         """The same node again, with what it wrote to disk."""
         at = self.ports.index(port)
-        self._running[at] = part.start(self._parts[at], self._folder / "logs")
-        part.wait_until_ready([self._running[at]])
+        self._running[at] = process.start(self._parts[at], self._folder / "logs")
+        process.wait_until_ready([self._running[at]])
 
     def end(self) -> None:
         """Gone."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from llm_proxy.sidecar.patches import PATCHES
+from llm_proxy.sidecar.patches.registry import PATCHES
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "litellm_lane.py"

@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from llm_proxy.sidecar.round_robin import Turns
+from llm_proxy.sidecar.patches.routing import Turns
 
 
 def deployments(*names: str) -> list[Any]:

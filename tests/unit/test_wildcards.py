@@ -9,14 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from llm_proxy.dialects.dialect import Models
-from llm_proxy.dialects.models import providers, resolve
+from llm_proxy.dialects.request.model_resolution import providers, resolve
 from llm_proxy.errors import ModelNotFound
 from llm_proxy.identity.caller import Caller
-from llm_proxy.identity.models import allowed
-from llm_proxy.identity.rules import Kill, killed_by
-from llm_proxy.sidecar.effective import MAX_STARS, Broken, effective, served
+from llm_proxy.identity.policies import Kill, allowed, killed_by
+from llm_proxy.sidecar.config import MAX_STARS, Broken, effective, served
+from llm_proxy.upstream.call_guard import Deadlines, Wait
 from llm_proxy.upstream.catalog import Catalog, Group
-from llm_proxy.upstream.deadlines import Deadlines, Wait
 from llm_proxy.wildcards import covers
 
 SLOW = [

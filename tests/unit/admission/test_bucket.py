@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_proxy.admission.bucket import SPAN_MS, Buckets
+from llm_proxy.admission.memory_limiter import SPAN_MS, Buckets
 
 takes = st.lists(st.tuples(st.integers(0, 20_000), st.integers(1, 50)), max_size=30)
 

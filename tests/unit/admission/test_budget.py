@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import strategies as st
 
-from llm_proxy.admission import capped, estimate
-from llm_proxy.admission.budget import began, ends_ms, next_day_ms, stamp
+from llm_proxy.admission import capped, limit_planner
+from llm_proxy.admission.policy_resolver import next_day_ms, period_end_ms, period_stamp, period_start
 from llm_proxy.dialects import Call
 from llm_proxy.errors import BadRequest
 from llm_proxy.identity import Budget, Caller
@@ -28,22 +28,22 @@ counts = st.integers(0, 10_000_000)
 def test_periods_are_calendar_days_and_months(period: Period, start: datetime, end: datetime) -> None:
     """On a leap day, a millisecond before midnight."""
     budget = Budget(1, period)
-    assert began(budget, LEAP_DAY_MS) == start
-    assert ends_ms(budget, LEAP_DAY_MS) == int(end.timestamp() * 1000)
+    assert period_start(budget, LEAP_DAY_MS) == start
+    assert period_end_ms(budget, LEAP_DAY_MS) == int(end.timestamp() * 1000)
     assert next_day_ms(LEAP_DAY_MS) == LEAP_DAY_MS + 1
-    assert began(budget, LEAP_DAY_MS + 1) == end
+    assert period_start(budget, LEAP_DAY_MS + 1) == end
 
 
 def test_a_total_budget_began_before_everything_and_never_ends() -> None:
     """Its counter has no period."""
-    assert began(Budget(1, "total"), LEAP_DAY_MS).year == 1970
-    assert ends_ms(Budget(1, "total"), LEAP_DAY_MS) == 0
+    assert period_start(Budget(1, "total"), LEAP_DAY_MS).year == 1970
+    assert period_end_ms(Budget(1, "total"), LEAP_DAY_MS) == 0
 
 
 def test_a_december_ends_with_the_year() -> None:
     """A month is not 32 days everywhere."""
     december_ms = int(datetime(2026, 12, 31, 12, tzinfo=UTC).timestamp() * 1000)
-    assert ends_ms(Budget(1, "month"), december_ms) == int(
+    assert period_end_ms(Budget(1, "month"), december_ms) == int(
         datetime(2027, 1, 1, tzinfo=UTC).timestamp() * 1000
     )
 
@@ -69,12 +69,12 @@ def test_the_answer_is_expected_as_long_as_asked_else_as_usual_else_as_the_model
 ) -> None:
     """The prompt a token for four bytes; at most 4,096 where nothing is known of the group's answers."""
     call = _call(prompt_bytes=10, max_tokens=asked, choices=choices)
-    assert estimate.tokens(call, Price(1, 1, most), usual) == (3, completion)
+    assert limit_planner.estimate_tokens(call, Price(1, 1, most), usual) == (3, completion)
 
 
 def test_the_usual_length_is_that_of_95_of_the_last_100_answers_of_a_group() -> None:
     """Per choice; the last 200 count, and fewer than 20 say nothing."""
-    lengths, call = estimate.AnswerLengths(), _call(choices=2)
+    lengths, call = limit_planner.AnswerLengths(), _call(choices=2)
     for tokens in range(1, 20):
         lengths.add(call, 2 * tokens)
     assert lengths.percentile("m") is None
@@ -88,11 +88,11 @@ def test_the_usual_length_is_that_of_95_of_the_last_100_answers_of_a_group() -> 
 
 def test_answers_of_before_are_older_than_those_since() -> None:
     """A process that begins knows what all replicas have settled."""
-    lengths, call = estimate.AnswerLengths(), _call()
+    lengths, call = limit_planner.AnswerLengths(), _call()
     lengths.add(call, 90)
     lengths.recall([("m", 10)] * 18 + [("m", 70)])
     assert lengths.percentile("m") == 70
-    for _ in range(estimate.REMEMBERED - 1):
+    for _ in range(limit_planner.REMEMBERED - 1):
         lengths.add(call, 5)
     lengths.recall([("m", 900)] * 300)
     assert lengths.percentile("m") == 5
@@ -100,29 +100,31 @@ def test_answers_of_before_are_older_than_those_since() -> None:
 
 def test_the_memory_of_answers_is_bounded() -> None:
     """However many groups there are."""
-    lengths = estimate.AnswerLengths()
-    for number in range(2 * estimate.MOST_GROUPS):
-        for _ in range(estimate.FEWEST):
+    lengths = limit_planner.AnswerLengths()
+    for number in range(2 * limit_planner.MOST_GROUPS):
+        for _ in range(limit_planner.FEWEST):
             lengths.add(_call()._replace(group=f"g{number}"), 5)
-    known = sum(lengths.percentile(f"g{at}") == 5 for at in range(2 * estimate.MOST_GROUPS))
-    assert known <= estimate.MOST_GROUPS
+    known = sum(lengths.percentile(f"g{at}") == 5 for at in range(2 * limit_planner.MOST_GROUPS))
+    assert known <= limit_planner.MOST_GROUPS
 
 
 def test_embeddings_write_nothing() -> None:
     """Only the prompt counts."""
-    assert estimate.tokens(Call("embeddings", "openai", "m", "m", {}, prompt_bytes=9), None, 50) == (3, 0)
+    assert limit_planner.estimate_tokens(
+        Call("embeddings", "openai", "m", "m", {}, prompt_bytes=9), None, 50
+    ) == (3, 0)
 
 
 def test_a_period_begins_and_ends_in_the_budgets_own_zone() -> None:
     """At its midnight, on a day of 25 hours too, and in a counter of its own."""
     berlin = Budget(1, "day", "Europe/Berlin")
     at_ms = int(datetime(2026, 10, 24, 23, 30, tzinfo=UTC).timestamp() * 1000)
-    assert began(berlin, at_ms) == datetime(2026, 10, 24, 22, tzinfo=UTC)
-    assert ends_ms(berlin, at_ms) == int(datetime(2026, 10, 25, 23, tzinfo=UTC).timestamp() * 1000)
-    assert stamp(berlin, at_ms) == "20261025:Europe/Berlin"
-    assert stamp(Budget(1, "day"), at_ms) == "20261024"
+    assert period_start(berlin, at_ms) == datetime(2026, 10, 24, 22, tzinfo=UTC)
+    assert period_end_ms(berlin, at_ms) == int(datetime(2026, 10, 25, 23, tzinfo=UTC).timestamp() * 1000)
+    assert period_stamp(berlin, at_ms) == "20261025:Europe/Berlin"
+    assert period_stamp(Budget(1, "day"), at_ms) == "20261024"
     month = Budget(1, "month", "Asia/Kolkata")
-    assert ends_ms(month, at_ms) == int(datetime(2026, 10, 31, 18, 30, tzinfo=UTC).timestamp() * 1000)
+    assert period_end_ms(month, at_ms) == int(datetime(2026, 10, 31, 18, 30, tzinfo=UTC).timestamp() * 1000)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The store of one process forgets what no longer counts."""
 
-from llm_proxy.admission.check import NO_EPOCH, Ask, Check, Plan
-from llm_proxy.admission.model import SWEEP_EVERY, Counter, Model
+from llm_proxy.admission.limiter import NO_EPOCH, Ask, Check, Plan
+from llm_proxy.admission.memory_limiter import SWEEP_EVERY, Counter, Model
 
 
 def test_subjects_nobody_counts_any_more_take_no_memory() -> None:

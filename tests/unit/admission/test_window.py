@@ -5,7 +5,7 @@ from collections import deque
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_proxy.admission import window
+from llm_proxy.admission import memory_limiter
 
 gaps = st.lists(st.integers(0, 30_000), max_size=40)
 
@@ -17,11 +17,16 @@ def test_the_promised_wait_suffices_and_a_millisecond_less_does_not(
     """After the wait a request fits; 1 ms earlier it did not."""
     times, now_ms = _admitted(between_ms, limit)
     now_ms += later_ms
-    window.forget(times, now_ms)
-    wait_ms = window.wait_ms(times, now_ms, limit=limit)
-    assert window.wait_ms(_at(times, now_ms + wait_ms), now_ms + wait_ms, limit=limit) == 0
+    memory_limiter.forget_requests(times, now_ms)
+    wait_ms = memory_limiter.requests_wait_ms(times, now_ms, limit=limit)
+    assert memory_limiter.requests_wait_ms(_at(times, now_ms + wait_ms), now_ms + wait_ms, limit=limit) == 0
     if wait_ms:
-        assert window.wait_ms(_at(times, now_ms + wait_ms - 1), now_ms + wait_ms - 1, limit=limit) == 1
+        assert (
+            memory_limiter.requests_wait_ms(
+                _at(times, now_ms + wait_ms - 1), now_ms + wait_ms - 1, limit=limit
+            )
+            == 1
+        )
 
 
 @given(gaps, st.integers(1, 12))
@@ -30,26 +35,26 @@ def test_no_window_of_sixty_seconds_holds_more_than_the_limit(between_ms: list[i
     now_ms, times, all_times = 0, deque[int](), list[int]()
     for gap_ms in between_ms:
         now_ms += gap_ms
-        window.forget(times, now_ms)
-        if window.wait_ms(times, now_ms, limit=limit) == 0:
+        memory_limiter.forget_requests(times, now_ms)
+        if memory_limiter.requests_wait_ms(times, now_ms, limit=limit) == 0:
             times.append(now_ms)
             all_times.append(now_ms)
     for begin_ms in all_times:
-        inside = [at for at in all_times if begin_ms <= at < begin_ms + window.WINDOW_MS]
+        inside = [at for at in all_times if begin_ms <= at < begin_ms + memory_limiter.WINDOW_MS]
         assert len(inside) <= limit
 
 
 def test_an_empty_window_is_reset_and_a_used_one_resets_with_its_newest_request() -> None:
     """The reset is when nothing counts any more."""
-    assert window.reset_ms(deque(), 5) == 0
-    assert window.reset_ms(deque([1_000, 2_000]), 3_000) == 59_000
+    assert memory_limiter.requests_reset_ms(deque(), 5) == 0
+    assert memory_limiter.requests_reset_ms(deque([1_000, 2_000]), 3_000) == 59_000
 
 
 def _admitted(between_ms: list[int], limit: int) -> tuple[deque[int], int]:
     now_ms, times = 0, deque[int]()
     for gap_ms in between_ms:
         now_ms += gap_ms
-        window.forget(times, now_ms)
+        memory_limiter.forget_requests(times, now_ms)
         if len(times) < limit:
             times.append(now_ms)
     return times, now_ms
@@ -57,5 +62,5 @@ def _admitted(between_ms: list[int], limit: int) -> tuple[deque[int], int]:
 
 def _at(times: deque[int], now_ms: int) -> deque[int]:
     left = deque(times)
-    window.forget(left, now_ms)
+    memory_limiter.forget_requests(left, now_ms)
     return left

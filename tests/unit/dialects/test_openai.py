@@ -1,15 +1,17 @@
 """OpenAI's own vocabulary: what goes on, and what is told about it."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
 from asking import HELLO, read, refused
 
 from llm_proxy.dialects import OPENAI, Bounds, CacheControl, Hints, Models
-from llm_proxy.dialects.fields import FIELDS
-from llm_proxy.endpoints import Endpoint
+from llm_proxy.dialects.request.openai_schema import FIELDS
 from llm_proxy.errors import BadRequest
+
+if TYPE_CHECKING:
+    from llm_proxy.endpoints import Endpoint
 
 
 def test_a_plain_chat_goes_on_as_it_came() -> None:

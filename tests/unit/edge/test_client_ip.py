@@ -2,7 +2,7 @@
 
 import pytest
 
-from llm_proxy.edge.client_ip import ClientIp
+from llm_proxy.edge.request import ClientIp
 
 PROXIES = ("10.0.0.0/8", "fd00::/8")
 

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from llm_proxy.edge.health import Health, Part
+from llm_proxy.edge.routes.health import Health, Part
 
 
 async def aged(health: Health, state: list[str], *changes: tuple[str, float]) -> float:

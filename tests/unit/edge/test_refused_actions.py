@@ -1,6 +1,6 @@
 """How many refusals of one admin key get an entry of their own."""
 
-from llm_proxy.edge.refused_actions import PER_HOUR, PER_MINUTE, Allowance
+from llm_proxy.edge.routes.audit import PER_HOUR, PER_MINUTE, Allowance
 
 
 def test_an_allowance_is_by_the_minute_and_by_the_hour() -> None:

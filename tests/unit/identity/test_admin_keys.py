@@ -7,9 +7,9 @@ import pytest
 
 import llm_proxy
 from llm_proxy.errors import BadRequest
+from llm_proxy.identity.admin_documents import admin_key_from
 from llm_proxy.identity.admin_keys import RESERVED
 from llm_proxy.identity.audit import PARTS
-from llm_proxy.identity.spoken import admin_key_from
 
 SOURCES = Path(llm_proxy.__file__).parent.rglob("*.py")
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_proxy.identity.keys import digest_of, lookup_of, mint, minted_as, prefix_of
+from llm_proxy.identity.virtual_keys import digest_of, lookup_of, mint, minted_as, prefix_of
 
 
 def test_a_minted_key_is_recognised_by_its_form_and_kept_as_a_digest() -> None:

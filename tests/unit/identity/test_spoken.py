@@ -8,7 +8,7 @@ import pytest
 
 from llm_proxy.errors import BadRequest
 from llm_proxy.identity import Budget, KeySpec, Kill, Limits, Rule
-from llm_proxy.identity.spoken import key_fields, kill_from, rule_document, rule_from, spec_from
+from llm_proxy.identity.admin_documents import key_fields, kill_from, rule_document, rule_from, spec_from
 
 Json = dict[str, Any]
 WHOLE = KeySpec(

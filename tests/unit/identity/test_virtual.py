@@ -7,7 +7,7 @@ import pytest
 
 from llm_proxy.errors import StoreUnavailable, Unauthorized
 from llm_proxy.identity import KeySpec, Rulebook, VirtualKeys
-from llm_proxy.identity.keys import FoundKey, Minted, mint
+from llm_proxy.identity.virtual_keys import FoundKey, Minted, mint
 
 
 class Kept:

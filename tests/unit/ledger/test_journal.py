@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from usage_records import record
 
-from llm_proxy.ledger.journal import NO_SLOT, OPENED_BYTES, RECORD_BYTES, Journal, left_in
-from llm_proxy.ledger.row import FIELDS, OPENED, decode, lost, opened_line, row_of, shortened
+from llm_proxy.ledger.record import FIELDS, OPENED, decode, lost, opened_line, row_of, shortened
+from llm_proxy.ledger.spool import NO_SLOT, OPENED_BYTES, RECORD_BYTES, Journal, left_in
 
 Steps = st.lists(st.tuples(st.sampled_from(["open", "finish", "free"]), st.integers(0, 5)), max_size=40)
 

@@ -7,8 +7,7 @@ import timeit
 
 from usage_records import record
 
-from llm_proxy.ledger.line import line_of
-from llm_proxy.ledger.row import row_of
+from llm_proxy.ledger.record import line_of, row_of
 from llm_proxy.telemetry.log import JsonLines
 
 

@@ -7,9 +7,8 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from llm_proxy.errors import BadRequest
-from llm_proxy.ledger.question import Question, asked_range, moment
-from llm_proxy.ledger.sources import Kept, parts_of, statement_of
-from llm_proxy.ledger.zones import zone_of
+from llm_proxy.ledger.usage_query import Question, asked_range, moment, zone_of
+from llm_proxy.ledger.usage_sql import Kept, parts_of, statement_of
 
 NOW = datetime(2026, 11, 21, 15, 30, tzinfo=UTC)
 TODAY = datetime(2026, 11, 21, tzinfo=UTC)

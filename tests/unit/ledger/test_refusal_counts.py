@@ -6,8 +6,8 @@ from uuid import UUID
 
 from llm_proxy.errors import BadRequest, RateLimited, ReachedLimit, Refused, Unauthorized
 from llm_proxy.identity import Caller
-from llm_proxy.ledger import refusal_counts
-from llm_proxy.ledger.refusal_counts import KEPT_MINUTES, MOST, RefusalCounts
+from llm_proxy.ledger import rejected_requests
+from llm_proxy.ledger.rejected_requests import KEPT_MINUTES, MOST, RefusalCounts
 
 KEY = Caller("key-1", "virtual", "acme", "agent:a")
 
@@ -77,4 +77,4 @@ def test_names_that_callers_choose_add_no_rows_and_memory_is_bounded() -> None:
     assert len(rows) <= MOST + 1
     assert sum(row[7] for row in rows) == MOST + 150
     assert isinstance(rows[0][0], datetime)
-    assert refusal_counts.minute_of(at(77)) == 77
+    assert rejected_requests.minute_of(at(77)) == 77

@@ -6,9 +6,9 @@ from datetime import date
 from decimal import Decimal
 from typing import Any
 
-from llm_proxy.ledger.question import Line
-from llm_proxy.ledger.refusal import SAMPLE_PER_S, Sample
-from llm_proxy.ledger.report import as_csv, as_json
+from llm_proxy.ledger.rejected_requests import SAMPLE_PER_S, Sample
+from llm_proxy.ledger.usage_query import Line
+from llm_proxy.ledger.usage_report import as_csv, as_json
 
 
 def line(**group: Any) -> Line:

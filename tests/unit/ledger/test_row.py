@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from usage_records import random_record, record
 
-from llm_proxy.ledger.row import FIELDS, OPENED, decode, encode, lost, repaired, row_of
+from llm_proxy.ledger.record import FIELDS, OPENED, decode, encode, lost, repaired, row_of
 
 
 @given(st.integers(0, 10**9))

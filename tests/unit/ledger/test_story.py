@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llm_proxy.ledger.story import limit_line, lines_of, without_what_only_operators_see
+from llm_proxy.ledger.request_detail import limit_line, lines_of, without_what_only_operators_see
 
 AT = datetime(2026, 11, 26, 12, 0, 1, 5000, UTC)
 RECORD: dict[str, Any] = {

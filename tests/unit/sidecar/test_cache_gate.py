@@ -2,7 +2,7 @@
 
 import asyncio
 
-from llm_proxy.sidecar.cache_gate import Gate
+from llm_proxy.sidecar.patches.redis_breaker import Gate
 
 
 class Redis:

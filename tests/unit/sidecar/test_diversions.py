@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from llm_proxy.sidecar.check import check
-from llm_proxy.sidecar.effective import Diverted, effective
+from llm_proxy.sidecar.config import Diverted, effective
+from llm_proxy.sidecar.config_check import check
 
 Json = dict[str, Any]
 

@@ -1,6 +1,6 @@
 """Which values are OpenAI's documented defaults, and ask for nothing."""
 
-from llm_proxy.sidecar.documented_defaults import neutral, sampling
+from llm_proxy.sidecar.patches.field_support import neutral, sampling
 
 
 def test_a_default_is_known_by_its_type() -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from llm_proxy.sidecar.effective import Broken, effective, served, unset
+from llm_proxy.sidecar.config import Broken, effective, served, unset
 
 Json = dict[str, Any]
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_proxy.sidecar.openai_wire import StreamRepair, SurrogateJoiner, ToolCalls, repair_answer
+from llm_proxy.sidecar.openai_repair import StreamRepair, SurrogateJoiner, ToolCalls, repair_answer
 from llm_proxy.sidecar.provider_answers import Checked, check
-from llm_proxy.sidecar.stated_failures import failure_in, failure_in_text
+from llm_proxy.sidecar.provider_errors import failure_in, failure_in_text
 
 Json = dict[str, Any]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llm_proxy.sidecar.patches import PATCHES, TRIED, numbers, wanted
+from llm_proxy.sidecar.patches.registry import PATCHES, TRIED, numbers, wanted
 
 ROOT = Path(__file__).parents[3]
 [PINNED] = TRIED

@@ -6,7 +6,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from llm_proxy.sidecar.provider_error import headers, retry_after_s
+from llm_proxy.sidecar.provider_errors import headers, retry_after_s
 
 
 @dataclass

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from llm_proxy.telemetry import request_id, setup_logging
-from llm_proxy.telemetry.redact import redact
+from llm_proxy.telemetry.privacy import redact
 
 
 @pytest.fixture

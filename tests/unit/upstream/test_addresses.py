@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from llm_proxy.upstream.addresses import addresses
+from llm_proxy.upstream.monitor import addresses
 
 
 def test_a_file_lists_one_sidecar_a_line_and_is_read_anew(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_proxy.identity import Caller
-from llm_proxy.upstream.cache_keys import namespace, patterns
+from llm_proxy.upstream.litellm_protocol import namespace, patterns
 
 NAMES = st.one_of(
     st.none(), st.text(min_size=1, max_size=12), st.sampled_from(["a", "a:b", "*", "a*", "model=m"])

@@ -6,9 +6,9 @@ import pytest
 
 from llm_proxy.dialects import Call
 from llm_proxy.identity import Caller
-from llm_proxy.telemetry.kept_text import KeptText
+from llm_proxy.telemetry.privacy import KeptText
 from llm_proxy.upstream.catalog import Catalog, from_model_info, from_own
-from llm_proxy.upstream.controls import Controls
+from llm_proxy.upstream.litellm_protocol import Controls
 
 CATALOG = from_own(
     {

@@ -4,9 +4,8 @@ import json
 
 import pytest
 
-from llm_proxy.upstream.estimate import estimated_usage, said_tokens
-from llm_proxy.upstream.frames import Frames
-from llm_proxy.upstream.usage import is_zero, read_usage
+from llm_proxy.upstream.stream_filter import Frames
+from llm_proxy.upstream.token_usage import estimated_usage, is_zero, read_usage, said_tokens
 
 
 def frame(text: str, *, escaped: bool = False) -> bytes:

@@ -1,7 +1,11 @@
 """Nulls that OpenAI's schema requires, put back where LiteLLM left them out."""
 
-from llm_proxy.json_access import Json
-from llm_proxy.upstream.nulls import restore
+from typing import TYPE_CHECKING
+
+from llm_proxy.upstream.reply import restore
+
+if TYPE_CHECKING:
+    from llm_proxy.json_access import Json
 
 
 def test_a_chat_answer_has_every_required_field_again() -> None:

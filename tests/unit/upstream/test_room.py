@@ -5,8 +5,7 @@ import asyncio
 import pytest
 
 from llm_proxy.errors import Overloaded
-from llm_proxy.upstream.pool import Pool, Sidecar
-from llm_proxy.upstream.room import LONGEST_S, Drained, Room
+from llm_proxy.upstream.pool import LONGEST_S, Drained, Pool, Room, Sidecar
 
 
 def room(most_waiting: int = 10, queue_s: float = 5.0) -> tuple[Room, Sidecar]:

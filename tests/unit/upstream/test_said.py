@@ -4,7 +4,7 @@ import pytest
 
 from llm_proxy.dialects import Call
 from llm_proxy.upstream.catalog import Catalog, Deployment
-from llm_proxy.upstream.said import Hop, failed, served
+from llm_proxy.upstream.litellm_protocol import Hop, failed, served
 
 CALL = Call("chat.completions", "openai", "asked", "group", {})
 TOLD = {

@@ -1,0 +1,332 @@
+"""Which limits and budgets cover a call: every matching policy, laid over the defaults of its own scope.
+
+Pure. Invariants: every scope that matches is checked; a specific value replaces only the default of its own
+scope, field by field; enforced and shadow policies are merged and counted apart, so neither changes the
+other. Budget periods are calendar days and months in the budget's time zone.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, datetime, timedelta, timezone
+from functools import reduce
+from typing import Protocol
+from zoneinfo import ZoneInfo
+
+from llm_proxy.admission.limiter import ONE_TAG, Check, Kind, Plan, quoted, tag
+from llm_proxy.identity import Budget, Caller, Limits
+from llm_proxy.identity.caller import ANY, OF_ALL, Mode, OnStoreFailure, ScopeKind
+from llm_proxy.identity.policies import Rule, Rulebook
+from llm_proxy.settings import Settings
+from llm_proxy.wildcards import covers
+
+BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+DAY_MS = 86_400_000
+UTC_NAME = "UTC"
+
+
+def period_start(budget: Budget, now_ms: int) -> datetime:
+    """When the period a budget counts in began; all time begins in 1970."""
+    if budget.period == "total":
+        return BEGINNING
+    now = datetime.fromtimestamp(now_ms / 1000, _zone(budget.zone))
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
+    return midnight if budget.period == "day" else midnight.replace(day=1)
+
+
+def period_end_ms(budget: Budget, now_ms: int) -> int:
+    """When the period ends, in milliseconds since 1970; 0 for one that never does."""
+    if budget.period == "total":
+        return 0
+    start = period_start(budget, now_ms)
+    following = start + timedelta(days=1) if budget.period == "day" else start + timedelta(days=32)
+    if budget.period == "month":
+        following = following.replace(day=1)
+    return int(following.timestamp() * 1000)
+
+
+def period_stamp(budget: Budget, now_ms: int) -> str:
+    """What tells the counter of one period from that of another, and of the same in another zone."""
+    day = f"{period_start(budget, now_ms):%Y%m%d}"
+    return day if budget.period == "total" or budget.zone == UTC_NAME else f"{day}:{budget.zone}"
+
+
+def _zone(name: str) -> ZoneInfo | timezone:
+    return UTC if name == UTC_NAME else ZoneInfo(name)
+
+
+def next_day_ms(now_ms: int) -> int:
+    """When the next day begins in UTC: no period of that zone ends earlier."""
+    return (now_ms // DAY_MS + 1) * DAY_MS
+
+
+_LIMITS: tuple[tuple[str, Kind], ...] = (("rpm", "requests"), ("tpm", "tokens"), ("parallel", "parallel"))
+_KEY_LETTER = {"requests": "r", "tokens": "t", "parallel": "p", "budget": "m"}
+"""Budgets were counted under `b` by versions that kept reservations in what was spent."""
+_LAYERS: tuple[Mode, ...] = ("enforce", "shadow")
+_BY_BODY: frozenset[ScopeKind] = frozenset({"agent", "user_model", "tenant_group"})
+CATALOGUE_MS = 5_000
+"""So long a plan is kept that depends on what the sidecar serves: aliases may come to mean another group."""
+
+
+class Served(Protocol):
+    """What the sidecar serves, as far as rules name it."""
+
+    def resolved(self, name: str) -> str:
+        """The group an alias stands for; any other name as it is."""
+        ...
+
+    def providers(self, group: str) -> tuple[str, ...]:
+        """The providers of a group's deployments."""
+        ...
+
+    def fallback_providers(self, group: str) -> tuple[str, ...]:
+        """The providers of the groups a call may fall back to."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What holds where no rule says otherwise."""
+
+    agent_rpm: int = 10
+    limits_mode: Mode = "enforce"
+    limits_on_store_failure: OnStoreFailure = "local"
+    budgets_mode: Mode = "enforce"
+    budgets_on_store_failure: OnStoreFailure = "deny"
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Defaults":
+        """What the settings say."""
+        return cls(
+            settings.agent_rpm,
+            settings.limits_mode,
+            settings.limits_on_store_failure,
+            settings.budgets_mode,
+            settings.budgets_on_store_failure,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """A rulebook, ready to be asked."""
+
+    defaults: Defaults = Defaults()
+    book: Rulebook = field(default_factory=Rulebook)
+    rules: Mapping[tuple[ScopeKind, str, str], tuple[Rule, ...]] = field(
+        default_factory=dict[tuple[ScopeKind, str, str], tuple[Rule, ...]]
+    )
+    """By scope, tenant and subject: the rules for every model or some."""
+    asks_served: bool = False
+    """What a rule covers depends on what the sidecar serves."""
+    spans_tenants: bool = False
+    """Some rule counts the calls of several tenants."""
+    tokens_by_body: bool = False
+    """Which limits on tokens cover a call depends on what its body names."""
+
+    @classmethod
+    def of(cls, defaults: Defaults, book: Rulebook) -> "Policies":
+        """The policies of a rulebook."""
+        rules: dict[tuple[ScopeKind, str, str], tuple[Rule, ...]] = {}
+        for rule in book.rules:
+            place = rule.scope, rule.tenant, rule.subject
+            rules[place] = (*rules.get(place, ()), rule)
+        scopes = {rule.scope for rule in book.rules}
+        asks_served = "provider" in scopes or any(rule.group != ANY for rule in book.rules)
+        return cls(
+            defaults,
+            book,
+            rules,
+            asks_served,
+            spans_tenants=not scopes.isdisjoint(OF_ALL),
+            tokens_by_body=any(rule.limits.tpm and rule.scope in _BY_BODY for rule in book.rules),
+        )
+
+    @property
+    def caps_money(self) -> bool:
+        """Whether what all callers together may spend is bounded."""
+        mode = self.defaults.budgets_mode
+        return any(
+            rule.scope == "global" and (rule.mode or mode) == "enforce" and one.unit == "usd"
+            for rule in self.book.rules
+            for one in rule.budgets
+        )
+
+    def plan(
+        self, caller: Caller, group: str, now_ms: int, served: Served | None = None, *, one_slot: bool = False
+    ) -> Plan:
+        """Every check that covers this caller at this model group.
+
+        Args:
+            caller: Who calls.
+            group: The model group; empty for none.
+            now_ms: When.
+            served: What the sidecar serves; None while nobody knows.
+            one_slot: Counters of different hash tags cannot be reached together.
+        """
+        hash_tag = ONE_TAG if one_slot and self.spans_tenants else tag(caller.tenant)
+        laying = _Laying(self, caller, now_ms, served, hash_tag)
+        scopes, elsewhere = [*_scopes(caller, group)], list[Check]()
+        if self.spans_tenants:
+            scopes.append(_Scope("global", ANY))
+            own, others = _providers(group, served)
+            scopes += [_Scope("provider", name) for name in own]
+            elsewhere = [check for name in others for check in laying.checks(_Scope("provider", name))]
+        checks = tuple(check for scope in scopes for check in laying.checks(scope))
+        ends = [one.expires_ms for one in (*checks, *elsewhere) if one.expires_ms]
+        until_ms = min([next_day_ms(now_ms), *ends])
+        return Plan(
+            caller.tenant or "",
+            hash_tag,
+            checks,
+            min(until_ms, now_ms + CATALOGUE_MS) if self.asks_served else until_ms,
+            tuple(one for one in elsewhere if one.kind in {"tokens", "budget"}),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    kind: ScopeKind
+    subject: str
+    group: str = ANY
+
+    @property
+    def label(self) -> str:
+        if self.kind == "global":
+            return "all callers together"
+        names = {"user_model": "user", "tenant_group": "tenant"}
+        label = f"{names.get(self.kind, self.kind)} {self.subject}"
+        return label if self.group == ANY else f"{label} at {self.group}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Laying:
+    """The rules that cover one caller, laid over each other."""
+
+    policies: Policies
+    caller: Caller
+    now_ms: int
+    served: Served | None
+    hash_tag: str
+
+    def checks(self, at: _Scope) -> Iterator[Check]:
+        """The checks of a scope: those that refuse, then those that only watch."""
+        rules, defaults = self._rules(at), self.policies.defaults
+        for layer in _LAYERS:
+            limits = (one for one in rules if (one.mode or defaults.limits_mode) == layer)
+            yield from self._limits(at, reduce(_over, limits, Rule(at.kind)), layer)
+            budgets = [one for one in rules if (one.mode or defaults.budgets_mode) == layer]
+            yield from self._budgets(at, budgets, layer)
+
+    def _rules(self, at: _Scope) -> list[Rule]:
+        """The rules of a scope, the most specific last."""
+        found = [
+            rule
+            for tenant in (self.caller.tenant or "", ANY)
+            for subject in ((ANY,) if at.subject == ANY else (at.subject, ANY))
+            for rule in self.policies.rules.get((at.kind, tenant, subject), ())
+            if covers(rule.group, at.group) or (self.served and self.served.resolved(rule.group) == at.group)
+        ]
+        found.sort(key=lambda rule: (_narrowness(rule.group), rule.subject != ANY, rule.tenant != ANY))
+        if at.kind == "agent":
+            found.insert(0, Rule("agent", limits=Limits(rpm=self.policies.defaults.agent_rpm)))
+        elif at.kind == "key":
+            found.append(Rule("key", limits=self.caller.limits, budgets=self.caller.budgets))
+        return found
+
+    def _limits(self, at: _Scope, rule: Rule, layer: Mode) -> Iterator[Check]:
+        failing = rule.on_store_failure or self.policies.defaults.limits_on_store_failure
+        for name, kind in _LIMITS:
+            limit: int | None = getattr(rule.limits, name)
+            if limit:
+                key = self._key(at, kind, layer)
+                yield Check(
+                    kind, at.kind, self._label(at), key, limit, layer == "enforce", failing, at.subject
+                )
+
+    def _budgets(self, at: _Scope, rules: list[Rule], layer: Mode) -> Iterator[Check]:
+        rule = reduce(_over, rules, Rule(at.kind))
+        for one in rule.budgets:
+            key = self._key(at, "budget", layer) + ("" if one.unit == "usd" else f":{one.unit}")
+            yield Check(
+                "budget",
+                at.kind,
+                self._label(at),
+                f"{key}:{one.period}:{period_stamp(one, self.now_ms)}{_laid(one, rules)}",
+                one.limit,
+                layer == "enforce",
+                rule.on_store_failure or self.policies.defaults.budgets_on_store_failure,
+                at.subject,
+                self._spent_in(at),
+                one.period,
+                period_start(one, self.now_ms),
+                period_end_ms(one, self.now_ms),
+                one.zone,
+                at.group,
+                one.unit,
+            )
+
+    def _label(self, at: _Scope) -> str:
+        """Whom a scope is about, for people; a key by what its owner sees of it."""
+        own = at.kind == "key" and self.caller.key_prefix
+        return f"key {self.caller.key_prefix}" if own else at.label
+
+    def _spent_in(self, at: _Scope) -> str | None:
+        """In which tenant calls count; None for all."""
+        # A virtual key has one tenant, and takes what it spent along to another; other names mean
+        # somebody else in another tenant, and an internal secret spends for each apart.
+        if at.kind in OF_ALL or (at.kind == "key" and self.caller.kind == "virtual"):
+            return None
+        return self.caller.tenant or ""
+
+    def _key(self, at: _Scope, kind: Kind, layer: Mode) -> str:
+        letter = _KEY_LETTER[kind] if layer == "enforce" else f"s{_KEY_LETTER[kind]}"
+        names = f"{letter}:{at.kind}:{quoted(at.subject)}:{quoted(at.group)}"
+        if at.kind in OF_ALL:
+            return f"lp:{ONE_TAG}:{names}"
+        own = tag(self.caller.tenant)
+        return f"lp:{own}:{names}" if self.hash_tag == own else f"lp:{self.hash_tag}:{own[1:-1]}:{names}"
+
+
+def _scopes(caller: Caller, group: str) -> Iterator[_Scope]:
+    yield _Scope("key", caller.key_id)
+    if caller.agent:
+        yield _Scope("agent", caller.agent)
+    if caller.tenant:
+        yield _Scope("tenant", caller.tenant)
+    if caller.tenant and group:
+        yield _Scope("tenant_group", caller.tenant, group)
+    if caller.user and group:
+        yield _Scope("user_model", caller.user, group)
+
+
+def _providers(group: str, served: Served | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The providers of a group, and others that may serve its calls as a fallback."""
+    own = served.providers(group) if served is not None and group else ()
+    others = served.fallback_providers(group) if served is not None and group else ()
+    return own, tuple(name for name in others if name not in own)
+
+
+def _narrowness(group: str) -> tuple[bool, int]:
+    """The order of model names in rules: wildcards before names, the shorter first."""
+    return "*" not in group, len(group)
+
+
+def _laid(budget: Budget, rules: list[Rule]) -> str:
+    """What tells a budget's counter from one of the same budget that was lifted: since when it has counted.
+
+    Rules that state the same budget have one counter, however they lie over each other: since the first.
+    """
+    kind = budget.unit, budget.period, budget.zone
+    laid = [one.laid_us for rule in rules for one in rule.budgets if (one.unit, one.period, one.zone) == kind]
+    laid_us = min(laid)
+    return f":{laid_us}" if laid_us else ""
+
+
+def _over(lower: Rule, upper: Rule) -> Rule:
+    """What the upper rule says, and the lower one where it is silent."""
+    said = {one.name: getattr(upper.limits, one.name) for one in fields(Limits)}
+    limits = replace(lower.limits, **{name: value for name, value in said.items() if value is not None})
+    said_of = {(one.unit, one.period) for one in upper.budgets}
+    budgets = (*upper.budgets, *(one for one in lower.budgets if (one.unit, one.period) not in said_of))
+    failing = upper.on_store_failure or lower.on_store_failure
+    return replace(lower, limits=limits, budgets=budgets, on_store_failure=failing)

@@ -1,0 +1,286 @@
+"""`llm-proxy admin-keys`, `audit` and `notify`: administrators' keys, the log of their actions, webhooks.
+
+Invariants: a key is printed by the command that issues it and by no other; revoking asks first. `audit` only
+reads; `audit verify` exits 1 on a fault. `notify test` prints no webhook's address and exits 1 when a webhook
+did not accept the event.
+"""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+import click
+
+from llm_proxy.cli import context
+from llm_proxy.cli.context import complete_keys
+from llm_proxy.cli.database import operator, with_pool
+from llm_proxy.cli.limit_tables import words
+from llm_proxy.cli.printing import (
+    FAILED,
+    WRONG,
+    Column,
+    as_json_option,
+    confirm,
+    fail,
+    plain,
+    print_fields,
+    print_json,
+    print_table,
+    warn,
+    yes_option,
+)
+from llm_proxy.edge.routes.notifications import delivery_of, webhook_faults
+from llm_proxy.identity import AuditFilter, AuditLog
+from llm_proxy.identity.admin_documents import admin_key_from
+from llm_proxy.identity.admin_keys import ROLES, AdminKeys, admin_key_document
+from llm_proxy.identity.audit_log import Report, verify
+from llm_proxy.identity.postgres_store import Pool
+from llm_proxy.json_access import Json
+from llm_proxy.ledger.usage_query import moment
+from llm_proxy.notify import Delivery, DeliveryFailed, Message, Webhook, trial_event, webhooks_of
+
+_KEY_COLUMNS = (
+    "name",
+    "role",
+    "tenant",
+    Column("prefix", whole=True),
+    Column("expires", whole=True),
+    "state",
+)
+
+
+@click.group()
+def admin_keys() -> None:
+    """Issue, list and revoke admin keys.
+
+    Reads DATABASE_URL from the environment, .env or .keys/.
+    """
+
+
+@admin_keys.command("create")
+@click.option("--name", required=True, help="Whose it is; the audit log shows it.")
+@click.option("--role", required=True, type=click.Choice(ROLES), help="What it may do; see docs/admin.md.")
+@click.option("--tenant", help="For the role `tenant`: the one tenant it sees.")
+@click.option("--expires-at", metavar="ISO8601", help="When it ends.")
+@as_json_option
+def create_admin_key(*, as_json: bool, **said: str | None) -> None:
+    """Issue an admin key and print it, this once."""
+
+    async def issued(keys: AdminKeys) -> Json:
+        spec = admin_key_from({name: value for name, value in said.items() if value is not None})
+        record, minted = await keys.create(spec, operator())
+        return admin_key_document(record) | {"key": minted.text}
+
+    document = _with_admin_keys(issued)
+    if as_json:
+        print_json(document)
+        return
+    print_fields(document)
+    warn("this is the only time the key is shown")
+
+
+@admin_keys.command("list")
+@as_json_option
+def list_admin_keys(*, as_json: bool) -> None:
+    """List admin keys, revoked ones too."""
+
+    async def whole(keys: AdminKeys) -> list[Json]:
+        found: list[Json] = []
+        while part := await keys.page(after=found[-1]["name"] if found else ""):
+            found += [admin_key_document(one) for one in part]
+        return found
+
+    found = _with_admin_keys(whole)
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (one["name"], one["role"], one["tenant"] or "-", one["prefix"], (one["expires_at"] or "-")[:16],
+         "revoked" if one["revoked_at"] else "good")
+        for one in found
+    ]  # fmt: skip
+    print_table(_KEY_COLUMNS, rows)
+
+
+@admin_keys.command("revoke")
+@click.argument("key")
+@as_json_option
+@yes_option
+def revoke_admin_key(*, key: str, as_json: bool, yes: bool) -> None:
+    """End an admin key (by its id, name or prefix) for good, everywhere at once."""
+    confirm(f"Revoke the admin key {key} for good?", yes=yes)
+
+    async def revoked(keys: AdminKeys) -> Json:
+        return admin_key_document(await keys.revoke(key, operator()))
+
+    document = _with_admin_keys(revoked)
+    if as_json:
+        print_json(document)
+    else:
+        print_fields(document)
+
+
+def _with_admin_keys(do: Callable[[AdminKeys], Awaitable[Any]]) -> Any:  # noqa: ANN401 -- what the command prints
+    return with_pool(lambda pool: do(AdminKeys(pool)))
+
+
+_AUDIT_COLUMNS = (
+    Column("id", number=True),
+    Column("at (UTC)", whole=True),
+    "who",
+    Column("action", whole=True),
+    "what",
+    "changed",
+)
+
+
+@click.group(invoke_without_command=True, context_settings={"show_default": True})
+@click.option("--action", help="`keys.change`, or `keys.*` for all that begin so.")
+@click.option("--actor", help="An admin key's name, a user of this machine, or such as `keys file`.")
+@click.option(
+    "--subject",
+    shell_complete=complete_keys,
+    help="A key's id, name or prefix; a tenant, agent, user or model.",
+)
+@click.option("--since", help="2026-11-01, 2026-11-01T12:00Z, 24h, 7d.")
+@click.option("--until", help="The same.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, help="At most so many, the latest.")
+@click.option("--before", type=click.IntRange(0, 2**53), help="Only entries before this id: the next page.")
+@as_json_option
+@click.pass_context
+def audit(
+    context: click.Context, /, *, limit: int, before: int | None, as_json: bool, **said: str | None
+) -> None:
+    """Show what admins did and were refused.
+
+    Reads DATABASE_URL from the environment, .env or .keys/.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    rows = with_pool(lambda pool: _page(pool, said, limit, before))
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(_AUDIT_COLUMNS, [_audit_row(row) for row in rows])
+
+
+@audit.command("verify")
+@click.option(
+    "--head", metavar="DIGEST", help="A head that was printed before and kept elsewhere: it must be there."
+)
+@as_json_option
+def verify_log(*, head: str | None, as_json: bool) -> None:
+    """Prove that no entry was changed, reordered, added or removed.
+
+    Prints the head's digest. Keep it elsewhere: with --head, a later run finds also a log that was written
+    anew as a whole, or that lost its end.
+    """
+    report = with_pool(lambda pool: verify(pool, head))
+    if as_json:
+        print_json({name: getattr(report, name) for name in Report.__slots__} | {"ok": not report.faults})
+    else:
+        for fault in report.faults:
+            click.echo(f"fault  {fault}")
+        print_fields(
+            {
+                "entries": report.entries,
+                "last entry": report.last,
+                "head": report.head or "none: the log is empty",
+                "months dropped by retention": ", ".join(report.retired) or None,
+                "names erased": report.nameless or None,
+                "rows from before the chain, which nothing protects": report.unchained or None,
+                "verdict": "changed" if report.faults else "whole",
+            }
+        )
+    sys.exit(FAILED if report.faults else 0)
+
+
+async def _page(pool: Pool, said: dict[str, str | None], limit: int, before: int | None) -> list[Json]:
+    now = datetime.now(UTC)
+    since, until = (moment(text, now) if (text := said.pop(name)) else None for name in ("since", "until"))
+    wanted = AuditFilter(**said, since=since, until=until)
+    return await AuditLog(pool).page(wanted, limit=limit, before=before)
+
+
+def _audit_row(row: Json) -> tuple[str, ...]:
+    who = f"{row['actor']} ({row['role']})" if row["role"] else row["actor"]
+    at = row["at"].astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+    name = row["detail"].get("name")
+    what = f"{name} ({row['target']})" if name else row["target"]
+    return str(row["id"]), at, f"{who}\n{row['client_ip'] or ''}".strip(), row["action"], what, _changes(row)
+
+
+def _changes(row: Json) -> str:
+    shown = [f"{name}: {value}" for name, value in row["detail"].items() if name not in {"name", "param"}]
+    if row["status"] is not None:
+        return "\n".join([f"refused, {row['status']}: {row['reason']}", *shown])
+    before: Json = row["before"] or {}
+    after: Json = row["after"] or {}
+    lines: list[str] = []
+    for name in {**before, **after}:
+        old, new = (_shown(side.get(name)) for side in (before, after))
+        if old != new and row["before"] is not None:
+            lines.append(f"{name}: {old} -> {new}")
+        elif row["before"] is None and new not in (None, ""):
+            lines.append(f"{name}: {new}")
+    return "\n".join([*lines, *shown])
+
+
+def _shown(value: Any) -> object:  # noqa: ANN401 -- JSON
+    """A field's value in a line; budgets as people write them."""
+    if not isinstance(value, list):
+        return plain(value)
+    entries: list[Any] = value  # pyright: ignore[reportUnknownVariableType] -- JSON
+    return ", ".join(map(_budget, entries))
+
+
+def _budget(entry: Any) -> str:  # noqa: ANN401 -- JSON
+    if not isinstance(entry, dict) or "period" not in entry:
+        return f"{entry}"
+    document: dict[str, Any] = entry  # pyright: ignore[reportUnknownVariableType] -- JSON
+    return words(document)
+
+
+@click.group
+def notify() -> None:
+    """Look after the webhooks that are notified."""
+
+
+@notify.command("test")
+@as_json_option
+def test_webhooks(*, as_json: bool) -> None:
+    """Send a test event to each webhook, once.
+
+    Reads LLM_PROXY__NOTIFY_WEBHOOKS and its secret from the environment, .env or .keys/.
+    """
+    settings = context.settings()
+    webhooks = webhooks_of(settings.webhooks)
+    if not webhooks:
+        fail("LLM_PROXY__NOTIFY_WEBHOOKS is not set", WRONG)
+    if faults := webhook_faults(settings, kept=False):
+        fail("; ".join(faults), WRONG)
+    event = trial_event()
+    message = Message(uuid4(), event.kind, datetime.now(UTC), event.facts)
+    results = asyncio.run(_send_all(delivery_of(settings), webhooks, message))
+    if as_json:
+        print_json(results)
+    else:
+        rows = [(one["webhook"], one["result"]) for one in results]
+        print_table((Column("webhook", whole=True), "result"), rows)
+    sys.exit(0 if all(one["delivered"] for one in results) else FAILED)
+
+
+async def _send_all(delivery: Delivery, webhooks: tuple[Webhook, ...], message: Message) -> list[Json]:
+    return list(await asyncio.gather(*(_send_one(delivery, webhook, message) for webhook in webhooks)))
+
+
+async def _send_one(delivery: Delivery, webhook: Webhook, message: Message) -> Json:
+    told = {"webhook": webhook.name, "event": str(message.event_id)}
+    try:
+        status = await delivery.send(webhook, message)
+    except DeliveryFailed as fault:
+        return told | {"delivered": False, "result": str(fault)}
+    return told | {"delivered": True, "result": f"it answered {status}"}

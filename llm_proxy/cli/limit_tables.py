@@ -1,0 +1,121 @@
+"""Budgets as text (`5/day`, `1000requests/day`), and the tables of virtual keys and of limit status.
+
+Invariants: `parse_budget` reads what `format_budget` writes; key prefixes and limits are never broken.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import get_args
+
+from llm_proxy.cli.printing import Column, print_table
+from llm_proxy.identity.caller import Period, Unit
+from llm_proxy.json_access import Json
+
+FORM = "AMOUNT/PERIOD"
+EXAMPLES = "5/day, 100/month or 1000/total (US dollars), 1000requests/day, 5/day@Europe/Berlin"
+_COUNTED = "|".join(unit for unit in get_args(Unit) if unit != "usd")
+_BUDGET = re.compile(
+    r"\$?(?P<amount>[0-9]{1,20}(?:\.[0-9]{1,40})?)"
+    rf"(?P<unit>{_COUNTED})?"
+    rf"/(?P<period>{'|'.join(get_args(Period))})(?:@(?P<zone>[A-Za-z0-9_/+-]+))?"
+)
+
+
+def parsed(text: str) -> Json | None:
+    """A budget's document; None for anything else."""
+    found = _BUDGET.fullmatch(text)
+    if found is None:
+        return None
+    unit, amount = found["unit"], found["amount"]
+    if unit and "." in amount:
+        return None
+    limit: Json = {f"limit_{unit}": int(amount)} if unit else {"limit_usd": amount}
+    return limit | {"period": found["period"]} | ({"zone": found["zone"]} if found["zone"] else {})
+
+
+def words(budget: Json) -> str:
+    """A budget's document as it is written."""
+    zone = f"@{budget['zone']}" if budget.get("zone") else ""
+    amount = f"${budget['limit_usd']}" if "limit_usd" in budget else ""
+    for unit in ("requests", "tokens"):
+        if f"limit_{unit}" in budget:
+            amount = f"{budget[f'limit_{unit}']}{unit}"
+    return f"{amount}/{budget['period']}{zone}"
+
+
+_STATUS_COLUMNS = (
+    "scope",
+    "kind",
+    "period",
+    Column("limit", number=True),
+    Column("used", number=True),
+    Column("held", number=True),
+    Column("kept", number=True),
+    Column("left", number=True),
+    "would refuse",
+    "resets at",
+)
+
+
+def print_standings(rows: Iterable[Json]) -> None:
+    """One line a limit, as `GET /v1/limits` has them; `?` for what nobody knows."""
+    print_table(_STATUS_COLUMNS, [_status_row(one) for one in rows])
+
+
+def _status_row(one: Json) -> tuple[str, ...]:
+    names = ("limit", "used", "held", "kept", "remaining")
+    figures = (one.get(f"{name}_usd", one.get(name)) for name in names)
+    shown = ["?" if figure is None else str(figure) for figure in figures]
+    if "held" not in one and "held_usd" not in one:
+        shown[2:4] = ["", ""]
+    period = one.get("period") or "minute" if one["kind"] != "parallel" else ""
+    return (
+        str(one["scope"]),
+        str(one["kind"]),
+        str(period),
+        *shown,
+        json.dumps(one["would_refuse"]),
+        datetime.fromisoformat(ends).isoformat(" ", "minutes") if (ends := one.get("resets_at")) else "",
+    )
+
+
+_LIMIT_FIELDS = ("rpm", "tpm", "parallel")
+_KEY_COLUMNS = (
+    "name",
+    Column("prefix", whole=True),
+    "acts for",
+    "models",
+    Column("limits", whole=True),
+    Column("state", whole=True),
+)
+
+
+def print_keys(keys: Iterable[Json]) -> None:
+    """One line a key, more where it needs them; prefixes and limits are never broken."""
+    print_table(_KEY_COLUMNS, [_key_row(one) for one in keys])
+
+
+def _key_row(one: Json) -> tuple[str, ...]:
+    prefix = one["prefixes"][0] if one["prefixes"] else "-"
+    models = "\n".join(one["models"]) if one["models"] is not None else "default"
+    return one["name"], prefix, _acts_for(one), models or "none", limits_text(one), _key_state(one)
+
+
+def _acts_for(one: Json) -> str:
+    bound = [f"{field} {one[field]}" for field in ("tenant", "agent", "user") if one[field]]
+    return "\n".join(bound) or "-"
+
+
+def limits_text(one: Json) -> str:
+    """Limits and budgets of a key's or a rule's document, a line each."""
+    said = [f"{one[name]} {name}" for name in _LIMIT_FIELDS if one[name] is not None]
+    return "\n".join([*said, *map(words, one["budgets"])]) or "-"
+
+
+def _key_state(one: Json) -> str:
+    if one["revoked_at"]:
+        return "revoked"
+    ends = one["expires_at"]
+    return "expired" if ends and datetime.fromisoformat(ends) <= datetime.now(UTC) else "good"

@@ -1,0 +1,1 @@
+"""From the bytes of a request to a `Call`: strict JSON, OpenAI's schema, field policy, model resolution."""

@@ -1,0 +1,204 @@
+"""Where each field of a body is sent: top level, `extra_body`, or nowhere.
+
+A field of the endpoint's schema is sent at top level. A name LiteLLM reads for itself is rejected. Any
+other is for the model, inside `extra_body` or at top level as its providers need (seen with LiteLLM
+1.108.6). Invariants: `extra_body` and `metadata` follow the same policy; `metadata` reaches the provider
+only beside `store: true`, never LiteLLM; equal requests give equal bodies, whatever their order.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from llm_proxy.dialects.request import litellm_reserved
+from llm_proxy.dialects.request.openai_schema import FIELDS, METADATA, RANK
+from llm_proxy.dialects.request.validators import Check, shown_name, wrong_type
+from llm_proxy.endpoints import Endpoint
+from llm_proxy.errors import BadRequest
+from llm_proxy.json_access import Json, is_object
+
+_ALL_AT_TOP = frozenset({"anthropic", "bedrock", "bedrock_converse", "ollama", "ollama_chat"})
+_SOME_AT_TOP = frozenset({"gemini", "vertex_ai", "vertex_ai_beta"})
+_GEMINIS = frozenset(
+    {
+        "cached_content",
+        "media_resolution",
+        "response_modalities",
+        "safety_settings",
+        "thinking",
+        "top_k",
+        "topK",
+    }
+)
+"""Names LiteLLM puts where Gemini looks for them; the others are only whole at the root of the body."""
+
+OPENAIS = frozenset({"metadata", "prompt_cache_retention"})
+"""Published fields LiteLLM keeps for itself or drops: inside `extra_body` they reach those who know them."""
+
+INSIDE = frozenset({"plugins", "priority", "session_id"})
+"""Fields of OpenRouter, vLLM and SGLang that LiteLLM would read at top level: in `extra_body` alone."""
+
+_LONGEST = (
+    "max_output_tokens",
+    "max_new_tokens",
+    "max_tokens_to_sample",
+    "maxOutputTokens",
+    "num_predict",
+    "n_predict",
+)
+_HOLDERS = ("generationConfig", "generation_config", "options")
+UNBOUNDED = 2**31
+
+
+def place(extra: Json, providers: Collection[str]) -> Json:
+    """The model's own fields as they travel: names at top level, then `extra_body`, each sorted.
+
+    Raises:
+        BadRequest: A field that may only travel inside `extra_body`, for a provider that has no such way.
+    """
+    names = sorted(extra)
+    if not _ALL_AT_TOP.isdisjoint(providers):
+        for name in INSIDE.intersection(names):
+            raise BadRequest(f"Unknown parameter: '{name}'.", param=name, code="unknown_parameter")
+        return {name: extra[name] for name in names if name not in OPENAIS}
+    if _SOME_AT_TOP.isdisjoint(providers):
+        return {"extra_body": {name: extra[name] for name in names}}
+    placed = {name: extra[name] for name in names if name in _GEMINIS}
+    inside = {name: extra[name] for name in names if name not in _GEMINIS | OPENAIS}
+    return {**placed, "extra_body": inside} if inside else placed
+
+
+def longest_asked(extra: Json) -> int | None:
+    """The completion tokens asked for in a provider's own words; `UNBOUNDED` for a value below zero."""
+    holders = [extra, *(extra[name] for name in _HOLDERS if type(extra.get(name)) is dict)]
+    asked = [
+        holder[name] for holder in holders for name in _LONGEST if type(holder.get(name)) in {int, float}
+    ]
+    return max((int(value) if value >= 0 else UNBOUNDED for value in asked), default=None)
+
+
+OTHER_MODELS = frozenset({"models", "route", "target_model_names"})
+"""Names by which a provider would answer with another model than the one admitted."""
+
+LABELS = frozenset(
+    {
+        "azure", "client", "id", "order", "organization", "priority", "prompt_id", "prompt_label",
+        "prompt_version", "region_name", "roles", "session_id", "tags", "tenant_id", "workspace_id",
+    }
+)  # fmt: skip
+"""Ordinary words for tagging a request: LiteLLM's at top level, harmless in a map it never sees."""
+
+# Streaming is the door's affair: where no published schema has it, as for embeddings, there is none.
+_OWNED = (litellm_reserved.OWNED - INSIDE) | OTHER_MODELS | {"stream", "stream_options"}
+_OWNED_IN_METADATA = (litellm_reserved.OWNED | litellm_reserved.IN_METADATA) - LABELS
+_PREFIXES = (litellm_reserved.PREFIX, "litellm_", "user_api_key")
+
+
+SAMPLING = frozenset(
+    {
+        "frequency_penalty", "logit_bias", "logprobs", "presence_penalty", "seed", "temperature",
+        "top_logprobs", "top_p",
+    }
+)  # fmt: skip
+LENGTHS = frozenset({"max_completion_tokens", "max_tokens"})
+_BELOW = frozenset({"integer_below_min_value", "decimal_below_min_value"})
+_ABOVE = frozenset({"integer_above_max_value", "decimal_above_max_value"})
+
+
+class Sorted(NamedTuple):
+    """A body, sorted by the rule.
+
+    Attributes:
+        fields: The published fields.
+        extra: The model's own.
+        out_of_range: The refusal of a number beyond OpenAI's bounds, where another provider may have others.
+    """
+
+    fields: Json
+    extra: Json
+    metadata: Json
+    out_of_range: BadRequest | None = None
+
+
+def sort_fields(door: Endpoint, parsed: Json) -> Sorted:
+    """The fields, checked and in schema order; the model's own and `metadata` apart.
+
+    Raises:
+        BadRequest: Naming the field: a wrong type or value, or a name that is LiteLLM's.
+    """
+    checks = FIELDS[door]
+    rank = RANK[door]
+    known: list[str] = []
+    extra: Json = {}
+    metadata: Json = {}
+    for name, value in parsed.items():
+        if name in rank:
+            if value is not None:
+                known.append(name)
+        elif name == "metadata":
+            metadata = METADATA(value, name) if value is not None else {}
+        elif name == "extra_body":
+            _unpack(value, rank, extra)
+        else:
+            _take(name, value, extra, name)
+    known.sort(key=rank.__getitem__)
+    fields, out_of_range = _checked(known, parsed, checks)
+    metadata = fields.pop("metadata", None) or metadata
+    if metadata or "metadata" in parsed:
+        check_metadata_names(metadata)
+    if metadata and fields.get("store") is True:
+        extra["metadata"] = metadata
+    if "prompt_cache_retention" in fields:
+        extra["prompt_cache_retention"] = fields.pop("prompt_cache_retention")
+    return Sorted(fields, extra, metadata, out_of_range)
+
+
+def _checked(
+    names: Iterable[str], parsed: Json, checks: Mapping[str, Check]
+) -> tuple[Json, BadRequest | None]:
+    """The fields' values to send out, and the refusal of one that only OpenAI's bounds forbid."""
+    fields: Json = {}
+    out_of_range: BadRequest | None = None
+    for name in names:
+        try:
+            fields[name] = checks[name](parsed[name], name)
+        except BadRequest as wrong:
+            ranged = name in SAMPLING or (name in LENGTHS and wrong.code in _BELOW)
+            if not ranged or wrong.code not in _BELOW | _ABOVE:
+                raise
+            fields[name], out_of_range = parsed[name], out_of_range or wrong
+    return fields, out_of_range
+
+
+def check_metadata_names(metadata: Json) -> None:
+    """Refuse what would be a control of LiteLLM's, were it ever to see it."""
+    for name in metadata:
+        if name in _OWNED_IN_METADATA or name.startswith(_PREFIXES):
+            raise _unknown(f"metadata.{shown_name(name)}")
+
+
+def _unpack(value: Any, rank: dict[str, int], extra: Json) -> None:  # noqa: ANN401 -- unchecked JSON
+    if value is None:
+        return
+    if not is_object(value):
+        raise wrong_type("extra_body", "an object", value)
+    for name, item in value.items():
+        path = f"extra_body.{shown_name(name)}"
+        if name in rank or name in extra or name == "metadata":
+            why = f"Invalid '{path}': '{shown_name(name)}' belongs at the top level, once."
+            raise BadRequest(why, param=path, code="invalid_value")
+        _take(name, item, extra, path)
+
+
+def _take(name: str, value: Any, extra: Json, path: str) -> None:  # noqa: ANN401 -- unchecked JSON
+    if name in _OWNED or name.startswith(_PREFIXES):
+        raise _unknown(path)
+    if name in extra:
+        raise BadRequest(
+            f"Invalid '{shown_name(name)}': given twice.", param=shown_name(name), code="invalid_value"
+        )
+    extra[name] = value
+
+
+def _unknown(path: str) -> BadRequest:
+    path = shown_name(path)
+    return BadRequest(f"Unknown parameter: '{path}'.", param=path, code="unknown_parameter")

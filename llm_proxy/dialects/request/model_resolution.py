@@ -1,0 +1,149 @@
+"""A model's name and a provider's in, the model group that serves them out.
+
+Invariants: only a name spelled like a model's reaches a wildcard deployment (it may become part of a
+provider's URL); a group the caller may not use does not exist for it.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+
+from llm_proxy.dialects.dialect import Models
+from llm_proxy.errors import BadRequest, ModelNotFound
+from llm_proxy.wildcards import covers
+
+MAX_NAME = 256
+_SPELLING = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]*(?:/[A-Za-z0-9@][A-Za-z0-9._:@+-]*)*")
+
+PROVIDERS = {
+    "vertexai": ("vertex_ai", "gemini"),
+    "vertex": ("vertex_ai", "gemini"),
+    "google": ("gemini", "vertex_ai"),
+    "claude": ("anthropic",),
+    "together": ("together_ai",),
+    "fireworks": ("fireworks_ai",),
+    "local": ("ollama", "hosted_vllm", "vllm"),
+}
+"""What callers say, where it is not the name the sidecar has; the first that is served counts."""
+
+HOUSES = {
+    "openai": ("openai", "text-completion-openai"),
+    "azure": ("azure", "azure_text", "azure_ai"),
+    "ollama": ("ollama", "ollama_chat"),
+}
+"""Providers the sidecar has several names for."""
+
+_BY_NAME = (
+    (re.compile(r"(?:gpt-|chatgpt-|o[134](?![a-z])|text-embedding-|davinci-|babbage-)"), ("openai", "azure")),
+    (re.compile(r"claude-"), ("anthropic",)),
+    (re.compile(r"gemini-"), ("vertex_ai", "gemini")),
+    (re.compile(r"llama"), ("ollama", "ollama_chat")),
+    (re.compile(r"mistral"), ("ollama", "ollama_chat", "mistral")),
+    (re.compile(r"deepseek-"), ("deepseek",)),
+    (re.compile(r"voyage-"), ("voyage",)),
+)
+"""Whose model it is by its name, for names that are no group of their own."""
+
+
+def resolve(model: str, provider: str | None, models: Models) -> str:
+    """The group for a name, with the provider the caller picked or the one the name tells.
+
+    Raises:
+        ModelNotFound: No group and no wildcard serves it, or the caller may not use it: one answer for both.
+        BadRequest: A name too long to be one.
+    """
+    group = _served_by(model, provider, models)
+    if not models.may(models.aliases.get(group, group)):
+        raise not_found(model, provider)
+    return group
+
+
+def _served_by(model: str, provider: str | None, models: Models) -> str:
+    if len(model) > MAX_NAME:
+        raise BadRequest(
+            f"Invalid 'model': string too long. Expected at most {MAX_NAME} characters.",
+            param="model",
+            code="string_above_max_length",
+        )
+    if models.groups is None:
+        return _unchecked(model, provider)
+    if provider is None and model in models.groups:
+        return model
+    spelled = _SPELLING.fullmatch(model) is not None
+    candidates = _with_provider(model, provider, models) if provider else _by_name(model, models)
+    for group, exact in candidates:
+        if exact or spelled:
+            return group
+    raise not_found(model, provider)
+
+
+def providers(group: str, models: Models) -> frozenset[str]:
+    """Who may serve a group, as far as is known; by its prefix when nobody says."""
+    known = (models.groups or {}).get(group)
+    if known is None and isinstance(models.wildcards, Mapping):
+        serving = [pattern for pattern in models.wildcards if covers(pattern, group)]
+        known = models.wildcards[max(serving, key=len)] if serving else None
+    return known if known is not None else frozenset({group.partition("/")[0]})
+
+
+def not_found(model: str, provider: str | None = None) -> ModelNotFound:
+    """The refusal of a name nobody serves."""
+    at = f" at the provider '{_shown(provider)}'" if provider else ""
+    return ModelNotFound(
+        f"The model `{_shown(model)}` does not exist{at} or you do not have access to it.", param="model"
+    )
+
+
+def _unchecked(model: str, provider: str | None) -> str:
+    """Without a catalogue the sidecar judges; only what could never be a name is refused."""
+    if not _SPELLING.fullmatch(model):
+        raise not_found(model, provider)
+    if provider is None:
+        return model
+    first = PROVIDERS.get(provider, (provider,))[0]
+    return model if model.startswith(first + "/") else f"{first}/{model}"
+
+
+def _with_provider(model: str, provider: str, models: Models) -> Iterator[tuple[str, bool]]:
+    groups = models.groups or {}
+    names = PROVIDERS.get(provider, (provider,))
+    for name in names:
+        house = [(one, model.removeprefix(one + "/")) for one in HOUSES.get(name, (name,))]
+        for one, bare in house:
+            if f"{one}/{bare}" in groups:
+                yield f"{one}/{bare}", True
+            for plain in (model, bare):
+                if one in groups.get(plain, ()):
+                    yield plain, True
+        for one, bare in house:
+            if _wild(f"{one}/{bare}", models, below=one + "/"):
+                yield f"{one}/{bare}", False
+    if "*" in models.wildcards:
+        yield f"{names[0]}/{model.removeprefix(names[0] + '/')}", False
+
+
+def _by_name(model: str, models: Models) -> Iterator[tuple[str, bool]]:
+    groups = models.groups or {}
+    if _wild(model, models):
+        yield model, False
+    for pattern, providers in _BY_NAME:
+        if pattern.match(model):
+            for name in providers:
+                full = f"{name}/{model}"
+                if full in groups:
+                    yield full, True
+                elif _wild(full, models, below=name + "/"):
+                    yield full, False
+    if "*" in models.wildcards:
+        yield model, False
+
+
+def _wild(name: str, models: Models, below: str = "") -> bool:
+    """Whether a wildcard other than the all-matching one serves a name."""
+    return any(
+        pattern != "*" and pattern.startswith(below) and covers(pattern, name) for pattern in models.wildcards
+    )
+
+
+def _shown(model: str) -> str:
+    shown = "".join(sign if sign.isprintable() else "?" for sign in model[:80])
+    return shown + "..." if len(model) > 80 else shown

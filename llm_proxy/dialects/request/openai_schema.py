@@ -1,0 +1,340 @@
+"""OpenAI's request fields and messages, each with its validator, in the order they are sent.
+
+Invariants: a field stands here because OpenAI's specification names it; enumerations that new models extend
+are checked for their type alone; null means absent; a message's content is never changed, and keys that no
+specification names are sent with it.
+Source: https://platform.openai.com/docs/api-reference (chat, completions, embeddings).
+"""
+
+from typing import Any
+
+from llm_proxy.dialects.request.validators import (
+    Check,
+    array_of,
+    as_it_is,
+    boolean,
+    either,
+    integer,
+    map_of,
+    missing,
+    number,
+    object_with,
+    one_of,
+    refused,
+    string,
+    tagged,
+    texts_or_tokens,
+    wrong_type,
+    wrong_value,
+)
+from llm_proxy.endpoints import Endpoint
+from llm_proxy.identity import tags_from
+from llm_proxy.json_access import Json, is_array, is_object
+
+_text = string()
+_named = string(shortest=1)
+_string_or_object = "a string or an object"
+_function_definition = object_with(name_required=_named, description=_text, parameters=object_with())
+_tool = tagged(
+    object_with(
+        type_required=_named,
+        function=_function_definition,
+        custom=object_with(name_required=_named, description=_text),
+    ),
+    "function",
+    "custom",
+)
+_choice = tagged(
+    object_with(
+        type_required=_named,
+        function=object_with(name_required=_named),
+        custom=object_with(name_required=_named),
+        allowed_tools=object_with(),
+    ),
+    "function",
+    "custom",
+    "allowed_tools",
+)
+_stop = either("a string or an array of strings", string=as_it_is, array=array_of(_text))
+_stream_options = object_with(include_usage=boolean, include_obfuscation=boolean)
+_bias = map_of(number(-100, 100))
+_name = string(longest=256, shortest=1)
+_pairs = map_of(string(longest=512), most=16, longest_name=64)
+
+
+def _metadata(value: Any, path: str) -> Any:  # noqa: ANN401 -- unchecked JSON
+    """OpenAI's map of strings, whose `tags` may also be a list: it is read as its text with commas."""
+    if is_object(value) and isinstance(value.get("tags"), list):
+        value = {**value, "tags": ",".join(tags_from(value["tags"], f"{path}.tags"))}
+    return _pairs(value, path)
+
+
+METADATA: Check = _metadata
+
+# `messages` are checked in their own file.
+_CHAT: dict[str, Check] = {
+    "model": _name,
+    "messages": as_it_is,
+    "audio": object_with(format=_text),
+    "frequency_penalty": number(-2, 2),
+    "function_call": either(_string_or_object, string=as_it_is, object=object_with(name_required=_named)),
+    "functions": array_of(_function_definition, shortest=1, longest=128),
+    "logit_bias": _bias,
+    "logprobs": boolean,
+    "max_completion_tokens": integer(0),
+    "max_tokens": integer(1),
+    "metadata": METADATA,
+    "modalities": array_of(_text),
+    "moderation": object_with(),
+    "n": integer(1, 128),
+    "parallel_tool_calls": boolean,
+    "prediction": object_with(type_required=_named),
+    "presence_penalty": number(-2, 2),
+    "prompt_cache_key": _text,
+    "prompt_cache_options": object_with(),
+    "prompt_cache_retention": _text,
+    "reasoning_effort": _text,
+    "response_format": tagged(
+        object_with(
+            type_required=_named, json_schema=object_with(name_required=_named, schema=object_with())
+        ),
+        "json_schema",
+    ),
+    "safety_identifier": _text,
+    "seed": integer(-(2**63), 2**63 - 1),
+    "service_tier": _text,
+    "stop": _stop,
+    "store": boolean,
+    "stream": boolean,
+    "stream_options": _stream_options,
+    "temperature": number(0, 2),
+    "tool_choice": either(_string_or_object, string=as_it_is, object=_choice),
+    "tools": array_of(_tool, longest=1024),
+    "top_logprobs": integer(0, 20),
+    "top_p": number(0, 1),
+    "user": _text,
+    "verbosity": _text,
+    "web_search_options": object_with(search_context_size=_text, user_location=object_with()),
+}
+_COMPLETIONS: dict[str, Check] = {
+    "model": _name,
+    "prompt": texts_or_tokens(),
+    "best_of": integer(0, 20),
+    "echo": boolean,
+    "frequency_penalty": number(-2, 2),
+    "logit_bias": _bias,
+    "logprobs": integer(0, 5),
+    "max_tokens": integer(0),
+    "n": integer(1, 128),
+    "presence_penalty": number(-2, 2),
+    "seed": integer(-(2**63), 2**63 - 1),
+    "stop": _stop,
+    "stream": boolean,
+    "stream_options": _stream_options,
+    "suffix": _text,
+    "temperature": number(0, 2),
+    "top_p": number(0, 1),
+    "user": _text,
+}
+_EMBEDDINGS: dict[str, Check] = {
+    "model": _name,
+    "input": texts_or_tokens(shortest=1, longest=2048),
+    "dimensions": integer(1),
+    "encoding_format": one_of("float", "base64"),
+    "user": _text,
+}
+
+FIELDS: dict[Endpoint, dict[str, Check]] = {
+    "chat.completions": _CHAT,
+    "completions": _COMPLETIONS,
+    "embeddings": _EMBEDDINGS,
+}
+RANK = {door: {name: at for at, name in enumerate(fields)} for door, fields in FIELDS.items()}
+
+ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
+_TALKERS = ROLES - {"tool", "function"}
+_ORDER = ("role", "content", "name", "refusal", "tool_calls", "tool_call_id", "function_call", "audio")
+_KNOWN = frozenset(_ORDER)
+_INSTEAD_OF_CONTENT = (
+    *("tool_calls", "function_call", "refusal", "audio"),
+    *("reasoning_content", "reasoning", "reasoning_details", "thinking_blocks", "images"),
+)
+"""What an answer may hold without content: OpenAI's, then what other models' answers have."""
+_CONTENT = "a string or an array of objects"
+
+USER_PARTS = frozenset(
+    {
+        "text", "image_url", "input_audio", "file",
+        "audio_url", "document", "grounding_source", "guarded_text", "query", "video_url",
+    }
+)  # fmt: skip
+"""OpenAI's, then those LiteLLM has for others; it would take any other for a provider's failure."""
+
+BULK = {"image_url": "url", "input_audio": "data", "file": "file_data"}
+"""Parts that carry a file as text, and where; its size says nothing about tokens."""
+BULK_COUNTS_AS_BYTES = 4096
+_NEEDED: dict[str, tuple[str, ...]] = {"image_url": ("url",), "input_audio": ("data", "format"), "file": ()}
+
+
+def read_messages(messages: Any, max_messages: int) -> tuple[list[Json], int]:  # noqa: ANN401 -- unchecked JSON
+    """The messages as they travel, and how many bytes of files they carry beyond what counts as prompt.
+
+    Raises:
+        BadRequest: Naming the message and field at fault, e.g. `messages[1].role`.
+    """
+    if not is_array(messages):
+        raise wrong_type("messages", "an array of objects", messages)
+    if not messages:
+        raise refused("messages", "empty array. Expected an array with minimum length 1.", "empty_array")
+    if len(messages) > max_messages:
+        why = f"array too long. Expected at most {max_messages} messages, but got {len(messages)}."
+        raise refused("messages", why, "array_above_max_length")
+    bulk_bytes = 0
+    read: list[Json] = []
+    for at, message in enumerate(messages):
+        if not is_object(message):
+            raise wrong_type(f"messages[{at}]", "an object", message)
+        if len(message) == 2 and _is_plain(message):
+            read.append(message)
+            continue
+        ordered, bulk = _message(message, f"messages[{at}]")
+        read.append(ordered)
+        bulk_bytes += bulk
+    return read, bulk_bytes
+
+
+def _is_plain(message: Json) -> bool:
+    """The common case: `role` and a text, in this order."""
+    role = message.get("role")
+    return (
+        type(message.get("content")) is str
+        and type(role) is str
+        and role in _TALKERS
+        and next(iter(message)) == "role"
+    )
+
+
+def _message(message: Json, path: str) -> tuple[Json, int]:
+    role = message.get("role")
+    if role is None:
+        raise missing(f"{path}.role")
+    if type(role) is not str:
+        raise wrong_type(f"{path}.role", "a string", role)
+    if role not in ROLES:
+        raise wrong_value(f"{path}.role", role, ROLES)
+    content, bulk_bytes = _content(message, role, path)
+    ordered = _in_order(message)
+    if "content" in ordered:
+        ordered["content"] = content
+    if role == "tool":
+        _named(_present(ordered, "tool_call_id", path), f"{path}.tool_call_id")
+    if role == "function":
+        _named(_present(ordered, "name", path), f"{path}.name")
+    if "name" in ordered:
+        _text(ordered["name"], f"{path}.name")
+    if "tool_calls" in ordered:
+        ordered["tool_calls"] = _tool_calls(ordered["tool_calls"], f"{path}.tool_calls")
+    if "function_call" in ordered:
+        _function(ordered["function_call"], f"{path}.function_call")
+    return ordered, bulk_bytes
+
+
+def _in_order(message: Json) -> Json:
+    """The keys as published, without those that are null, then the others by name."""
+    ordered = {
+        name: message[name]
+        for name in _ORDER
+        if name in message and (message[name] is not None or name == "content")
+    }
+    for name in sorted(message.keys() - _KNOWN):
+        ordered[name] = message[name]
+    return ordered
+
+
+def _content(message: Json, role: str, path: str) -> tuple[Any, int]:
+    content = message.get("content")
+    if type(content) is str:
+        return content, 0
+    if content is None:
+        answered = role == "assistant" and (
+            "content" in message or any(message.get(name) for name in _INSTEAD_OF_CONTENT)
+        )
+        if role == "function" or answered:
+            return None, 0
+        if "content" in message:
+            raise wrong_type(f"{path}.content", _CONTENT, None)
+        raise missing(f"{path}.content")
+    if not is_array(content):
+        raise wrong_type(f"{path}.content", _CONTENT, content)
+    if not content:
+        raise refused(
+            f"{path}.content", "empty array. Expected an array with minimum length 1.", "empty_array"
+        )
+    bulk_bytes = 0
+    parts: list[Json] = []
+    for at, part in enumerate(content):
+        ordered, bulk = _part(part, role, f"{path}.content[{at}]")
+        parts.append(ordered)
+        bulk_bytes += bulk
+    return parts, bulk_bytes
+
+
+def _part(part: Any, role: str, path: str) -> tuple[Json, int]:  # noqa: ANN401 -- unchecked JSON
+    if not is_object(part):
+        raise wrong_type(path, "an object", part)
+    kind = part.get("type")
+    if kind is None:
+        raise missing(f"{path}.type")
+    _named(kind, f"{path}.type")
+    if role == "user" and kind not in USER_PARTS:
+        raise wrong_value(f"{path}.type", kind, USER_PARTS)
+    if kind == "text":
+        _text(_present(part, "text", path), f"{path}.text")
+    ordered = {"type": kind, **{name: part[name] for name in sorted(part) if name != "type"}}
+    if kind not in BULK:
+        return ordered, 0
+    inner = _present(part, kind, path)
+    if not is_object(inner):
+        raise wrong_type(f"{path}.{kind}", "an object", inner)
+    for name in _NEEDED[kind]:
+        _named(_present(inner, name, f"{path}.{kind}"), f"{path}.{kind}.{name}")
+    ordered[kind] = {name: inner[name] for name in sorted(inner)}
+    carried = inner.get(BULK[kind])
+    size = len(carried) if type(carried) is str else 0
+    return ordered, max(size - BULK_COUNTS_AS_BYTES, 0)
+
+
+def _tool_calls(calls: Any, path: str) -> list[Json]:  # noqa: ANN401 -- unchecked JSON
+    if not is_array(calls):
+        raise wrong_type(path, "an array of objects", calls)
+    return [_tool_call(call, f"{path}[{at}]") for at, call in enumerate(calls)]
+
+
+def _tool_call(call: Any, path: str) -> Json:  # noqa: ANN401 -- unchecked JSON
+    if not is_object(call):
+        raise wrong_type(path, "an object", call)
+    _text(_present(call, "id", path), f"{path}.id")
+    _named(_present(call, "type", path), f"{path}.type")
+    ordered = {"id": call["id"], "type": call["type"]}
+    if call["type"] == "function":
+        _function(_present(call, "function", path), f"{path}.function")
+        ordered["function"] = {
+            name: call["function"][name] for name in sorted(call["function"], reverse=True)
+        }
+    if len(call) > len(ordered):
+        ordered |= {name: call[name] for name in sorted(call) if name not in ordered}
+    return ordered
+
+
+def _function(function: Any, path: str) -> None:  # noqa: ANN401 -- unchecked JSON
+    if not is_object(function):
+        raise wrong_type(path, "an object", function)
+    _named(_present(function, "name", path), f"{path}.name")
+    _text(_present(function, "arguments", path), f"{path}.arguments")
+
+
+def _present(holder: Json, name: str, path: str) -> Any:  # noqa: ANN401 -- unchecked JSON
+    value = holder.get(name)
+    if value is None:
+        raise missing(f"{path}.{name}")
+    return value

@@ -1,0 +1,82 @@
+"""Request headers that shape a call: `X-Provider`, `Cache-Control`, `X-Request-Timeout`.
+
+Invariants: an invalid value is rejected with the header's name; unknown cache directives are ignored (RFC
+9111, 5.2.3).
+"""
+
+import re
+from collections.abc import Iterable
+
+from llm_proxy.dialects.call import CacheControl
+from llm_proxy.dialects.dialect import Hints
+from llm_proxy.errors import BadRequest
+
+_PROVIDER = re.compile(rb"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_SECONDS = re.compile(rb"[0-9]{1,9}")
+_TIMEOUT = re.compile(rb"[0-9]{1,6}(?:\.[0-9]{1,3})?")
+_READ = frozenset({b"x-provider", b"cache-control", b"x-request-timeout", b"x-internal-auth"})
+NO_HINTS = Hints()
+_PLAIN_CACHE = CacheControl()
+
+
+def read_hints(headers: Iterable[tuple[bytes, bytes]]) -> Hints:
+    """What the headers ask for.
+
+    Args:
+        headers: Lower-case names, as ASGI has them.
+
+    Raises:
+        BadRequest: A value that cannot be meant, with `param` the header's name.
+    """
+    found = [pair for pair in headers if pair[0] in _READ]
+    if not found:
+        return NO_HINTS
+    provider = timeout_s = None
+    may_omit_model = False
+    directives: list[bytes] = []
+    for name, value in found:
+        if name == b"x-provider":
+            provider = provider_name(value.strip(), "X-Provider")
+        elif name == b"x-request-timeout":
+            timeout_s = _timeout_s(value.strip())
+        elif name == b"cache-control":
+            directives += value.split(b",")
+        else:
+            may_omit_model = True
+    return Hints(provider, read_cache_control(directives), timeout_s, may_omit_model)
+
+
+def read_cache_control(directives: Iterable[bytes]) -> CacheControl:
+    """The directives the response cache knows: `no-cache`, `no-store`, `max-age`; the smallest age counts."""
+    no_cache = no_store = False
+    ages_s: list[int] = []
+    for directive in directives:
+        name, _, value = directive.strip().lower().partition(b"=")
+        if name == b"no-cache":
+            no_cache = True
+        elif name == b"no-store":
+            no_store = True
+        elif name == b"max-age":
+            if not _SECONDS.fullmatch(value.strip(b'"')):
+                raise _invalid("Cache-Control", "max-age in whole seconds")
+            ages_s.append(int(value.strip(b'"')))
+    if not (no_cache or no_store or ages_s):
+        return _PLAIN_CACHE
+    return CacheControl(no_cache, no_store, min(ages_s, default=None))
+
+
+def provider_name(value: bytes, path: str) -> str:
+    """A provider's name in lower case; raises `BadRequest` naming `path` when it is spelled like none."""
+    if not _PROVIDER.fullmatch(value):
+        raise BadRequest(f"Invalid '{path}': expected a provider's name.", param=path, code="invalid_value")
+    return value.decode("ascii").lower()
+
+
+def _timeout_s(value: bytes) -> float:
+    if not _TIMEOUT.fullmatch(value) or float(value) <= 0:
+        raise _invalid("X-Request-Timeout", "a positive number of seconds")
+    return float(value)
+
+
+def _invalid(header: str, wanted: str) -> BadRequest:
+    return BadRequest(f"Invalid '{header}' header: expected {wanted}.", param=header, code="invalid_value")

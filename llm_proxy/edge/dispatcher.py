@@ -1,0 +1,136 @@
+"""The ASGI application: inference routes by exact path, everything else to FastAPI; CORS headers.
+
+Invariants: paths are compared as sent, undecoded; nothing is redirected or normalised; a body is never read
+for an unknown path or method, nor after an ambiguous head; a body read before authentication is bounded in
+bytes and time; a page of an origin that is not listed gets no `Access-Control-*` header.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import orjson
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
+
+from llm_proxy.dialects.routes import BY_PATH, canonical
+from llm_proxy.edge.inference import Limits, Serve
+from llm_proxy.edge.request import Message, Receive, Scope, Send, check_head
+from llm_proxy.edge.responses import refusal_headers, send_json
+from llm_proxy.errors import BodyTooLarge, MethodNotAllowed, Refused, RequestTimeout
+from llm_proxy.telemetry import uuid7
+
+App = Callable[[Any, Any, Any], Awaitable[None]]
+
+MAX_REST_BYTES = 2**20
+"""A body for a door that leads to no model, which FastAPI reads before it asks who sends it."""
+EXPLAINED = b"/v1/explain"
+"""The one such door that takes a model's bodies; it asks first."""
+
+
+class Front:
+    """The gateway as one ASGI application."""
+
+    def __init__(self, serve: Serve, rest: App, limits: Limits) -> None:
+        self._serve = serve
+        self._rest = rest
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
+        if scope["type"] != "http":
+            await self._rest(scope, receive, send)
+            return
+        door = BY_PATH.get(scope["raw_path"])
+        if door is not None and scope["method"] == "POST":
+            await self._serve(door, scope, receive, send)
+            return
+        try:
+            check_head(scope)
+        except Refused as refused:
+            await _refuse(send, refused)
+            return
+        if door is not None:
+            await _refuse(send, MethodNotAllowed("This path takes POST.", headers=(("allow", "POST"),)))
+            return
+        # Routes decode what a path only holds (`rest`). The server sends no body to who asked with HEAD.
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        scope = {**scope, "path": canonical(scope["raw_path"].decode("ascii")), "method": method}
+        limits, explained = self._limits, scope["raw_path"] == EXPLAINED
+        most = limits.max_body_bytes if explained else MAX_REST_BYTES
+        await self._rest(scope, _bounded(receive, most, limits.body_timeout_s), _tagged(send))
+
+
+async def _refuse(send: Send, refused: Refused) -> None:
+    headers = refusal_headers(refused)
+    headers.append((b"x-request-id", str(uuid7()).encode()))
+    await send_json(send, refused.status, orjson.dumps(refused.body()), headers)
+
+
+def _bounded(receive: Receive, max_bytes: int, patience_s: float) -> Receive:
+    """A body that ends, and in time: more is `BodyTooLarge`, slower `RequestTimeout`."""
+    size, whole, ends_at = 0, False, asyncio.get_running_loop().time() + patience_s
+
+    async def bounded() -> Message:
+        nonlocal size, whole
+        if whole:
+            return await receive()
+        try:
+            async with asyncio.timeout_at(ends_at):
+                message = await receive()
+        except TimeoutError:
+            why = "The request's body did not arrive in time."
+            raise RequestTimeout(why, headers=(("connection", "close"),)) from None
+        size += len(message.get("body", b""))
+        whole = not message.get("more_body", False)
+        if size > max_bytes:
+            raise BodyTooLarge(f"The request's body is larger than {max_bytes} bytes.")
+        return message
+
+    return bounded
+
+
+def _tagged(send: Send) -> Send:
+    """Every response has a request id, whoever answers."""
+
+    async def tagged(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = list(message.get("headers", ()))
+            if not any(name.lower() == b"x-request-id" for name, _ in headers):
+                message["headers"] = [*headers, (b"x-request-id", str(uuid7()).encode())]
+        await send(message)
+
+    return tagged
+
+
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+READ_BY_PAGES = (
+    "x-request-id", "retry-after", "x-should-retry", "server-timing",
+    "x-llm-proxy-model", "x-llm-proxy-provider", "x-llm-proxy-cost-usd", "x-llm-proxy-cache",
+    "x-llm-proxy-attempts", "x-llm-proxy-fallback-from", "x-llm-proxy-refused-by", "x-llm-proxy-budget-reset",
+    "x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests",
+    "x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens",
+)  # fmt: skip
+SENT_BY_PAGES = (
+    "authorization", "content-type", "cache-control", "x-api-key", "api-key", "x-goog-api-key",
+    "x-internal-secret", "x-internal-auth",
+    "x-request-id", "x-request-timeout", "x-provider", "x-agent-id", "x-tenant-id", "x-session-id",
+    "x-run-id", "x-tags", "x-user-id", "traceparent", "tracestate",
+    "x-stainless-arch", "x-stainless-lang", "x-stainless-os", "x-stainless-package-version",
+    "x-stainless-retry-count", "x-stainless-runtime", "x-stainless-runtime-version", "x-stainless-timeout",
+)  # fmt: skip
+"""Ours, and those the OpenAI SDK for browsers adds."""
+
+
+def with_cors(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
+    """The application, open to pages of these origins (`*`: of any); itself when there are none."""
+    if not origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=METHODS,
+        allow_headers=SENT_BY_PAGES,
+        expose_headers=READ_BY_PAGES,
+        max_age=600,
+    )

@@ -1,0 +1,201 @@
+"""`/admin/audit` and `/admin/refused-credentials`; rejected admin actions are put into the audit log.
+
+Invariants: the routes are read only; a filter on an unknown name is 404. Rejected actions are recorded for a
+known admin key only, at most `PER_MINUTE` and `PER_HOUR` per key and worker; the next entry says how many
+were left out; recording never changes the response.
+"""
+
+import logging
+import re
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Annotated, Any, cast
+
+from fastapi import APIRouter, Depends, Query
+from starlette.requests import Request
+
+from llm_proxy.edge.auth import By, Doorkeeper, access_to
+from llm_proxy.errors import BadRequest, Refused, StoreUnavailable
+from llm_proxy.identity import Actor, AuditFilter, AuditLog, Person, RefusedCredentials
+from llm_proxy.identity.admin_documents import MOST
+from llm_proxy.json_access import Json
+from llm_proxy.ledger.usage_query import moment
+from llm_proxy.telemetry.privacy import redact
+
+Text = Annotated[str | None, Query(min_length=1, max_length=256, pattern=r"^[^\x00]+$")]
+Action = Annotated[Text, Query(description="`keys.change`, or `keys.*` for all that begin so.")]
+Subject = Annotated[Text, Query(description="A key's id, name or prefix; a tenant, agent, user or model.")]
+Moment = Annotated[Text, Query(description="2026-11-01, 2026-11-01T12:00Z, 24h, 7d.")]
+Before = Annotated[Text, Query(description="The last `at` of the page before.")]
+Limit = Annotated[int, Query(ge=1, le=1000)]
+
+
+def router(
+    audit_log: AuditLog | None,
+    refused: RefusedCredentials | None,
+    *,
+    by: By,
+) -> APIRouter:
+    """Both routes; without a database each is 503."""
+    routes = APIRouter(
+        prefix="/admin",
+        tags=["admin"],
+        dependencies=[Depends(by)],
+        responses={
+            400: {"description": "A filter is wrong; `param` names it."},
+            401: {"description": "No admin key."},
+            503: {"description": "The database is away."},
+        },
+    )
+
+    @routes.get(
+        "/audit",
+        summary="What admins did and were refused, newest first.",
+        responses={404: {"description": "No entry has this action, actor or subject."}},
+    )
+    async def audit(
+        *,
+        action: Action = None,
+        actor: Text = None,
+        subject: Subject = None,
+        since: Moment = None,
+        until: Moment = None,
+        limit: Limit = 100,
+        before: Annotated[int | None, Query(ge=0, le=MOST)] = None,
+    ) -> Json:
+        if audit_log is None:
+            raise _no_database()
+        times = (asked_moment("since", since), asked_moment("until", until))
+        wanted = AuditFilter(action, actor, subject, *times)
+        found = await audit_log.page(wanted, limit=limit, before=before)
+        return {"data": found, "has_more": len(found) == limit}
+
+    @routes.get(
+        "/refused-credentials",
+        summary="Refused credentials: how often, from where, at which path; newest first.",
+    )
+    async def refused_credentials(limit: Limit = 100, before: Before = None) -> Json:
+        if refused is None:
+            raise _no_database()
+        return {"data": await refused.page(limit=limit, before=asked_moment("before", before))}
+
+    return routes
+
+
+def asked_moment(field: str, text: str | None) -> datetime | None:
+    """The time that a filter states; raises `BadRequest`."""
+    try:
+        return moment(text, datetime.now(UTC)) if text else None
+    except (BadRequest, OverflowError) as error:
+        raise BadRequest(f"'{field}' is not a time; write 2026-11-01, or 24h, or 7d.", param=field) from error
+
+
+def _no_database() -> StoreUnavailable:
+    return StoreUnavailable("The audit log needs a database (DATABASE_URL).")
+
+
+log = logging.getLogger(__name__)
+
+BODY = "llm_proxy.body"
+"""Where a request's scope has its JSON body, for the subject of a refusal."""
+PER_MINUTE, PER_HOUR = 20, 100
+_NAMING = ("scope", "kind", "name", "role", "tenant", "subject", "model")
+_PUBLIC_SCOPES = frozenset({"key", "agent", "tenant", "tenant_group", "provider"})
+"""Scopes whose subject is no person."""
+_PREFIX = re.compile(r"sk-llm[a-z]{1,8}-[0-9A-Za-z]{12}(?![0-9A-Za-z])")
+_LONGEST = 256
+
+Detail = dict[str, Any]
+Record = Callable[[Actor, str, str, Refused, Detail], Awaitable[None]]
+
+
+class Allowance:
+    """What one admin key has filled of its minute and its hour.
+
+    Attributes:
+        left_out: Refusals without an entry since the last entry.
+    """
+
+    __slots__ = ("_hour", "_in_hour", "_in_minute", "_minute", "left_out")
+
+    def __init__(self) -> None:
+        self._minute = self._hour = self._in_minute = self._in_hour = 0
+        self.left_out = 0
+
+    def take(self, now_s: float) -> bool:
+        """Whether there is room for an entry; counts it in, or as left out."""
+        minute, hour = int(now_s // 60), int(now_s // 3600)
+        if minute != self._minute:
+            self._minute, self._in_minute = minute, 0
+        if hour != self._hour:
+            self._hour, self._in_hour = hour, 0
+        if self._in_minute >= PER_MINUTE or self._in_hour >= PER_HOUR:
+            self.left_out += 1
+            return False
+        self._in_minute += 1
+        self._in_hour += 1
+        return True
+
+
+class RefusedActions:
+    """Records refusals of routes that have an action."""
+
+    def __init__(
+        self, record: Record | None, keeper: Doorkeeper, clock_s: Callable[[], float] = time.time
+    ) -> None:
+        self._record = record
+        self._keeper = keeper
+        self._clock_s = clock_s
+        self._allowances: dict[str, Allowance] = {}
+
+    async def note(self, request: Request, refused: Refused) -> None:
+        """Record a refusal; never raises."""
+        access = access_to(request)
+        if self._record is None or access is None or access.action is None:
+            return
+        try:
+            admin = await self._keeper.identified(request)
+            if admin is None:
+                return
+            allowance = self._allowances.setdefault(admin.name, Allowance())
+            if not allowance.take(self._clock_s()):
+                if allowance.left_out == 1:
+                    log.warning("refused admin actions are left out of the audit log: there are too many")
+                return
+            target, detail = _target(request, access.action)
+            if allowance.left_out:
+                detail["left_out_before"], allowance.left_out = allowance.left_out, 0
+            await self._record(self._keeper.acting(admin, request), access.action, target, refused, detail)
+        except Refused as fault:
+            if fault.status != 401:
+                log.warning("a refused admin action is not on record", extra={"cause": fault.message})
+
+
+def _target(request: Request, action: str) -> tuple[str, Detail]:
+    """What the action was about: the path's and the query's values or the names in the body; and people."""
+    held = [str(value)[:_LONGEST] for value in request.scope.get("path_params", {}).values()]
+    named = dict(request.query_params) | _body(request)
+    people: Detail = {}
+    if action.startswith("admin_keys."):
+        by_name = [one for one in held if not one.startswith(("adm_", "sk-"))]
+        held = [one for one in held if one not in by_name]
+        name = named.pop("name", None) or "".join(by_name)
+        people |= {"name": Person(name[:_LONGEST], kind="admin")} if name else {}
+    elif named.get("subject") and "kind" not in named and named.get("scope") not in _PUBLIC_SCOPES:
+        subject = named.pop("subject")[:_LONGEST]
+        people["subject"] = Person(subject, named.get("tenant", "")[:_LONGEST] or None)
+    words = [*map(_shown, held), *(f"{name}={_shown(named[name])}" for name in _NAMING if named.get(name))]
+    return " ".join(words)[:_LONGEST], people
+
+
+def _shown(word: str) -> str:
+    """The word, of a key of ours the public part, and nothing else that looks like a key."""
+    prefix = _PREFIX.match(word)
+    return prefix[0] if prefix else redact(word)
+
+
+def _body(request: Request) -> dict[str, str]:
+    body: object = request.scope.get(BODY)
+    fields = cast("dict[str, Any]", body) if isinstance(body, dict) else {}
+    return {name: fields[name] for name in _NAMING if isinstance(fields.get(name), str)}

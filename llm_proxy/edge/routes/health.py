@@ -1,0 +1,193 @@
+"""`/health`, `/health/live`, `/health/ready` and `/metrics`.
+
+Invariants: no model call and no store call (states are what the components already know); `down` means that
+no request can be served, `degraded` that requests are served; details of `/health` are shown with a key only;
+no address and no secret is shown; any worker serves the metrics of all.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import orjson
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import PlainTextResponse, Response
+
+from llm_proxy import background
+from llm_proxy.admission import Admission
+from llm_proxy.edge.auth import Doorkeeper
+from llm_proxy.json_access import Json
+from llm_proxy.ledger import Ledger
+from llm_proxy.telemetry.cells import Cells
+from llm_proxy.telemetry.exposition import CONTENT_TYPE, page
+from llm_proxy.upstream import Client
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """How one part of the gateway is.
+
+    Attributes:
+        name: `sidecars`, `limits`, `database`, ...
+        state: `ok`, `degraded` (requests are served all the same) or `down` (they are not).
+        detail: One sentence, no address, no secret.
+    """
+
+    name: str
+    state: str
+    detail: str = ""
+
+
+ReadComponents = Callable[[], list[Part]]
+
+
+class Health:
+    """Remembers since when each part has been as it is."""
+
+    def __init__(self, parts: ReadComponents, version: str, mode: str) -> None:
+        self._parts = parts
+        self._version = version
+        self._mode = mode
+        self._since: dict[str, tuple[str, float]] = {}
+
+    def observe(self) -> None:
+        """Note each part's state; called once a second, so that a change is known when it happens."""
+        for part in self._parts():
+            self._age(part)
+
+    def report(self) -> tuple[bool, Json]:
+        """Whether requests can be served, and the body that says so."""
+        parts = self._parts()
+        down = any(part.state == "down" for part in parts)
+        degraded = [part for part in parts if part.state != "ok"]
+        status = "not_ready" if down else "degraded" if degraded else "ready"
+        shown = [
+            {"part": part.name, "state": part.state, "detail": part.detail, "since_s": self._age(part)}
+            for part in degraded
+        ]
+        return not down, {"status": status, "parts": shown}
+
+    def detail(self) -> list[Json]:
+        """Every part, for who has a key."""
+        return [
+            {"part": part.name, "state": part.state, "detail": part.detail, "since_s": self._age(part)}
+            for part in self._parts()
+        ]
+
+    def _age(self, part: Part) -> float:
+        now = time.monotonic()
+        state, since = self._since.get(part.name, ("", now))
+        if state != part.state:
+            since = now
+            self._since[part.name] = (part.state, now)
+        return round(now - since, 1)
+
+    def summary(self, *, known: bool) -> tuple[bool, Json]:
+        """What a person reads."""
+        serving, body = self.report()
+        words = {"ready": "healthy", "degraded": "degraded", "not_ready": "unhealthy"}
+        shown: Json = {"status": words[body["status"]]}
+        if known:
+            shown |= {"version": self._version, "mode": self._mode, "parts": self.detail()}
+        return serving, shown
+
+
+def router(health: Health, keeper: Doorkeeper) -> APIRouter:
+    """The three health doors, and the names LiteLLM's probes have."""
+    doors = APIRouter()
+
+    @doors.get("/health/live", summary="The process runs.", tags=["health"])
+    @doors.get("/health/liveness", include_in_schema=False)
+    @doors.get("/health/liveliness", include_in_schema=False)
+    async def live() -> Response:
+        return Response(b'{"status":"alive"}', media_type="application/json")
+
+    @doors.get(
+        "/health/ready",
+        summary="Requests can be served.",
+        tags=["health"],
+        responses={503: {"description": "They cannot."}},
+    )
+    @doors.get("/health/readiness", include_in_schema=False)
+    async def ready() -> Response:
+        serving, body = health.report()
+        return Response(orjson.dumps(body), 200 if serving else 503, media_type="application/json")
+
+    @doors.get(
+        "/health",
+        summary="The same for people; detail with a key.",
+        tags=["health"],
+        responses={503: {"description": "Unhealthy."}},
+    )
+    async def overview(request: Request) -> Response:
+        serving, body = health.summary(known=await keeper.known(request))
+        return Response(orjson.dumps(body), 200 if serving else 503, media_type="application/json")
+
+    return doors
+
+
+class Parts:
+    """The parts of one gateway; call it for how they are."""
+
+    def __init__(
+        self,
+        client: Client | None,
+        admission: Admission,
+        ledger: Ledger,
+        *,
+        spools: bool,
+        draining: Callable[[], bool],
+    ) -> None:
+        """`client` is None in mock mode; `spools` is False when records wait in memory."""
+        self._client = client
+        self._admission = admission
+        self._ledger = ledger
+        self._spools = spools
+        self._draining = draining
+
+    def __call__(self) -> list[Part]:
+        """Every part."""
+        leaving = self._draining()
+        parts = [Part("gateway", "down" if leaving else "ok", "draining" if leaving else "")]
+        if self._client is not None:
+            parts.append(self._sidecars(self._client))
+        limits, kept = self._admission.state(), self._ledger.state()
+        away = "down" if limits.denies_all else "degraded"
+        parts.append(Part("limits", away if limits.store == "away" else "ok", limits.store))
+        taken = kept.postgres in {"up", "off"}
+        told = f"{kept.postgres}; {kept.work}" if kept.work else kept.postgres
+        parts.append(Part("database", "ok" if taken else "degraded", told))
+        if failing := background.failing():
+            parts.append(Part("background", "degraded", f"failing: {', '.join(failing)}"))
+        if not self._spools:
+            parts.append(Part("spool", "degraded", "records wait in memory"))
+        return parts
+
+    @staticmethod
+    def _sidecars(client: Client) -> Part:
+        """None counts as live before one has said what it serves."""
+        sidecars = client.pool.sidecars
+        live = sum(one.live and one.served > 0 for one in sidecars) if client.introduced else 0
+        state = "down" if live == 0 else "degraded" if live < len(sidecars) else "ok"
+        return Part("sidecars", state, f"{live} of {len(sidecars)} live")
+
+
+def metrics_router(seats: Path | None, own: Cells, keeper: Doorkeeper) -> APIRouter:
+    """The door for Prometheus.
+
+    Args:
+        seats: The folder of the workers' seats; None when this worker counts in memory.
+        own: This worker's numbers.
+        keeper: Says who asks.
+    """
+    doors = APIRouter(tags=["operation"], responses={401: {"description": "No admin key."}})
+
+    @doors.get(
+        "/metrics", summary="Metrics of all workers, for Prometheus.", response_class=PlainTextResponse
+    )
+    async def metrics(_: Annotated[object, Depends(keeper.admin)]) -> Response:
+        return Response(page(seats, own, time.time()), headers={"content-type": CONTENT_TYPE})
+
+    return doors

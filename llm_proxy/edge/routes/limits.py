@@ -1,0 +1,234 @@
+"""`GET /v1/limits` and `POST /v1/explain`: a caller's limit status, and what admission would decide.
+
+Invariants: both run the code of a real call and count nothing; without a store, figures are null; what
+several tenants use together is shown only to those who may see all of them.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request
+
+from llm_proxy.admission import Admission, Explanation, Standing, explain, resets, standing_of
+from llm_proxy.dialects import Call
+from llm_proxy.dialects.request.model_resolution import MAX_NAME
+from llm_proxy.errors import Refused, StoreUnavailable
+from llm_proxy.identity import Admin, Caller, KeyRecord, Registry, Rulings
+from llm_proxy.identity.admin_documents import rule_document
+from llm_proxy.identity.caller import OF_ALL
+from llm_proxy.identity.policies import lies_on
+from llm_proxy.identity.virtual_keys import acting_as, ended
+from llm_proxy.json_access import Json
+from llm_proxy.money import usd_text
+from llm_proxy.upstream import Catalog
+
+Key = Annotated[str | None, Query(description="A key, by id, name or prefix; takes an admin key.")]
+Callers = Callable[[Request], Awaitable[Caller]]
+Model = Annotated[
+    str | None, Query(max_length=MAX_NAME, description="With what holds at this model group, by any name.")
+]
+OfKey = Callable[[Request, str], Awaitable["Looked"]]
+Reading = Callable[[Request, Caller | None], Awaitable[tuple[Caller, Call]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """Whose limits are looked at.
+
+    Attributes:
+        of_all: What several tenants use together may be told too.
+        ended: Why the key's calls are refused, when it was revoked or has expired.
+    """
+
+    caller: Caller
+    of_all: bool = False
+    ended: Refused | None = None
+
+
+def router(admission: Admission, *, caller: Callers, of_key: OfKey, read: Reading) -> APIRouter:
+    """The two doors.
+
+    Args:
+        admission: Who decides.
+        caller: The caller of a request without a body.
+        of_key: For an operator the caller that the named key makes; refuses everybody else.
+        read: Caller and call of a request, found as the door it is meant for would find them.
+    """
+    doors = APIRouter(
+        tags=["limits"],
+        responses={401: {"description": "No credential."}, 503: {"description": "A store is away."}},
+    )
+
+    async def whose(request: Request, key: Key = None) -> Looked:
+        return Looked(await caller(request)) if key is None else await of_key(request, key)
+
+    @doors.get("/v1/limits", summary="Where the caller, or a key, stands at every limit and budget.")
+    async def limits(looked: Annotated[Looked, Depends(whose)], model: Model = None) -> Json:
+        found = await standing_of(admission, looked.caller, model)
+        return {
+            "caller": _caller(looked.caller),
+            "state": found.state,
+            "limits": [standing_row(one, of_all=looked.of_all) for one in found.standings],
+        }
+
+    @doors.post("/v1/explain", summary="What would become of a request; no model is called, nothing counted.")
+    async def explained(request: Request, key: Key = None) -> Json:
+        looked = await of_key(request, key) if key is not None else None
+        if looked is not None and looked.ended is not None:
+            return _verdict(looked.ended)
+        try:
+            who, call = await read(request, looked.caller if looked else None)
+        except Refused as refused:
+            if refused.status == 401:
+                raise
+            return _verdict(refused)
+        found = await explain(admission, who, call)
+        return _verdict(found.refused, found, who, call, of_all=looked is not None and looked.of_all)
+
+    return doors
+
+
+def _verdict(
+    refused: Refused | None,
+    found: Explanation | None = None,
+    who: Caller | None = None,
+    call: Call | None = None,
+    *,
+    of_all: bool = False,
+) -> Json:
+    told: Json = {"verdict": "refused" if refused is not None else "admitted"}
+    if refused is not None:
+        told["refusal"] = {
+            "status": refused.status,
+            "refused_by": refused.refused_by,
+            "retry_after_s": refused.retry_after_s,
+            **refused.body()["error"],
+        }
+    if who is not None and call is not None:
+        told |= {"caller": _caller(who), "model": call.model, "group": call.group, "door": call.door}
+    if found is not None:
+        rows = [standing_row(one, of_all=of_all) for one in found.standings]
+        told |= {"state": found.state, "limits": rows}
+    return told
+
+
+def _caller(who: Caller) -> Json:
+    return {
+        "key": who.key_prefix or who.key_id,
+        "kind": who.kind,
+        "tenant": who.tenant,
+        "agent": who.agent,
+        "user": who.user,
+        "models": list(who.models) if who.models is not None else None,
+    }
+
+
+def standing_row(one: Standing, *, of_all: bool) -> Json:
+    """A standing as a document; what several tenants use together is told to operators of all alone."""
+    check = one.check
+    row: Json = {
+        "kind": check.kind,
+        "scope": check.scope,
+        "subject": check.subject,
+        "enforced": check.enforced,
+    }
+    if check.of_all and not of_all:
+        return row | {"wait_ms": one.wait_ms, "would_refuse": one.over}
+    if check.kind == "budget":
+        return row | _budget_row(one)
+    return row | {
+        "limit": check.limit,
+        "used": one.used,
+        "remaining": one.remaining,
+        "wait_ms": one.wait_ms,
+        "reset_ms": one.reset_ms,
+        "would_refuse": one.over,
+    }
+
+
+def _budget_row(one: Standing) -> Json:
+    """A budget: its period, and what is spent, held, kept and left, as `_usd` or in its unit."""
+    check = one.check
+    figures = {
+        "limit": check.limit,
+        "used": one.used,
+        "held": one.held,
+        "kept": one.kept,
+        "remaining": one.remaining if one.used is not None else None,
+    }
+    if check.unit == "usd":
+        told: Json = {f"{name}_usd": usd_text(figure) for name, figure in figures.items()}
+    else:
+        told = {"unit": check.unit, **figures}
+    ends = resets(check)
+    return {
+        "period": check.period,
+        **told,
+        "would_refuse": one.over,
+        "resets_at": ends.isoformat() if ends else None,
+        "zone": check.zone,
+        "exhausted_at": _exhausted_at(one),
+    }
+
+
+def _exhausted_at(one: Standing) -> str | None:
+    """When a budget is used up if its period goes on as it began; None when that is not within it."""
+    check, ends, now = one.check, resets(one.check), datetime.now(UTC)
+    if not one.used or ends is None or check.since is None:
+        return None
+    if one.used >= check.limit:
+        return now.astimezone(ends.tzinfo).isoformat(timespec="seconds")
+    at = check.since + (now - check.since) * (check.limit / one.used)
+    return at.astimezone(ends.tzinfo).isoformat(timespec="seconds") if at < ends else None
+
+
+class KeyStanding:
+    """Tells of keys.
+
+    Attributes:
+        catalog: What the sidecar serves; None while nobody knows.
+    """
+
+    def __init__(
+        self,
+        admission: Admission,
+        registry: Registry | None,
+        rulings: Rulings | None,
+        catalog: Callable[[], Catalog | None],
+    ) -> None:
+        self.catalog = catalog
+        self._admission = admission
+        self._registry = registry
+        self._rulings = rulings
+
+    async def _record(self, name: str, tenant: str | None) -> KeyRecord:
+        """A key by its id, name or prefix; with `tenant`, only one of that tenant's. Raises `NotFound`."""
+        if self._registry is None:
+            raise StoreUnavailable("Virtual keys need a database (DATABASE_URL).")
+        return await self._registry.show(name, tenant=tenant)
+
+    def asked_by(self, admin: Callable[[Request], Awaitable[Admin]]) -> OfKey:
+        """How a request asks about a key: as an admin, of one tenant's keys or of all."""
+
+        async def of_key(request: Request, name: str) -> Looked:
+            who = await admin(request)
+            record = await self._record(name, who.tenant)
+            return Looked(acting_as(record), who.tenant is None, ended(record, datetime.now(UTC)))
+
+        return of_key
+
+    async def of(self, record: KeyRecord, *, of_all: bool) -> Json:
+        """Limits and rules of a key; limits are null while nobody can tell.
+
+        `of_all` is off for who may not know what several tenants use together.
+        """
+        rules = await self._rulings.rules() if self._rulings is not None else []
+        told = (rule for rule in rules if of_all or rule.scope not in OF_ALL)
+        on_it = [rule_document(rule) for rule in told if lies_on(rule, record.key_id, record.spec)]
+        try:
+            found = await standing_of(self._admission, acting_as(record))
+        except StoreUnavailable:
+            return {"limits": None, "rules": on_it}
+        return {"limits": [standing_row(one, of_all=of_all) for one in found.standings], "rules": on_it}

@@ -1,0 +1,286 @@
+"""`/v1/models`, `/internal/llm/models`, `/admin/models` and `/admin/models/{model}/test`.
+
+Invariants: a caller sees configured groups it may use, no wildcard's expansion and no deployment's address; a
+model it may not use is 404. Health comes from live traffic; a probe runs on request only, never from a cache
+or a fallback, within `MOST_TOKENS`, and is recorded like any call.
+Source: https://platform.openai.com/docs/api-reference/models.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Depends
+from fastapi.responses import Response
+from starlette.requests import Request
+
+from llm_proxy.admission import Lease
+from llm_proxy.dialects import INTERNAL, OPENAI, Call, Offer, openai_model
+from llm_proxy.edge.auth import By, Doorkeeper
+from llm_proxy.edge.routes.stored_data import Record, logged
+from llm_proxy.endpoints import Endpoint
+from llm_proxy.errors import BadRequest, ModelNotFound, NotFound, Refused, StoreUnavailable
+from llm_proxy.identity import Actor, Caller, allowed, usable
+from llm_proxy.json_access import Json
+from llm_proxy.ledger import Exchange, SharedVitals, Vital, Vitals
+from llm_proxy.ledger.vitals import MINUTES
+from llm_proxy.money import PICO_PER_USD_PER_MILLION, nano_to_usd
+from llm_proxy.pipeline import Stages, relay
+from llm_proxy.telemetry import uuid7
+from llm_proxy.upstream import Catalog, Deployment, Group, Reply, interruption
+
+
+def router(
+    catalog: Callable[[], Catalog | None], keeper: Doorkeeper, default_models: tuple[str, ...]
+) -> APIRouter:
+    """`/v1/models` and its other spellings."""
+    doors = APIRouter(
+        tags=["models"],
+        responses={401: {"description": "No credential."}, 503: {"description": "Not known yet."}},
+    )
+    whose = Depends(keeper.caller)
+
+    def may(caller: Caller, known: Catalog, name: str) -> bool:
+        models = usable(caller, default_models, known.names) or ()
+        return allowed(models, known.resolved(name), known.resolved)
+
+    def offered(caller: Caller, known: Catalog) -> list[str]:
+        return [name for name in known.names if may(caller, known, name)]
+
+    @doors.get("/v1/models", summary="List the models the key may use.")
+    @doors.get("/models", include_in_schema=False)
+    @doors.get("/v1/llm/models", summary="The same, as the `x-internal-auth` service calls it.")
+    async def listed(caller: Annotated[Caller, whose]) -> Response:
+        known = _known(catalog())
+        return _json(OPENAI.models(_offer(known, name) for name in offered(caller, known)))
+
+    @doors.get(
+        "/v1/models/{model:path}", summary="One model.", responses={404: {"description": "No such model."}}
+    )
+    @doors.get("/models/{model:path}", include_in_schema=False)
+    async def one(request: Request, model: str, caller: Annotated[Caller, whose]) -> Response:
+        if not model:
+            raise NotFound(f"Unknown request URL: GET {request.scope['path']}.", code="unknown_url")
+        known = _known(catalog())
+        if known.group(model) is None or not may(caller, known, model):
+            raise ModelNotFound(
+                f"The model `{model[:200]}` does not exist or you do not have access to it.", param="model"
+            )
+        return _json(openai_model(_offer(known, model)))
+
+    @doors.get("/internal/llm/models", summary="List the models in the internal proxy's vocabulary.")
+    async def internal(caller: Annotated[Caller, whose]) -> Response:
+        known = _known(catalog())
+        return _json(INTERNAL.models([_offer(known, name) for name in offered(caller, known)]))
+
+    return doors
+
+
+def _known(catalog: Catalog | None) -> Catalog:
+    if catalog is None:
+        raise StoreUnavailable("The list of models is not known yet; please try again.", retry_after_s=2)
+    return catalog
+
+
+def _offer(catalog: Catalog, name: str) -> Offer:
+    group = catalog.group(name)
+    behind = group.deployments if group else ()
+    if group is None or not behind:
+        return Offer(name)
+    first = behind[0]
+    return Offer(
+        name,
+        first.provider,
+        first.physical,
+        first.max_output_tokens or first.max_tokens,
+        mode=group.mode,
+        context_window=_least(one.max_input_tokens for one in behind),
+        max_output_tokens=_least(one.max_output_tokens for one in behind),
+        created=_least(one.created for one in behind) or 0,
+    )
+
+
+def _least(known: Iterable[int | None]) -> int | None:
+    """The smallest of the numbers that are known: what every deployment can do."""
+    return min((one for one in known if one is not None), default=None)
+
+
+def _json(body: Json) -> Response:
+    return Response(orjson.dumps(body), media_type="application/json")
+
+
+MOST_TOKENS = 16
+LONGEST_S = 60.0
+OPERATOR = Caller("admin:test", "internal", key_prefix="admin:test", cache=False)
+_SAID = "Answer with one word: yes."
+_BODIES: dict[str, tuple[Endpoint, dict[str, Any]]] = {
+    "chat": (
+        "chat.completions",
+        {"messages": [{"role": "user", "content": _SAID}], "max_tokens": MOST_TOKENS},
+    ),
+    "completion": ("completions", {"prompt": _SAID, "max_tokens": MOST_TOKENS}),
+    "embedding": ("embeddings", {"input": _SAID}),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What came of it; `refused` is None when it went well."""
+
+    exchange: Exchange
+    latency_ms: float
+    refused: Refused | None
+
+
+class Trial:
+    """Makes such calls."""
+
+    def __init__(self, stages: Stages) -> None:
+        self._stages = stages
+
+    async def __call__(self, group: str, mode: str) -> Tried:
+        """Call a group; raises `BadRequest` for a mode no door of ours serves."""
+        if mode not in _BODIES:
+            raise BadRequest(f"A model of mode `{mode}` cannot be tested here.", param="id")
+        door, body = _BODIES[mode]
+        call = Call(
+            door, "openai", group, group, {"model": group, **body, "disable_fallbacks": True},
+            max_tokens=body.get("max_tokens"), prompt_bytes=len(_SAID),
+        )  # fmt: skip
+        exchange = Exchange(uuid7(), None)
+        exchange.caller, exchange.call = OPERATOR, call
+        refused = await self._run(exchange, call)
+        return Tried(exchange, exchange.elapsed_ms(), refused)
+
+    async def _run(self, exchange: Exchange, call: Call) -> Refused | None:
+        stages = self._stages
+        watch = stages.watches.open(float("inf"))
+        watch.ends_at = asyncio.get_running_loop().time() + LONGEST_S
+        try:
+            await relay(stages, exchange, OPERATOR, call, watch=watch, deliver=_take)
+        except Refused as refused:
+            return refused
+        except asyncio.CancelledError:
+            if not watch.was_interrupted():
+                raise
+            return interruption(watch.why)
+        finally:
+            stages.watches.close(watch)
+        return None
+
+
+async def _take(reply: Reply, _lease: Lease, exchange: Exchange) -> None:
+    _, exchange.usage = await reply.json()
+    exchange.first_byte()
+    exchange.status = 200
+
+
+def admin_router(
+    catalog: Callable[[], Catalog | None],
+    vitals: SharedVitals,
+    trial: Trial,
+    *,
+    record: Record | None,
+    by: By,
+) -> APIRouter:
+    """`/admin/models`."""
+    doors = APIRouter(prefix="/admin", tags=["admin"], responses={401: {"description": "No admin key."}})
+
+    @doors.get(
+        "/models", summary="Model groups: providers, prices, and live health.", dependencies=[Depends(by)]
+    )
+    async def listed() -> Json:
+        known = _known_admin(catalog())
+        seen = vitals.together()
+        groups = [_group(group, seen) for group in known.groups.values()]
+        return {"data": groups, "window_s": MINUTES * 60}
+
+    @doors.post(
+        "/models/{model:path}/test",
+        summary="One capped call to a model, and how it went.",
+        responses={404: {"description": "No such model."}},
+    )
+    async def test(model: str, who: Annotated[Actor, Depends(by)]) -> Json:
+        group = _known_admin(catalog()).group(model)
+        if group is None:
+            raise ModelNotFound(f"The model `{model[:200]}` does not exist.", param="id")
+        async with (record or logged)(who, "models.test", model) as detail:
+            tried = _tried(model, await trial(model, group.mode))
+            detail |= {name: tried[name] for name in ("ok", "request_id", "cost_usd")}
+        return tried
+
+    return doors
+
+
+def _known_admin(catalog: Catalog | None) -> Catalog:
+    if catalog is None:
+        raise StoreUnavailable("The list of models is not known yet; please try again.", retry_after_s=2)
+    return catalog
+
+
+def _group(group: Group, vitals: Vitals) -> Json:
+    return {
+        "id": group.name,
+        "mode": group.mode,
+        "wildcard": group.wildcard,
+        "providers": sorted({one.provider for one in group.deployments}),
+        "fallbacks": list(group.fallbacks),
+        "health": _health(vitals.group(group.name), vitals.now_s()),
+        "deployments": [_deployment(one, vitals) for one in group.deployments],
+    }
+
+
+def _deployment(one: Deployment, vitals: Vitals) -> Json:
+    return {
+        "id": one.id,
+        "provider": one.provider,
+        "model": one.physical,
+        "max_tokens": one.max_tokens,
+        "max_output_tokens": one.max_output_tokens,
+        "input_usd_per_million": _usd_per_million(one.input_pico_usd),
+        "output_usd_per_million": _usd_per_million(one.output_pico_usd),
+        "health": _health(vitals.deployment(one.id), vitals.now_s()),
+    }
+
+
+def _health(vital: Vital | None, now_s: float) -> Json:
+    calls, failures = vital.lately(now_s) if vital else (0, 0)
+    return {
+        "last_success_at": _moment(vital.last_success_s) if vital else None,
+        "last_failure_at": _moment(vital.last_failure_s) if vital else None,
+        "last_failure_code": vital.code if vital else None,
+        "calls": calls,
+        "failures": failures,
+        "error_rate": round(failures / calls, 4) if calls else None,
+    }
+
+
+def _moment(seconds: float | None) -> str | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def _usd_per_million(pico: int | None) -> str | None:
+    return None if pico is None else format((Decimal(pico) / PICO_PER_USD_PER_MILLION).normalize(), "f")
+
+
+def _tried(model: str, tried: Tried) -> Json:
+    served, refused = tried.exchange.served, tried.refused
+    cost = tried.exchange.cost_nano_usd() if refused is None else None
+    return {
+        "id": model,
+        "ok": refused is None,
+        "request_id": str(tried.exchange.request_id),
+        "latency_ms": round(tried.latency_ms, 1),
+        "cost_usd": None if cost is None else format(nano_to_usd(cost), "f"),
+        "group": served.group,
+        "provider": served.provider,
+        "model": served.physical,
+        "deployment": served.deployment,
+        "error": None
+        if refused is None
+        else {"status": refused.status, "code": refused.code, "message": refused.message},
+    }

@@ -1,0 +1,70 @@
+"""`GET /admin/notifications`: what operators were notified of, and whether it arrived; what a webhook may be.
+
+Invariants: read only; no address of a webhook is shown, each is named by its form, host and a digest.
+"""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query
+
+from llm_proxy.dialects.request.url_guard import fault_of, is_private
+from llm_proxy.edge.auth import By
+from llm_proxy.edge.routes.audit import Before, asked_moment
+from llm_proxy.errors import StoreUnavailable
+from llm_proxy.identity.postgres_store import available
+from llm_proxy.json_access import Json
+from llm_proxy.notify import Delivery, Outbox
+from llm_proxy.settings import PREFIX, Settings
+
+Limit = Annotated[int, Query(ge=1, le=1000)]
+
+
+def router(outbox: Outbox | None, *, by: By) -> APIRouter:
+    """The route; without a database it is 503."""
+    routes = APIRouter(prefix="/admin", tags=["admin"], dependencies=[Depends(by)])
+
+    @routes.get(
+        "/notifications",
+        summary="Notifications and their deliveries, newest first.",
+        responses={
+            400: {"description": "`before` is not a time."},
+            401: {"description": "No admin key."},
+            503: {"description": "The database is away."},
+        },
+    )
+    async def notifications(limit: Limit = 100, before: Before = None) -> Json:
+        if outbox is None:
+            raise StoreUnavailable("Notifications need a database (DATABASE_URL).")
+        async with available():
+            found = await outbox.page(limit=limit, before=asked_moment("before", before))
+        return {"data": found, "has_more": len(found) >= limit}
+
+    return routes
+
+
+def delivery_of(settings: Settings) -> Delivery:
+    """How these settings deliver."""
+    secret = settings.notify_secret.get_secret_value() if settings.notify_secret else ""
+    return Delivery(secret, None if settings.notify_allow_private else is_private, settings.tls)
+
+
+def webhook_faults(settings: Settings, *, kept: bool = True) -> list[str]:
+    """What stops a start, or a delivery, with these webhooks; nothing where none is set.
+
+    `kept`: events are kept in the database, as the gateway does.
+    """
+    faults: list[str] = []
+    name = f"{PREFIX}NOTIFY_WEBHOOKS"
+    forms = {form for form, _ in settings.webhooks}
+    if forms and kept and (settings.database_url is None or settings.llm_mode == "mock"):
+        faults.append(f"{name} is set and DATABASE_URL is not (or the mode is mock): no event could be kept")
+    if "json" in forms and settings.environment == "production" and settings.notify_secret is None:
+        faults.append(
+            f"{name} has a json webhook and {PREFIX}NOTIFY_SECRET is not set: nothing would be signed"
+        )
+    if not settings.notify_allow_private:
+        for number, (form, url) in enumerate(settings.webhooks, 1):
+            if (fault := fault_of(url)) is not None:
+                allow = f"{PREFIX}NOTIFY_ALLOW_PRIVATE=true allows it"
+                faults.append(f"{name}, number {number} ({form}): {fault}; {allow}")
+    return faults

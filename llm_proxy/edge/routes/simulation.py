@@ -1,0 +1,250 @@
+"""`POST /admin/simulate`: recorded calls replayed against changed limits, budgets, model lists or prices.
+
+Invariants: nothing is changed and no model is called; the rules are today's with the changes laid over them;
+what the history does not hold is said in the answer. One simulation at a time: it takes this worker's time.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from fastapi import APIRouter, Depends
+from pydantic import BaseModel, ConfigDict, Field
+
+from llm_proxy.admission import Defaults, Policies, Prices, Replay, Repriced, Verdict
+from llm_proxy.edge.auth import By
+from llm_proxy.errors import BadRequest, Overloaded, StoreUnavailable
+from llm_proxy.identity import KeySpec, Registry, Rule, Rulebook, RuleSource, Rulings
+from llm_proxy.identity.admin_documents import rule_from, spec_from
+from llm_proxy.json_access import Json
+from llm_proxy.ledger import Histories
+from llm_proxy.ledger.call_history import History
+from llm_proxy.ledger.usage_query import moment
+from llm_proxy.money import PICO_PER_USD_PER_MILLION, usd_text
+
+MOST_CALLS = 100_000
+MOST_LISTED = 100
+MOST_USD_PER_MILLION = 10**6
+_PRICES = ("input_usd_per_million", "output_usd_per_million")
+_CALLER = ("key", "tenant", "agent", "user")
+REFUSED_NOTE = (
+    "Calls that were refused then are not replayed: the history keeps a sample of them, without their sizes."
+)
+
+
+class Simulation(BaseModel):
+    """What is to be different, and which calls are replayed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    since: str = "24h"
+    until: str = "now"
+    rules: list[Json] = Field(
+        default_factory=list[Json],
+        description="As in `PUT /admin/limits`; each takes the place of today's of the same scope and names.",
+    )
+    only_these_rules: bool = Field(default=False, description="Today's rules are left out.")
+    keys: dict[str, Json] = Field(
+        default_factory=dict[str, Json],
+        description="By name, id or prefix what changes of a key, as in `PATCH /admin/keys/{key}`.",
+    )
+    default_models: list[str] | None = None
+    prices: dict[str, Json] = Field(
+        default_factory=dict[str, Json],
+        description="By model group `input_usd_per_million` and `output_usd_per_million`.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """How things stand now.
+
+    Attributes:
+        rules: Limits, budgets and kill switches.
+        default_models: Whom no key says otherwise.
+    """
+
+    histories: Histories
+    rules: RuleSource
+    registry: Registry
+    rulings: Rulings
+    prices: Prices
+    defaults: Defaults
+    default_models: tuple[str, ...]
+
+
+def router(present: Present | None, *, by: By) -> APIRouter:
+    """The route; without a database it is 503."""
+    routes = APIRouter(
+        prefix="/admin",
+        tags=["admin"],
+        dependencies=[Depends(by)],
+        responses={
+            400: {"description": "A field is wrong; `param` names it."},
+            401: {"description": "No admin key."},
+            503: {"description": "The database is away, or another simulation runs."},
+        },
+    )
+    turn = asyncio.Lock()
+
+    @routes.post("/simulate", summary="Replay recorded calls against other limits, budgets or prices.")
+    async def simulate(body: Simulation) -> Json:
+        if present is None:
+            raise StoreUnavailable("A simulation needs a database (DATABASE_URL).")
+        if turn.locked():
+            raise Overloaded("Another simulation is running.", retry_after_s=10)
+        async with turn:
+            return await _simulated(present, body)
+
+    return routes
+
+
+async def _simulated(present: Present, body: Simulation) -> Json:
+    now = datetime.now(UTC)
+    since, until = moment(body.since, now), moment(body.until, now, param="until")
+    if since >= until:
+        raise BadRequest("'since' is not before 'until'.", param="since")
+    changed = {group: _prices_of(said) for group, said in body.prices.items()}
+    specs, book = await _keys(present, body), await _rules(present, body)
+    history = await present.histories.calls(since, until, specs, MOST_CALLS)
+    first = history.first or since
+    models = present.default_models if body.default_models is None else tuple(body.default_models)
+    replay = Replay(
+        Policies.of(present.defaults, book),
+        Repriced(present.prices, changed),
+        models,
+        lambda check: present.histories.spent_before(check, first),
+    )
+    found = _Found()
+    async for verdict in replay.play(history.calls):
+        found.add(verdict)
+    return {"since": since.isoformat(), "until": until.isoformat(), **found.told(), **_known(history)}
+
+
+def _known(history: History) -> Json:
+    """What of the answer is exact, and what the history does not hold."""
+    return {
+        "complete": history.complete,
+        "calls_without_reservation": history.estimated,
+        "not_replayed": {"refused_then_in_sample": history.refused_kept, "note": REFUSED_NOTE},
+    }
+
+
+async def _keys(present: Present, body: Simulation) -> dict[str, KeySpec]:
+    specs: dict[str, KeySpec] = {}
+    after = ""
+    while page := await present.registry.page(limit=1000, after=after):
+        specs |= {one.key_id: one.spec for one in page}
+        after = page[-1].spec.name
+    for name, change in body.keys.items():
+        record = await present.registry.show(name)
+        specs[record.key_id] = spec_from(change, record.spec)
+    return specs
+
+
+async def _rules(present: Present, body: Simulation) -> Rulebook:
+    book = await present.rules.rulebook(-1) or Rulebook()
+    new = [await present.rulings.with_id(rule_from(one)) for one in body.rules]
+    places = {_place(rule) for rule in new}
+    kept = () if body.only_these_rules else book.rules
+    return replace(book, rules=(*(rule for rule in kept if _place(rule) not in places), *new))
+
+
+def _place(rule: Rule) -> tuple[str, ...]:
+    return rule.scope, rule.tenant, rule.subject, rule.group
+
+
+def _prices_of(said: Mapping[str, object]) -> tuple[int, int]:
+    """Pico-dollars per token of input and output."""
+    found = [_pico_usd(said.get(name)) for name in _PRICES]
+    if {*said} != {*_PRICES} or None in found:
+        wanted = " and ".join(_PRICES)
+        raise BadRequest(f"A price is {wanted}, each from 0 to {MOST_USD_PER_MILLION}.", param="prices")
+    incoming, outgoing = (one or 0 for one in found)
+    return incoming, outgoing
+
+
+def _pico_usd(said: object) -> int | None:
+    """Dollars per million tokens as pico-dollars per token; None for what is no price."""
+    with contextlib.suppress(ArithmeticError):
+        dollars = Decimal(str(said))
+        return int(dollars * PICO_PER_USD_PER_MILLION) if 0 <= dollars <= MOST_USD_PER_MILLION else None
+    return None
+
+
+@dataclass(slots=True)
+class _Refusals:
+    """Refused calls of one kind: how many, and the first."""
+
+    calls: int
+    first_at: str
+    first_request_id: str
+
+
+@dataclass(slots=True)
+class _Found:
+    """The sums of a replay."""
+
+    calls: int = 0
+    refused: int = 0
+    recorded_nano_usd: int = 0
+    cost_nano_usd: int = 0
+    unpriced: int = 0
+    first: Verdict | None = None
+    by_limit: dict[tuple[str, ...], _Refusals] = field(default_factory=dict[tuple[str, ...], _Refusals])
+    by_caller: dict[tuple[str | None, ...], _Refusals] = field(
+        default_factory=dict[tuple[str | None, ...], _Refusals]
+    )
+
+    def add(self, verdict: Verdict) -> None:
+        past = verdict.past
+        self.calls += 1
+        self.recorded_nano_usd += past.cost_nano_usd or 0
+        if verdict.code is None:
+            self.cost_nano_usd += verdict.cost_nano_usd or 0
+            self.unpriced += verdict.cost_nano_usd is None
+            return
+        self.refused += 1
+        self.first = self.first or verdict
+        caller = past.caller
+        whose = (caller.key_id, caller.tenant, caller.agent, caller.user)
+        _count(self.by_limit, (verdict.code, verdict.scope, verdict.subject, verdict.kind), verdict)
+        _count(self.by_caller, whose, verdict)
+
+    def told(self) -> Json:
+        """As the answer has it."""
+        return {
+            "calls": self.calls,
+            "refused": self.refused,
+            "first_refused_at": _time(self.first) if self.first else None,
+            "recorded_cost_usd": usd_text(self.recorded_nano_usd),
+            "would_cost_usd": usd_text(self.cost_nano_usd),
+            "unpriced_calls": self.unpriced,
+            "refused_by": _listed(self.by_limit, ("code", "scope", "subject", "kind")),
+            "refused_callers": _listed(self.by_caller, _CALLER),
+        }
+
+
+def _count(found: dict[Any, _Refusals], key: Any, verdict: Verdict) -> None:  # noqa: ANN401 -- either kind
+    if key in found:
+        found[key].calls += 1
+    else:
+        found[key] = _Refusals(1, _time(verdict), verdict.past.request_id)
+
+
+def _listed(found: Mapping[Any, _Refusals], names: tuple[str, ...]) -> list[Json]:
+    """The most refused first."""
+    order = sorted(found.items(), key=lambda one: (-one[1].calls, one[1].first_at))
+    return [
+        dict(zip(names, (value or None for value in key), strict=True))
+        | {"calls": one.calls, "first_at": one.first_at, "first_request_id": one.first_request_id}
+        for key, one in order[:MOST_LISTED]
+    ]
+
+
+def _time(verdict: Verdict) -> str:
+    return datetime.fromtimestamp(verdict.past.started_ms / 1000, UTC).isoformat()

@@ -1,0 +1,165 @@
+"""`/admin/payloads`, `/admin/erasures`, `/admin/cache`: what is stored of calls is read and erased.
+
+Invariants: who may do what is in `edge.auth`; each reading and erasure is in the audit log, an erasure or
+purge before it begins; a certificate says `complete` only when nothing is left; erasing nothing is no error.
+"""
+
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from llm_proxy.edge.auth import Doorkeeper
+from llm_proxy.edge.responses import asked, told
+from llm_proxy.errors import BadRequest, NotFound, StoreUnavailable
+from llm_proxy.identity import Actor
+from llm_proxy.json_access import Json
+from llm_proxy.ledger import Erasures, Usage
+from llm_proxy.upstream import Purged
+
+
+def payloads_router(usage: Usage | None, keeper: Doorkeeper) -> APIRouter:
+    """`/admin/payloads`.
+
+    Args:
+        usage: None without Postgres: then nothing is kept.
+        keeper: Says who asks.
+    """
+    doors = APIRouter(
+        tags=["admin"],
+        responses={401: {"description": "No admin key."}, 503: {"description": "Postgres cannot tell now."}},
+    )
+
+    @doors.get(
+        "/admin/payloads/{request_id}",
+        summary="The prompt and the answer of one call, redacted, where they are kept.",
+        responses={404: {"description": "Not kept, or no longer."}},
+    )
+    async def kept(request_id: UUID, who: Annotated[Actor, Depends(keeper.actor)]) -> dict[str, str | None]:
+        said = await told(asked(usage).payload(request_id))
+        if said is None:
+            raise NotFound("Nothing is kept of this request.", code="payload_not_found")
+        await told(asked(usage).note_payload_read(request_id, who))
+        return said
+
+    @doors.delete(
+        "/admin/payloads",
+        summary="Erase everything a tenant's user said or was answered.",
+        responses={
+            400: {"description": "No user or tenant is named, or none is called that."},
+            403: {"description": "This role may not."},
+        },
+    )
+    async def erase(
+        who: Annotated[Actor, Depends(keeper.actor)],
+        user: Annotated[str, Query(min_length=1)],
+        tenant: Annotated[str, Query(description="Empty: calls without a tenant.")],
+    ) -> dict[str, int]:
+        for param, name in (("user", user), ("tenant", tenant)):
+            if "\0" in name:
+                raise BadRequest(f"{param!r} holds a character no name has.", param=param)
+        return {"erased": await told(asked(usage).erase_payloads(tenant or None, user, who))}
+
+    return doors
+
+
+class Whom(BaseModel):
+    """Who is to be erased.
+
+    Attributes:
+        tenant: Empty: calls without a tenant.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tenant: str = Field(max_length=256, pattern=r"^[^\x00]*$")
+    user: str = Field(min_length=1, max_length=256, pattern=r"^[^\x00]+$")
+
+
+def erasures_router(erasures: Erasures | None, by: Any) -> APIRouter:  # noqa: ANN401 -- FastAPI's
+    """`/admin/erasures`.
+
+    Args:
+        erasures: None without a database.
+        by: Says who asks; refuses roles that may not.
+    """
+    routes = APIRouter(
+        prefix="/admin/erasures",
+        tags=["admin"],
+        responses={
+            401: {"description": "No admin key."},
+            403: {"description": "This role may not."},
+            503: {"description": "The database cannot be asked; nothing was erased."},
+        },
+    )
+
+    @routes.post("", summary="Erase a tenant's user; asked again, go on with what was incomplete.")
+    async def erase(who: Annotated[Actor, by], whom: Whom) -> Json:
+        return await told(asked(erasures).erase(whom.tenant, whom.user, who))
+
+    @routes.post("/replay", summary="Erase again who has come back, and go on with what is incomplete.")
+    async def replay(who: Annotated[Actor, by]) -> Json:
+        return {"data": await told(asked(erasures).replay(who))}
+
+    @routes.get(
+        "/{erasure_id}",
+        summary="The certificate of one erasure.",
+        responses={404: {"description": "There is none of this id."}},
+    )
+    async def certificate(erasure_id: UUID, _: Annotated[Actor, by]) -> Json:
+        return await told(asked(erasures).certificate(erasure_id))
+
+    return routes
+
+
+Purge = Callable[[str | None, str | None], Awaitable[Purged]]
+Record = Callable[[Actor, str, str], AbstractAsyncContextManager[dict[str, Any]]]
+Name = Annotated[str | None, Query(min_length=1, max_length=256, pattern=r"^[^\x00]+$")]
+log = logging.getLogger(__name__)
+
+
+def cache_router(purge: Purge, record: Record | None, by: Any) -> APIRouter:  # noqa: ANN401 -- FastAPI's Depends
+    """`/admin/cache`.
+
+    Args:
+        purge: Deletes the entries of a tenant and a model.
+        record: Puts a change on record; None without a database, then only the log tells.
+        by: Says who asks; refuses roles that may not.
+    """
+    routes = APIRouter(prefix="/admin", tags=["admin"])
+
+    @routes.delete(
+        "/cache",
+        summary="Delete cached answers, of a tenant, a model, both, or all.",
+        responses={
+            401: {"description": "No admin key."},
+            403: {"description": "This role may not."},
+            404: {"description": "There is no response cache that can be purged."},
+            503: {"description": "The cache or the database is away; the message says what was deleted."},
+        },
+    )
+    async def delete(who: Annotated[Actor, by], tenant: Name = None, model: Name = None) -> dict[str, int]:
+        target = f"tenant={tenant or '*'} model={model or '*'}"
+        async with (record or logged)(who, "cache.purge", target) as detail:
+            purged = await purge(tenant, model)
+            detail |= {"purged": purged.entries, "complete": purged.complete}
+        if not purged.complete:
+            raise StoreUnavailable(
+                f"{purged.entries} cached answers were deleted; the rest of the cache did not answer.",
+                retry_after_s=2,
+            )
+        return {"purged": purged.entries}
+
+    return routes
+
+
+@asynccontextmanager
+async def logged(who: Actor, action: str, target: str) -> AsyncGenerator[dict[str, Any]]:
+    """Record a change in the log alone, for a gateway without a database."""
+    detail: dict[str, Any] = {}
+    yield detail
+    log.info("an admin's change", extra={"actor": who.name, "action": action, "target": target, **detail})

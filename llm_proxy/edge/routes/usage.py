@@ -1,0 +1,270 @@
+"""The doors that tell what was used: of one agent, of anything by anything, and of one request.
+
+Invariants: a key sees only what it paid for, an admin everything; an unknown request and somebody else's
+look the same; nothing here is on a call's way. 503 while Postgres cannot tell.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Annotated, Protocol
+from uuid import UUID
+
+import orjson
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import Response
+from pydantic import BaseModel, Field
+
+from llm_proxy.admission import Standing
+from llm_proxy.edge.auth import Doorkeeper
+from llm_proxy.edge.responses import asked, told
+from llm_proxy.errors import BadRequest, Forbidden, NotFound, StoreUnavailable
+from llm_proxy.identity import NOBODY, Admin, Caller, Named, on_behalf_of
+from llm_proxy.json_access import Json
+from llm_proxy.ledger.rejected_requests import Whose, not_kept
+from llm_proxy.ledger.request_detail import lines_of, without_what_only_operators_see
+from llm_proxy.ledger.usage_query import (
+    DIMENSIONS,
+    MOST_LINES,
+    NOTHING,
+    WORDS,
+    Answer,
+    Question,
+    asked_range,
+    zone_of,
+)
+from llm_proxy.ledger.usage_report import as_csv, as_focus, as_json, as_spans, by_period
+
+Standings = Callable[[Caller], Awaitable[Iterable[Standing]]]
+
+_EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
+_FORMS = ("json", "csv", "focus")
+_HEARD = frozenset({400, 403, 404, 409, 413, 415, 422})
+"""With these a caller has heard the provider's message; with others it is the operator's."""
+_OWN = frozenset({"since", "until", "tz", "group_by", "top", "format"})
+_FILTERS: Json = {
+    "parameters": [
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "schema": {"type": "string"},
+            "description": f"Only this {name}.",
+        }
+        for name in DIMENSIONS
+    ]
+}
+_REFUSALS: dict[int | str, Json] = {
+    400: {"description": "A range or a dimension that is not one."},
+    404: {"description": "A name that is nowhere on record."},
+    401: {"description": "No credential."},
+    503: {"description": "Postgres cannot tell now."},
+}
+_UNKNOWN = "No request of yours has this id; a new record may take a second."
+Agent = Annotated[str, Query(min_length=1)]
+
+
+class Asked(BaseModel):
+    """The query of `GET /v1/usage`, beside its filters."""
+
+    since: str | None = Field(
+        None, description=f"2026-11-01, 2026-11-01T12:00Z, 24h, 7d, {', '.join(WORDS)}; else 30 days ago."
+    )
+    until: str | None = Field(
+        None, description="The same; else the end of today, or of the period `since` names."
+    )
+    tz: str = Field("UTC", description="An IANA zone, or an offset such as +05:30: whose days are meant.")
+    group_by: str = Field("", description=f"Comma-separated, of {', '.join(DIMENSIONS)}.")
+    top: int | None = Field(
+        None, ge=1, le=MOST_LINES, description="The costliest so many, of each time grouped by."
+    )
+    form: str = Field(
+        "json", alias="format", description="`json`, `csv`, or `focus`: CSV under FOCUS 1.2's column names."
+    )
+
+
+class Tells(Protocol):
+    """Who knows what was used: Postgres, or a mock's memory."""
+
+    async def ask(self, question: Question, now: datetime) -> Answer:
+        """The answer."""
+        ...
+
+    async def story(self, request_id: UUID) -> Json | None:
+        """One request; None if unknown."""
+        ...
+
+    async def refused_beside(self, request_id: UUID, whose: Whose) -> list[Json]:
+        """How many were refused in the minute of this request."""
+        ...
+
+
+def router(usage: Tells | None, keeper: Doorkeeper, standings: Standings) -> APIRouter:
+    """`/internal/llm/usage`, `/v1/usage` and `/v1/requests/{id}`.
+
+    Args:
+        usage: None without Postgres: then nobody can tell; a mock remembers.
+        keeper: Says who asks.
+        standings: Where a caller stands at its limits.
+    """
+    doors = APIRouter(tags=["usage"], responses=_REFUSALS)
+
+    @doors.get("/internal/llm/usage", summary="What one agent used, and where it stands at its limit.")
+    async def of_agent(caller: Annotated[Caller, Depends(keeper.caller)], agent_id: Agent) -> Response:
+        acting = on_behalf_of(caller, NOBODY, Named(agent=agent_id))
+        line = await _used_by_agent(asked(usage), caller, agent_id)
+        return _json({**line, "limits": await _limits(standings(acting))})
+
+    @doors.get("/v1/usage", summary="What was used, by any dimension.", openapi_extra=_FILTERS)
+    async def by_dimension(
+        request: Request,
+        who: Annotated[Caller | Admin, Depends(keeper.anybody)],
+        query: Annotated[Asked, Query()],
+    ) -> Response:
+        now, zone = datetime.now(UTC), zone_of(query.tz)
+        begin, end = asked_range(query.since, query.until, now, zone)
+        by = tuple(name for name in query.group_by.split(",") if name)
+        owner = who.key_id if isinstance(who, Caller) else None
+        where, tenant = _of_tenant(_where(request), who)
+        question = Question(begin, end, by, where, zone, query.top, owner, tenant)
+        return await _report(asked(usage), question, query.form, query.tz.replace(" ", "+"), now)
+
+    @doors.get(
+        "/v1/requests/{request_id}",
+        summary="One request's story.",
+        responses={404: {"description": "No such request, or somebody else's, or refused and not kept."}},
+    )
+    async def story(request_id: UUID, who: Annotated[Caller | Admin, Depends(keeper.anybody)]) -> Response:
+        found = await told(asked(usage).story(request_id))
+        if found is None or not _may_see(who, found):
+            raise await _not_found(asked(usage), request_id, who)
+        if _of_one_tenant(who):
+            found = without_what_only_operators_see(found, _HEARD)
+        return _json({**found, "story": lines_of(found)})
+
+    return doors
+
+
+def _of_tenant(where: dict[str, str], who: Caller | Admin) -> tuple[dict[str, str], str | None]:
+    """The filters, and the one tenant an admin may see; raises `Forbidden` for a filter on another."""
+    tenant = who.tenant if isinstance(who, Admin) else None
+    if tenant is None:
+        return where, None
+    if where.get("tenant", tenant) != tenant:
+        raise Forbidden("This admin key sees its own tenant only.", param="tenant")
+    return where | {"tenant": tenant}, tenant
+
+
+def _of_one_tenant(who: Caller | Admin) -> bool:
+    return isinstance(who, Caller) or who.tenant is not None
+
+
+async def _not_found(usage: Tells, request_id: UUID, who: Caller | Admin) -> NotFound:
+    """What is told of a request without a record: somebody else's, refused and not kept, or none."""
+    whose = Whose(key=who.key_id) if isinstance(who, Caller) else Whose(tenant=who.tenant)
+    counted = await told(usage.refused_beside(request_id, whose))
+    if counted:
+        return NotFound(not_kept(request_id, counted), code="request_not_kept")
+    return NotFound(_UNKNOWN, code="request_not_found")
+
+
+def _may_see(who: Caller | Admin, found: Json) -> bool:
+    if isinstance(who, Caller):
+        return bool(found["key_id"] == who.key_id)
+    return who.tenant is None or who.tenant == found["tenant"]
+
+
+async def _used_by_agent(usage: Tells, caller: Caller, agent: str) -> Json:
+    now = datetime.now(UTC)
+    owner = None if caller.kind == "internal" else caller.key_id
+    question = Question(_EPOCH, now + timedelta(days=1), where={"agent": agent}, owner=owner)
+    try:
+        line = (await told(usage.ask(question, now))).total
+    except NotFound:  # an agent that has called nobody yet used nothing
+        line = NOTHING
+    return {
+        "total_requests": line.requests,
+        "total_tokens": line.total_tokens,
+        "avg_latency_ms": round(line.avg_latency_ms or 0.0, 1),
+        "success_rate": round(line.success_rate, 4),
+        "total_cost_usd": round(float(line.cost_usd), 9),
+    }
+
+
+async def _report(usage: Tells, question: Question, form: str, tz: str, now: datetime) -> Response:
+    if form not in _FORMS:
+        raise BadRequest(f"'format' is one of {', '.join(_FORMS)}.", param="format")
+    if form == "focus":
+        question = replace(question, by=by_period(question))
+    answer = await told(usage.ask(question, now))
+    if form != "json":
+        text = as_csv(answer.lines, question.by) if form == "csv" else as_focus(answer.lines, question)
+        return Response(text, headers=_notes(answer), media_type="text/csv; charset=utf-8")
+    body = {
+        "object": "list",
+        "since": question.since.isoformat(),
+        "until": question.until.isoformat(),
+        "tz": tz,
+        "group_by": list(question.by),
+        "data": [as_json(line) for line in answer.lines],
+        "has_more": answer.has_more,
+        "total": as_json(answer.total),
+        "exact": not (answer.untold or answer.total_untold),
+        "untold": as_spans(answer.untold),
+        "total_untold": as_spans(answer.total_untold),
+    }
+    return _json(body)
+
+
+def _notes(answer: Answer) -> dict[str, str]:
+    """What a table of lines does not say, as headers."""
+    notes = {"x-llm-proxy-has-more": "true"} if answer.has_more else {}
+    return notes | ({"x-llm-proxy-exact": "false"} if answer.untold else {})
+
+
+def _where(request: Request) -> dict[str, str]:
+    """The filters; raises `BadRequest` for a name that is none, or that comes twice."""
+    where: dict[str, str] = {}
+    given: set[str] = set()
+    for name, value in request.query_params.multi_items():
+        if name in given:
+            raise BadRequest(f"'{name[:40]}' is given twice.", param=name[:40])
+        given.add(name)
+        if name in _OWN:
+            continue
+        if name not in DIMENSIONS:
+            raise BadRequest(f"There is no '{name[:40]}' to filter by.", param=name[:40])
+        where[name] = value
+    return where
+
+
+async def _limits(standings: Awaitable[Iterable[Standing]]) -> Json | None:
+    try:
+        found = await standings
+    except StoreUnavailable:
+        return None  # what was used is known all the same
+    of_agent = [
+        one
+        for one in found
+        if one.check.enforced and one.check.kind == "requests" and one.check.scope == "agent"
+    ]
+    if not of_agent:
+        return None
+    tightest = min(of_agent, key=lambda one: one.remaining)
+    reset_s = tightest.reset_ms / 1000 if tightest.reset_ms is not None else 0.0
+    return {"limit": tightest.check.limit, "remaining": tightest.remaining, "reset": reset_s}
+
+
+def _json(body: Json) -> Response:
+    return Response(orjson.dumps(body, default=_plain), media_type="application/json")
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Decimal):
+        return round(float(value), 9)
+    if isinstance(value, (date, datetime)):
+        return value.isoformat()
+    if isinstance(value, UUID):  # the driver's own subclass
+        return str(value)
+    raise TypeError(type(value).__name__)

@@ -1,0 +1,187 @@
+"""Counts failed authentications by client address, path and public key part, and stores the counts.
+
+Invariants: `AuthFailureLog.record` never waits and never raises; one worker stores at most `PER_MINUTE` rows
+a minute and `PER_HOUR` an hour for one address, and rows for at most `MOST_ADDRESSES` addresses an hour;
+every failure is counted in some row. Nothing secret of a key is stored. Rows are written under a database
+role that may do nothing else, where that role exists.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from llm_proxy.background import Loop
+from llm_proxy.identity.postgres_store import available
+from llm_proxy.identity.virtual_keys import lookup_of, prefix_of
+from llm_proxy.schema.database import DatabaseUnavailable, clean_text, deadline, write_each
+
+if TYPE_CHECKING:
+    import asyncpg
+
+log = logging.getLogger(__name__)
+
+EVERY_S = 10.0
+RETIRE_EVERY_S = 3600.0
+PER_MINUTE, PER_HOUR = 5, 30
+MOST_ADDRESSES = 500
+MOST_WAITING = 20_000
+ROLE = "llm_proxy_audit"
+_LONGEST_PATH, _LONGEST_ADDRESS = 100, 64
+_BATCH = 500
+_DEADLINE_S = 5.0
+_NOTE = """
+SELECT note_refused_credentials($1::timestamptz[], $2::text[], $3::text[], $4::text[], $5::bigint[])
+"""
+_MAY_BECOME = """
+SELECT CASE WHEN to_regrole($1) IS NOT NULL THEN pg_has_role($1, 'SET') ELSE false END
+"""
+_RETIRE = """
+SELECT retire_refused_credentials((clock_timestamp() AT TIME ZONE 'UTC')::date - $1::int)
+"""
+_PAGE = """
+SELECT * FROM (SELECT * FROM refused_credentials WHERE $1::timestamptz IS NULL OR at < $1
+               ORDER BY at DESC FETCH FIRST ($2) ROWS WITH TIES) AS page
+ORDER BY at DESC, times DESC, client_ip, path, prefix
+"""
+
+Tried = tuple[int, str, str, str]
+"""The minute or hour (seconds since 1970), the address, the path and the key's public part."""
+
+
+class _Address:
+    """What one address has filled of its minute and its hour."""
+
+    __slots__ = ("in_hour", "minute", "seen")
+
+    def __init__(self) -> None:
+        self.minute = 0
+        self.in_hour = 0
+        self.seen: set[tuple[str, str]] = set()
+
+    def has_room(self, minute: int, tried: tuple[str, str]) -> bool:
+        """Whether this may be a row of its own, or is one already."""
+        if minute != self.minute:
+            self.minute, self.seen = minute, set()
+        if tried in self.seen:
+            return True
+        if len(self.seen) >= PER_MINUTE or self.in_hour >= PER_HOUR:
+            return False
+        self.seen.add(tried)
+        self.in_hour += 1
+        return True
+
+
+class RefusedCredentials:
+    """Counts refusals and writes the counts now and then."""
+
+    def __init__(
+        self,
+        pool: "asyncpg.Pool[asyncpg.Record]",
+        *,
+        retention_days: int = 30,
+        clock_s: Callable[[], float] = time.time,
+        every_s: float = EVERY_S,
+    ) -> None:
+        self._pool = pool
+        self._retention_days = retention_days
+        self._clock_s = clock_s
+        self._counts: dict[Tried, int] = {}
+        self._hour = 0
+        self._addresses: dict[str, _Address] = {}
+        self._retire_at = 0.0
+        self._writing = asyncio.Lock()
+        self._loop = Loop("refused-credentials", self.flush, every_s=every_s)
+
+    def note(self, *, client_ip: str | None, path: str, credential: bytes = b"") -> None:
+        """A credential was refused at a path."""
+        lookup = lookup_of(credential)
+        where = clean_text(path)[:_LONGEST_PATH], prefix_of(lookup) if lookup else ""
+        tried = self._row(clean_text(client_ip or "")[:_LONGEST_ADDRESS], where)
+        if tried not in self._counts and len(self._counts) >= MOST_WAITING:
+            tried = (self._hour, "", "", "")
+        self._counts[tried] = self._counts.get(tried, 0) + 1
+
+    def _row(self, client_ip: str, where: tuple[str, str]) -> Tried:
+        now = int(self._clock_s())
+        hour, minute = now - now % 3600, now - now % 60
+        if hour != self._hour:
+            self._hour, self._addresses = hour, {}
+        address = self._addresses.get(client_ip)
+        if address is None:
+            if len(self._addresses) >= MOST_ADDRESSES:
+                return hour, "", "", ""
+            address = self._addresses[client_ip] = _Address()
+        return (minute, client_ip, *where) if address.has_room(minute, where) else (hour, client_ip, "", "")
+
+    async def start(self) -> None:
+        """Begin to write."""
+        self._loop.start()
+
+    async def stop(self) -> None:
+        """Write what is left."""
+        async with self._writing:  # a write that is cancelled may be committed, and would be repeated
+            await self._loop.stop()
+        await self.flush()
+
+    async def flush(self) -> None:
+        """Write what was counted, and drop what is past its time; what cannot be written waits."""
+        async with self._writing:
+            if await self._write_counts():
+                await self._retire()
+
+    async def _write_counts(self) -> bool:
+        """Whether every count is written, or refused for good."""
+        counts, self._counts = self._counts, {}
+        rows = list(counts.items())
+        try:
+            while rows:
+                batch = rows[:_BATCH]
+                try:
+                    for _, why in await write_each(batch, self._write):
+                        log.warning("a refused credential is not put on record", extra={"why": why})
+                finally:
+                    rows[:_BATCH] = batch
+        except DatabaseUnavailable as fault:
+            log.warning(
+                "refused credentials are not put on record yet",
+                extra={"rows": len(rows), "why": fault.reason},
+            )
+            return False
+        finally:
+            for tried, times in rows:
+                self._counts[tried] = self._counts.get(tried, 0) + times
+        return True
+
+    async def page(self, *, limit: int = 100, before: datetime | None = None) -> list[dict[str, Any]]:
+        """The newest counts, or those before a time; raises `StoreUnavailable`.
+
+        The last time of a page comes whole, whatever the limit: the next page begins before it.
+        """
+        async with available(), self._pool.acquire(timeout=_DEADLINE_S) as connection:
+            return [dict(row) for row in await connection.fetch(_PAGE, before, limit)]
+
+    async def _write(self, rows: Sequence[tuple[Tried, int]]) -> None:
+        values = ((datetime.fromtimestamp(at, UTC), *rest, times) for (at, *rest), times in rows)
+        async with (
+            deadline(_DEADLINE_S),
+            self._pool.acquire(timeout=_DEADLINE_S) as connection,
+            connection.transaction(),
+        ):
+            if await connection.fetchval(_MAY_BECOME, ROLE):
+                await connection.execute(f"SET LOCAL ROLE {ROLE}")
+            await connection.execute(_NOTE, *zip(*values, strict=True))
+
+    async def _retire(self) -> None:
+        now_s = self._clock_s()
+        if now_s < self._retire_at:
+            return
+        try:
+            async with deadline(_DEADLINE_S):
+                await self._pool.execute(_RETIRE, self._retention_days)
+        except DatabaseUnavailable as fault:
+            log.warning("old days of refused credentials are not dropped yet", extra={"why": fault.reason})
+        else:
+            self._retire_at = now_s + RETIRE_EVERY_S

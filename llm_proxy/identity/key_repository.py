@@ -1,0 +1,417 @@
+"""Creates, updates, rotates, revokes and lists virtual keys, and raises their limits for a time.
+
+Invariants: every change is an admin transaction (see `audit`). A key's text is returned once, by `create` and
+`rotate`. A key has one running raise at most; a raise ends at its time by the database's clock, whether or
+not `end_due` has run.
+Raises: `NotFound`, `BadRequest`, `Forbidden`, `StoreUnavailable`.
+"""
+
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+
+from llm_proxy.background import Loop
+from llm_proxy.errors import BadRequest, Forbidden, NotFound, Refused
+from llm_proxy.identity.admin_documents import (
+    LONGEST_NAME,
+    key_fields,
+    limits_document,
+    raise_document,
+    spec_from,
+)
+from llm_proxy.identity.audit import Actor, Epochs, Person, audit, changed, deed, laid, raise_epochs
+from llm_proxy.identity.caller import Budget
+from llm_proxy.identity.postgres_store import RAISED, RAISES, Connection, budgets_text, raise_of, spec_of
+from llm_proxy.identity.virtual_keys import (
+    KeyRecord,
+    KeySpec,
+    Minted,
+    Raise,
+    higher,
+    mint,
+    new_id,
+    prefix_of,
+    raised,
+)
+from llm_proxy.telemetry.privacy import redact
+
+AGENTS_S = 30.0
+_LIST = f"""
+SELECT k.*, {RAISED}, array(SELECT s.lookup FROM key_secrets s WHERE s.key_id = k.key_id
+                  AND (s.expires_at IS NULL OR s.expires_at > now()) ORDER BY s.created_at DESC) AS lookups
+FROM api_keys k {RAISES}
+"""  # noqa: S608 -- our own column names
+_ONE = (
+    _LIST + "WHERE k.key_id = $1 OR k.name = $1"  # noqa: S608 -- our own text
+    " OR k.key_id = (SELECT s.key_id FROM key_secrets s"
+    " WHERE s.lookup = right($1, 12) AND $1 = $2 || s.lookup)"
+)
+_COLUMNS = (
+    "name, tenant, agent, user_id, models, rpm, tpm, parallel, budgets, max_tokens_cap, cache, expires_at,"
+    " tags"
+)
+_CREATE = f"""
+INSERT INTO api_keys (key_id, {_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,
+        $14)
+"""  # noqa: S608 -- our own column names
+_CHANGE = f"""
+UPDATE api_keys SET ({_COLUMNS}) = ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14),
+    changed_at = now()
+WHERE key_id = $1 AND revoked_at IS NULL RETURNING key_id
+"""  # noqa: S608 -- our own column names
+
+
+_OF_TENANT = "SELECT EXISTS (SELECT FROM api_keys WHERE tenant = $1)"
+_AGENTS = (
+    "SELECT DISTINCT agent FROM api_keys WHERE agent <> '*' AND revoked_at IS NULL ORDER BY agent LIMIT 1000"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Deed:
+    """What was done: the key as it is now, its secret when it is new, the epochs to announce."""
+
+    record: KeyRecord
+    minted: Minted | None = None
+    epochs: Epochs = field(default_factory=dict[str, int])
+
+
+class Registry:
+    """Writes keys, rules and kill switches."""
+
+    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+        self._pool = pool
+
+    async def create(self, spec: KeySpec, actor: Actor, secret: Minted | None = None) -> Deed:
+        """A new key; its text is in the deed and nowhere else."""
+        minted, key_id = secret or mint(), new_id()
+        spec = _within(spec, actor)
+        async with deed(self._pool) as connection:
+            await connection.execute(_CREATE, key_id, *_values(spec))
+            await _add_secret(connection, key_id, minted)
+            await audit(connection, actor, "keys.create", key_id, {"name": spec.name}, after=_audited(spec))
+            return Deed(await record_of(connection, key_id), minted)
+
+    async def page(self, *, tenant: str | None = None, limit: int = 100, after: str = "") -> list[KeyRecord]:
+        """Keys in the order of their names, revoked ones too; `after` is the last name seen.
+
+        Raises:
+            NotFound: No key is of this tenant.
+        """
+        async with deed(self._pool) as connection:
+            rows = await connection.fetch(
+                _LIST + "WHERE k.name > $1 AND ($2::text IS NULL OR k.tenant = $2) ORDER BY k.name LIMIT $3",
+                after, tenant, limit,
+            )  # fmt: skip
+            if tenant is not None and not rows and not await connection.fetchval(_OF_TENANT, tenant):
+                why = f"No key is of a tenant called '{redact(tenant)[:60]}'."
+                raise NotFound(why, param="tenant", code="unknown_name")
+        return [_of(row) for row in rows]
+
+    async def agents(self) -> list[str]:
+        """The agents some key is made out to."""
+        async with deed(self._pool) as connection:
+            rows = await connection.fetch(_AGENTS)
+        return [row["agent"] for row in rows]
+
+    async def show(self, name_or_id: str, *, tenant: str | None = None) -> KeyRecord:
+        """One key, by its id, name or shown prefix; with `tenant`, only one of that tenant's."""
+        async with deed(self._pool) as connection:
+            return await record_of(connection, name_or_id, tenant=tenant)
+
+    async def change(self, name_or_id: str, to: KeySpec | Mapping[str, Any], actor: Actor) -> Deed:
+        """Change a key.
+
+        Args:
+            name_or_id: Which.
+            to: Its whole specification, or a document's fields: the others stay as they are when it changes.
+            actor: Who does it.
+        """
+        async with deed(self._pool) as connection:
+            before = await locked(connection, name_or_id, actor)
+            spec = _within(to if isinstance(to, KeySpec) else spec_from(to, before.spec), actor, before)
+            same = before.spec.budgets if before.spec.tenant == spec.tenant else ()
+            spec = replace(spec, budgets=await laid(connection, spec.budgets, same))
+            if await connection.fetchval(_CHANGE, before.key_id, *_values(spec)) is None:
+                raise BadRequest("A revoked key cannot be changed.")
+            epochs = await raise_epochs(connection, before.spec.tenant, spec.tenant)
+            old, new = changed(_audited(before.spec), _audited(spec))
+            named = {"name": spec.name}
+            await audit(connection, actor, "keys.change", before.key_id, named, before=old, after=new)
+            return Deed(await record_of(connection, before.key_id), epochs=epochs)
+
+    async def rotate(self, name_or_id: str, actor: Actor, *, overlap: timedelta) -> Deed:
+        """A second secret for a key; the ones before end after the overlap."""
+        minted = mint()
+        async with deed(self._pool) as connection:
+            before = await locked(connection, name_or_id, actor)
+            if before.revoked_at is not None:
+                raise BadRequest("A revoked key cannot be rotated.")
+            await connection.execute(
+                "UPDATE key_secrets SET expires_at = least(expires_at, now() + $2) WHERE key_id = $1",
+                before.key_id, overlap,
+            )  # fmt: skip
+            await _add_secret(connection, before.key_id, minted)
+            epochs = await raise_epochs(connection, before.spec.tenant)
+            after = await record_of(connection, before.key_id)
+            await audit(
+                connection,
+                actor,
+                "keys.rotate",
+                before.key_id,
+                {"name": before.spec.name, "overlap_s": overlap.total_seconds()},
+                before={"prefixes": before.prefixes},
+                after={"prefixes": after.prefixes},
+            )
+            return Deed(after, minted, epochs)
+
+    async def revoke(self, name_or_id: str, actor: Actor) -> Deed:
+        """End a key; doing it twice is doing it once."""
+        async with deed(self._pool) as connection:
+            before = await locked(connection, name_or_id, actor)
+            await connection.execute(
+                "UPDATE api_keys SET revoked_at = coalesce(revoked_at, now()) WHERE key_id = $1",
+                before.key_id,
+            )
+            epochs = await raise_epochs(connection, before.spec.tenant)
+            after = await record_of(connection, before.key_id)
+            await audit(
+                connection,
+                actor,
+                "keys.revoke",
+                before.key_id,
+                {"name": before.spec.name},
+                before={"revoked_at": before.revoked_at},
+                after={"revoked_at": after.revoked_at},
+            )
+            return Deed(after, epochs=epochs)
+
+
+def knowing_agents(pool: "asyncpg.Pool[asyncpg.Record]", tell: Callable[[list[str]], None]) -> Loop:
+    """A loop that tells, now and every half minute, which agents some key is made out to."""
+    registry = Registry(pool)
+
+    async def step() -> None:
+        with contextlib.suppress(Refused):
+            tell(await registry.agents())
+
+    return Loop("agents", step, every_s=AGENTS_S, at_once=True)
+
+
+async def key_id_of(connection: Connection, name_or_id: str, *, tenant: str | None = None) -> str:
+    """The id of a key (of a tenant) by its id, name or shown prefix; raises `NotFound`."""
+    return (await record_of(connection, name_or_id, tenant=tenant)).key_id
+
+
+def _within(spec: KeySpec, actor: Actor, before: KeyRecord | None = None) -> KeySpec:
+    """The specification as the actor may write it: an actor of one tenant writes keys of that tenant alone.
+
+    Such an actor's names begin with the tenant's: a name that is taken then tells nothing of other tenants.
+    """
+    if actor.tenant is None:
+        return spec
+    if spec.tenant not in ({actor.tenant} if before else {actor.tenant, None}):
+        raise Forbidden("This admin key manages the keys of its own tenant only.", param="tenant")
+    name, begin = spec.name, f"{actor.tenant}/"
+    if before is None or name != before.spec.name:
+        rest = name.removeprefix(begin)
+        if "/" in rest or not rest or len(begin + rest) > LONGEST_NAME:
+            raise BadRequest(f"Invalid 'name': expected a name without '/' behind {begin!r}.", param="name")
+        name = begin + rest
+    return replace(spec, name=name, tenant=actor.tenant)
+
+
+async def locked(connection: Connection, name_or_id: str, actor: Actor) -> KeyRecord:
+    """The key, which no other transaction changes until this one ends."""
+    return await record_of(connection, name_or_id, _ONE + " FOR UPDATE OF k", tenant=actor.tenant)
+
+
+async def record_of(
+    connection: Connection, name_or_id: str, query: str = _ONE, *, tenant: str | None = None
+) -> KeyRecord:
+    """The key; with `tenant` only one of that tenant's, whose name may leave out `tenant/`."""
+    row = await connection.fetchrow(query, name_or_id, prefix_of(""))
+    if tenant is not None and (row is None or row["tenant"] != tenant):
+        row = await connection.fetchrow(query, f"{tenant}/{name_or_id}", prefix_of(""))
+    if row is None or (tenant is not None and row["tenant"] != tenant):
+        raise NotFound("No such key.")
+    return _of(row)
+
+
+def _of(row: asyncpg.Record) -> KeyRecord:
+    prefixes = tuple(prefix_of(lookup) for lookup in row["lookups"])
+    return KeyRecord(
+        row["key_id"],
+        spec_of(row),
+        row["created_at"],
+        row["changed_at"],
+        row["revoked_at"],
+        prefixes,
+        raise_of(row),
+    )
+
+
+def _audited(spec: KeySpec) -> dict[str, Any]:
+    """A specification for the audit log."""
+    return key_fields(spec) | {"user": Person(spec.user, spec.tenant) if spec.user else None}
+
+
+async def _add_secret(connection: Connection, key_id: str, minted: Minted) -> None:
+    await connection.execute(
+        "INSERT INTO key_secrets (lookup, key_id, digest) VALUES ($1, $2, $3)",
+        minted.lookup, key_id, minted.digest,
+    )  # fmt: skip
+
+
+def _values(spec: KeySpec) -> tuple[Any, ...]:
+    models = list(spec.models) if spec.models is not None else None
+    limits = spec.limits
+    return (
+        spec.name, spec.tenant, spec.agent, spec.user, models, limits.rpm, limits.tpm, limits.parallel,
+        budgets_text(spec.budgets), spec.max_tokens_cap, spec.cache, spec.expires_at, list(spec.tags) or None,
+    )  # fmt: skip
+
+
+LONGEST = timedelta(days=366)
+DUE_EVERY_S = 1.0
+MOST_AT_ONCE = 100
+
+_BEGIN = """
+INSERT INTO key_raises (key_id, rpm, tpm, parallel, budgets, until) VALUES ($1, $2, $3, $4, $5, $6)
+"""
+_END = "UPDATE key_raises SET ended_at = now() WHERE key_id = $1 AND ended_at IS NULL"
+_DUE = "SELECT EXISTS (SELECT FROM key_raises WHERE ended_at IS NULL AND until <= now())"
+_END_DUE = f"""
+WITH due AS (
+    SELECT raise_id FROM key_raises WHERE ended_at IS NULL AND until <= now()
+    ORDER BY until LIMIT {MOST_AT_ONCE} FOR UPDATE SKIP LOCKED
+)
+UPDATE key_raises r SET ended_at = now() FROM due, api_keys k
+WHERE r.raise_id = due.raise_id AND k.key_id = r.key_id
+RETURNING r.key_id, k.name, k.tenant, r.rpm AS raised_rpm, r.tpm AS raised_tpm,
+          r.parallel AS raised_parallel, r.budgets AS raised_budgets, r.until AS raised_until
+"""  # noqa: S608 -- a constant of ours
+
+
+class Raises:
+    """Begins and ends raises of keys."""
+
+    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+        self._pool = pool
+
+    async def begin(self, name_or_id: str, wanted: Raise, actor: Actor) -> Deed:
+        """Raise a key until the stated time; replaces the raise that runs."""
+        async with deed(self._pool) as connection:
+            before = await locked(connection, name_or_id, actor)
+            wanted = _checked(before, wanted)
+            await connection.execute(_END, before.key_id)
+            limits = wanted.limits
+            await connection.execute(
+                _BEGIN,
+                before.key_id,
+                limits.rpm,
+                limits.tpm,
+                limits.parallel,
+                budgets_text(wanted.budgets),
+                wanted.until,
+            )
+            return await self._told(connection, before, "keys.raise", wanted, actor)
+
+    async def end(self, name_or_id: str, actor: Actor) -> Deed:
+        """End a key's running raise before its time."""
+        async with deed(self._pool) as connection:
+            before = await locked(connection, name_or_id, actor)
+            if before.raised is None:
+                raise NotFound("The key has no running raise.")
+            await connection.execute(_END, before.key_id)
+            return await self._told(connection, before, "keys.raise_ended", None, actor)
+
+    async def end_due(self, actor: Actor) -> Epochs:
+        """End the raises whose time is over, each by one replica; returns the epochs to announce."""
+        async with deed(self._pool) as connection:
+            if not await connection.fetchval(_DUE):
+                return {}
+            ended = await connection.fetch(_END_DUE)
+            epochs = await raise_epochs(connection, *(row["tenant"] for row in ended))
+            for row in ended:
+                over = raise_of(row)
+                before = raise_document(over) if over is not None else None
+                await audit(
+                    connection, actor, "keys.raise_ended", row["key_id"], {"name": row["name"]},
+                    before={"raise": before}, after={"raise": None},
+                )  # fmt: skip
+            return epochs
+
+    async def _told(
+        self, connection: Connection, before: KeyRecord, action: str, wanted: Raise | None, actor: Actor
+    ) -> Deed:
+        """Audit a change of a key's raise, and return the key as it is now."""
+        epochs = await raise_epochs(connection, before.spec.tenant)
+        await audit(
+            connection,
+            actor,
+            action,
+            before.key_id,
+            {"name": before.spec.name, "own": limits_document(before.spec.limits, before.spec.budgets)},
+            before={"raise": raise_document(before.raised) if before.raised else None},
+            after={"raise": raise_document(wanted) if wanted else None},
+        )
+        return Deed(await record_of(connection, before.key_id), epochs=epochs)
+
+
+def ending_raises(
+    pool: "asyncpg.Pool[asyncpg.Record]", announce: Callable[[Epochs], Awaitable[None]]
+) -> Loop:
+    """A loop that puts the end of each raise on record, and announces it, within about a second."""
+    raises = Raises(pool)
+
+    async def step() -> None:
+        epochs = await raises.end_due(Actor("raise"))
+        if epochs:
+            await announce(epochs)
+
+    return Loop("raises", step, every_s=DUE_EVERY_S, at_once=True)
+
+
+def _checked(record: KeyRecord, wanted: Raise) -> Raise:
+    """The raise, with the calendars of the key's own budgets."""
+    if record.revoked_at is not None:
+        raise BadRequest("A revoked key cannot be raised.")
+    now = datetime.now(UTC)
+    if not now < wanted.until <= now + LONGEST:
+        raise BadRequest(
+            f"Invalid 'until': expected a time from now to {LONGEST.days} days ahead.", param="until"
+        )
+    spec = record.spec
+    for name in ("rpm", "tpm", "parallel"):
+        _check_higher(name, getattr(spec.limits, name), getattr(wanted.limits, name))
+    budgets = tuple(_checked_budget(spec, budget) for budget in wanted.budgets)
+    wanted = Raise(wanted.limits, budgets, wanted.until)
+    if raised(spec, wanted) == spec:
+        raise BadRequest("A raise needs a limit or a budget.", param="rpm")
+    return wanted
+
+
+def _check_higher(field: str, own: int | None, wanted: int | None) -> None:
+    if wanted is None:
+        return
+    if not own:
+        raise BadRequest(f"The key has no '{field}' of its own that could be raised.", param=field)
+    if higher(own, wanted) == own:
+        raise BadRequest(f"Invalid '{field}': a raise is above the key's own {own}, or 0.", param=field)
+
+
+def _checked_budget(spec: KeySpec, wanted: Budget) -> Budget:
+    own = next((one for one in spec.budgets if (one.unit, one.period) == (wanted.unit, wanted.period)), None)
+    if own is None:
+        kind = f"budget in {wanted.unit} of its own for the period '{wanted.period}'"
+        raise BadRequest(f"The key has no {kind} that could be raised.", param="budgets")
+    if wanted.zone not in {own.zone, "UTC"}:
+        raise BadRequest(f"The key's own budget begins its period in {own.zone}.", param="zone")
+    if wanted.limit <= own.limit:
+        raise BadRequest("A raised budget is above the key's own.", param="budgets")
+    return Budget(wanted.limit, own.period, own.zone, own.unit)

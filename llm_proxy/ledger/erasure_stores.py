@@ -1,0 +1,293 @@
+"""Stores outside the ledger's tables that an erasure reaches, its certificate and the list of erased people.
+
+Stores: spools, journals and rejected records on this host's disk, Postgres's planner statistics, Langfuse.
+Invariants: the certificate is complete only when no store is incomplete, and holds no name; the list of
+erased people is append-only; a trace that Langfuse still lists does not count as deleted.
+Source: https://api.reference.langfuse.com (GET and DELETE /api/public/traces).
+"""
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import http.client
+import json
+import logging
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlencode, urlsplit
+from uuid import UUID
+
+import orjson
+
+from llm_proxy.json_access import Json
+from llm_proxy.ledger.record import FIELDS
+from llm_proxy.ledger.spool import JOURNAL_FILE, REJECTED, left_in, lines, segments
+from llm_proxy.telemetry import uuid7
+from llm_proxy.telemetry.seat import everyone
+
+State = Literal["erased", "nothing", "incomplete", "kept"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One store.
+
+    Attributes:
+        state: `nothing` was there; `kept`: it stays, the note says why; `incomplete`: the note says what is
+            left.
+        found: Rows, records or traces, over all attempts.
+    """
+
+    store: str
+    state: State
+    found: int = 0
+    note: str = ""
+
+
+def merge_findings(before: Mapping[str, Any], findings: list[Finding]) -> Json:
+    """The stores' part of a certificate after one more attempt."""
+    stores: Json = {}
+    for one in findings:
+        found = one.found + int(before.get(one.store, {}).get("found", 0))
+        state = "erased" if one.state == "nothing" and found else one.state
+        stores[one.store] = {"state": state, "found": found, "note": one.note}
+    return stores
+
+
+def is_complete(stores: Mapping[str, Any]) -> bool:
+    """Whether nothing is left to be done."""
+    return bool(stores) and all(one["state"] != "incomplete" for one in stores.values())
+
+
+log = logging.getLogger(__name__)
+
+TOMBSTONES_FILE = "erased-people.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """One erased person.
+
+    Attributes:
+        tenant: Empty: calls without a tenant.
+        salt: Hexadecimal.
+        digest: SHA-256 of the salt and the name, hexadecimal: it knows the name again, and does not tell it.
+        pseudonym: What stands in the name's place.
+        asked_at: Calls that began before this are meant; ISO 8601.
+    """
+
+    id: str
+    tenant: str
+    salt: str
+    digest: str
+    pseudonym: str
+    asked_at: str
+
+    @property
+    def values(self) -> tuple[UUID, str, bytes, bytes, str, datetime]:
+        """As the columns of `erasures` have them."""
+        salt, digest = bytes.fromhex(self.salt), bytes.fromhex(self.digest)
+        asked_at = datetime.fromisoformat(self.asked_at)
+        return UUID(self.id), self.tenant, salt, digest, self.pseudonym, asked_at
+
+
+def new_tombstone(tenant: str, user: str, asked_at: datetime) -> Tombstone:
+    """A new one."""
+    salt = secrets.token_bytes(16)
+    digest = hashlib.sha256(salt + user.encode()).hexdigest()
+    pseudonym = f"erased:{secrets.token_hex(8)}"
+    return Tombstone(str(uuid7()), tenant, salt.hex(), digest, pseudonym, asked_at.isoformat())
+
+
+def read_tombstones(directory: Path) -> dict[str, Tombstone]:
+    """The list, by id; empty where there is no file."""
+    found: dict[str, Tombstone] = {}
+    try:
+        text = (directory / TOMBSTONES_FILE).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return found
+    for line in text.splitlines():
+        try:
+            one = Tombstone(**json.loads(line))
+            found[str(one.values[0])] = one
+        except (ValueError, TypeError):
+            log.warning("a line of the list of erased people cannot be read", extra={"file": TOMBSTONES_FILE})
+    return found
+
+
+def append_tombstones(directory: Path, missing: list[Tombstone]) -> None:
+    """Add these to the list, on the platter; raises `OSError`."""
+    if not missing:
+        return
+    path = directory / TOMBSTONES_FILE
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(b"".join(json.dumps(asdict(one)).encode() + b"\n" for one in missing))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+_STARTED, _TENANT, _USER = (FIELDS.index(name) for name in ("started_at", "tenant", "user"))
+_BLANKED = tuple(FIELDS.index(name) for name in ("session", "client_request_id", "provider_message"))
+
+
+def count_waiting(directory: Path, tenant: str | None, user: str, until: datetime) -> int:
+    """How many records of this person, of calls begun before `until`, are not in Postgres yet."""
+    rows = (_parse_row(line) for path in everyone(directory) for line in _waiting_lines(path))
+    return sum(row is not None and _is_theirs(row, tenant, user, until) for row in rows)
+
+
+def redact_rejected(directory: Path, tenant: str | None, user: str, pseudonym: str, until: datetime) -> int:
+    """Put the pseudonym in the name's place in every file of rejects; returns in how many lines."""
+    changed = 0
+    for path in everyone(directory):
+        with contextlib.suppress(FileNotFoundError):
+            changed += _redact_file(path / REJECTED, tenant, user, pseudonym, until)
+    return changed
+
+
+def _waiting_lines(path: Path) -> Iterator[bytes]:
+    for segment in segments(path):
+        with contextlib.suppress(FileNotFoundError):  # it has just been written to Postgres
+            yield from lines(segment)
+    for _, line in left_in(path / JOURNAL_FILE):
+        yield line
+
+
+def _redact_file(file: Path, tenant: str | None, user: str, pseudonym: str, until: datetime) -> int:
+    kept: list[bytes] = []
+    changed = 0
+    for line in file.read_bytes().splitlines():
+        row = _parse_row(line)
+        if row is not None and _is_theirs(row, tenant, user, until):
+            row[_USER] = pseudonym
+            for at in _BLANKED:
+                if at < len(row):
+                    row[at] = None
+            changed += 1
+            kept.append(orjson.dumps(row))
+        else:
+            kept.append(line)
+    if changed:
+        fresh = file.with_suffix(".new")
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as written:
+            written.write(b"".join(line + b"\n" for line in kept))
+        fresh.replace(file)
+    return changed
+
+
+def _parse_row(line: bytes) -> list[Any] | None:
+    try:
+        row: list[Any] | None = orjson.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, list) and len(row) > _USER else None  # pyright: ignore[reportUnknownVariableType] -- JSON
+
+
+def _is_theirs(row: list[Any], tenant: str | None, user: str, until: datetime) -> bool:
+    if row[_USER] != user or row[_TENANT] != tenant:
+        return False
+    began = row[_STARTED]
+    try:
+        at = datetime.fromisoformat(began) if isinstance(began, str) else datetime.fromtimestamp(began, UTC)
+    except (TypeError, ValueError, OverflowError, OSError):
+        return True
+    return at < until
+
+
+PLANNER_STATISTICS = "planner statistics"
+_TABLES_WITH_NAME = """
+    SELECT DISTINCT format('%I.%I', s.schemaname, s.tablename) AS place
+    FROM pg_stats AS s
+    WHERE s.schemaname = current_schema() AND EXISTS (
+        SELECT FROM unnest(s.most_common_vals::text::text[] || s.histogram_bounds::text::text[]) AS v (one)
+        WHERE position($1 IN v.one) > 0)
+    ORDER BY 1"""
+_STATISTICS_LEFT = "{} tables: rows that stay have the name too, or this role may not ANALYZE them"
+
+
+async def refresh_statistics(connection: Any, name: str) -> Finding:  # noqa: ANN401 -- asyncpg's, of a pool or not
+    """Analyse the tables whose statistics hold this name; a table that is being analysed is left alone."""
+    found = [row["place"] for row in await connection.fetch(_TABLES_WITH_NAME, name)]
+    for place in found:
+        await connection.execute(f"ANALYZE (SKIP_LOCKED) {place}")
+    left = len(await connection.fetch(_TABLES_WITH_NAME, name)) if found else 0
+    if left:
+        return Finding(PLANNER_STATISTICS, "kept", max(0, len(found) - left), _STATISTICS_LEFT.format(left))
+    return Finding(PLANNER_STATISTICS, "erased" if found else "nothing", len(found))
+
+
+_LANGFUSE_TIMEOUT_S = 20.0
+_TRACES_PAGE = 100
+_TRACES_PATH = "/api/public/traces"
+
+
+class LangfuseUnavailable(Exception):  # noqa: N818 -- errors are named for the state they report
+    """It did not answer, or refused; the text says why, without its address or keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class Langfuse:
+    """Langfuse's API for one project."""
+
+    url: str
+    public_key: str
+    secret_key: str
+
+    async def erase(self, tenant: str | None, user: str) -> tuple[int, int]:
+        """Delete the traces of a tenant's user; returns how many were found, and how many are still listed.
+
+        Raises:
+            LangfuseUnavailable: It cannot say, or does not delete.
+        """
+        found = await asyncio.to_thread(self._traces, tenant, user)
+        for start in range(0, len(found), _TRACES_PAGE):
+            part = found[start : start + _TRACES_PAGE]
+            await asyncio.to_thread(self._ask, "DELETE", _TRACES_PATH, {"traceIds": part})
+        left = await asyncio.to_thread(self._traces, tenant, user) if found else []
+        return len(found), len(left)
+
+    def _traces(self, tenant: str | None, user: str) -> list[str]:
+        found: list[str] = []
+        page, pages = 1, 1
+        while page <= pages:
+            query: dict[str, Any] = {"userId": user, "page": page, "limit": _TRACES_PAGE}
+            if tenant is not None:
+                query["tags"] = f"tenant:{tenant}"
+            document = self._ask("GET", f"{_TRACES_PATH}?{urlencode(query)}")
+            pages = int(document["meta"]["totalPages"])
+            for trace in document["data"]:
+                given: list[Any] = trace.get("tags") or []
+                tags = [tag for tag in given if str(tag).startswith("tenant:")]
+                if tags == ([f"tenant:{tenant}"] if tenant is not None else []):
+                    found.append(str(trace["id"]))
+            page += 1
+        return found
+
+    def _ask(self, method: str, path: str, body: Any = None) -> dict[str, Any]:  # noqa: ANN401 -- JSON
+        parts = urlsplit(self.url)
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        connection = kind(parts.hostname or "", parts.port, timeout=_LANGFUSE_TIMEOUT_S)
+        token = base64.b64encode(f"{self.public_key}:{self.secret_key}".encode()).decode()
+        headers = {"authorization": f"Basic {token}", "content-type": "application/json"}
+        try:
+            text = json.dumps(body) if body is not None else None
+            connection.request(method, parts.path.rstrip("/") + path, text, headers)
+            answer = connection.getresponse()
+            raw = answer.read()
+            if answer.status >= 300:
+                raise LangfuseUnavailable(f"it answered {answer.status}")
+            document: dict[str, Any] = json.loads(raw) if method == "GET" else {}
+        except (OSError, http.client.HTTPException, ValueError) as fault:
+            raise LangfuseUnavailable(f"it did not answer: {type(fault).__name__}") from fault
+        else:
+            return document
+        finally:
+            connection.close()

@@ -1,0 +1,305 @@
+"""Requests rejected before admission: all counted by the minute, a bounded sample stored as rows.
+
+Invariants: counting never waits. A counter row holds all of its minute at this worker, so that writing it
+twice counts once; at most `MOST` rows are in memory. The sample has at most `SAMPLE_PER_S` rows a second of
+one worker, for unknown and for known callers each. A row holds no text of the caller's but the names of its
+key, tenant, agent, user and model, and the limit it reached; users' names stay out of the log.
+"""
+
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from llm_proxy.dialects import Call
+from llm_proxy.errors import BadRequest, ReachedLimit, Refused
+from llm_proxy.identity import Caller
+from llm_proxy.identity.postgres_store import Connection
+from llm_proxy.money import usd_text
+from llm_proxy.schema.database import clean_text
+from llm_proxy.telemetry import time_of
+from llm_proxy.telemetry.privacy import redact
+
+SAMPLE_PER_S = 10
+_LONGEST_NAME, _LONGEST_SUBJECT = 128, 300  # a name as in `requests`; a subject may hold two
+_AMOUNTS = ("limit", "used", "held", "kept", "wanted")
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One request answered with an error before it became a call."""
+
+    request_id: UUID
+    refused_at: datetime
+    status: int
+    code: str | None
+    refused_by: str
+    door: str | None
+    key_id: str | None
+    key_prefix: str | None
+    tenant: str | None
+    agent: str | None
+    group: str | None
+    user: str | None
+    reached: ReachedLimit | None
+
+    def row(self) -> tuple[Any, ...]:
+        """Its values, in the order of the table's columns, as Postgres takes them."""
+        values = (getattr(self, field.name) for field in fields(self))
+        return tuple(_as_postgres_takes(value) for value in values)
+
+    def line(self) -> dict[str, Any]:
+        """What the log says of it: unknown fields are left out, and users' names."""
+        known = {
+            "request_id": str(self.request_id),
+            "status": self.status,
+            "code": self.code,
+            "refused_by": self.refused_by,
+            "door": self.door,
+            "key_prefix": self.key_prefix,
+            "tenant": _named(self.tenant),
+            "agent": _named(self.agent),
+            "group": _named(self.group),
+        }
+        line: dict[str, Any] = {name: value for name, value in known.items() if value is not None}
+        if self.reached is not None:
+            line["limit"] = limit_as_json(self.reached) | {"subject": self._limited(self.reached)}
+        return line
+
+    def _limited(self, reached: ReachedLimit) -> str | None:
+        """Whose limit it is, for the log: a key by its public part."""
+        if reached.scope == "user_model":
+            return "a user"
+        return reached.subject if reached.subject == f"key {self.key_prefix}" else _named(reached.subject)
+
+
+def refusal_of(
+    request_id: UUID, started_at_s: float, caller: Caller | None, call: Call | None, refused: Refused
+) -> Refusal:
+    """The refusal of a request that was not admitted, as far as it is known whose it was."""
+    return Refusal(
+        request_id=request_id,
+        refused_at=datetime.fromtimestamp(started_at_s, UTC),
+        status=refused.status,
+        code=refused.code,
+        refused_by=refused.refused_by,
+        door=call.door if call else None,
+        key_id=caller.key_id if caller else None,
+        key_prefix=caller.key_prefix if caller else None,
+        tenant=caller.tenant if caller else None,
+        agent=caller.agent if caller else None,
+        group=call.group if call else None,
+        user=caller.user if caller else None,
+        reached=refused.reached,
+    )
+
+
+def limit_as_json(reached: ReachedLimit) -> dict[str, Any]:
+    """A limit that was reached, for the record and the log; money in dollars, as text."""
+    told: dict[str, Any] = asdict(reached)
+    told["resets_at"] = reached.resets_at.isoformat() if reached.resets_at else None
+    if reached.unit == "usd":
+        told |= {name: usd_text(told[name]) for name in _AMOUNTS}
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def _as_postgres_takes(value: object) -> object:
+    if isinstance(value, ReachedLimit):
+        cleaned = {
+            name: clean_text(text)[:_LONGEST_SUBJECT] if isinstance(text, str) else text
+            for name, text in limit_as_json(value).items()
+        }
+        return orjson.dumps(cleaned).decode()
+    return clean_text(value)[:_LONGEST_NAME] if isinstance(value, str) else value
+
+
+def _named(name: str | None) -> str | None:
+    return None if name is None else redact(name)
+
+
+class Sample:
+    """Says which refusals are kept: the first so many of each second."""
+
+    __slots__ = ("_left", "_second")
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._left = SAMPLE_PER_S
+
+    def takes(self, now_s: float) -> bool:
+        """Whether one more is kept at this time, on any clock that counts seconds."""
+        second = int(now_s)
+        if second != self._second:
+            self._second, self._left = second, SAMPLE_PER_S
+        self._left -= 1
+        return self._left >= 0
+
+
+MOST = 50_000
+KEPT_MINUTES = 15
+"""So long a written row can still grow: a request is refused within minutes of its begin."""
+_LONGEST_TEXT = 128
+_MS_PER_MINUTE = 60_000
+
+Place = tuple[int, str, str, str, str, str]
+"""Minute, key, tenant, code, and the limit's scope and kind."""
+Row = tuple[Any, ...]
+
+
+class RefusalCounts:
+    """Counts of this worker on their way to Postgres.
+
+    Attributes:
+        worker: This worker's name in the table, of this start.
+    """
+
+    def __init__(self) -> None:
+        self.worker = secrets.token_hex(8)
+        self._times: dict[Place, int] = {}
+        self._changed: set[Place] = set()
+        self._newest = 0
+
+    def add(self, request_id: UUID, caller: Caller | None, refused: Refused) -> None:
+        """A request was refused before it became a call."""
+        minute = minute_of(request_id)
+        self._newest = max(self._newest, minute)
+        minute = max(minute, self._newest - KEPT_MINUTES)  # older rows may be forgotten
+        reached = refused.reached
+        tenant = caller.tenant if caller is not None and caller.kind == "virtual" else None
+        place = (
+            minute,
+            _counted_text(caller.key_id if caller else ""),
+            _counted_text(tenant or ""),
+            _counted_text(refused.code or str(refused.status)),
+            reached.scope if reached else "",
+            reached.kind if reached else "",
+        )
+        if place not in self._times and len(self._times) >= MOST:
+            place = (minute, "", "", "other", "", "")
+        self._times[place] = self._times.get(place, 0) + 1
+        self._changed.add(place)
+
+    def changed(self) -> list[Row]:
+        """The rows that Postgres does not have yet, as it takes them."""
+        return [
+            (datetime.fromtimestamp(place[0] * 60, UTC), *place[1:], self.worker, self._times[place])
+            for place in self._changed
+        ]
+
+    def written(self, rows: Sequence[Row]) -> None:
+        """Postgres has these rows; those that cannot grow any more are forgotten."""
+        for row in rows:
+            place = (int(row[0].timestamp()) // 60, *row[1:6])
+            if self._times.get(place) == row[-1]:
+                self._changed.discard(place)
+        oldest = self._newest - KEPT_MINUTES
+        for place in [one for one in self._times if one[0] < oldest and one not in self._changed]:
+            del self._times[place]
+
+
+def minute_of(request_id: UUID) -> int:
+    """The minute in which the request with this id came, since 1970."""
+    return (request_id.int >> 80) // _MS_PER_MINUTE
+
+
+def _counted_text(name: str) -> str:
+    return clean_text(name)[:_LONGEST_TEXT]
+
+
+FILTER_COLUMNS = {
+    "key": "key_id", "tenant": "tenant", "agent": "agent", "user": "user_id", "model": "model_group",
+}  # fmt: skip
+"""What refusals may be filtered by, and their columns."""
+MOST_COUNTS = 10_000
+_COUNTED_BY = ("key", "tenant")
+_MINUTE = timedelta(minutes=1)
+_NEAR = timedelta(hours=1)
+_KEPT = "SELECT r.*, k.name AS key_name FROM refusals AS r LEFT JOIN api_keys AS k ON k.key_id = r.key_id"
+_COUNTS = (
+    "SELECT minute, c.key_id, k.name AS key_name, c.tenant, code, limit_scope, limit_kind,"
+    " sum(times)::int8 AS times"
+    " FROM refusal_counts AS c LEFT JOIN api_keys AS k USING (key_id)"
+    " WHERE minute >= date_trunc('minute', $1::timestamptz) AND minute < $2"
+    " AND ($3::text IS NULL OR c.key_id = $3) AND ($4::text IS NULL OR c.tenant = $4)"
+    " GROUP BY 1, 2, 3, 4, 5, 6, 7 ORDER BY 1 DESC, times DESC, 2, 5, 6, 7 LIMIT $5"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Whose:
+    """Whose refusals may be told; None for everybody's.
+
+    Attributes:
+        key: The id of the one key.
+        tenant: The one tenant.
+    """
+
+    key: str | None = None
+    tenant: str | None = None
+
+
+async def fetch_rejected(connection: Connection, request_id: UUID) -> Any:  # noqa: ANN401 -- a row of the driver's
+    """The refusal of a request; None if it is not in the sample."""
+    moment = time_of(request_id)
+    return await connection.fetchrow(
+        f"{_KEPT} WHERE r.request_id = $1 AND r.refused_at BETWEEN $2 AND $3",
+        request_id, moment - _NEAR, moment + _NEAR,
+    )  # fmt: skip
+
+
+async def fetch_latest_rejected(
+    connection: Connection, since: datetime, until: datetime, where: Mapping[str, str], limit: int
+) -> list[Any]:
+    """The latest refusals of the sample, newest first; raises `BadRequest`."""
+    unknown = next((name for name in where if name not in FILTER_COLUMNS), None)
+    if unknown is not None:
+        raise BadRequest(f"No refusal is kept by '{unknown[:40]}'.", param=unknown[:40])
+    conditions = [f"r.{FILTER_COLUMNS[name]} = ${at}" for at, name in enumerate(where, 4)]
+    found = " AND ".join(["r.refused_at >= $1", "r.refused_at < $2", *conditions])
+    statement = f"{_KEPT} WHERE {found} ORDER BY r.refused_at DESC LIMIT $3"
+    rows: list[Any] = await connection.fetch(statement, since, until, limit, *where.values())
+    return rows
+
+
+async def fetch_rejection_counts(
+    connection: Connection, since: datetime, until: datetime, whose: Whose
+) -> list[dict[str, Any]]:
+    """How many were refused, by minute, key, code and limit, newest first; at most `MOST_COUNTS` lines."""
+    rows = await connection.fetch(_COUNTS, since, until, whose.key, whose.tenant, MOST_COUNTS)
+    return [dict(row) for row in rows]
+
+
+def counted_by(where: Mapping[str, str]) -> Whose:
+    """What of a question the counts can be narrowed to."""
+    return Whose(*(where.get(name) for name in _COUNTED_BY))
+
+
+def minute_around(request_id: UUID) -> tuple[datetime, datetime]:
+    """The minute in which the request with this id came."""
+    begin = time_of(request_id).replace(second=0, microsecond=0)
+    return begin, begin + _MINUTE
+
+
+def summed(counted: Iterable[Mapping[str, Any]]) -> str:
+    """All counts together, by limit or code: `13 (11 by key:requests, 2 by invalid_api_key)`."""
+    reasons: dict[str, int] = {}
+    for row in counted:
+        reason = f"{row['limit_scope']}:{row['limit_kind']}" if row["limit_kind"] else row["code"]
+        reasons[reason] = reasons.get(reason, 0) + row["times"]
+    most_first = sorted(reasons.items(), key=lambda one: -one[1])
+    told = ", ".join(f"{times:,} by {reason}" for reason, times in most_first)
+    return f"{sum(reasons.values()):,} ({told})" if told else "0"
+
+
+def not_kept(request_id: UUID, counted: Iterable[Mapping[str, Any]]) -> str:
+    """What is known of a request that is neither on record nor in the sample."""
+    begin, _ = minute_around(request_id)
+    return (
+        "No record has this id. Of refused requests a sample is kept"
+        f" ({SAMPLE_PER_S} a second of each worker), so it may have been refused: in its minute"
+        f" ({begin:%Y-%m-%d %H:%M} UTC) {summed(counted)} were refused."
+    )

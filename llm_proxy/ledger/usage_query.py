@@ -1,0 +1,348 @@
+"""`UsageQuery` and its answer: time range, time zone, grouping and filters; rows of sums.
+
+Pure. Invariants: every unknown dimension or value is rejected by its field's name; a range is read in the
+query's zone; every moment belongs to one group of each unit, so that days have 23, 24 or 25 hours and
+a repeated hour is two groups. Weeks begin on Monday. Costs are `Decimal`.
+Raises: `BadRequest`.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
+from decimal import Decimal
+from itertools import pairwise
+from typing import Any, Literal, cast
+from zoneinfo import ZoneInfo
+
+from llm_proxy.errors import BadRequest
+
+Unit = Literal["hour", "day", "week", "month"]
+UNITS: tuple[Unit, ...] = ("hour", "day", "week", "month")
+Span = tuple[datetime, datetime]
+"""From a moment until before another, in UTC."""
+
+FIRST_YEAR, LAST_YEAR = 1970, 2999
+"""Of what is asked: no call is older, and calendars of the standard library end in 9999."""
+_OFFSET = re.compile(r"(?P<sign>[+\- ])(?P<hours>[0-9]{2}):?(?P<minutes>[0-5][0-9])?", re.ASCII)
+_MOST_HOURS = 14
+_DAYS = {"day": 1, "week": 7}
+_EXAMPLES = {"hour": "2026-11-01T12:00Z", "day": "2026-11-01", "week": "2026-W45", "month": "2026-11"}
+_MONTH = re.compile(r"(?P<year>[0-9]{4})-(?P<month>0[1-9]|1[0-2])", re.ASCII)
+_WEEK = re.compile(r"[0-9]{4}-W[0-5][0-9]", re.ASCII)
+
+
+def zone_of(text: str) -> tzinfo:
+    """The zone of an IANA name or an offset such as `+05:30`; raises `BadRequest` naming `tz`."""
+    if text in {"UTC", "Z"}:
+        return UTC
+    offset = _OFFSET.fullmatch(text)
+    if offset is not None:  # a space is a plus that nobody encoded in an address
+        hours, minutes = int(offset["hours"]), int(offset["minutes"] or 0)
+        if hours * 60 + minutes <= _MOST_HOURS * 60:
+            away = timedelta(hours=hours, minutes=minutes)
+            return timezone(-away if offset["sign"] == "-" else away)
+    else:
+        try:
+            return ZoneInfo(text)
+        except (KeyError, ValueError, OSError):  # not found, a path, a folder, too long
+            pass
+    why = f"'{text[:40]}' is no time zone; write a name such as Europe/Berlin, or an offset such as +05:30."
+    raise BadRequest(why, param="tz")
+
+
+def label(unit: Unit, moment: datetime, zone: tzinfo) -> datetime | date | str:
+    """What a moment's group is called: an hour with its offset, a day, a week's Monday, `2026-11`."""
+    local = moment.astimezone(zone)
+    if unit == "hour":
+        offset = timezone(cast("timedelta", local.utcoffset()))
+        return local.replace(minute=0, second=0, microsecond=0, tzinfo=offset, fold=0)
+    day = local.date()
+    if unit == "day":
+        return day
+    return day - timedelta(days=day.weekday()) if unit == "week" else f"{day.year:04}-{day.month:02}"
+
+
+def midnight(day: date, zone: tzinfo) -> datetime:
+    """When a day begins there."""
+    return datetime.combine(day, time(), zone).astimezone(UTC)
+
+
+def begins(unit: Unit, span: Span, zone: tzinfo) -> Iterator[datetime]:
+    """When each group of a span begins, the first where the span does."""
+    moment, until = span
+    while moment < until:
+        yield moment
+        moment = _next_hour(moment, zone) if unit == "hour" else _next_day(unit, moment, zone)
+
+
+def span_of(unit: Unit, text: str, zone: tzinfo) -> Span:
+    """The group somebody names; raises `BadRequest` naming the unit."""
+    try:
+        moment = _moment(unit, text, zone)
+    except (ValueError, OverflowError):
+        moment = None
+    if moment is None or not FIRST_YEAR <= moment.year <= LAST_YEAR:
+        why = f"'{text[:40]}' is not a {unit}; write {_EXAMPLES[unit]}."
+        raise BadRequest(why, param=unit)
+    if unit == "hour":
+        moment -= _into_the_hour(moment, zone)
+        return moment, _next_hour(moment, zone)
+    return moment, _next_day(unit, moment, zone)
+
+
+def _moment(unit: Unit, text: str, zone: tzinfo) -> datetime:
+    if unit == "hour":
+        then = datetime.fromisoformat(text)
+        return (then if then.tzinfo else then.replace(tzinfo=zone)).astimezone(UTC)
+    month = _MONTH.fullmatch(text)
+    if unit == "month" and month is not None:
+        return midnight(date(int(month["year"]), int(month["month"]), 1), zone)
+    day = date.fromisoformat(f"{text}-1" if _WEEK.fullmatch(text) else text)
+    return midnight(_first_day(unit, day), zone)
+
+
+def _first_day(unit: Unit, day: date) -> date:
+    if unit == "week":
+        return day - timedelta(days=day.weekday())
+    return day.replace(day=1) if unit == "month" else day
+
+
+def _next_day(unit: Unit, moment: datetime, zone: tzinfo) -> datetime:
+    """When the next day, week or month begins; one that a zone leaves out has no moment."""
+    day = _first_day(unit, moment.astimezone(zone).date())
+    following = moment
+    while following <= moment:
+        day = _first_day(unit, day + timedelta(days=_DAYS.get(unit, 32)))
+        following = midnight(day, zone)
+    return following
+
+
+def _into_the_hour(moment: datetime, zone: tzinfo) -> timedelta:
+    local = moment.astimezone(zone)
+    return timedelta(minutes=local.minute, seconds=local.second, microseconds=local.microsecond)
+
+
+def _next_hour(moment: datetime, zone: tzinfo) -> datetime:
+    """The next full hour of the clock there, or an earlier change of that clock."""
+    following = moment + timedelta(hours=1) - _into_the_hour(moment, zone)
+    before, after = (one.astimezone(zone).utcoffset() for one in (moment, following))
+    if before == after:
+        return following
+    change, ends = moment, following
+    while ends - change > timedelta(seconds=1):
+        middle = change + (ends - change) / 2
+        if middle.astimezone(zone).utcoffset() == before:
+            change = middle
+        else:
+            ends = middle
+    return ends.replace(microsecond=0)
+
+
+def joined(spans: list[Span]) -> list[Span]:
+    """Spans in order, those that meet made one."""
+    found: list[Span] = []
+    for since, until in spans:
+        if found and found[-1][1] == since:
+            found[-1] = (found[-1][0], until)
+        else:
+            found.append((since, until))
+    return found
+
+
+def between(moments: list[datetime]) -> list[Span]:
+    """The spans from each moment to the next."""
+    return list(pairwise(moments))
+
+
+NAMES = {
+    "agent": "agent", "tenant": "tenant", "key": "key_id", "model": "model_group", "provider": "provider",
+    "user": "user_id", "session": "session_id", "run": "run_id", "tag": "tags",
+    "would_refuse": "would_refuse",
+}  # fmt: skip
+"""Dimensions that are names, and their columns in `requests`."""
+DIMENSIONS = (*NAMES, *UNITS)
+MOST_LINES = 10_000
+"""Of an answer over HTTP, and groups of time in any."""
+DEFAULT_DAYS = 30
+_LONGEST_VALUE = 256
+_AGO_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_AGO = re.compile(r"(?P<number>[0-9]{1,4})(?P<unit>[mhdw])", re.ASCII)
+_DAY_WORDS = {"today": 0, "yesterday": -1}
+_PERIOD_ENDS = {"yesterday": "today", "last-week": "this-week", "last-month": "this-month"}
+"""Words for a whole period, and where it ends."""
+WORDS = ("today", "yesterday", "this-week", "last-week", "this-month", "last-month")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What was used from `since` until before `until`, by these dimensions, where these hold.
+
+    Attributes:
+        where: Dimension to value; an empty value asks for requests that have none.
+        zone: Whose hours, days, weeks and months are meant.
+        top: So many lines at most, of each of these times; None for all.
+        owner: The id of the key whose calls alone may be told; None for everybody's.
+        within: The tenant whose names alone may be told; `where` asks for it. None for all.
+        most: Lines of the answer.
+    """
+
+    since: datetime
+    until: datetime
+    by: tuple[str, ...] = ()
+    where: Mapping[str, str] = field(default_factory=dict[str, str])
+    zone: tzinfo = UTC
+    top: int | None = None
+    owner: str | None = None
+    within: str | None = None
+    most: int = MOST_LINES
+
+    def __post_init__(self) -> None:
+        for given, param in ((self.by, "group_by"), (self.where, None)):
+            unknown = next((name for name in given if name not in DIMENSIONS), None)
+            if unknown is not None:
+                why = f"Unknown dimension '{unknown[:40]}'; there are {', '.join(DIMENSIONS)}."
+                raise BadRequest(why, param=param or unknown[:40])
+        if len({*self.by}) < len(self.by):
+            raise BadRequest("A dimension is named twice.", param="group_by")
+        if self.since >= self.until:
+            raise BadRequest("The range is empty: 'since' is not before 'until'.", param="since")
+        for name, value in self.where.items():
+            if name in NAMES and ("\0" in value or len(value) > _LONGEST_VALUE):
+                raise BadRequest(f"'{name}' holds what no name does.", param=name)
+        self.spans()
+
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        """The units of time it groups by."""
+        return tuple(unit for unit in UNITS if unit in self.by)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names it groups by or asks for."""
+        return frozenset(name for name in (*self.by, *self.where) if name in NAMES)
+
+    def spans(self) -> Span | None:
+        """The range, narrowed to the times it asks for; None when nothing is left."""
+        since, until = self.since, self.until
+        for unit in UNITS:
+            if unit in self.where:
+                begin, end = span_of(unit, self.where[unit], self.zone)
+                since, until = max(since, begin), min(until, end)
+        return (since, until) if since < until else None
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of an answer: the group, and its sums.
+
+    Attributes:
+        group: Dimension to value; None where the requests have none. A key's name stands beside its id.
+        cost_usd: Of the requests whose cost is known.
+        unpriced_requests: Those that were answered, or used tokens, and whose cost is not.
+        avg_latency_ms: None when nothing ended.
+    """
+
+    group: Mapping[str, Any]
+    requests: int
+    succeeded: int
+    cache_hits: int
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
+    cost_usd: Decimal
+    unpriced_requests: int
+    estimated_requests: int
+    avg_latency_ms: float | None
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and completion together."""
+        return self.prompt_tokens + self.completion_tokens
+
+    @property
+    def success_rate(self) -> float:
+        """From 0 to 1; 0 when there was nothing."""
+        return self.succeeded / self.requests if self.requests else 0.0
+
+
+NOTHING = Line({}, 0, 0, 0, 0, 0, 0, 0, Decimal(0), 0, 0, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was used.
+
+    Attributes:
+        lines: By time, then the costliest first.
+        total: Of all the question selects, each request once.
+        untold: Parts of the range of which calls are on record that are in no line: of their time only sums
+            of whole days (UTC) are kept, and these lie across the range's end or the border of two groups.
+        total_untold: The same of the total.
+        has_more: There may be more lines than the question wants.
+    """
+
+    lines: Sequence[Line]
+    total: Line
+    untold: Sequence[Span] = ()
+    total_untold: Sequence[Span] = ()
+    has_more: bool = False
+
+
+def asked_range(since: str | None, until: str | None, now: datetime, zone: tzinfo = UTC) -> Span:
+    """The range somebody wrote; raises `BadRequest` naming `since` or `until`.
+
+    Without `since` it begins 30 days ago; without `until` it ends with today, or with the period that
+    `since` names.
+    """
+    begin = moment(since or f"{DEFAULT_DAYS}d", now, zone, "since")
+    end = until or _PERIOD_ENDS.get(since or "")
+    return begin, moment(end, now, zone, "until") if end else _day(now, zone, 1)
+
+
+def moment(text: str, now: datetime, zone: tzinfo = UTC, param: str = "since") -> datetime:
+    """A time somebody wrote: `2026-11-01T12:00Z`, an hour ago `60m`, whole days ago `7d`, a word of `WORDS`.
+
+    Raises `BadRequest`. Without an offset it is the zone's.
+    """
+    try:
+        then = _read(text, now, zone)
+        if FIRST_YEAR <= then.year <= LAST_YEAR:
+            return then
+    except (ValueError, OverflowError):  # an offset may lead out of the calendar
+        pass
+    why = f"'{text[:40]}' is not a time from {FIRST_YEAR} to {LAST_YEAR}"
+    raise BadRequest(f"{why}; write 2026-11-01, or 24h, or 7d, or {', '.join(WORDS)}.", param=param)
+
+
+def _read(text: str, now: datetime, zone: tzinfo) -> datetime:
+    if text == "now":
+        return now
+    if text in _DAY_WORDS:
+        return _day(now, zone, _DAY_WORDS[text])
+    if text in WORDS:
+        return _begin_of(text, now, zone)
+    ago = _AGO.fullmatch(text)
+    if ago:
+        number, unit = int(ago["number"]), ago["unit"]
+        if unit in "dw":
+            return _day(now, zone, -number * (7 if unit == "w" else 1))
+        return now - timedelta(**{_AGO_UNITS[unit]: number})
+    then = datetime.fromisoformat(text)
+    return (then if then.tzinfo else then.replace(tzinfo=zone)).astimezone(UTC)
+
+
+def _day(now: datetime, zone: tzinfo, days: int) -> datetime:
+    return midnight(now.astimezone(zone).date() + timedelta(days=days), zone)
+
+
+def _begin_of(word: str, now: datetime, zone: tzinfo) -> datetime:
+    which, _, unit = word.partition("-")
+    day = now.astimezone(zone).date()
+    if unit == "week":
+        day -= timedelta(days=day.weekday() + (7 if which == "last" else 0))
+    else:
+        day = day.replace(day=1)
+        day = (day - timedelta(days=1)).replace(day=1) if which == "last" else day
+    return midnight(day, zone)

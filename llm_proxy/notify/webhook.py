@@ -1,0 +1,238 @@
+"""Webhooks: the body of a notification (signed JSON, Slack, Teams) and one attempt to deliver it.
+
+Invariants: names that callers chose never become mentions, links or markup; a webhook's address is a secret
+and is named by a digest alone. An attempt ends within `WITHIN_S`, connects to the address that was checked,
+and follows no redirect. Sources: https://www.standardwebhooks.com; Slack's incoming webhooks;
+Teams' Workflows webhooks and https://adaptivecards.io (a `TextRun` knows no markup).
+"""
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import hashlib
+import hmac
+import http.client
+import json
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from llm_proxy.json_access import Json
+from llm_proxy.notify.event import headline
+from llm_proxy.service_urls import WebhookForm
+
+SECRET_PREFIX = "whsec_"  # noqa: S105 -- what a secret of Standard Webhooks begins with
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """Where events are delivered.
+
+    Attributes:
+        name: For logs and tables: the form, the host and a digest of the address.
+    """
+
+    form: WebhookForm
+    url: str
+
+    @property
+    def name(self) -> str:
+        """Tells it from others without its address."""
+        digest = hashlib.sha256(self.url.encode()).hexdigest()[:12]
+        return f"{self.form}:{urlsplit(self.url).hostname}:{digest}"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """An event as it is kept, to be delivered."""
+
+    event_id: UUID
+    kind: str
+    created_at: datetime
+    facts: Json
+    tenant: str | None = None
+    user: str | None = None
+
+    @property
+    def text(self) -> str:
+        """One sentence."""
+        return headline(self.kind, self.facts, self.tenant, self.user)
+
+    @property
+    def document(self) -> Json:
+        """All of it."""
+        named = {name: value for name, value in (("tenant", self.tenant), ("user", self.user)) if value}
+        return {
+            "id": str(self.event_id),
+            "type": self.kind,
+            "timestamp": self.created_at.isoformat(),
+            "data": {"message": self.text, **self.facts, **named},
+        }
+
+
+def webhooks_of(given: tuple[tuple[WebhookForm, str], ...]) -> tuple[Webhook, ...]:
+    """The webhooks of the settings."""
+    return tuple(Webhook(form, url) for form, url in given)
+
+
+def body_for(form: WebhookForm, message: Message) -> bytes:
+    """What is sent of an event."""
+    if form == "json":
+        body = message.document
+    elif form == "slack":
+        body = {"text": _for_slack(message.text)}
+    else:
+        body = _card(message)
+    return json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def signed(secret: str, event_id: UUID, timestamp_s: int, body: bytes) -> dict[str, str]:
+    """The headers by which a receiver knows the sender, the event and its age.
+
+    Args:
+        secret: `whsec_` and base64, or any other text as it stands; empty for no signature.
+        event_id: The same at every attempt.
+        timestamp_s: When it is sent.
+        body: As it is sent.
+    """
+    headers = {"webhook-id": str(event_id), "webhook-timestamp": str(timestamp_s)}
+    if secret:
+        content = f"{event_id}.{timestamp_s}.".encode() + body
+        digest = hmac.digest(key_of(secret), content, "sha256")
+        headers["webhook-signature"] = f"v1,{base64.b64encode(digest).decode()}"
+    return headers
+
+
+def key_of(secret: str) -> bytes:
+    """The key a secret stands for."""
+    if secret.startswith(SECRET_PREFIX):
+        try:
+            return base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
+        except binascii.Error:
+            return secret.encode()
+    return secret.encode()
+
+
+def _for_slack(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _card(message: Message) -> Json:
+    run = {"type": "TextRun", "text": message.text, "weight": "Bolder"}
+    origin = {
+        "type": "TextRun",
+        "text": f"llm-proxy, {message.kind}, {message.created_at:%Y-%m-%d %H:%M} UTC",
+    }
+    card = {
+        "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
+        "type": "AdaptiveCard",
+        "version": "1.4",
+        "body": [{"type": "RichTextBlock", "inlines": [one]} for one in (run, origin)],
+    }
+    attachment = {
+        "contentType": "application/vnd.microsoft.card.adaptive",
+        "contentUrl": None,
+        "content": card,
+    }
+    return {"type": "message", "attachments": [attachment]}
+
+
+WITHIN_S = 10.0
+PRIVATE = "its address leads into a private network"
+
+
+class DeliveryFailed(Exception):  # noqa: N818 -- errors are named for the state they report
+    """The webhook did not take it; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """How events are sent.
+
+    Attributes:
+        secret: Signs JSON; empty for no signature.
+        refuses: Whether an address may not be connected to; None allows every one.
+        tls: Whom to trust behind `https`.
+    """
+
+    secret: str
+    refuses: Callable[[str], bool] | None
+    tls: ssl.SSLContext
+    within_s: float = WITHIN_S
+
+    async def send(self, webhook: Webhook, message: Message) -> int:
+        """Send an event; returns the status. Raises `DeliveryFailed`."""
+        body = body_for(webhook.form, message)
+        headers = {"content-type": "application/json", "user-agent": "llm-proxy"}
+        if webhook.form == "json":
+            headers |= signed(self.secret, message.event_id, int(time.time()), body)
+        return await post(self, webhook.url, body, headers)
+
+
+async def post(delivery: Delivery, url: str, body: bytes, headers: dict[str, str]) -> int:
+    """POST a body; returns the status, one of the 200s. Raises `DeliveryFailed`."""
+    held: list[socket.socket] = []
+    try:
+        async with asyncio.timeout(delivery.within_s):
+            status = await asyncio.to_thread(_post, delivery, url, body, headers, held)
+    except TimeoutError:
+        raise DeliveryFailed("it did not answer in time") from None
+    except socket.gaierror:
+        raise DeliveryFailed("its host is not found") from None
+    except ssl.SSLError:
+        raise DeliveryFailed("TLS failed") from None
+    except (OSError, http.client.HTTPException, ValueError) as fault:
+        raise DeliveryFailed(f"the connection failed: {type(fault).__name__}") from None
+    finally:
+        for one in held:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)  # a thread that still waits ends
+    if 300 <= status < 400:
+        raise DeliveryFailed(f"it answered {status}: redirects are not followed")
+    if status >= 300:
+        raise DeliveryFailed(f"it answered {status}")
+    return status
+
+
+def _post(
+    delivery: Delivery, url: str, body: bytes, headers: dict[str, str], held: list[socket.socket]
+) -> int:
+    parts = urlsplit(url)
+    host, secure = parts.hostname or "", parts.scheme == "https"
+    opened = _connected(delivery, host, parts.port or (443 if secure else 80))
+    held.append(opened)
+    connection = http.client.HTTPConnection(host, timeout=delivery.within_s)
+    try:
+        if secure:
+            opened = delivery.tls.wrap_socket(opened, server_hostname=host, do_handshake_on_connect=False)
+            held[:] = [opened]
+            opened.do_handshake()
+        connection.sock = opened
+        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        connection.request("POST", path, body, {"host": parts.netloc, **headers})
+        return connection.getresponse().status
+    finally:
+        connection.close()
+        opened.close()
+
+
+def _connected(delivery: Delivery, host: str, port: int) -> socket.socket:
+    """A connection to one of the host's addresses; none, unless every one of them is allowed."""
+    found = list(
+        dict.fromkeys(str(one[4][0]) for one in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+    )
+    if delivery.refuses is not None and any(delivery.refuses(address) for address in found):
+        raise DeliveryFailed(PRIVATE)
+    fault: OSError = OSError("no address")
+    for address in found:
+        try:
+            return socket.create_connection((address, port), timeout=delivery.within_s)
+        except OSError as refused:
+            fault = refused
+    raise fault

@@ -1,0 +1,207 @@
+"""Applies the numbered SQL files of this folder to a database.
+
+Invariants: every file not yet applied is applied once, in the order of the numbers, in a transaction of its
+own under an advisory lock, with no deadline. An applied file never changes (expand and contract: old code
+runs on the new schema). A database that is already at this version is only read. Long work is left in
+`schema_work` and done in batches beside the calls.
+"""
+
+import asyncio
+import hashlib
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING, Union
+
+import asyncpg
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+
+_LOCK = 0x6C6C6D70726F7879  # "llmproxy"
+_SIDECAR_ROLE = "llm_proxy_sidecar"
+_BUSY = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
+_LOCK_TIMEOUT_MS = 1000
+"""Whoever waits for a lock on a table makes every call's record wait behind it."""
+_NO_DEADLINE_S = 30 * 86_400.0
+_RETRY_S = 1.0
+_BATCH_ROWS = 5000
+
+Connection = Union["asyncpg.Connection[asyncpg.Record]", "PoolConnectionProxy[asyncpg.Record]"]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One numbered file."""
+
+    number: int
+    name: str
+    sql: str
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of its text."""
+        return hashlib.sha256(self.sql.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """How far a job in `schema_work` is.
+
+    Attributes:
+        rows_total: About.
+    """
+
+    name: str
+    rows_done: int
+    rows_total: int
+    finished: bool
+
+    def __str__(self) -> str:
+        """For people."""
+        if self.finished:
+            return f"{self.name}: finished, {self.rows_done:,} rows"
+        return f"{self.name}: {self.rows_done:,} of about {self.rows_total:,} rows"
+
+
+class SchemaBusy(Exception):  # noqa: N818 -- errors are named for the state they report
+    """A lock was not to be had in time."""
+
+
+class SchemaChanged(Exception):  # noqa: N818 -- errors are named for the state they report
+    """A file was changed after it had been applied."""
+
+
+def steps() -> list[Step]:
+    """Every file, in order."""
+    found = [file for file in resources.files("llm_proxy.schema").iterdir() if file.name.endswith(".sql")]
+    numbered = [Step(int(file.name[:3]), file.name, file.read_text(encoding="utf-8")) for file in found]
+    return sorted(numbered, key=lambda step: step.number)
+
+
+async def pending(connection: Connection) -> list[Step]:
+    """Files not applied yet; raises `SchemaChanged` when an applied one reads differently now."""
+    if await connection.fetchval("SELECT to_regclass('schema_steps')") is None:
+        return steps()
+    applied = {
+        row["number"]: row["digest"]
+        for row in await connection.fetch("SELECT number, digest FROM schema_steps")
+    }
+    for step in steps():
+        if applied.get(step.number, step.digest) != step.digest:
+            raise SchemaChanged(f"{step.name} was changed after it had been applied")
+    return [step for step in steps() if step.number not in applied]
+
+
+async def apply(connection: Connection) -> list[str]:
+    """Bring the database to this version, without a deadline; returns the names of the files applied.
+
+    Raises:
+        SchemaBusy: Another process applies a file, or a table is in use; nothing is lost by trying again.
+        SchemaChanged: A file was changed after it had been applied.
+    """
+    applied: list[str] = []
+    while await pending(connection):
+        try:
+            name = await _apply_next(connection)
+        except _BUSY as busy:
+            raise SchemaBusy("another process migrates, or a table is in use") from busy
+        applied += [name] if name is not None else []
+    return applied
+
+
+async def _apply_next(connection: Connection) -> str | None:
+    """Apply the first pending file; None when another process has just applied the last one."""
+    async with connection.transaction():
+        await connection.execute(
+            f"SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS}"
+        )
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
+        await connection.execute(
+            "CREATE TABLE IF NOT EXISTS schema_steps (number integer PRIMARY KEY, name text NOT NULL,"
+            " digest text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
+        )
+        todo = await pending(connection)
+        if not todo:
+            return None
+        step = todo[0]
+        await connection.execute(step.sql, timeout=_NO_DEADLINE_S)
+        await connection.execute(
+            "INSERT INTO schema_steps (number, name, digest) VALUES ($1, $2, $3)",
+            step.number, step.name, step.digest,
+        )  # fmt: skip
+    return step.name
+
+
+async def work(connection: Connection) -> Work | None:
+    """Do one batch of what a file left to be done; None when nothing is left that nobody else is doing."""
+    row = await connection.fetchrow("SELECT * FROM do_schema_work($1)", _BATCH_ROWS)
+    return Work(row["job"], row["done"], row["total"], row["finished"]) if row is not None else None
+
+
+async def unfinished(connection: Connection) -> Work | None:
+    """How far the first job is that is not done yet, by this process or by another one."""
+    row = await connection.fetchrow(
+        "SELECT name, rows_done, rows_total FROM schema_work WHERE finished_at IS NULL"
+        " ORDER BY created_at, name LIMIT 1"
+    )
+    return Work(row["name"], row["rows_done"], row["rows_total"], finished=False) if row is not None else None
+
+
+async def migrate(
+    dsn: str,
+    *,
+    sidecar_password: str | None = None,
+    tls: ssl.SSLContext | None = None,
+    report: Callable[[str], None] = lambda _: None,
+) -> list[str]:
+    """Bring the database at this address to this version, over a connection of its own, without a deadline.
+
+    Args:
+        dsn: A role that may create tables.
+        sidecar_password: Given, the sidecar's role may log in with it.
+        tls: Whom to trust; without it what the address says.
+        report: Called with a line for each step of progress.
+    """
+    connection = await asyncpg.connect(dsn, ssl=tls)
+    try:
+        applied = await _apply_patiently(connection, report)
+        if sidecar_password is not None:
+            await let_sidecar_in(connection, sidecar_password)
+        while await unfinished(connection):
+            done = await work(connection)
+            if done is None:  # a gateway is at it
+                await asyncio.sleep(_RETRY_S)
+            elif done.finished or done.rows_done % (20 * _BATCH_ROWS) < _BATCH_ROWS:
+                report(str(done))
+    finally:
+        await connection.close()
+    return applied
+
+
+async def _apply_patiently(connection: Connection, report: Callable[[str], None]) -> list[str]:
+    before = {step.name for step in await pending(connection)}
+    waits = False
+    while True:
+        try:
+            await apply(connection)
+        except SchemaBusy as busy:
+            if not waits:
+                report(f"waiting: {busy}")
+            waits = True
+            await asyncio.sleep(_RETRY_S)
+        else:
+            return sorted(before)
+
+
+async def let_sidecar_in(connection: Connection, password: str) -> str:
+    """Give the sidecar's role this password and the right to log in; returns the role's name.
+
+    The role may insert and update `llm_calls` and nothing else. Repeating it changes nothing.
+    """
+    statement: str = await connection.fetchval(
+        "SELECT format('ALTER ROLE %I LOGIN PASSWORD %L', $1::text, $2::text)", _SIDECAR_ROLE, password
+    )
+    await connection.execute(statement)
+    return _SIDECAR_ROLE

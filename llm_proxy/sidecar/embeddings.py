@@ -1,0 +1,98 @@
+"""Embedding answers: exactly one vector for each input, in order, in the encoding the caller requested.
+
+Pure. Invariants: an answer with a missing, surplus, duplicate or null vector is an error; a vector without an
+index has that of its position. A vector that is text already stays; base64 is little-endian 32-bit floats.
+Source: OpenAI's OpenAPI document, CreateEmbeddingResponse: `index` is the position in the list of inputs.
+"""
+
+import base64
+import json
+import math
+import re
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+from llm_proxy.json_access import Json, as_list, as_object
+
+INDEX = re.compile(rb'"index"\s*:\s*(\d{1,9})(?![\d.eE])')
+VECTOR = re.compile(rb'"embedding"\s*:\s*(?:\[\s*-?\d|"[^"])')
+ODD_NUMBERS = (b"null", b"NaN", b"Infinity")
+REQUIRED_WORDS = (b'"list"', b'"prompt_tokens"')
+
+
+def count_inputs(asked: object) -> int:
+    """How many inputs the `input` of a request has; a list of tokens is one."""
+    listed = as_list(asked)
+    return len(listed) if listed and not isinstance(listed[0], int) else 1
+
+
+def inputs_of(request: bytes) -> int | None:
+    """How many inputs the body of a request has; None when it names none."""
+    try:
+        asked = as_object(json.loads(request)).get("input")
+    except (ValueError, RecursionError):
+        return None
+    return None if asked is None else count_inputs(asked)
+
+
+def are_in_order(raw: bytes, inputs: int | None) -> bool:
+    """Whether an answer is as it should be, so that its numbers need not be read."""
+    if any(word in raw for word in ODD_NUMBERS) or not all(word in raw for word in REQUIRED_WORDS):
+        return False
+    found = [int(number) for number in INDEX.findall(raw)]
+    return (
+        found == list(range(len(found)))
+        and inputs in (None, len(found))
+        and len(VECTOR.findall(raw)) == len(found) == raw.count(b'"object"') - 1
+    )
+
+
+def put_in_order(answer: Json, inputs: int | None) -> bool:
+    """Sort the vectors of an answer by index, and name them; False when they are not one for each input."""
+    vectors = [as_object(one) for one in as_list(answer.get("data"))]
+    if not vectors or inputs not in (None, len(vectors)):
+        return False
+    if not all(_is_vector(one.get("embedding")) for one in vectors):
+        return False
+    for at, one in enumerate(vectors):
+        one["index"] = at if one.get("index") is None else one["index"]
+    indexes = [one["index"] for one in vectors if _is_index(one["index"])]
+    if sorted(indexes) != list(range(len(vectors))):
+        return False
+    for one in vectors:
+        one["index"] = int(one["index"])
+        one["object"] = one.get("object") or "embedding"
+    answer["data"] = sorted(vectors, key=lambda one: int(one["index"]))
+    return True
+
+
+def _is_index(value: object) -> bool:
+    return type(value) is int or (isinstance(value, float) and value.is_integer())
+
+
+def _is_vector(value: object) -> bool:
+    """Numbers, text that encodes them, or (a vector for each token) vectors."""
+    if isinstance(value, str):
+        return bool(value)
+    listed = as_list(value)
+    return bool(listed) and (_are_numbers(listed) or all(_are_numbers(as_list(one)) for one in listed))
+
+
+def _are_numbers(listed: Sequence[object]) -> bool:
+    return bool(listed) and all(
+        type(one) is int or (isinstance(one, float) and math.isfinite(one)) for one in listed
+    )
+
+
+BASE64 = "base64"
+
+
+def write_as_asked(result: Any, body: bytes) -> None:  # noqa: ANN401 -- whatever LiteLLM's endpoint returned
+    """Put the vectors of an answer into text where the request's body asks for it."""
+    if BASE64.encode() not in body or as_object(json.loads(body)).get("encoding_format") != BASE64:
+        return
+    for item in as_list(getattr(result, "data", None)):
+        vector = item["embedding"]
+        if isinstance(vector, list):
+            item["embedding"] = base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()  # pyright: ignore[reportUnknownArgumentType] -- JSON

@@ -1,0 +1,300 @@
+"""Repairs answers and stream frames in OpenAI's format, so that every client can parse them.
+
+Pure. Invariants: only values that are missing, null or of a wrong type are filled in; another provider's
+finish reason becomes the nearest of OpenAI's, an unknown one stays.
+Source: OpenAI's OpenAPI document, CreateChatCompletionResponse and CreateChatCompletionStreamResponse.
+"""
+
+import json
+import uuid
+from collections.abc import Hashable
+
+from llm_proxy.json_access import Json, as_list, as_object
+from llm_proxy.sidecar.json_repair import joined
+
+REASONS = {
+    "COMPLETE": "stop",
+    "STOP": "stop",
+    "compaction": "length",
+    "content_filtered": "content_filter",
+    "end_turn": "stop",
+    "eos": "stop",
+    "eos_token": "stop",
+    "max_length": "length",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "model_length": "length",
+    "refusal": "content_filter",
+    "safety": "content_filter",
+    "sensitive": "content_filter",
+    "stop_sequence": "stop",
+    "tool_call": "tool_calls",
+    "tool_use": "tool_calls",
+    "MALFORMED_FUNCTION_CALL": "stop",
+    "MAX_TOKENS": "length",
+    "SAFETY": "content_filter",
+}
+"""Finish reasons of other providers -> the nearest of OpenAI's."""
+PLAIN = frozenset(
+    {
+        *("stop", "length", "tool_calls", "function_call", "content_filter"),
+        *("STOP", "MAX_TOKENS", "COMPLETE", "end_turn", "max_tokens", "stop_sequence", "tool_use"),
+    }
+)
+"""OpenAI's finish reasons, and those of others that say no more."""
+TEXTS = ("content", "reasoning", "reasoning_content", "refusal")
+STATED_COST = "llmp_stated_cost"
+"""The cost a provider states, for the gateway, where `cost` is LiteLLM's."""
+COUNTS = ("prompt_tokens", "completion_tokens")
+DETAILS = ("prompt_tokens_details", "completion_tokens_details")
+CACHED = ("cached_tokens", "num_cached_tokens")
+"""Of a prompt, where the details do not say it."""
+UNLIKELY = -9999.0
+"""What OpenAI's API writes for the log probability of a token that is very unlikely."""
+
+
+def finish_reason(said: object) -> str | None:
+    """The finish reason a caller reads; None while there is none, `""` among them."""
+    return REASONS.get(said, said) if isinstance(said, str) and said.strip() else None
+
+
+def telling_reason(said: object) -> str | None:
+    """A finish reason that says more than the one a caller reads for it."""
+    return said if isinstance(said, str) and said and said not in PLAIN else None
+
+
+def repair_frame(frame: Json) -> None:
+    """Fill in what a frame of a chat's stream lacks."""
+    repair_usage(frame)
+    frame["choices"] = _choices(frame)
+    for choice in frame["choices"]:
+        delta = choice["delta"] = as_object(choice.get("delta"))
+        if "finish_reason" in choice:
+            choice["finish_reason"] = finish_reason(choice["finish_reason"])
+        _repair_logprobs(choice)
+        _repair_content(delta)
+        if isinstance(delta.get("reasoning"), str):
+            delta.setdefault("reasoning_content", delta["reasoning"])
+
+
+def repair_text_frame(frame: Json) -> None:
+    """Fill in what a frame of a text completion's stream lacks."""
+    repair_usage(frame)
+    frame["choices"] = _choices(frame)
+    for choice in frame["choices"]:
+        choice["text"] = choice["text"] if isinstance(choice.get("text"), str) else ""
+        choice["finish_reason"] = finish_reason(choice.get("finish_reason"))
+
+
+def is_answer(document: Json) -> bool:
+    """Whether a whole answer has choices, each with a message or a text."""
+    choices = as_list(document.get("choices"))
+    return bool(choices) and all(
+        isinstance(as_object(one).get("message"), dict) or isinstance(as_object(one).get("text"), str)
+        for one in choices
+    )
+
+
+def repair_answer(answer: Json) -> None:
+    """Fill in what a whole chat's answer lacks."""
+    if "choices" not in answer:
+        return
+    answer["choices"] = _choices(answer)
+    for choice in answer["choices"]:
+        choice["finish_reason"] = finish_reason(choice.get("finish_reason"))
+        _repair_logprobs(choice)
+        if not isinstance(choice.get("message"), dict):
+            continue
+        message = choice["message"]
+        message["role"] = message.get("role") or "assistant"
+        message.setdefault("content", None)
+        _repair_content(message)
+        _drop_odd(message)
+        for at, image in enumerate(map(as_object, as_list(message.get("images")))):
+            image.setdefault("index", at)
+        for call in map(as_object, as_list(message.get("tool_calls"))):
+            _repair_call(call)
+            function = as_object(call.get("function"))
+            arguments = function.get("arguments")
+            if function and not isinstance(arguments, str):
+                function["arguments"] = json.dumps(arguments) if arguments is not None else "{}"
+    repair_usage(answer)
+
+
+class SurrogateJoiner:
+    """Joins surrogate pairs that a stream's frames tear apart, each text by its own key."""
+
+    __slots__ = ("_halves",)
+
+    def __init__(self) -> None:
+        self._halves: dict[Hashable, str] = {}
+
+    def join(self, key: Hashable, text: str, *, last: bool = False) -> str:
+        """The text that can leave now; the first half of a pair waits for the second, unless all is said."""
+        if not self._halves and text.isascii():
+            return text
+        text = self._halves.pop(key, "") + text
+        if not last and "\ud800" <= text[-1:] <= "\udbff":
+            self._halves[key], text = text[-1], text[:-1]
+        return joined(text)
+
+
+class ToolCalls:
+    """The tool calls of one choice of a stream, each with an index and an id of its own."""
+
+    __slots__ = ("_arguments", "_id_of", "_index_of")
+
+    def __init__(self) -> None:
+        self._index_of: dict[int | None, int] = {}
+        self._id_of: dict[int, str] = {}
+        self._arguments: dict[int, list[str]] = {}
+
+    def repair(self, call: Json) -> None:
+        """Give a piece of a call the index it lacks, or shares with an earlier call."""
+        stated: int | None = call["index"] if type(call.get("index")) is int else None
+        function = as_object(call.get("function"))
+        at = self._index_of.get(stated, max(self._id_of, default=None) if stated is None else None)
+        if at is None or (function.get("name") and self._is_another(call, at)):
+            free = stated is not None and stated not in self._id_of
+            at = stated if stated is not None and free else max(self._id_of, default=-1) + 1
+            _repair_call(call)
+            self._id_of[at], self._arguments[at] = call["id"], []
+        self._arguments[at].append(str(function.get("arguments") or ""))
+        self._index_of[stated] = call["index"] = at
+
+    def _is_another(self, call: Json, at: int) -> bool:
+        """Whether a piece with a name begins another call than the one at its index."""
+        if call.get("id"):
+            return bool(call["id"] != self._id_of[at])
+        try:
+            json.loads("".join(self._arguments[at]))
+        except ValueError:
+            return False
+        return True
+
+
+class StreamRepair:
+    """What the frames of one stream need to know of each other to be repaired."""
+
+    def __init__(self) -> None:
+        self._texts = SurrogateJoiner()
+        self._calls: dict[int, ToolCalls] = {}
+
+    def frame(self, chunk: Json) -> None:
+        """Repair a frame on OpenAI's wire."""
+        repair_frame(chunk)
+        for choice in chunk["choices"]:
+            self.delta(choice["index"], choice["delta"], last=choice.get("finish_reason") is not None)
+
+    def text_frame(self, chunk: Json) -> None:
+        """Repair a frame of a text completion."""
+        repair_text_frame(chunk)
+        for choice in chunk["choices"]:
+            last = choice["finish_reason"] is not None
+            choice["text"] = self._texts.join((choice["index"], "text"), choice["text"], last=last)
+
+    def delta(self, at: int, delta: Json, *, last: bool) -> None:
+        """Repair a piece of a choice: texts that were torn apart, calls that share an index."""
+        for name in TEXTS:
+            text = delta.get(name)
+            if isinstance(text, str) or last:
+                joined = self._texts.join((at, name), text if isinstance(text, str) else "", last=last)
+                if joined or isinstance(text, str):
+                    delta[name] = joined
+        for call in map(as_object, as_list(delta.get("tool_calls"))):
+            self._calls.setdefault(at, ToolCalls()).repair(call)
+            function = as_object(call.get("function"))
+            if isinstance(function.get("arguments"), str):
+                key = (at, "tool_calls", call["index"])
+                function["arguments"] = self._texts.join(key, function["arguments"])
+
+
+def _choices(document: Json) -> list[Json]:
+    found = [choice for choice in map(as_object, as_list(document.get("choices"))) if choice]
+    for at, choice in enumerate(found):
+        if type(choice.get("index")) is not int:
+            choice["index"] = at
+    return found
+
+
+def _drop_odd(message: Json) -> None:
+    """What LiteLLM's types have no shape for; it is put back once LiteLLM has read the rest."""
+    cited = [
+        one
+        for one in map(as_object, as_list(message.get("annotations")))
+        if as_object(one.get("url_citation"))
+    ]
+    if message.get("annotations") is not None and len(cited) != len(as_list(message["annotations"])):
+        del message["annotations"]
+    for name in ("images", "thinking_blocks"):
+        listed = as_list(message.get(name))
+        if message.get(name) is not None and not (
+            listed and all(as_object(one).get("type") for one in listed)
+        ):
+            del message[name]
+    if (
+        message.get("audio") is not None
+        and not {"id", "data", "expires_at", "transcript"} <= as_object(message["audio"]).keys()
+    ):
+        del message["audio"]
+
+
+def _repair_call(call: Json) -> None:
+    call["id"] = call.get("id") or f"call_{uuid.uuid4().hex}"
+    call["type"] = call.get("type") or "function"
+
+
+def repair_usage(document: Json) -> None:
+    """Make counts integers, and their total one; what counts nothing is no usage."""
+    if "usage" not in document:
+        return
+    usage = as_object(document["usage"])
+    for name, value in usage.items():
+        if isinstance(value, float) and value.is_integer():
+            usage[name] = int(value)
+    _repair_details(usage)
+    counts = [usage.get(name) for name in COUNTS]
+    if all(type(count) is not int for count in counts):
+        del document["usage"]
+    elif type(usage.get("total_tokens")) is not int:
+        usage["total_tokens"] = sum(count for count in counts if type(count) is int)
+
+
+def _repair_details(usage: Json) -> None:
+    """Put cached tokens that stand beside OpenAI's details into them; take counts below 0 out."""
+    for part in (as_object(usage.get(name)) for name in DETAILS):
+        for name in [name for name, value in part.items() if type(value) is int and value < 0]:
+            del part[name]
+    stated = next((usage[name] for name in CACHED if type(usage.get(name)) is int and usage[name] > 0), None)
+    details = as_object(usage.get(DETAILS[0]))
+    if stated is not None and details.get(CACHED[0]) is None:
+        usage[DETAILS[0]] = details | {CACHED[0]: stated}
+
+
+def _repair_logprobs(choice: Json) -> None:
+    if choice.get("logprobs") is None:
+        return
+    probs = as_object(choice["logprobs"])
+    choice["logprobs"] = probs or None
+    for token in map(as_object, as_list(probs.get("content"))):
+        token["top_logprobs"] = as_list(token.get("top_logprobs"))
+        for one in (token, *map(as_object, token["top_logprobs"])):
+            one.setdefault("bytes", None)
+            one["logprob"] = UNLIKELY if one.get("logprob") is None else one["logprob"]
+
+
+def _repair_content(said: Json) -> None:
+    """Text in blocks, as Mistral's reasoning models write it, as text and reasoning."""
+    blocks: object = said.get("content")
+    if not isinstance(blocks, list):
+        return
+    texts, thoughts = list[str](), list[str]()
+    for block in map(as_object, as_list(said["content"])):
+        texts += [block["text"]] if isinstance(block.get("text"), str) else []
+        thoughts += [str(one.get("text") or "") for one in map(as_object, as_list(block.get("thinking")))]
+    said["content"] = "".join(texts) if texts else None
+    if thoughts:
+        said["reasoning_content"] = "".join(thoughts)
+        said["thinking_blocks"] = [
+            {"type": "thinking", "thinking": said["reasoning_content"], "signature": "mistral"}
+        ]

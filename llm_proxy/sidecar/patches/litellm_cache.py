@@ -1,0 +1,122 @@
+"""LiteLLM's own cache: embeddings are marked and priced per input, streams are not stored.
+
+Invariants: the cost of a partly cached batch is that of the inputs sent to a provider; only texts are cached,
+each with its own vector; an answer with another number of vectors than inputs is an error; a cache outside of
+Redis stores complete answers only.
+"""
+
+from importlib import import_module
+
+from llm_proxy.json_access import Json, as_list, as_object
+from llm_proxy.sidecar import embeddings, litellm_internals
+from llm_proxy.sidecar.litellm_internals import Theirs
+from llm_proxy.sidecar.patches.patch import Patch
+
+HIT = "embedding"
+"""What stands where a chat's hit names its key: each input has a key of its own."""
+
+
+def _install_embedding_cache() -> None:
+    """Patch the handler of cached answers; before the first call."""
+    handler = import_module("litellm.caching.caching_handler").LLMCachingHandler
+    look_up = handler._process_async_embedding_cached_response  # noqa: SLF001 -- where hits are counted
+    combine = handler.combine_cached_embedding_response_with_api_result
+    read, may_store, store = (
+        handler._retrieve_from_cache,  # noqa: SLF001 -- where each input is looked up
+        handler.should_store_result_in_cache,
+        handler.async_set_cache,
+    )
+
+    async def read_texts(self: Theirs, *, kwargs: Json, **options: Theirs) -> Theirs:
+        return None if _has_tokens(kwargs) else await read(self, kwargs=kwargs, **options)
+
+    def may_store_texts(self: Theirs, original_function: Theirs, kwargs: Json) -> bool:
+        return not _has_tokens(kwargs) and bool(may_store(self, original_function, kwargs))
+
+    async def check_and_store(self: Theirs, result: Theirs, *words: Theirs, **options: Theirs) -> None:
+        _check_count(result, as_object(options.get("kwargs")))
+        await store(self, result, *words, **options)
+
+    def mark(self: Theirs, *words: Theirs, logging_obj: Theirs, **options: Theirs) -> Theirs:
+        found, whole = look_up(self, *words, logging_obj=logging_obj, **options)
+        self.log_of_this_call = logging_obj
+        if whole:
+            found.hidden_params |= {"cache_key": HIT, "response_cost": 0.0}
+        return found, whole
+
+    def price(self: Theirs, *, embedding_response: Theirs, **options: Theirs) -> Theirs:
+        merged = combine(self, embedding_response=embedding_response, **options)
+        cost = self.log_of_this_call.response_cost_calculator(result=embedding_response)
+        merged.hidden_params["response_cost"] = cost or 0.0
+        return merged
+
+    handler._process_async_embedding_cached_response = mark  # noqa: SLF001 -- the same
+    handler.combine_cached_embedding_response_with_api_result = price
+    handler._retrieve_from_cache = read_texts  # noqa: SLF001 -- the same
+    handler.should_store_result_in_cache = may_store_texts
+    handler.async_set_cache = check_and_store
+
+
+def _has_tokens(call: Json) -> bool:
+    """Whether an input is a list of tokens: LiteLLM takes each for an input, and 5 for the text "5"."""
+    return any(not isinstance(one, str) for one in as_list(call.get("input")))
+
+
+def _check_count(result: Theirs, call: Json) -> None:
+    library = litellm_internals.library()
+    if not isinstance(result, library.EmbeddingResponse) or call.get("input") is None:
+        return
+    if len(result.data or ()) != embeddings.count_inputs(call["input"]):
+        raise library.BadGatewayError(
+            message="the provider's answer has not one vector for each input",
+            llm_provider="",
+            model=str(call.get("model") or ""),
+        )
+
+
+EMBEDDING_CACHE = Patch(
+    name="embedding_cache",
+    install=_install_embedding_cache,
+    reason=(
+        "A hit of an embedding is not told, a batch of which some inputs were cached is priced by chance, "
+        "tokens are cached as if each were a text, and a wrong number of vectors is an answer."
+    ),
+    since="1.106.2",
+    report=(
+        "https://github.com/BerriAI/litellm/issues/8570; to file: `cost of a partly cached embedding "
+        'batch depends on task order`; `embedding input [5, 7] is cached per token, under the key of "5"`.'
+    ),
+    until=(
+        "The header is sent for embeddings, the cost is that of the inputs sent, and lists of tokens are "
+        "one input."
+    ),
+    tests=(
+        "tests/stages/test_sidecar_cache.py::test_of_a_batch_only_what_was_embedded_is_paid_for",
+        "tests/stages/test_sidecar_embeddings.py::test_a_list_of_tokens_is_one_input",
+    ),
+)
+
+
+def _install_own_cache() -> None:
+    """Keep streams out of a cache that is not the response cache's Redis."""
+    settings = litellm_internals.library().cache
+    if settings is None or isinstance(settings.cache, litellm_internals.redis_cache()):
+        return
+    should_use_cache = settings.should_use_cache
+
+    def unless_streamed(**options: Theirs) -> bool:
+        return options.get("stream") is not True and bool(should_use_cache(**options))
+
+    settings.should_use_cache = unless_streamed
+
+
+OWN_CACHE = Patch(
+    name="own_cache",
+    install=_install_own_cache,
+    reason="LiteLLM replays a stream out of its cache with losses: choices, tool calls and usage among them.",
+    since="1.106.2",
+    report="To file: `a cached stream is rebuilt from the whole answer and loses what frames said`.",
+    until="A replayed stream equals the first one.",
+    tests=("tests/stages/test_sidecar_cache.py::test_litellm_s_own_cache_keeps_no_streams",),
+    after_start=True,
+)

@@ -1,0 +1,79 @@
+"""What LiteLLM's log lines and observers see of a call: no text of the provider, and the caller's tags.
+
+Invariants: a failed call is logged without the provider's message, which may repeat a prompt, and without a
+traceback, except with `LITELLM_LOG=DEBUG`; tags reach LiteLLM's logging payload by a field of this project's,
+which never selects a deployment.
+"""
+
+import logging
+import os
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from llm_proxy.json_access import as_list, as_object
+from llm_proxy.sidecar import call_outcome
+from llm_proxy.sidecar.litellm_internals import Theirs
+from llm_proxy.sidecar.patches.patch import Patch
+
+OF_A_CALL = "litellm.proxy.proxy_server._handle_llm_api_exception(): Exception occured"
+LIBRARY, OF_CALLS = "LiteLLM", ("LiteLLM Proxy", "LiteLLM Router")
+
+
+def _install_error_log() -> None:
+    """Add the filter to LiteLLM's loggers, before their own; once they exist."""
+    if os.environ.get("LITELLM_LOG", "").upper() != "DEBUG":
+        for name in (LIBRARY, *OF_CALLS):
+            logging.getLogger(name).filters.insert(0, _without_text)
+
+
+def _without_text(record: logging.LogRecord) -> bool:
+    """Within a call the errors of proxy and router quote the call's."""
+    in_a_call = record.name in OF_CALLS and record.levelno >= logging.ERROR and call_outcome.is_known()
+    if in_a_call or str(record.msg).startswith(OF_A_CALL):
+        errors = [*(record.args or ()), *(record.exc_info or ())]
+        error = next((type(one).__name__ for one in errors if isinstance(one, BaseException)), "an error")
+        call_id: object = getattr(record, "litellm_call_id", None)
+        record.msg, record.args = "call %s failed: %s", (call_id, error)
+        record.exc_info, record.exc_text = None, None
+    return True
+
+
+ERROR_LOG = Patch(
+    name="error_log",
+    install=_install_error_log,
+    reason="A failed call is logged with the provider's text, which may repeat the prompt, and a traceback.",
+    since="1.106.2",
+    report="To file: `turn_off_message_logging does not cover exception text in log lines`.",
+    until="LiteLLM's redaction covers its own log lines.",
+    tests=("tests/stages/test_sidecar_errors.py::test_the_log_of_a_failure_has_no_text_of_the_provider_s",),
+    after_start=True,
+)
+
+LOGGING = "litellm.litellm_core_utils.litellm_logging"
+FIELD = "llm_proxy_tags"
+
+
+def _install_trace_tags() -> None:
+    """Patch where the payload's tags are read; before the first call."""
+    payload: Theirs = import_module(LOGGING).StandardLoggingPayloadSetup
+    payload.get_request_tags = staticmethod(_with_ours(payload.get_request_tags))
+
+
+def _with_ours(read: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+    def read_with_ours(litellm_params: Theirs, proxy_server_request: Theirs) -> list[Any]:
+        ours = as_list(as_object(as_object(litellm_params).get("metadata")).get(FIELD))
+        return [*ours, *read(litellm_params, proxy_server_request)]
+
+    return read_with_ours
+
+
+TRACE_TAGS = Patch(
+    name="trace_tags",
+    install=_install_trace_tags,
+    reason="LiteLLM shows observers only those tags by which it may also choose deployments.",
+    since="1.108.6",
+    report="To file: `a metadata field for tags that are logged and never used for routing`.",
+    until="There is such a field.",
+    tests=("tests/stages/test_sidecar_langfuse.py",),
+)

@@ -1,0 +1,153 @@
+"""Providers get the messages as the caller sent them: sentences that LiteLLM adds are removed.
+
+LiteLLM writes placeholders for empty texts, notes before system messages, sentences before tools' images, and
+a dummy tool. Invariants: no text is added; what a provider has no field for is left out or moved as
+`docs/dialects.md` lists it; what is merely wrong there is for the provider to reject.
+"""
+
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from typing import Any
+
+from llm_proxy.json_access import Json, as_list, as_object
+from llm_proxy.sidecar.litellm_internals import Theirs
+from llm_proxy.sidecar.patches.patch import Patch
+
+PROMPTS = "litellm.litellm_core_utils.prompt_templates"
+ANTHROPIC = "litellm.llms.anthropic.chat.transformation"
+CONVERSE = "litellm.llms.bedrock.chat.converse_transformation"
+GEMINI = "litellm.llms.vertex_ai.gemini.transformation"
+OPENAIS = ("litellm.llms.openai.chat.gpt_transformation", "litellm.llms.azure.chat.gpt_transformation")
+
+OLLAMAS = (
+    ("litellm.llms.ollama.chat.transformation", "OllamaChatConfig"),
+    ("litellm.llms.ollama.completion.transformation", "OllamaConfig"),
+)
+
+
+def install() -> None:
+    """Patch the translations; before the first call."""
+    factory: Theirs = import_module(f"{PROMPTS}.factory")
+    factory._sanitize_empty_text_content = without_blank_text  # noqa: SLF001 -- no setting does this
+    factory._EMPTY_TEXT_PLACEHOLDER = ""  # noqa: SLF001 -- the same
+    for name in OPENAIS:
+        wire: Theirs = import_module(name)
+        wire.hoist_images_from_tool_messages = _as_they_are
+    for name in (f"{PROMPTS}.mid_conversation_system", CONVERSE):
+        noted: Theirs = import_module(name)
+        noted.CONVERTED_SYSTEM_NOTE = ""  # a blank part, which is then left out
+    gemini: Theirs = import_module(GEMINI)
+    gemini.transform_system_message = _with_somebody_to_answer(gemini.transform_system_message)
+    _name_tools_of_the_conversation()
+    for name, config in OLLAMAS:
+        ollama: Theirs = getattr(import_module(name), config)
+        ollama.transform_request = _with_arguments(ollama.transform_request)
+
+
+def without_blank_text(message: Json) -> Json:
+    """A message without texts of nothing but space, which Anthropic refuses, where anything else is left."""
+    content = message.get("content")
+    if isinstance(content, str):
+        blank = not content.strip() and message.get("role") == "assistant"
+        return message | {"content": None} if blank else message
+    parts = as_list(content)
+    kept = [part for part in parts if not _is_blank(as_object(part))]
+    if len(kept) == len(parts) or not (kept or message.get("role") == "assistant"):
+        return message
+    return message | {"content": kept or None}
+
+
+def _is_blank(part: Json) -> bool:
+    return part.get("type") == "text" and not str(part.get("text") or "").strip()
+
+
+def _as_they_are(messages: list[Json]) -> list[Json]:
+    return messages
+
+
+def _with_arguments(transform: Callable[..., Any]) -> Callable[..., Any]:
+    """Ollama's calls hold an object where OpenAI's hold text: no text is an object of nothing."""
+
+    def transform_request(
+        self: Theirs, model: str, messages: list[Json], *words: Theirs, **more: Theirs
+    ) -> Theirs:
+        return transform(self, model, [_spelled_out(message) for message in messages], *words, **more)
+
+    return transform_request
+
+
+def _spelled_out(message: Json) -> Json:
+    calls = as_list(as_object(message).get("tool_calls"))
+    functions = [as_object(as_object(call).get("function")) for call in calls]
+    if not any(function.get("arguments") == "" for function in functions):
+        return message
+    spelled = [
+        as_object(call) | {"function": function | {"arguments": function.get("arguments") or "{}"}}
+        for call, function in zip(calls, functions, strict=True)
+    ]
+    return message | {"tool_calls": spelled}
+
+
+def _with_somebody_to_answer(transform: Callable[..., Any]) -> Callable[..., Any]:
+    """Gemini answers no conversation of system messages alone: the last of them is then the user's."""
+
+    def transform_system(*, supports_system_message: bool, messages: list[Json]) -> Theirs:
+        if messages and all(message.get("role") == "system" for message in messages):
+            messages = [*messages[:-1], messages[-1] | {"role": "user"}]
+        return transform(supports_system_message=supports_system_message, messages=messages)
+
+    return transform_system
+
+
+def _name_tools_of_the_conversation() -> None:
+    """Anthropic wants tools where messages hold calls: those that were called, by name, none to be chosen."""
+    anthropic: Theirs = import_module(ANTHROPIC)
+    config = anthropic.AnthropicConfig
+    transform: Callable[..., Any] = config.transform_request
+
+    def transform_request(
+        self: Theirs, model: str, messages: list[Json], optional_params: Json, *words: Theirs, **more: Theirs
+    ) -> Theirs:
+        called = [] if "tools" in optional_params else list(_called(messages))
+        if called:
+            optional_params["tools"], _ = self._map_tools(called)
+            optional_params["tool_choice"] = {"type": "none"}
+        return transform(self, model, messages, optional_params, *words, **more)
+
+    def name_tools(messages: list[Json], optional_params: Json) -> list[Json]:
+        called = [] if "tools" in optional_params else list(_called(messages))
+        if called:  # Converse has no choice of none
+            optional_params["tools"] = called
+        return messages
+
+    config.transform_request = transform_request
+    anthropic.has_tool_call_blocks = _never
+    converse: Theirs = import_module(CONVERSE)
+    converse.AmazonConverseConfig._handle_orphaned_tool_blocks = staticmethod(name_tools)  # noqa: SLF001 -- the same
+
+
+def _never(_messages: list[Json]) -> bool:
+    return False
+
+
+def _called(messages: list[Json]) -> Iterator[Json]:
+    """The tools that a conversation's calls name, once each, in OpenAI's words."""
+    calls = (as_object(call) for message in messages for call in as_list(message.get("tool_calls")))
+    names = dict.fromkeys(as_object(call.get("function")).get("name") for call in calls)
+    for name in names:
+        if name:
+            yield {
+                "type": "function",
+                "function": {"name": name, "parameters": {"type": "object", "properties": {}}},
+            }
+
+
+PATCH = Patch(
+    name="messages_as_sent",
+    install=install,
+    reason="LiteLLM adds text of its own to conversations: for empty messages, and beside moved pictures.",
+    since="1.106.2",
+    report="To file: `a setting that sends messages as they are, without sanitising and added sentences`.",
+    until="LiteLLM has a setting that adds nothing to a conversation.",
+    tests=("tests/contract/test_messages_behind_litellm.py",),
+)

@@ -1,0 +1,300 @@
+"""Streams in OpenAI's format pass frame by frame as sent; only the model's name and the cost change.
+
+LiteLLM rebuilds each frame (0.5 ms) and loses refusals and the ends of all choices but the first. Invariants:
+an unreadable frame, an error in a frame, or an end without a finish reason for each choice breaks the stream;
+LiteLLM logs, prices and caches the complete answer as before, from chunks kept for it.
+"""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from datetime import datetime
+
+from llm_proxy.json_access import Json, as_list, as_object
+from llm_proxy.sidecar import call_outcome, guardrails, litellm_internals, openai_repair
+from llm_proxy.sidecar.event_stream import DONE
+from llm_proxy.sidecar.json_repair import encoded
+from llm_proxy.sidecar.litellm_internals import Theirs
+from llm_proxy.sidecar.patches import provider_http, truncated_streams
+from llm_proxy.sidecar.patches.patch import Patch
+from llm_proxy.sidecar.provider_errors import failure_in
+from llm_proxy.token_details import tier_of
+
+LANE = "_llmp_lane"
+OF_THE_SDK = "AsyncStream"
+OF_LITELLM = frozenset(
+    {
+        "GroqChatCompletionStreamingHandler",
+        "MistralChatResponseIterator",
+        "OpenAIChatCompletionStreamingHandler",
+        "OpenRouterChatCompletionStreamingHandler",
+        "XAIChatCompletionStreamingHandler",
+    }
+)
+"""Its readers of OpenAI's frames, whose changes `openai_wire` makes too."""
+COUNTS_APART = "XAIChatCompletionStreamingHandler"
+DRAIN_S = 0.5
+TEXT_ONLY = frozenset({"content", "role", "refusal"})
+
+
+class Frame(bytes):
+    """A frame on its way; LiteLLM hangs attributes on what it passes along."""
+
+
+def install() -> None:
+    """Patch the stream wrapper; before the first call."""
+    wrapper = litellm_internals.stream_wrapper()
+    step = wrapper.__anext__
+
+    async def step_in_lane(self: Theirs) -> Theirs:
+        lane = self.__dict__.get(LANE, self)
+        if lane is self:
+            lines = _lines(self) if _unwatched(self) else None
+            kind = LANES.get(self.logging_obj.call_type, Lane)
+            lane = self.__dict__[LANE] = kind(self, lines) if lines is not None else None
+        return await (step(self) if lane is None else lane.step())
+
+    wrapper.__anext__ = step_in_lane
+    texts = litellm_internals.text_stream_wrapper()
+    convert = texts.convert_to_text_completion_object
+
+    def pass_frame(self: Theirs, chunk: Theirs) -> Theirs:
+        return chunk if isinstance(chunk, Frame) else convert(self, chunk)
+
+    texts.convert_to_text_completion_object = pass_frame
+
+
+def _unwatched(stream: Theirs) -> bool:
+    """Whether this is a stream that nobody wants to look into frame by frame."""
+    if stream.logging_obj.call_type not in LANES or stream.merge_reasoning_content_in_choices:
+        return False
+    watched = litellm_internals.proxy().proxy_logging_obj
+    if not watched.needs_iterator_wrap() and not watched.needs_per_chunk_streaming_hook():
+        return True
+    metadata, asked = _call_of(stream)
+    return guardrails.only_guardrails_watch() and not guardrails.in_force(metadata, asked)
+
+
+def _call_of(stream: Theirs) -> tuple[Json, Json]:
+    """What LiteLLM knows of the call behind a stream, and the body that asked for it."""
+    params = as_object(as_object(stream.logging_obj.model_call_details).get("litellm_params"))
+    return as_object(params.get("metadata")), as_object(
+        as_object(params.get("proxy_server_request")).get("body")
+    )
+
+
+def _lines(stream: Theirs) -> AsyncIterator[str] | None:
+    """The lines of the provider's answer, when they are OpenAI's; None when LiteLLM must translate them."""
+    source = stream.completion_stream
+    lines: AsyncIterator[str] | None = None
+    if type(source).__name__ == OF_THE_SDK:
+        lines = source.response.aiter_lines()
+    elif type(source).__name__ in OF_LITELLM and not source.json_mode:
+        lines = source.streaming_response
+    return lines
+
+
+class Lane:
+    """One stream's frames, and what LiteLLM is to know of them in the end."""
+
+    def __init__(self, stream: Theirs, lines: AsyncIterator[str]) -> None:
+        self._stream = stream
+        self._lines = lines
+        metadata, asked = _call_of(stream)
+        self._name = _name(metadata, asked)
+        included = as_object(asked.get("stream_options")).get("include_usage")
+        self._wants_usage = bool(included) and not asked.get("_litellm_strip_stream_usage")
+        self._texts: dict[int, Theirs] = {}
+        self._begun: set[int] = set()
+        self._finished: set[int] = set()
+        self._repair = openai_repair.StreamRepair()
+        self._tier: str | None = None
+        self._ended = False
+
+    async def step(self) -> Theirs:
+        """The next frame; raises `StopAsyncIteration` after the last, or what LiteLLM makes of a break."""
+        stream = self._stream
+        while not self._ended:
+            open_before = self._is_cut()
+            try:
+                frame = await self._next()
+            except Exception as problem:  # noqa: BLE001 -- LiteLLM tells, logs and maps whatever it is
+                if open_before or self._is_cut() or hasattr(problem, provider_http.STATED):
+                    stream._log_stream_failure_and_raise(problem)  # noqa: SLF001 -- as its own loop does
+                frame = None
+            if frame is not None:
+                return frame
+            if self._is_cut():
+                stream._log_stream_failure_and_raise(truncated_streams.truncated_error(stream))  # noqa: SLF001 -- the same
+            self._ended = stream.sent_last_chunk = True
+        return await stream._finalize_completed_stream(cache_hit=False)  # noqa: SLF001 -- logs and caches
+
+    def _is_cut(self) -> bool:
+        """Whether the stream may not end here: a choice that has finished stays finished."""
+        return not self._finished or bool(self._begun - self._finished)
+
+    async def _next(self) -> Frame | None:
+        """The next frame to send on; None at the end."""
+        async for line in self._lines:
+            payload = line[5:].strip() if line.startswith("data:") else ""
+            if payload == DONE:
+                await self._drain()
+                return None
+            chunk = self._read(payload) if payload else None
+            if chunk is not None:
+                return Frame(b"data: " + encoded(chunk) + b"\n\n")
+        return None
+
+    async def _drain(self) -> None:
+        """Read to the end of the body, so that the connection can be used again."""
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(DRAIN_S):
+                async for _ in self._lines:
+                    pass
+
+    def _read(self, payload: str) -> Json | None:
+        """What the caller gets of one frame's data; None for nothing."""
+        chunk = as_object(json.loads(payload))
+        if not chunk:
+            raise ValueError("no chunk in a frame")
+        failure = failure_in(chunk)
+        if failure is not None:
+            provider_http.raise_stated(failure)
+        for choice in map(as_object, as_list(chunk.get("choices"))):
+            call_outcome.finished(openai_repair.telling_reason(choice.get("finish_reason")))
+        self._tier = tier_of(chunk, as_object(chunk.get("usage"))) or self._tier
+        if self._tier and chunk.get("usage"):
+            chunk["service_tier"] = self._tier
+        self._take(chunk)
+        usage = self._counted(chunk.pop("usage", None))
+        if usage:
+            self._stream.sent_stream_usage = True
+            if self._wants_usage:
+                chunk["usage"] = self._with_cost(chunk | {"usage": usage})
+            elif not chunk.get("choices"):
+                return None
+        return chunk | {"model": self._name}
+
+    def _take(self, chunk: Json) -> None:
+        """Repair a frame, and remember it."""
+        self._repair.frame(chunk)
+        self._keep(chunk)
+
+    def _counted(self, usage: Json | None) -> Json | None:
+        """A frame's usage; xAI leaves reasoning out of its completion tokens, which its reader knows."""
+        source = self._stream.completion_stream
+        if not usage or type(source).__name__ != COUNTS_APART:
+            return usage
+        frame: Json = {"id": "", "created": 0, "model": "", "choices": [], "usage": dict(usage)}
+        return usage | as_object(source.chunk_parser(frame).usage.model_dump(exclude_none=True))
+
+    def _with_cost(self, chunk: Json) -> Json:
+        rate = litellm_internals.request_processing()._inject_cost_into_usage_dict  # noqa: SLF001 -- as for any other stream
+        priced = as_object(as_object(rate(chunk, self._name, self._stream.logging_obj)).get("usage"))
+        stated: Json = chunk["usage"]
+        usage = stated | ({openai_repair.STATED_COST: stated["cost"]} if "cost" in stated else {})
+        usage.pop("cost", None)
+        return usage | ({"cost": priced["cost"]} if priced else {})
+
+    def _keep(self, chunk: Json) -> None:
+        """Remember a frame for LiteLLM: text runs on in one chunk, anything else is a chunk of its own."""
+        choices: list[Json] = chunk["choices"]
+        for choice in choices:
+            at = choice["index"]
+            self._begun.add(at)
+            if at in self._finished:
+                choice["finish_reason"] = None
+            elif choice.get("finish_reason") is not None:
+                self._finished.add(at)
+                self._stream.received_finish_reason = choice["finish_reason"]
+        if len(choices) == 1 and self._runs_on(choices[0]) and not chunk.get("usage"):
+            return
+        self._texts.clear()
+        made = self._made(chunk)
+        self._stream.chunks.append(made)
+        if len(choices) == 1 and not choices[0].get("finish_reason"):
+            self._texts[choices[0]["index"]] = made
+        if len(self._stream.chunks) == 1:
+            self._stream.sent_first_chunk = True
+            self._stream.logging_obj.update_completion_start_time(completion_start_time=datetime.now())  # noqa: DTZ005 -- LiteLLM's clock
+
+    def _made(self, chunk: Json) -> Theirs:
+        """LiteLLM's chunk of a frame; it has all that LiteLLM needs, even where it stumbles over the rest."""
+        create = self._stream.model_response_creator
+        try:
+            return create(chunk=chunk | {"model": self._stream.model})
+        except Exception:  # noqa: BLE001 -- a field that only the caller reads is no reason to fail
+            plain = [
+                {
+                    "index": choice["index"],
+                    "finish_reason": choice.get("finish_reason"),
+                    "delta": {
+                        "content": text if isinstance(text := choice["delta"].get("content"), str) else ""
+                    },
+                }
+                for choice in chunk["choices"]
+            ]
+            return create(
+                chunk={"id": str(chunk.get("id") or ""), "model": self._stream.model, "choices": plain}
+            )
+
+    def _runs_on(self, choice: Json) -> bool:
+        """Whether a choice is more text of one kept already; then it was added."""
+        delta, kept = as_object(choice.get("delta")), self._texts.get(choice["index"])
+        more: object = delta.get("content")
+        if kept is None or not isinstance(more, str) or not delta.keys() <= TEXT_ONLY:
+            return False
+        if delta.get("refusal") or choice.get("finish_reason") or choice.get("logprobs"):
+            return False
+        held = kept.choices[0].delta
+        held.content = f"{held.content or ''}{more}"
+        return True
+
+
+class TextLane(Lane):
+    """The same for a text completion, whose choices have a text where a chat's have a delta."""
+
+    def _take(self, chunk: Json) -> None:
+        self._repair.text_frame(chunk)
+        kept = [
+            {
+                "index": choice["index"],
+                "finish_reason": choice["finish_reason"],
+                "delta": {"role": "assistant", "content": choice["text"]},
+            }
+            for choice in chunk["choices"]
+        ]
+        self._keep(chunk | {"object": "chat.completion.chunk", "choices": kept})
+        for choice, known in zip(chunk["choices"], kept, strict=True):
+            choice["finish_reason"] = known["finish_reason"]
+
+
+LANES = {"acompletion": Lane, "atext_completion": TextLane}
+"""LiteLLM's names of calls -> how their frames are read."""
+
+
+def _name(metadata: Json, asked: Json) -> str:
+    """The model's name in answers: the caller's own, a fallback's group when one served."""
+    group = str(metadata.get("model_group") or "")
+    return group if metadata.get("attempted_fallbacks") and group else str(asked.get("model") or group)
+
+
+PATCH = Patch(
+    name="frames",
+    install=install,
+    reason=(
+        "Frames that are OpenAI's already are taken apart and built again, at half a millisecond each; "
+        "refusals and the ends of all choices but the first are lost; a text completion's choices are glued "
+        "into one."
+    ),
+    since="1.106.2",
+    report="To file: `pass OpenAI-shaped stream frames through when no hook reads them`.",
+    until="LiteLLM passes such frames on as they came.",
+    tests=(
+        "tests/stages/test_sidecar_fidelity.py::test_a_frame_changes_in_nothing_but_the_model_s_name",
+        "tests/stages/test_sidecar_fidelity.py::test_a_refusal_is_streamed",
+        "tests/stages/test_sidecar_fidelity.py::test_every_choice_of_a_stream_ends",
+        "tests/stages/test_sidecar_odd_streams.py::test_each_choice_of_a_text_completion_is_its_own",
+    ),
+)

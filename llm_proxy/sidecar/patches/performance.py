@@ -1,0 +1,82 @@
+"""Less CPU per call without another answer; measured by `bench/sidecar_cpu.py`. Each part is a patch."""
+
+from llm_proxy.json_access import as_object
+from llm_proxy.sidecar import litellm_internals
+from llm_proxy.sidecar.patches.patch import Patch
+
+IDLE_HOOKS = (
+    "autorouter_baseline_cache",
+    "cache_control_check",
+    "litellm_skills",
+    "max_budget_per_session_limiter",
+    "max_iterations_limiter",
+    "parallel_request_limiter",
+    "prompt_cache_prediction",
+    "responses_id_security",
+)
+"""LiteLLM's names of hooks it adds to every proxy and that do nothing without its keys or its database."""
+LIMITS = ("rpm", "tpm", "itpm", "otpm")
+LISTS = (
+    "callbacks",
+    "success_callback",
+    "failure_callback",
+    "_async_success_callback",
+    "_async_failure_callback",
+)
+
+
+def _drop_hooks() -> None:
+    """Hooks for virtual keys, budgets and stored responses run on each call; there are none here.
+
+    The very objects that LiteLLM made for itself go, so that one a configuration names stays.
+    """
+    library = litellm_internals.library()
+    idle = {id(one) for one in litellm_internals.hooks_of_its_own(IDLE_HOOKS)}
+    for name in LISTS:
+        getattr(library, name)[:] = [one for one in getattr(library, name) if id(one) not in idle]
+
+
+def _count_only_for_limits() -> None:
+    """Each call is counted against limits that, in most configurations, no deployment has."""
+    router = litellm_internals.router()
+    if router is None or str(router.routing_strategy).startswith("usage-based"):
+        return
+    stated = [
+        as_object(one.get(part)) for one in router.model_list for part in ("litellm_params", "model_info")
+    ]
+    if any(values.get(limit) is not None for values in stated for limit in LIMITS):
+        return
+
+    async def nothing_to_count(**_: object) -> None:
+        return None
+
+    router._increment_deployment_usage = nothing_to_count  # noqa: SLF001 -- no setting does this
+
+
+PATCHES = (
+    Patch(
+        name="hooks",
+        install=_drop_hooks,
+        reason="Hooks for virtual keys, budgets and stored responses run on each call, unused.",
+        since="1.106.2",
+        report="To file: `do not register hooks whose feature is not configured`.",
+        until="Hooks run only where their feature is configured.",
+        tests=("tests/stages/test_sidecar_tuning.py::test_a_call_does_no_work_that_nobody_asked_for[hooks]",),
+        after_start=True,
+    ),
+    Patch(
+        name="limits",
+        install=_count_only_for_limits,
+        reason=(
+            "For each call the router takes its deployment apart twice, looking for limits that none "
+            "states: a tenth of a millisecond each time."
+        ),
+        since="1.106.2",
+        report="To file: `a model_dump on each call just to find that a deployment states no rpm or tpm`.",
+        until="A deployment that states no limits costs a call nothing.",
+        tests=(
+            "tests/stages/test_sidecar_tuning.py::test_a_call_does_no_work_that_nobody_asked_for[limits]",
+        ),
+        after_start=True,
+    ),
+)

@@ -1,0 +1,95 @@
+"""All patches in the order of installation, and the LiteLLM releases on which each is installed.
+
+Invariants: a patch is installed only on a release where its own tests passed with it and one failed without
+it (`tried_patches.json`, written by `make litellm`); a skipped patch is logged. Outside of patches only
+`launch` changes LiteLLM's behaviour: it passes the configuration.
+"""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from llm_proxy.sidecar import catalog
+from llm_proxy.sidecar.patches import (
+    accounting,
+    attempts,
+    field_support,
+    litellm_cache,
+    log_content,
+    messages_as_sent,
+    openai_passthrough,
+    performance,
+    provider_only,
+    redis_breaker,
+    routing,
+    translated_answers,
+    truncated_streams,
+)
+from llm_proxy.sidecar.patches.patch import Patch
+
+TRIED: Mapping[str, Collection[str]] = json.loads(
+    (Path(__file__).parent / "tried_patches.json").read_text(encoding="utf-8")
+)
+"""By release: the patches whose own tests passed there with them, and failed without."""
+
+PATCHES: tuple[Patch, ...] = (
+    openai_passthrough.PATCH,
+    truncated_streams.PATCH,
+    translated_answers.TRANSLATED_STREAMS,
+    translated_answers.WHOLE_ANSWERS,
+    accounting.SERVICE_TIERS,
+    accounting.STREAM_PRICES,
+    redis_breaker.PATCH,
+    litellm_cache.EMBEDDING_CACHE,
+    accounting.COUNTED,
+    provider_only.PATCH,
+    field_support.PATCH,
+    messages_as_sent.PATCH,
+    log_content.TRACE_TAGS,
+    routing.ROUTER_RULES,
+    routing.ROUND_ROBIN,
+    *performance.PATCHES,
+    catalog.FREE_DEPLOYMENTS,
+    log_content.ERROR_LOG,
+    litellm_cache.OWN_CACHE,
+    attempts.PATCH,
+)
+SETTING = "LLM_PROXY_SIDECAR_WITHOUT"
+
+
+def wanted(
+    release: str,
+    without: str,
+    *,
+    patches: Sequence[Patch] = PATCHES,
+    tried: Mapping[str, Collection[str]] = TRIED,
+) -> tuple[list[Patch], list[str]]:
+    """The patches for a release, and a line for each that is left out.
+
+    Args:
+        release: LiteLLM's version.
+        without: Names of patches to leave out, comma-separated; `all` for every one.
+        patches: The patches there are.
+        tried: By release, the names of those that are in order there.
+    """
+    named = {name.strip() for name in without.split(",") if name.strip()}
+    installed: list[Patch] = []
+    left_out: list[str] = []
+    for patch in patches:
+        if named & {patch.name, "all"}:
+            left_out.append(f"patch {patch.name} is off: {SETTING} names it")
+        elif patch.fixed_in is not None and numbers(release) >= numbers(patch.fixed_in):
+            left_out.append(f"patch {patch.name} is off: LiteLLM {patch.fixed_in} needs it no more")
+        elif patch.name not in tried.get(release, ()):
+            left_out.append(
+                f"WARNING: patch {patch.name} is off: its own tests did not pass on LiteLLM {release}, "
+                "or were not run"
+            )
+        else:
+            installed.append(patch)
+    return installed, left_out
+
+
+def numbers(release: str) -> tuple[int, ...]:
+    """A release's numbers, for comparison."""
+    return tuple(int(part) for part in release.split(".") if part.isdigit())

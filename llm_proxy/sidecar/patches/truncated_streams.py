@@ -1,0 +1,186 @@
+"""A stream that ended early is an error, not an answer.
+
+LiteLLM takes the end of a provider's stream for the end of its text: it invents a finish reason and [DONE],
+logs a success and caches the part. Invariants: a stream without a finish reason, from any provider, or with a
+frame that cannot be parsed ends as a failure: logged, not cached, one error event. Anthropic's and Gemini's
+parsers invent reasons themselves; they record the provider's own.
+"""
+
+import json
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from llm_proxy.json_access import Json, as_list, as_object
+from llm_proxy.sidecar import call_outcome, litellm_internals, openai_repair, provider_answers
+from llm_proxy.sidecar.litellm_internals import Theirs
+from llm_proxy.sidecar.patches import provider_http
+from llm_proxy.sidecar.patches.patch import Patch
+from llm_proxy.sidecar.provider_errors import is_failed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+ANTHROPIC_REASON_STATED = "_llmp_reason_stated"
+
+
+def _install_anthropic() -> None:
+    """Patch the reader of events; before the first call."""
+    reader = import_module("litellm.llms.anthropic.chat.handler").ModelResponseIterator
+    read_delta: Callable[..., Any] = reader._handle_message_delta  # noqa: SLF001 -- it alone knows the reason
+    parse: Callable[..., Any] = reader.chunk_parser
+
+    def read_delta_as_stated(self: Theirs, chunk: Json) -> Theirs:
+        reason, *rest = read_delta(self, chunk)
+        if not as_object(chunk.get("delta")).get("stop_reason"):
+            return ("", *rest)
+        setattr(self, ANTHROPIC_REASON_STATED, True)
+        return (reason, *rest)
+
+    def parse_to_the_end(self: Theirs, chunk: Json) -> Theirs:
+        parsed = parse(self, chunk)
+        if chunk.get("type") == "message_stop" and not getattr(self, ANTHROPIC_REASON_STATED, False):
+            parsed.choices[0].finish_reason = "stop"
+        return parsed
+
+    reader._handle_message_delta = read_delta_as_stated  # noqa: SLF001 -- the same
+    reader.chunk_parser = parse_to_the_end
+
+
+GEMINI_MODULE = "litellm.llms.vertex_ai.gemini.vertex_and_google_ai_studio_gemini"
+GEMINI_NO_REASON = (None, "", "FINISH_REASON_UNSPECIFIED")
+GEMINI_FINISHED = "_llmp_finished"
+
+
+def _install_gemini() -> None:
+    """Patch the reader of frames and the call; before the first call."""
+    module = import_module(GEMINI_MODULE)
+    _note_gemini_finish(module.ModelResponseIterator)
+    _keep_gemini_timeout(module.VertexLLM)
+
+
+def _gemini_finished(stream: Theirs) -> bool | None:
+    """Whether Google said that the answer is complete; None for another provider's stream."""
+    frames = stream.completion_stream
+    if type(frames).__module__ != GEMINI_MODULE:
+        return None
+    return bool(getattr(frames, GEMINI_FINISHED, False))
+
+
+def _note_gemini_finish(frames: Theirs) -> None:
+    parse = frames.chunk_parser
+
+    def parse_and_note(self: Theirs, chunk: dict[str, Any]) -> Theirs:
+        provider_answers.repair_gemini(chunk)
+        blocked = as_object(chunk.get("promptFeedback")).get("blockReason")
+        if blocked or any(
+            as_object(one).get("finishReason") not in GEMINI_NO_REASON
+            for one in as_list(chunk.get("candidates"))
+        ):
+            setattr(self, GEMINI_FINISHED, True)
+        return parse(self, chunk)
+
+    frames.chunk_parser = parse_and_note
+
+
+def _keep_gemini_timeout(handler: Theirs) -> None:
+    open_stream = handler.async_streaming
+    client_with = import_module("litellm.llms.custom_httpx.http_handler").get_async_httpx_client
+
+    async def open_with_timeout(self: Theirs, **call: Theirs) -> Theirs:
+        if call.get("client") is None and call.get("timeout") is not None:
+            call["client"] = client_with("vertex_ai", params={"timeout": call["timeout"]})
+        return await open_stream(self, **call)
+
+    handler.async_streaming = open_with_timeout
+
+
+OUT_OF_THE_CACHE = "cached_response"
+
+
+def install() -> None:
+    """Patch the stream wrapper and the frame reader; before the first call."""
+    provider_http.install()
+    _end_only_when_finished()
+    _skip_no_garbage()
+    _install_gemini()
+    _install_anthropic()
+
+
+def _end_only_when_finished() -> None:
+    wrapper = litellm_internals.stream_wrapper()
+    finish = wrapper._finalize_completed_stream  # noqa: SLF001 -- the one place where every stream ends
+
+    async def finish_if_finished(self: Theirs, *, cache_hit: bool) -> Theirs:
+        if not self.sent_last_chunk and not _is_finished(self):
+            self._log_stream_failure_and_raise(truncated_error(self))
+        call_outcome.completed()
+        return await finish(self, cache_hit=cache_hit)
+
+    wrapper._finalize_completed_stream = finish_if_finished  # noqa: SLF001 -- the same
+
+
+def _is_finished(stream: Theirs) -> bool:
+    if stream.custom_llm_provider == OUT_OF_THE_CACHE:
+        return True
+    google = _gemini_finished(stream)
+    if google is not None:
+        return google
+    reason = stream.received_finish_reason or stream.intermittent_finish_reason
+    return bool(reason) and not is_failed(reason)
+
+
+def truncated_error(stream: Theirs) -> Exception:
+    """The error a stream ends with that ended early."""
+    error: Exception = litellm_internals.library().BadGatewayError(
+        message="the provider's stream ended without a finish reason",
+        llm_provider=stream.custom_llm_provider or "",
+        model=stream.model or "",
+    )
+    return error
+
+
+def _skip_no_garbage() -> None:
+    frames = import_module("litellm.llms.base_llm.base_model_iterator").BaseModelResponseIterator
+    read = frames._string_to_dict_parser  # noqa: SLF001 -- the one place where frames are parsed
+
+    def read_or_fail(str_line: str) -> Theirs:
+        found = read(str_line)
+        if found is None and str_line[:5] != "data:" and not str_line.startswith("{"):
+            return found
+        if found is None and not _readable(str_line.removeprefix("data:").strip()):
+            raise ValueError("a frame that is not JSON")
+        if "choices" in (frame := as_object(found)):
+            openai_repair.repair_frame(frame)
+        elif "done" in frame:
+            provider_answers.repair_ollama(frame)
+        return found
+
+    frames._string_to_dict_parser = staticmethod(read_or_fail)  # noqa: SLF001 -- the same
+
+
+def _readable(payload: str) -> bool:
+    if not payload or "[DONE]" in payload:
+        return True
+    try:
+        json.loads(payload)
+    except ValueError:
+        return False
+    return True
+
+
+PATCH = Patch(
+    name="broken_streams",
+    install=install,
+    reason=(
+        "A provider's stream that ends early is heard as a whole answer: an invented finish reason, "
+        "[DONE], a success, a cache entry."
+    ),
+    since="1.106.2",
+    report="https://github.com/BerriAI/litellm/pull/42140 (opt-in strict completion, not merged)",
+    until="LiteLLM raises on a stream without a terminal finish reason, for every provider.",
+    tests=(
+        "tests/stages/test_sidecar_broken_streams.py::test_a_broken_stream_is_never_a_finished_one",
+        "tests/stages/test_sidecar_broken_streams.py::test_a_broken_text_completion_is_never_a_finished_one",
+    ),
+)

@@ -1,0 +1,266 @@
+"""HTTP/1.1 to the sidecars on httptools: one request at a time a connection, idle connections kept.
+
+Invariants: a reply is delivered in the pieces it arrived in; a connection is reused only after a complete
+reply; a failure before the request was sent is `ConnectError` (may be repeated), any later one is not. No
+library does this at its cost: httpx and aiohttp take several times the CPU a stream's frame, and do not
+tell whether a request may have reached the server.
+"""
+
+import asyncio
+import ssl
+from collections import deque
+from dataclasses import dataclass
+from functools import cache
+from time import monotonic
+from typing import cast
+from urllib.parse import urlsplit
+
+import httptools
+
+KEEPALIVE_S = 20.0
+"""Idle connections live shorter than a sidecar keeps them (75 s)."""
+CONNECT_S = 3.0
+MOST_UNREAD_BYTES = 2**18
+MAX_HEAD_BYTES = 2**18
+"""Of an answer, in a row: its head and any interim ones, or chunk extensions, or trailers."""
+MAX_ANSWER_BYTES = 2**27
+"""Of a body that is read as a whole."""
+_FRAMING = (b"content-length", b"transfer-encoding")
+
+
+class NotConnected(OSError):  # noqa: N818 -- named for the state
+    """No connection could be made; nothing was sent."""
+
+
+class BrokenOff(OSError):  # noqa: N818 -- named for the state
+    """The connection broke, or what came is no HTTP; the request may have run."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Address:
+    """Where a sidecar listens, as its URL says; one URL has one.
+
+    Attributes:
+        path: What stands before each door's own path.
+        name: Host and port as a request's `Host` says them.
+    """
+
+    host: str
+    port: int
+    secure: bool
+    path: str
+    name: str
+
+    @classmethod
+    @cache
+    def of(cls, url: str) -> "Address":
+        """The address of a URL; raises `ValueError` for one that has none."""
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError(f"not the URL of a sidecar: {url}")
+        secure = parts.scheme == "https"
+        name = parts.netloc.rpartition("@")[2]
+        return cls(parts.hostname, parts.port or (443 if secure else 80), secure, parts.path, name)
+
+
+class Connection(asyncio.Protocol):
+    """A connection that carries one request at a time.
+
+    Attributes:
+        address: Where it leads.
+        status: Of the answer; 0 before its head.
+        headers: Of the answer, names in lower case.
+        idle_since: When it was last let go, by `time.monotonic`.
+        parts: What came of the body and was not taken yet.
+        whole: All of the body has come.
+    """
+
+    def __init__(self, address: Address, loop: asyncio.AbstractEventLoop) -> None:
+        self.address = address
+        self._loop = loop
+        self.status = 0
+        self.headers: dict[bytes, bytes] = {}
+        self.idle_since = 0.0
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self.parts: list[bytes] = []
+        self._unread_bytes = self._framing_bytes = 0
+        self._asked = self.whole = self._paused = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def reusable(self) -> bool:
+        """Whether another request may be sent: the last answer is whole and the other side goes on."""
+        transport = self._transport
+        return not self._asked and not self._paused and transport is not None and not transport.is_closing()
+
+    async def ask(self, request: bytes) -> None:
+        """Send a request; returns when the answer's head is there. Raises `BrokenOff`."""
+        if self._transport is None:
+            raise BrokenOff
+        self.status, self.headers, self.parts = 0, {}, []
+        self._asked, self.whole, self._framing_bytes = True, False, 0
+        self._transport.write(request)
+        while not self.status:
+            await self.news()
+
+    async def read(self) -> bytes:
+        """The next bytes of the body, all that came; none at its end. Raises `BrokenOff`."""
+        while not (self.parts or self.whole):
+            await self.news()
+        return self.came()
+
+    def came(self) -> bytes:
+        """The bytes of the body that came since; none at its end, or while nothing has."""
+        parts, self.parts = self.parts, []
+        self._unread_bytes = 0
+        if self._paused and self._transport is not None and not self._transport.is_closing():
+            self._paused = False
+            self._transport.resume_reading()
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def read_all(self, most_bytes: int = MAX_ANSWER_BYTES) -> bytes:
+        """The rest of the body, `whole`, or as much of it as is wanted; raises `BrokenOff`."""
+        if self.whole:
+            return self.came()
+        parts: list[bytes] = []
+        size = 0
+        while size <= most_bytes and (part := await self.read()):
+            parts.append(part)
+            size += len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def abort(self) -> None:
+        """Close it at once; who is at work at the other end learns of it."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def news(self) -> "asyncio.Future[None]":
+        """Done when something more has come or the connection broke; raises `BrokenOff` once it did."""
+        if self._transport is None:
+            raise BrokenOff
+        self._waiter = self._loop.create_future()
+        return self._waiter
+
+    # What asyncio calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Connected."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came: parse them, and wake who waits, once."""
+        if not self._asked:
+            self.abort()
+            return
+        unread_bytes, self._framing_bytes = self._unread_bytes, self._framing_bytes + len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self.abort()
+            return
+        if self._unread_bytes > unread_bytes:
+            self._framing_bytes = 0
+        elif self._framing_bytes > MAX_HEAD_BYTES:
+            self.abort()
+            return
+        if self._unread_bytes > MOST_UNREAD_BYTES and not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+        if (waiter := self._waiter) is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The end of the connection; it is also the end of a body that has no other."""
+        self._transport = None
+        if exc is None and self.status and not any(name in self.headers for name in _FRAMING):
+            self.whole = True
+        if (waiter := self._waiter) is not None and not waiter.done():
+            waiter.set_result(None)
+
+    # What the parser calls
+
+    def on_message_begin(self) -> None:
+        """The first byte of an answer; a `ValueError` of ours is to the parser as one of its own."""
+        if self.whole:
+            raise ValueError("bytes after an answer")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header; after the head, one of the trailers."""
+        if not self.status:
+            self.headers[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        """The head is whole."""
+        self.status = self._parser.get_status_code()
+        if self.status == 101 or self.status < 100:
+            raise ValueError("no status we asked for")
+
+    def on_body(self, part: bytes) -> None:
+        """Some of the body."""
+        self.parts.append(part)
+        self._unread_bytes += len(part)
+
+    def on_message_complete(self) -> None:
+        """The answer is whole, unless it was only an interim one."""
+        if self.status < 200:
+            self.status, self.headers = 0, {}
+            return
+        self.whole = True
+        self._asked = not self._parser.should_keep_alive()
+
+
+class Connections:
+    """The connections of one process: those at rest are kept for the next call."""
+
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        """`tls` says whom to trust behind `https`; without it, whom the system trusts."""
+        self._idle: dict[Address, deque[Connection]] = {}
+        self._busy: set[Connection] = set()
+        self._context = tls
+
+    async def take(self, address: Address) -> Connection:
+        """A connection of one's own until it is given back; raises `NotConnected`."""
+        idle = self._idle.get(address)
+        while idle:
+            kept = idle.pop()
+            if kept.reusable and monotonic() - kept.idle_since < KEEPALIVE_S:
+                self._busy.add(kept)
+                return kept
+            kept.abort()
+        return await self._connect(address)
+
+    def give(self, connection: Connection) -> None:
+        """Let go of it; it is kept only when its answer was read to the end."""
+        self._busy.discard(connection)
+        if not connection.reusable:
+            connection.abort()
+            return
+        connection.idle_since = now = monotonic()
+        idle = self._idle.setdefault(connection.address, deque())
+        idle.append(connection)
+        while now - idle[0].idle_since > KEEPALIVE_S:
+            idle.popleft().abort()
+
+    def close(self) -> None:
+        """Close every connection."""
+        for connection in (*self._busy, *(one for idle in self._idle.values() for one in idle)):
+            connection.abort()
+        self._idle.clear()
+
+    async def _connect(self, address: Address) -> Connection:
+        if address.secure and self._context is None:
+            self._context = ssl.create_default_context()
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                _, connection = await loop.create_connection(
+                    lambda: Connection(address, loop),
+                    address.host,
+                    address.port,
+                    ssl=self._context if address.secure else None,
+                )
+        except (OSError, TimeoutError) as fault:
+            raise NotConnected(str(fault)) from fault
+        self._busy.add(connection)
+        return connection

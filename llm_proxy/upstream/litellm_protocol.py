@@ -1,0 +1,301 @@
+"""What gateway and sidecar say to each other beside the call: fields we add, headers we read, cache keys.
+
+Invariants: the cache namespace is the tenant's or the key's, always written by us; a call never falls back
+to a model group its caller may not use; callers are named and text is shown to Langfuse only where the
+operator says so; a header that is missing or invalid reads as None; a cached answer cost nothing.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+from urllib.parse import quote
+
+import orjson
+
+from llm_proxy.dialects import Call
+from llm_proxy.identity import Caller, allowed, usable
+from llm_proxy.json_access import Json
+from llm_proxy.money import usd_to_nano
+from llm_proxy.telemetry.privacy import KeptText
+from llm_proxy.upstream.catalog import Catalog, Deployment
+
+NAMESPACE = "litellm_caching"
+
+
+def namespace(caller: Caller, group: str) -> str:
+    """The namespace of a call's cached answer; LiteLLM and our sidecar append a digest of the call."""
+    owner = f"key:{_quoted(caller.key_id)}" if caller.tenant is None else f"tenant:{_quoted(caller.tenant)}"
+    return f"{NAMESPACE}:{owner}:model={_quoted(group)}"
+
+
+def patterns(tenant: str | None, group: str | None) -> list[str]:
+    """Redis patterns of the keys of a tenant, a model group, or both; without either, of all of them."""
+    owners = ("key:*", "tenant:*", "direct:*") if tenant is None else (f"tenant:{_quoted(tenant)}",)
+    model = "*" if group is None else f"model={_quoted(group)}"
+    return [f"{NAMESPACE}:{owner}:{model}:*" for owner in owners]
+
+
+def _quoted(text: str) -> str:
+    return quote(text, safe="")
+
+
+TAGS = "llm_proxy_tags"
+"""The field that our sidecar shows to who watches, and nobody chooses by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """The operator's choices.
+
+    Attributes:
+        caching: Whether calls may be answered from the response cache at all.
+        cache_streams: Whether streamed calls may too, before a sidecar of ours: an unmodified LiteLLM also
+            keeps streams that were cut, and replays all with losses.
+        default_models: What a caller without a list of its own may use.
+        stopped: Whether a kill switch stops a caller at a model group.
+        kept: Whose text may be shown to who watches the calls.
+    """
+
+    caching: bool = True
+    cache_streams: bool = True
+    default_models: tuple[str, ...] = ()
+    stopped: Callable[[Caller, str], bool] = lambda _caller, _group: False
+    kept: KeptText = field(default_factory=KeptText)
+
+    def cached(self, call: Call, caller: Caller, catalog: Catalog | None) -> bool:
+        """Whether the response cache has a say in this call."""
+        if not (self.caching and caller.cache):
+            return False
+        return not call.streaming or (self.cache_streams and catalog is not None and catalog.own)
+
+    def body(self, call: Call, caller: Caller, catalog: Catalog | None) -> Json:
+        """The body to send: the call's, and ours."""
+        body = {**call.body, "cache": self._cache(call, caller, catalog)}
+        if not self._may_fall_back(str(call.body["model"]), caller, catalog):
+            body["disable_fallbacks"] = True
+        if catalog is not None and catalog.watched:
+            body["metadata"] = _whose(caller)
+        return body
+
+    def shows_text(self, caller: Caller, catalog: Catalog | None) -> bool:
+        """Whether who watches the calls may see this one's prompt and answer."""
+        return catalog is not None and catalog.watched and self.kept.of(caller.tenant)
+
+    def _may_fall_back(self, name: str, caller: Caller, catalog: Catalog | None) -> bool:
+        models = usable(caller, self.default_models, catalog.names if catalog else None)
+        reached = catalog.fallbacks(name) if catalog else None
+        if models is None:
+            return False
+        if catalog is None or reached is None:  # nobody knows where: only who may use everything goes there
+            return "*" in models
+        return all(
+            allowed(models, one, catalog.resolved) and not self.stopped(caller, one) for one in reached
+        )
+
+    def _cache(self, call: Call, caller: Caller, catalog: Catalog | None) -> Json:
+        if not self.cached(call, caller, catalog):
+            return {"no-cache": True, "no-store": True}
+        wish = call.cache
+        cache: Json = {"namespace": namespace(caller, call.group)}
+        if wish.no_cache:
+            cache["no-cache"] = True
+        if wish.no_store:
+            cache["no-store"] = True
+        if wish.max_age_s is not None:
+            cache["s-maxage"] = wish.max_age_s
+        return cache
+
+
+def _whose(caller: Caller) -> Json:
+    """User and session, in Langfuse's words as LiteLLM takes them; tags in a field of our sidecar's.
+
+    By LiteLLM's own `tags` it would choose deployments wherever `enable_tag_filtering` is set.
+    """
+    names = {"tenant": caller.tenant, "agent": caller.agent, "channel": caller.channel, "run": caller.run}
+    named = [(kind, name) for kind, name in {**names, "key": caller.key_id}.items() if name]
+    tags = [name if name.startswith(f"{kind}:") else f"{kind}:{name}" for kind, name in named]
+    told: Json = {"session_id": caller.session, "trace_user_id": caller.user}
+    told[TAGS] = [*tags, *caller.tags]
+    return {name: value for name, value in told.items() if value}
+
+
+Headers = Mapping[bytes, bytes]
+
+_SMALL = re.compile(rb"[0-9]{1,4}")
+_MAX_MS = 86_400_000
+_FALLBACKS = b"x-litellm-attempted-fallbacks"
+_REPEATS = (b"x-litellm-attempted-retries", _FALLBACKS)
+_MOST_HOPS = 16
+_MOST_HOPS_BYTES = 8192
+_LONGEST_NAME = 100
+_LOWEST_ERROR = 400
+
+CacheState = Literal["hit", "miss", "off"]
+
+
+class Hop(NamedTuple):
+    """One attempt at a provider.
+
+    Attributes:
+        status: The HTTP status it ended with; 0 when there was none.
+        refused: The provider did not accept the deployment's credentials.
+    """
+
+    group: str
+    deployment: str
+    status: int
+    refused: bool = False
+
+
+class Served(NamedTuple):
+    """Who answered, as far as the sidecar says; None means it did not say.
+
+    Attributes:
+        group: The model group that answered (after a fallback, the fallback's).
+        physical: The provider's own model name, without the provider prefix.
+        provider: The provider's name (`openai`, `anthropic`, ...).
+        deployment: The deployment's id in the sidecar's configuration.
+        cost_nano_usd: What the sidecar says the call cost, be it 0; streams say it in their usage frame.
+        attempts: Calls made to providers for this request.
+        sidecar_ms: The sidecar's own share of the time.
+        hops: Every attempt, in order; None when the sidecar does not tell them.
+        fallback_from: The model group that was asked first, where another one answered.
+    """
+
+    group: str | None = None
+    physical: str | None = None
+    provider: str | None = None
+    deployment: str | None = None
+    cost_nano_usd: int | None = None
+    cache: CacheState = "miss"
+    attempts: int | None = None
+    sidecar_ms: float | None = None
+    hops: tuple[Hop, ...] | None = None
+    fallback_from: str | None = None
+
+
+NOBODY_SERVED = Served()
+
+
+def served(headers: Headers, call: Call, catalog: Catalog | None, *, cached: bool) -> Served:
+    """Who answered a call.
+
+    Args:
+        headers: Of the answer, names in lower case.
+        call: What was asked.
+        catalog: What the sidecar serves; None while nobody knows.
+        cached: The response cache had a say in it.
+    """
+    deployment = _text(headers, b"x-litellm-model-id")
+    known = _known(deployment, catalog)
+    hit = b"x-litellm-cache-key" in headers
+    asked_cache = cached and headers.get(b"x-llmp-cache") != b"off"
+    cache: CacheState = "hit" if hit else "miss" if asked_cache else "off"
+    cost_nano_usd: int | None = 0
+    attempts = 0
+    if not hit:
+        cost_nano_usd = None if call.streaming else usd_to_nano(_text(headers, b"x-litellm-response-cost"))
+        if not cost_nano_usd and not (catalog is not None and catalog.own):
+            cost_nano_usd = None  # an unmodified LiteLLM writes 0 where it knows no price
+        attempts = _attempts(headers) or 1 + sum(_count(headers, name) for name in _REPEATS)
+    provider, physical = known.provider if known else None, known.physical if known else None
+    if not physical or "*" in physical:
+        named, physical = _named(_text(headers, b"x-litellm-model-name"))
+        provider = provider or named
+    group = _text(headers, b"x-litellm-model-group") or call.group
+    hops = _hops(headers, group, deployment)
+    fallback_from = _fallback_from(headers, hops, call)
+    if hit:
+        hops = tuple(hop for hop in hops or () if hop.status >= _LOWEST_ERROR)
+        attempts = len(hops)
+    return Served(
+        group=group,
+        physical=physical,
+        provider=provider,
+        deployment=deployment,
+        cost_nano_usd=cost_nano_usd,
+        cache=cache,
+        attempts=attempts,
+        sidecar_ms=_milliseconds(headers),
+        hops=hops,
+        fallback_from=fallback_from,
+    )
+
+
+def failed(headers: Headers, call: Call, catalog: Catalog | None) -> Served:
+    """Who failed to answer a call, as a sidecar of ours says; of an unmodified LiteLLM nothing is known.
+
+    Args:
+        headers: Of the sidecar's error, names in lower case.
+        call: What was asked.
+        catalog: What the sidecar serves; None while nobody knows.
+    """
+    deployment = _text(headers, b"x-llmp-deployment")
+    known = _known(deployment, catalog)
+    return Served(
+        group=call.group,
+        physical=known.physical if known and "*" not in known.physical else None,
+        provider=known.provider if known else None,
+        deployment=deployment,
+        attempts=_attempts(headers),
+        hops=_hops(headers, None, None),
+    )
+
+
+def _attempts(headers: Headers) -> int | None:
+    """As our sidecar counts them; LiteLLM forgets those before a fallback."""
+    value = headers.get(b"x-llmp-attempts", b"")
+    return int(value) if _SMALL.fullmatch(value) else None
+
+
+def _hops(headers: Headers, group: str | None, deployment: str | None) -> tuple[Hop, ...] | None:
+    """Every attempt as our sidecar tells them; a call answered at once is told by its answer alone."""
+    told = headers.get(b"x-llmp-hops")
+    if told is None:
+        answered = group is not None and deployment is not None and _attempts(headers) == 1
+        return (Hop(group or "", deployment or "", 200),) if answered else None
+    try:
+        rows: Any = orjson.loads(told) if len(told) <= _MOST_HOPS_BYTES else None
+        return tuple(
+            Hop(_name(group), _name(deployment), max(0, min(int(status), 999)), refused == ["auth"])
+            for group, deployment, status, *refused in rows[:_MOST_HOPS]
+        )
+    except (TypeError, ValueError, KeyError, OverflowError):
+        return None
+
+
+def _name(value: object) -> str:
+    return str(value).replace("\0", "")[:_LONGEST_NAME]
+
+
+def _fallback_from(headers: Headers, hops: tuple[Hop, ...] | None, call: Call) -> str | None:
+    elsewhere = hops[0].group != hops[-1].group if hops else hops is None and _count(headers, _FALLBACKS)
+    return call.group if elsewhere else None
+
+
+def _known(deployment: str | None, catalog: Catalog | None) -> Deployment | None:
+    return catalog.deployments.get(deployment) if catalog is not None and deployment else None
+
+
+def _text(headers: Headers, name: bytes) -> str | None:
+    value = headers.get(name)
+    return value.decode("latin-1") if value else None
+
+
+def _count(headers: Headers, name: bytes) -> int:
+    value = headers.get(name, b"0")
+    return int(value) if _SMALL.fullmatch(value) else 0
+
+
+def _milliseconds(headers: Headers) -> float | None:
+    try:
+        duration_ms = float(headers[b"x-litellm-overhead-duration-ms"])
+    except (KeyError, ValueError):
+        return None
+    return duration_ms if 0 <= duration_ms <= _MAX_MS else None
+
+
+def _named(model_name: str | None) -> tuple[str | None, str | None]:
+    provider, _, physical = (model_name or "").partition("/")
+    return (provider, physical) if physical else (None, provider or None)

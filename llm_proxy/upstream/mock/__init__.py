@@ -1,0 +1,1 @@
+"""Mock mode: answers without a sidecar."""

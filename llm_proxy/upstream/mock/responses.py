@@ -1,0 +1,395 @@
+"""Canned answers of mock mode: texts, tool calls, vectors, and faults on request.
+
+Deterministic: the same call gets the same answer.
+"""
+
+import struct
+from base64 import b64encode
+from dataclasses import dataclass, replace
+from hashlib import sha256, shake_256
+from math import sqrt
+from typing import Any
+
+import orjson
+
+from llm_proxy import sse
+from llm_proxy.dialects import Call
+from llm_proxy.json_access import Json, is_array, is_object
+
+MAX_DEPTH = 8
+MAX_VALUES = 2_000
+MAX_LENGTH = 100
+"""Longest string and array, whatever the schema demands."""
+
+_STEPS = ("anyOf", "oneOf", "allOf")
+
+
+def example(schema: Any) -> Any:  # noqa: ANN401 -- JSON Schema in, JSON out
+    """A value for a schema."""
+    return _Filling(schema).value(schema, 0)
+
+
+class _Filling:
+    """One value in the making; counts what it holds, for a schema may refer to itself."""
+
+    def __init__(self, root: Any) -> None:  # noqa: ANN401 -- unchecked JSON
+        self._root = root
+        self._left = MAX_VALUES
+
+    def value(self, schema: Any, depth: int) -> Any:  # noqa: ANN401 -- JSON Schema in, JSON out
+        self._left -= 1
+        if not is_object(schema) or depth > MAX_DEPTH or self._left < 0:
+            return {}
+        for fixed in ("const", "default"):
+            if fixed in schema:
+                return schema[fixed]
+        several: Any = next((schema[step] for step in _STEPS if schema.get(step)), None)
+        if type(schema.get("$ref")) is str:
+            several = [self._referenced(schema["$ref"])]
+        if is_array(several):
+            return self.value(several[0], depth + 1)
+        words = schema.get("enum")
+        return words[0] if is_array(words) and words else self._of_type(schema, depth)
+
+    def _of_type(self, schema: Json, depth: int) -> Any:  # noqa: ANN401 -- JSON Schema in, JSON out
+        kind: Any = schema.get("type")
+        kind = kind[0] if is_array(kind) and kind else kind
+        simple = {"string": "mock".ljust(_count(schema, "minLength"), "k"), "boolean": True, "null": None}
+        if type(kind) is str and kind in simple:
+            return simple[kind]
+        if kind in ("integer", "number"):
+            least = schema.get("minimum")
+            return least if type(least) in {int, float} else 0
+        if kind == "array":
+            items = max(_count(schema, "minItems"), 1)
+            return [self.value(schema.get("items"), depth + 1) for _ in range(items)]
+        properties = schema.get("properties")
+        if not is_object(properties):
+            return {}
+        return {name: self.value(inner, depth + 1) for name, inner in properties.items()}
+
+    def _referenced(self, reference: str) -> Any:  # noqa: ANN401 -- JSON Schema in, JSON out
+        found: Any = self._root
+        for step in reference.removeprefix("#/").split("/"):
+            found = found.get(step) if is_object(found) else None
+        return found
+
+
+def _count(schema: Json, name: str) -> int:
+    value = schema.get(name)
+    return min(max(value, 0), MAX_LENGTH) if type(value) is int else 0
+
+
+DIMENSIONS = 1536
+ECHO_LENGTH = 400
+MAX_DIMENSIONS = 16_384
+_TOKEN_LENGTH = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One choice of an answer."""
+
+    text: str = ""
+    tool_calls: tuple[Json, ...] = ()
+    function_call: Json | None = None
+    finish_reason: str = "stop"
+
+    @property
+    def pieces(self) -> list[str]:
+        """The text, cut for a stream: words with the space before them."""
+        words = self.text.split(" ")
+        return [word if at == 0 else " " + word for at, word in enumerate(words)] if self.text else []
+
+    @property
+    def tokens(self) -> int:
+        """Completion tokens."""
+        called = sum(len(call["function"]["arguments"]) for call in self.tool_calls)
+        called += len(self.function_call["arguments"]) if self.function_call else 0
+        return _tokens(len(self.text) + called)
+
+
+def answers(call: Call) -> list[Said]:
+    """The choices of the answer, as many as were asked for."""
+    body = call.body
+    if call.door == "completions":
+        prompts: list[Any] = [body["prompt"]] if _is_one(body["prompt"]) else body["prompt"]
+        echo = "{} " if body.get("echo") else ""
+        texts = [echo.format(_text(prompt)) + f"Mock completion of: {_text(prompt)}" for prompt in prompts]
+        return [_cut(text, call) for text in texts for _ in range(body.get("n", 1))]
+    forced = _forced_function(body)
+    if forced is not None:
+        said = Said(function_call=_arguments(forced), finish_reason="stop")
+    elif tool := _tool(body, call.group):
+        said = Said(tool_calls=(_tool_call(tool),), finish_reason="tool_calls")
+    else:
+        said = _cut(_chat_text(body), call)
+    return [said] * call.choices
+
+
+def prompt_tokens(call: Call) -> int:
+    """Prompt tokens, by the same measure for every door."""
+    body = call.body
+    said = body.get("messages") or body.get("prompt") or body.get("input")
+    return _tokens(len(orjson.dumps(said)))
+
+
+def vectors(body: Json) -> list[list[float] | str]:
+    """One vector of length 1 for each input, in the encoding asked for."""
+    given = body["input"]
+    inputs: list[Any] = [given] if _is_one(given) else given
+    size = min(body.get("dimensions", DIMENSIONS), MAX_DIMENSIONS)
+    return [_encoded(_vector(orjson.dumps(item), size), body.get("encoding_format")) for item in inputs]
+
+
+def _chat_text(body: Json) -> str:
+    wanted: Json = body.get("response_format", {})
+    last = _last_user_text(body["messages"])
+    if wanted.get("type") == "json_schema":
+        return orjson.dumps(example(wanted.get("json_schema", {}).get("schema"))).decode()
+    if wanted.get("type") == "json_object":
+        return orjson.dumps({"mock": last[:ECHO_LENGTH]}).decode()
+    return f"Mock answer to: {last[:ECHO_LENGTH]}"
+
+
+def _last_user_text(messages: list[Json]) -> str:
+    said = [message.get("content") for message in messages if message["role"] == "user"]
+    return _text(said[-1] if said else messages[-1].get("content"))
+
+
+def _text(content: Any) -> str:  # noqa: ANN401 -- a text, parts or tokens
+    if is_array(content):
+        return " ".join(str(part.get("text", "")) if is_object(part) else str(part) for part in content)
+    return content if type(content) is str else ""
+
+
+def _cut(text: str, call: Call) -> Said:
+    given: Any = call.body.get("stop", [])
+    stops: list[str] = given if is_array(given) else [given]
+    for stop in stops:
+        text = text.partition(stop)[0] if stop else text
+    if call.max_tokens is not None and _tokens(len(text)) > call.max_tokens:
+        return Said(text[: call.max_tokens * _TOKEN_LENGTH], finish_reason="length")
+    return Said(text)
+
+
+def _tool(body: Json, group: str) -> Json | None:
+    """The tool the caller forces, if it forces one."""
+    tools: list[Json] = body.get("tools") or []
+    functions: list[Json] = [tool["function"] for tool in tools if tool.get("function")]
+    choice: Any = body.get("tool_choice", "auto")
+    if is_object(choice):
+        named = choice.get("function")
+        return _named(functions, named.get("name")) if is_object(named) else None
+    eager = choice == "auto" and group.endswith("mock-tools") and body["messages"][-1]["role"] != "tool"
+    return functions[0] if functions and (eager or choice == "required") else None
+
+
+def _named(functions: list[Json], name: Any) -> Json | None:  # noqa: ANN401 -- unchecked JSON
+    return next((one for one in functions if one["name"] == name), None)
+
+
+def _tool_call(function: Json) -> Json:
+    called = _arguments(function)
+    number = shake_256(orjson.dumps(called)).hexdigest(12)
+    return {"id": f"call_{number}", "type": "function", "function": called}
+
+
+def _forced_function(body: Json) -> Json | None:
+    choice: Any = body.get("function_call")
+    return _named(body.get("functions", []), choice["name"]) if is_object(choice) else None
+
+
+def _arguments(function: Json) -> Json:
+    filled = example(function.get("parameters") or {"type": "object"})
+    return {"name": function["name"], "arguments": orjson.dumps(filled).decode()}
+
+
+def _is_one(given: Any) -> bool:  # noqa: ANN401 -- a text, tokens, or several of them
+    return type(given) is str or type(given[0]) is int
+
+
+def _vector(text: bytes, size: int) -> list[float]:
+    drawn = struct.unpack(f"<{size}h", shake_256(text).digest(size * 2))
+    length = sqrt(sum(value * value for value in drawn)) or 1.0
+    return [value / length for value in drawn]
+
+
+def _encoded(vector: list[float], encoding: str | None) -> list[float] | str:
+    return b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode() if encoding == "base64" else vector
+
+
+def _tokens(length: int) -> int:
+    return max(-(-length // _TOKEN_LENGTH), 1)
+
+
+SLOW_FIRST_MS = 2_000
+SLOW_GAP_MS = 100
+RETRY_AFTER_S = 2
+CREATED = 1_700_000_000
+MODELS = ("mock", "mock-embedding", "mock-tools", "mock-429", "mock-500", "mock-slow", "mock-cut")
+"""What mock mode lists; every other name is answered too."""
+
+Headers = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MockReply:
+    """What the sidecar would have answered.
+
+    Attributes:
+        body: The JSON answer; empty for a stream.
+        frames: The frames of a stream, in order; empty for JSON.
+        first_ms: Wait before the status line.
+        gap_ms: Wait before every frame but the first.
+    """
+
+    status: int = 200
+    headers: Headers = ()
+    body: bytes = b""
+    frames: tuple[bytes, ...] = ()
+    first_ms: int = 0
+    gap_ms: int = 0
+
+
+def answer(call: Call) -> MockReply:
+    """The reply to a call, always the same one."""
+    play = call.group.rpartition("/")[2]
+    if play in _FAILURES:
+        return _FAILURES[play]
+    if call.door == "embeddings":
+        reply = MockReply(headers=_headers(call), body=orjson.dumps(_embeddings(call)))
+    elif call.streaming:
+        reply = MockReply(headers=_headers(call), frames=_frames(call))
+    else:
+        reply = MockReply(headers=_headers(call), body=orjson.dumps(_whole(call)))
+    if play == "mock-slow":
+        return replace(reply, first_ms=SLOW_FIRST_MS, gap_ms=SLOW_GAP_MS)
+    if play == "mock-cut":
+        half = reply.frames[: len(reply.frames) // 2]
+        return replace(reply, frames=(*half, _CUT_FRAME)) if half else _FAILURES["mock-500"]
+    return reply
+
+
+def _failure(status: int, *, headers: Headers = ()) -> MockReply:
+    error = {"message": "Mock failure.", "type": None, "param": None, "code": str(status)}
+    told: Headers = (("x-llmp-provider-status", str(status)), *headers)
+    return MockReply(status, told, orjson.dumps({"error": error}))
+
+
+_FAILURES = {
+    "mock-429": _failure(429, headers=(("x-llmp-retry-after", str(RETRY_AFTER_S)),)),
+    "mock-500": _failure(500),
+}
+_CUT_FRAME = sse.frame(
+    orjson.dumps(
+        {
+            "error": {
+                "message": "Mock cut.",
+                "type": "server_error",
+                "param": None,
+                "code": "upstream_stream_cut",
+            }
+        }
+    )
+)
+
+
+def _headers(call: Call) -> Headers:
+    return (
+        ("x-litellm-model-id", "mock"),
+        ("x-litellm-model-group", call.group),
+        ("x-litellm-model-name", f"mock/{call.group.rpartition('/')[2]}"),
+        ("x-litellm-response-cost", "0.0"),
+        ("x-litellm-attempted-retries", "0"),
+    )
+
+
+def _id(call: Call) -> str:
+    return sha256(orjson.dumps([call.door, call.body], option=orjson.OPT_SORT_KEYS)).hexdigest()[:24]
+
+
+def _head(call: Call, kind: str) -> Json:
+    prefix = "chatcmpl" if call.door == "chat.completions" else "cmpl"
+    head: Json = {"id": f"{prefix}-{_id(call)}", "object": kind, "created": CREATED, "model": call.group}
+    return {**head, "system_fingerprint": "fp_mock"} if prefix == "chatcmpl" else head
+
+
+def _usage(call: Call, said: list[Said]) -> Json:
+    prompt = prompt_tokens(call)
+    completion = sum(one.tokens for one in said)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0},
+    }
+
+
+def _whole(call: Call) -> Json:
+    said = answers(call)
+    if call.door == "completions":
+        choices: list[Json] = [
+            {"index": at, "text": one.text, "logprobs": None, "finish_reason": one.finish_reason}
+            for at, one in enumerate(said)
+        ]
+        return {**_head(call, "text_completion"), "choices": choices, "usage": _usage(call, said)}
+    choices = [
+        {"index": at, "message": _message(one), "logprobs": None, "finish_reason": one.finish_reason}
+        for at, one in enumerate(said)
+    ]
+    return {**_head(call, "chat.completion"), "choices": choices, "usage": _usage(call, said)}
+
+
+def _message(said: Said) -> Json:
+    message: Json = {"role": "assistant", "content": said.text or None, "refusal": None}
+    if said.function_call is not None:
+        message["function_call"] = said.function_call
+    elif said.tool_calls:
+        message["tool_calls"] = list(said.tool_calls)
+    else:
+        message["content"] = said.text
+    return message
+
+
+def _frames(call: Call) -> tuple[bytes, ...]:
+    said = answers(call)
+    chat = call.door == "chat.completions"
+    head = _head(call, "chat.completion.chunk" if chat else "text_completion")
+    frames: list[bytes] = []
+    for at, one in enumerate(said):
+        pieces = _chat_pieces(one) if chat else [{"text": piece} for piece in one.pieces]
+        frames += [_frame(head, at, piece, None) for piece in pieces]
+        frames.append(_frame(head, at, {"delta": {}} if chat else {"text": ""}, one.finish_reason))
+    frames.append(sse.frame(orjson.dumps({**head, "choices": [], "usage": _usage(call, said)})))
+    return (*frames, sse.DONE)
+
+
+def _frame(head: Json, index: int, piece: Json, finish_reason: str | None) -> bytes:
+    choice = {"index": index, **piece, "logprobs": None, "finish_reason": finish_reason}
+    return sse.frame(orjson.dumps({**head, "choices": [choice]}))
+
+
+def _chat_pieces(said: Said) -> list[Json]:
+    first: Json = {"role": "assistant", "content": None if said.tool_calls else ""}
+    pieces: list[Json] = [{"delta": first}]
+    if said.function_call is not None:
+        return [*pieces, {"delta": {"function_call": said.function_call}}]
+    for at, call in enumerate(said.tool_calls):
+        name, arguments = call["function"]["name"], call["function"]["arguments"]
+        start: Json = {"index": at, **call, "function": {"name": name, "arguments": ""}}
+        pieces.append({"delta": {"tool_calls": [start]}})
+        pieces.append({"delta": {"tool_calls": [{"index": at, "function": {"arguments": arguments}}]}})
+    return pieces + [{"delta": {"content": piece}} for piece in said.pieces]
+
+
+def _embeddings(call: Call) -> Json:
+    found = vectors(call.body)
+    tokens = prompt_tokens(call)
+    return {
+        "object": "list",
+        "model": call.group,
+        "data": [{"object": "embedding", "index": at, "embedding": one} for at, one in enumerate(found)],
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }

@@ -1,0 +1,91 @@
+"""Mock mode's upstream: canned replies sent through the same frames and errors as a sidecar's.
+
+Invariants: no socket; every answer is marked `miss` and costs 0.
+"""
+
+import asyncio
+
+import orjson
+
+from llm_proxy.dialects import Call
+from llm_proxy.identity import Caller
+from llm_proxy.json_access import as_object
+from llm_proxy.upstream.call_guard import Watch
+from llm_proxy.upstream.catalog import Catalog, Deployment, Group
+from llm_proxy.upstream.error_mapping import refusal
+from llm_proxy.upstream.litellm_protocol import Served
+from llm_proxy.upstream.mock.responses import MODELS, MockReply, answer
+from llm_proxy.upstream.stream_filter import Frames
+from llm_proxy.upstream.token_usage import Usage, read_usage
+
+
+class MockUpstream:
+    """An upstream without a sidecar."""
+
+    def __init__(self, default_model: str) -> None:
+        self.catalog: Catalog | None = _catalog((default_model, *MODELS))
+
+    def check_room(self) -> None:
+        """There is always room."""
+
+    async def send(
+        self,
+        call: Call,
+        caller: Caller,  # noqa: ARG002 -- the upstream's signature
+        request_id: str,  # noqa: ARG002 -- the same
+        watch: Watch,  # noqa: ARG002 -- the same
+        *,
+        traceparent: str | None,  # noqa: ARG002 -- the same
+    ) -> "Played":
+        """The mock's reply; raises what a sidecar's error would be."""
+        reply = answer(call)
+        if reply.first_ms:
+            await asyncio.sleep(reply.first_ms / 1000)
+        if reply.status != 200:
+            raise refusal(reply.status, dict(reply.headers), reply.body, model=call.model)
+        return Played(reply, call)
+
+
+class Played:
+    """A mock reply on its way; see `Reply`."""
+
+    def __init__(self, reply: MockReply, call: Call) -> None:
+        self._reply = reply
+        self._left = list(reply.frames)
+        self._begun = False
+        self.served = Served(
+            group=call.group,
+            physical=call.group.rpartition("/")[2],
+            provider="mock",
+            deployment="mock",
+            cost_nano_usd=0,
+            attempts=1,
+        )
+        self.frames = Frames(wants_usage=call.wants_usage) if call.streaming else None
+
+    async def json(self) -> tuple[bytes, Usage | None]:
+        """The whole body, and what it says was used."""
+        document = as_object(orjson.loads(self._reply.body))
+        return self._reply.body, read_usage(as_object(document.get("usage")), document)
+
+    async def chunk(self) -> bytes | None:
+        """The next frame, after its pause; None at the end."""
+        if not self._left:
+            return None
+        if self._begun and self._reply.gap_ms:
+            await asyncio.sleep(self._reply.gap_ms / 1000)
+        self._begun = True
+        assert self.frames is not None  # noqa: S101 -- only streams are read by chunk
+        return self.frames.feed(self._left.pop(0))
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _catalog(names: tuple[str, ...]) -> Catalog:
+    one = Deployment("mock", "mock", "mock", input_pico_usd=0, output_pico_usd=0)
+    groups = {
+        name: Group(name, "embedding" if "embed" in name else "chat", deployments=(one,)) for name in names
+    }
+    groups["*"] = Group("*", wildcard=True, deployments=(one,))
+    return Catalog(groups, {"mock": one})

@@ -1,0 +1,222 @@
+"""Keeps the gateway's knowledge of its sidecars fresh: liveness, catalog, DNS names, address file.
+
+Invariants: only the liveness route and the catalog are requested, never a model; a silent sidecar delays no
+other's check; a failed refresh keeps the last good catalog and address list; calls at a sidecar that is
+silent for `GIVE_UP_S` are ended. Units: seconds.
+"""
+
+import asyncio
+import ipaddress
+import logging
+import socket
+from collections import Counter
+from collections.abc import Coroutine, Iterable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import orjson
+
+from llm_proxy.background import Loop, spawn
+from llm_proxy.telemetry import Metrics
+from llm_proxy.upstream.catalog import Catalog, from_model_info, from_own
+from llm_proxy.upstream.client import Client
+from llm_proxy.upstream.http_client import NotConnected
+from llm_proxy.upstream.pool import STATES, Sidecar, expand
+
+
+def addresses(given: Iterable[str]) -> tuple[str, ...]:
+    """Every sidecar's base URL as of now, port ranges written out and files read."""
+    found: list[str] = []
+    for one in given:
+        found.extend(_listed(Path(one[1:])) if one.startswith("@") else [one])
+    return expand(found)
+
+
+def _listed(file: Path) -> list[str]:
+    try:
+        lines = file.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError):
+        return []
+    return [line for line in lines if line.startswith("http")]
+
+
+log = logging.getLogger(__name__)
+
+CHECK_S = 1.0
+RESOLVE_S = 5.0
+CATALOG_S = 30.0
+ANSWER_S = 2.0
+GIVE_UP_S = 10.0
+"""A sidecar that has not answered a check, and sent nothing else, for so long holds its calls no longer."""
+PATIENCE_S = GIVE_UP_S + ANSWER_S
+"""How long one check is waited for: a sidecar that wakes up answers the one that is open."""
+
+LIVENESS = "/health/liveliness"
+LEAVING = b"leaving"
+
+
+class Keeper:
+    """Checks sidecars, reads their catalogue, follows their names."""
+
+    def __init__(self, client: Client, urls: tuple[str, ...], metrics: Metrics) -> None:
+        self._client = client
+        self._metrics = metrics
+        self._given, self._urls = urls, addresses(urls)
+        self._loop = Loop("sidecars", self._step)
+        self._asked: dict[object, asyncio.Task[None]] = {}
+        self._told: dict[str, bool] = {}
+        self._resolved_at = self._read_at = float("-inf")
+
+    async def start(self) -> None:
+        """Begin; the first look is taken in the background."""
+        self._loop.start()
+
+    async def stop(self) -> None:
+        """End."""
+        await self._loop.stop()
+        for task in self._asked.values():
+            task.cancel()
+
+    async def _step(self) -> None:
+        await self._look(asyncio.get_running_loop().time())
+        await asyncio.sleep(CHECK_S if self._client.catalog is not None else CHECK_S / 4)
+
+    async def _look(self, now: float) -> None:
+        self._follow()
+        if now - self._resolved_at >= RESOLVE_S:
+            self._resolved_at = now
+            await self._resolve()
+        for sidecar in self._client.pool.sidecars:
+            self._ask(sidecar, self._check(sidecar))
+        if self._client.catalog is None or now - self._read_at >= CATALOG_S:
+            self._ask("catalogue", self._read_catalog(now))
+        self._client.room.offer(now)
+        self._show()
+
+    def _show(self) -> None:
+        gauge = self._metrics.gauge
+        states = Counter(one.state for one in self._client.pool.sidecars)
+        for state in STATES:
+            gauge("llm_proxy_sidecars", states[state], state)
+        gauge("llm_proxy_upstream_in_flight", self._client.pool.in_flight)
+        gauge("llm_proxy_waiting", self._client.room.waiting)
+
+    def _follow(self) -> None:
+        """A changed list of sidecars holds from this look on, and so does what the new ones serve."""
+        urls = addresses(self._given)
+        if urls and urls != self._urls:
+            log.info("other sidecars take over", extra={"sidecars": urls})
+            self._urls = urls
+            self._resolved_at = self._read_at = float("-inf")
+
+    def _ask(self, whom: object, question: Coroutine[None, None, None]) -> None:
+        """Ask beside everything else, unless the last question is still open."""
+        if whom in self._asked:
+            question.close()
+            return
+        self._asked[whom] = task = spawn("sidecar-questions", question)
+        task.add_done_callback(lambda _: self._asked.pop(whom, None))
+
+    async def _check(self, sidecar: Sidecar) -> None:
+        asked_at = asyncio.get_running_loop().time()
+        asking = asyncio.create_task(self._client.get(sidecar, LIVENESS, timeout_s=PATIENCE_S))
+        try:
+            await self._await(asking, sidecar, asked_at)
+            status, body = asking.result()
+        except NotConnected:
+            sidecar.gone()
+        except TimeoutError:
+            pass  # told while it was waited for
+        except OSError:
+            sidecar.missed(asked_at)
+        else:
+            if status >= 500 or LEAVING in body:
+                sidecar.gone()
+            else:
+                sidecar.present()
+        finally:
+            asking.cancel()
+        self._tell(sidecar)
+
+    async def _await(self, asking: asyncio.Task[tuple[int, bytes]], sidecar: Sidecar, since: float) -> None:
+        """Wait for a check's answer; while it does not come, see whether anything else does."""
+        while not asking.done():
+            before, heard = sidecar.served, {call: call.heard for call in sidecar.calls}
+            await asyncio.wait([asking], timeout=ANSWER_S)
+            if asking.done():
+                return
+            if sidecar.served > before or any(call.heard > heard.get(call, 0) for call in sidecar.calls):
+                sidecar.busy()
+                since = asyncio.get_running_loop().time()
+            else:
+                sidecar.missed(since)
+                self._give_up(sidecar)
+            self._tell(sidecar)
+
+    def _tell(self, sidecar: Sidecar) -> None:
+        well = not sidecar.away and sidecar.served > 0
+        if self._told.get(sidecar.url, False) != well:
+            self._told[sidecar.url] = well
+            log.log(
+                logging.INFO if well else logging.WARNING,
+                "a sidecar is live" if well else "a sidecar is away",
+                extra={"sidecar": sidecar.url},
+            )
+
+    def _give_up(self, sidecar: Sidecar) -> None:
+        """End the calls of a sidecar from which nothing has come for too long."""
+        now = asyncio.get_running_loop().time()
+        since = sidecar.silent_since
+        if since is not None and now - since >= GIVE_UP_S - 0.1 and sidecar.calls:
+            log.warning("a silent sidecar's calls are ended", extra={"sidecar": sidecar.url})
+            self._client.abandon(sidecar)
+
+    async def _read_catalog(self, now: float) -> None:
+        for sidecar in [one for one in self._client.pool.sidecars if not one.away]:
+            try:
+                found = await self._fetch(sidecar)
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                continue
+            self._client.introduced = True
+            if found is not None and sidecar in self._client.pool.sidecars:
+                self._client.catalog, self._read_at = found, now
+                return
+
+    async def _fetch(self, sidecar: Sidecar) -> Catalog | None:
+        status, body = await self._client.get(sidecar, "/llmp/catalog")
+        if status == 200:
+            return from_own(orjson.loads(body))
+        status, body = await self._client.get(sidecar, "/v1/model/info")
+        return from_model_info(orjson.loads(body)) if status == 200 else None
+
+    async def _resolve(self) -> None:
+        """Several addresses behind one name are several sidecars."""
+        found: list[tuple[str, str | None]] = []
+        for url in self._urls:
+            parts = urlsplit(url)
+            host = parts.hostname or ""
+            if parts.scheme != "http" or host == "localhost" or _is_address(host):
+                found.append((url, None))
+                continue
+            found.extend(await _addresses(url, host, parts.port or 80))
+        if found:
+            self._client.pool.replace(found)
+
+
+async def _addresses(url: str, host: str, port: int) -> list[tuple[str, str | None]]:
+    try:
+        infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError:
+        return [(url, None)]
+    addresses = sorted({str(info[4][0]) for info in infos})
+    if len(addresses) == 1:
+        return [(url, None)]
+    return [(f"http://{f'[{one}]' if ':' in one else one}:{port}", host) for one in addresses]
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

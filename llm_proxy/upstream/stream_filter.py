@@ -1,0 +1,227 @@
+"""The sidecar's server-sent events on their way to the caller, parsed only where they must be.
+
+Frames with content pass unchanged. A frame with usage, an error or the end is parsed; LiteLLM's additions
+(`usage.cost`, `provider_specific_fields`) are removed. Usage is sent once, as OpenAI's last frame
+(`choices: []`), to a caller who requested it: as stated, else estimated. Invariants: any chunking of the
+same bytes gives the same frames; `[DONE]` is withheld.
+"""
+
+import orjson
+
+from llm_proxy.json_access import Json, as_object, as_objects
+from llm_proxy.upstream.token_usage import (
+    Usage,
+    as_usage,
+    is_zero,
+    last_event,
+    passed_tokens,
+    read_usage,
+    strip_usage,
+)
+
+MAX_FRAME_BYTES = 16 * 2**20
+_USAGE, _PROVIDER, _ERROR, _DONE = b'"usage"', b'"provider_specific', b'"error"', b"[DONE]"
+_MARKS = (_USAGE, _PROVIDER, _ERROR, _DONE, b"\r")
+_FINISH = b'"finish_reason":"'
+_COMPLETION, _TEXT = b'"text_completion"', b'"text":'
+_ADDED = "provider_specific_fields"
+_OF_A_CHUNK = frozenset(
+    {"id", "object", "created", "model", "choices", "system_fingerprint", "service_tier", "obfuscation"}
+)
+_OF_A_CHOICE = frozenset({"index", "delta", "finish_reason", "text"})
+
+
+class FrameTooLarge(Exception):  # noqa: N818 -- named for the state
+    """A frame without an end: not a stream of events."""
+
+
+class Frames:
+    """One stream's frames.
+
+    Attributes:
+        usage: What the provider said was used; None until it did.
+        content_frames: Frames passed so far that were neither usage, error nor end.
+        finished: A `finish_reason` was seen.
+        done: `[DONE]` was seen.
+        error: The error object of the stream, when one came.
+    """
+
+    __slots__ = (
+        "_last", "_passed_bytes", "_prompt_tokens", "_states_zeros", "_tail", "_usage_event", "_wants_usage",
+        "content_frames", "done", "error", "finished", "garbage", "usage",
+    )  # fmt: skip
+
+    def __init__(self, *, wants_usage: bool, prompt_tokens: int = 0, states_zeros: bool = True) -> None:
+        self._wants_usage = wants_usage
+        self._states_zeros = states_zeros  # an unmodified LiteLLM writes zeros where nothing was stated
+        self._prompt_tokens = prompt_tokens
+        self._usage_event: Json = {}
+        self._tail: bytes = b""
+        self._passed_bytes = 0
+        self._last: bytes = b""
+        self.usage: Usage | None = None
+        self.content_frames = 0
+        self.finished = False
+        self.done = False
+        self.garbage = False
+        self.error: Json | None = None
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Bytes as they came in, the bytes that may go out now out."""
+        if self._tail or not chunk.endswith(b"\n\n"):
+            chunk = self._whole_frames(chunk)
+            if not chunk:
+                return b""
+        if _USAGE in chunk or _PROVIDER in chunk or _ERROR in chunk or _DONE in chunk or b"\r" in chunk:
+            return self._read(chunk)
+        if _FINISH in chunk:
+            self.finished = True
+            if _COMPLETION in chunk:
+                return b"".join(self._frame(frame) for frame in chunk.split(b"\n\n") if frame)
+        self.content_frames += chunk.count(b"\n\n")
+        self._passed_bytes += len(chunk)
+        self._last = chunk
+        return chunk
+
+    def content_tokens(self) -> int:
+        """An estimate of the completion tokens passed so far, for a stream that did not come to its usage."""
+        return passed_tokens(self.content_frames, self._passed_bytes, self._last)
+
+    def _whole_frames(self, chunk: bytes) -> bytes:
+        raw = self._tail + chunk
+        if b"\r" in raw:
+            raw = raw.replace(b"\r\n", b"\n")
+        end = raw.rfind(b"\n\n") + 2 if b"\n\n" in raw else 0
+        self._tail = raw[end:]
+        if len(self._tail) > MAX_FRAME_BYTES:
+            raise FrameTooLarge
+        return raw[:end]
+
+    def close(self) -> bytes:
+        """The upstream has ended: what was left of an unfinished frame is garbage, and stays here."""
+        if self._tail.strip():
+            self.garbage = True
+        self._tail = b""
+        return b""
+
+    def _read(self, chunk: bytes) -> bytes:
+        out: list[bytes] = []
+        for frame in chunk.replace(b"\r\n", b"\n").split(b"\n\n"):
+            if frame:
+                kept = self._frame(frame)
+                if kept:
+                    out.append(kept)
+        return b"".join(out)
+
+    def _frame(self, frame: bytes) -> bytes:
+        if not frame.startswith(b"data:"):
+            return frame + b"\n\n"
+        data = frame[5:].strip()
+        if data == b"[DONE]":
+            self.done = True
+            return self._usage_frame() if self._wants_usage else b""
+        if not any(mark in data for mark in _MARKS) and not _lacks_text(data):
+            self.finished = self.finished or _FINISH in data
+            return self._content(frame + b"\n\n")
+        try:
+            event = as_object(orjson.loads(data))
+        except orjson.JSONDecodeError:
+            event = {}
+        if not event:
+            self.garbage = True
+            return b""
+        return self._event(event)
+
+    def _content(self, frame: bytes) -> bytes:
+        self.content_frames += 1
+        self._passed_bytes += len(frame)
+        self._last = frame
+        return frame
+
+    def _event(self, event: Json) -> bytes:
+        error = as_object(event.get("error"))
+        if error:
+            self.error = error
+            return b""
+        strip(event)
+        usage = as_object(event.pop("usage", None))
+        out = b""
+        _give_text(event)
+        found = read_usage(usage, event)
+        if found is not None and not (found.cost_nano_usd or self._states_zeros):
+            found = found._replace(cost_nano_usd=None)
+        counts = found is not None and self._counts(found)
+        if found is not None and not _choices(event) and (counts or not self._wants_usage):
+            out = self._beside_usage(event)
+        elif carries_content(event):
+            self.finished = self.finished or any(one.get("finish_reason") for one in _choices(event))
+            out = self._content(b"data: " + orjson.dumps(event) + b"\n\n")
+        if counts:
+            self.usage = found
+            strip_usage(usage)
+            self._usage_event = event | {"choices": [], "usage": usage}
+        return out
+
+    def _counts(self, usage: Usage) -> bool:
+        """Whether it is a statement: zeros are none after a count, nor before an unmodified LiteLLM."""
+        return not is_zero(usage) or (self._states_zeros and self.usage is None)
+
+    def _beside_usage(self, event: Json) -> bytes:
+        """What a provider says on its usage frame besides the usage, for who did not ask for usage.
+
+        A caller who did not ask for usage counts on a choice in each frame, so it gets one that adds nothing.
+        """
+        if self._wants_usage or not carries_content(event):
+            return b""
+        is_text = event.get("object") == "text_completion"
+        empty: Json = {"text": "", "logprobs": None} if is_text else {"delta": {}}
+        event = event | {"choices": [{"index": 0, **empty, "finish_reason": None}]}
+        return self._content(b"data: " + orjson.dumps(event) + b"\n\n")
+
+    def _usage_frame(self) -> bytes:
+        """The last frame: the usage that was stated, else an estimate in the last frame's envelope."""
+        event = self._usage_event
+        if not event:
+            last = last_event(self._last)
+            event = {name: last[name] for name in ("id", "object", "created", "model") if name in last}
+            event |= {"choices": [], "usage": as_usage(self._prompt_tokens, self.content_tokens())}
+        return b"data: " + orjson.dumps(event) + b"\n\n"
+
+
+def carries_content(event: Json) -> bool:
+    """Whether a frame says more than its usage."""
+    return any(value is not None for name, value in event.items() if name not in _OF_A_CHUNK) or any(
+        choice.get("finish_reason")
+        or choice.get("text") is not None
+        or any(value is not None for value in as_object(choice.get("delta")).values())
+        or any(value is not None for name, value in choice.items() if name not in _OF_A_CHOICE)
+        for choice in _choices(event)
+    )
+
+
+def strip(event: Json) -> None:
+    """Take out what LiteLLM added to an answer or a frame."""
+    event.pop(_ADDED, None)
+    for choice in _choices(event):
+        choice.pop(_ADDED, None)
+        for part in ("message", "delta"):
+            inner = as_object(choice.get(part))
+            inner.pop(_ADDED, None)
+            for tool in as_objects(inner.get("tool_calls")):
+                tool.pop(_ADDED, None)
+
+
+def _lacks_text(data: bytes) -> bool:
+    """Whether a completion's frame leaves out its text, as LiteLLM's last one does."""
+    return _COMPLETION in data and _FINISH in data and _TEXT not in data
+
+
+def _give_text(event: Json) -> None:
+    if event.get("object") == "text_completion":
+        for choice in _choices(event):
+            if choice.get("finish_reason"):
+                choice.setdefault("text", "")
+
+
+def _choices(event: Json) -> list[Json]:
+    return as_objects(event.get("choices"))

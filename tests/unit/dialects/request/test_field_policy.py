@@ -1,0 +1,131 @@
+"""The body rule: fields on top, names of LiteLLM refused, the rest for the model; nothing is an exception."""
+
+from typing import Any
+
+import orjson
+import pytest
+from asking import DOORS, HELLO, MODELS, read, refused
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_proxy.dialects import GENERATE, INTERNAL, OPENAI, Bounds, Call, Dialect, Hints
+from llm_proxy.dialects.request.openai_schema import FIELDS
+from llm_proxy.endpoints import Endpoint
+from llm_proxy.errors import Refused
+
+
+class TestTheBodyRule:
+    """Published fields on top, LiteLLM's names refused, the rest for the model."""
+
+    def test_other_names_travel_inside_extra_body_untouched(self) -> None:
+        """Whatever they hold."""
+        own = {"top_k": 5, "chat_template_kwargs": {"z": 1, "a": [None, 1.5]}, "guided_json": None}
+        assert read(**own).body["extra_body"] == own
+        assert read(extra_body={"top_k": 5}, min_p=0.1).body["extra_body"] == {"min_p": 0.1, "top_k": 5}
+
+    def test_for_anthropic_they_travel_at_top_level(self) -> None:
+        """Its API refuses an object of that name; LiteLLM passes unknown names on."""
+        assert read(model="claude", top_k=5).body == {"model": "claude", "messages": HELLO, "top_k": 5}
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "api_base",
+            "api_key",
+            "fallbacks",
+            "cache",
+            "num_retries",
+            "timeout",
+            "mock_response",
+            "custom_llm_provider",
+            "extra_headers",
+            "litellm_metadata",
+            "_litellm_anything",
+            "guardrails",
+            "no-log",
+            "models",
+            "user_api_key_hash",
+        ],
+    )
+    def test_a_name_litellm_owns_is_refused_wherever_it_stands(self, name: str) -> None:
+        """At top level, in `extra_body`; named in full."""
+        assert (refused(**{name: "x"}).param, refused(**{name: "x"}).code) == (name, "unknown_parameter")
+        assert refused(extra_body={name: "x"}).param == f"extra_body.{name}"
+
+    @pytest.mark.parametrize(
+        "name", ["api_base", "user_api_key", "litellm_x", "guardrails", "applied_guardrails"]
+    )
+    def test_litellms_controls_are_refused_inside_metadata(self, name: str) -> None:
+        """Though it would not see them."""
+        assert refused(metadata={name: "x"}).param == f"metadata.{name}"
+
+    def test_metadata_never_reaches_litellm(self) -> None:
+        """It goes to the provider beside `store`, where OpenAI keeps it, and nowhere else."""
+        labels = {"team": "a", "tags": "x"}
+        assert "metadata" not in read(metadata=labels).body
+        stored = read(metadata=labels, store=True).body
+        assert "metadata" not in stored
+        assert stored["extra_body"]["metadata"] == labels
+        assert read(model="claude", metadata=labels, store=True).body == {
+            "model": "claude",
+            "messages": HELLO,
+            "store": True,
+        }
+
+    @pytest.mark.parametrize("name", ["model", "messages", "n", "stream", "max_tokens", "metadata"])
+    def test_a_published_field_inside_extra_body_is_refused(self, name: str) -> None:
+        """There it would overrule the one that was checked."""
+        assert refused(extra_body={name: 1}).param == f"extra_body.{name}"
+
+    def test_extra_body_itself_is_an_object_or_absent(self) -> None:
+        """And a name stands once."""
+        assert "extra_body" not in read(extra_body=None).body
+        assert "extra_body" not in read(extra_body={}).body
+        assert refused(extra_body=[]).code == "invalid_type"
+        assert refused(top_k=1, extra_body={"top_k": 2}).param == "extra_body.top_k"
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=8,
+)
+field_names = st.sampled_from(
+    sorted({name for door in FIELDS.values() for name in door} | {"extra_body", "provider", "maxTokens"})
+)
+roles = st.sampled_from(["user", "assistant", "tool", "system", "function"])
+message_like = st.dictionaries(
+    st.sampled_from(["role", "content", "tool_calls", "tool_call_id", "name"]), roles | json_values
+)
+bodies = st.dictionaries(
+    field_names | st.text(max_size=6), json_values | st.lists(message_like, max_size=3), max_size=6
+)
+
+
+@pytest.mark.parametrize("dialect", [OPENAI, INTERNAL, GENERATE], ids=lambda dialect: dialect.name)
+@given(door=st.sampled_from(DOORS), body=bodies)
+def test_no_body_is_an_exception(dialect: Dialect, door: Endpoint, body: dict[str, Any]) -> None:
+    """Any JSON is a call that can be sent on, or a refusal with a message; in every dialect."""
+    try:
+        sent = orjson.dumps(body)
+    except (orjson.JSONEncodeError, TypeError):
+        return
+    call = _outcome(dialect, door, sent)
+    if isinstance(call, Refused):
+        assert call.message
+        assert orjson.dumps(dialect.error(call))
+    else:
+        assert orjson.loads(orjson.dumps(call.body))["model"] == call.group
+        assert "metadata" not in call.body
+
+
+def _outcome(dialect: Dialect, door: Endpoint, body: bytes) -> Call | Refused:
+    """The call, or its refusal."""
+    try:
+        return dialect.read(door, body, Hints(), MODELS, Bounds())
+    except Refused as wrong:
+        return wrong

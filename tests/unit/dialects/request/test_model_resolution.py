@@ -1,0 +1,148 @@
+"""A name and perhaps a provider become the group that serves them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_proxy.dialects import NO_HINTS, OPENAI, Bounds, Models
+from llm_proxy.dialects.request.model_resolution import providers, resolve
+from llm_proxy.errors import BadRequest, ModelNotFound, Refused
+
+GROUPS = {
+    "chat": frozenset({"openai"}),
+    "gpt-4o": frozenset({"openai", "azure"}),
+    "team/claude": frozenset({"anthropic"}),
+    "a model, with signs": frozenset({"openai"}),
+    "house-8b": frozenset({"ollama_chat"}),
+    "gpt-3.5-turbo-instruct": frozenset({"text-completion-openai"}),
+}
+WILD = ("openai/*", "anthropic/*", "gemini/*", "vertex_ai/*", "ollama/*", "groq/*", "openrouter/*", "local-*")
+MODELS = Models("chat", GROUPS, WILD)
+
+
+@pytest.mark.parametrize(
+    ("model", "provider", "group"),
+    [
+        ("chat", None, "chat"),
+        ("team/claude", None, "team/claude"),
+        ("a model, with signs", None, "a model, with signs"),
+        ("openai/gpt-5", None, "openai/gpt-5"),
+        ("local-7b", None, "local-7b"),
+        ("gpt-5", None, "openai/gpt-5"),
+        ("chatgpt-4o-latest", None, "openai/chatgpt-4o-latest"),
+        ("o1", None, "openai/o1"),
+        ("o1-mini", None, "openai/o1-mini"),
+        ("o3", None, "openai/o3"),
+        ("o4-mini", None, "openai/o4-mini"),
+        ("claude-3-5-sonnet-20241022", None, "anthropic/claude-3-5-sonnet-20241022"),
+        ("gemini-1.5-pro", None, "vertex_ai/gemini-1.5-pro"),
+        ("llama2", None, "ollama/llama2"),
+        ("mistral", None, "ollama/mistral"),
+        ("gpt-4o", "openai", "gpt-4o"),
+        ("gpt-4o", "azure", "gpt-4o"),
+        ("gpt-5", "openai", "openai/gpt-5"),
+        ("openai/gpt-5", "openai", "openai/gpt-5"),
+        ("claude-3-sonnet", "anthropic", "anthropic/claude-3-sonnet"),
+        ("gemini-1.5-flash", "vertexai", "vertex_ai/gemini-1.5-flash"),
+        ("gemini-1.5-flash", "google", "gemini/gemini-1.5-flash"),
+        ("house-8b", "ollama", "house-8b"),
+        ("house-8b", "local", "house-8b"),
+        ("llama3", "ollama", "ollama/llama3"),
+        ("gpt-3.5-turbo-instruct", "openai", "gpt-3.5-turbo-instruct"),
+        ("llama-3.1-8b-instant", "groq", "groq/llama-3.1-8b-instant"),
+        ("meta-llama/llama-3:free", "openrouter", "openrouter/meta-llama/llama-3:free"),
+    ],
+)
+def test_a_name_finds_its_group(model: str, provider: str | None, group: str) -> None:
+    """Its own group first, then wildcards, then the provider its spelling tells."""
+    assert resolve(model, provider, MODELS) == group
+
+
+def test_an_alias_travels_as_it_was_called_and_is_judged_as_the_group_it_stands_for() -> None:
+    """Limits, switches and allowed models hold for the group; the sidecar knows the alias."""
+    models = Models("chat", {**GROUPS, "nickname": frozenset({"openai"})}, WILD, {"nickname": "gpt-4o"})
+    body = b'{"model": "nickname", "messages": [{"role": "user", "content": "x"}]}'
+    call = OPENAI.read("chat.completions", body, NO_HINTS, models, Bounds())
+    assert (call.model, call.group, call.body["model"]) == ("nickname", "gpt-4o", "nickname")
+
+
+@pytest.mark.parametrize(
+    ("model", "provider"),
+    [("unknown", None), ("chat", "groq-2"), ("gpt-4o", "mistral"), ("o1x", None), ("mygpt-4", None)],
+)
+def test_what_nobody_serves_is_not_found(model: str, provider: str | None) -> None:
+    """404 with OpenAI's code, naming the model."""
+    with pytest.raises(ModelNotFound) as refused:
+        resolve(model, provider, MODELS)
+    assert (refused.value.status, refused.value.code, refused.value.param) == (
+        404,
+        "model_not_found",
+        "model",
+    )
+    assert f"`{model}`" in refused.value.message
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "openai/../secrets", "gemini/x?key=1", "openai//x", "openai/a,b", "gemini/%2e%2e", "openai/a b",
+        "openai/*", "gemini/x#y", "openai/x\n", "openai/", "*",
+    ],
+)  # fmt: skip
+def test_a_name_that_is_no_models_name_reaches_no_wildcard(model: str) -> None:
+    """It could become part of a provider's URL, or two models in one."""
+    with pytest.raises(ModelNotFound):
+        resolve(model, None, MODELS)
+    with pytest.raises(ModelNotFound):
+        resolve(model, None, Models("chat", None))
+
+
+def test_the_wildcard_of_all_comes_last() -> None:
+    """`*` serves what nothing else does, under the name asked for, or under the provider picked."""
+    everything = Models("chat", GROUPS, ("*", "openai/*"))
+    assert resolve("gpt-5", None, everything) == "openai/gpt-5"
+    assert resolve("whatever", None, everything) == "whatever"
+    assert resolve("x", "groq", everything) == "groq/x"
+
+
+def test_without_a_catalogue_names_pass() -> None:
+    """The sidecar will say what it does not know."""
+    assert resolve("anything", None, Models("chat", None)) == "anything"
+    assert resolve("gemini-pro", "google", Models("chat", None)) == "gemini/gemini-pro"
+
+
+def test_an_empty_catalogue_serves_nothing() -> None:
+    """Read and empty is not the same as not read."""
+    with pytest.raises(ModelNotFound):
+        resolve("gpt-4o", None, Models("chat", {}))
+
+
+def test_a_very_long_name_is_refused_briefly() -> None:
+    """The message does not repeat it."""
+    with pytest.raises(BadRequest) as refused:
+        resolve("x" * 10_000, None, MODELS)
+    assert len(refused.value.message) < 200
+
+
+def test_who_serves_a_group_is_known_by_catalogue_or_prefix() -> None:
+    """So that a model's own fields take the way its provider needs."""
+    assert providers("team/claude", MODELS) == {"anthropic"}
+    assert providers("anthropic/claude-3", MODELS) == {"anthropic"}
+    told = Models("chat", GROUPS, {"*": frozenset({"openai"}), "claude/*": frozenset({"anthropic"})})
+    assert providers("claude/3-haiku", told) == {"anthropic"}
+    assert providers("anything", told) == {"openai"}
+    assert resolve("claude/3-haiku", None, told) == "claude/3-haiku"
+
+
+@given(st.text(max_size=300), st.none() | st.text(max_size=20))
+def test_any_name_is_served_or_refused(model: str, provider: str | None) -> None:
+    """Never an exception, and never a control character in a message."""
+    assert _outcome(model, provider).isprintable()
+
+
+def _outcome(model: str, provider: str | None) -> str:
+    """The group, or why there is none."""
+    try:
+        return resolve(model, provider, MODELS)
+    except Refused as refused:
+        return refused.message

@@ -1,0 +1,160 @@
+"""Bytes become an object of known depth, or a refusal; never anything else."""
+
+import json
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_proxy.dialects.request.strict_json import MAX_CONTAINERS, MAX_VALUES, parse
+from llm_proxy.errors import BadRequest
+
+names = st.text(max_size=4) | st.sampled_from(["a", '":', "\\", '\\":', "a\\", " :"])
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | names,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),
+    max_leaves=12,
+)
+objects = st.dictionaries(names, json_values, max_size=4)
+
+
+@given(objects, st.booleans(), st.sampled_from([None, 1]))
+def test_any_object_is_read_as_it_was_written(value: Any, ascii_only: bool, indent: int | None) -> None:  # noqa: FBT001 -- drawn
+    """However it was spelled, an object comes through, its text never taken for structure."""
+    written = json.dumps(value, ensure_ascii=ascii_only, indent=indent)
+    try:
+        body = written.encode()
+    except UnicodeEncodeError:
+        return
+    if "\\ud" in written:
+        return
+    assert json.loads(written) == parse(body, 64)
+
+
+@given(st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-8", "replace")))
+def test_no_bytes_are_an_exception(body: bytes) -> None:
+    """Anything is either an object or refused."""
+    assert isinstance(_outcome(body), dict) or _outcome(body)
+
+
+def _outcome(body: bytes) -> dict[str, Any] | str | None:
+    """The object, or the code of its refusal."""
+    try:
+        return parse(body, 64)
+    except BadRequest as refused:
+        return refused.code
+
+
+@given(objects, names, st.sampled_from(['"{}":1', '"{}" :1', '"{}"\n: 1']), st.integers(0, 5))
+def test_a_name_given_twice_is_refused(value: Any, name: str, spelling: str, depth: int) -> None:
+    """At any depth, in any spelling, beside any text."""
+    quoted = json.dumps(name)[1:-1]
+    twice = "{" + spelling.replace("{}", quoted) + "," + spelling.replace("{}", quoted) + "}"
+    nested = '{"x":[' * depth + twice + "]}" * depth
+    body = ('{"first":' + json.dumps(value) + ',"rest":' + nested + "}").encode()
+    with pytest.raises(BadRequest):
+        parse(body, 64)
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"", "invalid_json"),
+        (b"{", "invalid_json"),
+        (b"\xef\xbb\xbf{}", "invalid_json"),
+        (b'{"a":"\xff"}', "invalid_json"),
+        (b'{"a":NaN}', "invalid_json"),
+        (b'{"a":1e999}', "invalid_json"),
+        (b'{"a":"\\ud800"}', "invalid_json"),
+        (b'{"a":"\x00"}', "invalid_json"),
+        (b'{"a":1}x', "invalid_json"),
+        (b"[]", "invalid_type"),
+        (b"null", "invalid_type"),
+        (b'"a"', "invalid_type"),
+        (b'{"a":1,"a":2}', "duplicate_parameter"),
+        (b'{"a":1,"\\u0061":2}', "duplicate_parameter"),
+    ],
+)
+def test_what_is_no_plain_json_object_is_refused(body: bytes, code: str) -> None:
+    """Each with a code of its own."""
+    with pytest.raises(BadRequest) as refused:
+        parse(body, 64)
+    assert refused.value.code == code
+
+
+def test_a_nul_is_text() -> None:
+    """Agents paste binary files: in values and in names, and never twice."""
+    body = b'{"messages":[{"content":"a\\u0000b"}],"\\u0000":1}'
+    assert parse(body, 64) == {"messages": [{"content": "a\0b"}], "\0": 1}
+    with pytest.raises(BadRequest):
+        parse(b'{"\\u0000":1,"\\u0000":2}', 64)
+
+
+@pytest.mark.parametrize("depth", [4, 64])
+def test_depth_is_bounded_exactly(depth: int) -> None:
+    """As deep as allowed passes, one deeper does not, and no depth exhausts the stack."""
+    nested = b'{"a":' + b"[" * (depth - 1) + b"]" * (depth - 1) + b"}"
+    assert parse(nested, depth)
+    with pytest.raises(BadRequest, match="deeply"):
+        parse(nested, depth - 1)
+    with pytest.raises(BadRequest):
+        parse(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", depth)
+
+
+def test_integers_beyond_64_bits_and_thousands_of_digits_are_no_exception() -> None:
+    """They are doubles or refused; Python's limit on digits is never met."""
+    assert parse(b'{"a":12345678901234567890123}', 64)["a"] == float(12345678901234567890123)
+    with pytest.raises(BadRequest):
+        parse(b'{"a":' + b"9" * 5000 + b',"b":1,"b":2}', 64)
+    assert orjson.dumps(parse(b'{"a":-0}', 64)) == b'{"a":0}'
+
+
+def _array_of(item: bytes, times: int) -> bytes:
+    return b'{"a":[' + b",".join([item] * times) + b"]}"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(_array_of(b"[]", MAX_CONTAINERS), id="arrays"),
+        pytest.param(_array_of(b'{"":0}', MAX_CONTAINERS), id="objects"),
+        pytest.param(_array_of(b'["\\"",{"[":"}"}]', MAX_CONTAINERS // 2), id="among strings"),
+        pytest.param(_array_of(b"7", MAX_VALUES + 1), id="numbers"),
+        pytest.param(_array_of(b'""', MAX_VALUES + 1), id="strings"),
+        pytest.param(b'{"a":[' + b"[]," * MAX_CONTAINERS, id="without an end"),
+    ],
+)
+def test_more_values_than_memory_should_hold_are_refused(body: bytes) -> None:
+    """Before they are parsed, in whatever shape they come."""
+    assert _outcome(body) == "json_too_many_values"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param('[{,"' * MAX_VALUES, id="signs"),
+        pytest.param('\\"[' * MAX_CONTAINERS * 2, id="quotes and backslashes"),
+        pytest.param("1,2,3\n" * MAX_VALUES, id="a table"),
+    ],
+)
+def test_signs_within_a_text_are_no_values(text: str) -> None:
+    """A long text of code or of numbers is one string."""
+    assert parse(json.dumps({"a": text}).encode(), 64) == {"a": text}
+
+
+def test_as_many_values_as_allowed_are_read() -> None:
+    """Both bounds are the last that is good."""
+    assert len(parse(_array_of(b"[]", MAX_CONTAINERS - 2), 64)["a"]) == MAX_CONTAINERS - 2
+    assert len(parse(_array_of(b"7", MAX_VALUES), 64)["a"]) == MAX_VALUES
+
+
+@pytest.mark.parametrize("end", ["", "\\", '"', '\\"'])
+def test_a_text_without_an_end_is_no_json(end: str) -> None:
+    """Nothing is looked at twice: a string that never ends is read once."""
+    assert _outcome(('{"a":"' + '\\"[{' * MAX_CONTAINERS + end).encode()) == "invalid_json"

@@ -1,0 +1,174 @@
+"""Addresses of stores: whatever a password holds, one reading or a plain refusal that gives nothing away."""
+
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_proxy.service_urls import InvalidURL, http_url, postgres_url, redis_url, webhook_urls
+
+SECRET = "S3cretPart"
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20))
+def test_an_encoded_password_is_read_as_it_is(password: str) -> None:
+    """And stays encoded: to read an address twice is to read it once."""
+    url = f"postgresql://app:{quote(password, safe='')}@db.internal:5432/app?sslmode=require"
+    assert postgres_url(url) == url
+    url = f"rediss://:{quote(password, safe='')}@[::1]:6379/2"
+    assert redis_url(url) == url
+
+
+@pytest.mark.parametrize(
+    "password", ["a/b", "a#b", "a?b", "a@b", "a:b", "100%sure", "a/b@c:d#e?f%", "@", "[x]", "a b", "ü"]
+)
+def test_a_password_that_is_not_encoded_is_taken_where_one_reading_is_possible(password: str) -> None:
+    """As it stands."""
+    encoded = quote(password, safe="")
+    assert postgres_url(f"postgres://app:{password}@h:5432/app") == f"postgres://app:{encoded}@h:5432/app"
+    assert redis_url(f"redis://:{password}@h:6379/0") == f"redis://:{encoded}@h:6379/0"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://app:1234/x@host",  # the host `app` and the database `x@host`, or a password
+        "postgresql://app:1?application_name=x@host/db",
+        "postgresql://app:50%25off%@host/db",
+        "postgresql://app:%ff@host/db",
+        "postgresql://app:%00@host/db",
+    ],
+)
+def test_an_address_of_two_readings_is_refused(url: str) -> None:
+    """With what to do about it."""
+    with pytest.raises(InvalidURL):
+        postgres_url(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("postgresql://app:S3cretPart@host:S3cretPart/db", "port"),
+        ("postgresql://app:S3cretPart@host:0/db", "port"),
+        ("postgresql://app:S3cretPart@host:65536/db", "port"),
+        ("postgresql://app:S3cretPart@host:-1/db", "port"),
+        ("postgresql://app:S3cretPart@host:\u0665/db", "port"),
+        ("postgresql://app:S3cretPart@:5432/db", "host"),
+        ("postgresql://app:S3cretPart@/db", "host"),
+        ("postgresql:///S3cretPart", "host"),
+        ("postgresql://", "host"),
+        ("sqlite:///S3cretPart.db", "scheme"),
+        ("mysql://app:S3cretPart@host/db", "scheme"),
+        ("S3cretPart", "form"),
+        ("postgresql:app:S3cretPart@host/db", "form"),
+        ("postgresql+asyncpg://app:S3cretPart@host/db", "scheme"),
+        ("postgresql://app:S3cretPart@host/db?S3cretPart=1", "parameter 1"),
+        ("postgresql://app@host/db?application_name=x&pool=S3cretPart", "parameter 2"),
+        ("postgresql://app@host/db?S3cretPart", "parameter 1"),
+        ("postgresql://app@host/db?sslmode=S3cretPart", "sslmode"),
+        ("postgresql://app@host/db?port=S3cretPart", "port"),
+        ("postgresql://app@host/db/S3cretPart", "host"),
+        ("postgresql://app:S3cretPart@ho st/db", "host"),
+    ],
+)
+def test_a_wrong_address_of_a_database_is_refused_and_no_part_of_it_told(url: str, reason: str) -> None:
+    """One line says what is wrong."""
+    with pytest.raises(InvalidURL) as refused:
+        postgres_url(url)
+    assert reason in str(refused.value)
+    assert SECRET not in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:S3cretPart@host:S3cretPart/0",
+        "redis://:S3cretPart@host:6379/S3cretPart",
+        "redis://:S3cretPart@host:6379?db=S3cretPart",
+        "redis://:S3cretPart@",
+        "redis://:S3cretPart@host?S3cretPart=1",
+        "http://:S3cretPart@host:6379",
+        "unix://S3cretPart",
+        "S3cretPart:6379",
+    ],
+)
+def test_a_wrong_address_of_a_redis_is_refused_and_no_part_of_it_told(url: str) -> None:
+    """The same."""
+    with pytest.raises(InvalidURL) as refused:
+        redis_url(url)
+    assert SECRET not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql:///app?host=/var/run/postgresql",
+        "postgresql://app@%2Fvar%2Frun%2Fpostgresql/app",
+        "postgresql://app:pw@a:5432,b:5433/app?target_session_attrs=primary",
+        "postgresql://app:pw@[2001:db8::1]:5432/app?options=-c%20jit%3Doff&my.setting=1",
+    ],
+)
+def test_what_postgres_understands_is_left_as_it_is(url: str) -> None:
+    """Sockets, several hosts, IPv6, settings of the session."""
+    assert postgres_url(url) == url
+
+
+def test_what_redis_understands_is_left_as_it_is() -> None:
+    """Sockets, users, the scheme in capitals."""
+    assert redis_url("unix:///run/valkey.sock?db=1") == "unix:///run/valkey.sock?db=1"
+    assert redis_url(" REDISS://app:pw@host \n") == "rediss://app:pw@host"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://h:x",
+        "http://h:1-99999",
+        "http://h:9-1",
+        "http://",
+        "ftp://h",
+        "h:4000",
+        "http://u:S3cretPart@h",
+    ],
+)
+def test_a_wrong_address_of_a_sidecar_is_refused(url: str) -> None:
+    """A range has at most so many ports."""
+    with pytest.raises(InvalidURL) as refused:
+        http_url(url)
+    assert SECRET not in str(refused.value)
+
+
+def test_an_address_of_a_sidecar_is_left_as_it_is() -> None:
+    """With its range, its path, without a port."""
+    for url in ("http://127.0.0.1:4101-4108/v1", "https://sidecar.internal", "http://[::1]:4000/"):
+        assert http_url(url) == url
+
+
+def test_webhooks_are_read_each_with_its_form() -> None:
+    """Commas within an address stay there; the same twice is one."""
+    teams = "https://prod.logic.example/triggers/manual?sp=%2Ftriggers%2Fmanual,run&sig=x=y"
+    read = webhook_urls(f"json=http://h:8080/a, slack=https://s.example/b,json=http://h:8080/a,teams={teams}")
+    assert read == (("json", "http://h:8080/a"), ("slack", "https://s.example/b"), ("teams", teams))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "https://h/S3cretPart",
+        "mail=https://h/S3cretPart",
+        "json=h/S3cretPart",
+        "json=ftp://h/S3cretPart",
+        "json=https://S3cretPart@h/",
+        "json=https://h:1-2/S3cretPart",
+        "json=https://h/a,S3cretPart=https://h/b",
+        "json=https:///S3cretPart",
+    ],
+)
+def test_a_webhook_that_cannot_be_read_is_refused_without_its_address(text: str) -> None:
+    """It is a secret."""
+    with pytest.raises(InvalidURL) as fault:
+        webhook_urls(text)
+    assert SECRET not in str(fault.value)

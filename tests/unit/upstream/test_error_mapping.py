@@ -1,0 +1,256 @@
+"""What the sidecar says instead of an answer becomes OpenAI's status, code and param, in cleaned words."""
+
+# ruff: noqa: E501, ISC004 -- messages stay in one piece where they fit a screen
+
+import time
+from collections.abc import Iterator, KeysView
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_proxy.upstream.error_kinds import is_about_a_part, named_field
+from llm_proxy.upstream.error_mapping import refusal, stream_refusal
+
+LITELLM_422 = (
+    "litellm.BadRequestError: GeminiException - Error converting to valid response block=Expecting value: "
+    "line 1 column 1 (char 0). File an issue if litellm error - https://github.com/"
+)
+TOO_LONG = (
+    'b\'{"error": {"message": "The input token count (12) exceeds the maximum number of tokens allowed."}}\'',
+    "AnthropicException - prompt is too long: 210000 tokens > 200000 maximum",
+    "AnthropicException - input length and `max_tokens` exceed context limit: 199000 + 4000 > 200000",
+    "BedrockException - Input is too long for requested model.",
+    "This model's maximum context length is 8192 tokens. However, you requested 9000 tokens.",
+    "the request exceeds the available context size, try increasing it",
+    "The prompt (total length 9001) is too long to fit into the model (context length 8192).",
+    "Too many input tokens. Max input tokens: 8192, request input token count: 9001",
+    "Trying to keep the first 5000 tokens when context the overflows. However, the model is loaded with context length "
+    "of only 4096 tokens, which is not enough.",
+    "Unable to submit request because the input token count is 40000 but model only supports up to 32768.",
+    "Invalid request: Your request exceeded model token limit: 8192 (requested: 9001)",
+    "prompt token count of 140000 exceeds the limit of 128000",
+    "<400> InternalError.Algo.InvalidParameter: Range of input length should be [1, 30720]",
+    "The estimated number of input and maximum output tokens (9001) exceeded this model context window limit (8192).",
+    "invalid params, context window exceeds limit (2013)",
+    "Prompt exceeds max length",
+    "Input length (5000 tokens) exceeds the maximum allowed length (4096 tokens).",
+    "Malformed input request: expected maxLength: 50000, actual: 60000, please reformat your input and try again.",
+    "Request body too large for gpt-4o model. Max size: 8000 tokens.",
+    "prompt too long; exceeded max context length by 12 tokens",
+    "Input tokens exceed the configured limit of 272000 tokens. Your messages resulted in 300000 tokens.",
+    "'max_tokens' or 'max_completion_tokens' is too large: 9000. This model's maximum context length is 8192 tokens "
+    "and your request has 12 input tokens.",
+    "Malformed input request: #/inputText: expected maxLength: 50000, actual: 60000, please reformat your input.",
+    "Please reduce the length of the messages or completion. Current length is 9001 while limit is 8192",
+    "Your input exceeds the context window of this model. Please adjust your input and try again.",
+)
+
+
+def _body(message: str) -> bytes:
+    return orjson.dumps({"error": {"message": message, "type": "invalid_request_error", "param": None}})
+
+
+@pytest.mark.parametrize("message", TOO_LONG)
+@pytest.mark.parametrize("headers", [{}, {"x-llmp-provider-status": "400"}], ids=["LiteLLM", "our sidecar"])
+def test_a_prompt_too_long_is_so_in_every_providers_words(message: str, headers: dict[str, str]) -> None:
+    """Whole and streamed: LiteLLM knows some of them in one way only."""
+    refused = refusal(400, headers, _body(message), model="m")
+    assert (refused.status, refused.code, refused.param) == (400, "context_length_exceeded", "messages")
+
+
+OF_A_PART = (
+    "Invalid 'messages[0].name': string too long. Expected a string with maximum length 64, but got a string with length 70 instead.",
+    "Invalid 'tools[3].function.description': string too long. Expected a string with maximum length 1024.",
+    "Invalid 'user': string too long. Expected a string with maximum length 64.",
+    "tools.0.custom.name: String should have at most 128 characters",
+    "`metadata.k` exceeds the maximum allowed length of 512",
+    "stop: exceeds the maximum allowed content length",
+    "The tool's name is longer than the maximum allowed length",
+    "Malformed input request: #/stop_sequences/0: expected maxLength: 100, actual: 200, please reformat.",
+    "max_tokens (100000) exceeds the maximum number of tokens allowed (8192)",
+    '"system" is too long: the input is too long',
+)
+
+
+@pytest.mark.parametrize("message", OF_A_PART)
+def test_a_field_too_long_keeps_the_providers_code(message: str) -> None:
+    """LiteLLM calls some of them context errors; a client would cut its prompt in vain."""
+    told = {"x-llmp-attempts": "1", "x-llmp-message": message, "x-llmp-provider-status": "400"}
+    body = _body(f"litellm.ContextWindowExceededError: litellm.BadRequestError: OpenAIException - {message}")
+    refused = refusal(400, {**told, "x-llmp-provider-code": "invalid_value"}, body, model="m")
+    assert (refused.status, refused.code) == (400, "invalid_value")
+    refused = refusal(400, {**told, "x-llmp-provider-code": "context_length_exceeded"}, body, model="m")
+    assert refused.code == "context_length_exceeded"
+
+
+@given(
+    st.sampled_from(("metadata", "name", "stop", "system", "tools", "user", "messages[0].name", "prompt.id")),
+    st.sampled_from(("'{}': {}", "`{}` {}", "{}: {}", 'The value of "{}" is wrong: {}')),
+    st.sampled_from(TOO_LONG),
+)
+def test_no_message_about_one_field_is_a_context_error(field: str, form: str, words: str) -> None:
+    """Whatever it says of lengths, unless the provider's code says so."""
+    told = {
+        "x-llmp-attempts": "1",
+        "x-llmp-message": form.format(field, words),
+        "x-llmp-provider-status": "400",
+    }
+    assert refusal(400, told, b"{}", model="m").code is None
+    param = {**told, "x-llmp-message": words, "x-llmp-provider-param": field}
+    assert refusal(400, param, b"{}", model="m").code is None
+
+
+@pytest.mark.parametrize("headers", [{}, {"x-llmp-provider-status": "422"}], ids=["LiteLLM", "our sidecar"])
+def test_an_answer_nobody_can_read_is_the_providers_fault(headers: dict[str, str]) -> None:
+    """Not the caller's, though LiteLLM calls it 422."""
+    refused = refusal(422, headers, _body(LITELLM_422), model="m")
+    assert (refused.status, refused.code, refused.refused_by) == (502, "provider_error", "provider")
+
+
+def test_a_model_the_provider_does_not_know_was_refused_by_the_provider() -> None:
+    """404 as for a name nobody serves, but it says whose word it is."""
+    told = {"x-llmp-provider-status": "404"}
+    refused = refusal(404, told, _body("no such model"), model="m")
+    assert (refused.status, refused.code, refused.param) == (404, "model_not_found", "model")
+    assert refused.refused_by == "provider"
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "code"),
+    [
+        (400, {"code": "invalid_request_error", "type": "invalid_request_error"}, None),
+        (400, {"code": "invalid_value", "type": "invalid_request_error"}, "invalid_value"),
+        (413, {"code": "request_too_large", "type": "request_too_large"}, "request_too_large"),
+        (413, {}, "request_too_large"),
+        (422, {"code": "INVALID_ARGUMENT", "type": "INVALID_ARGUMENT"}, None),
+    ],
+)
+def test_a_code_is_a_code_and_no_type(status: int, said: dict[str, str], code: str | None) -> None:
+    """Some providers have only a type, which is no news beside ours."""
+    told = {"x-llmp-provider-status": str(status)} | {f"x-llmp-provider-{n}": v for n, v in said.items()}
+    refused = refusal(status, told, _body("no"), model="m")
+    assert (refused.status, refused.code) == (status, code)
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "code", "message"),
+    [
+        (
+            400,
+            "litellm.BadRequestError: OpenAIException - Unsupported value: 'temperature' does not support 0.2 "
+            "with this model.. Received Model Group=gpt\nAvailable Model Group Fallbacks=None",
+            None,
+            "Unsupported value: 'temperature' does not support 0.2 with this model..",
+        ),
+        (
+            400,
+            'litellm.BadRequestError: AnthropicException - {"type":"error","error":{"type":'
+            '"invalid_request_error","message":"prompt is too long: 210000 tokens > 200000 maximum"}}',
+            "context_length_exceeded",
+            "prompt is too long: 210000 tokens > 200000 maximum",
+        ),
+        (
+            400,
+            "something of its own",
+            None,
+            "The model's provider refused the request as invalid (request r1).",
+        ),
+        (
+            500,
+            'litellm.InternalServerError: AnthropicException - {"error":{"type":"overloaded_error","message":'
+            '"Overloaded"}}. Handle with `litellm.InternalServerError`.',
+            "provider_overloaded",
+            "The model's provider is overloaded; please try again later.",
+        ),
+    ],
+)
+def test_an_unmodified_litellm_quotes_the_provider(
+    status: int, text: str, code: str | None, message: str
+) -> None:
+    """Its wrapping is taken off; a text without it is nobody's."""
+    refused = refusal(status, {"llm_provider-date": "x"}, _body(text), model="m", request_id="r1")
+    assert (refused.code, refused.message) == (code, message)
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        ("gpt-5 models don't support temperature=0.2. Only temperature=1 is supported.", "temperature"),
+        (
+            "litellm.UnsupportedParamsError: gpt-5 does not support reasoning_effort='none'",
+            "reasoning_effort",
+        ),
+        ("o3 does not support parameters: ['logprobs'], for model=o3", "logprobs"),
+        ("Function calling is not supported by petals.", None),
+        ("tools.0.custom.name: String should have at most 128 characters", "tools.0.custom.name"),
+        ("Setting `seed` is not supported by that model", "seed"),
+        ("Invalid 'messages[1].content': expected a string", "messages[1].content"),
+        ("the model stopped as the user asked in the messages", None),
+    ],
+)
+def test_the_field_at_fault_is_the_one_in_the_words(message: str, field: str | None) -> None:
+    """And one the request has; never a guess."""
+    body = _body(f"litellm.UnsupportedParamsError: {message}")
+    fields = ("model", "messages", "temperature", "tools", "reasoning_effort", "logprobs", "seed", "user")
+    told = {"x-llmp-origin": "litellm", "x-llmp-message": message, "x-llmp-attempts": "1"}
+    refused = refusal(400, told, body, model="m", fields=fields)
+    assert (refused.param, refused.code) == (field, "unsupported_parameter")
+    assert "litellm" not in refused.message
+
+
+@pytest.mark.parametrize("message", ["a" * 15 + "c", "word ", "'x' ", "Invalid 'temperature': 3. "])
+def test_a_large_request_delays_nobody_and_its_echo_is_not_kept(message: str) -> None:
+    """Neither its length nor the number of its fields makes an error expensive."""
+    fields = {f"field{number}": None for number in range(200_000)}
+    asked = (b"a" * 15 + b"b") * (19 * 2**16)
+    told = {"x-llmp-provider-status": "400", "x-llmp-message": message * 100}
+    began = time.process_time()
+    refused = refusal(400, told, b"{}", model="m", fields=fields.keys(), asked=asked)
+    event = {"code": "400", "message": message * 10**6, "provider": told}
+    streamed = stream_refusal(event, fields=fields.keys(), asked=lambda: asked)
+    assert time.process_time() - began < 5
+    for one in (refused, streamed):
+        assert one.provider_message == "status 400, message not kept: the request is too large to compare"
+
+
+class _Fields(KeysView[str]):
+    """Fields that no code may walk through."""
+
+    def __iter__(self) -> Iterator[str]:
+        raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("message", "named"),
+    [
+        ("temperature is wrong, not 'top_p'", "temperature"),
+        ("'top_p.a[3]' is wrong", "top_p.a[3]"),
+        ("top_p: wrong", "top_p"),
+        ("wrong: x-top, a.top_p, top_p-x", None),
+        ("no 'user' for `x-tra`", "user"),
+        ("the user asked for x-tra", "x-tra"),
+    ],
+)
+def test_only_the_message_is_searched_for_fields(message: str, named: str | None) -> None:
+    """A caller may name as many fields as fit in a request."""
+    fields = _Fields(dict.fromkeys(("temperature", "top_p", "user", "x-tra")))
+    assert named_field(message, fields) == named
+    assert is_about_a_part(f"{message} 'top_p' is too long", None, fields)
+
+
+def test_a_connections_error_stays_known_beside_a_large_request() -> None:
+    """By its class."""
+    told = {"x-llmp-origin": "connection", "x-llmp-message": "ConnectError: All attempts failed"}
+    refused = refusal(503, told, b"{}", model="m", asked=b"a" * 10**6)
+    assert refused.provider_message == "ConnectError"
+
+
+def test_a_broken_stream_does_not_read_its_request() -> None:
+    """Nothing of a provider's is there to compare with it."""
+
+    def asked() -> bytes:
+        raise AssertionError
+
+    assert stream_refusal({"code": "upstream_stream_cut"}, asked=asked).provider_message is None

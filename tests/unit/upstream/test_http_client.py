@@ -1,0 +1,183 @@
+"""HTTP/1.1 to a sidecar, over a transport that only notes what it is told."""
+
+import asyncio
+
+import pytest
+
+from llm_proxy.upstream.http_client import MOST_UNREAD_BYTES, Address, BrokenOff, Connection
+
+HERE = Address.of("http://127.0.0.1:4000")
+WHOLE = b"HTTP/1.1 200 OK\r\nX-One: a\r\ncontent-length: 4\r\n\r\nbody"
+CHUNKS = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n2\r\ncd\r\n0\r\n\r\n"
+CLOSING = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 4\r\n\r\nbody"
+
+
+class Noted(asyncio.Transport):
+    """A transport that remembers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent = b""
+        self.closed = self.paused = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.sent += bytes(data)
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def abort(self) -> None:
+        self.closed = True
+
+    def pause_reading(self) -> None:
+        self.paused = True
+
+    def resume_reading(self) -> None:
+        self.paused = False
+
+
+def connected() -> tuple[Connection, Noted]:
+    connection, transport = Connection(HERE, asyncio.get_running_loop()), Noted()
+    connection.connection_made(transport)
+    return connection, transport
+
+
+async def asked(connection: Connection, *parts: bytes) -> "asyncio.Task[None]":
+    """A request on its way, and these bytes arriving."""
+    task = asyncio.create_task(connection.ask(b"POST / HTTP/1.1\r\n\r\n"))
+    await asyncio.sleep(0)
+    for part in parts:
+        connection.data_received(part)
+        await asyncio.sleep(0)
+    return task
+
+
+async def whole(task: "asyncio.Task[None]", connection: Connection) -> bytes:
+    """The answer to the end."""
+    await task
+    return await connection.read_all()
+
+
+@pytest.mark.parametrize("cut", range(1, len(WHOLE)))
+async def test_any_segmentation_gives_the_same_answer(cut: int) -> None:
+    """A head and a body arrive in whatever pieces the network makes."""
+    connection, transport = connected()
+    await (await asked(connection, WHOLE[:cut], WHOLE[cut:]))
+    assert (connection.status, connection.headers[b"x-one"]) == (200, b"a")
+    assert await connection.read_all() == b"body"
+    assert connection.reusable
+    assert transport.sent == b"POST / HTTP/1.1\r\n\r\n"
+
+
+async def test_chunks_come_as_they_arrive_and_end() -> None:
+    """What has arrived is given at once; nothing more is the end."""
+    connection, _ = connected()
+    at = CHUNKS.index(b"cd") - 3
+    await (await asked(connection, CHUNKS[:at]))
+    assert await connection.read() == b"ab"
+    assert not connection.reusable
+    connection.data_received(CHUNKS[at:])
+    assert await connection.read() == b"cd"
+    assert await connection.read() == b""
+    assert connection.reusable
+
+
+async def test_a_connection_the_other_side_closes_is_not_used_again() -> None:
+    """`Connection: close` is believed."""
+    connection, _ = connected()
+    await (await asked(connection, CLOSING))
+    assert await connection.read_all() == b"body"
+    assert not connection.reusable
+
+
+async def test_an_interim_answer_is_not_the_answer() -> None:
+    """`100 Continue` goes before the answer (RFC 9110, 15.2)."""
+    connection, _ = connected()
+    await (await asked(connection, b"HTTP/1.1 100 Continue\r\n\r\n", WHOLE))
+    assert (connection.status, await connection.read_all()) == (200, b"body")
+
+
+@pytest.mark.parametrize(
+    "arrived",
+    [b"", b"HTTP/1.1 200 OK\r\ncontent-", WHOLE[:-2], CHUNKS[:-5]],
+    ids=["nothing", "head", "body", "chunk"],
+)
+async def test_a_connection_that_breaks_is_told_apart_from_an_end(arrived: bytes) -> None:
+    """Half an answer is none."""
+    connection, _ = connected()
+    task = await asked(connection, *([arrived] if arrived else []))
+    connection.connection_lost(None)
+    with pytest.raises(BrokenOff):
+        await whole(task, connection)
+
+
+async def test_a_body_without_a_length_ends_with_its_connection() -> None:
+    """HTTP/1.0's way; a reset is no end."""
+    for fault, end in ((None, True), (ConnectionResetError(), False)):
+        connection, _ = connected()
+        await (await asked(connection, b"HTTP/1.1 200 OK\r\n\r\nall"))
+        connection.connection_lost(fault)
+        assert await connection.read() == b"all"
+        if end:
+            assert await connection.read() == b""
+        else:
+            with pytest.raises(BrokenOff):
+                await connection.read()
+
+
+@pytest.mark.parametrize("said", [b"SSH-2.0-nothing\r\n", b"HTTP/1.1 abc\r\n\r\n"])
+async def test_what_is_no_http_ends_the_connection(said: bytes) -> None:
+    """A wrong port is not believed."""
+    connection, transport = connected()
+    task = await asked(connection, said)
+    assert transport.closed
+    connection.connection_lost(None)
+    with pytest.raises(BrokenOff):
+        await task
+
+
+async def test_words_nobody_asked_for_end_the_connection() -> None:
+    """An answer before its request would be taken for the next one's."""
+    connection, transport = connected()
+    connection.data_received(WHOLE)
+    assert transport.closed
+    assert not connection.reusable
+
+
+async def test_what_nobody_reads_waits_in_the_kernel() -> None:
+    """A slow caller does not fill our memory; reading goes on when it has taken what was there."""
+    connection, transport = connected()
+    head = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % (4 * MOST_UNREAD_BYTES)
+    await (await asked(connection, head, b"x" * (2 * MOST_UNREAD_BYTES)))
+    assert transport.paused
+    assert len(await connection.read()) == 2 * MOST_UNREAD_BYTES
+    assert not transport.paused
+
+
+async def test_an_unread_rest_is_never_the_next_answer() -> None:
+    """What was not read of one answer is gone when the next is asked for."""
+    connection, _ = connected()
+    await (await asked(connection, WHOLE))
+    await (await asked(connection, WHOLE.replace(b"body", b"next")))
+    assert await connection.read_all() == b"next"
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "port", "path", "name"),
+    [
+        ("http://sidecar:4000", "sidecar", 4000, "", "sidecar:4000"),
+        ("https://sidecar/litellm", "sidecar", 443, "/litellm", "sidecar"),
+        ("http://[::1]:4000", "::1", 4000, "", "[::1]:4000"),
+    ],
+)
+def test_an_address_is_read_from_a_url(url: str, host: str, port: int, path: str, name: str) -> None:
+    """Host, port, path and name, as a URL says them."""
+    address = Address.of(url)
+    assert (address.host, address.port, address.path, address.name) == (host, port, path, name)
+
+
+@pytest.mark.parametrize("url", ["sidecar:4000", "ftp://sidecar", "http://"])
+def test_what_is_no_address_is_refused(url: str) -> None:
+    """A typing error is told, not tried."""
+    with pytest.raises(ValueError, match="not the URL"):
+        Address.of(url)
