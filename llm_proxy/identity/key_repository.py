@@ -272,7 +272,8 @@ def _values(spec: KeySpec) -> tuple[Any, ...]:
     limits = spec.limits
     return (
         spec.name, spec.tenant, spec.agent, spec.user, models, limits.rpm, limits.tpm, limits.parallel,
-        budgets_text(spec.budgets), spec.max_tokens_cap, spec.cache, spec.expires_at, list(spec.tags) or None,
+        budgets_text(spec.budgets), spec.max_tokens_cap, spec.cache, spec.expires_at,
+        list(spec.tags) or None,
     )  # fmt: skip
 
 

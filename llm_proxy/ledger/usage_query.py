@@ -302,9 +302,10 @@ def asked_range(since: str | None, until: str | None, now: datetime, zone: tzinf
 
 
 def moment(text: str, now: datetime, zone: tzinfo = UTC, param: str = "since") -> datetime:
-    """A time somebody wrote: `2026-11-01T12:00Z`, an hour ago `60m`, whole days ago `7d`, a word of `WORDS`.
+    """Returns the time that a text states: `2026-11-01T12:00Z`, `60m` or `7d` ago, a word of `WORDS`.
 
-    Raises `BadRequest`. Without an offset it is the zone's.
+    Minutes and hours count back from `now`, days and weeks from the beginning of today. A time without an
+    offset is in `zone`. Raises `BadRequest` naming `param`.
     """
     try:
         then = _read(text, now, zone)

@@ -93,7 +93,8 @@ def by_period(question: Question) -> tuple[str, ...]:
     """What the lines are grouped by; raises `BadRequest` for groups that FOCUS has no rows for."""
     period, *more = question.by or ("day",)
     if more or period not in PERIODS:
-        why = f"Rows of FOCUS are by {', '.join(BY)}; 'group_by' may be one of {', '.join(PERIODS)}."
+        by, periods = ", ".join(BY), ", ".join(PERIODS)
+        why = f"Rows of FOCUS are by {by}; 'group_by' may be one of {periods}."
         raise BadRequest(why, param="group_by")
     return (period, *BY)
 
