@@ -24,10 +24,18 @@ from llm_proxy.edge.current_catalog import KnownModels
 from llm_proxy.edge.dispatcher import Front, with_cors
 from llm_proxy.edge.inference import Intake, Serve, limits_of
 from llm_proxy.edge.request import ClientIp, Scope
-from llm_proxy.edge.routes import audit, health, limits, models, notifications, simulation, stored_data, usage
-from llm_proxy.edge.routes import health as metrics
-from llm_proxy.edge.routes import keys as admin
-from llm_proxy.edge.routes import keys as admin_keys
+from llm_proxy.edge.routes import (
+    audit,
+    health,
+    keys,
+    limits,
+    models,
+    notifications,
+    policies,
+    simulation,
+    stored_data,
+    usage,
+)
 from llm_proxy.edge.routes.audit import RefusedActions
 from llm_proxy.edge.routes.health import Health, Parts
 from llm_proxy.edge.routes.limits import KeyStanding
@@ -73,6 +81,7 @@ from llm_proxy.telemetry.cells import Cells
 from llm_proxy.telemetry.privacy import KeptText
 from llm_proxy.telemetry.tracing import Tracer
 from llm_proxy.upstream import (
+    Catalog,
     Client,
     Controls,
     Keeper,
@@ -188,41 +197,32 @@ class Gateway:
         )
         self._health = Health(parts, settings.version or __version__, settings.llm_mode)
         registry, rulings = (Registry(pool), Rulings(pool)) if pool else (None, None)
-        standing = KeyStanding(self.admission, registry, rulings, lambda: self.upstream.catalog)
+        standing = KeyStanding(self.admission, registry, rulings)
         of_key = standing.asked_by(keeper.admin)
         seats = settings.spool_dir if self._seat else None
         record = partial(on_record, pool) if pool else None
         self._erasures = Erasures(pool, self._places()) if pool else None
+        announce, by = self.admission.announce, keeper.actor
+
+        def catalog() -> Catalog | None:
+            return self.upstream.catalog
+
         return [
             health.router(self._health, keeper),
-            models.router(lambda: self.upstream.catalog, keeper, settings.default_models),
+            models.router(catalog, keeper, settings.default_models),
             limits.router(self.admission, caller=keeper.caller, of_key=of_key, read=intake.explained),
-            metrics.metrics_router(seats, self.metrics.cells, keeper),
+            health.metrics_router(seats, self.metrics.cells, keeper),
             stored_data.payloads_router(usage_of, keeper),
-            models.admin_router(
-                lambda: self.upstream.catalog,
-                self.ledger.vitals,
-                trial,
-                record=record,
-                by=keeper.actor,
+            models.admin_router(catalog, self.ledger.vitals, trial, record=record, by=by),
+            keys.router(
+                registry, Raises(pool) if pool else None, announce=announce, by=by, standing=standing
             ),
-            admin.router(
-                registry,
-                rulings,
-                Raises(pool) if pool else None,
-                announce=self.admission.announce,
-                by=keeper.actor,
-                standing=standing,
-            ),
-            simulation.router(self._present(registry, rulings), by=keeper.actor),
-            audit.router(AuditLog(pool) if pool else None, self._refusals, by=keeper.actor),
-            admin_keys.admin_keys_router(AdminKeys(pool) if pool else None, by=keeper.actor),
-            stored_data.erasures_router(self._erasures, by=Depends(keeper.actor)),
-            stored_data.cache_router(
-                self._purge,
-                record,
-                Depends(keeper.actor),
-            ),
+            policies.router(rulings, announce=announce, by=by, catalog=catalog),
+            simulation.router(self._present(registry, rulings), by=by),
+            audit.router(AuditLog(pool) if pool else None, self._refusals, by=by),
+            keys.admin_keys_router(AdminKeys(pool) if pool else None, by=by),
+            stored_data.erasures_router(self._erasures, by=Depends(by)),
+            stored_data.cache_router(self._purge, record, Depends(by)),
         ]
 
     def _present(self, registry: Registry | None, rulings: Rulings | None) -> simulation.Present | None:

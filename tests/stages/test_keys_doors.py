@@ -12,7 +12,7 @@ from llm_proxy.admission import Admission
 from llm_proxy.dialects import Call
 from llm_proxy.edge import management_app
 from llm_proxy.edge.request import Scope
-from llm_proxy.edge.routes import audit, keys, limits
+from llm_proxy.edge.routes import audit, keys, limits, policies
 from llm_proxy.errors import NotFound, Refused, Unauthorized
 from llm_proxy.identity import (
     Actor,
@@ -52,15 +52,10 @@ async def client(
             raise Unauthorized("who?")
         return Actor("ann", "192.0.2.9", "owner")
 
-    doors = keys.router(
-        Registry(pool),
-        Rulings(pool),
-        Raises(pool),
-        announce=announce,
-        by=by,
-    )
+    doors = keys.router(Registry(pool), Raises(pool), announce=announce, by=by)
+    rules = policies.router(Rulings(pool), announce=announce, by=by, catalog=lambda: None)
     records = audit.router(AuditLog(pool), RefusedCredentials(pool), by=by)
-    transport = httpx.ASGITransport(app=_app(doors, records))
+    transport = httpx.ASGITransport(app=_app(doors, rules, records))
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as made:
         made.headers["x-role"] = "write"
         yield made
@@ -177,7 +172,7 @@ async def test_without_a_database_the_doors_say_so() -> None:
     async def announce(_: Mapping[str, int]) -> None:
         return None
 
-    doors = keys.router(None, None, None, announce=announce, by=anybody)
+    doors = keys.router(None, None, announce=announce, by=anybody)
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app=_app(doors)), base_url="http://g"
     ) as client:

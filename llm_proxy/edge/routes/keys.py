@@ -5,198 +5,57 @@ alone; a key's text is returned once, on creation; every change is published to 
 response.
 """
 
-import json
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass
 from datetime import timedelta
-from decimal import Decimal
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import Response
-from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict, Field, Strict, StrictBool, StrictInt, StrictStr
+from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel, ConfigDict, Field
 
 from llm_proxy.edge.auth import By
-from llm_proxy.edge.routes.audit import BODY
-from llm_proxy.edge.routes.limits import KeyStanding
-from llm_proxy.edge.routes.policies import why_idle
-from llm_proxy.errors import Forbidden, NotFound, StoreUnavailable
-from llm_proxy.identity import Actor, AdminKeys, Deed, KeyRecord, Raises, Registry, Rule, Rulings
-from llm_proxy.identity.admin_documents import (
-    MOST,
-    admin_key_from,
-    key_document,
-    kill_from,
-    raise_from,
-    rule_document,
-    rule_from,
-    rule_named,
-    spec_from,
+from llm_proxy.edge.routes.admin_bodies import (
+    ADMIN_ERRORS,
+    NOT_FOUND,
+    Announce,
+    ExactRoute,
+    KeyChange,
+    NewKey,
+    RaiseBody,
+    Rotation,
+    configured,
 )
+from llm_proxy.edge.routes.limits import KeyStanding
+from llm_proxy.errors import Forbidden, NotFound, StoreUnavailable
+from llm_proxy.identity import Actor, AdminKeys, Deed, KeyRecord, Raises, Registry
+from llm_proxy.identity.admin_documents import admin_key_from, key_document, raise_from, spec_from
 from llm_proxy.identity.admin_keys import Role, admin_key_document
-from llm_proxy.identity.caller import Mode, OnStoreFailure, Period, ScopeKind
-from llm_proxy.identity.policies import KillKind
 from llm_proxy.json_access import Json
-
-Kept = TypeVar("Kept", Registry, Rulings, Raises)
-Announce = Callable[[Mapping[str, int]], Awaitable[None]]
-_REFUSALS: dict[int | str, dict[str, Any]] = {
-    400: {"description": "A field is wrong; `param` names it."},
-    401: {"description": "No admin key."},
-    403: {"description": "This role may not."},
-    503: {"description": "The database is away."},
-}
-_BOUNDS = f"From 0 to {MOST}."
-_MISSING: dict[int | str, dict[str, Any]] = {404: {"description": "No such thing."}}
-
-
-class _ExactRequest(Request):
-    """A request whose JSON keeps its decimals: a float would make a budget of 0 of 1E-400."""
-
-    async def json(self) -> Any:  # noqa: ANN401 -- whatever JSON holds
-        """The body."""
-        body = json.loads(await self.body(), parse_float=Decimal)
-        self.scope[BODY] = body
-        return body
-
-
-class ExactRoute(APIRoute):
-    """A route that reads such requests; FastAPI's documented way."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler, given an `_ExactRequest`."""
-        handler = super().get_route_handler()
-
-        async def exact(request: Request) -> Response:
-            return await handler(_ExactRequest(request.scope, request.receive))
-
-        return exact
-
-
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    def said(self) -> Json:
-        """What the body states, and nothing it leaves out."""
-        return self.model_dump(exclude_unset=True)
-
-
-class BudgetBody(_Body):
-    """Use allowed in a calendar period: one of the three limits."""
-
-    limit_usd: StrictInt | StrictStr | Annotated[Decimal, Strict()] | None = Field(
-        None,
-        description="From 0 to 9007199.254740992 in steps of 0.000000001; as text it is taken exactly.",
-    )
-    limit_requests: StrictInt | None = Field(None, description=_BOUNDS)
-    limit_tokens: StrictInt | None = Field(None, description=_BOUNDS)
-    period: Period
-    zone: str | None = Field(
-        None, description="The calendar's time zone, such as Europe/Berlin; UTC by default."
-    )
-
-
-class LimitsBody(_Body):
-    """Limits and budgets; null says nothing, 0 says no limit."""
-
-    rpm: StrictInt | None = Field(None, description=_BOUNDS)
-    tpm: StrictInt | None = Field(None, description=_BOUNDS)
-    parallel: StrictInt | None = Field(None, description=_BOUNDS)
-    budgets: list[BudgetBody] = Field(default_factory=list[BudgetBody])
-
-
-class KeyBody(LimitsBody):
-    """What an operator may say about a key."""
-
-    tenant: str | None = None
-    agent: str | None = Field(None, description="`*` for any agent of the tenant.")
-    user: str | None = None
-    models: list[str] | None = Field(None, description="Names and wildcards; null for the default list.")
-    max_tokens_cap: StrictInt | None = Field(None, description="From 1 to 2147483647.")
-    cache: StrictBool = True
-    expires_at: str | None = Field(None, description="ISO 8601.")
-    tags: list[str] | None = Field(None, description="Of every call made with it; at most 10.")
-
-
-class NewKey(KeyBody):
-    """A key to be made."""
-
-    name: str
-
-
-class KeyChange(KeyBody):
-    """What is to change of a key; what is left out stays."""
-
-    name: str | None = None
-
-
-class RaiseBody(LimitsBody):
-    """Higher limits and budgets of a key until a time; 0 for no limit."""
-
-    until: str = Field(description="ISO 8601, at most 366 days ahead.")
-
-
-class Rotation(_Body):
-    """How long the old secrets go on working."""
-
-    overlap_s: StrictInt = Field(default=86_400, ge=0, le=31_536_000)
-
-
-class RuleBody(LimitsBody):
-    """Limits and budgets of a scope; without a subject they are the scope's default."""
-
-    scope: ScopeKind
-    tenant: str | None = None
-    subject: str | None = None
-    model: str | None = None
-    mode: Mode | None = None
-    on_store_failure: OnStoreFailure | None = None
-
-
-class KillBody(_Body):
-    """A kill switch."""
-
-    kind: KillKind
-    subject: str
-    tenant: str | None = None
-    reason: str = ""
 
 
 def router(
     registry: Registry | None,
-    rulings: Rulings | None,
     raises: Raises | None,
     *,
     announce: Announce,
     by: By,
     standing: KeyStanding | None = None,
 ) -> APIRouter:
-    """`/admin/...`; without a database every door is 503."""
-    doors = APIRouter(prefix="/admin", tags=["admin"], responses=_REFUSALS, route_class=ExactRoute)
-    office = _Office(announce, Depends(by), standing)
-    _keys(doors, registry, office)
-    _raises(doors, raises, office)
-    _rules(doors, rulings, office)
-    _kills(doors, rulings, office)
+    """The routes; without a database each is 503."""
+    doors = APIRouter(prefix="/admin", tags=["admin"], responses=ADMIN_ERRORS, route_class=ExactRoute)
+    _keys(doors, registry, announce, Depends(by), standing)
+    _raises(doors, raises, announce, Depends(by))
     return doors
 
 
-@dataclass(frozen=True, slots=True)
-class _Office:
-    """What every door needs: how deeds are announced, who asks, what lies on a key."""
-
-    announce: Announce
-    by: Any
-    standing: KeyStanding | None
-
-
-def _keys(doors: APIRouter, registry: Registry | None, office: _Office) -> None:
-    announce, by = office.announce, office.by
-
+def _keys(
+    doors: APIRouter,
+    registry: Registry | None,
+    announce: Announce,
+    by: Any,  # noqa: ANN401 -- FastAPI's Depends
+    standing: KeyStanding | None,
+) -> None:
     @doors.post("/keys", status_code=201, summary="Make a virtual key; its text is shown this once.")
     async def create(body: NewKey, who: Annotated[Actor, by]) -> Json:
-        return _told(await _there(registry).create(spec_from(body.said()), who))
+        return _told(await configured(registry).create(spec_from(body.said()), who))
 
     @doors.get("/keys", summary="List keys, revoked ones too.")
     async def page(
@@ -205,106 +64,50 @@ def _keys(doors: APIRouter, registry: Registry | None, office: _Office) -> None:
         after: str = "",
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     ) -> Json:
-        found = await _page(_there(registry), who, tenant, after, limit)
+        found = await _page(configured(registry), who, tenant, after, limit)
         return {"data": [key_document(one) for one in found], "has_more": len(found) == limit}
 
-    @doors.get("/keys/{key}", summary="One key, by id, name or prefix.", responses=_MISSING)
+    @doors.get("/keys/{key}", summary="One key, by id, name or prefix.", responses=NOT_FOUND)
     async def show(key: str, who: Annotated[Actor, by]) -> Json:
-        record = await _there(registry).show(key, tenant=who.tenant)
-        told = await office.standing.of(record, of_all=who.tenant is None) if office.standing else {}
+        record = await configured(registry).show(key, tenant=who.tenant)
+        told = await standing.of(record, of_all=who.tenant is None) if standing else {}
         return key_document(record) | told
 
-    @doors.patch("/keys/{key}", summary="Change a key.", responses=_MISSING)
+    @doors.patch("/keys/{key}", summary="Change a key.", responses=NOT_FOUND)
     async def change(key: str, body: KeyChange, who: Annotated[Actor, by]) -> Json:
-        deed = await _there(registry).change(key, body.said(), who)
+        deed = await configured(registry).change(key, body.said(), who)
         await announce(deed.epochs)
         return _told(deed)
 
     @doors.post(
-        "/keys/{key}/rotate", summary="A new secret; the old one works for a while.", responses=_MISSING
+        "/keys/{key}/rotate", summary="A new secret; the old one works for a while.", responses=NOT_FOUND
     )
     async def rotate(key: str, who: Annotated[Actor, by], body: Rotation | None = None) -> Json:
         overlap = timedelta(seconds=(body or Rotation()).overlap_s)
-        deed = await _there(registry).rotate(key, who, overlap=overlap)
+        deed = await configured(registry).rotate(key, who, overlap=overlap)
         await announce(deed.epochs)
         return _told(deed)
 
-    @doors.delete("/keys/{key}", summary="Revoke a key, everywhere within a second.", responses=_MISSING)
-    @doors.post("/keys/{key}/revoke", summary="The same.", responses=_MISSING)
+    @doors.delete("/keys/{key}", summary="Revoke a key, everywhere within a second.", responses=NOT_FOUND)
+    @doors.post("/keys/{key}/revoke", summary="The same.", responses=NOT_FOUND)
     async def revoke(key: str, who: Annotated[Actor, by]) -> Json:
-        deed = await _there(registry).revoke(key, who)
+        deed = await configured(registry).revoke(key, who)
         await announce(deed.epochs)
         return _told(deed)
 
 
-def _raises(doors: APIRouter, raises: Raises | None, office: _Office) -> None:
-    announce, by = office.announce, office.by
-
-    @doors.put("/keys/{key}/raise", summary="Raise a key's limits for a time.", responses=_MISSING)
+def _raises(doors: APIRouter, raises: Raises | None, announce: Announce, by: Any) -> None:  # noqa: ANN401 -- FastAPI's Depends
+    @doors.put("/keys/{key}/raise", summary="Raise a key's limits for a time.", responses=NOT_FOUND)
     async def begin(key: str, body: RaiseBody, who: Annotated[Actor, by]) -> Json:
-        deed = await _there(raises).begin(key, raise_from(body.said()), who)
+        deed = await configured(raises).begin(key, raise_from(body.said()), who)
         await announce(deed.epochs)
         return _told(deed)
 
-    @doors.delete("/keys/{key}/raise", summary="End a raise before its time.", responses=_MISSING)
+    @doors.delete("/keys/{key}/raise", summary="End a raise before its time.", responses=NOT_FOUND)
     async def end(key: str, who: Annotated[Actor, by]) -> Json:
-        deed = await _there(raises).end(key, who)
+        deed = await configured(raises).end(key, who)
         await announce(deed.epochs)
         return _told(deed)
-
-
-def _rules(doors: APIRouter, rulings: Rulings | None, office: _Office) -> None:
-    announce, by = office.announce, office.by
-
-    @doors.get("/limits", summary="All rules of limits and budgets.", dependencies=[by])
-    async def rules() -> Json:
-        return {"data": await told(await _there(rulings).rules())}
-
-    async def told(found: list[Rule]) -> list[Json]:
-        tenants = await _there(rulings).tenants(found)
-        catalog = office.standing.catalog() if office.standing else None
-        return [rule_document(rule) | {"idle": why_idle(rule, tenants, catalog)} for rule in found]
-
-    @doors.put("/limits", summary="Lay down the rule of a scope and subject.")
-    async def put(body: RuleBody, who: Annotated[Actor, by]) -> Json:
-        rule = await _there(rulings).with_id(rule_from(body.said()))
-        await announce(await _there(rulings).set_rule(rule, who))
-        [laid] = await told([rule])
-        return laid
-
-    @doors.delete("/limits", summary="Take a rule away.", responses=_MISSING)
-    async def drop(
-        who: Annotated[Actor, by],
-        scope: ScopeKind,
-        tenant: str | None = None,
-        subject: str | None = None,
-        model: str | None = None,
-    ) -> Json:
-        rule = rule_named({"scope": scope, "tenant": tenant, "subject": subject, "model": model})
-        await announce(await _there(rulings).drop_rule(rule, who))
-        return {"dropped": True}
-
-
-def _kills(doors: APIRouter, rulings: Rulings | None, office: _Office) -> None:
-    announce, by = office.announce, office.by
-
-    @doors.get("/kills", summary="The kill switches that are thrown.", dependencies=[by])
-    async def kills() -> Json:
-        return {"data": await _there(rulings).kills()}
-
-    @doors.put("/kills", summary="Switch off a key, agent, tenant or model, everywhere within a second.")
-    async def throw(body: KillBody, who: Annotated[Actor, by]) -> Json:
-        kill, reason = kill_from(body.said())
-        await announce(await _there(rulings).throw(kill, who, reason=reason))
-        return {"kind": kill.kind, "subject": kill.subject, "tenant": kill.tenant, "reason": reason}
-
-    @doors.delete("/kills", summary="Switch it on again.", responses=_MISSING)
-    async def lift(
-        who: Annotated[Actor, by], kind: KillKind, subject: str, tenant: str | None = None
-    ) -> Json:
-        kill, _ = kill_from({"kind": kind, "subject": subject, "tenant": tenant})
-        await announce(await _there(rulings).lift(kill, who))
-        return {"lifted": True}
 
 
 async def _page(
@@ -323,12 +126,6 @@ async def _page(
 def _told(deed: Deed) -> Json:
     secret = {"key": deed.minted.text} if deed.minted is not None else {}
     return key_document(deed.record) | secret
-
-
-def _there(kept: Kept | None) -> Kept:
-    if kept is None:
-        raise StoreUnavailable("Virtual keys need a database (DATABASE_URL).")
-    return kept
 
 
 class AdminKeyBody(BaseModel):
@@ -351,12 +148,7 @@ def admin_keys_router(admin_keys: AdminKeys | None, *, by: By) -> APIRouter:
         prefix="/admin/admin-keys",
         tags=["admin"],
         route_class=ExactRoute,
-        responses={
-            400: {"description": "A field is wrong; `param` names it."},
-            401: {"description": "No admin key."},
-            403: {"description": "This role may not."},
-            503: {"description": "The database is away."},
-        },
+        responses=ADMIN_ERRORS,
     )
     missing: dict[int | str, Json] = {404: {"description": "No such admin key."}}
 

@@ -22,7 +22,6 @@ from llm_proxy.identity.policies import lies_on
 from llm_proxy.identity.virtual_keys import acting_as, ended
 from llm_proxy.json_access import Json
 from llm_proxy.money import usd_text
-from llm_proxy.upstream import Catalog
 
 Key = Annotated[str | None, Query(description="A key, by id, name or prefix; takes an admin key.")]
 Callers = Callable[[Request], Awaitable[Caller]]
@@ -185,20 +184,9 @@ def _exhausted_at(one: Standing) -> str | None:
 
 
 class KeyStanding:
-    """Tells of keys.
+    """Tells of keys."""
 
-    Attributes:
-        catalog: What the sidecar serves; None while nobody knows.
-    """
-
-    def __init__(
-        self,
-        admission: Admission,
-        registry: Registry | None,
-        rulings: Rulings | None,
-        catalog: Callable[[], Catalog | None],
-    ) -> None:
-        self.catalog = catalog
+    def __init__(self, admission: Admission, registry: Registry | None, rulings: Rulings | None) -> None:
         self._admission = admission
         self._registry = registry
         self._rulings = rulings

@@ -1,0 +1,149 @@
+"""Request bodies of the admin routes, and how they are read: with exact decimals and no unknown field."""
+
+import json
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from decimal import Decimal
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Request
+from fastapi.responses import Response
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ConfigDict, Field, Strict, StrictBool, StrictInt, StrictStr
+
+from llm_proxy.edge.routes.audit import BODY
+from llm_proxy.errors import StoreUnavailable
+from llm_proxy.identity import Raises, Registry, Rulings
+from llm_proxy.identity.admin_documents import MOST
+from llm_proxy.identity.caller import Mode, OnStoreFailure, Period, ScopeKind
+from llm_proxy.identity.policies import KillKind
+from llm_proxy.json_access import Json
+
+Repository = TypeVar("Repository", Registry, Rulings, Raises)
+Announce = Callable[[Mapping[str, int]], Awaitable[None]]
+ADMIN_ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"description": "A field is wrong; `param` names it."},
+    401: {"description": "No admin key."},
+    403: {"description": "This role may not."},
+    503: {"description": "The database is away."},
+}
+NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"description": "No such thing."}}
+_BOUNDS = f"From 0 to {MOST}."
+
+
+def configured(repository: Repository | None) -> Repository:
+    """Returns the repository; raises `StoreUnavailable` when the gateway has no database."""
+    if repository is None:
+        raise StoreUnavailable("Virtual keys need a database (DATABASE_URL).")
+    return repository
+
+
+class ExactRequest(Request):
+    """A request whose JSON keeps its decimals: a float would make a budget of 0 of 1E-400."""
+
+    async def json(self) -> Any:  # noqa: ANN401 -- whatever JSON holds
+        """The body."""
+        body = json.loads(await self.body(), parse_float=Decimal)
+        self.scope[BODY] = body
+        return body
+
+
+class ExactRoute(APIRoute):
+    """A route that reads such requests; FastAPI's documented way."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The handler, given an `ExactRequest`."""
+        handler = super().get_route_handler()
+
+        async def exact(request: Request) -> Response:
+            return await handler(ExactRequest(request.scope, request.receive))
+
+        return exact
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    def said(self) -> Json:
+        """What the body states, and nothing it leaves out."""
+        return self.model_dump(exclude_unset=True)
+
+
+class BudgetBody(_Body):
+    """Use allowed in a calendar period: one of the three limits."""
+
+    limit_usd: StrictInt | StrictStr | Annotated[Decimal, Strict()] | None = Field(
+        None,
+        description="From 0 to 9007199.254740992 in steps of 0.000000001; as text it is taken exactly.",
+    )
+    limit_requests: StrictInt | None = Field(None, description=_BOUNDS)
+    limit_tokens: StrictInt | None = Field(None, description=_BOUNDS)
+    period: Period
+    zone: str | None = Field(
+        None, description="The calendar's time zone, such as Europe/Berlin; UTC by default."
+    )
+
+
+class LimitsBody(_Body):
+    """Limits and budgets; null says nothing, 0 says no limit."""
+
+    rpm: StrictInt | None = Field(None, description=_BOUNDS)
+    tpm: StrictInt | None = Field(None, description=_BOUNDS)
+    parallel: StrictInt | None = Field(None, description=_BOUNDS)
+    budgets: list[BudgetBody] = Field(default_factory=list[BudgetBody])
+
+
+class KeyBody(LimitsBody):
+    """What an operator may say about a key."""
+
+    tenant: str | None = None
+    agent: str | None = Field(None, description="`*` for any agent of the tenant.")
+    user: str | None = None
+    models: list[str] | None = Field(None, description="Names and wildcards; null for the default list.")
+    max_tokens_cap: StrictInt | None = Field(None, description="From 1 to 2147483647.")
+    cache: StrictBool = True
+    expires_at: str | None = Field(None, description="ISO 8601.")
+    tags: list[str] | None = Field(None, description="Of every call made with it; at most 10.")
+
+
+class NewKey(KeyBody):
+    """A key to be made."""
+
+    name: str
+
+
+class KeyChange(KeyBody):
+    """What is to change of a key; what is left out stays."""
+
+    name: str | None = None
+
+
+class RaiseBody(LimitsBody):
+    """Higher limits and budgets of a key until a time; 0 for no limit."""
+
+    until: str = Field(description="ISO 8601, at most 366 days ahead.")
+
+
+class Rotation(_Body):
+    """How long the old secrets go on working."""
+
+    overlap_s: StrictInt = Field(default=86_400, ge=0, le=31_536_000)
+
+
+class RuleBody(LimitsBody):
+    """Limits and budgets of a scope; without a subject they are the scope's default."""
+
+    scope: ScopeKind
+    tenant: str | None = None
+    subject: str | None = None
+    model: str | None = None
+    mode: Mode | None = None
+    on_store_failure: OnStoreFailure | None = None
+
+
+class KillBody(_Body):
+    """A kill switch."""
+
+    kind: KillKind
+    subject: str
+    tenant: str | None = None
+    reason: str = ""
