@@ -6,7 +6,6 @@ Invariants: no LiteLLM, no network; exit 1 when a fault was found, 0 with notes 
 import json
 import os
 from collections.abc import Hashable, Iterable, Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +118,8 @@ def check_config(file: Path, *, as_json: bool, faults_alone: bool) -> None:
         raise Failure(f"{file}: cannot be read: {problem}", WRONG) from problem
     found = [one for one in found if one.fault or not faults_alone]
     if as_json:
-        click.echo(json.dumps([asdict(one) for one in found]))
+        fields = [{"where": one.where, "message": one.message, "fault": one.fault} for one in found]
+        click.echo(json.dumps(fields))
     else:
         for line in lines(found, file):
             click.echo(line)
