@@ -73,11 +73,11 @@ from llm_proxy.ledger import (
     Usage,
     Witnesses,
 )
+from llm_proxy.ledger.worker_slot import Seat, take
 from llm_proxy.notify import Notifier, Outbox, Watched, webhooks_of
 from llm_proxy.pipeline import Stages, Upstream
 from llm_proxy.settings import Settings
-from llm_proxy.telemetry import Metrics, Seat, exposition, seat, setup_logging
-from llm_proxy.telemetry.cells import Cells
+from llm_proxy.telemetry import Metrics, WorkerFiles, setup_logging
 from llm_proxy.telemetry.privacy import KeptText
 from llm_proxy.telemetry.tracing import Tracer
 from llm_proxy.upstream import (
@@ -108,13 +108,13 @@ ERASE_AGAIN_S = 600.0
 class Gateway:
     """One gateway process: its ASGI application and the switches its server holds."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, files: WorkerFiles | None = None) -> None:
+        """Build every object. `files`: this worker's of several, for their metrics."""
         self.settings = settings
         self.draining = False
         self._failures: dict[str, int] = {}
         self._seat = _seat(settings)
-        cells = Cells(self._seat.path / exposition.FILE) if self._seat else None
-        self.metrics = Metrics(cells, settings.metrics_tags)
+        self.metrics = Metrics(settings.metrics_tags, files)
         kept = KeptText(settings.log_payloads)
         real = settings.llm_mode != "mock"
         self._client = _client(settings, self.metrics, self._stopped, kept) if real else None
@@ -199,7 +199,6 @@ class Gateway:
         registry, rulings = (Registry(pool), Rulings(pool)) if pool else (None, None)
         standing = KeyStanding(self.admission, registry, rulings)
         of_key = standing.asked_by(keeper.admin)
-        seats = settings.spool_dir if self._seat else None
         record = partial(on_record, pool) if pool else None
         self._erasures = Erasures(pool, self._places()) if pool else None
         announce, by = self.admission.announce, keeper.actor
@@ -211,7 +210,7 @@ class Gateway:
             health.router(self._health, keeper),
             models.router(catalog, keeper, settings.default_models),
             limits.router(self.admission, caller=keeper.caller, of_key=of_key, read=intake.explained),
-            health.metrics_router(seats, self.metrics.cells, keeper),
+            health.metrics_router(self.metrics, keeper),
             stored_data.payloads_router(usage_of, keeper),
             models.admin_router(catalog, self.ledger.vitals, trial, record=record, by=by),
             keys.router(
@@ -320,7 +319,6 @@ class Gateway:
         return (await standing_of(self.admission, caller)).standings
 
     def _leave(self) -> None:
-        self.metrics.close()
         if self._seat is not None:
             self._seat.release()
 
@@ -348,7 +346,7 @@ class Gateway:
         self.metrics.gauge("llm_proxy_store_up", float(self.admission.state().store != "away"), "limits")
 
 
-def create_app(settings: Settings) -> Gateway:
+def create_app(settings: Settings, files: WorkerFiles | None = None) -> Gateway:
     """A gateway with these settings; its `asgi` is what a server runs."""
     keys = (
         settings.admin_key,
@@ -363,7 +361,7 @@ def create_app(settings: Settings) -> Gateway:
         *(text for key in keys for text in _texts(key)),
     ]
     setup_logging(settings.log_level, secrets=secrets)
-    return Gateway(settings)
+    return Gateway(settings, files)
 
 
 def _client(
@@ -404,7 +402,7 @@ def _seat(settings: Settings) -> Seat | None:
     if settings.llm_mode == "mock":
         return None  # a mock's calls are nobody's to pay: they must not lie where a real gateway finds them
     try:
-        return seat.take(settings.spool_dir)
+        return take(settings.spool_dir)
     except OSError as denied:
         log.warning(
             "the spool's folder cannot be used: records wait in memory", extra={"cause": denied.strerror}

@@ -14,10 +14,8 @@ import asyncpg
 from llm_proxy.dialects import Call
 from llm_proxy.identity import Caller
 from llm_proxy.ledger import Ledger, Store, UsageRecord
+from llm_proxy.ledger.worker_slot import take
 from llm_proxy.telemetry import Metrics, time_of, uuid7
-from llm_proxy.telemetry.cells import Cells
-from llm_proxy.telemetry.exposition import FILE
-from llm_proxy.telemetry.seat import take
 
 CALLER = Caller("key-1", "virtual", "acme", "agent:sofia", key_prefix="sk-one")
 CALL = Call("chat.completions", "openai", "gpt-4o-mini", "gpt-4o-mini", {})
@@ -66,13 +64,18 @@ def random_record(random: Random, now: datetime | None = None) -> UsageRecord:
 
 @asynccontextmanager
 async def run_ledger(
-    dsn: str | None, spool: Path, *, spool_max_bytes: int = 2**26, retention_days: int = 90
+    dsn: str | None,
+    spool: Path,
+    *,
+    spool_max_bytes: int = 2**26,
+    retention_days: int = 90,
+    metrics: Metrics | None = None,
 ) -> AsyncGenerator[Ledger]:
     """A started ledger with a seat under `spool`; stopped in order at the end."""
     seat = take(spool)
     pool = await asyncpg.create_pool(dsn, min_size=0, max_size=3) if dsn else None
     store = Store(pool, retention_days=retention_days, payload_days=7) if pool else None
-    ledger = Ledger(store, Metrics(Cells(seat.path / FILE)), seat=seat, spool_max_bytes=spool_max_bytes)
+    ledger = Ledger(store, metrics or Metrics(), seat=seat, spool_max_bytes=spool_max_bytes)
     try:
         await ledger.start()
         yield ledger

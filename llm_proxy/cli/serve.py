@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import time
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -29,6 +30,8 @@ from llm_proxy.edge.wire import Connection
 from llm_proxy.hardening import keep_private
 from llm_proxy.settings import Settings, faults_of, insecurities, load
 from llm_proxy.stack.process import tether
+from llm_proxy.telemetry import WorkerFiles
+from llm_proxy.telemetry.metrics import metrics_directory
 
 KEEP_ALIVE_S = 75
 HEADER_TIMEOUT_S = 10
@@ -114,14 +117,14 @@ def listen(settings: Settings) -> socket.socket:
     return bound
 
 
-def serve_one(settings: Settings, bound: socket.socket) -> int:
+def serve_one(settings: Settings, bound: socket.socket, files: WorkerFiles | None = None) -> int:
     """Run one gateway process on a bound socket until it is told to stop; returns its exit code."""
     with asyncio.Runner(loop_factory=event_loop) as runner:
-        return runner.run(_serve(settings, bound))
+        return runner.run(_serve(settings, bound, files))
 
 
-async def _serve(settings: Settings, bound: socket.socket) -> int:
-    gateway = create_app(settings)
+async def _serve(settings: Settings, bound: socket.socket, files: WorkerFiles | None) -> int:
+    gateway = create_app(settings, files)
     gc.freeze()  # what is there now stays; looking through all of it again and again costs 4 % of a call
     gc.set_threshold(GARBAGE)
     config = uvicorn.Config(
@@ -167,16 +170,19 @@ def serve_many(settings: Settings) -> int:
     """Run the configured number of workers until told to stop; returns the exit code."""
     bound = listen(settings)
     bound.listen(BACKLOG)
-    return Workers(settings, bound).run()
+    with metrics_directory() as directory:
+        return Workers(settings, bound, directory).run()
 
 
 class Workers:
     """The workers of one gateway."""
 
-    def __init__(self, settings: Settings, bound: socket.socket) -> None:
+    def __init__(self, settings: Settings, bound: socket.socket, directory: Path) -> None:
+        """`directory` holds the workers' metrics."""
+        self._directory = directory
         self._settings = settings
         self._bound = bound
-        self._started: dict[int, float] = {}
+        self._started: dict[int, tuple[WorkerFiles, float]] = {}
         self._stopping = False
         self._pause_s = PAUSE_S
 
@@ -184,37 +190,41 @@ class Workers:
         """Keep the number up until a signal says stop; returns when the last worker has ended."""
         for one in _SIGNALS:
             signal.signal(one, self._pass_on)
-        for _ in range(self._settings.workers):
-            self._fork()
+        for number in range(self._settings.workers):
+            self._fork(WorkerFiles(self._directory, number))
         while self._started:
             pid, status = os.wait()
-            started = self._started.pop(pid, 0.0)
+            files, started = self._started.pop(pid)
+            files.forget_gauges()
             if not self._stopping:
-                self._replace(pid, os.waitstatus_to_exitcode(status), time.monotonic() - started)
+                click.echo(
+                    f"llm-proxy: worker {pid} ended ({os.waitstatus_to_exitcode(status)}); starting another",
+                    err=True,
+                )
+                self._replace(files, time.monotonic() - started)
         return 0
 
-    def _replace(self, pid: int, code: int, age_s: float) -> None:
-        click.echo(f"llm-proxy: worker {pid} ended ({code}); starting another", err=True)
+    def _replace(self, files: WorkerFiles, age_s: float) -> None:
         self._pause_s = min(self._pause_s * 2, PAUSE_MAX_S) if age_s < YOUNG_S else PAUSE_S
         time.sleep(self._pause_s)
         while not self._stopping:
             try:
-                return self._fork()
+                return self._fork(files)
             except OSError as full:
                 click.echo(f"llm-proxy: no worker can be started ({full.strerror}); trying again", err=True)
                 self._pause_s = min(self._pause_s * 2, PAUSE_MAX_S)
                 time.sleep(self._pause_s)
         return None
 
-    def _fork(self) -> None:
+    def _fork(self, files: WorkerFiles) -> None:
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
             for one in _SIGNALS:
                 signal.signal(one, signal.SIG_DFL)
             tether(parent, signal.SIGTERM)
-            os._exit(serve_one(self._settings, self._bound))
-        self._started[pid] = time.monotonic()
+            os._exit(serve_one(self._settings, self._bound, files))
+        self._started[pid] = files, time.monotonic()
 
     def _pass_on(self, signum: int, _: FrameType | None) -> None:
         self._stopping = True

@@ -28,8 +28,8 @@ import orjson
 from llm_proxy.json_access import Json
 from llm_proxy.ledger.record import FIELDS
 from llm_proxy.ledger.spool import JOURNAL_FILE, REJECTED, left_in, lines, segments
+from llm_proxy.ledger.worker_slot import everyone
 from llm_proxy.telemetry import uuid7
-from llm_proxy.telemetry.seat import everyone
 
 State = Literal["erased", "nothing", "incomplete", "kept"]
 

@@ -26,8 +26,9 @@ from llm_proxy.ledger.store import Store
 from llm_proxy.ledger.usage_store import Remembered
 from llm_proxy.ledger.vitals import Vitals
 from llm_proxy.ledger.vitals_shared import SharedVitals
+from llm_proxy.ledger.worker_slot import Seat
 from llm_proxy.ledger.writer import REPLAY_EVERY_S, Writer
-from llm_proxy.telemetry import Metrics, Seat
+from llm_proxy.telemetry import Metrics
 from llm_proxy.upstream import NOBODY_SERVED, Served
 
 log = logging.getLogger(__name__)
@@ -112,7 +113,7 @@ class Ledger:
 
         Args:
             store: The tables; None keeps records in the spool alone.
-            metrics: Told of every call and of the ledger's own state.
+            metrics: Counts every call and the ledger's own state.
             seat: Where records wait; None leaves them to memory, and a crash loses them.
             spool_max_bytes: Bytes this worker may let wait.
             remembered: Keeps every record in memory as well.

@@ -21,9 +21,10 @@ from llm_proxy.ledger.observers import PayloadQueue
 from llm_proxy.ledger.rejected_requests import Refusal, RefusalCounts
 from llm_proxy.ledger.spool import JOURNAL_FILE, Journal, Recovered, Spool, take_over, take_over_all
 from llm_proxy.ledger.store import Store
+from llm_proxy.ledger.worker_slot import Seat
 from llm_proxy.ledger.writer import Writer
 from llm_proxy.schema.database import DatabaseUnavailable, RowsRejected, write_each
-from llm_proxy.telemetry import Metrics, Seat
+from llm_proxy.telemetry import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +105,6 @@ class Upkeep:
             await self._store.migration.stop()
         if self.spool is not None:
             self.spool.close()
-        self._metrics.close()
 
     def _duties(self) -> tuple[tuple[int, Callable[[], Awaitable[None]]], ...]:
         return (
@@ -215,7 +215,7 @@ class Upkeep:
 
     def _beat(self) -> None:
         metrics = self._metrics
-        metrics.beat(time.time())
+        metrics.beat()
         metrics.gauge("llm_proxy_ledger_queue_records", self.writer.queued)
         if self.spool is not None:
             metrics.gauge("llm_proxy_spool_bytes", self.spool.size_bytes)

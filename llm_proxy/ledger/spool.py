@@ -15,8 +15,7 @@ from pathlib import Path
 from uuid import UUID
 
 from llm_proxy.ledger.record import encode, lost
-from llm_proxy.telemetry import seat
-from llm_proxy.telemetry.mapped import mapped
+from llm_proxy.ledger.worker_slot import abandoned, mapped
 
 NO_SLOT = -1
 
@@ -268,13 +267,13 @@ def take_over(folder: Path, spool: Spool) -> Recovered:
 def take_over_all(directory: Path, spool: Spool) -> Recovered:
     """Empty every seat under `directory` whose worker is dead."""
     total = Recovered()
-    for abandoned in seat.abandoned(directory):
+    for seat in abandoned(directory):
         try:
-            found = take_over(abandoned.path, spool)
+            found = take_over(seat.path, spool)
             total.finished += found.finished
             total.lost += found.lost
-            for segment in segments(abandoned.path):
+            for segment in segments(seat.path):
                 spool.adopt(segment)
         finally:
-            abandoned.release()
+            seat.release()
     return total

@@ -11,7 +11,7 @@ from pathlib import Path
 import orjson
 
 from llm_proxy.ledger.vitals import Vitals
-from llm_proxy.telemetry.seat import everyone
+from llm_proxy.ledger.worker_slot import everyone
 
 FILE = "vitals.json"
 

@@ -112,6 +112,7 @@ class Writer:
 
     async def flush(self) -> bool:
         """Write everything queued; False when some of it found neither Postgres nor room on the disk."""
+        self._metrics.record_calls()
         queue, self._queue = self._queue, []
         kept, self._writing = 0, len(queue)
         try:

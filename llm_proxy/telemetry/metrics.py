@@ -1,92 +1,249 @@
-"""Counting what happens, on the hot path: about 3 µs a finished call.
+"""Every metric there is, and this worker's counters, gauges and histograms, on `prometheus_client`.
 
-Invariants: label values come from bounded sets (a model the catalogue does not hold counts as `other`, an
-agent nobody registered and a tag nobody chose have no series, anything else at most 200 values); every
-series is of `METRICS`; nothing here waits or raises for a value. Units: seconds in histograms, nano-dollars
-in money.
+Invariants: what is not in `METRICS` is not exported. Label values come from bounded sets: a model outside the
+catalogue counts as `other`, unregistered agents and tags nobody chose have no series, every other label has
+`MAX_VALUES` values at most; no label holds an address. Finished calls and observed times are collected on a
+call's way and counted by the batch (`record_calls`). Units: seconds, US dollars.
 """
 
-from bisect import bisect_left
-from collections.abc import Callable, Iterable
+# ruff: noqa: E501, D102 -- one metric, one line; the fields of a call are explained where the record is made
 
-import orjson
+import os
+from bisect import bisect_left
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final, Literal, Protocol
+from uuid import UUID
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, values
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from llm_proxy import __version__
-from llm_proxy.telemetry.catalogue import METRICS, SECONDS, width
-from llm_proxy.telemetry.cells import NOT_SET, Cells
-from llm_proxy.telemetry.finished import Finished
 
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 OTHER = "other"
-_MOST_VALUES = 200
-_SUM = len(SECONDS) + 1
-_TOKENS = ("prompt", "completion", "cached", "reasoning")
+MAX_VALUES = 200
+MAX_COLLECTED = 1000
+"""So many finished calls are counted at once, whether or not the ledger's writer got to them."""
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+OVERHEAD_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+_TOKEN_KINDS = ("prompt", "completion", "cached", "reasoning")
+_DIRECTORY: Final = "PROMETHEUS_MULTIPROC_DIR"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric.
+
+    Attributes:
+        mode: How the gauges of several workers make one; dead workers' are left out.
+    """
+
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+    mode: Literal["livesum", "livemax", "livemin"] = "livesum"
+
+
+_P = "llm_proxy_"
+# fmt: off
+METRICS: dict[str, Metric] = {
+    _P + "requests_total": Metric("counter", "Admitted calls that ended.", ("door", "model", "provider", "outcome", "status")),
+    _P + "refusals_total": Metric("counter", "Requests answered with an error of ours before a call.", ("code",)),
+    _P + "would_refuse_total": Metric("counter", "Admitted calls that a limit in shadow mode would have refused.", ("scope", "kind")),
+    _P + "request_seconds": Metric("histogram", "From reading the request to its last byte.", ("door", "streamed"), SECONDS),
+    _P + "ttft_seconds": Metric("histogram", "From reading the request to the first byte of the answer.", ("door", "streamed"), SECONDS),
+    _P + "overhead_seconds": Metric("histogram", "Time in the gateway itself, without the sidecar.", ("door",), OVERHEAD_SECONDS),
+    _P + "tokens_total": Metric("counter", "Tokens, cached and reasoning ones counted within theirs too.", ("model", "kind")),
+    _P + "cost_usd_total": Metric("counter", "Cost of admitted calls, where known.", ("model", "provider")),
+    _P + "unpriced_total": Metric("counter", "Calls that were answered, or used tokens, and whose cost is not known.", ("model",)),
+    _P + "cache_total": Metric("counter", "Answers by what the response cache said.", ("state",)),
+    _P + "fallbacks_total": Metric("counter", "Calls answered by another model group than the one asked.", ("asked", "served")),
+    _P + "provider_auth_failures_total": Metric("counter", "Calls for which a provider refused the gateway's credentials, whatever answered in the end.", ("deployment",)),
+    _P + "agent_requests_total": Metric("counter", "Admitted calls of registered agents.", ("agent",)),
+    _P + "agent_tokens_total": Metric("counter", "Tokens of registered agents.", ("agent",)),
+    _P + "agent_cost_usd_total": Metric("counter", "Cost of registered agents, where known.", ("agent",)),
+    _P + "tag_requests_total": Metric("counter", "Admitted calls with a tag that METRICS_TAGS names; one with several counts for each.", ("tag",)),
+    _P + "tag_tokens_total": Metric("counter", "Tokens of these calls.", ("tag",)),
+    _P + "tag_cost_usd_total": Metric("counter", "Cost of these calls, where known.", ("tag",)),
+    _P + "in_flight": Metric("gauge", "Admitted calls running now."),
+    _P + "waiting": Metric("gauge", "Calls waiting for their turn."),
+    _P + "workers": Metric("gauge", "Gateway workers alive."),
+    _P + "draining": Metric("gauge", "1 while this gateway is shutting down.", mode="livemax"),
+    _P + "store_up": Metric("gauge", "1 while the store answers (postgres, limits).", ("store",), mode="livemin"),
+    _P + "store_seconds": Metric("histogram", "Time of a call to a store.", ("store",), OVERHEAD_SECONDS),
+    _P + "store_failures_total": Metric("counter", "Calls to a store that failed or ran out of time.", ("store",)),
+    _P + "sidecars": Metric("gauge", "Sidecars by state (live, away, ejected, unknown), as the worker that counts most sees them.", ("state",), mode="livemax"),
+    _P + "upstream_in_flight": Metric("gauge", "Calls running at sidecars."),
+    _P + "upstream_failures_total": Metric("counter", "Calls that no sidecar could be given, or that broke there.", ("code",)),
+    _P + "ledger_queue_records": Metric("gauge", "Records on their way to Postgres or the spool."),
+    _P + "ledger_written_total": Metric("counter", "Records kept, by where they went first.", ("to",)),
+    _P + "ledger_replayed_total": Metric("counter", "Records taken from the spool into Postgres."),
+    _P + "ledger_recovered_total": Metric("counter", "Records of dead workers found on disk, by what they were.", ("what",)),
+    _P + "ledger_dropped_total": Metric("counter", "Records not kept, by cause.", ("cause",)),
+    _P + "ledger_write_seconds": Metric("histogram", "Time one batch took to commit.", (), OVERHEAD_SECONDS),
+    _P + "ledger_enriched_total": Metric("counter", "Estimates made exact by the sidecar's log."),
+    _P + "payloads_dropped_total": Metric("counter", "Prompts and answers to be stored that were not, by cause.", ("cause",)),
+    _P + "spool_bytes": Metric("gauge", "Bytes of records waiting on disk."),
+    _P + "spool_records": Metric("gauge", "Records waiting on disk."),
+    _P + "background_failures_total": Metric("counter", "Steps of background work that failed unexpectedly; the work goes on.", ("loop",)),
+    _P + "notifications_total": Metric("counter", "Notifications raised, and attempts to deliver them by result (delivered, failed, given_up).", ("result",)),
+    _P + "traces_dropped_total": Metric("counter", "Spans not delivered."),
+    _P + "build_info": Metric("gauge", "1, labelled with the version.", ("version",), mode="livemax"),
+}
+# fmt: on
+
+
+class FinishedCall(Protocol):
+    """What is counted and traced of a call that ended; the ledger's record is one. None: not known."""
+
+    # fmt: off
+    @property
+    def door(self) -> str: ...
+    @property
+    def group(self) -> str: ...
+    @property
+    def provider(self) -> str | None: ...
+    @property
+    def outcome(self) -> str: ...
+    @property
+    def status(self) -> int: ...
+    @property
+    def streamed(self) -> bool: ...
+    @property
+    def cache(self) -> str: ...
+    @property
+    def agent(self) -> str | None: ...
+    @property
+    def prompt_tokens(self) -> int | None: ...
+    @property
+    def completion_tokens(self) -> int | None: ...
+    @property
+    def cached_tokens(self) -> int | None: ...
+    @property
+    def reasoning_tokens(self) -> int | None: ...
+    @property
+    def cost_nano_usd(self) -> int | None: ...
+    @property
+    def latency_ms(self) -> float: ...
+    @property
+    def ttft_ms(self) -> float | None: ...
+    @property
+    def request_id(self) -> UUID: ...
+    @property
+    def started_at(self) -> datetime: ...
+    @property
+    def tenant(self) -> str | None: ...
+    @property
+    def tags(self) -> str | None: ...
+    @property
+    def model_resolved(self) -> str | None: ...
+    @property
+    def refusal_code(self) -> str | None: ...
+    @property
+    def would_refuse(self) -> str | None: ...
+    # fmt: on
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFiles:
+    """Where one of several workers keeps its numbers, so that each of them can show those of all.
+
+    Attributes:
+        directory: Of this gateway alone; in memory (tmpfs), since a full disk kills whoever writes (SIGBUS).
+        worker: The worker's slot; whoever takes a dead worker's slot counts on from its counters.
+    """
+
+    directory: Path
+    worker: int
+
+    def forget_gauges(self) -> None:
+        """Take a dead worker's gauges from the page; its counters stay."""
+        mark_process_dead(self.worker, str(self.directory))  # type: ignore[no-untyped-call]  # as the library has it
+
+
+@contextmanager
+def metrics_directory() -> Generator[Path]:
+    """A new folder for the metrics of several workers, removed at the end."""
+    memory = "/dev/shm"  # noqa: S108 -- the folder made there is new and its owner's alone
+    with TemporaryDirectory(
+        prefix="llm-proxy-metrics-",
+        dir=memory if os.access(memory, os.W_OK) else None,
+        ignore_cleanup_errors=True,
+    ) as directory:
+        yield Path(directory)
+
+
+class BatchHistogram(Histogram):
+    """A histogram that takes many observations at once."""
+
+    def observe_all(self, amounts: Sequence[float]) -> None:
+        """Add these observations."""
+        counts: dict[int, int] = {}
+        for amount in amounts:
+            bucket = bisect_left(self._upper_bounds, amount)
+            counts[bucket] = counts.get(bucket, 0) + 1
+        for bucket, count in counts.items():
+            self._buckets[bucket].inc(count)
+        self._sum.inc(sum(amounts))
 
 
 class Metrics:
-    """This worker's counters, gauges and histograms."""
+    """This worker's metrics, and the page of all workers."""
 
-    def __init__(self, cells: Cells | None = None, tags: Iterable[str] = ()) -> None:
-        """Count into `cells`, the seat's file; into memory alone without. `tags` get series of their own."""
-        self.cells = cells or Cells()
-        self._values = self.cells.values
-        self._places: dict[tuple[str, ...], int] = {}
-        self._histograms: dict[tuple[str, tuple[str, ...]], tuple[int, tuple[float, ...]]] = {}
-        self._calls: dict[tuple[object, ...], tuple[int, ...]] = {}
-        self._models: frozenset[str] = frozenset()
-        self._agents: dict[str | None, tuple[int, int, int]] = {}
+    def __init__(self, tags: Iterable[str] = (), files: WorkerFiles | None = None) -> None:
+        """Count in memory; in `files`, if there are several workers. `tags` get series of their own."""
+        self._files = files
+        self._registry = CollectorRegistry()
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # as the library has it
+        if files is not None:
+            os.environ[_DIRECTORY] = str(files.directory)
+        values.ValueClass = (
+            values.MultiProcessValue(lambda: files.worker)  # type: ignore[no-untyped-call]  # the same
+            if files
+            else values.MutexValue
+        )
+        self._collectors = {
+            name: _collector(name, metric, self._registry) for name, metric in METRICS.items()
+        }
+        self._children: dict[tuple[str, ...], Any] = {}
         self._seen: dict[tuple[str, str], set[str]] = {}
+        self._of_calls: dict[tuple[object, ...], _CallSeries] = {}
+        self._models: frozenset[str] = frozenset()
+        self._shares: dict[str, frozenset[str]] = {"agent": frozenset(), "tag": frozenset()}
         self._samplers: list[Callable[[], None]] = []
-        self._forget_gauges()
-        self._tags = {tag: self._three_places("tag", tag) for tag in tags}
-        self._in_flight = self._place("llm_proxy_in_flight")
-        self.gauge("llm_proxy_in_flight", 0)
+        self._in_flight = 0
+        self._finished: list[FinishedCall] = []
+        self._observed: dict[tuple[str, ...], list[float]] = {}
+        self._know("tag", tags)
         self.gauge("llm_proxy_workers", 1)
         self.gauge("llm_proxy_build_info", 1, __version__)
 
     def know_models(self, groups: Iterable[str]) -> None:
         """Model groups that get series of their own."""
         self._models = frozenset(groups)
-        self._calls.clear()
+        self._of_calls.clear()
 
     def know_agents(self, agents: Iterable[str]) -> None:
         """Registered agents, which get series of their own; others have none."""
-        self._agents = {agent: self._three_places("agent", agent) for agent in agents}
+        self._know("agent", agents)
 
     def opened(self) -> None:
         """A call was admitted."""
-        self._values[self._in_flight] += 1.0
+        self._in_flight += 1
 
-    def finished(self, call: Finished, *, was_open: bool = True) -> None:
-        """An admitted call ended; `was_open` is False for one that was never `opened` here."""
-        values = self._values
-        if was_open:
-            values[self._in_flight] -= 1.0
-        model = call.group if call.group in self._models else OTHER
-        key = (call.door, model, call.provider, call.outcome, call.status, call.streamed, call.cache)
-        places = self._calls.get(key) or self._places_of(key, call)
-        total, cache, latency, ttft, cost, unpriced = places[:6]
-        values[total] += 1.0
-        values[cache] += 1.0
-        seconds = call.latency_ms / 1000
-        values[latency + bisect_left(SECONDS, seconds)] += 1.0
-        values[latency + _SUM] += seconds
-        if call.ttft_ms is not None:
-            seconds = call.ttft_ms / 1000
-            values[ttft + bisect_left(SECONDS, seconds)] += 1.0
-            values[ttft + _SUM] += seconds
-        if call.cost_nano_usd is not None:
-            values[cost] += call.cost_nano_usd
-        elif call.outcome == "ok" or call.prompt_tokens or call.completion_tokens:
-            values[unpriced] += 1.0
-        self._count_tokens(call, places)
-        for which in call.would_refuse.split(",") if call.would_refuse else ():
-            self.count("llm_proxy_would_refuse_total", *which.split(":"))
-        if call.agent in self._agents:
-            self._count_three(call, self._agents[call.agent])
-        if call.tags is not None:
-            for tag in call.tags.split(","):
-                if tag in self._tags:
-                    self._count_three(call, self._tags[tag])
+    def finished(self, call: FinishedCall) -> None:
+        """An admitted call ended; it is counted with the next batch."""
+        self._in_flight -= 1
+        self._finished.append(call)
+        if len(self._finished) >= MAX_COLLECTED:
+            self.record_calls()
 
     def refused(self, code: str | None) -> None:
         """A request was answered with an error of ours before it became a call."""
@@ -99,107 +256,157 @@ class Metrics:
 
     def count(self, name: str, *labels: str, by: float = 1.0) -> None:
         """Add to a counter of `METRICS`, its labels in their order."""
-        self._values[self._place(name, *labels)] += by
+        self._child(name, *labels).inc(by)
 
     def gauge(self, name: str, value: float, *labels: str) -> None:
         """Set a gauge of `METRICS`."""
-        self._values[self._place(name, *labels)] = value
+        self._child(name, *labels).set(value)
 
     def observe(self, name: str, seconds: float, *labels: str) -> None:
-        """Add a time to a histogram of `METRICS`."""
-        found = self._histograms.get((name, labels))
-        if found is None:
-            found = self._place(name, *labels), METRICS[name].buckets
-            if (name, *labels) in self._places:
-                self._histograms[name, labels] = found
-        place, buckets = found
-        values = self._values
-        values[place + bisect_left(buckets, seconds)] += 1.0
-        values[place + len(buckets) + 1] += seconds
+        """Add a time to a histogram of `METRICS`, with the next batch."""
+        times = self._observed.get((name, *labels))
+        if times is None:
+            times = self._observed[name, *labels] = []
+        times.append(seconds)
+
+    def record_calls(self) -> None:
+        """Count the calls that finished, and the times observed, since the last batch."""
+        finished, self._finished = self._finished, []
+        observed, self._observed = self._observed, {}
+        for (name, *labels), times in observed.items():
+            self._child(name, *labels).observe_all(times)
+        groups: dict[tuple[object, ...], list[FinishedCall]] = {}
+        for call in finished:
+            model = call.group if call.group in self._models else OTHER
+            kind = (call.door, model, call.provider, call.outcome, call.status, call.streamed, call.cache)
+            groups.setdefault(kind, []).append(call)
+        for key, calls in groups.items():
+            (self._of_calls.get(key) or self._series_of(key, calls[0])).add(calls)
+        self._count_shares(finished)
+        for call in finished:
+            for which in call.would_refuse.split(",") if call.would_refuse else ():
+                self.count("llm_proxy_would_refuse_total", *which.split(":"))
 
     def sample(self, sampler: Callable[[], None]) -> None:
-        """Have this called at every beat, about once a second, to set gauges nobody counts on the way."""
+        """Have this called about once a second, to set gauges nobody counts on a call's way."""
         self._samplers.append(sampler)
 
-    def beat(self, now_s: float) -> None:
-        """Say that this worker lives, and take the samples.
-
-        Args:
-            now_s: Seconds since 1970.
-        """
-        self.cells.beat(now_s)
+    def beat(self) -> None:
+        """Take the samples, and count what is not counted yet."""
         for sampler in self._samplers:
             sampler()
+        self.collect()
 
-    def close(self) -> None:
-        """Say that this worker no longer runs; its counters stay for the seat's next owner."""
-        self._forget_gauges()
-        self.cells.beat(0.0)
+    def collect(self) -> None:
+        """Count what is not counted yet."""
+        self.gauge("llm_proxy_in_flight", self._in_flight)
+        self.record_calls()
 
-    def _count_tokens(self, call: Finished, places: tuple[int, ...]) -> None:
-        values = self._values
-        if call.prompt_tokens:
-            values[places[6]] += call.prompt_tokens
-        if call.completion_tokens:
-            values[places[7]] += call.completion_tokens
-        if call.cached_tokens:
-            values[places[8]] += call.cached_tokens
-        if call.reasoning_tokens:
-            values[places[9]] += call.reasoning_tokens
+    def page(self) -> bytes:
+        """The page of all workers; takes milliseconds a worker, and may be called in any thread."""
+        if self._files is None:
+            return generate_latest(self._registry)
+        everyone = CollectorRegistry()
+        MultiProcessCollector(everyone, str(self._files.directory))  # type: ignore[no-untyped-call]  # the same
+        return generate_latest(everyone)
 
-    def _count_three(self, call: Finished, places: tuple[int, int, int]) -> None:
-        total, tokens, cost = places
-        self._values[total] += 1.0
-        self._values[tokens] += (call.prompt_tokens or 0) + (call.completion_tokens or 0)
-        self._values[cost] += call.cost_nano_usd or 0
+    def _know(self, label: str, names: Iterable[str]) -> None:
+        self._shares[label] = frozenset(names)
+        for name in self._shares[label]:
+            self._add_share(label, name, (0, 0, 0))
 
-    def _three_places(self, label: str, value: str) -> tuple[int, int, int]:
-        """Of an agent's or a tag's calls, tokens and cost."""
-        total, tokens, cost = (
-            self._place(f"llm_proxy_{label}_{what}_total", value)
-            for what in ("requests", "tokens", "cost_usd")
-        )
-        return total, tokens, cost
+    def _count_shares(self, calls: Iterable[FinishedCall]) -> None:
+        """Calls, tokens and cost of registered agents and chosen tags."""
+        agents, tags = self._shares["agent"], self._shares["tag"]
+        shares: dict[tuple[str, str], tuple[int, int, int]] = {}
+        for call in calls:
+            mine = [("agent", call.agent)] if call.agent is not None and call.agent in agents else []
+            mine += [("tag", tag) for tag in call.tags.split(",") if tag in tags] if call.tags else []
+            for one in mine:
+                requests, tokens, cost = shares.get(one, (0, 0, 0))
+                tokens += (call.prompt_tokens or 0) + (call.completion_tokens or 0)
+                shares[one] = requests + 1, tokens, cost + (call.cost_nano_usd or 0)
+        for (label, name), share in shares.items():
+            self._add_share(label, name, share)
 
-    def _places_of(self, key: tuple[object, ...], call: Finished) -> tuple[int, ...]:
+    def _add_share(self, label: str, name: str, share: tuple[int, int, int]) -> None:
+        requests, tokens, cost_nano_usd = share
+        self.count(f"llm_proxy_{label}_requests_total", name, by=requests)
+        self.count(f"llm_proxy_{label}_tokens_total", name, by=tokens)
+        self.count(f"llm_proxy_{label}_cost_usd_total", name, by=cost_nano_usd / 1e9)
+
+    def _series_of(self, key: tuple[object, ...], call: FinishedCall) -> "_CallSeries":
         model = call.group if call.group in self._models else OTHER
         provider, streamed = call.provider or OTHER, "yes" if call.streamed else "no"
-        places = (
-            self._place(
-                "llm_proxy_requests_total", call.door, model, provider, call.outcome, str(call.status)
-            ),
-            self._place("llm_proxy_cache_total", call.cache),
-            self._place("llm_proxy_request_seconds", call.door, streamed),
-            self._place("llm_proxy_ttft_seconds", call.door, streamed),
-            self._place("llm_proxy_cost_usd_total", model, provider),
-            self._place("llm_proxy_unpriced_total", model),
-            *(self._place("llm_proxy_tokens_total", model, kind) for kind in _TOKENS),
+        child, status = self._child, str(call.status)
+        series = _CallSeries(
+            child("llm_proxy_requests_total", call.door, model, provider, call.outcome, status),
+            child("llm_proxy_cache_total", call.cache),
+            child("llm_proxy_request_seconds", call.door, streamed),
+            child("llm_proxy_ttft_seconds", call.door, streamed),
+            child("llm_proxy_cost_usd_total", model, provider),
+            child("llm_proxy_unpriced_total", model),
+            tuple(child("llm_proxy_tokens_total", model, kind) for kind in _TOKEN_KINDS),
         )
-        if len(self._calls) < 100 * _MOST_VALUES:
-            self._calls[key] = places
-        return places
+        if len(self._of_calls) < 100 * MAX_VALUES:
+            self._of_calls[key] = series
+        return series
 
-    def _place(self, name: str, *labels: str) -> int:
-        place = self._places.get((name, *labels))
-        if place is None:
-            metric = METRICS[name]
+    def _child(self, name: str, *labels: str) -> Any:  # noqa: ANN401 -- a counter, gauge or histogram
+        child = self._children.get((name, *labels))
+        if child is None:
+            metric, collector = METRICS[name], self._collectors[name]
             bounded = tuple(
                 self._bounded(name, label, value) for label, value in zip(metric.labels, labels, strict=True)
             )
-            place = self.cells.place(orjson.dumps([name, *bounded]), width(metric))
+            child = collector.labels(*bounded) if bounded else collector
             if bounded == labels:
-                self._places[(name, *labels)] = place
-        return place
+                self._children[name, *labels] = child
+        return child
 
     def _bounded(self, name: str, label: str, value: str) -> str:
         seen = self._seen.setdefault((name, label), set())
-        if value not in seen and len(seen) >= _MOST_VALUES:
+        if value not in seen and len(seen) >= MAX_VALUES:
             return OTHER
         seen.add(value)
         return value
 
-    def _forget_gauges(self) -> None:
-        for key, place, size in self.cells.entries():
-            if METRICS.get(orjson.loads(key)[0], METRICS["llm_proxy_requests_total"]).kind == "gauge":
-                for at in range(place, place + size):
-                    self._values[at] = NOT_SET
+
+@dataclass(frozen=True, slots=True)
+class _CallSeries:
+    """The series that calls of one kind count in."""
+
+    requests: Counter
+    cache: Counter
+    seconds: BatchHistogram
+    ttft: BatchHistogram
+    cost: Counter
+    unpriced: Counter
+    tokens: tuple[Counter, ...]
+
+    def add(self, calls: Sequence[FinishedCall]) -> None:
+        """Count these calls."""
+        self.requests.inc(len(calls))
+        self.cache.inc(len(calls))
+        self.seconds.observe_all([call.latency_ms / 1000 for call in calls])
+        self.ttft.observe_all([call.ttft_ms / 1000 for call in calls if call.ttft_ms is not None])
+        self.cost.inc(sum(call.cost_nano_usd or 0 for call in calls) / 1e9)
+        self.unpriced.inc(sum(map(_is_unpriced, calls)))
+        prompt, completion, cached, reasoning = self.tokens
+        prompt.inc(sum(call.prompt_tokens or 0 for call in calls))
+        completion.inc(sum(call.completion_tokens or 0 for call in calls))
+        cached.inc(sum(call.cached_tokens or 0 for call in calls))
+        reasoning.inc(sum(call.reasoning_tokens or 0 for call in calls))
+
+
+def _is_unpriced(call: FinishedCall) -> bool:
+    used = call.outcome == "ok" or bool(call.prompt_tokens or call.completion_tokens)
+    return call.cost_nano_usd is None and used
+
+
+def _collector(name: str, metric: Metric, registry: CollectorRegistry) -> Counter | Gauge | BatchHistogram:
+    if metric.kind == "counter":
+        return Counter(name, metric.help, metric.labels, registry=registry)
+    if metric.kind == "gauge":
+        return Gauge(name, metric.help, metric.labels, multiprocess_mode=metric.mode, registry=registry)
+    return BatchHistogram(name, metric.help, metric.labels, buckets=metric.buckets, registry=registry)

@@ -20,8 +20,7 @@ import orjson
 from llm_proxy import __version__
 from llm_proxy.background import Loop
 from llm_proxy.schema.database import clean_text
-from llm_proxy.telemetry.finished import Finished
-from llm_proxy.telemetry.metrics import Metrics
+from llm_proxy.telemetry.metrics import FinishedCall, Metrics
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +75,7 @@ class Tracer:
         self._spans: list[dict[str, Any]] = []
         self._loop = Loop("tracing", self._deliver, every_s=_EVERY_S)
 
-    def finished(self, trace: Trace, call: Finished) -> None:
+    def finished(self, trace: Trace, call: FinishedCall) -> None:
         """A call ended: its span is queued; never waits."""
         if not trace.sampled:
             return
@@ -117,7 +116,7 @@ class Tracer:
             connection.close()
 
 
-def span(trace: Trace, call: Finished) -> dict[str, Any]:
+def span(trace: Trace, call: FinishedCall) -> dict[str, Any]:
     """The span of a call, in OTLP's JSON."""
     start_ns = int(call.started_at.timestamp() * 1e6) * 1000
     operation = _OPERATIONS.get(call.door, call.door)
@@ -149,7 +148,7 @@ def envelope(spans: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _facts(call: Finished, operation: str) -> dict[str, Any]:
+def _facts(call: FinishedCall, operation: str) -> dict[str, Any]:
     cost_usd = call.cost_nano_usd / 1e9 if call.cost_nano_usd is not None else None
     return {
         "gen_ai.operation.name": operation,

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from dotenv import dotenv_values
 from processes import descendants
+from prometheus_page import series
 from running_stack import Json, say, script
 from sidecars import Provider, deployment, run_provider
 from up_command import UpCommand, nothing_given, run_up
@@ -64,11 +65,11 @@ def sidecars(stack: UpCommand) -> list[int]:
     return sorted(pid for pid, args in running.items() if "llm_proxy.sidecar" in args)
 
 
-def metrics(stack: UpCommand) -> list[str]:
-    """The lines of the page for Prometheus."""
+def metrics(stack: UpCommand) -> str:
+    """The page for Prometheus."""
     key = dotenv_values(stack.folder / ".env")["LLM_PROXY__ADMIN_KEY"]
     url = f"http://127.0.0.1:{stack.port}/metrics"
-    return httpx.get(url, headers={"authorization": f"Bearer {key}"}).text.splitlines()
+    return httpx.get(url, headers={"authorization": f"Bearer {key}"}).text
 
 
 @dataclass(slots=True)
@@ -163,13 +164,13 @@ async def test_sidecars_are_exchanged_under_load_and_no_call_is_lost(
     assert len(sidecars(stack)) == 2
     assert not set(sidecars(stack)) & set(before)
     counted = metrics(stack)
-    assert [line for line in counted if line.startswith("llm_proxy_sidecars")] == [
-        'llm_proxy_sidecars{state="away"} 0',
-        'llm_proxy_sidecars{state="ejected"} 0',
-        'llm_proxy_sidecars{state="live"} 2',
-        'llm_proxy_sidecars{state="unknown"} 0',
-    ]
-    assert not [line for line in counted if "127.0.0.1" in line]
+    assert series(counted, "llm_proxy_sidecars") == {
+        frozenset({("state", "away")}): 0,
+        frozenset({("state", "ejected")}): 0,
+        frozenset({("state", "live")}): 2,
+        frozenset({("state", "unknown")}): 0,
+    }
+    assert "127.0.0.1" not in counted
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from uuid import uuid4
 import httpx
 import pytest
 from commands import run
+from prometheus_page import series
 from running_stack import RunningStack, say, script
 
 Json = dict[str, Any]
@@ -185,9 +186,8 @@ async def test_a_shadow_rule_leaves_what_is_enforced_and_is_counted_beside_it(de
 
 async def counted(desk: Desk) -> float:
     """Calls so far that a key's watching limit on requests would have refused."""
-    page = (await desk.operate("GET", "/metrics")).text.splitlines()
-    series = 'llm_proxy_would_refuse_total{scope="key",kind="requests"} '
-    return sum(float(line.removeprefix(series)) for line in page if line.startswith(series))
+    counted = series((await desk.operate("GET", "/metrics")).text, "llm_proxy_would_refuse_total")
+    return counted.get(frozenset({("scope", "key"), ("kind", "requests")}), 0)
 
 
 async def test_a_wildcard_covers_each_of_its_models_and_no_other(desk: Desk) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prometheus_page import series, value
 from running_stack import ADMIN_KEY, RunningStack, say, script
 
 from llm_proxy.stack import probe
@@ -248,7 +249,6 @@ def test_a_mock_is_one_worker_whatever_is_asked_so_that_its_figures_are_of_all_c
         for _ in range(9):
             assert httpx.post(f"{url}/v1/chat/completions", json=CHAT, headers=AS).status_code == 200
         page = httpx.get(f"{url}/metrics", headers={"Authorization": f"Bearer {ADMIN_KEY}"}).text
-    asked = [line for line in page.splitlines() if line.startswith("llm_proxy_requests_total{")]
-    assert [line.rpartition(" ")[2] for line in asked] == ["9"]
-    assert "llm_proxy_workers 1" in page.splitlines()
+    assert [*series(page, "llm_proxy_requests_total").values()] == [9]
+    assert value(page, "llm_proxy_workers") == 1
     assert "one worker" in (tmp_path / "gateway.log").read_text()

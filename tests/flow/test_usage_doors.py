@@ -14,6 +14,7 @@ import httpx
 import pytest
 from flow.usage_gateway import ADMIN, INTERNAL, Gateway, made, recorded, total, until
 from processes import descendants
+from prometheus_page import series, value
 from running_stack import say, script
 
 SOFIA, HUGO = f"agent:sofia-{uuid4().hex[:8]}", "agent:hugo"
@@ -124,12 +125,22 @@ def test_metrics_are_one_page_for_all_workers(gateway: Gateway) -> None:
             gateway.chat()
         httpx.get(f"{gateway.url}/v1/usage")
         assert gateway.asked("/metrics", INTERNAL).status_code == 401
+        until(lambda: (requests(gateway), in_flight(gateway)) == (20, 0))
         for _ in range(4):
             page = gateway.asked("/metrics", ADMIN).text
-            counted = [line for line in page.splitlines() if line.startswith("llm_proxy_requests_total{")]
-            assert sum(float(line.rpartition(" ")[2]) for line in counted) == 20
-            assert "\nllm_proxy_workers 2\n" in page
-            assert "\nllm_proxy_in_flight 0\n" in page
+            assert sum(series(page, "llm_proxy_requests_total").values()) == 20
+            assert value(page, "llm_proxy_workers") == 2
+            assert value(page, "llm_proxy_in_flight") == 0
+
+
+def requests(gateway: Gateway) -> float:
+    """Calls that the workers have counted."""
+    return sum(series(gateway.asked("/metrics", ADMIN).text, "llm_proxy_requests_total").values())
+
+
+def in_flight(gateway: Gateway) -> float:
+    """Calls that run, as the workers have counted them."""
+    return value(gateway.asked("/metrics", ADMIN).text, "llm_proxy_in_flight")
 
 
 def test_calls_in_flight_in_a_killed_worker_are_recorded_as_lost(gateway: Gateway) -> None:
@@ -139,7 +150,7 @@ def test_calls_in_flight_in_a_killed_worker_are_recorded_as_lost(gateway: Gatewa
         ended = [gateway.chat() for _ in range(5)]
         with ThreadPoolExecutor(4) as callers:
             pending = [callers.submit(gateway.chat, text=slow) for _ in range(4)]
-            until(lambda: "\nllm_proxy_in_flight 4\n" in gateway.asked("/metrics", ADMIN).text)
+            until(lambda: in_flight(gateway) == 4)
             for pid in descendants(process.pid):
                 os.kill(pid, signal.SIGKILL)
         assert all(isinstance(one.exception(), httpx.TransportError) for one in pending)

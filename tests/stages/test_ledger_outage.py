@@ -18,11 +18,11 @@ from llm_proxy.identity.caller import Unit
 from llm_proxy.ledger import Exchange, Spent
 from llm_proxy.ledger.record import encode, row_of
 from llm_proxy.ledger.spool import Journal, segments
+from llm_proxy.ledger.worker_slot import take
 from llm_proxy.stack import Part, Running, start, stop, wait_until_ready
 from llm_proxy.stack.probe import free_port
 from llm_proxy.stack.stores import postgres, postgres_url
 from llm_proxy.telemetry import uuid7
-from llm_proxy.telemetry.seat import take
 
 UNITS: tuple[Unit, ...] = ("usd", "requests", "tokens")
 SPENDERS = (

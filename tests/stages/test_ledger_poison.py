@@ -17,9 +17,9 @@ from llm_proxy import schema
 from llm_proxy.ledger.observers import Payload
 from llm_proxy.ledger.record import encode, row_of
 from llm_proxy.ledger.spool import Journal, Spool
+from llm_proxy.ledger.worker_slot import take
 from llm_proxy.schema.database import DatabaseUnavailable, RowsRejected, deadline, write_each
 from llm_proxy.sidecar.call_log import COLUMNS, CallLog
-from llm_proxy.telemetry.seat import take
 
 
 async def ask(dsn: str, sql: str, *arguments: Any) -> Any:

@@ -19,7 +19,7 @@ from llm_proxy.ledger import Usage
 from llm_proxy.ledger.record import encode, row_of
 from llm_proxy.ledger.spool import Journal, Spool
 from llm_proxy.ledger.usage_query import Question
-from llm_proxy.telemetry.seat import take
+from llm_proxy.ledger.worker_slot import take
 
 Pool = asyncpg.Pool
 STEPS = 8

@@ -16,8 +16,6 @@ from llm_proxy.ledger.usage_query import Question
 from llm_proxy.ledger.usage_store import Remembered
 from llm_proxy.pipeline import Deliver, Stages, relay
 from llm_proxy.telemetry import Metrics, uuid7
-from llm_proxy.telemetry.cells import Cells
-from llm_proxy.telemetry.exposition import page
 from llm_proxy.upstream import MockUpstream, Reply, Watches
 
 ASKED = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}]}
@@ -56,8 +54,8 @@ async def test_a_fault_of_ours_is_an_error_wherever_calls_are_counted(
     deliver: Deliver, told: tuple[int, str, str]
 ) -> None:
     """Whatever raised it; what was sent decides the status."""
-    cells, remembered = Cells(), Remembered()
-    ledger = Ledger(None, Metrics(cells), remembered=remembered)
+    metrics, remembered = Metrics(), Remembered()
+    ledger = Ledger(None, metrics, remembered=remembered)
     admission = Admission(settings_of(default_models=("gpt-4o-mini",)))
     watches = Watches()
     stages = Stages(Identity(InternalSecrets({})), admission, MockUpstream("gpt-4o-mini"), ledger, watches)
@@ -72,10 +70,8 @@ async def test_a_fault_of_ours_is_an_error_wherever_calls_are_counted(
     now = datetime.now(UTC)
     total = (await remembered.ask(Question(now - timedelta(days=1), now + timedelta(days=1)), now)).total
     assert (total.requests, total.success_rate) == (1, 0)
-    counted = [
-        line
-        for line in page(None, cells, time.time()).splitlines()
-        if line.startswith("llm_proxy_requests_total")
-    ]
+    metrics.collect()
+    page = metrics.page().decode().splitlines()
+    counted = [line for line in page if line.startswith("llm_proxy_requests_total")]
     assert [line for line in counted if f'"{told[0]}"' in line and f'"{told[1]}"' in line]
     assert not [line for line in counted if '"ok"' in line]

@@ -5,10 +5,10 @@ no request can be served, `degraded` that requests are served; details of `/heal
 no address and no secret is shown; any worker serves the metrics of all.
 """
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import orjson
@@ -20,8 +20,8 @@ from llm_proxy.admission import Admission
 from llm_proxy.edge.auth import Doorkeeper
 from llm_proxy.json_access import Json
 from llm_proxy.ledger import Ledger
-from llm_proxy.telemetry.cells import Cells
-from llm_proxy.telemetry.exposition import CONTENT_TYPE, page
+from llm_proxy.telemetry import Metrics
+from llm_proxy.telemetry.metrics import CONTENT_TYPE
 from llm_proxy.upstream import Client
 
 
@@ -174,12 +174,11 @@ class Parts:
         return Part("sidecars", state, f"{live} of {len(sidecars)} live")
 
 
-def metrics_router(seats: Path | None, own: Cells, keeper: Doorkeeper) -> APIRouter:
+def metrics_router(counted: Metrics, keeper: Doorkeeper) -> APIRouter:
     """The door for Prometheus.
 
     Args:
-        seats: The folder of the workers' seats; None when this worker counts in memory.
-        own: This worker's numbers.
+        counted: This worker's metrics.
         keeper: Says who asks.
     """
     doors = APIRouter(tags=["operation"], responses={401: {"description": "No admin key."}})
@@ -188,6 +187,7 @@ def metrics_router(seats: Path | None, own: Cells, keeper: Doorkeeper) -> APIRou
         "/metrics", summary="Metrics of all workers, for Prometheus.", response_class=PlainTextResponse
     )
     async def metrics(_: Annotated[object, Depends(keeper.admin)]) -> Response:
-        return Response(page(seats, own, time.time()), headers={"content-type": CONTENT_TYPE})
+        counted.collect()
+        return Response(await asyncio.to_thread(counted.page), headers={"content-type": CONTENT_TYPE})
 
     return doors

@@ -7,7 +7,7 @@ import pytest
 from usage_records import record
 
 from llm_proxy.ledger import SharedVitals, Vital, Vitals
-from llm_proxy.telemetry.seat import take
+from llm_proxy.ledger.worker_slot import take
 
 NOON_S = 1_800_000_000.0
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from llm_proxy.telemetry.catalogue import METRICS
+from llm_proxy.telemetry.metrics import METRICS
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 NAME = re.compile(r"\bllm_proxy_[a-z_]+")

@@ -1,12 +1,15 @@
-"""A worker's own folder on disk: `<directory>/worker-N`, locked as long as the worker lives.
+"""A worker's own folder on disk, `<directory>/worker-N`, locked as long as the worker lives; mapped files.
 
-Owns the lock alone; the ledger and the metrics keep their files inside. Invariants: two living processes
-never share a seat; a seat whose owner died, however it died, is free at once and keeps its files for the
-next owner. Source: flock(2): the kernel drops the lock with the process.
+Invariants: two living processes never share a seat; a seat whose owner died, however it died, is free at
+once and keeps its files for the next owner (flock(2): the kernel drops the lock with the process). A mapped
+file is allocated whole before it is mapped: a page that found the disk full later would kill the process
+(SIGBUS). What is written to it outlives the process, not a power cut.
 """
 
 import fcntl
+import mmap
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,6 +54,22 @@ def abandoned(directory: Path) -> Iterator[Seat]:
 def everyone(directory: Path) -> list[Path]:
     """Every seat's folder, taken or not."""
     return sorted(path for path in directory.glob("worker-*") if path.is_dir())
+
+
+def mapped(path: Path | None, size_bytes: int) -> mmap.mmap:
+    """The file at `path`, made or grown to this size; plain memory without a path.
+
+    Raises:
+        OSError: The disk has no room for it, or the folder cannot be written.
+    """
+    if path is None:
+        return mmap.mmap(-1, size_bytes)
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600), "a+b") as file:
+        if sys.platform == "linux":
+            os.posix_fallocate(file.fileno(), 0, size_bytes)
+        else:
+            file.truncate(size_bytes)
+        return mmap.mmap(file.fileno(), size_bytes)
 
 
 def _lock(path: Path) -> Seat | None:
