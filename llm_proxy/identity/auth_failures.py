@@ -1,9 +1,9 @@
 """Counts failed authentications by client address, path and public key part, and stores the counts.
 
-Invariants: `AuthFailureLog.record` never waits and never raises; one worker stores at most `PER_MINUTE` rows
-a minute and `PER_HOUR` an hour for one address, and rows for at most `MOST_ADDRESSES` addresses an hour;
-every failure is counted in some row. Nothing secret of a key is stored. Rows are written under a database
-role that may do nothing else, where that role exists.
+Invariants: `AuthFailureLog.record` never waits and never raises; one worker stores a bounded number of
+rows a minute and an hour for one address, and rows of a bounded number of addresses an hour; every failure is
+counted in some row. Nothing secret of a key is stored. Rows are written under a database role that may do
+nothing else, where that role exists.
 """
 
 import asyncio

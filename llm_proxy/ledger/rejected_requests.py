@@ -1,9 +1,9 @@
 """Requests rejected before admission: all counted by the minute, a bounded sample stored as rows.
 
 Invariants: counting never waits. A counter row holds all of its minute at this worker, so that writing it
-twice counts once; at most `MOST` rows are in memory. The sample has at most `SAMPLE_PER_S` rows a second of
-one worker, for unknown and for known callers each. A row holds no text of the caller's but the names of its
-key, tenant, agent, user and model, and the limit it reached; users' names stay out of the log.
+twice counts once; memory holds a bounded number of rows. The sample has at most `SAMPLE_PER_S` rows
+a second of one worker, for unknown and for known callers each. A row holds no text of the caller's but the
+names of its key, tenant, agent, user and model, and the limit it reached; users' names are not logged.
 """
 
 import secrets

@@ -1,7 +1,7 @@
 """Usage and single requests, queried in Postgres (`Usage`) or in memory (mock mode, `Remembered`).
 
 Invariants: nothing is written but audit entries and erasures of payloads; every query has a deadline; an id
-finds its partition by the time inside it. Memory keeps the last `MOST` calls and answers as Postgres would.
+finds its partition by the time inside it. Memory keeps the last 10,000 calls.
 Raises: `DatabaseUnavailable`, `BadRequest`, `NotFound`.
 """
 
