@@ -1,8 +1,8 @@
 """What every command prints with: tables, fields, JSON, warnings, questions; and how a command fails.
 
-Invariants: results go to standard output, everything else to standard error as `llm-proxy: one line`. Exit
-codes: `FAILED` 1, `WRONG` 2, `UNAVAILABLE` 3, each with one meaning (docs/cli.md). No number and no id is
-cut or broken: a table that does not fit the terminal is printed as one block of lines a row.
+Invariants: results go to standard output, everything else to standard error as `llm-proxy: one line`.
+Exit codes: `FAILED` 1, `WRONG` 2, `UNAVAILABLE` 3 (docs/cli.md). No number and no id is truncated
+or broken: a table that does not fit the terminal is printed as one block of lines a row.
 """
 
 import json

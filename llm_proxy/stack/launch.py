@@ -73,7 +73,7 @@ def run(wishes: Wishes, environment: Mapping[str, str], say: Say, check: Check) 
 
 
 def bring_up(household: Household, plan: Plan, say: Say) -> dict[int, Running]:
-    """Starts everything, greets, and returns the sidecars; raises `PartDied` naming who did not come up."""
+    """Starts everything, prints the banner and returns the sidecars; raises `PartDied`."""
     say(f"llm-proxy {__version__} is starting; logs {_place(household)}")
     quick = household.start_all(plan.stores.valkeys(plan.state))
     plan.list_sidecars()

@@ -78,7 +78,7 @@ class Running:
 
 
 def start(part: Part, logs: Path | None) -> Running:
-    """Starts a part, its words appended to `logs/<name>.log` or ours; raises `PartDied` if it cannot run."""
+    """Starts a process, its output appended to `logs/<name>.log` or ours; raises `PartDied`."""
     log = logs / f"{part.name}.log" if logs else None
     if logs:
         logs.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -190,7 +190,7 @@ def migrate(url: str, sidecar_password: str, state: Path, given: Surroundings) -
 
 
 def sidecar_python(project: Path = PROJECT) -> Path:
-    """The Python that has LiteLLM, in an environment of its own; raises `Missing` when that is not there."""
+    """The Python of LiteLLM's own environment; raises `Missing` without that environment."""
     found = project / ".venv-sidecar" / "bin" / "python"
     if not found.exists():
         raise Missing(f"LiteLLM's environment {found.parents[1]} is missing: run `make setup` first")

