@@ -12,7 +12,7 @@ from collections.abc import Callable
 from operator import attrgetter
 from pathlib import Path
 
-from bench import conditions, house, page, processes
+from bench import conditions, house, page, process_stats
 from bench.house import DIRECT, FLOOR, GATEWAY, PORTKEY, RELAY, SIDECAR, STOCK, WHOLE, House
 from bench.life import lives
 from bench.quick import SLOW, cpu, frame, in_turn, median, ratio, unhurried
@@ -85,7 +85,7 @@ def thousand(stand: Stand, found: House) -> Facts:
     """A thousand streams at once through one worker, a frame a second each."""
     sent = body("bench-1hz", stream=True)
     seen = measure(found.subjects[GATEWAY], sent, connections=THOUSAND, requests=THOUSAND, seconds=20)
-    peak_mb = processes.peak_rss_bytes(stand.pid(GATEWAY)) / 2**20
+    peak_mb = process_stats.peak_rss_bytes(stand.pid(GATEWAY)) / 2**20
     facts = {"served": seen.served - seen.spoilt, "frames": seen.frames, "peak_rss_mb": round(peak_mb, 1)}
     return {**facts, "cpu_us_frame": round(seen.cpu_us_frame, 1), "first_p99_ms": round(seen.first_p99_ms, 1)}
 

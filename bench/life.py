@@ -4,7 +4,7 @@ import statistics
 import time
 from dataclasses import dataclass
 
-from bench import processes, subjects
+from bench import process_stats, subjects
 from bench.stand import Stand
 from llm_proxy.stack import probe, process
 from llm_proxy.stack.probe import answers
@@ -43,8 +43,8 @@ def _one(stand: Stand) -> tuple[float, float, float]:
             if not running.alive() or time.perf_counter() - began > program.patience_s:
                 raise RuntimeError("the gateway did not start")
             time.sleep(0.01)
-        start_s, cpu_s = time.perf_counter() - began, processes.cpu_s(running.process.pid)
+        start_s, cpu_s = time.perf_counter() - began, process_stats.cpu_s(running.process.pid)
         time.sleep(REST_S)
-        return start_s, cpu_s, processes.rss_bytes(running.process.pid) / 2**20
+        return start_s, cpu_s, process_stats.rss_bytes(running.process.pid) / 2**20
     finally:
         process.stop([running])

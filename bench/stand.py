@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench import processes, subjects
+from bench import process_stats, subjects
 from bench.subjects import ROOT, SECRET, TRAFFIC, Stores
 from llm_proxy.stack import probe, process
 from llm_proxy.stack.process import Part, Running
@@ -48,11 +48,11 @@ class Subject:
 
     def cpu_s(self) -> float:
         """User and system time used so far."""
-        return sum(processes.cpu_s(pid) for pid in self.pids)
+        return sum(process_stats.cpu_s(pid) for pid in self.pids)
 
     def rss_mb(self) -> float:
         """Resident memory, in MB."""
-        return sum(processes.rss_bytes(pid) for pid in self.pids) / 2**20
+        return sum(process_stats.rss_bytes(pid) for pid in self.pids) / 2**20
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,29 +1,41 @@
-"""Steady mixed load, as callers make it: whole answers, streams, embeddings, refusals, callers who leave.
+"""Steady mixed load in the open loop, and the comparison of what callers, provider and Postgres know of it.
 
-Open loop: a call begins when its time has come, whatever became of those before it. Each carries a mark of
-its own as `X-Request-Id` and, where a provider should see it, in its prompt; so the provider's calls, the
-callers' answers and the records in Postgres can be compared one by one.
+Each call carries a mark as `X-Request-Id` and, where a provider should see it, in its prompt. A record is
+lost when the provider saw a call or its caller got an answer and no record tells of it; doubled when two do.
+A call is repeated when the provider saw it twice. Times are seconds since the load began.
 """
 
 import asyncio
-import itertools
 import json
 import random
 import time
 import uuid
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
 import aiohttp
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+import asyncpg
 
 Json = dict[str, Any]
-PATIENCE_S = 30.0
-MOST_AT_ONCE = 400
-READY_EVERY_S = 0.2
+TIMEOUT_S = 30.0
+MAX_RUNNING = 400
 AGENTS = 200
+CONFIG: Json = {
+    "model_list": [
+        {
+            "model_name": "p/*",
+            "litellm_params": {
+                "model": "openai/*", "api_base": "PROVIDER/v1", "api_key": "sk-scripted", "max_retries": 0,
+                "input_cost_per_token": 0.000001, "output_cost_per_token": 0.000002,
+            },
+            "model_info": {"id": "scripted"},
+        }
+    ],
+    "router_settings": {"num_retries": 0, "disable_cooldowns": True},
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,59 +43,50 @@ class Kind:
     """One kind of call.
 
     Attributes:
-        weight: Its share.
         expected: The statuses that are no error.
-        play: What the provider is told to do.
-        leaves_s: The caller hangs up after so long; None stays.
-        marked: Whether its prompt is its own (else the answer may come from the cache).
-        whole: Whether its body is whole JSON.
+        script: What the provider is told to do.
+        leaves_s: The caller hangs up after so long.
+        unique: Its prompt is its own; else the answer may come from the cache.
     """
 
     name: str
     weight: float
-    expected: frozenset[int] = frozenset({200})
-    play: Json = field(default_factory=dict)
+    expected: tuple[int, ...] = (200,)
+    script: Json = field(default_factory=dict[str, Any])
     stream: bool = False
     path: str = "/v1/chat/completions"
-    model: str = "p/any"
     leaves_s: float | None = None
-    marked: bool = True
-    key: bool = True
-    whole: bool = True
+    unique: bool = True
+    known_key: bool = True
+    valid: bool = True
     agent: str = ""
-
-
-def _statuses(*codes: int) -> frozenset[int]:
-    return frozenset(codes)
 
 
 KINDS = (
     Kind("chat", 36),
-    Kind("stream", 24, play={"do": "slow", "gap_ms": 30}, stream=True),
-    Kind("long stream", 3, play={"do": "slow", "gap_ms": 50, "frames": 100}, stream=True),
+    Kind("stream", 24, script={"do": "slow", "gap_ms": 30}, stream=True),
+    Kind("long stream", 3, script={"do": "slow", "gap_ms": 50, "frames": 100}, stream=True),
     Kind("embeddings", 12, path="/v1/embeddings"),
-    Kind("repeated chat", 5, marked=False),
-    Kind("leaves a stream", 4, play={"do": "slow", "gap_ms": 200, "frames": 40}, stream=True, leaves_s=0.8),
-    Kind("leaves early", 3, play={"do": "slow-first", "first_ms": 3000}, leaves_s=0.5),
-    Kind("wrong key", 3, _statuses(401), key=False),
-    Kind("wrong body", 2, _statuses(400), whole=False),
-    Kind("provider 429", 2, _statuses(429), play={"do": "status-429"}),
-    Kind("provider 500", 2, _statuses(502), play={"do": "status-500"}),
-    Kind("cut stream", 1, _statuses(200, 502), play={"do": "cut"}, stream=True),
-    Kind("greedy agent", 3, _statuses(200, 429), agent="greedy"),
+    Kind("repeated chat", 5, unique=False),
+    Kind("leaves a stream", 4, script={"do": "slow", "gap_ms": 200, "frames": 40}, stream=True, leaves_s=0.8),
+    Kind("leaves early", 3, script={"do": "slow-first", "first_ms": 3000}, leaves_s=0.5),
+    Kind("wrong key", 3, (401,), known_key=False),
+    Kind("wrong body", 2, (400,), valid=False),
+    Kind("provider 429", 2, (429,), script={"do": "status-429"}),
+    Kind("provider 500", 2, (502,), script={"do": "status-500"}),
+    Kind("truncated stream", 1, (200, 502), script={"do": "cut"}, stream=True),
+    Kind("greedy agent", 3, (200, 429), agent="greedy"),
 )
 
 
 @dataclass(slots=True)
-class Made:
+class Call:
     """One call as its caller saw it.
 
     Attributes:
-        began_s: Since the load began.
-        status: HTTP status; 0 when there was none.
-        word: `ok`, or what went wrong in one or two words.
-        first_s: Seconds to the first byte of the answer; None without one.
-        moved: How often a refused connection sent it to another gateway.
+        status: 0 when there was none.
+        outcome: `ok`, `left`, or what went wrong.
+        first_s: From its start to the first byte of the answer.
     """
 
     mark: str
@@ -91,132 +94,195 @@ class Made:
     began_s: float
     seconds: float = 0.0
     status: int = 0
-    word: str = ""
+    outcome: str = ""
     first_s: float | None = None
-    moved: int = 0
-    gateway: str = ""
 
     @property
-    def well(self) -> bool:
-        """Whether its caller got what was to be expected."""
-        return self.word in {"ok", "left"}
+    def expected(self) -> bool:
+        """The caller got what was to be expected."""
+        return self.outcome in {"ok", "left"}
+
+    @property
+    def ended_s(self) -> float:
+        """When it ended."""
+        return self.began_s + self.seconds
 
 
 class Traffic:
-    """The load, and what became of each call."""
+    """The load; it sees the gateways as behind a load balancer that follows `/health/ready`."""
 
     def __init__(self, gateways: list[str], key: str, *, rate: float, seed: int = 7) -> None:
-        self.gateways = gateways
-        self.ready = dict.fromkeys(gateways, True)
-        self.made: list[Made] = []
-        self.twist: Callable[[Kind], Json] = lambda kind: kind.play
-        self._key = key
-        self._rate = rate
-        self._random = random.Random(seed)
-        self._turn = itertools.count()
+        self.calls: list[Call] = []
+        self.script_of: Callable[[Kind], Json] = lambda kind: kind.script
+        self._gateways, self._ready = gateways, dict.fromkeys(gateways, True)
+        self._key, self._rate, self._random = key, rate, random.Random(seed)
         self._running: set[asyncio.Task[None]] = set()
         self._session: aiohttp.ClientSession
-        self.began = 0.0
+        self._began = 0.0
+
+    @property
+    def now_s(self) -> float:
+        """Since the load began."""
+        return time.monotonic() - self._began
 
     async def run(self, until: asyncio.Event) -> None:
-        """Make calls until told to stop, then wait for those that run."""
-        waits = aiohttp.ClientTimeout(total=PATIENCE_S, sock_connect=2)
+        """Makes calls until told to stop, then waits for those that run."""
+        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S, sock_connect=2)
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
-        async with aiohttp.ClientSession(connector=connector, timeout=waits) as self._session:
-            looking = asyncio.create_task(self._look())
-            self.began = due = time.monotonic()
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as self._session:
+            polling = asyncio.create_task(self._poll_readiness())
+            self._began = due = time.monotonic()
             while not until.is_set():
                 due += self._random.expovariate(self._rate)
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
-                if len(self._running) < MOST_AT_ONCE:
-                    task = asyncio.create_task(self._one())
+                if len(self._running) < MAX_RUNNING:
+                    task = asyncio.create_task(self._call())
                     self._running.add(task)
                     task.add_done_callback(self._running.discard)
             await asyncio.gather(*self._running)
-            looking.cancel()
+            polling.cancel()
 
-    async def _look(self) -> None:
-        """Follow readiness as a load balancer does."""
+    async def _poll_readiness(self) -> None:
         while True:
-            for url in self.gateways:
+            for url in self._gateways:
                 try:
-                    waits = aiohttp.ClientTimeout(total=1)
-                    async with self._session.get(f"{url}/health/ready", timeout=waits) as reply:
-                        self.ready[url] = reply.status == 200
+                    timeout = aiohttp.ClientTimeout(total=1)
+                    async with self._session.get(f"{url}/health/ready", timeout=timeout) as reply:
+                        self._ready[url] = reply.status == 200
                 except (aiohttp.ClientError, TimeoutError, OSError):
-                    self.ready[url] = False
-            await asyncio.sleep(READY_EVERY_S)
+                    self._ready[url] = False
+            await asyncio.sleep(0.2)
 
-    async def _one(self) -> None:
+    async def _call(self) -> None:
         kind = self._random.choices(KINDS, [one.weight for one in KINDS])[0]
-        call = Made(f"mark-{uuid.uuid4()}", kind.name, round(time.monotonic() - self.began, 3))
-        self.made.append(call)
-        ready = [url for url in self.gateways if self.ready[url]] or self.gateways
-        turn = next(self._turn)
-        order = [ready[(turn + at) % len(ready)] for at in range(len(ready))]
-        order += [url for url in self.gateways if url not in order]
+        call = Call(f"mark-{uuid.uuid4()}", kind.name, round(self.now_s, 3))
+        self.calls.append(call)
+        order = sorted(self._gateways, key=lambda url: (not self._ready[url], self._random.random()))
         began = time.monotonic()
         for url in order:
-            call.gateway = url
             try:
                 async with asyncio.timeout(kind.leaves_s):
-                    await self._ask(url, kind, call, began)
+                    await self._send(url, kind, call, began)
             except aiohttp.ClientConnectorError:
-                call.word = "connection refused"
-                call.moved += 1
+                call.outcome = "connection refused"
                 continue
             except TimeoutError:
-                call.word = "left" if kind.leaves_s else "timeout"
+                call.outcome = "left" if kind.leaves_s else "timeout"
             except (aiohttp.ClientError, OSError):
-                call.word = "connection broke"
+                call.outcome = "connection broke"
             break
         call.seconds = round(time.monotonic() - began, 4)
 
-    async def _ask(self, url: str, kind: Kind, call: Made, began: float) -> None:
-        headers = {"X-Request-Id": call.mark, "Content-Type": "application/json"}
-        headers["Authorization"] = f"Bearer {self._key if kind.key else 'sk-somebody-elses'}"
-        headers["X-Agent-Id"] = kind.agent or f"agent-{self._random.randrange(AGENTS)}"
+    async def _send(self, url: str, kind: Kind, call: Call, began: float) -> None:
+        headers = {
+            "X-Request-Id": call.mark,
+            "Content-Type": "application/json",
+            "Authorization": f"Bearer {self._key if kind.known_key else 'sk-somebody-elses'}",
+            "X-Agent-Id": kind.agent or f"agent-{self._random.randrange(AGENTS)}",
+        }
         body = self._body(kind, call.mark)
         async with self._session.post(url + kind.path, data=body, headers=headers) as reply:
-            call.status = reply.status
-            text = b""
+            call.status, text = reply.status, b""
             async for chunk in reply.content.iter_any():
                 if call.first_s is None:
                     call.first_s = round(time.monotonic() - began, 4)
                 text = (text + chunk)[-4096:] if kind.stream else text + chunk
-            call.word = _word(kind, reply.status, text)
+            call.outcome = outcome(kind, reply.status, text)
 
     def _body(self, kind: Kind, mark: str) -> bytes:
-        play = self.twist(kind)
-        said = mark if kind.marked else "again and again"
-        said += f" {json.dumps(play)}" if play else ""
-        body: Json = {"model": kind.model}
-        if kind.path == "/v1/embeddings":
-            body["input"] = said
-        else:
-            body["messages"] = [{"role": "user", "content": said}]
-        if kind.stream:
-            body["stream"] = True
+        script = self.script_of(kind)
+        text = (mark if kind.unique else "again and again") + (f" {json.dumps(script)}" if script else "")
+        body: Json = {"model": "p/any"} | ({"stream": True} if kind.stream else {})
+        embedding = kind.path == "/v1/embeddings"
+        body |= {"input": text} if embedding else {"messages": [{"role": "user", "content": text}]}
         raw = json.dumps(body).encode()
-        return raw if kind.whole else raw[:-1]
+        return raw if kind.valid else raw[:-1]
 
 
-def _word(kind: Kind, status: int, text: bytes) -> str:
+def outcome(kind: Kind, status: int, text: bytes) -> str:
+    """`ok`, or what is wrong with an answer of that kind."""
     if status not in kind.expected:
-        return f"{status} {_code(text)}"
-    if kind.stream and status == 200:
-        if text.endswith(b"data: [DONE]\n\n"):
-            return "a cut stream was finished" if kind.name == "cut stream" else "ok"
-        if b'"error"' in text:
-            return (
-                "ok" if kind.name == "cut stream" else f"broken off: {_code(text.rpartition(b'data: ')[2])}"
-            )
-        return "a stream without an end"
-    return "ok"
+        return f"{status} {error_code(text)}"
+    if not kind.stream or status != 200:
+        return "ok"
+    truncated = kind.name == "truncated stream"
+    if text.endswith(b"data: [DONE]\n\n"):
+        return "a truncated stream got its end" if truncated else "ok"
+    if b'"error"' in text:
+        return "ok" if truncated else f"broken off: {error_code(text.rpartition(b'data: ')[2])}"
+    return "a stream without an end"
 
 
-def _code(text: bytes) -> str:
+def error_code(body: bytes) -> str:
+    """The code of an error body; `?` when it has none."""
     try:
-        return str(json.loads(text)["error"]["code"])
+        return str(json.loads(body)["error"]["code"])
     except (ValueError, KeyError, TypeError):
         return "?"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What the comparison found: lost, doubled and repeated are marks, and should be empty.
+
+    Attributes:
+        unfinished: Records that say `lost`: calls that ran in a gateway that was killed.
+    """
+
+    calls: int
+    at_provider: int
+    records: int
+    unfinished: int
+    lost: frozenset[str]
+    doubled: frozenset[str]
+    repeated: frozenset[str]
+
+    @property
+    def holds(self) -> bool:
+        """Nothing lost, nothing twice."""
+        return not (self.lost or self.doubled or self.repeated)
+
+    def as_json(self) -> Json:
+        """Counts; of each set of marks the number and the first few."""
+        found = asdict(self)
+        sets = {name: sorted(found[name]) for name in ("lost", "doubled", "repeated")}
+        return found | {name: len(marks) for name, marks in sets.items()} | {
+            f"{name}_marks": marks[:5] for name, marks in sets.items() if marks
+        }  # fmt: skip
+
+
+async def account(calls: list[Call], provider_record: Path, database_url: str) -> Account:
+    """Compares the three books once no more records come in."""
+    seen, rows = _marks(provider_record), await _records(database_url)
+    kept = Counter(mark for mark, _ in rows)
+    made = {call.mark for call in calls}
+    owed = {call.mark for call in calls if call.status == 200} | (seen.keys() & made)
+    return Account(
+        calls=len(calls),
+        at_provider=seen.total(),
+        records=len(rows),
+        unfinished=sum(outcome == "lost" for _, outcome in rows),
+        lost=frozenset(owed - kept.keys()),
+        doubled=frozenset(mark for mark, count in kept.items() if count > 1),
+        repeated=frozenset(mark for mark, count in seen.items() if count > 1),
+    )
+
+
+def _marks(provider_record: Path) -> Counter[str]:
+    lines = provider_record.read_text(encoding="utf-8").splitlines()
+    return Counter(mark for line in lines if (mark := json.loads(line)["mark"]))
+
+
+async def _records(database_url: str, quiet_s: float = 3, timeout_s: float = 40) -> list[tuple[str, str]]:
+    connection = await asyncpg.connect(database_url)
+    try:
+        count, since = -1, time.monotonic()
+        async with asyncio.timeout(timeout_s):
+            while time.monotonic() - since < quiet_s:
+                if (now := await connection.fetchval("SELECT count(*) FROM requests")) != count:
+                    count, since = now, time.monotonic()
+                await asyncio.sleep(0.2)
+        rows = await connection.fetch("SELECT client_request_id, outcome FROM requests")
+    finally:
+        await connection.close()
+    return [(str(row[0]), str(row[1])) for row in rows]

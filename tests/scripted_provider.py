@@ -2,13 +2,14 @@
 
 `python tests/scripted_provider.py --port 0` prints its port. What it plays is in `scripted/script.py`. It
 records every model call (other `GET`s and Ollama's `/api/show` are polls) and states its own tokens:
-`GET /_calls`, `POST /_reset`.
+`GET /_calls`, `POST /_reset`; or, with `--record FILE`, a line of a file for each call.
 """
 
 import argparse
 import asyncio
 import contextlib
 import json
+import re
 import signal
 import socket
 import struct
@@ -16,6 +17,8 @@ import sys
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TextIO
 
 from scripted import families
 from scripted.failures import FAILURES, Failure
@@ -25,6 +28,8 @@ from scripted.script import Json, Script, failure, last_words, read
 CATALOG = {"groups": [{"name": "*", "mode": "chat", "deployments": [{"id": "one", "provider": "openai"}]}]}
 """For a gateway that takes this program for a sidecar: any model is served."""
 
+MARK = re.compile(r"mark-[0-9a-f-]+")
+"""What callers of long runs put into each prompt, so that a call is known again."""
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 STATED = (
     *("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens"),
@@ -62,18 +67,34 @@ class Seen:
 
 
 class CallLog:
-    """What happened so far, shared by all connections."""
+    """The calls so far, shared by all connections.
 
-    def __init__(self) -> None:
+    Attributes:
+        calls: Oldest first; empty where they are written to `record` instead, a line each.
+    """
+
+    def __init__(self, record: TextIO | None = None) -> None:
         self.calls: list[Seen] = []
         self.by_key: Counter[str] = Counter()
-        self.polls = 0
+        self.count = self.polls = 0
+        self.record = record
+
+    def add(self, seen: Seen) -> None:
+        """Note a call before it is answered: a provider that is killed has noted it."""
+        self.count += 1
+        if self.record is None:
+            self.calls.append(seen)
+            return
+        mark = MARK.search(json.dumps(seen.body))
+        line = {"at": seen.at, "mark": mark.group() if mark else None, "do": seen.do}
+        self.record.write(json.dumps(line) + "\n")
+        self.record.flush()
 
     def reset(self) -> None:
         """Forget every call."""
         self.calls.clear()
         self.by_key.clear()
-        self.polls = 0
+        self.count = self.polls = 0
 
 
 class Connection(asyncio.Protocol):
@@ -162,12 +183,12 @@ class Connection(asyncio.Protocol):
     async def _play(self, door: Door, path: str, headers: dict[str, str], body: Json) -> None:
         model = families.model_of(path, body)
         script = read(model, body)
-        number = len(self.log.calls) + 1
+        number = self.log.count + 1
         self.seen = Seen(
             number, time.time(), door.family, path, headers, body, model, script.do,
             stream=door.streams(body), usage={name: getattr(script, name) for name in STATED},
         )  # fmt: skip
-        self.log.calls.append(self.seen)
+        self.log.add(self.seen)
         key = script.key or model
         failed = failure(script, self.log.by_key[key])
         self.log.by_key[key] += 1
@@ -297,9 +318,9 @@ class Connection(asyncio.Protocol):
         self._raw(status, json.dumps(body).encode(), "application/json", more)
 
 
-async def serve(host: str, port: int) -> None:
+async def serve(host: str, port: int, record: TextIO | None) -> None:
     """Listen until SIGTERM; the port is the first line of the output."""
-    log, loop, stop = CallLog(), asyncio.get_running_loop(), asyncio.Event()
+    log, loop, stop = CallLog(record), asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     server = await loop.create_server(lambda: Connection(log), host, port)
@@ -313,9 +334,11 @@ def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__)
     flags.add_argument("--host", default="127.0.0.1")
     flags.add_argument("--port", type=int, default=0)
+    flags.add_argument("--record", type=Path, help="a file for the calls; none is kept in memory")
     asked = flags.parse_args()
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(serve(asked.host, asked.port))
+    with contextlib.ExitStack() as held, contextlib.suppress(KeyboardInterrupt):
+        record = held.enter_context(asked.record.open("a", encoding="utf-8")) if asked.record else None
+        asyncio.run(serve(asked.host, asked.port, record))
 
 
 if __name__ == "__main__":

@@ -135,11 +135,12 @@ def deployment(group: str, model: str, provider: Provider, **more: Any) -> Json:
     return {"model_name": group, "litellm_params": params, "model_info": info}
 
 
-def provider_part(port: int) -> process.Part:
-    """The scripted provider as a program."""
+def provider_part(port: int, record: Path | None = None) -> process.Part:
+    """The scripted provider as a program; with `record` each call is a line of that file, none is kept."""
+    words = ("--port", str(port), *(("--record", str(record)) if record else ()))
     return process.Part(
         name=f"provider-{port}",
-        argv=(sys.executable, str(PROVIDER), "--port", str(port)),
+        argv=(sys.executable, str(PROVIDER), *words),
         env=dict(os.environ),
         ready=lambda _: answers(port, "/_calls"),
     )

@@ -1,8 +1,6 @@
 """The whole stack, started once for the tests of the flow."""
 
 import os
-import signal
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -11,15 +9,12 @@ import openai
 import pytest
 from loopback import NO_TLS
 from running_stack import ADMIN_KEY, KEY, MASTER_KEY, PROVIDER_KEY, RunningStack
-from sidecars import Provider
+from sidecars import Provider, provider_part
 from two_sidecars import TwoSidecars, run_two_sidecars
 
 from llm_proxy.stack import probe, process
 from llm_proxy.stack.operator_env import Surroundings
-from llm_proxy.stack.probe import answers
 from llm_proxy.stack.process_specs import Behind, gateway, sidecar
-
-PROVIDER = Path(__file__).parents[1] / "scripted_provider.py"
 
 CONFIG = """
 model_list:
@@ -57,17 +52,6 @@ router_settings:
   disable_cooldowns: true
   fallbacks: [{{wrong-key: [plain]}}, {{deepseek/own: [plain]}}]
 """
-
-
-def provider_part(port: int) -> process.Part:
-    """The scripted provider as a program."""
-    return process.Part(
-        name=f"provider-{port}",
-        argv=(sys.executable, str(PROVIDER), "--port", str(port)),
-        env=dict(os.environ),
-        ready=lambda _: answers(port, "/_calls"),
-        stop_signal=signal.SIGTERM,
-    )
 
 
 Started = tuple[dict[str, int], list[process.Running]]

@@ -1,7 +1,4 @@
-"""CPU and memory of a process and all its descendants, as the kernel counts them (Linux).
-
-Units: seconds of user and system time; bytes resident. Source: proc_pid_stat(5).
-"""
+"""CPU and memory of a process and its descendants, as the kernel counts them (proc_pid_stat(5))."""
 
 import os
 from pathlib import Path
@@ -11,17 +8,17 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def cpu_s(pid: int) -> float:
-    """User and system time the tree has used so far, its ended and awaited children included."""
+    """User and system seconds the tree has used, its ended and awaited children included."""
     return sum(sum(map(int, _stat(one)[11:15])) for one in tree(pid)) / _TICKS
 
 
 def rss_bytes(pid: int) -> int:
-    """Memory resident in the tree; pages shared between its processes count in each."""
+    """Resident memory of the tree; pages shared between its processes count in each."""
     return sum(int(_stat(one)[21]) for one in tree(pid)) * _PAGE_BYTES
 
 
 def peak_rss_bytes(pid: int) -> int:
-    """The most memory the process itself ever had resident."""
+    """The most resident memory the process itself ever had."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
@@ -36,7 +33,7 @@ def tree(pid: int) -> set[int]:
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields after the command's name; all zero for a process that is gone."""
+    """The fields after the command's name; zeros for a process that is gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
