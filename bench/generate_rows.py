@@ -15,9 +15,9 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 
 from llm_proxy import schema
-from llm_proxy.ledger.budget_spend import spent
-from llm_proxy.ledger.usage_query import Question, midnight
-from llm_proxy.ledger.usage_store import Usage
+from llm_proxy.ledger.budget_spend import sum_spent
+from llm_proxy.ledger.usage_query import UsageQuery, midnight
+from llm_proxy.ledger.usage_store import PostgresUsage
 
 DAYS = 90
 TARGET_MS = 200
@@ -38,7 +38,7 @@ ROWS_OF_A_DAY = """
                 FROM generate_series(0, $2::int - 1) AS i) AS hashed) AS x"""
 
 
-async def fill(connection: schema.Connection, rows: int, today: datetime) -> None:
+async def fill(connection: schema.PgConnection, rows: int, today: datetime) -> None:
     """Writes the rows of every day."""
     began = time.perf_counter()
     each = rows // DAYS
@@ -52,22 +52,22 @@ async def fill(connection: schema.Connection, rows: int, today: datetime) -> Non
     )
 
 
-async def measure(usage: Usage, now: datetime) -> bool:
+async def measure(usage: PostgresUsage, now: datetime) -> bool:
     """Asks each named question a few times; True when every median is under the target."""
     today, tomorrow = midnight(now.date(), UTC), midnight(now.date(), UTC) + timedelta(days=1)
     quarter, week = today - timedelta(days=DAYS), today - timedelta(days=7)
     questions = {
-        "an agent's totals": Question(quarter, tomorrow, (), {"agent": "agent-7"}),
-        "90 days by agent": Question(quarter, tomorrow, ("agent",)),
-        "90 days by tenant": Question(quarter, tomorrow, ("tenant",)),
-        "90 days by key": Question(quarter, tomorrow, ("key",)),
-        "90 days by model and provider": Question(quarter, tomorrow, ("model", "provider")),
-        "90 days by day": Question(quarter, tomorrow, ("day",)),
-        "90 days by day, one tenant": Question(quarter, tomorrow, ("day",), {"tenant": "tenant-3"}),
-        "7 days by user": Question(week, tomorrow, ("user",)),
-        "90 days by model, one user": Question(quarter, tomorrow, ("model",), {"user": "user-42"}),
-        "48 hours by hour": Question(now - timedelta(hours=48), now, ("hour",)),
-        "7 days by hour, one agent": Question(week, now, ("hour",), {"agent": "agent-7"}),
+        "an agent's totals": UsageQuery(quarter, tomorrow, (), {"agent": "agent-7"}),
+        "90 days by agent": UsageQuery(quarter, tomorrow, ("agent",)),
+        "90 days by tenant": UsageQuery(quarter, tomorrow, ("tenant",)),
+        "90 days by key": UsageQuery(quarter, tomorrow, ("key",)),
+        "90 days by model and provider": UsageQuery(quarter, tomorrow, ("model", "provider")),
+        "90 days by day": UsageQuery(quarter, tomorrow, ("day",)),
+        "90 days by day, one tenant": UsageQuery(quarter, tomorrow, ("day",), {"tenant": "tenant-3"}),
+        "7 days by user": UsageQuery(week, tomorrow, ("user",)),
+        "90 days by model, one user": UsageQuery(quarter, tomorrow, ("model",), {"user": "user-42"}),
+        "48 hours by hour": UsageQuery(now - timedelta(hours=48), now, ("hour",)),
+        "7 days by hour, one agent": UsageQuery(week, now, ("hour",), {"agent": "agent-7"}),
     }
     fast = True
     for name, question in questions.items():
@@ -75,18 +75,18 @@ async def measure(usage: Usage, now: datetime) -> bool:
         fast = fast and median_ms < TARGET_MS
         print(f"{name:32} {median_ms:8.1f} ms  {lines} lines")
     began = time.perf_counter()
-    await spent(usage.pool, {"tenant": "tenant-3"}, today.replace(day=1))
+    await sum_spent(usage.pool, {"tenant": "tenant-3"}, today.replace(day=1))
     print(f"{'spent by a tenant this month':32} {(time.perf_counter() - began) * 1000:8.1f} ms")
     return fast
 
 
-async def timed(usage: Usage, question: Question, now: datetime) -> tuple[float, int]:
+async def timed(usage: PostgresUsage, question: UsageQuery, now: datetime) -> tuple[float, int]:
     """Median of the warm repeats, and the number of lines."""
     times: list[float] = []
     lines = 0
     for _ in range(REPEATS + 1):
         began = time.perf_counter()
-        lines = len((await usage.ask(question, now)).lines)
+        lines = len((await usage.query(question, now)).rows)
         times.append((time.perf_counter() - began) * 1000)
     return statistics.median(times[1:]), lines
 
@@ -104,7 +104,8 @@ async def main() -> None:
         async with pool.acquire() as connection:
             await fill(connection, given.rows, midnight(now.date(), UTC))
     print(
-        "every question under" if await measure(Usage(pool), now) else "some question over", f"{TARGET_MS} ms"
+        "every question under" if await measure(PostgresUsage(pool), now) else "some question over",
+        f"{TARGET_MS} ms",
     )
     for table in ("requests", "usage_daily", "usage_hourly", "usage_users", "usage_user_days"):
         print(f"{table:14} {await pool.fetchval(f'SELECT count(*) FROM {table}'):>12,} rows")  # noqa: S608 -- the names above

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from bench import process_stats, subjects
 from bench.stand import Stand
 from llm_proxy.stack import probe, process
-from llm_proxy.stack.probe import answers
+from llm_proxy.stack.probe import is_up
 
 REST_S = 1.0
 STARTS = 3
@@ -39,12 +39,12 @@ def _one(stand: Stand) -> tuple[float, float, float]:
     began = time.perf_counter()
     running = process.start(program, stand.folder / "logs")
     try:
-        while not answers(port, "/health/live"):
-            if not running.alive() or time.perf_counter() - began > program.patience_s:
+        while not is_up(port, "/health/live"):
+            if not running.is_alive() or time.perf_counter() - began > program.ready_timeout_s:
                 raise RuntimeError("the gateway did not start")
             time.sleep(0.01)
-        start_s, cpu_s = time.perf_counter() - began, process_stats.cpu_s(running.process.pid)
+        start_s, cpu_s = time.perf_counter() - began, process_stats.cpu_s(running.popen.pid)
         time.sleep(REST_S)
-        return start_s, cpu_s, process_stats.rss_bytes(running.process.pid) / 2**20
+        return start_s, cpu_s, process_stats.rss_bytes(running.popen.pid) / 2**20
     finally:
         process.stop([running])

@@ -19,9 +19,9 @@ from pathlib import Path
 
 from bench.reckoning_models import config
 from llm_proxy.stack import probe, process, process_specs
-from llm_proxy.stack.operator_env import Surroundings
-from llm_proxy.stack.probe import answers
-from llm_proxy.stack.stores import CALLS_ROLE, postgres, postgres_url, valkey, valkey_url
+from llm_proxy.stack.operator_env import OperatorEnv
+from llm_proxy.stack.probe import is_up
+from llm_proxy.stack.stores import SIDECAR_ROLE, postgres_spec, postgres_url, valkey_spec, valkey_url
 
 KEY = "reckoning-key-0123456789abcdef"
 ADMIN_KEY = "reckoning-admin-0123456789abcdef"
@@ -38,7 +38,7 @@ class House:
 
     folder: Path
     at: dict[str, int]
-    database: process.Running
+    database: process.ManagedProcess
 
     @property
     def gateways(self) -> list[str]:
@@ -58,19 +58,19 @@ class House:
     @property
     def calls_url(self) -> str:
         """The same, as the role that may only write down model calls."""
-        return postgres_url(self.at["postgres"], PASSWORD, CALLS_ROLE)
+        return postgres_url(self.at["postgres"], PASSWORD, SIDECAR_ROLE)
 
     async def kill_postgres(self, away_s: float) -> None:
         """Take Postgres away as the kernel does when memory is short, and bring it back after a while."""
-        os.killpg(self.database.process.pid, signal.SIGKILL)
-        await asyncio.to_thread(self.database.process.wait)
+        os.killpg(self.database.popen.pid, signal.SIGKILL)
+        await asyncio.to_thread(self.database.popen.wait)
         await asyncio.sleep(away_s)
         for left in range(TRIES, 0, -1):
-            self.database = process.start(self.database.part, self.folder / "logs")
+            self.database = process.start(self.database.spec, self.folder / "logs")
             try:
                 await asyncio.to_thread(process.wait_until_ready, [self.database])
                 break
-            except process.PartDied:  # its old shared memory is freed in a moment
+            except process.ProcessFailed:  # its old shared memory is freed in a moment
                 if left == 1:
                     raise
                 await asyncio.sleep(0.5)
@@ -96,17 +96,17 @@ def house(*, sidecars: int = 1, gateways: int = 2) -> Iterator[House]:
     wanted = ["postgres", "limits", "cache", "provider"]
     wanted += [f"sidecar-{n + 1}" for n in range(sidecars)] + [f"gateway-{n + 1}" for n in range(gateways)]
     at = {name: probe.free_port() for name in wanted}
-    given = Surroundings(
-        {name: os.environ[name] for name in process_specs.OF_THE_MACHINE if name in os.environ}
+    given = OperatorEnv(
+        {name: os.environ[name] for name in process_specs.MACHINE_VARIABLES if name in os.environ}
     )
     logs = folder / "logs"
-    running: list[process.Running] = []
+    running: list[process.ManagedProcess] = []
     made: House | None = None
     try:
         running += [process.start(one, logs) for one in _behind(folder, at)]
         process.wait_until_ready(running)
         made = House(folder, at, running[0])
-        process_specs.migrate(made.database_url, PASSWORD, folder, given)
+        process_specs.migrate_database(made.database_url, PASSWORD, folder, given)
         front = [process.start(one, logs) for one in _front(made, given)]
         running += front
         process.wait_until_ready(front)
@@ -117,25 +117,27 @@ def house(*, sidecars: int = 1, gateways: int = 2) -> Iterator[House]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _behind(folder: Path, at: dict[str, int]) -> Iterator[process.Part]:
-    yield postgres(folder, at["postgres"], PASSWORD)
-    yield valkey("limits", folder, at["limits"], PASSWORD)
-    yield valkey("cache", folder, at["cache"], PASSWORD)
-    yield process.Part(
+def _behind(folder: Path, at: dict[str, int]) -> Iterator[process.ProcessSpec]:
+    yield postgres_spec(folder, at["postgres"], PASSWORD)
+    yield valkey_spec("limits", folder, at["limits"], PASSWORD)
+    yield valkey_spec("cache", folder, at["cache"], PASSWORD)
+    yield process.ProcessSpec(
         name="provider",
         argv=(sys.executable, str(PROVIDER), "--port", str(at["provider"])),
         env=dict(os.environ),
-        ready=lambda _: answers(at["provider"], "/_calls"),
+        readiness_probe=lambda _: is_up(at["provider"], "/_calls"),
     )
 
 
-def _front(made: House, given: Surroundings) -> Iterator[process.Part]:
+def _front(made: House, given: OperatorEnv) -> Iterator[process.ProcessSpec]:
     file = made.folder / "litellm.yaml"
     file.write_text(json.dumps(config(made.provider)), encoding="utf-8")
-    behind = process_specs.Behind(MASTER_KEY, valkey_url(made.at["cache"], PASSWORD), made.calls_url, None)
+    behind = process_specs.SidecarBackends(
+        MASTER_KEY, valkey_url(made.at["cache"], PASSWORD), made.calls_url, None
+    )
     sidecars = [name for name in made.at if name.startswith("sidecar")]
     for number, name in enumerate(sidecars, 1):
-        yield process_specs.sidecar(number, made.at[name], file, behind, given)
+        yield process_specs.sidecar_spec(number, made.at[name], file, behind, given)
     for name in (name for name in made.at if name.startswith("gateway")):
         own = {
             "LLM_PROXY__ENVIRONMENT": "development",
@@ -149,7 +151,11 @@ def _front(made: House, given: Surroundings) -> Iterator[process.Part]:
             "DATABASE_URL": made.database_url,
             "LIMITS_REDIS_URL": valkey_url(made.at["limits"], PASSWORD),
         }
-        started = process_specs.gateway(made.at[name], own, given)
-        yield process.Part(
-            name=name, argv=started.argv, env=started.env, ready=started.ready, cwd=made.folder
+        started = process_specs.gateway_spec(made.at[name], own, given)
+        yield process.ProcessSpec(
+            name=name,
+            argv=started.argv,
+            env=started.env,
+            readiness_probe=started.readiness_probe,
+            cwd=made.folder,
         )

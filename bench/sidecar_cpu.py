@@ -22,7 +22,7 @@ import aiohttp
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-from llm_proxy.stack.probe import answers, free_port  # noqa: E402 -- the project's own, found from here
+from llm_proxy.stack.probe import free_port, is_up  # noqa: E402 -- the project's own, found from here
 
 BIN = ROOT / ".venv-sidecar" / "bin"
 KEY = "sk-bench-0123456789abcdef"
@@ -102,7 +102,7 @@ def program(command: list[str], env: dict[str, str], port: int, path: str) -> It
     with tempfile.TemporaryFile() as log:
         started = subprocess.Popen(command, env={**os.environ, **env}, stdout=log, stderr=log)
         try:
-            while not answers(port, path):
+            while not is_up(port, path):
                 if started.poll() is not None:
                     raise SystemExit(f"{command[0]} ended with {started.returncode}")
                 time.sleep(0.1)

@@ -23,8 +23,8 @@ from pathlib import Path
 from bench import process_stats, subjects
 from bench.subjects import ROOT, SECRET, TRAFFIC, Stores
 from llm_proxy.stack import probe, process
-from llm_proxy.stack.process import Part, Running
-from llm_proxy.stack.stores import postgres, postgres_url, valkey, valkey_url
+from llm_proxy.stack.process import ManagedProcess, ProcessSpec
+from llm_proxy.stack.stores import postgres_spec, postgres_url, valkey_spec, valkey_url
 
 PASSWORD = "only-for-this-bench"  # noqa: S105 -- of stores that live for a minute
 PATH = "/v1/chat/completions"
@@ -79,12 +79,12 @@ class Stand:
     folder: Path
     upstream_port: int
     stores: Stores
-    running: dict[str, Running] = field(default_factory=dict[str, Running])
+    running: dict[str, ManagedProcess] = field(default_factory=dict[str, ManagedProcess])
 
-    def start(self, *programs: Part) -> None:
+    def start(self, *programs: ProcessSpec) -> None:
         """Start programs together, and wait until all of them serve."""
         begun = [process.start(program, self.folder / "logs") for program in programs]
-        self.running |= {one.part.name: one for one in begun}
+        self.running |= {one.spec.name: one for one in begun}
         process.wait_until_ready(begun)
 
     def subject(
@@ -100,7 +100,7 @@ class Stand:
 
     def pid(self, name: str) -> int:
         """Of a started program."""
-        return self.running[name].process.pid
+        return self.running[name].popen.pid
 
 
 @contextmanager
@@ -128,8 +128,8 @@ def standing() -> Iterator[Stand]:
         stand = Stand(folder, at["upstream"], stores)
         try:
             stand.start(
-                postgres(folder, at["postgres"], PASSWORD, durable=False),
-                valkey("limits", folder, at["valkey"], PASSWORD),
+                postgres_spec(folder, at["postgres"], PASSWORD, durable=False),
+                valkey_spec("limits", folder, at["valkey"], PASSWORD),
                 subjects.upstream(at["upstream"]),
             )
             yield stand

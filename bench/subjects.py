@@ -11,8 +11,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm_proxy.stack.probe import answers
-from llm_proxy.stack.process import Part
+from llm_proxy.stack.probe import is_up
+from llm_proxy.stack.process import ProcessSpec
 
 ROOT = Path(__file__).parents[1]
 OTHERS = ROOT / ".bench"
@@ -40,29 +40,29 @@ class Stores:
     valkey: str
 
 
-def upstream(port: int) -> Part:
+def upstream(port: int) -> ProcessSpec:
     """The static upstream."""
     return _python("upstream", port, "-m", "bench.upstream", "--port", str(port), alive="/health/liveliness")
 
 
-def relay(name: str, port: int, upstream_port: int, redis_url: str | None = None) -> Part:
+def relay(name: str, port: int, upstream_port: int, redis_url: str | None = None) -> ProcessSpec:
     """The bare relay, with or without a Redis script a call."""
     words = ["-m", "bench.relay", "--port", str(port), "--upstream", f"http://127.0.0.1:{upstream_port}"]
     return _python(name, port, *words, *(("--redis", redis_url) if redis_url else ()))
 
 
-def least(name: str, port: int, upstream_port: int, redis_url: str) -> Part:
+def least(name: str, port: int, upstream_port: int, redis_url: str) -> ProcessSpec:
     """The relay without libraries, with a Redis script a call."""
     words = ["-m", "bench.least", "--port", str(port), "--upstream", str(upstream_port), "--redis", redis_url]
     return _python(name, port, *words)
 
 
-def constant(name: str, port: int, *, ours: bool = False) -> Part:
+def constant(name: str, port: int, *, ours: bool = False) -> ProcessSpec:
     """The web server of the relays, or the gateway's, answering without a thought."""
     return _python(name, port, "-m", "bench.relay", "--port", str(port), *(("--ours",) if ours else ()))
 
 
-def nginx(name: str, port: int, upstream_port: int, folder: Path) -> Part | None:
+def nginx(name: str, port: int, upstream_port: int, folder: Path) -> ProcessSpec | None:
     """A relay that is not written in Python; None where it is not installed."""
     program = shutil.which("nginx")
     if program is None:
@@ -90,7 +90,7 @@ http {{
 
 def gateway(
     name: str, port: int, sidecar_port: int, folder: Path, stores: Stores | None, **more: str
-) -> Part:
+) -> ProcessSpec:
     """Our gateway: with stores everything is on; without, limits are counted here and records go to disk."""
     env = {
         "LLM_PROXY__ENVIRONMENT": "development",
@@ -130,7 +130,7 @@ def litellm_config(folder: Path, upstream_port: int) -> Path:
     return file
 
 
-def stock_litellm(name: str, port: int, config: Path) -> Part:
+def stock_litellm(name: str, port: int, config: Path) -> ProcessSpec:
     """LiteLLM as its own command starts it: same environment, bytecode and worker count as our sidecar."""
     words = ("--config", str(config), "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1")
     env = {"LITELLM_MASTER_KEY": TRAFFIC, "LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
@@ -139,7 +139,7 @@ def stock_litellm(name: str, port: int, config: Path) -> Part:
     return _part(name, port, (program, *words), "/health/liveliness", cwd=config.parent, env=env)
 
 
-def sidecar(name: str, port: int, config: Path, **more: str) -> Part:
+def sidecar(name: str, port: int, config: Path, **more: str) -> ProcessSpec:
     """Our sidecar: the same LiteLLM, started by us."""
     python = str(ROOT / ".venv-sidecar" / "bin" / "python")
     words = ("-m", "llm_proxy.sidecar", "--config", str(config), "--host", "127.0.0.1", "--port", str(port))
@@ -147,7 +147,7 @@ def sidecar(name: str, port: int, config: Path, **more: str) -> Part:
     return _part(name, port, (python, *words), "/health/readiness", cwd=config.parent, env=env)
 
 
-def portkey(name: str, port: int) -> Part | None:
+def portkey(name: str, port: int) -> ProcessSpec | None:
     """Portkey's gateway; None where it is not installed."""
     program, node = OTHERS / "node_modules" / ".bin" / "gateway", shutil.which("node")
     if node is None or not program.exists():
@@ -156,7 +156,7 @@ def portkey(name: str, port: int) -> Part | None:
     return _part(name, port, words, "/", cwd=OTHERS, env={"NODE_ENV": "production"})
 
 
-def ferrogw(name: str, port: int, upstream_port: int, folder: Path) -> Part | None:
+def ferrogw(name: str, port: int, upstream_port: int, folder: Path) -> ProcessSpec | None:
     """Ferro's gateway, its own limits raised; None where it is not installed."""
     program = OTHERS / "venv" / "bin" / "ferrogw"
     if not program.exists():
@@ -181,19 +181,21 @@ def ferrogw(name: str, port: int, upstream_port: int, folder: Path) -> Part | No
 
 def _python(
     name: str, port: int, *words: str, alive: str = "", cwd: Path = ROOT, env: dict[str, str] | None = None
-) -> Part:
+) -> ProcessSpec:
     return _part(name, port, (sys.executable, *words), alive, cwd=cwd, env=env or {})
 
 
-def _part(name: str, port: int, argv: tuple[str, ...], alive: str, *, cwd: Path, env: dict[str, str]) -> Part:
+def _part(
+    name: str, port: int, argv: tuple[str, ...], alive: str, *, cwd: Path, env: dict[str, str]
+) -> ProcessSpec:
     inherited = {one: os.environ[one] for one in ("PATH", "HOME") if one in os.environ}
-    return Part(
+    return ProcessSpec(
         name=name,
         argv=argv,
         env={**inherited, **env},
-        ready=(lambda _: answers(port, alive)) if alive else (lambda _: _listens(port)),
+        readiness_probe=(lambda _: is_up(port, alive)) if alive else (lambda _: _listens(port)),
         cwd=cwd,
-        patience_s=120,
+        ready_timeout_s=120,
     )
 
 

@@ -27,13 +27,13 @@ import llm_proxy.edge.turn
 import llm_proxy.edge.wire
 from llm_proxy.app import Gateway
 from llm_proxy.dialects import Call
-from llm_proxy.edge.dispatcher import Front
+from llm_proxy.edge.dispatcher import Dispatcher
 from llm_proxy.edge.request import Message, Scope
 from llm_proxy.edge.wire import Connection
 from llm_proxy.identity import Caller
 from llm_proxy.settings import load
-from llm_proxy.upstream import Served, Usage, Watch
-from llm_proxy.upstream.stream_filter import Frames
+from llm_proxy.upstream import CallGuard, RoutingInfo, TokenUsage
+from llm_proxy.upstream.stream_filter import StreamFilter
 from llm_proxy.upstream.token_usage import read_usage
 
 BASELINE = Path(__file__).with_name("work.json")
@@ -43,7 +43,7 @@ REPEATS = 12
 """More than the refusals of one second that are kept as a sample, which costs more than the others."""
 FRAMES = 100
 KEY = "sk-replay-0123456789abcdef"
-_SERVED = Served("mock", "mock", "mock", "shelf", 63_000, "miss", 1, 4.2)
+_SERVED = RoutingInfo("mock", "mock", "mock", "shelf", 63_000, "miss", 1, 4.2)
 _USAGE = {
     "prompt_tokens": 17,
     "completion_tokens": FRAMES,
@@ -63,18 +63,18 @@ class Shelf:
     """An answer that is already there."""
 
     def __init__(self, call: Call) -> None:
-        self.served = _SERVED
-        self.frames = Frames(wants_usage=call.wants_usage) if call.streaming else None
+        self.routing = _SERVED
+        self.stream_filter = StreamFilter(wants_usage=call.wants_usage) if call.streaming else None
         self._coming = iter((*(WORD,) * FRAMES, END))
 
-    async def json(self) -> tuple[bytes, Usage | None]:
+    async def json(self) -> tuple[bytes, TokenUsage | None]:
         """The whole body, and its usage."""
         return ANSWER, read_usage(orjson.loads(ANSWER)["usage"])
 
     async def chunk(self) -> bytes | None:
         """The next frame."""
         raw = next(self._coming, None)
-        return self.frames.feed(raw) if raw is not None and self.frames is not None else None
+        return self.stream_filter.feed(raw) if raw is not None and self.stream_filter is not None else None
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -86,7 +86,7 @@ class Upstream:
 
     catalog: Any
 
-    async def send(self, call: Call, caller: Caller, request_id: str, watch: Watch, **_: object) -> Shelf:  # noqa: ARG002 -- the pipeline's signature
+    async def send(self, call: Call, caller: Caller, request_id: str, watch: CallGuard, **_: object) -> Shelf:  # noqa: ARG002 -- the pipeline's signature
         """The answer to a call."""
         return Shelf(call)
 
@@ -137,17 +137,17 @@ async def _counted(gateway: Gateway) -> dict[str, Work]:
     return found | await _carried(front)
 
 
-def _shelved(gateway: Gateway) -> Front:
+def _shelved(gateway: Gateway) -> Dispatcher:
     """The gateway's front, its upstream put back by the shelf: nobody but a test wants another one."""
     front = gateway.asgi
-    if not isinstance(front, Front):
+    if not isinstance(front, Dispatcher):
         raise TypeError(front)
     serve: Any = getattr(front, "_serve")  # noqa: B009 -- its own, and no one else's
     serve._stages = replace(serve._stages, upstream=Upstream(gateway.upstream.catalog))  # noqa: SLF001 -- the same
     return front
 
 
-async def _ask(front: Front, scope: Scope, work: Work) -> None:
+async def _ask(front: Dispatcher, scope: Scope, work: Work) -> None:
     body: bytes = scope["body"]
 
     async def receive() -> Message:
@@ -160,7 +160,7 @@ async def _ask(front: Front, scope: Scope, work: Work) -> None:
         await front(scope, receive, send)
 
 
-async def _carried(front: Front) -> dict[str, Work]:
+async def _carried(front: Dispatcher) -> dict[str, Work]:
     """What a connection does to carry each request and its answer, over a real socket."""
     config = Config(front, access_log=False, log_config=None, ws="none")
     config.load()

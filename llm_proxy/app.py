@@ -16,14 +16,20 @@ import asyncpg
 from fastapi import APIRouter, Depends, FastAPI
 
 from llm_proxy import __version__, background
-from llm_proxy.admission import Admission, Defaults, Standing, refuse_evicting, standing_of
-from llm_proxy.background import Loop
+from llm_proxy.admission import (
+    AdmissionController,
+    LimitStatus,
+    PolicyDefaults,
+    current_limits,
+    require_noeviction,
+)
+from llm_proxy.background import BackgroundLoop
 from llm_proxy.edge import management_app
-from llm_proxy.edge.auth import Doorkeeper, Suspects
-from llm_proxy.edge.current_catalog import KnownModels
-from llm_proxy.edge.dispatcher import Front, with_cors
-from llm_proxy.edge.inference import Intake, Serve, limits_of
-from llm_proxy.edge.request import ClientIp, Scope
+from llm_proxy.edge.auth import AuthDependencies, AuthFailureReporter
+from llm_proxy.edge.current_catalog import CurrentCatalog
+from llm_proxy.edge.dispatcher import Dispatcher, with_cors
+from llm_proxy.edge.inference import InferenceEndpoint, RequestReader, request_limits
+from llm_proxy.edge.request import ClientAddress, Scope
 from llm_proxy.edge.routes import (
     audit,
     health,
@@ -36,62 +42,62 @@ from llm_proxy.edge.routes import (
     stored_data,
     usage,
 )
-from llm_proxy.edge.routes.audit import RefusedActions
-from llm_proxy.edge.routes.health import Health, Parts
-from llm_proxy.edge.routes.limits import KeyStanding
-from llm_proxy.edge.routes.models import Trial
-from llm_proxy.edge.routes.notifications import delivery_of
-from llm_proxy.errors import NotFound, Refused
+from llm_proxy.edge.routes.audit import RejectedActionLog
+from llm_proxy.edge.routes.health import HealthChecks, HealthReport
+from llm_proxy.edge.routes.limits import KeyStatus
+from llm_proxy.edge.routes.models import ModelProbe
+from llm_proxy.edge.routes.notifications import webhook_delivery
+from llm_proxy.errors import APIError, NotFound
 from llm_proxy.identity import (
-    AdminKeys,
+    AdminKeyRepository,
     AuditLog,
+    Authenticator,
+    AuthFailureLog,
     Caller,
-    Identity,
-    InternalSecrets,
-    PostgresKeys,
-    Raises,
-    RefusedCredentials,
-    Registry,
-    Rulings,
-    VirtualKeys,
-    applying,
-    ending_raises,
-    knowing_agents,
-    note_refusal,
-    on_record,
-    retiring_audit_months,
+    InternalKeys,
+    KeyCache,
+    KeyRaiseRepository,
+    KeyRepository,
+    PolicyRepository,
+    PostgresKeyStore,
+    agents_loop,
+    audit_retention_loop,
+    audited_external_change,
+    keys_file_loop,
+    raise_expiry_loop,
+    record_rejected_action,
 )
 from llm_proxy.ledger import (
+    CallHistoryReader,
+    CallObservers,
     Erasures,
-    Histories,
-    Langfuse,
+    ErasureTargets,
+    LangfuseClient,
     Ledger,
-    Places,
-    Remembered,
-    Spent,
-    Store,
-    Usage,
-    Witnesses,
+    LedgerSpend,
+    LedgerStore,
+    MemoryUsage,
+    PostgresUsage,
 )
-from llm_proxy.ledger.worker_slot import Seat, take
-from llm_proxy.notify import Notifier, Outbox, Watched, webhooks_of
+from llm_proxy.ledger.worker_slot import WorkerSlot, acquire_slot
+from llm_proxy.notify import Notifier, NotifierSources, Outbox, webhooks_from_settings
 from llm_proxy.pipeline import Stages, Upstream
 from llm_proxy.settings import Settings
-from llm_proxy.telemetry import Metrics, WorkerFiles, setup_logging
-from llm_proxy.telemetry.privacy import KeptText
+from llm_proxy.telemetry import Metrics, WorkerMetricsFiles, setup_logging
+from llm_proxy.telemetry.privacy import PayloadPolicy
 from llm_proxy.telemetry.tracing import Tracer
 from llm_proxy.upstream import (
+    CachePurge,
     Catalog,
-    Client,
-    Controls,
-    Keeper,
+    LiteLLMControls,
     MockUpstream,
-    Pool,
-    Purged,
-    Room,
-    Watches,
-    deadlines,
-    purge,
+    RunningCalls,
+    SidecarClient,
+    SidecarMonitor,
+    SidecarPool,
+    SlotQueue,
+    purge_cache,
+    timeout_policy,
 )
 
 log = logging.getLogger(__name__)
@@ -108,63 +114,67 @@ ERASE_AGAIN_S = 600.0
 class Gateway:
     """One gateway process: its ASGI application and the switches its server holds."""
 
-    def __init__(self, settings: Settings, files: WorkerFiles | None = None) -> None:
+    def __init__(self, settings: Settings, files: WorkerMetricsFiles | None = None) -> None:
         """Build every object. `files`: this worker's of several, for their metrics."""
         self.settings = settings
         self.draining = False
         self._failures: dict[str, int] = {}
         self._seat = _seat(settings)
         self.metrics = Metrics(settings.metrics_tags, files)
-        kept = KeptText(settings.log_payloads)
+        kept = PayloadPolicy(settings.log_payloads)
         real = settings.llm_mode != "mock"
         self._client = _client(settings, self.metrics, self._stopped, kept) if real else None
         self.upstream: Upstream = self._client or MockUpstream(settings.default_model)
-        self._known = KnownModels(self.upstream, settings, self.metrics)
+        self._known = CurrentCatalog(self.upstream, settings, self.metrics)
         self._pool, self._reports = _pool(settings), _pool(settings, REPORTS_SIZE)
-        usage_of = Usage(self._reports) if self._reports else None
-        remembered = Remembered() if settings.llm_mode == "mock" else None
-        keys = VirtualKeys(PostgresKeys(self._pool)) if self._pool else None
+        usage_of = PostgresUsage(self._reports) if self._reports else None
+        remembered = MemoryUsage() if settings.llm_mode == "mock" else None
+        keys = KeyCache(PostgresKeyStore(self._pool)) if self._pool else None
         store, most = _store(self._pool, settings), settings.spool_max_bytes
         self.ledger = Ledger(
             store, self.metrics, seat=self._seat, spool_max_bytes=most, remembered=remembered
         )
-        self.admission = Admission(
+        self.admission = AdmissionController(
             settings,
             prices=self._known,
-            spent=Spent(self._pool, self.ledger) if self._pool else None,
-            rules=keys,
-            renew=keys.renew if keys else None,
-            observed=self._store_asked,
+            spend_source=LedgerSpend(self._pool, self.ledger) if self._pool else None,
+            policy_source=keys,
+            refresh_caller=keys.refresh if keys else None,
+            observe=self._store_asked,
         )
-        self.watches = Watches()
-        self._client_ip = ClientIp(settings.trusted_proxies)
+        self.watches = RunningCalls()
+        self._client_ip = ClientAddress(settings.trusted_proxies)
         self._refusals = _refused_credentials(self._pool, settings)
-        self._suspects = Suspects(self._refusals, self._client_ip)
-        identity = Identity(InternalSecrets(_internal(settings)), keys)
+        self._suspects = AuthFailureReporter(self._refusals, self._client_ip)
+        identity = Authenticator(InternalKeys(_internal(settings)), keys)
         self._notifier = self._notifications()
         self._tracer = Tracer(settings.otlp_endpoint, self.metrics) if settings.otlp_endpoint else None
         told = self._tracer is not None or kept
-        witnesses = Witnesses(self._tracer, kept, self.ledger.payload) if told else None
+        witnesses = CallObservers(self._tracer, kept, self.ledger.keep_payload) if told else None
         stages = Stages(identity, self.admission, self.upstream, self.ledger, self.watches, witnesses)
-        intake = Intake(identity, limits_of(settings), self._known)
+        intake = RequestReader(identity, request_limits(settings), self._known)
         keeper = _doorkeeper(settings, identity, self._pool, self._client_ip)
         answering = usage.router(usage_of or remembered, keeper, self._standings)
-        routers = [answering, *self._routers(keeper, intake, usage_of, Trial(stages))]
-        routers.append(notifications.router(Outbox(self._pool) if self._pool else None, by=keeper.actor))
+        routers = [answering, *self._routers(keeper, intake, usage_of, ModelProbe(stages))]
+        routers.append(
+            notifications.router(Outbox(self._pool) if self._pool else None, by=keeper.require_actor)
+        )
         rest_of_it = self._management(routers, keeper)
         self.routes = tuple(rest_of_it.state.routes)
-        front = Front(Serve(stages, intake, self._suspects), rest_of_it, intake.limits)
+        front = Dispatcher(InferenceEndpoint(stages, intake, self._suspects), rest_of_it, intake.limits)
         self.asgi = with_cors(front, settings.cors_origins)
 
-    def _management(self, routers: list[APIRouter], keeper: Doorkeeper) -> FastAPI:
+    def _management(self, routers: list[APIRouter], keeper: AuthDependencies) -> FastAPI:
         """The application of every route that is no inference route."""
-        return management_app.build(
+        return management_app.create_management_app(
             routers,
             version=self.settings.version or __version__,
             lifespan=self._lifespan,
             refused=self._refused,
-            reader=keeper.anybody,
-            record=RefusedActions(partial(note_refusal, self._pool) if self._pool else None, keeper).note,
+            reader=keeper.caller_or_admin,
+            record=RejectedActionLog(
+                partial(record_rejected_action, self._pool) if self._pool else None, keeper
+            ).record,
         )
 
     def _notifications(self) -> Notifier | None:
@@ -172,36 +182,40 @@ class Gateway:
         pool, client, settings = self._pool, self._client, self.settings
         if pool is None or client is None or not settings.webhooks:
             return None
-        watched = Watched(
+        watched = NotifierSources(
             self.admission.watch_spending(),
-            lambda: {one.url: one.live and one.served > 0 for one in client.pool.sidecars},
+            lambda: {one.url: one.is_live and one.successes > 0 for one in client.pool.sidecars},
             settings.notify_budget_shares,
             settings.notify_sidecar_away_s,
         )
-        webhooks = webhooks_of(settings.webhooks)
-        notifier = Notifier(Outbox(pool), webhooks, delivery_of(settings), watched, self.metrics)
-        self.ledger.refused_by_provider = notifier.refused_by_provider
+        webhooks = webhooks_from_settings(settings.webhooks)
+        notifier = Notifier(Outbox(pool), webhooks, webhook_delivery(settings), watched, self.metrics)
+        self.ledger.on_provider_auth_failure = notifier.provider_rejected_credentials
         return notifier
 
     def _routers(
-        self, keeper: Doorkeeper, intake: Intake, usage_of: Usage | None, trial: Trial
+        self,
+        keeper: AuthDependencies,
+        intake: RequestReader,
+        usage_of: PostgresUsage | None,
+        trial: ModelProbe,
     ) -> list[APIRouter]:
         """Every door that is not hot."""
         settings, pool = self.settings, self._pool
-        parts = Parts(
+        parts = HealthChecks(
             self._client,
             self.admission,
             self.ledger,
             spools=self._seat is not None or self._client is None,
             draining=lambda: self.draining,
         )
-        self._health = Health(parts, settings.version or __version__, settings.llm_mode)
-        registry, rulings = (Registry(pool), Rulings(pool)) if pool else (None, None)
-        standing = KeyStanding(self.admission, registry, rulings)
-        of_key = standing.asked_by(keeper.admin)
-        record = partial(on_record, pool) if pool else None
+        self._health = HealthReport(parts, settings.version or __version__, settings.llm_mode)
+        registry, rulings = (KeyRepository(pool), PolicyRepository(pool)) if pool else (None, None)
+        standing = KeyStatus(self.admission, registry, rulings)
+        of_key = standing.key_dependency(keeper.require_admin)
+        record = partial(audited_external_change, pool) if pool else None
         self._erasures = Erasures(pool, self._places()) if pool else None
-        announce, by = self.admission.announce, keeper.actor
+        announce, by = self.admission.publish_epochs, keeper.require_actor
 
         def catalog() -> Catalog | None:
             return self.upstream.catalog
@@ -209,46 +223,54 @@ class Gateway:
         return [
             health.router(self._health, keeper),
             models.router(catalog, keeper, settings.default_models),
-            limits.router(self.admission, caller=keeper.caller, of_key=of_key, read=intake.explained),
+            limits.router(
+                self.admission, caller=keeper.require_caller, of_key=of_key, read=intake.read_explain_request
+            ),
             health.metrics_router(self.metrics, keeper),
             stored_data.payloads_router(usage_of, keeper),
             models.admin_router(catalog, self.ledger.vitals, trial, record=record, by=by),
             keys.router(
-                registry, Raises(pool) if pool else None, announce=announce, by=by, standing=standing
+                registry,
+                KeyRaiseRepository(pool) if pool else None,
+                announce=announce,
+                by=by,
+                standing=standing,
             ),
             policies.router(rulings, announce=announce, by=by, catalog=catalog),
             simulation.router(self._present(registry, rulings), by=by),
             audit.router(AuditLog(pool) if pool else None, self._refusals, by=by),
-            keys.admin_keys_router(AdminKeys(pool) if pool else None, by=by),
+            keys.admin_keys_router(AdminKeyRepository(pool) if pool else None, by=by),
             stored_data.erasures_router(self._erasures, by=Depends(by)),
             stored_data.cache_router(self._purge, record, Depends(by)),
         ]
 
-    def _present(self, registry: Registry | None, rulings: Rulings | None) -> simulation.Present | None:
+    def _present(
+        self, registry: KeyRepository | None, rulings: PolicyRepository | None
+    ) -> simulation.SimulationSources | None:
         """How things stand, for simulations; None without a database."""
         if self._reports is None or self._pool is None or registry is None or rulings is None:
             return None
-        return simulation.Present(
-            Histories(self._reports),
-            PostgresKeys(self._pool),
+        return simulation.SimulationSources(
+            CallHistoryReader(self._reports),
+            PostgresKeyStore(self._pool),
             registry,
             rulings,
             self._known,
-            Defaults.of(self.settings),
+            PolicyDefaults.from_settings(self.settings),
             self.settings.default_models,
         )
 
-    async def _purge(self, tenant: str | None, model: str | None) -> Purged:
+    async def _purge(self, tenant: str | None, model: str | None) -> CachePurge:
         if self._client is None:
             raise NotFound("There is no response cache that can be purged.", code="no_cache")
-        return await purge(self._client, tenant, model)
+        return await purge_cache(self._client, tenant, model)
 
-    def _places(self) -> Places:
-        return Places(
-            purge=self._purge,
+    def _places(self) -> ErasureTargets:
+        return ErasureTargets(
+            purge_cache=self._purge,
             langfuse=_langfuse(self.settings),
-            watched=lambda: (found := self.upstream.catalog) is not None and found.watched,
-            directory=self.settings.spool_dir if self._seat else None,
+            reports_to_callbacks=lambda: (found := self.upstream.catalog) is not None and found.has_langfuse,
+            worker_directory=self.settings.spool_dir if self._seat else None,
         )
 
     def drain(self) -> None:
@@ -265,7 +287,7 @@ class Gateway:
     @asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncGenerator[None]:
         async with AsyncExitStack() as started:
-            self.metrics.sample(self._sample)
+            self.metrics.add_sampler(self._sample)
             self.watches.start()
             started.callback(self.watches.stop)
             started.callback(self._leave)
@@ -275,7 +297,7 @@ class Gateway:
                     started.push_async_callback(_close, pool)
             if self.settings.environment == "production" and self.settings.limits_redis_url is not None:
                 limits = self.settings.limits_redis_url
-                await refuse_evicting(limits.get_secret_value(), tls=self.settings.tls_for(limits))
+                await require_noeviction(limits.get_secret_value(), tls=self.settings.tls_for(limits))
             await self.ledger.start()
             started.push_async_callback(self.ledger.stop)
             await self.admission.start()
@@ -290,7 +312,7 @@ class Gateway:
                 started.push_async_callback(self._refusals.stop)
             if self._client is not None:
                 started.callback(self._client.stop)
-                keeper = Keeper(self._client, self.settings.litellm_proxy_url, self.metrics)
+                keeper = SidecarMonitor(self._client, self.settings.litellm_proxy_url, self.metrics)
                 await keeper.start()
                 started.push_async_callback(keeper.stop)
             if self._notifier is not None:
@@ -302,51 +324,51 @@ class Gateway:
     def _beside(self, started: AsyncExitStack, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
         """What is kept up beside the calls while there is a database."""
         loops = [
-            knowing_agents(pool, self.metrics.know_agents),
-            ending_raises(pool, self.admission.announce),
+            agents_loop(pool, self.metrics.set_agents),
+            raise_expiry_loop(pool, self.admission.publish_epochs),
         ]
         if self._erasures is not None:
-            loops.append(Loop("erasures", self._erasures.step, every_s=ERASE_AGAIN_S, at_once=True))
+            loops.append(BackgroundLoop("erasures", self._erasures.step, every_s=ERASE_AGAIN_S, at_once=True))
         if self.settings.keys_file is not None:
-            loops.append(applying(self.settings.keys_file, pool))
+            loops.append(keys_file_loop(self.settings.keys_file, pool))
         if self.settings.audit_retention_days is not None:
-            loops.append(retiring_audit_months(pool, self.settings.audit_retention_days))
+            loops.append(audit_retention_loop(pool, self.settings.audit_retention_days))
         for loop in loops:
             loop.start()
             started.push_async_callback(loop.stop)
 
-    async def _standings(self, caller: Caller) -> Iterable[Standing]:
-        return (await standing_of(self.admission, caller)).standings
+    async def _standings(self, caller: Caller) -> Iterable[LimitStatus]:
+        return (await current_limits(self.admission, caller)).limit_statuses
 
     def _leave(self) -> None:
         if self._seat is not None:
             self._seat.release()
 
-    def _refused(self, scope: Scope, refused: Refused) -> None:
-        self.metrics.refused(refused.counted_code)
-        self._suspects.note(scope, refused)
+    def _refused(self, scope: Scope, refused: APIError) -> None:
+        self.metrics.request_rejected(refused.metric_code)
+        self._suspects.report(scope, refused)
 
     def _stopped(self, caller: Caller, group: str) -> bool:
-        return self.admission.permit.stopped(caller, group)
+        return self.admission.access_policy.is_disabled(caller, group)
 
     def _store_asked(self, seconds: float, answered: bool) -> None:  # noqa: FBT001 -- admission's signature
         self.metrics.observe("llm_proxy_store_seconds", seconds, "limits")
         if not answered:
-            self.metrics.count("llm_proxy_store_failures_total", "limits")
+            self.metrics.increment("llm_proxy_store_failures_total", "limits")
 
     def _sample(self) -> None:
         """What nobody counts on a call's way, once a second."""
-        for name, failed in background.failures().items():
-            self.metrics.count(
+        for name, failed in background.failure_counts().items():
+            self.metrics.increment(
                 "llm_proxy_background_failures_total", name, by=failed - self._failures.get(name, 0)
             )
             self._failures[name] = failed
         self._health.observe()
-        self.metrics.gauge("llm_proxy_draining", float(self.draining))
-        self.metrics.gauge("llm_proxy_store_up", float(self.admission.state().store != "away"), "limits")
+        self.metrics.set_gauge("llm_proxy_draining", float(self.draining))
+        self.metrics.set_gauge("llm_proxy_store_up", float(self.admission.state().store != "away"), "limits")
 
 
-def create_app(settings: Settings, files: WorkerFiles | None = None) -> Gateway:
+def create_app(settings: Settings, files: WorkerMetricsFiles | None = None) -> Gateway:
     """A gateway with these settings; its `asgi` is what a server runs."""
     keys = (
         settings.admin_key,
@@ -365,44 +387,44 @@ def create_app(settings: Settings, files: WorkerFiles | None = None) -> Gateway:
 
 
 def _client(
-    settings: Settings, metrics: Metrics, stopped: Callable[[Caller, str], bool], kept: KeptText
-) -> Client:
-    pool = Pool(settings.litellm_proxy_url, max_in_flight=settings.max_in_flight)
+    settings: Settings, metrics: Metrics, stopped: Callable[[Caller, str], bool], kept: PayloadPolicy
+) -> SidecarClient:
+    pool = SidecarPool(settings.litellm_proxy_url, max_in_flight=settings.max_in_flight)
     key = settings.litellm_api_key.get_secret_value() if settings.litellm_api_key else None
     caching, groups = settings.cache_mode == "on", settings.default_models
-    controls = Controls(caching, settings.cache_streams, groups, stopped, kept)
-    room = Room(pool, queue_s=settings.queue_timeout_ms / 1000, most_waiting=settings.max_waiting)
-    broke = partial(metrics.count, "llm_proxy_upstream_failures_total")
+    controls = LiteLLMControls(caching, settings.cache_streams, groups, stopped, kept)
+    room = SlotQueue(pool, queue_s=settings.queue_timeout_ms / 1000, max_waiting=settings.max_waiting)
+    broke = partial(metrics.increment, "llm_proxy_upstream_failures_total")
     tls = settings.tls_for(settings.litellm_proxy_url[0])
-    return Client(pool, key, deadlines(settings), controls, room=room, broke=broke, tls=tls)
+    return SidecarClient(pool, key, timeout_policy(settings), controls, queue=room, on_failure=broke, tls=tls)
 
 
-def _langfuse(settings: Settings) -> Langfuse | None:
+def _langfuse(settings: Settings) -> LangfuseClient | None:
     url, public, secret = settings.langfuse_url, settings.langfuse_public_key, settings.langfuse_secret_key
-    return Langfuse(url, public, secret.get_secret_value()) if url and public and secret else None
+    return LangfuseClient(url, public, secret.get_secret_value()) if url and public and secret else None
 
 
 def _doorkeeper(
     settings: Settings,
-    identity: Identity,
+    identity: Authenticator,
     pool: "asyncpg.Pool[asyncpg.Record] | None",
-    client_ip: ClientIp,
-) -> Doorkeeper:
-    return Doorkeeper(
+    client_ip: ClientAddress,
+) -> AuthDependencies:
+    return AuthDependencies(
         identity,
         write_keys=_texts(settings.admin_key),
         read_keys=_texts(settings.admin_read_key),
         max_header_bytes=settings.max_header_bytes,
-        admin_keys=AdminKeys(pool) if pool is not None else None,
+        admin_keys=AdminKeyRepository(pool) if pool is not None else None,
         client_ip=client_ip,
     )
 
 
-def _seat(settings: Settings) -> Seat | None:
+def _seat(settings: Settings) -> WorkerSlot | None:
     if settings.llm_mode == "mock":
         return None  # a mock's calls are nobody's to pay: they must not lie where a real gateway finds them
     try:
-        return take(settings.spool_dir)
+        return acquire_slot(settings.spool_dir)
     except OSError as denied:
         log.warning(
             "the spool's folder cannot be used: records wait in memory", extra={"cause": denied.strerror}
@@ -427,18 +449,18 @@ async def _close(pool: "asyncpg.Pool[asyncpg.Record]") -> None:
     pool.terminate()
 
 
-def _store(pool: "asyncpg.Pool[asyncpg.Record] | None", settings: Settings) -> Store | None:
+def _store(pool: "asyncpg.Pool[asyncpg.Record] | None", settings: Settings) -> LedgerStore | None:
     if pool is None:
         return None
     days, payload_days = settings.requests_retention_days, settings.payloads_retention_days
-    return Store(pool, retention_days=days, payload_days=payload_days)
+    return LedgerStore(pool, retention_days=days, payload_days=payload_days)
 
 
 def _refused_credentials(
     pool: "asyncpg.Pool[asyncpg.Record] | None", settings: Settings
-) -> RefusedCredentials | None:
+) -> AuthFailureLog | None:
     days = settings.refused_credentials_retention_days
-    return RefusedCredentials(pool, retention_days=days) if pool is not None else None
+    return AuthFailureLog(pool, retention_days=days) if pool is not None else None
 
 
 def _internal(settings: Settings) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
 """The loops a process runs beside its calls: the one way to run them.
 
-Invariants: a loop ends when it is stopped or says `DONE`, never by an exception; a failure is counted, logged
-with its traceback once per kind, and followed by a pause of `LONGEST_PAUSE_S` at most; `stop` cancels and
-waits. `failing` and `failures` speak of this whole process.
+Invariants: a loop ends when it is stopped or says `LOOP_DONE`, never by an exception; a failure is counted,
+logged with its traceback once per kind, and followed by a pause of `MAX_PAUSE_S` at most; `stop` cancels
+and waits. `failing` and `failures` speak of this whole process.
 """
 
 import asyncio
@@ -15,15 +15,15 @@ from weakref import WeakSet
 
 log = logging.getLogger(__name__)
 
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
-MOST_KINDS = 500
-DONE: Final = object()
+FIRST_PAUSE_S, MAX_PAUSE_S = 0.1, 5.0
+MAX_LOGGED_KINDS = 500
+LOOP_DONE: Final = object()
 """What the step of a loop returns when nothing is left to do."""
 
 Step = Callable[[], Awaitable[object]]
 
 
-class Guard:
+class FailureGuard:
     """Runs steps of one name; a step that fails is reported, never raised.
 
     Attributes:
@@ -35,7 +35,7 @@ class Guard:
         self.failing = False
         _guards.add(self)
 
-    async def attempt(self, step: Step) -> object:
+    async def run(self, step: Step) -> object:
         """The step's result; None when it failed."""
         task = asyncio.current_task()
         try:
@@ -55,15 +55,15 @@ class Guard:
 
     def _failed(self, error: BaseException) -> None:
         self.failing = True
-        report(self.name, error)
+        report_failure(self.name, error)
 
 
-class Loop:
+class BackgroundLoop:
     """A step that is run again and again, `every_s` seconds after the last one, until `stop`."""
 
     def __init__(self, name: str, step: Step, *, every_s: float = 0.0, at_once: bool = False) -> None:
         """`at_once`: the first step does not wait for `every_s`."""
-        self._guard = Guard(name)
+        self._guard = FailureGuard(name)
         self._step = step
         self._every_s = every_s
         self._first_s = 0.0 if at_once else every_s
@@ -73,12 +73,12 @@ class Loop:
         """Begin on the running event loop."""
         self._task = asyncio.create_task(self._run(), name=self._guard.name)
 
-    async def attempt(self, step: Step) -> None:
+    async def run_once(self, step: Step) -> None:
         """Run a first step before the loop begins; a failure is reported, and left to the loop."""
-        await self._guard.attempt(step)
+        await self._guard.run(step)
 
-    async def wait(self, within_s: float) -> None:
-        """Wait until the step says `DONE`, for so long at most."""
+    async def wait_until_done(self, within_s: float) -> None:
+        """Wait until the step says `LOOP_DONE`, for so long at most."""
         if self._task is not None:
             await asyncio.wait({self._task}, timeout=within_s)
 
@@ -97,11 +97,11 @@ class Loop:
         pause_s = FIRST_PAUSE_S
         await asyncio.sleep(self._first_s)
         while True:
-            if await self._guard.attempt(self._step) is DONE:
+            if await self._guard.run(self._step) is LOOP_DONE:
                 return
             if self._guard.failing:
                 await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+                pause_s = min(2 * pause_s, MAX_PAUSE_S)
             else:
                 pause_s = FIRST_PAUSE_S
             await asyncio.sleep(self._every_s)
@@ -112,35 +112,35 @@ def spawn(name: str, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
 
     def ended(task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
-            report(name, error)
+            report_failure(name, error)
 
     task = asyncio.create_task(work, name=name)
     task.add_done_callback(ended)
     return task
 
 
-def report(name: str, error: BaseException) -> bool:
+def report_failure(name: str, error: BaseException) -> bool:
     """Count a failure, and log it with its traceback when it is the first of its kind; whether it was."""
     _failures[name] += 1
     frames = traceback.extract_tb(error.__traceback__)
     kind = (name, type(error), frames[-1].filename if frames else "", frames[-1].lineno if frames else 0)
-    if kind in _kinds or len(_kinds) >= MOST_KINDS:
+    if kind in _kinds or len(_kinds) >= MAX_LOGGED_KINDS:
         return False
     _kinds.add(kind)
     log.error("background work failed and goes on", exc_info=error, extra={"loop": name})
     return True
 
 
-def failing() -> list[str]:
+def failing_loops() -> list[str]:
     """The names whose last step failed."""
     return sorted({guard.name for guard in _guards if guard.failing})
 
 
-def failures() -> Mapping[str, int]:
+def failure_counts() -> Mapping[str, int]:
     """How often steps of each name have failed."""
     return _failures
 
 
-_guards: WeakSet[Guard] = WeakSet()
+_guards: WeakSet[FailureGuard] = WeakSet()
 _failures: Counter[str] = Counter()
 _kinds: set[tuple[str, type[BaseException], str, int | None]] = set()

@@ -48,29 +48,29 @@ class ErrorBody:
     wait_s: float | None = None
 
 
-def read_body(text: str) -> ErrorBody | None:
+def parse_body(text: str) -> ErrorBody | None:
     """Reads the body of an answer: JSON as a whole, or in events; None when its shape is unknown."""
     text = text.removeprefix("\ufeff")
     if text.lstrip().startswith(("data:", "event:")):
-        return read_text(text)
+        return parse_quoted_body(text)
     try:
-        return read(json.loads(text, strict=False))
+        return parse_document(json.loads(text, strict=False))
     except (ValueError, RecursionError):
         return None
 
 
-def read_text(text: str) -> ErrorBody | None:
+def parse_quoted_body(text: str) -> ErrorBody | None:
     """Reads the first JSON value in a text that quotes a body; None when there is none of a known shape."""
     for start in sorted(at for at in (text.find("{"), text.find("[")) if at >= 0):
         try:
             document, _ = json.JSONDecoder(strict=False).raw_decode(text[start:])
         except (ValueError, RecursionError):
             continue
-        return read(document)
+        return parse_document(document)
     return None
 
 
-def read(document: object) -> ErrorBody | None:
+def parse_document(document: object) -> ErrorBody | None:
     """Reads a parsed error body.
 
     Known shapes: `{"error": {"message", "code", "type", "param"}}` (OpenAI and most others), the same without
@@ -130,7 +130,7 @@ def header_wait_s(headers: Mapping[str, str]) -> float | None:
 def _unwrapped(found: ErrorBody) -> ErrorBody:
     """The error inside an error: a message that is a body in JSON, or issues as Python prints them."""
     message = (found.message or "").strip()
-    inner = read_text(message) if message.startswith(("{", "[")) else None
+    inner = parse_quoted_body(message) if message.startswith(("{", "[")) else None
     if inner is not None:
         return replace(
             found,

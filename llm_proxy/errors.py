@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar, Literal
 
-RefusedBy = Literal["gateway", "limit", "budget", "provider"]
+ErrorOrigin = Literal["gateway", "limit", "budget", "provider"]
 
 
-def with_reference(message: str, request_id: str) -> str:
+def with_request_id(message: str, request_id: str) -> str:
     """The sentence with the id by which an operator finds the log line that says more."""
     return f"{message.removesuffix('.')} (request {request_id})." if request_id else message
 
@@ -60,7 +60,7 @@ class ReachedLimit:
     resets_at: datetime | None = None
 
 
-class Refused(Exception):  # noqa: N818 -- errors are named for the state they report
+class APIError(Exception):
     """A request answered with an error of ours.
 
     Attributes:
@@ -69,19 +69,19 @@ class Refused(Exception):  # noqa: N818 -- errors are named for the state they r
         code: OpenAI's machine-readable code.
         retry_after_s: Seconds after which the same request may pass; None when waiting does not help.
         headers: Extra response headers, lower-case names.
-        served: Whose answer it was, in `upstream`'s words, when somebody behind us refused.
+        routing: Whose answer it was, in `upstream`'s words, when somebody behind us refused.
         provider_message: Why the provider failed, cleaned, for the record and the log; not for the caller.
-        reached: The limit of ours that refused, for the record and the log.
+        reached_limit: The limit of ours that refused, for the record and the log.
     """
 
     status: int = 500
-    type: ClassVar[str] = "invalid_request_error"
+    default_type: ClassVar[str] = "invalid_request_error"
     default_code: ClassVar[str | None] = None
-    refused_by: ClassVar[RefusedBy] = "gateway"
+    origin: ClassVar[ErrorOrigin] = "gateway"
     retryable: bool | None = None
     """What `x-should-retry` says; None leaves it to the client. False only where the sidecar has retried, or
     where asking again cannot help: credentials, an empty account."""
-    may_have_run: bool = False
+    may_have_executed: bool = False
     """Whether a model may have worked, and been paid, all the same."""
     cost_unknown: bool = False
     """Whether nobody knows what the provider bills for it: budgets count 0, its record has no cost."""
@@ -92,7 +92,7 @@ class Refused(Exception):  # noqa: N818 -- errors are named for the state they r
         *,
         param: str | None = None,
         code: str | None = None,
-        kind: str | None = None,
+        error_type: str | None = None,
         retry_after_s: float | None = None,
         headers: tuple[tuple[str, str], ...] = (),
     ) -> None:
@@ -100,95 +100,95 @@ class Refused(Exception):  # noqa: N818 -- errors are named for the state they r
         self.message = message
         self.param = param
         self.code = code or self.default_code
-        self.kind = kind or self.type
+        self.error_type = error_type or self.default_type
         self.retry_after_s = retry_after_s
         self.headers = headers
-        self.served: object = None
+        self.routing: object = None
         self.provider_message: str | None = None
-        self.reached: ReachedLimit | None = None
+        self.reached_limit: ReachedLimit | None = None
 
     @property
-    def counted_code(self) -> str | None:
+    def metric_code(self) -> str | None:
         """The code for metrics: one of a fixed set; None for a code that a provider chose."""
         return self.code
 
     def body(self) -> dict[str, Any]:
         """The error in OpenAI's envelope."""
-        error = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
+        error = {"message": self.message, "type": self.error_type, "param": self.param, "code": self.code}
         return {"error": error}
 
 
-class BadRequest(Refused):
+class BadRequest(APIError):
     """The body or a header is wrong."""
 
     status = 400
 
 
-class Unauthorized(Refused):
+class Unauthorized(APIError):
     """No credential, or one that is not ours."""
 
     status = 401
     default_code = "invalid_api_key"
 
 
-class Forbidden(Refused):
+class Forbidden(APIError):
     """A good credential that may not do this."""
 
     status = 403
-    type = "permission_error"
+    default_type = "permission_error"
     default_code = "forbidden"
 
 
-class NotFound(Refused):
+class NotFound(APIError):
     """No such route."""
 
     status = 404
     default_code = "not_found"
 
 
-class ModelNotFound(Refused):
+class ModelNotFound(APIError):
     """No such model group."""
 
     status = 404
     default_code = "model_not_found"
 
 
-class MethodNotAllowed(Refused):
+class MethodNotAllowed(APIError):
     """The route exists, the method does not; `allow` goes out as the header of that name."""
 
     status = 405
     default_code = "method_not_allowed"
 
 
-class RequestTimeout(Refused):
+class RequestTimeout(APIError):
     """The caller did not finish sending in time."""
 
     status = 408
     default_code = "request_timeout"
 
 
-class BodyTooLarge(Refused):
+class BodyTooLarge(APIError):
     """More bytes than the operator allows."""
 
     status = 413
     default_code = "request_too_large"
 
 
-class UnsupportedMediaType(Refused):
+class UnsupportedMediaType(APIError):
     """A content type or encoding no door reads."""
 
     status = 415
     default_code = "unsupported_media_type"
 
 
-class ExpectationFailed(Refused):
+class ExpectationFailed(APIError):
     """Something is expected of the server that it does not do."""
 
     status = 417
     default_code = "unsupported_expectation"
 
 
-class UnknownCoding(Refused):
+class UnsupportedTransferEncoding(APIError):
     """A transfer coding we do not read."""
 
     status = 501
@@ -196,63 +196,63 @@ class UnknownCoding(Refused):
     retryable = False
 
 
-class HeadersTooLarge(Refused):
+class HeadersTooLarge(APIError):
     """More header bytes than the operator allows."""
 
     status = 431
     default_code = "headers_too_large"
 
 
-class RateLimited(Refused):
+class RateLimited(APIError):
     """A limit of ours: requests, tokens or parallel places."""
 
     status = 429
-    type = "requests"
+    default_type = "requests"
     default_code = "rate_limit_exceeded"
-    refused_by = "limit"
+    origin = "limit"
 
 
-class BudgetHeld(Refused):
+class BudgetHeld(APIError):
     """What is left of a budget of ours is held by calls that run; it may come free."""
 
     status = 429
-    type = "requests"
+    default_type = "requests"
     default_code = "rate_limit_exceeded"
-    refused_by = "budget"
+    origin = "budget"
     retryable = True
 
 
-class BudgetExceeded(Refused):
+class BudgetExceeded(APIError):
     """A budget of ours is spent; waiting a moment does not help."""
 
     status = 429
-    type = "insufficient_quota"
+    default_type = "insufficient_quota"
     default_code = "insufficient_quota"
-    refused_by = "budget"
+    origin = "budget"
     retryable = False
 
 
-class Overloaded(Refused):
+class Overloaded(APIError):
     """Shed before any work was done: too much in flight, or draining."""
 
     status = 503
-    type = "server_error"
+    default_type = "server_error"
     default_code = "overloaded"
 
 
-class StoreUnavailable(Refused):
+class StoreUnavailable(APIError):
     """A store is away and the policy says to deny."""
 
     status = 503
-    type = "server_error"
+    default_type = "server_error"
     default_code = "store_unavailable"
 
 
-class ProviderRejected(Refused):
+class ProviderRejected(APIError):
     """The provider says the request is at fault; 400, or 403, 404, 409, 413, 415 or 422 where it said so."""
 
     status = 400
-    refused_by = "provider"
+    origin = "provider"
     own_codes: ClassVar[frozenset[str]] = frozenset({
         "content_policy_violation", "context_length_exceeded", "model_not_found", "request_too_large",
         "unsupported_parameter", "unsupported_value",
@@ -260,102 +260,102 @@ class ProviderRejected(Refused):
     """Codes that we give; any other is the provider's own word."""
 
     @property
-    def counted_code(self) -> str | None:
+    def metric_code(self) -> str | None:
         """The code where it is one of ours."""
         return self.code if self.code in self.own_codes else None
 
 
-class ProviderAuth(Refused):
+class ProviderAuthError(APIError):
     """Our credential at the provider is bad: the operator's fault, never the caller's."""
 
     status = 502
-    type = "server_error"
+    default_type = "server_error"
     default_code = "provider_auth"
-    refused_by = "provider"
+    origin = "provider"
     retryable = False
 
 
-class ProviderQuota(Refused):
+class ProviderQuotaExceeded(APIError):
     """Our account at the provider is out of money."""
 
     status = 429
-    type = "insufficient_quota"
+    default_type = "insufficient_quota"
     default_code = "insufficient_quota"
-    refused_by = "provider"
+    origin = "provider"
     retryable = False
 
 
-class ProviderRateLimited(Refused):
+class ProviderRateLimited(APIError):
     """The provider's own rate limit, after the sidecar's retries."""
 
     status = 429
-    type = "requests"
+    default_type = "requests"
     default_code = "rate_limit_exceeded"
-    refused_by = "provider"
+    origin = "provider"
 
 
-class ProviderOverloaded(Refused):
+class ProviderOverloaded(APIError):
     """The provider has no room now: its 503 or 529."""
 
     status = 503
-    type = "server_error"
+    default_type = "server_error"
     default_code = "provider_overloaded"
-    refused_by = "provider"
+    origin = "provider"
 
 
-class ProviderFailed(Refused):
+class ProviderFailed(APIError):
     """The provider answered with an error of its own, or with garbage, after the sidecar's retries."""
 
     status = 502
-    type = "server_error"
+    default_type = "server_error"
     default_code = "provider_error"
-    refused_by = "provider"
+    origin = "provider"
     cost_unknown = True
 
 
-class UpstreamUnreachable(Refused):
+class UpstreamUnreachable(APIError):
     """No sidecar could be reached, or the connection broke before an answer."""
 
     status = 502
-    type = "server_error"
+    default_type = "server_error"
     default_code = "upstream_unreachable"
 
 
-class UpstreamBroke(Refused):
+class UpstreamConnectionLost(APIError):
     """The connection broke before an answer; the request was sent, so nobody repeats it."""
 
     status = 502
-    type = "server_error"
+    default_type = "server_error"
     default_code = "upstream_unreachable"
-    may_have_run = True
+    may_have_executed = True
 
 
-class UpstreamCoolingDown(Refused):
+class UpstreamCoolingDown(APIError):
     """Every deployment of the model is cooling down."""
 
     status = 503
-    type = "server_error"
+    default_type = "server_error"
     default_code = "model_cooling_down"
-    refused_by = "provider"
+    origin = "provider"
 
 
-class UpstreamTimeout(Refused):
+class UpstreamTimeout(APIError):
     """No answer within the deadline."""
 
     status = 504
-    may_have_run = True
-    type = "server_error"
+    may_have_executed = True
+    default_type = "server_error"
     default_code = "upstream_timeout"
-    refused_by = "provider"
+    origin = "provider"
 
 
-class Bug(Refused):
+class InternalError(APIError):
     """Ours to mend: the log has the traceback, the caller an apology."""
 
     status = 500
-    type = "server_error"
+    default_type = "server_error"
     default_code = "internal_error"
-    may_have_run = True
+    may_have_executed = True
 
     def __init__(self) -> None:
         super().__init__("The server had an error while processing your request.")

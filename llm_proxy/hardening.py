@@ -9,13 +9,13 @@ import stat
 from pathlib import Path
 
 
-def keep_private() -> None:
+def harden_process() -> None:
     """Make every file and folder of this process its owner's alone, whatever the umask; dump no memory."""
     os.umask(stat.S_IRWXG | stat.S_IRWXO)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def close_to_others(path: Path) -> None:
+def restrict_to_owner(path: Path) -> None:
     """Take from everybody but the owner what an earlier version left open; only where the file is ours."""
     known = path.stat()
     if known.st_uid == os.geteuid():

@@ -24,12 +24,12 @@ class Price:
     Attributes:
         input_pico_usd: Per prompt token.
         output_pico_usd: Per completion token.
-        most_tokens: The most completion tokens a deployment writes; None when nobody says.
+        max_output_tokens: The most completion tokens a deployment writes; None when nobody says.
     """
 
     input_pico_usd: int
     output_pico_usd: int
-    most_tokens: int | None = None
+    max_output_tokens: int | None = None
 
 
 def cost_nano_usd(price: Price, prompt_tokens: int, completion_tokens: int) -> int:

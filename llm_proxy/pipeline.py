@@ -11,12 +11,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from llm_proxy.admission import Admission, Lease
+from llm_proxy.admission import AdmissionController, Lease
 from llm_proxy.dialects import Call
-from llm_proxy.errors import Bug, Refused
-from llm_proxy.identity import Caller, Identity
-from llm_proxy.ledger import Exchange, Ledger, Witnesses
-from llm_proxy.upstream import Catalog, Reply, Watch, Watches
+from llm_proxy.errors import APIError, InternalError
+from llm_proxy.identity import Authenticator, Caller
+from llm_proxy.ledger import CallObservers, Exchange, Ledger
+from llm_proxy.upstream import CallGuard, Catalog, Reply, RunningCalls
 
 
 class Upstream(Protocol):
@@ -25,7 +25,7 @@ class Upstream(Protocol):
     catalog: Catalog | None
 
     async def send(
-        self, call: Call, caller: Caller, request_id: str, watch: Watch, *, traceparent: str | None
+        self, call: Call, caller: Caller, request_id: str, watch: CallGuard, *, traceparent: str | None
     ) -> Reply:
         """The reply to a call; raises what the sidecar said instead."""
         ...
@@ -39,52 +39,52 @@ class Upstream(Protocol):
 class Stages:
     """The stages a request walks, as the composition root put them together."""
 
-    identity: Identity
-    admission: Admission
+    identity: Authenticator
+    admission: AdmissionController
     upstream: Upstream
     ledger: Ledger
-    watches: Watches
-    witnesses: Witnesses | None = None
+    watches: RunningCalls
+    witnesses: CallObservers | None = None
 
 
 Deliver = Callable[[Reply, Lease, Exchange], Awaitable[None]]
 
 
 async def relay(
-    stages: Stages, exchange: Exchange, caller: Caller, call: Call, *, watch: Watch, deliver: Deliver
+    stages: Stages, exchange: Exchange, caller: Caller, call: Call, *, watch: CallGuard, deliver: Deliver
 ) -> None:
     """Admit a call, forward it, deliver the reply, and account for it, whatever happens."""
     lease = await stages.admission.admit(caller, call, exchange.request_id)
     try:
         exchange.catalog = stages.upstream.catalog
-        exchange.would_refuse = lease.would_refuse
-        stages.ledger.opened(exchange, caller, call)
+        exchange.would_refuse = lease.would_reject
+        stages.ledger.call_started(exchange, caller, call)
         if stages.witnesses is not None:
-            stages.witnesses.opened(exchange, caller)
+            stages.witnesses.on_start(exchange, caller)
         traceparent = exchange.trace.header if exchange.trace else None
         exchange.asked_at = time.perf_counter()
         reply = await stages.upstream.send(call, caller, exchange.id_text, watch, traceparent=traceparent)
         try:
-            exchange.served = reply.served
+            exchange.served = reply.routing
             await deliver(reply, lease, exchange)
         finally:
             reply.close()
-    except Refused as refused:
+    except APIError as refused:
         exchange.failed(refused)
         raise
     except Exception:
-        exchange.failed(Bug())
+        exchange.failed(InternalError())
         raise
     finally:
-        exchange.interrupted(watch.why, unsent=watch.unsent)
+        exchange.interrupted(watch.reason, unsent=watch.unsent)
         record = exchange.record(caller, call)
-        if lease.used is None:
+        if lease.usage is None:
             lease.settle(*exchange.used(call), record.provider)
         if record.usage_source in {"estimated", "unknown"} and not exchange.unsent:
-            stages.admission.estimated(exchange.request_id, lease)
+            stages.admission.correct_later(exchange.request_id, lease)
         if record.outcome == "ok" and record.completion_tokens is not None and record.cache != "hit":
-            stages.admission.answered(call, record.completion_tokens)
-        stages.ledger.post(record, exchange.overhead_ms(), exchange.served)
+            stages.admission.record_answer_length(call, record.completion_tokens)
+        stages.ledger.call_finished(record, exchange.overhead_ms(), exchange.served)
         if stages.witnesses is not None:
-            stages.witnesses.closed(exchange, caller, call, record)
-        await lease.settled()
+            stages.witnesses.on_end(exchange, caller, call, record)
+        await lease.wait_settled()

@@ -12,22 +12,22 @@ from urllib.parse import quote, unquote
 
 _ENCODE = "percent-encode /, #, ?, @, : and % in its user and password"
 _USER = re.compile(r"[^/?#@:\[\]]*")
-_PLACE = re.compile(r"(?P<hosts>[^/?#]*)(?:/(?P<path>[^/?#]*))?(?:\?(?P<query>[^?#]*))?")
+_LOCATION = re.compile(r"(?P<hosts>[^/?#]*)(?:/(?P<path>[^/?#]*))?(?:\?(?P<query>[^?#]*))?")
 _SOCKET = re.compile(r"(?P<path>/[^?#]*)(?:\?(?P<query>[^?#]*))?")
 _HOST = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%a-z]+\]|(?:[\w.~-]|%[0-9A-Fa-f]{2})+)?(?::(?P<port>.*))?")
 _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
 _PORT = re.compile(r"0*[1-9][0-9]{0,4}", re.ASCII)
 _PORTS = re.compile(r"0*([1-9][0-9]{0,4})(?:-0*([1-9][0-9]{0,4}))?", re.ASCII)
-_LARGEST_PORT = 65_535
-_MOST_PORTS = 1024
+_MAX_PORT = 65_535
+_MAX_PORTS = 1024
 
-WebhookForm = Literal["json", "slack", "teams"]
-_WEBHOOK_FORMS: dict[str, WebhookForm] = {"json": "json", "slack": "slack", "teams": "teams"}
+WebhookFormat = Literal["json", "slack", "teams"]
+_WEBHOOK_FORMS: dict[str, WebhookFormat] = {"json": "json", "slack": "slack", "teams": "teams"}
 _PORT_RANGE = re.compile(r"[a-z]+://[^/?#]*:[0-9]+-")
 _NEXT_WEBHOOK = re.compile(r",\s*(?=\w+=https?:)")
 
 _SSLMODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
-_POSTGRES_KNOWS = frozenset(
+_POSTGRES_PARAMETERS = frozenset(
     [
         "host",
         "port",
@@ -71,7 +71,7 @@ _POSTGRES_KNOWS = frozenset(
         "client_connection_check_interval",
     ]
 )
-_REDIS_KNOWS = frozenset(
+_REDIS_PARAMETERS = frozenset(
     [
         "db",
         "username",
@@ -95,30 +95,32 @@ _REDIS_KNOWS = frozenset(
     ]
 )
 
-Judge = Callable[[str], None]
+LocationCheck = Callable[[str], None]
 
 
 class InvalidURL(ValueError):  # noqa: N818 -- errors are named for the state they report
     """An address nobody can use; the message says why, and holds no part of it."""
 
 
-def postgres_url(text: str) -> str:
+def parse_postgres_url(text: str) -> str:
     """A checked address of a Postgres database; raises `InvalidURL`."""
-    _, scheme, rest = _scheme(
+    _, scheme, rest = _split_scheme(
         text, ("postgresql", "postgres"), "postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
     )
-    return f"{scheme}://{_encoded(rest, _judge_postgres)}"
+    return f"{scheme}://{_encode_credentials(rest, _check_postgres)}"
 
 
-def redis_url(text: str) -> str:
+def parse_redis_url(text: str) -> str:
     """A checked address of a Redis or Valkey; raises `InvalidURL`."""
-    _, scheme, rest = _scheme(text, ("redis", "rediss", "unix"), "redis://USER:PASSWORD@HOST:PORT/NUMBER")
-    return f"{scheme}://{_encoded(rest, _judge_socket if scheme == 'unix' else _judge_redis)}"
+    _, scheme, rest = _split_scheme(
+        text, ("redis", "rediss", "unix"), "redis://USER:PASSWORD@HOST:PORT/NUMBER"
+    )
+    return f"{scheme}://{_encode_credentials(rest, _check_socket if scheme == 'unix' else _check_redis)}"
 
 
-def http_url(text: str) -> str:
+def parse_http_url(text: str) -> str:
     """A checked address of an HTTP server, its port perhaps a range; raises `InvalidURL`."""
-    whole, _, rest = _scheme(text, ("http", "https"), "http://HOST:PORT")
+    whole, _, rest = _split_scheme(text, ("http", "https"), "http://HOST:PORT")
     place = re.split("[/?#]", rest, maxsplit=1)[0]
     if "@" in rest:
         raise InvalidURL("it holds an @: a user or password would never be sent")
@@ -126,24 +128,24 @@ def http_url(text: str) -> str:
     if host is None or not host["host"]:
         raise InvalidURL("it names no host")
     if host["port"] is not None:
-        _judge_ports(host["port"])
+        _check_port_range(host["port"])
     return whole
 
 
-def webhook_urls(text: str) -> tuple[tuple[WebhookForm, str], ...]:
+def parse_webhook_urls(text: str) -> tuple[tuple[WebhookFormat, str], ...]:
     """The webhooks of a list such as `json=https://…,slack=https://…`; raises `InvalidURL`."""
-    found: dict[tuple[WebhookForm, str], None] = {}
+    found: dict[tuple[WebhookFormat, str], None] = {}
     for one in _NEXT_WEBHOOK.split(text):
         form, _, url = one.strip().partition("=")
         if form not in _WEBHOOK_FORMS:
             raise InvalidURL("each webhook is written FORM=URL, and FORM is json, slack or teams")
         if _PORT_RANGE.match(url):
             raise InvalidURL("a webhook has one port")
-        found[_WEBHOOK_FORMS[form], http_url(url)] = None
+        found[_WEBHOOK_FORMS[form], parse_http_url(url)] = None
     return tuple(found)
 
 
-def checked(name: str, text: str, read: Callable[[str], str]) -> str:
+def parse_setting(name: str, text: str, read: Callable[[str], str]) -> str:
     """The address under this name, as `read` returns it; raises `InvalidURL` that begins with the name."""
     try:
         return read(text)
@@ -151,7 +153,7 @@ def checked(name: str, text: str, read: Callable[[str], str]) -> str:
         raise InvalidURL(f"{name}: {fault}") from None
 
 
-def _scheme(text: str, known: tuple[str, ...], form: str) -> tuple[str, str, str]:
+def _split_scheme(text: str, known: tuple[str, ...], form: str) -> tuple[str, str, str]:
     whole = text.strip()
     scheme, separator, rest = whole.partition("://")
     if not separator:
@@ -161,7 +163,7 @@ def _scheme(text: str, known: tuple[str, ...], form: str) -> tuple[str, str, str
     return f"{scheme.lower()}://{rest}", scheme.lower(), rest
 
 
-def _encoded(rest: str, judge: Judge) -> str:
+def _encode_credentials(rest: str, judge: LocationCheck) -> str:
     """What follows the scheme, its user and password percent-encoded."""
     readings: list[str] = []
     reason = InvalidURL(_ENCODE)
@@ -174,7 +176,7 @@ def _encoded(rest: str, judge: Judge) -> str:
             reason = fault
             continue
         if _USER.fullmatch(user):
-            who = f"{_once(user)}:{_once(password)}@" if colon else f"{_once(user)}@"
+            who = f"{_encode_once(user)}:{_encode_once(password)}@" if colon else f"{_encode_once(user)}@"
             readings.append(place if at is None else f"{who}{place}")
     if not readings:
         raise reason
@@ -183,7 +185,7 @@ def _encoded(rest: str, judge: Judge) -> str:
     return readings[0]
 
 
-def _once(text: str) -> str:
+def _encode_once(text: str) -> str:
     """The text percent-encoded, whether it was or not; raises `InvalidURL` when nobody can tell."""
     escapes = len(_ESCAPE.findall(text))
     if escapes and escapes < text.count("%"):
@@ -200,65 +202,65 @@ def _once(text: str) -> str:
         raise InvalidURL("its user or password is no UTF-8") from None
 
 
-def _judge_postgres(place: str) -> None:
-    query = _query(found := _place(place), _POSTGRES_KNOWS)
+def _check_postgres(place: str) -> None:
+    query = _parse_query(found := _match_location(place), _POSTGRES_PARAMETERS)
     if query.get("sslmode", "prefer") not in _SSLMODES:
         raise InvalidURL(f"its sslmode is none of {', '.join(sorted(_SSLMODES))}")
     if (port := query.get("port")) is not None:
-        _judge_port(port)
+        _check_port(port)
     if not found["hosts"] and query.get("host"):
         return
     for one in found["hosts"].split(","):
-        _judge_host(one)
+        _check_host(one)
 
 
-def _judge_redis(place: str) -> None:
-    query = _query(found := _place(place), _REDIS_KNOWS)
-    _judge_host(found["hosts"])
+def _check_redis(place: str) -> None:
+    query = _parse_query(found := _match_location(place), _REDIS_PARAMETERS)
+    _check_host(found["hosts"])
     for number in (found["path"], query.get("db")):
         if number and not (number.isascii() and number.isdecimal() and len(number) < 6):
             raise InvalidURL("its database is no number")
 
 
-def _judge_socket(place: str) -> None:
+def _check_socket(place: str) -> None:
     found = _SOCKET.fullmatch(place)
     if found is None:
         raise InvalidURL("it names no path of a socket")
-    _query(found, _REDIS_KNOWS)
+    _parse_query(found, _REDIS_PARAMETERS)
 
 
-def _place(place: str) -> "re.Match[str]":
-    found = _PLACE.fullmatch(place)
+def _match_location(place: str) -> "re.Match[str]":
+    found = _LOCATION.fullmatch(place)
     if found is None:
         raise InvalidURL(f"what follows its host is not understood: {_ENCODE}")
     return found
 
 
-def _judge_host(text: str) -> None:
+def _check_host(text: str) -> None:
     found = _HOST.fullmatch(text)
     if found is None:
         raise InvalidURL(f"its host is no name and no address: {_ENCODE}")
     if not found["host"]:
         raise InvalidURL("it names no host")
     if found["port"] is not None:
-        _judge_port(found["port"])
+        _check_port(found["port"])
 
 
-def _judge_port(text: str) -> None:
-    if not _PORT.fullmatch(text) or int(text) > _LARGEST_PORT:
-        raise InvalidURL(f"its port is no number from 1 to {_LARGEST_PORT}")
+def _check_port(text: str) -> None:
+    if not _PORT.fullmatch(text) or int(text) > _MAX_PORT:
+        raise InvalidURL(f"its port is no number from 1 to {_MAX_PORT}")
 
 
-def _judge_ports(text: str) -> None:
+def _check_port_range(text: str) -> None:
     found = _PORTS.fullmatch(text)
     first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
-    if not 1 <= first <= last <= _LARGEST_PORT or last - first >= _MOST_PORTS:
+    if not 1 <= first <= last <= _MAX_PORT or last - first >= _MAX_PORTS:
         raise InvalidURL(
-            f"its port is no number from 1 to {_LARGEST_PORT}, nor a range of at most {_MOST_PORTS} of them"
+            f"its port is no number from 1 to {_MAX_PORT}, nor a range of at most {_MAX_PORTS} of them"
         )
 
 
-def _query(found: "re.Match[str]", known: frozenset[str]) -> dict[str, str]:
+def _parse_query(found: "re.Match[str]", known: frozenset[str]) -> dict[str, str]:
     said: dict[str, str] = {}
     for number, pair in enumerate((found["query"] or "").split("&"), 1):
         name, equals, value = pair.partition("=")

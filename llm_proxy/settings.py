@@ -29,7 +29,14 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from llm_proxy.service_urls import InvalidURL, WebhookForm, http_url, postgres_url, redis_url, webhook_urls
+from llm_proxy.service_urls import (
+    InvalidURL,
+    WebhookFormat,
+    parse_http_url,
+    parse_postgres_url,
+    parse_redis_url,
+    parse_webhook_urls,
+)
 
 PREFIX = "LLM_PROXY__"
 Mode = Literal["enforce", "shadow", "off"]
@@ -179,7 +186,7 @@ class Settings(BaseSettings):
         """The address with its password percent-encoded, for every reader alike."""
         if given is None:
             return None
-        read = postgres_url if info.field_name == "database_url" else redis_url
+        read = parse_postgres_url if info.field_name == "database_url" else parse_redis_url
         try:
             return SecretStr(read(given.get_secret_value()))
         except InvalidURL as fault:
@@ -190,7 +197,7 @@ class Settings(BaseSettings):
     def _check_webhooks(cls, given: SecretStr | None) -> SecretStr | None:
         try:
             if given is not None:
-                webhook_urls(given.get_secret_value())
+                parse_webhook_urls(given.get_secret_value())
         except InvalidURL as fault:
             raise PydanticCustomError("url", "{reason}", {"reason": str(fault)}) from None
         return given
@@ -203,9 +210,9 @@ class Settings(BaseSettings):
         return tuple(sorted(set(given)))
 
     @cached_property
-    def webhooks(self) -> tuple[tuple[WebhookForm, str], ...]:
+    def webhooks(self) -> tuple[tuple[WebhookFormat, str], ...]:
         """The webhooks to notify: the form and the address of each."""
-        return webhook_urls(self.notify_webhooks.get_secret_value()) if self.notify_webhooks else ()
+        return parse_webhook_urls(self.notify_webhooks.get_secret_value()) if self.notify_webhooks else ()
 
     @field_validator("litellm_proxy_url", "otlp_endpoint", "langfuse_url")
     @classmethod
@@ -213,7 +220,7 @@ class Settings(BaseSettings):
         for one in (given,) if isinstance(given, str) else given or ():
             if not one.startswith("@"):
                 try:
-                    http_url(one if "://" in one or isinstance(given, tuple) else f"http://{one}")
+                    parse_http_url(one if "://" in one or isinstance(given, tuple) else f"http://{one}")
                 except InvalidURL as fault:
                     raise PydanticCustomError("url", "{reason}", {"reason": str(fault)}) from None
         return given

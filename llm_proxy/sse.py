@@ -8,8 +8,8 @@ Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-a
 import re
 from dataclasses import dataclass
 
-MAX_FRAME_BYTES = 16 * 2**20
-DONE = b"data: [DONE]\n\n"
+MAX_EVENT_BYTES = 16 * 2**20
+DONE_EVENT = b"data: [DONE]\n\n"
 """How OpenAI ends a stream."""
 
 _BOM = b"\xef\xbb\xbf"
@@ -18,12 +18,12 @@ _BLANK = re.compile(rb"(?:\r\n|\n|\r(?!\n|\Z))(?:\r\n|\n|\r(?!\n|\Z))")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
-class FrameTooLong(ValueError):  # noqa: N818 -- named for the state
+class EventTooLong(ValueError):  # noqa: N818 -- named for the state
     """So many bytes without an empty line are no event stream."""
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class SSEEvent:
     """One event.
 
     Attributes:
@@ -35,7 +35,7 @@ class Event:
     name: bytes = b""
 
 
-def frame(data: bytes, name: bytes = b"") -> bytes:
+def encode_event(data: bytes, name: bytes = b"") -> bytes:
     """One event as bytes; data may hold line feeds, each becomes a line of its own."""
     head = b"event: " + name + b"\n" if name else b""
     if b"\n" in data or b"\r" in data:
@@ -44,10 +44,10 @@ def frame(data: bytes, name: bytes = b"") -> bytes:
     return head + b"data: " + data + b"\n\n"
 
 
-def parse(raw: bytes) -> Event:
+def parse_event(raw: bytes) -> SSEEvent:
     """The event in one frame; unknown fields and comments are skipped."""
     if raw.startswith(b"data: ") and raw.find(b"\n") == len(raw) - 2 and b"\r" not in raw:
-        return Event(raw[6:-2])
+        return SSEEvent(raw[6:-2])
     data: list[bytes] = []
     name = b""
     for line in _LINE_END.split(raw):
@@ -57,10 +57,10 @@ def parse(raw: bytes) -> Event:
             data.append(value)
         elif field == b"event":
             name = value
-    return Event(b"\n".join(data) if data else None, name)
+    return SSEEvent(b"\n".join(data) if data else None, name)
 
 
-class Splitter:
+class SSEDecoder:
     """Cuts a stream of bytes into frames, each with the empty line that ends it.
 
     Attributes:
@@ -69,13 +69,13 @@ class Splitter:
 
     __slots__ = ("_max_bytes", "_started", "rest")
 
-    def __init__(self, max_bytes: int = MAX_FRAME_BYTES) -> None:
+    def __init__(self, max_bytes: int = MAX_EVENT_BYTES) -> None:
         self._max_bytes = max_bytes
         self._started = False
         self.rest: bytes = b""
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """The frames that ended with this chunk; raises `FrameTooLong` rather than hold more than it may."""
+        """The frames that ended with this chunk; raises `EventTooLong` rather than hold more than it may."""
         buffer = self.rest + chunk if self.rest else chunk
         if not self._started:
             if len(buffer) < len(_BOM) and _BOM.startswith(buffer):
@@ -84,16 +84,16 @@ class Splitter:
             self._started = True
             buffer = buffer.removeprefix(_BOM)
         if b"\r" in buffer:
-            frames, self.rest = _cut(buffer)
+            frames, self.rest = _split_at_blank_lines(buffer)
         else:
             *ended, self.rest = buffer.split(b"\n\n")
             frames = [part + b"\n\n" for part in ended]
         if len(self.rest) > self._max_bytes:
-            raise FrameTooLong(f"no empty line in {self._max_bytes} bytes")
+            raise EventTooLong(f"no empty line in {self._max_bytes} bytes")
         return frames
 
 
-def _cut(buffer: bytes) -> tuple[list[bytes], bytes]:
+def _split_at_blank_lines(buffer: bytes) -> tuple[list[bytes], bytes]:
     """The slow way, for streams that use CR."""
     frames: list[bytes] = []
     start = 0

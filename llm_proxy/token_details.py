@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 
 MAX_TOKENS = 10**9
 """Of one call."""
-LONGEST_TIER = 32
+MAX_TIER_CHARS = 32
 _PROMPT, _COMPLETION = "prompt_tokens_details", "completion_tokens_details"
 _WRITTEN = frozenset({"cache_write_tokens", "cache_creation_tokens"})
 _SPLIT = {
@@ -44,22 +44,22 @@ def read_details(usage: Mapping[str, Any]) -> TokenDetails:
     prompt, completion = _part(usage, _PROMPT), _part(usage, _COMPLETION)
     cached = usage.get("cache_read_input_tokens", usage.get("prompt_cache_hit_tokens"))
     return TokenDetails(
-        count(prompt.get("cached_tokens") if cached is None else cached),
+        token_count(prompt.get("cached_tokens") if cached is None else cached),
         _written(usage, prompt),
-        count(completion.get("reasoning_tokens")),
+        token_count(completion.get("reasoning_tokens")),
         _others(prompt, completion),
     )
 
 
-def count(value: object) -> int | None:
+def token_count(value: object) -> int | None:
     """A number of tokens; None for what is none, or more than a call can have."""
     return value if type(value) is int and 0 <= value <= MAX_TOKENS else None
 
 
-def tier_of(document: Mapping[str, Any], usage: Mapping[str, Any]) -> str | None:
+def service_tier(document: Mapping[str, Any], usage: Mapping[str, Any]) -> str | None:
     """The service tier that an answer, a frame or its usage states."""
     tier = document.get("service_tier") or usage.get("service_tier")
-    return tier[:LONGEST_TIER] if isinstance(tier, str) and tier.isascii() and tier.isprintable() else None
+    return tier[:MAX_TIER_CHARS] if isinstance(tier, str) and tier.isascii() and tier.isprintable() else None
 
 
 def _written(usage: Mapping[str, Any], prompt: Mapping[str, Any]) -> int | None:
@@ -67,7 +67,7 @@ def _written(usage: Mapping[str, Any], prompt: Mapping[str, Any]) -> int | None:
     if "cache_creation_input_tokens" not in usage and not _WRITTEN & prompt.keys():
         return None
     stated = (usage.get("cache_creation_input_tokens"), *(prompt.get(name) for name in _WRITTEN))
-    return max((one for one in map(count, stated) if one is not None), default=None)
+    return max((one for one in map(token_count, stated) if one is not None), default=None)
 
 
 def _others(prompt: Mapping[str, Any], completion: Mapping[str, Any]) -> dict[str, int]:
@@ -83,7 +83,7 @@ def _others(prompt: Mapping[str, Any], completion: Mapping[str, Any]) -> dict[st
 
 def _collect(found: dict[str, int], part: Mapping[str, Any], names: Mapping[str, str]) -> None:
     for name, value in part.items():
-        if value and name in names and count(value):
+        if value and name in names and token_count(value):
             found[names[name]] = value
 
 

@@ -5,7 +5,7 @@ compared as they are, case and all; no pattern makes it go back, so it takes one
 """
 
 
-def covers(pattern: str, name: str) -> bool:
+def wildcard_matches(pattern: str, name: str) -> bool:
     """Returns whether the pattern, a name or a wildcard, covers the name."""
     start, *others = pattern.split("*")
     if not others:

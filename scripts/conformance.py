@@ -26,10 +26,10 @@ sys.path.insert(0, str(ROOT / "tests"))
 import conformance_page  # noqa: E402 -- beside this file
 
 from llm_proxy.stack import probe, process  # noqa: E402 -- after the path
-from llm_proxy.stack.operator_env import Surroundings  # noqa: E402 -- the same
-from llm_proxy.stack.probe import answers  # noqa: E402 -- the same
-from llm_proxy.stack.process_specs import Behind, gateway, sidecar, sidecar_python  # noqa: E402 -- the same
-from llm_proxy.stack.stores import postgres, postgres_url, valkey, valkey_url  # noqa: E402 -- the same  # noqa: E402 -- the same
+from llm_proxy.stack.operator_env import OperatorEnv  # noqa: E402 -- the same
+from llm_proxy.stack.probe import is_up  # noqa: E402 -- the same
+from llm_proxy.stack.process_specs import SidecarBackends, gateway_spec, sidecar_python, sidecar_spec  # noqa: E402 -- the same
+from llm_proxy.stack.stores import postgres_spec, postgres_url, valkey_spec, valkey_url  # noqa: E402 -- the same  # noqa: E402 -- the same
 
 HOME = ROOT / ".local" / "conformance"
 LOCKS = ROOT / "locks" / "conformance"
@@ -88,14 +88,14 @@ OWN = (
 @contextmanager
 def house(folder: Path) -> Iterator[dict[str, str]]:
     """A provider, a sidecar with its cache, and a gateway; what a client's environment holds of them."""
-    given = Surroundings({name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ})
+    given = OperatorEnv({name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ})
     at = {
         name: probe.free_port() for name in ("provider", "sidecar", "gateway", "cache", "limits", "postgres")
     }
     provider_url = f"http://127.0.0.1:{at['provider']}"
     config = folder / "litellm.yaml"
     config.write_text(CONFIG.format(provider=provider_url), encoding="utf-8")
-    behind = Behind(MASTER_KEY, valkey_url(at["cache"], PASSWORD), None, None)
+    behind = SidecarBackends(MASTER_KEY, valkey_url(at["cache"], PASSWORD), None, None)
     names = {
         "LLM_PROXY__ENVIRONMENT": "development",
         "LLM_PROXY__INTERNAL_API_KEY": KEY,
@@ -109,19 +109,19 @@ def house(folder: Path) -> Iterator[dict[str, str]]:
         "LLM_PROXY__CACHE_MODE": "off",
         "LLM_PROXY__DRAIN_DELAY_S": "0",
     }
-    provider = process.Part(
+    provider = process.ProcessSpec(
         name="provider",
         argv=(sys.executable, str(ROOT / "tests" / "scripted_provider.py"), "--port", str(at["provider"])),
-        env=dict(given.names),
-        ready=lambda _: answers(at["provider"], "/_calls"),
+        env=dict(given.variables),
+        readiness_probe=lambda _: is_up(at["provider"], "/_calls"),
     )
     parts = (
         provider,
-        postgres(folder, at["postgres"], PASSWORD, durable=False),
-        valkey("cache", folder, at["cache"], PASSWORD),
-        valkey("limits", folder, at["limits"], PASSWORD),
-        sidecar(1, at["sidecar"], config, behind, given),
-        gateway(at["gateway"], names, given),
+        postgres_spec(folder, at["postgres"], PASSWORD, durable=False),
+        valkey_spec("cache", folder, at["cache"], PASSWORD),
+        valkey_spec("limits", folder, at["limits"], PASSWORD),
+        sidecar_spec(1, at["sidecar"], config, behind, given),
+        gateway_spec(at["gateway"], names, given),
     )
     running = [process.start(one, folder / "logs") for one in parts]
     try:

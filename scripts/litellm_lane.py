@@ -27,7 +27,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 from llm_proxy.sidecar.patches.registry import PATCHES  # noqa: E402 -- the project's own, found from here
-from llm_proxy.sidecar.verify_environment import is_refused, pins  # noqa: E402 -- the same
+from llm_proxy.sidecar.verify_environment import is_malicious, read_pins  # noqa: E402 -- the same
 
 TRIED = "llm_proxy/sidecar/patches/tried_patches.json"
 PIN = re.compile(r"^litellm\[proxy\]==(\S+)$", re.MULTILINE)
@@ -103,8 +103,8 @@ def candidate(version: str) -> Path:
 
 
 def build(version: str) -> Path:
-    """The copy of this project with the pin moved, both environments made; raises `Refused`."""
-    if is_refused("litellm", version):
+    """The copy of this project with the pin moved, both environments made; raises `APIError`."""
+    if is_malicious("litellm", version):
         raise Refused(f"litellm {version} was published with malicious code")
     folder = candidate(version)
     shutil.rmtree(folder, ignore_errors=True)
@@ -120,7 +120,9 @@ def build(version: str) -> Path:
     flags = ("--quiet", "--generate-hashes", "--no-header", "--no-annotate", "--universal")
     lock = ("--python-version", "3.11", "locks/sidecar.in", "--output-file", "locks/sidecar.txt")
     run(uv, "pip", "compile", *flags, *lock, cwd=folder)
-    poisoned = [pin for pin in pins((folder / "locks" / "sidecar.txt").read_text()) if is_refused(*pin)]
+    poisoned = [
+        pin for pin in read_pins((folder / "locks" / "sidecar.txt").read_text()) if is_malicious(*pin)
+    ]
     if poisoned:
         raise Refused(f"it brings {poisoned}")
     install_patches(folder, version, [patch.name for patch in PATCHES])
@@ -148,7 +150,7 @@ def in_order(folder: Path) -> list[str]:
 
 
 def run(*command: str, cwd: Path, **env: str) -> str:
-    """What a command prints; raises `Refused` with its last words when it fails."""
+    """What a command prints; raises `APIError` with its last words when it fails."""
     done = subprocess.run(
         command, cwd=cwd, env=environment(**env), capture_output=True, text=True, check=False
     )
@@ -328,7 +330,7 @@ def page(
 
 
 def take(version: str) -> None:
-    """Move the pin of this project to a candidate that was built; raises `Refused` when there is none."""
+    """Move the pin of this project to a candidate that was built; raises `APIError` when there is none."""
     folder = candidate(version)
     if not (folder / TAKEN[0]).is_file():
         raise Refused(f"{version} was not built: run `make litellm VERSION={version}` first")

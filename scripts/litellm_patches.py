@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from llm_proxy.sidecar.patches.registry import PATCHES, TRIED
+from llm_proxy.sidecar.patches.registry import PATCHES, TESTED_PATCHES
 
 HEAD = """\
 # Patches of LiteLLM
@@ -29,7 +29,7 @@ Installed: {installed}.
 def page() -> str:
     """The whole page."""
     installed = "; ".join(
-        f"on LiteLLM {release} {len(names)} of {len(PATCHES)}" for release, names in TRIED.items()
+        f"on LiteLLM {release} {len(names)} of {len(PATCHES)}" for release, names in TESTED_PATCHES.items()
     )
     parts = [HEAD.format(installed=installed)]
     for patch in PATCHES:

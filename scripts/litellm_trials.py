@@ -18,8 +18,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-from llm_proxy.sidecar.patches.patch import Patch  # noqa: E402 -- the project's own, found from here
-from llm_proxy.sidecar.patches.registry import PATCHES, SETTING, numbers  # noqa: E402 -- the same
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch  # noqa: E402 -- the project's own, found from here
+from llm_proxy.sidecar.patches.registry import DISABLING_SETTING, PATCHES, release_numbers  # noqa: E402 -- the same
 
 PASSED, FAILED = 0, 1
 WORDS = {
@@ -51,7 +51,7 @@ class Trial:
 def passes(tests: Sequence[str], without: str = "") -> bool:
     """Whether all these tests pass; raises `RuntimeError` when pytest could not run them."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
-    env = os.environ | {SETTING: without}
+    env = os.environ | {DISABLING_SETTING: without}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     if done.returncode not in {PASSED, FAILED}:
         raise RuntimeError(done.stdout[-1500:] + done.stderr[-500:])
@@ -60,7 +60,7 @@ def passes(tests: Sequence[str], without: str = "") -> bool:
     return done.returncode == PASSED
 
 
-def trials(patches: Sequence[Patch]) -> list[Trial]:
+def trials(patches: Sequence[LiteLLMPatch]) -> list[Trial]:
     """Each patch, tried; a line is printed as soon as one is known."""
     together = passes([test for patch in patches for test in patch.tests])
     found: list[Trial] = []
@@ -88,8 +88,8 @@ def main() -> int:
     unknown = named - {patch.name for patch in PATCHES}
     if unknown:
         flags.error(f"there is no patch {', '.join(sorted(unknown))}")
-    here = numbers(release())
-    wanted = [one for one in PATCHES if one.fixed_in is None or here < numbers(one.fixed_in)]
+    here = release_numbers(release())
+    wanted = [one for one in PATCHES if one.fixed_in is None or here < release_numbers(one.fixed_in)]
     found = trials([one for one in wanted if not named or one.name in named])
     if asked.out:
         asked.out.write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n", encoding="utf-8")

@@ -14,12 +14,12 @@ import httpx
 import vertex_account
 from sidecars import PASSED_ON
 
-from llm_proxy.dialects import NO_HINTS, OPENAI, Bounds, Models
+from llm_proxy.dialects import NO_OPTIONS, OPENAI, BodyLimits, ModelIndex
 from llm_proxy.endpoints import Endpoint
 from llm_proxy.stack import probe, process
-from llm_proxy.stack.operator_env import Surroundings
-from llm_proxy.stack.probe import answers
-from llm_proxy.stack.process_specs import Behind, sidecar
+from llm_proxy.stack.operator_env import OperatorEnv
+from llm_proxy.stack.probe import is_up
+from llm_proxy.stack.process_specs import SidecarBackends, sidecar_spec
 
 Json = dict[str, Any]
 KEY = "sk-fields-0123456789abcdef"
@@ -54,7 +54,7 @@ CLOUDS = {
 }
 ALL = {name: model for name, (model, _) in DEPLOYMENTS.items()} | CLOUDS
 PROVIDERS = {name: frozenset({model.partition("/")[0]}) for name, model in ALL.items()}
-MODELS = Models("none", PROVIDERS | {"mixed": frozenset({"openai", "anthropic"})})
+MODELS = ModelIndex("none", PROVIDERS | {"mixed": frozenset({"openai", "anthropic"})})
 LEAST: dict[Endpoint, Json] = {
     "chat.completions": {},
     "completions": {"prompt": "hi"},
@@ -75,7 +75,7 @@ class AllProviders:
             {"messages": [{"role": "user", "content": "hi"}]} if door == "chat.completions" else LEAST[door]
         )
         asked = json.dumps({"model": group, **said, **fields}).encode()
-        call = OPENAI.read(door, asked, NO_HINTS, MODELS, Bounds())
+        call = OPENAI.parse(door, asked, NO_OPTIONS, MODELS, BodyLimits())
         self.provider.post("/_reset")
         body = {**call.body, "cache": {"no-cache": True, "no-store": True}}
         reply = self.sidecar.post(f"/v1/{door.replace('.', '/')}", json=body)
@@ -109,19 +109,19 @@ def run_all_providers(folder: Path, cache_redis_url: str) -> Generator[AllProvid
     url = f"http://127.0.0.1:{provider_port}"
     config = folder / "fields.yaml"
     config.write_text(json.dumps(configuration(url)), encoding="utf-8")
-    given = Surroundings({name: os.environ[name] for name in PASSED_ON if name in os.environ})
-    provider = process.Part(
+    given = OperatorEnv({name: os.environ[name] for name in PASSED_ON if name in os.environ})
+    provider = process.ProcessSpec(
         name="provider-of-fields",
         argv=(sys.executable, str(TESTS / "scripted_provider.py"), "--port", str(provider_port)),
         env=dict(os.environ),
-        ready=lambda _: answers(provider_port, "/_calls"),
+        readiness_probe=lambda _: is_up(provider_port, "/_calls"),
         stop_signal=signal.SIGTERM,
     )
-    behind = Behind(KEY, cache_redis_url, None, None)
+    behind = SidecarBackends(KEY, cache_redis_url, None, None)
     logs = folder / "logs"
     running = [
         process.start(provider, logs),
-        process.start(sidecar(9, sidecar_port, config, behind, given), logs),
+        process.start(sidecar_spec(9, sidecar_port, config, behind, given), logs),
     ]
     try:
         process.wait_until_ready(running)

@@ -20,8 +20,8 @@ import pytest
 from all_providers import AllProviders, run_all_providers
 from hypothesis import settings
 
-from llm_proxy.stack import Missing, probe, process, process_specs
-from llm_proxy.stack.stores import Purpose, postgres, valkey, valkey_url
+from llm_proxy.stack import NotInstalled, probe, process, process_specs
+from llm_proxy.stack.stores import ValkeyPurpose, postgres_spec, valkey_spec, valkey_url
 from llm_proxy.stack.stores import postgres_url as address_of_postgres
 
 PASSWORD = "only-for-this-test-run"
@@ -51,7 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Declare the marks; end a process of the run, and with it its services, when the run is killed."""
     markers.register(config)
     if os.environ.get("PYTEST_XDIST_WORKER"):
-        process.tether(os.getppid(), signal.SIGTERM)
+        process.die_with_parent(os.getppid(), signal.SIGTERM)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -71,8 +71,8 @@ def make_sidecar_environment() -> None:
     """Install LiteLLM where it is missing."""
     try:
         process_specs.sidecar_python()
-    except Missing:
-        subprocess.run(["make", "setup-sidecar"], cwd=process_specs.PROJECT, check=True)  # noqa: S607 -- any
+    except NotInstalled:
+        subprocess.run(["make", "setup-sidecar"], cwd=process_specs.PROJECT_ROOT, check=True)  # noqa: S607 -- any
 
 
 @pytest.fixture(scope="session")
@@ -95,7 +95,7 @@ def postgres_url(service_folder: Path) -> Iterator[str]:
     """The address of a real Postgres, shared by the run; use `database_url` for tables of your own."""
     port = probe.free_port()
     yield from _served(
-        postgres(service_folder, port, PASSWORD, durable=False),
+        postgres_spec(service_folder, port, PASSWORD, durable=False),
         service_folder,
         address_of_postgres(port, PASSWORD),
     )
@@ -148,12 +148,12 @@ def free_port() -> int:
     return probe.free_port()
 
 
-def _valkey(purpose: Purpose, folder: Path) -> Iterator[str]:
+def _valkey(purpose: ValkeyPurpose, folder: Path) -> Iterator[str]:
     port = probe.free_port()
-    yield from _served(valkey(purpose, folder, port, PASSWORD), folder, valkey_url(port, PASSWORD))
+    yield from _served(valkey_spec(purpose, folder, port, PASSWORD), folder, valkey_url(port, PASSWORD))
 
 
-def _served(program: process.Part, folder: Path, url: str) -> Iterator[str]:
+def _served(program: process.ProcessSpec, folder: Path, url: str) -> Iterator[str]:
     running = process.start(program, folder / "logs")
     try:
         process.wait_until_ready([running])

@@ -1,7 +1,7 @@
 """A server of bare connections on a socket of its own, before `Behaviours`; and its clients.
 
 Invariants: what an event loop reports to nobody, a server keeps in `faults`; a client never interprets what
-it sends; nothing waits longer than `PATIENCE_S`.
+it sends; nothing waits longer than `CHECK_TIMEOUT_S`.
 """
 
 import asyncio

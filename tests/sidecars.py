@@ -18,7 +18,7 @@ import yaml
 from loopback import NO_TLS
 
 from llm_proxy.stack import probe, process
-from llm_proxy.stack.probe import answers
+from llm_proxy.stack.probe import is_up
 from llm_proxy.stack.process_specs import sidecar_python
 
 Json = dict[str, Any]
@@ -135,14 +135,14 @@ def deployment(group: str, model: str, provider: Provider, **more: Any) -> Json:
     return {"model_name": group, "litellm_params": params, "model_info": info}
 
 
-def provider_part(port: int, record: Path | None = None) -> process.Part:
+def provider_part(port: int, record: Path | None = None) -> process.ProcessSpec:
     """The scripted provider as a program; with `record` each call is a line of that file, none is kept."""
     words = ("--port", str(port), *(("--record", str(record)) if record else ()))
-    return process.Part(
+    return process.ProcessSpec(
         name=f"provider-{port}",
         argv=(sys.executable, str(PROVIDER), *words),
         env=dict(os.environ),
-        ready=lambda _: answers(port, "/_calls"),
+        readiness_probe=lambda _: is_up(port, "/_calls"),
     )
 
 
@@ -158,7 +158,7 @@ def run_provider(folder: Path) -> Generator[Provider]:
         process.stop([started])
 
 
-def sidecar_part(config: Path, port: int, env: Mapping[str, str]) -> process.Part:
+def sidecar_part(config: Path, port: int, env: Mapping[str, str]) -> process.ProcessSpec:
     """A sidecar as a program, with nothing in its environment but what is given.
 
     `WATCHED_FILE` in it takes its route out away; each connection and lookup is a line of that file.
@@ -167,13 +167,13 @@ def sidecar_part(config: Path, port: int, env: Mapping[str, str]) -> process.Par
     watched = env.get("WATCHED_FILE")
     program = (str(WATCHED), watched) if watched else ("-m", "llm_proxy.sidecar")
     words = (*program, "--config", str(config), "--port", str(port))
-    return process.Part(
+    return process.ProcessSpec(
         name=f"sidecar-{port}",
         argv=(str(sidecar_python()), *words),
         env=fixed | {"LITELLM_MASTER_KEY": KEY, "LLM_PROXY_SIDECAR_LEAVE_S": "0"} | dict(env),
-        ready=lambda _: answers(port, "/health/readiness"),
+        readiness_probe=lambda _: is_up(port, "/health/readiness"),
         cwd=config.parent,
-        patience_s=90,
+        ready_timeout_s=90,
     )
 
 
@@ -194,7 +194,7 @@ def run_sidecar_from_file(file: Path, provider: Provider, folder: Path, **env: s
     try:
         process.wait_until_ready([started])
         yield Sidecar(
-            f"http://127.0.0.1:{port}", provider, started.process.pid, folder / "logs" / f"sidecar-{port}.log"
+            f"http://127.0.0.1:{port}", provider, started.popen.pid, folder / "logs" / f"sidecar-{port}.log"
         )
     finally:
         process.stop([started])

@@ -21,25 +21,25 @@ from running_stack import ADMIN_KEY, KEY, MASTER_KEY, Json
 from sidecars import provider_part
 
 from llm_proxy.stack import process, process_specs
-from llm_proxy.stack.operator_env import Surroundings
+from llm_proxy.stack.operator_env import OperatorEnv
 from llm_proxy.stack.probe import free_port
-from llm_proxy.stack.stores import CALLS_ROLE, postgres, postgres_url, valkey, valkey_url
+from llm_proxy.stack.stores import SIDECAR_ROLE, postgres_spec, postgres_url, valkey_spec, valkey_url
 
 PASSWORD = "only-for-this-run"
 START_TRIES = 10
 """A Postgres that was killed starts only when the kernel has freed its shared memory."""
 
 
-def machine() -> Surroundings:
+def machine() -> OperatorEnv:
     """The environment a process of the stack may see."""
-    return Surroundings(
-        {name: os.environ[name] for name in process_specs.OF_THE_MACHINE if name in os.environ}
+    return OperatorEnv(
+        {name: os.environ[name] for name in process_specs.MACHINE_VARIABLES if name in os.environ}
     )
 
 
 def gateway_part(
     port: int, folder: Path, sidecars: Sequence[str], settings: Mapping[str, str] | None = None
-) -> process.Part:
+) -> process.ProcessSpec:
     """A gateway before sidecars, named by their URLs.
 
     Its keys are those of `running_stack`, its spool lies in `folder`; `settings`, environment variables, come
@@ -54,8 +54,8 @@ def gateway_part(
         "LLM_PROXY__SPOOL_DIR": str(folder / f"spool-{port}"),
         "LLM_PROXY__DRAIN_DELAY_S": "0",
     }
-    made = process_specs.gateway(port, usual | dict(settings or {}), machine())
-    return replace(made, name=f"gateway-{port}", cwd=folder, patience_s=60)
+    made = process_specs.gateway_spec(port, usual | dict(settings or {}), machine())
+    return replace(made, name=f"gateway-{port}", cwd=folder, ready_timeout_s=60)
 
 
 @dataclass(slots=True)
@@ -68,8 +68,8 @@ class StackProcesses:
 
     folder: Path
     ports: dict[str, int] = field(default_factory=dict[str, int])
-    parts: dict[str, process.Part] = field(default_factory=dict[str, process.Part])
-    running: dict[str, process.Running] = field(default_factory=dict[str, process.Running])
+    parts: dict[str, process.ProcessSpec] = field(default_factory=dict[str, process.ProcessSpec])
+    running: dict[str, process.ManagedProcess] = field(default_factory=dict[str, process.ManagedProcess])
 
     @property
     def database_url(self) -> str:
@@ -79,7 +79,7 @@ class StackProcesses:
     @property
     def call_log_url(self) -> str:
         """The same database, as the role that writes the sidecars' call log."""
-        return postgres_url(self.ports["postgres"], PASSWORD, CALLS_ROLE)
+        return postgres_url(self.ports["postgres"], PASSWORD, SIDECAR_ROLE)
 
     @property
     def provider_record(self) -> Path:
@@ -96,9 +96,9 @@ class StackProcesses:
 
     def pid(self, name: str) -> int:
         """The process id."""
-        return self.running[name].process.pid
+        return self.running[name].popen.pid
 
-    def add(self, name: str, program: process.Part, port: int) -> None:
+    def add(self, name: str, program: process.ProcessSpec, port: int) -> None:
         """Make a program known; `start` starts it."""
         self.parts[name], self.ports[name] = replace(program, name=name), port
 
@@ -126,7 +126,7 @@ class StackProcesses:
 
     async def exit_code(self, name: str, timeout_s: float = 30) -> int:
         """Wait until a process has ended; returns its exit code."""
-        return await asyncio.to_thread(self.running[name].process.wait, timeout_s)
+        return await asyncio.to_thread(self.running[name].popen.wait, timeout_s)
 
     async def kill(self, name: str) -> None:
         """SIGKILL to a process and its children, as the kernel does when memory is short."""
@@ -140,7 +140,7 @@ class StackProcesses:
             try:
                 await asyncio.to_thread(process.wait_until_ready, [self.running[name]])
                 break
-            except process.PartDied:
+            except process.ProcessFailed:
                 if not left:
                     raise
                 await asyncio.sleep(0.5)
@@ -160,7 +160,7 @@ class StackProcesses:
     def stop(self) -> None:
         """End everything, the database last."""
         for name in self.running:
-            if self.running[name].alive():
+            if self.running[name].is_alive():
                 self.signal(name, signal.SIGCONT)
         process.stop([one for name, one in self.running.items() if name != "postgres"])
         process.stop([one for name, one in self.running.items() if name == "postgres"])
@@ -192,7 +192,7 @@ def run_stack(
     try:
         _add_stores(made, record=record)
         made.start("postgres", "limits", "cache", "provider")
-        process_specs.migrate(made.database_url, PASSWORD, folder, machine())
+        process_specs.migrate_database(made.database_url, PASSWORD, folder, machine())
         for number in range(1, sidecars + 1):
             _add_sidecar(made, number, config, sidecar_env or {})
         for _ in range(gateways):
@@ -206,9 +206,9 @@ def run_stack(
 
 def _add_stores(made: StackProcesses, *, record: bool) -> None:
     at = {name: free_port() for name in ("postgres", "limits", "cache", "provider")}
-    made.add("postgres", postgres(made.folder, at["postgres"], PASSWORD), at["postgres"])
-    made.add("limits", valkey("limits", made.folder, at["limits"], PASSWORD), at["limits"])
-    made.add("cache", valkey("cache", made.folder, at["cache"], PASSWORD), at["cache"])
+    made.add("postgres", postgres_spec(made.folder, at["postgres"], PASSWORD), at["postgres"])
+    made.add("limits", valkey_spec("limits", made.folder, at["limits"], PASSWORD), at["limits"])
+    made.add("cache", valkey_spec("cache", made.folder, at["cache"], PASSWORD), at["cache"])
     played = provider_part(at["provider"], made.provider_record if record else None)
     made.add("provider", played, at["provider"])
 
@@ -217,6 +217,6 @@ def _add_sidecar(made: StackProcesses, number: int, config: Json, env: Mapping[s
     file, port, given = made.folder / "litellm.yaml", free_port(), machine()
     file.write_text(json.dumps(config).replace("PROVIDER", made.url("provider")), encoding="utf-8")
     cache_url = valkey_url(made.ports["cache"], PASSWORD)
-    behind = process_specs.Behind(MASTER_KEY, cache_url, made.call_log_url, None)
-    given = replace(given, names={**given.names, **env})
-    made.add(f"sidecar-{number}", process_specs.sidecar(number, port, file, behind, given), port)
+    behind = process_specs.SidecarBackends(MASTER_KEY, cache_url, made.call_log_url, None)
+    given = replace(given, variables={**given.variables, **env})
+    made.add(f"sidecar-{number}", process_specs.sidecar_spec(number, port, file, behind, given), port)

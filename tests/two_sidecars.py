@@ -21,14 +21,14 @@ from sidecars import Provider, provider_part
 
 from llm_proxy.stack import probe as ports
 from llm_proxy.stack import process
-from llm_proxy.stack.operator_env import Surroundings
-from llm_proxy.stack.probe import answered, answers
-from llm_proxy.stack.process_specs import Behind, gateway, sidecar
+from llm_proxy.stack.operator_env import OperatorEnv
+from llm_proxy.stack.probe import completed_calls, is_up
+from llm_proxy.stack.process_specs import SidecarBackends, gateway_spec, sidecar_spec
 
 Json = dict[str, Any]
 KEY = "sidecars-key-0123456789abcdef"
 ADMIN_KEY = "sidecars-admin-0123456789abcdef"
-GIVEN = Surroundings({name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ})
+GIVEN = OperatorEnv({name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ})
 CONFIG = """
 model_list:
   - model_name: "*"
@@ -44,40 +44,40 @@ class TwoSidecars:
 
     provider: Provider
     ports: list[int]
-    running: list[process.Running]
+    running: list[process.ManagedProcess]
     logs: Path
 
     def kill(self, at: int) -> None:
         """As the kernel does when memory is short."""
-        self.running[at].process.send_signal(signal.SIGKILL)
-        self.running[at].process.wait()
+        self.running[at].popen.send_signal(signal.SIGKILL)
+        self.running[at].popen.wait()
 
     def freeze(self, at: int) -> None:
         """It accepts connections, and answers nothing."""
-        self.running[at].process.send_signal(signal.SIGSTOP)
+        self.running[at].popen.send_signal(signal.SIGSTOP)
 
     def thaw(self, at: int) -> None:
         """It goes on where it stood."""
-        self.running[at].process.send_signal(signal.SIGCONT)
+        self.running[at].popen.send_signal(signal.SIGCONT)
 
     def revive(self, at: int) -> None:
         """It starts again, with an empty memory; from the main thread alone, whose child it is."""
-        self.running[at] = process.start(self.running[at].part, self.logs)
+        self.running[at] = process.start(self.running[at].spec, self.logs)
         process.wait_until_ready([self.running[at]])
 
     def answered(self, at: int) -> int:
         """How many calls it has answered since it was started."""
-        return answered(self.ports[at])
+        return completed_calls(self.ports[at])
 
     def restore(self) -> None:
         """Both run again, whatever was done to them."""
         for at, running in enumerate(self.running):
-            running.process.send_signal(signal.SIGCONT)
-            if not running.alive():
+            running.popen.send_signal(signal.SIGCONT)
+            if not running.is_alive():
                 self.revive(at)
 
 
-def provider_as_sidecar(port: int) -> process.Part:
+def provider_as_sidecar(port: int) -> process.ProcessSpec:
     """A scripted provider in a sidecar's place, where only the gateways' own counting is looked at.
 
     It answers hundreds of calls at once, at which a real one on a test machine would fall behind.
@@ -91,8 +91,8 @@ def run_two_sidecars(provider: Provider, folder: Path) -> Generator[TwoSidecars]
     config = folder / "two-sidecars.yaml"
     config.write_text(CONFIG.format(base=provider.base("openai")), encoding="utf-8")
     at = [ports.free_port() for _ in range(2)]
-    behind = Behind(MASTER_KEY, None, None, None)
-    parts = [sidecar(number, port, config, behind, GIVEN) for number, port in enumerate(at)]
+    behind = SidecarBackends(MASTER_KEY, None, None, None)
+    parts = [sidecar_spec(number, port, config, behind, GIVEN) for number, port in enumerate(at)]
     logs = folder / "two-sidecars"
     two_sidecars = TwoSidecars(provider, at, [process.start(one, logs) for one in parts], logs)
     try:
@@ -100,7 +100,7 @@ def run_two_sidecars(provider: Provider, folder: Path) -> Generator[TwoSidecars]
         yield two_sidecars
     finally:
         for one in two_sidecars.running:
-            one.process.send_signal(signal.SIGCONT)
+            one.popen.send_signal(signal.SIGCONT)
         process.stop(two_sidecars.running)
 
 
@@ -109,7 +109,7 @@ class GatewayOverSidecars:
     """The gateway and who stands behind it."""
 
     url: str
-    gateway: process.Running
+    gateway: process.ManagedProcess
     two_sidecars: TwoSidecars
     marks: list[str] = field(default_factory=list[str])
 
@@ -177,10 +177,10 @@ def run_gateway(
         "LLM_PROXY__DRAIN_DELAY_S": "0",
     }
     folder.mkdir(parents=True, exist_ok=True)
-    program = replace(gateway(port, settings | dict(names or {}), GIVEN), cwd=folder)
+    program = replace(gateway_spec(port, settings | dict(names or {}), GIVEN), cwd=folder)
     if not ready:
-        live: Callable[[int], bool] = lambda _: answers(port, "/health/live")  # noqa: E731 -- typed
-        program = replace(program, ready=live)
+        live: Callable[[int], bool] = lambda _: is_up(port, "/health/live")  # noqa: E731 -- typed
+        program = replace(program, readiness_probe=live)
     running = process.start(program, folder / "logs")
     try:
         process.wait_until_ready([running])

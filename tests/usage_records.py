@@ -13,9 +13,9 @@ import asyncpg
 
 from llm_proxy.dialects import Call
 from llm_proxy.identity import Caller
-from llm_proxy.ledger import Ledger, Store, UsageRecord
-from llm_proxy.ledger.worker_slot import take
-from llm_proxy.telemetry import Metrics, time_of, uuid7
+from llm_proxy.ledger import Ledger, LedgerStore, UsageRecord
+from llm_proxy.ledger.worker_slot import acquire_slot
+from llm_proxy.telemetry import Metrics, timestamp_of, uuid7
 
 CALLER = Caller("key-1", "virtual", "acme", "agent:sofia", key_prefix="sk-one")
 CALL = Call("chat.completions", "openai", "gpt-4o-mini", "gpt-4o-mini", {})
@@ -25,7 +25,7 @@ def record(**changes: Any) -> UsageRecord:
     """A successful call of today, with these fields changed."""
     request_id = uuid7()
     plain = UsageRecord(
-        request_id=request_id, started_at=time_of(request_id), key_id="key-1", key_prefix="sk-one",
+        request_id=request_id, started_at=timestamp_of(request_id), key_id="key-1", key_prefix="sk-one",
         tenant="acme", agent="agent:sofia", user=None, session=None, channel=None, client_request_id=None,
         door="chat.completions", dialect="openai", model="gpt-4o-mini", group="gpt-4o-mini",
         model_resolved="gpt-4o-mini-2024-07-18", provider="openai", deployment="d-1", streamed=False,
@@ -72,9 +72,9 @@ async def run_ledger(
     metrics: Metrics | None = None,
 ) -> AsyncGenerator[Ledger]:
     """A started ledger with a seat under `spool`; stopped in order at the end."""
-    seat = take(spool)
+    seat = acquire_slot(spool)
     pool = await asyncpg.create_pool(dsn, min_size=0, max_size=3) if dsn else None
-    store = Store(pool, retention_days=retention_days, payload_days=7) if pool else None
+    store = LedgerStore(pool, retention_days=retention_days, payload_days=7) if pool else None
     ledger = Ledger(store, metrics or Metrics(), seat=seat, spool_max_bytes=spool_max_bytes)
     try:
         await ledger.start()

@@ -1,38 +1,44 @@
 """`Caller` + `Call` in, a `Lease` out: requests, tokens, places and money, checked all and taken all."""
 
-from llm_proxy.admission.cap import capped
-from llm_proxy.admission.controller import Admission, AdmissionState, Explanation, explain, standing_of
-from llm_proxy.admission.lease import Lease, Used
-from llm_proxy.admission.limit_planner import Prices
-from llm_proxy.admission.policy_resolver import Defaults, Policies
-from llm_proxy.admission.rate_limit_response import Standing, resets
-from llm_proxy.admission.redis.backend import EvictingStore, announce, refuse_evicting
-from llm_proxy.admission.renewal import Spent
-from llm_proxy.admission.replay import PastCall, Replay, Repriced, Verdict
-from llm_proxy.admission.spending_watch import Spending, SpendingWatch
+from llm_proxy.admission.cap import apply_max_tokens_cap
+from llm_proxy.admission.controller import (
+    AdmissionController,
+    AdmissionState,
+    Explanation,
+    current_limits,
+    explain_call,
+)
+from llm_proxy.admission.lease import Lease, SettledUsage
+from llm_proxy.admission.limit_planner import PriceSource
+from llm_proxy.admission.policy_resolver import PolicyDefaults, PolicyResolver
+from llm_proxy.admission.rate_limit_response import LimitStatus, reset_time
+from llm_proxy.admission.redis.backend import EvictionEnabled, publish_epochs, require_noeviction
+from llm_proxy.admission.renewal import SpendSource
+from llm_proxy.admission.replay import PastCall, PriceOverrides, Replay, ReplayVerdict
+from llm_proxy.admission.spending_watch import BudgetSpend, SpendingWatch
 
 __all__ = [
-    "Admission",
+    "AdmissionController",
     "AdmissionState",
-    "Defaults",
-    "EvictingStore",
+    "PolicyDefaults",
+    "EvictionEnabled",
     "Explanation",
     "Lease",
     "PastCall",
-    "Policies",
-    "Prices",
+    "PolicyResolver",
+    "PriceSource",
     "Replay",
-    "Repriced",
-    "Spending",
+    "PriceOverrides",
+    "BudgetSpend",
     "SpendingWatch",
-    "Spent",
-    "Standing",
-    "Used",
-    "Verdict",
-    "announce",
-    "capped",
-    "explain",
-    "refuse_evicting",
-    "resets",
-    "standing_of",
+    "SpendSource",
+    "LimitStatus",
+    "SettledUsage",
+    "ReplayVerdict",
+    "publish_epochs",
+    "apply_max_tokens_cap",
+    "explain_call",
+    "require_noeviction",
+    "reset_time",
+    "current_limits",
 ]

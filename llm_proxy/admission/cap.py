@@ -5,19 +5,23 @@ uses for its maximum are kept; more in a provider's own words, which nobody here
 embeddings write nothing and are left alone.
 """
 
-from llm_proxy.dialects import Call, longest_asked
+from llm_proxy.dialects import Call, requested_max_tokens
 from llm_proxy.errors import BadRequest
 from llm_proxy.identity import Caller
 
 _NAMES = ("max_completion_tokens", "max_tokens")
 
 
-def capped(caller: Caller, call: Call) -> Call:
+def apply_max_tokens_cap(caller: Caller, call: Call) -> Call:
     """The call within the caller's cap; raises `BadRequest` for one that goes round it."""
     cap = caller.max_tokens_cap
-    if cap is None or call.door == "embeddings" or (call.max_tokens is not None and call.max_tokens <= cap):
+    if (
+        cap is None
+        or call.endpoint == "embeddings"
+        or (call.max_tokens is not None and call.max_tokens <= cap)
+    ):
         return call
-    own = longest_asked({**call.body, **(call.body.get("extra_body") or {})})
+    own = requested_max_tokens({**call.body, **(call.body.get("extra_body") or {})})
     if own is not None and own > cap:
         raise BadRequest(
             f"This API key may ask for at most {cap} completion tokens.",

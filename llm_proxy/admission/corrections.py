@@ -1,8 +1,9 @@
 """What budgets count of a call after its settlement: late exact figures, and budgets made while it ran.
 
 Invariants: a correction is counted once, in the counters that have the estimate; a budget that covered a
-call from its beginning counts it once, in the period the call began in. Bounded memory, at most `LONGEST_S`
-a call; the ledger is asked only while a correction is awaited. Money: integer nano-dollars.
+call from its beginning counts it once, in the period the call began in. Bounded memory, at most
+`PROBE_TIMEOUT_S` a call; the ledger is asked only while a correction is awaited. Money: integer nano-
+dollars.
 """
 
 import contextlib
@@ -12,20 +13,20 @@ from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
-from llm_proxy.admission.lease import Desk, Lease, Relaying, Taken
-from llm_proxy.admission.limit_planner import Asking
-from llm_proxy.admission.limiter import UNKNOWN, Answer, Store
-from llm_proxy.admission.policy_watcher import Watch
-from llm_proxy.admission.renewal import Spent
-from llm_proxy.background import Loop
+from llm_proxy.admission.lease import CountInNewBudgets, Lease, Reservation, SettlementQueue
+from llm_proxy.admission.limit_planner import LimitPlanner
+from llm_proxy.admission.limiter import UNKNOWN, LimiterBackend, LimiterResult
+from llm_proxy.admission.policy_watcher import PolicyWatcher
+from llm_proxy.admission.renewal import SpendSource
+from llm_proxy.background import BackgroundLoop
 from llm_proxy.dialects import Call
-from llm_proxy.errors import Refused
+from llm_proxy.errors import APIError
 from llm_proxy.identity import Caller
 
-EVERY_S = 15.0
-LONGEST_S = 1_200.0
-MOST_WAITING, BATCH = 10_000, 500
-NOBODY = ""
+CORRECTION_INTERVAL_S = 15.0
+MAX_AGE_S = 1_200.0
+MAX_WAITING, CORRECTION_BATCH = 10_000, 500
+NO_PROVIDER = ""
 """The provider of a call that nobody is known to have served."""
 
 
@@ -42,18 +43,18 @@ class Corrections:
     """Settled estimates that may still be corrected.
 
     Attributes:
-        longest_s: So long the ledger is asked about a call.
+        max_age_s: So long the ledger is asked about a call.
     """
 
     def __init__(
-        self, spent: Spent | None, clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+        self, spent: SpendSource | None, clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
     ) -> None:
         """`clock_ms` is the store's."""
         self._spent = spent
         self._clock_ms = clock_ms
-        self.longest_s = LONGEST_S
+        self.max_age_s = MAX_AGE_S
         self._waiting: dict[UUID, _Estimated] = {}
-        self._loop = Loop("budget-corrections", self.step, every_s=EVERY_S)
+        self._loop = BackgroundLoop("budget-corrections", self.step, every_s=CORRECTION_INTERVAL_S)
 
     async def start(self) -> None:
         """Begin to look for corrections."""
@@ -68,27 +69,27 @@ class Corrections:
         """A call was settled by an estimate."""
         if self._spent is None or not lease.has_budget:
             return
-        if len(self._waiting) >= MOST_WAITING:
+        if len(self._waiting) >= MAX_WAITING:
             del self._waiting[next(iter(self._waiting))]
         self._waiting[request_id] = _Estimated(lease, time.monotonic(), self._clock_ms())
 
     async def step(self) -> None:
         """Correct what can be corrected now."""
         waiting = [*self._waiting]
-        for at in range(0, len(waiting), BATCH):
-            await self._correct(waiting[at : at + BATCH])
+        for at in range(0, len(waiting), CORRECTION_BATCH):
+            await self._correct(waiting[at : at + CORRECTION_BATCH])
         now_s = time.monotonic()
         for request_id in [
-            one for one, kept in self._waiting.items() if now_s - kept.since_s > self.longest_s
+            one for one, kept in self._waiting.items() if now_s - kept.since_s > self.max_age_s
         ]:
             kept = self._waiting.pop(request_id)
-            if kept.lease.used is not None and kept.lease.used.provider is None:
-                kept.lease.correct(kept.lease.used._replace(provider=NOBODY), kept.known_ms)
+            if kept.lease.usage is not None and kept.lease.usage.provider is None:
+                kept.lease.correct(kept.lease.usage._replace(provider=NO_PROVIDER), kept.known_ms)
 
     async def _correct(self, requests: Sequence[UUID]) -> None:
         assert self._spent is not None  # noqa: S101 -- nothing waits without
         asked_ms = self._clock_ms()
-        known = await self._spent.known(requests)
+        known = await self._spent.exact_usage(requests)
         if known is None:
             return
         for request_id in requests:
@@ -103,57 +104,59 @@ class Corrections:
             kept.known_ms = asked_ms
 
 
-Renew = Callable[[Caller, int], Awaitable[Caller]]
+RefreshCaller = Callable[[Caller, int], Awaitable[Caller]]
 
 
 @dataclass(frozen=True, slots=True)
-class Relaid:
+class NewBudgets:
     """One replica's rules and counters, asked about calls that end."""
 
-    watch: Watch
-    asking: Asking
-    store: Store
-    desk: Desk
-    renew: Renew | None
+    watcher: PolicyWatcher
+    planner: LimitPlanner
+    backend: LimiterBackend
+    settlements: SettlementQueue
+    refresh_caller: RefreshCaller | None
     clock_ms: Callable[[], int]
 
-    def watching(self, caller: Caller, call: Call) -> Relaying:
+    def call_started(self, caller: Caller, call: Call) -> CountInNewBudgets:
         """From now on, when a call begins: what is asked when it has ended."""
         began_ms, tenant = self.clock_ms(), caller.tenant or ""
-        epoch = self.watch.epoch_of(tenant)
+        epoch = self.watcher.epoch_of(tenant)
 
-        def relaying(before: tuple[Taken, ...]) -> Coroutine[Any, Any, tuple[Taken, int] | None] | None:
-            if self.watch.epoch_of(tenant) <= epoch:
+        def relaying(
+            before: tuple[Reservation, ...],
+        ) -> Coroutine[Any, Any, tuple[Reservation, int] | None] | None:
+            if self.watcher.epoch_of(tenant) <= epoch:
                 return None
             return self._counted(caller, call, (began_ms, self.clock_ms()), before)
 
         return relaying
 
     async def _counted(
-        self, caller: Caller, call: Call, began_and_ended_ms: tuple[int, int], before: tuple[Taken, ...]
-    ) -> tuple[Taken, int] | None:
+        self, caller: Caller, call: Call, began_and_ended_ms: tuple[int, int], before: tuple[Reservation, ...]
+    ) -> tuple[Reservation, int] | None:
         """What the budgets of now count, without those that counted the call `before`."""
         began_ms, ended_ms = began_and_ended_ms
         current = caller
-        if caller.kind == "virtual" and self.renew is not None:
-            with contextlib.suppress(Refused):  # a key that has ended: the budgets of other scopes count
-                current = await self.renew(caller, self.watch.epoch_of(caller.tenant or ""))
+        if caller.kind == "virtual" and self.refresh_caller is not None:
+            with contextlib.suppress(APIError):  # a key that has ended: the budgets of other scopes count
+                current = await self.refresh_caller(caller, self.watcher.epoch_of(caller.tenant or ""))
         try:
-            ask = self.asking.ask(current, call, "", take=False, at_ms=began_ms)
-        except Refused:  # nobody knows the price, and so the cost
+            ask = self.planner.plan_request(current, call, "", reserve=False, at_ms=began_ms)
+        except APIError:  # nobody knows the price, and so the cost
             return None
-        counted = {check.key for one in before for check in (*one.plan.checks, *one.plan.elsewhere)}
+        counted = {check.key for one in before for check in (*one.plan.checks, *one.plan.fallback_checks)}
         new = [
             (check, want)
-            for check, want in zip(ask.plan.checks, ask.wants, strict=True)
+            for check, want in zip(ask.plan.checks, ask.amounts, strict=True)
             if check.kind == "budget" and check.key not in counted
         ]
         elsewhere = tuple(
-            one for one in ask.plan.elsewhere if one.kind == "budget" and one.key not in counted
+            one for one in ask.plan.fallback_checks if one.kind == "budget" and one.key not in counted
         )
         if not new and not elsewhere:
             return None
-        plan = replace(ask.plan, checks=tuple(check for check, _ in new), elsewhere=elsewhere)
-        answer = Answer(0, began_ms, 0, (UNKNOWN,) * len(new))
+        plan = replace(ask.plan, checks=tuple(check for check, _ in new), fallback_checks=elsewhere)
+        answer = LimiterResult(0, began_ms, 0, (UNKNOWN,) * len(new))
         wants = tuple(want for _, want in new)
-        return Taken(plan, wants, answer, "", self.store, self.desk), ended_ms
+        return Reservation(plan, wants, answer, "", self.backend, self.settlements), ended_ms

@@ -13,11 +13,11 @@ from functools import lru_cache
 from typing import Literal, NamedTuple, Protocol
 from urllib.parse import quote
 
-from llm_proxy.identity.caller import ANY, OF_ALL, OnStoreFailure, Period, ScopeKind, Unit
+from llm_proxy.identity.caller import ANY, SHARED_SCOPES, BudgetUnit, OnStoreFailure, Period, ScopeKind
 
-Kind = Literal["requests", "tokens", "parallel", "budget"]
+LimitKind = Literal["requests", "tokens", "parallel", "budget"]
 
-ADMITTED, STALE, EPOCH_UNKNOWN, SPEND_UNKNOWN, REFUSED = range(5)
+ADMITTED, STALE, EPOCH_UNKNOWN, SPEND_UNKNOWN, REJECTED = range(5)
 UNKNOWN = -1
 """The spend of a budget whose counter is missing."""
 NO_EPOCH = -1
@@ -25,90 +25,90 @@ NO_EPOCH = -1
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class LimitCheck:
     """One limit or budget that covers a call.
 
     Attributes:
         subject: Whom it is about, for people: `agent scout`.
         key: Where the store counts it.
-        spent_by: The id the ledger knows the spender by; budgets only.
-        spent_in: The tenant whose calls count (empty for calls without one); None for those of all.
-        since: Begin of the budget's period.
-        expires_ms: End of the budget's period since 1970; 0 for never.
+        spender_id: The id the ledger knows the spender by; budgets only.
+        spender_tenant: The tenant whose calls count (empty for calls without one); None for those of all.
+        period_start: Begin of the budget's period.
+        period_end_ms: End of the budget's period since 1970; 0 for never.
         zone: The time zone (IANA) of the budget's period.
         unit: What a budget counts.
-        spent_on: The model group whose calls count; `*` for those of all.
+        spender_group: The model group whose calls count; `*` for those of all.
     """
 
-    kind: Kind
+    kind: LimitKind
     scope: ScopeKind
     subject: str
     key: str
     limit: int
     enforced: bool = True
     on_store_failure: OnStoreFailure = "local"
-    spent_by: str = ""
-    spent_in: str | None = None
+    spender_id: str = ""
+    spender_tenant: str | None = None
     period: Period | None = None
-    since: datetime | None = None
-    expires_ms: int = 0
+    period_start: datetime | None = None
+    period_end_ms: int = 0
     zone: str = "UTC"
-    spent_on: str = ANY
-    unit: Unit = "usd"
+    spender_group: str = ANY
+    unit: BudgetUnit = "usd"
 
     @property
-    def of_all(self) -> bool:
+    def is_shared(self) -> bool:
         """Whether it counts the calls of several tenants, whose figures are no caller's business."""
-        return self.scope in OF_ALL
+        return self.scope in SHARED_SCOPES
 
     @property
-    def code(self) -> str:
+    def script_code(self) -> str:
         """The kind as the script reads it: its first letter, a capital one when it is enforced."""
         return self.kind[0].upper() if self.enforced else self.kind[0]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class LimitPlan:
     """All checks that cover a caller at a model group, until something changes.
 
     Attributes:
-        tenant: The tenant itself; `tag` is how keys name it.
-        until_ms: When a budget's period may end, and the plan with it.
+        tenant: The tenant itself; `hash_tag` is how keys name it.
+        valid_until_ms: When a budget's period may end, and the plan with it.
         keys: Where the tenant's epoch stands, then where each check counts.
         counts_only_requests: Every check counts calls, whatever their size.
-        watches: Some check only watches.
+        has_shadow: Some check only watches.
         kinds: The kinds of its checks.
         windows: Its enforced windows, which callers are told of, each with its place among the checks.
-        elsewhere: Tokens and money of providers that serve such a call only as a fallback: they refuse
+        fallback_checks: Tokens and money of providers that serve such a call only as a fallback: they refuse
             nothing here, and count what they serve.
     """
 
     tenant: str
-    tag: str
-    checks: tuple[Check, ...]
-    until_ms: int
-    elsewhere: tuple[Check, ...] = ()
+    hash_tag: str
+    checks: tuple[LimitCheck, ...]
+    valid_until_ms: int
+    fallback_checks: tuple[LimitCheck, ...] = ()
     keys: tuple[str, ...] = field(init=False)
     counts_only_requests: bool = field(init=False)
-    watches: bool = field(init=False)
-    kinds: frozenset[Kind] = field(init=False)
-    windows: tuple[tuple[int, Check], ...] = field(init=False)
+    has_shadow: bool = field(init=False)
+    kinds: frozenset[LimitKind] = field(init=False)
+    windows: tuple[tuple[int, LimitCheck], ...] = field(init=False)
 
     def __post_init__(self) -> None:
         """Work out, once, what every call asks of it."""
         only_requests = all(check.kind in {"requests", "parallel"} for check in self.checks)
         object.__setattr__(
-            self, "keys", (epoch_key(self.tenant, self.tag), *(check.key for check in self.checks))
+            self, "keys", (epoch_key(self.tenant, self.hash_tag), *(check.key for check in self.checks))
         )
         object.__setattr__(self, "counts_only_requests", only_requests)
         object.__setattr__(self, "kinds", frozenset(check.kind for check in self.checks))
         windows = [
             (at, check)
             for at, check in enumerate(self.checks)
-            if check.enforced and check.kind in {"requests", "tokens"} and not check.of_all
+            if check.enforced and check.kind in {"requests", "tokens"} and not check.is_shared
         ]
         object.__setattr__(self, "windows", tuple(windows))
-        object.__setattr__(self, "watches", not all(check.enforced for check in self.checks))
+        object.__setattr__(self, "has_shadow", not all(check.enforced for check in self.checks))
 
     @property
     def epoch_key(self) -> str:
@@ -116,7 +116,7 @@ class Plan:
         return self.keys[0]
 
 
-class Estimate(NamedTuple):
+class CallEstimate(NamedTuple):
     """What a call is expected to use at most.
 
     Attributes:
@@ -128,27 +128,27 @@ class Estimate(NamedTuple):
     prompt_nano_usd: int = 0
 
 
-class Ask(NamedTuple):
+class LimiterRequest(NamedTuple):
     """What a store is asked: admit a call, if every check passes.
 
     Attributes:
-        wants: What the call takes of each check.
+        amounts: What the call takes of each check.
         epoch: The newest epoch the asker knows; `NO_EPOCH` to ask for none.
-        take: False only looks.
-        name: What the same call is known by when it is tried again; empty for one that never waits for money.
+        reserve: False only looks.
+        retry_id: The same call's identity when it is tried again; empty for one that never waits for money.
     """
 
-    plan: Plan
-    wants: tuple[int, ...]
+    plan: LimitPlan
+    amounts: tuple[int, ...]
     epoch: int
-    lease: str
+    lease_id: str
     ttl_ms: int
-    take: bool = True
-    name: str = ""
-    estimate: Estimate = Estimate()
+    reserve: bool = True
+    retry_id: str = ""
+    estimate: CallEstimate = CallEstimate()
 
 
-class Answer(NamedTuple):
+class LimiterResult(NamedTuple):
     """What a store says.
 
     Attributes:
@@ -171,12 +171,12 @@ class Answer(NamedTuple):
     kept: tuple[int, ...] = ()
 
 
-class StoreAway(Exception):  # noqa: N818 -- errors are named for the state they report
+class LimiterUnavailable(Exception):  # noqa: N818 -- errors are named for the state they report
     """The limits store cannot be asked: unreachable, stalled, or answering with an error."""
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class SettlementEntry:
     """One line of a settlement.
 
     Attributes:
@@ -185,26 +185,26 @@ class Entry:
             have it yet: a counter seeded since then may have it from there (budget).
         amount: Tokens used beyond (or, below 0, short of) those reserved; what a call cost, or to keep its
             reservation what it holds (budget).
-        lease: Whose place is free (parallel), whose reservation ends (tokens, budget).
+        lease_id: Whose place is free (parallel), whose reservation ends (tokens, budget).
     """
 
     kind: str
     key: str
     at: int = 0
     amount: int = 0
-    lease: str = ""
+    lease_id: str = ""
 
 
-class Store(Protocol):
-    """What admission needs of a store; everything raises `StoreAway`."""
+class LimiterBackend(Protocol):
+    """What admission needs of a store; everything raises `LimiterUnavailable`."""
 
     @property
-    def answering(self) -> bool:
+    def is_available(self) -> bool:
         """Whether it can be asked now."""
         ...
 
     @property
-    def one_slot(self) -> bool:
+    def single_slot(self) -> bool:
         """Whether a script reaches counters of one hash tag alone."""
         ...
 
@@ -216,15 +216,17 @@ class Store(Protocol):
         """Let go."""
         ...
 
-    async def admit(self, ask: Ask, orphan: Callable[[Answer], None] | None = None) -> Answer:
-        """Admit a call if every check passes; an answer that came too late goes to `orphan`."""
+    async def reserve(
+        self, ask: LimiterRequest, on_late_result: Callable[[LimiterResult], None] | None = None
+    ) -> LimiterResult:
+        """Admit a call if every check passes; an answer that came too late goes to `on_late_result`."""
         ...
 
-    async def settle(self, ledger_key: str, number: int, entries: tuple[Entry, ...]) -> None:
+    async def settle(self, ledger_key: str, number: int, entries: tuple[SettlementEntry, ...]) -> None:
         """Settle a batch of one tenant, once."""
         ...
 
-    async def keep(self, entries: tuple[Entry, ...], ttl_ms: int) -> None:
+    async def renew(self, entries: tuple[SettlementEntry, ...], ttl_ms: int) -> None:
         """Keep what living calls of one tenant hold."""
         ...
 
@@ -236,33 +238,33 @@ class Store(Protocol):
         """Give a tenant its epoch; it never falls."""
         ...
 
-    async def replicas(self, name: str) -> int:
+    async def heartbeat(self, name: str) -> int:
         """Say that this replica lives, and hear how many do."""
         ...
 
 
-ONE_TAG = "{**}"
+SHARED_TAG = "{**}"
 """The hash tag of what counts the calls of several tenants; no tenant can have it."""
 
 
-def tag(tenant: str | None) -> str:
+def tenant_tag(tenant: str | None) -> str:
     """The hash tag of a tenant; requests without one share a tag no tenant can have."""
-    return "{" + (quoted(tenant) if tenant else "*") + "}"
+    return "{" + (quote_name(tenant) if tenant else "*") + "}"
 
 
-def slot_of(key: str) -> str:
+def hash_tag_of(key: str) -> str:
     """The hash tag in a key."""
     return key[key.index("{") : key.index("}") + 1]
 
 
 def epoch_key(tenant: str | None, hash_tag: str | None = None) -> str:
     """Where a tenant's epoch stands, among the keys of a hash tag: its own, or the one for all."""
-    if hash_tag == ONE_TAG:
-        return f"lp:{ONE_TAG}:epoch:{tag(tenant)[1:-1]}"
-    return f"lp:{tag(tenant)}:epoch"
+    if hash_tag == SHARED_TAG:
+        return f"lp:{SHARED_TAG}:epoch:{tenant_tag(tenant)[1:-1]}"
+    return f"lp:{tenant_tag(tenant)}:epoch"
 
 
 @lru_cache(maxsize=65_536)
-def quoted(name: str) -> str:
+def quote_name(name: str) -> str:
     """A name with nothing in it that means something in a key."""
     return quote(name, safe="")

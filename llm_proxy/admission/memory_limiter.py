@@ -15,61 +15,61 @@ from typing import Literal
 from llm_proxy.admission.limiter import (
     ADMITTED,
     EPOCH_UNKNOWN,
-    REFUSED,
+    REJECTED,
     SPEND_UNKNOWN,
     STALE,
     UNKNOWN,
-    Answer,
-    Ask,
-    Check,
-    Entry,
+    LimitCheck,
+    LimiterRequest,
+    LimiterResult,
+    SettlementEntry,
 )
 
-WINDOW_MS = 60_000
+REQUEST_WINDOW_MS = 60_000
 
 
 def forget_requests(times: deque[int], now_ms: int) -> None:
     """Drop what no longer counts; times are in the order of admission."""
-    while times and times[0] <= now_ms - WINDOW_MS:
+    while times and times[0] <= now_ms - REQUEST_WINDOW_MS:
         times.popleft()
 
 
 def requests_wait_ms(times: deque[int], now_ms: int, *, limit: int, want: int = 1) -> int:
     """How long until `want` more requests fit, 0 when they fit now; `want` is at most `limit`."""
     over = len(times) + want - limit
-    return times[over - 1] + WINDOW_MS - now_ms if over > 0 else 0
+    return times[over - 1] + REQUEST_WINDOW_MS - now_ms if over > 0 else 0
 
 
 def requests_reset_ms(times: deque[int], now_ms: int) -> int:
     """How long until the window is empty again."""
-    return times[-1] + WINDOW_MS - now_ms if times else 0
+    return times[-1] + REQUEST_WINDOW_MS - now_ms if times else 0
 
 
-SPAN_MS = 61_000
+TOKEN_WINDOW_MS = 61_000
 """From a bucket's first moment until it counts no more: its own second and the window."""
-POLITE_MS = 2_000
+GUESSED_WAIT_MS = 2_000
 
 
 @dataclass(slots=True)
-class Buckets:
+class TokenWindow:
     """The tokens of one scope, by the second they were counted in.
 
     Attributes:
-        holds: What running calls have reserved of them, and until when that counts, by lease.
+        reservations: What running calls have reserved of them, and until when that counts, by lease.
     """
 
     by_second: dict[int, int] = field(default_factory=dict[int, int])
     total: int = 0
-    holds: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
+    reservations: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
 
     def forget(self, now_ms: int) -> None:
         """Drop the buckets, and the reservations, that no longer count."""
-        for lease in [lease for lease, (_, until_ms) in self.holds.items() if until_ms <= now_ms]:
-            del self.holds[lease]
+        for lease in [lease for lease, (_, until_ms) in self.reservations.items() if until_ms <= now_ms]:
+            del self.reservations[lease]
         for second in [at for at in self.by_second if not bucket_counts(at, now_ms)]:
             self.total -= self.by_second.pop(second)
 
-    def take(self, tokens: int, now_ms: int) -> None:
+    def add(self, tokens: int, now_ms: int) -> None:
         """Count tokens now."""
         second = now_ms // 1000
         self.by_second[second] = self.by_second.get(second, 0) + tokens
@@ -78,14 +78,14 @@ class Buckets:
     def correct(self, second: int, tokens: int, now_ms: int) -> None:
         """Settle: what was too much leaves the bucket it was reserved in, what was too little counts now."""
         if tokens > 0:
-            self.take(tokens, now_ms)
+            self.add(tokens, now_ms)
         elif bucket_counts(second, now_ms) and second in self.by_second:
             self.by_second[second] += tokens
             self.total += tokens
 
     def fits(self, limit: int, want: int) -> bool:
         """Whether `want` more may be taken: they are left, or some are and no running call holds any."""
-        return self.total + want <= limit or (not self.holds and self.total < limit)
+        return self.total + want <= limit or (not self.reservations and self.total < limit)
 
     def wait_ms(self, now_ms: int, *, limit: int, want: int) -> int:
         """How long until `want` more fit, 0 when they fit now; `want` is at most `limit`.
@@ -94,38 +94,38 @@ class Buckets:
         """
         if self.fits(limit, want):
             return 0
-        need = self.total + (want if self.holds else 1) - limit
-        if need <= sum(amount for amount, _ in self.holds.values()):
-            return POLITE_MS
+        need = self.total + (want if self.reservations else 1) - limit
+        if need <= sum(amount for amount, _ in self.reservations.values()):
+            return GUESSED_WAIT_MS
         for second in sorted(self.by_second):
             need -= self.by_second[second]
             if need <= 0:
-                return second * 1000 + SPAN_MS - now_ms
-        return SPAN_MS
+                return second * 1000 + TOKEN_WINDOW_MS - now_ms
+        return TOKEN_WINDOW_MS
 
     def reset_ms(self, now_ms: int) -> int:
         """How long until nothing counts any more."""
-        return max(self.by_second) * 1000 + SPAN_MS - now_ms if self.by_second else 0
+        return max(self.by_second) * 1000 + TOKEN_WINDOW_MS - now_ms if self.by_second else 0
 
 
 def bucket_counts(second: int, now_ms: int) -> bool:
     """Whether a bucket still counts."""
-    return second * 1000 + SPAN_MS > now_ms
+    return second * 1000 + TOKEN_WINDOW_MS > now_ms
 
 
-Look = tuple[int, int, int, int]
-"""What is counted at one check, as `Answer` has it: used, extra, running, kept."""
-Verdict = Literal["fits", "full", "held", "unknown"]
-SWEEP_EVERY = 4096
-MOST_SMALL = 100_000
+CheckState = tuple[int, int, int, int]
+"""What is counted at one check, as `LimiterResult` has it: used, extra, running, kept."""
+CheckVerdict = Literal["fits", "full", "held", "unknown"]
+SWEEP_INTERVAL = 4096
+MAX_SMALL_ENTRIES = 100_000
 """Epochs and numbers of batches kept: both are found again when they are missing."""
 
 
-WAIT_MS = 5_000
+WAITER_TTL_MS = 5_000
 """So long after its last try a call that waits for held money is remembered; it was told to come in 2 s."""
-KEPT_AFTER = 2
+KEPT_AFTER_TRIES = 2
 """From this try on its share is kept for it."""
-MOST_WAITING = 16
+MAX_WAITERS = 16
 """So many calls wait in turn for one budget; others take their chance."""
 
 
@@ -140,57 +140,57 @@ class Waiter:
 
 
 @dataclass(slots=True)
-class Counter:
+class BudgetCounter:
     """Money of a budget's period: spent, and held by running calls.
 
     Attributes:
         seeded_ms: When it was made.
-        holds: By lease the amount, and when the reservation expires.
-        queue: The calls that wait for money that is merely held, in the order they came.
+        reservations: By lease the amount, and when the reservation expires.
+        waiters: The calls that wait for money that is merely held, in the order they came.
     """
 
     spent: int
     expires_ms: int = 0
     seeded_ms: int = 0
-    holds: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
-    queue: list[Waiter] = field(default_factory=list[Waiter])
+    reservations: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
+    waiters: list[Waiter] = field(default_factory=list[Waiter])
 
     @property
     def held(self) -> int:
         """What running calls hold."""
-        return sum(amount for amount, _ in self.holds.values())
+        return sum(amount for amount, _ in self.reservations.values())
 
     def expire(self, now_ms: int) -> None:
         """Drop the reservations of calls that gave no sign of life until now."""
-        for lease in [lease for lease, (_, until_ms) in self.holds.items() if until_ms <= now_ms]:
-            del self.holds[lease]
+        for lease in [lease for lease, (_, until_ms) in self.reservations.items() if until_ms <= now_ms]:
+            del self.reservations[lease]
 
     def kept(self, name: str, limit: int, now_ms: int) -> int:
         """What is kept for calls that wait, and came before this one."""
         kept = 0
-        for waiter in self.queue:
+        for waiter in self.waiters:
             if waiter.name == name:
                 break
-            if waiter.tries >= KEPT_AFTER and waiter.until_ms > now_ms:
+            if waiter.tries >= KEPT_AFTER_TRIES and waiter.until_ms > now_ms:
                 kept += waiter.want
         return min(kept, max(0, limit - self.spent))
 
-    def wait(self, name: str, want: int, now_ms: int) -> None:
+    def enqueue(self, name: str, want: int, now_ms: int) -> None:
         """Let a call wait for its turn."""
-        found = next((one for one in self.queue if one.name == name), None)
+        found = next((one for one in self.waiters if one.name == name), None)
         if found is not None:
-            found.tries, found.want, found.until_ms = found.tries + 1, want, now_ms + WAIT_MS
-        self.queue = [one for one in self.queue if one.until_ms > now_ms]
-        if found is None and len(self.queue) < MOST_WAITING:
-            self.queue.append(Waiter(name, 1, want, now_ms + WAIT_MS))
+            found.tries, found.want, found.until_ms = found.tries + 1, want, now_ms + WAITER_TTL_MS
+        self.waiters = [one for one in self.waiters if one.until_ms > now_ms]
+        if found is None and len(self.waiters) < MAX_WAITERS:
+            self.waiters.append(Waiter(name, 1, want, now_ms + WAITER_TTL_MS))
 
-    def go(self, name: str, now_ms: int) -> None:
+    def dequeue(self, name: str, now_ms: int) -> None:
         """A call waits no more."""
         if name:
-            self.queue = [one for one in self.queue if one.name != name and one.until_ms > now_ms]
+            self.waiters = [one for one in self.waiters if one.name != name and one.until_ms > now_ms]
 
 
-def judge(check: Check, want: int, look: Look) -> Verdict:
+def check_verdict(check: LimitCheck, want: int, look: CheckState) -> CheckVerdict:
     """What one check says to a call that wants so much.
 
     A budget is full when it is spent, and `held` when what is left is held by running calls or kept for one
@@ -209,106 +209,108 @@ def judge(check: Check, want: int, look: Look) -> Verdict:
 
 
 @dataclass(slots=True)
-class Model:
+class MemoryLimiter:
     """Everything a limits store holds."""
 
-    windows: dict[str, deque[int]] = field(default_factory=dict[str, deque[int]])
-    buckets: dict[str, Buckets] = field(default_factory=dict[str, Buckets])
-    places: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
-    counters: dict[str, Counter] = field(default_factory=dict[str, Counter])
+    request_windows: dict[str, deque[int]] = field(default_factory=dict[str, deque[int]])
+    token_windows: dict[str, TokenWindow] = field(default_factory=dict[str, TokenWindow])
+    slots: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
+    budgets: dict[str, BudgetCounter] = field(default_factory=dict[str, BudgetCounter])
     epochs: dict[str, int] = field(default_factory=dict[str, int])
-    settled: dict[str, int] = field(default_factory=dict[str, int])
-    asked: int = 0
+    settled_batches: dict[str, int] = field(default_factory=dict[str, int])
+    requests: int = 0
 
-    def admit(self, ask: Ask, now_ms: int) -> Answer:
+    def reserve(self, ask: LimiterRequest, now_ms: int) -> LimiterResult:
         """Admit a call if every check passes."""
         self._sweep(now_ms)
         epoch = 0
         if ask.epoch >= 0:
             epoch = self.epochs.get(ask.plan.epoch_key, -1)
             if epoch < 0:
-                return Answer(EPOCH_UNKNOWN, now_ms, 0)
+                return LimiterResult(EPOCH_UNKNOWN, now_ms, 0)
             if epoch > ask.epoch:
-                return Answer(STALE, now_ms, epoch)
+                return LimiterResult(STALE, now_ms, epoch)
         checks = ask.plan.checks
-        looks = [self._look(check, want, ask, now_ms) for check, want in zip(checks, ask.wants, strict=True)]
-        verdicts: list[Verdict] = [
-            judge(check, want, look) if check.enforced else "fits"
-            for check, want, look in zip(checks, ask.wants, looks, strict=True)
+        looks = [
+            self._look(check, want, ask, now_ms) for check, want in zip(checks, ask.amounts, strict=True)
+        ]
+        verdicts: list[CheckVerdict] = [
+            check_verdict(check, want, look) if check.enforced else "fits"
+            for check, want, look in zip(checks, ask.amounts, looks, strict=True)
         ]
         status = ADMITTED
         if "unknown" in verdicts:
             status = SPEND_UNKNOWN
         if "full" in verdicts or "held" in verdicts:
-            status = REFUSED
-        if ask.take and ask.name and not {"full", "unknown"} & {*verdicts}:
+            status = REJECTED
+        if ask.reserve and ask.retry_id and not {"full", "unknown"} & {*verdicts}:
             self._wait(ask, verdicts, now_ms)
-        if status == ADMITTED and ask.take:
-            for check, want, look in zip(checks, ask.wants, looks, strict=True):
+        if status == ADMITTED and ask.reserve:
+            for check, want, look in zip(checks, ask.amounts, looks, strict=True):
                 self._take(check, want, look, ask, now_ms)
-        return Answer(status, now_ms, epoch, *zip(*looks, strict=True))
+        return LimiterResult(status, now_ms, epoch, *zip(*looks, strict=True))
 
-    def settle(self, ledger_key: str, number: int, entries: tuple[Entry, ...], now_ms: int) -> bool:
+    def settle(self, ledger_key: str, number: int, entries: tuple[SettlementEntry, ...], now_ms: int) -> bool:
         """Settle a batch; False when it was settled before."""
-        if self.settled.get(ledger_key, -1) >= number:
+        if self.settled_batches.get(ledger_key, -1) >= number:
             return False
-        self.settled[ledger_key] = number
+        self.settled_batches[ledger_key] = number
         for entry in entries:
             if entry.kind == "parallel":
-                self.free(entry.key, entry.lease)
+                self.release(entry.key, entry.lease_id)
             elif entry.kind == "tokens":
-                if entry.amount > 0 or entry.key in self.buckets:
-                    buckets = self.buckets.setdefault(entry.key, Buckets())
-                    buckets.holds.pop(entry.lease, None)
+                if entry.amount > 0 or entry.key in self.token_windows:
+                    buckets = self.token_windows.setdefault(entry.key, TokenWindow())
+                    buckets.reservations.pop(entry.lease_id, None)
                     buckets.correct(entry.at, entry.amount, now_ms)
             elif (counter := self._counter(entry.key, now_ms)) is not None and (
                 not entry.at or counter.seeded_ms <= entry.at
             ):
-                counter.holds.pop(entry.lease, None)
+                counter.reservations.pop(entry.lease_id, None)
                 counter.spent = max(0, counter.spent + entry.amount)
         return True
 
-    def note(self, key: str, now_ms: int) -> None:
+    def record_request(self, key: str, now_ms: int) -> None:
         """Count a request that was admitted elsewhere."""
         self._sweep(now_ms)
-        times = self.windows.setdefault(key, deque())
+        times = self.request_windows.setdefault(key, deque())
         forget_requests(times, now_ms)
         times.append(now_ms)
 
-    def free(self, key: str, lease: str) -> None:
+    def release(self, key: str, lease: str) -> None:
         """Give a place back."""
-        self.places.get(key, {}).pop(lease, None)
+        self.slots.get(key, {}).pop(lease, None)
 
-    def keep(self, entries: tuple[Entry, ...], ttl_ms: int, now_ms: int) -> None:
+    def renew(self, entries: tuple[SettlementEntry, ...], ttl_ms: int, now_ms: int) -> None:
         """Keep what living calls hold, and take it anew where it was forgotten."""
         for entry in entries:
             if entry.kind == "parallel":
-                self.places.setdefault(entry.key, {})[entry.lease] = now_ms + ttl_ms
+                self.slots.setdefault(entry.key, {})[entry.lease_id] = now_ms + ttl_ms
             elif (counter := self._counter(entry.key, now_ms)) is not None:
-                counter.holds[entry.lease] = entry.amount, now_ms + ttl_ms
+                counter.reservations[entry.lease_id] = entry.amount, now_ms + ttl_ms
 
-    def seed(self, key: str, counter: Counter) -> None:
+    def seed(self, key: str, counter: BudgetCounter) -> None:
         """Give a missing counter its value."""
-        self.counters.setdefault(key, counter)
+        self.budgets.setdefault(key, counter)
 
     def raise_epoch(self, key: str, epoch: int) -> None:
         """Give a tenant its epoch; it never falls."""
         self.epochs[key] = max(epoch, self.epochs.get(key, epoch))
 
-    def _look(self, check: Check, want: int, ask: Ask, now_ms: int) -> Look:
+    def _look(self, check: LimitCheck, want: int, ask: LimiterRequest, now_ms: int) -> CheckState:
         if check.kind == "requests":
-            times = self.windows.get(check.key) or deque()
+            times = self.request_windows.get(check.key) or deque()
             forget_requests(times, now_ms)
             wait = requests_wait_ms(times, now_ms, limit=check.limit, want=want) if want else 0
-            return len(times), wait or (0 if ask.take else requests_reset_ms(times, now_ms)), 0, 0
+            return len(times), wait or (0 if ask.reserve else requests_reset_ms(times, now_ms)), 0, 0
         if check.kind == "tokens":
-            buckets = self.buckets.get(check.key) or Buckets()
+            buckets = self.token_windows.get(check.key) or TokenWindow()
             buckets.forget(now_ms)
             wait = buckets.wait_ms(now_ms, limit=check.limit, want=want) if want else 0
-            reset_ms = 0 if ask.take else buckets.reset_ms(now_ms)
-            return buckets.total, wait or reset_ms, len(buckets.holds), 0
+            reset_ms = 0 if ask.reserve else buckets.reset_ms(now_ms)
+            return buckets.total, wait or reset_ms, len(buckets.reservations), 0
         if check.kind == "parallel":
-            held = self.places.get(check.key, {})
+            held = self.slots.get(check.key, {})
             for lease in [lease for lease, until in held.items() if until <= now_ms]:
                 del held[lease]
             return len(held), 0, 0, 0
@@ -316,71 +318,78 @@ class Model:
         if counter is None:
             return UNKNOWN, 0, 0, 0
         counter.expire(now_ms)
-        return counter.spent, counter.held, len(counter.holds), counter.kept(ask.name, check.limit, now_ms)
+        return (
+            counter.spent,
+            counter.held,
+            len(counter.reservations),
+            counter.kept(ask.retry_id, check.limit, now_ms),
+        )
 
-    def _wait(self, ask: Ask, verdicts: list[Verdict], now_ms: int) -> None:
-        for check, want, verdict in zip(ask.plan.checks, ask.wants, verdicts, strict=True):
+    def _wait(self, ask: LimiterRequest, verdicts: list[CheckVerdict], now_ms: int) -> None:
+        for check, want, verdict in zip(ask.plan.checks, ask.amounts, verdicts, strict=True):
             if verdict == "held":
-                self.counters[check.key].wait(ask.name, want, now_ms)
+                self.budgets[check.key].enqueue(ask.retry_id, want, now_ms)
 
-    def _take(self, check: Check, want: int, look: Look, ask: Ask, now_ms: int) -> None:
+    def _take(self, check: LimitCheck, want: int, look: CheckState, ask: LimiterRequest, now_ms: int) -> None:
         used = look[0]
         fits = used + want <= check.limit
         if check.kind == "requests" and fits:
-            self.windows.setdefault(check.key, deque()).append(now_ms)
-        elif check.kind == "tokens" and judge(check, want, look) == "fits":
-            buckets = self.buckets.setdefault(check.key, Buckets())
-            buckets.take(want, now_ms)
-            buckets.holds[ask.lease] = want, now_ms + SPAN_MS
+            self.request_windows.setdefault(check.key, deque()).append(now_ms)
+        elif check.kind == "tokens" and check_verdict(check, want, look) == "fits":
+            buckets = self.token_windows.setdefault(check.key, TokenWindow())
+            buckets.add(want, now_ms)
+            buckets.reservations[ask.lease_id] = want, now_ms + TOKEN_WINDOW_MS
         elif check.kind == "parallel" and fits:
-            self.places.setdefault(check.key, {})[ask.lease] = now_ms + ask.ttl_ms
+            self.slots.setdefault(check.key, {})[ask.lease_id] = now_ms + ask.ttl_ms
         elif check.kind == "budget" and used != UNKNOWN:
-            counter = self.counters[check.key]
-            counter.holds[ask.lease] = want, now_ms + ask.ttl_ms
-            counter.go(ask.name, now_ms)
+            counter = self.budgets[check.key]
+            counter.reservations[ask.lease_id] = want, now_ms + ask.ttl_ms
+            counter.dequeue(ask.retry_id, now_ms)
 
-    def _counter(self, key: str, now_ms: int) -> Counter | None:
-        counter = self.counters.get(key)
+    def _counter(self, key: str, now_ms: int) -> BudgetCounter | None:
+        counter = self.budgets.get(key)
         if counter is not None and 0 < counter.expires_ms <= now_ms:
-            del self.counters[key]
+            del self.budgets[key]
             return None
         return counter
 
     def _sweep(self, now_ms: int) -> None:
         """Forget subjects nobody counts any more, now and then."""
-        self.asked += 1
-        if self.asked % SWEEP_EVERY:
+        self.requests += 1
+        if self.requests % SWEEP_INTERVAL:
             return
-        for times in self.windows.values():
+        for times in self.request_windows.values():
             forget_requests(times, now_ms)
-        for buckets in self.buckets.values():
+        for buckets in self.token_windows.values():
             buckets.forget(now_ms)
-        self.windows = {key: times for key, times in self.windows.items() if times}
-        self.buckets = {key: buckets for key, buckets in self.buckets.items() if buckets.by_second}
-        self.places = {
-            key: held for key, held in self.places.items() if any(until > now_ms for until in held.values())
+        self.request_windows = {key: times for key, times in self.request_windows.items() if times}
+        self.token_windows = {
+            key: buckets for key, buckets in self.token_windows.items() if buckets.by_second
         }
-        for key in list(self.counters):
+        self.slots = {
+            key: held for key, held in self.slots.items() if any(until > now_ms for until in held.values())
+        }
+        for key in list(self.budgets):
             self._counter(key, now_ms)
-        for small in (self.settled, self.epochs):
-            if len(small) > MOST_SMALL:
+        for small in (self.settled_batches, self.epochs):
+            if len(small) > MAX_SMALL_ENTRIES:
                 small.clear()
 
 
-class ProcessStore:
+class MemoryBackend:
     """Limits of this process alone."""
 
     def __init__(self, clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
-        self.model = Model()
+        self.limiter = MemoryLimiter()
         self.clock_ms = clock_ms
 
     @property
-    def answering(self) -> bool:
+    def is_available(self) -> bool:
         """Always."""
         return True
 
     @property
-    def one_slot(self) -> bool:
+    def single_slot(self) -> bool:
         """It reaches all."""
         return False
 
@@ -390,26 +399,30 @@ class ProcessStore:
     async def stop(self) -> None:
         """Nothing to do."""
 
-    async def admit(self, ask: Ask, orphan: Callable[[Answer], None] | None = None) -> Answer:  # noqa: ARG002 -- never late
+    async def reserve(
+        self,
+        ask: LimiterRequest,
+        on_late_result: Callable[[LimiterResult], None] | None = None,  # noqa: ARG002 -- never late
+    ) -> LimiterResult:
         """Admit a call if every check passes."""
-        return self.model.admit(ask, self.clock_ms())
+        return self.limiter.reserve(ask, self.clock_ms())
 
-    async def settle(self, ledger_key: str, number: int, entries: tuple[Entry, ...]) -> None:
+    async def settle(self, ledger_key: str, number: int, entries: tuple[SettlementEntry, ...]) -> None:
         """Settle a batch of one tenant, once."""
-        self.model.settle(ledger_key, number, entries, self.clock_ms())
+        self.limiter.settle(ledger_key, number, entries, self.clock_ms())
 
-    async def keep(self, entries: tuple[Entry, ...], ttl_ms: int) -> None:
+    async def renew(self, entries: tuple[SettlementEntry, ...], ttl_ms: int) -> None:
         """Keep what living calls hold."""
-        self.model.keep(entries, ttl_ms, self.clock_ms())
+        self.limiter.renew(entries, ttl_ms, self.clock_ms())
 
     async def seed(self, key: str, spent: int, expires_ms: int = 0) -> None:
         """Give a missing counter its value."""
-        self.model.seed(key, Counter(spent, expires_ms, self.clock_ms()))
+        self.limiter.seed(key, BudgetCounter(spent, expires_ms, self.clock_ms()))
 
     async def raise_epoch(self, key: str, epoch: int) -> None:
         """Give a tenant its epoch."""
-        self.model.raise_epoch(key, epoch)
+        self.limiter.raise_epoch(key, epoch)
 
-    async def replicas(self, name: str) -> int:  # noqa: ARG002 -- there is no other
+    async def heartbeat(self, name: str) -> int:  # noqa: ARG002 -- there is no other
         """This one."""
         return 1

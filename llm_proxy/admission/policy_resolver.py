@@ -12,14 +12,14 @@ from functools import reduce
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
-from llm_proxy.admission.limiter import ONE_TAG, Check, Kind, Plan, quoted, tag
+from llm_proxy.admission.limiter import SHARED_TAG, LimitCheck, LimitKind, LimitPlan, quote_name, tenant_tag
 from llm_proxy.identity import Budget, Caller, Limits
-from llm_proxy.identity.caller import ANY, OF_ALL, Mode, OnStoreFailure, ScopeKind
-from llm_proxy.identity.policies import Rule, Rulebook
+from llm_proxy.identity.caller import ANY, SHARED_SCOPES, OnStoreFailure, PolicyMode, ScopeKind
+from llm_proxy.identity.policies import LimitPolicy, PolicySnapshot
 from llm_proxy.settings import Settings
-from llm_proxy.wildcards import covers
+from llm_proxy.wildcards import wildcard_matches
 
-BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH_START = datetime(1970, 1, 1, tzinfo=UTC)
 DAY_MS = 86_400_000
 UTC_NAME = "UTC"
 
@@ -27,7 +27,7 @@ UTC_NAME = "UTC"
 def period_start(budget: Budget, now_ms: int) -> datetime:
     """When the period a budget counts in began; all time begins in 1970."""
     if budget.period == "total":
-        return BEGINNING
+        return EPOCH_START
     now = datetime.fromtimestamp(now_ms / 1000, _zone(budget.zone))
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
     return midnight if budget.period == "day" else midnight.replace(day=1)
@@ -59,16 +59,20 @@ def next_day_ms(now_ms: int) -> int:
     return (now_ms // DAY_MS + 1) * DAY_MS
 
 
-_LIMITS: tuple[tuple[str, Kind], ...] = (("rpm", "requests"), ("tpm", "tokens"), ("parallel", "parallel"))
+_LIMITS: tuple[tuple[str, LimitKind], ...] = (
+    ("rpm", "requests"),
+    ("tpm", "tokens"),
+    ("parallel", "parallel"),
+)
 _KEY_LETTER = {"requests": "r", "tokens": "t", "parallel": "p", "budget": "m"}
 """Budgets were counted under `b` by versions that kept reservations in what was spent."""
-_LAYERS: tuple[Mode, ...] = ("enforce", "shadow")
+_LAYERS: tuple[PolicyMode, ...] = ("enforce", "shadow")
 _BY_BODY: frozenset[ScopeKind] = frozenset({"agent", "user_model", "tenant_group"})
-CATALOGUE_MS = 5_000
+CATALOG_PLAN_TTL_MS = 5_000
 """So long a plan is kept that depends on what the sidecar serves: aliases may come to mean another group."""
 
 
-class Served(Protocol):
+class ServedModels(Protocol):
     """What the sidecar serves, as far as rules name it."""
 
     def resolved(self, name: str) -> str:
@@ -85,17 +89,17 @@ class Served(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Defaults:
+class PolicyDefaults:
     """What holds where no rule says otherwise."""
 
     agent_rpm: int = 10
-    limits_mode: Mode = "enforce"
+    limits_mode: PolicyMode = "enforce"
     limits_on_store_failure: OnStoreFailure = "local"
-    budgets_mode: Mode = "enforce"
+    budgets_mode: PolicyMode = "enforce"
     budgets_on_store_failure: OnStoreFailure = "deny"
 
     @classmethod
-    def of(cls, settings: Settings) -> "Defaults":
+    def from_settings(cls, settings: Settings) -> "PolicyDefaults":
         """What the settings say."""
         return cls(
             settings.agent_rpm,
@@ -107,53 +111,59 @@ class Defaults:
 
 
 @dataclass(frozen=True, slots=True)
-class Policies:
+class PolicyResolver:
     """A rulebook, ready to be asked."""
 
-    defaults: Defaults = Defaults()
-    book: Rulebook = field(default_factory=Rulebook)
-    rules: Mapping[tuple[ScopeKind, str, str], tuple[Rule, ...]] = field(
-        default_factory=dict[tuple[ScopeKind, str, str], tuple[Rule, ...]]
+    defaults: PolicyDefaults = PolicyDefaults()
+    snapshot: PolicySnapshot = field(default_factory=PolicySnapshot)
+    policies: Mapping[tuple[ScopeKind, str, str], tuple[LimitPolicy, ...]] = field(
+        default_factory=dict[tuple[ScopeKind, str, str], tuple[LimitPolicy, ...]]
     )
     """By scope, tenant and subject: the rules for every model or some."""
-    asks_served: bool = False
+    depends_on_catalog: bool = False
     """What a rule covers depends on what the sidecar serves."""
-    spans_tenants: bool = False
+    has_shared: bool = False
     """Some rule counts the calls of several tenants."""
-    tokens_by_body: bool = False
+    tokens_depend_on_body: bool = False
     """Which limits on tokens cover a call depends on what its body names."""
 
     @classmethod
-    def of(cls, defaults: Defaults, book: Rulebook) -> "Policies":
+    def from_snapshot(cls, defaults: PolicyDefaults, book: PolicySnapshot) -> "PolicyResolver":
         """The policies of a rulebook."""
-        rules: dict[tuple[ScopeKind, str, str], tuple[Rule, ...]] = {}
-        for rule in book.rules:
+        rules: dict[tuple[ScopeKind, str, str], tuple[LimitPolicy, ...]] = {}
+        for rule in book.policies:
             place = rule.scope, rule.tenant, rule.subject
             rules[place] = (*rules.get(place, ()), rule)
-        scopes = {rule.scope for rule in book.rules}
-        asks_served = "provider" in scopes or any(rule.group != ANY for rule in book.rules)
+        scopes = {rule.scope for rule in book.policies}
+        asks_served = "provider" in scopes or any(rule.group != ANY for rule in book.policies)
         return cls(
             defaults,
             book,
             rules,
             asks_served,
-            spans_tenants=not scopes.isdisjoint(OF_ALL),
-            tokens_by_body=any(rule.limits.tpm and rule.scope in _BY_BODY for rule in book.rules),
+            has_shared=not scopes.isdisjoint(SHARED_SCOPES),
+            tokens_depend_on_body=any(rule.limits.tpm and rule.scope in _BY_BODY for rule in book.policies),
         )
 
     @property
-    def caps_money(self) -> bool:
+    def caps_total_spend(self) -> bool:
         """Whether what all callers together may spend is bounded."""
         mode = self.defaults.budgets_mode
         return any(
             rule.scope == "global" and (rule.mode or mode) == "enforce" and one.unit == "usd"
-            for rule in self.book.rules
+            for rule in self.snapshot.policies
             for one in rule.budgets
         )
 
-    def plan(
-        self, caller: Caller, group: str, now_ms: int, served: Served | None = None, *, one_slot: bool = False
-    ) -> Plan:
+    def resolve(
+        self,
+        caller: Caller,
+        group: str,
+        now_ms: int,
+        served: ServedModels | None = None,
+        *,
+        single_slot: bool = False,
+    ) -> LimitPlan:
         """Every check that covers this caller at this model group.
 
         Args:
@@ -161,24 +171,24 @@ class Policies:
             group: The model group; empty for none.
             now_ms: When.
             served: What the sidecar serves; None while nobody knows.
-            one_slot: Counters of different hash tags cannot be reached together.
+            single_slot: Counters of different hash tags cannot be reached together.
         """
-        hash_tag = ONE_TAG if one_slot and self.spans_tenants else tag(caller.tenant)
-        laying = _Laying(self, caller, now_ms, served, hash_tag)
-        scopes, elsewhere = [*_scopes(caller, group)], list[Check]()
-        if self.spans_tenants:
+        hash_tag = SHARED_TAG if single_slot and self.has_shared else tenant_tag(caller.tenant)
+        laying = _PolicyMerge(self, caller, now_ms, served, hash_tag)
+        scopes, elsewhere = [*_scopes(caller, group)], list[LimitCheck]()
+        if self.has_shared:
             scopes.append(_Scope("global", ANY))
             own, others = _providers(group, served)
             scopes += [_Scope("provider", name) for name in own]
             elsewhere = [check for name in others for check in laying.checks(_Scope("provider", name))]
         checks = tuple(check for scope in scopes for check in laying.checks(scope))
-        ends = [one.expires_ms for one in (*checks, *elsewhere) if one.expires_ms]
+        ends = [one.period_end_ms for one in (*checks, *elsewhere) if one.period_end_ms]
         until_ms = min([next_day_ms(now_ms), *ends])
-        return Plan(
+        return LimitPlan(
             caller.tenant or "",
             hash_tag,
             checks,
-            min(until_ms, now_ms + CATALOGUE_MS) if self.asks_served else until_ms,
+            min(until_ms, now_ms + CATALOG_PLAN_TTL_MS) if self.depends_on_catalog else until_ms,
             tuple(one for one in elsewhere if one.kind in {"tokens", "budget"}),
         )
 
@@ -199,55 +209,56 @@ class _Scope:
 
 
 @dataclass(frozen=True, slots=True)
-class _Laying:
+class _PolicyMerge:
     """The rules that cover one caller, laid over each other."""
 
-    policies: Policies
+    policies: PolicyResolver
     caller: Caller
     now_ms: int
-    served: Served | None
+    served: ServedModels | None
     hash_tag: str
 
-    def checks(self, at: _Scope) -> Iterator[Check]:
+    def checks(self, at: _Scope) -> Iterator[LimitCheck]:
         """The checks of a scope: those that refuse, then those that only watch."""
         rules, defaults = self._rules(at), self.policies.defaults
         for layer in _LAYERS:
             limits = (one for one in rules if (one.mode or defaults.limits_mode) == layer)
-            yield from self._limits(at, reduce(_over, limits, Rule(at.kind)), layer)
+            yield from self._limits(at, reduce(_over, limits, LimitPolicy(at.kind)), layer)
             budgets = [one for one in rules if (one.mode or defaults.budgets_mode) == layer]
             yield from self._budgets(at, budgets, layer)
 
-    def _rules(self, at: _Scope) -> list[Rule]:
+    def _rules(self, at: _Scope) -> list[LimitPolicy]:
         """The rules of a scope, the most specific last."""
         found = [
             rule
             for tenant in (self.caller.tenant or "", ANY)
             for subject in ((ANY,) if at.subject == ANY else (at.subject, ANY))
-            for rule in self.policies.rules.get((at.kind, tenant, subject), ())
-            if covers(rule.group, at.group) or (self.served and self.served.resolved(rule.group) == at.group)
+            for rule in self.policies.policies.get((at.kind, tenant, subject), ())
+            if wildcard_matches(rule.group, at.group)
+            or (self.served and self.served.resolved(rule.group) == at.group)
         ]
         found.sort(key=lambda rule: (_narrowness(rule.group), rule.subject != ANY, rule.tenant != ANY))
         if at.kind == "agent":
-            found.insert(0, Rule("agent", limits=Limits(rpm=self.policies.defaults.agent_rpm)))
+            found.insert(0, LimitPolicy("agent", limits=Limits(rpm=self.policies.defaults.agent_rpm)))
         elif at.kind == "key":
-            found.append(Rule("key", limits=self.caller.limits, budgets=self.caller.budgets))
+            found.append(LimitPolicy("key", limits=self.caller.limits, budgets=self.caller.budgets))
         return found
 
-    def _limits(self, at: _Scope, rule: Rule, layer: Mode) -> Iterator[Check]:
+    def _limits(self, at: _Scope, rule: LimitPolicy, layer: PolicyMode) -> Iterator[LimitCheck]:
         failing = rule.on_store_failure or self.policies.defaults.limits_on_store_failure
         for name, kind in _LIMITS:
             limit: int | None = getattr(rule.limits, name)
             if limit:
                 key = self._key(at, kind, layer)
-                yield Check(
+                yield LimitCheck(
                     kind, at.kind, self._label(at), key, limit, layer == "enforce", failing, at.subject
                 )
 
-    def _budgets(self, at: _Scope, rules: list[Rule], layer: Mode) -> Iterator[Check]:
-        rule = reduce(_over, rules, Rule(at.kind))
+    def _budgets(self, at: _Scope, rules: list[LimitPolicy], layer: PolicyMode) -> Iterator[LimitCheck]:
+        rule = reduce(_over, rules, LimitPolicy(at.kind))
         for one in rule.budgets:
             key = self._key(at, "budget", layer) + ("" if one.unit == "usd" else f":{one.unit}")
-            yield Check(
+            yield LimitCheck(
                 "budget",
                 at.kind,
                 self._label(at),
@@ -274,16 +285,16 @@ class _Laying:
         """In which tenant calls count; None for all."""
         # A virtual key has one tenant, and takes what it spent along to another; other names mean
         # somebody else in another tenant, and an internal secret spends for each apart.
-        if at.kind in OF_ALL or (at.kind == "key" and self.caller.kind == "virtual"):
+        if at.kind in SHARED_SCOPES or (at.kind == "key" and self.caller.kind == "virtual"):
             return None
         return self.caller.tenant or ""
 
-    def _key(self, at: _Scope, kind: Kind, layer: Mode) -> str:
+    def _key(self, at: _Scope, kind: LimitKind, layer: PolicyMode) -> str:
         letter = _KEY_LETTER[kind] if layer == "enforce" else f"s{_KEY_LETTER[kind]}"
-        names = f"{letter}:{at.kind}:{quoted(at.subject)}:{quoted(at.group)}"
-        if at.kind in OF_ALL:
-            return f"lp:{ONE_TAG}:{names}"
-        own = tag(self.caller.tenant)
+        names = f"{letter}:{at.kind}:{quote_name(at.subject)}:{quote_name(at.group)}"
+        if at.kind in SHARED_SCOPES:
+            return f"lp:{SHARED_TAG}:{names}"
+        own = tenant_tag(self.caller.tenant)
         return f"lp:{own}:{names}" if self.hash_tag == own else f"lp:{self.hash_tag}:{own[1:-1]}:{names}"
 
 
@@ -299,7 +310,7 @@ def _scopes(caller: Caller, group: str) -> Iterator[_Scope]:
         yield _Scope("user_model", caller.user, group)
 
 
-def _providers(group: str, served: Served | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _providers(group: str, served: ServedModels | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The providers of a group, and others that may serve its calls as a fallback."""
     own = served.providers(group) if served is not None and group else ()
     others = served.fallback_providers(group) if served is not None and group else ()
@@ -311,18 +322,23 @@ def _narrowness(group: str) -> tuple[bool, int]:
     return "*" not in group, len(group)
 
 
-def _laid(budget: Budget, rules: list[Rule]) -> str:
+def _laid(budget: Budget, rules: list[LimitPolicy]) -> str:
     """What tells a budget's counter from one of the same budget that was lifted: since when it has counted.
 
     Rules that state the same budget have one counter, however they lie over each other: since the first.
     """
     kind = budget.unit, budget.period, budget.zone
-    laid = [one.laid_us for rule in rules for one in rule.budgets if (one.unit, one.period, one.zone) == kind]
+    laid = [
+        one.counting_since_us
+        for rule in rules
+        for one in rule.budgets
+        if (one.unit, one.period, one.zone) == kind
+    ]
     laid_us = min(laid)
     return f":{laid_us}" if laid_us else ""
 
 
-def _over(lower: Rule, upper: Rule) -> Rule:
+def _over(lower: LimitPolicy, upper: LimitPolicy) -> LimitPolicy:
     """What the upper rule says, and the lower one where it is silent."""
     said = {one.name: getattr(upper.limits, one.name) for one in fields(Limits)}
     limits = replace(lower.limits, **{name: value for name, value in said.items() if value is not None})

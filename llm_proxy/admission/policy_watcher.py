@@ -9,10 +9,10 @@ import contextlib
 import logging
 import time
 
-from llm_proxy.admission.policy_resolver import Defaults, Policies
-from llm_proxy.background import Loop
+from llm_proxy.admission.policy_resolver import PolicyDefaults, PolicyResolver
+from llm_proxy.background import BackgroundLoop
 from llm_proxy.errors import StoreUnavailable
-from llm_proxy.identity import ANY, Rulebook, RuleSource
+from llm_proxy.identity import ANY, PolicySnapshot, PolicySource
 
 log = logging.getLogger(__name__)
 
@@ -21,44 +21,44 @@ FRESH_S = 1.0
 """Rules read so recently need no look at the store's epoch."""
 
 
-class Watch:
+class PolicyWatcher:
     """Reads the rules again when they changed."""
 
-    def __init__(self, defaults: Defaults, source: RuleSource | None) -> None:
+    def __init__(self, defaults: PolicyDefaults, source: PolicySource | None) -> None:
         self._defaults = defaults
         self._source = source
         self._seen: dict[str, int] = {}
         self._read_at = float("-inf")
         self._away = False
         self._turn = asyncio.Lock()
-        self._loop = Loop("rules", self._step, every_s=POLL_S)
-        self.policies = Policies.of(defaults, Rulebook())
+        self._loop = BackgroundLoop("rules", self._step, every_s=POLL_S)
+        self.policies = PolicyResolver.from_snapshot(defaults, PolicySnapshot())
 
     @property
-    def watching(self) -> bool:
+    def is_enabled(self) -> bool:
         """Whether there is anything that could change."""
         return self._source is not None
 
     @property
-    def fresh(self) -> bool:
+    def is_fresh(self) -> bool:
         """Whether no change can have escaped us for longer than `FRESH_S`."""
         return self._source is None or time.monotonic() - self._read_at < FRESH_S
 
     def epoch_of(self, tenant: str) -> int:
         """The newest epoch of a tenant that our knowledge reflects."""
-        return max(self.policies.book.epoch_of(tenant), self._seen.get(tenant, 0))
+        return max(self.policies.snapshot.epoch_of(tenant), self._seen.get(tenant, 0))
 
     async def start(self) -> None:
         """Read the rules, now if Postgres is there, and again when they change."""
         if self._source is not None:
-            await self._loop.attempt(self._first)
+            await self._loop.run_once(self._first)
             self._loop.start()
 
     async def stop(self) -> None:
         """Stop reading."""
         await self._loop.stop()
 
-    async def catch_up(self, tenant: str = ANY, epoch: int = 0) -> None:
+    async def refresh(self, tenant: str = ANY, epoch: int = 0) -> None:
         """Read the rules as they are now; `epoch` is what the store says of the tenant.
 
         Raises:
@@ -77,20 +77,20 @@ class Watch:
         if epoch > self.epoch_of(tenant):
             self._seen[tenant] = epoch
 
-    async def _read(self, source: RuleSource) -> None:
+    async def _read(self, source: PolicySource) -> None:
         began = time.monotonic()
         try:
-            book = await source.rulebook(self.policies.book.newest)
+            book = await source.fetch_policies(self.policies.snapshot.newest_epoch)
         except StoreUnavailable:
             self._away = True
             raise
         self._read_at, self._away = began, False
         if book is not None:
-            self.policies = Policies.of(self._defaults, book)
+            self.policies = PolicyResolver.from_snapshot(self._defaults, book)
 
     async def _first(self) -> None:
         try:
-            await self.catch_up()
+            await self.refresh()
         except StoreUnavailable:
             log.warning("rules not readable at start; defaults hold")
 

@@ -13,16 +13,25 @@ from itertools import repeat
 from typing import Literal, get_args
 from zoneinfo import ZoneInfo
 
-from llm_proxy.admission.limiter import ADMITTED, UNKNOWN, Answer, Ask, Check, Estimate, Kind, Plan
-from llm_proxy.admission.memory_limiter import judge
-from llm_proxy.errors import BudgetExceeded, BudgetHeld, RateLimited, ReachedLimit, Refused
-from llm_proxy.identity.caller import PER
+from llm_proxy.admission.limiter import (
+    ADMITTED,
+    UNKNOWN,
+    CallEstimate,
+    LimitCheck,
+    LimiterRequest,
+    LimiterResult,
+    LimitKind,
+    LimitPlan,
+)
+from llm_proxy.admission.memory_limiter import check_verdict
+from llm_proxy.errors import APIError, BudgetExceeded, BudgetHeld, RateLimited, ReachedLimit
+from llm_proxy.identity.caller import PERIOD_SUFFIX
 from llm_proxy.money import format_usd, format_usd_rounded_up
 
-State = Literal["enforced", "local", "allow", "shadow", "deny"]
+EnforcementState = Literal["enforced", "local", "allow", "shadow", "deny"]
 STATE_HEADER = "x-llm-proxy-limits"
-_STATE = {state: (STATE_HEADER.encode(), state.encode()) for state in get_args(State)}
-DENIED = ((STATE_HEADER, "deny"),)
+_STATE = {state: (STATE_HEADER.encode(), state.encode()) for state in get_args(EnforcementState)}
+DENIED_HEADERS = ((STATE_HEADER, "deny"),)
 """Of a refusal because nobody can tell how full a limit is."""
 PARALLEL_WAIT_MS = 1000
 """Nobody knows when a place will be free; this is a polite guess."""
@@ -30,8 +39,8 @@ HELD_WAIT_MS = 2000
 """The same for money that running calls hold."""
 RESET_HEADER = "x-llm-proxy-budget-reset"
 _NEVER_MS = 2**62
-_UNITS: dict[Kind, str] = {"requests": "requests", "tokens": "tokens", "parallel": "calls"}
-_RESET_MS: dict[Kind, int] = {"requests": 60_000, "tokens": 61_000}
+_UNITS: dict[LimitKind, str] = {"requests": "requests", "tokens": "tokens", "parallel": "calls"}
+_RESET_MS: dict[LimitKind, int] = {"requests": 60_000, "tokens": 61_000}
 _NAMES = {
     kind: tuple(f"x-ratelimit-{what}-{kind}".encode() for what in ("limit", "remaining", "reset"))
     for kind in _RESET_MS
@@ -39,12 +48,12 @@ _NAMES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class LimitStatus:
     """Where a caller stands at one check.
 
     Attributes:
         used: Counted before this call, of a budget what was spent; None when nobody knows.
-        want: What this call takes.
+        amount: What this call takes.
         wait_ms: How long until it fits; 0 when it does, or when waiting does not help.
         reset_ms: How long until nothing is counted any more; None when it is not a window.
         held: What running calls hold of a budget.
@@ -52,9 +61,9 @@ class Standing:
         kept: What of a budget is kept for a call that waits.
     """
 
-    check: Check
+    check: LimitCheck
     used: int | None
-    want: int
+    amount: int
     wait_ms: int
     reset_ms: int | None
     held: int = 0
@@ -62,14 +71,16 @@ class Standing:
     kept: int = 0
 
     @property
-    def over(self) -> bool:
+    def rejects(self) -> bool:
         """Whether this check refuses."""
         if self.used is None:
             return False
-        return judge(self.check, self.want, (self.used, self.held, self.running, self.kept)) != "fits"
+        return (
+            check_verdict(self.check, self.amount, (self.used, self.held, self.running, self.kept)) != "fits"
+        )
 
     @property
-    def spent(self) -> bool:
+    def is_exhausted(self) -> bool:
         """Whether a budget is used up, so that waiting for running calls does not help."""
         return self.check.kind == "budget" and self.used is not None and self.used >= self.check.limit
 
@@ -79,28 +90,30 @@ class Standing:
         return max(0, self.check.limit - (self.used or 0) - self.held - self.kept)
 
 
-def standings(plan: Plan, wants: tuple[int, ...], answer: Answer) -> Iterator[Standing]:
+def limit_statuses(plan: LimitPlan, wants: tuple[int, ...], answer: LimiterResult) -> Iterator[LimitStatus]:
     """Where the caller stands at each check."""
     running, kept = answer.running or repeat(0), answer.kept or repeat(0)
     rows = zip(plan.checks, wants, answer.used, answer.extra, running, kept, strict=False)
     for check, want, used, extra, calls, share in rows:
-        verdict = judge(check, want, (used, extra, calls, share))
+        verdict = check_verdict(check, want, (used, extra, calls, share))
         over = verdict == "full"
         if check.kind == "parallel":
-            yield Standing(check, used, want, PARALLEL_WAIT_MS if over else 0, None)
+            yield LimitStatus(check, used, want, PARALLEL_WAIT_MS if over else 0, None)
         elif check.kind == "budget":
             wait_ms = HELD_WAIT_MS if verdict == "held" else 0
-            yield Standing(check, None if used == UNKNOWN else used, want, wait_ms, None, extra, calls, share)
+            yield LimitStatus(
+                check, None if used == UNKNOWN else used, want, wait_ms, None, extra, calls, share
+            )
         else:
-            yield Standing(check, used, want, extra if over else 0, extra, running=calls)
+            yield LimitStatus(check, used, want, extra if over else 0, extra, running=calls)
 
 
-def headers(
-    plan: Plan, wants: tuple[int, ...], answer: Answer, state: State
+def rate_limit_headers(
+    plan: LimitPlan, wants: tuple[int, ...], answer: LimiterResult, state: EnforcementState
 ) -> tuple[tuple[bytes, bytes], ...]:
     """What a response tells of limits, in OpenAI's names."""
     admitted = answer.status == ADMITTED
-    tightest: dict[Kind, tuple[int, int, int]] = {}
+    tightest: dict[LimitKind, tuple[int, int, int]] = {}
     for at, check in plan.windows:
         kind, used = check.kind, answer.used[at]
         left = max(0, check.limit - used - (wants[at] if admitted else 0))
@@ -113,20 +126,22 @@ def headers(
         told += (
             (limit_name, b"%d" % limit),
             (remaining_name, b"%d" % left),
-            (reset_name, duration(reset_ms).encode()),
+            (reset_name, format_duration(reset_ms).encode()),
         )
     return tuple(told)
 
 
-def refusal(ask: Ask, answer: Answer, state: State) -> Refused:
+def rate_limit_error(ask: LimiterRequest, answer: LimiterResult, state: EnforcementState) -> APIError:
     """The refusal of an answer that refuses."""
-    plan, wants = ask.plan, ask.wants
-    told = tuple((name.decode(), value.decode()) for name, value in headers(plan, wants, answer, state))
-    over = [one for one in standings(plan, wants, answer) if one.over and one.check.enforced]
-    spent = [one for one in over if one.spent]
+    plan, wants = ask.plan, ask.amounts
+    told = tuple(
+        (name.decode(), value.decode()) for name, value in rate_limit_headers(plan, wants, answer, state)
+    )
+    over = [one for one in limit_statuses(plan, wants, answer) if one.rejects and one.check.enforced]
+    spent = [one for one in over if one.is_exhausted]
     if spent and state != "local":
-        last = max(spent, key=lambda one: one.check.expires_ms or _NEVER_MS)
-        if at := resets(last.check):
+        last = max(spent, key=lambda one: one.check.period_end_ms or _NEVER_MS)
+        if at := reset_time(last.check):
             told += ((RESET_HEADER, at.isoformat()),)
         return _of_limit(BudgetExceeded(_money(last, ask.estimate), headers=told), last)
     worst = max(over, key=lambda one: one.wait_ms)
@@ -141,14 +156,16 @@ def refusal(ask: Ask, answer: Answer, state: State) -> Refused:
         return _of_limit(BudgetHeld(message, retry_after_s=wait_s, headers=told), worst)
     refused = RateLimited(
         _message(worst),
-        kind="tokens" if worst.check.kind == "tokens" else "requests",
+        error_type="tokens" if worst.check.kind == "tokens" else "requests",
         retry_after_s=worst.wait_ms / 1000,
         headers=told,
     )
     return _of_limit(refused, worst)
 
 
-def reached(check: Check, standing: Standing | None = None, wait_ms: int | None = None) -> ReachedLimit:
+def reached_limit(
+    check: LimitCheck, standing: LimitStatus | None = None, wait_ms: int | None = None
+) -> ReachedLimit:
     """What the record and the log say of a limit that refuses; without a standing nobody knows how full."""
     one = standing
     return ReachedLimit(  # made once: a loop that runs against its limit makes many
@@ -156,7 +173,7 @@ def reached(check: Check, standing: Standing | None = None, wait_ms: int | None 
         check.scope,
         check.subject,
         check.limit,
-        None if one is None else one.want,
+        None if one is None else one.amount,
         None if one is None else one.used,
         0 if one is None else one.held,
         0 if one is None else one.running,
@@ -164,34 +181,35 @@ def reached(check: Check, standing: Standing | None = None, wait_ms: int | None 
         check.unit if check.kind == "budget" else _UNITS[check.kind],
         check.period,
         wait_ms,
-        resets(check),
+        reset_time(check),
     )
 
 
-def _of_limit(refused: Refused, standing: Standing) -> Refused:
+def _of_limit(refused: APIError, standing: LimitStatus) -> APIError:
     wait_s = refused.retry_after_s
     wait_ms = None if wait_s is None else math.ceil(wait_s * 1000)
-    refused.reached = reached(standing.check, standing, wait_ms)
+    refused.reached_limit = reached_limit(standing.check, standing, wait_ms)
     return refused
 
 
-def _message(worst: Standing) -> str:
+def _message(worst: LimitStatus) -> str:
     check = worst.check
-    if check.of_all:
-        return f"A limit that holds for {check.subject} is reached. Try again in {duration(worst.wait_ms)}."
+    if check.is_shared:
+        wait = format_duration(worst.wait_ms)
+        return f"A limit that holds for {check.subject} is reached. Try again in {wait}."
     if check.kind == "parallel":
         return f"Too many requests at once for {check.subject}: {check.limit} may run in parallel."
-    asked = f", requested {worst.want}" if check.kind == "tokens" else ""
-    told = f"Limit {check.limit}, used {worst.used}{asked}. Try again in {duration(worst.wait_ms)}."
+    asked = f", requested {worst.amount}" if check.kind == "tokens" else ""
+    told = f"Limit {check.limit}, used {worst.used}{asked}. Try again in {format_duration(worst.wait_ms)}."
     return f"Rate limit reached for {check.subject} on {check.kind} per minute. {told}"
 
 
-def _money(worst: Standing, estimate: Estimate) -> str:
+def _money(worst: LimitStatus, estimate: CallEstimate) -> str:
     """Why a budget refuses: what is needed, what is left, where the rest is, and when it begins anew."""
-    check, spent, per = worst.check, worst.used or 0, PER[worst.check.period or "total"]
+    check, spent, per = worst.check, worst.used or 0, PERIOD_SUFFIX[worst.check.period or "total"]
     whose = check.subject
-    state = "is used up" if worst.spent else _taken_by(worst)
-    if check.of_all:
+    state = "is used up" if worst.is_exhausted else _taken_by(worst)
+    if check.is_shared:
         return f"The budget of {whose} {state}."
     if not check.limit:
         return f"The budget of {whose} is {_amount(check, 0)}{per}: nothing may be spent."
@@ -204,19 +222,19 @@ def _money(worst: Standing, estimate: Estimate) -> str:
     left = (
         f"{_amount(check, worst.remaining)} of {_amount(check, check.limit)}{per} is left: {', '.join(rest)}"
     )
-    at = resets(check)
+    at = reset_time(check)
     ends = f"; resets {at:%Y-%m-%d %H:%M} {check.zone}" if at else ""
     return f"The budget of {whose} {state}. This call needs {_needed(worst, estimate)}; {left}{ends}."
 
 
-def _taken_by(worst: Standing) -> str:
+def _taken_by(worst: LimitStatus) -> str:
     """Who has what is left of a budget."""
     if worst.held and worst.kept:
         return "is held by calls that run and kept for a call that waits"
     return "is kept for a call that waits" if worst.kept else "is held by calls that run"
 
 
-def _needed(worst: Standing, estimate: Estimate) -> str:
+def _needed(worst: LimitStatus, estimate: CallEstimate) -> str:
     """What a call takes of a budget."""
     unit = worst.check.unit
     if unit == "requests":
@@ -224,26 +242,26 @@ def _needed(worst: Standing, estimate: Estimate) -> str:
     usd = unit == "usd"
     prompt = format_usd_rounded_up(estimate.prompt_nano_usd) if usd else f"{estimate.prompt_tokens:,}"
     answer = f", answer up to {estimate.answer_tokens:,} tokens" if estimate.answer_tokens else ""
-    total = format_usd_rounded_up(worst.want) if usd else f"{worst.want:,} tokens"
+    total = format_usd_rounded_up(worst.amount) if usd else f"{worst.amount:,} tokens"
     return f"about {total} (prompt {prompt}{answer})"
 
 
-def _amount(check: Check, amount: int) -> str:
+def _amount(check: LimitCheck, amount: int) -> str:
     """An amount in a budget's unit: `$0.20`, `600 requests`."""
     if check.unit == "usd":
         return format_usd(amount)
     return f"{amount:,} {check.unit if amount != 1 else check.unit.removesuffix('s')}"
 
 
-def resets(check: Check) -> datetime | None:
+def reset_time(check: LimitCheck) -> datetime | None:
     """When a budget begins anew, in its own zone; None for one that never does."""
-    if not check.expires_ms:
+    if not check.period_end_ms:
         return None
     zone = UTC if check.zone == "UTC" else ZoneInfo(check.zone)
-    return datetime.fromtimestamp(check.expires_ms / 1000, zone)
+    return datetime.fromtimestamp(check.period_end_ms / 1000, zone)
 
 
-def duration(ms: int) -> str:
+def format_duration(ms: int) -> str:
     """Milliseconds as OpenAI's headers write them: `20ms`, `8.64s`, `6m0s`."""
     if ms < 1000:
         return f"{ms}ms"

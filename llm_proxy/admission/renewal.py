@@ -14,25 +14,31 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
-from llm_proxy.admission.fallback import Outage
-from llm_proxy.admission.lease import BATCH, Living, Taken, Used
-from llm_proxy.admission.limit_planner import LEASE_LIFE_MS
-from llm_proxy.admission.limiter import Check, Entry, Store, StoreAway
-from llm_proxy.background import Loop, spawn
-from llm_proxy.errors import Refused
-from llm_proxy.identity.caller import ScopeKind, Unit
+from llm_proxy.admission.fallback import FallbackLimiter
+from llm_proxy.admission.lease import MAX_BATCH, ActiveLeases, Reservation, SettledUsage
+from llm_proxy.admission.limit_planner import LEASE_TTL_MS
+from llm_proxy.admission.limiter import LimitCheck, LimiterBackend, LimiterUnavailable, SettlementEntry
+from llm_proxy.background import BackgroundLoop, spawn
+from llm_proxy.errors import APIError
+from llm_proxy.identity.caller import BudgetUnit, ScopeKind
 
 log = logging.getLogger(__name__)
 
-GRACE_MS = 86_400_000
+COUNTER_GRACE_MS = 86_400_000
 """A counter outlives its period by a day, for calls that settle after midnight."""
 
 
-class Spent(Protocol):
+class SpendSource(Protocol):
     """What was spent, as the ledger has it."""
 
-    async def spent(
-        self, scope: ScopeKind, spender: str, since: datetime, tenant: str | None, group: str, unit: Unit
+    async def fetch_spend(
+        self,
+        scope: ScopeKind,
+        spender: str,
+        since: datetime,
+        tenant: str | None,
+        group: str,
+        unit: BudgetUnit,
     ) -> int | None:
         """What was spent since then, money in nano-dollars; None when nobody knows.
 
@@ -46,11 +52,11 @@ class Spent(Protocol):
         """
         ...
 
-    async def latest_answers(self) -> Sequence[tuple[str, int]] | None:
+    async def recent_answers(self) -> Sequence[tuple[str, int]] | None:
         """The completion tokens of all replicas' latest answers, by group asked; None when nobody knows."""
         ...
 
-    async def known(self, requests: Sequence[UUID]) -> Mapping[UUID, tuple[Used, bool]] | None:
+    async def exact_usage(self, requests: Sequence[UUID]) -> Mapping[UUID, tuple[SettledUsage, bool]] | None:
         """What is known of those of these calls that the sidecar's log told of; None while nobody can tell.
 
         With each, whether its figures are exact, or only who served it is known.
@@ -58,11 +64,11 @@ class Spent(Protocol):
         ...
 
 
-class Rebuilding:
+class BudgetRebuilder:
     """Rebuilds missing counters, each once however many calls wait for it."""
 
     def __init__(
-        self, store: Store, spent: Spent | None, keep: Callable[[str | None], Awaitable[None]]
+        self, store: LimiterBackend, spent: SpendSource | None, keep: Callable[[str | None], Awaitable[None]]
     ) -> None:
         """`keep` makes the reservations of running calls again: a tenant's, or all."""
         self._keep = keep
@@ -71,57 +77,64 @@ class Rebuilding:
         self._running: dict[str, asyncio.Task[bool]] = {}
         self._begun: set[asyncio.Task[None]] = set()
 
-    async def rebuild(self, check: Check, tag: str) -> bool:
-        """Give a budget its counter; False when nobody knows what was spent. Raises `StoreAway`."""
+    async def rebuild(self, check: LimitCheck, tag: str) -> bool:
+        """Give a budget its counter; False when nobody knows what was spent. Raises `LimiterUnavailable`."""
         task = self._running.get(check.key)
         if task is None:
             task = self._running[check.key] = asyncio.create_task(self._rebuild(check, tag))
             task.add_done_callback(lambda _: self._running.pop(check.key, None))
         return await asyncio.shield(task)
 
-    def begin(self, check: Check, tag: str) -> None:
+    def rebuild_soon(self, check: LimitCheck, tag: str) -> None:
         """Rebuild a budget nobody waits for, if that can be done now."""
         task = spawn("budget-watched", self._attempt(check, tag))
         self._begun.add(task)
         task.add_done_callback(self._begun.discard)
 
-    async def _attempt(self, check: Check, tag: str) -> None:
+    async def _attempt(self, check: LimitCheck, tag: str) -> None:
         try:
             await self.rebuild(check, tag)
-        except (StoreAway, Refused, OSError, TimeoutError):
+        except (LimiterUnavailable, APIError, OSError, TimeoutError):
             log.warning("budget not rebuilt")
 
-    async def _rebuild(self, check: Check, tag: str) -> bool:
-        if self._spent is None or check.since is None:
+    async def _rebuild(self, check: LimitCheck, tag: str) -> bool:
+        if self._spent is None or check.period_start is None:
             return False
-        spent = await self._spent.spent(
-            check.scope, check.spent_by, check.since, check.spent_in, check.spent_on, check.unit
+        spent = await self._spent.fetch_spend(
+            check.scope,
+            check.spender_id,
+            check.period_start,
+            check.spender_tenant,
+            check.spender_group,
+            check.unit,
         )
         if spent is None:
             return False
-        expires_ms = check.expires_ms + GRACE_MS if check.expires_ms else 0
+        expires_ms = check.period_end_ms + COUNTER_GRACE_MS if check.period_end_ms else 0
         # Sent together, so that no call of this replica finds the counter without what others hold of it.
         seeding = self._store.seed(check.key, spent, expires_ms)
-        await asyncio.gather(seeding, self._keep(None if check.of_all else tag))
+        await asyncio.gather(seeding, self._keep(None if check.is_shared else tag))
         return True
 
 
-EVERY_S = 5.0
+HEARTBEAT_INTERVAL_S = 5.0
 
 
-class Pulse:
+class Heartbeat:
     """Beats while the gateway runs."""
 
-    def __init__(self, store: Store, replica: str, living: Living, outage: Outage) -> None:
+    def __init__(
+        self, store: LimiterBackend, replica: str, living: ActiveLeases, outage: FallbackLimiter
+    ) -> None:
         self._store = store
         self._replica = replica
         self._living = living
         self._outage = outage
-        self._loop = Loop("heartbeat", self.beat, every_s=EVERY_S)
+        self._loop = BackgroundLoop("heartbeat", self.beat, every_s=HEARTBEAT_INTERVAL_S)
 
     async def start(self) -> None:
         """Begin."""
-        await self._loop.attempt(self.beat)
+        await self._loop.run_once(self.beat)
         self._loop.start()
 
     async def stop(self) -> None:
@@ -131,27 +144,27 @@ class Pulse:
     async def beat(self) -> None:
         """Tell the other replicas that we live, and keep what our running calls hold."""
         try:
-            self._outage.replicas = max(1, await self._store.replicas(self._replica))
-            if self._store.answering:  # every node of it
-                self._outage.over()
-        except StoreAway:
+            self._outage.replicas = max(1, await self._store.heartbeat(self._replica))
+            if self._store.is_available:  # every node of it
+                self._outage.reset()
+        except LimiterUnavailable:
             log.debug("heartbeat not heard")
-        for (store, _), held in self._living.held().items():
+        for (store, _), held in self._living.renewal_entries().items():
             try:
                 await self._keep(store, held)
-            except StoreAway:
+            except LimiterUnavailable:
                 log.debug("leases not kept")
 
-    async def keep(self, tag: str | None) -> None:
-        """Keep what our running calls of a tenant, or of all, hold, at once; raises `StoreAway`."""
-        for (store, one), held in self._living.held().items():
+    async def renew(self, tag: str | None) -> None:
+        """Keep what our running calls of a tenant, or of all, hold, at once; raises `LimiterUnavailable`."""
+        for (store, one), held in self._living.renewal_entries().items():
             if store is self._store and tag in {None, one}:
                 await self._keep(store, held)
 
-    async def _keep(self, store: Store, held: list[tuple[Taken, Entry]]) -> None:
-        for at in range(0, len(held), BATCH):
-            some = held[at : at + BATCH]
-            await store.keep(tuple(entry for _, entry in some), LEASE_LIFE_MS)
+    async def _keep(self, store: LimiterBackend, held: list[tuple[Reservation, SettlementEntry]]) -> None:
+        for at in range(0, len(held), MAX_BATCH):
+            some = held[at : at + MAX_BATCH]
+            await store.renew(tuple(entry for _, entry in some), LEASE_TTL_MS)
             for taken, entry in some:
-                if taken.lease not in self._living.calls:  # it ended meanwhile, and holds nothing
-                    taken.desk.note(taken.plan.tag, (replace(entry, amount=0),))
+                if taken.lease_id not in self._living.reservations:  # it ended meanwhile, and holds nothing
+                    taken.settlements.enqueue(taken.plan.hash_tag, (replace(entry, amount=0),))

@@ -8,18 +8,26 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from llm_proxy.admission.lease import Desk
-from llm_proxy.admission.limiter import NO_EPOCH, UNKNOWN, Ask, Check, Plan, Store, StoreAway
+from llm_proxy.admission.lease import SettlementQueue
+from llm_proxy.admission.limiter import (
+    NO_EPOCH,
+    UNKNOWN,
+    LimitCheck,
+    LimiterBackend,
+    LimiterRequest,
+    LimiterUnavailable,
+    LimitPlan,
+)
 
 log = logging.getLogger(__name__)
 
-MOST_LOOKS = 500
+MAX_READS = 500
 """Questions to the store in one step; the rest waits for the next one."""
-MOST_EXHAUSTED = 10_000
+MAX_EXHAUSTED = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Spending:
+class BudgetSpend:
     """How far a budget is spent in its present period.
 
     Attributes:
@@ -27,7 +35,7 @@ class Spending:
         exhausted: A call was refused because of it.
     """
 
-    check: Check
+    check: LimitCheck
     spent: int | None
     exhausted: bool = False
 
@@ -35,43 +43,45 @@ class Spending:
 class SpendingWatch:
     """Remembers which budgets were used, and asks the store how far they are spent."""
 
-    def __init__(self, store: Store, desk: Desk) -> None:
+    def __init__(self, store: LimiterBackend, desk: SettlementQueue) -> None:
         self._store = store
         self._desk = desk
-        self._fresh: dict[int, Plan] = {}
-        self._settling: dict[int, Plan] = {}
-        self._exhausted: dict[str, Check] = {}
+        self._fresh: dict[int, LimitPlan] = {}
+        self._settling: dict[int, LimitPlan] = {}
+        self._exhausted: dict[str, LimitCheck] = {}
 
-    def ended(self, plan: Plan) -> None:
+    def call_settled(self, plan: LimitPlan) -> None:
         """A call under this plan was settled."""
         self._fresh[id(plan)] = plan
 
-    def exhausted(self, checks: Iterable[Check]) -> None:
+    def budgets_exhausted(self, checks: Iterable[LimitCheck]) -> None:
         """A call was refused because these budgets are used up."""
-        if len(self._exhausted) < MOST_EXHAUSTED:
+        if len(self._exhausted) < MAX_EXHAUSTED:
             self._exhausted.update((check.key, check) for check in checks)
 
-    async def look(self) -> list[Spending]:
+    async def poll(self) -> list[BudgetSpend]:
         """What was spent of the budgets used since they were looked at last."""
         exhausted, self._exhausted = self._exhausted, {}
-        found = [Spending(check, None, exhausted=True) for check in exhausted.values()]
+        found = [BudgetSpend(check, None, exhausted=True) for check in exhausted.values()]
         settling, self._settling = self._settling, self._fresh
         self._fresh = {}
         looked: set[str] = set()
         waiting = dict(settling)
         try:
-            for name, plan in [*settling.items()][:MOST_LOOKS]:
-                checks = tuple(one for one in (*plan.checks, *plan.elsewhere) if one.kind == "budget")
+            for name, plan in [*settling.items()][:MAX_READS]:
+                checks = tuple(one for one in (*plan.checks, *plan.fallback_checks) if one.kind == "budget")
                 if checks and not looked.issuperset(check.key for check in checks):
                     looked.update(check.key for check in checks)
-                    found += await self._spent(replace(plan, checks=checks, elsewhere=()))
+                    found += await self._spent(replace(plan, checks=checks, fallback_checks=()))
                 del waiting[name]
-        except StoreAway:
+        except LimiterUnavailable:
             log.debug("budgets are looked at when the limits store is back")
-        self._settling |= settling if self._desk.waiting else waiting
+        self._settling |= settling if self._desk.pending else waiting
         return found
 
-    async def _spent(self, plan: Plan) -> list[Spending]:
-        answer = await self._store.admit(Ask(plan, (0,) * len(plan.checks), NO_EPOCH, "", 0, take=False))
+    async def _spent(self, plan: LimitPlan) -> list[BudgetSpend]:
+        answer = await self._store.reserve(
+            LimiterRequest(plan, (0,) * len(plan.checks), NO_EPOCH, "", 0, reserve=False)
+        )
         pairs = zip(plan.checks, answer.used, strict=True)
-        return [Spending(check, used) for check, used in pairs if used != UNKNOWN]
+        return [BudgetSpend(check, used) for check, used in pairs if used != UNKNOWN]

@@ -16,38 +16,45 @@ import click
 
 from llm_proxy.cli import context
 from llm_proxy.cli.context import complete_keys
-from llm_proxy.cli.database import operator, with_pool
-from llm_proxy.cli.limit_tables import words
+from llm_proxy.cli.database import current_actor, run_with_pool
+from llm_proxy.cli.limit_tables import format_budget
 from llm_proxy.cli.printing import (
-    FAILED,
-    WRONG,
+    EXIT_FAILED,
+    EXIT_WRONG_INPUT,
     Column,
     as_json_option,
     confirm,
     fail,
-    plain,
     print_fields,
     print_json,
     print_table,
+    to_plain,
     warn,
     yes_option,
 )
-from llm_proxy.edge.routes.notifications import delivery_of, webhook_faults
+from llm_proxy.edge.routes.notifications import webhook_delivery, webhook_errors
 from llm_proxy.identity import AuditFilter, AuditLog
-from llm_proxy.identity.admin_documents import admin_key_from
-from llm_proxy.identity.admin_keys import ROLES, AdminKeys, admin_key_document
-from llm_proxy.identity.audit_log import Report, verify
+from llm_proxy.identity.admin_documents import parse_admin_key
+from llm_proxy.identity.admin_keys import ROLES, AdminKeyRepository, admin_key_document
+from llm_proxy.identity.audit_log import AuditVerification, verify_audit_log
 from llm_proxy.identity.postgres_store import Pool
 from llm_proxy.json_access import Json
-from llm_proxy.ledger.usage_query import moment
-from llm_proxy.notify import Delivery, DeliveryFailed, Message, Webhook, trial_event, webhooks_of
+from llm_proxy.ledger.usage_query import parse_time
+from llm_proxy.notify import (
+    DeliveryFailed,
+    StoredNotification,
+    Webhook,
+    WebhookSender,
+    make_test_notification,
+    webhooks_from_settings,
+)
 
 _KEY_COLUMNS = (
     "name",
     "role",
     "tenant",
-    Column("prefix", whole=True),
-    Column("expires", whole=True),
+    Column("prefix", unbroken=True),
+    Column("expires", unbroken=True),
     "state",
 )
 
@@ -69,9 +76,9 @@ def admin_keys() -> None:
 def create_admin_key(*, as_json: bool, **said: str | None) -> None:
     """Issue an admin key and print it, this once."""
 
-    async def issued(keys: AdminKeys) -> Json:
-        spec = admin_key_from({name: value for name, value in said.items() if value is not None})
-        record, minted = await keys.create(spec, operator())
+    async def issued(keys: AdminKeyRepository) -> Json:
+        spec = parse_admin_key({name: value for name, value in said.items() if value is not None})
+        record, minted = await keys.create(spec, current_actor())
         return admin_key_document(record) | {"key": minted.text}
 
     document = _with_admin_keys(issued)
@@ -87,9 +94,9 @@ def create_admin_key(*, as_json: bool, **said: str | None) -> None:
 def list_admin_keys(*, as_json: bool) -> None:
     """List admin keys, revoked ones too."""
 
-    async def whole(keys: AdminKeys) -> list[Json]:
+    async def whole(keys: AdminKeyRepository) -> list[Json]:
         found: list[Json] = []
-        while part := await keys.page(after=found[-1]["name"] if found else ""):
+        while part := await keys.list_keys(after=found[-1]["name"] if found else ""):
             found += [admin_key_document(one) for one in part]
         return found
 
@@ -113,8 +120,8 @@ def revoke_admin_key(*, key: str, as_json: bool, yes: bool) -> None:
     """End an admin key (by its id, name or prefix) for good, everywhere at once."""
     confirm(f"Revoke the admin key {key} for good?", yes=yes)
 
-    async def revoked(keys: AdminKeys) -> Json:
-        return admin_key_document(await keys.revoke(key, operator()))
+    async def revoked(keys: AdminKeyRepository) -> Json:
+        return admin_key_document(await keys.revoke(key, current_actor()))
 
     document = _with_admin_keys(revoked)
     if as_json:
@@ -123,15 +130,15 @@ def revoke_admin_key(*, key: str, as_json: bool, yes: bool) -> None:
         print_fields(document)
 
 
-def _with_admin_keys(do: Callable[[AdminKeys], Awaitable[Any]]) -> Any:  # noqa: ANN401 -- what the command prints
-    return with_pool(lambda pool: do(AdminKeys(pool)))
+def _with_admin_keys(do: Callable[[AdminKeyRepository], Awaitable[Any]]) -> Any:  # noqa: ANN401 -- what the command prints
+    return run_with_pool(lambda pool: do(AdminKeyRepository(pool)))
 
 
 _AUDIT_COLUMNS = (
     Column("id", number=True),
-    Column("at (UTC)", whole=True),
+    Column("at (UTC)", unbroken=True),
     "who",
-    Column("action", whole=True),
+    Column("action", unbroken=True),
     "what",
     "changed",
 )
@@ -160,7 +167,7 @@ def audit(
     """
     if context.invoked_subcommand is not None:
         return
-    rows = with_pool(lambda pool: _page(pool, said, limit, before))
+    rows = run_with_pool(lambda pool: _audit_page(pool, said, limit, before))
     if as_json:
         print_json(rows)
     else:
@@ -178,9 +185,11 @@ def verify_log(*, head: str | None, as_json: bool) -> None:
     Prints the head's digest. Keep it elsewhere: with --head, a later run finds also a log that was written
     anew as a whole, or that lost its end.
     """
-    report = with_pool(lambda pool: verify(pool, head))
+    report = run_with_pool(lambda pool: verify_audit_log(pool, head))
     if as_json:
-        print_json({name: getattr(report, name) for name in Report.__slots__} | {"ok": not report.faults})
+        print_json(
+            {name: getattr(report, name) for name in AuditVerification.__slots__} | {"ok": not report.faults}
+        )
     else:
         for fault in report.faults:
             click.echo(f"fault  {fault}")
@@ -195,14 +204,16 @@ def verify_log(*, head: str | None, as_json: bool) -> None:
                 "verdict": "changed" if report.faults else "whole",
             }
         )
-    sys.exit(FAILED if report.faults else 0)
+    sys.exit(EXIT_FAILED if report.faults else 0)
 
 
-async def _page(pool: Pool, said: dict[str, str | None], limit: int, before: int | None) -> list[Json]:
+async def _audit_page(pool: Pool, said: dict[str, str | None], limit: int, before: int | None) -> list[Json]:
     now = datetime.now(UTC)
-    since, until = (moment(text, now) if (text := said.pop(name)) else None for name in ("since", "until"))
+    since, until = (
+        parse_time(text, now) if (text := said.pop(name)) else None for name in ("since", "until")
+    )
     wanted = AuditFilter(**said, since=since, until=until)
-    return await AuditLog(pool).page(wanted, limit=limit, before=before)
+    return await AuditLog(pool).list_entries(wanted, limit=limit, before=before)
 
 
 def _audit_row(row: Json) -> tuple[str, ...]:
@@ -210,10 +221,17 @@ def _audit_row(row: Json) -> tuple[str, ...]:
     at = row["at"].astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
     name = row["detail"].get("name")
     what = f"{name} ({row['target']})" if name else row["target"]
-    return str(row["id"]), at, f"{who}\n{row['client_ip'] or ''}".strip(), row["action"], what, _changes(row)
+    return (
+        str(row["id"]),
+        at,
+        f"{who}\n{row['client_ip'] or ''}".strip(),
+        row["action"],
+        what,
+        _changes_text(row),
+    )
 
 
-def _changes(row: Json) -> str:
+def _changes_text(row: Json) -> str:
     shown = [f"{name}: {value}" for name, value in row["detail"].items() if name not in {"name", "param"}]
     if row["status"] is not None:
         return "\n".join([f"refused, {row['status']}: {row['reason']}", *shown])
@@ -221,7 +239,7 @@ def _changes(row: Json) -> str:
     after: Json = row["after"] or {}
     lines: list[str] = []
     for name in {**before, **after}:
-        old, new = (_shown(side.get(name)) for side in (before, after))
+        old, new = (_value_text(side.get(name)) for side in (before, after))
         if old != new and row["before"] is not None:
             lines.append(f"{name}: {old} -> {new}")
         elif row["before"] is None and new not in (None, ""):
@@ -229,19 +247,19 @@ def _changes(row: Json) -> str:
     return "\n".join([*lines, *shown])
 
 
-def _shown(value: Any) -> object:  # noqa: ANN401 -- JSON
+def _value_text(value: Any) -> object:  # noqa: ANN401 -- JSON
     """A field's value in a line; budgets as people write them."""
     if not isinstance(value, list):
-        return plain(value)
+        return to_plain(value)
     entries: list[Any] = value  # pyright: ignore[reportUnknownVariableType] -- JSON
-    return ", ".join(map(_budget, entries))
+    return ", ".join(map(_budget_text, entries))
 
 
-def _budget(entry: Any) -> str:  # noqa: ANN401 -- JSON
+def _budget_text(entry: Any) -> str:  # noqa: ANN401 -- JSON
     if not isinstance(entry, dict) or "period" not in entry:
         return f"{entry}"
     document: dict[str, Any] = entry  # pyright: ignore[reportUnknownVariableType] -- JSON
-    return words(document)
+    return format_budget(document)
 
 
 @click.group
@@ -256,28 +274,30 @@ def test_webhooks(*, as_json: bool) -> None:
 
     Reads LLM_PROXY__NOTIFY_WEBHOOKS and its secret from the environment, .env or .keys/.
     """
-    settings = context.settings()
-    webhooks = webhooks_of(settings.webhooks)
+    settings = context.load_settings()
+    webhooks = webhooks_from_settings(settings.webhooks)
     if not webhooks:
-        fail("LLM_PROXY__NOTIFY_WEBHOOKS is not set", WRONG)
-    if faults := webhook_faults(settings, kept=False):
-        fail("; ".join(faults), WRONG)
-    event = trial_event()
-    message = Message(uuid4(), event.kind, datetime.now(UTC), event.facts)
-    results = asyncio.run(_send_all(delivery_of(settings), webhooks, message))
+        fail("LLM_PROXY__NOTIFY_WEBHOOKS is not set", EXIT_WRONG_INPUT)
+    if faults := webhook_errors(settings, kept=False):
+        fail("; ".join(faults), EXIT_WRONG_INPUT)
+    event = make_test_notification()
+    message = StoredNotification(uuid4(), event.kind, datetime.now(UTC), event.facts)
+    results = asyncio.run(_send_all(webhook_delivery(settings), webhooks, message))
     if as_json:
         print_json(results)
     else:
         rows = [(one["webhook"], one["result"]) for one in results]
-        print_table((Column("webhook", whole=True), "result"), rows)
-    sys.exit(0 if all(one["delivered"] for one in results) else FAILED)
+        print_table((Column("webhook", unbroken=True), "result"), rows)
+    sys.exit(0 if all(one["delivered"] for one in results) else EXIT_FAILED)
 
 
-async def _send_all(delivery: Delivery, webhooks: tuple[Webhook, ...], message: Message) -> list[Json]:
+async def _send_all(
+    delivery: WebhookSender, webhooks: tuple[Webhook, ...], message: StoredNotification
+) -> list[Json]:
     return list(await asyncio.gather(*(_send_one(delivery, webhook, message) for webhook in webhooks)))
 
 
-async def _send_one(delivery: Delivery, webhook: Webhook, message: Message) -> Json:
+async def _send_one(delivery: WebhookSender, webhook: Webhook, message: StoredNotification) -> Json:
     told = {"webhook": webhook.name, "event": str(message.event_id)}
     try:
         status = await delivery.send(webhook, message)

@@ -13,48 +13,51 @@ import click
 import yaml
 
 from llm_proxy.cli import context
-from llm_proxy.cli.printing import WRONG, Failure
+from llm_proxy.cli.printing import EXIT_WRONG_INPUT, CommandFailed
 from llm_proxy.json_access import as_list, as_object
-from llm_proxy.sidecar.config_check import LEFT_OUT, Finding, check
-from llm_proxy.sidecar.environment import environment
-from llm_proxy.stack.operator_env import look_around
-from llm_proxy.stack.plan import LOCAL_NAMES
+from llm_proxy.sidecar.config_check import LEFT_OUT_PREFIX, ConfigFinding
+from llm_proxy.sidecar.config_check import check_config as check_litellm_config
+from llm_proxy.sidecar.environment import build_environment
+from llm_proxy.stack.operator_env import read_operator_env
+from llm_proxy.stack.plan import LOCAL_MODEL_VARIABLES
 
 
-class Repeated(yaml.YAMLError):
+class DuplicateKey(yaml.YAMLError):
     """A key that stands twice in one mapping; YAML keeps the last and says nothing."""
 
 
-class Strict(yaml.SafeLoader):
+class StrictLoader(yaml.SafeLoader):
     """A loader that refuses repeated keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002 -- PyYAML's signature
-        """The mapping; raises `Repeated` with the line of the second."""
+        """The mapping; raises `DuplicateKey` with the line of the second."""
         seen: set[str] = set()
         for key, _ in node.value:
             if key.tag != "tag:yaml.org,2002:merge" and key.value in seen:
-                raise Repeated(f"line {key.start_mark.line + 1}: {key.value} stands twice in one mapping")
+                raise DuplicateKey(f"line {key.start_mark.line + 1}: {key.value} stands twice in one mapping")
             seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
 
 
-def findings(text: str, given: Mapping[str, str] = os.environ, folder: Path | None = None) -> list[Finding]:
+def find_faults(
+    text: str, given: Mapping[str, str] = os.environ, folder: Path | None = None
+) -> list[ConfigFinding]:
     """Everything found in a configuration's text, with these names given; `folder` holds what it includes."""
     texts = [text]
     try:
-        raw = _with_included(_read(text), folder, texts)
+        raw = _merge_includes(_read(text), folder, texts)
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as problem:
-        return [Finding("", " ".join(str(problem).split()))]
+        return [ConfigFinding("", " ".join(str(problem).split()))]
     own_key = {"LITELLM_MASTER_KEY": given.get("LITELLM_MASTER_KEY", "")}
-    return check(raw, environment(given, "\n".join(texts)) | own_key)
+    return check_litellm_config(raw, build_environment(given, "\n".join(texts)) | own_key)
 
 
 def _read(text: str) -> object:
-    found: object = yaml.load(text, Strict)  # noqa: S506 -- it is a safe loader
+    found: object = yaml.load(text, StrictLoader)  # noqa: S506 -- it is a safe loader
     return found
 
 
-def _with_included(raw: object, folder: Path | None, texts: list[str]) -> object:
+def _merge_includes(raw: object, folder: Path | None, texts: list[str]) -> object:
     """With the files it includes, merged as LiteLLM does: lists grow, all else is replaced."""
     waiting = [str(one) for one in as_list(as_object(raw).get("include"))]
     if folder is None or not waiting:
@@ -74,23 +77,25 @@ def _with_included(raw: object, folder: Path | None, texts: list[str]) -> object
     return merged
 
 
-def faults(file: Path, given: Mapping[str, str]) -> list[str]:
+def config_faults(file: Path, given: Mapping[str, str]) -> list[str]:
     """What keeps a configuration from being served, a line each; the master key is not judged."""
     names = {name: value for name, value in given.items() if name != "LITELLM_MASTER_KEY"}
-    found = findings(file.read_text(encoding="utf-8"), names, file.parent)
-    return [f"{one.where or file}: {one.message}" for one in found if one.fault]
+    found = find_faults(file.read_text(encoding="utf-8"), names, file.parent)
+    return [f"{one.path or file}: {one.message}" for one in found if one.is_fault]
 
 
-def lines(found: Iterable[Finding], file: Path) -> Iterator[str]:
+def format_findings(found: Iterable[ConfigFinding], file: Path) -> Iterator[str]:
     """What a person reads: deployments left out for the same reason share a line."""
     left_out: dict[str, list[str]] = {}
     for one in found:
-        if not one.fault and one.message.startswith(LEFT_OUT):
-            left_out.setdefault(one.message, []).append(one.where.removeprefix("model_list."))
+        if not one.is_fault and one.message.startswith(LEFT_OUT_PREFIX):
+            left_out.setdefault(one.message, []).append(one.path.removeprefix("model_list."))
         else:
-            yield f"{'fault' if one.fault else 'note '}  {one.where or file}: {one.message}"
+            yield f"{'fault' if one.is_fault else 'note '}  {one.path or file}: {one.message}"
     for message, names in left_out.items():
-        ours = "" if not any(name in message for name in LOCAL_NAMES) else " (`llm-proxy up` sets it)"
+        ours = (
+            "" if not any(name in message for name in LOCAL_MODEL_VARIABLES) else " (`llm-proxy up` sets it)"
+        )
         yield f"note   {message}{ours}: {', '.join(dict.fromkeys(names))}"
 
 
@@ -109,21 +114,21 @@ def check_config(file: Path, *, as_json: bool, faults_alone: bool) -> None:
     Keys are looked for in the environment, .env and .keys/; of a stack running in this folder its models too.
     """
     try:
-        given = {**context.noted(), **look_around(os.environ, Path.cwd()).names}
+        given = {**context.stack_addresses(), **read_operator_env(os.environ, Path.cwd()).variables}
     except UnicodeDecodeError as problem:
-        raise Failure("a file of .env or .keys/: it is no UTF-8", WRONG) from problem
+        raise CommandFailed("a file of .env or .keys/: it is no UTF-8", EXIT_WRONG_INPUT) from problem
     try:
-        found = findings(file.read_text(encoding="utf-8"), given, file.parent)
+        found = find_faults(file.read_text(encoding="utf-8"), given, file.parent)
     except (OSError, UnicodeDecodeError) as problem:
-        raise Failure(f"{file}: cannot be read: {problem}", WRONG) from problem
-    found = [one for one in found if one.fault or not faults_alone]
+        raise CommandFailed(f"{file}: cannot be read: {problem}", EXIT_WRONG_INPUT) from problem
+    found = [one for one in found if one.is_fault or not faults_alone]
     if as_json:
-        fields = [{"where": one.where, "message": one.message, "fault": one.fault} for one in found]
+        fields = [{"where": one.path, "message": one.message, "fault": one.is_fault} for one in found]
         click.echo(json.dumps(fields))
     else:
-        for line in lines(found, file):
+        for line in format_findings(found, file):
             click.echo(line)
-        faults = sum(one.fault for one in found)
+        faults = sum(one.is_fault for one in found)
         click.echo(f"{file}: {faults} faults, {len(found) - faults} notes")
-    if any(one.fault for one in found):
+    if any(one.is_fault for one in found):
         raise SystemExit(1)

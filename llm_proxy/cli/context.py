@@ -15,75 +15,75 @@ import click
 import httpx
 from pydantic import SecretStr, ValidationError
 
-from llm_proxy.cli.printing import FAILED, UNAVAILABLE, WRONG, fail, warn
-from llm_proxy.errors import Refused
-from llm_proxy.identity import Registry
-from llm_proxy.identity.postgres_store import opened_pool
+from llm_proxy.cli.printing import EXIT_FAILED, EXIT_UNAVAILABLE, EXIT_WRONG_INPUT, fail, warn
+from llm_proxy.errors import APIError
+from llm_proxy.identity import KeyRepository
+from llm_proxy.identity.postgres_store import open_pool
 from llm_proxy.settings import PREFIX, Settings, faults_of, load
 from llm_proxy.stack import state_dir
-from llm_proxy.stack.probe import reached_at
-from llm_proxy.wildcards import covers
+from llm_proxy.stack.probe import client_host
+from llm_proxy.wildcards import wildcard_matches
 
-URL = "LLM_PROXY_URL"
-TOLD_S = 5
+GATEWAY_URL_NAME = "LLM_PROXY_URL"
+FETCH_TIMEOUT_S = 5
 """So long a command waits for what the gateway can add to its answer."""
-_NOTED = ("DATABASE_URL", "LIMITS_REDIS_URL")
+_NOTED_SETTINGS = ("DATABASE_URL", "LIMITS_REDIS_URL")
 
 
-def noted() -> dict[str, str]:
+def stack_addresses() -> dict[str, str]:
     """What a stack that runs in this folder has written down."""
-    return state_dir.noted(Path(os.environ.get("LLM_PROXY_STATE", ".local")))
+    return state_dir.read_addresses(Path(os.environ.get("LLM_PROXY_STATE", ".local")))
 
 
-def settings() -> Settings:
+def load_settings() -> Settings:
     """The settings; ends the command with one line naming the variable that is wrong."""
     try:
         found = load()
-        note = noted()
+        note = stack_addresses()
         missing = {
             name.lower(): note[PREFIX + name]
-            for name in _NOTED
+            for name in _NOTED_SETTINGS
             if getattr(found, name.lower()) is None and note.get(PREFIX + name)
         }
         return load(**missing) if missing else found
     except ValidationError as wrong:
-        fail(faults_of(wrong)[0], WRONG)
+        fail(faults_of(wrong)[0], EXIT_WRONG_INPUT)
 
 
 def gateway_url(found: Settings) -> str:
     """Where the gateway answers: the one running in this folder, else the one the settings mean."""
-    return noted().get(URL) or f"http://{reached_at(found.host)}:{found.port}"
+    return stack_addresses().get(GATEWAY_URL_NAME) or f"http://{client_host(found.host)}:{found.port}"
 
 
-def gateway(found: Settings, key: SecretStr, url: str | None, *, timeout_s: float) -> httpx.Client:
+def gateway_client(found: Settings, key: SecretStr, url: str | None, *, timeout_s: float) -> httpx.Client:
     """A client of the gateway at `url`, or of the one the settings mean, with an admin key."""
     base = (url or gateway_url(found)).rstrip("/").removesuffix("/v1")
     headers = {"Authorization": f"Bearer {key.get_secret_value()}"}
     return httpx.Client(base_url=base, headers=headers, timeout=timeout_s)
 
 
-def ask(client: httpx.Client, method: str, path: str, body: object = None) -> dict[str, Any]:
+def request_json(client: httpx.Client, method: str, path: str, body: object = None) -> dict[str, Any]:
     """The JSON answer of a route; ends the command with the gateway's message for anything but a success."""
     try:
         answer = client.request(method, path, json=body)
     except httpx.HTTPError as fault:
-        fail(f"the gateway at {client.base_url} does not answer: {fault}", UNAVAILABLE)
+        fail(f"the gateway at {client.base_url} does not answer: {fault}", EXIT_UNAVAILABLE)
     if not answer.is_success:
         status = answer.status_code
-        code = WRONG if status == 400 else UNAVAILABLE if status >= 500 else FAILED
-        fail(f"{status}: {_message(answer)}", code)
+        code = EXIT_WRONG_INPUT if status == 400 else EXIT_UNAVAILABLE if status >= 500 else EXIT_FAILED
+        fail(f"{status}: {_error_message(answer)}", code)
     document: dict[str, Any] = answer.json()
     return document
 
 
-def told_by_gateway(path: str) -> dict[str, Any] | None:
+def fetch_if_running(path: str) -> dict[str, Any] | None:
     """The running gateway's answer to an operator; None when none answers, or no admin key is known."""
-    found = settings()
+    found = load_settings()
     secret = found.admin_read_key or found.admin_key
     if secret is None:
         return None
     try:
-        with gateway(found, secret, None, timeout_s=TOLD_S) as client:
+        with gateway_client(found, secret, None, timeout_s=FETCH_TIMEOUT_S) as client:
             answer = client.get(path)
     except httpx.HTTPError:
         return None
@@ -91,22 +91,22 @@ def told_by_gateway(path: str) -> dict[str, Any] | None:
     return document
 
 
-def _message(answer: httpx.Response) -> str:
+def _error_message(answer: httpx.Response) -> str:
     try:
         return str(answer.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):
         return answer.text[:200]
 
 
-DEADLINE_S = 2.0
-MOST_KEYS = 1000
+COMPLETION_TIMEOUT_S = 2.0
+MAX_COMPLETED_KEYS = 1000
 
 
 def complete_keys(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
     """Names of keys that are not revoked."""
     try:
-        return asyncio.run(_keys(incomplete))
-    except (click.ClickException, Refused, TimeoutError, OSError):
+        return asyncio.run(_key_names(incomplete))
+    except (click.ClickException, APIError, TimeoutError, OSError):
         return []
 
 
@@ -120,34 +120,34 @@ def complete_models(_: click.Context, __: click.Parameter, incomplete: str) -> l
 
 def served_models() -> list[str]:
     """The model groups of the running gateway; empty where none answers."""
-    configured = settings()
+    configured = load_settings()
     key = configured.admin_read_key or configured.admin_key
     if key is None:
         return []
     try:
-        with gateway(configured, key, None, timeout_s=DEADLINE_S) as client:
+        with gateway_client(configured, key, None, timeout_s=COMPLETION_TIMEOUT_S) as client:
             told: Any = client.get("/admin/models").raise_for_status().json()
         return [str(group["id"]) for group in told["data"]]
     except (httpx.HTTPError, ValueError, KeyError, TypeError):
         return []
 
 
-async def _keys(incomplete: str) -> list[str]:
-    configured = settings()
+async def _key_names(incomplete: str) -> list[str]:
+    configured = load_settings()
     url = configured.database_url
     if url is None:
         return []
     async with (
-        asyncio.timeout(DEADLINE_S),
-        opened_pool(url.get_secret_value(), configured.tls_for(url)) as pool,
+        asyncio.timeout(COMPLETION_TIMEOUT_S),
+        open_pool(url.get_secret_value(), configured.tls_for(url)) as pool,
     ):
-        page = await Registry(pool).page(limit=MOST_KEYS)
+        page = await KeyRepository(pool).list_keys(limit=MAX_COMPLETED_KEYS)
     return [one.spec.name for one in page if one.revoked_at is None and one.spec.name.startswith(incomplete)]
 
 
-def warn_of_unserved(models: Iterable[str]) -> None:
+def warn_of_unserved_models(models: Iterable[str]) -> None:
     """One line on standard error for each name or wildcard that fits no model group; never fails."""
     groups = served_models()
     for one in models if groups else ():
-        if not any(covers(one, group) or covers(group, one) for group in groups):
+        if not any(wildcard_matches(one, group) or wildcard_matches(group, one) for group in groups):
             warn(f"no model group served now fits {one!r} (`llm-proxy models` lists them)")

@@ -17,50 +17,61 @@ from typing import Any, TypeVar
 import click
 
 from llm_proxy import schema
-from llm_proxy.admission import announce
-from llm_proxy.cli.context import settings
-from llm_proxy.cli.printing import FAILED, UNAVAILABLE, WRONG, as_json_option, fail, print_json, warn
-from llm_proxy.errors import BadRequest, Refused, StoreUnavailable
-from llm_proxy.identity import Actor, Registry, Rulings
-from llm_proxy.identity.postgres_store import Pool, opened_pool
+from llm_proxy.admission import publish_epochs
+from llm_proxy.cli.context import load_settings
+from llm_proxy.cli.printing import (
+    EXIT_FAILED,
+    EXIT_UNAVAILABLE,
+    EXIT_WRONG_INPUT,
+    as_json_option,
+    fail,
+    print_json,
+    warn,
+)
+from llm_proxy.errors import APIError, BadRequest, StoreUnavailable
+from llm_proxy.identity import Actor, KeyRepository, PolicyRepository
+from llm_proxy.identity.postgres_store import Pool, open_pool
 from llm_proxy.schema import SchemaChanged
-from llm_proxy.schema.database import DatabaseUnavailable, RowsRejected, deadline
+from llm_proxy.schema.database import DatabaseUnavailable, RowsRejected, db_deadline
 
 Result = TypeVar("Result")
 
 
 def database_url() -> str:
     """The database's address; ends the command when none is configured."""
-    url = settings().database_url
+    url = load_settings().database_url
     if url is None:
-        fail("DATABASE_URL is not set, and no stack runs in this folder: there is no database to ask", WRONG)
+        fail(
+            "DATABASE_URL is not set, and no stack runs in this folder: there is no database to ask",
+            EXIT_WRONG_INPUT,
+        )
     return url.get_secret_value()
 
 
-def trusted_at(url: str) -> ssl.SSLContext | None:
+def tls_for(url: str) -> ssl.SSLContext | None:
     """Whom to trust at a store's address, by the gateway's own rule; None where the address says it."""
-    return settings().tls_for(url)
+    return load_settings().tls_for(url)
 
 
-def run(work: Coroutine[Any, Any, Result]) -> Result:
+def run_or_fail(work: Coroutine[Any, Any, Result]) -> Result:
     """What the work returns; ends the command with a clear line when it fails."""
     try:
         return asyncio.run(work)
     except StoreUnavailable as refused:
         fault = refused.__cause__
         reason = f" DATABASE_URL: {fault.reason}" if isinstance(fault, DatabaseUnavailable) else ""
-        fail(f"{refused.message}{reason}", UNAVAILABLE)
-    except Refused as refused:
-        fail(refused.message, WRONG if isinstance(refused, BadRequest) else FAILED)
+        fail(f"{refused.message}{reason}", EXIT_UNAVAILABLE)
+    except APIError as refused:
+        fail(refused.message, EXIT_WRONG_INPUT if isinstance(refused, BadRequest) else EXIT_FAILED)
     except DatabaseUnavailable as fault:
-        fail(f"DATABASE_URL: the database cannot be asked: {fault.reason}", UNAVAILABLE)
+        fail(f"DATABASE_URL: the database cannot be asked: {fault.reason}", EXIT_UNAVAILABLE)
     except RowsRejected as fault:
-        fail(f"DATABASE_URL: the database refuses a value: {fault.reason}", WRONG)
+        fail(f"DATABASE_URL: the database refuses a value: {fault.reason}", EXIT_WRONG_INPUT)
     except SchemaChanged as changed:
-        fail(str(changed), FAILED)
+        fail(str(changed), EXIT_FAILED)
 
 
-def operator() -> Actor:
+def current_actor() -> Actor:
     """Who runs this command, for the audit log: the user of the machine."""
     try:
         name = getpass.getuser()
@@ -69,31 +80,31 @@ def operator() -> Actor:
     return Actor(name, role="command line", is_person=True)
 
 
-def with_pool(do: Callable[[Pool], Awaitable[Result]]) -> Result:
+def run_with_pool(do: Callable[[Pool], Awaitable[Result]]) -> Result:
     """What `do` returns, given connections to the database; ends the command when it fails."""
     url = database_url()
 
     async def connected() -> Result:
-        async with opened_pool(url, trusted_at(url)) as pool:
+        async with open_pool(url, tls_for(url)) as pool:
             return await do(pool)
 
-    return run(connected())
+    return run_or_fail(connected())
 
 
-def with_registry(do: Callable[[Registry, Rulings], Awaitable[Result]]) -> Result:
+def run_with_repositories(do: Callable[[KeyRepository, PolicyRepository], Awaitable[Result]]) -> Result:
     """What `do` returns, given the database's keys and limits; ends the command when it fails."""
-    return with_pool(lambda pool: do(Registry(pool), Rulings(pool)))
+    return run_with_pool(lambda pool: do(KeyRepository(pool), PolicyRepository(pool)))
 
 
-async def announced(epochs: Mapping[str, int]) -> None:
+async def publish_change(epochs: Mapping[str, int]) -> None:
     """Tell all replicas of a change, by the limits store; without it they learn of it from the database."""
-    found = settings()
+    found = load_settings()
     url, tls = found.limits_redis_url, found.tls_for(found.limits_redis_url)
-    if epochs and url is not None and not await announce(url.get_secret_value(), epochs, tls=tls):
+    if epochs and url is not None and not await publish_epochs(url.get_secret_value(), epochs, tls=tls):
         warn("the limits store is away; replicas learn of this from the database")
 
 
-_PASSWORD = "SIDECAR_DB_PASSWORD"  # noqa: S105 -- a variable's name
+_PASSWORD_VARIABLE = "SIDECAR_DB_PASSWORD"  # noqa: S105 -- a variable's name
 
 
 @click.command()
@@ -110,9 +121,11 @@ def migrate(*, sidecar_password_file: Path | None, as_json: bool) -> None:
     it is; stopped, it goes on where it was. Reads DATABASE_URL from the environment, .env or .keys/, and the
     password of llm_proxy_sidecar from SIDECAR_DB_PASSWORD where no file is named.
     """
-    given = sidecar_password_file.read_text() if sidecar_password_file else os.environ.get(_PASSWORD, "")
+    given = (
+        sidecar_password_file.read_text() if sidecar_password_file else os.environ.get(_PASSWORD_VARIABLE, "")
+    )
     password = given.strip() or None
-    applied = run(_migrate(database_url(), password, partial(click.echo, err=as_json)))
+    applied = run_or_fail(_migrate(database_url(), password, partial(click.echo, err=as_json)))
     if as_json:
         print_json({"applied": applied, "sidecar_may_log_in": password is not None})
         return
@@ -125,5 +138,5 @@ def migrate(*, sidecar_password_file: Path | None, as_json: bool) -> None:
 
 
 async def _migrate(url: str, password: str | None, report: Callable[[str], None]) -> list[str]:
-    async with deadline(None):
-        return await schema.migrate(url, sidecar_password=password, tls=trusted_at(url), report=report)
+    async with db_deadline(None):
+        return await schema.migrate(url, sidecar_password=password, tls=tls_for(url), report=report)

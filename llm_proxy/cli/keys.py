@@ -12,12 +12,18 @@ from typing import Any, get_args
 
 import click
 
-from llm_proxy.cli.context import complete_keys, complete_models, told_by_gateway, warn_of_unserved
-from llm_proxy.cli.database import announced, operator, with_pool, with_registry
-from llm_proxy.cli.limit_tables import EXAMPLES, FORM, parsed, print_keys, print_standings
-from llm_proxy.cli.limits import print_rules
+from llm_proxy.cli.context import complete_keys, complete_models, fetch_if_running, warn_of_unserved_models
+from llm_proxy.cli.database import current_actor, publish_change, run_with_pool, run_with_repositories
+from llm_proxy.cli.limit_tables import (
+    BUDGET_EXAMPLES,
+    BUDGET_FORM,
+    parse_budget,
+    print_keys,
+    print_limit_status,
+)
+from llm_proxy.cli.limits import print_policies
 from llm_proxy.cli.printing import (
-    FAILED,
+    EXIT_FAILED,
     as_json_option,
     confirm,
     print_fields,
@@ -25,18 +31,18 @@ from llm_proxy.cli.printing import (
     warn,
     yes_option,
 )
-from llm_proxy.identity import Deed, Raises, Registry, Rulings
-from llm_proxy.identity.admin_documents import key_document, kill_from, raise_from, spec_from
-from llm_proxy.identity.keys_file import apply as apply_file
-from llm_proxy.identity.keys_file import read as read_file
-from llm_proxy.identity.policies import KillKind
+from llm_proxy.identity import KeyMutation, KeyRaiseRepository, KeyRepository, PolicyRepository
+from llm_proxy.identity.admin_documents import key_document, parse_key_spec, parse_kill_switch, parse_raise
+from llm_proxy.identity.keys_file import apply_keys_file as apply_file
+from llm_proxy.identity.keys_file import load_keys_file as read_file
+from llm_proxy.identity.policies import KillSwitchKind
 from llm_proxy.identity.postgres_store import Pool
-from llm_proxy.identity.virtual_keys import mint
+from llm_proxy.identity.virtual_keys import generate_key
 from llm_proxy.json_access import Json
 
-MOST_DAYS = 36_525
+MAX_DAYS = 36_525
 NONE = "none"
-_UNSET = {
+_UNSET_FIELDS = {
     "tenant": "tenant",
     "agent": "agent",
     "user": "user",
@@ -52,20 +58,22 @@ _UNSET = {
 """What `--unset` takes, and the field of the document that it empties."""
 
 
-def _amounts(_: click.Context, __: click.Parameter, said: tuple[str, ...]) -> tuple[str, ...]:
+def _check_budgets(_: click.Context, __: click.Parameter, said: tuple[str, ...]) -> tuple[str, ...]:
     for text in said:
-        if said != (NONE,) and parsed(text) is None:
-            raise click.BadParameter(f"{text!r} is not {FORM}, such as {EXAMPLES}, or `none` alone.")
+        if said != (NONE,) and parse_budget(text) is None:
+            raise click.BadParameter(
+                f"{text!r} is not {BUDGET_FORM}, such as {BUDGET_EXAMPLES}, or `none` alone."
+            )
     return said
 
 
-def _days(_: click.Context, __: click.Parameter, said: float | None) -> float | None:
-    if said is not None and not 0 < said <= MOST_DAYS:
-        raise click.BadParameter(f"expected days from 0 to {MOST_DAYS}.")
+def _check_days(_: click.Context, __: click.Parameter, said: float | None) -> float | None:
+    if said is not None and not 0 < said <= MAX_DAYS:
+        raise click.BadParameter(f"expected days from 0 to {MAX_DAYS}.")
     return said
 
 
-_SPEC = [
+_SPEC_OPTIONS = [
     click.option("--tenant", help="The tenant it belongs to."),
     click.option("--agent", help="The one agent it acts for; '*' for any agent of the tenant."),
     click.option("--user", help="The one end user it acts for."),
@@ -83,22 +91,26 @@ _SPEC = [
         "--budget",
         "budgets",
         multiple=True,
-        metavar=FORM,
-        callback=_amounts,
-        help=f"{EXAMPLES}; repeatable. `none` takes all away.",
+        metavar=BUDGET_FORM,
+        callback=_check_budgets,
+        help=f"{BUDGET_EXAMPLES}; repeatable. `none` takes all away.",
     ),
     click.option("--max-tokens-cap", type=int, help="Completion tokens a request may ask for at most."),
     click.option("--cache/--no-cache", default=None, help="Whether answers may come from the cache."),
     click.option("--expires-at", metavar="ISO8601", help="When it ends; `none` for never."),
     click.option("--tag", "tags", multiple=True, help="A tag of every call; repeatable."),
     click.option(
-        "--expires-in", type=float, metavar="DAYS", callback=_days, help="When it ends, counted from now."
+        "--expires-in",
+        type=float,
+        metavar="DAYS",
+        callback=_check_days,
+        help="When it ends, counted from now.",
     ),
 ]
 
 
 def _spec_options(of: Callable[..., None]) -> Callable[..., None]:
-    for option in reversed(_SPEC):
+    for option in reversed(_SPEC_OPTIONS):
         of = option(of)
     return of
 
@@ -117,8 +129,10 @@ def keys() -> None:
 @as_json_option
 def create_key(*, as_json: bool, **said: Any) -> None:  # noqa: ANN401 -- click's options
     """Make a key and print it, this once."""
-    warn_of_unserved(said["models"])
-    _deed(lambda registry: registry.create(spec_from(_document(said)), operator()), as_json=as_json)
+    warn_of_unserved_models(said["models"])
+    _change_key(
+        lambda registry: registry.create(parse_key_spec(_document(said)), current_actor()), as_json=as_json
+    )
 
 
 @keys.command("list")
@@ -127,13 +141,13 @@ def create_key(*, as_json: bool, **said: Any) -> None:  # noqa: ANN401 -- click'
 def list_keys(*, tenant: str | None, as_json: bool) -> None:
     """List keys, revoked ones too."""
 
-    async def whole(registry: Registry, _: Rulings) -> list[Json]:
+    async def whole(registry: KeyRepository, _: PolicyRepository) -> list[Json]:
         found: list[Json] = []
-        while part := await registry.page(tenant=tenant, after=found[-1]["name"] if found else ""):
+        while part := await registry.list_keys(tenant=tenant, after=found[-1]["name"] if found else ""):
             found += [key_document(one) for one in part]
         return found
 
-    found = with_registry(whole)
+    found = run_with_repositories(whole)
     if as_json:
         print_json(found)
     else:
@@ -149,11 +163,11 @@ def show_key(*, key: str, as_json: bool) -> None:
     The running gateway tells of these; with LLM_PROXY__ADMIN_KEY or LLM_PROXY__ADMIN_READ_KEY it is asked.
     """
 
-    async def one(registry: Registry, _: Rulings) -> Json:
-        return key_document(await registry.show(key))
+    async def one(registry: KeyRepository, _: PolicyRepository) -> Json:
+        return key_document(await registry.get(key))
 
-    found = with_registry(one)
-    standing = told_by_gateway(f"/admin/keys/{found['id']}")
+    found = run_with_repositories(one)
+    standing = fetch_if_running(f"/admin/keys/{found['id']}")
     if as_json:
         print_json({**found, **{name: standing and standing[name] for name in ("limits", "rules")}})
         return
@@ -161,7 +175,7 @@ def show_key(*, key: str, as_json: bool) -> None:
     if standing is None:
         warn("no gateway tells where the key stands at its limits")
         return
-    for rows, show_rows in ((standing["limits"], print_standings), (standing["rules"], print_rules)):
+    for rows, show_rows in ((standing["limits"], print_limit_status), (standing["rules"], print_policies)):
         if rows:
             click.echo()
             show_rows(rows)
@@ -174,20 +188,20 @@ def show_key(*, key: str, as_json: bool) -> None:
 @click.option(
     "--unset",
     multiple=True,
-    type=click.Choice(list(_UNSET)),
+    type=click.Choice(list(_UNSET_FIELDS)),
     help="Take a limit, a binding or an end away; repeatable.",
 )
 @as_json_option
 def change_key(*, key: str, unset: tuple[str, ...], as_json: bool, **said: Any) -> None:  # noqa: ANN401 -- click's options
     """Change a key; what is not given stays."""
-    taken = {_UNSET[name]: None for name in unset}
+    taken = {_UNSET_FIELDS[name]: None for name in unset}
     document = _document(said)
-    both = next((name for name in unset if _UNSET[name] in document), None)
+    both = next((name for name in unset if _UNSET_FIELDS[name] in document), None)
     if both is not None:
         raise click.UsageError(f"--unset {both} and a value for it exclude each other.")
-    warn_of_unserved(said["models"])
+    warn_of_unserved_models(said["models"])
 
-    _deed(lambda registry: registry.change(key, document | taken, operator()), as_json=as_json)
+    _change_key(lambda registry: registry.update(key, document | taken, current_actor()), as_json=as_json)
 
 
 @keys.command("rotate")
@@ -205,8 +219,8 @@ def rotate_key(*, key: str, overlap: int, as_json: bool, yes: bool) -> None:
     """Give a key a new secret and print it, this once."""
     if overlap == 0:
         confirm(f"End the secrets that the key {key} has now, at once?", yes=yes)
-    _deed(
-        lambda registry: registry.rotate(key, operator(), overlap=timedelta(seconds=overlap)),
+    _change_key(
+        lambda registry: registry.rotate(key, current_actor(), overlap=timedelta(seconds=overlap)),
         as_json=as_json,
     )
 
@@ -217,10 +231,15 @@ def rotate_key(*, key: str, overlap: int, as_json: bool, yes: bool) -> None:
 @click.option("--tpm", type=int, help="Tokens a minute; 0 for no limit.")
 @click.option("--parallel", type=int, help="Requests at once; 0 for no limit.")
 @click.option(
-    "--budget", "budgets", multiple=True, metavar=FORM, callback=_amounts, help=f"{EXAMPLES}; repeatable."
+    "--budget",
+    "budgets",
+    multiple=True,
+    metavar=BUDGET_FORM,
+    callback=_check_budgets,
+    help=f"{BUDGET_EXAMPLES}; repeatable.",
 )
 @click.option("--until", metavar="ISO8601", help="When it ends; UTC without an offset.")
-@click.option("--days", type=float, callback=_days, help="When it ends, counted from now.")
+@click.option("--days", type=float, callback=_check_days, help="When it ends, counted from now.")
 @click.option("--end", is_flag=True, help="End the raise that runs, now.")
 @as_json_option
 def raise_key(*, key: str, days: float | None, end: bool, as_json: bool, **said: Any) -> None:  # noqa: ANN401 -- click's options
@@ -231,12 +250,12 @@ def raise_key(*, key: str, days: float | None, end: bool, as_json: bool, **said:
     if days is not None:
         document["until"] = datetime.now(UTC) + timedelta(days=days)
 
-    async def done(pool: Pool) -> Deed:
+    async def done(pool: Pool) -> KeyMutation:
         if end:
-            return await Raises(pool).end(key, operator())
-        return await Raises(pool).begin(key, raise_from(document), operator())
+            return await KeyRaiseRepository(pool).end(key, current_actor())
+        return await KeyRaiseRepository(pool).begin(key, parse_raise(document), current_actor())
 
-    _done(done, as_json=as_json)
+    _change_and_print(done, as_json=as_json)
 
 
 @keys.command("revoke")
@@ -246,7 +265,7 @@ def raise_key(*, key: str, days: float | None, end: bool, as_json: bool, **said:
 def revoke_key(*, key: str, as_json: bool, yes: bool) -> None:
     """End a key for good, everywhere within a second."""
     confirm(f"Revoke the key {key} for good?", yes=yes)
-    _deed(lambda registry: registry.revoke(key, operator()), as_json=as_json)
+    _change_key(lambda registry: registry.revoke(key, current_actor()), as_json=as_json)
 
 
 @keys.command("apply")
@@ -255,13 +274,13 @@ def revoke_key(*, key: str, as_json: bool, yes: bool) -> None:
 def apply_keys_file(*, file: Path, as_json: bool) -> None:
     """Bring keys, limits and kill switches to what a keys.yaml says."""
 
-    async def applied(registry: Registry, rulings: Rulings) -> Json:
-        done = await apply_file(read_file(file), registry, rulings, operator())
-        await announced(done.epochs)
-        made = [_told(deed) for deed in done.made]
+    async def applied(registry: KeyRepository, rulings: PolicyRepository) -> Json:
+        done = await apply_file(read_file(file), registry, rulings, current_actor())
+        await publish_change(done.epochs)
+        made = [_result_document(deed) for deed in done.created]
         return {"changes": done.changes, "made": made, "missing": done.missing}
 
-    done = with_registry(applied)
+    done = run_with_repositories(applied)
     if as_json:
         print_json(done)
     else:
@@ -271,11 +290,11 @@ def apply_keys_file(*, file: Path, as_json: bool) -> None:
             click.echo(f"{one['name']}: {one['key']}")
     for fault in done["missing"]:
         warn(fault)
-    sys.exit(FAILED if done["missing"] else 0)
+    sys.exit(EXIT_FAILED if done["missing"] else 0)
 
 
 @keys.command("switch-off")
-@click.argument("kind", type=click.Choice(get_args(KillKind)))
+@click.argument("kind", type=click.Choice(get_args(KillSwitchKind)))
 @click.argument("subject")
 @click.option("--tenant", help="Only in this tenant.")
 @click.option("--reason", default="", help="For the record.")
@@ -283,41 +302,43 @@ def apply_keys_file(*, file: Path, as_json: bool) -> None:
 def switch_off(*, kind: str, subject: str, tenant: str | None, reason: str, as_json: bool) -> None:
     """Stop all calls of a key (by id, name or prefix), agent, tenant or model, everywhere within a second."""
     said = {"kind": kind, "subject": subject, "tenant": tenant}
-    _switch(lambda rulings: rulings.throw(kill_from(said)[0], operator(), reason=reason))
-    _say_switched(said | {"switched": "off"}, as_json=as_json)
+    _set_switch(
+        lambda rulings: rulings.enable_switch(parse_kill_switch(said)[0], current_actor(), reason=reason)
+    )
+    _print_switched(said | {"switched": "off"}, as_json=as_json)
 
 
 @keys.command("switch-on")
-@click.argument("kind", type=click.Choice(get_args(KillKind)))
+@click.argument("kind", type=click.Choice(get_args(KillSwitchKind)))
 @click.argument("subject")
 @click.option("--tenant", help="Only in this tenant.")
 @as_json_option
 def switch_on(*, kind: str, subject: str, tenant: str | None, as_json: bool) -> None:
     """Let them pass again."""
     said = {"kind": kind, "subject": subject, "tenant": tenant}
-    _switch(lambda rulings: rulings.lift(kill_from(said)[0], operator()))
-    _say_switched(said | {"switched": "on"}, as_json=as_json)
+    _set_switch(lambda rulings: rulings.disable_switch(parse_kill_switch(said)[0], current_actor()))
+    _print_switched(said | {"switched": "on"}, as_json=as_json)
 
 
 @keys.command("mint")
 @as_json_option
 def mint_secret(*, as_json: bool) -> None:
     """Print a new secret, for a `key_file` of keys.yaml; no database knows it yet."""
-    text = mint().text
+    text = generate_key().text
     if as_json:
         print_json({"key": text})
     else:
         click.echo(text)
 
 
-def _switch(do: Callable[[Rulings], Awaitable[Mapping[str, int]]]) -> None:
-    async def done(_: Registry, rulings: Rulings) -> None:
-        await announced(await do(rulings))
+def _set_switch(do: Callable[[PolicyRepository], Awaitable[Mapping[str, int]]]) -> None:
+    async def done(_: KeyRepository, rulings: PolicyRepository) -> None:
+        await publish_change(await do(rulings))
 
-    with_registry(done)
+    run_with_repositories(done)
 
 
-def _say_switched(done: Json, *, as_json: bool) -> None:
+def _print_switched(done: Json, *, as_json: bool) -> None:
     if as_json:
         print_json(done)
     else:
@@ -337,31 +358,31 @@ def _document(said: dict[str, Any]) -> Json:
     if "tags" in given:
         given["tags"] = list(given["tags"])
     if "budgets" in given:
-        given["budgets"] = [parsed(text) for text in given["budgets"] if text != NONE]
+        given["budgets"] = [parse_budget(text) for text in given["budgets"] if text != NONE]
     return given
 
 
-def _deed(do: Callable[[Registry], Awaitable[Deed]], *, as_json: bool) -> None:
-    _done(lambda pool: do(Registry(pool)), as_json=as_json)
+def _change_key(do: Callable[[KeyRepository], Awaitable[KeyMutation]], *, as_json: bool) -> None:
+    _change_and_print(lambda pool: do(KeyRepository(pool)), as_json=as_json)
 
 
-def _done(do: Callable[[Pool], Awaitable[Deed]], *, as_json: bool) -> None:
+def _change_and_print(do: Callable[[Pool], Awaitable[KeyMutation]], *, as_json: bool) -> None:
     """Do it, announce it and print the key as it is now."""
 
     async def done(pool: Pool) -> Json:
         deed = await do(pool)
-        await announced(deed.epochs)
-        return _told(deed)
+        await publish_change(deed.epochs)
+        return _result_document(deed)
 
-    _print(with_pool(done), as_json=as_json)
+    _print_result(run_with_pool(done), as_json=as_json)
 
 
-def _told(deed: Deed) -> Json:
-    secret = {"key": deed.minted.text} if deed.minted is not None else {}
+def _result_document(deed: KeyMutation) -> Json:
+    secret = {"key": deed.generated.text} if deed.generated is not None else {}
     return key_document(deed.record) | secret
 
 
-def _print(document: Json, *, as_json: bool) -> None:
+def _print_result(document: Json, *, as_json: bool) -> None:
     if as_json:
         print_json(document)
         return

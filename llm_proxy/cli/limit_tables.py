@@ -10,22 +10,22 @@ from datetime import UTC, datetime
 from typing import get_args
 
 from llm_proxy.cli.printing import Column, print_table
-from llm_proxy.identity.caller import Period, Unit
+from llm_proxy.identity.caller import BudgetUnit, Period
 from llm_proxy.json_access import Json
 
-FORM = "AMOUNT/PERIOD"
-EXAMPLES = "5/day, 100/month or 1000/total (US dollars), 1000requests/day, 5/day@Europe/Berlin"
-_COUNTED = "|".join(unit for unit in get_args(Unit) if unit != "usd")
-_BUDGET = re.compile(
+BUDGET_FORM = "AMOUNT/PERIOD"
+BUDGET_EXAMPLES = "5/day, 100/month or 1000/total (US dollars), 1000requests/day, 5/day@Europe/Berlin"
+_COUNTED_UNITS = "|".join(unit for unit in get_args(BudgetUnit) if unit != "usd")
+_BUDGET_PATTERN = re.compile(
     r"\$?(?P<amount>[0-9]{1,20}(?:\.[0-9]{1,40})?)"
-    rf"(?P<unit>{_COUNTED})?"
+    rf"(?P<unit>{_COUNTED_UNITS})?"
     rf"/(?P<period>{'|'.join(get_args(Period))})(?:@(?P<zone>[A-Za-z0-9_/+-]+))?"
 )
 
 
-def parsed(text: str) -> Json | None:
+def parse_budget(text: str) -> Json | None:
     """A budget's document; None for anything else."""
-    found = _BUDGET.fullmatch(text)
+    found = _BUDGET_PATTERN.fullmatch(text)
     if found is None:
         return None
     unit, amount = found["unit"], found["amount"]
@@ -35,7 +35,7 @@ def parsed(text: str) -> Json | None:
     return limit | {"period": found["period"]} | ({"zone": found["zone"]} if found["zone"] else {})
 
 
-def words(budget: Json) -> str:
+def format_budget(budget: Json) -> str:
     """A budget's document as it is written."""
     zone = f"@{budget['zone']}" if budget.get("zone") else ""
     amount = f"${budget['limit_usd']}" if "limit_usd" in budget else ""
@@ -59,7 +59,7 @@ _STATUS_COLUMNS = (
 )
 
 
-def print_standings(rows: Iterable[Json]) -> None:
+def print_limit_status(rows: Iterable[Json]) -> None:
     """One line a limit, as `GET /v1/limits` has them; `?` for what nobody knows."""
     print_table(_STATUS_COLUMNS, [_status_row(one) for one in rows])
 
@@ -84,11 +84,11 @@ def _status_row(one: Json) -> tuple[str, ...]:
 _LIMIT_FIELDS = ("rpm", "tpm", "parallel")
 _KEY_COLUMNS = (
     "name",
-    Column("prefix", whole=True),
+    Column("prefix", unbroken=True),
     "acts for",
     "models",
-    Column("limits", whole=True),
-    Column("state", whole=True),
+    Column("limits", unbroken=True),
+    Column("state", unbroken=True),
 )
 
 
@@ -100,7 +100,7 @@ def print_keys(keys: Iterable[Json]) -> None:
 def _key_row(one: Json) -> tuple[str, ...]:
     prefix = one["prefixes"][0] if one["prefixes"] else "-"
     models = "\n".join(one["models"]) if one["models"] is not None else "default"
-    return one["name"], prefix, _acts_for(one), models or "none", limits_text(one), _key_state(one)
+    return one["name"], prefix, _acts_for(one), models or "none", format_limits(one), _key_state(one)
 
 
 def _acts_for(one: Json) -> str:
@@ -108,10 +108,10 @@ def _acts_for(one: Json) -> str:
     return "\n".join(bound) or "-"
 
 
-def limits_text(one: Json) -> str:
+def format_limits(one: Json) -> str:
     """Limits and budgets of a key's or a rule's document, a line each."""
     said = [f"{one[name]} {name}" for name in _LIMIT_FIELDS if one[name] is not None]
-    return "\n".join([*said, *map(words, one["budgets"])]) or "-"
+    return "\n".join([*said, *map(format_budget, one["budgets"])]) or "-"
 
 
 def _key_state(one: Json) -> str:

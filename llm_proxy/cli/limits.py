@@ -16,12 +16,18 @@ import yaml
 from pydantic import SecretStr
 
 from llm_proxy.cli import context
-from llm_proxy.cli.context import complete_keys, complete_models, told_by_gateway
-from llm_proxy.cli.database import announced, operator, with_registry
-from llm_proxy.cli.limit_tables import EXAMPLES, FORM, limits_text, parsed, print_standings
+from llm_proxy.cli.context import complete_keys, complete_models, fetch_if_running
+from llm_proxy.cli.database import current_actor, publish_change, run_with_repositories
+from llm_proxy.cli.limit_tables import (
+    BUDGET_EXAMPLES,
+    BUDGET_FORM,
+    format_limits,
+    parse_budget,
+    print_limit_status,
+)
 from llm_proxy.cli.printing import (
-    FAILED,
-    WRONG,
+    EXIT_FAILED,
+    EXIT_WRONG_INPUT,
     Column,
     as_json_option,
     confirm,
@@ -32,15 +38,15 @@ from llm_proxy.cli.printing import (
     warn,
     yes_option,
 )
-from llm_proxy.identity import Registry, Rulings
-from llm_proxy.identity.admin_documents import rule_document, rule_from, rule_named
-from llm_proxy.identity.caller import Mode, OnStoreFailure, ScopeKind
+from llm_proxy.identity import KeyRepository, PolicyRepository
+from llm_proxy.identity.admin_documents import parse_policy, parse_policy_target, policy_document
+from llm_proxy.identity.caller import OnStoreFailure, PolicyMode, ScopeKind
 from llm_proxy.json_access import Json
 from llm_proxy.settings import Settings
 
-_NAMES = ("scope", "tenant", "subject", "model")
-_POLICY_COLUMNS = ("scope", "tenant", "subject", "model", Column("limits", whole=True), "mode", "idle")
-_NAMING = [
+_POLICY_FIELDS = ("scope", "tenant", "subject", "model")
+_POLICY_COLUMNS = ("scope", "tenant", "subject", "model", Column("limits", unbroken=True), "mode", "idle")
+_POLICY_OPTIONS = [
     click.option("--scope", required=True, type=click.Choice(get_args(ScopeKind)), help="What it counts by."),
     click.option("--tenant", help="Of this tenant; of every tenant by default."),
     click.option("--subject", help="The key, agent, user or provider; every one by default."),
@@ -48,8 +54,8 @@ _NAMING = [
 ]
 
 
-def _naming_options(of: Callable[..., None]) -> Callable[..., None]:
-    for option in reversed(_NAMING):
+def _policy_options(of: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(_POLICY_OPTIONS):
         of = option(of)
     return of
 
@@ -66,40 +72,44 @@ def limits(context: click.Context, /, *, as_json: bool) -> None:
     if context.invoked_subcommand is not None:
         return
 
-    async def every(_: Registry, rulings: Rulings) -> list[Json]:
-        return [rule_document(rule) for rule in await rulings.rules()]
+    async def every(_: KeyRepository, rulings: PolicyRepository) -> list[Json]:
+        return [policy_document(rule) for rule in await rulings.list_policies()]
 
-    found = _with_idle(with_registry(every))
+    found = _add_idle(run_with_repositories(every))
     if as_json:
         print_json(found)
     else:
-        print_rules(found)
+        print_policies(found)
 
 
 @limits.command("set")
-@_naming_options
+@_policy_options
 @click.option("--rpm", type=int, help="Requests a minute; 0 for no limit.")
 @click.option("--tpm", type=int, help="Tokens a minute; 0 for no limit.")
 @click.option("--parallel", type=int, help="Requests at once; 0 for no limit.")
-@click.option("--budget", "budgets", multiple=True, metavar=FORM, help=f"{EXAMPLES}; repeatable.")
-@click.option("--mode", type=click.Choice(get_args(Mode)), help="`shadow` only watches and tells.")
+@click.option(
+    "--budget", "budgets", multiple=True, metavar=BUDGET_FORM, help=f"{BUDGET_EXAMPLES}; repeatable."
+)
+@click.option("--mode", type=click.Choice(get_args(PolicyMode)), help="`shadow` only watches and tells.")
 @click.option(
     "--on-store-failure", type=click.Choice(get_args(OnStoreFailure)), help="While the limits store is away."
 )
 @as_json_option
 def set_policy(*, as_json: bool, budgets: tuple[str, ...], **said: Any) -> None:  # noqa: ANN401 -- click's options
     """Lay down the rule of a scope and subject, in place of the one there."""
-    documents = [parsed(text) for text in budgets]
+    documents = [parse_budget(text) for text in budgets]
     if None in documents:
         wrong = budgets[documents.index(None)]
-        raise click.BadParameter(f"{wrong!r} is not {FORM}, such as {EXAMPLES}.", param_hint="'--budget'")
+        raise click.BadParameter(
+            f"{wrong!r} is not {BUDGET_FORM}, such as {BUDGET_EXAMPLES}.", param_hint="'--budget'"
+        )
 
-    async def laid(_: Registry, rulings: Rulings) -> Json:
-        rule = rule_from(_given(said) | {"budgets": documents})
-        await announced(await rulings.set_rule(rule, operator()))
-        return rule_document(rule)
+    async def laid(_: KeyRepository, rulings: PolicyRepository) -> Json:
+        rule = parse_policy(_set_fields(said) | {"budgets": documents})
+        await publish_change(await rulings.upsert(rule, current_actor()))
+        return policy_document(rule)
 
-    [document] = _with_idle([with_registry(laid)])
+    [document] = _add_idle([run_with_repositories(laid)])
     if document["idle"]:
         warn(f"this rule covers no call: {document['idle']}")
     if as_json:
@@ -109,42 +119,42 @@ def set_policy(*, as_json: bool, budgets: tuple[str, ...], **said: Any) -> None:
 
 
 @limits.command("drop")
-@_naming_options
+@_policy_options
 @as_json_option
 @yes_option
 def drop_policy(*, as_json: bool, yes: bool, **said: str | None) -> None:
     """Take the rule of a scope and subject away."""
-    confirm(f"Take away the rule of {' '.join(_given(said).values())}?", yes=yes)
+    confirm(f"Take away the rule of {' '.join(_set_fields(said).values())}?", yes=yes)
 
-    async def dropped(_: Registry, rulings: Rulings) -> None:
-        await announced(await rulings.drop_rule(rule_named(_given(said)), operator()))
+    async def dropped(_: KeyRepository, rulings: PolicyRepository) -> None:
+        await publish_change(await rulings.delete(parse_policy_target(_set_fields(said)), current_actor()))
 
-    with_registry(dropped)
+    run_with_repositories(dropped)
     if as_json:
         print_json({"dropped": True})
     else:
         click.echo("the rule is gone")
 
 
-def print_rules(rules: Iterable[Json]) -> None:
+def print_policies(rules: Iterable[Json]) -> None:
     """One line a rule, more where its limits need them."""
     print_table(_POLICY_COLUMNS, [_policy_row(one) for one in rules])
 
 
-def _with_idle(rules: Iterable[Json]) -> list[Json]:
+def _add_idle(rules: Iterable[Json]) -> list[Json]:
     """The rules, each with why it covers no call; null where it may cover some, or no gateway runs."""
-    told = (told_by_gateway("/admin/limits") or {"data": []})["data"]
-    idle = {tuple(one[name] for name in _NAMES): one["idle"] for one in told}
-    return [rule | {"idle": idle.get(tuple(rule[name] for name in _NAMES))} for rule in rules]
+    told = (fetch_if_running("/admin/limits") or {"data": []})["data"]
+    idle = {tuple(one[name] for name in _POLICY_FIELDS): one["idle"] for one in told}
+    return [rule | {"idle": idle.get(tuple(rule[name] for name in _POLICY_FIELDS))} for rule in rules]
 
 
-def _given(said: Mapping[str, Any]) -> Json:
+def _set_fields(said: Mapping[str, Any]) -> Json:
     return {name: value for name, value in said.items() if value is not None}
 
 
 def _policy_row(one: Json) -> tuple[str, ...]:
     named = (one[name] if one[name] is not None else "" for name in ("tenant", "subject", "model"))
-    return one["scope"], *named, limits_text(one), one["mode"] or "", one.get("idle") or ""
+    return one["scope"], *named, format_limits(one), one["mode"] or "", one.get("idle") or ""
 
 
 EXPLAIN_TIMEOUT_S = 15
@@ -166,29 +176,31 @@ def explain(*, key: str | None, as_json: bool, url: str | None, **said: Any) -> 
     With --key it reads LLM_PROXY__ADMIN_KEY, else LLM_PROXY__INTERNAL_API_KEY, from the environment, .env or
     .keys/.
     """
-    settings = context.settings()
+    settings = context.load_settings()
     body: Json = {"model": said["model"], "messages": [{"role": "user", "content": said["prompt"]}]}
     if said["max_tokens"] is not None:
         body["max_tokens"] = said["max_tokens"]
     path = "/v1/explain" if key is None else str(httpx.URL("/v1/explain", params={"key": key}))
-    with context.gateway(settings, _key_for(settings, key), url, timeout_s=EXPLAIN_TIMEOUT_S) as client:
+    with context.gateway_client(
+        settings, _key_for(settings, key), url, timeout_s=EXPLAIN_TIMEOUT_S
+    ) as client:
         named = {f"x-{name}-id": said[name] for name in ("tenant", "agent", "user") if said[name]}
         client.headers.update(named)
-        told = context.ask(client, "POST", path, body)
+        told = context.request_json(client, "POST", path, body)
     if as_json:
         print_json(told)
     else:
         _print_decision(told)
-    sys.exit(0 if told["verdict"] == "admitted" else FAILED)
+    sys.exit(0 if told["verdict"] == "admitted" else EXIT_FAILED)
 
 
 def _key_for(settings: Settings, key: str | None) -> SecretStr:
     if key is not None:
         if settings.admin_key is None:
-            fail("LLM_PROXY__ADMIN_KEY is not set", WRONG)
+            fail("LLM_PROXY__ADMIN_KEY is not set", EXIT_WRONG_INPUT)
         return settings.admin_key
     if not settings.internal_keys:
-        fail("LLM_PROXY__INTERNAL_API_KEY is not set; --key NAME explains as a key", WRONG)
+        fail("LLM_PROXY__INTERNAL_API_KEY is not set; --key NAME explains as a key", EXIT_WRONG_INPUT)
     return SecretStr(settings.internal_keys[0])
 
 
@@ -207,7 +219,7 @@ def _print_decision(told: Json) -> None:
     )
     if told.get("limits"):
         click.echo()
-        print_standings(told["limits"])
+        print_limit_status(told["limits"])
 
 
 SIMULATE_TIMEOUT_S = 120
@@ -226,12 +238,12 @@ def simulate(*, since: str, until: str, as_json: bool, url: str | None, rules: P
     them. Reads LLM_PROXY__ADMIN_KEY or LLM_PROXY__ADMIN_READ_KEY from the environment, .env or .keys/.
     """
     asked = _read_changes(rules) | {"since": since, "until": until}
-    settings = context.settings()
+    settings = context.load_settings()
     key = settings.admin_read_key or settings.admin_key
     if key is None:
-        fail("LLM_PROXY__ADMIN_KEY is not set", WRONG)
-    with context.gateway(settings, key, url, timeout_s=SIMULATE_TIMEOUT_S) as client:
-        found = context.ask(client, "POST", "/admin/simulate", asked)
+        fail("LLM_PROXY__ADMIN_KEY is not set", EXIT_WRONG_INPUT)
+    with context.gateway_client(settings, key, url, timeout_s=SIMULATE_TIMEOUT_S) as client:
+        found = context.request_json(client, "POST", "/admin/simulate", asked)
     if as_json:
         print_json(found)
     else:
@@ -243,9 +255,9 @@ def _read_changes(file: Path) -> Json:
     try:
         document: object = yaml.safe_load(text)
     except yaml.YAMLError as problem:
-        fail(f"{file}: not YAML: {' '.join(str(problem).split())[:200]}", WRONG)
+        fail(f"{file}: not YAML: {' '.join(str(problem).split())[:200]}", EXIT_WRONG_INPUT)
     if not isinstance(document, dict):
-        fail(f"{file}: expected rules, keys, default_models or prices", WRONG)
+        fail(f"{file}: expected rules, keys, default_models or prices", EXIT_WRONG_INPUT)
     return cast("Json", document)
 
 
@@ -259,7 +271,11 @@ def _show_simulation(found: Json) -> None:
     ):
         if rows:
             click.echo()
-            columns: list[Column | str] = [*names, Column("calls", number=True), Column("first", whole=True)]
+            columns: list[Column | str] = [
+                *names,
+                Column("calls", number=True),
+                Column("first", unbroken=True),
+            ]
             print_table(columns, [_simulation_row(one, names) for one in rows])
     click.echo(f"\n{told['note']} In it: {told['refused_then_in_sample']}.")
 

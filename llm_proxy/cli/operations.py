@@ -17,9 +17,9 @@ import httpx
 from llm_proxy.cli import context
 from llm_proxy.cli.context import complete_models
 from llm_proxy.cli.printing import (
-    FAILED,
-    UNAVAILABLE,
-    WRONG,
+    EXIT_FAILED,
+    EXIT_UNAVAILABLE,
+    EXIT_WRONG_INPUT,
     Column,
     as_json_option,
     confirm,
@@ -45,7 +45,7 @@ def status(*, as_json: bool, url: str | None) -> None:
     Reads LLM_PROXY__ADMIN_READ_KEY or LLM_PROXY__ADMIN_KEY from the environment, .env or .keys/; without
     either only the verdict is known.
     """
-    settings = context.settings()
+    settings = context.load_settings()
     base = (url or context.gateway_url(settings)).rstrip("/").removesuffix("/v1")
     key = settings.admin_read_key or settings.admin_key
     headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key is not None else {}
@@ -53,7 +53,7 @@ def status(*, as_json: bool, url: str | None) -> None:
         answer = httpx.get(f"{base}/health", headers=headers, timeout=STATUS_TIMEOUT_S)
         found: Json = answer.json()
     except (httpx.HTTPError, ValueError) as fault:
-        fail(f"the gateway at {base} does not answer: {fault}", UNAVAILABLE)
+        fail(f"the gateway at {base} does not answer: {fault}", EXIT_UNAVAILABLE)
     parts: list[Json] = found.pop("parts", [])
     if as_json:
         print_json({"url": base, **found, "parts": parts})
@@ -66,7 +66,7 @@ def status(*, as_json: bool, url: str | None) -> None:
             warn(
                 "the parts are shown to an admin: LLM_PROXY__ADMIN_READ_KEY is not set, or not the gateway's"
             )
-    sys.exit(0 if answer.status_code == 200 else FAILED)
+    sys.exit(0 if answer.status_code == 200 else EXIT_FAILED)
 
 
 def _component_row(one: Json) -> tuple[str, ...]:
@@ -88,28 +88,28 @@ def models(*, check: bool, as_json: bool, url: str | None, names: tuple[str, ...
     Reads LLM_PROXY__ADMIN_KEY (to list, LLM_PROXY__ADMIN_READ_KEY is enough) from the environment, .env or
     .keys/.
     """
-    settings = context.settings()
+    settings = context.load_settings()
     key = settings.admin_key or (None if check else settings.admin_read_key)
     if key is None:
-        fail("LLM_PROXY__ADMIN_KEY is not set", WRONG)
-    with context.gateway(settings, key, url, timeout_s=MODELS_TIMEOUT_S) as client:
+        fail("LLM_PROXY__ADMIN_KEY is not set", EXIT_WRONG_INPUT)
+    with context.gateway_client(settings, key, url, timeout_s=MODELS_TIMEOUT_S) as client:
         groups = [
             one
-            for one in context.ask(client, "GET", "/admin/models")["data"]
+            for one in context.request_json(client, "GET", "/admin/models")["data"]
             if not names or one["id"] in names
         ]
         if check:
             checked = [one for one in groups if not one["wildcard"]]
             with ThreadPoolExecutor(CHECKS_AT_ONCE) as several:
-                results = list(several.map(partial(_check, client), [one["id"] for one in checked]))
-            _show_models(results, as_json=as_json, table=_results_table)
+                results = list(several.map(partial(_probe_model, client), [one["id"] for one in checked]))
+            _show_models(results, as_json=as_json, table=_print_probe_results)
             sys.exit(0 if all(one["ok"] for one in results) else 1)
-    _show_models(groups, as_json=as_json, table=_groups_table)
+    _show_models(groups, as_json=as_json, table=_print_groups)
 
 
-def _check(client: httpx.Client, name: str) -> Json:
+def _probe_model(client: httpx.Client, name: str) -> Json:
     try:
-        return context.ask(client, "POST", f"/admin/models/{quote(name)}/test")
+        return context.request_json(client, "POST", f"/admin/models/{quote(name)}/test")
     except click.ClickException as fault:
         return {"id": name, "ok": False, "error": {"message": fault.message}}
 
@@ -121,33 +121,33 @@ def _show_models(found: list[Json], *, as_json: bool, table: Callable[[list[Json
         table(found)
 
 
-def _groups_table(groups: list[Json]) -> None:
+def _print_groups(groups: list[Json]) -> None:
     titles = ("mode", "providers", "$/M in, out", "last ok", "failed, 5 min", "falls back to")
     rows: list[tuple[str, ...]] = []
     for one in groups:
         health = one["health"]
-        prices = ", ".join(_prices(one, f"{way}_usd_per_million") for way in ("input", "output"))
+        prices = ", ".join(_prices_text(one, f"{way}_usd_per_million") for way in ("input", "output"))
         lately = f"{health['failures']} of {health['calls']}" if health["calls"] else "-"
         if health["last_failure_at"]:
-            lately += f" ({health['last_failure_code']} {_time(health['last_failure_at'])})"
+            lately += f" ({health['last_failure_code']} {_time_text(health['last_failure_at'])})"
         rows.append((
             one["id"], one["mode"], ", ".join(one["providers"]), prices,
-            _time(health["last_success_at"]), lately, ", ".join(one["fallbacks"]) or "-",
+            _time_text(health["last_success_at"]), lately, ", ".join(one["fallbacks"]) or "-",
         ))  # fmt: skip
-    print_table([Column("model", whole=True), *titles], rows)
+    print_table([Column("model", unbroken=True), *titles], rows)
 
 
-def _time(moment: str | None) -> str:
+def _time_text(moment: str | None) -> str:
     """The time of day, UTC."""
     return moment[11:19] if moment else "-"
 
 
-def _prices(group: Json, name: str) -> str:
+def _prices_text(group: Json, name: str) -> str:
     """One price, or every one there is behind the group; `?` where nobody states one."""
     return " / ".join(dict.fromkeys(one[name] or "?" for one in group["deployments"])) or "?"
 
 
-def _results_table(results: list[Json]) -> None:
+def _print_probe_results(results: list[Json]) -> None:
     rows: list[tuple[str, ...]] = []
     for one in results:
         error: Json = one["error"] or {}
@@ -156,7 +156,7 @@ def _results_table(results: list[Json]) -> None:
         cost, provider = one.get("cost_usd") or "?", one.get("provider") or "-"
         rows.append((one["id"], "ok" if one["ok"] else "failed", provider, latency, cost, said))
     numbers = (Column("ms", number=True), Column("cost USD", number=True))
-    print_table([Column("model", whole=True), "", "provider", *numbers, "error"], rows)
+    print_table([Column("model", unbroken=True), "", "provider", *numbers, "error"], rows)
 
 
 PURGE_TIMEOUT_S = 75
@@ -178,14 +178,14 @@ def purge_cache(*, tenant: str | None, model: str | None, as_json: bool, yes: bo
 
     Reads LLM_PROXY__ADMIN_KEY from the environment, .env or .keys/.
     """
-    settings = context.settings()
+    settings = context.load_settings()
     if settings.admin_key is None:
-        fail("LLM_PROXY__ADMIN_KEY is not set", WRONG)
+        fail("LLM_PROXY__ADMIN_KEY is not set", EXIT_WRONG_INPUT)
     whose = " and ".join(f"{name} {value}" for name, value in (("tenant", tenant), ("model", model)) if value)
     confirm(f"Delete the cached answers of {whose or 'everything'}?", yes=yes)
     named = {name: value for name, value in (("tenant", tenant), ("model", model)) if value is not None}
-    with context.gateway(settings, settings.admin_key, url, timeout_s=PURGE_TIMEOUT_S) as client:
-        purged = context.ask(client, "DELETE", str(httpx.URL("/admin/cache", params=named)))
+    with context.gateway_client(settings, settings.admin_key, url, timeout_s=PURGE_TIMEOUT_S) as client:
+        purged = context.request_json(client, "DELETE", str(httpx.URL("/admin/cache", params=named)))
     if as_json:
         print_json(purged)
     else:
@@ -194,7 +194,7 @@ def purge_cache(*, tenant: str | None, model: str | None, as_json: bool, yes: bo
 
 ERASE_TIMEOUT_S = 600
 _ERASURE_COLUMNS = (Column("store"), Column("state"), Column("found", number=True), Column("note"))
-_OF_THE_PERSON = (
+_PERSONAL_STORES = (
     "payloads", "requests", "roll-ups", "revoked keys", "refusals", "notifications", "old audit log",
     "rejected records", "langfuse",
 )  # fmt: skip
@@ -222,12 +222,12 @@ def erase_user(*, name: str, tenant: str, as_json: bool, yes: bool, url: str | N
     """
     whose = f"of tenant {tenant}" if tenant else "without a tenant"
     confirm(f"Erase the user {name} {whose} for good?", yes=yes)
-    certificate = _ask("/admin/erasures", url, {"tenant": tenant, "user": name})
+    certificate = _post("/admin/erasures", url, {"tenant": tenant, "user": name})
     if as_json:
         print_json(certificate)
     else:
         _print_certificate(certificate)
-    sys.exit(0 if certificate["complete"] else FAILED)
+    sys.exit(0 if certificate["complete"] else EXIT_FAILED)
 
 
 @erase.command("replay")
@@ -238,7 +238,7 @@ def replay_erasures(*, as_json: bool, url: str | None) -> None:
 
     The gateway does the same at its start and every ten minutes.
     """
-    certificates = _ask("/admin/erasures/replay", url)["data"]
+    certificates = _post("/admin/erasures/replay", url)["data"]
     if as_json:
         print_json(certificates)
     elif not certificates:
@@ -246,15 +246,15 @@ def replay_erasures(*, as_json: bool, url: str | None) -> None:
     else:
         for one in certificates:
             _print_certificate(one)
-    sys.exit(0 if all(one["complete"] for one in certificates) else FAILED)
+    sys.exit(0 if all(one["complete"] for one in certificates) else EXIT_FAILED)
 
 
-def _ask(path: str, url: str | None, body: dict[str, str] | None = None) -> dict[str, Any]:
-    settings = context.settings()
+def _post(path: str, url: str | None, body: dict[str, str] | None = None) -> dict[str, Any]:
+    settings = context.load_settings()
     if settings.admin_key is None:
-        fail("LLM_PROXY__ADMIN_KEY is not set", WRONG)
-    with context.gateway(settings, settings.admin_key, url, timeout_s=ERASE_TIMEOUT_S) as client:
-        return context.ask(client, "POST", path, body)
+        fail("LLM_PROXY__ADMIN_KEY is not set", EXIT_WRONG_INPUT)
+    with context.gateway_client(settings, settings.admin_key, url, timeout_s=ERASE_TIMEOUT_S) as client:
+        return context.request_json(client, "POST", path, body)
 
 
 def _print_certificate(certificate: dict[str, Any]) -> None:
@@ -262,7 +262,7 @@ def _print_certificate(certificate: dict[str, Any]) -> None:
     kept = [name for name, one in stores.items() if one["state"] == "kept"]
     if not certificate["complete"]:
         result = "NOT YET ERASED: repeat the command, or leave it to the gateway, which goes on by itself"
-    elif not any(stores.get(name, {}).get("found") for name in _OF_THE_PERSON):
+    elif not any(stores.get(name, {}).get("found") for name in _PERSONAL_STORES):
         result = "nothing of this name was found"
     else:
         result = f"erased, except in {', '.join(kept)}" if kept else "erased"

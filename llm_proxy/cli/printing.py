@@ -1,8 +1,8 @@
 """What every command prints with: tables, fields, JSON, warnings, questions; and how a command fails.
 
-Invariants: results go to standard output, everything else to standard error as `llm-proxy: one line`.
-Exit codes: `FAILED` 1, `WRONG` 2, `UNAVAILABLE` 3 (docs/cli.md). No number and no id is truncated
-or broken: a table that does not fit the terminal is printed as one block of lines a row.
+Invariants: results go to standard output, everything else to standard error as `llm-proxy: one line`. Exit
+codes: `EXIT_FAILED` 1, `EXIT_WRONG_INPUT` 2, `EXIT_UNAVAILABLE` 3 (docs/cli.md). No number and no id is
+truncated or broken: a table that does not fit the terminal is printed as one block of lines a row.
 """
 
 import json
@@ -22,24 +22,24 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-FAILED = 1
+EXIT_FAILED = 1
 """It was not done, or the answer is no: no such thing, not allowed, a check found faults."""
-WRONG = 2
+EXIT_WRONG_INPUT = 2
 """It was asked wrongly: an option, a value, a file or a setting. Nothing was done."""
-UNAVAILABLE = 3
+EXIT_UNAVAILABLE = 3
 """The database, the limits store or the gateway does not answer. The same command may work later."""
 PIPED_WIDTH = 200
 _GAP = 2
-_NARROWEST_TEXT = 8
+_MIN_TEXT_WIDTH = 8
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
-class Failure(click.ClickException):
+class CommandFailed(click.ClickException):
     """Ends the command with one line and an exit code."""
 
-    def __init__(self, message: str, code: int = FAILED) -> None:
+    def __init__(self, message: str, code: int = EXIT_FAILED) -> None:
         super().__init__(message)
         self.code = code
 
@@ -50,18 +50,18 @@ class Column:
 
     Attributes:
         title: May be broken between words.
-        number: To the right; never broken, and neither is any cell where `whole` is set.
-        whole: An id or a time.
+        number: To the right; never broken, and neither is any cell where `unbroken` is set.
+        unbroken: An id or a time.
     """
 
     title: str
     number: bool = False
-    whole: bool = False
+    unbroken: bool = False
 
 
-def fail(message: str, code: int = FAILED) -> NoReturn:
+def fail(message: str, code: int = EXIT_FAILED) -> NoReturn:
     """End the command with this line."""
-    raise Failure(message, code)
+    raise CommandFailed(message, code)
 
 
 def warn(message: str) -> None:
@@ -79,7 +79,7 @@ def confirm(question: str, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        fail(f"{question} Nobody can be asked here: repeat it with --yes", WRONG)
+        fail(f"{question} Nobody can be asked here: repeat it with --yes", EXIT_WRONG_INPUT)
     if not click.confirm(f"llm-proxy: {question}", err=True):
         fail("nothing was done")
 
@@ -92,7 +92,7 @@ def console() -> Console:
 
 def print_json(document: object) -> None:
     """One JSON document; money as text, times in ISO 8601."""
-    click.echo(json.dumps(document, indent=2, default=plain, ensure_ascii=False))
+    click.echo(json.dumps(document, indent=2, default=to_plain, ensure_ascii=False))
 
 
 def print_fields(document: Mapping[str, Any]) -> None:
@@ -100,7 +100,7 @@ def print_fields(document: Mapping[str, Any]) -> None:
     shown = {name: value for name, value in document.items() if value is not None and value != []}
     width = max((len(name) for name in shown), default=0)
     for name, value in shown.items():
-        text = json.dumps(value, default=plain) if isinstance(value, list | dict) else plain(value)
+        text = json.dumps(value, default=to_plain) if isinstance(value, list | dict) else to_plain(value)
         click.echo(f"{name:<{width}}  {text}")
 
 
@@ -109,7 +109,7 @@ def print_table(columns: Sequence[Column | str], rows: Iterable[Sequence[str]]) 
     known = [one if isinstance(one, Column) else Column(one) for one in columns]
     cells = [list(row) for row in rows]
     out = console()
-    widths = _widths(known, cells, out.width)
+    widths = _column_widths(known, cells, out.width)
     if widths is None:
         for number, row in enumerate(cells):
             if number:
@@ -125,22 +125,22 @@ def print_table(columns: Sequence[Column | str], rows: Iterable[Sequence[str]]) 
     out.print(table)
 
 
-def plain(value: object) -> object:
+def to_plain(value: object) -> object:
     """A value as JSON and a line of text have it."""
     if isinstance(value, Decimal):
         return f"{value:f}"
     return value.isoformat() if isinstance(value, date) else str(value) if isinstance(value, UUID) else value
 
 
-def _widths(columns: Sequence[Column], rows: Sequence[Sequence[str]], room: int) -> list[int] | None:
+def _column_widths(columns: Sequence[Column], rows: Sequence[Sequence[str]], room: int) -> list[int] | None:
     """The columns' widths; None if they do not fit without breaking a number or an id."""
     natural: list[int] = []
     least: list[int] = []
     for place, column in enumerate(columns):
-        content = max((_width(row[place]) for row in rows), default=0)
+        content = max((_cell_width(row[place]) for row in rows), default=0)
         title = max(cell_len(word) for word in column.title.split() or [""])
         natural.append(max(content, title))
-        kept = content if column.number or column.whole else min(content, _NARROWEST_TEXT)
+        kept = content if column.number or column.unbroken else min(content, _MIN_TEXT_WIDTH)
         least.append(max(kept, title))
     room -= _GAP * (len(columns) - 1)
     if sum(least) > room:
@@ -152,5 +152,5 @@ def _widths(columns: Sequence[Column], rows: Sequence[Sequence[str]], room: int)
     return natural
 
 
-def _width(cell: str) -> int:
+def _cell_width(cell: str) -> int:
     return max((cell_len(line) for line in cell.split("\n")), default=0)

@@ -23,29 +23,29 @@ import uvicorn
 from pydantic import ValidationError
 
 from llm_proxy.app import Gateway, create_app
-from llm_proxy.background import Loop, spawn
-from llm_proxy.edge.routes.notifications import webhook_faults
+from llm_proxy.background import BackgroundLoop, spawn
+from llm_proxy.edge.routes.notifications import webhook_errors
 from llm_proxy.edge.waits import bound_waits, close_slow
 from llm_proxy.edge.wire import Connection
-from llm_proxy.hardening import keep_private
+from llm_proxy.hardening import harden_process
 from llm_proxy.settings import Settings, faults_of, insecurities, load
-from llm_proxy.stack.process import tether
-from llm_proxy.telemetry import WorkerFiles
+from llm_proxy.stack.process import die_with_parent
+from llm_proxy.telemetry import WorkerMetricsFiles
 from llm_proxy.telemetry.metrics import metrics_directory
 
 KEEP_ALIVE_S = 75
 HEADER_TIMEOUT_S = 10
-LOOK_OVER_S = 1
+SLOW_CHECK_EVERY_S = 1
 BACKLOG = 2048
-GARBAGE = 20_000
+GC_THRESHOLD = 20_000
 """So many objects made and kept, and only then those in circles are looked for: hardly any are."""
-YOUNG_S = 5.0
-PAUSE_S = 0.1
-PAUSE_MAX_S = 10.0
+EARLY_EXIT_S = 5.0
+MIN_RESTART_PAUSE_S = 0.1
+MAX_RESTART_PAUSE_S = 10.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class Draining(uvicorn.Server):
+class GatewayServer(uvicorn.Server):
     """A server that drains before it stops."""
 
     def __init__(self, config: uvicorn.Config, gateway: Gateway, settings: Settings) -> None:
@@ -55,7 +55,7 @@ class Draining(uvicorn.Server):
         self._limit_s = settings.drain_timeout_s
         self._drain: asyncio.Task[None] | None = None
 
-    async def look_over(self) -> None:
+    async def close_slow_connections(self) -> None:
         """Close connections that take too long."""
         now = asyncio.get_running_loop().time()
         connections = self.server_state.connections
@@ -83,14 +83,14 @@ class Draining(uvicorn.Server):
 @click.option("--workers", type=int, help="Processes sharing the port.")
 def serve(host: str | None, port: int | None, workers: int | None) -> None:
     """Run the gateway alone."""
-    keep_private()
+    harden_process()
     try:
         settings = load(host=host, port=port, workers=workers)
     except ValidationError as wrong:
         for fault in faults_of(wrong):
             click.echo(f"llm-proxy: {fault}", err=True)
         sys.exit(2)
-    faults = insecurities(settings) + webhook_faults(settings)
+    faults = insecurities(settings) + webhook_errors(settings)
     if faults:
         for fault in faults:
             click.echo(f"llm-proxy: refused to start: {fault}", err=True)
@@ -98,11 +98,11 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
     if settings.workers > 1 and settings.llm_mode == "mock":
         click.echo("llm-proxy: mock mode counts in memory, where nobody else can look: one worker", err=True)
     elif settings.workers > 1:
-        sys.exit(serve_many(settings))
-    sys.exit(serve_one(settings, listen(settings)))
+        sys.exit(run_workers(settings))
+    sys.exit(run_worker(settings, bind_socket(settings)))
 
 
-def listen(settings: Settings) -> socket.socket:
+def bind_socket(settings: Settings) -> socket.socket:
     """The listening socket; exits with one clear line when the port is taken."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     bound = socket.socket(family)
@@ -117,16 +117,16 @@ def listen(settings: Settings) -> socket.socket:
     return bound
 
 
-def serve_one(settings: Settings, bound: socket.socket, files: WorkerFiles | None = None) -> int:
+def run_worker(settings: Settings, bound: socket.socket, files: WorkerMetricsFiles | None = None) -> int:
     """Run one gateway process on a bound socket until it is told to stop; returns its exit code."""
-    with asyncio.Runner(loop_factory=event_loop) as runner:
-        return runner.run(_serve(settings, bound, files))
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(_run_gateway(settings, bound, files))
 
 
-async def _serve(settings: Settings, bound: socket.socket, files: WorkerFiles | None) -> int:
+async def _run_gateway(settings: Settings, bound: socket.socket, files: WorkerMetricsFiles | None) -> int:
     gateway = create_app(settings, files)
     gc.freeze()  # what is there now stays; looking through all of it again and again costs 4 % of a call
-    gc.set_threshold(GARBAGE)
+    gc.set_threshold(GC_THRESHOLD)
     config = uvicorn.Config(
         gateway.asgi,
         http=Connection,
@@ -140,35 +140,37 @@ async def _serve(settings: Settings, bound: socket.socket, files: WorkerFiles | 
         limit_concurrency=settings.max_connections + 1,
         proxy_headers=False,
     )
-    server = Draining(config, gateway, settings)
-    looking = Loop("slow-connections", server.look_over, every_s=LOOK_OVER_S)  # also while the server stops
+    server = GatewayServer(config, gateway, settings)
+    looking = BackgroundLoop(
+        "slow-connections", server.close_slow_connections, every_s=SLOW_CHECK_EVERY_S
+    )  # also while the server stops
     looking.start()
     await server.serve(sockets=[bound])
     await looking.stop()
     return 0 if server.started else 3
 
 
-def event_loop() -> asyncio.AbstractEventLoop:
+def new_event_loop() -> asyncio.AbstractEventLoop:
     """The loop a gateway runs on."""
     if sys.platform == "win32":
         return asyncio.new_event_loop()
     import uvloop  # noqa: PLC0415 -- not to be had everywhere
 
     loop = uvloop.new_event_loop()
-    loop.set_exception_handler(_report)
+    loop.set_exception_handler(_report_loop_error)
     return loop
 
 
-def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+def _report_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Who gives up a connection while its name is looked up has said so; uvloop leaves the rest to nobody."""
     if isinstance(context.get("exception"), socket.gaierror) and "never retrieved" in context["message"]:
         return
     loop.default_exception_handler(context)
 
 
-def serve_many(settings: Settings) -> int:
+def run_workers(settings: Settings) -> int:
     """Run the configured number of workers until told to stop; returns the exit code."""
-    bound = listen(settings)
+    bound = bind_socket(settings)
     bound.listen(BACKLOG)
     with metrics_directory() as directory:
         return Workers(settings, bound, directory).run()
@@ -182,20 +184,20 @@ class Workers:
         self._directory = directory
         self._settings = settings
         self._bound = bound
-        self._started: dict[int, tuple[WorkerFiles, float]] = {}
+        self._started: dict[int, tuple[WorkerMetricsFiles, float]] = {}
         self._stopping = False
-        self._pause_s = PAUSE_S
+        self._pause_s = MIN_RESTART_PAUSE_S
 
     def run(self) -> int:
         """Keep the number up until a signal says stop; returns when the last worker has ended."""
         for one in _SIGNALS:
-            signal.signal(one, self._pass_on)
+            signal.signal(one, self._forward_signal)
         for number in range(self._settings.workers):
-            self._fork(WorkerFiles(self._directory, number))
+            self._fork(WorkerMetricsFiles(self._directory, number))
         while self._started:
             pid, status = os.wait()
             files, started = self._started.pop(pid)
-            files.forget_gauges()
+            files.drop_gauges()
             if not self._stopping:
                 click.echo(
                     f"llm-proxy: worker {pid} ended ({os.waitstatus_to_exitcode(status)}); starting another",
@@ -204,29 +206,31 @@ class Workers:
                 self._replace(files, time.monotonic() - started)
         return 0
 
-    def _replace(self, files: WorkerFiles, age_s: float) -> None:
-        self._pause_s = min(self._pause_s * 2, PAUSE_MAX_S) if age_s < YOUNG_S else PAUSE_S
+    def _replace(self, files: WorkerMetricsFiles, age_s: float) -> None:
+        self._pause_s = (
+            min(self._pause_s * 2, MAX_RESTART_PAUSE_S) if age_s < EARLY_EXIT_S else MIN_RESTART_PAUSE_S
+        )
         time.sleep(self._pause_s)
         while not self._stopping:
             try:
                 return self._fork(files)
             except OSError as full:
                 click.echo(f"llm-proxy: no worker can be started ({full.strerror}); trying again", err=True)
-                self._pause_s = min(self._pause_s * 2, PAUSE_MAX_S)
+                self._pause_s = min(self._pause_s * 2, MAX_RESTART_PAUSE_S)
                 time.sleep(self._pause_s)
         return None
 
-    def _fork(self, files: WorkerFiles) -> None:
+    def _fork(self, files: WorkerMetricsFiles) -> None:
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
             for one in _SIGNALS:
                 signal.signal(one, signal.SIG_DFL)
-            tether(parent, signal.SIGTERM)
-            os._exit(serve_one(self._settings, self._bound, files))
+            die_with_parent(parent, signal.SIGTERM)
+            os._exit(run_worker(self._settings, self._bound, files))
         self._started[pid] = files, time.monotonic()
 
-    def _pass_on(self, signum: int, _: FrameType | None) -> None:
+    def _forward_signal(self, signum: int, _: FrameType | None) -> None:
         self._stopping = True
         for pid in list(self._started):
             with contextlib.suppress(ProcessLookupError):

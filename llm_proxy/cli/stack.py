@@ -15,15 +15,15 @@ from pathlib import Path
 import click
 from pydantic import ValidationError
 
-from llm_proxy.cli.config import faults
+from llm_proxy.cli.config import config_faults
 from llm_proxy.cli.printing import as_json_option, print_json
 from llm_proxy.service_urls import InvalidURL
 from llm_proxy.settings import faults_of
-from llm_proxy.stack import Missing, PartDied, state_dir
+from llm_proxy.stack import NotInstalled, ProcessFailed, state_dir
 from llm_proxy.stack.launch import run
-from llm_proxy.stack.plan import Refused, Wishes
-from llm_proxy.stack.process_specs import VERIFIED_START
-from llm_proxy.stack.state_dir import Outcome, read
+from llm_proxy.stack.plan import Refused, UpOptions
+from llm_proxy.stack.process_specs import VERIFIED_ENTRY_POINT
+from llm_proxy.stack.state_dir import ReloadStatus, read_reload_status
 
 
 @click.command
@@ -66,9 +66,9 @@ def up(  # noqa: PLR0913 -- one argument an option
     DATABASE_URL, REDIS_URL (or LIMITS_REDIS_URL and CACHE_REDIS_URL) and provider keys, in the environment,
     .env or .keys/, replace the embedded part each.
     """
-    wishes = Wishes(config, host, port, local_model, stores, sidecars, state, with_parent, logs_to_stdout)
+    wishes = UpOptions(config, host, port, local_model, stores, sidecars, state, with_parent, logs_to_stdout)
     try:
-        run(wishes, os.environ, click.echo, faults)
+        run(wishes, os.environ, click.echo, config_faults)
     except ValidationError as wrong:
         for fault in faults_of(wrong):
             click.echo(f"llm-proxy: {fault}", err=True)
@@ -79,7 +79,7 @@ def up(  # noqa: PLR0913 -- one argument an option
     except InvalidURL as fault:
         click.echo(f"llm-proxy: {fault}", err=True)
         sys.exit(2)
-    except (Refused, Missing, PartDied) as fault:
+    except (Refused, NotInstalled, ProcessFailed) as fault:
         click.echo(f"llm-proxy: {fault}", err=True)
         sys.exit(1)
     except PermissionError as denied:
@@ -87,7 +87,7 @@ def up(  # noqa: PLR0913 -- one argument an option
         sys.exit(1)
 
 
-LOOK_EVERY_S = 0.1
+STATUS_POLL_EVERY_S = 0.1
 
 
 @click.command
@@ -111,32 +111,32 @@ def reload(*, state: Path, timeout_s: float, as_json: bool) -> None:
     the key between gateway and sidecars and the gateway's settings are read at a start alone: what changed
     among them is named.
     """
-    launcher = state_dir.launcher(state)
+    launcher = state_dir.running_pid(state)
     if launcher is None:
         raise click.ClickException(f"no `llm-proxy up` runs on {state}/: start it, or name another --state")
     asked_ns = time.monotonic_ns()
     os.kill(launcher, signal.SIGHUP)
-    outcome = _followed(state, asked_ns, time.monotonic() + timeout_s, to_stderr=as_json)
+    outcome = _follow(state, asked_ns, time.monotonic() + timeout_s, to_stderr=as_json)
     if as_json:
         print_json({"done": outcome.done, "said": outcome.said})
     if not outcome.done:
         raise click.ClickException("refused; the old configuration stays")
 
 
-def _followed(state: Path, asked_ns: int, until_s: float, *, to_stderr: bool) -> Outcome:
+def _follow(state: Path, asked_ns: int, until_s: float, *, to_stderr: bool) -> ReloadStatus:
     """Says how it goes until it is decided."""
     told = 0
     while time.monotonic() < until_s:
-        found = read(state)
+        found = read_reload_status(state)
         if found is not None and found.began_ns >= asked_ns:
             for line in found.said[told:]:
                 click.echo(line, err=to_stderr or found.done is False)
             told = len(found.said)
             if found.done is not None:
                 return found
-        elif state_dir.launcher(state) is None:
+        elif state_dir.running_pid(state) is None:
             raise click.ClickException("the launcher has ended")
-        time.sleep(LOOK_EVERY_S)
+        time.sleep(STATUS_POLL_EVERY_S)
     raise click.ClickException("the launcher has not answered in time; its log says why")
 
 
@@ -162,6 +162,6 @@ def sidecar(words: tuple[str, ...]) -> None:
     """Run one LiteLLM process: --config FILE [--host H] [--port N]."""
     python = sidecar_interpreter()
     try:
-        os.execv(python, [python, "-I", "-S", str(VERIFIED_START), *words])  # noqa: S606 -- a program we ship
+        os.execv(python, [python, "-I", "-S", str(VERIFIED_ENTRY_POINT), *words])  # noqa: S606 -- a program we ship
     except OSError as problem:
         raise click.ClickException(f"{python}: {problem.strerror}") from problem

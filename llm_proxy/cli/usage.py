@@ -15,71 +15,87 @@ from uuid import UUID
 import click
 
 from llm_proxy.cli.context import complete_keys, complete_models
-from llm_proxy.cli.database import database_url, run, trusted_at
+from llm_proxy.cli.database import database_url, run_or_fail, tls_for
 from llm_proxy.cli.printing import (
-    FAILED,
+    EXIT_FAILED,
     Column,
     as_json_option,
     console,
     fail,
-    plain,
     print_fields,
     print_json,
     print_table,
+    to_plain,
     warn,
 )
-from llm_proxy.ledger.reconcile import Disagreement, disagreements, enrich
-from llm_proxy.ledger.rejected_requests import MOST_COUNTS, SAMPLE_PER_S, Whose, not_kept, summed
-from llm_proxy.ledger.request_detail import limit_line, lines_of
+from llm_proxy.ledger.reconcile import Discrepancy, enrich_estimates, find_discrepancies
+from llm_proxy.ledger.rejected_requests import (
+    MAX_COUNT_ROWS,
+    SAMPLE_PER_S,
+    RejectionScope,
+    not_recorded_message,
+    summarize_counts,
+)
+from llm_proxy.ledger.request_detail import describe_limit, describe_request
 from llm_proxy.ledger.usage_query import (
     DIMENSIONS,
-    WORDS,
-    Answer,
-    Line,
-    Question,
-    asked_range,
-    moment,
-    zone_of,
+    RANGE_WORDS,
+    UsageQuery,
+    UsageResult,
+    UsageRow,
+    parse_range,
+    parse_time,
+    parse_zone,
 )
-from llm_proxy.ledger.usage_report import as_csv, as_focus, as_json, as_spans, by_period
-from llm_proxy.ledger.usage_store import Recent, connected
+from llm_proxy.ledger.usage_report import (
+    focus_groups,
+    row_as_json,
+    rows_as_csv,
+    rows_as_focus_csv,
+    spans_as_json,
+)
+from llm_proxy.ledger.usage_store import RecentQuery, open_usage
 
 _BARS = "▁▂▃▄▅▆▇█"
-_MOST_ROWS = 50
-_MOST_LINES = 1_000_000
+_MAX_ROWS = 50
+_MAX_LINES = 1_000_000
 _UNNAMED = "(unnamed)"
-FORMS = ("table", "json", "csv", "focus")
+FORMATS = ("table", "json", "csv", "focus")
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class UsageColumn:
     """A column of numbers; one that is not for `always` is left out where the total has none."""
 
     title: str
-    of: Callable[[Line], str]
+    format_value: Callable[[UsageRow], str]
     always: bool = True
 
 
-_FIGURES = (
-    Figure("requests", lambda line: f"{line.requests:,}"),
-    Figure("ok %", lambda line: f"{line.success_rate * 100:.1f}"),
-    Figure("avg ms", lambda line: f"{line.avg_latency_ms:.0f}" if line.avg_latency_ms is not None else "-"),
-    Figure("prompt", lambda line: f"{line.prompt_tokens:,}"),
-    Figure("completion", lambda line: f"{line.completion_tokens:,}"),
-    Figure("cached", lambda line: f"{line.cached_tokens:,}", always=False),
-    Figure("cost USD", lambda line: f"{line.cost_usd:.6f}"),
-    Figure("unpriced", lambda line: f"{line.unpriced_requests:,}", always=False),
+_USAGE_COLUMNS = (
+    UsageColumn("requests", lambda line: f"{line.requests:,}"),
+    UsageColumn("ok %", lambda line: f"{line.success_rate * 100:.1f}"),
+    UsageColumn(
+        "avg ms", lambda line: f"{line.avg_latency_ms:.0f}" if line.avg_latency_ms is not None else "-"
+    ),
+    UsageColumn("prompt", lambda line: f"{line.prompt_tokens:,}"),
+    UsageColumn("completion", lambda line: f"{line.completion_tokens:,}"),
+    UsageColumn("cached", lambda line: f"{line.cached_tokens:,}", always=False),
+    UsageColumn("cost USD", lambda line: f"{line.cost_usd:.6f}"),
+    UsageColumn("unpriced", lambda line: f"{line.unpriced_requests:,}", always=False),
 )
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--since", default="30d", help=f"2026-11-01, 2026-11-01T12:00Z, 24h, 7d, {', '.join(WORDS)}.")
+@click.option(
+    "--since", default="30d", help=f"2026-11-01, 2026-11-01T12:00Z, 24h, 7d, {', '.join(RANGE_WORDS)}."
+)
 @click.option("--until", help="The same; by default the end of today, or of the period --since names.")
 @click.option("--tz", default="UTC", help="Whose days are meant: Europe/Berlin, +05:30.")
 @click.option("--by", help=f"Comma-separated, of {', '.join(DIMENSIONS)}.  [default: agent,model]")
 @click.option("--where", multiple=True, metavar="NAME=VALUE", help="Only these; repeatable.")
 @click.option("--top", type=click.IntRange(1, 10_000), help="The costliest so many, of each time of --by.")
-@click.option("--format", "form", type=click.Choice(FORMS), default="table", help="How it is printed.")
+@click.option("--format", "form", type=click.Choice(FORMATS), default="table", help="How it is printed.")
 @click.option("--csv", "form", flag_value="csv", help="The same as --format csv.")
 @click.option("--json", "form", flag_value="json", help="The same as --format json.")
 def usage(
@@ -97,36 +113,40 @@ def usage(
     Reads DATABASE_URL from the environment, .env or .keys/.
     """
     now = datetime.now(UTC)
-    answer, days, question = run(_query(database_url(), (since, until, tz, by, where, top), form, now))
+    answer, days, question = run_or_fail(
+        _query(database_url(), (since, until, tz, by, where, top), form, now)
+    )
     if form == "csv":
-        click.echo(as_csv(answer.lines, question.by), nl=False)
+        click.echo(rows_as_csv(answer.rows, question.group_by), nl=False)
     elif form == "focus":
-        click.echo(as_focus(answer.lines, question), nl=False)
+        click.echo(rows_as_focus_csv(answer.rows, question), nl=False)
     elif form == "json":
-        click.echo(json.dumps([as_json(line) for line in answer.lines], indent=2))
+        click.echo(json.dumps([row_as_json(line) for line in answer.rows], indent=2))
     else:
         _show_usage(answer, question, tz, days)
     _warn_missing(answer)
 
 
-Asked = tuple[str, str | None, str, str | None, tuple[str, ...], int | None]
+UsageOptions = tuple[str, str | None, str, str | None, tuple[str, ...], int | None]
 
 
-async def _query(url: str, asked: Asked, form: str, now: datetime) -> tuple[Answer, Sequence[Line], Question]:
+async def _query(
+    url: str, asked: UsageOptions, form: str, now: datetime
+) -> tuple[UsageResult, Sequence[UsageRow], UsageQuery]:
     since, until, tz, by, where, top = asked
-    zone = zone_of(tz)
-    begin, end = asked_range(since, until, now, zone)
+    zone = parse_zone(tz)
+    begin, end = parse_range(since, until, now, zone)
     default = "" if form == "focus" else "agent,model"
     names = tuple(name for name in (default if by is None else by).split(",") if name)
-    question = Question(begin, end, names, _filters(where), zone, top, most=_MOST_LINES)
+    question = UsageQuery(begin, end, names, _filters(where), zone, top, max_rows=_MAX_LINES)
     if form == "focus":
-        question = replace(question, by=by_period(question))
-    async with connected(url, trusted_at(url)) as usage:
-        answer = await usage.ask(question, now)
+        question = replace(question, group_by=focus_groups(question))
+    async with open_usage(url, tls_for(url)) as usage:
+        answer = await usage.query(question, now)
         if form != "table":
             return answer, (), question
-        days = await usage.ask(replace(question, by=("day",), top=None), now)
-    return answer, days.lines, question
+        days = await usage.query(replace(question, group_by=("day",), top=None), now)
+    return answer, days.rows, question
 
 
 def _filters(where: Sequence[str]) -> dict[str, str]:
@@ -140,40 +160,43 @@ def _filters(where: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _show_usage(answer: Answer, question: Question, tz: str, days: Sequence[Line]) -> None:
+def _show_usage(answer: UsageResult, question: UsageQuery, tz: str, days: Sequence[UsageRow]) -> None:
     out = console()
     begin, end = (one.astimezone(question.zone).strftime("%Y-%m-%d %H:%M") for one in _range(question))
     out.print(f"{begin} to {end} {tz}")
-    figures = [one for one in _FIGURES if one.always or one.of(answer.total).strip("0")]
-    columns = [*map(Column, question.by), *(Column(one.title, number=True) for one in figures)]
+    figures = [one for one in _USAGE_COLUMNS if one.always or one.format_value(answer.total).strip("0")]
+    columns = [*map(Column, question.group_by), *(Column(one.title, number=True) for one in figures)]
     rows = [
-        (*(_group_text(name, line) for name in question.by), *(one.of(line) for one in figures))
-        for line in answer.lines[:_MOST_ROWS]
+        (
+            *(_group_text(name, line) for name in question.group_by),
+            *(one.format_value(line) for one in figures),
+        )
+        for line in answer.rows[:_MAX_ROWS]
     ]
-    total = tuple(one.of(answer.total) for one in figures)
-    rows = [*rows, ("total", *("" for _ in question.by[1:]), *total)] if question.by else [total]
+    total = tuple(one.format_value(answer.total) for one in figures)
+    rows = [*rows, ("total", *("" for _ in question.group_by[1:]), *total)] if question.group_by else [total]
     print_table(columns, rows)
-    if len(answer.lines) > _MOST_ROWS:
-        out.print(f"... and {len(answer.lines) - _MOST_ROWS} more; --csv prints them all")
-    if "tag" in question.by:
+    if len(answer.rows) > _MAX_ROWS:
+        out.print(f"... and {len(answer.rows) - _MAX_ROWS} more; --csv prints them all")
+    if "tag" in question.group_by:
         out.print("A call with several tags is in a line for each; the total counts it once.")
     if len(days) > 1:
         out.print(f"requests a day: {sparkline([line.requests for line in days])}")
         out.print(f"cost a day:     {sparkline([float(line.cost_usd) for line in days])}")
 
 
-def _range(question: Question) -> tuple[datetime, datetime]:
-    return question.spans() or (question.since, question.until)
+def _range(question: UsageQuery) -> tuple[datetime, datetime]:
+    return question.time_span() or (question.since, question.until)
 
 
-def _warn_missing(answer: Answer) -> None:
+def _warn_missing(answer: UsageResult) -> None:
     """What is missing, on standard error."""
     why = "only sums of whole days (UTC) are kept of it"
-    for spans, where in ((answer.untold, "lines"), (answer.total_untold, "total")):
-        for span in as_spans(spans):
+    for spans, where in ((answer.unknown_spans, "lines"), (answer.total_unknown_spans, "total")):
+        for span in spans_as_json(spans):
             warn(f"not in the {where}: {span['since']} to {span['until']}; {why}")
     if answer.has_more:
-        warn(f"only the first {len(answer.lines):,} lines; ask for a shorter range")
+        warn(f"only the first {len(answer.rows):,} lines; ask for a shorter range")
 
 
 def sparkline(values: Sequence[float]) -> str:
@@ -184,7 +207,7 @@ def sparkline(values: Sequence[float]) -> str:
     return "".join(_BARS[min(7, int(value / top * 7.999))] for value in values)
 
 
-def _group_text(name: str, line: Line) -> str:
+def _group_text(name: str, line: UsageRow) -> str:
     """What a line is called; one called like the unnamed stands in quotes."""
     value: Any = line.group[name]
     if name == "key":
@@ -197,8 +220,8 @@ def _group_text(name: str, line: Line) -> str:
 
 
 _REQUEST_COLUMNS: tuple[Column | str, ...] = (
-    Column("started", whole=True),
-    Column("request id", whole=True),
+    Column("started", unbroken=True),
+    Column("request id", unbroken=True),
     *("agent", "model", "provider"),
     Column("status", number=True),
     "outcome",
@@ -208,7 +231,9 @@ _REQUEST_COLUMNS: tuple[Column | str, ...] = (
 
 @click.command(context_settings={"show_default": True})
 @click.argument("request_id", type=click.UUID, required=False)
-@click.option("--since", default="24h", help=f"2026-11-01, 2026-11-01T12:00Z, 24h, 7d, {', '.join(WORDS)}.")
+@click.option(
+    "--since", default="24h", help=f"2026-11-01, 2026-11-01T12:00Z, 24h, 7d, {', '.join(RANGE_WORDS)}."
+)
 @click.option("--until", help="The same; by default the end of today, or of the period --since names.")
 @click.option("--tz", default="UTC", help="Whose days are meant: Europe/Berlin, +05:30.")
 @click.option("--agent", help="Only this agent's.")
@@ -243,78 +268,79 @@ def requests(
     """
     url = database_url()
     if request_id is not None:
-        story = run(_story(url, request_id))
+        story = run_or_fail(_fetch_detail(url, request_id))
         if isinstance(story, str):
-            fail(story, FAILED)
-        _print_story(story, as_json=as_json)
+            fail(story, EXIT_FAILED)
+        _print_detail(story, as_json=as_json)
         return
     where = {name: value for name, value in filters.items() if value is not None}
     if where.get("outcome") == "refused":
-        refused, counts = run(_refused(url, (since, until, tz), where, limit))
+        refused, counts = run_or_fail(_fetch_rejected(url, (since, until, tz), where, limit))
         if as_json:
             print_json({"requests": refused, "refusal_counts": counts})
         else:
-            _print_refused(refused, counts, limit)
+            _print_rejected(refused, counts, limit)
         return
-    rows = run(_recent(url, (since, until, tz), where, limit))
+    rows = run_or_fail(_fetch_recent(url, (since, until, tz), where, limit))
     if as_json:
         print_json(rows)
     else:
         _print_rows(rows)
 
 
-async def _story(url: str, request_id: UUID) -> dict[str, Any] | str:
+async def _fetch_detail(url: str, request_id: UUID) -> dict[str, Any] | str:
     """One request, or what is known of it where it is not on record."""
-    async with connected(url, trusted_at(url)) as usage:
-        found = await usage.story(request_id)
+    async with open_usage(url, tls_for(url)) as usage:
+        found = await usage.request_detail(request_id)
         if found is not None:
             return found
-        counted = await usage.refused_beside(request_id, Whose())
+        counted = await usage.rejected_in_minute(request_id, RejectionScope())
         if counted:
-            return not_kept(request_id, counted)
+            return not_recorded_message(request_id, counted)
         return "no request has this id; a new record may take a second"
 
 
-async def _recent(
+async def _fetch_recent(
     url: str, asked: tuple[str, str | None, str], where: dict[str, str], limit: int
 ) -> list[dict[str, Any]]:
-    async with connected(url, trusted_at(url)) as usage:
-        return await usage.recent(_wanted(asked, where, limit))
+    async with open_usage(url, tls_for(url)) as usage:
+        return await usage.recent_requests(_request_query(asked, where, limit))
 
 
-async def _refused(
+async def _fetch_rejected(
     url: str, asked: tuple[str, str | None, str], where: dict[str, str], limit: int
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    async with connected(url, trusted_at(url)) as usage:
-        return await usage.refused(_wanted(asked, where, limit))
+    async with open_usage(url, tls_for(url)) as usage:
+        return await usage.recent_rejected(_request_query(asked, where, limit))
 
 
-def _wanted(asked: tuple[str, str | None, str], where: dict[str, str], limit: int) -> Recent:
+def _request_query(asked: tuple[str, str | None, str], where: dict[str, str], limit: int) -> RecentQuery:
     since, until, tz = asked
-    begin, end = asked_range(since, until, datetime.now(UTC), zone_of(tz))
-    return Recent(begin, end, where, limit)
+    begin, end = parse_range(since, until, datetime.now(UTC), parse_zone(tz))
+    return RecentQuery(begin, end, where, limit)
 
 
-def _print_refused(rows: list[dict[str, Any]], counts: list[dict[str, Any]], limit: int) -> None:
+def _print_rejected(rows: list[dict[str, Any]], counts: list[dict[str, Any]], limit: int) -> None:
     """The sample, then how many there were: all together, and the newest lines."""
-    columns = (Column("refused", whole=True), Column("request id", whole=True), "agent", "model", "why")
+    columns = (Column("refused", unbroken=True), Column("request id", unbroken=True), "agent", "model", "why")
     print_table(
         columns,
         (
             (
                 row["refused_at"].strftime("%m-%d %H:%M:%S"), str(row["request_id"]), row["agent"] or "-",
                 row["model_group"] or "-",
-                limit_line(row["reached"]) if row["reached"] else row["code"] or str(row["status"]),
+                describe_limit(row["reached"]) if row["reached"] else row["code"] or str(row["status"]),
             )
             for row in rows
         ),
     )  # fmt: skip
-    of = f" in the newest {MOST_COUNTS:,} lines" if len(counts) == MOST_COUNTS else ""
+    of = f" in the newest {MAX_COUNT_ROWS:,} lines" if len(counts) == MAX_COUNT_ROWS else ""
     click.echo(
-        f"\nA sample: {SAMPLE_PER_S} a second of each worker. All that were refused{of}: {summed(counts)}\n"
+        f"\nA sample: {SAMPLE_PER_S} a second of each worker."
+        f" All that were refused{of}: {summarize_counts(counts)}\n"
     )
     print_table(
-        (Column("minute", whole=True), "key", "tenant", "limit", "code", Column("times", number=True)),
+        (Column("minute", unbroken=True), "key", "tenant", "limit", "code", Column("times", number=True)),
         (
             (
                 row["minute"].strftime("%m-%d %H:%M"), row["key_name"] or row["key_id"] or "-",
@@ -340,17 +366,17 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
     print_table(_REQUEST_COLUMNS, lines)
 
 
-def _print_story(story: dict[str, Any], *, as_json: bool) -> None:
+def _print_detail(story: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        print_json({**story, "story": lines_of(story)})
+        print_json({**story, "story": describe_request(story)})
         return
-    for line in lines_of(story):
+    for line in describe_request(story):
         click.echo(line)
     click.echo()
     calls = story.pop("model_calls", [])
     print_fields(story)
     for number, call in enumerate(calls, 1):
-        told = ", ".join(f"{name}={plain(value)}" for name, value in call.items() if value is not None)
+        told = ", ".join(f"{name}={to_plain(value)}" for name, value in call.items() if value is not None)
         click.echo(f"model call {number}: {told}")
 
 
@@ -369,11 +395,11 @@ def reconcile(
     Reads DATABASE_URL from the environment, .env or .keys/.
     """
     now = datetime.now(UTC)
-    found, enriched = run(
+    found, enriched = run_or_fail(
         _reconcile(
             database_url(),
-            moment(since, now),
-            moment(until, now, param="until"),
+            parse_time(since, now),
+            parse_time(until, now, param="until"),
             limit=limit,
             applies=applies,
         )
@@ -387,13 +413,13 @@ def reconcile(
 
 async def _reconcile(
     url: str, since: datetime, until: datetime, *, limit: int, applies: bool
-) -> tuple[Sequence[Disagreement], int]:
-    async with connected(url, trusted_at(url)) as usage:
-        enriched = await enrich(usage.pool, since, until) if applies else 0
-        return await disagreements(usage.pool, since, until, limit), enriched
+) -> tuple[Sequence[Discrepancy], int]:
+    async with open_usage(url, tls_for(url)) as usage:
+        enriched = await enrich_estimates(usage.pool, since, until) if applies else 0
+        return await find_discrepancies(usage.pool, since, until, limit), enriched
 
 
-def _show_differences(found: Sequence[Disagreement], enriched: int) -> None:
+def _show_differences(found: Sequence[Discrepancy], enriched: int) -> None:
     if enriched:
         click.echo(f"{enriched} estimates made exact")
     if not found:
@@ -408,13 +434,13 @@ def _show_differences(found: Sequence[Disagreement], enriched: int) -> None:
         )
         for one in found
     ]  # fmt: skip
-    wholes = (Column("started", whole=True), Column("request id", whole=True))
+    wholes = (Column("started", unbroken=True), Column("request id", unbroken=True))
     numbers = (Column(title, number=True) for title in ("tokens", "logged", "USD", "logged USD"))
     print_table([*wholes, "difference", "source", "outcome", *numbers], rows)
     click.echo(f"{len(found)} differences")
 
 
-def _difference_document(one: Disagreement) -> dict[str, Any]:
+def _difference_document(one: Discrepancy) -> dict[str, Any]:
     return {
         "request_id": str(one.request_id),
         "started_at": one.started_at.isoformat(),

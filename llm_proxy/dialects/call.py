@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from llm_proxy.endpoints import Endpoint
-from llm_proxy.identity import NOBODY, Named
+from llm_proxy.identity import NO_ATTRIBUTION, Attribution
 from llm_proxy.json_access import Json
 
 
@@ -21,36 +21,36 @@ class CacheControl:
     max_age_s: int | None = None
 
 
-USUAL_CACHE = CacheControl()
+DEFAULT_CACHE_CONTROL = CacheControl()
 
 
 class Call(NamedTuple):
     """One model call to be admitted and forwarded.
 
     Attributes:
-        door: Which OpenAI endpoint it is, whatever path it came by.
+        endpoint: Which OpenAI endpoint it is, whatever path it came by.
         dialect: Which vocabulary it came in (`openai`, `internal`, `generate`).
         model: The name the caller sent (or the default model).
         group: The model group of the sidecar that serves it.
         body: What goes upstream, OpenAI's schema.
         streaming: The caller wants server-sent events.
         wants_usage: The caller itself asked for the usage frame of a stream.
-        named: Whom the body names.
+        attribution: Whom the body names.
         max_tokens: Completion tokens the request asks for at most; None when it does not say.
         prompt_bytes: Size of what is sent, the base of the token estimate.
         timeout_s: The caller's own deadline, already clamped; None for the default.
     """
 
-    door: Endpoint
+    endpoint: Endpoint
     dialect: str
     model: str
     group: str
     body: Json
     streaming: bool = False
     wants_usage: bool = False
-    named: Named = NOBODY
+    attribution: Attribution = NO_ATTRIBUTION
     max_tokens: int | None = None
     prompt_bytes: int = 0
     choices: int = 1
-    cache: CacheControl = USUAL_CACHE
+    cache: CacheControl = DEFAULT_CACHE_CONTROL
     timeout_s: float | None = None

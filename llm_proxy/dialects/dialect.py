@@ -1,6 +1,6 @@
 """What a dialect is: one frozen object that reads a body into a `Call` and writes the answer back.
 
-Invariants: pure; `read` raises nothing but `Refused`; what a dialect reads and writes is fixed in
+Invariants: pure; `read` raises nothing but `APIError`; what a dialect reads and writes is fixed in
 `docs/dialects.md`. A new dialect is one module with one such object.
 """
 
@@ -10,12 +10,12 @@ from typing import NamedTuple, Protocol
 
 from llm_proxy.dialects.call import CacheControl, Call
 from llm_proxy.endpoints import Endpoint
-from llm_proxy.errors import Refused
+from llm_proxy.errors import APIError
 from llm_proxy.json_access import Json
 
 
 @dataclass(frozen=True, slots=True)
-class Hints:
+class RequestOptions:
     """What the request's headers say about the call; made by `hints.read_hints`.
 
     Attributes:
@@ -32,7 +32,7 @@ class Hints:
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class BodyLimits:
     """How much a body may hold."""
 
     max_depth: int = 64
@@ -44,7 +44,7 @@ def _anything(_group: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Models:
+class ModelIndex:
     """The catalogue at one moment, as far as names go.
 
     Attributes:
@@ -54,7 +54,7 @@ class Models:
         wildcards: Groups with a `*` (`openai/*`); a mapping also tells the providers behind each.
         aliases: Other names of groups, and the group each stands for.
         default_chosen: An operator chose the default, so that any caller who may use it may name no model.
-        may: Whether the caller may use a group; one that it may not does not exist for it.
+        is_allowed: Whether the caller may use a group; one that it may not does not exist for it.
     """
 
     default: str = "gpt-3.5-turbo"
@@ -62,25 +62,25 @@ class Models:
     wildcards: Mapping[str, frozenset[str]] | tuple[str, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict[str, str])
     default_chosen: bool = False
-    may: Callable[[str], bool] = _anything
+    is_allowed: Callable[[str], bool] = _anything
 
 
-class Answered(NamedTuple):
+class ResponseMeta(NamedTuple):
     """Who answered and how long it took, for the dialects that tell.
 
     Attributes:
         provider: The provider's name; None when the sidecar did not say.
-        physical: The provider's model name without its prefix; None when the sidecar did not say.
+        provider_model: The provider's model name without its prefix; None when the sidecar did not say.
         latency_ms: Milliseconds from admission to now.
     """
 
     provider: str | None = None
-    physical: str | None = None
+    provider_model: str | None = None
     latency_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class ListedModel:
     """One model group as it is listed; None is what nobody knows.
 
     Attributes:
@@ -90,7 +90,7 @@ class Offer:
 
     name: str
     provider: str = "unknown"
-    physical: str = ""
+    provider_model: str = ""
     max_tokens: int | None = None
     mode: str | None = None
     context_window: int | None = None
@@ -98,14 +98,14 @@ class Offer:
     created: int = 0
 
 
-class StreamWriter(Protocol):
+class StreamRenderer(Protocol):
     """One stream on its way to a caller whose frames are not OpenAI's."""
 
     def feed(self, chunk: bytes) -> bytes:
         """OpenAI's frames in, any chunking, without `[DONE]`; this dialect's frames out."""
         ...
 
-    def end(self, answered: Answered) -> bytes:
+    def end(self, answered: ResponseMeta) -> bytes:
         """The frames that close a stream that ran to its end, `[DONE]` included."""
         ...
 
@@ -118,26 +118,28 @@ class Dialect(Protocol):
         """What records call it."""
         ...
 
-    def read(self, door: Endpoint, body: bytes, hints: Hints, models: Models, bounds: Bounds) -> Call:
+    def parse(
+        self, door: Endpoint, body: bytes, hints: RequestOptions, models: ModelIndex, bounds: BodyLimits
+    ) -> Call:
         """The call a body asks for; raises `BadRequest` naming the field, or `ModelNotFound`."""
         ...
 
-    def write(self, reply: bytes, answered: Answered) -> bytes:
+    def render(self, reply: bytes, answered: ResponseMeta) -> bytes:
         """OpenAI's JSON answer in this dialect's words; raises `ProviderFailed` when it is none."""
         ...
 
-    def stream(self, call: Call) -> StreamWriter | None:
+    def open_stream(self, call: Call) -> StreamRenderer | None:
         """A writer for one stream; None when OpenAI's bytes pass as they are."""
         ...
 
-    def error(self, refused: Refused) -> Json:
+    def error(self, refused: APIError) -> Json:
         """The body of a refusal."""
         ...
 
-    def stream_error(self, refused: Refused) -> bytes:
+    def stream_error(self, refused: APIError) -> bytes:
         """The frame that ends a stream that failed after it began; no `[DONE]` follows."""
         ...
 
-    def models(self, offers: Iterable[Offer]) -> Json:
+    def render_models(self, offers: Iterable[ListedModel]) -> Json:
         """The body that lists the models."""
         ...

@@ -13,16 +13,16 @@ import orjson
 
 from llm_proxy import sse
 from llm_proxy.dialects.call import Call
-from llm_proxy.dialects.dialect import Answered, Bounds, Hints, Models, Offer
-from llm_proxy.dialects.internal import INTERNAL, one_choice, piece_frame
-from llm_proxy.dialects.openai import Pieces, Tokens, read_answer
-from llm_proxy.dialects.request.build_call import Came, compose
+from llm_proxy.dialects.dialect import BodyLimits, ListedModel, ModelIndex, RequestOptions, ResponseMeta
+from llm_proxy.dialects.internal import INTERNAL, chunk_event, require_one_choice
+from llm_proxy.dialects.openai import ChunkReader, TokenCounts, parse_completion
+from llm_proxy.dialects.request.build_call import ParseContext, build_call
 from llm_proxy.dialects.request.openai_schema import FIELDS
-from llm_proxy.dialects.request.strict_json import parse
-from llm_proxy.dialects.request.validators import refused, shown_name, wrong_type
-from llm_proxy.dialects.request_options import provider_name
+from llm_proxy.dialects.request.strict_json import parse_object
+from llm_proxy.dialects.request.validators import invalid, shown_name, wrong_type
+from llm_proxy.dialects.request_options import parse_provider
 from llm_proxy.endpoints import Endpoint
-from llm_proxy.errors import BadRequest, Refused
+from llm_proxy.errors import APIError, BadRequest
 from llm_proxy.json_access import Json, is_array, is_object
 
 
@@ -40,46 +40,48 @@ _IN_FORMAT = {"jsonSchema": "json_schema"}
 
 
 @dataclass(frozen=True, slots=True)
-class Generate:
+class GenerateDialect:
     """The dialect of `/llm-proxy`; its path, not its body, says whether it streams."""
 
     streaming: bool = False
     name: str = "generate"
 
-    def read(self, door: Endpoint, body: bytes, hints: Hints, models: Models, bounds: Bounds) -> Call:
+    def parse(
+        self, door: Endpoint, body: bytes, hints: RequestOptions, models: ModelIndex, bounds: BodyLimits
+    ) -> Call:
         """The call a body asks for; raises `BadRequest` or `ModelNotFound`."""
-        parsed = parse(body, bounds.max_depth)
+        parsed = parse_object(body, bounds.max_depth)
         hints = _pick_provider(parsed.pop("provider", None), hints)
         spelled: dict[str, str] = {}
         asked = _renamed(parsed, _NAMES, "", spelled)
         streamed = asked.get("stream")
         if streamed is not None and streamed is not self.streaming:
-            raise refused("stream", "the path says whether the answer streams.")
+            raise invalid("stream", "the path says whether the answer streams.")
         asked["stream"] = self.streaming
         messages, wanted = asked.get("messages"), asked.get("response_format")
         if is_array(messages):
             asked["messages"] = [_message(message, at, spelled) for at, message in enumerate(messages)]
         if is_object(wanted):
             asked["response_format"] = _renamed(wanted, _IN_FORMAT, "response_format.", spelled)
-        came = Came(self.name, door, len(body), model_optional=True, usage_told=True)
+        came = ParseContext(self.name, door, len(body), model_optional=True, reports_usage=True)
         try:
-            return one_choice(compose(asked, came, hints, models, bounds))
+            return require_one_choice(build_call(asked, came, hints, models, bounds))
         except BadRequest as wrong:
             raise _as_spelled(wrong, spelled) from None
 
-    def write(self, reply: bytes, answered: Answered) -> bytes:  # noqa: ARG002 -- this dialect does not tell who
+    def render(self, reply: bytes, answered: ResponseMeta) -> bytes:  # noqa: ARG002 -- this dialect does not tell who
         """`{content, usage{totalTokens, ...}}`; `toolCalls` when there are any."""
-        answer = read_answer(reply)
+        answer = parse_completion(reply)
         written: Json = {"content": answer.content}
         if answer.tool_calls:
             written["toolCalls"] = answer.tool_calls
         return orjson.dumps({**written, "usage": _usage(answer.usage)})
 
-    def stream(self, call: Call) -> "GenerateStream":  # noqa: ARG002 -- the same for every call
+    def open_stream(self, call: Call) -> "GenerateStream":  # noqa: ARG002 -- the same for every call
         """A writer for one stream."""
         return GenerateStream()
 
-    def error(self, refused: Refused) -> Json:
+    def error(self, refused: APIError) -> Json:
         """NestJS's exception body, with our code and field."""
         return {
             "statusCode": refused.status,
@@ -89,48 +91,48 @@ class Generate:
             "param": refused.param,
         }
 
-    def stream_error(self, refused: Refused) -> bytes:
+    def stream_error(self, refused: APIError) -> bytes:
         """One event with the same object."""
-        return sse.frame(orjson.dumps(self.error(refused)))
+        return sse.encode_event(orjson.dumps(self.error(refused)))
 
-    def models(self, offers: Iterable[Offer]) -> Json:
+    def render_models(self, offers: Iterable[ListedModel]) -> Json:
         """The internal proxy's list: this vocabulary never had one of its own."""
-        return INTERNAL.models(offers)
+        return INTERNAL.render_models(offers)
 
 
 @dataclass(slots=True)
 class GenerateStream:
     """One stream: `content` pieces, then usage and why it ended."""
 
-    pieces: Pieces = field(default_factory=Pieces)
+    chunks: ChunkReader = field(default_factory=ChunkReader)
 
     def feed(self, chunk: bytes) -> bytes:
         """OpenAI's frames in, ours out."""
-        return b"".join(piece_frame(piece, "toolCalls") for piece in self.pieces.feed(chunk))
+        return b"".join(chunk_event(piece, "toolCalls") for piece in self.chunks.feed(chunk))
 
-    def end(self, answered: Answered) -> bytes:  # noqa: ARG002 -- this dialect does not tell who
+    def end(self, answered: ResponseMeta) -> bytes:  # noqa: ARG002 -- this dialect does not tell who
         """The last event and the end mark."""
         last = {
             "content": "",
-            "usage": _usage(self.pieces.usage),
-            "finishReason": self.pieces.finish_reason or "stop",
+            "usage": _usage(self.chunks.usage),
+            "finishReason": self.chunks.finish_reason or "stop",
         }
-        return sse.frame(orjson.dumps(last)) + sse.DONE
+        return sse.encode_event(orjson.dumps(last)) + sse.DONE_EVENT
 
 
-def _usage(usage: Tokens | None) -> Json:
-    usage = usage or Tokens()
+def _usage(usage: TokenCounts | None) -> Json:
+    usage = usage or TokenCounts()
     return {"totalTokens": usage.total, "promptTokens": usage.prompt, "completionTokens": usage.completion}
 
 
-def _pick_provider(provider: Any, hints: Hints) -> Hints:  # noqa: ANN401 -- unchecked JSON
+def _pick_provider(provider: Any, hints: RequestOptions) -> RequestOptions:  # noqa: ANN401 -- unchecked JSON
     if provider is None:
         return hints
     if type(provider) is not str:
         raise wrong_type("provider", "a string", provider)
-    picked = provider_name(provider.encode(), "provider")
+    picked = parse_provider(provider.encode(), "provider")
     if hints.provider not in {None, picked}:
-        raise refused("provider", "another provider than the X-Provider header's.")
+        raise invalid("provider", "another provider than the X-Provider header's.")
     return replace(hints, provider=picked)
 
 
@@ -144,7 +146,7 @@ def _renamed(given: Json, names: dict[str, str], path: str, spelled: dict[str, s
     for name, value in given.items():
         plain = names.get(name, name)
         if plain in renamed:
-            raise refused(f"{path}{shown_name(name)}", "given in two spellings.")
+            raise invalid(f"{path}{shown_name(name)}", "given in two spellings.")
         renamed[plain] = value
         if plain != name:
             spelled[path + plain] = path + name
@@ -162,5 +164,5 @@ def _as_spelled(wrong: BadRequest, spelled: dict[str, str]) -> BadRequest:
     return BadRequest(wrong.message.replace(f"'{param}'", f"'{theirs}'"), param=theirs, code=wrong.code)
 
 
-GENERATE = Generate()
-GENERATE_STREAM = Generate(streaming=True)
+GENERATE = GenerateDialect()
+GENERATE_STREAM = GenerateDialect(streaming=True)

@@ -12,16 +12,16 @@ import orjson
 
 from llm_proxy import sse
 from llm_proxy.dialects.call import Call
-from llm_proxy.dialects.dialect import Answered, Bounds, Hints, Models, Offer
-from llm_proxy.dialects.request.build_call import Came, compose
-from llm_proxy.dialects.request.strict_json import parse
+from llm_proxy.dialects.dialect import BodyLimits, ListedModel, ModelIndex, RequestOptions, ResponseMeta
+from llm_proxy.dialects.request.build_call import ParseContext, build_call
+from llm_proxy.dialects.request.strict_json import parse_object
 from llm_proxy.endpoints import Endpoint
-from llm_proxy.errors import ProviderFailed, Refused
+from llm_proxy.errors import APIError, ProviderFailed
 from llm_proxy.json_access import Json, is_array, is_object
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
+class TokenCounts:
     """What was used; 0 where nobody stated it."""
 
     prompt: int = 0
@@ -30,7 +30,7 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Completion:
     """An answer or a piece of one.
 
     Attributes:
@@ -44,11 +44,11 @@ class Answer:
     content: str = ""
     tool_calls: tuple[Json, ...] = ()
     finish_reason: str | None = None
-    usage: Tokens | None = None
+    usage: TokenCounts | None = None
     model: str = ""
 
 
-def read_answer(reply: bytes) -> Answer:
+def parse_completion(reply: bytes) -> Completion:
     """The answer in a JSON reply; raises `ProviderFailed` when it is none."""
     answer = _read(reply, "message")
     if answer is None:
@@ -56,28 +56,28 @@ def read_answer(reply: bytes) -> Answer:
     return answer
 
 
-def read_piece(data: bytes) -> Answer | None:
+def parse_chunk(data: bytes) -> Completion | None:
     """What one event of a stream adds; None when it says nothing of an answer."""
     return _read(data, "delta")
 
 
-class Pieces:
+class ChunkReader:
     """Reads a stream's bytes, however they were cut, into the pieces they hold."""
 
     __slots__ = ("_splitter", "finish_reason", "model", "usage")
 
     def __init__(self) -> None:
-        self._splitter = sse.Splitter()
-        self.usage = Tokens()
+        self._splitter = sse.SSEDecoder()
+        self.usage = TokenCounts()
         self.finish_reason: str | None = None
         self.model = ""
 
-    def feed(self, chunk: bytes) -> list[Answer]:
+    def feed(self, chunk: bytes) -> list[Completion]:
         """The pieces with text or tool calls; usage, model and the end are remembered."""
-        pieces: list[Answer] = []
+        pieces: list[Completion] = []
         for frame in self._splitter.feed(chunk):
-            data = sse.parse(frame).data
-            piece = read_piece(data) if data else None
+            data = sse.parse_event(frame).data
+            piece = parse_chunk(data) if data else None
             if piece is None:
                 continue
             self.usage = piece.usage or self.usage
@@ -88,7 +88,7 @@ class Pieces:
         return pieces
 
 
-def _read(document: bytes, holder: str) -> Answer | None:
+def _read(document: bytes, holder: str) -> Completion | None:
     try:
         parsed = orjson.loads(document)
     except orjson.JSONDecodeError:
@@ -99,7 +99,7 @@ def _read(document: bytes, holder: str) -> Answer | None:
     choice = _object(choices[0]) if choices else {}
     said = _object(choice.get(holder))
     calls = said.get("tool_calls")
-    return Answer(
+    return Completion(
         _text(said.get("content")) or _text(said.get("refusal")),
         tuple(call for call in calls if is_object(call)) if is_array(calls) else (),
         _text(choice.get("finish_reason")) or None,
@@ -108,11 +108,11 @@ def _read(document: bytes, holder: str) -> Answer | None:
     )
 
 
-def _tokens(usage: Any) -> Tokens | None:  # noqa: ANN401 -- a provider's JSON
+def _tokens(usage: Any) -> TokenCounts | None:  # noqa: ANN401 -- a provider's JSON
     if not is_object(usage):
         return None
     prompt, completion = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
-    return Tokens(prompt, completion, _count(usage.get("total_tokens")) or prompt + completion)
+    return TokenCounts(prompt, completion, _count(usage.get("total_tokens")) or prompt + completion)
 
 
 def _object(value: Any) -> Json:  # noqa: ANN401 -- a provider's JSON
@@ -128,37 +128,39 @@ def _count(value: Any) -> int:  # noqa: ANN401 -- a provider's JSON
 
 
 @dataclass(frozen=True, slots=True)
-class OpenAI:
+class OpenAIDialect:
     """The identity dialect."""
 
     name: str = "openai"
 
-    def read(self, door: Endpoint, body: bytes, hints: Hints, models: Models, bounds: Bounds) -> Call:
+    def parse(
+        self, door: Endpoint, body: bytes, hints: RequestOptions, models: ModelIndex, bounds: BodyLimits
+    ) -> Call:
         """The call a body asks for; raises `BadRequest` or `ModelNotFound`."""
-        parsed = parse(body, bounds.max_depth)
-        return compose(parsed, Came(self.name, door, len(body)), hints, models, bounds)
+        parsed = parse_object(body, bounds.max_depth)
+        return build_call(parsed, ParseContext(self.name, door, len(body)), hints, models, bounds)
 
-    def write(self, reply: bytes, answered: Answered) -> bytes:  # noqa: ARG002 -- headers tell who answered
+    def render(self, reply: bytes, answered: ResponseMeta) -> bytes:  # noqa: ARG002 -- headers tell who answered
         """The bytes as they came."""
         return reply
 
-    def stream(self, call: Call) -> None:
+    def open_stream(self, call: Call) -> None:
         """Frames pass as they are."""
 
-    def error(self, refused: Refused) -> Json:
+    def error(self, refused: APIError) -> Json:
         """OpenAI's envelope."""
         return refused.body()
 
-    def stream_error(self, refused: Refused) -> bytes:
+    def stream_error(self, refused: APIError) -> bytes:
         """One frame with OpenAI's envelope, which its SDKs raise as `APIError`."""
-        return sse.frame(orjson.dumps(refused.body()))
+        return sse.encode_event(orjson.dumps(refused.body()))
 
-    def models(self, offers: Iterable[Offer]) -> Json:
+    def render_models(self, offers: Iterable[ListedModel]) -> Json:
         """The list object of `GET /v1/models`."""
-        return {"object": "list", "data": [model(offer) for offer in offers]}
+        return {"object": "list", "data": [render_model(offer) for offer in offers]}
 
 
-def model(offer: Offer) -> Json:
+def render_model(offer: ListedModel) -> Json:
     """One model as `GET /v1/models/{id}` answers it, and what else is known of it."""
     known = {
         "mode": offer.mode,
@@ -170,4 +172,4 @@ def model(offer: Offer) -> Json:
     return told | shown
 
 
-OPENAI = OpenAI()
+OPENAI = OpenAIDialect()

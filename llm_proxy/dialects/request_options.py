@@ -8,18 +8,18 @@ import re
 from collections.abc import Iterable
 
 from llm_proxy.dialects.call import CacheControl
-from llm_proxy.dialects.dialect import Hints
+from llm_proxy.dialects.dialect import RequestOptions
 from llm_proxy.errors import BadRequest
 
 _PROVIDER = re.compile(rb"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _SECONDS = re.compile(rb"[0-9]{1,9}")
 _TIMEOUT = re.compile(rb"[0-9]{1,6}(?:\.[0-9]{1,3})?")
 _READ = frozenset({b"x-provider", b"cache-control", b"x-request-timeout", b"x-internal-auth"})
-NO_HINTS = Hints()
+NO_OPTIONS = RequestOptions()
 _PLAIN_CACHE = CacheControl()
 
 
-def read_hints(headers: Iterable[tuple[bytes, bytes]]) -> Hints:
+def parse_request_options(headers: Iterable[tuple[bytes, bytes]]) -> RequestOptions:
     """What the headers ask for.
 
     Args:
@@ -30,23 +30,23 @@ def read_hints(headers: Iterable[tuple[bytes, bytes]]) -> Hints:
     """
     found = [pair for pair in headers if pair[0] in _READ]
     if not found:
-        return NO_HINTS
+        return NO_OPTIONS
     provider = timeout_s = None
     may_omit_model = False
     directives: list[bytes] = []
     for name, value in found:
         if name == b"x-provider":
-            provider = provider_name(value.strip(), "X-Provider")
+            provider = parse_provider(value.strip(), "X-Provider")
         elif name == b"x-request-timeout":
             timeout_s = _timeout_s(value.strip())
         elif name == b"cache-control":
             directives += value.split(b",")
         else:
             may_omit_model = True
-    return Hints(provider, read_cache_control(directives), timeout_s, may_omit_model)
+    return RequestOptions(provider, parse_cache_control(directives), timeout_s, may_omit_model)
 
 
-def read_cache_control(directives: Iterable[bytes]) -> CacheControl:
+def parse_cache_control(directives: Iterable[bytes]) -> CacheControl:
     """The directives the response cache knows: `no-cache`, `no-store`, `max-age`; the smallest age counts."""
     no_cache = no_store = False
     ages_s: list[int] = []
@@ -65,7 +65,7 @@ def read_cache_control(directives: Iterable[bytes]) -> CacheControl:
     return CacheControl(no_cache, no_store, min(ages_s, default=None))
 
 
-def provider_name(value: bytes, path: str) -> str:
+def parse_provider(value: bytes, path: str) -> str:
     """A provider's name in lower case; raises `BadRequest` naming `path` when it is spelled like none."""
     if not _PROVIDER.fullmatch(value):
         raise BadRequest(f"Invalid '{path}': expected a provider's name.", param=path, code="invalid_value")

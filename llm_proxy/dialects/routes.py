@@ -13,44 +13,44 @@ from llm_proxy.endpoints import Endpoint
 
 
 @dataclass(frozen=True, slots=True)
-class HotDoor:
+class InferenceRoute:
     """A door that leads to a model.
 
     Attributes:
         paths: Every spelling it answers to; the first is the one documented.
-        door: The OpenAI endpoint behind it.
+        endpoint: The OpenAI endpoint behind it.
         dialect: The vocabulary it speaks.
         streams: True or False when the path decides whether the answer streams; None when the body does.
         summary: One line for the OpenAPI page.
     """
 
     paths: tuple[str, ...]
-    door: Endpoint
+    endpoint: Endpoint
     dialect: Dialect
     summary: str
 
 
-HOT_DOORS = (
-    HotDoor(
+INFERENCE_ROUTES = (
+    InferenceRoute(
         ("/v1/chat/completions", "/chat/completions"),
         "chat.completions",
         OPENAI,
         "Create a chat completion, whole or streamed.",
     ),
-    HotDoor(
+    InferenceRoute(
         ("/v1/completions", "/completions"),
         "completions",
         OPENAI,
         "Create a text completion, whole or streamed.",
     ),
-    HotDoor(("/v1/embeddings", "/embeddings"), "embeddings", OPENAI, "Create embedding vectors."),
-    HotDoor(
+    InferenceRoute(("/v1/embeddings", "/embeddings"), "embeddings", OPENAI, "Create embedding vectors."),
+    InferenceRoute(
         ("/internal/llm/proxy",), "chat.completions", INTERNAL, "Chat in the internal proxy's vocabulary."
     ),
-    HotDoor(
+    InferenceRoute(
         ("/llm-proxy/generate",), "chat.completions", GENERATE, "Chat in the camelCase vocabulary, whole."
     ),
-    HotDoor(
+    InferenceRoute(
         ("/llm-proxy/stream",),
         "chat.completions",
         GENERATE_STREAM,
@@ -58,24 +58,27 @@ HOT_DOORS = (
     ),
 )
 
-_SHUT = ("/admin", "/internal")
+_NO_ALIASES = ("/admin", "/internal")
 """Paths below these have one spelling each: a proxy's rule for them must hold."""
 
 
-def canonical(path: str) -> str:
+def canonical_path(path: str) -> str:
     """The path that an alias stands for; any other path as it is."""
     if path.startswith("/openai/v1/"):
         path = path.removeprefix("/openai")
-    return path[:-1] if path.endswith("/") and not path.startswith(_SHUT) else path
+    return path[:-1] if path.endswith("/") and not path.startswith(_NO_ALIASES) else path
 
 
 def _spellings(path: str) -> Iterator[str]:
     for prefix in ("", "/openai") if path.startswith("/v1/") else ("",):
         yield prefix + path
-        if not path.startswith(_SHUT):
+        if not path.startswith(_NO_ALIASES):
             yield f"{prefix}{path}/"
 
 
-BY_PATH: dict[bytes, HotDoor] = {
-    spelling.encode(): door for door in HOT_DOORS for path in door.paths for spelling in _spellings(path)
+ROUTES_BY_PATH: dict[bytes, InferenceRoute] = {
+    spelling.encode(): door
+    for door in INFERENCE_ROUTES
+    for path in door.paths
+    for spelling in _spellings(path)
 }

@@ -21,34 +21,34 @@ _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[^\r\n]*)?\r\n")
 _END = b"\r\n\r\n"
 
 
-class Boundaries:
-    """Reads along with the parser, which must call `framed` at the end of each head.
+class MessageBoundaries:
+    """Reads along with the parser, which must call `head_complete` at the end of each head.
 
     Attributes:
-        head_ended: A head has ended and `framed` was not called yet.
-        request_ended: The last bytes `end` looked at are the end of a request.
+        head_ended: A head has ended and `head_complete` was not called yet.
+        request_ended: The last bytes `next_boundary` looked at are the end of a request.
     """
 
     __slots__ = ("_kept", "_left_bytes", "_part", "head_ended", "request_ended")
 
     def __init__(self) -> None:
-        self._part: Callable[[Boundaries, bytes, int], int] = Boundaries._line
+        self._part: Callable[[MessageBoundaries, bytes, int], int] = MessageBoundaries._line
         self._kept = bytearray()
         self._left_bytes = 0
         self.head_ended = self.request_ended = False
 
-    def framed(self, length: int | None) -> None:
+    def head_complete(self, length: int | None) -> None:
         """Says how long the body is; None when it comes in chunks. Raises `ValueError` within a head."""
         if not self.head_ended:
             raise ValueError("a head that ends elsewhere for other servers")
         self.head_ended, self.request_ended = False, length == 0
         self._left_bytes = length or 0
         if length is None:
-            self._part = Boundaries._chunk_size
+            self._part = MessageBoundaries._chunk_size
         else:
-            self._part = Boundaries._body if length else Boundaries._line
+            self._part = MessageBoundaries._body if length else MessageBoundaries._line
 
-    def end(self, data: bytes, at: int) -> int:
+    def next_boundary(self, data: bytes, at: int) -> int:
         """Returns where, from `at`, the next head or request ends in `data`, else the length of `data`."""
         self.request_ended = False
         while at < len(data) and not (self.head_ended or self.request_ended):
@@ -60,7 +60,7 @@ class Boundaries:
         if line is not None and line != b"\r\n":
             if REQUEST_LINE.fullmatch(line) is None:
                 raise ValueError("a request line other servers read differently")
-            self._part, self._kept = Boundaries._head, bytearray(b"\r\n")
+            self._part, self._kept = MessageBoundaries._head, bytearray(b"\r\n")
         return at
 
     def _head(self, data: bytes, at: int) -> int:
@@ -70,21 +70,21 @@ class Boundaries:
     def _trailers(self, data: bytes, at: int) -> int:
         at, self.request_ended = self._section_end(data, at)
         if self.request_ended:
-            self._part = Boundaries._line
+            self._part = MessageBoundaries._line
         return at
 
     def _body(self, data: bytes, at: int) -> int:
         end = min(len(data), at + self._left_bytes)
         self._left_bytes -= end - at
         if not self._left_bytes:
-            self._part, self.request_ended = Boundaries._line, True
+            self._part, self.request_ended = MessageBoundaries._line, True
         return end
 
     def _chunk(self, data: bytes, at: int) -> int:
         end = min(len(data), at + self._left_bytes)
         self._left_bytes -= end - at
         if not self._left_bytes:
-            self._part = Boundaries._chunk_size
+            self._part = MessageBoundaries._chunk_size
         return end
 
     def _chunk_size(self, data: bytes, at: int) -> int:
@@ -95,9 +95,9 @@ class Boundaries:
                 raise ValueError("not the size of a chunk")
             size = int(found[1], 16)
             if size:
-                self._part, self._left_bytes = Boundaries._chunk, size + 2  # its line end
+                self._part, self._left_bytes = MessageBoundaries._chunk, size + 2  # its line end
             else:
-                self._part, self._kept = Boundaries._trailers, bytearray(b"\r\n")
+                self._part, self._kept = MessageBoundaries._trailers, bytearray(b"\r\n")
         return at
 
     def _whole_line(self, data: bytes, at: int) -> tuple[bytes | bytearray | None, int]:

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from llm_proxy.dialects import Call, Models
+from llm_proxy.dialects import Call, ModelIndex
 from llm_proxy.errors import BadRequest
-from llm_proxy.identity import Caller, allowed, usable
+from llm_proxy.identity import Caller, allowed_models, is_model_allowed
 from llm_proxy.money import Price
 from llm_proxy.pipeline import Upstream
 from llm_proxy.settings import Settings
@@ -15,7 +15,7 @@ from llm_proxy.telemetry import Metrics
 if TYPE_CHECKING:
     from llm_proxy.upstream import Catalog
 
-MOST_CALLERS = 1024
+MAX_CACHED_CALLERS = 1024
 """Lists of models remembered with what they allow."""
 
 
@@ -24,7 +24,7 @@ def _unjudged(_group: str) -> bool:
     return True
 
 
-class KnownModels:
+class CurrentCatalog:
     """Names and prices; empty while nobody knows."""
 
     def __init__(self, upstream: Upstream, settings: Settings, metrics: Metrics) -> None:
@@ -32,34 +32,34 @@ class KnownModels:
         self._metrics = metrics
         self._read: Catalog | None = None
         chosen = "default_model" in settings.model_fields_set
-        self._models = Models(default=settings.default_model, default_chosen=chosen)
+        self._models = ModelIndex(default=settings.default_model, default_chosen=chosen)
         self._default_models = settings.default_models
-        self._by_caller: dict[tuple[str, tuple[str, ...] | None], Models] = {}
+        self._by_caller: dict[tuple[str, tuple[str, ...] | None], ModelIndex] = {}
 
-    def of(self, caller: Caller) -> Models:
+    def models_for(self, caller: Caller) -> ModelIndex:
         """The names there are for a caller."""
         models, whose = self(), (caller.kind, caller.models)
         found = self._by_caller.get(whose)
         if found is None:
-            if len(self._by_caller) >= MOST_CALLERS:
+            if len(self._by_caller) >= MAX_CACHED_CALLERS:
                 self._by_caller.clear()
-            found = self._by_caller[whose] = replace(models, may=self._judge(caller))
+            found = self._by_caller[whose] = replace(models, is_allowed=self._judge(caller))
         return found
 
     def _judge(self, caller: Caller) -> Callable[[str], bool]:
-        patterns = usable(caller, self._default_models, self.names)
+        patterns = allowed_models(caller, self._default_models, self.names)
         if patterns is None:
             return _unjudged
-        return lambda group: allowed(patterns, group, self.resolved)
+        return lambda group: is_model_allowed(patterns, group, self.resolved)
 
-    def __call__(self) -> Models:
+    def __call__(self) -> ModelIndex:
         """The names there are."""
         catalog = self._upstream.catalog
         if catalog is not self._read and catalog is not None:
             self._read = catalog
             self._by_caller.clear()
             behind = {
-                name: frozenset(one.wire or one.provider for one in group.deployments)
+                name: frozenset(one.protocol or one.provider for one in group.deployments)
                 for name, group in catalog.groups.items()
             }
             groups = {
@@ -68,15 +68,15 @@ class KnownModels:
             wildcards = {name: providers for name, providers in behind.items() if name not in groups}
             aliases = {name: one.alias_of for name, one in catalog.groups.items() if one.alias_of}
             self._models = replace(self._models, groups=groups, wildcards=wildcards, aliases=aliases)
-            self._metrics.know_models(catalog.names)
+            self._metrics.set_models(catalog.names)
         return self._models
 
-    def check(self, call: Call) -> None:
+    def reject_wrong_mode(self, call: Call) -> None:
         """Raises `BadRequest` for a conversation with a model that only embeds."""
         catalog = self._upstream.catalog
-        if call.door == "embeddings" or catalog is None:
+        if call.endpoint == "embeddings" or catalog is None:
             return
-        group = catalog.group(call.group)
+        group = catalog.find_group(call.group)
         if group is not None and group.mode == "embedding":
             raise BadRequest(
                 f"The model '{call.model[:200]}' only makes embeddings.",
@@ -98,7 +98,7 @@ class KnownModels:
     def providers(self, group: str) -> tuple[str, ...]:
         """The providers of a group's deployments."""
         catalog = self._upstream.catalog
-        found = catalog.group(group) if catalog else None
+        found = catalog.find_group(group) if catalog else None
         return tuple(dict.fromkeys(one.provider for one in found.deployments)) if found else ()
 
     def fallback_providers(self, group: str) -> tuple[str, ...]:
@@ -110,5 +110,5 @@ class KnownModels:
     def price(self, group: str) -> Price | None:
         """The dearest price of a group; None when one is not known."""
         catalog = self._upstream.catalog
-        found = catalog.prices(group) if catalog else None
-        return Price(*found, catalog.longest(group)) if catalog and found else None
+        found = catalog.highest_prices(group) if catalog else None
+        return Price(*found, catalog.max_output_tokens(group)) if catalog and found else None

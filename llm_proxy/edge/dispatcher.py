@@ -13,25 +13,25 @@ import orjson
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from llm_proxy.dialects.routes import BY_PATH, canonical
-from llm_proxy.edge.inference import Limits, Serve
-from llm_proxy.edge.request import Message, Receive, Scope, Send, check_head
-from llm_proxy.edge.responses import refusal_headers, send_json
-from llm_proxy.errors import BodyTooLarge, MethodNotAllowed, Refused, RequestTimeout
+from llm_proxy.dialects.routes import ROUTES_BY_PATH, canonical_path
+from llm_proxy.edge.inference import InferenceEndpoint, RequestLimits
+from llm_proxy.edge.request import Message, Receive, Scope, Send, validate_head
+from llm_proxy.edge.responses import error_headers, send_json
+from llm_proxy.errors import APIError, BodyTooLarge, MethodNotAllowed, RequestTimeout
 from llm_proxy.telemetry import uuid7
 
-App = Callable[[Any, Any, Any], Awaitable[None]]
+ASGIApplication = Callable[[Any, Any, Any], Awaitable[None]]
 
-MAX_REST_BYTES = 2**20
+MAX_MANAGEMENT_BODY_BYTES = 2**20
 """A body for a door that leads to no model, which FastAPI reads before it asks who sends it."""
-EXPLAINED = b"/v1/explain"
+EXPLAIN_PATH = b"/v1/explain"
 """The one such door that takes a model's bodies; it asks first."""
 
 
-class Front:
+class Dispatcher:
     """The gateway as one ASGI application."""
 
-    def __init__(self, serve: Serve, rest: App, limits: Limits) -> None:
+    def __init__(self, serve: InferenceEndpoint, rest: ASGIApplication, limits: RequestLimits) -> None:
         self._serve = serve
         self._rest = rest
         self._limits = limits
@@ -41,33 +41,35 @@ class Front:
         if scope["type"] != "http":
             await self._rest(scope, receive, send)
             return
-        door = BY_PATH.get(scope["raw_path"])
+        door = ROUTES_BY_PATH.get(scope["raw_path"])
         if door is not None and scope["method"] == "POST":
             await self._serve(door, scope, receive, send)
             return
         try:
-            check_head(scope)
-        except Refused as refused:
-            await _refuse(send, refused)
+            validate_head(scope)
+        except APIError as refused:
+            await _send_error(send, refused)
             return
         if door is not None:
-            await _refuse(send, MethodNotAllowed("This path takes POST.", headers=(("allow", "POST"),)))
+            await _send_error(send, MethodNotAllowed("This path takes POST.", headers=(("allow", "POST"),)))
             return
         # Routes decode what a path only holds (`rest`). The server sends no body to who asked with HEAD.
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
-        scope = {**scope, "path": canonical(scope["raw_path"].decode("ascii")), "method": method}
-        limits, explained = self._limits, scope["raw_path"] == EXPLAINED
-        most = limits.max_body_bytes if explained else MAX_REST_BYTES
-        await self._rest(scope, _bounded(receive, most, limits.body_timeout_s), _tagged(send))
+        scope = {**scope, "path": canonical_path(scope["raw_path"].decode("ascii")), "method": method}
+        limits, explained = self._limits, scope["raw_path"] == EXPLAIN_PATH
+        most = limits.max_body_bytes if explained else MAX_MANAGEMENT_BODY_BYTES
+        await self._rest(
+            scope, _bounded_receive(receive, most, limits.body_timeout_s), _with_request_id(send)
+        )
 
 
-async def _refuse(send: Send, refused: Refused) -> None:
-    headers = refusal_headers(refused)
+async def _send_error(send: Send, refused: APIError) -> None:
+    headers = error_headers(refused)
     headers.append((b"x-request-id", str(uuid7()).encode()))
     await send_json(send, refused.status, orjson.dumps(refused.body()), headers)
 
 
-def _bounded(receive: Receive, max_bytes: int, patience_s: float) -> Receive:
+def _bounded_receive(receive: Receive, max_bytes: int, patience_s: float) -> Receive:
     """A body that ends, and in time: more is `BodyTooLarge`, slower `RequestTimeout`."""
     size, whole, ends_at = 0, False, asyncio.get_running_loop().time() + patience_s
 
@@ -90,7 +92,7 @@ def _bounded(receive: Receive, max_bytes: int, patience_s: float) -> Receive:
     return bounded
 
 
-def _tagged(send: Send) -> Send:
+def _with_request_id(send: Send) -> Send:
     """Every response has a request id, whoever answers."""
 
     async def tagged(message: Message) -> None:
@@ -103,15 +105,15 @@ def _tagged(send: Send) -> Send:
     return tagged
 
 
-METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
-READ_BY_PAGES = (
+CORS_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+EXPOSED_HEADERS = (
     "x-request-id", "retry-after", "x-should-retry", "server-timing",
     "x-llm-proxy-model", "x-llm-proxy-provider", "x-llm-proxy-cost-usd", "x-llm-proxy-cache",
     "x-llm-proxy-attempts", "x-llm-proxy-fallback-from", "x-llm-proxy-refused-by", "x-llm-proxy-budget-reset",
     "x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests",
     "x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens",
 )  # fmt: skip
-SENT_BY_PAGES = (
+ALLOWED_HEADERS = (
     "authorization", "content-type", "cache-control", "x-api-key", "api-key", "x-goog-api-key",
     "x-internal-secret", "x-internal-auth",
     "x-request-id", "x-request-timeout", "x-provider", "x-agent-id", "x-tenant-id", "x-session-id",
@@ -129,8 +131,8 @@ def with_cors(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
     return CORSMiddleware(
         app,
         allow_origins=origins,
-        allow_methods=METHODS,
-        allow_headers=SENT_BY_PAGES,
-        expose_headers=READ_BY_PAGES,
+        allow_methods=CORS_METHODS,
+        allow_headers=ALLOWED_HEADERS,
+        expose_headers=EXPOSED_HEADERS,
         max_age=600,
     )

@@ -18,15 +18,15 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Lifespan
 
-from llm_proxy.dialects.routes import HOT_DOORS, HotDoor
+from llm_proxy.dialects.routes import INFERENCE_ROUTES, InferenceRoute
 from llm_proxy.edge.request import Scope
-from llm_proxy.edge.responses import refusal_headers
+from llm_proxy.edge.responses import error_headers
 from llm_proxy.endpoints import ENDPOINTS
-from llm_proxy.errors import BadRequest, Bug, MethodNotAllowed, NotFound, Refused
+from llm_proxy.errors import APIError, BadRequest, InternalError, MethodNotAllowed, NotFound
 from llm_proxy.json_access import Json
 from llm_proxy.telemetry import uuid7
 
-_REFUSALS = {
+_ERROR_RESPONSES = {
     "400": "The request is wrong; `param` names the field.",
     "401": "No credential, or one that is not ours.",
     "403": "The key may not act for whom the request names, or something is switched off.",
@@ -59,7 +59,7 @@ _ERROR: Json = {
         }
     },
 }
-_OWN_REQUIRED = {"internal": ["messages"], "generate": ["messages"]}
+_DIALECT_REQUIRED = {"internal": ["messages"], "generate": ["messages"]}
 
 
 _TEXTS: Json = {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}}
@@ -80,36 +80,36 @@ _PROPERTIES: Json = {
 """What every request needs; the whole of it is OpenAI's own document."""
 
 
-def hot_paths() -> Json:
+def inference_paths() -> Json:
     """The `paths` of every hot door."""
-    return {path: {"post": _operation(door, path)} for door in HOT_DOORS for path in door.paths}
+    return {path: {"post": _operation(door, path)} for door in INFERENCE_ROUTES for path in door.paths}
 
 
-def own_words(paths: Json) -> None:
+def declare_bad_request(paths: Json) -> None:
     """Declares what a door of FastAPI's says of a wrong field: our 400, where FastAPI expects its own 422."""
     for operation in (one for path in paths.values() for one in path.values()):
         responses: Json = operation["responses"]
         if responses.pop("422", None) is not None:
-            responses.setdefault("400", {"description": _REFUSALS["400"]})["content"] = {
+            responses.setdefault("400", {"description": _ERROR_RESPONSES["400"]})["content"] = {
                 "application/json": {"schema": _ERROR}
             }
 
 
-def _operation(door: HotDoor, path: str) -> Json:
-    required = _OWN_REQUIRED.get(door.dialect.name, ["model", ENDPOINTS[door.door].required])
+def _operation(door: InferenceRoute, path: str) -> Json:
+    required = _DIALECT_REQUIRED.get(door.dialect.name, ["model", ENDPOINTS[door.endpoint].required])
     body: Json = {
         "type": "object",
         "required": required,
         "properties": {name: _PROPERTIES[name] for name in ("model", *required)},
     }
-    if door.door != "embeddings" and door.dialect.name != "generate":
+    if door.endpoint != "embeddings" and door.dialect.name != "generate":
         body["properties"]["stream"] = {"type": "boolean"}
     content: Json = {"application/json": {"schema": {"type": "object"}}}
-    if door.door != "embeddings":
+    if door.endpoint != "embeddings":
         content["text/event-stream"] = {"schema": {"type": "string"}}
     refusals = {
         status: {"description": text, "content": {"application/json": {"schema": _error_of(door)}}}
-        for status, text in _REFUSALS.items()
+        for status, text in _ERROR_RESPONSES.items()
     }
     return {
         "summary": door.summary,
@@ -120,21 +120,21 @@ def _operation(door: HotDoor, path: str) -> Json:
     }
 
 
-def _error_of(door: HotDoor) -> Json:
+def _error_of(door: InferenceRoute) -> Json:
     return _ERROR if door.dialect.name == "openai" else {"type": "object"}
 
 
 log = logging.getLogger(__name__)
 
 
-def build(
+def create_management_app(
     routers: Iterable[APIRouter],
     *,
     version: str,
     lifespan: Lifespan[FastAPI],
-    refused: Callable[[Scope, Refused], None],
+    refused: Callable[[Scope, APIError], None],
     reader: Callable[[Request], Awaitable[object]],
-    record: Callable[[Request, Refused], Awaitable[None]] | None = None,
+    record: Callable[[Request, APIError], Awaitable[None]] | None = None,
 ) -> FastAPI:
     """The FastAPI application behind the front.
 
@@ -155,49 +155,51 @@ def build(
         dependencies=[Depends(_decode_parameters)],
     )
     routes: list[BaseRoute] = []
-    for router in (*routers, _page(app, reader)):
+    for router in (*routers, _openapi_router(app, reader)):
         app.include_router(router)
         routes += router.routes
     app.state.routes = routes
-    _answer_errors(app, routes, refused, record)
+    _add_exception_handlers(app, routes, refused, record)
     return app
 
 
-def _answer_errors(
+def _add_exception_handlers(
     app: FastAPI,
     routes: Iterable[BaseRoute],
-    refused: Callable[[Scope, Refused], None],
-    record: Callable[[Request, Refused], Awaitable[None]] | None,
+    refused: Callable[[Scope, APIError], None],
+    record: Callable[[Request, APIError], Awaitable[None]] | None,
 ) -> None:
     """Registers how each kind of error is answered."""
 
     async def on_refused(request: Request, error: Exception) -> Response:
-        assert isinstance(error, Refused)  # noqa: S101 -- registered for this class
+        assert isinstance(error, APIError)  # noqa: S101 -- registered for this class
         refused(request.scope, error)
         if record is not None:
             await record(request, error)
-        return render(error)
+        return error_response(error)
 
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101 -- registered for this class
         path = request.scope["path"]
-        return await on_refused(request, from_http(error, request.method, path, _methods(routes, path)))
+        return await on_refused(
+            request, error_from_http(error, request.method, path, _allowed_methods(routes, path))
+        )
 
     async def on_invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101 -- registered for this class
-        return await on_refused(request, from_validation(error))
+        return await on_refused(request, error_from_validation(error))
 
     async def on_bug(request: Request, error: Exception) -> Response:
         log.error("a request failed", extra={"path": request.scope["path"]}, exc_info=error)
-        return await on_refused(request, Bug())
+        return await on_refused(request, InternalError())
 
     app.add_exception_handler(Exception, on_bug)
-    app.add_exception_handler(Refused, on_refused)
+    app.add_exception_handler(APIError, on_refused)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(RequestValidationError, on_invalid)
 
 
-def _page(app: FastAPI, reader: Callable[[Request], Awaitable[object]]) -> APIRouter:
+def _openapi_router(app: FastAPI, reader: Callable[[Request], Awaitable[object]]) -> APIRouter:
     """The door of the OpenAPI page."""
     doors = APIRouter()
 
@@ -214,17 +216,17 @@ async def _decode_parameters(request: Request) -> None:
     request.scope["path_params"] = {name: unquote(value) for name, value in held.items()}
 
 
-def render(refused: Refused) -> Response:
+def error_response(refused: APIError) -> Response:
     """A refusal as a response."""
     response = Response(
         orjson.dumps(refused.body()), status_code=refused.status, media_type="application/json"
     )
-    response.raw_headers.extend(refusal_headers(refused))
+    response.raw_headers.extend(error_headers(refused))
     response.raw_headers.append((b"x-request-id", str(uuid7()).encode()))
     return response
 
 
-def _methods(routes: Iterable[BaseRoute], path: str) -> str:
+def _allowed_methods(routes: Iterable[BaseRoute], path: str) -> str:
     """The methods of a path of the table, for `Allow`; empty where only a name of any shape fits the path."""
     fitting = [route for route in routes if isinstance(route, Route) and route.path_regex.match(path)]
     if all(":path}" in route.path for route in fitting):
@@ -233,9 +235,9 @@ def _methods(routes: Iterable[BaseRoute], path: str) -> str:
     return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
 
 
-def from_http(error: HTTPException, method: str, path: str, methods: str) -> Refused:
+def error_from_http(error: HTTPException, method: str, path: str, methods: str) -> APIError:
     """The refusal a routing error is, or the one that stood in the way of the body's reading."""
-    if isinstance(error.__cause__, Refused):
+    if isinstance(error.__cause__, APIError):
         return error.__cause__
     if error.status_code == 405 and methods:
         return MethodNotAllowed(f"This path takes {methods}.", headers=(("allow", methods),))
@@ -244,7 +246,7 @@ def from_http(error: HTTPException, method: str, path: str, methods: str) -> Ref
     return BadRequest("The request could not be read.")
 
 
-def from_validation(error: RequestValidationError) -> Refused:
+def error_from_validation(error: RequestValidationError) -> APIError:
     """The refusal an invalid parameter or admin body is, naming the field."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first.get("loc", ())[1:]) or "body"
@@ -257,7 +259,7 @@ def _openapi(app: FastAPI) -> Json:
     if app.openapi_schema is None:
         schema: Json = get_openapi(title=app.title, version=app.version, routes=app.routes)
         paths: Json = schema.setdefault("paths", {})
-        own_words(paths)
-        paths.update(hot_paths())
+        declare_bad_request(paths)
+        paths.update(inference_paths())
         app.openapi_schema = schema
     return app.openapi_schema

@@ -1,9 +1,9 @@
 """An ASGI request's head and body, read safely: headers, the bounded body, the client's address.
 
-Invariants: only the headers in `READ` are looked at; a header that must be single and comes twice with
-different values is rejected; a body is read after authentication, within `max_bytes`, compressed or not;
-`X-Forwarded-For` is believed from trusted peers alone, right to left.
-Source: RFC 9110, 5.3 and 8.4; RFC 7239, 6; ASGI HTTP 2.3.
+Invariants: only the headers in `READ_HEADERS` are looked at; a header that must be single and comes twice
+with different values is rejected; a body is read after authentication, within `max_bytes`, compressed or
+not; `X-Forwarded-For` is believed from trusted peers alone, right to left. Source: RFC 9110, 5.3 and 8.4;
+RFC 7239, 6; ASGI HTTP 2.3.
 """
 
 import ipaddress
@@ -18,8 +18,8 @@ from llm_proxy.errors import (
     BodyTooLarge,
     ExpectationFailed,
     HeadersTooLarge,
-    UnknownCoding,
     UnsupportedMediaType,
+    UnsupportedTransferEncoding,
 )
 
 Scope = MutableMapping[str, Any]
@@ -28,7 +28,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Headers = dict[bytes, bytes]
 
-READ = frozenset(
+READ_HEADERS = frozenset(
     {
         b"host", b"upgrade", b"expect",
         b"authorization", b"x-internal-secret", b"x-internal-auth", b"x-api-key", b"api-key",
@@ -40,7 +40,9 @@ READ = frozenset(
     }
 )  # fmt: skip
 
-LISTS = frozenset({b"cache-control", b"content-encoding", b"tracestate", b"x-forwarded-for", b"x-tags"})
+LIST_HEADERS = frozenset(
+    {b"cache-control", b"content-encoding", b"tracestate", b"x-forwarded-for", b"x-tags"}
+)
 """Of those, the headers whose lines are one list, whatever their number (RFC 9110, 5.3)."""
 
 _HOST = re.compile(rb"(?:[\w.~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
@@ -52,11 +54,11 @@ _JSON = b"application/json"
 _CURLS_OWN = b"application/x-www-form-urlencoded"
 
 
-class ClientGone(Exception):  # noqa: N818 -- named for the state
+class ClientDisconnected(Exception):  # noqa: N818 -- named for the state
     """The caller left before its body was whole."""
 
 
-def check_head(scope: Scope) -> None:
+def validate_head(scope: Scope) -> None:
     """Refuse a head that another party on the way may read differently than we do.
 
     Nothing here ever uses `Host`, but who does would be misled (RFC 9112, 3.2; CVE-2026-48710). The parser
@@ -69,38 +71,38 @@ def check_head(scope: Scope) -> None:
     """
     version = scope["http_version"]
     if version not in _VERSIONS:
-        raise _unreadable("This server speaks HTTP/1.1.", "unsupported_http_version")
+        raise _bad_head("This server speaks HTTP/1.1.", "unsupported_http_version")
     headers: list[tuple[bytes, bytes]] = scope["headers"]
     for name, value in headers:
         if name == b"upgrade":
-            raise _unreadable("This server speaks HTTP/1.1 alone; do not ask for an upgrade.", "no_upgrade")
+            raise _bad_head("This server speaks HTTP/1.1 alone; do not ask for an upgrade.", "no_upgrade")
         if name == b"transfer-encoding":
-            _check_coding(value, version)
-    _check_host([value for name, value in headers if name == b"host"], version)
+            _validate_transfer_encoding(value, version)
+    _validate_host([value for name, value in headers if name == b"host"], version)
     expected = [value.lower() for name, value in headers if name == b"expect"]
     if version == "1.1" and expected not in ([], [b"100-continue"]):
         why = "A request's `Expect` may be `100-continue` and nothing else."
         raise ExpectationFailed(why, headers=_CLOSED)
 
 
-def _check_host(hosts: list[bytes], version: str) -> None:
+def _validate_host(hosts: list[bytes], version: str) -> None:
     if len(hosts) > 1:
-        raise _unreadable("The request names several hosts.", "invalid_host")
+        raise _bad_head("The request names several hosts.", "invalid_host")
     if not hosts and version == "1.1":
-        raise _unreadable("The request has no `Host` header.", "invalid_host")
+        raise _bad_head("The request has no `Host` header.", "invalid_host")
     if hosts and _HOST.fullmatch(hosts[0]) is None:
-        raise _unreadable("The `Host` header is not a host.", "invalid_host")
+        raise _bad_head("The `Host` header is not a host.", "invalid_host")
 
 
-def _check_coding(value: bytes, version: str) -> None:
+def _validate_transfer_encoding(value: bytes, version: str) -> None:
     if version == "1.0":
-        raise _unreadable("HTTP/1.0 has no `Transfer-Encoding`.", "invalid_framing")
+        raise _bad_head("HTTP/1.0 has no `Transfer-Encoding`.", "invalid_framing")
     if value.strip().lower() != b"chunked":
         why = "A request's `Transfer-Encoding` may be `chunked` and nothing else."
-        raise UnknownCoding(why, headers=_CLOSED)
+        raise UnsupportedTransferEncoding(why, headers=_CLOSED)
 
 
-def _unreadable(message: str, code: str) -> BadRequest:
+def _bad_head(message: str, code: str) -> BadRequest:
     return BadRequest(message, code=code, headers=_CLOSED)
 
 
@@ -110,7 +112,7 @@ def read_headers(scope: Scope, *, max_bytes: int) -> Headers:
     A name that comes twice is a contradiction unless it says the same or is a list; `Host` may come once.
     """
     headers: list[tuple[bytes, bytes]] = scope["headers"]
-    pairs = [pair for pair in headers if pair[0] in READ]
+    pairs = [pair for pair in headers if pair[0] in READ_HEADERS]
     found = dict(pairs)
     if sum(map(len, chain.from_iterable(headers))) > max_bytes:
         raise HeadersTooLarge("The request's headers are too large.")
@@ -118,16 +120,16 @@ def read_headers(scope: Scope, *, max_bytes: int) -> Headers:
     odd = host is None or b"upgrade" in found or scope["http_version"] != "1.1" or not _HOST.fullmatch(host)
     odd = odd or found.get(b"transfer-encoding", b"chunked") != b"chunked" or b"expect" in found
     if odd or len(found) < len(pairs):
-        check_head(scope)
-        found = _joined(pairs)
+        validate_head(scope)
+        found = _merge_repeated(pairs)
     return found
 
 
-def _joined(pairs: Iterable[tuple[bytes, bytes]]) -> Headers:
+def _merge_repeated(pairs: Iterable[tuple[bytes, bytes]]) -> Headers:
     """Each header once; raises `BadRequest` for two values of one that is no list."""
     found: Headers = {}
     for name, value in pairs:
-        if name in LISTS and name in found:
+        if name in LIST_HEADERS and name in found:
             found[name] += b", " + value
         elif found.setdefault(name, value) != value:
             shown = name.decode()
@@ -146,7 +148,7 @@ async def read_body(receive: Receive, headers: Headers, *, max_bytes: int) -> by
     """
     kind = headers.get(b"content-type", _JSON)
     if kind != _JSON:
-        _check_type(kind)
+        _validate_content_type(kind)
     length = headers.get(b"content-length")
     if length is not None and length.isdigit() and int(length) > max_bytes:
         raise _too_large(max_bytes)
@@ -155,7 +157,7 @@ async def read_body(receive: Receive, headers: Headers, *, max_bytes: int) -> by
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise ClientGone
+            raise ClientDisconnected
         part = message.get("body", b"")
         more = message.get("more_body", False)
         size += len(part)
@@ -167,7 +169,7 @@ async def read_body(receive: Receive, headers: Headers, *, max_bytes: int) -> by
     return body if encoding is None else _decompress(body, encoding.strip().lower(), max_bytes)
 
 
-def _check_type(kind: bytes) -> None:
+def _validate_content_type(kind: bytes) -> None:
     kind = kind.partition(b";")[0].strip().lower()
     if kind != _JSON and not (kind.startswith(b"application/") and kind.endswith(b"+json")):
         hint = " With curl: -H 'Content-Type: application/json'." if kind == _CURLS_OWN else ""
@@ -201,7 +203,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _WITH_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::[0-9]{1,5})?")
 
 
-class ClientIp:
+class ClientAddress:
     """Tells a request's address."""
 
     def __init__(self, trusted: Iterable[str]) -> None:

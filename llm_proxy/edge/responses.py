@@ -13,13 +13,13 @@ import orjson
 
 from llm_proxy.dialects import Dialect
 from llm_proxy.edge.request import Send
-from llm_proxy.errors import BadRequest, Refused, StoreUnavailable, Unauthorized
+from llm_proxy.errors import APIError, BadRequest, StoreUnavailable, Unauthorized
 from llm_proxy.ledger import Exchange
 from llm_proxy.money import NANO_PER_USD
-from llm_proxy.schema.database import TOO_SLOW, DatabaseUnavailable, RowsRejected
-from llm_proxy.upstream import Served
+from llm_proxy.schema.database import STATEMENT_TIMEOUT, DatabaseUnavailable, RowsRejected
+from llm_proxy.upstream import RoutingInfo
 
-Raw = list[tuple[bytes, bytes]]
+RawHeaders = list[tuple[bytes, bytes]]
 
 _JSON = (b"content-type", b"application/json")
 _STREAM = (
@@ -29,7 +29,7 @@ _STREAM = (
 )
 
 
-async def send_json(send: Send, status: int, body: bytes, headers: Raw) -> None:
+async def send_json(send: Send, status: int, body: bytes, headers: RawHeaders) -> None:
     """One JSON body."""
     headers.append(_JSON)
     headers.append((b"content-length", b"%d" % len(body)))
@@ -37,22 +37,22 @@ async def send_json(send: Send, status: int, body: bytes, headers: Raw) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-async def start_stream(send: Send, headers: Raw) -> None:
+async def start_stream(send: Send, headers: RawHeaders) -> None:
     """The head of a stream of events."""
     headers.extend(_STREAM)
     await send({"type": "http.response.start", "status": 200, "headers": headers})
 
 
-async def send_refusal(send: Send, refused: Refused, exchange: Exchange, dialect: Dialect) -> None:
+async def send_error(send: Send, refused: APIError, exchange: Exchange, dialect: Dialect) -> None:
     """A refusal in the caller's own vocabulary."""
-    headers = refusal_headers(refused)
+    headers = error_headers(refused)
     headers.append((b"x-request-id", exchange.id_text.encode()))
     await send_json(send, refused.status, orjson.dumps(dialect.error(refused)), headers)
 
 
-def refusal_headers(refused: Refused) -> Raw:
+def error_headers(refused: APIError) -> RawHeaders:
     """The headers a refusal carries, whatever renders its body."""
-    headers: Raw = [(b"x-llm-proxy-refused-by", refused.refused_by.encode())]
+    headers: RawHeaders = [(b"x-llm-proxy-refused-by", refused.origin.encode())]
     if isinstance(refused, Unauthorized):
         headers.append((b"www-authenticate", b'Bearer realm="llm-proxy"'))
     if refused.retry_after_s is not None:
@@ -64,9 +64,11 @@ def refusal_headers(refused: Refused) -> Raw:
     return headers
 
 
-def answer_headers(exchange: Exchange, served: Served, lease_headers: tuple[tuple[bytes, bytes], ...]) -> Raw:
+def response_headers(
+    exchange: Exchange, served: RoutingInfo, lease_headers: tuple[tuple[bytes, bytes], ...]
+) -> RawHeaders:
     """What we tell of an answer, in our own names."""
-    headers: Raw = [(b"x-request-id", exchange.id_text.encode()), *lease_headers]
+    headers: RawHeaders = [(b"x-request-id", exchange.id_text.encode()), *lease_headers]
     if served.group:
         headers.append((b"x-llm-proxy-model", _ascii(served.group)))
     if served.provider:
@@ -83,7 +85,7 @@ def answer_headers(exchange: Exchange, served: Served, lease_headers: tuple[tupl
     return headers
 
 
-def _timing(exchange: Exchange, served: Served) -> bytes:
+def _timing(exchange: Exchange, served: RoutingInfo) -> bytes:
     if served.sidecar_ms is None:
         return b"total;dur=%.1f" % exchange.elapsed_ms()
     return b"total;dur=%.1f, sidecar;dur=%.1f" % (exchange.elapsed_ms(), served.sidecar_ms)
@@ -94,25 +96,25 @@ def _ascii(text: str) -> bytes:
     return text.encode("ascii", "replace")[:200].replace(b"\r", b"?").replace(b"\n", b"?")
 
 
-Told = TypeVar("Told")
-Known = TypeVar("Known")
+Result = TypeVar("Result")
+Source = TypeVar("Source")
 
 
-def asked(usage: Known | None) -> Known:
+def require_database(usage: Source | None) -> Source:
     """Whom to ask; raises `StoreUnavailable` where nobody is."""
     if usage is None:
         raise StoreUnavailable("This gateway has no database: nothing of the kind is known.")
     return usage
 
 
-async def told(answer: Awaitable[Told]) -> Told:
+async def database_result(answer: Awaitable[Result]) -> Result:
     """The answer; raises `StoreUnavailable` while Postgres cannot give it, `BadRequest` for a wrong value."""
     try:
         return await answer
     except RowsRejected:
         raise BadRequest("A value is out of its range.") from None
     except DatabaseUnavailable as fault:
-        if fault.reason == TOO_SLOW:
+        if fault.reason == STATEMENT_TIMEOUT:
             why = "The answer takes longer than a question may; ask for a shorter range or fewer groups."
             raise StoreUnavailable(why, code="question_too_large") from None
         raise StoreUnavailable("The database cannot tell now; please try again.", retry_after_s=2) from None

@@ -20,7 +20,7 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from llm_proxy.edge.bare import NO_HTTP, TOO_LARGE, TOO_MANY
-from llm_proxy.edge.boundaries import Boundaries
+from llm_proxy.edge.boundaries import MessageBoundaries
 from llm_proxy.edge.request import Receive, Scope, Send
 from llm_proxy.edge.turn import MOST_UNREAD_BYTES, Turn
 
@@ -69,7 +69,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         # Which request is the last its head says (`on_headers_complete`); the parser would heed a trailer.
         self._parser.set_dangerous_leniencies(lenient_keep_alive=True)
-        self._boundaries = Boundaries()
+        self._boundaries = MessageBoundaries()
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._turns: deque[Turn] = deque()
@@ -154,7 +154,7 @@ class Connection(asyncio.Protocol):
         """The end of its head."""
         self.head_since = self.idle_since = None
         named = dict(self._headers)
-        self._boundaries.framed(
+        self._boundaries.head_complete(
             None if b"transfer-encoding" in named else int(named.get(b"content-length", 0))
         )
         parser, raw_path = self._parser, self._url
@@ -246,7 +246,7 @@ class Connection(asyncio.Protocol):
         """Has the parser read one head and one request at a time, and hold with us where each ends."""
         at, boundaries = 0, self._boundaries
         while at < len(data) and not (self._deaf or self._last):
-            end = boundaries.end(data, at)
+            end = boundaries.next_boundary(data, at)
             self._parser.feed_data(data if end - at == len(data) else memoryview(data)[at:end])
             if boundaries.head_ended or (boundaries.request_ended and self._reading is not None):
                 raise ValueError("a request that ends elsewhere for other servers")

@@ -1,80 +1,94 @@
 """Headers in, a `Caller` out: who is calling and what they are bound to."""
 
-from llm_proxy.identity.admin_keys import Admin, AdminKeys
+from llm_proxy.identity.admin_keys import Admin, AdminKeyRepository
 from llm_proxy.identity.audit import (
     Actor,
     Person,
-    deed,
-    forget_person,
-    note,
-    note_refusal,
-    on_record,
-    retiring_audit_months,
+    admin_transaction,
+    audit_retention_loop,
+    audited_external_change,
+    delete_person_name,
+    record_action,
+    record_rejected_action,
 )
 from llm_proxy.identity.audit_log import AuditFilter, AuditLog
-from llm_proxy.identity.auth_failures import RefusedCredentials
-from llm_proxy.identity.authenticator import Identity, InternalSecrets
+from llm_proxy.identity.auth_failures import AuthFailureLog
+from llm_proxy.identity.authenticator import Authenticator, InternalKeys
 from llm_proxy.identity.caller import (
     ANY,
-    NOBODY,
+    NO_ATTRIBUTION,
+    Attribution,
     Budget,
     Caller,
     Limits,
-    Named,
-    named_by_headers,
+    attribution_from_headers,
     on_behalf_of,
-    tags_from,
+    parse_tags,
 )
-from llm_proxy.identity.key_cache import KeyStore, VirtualKeys
-from llm_proxy.identity.key_repository import Deed, Raises, Registry, ending_raises, knowing_agents
-from llm_proxy.identity.keys_file import applying
-from llm_proxy.identity.policies import Kill, Rule, Rulebook, RuleSource, allowed, killed_by, usable
-from llm_proxy.identity.policy_repository import Rulings
-from llm_proxy.identity.postgres_store import PostgresKeys
+from llm_proxy.identity.key_cache import KeyCache, KeyStore
+from llm_proxy.identity.key_repository import (
+    KeyMutation,
+    KeyRaiseRepository,
+    KeyRepository,
+    agents_loop,
+    raise_expiry_loop,
+)
+from llm_proxy.identity.keys_file import keys_file_loop
+from llm_proxy.identity.policies import (
+    KillSwitch,
+    LimitPolicy,
+    PolicySnapshot,
+    PolicySource,
+    active_kill_switch,
+    allowed_models,
+    is_model_allowed,
+)
+from llm_proxy.identity.policy_repository import PolicyRepository
+from llm_proxy.identity.postgres_store import PostgresKeyStore
 from llm_proxy.identity.virtual_keys import KeyRecord, KeySpec
 
 __all__ = [
     "ANY",
-    "NOBODY",
+    "NO_ATTRIBUTION",
     "Actor",
     "Admin",
-    "AdminKeys",
+    "AdminKeyRepository",
     "AuditFilter",
     "AuditLog",
     "Budget",
     "Caller",
-    "Deed",
-    "Identity",
-    "InternalSecrets",
+    "KeyMutation",
+    "Authenticator",
+    "InternalKeys",
     "KeyRecord",
     "KeySpec",
     "KeyStore",
-    "Kill",
+    "KillSwitch",
     "Limits",
-    "Named",
+    "Attribution",
     "Person",
-    "PostgresKeys",
-    "Raises",
-    "RefusedCredentials",
-    "Registry",
-    "Rule",
-    "RuleSource",
-    "Rulebook",
-    "Rulings",
-    "VirtualKeys",
-    "allowed",
-    "applying",
-    "deed",
-    "ending_raises",
-    "forget_person",
-    "knowing_agents",
-    "killed_by",
-    "named_by_headers",
-    "note",
-    "note_refusal",
-    "on_record",
-    "retiring_audit_months",
+    "PostgresKeyStore",
+    "KeyRaiseRepository",
+    "AuthFailureLog",
+    "KeyRepository",
+    "LimitPolicy",
+    "PolicySource",
+    "PolicySnapshot",
+    "PolicyRepository",
+    "KeyCache",
+    "is_model_allowed",
+    "keys_file_loop",
+    "admin_transaction",
+    "raise_expiry_loop",
+    "delete_person_name",
+    "agents_loop",
+    "active_kill_switch",
+    "attribution_from_headers",
+    "record_action",
+    "record_rejected_action",
+    "audited_external_change",
+    "audit_retention_loop",
     "on_behalf_of",
-    "tags_from",
-    "usable",
+    "parse_tags",
+    "allowed_models",
 ]

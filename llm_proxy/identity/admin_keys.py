@@ -14,15 +14,15 @@ from typing import Any, Literal, get_args
 import asyncpg
 
 from llm_proxy.errors import BadRequest, NotFound, Unauthorized
-from llm_proxy.identity.audit import DEADLINE_S, PARTS, Actor, Person, audit, deed
-from llm_proxy.identity.postgres_store import Connection, available
-from llm_proxy.identity.virtual_keys import Minted, digest_of, lookup_of, mint
+from llm_proxy.identity.audit import DEADLINE_S, SYSTEM_ACTORS, Actor, Person, admin_transaction, write_audit
+from llm_proxy.identity.postgres_store import Connection, database_errors
+from llm_proxy.identity.virtual_keys import GeneratedKey, generate_key, key_digest, lookup_from_key
 
-MARK = "sk-llma-"
+ADMIN_KEY_TYPE_PREFIX = "sk-llma-"
 """How admin keys begin; virtual keys begin otherwise, and neither opens what the other does."""
 Role = Literal["owner", "operator", "viewer", "tenant"]
 ROLES: tuple[Role, ...] = get_args(Role)
-RESERVED = PARTS | {"admin_key", "admin_read_key"}
+RESERVED_NAMES = SYSTEM_ACTORS | {"admin_key", "admin_read_key"}
 """Names that the audit log gives to others."""
 _FIND = """
 SELECT *, expires_at <= clock_timestamp() AS expired FROM admin_keys WHERE lookup = $1
@@ -45,7 +45,7 @@ class Admin:
     tenant: str | None = None
     is_person: bool = False
 
-    def acting_from(self, client_ip: str | None) -> Actor:
+    def as_actor(self, client_ip: str | None) -> Actor:
         """The actor for the audit log."""
         return Actor(self.name, client_ip, self.role, self.tenant, self.is_person)
 
@@ -71,25 +71,25 @@ class AdminKeyRecord:
     revoked_at: datetime | None
 
 
-class AdminKeys:
+class AdminKeyRepository:
     """Issues, lists, revokes and recognizes admin keys."""
 
     def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
         self._pool = pool
 
-    async def find(self, key: bytes) -> Admin | None:
+    async def find_admin(self, key: bytes) -> Admin | None:
         """Whose key this is; None when it has not the form of an admin key, or is unknown.
 
         Raises:
             Unauthorized: The key was revoked or has expired.
             StoreUnavailable: Postgres does not answer.
         """
-        lookup = lookup_of(key, MARK)
+        lookup = lookup_from_key(key, ADMIN_KEY_TYPE_PREFIX)
         if lookup is None:
             return None
-        async with available(), self._pool.acquire(timeout=DEADLINE_S) as connection:
+        async with database_errors(), self._pool.acquire(timeout=DEADLINE_S) as connection:
             row = await connection.fetchrow(_FIND, lookup)  # one statement: strangers ask too
-        if row is None or not hmac.compare_digest(row["digest"], digest_of(key)):
+        if row is None or not hmac.compare_digest(row["digest"], key_digest(key)):
             return None
         if row["revoked_at"] is not None:
             raise Unauthorized("This admin key was revoked.")
@@ -97,39 +97,39 @@ class AdminKeys:
             raise Unauthorized("This admin key has expired.")
         return Admin(row["name"], row["role"], row["tenant"], is_person=True)
 
-    async def create(self, spec: AdminKeySpec, actor: Actor) -> tuple[AdminKeyRecord, Minted]:
+    async def create(self, spec: AdminKeySpec, actor: Actor) -> tuple[AdminKeyRecord, GeneratedKey]:
         """Issue a key; its text is returned this once."""
-        minted, key_id = mint(MARK), f"adm_{secrets.token_hex(8)}"
-        async with deed(self._pool) as connection:
+        minted, key_id = generate_key(ADMIN_KEY_TYPE_PREFIX), f"adm_{secrets.token_hex(8)}"
+        async with admin_transaction(self._pool) as connection:
             await connection.execute(
                 "INSERT INTO admin_keys (key_id, name, role, tenant, lookup, digest, expires_at)"
                 " VALUES ($1, $2, $3, $4, $5, $6, $7)",
                 key_id, spec.name, spec.role, spec.tenant, minted.lookup, minted.digest, spec.expires_at,
             )  # fmt: skip
-            record = await _record(connection, key_id)
+            record = await _fetch_record(connection, key_id)
             named = {"name": Person(spec.name, kind="admin")}
             after = named | {"role": spec.role, "tenant": spec.tenant, "expires_at": spec.expires_at}
-            await audit(connection, actor, "admin_keys.create", key_id, named, after=after)
+            await write_audit(connection, actor, "admin_keys.create", key_id, named, after=after)
         return record, minted
 
-    async def page(self, *, after: str = "", limit: int = 100) -> list[AdminKeyRecord]:
+    async def list_keys(self, *, after: str = "", limit: int = 100) -> list[AdminKeyRecord]:
         """Keys in the order of their names, revoked ones too; `after` is the last name seen."""
-        async with deed(self._pool) as connection:
+        async with admin_transaction(self._pool) as connection:
             rows = await connection.fetch(
                 "SELECT * FROM admin_keys WHERE name > $1 ORDER BY name LIMIT $2", after, limit
             )
-        return [_of(row) for row in rows]
+        return [_record_from_row(row) for row in rows]
 
     async def revoke(self, name_or_id: str, actor: Actor) -> AdminKeyRecord:
         """End a key for good; doing it twice is doing it once."""
-        async with deed(self._pool) as connection:
-            before = await _record(connection, name_or_id, lock=True)
+        async with admin_transaction(self._pool) as connection:
+            before = await _fetch_record(connection, name_or_id, lock=True)
             await connection.execute(
                 "UPDATE admin_keys SET revoked_at = coalesce(revoked_at, now()) WHERE key_id = $1",
                 before.key_id,
             )
-            after = await _record(connection, before.key_id)
-            await audit(
+            after = await _fetch_record(connection, before.key_id)
+            await write_audit(
                 connection,
                 actor,
                 "admin_keys.revoke",
@@ -158,22 +158,24 @@ def admin_key_document(record: AdminKeyRecord) -> dict[str, Any]:
     }
 
 
-def checked(spec: AdminKeySpec) -> AdminKeySpec:
+def validate_admin_key(spec: AdminKeySpec) -> AdminKeySpec:
     """The specification; raises BadRequest for a reserved name, or a tenant that does not fit the role."""
-    if spec.name in RESERVED or spec.name.startswith(("adm_", "sk-", "person:")):
+    if spec.name in RESERVED_NAMES or spec.name.startswith(("adm_", "sk-", "person:")):
         raise BadRequest(f"The name {spec.name!r} is reserved, or looks like an id or a key.", param="name")
     if (spec.role == "tenant") != (spec.tenant is not None):
         raise BadRequest("The role `tenant` needs a tenant, and no other role has one.", param="tenant")
     return spec
 
 
-async def _record(connection: Connection, name_or_id: str, *, lock: bool = False) -> AdminKeyRecord:
-    row = await connection.fetchrow(_ONE + (" FOR UPDATE" if lock else ""), name_or_id, MARK)
+async def _fetch_record(connection: Connection, name_or_id: str, *, lock: bool = False) -> AdminKeyRecord:
+    row = await connection.fetchrow(_ONE + (" FOR UPDATE" if lock else ""), name_or_id, ADMIN_KEY_TYPE_PREFIX)
     if row is None:
         raise NotFound("No such admin key.")
-    return _of(row)
+    return _record_from_row(row)
 
 
-def _of(row: asyncpg.Record) -> AdminKeyRecord:
+def _record_from_row(row: asyncpg.Record) -> AdminKeyRecord:
     spec = AdminKeySpec(row["name"], row["role"], row["tenant"], row["expires_at"])
-    return AdminKeyRecord(row["key_id"], spec, f"{MARK}{row['lookup']}", row["created_at"], row["revoked_at"])
+    return AdminKeyRecord(
+        row["key_id"], spec, f"{ADMIN_KEY_TYPE_PREFIX}{row['lookup']}", row["created_at"], row["revoked_at"]
+    )

@@ -21,32 +21,32 @@ from uuid import UUID
 
 import asyncpg
 
-from llm_proxy.background import Loop
-from llm_proxy.errors import BadRequest, Refused, StoreUnavailable
+from llm_proxy.background import BackgroundLoop
+from llm_proxy.errors import APIError, BadRequest, StoreUnavailable
 from llm_proxy.identity.caller import ANY, Budget
-from llm_proxy.identity.postgres_store import Connection, available
+from llm_proxy.identity.postgres_store import Connection, database_errors
 from llm_proxy.json_access import Json
-from llm_proxy.schema.database import clean_text, json_text
+from llm_proxy.schema.database import jsonb_text, sanitize_text
 from llm_proxy.telemetry.privacy import redact
 
 GENESIS = bytes(32)
 """`previous` of the chain's first entry."""
-SEAL, RETIRE = "audit.seal", "audit.retire"
-CHAINED = (
+SEAL_ACTION, RETIRE_ACTION = "audit.seal", "audit.retire"
+DIGEST_COLUMNS = (
     "seq", "at", "previous", "actor", "role", "client_ip", "action", "target", "status", "reason", "before",
     "after", "detail",
 )  # fmt: skip
 """The columns that the digest covers, in its order."""
-PARTS = frozenset({"audit log", "command line", "erasures", "keys file", "raise"})
+SYSTEM_ACTORS = frozenset({"audit log", "command line", "erasures", "keys file", "raise"})
 """Parts of the gateway that act by themselves: no admin key may be called so."""
-_COLUMNS = ", ".join((*CHAINED, "digest"))
+_COLUMNS = ", ".join((*DIGEST_COLUMNS, "digest"))
 _LOCK = "SELECT pg_advisory_xact_lock(hashtext('llm-proxy audit'))"
 _HEAD = "SELECT seq, at, digest, greatest(clock_timestamp(), at) AS now FROM audit_head"
 _INSERT = f"INSERT INTO audit_entries ({_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"  # noqa: E501, S608 -- our own column names
 _MONTH = "SELECT min(seq), count(*) FROM audit_entries WHERE at >= $1 AND at < $2"
 _OUR_KEY = re.compile(r"(sk-llm[a-z]{1,8}-[0-9A-Za-z]{12})-[0-9A-Za-z]{38}")
-_LONGEST_REASON = 500
-LONGEST_PERSON = 128
+_MAX_REASON_CHARS = 500
+MAX_PERSON_CHARS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Actor:
 
 
 @dataclass(frozen=True, slots=True)
-class _Draft:
+class _EntryDraft:
     """An entry before its pseudonyms, its time and its place in the chain are known."""
 
     actor: Actor
@@ -94,7 +94,7 @@ class _Draft:
     reason: str | None = None
 
 
-async def audit(
+async def write_audit(
     connection: Connection,
     actor: Actor,
     action: str,
@@ -116,25 +116,25 @@ async def audit(
             `Person` objects.
         after: The same fields as they are now; None where the thing is gone.
     """
-    await _append(connection, _Draft(actor, action, target, detail or {}, before, after))
+    await _append(connection, _EntryDraft(actor, action, target, detail or {}, before, after))
 
 
-async def audit_refusal(
+async def write_rejected_audit(
     connection: Connection,
     actor: Actor,
     action: str,
     target: str,
-    refused: Refused,
+    refused: APIError,
     detail: Json | None = None,
 ) -> None:
     """Append an action that was refused, and why."""
-    reason = redact(refused.message)[:_LONGEST_REASON]
+    reason = redact(refused.message)[:_MAX_REASON_CHARS]
     told = (detail or {}) | ({"param": refused.param} if refused.param else {})
-    draft = _Draft(actor, action, target, told, status=refused.status, reason=reason)
+    draft = _EntryDraft(actor, action, target, told, status=refused.status, reason=reason)
     await _append(connection, draft)
 
 
-def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Json, Json]:
+def changed_fields(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Json, Json]:
     """The fields that differ between two documents, as they were and as they are."""
     names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     return {name: before.get(name) for name in names}, {name: after.get(name) for name in names}
@@ -148,19 +148,19 @@ async def lock_chain(connection: Connection) -> None:
     await connection.execute(_LOCK)
 
 
-async def forget_person(connection: Connection, person: Person) -> int:
+async def delete_person_name(connection: Connection, person: Person) -> int:
     """Delete a person's name; entries keep the pseudonym, and the chain holds. Returns how many were known.
 
-    Names that begin with the same `LONGEST_PERSON` characters are one person, as in the rows of calls.
+    Names that begin with the same `MAX_PERSON_CHARS` characters are one person, as in the rows of calls.
     """
     done = await connection.execute(
         "DELETE FROM audit_people WHERE kind = $1 AND tenant = $2 AND left(name, $4) = left($3, $4)",
-        person.kind, person.tenant or "", clean_text(person.name), LONGEST_PERSON,
+        person.kind, person.tenant or "", sanitize_text(person.name), MAX_PERSON_CHARS,
     )  # fmt: skip
     return int(done.rpartition(" ")[2])
 
 
-async def retire_months(connection: Connection, actor: Actor, *, before: date) -> list[str]:
+async def drop_months(connection: Connection, actor: Actor, *, before: date) -> list[str]:
     """Drop the sealed months that ended before a date, in one transaction with the entry that says so.
 
     The month of the chain's last entry is never dropped. Returns the months, such as `2026-10`.
@@ -184,15 +184,15 @@ async def retire_months(connection: Connection, actor: Actor, *, before: date) -
     dropped = [f"{month:%Y-%m}" for month in ended]
     if last is not None:
         detail = {"months": dropped, "last": last["seq"], "digest": last["digest"].hex()}
-        await audit(connection, actor, RETIRE, f"{dropped[0]} to {dropped[-1]}", detail)
+        await write_audit(connection, actor, RETIRE_ACTION, f"{dropped[0]} to {dropped[-1]}", detail)
     for month in ended:
         await connection.execute("SELECT retire_audit_month($1)", month)
     return dropped
 
 
-def digest_of(entry: Mapping[str, Any] | asyncpg.Record) -> bytes:
+def entry_digest(entry: Mapping[str, Any] | asyncpg.Record) -> bytes:
     """The digest of an entry: SHA-256 over its columns as a JSON list, times in UTC, bytes as hex."""
-    columns = [_canonical(entry[name]) for name in CHAINED]
+    columns = [_canonical(entry[name]) for name in DIGEST_COLUMNS]
     return hashlib.sha256(json.dumps(columns, separators=(",", ":")).encode()).digest()
 
 
@@ -202,7 +202,7 @@ def pseudonym_of(person: Person, salt: bytes) -> str:
     return f"person:{hashlib.sha256(salt + said).hexdigest()[:32]}"
 
 
-async def _append(connection: Connection, draft: _Draft) -> None:
+async def _append(connection: Connection, draft: _EntryDraft) -> None:
     await lock_chain(connection)
     names = await _pseudonyms(connection, draft)
     head = await connection.fetchrow(_HEAD)
@@ -211,22 +211,25 @@ async def _append(connection: Connection, draft: _Draft) -> None:
     if head["at"] is None or _month_of(head["at"]) != _month_of(now):
         await connection.execute("SELECT audit_partition($1)", _month_of(now))
     if head["at"] is not None and (closed := _month_of(head["at"])) != _month_of(now):
-        first, count = await _counted(connection, closed)
+        first, count = await _month_extent(connection, closed)
         seal = {"first": first, "last": seq, "entries": count, "digest": digest.hex()}
-        sealing = _Draft(Actor("audit log"), SEAL, f"{closed:%Y-%m}", seal)
+        sealing = _EntryDraft(Actor("audit log"), SEAL_ACTION, f"{closed:%Y-%m}", seal)
         seq, digest = await _insert(connection, sealing, {}, (seq + 1, now, digest))
     seq, digest = await _insert(connection, draft, names, (seq + 1, now, digest))
     await connection.execute("UPDATE audit_head SET seq = $1, at = $2, digest = $3", seq, now, digest)
 
 
-async def _counted(connection: Connection, month: date) -> tuple[int | None, int]:
+async def _month_extent(connection: Connection, month: date) -> tuple[int | None, int]:
     row = await connection.fetchrow(_MONTH, _midnight(month), _midnight(_next_month(month)))
     assert row is not None  # noqa: S101 -- an aggregate has a row
     return row[0], row[1]
 
 
 async def _insert(
-    connection: Connection, draft: _Draft, names: Mapping[Person, str], place: tuple[int, datetime, bytes]
+    connection: Connection,
+    draft: _EntryDraft,
+    names: Mapping[Person, str],
+    place: tuple[int, datetime, bytes],
 ) -> tuple[int, bytes]:
     """Insert at a place of the chain (number, time, digest before); returns the number and the digest."""
     actor = draft.actor
@@ -235,31 +238,35 @@ async def _insert(
         "seq": seq,
         "at": at,
         "previous": previous,
-        "actor": names.get(_person(actor), clean_text(actor.name)) if actor.is_person else actor.name,
+        "actor": names.get(_admin_person(actor), sanitize_text(actor.name))
+        if actor.is_person
+        else actor.name,
         "role": actor.role,
-        "client_ip": clean_text(actor.client_ip) if actor.client_ip else None,
+        "client_ip": sanitize_text(actor.client_ip) if actor.client_ip else None,
         "action": draft.action,
-        "target": names[draft.target] if isinstance(draft.target, Person) else _safe(draft.target),
+        "target": names[draft.target]
+        if isinstance(draft.target, Person)
+        else _without_key_secrets(draft.target),
         "status": draft.status,
-        "reason": clean_text(draft.reason) if draft.reason else None,
-        "before": _json(draft.before, names),
-        "after": _json(draft.after, names),
-        "detail": _json(draft.detail, names),
+        "reason": sanitize_text(draft.reason) if draft.reason else None,
+        "before": _document_text(draft.before, names),
+        "after": _document_text(draft.after, names),
+        "detail": _document_text(draft.detail, names),
     }
-    digest = digest_of(entry)
+    digest = entry_digest(entry)
     await connection.execute(_INSERT, *entry.values(), digest)
     return seq, digest
 
 
-async def _pseudonyms(connection: Connection, draft: _Draft) -> dict[Person, str]:
-    people = set(_people_in([draft.before, draft.after, draft.detail, draft.target]))
+async def _pseudonyms(connection: Connection, draft: _EntryDraft) -> dict[Person, str]:
+    people = set(_find_people([draft.before, draft.after, draft.detail, draft.target]))
     if draft.actor.is_person:
-        people.add(_person(draft.actor))
+        people.add(_admin_person(draft.actor))
     return {one: await _pseudonym(connection, one) for one in people}
 
 
 async def _pseudonym(connection: Connection, person: Person) -> str:
-    known = replace(person, name=clean_text(person.name), tenant=person.tenant or "")
+    known = replace(person, name=sanitize_text(person.name), tenant=person.tenant or "")
     found: str | None = await connection.fetchval(
         "SELECT pseudonym FROM audit_people WHERE kind = $1 AND tenant = $2 AND name = $3",
         known.kind, known.tenant, known.name,
@@ -274,41 +281,41 @@ async def _pseudonym(connection: Connection, person: Person) -> str:
     return found
 
 
-def _person(actor: Actor) -> Person:
+def _admin_person(actor: Actor) -> Person:
     return Person(actor.name, kind="admin")
 
 
-def _people_in(value: object) -> Iterator[Person]:
+def _find_people(value: object) -> Iterator[Person]:
     if isinstance(value, Person):
         yield value
     elif isinstance(value, dict):
         for one in cast("Json", value).values():
-            yield from _people_in(one)
+            yield from _find_people(one)
     elif isinstance(value, list | tuple):
         for one in cast("list[object]", value):
-            yield from _people_in(one)
+            yield from _find_people(one)
 
 
-def _json(document: Json | None, names: Mapping[Person, str]) -> str | None:
-    return None if document is None else _safe(json_text(_plain(document, names)))
+def _document_text(document: Json | None, names: Mapping[Person, str]) -> str | None:
+    return None if document is None else _without_key_secrets(jsonb_text(_as_json_value(document, names)))
 
 
-def _plain(value: object, names: Mapping[Person, str]) -> object:
+def _as_json_value(value: object, names: Mapping[Person, str]) -> object:
     """The value as JSON takes it, with pseudonyms for people."""
     if isinstance(value, Person):
         return names[value]
     if isinstance(value, dict):
-        return {name: _plain(one, names) for name, one in cast("Json", value).items()}
+        return {name: _as_json_value(one, names) for name, one in cast("Json", value).items()}
     if isinstance(value, list | tuple):
-        return [_plain(one, names) for one in cast("list[object]", value)]
+        return [_as_json_value(one, names) for one in cast("list[object]", value)]
     if isinstance(value, date):  # a `datetime` is one
         return value.isoformat()
     return f"{value:f}" if isinstance(value, Decimal) else str(value) if isinstance(value, UUID) else value
 
 
-def _safe(text: str) -> str:
+def _without_key_secrets(text: str) -> str:
     """The text with the public part alone of every key of ours."""
-    return _OUR_KEY.sub(r"\1", clean_text(text))
+    return _OUR_KEY.sub(r"\1", sanitize_text(text))
 
 
 def _canonical(value: object) -> object:
@@ -333,13 +340,13 @@ log = logging.getLogger(__name__)
 
 Epochs = Mapping[str, int]
 DEADLINE_S = 10.0
-RETIRE_S = 3600.0
+RETENTION_INTERVAL_S = 3600.0
 
 
 @asynccontextmanager
-async def deed(pool: "asyncpg.Pool[asyncpg.Record]") -> AsyncGenerator[Connection]:
+async def admin_transaction(pool: "asyncpg.Pool[asyncpg.Record]") -> AsyncGenerator[Connection]:
     """A transaction; raises `StoreUnavailable`, and `BadRequest` for values that cannot be."""
-    async with available(), pool.acquire(timeout=DEADLINE_S) as connection, connection.transaction():
+    async with database_errors(), pool.acquire(timeout=DEADLINE_S) as connection, connection.transaction():
         try:
             yield connection
         except asyncpg.UniqueViolationError as error:
@@ -349,7 +356,7 @@ async def deed(pool: "asyncpg.Pool[asyncpg.Record]") -> AsyncGenerator[Connectio
 
 
 @asynccontextmanager
-async def on_record(
+async def audited_external_change(
     pool: "asyncpg.Pool[asyncpg.Record]", actor: Actor, action: str, target: str | Person
 ) -> AsyncGenerator[dict[str, Any]]:
     """Record a change of something outside the database: an entry before it, and one with its result.
@@ -359,7 +366,7 @@ async def on_record(
     Raises:
         StoreUnavailable: The first entry could not be written; nothing was changed.
     """
-    await note(pool, actor, f"{action} begun", target)
+    await record_action(pool, actor, f"{action} begun", target)
     detail: dict[str, Any] = {}
     try:
         yield detail
@@ -368,7 +375,7 @@ async def on_record(
         raise
     finally:
         try:
-            await note(pool, actor, action, target, detail)
+            await record_action(pool, actor, action, target, detail)
         except StoreUnavailable as fault:
             # The change is made, so its result goes to the caller all the same.
             log.warning(
@@ -377,7 +384,7 @@ async def on_record(
             )
 
 
-async def note(
+async def record_action(
     pool: "asyncpg.Pool[asyncpg.Record]",
     actor: Actor,
     action: str,
@@ -385,54 +392,55 @@ async def note(
     detail: dict[str, Any] | None = None,
 ) -> None:
     """Record an action that changes nothing in the database, such as reading a payload."""
-    async with deed(pool) as connection:
-        await audit(connection, actor, action, target, detail)
+    async with admin_transaction(pool) as connection:
+        await write_audit(connection, actor, action, target, detail)
 
 
-async def note_refusal(
+async def record_rejected_action(
     pool: "asyncpg.Pool[asyncpg.Record]",
     actor: Actor,
     action: str,
     target: str,
-    refused: Refused,
+    refused: APIError,
     detail: dict[str, Any] | None = None,
 ) -> None:
     """Record an action that was refused."""
-    async with deed(pool) as connection:
-        await audit_refusal(connection, actor, action, target, refused, detail)
+    async with admin_transaction(pool) as connection:
+        await write_rejected_audit(connection, actor, action, target, refused, detail)
 
 
-def retiring_audit_months(pool: "asyncpg.Pool[asyncpg.Record]", retention_days: int) -> Loop:
+def audit_retention_loop(pool: "asyncpg.Pool[asyncpg.Record]", retention_days: int) -> BackgroundLoop:
     """A loop that drops, now and every hour, the months of the audit log that ended so many days ago."""
 
     async def step() -> None:
         before = (datetime.now(UTC) - timedelta(days=retention_days)).date()
         try:
-            async with deed(pool) as connection:
-                dropped = await retire_months(connection, Actor("audit log"), before=before)
-        except Refused as fault:
+            async with admin_transaction(pool) as connection:
+                dropped = await drop_months(connection, Actor("audit log"), before=before)
+        except APIError as fault:
             log.warning("old months of the audit log are not dropped yet", extra={"cause": fault.message})
             return
         if dropped:
             log.info("old months of the audit log are dropped", extra={"months": dropped})
 
-    return Loop("audit-retention", step, every_s=RETIRE_S, at_once=True)
+    return BackgroundLoop("audit-retention", step, every_s=RETENTION_INTERVAL_S, at_once=True)
 
 
-async def laid(
+async def with_counting_start(
     connection: Connection, budgets: tuple[Budget, ...], before: tuple[Budget, ...]
 ) -> tuple[Budget, ...]:
     """Budgets as they are laid down now; one that was there `before`, with any limit, goes on counting."""
-    counting = {(one.unit, one.period, one.zone): one.laid_us for one in before}
+    counting = {(one.unit, one.period, one.zone): one.counting_since_us for one in before}
     now_us: int = await connection.fetchval(
         "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
     )
     return tuple(
-        replace(one, laid_us=counting.get((one.unit, one.period, one.zone), now_us)) for one in budgets
+        replace(one, counting_since_us=counting.get((one.unit, one.period, one.zone), now_us))
+        for one in budgets
     )
 
 
-async def raise_epochs(connection: Connection, *tenants: str | None) -> Epochs:
+async def bump_epochs(connection: Connection, *tenants: str | None) -> Epochs:
     """New epochs of these tenants; `ANY` raises everybody's."""
     await lock_chain(connection)  # always before the epochs' lock, whatever the order of the calls
     raised: dict[str, int] = {}

@@ -16,8 +16,17 @@ from typing import Any
 import asyncpg
 
 from llm_proxy.errors import NotFound
-from llm_proxy.identity.audit import CHAINED, GENESIS, RETIRE, SEAL, Person, deed, digest_of, pseudonym_of
-from llm_proxy.identity.postgres_store import Connection, available
+from llm_proxy.identity.audit import (
+    DIGEST_COLUMNS,
+    GENESIS,
+    RETIRE_ACTION,
+    SEAL_ACTION,
+    Person,
+    admin_transaction,
+    entry_digest,
+    pseudonym_of,
+)
+from llm_proxy.identity.postgres_store import Connection, database_errors
 from llm_proxy.json_access import Json
 
 _PSEUDONYM = re.compile(r"person:[0-9a-f]{32}")
@@ -79,7 +88,7 @@ class AuditLog:
     def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
         self._pool = pool
 
-    async def page(
+    async def list_entries(
         self, wanted: AuditFilter | None = None, *, limit: int = 100, before: int | None = None
     ) -> list[Json]:
         """The newest entries, or those before an id.
@@ -89,19 +98,19 @@ class AuditLog:
             StoreUnavailable: Postgres does not answer.
         """
         asked = wanted or AuditFilter()
-        async with deed(self._pool) as connection:
+        async with admin_transaction(self._pool) as connection:
             arguments = await _arguments(connection, asked, before)
             rows = await connection.fetch(_CHAINED + _WHERE, *arguments, limit)
             if len(rows) < limit:
                 rows += await connection.fetch(_UNCHAINED + _WHERE, *arguments, limit - len(rows))
             if not rows and before is None:
-                await _require_known(connection, asked, arguments)
-            names = await _names(connection, rows)
+                await _require_known_filter(connection, asked, arguments)
+            names = await _fetch_names(connection, rows)
         return [_entry(row, names) for row in rows]
 
 
 async def _arguments(connection: Connection, asked: AuditFilter, before: int | None) -> list[Any]:
-    action = _pattern(asked.action) if asked.action else None
+    action = _action_pattern(asked.action) if asked.action else None
     actors = [asked.actor, *await _pseudonyms(connection, asked.actor)] if asked.actor else None
     subjects: list[str] | None = None
     if asked.subject:
@@ -110,7 +119,7 @@ async def _arguments(connection: Connection, asked: AuditFilter, before: int | N
     return [before, action, actors, subjects, asked.since, asked.until]
 
 
-def _pattern(action: str) -> str:
+def _action_pattern(action: str) -> str:
     escaped = action.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
     return escaped.replace("*", "%")
 
@@ -120,7 +129,7 @@ async def _pseudonyms(connection: Connection, name: str) -> list[str]:
     return [row["pseudonym"] for row in rows]
 
 
-async def _require_known(connection: Connection, asked: AuditFilter, arguments: list[Any]) -> None:
+async def _require_known_filter(connection: Connection, asked: AuditFilter, arguments: list[Any]) -> None:
     _, action, actors, subjects, *_ = arguments
     for param, condition, argument in (
         ("action", "action LIKE $1", action),
@@ -131,7 +140,7 @@ async def _require_known(connection: Connection, asked: AuditFilter, arguments: 
             raise NotFound(f"The audit log knows no {param} {getattr(asked, param)!r}.", param=param)
 
 
-async def _names(connection: Connection, rows: Iterable[asyncpg.Record]) -> dict[str, str]:
+async def _fetch_names(connection: Connection, rows: Iterable[asyncpg.Record]) -> dict[str, str]:
     """The names behind the pseudonyms in these rows, as far as they are not erased."""
     texts = (str(row[name]) for row in rows for name in ("actor", "target", "before", "after", "detail"))
     found = {one for text in texts for one in _PSEUDONYM.findall(text)}
@@ -148,25 +157,25 @@ def _entry(row: asyncpg.Record, names: dict[str, str]) -> Json:
     del entry["name"]
     entry["outcome"] = "refused" if entry["status"] is not None else "done"
     for name in ("before", "after", "detail"):
-        entry[name] = _named(json.loads(entry[name]), names) if entry[name] is not None else None
-    return entry | {name: _named(entry[name], names) for name in ("actor", "target")}
+        entry[name] = _with_names(json.loads(entry[name]), names) if entry[name] is not None else None
+    return entry | {name: _with_names(entry[name], names) for name in ("actor", "target")}
 
 
-def _named(value: Any, names: dict[str, str]) -> Any:  # noqa: ANN401 -- JSON
+def _with_names(value: Any, names: dict[str, str]) -> Any:  # noqa: ANN401 -- JSON
     if isinstance(value, str):
         return _PSEUDONYM.sub(lambda found: names.get(found[0], found[0]), value)
     if isinstance(value, dict):
-        return {key: _named(one, names) for key, one in value.items()}  # pyright: ignore[reportUnknownVariableType]
-    return [_named(one, names) for one in value] if isinstance(value, list) else value  # pyright: ignore[reportUnknownVariableType]
+        return {key: _with_names(one, names) for key, one in value.items()}  # pyright: ignore[reportUnknownVariableType]
+    return [_with_names(one, names) for one in value] if isinstance(value, list) else value  # pyright: ignore[reportUnknownVariableType]
 
 
-_MOST_FAULTS = 100
-_ENTRIES = f"SELECT {', '.join(CHAINED)}, digest FROM audit_entries ORDER BY seq, at, digest"  # noqa: S608 -- our own column names
+_MAX_FAULTS = 100
+_ENTRIES = f"SELECT {', '.join(DIGEST_COLUMNS)}, digest FROM audit_entries ORDER BY seq, at, digest"  # noqa: S608 -- our own column names
 _BATCH = 1000
 
 
 @dataclass(slots=True)
-class Report:
+class AuditVerification:
     """What a verification found.
 
     Attributes:
@@ -176,7 +185,7 @@ class Report:
         unchained: Rows from before the chain, which nothing protects.
         retired: Months that retention dropped, and the chain says so.
         nameless: Pseudonyms whose names were erased.
-        faults: What is wrong, one sentence each, at most `_MOST_FAULTS`.
+        faults: What is wrong, one sentence each, at most `_MAX_FAULTS`.
     """
 
     entries: int = 0
@@ -187,13 +196,15 @@ class Report:
     nameless: int = 0
     faults: list[str] = field(default_factory=list[str])
 
-    def add(self, fault: str) -> None:
+    def add_fault(self, fault: str) -> None:
         """Note a fault."""
-        if len(self.faults) < _MOST_FAULTS:
+        if len(self.faults) < _MAX_FAULTS:
             self.faults.append(fault)
 
 
-async def verify(pool: "asyncpg.Pool[asyncpg.Record]", known_head: str | None = None) -> Report:
+async def verify_audit_log(
+    pool: "asyncpg.Pool[asyncpg.Record]", known_head: str | None = None
+) -> AuditVerification:
     """Verify the whole log.
 
     Args:
@@ -204,14 +215,14 @@ async def verify(pool: "asyncpg.Pool[asyncpg.Record]", known_head: str | None = 
         StoreUnavailable: Postgres does not answer, or has no audit log.
     """
     async with (
-        available(),
+        database_errors(),
         pool.acquire() as connection,
         connection.transaction(isolation="repeatable_read", readonly=True),
     ):
         walk = _ChainWalk(known_head.lower() if known_head else None)
         async for row in connection.cursor(_ENTRIES, prefetch=_BATCH):
-            walk.step(row)
-        walk.end(await connection.fetchrow("SELECT seq, digest FROM audit_head"))
+            walk.check_entry(row)
+        walk.check_ends(await connection.fetchrow("SELECT seq, digest FROM audit_head"))
         await _check_people(connection, walk)
         walk.report.unchained = await connection.fetchval("SELECT count(*) FROM audit_log")
     return walk.report
@@ -221,7 +232,7 @@ class _ChainWalk:
     """Goes through the entries in the order of their numbers."""
 
     def __init__(self, known_head: str | None) -> None:
-        self.report = Report()
+        self.report = AuditVerification()
         self.pseudonyms: set[str] = set()
         self._known_head = known_head
         self._found_head = False
@@ -230,22 +241,22 @@ class _ChainWalk:
         self._retired: dict[tuple[int, str], list[str]] = {}
         self._by_month: Counter[str] = Counter()
 
-    def step(self, row: asyncpg.Record) -> None:
+    def check_entry(self, row: asyncpg.Record) -> None:
         """Check the next entry."""
         report, seq = self.report, row["seq"]
         report.entries += 1
-        if digest_of(row) != row["digest"]:
-            report.add(f"entry {seq} was changed: its content does not fit its digest")
+        if entry_digest(row) != row["digest"]:
+            report.add_fault(f"entry {seq} was changed: its content does not fit its digest")
         if self._last is None:
             self._first = row
         else:
             self._compare(self._last, row)
         self._found_head = self._found_head or row["digest"].hex() == self._known_head
-        self._read(row)
+        self._note_people_and_months(row)
         self._last = row
         self._by_month[_month(row["at"])] += 1
 
-    def end(self, head: asyncpg.Record | None) -> None:
+    def check_ends(self, head: asyncpg.Record | None) -> None:
         """Check both ends of the chain."""
         report, first, last = self.report, self._first, self._last
         if first is not None and last is not None:
@@ -255,18 +266,20 @@ class _ChainWalk:
                 first["previous"] != GENESIS
                 and (first["seq"] - 1, first["previous"].hex()) not in self._retired
             ):
-                report.add(f"the entries before {first['seq']} are missing, and no retirement is on record")
+                report.add_fault(
+                    f"the entries before {first['seq']} are missing, and no retirement is on record"
+                )
         if head is None:
-            report.add("the record of the chain's end is missing")
+            report.add_fault("the record of the chain's end is missing")
         elif last is None and head["digest"] != GENESIS:
-            report.add(f"every entry is missing: the chain had come to entry {head['seq']}")
+            report.add_fault(f"every entry is missing: the chain had come to entry {head['seq']}")
         elif last is not None and (head["seq"], head["digest"]) != (last["seq"], last["digest"]):
-            report.add(
+            report.add_fault(
                 f"the chain ends at entry {last['seq']}, and its end was recorded as entry {head['seq']}: "
                 "entries at the end are missing, or were added or changed"
             )
         if self._known_head is not None and not self._found_head:
-            report.add(
+            report.add_fault(
                 f"the head {self._known_head} is not in the chain: the log was rewritten, "
                 "its end was cut off, or the head's month was retired"
             )
@@ -274,35 +287,35 @@ class _ChainWalk:
     def _compare(self, last: Mapping[str, Any] | asyncpg.Record, row: asyncpg.Record) -> None:
         report, seq, expected = self.report, row["seq"], last["seq"] + 1
         if seq == last["seq"]:
-            report.add(f"there are two entries {seq}")
+            report.add_fault(f"there are two entries {seq}")
         elif seq != expected:
             gap = f"entry {expected} is" if seq == expected + 1 else f"entries {expected} to {seq - 1} are"
-            report.add(f"{gap} missing")
+            report.add_fault(f"{gap} missing")
         elif row["previous"] != last["digest"]:
-            report.add(f"entry {seq} does not follow entry {last['seq']}: one of them was replaced")
+            report.add_fault(f"entry {seq} does not follow entry {last['seq']}: one of them was replaced")
         if row["at"] < last["at"]:
-            report.add(f"entry {seq} is older than entry {last['seq']}")
+            report.add_fault(f"entry {seq} is older than entry {last['seq']}")
 
-    def _read(self, row: asyncpg.Record) -> None:
+    def _note_people_and_months(self, row: asyncpg.Record) -> None:
         """Keep what the entry says about people, sealed months and retired months."""
         if row["actor"].startswith("person:"):
             self.pseudonyms.add(row["actor"])
         if row["target"].startswith("person:"):
             self.pseudonyms.add(row["target"])
-        if row["action"] not in {SEAL, RETIRE}:
+        if row["action"] not in {SEAL_ACTION, RETIRE_ACTION}:
             return
         try:
             detail = json.loads(row["detail"])
-            if row["action"] == RETIRE:
+            if row["action"] == RETIRE_ACTION:
                 self._retired[int(detail["last"]), str(detail["digest"])] = [
                     str(one) for one in detail["months"]
                 ]
-            elif not self._fits(detail, row):
-                self.report.add(f"month {row['target']} does not fit its seal, entry {row['seq']}")
+            elif not self._seal_fits(detail, row):
+                self.report.add_fault(f"month {row['target']} does not fit its seal, entry {row['seq']}")
         except (ValueError, KeyError, TypeError):
-            self.report.add(f"entry {row['seq']} is no {row['action']} of ours")
+            self.report.add_fault(f"entry {row['seq']} is no {row['action']} of ours")
 
-    def _fits(self, seal: dict[str, Any], row: asyncpg.Record) -> bool:
+    def _seal_fits(self, seal: dict[str, Any], row: asyncpg.Record) -> bool:
         if self._last is None:  # the sealed month was retired; whether rightly, `end` decides
             return bool(seal["digest"] == row["previous"].hex())
         sealed = (seal["digest"], seal["last"], seal["entries"])
@@ -316,7 +329,7 @@ async def _check_people(connection: Connection, walk: _ChainWalk) -> None:
         known.add(row["pseudonym"])
         person = Person(row["name"], row["tenant"], row["kind"])
         if pseudonym_of(person, row["salt"]) != row["pseudonym"]:
-            walk.report.add(f"the name of {row['pseudonym']} was changed")
+            walk.report.add_fault(f"the name of {row['pseudonym']} was changed")
     walk.report.nameless = len(walk.pseudonyms - known)
 
 

@@ -13,22 +13,22 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from llm_proxy.background import Loop
-from llm_proxy.identity.postgres_store import available
-from llm_proxy.identity.virtual_keys import lookup_of, prefix_of
-from llm_proxy.schema.database import DatabaseUnavailable, clean_text, deadline, write_each
+from llm_proxy.background import BackgroundLoop
+from llm_proxy.identity.postgres_store import database_errors
+from llm_proxy.identity.virtual_keys import display_prefix, lookup_from_key
+from llm_proxy.schema.database import DatabaseUnavailable, db_deadline, sanitize_text, write_rows
 
 if TYPE_CHECKING:
     import asyncpg
 
 log = logging.getLogger(__name__)
 
-EVERY_S = 10.0
-RETIRE_EVERY_S = 3600.0
-PER_MINUTE, PER_HOUR = 5, 30
-MOST_ADDRESSES = 500
-MOST_WAITING = 20_000
-ROLE = "llm_proxy_audit"
+WRITE_INTERVAL_S = 10.0
+RETENTION_INTERVAL_S = 3600.0
+MAX_ROWS_PER_MINUTE, MAX_ROWS_PER_HOUR = 5, 30
+MAX_ADDRESSES = 500
+MAX_QUEUED_COUNTS = 20_000
+DATABASE_ROLE = "llm_proxy_audit"
 _LONGEST_PATH, _LONGEST_ADDRESS = 100, 64
 _BATCH = 500
 _DEADLINE_S = 5.0
@@ -47,11 +47,11 @@ SELECT * FROM (SELECT * FROM refused_credentials WHERE $1::timestamptz IS NULL O
 ORDER BY at DESC, times DESC, client_ip, path, prefix
 """
 
-Tried = tuple[int, str, str, str]
+FailureKey = tuple[int, str, str, str]
 """The minute or hour (seconds since 1970), the address, the path and the key's public part."""
 
 
-class _Address:
+class _AddressQuota:
     """What one address has filled of its minute and its hour."""
 
     __slots__ = ("in_hour", "minute", "seen")
@@ -67,14 +67,14 @@ class _Address:
             self.minute, self.seen = minute, set()
         if tried in self.seen:
             return True
-        if len(self.seen) >= PER_MINUTE or self.in_hour >= PER_HOUR:
+        if len(self.seen) >= MAX_ROWS_PER_MINUTE or self.in_hour >= MAX_ROWS_PER_HOUR:
             return False
         self.seen.add(tried)
         self.in_hour += 1
         return True
 
 
-class RefusedCredentials:
+class AuthFailureLog:
     """Counts refusals and writes the counts now and then."""
 
     def __init__(
@@ -83,37 +83,37 @@ class RefusedCredentials:
         *,
         retention_days: int = 30,
         clock_s: Callable[[], float] = time.time,
-        every_s: float = EVERY_S,
+        every_s: float = WRITE_INTERVAL_S,
     ) -> None:
         self._pool = pool
         self._retention_days = retention_days
         self._clock_s = clock_s
-        self._counts: dict[Tried, int] = {}
+        self._counts: dict[FailureKey, int] = {}
         self._hour = 0
-        self._addresses: dict[str, _Address] = {}
+        self._addresses: dict[str, _AddressQuota] = {}
         self._retire_at = 0.0
         self._writing = asyncio.Lock()
-        self._loop = Loop("refused-credentials", self.flush, every_s=every_s)
+        self._loop = BackgroundLoop("refused-credentials", self.flush, every_s=every_s)
 
-    def note(self, *, client_ip: str | None, path: str, credential: bytes = b"") -> None:
+    def record(self, *, client_ip: str | None, path: str, credential: bytes = b"") -> None:
         """A credential was refused at a path."""
-        lookup = lookup_of(credential)
-        where = clean_text(path)[:_LONGEST_PATH], prefix_of(lookup) if lookup else ""
-        tried = self._row(clean_text(client_ip or "")[:_LONGEST_ADDRESS], where)
-        if tried not in self._counts and len(self._counts) >= MOST_WAITING:
+        lookup = lookup_from_key(credential)
+        where = sanitize_text(path)[:_LONGEST_PATH], display_prefix(lookup) if lookup else ""
+        tried = self._counter_key(sanitize_text(client_ip or "")[:_LONGEST_ADDRESS], where)
+        if tried not in self._counts and len(self._counts) >= MAX_QUEUED_COUNTS:
             tried = (self._hour, "", "", "")
         self._counts[tried] = self._counts.get(tried, 0) + 1
 
-    def _row(self, client_ip: str, where: tuple[str, str]) -> Tried:
+    def _counter_key(self, client_ip: str, where: tuple[str, str]) -> FailureKey:
         now = int(self._clock_s())
         hour, minute = now - now % 3600, now - now % 60
         if hour != self._hour:
             self._hour, self._addresses = hour, {}
         address = self._addresses.get(client_ip)
         if address is None:
-            if len(self._addresses) >= MOST_ADDRESSES:
+            if len(self._addresses) >= MAX_ADDRESSES:
                 return hour, "", "", ""
-            address = self._addresses[client_ip] = _Address()
+            address = self._addresses[client_ip] = _AddressQuota()
         return (minute, client_ip, *where) if address.has_room(minute, where) else (hour, client_ip, "", "")
 
     async def start(self) -> None:
@@ -130,7 +130,7 @@ class RefusedCredentials:
         """Write what was counted, and drop what is past its time; what cannot be written waits."""
         async with self._writing:
             if await self._write_counts():
-                await self._retire()
+                await self._drop_old_days()
 
     async def _write_counts(self) -> bool:
         """Whether every count is written, or refused for good."""
@@ -140,7 +140,7 @@ class RefusedCredentials:
             while rows:
                 batch = rows[:_BATCH]
                 try:
-                    for _, why in await write_each(batch, self._write):
+                    for _, why in await write_rows(batch, self._write):
                         log.warning("a refused credential is not put on record", extra={"why": why})
                 finally:
                     rows[:_BATCH] = batch
@@ -155,33 +155,33 @@ class RefusedCredentials:
                 self._counts[tried] = self._counts.get(tried, 0) + times
         return True
 
-    async def page(self, *, limit: int = 100, before: datetime | None = None) -> list[dict[str, Any]]:
+    async def list_counts(self, *, limit: int = 100, before: datetime | None = None) -> list[dict[str, Any]]:
         """The newest counts, or those before a time; raises `StoreUnavailable`.
 
         The last time of a page comes whole, whatever the limit: the next page begins before it.
         """
-        async with available(), self._pool.acquire(timeout=_DEADLINE_S) as connection:
+        async with database_errors(), self._pool.acquire(timeout=_DEADLINE_S) as connection:
             return [dict(row) for row in await connection.fetch(_PAGE, before, limit)]
 
-    async def _write(self, rows: Sequence[tuple[Tried, int]]) -> None:
+    async def _write(self, rows: Sequence[tuple[FailureKey, int]]) -> None:
         values = ((datetime.fromtimestamp(at, UTC), *rest, times) for (at, *rest), times in rows)
         async with (
-            deadline(_DEADLINE_S),
+            db_deadline(_DEADLINE_S),
             self._pool.acquire(timeout=_DEADLINE_S) as connection,
             connection.transaction(),
         ):
-            if await connection.fetchval(_MAY_BECOME, ROLE):
-                await connection.execute(f"SET LOCAL ROLE {ROLE}")
+            if await connection.fetchval(_MAY_BECOME, DATABASE_ROLE):
+                await connection.execute(f"SET LOCAL ROLE {DATABASE_ROLE}")
             await connection.execute(_NOTE, *zip(*values, strict=True))
 
-    async def _retire(self) -> None:
+    async def _drop_old_days(self) -> None:
         now_s = self._clock_s()
         if now_s < self._retire_at:
             return
         try:
-            async with deadline(_DEADLINE_S):
+            async with db_deadline(_DEADLINE_S):
                 await self._pool.execute(_RETIRE, self._retention_days)
         except DatabaseUnavailable as fault:
             log.warning("old days of refused credentials are not dropped yet", extra={"why": fault.reason})
         else:
-            self._retire_at = now_s + RETIRE_EVERY_S
+            self._retire_at = now_s + RETENTION_INTERVAL_S

@@ -14,16 +14,16 @@ from llm_proxy.errors import BadRequest, Forbidden
 
 ANY = "*"
 """Every value of a field."""
-Kind = Literal["internal", "virtual"]
+CallerKind = Literal["internal", "virtual"]
 Period = Literal["day", "month", "total"]
 ScopeKind = Literal["key", "agent", "tenant", "user_model", "tenant_group", "global", "provider"]
-OF_ALL: frozenset[ScopeKind] = frozenset({"global", "provider"})
+SHARED_SCOPES: frozenset[ScopeKind] = frozenset({"global", "provider"})
 """Scopes that count the calls of several tenants together."""
-PER: dict[Period, str] = {"day": " a day", "month": " a month", "total": ""}
+PERIOD_SUFFIX: dict[Period, str] = {"day": " a day", "month": " a month", "total": ""}
 """A budget's period, behind its amount."""
-Mode = Literal["enforce", "shadow", "off"]
+PolicyMode = Literal["enforce", "shadow", "off"]
 OnStoreFailure = Literal["deny", "local", "allow"]
-Unit = Literal["usd", "requests", "tokens"]
+BudgetUnit = Literal["usd", "requests", "tokens"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +42,19 @@ class Budget:
     Attributes:
         limit: In nano-dollars, requests or tokens, by the unit.
         zone: The time zone (IANA) in whose calendar the period begins and ends.
-        laid_us: Since when it counts every call, in microseconds since 1970; 0: not known. A changed limit
-            keeps it.
+        counting_since_us: Start of complete counting, in microseconds since 1970; 0: not known. A changed
+            limit keeps it.
     """
 
     limit: int
     period: Period
     zone: str = "UTC"
-    unit: Unit = "usd"
-    laid_us: int = field(default=0, compare=False)
+    unit: BudgetUnit = "usd"
+    counting_since_us: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class Attribution:
     """Whom a request says it acts for, by body or header; all optional."""
 
     tenant: str | None = None
@@ -66,7 +66,7 @@ class Named:
     tags: tuple[str, ...] = ()
 
 
-NOBODY = Named()
+NO_ATTRIBUTION = Attribution()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class Caller:
     """
 
     key_id: str
-    kind: Kind
+    kind: CallerKind
     tenant: str | None = None
     agent: str | None = None
     user: str | None = None
@@ -103,12 +103,12 @@ class Caller:
     tags: tuple[str, ...] = ()
 
 
-MOST_TAGS = 10
-LONGEST_TAG = 50
+MAX_TAGS = 10
+MAX_TAG_CHARS = 50
 Tags = tuple[str, ...]
 
 
-def tags_from(given: Any, path: str) -> Tags:  # noqa: ANN401 -- unchecked JSON
+def parse_tags(given: Any, path: str) -> Tags:  # noqa: ANN401 -- unchecked JSON
     """The tags of a list, or of text with commas; raises `BadRequest` naming `path`."""
     if given is None:
         return ()
@@ -117,58 +117,58 @@ def tags_from(given: Any, path: str) -> Tags:  # noqa: ANN401 -- unchecked JSON
     elif isinstance(given, list | tuple):
         words = list(cast("Iterable[Any]", given))
     else:
-        raise _invalid(path)
-    return merged((_tag(word, path) for word in words), path)
+        raise _invalid_tags(path)
+    return merge_tags((_parse_tag(word, path) for word in words), path)
 
 
-def merged(tags: Iterable[str], path: str) -> Tags:
+def merge_tags(tags: Iterable[str], path: str) -> Tags:
     """Each tag once; raises `BadRequest` naming `path` when there are too many."""
     found = tuple(dict.fromkeys(tags))
-    if len(found) > MOST_TAGS:
-        why = f"Invalid '{path}': at most {MOST_TAGS} tags, the key's own included."
+    if len(found) > MAX_TAGS:
+        why = f"Invalid '{path}': at most {MAX_TAGS} tags, the key's own included."
         raise BadRequest(why, param=path, code="invalid_value")
     return found
 
 
-def _tag(word: Any, path: str) -> str:  # noqa: ANN401 -- unchecked JSON
+def _parse_tag(word: Any, path: str) -> str:  # noqa: ANN401 -- unchecked JSON
     text = word.strip() if isinstance(word, str) else ""
-    if not text or len(text) > LONGEST_TAG or not text.isprintable() or "," in text:
-        raise _invalid(path)
+    if not text or len(text) > MAX_TAG_CHARS or not text.isprintable() or "," in text:
+        raise _invalid_tags(path)
     return text
 
 
-def _invalid(path: str) -> BadRequest:
+def _invalid_tags(path: str) -> BadRequest:
     return BadRequest(
-        f"Invalid '{path}': expected tags of 1 to {LONGEST_TAG} printable characters without commas.",
+        f"Invalid '{path}': expected tags of 1 to {MAX_TAG_CHARS} printable characters without commas.",
         param=path,
         code="invalid_value",
     )
 
 
-LONGEST_NAME = 256
-_NAMING = (b"x-tenant-id", b"x-agent-id", b"x-user-id", b"x-session-id", b"x-run-id")
-_TAGS = b"x-tags"
-_ANY_NAMING = frozenset({*_NAMING, _TAGS})
+MAX_NAME_CHARS = 256
+_NAME_HEADERS = (b"x-tenant-id", b"x-agent-id", b"x-user-id", b"x-session-id", b"x-run-id")
+_TAGS_HEADER = b"x-tags"
+_ATTRIBUTION_HEADERS = frozenset({*_NAME_HEADERS, _TAGS_HEADER})
 
 
-def on_behalf_of(caller: Caller, by_header: Named, by_body: Named) -> Caller:
+def on_behalf_of(caller: Caller, by_header: Attribution, by_body: Attribution) -> Caller:
     """The caller a request is admitted and billed to.
 
     Raises:
         BadRequest: Header and body name different ones, or more tags than a call may have.
         Forbidden: A virtual key names somebody outside its binding.
     """
-    if by_header is NOBODY and by_body is NOBODY and caller.agent != ANY:
+    if by_header is NO_ATTRIBUTION and by_body is NO_ATTRIBUTION and caller.agent != ANY:
         return caller
-    tenant = _one("tenant", by_header.tenant, by_body.tenant)
-    agent = _one("agent", by_header.agent, by_body.agent)
-    user = _one("user", by_header.user, by_body.user)
+    tenant = _same_or_either("tenant", by_header.tenant, by_body.tenant)
+    agent = _same_or_either("agent", by_header.agent, by_body.agent)
+    user = _same_or_either("user", by_header.user, by_body.user)
     if caller.kind == "virtual":
-        _within("tenant", caller.tenant, tenant)
+        _require_bound("tenant", caller.tenant, tenant)
         if caller.agent != ANY:
-            _within("agent", caller.agent, agent)
+            _require_bound("agent", caller.agent, agent)
         if caller.user is not None:
-            _within("user", caller.user, user)
+            _require_bound("user", caller.user, user)
     bound_agent = None if caller.agent == ANY else caller.agent
     # A third of what `dataclasses.replace` costs.
     return Caller(
@@ -177,8 +177,8 @@ def on_behalf_of(caller: Caller, by_header: Named, by_body: Named) -> Caller:
         tenant or caller.tenant,
         agent or bound_agent,
         user or caller.user,
-        _one("session", by_header.session, by_body.session) or caller.session,
-        _one("channel", by_header.channel, by_body.channel) or caller.channel,
+        _same_or_either("session", by_header.session, by_body.session) or caller.session,
+        _same_or_either("channel", by_header.channel, by_body.channel) or caller.channel,
         caller.key_prefix,
         caller.models,
         caller.limits,
@@ -186,46 +186,46 @@ def on_behalf_of(caller: Caller, by_header: Named, by_body: Named) -> Caller:
         caller.max_tokens_cap,
         caller.cache,
         caller.revocation_epoch,
-        _one("run", by_header.run, by_body.run) or caller.run,
-        _all_tags(caller, by_header, by_body) if by_header.tags or by_body.tags else caller.tags,
+        _same_or_either("run", by_header.run, by_body.run) or caller.run,
+        _merged_tags(caller, by_header, by_body) if by_header.tags or by_body.tags else caller.tags,
     )
 
 
-def named_by_headers(headers: Mapping[bytes, bytes]) -> Named:
+def attribution_from_headers(headers: Mapping[bytes, bytes]) -> Attribution:
     """Whom the headers say the request acts for; raises `BadRequest` for a name no one can have."""
-    if _ANY_NAMING.isdisjoint(headers):
-        return NOBODY
-    tenant, agent, user, session, run = (_name(headers, name) for name in _NAMING)
-    tags = _tags(headers[_TAGS]) if _TAGS in headers else ()
-    return Named(tenant=tenant, agent=agent, user=user, session=session, run=run, tags=tags)
+    if _ATTRIBUTION_HEADERS.isdisjoint(headers):
+        return NO_ATTRIBUTION
+    tenant, agent, user, session, run = (_name_header(headers, name) for name in _NAME_HEADERS)
+    tags = _tags_header(headers[_TAGS_HEADER]) if _TAGS_HEADER in headers else ()
+    return Attribution(tenant=tenant, agent=agent, user=user, session=session, run=run, tags=tags)
 
 
-def _tags(value: bytes) -> Tags:
+def _tags_header(value: bytes) -> Tags:
     try:
         text = value.decode()
     except UnicodeDecodeError:
         text = value.decode("latin-1")
-    return tags_from(text, "x-tags")
+    return parse_tags(text, "x-tags")
 
 
-def _name(headers: Mapping[bytes, bytes], name: bytes) -> str | None:
+def _name_header(headers: Mapping[bytes, bytes], name: bytes) -> str | None:
     value = headers.get(name)
     if value is None:
         return None
     text = value.strip().decode("latin-1")
-    if not text or len(text) > LONGEST_NAME or not text.isprintable():
+    if not text or len(text) > MAX_NAME_CHARS or not text.isprintable():
         raise BadRequest(
-            f"Invalid '{name.decode()}' header: expected 1 to {LONGEST_NAME} printable characters.",
+            f"Invalid '{name.decode()}' header: expected 1 to {MAX_NAME_CHARS} printable characters.",
             param=name.decode(),
         )
     return text
 
 
-def _all_tags(caller: Caller, by_header: Named, by_body: Named) -> Tags:
-    return merged((*caller.tags, *by_header.tags, *by_body.tags), "tags")
+def _merged_tags(caller: Caller, by_header: Attribution, by_body: Attribution) -> Tags:
+    return merge_tags((*caller.tags, *by_header.tags, *by_body.tags), "tags")
 
 
-def _one(field: str, header: str | None, body: str | None) -> str | None:
+def _same_or_either(field: str, header: str | None, body: str | None) -> str | None:
     if header is not None and body is not None and header != body:
         raise BadRequest(
             f"The headers and the body name different {field}s.", param=field, code=f"{field}_mismatch"
@@ -233,7 +233,7 @@ def _one(field: str, header: str | None, body: str | None) -> str | None:
     return header if header is not None else body
 
 
-def _within(field: str, bound: str | None, named: str | None) -> None:
+def _require_bound(field: str, bound: str | None, named: str | None) -> None:
     if named is not None and named != bound:
         raise Forbidden(
             f"This API key may not act for another {field}.", param=field, code=f"{field}_not_allowed"

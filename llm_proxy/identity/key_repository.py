@@ -14,36 +14,52 @@ from typing import Any
 
 import asyncpg
 
-from llm_proxy.background import Loop
-from llm_proxy.errors import BadRequest, Forbidden, NotFound, Refused
+from llm_proxy.background import BackgroundLoop
+from llm_proxy.errors import APIError, BadRequest, Forbidden, NotFound
 from llm_proxy.identity.admin_documents import (
-    LONGEST_NAME,
+    MAX_NAME_CHARS,
     key_fields,
     limits_document,
+    parse_key_spec,
     raise_document,
-    spec_from,
 )
-from llm_proxy.identity.audit import Actor, Epochs, Person, audit, changed, deed, laid, raise_epochs
+from llm_proxy.identity.audit import (
+    Actor,
+    Epochs,
+    Person,
+    admin_transaction,
+    bump_epochs,
+    changed_fields,
+    with_counting_start,
+    write_audit,
+)
 from llm_proxy.identity.caller import Budget
-from llm_proxy.identity.postgres_store import RAISED, RAISES, Connection, budgets_text, raise_of, spec_of
+from llm_proxy.identity.postgres_store import (
+    RAISE_COLUMNS,
+    RAISE_JOIN,
+    Connection,
+    budgets_to_json,
+    key_spec_from_row,
+    raise_from_row,
+)
 from llm_proxy.identity.virtual_keys import (
+    GeneratedKey,
+    KeyRaise,
     KeyRecord,
     KeySpec,
-    Minted,
-    Raise,
-    higher,
-    mint,
-    new_id,
-    prefix_of,
-    raised,
+    apply_raise,
+    display_prefix,
+    generate_key,
+    higher_limit,
+    new_key_id,
 )
 from llm_proxy.telemetry.privacy import redact
 
-AGENTS_S = 30.0
+AGENTS_INTERVAL_S = 30.0
 _LIST = f"""
-SELECT k.*, {RAISED}, array(SELECT s.lookup FROM key_secrets s WHERE s.key_id = k.key_id
+SELECT k.*, {RAISE_COLUMNS}, array(SELECT s.lookup FROM key_secrets s WHERE s.key_id = k.key_id
                   AND (s.expires_at IS NULL OR s.expires_at > now()) ORDER BY s.created_at DESC) AS lookups
-FROM api_keys k {RAISES}
+FROM api_keys k {RAISE_JOIN}
 """  # noqa: S608 -- our own column names
 _ONE = (
     _LIST + "WHERE k.key_id = $1 OR k.name = $1"  # noqa: S608 -- our own text
@@ -72,37 +88,41 @@ _AGENTS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Deed:
+class KeyMutation:
     """What was done: the key as it is now, its secret when it is new, the epochs to announce."""
 
     record: KeyRecord
-    minted: Minted | None = None
+    generated: GeneratedKey | None = None
     epochs: Epochs = field(default_factory=dict[str, int])
 
 
-class Registry:
+class KeyRepository:
     """Writes keys, rules and kill switches."""
 
     def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
         self._pool = pool
 
-    async def create(self, spec: KeySpec, actor: Actor, secret: Minted | None = None) -> Deed:
+    async def create(self, spec: KeySpec, actor: Actor, secret: GeneratedKey | None = None) -> KeyMutation:
         """A new key; its text is in the deed and nowhere else."""
-        minted, key_id = secret or mint(), new_id()
-        spec = _within(spec, actor)
-        async with deed(self._pool) as connection:
-            await connection.execute(_CREATE, key_id, *_values(spec))
+        minted, key_id = secret or generate_key(), new_key_id()
+        spec = _restrict_to_actor(spec, actor)
+        async with admin_transaction(self._pool) as connection:
+            await connection.execute(_CREATE, key_id, *_column_values(spec))
             await _add_secret(connection, key_id, minted)
-            await audit(connection, actor, "keys.create", key_id, {"name": spec.name}, after=_audited(spec))
-            return Deed(await record_of(connection, key_id), minted)
+            await write_audit(
+                connection, actor, "keys.create", key_id, {"name": spec.name}, after=_audit_document(spec)
+            )
+            return KeyMutation(await fetch_record(connection, key_id), minted)
 
-    async def page(self, *, tenant: str | None = None, limit: int = 100, after: str = "") -> list[KeyRecord]:
+    async def list_keys(
+        self, *, tenant: str | None = None, limit: int = 100, after: str = ""
+    ) -> list[KeyRecord]:
         """Keys in the order of their names, revoked ones too; `after` is the last name seen.
 
         Raises:
             NotFound: No key is of this tenant.
         """
-        async with deed(self._pool) as connection:
+        async with admin_transaction(self._pool) as connection:
             rows = await connection.fetch(
                 _LIST + "WHERE k.name > $1 AND ($2::text IS NULL OR k.tenant = $2) ORDER BY k.name LIMIT $3",
                 after, tenant, limit,
@@ -110,20 +130,20 @@ class Registry:
             if tenant is not None and not rows and not await connection.fetchval(_OF_TENANT, tenant):
                 why = f"No key is of a tenant called '{redact(tenant)[:60]}'."
                 raise NotFound(why, param="tenant", code="unknown_name")
-        return [_of(row) for row in rows]
+        return [_record_from_row(row) for row in rows]
 
-    async def agents(self) -> list[str]:
+    async def list_agents(self) -> list[str]:
         """The agents some key is made out to."""
-        async with deed(self._pool) as connection:
+        async with admin_transaction(self._pool) as connection:
             rows = await connection.fetch(_AGENTS)
         return [row["agent"] for row in rows]
 
-    async def show(self, name_or_id: str, *, tenant: str | None = None) -> KeyRecord:
+    async def get(self, name_or_id: str, *, tenant: str | None = None) -> KeyRecord:
         """One key, by its id, name or shown prefix; with `tenant`, only one of that tenant's."""
-        async with deed(self._pool) as connection:
-            return await record_of(connection, name_or_id, tenant=tenant)
+        async with admin_transaction(self._pool) as connection:
+            return await fetch_record(connection, name_or_id, tenant=tenant)
 
-    async def change(self, name_or_id: str, to: KeySpec | Mapping[str, Any], actor: Actor) -> Deed:
+    async def update(self, name_or_id: str, to: KeySpec | Mapping[str, Any], actor: Actor) -> KeyMutation:
         """Change a key.
 
         Args:
@@ -131,24 +151,26 @@ class Registry:
             to: Its whole specification, or a document's fields: the others stay as they are when it changes.
             actor: Who does it.
         """
-        async with deed(self._pool) as connection:
-            before = await locked(connection, name_or_id, actor)
-            spec = _within(to if isinstance(to, KeySpec) else spec_from(to, before.spec), actor, before)
+        async with admin_transaction(self._pool) as connection:
+            before = await lock_key(connection, name_or_id, actor)
+            spec = _restrict_to_actor(
+                to if isinstance(to, KeySpec) else parse_key_spec(to, before.spec), actor, before
+            )
             same = before.spec.budgets if before.spec.tenant == spec.tenant else ()
-            spec = replace(spec, budgets=await laid(connection, spec.budgets, same))
-            if await connection.fetchval(_CHANGE, before.key_id, *_values(spec)) is None:
+            spec = replace(spec, budgets=await with_counting_start(connection, spec.budgets, same))
+            if await connection.fetchval(_CHANGE, before.key_id, *_column_values(spec)) is None:
                 raise BadRequest("A revoked key cannot be changed.")
-            epochs = await raise_epochs(connection, before.spec.tenant, spec.tenant)
-            old, new = changed(_audited(before.spec), _audited(spec))
+            epochs = await bump_epochs(connection, before.spec.tenant, spec.tenant)
+            old, new = changed_fields(_audit_document(before.spec), _audit_document(spec))
             named = {"name": spec.name}
-            await audit(connection, actor, "keys.change", before.key_id, named, before=old, after=new)
-            return Deed(await record_of(connection, before.key_id), epochs=epochs)
+            await write_audit(connection, actor, "keys.change", before.key_id, named, before=old, after=new)
+            return KeyMutation(await fetch_record(connection, before.key_id), epochs=epochs)
 
-    async def rotate(self, name_or_id: str, actor: Actor, *, overlap: timedelta) -> Deed:
+    async def rotate(self, name_or_id: str, actor: Actor, *, overlap: timedelta) -> KeyMutation:
         """A second secret for a key; the ones before end after the overlap."""
-        minted = mint()
-        async with deed(self._pool) as connection:
-            before = await locked(connection, name_or_id, actor)
+        minted = generate_key()
+        async with admin_transaction(self._pool) as connection:
+            before = await lock_key(connection, name_or_id, actor)
             if before.revoked_at is not None:
                 raise BadRequest("A revoked key cannot be rotated.")
             await connection.execute(
@@ -156,9 +178,9 @@ class Registry:
                 before.key_id, overlap,
             )  # fmt: skip
             await _add_secret(connection, before.key_id, minted)
-            epochs = await raise_epochs(connection, before.spec.tenant)
-            after = await record_of(connection, before.key_id)
-            await audit(
+            epochs = await bump_epochs(connection, before.spec.tenant)
+            after = await fetch_record(connection, before.key_id)
+            await write_audit(
                 connection,
                 actor,
                 "keys.rotate",
@@ -167,19 +189,19 @@ class Registry:
                 before={"prefixes": before.prefixes},
                 after={"prefixes": after.prefixes},
             )
-            return Deed(after, minted, epochs)
+            return KeyMutation(after, minted, epochs)
 
-    async def revoke(self, name_or_id: str, actor: Actor) -> Deed:
+    async def revoke(self, name_or_id: str, actor: Actor) -> KeyMutation:
         """End a key; doing it twice is doing it once."""
-        async with deed(self._pool) as connection:
-            before = await locked(connection, name_or_id, actor)
+        async with admin_transaction(self._pool) as connection:
+            before = await lock_key(connection, name_or_id, actor)
             await connection.execute(
                 "UPDATE api_keys SET revoked_at = coalesce(revoked_at, now()) WHERE key_id = $1",
                 before.key_id,
             )
-            epochs = await raise_epochs(connection, before.spec.tenant)
-            after = await record_of(connection, before.key_id)
-            await audit(
+            epochs = await bump_epochs(connection, before.spec.tenant)
+            after = await fetch_record(connection, before.key_id)
+            await write_audit(
                 connection,
                 actor,
                 "keys.revoke",
@@ -188,26 +210,26 @@ class Registry:
                 before={"revoked_at": before.revoked_at},
                 after={"revoked_at": after.revoked_at},
             )
-            return Deed(after, epochs=epochs)
+            return KeyMutation(after, epochs=epochs)
 
 
-def knowing_agents(pool: "asyncpg.Pool[asyncpg.Record]", tell: Callable[[list[str]], None]) -> Loop:
+def agents_loop(pool: "asyncpg.Pool[asyncpg.Record]", tell: Callable[[list[str]], None]) -> BackgroundLoop:
     """A loop that tells, now and every half minute, which agents some key is made out to."""
-    registry = Registry(pool)
+    registry = KeyRepository(pool)
 
     async def step() -> None:
-        with contextlib.suppress(Refused):
-            tell(await registry.agents())
+        with contextlib.suppress(APIError):
+            tell(await registry.list_agents())
 
-    return Loop("agents", step, every_s=AGENTS_S, at_once=True)
+    return BackgroundLoop("agents", step, every_s=AGENTS_INTERVAL_S, at_once=True)
 
 
-async def key_id_of(connection: Connection, name_or_id: str, *, tenant: str | None = None) -> str:
+async def find_key_id(connection: Connection, name_or_id: str, *, tenant: str | None = None) -> str:
     """The id of a key (of a tenant) by its id, name or shown prefix; raises `NotFound`."""
-    return (await record_of(connection, name_or_id, tenant=tenant)).key_id
+    return (await fetch_record(connection, name_or_id, tenant=tenant)).key_id
 
 
-def _within(spec: KeySpec, actor: Actor, before: KeyRecord | None = None) -> KeySpec:
+def _restrict_to_actor(spec: KeySpec, actor: Actor, before: KeyRecord | None = None) -> KeySpec:
     """The specification as the actor may write it: an actor of one tenant writes keys of that tenant alone.
 
     Such an actor's names begin with the tenant's: a name that is taken then tells nothing of other tenants.
@@ -219,67 +241,67 @@ def _within(spec: KeySpec, actor: Actor, before: KeyRecord | None = None) -> Key
     name, begin = spec.name, f"{actor.tenant}/"
     if before is None or name != before.spec.name:
         rest = name.removeprefix(begin)
-        if "/" in rest or not rest or len(begin + rest) > LONGEST_NAME:
+        if "/" in rest or not rest or len(begin + rest) > MAX_NAME_CHARS:
             raise BadRequest(f"Invalid 'name': expected a name without '/' behind {begin!r}.", param="name")
         name = begin + rest
     return replace(spec, name=name, tenant=actor.tenant)
 
 
-async def locked(connection: Connection, name_or_id: str, actor: Actor) -> KeyRecord:
+async def lock_key(connection: Connection, name_or_id: str, actor: Actor) -> KeyRecord:
     """The key, which no other transaction changes until this one ends."""
-    return await record_of(connection, name_or_id, _ONE + " FOR UPDATE OF k", tenant=actor.tenant)
+    return await fetch_record(connection, name_or_id, _ONE + " FOR UPDATE OF k", tenant=actor.tenant)
 
 
-async def record_of(
+async def fetch_record(
     connection: Connection, name_or_id: str, query: str = _ONE, *, tenant: str | None = None
 ) -> KeyRecord:
     """The key; with `tenant` only one of that tenant's, whose name may leave out `tenant/`."""
-    row = await connection.fetchrow(query, name_or_id, prefix_of(""))
+    row = await connection.fetchrow(query, name_or_id, display_prefix(""))
     if tenant is not None and (row is None or row["tenant"] != tenant):
-        row = await connection.fetchrow(query, f"{tenant}/{name_or_id}", prefix_of(""))
+        row = await connection.fetchrow(query, f"{tenant}/{name_or_id}", display_prefix(""))
     if row is None or (tenant is not None and row["tenant"] != tenant):
         raise NotFound("No such key.")
-    return _of(row)
+    return _record_from_row(row)
 
 
-def _of(row: asyncpg.Record) -> KeyRecord:
-    prefixes = tuple(prefix_of(lookup) for lookup in row["lookups"])
+def _record_from_row(row: asyncpg.Record) -> KeyRecord:
+    prefixes = tuple(display_prefix(lookup) for lookup in row["lookups"])
     return KeyRecord(
         row["key_id"],
-        spec_of(row),
+        key_spec_from_row(row),
         row["created_at"],
         row["changed_at"],
         row["revoked_at"],
         prefixes,
-        raise_of(row),
+        raise_from_row(row),
     )
 
 
-def _audited(spec: KeySpec) -> dict[str, Any]:
+def _audit_document(spec: KeySpec) -> dict[str, Any]:
     """A specification for the audit log."""
     return key_fields(spec) | {"user": Person(spec.user, spec.tenant) if spec.user else None}
 
 
-async def _add_secret(connection: Connection, key_id: str, minted: Minted) -> None:
+async def _add_secret(connection: Connection, key_id: str, minted: GeneratedKey) -> None:
     await connection.execute(
         "INSERT INTO key_secrets (lookup, key_id, digest) VALUES ($1, $2, $3)",
         minted.lookup, key_id, minted.digest,
     )  # fmt: skip
 
 
-def _values(spec: KeySpec) -> tuple[Any, ...]:
+def _column_values(spec: KeySpec) -> tuple[Any, ...]:
     models = list(spec.models) if spec.models is not None else None
     limits = spec.limits
     return (
         spec.name, spec.tenant, spec.agent, spec.user, models, limits.rpm, limits.tpm, limits.parallel,
-        budgets_text(spec.budgets), spec.max_tokens_cap, spec.cache, spec.expires_at,
+        budgets_to_json(spec.budgets), spec.max_tokens_cap, spec.cache, spec.expires_at,
         list(spec.tags) or None,
     )  # fmt: skip
 
 
 LONGEST = timedelta(days=366)
-DUE_EVERY_S = 1.0
-MOST_AT_ONCE = 100
+DUE_INTERVAL_S = 1.0
+DUE_BATCH = 100
 
 _BEGIN = """
 INSERT INTO key_raises (key_id, rpm, tpm, parallel, budgets, until) VALUES ($1, $2, $3, $4, $5, $6)
@@ -289,7 +311,7 @@ _DUE = "SELECT EXISTS (SELECT FROM key_raises WHERE ended_at IS NULL AND until <
 _END_DUE = f"""
 WITH due AS (
     SELECT raise_id FROM key_raises WHERE ended_at IS NULL AND until <= now()
-    ORDER BY until LIMIT {MOST_AT_ONCE} FOR UPDATE SKIP LOCKED
+    ORDER BY until LIMIT {DUE_BATCH} FOR UPDATE SKIP LOCKED
 )
 UPDATE key_raises r SET ended_at = now() FROM due, api_keys k
 WHERE r.raise_id = due.raise_id AND k.key_id = r.key_id
@@ -298,17 +320,17 @@ RETURNING r.key_id, k.name, k.tenant, r.rpm AS raised_rpm, r.tpm AS raised_tpm,
 """  # noqa: S608 -- a constant of ours
 
 
-class Raises:
+class KeyRaiseRepository:
     """Begins and ends raises of keys."""
 
     def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
         self._pool = pool
 
-    async def begin(self, name_or_id: str, wanted: Raise, actor: Actor) -> Deed:
+    async def begin(self, name_or_id: str, wanted: KeyRaise, actor: Actor) -> KeyMutation:
         """Raise a key until the stated time; replaces the raise that runs."""
-        async with deed(self._pool) as connection:
-            before = await locked(connection, name_or_id, actor)
-            wanted = _checked(before, wanted)
+        async with admin_transaction(self._pool) as connection:
+            before = await lock_key(connection, name_or_id, actor)
+            wanted = _validate_raise(before, wanted)
             await connection.execute(_END, before.key_id)
             limits = wanted.limits
             await connection.execute(
@@ -317,68 +339,68 @@ class Raises:
                 limits.rpm,
                 limits.tpm,
                 limits.parallel,
-                budgets_text(wanted.budgets),
+                budgets_to_json(wanted.budgets),
                 wanted.until,
             )
-            return await self._told(connection, before, "keys.raise", wanted, actor)
+            return await self._audit_raise(connection, before, "keys.raise", wanted, actor)
 
-    async def end(self, name_or_id: str, actor: Actor) -> Deed:
+    async def end(self, name_or_id: str, actor: Actor) -> KeyMutation:
         """End a key's running raise before its time."""
-        async with deed(self._pool) as connection:
-            before = await locked(connection, name_or_id, actor)
-            if before.raised is None:
+        async with admin_transaction(self._pool) as connection:
+            before = await lock_key(connection, name_or_id, actor)
+            if before.running_raise is None:
                 raise NotFound("The key has no running raise.")
             await connection.execute(_END, before.key_id)
-            return await self._told(connection, before, "keys.raise_ended", None, actor)
+            return await self._audit_raise(connection, before, "keys.raise_ended", None, actor)
 
     async def end_due(self, actor: Actor) -> Epochs:
         """End the raises whose time is over, each by one replica; returns the epochs to announce."""
-        async with deed(self._pool) as connection:
+        async with admin_transaction(self._pool) as connection:
             if not await connection.fetchval(_DUE):
                 return {}
             ended = await connection.fetch(_END_DUE)
-            epochs = await raise_epochs(connection, *(row["tenant"] for row in ended))
+            epochs = await bump_epochs(connection, *(row["tenant"] for row in ended))
             for row in ended:
-                over = raise_of(row)
+                over = raise_from_row(row)
                 before = raise_document(over) if over is not None else None
-                await audit(
+                await write_audit(
                     connection, actor, "keys.raise_ended", row["key_id"], {"name": row["name"]},
                     before={"raise": before}, after={"raise": None},
                 )  # fmt: skip
             return epochs
 
-    async def _told(
-        self, connection: Connection, before: KeyRecord, action: str, wanted: Raise | None, actor: Actor
-    ) -> Deed:
+    async def _audit_raise(
+        self, connection: Connection, before: KeyRecord, action: str, wanted: KeyRaise | None, actor: Actor
+    ) -> KeyMutation:
         """Audit a change of a key's raise, and return the key as it is now."""
-        epochs = await raise_epochs(connection, before.spec.tenant)
-        await audit(
+        epochs = await bump_epochs(connection, before.spec.tenant)
+        await write_audit(
             connection,
             actor,
             action,
             before.key_id,
             {"name": before.spec.name, "own": limits_document(before.spec.limits, before.spec.budgets)},
-            before={"raise": raise_document(before.raised) if before.raised else None},
+            before={"raise": raise_document(before.running_raise) if before.running_raise else None},
             after={"raise": raise_document(wanted) if wanted else None},
         )
-        return Deed(await record_of(connection, before.key_id), epochs=epochs)
+        return KeyMutation(await fetch_record(connection, before.key_id), epochs=epochs)
 
 
-def ending_raises(
+def raise_expiry_loop(
     pool: "asyncpg.Pool[asyncpg.Record]", announce: Callable[[Epochs], Awaitable[None]]
-) -> Loop:
+) -> BackgroundLoop:
     """A loop that puts the end of each raise on record, and announces it, within about a second."""
-    raises = Raises(pool)
+    raises = KeyRaiseRepository(pool)
 
     async def step() -> None:
         epochs = await raises.end_due(Actor("raise"))
         if epochs:
             await announce(epochs)
 
-    return Loop("raises", step, every_s=DUE_EVERY_S, at_once=True)
+    return BackgroundLoop("raises", step, every_s=DUE_INTERVAL_S, at_once=True)
 
 
-def _checked(record: KeyRecord, wanted: Raise) -> Raise:
+def _validate_raise(record: KeyRecord, wanted: KeyRaise) -> KeyRaise:
     """The raise, with the calendars of the key's own budgets."""
     if record.revoked_at is not None:
         raise BadRequest("A revoked key cannot be raised.")
@@ -389,24 +411,24 @@ def _checked(record: KeyRecord, wanted: Raise) -> Raise:
         )
     spec = record.spec
     for name in ("rpm", "tpm", "parallel"):
-        _check_higher(name, getattr(spec.limits, name), getattr(wanted.limits, name))
-    budgets = tuple(_checked_budget(spec, budget) for budget in wanted.budgets)
-    wanted = Raise(wanted.limits, budgets, wanted.until)
-    if raised(spec, wanted) == spec:
+        _require_higher(name, getattr(spec.limits, name), getattr(wanted.limits, name))
+    budgets = tuple(_validate_raised_budget(spec, budget) for budget in wanted.budgets)
+    wanted = KeyRaise(wanted.limits, budgets, wanted.until)
+    if apply_raise(spec, wanted) == spec:
         raise BadRequest("A raise needs a limit or a budget.", param="rpm")
     return wanted
 
 
-def _check_higher(field: str, own: int | None, wanted: int | None) -> None:
+def _require_higher(field: str, own: int | None, wanted: int | None) -> None:
     if wanted is None:
         return
     if not own:
         raise BadRequest(f"The key has no '{field}' of its own that could be raised.", param=field)
-    if higher(own, wanted) == own:
+    if higher_limit(own, wanted) == own:
         raise BadRequest(f"Invalid '{field}': a raise is above the key's own {own}, or 0.", param=field)
 
 
-def _checked_budget(spec: KeySpec, wanted: Budget) -> Budget:
+def _validate_raised_budget(spec: KeySpec, wanted: Budget) -> Budget:
     own = next((one for one in spec.budgets if (one.unit, one.period) == (wanted.unit, wanted.period)), None)
     if own is None:
         kind = f"budget in {wanted.unit} of its own for the period '{wanted.period}'"

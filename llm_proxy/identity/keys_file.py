@@ -16,25 +16,25 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import yaml
 
-from llm_proxy.background import DONE, Loop
-from llm_proxy.errors import BadRequest, NotFound, Refused
-from llm_proxy.identity.admin_documents import flag, kill_from, rule_from, spec_from
+from llm_proxy.background import LOOP_DONE, BackgroundLoop
+from llm_proxy.errors import APIError, BadRequest, NotFound
+from llm_proxy.identity.admin_documents import parse_flag, parse_key_spec, parse_kill_switch, parse_policy
 from llm_proxy.identity.audit import Actor
-from llm_proxy.identity.key_repository import Deed, Registry
-from llm_proxy.identity.policies import Kill, Rule
-from llm_proxy.identity.policy_repository import Ruling, Rulings
-from llm_proxy.identity.virtual_keys import KeyRecord, KeySpec, Minted, minted_as, prefix_of
+from llm_proxy.identity.key_repository import KeyMutation, KeyRepository
+from llm_proxy.identity.policies import KillSwitch, LimitPolicy
+from llm_proxy.identity.policy_repository import PolicyRepository, Ruling
+from llm_proxy.identity.virtual_keys import GeneratedKey, KeyRecord, KeySpec, display_prefix, parse_key
 from llm_proxy.json_access import Json
 from llm_proxy.telemetry.privacy import redact
 
 if TYPE_CHECKING:
     import asyncpg
 
-_LONGEST_LABEL = 60
+_MAX_LABEL_CHARS = 60
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Entry:
+class KeysFileEntry:
     """An entry of a section.
 
     Attributes:
@@ -49,13 +49,13 @@ class Entry:
     fields: Json
     lines: dict[str, int]
 
-    def told(self, fault: str, field: str | None = None) -> str:
+    def describe_fault(self, fault: str, field: str | None = None) -> str:
         """A fault by file, line and entry."""
         line = self.lines.get(field or "", self.line)
         return f"{self.path}:{line}: {self.label}: {redact(fault)}"
 
 
-class _Exact(yaml.SafeLoader):
+class _ExactLoader(yaml.SafeLoader):
     """A loader that keeps decimals (a float would make 0 of 1.0e-400) and refuses doubled names."""
 
     def construct_decimal(self, node: yaml.ScalarNode) -> Decimal | float:
@@ -95,16 +95,16 @@ class _Exact(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-_Exact.add_constructor("tag:yaml.org,2002:float", _Exact.construct_decimal)
-_Exact.add_constructor("tag:yaml.org,2002:int", _Exact.construct_whole)
-_Exact.add_constructor("tag:yaml.org,2002:timestamp", _Exact.construct_moment)
+_ExactLoader.add_constructor("tag:yaml.org,2002:float", _ExactLoader.construct_decimal)
+_ExactLoader.add_constructor("tag:yaml.org,2002:int", _ExactLoader.construct_whole)
+_ExactLoader.add_constructor("tag:yaml.org,2002:timestamp", _ExactLoader.construct_moment)
 
 
-def read_entries(path: Path, sections: tuple[str, ...]) -> dict[str, list[Entry]]:
+def read_entries(path: Path, sections: tuple[str, ...]) -> dict[str, list[KeysFileEntry]]:
     """The entries of each section; raises `BadRequest`."""
-    found: dict[str, list[Entry]] = {section: [] for section in sections}
+    found: dict[str, list[KeysFileEntry]] = {section: [] for section in sections}
     try:
-        loader = _Exact(path.read_text(encoding="utf-8"))
+        loader = _ExactLoader(path.read_text(encoding="utf-8"))
         root = loader.get_single_node()
         if root is None:
             return found
@@ -126,19 +126,19 @@ def read_entries(path: Path, sections: tuple[str, ...]) -> dict[str, list[Entry]
     for name, node in root.value:
         line = name.start_mark.line + 1
         if name.value not in sections:
-            given = redact(str(name.value)[:_LONGEST_LABEL])
+            given = redact(str(name.value)[:_MAX_LABEL_CHARS])
             raise BadRequest(f"{path}:{line}: unknown section {given!r}; there are {', '.join(sections)}.")
         found[name.value] = _entries(path, name.value, node, said[name.value])
     return found
 
 
-def _entries(path: Path, section: str, node: yaml.Node, value: object) -> list[Entry]:
+def _entries(path: Path, section: str, node: yaml.Node, value: object) -> list[KeysFileEntry]:
     if value is None:
         return []
     line = node.start_mark.line + 1
     if not isinstance(value, list) or not isinstance(node, yaml.SequenceNode):
         raise BadRequest(f"{path}:{line}: {section!r} must be a list of entries.", param=section)
-    entries: list[Entry] = []
+    entries: list[KeysFileEntry] = []
     for number, (one, fields) in enumerate(zip(node.value, cast("list[object]", value), strict=True), 1):
         label = f"{section} entry {number}"
         if not isinstance(fields, dict):
@@ -147,19 +147,19 @@ def _entries(path: Path, section: str, node: yaml.Node, value: object) -> list[E
         known = cast("Json", fields)
         named = known.get("name") or known.get("subject") or known.get("tenant")
         if isinstance(named, str):
-            label += f" ({redact(named[:_LONGEST_LABEL])!r})"
+            label += f" ({redact(named[:_MAX_LABEL_CHARS])!r})"
         lines = {str(name.value): name.start_mark.line + 1 for name, _ in one.value}
-        entries.append(Entry(path, label, one.start_mark.line + 1, known, lines))
+        entries.append(KeysFileEntry(path, label, one.start_mark.line + 1, known, lines))
     return entries
 
 
 Made = TypeVar("Made")
 log = logging.getLogger(__name__)
-AGAIN_S = 5.0
+RETRY_INTERVAL_S = 5.0
 SECTIONS = ("keys", "limits", "kills")
-MOST_FAULTS = 50
+MAX_FAULTS = 50
 """So many faults of a file are told at once."""
-_TEXTS = {"name", "tenant", "agent", "user", "scope", "subject", "model", "kind", "reason", "mode"}
+_TEXT_FIELDS = {"name", "tenant", "agent", "user", "scope", "subject", "model", "kind", "reason", "mode"}
 """Fields that hold text, where YAML may read a date or a number."""
 
 
@@ -168,9 +168,9 @@ class FileKey:
     """A key of the file; `secret` when the operator brings one."""
 
     spec: KeySpec
-    entry: Entry
+    entry: KeysFileEntry
     revoked: bool = False
-    secret: Minted | None = None
+    secret: GeneratedKey | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,48 +178,55 @@ class KeysFile:
     """What a file says."""
 
     keys: tuple[FileKey, ...] = ()
-    rules: tuple[tuple[Rule, Entry], ...] = ()
-    kills: tuple[tuple[Kill, str, Entry], ...] = ()
+    policies: tuple[tuple[LimitPolicy, KeysFileEntry], ...] = ()
+    kill_switches: tuple[tuple[KillSwitch, str, KeysFileEntry], ...] = ()
 
 
 @dataclass(slots=True)
-class Applied:
+class ApplyResult:
     """What applying a file did.
 
     Attributes:
         changes: One line a change.
-        made: The keys that are new; with their secrets where nobody knows these yet.
+        created: The keys that are new; with their secrets where nobody knows these yet.
         epochs: What to announce.
         missing: A sentence for each limit or switch of a key that nobody made.
     """
 
     changes: list[str] = field(default_factory=list[str])
-    made: list[Deed] = field(default_factory=list[Deed])
+    created: list[KeyMutation] = field(default_factory=list[KeyMutation])
     epochs: dict[str, int] = field(default_factory=dict[str, int])
     missing: list[str] = field(default_factory=list[str])
 
 
-def read(path: Path) -> KeysFile:
+def load_keys_file(path: Path) -> KeysFile:
     """The file's content; raises `BadRequest` with a line for every faulty entry."""
     entries = read_entries(path, SECTIONS)
     faults: list[BadRequest] = []
-    keys = _all_made(entries["keys"], lambda one: _key(one, path.parent), faults)
-    rules = _all_made(entries["limits"], lambda one: (rule_from(one.fields), one), faults)
-    kills = _all_made(entries["kills"], lambda one: (*kill_from(one.fields), one), faults)
-    faults += _doubles([(one.spec.name, one.entry) for one in keys], "name")
-    faults += _doubles([(one.secret.lookup, one.entry) for one in keys if one.secret], "key_file's secret")
+    keys = _parse_all(entries["keys"], lambda one: _parse_key(one, path.parent), faults)
+    rules = _parse_all(entries["limits"], lambda one: (parse_policy(one.fields), one), faults)
+    kills = _parse_all(entries["kills"], lambda one: (*parse_kill_switch(one.fields), one), faults)
+    faults += _duplicate_faults([(one.spec.name, one.entry) for one in keys], "name")
+    faults += _duplicate_faults(
+        [(one.secret.lookup, one.entry) for one in keys if one.secret], "key_file's secret"
+    )
     subjects = [((rule.scope, rule.tenant, rule.subject, rule.group), entry) for rule, entry in rules]
-    faults += _doubles(subjects, "scope and subject")
-    faults += _doubles([(kill, entry) for kill, _, entry in kills], "kind and subject")
+    faults += _duplicate_faults(subjects, "scope and subject")
+    faults += _duplicate_faults([(kill, entry) for kill, _, entry in kills], "kind and subject")
     if faults:
-        told = "\n".join(fault.message for fault in faults[:MOST_FAULTS])
+        told = "\n".join(fault.message for fault in faults[:MAX_FAULTS])
         raise BadRequest(told, param=faults[0].param)
     return KeysFile(keys, rules, kills)
 
 
-async def apply(
-    file: KeysFile, registry: Registry, rulings: Rulings, actor: Actor, *, mint_missing: bool = True
-) -> Applied:
+async def apply_keys_file(
+    file: KeysFile,
+    registry: KeyRepository,
+    rulings: PolicyRepository,
+    actor: Actor,
+    *,
+    mint_missing: bool = True,
+) -> ApplyResult:
     """Bring keys, rules and switches to what the file says.
 
     Args:
@@ -232,79 +239,87 @@ async def apply(
     Raises:
         BadRequest: The file lists a key that was revoked, or another key's secret; nothing is applied.
     """
-    applied = Applied()
-    standing = {key.spec.name: await _standing(key, registry) for key in file.keys}
+    applied = ApplyResult()
+    standing = {key.spec.name: await _fetch_existing(key, registry) for key in file.keys}
     for key in file.keys:
         await _apply_key(key, standing[key.spec.name], registry, actor, applied, mint_missing=mint_missing)
-    laid_down = set(await rulings.rules())
-    for rule, entry in file.rules:
-        laid = await _with_id(rulings, rule, entry, applied)
+    laid_down = set(await rulings.list_policies())
+    for rule, entry in file.policies:
+        laid = await _resolve_key(rulings, rule, entry, applied)
         if laid is not None and laid not in laid_down:
-            applied.epochs |= await rulings.set_rule(laid, actor)
+            applied.epochs |= await rulings.upsert(laid, actor)
             applied.changes.append(f"limit of {rule.scope} {rule.subject} set")
-    thrown = {Kill(one["kind"], one["subject"], one["tenant"]) for one in await rulings.kills()}
-    for kill, reason, entry in file.kills:
-        switch = await _with_id(rulings, kill, entry, applied)
+    thrown = {
+        KillSwitch(one["kind"], one["subject"], one["tenant"]) for one in await rulings.list_kill_switches()
+    }
+    for kill, reason, entry in file.kill_switches:
+        switch = await _resolve_key(rulings, kill, entry, applied)
         if switch is not None and switch not in thrown:
-            applied.epochs |= await rulings.throw(switch, actor, reason=reason)
+            applied.epochs |= await rulings.enable_switch(switch, actor, reason=reason)
             applied.changes.append(f"{kill.kind} {kill.subject} switched off")
     return applied
 
 
-def applying(path: Path, pool: "asyncpg.Pool[asyncpg.Record]") -> Loop:
+def keys_file_loop(path: Path, pool: "asyncpg.Pool[asyncpg.Record]") -> BackgroundLoop:
     """A loop that brings the database to what the file says, until the database has heard."""
 
     async def step() -> object:
         try:
-            file = read(path)
+            file = load_keys_file(path)
         except BadRequest as fault:
             log.error("the keys file is not applied", extra={"cause": fault.message})  # noqa: TRY400 -- a file's fault, no trace
-            return DONE
+            return LOOP_DONE
         try:
-            applied = await apply(file, Registry(pool), Rulings(pool), Actor("keys file"), mint_missing=False)
+            applied = await apply_keys_file(
+                file, KeyRepository(pool), PolicyRepository(pool), Actor("keys file"), mint_missing=False
+            )
         except BadRequest as fault:
             log.error("the keys file is not applied", extra={"cause": fault.message})  # noqa: TRY400 -- the same
-            return DONE
-        except Refused as fault:
+            return LOOP_DONE
+        except APIError as fault:
             log.warning("the keys file is not applied yet", extra={"cause": fault.message})
             return None
         for missing in applied.missing:
             log.error("the keys file names a key that is not there", extra={"cause": missing})
         log.info("the keys file is applied", extra={"changes": len(applied.changes)})
-        return DONE
+        return LOOP_DONE
 
-    return Loop("keys-file", step, every_s=AGAIN_S, at_once=True)
+    return BackgroundLoop("keys-file", step, every_s=RETRY_INTERVAL_S, at_once=True)
 
 
-async def _with_id(rulings: Rulings, ruling: Ruling, entry: Entry, applied: Applied) -> Ruling | None:
+async def _resolve_key(
+    rulings: PolicyRepository, ruling: Ruling, entry: KeysFileEntry, applied: ApplyResult
+) -> Ruling | None:
     try:
-        return await rulings.with_id(ruling)
+        return await rulings.resolve_key(ruling)
     except NotFound:
         fault = f"no key is called {ruling.subject}: what the file says of it does not hold"
-        applied.missing.append(entry.told(fault, "subject"))
+        applied.missing.append(entry.describe_fault(fault, "subject"))
         return None
 
 
-async def _standing(key: FileKey, registry: Registry) -> KeyRecord | None:
+async def _fetch_existing(key: FileKey, registry: KeyRepository) -> KeyRecord | None:
     """The key as it is; raises `BadRequest` where the file cannot be applied to it."""
-    standing = await _found(registry, key.spec.name)
+    standing = await _find_key(registry, key.spec.name)
     if standing is not None and standing.revoked_at is not None and not key.revoked:
         raise BadRequest(
-            key.entry.told(
+            key.entry.describe_fault(
                 f"this key was revoked at {standing.revoked_at:%Y-%m-%d %H:%M} UTC and stays so: take the"
                 " entry out, say `revoked: true`, or give a new key another name"
             )
         )
     if key.secret is not None:
-        owner = await _found(registry, prefix_of(key.secret.lookup))
+        owner = await _find_key(registry, display_prefix(key.secret.lookup))
         if owner is not None and (standing is None or owner.key_id != standing.key_id):
-            raise BadRequest(key.entry.told("its key_file holds the secret of another key", "key_file"))
+            raise BadRequest(
+                key.entry.describe_fault("its key_file holds the secret of another key", "key_file")
+            )
     return standing
 
 
-async def _found(registry: Registry, name: str) -> KeyRecord | None:
+async def _find_key(registry: KeyRepository, name: str) -> KeyRecord | None:
     try:
-        return await registry.show(name)
+        return await registry.get(name)
     except NotFound:
         return None
 
@@ -312,9 +327,9 @@ async def _found(registry: Registry, name: str) -> KeyRecord | None:
 async def _apply_key(
     key: FileKey,
     standing: KeyRecord | None,
-    registry: Registry,
+    registry: KeyRepository,
     actor: Actor,
-    applied: Applied,
+    applied: ApplyResult,
     *,
     mint_missing: bool,
 ) -> None:
@@ -323,68 +338,70 @@ async def _apply_key(
         if key.revoked or not (mint_missing or key.secret):
             return
         made = await registry.create(key.spec, actor, key.secret)
-        applied.made.append(made if key.secret is None else replace(made, minted=None))
-        applied.changes.append(f"key {name} made{_ended(key.spec)}")
+        applied.created.append(made if key.secret is None else replace(made, generated=None))
+        applied.changes.append(f"key {name} made{_expiry_note(key.spec)}")
     elif standing.revoked_at is not None:
         return
     elif key.revoked:
         applied.epochs |= (await registry.revoke(name, actor)).epochs
         applied.changes.append(f"key {name} revoked")
     elif standing.spec != key.spec:
-        applied.epochs |= (await registry.change(name, key.spec, actor)).epochs
-        applied.changes.append(f"key {name} changed{_ended(key.spec)}")
+        applied.epochs |= (await registry.update(name, key.spec, actor)).epochs
+        applied.changes.append(f"key {name} changed{_expiry_note(key.spec)}")
 
 
-def _ended(spec: KeySpec) -> str:
+def _expiry_note(spec: KeySpec) -> str:
     over = spec.expires_at is not None and spec.expires_at <= datetime.now(UTC)
     return f"; it expired on {spec.expires_at:%Y-%m-%d}" if over else ""
 
 
-def _all_made(
-    entries: Sequence[Entry], make: Callable[[Entry], Made], faults: list[BadRequest]
+def _parse_all(
+    entries: Sequence[KeysFileEntry], make: Callable[[KeysFileEntry], Made], faults: list[BadRequest]
 ) -> tuple[Made, ...]:
     """What the entries say; the faults of those that say nothing that can be are added to `faults`."""
     made: list[Made] = []
     for entry in entries:
         try:
-            made.append(_made(entry, make))
+            made.append(_parse_entry(entry, make))
         except BadRequest as fault:
             faults.append(fault)
     return tuple(made)
 
 
-def _made(entry: Entry, make: Callable[[Entry], Made]) -> Made:
+def _parse_entry(entry: KeysFileEntry, make: Callable[[KeysFileEntry], Made]) -> Made:
     """What an entry says; raises `BadRequest` that names the entry and the line."""
     try:
         return make(entry)
     except BadRequest as error:
         value = entry.fields.get(error.param) if error.param else None
         hint = ""
-        if error.param in _TEXTS and isinstance(value, bool | int | float | Decimal | date):
-            hint = f" YAML reads it as a {_KINDS.get(type(value).__name__, 'number')}: put it in quotes."
-        raise BadRequest(entry.told(error.message + hint, error.param), param=error.param) from error
+        if error.param in _TEXT_FIELDS and isinstance(value, bool | int | float | Decimal | date):
+            hint = f" YAML reads it as a {_YAML_TYPES.get(type(value).__name__, 'number')}: put it in quotes."
+        raise BadRequest(
+            entry.describe_fault(error.message + hint, error.param), param=error.param
+        ) from error
 
 
-_KINDS = {"bool": "truth value", "date": "date", "datetime": "date and time"}
+_YAML_TYPES = {"bool": "truth value", "date": "date", "datetime": "date and time"}
 
 
-def _doubles(named: Sequence[tuple[Hashable, Entry]], what: str) -> Iterator[BadRequest]:
-    seen: dict[Hashable, Entry] = {}
+def _duplicate_faults(named: Sequence[tuple[Hashable, KeysFileEntry]], what: str) -> Iterator[BadRequest]:
+    seen: dict[Hashable, KeysFileEntry] = {}
     for name, entry in named:
         first = seen.setdefault(name, entry)
         if first is not entry:
-            yield BadRequest(entry.told(f"the same {what} as in {first.label}, line {first.line}"))
+            yield BadRequest(entry.describe_fault(f"the same {what} as in {first.label}, line {first.line}"))
 
 
-def _key(entry: Entry, folder: Path) -> FileKey:
+def _parse_key(entry: KeysFileEntry, folder: Path) -> FileKey:
     said = dict(entry.fields)
-    revoked, where = flag(said, "revoked", default=False), said.pop("key_file", None)
+    revoked, where = parse_flag(said, "revoked", default=False), said.pop("key_file", None)
     said.pop("revoked", None)
-    spec = spec_from(said)
+    spec = parse_key_spec(said)
     if where is None:
         return FileKey(spec, entry, revoked)
     try:
-        secret = minted_as((folder / str(where)).read_text(encoding="ascii").strip())
+        secret = parse_key((folder / str(where)).read_text(encoding="ascii").strip())
     except (OSError, ValueError) as error:
         raise BadRequest("the key_file holds no key of our form.", param="key_file") from error
     return FileKey(spec, entry, revoked, secret)

@@ -11,23 +11,27 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal, Protocol
 
-from llm_proxy.identity.caller import ANY, Budget, Caller, Limits, Mode, OnStoreFailure, ScopeKind
+from llm_proxy.identity.caller import ANY, Budget, Caller, Limits, OnStoreFailure, PolicyMode, ScopeKind
 from llm_proxy.identity.virtual_keys import KeySpec
-from llm_proxy.wildcards import covers
+from llm_proxy.wildcards import wildcard_matches
 
-EVERYTHING = ("*",)
+ALL_MODELS = ("*",)
 
 
-def allowed(patterns: tuple[str, ...], group: str, resolved: Callable[[str], str] | None = None) -> bool:
+def is_model_allowed(
+    patterns: tuple[str, ...], group: str, resolved: Callable[[str], str] | None = None
+) -> bool:
     """Whether one of the names or wildcards covers a group; `resolved` tells what an alias stands for."""
     if "*" in patterns or group in patterns:
         return True
-    if any("*" in one and covers(one, group) for one in patterns):
+    if any("*" in one and wildcard_matches(one, group) for one in patterns):
         return True
     return resolved is not None and any(resolved(one) == group for one in patterns)
 
 
-def usable(caller: Caller, default: tuple[str, ...], named: tuple[str, ...] | None) -> tuple[str, ...] | None:
+def allowed_models(
+    caller: Caller, default: tuple[str, ...], named: tuple[str, ...] | None
+) -> tuple[str, ...] | None:
     """What a caller may use, as names and wildcards; None while nobody knows.
 
     Args:
@@ -38,14 +42,14 @@ def usable(caller: Caller, default: tuple[str, ...], named: tuple[str, ...] | No
     """
     if caller.models is not None:
         return caller.models
-    return default or (EVERYTHING if caller.kind == "internal" else named)
+    return default or (ALL_MODELS if caller.kind == "internal" else named)
 
 
-KillKind = Literal["key", "agent", "tenant", "model"]
+KillSwitchKind = Literal["key", "agent", "tenant", "model"]
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class LimitPolicy:
     """Limits and budgets of one scope, for one subject or (`ANY`) as the scope's default.
 
     Attributes:
@@ -61,25 +65,25 @@ class Rule:
     group: str = ANY
     limits: Limits = field(default_factory=Limits)
     budgets: tuple[Budget, ...] = ()
-    mode: Mode | None = None
+    mode: PolicyMode | None = None
     on_store_failure: OnStoreFailure | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Kill:
+class KillSwitch:
     """A kill switch that is thrown: nothing of this key, agent, tenant or model (or wildcard) passes."""
 
-    kind: KillKind
+    kind: KillSwitchKind
     subject: str
     tenant: str = ANY
 
 
 @dataclass(frozen=True, slots=True)
-class Rulebook:
+class PolicySnapshot:
     """All rules and thrown kill switches at one moment, and the epochs they were read at."""
 
-    rules: tuple[Rule, ...] = ()
-    kills: frozenset[Kill] = frozenset()
+    policies: tuple[LimitPolicy, ...] = ()
+    kill_switches: frozenset[KillSwitch] = frozenset()
     epochs: Mapping[str, int] = field(default_factory=dict[str, int])
 
     def epoch_of(self, tenant: str | None) -> int:
@@ -87,24 +91,24 @@ class Rulebook:
         return max(self.epochs.get(tenant or "", 0), self.epochs.get(ANY, 0))
 
     @property
-    def newest(self) -> int:
+    def newest_epoch(self) -> int:
         """The newest epoch of any tenant."""
         return max(self.epochs.values(), default=0)
 
 
-class RuleSource(Protocol):
+class PolicySource(Protocol):
     """Where rules come from."""
 
-    async def rulebook(self, known: int) -> Rulebook | None:
+    async def fetch_policies(self, known: int) -> PolicySnapshot | None:
         """The rules, or None when nothing is newer than the epoch known; raises `StoreUnavailable`."""
         ...
 
 
-def killed_by(kills: frozenset[Kill], caller: Caller, group: str) -> Kill | None:
+def active_kill_switch(kills: frozenset[KillSwitch], caller: Caller, group: str) -> KillSwitch | None:
     """The first thrown switch that stops this caller at this model group."""
     if not kills:
         return None
-    subjects: tuple[tuple[KillKind, str | None], ...] = (
+    subjects: tuple[tuple[KillSwitchKind, str | None], ...] = (
         ("key", caller.key_id),
         ("agent", caller.agent),
         ("tenant", caller.tenant),
@@ -112,20 +116,27 @@ def killed_by(kills: frozenset[Kill], caller: Caller, group: str) -> Kill | None
     )
     for kind, subject in subjects:
         for tenant in (caller.tenant or "", ANY) if subject is not None else ():
-            kill = Kill(kind, subject or "", tenant)
+            kill = KillSwitch(kind, subject or "", tenant)
             if kill in kills:
                 return kill
     whose = {caller.tenant or "", ANY}
-    return next((one for one in _wide(kills) if one.tenant in whose and allowed((one.subject,), group)), None)
+    return next(
+        (
+            one
+            for one in _wildcard_switches(kills)
+            if one.tenant in whose and is_model_allowed((one.subject,), group)
+        ),
+        None,
+    )
 
 
 @lru_cache(maxsize=4)
-def _wide(kills: frozenset[Kill]) -> tuple[Kill, ...]:
+def _wildcard_switches(kills: frozenset[KillSwitch]) -> tuple[KillSwitch, ...]:
     """The switches of all models a wildcard covers."""
     return tuple(one for one in kills if one.kind == "model" and "*" in one.subject)
 
 
-def lies_on(rule: Rule, key_id: str, spec: KeySpec) -> bool:
+def policy_applies_to(rule: LimitPolicy, key_id: str, spec: KeySpec) -> bool:
     """Whether a rule may cover calls of a key, whatever they name where the key leaves it open."""
     subject = {"key": key_id, "agent": None if spec.agent == ANY else spec.agent, "user_model": spec.user}
     if rule.scope in {"tenant", "tenant_group"} and spec.tenant is None:

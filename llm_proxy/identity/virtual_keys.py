@@ -16,16 +16,16 @@ from datetime import datetime
 from llm_proxy.errors import Unauthorized
 from llm_proxy.identity.caller import Budget, Caller, Limits
 
-MARK = "sk-llmp-"
-_LETTERS = string.digits + string.ascii_uppercase + string.ascii_lowercase
-_PUBLIC, _SECRET, _CHECK = 12, 32, 6
-_AS_IT_IS_NOW = 2**62
+KEY_TYPE_PREFIX = "sk-llmp-"
+_ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
+_LOOKUP_CHARS, _SECRET_CHARS, _CHECKSUM_CHARS = 12, 32, 6
+_NEWEST_EPOCH = 2**62
 """The epoch of a key that was just read, for whatever was changed before."""
-_FORM = re.compile(rb"(sk-llm[a-z]-)([0-9A-Za-z]{12})-[0-9A-Za-z]{38}")
+_FORMAT = re.compile(rb"(sk-llm[a-z]-)([0-9A-Za-z]{12})-[0-9A-Za-z]{38}")
 
 
 @dataclass(frozen=True, slots=True)
-class Minted:
+class GeneratedKey:
     """A new key; `text` is shown once and never kept."""
 
     text: str = field(repr=False)
@@ -58,7 +58,7 @@ class KeySpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Raise:
+class KeyRaise:
     """Higher limits and budgets of a key until a time; None and absent: as the key has them."""
 
     limits: Limits
@@ -72,7 +72,7 @@ class KeyRecord:
 
     Attributes:
         prefixes: The public beginnings of its secrets, newest first.
-        raised: The raise that runs; `spec` is the key's own all the same.
+        running_raise: The raise that runs; `spec` is the key's own all the same.
     """
 
     key_id: str
@@ -81,17 +81,17 @@ class KeyRecord:
     changed_at: datetime
     revoked_at: datetime | None
     prefixes: tuple[str, ...] = ()
-    raised: Raise | None = None
+    running_raise: KeyRaise | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class FoundKey:
+class StoredKey:
     """A key found by one of its secrets, at an epoch of its tenant.
 
     Attributes:
         secret_expires_at: When this secret ends, after a rotation.
         read_at: The database's time when it was read; None where the reader's own counts.
-        raised: The raise that runs; not part of `spec`.
+        running_raise: The raise that runs; not part of `spec`.
     """
 
     key_id: str
@@ -101,70 +101,74 @@ class FoundKey:
     secret_expires_at: datetime | None
     epoch: int
     read_at: datetime | None = None
-    raised: Raise | None = None
+    running_raise: KeyRaise | None = None
 
 
-def mint(mark: str = MARK) -> Minted:
+def generate_key(mark: str = KEY_TYPE_PREFIX) -> GeneratedKey:
     """A new key; `mark` is how its kind begins."""
-    lookup = "".join(secrets.choice(_LETTERS) for _ in range(_PUBLIC))
-    secret = "".join(secrets.choice(_LETTERS) for _ in range(_SECRET))
+    lookup = "".join(secrets.choice(_ALPHABET) for _ in range(_LOOKUP_CHARS))
+    secret = "".join(secrets.choice(_ALPHABET) for _ in range(_SECRET_CHARS))
     text = f"{mark}{lookup}-{secret}"
     text += _checksum(text.encode())
-    return Minted(text, lookup, digest_of(text.encode()))
+    return GeneratedKey(text, lookup, key_digest(text.encode()))
 
 
-def minted_as(text: str) -> Minted:
+def parse_key(text: str) -> GeneratedKey:
     """A key somebody minted before; raises `ValueError` when it is none of our form."""
-    lookup = lookup_of(text.encode())
+    lookup = lookup_from_key(text.encode())
     if lookup is None:
         raise ValueError("not a key")
-    return Minted(text, lookup, digest_of(text.encode()))
+    return GeneratedKey(text, lookup, key_digest(text.encode()))
 
 
-def new_id() -> str:
+def new_key_id() -> str:
     """The id of a new key."""
-    return "key_" + "".join(secrets.choice(_LETTERS) for _ in range(16))
+    return "key_" + "".join(secrets.choice(_ALPHABET) for _ in range(16))
 
 
-def lookup_of(key: bytes, mark: str = MARK) -> str | None:
+def lookup_from_key(key: bytes, mark: str = KEY_TYPE_PREFIX) -> str | None:
     """The public part of a key; None when it cannot be a key of ours, of the kind that begins so."""
-    form = _FORM.fullmatch(key)
-    if form is None or form[1] != mark.encode() or key[-_CHECK:].decode() != _checksum(key[:-_CHECK]):
+    form = _FORMAT.fullmatch(key)
+    if (
+        form is None
+        or form[1] != mark.encode()
+        or key[-_CHECKSUM_CHARS:].decode() != _checksum(key[:-_CHECKSUM_CHARS])
+    ):
         return None
     return form[2].decode()
 
 
-def public_part(key: bytes) -> str:
+def unchecked_lookup(key: bytes) -> str:
     """What stands where a key of ours has its public part, whatever the rest is."""
-    return key[len(MARK) : len(MARK) + _PUBLIC].decode("latin-1")
+    return key[len(KEY_TYPE_PREFIX) : len(KEY_TYPE_PREFIX) + _LOOKUP_CHARS].decode("latin-1")
 
 
-def prefix_of(lookup: str) -> str:
+def display_prefix(lookup: str) -> str:
     """What is shown of a key."""
-    return MARK + lookup
+    return KEY_TYPE_PREFIX + lookup
 
 
-def digest_of(key: bytes) -> bytes:
+def key_digest(key: bytes) -> bytes:
     """What is kept of a key: 190 random bits need no slow hash."""
     return hashlib.sha256(key).digest()
 
 
-def higher(own: int | None, wanted: int | None) -> int | None:
+def higher_limit(own: int | None, wanted: int | None) -> int | None:
     """The higher of a key's own limit and a raised one; 0 and no own limit are the highest."""
     if not own or wanted is None:
         return own
     return max(own, wanted) if wanted else 0
 
 
-def raised(spec: KeySpec, raise_: Raise) -> KeySpec:
+def apply_raise(spec: KeySpec, raise_: KeyRaise) -> KeySpec:
     """A key's specification while a raise runs: never lower than its own."""
     wanted = {(one.unit, one.period): one.limit for one in raise_.budgets}
     return replace(
         spec,
         limits=Limits(
-            higher(spec.limits.rpm, raise_.limits.rpm),
-            higher(spec.limits.tpm, raise_.limits.tpm),
-            higher(spec.limits.parallel, raise_.limits.parallel),
+            higher_limit(spec.limits.rpm, raise_.limits.rpm),
+            higher_limit(spec.limits.tpm, raise_.limits.tpm),
+            higher_limit(spec.limits.parallel, raise_.limits.parallel),
         ),
         budgets=tuple(
             replace(one, limit=max(one.limit, wanted.get((one.unit, one.period), 0))) for one in spec.budgets
@@ -172,7 +176,7 @@ def raised(spec: KeySpec, raise_: Raise) -> KeySpec:
     )
 
 
-def caller_of(found: FoundKey, lookup: str) -> Caller:
+def caller_from_key(found: StoredKey, lookup: str) -> Caller:
     """The caller a key makes."""
     spec = found.spec
     return Caller(
@@ -181,7 +185,7 @@ def caller_of(found: FoundKey, lookup: str) -> Caller:
         tenant=spec.tenant,
         agent=spec.agent,
         user=spec.user,
-        key_prefix=prefix_of(lookup),
+        key_prefix=display_prefix(lookup),
         models=spec.models,
         limits=spec.limits,
         budgets=spec.budgets,
@@ -192,16 +196,16 @@ def caller_of(found: FoundKey, lookup: str) -> Caller:
     )
 
 
-def acting_as(record: KeyRecord) -> Caller:
+def caller_from_record(record: KeyRecord) -> Caller:
     """The caller a kept key makes, to be looked at, where it names nobody itself."""
-    spec = raised(record.spec, record.raised) if record.raised is not None else record.spec
+    spec = apply_raise(record.spec, record.running_raise) if record.running_raise is not None else record.spec
     spec = replace(spec, agent=None) if spec.agent == "*" else spec
-    found = FoundKey(record.key_id, spec, b"", record.revoked_at, None, _AS_IT_IS_NOW)
-    lookup = record.prefixes[0].removeprefix(MARK) if record.prefixes else ""
-    return caller_of(found, lookup)
+    found = StoredKey(record.key_id, spec, b"", record.revoked_at, None, _NEWEST_EPOCH)
+    lookup = record.prefixes[0].removeprefix(KEY_TYPE_PREFIX) if record.prefixes else ""
+    return caller_from_key(found, lookup)
 
 
-def ended(record: KeyRecord, now: datetime) -> Unauthorized | None:
+def inactive_key_error(record: KeyRecord, now: datetime) -> Unauthorized | None:
     """Why calls with this key are refused; None while it lives."""
     if record.revoked_at is not None:
         return Unauthorized("This API key was revoked.")
@@ -211,7 +215,7 @@ def ended(record: KeyRecord, now: datetime) -> Unauthorized | None:
 
 def _checksum(text: bytes) -> str:
     number, letters = zlib.crc32(text), ""
-    for _ in range(_CHECK):
-        number, digit = divmod(number, len(_LETTERS))
-        letters += _LETTERS[digit]
+    for _ in range(_CHECKSUM_CHARS):
+        number, digit = divmod(number, len(_ALPHABET))
+        letters += _ALPHABET[digit]
     return letters

@@ -1,33 +1,33 @@
 """A finished exchange in, a `UsageRecord` kept: and what was kept, asked."""
 
-from llm_proxy.ledger.budget_spend import Spent
-from llm_proxy.ledger.call_history import Histories
-from llm_proxy.ledger.erasure import Erasures, Places
-from llm_proxy.ledger.erasure_stores import Langfuse
+from llm_proxy.ledger.budget_spend import LedgerSpend
+from llm_proxy.ledger.call_history import CallHistoryReader
+from llm_proxy.ledger.erasure import Erasures, ErasureTargets
+from llm_proxy.ledger.erasure_stores import LangfuseClient
 from llm_proxy.ledger.exchange import Exchange
 from llm_proxy.ledger.ledger import Ledger, LedgerState
-from llm_proxy.ledger.observers import Witnesses
+from llm_proxy.ledger.observers import CallObservers
 from llm_proxy.ledger.record import UsageRecord
-from llm_proxy.ledger.store import Store
-from llm_proxy.ledger.usage_store import Remembered, Usage
+from llm_proxy.ledger.store import LedgerStore
+from llm_proxy.ledger.usage_store import MemoryUsage, PostgresUsage
 from llm_proxy.ledger.vitals import Vital, Vitals
 from llm_proxy.ledger.vitals_shared import SharedVitals
 
 __all__ = [
     "Erasures",
     "Exchange",
-    "Histories",
-    "Langfuse",
+    "CallHistoryReader",
+    "LangfuseClient",
     "Ledger",
     "LedgerState",
-    "Places",
-    "Remembered",
-    "Spent",
-    "Store",
-    "Usage",
+    "ErasureTargets",
+    "MemoryUsage",
+    "LedgerSpend",
+    "LedgerStore",
+    "PostgresUsage",
     "UsageRecord",
     "Vital",
     "Vitals",
     "SharedVitals",
-    "Witnesses",
+    "CallObservers",
 ]

@@ -12,12 +12,12 @@ from typing import Any
 import asyncpg
 
 from llm_proxy.admission import PastCall
-from llm_proxy.admission.limiter import Check
+from llm_proxy.admission.limiter import LimitCheck
 from llm_proxy.dialects import Call
 from llm_proxy.identity import Caller, KeySpec
-from llm_proxy.ledger.budget_spend import named_of, spent
+from llm_proxy.ledger.budget_spend import spender_columns, sum_spent
 from llm_proxy.ledger.exchange import BYTES_PER_TOKEN
-from llm_proxy.schema.database import deadline
+from llm_proxy.schema.database import db_deadline
 
 _DEADLINE_S = 30.0
 _INTERNAL = "internal:"
@@ -30,25 +30,25 @@ _REFUSED = "SELECT count(*) FROM refusals WHERE refused_at >= $1 AND refused_at 
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class CallHistory:
     """What was recorded of a time.
 
     Attributes:
         calls: Once; each is read when it is asked for, so that many hold up nobody.
-        first: When the first of them began; None without any.
+        first_at: When the first of them began; None without any.
         complete: There were no more calls than these.
         estimated: Calls recorded before a version that keeps what a reservation was made of.
-        refused_kept: Refusals of that time in the sample that is kept.
+        rejected_sampled: Refusals of that time in the sample that is kept.
     """
 
     calls: Iterator[PastCall]
-    first: datetime | None
+    first_at: datetime | None
     complete: bool
     estimated: int
-    refused_kept: int
+    rejected_sampled: int
 
 
-class Histories:
+class CallHistoryReader:
     """Asks for recorded calls, and for what was spent before them."""
 
     def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
@@ -56,7 +56,7 @@ class Histories:
 
     async def calls(
         self, since: datetime, until: datetime, keys: Mapping[str, KeySpec], most: int
-    ) -> History:
+    ) -> CallHistory:
         """The calls of a time, the first so many; raises `DatabaseUnavailable`.
 
         Args:
@@ -65,28 +65,28 @@ class Histories:
             keys: What is said of each key, by its id.
             most: So many calls at most.
         """
-        async with deadline(_DEADLINE_S):
+        async with db_deadline(_DEADLINE_S):
             rows = await self._pool.fetch(_CALLS, since, until, most + 1)
             refused: int = await self._pool.fetchval(_REFUSED, since, until)
         kept = rows[:most]
-        return History(
-            (_past(row, keys.get(row["key_id"])) for row in kept),
+        return CallHistory(
+            (_past_call(row, keys.get(row["key_id"])) for row in kept),
             kept[0]["started_at"] if kept else None,
             len(rows) <= most,
             sum(row["prompt_bytes"] is None for row in kept),
             refused,
         )
 
-    async def spent_before(self, check: Check, until: datetime) -> int:
+    async def spent_before(self, check: LimitCheck, until: datetime) -> int:
         """What a budget's owner spent of its period before then; raises `DatabaseUnavailable`."""
-        if check.since is None or check.since >= until:
+        if check.period_start is None or check.period_start >= until:
             return 0
-        named = named_of(check.scope, check.spent_by, check.spent_in, check.spent_on)
-        whole = await spent(self._pool, named, check.since, check.unit)
-        return whole - await spent(self._pool, named, until, check.unit)
+        named = spender_columns(check.scope, check.spender_id, check.spender_tenant, check.spender_group)
+        whole = await sum_spent(self._pool, named, check.period_start, check.unit)
+        return whole - await sum_spent(self._pool, named, until, check.unit)
 
 
-def _past(row: asyncpg.Record, spec: KeySpec | None) -> PastCall:
+def _past_call(row: asyncpg.Record, spec: KeySpec | None) -> PastCall:
     started_ms = int(row["started_at"].timestamp() * 1000)
     known, hit = row["prompt_tokens"] is not None, row["cache"] == "hit"
     prompt, completion = row["prompt_tokens"] or 0, row["completion_tokens"] or 0

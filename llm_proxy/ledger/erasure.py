@@ -18,27 +18,27 @@ from uuid import UUID
 
 import asyncpg
 
-from llm_proxy.errors import NotFound, Refused, StoreUnavailable
-from llm_proxy.identity import Actor, Person, deed, forget_person, note
+from llm_proxy.errors import APIError, NotFound, StoreUnavailable
+from llm_proxy.identity import Actor, Person, admin_transaction, delete_person_name, record_action
 from llm_proxy.json_access import Json
 from llm_proxy.ledger.erasure_stores import (
     PLANNER_STATISTICS,
-    Finding,
-    Langfuse,
+    ErasureFinding,
+    LangfuseClient,
     LangfuseUnavailable,
     Tombstone,
     append_tombstones,
-    count_waiting,
+    count_waiting_records,
     is_complete,
     merge_findings,
     new_tombstone,
+    pseudonymize_rejected,
     read_tombstones,
-    redact_rejected,
-    refresh_statistics,
+    refresh_planner_statistics,
 )
-from llm_proxy.ledger.observers import LONGEST_NAME
-from llm_proxy.schema.database import DatabaseUnavailable, RowsRejected, clean_text, deadline
-from llm_proxy.upstream import Purged
+from llm_proxy.ledger.observers import MAX_NAME_CHARS
+from llm_proxy.schema.database import DatabaseUnavailable, RowsRejected, db_deadline, sanitize_text
+from llm_proxy.upstream import CachePurge
 
 log = logging.getLogger(__name__)
 
@@ -71,33 +71,33 @@ _SELF = Actor("erasures")
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class ErasureTargets:
     """What lies outside the database.
 
     Attributes:
-        purge: Deletes a tenant's cached answers; without a tenant, all of them.
+        purge_cache: Deletes a tenant's cached answers; without a tenant, all of them.
         langfuse: None where its address and keys are not known here.
-        watched: Whether the sidecars' calls are shown to somebody such as Langfuse.
-        directory: The workers' folders; None where records wait in memory.
+        reports_to_callbacks: Whether the sidecars' calls are shown to somebody such as Langfuse.
+        worker_directory: The workers' folders; None where records wait in memory.
     """
 
-    purge: Callable[[str | None, str | None], Awaitable[Purged]]
-    langfuse: Langfuse | None
-    watched: Callable[[], bool]
-    directory: Path | None
+    purge_cache: Callable[[str | None, str | None], Awaitable[CachePurge]]
+    langfuse: LangfuseClient | None
+    reports_to_callbacks: Callable[[], bool]
+    worker_directory: Path | None
 
 
 class Erasures:
     """The erasures of one gateway and its database."""
 
     def __init__(
-        self, pool: "asyncpg.Pool[asyncpg.Record]", places: Places, *, patience_s: float = _PATIENCE_S
+        self, pool: "asyncpg.Pool[asyncpg.Record]", places: ErasureTargets, *, patience_s: float = _PATIENCE_S
     ) -> None:
         """`patience_s`: how long records of this host that wait are given to come into the database."""
         self._pool = pool
         self._places = places
         self._patience_s = patience_s
-        self._turn = asyncio.Lock()  # each holds a connection, which key look-ups need too
+        self._one_at_a_time = asyncio.Lock()  # each holds a connection, which key look-ups need too
 
     async def erase(self, tenant: str, user: str, actor: Actor) -> Json:
         """Erase this tenant's user; returns the certificate, which says what is left.
@@ -110,15 +110,15 @@ class Erasures:
         Raises:
             StoreUnavailable: The database does not answer; the message says whether anything was erased.
         """
-        tenant, user = (clean_text(name)[:LONGEST_NAME] for name in (tenant, user))
+        tenant, user = (sanitize_text(name)[:MAX_NAME_CHARS] for name in (tenant, user))
         try:
-            erasure_id = await self._begin(tenant, user)
+            erasure_id = await self._add_to_list(tenant, user)
             detail = {"erasure": str(erasure_id)}
-            await note(self._pool, actor, "people.erase", Person(user, tenant or None), detail)
+            await record_action(self._pool, actor, "people.erase", Person(user, tenant or None), detail)
         except (DatabaseUnavailable, StoreUnavailable):
             raise StoreUnavailable("The database does not answer: nothing was erased.") from None
         try:
-            return await self._run(erasure_id, actor)
+            return await self._attempt(erasure_id, actor)
         except (DatabaseUnavailable, StoreUnavailable):
             message = "The database went away: the erasure is not complete; it goes on when it is back."
             raise StoreUnavailable(message) from None
@@ -131,20 +131,20 @@ class Erasures:
             raise NotFound("There is no such erasure.", code="erasure_not_found")
         return _certificate(row)
 
-    async def replay(self, actor: Actor = _SELF) -> list[Json]:
+    async def retry_unfinished(self, actor: Actor = _SELF) -> list[Json]:
         """Go on with what is incomplete, and erase again who has come back; returns these certificates."""
-        await self._agree_on_list()
+        await self._sync_list()
         try:
-            await self._reopen_who_came_back()
+            await self._reopen_returned_people()
         except DatabaseUnavailable as fault:  # if it is away, the next question fails too
             log.warning("who came back after an erasure cannot be told", extra={"why": fault.reason})
         async with self._connection() as connection:
             unfinished = await connection.fetch(
                 "SELECT id FROM erasures WHERE finished_at IS NULL ORDER BY id"
             )
-        return [await self._run(row["id"], actor) for row in unfinished]
+        return [await self._attempt(row["id"], actor) for row in unfinished]
 
-    async def _reopen_who_came_back(self) -> None:
+    async def _reopen_returned_people(self) -> None:
         async with self._connection() as connection:
             for row in await connection.fetch(_MET, timeout=_LONG_S):
                 await connection.execute(_REOPEN, row["id"], row["name"])
@@ -154,8 +154,8 @@ class Erasures:
         waits = False
         while True:
             try:
-                tried = await self.replay()
-            except (DatabaseUnavailable, RowsRejected, Refused) as fault:
+                tried = await self.retry_unfinished()
+            except (DatabaseUnavailable, RowsRejected, APIError) as fault:
                 if not waits:
                     log.info("erasures wait for the database", extra={"why": str(fault)})
                 waits = True
@@ -166,7 +166,7 @@ class Erasures:
                     log.info("an erasure was tried again", extra=done)
                 return
 
-    async def _begin(self, tenant: str, user: str) -> UUID:
+    async def _add_to_list(self, tenant: str, user: str) -> UUID:
         """The erasure on the list: the one of this person that is not complete, as of now, or a new one."""
         async with self._connection(_SHORT_S) as connection, connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock(hashtext('llm-proxy erasures'))")
@@ -178,12 +178,12 @@ class Erasures:
             asked_at: datetime = await connection.fetchval("SELECT clock_timestamp()")
             fresh = new_tombstone(tenant, user, asked_at)
             await connection.execute(_INSERT, *fresh.values, user)
-        await self._agree_on_list()
+        await self._sync_list()
         return fresh.values[0]
 
-    async def _agree_on_list(self) -> None:
+    async def _sync_list(self) -> None:
         """Make the database and the file hold the same list: a restored database learns from the file."""
-        directory = self._places.directory
+        directory = self._places.worker_directory
         if directory is None:
             return
         on_disk = await asyncio.to_thread(read_tombstones, directory)
@@ -191,7 +191,7 @@ class Erasures:
             rows = await connection.fetch(
                 "SELECT id, tenant, salt, digest, pseudonym, asked_at FROM erasures"
             )
-            there = {str(row["id"]): _tombstone(row) for row in rows}
+            there = {str(row["id"]): _tombstone_from_row(row) for row in rows}
             restored = [one.values for known, one in on_disk.items() if known not in there]
             for values in restored:
                 await connection.execute(_INSERT, *values, None)
@@ -202,13 +202,13 @@ class Erasures:
         except OSError as fault:
             log.warning("the list of erased people cannot be written", extra={"why": fault.strerror})
 
-    async def _run(self, erasure_id: UUID, actor: Actor) -> Json:
+    async def _attempt(self, erasure_id: UUID, actor: Actor) -> Json:
         """One attempt at every store; the certificate as it was, where another replica is at it."""
-        async with self._turn, self._connection() as lock, lock.transaction():
+        async with self._one_at_a_time, self._connection() as lock, lock.transaction():
             row = await lock.fetchrow(f"{_ONE} FOR UPDATE SKIP LOCKED", erasure_id)
             if row is None or row["name"] is None:
                 return await self.certificate(erasure_id)
-            findings = await self._attempt(row)
+            findings = await self._erase_everywhere(row)
             stores = merge_findings(json.loads(row["stores"]), findings)
             complete = is_complete(stores)
             done = await lock.fetchrow(
@@ -217,30 +217,32 @@ class Erasures:
                 erasure_id, json.dumps(stores), complete,
             )  # fmt: skip
         detail = {"complete": complete, "stores": {name: one["state"] for name, one in stores.items()}}
-        await note(self._pool, actor, "people.erased", str(erasure_id), detail)
+        await record_action(self._pool, actor, "people.erased", str(erasure_id), detail)
         return _certificate(done)
 
-    async def _attempt(self, row: asyncpg.Record) -> list[Finding]:
+    async def _erase_everywhere(self, row: asyncpg.Record) -> list[ErasureFinding]:
         tenant, user = row["tenant"], row["name"]
-        counts = await self._rows(row)
-        cached = await self._cache(tenant or None)
-        traced = await self._langfuse(tenant or None, user)
-        on_disk = await self._disk(row)
-        late = await self._rows(row)  # what was on its way at first
-        database = [Finding(name, _state(n), n) for name, n in (counts + late).by_store().items()]
+        counts = await self._erase_rows(row)
+        cached = await self._purge_cache(tenant or None)
+        traced = await self._erase_traces(tenant or None, user)
+        on_disk = await self._erase_on_disk(row)
+        late = await self._erase_rows(row)  # what was on its way at first
+        database = [
+            ErasureFinding(name, _finding_state(n), n) for name, n in (counts + late).by_store().items()
+        ]
         return [
             *database,
-            await self._notifications(row),
-            await self._names(tenant, user),
-            *await self._left(tenant, user),
+            await self._find_notifications(row),
+            await self._erase_audit_names(tenant, user),
+            *await self._find_remaining(tenant, user),
             *on_disk,
             cached,
             traced,
-            await self._statistics(user),
+            await self._refresh_statistics(user),
         ]
 
-    async def _rows(self, row: asyncpg.Record) -> "_Counts":
-        total, rollups = _Counts(), await self._rollups(row)
+    async def _erase_rows(self, row: asyncpg.Record) -> "_Counts":
+        total, rollups = _Counts(), await self._count_rollups(row)
         while True:
             async with self._connection() as connection:
                 done = await connection.fetchrow(
@@ -256,93 +258,97 @@ class Erasures:
             total += step
             if not any(step.by_store().values()):
                 break
-        left = await self._rollups(row)
+        left = await self._count_rollups(row)
         return replace(total, rollups=sum(left.get(at, 0) < calls for at, calls in rollups.items()))
 
-    async def _rollups(self, row: asyncpg.Record) -> dict[tuple[Any, ...], int]:
+    async def _count_rollups(self, row: asyncpg.Record) -> dict[tuple[Any, ...], int]:
         """How many calls the roll-ups' rows have under this name; most follow the requests by a trigger."""
         async with self._connection() as connection:
             rows = await connection.fetch(_ROLLUPS, row["tenant"], row["name"], timeout=_LONG_S)
         return {tuple(one)[:-1]: one["requests"] for one in rows}
 
-    async def _notifications(self, row: asyncpg.Record) -> Finding:
+    async def _find_notifications(self, row: asyncpg.Record) -> ErasureFinding:
         """Those that got the pseudonym, by a trigger when the erasure began; earlier attempts told theirs."""
         async with self._connection() as connection:
             renamed: int = await connection.fetchval(_NOTIFIED, row["pseudonym"])
         told: int = json.loads(row["stores"]).get("notifications", {}).get("found", 0)
         found = max(0, renamed - told)
-        return Finding("notifications", _state(found), found)
+        return ErasureFinding("notifications", _finding_state(found), found)
 
-    async def _statistics(self, user: str) -> Finding:
+    async def _refresh_statistics(self, user: str) -> ErasureFinding:
         try:
             async with self._connection() as connection:
-                return await refresh_statistics(connection, user)
+                return await refresh_planner_statistics(connection, user)
         except DatabaseUnavailable as fault:
             note = f"they could not be made anew: {fault.reason}"
-            return Finding(PLANNER_STATISTICS, "kept", 0, note)
+            return ErasureFinding(PLANNER_STATISTICS, "kept", 0, note)
 
-    async def _names(self, tenant: str, user: str) -> Finding:
-        async with deed(self._pool) as connection:
-            forgotten = await forget_person(connection, Person(user, tenant or None))
-        return Finding("audit log", _state(forgotten), forgotten)
+    async def _erase_audit_names(self, tenant: str, user: str) -> ErasureFinding:
+        async with admin_transaction(self._pool) as connection:
+            forgotten = await delete_person_name(connection, Person(user, tenant or None))
+        return ErasureFinding("audit log", _finding_state(forgotten), forgotten)
 
-    async def _left(self, tenant: str, user: str) -> list[Finding]:
+    async def _find_remaining(self, tenant: str, user: str) -> list[ErasureFinding]:
         async with self._connection() as connection:
             rows = await connection.fetch(_LEFT, tenant, user)
-        return [_left(row["place"], row["found"]) for row in rows]
+        return [_remaining_finding(row["place"], row["found"]) for row in rows]
 
-    async def _cache(self, tenant: str | None) -> Finding:
+    async def _purge_cache(self, tenant: str | None) -> ErasureFinding:
         note = "every cached answer of the tenant" if tenant else "every cached answer"
         try:
-            purged = await self._places.purge(tenant, None)
+            purged = await self._places.purge_cache(tenant, None)
         except NotFound:
-            return Finding("response cache", "nothing", 0, "there is none")
-        except Refused as fault:
-            return Finding("response cache", "incomplete", 0, f"it cannot be purged now: {fault.message}")
+            return ErasureFinding("response cache", "nothing", 0, "there is none")
+        except APIError as fault:
+            return ErasureFinding(
+                "response cache", "incomplete", 0, f"it cannot be purged now: {fault.message}"
+            )
         if not purged.complete:
-            return Finding("response cache", "incomplete", purged.entries, "not all of it answered")
-        return Finding("response cache", _state(purged.entries), purged.entries, note)
+            return ErasureFinding("response cache", "incomplete", purged.entries, "not all of it answered")
+        return ErasureFinding("response cache", _finding_state(purged.entries), purged.entries, note)
 
-    async def _langfuse(self, tenant: str | None, user: str) -> Finding:
+    async def _erase_traces(self, tenant: str | None, user: str) -> ErasureFinding:
         known = self._places.langfuse
-        if known is None and not self._places.watched():
-            return Finding("langfuse", "nothing", 0, "no sidecar reports to it")
+        if known is None and not self._places.reports_to_callbacks():
+            return ErasureFinding("langfuse", "nothing", 0, "no sidecar reports to it")
         if known is None:
             note = (
                 "a sidecar reports to a callback, and LLM_PROXY__LANGFUSE_URL and its keys are not set here"
             )
-            return Finding("langfuse", "incomplete", 0, note)
+            return ErasureFinding("langfuse", "incomplete", 0, note)
         try:
-            found, left = await known.erase(tenant, user)
+            found, left = await known.delete_traces(tenant, user)
         except LangfuseUnavailable as fault:
-            return Finding("langfuse", "incomplete", 0, str(fault))
+            return ErasureFinding("langfuse", "incomplete", 0, str(fault))
         if left:
-            return Finding("langfuse", "incomplete", found - left, f"{left} traces are still listed")
-        return Finding("langfuse", _state(found), found)
+            return ErasureFinding("langfuse", "incomplete", found - left, f"{left} traces are still listed")
+        return ErasureFinding("langfuse", _finding_state(found), found)
 
-    async def _disk(self, row: asyncpg.Record) -> list[Finding]:
+    async def _erase_on_disk(self, row: asyncpg.Record) -> list[ErasureFinding]:
         """Records of this host that wait are on their way into the database; they are given some seconds."""
-        directory, tenant = self._places.directory, row["tenant"] or None
+        directory, tenant = self._places.worker_directory, row["tenant"] or None
         await asyncio.sleep(min(_SETTLE_S, self._patience_s))
         if directory is None:
-            return [Finding("spool and journal", "nothing", 0, "records wait in memory alone")]
+            return [ErasureFinding("spool and journal", "nothing", 0, "records wait in memory alone")]
         whose = (directory, tenant, row["name"])
         until, waited = row["asked_at"], 0.0
-        while (left := await asyncio.to_thread(count_waiting, *whose, until)) and waited < self._patience_s:
+        while (
+            left := await asyncio.to_thread(count_waiting_records, *whose, until)
+        ) and waited < self._patience_s:
             await asyncio.sleep(_LOOK_EVERY_S)
             waited += _LOOK_EVERY_S
-        changed = await asyncio.to_thread(redact_rejected, *whose, row["pseudonym"], until)
+        changed = await asyncio.to_thread(pseudonymize_rejected, *whose, row["pseudonym"], until)
         note = (
             f"{left} records still wait on this host"
             if left
             else "of this host; others' records are erased as they come"
         )
-        spool = Finding("spool and journal", "incomplete" if left else "nothing", 0, note)
-        return [spool, Finding("rejected records", _state(changed), changed)]
+        spool = ErasureFinding("spool and journal", "incomplete" if left else "nothing", 0, note)
+        return [spool, ErasureFinding("rejected records", _finding_state(changed), changed)]
 
     @asynccontextmanager
     async def _connection(self, within_s: float = _LONG_S) -> AsyncGenerator[Any]:
-        async with deadline(within_s), self._pool.acquire(timeout=_SHORT_S) as connection:
+        async with db_deadline(within_s), self._pool.acquire(timeout=_SHORT_S) as connection:
             yield connection
 
 
@@ -374,23 +380,25 @@ class _Counts:
         }
 
 
-def _state(found: int) -> Any:  # noqa: ANN401 -- a `State`
+def _finding_state(found: int) -> Any:  # noqa: ANN401 -- a `FindingState`
     return "erased" if found else "nothing"
 
 
-def _left(place: str, found: int) -> Finding:
+def _remaining_finding(place: str, found: int) -> ErasureFinding:
     if not found:
-        return Finding(place, "nothing")
+        return ErasureFinding(place, "nothing")
     if place == "old audit log":
-        return Finding(place, "kept", found, "rows from before the chain: they may not be changed")
+        return ErasureFinding(place, "kept", found, "rows from before the chain: they may not be changed")
     what = {
         "live keys": "they name this person: revoke them or give them another user",
         "limit rules": "they name this person: delete them",
     }
-    return Finding(place, "incomplete", 0, f"{found}: {what.get(place, 'this version does not erase there')}")
+    return ErasureFinding(
+        place, "incomplete", 0, f"{found}: {what.get(place, 'this version does not erase there')}"
+    )
 
 
-def _tombstone(row: asyncpg.Record) -> Tombstone:
+def _tombstone_from_row(row: asyncpg.Record) -> Tombstone:
     asked_at = row["asked_at"].astimezone(UTC).isoformat()
     return Tombstone(
         str(row["id"]), row["tenant"], row["salt"].hex(), row["digest"].hex(), row["pseudonym"], asked_at

@@ -27,15 +27,15 @@ import orjson
 
 from llm_proxy.json_access import Json
 from llm_proxy.ledger.record import FIELDS
-from llm_proxy.ledger.spool import JOURNAL_FILE, REJECTED, left_in, lines, segments
-from llm_proxy.ledger.worker_slot import everyone
+from llm_proxy.ledger.spool import JOURNAL_FILE, REJECTED_FILE, list_segments, read_journal, read_lines
+from llm_proxy.ledger.worker_slot import slot_folders
 from llm_proxy.telemetry import uuid7
 
-State = Literal["erased", "nothing", "incomplete", "kept"]
+FindingState = Literal["erased", "nothing", "incomplete", "kept"]
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ErasureFinding:
     """One store.
 
     Attributes:
@@ -45,12 +45,12 @@ class Finding:
     """
 
     store: str
-    state: State
+    state: FindingState
     found: int = 0
     note: str = ""
 
 
-def merge_findings(before: Mapping[str, Any], findings: list[Finding]) -> Json:
+def merge_findings(before: Mapping[str, Any], findings: list[ErasureFinding]) -> Json:
     """The stores' part of a certificate after one more attempt."""
     stores: Json = {}
     for one in findings:
@@ -137,26 +137,28 @@ _STARTED, _TENANT, _USER = (FIELDS.index(name) for name in ("started_at", "tenan
 _BLANKED = tuple(FIELDS.index(name) for name in ("session", "client_request_id", "provider_message"))
 
 
-def count_waiting(directory: Path, tenant: str | None, user: str, until: datetime) -> int:
+def count_waiting_records(directory: Path, tenant: str | None, user: str, until: datetime) -> int:
     """How many records of this person, of calls begun before `until`, are not in Postgres yet."""
-    rows = (_parse_row(line) for path in everyone(directory) for line in _waiting_lines(path))
+    rows = (_parse_row(line) for path in slot_folders(directory) for line in _waiting_lines(path))
     return sum(row is not None and _is_theirs(row, tenant, user, until) for row in rows)
 
 
-def redact_rejected(directory: Path, tenant: str | None, user: str, pseudonym: str, until: datetime) -> int:
+def pseudonymize_rejected(
+    directory: Path, tenant: str | None, user: str, pseudonym: str, until: datetime
+) -> int:
     """Put the pseudonym in the name's place in every file of rejects; returns in how many lines."""
     changed = 0
-    for path in everyone(directory):
+    for path in slot_folders(directory):
         with contextlib.suppress(FileNotFoundError):
-            changed += _redact_file(path / REJECTED, tenant, user, pseudonym, until)
+            changed += _redact_file(path / REJECTED_FILE, tenant, user, pseudonym, until)
     return changed
 
 
 def _waiting_lines(path: Path) -> Iterator[bytes]:
-    for segment in segments(path):
+    for segment in list_segments(path):
         with contextlib.suppress(FileNotFoundError):  # it has just been written to Postgres
-            yield from lines(segment)
-    for _, line in left_in(path / JOURNAL_FILE):
+            yield from read_lines(segment)
+    for _, line in read_journal(path / JOURNAL_FILE):
         yield line
 
 
@@ -213,15 +215,17 @@ _TABLES_WITH_NAME = """
 _STATISTICS_LEFT = "{} tables: rows that stay have the name too, or this role may not ANALYZE them"
 
 
-async def refresh_statistics(connection: Any, name: str) -> Finding:  # noqa: ANN401 -- asyncpg's, of a pool or not
+async def refresh_planner_statistics(connection: Any, name: str) -> ErasureFinding:  # noqa: ANN401 -- asyncpg's, of a pool or not
     """Analyse the tables whose statistics hold this name; a table that is being analysed is left alone."""
     found = [row["place"] for row in await connection.fetch(_TABLES_WITH_NAME, name)]
     for place in found:
         await connection.execute(f"ANALYZE (SKIP_LOCKED) {place}")
     left = len(await connection.fetch(_TABLES_WITH_NAME, name)) if found else 0
     if left:
-        return Finding(PLANNER_STATISTICS, "kept", max(0, len(found) - left), _STATISTICS_LEFT.format(left))
-    return Finding(PLANNER_STATISTICS, "erased" if found else "nothing", len(found))
+        return ErasureFinding(
+            PLANNER_STATISTICS, "kept", max(0, len(found) - left), _STATISTICS_LEFT.format(left)
+        )
+    return ErasureFinding(PLANNER_STATISTICS, "erased" if found else "nothing", len(found))
 
 
 _LANGFUSE_TIMEOUT_S = 20.0
@@ -234,34 +238,34 @@ class LangfuseUnavailable(Exception):  # noqa: N818 -- errors are named for the 
 
 
 @dataclass(frozen=True, slots=True)
-class Langfuse:
+class LangfuseClient:
     """Langfuse's API for one project."""
 
     url: str
     public_key: str
     secret_key: str
 
-    async def erase(self, tenant: str | None, user: str) -> tuple[int, int]:
+    async def delete_traces(self, tenant: str | None, user: str) -> tuple[int, int]:
         """Delete the traces of a tenant's user; returns how many were found, and how many are still listed.
 
         Raises:
             LangfuseUnavailable: It cannot say, or does not delete.
         """
-        found = await asyncio.to_thread(self._traces, tenant, user)
+        found = await asyncio.to_thread(self._list_traces, tenant, user)
         for start in range(0, len(found), _TRACES_PAGE):
             part = found[start : start + _TRACES_PAGE]
-            await asyncio.to_thread(self._ask, "DELETE", _TRACES_PATH, {"traceIds": part})
-        left = await asyncio.to_thread(self._traces, tenant, user) if found else []
+            await asyncio.to_thread(self._request, "DELETE", _TRACES_PATH, {"traceIds": part})
+        left = await asyncio.to_thread(self._list_traces, tenant, user) if found else []
         return len(found), len(left)
 
-    def _traces(self, tenant: str | None, user: str) -> list[str]:
+    def _list_traces(self, tenant: str | None, user: str) -> list[str]:
         found: list[str] = []
         page, pages = 1, 1
         while page <= pages:
             query: dict[str, Any] = {"userId": user, "page": page, "limit": _TRACES_PAGE}
             if tenant is not None:
                 query["tags"] = f"tenant:{tenant}"
-            document = self._ask("GET", f"{_TRACES_PATH}?{urlencode(query)}")
+            document = self._request("GET", f"{_TRACES_PATH}?{urlencode(query)}")
             pages = int(document["meta"]["totalPages"])
             for trace in document["data"]:
                 given: list[Any] = trace.get("tags") or []
@@ -271,7 +275,7 @@ class Langfuse:
             page += 1
         return found
 
-    def _ask(self, method: str, path: str, body: Any = None) -> dict[str, Any]:  # noqa: ANN401 -- JSON
+    def _request(self, method: str, path: str, body: Any = None) -> dict[str, Any]:  # noqa: ANN401 -- JSON
         parts = urlsplit(self.url)
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         connection = kind(parts.hostname or "", parts.port, timeout=_LANGFUSE_TIMEOUT_S)

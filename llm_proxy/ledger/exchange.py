@@ -13,12 +13,12 @@ from uuid import UUID
 import orjson
 
 from llm_proxy.dialects import Call
-from llm_proxy.errors import Bug, Refused
+from llm_proxy.errors import APIError, InternalError
 from llm_proxy.identity import Caller
 from llm_proxy.ledger.record import Outcome, UsageRecord, UsageSource
 from llm_proxy.money import pico_to_nano
-from llm_proxy.telemetry.request_ids import id_text
-from llm_proxy.upstream import NOBODY_SERVED, Catalog, Served, Usage, Why, interruption
+from llm_proxy.telemetry.request_ids import id_to_text
+from llm_proxy.upstream import NO_ROUTING, Catalog, InterruptReason, RoutingInfo, TokenUsage, interrupt_error
 
 if TYPE_CHECKING:
     from llm_proxy.telemetry.tracing import Trace
@@ -52,20 +52,20 @@ class Exchange:
 
     def __init__(self, request_id: UUID, client_request_id: str | None) -> None:
         self.request_id = request_id
-        self.id_text = id_text(request_id)
+        self.id_text = id_to_text(request_id)
         self.client_request_id = client_request_id
         self.started = time.perf_counter()
         self.started_at = time.time()
         self.caller: Caller | None = None
         self.call: Call | None = None
-        self.served: Served = NOBODY_SERVED
-        self.usage: Usage | None = None
+        self.served: RoutingInfo = NO_ROUTING
+        self.usage: TokenUsage | None = None
         self.catalog: Catalog | None = None
         self.traceparent: bytes | None = None
         self.trace: Trace | None = None
         self.answer: list[bytes] | None = None
         self.content_tokens = 0
-        self.refused: Refused | None = None
+        self.refused: APIError | None = None
         self.outcome: Outcome = "ok"
         self.status = 0
         self.unsent = self.cut_short = False
@@ -100,7 +100,7 @@ class Exchange:
             return True
         if self.usage is not None or self.content_tokens or self.outcome != "error":
             return False
-        return self.refused is not None and not (self.refused.may_have_run or self.cut_short)
+        return self.refused is not None and not (self.refused.may_have_executed or self.cut_short)
 
     def used(self, call: Call) -> tuple[int | None, int | None]:
         """Tokens and nano-dollars that limits and budgets count; None where nobody knows."""
@@ -109,18 +109,18 @@ class Exchange:
             return 0, 0
         return usage.prompt_tokens + usage.completion_tokens, self._cost(usage)
 
-    def failed(self, refused: Refused) -> None:
+    def failed(self, refused: APIError) -> None:
         """The call ends in a refusal: as its status, or, once bytes have left, as a cut."""
         self.refused = refused
-        if isinstance(refused.served, Served):
-            self.served = refused.served
+        if isinstance(refused.routing, RoutingInfo):
+            self.served = refused.routing
         if self.status == 0:
             self.status, self.outcome = refused.status, "error"
 
-    def interrupted(self, why: Why | None, *, unsent: bool = False) -> None:
+    def interrupted(self, why: InterruptReason | None, *, unsent: bool = False) -> None:
         """What interrupted the call, if anything did; `unsent` when no sidecar had seen anything of it."""
         self.unsent, self.cut_short = unsent, why is not None
-        refused = interruption(why)
+        refused = interrupt_error(why)
         if refused is not None:
             self.failed(refused)
         elif why == "client_gone":
@@ -129,7 +129,7 @@ class Exchange:
     def record(self, caller: Caller, call: Call) -> UsageRecord:
         """The settled call; one that ended without an answer and without an error of ours is a bug's."""
         if self.outcome == "ok" and self.status == 0:
-            self.failed(Bug())
+            self.failed(InternalError())
         self.usage, source = usage, _ = self._usage(call)
         return UsageRecord(
             request_id=self.request_id,
@@ -142,11 +142,11 @@ class Exchange:
             session=caller.session,
             channel=caller.channel,
             client_request_id=self.client_request_id,
-            door=call.door,
+            door=call.endpoint,
             dialect=call.dialect,
             model=call.model,
             group=self.served.group or call.group,
-            model_resolved=self.served.physical,
+            model_resolved=self.served.provider_model,
             provider=self.served.provider,
             deployment=self.served.deployment,
             streamed=call.streaming,
@@ -181,18 +181,18 @@ class Exchange:
         message = self.refused.provider_message if self.refused else None
         return message.encode()[:MOST_MESSAGE_BYTES].decode(errors="ignore") if message else None
 
-    def _usage(self, call: Call) -> tuple[Usage | None, UsageSource]:
+    def _usage(self, call: Call) -> tuple[TokenUsage | None, UsageSource]:
         if self.usage is not None:
-            return self.usage, "sidecar" if self.usage.counted else "provider"
+            return self.usage, "sidecar" if self.usage.counted_by_sidecar else "provider"
         if self.unspent:
             return None, "unknown"
-        return Usage(call.prompt_bytes // BYTES_PER_TOKEN, self.content_tokens), "estimated"
+        return TokenUsage(call.prompt_bytes // BYTES_PER_TOKEN, self.content_tokens), "estimated"
 
     def cost_nano_usd(self) -> int | None:
         """What the call cost: as stated, else its tokens at the catalogue's price; None when unknown."""
         return self._cost(self.usage)
 
-    def _cost(self, usage: Usage | None) -> int | None:
+    def _cost(self, usage: TokenUsage | None) -> int | None:
         if self.served.cache == "hit":
             return 0
         if self.unspent:
@@ -204,12 +204,12 @@ class Exchange:
             return self.served.cost_nano_usd
         return self._priced(usage)
 
-    def _priced(self, usage: Usage | None) -> int | None:
+    def _priced(self, usage: TokenUsage | None) -> int | None:
         """The tokens at the prices of the deployment that served."""
         group = self.served.group or (self.call.group if self.call else None)
         if usage is None or self.catalog is None or not group:
             return None
-        prices = self.catalog.prices_of(self.served.deployment, group)
+        prices = self.catalog.deployment_prices(self.served.deployment, group)
         pico = 0
         for tokens, price in zip((usage.prompt_tokens, usage.completion_tokens), prices, strict=True):
             if tokens and price is None:
@@ -220,5 +220,5 @@ class Exchange:
         return pico_to_nano(pico)
 
 
-def _hops(served: Served) -> str | None:
+def _hops(served: RoutingInfo) -> str | None:
     return orjson.dumps([hop[:3] for hop in served.hops]).decode() if served.hops else None

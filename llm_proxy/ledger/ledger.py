@@ -12,31 +12,31 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from llm_proxy.background import Loop
+from llm_proxy.background import BackgroundLoop
 from llm_proxy.dialects import Call
-from llm_proxy.errors import Refused
+from llm_proxy.errors import APIError
 from llm_proxy.identity import Caller
 from llm_proxy.ledger.exchange import Exchange
-from llm_proxy.ledger.maintenance import TICK_S, Upkeep
+from llm_proxy.ledger.maintenance import TICK_S, Maintenance
 from llm_proxy.ledger.observers import Payload
-from llm_proxy.ledger.record import UsageRecord, encode, opened_line, row_of, shortened
-from llm_proxy.ledger.rejected_requests import Sample, refusal_of
+from llm_proxy.ledger.record import UsageRecord, encode, encode_started, row_of, shorten
+from llm_proxy.ledger.rejected_requests import RejectionSampler, rejected_request
 from llm_proxy.ledger.spool import OPENED_BYTES, RECORD_BYTES, Journal
-from llm_proxy.ledger.store import Store
-from llm_proxy.ledger.usage_store import Remembered
+from llm_proxy.ledger.store import LedgerStore
+from llm_proxy.ledger.usage_store import MemoryUsage
 from llm_proxy.ledger.vitals import Vitals
 from llm_proxy.ledger.vitals_shared import SharedVitals
-from llm_proxy.ledger.worker_slot import Seat
+from llm_proxy.ledger.worker_slot import WorkerSlot
 from llm_proxy.ledger.writer import REPLAY_EVERY_S, Writer
 from llm_proxy.telemetry import Metrics
-from llm_proxy.upstream import NOBODY_SERVED, Served
+from llm_proxy.upstream import NO_ROUTING, RoutingInfo
 
 log = logging.getLogger(__name__)
 
 
 def report_provider_troubles(
     record: UsageRecord,
-    served: Served,
+    served: RoutingInfo,
     metrics: Metrics,
     refused_by_provider: Callable[[str, str], None] | None = None,
 ) -> None:
@@ -45,12 +45,12 @@ def report_provider_troubles(
     `refused_by_provider` hears of each deployment whose provider refused the credentials, and its group.
     """
     if served.fallback_from is not None:
-        metrics.fell_back(served.fallback_from, record.group)
-    refused = {hop.deployment for hop in served.hops or () if hop.refused}
+        metrics.call_fell_back(served.fallback_from, record.group)
+    refused = {hop.deployment for hop in served.hops or () if hop.auth_rejected}
     if record.refusal_code == "provider_auth" and not refused:
         refused = {record.deployment or "unknown"}
     for deployment in sorted(refused):
-        metrics.count("llm_proxy_provider_auth_failures_total", deployment)
+        metrics.increment("llm_proxy_provider_auth_failures_total", deployment)
         if refused_by_provider is not None:
             refused_by_provider(deployment, record.group_asked or record.group)
         log.error(
@@ -65,7 +65,7 @@ def report_provider_troubles(
         )
 
 
-refusals = logging.getLogger("llm_proxy.refusals")
+rejection_log = logging.getLogger("llm_proxy.refusals")
 """One line for every refusal of the sample; set its level to WARNING to have none."""
 
 _DRAIN_S = 5.0
@@ -97,17 +97,17 @@ class Ledger:
 
     Attributes:
         vitals: How the models fare, by what they left here and at the other workers.
-        refused_by_provider: Hears of deployments whose provider refused the credentials; None by default.
+        on_provider_auth_failure: Gets deployments whose provider refused the credentials; None by default.
     """
 
     def __init__(
         self,
-        store: Store | None,
+        store: LedgerStore | None,
         metrics: Metrics,
         *,
-        seat: Seat | None = None,
+        seat: WorkerSlot | None = None,
         spool_max_bytes: int = 2**29,
-        remembered: Remembered | None = None,
+        remembered: MemoryUsage | None = None,
     ) -> None:
         """Put the ledger together; raises nothing.
 
@@ -122,73 +122,73 @@ class Ledger:
         own = Vitals()
         self._vitals, self.vitals = own, SharedVitals(own, seat.path if seat else None)
         self._store, self._remembered = store, remembered
-        self.refused_by_provider: Callable[[str, str], None] | None = None
-        self._upkeep = Upkeep(store, seat, metrics, spool_max_bytes)
-        self._journal: Journal = self._upkeep.journal
-        self._writer = Writer(store, self._upkeep.spool, self._journal, metrics)
-        self._upkeep.writer, self._upkeep.tell = self._writer, self.vitals.tell
-        self._samples = (Sample(), Sample())  # of strangers, of known callers
-        self._writing = Loop("ledger-writer", self._writer.step)
+        self.on_provider_auth_failure: Callable[[str, str], None] | None = None
+        self._maintenance = Maintenance(store, seat, metrics, spool_max_bytes)
+        self._journal: Journal = self._maintenance.journal
+        self._writer = Writer(store, self._maintenance.spool, self._journal, metrics)
+        self._maintenance.writer, self._maintenance.tell = self._writer, self.vitals.tell
+        self._samples = (RejectionSampler(), RejectionSampler())  # of strangers, of known callers
+        self._writing = BackgroundLoop("ledger-writer", self._writer.step)
         self._beside = (
-            Loop("ledger-replay", self._writer.replay, every_s=REPLAY_EVERY_S),
-            Loop("ledger-upkeep", self._upkeep.step, every_s=TICK_S),
-            Loop("ledger-work", self._upkeep.work_off, every_s=TICK_S),
+            BackgroundLoop("ledger-replay", self._writer.replay_spool, every_s=REPLAY_EVERY_S),
+            BackgroundLoop("ledger-upkeep", self._maintenance.step, every_s=TICK_S),
+            BackgroundLoop("ledger-work", self._maintenance.run_backlog, every_s=TICK_S),
         )
 
-    def opened(self, exchange: Exchange, caller: Caller, call: Call) -> None:
+    def call_started(self, exchange: Exchange, caller: Caller, call: Call) -> None:
         """A call was admitted: should this worker die, it is not forgotten."""
-        self._metrics.opened()
+        self._metrics.call_started()
         opened = (
             exchange.request_id, exchange.started_at, caller.key_id, caller.key_prefix, caller.tenant,
             caller.agent, caller.user, caller.session, caller.channel, exchange.client_request_id,
-            call.door, call.dialect, call.model, call.group, call.streaming, caller.run,
+            call.endpoint, call.dialect, call.model, call.group, call.streaming, caller.run,
             ",".join(caller.tags) or None,
         )  # fmt: skip
         line = encode(opened)
         if len(line) > OPENED_BYTES:
-            line = opened_line(opened, OPENED_BYTES)
-        self._journal.opened(exchange.request_id, line)
+            line = encode_started(opened, OPENED_BYTES)
+        self._journal.begin(exchange.request_id, line)
 
-    def post(
-        self, record: UsageRecord, overhead_ms: float | None = None, served: Served = NOBODY_SERVED
+    def call_finished(
+        self, record: UsageRecord, overhead_ms: float | None = None, served: RoutingInfo = NO_ROUTING
     ) -> None:
         """A call ended, and so much of it was the gateway's own; takes its record and returns at once."""
         try:
             row = row_of(record)
             line = encode(row)
-            kept = line if len(line) <= RECORD_BYTES else shortened(row, RECORD_BYTES)
-            self._writer.add(self._journal.finished(record.request_id, kept), row, line)
-            self._metrics.finished(record)
+            kept = line if len(line) <= RECORD_BYTES else shorten(row, RECORD_BYTES)
+            self._writer.add(self._journal.complete(record.request_id, kept), row, line)
+            self._metrics.call_finished(record)
             if overhead_ms is not None:
                 self._metrics.observe("llm_proxy_overhead_seconds", overhead_ms / 1000, record.door)
             self._vitals.finished(record)
-            report_provider_troubles(record, served, self._metrics, self.refused_by_provider)
+            report_provider_troubles(record, served, self._metrics, self.on_provider_auth_failure)
             if self._remembered is not None:
-                self._remembered.keep(record)
+                self._remembered.add(record)
         except Exception:
             log.exception("a record could not be taken", extra={"request_id": str(record.request_id)})
-            self._metrics.count("llm_proxy_ledger_dropped_total", "bug")
+            self._metrics.increment("llm_proxy_ledger_dropped_total", "bug")
 
-    def refused(self, exchange: Exchange | None, refused: Refused) -> None:
+    def request_rejected(self, exchange: Exchange | None, refused: APIError) -> None:
         """A request was answered with an error: counted; if never admitted, kept and logged in a sample."""
-        self._metrics.refused(refused.counted_code)
+        self._metrics.request_rejected(refused.metric_code)
         if exchange is None or exchange.refused is not None:
             return
         caller = exchange.caller
-        self._upkeep.count_refusal(exchange.request_id, caller, refused)
-        if self._samples[caller is not None].takes(time.time()):
-            kept = refusal_of(exchange.request_id, exchange.started_at, caller, exchange.call, refused)
-            self._upkeep.refusals.append(kept)
-            refusals.info("refused", extra={"lines": [kept.line()]})
+        self._maintenance.count_rejection(exchange.request_id, caller, refused)
+        if self._samples[caller is not None].accepts(time.time()):
+            kept = rejected_request(exchange.request_id, exchange.started_at, caller, exchange.call, refused)
+            self._maintenance.rejected_sample.append(kept)
+            rejection_log.info("refused", extra={"lines": [kept.as_log_fields()]})
 
-    def payload(self, payload: Payload) -> None:
+    def keep_payload(self, payload: Payload) -> None:
         """Keep what was said, apart and redacted, for an operator who asked for it; never waits."""
-        if not self._upkeep.payloads.add(payload):
-            self._metrics.count("llm_proxy_payloads_dropped_total", "queue_full")
+        if not self._maintenance.payloads.add(payload):
+            self._metrics.increment("llm_proxy_payloads_dropped_total", "queue_full")
 
     async def start(self) -> None:
         """Take over what dead workers left, see to the schema if Postgres is there, begin to write."""
-        await self._upkeep.begin()
+        await self._maintenance.start()
         for loop in (self._writing, *self._beside):
             loop.start()
 
@@ -197,19 +197,19 @@ class Ledger:
         self._writer.finish()
         for loop in self._beside:
             await loop.stop()
-        await self._writing.wait(_DRAIN_S)
+        await self._writing.wait_until_done(_DRAIN_S)
         await self._writing.stop()
         with contextlib.suppress(Exception):  # what is left stays in the journal
             await self._writer.flush()
-        await self._upkeep.end()
+        await self._maintenance.stop()
 
-    async def written(self, within_s: float) -> bool:
+    async def wait_written(self, within_s: float) -> bool:
         """Whether every record of this process so far is in Postgres or the spool, within a time."""
-        return await self._writer.written(within_s)
+        return await self._writer.wait_written(within_s)
 
     def state(self) -> LedgerState:
         """How the ledger fares now."""
-        spool = self._upkeep.spool
+        spool = self._maintenance.spool
         work = self._store.migration.work if self._store is not None else None
         return LedgerState(
             postgres="off" if self._store is None else self._writer.state,

@@ -14,16 +14,16 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from llm_proxy.background import Guard
-from llm_proxy.errors import Refused
+from llm_proxy.background import FailureGuard
+from llm_proxy.errors import APIError
 from llm_proxy.identity import Caller
 from llm_proxy.ledger.observers import PayloadQueue
-from llm_proxy.ledger.rejected_requests import Refusal, RefusalCounts
-from llm_proxy.ledger.spool import JOURNAL_FILE, Journal, Recovered, Spool, take_over, take_over_all
-from llm_proxy.ledger.store import Store
-from llm_proxy.ledger.worker_slot import Seat
+from llm_proxy.ledger.rejected_requests import RejectedRequest, RejectionCounts
+from llm_proxy.ledger.spool import JOURNAL_FILE, Journal, Recovered, Spool, recover_all, recover_worker
+from llm_proxy.ledger.store import LedgerStore
+from llm_proxy.ledger.worker_slot import WorkerSlot
 from llm_proxy.ledger.writer import Writer
-from llm_proxy.schema.database import DatabaseUnavailable, RowsRejected, write_each
+from llm_proxy.schema.database import DatabaseUnavailable, RowsRejected, write_rows
 from llm_proxy.telemetry import Metrics
 
 log = logging.getLogger(__name__)
@@ -38,13 +38,13 @@ _IDLE_S = 30.0
 _MOST_COUNTS = 1000
 
 
-class Upkeep:
+class Maintenance:
     """The ledger's duties by the clock.
 
     Attributes:
         journal: The worker's journal; of memory where there is no seat.
         spool: None where there is no seat.
-        refusals: Sampled refusals on their way to Postgres.
+        rejected_sample: Sampled refusals on their way to Postgres.
         writer: Told when Postgres came or went; set by the ledger.
         tell: Lets the other workers know how the models fare; set by the ledger.
     """
@@ -53,81 +53,83 @@ class Upkeep:
     tell: Callable[[], None]
 
     def __init__(
-        self, store: Store | None, seat: Seat | None, metrics: Metrics, spool_max_bytes: int
+        self, store: LedgerStore | None, seat: WorkerSlot | None, metrics: Metrics, spool_max_bytes: int
     ) -> None:
         self._store = store
         self._seat = seat
         self._metrics = metrics
-        self.refusals: list[Refusal] = []
-        self._counts = RefusalCounts()
+        self.rejected_sample: list[RejectedRequest] = []
+        self._counts = RejectionCounts()
         self.payloads = PayloadQueue()
-        self.spool, self.journal = self._open(seat, spool_max_bytes)
+        self.spool, self.journal = self._open_files(seat, spool_max_bytes)
         self._ticks = 0
-        self._guards: dict[str, Guard] = {}
+        self._guards: dict[str, FailureGuard] = {}
 
-    async def begin(self) -> None:
+    async def start(self) -> None:
         """Before the first call: dead seats, the schema, the partitions."""
         if self._store is None and self._seat is not None and self._seat.is_first:
             log.warning("no database is configured: internal secrets only, records stay in the spool")
-        await self._alone(self._take_over)
+        await self._attempt(self._recover)
         await self._prepare(_MIGRATION_AT_START_S)
-        self._beat()
+        self._update_gauges()
 
     async def step(self) -> None:
         """One tick: each duty that is due."""
         self._ticks += 1
-        self._beat()
-        for every, duty in self._duties():
+        self._update_gauges()
+        for every, duty in self._tasks():
             if self._ticks % every == 0:
-                await self._alone(duty)
+                await self._attempt(duty)
 
-    def count_refusal(self, request_id: UUID, caller: Caller | None, refused: Refused) -> None:
+    def count_rejection(self, request_id: UUID, caller: Caller | None, refused: APIError) -> None:
         """A request was refused before it became a call."""
         if self._store is not None:
             self._counts.add(request_id, caller, refused)
 
-    async def work_off(self) -> None:
+    async def run_backlog(self) -> None:
         """Work that takes long on a large database, in batches, for a second; a pause when it is done."""
-        guard = self._guards.setdefault("work", Guard("ledger-work"))
+        guard = self._guards.setdefault("work", FailureGuard("ledger-work"))
         until = time.monotonic() + TICK_S
-        worked = self._ready()
+        worked = self._is_ready()
         while worked and time.monotonic() < until:
-            worked = await guard.attempt(self._batch) is True
-        if self._ready() and not worked:
-            another_works = self._store_of().migration.work is not None
+            worked = await guard.run(self._batch) is True
+        if self._is_ready() and not worked:
+            another_works = self._require_store().migration.work is not None
             await asyncio.sleep(TICK_S if another_works else _IDLE_S)
 
-    async def end(self) -> None:
+    async def stop(self) -> None:
         """Write what is sampled, close the files; the seat itself is the caller's to release."""
-        await self._alone(self._write_aside)
-        await self._alone(self._write_counts)
+        await self._attempt(self._write_samples)
+        await self._attempt(self._write_counts)
         if self._store is not None:
             await self._store.migration.stop()
         if self.spool is not None:
             self.spool.close()
 
-    def _duties(self) -> tuple[tuple[int, Callable[[], Awaitable[None]]], ...]:
+    def _tasks(self) -> tuple[tuple[int, Callable[[], Awaitable[None]]], ...]:
         return (
             (1, self._tell),
-            (1, self._write_aside),
+            (1, self._write_samples),
             (1, self._write_counts),
             (_PREPARE_EVERY, self._prepare),
-            (_TAKE_OVER_EVERY, self._take_over),
+            (_TAKE_OVER_EVERY, self._recover),
             (_ENRICH_EVERY, self._enrich),
-            (_HOUSEKEEPING_EVERY, self._keep_house),
+            (_HOUSEKEEPING_EVERY, self._maintain_partitions),
         )
 
-    async def _alone(self, duty: Callable[[], Awaitable[None]]) -> None:
+    async def _attempt(self, duty: Callable[[], Awaitable[None]]) -> None:
         """A duty that fails leaves the others alone."""
-        guard = self._guards.setdefault(duty.__name__, Guard(f"ledger{duty.__name__.replace('_', '-')}"))
-        await guard.attempt(partial(self._dutiful, duty))
+        guard = self._guards.setdefault(
+            duty.__name__, FailureGuard(f"ledger{duty.__name__.replace('_', '-')}")
+        )
+        await guard.run(partial(self._run_task, duty))
 
-    async def _dutiful(self, duty: Callable[[], Awaitable[None]]) -> None:
+    async def _run_task(self, duty: Callable[[], Awaitable[None]]) -> None:
         try:
             await duty()
         except DatabaseUnavailable as fault:
             if fault.kind == "away":
-                self.writer.went(fault)
+                self.writer.set_postgres_state(fault)
             else:  # of this statement alone: records may be taken all the same
                 log.warning("postgres refuses a duty of the ledger", extra={"why": fault.reason})
         except RowsRejected as fault:
@@ -137,10 +139,10 @@ class Upkeep:
         self.tell()
 
     async def _batch(self) -> bool:
-        store = self._store_of()
+        store = self._require_store()
         try:
-            left = await store.migration.work_off()
-            return await store.retire() > 0 or left
+            left = await store.migration.run_batch()
+            return await store.delete_expired() > 0 or left
         except (DatabaseUnavailable, RowsRejected) as fault:
             log.warning("postgres refuses a batch of background work", extra={"why": fault.reason})
             return False
@@ -151,88 +153,88 @@ class Upkeep:
             return
         try:
             await store.migration.advance(within_s)
-            await store.upkeep()
-            self.writer.went(None)
+            await store.maintain_partitions()
+            self.writer.set_postgres_state(None)
         except DatabaseUnavailable as fault:
-            self.writer.went(fault)
+            self.writer.set_postgres_state(fault)
 
-    async def _keep_house(self) -> None:
-        if self._ready():
-            await self._store_of().upkeep()
+    async def _maintain_partitions(self) -> None:
+        if self._is_ready():
+            await self._require_store().maintain_partitions()
             await self._enrich(late=True)
 
     async def _enrich(self, *, late: bool = False) -> None:
-        if self._ready():
-            enriched = await self._store_of().enrich(datetime.now(UTC), late=late)
-            self._metrics.count("llm_proxy_ledger_enriched_total", by=enriched)
+        if self._is_ready():
+            enriched = await self._require_store().enrich(datetime.now(UTC), late=late)
+            self._metrics.increment("llm_proxy_ledger_enriched_total", by=enriched)
 
-    async def _take_over(self) -> None:
+    async def _recover(self) -> None:
         if self._seat is None or self.spool is None:
             return
-        async with self.writer.disk:
-            found = await asyncio.to_thread(take_over_all, self._seat.path.parent, self.spool)
-        self._count(found)
+        async with self.writer.disk_lock:
+            found = await asyncio.to_thread(recover_all, self._seat.path.parent, self.spool)
+        self._count_recovered(found)
 
-    async def _write_aside(self) -> None:
-        refusals, self.refusals = [one.row() for one in self.refusals], []
-        payloads = self.payloads.take()
+    async def _write_samples(self) -> None:
+        refusals, self.rejected_sample = [one.as_row() for one in self.rejected_sample], []
+        payloads = self.payloads.take_all()
         waiting = len(payloads)
         try:
-            if self._ready():
-                store = self._store_of()
-                for row, why in await write_each(refusals, store.insert_refusals):
+            if self._is_ready():
+                store = self._require_store()
+                for row, why in await write_rows(refusals, store.insert_rejected):
                     log.warning("postgres rejects a sample", extra={"request_id": str(row[0]), "why": why})
-                rows = await asyncio.to_thread(lambda: [one.row() for one in payloads])
-                rejected = await write_each(rows, store.insert_payloads)
+                rows = await asyncio.to_thread(lambda: [one.as_row() for one in payloads])
+                rejected = await write_rows(rows, store.insert_payloads)
                 waiting = 0
                 self._reject_payloads(rejected)
         finally:
             if waiting:
-                self._metrics.count("llm_proxy_payloads_dropped_total", "postgres_away", by=waiting)
+                self._metrics.increment("llm_proxy_payloads_dropped_total", "postgres_away", by=waiting)
 
     async def _write_counts(self) -> None:
-        waiting = self._counts.changed()
+        waiting = self._counts.pending_rows()
         for begin in range(0, len(waiting), _MOST_COUNTS):
             rows = waiting[begin : begin + _MOST_COUNTS]
-            if not self.writer.may_try():
+            if not self.writer.should_try_postgres():
                 return
-            for row, why in await write_each([*rows], self._store_of().insert_refusal_counts):
+            for row, why in await write_rows([*rows], self._require_store().insert_rejection_counts):
                 log.warning("postgres rejects a count of refusals", extra={"times": row[-1], "why": why})
-            self._counts.written(rows)
-            self.writer.went(None)
+            self._counts.mark_written(rows)
+            self.writer.set_postgres_state(None)
 
     def _reject_payloads(self, rejected: list[tuple[tuple[Any, ...], str]]) -> None:
         for row, why in rejected:
-            self._metrics.count("llm_proxy_payloads_dropped_total", "rejected")
+            self._metrics.increment("llm_proxy_payloads_dropped_total", "rejected")
             log.warning("postgres rejects a payload", extra={"request_id": str(row[0]), "why": why})
 
-    def _ready(self) -> bool:
-        return self._store is not None and self._store.migrated and self.writer.up
+    def _is_ready(self) -> bool:
+        return self._store is not None and self._store.migrated and self.writer.is_up
 
-    def _store_of(self) -> Store:
+    def _require_store(self) -> LedgerStore:
         assert self._store is not None  # noqa: S101 -- `_ready` was asked
         return self._store
 
-    def _beat(self) -> None:
+    def _update_gauges(self) -> None:
         metrics = self._metrics
-        metrics.beat()
-        metrics.gauge("llm_proxy_ledger_queue_records", self.writer.queued)
+        metrics.run_samplers()
+        metrics.set_gauge("llm_proxy_ledger_queue_records", self.writer.queued)
         if self.spool is not None:
-            metrics.gauge("llm_proxy_spool_bytes", self.spool.size_bytes)
-            metrics.gauge("llm_proxy_spool_records", self.spool.records)
+            metrics.set_gauge("llm_proxy_spool_bytes", self.spool.size_bytes)
+            metrics.set_gauge("llm_proxy_spool_records", self.spool.records)
 
-    def _count(self, found: Recovered) -> None:
+    def _count_recovered(self, found: Recovered) -> None:
         if found.finished:
-            self._metrics.count("llm_proxy_ledger_recovered_total", "finished", by=found.finished)
+            self._metrics.increment("llm_proxy_ledger_recovered_total", "finished", by=found.finished)
         if found.lost:
-            self._metrics.count("llm_proxy_ledger_recovered_total", "lost", by=found.lost)
+            self._metrics.increment("llm_proxy_ledger_recovered_total", "lost", by=found.lost)
 
-    def _open(self, seat: Seat | None, spool_max_bytes: int) -> tuple[Spool | None, Journal]:
+    def _open_files(self, seat: WorkerSlot | None, spool_max_bytes: int) -> tuple[Spool | None, Journal]:
         if seat is None:
             return None, Journal()
         try:
             spool = Spool(seat.path, spool_max_bytes)
-            self._count(take_over(seat.path, spool))
+            self._count_recovered(recover_worker(seat.path, spool))
             return spool, Journal(seat.path / JOURNAL_FILE)
         except OSError as fault:
             log.error("records cannot be kept on disk, a crash would lose them", extra={"why": str(fault)})  # noqa: TRY400 -- no traceback wanted

@@ -17,13 +17,13 @@ from llm_proxy.dialects import Call
 from llm_proxy.identity import Caller
 from llm_proxy.ledger.exchange import Exchange
 from llm_proxy.ledger.record import UsageRecord
-from llm_proxy.schema.database import clean_text
-from llm_proxy.telemetry.privacy import KeptText, redact
+from llm_proxy.schema.database import sanitize_text
+from llm_proxy.telemetry.privacy import PayloadPolicy, redact
 from llm_proxy.telemetry.tracing import Tracer, begin
 
-LONGEST_NAME = 128
+MAX_NAME_CHARS = 128
 """Characters of a name that are kept, as in `requests`; longer ones do not fit into an index."""
-_MOST_BYTES = 32 * 2**20
+_MAX_QUEUE_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Payload:
     prompt: bytes
     answer: bytes
 
-    def row(self) -> tuple[Any, ...]:
+    def as_row(self) -> tuple[Any, ...]:
         """Its values in the order of the table's columns, redacted."""
         return (
             self.request_id, self.started_at, _name(self.tenant), _name(self.agent), _name(self.user),
@@ -50,57 +50,57 @@ class PayloadQueue:
     """Payloads on their way to Postgres.
 
     Attributes:
-        most_bytes: So much may wait.
+        max_bytes: So much may wait.
     """
 
-    def __init__(self, most_bytes: int = _MOST_BYTES) -> None:
+    def __init__(self, most_bytes: int = _MAX_QUEUE_BYTES) -> None:
         self._waiting: list[Payload] = []
         self._bytes = 0
-        self.most_bytes = most_bytes
+        self.max_bytes = most_bytes
 
     def add(self, payload: Payload) -> bool:
         """Take one; False when there is no room."""
         size = len(payload.prompt) + len(payload.answer)
-        if self._bytes + size > self.most_bytes:
+        if self._bytes + size > self.max_bytes:
             return False
         self._waiting.append(payload)
         self._bytes += size
         return True
 
-    def take(self) -> list[Payload]:
+    def take_all(self) -> list[Payload]:
         """Everything waiting."""
         taken, self._waiting, self._bytes = self._waiting, [], 0
         return taken
 
 
 def _text(raw: bytes) -> str:
-    return clean_text(redact(raw.decode("utf-8", "replace")))
+    return sanitize_text(redact(raw.decode("utf-8", "replace")))
 
 
 def _name(name: str | None) -> str | None:
-    return clean_text(name)[:LONGEST_NAME] if name is not None else None
+    return sanitize_text(name)[:MAX_NAME_CHARS] if name is not None else None
 
 
-Keep = Callable[[Payload], None]
+KeepPayload = Callable[[Payload], None]
 
 
-class Witnesses:
+class CallObservers:
     """The tracer and the payloads' store, as configured."""
 
-    def __init__(self, tracer: Tracer | None, kept: KeptText, keep: Keep) -> None:
+    def __init__(self, tracer: Tracer | None, kept: PayloadPolicy, keep: KeepPayload) -> None:
         """`kept` says whose prompts and answers are."""
         self.tracer = tracer
         self._kept = kept
         self._keep = keep
 
-    def opened(self, exchange: Exchange, caller: Caller) -> None:
+    def on_start(self, exchange: Exchange, caller: Caller) -> None:
         """A call begins: in the caller's trace, its answer remembered if it is to be kept."""
         if self.tracer is not None:
             exchange.trace = begin(exchange.traceparent)
-        if self._kept and self._kept.of(caller.tenant):
+        if self._kept and self._kept.allows(caller.tenant):
             exchange.answer = []
 
-    def closed(self, exchange: Exchange, caller: Caller, call: Call, record: UsageRecord) -> None:
+    def on_end(self, exchange: Exchange, caller: Caller, call: Call, record: UsageRecord) -> None:
         """A call has ended."""
         if self.tracer is not None and exchange.trace is not None:
             self.tracer.finished(exchange.trace, record)

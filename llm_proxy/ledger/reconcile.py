@@ -14,9 +14,9 @@ from uuid import UUID
 
 import asyncpg
 
-from llm_proxy.schema.database import DatabaseUnavailable, deadline
+from llm_proxy.schema.database import DatabaseUnavailable, db_deadline
 
-Difference = Literal["tokens", "cost", "missing_here", "missing_there"]
+DiscrepancyKind = Literal["tokens", "cost", "missing_here", "missing_there"]
 _DEADLINE_S = 60.0
 _NEAR = timedelta(hours=1)
 """A call is logged under the time it reached the sidecar, a little after its request began."""
@@ -48,12 +48,12 @@ _NOT_MOVED = "SELECT EXISTS (SELECT 1 FROM llm_calls_before WHERE started_at >= 
 
 
 @dataclass(frozen=True, slots=True)
-class Disagreement:
+class Discrepancy:
     """One request on which the two logs differ."""
 
     request_id: UUID
     started_at: datetime
-    kinds: tuple[Difference, ...]
+    kinds: tuple[DiscrepancyKind, ...]
     usage_source: str | None
     outcome: str | None
     tokens: tuple[int | None, int | None]
@@ -62,28 +62,28 @@ class Disagreement:
     logged_cost_usd: Decimal | None
 
 
-async def disagreements(
+async def find_discrepancies(
     pool: asyncpg.Pool, since: datetime, until: datetime, limit: int
-) -> Sequence[Disagreement]:
+) -> Sequence[Discrepancy]:
     """Requests of this time on which the logs differ, oldest first; raises `DatabaseUnavailable`.
 
     While a migration still moves the sidecar's log, times it has not moved yet cannot be compared.
     """
-    async with deadline(_DEADLINE_S):
+    async with db_deadline(_DEADLINE_S):
         if await pool.fetchval(_MOVING) and await pool.fetchval(_NOT_MOVED, since, until):
             raise DatabaseUnavailable("migrating", "the sidecar's log of that time is still being moved")
         rows = await pool.fetch(_DIFFERENCES, since, until, limit, _NEAR)
-    return [_disagreement(row) for row in rows]
+    return [_discrepancy_from_row(row) for row in rows]
 
 
-async def enrich(pool: asyncpg.Pool, since: datetime, until: datetime) -> int:
+async def enrich_estimates(pool: asyncpg.Pool, since: datetime, until: datetime) -> int:
     """Make this time's estimates exact by the sidecar's log; returns how many."""
-    async with deadline(_DEADLINE_S):
+    async with db_deadline(_DEADLINE_S):
         return int(await pool.fetchval("SELECT enrich_requests($1, $2)", since, until) or 0)
 
 
-def _disagreement(row: Any) -> Disagreement:  # noqa: ANN401 -- a record of asyncpg
-    return Disagreement(
+def _discrepancy_from_row(row: Any) -> Discrepancy:  # noqa: ANN401 -- a record of asyncpg
+    return Discrepancy(
         request_id=row["request_id"],
         started_at=row["started_at"],
         kinds=tuple(_kinds(row)),
@@ -96,12 +96,12 @@ def _disagreement(row: Any) -> Disagreement:  # noqa: ANN401 -- a record of asyn
     )
 
 
-def _kinds(row: Any) -> Sequence[Difference]:  # noqa: ANN401 -- the same
+def _kinds(row: Any) -> Sequence[DiscrepancyKind]:  # noqa: ANN401 -- the same
     if not row["recorded"]:
         return ["missing_here"]
     if not row["logged"]:
         return ["missing_there"]
-    kinds: list[Difference] = []
+    kinds: list[DiscrepancyKind] = []
     here = (row["prompt_tokens"], row["completion_tokens"])
     there = (row["logged_prompt_tokens"], row["logged_completion_tokens"])
     if None not in there and here != there:

@@ -17,7 +17,7 @@ from uuid import UUID
 
 import orjson
 
-from llm_proxy.schema.database import clean_text
+from llm_proxy.schema.database import sanitize_text
 from llm_proxy.telemetry.privacy import redact
 
 Outcome = Literal["ok", "error", "client_gone", "cut", "lost"]
@@ -90,8 +90,8 @@ class UsageRecord(NamedTuple):
         return (self.prompt_tokens or 0) + (self.completion_tokens or 0)
 
 
-Row = tuple[Any, ...]
-Written = tuple[Row, bytes]
+LedgerRow = tuple[Any, ...]
+EncodedRow = tuple[LedgerRow, bytes]
 """A row and its line."""
 
 FIELDS = UsageRecord._fields
@@ -105,57 +105,57 @@ _FIRST_FIELDS = FIELDS.index("ttft_ms") + 1
 """So many fields had the first version's rows; later ones come after them, and may be missing on a disk."""
 _STARTED = FIELDS.index("started_at")
 _COUNTED = slice(FIELDS.index("prompt_tokens"), FIELDS.index("cost_nano_usd") + 1)
-_LARGEST = 10**15
+_MAX_NUMBER = 10**15
 """No call has more tokens or nano-dollars: a roll-up that added up larger numbers would overflow for all."""
-_LONGEST_TEXT = {"provider_message": 600, "tags": 600, "would_refuse": 500}
-_OWNERS: tuple[str, ...] = ("tenant", "agent", "group", "model")
-_OTHERS: tuple[str, ...] = (
+_MAX_CHARS = {"provider_message": 600, "tags": 600, "would_refuse": 500}
+_OWNER_FIELDS: tuple[str, ...] = ("tenant", "agent", "group", "model")
+_OTHER_TEXT_FIELDS: tuple[str, ...] = (
     "user", "session", "channel", "client_request_id", "group_asked", "model_resolved", "provider",
     "deployment", "refusal_code", "provider_message", "run", "tags", "would_refuse",
     "service_tier",
 )  # fmt: skip
-_LENGTHS = ((600, 256), (128, 128), (32, 128), (8, 128), (4, 64), (2, 16), (0, 0))
+_TEXT_LIMITS = ((600, 256), (128, 128), (32, 128), (8, 128), (4, 64), (2, 16), (0, 0))
 """How long, in characters, the other texts and the owners' may be, tried in this order."""
-_JSON = frozenset({"hops", "token_details"})
-_LARGEST_BY_FIELD = {"status": 2**15 - 1, "attempts": 2**31 - 1, "choices": 2**31 - 1}
+_JSON_FIELDS = frozenset({"hops", "token_details"})
+_MAX_BY_FIELD = {"status": 2**15 - 1, "attempts": 2**31 - 1, "choices": 2**31 - 1}
 
 
-def row_of(record: UsageRecord) -> Row:
+def row_of(record: UsageRecord) -> LedgerRow:
     """The record's values in the order of its fields; a number no call can have is unknown."""
-    row: Row = tuple(record)
-    if all(count is None or 0 <= count <= _LARGEST for count in row[_COUNTED]):
+    row: LedgerRow = tuple(record)
+    if all(count is None or 0 <= count <= _MAX_NUMBER for count in row[_COUNTED]):
         return row
-    return repaired(row)
+    return repair(row)
 
 
-def encode(row: Row) -> bytes:
+def encode(row: LedgerRow) -> bytes:
     """The row as one line of JSON, without its newline."""
     with contextlib.suppress(TypeError):
         line = orjson.dumps(row)
         if b"\\u0000" not in line:
             return line
-    cleaned = tuple(clean_text(value) if isinstance(value, str) else value for value in row)
+    cleaned = tuple(sanitize_text(value) if isinstance(value, str) else value for value in row)
     try:
         return orjson.dumps(cleaned)
     except TypeError:  # a number beyond 64 bits
-        return orjson.dumps(repaired(row))
+        return orjson.dumps(repair(row))
 
 
-def shortened(row: Row, most_bytes: int) -> bytes:
+def shorten(row: LedgerRow, most_bytes: int) -> bytes:
     """The row's line in at most so many bytes: without its attempts and details, then with its texts cut."""
-    whole = tuple(None if name in _JSON else value for name, value in zip(FIELDS, row, strict=True))
-    return _fitting(FIELDS, whole, most_bytes)
+    whole = tuple(None if name in _JSON_FIELDS else value for name, value in zip(FIELDS, row, strict=True))
+    return _fit(FIELDS, whole, most_bytes)
 
 
-def opened_line(opened: Row, most_bytes: int) -> bytes:
-    """The line of an admitted call, its values in the order of `OPENED`, in at most so many bytes."""
-    return _fitting(OPENED, opened, most_bytes)
+def encode_started(opened: LedgerRow, most_bytes: int) -> bytes:
+    """The line of an admitted call, its values in the order of `STARTED_FIELDS`, in at most so many bytes."""
+    return _fit(STARTED_FIELDS, opened, most_bytes)
 
 
-def _fitting(names: Sequence[str], values: Row, most_bytes: int) -> bytes:
+def _fit(names: Sequence[str], values: LedgerRow, most_bytes: int) -> bytes:
     line = b""
-    for others, owners in _LENGTHS:
-        longest = dict.fromkeys(_OTHERS, others) | dict.fromkeys(_OWNERS, owners)
+    for others, owners in _TEXT_LIMITS:
+        longest = dict.fromkeys(_OTHER_TEXT_FIELDS, others) | dict.fromkeys(_OWNER_FIELDS, owners)
         cut = (
             _cut(name, value, longest.get(name)) if isinstance(value, str) else value
             for name, value in zip(names, values, strict=True)
@@ -173,9 +173,9 @@ def _cut(name: str, text: str, most: int | None) -> str | None:
     return text[:most]
 
 
-def decode(line: bytes) -> Row:
+def decode(line: bytes) -> LedgerRow:
     """The row of a line; raises `ValueError` when it is not one, or torn."""
-    values = _list(line, len(FIELDS), _FIRST_FIELDS)
+    values = _decode_list(line, len(FIELDS), _FIRST_FIELDS)
     values += [None] * (len(FIELDS) - len(values))
     try:
         began = datetime.fromisoformat(values[_STARTED])
@@ -187,35 +187,35 @@ def decode(line: bytes) -> Row:
     return (request_id, began_utc, *values[_STARTED + 1 :])
 
 
-def started_at(row: Row) -> datetime:
+def row_started_at(row: LedgerRow) -> datetime:
     """When the row's request began."""
     moment: datetime = row[_STARTED]
     return moment
 
 
-def repaired(row: Row) -> Row:
+def repair(row: LedgerRow) -> LedgerRow:
     """The row with what no database takes taken out: text that is not UTF-8, numbers beyond their column."""
     return tuple(_repaired(name, value) for name, value in zip(FIELDS, row, strict=True))
 
 
 def _repaired(name: str, value: object) -> object:
-    if name in _JSON:
+    if name in _JSON_FIELDS:
         return None  # it says more of what other fields hold
     if isinstance(value, str):
-        return clean_text(value)[: _LONGEST_TEXT.get(name, 200)]
+        return sanitize_text(value)[: _MAX_CHARS.get(name, 200)]
     if isinstance(value, int) and not isinstance(value, bool):
-        return value if 0 <= value <= _LARGEST_BY_FIELD.get(name, _LARGEST) else None
+        return value if 0 <= value <= _MAX_BY_FIELD.get(name, _MAX_NUMBER) else None
     return value
 
 
-OPENED = (
+STARTED_FIELDS = (
     "request_id", "started_at", "key_id", "key_prefix", "tenant", "agent", "user", "session", "channel",
     "client_request_id", "door", "dialect", "model", "group", "streamed", "run", "tags",
 )  # fmt: skip
 """What is written down when a call is admitted; `started_at` in seconds since 1970."""
-_FIRST_OPENED = OPENED.index("streamed") + 1
+_FIRST_STARTED_FIELDS = STARTED_FIELDS.index("streamed") + 1
 
-_LOST: dict[str, object] = {
+_LOST_VALUES: dict[str, object] = {
     "model_resolved": None, "provider": None, "deployment": None, "status": 0, "outcome": "lost",
     "refusal_code": None, "prompt_tokens": None, "completion_tokens": None, "cached_tokens": None,
     "reasoning_tokens": None, "cost_nano_usd": None, "usage_source": "unknown", "cache": "miss",
@@ -225,50 +225,50 @@ _LOST: dict[str, object] = {
 }  # fmt: skip
 
 
-def lost(line: bytes) -> Row:
+def lost_row(line: bytes) -> LedgerRow:
     """The row of a call that was admitted and whose worker died; raises `ValueError` when it is not one."""
-    values = _list(line, len(OPENED), _FIRST_OPENED)
-    values += [None] * (len(OPENED) - len(values))
-    opened = dict(zip(OPENED, values, strict=True))
+    values = _decode_list(line, len(STARTED_FIELDS), _FIRST_STARTED_FIELDS)
+    values += [None] * (len(STARTED_FIELDS) - len(values))
+    opened = dict(zip(STARTED_FIELDS, values, strict=True))
     try:
         opened["request_id"] = UUID(opened["request_id"])
         opened["started_at"] = datetime.fromtimestamp(opened["started_at"], UTC)
     except (TypeError, AttributeError, OverflowError, OSError) as error:
         raise ValueError("not an admitted call") from error
-    return tuple({**_LOST, **opened}[name] for name in FIELDS)
+    return tuple({**_LOST_VALUES, **opened}[name] for name in FIELDS)
 
 
-def _list(line: bytes, length: int, least: int | None = None) -> list[Any]:
+def _decode_list(line: bytes, length: int, least: int | None = None) -> list[Any]:
     values: list[Any] = orjson.loads(line)
     if not isinstance(values, list) or not (least or length) <= len(values) <= length:  # pyright: ignore[reportUnnecessaryIsInstance] -- it comes from a disk
         raise ValueError("not a row")
     return values
 
 
-_SHOWN = (
+_LOGGED_FIELDS = (
     "request_id", "key_prefix", "tenant", "agent", "door", "dialect", "group", "model_resolved", "provider",
     "deployment", "streamed", "status", "outcome", "refusal_code", "prompt_tokens", "completion_tokens",
     "cached_tokens", "cache_write_tokens", "reasoning_tokens", "service_tier", "usage_source", "cache",
     "attempts", "would_refuse",
 )  # fmt: skip
-_CHOSEN = ("tenant", "agent", "group")
+_REDACTED_FIELDS = ("tenant", "agent", "group")
 """Names a caller or an operator made up."""
-_shown = itemgetter(*(FIELDS.index(name) for name in _SHOWN))
+_shown = itemgetter(*(FIELDS.index(name) for name in _LOGGED_FIELDS))
 _LINE_COST, _LINE_LATENCY, _LINE_TTFT = (
     FIELDS.index(name) for name in ("cost_nano_usd", "latency_ms", "ttft_ms")
 )
 
 _is_known = partial(is_not, None)
-_clean = lru_cache(maxsize=4096)(redact)
+_redact_cached = lru_cache(maxsize=4096)(redact)
 
 
-def line_of(row: Row) -> dict[str, Any]:
+def log_fields(row: LedgerRow) -> dict[str, Any]:
     """The fields of the line; what is unknown is left out."""
     values = _shown(row)
-    line: dict[str, Any] = dict(compress(zip(_SHOWN, values, strict=True), map(_is_known, values)))
-    for name in _CHOSEN:
+    line: dict[str, Any] = dict(compress(zip(_LOGGED_FIELDS, values, strict=True), map(_is_known, values)))
+    for name in _REDACTED_FIELDS:
         if name in line:
-            line[name] = _clean(line[name])
+            line[name] = _redact_cached(line[name])
     if row[_LINE_COST] is not None:
         line["cost_usd"] = row[_LINE_COST] / 1e9
     line["latency_ms"] = round(row[_LINE_LATENCY], 1)

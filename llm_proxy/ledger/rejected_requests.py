@@ -16,28 +16,28 @@ from uuid import UUID
 import orjson
 
 from llm_proxy.dialects import Call
-from llm_proxy.errors import BadRequest, ReachedLimit, Refused
+from llm_proxy.errors import APIError, BadRequest, ReachedLimit
 from llm_proxy.identity import Caller
 from llm_proxy.identity.postgres_store import Connection
 from llm_proxy.money import usd_text
-from llm_proxy.schema.database import clean_text
-from llm_proxy.telemetry import time_of
+from llm_proxy.schema.database import sanitize_text
+from llm_proxy.telemetry import timestamp_of
 from llm_proxy.telemetry.privacy import redact
 
 SAMPLE_PER_S = 10
-_LONGEST_NAME, _LONGEST_SUBJECT = 128, 300  # a name as in `requests`; a subject may hold two
+_MAX_NAME_CHARS, _MAX_SUBJECT_CHARS = 128, 300  # a name as in `requests`; a subject may hold two
 _AMOUNTS = ("limit", "used", "held", "kept", "wanted")
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class RejectedRequest:
     """One request answered with an error before it became a call."""
 
     request_id: UUID
-    refused_at: datetime
+    rejected_at: datetime
     status: int
     code: str | None
-    refused_by: str
+    origin: str
     door: str | None
     key_id: str | None
     key_prefix: str | None
@@ -47,54 +47,54 @@ class Refusal:
     user: str | None
     reached: ReachedLimit | None
 
-    def row(self) -> tuple[Any, ...]:
+    def as_row(self) -> tuple[Any, ...]:
         """Its values, in the order of the table's columns, as Postgres takes them."""
         values = (getattr(self, field.name) for field in fields(self))
-        return tuple(_as_postgres_takes(value) for value in values)
+        return tuple(_column_value(value) for value in values)
 
-    def line(self) -> dict[str, Any]:
+    def as_log_fields(self) -> dict[str, Any]:
         """What the log says of it: unknown fields are left out, and users' names."""
         known = {
             "request_id": str(self.request_id),
             "status": self.status,
             "code": self.code,
-            "refused_by": self.refused_by,
+            "refused_by": self.origin,
             "door": self.door,
             "key_prefix": self.key_prefix,
-            "tenant": _named(self.tenant),
-            "agent": _named(self.agent),
-            "group": _named(self.group),
+            "tenant": _redacted(self.tenant),
+            "agent": _redacted(self.agent),
+            "group": _redacted(self.group),
         }
         line: dict[str, Any] = {name: value for name, value in known.items() if value is not None}
         if self.reached is not None:
-            line["limit"] = limit_as_json(self.reached) | {"subject": self._limited(self.reached)}
+            line["limit"] = limit_as_json(self.reached) | {"subject": self._limit_subject(self.reached)}
         return line
 
-    def _limited(self, reached: ReachedLimit) -> str | None:
+    def _limit_subject(self, reached: ReachedLimit) -> str | None:
         """Whose limit it is, for the log: a key by its public part."""
         if reached.scope == "user_model":
             return "a user"
-        return reached.subject if reached.subject == f"key {self.key_prefix}" else _named(reached.subject)
+        return reached.subject if reached.subject == f"key {self.key_prefix}" else _redacted(reached.subject)
 
 
-def refusal_of(
-    request_id: UUID, started_at_s: float, caller: Caller | None, call: Call | None, refused: Refused
-) -> Refusal:
+def rejected_request(
+    request_id: UUID, started_at_s: float, caller: Caller | None, call: Call | None, refused: APIError
+) -> RejectedRequest:
     """The refusal of a request that was not admitted, as far as it is known whose it was."""
-    return Refusal(
+    return RejectedRequest(
         request_id=request_id,
-        refused_at=datetime.fromtimestamp(started_at_s, UTC),
+        rejected_at=datetime.fromtimestamp(started_at_s, UTC),
         status=refused.status,
         code=refused.code,
-        refused_by=refused.refused_by,
-        door=call.door if call else None,
+        origin=refused.origin,
+        door=call.endpoint if call else None,
         key_id=caller.key_id if caller else None,
         key_prefix=caller.key_prefix if caller else None,
         tenant=caller.tenant if caller else None,
         agent=caller.agent if caller else None,
         group=call.group if call else None,
         user=caller.user if caller else None,
-        reached=refused.reached,
+        reached=refused.reached_limit,
     )
 
 
@@ -107,21 +107,21 @@ def limit_as_json(reached: ReachedLimit) -> dict[str, Any]:
     return {name: value for name, value in told.items() if value is not None}
 
 
-def _as_postgres_takes(value: object) -> object:
+def _column_value(value: object) -> object:
     if isinstance(value, ReachedLimit):
         cleaned = {
-            name: clean_text(text)[:_LONGEST_SUBJECT] if isinstance(text, str) else text
+            name: sanitize_text(text)[:_MAX_SUBJECT_CHARS] if isinstance(text, str) else text
             for name, text in limit_as_json(value).items()
         }
         return orjson.dumps(cleaned).decode()
-    return clean_text(value)[:_LONGEST_NAME] if isinstance(value, str) else value
+    return sanitize_text(value)[:_MAX_NAME_CHARS] if isinstance(value, str) else value
 
 
-def _named(name: str | None) -> str | None:
+def _redacted(name: str | None) -> str | None:
     return None if name is None else redact(name)
 
 
-class Sample:
+class RejectionSampler:
     """Says which refusals are kept: the first so many of each second."""
 
     __slots__ = ("_left", "_second")
@@ -130,7 +130,7 @@ class Sample:
         self._second = 0
         self._left = SAMPLE_PER_S
 
-    def takes(self, now_s: float) -> bool:
+    def accepts(self, now_s: float) -> bool:
         """Whether one more is kept at this time, on any clock that counts seconds."""
         second = int(now_s)
         if second != self._second:
@@ -139,18 +139,18 @@ class Sample:
         return self._left >= 0
 
 
-MOST = 50_000
-KEPT_MINUTES = 15
+MAX_COUNTERS = 50_000
+OPEN_MINUTES = 15
 """So long a written row can still grow: a request is refused within minutes of its begin."""
-_LONGEST_TEXT = 128
+_MAX_COUNTED_CHARS = 128
 _MS_PER_MINUTE = 60_000
 
-Place = tuple[int, str, str, str, str, str]
+CounterKey = tuple[int, str, str, str, str, str]
 """Minute, key, tenant, code, and the limit's scope and kind."""
-Row = tuple[Any, ...]
+CounterRow = tuple[Any, ...]
 
 
-class RefusalCounts:
+class RejectionCounts:
     """Counts of this worker on their way to Postgres.
 
     Attributes:
@@ -159,16 +159,16 @@ class RefusalCounts:
 
     def __init__(self) -> None:
         self.worker = secrets.token_hex(8)
-        self._times: dict[Place, int] = {}
-        self._changed: set[Place] = set()
+        self._times: dict[CounterKey, int] = {}
+        self._changed: set[CounterKey] = set()
         self._newest = 0
 
-    def add(self, request_id: UUID, caller: Caller | None, refused: Refused) -> None:
+    def add(self, request_id: UUID, caller: Caller | None, refused: APIError) -> None:
         """A request was refused before it became a call."""
         minute = minute_of(request_id)
         self._newest = max(self._newest, minute)
-        minute = max(minute, self._newest - KEPT_MINUTES)  # older rows may be forgotten
-        reached = refused.reached
+        minute = max(minute, self._newest - OPEN_MINUTES)  # older rows may be forgotten
+        reached = refused.reached_limit
         tenant = caller.tenant if caller is not None and caller.kind == "virtual" else None
         place = (
             minute,
@@ -178,25 +178,25 @@ class RefusalCounts:
             reached.scope if reached else "",
             reached.kind if reached else "",
         )
-        if place not in self._times and len(self._times) >= MOST:
+        if place not in self._times and len(self._times) >= MAX_COUNTERS:
             place = (minute, "", "", "other", "", "")
         self._times[place] = self._times.get(place, 0) + 1
         self._changed.add(place)
 
-    def changed(self) -> list[Row]:
+    def pending_rows(self) -> list[CounterRow]:
         """The rows that Postgres does not have yet, as it takes them."""
         return [
             (datetime.fromtimestamp(place[0] * 60, UTC), *place[1:], self.worker, self._times[place])
             for place in self._changed
         ]
 
-    def written(self, rows: Sequence[Row]) -> None:
+    def mark_written(self, rows: Sequence[CounterRow]) -> None:
         """Postgres has these rows; those that cannot grow any more are forgotten."""
         for row in rows:
             place = (int(row[0].timestamp()) // 60, *row[1:6])
             if self._times.get(place) == row[-1]:
                 self._changed.discard(place)
-        oldest = self._newest - KEPT_MINUTES
+        oldest = self._newest - OPEN_MINUTES
         for place in [one for one in self._times if one[0] < oldest and one not in self._changed]:
             del self._times[place]
 
@@ -207,14 +207,14 @@ def minute_of(request_id: UUID) -> int:
 
 
 def _counted_text(name: str) -> str:
-    return clean_text(name)[:_LONGEST_TEXT]
+    return sanitize_text(name)[:_MAX_COUNTED_CHARS]
 
 
 FILTER_COLUMNS = {
     "key": "key_id", "tenant": "tenant", "agent": "agent", "user": "user_id", "model": "model_group",
 }  # fmt: skip
 """What refusals may be filtered by, and their columns."""
-MOST_COUNTS = 10_000
+MAX_COUNT_ROWS = 10_000
 _COUNTED_BY = ("key", "tenant")
 _MINUTE = timedelta(minutes=1)
 _NEAR = timedelta(hours=1)
@@ -230,7 +230,7 @@ _COUNTS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Whose:
+class RejectionScope:
     """Whose refusals may be told; None for everybody's.
 
     Attributes:
@@ -244,7 +244,7 @@ class Whose:
 
 async def fetch_rejected(connection: Connection, request_id: UUID) -> Any:  # noqa: ANN401 -- a row of the driver's
     """The refusal of a request; None if it is not in the sample."""
-    moment = time_of(request_id)
+    moment = timestamp_of(request_id)
     return await connection.fetchrow(
         f"{_KEPT} WHERE r.request_id = $1 AND r.refused_at BETWEEN $2 AND $3",
         request_id, moment - _NEAR, moment + _NEAR,
@@ -266,25 +266,25 @@ async def fetch_latest_rejected(
 
 
 async def fetch_rejection_counts(
-    connection: Connection, since: datetime, until: datetime, whose: Whose
+    connection: Connection, since: datetime, until: datetime, whose: RejectionScope
 ) -> list[dict[str, Any]]:
-    """How many were refused, by minute, key, code and limit, newest first; at most `MOST_COUNTS` lines."""
-    rows = await connection.fetch(_COUNTS, since, until, whose.key, whose.tenant, MOST_COUNTS)
+    """How many were refused, by minute, key, code and limit, newest first; at most `MAX_COUNT_ROWS` lines."""
+    rows = await connection.fetch(_COUNTS, since, until, whose.key, whose.tenant, MAX_COUNT_ROWS)
     return [dict(row) for row in rows]
 
 
-def counted_by(where: Mapping[str, str]) -> Whose:
+def scope_from_filters(where: Mapping[str, str]) -> RejectionScope:
     """What of a question the counts can be narrowed to."""
-    return Whose(*(where.get(name) for name in _COUNTED_BY))
+    return RejectionScope(*(where.get(name) for name in _COUNTED_BY))
 
 
 def minute_around(request_id: UUID) -> tuple[datetime, datetime]:
     """The minute in which the request with this id came."""
-    begin = time_of(request_id).replace(second=0, microsecond=0)
+    begin = timestamp_of(request_id).replace(second=0, microsecond=0)
     return begin, begin + _MINUTE
 
 
-def summed(counted: Iterable[Mapping[str, Any]]) -> str:
+def summarize_counts(counted: Iterable[Mapping[str, Any]]) -> str:
     """All counts together, by limit or code: `13 (11 by key:requests, 2 by invalid_api_key)`."""
     reasons: dict[str, int] = {}
     for row in counted:
@@ -295,11 +295,11 @@ def summed(counted: Iterable[Mapping[str, Any]]) -> str:
     return f"{sum(reasons.values()):,} ({told})" if told else "0"
 
 
-def not_kept(request_id: UUID, counted: Iterable[Mapping[str, Any]]) -> str:
+def not_recorded_message(request_id: UUID, counted: Iterable[Mapping[str, Any]]) -> str:
     """What is known of a request that is neither on record nor in the sample."""
     begin, _ = minute_around(request_id)
     return (
         "No record has this id. Of refused requests a sample is kept"
         f" ({SAMPLE_PER_S} a second of each worker), so it may have been refused: in its minute"
-        f" ({begin:%Y-%m-%d %H:%M} UTC) {summed(counted)} were refused."
+        f" ({begin:%Y-%m-%d %H:%M} UTC) {summarize_counts(counted)} were refused."
     )

@@ -8,26 +8,28 @@ from collections.abc import Container
 from datetime import datetime
 from typing import Any
 
-from llm_proxy.identity.caller import OF_ALL, PER
+from llm_proxy.identity.caller import PERIOD_SUFFIX, SHARED_SCOPES
 from llm_proxy.json_access import Json
 
 _ANSWERED = 200
 
 
-def lines_of(found: Json) -> list[str]:
+def describe_request(found: Json) -> list[str]:
     """The lines of a record with its model calls, or of a refusal."""
     if found.get("outcome") == "refused":
-        return [_who(found, found["refused_at"]), _refusal(found)]
-    return [_who(found, found["started_at"]), *_hops(found), _end(found)]
+        return [_caller_line(found, found["refused_at"]), _rejection_line(found)]
+    return [_caller_line(found, found["started_at"]), *_attempt_lines(found), _end_line(found)]
 
 
-def limit_line(reached: Json) -> str:
+def describe_limit(reached: Json) -> str:
     """A limit that was reached: whose, how full, what was wanted, the wait."""
     unit, scope = reached["unit"], reached["scope"]
-    per = PER.get(reached.get("period", ""), " a minute" if unit in {"requests", "tokens"} else " at once")
+    per = PERIOD_SUFFIX.get(
+        reached.get("period", ""), " a minute" if unit in {"requests", "tokens"} else " at once"
+    )
     told = [f"{reached['kind']} of {reached['subject']} (scope {scope})"]
     if "limit" in reached:
-        used = _bare(reached["used"], unit) if "used" in reached else "an unknown part"
+        used = _amount_without_unit(reached["used"], unit) if "used" in reached else "an unknown part"
         full = f"{used} of {_amount(reached['limit'], unit)}{per} used"
         held = f", {_amount(reached['held'], unit)} held by {_amount(reached['running'], 'running calls')}"
         kept = f", {_amount(reached['kept'], unit)} kept for a call that waits"
@@ -44,11 +46,11 @@ def limit_line(reached: Json) -> str:
 
 def _amount(amount: object, unit: str) -> str:
     if unit == "usd":
-        return _bare(amount, unit)
-    return f"{_bare(amount, unit)} {unit.removesuffix('s') if amount == 1 else unit}"
+        return _amount_without_unit(amount, unit)
+    return f"{_amount_without_unit(amount, unit)} {unit.removesuffix('s') if amount == 1 else unit}"
 
 
-def _bare(amount: object, unit: str) -> str:
+def _amount_without_unit(amount: object, unit: str) -> str:
     """An amount without its unit, money with its sign."""
     if unit == "usd":
         whole, _, rest = str(amount).partition(".")
@@ -56,7 +58,7 @@ def _bare(amount: object, unit: str) -> str:
     return f"{amount:,}"
 
 
-def _who(found: Json, at: datetime) -> str:
+def _caller_line(found: Json, at: datetime) -> str:
     names = {
         "key": found.get("key_name") or found.get("key_prefix") or found.get("key_id"),
         "tenant": found.get("tenant"),
@@ -65,28 +67,30 @@ def _who(found: Json, at: datetime) -> str:
     }
     who = ", ".join(f"{name} {value}" for name, value in names.items() if value) or "no known caller"
     model = found.get("group_asked") or found.get("model_group") or "no model yet"
-    return f"{_clock(at)} {found.get('door') or 'a request'} for {model} by {who}"
+    return f"{_time_text(at)} {found.get('door') or 'a request'} for {model} by {who}"
 
 
-def _refusal(found: Json) -> str:
+def _rejection_line(found: Json) -> str:
     head = f"refused with {found['status']} {found['code'] or ''} by {found['refused_by']}".replace("  ", " ")
-    return f"{head}: {limit_line(found['reached'])}" if found.get("reached") else head
+    return f"{head}: {describe_limit(found['reached'])}" if found.get("reached") else head
 
 
-def _hops(found: Json) -> list[str]:
+def _attempt_lines(found: Json) -> list[str]:
     calls: list[Json] = list(found.get("model_calls") or ())
     hops: list[list[Any]] = found.get("hops") or []
     if not hops:
         hops = [[one["model_group"], one["deployment"], one["http_status"]] for one in calls]
     if not hops and found.get("deployment"):
-        hops = [[found["model_group"], found["deployment"], _of_provider(found)]]
+        hops = [[found["model_group"], found["deployment"], _provider_status(found)]]
     message = found.get("provider_message")
     lines: list[str] = []
     for number, (group, deployment, status) in enumerate(hops, 1):
-        call = _take(calls, number, deployment, answered=status == _ANSWERED)
+        call = _take_logged_call(calls, number, deployment, answered=status == _ANSWERED)
         why = message if number == len(hops) and status != _ANSWERED else None
         unknown = call is None and bool(found.get("model_calls"))
-        lines.append(f"hop {number}: {group} at {deployment}: {_hop(status, call, why, unknown=unknown)}")
+        lines.append(
+            f"hop {number}: {group} at {deployment}: {_attempt_text(status, call, why, unknown=unknown)}"
+        )
     if hops and not found.get("model_calls"):
         lines.append("the sidecar's log has nothing of this call (yet): when each hop was is not known")
     elif not hops:
@@ -98,11 +102,11 @@ def _hops(found: Json) -> list[str]:
     return lines
 
 
-def _of_provider(found: Json) -> int | None:
+def _provider_status(found: Json) -> int | None:
     return _ANSWERED if found["outcome"] == "ok" else None
 
 
-def _take(calls: list[Json], number: int, deployment: str, *, answered: bool) -> Json | None:
+def _take_logged_call(calls: list[Json], number: int, deployment: str, *, answered: bool) -> Json | None:
     """The sidecar's row of a hop, taken from those not told yet; None where it has none."""
     exact = next((one for one in calls if str(one["attempt"]).startswith(f"failure:{number}:")), None)
     alike = (
@@ -114,12 +118,12 @@ def _take(calls: list[Json], number: int, deployment: str, *, answered: bool) ->
     return call
 
 
-def _hop(status: int | None, call: Json | None, message: str | None, *, unknown: bool) -> str:
+def _attempt_text(status: int | None, call: Json | None, message: str | None, *, unknown: bool) -> str:
     told = [f"status {status}" if status else "no status"]
     if call is not None:
         began, ended = call["started_at"], call["ended_at"]
         took = f", {(ended - began).total_seconds() * 1000:,.0f} ms" if ended else ""
-        told.append(f"{_clock(began)}{took}")
+        told.append(f"{_time_text(began)}{took}")
         if message is None and call.get("error_class"):
             told.append(str(call["error_class"]))
     if unknown:
@@ -129,7 +133,7 @@ def _hop(status: int | None, call: Json | None, message: str | None, *, unknown:
     return "; ".join(told)
 
 
-def _end(found: Json) -> str:
+def _end_line(found: Json) -> str:
     status = found["status"]
     nothing = " with its worker" if found["outcome"] == "lost" else ", the caller was sent nothing"
     told = [f"ended {found['outcome']}" + (f" with {status}" if status else nothing)]
@@ -145,11 +149,11 @@ def _end(found: Json) -> str:
     return ", ".join(told)
 
 
-def _clock(at: datetime) -> str:
+def _time_text(at: datetime) -> str:
     return f"{at:%Y-%m-%d %H:%M:%S}.{at.microsecond // 1000:03d}"
 
 
-def without_what_only_operators_see(found: Json, heard: Container[object]) -> Json:
+def redact_for_key(found: Json, heard: Container[object]) -> Json:
     """The answer for a key: the provider's words only where its caller heard them."""
     shown = dict(found)
     if shown.get("status") not in heard:
@@ -160,7 +164,7 @@ def without_what_only_operators_see(found: Json, heard: Container[object]) -> Js
             for call in shown.get("model_calls", ())
         ]
     reached = shown.get("reached")
-    if reached and reached["scope"] in OF_ALL:
+    if reached and reached["scope"] in SHARED_SCOPES:
         told = ("kind", "scope", "subject", "unit", "wait_ms")
         shown["reached"] = {name: reached[name] for name in told if name in reached}
     return shown

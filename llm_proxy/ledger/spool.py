@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-from llm_proxy.ledger.record import encode, lost
-from llm_proxy.ledger.worker_slot import abandoned, mapped
+from llm_proxy.ledger.record import encode, lost_row
+from llm_proxy.ledger.worker_slot import abandoned_slots, map_file
 
 NO_SLOT = -1
 
@@ -42,7 +42,7 @@ class Journal:
         self._count = slots
         if path is not None:
             path.unlink(missing_ok=True)
-        self._map = mapped(path, slots * _SLOT_BYTES)
+        self._map = map_file(path, slots * _SLOT_BYTES)
         self._words = memoryview(self._map).cast("I")
         self._free = list(range(slots - 1, -1, -1))
         self._slots: dict[int, int] = {}
@@ -52,7 +52,7 @@ class Journal:
         """Slots in use."""
         return self._count - len(self._free)
 
-    def opened(self, request_id: UUID, line: bytes) -> bool:
+    def begin(self, request_id: UUID, line: bytes) -> bool:
         """Write an admitted call down; False when there is no room for it."""
         if not self._free or len(line) > OPENED_BYTES:
             return False
@@ -63,11 +63,11 @@ class Journal:
         self._slots[request_id.int] = slot
         return True
 
-    def finished(self, request_id: UUID, line: bytes) -> int:
+    def complete(self, request_id: UUID, line: bytes) -> int:
         """Write a record down in its call's place; returns the slot to free once it is kept elsewhere."""
         slot = self._slots.pop(request_id.int, NO_SLOT)
         if len(line) > RECORD_BYTES:
-            self.free(slot)
+            self.release(slot)
             return NO_SLOT
         if slot == NO_SLOT:
             if not self._free:
@@ -78,14 +78,14 @@ class Journal:
         self._words[slot * _WORDS + 1] = len(line)
         return slot
 
-    def free(self, slot: int) -> None:
+    def release(self, slot: int) -> None:
         """The slot's record is kept elsewhere."""
         if slot != NO_SLOT:
             self._map[slot * _SLOT_BYTES : (slot + 1) * _SLOT_BYTES] = _EMPTY
             self._free.append(slot)
 
 
-def left_in(path: Path) -> Iterator[tuple[bool, bytes]]:
+def read_journal(path: Path) -> Iterator[tuple[bool, bytes]]:
     """What a dead worker left: whether the call had ended, and its line."""
     try:
         content = path.read_bytes()
@@ -101,7 +101,7 @@ def left_in(path: Path) -> Iterator[tuple[bool, bytes]]:
 
 _SEGMENT_BYTES = 4 * 2**20
 _REJECTED_BYTES = 16 * 2**20
-REJECTED = "rejected.jsonl"
+REJECTED_FILE = "rejected.jsonl"
 _SUFFIX = ".records"
 _SEGMENTS = f"{'[0-9]' * 12}{_SUFFIX}"
 
@@ -124,8 +124,8 @@ class Spool:
         self._current = folder
         self._counts: dict[Path, tuple[int, int]] = {}
         self.dropped = 0
-        for path in segments(folder):
-            self._note(path)
+        for path in list_segments(folder):
+            self._count_segment(path)
 
     @property
     def size_bytes(self) -> int:
@@ -140,7 +140,7 @@ class Spool:
     def append(self, lines: list[bytes]) -> None:
         """Keep these lines; raises `OSError` when the disk takes none of them."""
         if self._file < 0:
-            self._begin()
+            self._open_segment()
         path = self._current
         size, count = self._counts[path]
         text = b"\n".join(lines) + b"\n"
@@ -168,14 +168,14 @@ class Spool:
 
     def adopt(self, segment: Path) -> None:
         """Take over a dead worker's segment, on the same file system."""
-        mine = self._name()
+        mine = self._next_path()
         segment.rename(mine)
-        self._note(mine)
+        self._count_segment(mine)
         self._stay_under_bound()
 
     def reject(self, line: bytes) -> None:
         """Put aside, for people, a record no database takes; kept while there is room."""
-        aside = self._folder / REJECTED
+        aside = self._folder / REJECTED_FILE
         if not aside.exists() or aside.stat().st_size < _REJECTED_BYTES:
             with aside.open("ab") as file:
                 file.write(line + b"\n")
@@ -186,16 +186,16 @@ class Spool:
             os.close(self._file)
             self._file = -1
 
-    def _begin(self) -> None:
-        self._current = self._name()
+    def _open_segment(self) -> None:
+        self._current = self._next_path()
         self._file = os.open(self._current, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._counts[self._current] = (0, 0)
 
-    def _name(self) -> Path:
+    def _next_path(self) -> Path:
         self._next += 1
         return self._folder / f"{self._next:012}{_SUFFIX}"
 
-    def _note(self, path: Path) -> None:
+    def _count_segment(self, path: Path) -> None:
         content = path.read_bytes()
         self._counts[path] = (len(content), content.count(b"\n"))
         self._next = max(self._next, int(path.name.removesuffix(_SUFFIX)))
@@ -207,12 +207,12 @@ class Spool:
             self.discard(oldest)
 
 
-def segments(folder: Path) -> list[Path]:
+def list_segments(folder: Path) -> list[Path]:
     """A worker's segments, oldest first."""
     return sorted(folder.glob(_SEGMENTS))
 
 
-def lines(segment: Path) -> Iterator[bytes]:
+def read_lines(segment: Path) -> Iterator[bytes]:
     """The whole lines of a segment; one torn by a power cut is left out."""
     with segment.open("rb") as file:
         for line in file:
@@ -242,13 +242,13 @@ class Recovered:
         return bool(self.finished or self.lost)
 
 
-def take_over(folder: Path, spool: Spool) -> Recovered:
+def recover_worker(folder: Path, spool: Spool) -> Recovered:
     """Empty a dead worker's journal into the spool; raises `OSError` when the spool cannot be written."""
     found = Recovered()
     waiting: list[bytes] = []
-    for ended, line in left_in(folder / JOURNAL_FILE):
+    for ended, line in read_journal(folder / JOURNAL_FILE):
         try:
-            waiting.append(line if ended else encode(lost(line)))
+            waiting.append(line if ended else encode(lost_row(line)))
         except ValueError:
             log.warning("a journal entry cannot be read", extra={"seat": folder.name})
             continue
@@ -264,15 +264,15 @@ def take_over(folder: Path, spool: Spool) -> Recovered:
     return found
 
 
-def take_over_all(directory: Path, spool: Spool) -> Recovered:
+def recover_all(directory: Path, spool: Spool) -> Recovered:
     """Empty every seat under `directory` whose worker is dead."""
     total = Recovered()
-    for seat in abandoned(directory):
+    for seat in abandoned_slots(directory):
         try:
-            found = take_over(seat.path, spool)
+            found = recover_worker(seat.path, spool)
             total.finished += found.finished
             total.lost += found.lost
-            for segment in segments(seat.path):
+            for segment in list_segments(seat.path):
                 spool.adopt(segment)
         finally:
             seat.release()

@@ -17,8 +17,8 @@ from typing import Any
 import asyncpg
 
 from llm_proxy import schema
-from llm_proxy.ledger.record import COLUMNS, FIELDS, Written, started_at
-from llm_proxy.schema.database import DatabaseUnavailable, RowsRejected, deadline, is_missing_partition
+from llm_proxy.ledger.record import COLUMNS, FIELDS, EncodedRow, row_started_at
+from llm_proxy.schema.database import DatabaseUnavailable, RowsRejected, db_deadline, is_missing_partition
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 5.0, 300.0
 _REPORT_EVERY_S = 10.0
 
 
-class Migration:
+class MigrationRunner:
     """This process's part in bringing the database up to date.
 
     Attributes:
@@ -43,7 +43,7 @@ class Migration:
         self._failure: DatabaseUnavailable | None = None
         self._reported_at = float("-inf")
         self.done = False
-        self.work: schema.Work | None = None
+        self.work: schema.SchemaWork | None = None
 
     async def advance(self, within_s: float) -> None:
         """See whether the schema is this version's, and begin to bring it there.
@@ -83,14 +83,14 @@ class Migration:
             with contextlib.suppress(asyncio.CancelledError, DatabaseUnavailable):
                 await applying
 
-    async def work_off(self) -> bool:
+    async def run_batch(self) -> bool:
         """Do one batch of the work that migrations left; False when none is left for this process."""
         async with (
-            deadline(_BATCH_DEADLINE_S),
+            db_deadline(_BATCH_DEADLINE_S),
             self._pool.acquire(timeout=_MIGRATION_DEADLINE_S) as connection,
         ):
-            work = await schema.work(connection)
-            self.work = await schema.unfinished(connection)
+            work = await schema.run_work_batch(connection)
+            self.work = await schema.unfinished_work(connection)
         if work is None:
             return False
         if work.finished or time.monotonic() - self._reported_at >= _REPORT_EVERY_S:
@@ -101,16 +101,16 @@ class Migration:
     async def _pending(self) -> bool:
         try:
             async with (
-                deadline(_MIGRATION_DEADLINE_S),
+                db_deadline(_MIGRATION_DEADLINE_S),
                 self._pool.acquire(timeout=_MIGRATION_DEADLINE_S) as connection,
             ):
-                return bool(await schema.pending(connection))
+                return bool(await schema.pending_migrations(connection))
         except (schema.SchemaChanged, RowsRejected) as fault:
             raise DatabaseUnavailable("refused", f"the schema: {fault}") from fault
 
     async def _apply(self) -> None:
         try:
-            async with deadline(None), self._pool.acquire(timeout=_MIGRATION_DEADLINE_S) as connection:
+            async with db_deadline(None), self._pool.acquire(timeout=_MIGRATION_DEADLINE_S) as connection:
                 applied = await schema.apply(connection)
         except schema.SchemaBusy as busy:
             raise DatabaseUnavailable("migrating", str(busy)) from busy
@@ -121,14 +121,14 @@ class Migration:
 
 
 _DEADLINE_S = 2.0
-_PATIENT_S = 30.0
+_LONG_DEADLINE_S = 30.0
 _DAYS_AHEAD = 7
-_RETIRED_AT_ONCE = 5000
+_DELETE_BATCH = 5000
 _ENRICH_OFTEN = timedelta(minutes=15)
 _ENRICH_SELDOM = timedelta(days=2)
 _ENRICH_UNTIL = timedelta(seconds=30)
-_LONGEST_TEXT = 128  # six of them must fit into one index entry of the roll-ups
-_LONGER_TEXTS = {"provider_message": 600, "would_refuse": 500}
+_MAX_CHARS = 128  # six of them must fit into one index entry of the roll-ups
+_MAX_CHARS_BY_FIELD = {"provider_message": 600, "would_refuse": 500}
 
 _TYPES = {
     "request_id": "uuid", "started_at": "timestamptz", "streamed": "bool", "status": "int2",
@@ -157,7 +157,7 @@ def _value(at: int, name: str) -> str:
         return f"string_to_array({text}, ',')"
     if name in _TYPES:
         return f"({text})::{_TYPES[name]}"
-    return f"left({text}, {_LONGER_TEXTS.get(name, _LONGEST_TEXT)})"
+    return f"left({text}, {_MAX_CHARS_BY_FIELD.get(name, _MAX_CHARS)})"
 
 
 _INSERT = _insert()
@@ -181,7 +181,7 @@ _INSERT_PAYLOADS = """
     ON CONFLICT DO NOTHING"""
 
 
-class Store:
+class LedgerStore:
     """The ledger's tables.
 
     Attributes:
@@ -194,19 +194,19 @@ class Store:
         self._payload_retention = timedelta(days=payload_days)
         self._days: set[date] = set()
         self._ahead = timedelta(0)  # of the database's clock before ours
-        self.migration = Migration(pool)
+        self.migration = MigrationRunner(pool)
 
     @property
     def migrated(self) -> bool:
         """Whether the schema is known to be this version's."""
         return self.migration.done
 
-    async def insert(self, rows: Sequence[Written]) -> None:
+    async def insert_records(self, rows: Sequence[EncodedRow]) -> None:
         """Write these rows, those already written excepted."""
         # One parameter, of lines that are there: the driver takes each value of many apart.
         document = (b"[" + b",".join([line for _, line in rows]) + b"]").decode()
-        days = {started_at(row).date() for row, _ in rows}
-        async with deadline(_DEADLINE_S), self._pool.acquire(timeout=_DEADLINE_S) as connection:
+        days = {row_started_at(row).date() for row, _ in rows}
+        async with db_deadline(_DEADLINE_S), self._pool.acquire(timeout=_DEADLINE_S) as connection:
             await self._make_partitions(connection, days - self._days)
             try:
                 await connection.execute(_INSERT, document)
@@ -217,24 +217,24 @@ class Store:
                 await self._make_partitions(connection, days)
                 await connection.execute(_INSERT, document)
 
-    async def _make_partitions(self, connection: schema.Connection, days: set[date]) -> None:
+    async def _make_partitions(self, connection: schema.PgConnection, days: set[date]) -> None:
         for day in days:
             await connection.execute("SELECT requests_partition($1)", day)
             self._days.add(day)
 
-    async def insert_refusals(self, rows: Sequence[tuple[Any, ...]]) -> None:
+    async def insert_rejected(self, rows: Sequence[tuple[Any, ...]]) -> None:
         """Write a sample of what was refused; raises `DatabaseUnavailable` or `RowsRejected`."""
-        async with deadline(_DEADLINE_S):
+        async with db_deadline(_DEADLINE_S):
             await self._pool.execute(_INSERT_REFUSALS, *zip(*rows, strict=True))
 
-    async def insert_refusal_counts(self, rows: Sequence[tuple[Any, ...]]) -> None:
+    async def insert_rejection_counts(self, rows: Sequence[tuple[Any, ...]]) -> None:
         """Write what was counted in minutes; raises `DatabaseUnavailable` or `RowsRejected`."""
-        async with deadline(_DEADLINE_S):
+        async with db_deadline(_DEADLINE_S):
             await self._pool.execute(_INSERT_REFUSAL_COUNTS, *zip(*rows, strict=True))
 
     async def insert_payloads(self, rows: Sequence[tuple[Any, ...]]) -> None:
         """Write what was said in some calls; raises `DatabaseUnavailable` or `RowsRejected`."""
-        async with deadline(_PATIENT_S):
+        async with db_deadline(_LONG_DEADLINE_S):
             await self._pool.execute(_INSERT_PAYLOADS, *zip(*rows, strict=True))
 
     async def enrich(self, now: datetime, *, late: bool = False) -> int:
@@ -245,22 +245,22 @@ class Store:
             late: Look for logs that came late too, two days back instead of minutes.
         """
         now += self._ahead
-        async with deadline(_PATIENT_S):
+        async with db_deadline(_LONG_DEADLINE_S):
             since = now - (_ENRICH_SELDOM if late else _ENRICH_OFTEN)
             until = now - _ENRICH_UNTIL
             return int(await self._pool.fetchval("SELECT enrich_requests($1, $2)", since, until) or 0)
 
-    def fresh(self, rows: Sequence[Written], now: datetime) -> list[Written]:
+    def within_retention(self, rows: Sequence[EncodedRow], now: datetime) -> list[EncodedRow]:
         """The rows whose partition would not be dropped at once."""
         oldest = now + self._ahead - self._retention
-        return [one for one in rows if started_at(one[0]) >= oldest]
+        return [one for one in rows if row_started_at(one[0]) >= oldest]
 
-    async def upkeep(self) -> None:
+    async def maintain_partitions(self) -> None:
         """Make the coming days' partitions and drop what is past its time; raises `DatabaseUnavailable`.
 
         By the database's clock: a replica whose own is wrong drops nothing that others still need.
         """
-        async with deadline(_PATIENT_S), self._pool.acquire(timeout=_DEADLINE_S) as connection:
+        async with db_deadline(_LONG_DEADLINE_S), self._pool.acquire(timeout=_DEADLINE_S) as connection:
             now: datetime = await connection.fetchval("SELECT clock_timestamp()")
             self._ahead = now - datetime.now(UTC)
             today = now.astimezone(UTC).date()
@@ -272,12 +272,12 @@ class Store:
             await connection.execute("SELECT requests_retire($1)", oldest)
             await connection.execute("SELECT llm_calls_retire($1)", oldest)
 
-    async def retire(self) -> int:
+    async def delete_expired(self) -> int:
         """Delete a batch of what is past its time and lies in no partition; returns how many rows."""
         today = (datetime.now(UTC) + self._ahead).date()
-        async with deadline(_PATIENT_S):
+        async with db_deadline(_LONG_DEADLINE_S):
             deleted = await self._pool.fetchval(
                 "SELECT retire_batch($1, $2, $3, $4)",
-                today, today - self._retention, today - self._payload_retention, _RETIRED_AT_ONCE,
+                today, today - self._retention, today - self._payload_retention, _DELETE_BATCH,
             )  # fmt: skip
         return int(deleted or 0)

@@ -9,9 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 from llm_proxy.errors import NotFound
-from llm_proxy.identity.key_repository import key_id_of
+from llm_proxy.identity.key_repository import find_key_id
 from llm_proxy.identity.postgres_store import Connection
-from llm_proxy.ledger.usage_query import Question
+from llm_proxy.ledger.usage_query import UsageQuery
 from llm_proxy.telemetry.privacy import redact
 
 _SHOWN = 60
@@ -53,42 +53,42 @@ _SPENT = "SELECT key_id FROM usage_daily WHERE key_id = $1 AND ($2::text IS NULL
 _NAMES_OF_KEYS = "SELECT key_id, name FROM api_keys WHERE key_id = ANY($1)"
 
 
-def unknown(name: str, value: str) -> NotFound:
+def unknown_name_error(name: str, value: str) -> NotFound:
     """The refusal of a name that nobody knows."""
     shown = redact(value)[:_SHOWN]
     message = f"No {name} called '{shown}' is on record."
     return NotFound(message, param=name, code="unknown_name")
 
 
-async def with_key_id(connection: Connection, question: Question) -> Question:
+async def resolve_key_filter(connection: Connection, question: UsageQuery) -> UsageQuery:
     """The question with the id of the key it names; raises `NotFound`."""
-    given, owner = question.where.get("key"), question.owner
+    given, owner = question.filters.get("key"), question.only_key
     if given is None and owner is None:
         return question
-    found = owner if given is None else await _find_key(connection, given, question.within)
+    found = owner if given is None else await _find_key(connection, given, question.only_tenant)
     if found is None or (owner is not None and found != owner):
-        raise unknown("key", given or "")
-    return replace(question, where={**question.where, "key": found})
+        raise unknown_name_error("key", given or "")
+    return replace(question, filters={**question.filters, "key": found})
 
 
-async def known_key(connection: Connection, given: str) -> str:
+async def resolve_key(connection: Connection, given: str) -> str:
     """The id of a key by its id, name or shown prefix; raises `NotFound`."""
     found = await _find_key(connection, given)
     if found is None:
-        raise unknown("key", given)
+        raise unknown_name_error("key", given)
     return found
 
 
 async def _find_key(connection: Connection, given: str, tenant: str | None = None) -> str | None:
     """The id of a key by its id, name or shown prefix; also of one that is only on record, of a tenant."""
     try:
-        return await key_id_of(connection, given, tenant=tenant)
+        return await find_key_id(connection, given, tenant=tenant)
     except NotFound:
         found: str | None = await connection.fetchval(_SPENT, given, tenant)
         return found
 
 
-async def check_known(
+async def require_known_names(
     connection: Connection, where: Mapping[str, str], owner: str | None = None, within: str | None = None
 ) -> None:
     """Raises `NotFound` for the first of these names that is nowhere on record (of one key, or tenant)."""
@@ -97,7 +97,7 @@ async def check_known(
             continue
         known = " UNION ALL ".join(f"({place} LIMIT 1)" for place in _PLACES[name])
         if not await connection.fetchval(f"SELECT EXISTS ({known})", value, owner, within):
-            raise unknown(name, value)
+            raise unknown_name_error(name, value)
 
 
 async def key_names(connection: Connection, ids: Iterable[str]) -> dict[str, str]:
@@ -105,7 +105,7 @@ async def key_names(connection: Connection, ids: Iterable[str]) -> dict[str, str
     return {row["key_id"]: row["name"] for row in await connection.fetch(_NAMES_OF_KEYS, list(ids))}
 
 
-def named(group: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+def add_key_name(group: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     """A line's group, a key's name beside its id."""
     found: dict[str, Any] = {}
     for name, value in group.items():
@@ -115,6 +115,6 @@ def named(group: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
-def columns_of(by: Iterable[str]) -> list[str]:
+def group_columns(by: Iterable[str]) -> list[str]:
     """The columns of a line's group."""
-    return list(named(dict.fromkeys(by), {}))
+    return list(add_key_name(dict.fromkeys(by), {}))

@@ -17,9 +17,9 @@ from zoneinfo import ZoneInfo
 
 from llm_proxy.errors import BadRequest
 
-Unit = Literal["hour", "day", "week", "month"]
-UNITS: tuple[Unit, ...] = ("hour", "day", "week", "month")
-Span = tuple[datetime, datetime]
+TimeUnit = Literal["hour", "day", "week", "month"]
+TIME_UNITS: tuple[TimeUnit, ...] = ("hour", "day", "week", "month")
+TimeSpan = tuple[datetime, datetime]
 """From a moment until before another, in UTC."""
 
 FIRST_YEAR, LAST_YEAR = 1970, 2999
@@ -32,7 +32,7 @@ _MONTH = re.compile(r"(?P<year>[0-9]{4})-(?P<month>0[1-9]|1[0-2])", re.ASCII)
 _WEEK = re.compile(r"[0-9]{4}-W[0-5][0-9]", re.ASCII)
 
 
-def zone_of(text: str) -> tzinfo:
+def parse_zone(text: str) -> tzinfo:
     """The zone of an IANA name or an offset such as `+05:30`; raises `BadRequest` naming `tz`."""
     if text in {"UTC", "Z"}:
         return UTC
@@ -51,7 +51,7 @@ def zone_of(text: str) -> tzinfo:
     raise BadRequest(why, param="tz")
 
 
-def label(unit: Unit, moment: datetime, zone: tzinfo) -> datetime | date | str:
+def group_label(unit: TimeUnit, moment: datetime, zone: tzinfo) -> datetime | date | str:
     """What a moment's group is called: an hour with its offset, a day, a week's Monday, `2026-11`."""
     local = moment.astimezone(zone)
     if unit == "hour":
@@ -68,7 +68,7 @@ def midnight(day: date, zone: tzinfo) -> datetime:
     return datetime.combine(day, time(), zone).astimezone(UTC)
 
 
-def begins(unit: Unit, span: Span, zone: tzinfo) -> Iterator[datetime]:
+def group_starts(unit: TimeUnit, span: TimeSpan, zone: tzinfo) -> Iterator[datetime]:
     """When each group of a span begins, the first where the span does."""
     moment, until = span
     while moment < until:
@@ -76,10 +76,10 @@ def begins(unit: Unit, span: Span, zone: tzinfo) -> Iterator[datetime]:
         moment = _next_hour(moment, zone) if unit == "hour" else _next_day(unit, moment, zone)
 
 
-def span_of(unit: Unit, text: str, zone: tzinfo) -> Span:
+def parse_span(unit: TimeUnit, text: str, zone: tzinfo) -> TimeSpan:
     """The group somebody names; raises `BadRequest` naming the unit."""
     try:
-        moment = _moment(unit, text, zone)
+        moment = _parse_group_start(unit, text, zone)
     except (ValueError, OverflowError):
         moment = None
     if moment is None or not FIRST_YEAR <= moment.year <= LAST_YEAR:
@@ -91,7 +91,7 @@ def span_of(unit: Unit, text: str, zone: tzinfo) -> Span:
     return moment, _next_day(unit, moment, zone)
 
 
-def _moment(unit: Unit, text: str, zone: tzinfo) -> datetime:
+def _parse_group_start(unit: TimeUnit, text: str, zone: tzinfo) -> datetime:
     if unit == "hour":
         then = datetime.fromisoformat(text)
         return (then if then.tzinfo else then.replace(tzinfo=zone)).astimezone(UTC)
@@ -102,13 +102,13 @@ def _moment(unit: Unit, text: str, zone: tzinfo) -> datetime:
     return midnight(_first_day(unit, day), zone)
 
 
-def _first_day(unit: Unit, day: date) -> date:
+def _first_day(unit: TimeUnit, day: date) -> date:
     if unit == "week":
         return day - timedelta(days=day.weekday())
     return day.replace(day=1) if unit == "month" else day
 
 
-def _next_day(unit: Unit, moment: datetime, zone: tzinfo) -> datetime:
+def _next_day(unit: TimeUnit, moment: datetime, zone: tzinfo) -> datetime:
     """When the next day, week or month begins; one that a zone leaves out has no moment."""
     day = _first_day(unit, moment.astimezone(zone).date())
     following = moment
@@ -139,9 +139,9 @@ def _next_hour(moment: datetime, zone: tzinfo) -> datetime:
     return ends.replace(microsecond=0)
 
 
-def joined(spans: list[Span]) -> list[Span]:
+def merge_spans(spans: list[TimeSpan]) -> list[TimeSpan]:
     """Spans in order, those that meet made one."""
-    found: list[Span] = []
+    found: list[TimeSpan] = []
     for since, until in spans:
         if found and found[-1][1] == since:
             found[-1] = (found[-1][0], until)
@@ -150,90 +150,90 @@ def joined(spans: list[Span]) -> list[Span]:
     return found
 
 
-def between(moments: list[datetime]) -> list[Span]:
+def consecutive_spans(moments: list[datetime]) -> list[TimeSpan]:
     """The spans from each moment to the next."""
     return list(pairwise(moments))
 
 
-NAMES = {
+NAME_COLUMNS = {
     "agent": "agent", "tenant": "tenant", "key": "key_id", "model": "model_group", "provider": "provider",
     "user": "user_id", "session": "session_id", "run": "run_id", "tag": "tags",
     "would_refuse": "would_refuse",
 }  # fmt: skip
 """Dimensions that are names, and their columns in `requests`."""
-DIMENSIONS = (*NAMES, *UNITS)
-MOST_LINES = 10_000
+DIMENSIONS = (*NAME_COLUMNS, *TIME_UNITS)
+MAX_ROWS = 10_000
 """Of an answer over HTTP, and groups of time in any."""
 DEFAULT_DAYS = 30
-_LONGEST_VALUE = 256
+_MAX_VALUE_CHARS = 256
 _AGO_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _AGO = re.compile(r"(?P<number>[0-9]{1,4})(?P<unit>[mhdw])", re.ASCII)
 _DAY_WORDS = {"today": 0, "yesterday": -1}
 _PERIOD_ENDS = {"yesterday": "today", "last-week": "this-week", "last-month": "this-month"}
 """Words for a whole period, and where it ends."""
-WORDS = ("today", "yesterday", "this-week", "last-week", "this-month", "last-month")
+RANGE_WORDS = ("today", "yesterday", "this-week", "last-week", "this-month", "last-month")
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class UsageQuery:
     """What was used from `since` until before `until`, by these dimensions, where these hold.
 
     Attributes:
-        where: Dimension to value; an empty value asks for requests that have none.
+        filters: Dimension to value; an empty value asks for requests that have none.
         zone: Whose hours, days, weeks and months are meant.
         top: So many lines at most, of each of these times; None for all.
-        owner: The id of the key whose calls alone may be told; None for everybody's.
-        within: The tenant whose names alone may be told; `where` asks for it. None for all.
-        most: Lines of the answer.
+        only_key: The id of the key whose calls alone may be told; None for everybody's.
+        only_tenant: The tenant whose names alone may be told; `filters` asks for it. None for all.
+        max_rows: Lines of the answer.
     """
 
     since: datetime
     until: datetime
-    by: tuple[str, ...] = ()
-    where: Mapping[str, str] = field(default_factory=dict[str, str])
+    group_by: tuple[str, ...] = ()
+    filters: Mapping[str, str] = field(default_factory=dict[str, str])
     zone: tzinfo = UTC
     top: int | None = None
-    owner: str | None = None
-    within: str | None = None
-    most: int = MOST_LINES
+    only_key: str | None = None
+    only_tenant: str | None = None
+    max_rows: int = MAX_ROWS
 
     def __post_init__(self) -> None:
-        for given, param in ((self.by, "group_by"), (self.where, None)):
+        for given, param in ((self.group_by, "group_by"), (self.filters, None)):
             unknown = next((name for name in given if name not in DIMENSIONS), None)
             if unknown is not None:
                 why = f"Unknown dimension '{unknown[:40]}'; there are {', '.join(DIMENSIONS)}."
                 raise BadRequest(why, param=param or unknown[:40])
-        if len({*self.by}) < len(self.by):
+        if len({*self.group_by}) < len(self.group_by):
             raise BadRequest("A dimension is named twice.", param="group_by")
         if self.since >= self.until:
             raise BadRequest("The range is empty: 'since' is not before 'until'.", param="since")
-        for name, value in self.where.items():
-            if name in NAMES and ("\0" in value or len(value) > _LONGEST_VALUE):
+        for name, value in self.filters.items():
+            if name in NAME_COLUMNS and ("\0" in value or len(value) > _MAX_VALUE_CHARS):
                 raise BadRequest(f"'{name}' holds what no name does.", param=name)
-        self.spans()
+        self.time_span()
 
     @property
-    def units(self) -> tuple[Unit, ...]:
+    def time_units(self) -> tuple[TimeUnit, ...]:
         """The units of time it groups by."""
-        return tuple(unit for unit in UNITS if unit in self.by)
+        return tuple(unit for unit in TIME_UNITS if unit in self.group_by)
 
     @property
     def names(self) -> frozenset[str]:
         """The names it groups by or asks for."""
-        return frozenset(name for name in (*self.by, *self.where) if name in NAMES)
+        return frozenset(name for name in (*self.group_by, *self.filters) if name in NAME_COLUMNS)
 
-    def spans(self) -> Span | None:
+    def time_span(self) -> TimeSpan | None:
         """The range, narrowed to the times it asks for; None when nothing is left."""
         since, until = self.since, self.until
-        for unit in UNITS:
-            if unit in self.where:
-                begin, end = span_of(unit, self.where[unit], self.zone)
+        for unit in TIME_UNITS:
+            if unit in self.filters:
+                begin, end = parse_span(unit, self.filters[unit], self.zone)
                 since, until = max(since, begin), min(until, end)
         return (since, until) if since < until else None
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class UsageRow:
     """One line of an answer: the group, and its sums.
 
     Attributes:
@@ -267,78 +267,78 @@ class Line:
         return self.succeeded / self.requests if self.requests else 0.0
 
 
-NOTHING = Line({}, 0, 0, 0, 0, 0, 0, 0, Decimal(0), 0, 0, None)
+EMPTY_ROW = UsageRow({}, 0, 0, 0, 0, 0, 0, 0, Decimal(0), 0, 0, None)
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class UsageResult:
     """What was used.
 
     Attributes:
-        lines: By time, then the costliest first.
+        rows: By time, then the costliest first.
         total: Of all the question selects, each request once.
-        untold: Parts of the range of which calls are on record that are in no line: of their time only sums
-            of whole days (UTC) are kept, and these lie across the range's end or the border of two groups.
-        total_untold: The same of the total.
+        unknown_spans: Parts of the range whose calls are in no line. Only sums of whole days (UTC) are kept
+            of their time, and these lie across the range's end or the border of two groups.
+        total_unknown_spans: The same of the total.
         has_more: There may be more lines than the question wants.
     """
 
-    lines: Sequence[Line]
-    total: Line
-    untold: Sequence[Span] = ()
-    total_untold: Sequence[Span] = ()
+    rows: Sequence[UsageRow]
+    total: UsageRow
+    unknown_spans: Sequence[TimeSpan] = ()
+    total_unknown_spans: Sequence[TimeSpan] = ()
     has_more: bool = False
 
 
-def asked_range(since: str | None, until: str | None, now: datetime, zone: tzinfo = UTC) -> Span:
+def parse_range(since: str | None, until: str | None, now: datetime, zone: tzinfo = UTC) -> TimeSpan:
     """The range somebody wrote; raises `BadRequest` naming `since` or `until`.
 
     Without `since` it begins 30 days ago; without `until` it ends with today, or with the period that
     `since` names.
     """
-    begin = moment(since or f"{DEFAULT_DAYS}d", now, zone, "since")
+    begin = parse_time(since or f"{DEFAULT_DAYS}d", now, zone, "since")
     end = until or _PERIOD_ENDS.get(since or "")
-    return begin, moment(end, now, zone, "until") if end else _day(now, zone, 1)
+    return begin, parse_time(end, now, zone, "until") if end else _day_start(now, zone, 1)
 
 
-def moment(text: str, now: datetime, zone: tzinfo = UTC, param: str = "since") -> datetime:
-    """Returns the time that a text states: `2026-11-01T12:00Z`, `60m` or `7d` ago, a word of `WORDS`.
+def parse_time(text: str, now: datetime, zone: tzinfo = UTC, param: str = "since") -> datetime:
+    """Returns the time that a text states: `2026-11-01T12:00Z`, `60m` or `7d` ago, a word of `RANGE_WORDS`.
 
     Minutes and hours count back from `now`, days and weeks from the beginning of today. A time without an
     offset is in `zone`. Raises `BadRequest` naming `param`.
     """
     try:
-        then = _read(text, now, zone)
+        then = _parse_time(text, now, zone)
         if FIRST_YEAR <= then.year <= LAST_YEAR:
             return then
     except (ValueError, OverflowError):  # an offset may lead out of the calendar
         pass
     why = f"'{text[:40]}' is not a time from {FIRST_YEAR} to {LAST_YEAR}"
-    raise BadRequest(f"{why}; write 2026-11-01, or 24h, or 7d, or {', '.join(WORDS)}.", param=param)
+    raise BadRequest(f"{why}; write 2026-11-01, or 24h, or 7d, or {', '.join(RANGE_WORDS)}.", param=param)
 
 
-def _read(text: str, now: datetime, zone: tzinfo) -> datetime:
+def _parse_time(text: str, now: datetime, zone: tzinfo) -> datetime:
     if text == "now":
         return now
     if text in _DAY_WORDS:
-        return _day(now, zone, _DAY_WORDS[text])
-    if text in WORDS:
-        return _begin_of(text, now, zone)
+        return _day_start(now, zone, _DAY_WORDS[text])
+    if text in RANGE_WORDS:
+        return _period_start(text, now, zone)
     ago = _AGO.fullmatch(text)
     if ago:
         number, unit = int(ago["number"]), ago["unit"]
         if unit in "dw":
-            return _day(now, zone, -number * (7 if unit == "w" else 1))
+            return _day_start(now, zone, -number * (7 if unit == "w" else 1))
         return now - timedelta(**{_AGO_UNITS[unit]: number})
     then = datetime.fromisoformat(text)
     return (then if then.tzinfo else then.replace(tzinfo=zone)).astimezone(UTC)
 
 
-def _day(now: datetime, zone: tzinfo, days: int) -> datetime:
+def _day_start(now: datetime, zone: tzinfo, days: int) -> datetime:
     return midnight(now.astimezone(zone).date() + timedelta(days=days), zone)
 
 
-def _begin_of(word: str, now: datetime, zone: tzinfo) -> datetime:
+def _period_start(word: str, now: datetime, zone: tzinfo) -> datetime:
     which, _, unit = word.partition("-")
     day = now.astimezone(zone).date()
     if unit == "week":

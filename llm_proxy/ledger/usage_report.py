@@ -14,8 +14,8 @@ from decimal import Decimal
 from typing import Any
 
 from llm_proxy.errors import BadRequest
-from llm_proxy.ledger.usage_names import columns_of
-from llm_proxy.ledger.usage_query import Line, Question, Span, Unit, span_of
+from llm_proxy.ledger.usage_names import group_columns
+from llm_proxy.ledger.usage_query import TimeSpan, TimeUnit, UsageQuery, UsageRow, parse_span
 
 COLUMNS = (
     "requests", "succeeded", "success_rate", "avg_latency_ms", "prompt_tokens", "completion_tokens",
@@ -25,7 +25,7 @@ COLUMNS = (
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def as_json(line: Line) -> dict[str, Any]:
+def row_as_json(line: UsageRow) -> dict[str, Any]:
     """One line as an object: its group, then its sums."""
     return {
         **{name: _plain(value) for name, value in line.group.items()},
@@ -33,19 +33,19 @@ def as_json(line: Line) -> dict[str, Any]:
     }
 
 
-def as_spans(spans: Iterable[Span]) -> list[dict[str, str]]:
+def spans_as_json(spans: Iterable[TimeSpan]) -> list[dict[str, str]]:
     """Spans of time as objects."""
     return [{"since": since.isoformat(), "until": until.isoformat()} for since, until in spans]
 
 
-def as_csv(lines: Iterable[Line], by: Sequence[str]) -> str:
+def rows_as_csv(lines: Iterable[UsageRow], by: Sequence[str]) -> str:
     """A header and the lines, comma-separated (RFC 4180)."""
     out = io.StringIO()
     writer = csv.writer(out)
-    groups = columns_of(by)
+    groups = group_columns(by)
     writer.writerow([*groups, *COLUMNS])
     for line in lines:
-        group = [cell(_plain(line.group[name])) for name in groups]
+        group = [csv_cell(_plain(line.group[name])) for name in groups]
         writer.writerow([*group, *(_number(getattr(line, column)) for column in COLUMNS)])
     return out.getvalue()
 
@@ -60,7 +60,7 @@ def _plain(value: object) -> object:
     return value.isoformat() if isinstance(value, (date, datetime)) else value
 
 
-def cell(value: object) -> object:
+def csv_cell(value: object) -> object:
     """A value as no spreadsheet takes it for a formula."""
     if isinstance(value, str) and value.startswith(_FORMULA):
         return f"'{value}"
@@ -73,8 +73,8 @@ def _number(value: object) -> object:
     return "" if value is None else f"{value:f}" if hasattr(value, "as_tuple") else value
 
 
-PERIODS: tuple[Unit, ...] = ("hour", "day", "month")
-BY = ("tenant", "agent", "key", "model", "provider")
+FOCUS_PERIODS: tuple[TimeUnit, ...] = ("hour", "day", "month")
+FOCUS_GROUPS = ("tenant", "agent", "key", "model", "provider")
 FOCUS_COLUMNS = (
     "BilledCost", "BillingAccountId", "BillingAccountName", "BillingCurrency", "BillingPeriodEnd",
     "BillingPeriodStart", "ChargeCategory", "ChargeClass", "ChargeDescription", "ChargeFrequency",
@@ -89,28 +89,28 @@ _NOBODY = "unknown"
 """Whom a call was made at that reached no provider; FOCUS allows no empty name there."""
 
 
-def by_period(question: Question) -> tuple[str, ...]:
+def focus_groups(question: UsageQuery) -> tuple[str, ...]:
     """What the lines are grouped by; raises `BadRequest` for groups that FOCUS has no rows for."""
-    period, *more = question.by or ("day",)
-    if more or period not in PERIODS:
-        by, periods = ", ".join(BY), ", ".join(PERIODS)
+    period, *more = question.group_by or ("day",)
+    if more or period not in FOCUS_PERIODS:
+        by, periods = ", ".join(FOCUS_GROUPS), ", ".join(FOCUS_PERIODS)
         why = f"Rows of FOCUS are by {by}; 'group_by' may be one of {periods}."
         raise BadRequest(why, param="group_by")
-    return (period, *BY)
+    return (period, *FOCUS_GROUPS)
 
 
-def as_focus(lines: Iterable[Line], question: Question) -> str:
+def rows_as_focus_csv(lines: Iterable[UsageRow], question: UsageQuery) -> str:
     """A header and the lines, comma-separated, of a question grouped as `by_period` says."""
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(FOCUS_COLUMNS)
     for line in lines:
         row = _focus_row(line, question)
-        writer.writerow([cell(row[name]) for name in FOCUS_COLUMNS])
+        writer.writerow([csv_cell(row[name]) for name in FOCUS_COLUMNS])
     return out.getvalue()
 
 
-def _focus_row(line: Line, question: Question) -> dict[str, Any]:
+def _focus_row(line: UsageRow, question: UsageQuery) -> dict[str, Any]:
     group, cost, tokens = line.group, f"{line.cost_usd:f}", line.total_tokens
     charge, billing = _periods(line, question)
     provider = group["provider"] or _NOBODY
@@ -137,15 +137,15 @@ def _focus_row(line: Line, question: Question) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _periods(line: Line, question: Question) -> tuple[Span, Span]:
+def _periods(line: UsageRow, question: UsageQuery) -> tuple[TimeSpan, TimeSpan]:
     """When the charge arose, within the range asked for, and the month it belongs to."""
-    [unit] = question.units
+    [unit] = question.time_units
     value = line.group[unit]
     text = value if isinstance(value, str) else value.isoformat()
-    since, until = span_of(unit, text, question.zone)
+    since, until = parse_span(unit, text, question.zone)
     month = since.astimezone(question.zone).strftime("%Y-%m")
     charge = max(since, question.since), min(until, question.until)
-    return charge, span_of("month", month, question.zone)
+    return charge, parse_span("month", month, question.zone)
 
 
 def _focus_time(moment: datetime) -> str:

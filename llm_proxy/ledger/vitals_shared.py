@@ -11,7 +11,7 @@ from pathlib import Path
 import orjson
 
 from llm_proxy.ledger.vitals import Vitals
-from llm_proxy.ledger.worker_slot import everyone
+from llm_proxy.ledger.worker_slot import slot_folders
 
 FILE = "vitals.json"
 
@@ -42,7 +42,7 @@ class SharedVitals:
             return self._own
         found = Vitals(self._own.now_s)
         found.add(self._own.state())
-        for seat in everyone(self._seat.parent):
+        for seat in slot_folders(self._seat.parent):
             if seat != self._seat:
                 _take(found, seat / FILE)
         return found

@@ -13,10 +13,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-_MOST_SEATS = 4096
+_MAX_SLOTS = 4096
 
 
-class Seat:
+class WorkerSlot:
     """A locked folder; `release` or the end of the process frees it."""
 
     def __init__(self, path: Path, lock_fd: int) -> None:
@@ -35,28 +35,28 @@ class Seat:
             self._lock_fd = -1
 
 
-def take(directory: Path) -> Seat:
+def acquire_slot(directory: Path) -> WorkerSlot:
     """The first free seat under `directory`; raises `OSError` when the folder cannot be written."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for number in range(_MOST_SEATS):
+    for number in range(_MAX_SLOTS):
         if (seat := _lock(directory / f"worker-{number}")) is not None:
             return seat
     raise OSError(f"no free seat under {directory}")
 
 
-def abandoned(directory: Path) -> Iterator[Seat]:
+def abandoned_slots(directory: Path) -> Iterator[WorkerSlot]:
     """Seats left by processes that are gone, each locked for the caller, who releases it."""
-    for path in everyone(directory):
+    for path in slot_folders(directory):
         if (seat := _lock(path)) is not None:
             yield seat
 
 
-def everyone(directory: Path) -> list[Path]:
+def slot_folders(directory: Path) -> list[Path]:
     """Every seat's folder, taken or not."""
     return sorted(path for path in directory.glob("worker-*") if path.is_dir())
 
 
-def mapped(path: Path | None, size_bytes: int) -> mmap.mmap:
+def map_file(path: Path | None, size_bytes: int) -> mmap.mmap:
     """The file at `path`, made or grown to this size; plain memory without a path.
 
     Raises:
@@ -72,7 +72,7 @@ def mapped(path: Path | None, size_bytes: int) -> mmap.mmap:
         return mmap.mmap(file.fileno(), size_bytes)
 
 
-def _lock(path: Path) -> Seat | None:
+def _lock(path: Path) -> WorkerSlot | None:
     path.mkdir(mode=0o700, exist_ok=True)
     descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -80,4 +80,4 @@ def _lock(path: Path) -> Seat | None:
     except BlockingIOError:
         os.close(descriptor)
         return None
-    return Seat(path, descriptor)
+    return WorkerSlot(path, descriptor)

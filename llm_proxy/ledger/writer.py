@@ -13,27 +13,27 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Literal
 
-from llm_proxy.background import DONE
-from llm_proxy.ledger.record import Row, Written, decode, encode, line_of, repaired
-from llm_proxy.ledger.spool import Journal, Spool, lines
-from llm_proxy.ledger.store import Store
-from llm_proxy.schema.database import DatabaseUnavailable, RowsRejected, write_each
+from llm_proxy.background import LOOP_DONE
+from llm_proxy.ledger.record import EncodedRow, LedgerRow, decode, encode, log_fields, repair
+from llm_proxy.ledger.spool import Journal, Spool, read_lines
+from llm_proxy.ledger.store import LedgerStore
+from llm_proxy.schema.database import DatabaseUnavailable, RowsRejected, write_rows
 from llm_proxy.telemetry import Metrics
 
 log = logging.getLogger(__name__)
-calls = logging.getLogger("llm_proxy.calls")
+call_log = logging.getLogger("llm_proxy.calls")
 """One line for every call that ended; set its level to WARNING to have none."""
 
 _GATHER_S = 0.05
-_LOOK_AGAIN_S = 0.01
+_POLL_S = 0.01
 _BATCH = 1000
-_MOST_QUEUED = 50_000
+_MAX_QUEUED = 50_000
 _REPLAY_BATCH = 500
 REPLAY_EVERY_S = 0.5
 _FIRST_RETRY_S = 0.25
 _LAST_RETRY_S = 5.0
 
-Entry = tuple[int, Row, bytes]
+QueueEntry = tuple[int, LedgerRow, bytes]
 
 
 class Writer:
@@ -41,27 +41,29 @@ class Writer:
 
     Attributes:
         since_s: When Postgres came or went last, in seconds since 1970.
-        state: `up` when Postgres took what it was last given; else whether it is away or refuses it.
-        disk: Held by whoever changes the spool, one at a time.
+        state: `is_up` when Postgres took what it was last given; else whether it is away or refuses it.
+        disk_lock: Held by whoever changes the spool, one at a time.
     """
 
-    def __init__(self, store: Store | None, spool: Spool | None, journal: Journal, metrics: Metrics) -> None:
+    def __init__(
+        self, store: LedgerStore | None, spool: Spool | None, journal: Journal, metrics: Metrics
+    ) -> None:
         self._store = store
         self._spool = spool
         self._journal = journal
         self._metrics = metrics
-        self._queue: list[Entry] = []
+        self._queue: list[QueueEntry] = []
         self._taken = self._writing = 0
         self._awake = asyncio.Event()
         self._finishing = False
-        self.disk = asyncio.Lock()
+        self.disk_lock = asyncio.Lock()
         self._retry_at = 0.0
         self._retry_s = _FIRST_RETRY_S
         self.state: Literal["up", "away", "refused", "migrating"] = "up" if store is not None else "away"
         self.since_s = time.time()
 
     @property
-    def up(self) -> bool:
+    def is_up(self) -> bool:
         """Whether Postgres took what it was last given."""
         return self.state == "up"
 
@@ -70,27 +72,27 @@ class Writer:
         """Records not yet kept elsewhere."""
         return len(self._queue) + self._writing
 
-    def add(self, slot: int, row: Row, line: bytes) -> None:
+    def add(self, slot: int, row: LedgerRow, line: bytes) -> None:
         """Take a record; never waits."""
-        if len(self._queue) >= _MOST_QUEUED:
-            self._journal.free(slot)
-            self._metrics.count("llm_proxy_ledger_dropped_total", "queue_full")
+        if len(self._queue) >= _MAX_QUEUED:
+            self._journal.release(slot)
+            self._metrics.increment("llm_proxy_ledger_dropped_total", "queue_full")
             return
         self._taken += 1
         self._queue.append((slot, row, line))
         self._awake.set()
 
-    async def written(self, within_s: float) -> bool:
+    async def wait_written(self, within_s: float) -> bool:
         """Whether every record taken so far is kept elsewhere, within a time."""
         taken, until = self._taken, time.monotonic() + within_s
         while self._taken - self.queued < taken:
             if time.monotonic() >= until:
                 return False
-            await asyncio.sleep(_LOOK_AGAIN_S)
+            await asyncio.sleep(_POLL_S)
         return True
 
     async def step(self) -> object:
-        """Write the next batch; `DONE` once `finish` was called and the last one was tried."""
+        """Write the next batch; `LOOP_DONE` once `finish` was called and the last one was tried."""
         await self._awake.wait()
         if not self._finishing:
             await asyncio.sleep(_GATHER_S)
@@ -103,7 +105,7 @@ class Writer:
                 self._awake.set()
         if not written and not self._finishing:
             await asyncio.sleep(_GATHER_S * 10)
-        return DONE if self._finishing else None
+        return LOOP_DONE if self._finishing else None
 
     def finish(self) -> None:
         """Let `step` be done after one last batch."""
@@ -127,19 +129,19 @@ class Writer:
             self._queue[:0] = queue[kept:]
         return True
 
-    async def replay(self) -> None:
+    async def replay_spool(self) -> None:
         """Carry what waits on disk into Postgres, as long as that goes well."""
-        while self._spool is not None and self._spool.records and self.may_try():
+        while self._spool is not None and self._spool.records and self.should_try_postgres():
             if not await self._replay_segment(self._spool):
                 return
 
-    def may_try(self) -> bool:
+    def should_try_postgres(self) -> bool:
         """Whether Postgres is to be given something now: it is there, or it is time to look again."""
         if self._store is None or not self._store.migrated:
             return False
-        return self.up or asyncio.get_running_loop().time() >= self._retry_at
+        return self.is_up or asyncio.get_running_loop().time() >= self._retry_at
 
-    def went(self, fault: DatabaseUnavailable | None) -> None:
+    def set_postgres_state(self, fault: DatabaseUnavailable | None) -> None:
         """Note whether Postgres takes records, and when to try again."""
         now = asyncio.get_running_loop().time()
         if fault is None:
@@ -148,7 +150,7 @@ class Writer:
             self._retry_at = now + self._retry_s
             self._retry_s = min(self._retry_s * 2, _LAST_RETRY_S)
             if fault.kind != "migrating":
-                self._metrics.count("llm_proxy_store_failures_total", "postgres")
+                self._metrics.increment("llm_proxy_store_failures_total", "postgres")
         state = fault.kind if fault is not None else "up"
         if state != self.state:
             self.state, self.since_s = state, time.time()
@@ -159,62 +161,62 @@ class Writer:
                     fault.kind
                 ]
                 log.warning("postgres %s; records go to the spool", said, extra={"why": fault.reason})
-        self._metrics.gauge("llm_proxy_store_up", float(self.up), "postgres")
+        self._metrics.set_gauge("llm_proxy_store_up", float(self.is_up), "postgres")
 
-    async def _to_postgres(self, batch: Sequence[Entry]) -> bool:
-        if not self.may_try() or not await self._insert([(row, line) for _, row, line in batch]):
+    async def _to_postgres(self, batch: Sequence[QueueEntry]) -> bool:
+        if not self.should_try_postgres() or not await self._insert([(row, line) for _, row, line in batch]):
             return False
-        self._kept(batch, "postgres")
+        self._mark_kept(batch, "postgres")
         return True
 
-    async def _to_spool(self, batch: Sequence[Entry]) -> bool:
+    async def _to_spool(self, batch: Sequence[QueueEntry]) -> bool:
         if self._spool is None:
             if self._store is None:
-                self._metrics.count("llm_proxy_ledger_dropped_total", "no_place", by=len(batch))
+                self._metrics.increment("llm_proxy_ledger_dropped_total", "no_place", by=len(batch))
                 for slot, _, _ in batch:
-                    self._journal.free(slot)
+                    self._journal.release(slot)
             return self._store is None
         dropped = self._spool.dropped
         try:
-            async with self.disk:
+            async with self.disk_lock:
                 await asyncio.to_thread(self._spool.append, [line for _, _, line in batch])
         except OSError as fault:
             log.warning("the spool cannot be written", extra={"why": str(fault), "records": len(batch)})
-            self._metrics.count("llm_proxy_store_failures_total", "spool")
+            self._metrics.increment("llm_proxy_store_failures_total", "spool")
             return False
         if self._spool.dropped > dropped:
-            self._metrics.count(
+            self._metrics.increment(
                 "llm_proxy_ledger_dropped_total", "spool_full", by=self._spool.dropped - dropped
             )
-        self._kept(batch, "spool")
+        self._mark_kept(batch, "spool")
         return True
 
-    def _kept(self, batch: Sequence[Entry], where: str) -> None:
+    def _mark_kept(self, batch: Sequence[QueueEntry], where: str) -> None:
         for slot, _, _ in batch:
-            self._journal.free(slot)
-        self._metrics.count("llm_proxy_ledger_written_total", where, by=len(batch))
-        if calls.isEnabledFor(logging.INFO):
-            calls.info("call", extra={"lines": [line_of(row) for _, row, _ in batch]})
+            self._journal.release(slot)
+        self._metrics.increment("llm_proxy_ledger_written_total", where, by=len(batch))
+        if call_log.isEnabledFor(logging.INFO):
+            call_log.info("call", extra={"lines": [log_fields(row) for _, row, _ in batch]})
 
     async def _replay_segment(self, spool: Spool) -> bool:
-        async with self.disk:
+        async with self.disk_lock:
             segment = spool.oldest()
         if segment is None:
             return False
-        waiting = lines(segment)
+        waiting = read_lines(segment)
         try:
             while batch := list(islice(waiting, _REPLAY_BATCH)):
-                if not await self._insert(self._readable(batch)):
+                if not await self._insert(self._decode_batch(batch)):
                     return False
-                self._metrics.count("llm_proxy_ledger_replayed_total", by=len(batch))
+                self._metrics.increment("llm_proxy_ledger_replayed_total", by=len(batch))
         except FileNotFoundError:
             pass  # dropped meanwhile to stay under the bound
-        async with self.disk:
+        async with self.disk_lock:
             spool.discard(segment)
         return True
 
-    def _readable(self, batch: Sequence[bytes]) -> list[Written]:
-        rows: list[Written] = []
+    def _decode_batch(self, batch: Sequence[bytes]) -> list[EncodedRow]:
+        rows: list[EncodedRow] = []
         for line in batch:
             try:
                 rows.append((decode(line), line))
@@ -222,35 +224,35 @@ class Writer:
                 self._put_aside(line, "unreadable")
         return rows
 
-    async def _insert(self, rows: Sequence[Written]) -> bool:
+    async def _insert(self, rows: Sequence[EncodedRow]) -> bool:
         store = self._store
         if store is None:
             return False
-        fresh = store.fresh(rows, datetime.now(UTC))
+        fresh = store.within_retention(rows, datetime.now(UTC))
         if len(fresh) < len(rows):
-            self._metrics.count("llm_proxy_ledger_dropped_total", "expired", by=len(rows) - len(fresh))
+            self._metrics.increment("llm_proxy_ledger_dropped_total", "expired", by=len(rows) - len(fresh))
         began = time.perf_counter()
         try:
-            for (row, _), _why in await write_each(fresh, store.insert):
+            for (row, _), _why in await write_rows(fresh, store.insert_records):
                 await self._insert_repaired(store, row)
         except DatabaseUnavailable as fault:
-            self.went(fault)
+            self.set_postgres_state(fault)
             return False
         self._metrics.observe("llm_proxy_ledger_write_seconds", time.perf_counter() - began)
-        self.went(None)
+        self.set_postgres_state(None)
         return True
 
-    async def _insert_repaired(self, store: Store, row: Row) -> None:
-        mended = repaired(row)
+    async def _insert_repaired(self, store: LedgerStore, row: LedgerRow) -> None:
+        mended = repair(row)
         try:
-            await store.insert([(mended, encode(mended))])
+            await store.insert_records([(mended, encode(mended))])
         except RowsRejected as rejected:
             told = {"request_id": str(row[0]), "why": rejected.reason}
             log.warning("postgres will never take a record", extra=told)
             self._put_aside(encode(row), "rejected")
 
     def _put_aside(self, line: bytes, cause: str) -> None:
-        self._metrics.count("llm_proxy_ledger_dropped_total", cause)
+        self._metrics.increment("llm_proxy_ledger_dropped_total", cause)
         if self._spool is not None:
             try:
                 self._spool.reject(line)

@@ -1,19 +1,25 @@
 """Notifications to operators: what is worth one, kept once for all replicas, delivered to webhooks."""
 
-from llm_proxy.notify.event import Event, trial_event
-from llm_proxy.notify.notifier import Notifier, Watched
+from llm_proxy.notify.event import Notification, make_test_notification
+from llm_proxy.notify.notifier import Notifier, NotifierSources
 from llm_proxy.notify.outbox import Outbox
-from llm_proxy.notify.webhook import Delivery, DeliveryFailed, Message, Webhook, webhooks_of
+from llm_proxy.notify.webhook import (
+    DeliveryFailed,
+    StoredNotification,
+    Webhook,
+    WebhookSender,
+    webhooks_from_settings,
+)
 
 __all__ = [
-    "Delivery",
+    "WebhookSender",
     "DeliveryFailed",
-    "Event",
-    "Message",
+    "Notification",
+    "StoredNotification",
     "Notifier",
     "Outbox",
-    "Watched",
+    "NotifierSources",
     "Webhook",
-    "trial_event",
-    "webhooks_of",
+    "make_test_notification",
+    "webhooks_from_settings",
 ]

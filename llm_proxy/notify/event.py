@@ -9,13 +9,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID, uuid4, uuid5
 
-from llm_proxy.admission import Spending, resets
+from llm_proxy.admission import BudgetSpend, reset_time
 from llm_proxy.identity import ANY
-from llm_proxy.identity.caller import PER
+from llm_proxy.identity.caller import PERIOD_SUFFIX
 from llm_proxy.json_access import Json
 from llm_proxy.money import format_usd
 
-Kind = Literal[
+NotificationKind = Literal[
     "budget.share",
     "budget.exhausted",
     "credentials.refused",
@@ -23,7 +23,7 @@ Kind = Literal[
     "sidecar.lost",
     "test",
 ]
-QUIET = timedelta(hours=1)
+REPEAT_AFTER = timedelta(hours=1)
 """So long an event that belongs to no budget's period is not told again."""
 RETENTION = timedelta(days=30)
 FOREVER = datetime(9999, 12, 31, tzinfo=UTC)
@@ -31,16 +31,16 @@ _NAMESPACE = UUID("6f0d5f0c-3c6e-5a53-9a55-6b1c8f3f6d10")
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class Notification:
     """Something operators are told once.
 
     Attributes:
-        about: What it is about, and its period if it has one; with the kind it makes the id.
-        ends_at: End of the period within which it is told once; None: once within `QUIET`.
+        subject: What it is about, and its period if it has one; with the kind it makes the id.
+        ends_at: End of the period within which it is told once; None: once within `REPEAT_AFTER`.
     """
 
-    kind: Kind
-    about: str
+    kind: NotificationKind
+    subject: str
     facts: Json = field(default_factory=dict[str, Any])
     tenant: str | None = None
     user: str | None = None
@@ -49,30 +49,30 @@ class Event:
     @property
     def subject_id(self) -> UUID:
         """Of what it is about."""
-        return uuid5(_NAMESPACE, f"{self.kind}\n{self.about}".encode("utf-8", "replace").decode())
+        return uuid5(_NAMESPACE, f"{self.kind}\n{self.subject}".encode("utf-8", "replace").decode())
 
     def event_id(self, now: datetime) -> UUID:
         """Its id: of the period, or of this moment."""
         return self.subject_id if self.ends_at is not None else uuid5(self.subject_id, now.isoformat())
 
 
-def budget_events(spending: Spending, shares: tuple[int, ...]) -> list[Event]:
+def budget_notifications(spending: BudgetSpend, shares: tuple[int, ...]) -> list[Notification]:
     """What a budget's spending is worth telling: a call it refused, or each share of it that is reached."""
     check, spent = spending.check, spending.spent
-    ends_at = datetime.fromtimestamp(check.expires_ms / 1000, UTC) if check.expires_ms else FOREVER
-    user = check.spent_by if check.scope == "user_model" else None
+    ends_at = datetime.fromtimestamp(check.period_end_ms / 1000, UTC) if check.period_end_ms else FOREVER
+    user = check.spender_id if check.scope == "user_model" else None
     facts = _budget_facts(spending)
     about = f"{check.key}\n{check.limit}"
     if spending.exhausted:
-        return [Event("budget.exhausted", about, facts, check.spent_in or None, user, ends_at)]
+        return [Notification("budget.exhausted", about, facts, check.spender_tenant or None, user, ends_at)]
     if spent is None or not check.limit:
         return []
     return [
-        Event(
+        Notification(
             "budget.share",
             f"{about}\n{share}",
             facts | {"share_percent": share},
-            check.spent_in or None,
+            check.spender_tenant or None,
             user,
             ends_at,
         )
@@ -81,30 +81,32 @@ def budget_events(spending: Spending, shares: tuple[int, ...]) -> list[Event]:
     ]
 
 
-def refused_from(client_ip: str, times: int) -> Event:
+def refused_credentials_notification(client_ip: str, times: int) -> Notification:
     """Many credentials were refused from an address; an empty one stands for many addresses."""
-    return Event("credentials.refused", client_ip, {"client_ip": client_ip or None, "times": times})
+    return Notification("credentials.refused", client_ip, {"client_ip": client_ip or None, "times": times})
 
 
-def refused_by_provider(deployment: str, group: str) -> Event:
+def provider_credentials_notification(deployment: str, group: str) -> Notification:
     """A provider refused the gateway's own credentials."""
-    return Event("provider.credentials_refused", deployment, {"deployment": deployment, "group": group})
+    return Notification(
+        "provider.credentials_refused", deployment, {"deployment": deployment, "group": group}
+    )
 
 
-def sidecar_lost(sidecar: str | None, away_s: float) -> Event:
+def sidecar_lost_notification(sidecar: str | None, away_s: float) -> Notification:
     """A sidecar, or every one, has been away for so long."""
-    return Event("sidecar.lost", sidecar or "", {"sidecar": sidecar, "away_s": away_s})
+    return Notification("sidecar.lost", sidecar or "", {"sidecar": sidecar, "away_s": away_s})
 
 
-def trial_event() -> Event:
+def make_test_notification() -> Notification:
     """What `llm-proxy notify test` sends."""
-    return Event("test", str(uuid4()))
+    return Notification("test", str(uuid4()))
 
 
-def headline(kind: str, facts: Json, tenant: str | None, user: str | None) -> str:
+def summarize(kind: str, facts: Json, tenant: str | None, user: str | None) -> str:
     """An event in one sentence."""
     if kind.startswith("budget."):
-        return _budget_headline(kind, facts, tenant, user)
+        return _summarize_budget(kind, facts, tenant, user)
     if kind == "credentials.refused":
         where = facts["client_ip"] or "many addresses together"
         return f"{facts['times']} credentials were refused from {where} within an hour."
@@ -120,7 +122,7 @@ def headline(kind: str, facts: Json, tenant: str | None, user: str | None) -> st
     return "This is a test of llm-proxy's notifications."
 
 
-def _budget_headline(kind: str, facts: Json, tenant: str | None, user: str | None) -> str:
+def _summarize_budget(kind: str, facts: Json, tenant: str | None, user: str | None) -> str:
     scope = facts["scope"]
     who = user if scope == "user_model" else facts.get("name") or facts["subject"]
     whose = {
@@ -130,38 +132,38 @@ def _budget_headline(kind: str, facts: Json, tenant: str | None, user: str | Non
     }.get(scope, f"{scope} {who}")
     whose += f" at {facts['group']}" if facts["group"] else ""
     whose += f" (tenant {tenant})" if tenant and scope not in {"tenant", "tenant_group"} else ""
-    limit = f"{_shown(facts['limit'], facts['unit'])}{PER[facts['period']]}"
+    limit = f"{_amount_text(facts['limit'], facts['unit'])}{PERIOD_SUFFIX[facts['period']]}"
     shadow = "" if facts["enforced"] else " It only watches."
     ends = f"; it resets {facts['resets_at']}" if facts["resets_at"] else ""
     if kind == "budget.exhausted":
         return f"The budget of {whose} is used up: a call was refused. It is {limit}{ends}."
-    spent = _shown(facts["spent"], facts["unit"])
+    spent = _amount_text(facts["spent"], facts["unit"])
     share = facts["share_percent"]
     return f"The budget of {whose} is spent to {share} %: {spent} of {limit}{ends}.{shadow}"
 
 
-def _budget_facts(spending: Spending) -> Json:
+def _budget_facts(spending: BudgetSpend) -> Json:
     check = spending.check
-    ends = resets(check)
+    ends = reset_time(check)
     facts = {
         "scope": check.scope,
-        "subject": None if check.scope == "user_model" else check.spent_by,
-        "group": None if check.spent_on == ANY else check.spent_on,
+        "subject": None if check.scope == "user_model" else check.spender_id,
+        "group": None if check.spender_group == ANY else check.spender_group,
         "unit": check.unit,
-        "limit": _amount(check.limit, check.unit),
+        "limit": _json_amount(check.limit, check.unit),
         "period": check.period,
         "resets_at": ends.isoformat() if ends else None,
         "enforced": check.enforced,
     }
     if spending.spent is not None:
-        facts["spent"] = _amount(spending.spent, check.unit)
+        facts["spent"] = _json_amount(spending.spent, check.unit)
     return facts
 
 
-def _amount(amount: int, unit: str) -> str | int:
+def _json_amount(amount: int, unit: str) -> str | int:
     """Money as a decimal number of dollars, in text; everything else as it is counted."""
     return format_usd(amount).removeprefix("$").replace(",", "") if unit == "usd" else amount
 
 
-def _shown(amount: str | int, unit: str) -> str:
+def _amount_text(amount: str | int, unit: str) -> str:
     return f"${amount}" if unit == "usd" else f"{amount:,} {unit}"

@@ -13,22 +13,28 @@ from functools import partial
 from math import inf
 
 from llm_proxy.admission import SpendingWatch
-from llm_proxy.background import Loop
-from llm_proxy.notify.event import Event, budget_events, refused_by_provider, refused_from, sidecar_lost
-from llm_proxy.notify.outbox import BATCH, Claimed, Outbox
-from llm_proxy.notify.webhook import Delivery, DeliveryFailed, Webhook
+from llm_proxy.background import BackgroundLoop
+from llm_proxy.notify.event import (
+    Notification,
+    budget_notifications,
+    provider_credentials_notification,
+    refused_credentials_notification,
+    sidecar_lost_notification,
+)
+from llm_proxy.notify.outbox import CLAIM_BATCH, ClaimedDelivery, Outbox
+from llm_proxy.notify.webhook import DeliveryFailed, Webhook, WebhookSender
 from llm_proxy.schema.database import DatabaseUnavailable, RowsRejected
 from llm_proxy.telemetry import Metrics
 
 log = logging.getLogger(__name__)
 
-EVERY_S = 2.0
+POLL_EVERY_S = 2.0
 CREDENTIALS_EVERY_S = 5.0
 RETIRE_EVERY_S = 3600.0
-REFUSED_TIMES = 20
+MIN_REFUSED_CREDENTIALS = 20
 """So many refused credentials from one address within an hour are worth a notification."""
-MOST_WAITING = 10_000
-ASK_AGAIN_S = 60.0
+MAX_WAITING = 10_000
+RECHECK_S = 60.0
 """So long after an event that belongs to no period the database is not asked whether it may be told again."""
 _METRIC = "llm_proxy_notifications_total"
 
@@ -37,18 +43,18 @@ Sidecars = Callable[[], Mapping[str, bool]]
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
+class NotifierSources:
     """What is looked at.
 
     Attributes:
-        shares: Per cent of a budget that are told.
-        away_s: How long a sidecar may be away.
+        budget_shares: Per cent of a budget that are told.
+        sidecar_away_s: How long a sidecar may be away.
     """
 
     spending: SpendingWatch
     sidecars: Sidecars
-    shares: tuple[int, ...] = (50, 80, 100)
-    away_s: float = 60.0
+    budget_shares: tuple[int, ...] = (50, 80, 100)
+    sidecar_away_s: float = 60.0
 
 
 class Notifier:
@@ -58,8 +64,8 @@ class Notifier:
         self,
         outbox: Outbox,
         webhooks: Sequence[Webhook],
-        delivery: Delivery,
-        watched: Watched,
+        delivery: WebhookSender,
+        watched: NotifierSources,
         metrics: Metrics,
         *,
         clock_s: Callable[[], float] = time.monotonic,
@@ -71,15 +77,17 @@ class Notifier:
         self._watched = watched
         self._metrics = metrics
         self._clock_s = clock_s
-        self._waiting: dict[str, Event] = {}
+        self._waiting: dict[str, Notification] = {}
         self._known_until_s: dict[str, float] = {}
         self._gone_since: dict[str | None, float] = {}
         self._loops = (
-            Loop("notifications", self.look, every_s=EVERY_S),
-            Loop("notifications-credentials", self.look_at_credentials, every_s=CREDENTIALS_EVERY_S),
-            Loop("notifications-retention", self._retire, every_s=RETIRE_EVERY_S, at_once=True),
+            BackgroundLoop("notifications", self.poll, every_s=POLL_EVERY_S),
+            BackgroundLoop("notifications-credentials", self.poll_credentials, every_s=CREDENTIALS_EVERY_S),
+            BackgroundLoop(
+                "notifications-retention", self._delete_expired, every_s=RETIRE_EVERY_S, at_once=True
+            ),
             *(
-                Loop("notifications-delivery", partial(self.deliver, one), every_s=EVERY_S)
+                BackgroundLoop("notifications-delivery", partial(self.deliver, one), every_s=POLL_EVERY_S)
                 for one in webhooks
             ),
         )
@@ -94,25 +102,25 @@ class Notifier:
         for loop in self._loops:
             await loop.stop()
         for _ in range(2):  # what was settled last is looked at by the second
-            await self.look()
+            await self.poll()
 
-    def refused_by_provider(self, deployment: str, group: str) -> None:
+    def provider_rejected_credentials(self, deployment: str, group: str) -> None:
         """A provider refused the gateway's credentials."""
-        self._note(refused_by_provider(deployment, group))
+        self._enqueue(provider_credentials_notification(deployment, group))
 
-    async def look(self) -> None:
+    async def poll(self) -> None:
         """Look at budgets and sidecars, and keep what is new."""
-        for spending in await self._watched.spending.look():
-            for event in budget_events(spending, self._watched.shares):
-                self._note(event)
-        self._look_at_sidecars()
-        await self._keep()
+        for spending in await self._watched.spending.poll():
+            for event in budget_notifications(spending, self._watched.budget_shares):
+                self._enqueue(event)
+        self._poll_sidecars()
+        await self._store()
 
-    async def look_at_credentials(self) -> None:
+    async def poll_credentials(self) -> None:
         """Look from where credentials were refused."""
         try:
-            for client_ip, times in await self._outbox.refused_addresses(REFUSED_TIMES):
-                self._note(refused_from(client_ip, times))
+            for client_ip, times in await self._outbox.refused_addresses(MIN_REFUSED_CREDENTIALS):
+                self._enqueue(refused_credentials_notification(client_ip, times))
         except (DatabaseUnavailable, RowsRejected) as fault:
             log.info("refused credentials cannot be looked at now", extra={"why": str(fault)})
 
@@ -125,36 +133,36 @@ class Notifier:
                 log.info("notifications wait for the database", extra={"why": str(fault)})
                 return
             done = await asyncio.gather(*(self._send(webhook, one) for one in claimed))
-            if len(claimed) < BATCH or not all(done):
+            if len(claimed) < CLAIM_BATCH or not all(done):
                 return
 
-    async def _send(self, webhook: Webhook, one: Claimed) -> bool:
+    async def _send(self, webhook: Webhook, one: ClaimedDelivery) -> bool:
         told = {"event": str(one.message.event_id), "webhook": one.webhook, "attempts": one.attempts}
         try:
             try:
                 await self._delivery.send(webhook, one.message)
             except DeliveryFailed as fault:
-                given_up = await self._outbox.failed(one, str(fault))
-                self._metrics.count(_METRIC, "given_up" if given_up else "failed")
+                given_up = await self._outbox.mark_failed(one, str(fault))
+                self._metrics.increment(_METRIC, "given_up" if given_up else "failed")
                 words = "a notification is given up" if given_up else "a notification was not delivered yet"
                 log.log(
                     logging.ERROR if given_up else logging.WARNING, words, extra=told | {"why": str(fault)}
                 )
             else:
-                self._metrics.count(_METRIC, "delivered")
-                await self._outbox.delivered(one)
+                self._metrics.increment(_METRIC, "delivered")
+                await self._outbox.mark_delivered(one)
                 return True
         except (DatabaseUnavailable, RowsRejected) as fault:  # the claim ends by itself: it is sent again
             log.warning("a delivery is not on record", extra=told | {"why": str(fault)})
         return False
 
-    def _note(self, event: Event) -> None:
+    def _enqueue(self, event: Notification) -> None:
         name = str(event.subject_id)
         known = self._known_until_s.get(name, 0.0) > self._clock_s()
-        if not known and len(self._waiting) < MOST_WAITING:
+        if not known and len(self._waiting) < MAX_WAITING:
             self._waiting.setdefault(name, event)
 
-    async def _keep(self) -> None:
+    async def _store(self) -> None:
         """Put on record what was seen; what cannot be waits."""
         for name, event in list(self._waiting.items()):
             try:
@@ -166,14 +174,14 @@ class Notifier:
                 new = False
                 log.warning("a notification cannot be kept", extra={"kind": event.kind, "why": fault.reason})
             if new:
-                self._metrics.count(_METRIC, "raised")
-            if len(self._known_until_s) >= MOST_WAITING:
+                self._metrics.increment(_METRIC, "raised")
+            if len(self._known_until_s) >= MAX_WAITING:
                 self._known_until_s.clear()
-            again_s = ASK_AGAIN_S if event.ends_at is None else inf
+            again_s = RECHECK_S if event.ends_at is None else inf
             self._known_until_s[name] = self._clock_s() + again_s
             self._waiting.pop(name, None)
 
-    def _look_at_sidecars(self) -> None:
+    def _poll_sidecars(self) -> None:
         """One event while none is live, else one for each that has been away for too long."""
         now_s, sidecars = self._clock_s(), self._watched.sidecars()
         gone: list[str | None] = [name for name, live in sidecars.items() if not live]
@@ -181,11 +189,11 @@ class Notifier:
             gone.append(None)
         self._gone_since = {name: self._gone_since.get(name, now_s) for name in gone}
         for name in [None] if None in gone else gone:
-            if now_s - self._gone_since[name] > self._watched.away_s:
-                self._note(sidecar_lost(name, self._watched.away_s))
+            if now_s - self._gone_since[name] > self._watched.sidecar_away_s:
+                self._enqueue(sidecar_lost_notification(name, self._watched.sidecar_away_s))
 
-    async def _retire(self) -> None:
+    async def _delete_expired(self) -> None:
         try:
-            await self._outbox.retire()
+            await self._outbox.delete_expired()
         except (DatabaseUnavailable, RowsRejected) as fault:
             log.info("old notifications are not dropped yet", extra={"why": str(fault)})

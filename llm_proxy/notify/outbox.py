@@ -1,8 +1,9 @@
 """Events and their deliveries in Postgres: one event over all replicas, one replica at a delivery.
 
 Invariants: an event is kept together with its deliveries; a delivery that was claimed and not reported is
-claimed again after `CLAIM_S`, so that each arrives at least once, always under the same id; after `GIVE_UP`
-it is tried no more. No address of a webhook is kept. Everything raises `DatabaseUnavailable`, `RowsRejected`.
+claimed again after `CLAIM_TIMEOUT_S`, so that each arrives at least once, always under the same id; after
+`GIVE_UP_AFTER` it is tried no more. No address of a webhook is kept. Everything raises
+`DatabaseUnavailable`, `RowsRejected`.
 """
 
 import json
@@ -15,16 +16,16 @@ from typing import Any
 import asyncpg
 
 from llm_proxy.json_access import Json
-from llm_proxy.notify.event import QUIET, RETENTION, Event
-from llm_proxy.notify.webhook import Message
-from llm_proxy.schema.database import clean_text, deadline, json_text
+from llm_proxy.notify.event import REPEAT_AFTER, RETENTION, Notification
+from llm_proxy.notify.webhook import StoredNotification
+from llm_proxy.schema.database import db_deadline, jsonb_text, sanitize_text
 
-CLAIM_S = 30.0
-GIVE_UP = timedelta(hours=24)
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 3600.0
-MOST_OF_A_KIND = 10
-"""Events of one kind within `QUIET`, of those that belong to no budget: a thousand addresses are no news."""
-BATCH = 2
+CLAIM_TIMEOUT_S = 30.0
+GIVE_UP_AFTER = timedelta(hours=24)
+FIRST_PAUSE_S, MAX_PAUSE_S = 5.0, 3600.0
+MAX_PER_KIND = 10
+"""Events of one kind within `REPEAT_AFTER` that belong to no budget: a thousand addresses are no news."""
+CLAIM_BATCH = 2
 _DEADLINE_S = 5.0
 _LOCK = "SELECT pg_advisory_xact_lock(hashtext('llm-proxy notifications'), hashtext($1))"
 _RAISE = """
@@ -80,12 +81,12 @@ _REFUSED = """
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
-    """A delivery that is this replica's for `CLAIM_S`."""
+class ClaimedDelivery:
+    """A delivery that is this replica's for `CLAIM_TIMEOUT_S`."""
 
     webhook: str
     attempts: int
-    message: Message
+    message: StoredNotification
 
 
 class Outbox:
@@ -94,44 +95,46 @@ class Outbox:
     def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
         self._pool = pool
 
-    async def add(self, event: Event, webhooks: Sequence[str]) -> bool:
+    async def add(self, event: Notification, webhooks: Sequence[str]) -> bool:
         """Keep an event to be delivered to these webhooks; whether it is a new one."""
         now = datetime.now(UTC)
         keep = RETENTION if event.ends_at is None else max(RETENTION, event.ends_at - now)
-        facts, tenant = await self._named(event)
+        facts, tenant = await self._with_key_name(event)
         async with self._connection() as connection, connection.transaction():
             if event.ends_at is None:
                 await connection.execute(_LOCK, event.kind)
-                if await connection.fetchval(_LATELY, event.kind, event.subject_id, MOST_OF_A_KIND, QUIET):
+                if await connection.fetchval(
+                    _LATELY, event.kind, event.subject_id, MAX_PER_KIND, REPEAT_AFTER
+                ):
                     return False
-            user = clean_text(event.user) if event.user is not None else None
+            user = sanitize_text(event.user) if event.user is not None else None
             made: int = await connection.fetchval(
                 _RAISE, event.event_id(now), event.subject_id, event.kind, tenant, user,
-                json_text(facts), keep, list(webhooks),
+                jsonb_text(facts), keep, list(webhooks),
             )  # fmt: skip
         return made > 0
 
-    async def claim(self, webhook: str) -> list[Claimed]:
-        """Up to `BATCH` deliveries to a webhook that are due, which nobody else has now."""
+    async def claim(self, webhook: str) -> list[ClaimedDelivery]:
+        """Up to `CLAIM_BATCH` deliveries to a webhook that are due, which nobody else has now."""
         async with self._connection() as connection:
-            rows = await connection.fetch(_CLAIM, webhook, timedelta(seconds=CLAIM_S), BATCH)
-        return [Claimed(row["webhook"], row["attempts"], _message(row)) for row in rows]
+            rows = await connection.fetch(_CLAIM, webhook, timedelta(seconds=CLAIM_TIMEOUT_S), CLAIM_BATCH)
+        return [ClaimedDelivery(row["webhook"], row["attempts"], _message(row)) for row in rows]
 
-    async def delivered(self, one: Claimed) -> None:
+    async def mark_delivered(self, one: ClaimedDelivery) -> None:
         """The webhook took it."""
         async with self._connection() as connection:
             await connection.execute(_DELIVERED, one.message.event_id, one.webhook)
 
-    async def failed(self, one: Claimed, why: str) -> bool:
+    async def mark_failed(self, one: ClaimedDelivery, why: str) -> bool:
         """The webhook did not take it; whether it is given up."""
-        pause = timedelta(seconds=min(FIRST_PAUSE_S * 2 ** min(one.attempts - 1, 20), LONGEST_PAUSE_S))
+        pause = timedelta(seconds=min(FIRST_PAUSE_S * 2 ** min(one.attempts - 1, 20), MAX_PAUSE_S))
         async with self._connection() as connection:
             given_up = await connection.fetchval(
-                _FAILED, one.message.event_id, one.webhook, why, pause, GIVE_UP
+                _FAILED, one.message.event_id, one.webhook, why, pause, GIVE_UP_AFTER
             )
         return bool(given_up)
 
-    async def retire(self) -> None:
+    async def delete_expired(self) -> None:
         """Forget what is past its time."""
         async with self._connection() as connection:
             await connection.execute(_RETIRE)
@@ -139,16 +142,16 @@ class Outbox:
     async def refused_addresses(self, at_least: int) -> list[tuple[str, int]]:
         """Addresses from which so many credentials were refused within an hour, and how many."""
         async with self._connection() as connection:
-            rows = await connection.fetch(_REFUSED, at_least, MOST_OF_A_KIND)
+            rows = await connection.fetch(_REFUSED, at_least, MAX_PER_KIND)
         return [(row["client_ip"], row["times"]) for row in rows]
 
-    async def page(self, *, limit: int, before: datetime | None = None) -> list[Json]:
+    async def list_notifications(self, *, limit: int, before: datetime | None = None) -> list[Json]:
         """The newest events with their deliveries; those of the last moment all, whatever the limit."""
         async with self._connection() as connection:
             rows = await connection.fetch(_PAGE, before, limit)
-        return [{**_message(row).document, "deliveries": json.loads(row["deliveries"])} for row in rows]
+        return [{**_message(row).as_json, "deliveries": json.loads(row["deliveries"])} for row in rows]
 
-    async def _named(self, event: Event) -> tuple[Json, str | None]:
+    async def _with_key_name(self, event: Notification) -> tuple[Json, str | None]:
         """The facts, with a key's name and its tenant."""
         if event.facts.get("scope") != "key":
             return event.facts, event.tenant
@@ -160,10 +163,12 @@ class Outbox:
 
     @asynccontextmanager
     async def _connection(self) -> AsyncGenerator[Any]:
-        async with deadline(_DEADLINE_S), self._pool.acquire(timeout=_DEADLINE_S) as connection:
+        async with db_deadline(_DEADLINE_S), self._pool.acquire(timeout=_DEADLINE_S) as connection:
             yield connection
 
 
-def _message(row: asyncpg.Record) -> Message:
+def _message(row: asyncpg.Record) -> StoredNotification:
     facts: Json = json.loads(row["facts"])
-    return Message(row["event_id"], row["kind"], row["created_at"], facts, row["tenant"], row["user_id"])
+    return StoredNotification(
+        row["event_id"], row["kind"], row["created_at"], facts, row["tenant"], row["user_id"]
+    )

@@ -1,7 +1,7 @@
 """Webhooks: the body of a notification (signed JSON, Slack, Teams) and one attempt to deliver it.
 
 Invariants: names that callers chose never become mentions, links or markup; a webhook's address is a secret
-and is named by a digest alone. An attempt ends within `WITHIN_S`, connects to the address that was checked,
+and is named by a digest alone. An attempt ends within `TIMEOUT_S`, connects to the address that was checked,
 and follows no redirect. Sources: https://www.standardwebhooks.com; Slack's incoming webhooks;
 Teams' Workflows webhooks and https://adaptivecards.io (a `TextRun` knows no markup).
 """
@@ -24,8 +24,8 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from llm_proxy.json_access import Json
-from llm_proxy.notify.event import headline
-from llm_proxy.service_urls import WebhookForm
+from llm_proxy.notify.event import summarize
+from llm_proxy.service_urls import WebhookFormat
 
 SECRET_PREFIX = "whsec_"  # noqa: S105 -- what a secret of Standard Webhooks begins with
 
@@ -38,18 +38,18 @@ class Webhook:
         name: For logs and tables: the form, the host and a digest of the address.
     """
 
-    form: WebhookForm
+    format: WebhookFormat
     url: str
 
     @property
     def name(self) -> str:
         """Tells it from others without its address."""
         digest = hashlib.sha256(self.url.encode()).hexdigest()[:12]
-        return f"{self.form}:{urlsplit(self.url).hostname}:{digest}"
+        return f"{self.format}:{urlsplit(self.url).hostname}:{digest}"
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class StoredNotification:
     """An event as it is kept, to be delivered."""
 
     event_id: UUID
@@ -60,39 +60,39 @@ class Message:
     user: str | None = None
 
     @property
-    def text(self) -> str:
+    def summary(self) -> str:
         """One sentence."""
-        return headline(self.kind, self.facts, self.tenant, self.user)
+        return summarize(self.kind, self.facts, self.tenant, self.user)
 
     @property
-    def document(self) -> Json:
+    def as_json(self) -> Json:
         """All of it."""
         named = {name: value for name, value in (("tenant", self.tenant), ("user", self.user)) if value}
         return {
             "id": str(self.event_id),
             "type": self.kind,
             "timestamp": self.created_at.isoformat(),
-            "data": {"message": self.text, **self.facts, **named},
+            "data": {"message": self.summary, **self.facts, **named},
         }
 
 
-def webhooks_of(given: tuple[tuple[WebhookForm, str], ...]) -> tuple[Webhook, ...]:
+def webhooks_from_settings(given: tuple[tuple[WebhookFormat, str], ...]) -> tuple[Webhook, ...]:
     """The webhooks of the settings."""
     return tuple(Webhook(form, url) for form, url in given)
 
 
-def body_for(form: WebhookForm, message: Message) -> bytes:
+def webhook_body(form: WebhookFormat, message: StoredNotification) -> bytes:
     """What is sent of an event."""
     if form == "json":
-        body = message.document
+        body = message.as_json
     elif form == "slack":
-        body = {"text": _for_slack(message.text)}
+        body = {"text": _escape_for_slack(message.summary)}
     else:
-        body = _card(message)
+        body = _teams_card(message)
     return json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
 
 
-def signed(secret: str, event_id: UUID, timestamp_s: int, body: bytes) -> dict[str, str]:
+def signature_headers(secret: str, event_id: UUID, timestamp_s: int, body: bytes) -> dict[str, str]:
     """The headers by which a receiver knows the sender, the event and its age.
 
     Args:
@@ -104,12 +104,12 @@ def signed(secret: str, event_id: UUID, timestamp_s: int, body: bytes) -> dict[s
     headers = {"webhook-id": str(event_id), "webhook-timestamp": str(timestamp_s)}
     if secret:
         content = f"{event_id}.{timestamp_s}.".encode() + body
-        digest = hmac.digest(key_of(secret), content, "sha256")
+        digest = hmac.digest(signing_key(secret), content, "sha256")
         headers["webhook-signature"] = f"v1,{base64.b64encode(digest).decode()}"
     return headers
 
 
-def key_of(secret: str) -> bytes:
+def signing_key(secret: str) -> bytes:
     """The key a secret stands for."""
     if secret.startswith(SECRET_PREFIX):
         try:
@@ -119,12 +119,12 @@ def key_of(secret: str) -> bytes:
     return secret.encode()
 
 
-def _for_slack(text: str) -> str:
+def _escape_for_slack(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _card(message: Message) -> Json:
-    run = {"type": "TextRun", "text": message.text, "weight": "Bolder"}
+def _teams_card(message: StoredNotification) -> Json:
+    run = {"type": "TextRun", "text": message.summary, "weight": "Bolder"}
     origin = {
         "type": "TextRun",
         "text": f"llm-proxy, {message.kind}, {message.created_at:%Y-%m-%d %H:%M} UTC",
@@ -143,8 +143,8 @@ def _card(message: Message) -> Json:
     return {"type": "message", "attachments": [attachment]}
 
 
-WITHIN_S = 10.0
-PRIVATE = "its address leads into a private network"
+TIMEOUT_S = 10.0
+PRIVATE_ADDRESS = "its address leads into a private network"
 
 
 class DeliveryFailed(Exception):  # noqa: N818 -- errors are named for the state they report
@@ -152,34 +152,34 @@ class DeliveryFailed(Exception):  # noqa: N818 -- errors are named for the state
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
+class WebhookSender:
     """How events are sent.
 
     Attributes:
         secret: Signs JSON; empty for no signature.
-        refuses: Whether an address may not be connected to; None allows every one.
+        rejects_address: Whether an address may not be connected to; None allows every one.
         tls: Whom to trust behind `https`.
     """
 
     secret: str
-    refuses: Callable[[str], bool] | None
+    rejects_address: Callable[[str], bool] | None
     tls: ssl.SSLContext
-    within_s: float = WITHIN_S
+    timeout_s: float = TIMEOUT_S
 
-    async def send(self, webhook: Webhook, message: Message) -> int:
+    async def send(self, webhook: Webhook, message: StoredNotification) -> int:
         """Send an event; returns the status. Raises `DeliveryFailed`."""
-        body = body_for(webhook.form, message)
+        body = webhook_body(webhook.format, message)
         headers = {"content-type": "application/json", "user-agent": "llm-proxy"}
-        if webhook.form == "json":
-            headers |= signed(self.secret, message.event_id, int(time.time()), body)
+        if webhook.format == "json":
+            headers |= signature_headers(self.secret, message.event_id, int(time.time()), body)
         return await post(self, webhook.url, body, headers)
 
 
-async def post(delivery: Delivery, url: str, body: bytes, headers: dict[str, str]) -> int:
+async def post(delivery: WebhookSender, url: str, body: bytes, headers: dict[str, str]) -> int:
     """POST a body; returns the status, one of the 200s. Raises `DeliveryFailed`."""
     held: list[socket.socket] = []
     try:
-        async with asyncio.timeout(delivery.within_s):
+        async with asyncio.timeout(delivery.timeout_s):
             status = await asyncio.to_thread(_post, delivery, url, body, headers, held)
     except TimeoutError:
         raise DeliveryFailed("it did not answer in time") from None
@@ -201,13 +201,13 @@ async def post(delivery: Delivery, url: str, body: bytes, headers: dict[str, str
 
 
 def _post(
-    delivery: Delivery, url: str, body: bytes, headers: dict[str, str], held: list[socket.socket]
+    delivery: WebhookSender, url: str, body: bytes, headers: dict[str, str], held: list[socket.socket]
 ) -> int:
     parts = urlsplit(url)
     host, secure = parts.hostname or "", parts.scheme == "https"
-    opened = _connected(delivery, host, parts.port or (443 if secure else 80))
+    opened = _connect(delivery, host, parts.port or (443 if secure else 80))
     held.append(opened)
-    connection = http.client.HTTPConnection(host, timeout=delivery.within_s)
+    connection = http.client.HTTPConnection(host, timeout=delivery.timeout_s)
     try:
         if secure:
             opened = delivery.tls.wrap_socket(opened, server_hostname=host, do_handshake_on_connect=False)
@@ -222,17 +222,17 @@ def _post(
         opened.close()
 
 
-def _connected(delivery: Delivery, host: str, port: int) -> socket.socket:
+def _connect(delivery: WebhookSender, host: str, port: int) -> socket.socket:
     """A connection to one of the host's addresses; none, unless every one of them is allowed."""
     found = list(
         dict.fromkeys(str(one[4][0]) for one in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
     )
-    if delivery.refuses is not None and any(delivery.refuses(address) for address in found):
-        raise DeliveryFailed(PRIVATE)
+    if delivery.rejects_address is not None and any(delivery.rejects_address(address) for address in found):
+        raise DeliveryFailed(PRIVATE_ADDRESS)
     fault: OSError = OSError("no address")
     for address in found:
         try:
-            return socket.create_connection((address, port), timeout=delivery.within_s)
+            return socket.create_connection((address, port), timeout=delivery.timeout_s)
         except OSError as refused:
             fault = refused
     raise fault

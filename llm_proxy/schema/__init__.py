@@ -1,29 +1,29 @@
 """Numbered SQL migrations, database pools, and what Postgres's errors mean."""
 
 from llm_proxy.schema.migrations import (
-    Connection,
+    PgConnection,
     SchemaBusy,
     SchemaChanged,
-    Work,
+    SchemaWork,
+    all_migrations,
     apply,
-    let_sidecar_in,
+    grant_sidecar_login,
     migrate,
-    pending,
-    steps,
-    unfinished,
-    work,
+    pending_migrations,
+    run_work_batch,
+    unfinished_work,
 )
 
 __all__ = [
-    "Connection",
+    "PgConnection",
     "SchemaBusy",
     "SchemaChanged",
-    "Work",
+    "SchemaWork",
     "apply",
-    "let_sidecar_in",
+    "grant_sidecar_login",
     "migrate",
-    "pending",
-    "steps",
-    "unfinished",
-    "work",
+    "pending_migrations",
+    "all_migrations",
+    "unfinished_work",
+    "run_work_batch",
 ]

@@ -17,16 +17,16 @@ from typing import Any, Literal, TypeVar
 import asyncpg
 
 Row = TypeVar("Row")
-Kind = Literal["away", "refused", "migrating"]
+FailureKind = Literal["away", "refused", "migrating"]
 
 _ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 
-_OF_A_ROW = ("21", "22", "23", "44", "54", "P0", "XX000", "42P17")
+_ROW_ERRORS = ("21", "22", "23", "44", "54", "P0", "XX000", "42P17")
 """SQLSTATE classes and codes that the values of a row cause: the same statement takes other rows."""
 _UNREACHABLE = ("08", "53300", "57P")
 """Connection lost, no connection left, starting or stopping: nobody is there who could refuse."""
 
-TOO_SLOW = "it took too long"
+STATEMENT_TIMEOUT = "it took too long"
 """The reason of a statement that the server ended for its time."""
 _REASONS = {
     "28": "it refuses this user or password",
@@ -44,7 +44,7 @@ _REASONS = {
     "53200": "it is out of memory",
     "53300": "it has too many connections",
     "57P03": "it is starting or stopping",
-    "57014": TOO_SLOW,
+    "57014": STATEMENT_TIMEOUT,
 }
 _NO_ANSWER: tuple[tuple[type[BaseException], str], ...] = (
     (TimeoutError, "it did not answer in time"),
@@ -63,9 +63,9 @@ class DatabaseUnavailable(Exception):  # noqa: N818 -- errors are named for the 
         reason: Why, in words that hold no value and no address.
     """
 
-    def __init__(self, kind: Kind, reason: str) -> None:
+    def __init__(self, kind: FailureKind, reason: str) -> None:
         super().__init__(reason)
-        self.kind: Kind = kind
+        self.kind: FailureKind = kind
         self.reason = reason
 
 
@@ -93,16 +93,16 @@ DRIVER_ERRORS = (
 """Everything `failure_of` judges."""
 
 
-def failure_of(error: BaseException) -> DatabaseUnavailable | RowsRejected:
+def classify_error(error: BaseException) -> DatabaseUnavailable | RowsRejected:
     """What an error of asyncpg or of the socket means."""
     if not isinstance(error, asyncpg.PostgresError):
-        return DatabaseUnavailable("away", _unreachable(error))
+        return DatabaseUnavailable("away", _unreachable_reason(error))
     sqlstate = str(getattr(error, "sqlstate", None) or "XX000")
-    if sqlstate.startswith(_OF_A_ROW):
-        return RowsRejected(sqlstate, _described(error, sqlstate))
-    kind: Kind = "away" if sqlstate.startswith(_UNREACHABLE) else "refused"
+    if sqlstate.startswith(_ROW_ERRORS):
+        return RowsRejected(sqlstate, _describe(error, sqlstate))
+    kind: FailureKind = "away" if sqlstate.startswith(_UNREACHABLE) else "refused"
     known = _REASONS.get(sqlstate) or _REASONS.get(sqlstate[:2])
-    return DatabaseUnavailable(kind, known or _described(error, sqlstate))
+    return DatabaseUnavailable(kind, known or _describe(error, sqlstate))
 
 
 def is_missing_partition(error: asyncpg.PostgresError) -> bool:
@@ -111,16 +111,16 @@ def is_missing_partition(error: asyncpg.PostgresError) -> bool:
 
 
 @asynccontextmanager
-async def deadline(seconds: float | None) -> AsyncGenerator[None]:
+async def db_deadline(seconds: float | None) -> AsyncGenerator[None]:
     """Run the block within this time, if any; raises `DatabaseUnavailable` or `RowsRejected`."""
     try:
         async with asyncio.timeout(seconds):
             yield
     except DRIVER_ERRORS as error:
-        raise failure_of(error) from error
+        raise classify_error(error) from error
 
 
-async def write_each(
+async def write_rows(
     rows: list[Row], write: Callable[[Sequence[Row]], Awaitable[None]]
 ) -> list[tuple[Row, str]]:
     """Write all rows, in halves where a batch is rejected; returns each row Postgres refuses, and why.
@@ -149,20 +149,20 @@ async def write_each(
     return rejected
 
 
-def clean_text(text: str) -> str:
+def sanitize_text(text: str) -> str:
     """The text without what Postgres takes in no text: NUL, and lone surrogates."""
     if text.isascii() and "\0" not in text:
         return text
     return text.encode("utf-8", "replace").decode().replace("\0", "")
 
 
-def json_text(document: Any) -> str:  # noqa: ANN401 -- whatever JSON takes
+def jsonb_text(document: Any) -> str:  # noqa: ANN401 -- whatever JSON takes
     """A document as text for a jsonb column, without what Postgres takes in no jsonb."""
     text = json.dumps(document, ensure_ascii=False, allow_nan=False)
-    return _ESCAPED_NUL.sub(r"\1", clean_text(text))
+    return _ESCAPED_NUL.sub(r"\1", sanitize_text(text))
 
 
-def _unreachable(error: BaseException) -> str:
+def _unreachable_reason(error: BaseException) -> str:
     for kind, reason in _NO_ANSWER:
         if isinstance(error, kind):
             return reason
@@ -173,7 +173,7 @@ def _unreachable(error: BaseException) -> str:
     return f"the connection failed: {type(error).__name__}"
 
 
-def _described(error: asyncpg.PostgresError, sqlstate: str) -> str:
+def _describe(error: asyncpg.PostgresError, sqlstate: str) -> str:
     names = (getattr(error, name, None) for name in ("table_name", "column_name", "constraint_name"))
     at = ".".join(str(name) for name in names if name)
     return f"{type(error).__name__} ({sqlstate}){f' at {at}' if at else ''}"

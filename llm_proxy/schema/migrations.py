@@ -28,11 +28,11 @@ _NO_DEADLINE_S = 30 * 86_400.0
 _RETRY_S = 1.0
 _BATCH_ROWS = 5000
 
-Connection = Union["asyncpg.Connection[asyncpg.Record]", "PoolConnectionProxy[asyncpg.Record]"]
+PgConnection = Union["asyncpg.Connection[asyncpg.Record]", "PoolConnectionProxy[asyncpg.Record]"]
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Migration:
     """One numbered file."""
 
     number: int
@@ -46,7 +46,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class SchemaWork:
     """How far a job in `schema_work` is.
 
     Attributes:
@@ -73,28 +73,28 @@ class SchemaChanged(Exception):  # noqa: N818 -- errors are named for the state 
     """A file was changed after it had been applied."""
 
 
-def steps() -> list[Step]:
+def all_migrations() -> list[Migration]:
     """Every file, in order."""
     found = [file for file in resources.files("llm_proxy.schema").iterdir() if file.name.endswith(".sql")]
-    numbered = [Step(int(file.name[:3]), file.name, file.read_text(encoding="utf-8")) for file in found]
+    numbered = [Migration(int(file.name[:3]), file.name, file.read_text(encoding="utf-8")) for file in found]
     return sorted(numbered, key=lambda step: step.number)
 
 
-async def pending(connection: Connection) -> list[Step]:
+async def pending_migrations(connection: PgConnection) -> list[Migration]:
     """Files not applied yet; raises `SchemaChanged` when an applied one reads differently now."""
     if await connection.fetchval("SELECT to_regclass('schema_steps')") is None:
-        return steps()
+        return all_migrations()
     applied = {
         row["number"]: row["digest"]
         for row in await connection.fetch("SELECT number, digest FROM schema_steps")
     }
-    for step in steps():
+    for step in all_migrations():
         if applied.get(step.number, step.digest) != step.digest:
             raise SchemaChanged(f"{step.name} was changed after it had been applied")
-    return [step for step in steps() if step.number not in applied]
+    return [step for step in all_migrations() if step.number not in applied]
 
 
-async def apply(connection: Connection) -> list[str]:
+async def apply(connection: PgConnection) -> list[str]:
     """Bring the database to this version, without a deadline; returns the names of the files applied.
 
     Raises:
@@ -102,7 +102,7 @@ async def apply(connection: Connection) -> list[str]:
         SchemaChanged: A file was changed after it had been applied.
     """
     applied: list[str] = []
-    while await pending(connection):
+    while await pending_migrations(connection):
         try:
             name = await _apply_next(connection)
         except _BUSY as busy:
@@ -111,7 +111,7 @@ async def apply(connection: Connection) -> list[str]:
     return applied
 
 
-async def _apply_next(connection: Connection) -> str | None:
+async def _apply_next(connection: PgConnection) -> str | None:
     """Apply the first pending file; None when another process has just applied the last one."""
     async with connection.transaction():
         await connection.execute(
@@ -122,7 +122,7 @@ async def _apply_next(connection: Connection) -> str | None:
             "CREATE TABLE IF NOT EXISTS schema_steps (number integer PRIMARY KEY, name text NOT NULL,"
             " digest text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
         )
-        todo = await pending(connection)
+        todo = await pending_migrations(connection)
         if not todo:
             return None
         step = todo[0]
@@ -134,19 +134,23 @@ async def _apply_next(connection: Connection) -> str | None:
     return step.name
 
 
-async def work(connection: Connection) -> Work | None:
+async def run_work_batch(connection: PgConnection) -> SchemaWork | None:
     """Do one batch of what a file left to be done; None when nothing is left that nobody else is doing."""
     row = await connection.fetchrow("SELECT * FROM do_schema_work($1)", _BATCH_ROWS)
-    return Work(row["job"], row["done"], row["total"], row["finished"]) if row is not None else None
+    return SchemaWork(row["job"], row["done"], row["total"], row["finished"]) if row is not None else None
 
 
-async def unfinished(connection: Connection) -> Work | None:
+async def unfinished_work(connection: PgConnection) -> SchemaWork | None:
     """How far the first job is that is not done yet, by this process or by another one."""
     row = await connection.fetchrow(
         "SELECT name, rows_done, rows_total FROM schema_work WHERE finished_at IS NULL"
         " ORDER BY created_at, name LIMIT 1"
     )
-    return Work(row["name"], row["rows_done"], row["rows_total"], finished=False) if row is not None else None
+    return (
+        SchemaWork(row["name"], row["rows_done"], row["rows_total"], finished=False)
+        if row is not None
+        else None
+    )
 
 
 async def migrate(
@@ -166,11 +170,11 @@ async def migrate(
     """
     connection = await asyncpg.connect(dsn, ssl=tls)
     try:
-        applied = await _apply_patiently(connection, report)
+        applied = await _apply_with_retry(connection, report)
         if sidecar_password is not None:
-            await let_sidecar_in(connection, sidecar_password)
-        while await unfinished(connection):
-            done = await work(connection)
+            await grant_sidecar_login(connection, sidecar_password)
+        while await unfinished_work(connection):
+            done = await run_work_batch(connection)
             if done is None:  # a gateway is at it
                 await asyncio.sleep(_RETRY_S)
             elif done.finished or done.rows_done % (20 * _BATCH_ROWS) < _BATCH_ROWS:
@@ -180,8 +184,8 @@ async def migrate(
     return applied
 
 
-async def _apply_patiently(connection: Connection, report: Callable[[str], None]) -> list[str]:
-    before = {step.name for step in await pending(connection)}
+async def _apply_with_retry(connection: PgConnection, report: Callable[[str], None]) -> list[str]:
+    before = {step.name for step in await pending_migrations(connection)}
     waits = False
     while True:
         try:
@@ -195,7 +199,7 @@ async def _apply_patiently(connection: Connection, report: Callable[[str], None]
             return sorted(before)
 
 
-async def let_sidecar_in(connection: Connection, password: str) -> str:
+async def grant_sidecar_login(connection: PgConnection, password: str) -> str:
     """Give the sidecar's role this password and the right to log in; returns the role's name.
 
     The role may insert and update `llm_calls` and nothing else. Repeating it changes nothing.

@@ -14,14 +14,14 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from llm_proxy.hardening import keep_private
-from llm_proxy.service_urls import InvalidURL, checked, postgres_url, redis_url
-from llm_proxy.sidecar.environment import environment
-from llm_proxy.sidecar.verify_environment import EXIT_REFUSED, is_refused
+from llm_proxy.hardening import harden_process
+from llm_proxy.service_urls import InvalidURL, parse_postgres_url, parse_redis_url, parse_setting
+from llm_proxy.sidecar.environment import build_environment
+from llm_proxy.sidecar.verify_environment import EXIT_UNSAFE, is_malicious
 
-CONFIG, PORT = 2, 3
-STORES = {"CACHE_REDIS_URL": redis_url, "LLM_CALLS_DATABASE_URL": postgres_url}
-INCLUDED = re.compile(r"^include:[ \t]*\n((?:[ \t]*-.*\n?)+)", re.MULTILINE)
+EXIT_CONFIG, PORT = 2, 3
+STORE_URLS = {"CACHE_REDIS_URL": parse_redis_url, "LLM_CALLS_DATABASE_URL": parse_postgres_url}
+INCLUDE_SECTION = re.compile(r"^include:[ \t]*\n((?:[ \t]*-.*\n?)+)", re.MULTILINE)
 
 
 def main(words: list[str] | None = None) -> int:
@@ -34,30 +34,30 @@ def main(words: list[str] | None = None) -> int:
         "--workers", type=int, choices=[1], default=1, help="always 1; run more processes instead"
     )
     asked = flags.parse_args(words)
-    keep_private()
+    harden_process()
     try:
-        text = "\n".join(_texts(asked.config))
+        text = "\n".join(_config_texts(asked.config))
     except (OSError, UnicodeDecodeError) as problem:
-        return _refuse(CONFIG, f"{asked.config}: cannot be read: {problem}")
-    listener = _listener(asked.host, asked.port)
+        return _fail(EXIT_CONFIG, f"{asked.config}: cannot be read: {problem}")
+    listener = _bind(asked.host, asked.port)
     if isinstance(listener, str):
-        return _refuse(PORT, listener)
+        return _fail(PORT, listener)
     release = version("litellm")
-    if is_refused("litellm", release):
-        return _refuse(EXIT_REFUSED, f"litellm {release} was published with malicious code and never starts")
+    if is_malicious("litellm", release):
+        return _fail(EXIT_UNSAFE, f"litellm {release} was published with malicious code and never starts")
     key = os.environ.get("LITELLM_MASTER_KEY", "")
     if not key:
-        return _refuse(CONFIG, "LITELLM_MASTER_KEY is not set: the gateway's key at this sidecar")
+        return _fail(EXIT_CONFIG, "LITELLM_MASTER_KEY is not set: the gateway's key at this sidecar")
     try:
-        for name, read in STORES.items():
+        for name, read in STORE_URLS.items():
             if os.environ.get(name):
-                os.environ[name] = checked(name, os.environ[name], read)
+                os.environ[name] = parse_setting(name, os.environ[name], read)
     except InvalidURL as fault:
-        return _refuse(CONFIG, str(fault))
-    clean = environment(os.environ, text)
+        return _fail(EXIT_CONFIG, str(fault))
+    clean = build_environment(os.environ, text)
     os.environ.clear()
     os.environ.update(clean)
-    end = End()
+    end = ExitWithoutCleanup()
     atexit.register(end)
     # Only now: LiteLLM reads the environment while it is imported.
     from llm_proxy.sidecar.launch import run  # noqa: PLC0415
@@ -66,7 +66,7 @@ def main(words: list[str] | None = None) -> int:
     return end.code
 
 
-class End:
+class ExitWithoutCleanup:
     """The last thing this process does: what was registered after it has been called by then.
 
     Python would go on to free all that LiteLLM holds, object by object, for seconds and for nobody.
@@ -81,17 +81,17 @@ class End:
         os._exit(self.code)
 
 
-def _texts(config: Path) -> Iterator[str]:
+def _config_texts(config: Path) -> Iterator[str]:
     """The configuration's text, and those of the files it includes by name."""
     text = config.read_text(encoding="utf-8")
     yield text
-    for listed in INCLUDED.findall(text):
+    for listed in INCLUDE_SECTION.findall(text):
         for named in listed.split("\n"):
             beside = config.parent / named.strip().removeprefix("-").strip().strip("'\"")
             yield beside.read_text(encoding="utf-8") if beside.is_file() else ""
 
 
-def _listener(host: str, port: int) -> socket.socket | str:
+def _bind(host: str, port: int) -> socket.socket | str:
     """A bound socket that does not listen yet, or what is wrong with the address."""
     try:
         family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -103,7 +103,7 @@ def _listener(host: str, port: int) -> socket.socket | str:
     return bound
 
 
-def _refuse(code: int, message: str) -> int:
+def _fail(code: int, message: str) -> int:
     print(f"sidecar: {message}", file=sys.stderr, flush=True)  # noqa: T201 -- the one line a person reads
     return code
 

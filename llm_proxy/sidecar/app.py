@@ -13,38 +13,47 @@ from functools import partial
 from llm_proxy.endpoints import ENDPOINTS
 from llm_proxy.json_access import as_list, as_object
 from llm_proxy.sidecar import catalog, embeddings, litellm_internals, responses
-from llm_proxy.sidecar.call_outcome import Outcome, witnessed
-from llm_proxy.sidecar.json_repair import sound
-from llm_proxy.sidecar.litellm_internals import Theirs
+from llm_proxy.sidecar.call_outcome import CallOutcome, outcome_in_context
+from llm_proxy.sidecar.json_repair import repair_value
+from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.response_cache import ResponseCache
-from llm_proxy.sidecar.responses import Message, Receive, Scope, Send, answer, error, read_body, relay
+from llm_proxy.sidecar.responses import (
+    Message,
+    Receive,
+    Scope,
+    Send,
+    error_body,
+    read_body,
+    send_json,
+    send_result,
+)
 
 ROUTES = {one.path: one.litellm_route for one in ENDPOINTS.values()}
 JSON = [(b"content-type", b"application/json")]
-UNREADABLE = error("The model's answer could not be read.", "server_error", "provider_error")
-HEALTH = ("/health/liveliness", "/health/readiness")
+UNREADABLE_RESPONSE = error_body("The model's answer could not be read.", "server_error", "provider_error")
+HEALTH_PATHS = ("/health/liveliness", "/health/readiness")
 
 
 @dataclass(slots=True)
-class Doors:
+class SidecarApp:
     """The ASGI application.
 
     Attributes:
         key: The traffic key.
         ready: Whether a first call of each kind went through.
-        answered: Calls that have ended.
-        leaving: Whether the process is about to stop: it still answers, and wants no new calls.
+        completed: Calls that have ended.
+        draining: Whether the process is about to stop: it still answers, and wants no new calls.
         in_flight: Calls running now; who wants to stop this process waits for none.
-        watched: Somebody else's callback sees the calls.
+        has_observers: Somebody else's callback sees the calls.
         cache: The response cache; None when there is none in a Redis.
     """
 
     key: str
     ready: bool = False
-    leaving: bool = False
-    answered: int = 0
+    draining: bool = False
+    completed: int = 0
     in_flight: int = 0
-    watched: bool = False
+    has_observers: bool = False
     cache: ResponseCache | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -52,50 +61,56 @@ class Doors:
         if scope["type"] != "http":
             return
         method, path = scope["method"], scope["path"]
-        if method == "GET" and path in HEALTH:
-            await self._health(path, send)
-        elif not self._admits(scope):
-            await answer(
-                send, 401, error("The sidecar's key is wrong or missing.", "auth_error", "invalid_api_key")
+        if method == "GET" and path in HEALTH_PATHS:
+            await self._send_health(path, send)
+        elif not self._is_authorized(scope):
+            await send_json(
+                send,
+                401,
+                error_body("The sidecar's key is wrong or missing.", "auth_error", "invalid_api_key"),
             )
         elif method == "POST" and path in ROUTES:
             self.in_flight += 1
             try:
-                await self._answer(path, scope, receive, send)
+                await self._process_call(path, scope, receive, send)
             finally:
                 self.in_flight -= 1
-                self.answered += 1
+                self.completed += 1
         elif method == "GET" and path == "/v1/models":
-            await answer(send, 200, catalog.models(litellm_internals.router()))
+            await send_json(send, 200, catalog.list_models(litellm_internals.router()))
         elif method == "GET" and path == "/llmp/catalog":
-            await answer(send, 200, catalog.catalog(litellm_internals.router(), watched=self.watched))
+            await send_json(
+                send, 200, catalog.build_catalog(litellm_internals.router(), watched=self.has_observers)
+            )
         elif method == "DELETE" and path == "/llmp/cache":
-            await self._purge(receive, send)
+            await self._purge_cache(receive, send)
         else:
-            await answer(send, 404, error("No such route.", "invalid_request_error", "not_found"))
+            await send_json(send, 404, error_body("No such route.", "invalid_request_error", "not_found"))
 
-    async def _answer(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-        outcome, sending = Outcome(), Sending(send)
-        forward = partial(_call, ROUTES[path], outcome)
+    async def _process_call(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        outcome, sending = CallOutcome(), StartedFlag(send)
+        forward = partial(_call_litellm, ROUTES[path], outcome)
         try:
             if self.cache is not None and path in self.cache.paths:
-                await self.cache.answer(scope, receive, sending, forward, outcome)
+                await self.cache.respond(scope, receive, sending, forward, outcome)
             else:
                 ours = self.cache is not None and path != "/v1/embeddings"
-                outcome.uncached = ours or litellm_internals.library().cache is None
+                outcome.without_cache = ours or litellm_internals.litellm_module().cache is None
                 await forward(scope, receive, sending)
         except Exception as problem:  # noqa: BLE001 -- a server's log of it would quote the provider, or a prompt
             told = f"sidecar: call failed: {type(problem).__name__}"
             print(told, file=sys.stderr, flush=True)  # noqa: T201 -- its log
-            if not sending.begun:
-                outcome.refused(problem)
+            if not sending.started:
+                outcome.set_error_if_none(problem)
                 why = outcome.error_headers(responses.configured_secrets(litellm_internals.router()))
-                await answer(send, 502, UNREADABLE, [*why, *outcome.headers()])
+                await send_json(send, 502, UNREADABLE_RESPONSE, [*why, *outcome.headers()])
 
-    async def _purge(self, receive: Receive, send: Send) -> None:
+    async def _purge_cache(self, receive: Receive, send: Send) -> None:
         if self.cache is None:
-            refusal = error("There is no response cache in a Redis.", "invalid_request_error", "no_cache")
-            await answer(send, 404, refusal)
+            refusal = error_body(
+                "There is no response cache in a Redis.", "invalid_request_error", "no_cache"
+            )
+            await send_json(send, 404, refusal)
             return
         raw = await read_body(receive)
         try:
@@ -103,61 +118,63 @@ class Doors:
         except ValueError:
             patterns = []
         purged, complete = await self.cache.purge(one for one in patterns if isinstance(one, str))
-        await answer(send, 200 if complete else 503, {"purged": purged, "complete": complete})
+        await send_json(send, 200 if complete else 503, {"purged": purged, "complete": complete})
 
-    async def _health(self, path: str, send: Send) -> None:
+    async def _send_health(self, path: str, send: Send) -> None:
         if path == "/health/readiness" and not self.ready:
-            await answer(send, 503, {"status": "starting"})
+            await send_json(send, 503, {"status": "starting"})
         else:
-            status = "leaving" if self.leaving else "healthy"
-            said = {"status": status, "in_flight": self.in_flight, "answered": self.answered}
-            await answer(send, 200, said)
+            status = "leaving" if self.draining else "healthy"
+            said = {"status": status, "in_flight": self.in_flight, "answered": self.completed}
+            await send_json(send, 200, said)
 
-    def _admits(self, scope: Scope) -> bool:
+    def _is_authorized(self, scope: Scope) -> bool:
         given = [value for name, value in scope["headers"] if name == b"authorization"]
         return len(given) == 1 and hmac.compare_digest(given[0], b"Bearer " + self.key.encode())
 
 
-class Sending:
+class StartedFlag:
     """`send` for one response that knows whether the response has begun."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self.begun = False
+        self.started = False
 
     async def __call__(self, message: Message) -> None:
         """Pass one message on."""
-        self.begun = True
+        self.started = True
         await self._send(message)
 
 
-async def _call(endpoint: str, outcome: Outcome, scope: Scope, receive: Receive, send: Send) -> None:
-    proxy = litellm_internals.proxy()
+async def _call_litellm(
+    endpoint: str, outcome: CallOutcome, scope: Scope, receive: Receive, send: Send
+) -> None:
+    proxy = litellm_internals.proxy_module()
     scope["app"] = proxy.app
     # LiteLLM would read a form where the type says so.
     scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"content-type"] + JSON
     request, head = proxy.Request(scope, receive), proxy.Response()
-    with witnessed(outcome):
+    with outcome_in_context(outcome):
         try:
             result = await getattr(proxy, endpoint)(
                 request=request,
                 fastapi_response=head,
                 model=None,
-                user_api_key_dict=litellm_internals.traffic_caller(),
+                user_api_key_dict=litellm_internals.gateway_user(),
             )
             if endpoint == "embeddings":
-                embeddings.write_as_asked(result, await request.body())
+                embeddings.encode_as_requested(result, await request.body())
         except proxy.ProxyException as refused:
-            outcome.refused(refused)
-            _make_sendable(refused)
+            outcome.set_error_if_none(refused)
+            _make_error_sendable(refused)
             result = await proxy.openai_exception_handler(request, refused)
-        await relay(result, head.raw_headers, outcome, scope, receive, send)
+        await send_result(result, head.raw_headers, outcome, scope, receive, send)
 
 
-def _make_sendable(refused: Theirs) -> None:
+def _make_error_sendable(refused: Untyped) -> None:
     """Texts that UTF-8 cannot hold, and headers that Latin-1 cannot: LiteLLM would fail to send them."""
     for name in ("message", "type", "param", "provider_specific_fields"):
-        setattr(refused, name, sound(getattr(refused, name, None)))
+        setattr(refused, name, repair_value(getattr(refused, name, None)))
     refused.headers = {
         name: value.encode("ascii", "replace").decode() for name, value in refused.headers.items()
     }

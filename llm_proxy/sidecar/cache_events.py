@@ -13,34 +13,34 @@ from types import SimpleNamespace
 
 from llm_proxy.json_access import Json, as_list, as_object
 from llm_proxy.sidecar import litellm_internals
-from llm_proxy.sidecar.litellm_internals import Theirs
+from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.responses import Scope
 
-TEXTS = ("content", "refusal", "reasoning_content", "reasoning")
+TEXT_FIELDS = ("content", "refusal", "reasoning_content", "reasoning")
 
 
 @dataclass(frozen=True, slots=True)
-class Hit:
+class CacheHit:
     """One cached answer that was replayed.
 
     Attributes:
         body: The call.
         usage: The usage object of the answer.
         received_at_s: When the call came in, in seconds since the epoch.
-        answer: Returns the answer: a JSON object or a stream's frames.
+        read_response: Returns the answer: a JSON object or a stream's frames.
     """
 
     body: Json
     usage: Json
     received_at_s: float
-    answer: Callable[[], bytes]
+    read_response: Callable[[], bytes]
 
 
-Report = Callable[[Hit, Mapping[bytes, bytes], Scope], None]
+ReportHit = Callable[[CacheHit, Mapping[bytes, bytes], Scope], None]
 """Emits the event of a hit; the headers say who served it, the scope is the call's."""
 
 
-def reporter(observer: Theirs, *, watched: bool) -> Report:
+def hit_reporter(observer: Untyped, *, watched: bool) -> ReportHit:
     """How hits are reported.
 
     Args:
@@ -48,19 +48,21 @@ def reporter(observer: Theirs, *, watched: bool) -> Report:
         watched: The owner has callbacks too, so that the event must pass through LiteLLM's logging.
     """
 
-    def report(hit: Hit, headers: Mapping[bytes, bytes], scope: Scope) -> None:
-        served = {name: headers.get(f"x-litellm-{name}".encode(), b"").decode("latin-1") for name in SERVED}
-        event = (_emit if watched else _log)(observer, hit, served, scope)
+    def report(hit: CacheHit, headers: Mapping[bytes, bytes], scope: Scope) -> None:
+        served = {
+            name: headers.get(f"x-litellm-{name}".encode(), b"").decode("latin-1") for name in ROUTING_HEADERS
+        }
+        event = (_emit_litellm_event if watched else _log_hit)(observer, hit, served, scope)
         litellm_internals.logging_worker().ensure_initialized_and_enqueue(async_coroutine=event)
 
     return report
 
 
-SERVED = ("model-id", "model-name", "model-group")
+ROUTING_HEADERS = ("model-id", "model-name", "model-group")
 
 
-async def _log(observer: Theirs, hit: Hit, served: Mapping[str, str], scope: Scope) -> None:
-    provider, model = _split(served["model-name"])
+async def _log_hit(observer: Untyped, hit: CacheHit, served: Mapping[str, str], scope: Scope) -> None:
+    provider, model = _split_model(served["model-name"])
     event: Json = {
         "litellm_call_id": dict(scope["headers"]).get(b"x-litellm-call-id", b"").decode("latin-1"),
         "model_group": served["model-group"],
@@ -73,7 +75,7 @@ async def _log(observer: Theirs, hit: Hit, served: Mapping[str, str], scope: Sco
         "response_cost": 0.0,
         "cache_hit": True,
     }
-    details = {name: SimpleNamespace(**as_object(hit.usage.get(name))) for name in DETAILS}
+    details = {name: SimpleNamespace(**as_object(hit.usage.get(name))) for name in TOKEN_DETAILS}
     await observer.async_log_success_event(
         kwargs={"standard_logging_object": event},
         response_obj=SimpleNamespace(usage=SimpleNamespace(**details)),
@@ -82,16 +84,18 @@ async def _log(observer: Theirs, hit: Hit, served: Mapping[str, str], scope: Sco
     )
 
 
-DETAILS = ("prompt_tokens_details", "completion_tokens_details")
+TOKEN_DETAILS = ("prompt_tokens_details", "completion_tokens_details")
 
 
-async def _emit(observer: Theirs, hit: Hit, served: Mapping[str, str], scope: Scope) -> None:
+async def _emit_litellm_event(
+    observer: Untyped, hit: CacheHit, served: Mapping[str, str], scope: Scope
+) -> None:
     """The event as LiteLLM makes it for a hit of its own; the call log has it even if that fails."""
     started = datetime.fromtimestamp(hit.received_at_s)  # noqa: DTZ006 -- LiteLLM's clock
     try:
-        log, result = await _filled_in(hit, served, scope)
+        log, result = await _build_event(hit, served, scope)
     except Exception:
-        await _log(observer, hit, served, scope)
+        await _log_hit(observer, hit, served, scope)
         raise
     ended = datetime.now()  # noqa: DTZ005 -- LiteLLM's clock
     await log.async_success_handler(result=result, start_time=started, end_time=ended, cache_hit=True)
@@ -100,11 +104,11 @@ async def _emit(observer: Theirs, hit: Hit, served: Mapping[str, str], scope: Sc
     )
 
 
-async def _filled_in(hit: Hit, served: Mapping[str, str], scope: Scope) -> tuple[Theirs, Theirs]:
+async def _build_event(hit: CacheHit, served: Mapping[str, str], scope: Scope) -> tuple[Untyped, Untyped]:
     """LiteLLM's logging object of the call, and its object of the answer."""
     chat = scope["path"].endswith("/chat/completions")
-    data, log = await _prepared(hit, scope, "acompletion" if chat else "atext_completion")
-    provider, model = _split(served["model-name"])
+    data, log = await _prepare_call(hit, scope, "acompletion" if chat else "atext_completion")
+    provider, model = _split_model(served["model-name"])
     of_router = {"model_group": served["model-group"], "model_info": {"id": served["model-id"]}}
     metadata = {**as_object(data.get("metadata")), **of_router, "deployment": served["model-name"]}
     params = {"metadata": metadata, "proxy_server_request": data.get("proxy_server_request")}
@@ -118,17 +122,17 @@ async def _filled_in(hit: Hit, served: Mapping[str, str], scope: Scope) -> tuple
         custom_llm_provider=provider,
     )
     log.caching_details = {"cache_hit": True, "cache_duration_ms": None}
-    answer = await asyncio.to_thread(lambda: read_answer(hit.answer()))
-    return log, _response(answer, "ModelResponse" if chat else "TextCompletionResponse")
+    answer = await asyncio.to_thread(lambda: parse_stored_response(hit.read_response()))
+    return log, _litellm_response(answer, "ModelResponse" if chat else "TextCompletionResponse")
 
 
-class WithoutHooks:
+class ProxyLoggingWithoutHooks:
     """LiteLLM's runner of hooks for a call that is answered already: no hook may see, change or refuse it."""
 
-    def __init__(self, runner: Theirs) -> None:
+    def __init__(self, runner: Untyped) -> None:
         self._runner = runner
 
-    def __getattr__(self, name: str) -> Theirs:
+    def __getattr__(self, name: str) -> Untyped:
         """Everything else is the runner's."""
         return getattr(self._runner, name)
 
@@ -137,16 +141,18 @@ class WithoutHooks:
         return data
 
 
-async def _prepared(hit: Hit, scope: Scope, route: str) -> tuple[Json, Theirs]:
-    proxy = litellm_internals.proxy()
+async def _prepare_call(hit: CacheHit, scope: Scope, route: str) -> tuple[Json, Untyped]:
+    proxy = litellm_internals.proxy_module()
     scope["app"] = proxy.app
     body = {**hit.body, "metadata": dict(as_object(hit.body.get("metadata")))}
-    data, log = await litellm_internals.request_processing()(data=body).common_processing_pre_call_logic(
+    data, log = await litellm_internals.request_processing_class()(
+        data=body
+    ).common_processing_pre_call_logic(
         request=proxy.Request(scope),
         general_settings=proxy.general_settings,
-        user_api_key_dict=litellm_internals.traffic_caller(),
+        user_api_key_dict=litellm_internals.gateway_user(),
         version=proxy.version,
-        proxy_logging_obj=WithoutHooks(proxy.proxy_logging_obj),
+        proxy_logging_obj=ProxyLoggingWithoutHooks(proxy.proxy_logging_obj),
         proxy_config=proxy.proxy_config,
         route_type=route,
         llm_router=proxy.llm_router,
@@ -154,9 +160,9 @@ async def _prepared(hit: Hit, scope: Scope, route: str) -> tuple[Json, Theirs]:
     return as_object(data), log
 
 
-def _response(answer: Json, kind: str) -> Theirs:
+def _litellm_response(answer: Json, kind: str) -> Untyped:
     """The answer as LiteLLM's object; without what its types refuse, such as images that have no index."""
-    response = getattr(litellm_internals.library(), kind)
+    response = getattr(litellm_internals.litellm_module(), kind)
     try:
         return response(**answer)
     except (AttributeError, KeyError, TypeError, ValueError):
@@ -166,12 +172,12 @@ def _response(answer: Json, kind: str) -> Theirs:
         return response(**answer)
 
 
-def _split(name: str) -> tuple[str, str]:
+def _split_model(name: str) -> tuple[str, str]:
     provider, _, model = name.partition("/")
     return (provider, model) if model else ("", provider)
 
 
-def read_answer(raw: bytes) -> Json:
+def parse_stored_response(raw: bytes) -> Json:
     """A stored answer as one object; the frames of a stream are put together."""
     if not raw.startswith(b"data:"):
         return as_object(json.loads(raw))
@@ -183,16 +189,18 @@ def read_answer(raw: bytes) -> Json:
             answer |= {name: value for name, value in chunk.items() if value is not None}
             for choice in map(as_object, as_list(chunk.get("choices"))):
                 at = choice.get("index") or 0
-                _add(choices.setdefault(at, {"index": at, "texts": {}, "rest": {}, "calls": {}}), choice)
+                _add_chunk_choice(
+                    choices.setdefault(at, {"index": at, "texts": {}, "rest": {}, "calls": {}}), choice
+                )
     chat = answer.get("object") != "text_completion"
-    answer["choices"] = [_joined(choices[at], chat=chat) for at in sorted(choices)]
+    answer["choices"] = [_join_choice(choices[at], chat=chat) for at in sorted(choices)]
     return answer | {"object": "chat.completion" if chat else "text_completion"}
 
 
-def _add(whole: Json, choice: Json) -> None:
+def _add_chunk_choice(whole: Json, choice: Json) -> None:
     delta = as_object(choice.get("delta"))
     for name, value in [*delta.items(), ("text", choice.get("text"))]:
-        if isinstance(value, str) and name in {*TEXTS, "text"}:
+        if isinstance(value, str) and name in {*TEXT_FIELDS, "text"}:
             whole["texts"].setdefault(name, []).append(value)
         elif name == "tool_calls":
             for call in map(as_object, as_list(value)):
@@ -207,7 +215,7 @@ def _add(whole: Json, choice: Json) -> None:
         whole["finish_reason"] = choice["finish_reason"]
 
 
-def _joined(whole: Json, *, chat: bool) -> Json:
+def _join_choice(whole: Json, *, chat: bool) -> Json:
     texts = {name: "".join(pieces) for name, pieces in whole["texts"].items()}
     choice: Json = {"index": whole["index"], "finish_reason": whole.get("finish_reason")}
     if not chat:

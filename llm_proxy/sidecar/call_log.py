@@ -20,17 +20,17 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 import asyncpg
 
-from llm_proxy.background import Loop
+from llm_proxy.background import BackgroundLoop
 from llm_proxy.json_access import Json, as_object
-from llm_proxy.schema.database import DatabaseUnavailable, clean_text, deadline, json_text, write_each
+from llm_proxy.schema.database import DatabaseUnavailable, db_deadline, jsonb_text, sanitize_text, write_rows
 from llm_proxy.sidecar import call_outcome, litellm_internals
 from llm_proxy.sidecar.call_outcome import Attempt
-from llm_proxy.sidecar.catalog import OWN_WORD, full_name
-from llm_proxy.sidecar.litellm_internals import Theirs
-from llm_proxy.sidecar.patches.accounting import MARK
-from llm_proxy.token_details import read_details, tier_of
+from llm_proxy.sidecar.catalog import PROVIDER_KEY, qualified_model
+from llm_proxy.sidecar.litellm_internals import Untyped
+from llm_proxy.sidecar.patches.accounting import COUNTED_MARK
+from llm_proxy.token_details import read_details, service_tier
 
-Row = tuple[Any, ...]
+CallRow = tuple[Any, ...]
 COLUMNS: dict[str, str] = {
     "call_id": "uuid",
     "attempt": "text",
@@ -57,51 +57,51 @@ COLUMNS: dict[str, str] = {
     "service_tier": "text",
 }
 """Name -> Postgres type, in the order of a row."""
-Known = Callable[[object, object, str, str], bool]
+IsCostKnown = Callable[[object, object, str, str], bool]
 """Whether a cost is known, be it 0 (`prices.is_known`); LiteLLM says 0 where it knows no price."""
-OUR_OWN = "llm-proxy-warm-up"
+WARM_UP_GROUP = "llm-proxy-warm-up"
 """The group of the calls this process makes to itself."""
-NANO = Decimal("1e-9")
-LARGEST, LARGEST_USD = 10**15, 10**6
+NANO_DOLLAR = Decimal("1e-9")
+MAX_TOKENS, MAX_COST_USD = 10**15, 10**6
 """No call has more tokens or costs more; sums of larger numbers would overflow."""
 
 
-def row(
-    kwargs: Mapping[str, Any], response: Theirs, started: datetime, ended: datetime, is_known: Known
-) -> Row | None:
+def row_of_event(
+    kwargs: Mapping[str, Any], response: Untyped, started: datetime, ended: datetime, is_known: IsCostKnown
+) -> CallRow | None:
     """The row for one event; None for an event that is not a model call. `is_known` knows known costs."""
     event: Mapping[str, Any] = kwargs.get("standard_logging_object") or {}
     call_id = event.get("litellm_call_id") or kwargs.get("litellm_call_id")
-    if not event or not call_id or event.get("model_group") == OUR_OWN:
+    if not event or not call_id or event.get("model_group") == WARM_UP_GROUP:
         return None
     failed: Mapping[str, Any] = event.get("error_information") or {}
     status = str(event.get("status") or "failure")
     deployment = _text(event.get("model_id"))
-    said = call_outcome.finish_reason()
+    said = call_outcome.recorded_finish_reason()
     reason = f"finish_reason: {said}" if said and status == "success" else None
-    usage, unsaid = _usage(response), _unsaid(event, response)
+    usage, unsaid = _usage(response), _has_unstated_tokens(event, response)
     return (
-        _uuid(clean_text(str(call_id))),
-        clean_text(f"{status}:{deployment or ''}")[:200],
+        _uuid(sanitize_text(str(call_id))),
+        sanitize_text(f"{status}:{deployment or ''}")[:200],
         _aware(started),
         _aware(ended),
         _text(event.get("model_group")),
         deployment,
-        _text(_own_provider(kwargs) or event.get("custom_llm_provider")),
+        _text(_configured_provider(kwargs) or event.get("custom_llm_provider")),
         _text(event.get("model")),
         status,
         _text(failed.get("error_class")),
         _text(failed.get("normalized_error") or reason),
         _status(failed, status),
-        *_tokens(event, usage, unsaid=unsaid),
-        *_money(event, is_known, unsaid=unsaid),
+        *_token_columns(event, usage, unsaid=unsaid),
+        *_cost_columns(event, is_known, unsaid=unsaid),
         bool(event.get("cache_hit")),
-        _attempts(event),
-        *_details(event, response, {} if unsaid else usage),
+        _attempt_number(event),
+        *_detail_columns(event, response, {} if unsaid else usage),
     )
 
 
-def failed_row(call_id: str, number: int, attempt: Attempt) -> Row:
+def row_of_failed_attempt(call_id: str, number: int, attempt: Attempt) -> CallRow:
     """The row of an attempt that failed before it answered, the so-manieth of its call."""
     failed = as_object(litellm_internals.error_information(attempt.error))
     provider, _, model = attempt.model.partition("/")
@@ -124,9 +124,9 @@ def failed_row(call_id: str, number: int, attempt: Attempt) -> Row:
     return tuple(found.get(name) for name in COLUMNS)
 
 
-def _own_provider(kwargs: Mapping[str, Any]) -> object:
+def _configured_provider(kwargs: Mapping[str, Any]) -> object:
     """What the deployment's `model_info` calls its provider, where that is not whose protocol it speaks."""
-    return as_object(as_object(kwargs.get("litellm_params")).get("model_info")).get(OWN_WORD)
+    return as_object(as_object(kwargs.get("litellm_params")).get("model_info")).get(PROVIDER_KEY)
 
 
 def _uuid(call_id: str) -> UUID:
@@ -137,7 +137,7 @@ def _uuid(call_id: str) -> UUID:
 
 
 def _text(value: object) -> str | None:
-    return clean_text(str(value))[:200] if value else None
+    return sanitize_text(str(value))[:200] if value else None
 
 
 def _aware(moment: datetime) -> datetime:
@@ -151,70 +151,78 @@ def _status(failed: Mapping[str, Any], status: str) -> int | None:
     return 200 if status == "success" else None
 
 
-def _usage(response: Theirs) -> Json:
+def _usage(response: Untyped) -> Json:
     """The usage as LiteLLM read it, which is as the provider stated it where it did."""
-    usage: Theirs = getattr(response, "usage", None)
+    usage: Untyped = getattr(response, "usage", None)
     return as_object(usage.model_dump(exclude_none=True)) if hasattr(usage, "model_dump") else {}
 
 
-def _tokens(event: Mapping[str, Any], usage: Json, *, unsaid: bool) -> tuple[int | None, ...]:
+def _token_columns(event: Mapping[str, Any], usage: Json, *, unsaid: bool) -> tuple[int | None, ...]:
     details = read_details(usage)
     cached, reasoning = details.cached_tokens, details.reasoning_tokens
     counted = (event.get("prompt_tokens"), event.get("completion_tokens"), cached, reasoning)
     if unsaid:
         return (None,) * len(counted)
-    return tuple(value if isinstance(value, int) and 0 <= value <= LARGEST else None for value in counted)
+    return tuple(value if isinstance(value, int) and 0 <= value <= MAX_TOKENS else None for value in counted)
 
 
-def _details(
-    event: Mapping[str, Any], response: Theirs, usage: Json
+def _detail_columns(
+    event: Mapping[str, Any], response: Untyped, usage: Json
 ) -> tuple[int | None, str | None, str | None]:
     """Tokens written to a cache, further parts, and the tier: the answer's, else the one it was priced by."""
     details = read_details(usage)
     stated = {"service_tier": getattr(response, "service_tier", None)}
-    others = json_text(details.others) if details.others else None
-    tier = tier_of(stated, usage) or tier_of(as_object(event.get("cost_breakdown")), {})
+    others = jsonb_text(details.others) if details.others else None
+    tier = service_tier(stated, usage) or service_tier(as_object(event.get("cost_breakdown")), {})
     return details.cache_write_tokens, others, tier
 
 
-def _unsaid(event: Mapping[str, Any], response: Theirs) -> bool:
+def _has_unstated_tokens(event: Mapping[str, Any], response: Untyped) -> bool:
     """Whether the provider answered and stated no tokens; LiteLLM writes zeros for that, and a cost of 0."""
     tokens = event.get("prompt_tokens") or event.get("completion_tokens")
     if event.get("status") != "success" or tokens:
         return False
     if event.get("stream"):
-        return hasattr(getattr(response, "usage", None), MARK)
-    return not call_outcome.states_tokens()
+        return hasattr(getattr(response, "usage", None), COUNTED_MARK)
+    return not call_outcome.response_states_tokens()
 
 
 def _decimal(value: object) -> Decimal | None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= LARGEST_USD:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= MAX_COST_USD:
         return None
-    return Decimal(repr(value)).quantize(NANO)
+    return Decimal(repr(value)).quantize(NANO_DOLLAR)
 
 
-def _money(event: Mapping[str, Any], is_known: Known, *, unsaid: bool) -> tuple[Decimal | None, str | None]:
+def _cost_columns(
+    event: Mapping[str, Any], is_known: IsCostKnown, *, unsaid: bool
+) -> tuple[Decimal | None, str | None]:
     """The cost and its parts; LiteLLM says 0 where it knows no price."""
     cost = _decimal(event.get("response_cost"))
     headers = as_object(event.get("hidden_params")).get("additional_headers")
-    name = full_name(str(event.get("custom_llm_provider")), str(event.get("model")))
+    name = qualified_model(str(event.get("custom_llm_provider")), str(event.get("model")))
     known = event.get("cache_hit") or is_known(cost, headers, str(event.get("model_id")), name)
     if event.get("response_cost_failure_debug_info") or not known or unsaid:
         cost = None
     stated = as_object(event.get("cost_breakdown"))
     parts = {name: str(_decimal(value)) for name, value in stated.items() if _decimal(value)}
-    return cost, json_text(parts) if parts else None
+    return cost, jsonb_text(parts) if parts else None
 
 
-def _attempts(event: Mapping[str, Any]) -> int:
+def _attempt_number(event: Mapping[str, Any]) -> int:
     said = as_object(as_object(event.get("hidden_params")).get("additional_headers"))
     retried = said.get("x-litellm-attempted-retries") or said.get("x_litellm_attempted_retries") or 0
     counted = str(retried)
     return int(counted) + 1 if counted.isascii() and counted.isdecimal() and len(counted) < 6 else 1
 
 
-LONGEST_QUEUE, BATCH = 10_000, 500
-EVERY_S, FIRST_PAUSE_S, LONGEST_PAUSE_S, CLOSING_S, DEADLINE_S = 0.5, 1.0, 30.0, 3.0, 10.0
+MAX_QUEUED_ROWS, BATCH = 10_000, 500
+WRITE_INTERVAL_S, MIN_PAUSE_S, LONGEST_PAUSE_S, SHUTDOWN_TIMEOUT_S, WRITE_TIMEOUT_S = (
+    0.5,
+    1.0,
+    30.0,
+    3.0,
+    10.0,
+)
 KEY = ("call_id", "attempt")
 _ARRAYS = ", ".join(f"${at}::{kind}[]" for at, kind in enumerate(COLUMNS.values(), 1))
 INSERT = (
@@ -230,15 +238,15 @@ class CallLog:
         self._url = url
         names_none = "sslmode=verify" in url and "sslrootcert=" not in url
         self._trusted = ssl.create_default_context() if names_none else None
-        self._waiting: deque[Row] = deque()
+        self._waiting: deque[CallRow] = deque()
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
-        self._writer = Loop("call-log", self._step, every_s=EVERY_S)
-        self._pause_s, self._silent_until = FIRST_PAUSE_S, 0.0
+        self._writer = BackgroundLoop("call-log", self._write_waiting, every_s=WRITE_INTERVAL_S)
+        self._pause_s, self._silent_until = MIN_PAUSE_S, 0.0
         self.dropped = 0
 
-    def post(self, row: Row) -> None:
+    def post(self, row: CallRow) -> None:
         """Queue a row; the oldest gives way when the queue is full."""
-        if len(self._waiting) >= LONGEST_QUEUE:
+        if len(self._waiting) >= MAX_QUEUED_ROWS:
             self._waiting.popleft()
             self.dropped += 1
         self._waiting.append(row)
@@ -251,36 +259,36 @@ class CallLog:
         """Write what is left, for a few seconds at most."""
         await self._writer.stop()
         with contextlib.suppress(DatabaseUnavailable, TimeoutError):
-            async with asyncio.timeout(CLOSING_S):
+            async with asyncio.timeout(SHUTDOWN_TIMEOUT_S):
                 while self._waiting:
                     await self._write_batch()
         self.dropped += len(self._waiting)
         await self._disconnect()
 
-    async def _step(self) -> None:
+    async def _write_waiting(self) -> None:
         try:
             while self._waiting:
                 await self._write_batch()
-            self._pause_s = FIRST_PAUSE_S
+            self._pause_s = MIN_PAUSE_S
         except DatabaseUnavailable as problem:
             await self._disconnect()
             if time.monotonic() > self._silent_until:
                 self._silent_until = time.monotonic() + 60
-                self._say(f"{problem.reason}; {len(self._waiting)} rows wait, {self.dropped} dropped")
+                self._print(f"{problem.reason}; {len(self._waiting)} rows wait, {self.dropped} dropped")
             await asyncio.sleep(self._pause_s)
             self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
 
     async def _write_batch(self) -> None:
         taken = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
         try:
-            for row, why in await write_each(taken, self._insert):
+            for row, why in await write_rows(taken, self._insert):
                 self.dropped += 1
-                self._say(f"postgres refuses the row of call {row[0]}: {why}")
+                self._print(f"postgres refuses the row of call {row[0]}: {why}")
         finally:
             self._waiting.extendleft(reversed(taken))
 
-    async def _insert(self, rows: Sequence[Row]) -> None:
-        async with deadline(DEADLINE_S):
+    async def _insert(self, rows: Sequence[CallRow]) -> None:
+        async with db_deadline(WRITE_TIMEOUT_S):
             if self._connection is None or self._connection.is_closed():
                 self._connection = await asyncpg.connect(self._url, ssl=self._trusted)
             await self._connection.execute(INSERT, *map(list, zip(*rows, strict=True)))
@@ -291,5 +299,5 @@ class CallLog:
             connection.terminate()
 
     @staticmethod
-    def _say(message: str) -> None:
+    def _print(message: str) -> None:
         print(f"sidecar: call log: {message}", file=sys.stderr, flush=True)  # noqa: T201 -- the log of this part

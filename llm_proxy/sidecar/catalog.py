@@ -14,12 +14,12 @@ from typing import Any
 
 from llm_proxy.json_access import Json, as_list, as_object
 from llm_proxy.sidecar import litellm_internals
-from llm_proxy.sidecar.config import FALLBACKS
-from llm_proxy.sidecar.litellm_internals import Theirs
-from llm_proxy.sidecar.patches.patch import Patch
+from llm_proxy.sidecar.config import FALLBACK_KEYS
+from llm_proxy.sidecar.litellm_internals import Untyped
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch
 
-PRICES = ("input_cost_per_token", "output_cost_per_token")
-KINDS_OF = {
+BASE_PRICES = ("input_cost_per_token", "output_cost_per_token")
+DERIVED_PRICE_PREFIXES = {
     "input_cost_per_token": ("input_cost_per_", "cache_read_input_", "cache_creation_input_"),
     "output_cost_per_token": ("output_cost_per_",),
 }
@@ -28,26 +28,26 @@ STATED_COST_HEADER = "llm_provider-x-litellm-response-cost"
 """Where LiteLLM keeps the cost that a provider stated itself."""
 
 
-def listed(model: str) -> Mapping[str, Any]:
+def published_entry(model: str) -> Mapping[str, Any]:
     """LiteLLM's published entry for a model named `provider/model`, or nothing."""
-    entries: Mapping[str, Mapping[str, Any]] = litellm_internals.library().model_cost
+    entries: Mapping[str, Mapping[str, Any]] = litellm_internals.litellm_module().model_cost
     provider, _, name = model.partition("/")
     bare = entries.get(name) or {}
     return entries.get(model) or (bare if bare.get("litellm_provider") == provider else {})
 
 
-def full_name(provider: str, model: str) -> str:
+def qualified_model(provider: str, model: str) -> str:
     """A model's name with its provider before it, as LiteLLM writes it now and then."""
     return model if model.startswith(f"{provider}/") else f"{provider}/{model}"
 
 
-def priced(deployment: str, model: str) -> bool:
+def has_price(deployment: str, model: str) -> bool:
     """Whether a price is known, be it 0."""
-    own: Mapping[str, Any] = litellm_internals.library().model_cost.get(deployment) or {}
-    return any(entry.get(name) is not None for entry in (own, listed(model)) for name in PRICES)
+    own: Mapping[str, Any] = litellm_internals.litellm_module().model_cost.get(deployment) or {}
+    return any(entry.get(name) is not None for entry in (own, published_entry(model)) for name in BASE_PRICES)
 
 
-def is_known(cost: object, headers: object, deployment: str, model: str) -> bool:
+def is_cost_known(cost: object, headers: object, deployment: str, model: str) -> bool:
     """Whether what LiteLLM calculated is a cost: it says 0 where it knows no price.
 
     Args:
@@ -57,10 +57,10 @@ def is_known(cost: object, headers: object, deployment: str, model: str) -> bool
         model: The model's name, with the provider before it.
     """
     stated = as_object(headers).get(STATED_COST_HEADER) is not None
-    return cost is not None and (bool(cost) or stated or priced(deployment, model))
+    return cost is not None and (bool(cost) or stated or has_price(deployment, model))
 
 
-def stated_of(entry: Json) -> Json:
+def own_prices(entry: Json) -> Json:
     """The prices that an entry of the model list states itself."""
     params, info = as_object(entry.get("litellm_params")), as_object(entry.get("model_info"))
     given = [*info.items(), *params.items()]
@@ -71,21 +71,21 @@ def _install_free_deployments() -> None:
     """Make the prices 0 that follow from one stated as 0; once LiteLLM has read the model list."""
     router = litellm_internals.router()
     for entry in router.model_list if router is not None else ():
-        own = stated_of(entry)
+        own = own_prices(entry)
         starts = tuple(
             start
-            for base, kinds in KINDS_OF.items()
+            for base, kinds in DERIVED_PRICE_PREFIXES.items()
             if base in own and not float(own[base])
             for start in kinds
         )
         if starts:
             identity = str(as_object(entry.get("model_info")).get("id"))
-            kept = as_object(litellm_internals.library().model_cost.get(identity))
+            kept = as_object(litellm_internals.litellm_module().model_cost.get(identity))
             implied = {name: 0.0 for name in kept if name.startswith(starts) and name not in own}
-            litellm_internals.library().register_model({identity: implied})
+            litellm_internals.litellm_module().register_model({identity: implied})
 
 
-FREE_DEPLOYMENTS = Patch(
+FREE_DEPLOYMENTS = LiteLLMPatch(
     name="free_deployments",
     install=_install_free_deployments,
     reason=(
@@ -99,34 +99,34 @@ FREE_DEPLOYMENTS = Patch(
     after_start=True,
 )
 
-OWN_WORD = "provider"
+PROVIDER_KEY = "provider"
 """What `model_info` may call a provider that is spoken to in another's protocol."""
-LIMITS = ("max_tokens", "max_input_tokens", "max_output_tokens")
+TOKEN_LIMITS = ("max_tokens", "max_input_tokens", "max_output_tokens")
 
 
-def models(router: Theirs) -> Json:
+def list_models(router: Untyped) -> Json:
     """OpenAI's list of models: the groups and aliases by name."""
     data = [
         {"id": name, "object": "model", "created": 0, "owned_by": "llm-proxy"}
-        for name in _names(router)
-        if not _hidden(router, name)
+        for name in _model_names(router)
+        if not _is_hidden(router, name)
     ]
     return {"object": "list", "data": data}
 
 
-def catalog(router: Theirs, *, watched: bool = False) -> Json:
+def build_catalog(router: Untyped, *, watched: bool = False) -> Json:
     """Every group with its deployments, and whether somebody watches the calls."""
     if router is None:
         return {"groups": [], "default_fallbacks": []}
     rules: dict[str, list[str]] = {}
-    for name in FALLBACKS:
+    for name in FALLBACK_KEYS:
         for rule in map(as_object, as_list(getattr(router, name, None))):
             for source, targets in rule.items():
-                rules.setdefault(source, []).extend(_target(one) for one in as_list(targets))
+                rules.setdefault(source, []).extend(_group_name(one) for one in as_list(targets))
     defaults = rules.pop("*", [])
     return {
         "watched": watched,
-        "groups": [_group(router, name, rules.get(name, [])) for name in _names(router)],
+        "groups": [_group(router, name, rules.get(name, [])) for name in _model_names(router)],
         "fallback_rules": {source: list(dict.fromkeys(targets)) for source, targets in rules.items()},
         "default_fallbacks": list(
             dict.fromkeys([*as_list(getattr(router, "default_fallbacks", None)), *defaults])
@@ -134,24 +134,24 @@ def catalog(router: Theirs, *, watched: bool = False) -> Json:
     }
 
 
-def _target(given: object) -> str:
+def _group_name(given: object) -> str:
     """The name of a group that may stand among fields of its own."""
     return str(as_object(given).get("model", given))
 
 
-def _names(router: Theirs) -> list[str]:
+def _model_names(router: Untyped) -> list[str]:
     if router is None:
         return []
     aliases = as_object(router.model_group_alias)
     return list(dict.fromkeys([*(deployment["model_name"] for deployment in router.model_list), *aliases]))
 
 
-def _hidden(router: Theirs, name: str) -> bool:
+def _is_hidden(router: Untyped, name: str) -> bool:
     return as_object(as_object(router.model_group_alias).get(name)).get("hidden") is True
 
 
-def _group(router: Theirs, name: str, fallbacks: list[str]) -> Json:
-    target = _target(as_object(router.model_group_alias).get(name, name))
+def _group(router: Untyped, name: str, fallbacks: list[str]) -> Json:
+    target = _group_name(as_object(router.model_group_alias).get(name, name))
     deployments = [_deployment(one) for one in router.model_list if one["model_name"] == target]
     mode = next((one.pop("mode") for one in [dict(d) for d in deployments] if one.get("mode")), None)
     for one in deployments:
@@ -159,7 +159,7 @@ def _group(router: Theirs, name: str, fallbacks: list[str]) -> Json:
     return {
         "name": name,
         "alias_of": target if target != name else None,
-        "hidden": _hidden(router, name),
+        "hidden": _is_hidden(router, name),
         "mode": mode or "chat",
         "wildcard": "*" in name,
         "fallbacks": list(dict.fromkeys(fallbacks)),
@@ -169,22 +169,22 @@ def _group(router: Theirs, name: str, fallbacks: list[str]) -> Json:
 
 def _deployment(entry: Json) -> Json:
     params, info = as_object(entry["litellm_params"]), as_object(entry.get("model_info"))
-    published = listed(str(params["model"]))
+    published = published_entry(str(params["model"]))
     known: Json = {
         **published,
-        **_stated(info),
-        **_stated({name: params.get(name) for name in PRICES}),
+        **_without_none(info),
+        **_without_none({name: params.get(name) for name in BASE_PRICES}),
     }
-    physical, wire = _split(params)
+    physical, wire = _split_provider(params)
     return {
         "id": info.get("id"),
-        "provider": info.get(OWN_WORD) or wire,
+        "provider": info.get(PROVIDER_KEY) or wire,
         "wire": wire,
         "physical": physical,
         "mode": known.get("mode"),
         "created": _created(info),
-        **{name: known.get(name) for name in LIMITS},
-        **{name: _decimal(known.get(name)) for name in PRICES},
+        **{name: known.get(name) for name in TOKEN_LIMITS},
+        **{name: _decimal_text(known.get(name)) for name in BASE_PRICES},
     }
 
 
@@ -204,14 +204,14 @@ def _created(info: Json) -> int | None:
         return None
 
 
-def _stated(values: Json) -> Json:
+def _without_none(values: Json) -> Json:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _split(params: Json) -> tuple[str, str | None]:
+def _split_provider(params: Json) -> tuple[str, str | None]:
     model = str(params["model"])
     try:
-        physical, provider, *_ = litellm_internals.library().get_llm_provider(
+        physical, provider, *_ = litellm_internals.litellm_module().get_llm_provider(
             model=model,
             custom_llm_provider=params.get("custom_llm_provider"),
             api_base=params.get("api_base"),
@@ -221,5 +221,5 @@ def _split(params: Json) -> tuple[str, str | None]:
     return str(physical), str(provider) if provider else None
 
 
-def _decimal(value: object) -> str | None:
+def _decimal_text(value: object) -> str | None:
     return None if value is None else format(Decimal(str(value)).normalize(), "f")

@@ -15,8 +15,8 @@ from typing import Any
 
 from llm_proxy.json_access import Json, as_list, as_object
 
-INDEX = re.compile(rb'"index"\s*:\s*(\d{1,9})(?![\d.eE])')
-VECTOR = re.compile(rb'"embedding"\s*:\s*(?:\[\s*-?\d|"[^"])')
+INDEX_PATTERN = re.compile(rb'"index"\s*:\s*(\d{1,9})(?![\d.eE])')
+VECTOR_PATTERN = re.compile(rb'"embedding"\s*:\s*(?:\[\s*-?\d|"[^"])')
 ODD_NUMBERS = (b"null", b"NaN", b"Infinity")
 REQUIRED_WORDS = (b'"list"', b'"prompt_tokens"')
 
@@ -27,7 +27,7 @@ def count_inputs(asked: object) -> int:
     return len(listed) if listed and not isinstance(listed[0], int) else 1
 
 
-def inputs_of(request: bytes) -> int | None:
+def count_request_inputs(request: bytes) -> int | None:
     """How many inputs the body of a request has; None when it names none."""
     try:
         asked = as_object(json.loads(request)).get("input")
@@ -36,19 +36,19 @@ def inputs_of(request: bytes) -> int | None:
     return None if asked is None else count_inputs(asked)
 
 
-def are_in_order(raw: bytes, inputs: int | None) -> bool:
+def is_well_formed(raw: bytes, inputs: int | None) -> bool:
     """Whether an answer is as it should be, so that its numbers need not be read."""
     if any(word in raw for word in ODD_NUMBERS) or not all(word in raw for word in REQUIRED_WORDS):
         return False
-    found = [int(number) for number in INDEX.findall(raw)]
+    found = [int(number) for number in INDEX_PATTERN.findall(raw)]
     return (
         found == list(range(len(found)))
         and inputs in (None, len(found))
-        and len(VECTOR.findall(raw)) == len(found) == raw.count(b'"object"') - 1
+        and len(VECTOR_PATTERN.findall(raw)) == len(found) == raw.count(b'"object"') - 1
     )
 
 
-def put_in_order(answer: Json, inputs: int | None) -> bool:
+def sort_vectors(answer: Json, inputs: int | None) -> bool:
     """Sort the vectors of an answer by index, and name them; False when they are not one for each input."""
     vectors = [as_object(one) for one in as_list(answer.get("data"))]
     if not vectors or inputs not in (None, len(vectors)):
@@ -88,7 +88,7 @@ def _are_numbers(listed: Sequence[object]) -> bool:
 BASE64 = "base64"
 
 
-def write_as_asked(result: Any, body: bytes) -> None:  # noqa: ANN401 -- whatever LiteLLM's endpoint returned
+def encode_as_requested(result: Any, body: bytes) -> None:  # noqa: ANN401 -- whatever LiteLLM's endpoint returned
     """Put the vectors of an answer into text where the request's body asks for it."""
     if BASE64.encode() not in body or as_object(json.loads(body)).get("encoding_format") != BASE64:
         return

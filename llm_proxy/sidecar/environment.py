@@ -8,38 +8,40 @@ import re
 import secrets
 from collections.abc import Mapping
 
-REFERENCE = re.compile(r"os\.environ/([A-Za-z_][A-Za-z0-9_]*)")
-OF_THE_MACHINE = (
+ENV_REFERENCE = re.compile(r"os\.environ/([A-Za-z_][A-Za-z0-9_]*)")
+SYSTEM_VARIABLES = (
     *("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_CACHE_HOME", "LD_LIBRARY_PATH"),
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "SSL_VERIFY", "REQUESTS_CA_BUNDLE", "PYTHONPATH", "PYTHONUNBUFFERED"),
 )
-OF_A_PROVIDER = re.compile(
+PROVIDER_VARIABLES = re.compile(
     r"[A-Z0-9_]+_(API_KEY|API_BASE|BASE_URL|API_VERSION|API_TOKEN)|"
     r"(AWS|AZURE|GOOGLE|GEMINI|VERTEX|VERTEXAI|HF|HUGGINGFACE|OLLAMA|WATSONX|DATABRICKS|SNOWFLAKE)_[A-Z0-9_]+"
 )
-OURS = re.compile(
+OWN_VARIABLES = re.compile(
     r"LLM_PROXY_SIDECAR_[A-Z0-9_]+|LLM_PROXY_LOAD_BALANCE|LLM_CALLS_DATABASE_URL|CACHE_REDIS_URL"
 )
-OF_AN_OBSERVER = re.compile(r"(LANGFUSE|OTEL)_[A-Z0-9_]+")
-OF_LITELLM = frozenset(
+OBSERVER_VARIABLES = re.compile(r"(LANGFUSE|OTEL)_[A-Z0-9_]+")
+LITELLM_VARIABLES = frozenset(
     {
         *("LITELLM_LOG", "LITELLM_MASTER_KEY", "LITELLM_LICENSE", "REPEATED_STREAMING_CHUNK_LIMIT"),
         *("INITIAL_RETRY_DELAY", "MAX_RETRY_DELAY", "JITTER"),
     }
 )
-NEVER = frozenset({"DATABASE_URL", "DIRECT_URL", "REDIS_URL", "HOST", "PORT", "DEBUG", "DETAILED_DEBUG"})
-SAME = (
+BLOCKED_VARIABLES = frozenset(
+    {"DATABASE_URL", "DIRECT_URL", "REDIS_URL", "HOST", "PORT", "DEBUG", "DETAILED_DEBUG"}
+)
+SYNONYMS = (
     ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
     ("VERTEX_AI_PROJECT_ID", "VERTEXAI_PROJECT"),
     ("LANGFUSE_HOST", "LANGFUSE_BASE_URL"),
 )
 """Two names of one thing: whichever is set fills the other."""
 
-WITH_V1 = frozenset({"TEI_API_BASE", "VLLM_API_BASE", "LLAMA_CPP_API_BASE"})
+BASES_WITH_V1 = frozenset({"TEI_API_BASE", "VLLM_API_BASE", "LLAMA_CPP_API_BASE"})
 """Addresses of servers that speak OpenAI's protocol below `/v1`; given with or without it."""
 SCHEME_SLASHES = 2
-WITHOUT_V1 = frozenset({"OLLAMA_API_BASE"})
+BASES_WITHOUT_V1 = frozenset({"OLLAMA_API_BASE"})
 
 DEFAULTS = {
     "LITELLM_LOG": "ERROR",
@@ -54,7 +56,7 @@ DEFAULTS = {
     "VERTEX_AI_LOCATION": "us-central1",
     "AZURE_API_VERSION": "2024-10-21",
 }
-FIXED = {
+REQUIRED = {
     "LITELLM_MODE": "PRODUCTION",
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS": "True",
@@ -71,42 +73,42 @@ FIXED = {
 }
 
 
-def references(text: str) -> frozenset[str]:
+def referenced_variables(text: str) -> frozenset[str]:
     """The names a configuration reads as `os.environ/NAME`."""
-    return frozenset(REFERENCE.findall(text))
+    return frozenset(ENV_REFERENCE.findall(text))
 
 
-def environment(given: Mapping[str, str], config_text: str) -> dict[str, str]:
+def build_environment(given: Mapping[str, str], config_text: str) -> dict[str, str]:
     """The whole environment of the process.
 
     Args:
         given: What the launcher has; `LLM_PROXY_SIDECAR_PASS` may name more to let through, comma-separated.
         config_text: The configuration, whose `os.environ/NAME`s pass too.
     """
-    asked = references(config_text) | {*given.get("LLM_PROXY_SIDECAR_PASS", "").split(",")}
-    kept = {name: value for name, value in given.items() if value and _passes(name, asked)}
-    kept = {name: _address(name, value) for name, value in kept.items()}
-    for one, other in SAME:
+    asked = referenced_variables(config_text) | {*given.get("LLM_PROXY_SIDECAR_PASS", "").split(",")}
+    kept = {name: value for name, value in given.items() if value and _is_allowed(name, asked)}
+    kept = {name: _normalize_address(name, value) for name, value in kept.items()}
+    for one, other in SYNONYMS:
         found = kept.get(one) or kept.get(other)
         kept |= {one: found, other: found} if found else {}
-    return DEFAULTS | kept | FIXED | {"LITELLM_MASTER_KEY": f"sk-{secrets.token_urlsafe(32)}"}
+    return DEFAULTS | kept | REQUIRED | {"LITELLM_MASTER_KEY": f"sk-{secrets.token_urlsafe(32)}"}
 
 
-def _address(name: str, value: str) -> str:
+def _normalize_address(name: str, value: str) -> str:
     """An address as LiteLLM wants it, where people write it either way."""
     bare = value.rstrip("/").removesuffix("/v1")
-    if name in WITH_V1:
+    if name in BASES_WITH_V1:
         return f"{bare}/v1" if bare.count("/") <= SCHEME_SLASHES else value
-    return bare if name in WITHOUT_V1 else value
+    return bare if name in BASES_WITHOUT_V1 else value
 
 
-def _passes(name: str, asked: frozenset[str]) -> bool:
-    if name in NEVER:
+def _is_allowed(name: str, asked: frozenset[str]) -> bool:
+    if name in BLOCKED_VARIABLES:
         return False
-    patterns = (OF_A_PROVIDER, OURS, OF_AN_OBSERVER)
+    patterns = (PROVIDER_VARIABLES, OWN_VARIABLES, OBSERVER_VARIABLES)
     return (
         name in asked
-        or name in OF_THE_MACHINE
-        or name in OF_LITELLM
+        or name in SYSTEM_VARIABLES
+        or name in LITELLM_VARIABLES
         or any(p.fullmatch(name) for p in patterns)
     )

@@ -21,18 +21,18 @@ class EventTooLong(ValueError):  # noqa: N818 -- errors are named for the state 
     """So many bytes without an end are no event."""
 
 
-class Event(NamedTuple):
+class ServerSentEvent(NamedTuple):
     """One event, or one line of a body that has no events.
 
     Attributes:
         data: Its `data` lines, joined by line feeds; never empty.
         name: Its `event` field.
-        plain: It is a line of JSON lines.
+        is_json_line: It is a line of JSON lines.
     """
 
     data: str
     name: str = ""
-    plain: bool = False
+    is_json_line: bool = False
 
 
 class LineDecoder:
@@ -90,34 +90,34 @@ class EventDecoder:
         self._data_bytes = self._parsed_bytes = 0
         self._name = b""
 
-    def feed(self, chunk: bytes) -> list[Event]:
+    def feed(self, chunk: bytes) -> list[ServerSentEvent]:
         """The events that end in this chunk; raises `EventTooLong`."""
-        return self._read(self._lines.feed(chunk))
+        return self._decode_lines(self._lines.feed(chunk))
 
-    def flush(self) -> list[Event]:
+    def flush(self) -> list[ServerSentEvent]:
         """What was left at the end of the body."""
-        events = self._read(self._lines.flush())
+        events = self._decode_lines(self._lines.flush())
         self._dispatch(events)
         return events
 
-    def _read(self, lines: list[bytes]) -> list[Event]:
-        events: list[Event] = []
+    def _decode_lines(self, lines: list[bytes]) -> list[ServerSentEvent]:
+        events: list[ServerSentEvent] = []
         for line in lines:
             if self._plain is None and line:
                 self._plain = line.partition(b":")[0] not in _FIELDS
             if not line:
                 self._dispatch(events)
             elif self._plain:
-                events.append(Event(line.decode("utf-8", "replace"), plain=True))
+                events.append(ServerSentEvent(line.decode("utf-8", "replace"), is_json_line=True))
             else:
-                self._field(line, events)
+                self._add_field(line, events)
         return events
 
-    def _field(self, line: bytes, events: list[Event]) -> None:
+    def _add_field(self, line: bytes, events: list[ServerSentEvent]) -> None:
         name, _, value = line.partition(b":")
         if name not in {b"data", b"event"}:
             return
-        if self._data and self._is_whole():
+        if self._data and self._is_complete_json():
             self._dispatch(events)  # its empty line is missing
         value = value.removeprefix(b" ")
         if name == b"event":
@@ -130,13 +130,13 @@ class EventDecoder:
         if self._data_bytes > MAX_EVENT_BYTES or len(self._data) > MAX_EVENT_LINES:
             raise EventTooLong(f"an event of more than {MAX_EVENT_BYTES} bytes or {MAX_EVENT_LINES} lines")
 
-    def _dispatch(self, events: list[Event]) -> None:
+    def _dispatch(self, events: list[ServerSentEvent]) -> None:
         data, name = b"\n".join(self._data).strip(), self._name
         self._data, self._data_bytes, self._parsed_bytes, self._name = [], 0, 0, b""
         if data:
-            events.append(Event(data.decode("utf-8", "replace"), name.decode("utf-8", "replace")))
+            events.append(ServerSentEvent(data.decode("utf-8", "replace"), name.decode("utf-8", "replace")))
 
-    def _is_whole(self) -> bool:
+    def _is_complete_json(self) -> bool:
         """Whether the lines so far are an event of their own: joined with another they would be no JSON.
 
         All attempts of one event together parse no more than one event may hold, so the work is linear.

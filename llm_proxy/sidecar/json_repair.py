@@ -12,19 +12,19 @@ from typing import Any
 
 from llm_proxy.json_access import as_list, as_object
 
-CONTROL = re.compile(r"[\x00-\x1f]")
-NUMBER = re.compile(r"NaN|Infinity|[0-9][eE]\+?[0-9]{3}")
+CONTROL_CHARACTER = re.compile(r"[\x00-\x1f]")
+NOT_FINITE = re.compile(r"NaN|Infinity|[0-9][eE]\+?[0-9]{3}")
 """Where a text may hold a number that is not finite."""
-ODD = re.compile(rb"\\u[dD][89a-fA-F]|NaN|Infinity|[0-9][eE]\+?[0-9]{3}")
+NEEDS_REPAIR = re.compile(rb"\\u[dD][89a-fA-F]|NaN|Infinity|[0-9][eE]\+?[0-9]{3}")
 """Where a body may hold half a surrogate pair, or such a number."""
 
 
-def encoded(document: object) -> bytes:
+def encode(document: object) -> bytes:
     """The document as it is sent; never fails for its texts."""
-    return joined(json.dumps(document, ensure_ascii=False, separators=(",", ":"))).encode()
+    return join_surrogates(json.dumps(document, ensure_ascii=False, separators=(",", ":"))).encode()
 
 
-def joined(text: str) -> str:
+def join_surrogates(text: str) -> str:
     """The text with the halves of each surrogate pair joined, and U+FFFD for a half alone."""
     try:
         text.encode()
@@ -33,35 +33,35 @@ def joined(text: str) -> str:
     return text
 
 
-def sound(value: object, text: Callable[[str], str] = joined) -> Any:  # noqa: ANN401 -- JSON in, JSON out
+def repair_value(value: object, text: Callable[[str], str] = join_surrogates) -> Any:  # noqa: ANN401 -- JSON in, JSON out
     """The value with every number finite, and every text as `text` makes it."""
     if isinstance(value, str):
         return text(value)
     if named := as_object(value):
-        return {text(name): sound(one, text) for name, one in named.items()}
+        return {text(name): repair_value(one, text) for name, one in named.items()}
     if listed := as_list(value):
-        return [sound(one, text) for one in listed]
+        return [repair_value(one, text) for one in listed]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def sound_frame(data: str) -> str:
+def repair_frame_data(data: str) -> str:
     """A frame's data without bare control characters and numbers that are not finite.
 
     Its texts stay: half a character may go on in the next frame.
     """
-    if not (NUMBER.search(data) or (not data.isprintable() and CONTROL.search(data))):
+    if not (NOT_FINITE.search(data) or (not data.isprintable() and CONTROL_CHARACTER.search(data))):
         return data
     try:
-        return json.dumps(sound(json.loads(data, strict=False), str), ensure_ascii=False)
+        return json.dumps(repair_value(json.loads(data, strict=False), str), ensure_ascii=False)
     except (ValueError, RecursionError):
         return data
 
 
-def sound_body(raw: bytes) -> bytes:
+def repair_body(raw: bytes) -> bytes:
     """A body's texts joined and its numbers finite; one that is no JSON stays as it is."""
-    if not ODD.search(raw):
+    if not NEEDS_REPAIR.search(raw):
         return raw
     try:
-        return json.dumps(sound(json.loads(raw, strict=False))).encode()
+        return json.dumps(repair_value(json.loads(raw, strict=False))).encode()
     except (ValueError, RecursionError):
         return raw

@@ -26,14 +26,14 @@ import yaml
 
 from llm_proxy.json_access import Json, as_object
 from llm_proxy.sidecar import cache_events, guardrails, litellm_internals, response_cache
-from llm_proxy.sidecar.app import Doors
-from llm_proxy.sidecar.call_log import OUR_OWN
-from llm_proxy.sidecar.config import Broken, Effective, effective, watched
-from llm_proxy.sidecar.litellm_internals import Theirs
+from llm_proxy.sidecar.app import SidecarApp
+from llm_proxy.sidecar.call_log import WARM_UP_GROUP
+from llm_proxy.sidecar.config import EffectiveConfig, InvalidConfig, build_effective_config, has_observers
+from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches import attempts, redis_breaker, registry
 from llm_proxy.sidecar.responses import App, Message, Scope
 
-WARM_UP_MODEL = OUR_OWN
+WARM_UP_MODEL = WARM_UP_GROUP
 WARM_UP_CHAT: Json = {
     "model": WARM_UP_MODEL,
     "messages": [{"role": "user", "content": "ready?"}],
@@ -53,7 +53,7 @@ WARM_UP_TIMEOUT_S = 10
 
 async def warm_up(app: App, key: str) -> None:
     """Make one call of each kind."""
-    async with _responder() as port:
+    async with _start_responder() as port:
         router = litellm_internals.router()
         if router is None:
             return
@@ -62,7 +62,7 @@ async def warm_up(app: App, key: str) -> None:
             "api_base": f"http://127.0.0.1:{port}/v1",
             "api_key": "none",
         }
-        router.add_deployment(litellm_internals.deployment(WARM_UP_MODEL, params))
+        router.add_deployment(litellm_internals.make_deployment(WARM_UP_MODEL, params))
         try:
             async with asyncio.timeout(WARM_UP_TIMEOUT_S):
                 for path, body in WARM_UP_CALLS:
@@ -106,7 +106,7 @@ async def _warm_up_call(app: App, key: str, path: str, body: bytes) -> None:
 
 
 @asynccontextmanager
-async def _responder() -> AsyncGenerator[int]:
+async def _start_responder() -> AsyncGenerator[int]:
     """A provider that says one word; its port."""
     server = await asyncio.start_server(_respond, "127.0.0.1", 0)
     async with server:
@@ -148,52 +148,54 @@ def _response_body(embedding: bool, stream: bool) -> bytes:  # noqa: FBT001 -- w
     )
 
 
-LEAVE_S = 3.0
+DRAIN_NOTICE_S = 3.0
 """By then every gateway has looked: they do once a second, and wait two for the answer."""
-DRAIN_S = 30
-SPREAD = 0.1
+DRAIN_TIMEOUT_S = 30
+LIMIT_SPREAD = 0.1
 """Each process of several takes up to so much less, so that they do not leave together."""
-_LOOK_TICKS = 50
+_CHECK_TICKS = 50
 
 
-class Leaving(uvicorn.Server):
+class SidecarServer(uvicorn.Server):
     """A server that first says it is leaving, and then stops.
 
     `LLM_PROXY_SIDECAR_MAX_MIB` of resident memory, or `LLM_PROXY_SIDECAR_MAX_CALLS` answered, make it leave
     by itself; unset they mean no limit.
     """
 
-    def __init__(self, config: uvicorn.Config, doors: Doors, given: Mapping[str, str]) -> None:
+    def __init__(self, config: uvicorn.Config, doors: SidecarApp, given: Mapping[str, str]) -> None:
         super().__init__(config)
         self._doors = doors
-        self._leave_s = float(given.get("LLM_PROXY_SIDECAR_LEAVE_S", LEAVE_S))
-        less = 1 - random.random() * SPREAD  # noqa: S311 -- a spread, not a secret
+        self._leave_s = float(given.get("LLM_PROXY_SIDECAR_LEAVE_S", DRAIN_NOTICE_S))
+        less = 1 - random.random() * LIMIT_SPREAD  # noqa: S311 -- a spread, not a secret
         self._most_mib = float(given.get("LLM_PROXY_SIDECAR_MAX_MIB") or "inf") * less
         self._most_calls = float(given.get("LLM_PROXY_SIDECAR_MAX_CALLS") or "inf") * less
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 -- uvicorn's signature
         """The first SIGTERM says so and waits a little; another signal stops at once."""
-        if self._doors.leaving or sig == signal.SIGINT:
+        if self._doors.draining or sig == signal.SIGINT:
             self.should_exit = True
         else:
-            self._leave(self._leave_s)
+            self._start_draining(self._leave_s)
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second; every five seconds it looks at itself."""
-        if counter % _LOOK_TICKS == 0 and not self._doors.leaving:
-            self._look()
+        if counter % _CHECK_TICKS == 0 and not self._doors.draining:
+            self._check_limits()
         return await super().on_tick(counter)
 
-    def _look(self) -> None:
-        grown, answered = resident_mib(), self._doors.answered
+    def _check_limits(self) -> None:
+        grown, answered = resident_mib(), self._doors.completed
         if grown > self._most_mib or answered > self._most_calls:
             why = f"{grown:.0f} MiB, {answered} calls answered"
             print(f"sidecar: leaving, to be started anew: {why}", file=sys.stderr, flush=True)  # noqa: T201 -- its log
-            self.config.timeout_graceful_shutdown = max(self.config.timeout_graceful_shutdown or 0, DRAIN_S)
-            self._leave(LEAVE_S)
+            self.config.timeout_graceful_shutdown = max(
+                self.config.timeout_graceful_shutdown or 0, DRAIN_TIMEOUT_S
+            )
+            self._start_draining(DRAIN_NOTICE_S)
 
-    def _leave(self, after_s: float) -> None:
-        self._doors.leaving = True
+    def _start_draining(self, after_s: float) -> None:
+        self._doors.draining = True
         asyncio.get_running_loop().call_later(after_s, setattr, self, "should_exit", True)  # noqa: FBT003 -- setattr's
 
 
@@ -206,11 +208,11 @@ def resident_mib() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-BROKEN, FAILED = 2, 4
+EXIT_CONFIG, FAILED = 2, 4
 KEEP_ALIVE_S = 75
 
 
-class NotStarted(Exception):  # noqa: N818 -- errors are named for the state they report
+class StartFailed(Exception):  # noqa: N818 -- errors are named for the state they report
     """LiteLLM refused to start; the message is its reason."""
 
 
@@ -221,22 +223,22 @@ def run(config: Path, listener: socket.socket, key: str) -> int:
     gc.disable()  # what LiteLLM loads stays; to search it for garbage is a quarter of a start
     try:
         uvloop.run(_serve(config, listener, key))
-    except Broken as problem:
-        return _say(BROKEN, f"{config}: {problem}")
-    except NotStarted as problem:
-        return _say(FAILED, f"{config}: LiteLLM did not start: {problem}")
+    except InvalidConfig as problem:
+        return _print(EXIT_CONFIG, f"{config}: {problem}")
+    except StartFailed as problem:
+        return _print(FAILED, f"{config}: LiteLLM did not start: {problem}")
     return 0
 
 
 async def _serve(config: Path, listener: socket.socket, key: str) -> None:
-    doors = Doors(key)
-    async with _litellm(config) as (loaded, observer):
+    doors = SidecarApp(key)
+    async with _start_litellm(config) as (loaded, observer):
         gc.freeze()
         gc.enable()
-        doors.watched = watched(loaded.config["litellm_settings"])
+        doors.has_observers = has_observers(loaded.config["litellm_settings"])
         await warm_up(doors, key)
-        await redis_breaker.first_look()
-        doors.cache = _cache(loaded, cache_events.reporter(observer, watched=doors.watched))
+        await redis_breaker.wait_for_redis()
+        doors.cache = _create_cache(loaded, cache_events.hit_reporter(observer, watched=doors.has_observers))
         doors.ready = True
         settings = uvicorn.Config(
             doors,
@@ -251,18 +253,20 @@ async def _serve(config: Path, listener: socket.socket, key: str) -> None:
             timeout_graceful_shutdown=int(os.environ.get("LLM_PROXY_SIDECAR_DRAIN_S") or 30),
             backlog=2048,
         )
-        _say(0, f"serving on port {listener.getsockname()[1]}")
-        await Leaving(settings, doors, os.environ).serve(sockets=[listener])
+        _print(0, f"serving on port {listener.getsockname()[1]}")
+        await SidecarServer(settings, doors, os.environ).serve(sockets=[listener])
 
 
 @asynccontextmanager
-async def _litellm(config: Path) -> AsyncGenerator[tuple[Effective, Theirs]]:
-    loaded = await _load(config)
-    proxy = litellm_internals.proxy()
-    _give(proxy.proxy_config, config, loaded)
-    chosen, left_out = registry.wanted(version("litellm"), os.environ.get(registry.SETTING, ""))
+async def _start_litellm(config: Path) -> AsyncGenerator[tuple[EffectiveConfig, Untyped]]:
+    loaded = await _load_config(config)
+    proxy = litellm_internals.proxy_module()
+    _override_config_loader(proxy.proxy_config, config, loaded)
+    chosen, left_out = registry.select_patches(
+        version("litellm"), os.environ.get(registry.DISABLING_SETTING, "")
+    )
     for line in left_out:
-        _say(0, line)
+        _print(0, line)
     for patch in chosen:
         if not patch.after_start:
             patch.install()
@@ -270,53 +274,55 @@ async def _litellm(config: Path) -> AsyncGenerator[tuple[Effective, Theirs]]:
     try:
         await started.__aenter__()
     except (Exception, SystemExit) as problem:
-        raise NotStarted(_first_line(problem)) from problem
+        raise StartFailed(_first_line(problem)) from problem
     for patch in chosen:
         if patch.after_start:
             patch.install()
     try:
-        async with attempts.installed() as observer:
+        async with attempts.callback_installed() as observer:
             yield loaded, observer
     finally:
         await started.__aexit__(None, None, None)
 
 
-def _cache(loaded: Effective, report: cache_events.Report) -> response_cache.ResponseCache | None:
-    found = guardrails.configured(loaded.config)
-    guardrails.remember(found)
-    cache = response_cache.opened(loaded.cached, found, report)
+def _create_cache(
+    loaded: EffectiveConfig, report: cache_events.ReportHit
+) -> response_cache.ResponseCache | None:
+    found = guardrails.find_guardrails(loaded.config)
+    guardrails.set_guardrails(found)
+    cache = response_cache.create_response_cache(loaded.cached_call_types, found, report)
     for note in found.notes() if cache is not None else ():
-        _say(0, note)
+        _print(0, note)
     return cache
 
 
-def _read(config: Path) -> object:
+def _read_yaml(config: Path) -> object:
     try:
         found: object = yaml.safe_load(config.read_text(encoding="utf-8"))
     except yaml.YAMLError as problem:
-        raise Broken(f"not YAML: {_first_line(problem)}") from problem
+        raise InvalidConfig(f"not YAML: {_first_line(problem)}") from problem
     return found
 
 
-async def _load(config: Path) -> Effective:
-    raw = _read(config)
+async def _load_config(config: Path) -> EffectiveConfig:
+    raw = _read_yaml(config)
     if as_object(raw).get("include"):
-        merge = litellm_internals.proxy().proxy_config._process_includes  # noqa: SLF001 -- LiteLLM's rules for its own word
+        merge = litellm_internals.proxy_module().proxy_config._process_includes  # noqa: SLF001 -- LiteLLM's rules for its own word
         try:
             raw = await merge(config=raw, config_file_path=str(config))
         except Exception as problem:
-            raise Broken(f"include: {_first_line(problem)}") from problem
-    found = effective(raw, os.environ)
+            raise InvalidConfig(f"include: {_first_line(problem)}") from problem
+    found = build_effective_config(raw, os.environ)
     for note in found.notes:
-        _say(0, note)
+        _print(0, note)
     return found
 
 
-def _give(loader: Theirs, config: Path, loaded: Effective) -> None:
+def _override_config_loader(loader: Untyped, config: Path, loaded: EffectiveConfig) -> None:
     """Have LiteLLM read our configuration instead of the file; modules beside the file are still found."""
 
     async def read(config_file_path: str | None = None) -> dict[str, Any]:
-        litellm_internals.proxy().user_config_file_path = config_file_path
+        litellm_internals.proxy_module().user_config_file_path = config_file_path
         return copy.deepcopy(loaded.config)
 
     loader._get_config_from_file = read  # noqa: SLF001 -- the same
@@ -327,6 +333,6 @@ def _first_line(problem: BaseException) -> str:
     return " ".join(str(problem).split())[:500] or type(problem).__name__
 
 
-def _say(code: int, message: str) -> int:
+def _print(code: int, message: str) -> int:
     print(f"sidecar: {message}", file=sys.stderr, flush=True)  # noqa: T201 -- the log of this part
     return code

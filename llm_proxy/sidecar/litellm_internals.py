@@ -10,11 +10,11 @@ from importlib import import_module
 from typing import Any
 
 from llm_proxy.json_access import as_object
-from llm_proxy.wildcards import covers
+from llm_proxy.wildcards import wildcard_matches
 
-Theirs = Any
+Untyped = Any
 """An object of LiteLLM's."""
-SEAMS: dict[str, tuple[str, ...]] = {
+PATCH_POINTS: dict[str, tuple[str, ...]] = {
     "litellm": (
         *(
             "callbacks",
@@ -110,159 +110,159 @@ SEAMS: dict[str, tuple[str, ...]] = {
 """Module -> the names used; a contract test checks that the pinned wheel has each."""
 
 
-def library() -> Theirs:
+def litellm_module() -> Untyped:
     """The package `litellm`."""
     return import_module("litellm")
 
 
-def proxy() -> Theirs:
+def proxy_module() -> Untyped:
     """The module that holds LiteLLM's proxy application and its globals."""
     return import_module("litellm.proxy.proxy_server")
 
 
-def request_processing() -> Theirs:
+def request_processing_class() -> Untyped:
     """The class that runs a call from the proxy's side."""
     return import_module("litellm.proxy.common_request_processing").ProxyBaseLLMRequestProcessing
 
 
-def groq_config() -> Theirs:
+def groq_config_class() -> Untyped:
     """The class that reads Groq's answers."""
     return import_module("litellm.llms.groq.chat.transformation").GroqChatConfig
 
 
 @cache
-def custom_logger() -> Theirs:
+def custom_logger_class() -> Untyped:
     """The base class of callbacks."""
     return import_module("litellm.integrations.custom_logger").CustomLogger
 
 
 @cache
-def guardrail() -> Theirs:
+def guardrail_class() -> Untyped:
     """The base class of guardrails."""
     return import_module("litellm.integrations.custom_guardrail").CustomGuardrail
 
 
-def core() -> Theirs:
+def core_helpers_module() -> Untyped:
     """The module with what LiteLLM makes of finish reasons."""
     return import_module("litellm.litellm_core_utils.core_helpers")
 
 
-def logging_worker() -> Theirs:
+def logging_worker() -> Untyped:
     """The queue in which LiteLLM's events wait for their callbacks; it is emptied before the process ends."""
     return import_module("litellm.litellm_core_utils.logging_worker").GLOBAL_LOGGING_WORKER
 
 
-def traffic_caller() -> Theirs:
+def gateway_user() -> Untyped:
     """Who calls LiteLLM's endpoints: not an admin, and fresh, because LiteLLM writes into it."""
     # The gateway decides whose text an observer may see; LiteLLM heeds that of a key that says this.
     trusted = {"allow_client_message_redaction_opt_out": True}
-    return proxy().UserAPIKeyAuth(api_key="llm-proxy", user_role="internal_user", metadata=trusted)
+    return proxy_module().UserAPIKeyAuth(api_key="llm-proxy", user_role="internal_user", metadata=trusted)
 
 
-def call_logging() -> Theirs:
+def logging_class() -> Untyped:
     """The class that accompanies each call to a provider."""
     return import_module("litellm.litellm_core_utils.litellm_logging").Logging
 
 
-def proxy_logging() -> Theirs:
+def proxy_logging_class() -> Untyped:
     """The class that runs an owner's hooks and guardrails."""
     return import_module("litellm.proxy.utils").ProxyLogging
 
 
-def utilities() -> Theirs:
+def utils_module() -> Untyped:
     """The module that wraps each call to a provider and runs the guardrails of its model group."""
     return import_module("litellm.utils")
 
 
-def stream_wrapper() -> Theirs:
+def stream_wrapper_class() -> Untyped:
     """The class through which every provider's stream passes."""
     return import_module("litellm.litellm_core_utils.streaming_handler").CustomStreamWrapper
 
 
-def text_stream_wrapper() -> Theirs:
+def text_stream_wrapper_class() -> Untyped:
     """The class that makes a text completion's stream out of a chat's."""
     return import_module("litellm.utils").TextCompletionStreamWrapper
 
 
-def router_class() -> Theirs:
+def router_class() -> Untyped:
     """The class that retries, falls back and cools down."""
     return import_module("litellm.router").Router
 
 
-def router_module() -> Theirs:
+def router_module() -> Untyped:
     """The module whose functions choose a deployment."""
     return import_module("litellm.router")
 
 
-def redis_modules() -> tuple[Theirs, Theirs, Theirs]:
+def redis_modules() -> tuple[Untyped, Untyped, Untyped]:
     """The modules of the Redis cache, of its batches, and of the clients both use."""
     names = ("litellm.caching.redis_cache", "litellm.caching.redis_batch", "litellm._redis")
     cache, batch, clients = map(import_module, names)
     return cache, batch, clients
 
 
-def error_information(error: BaseException | None) -> Theirs:
+def error_information(error: BaseException | None) -> Untyped:
     """What LiteLLM's log says of an error: its class, status, provider and kind."""
     log = import_module("litellm.litellm_core_utils.litellm_logging").StandardLoggingPayloadSetup
     return log.get_error_information(original_exception=error)
 
 
-def hooks_of_its_own(names: Iterable[str]) -> list[Theirs]:
+def built_in_hooks(names: Iterable[str]) -> list[Untyped]:
     """The objects LiteLLM itself registered under these names, its key budgets' and its services' log."""
-    logging = proxy().proxy_logging_obj
+    logging = proxy_module().proxy_logging_obj
     made = logging.proxy_hook_mapping
     hooks = [made[name] for name in names if name in made]
-    return [*hooks, proxy().model_max_budget_limiter, logging.service_logging_obj]
+    return [*hooks, proxy_module().model_max_budget_limiter, logging.service_logging_obj]
 
 
-def redis_cache() -> Theirs:
+def redis_cache_class() -> Untyped:
     """The class of LiteLLM's caches that lie in a Redis, a cluster's too."""
     return import_module("litellm.caching.redis_cache").RedisCache
 
 
-def redis_error() -> type[Exception]:
+def redis_error_class() -> type[Exception]:
     """The base class of what a Redis client raises."""
     found: type[Exception] = import_module("redis.exceptions").RedisError
     return found
 
 
-def under_breaker(breaker: Theirs, name: str, command: Theirs) -> Theirs:
+def run_under_breaker(breaker: Untyped, name: str, command: Untyped) -> Untyped:
     """One Redis command, bounded and counted as those of LiteLLM's own cache are."""
     run = import_module("litellm.caching.redis_cache")._run_under_circuit_breaker  # noqa: SLF001 -- as `cache_gate` bounds it
     return run(breaker, name, command)
 
 
-def embeddings_in_memory() -> Theirs:
+def in_memory_embeddings() -> Untyped:
     """Where LiteLLM keeps, for ten minutes, the embeddings this process found in its Redis."""
     return import_module("litellm.caching.caching_handler").in_memory_cache_obj
 
 
-def no_retries() -> Theirs:
+def no_retries() -> Untyped:
     """How a Redis client is told to ask once."""
     return import_module("redis.retry").Retry(import_module("redis.backoff").NoBackoff(), 0)
 
 
-def router() -> Theirs:
+def router() -> Untyped:
     """The running router, once the start is done."""
-    return proxy().llm_router
+    return proxy_module().llm_router
 
 
-def names_of_group(model: str) -> frozenset[str]:
+def names_of_model(model: str) -> frozenset[str]:
     """The names a call for this model may go by inside LiteLLM: its own, and what it is an alias of."""
-    name = str(library().model_alias_map.get(model, model))
+    name = str(litellm_module().model_alias_map.get(model, model))
     alias: object = as_object(router().model_group_alias).get(name, name)
     return frozenset({model, name, str(as_object(alias).get("model", alias))})
 
 
-def groups_of(model: str) -> frozenset[str]:
+def groups_serving(model: str) -> frozenset[str]:
     """The model groups that serve a name: its own or its alias's, else the wildcards that cover it."""
-    names, groups = names_of_group(model), {str(one["model_name"]) for one in router().model_list}
+    names, groups = names_of_model(model), {str(one["model_name"]) for one in router().model_list}
     exact = names & groups
-    covering = {one for one in groups if "*" in one and any(covers(one, name) for name in names)}
+    covering = {one for one in groups if "*" in one and any(wildcard_matches(one, name) for name in names)}
     return frozenset(exact or covering)
 
 
-def deployment(name: str, params: dict[str, Any]) -> Theirs:
+def make_deployment(name: str, params: dict[str, Any]) -> Untyped:
     """A deployment for `Router.add_deployment`; its id is its name."""
     made = import_module("litellm.types.router").Deployment
     return made(model_name=name, litellm_params=params, model_info={"id": name})

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 from llm_proxy.json_access import Json, as_list, as_object
 
-INSTEAD_OF_THE_BODYS = ("completion_model", "image_generation_model", "moderation_model")
+MODEL_OVERRIDES = ("completion_model", "image_generation_model", "moderation_model")
 """Settings that replace the model of each request."""
-IN_PARAMS = {
+SUBSTITUTING_PARAMS = {
     "silent_model": "sends every prompt to another model, unseen",
     "prompt_id": "lets a stored prompt choose the model",
     "fallbacks": "falls back beside the router: write it in router_settings",
@@ -22,7 +22,7 @@ IN_PARAMS = {
     "caching_groups": "answers a call of one model group with another's",
     "specific_deployment": "lets a caller choose a deployment past its group",
 }
-MODELS = {
+SUBSTITUTING_PREFIXES = {
     "auto_router": "chooses another model group for each prompt",
     **dict.fromkeys(
         ("langfuse", "dotprompt", "bitbucket", "gitlab", "humanloop", "arize_phoenix", "litellm_agent"),
@@ -30,24 +30,24 @@ MODELS = {
     ),
 }
 """Prefixes of `litellm_params.model` that are no provider's."""
-ROUTER = {
+SUBSTITUTING_ROUTER_SETTINGS = {
     "plugins": "may choose any deployment",
     "caching_groups": "answers a call of one model group with another's",
 }
-LISTS = ("fallbacks", "context_window_fallbacks", "content_policy_fallbacks")
+FALLBACK_LISTS = ("fallbacks", "context_window_fallbacks", "content_policy_fallbacks")
 
 
-def diversions(config: Json) -> Iterator[tuple[str, str]]:
+def find_substitutions(config: Json) -> Iterator[tuple[str, str]]:
     """Each place in a configuration that diverts calls, and what it does."""
     general, router = as_object(config.get("general_settings")), as_object(config.get("router_settings"))
     litellm = as_object(config.get("litellm_settings"))
-    for name in INSTEAD_OF_THE_BODYS:
+    for name in MODEL_OVERRIDES:
         if general.get(name):
             yield (
                 f"general_settings.{name}",
                 f"answers every such call with {general[name]}, whatever it names",
             )
-    for name, what in ROUTER.items():
+    for name, what in SUBSTITUTING_ROUTER_SETTINGS.items():
         if router.get(name):
             yield f"router_settings.{name}", what
     if as_object(router.get("router_general_settings")).get("pass_through_all_models"):
@@ -56,33 +56,33 @@ def diversions(config: Json) -> Iterator[tuple[str, str]]:
             "serves models no group names",
         )
     if litellm.get("model_fallbacks"):
-        yield "litellm_settings.model_fallbacks", IN_PARAMS["fallbacks"]
-    yield from _in_params(
+        yield "litellm_settings.model_fallbacks", SUBSTITUTING_PARAMS["fallbacks"]
+    yield from _check_params(
         "router_settings.default_litellm_params", as_object(router.get("default_litellm_params"))
     )
     for deployment in map(as_object, as_list(config.get("model_list"))):
         params = as_object(deployment.get("litellm_params"))
         where = f"model_list.{deployment.get('model_name')}"
-        yield from _in_params(f"{where}.litellm_params", params)
-        diverts = MODELS.get(str(params.get("model")).partition("/")[0])
+        yield from _check_params(f"{where}.litellm_params", params)
+        diverts = SUBSTITUTING_PREFIXES.get(str(params.get("model")).partition("/")[0])
         if diverts is not None:
             yield f"{where}.litellm_params.model", f"{params['model']} {diverts}"
-    yield from _fallbacks(config)
-    yield from _routing_groups(config, router)
-    yield from _ids(config, router)
-    yield from _guardrails(config)
+    yield from _check_fallbacks(config)
+    yield from _check_routing_groups(config, router)
+    yield from _check_ids(config, router)
+    yield from _check_guardrails(config)
 
 
-def _in_params(where: str, params: Json) -> Iterator[tuple[str, str]]:
-    for name, what in IN_PARAMS.items():
+def _check_params(where: str, params: Json) -> Iterator[tuple[str, str]]:
+    for name, what in SUBSTITUTING_PARAMS.items():
         if params.get(name):
             yield f"{where}.{name}", what
 
 
-def _fallbacks(config: Json) -> Iterator[tuple[str, str]]:
+def _check_fallbacks(config: Json) -> Iterator[tuple[str, str]]:
     """Only what the gateway can read: a group's name, and under it a list of targets."""
     for section in ("router_settings", "litellm_settings"):
-        for key in LISTS:
+        for key in FALLBACK_LISTS:
             rules = as_object(config.get(section)).get(key)
             if rules and not (as_list(rules) and all(map(_is_rule, as_list(rules)))):
                 yield f"{section}.{key}", "a rule is a group's name and a list of others: [{name: [other]}]"
@@ -91,11 +91,11 @@ def _fallbacks(config: Json) -> Iterator[tuple[str, str]]:
 def _is_rule(rule: object) -> bool:
     lists = as_object(rule).values()
     return bool(lists) and all(
-        one == [] or (as_list(one) and all(map(_named, as_list(one)))) for one in lists
+        one == [] or (as_list(one) and all(map(_is_group_name, as_list(one)))) for one in lists
     )
 
 
-def _named(target: object) -> bool:
+def _is_group_name(target: object) -> bool:
     return isinstance(target, str) or isinstance(as_object(target).get("model"), str)
 
 
@@ -104,7 +104,7 @@ def _names(config: Json, router: Json) -> list[str]:
     return [*groups, *map(str, as_object(router.get("model_group_alias")))]
 
 
-def _routing_groups(config: Json, router: Json) -> Iterator[tuple[str, str]]:
+def _check_routing_groups(config: Json, router: Json) -> Iterator[tuple[str, str]]:
     """LiteLLM serves the group's own name too, by any of its models, unless a model or an alias has it."""
     names = _names(config, router)
     for group in map(as_object, as_list(router.get("routing_groups"))):
@@ -114,7 +114,7 @@ def _routing_groups(config: Json, router: Json) -> Iterator[tuple[str, str]]:
             yield f"router_settings.routing_groups.{name}", what
 
 
-def _ids(config: Json, router: Json) -> Iterator[tuple[str, str]]:
+def _check_ids(config: Json, router: Json) -> Iterator[tuple[str, str]]:
     """LiteLLM takes a deployment's id for a model's name, before it looks at groups and aliases."""
     names = _names(config, router)
     for deployment in map(as_object, as_list(config.get("model_list"))):
@@ -126,7 +126,7 @@ def _ids(config: Json, router: Json) -> Iterator[tuple[str, str]]:
             )
 
 
-def _guardrails(config: Json) -> Iterator[tuple[str, str]]:
+def _check_guardrails(config: Json) -> Iterator[tuple[str, str]]:
     for guardrail in map(as_object, as_list(config.get("guardrails"))):
         params = as_object(guardrail.get("litellm_params"))
         if params.get("on_sensitive_data") == "route":

@@ -10,9 +10,9 @@ import uuid
 from collections.abc import Hashable
 
 from llm_proxy.json_access import Json, as_list, as_object
-from llm_proxy.sidecar.json_repair import joined
+from llm_proxy.sidecar.json_repair import join_surrogates
 
-REASONS = {
+FINISH_REASONS = {
     "COMPLETE": "stop",
     "STOP": "stop",
     "compaction": "length",
@@ -42,51 +42,51 @@ PLAIN = frozenset(
     }
 )
 """OpenAI's finish reasons, and those of others that say no more."""
-TEXTS = ("content", "reasoning", "reasoning_content", "refusal")
-STATED_COST = "llmp_stated_cost"
+TEXT_FIELDS = ("content", "reasoning", "reasoning_content", "refusal")
+STATED_COST_FIELD = "llmp_stated_cost"
 """The cost a provider states, for the gateway, where `cost` is LiteLLM's."""
-COUNTS = ("prompt_tokens", "completion_tokens")
-DETAILS = ("prompt_tokens_details", "completion_tokens_details")
-CACHED = ("cached_tokens", "num_cached_tokens")
+TOKEN_COUNTS = ("prompt_tokens", "completion_tokens")
+TOKEN_DETAILS = ("prompt_tokens_details", "completion_tokens_details")
+CACHED_TOKEN_FIELDS = ("cached_tokens", "num_cached_tokens")
 """Of a prompt, where the details do not say it."""
-UNLIKELY = -9999.0
+MIN_LOGPROB = -9999.0
 """What OpenAI's API writes for the log probability of a token that is very unlikely."""
 
 
-def finish_reason(said: object) -> str | None:
+def nearest_finish_reason(said: object) -> str | None:
     """The finish reason a caller reads; None while there is none, `""` among them."""
-    return REASONS.get(said, said) if isinstance(said, str) and said.strip() else None
+    return FINISH_REASONS.get(said, said) if isinstance(said, str) and said.strip() else None
 
 
-def telling_reason(said: object) -> str | None:
+def informative_finish_reason(said: object) -> str | None:
     """A finish reason that says more than the one a caller reads for it."""
     return said if isinstance(said, str) and said and said not in PLAIN else None
 
 
-def repair_frame(frame: Json) -> None:
+def repair_chunk(frame: Json) -> None:
     """Fill in what a frame of a chat's stream lacks."""
     repair_usage(frame)
     frame["choices"] = _choices(frame)
     for choice in frame["choices"]:
         delta = choice["delta"] = as_object(choice.get("delta"))
         if "finish_reason" in choice:
-            choice["finish_reason"] = finish_reason(choice["finish_reason"])
+            choice["finish_reason"] = nearest_finish_reason(choice["finish_reason"])
         _repair_logprobs(choice)
         _repair_content(delta)
         if isinstance(delta.get("reasoning"), str):
             delta.setdefault("reasoning_content", delta["reasoning"])
 
 
-def repair_text_frame(frame: Json) -> None:
+def repair_text_chunk(frame: Json) -> None:
     """Fill in what a frame of a text completion's stream lacks."""
     repair_usage(frame)
     frame["choices"] = _choices(frame)
     for choice in frame["choices"]:
         choice["text"] = choice["text"] if isinstance(choice.get("text"), str) else ""
-        choice["finish_reason"] = finish_reason(choice.get("finish_reason"))
+        choice["finish_reason"] = nearest_finish_reason(choice.get("finish_reason"))
 
 
-def is_answer(document: Json) -> bool:
+def is_completion(document: Json) -> bool:
     """Whether a whole answer has choices, each with a message or a text."""
     choices = as_list(document.get("choices"))
     return bool(choices) and all(
@@ -95,13 +95,13 @@ def is_answer(document: Json) -> bool:
     )
 
 
-def repair_answer(answer: Json) -> None:
+def repair_completion(answer: Json) -> None:
     """Fill in what a whole chat's answer lacks."""
     if "choices" not in answer:
         return
     answer["choices"] = _choices(answer)
     for choice in answer["choices"]:
-        choice["finish_reason"] = finish_reason(choice.get("finish_reason"))
+        choice["finish_reason"] = nearest_finish_reason(choice.get("finish_reason"))
         _repair_logprobs(choice)
         if not isinstance(choice.get("message"), dict):
             continue
@@ -109,7 +109,7 @@ def repair_answer(answer: Json) -> None:
         message["role"] = message.get("role") or "assistant"
         message.setdefault("content", None)
         _repair_content(message)
-        _drop_odd(message)
+        _drop_unparsable(message)
         for at, image in enumerate(map(as_object, as_list(message.get("images")))):
             image.setdefault("index", at)
         for call in map(as_object, as_list(message.get("tool_calls"))):
@@ -136,10 +136,10 @@ class SurrogateJoiner:
         text = self._halves.pop(key, "") + text
         if not last and "\ud800" <= text[-1:] <= "\udbff":
             self._halves[key], text = text[-1], text[:-1]
-        return joined(text)
+        return join_surrogates(text)
 
 
-class ToolCalls:
+class ToolCallRepair:
     """The tool calls of one choice of a stream, each with an index and an id of its own."""
 
     __slots__ = ("_arguments", "_id_of", "_index_of")
@@ -178,31 +178,31 @@ class StreamRepair:
 
     def __init__(self) -> None:
         self._texts = SurrogateJoiner()
-        self._calls: dict[int, ToolCalls] = {}
+        self._calls: dict[int, ToolCallRepair] = {}
 
-    def frame(self, chunk: Json) -> None:
+    def repair_chunk(self, chunk: Json) -> None:
         """Repair a frame on OpenAI's wire."""
-        repair_frame(chunk)
+        repair_chunk(chunk)
         for choice in chunk["choices"]:
             self.delta(choice["index"], choice["delta"], last=choice.get("finish_reason") is not None)
 
-    def text_frame(self, chunk: Json) -> None:
+    def repair_text_chunk(self, chunk: Json) -> None:
         """Repair a frame of a text completion."""
-        repair_text_frame(chunk)
+        repair_text_chunk(chunk)
         for choice in chunk["choices"]:
             last = choice["finish_reason"] is not None
             choice["text"] = self._texts.join((choice["index"], "text"), choice["text"], last=last)
 
     def delta(self, at: int, delta: Json, *, last: bool) -> None:
         """Repair a piece of a choice: texts that were torn apart, calls that share an index."""
-        for name in TEXTS:
+        for name in TEXT_FIELDS:
             text = delta.get(name)
             if isinstance(text, str) or last:
                 joined = self._texts.join((at, name), text if isinstance(text, str) else "", last=last)
                 if joined or isinstance(text, str):
                     delta[name] = joined
         for call in map(as_object, as_list(delta.get("tool_calls"))):
-            self._calls.setdefault(at, ToolCalls()).repair(call)
+            self._calls.setdefault(at, ToolCallRepair()).repair(call)
             function = as_object(call.get("function"))
             if isinstance(function.get("arguments"), str):
                 key = (at, "tool_calls", call["index"])
@@ -217,7 +217,7 @@ def _choices(document: Json) -> list[Json]:
     return found
 
 
-def _drop_odd(message: Json) -> None:
+def _drop_unparsable(message: Json) -> None:
     """What LiteLLM's types have no shape for; it is put back once LiteLLM has read the rest."""
     cited = [
         one
@@ -253,7 +253,7 @@ def repair_usage(document: Json) -> None:
         if isinstance(value, float) and value.is_integer():
             usage[name] = int(value)
     _repair_details(usage)
-    counts = [usage.get(name) for name in COUNTS]
+    counts = [usage.get(name) for name in TOKEN_COUNTS]
     if all(type(count) is not int for count in counts):
         del document["usage"]
     elif type(usage.get("total_tokens")) is not int:
@@ -262,13 +262,16 @@ def repair_usage(document: Json) -> None:
 
 def _repair_details(usage: Json) -> None:
     """Put cached tokens that stand beside OpenAI's details into them; take counts below 0 out."""
-    for part in (as_object(usage.get(name)) for name in DETAILS):
+    for part in (as_object(usage.get(name)) for name in TOKEN_DETAILS):
         for name in [name for name, value in part.items() if type(value) is int and value < 0]:
             del part[name]
-    stated = next((usage[name] for name in CACHED if type(usage.get(name)) is int and usage[name] > 0), None)
-    details = as_object(usage.get(DETAILS[0]))
-    if stated is not None and details.get(CACHED[0]) is None:
-        usage[DETAILS[0]] = details | {CACHED[0]: stated}
+    stated = next(
+        (usage[name] for name in CACHED_TOKEN_FIELDS if type(usage.get(name)) is int and usage[name] > 0),
+        None,
+    )
+    details = as_object(usage.get(TOKEN_DETAILS[0]))
+    if stated is not None and details.get(CACHED_TOKEN_FIELDS[0]) is None:
+        usage[TOKEN_DETAILS[0]] = details | {CACHED_TOKEN_FIELDS[0]: stated}
 
 
 def _repair_logprobs(choice: Json) -> None:
@@ -280,7 +283,7 @@ def _repair_logprobs(choice: Json) -> None:
         token["top_logprobs"] = as_list(token.get("top_logprobs"))
         for one in (token, *map(as_object, token["top_logprobs"])):
             one.setdefault("bytes", None)
-            one["logprob"] = UNLIKELY if one.get("logprob") is None else one["logprob"]
+            one["logprob"] = MIN_LOGPROB if one.get("logprob") is None else one["logprob"]
 
 
 def _repair_content(said: Json) -> None:

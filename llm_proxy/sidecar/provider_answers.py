@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from llm_proxy.json_access import Json, as_list, as_object
 from llm_proxy.sidecar import embeddings, json_repair, openai_repair
-from llm_proxy.sidecar.provider_errors import Failure, failure_in
+from llm_proxy.sidecar.provider_errors import StatedFailure, find_failure
 
 GEMINI_COUNTS = ("promptTokenCount", "candidatesTokenCount", "thoughtsTokenCount")
 
@@ -40,85 +40,87 @@ def repair_ollama(answer: Json) -> None:
             answer.pop(name, None)
 
 
-OPENAI_S, EMBEDDINGS = "/completions", "/embeddings"
-ANTHROPIC_S, GEMINI_S, OLLAMA_S = "/messages", ":generateContent", "/api/chat"
-USAGE_OF = {
-    OPENAI_S: ("usage",),
-    EMBEDDINGS: ("usage",),
-    ANTHROPIC_S: ("usage",),
-    GEMINI_S: ("usageMetadata",),
-    OLLAMA_S: ("prompt_eval_count", "eval_count"),
+OPENAI_PATH, EMBEDDINGS_PATH = "/completions", "/embeddings"
+ANTHROPIC_PATH, GEMINI_PATH, OLLAMA_PATH = "/messages", ":generateContent", "/api/chat"
+USAGE_FIELDS = {
+    OPENAI_PATH: ("usage",),
+    EMBEDDINGS_PATH: ("usage",),
+    ANTHROPIC_PATH: ("usage",),
+    GEMINI_PATH: ("usageMetadata",),
+    OLLAMA_PATH: ("prompt_eval_count", "eval_count"),
 }
 """End of a path -> the wire's fields that count tokens."""
 USAGE_MARKS = (b'"usage', b'eval_count"', b'token_count"')
 """Of the wires that are not read here."""
-NO_ANSWER = Failure(502, {"error": {"message": "the provider's answer has no choice with a message"}})
-NO_VECTORS = Failure(502, {"error": {"message": "the provider's answer has not one vector for each input"}})
+NO_CHOICE = StatedFailure(502, {"error": {"message": "the provider's answer has no choice with a message"}})
+NO_VECTORS = StatedFailure(
+    502, {"error": {"message": "the provider's answer has not one vector for each input"}}
+)
 
 
-class Checked(NamedTuple):
+class CheckedResponse(NamedTuple):
     """A whole answer that was read.
 
     Attributes:
         body: What LiteLLM is to read; None for what came.
-        counted: It states tokens.
-        said: The answer as it was said, on OpenAI's wire.
+        states_tokens: It states tokens.
+        original: The answer as it was said, on OpenAI's wire.
         failure: The failure it states.
     """
 
     body: bytes | None = None
-    counted: bool = False
-    said: Json | None = None
-    failure: Failure | None = None
+    states_tokens: bool = False
+    original: Json | None = None
+    failure: StatedFailure | None = None
 
 
-def check(path: str, raw: bytes, request: bytes = b"") -> Checked:
+def check_response(path: str, raw: bytes, request: bytes = b"") -> CheckedResponse:
     """Read the body of an answer from a path of a provider's; of the request only embeddings need a look."""
-    wire = next((end for end in USAGE_OF if path.endswith(end)), None)
-    inputs = embeddings.inputs_of(request) if wire == EMBEDDINGS else None
-    if wire == EMBEDDINGS and embeddings.are_in_order(raw, inputs):
-        return Checked(counted=True)
-    odd = json_repair.ODD.search(raw) is not None
+    wire = next((end for end in USAGE_FIELDS if path.endswith(end)), None)
+    inputs = embeddings.count_request_inputs(request) if wire == EMBEDDINGS_PATH else None
+    if wire == EMBEDDINGS_PATH and embeddings.is_well_formed(raw, inputs):
+        return CheckedResponse(states_tokens=True)
+    odd = json_repair.NEEDS_REPAIR.search(raw) is not None
     if wire is None and not odd:
-        return Checked(counted=any(mark in raw for mark in USAGE_MARKS))
+        return CheckedResponse(states_tokens=any(mark in raw for mark in USAGE_MARKS))
     try:
         document: object = json.loads(raw, strict=False)
-        if odd and wire != EMBEDDINGS:  # whose numbers are judged
-            document = json_repair.sound(document)
+        if odd and wire != EMBEDDINGS_PATH:  # whose numbers are judged
+            document = json_repair.repair_value(document)
     except (ValueError, RecursionError):
-        return Checked()
+        return CheckedResponse()
     answer = as_object(document)
-    failure = failure_in(answer)
-    if failure is None and wire == OPENAI_S and not openai_repair.is_answer(answer):
-        failure = NO_ANSWER
-    if failure is None and wire == EMBEDDINGS and not embeddings.put_in_order(answer, inputs):
+    failure = find_failure(answer)
+    if failure is None and wire == OPENAI_PATH and not openai_repair.is_completion(answer):
+        failure = NO_CHOICE
+    if failure is None and wire == EMBEDDINGS_PATH and not embeddings.sort_vectors(answer, inputs):
         failure = NO_VECTORS
     if failure is not None and wire is not None:
-        return Checked(failure=failure)
+        return CheckedResponse(failure=failure)
     if wire is None or not answer:
-        return Checked(json.dumps(document).encode(), any(mark in raw for mark in USAGE_MARKS))
-    said = json.loads(json.dumps(answer)) if wire == OPENAI_S else None
+        return CheckedResponse(json.dumps(document).encode(), any(mark in raw for mark in USAGE_MARKS))
+    said = json.loads(json.dumps(answer)) if wire == OPENAI_PATH else None
     counted = _repair(wire, answer)
-    return Checked(json.dumps(answer).encode(), counted, said)
+    return CheckedResponse(json.dumps(answer).encode(), counted, said)
 
 
 def _repair(wire: str, answer: Json) -> bool:
     """Fill in what LiteLLM cannot do without; whether the answer states tokens."""
-    if wire == OPENAI_S:
-        openai_repair.repair_answer(answer)
+    if wire == OPENAI_PATH:
+        openai_repair.repair_completion(answer)
         return "usage" in answer
-    if wire == EMBEDDINGS:
+    if wire == EMBEDDINGS_PATH:
         answer["object"] = answer.get("object") or "list"
         openai_repair.repair_usage(answer)
         return "usage" in answer
-    for name in USAGE_OF[wire]:
+    for name in USAGE_FIELDS[wire]:
         if answer.get(name) is None:
             answer.pop(name, None)
-    counted = any(answer.get(name) for name in USAGE_OF[wire])
-    if wire == ANTHROPIC_S:
+    counted = any(answer.get(name) for name in USAGE_FIELDS[wire])
+    if wire == ANTHROPIC_PATH:
         answer["model"] = answer.get("model") or ""
         answer["usage"] = {"input_tokens": 0, "output_tokens": 0} | as_object(answer.get("usage"))
-    elif wire == GEMINI_S:
+    elif wire == GEMINI_PATH:
         repair_gemini(answer)
         answer["usageMetadata"] = as_object(answer.get("usageMetadata"))
     else:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 from urllib.parse import quote
 
-from llm_proxy.error_body import ErrorBody, header_wait_s, read, read_body, read_text
+from llm_proxy.error_body import ErrorBody, header_wait_s, parse_body, parse_document, parse_quoted_body
 from llm_proxy.json_access import Json, as_list, as_object
 
 Origin = Literal["guardrail", "litellm", "translation", "connection", "answer"]
@@ -21,17 +21,17 @@ Origin = Literal["guardrail", "litellm", "translation", "connection", "answer"]
 did, the network, or the reading of an answer."""
 
 LONGEST = 200
-LONGEST_MESSAGE = 2_000
-LONGEST_ENCODED = 6_000
-READABLE = " !#$&'()*+,/:;<=>?@[]^`{|}\"\\"
+MAX_MESSAGE_CHARS = 2_000
+MAX_ENCODED_CHARS = 6_000
+UNESCAPED = " !#$&'()*+,/:;<=>?@[]^`{|}\"\\"
 # What LiteLLM makes a 422 of: an answer with status 200 that it cannot read.
-UNREADABLE = ("error converting to valid response block", "error processing=")
-OF_THE_NETWORK = frozenset({"aiohttp", "httpcore", "httpx"})
-OF_CREDENTIALS = frozenset({"boto3", "botocore", "google", "requests"})
-OF_AN_OWN_PROVIDER = "CustomLLMError"
+UNREADABLE_TEXTS = ("error converting to valid response block", "error processing=")
+NETWORK_PACKAGES = frozenset({"aiohttp", "httpcore", "httpx"})
+CREDENTIAL_PACKAGES = frozenset({"boto3", "botocore", "google", "requests"})
+CUSTOM_PROVIDER_ERROR = "CustomLLMError"
 """What a provider that an owner has written raises; its status and message are the provider's."""
-OWN_JUDGEMENTS = frozenset({"BadRequestError", "UnsupportedParamsError", "ImageFetchError"})
-FLAGGED = re.compile(
+LITELLM_CHECKS = frozenset({"BadRequestError", "UnsupportedParamsError", "ImageFetchError"})
+CONTENT_REJECTION = re.compile(
     r"flagged|moderation|safety|content[ _](?:polic|filter)|violates? (?:\w+ )?(?:usage|content|policy)",
     re.IGNORECASE,
 )
@@ -46,12 +46,12 @@ class Answer:
     wait_s: float | None
 
 
-def answer(error: BaseException | None) -> Answer | None:
+def find_response(error: BaseException | None) -> Answer | None:
     """The provider's answer inside an error; None when no provider answered.
 
     The outermost error decides which answer it is; LiteLLM keeps its body and headers further in only.
     """
-    found = [one for cause in chain(error) if (one := _answer_of(cause)) is not None]
+    found = [one for cause in causes_of(error) if (one := _response_of(cause)) is not None]
     same = [one for one in found if one.status == found[0].status]
     if not same:
         return None
@@ -61,7 +61,7 @@ def answer(error: BaseException | None) -> Answer | None:
     )
 
 
-def headers(
+def headers_of_error(
     error: BaseException | None,
     *,
     sent: bool = True,
@@ -78,7 +78,7 @@ def headers(
         field: The field that could not be translated, where it is known.
         secrets: Texts of the configuration that no message may hold.
     """
-    found = answer(error)
+    found = find_response(error)
     if found is not None:
         body = found.body or ErrorBody()
         told = {"status": str(found.status), "code": body.code, "type": body.type, "param": body.param}
@@ -90,7 +90,7 @@ def headers(
         if origin == "translation" and field:
             lines.append(_header("x-llmp-field", field))
     if message:
-        lines.append(_header("x-llmp-message", _encoded(message, secrets), LONGEST_ENCODED))
+        lines.append(_header("x-llmp-message", _encode_message(message, secrets), MAX_ENCODED_CHARS))
     if wait_s is not None:
         lines.append(_header("x-llmp-retry-after", f"{wait_s:.3f}".rstrip("0").rstrip(".")))
     return lines
@@ -98,27 +98,27 @@ def headers(
 
 def retry_after_s(error: BaseException | None) -> float:
     """Seconds the provider asks to wait, 0 when it does not say."""
-    found = answer(error)
+    found = find_response(error)
     return (found.wait_s or 0.0) if found is not None else 0.0
 
 
-def flagged(error: BaseException) -> bool:
+def is_content_rejection(error: BaseException) -> bool:
     """Whether a provider's 403 is about the text of a request and not about who sends it."""
-    found = answer(error)
+    found = find_response(error)
     message = found.body.message if found is not None and found.body is not None else None
-    return found is not None and found.status == 403 and bool(FLAGGED.search(message or ""))
+    return found is not None and found.status == 403 and bool(CONTENT_REJECTION.search(message or ""))
 
 
-def stumbled(error: BaseException | None) -> bool:
+def is_translation_error(error: BaseException | None) -> bool:
     """Whether an error is one of the code that reads a request, not of the network or of credentials."""
-    elsewhere = OF_THE_NETWORK | OF_CREDENTIALS | {"openai"}
-    causes = list(chain(error))
-    if any(isinstance(cause, OSError) or _home(cause) in elsewhere for cause in causes):
+    elsewhere = NETWORK_PACKAGES | CREDENTIAL_PACKAGES | {"openai"}
+    causes = list(causes_of(error))
+    if any(isinstance(cause, OSError) or _package(cause) in elsewhere for cause in causes):
         return False
     return bool(causes) and getattr(error, "status_code", 500) not in (401, 403, 408, 429)
 
 
-def chain(error: BaseException | None) -> Iterator[BaseException]:
+def causes_of(error: BaseException | None) -> Iterator[BaseException]:
     """An error and those it was made of, outermost first, each once."""
     seen: set[int] = set()
     waiting = [error]
@@ -136,43 +136,43 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
         ]
 
 
-def is_unreadable(error: BaseException) -> bool:
+def is_unreadable_response(error: BaseException) -> bool:
     """Whether the provider's answer was good by its status, and nothing LiteLLM could read."""
     said = str(error).lower()
-    return any(words in said for words in UNREADABLE)
+    return any(words in said for words in UNREADABLE_TEXTS)
 
 
-def _answer_of(error: BaseException) -> Answer | None:
-    if type(error).__name__ == OF_AN_OWN_PROVIDER:
-        return _own_answer_of(error)
+def _response_of(error: BaseException) -> Answer | None:
+    if type(error).__name__ == CUSTOM_PROVIDER_ERROR:
+        return _custom_response_of(error)
     response = getattr(error, "response", None)
     sent: Mapping[str, str] = getattr(response, "headers", None) or getattr(error, "headers", None) or {}
     status = getattr(response, "status_code", None) or getattr(error, "status_code", None)
     # Answers LiteLLM makes up have no headers; every real one has some.
-    if not isinstance(status, int) or not sent or status < 400 or is_unreadable(error):
+    if not isinstance(status, int) or not sent or status < 400 or is_unreadable_response(error):
         return None
     body = _body(error, response)
     waits = [header_wait_s(sent), body.wait_s if body else None]
     return Answer(status, body, max((wait for wait in waits if wait is not None), default=None))
 
 
-def _own_answer_of(error: BaseException) -> Answer | None:
+def _custom_response_of(error: BaseException) -> Answer | None:
     status: object = getattr(error, "status_code", None)
     if not isinstance(status, int) or status < 400:
         return None
-    body = read({"message": getattr(error, "message", None)})
+    body = parse_document({"message": getattr(error, "message", None)})
     return Answer(status, body, body.wait_s if body else None)
 
 
 def _body(error: BaseException, response: object) -> ErrorBody | None:
     text = _text(response)
     if text:
-        return read_body(text)
+        return parse_body(text)
     parsed = as_object(getattr(error, "body", None))
     if parsed:
-        return read(parsed)
+        return parse_document(parsed)
     quoting = [one for one in (getattr(error, "message", None), str(error)) if isinstance(one, str)]
-    return next((found for found in map(read_text, quoting) if found is not None), None)
+    return next((found for found in map(parse_quoted_body, quoting) if found is not None), None)
 
 
 def _text(response: object) -> str | None:
@@ -187,33 +187,33 @@ def _origin(
     error: BaseException | None, *, sent: bool, refused_by_hook: bool
 ) -> tuple[Origin | None, str | None]:
     """Who refused a call that no provider answered, and in what words."""
-    causes = list(chain(error))
+    causes = list(causes_of(error))
     if refused_by_hook and error is not None:
         detail: object = getattr(error, "detail", None) or getattr(error, "message", None) or str(error)
-        found = read({"detail": detail})
+        found = parse_document({"detail": detail})
         return "guardrail", found.message if found else None
-    of_litellm = bool(causes) and all(_home(cause) == "litellm" for cause in causes)
-    if of_litellm and type(causes[-1]).__name__ in OWN_JUDGEMENTS:
+    of_litellm = bool(causes) and all(_package(cause) == "litellm" for cause in causes)
+    if of_litellm and type(causes[-1]).__name__ in LITELLM_CHECKS:
         return "litellm", str(getattr(causes[-1], "message", ""))
     for cause in reversed(causes):
-        if _home(cause) in OF_THE_NETWORK or isinstance(cause, OSError):
+        if _package(cause) in NETWORK_PACKAGES or isinstance(cause, OSError):
             return "connection", f"{type(cause).__name__}: {cause}"
-    if not sent and stumbled(error):
+    if not sent and is_translation_error(error):
         return "translation", None
     return ("answer", type(causes[-1]).__name__) if causes else (None, None)
 
 
-def _home(error: BaseException) -> str:
+def _package(error: BaseException) -> str:
     return type(error).__module__.partition(".")[0]
 
 
-def _encoded(message: str, secrets: Iterable[str]) -> str:
+def _encode_message(message: str, secrets: Iterable[str]) -> str:
     for secret in secrets:
         message = message.replace(secret, "[removed]")
-    if len(message) > LONGEST_MESSAGE:  # a key cut in two is no longer known as a key
-        message = message[:LONGEST_MESSAGE].rsplit(None, 1)[0]
-    encoded = quote(message, safe=READABLE, errors="replace")
-    return encoded if len(encoded) <= LONGEST_ENCODED else encoded[:LONGEST_ENCODED].rpartition(" ")[0]
+    if len(message) > MAX_MESSAGE_CHARS:  # a key cut in two is no longer known as a key
+        message = message[:MAX_MESSAGE_CHARS].rsplit(None, 1)[0]
+    encoded = quote(message, safe=UNESCAPED, errors="replace")
+    return encoded if len(encoded) <= MAX_ENCODED_CHARS else encoded[:MAX_ENCODED_CHARS].rpartition(" ")[0]
 
 
 def _header(name: str, value: object, longest: int = LONGEST) -> tuple[bytes, bytes]:
@@ -251,7 +251,7 @@ STATUS_OF = {
 """Words of an error's code, type or status -> the HTTP status; the first that fits."""
 
 
-class Failure(NamedTuple):
+class StatedFailure(NamedTuple):
     """A stated failure.
 
     Attributes:
@@ -271,24 +271,24 @@ class Failure(NamedTuple):
         return str(error if isinstance(error, str) else as_object(error).get("message") or error)
 
 
-def failure_in(document: Json, *, error_event: bool = False) -> Failure | None:
+def find_failure(document: Json, *, error_event: bool = False) -> StatedFailure | None:
     """The failure a document states, if any; a document of an `error` event always states one."""
     error = document.get("error")
-    if _says_something(error):
+    if _states_error(error):
         return _failure(error, document)
     if error_event or document.get("object") == "error":
         return _failure(document, {"error": document})
     for choice in map(as_object, as_list(document.get("choices"))):
         error = choice.get("error")
-        if _says_something(error):
+        if _states_error(error):
             return _failure(error, {"error": error})
         reason = choice.get("finish_reason")
-        if is_failed(reason):
-            return Failure(502, {"error": {"message": f"finish reason {reason}", "code": reason}})
+        if is_failure_reason(reason):
+            return StatedFailure(502, {"error": {"message": f"finish reason {reason}", "code": reason}})
     return None
 
 
-def failure_in_text(text: str, *, error_event: bool = False) -> Failure | None:
+def find_failure_in_text(text: str, *, error_event: bool = False) -> StatedFailure | None:
     """The same for an event's data."""
     if not error_event and '"error"' not in text:
         return None
@@ -298,24 +298,24 @@ def failure_in_text(text: str, *, error_event: bool = False) -> Failure | None:
         document = {}
     if not document and error_event:
         document = {"error": {"message": text}}
-    return failure_in(document, error_event=error_event) if document else None
+    return find_failure(document, error_event=error_event) if document else None
 
 
-def is_failed(reason: object) -> bool:
+def is_failure_reason(reason: object) -> bool:
     """Whether a finish reason means that the provider failed."""
     return isinstance(reason, str) and reason.lower() in FAILED_REASONS
 
 
-def _says_something(error: object) -> bool:
+def _states_error(error: object) -> bool:
     stated = as_object(error)
     if stated:
         return bool(stated.get("message")) or any(stated.get(name) for name in ("code", "type", "status"))
     return bool(error)
 
 
-def _failure(error: object, document: Json) -> Failure:
+def _failure(error: object, document: Json) -> StatedFailure:
     stated = as_object(error)
-    return Failure(_status(error, stated, document), document, _retry_after(stated))
+    return StatedFailure(_status(error, stated, document), document, _retry_after(stated))
 
 
 def _status(error: object, stated: Json, document: Json) -> int:

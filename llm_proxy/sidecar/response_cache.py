@@ -19,12 +19,12 @@ from urllib.parse import quote
 
 from llm_proxy.json_access import Json, as_object
 from llm_proxy.sidecar import litellm_internals
-from llm_proxy.sidecar.cache_events import Hit, Report
-from llm_proxy.sidecar.call_outcome import Outcome
-from llm_proxy.sidecar.config import ANSWERS, NAMESPACE
-from llm_proxy.sidecar.guardrails import Guardrails
-from llm_proxy.sidecar.litellm_internals import Theirs
-from llm_proxy.sidecar.responses import ERROR_EVENT, Headers, Message, Receive, Scope, Send, read_body
+from llm_proxy.sidecar.cache_events import CacheHit, ReportHit
+from llm_proxy.sidecar.call_outcome import CallOutcome
+from llm_proxy.sidecar.config import ANSWERS, CACHE_NAMESPACE
+from llm_proxy.sidecar.guardrails import ConfiguredGuardrails
+from llm_proxy.sidecar.litellm_internals import Untyped
+from llm_proxy.sidecar.responses import ERROR_EVENT, HeaderList, Message, Receive, Scope, Send, read_body
 
 MAX_ENTRY_BYTES = 2**20
 """Of the compressed answer; a longer one is not stored: writing it could take longer than Redis is given."""
@@ -33,11 +33,11 @@ PIECE_BYTES = 16 * 2**10
 INLINE_BYTES = 256 * 2**10
 """Longer messages are compressed in a thread."""
 SCAN_COUNT = 1000
-ADDED = frozenset({"cache", "disable_fallbacks", "litellm_metadata", "metadata", "stream"})
+UNKEYED_FIELDS = frozenset({"cache", "disable_fallbacks", "litellm_metadata", "metadata", "stream"})
 """Fields that are no part of the key: the gateway adds them, or they never reach a provider."""
-JUDGED = ("messages", "cache")
+LITELLM_CONDITIONS = ("messages", "cache")
 """What LiteLLM's `mode` and `max_messages` go by."""
-REPLAYED = frozenset(
+REPLAYED_HEADERS = frozenset(
     {b"content-type", b"x-litellm-model-id", b"x-litellm-model-name", b"x-litellm-model-group"}
 )
 STREAM_END = b"data: [DONE]\n\n"
@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class CachedCall:
+class CacheableCall:
     """A call the cache may answer.
 
     Attributes:
@@ -64,19 +64,19 @@ class CachedCall:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CacheEntry:
     """A stored answer.
 
     Attributes:
         size_bytes: Of the answer before compression.
-        headers: Those of `REPLAYED` the answer had: its type and who served it.
+        headers: Those of `REPLAYED_HEADERS` the answer had: its type and who served it.
         usage: The usage object the answer states; empty when it states none.
         payload: The answer, compressed.
     """
 
     stored_at_s: float
     size_bytes: int
-    headers: Headers
+    headers: HeaderList
     usage: Json
     payload: bytes
 
@@ -92,7 +92,7 @@ class Entry:
         return _checksum(kept) + b"\n" + kept
 
     @classmethod
-    def decode(cls, raw: bytes) -> "Entry":
+    def decode(cls, raw: bytes) -> "CacheEntry":
         """Raises `ValueError`, `KeyError` or `TypeError` for bytes that are no entry."""
         checksum, _, kept = raw.partition(b"\n")
         if checksum != _checksum(kept):
@@ -107,7 +107,7 @@ class ResponseCache:
     """Answers calls from the Redis of LiteLLM's cache, and stores the answers of those it cannot."""
 
     def __init__(
-        self, settings: Theirs, paths: Iterable[str], guardrails: Guardrails, report: Report
+        self, settings: Untyped, paths: Iterable[str], guardrails: ConfiguredGuardrails, report: ReportHit
     ) -> None:
         """Put the cache together.
 
@@ -123,34 +123,36 @@ class ResponseCache:
         self._redis = settings.cache
         self._report = report
 
-    async def answer(
-        self, scope: Scope, receive: Receive, send: Send, forward: Forward, outcome: Outcome
+    async def respond(
+        self, scope: Scope, receive: Receive, send: Send, forward: Forward, outcome: CallOutcome
     ) -> None:
         """Replay the stored answer of a call, or forward it, which fills `outcome`, and store its answer."""
         raw = await read_body(receive)
         if raw is None:
             return
-        receive = _again(raw, receive)
-        call = self._call(scope["path"], raw)
+        receive = _receive_again(raw, receive)
+        call = self._cacheable_call(scope["path"], raw)
         if call is None:
-            outcome.uncached = True
+            outcome.without_cache = True
             await forward(scope, receive, send)
             return
         entry = None if call.control.get("no-cache") is True else await self._fetch(call)
         if entry is not None:
             await _replay(entry, call.key, send)
-            hit = Hit(call.body, entry.usage, call.received_at_s, partial(zlib.decompress, entry.payload))
+            hit = CacheHit(
+                call.body, entry.usage, call.received_at_s, partial(zlib.decompress, entry.payload)
+            )
             self._report(hit, dict(entry.headers), scope)
             return
         if call.control.get("no-store") is True:
             await forward(scope, receive, send)
             return
-        recorder = Recorder(send, lambda payload: self._store(call, outcome, recorder, payload))
+        recorder = ResponseRecorder(send, lambda payload: self._store(call, outcome, recorder, payload))
         await forward(scope, receive, recorder)
 
     async def purge(self, patterns: Iterable[str]) -> tuple[int, bool]:
         """Delete the entries whose keys match; returns how many, and whether all could be looked for."""
-        litellm_internals.embeddings_in_memory().flush_cache()
+        litellm_internals.in_memory_embeddings().flush_cache()
         purged = 0
         breaker = self._redis._circuit_breaker  # noqa: SLF001 -- `cache_gate` put it there
         if breaker.is_open():
@@ -158,7 +160,7 @@ class ResponseCache:
         try:
             for pattern in patterns:
                 purged += await self._purge(self._redis.check_and_fix_namespace(pattern))
-        except (OSError, TimeoutError, litellm_internals.redis_error()):
+        except (OSError, TimeoutError, litellm_internals.redis_error_class()):
             breaker.record_failure()
             return purged, False
         return purged, True
@@ -173,52 +175,54 @@ class ResponseCache:
                 batch.clear()
         return purged + (await _unlink(client, batch) if batch else 0)
 
-    def _call(self, path: str, raw: bytes) -> CachedCall | None:
+    def _cacheable_call(self, path: str, raw: bytes) -> CacheableCall | None:
         try:
             body = as_object(json.loads(raw))
         except ValueError:
             return None
         model = body.get("model")
-        if not isinstance(model, str) or self._guardrails.watch(model, body):
+        if not isinstance(model, str) or self._guardrails.may_check(model, body):
             return None
-        if not self._settings.should_use_cache(**{name: body.get(name) for name in JUDGED}):
+        if not self._settings.should_use_cache(**{name: body.get(name) for name in LITELLM_CONDITIONS}):
             return None
         control = as_object(body.get("cache"))
         namespace = control.get("namespace")
         if not isinstance(namespace, str):  # the call did not come through the gateway
-            namespace = f"{NAMESPACE}:direct:none:model={quote(model, safe='')}"
-        key = self._redis.check_and_fix_namespace(f"{namespace}:{digest(path, body)}")
-        return CachedCall(key, model, body, control, body.get("stream") is True)
+            namespace = f"{CACHE_NAMESPACE}:direct:none:model={quote(model, safe='')}"
+        key = self._redis.check_and_fix_namespace(f"{namespace}:{digest_of_call(path, body)}")
+        return CacheableCall(key, model, body, control, body.get("stream") is True)
 
-    async def _fetch(self, call: CachedCall) -> Entry | None:
-        raw = await self._ask("get", lambda: self._redis.init_async_client().get(call.key))
+    async def _fetch(self, call: CacheableCall) -> CacheEntry | None:
+        raw = await self._run_command("get", lambda: self._redis.init_async_client().get(call.key))
         if not raw:
             return None
         try:
-            entry = Entry.decode(raw)
+            entry = CacheEntry.decode(raw)
         except (ValueError, KeyError, TypeError):
-            await self._ask("delete", lambda: self._redis.init_async_client().delete(call.key))
+            await self._run_command("delete", lambda: self._redis.init_async_client().delete(call.key))
             return None
         max_age_s = call.control.get("s-maxage", call.control.get("s-max-age"))
         if isinstance(max_age_s, int | float) and time.time() - entry.stored_at_s > max_age_s:
             return None
         return entry
 
-    async def _store(self, call: CachedCall, outcome: Outcome, recorder: "Recorder", payload: bytes) -> None:
-        if recorder.fallbacks() or not _may_store(call, outcome):
+    async def _store(
+        self, call: CacheableCall, outcome: CallOutcome, recorder: "ResponseRecorder", payload: bytes
+    ) -> None:
+        if recorder.fallback_count() or not _may_store(call, outcome):
             return
         if call.streamed or recorder.size_bytes <= INLINE_BYTES:
             usage = recorder.usage() if call.streamed else _usage_of(payload)
         else:
             usage = await asyncio.to_thread(_usage_of, payload)
-        entry = Entry(time.time(), recorder.size_bytes, recorder.kept_headers(), usage, payload).encode()
+        entry = CacheEntry(time.time(), recorder.size_bytes, recorder.kept_headers(), usage, payload).encode()
         ttl_s = self._redis.get_ttl(ttl=call.control.get("ttl", self._settings.ttl))
-        await self._ask("set", lambda: self._redis.init_async_client().set(call.key, entry, ex=ttl_s))
+        await self._run_command("set", lambda: self._redis.init_async_client().set(call.key, entry, ex=ttl_s))
 
-    async def _ask(self, name: str, command: Callable[[], Awaitable[T]]) -> T | None:
+    async def _run_command(self, name: str, command: Callable[[], Awaitable[T]]) -> T | None:
         """One command under the breaker; None when Redis does not answer it."""
         try:
-            found: T = await litellm_internals.under_breaker(self._redis._circuit_breaker, name, command)  # noqa: SLF001 -- the same
+            found: T = await litellm_internals.run_under_breaker(self._redis._circuit_breaker, name, command)  # noqa: SLF001 -- the same
         except Exception:  # noqa: BLE001 -- whatever a client says of a Redis that is not well
             return None
         return found
@@ -228,7 +232,7 @@ def _checksum(kept: bytes) -> bytes:
     return b"%08x" % zlib.crc32(kept)
 
 
-class Recorder:
+class ResponseRecorder:
     """`send` of one call: passes each message on and keeps a compressed copy of a good answer.
 
     The copy of a complete answer is handed to `store` before its end is sent, so that the same call made
@@ -284,14 +288,14 @@ class Recorder:
         if len(payload) <= MAX_ENTRY_BYTES:
             await self._store(payload)
 
-    def fallbacks(self) -> int:
+    def fallback_count(self) -> int:
         """How many fallbacks LiteLLM says there were before the answer began."""
         value = self._headers.get(b"x-litellm-attempted-fallbacks", b"0")
         return int(value) if value.isdigit() else 0
 
-    def kept_headers(self) -> Headers:
+    def kept_headers(self) -> HeaderList:
         """The headers a replay repeats."""
-        return [(name, value) for name, value in self._headers.items() if name in REPLAYED]
+        return [(name, value) for name, value in self._headers.items() if name in REPLAYED_HEADERS]
 
     def usage(self) -> Json:
         """The usage that one of a stream's last frames states."""
@@ -307,36 +311,38 @@ def _usage_of(payload: bytes) -> Json:
     return as_object(as_object(json.loads(zlib.decompress(payload))).get("usage"))
 
 
-def _may_store(call: CachedCall, outcome: Outcome) -> bool:
+def _may_store(call: CacheableCall, outcome: CallOutcome) -> bool:
     """Whether the answer is complete and from the group that was asked, not from a fallback."""
-    if outcome.error is not None or (call.streamed and not outcome.complete):
+    if outcome.error is not None or (call.streamed and not outcome.stream_complete):
         return False
-    groups = {attempt.group for attempt in outcome.tried}
-    return bool(groups) and groups <= litellm_internals.groups_of(call.model)
+    groups = {attempt.group for attempt in outcome.attempts}
+    return bool(groups) and groups <= litellm_internals.groups_serving(call.model)
 
 
-def digest(path: str, body: Json) -> str:
+def digest_of_call(path: str, body: Json) -> str:
     """What tells one call from another: the endpoint, the mode, and the caller's fields, sorted by name.
 
     Below the top level nothing is sorted: the order of properties in a schema steers answers.
     """
-    fields = [[name, body[name]] for name in sorted(body) if name not in ADDED]
+    fields = [[name, body[name]] for name in sorted(body) if name not in UNKEYED_FIELDS]
     text = json.dumps([path, body.get("stream") is True, fields], separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def opened(types: Iterable[str], guardrails: Guardrails, report: Report) -> ResponseCache | None:
+def create_response_cache(
+    types: Iterable[str], guardrails: ConfiguredGuardrails, report: ReportHit
+) -> ResponseCache | None:
     """The cache for these of LiteLLM's call types; None when LiteLLM's own cache is off or not in Redis."""
-    settings = litellm_internals.library().cache
+    settings = litellm_internals.litellm_module().cache
     if settings is None:
         return None
-    if not isinstance(settings.cache, litellm_internals.redis_cache()):
+    if not isinstance(settings.cache, litellm_internals.redis_cache_class()):
         return None
     paths = [path for name, path in ANSWERS.items() if name in types]
     return ResponseCache(settings, paths, guardrails, report)
 
 
-def _again(raw: bytes, receive: Receive) -> Receive:
+def _receive_again(raw: bytes, receive: Receive) -> Receive:
     """`receive` that gives the body once more, and then what really comes."""
     waiting: list[Message] = [{"type": "http.request", "body": raw, "more_body": False}]
 
@@ -346,7 +352,7 @@ def _again(raw: bytes, receive: Receive) -> Receive:
     return first_the_body
 
 
-async def _replay(entry: Entry, key: str, send: Send) -> None:
+async def _replay(entry: CacheEntry, key: str, send: Send) -> None:
     size = (b"content-length", str(entry.size_bytes).encode())
     headers = [*entry.headers, size, (b"x-litellm-cache-key", key.encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -359,7 +365,7 @@ async def _replay(entry: Entry, key: str, send: Send) -> None:
             await asyncio.sleep(0)  # other calls have their turn between the pieces of a long answer
 
 
-async def _unlink(client: Theirs, keys: list[bytes]) -> int:
+async def _unlink(client: Untyped, keys: list[bytes]) -> int:
     """Delete keys one by one in a single round trip, as a cluster needs it; returns how many were there."""
     async with client.pipeline(transaction=False) as pipe:
         for key in keys:

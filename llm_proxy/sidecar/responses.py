@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 from llm_proxy.json_access import as_object
 from llm_proxy.sidecar import catalog, litellm_internals
-from llm_proxy.sidecar.call_outcome import Outcome
-from llm_proxy.sidecar.json_repair import encoded
-from llm_proxy.sidecar.litellm_internals import Theirs
+from llm_proxy.sidecar.call_outcome import CallOutcome
+from llm_proxy.sidecar.json_repair import encode
+from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches import translated_answers
 
 Scope = MutableMapping[str, Any]
@@ -22,12 +22,12 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-Headers = list[tuple[bytes, bytes]]
+HeaderList = list[tuple[bytes, bytes]]
 
 
-async def answer(send: Send, status: int, body: object, headers: Headers | None = None) -> None:
+async def send_json(send: Send, status: int, body: object, headers: HeaderList | None = None) -> None:
     """Send a JSON body."""
-    raw = encoded(body)
+    raw = encode(body)
     fixed = [(b"content-type", b"application/json"), (b"content-length", str(len(raw)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": [*(headers or []), *fixed]})
     await send({"type": "http.response.body", "body": raw})
@@ -45,7 +45,7 @@ async def read_body(receive: Receive) -> bytes | None:
             return b"".join(parts)
 
 
-def error(message: str, kind: str, code: str | None) -> dict[str, Any]:
+def error_body(message: str, kind: str, code: str | None) -> dict[str, Any]:
     """An error in OpenAI's envelope."""
     return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
@@ -57,7 +57,7 @@ PUBLIC_PARAMS = frozenset(
 MIN_SECRET_CHARS = 6
 
 
-def configured_secrets(router: Theirs) -> frozenset[str]:
+def configured_secrets(router: Untyped) -> frozenset[str]:
     """The values of every deployment's parameters that are not shown, and the hosts of its addresses."""
     if router is None:
         return frozenset()
@@ -76,7 +76,7 @@ def _secret_values(params: dict[str, object]) -> Iterator[str]:
 
 
 ERROR_EVENT = b'data: {"error":'
-CUT: dict[str, Any] = {
+TRUNCATED_ERROR: dict[str, Any] = {
     "error": {
         "message": "The model's stream broke off before its end.",
         "type": "server_error",
@@ -84,67 +84,67 @@ CUT: dict[str, Any] = {
         "code": "upstream_stream_cut",
     }
 }
-COST, CALCULATED = b"x-litellm-response-cost", b"x-litellm-response-cost-original"
-OURS = frozenset({b"content-length", b"content-type"})
+COST_HEADER, CALCULATED_COST_HEADER = b"x-litellm-response-cost", b"x-litellm-response-cost-original"
+REPLACED_HEADERS = frozenset({b"content-length", b"content-type"})
 
 
-async def relay(
-    result: Theirs,
+async def send_result(
+    result: Untyped,
     head: Iterable[tuple[bytes, bytes]],
-    outcome: Outcome,
+    outcome: CallOutcome,
     scope: Scope,
     receive: Receive,
     send: Send,
 ) -> None:
     """Send what an endpoint of LiteLLM returned."""
     if hasattr(result, "body_iterator") or hasattr(result, "render"):
-        outgoing = Outgoing(send, outcome)
+        outgoing = ResultSender(send, outcome)
         try:
             await result(scope, receive, outgoing)
         except Exception:  # a guardrail's refusal in the middle: LiteLLM only lets it through
-            if outcome.hook_error is None or not await outgoing.break_off():
+            if outcome.guardrail_error is None or not await outgoing.send_error_event():
                 raise
         return
-    raw = translated_answers.rendered(result, outcome)
-    headers: Headers = [*(pair for pair in head if pair[0] not in OURS), *outcome.headers()]
-    headers += _zero_cost(headers, outcome)
+    raw = translated_answers.render_completion(result, outcome)
+    headers: HeaderList = [*(pair for pair in head if pair[0] not in REPLACED_HEADERS), *outcome.headers()]
+    headers += _zero_cost_header(headers, outcome)
     headers += [(b"content-type", b"application/json"), (b"content-length", str(len(raw)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": raw})
 
 
-def _zero_cost(head: Headers, outcome: Outcome) -> Headers:
+def _zero_cost_header(head: HeaderList, outcome: CallOutcome) -> HeaderList:
     """A cost of 0 of stated tokens, where it is known: LiteLLM's headers leave it out as if it were not."""
-    said, last = dict(head), outcome.tried[-1] if outcome.tried else None
-    if COST in said or last is None:
+    said, last = dict(head), outcome.attempts[-1] if outcome.attempts else None
+    if COST_HEADER in said or last is None:
         return []
     stated = catalog.STATED_COST_HEADER.encode() in said
-    calculated = CALCULATED in said and bool(outcome.counted)
-    known = stated or (calculated and catalog.priced(last.deployment, last.model))
-    return [(COST, b"0")] if known else []
+    calculated = CALCULATED_COST_HEADER in said and bool(outcome.states_tokens)
+    known = stated or (calculated and catalog.has_price(last.deployment, last.model))
+    return [(COST_HEADER, b"0")] if known else []
 
 
-def _cut_event(outcome: Outcome) -> bytes:
+def _error_event(outcome: CallOutcome) -> bytes:
     """The event that ends a broken stream; `provider` holds what the headers of an error would."""
     known = outcome.error_headers(configured_secrets(litellm_internals.router()))
     told = {name.decode(): value.decode() for name, value in known}
-    event = {"error": CUT["error"] | ({"provider": told} if told else {})}
+    event = {"error": TRUNCATED_ERROR["error"] | ({"provider": told} if told else {})}
     return b"data: " + json.dumps(event).encode() + b"\n\n"
 
 
-class Outgoing:
+class ResultSender:
     """`send` for one response: adds the provider's words to errors, and closes a broken stream as broken."""
 
-    def __init__(self, send: Send, outcome: Outcome) -> None:
+    def __init__(self, send: Send, outcome: CallOutcome) -> None:
         self._send = send
         self._outcome = outcome
         self._broken = self._started = False
 
-    async def break_off(self) -> bool:
+    async def send_error_event(self) -> bool:
         """End a stream that has begun with the error event; False where none has."""
         if not self._started or self._broken:
             return False
-        await self._send({"type": "http.response.body", "body": _cut_event(self._outcome)})
+        await self._send({"type": "http.response.body", "body": _error_event(self._outcome)})
         return True
 
     async def __call__(self, message: Message) -> None:
@@ -160,5 +160,5 @@ class Outgoing:
             message["body"] = b""
         elif message.get("body", b"").startswith(ERROR_EVENT):
             self._broken = True
-            message["body"] = _cut_event(self._outcome)
+            message["body"] = _error_event(self._outcome)
         await self._send(message)

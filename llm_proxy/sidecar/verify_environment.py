@@ -16,14 +16,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-REFUSED_RELEASES = {"litellm": ("1.82.7", "1.82.8", "1.107.*")}
+MALICIOUS_RELEASES = {"litellm": ("1.82.7", "1.82.8", "1.107.*")}
 """Releases published with malicious code: two in March 2026, one line in October 2026.
 
 Each stands for whatever was published under these three numbers, post-releases and candidates too.
 """
 
-EXIT_REFUSED = 5
-SETTING = "LLM_PROXY_SIDECAR_ENVIRONMENT_CHECK"
+EXIT_UNSAFE = 5
+CHECK_SETTING = "LLM_PROXY_SIDECAR_ENVIRONMENT_CHECK"
 OWN_NAME = "llm-proxy"
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==([^\s;\\]+)", re.MULTILINE)
 _NUMBERS = re.compile(r"v?(\d+)(?:\.(\d+))?(?:\.(\d+))?", re.IGNORECASE)
@@ -33,42 +33,42 @@ _RUN_AT_START = ("sitecustomize.py", "usercustomize.py")
 _MAX_SHOWN = 20
 
 
-def normalized(name: str) -> str:
+def normalize(name: str) -> str:
     """The name of a distribution as indexes compare it (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def is_refused(name: str, version: str) -> bool:
+def is_malicious(name: str, version: str) -> bool:
     """Whether this release is known to be poisoned."""
     found = _NUMBERS.match(version)
     release = ".".join(str(int(part or 0)) for part in found.groups()) if found else version
-    patterns = REFUSED_RELEASES.get(normalized(name), ())
+    patterns = MALICIOUS_RELEASES.get(normalize(name), ())
     return any(fnmatch.fnmatchcase(release, pattern) for pattern in patterns)
 
 
-def pins(lock_text: str) -> set[tuple[str, str]]:
+def read_pins(lock_text: str) -> set[tuple[str, str]]:
     """Name and version of each distribution a lock file names."""
-    return {(normalized(name), version) for name, version in _PIN.findall(lock_text)}
+    return {(normalize(name), version) for name, version in _PIN.findall(lock_text)}
 
 
-def installed(site_packages: Path) -> Iterator[tuple[str, str]]:
+def installed_versions(site_packages: Path) -> Iterator[tuple[str, str]]:
     """Name and version of each installed distribution, our own left out."""
     for folder in sorted(site_packages.glob("*.dist-info")):
         found = _DIST_INFO.match(folder.name)
-        if found and normalized(found[1]) != OWN_NAME:
-            yield normalized(found[1]), found[2]
+        if found and normalize(found[1]) != OWN_NAME:
+            yield normalize(found[1]), found[2]
 
 
-def refused_releases(site_packages: Path) -> list[str]:
+def find_malicious_releases(site_packages: Path) -> list[str]:
     """A line for each installed release that is known to be poisoned."""
     return [
         f"{name} {version} was published with malicious code"
-        for name, version in installed(site_packages)
-        if is_refused(name, version)
+        for name, version in installed_versions(site_packages)
+        if is_malicious(name, version)
     ]
 
 
-def findings(site_packages: Path, lock: Path) -> list[str]:
+def find_changes(site_packages: Path, lock: Path) -> list[str]:
     """A line for each way in which the environment differs from its lock file and its own records.
 
     Args:
@@ -77,19 +77,19 @@ def findings(site_packages: Path, lock: Path) -> list[str]:
     """
     problems: list[str] = []
     if lock.is_file():
-        allowed = pins(lock.read_text(encoding="utf-8"))
+        allowed = read_pins(lock.read_text(encoding="utf-8"))
         problems += [
             f"{name} {version} is not in {lock.name}"
-            for name, version in installed(site_packages)
+            for name, version in installed_versions(site_packages)
             if (name, version) not in allowed
         ]
     recorded: set[str] = set()
     for record in sorted(site_packages.glob("*.dist-info/RECORD")):
-        problems += _changed(site_packages, record, recorded)
-    return problems + list(_stray(site_packages, recorded))
+        problems += _changed_files(site_packages, record, recorded)
+    return problems + list(_unowned_files(site_packages, recorded))
 
 
-def _changed(site_packages: Path, record: Path, recorded: set[str]) -> Iterator[str]:
+def _changed_files(site_packages: Path, record: Path, recorded: set[str]) -> Iterator[str]:
     """Code that no longer has the digest its package recorded; adds what the package owns to `recorded`."""
     with record.open(newline="", encoding="utf-8") as lines:
         for row in csv.reader(lines):
@@ -108,7 +108,7 @@ def _digest(file: Path, like: str) -> str:
     return f"{algorithm}={base64.urlsafe_b64encode(digest).rstrip(b'=').decode()}"
 
 
-def _stray(site_packages: Path, recorded: set[str]) -> Iterator[str]:
+def _unowned_files(site_packages: Path, recorded: set[str]) -> Iterator[str]:
     """Files that run at every start of Python, and files that no package owns."""
     for folder, _, files in os.walk(site_packages):
         for name in files:
@@ -119,7 +119,7 @@ def _stray(site_packages: Path, recorded: set[str]) -> Iterator[str]:
                 yield f"{path} belongs to no package"
 
 
-def start_files(site_packages: Path, python_path: str) -> list[str]:
+def find_start_files(site_packages: Path, python_path: str) -> list[str]:
     """A line for each file that Python runs at its start from a folder outside the environment.
 
     Args:
@@ -153,14 +153,14 @@ def site_packages_of(executable: Path) -> Path:
 def main(words: list[str]) -> int:
     """Check, then run `python -m llm_proxy.sidecar WORDS` in place of this process."""
     site_packages = site_packages_of(Path(sys.executable))
-    poisoned = refused_releases(site_packages)
+    poisoned = find_malicious_releases(site_packages)
     lock = Path(__file__).parents[2] / "locks" / "sidecar.txt"
-    mode = os.environ.get(SETTING) or "refuse"
+    mode = os.environ.get(CHECK_SETTING) or "refuse"
     if mode not in {"refuse", "warn"}:
-        return _report([f"{SETTING} is neither refuse nor warn"], "")
+        return _report([f"{CHECK_SETTING} is neither refuse nor warn"], "")
     found = poisoned or [
-        *findings(site_packages, lock),
-        *start_files(site_packages, os.environ.get("PYTHONPATH", "")),
+        *find_changes(site_packages, lock),
+        *find_start_files(site_packages, os.environ.get("PYTHONPATH", "")),
     ]
     checking_only = words == ["--check"]
     if found:
@@ -177,7 +177,7 @@ def _report(found: list[str], remedy: str) -> int:
     more = f" (and {len(found) - _MAX_SHOWN} more)" if len(found) > _MAX_SHOWN else ""
     listed = "; ".join(found[:_MAX_SHOWN]) + more
     print(f"sidecar: LiteLLM's environment: {listed}{remedy}", file=sys.stderr, flush=True)  # noqa: T201 -- the log of this part
-    return EXIT_REFUSED if found else 0
+    return EXIT_UNSAFE if found else 0
 
 
 if __name__ == "__main__":

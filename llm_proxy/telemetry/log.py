@@ -24,7 +24,7 @@ _BUILT_IN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 _QUIET = ("uvicorn.access", "asyncio", "httpx", "httpcore")
 
 
-class JsonLines(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     """Renders a log record as one line of JSON; `extra` fields stand beside the event.
 
     A record whose `extra` holds `lines` becomes one line for each of them: what happens a thousand times a
@@ -72,7 +72,7 @@ def setup_logging(level: str = "INFO", *, secrets: Iterable[str] = (), stream: T
         stream: Where lines go; standard error by default.
     """
     out = logging.StreamHandler(stream or sys.stderr)
-    out.setFormatter(JsonLines(secrets))
+    out.setFormatter(JsonFormatter(secrets))
     root = logging.getLogger()
     root.handlers = [out]
     root.setLevel(level)

@@ -152,7 +152,7 @@ class FinishedCall(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerFiles:
+class WorkerMetricsFiles:
     """Where one of several workers keeps its numbers, so that each of them can show those of all.
 
     Attributes:
@@ -163,7 +163,7 @@ class WorkerFiles:
     directory: Path
     worker: int
 
-    def forget_gauges(self) -> None:
+    def drop_gauges(self) -> None:
         """Take a dead worker's gauges from the page; its counters stay."""
         mark_process_dead(self.worker, str(self.directory))  # type: ignore[no-untyped-call]  # as the library has it
 
@@ -197,7 +197,7 @@ class BatchHistogram(Histogram):
 class Metrics:
     """This worker's metrics, and the page of all workers."""
 
-    def __init__(self, tags: Iterable[str] = (), files: WorkerFiles | None = None) -> None:
+    def __init__(self, tags: Iterable[str] = (), files: WorkerMetricsFiles | None = None) -> None:
         """Count in memory; in `files`, if there are several workers. `tags` get series of their own."""
         self._files = files
         self._registry = CollectorRegistry()
@@ -221,44 +221,44 @@ class Metrics:
         self._in_flight = 0
         self._finished: list[FinishedCall] = []
         self._observed: dict[tuple[str, ...], list[float]] = {}
-        self._know("tag", tags)
-        self.gauge("llm_proxy_workers", 1)
-        self.gauge("llm_proxy_build_info", 1, __version__)
+        self._set_shares("tag", tags)
+        self.set_gauge("llm_proxy_workers", 1)
+        self.set_gauge("llm_proxy_build_info", 1, __version__)
 
-    def know_models(self, groups: Iterable[str]) -> None:
+    def set_models(self, groups: Iterable[str]) -> None:
         """Model groups that get series of their own."""
         self._models = frozenset(groups)
         self._of_calls.clear()
 
-    def know_agents(self, agents: Iterable[str]) -> None:
+    def set_agents(self, agents: Iterable[str]) -> None:
         """Registered agents, which get series of their own; others have none."""
-        self._know("agent", agents)
+        self._set_shares("agent", agents)
 
-    def opened(self) -> None:
+    def call_started(self) -> None:
         """A call was admitted."""
         self._in_flight += 1
 
-    def finished(self, call: FinishedCall) -> None:
+    def call_finished(self, call: FinishedCall) -> None:
         """An admitted call ended; it is counted with the next batch."""
         self._in_flight -= 1
         self._finished.append(call)
         if len(self._finished) >= MAX_COLLECTED:
             self.record_calls()
 
-    def refused(self, code: str | None) -> None:
+    def request_rejected(self, code: str | None) -> None:
         """A request was answered with an error of ours before it became a call."""
-        self.count("llm_proxy_refusals_total", code or OTHER)
+        self.increment("llm_proxy_refusals_total", code or OTHER)
 
-    def fell_back(self, asked: str, served: str) -> None:
+    def call_fell_back(self, asked: str, served: str) -> None:
         """A call was answered by another model group than the one asked."""
         names = (name if name in self._models else OTHER for name in (asked, served))
-        self.count("llm_proxy_fallbacks_total", *names)
+        self.increment("llm_proxy_fallbacks_total", *names)
 
-    def count(self, name: str, *labels: str, by: float = 1.0) -> None:
+    def increment(self, name: str, *labels: str, by: float = 1.0) -> None:
         """Add to a counter of `METRICS`, its labels in their order."""
         self._child(name, *labels).inc(by)
 
-    def gauge(self, name: str, value: float, *labels: str) -> None:
+    def set_gauge(self, name: str, value: float, *labels: str) -> None:
         """Set a gauge of `METRICS`."""
         self._child(name, *labels).set(value)
 
@@ -285,13 +285,13 @@ class Metrics:
         self._count_shares(finished)
         for call in finished:
             for which in call.would_refuse.split(",") if call.would_refuse else ():
-                self.count("llm_proxy_would_refuse_total", *which.split(":"))
+                self.increment("llm_proxy_would_refuse_total", *which.split(":"))
 
-    def sample(self, sampler: Callable[[], None]) -> None:
+    def add_sampler(self, sampler: Callable[[], None]) -> None:
         """Have this called about once a second, to set gauges nobody counts on a call's way."""
         self._samplers.append(sampler)
 
-    def beat(self) -> None:
+    def run_samplers(self) -> None:
         """Take the samples, and count what is not counted yet."""
         for sampler in self._samplers:
             sampler()
@@ -299,10 +299,10 @@ class Metrics:
 
     def collect(self) -> None:
         """Count what is not counted yet."""
-        self.gauge("llm_proxy_in_flight", self._in_flight)
+        self.set_gauge("llm_proxy_in_flight", self._in_flight)
         self.record_calls()
 
-    def page(self) -> bytes:
+    def render(self) -> bytes:
         """The page of all workers; takes milliseconds a worker, and may be called in any thread."""
         if self._files is None:
             return generate_latest(self._registry)
@@ -310,7 +310,7 @@ class Metrics:
         MultiProcessCollector(everyone, str(self._files.directory))  # type: ignore[no-untyped-call]  # the same
         return generate_latest(everyone)
 
-    def _know(self, label: str, names: Iterable[str]) -> None:
+    def _set_shares(self, label: str, names: Iterable[str]) -> None:
         self._shares[label] = frozenset(names)
         for name in self._shares[label]:
             self._add_share(label, name, (0, 0, 0))
@@ -331,9 +331,9 @@ class Metrics:
 
     def _add_share(self, label: str, name: str, share: tuple[int, int, int]) -> None:
         requests, tokens, cost_nano_usd = share
-        self.count(f"llm_proxy_{label}_requests_total", name, by=requests)
-        self.count(f"llm_proxy_{label}_tokens_total", name, by=tokens)
-        self.count(f"llm_proxy_{label}_cost_usd_total", name, by=cost_nano_usd / 1e9)
+        self.increment(f"llm_proxy_{label}_requests_total", name, by=requests)
+        self.increment(f"llm_proxy_{label}_tokens_total", name, by=tokens)
+        self.increment(f"llm_proxy_{label}_cost_usd_total", name, by=cost_nano_usd / 1e9)
 
     def _series_of(self, key: tuple[object, ...], call: FinishedCall) -> "_CallSeries":
         model = call.group if call.group in self._models else OTHER
@@ -357,14 +357,14 @@ class Metrics:
         if child is None:
             metric, collector = METRICS[name], self._collectors[name]
             bounded = tuple(
-                self._bounded(name, label, value) for label, value in zip(metric.labels, labels, strict=True)
+                self._cap(name, label, value) for label, value in zip(metric.labels, labels, strict=True)
             )
             child = collector.labels(*bounded) if bounded else collector
             if bounded == labels:
                 self._children[name, *labels] = child
         return child
 
-    def _bounded(self, name: str, label: str, value: str) -> str:
+    def _cap(self, name: str, label: str, value: str) -> str:
         seen = self._seen.setdefault((name, label), set())
         if value not in seen and len(seen) >= MAX_VALUES:
             return OTHER

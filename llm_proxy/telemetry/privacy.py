@@ -9,25 +9,25 @@ times as fast as it would be matched.
 import re
 from collections.abc import Iterable
 
-EVERYBODY = "full"
-NOBODY = "off"
+EVERY_TENANT = "full"
+NO_TENANT = "off"
 
 
-class KeptText:
+class PayloadPolicy:
     """The tenants whose text is kept; false when there are none."""
 
     __slots__ = ("_tenants",)
 
-    def __init__(self, words: Iterable[str] = (NOBODY,)) -> None:
+    def __init__(self, words: Iterable[str] = (NO_TENANT,)) -> None:
         """`words` are `off`, `full`, or the tenants' names."""
-        self._tenants = frozenset(words) - {NOBODY}
+        self._tenants = frozenset(words) - {NO_TENANT}
 
     def __bool__(self) -> bool:
         return bool(self._tenants)
 
-    def of(self, tenant: str | None) -> bool:
+    def allows(self, tenant: str | None) -> bool:
         """Whether this tenant's text is kept."""
-        return EVERYBODY in self._tenants or tenant in self._tenants
+        return EVERY_TENANT in self._tenants or tenant in self._tenants
 
 
 _BLANK = "[redacted]"

@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 import orjson
 
 from llm_proxy import __version__
-from llm_proxy.background import Loop
-from llm_proxy.schema.database import clean_text
+from llm_proxy.background import BackgroundLoop
+from llm_proxy.schema.database import sanitize_text
 from llm_proxy.telemetry.metrics import FinishedCall, Metrics
 
 log = logging.getLogger(__name__)
@@ -73,14 +73,14 @@ class Tracer:
         self._path = url.path if url.path.endswith("/v1/traces") else f"{url.path.rstrip('/')}/v1/traces"
         self._metrics = metrics
         self._spans: list[dict[str, Any]] = []
-        self._loop = Loop("tracing", self._deliver, every_s=_EVERY_S)
+        self._loop = BackgroundLoop("tracing", self._deliver, every_s=_EVERY_S)
 
     def finished(self, trace: Trace, call: FinishedCall) -> None:
         """A call ended: its span is queued; never waits."""
         if not trace.sampled:
             return
         if len(self._spans) >= _MOST_SPANS:
-            self._metrics.count("llm_proxy_traces_dropped_total")
+            self._metrics.increment("llm_proxy_traces_dropped_total")
             return
         self._spans.append(span(trace, call))
 
@@ -100,7 +100,7 @@ class Tracer:
         try:
             await asyncio.to_thread(self._post, orjson.dumps(envelope(spans)))
         except (OSError, http.client.HTTPException) as fault:
-            self._metrics.count("llm_proxy_traces_dropped_total", by=len(spans))
+            self._metrics.increment("llm_proxy_traces_dropped_total", by=len(spans))
             log.warning("spans were not delivered", extra={"spans": len(spans), "why": type(fault).__name__})
 
     def _post(self, body: bytes) -> None:
@@ -125,7 +125,7 @@ def span(trace: Trace, call: FinishedCall) -> dict[str, Any]:
         "traceId": trace.trace_id,
         "spanId": trace.span_id,
         **({"parentSpanId": trace.parent_id} if trace.parent_id else {}),
-        "name": clean_text(f"{operation} {call.group}"),
+        "name": sanitize_text(f"{operation} {call.group}"),
         "kind": _SERVER,
         "startTimeUnixNano": str(start_ns),
         "endTimeUnixNano": str(start_ns + int(call.latency_ms * 1e6)),
@@ -176,7 +176,7 @@ def _attributes(facts: dict[str, Any]) -> Iterable[dict[str, Any]]:
         elif isinstance(value, float):
             yield {"key": name, "value": {"doubleValue": value}}
         elif value is not None:
-            yield {"key": name, "value": {"stringValue": clean_text(value)}}
+            yield {"key": name, "value": {"stringValue": sanitize_text(value)}}
 
 
 def _parse(traceparent: bytes | None) -> tuple[str, str, bool] | None:

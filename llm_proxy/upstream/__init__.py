@@ -1,40 +1,48 @@
 """A `Call` in, a `Reply` out: the pool of sidecars, their catalogue, deadlines, errors and frames."""
 
-from llm_proxy.upstream.call_guard import Deadlines, Wait, Watch, Watches, Why, deadlines, interruption
-from llm_proxy.upstream.catalog import Catalog, Deployment, Group
-from llm_proxy.upstream.client import Client, Purged, purge
-from llm_proxy.upstream.error_mapping import stream_refusal
-from llm_proxy.upstream.litellm_protocol import NOBODY_SERVED, Controls, Hop, Served
+from llm_proxy.upstream.call_guard import (
+    CallGuard,
+    InterruptReason,
+    RunningCalls,
+    TimeoutPolicy,
+    Timeouts,
+    interrupt_error,
+    timeout_policy,
+)
+from llm_proxy.upstream.catalog import Catalog, Deployment, ModelGroup
+from llm_proxy.upstream.client import CachePurge, SidecarClient, purge_cache
+from llm_proxy.upstream.error_mapping import map_stream_error
+from llm_proxy.upstream.litellm_protocol import NO_ROUTING, LiteLLMControls, ProviderAttempt, RoutingInfo
 from llm_proxy.upstream.mock.upstream import MockUpstream
-from llm_proxy.upstream.monitor import Keeper
-from llm_proxy.upstream.pool import Pool, Room
+from llm_proxy.upstream.monitor import SidecarMonitor
+from llm_proxy.upstream.pool import SidecarPool, SlotQueue
 from llm_proxy.upstream.reply import Reply
-from llm_proxy.upstream.token_usage import Usage, said_tokens
+from llm_proxy.upstream.token_usage import TokenUsage, estimate_answer_tokens
 
 __all__ = [
-    "NOBODY_SERVED",
+    "NO_ROUTING",
     "Catalog",
-    "Client",
-    "Controls",
-    "Deadlines",
+    "SidecarClient",
+    "LiteLLMControls",
+    "TimeoutPolicy",
     "Deployment",
-    "Group",
-    "Hop",
-    "Keeper",
+    "ModelGroup",
+    "ProviderAttempt",
+    "SidecarMonitor",
     "MockUpstream",
-    "Pool",
-    "Purged",
+    "SidecarPool",
+    "CachePurge",
     "Reply",
-    "Room",
-    "Served",
-    "Usage",
-    "Wait",
-    "Watch",
-    "Watches",
-    "Why",
-    "deadlines",
-    "interruption",
-    "purge",
-    "said_tokens",
-    "stream_refusal",
+    "SlotQueue",
+    "RoutingInfo",
+    "TokenUsage",
+    "Timeouts",
+    "CallGuard",
+    "RunningCalls",
+    "InterruptReason",
+    "timeout_policy",
+    "interrupt_error",
+    "purge_cache",
+    "estimate_answer_tokens",
+    "map_stream_error",
 ]

@@ -11,14 +11,14 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from llm_proxy.background import Loop, spawn
-from llm_proxy.errors import Overloaded, Refused, RequestTimeout, UpstreamTimeout, UpstreamUnreachable
+from llm_proxy.background import BackgroundLoop, spawn
+from llm_proxy.errors import APIError, Overloaded, RequestTimeout, UpstreamTimeout, UpstreamUnreachable
 from llm_proxy.settings import Settings
-from llm_proxy.wildcards import covers
+from llm_proxy.wildcards import wildcard_matches
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
+class Timeouts:
     """Longest waits."""
 
     first_byte_s: float = 120
@@ -26,10 +26,10 @@ class Wait:
     total_s: float = 600
 
 
-class Deadlines:
+class TimeoutPolicy:
     """Longest waits of every model group."""
 
-    def __init__(self, default: Wait, of_groups: Iterable[tuple[str, Wait]] = ()) -> None:
+    def __init__(self, default: Timeouts, of_groups: Iterable[tuple[str, Timeouts]] = ()) -> None:
         """Put them together.
 
         Args:
@@ -39,75 +39,85 @@ class Deadlines:
         self._default = default
         self._of_groups = tuple(of_groups)
 
-    def of(self, group: str) -> Wait:
+    def for_group(self, group: str) -> Timeouts:
         """The waits of one group."""
         if not self._of_groups:
             return self._default
-        return next((wait for name, wait in self._of_groups if covers(name, group)), self._default)
+        return next((wait for name, wait in self._of_groups if wildcard_matches(name, group)), self._default)
 
     def total_s(self, group: str, asked_s: float | None) -> float:
         """How long a call may take in total, when its caller asked for so much."""
-        longest = self.of(group).total_s
+        longest = self.for_group(group).total_s
         return longest if asked_s is None else min(asked_s, longest)
 
 
-def deadlines(settings: Settings) -> Deadlines:
+def timeout_policy(settings: Settings) -> TimeoutPolicy:
     """The deadlines an operator has set."""
-    usual = Wait(settings.first_byte_timeout_s, settings.idle_timeout_s, settings.total_timeout_s)
+    usual = Timeouts(settings.first_byte_timeout_s, settings.idle_timeout_s, settings.total_timeout_s)
     others = {name: one.model_dump(exclude_none=True) for name, one in settings.deadlines.items()}
-    return Deadlines(usual, [(name, replace(usual, **said)) for name, said in others.items()])
+    return TimeoutPolicy(usual, [(name, replace(usual, **said)) for name, said in others.items()])
 
 
 TICK_S = 0.1
-FOREVER = float("inf")
+NEVER = float("inf")
 
-Why = Literal["client_gone", "body", "first_byte", "idle", "total", "silent", "drain"]
+InterruptReason = Literal["client_gone", "body", "first_byte", "idle", "total", "silent", "drain"]
 Receive = Callable[[], Awaitable[Any]]
 
 
-class Watch:
+class CallGuard:
     """One running call, as the ticker sees it.
 
     Attributes:
-        why: What interrupted it; None while nothing did.
-        silent_at: When the current silence of the sidecar becomes a timeout.
-        ends_at: When the whole call becomes a timeout.
-        heard: How often something came from the sidecar.
+        reason: What interrupted it; None while nothing did.
+        idle_deadline: When the current silence of the sidecar becomes a timeout.
+        total_deadline: When the whole call becomes a timeout.
+        activity: How often something came from the sidecar.
         phase: Which timeout a silence is: `body` (the caller's), `first_byte` or `idle` (the sidecar's).
         unsent: The call waits for a sidecar; none has seen anything of it.
     """
 
-    __slots__ = ("_listener", "_receive", "_task", "ends_at", "heard", "phase", "silent_at", "unsent", "why")
+    __slots__ = (
+        "_listener",
+        "_receive",
+        "_task",
+        "activity",
+        "idle_deadline",
+        "phase",
+        "reason",
+        "total_deadline",
+        "unsent",
+    )
 
     def __init__(self, silent_at: float) -> None:
         self._task = asyncio.current_task()
         self._receive: Receive | None = None
         self._listener: asyncio.Task[None] | None = None
-        self.heard = 0
+        self.activity = 0
         self.unsent = False
-        self.why: Why | None = None
-        self.phase: Why = "body"
-        self.silent_at = silent_at
-        self.ends_at = FOREVER
+        self.reason: InterruptReason | None = None
+        self.phase: InterruptReason = "body"
+        self.idle_deadline = silent_at
+        self.total_deadline = NEVER
 
-    def body_read(self, receive: Receive) -> None:
+    def body_received(self, receive: Receive) -> None:
         """The body is whole: from now on `receive` only tells that the caller has left."""
-        self.silent_at = FOREVER
+        self.idle_deadline = NEVER
         self._receive = receive
 
     def tick(self, now: float) -> None:
         """Interrupt the call if its time is up; start listening for the caller's leaving."""
         if self._listener is None and self._receive is not None:
             self._listener = spawn("callers-leaving", self._listen(self._receive))
-        if now >= self.silent_at:
+        if now >= self.idle_deadline:
             self.interrupt(self.phase)
-        elif now >= self.ends_at:
+        elif now >= self.total_deadline:
             self.interrupt("total")
 
-    def interrupt(self, why: Why) -> None:
+    def interrupt(self, why: InterruptReason) -> None:
         """Cancel the call, once."""
-        if self.why is None and self._task is not None:
-            self.why = why
+        if self.reason is None and self._task is not None:
+            self.reason = why
             self._task.cancel()
 
     def close(self) -> None:
@@ -118,7 +128,7 @@ class Watch:
 
     def was_interrupted(self) -> bool:
         """Whether a `CancelledError` now in flight is ours; if so the task is usable again."""
-        if self.why is None or self._task is None:
+        if self.reason is None or self._task is None:
             return False
         self._task.uncancel()
         return True
@@ -131,12 +141,12 @@ class Watch:
                 return
 
 
-class Watches:
+class RunningCalls:
     """All running calls of this process."""
 
     def __init__(self) -> None:
-        self._running: set[Watch] = set()
-        self._ticker = Loop("call-timeouts", self._tick, every_s=TICK_S)
+        self._running: set[CallGuard] = set()
+        self._ticker = BackgroundLoop("call-timeouts", self._tick, every_s=TICK_S)
 
     def start(self) -> None:
         """Begin ticking on the running event loop."""
@@ -146,18 +156,18 @@ class Watches:
         """Stop ticking."""
         self._ticker.cancel()
 
-    def open(self, silent_at: float) -> Watch:
+    def open(self, silent_at: float) -> CallGuard:
         """Watch the current task until `close`; its body must be whole by `silent_at`."""
-        watch = Watch(silent_at)
+        watch = CallGuard(silent_at)
         self._running.add(watch)
         return watch
 
-    def close(self, watch: Watch) -> None:
+    def close(self, watch: CallGuard) -> None:
         """The call has ended."""
         self._running.discard(watch)
         watch.close()
 
-    def interrupt_all(self, why: Why) -> int:
+    def interrupt_all(self, why: InterruptReason) -> int:
         """End every running call; returns how many there were."""
         for watch in list(self._running):
             watch.interrupt(why)
@@ -172,7 +182,7 @@ class Watches:
             watch.tick(now)
 
 
-def interruption(why: Why | None) -> Refused | None:
+def interrupt_error(why: InterruptReason | None) -> APIError | None:
     """What an interrupted caller is told; nothing to one who has left."""
     if why is None or why == "client_gone":
         return None

@@ -12,8 +12,8 @@ from itertools import takewhile
 
 from llm_proxy.json_access import Json, as_object, as_objects
 from llm_proxy.money import usd_to_pico
-from llm_proxy.token_details import count
-from llm_proxy.wildcards import covers
+from llm_proxy.token_details import token_count
+from llm_proxy.wildcards import wildcard_matches
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,24 +21,24 @@ class Deployment:
     """One entry of the model list. Prices in pico-dollars per token.
 
     Attributes:
-        wire: Whose protocol it is spoken to in, where that is not the provider's own; else empty.
+        protocol: Whose protocol it is spoken to in, where that is not the provider's own; else empty.
         created: When it was made or configured, in seconds since 1970; None when nobody says.
     """
 
     id: str
     provider: str
-    physical: str
+    provider_model: str
     max_tokens: int | None = None
     max_output_tokens: int | None = None
     input_pico_usd: int | None = None
     output_pico_usd: int | None = None
-    wire: str = ""
+    protocol: str = ""
     max_input_tokens: int | None = None
     created: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class ModelGroup:
     """One model group: the name callers use.
 
     Attributes:
@@ -59,18 +59,18 @@ class Catalog:
     """All model groups, at one moment.
 
     Attributes:
-        own: A sidecar of ours says so, not an unmodified LiteLLM.
-        watched: Its calls are shown to somebody (Langfuse) who wants to know whose they are.
+        is_ours: A sidecar of ours says so, not an unmodified LiteLLM.
+        has_langfuse: Its calls are shown to somebody (Langfuse) who wants to know whose they are.
         names: The groups to list: configured names, no wildcards.
-        rules: Fallbacks by the name they are written for, which may be no group's.
+        fallback_rules: Fallbacks by the name they are written for, which may be no group's.
     """
 
-    groups: dict[str, Group] = field(default_factory=dict[str, Group])
+    groups: dict[str, ModelGroup] = field(default_factory=dict[str, ModelGroup])
     deployments: dict[str, Deployment] = field(default_factory=dict[str, Deployment])
     default_fallbacks: tuple[str, ...] = ()
-    own: bool = False
-    watched: bool = False
-    rules: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    is_ours: bool = False
+    has_langfuse: bool = False
+    fallback_rules: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     names: tuple[str, ...] = field(init=False, compare=False)
     _reached: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]], compare=False)
 
@@ -79,11 +79,15 @@ class Catalog:
         names = tuple(name for name, group in self.groups.items() if not group.wildcard and not group.hidden)
         object.__setattr__(self, "names", names)
 
-    def group(self, name: str) -> Group | None:
+    def find_group(self, name: str) -> ModelGroup | None:
         """The group that serves a name, by itself or through a wildcard."""
         found = self.groups.get(name)
         if found is None:
-            wild = (group for group in self.groups.values() if group.wildcard and covers(group.name, name))
+            wild = (
+                group
+                for group in self.groups.values()
+                if group.wildcard and wildcard_matches(group.name, name)
+            )
             found = max(wild, key=lambda group: _specificity(group.name), default=None)
         return found
 
@@ -94,7 +98,7 @@ class Catalog:
 
     def fallbacks(self, name: str) -> tuple[str, ...] | None:
         """Every group a call may end up at, fallbacks of fallbacks too; None when nobody says."""
-        if not self.own:
+        if not self.is_ours:
             return None
         if (known := self._reached.get(name)) is not None:
             return known
@@ -102,7 +106,7 @@ class Catalog:
         waiting = [*found]
         while waiting:
             tried = waiting.pop()
-            group = self.group(tried)
+            group = self.find_group(tried)
             ruled = self._ruled(tried)
             for one in (*(group.fallbacks if group else ()), *ruled, *self.default_fallbacks):
                 new = {one, self.resolved(one)} - found.keys()
@@ -118,23 +122,23 @@ class Catalog:
         bare, prefixed = name.partition("/")[2], f"/{name}"
         return [
             target
-            for source, targets in self.rules.items()
+            for source, targets in self.fallback_rules.items()
             if source in (name, bare) or source.endswith(prefixed)
             for target in targets
         ]
 
-    def longest(self, name: str) -> int | None:
+    def max_output_tokens(self, name: str) -> int | None:
         """The most completion tokens any deployment of a group writes; None when nobody says."""
-        group = self.group(name)
+        group = self.find_group(name)
         known = [one.max_output_tokens for one in group.deployments if one.max_output_tokens] if group else []
         return max(known, default=None)
 
-    def prices(self, name: str) -> tuple[int, int] | None:
+    def highest_prices(self, name: str) -> tuple[int, int] | None:
         """The highest input and output price of a group's deployments, in pico-dollars per token.
 
         It is what a call is reserved at before anybody knows who will serve it; None when one is unknown.
         """
-        group = self.group(name)
+        group = self.find_group(name)
         if group is None or not group.deployments:
             return None
         dearest_in = dearest_out = 0
@@ -145,11 +149,11 @@ class Catalog:
             dearest_out = max(dearest_out, deployment.output_pico_usd)
         return dearest_in, dearest_out
 
-    def prices_of(self, deployment: str | None, group: str) -> tuple[int | None, int | None]:
+    def deployment_prices(self, deployment: str | None, group: str) -> tuple[int | None, int | None]:
         """The input and output price of the deployment that served, of an unknown one its group's highest."""
         known = self.deployments.get(deployment or "")
         if known is None:
-            return self.prices(group) or (None, None)
+            return self.highest_prices(group) or (None, None)
         return known.input_pico_usd, known.output_pico_usd
 
 
@@ -159,41 +163,41 @@ def _specificity(pattern: str) -> tuple[int, int]:
     return len(regex), sum(regex.count(sign) for sign in r"*+?\^$|()")
 
 
-def _with_ids(groups: dict[str, Group]) -> dict[str, Group]:
+def _with_ids(groups: dict[str, ModelGroup]) -> dict[str, ModelGroup]:
     """The groups, and ids of deployments that a wildcard covers: LiteLLM takes an id for a name before it."""
     wild = [group.name for group in groups.values() if group.wildcard]
     ids = {
-        one.id: Group(
+        one.id: ModelGroup(
             one.id, group.mode, deployments=(one,), alias_of=group.alias_of or group.name, hidden=True
         )
         for group in groups.values()
         for one in group.deployments
-        if one.id and one.id not in groups and any(covers(pattern, one.id) for pattern in wild)
+        if one.id and one.id not in groups and any(wildcard_matches(pattern, one.id) for pattern in wild)
     }
     return ids | groups
 
 
-def from_own(document: Json) -> Catalog:
+def parse_sidecar_catalog(document: Json) -> Catalog:
     """The catalogue our sidecar writes; see `docs/architecture.md`."""
-    groups: dict[str, Group] = {}
+    groups: dict[str, ModelGroup] = {}
     for entry in as_objects(document.get("groups")):
         deployments = tuple(
             Deployment(
                 str(one.get("id") or ""),
                 str(one.get("provider") or "unknown"),
                 str(one.get("physical") or ""),
-                count(one.get("max_tokens")),
-                count(one.get("max_output_tokens")),
+                token_count(one.get("max_tokens")),
+                token_count(one.get("max_output_tokens")),
                 usd_to_pico(one.get("input_cost_per_token")),
                 usd_to_pico(one.get("output_cost_per_token")),
                 str(one.get("wire") or ""),
-                count(one.get("max_input_tokens")),
+                token_count(one.get("max_input_tokens")),
                 _seconds(one.get("created")),
             )
             for one in as_objects(entry.get("deployments"))
         )
         name = str(entry["name"])
-        groups[name] = Group(
+        groups[name] = ModelGroup(
             name,
             str(entry.get("mode") or "chat"),
             "*" in name,
@@ -204,15 +208,15 @@ def from_own(document: Json) -> Catalog:
         )
     return replace(
         _catalog(_with_ids(groups), tuple(document.get("default_fallbacks") or ())),
-        own=True,
-        watched=document.get("watched") is True,
-        rules={
+        is_ours=True,
+        has_langfuse=document.get("watched") is True,
+        fallback_rules={
             source: tuple(targets) for source, targets in as_object(document.get("fallback_rules")).items()
         },
     )
 
 
-def from_model_info(document: Json) -> Catalog:
+def parse_model_info(document: Json) -> Catalog:
     """The catalogue of an unmodified LiteLLM, from its `/v1/model/info`.
 
     It writes a wildcard out as every name it knows; all of them carry the wildcard's deployment id, which
@@ -229,7 +233,7 @@ def from_model_info(document: Json) -> Catalog:
         found.setdefault(name, {})[_id(entry)] = _deployment(entry, wildcard=len(shared) > 1)
         modes.setdefault(name, str(as_object(entry.get("model_info")).get("mode") or "chat"))
     groups = {
-        name: Group(name, modes[name], "*" in name, (), tuple(behind.values()))
+        name: ModelGroup(name, modes[name], "*" in name, (), tuple(behind.values()))
         for name, behind in found.items()
     }
     return _catalog(groups, ())
@@ -255,15 +259,15 @@ def _deployment(entry: Json, *, wildcard: bool) -> Deployment:
         _id(entry),
         str(params.get("custom_llm_provider") or provider),
         "" if wildcard else physical,
-        count(info.get("max_tokens")),
-        count(info.get("max_output_tokens")),
+        token_count(info.get("max_tokens")),
+        token_count(info.get("max_output_tokens")),
         usd_to_pico(info.get("input_cost_per_token")) if priced else None,
         usd_to_pico(info.get("output_cost_per_token")) if priced else None,
-        max_input_tokens=count(info.get("max_input_tokens")),
+        max_input_tokens=token_count(info.get("max_input_tokens")),
     )
 
 
-def _catalog(groups: dict[str, Group], default_fallbacks: tuple[str, ...]) -> Catalog:
+def _catalog(groups: dict[str, ModelGroup], default_fallbacks: tuple[str, ...]) -> Catalog:
     deployments = {one.id: one for group in groups.values() for one in group.deployments if one.id}
     return Catalog(groups, deployments, default_fallbacks)
 

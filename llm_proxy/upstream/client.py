@@ -16,15 +16,20 @@ import orjson
 
 from llm_proxy.dialects import Call
 from llm_proxy.endpoints import ENDPOINTS
-from llm_proxy.errors import NotFound, Overloaded, Refused, UpstreamUnreachable
+from llm_proxy.errors import APIError, NotFound, Overloaded, UpstreamUnreachable
 from llm_proxy.identity import Caller
 from llm_proxy.json_access import as_object
-from llm_proxy.upstream.call_guard import Deadlines, Watch
-from llm_proxy.upstream.error_mapping import refusal
-from llm_proxy.upstream.http_client import Address, Connection, Connections, NotConnected
-from llm_proxy.upstream.litellm_protocol import Controls, failed, patterns, served
-from llm_proxy.upstream.pool import Pool, Room, Sidecar
-from llm_proxy.upstream.reply import Answer, broke_off
+from llm_proxy.upstream.call_guard import CallGuard, TimeoutPolicy
+from llm_proxy.upstream.error_mapping import map_error
+from llm_proxy.upstream.http_client import ConnectError, ConnectionPool, HTTPConnection, SidecarAddress
+from llm_proxy.upstream.litellm_protocol import (
+    LiteLLMControls,
+    cache_key_patterns,
+    parse_failure_headers,
+    parse_routing_headers,
+)
+from llm_proxy.upstream.pool import Sidecar, SidecarPool, SlotQueue
+from llm_proxy.upstream.reply import SidecarReply, connection_lost_error
 from llm_proxy.upstream.token_usage import BYTES_PER_TOKEN
 
 if TYPE_CHECKING:
@@ -36,18 +41,18 @@ _SHOW_TEXT = "litellm-disable-message-redaction: true\r\n"
 """LiteLLM's word for: this call's text may be shown, though in general it may not."""
 
 
-class Client:
+class SidecarClient:
     """Sends calls to the pool of sidecars."""
 
     def __init__(
         self,
-        pool: Pool,
+        pool: SidecarPool,
         key: str | None,
-        deadlines: Deadlines,
-        controls: Controls,
+        timeouts: TimeoutPolicy,
+        controls: LiteLLMControls,
         *,
-        room: Room | None = None,
-        broke: Callable[[str], None] = lambda _code: None,
+        queue: SlotQueue | None = None,
+        on_failure: Callable[[str], None] = lambda _code: None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         """Put the client together.
@@ -55,23 +60,23 @@ class Client:
         Args:
             pool: The sidecars.
             key: Ours at every sidecar.
-            deadlines: How long a call may take.
+            timeouts: How long a call may take.
             controls: What becomes of a call's body for LiteLLM.
-            room: The queue for places; without one, a second's patience.
+            queue: The queue for places; without one, a second's patience.
             tls: Whom to trust behind `https`; the system's authorities by default.
-            broke: Told what went wrong at a sidecar, to be counted.
+            on_failure: Told what went wrong at a sidecar, to be counted.
         """
         self.pool = pool
-        self.room = room or Room(pool, queue_s=1.0, most_waiting=100)
-        self._broke = broke
+        self.queue = queue or SlotQueue(pool, queue_s=1.0, max_waiting=100)
+        self._broke = on_failure
         self._controls = controls
         self.catalog: Catalog | None = None
-        self.introduced = False
+        self.catalog_settled = False
         """Some sidecar has said what it serves, or that it will not say."""
-        self.deadlines = deadlines
+        self.timeouts = timeouts
         self._key = key
-        self._connections = Connections(tls)
-        self._targets: dict[tuple[str, str], tuple[Address, bytes]] = {}
+        self._connections = ConnectionPool(tls)
+        self._targets: dict[tuple[str, str], tuple[SidecarAddress, bytes]] = {}
 
     def stop(self) -> None:
         """Close every connection."""
@@ -89,18 +94,18 @@ class Client:
         address, head = self._target(sidecar, "DELETE", path)
         return await self._ask(address, head + b"content-length: %d\r\n\r\n" % len(body) + body, timeout_s)
 
-    async def _ask(self, address: Address, request: bytes, timeout_s: float) -> tuple[int, bytes]:
+    async def _ask(self, address: SidecarAddress, request: bytes, timeout_s: float) -> tuple[int, bytes]:
         async with asyncio.timeout(timeout_s):
-            connection = await self._connections.take(address)
+            connection = await self._connections.acquire(address)
             try:
-                await connection.ask(request)
+                await connection.send_request(request)
                 return connection.status, await connection.read_all()
             finally:
-                self._connections.give(connection)
+                self._connections.release(connection)
 
     async def send(
-        self, call: Call, caller: Caller, request_id: str, watch: Watch, *, traceparent: str | None = None
-    ) -> Answer:
+        self, call: Call, caller: Caller, request_id: str, watch: CallGuard, *, traceparent: str | None = None
+    ) -> SidecarReply:
         """Forward a call; returns when the sidecar's status is known.
 
         Raises:
@@ -110,26 +115,26 @@ class Client:
         """
         watch.unsent = True
         body = orjson.dumps(self._controls.body(call, caller, self.catalog))
-        cached = self._controls.cached(call, caller, self.catalog)
+        cached = self._controls.uses_cache(call, caller, self.catalog)
         words = f"content-length: {len(body)}\r\nx-litellm-call-id: {request_id}\r\n"
         if traceparent is not None:
             words += f"traceparent: {traceparent}\r\n"
         if self._controls.shows_text(caller, self.catalog):
             words += _SHOW_TEXT
         rest = f"{words}\r\n".encode() + body
-        wait = self.deadlines.of(call.group)
+        wait = self.timeouts.for_group(call.group)
         tried: list[Sidecar] = []
         while len(tried) < len(self.pool.sidecars):
-            sidecar = await self.room.take(monotonic(), tried)
+            sidecar = await self.queue.acquire(monotonic(), tried)
             sidecar.calls.add(watch)
-            watch.phase, watch.silent_at = "first_byte", monotonic() + wait.first_byte_s
-            connection: Connection | None = None
+            watch.phase, watch.idle_deadline = "first_byte", monotonic() + wait.first_byte_s
+            connection: HTTPConnection | None = None
             try:
-                address, head = self._target(sidecar, "POST", ENDPOINTS[call.door].path)
-                connection = await self._connections.take(address)
+                address, head = self._target(sidecar, "POST", ENDPOINTS[call.endpoint].path)
+                connection = await self._connections.acquire(address)
                 watch.unsent = False
-                await connection.ask(head + rest)
-            except NotConnected:
+                await connection.send_request(head + rest)
+            except ConnectError:
                 watch.unsent = True
                 self._give(sidecar, watch, connection)
                 self._went_wrong(sidecar, "refused")
@@ -138,7 +143,7 @@ class Client:
             except OSError as broken:
                 self._give(sidecar, watch, connection)
                 self._went_wrong(sidecar, "broke")
-                raise broke_off() from broken
+                raise connection_lost_error() from broken
             except BaseException:
                 self._give(sidecar, watch, connection)
                 raise
@@ -149,9 +154,9 @@ class Client:
 
     def check_room(self) -> None:
         """Raises `Overloaded` when a call that came now would find neither a place nor room to wait."""
-        self.room.check(monotonic())
+        self.queue.check(monotonic())
 
-    def abandon(self, sidecar: Sidecar) -> None:
+    def interrupt_calls_at(self, sidecar: Sidecar) -> None:
         """Give up a sidecar that has been silent too long: the calls at it end, and are not repeated."""
         for watch in list(sidecar.calls):
             watch.interrupt("silent")
@@ -160,68 +165,68 @@ class Client:
         self,
         call: Call,
         sidecar: Sidecar,
-        connection: Connection,
-        watch: Watch,
+        connection: HTTPConnection,
+        watch: CallGuard,
         let_go: Callable[[], None],
         *,
         asked: tuple[str, bytes],
         cached: bool,
-    ) -> Answer:
+    ) -> SidecarReply:
         if connection.status == 200:
-            who = served(connection.headers, call, self.catalog, cached=cached)
+            who = parse_routing_headers(connection.headers, call, self.catalog, cached=cached)
         else:
-            who = failed(connection.headers, call, self.catalog)
-        answer = Answer(
+            who = parse_failure_headers(connection.headers, call, self.catalog)
+        answer = SidecarReply(
             connection,
             who,
             watch,
-            idle_s=self.deadlines.of(call.group).idle_s,
+            idle_s=self.timeouts.for_group(call.group).idle_s,
             freed=let_go,
             prompt_tokens=call.prompt_bytes // BYTES_PER_TOKEN,
         )
         if connection.status == 200:
-            sidecar.succeeded()
+            sidecar.record_success()
             if call.streaming:
-                answer.stream(wants_usage=call.wants_usage)
+                answer.begin_stream(wants_usage=call.wants_usage)
             return answer
         try:
             text = await connection.read_all(MAX_ERROR_BYTES)
         except OSError as broken:
-            raise broke_off() from broken
+            raise connection_lost_error() from broken
         finally:
             answer.close()
         refused = _refusal(connection, text, call, asked)
-        refused.served = who
-        if refused.retryable is None and refused.refused_by == "provider" and (who.attempts or 0) > 1:
+        refused.routing = who
+        if refused.retryable is None and refused.origin == "provider" and (who.attempts or 0) > 1:
             refused.retryable = False
         self._judge(sidecar, refused)
         raise refused
 
-    def _judge(self, sidecar: Sidecar, refused: Refused) -> None:
+    def _judge(self, sidecar: Sidecar, refused: APIError) -> None:
         """A sidecar is at fault for what it says of itself, never for what it says of a provider."""
         if isinstance(refused, UpstreamUnreachable | Overloaded):
             self._went_wrong(sidecar, refused.code or "refused")
         else:
-            sidecar.succeeded()
+            sidecar.record_success()
 
     def _went_wrong(self, sidecar: Sidecar, code: str) -> None:
         if code == "refused":
-            sidecar.gone()
+            sidecar.mark_down()
         else:
-            sidecar.failed(monotonic())
+            sidecar.record_failure(monotonic())
         self._broke(code)
 
-    def _give(self, sidecar: Sidecar, watch: Watch, connection: Connection | None) -> None:
+    def _give(self, sidecar: Sidecar, watch: CallGuard, connection: HTTPConnection | None) -> None:
         if connection is not None:
-            self._connections.give(connection)
+            self._connections.release(connection)
         sidecar.calls.discard(watch)
-        self.room.give(sidecar, monotonic())
+        self.queue.release(sidecar, monotonic())
 
-    def _target(self, sidecar: Sidecar, method: str, path: str) -> tuple[Address, bytes]:
+    def _target(self, sidecar: Sidecar, method: str, path: str) -> tuple[SidecarAddress, bytes]:
         """Where a request goes, and what its head says whatever is asked."""
         found = self._targets.get((sidecar.url, path))
         if found is None:
-            address = Address.of(sidecar.url)
+            address = SidecarAddress.of(sidecar.url)
             words = {
                 "host": address.name,
                 "accept-encoding": "identity",
@@ -236,26 +241,26 @@ class Client:
         return found
 
 
-def _refusal(connection: Connection, text: bytes, call: Call, asked: tuple[str, bytes]) -> Refused:
+def _refusal(connection: HTTPConnection, text: bytes, call: Call, asked: tuple[str, bytes]) -> APIError:
     """The error for an answer with an error status; `asked` is the request's id and body."""
     request_id, sent = asked
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in connection.headers.items()}
-    return refusal(
+    return map_error(
         connection.status,
         headers,
         text,
         model=call.model,
         fields=call.body.keys(),
-        asked=sent,
+        sent_body=sent,
         request_id=request_id,
     )
 
 
-PATH = "/llmp/cache"
-TIMEOUT_S = 60.0
+CACHE_PATH = "/llmp/cache"
+PURGE_TIMEOUT_S = 60.0
 
 
-class Purged(NamedTuple):
+class CachePurge(NamedTuple):
     """What a purge did.
 
     Attributes:
@@ -267,7 +272,7 @@ class Purged(NamedTuple):
     complete: bool
 
 
-async def purge(client: Client, tenant: str | None, model: str | None) -> Purged:
+async def purge_cache(client: SidecarClient, tenant: str | None, model: str | None) -> CachePurge:
     """Delete the cached answers of a tenant, a model, or both; all of them without either.
 
     Raises:
@@ -275,22 +280,22 @@ async def purge(client: Client, tenant: str | None, model: str | None) -> Purged
         UpstreamUnreachable: No sidecar runs.
     """
     group = client.catalog.resolved(model) if client.catalog is not None and model is not None else model
-    body = orjson.dumps({"patterns": patterns(tenant, group)})
+    body = orjson.dumps({"patterns": cache_key_patterns(tenant, group)})
     asked = await asyncio.gather(*(_purge_at(client, one, body) for one in client.pool.sidecars))
     answers = [one for one in asked if one is not None]
     if not answers:
         raise UpstreamUnreachable("No model backend can be reached.", retry_after_s=2)
     if all(status in {404, 405} for status, _ in answers):
         raise NotFound("There is no response cache that can be purged.", code="no_cache")
-    return Purged(sum(entries for _, entries in answers), all(status == 200 for status, _ in answers))
+    return CachePurge(sum(entries for _, entries in answers), all(status == 200 for status, _ in answers))
 
 
-async def _purge_at(client: Client, sidecar: Sidecar, body: bytes) -> tuple[int, int] | None:
+async def _purge_at(client: SidecarClient, sidecar: Sidecar, body: bytes) -> tuple[int, int] | None:
     """The status of one sidecar's answer, 0 for none, and what it deleted; None when it does not run."""
     try:
-        status, raw = await client.delete(sidecar, PATH, body, timeout_s=TIMEOUT_S)
+        status, raw = await client.delete(sidecar, CACHE_PATH, body, timeout_s=PURGE_TIMEOUT_S)
         entries = as_object(orjson.loads(raw)).get("purged")
-    except NotConnected:
+    except ConnectError:
         return None
     except OSError:
         return 0, 0

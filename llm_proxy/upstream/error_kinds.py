@@ -33,7 +33,7 @@ _HEAD = re.compile(r"^(?:Invalid )?([A-Za-z_]\w*)((?:\.\w+|\[\d+\]){0,12}):")
 _OUTPUT_TOKENS = re.compile(r"^\W*max\w*_tokens\b(?!.*\b(?:context|input|prompt)\b)", re.DOTALL)
 
 
-def named_field(message: str, fields: Collection[str]) -> str | None:
+def find_named_field(message: str, fields: Collection[str]) -> str | None:
     """The field, with its path where the message has one; None when none of the request's is named.
 
     The work grows with the message alone: a caller chooses how many fields a request has.
@@ -54,7 +54,7 @@ def named_field(message: str, fields: Collection[str]) -> str | None:
     return min(places.values())[1][:_LONGEST_PATH] if places else None
 
 
-def is_about_a_part(message: str, param: str | None, fields: Collection[str]) -> bool:
+def concerns_one_field(message: str, param: str | None, fields: Collection[str]) -> bool:
     """Whether an error is about one named field that is not the whole prompt."""
     named = _PATH.match(param) if param else None
     if named is not None and _is_part(_split(named[0])):
@@ -80,11 +80,11 @@ def _is_part(place: tuple[str, str]) -> bool:
     return bool(below) or not (top in _WHOLE or top.endswith("tokens"))
 
 
-Kind = Literal[
+FailureKind = Literal[
     "quota", "flagged", "credentials", "rate_limit", "context", "timeout", "overload", "request", "failure"
 ]
 
-KEPT_STATUSES = frozenset({400, 403, 404, 409, 413, 415, 422})
+FORWARDED_STATUSES = frozenset({400, 403, 404, 409, 413, 415, 422})
 """Statuses that a caller hears as the provider said them, with the provider's message."""
 
 _TIMEOUTS = frozenset({408, 504, 522, 524})
@@ -139,7 +139,7 @@ _CONTEXT = _any_of(
     r"malformed input request: (?:#/(?:inputText|prompt): )?expected maxlength: \d+, actual",
     r"max size: \d+ tokens",
 )
-CONTENT = _any_of(
+FLAGGED_CONTENT = _any_of(
     r"contentpolicyviolation",
     r"content_?policy",
     r"content_filter",
@@ -166,7 +166,7 @@ _QUOTA = _any_of(
     r"account (?:is )?(?:overdue|in arrears)",
 )
 _CLASS = re.compile(r"\blitellm\.(\w+Error)\b")
-_FLAGGED = _any_of(CONTENT.pattern, r"\bmoderation\b", r"\bsafety\b", r"content filter")
+_FLAGGED = _any_of(FLAGGED_CONTENT.pattern, r"\bmoderation\b", r"\bsafety\b", r"content filter")
 _SPENT = _any_of(r"exceeded your current quota")
 _WRONG_KEY = _any_of(
     r"api[ _]key (?:not valid|expired|is invalid)", r"api_key_invalid", r"(?:incorrect|invalid) api[ _]key"
@@ -181,7 +181,7 @@ _OVERLOAD = _any_of(
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class FailureFacts:
     """What is known of a failed call.
 
     Attributes:
@@ -190,7 +190,7 @@ class Said:
         reason: What failed where nobody refused, for the record alone.
         wait_s: Seconds to wait, where somebody states them.
         origin: Who refused: `provider`, or as `sidecar.provider_error` tells it; empty when unknown.
-        whole: Everything the sidecar said, for LiteLLM's own conditions.
+        full_text: Everything the sidecar said, for LiteLLM's own conditions.
         fields: The names of the request's fields.
     """
 
@@ -202,47 +202,50 @@ class Said:
     reason: str | None
     wait_s: float | None
     origin: str
-    whole: str
+    full_text: str
     fields: Collection[str]
 
     @property
-    def words(self) -> str:
+    def classified_text(self) -> str:
         """What tells one kind of error from another; LiteLLM's classes stand in its own text alone."""
-        classes = " ".join(_CLASS.findall(self.whole))
-        return f"{self.code} {self.type} {self.message or self.whole} {classes}"
+        classes = " ".join(_CLASS.findall(self.full_text))
+        return f"{self.code} {self.type} {self.message or self.full_text} {classes}"
 
     @property
-    def unreadable(self) -> bool:
+    def is_unreadable(self) -> bool:
         """Whether LiteLLM could not read an answer that was good by its status."""
-        return any(words in self.whole for words in _UNREADABLE)
+        return any(words in self.full_text for words in _UNREADABLE)
 
 
-def _is_too_long(said: Said) -> bool:
+def _is_too_long(said: FailureFacts) -> bool:
     """Whether the whole prompt is longer than the model takes; LiteLLM says so of long names, too."""
     if _CONTEXT_CODES.search(f"{said.code} {said.type}"):
         return True
-    words = said.message or said.whole
-    return bool(_CONTEXT.search(words)) and not is_about_a_part(words, said.param, said.fields)
+    words = said.message or said.full_text
+    return bool(_CONTEXT.search(words)) and not concerns_one_field(words, said.param, said.fields)
 
 
-_RULES: tuple[tuple[Kind, Callable[[Said], object]], ...] = (
-    ("quota", lambda said: said.status == 402 or _QUOTA.search(said.words)),
-    ("quota", lambda said: said.wait_s is None and _SPENT.search(said.words)),
-    ("flagged", lambda said: said.status == 403 and _FLAGGED.search(said.words)),
+_RULES: tuple[tuple[FailureKind, Callable[[FailureFacts], object]], ...] = (
+    ("quota", lambda said: said.status == 402 or _QUOTA.search(said.classified_text)),
+    ("quota", lambda said: said.wait_s is None and _SPENT.search(said.classified_text)),
+    ("flagged", lambda said: said.status == 403 and _FLAGGED.search(said.classified_text)),
     ("credentials", lambda said: said.status in (401, 403)),
-    ("credentials", lambda said: said.status == 400 and _WRONG_KEY.search(said.words)),
+    ("credentials", lambda said: said.status == 400 and _WRONG_KEY.search(said.classified_text)),
     ("rate_limit", lambda said: said.status == 429),
-    ("context", lambda said: not said.unreadable and _is_too_long(said)),
+    ("context", lambda said: not said.is_unreadable and _is_too_long(said)),
     ("timeout", lambda said: said.status in _TIMEOUTS),
-    ("timeout", lambda said: "APITimeoutError" in said.words or "litellm.Timeout" in said.whole),
+    (
+        "timeout",
+        lambda said: "APITimeoutError" in said.classified_text or "litellm.Timeout" in said.full_text,
+    ),
     ("overload", lambda said: said.status in _OVERLOADS and said.origin == "provider"),
-    ("overload", lambda said: said.status >= 500 and _OVERLOAD.search(said.words)),
-    ("failure", lambda said: said.unreadable or said.status == 424),
+    ("overload", lambda said: said.status >= 500 and _OVERLOAD.search(said.classified_text)),
+    ("failure", lambda said: said.is_unreadable or said.status == 424),
     ("request", lambda said: 400 <= said.status < 500),
 )
 
 
-def kind_of(said: Said) -> Kind:
+def classify_failure(said: FailureFacts) -> FailureKind:
     """The kind of a provider's failure."""
     for kind, holds in _RULES:
         if holds(said):

@@ -12,25 +12,31 @@ from urllib.parse import unquote
 
 import orjson
 
-from llm_proxy.error_body import header_wait_s, read_text, stated_wait_s
+from llm_proxy.error_body import header_wait_s, parse_quoted_body, stated_wait_s
 from llm_proxy.errors import (
+    APIError,
     ModelNotFound,
     Overloaded,
-    ProviderAuth,
+    ProviderAuthError,
     ProviderFailed,
     ProviderOverloaded,
-    ProviderQuota,
+    ProviderQuotaExceeded,
     ProviderRateLimited,
     ProviderRejected,
-    Refused,
     UpstreamCoolingDown,
     UpstreamTimeout,
     UpstreamUnreachable,
-    with_reference,
+    with_request_id,
 )
 from llm_proxy.json_access import as_object
-from llm_proxy.upstream.error_kinds import CONTENT, KEPT_STATUSES, Said, kind_of, named_field
-from llm_proxy.upstream.error_text import clean, without_request_text
+from llm_proxy.upstream.error_kinds import (
+    FLAGGED_CONTENT,
+    FORWARDED_STATUSES,
+    FailureFacts,
+    classify_failure,
+    find_named_field,
+)
+from llm_proxy.upstream.error_text import clean_message, without_request_text
 
 Headers = Mapping[str, str]
 
@@ -54,16 +60,16 @@ _COOLING = ("all_deployments_in_cooldown", "No deployments available")
 _OUR_KEY = ("no_db_connection", "No connected db", "token_not_found_in_db", "auth_error")
 
 
-def refusal(
+def map_error(
     status: int,
     headers: Headers,
     body: bytes,
     *,
     model: str,
     fields: Collection[str] = (),
-    asked: bytes = b"",
+    sent_body: bytes = b"",
     request_id: str = "",
-) -> Refused:
+) -> APIError:
     """The error for a sidecar's answer with an error status.
 
     Args:
@@ -72,32 +78,32 @@ def refusal(
         body: Its body, whatever it holds.
         model: The name the caller asked for.
         fields: The names of the request's fields, to name the one at fault.
-        asked: The request as it was sent, to cut it from what is kept.
+        sent_body: The request as it was sent, to cut it from what is kept.
         request_id: For messages that say nothing else.
     """
     said = _read(status, headers, body, fields)
     refused = _of_the_sidecar(said, model) if said.origin != "provider" else None
     if refused is None:
         refused = _of_the_provider(said, request_id)
-    refused.provider_message = _kept(said, lambda: asked)
+    refused.provider_message = _kept(said, lambda: sent_body)
     return refused
 
 
-def stream_refusal(
-    error: Mapping[str, Any], *, fields: Collection[str] = (), asked: Callable[[], bytes] = bytes
-) -> Refused:
+def map_stream_error(
+    error: Mapping[str, Any], *, fields: Collection[str] = (), sent_body: Callable[[], bytes] = bytes
+) -> APIError:
     """The error for a stream that had begun and ends in an error.
 
     Args:
         error: The event's object.
         fields: The names of the request's fields, to name the one at fault.
-        asked: Makes the request as it was sent; called only where there is a message to cut it from.
+        sent_body: Makes the request as it was sent; called only where there is a message to cut it from.
     """
     told = {str(name): str(value) for name, value in as_object(error.get("provider")).items()}
     code, text = str(error.get("code") or ""), str(error.get("message") or "")
     status = int(code) if _STATUS.fullmatch(code) and code >= "400" else 500
     said = _read(status, told, orjson.dumps({"error": dict(error)}), fields)
-    refused: Refused
+    refused: APIError
     if said.origin == "guardrail":
         refused = _guarded(said)
     elif code == "upstream_stream_cut":
@@ -107,11 +113,11 @@ def stream_refusal(
         refused = UpstreamTimeout("The model fell silent in the middle of its answer.")
     else:
         refused = _of_the_provider(said, "")
-    refused.provider_message = _kept(said, asked) if told else None
+    refused.provider_message = _kept(said, sent_body) if told else None
     return refused
 
 
-def _kept(said: Said, asked: Callable[[], bytes]) -> str | None:
+def _kept(said: FailureFacts, asked: Callable[[], bytes]) -> str | None:
     """Why the call failed, for the record and the log: cleaned, without what the request holds too."""
     words = said.message or said.reason
     if words:
@@ -120,16 +126,16 @@ def _kept(said: Said, asked: Callable[[], bytes]) -> str | None:
             kept = said.reason.partition(":")[0]  # the error's class
         if kept is None:
             return f"status {said.status}, message not kept: the request is too large to compare"
-        found = clean(kept)
+        found = clean_message(kept)
         if found:
             return found
     return f"status {said.status}, without a message of a known shape" if said.origin == "provider" else None
 
 
-def _of_the_sidecar(said: Said, model: str) -> Refused | None:
+def _of_the_sidecar(said: FailureFacts, model: str) -> APIError | None:
     """The error for what the sidecar, LiteLLM or a guardrail refused by itself; None for anything else."""
-    status, whole = said.status, said.whole
-    refused: Refused | None = None
+    status, whole = said.status, said.full_text
+    refused: APIError | None = None
     if _any(_COOLING, whole):
         message = "The model is not available for a moment; please try again later."
         refused = UpstreamCoolingDown(message, retry_after_s=said.wait_s or 5)
@@ -148,19 +154,19 @@ def _of_the_sidecar(said: Said, model: str) -> Refused | None:
     return refused
 
 
-def _guarded(said: Said) -> ProviderRejected:
-    message = clean(said.message or "") or "A guardrail refused this request."
+def _guarded(said: FailureFacts) -> ProviderRejected:
+    message = clean_message(said.message or "") or "A guardrail refused this request."
     refused = ProviderRejected(message, code="content_policy_violation")
-    if said.status in KEPT_STATUSES:
+    if said.status in FORWARDED_STATUSES:
         refused.status = said.status
     return refused
 
 
-def _untranslatable(said: Said) -> ProviderRejected:
+def _untranslatable(said: FailureFacts) -> ProviderRejected:
     """The request never reached the provider: LiteLLM could not put it into the provider's words."""
-    unsupported = "UnsupportedParamsError" in said.whole
-    message = clean(said.message or "")
-    param = named_field(message, said.fields) or (said.param if said.param in said.fields else None)
+    unsupported = "UnsupportedParamsError" in said.full_text
+    message = clean_message(said.message or "")
+    param = find_named_field(message, said.fields) or (said.param if said.param in said.fields else None)
     at_fault = f"`{param}`" if param else "Something in the request"
     return ProviderRejected(
         message or f"{at_fault} is malformed, or the model's provider does not know it.",
@@ -169,14 +175,14 @@ def _untranslatable(said: Said) -> ProviderRejected:
     )
 
 
-def _of_the_provider(said: Said, request_id: str) -> Refused:
+def _of_the_provider(said: FailureFacts, request_id: str) -> APIError:
     """The error for a provider's failure, by its kind."""
-    refused: Refused
-    match kind_of(said):
+    refused: APIError
+    match classify_failure(said):
         case "quota":
-            refused = ProviderQuota("The provider's quota for this model is used up.")
+            refused = ProviderQuotaExceeded("The provider's quota for this model is used up.")
         case "credentials":
-            refused = ProviderAuth("The model's provider did not accept the gateway's credentials.")
+            refused = ProviderAuthError("The model's provider did not accept the gateway's credentials.")
         case "rate_limit":
             message = "The model's provider is limiting requests; please try again later."
             refused = ProviderRateLimited(message, retry_after_s=said.wait_s)
@@ -195,15 +201,15 @@ def _of_the_provider(said: Said, request_id: str) -> Refused:
     return refused
 
 
-def _too_long(said: Said) -> ProviderRejected:
-    message = clean(said.message or "") or "The request is longer than the model's context."
+def _too_long(said: FailureFacts) -> ProviderRejected:
+    message = clean_message(said.message or "") or "The request is longer than the model's context."
     prompt = next((name for name in ("messages", "prompt", "input") if name in said.fields), "messages")
     return ProviderRejected(message, param=_param(said) or prompt, code="context_length_exceeded")
 
 
-def _at_fault(said: Said, request_id: str) -> ProviderRejected:
+def _at_fault(said: FailureFacts, request_id: str) -> ProviderRejected:
     """The request is at fault: the provider's own message, where its statuses are ours."""
-    passed = clean(said.message or "") if said.status in KEPT_STATUSES else ""
+    passed = clean_message(said.message or "") if said.status in FORWARDED_STATUSES else ""
     param, code = _param(said), _matching(_CODE, said.code)
     if code == said.type:
         code = None  # a provider without codes, whose type stands for one
@@ -213,21 +219,21 @@ def _at_fault(said: Said, request_id: str) -> ProviderRejected:
         param, code = param or "model", code or "model_not_found"
     if said.status == 413:
         code = code or "request_too_large"
-    if said.status == 403 or CONTENT.search(said.words):
+    if said.status == 403 or FLAGGED_CONTENT.search(said.classified_text):
         general, code = "The provider's content policy refused this request", "content_policy_violation"
     at = f" (at `{param}`)" if param and said.status != 404 else ""
-    message = passed or with_reference(f"{general}{at}.", request_id)
+    message = passed or with_request_id(f"{general}{at}.", request_id)
     refused = ProviderRejected(message, param=param, code=code)
-    if said.status in KEPT_STATUSES:
+    if said.status in FORWARDED_STATUSES:
         refused.status = said.status
     return refused
 
 
-def _param(said: Said) -> str | None:
-    return _matching(_PARAM, said.param) or named_field(said.message or "", said.fields)
+def _param(said: FailureFacts) -> str | None:
+    return _matching(_PARAM, said.param) or find_named_field(said.message or "", said.fields)
 
 
-def _read(status: int, headers: Headers, body: bytes, fields: Collection[str]) -> Said:
+def _read(status: int, headers: Headers, body: bytes, fields: Collection[str]) -> FailureFacts:
     text, error = _body_of(body)
     text = text[:_LONGEST_TEXT]
     provider_status = _int(headers.get("x-llmp-provider-status"))
@@ -248,7 +254,7 @@ def _read(status: int, headers: Headers, body: bytes, fields: Collection[str]) -
     if words is None and "x-llmp-attempts" not in headers:
         words = _quoted_by_litellm(text)
     waits.append(stated_wait_s(words or text))
-    return Said(
+    return FailureFacts(
         status=provider_status or status,
         code=_string(code),
         type=_string(kind),
@@ -257,7 +263,7 @@ def _read(status: int, headers: Headers, body: bytes, fields: Collection[str]) -
         reason=reason,
         wait_s=max((wait for wait in waits if wait is not None), default=None),
         origin=origin,
-        whole=f"{code} {kind} {text}",
+        full_text=f"{code} {kind} {text}",
         fields=fields,
     )
 
@@ -267,7 +273,7 @@ def _quoted_by_litellm(text: str) -> str | None:
     found = _LITELLM.match(text)
     if found is None:
         return None
-    body = read_text(found["rest"])
+    body = parse_quoted_body(found["rest"])
     return body.message if body is not None else found["rest"]
 
 

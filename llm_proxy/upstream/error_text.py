@@ -1,6 +1,6 @@
 """Cleans a provider's error message for callers, records and logs.
 
-Pure. Invariants of `clean`: one line of at most `LONGEST` characters; no key, URL, host, path, address,
+Pure. Invariants of `clean`: one line of at most `MAX_CHARS` characters; no key, URL, host, path, address,
 account or request id, no wrapping or traceback of LiteLLM's; idempotent; numbers of up to ten digits stay.
 `without_request_text`: nothing of 24 characters or more that also occurs in the request is left, and its
 work is linear.
@@ -10,7 +10,7 @@ import re
 import sys
 import unicodedata
 
-LONGEST = 600
+MAX_CHARS = 600
 MAX_COMPARED_BYTES = 256 * 2**10
 """Of a request. A longer one is not searched for what a message repeats: that would delay other calls."""
 REMOVED = "[removed]"
@@ -141,7 +141,7 @@ _AGAIN = re.compile(rf"{re.escape(REMOVED)}(?:[\s,;:.'\"`]*{re.escape(REMOVED)})
 _EMPTY = re.compile(r"\(\s*\)|[\"'`]{2,}")
 
 
-def clean(text: str) -> str:
+def clean_message(text: str) -> str:
     """The message without what must not leave; empty when nothing readable is left."""
     line = _one_line(_ESCAPES.sub(_unescaped, _WINDOWS_PATH.sub(REMOVED, text[:_LONGEST_RAW])))
     connecting = bool(_CONNECTING.search(line))
@@ -272,6 +272,6 @@ def _tidy(line: str) -> str:
 
 
 def _bounded(line: str) -> str:
-    if len(line) <= LONGEST:
+    if len(line) <= MAX_CHARS:
         return line
-    return f"{line[: LONGEST - 1].rsplit(' ', 1)[0]}…"
+    return f"{line[: MAX_CHARS - 1].rsplit(' ', 1)[0]}…"

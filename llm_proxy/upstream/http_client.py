@@ -19,25 +19,25 @@ import httptools
 
 KEEPALIVE_S = 20.0
 """Idle connections live shorter than a sidecar keeps them (75 s)."""
-CONNECT_S = 3.0
-MOST_UNREAD_BYTES = 2**18
+CONNECT_TIMEOUT_S = 3.0
+MAX_UNREAD_BYTES = 2**18
 MAX_HEAD_BYTES = 2**18
 """Of an answer, in a row: its head and any interim ones, or chunk extensions, or trailers."""
-MAX_ANSWER_BYTES = 2**27
+MAX_BODY_BYTES = 2**27
 """Of a body that is read as a whole."""
 _FRAMING = (b"content-length", b"transfer-encoding")
 
 
-class NotConnected(OSError):  # noqa: N818 -- named for the state
+class ConnectError(OSError):
     """No connection could be made; nothing was sent."""
 
 
-class BrokenOff(OSError):  # noqa: N818 -- named for the state
+class ConnectionBroken(OSError):  # noqa: N818 -- named for the state
     """The connection broke, or what came is no HTTP; the request may have run."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Address:
+class SidecarAddress:
     """Where a sidecar listens, as its URL says; one URL has one.
 
     Attributes:
@@ -53,7 +53,7 @@ class Address:
 
     @classmethod
     @cache
-    def of(cls, url: str) -> "Address":
+    def of(cls, url: str) -> "SidecarAddress":
         """The address of a URL; raises `ValueError` for one that has none."""
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
@@ -63,7 +63,7 @@ class Address:
         return cls(parts.hostname, parts.port or (443 if secure else 80), secure, parts.path, name)
 
 
-class Connection(asyncio.Protocol):
+class HTTPConnection(asyncio.Protocol):
     """A connection that carries one request at a time.
 
     Attributes:
@@ -71,11 +71,11 @@ class Connection(asyncio.Protocol):
         status: Of the answer; 0 before its head.
         headers: Of the answer, names in lower case.
         idle_since: When it was last let go, by `time.monotonic`.
-        parts: What came of the body and was not taken yet.
-        whole: All of the body has come.
+        chunks: What came of the body and was not taken yet.
+        is_complete: All of the body has come.
     """
 
-    def __init__(self, address: Address, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, address: SidecarAddress, loop: asyncio.AbstractEventLoop) -> None:
         self.address = address
         self._loop = loop
         self.status = 0
@@ -83,9 +83,9 @@ class Connection(asyncio.Protocol):
         self.idle_since = 0.0
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
-        self.parts: list[bytes] = []
+        self.chunks: list[bytes] = []
         self._unread_bytes = self._framing_bytes = 0
-        self._asked = self.whole = self._paused = False
+        self._asked = self.is_complete = self._paused = False
         self._waiter: asyncio.Future[None] | None = None
 
     @property
@@ -94,35 +94,35 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         return not self._asked and not self._paused and transport is not None and not transport.is_closing()
 
-    async def ask(self, request: bytes) -> None:
-        """Send a request; returns when the answer's head is there. Raises `BrokenOff`."""
+    async def send_request(self, request: bytes) -> None:
+        """Send a request; returns when the answer's head is there. Raises `ConnectionBroken`."""
         if self._transport is None:
-            raise BrokenOff
-        self.status, self.headers, self.parts = 0, {}, []
-        self._asked, self.whole, self._framing_bytes = True, False, 0
+            raise ConnectionBroken
+        self.status, self.headers, self.chunks = 0, {}, []
+        self._asked, self.is_complete, self._framing_bytes = True, False, 0
         self._transport.write(request)
         while not self.status:
-            await self.news()
+            await self.wait_for_data()
 
     async def read(self) -> bytes:
-        """The next bytes of the body, all that came; none at its end. Raises `BrokenOff`."""
-        while not (self.parts or self.whole):
-            await self.news()
-        return self.came()
+        """The next bytes of the body, all that came; none at its end. Raises `ConnectionBroken`."""
+        while not (self.chunks or self.is_complete):
+            await self.wait_for_data()
+        return self.take_chunks()
 
-    def came(self) -> bytes:
+    def take_chunks(self) -> bytes:
         """The bytes of the body that came since; none at its end, or while nothing has."""
-        parts, self.parts = self.parts, []
+        parts, self.chunks = self.chunks, []
         self._unread_bytes = 0
         if self._paused and self._transport is not None and not self._transport.is_closing():
             self._paused = False
             self._transport.resume_reading()
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    async def read_all(self, most_bytes: int = MAX_ANSWER_BYTES) -> bytes:
-        """The rest of the body, `whole`, or as much of it as is wanted; raises `BrokenOff`."""
-        if self.whole:
-            return self.came()
+    async def read_all(self, most_bytes: int = MAX_BODY_BYTES) -> bytes:
+        """The rest of the body, `whole`, or as much of it as is wanted; raises `ConnectionBroken`."""
+        if self.is_complete:
+            return self.take_chunks()
         parts: list[bytes] = []
         size = 0
         while size <= most_bytes and (part := await self.read()):
@@ -135,10 +135,10 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def news(self) -> "asyncio.Future[None]":
-        """Done when something more has come or the connection broke; raises `BrokenOff` once it did."""
+    def wait_for_data(self) -> "asyncio.Future[None]":
+        """Done when more data came or the connection broke; raises `ConnectionBroken` once it did."""
         if self._transport is None:
-            raise BrokenOff
+            raise ConnectionBroken
         self._waiter = self._loop.create_future()
         return self._waiter
 
@@ -164,7 +164,7 @@ class Connection(asyncio.Protocol):
         elif self._framing_bytes > MAX_HEAD_BYTES:
             self.abort()
             return
-        if self._unread_bytes > MOST_UNREAD_BYTES and not self._paused and self._transport is not None:
+        if self._unread_bytes > MAX_UNREAD_BYTES and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
         if (waiter := self._waiter) is not None and not waiter.done():
@@ -174,7 +174,7 @@ class Connection(asyncio.Protocol):
         """The end of the connection; it is also the end of a body that has no other."""
         self._transport = None
         if exc is None and self.status and not any(name in self.headers for name in _FRAMING):
-            self.whole = True
+            self.is_complete = True
         if (waiter := self._waiter) is not None and not waiter.done():
             waiter.set_result(None)
 
@@ -182,7 +182,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """The first byte of an answer; a `ValueError` of ours is to the parser as one of its own."""
-        if self.whole:
+        if self.is_complete:
             raise ValueError("bytes after an answer")
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -198,7 +198,7 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, part: bytes) -> None:
         """Some of the body."""
-        self.parts.append(part)
+        self.chunks.append(part)
         self._unread_bytes += len(part)
 
     def on_message_complete(self) -> None:
@@ -206,21 +206,21 @@ class Connection(asyncio.Protocol):
         if self.status < 200:
             self.status, self.headers = 0, {}
             return
-        self.whole = True
+        self.is_complete = True
         self._asked = not self._parser.should_keep_alive()
 
 
-class Connections:
+class ConnectionPool:
     """The connections of one process: those at rest are kept for the next call."""
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         """`tls` says whom to trust behind `https`; without it, whom the system trusts."""
-        self._idle: dict[Address, deque[Connection]] = {}
-        self._busy: set[Connection] = set()
+        self._idle: dict[SidecarAddress, deque[HTTPConnection]] = {}
+        self._busy: set[HTTPConnection] = set()
         self._context = tls
 
-    async def take(self, address: Address) -> Connection:
-        """A connection of one's own until it is given back; raises `NotConnected`."""
+    async def acquire(self, address: SidecarAddress) -> HTTPConnection:
+        """A connection of one's own until it is given back; raises `ConnectError`."""
         idle = self._idle.get(address)
         while idle:
             kept = idle.pop()
@@ -230,7 +230,7 @@ class Connections:
             kept.abort()
         return await self._connect(address)
 
-    def give(self, connection: Connection) -> None:
+    def release(self, connection: HTTPConnection) -> None:
         """Let go of it; it is kept only when its answer was read to the end."""
         self._busy.discard(connection)
         if not connection.reusable:
@@ -248,19 +248,19 @@ class Connections:
             connection.abort()
         self._idle.clear()
 
-    async def _connect(self, address: Address) -> Connection:
+    async def _connect(self, address: SidecarAddress) -> HTTPConnection:
         if address.secure and self._context is None:
             self._context = ssl.create_default_context()
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(CONNECT_S):
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 _, connection = await loop.create_connection(
-                    lambda: Connection(address, loop),
+                    lambda: HTTPConnection(address, loop),
                     address.host,
                     address.port,
                     ssl=self._context if address.secure else None,
                 )
         except (OSError, TimeoutError) as fault:
-            raise NotConnected(str(fault)) from fault
+            raise ConnectError(str(fault)) from fault
         self._busy.add(connection)
         return connection

@@ -14,38 +14,38 @@ from urllib.parse import quote
 import orjson
 
 from llm_proxy.dialects import Call
-from llm_proxy.identity import Caller, allowed, usable
+from llm_proxy.identity import Caller, allowed_models, is_model_allowed
 from llm_proxy.json_access import Json
 from llm_proxy.money import usd_to_nano
-from llm_proxy.telemetry.privacy import KeptText
+from llm_proxy.telemetry.privacy import PayloadPolicy
 from llm_proxy.upstream.catalog import Catalog, Deployment
 
-NAMESPACE = "litellm_caching"
+CACHE_NAMESPACE = "litellm_caching"
 
 
-def namespace(caller: Caller, group: str) -> str:
+def cache_namespace(caller: Caller, group: str) -> str:
     """The namespace of a call's cached answer; LiteLLM and our sidecar append a digest of the call."""
     owner = f"key:{_quoted(caller.key_id)}" if caller.tenant is None else f"tenant:{_quoted(caller.tenant)}"
-    return f"{NAMESPACE}:{owner}:model={_quoted(group)}"
+    return f"{CACHE_NAMESPACE}:{owner}:model={_quoted(group)}"
 
 
-def patterns(tenant: str | None, group: str | None) -> list[str]:
+def cache_key_patterns(tenant: str | None, group: str | None) -> list[str]:
     """Redis patterns of the keys of a tenant, a model group, or both; without either, of all of them."""
     owners = ("key:*", "tenant:*", "direct:*") if tenant is None else (f"tenant:{_quoted(tenant)}",)
     model = "*" if group is None else f"model={_quoted(group)}"
-    return [f"{NAMESPACE}:{owner}:{model}:*" for owner in owners]
+    return [f"{CACHE_NAMESPACE}:{owner}:{model}:*" for owner in owners]
 
 
 def _quoted(text: str) -> str:
     return quote(text, safe="")
 
 
-TAGS = "llm_proxy_tags"
+TAGS_FIELD = "llm_proxy_tags"
 """The field that our sidecar shows to who watches, and nobody chooses by."""
 
 
 @dataclass(frozen=True, slots=True)
-class Controls:
+class LiteLLMControls:
     """The operator's choices.
 
     Attributes:
@@ -53,51 +53,52 @@ class Controls:
         cache_streams: Whether streamed calls may too, before a sidecar of ours: an unmodified LiteLLM also
             keeps streams that were cut, and replays all with losses.
         default_models: What a caller without a list of its own may use.
-        stopped: Whether a kill switch stops a caller at a model group.
-        kept: Whose text may be shown to who watches the calls.
+        is_disabled: Whether a kill switch stops a caller at a model group.
+        payload_policy: Whose text may be shown to who watches the calls.
     """
 
     caching: bool = True
     cache_streams: bool = True
     default_models: tuple[str, ...] = ()
-    stopped: Callable[[Caller, str], bool] = lambda _caller, _group: False
-    kept: KeptText = field(default_factory=KeptText)
+    is_disabled: Callable[[Caller, str], bool] = lambda _caller, _group: False
+    payload_policy: PayloadPolicy = field(default_factory=PayloadPolicy)
 
-    def cached(self, call: Call, caller: Caller, catalog: Catalog | None) -> bool:
+    def uses_cache(self, call: Call, caller: Caller, catalog: Catalog | None) -> bool:
         """Whether the response cache has a say in this call."""
         if not (self.caching and caller.cache):
             return False
-        return not call.streaming or (self.cache_streams and catalog is not None and catalog.own)
+        return not call.streaming or (self.cache_streams and catalog is not None and catalog.is_ours)
 
     def body(self, call: Call, caller: Caller, catalog: Catalog | None) -> Json:
         """The body to send: the call's, and ours."""
         body = {**call.body, "cache": self._cache(call, caller, catalog)}
         if not self._may_fall_back(str(call.body["model"]), caller, catalog):
             body["disable_fallbacks"] = True
-        if catalog is not None and catalog.watched:
+        if catalog is not None and catalog.has_langfuse:
             body["metadata"] = _whose(caller)
         return body
 
     def shows_text(self, caller: Caller, catalog: Catalog | None) -> bool:
         """Whether who watches the calls may see this one's prompt and answer."""
-        return catalog is not None and catalog.watched and self.kept.of(caller.tenant)
+        return catalog is not None and catalog.has_langfuse and self.payload_policy.allows(caller.tenant)
 
     def _may_fall_back(self, name: str, caller: Caller, catalog: Catalog | None) -> bool:
-        models = usable(caller, self.default_models, catalog.names if catalog else None)
+        models = allowed_models(caller, self.default_models, catalog.names if catalog else None)
         reached = catalog.fallbacks(name) if catalog else None
         if models is None:
             return False
         if catalog is None or reached is None:  # nobody knows where: only who may use everything goes there
             return "*" in models
         return all(
-            allowed(models, one, catalog.resolved) and not self.stopped(caller, one) for one in reached
+            is_model_allowed(models, one, catalog.resolved) and not self.is_disabled(caller, one)
+            for one in reached
         )
 
     def _cache(self, call: Call, caller: Caller, catalog: Catalog | None) -> Json:
-        if not self.cached(call, caller, catalog):
+        if not self.uses_cache(call, caller, catalog):
             return {"no-cache": True, "no-store": True}
         wish = call.cache
-        cache: Json = {"namespace": namespace(caller, call.group)}
+        cache: Json = {"namespace": cache_namespace(caller, call.group)}
         if wish.no_cache:
             cache["no-cache"] = True
         if wish.no_store:
@@ -116,7 +117,7 @@ def _whose(caller: Caller) -> Json:
     named = [(kind, name) for kind, name in {**names, "key": caller.key_id}.items() if name]
     tags = [name if name.startswith(f"{kind}:") else f"{kind}:{name}" for kind, name in named]
     told: Json = {"session_id": caller.session, "trace_user_id": caller.user}
-    told[TAGS] = [*tags, *caller.tags]
+    told[TAGS_FIELD] = [*tags, *caller.tags]
     return {name: value for name, value in told.items() if value}
 
 
@@ -134,26 +135,26 @@ _LOWEST_ERROR = 400
 CacheState = Literal["hit", "miss", "off"]
 
 
-class Hop(NamedTuple):
+class ProviderAttempt(NamedTuple):
     """One attempt at a provider.
 
     Attributes:
         status: The HTTP status it ended with; 0 when there was none.
-        refused: The provider did not accept the deployment's credentials.
+        auth_rejected: The provider did not accept the deployment's credentials.
     """
 
     group: str
     deployment: str
     status: int
-    refused: bool = False
+    auth_rejected: bool = False
 
 
-class Served(NamedTuple):
+class RoutingInfo(NamedTuple):
     """Who answered, as far as the sidecar says; None means it did not say.
 
     Attributes:
         group: The model group that answered (after a fallback, the fallback's).
-        physical: The provider's own model name, without the provider prefix.
+        provider_model: The provider's own model name, without the provider prefix.
         provider: The provider's name (`openai`, `anthropic`, ...).
         deployment: The deployment's id in the sidecar's configuration.
         cost_nano_usd: What the sidecar says the call cost, be it 0; streams say it in their usage frame.
@@ -164,21 +165,23 @@ class Served(NamedTuple):
     """
 
     group: str | None = None
-    physical: str | None = None
+    provider_model: str | None = None
     provider: str | None = None
     deployment: str | None = None
     cost_nano_usd: int | None = None
     cache: CacheState = "miss"
     attempts: int | None = None
     sidecar_ms: float | None = None
-    hops: tuple[Hop, ...] | None = None
+    hops: tuple[ProviderAttempt, ...] | None = None
     fallback_from: str | None = None
 
 
-NOBODY_SERVED = Served()
+NO_ROUTING = RoutingInfo()
 
 
-def served(headers: Headers, call: Call, catalog: Catalog | None, *, cached: bool) -> Served:
+def parse_routing_headers(
+    headers: Headers, call: Call, catalog: Catalog | None, *, cached: bool
+) -> RoutingInfo:
     """Who answered a call.
 
     Args:
@@ -196,10 +199,10 @@ def served(headers: Headers, call: Call, catalog: Catalog | None, *, cached: boo
     attempts = 0
     if not hit:
         cost_nano_usd = None if call.streaming else usd_to_nano(_text(headers, b"x-litellm-response-cost"))
-        if not cost_nano_usd and not (catalog is not None and catalog.own):
+        if not cost_nano_usd and not (catalog is not None and catalog.is_ours):
             cost_nano_usd = None  # an unmodified LiteLLM writes 0 where it knows no price
         attempts = _attempts(headers) or 1 + sum(_count(headers, name) for name in _REPEATS)
-    provider, physical = known.provider if known else None, known.physical if known else None
+    provider, physical = known.provider if known else None, known.provider_model if known else None
     if not physical or "*" in physical:
         named, physical = _named(_text(headers, b"x-litellm-model-name"))
         provider = provider or named
@@ -209,9 +212,9 @@ def served(headers: Headers, call: Call, catalog: Catalog | None, *, cached: boo
     if hit:
         hops = tuple(hop for hop in hops or () if hop.status >= _LOWEST_ERROR)
         attempts = len(hops)
-    return Served(
+    return RoutingInfo(
         group=group,
-        physical=physical,
+        provider_model=physical,
         provider=provider,
         deployment=deployment,
         cost_nano_usd=cost_nano_usd,
@@ -223,7 +226,7 @@ def served(headers: Headers, call: Call, catalog: Catalog | None, *, cached: boo
     )
 
 
-def failed(headers: Headers, call: Call, catalog: Catalog | None) -> Served:
+def parse_failure_headers(headers: Headers, call: Call, catalog: Catalog | None) -> RoutingInfo:
     """Who failed to answer a call, as a sidecar of ours says; of an unmodified LiteLLM nothing is known.
 
     Args:
@@ -233,9 +236,9 @@ def failed(headers: Headers, call: Call, catalog: Catalog | None) -> Served:
     """
     deployment = _text(headers, b"x-llmp-deployment")
     known = _known(deployment, catalog)
-    return Served(
+    return RoutingInfo(
         group=call.group,
-        physical=known.physical if known and "*" not in known.physical else None,
+        provider_model=known.provider_model if known and "*" not in known.provider_model else None,
         provider=known.provider if known else None,
         deployment=deployment,
         attempts=_attempts(headers),
@@ -249,16 +252,18 @@ def _attempts(headers: Headers) -> int | None:
     return int(value) if _SMALL.fullmatch(value) else None
 
 
-def _hops(headers: Headers, group: str | None, deployment: str | None) -> tuple[Hop, ...] | None:
+def _hops(headers: Headers, group: str | None, deployment: str | None) -> tuple[ProviderAttempt, ...] | None:
     """Every attempt as our sidecar tells them; a call answered at once is told by its answer alone."""
     told = headers.get(b"x-llmp-hops")
     if told is None:
         answered = group is not None and deployment is not None and _attempts(headers) == 1
-        return (Hop(group or "", deployment or "", 200),) if answered else None
+        return (ProviderAttempt(group or "", deployment or "", 200),) if answered else None
     try:
         rows: Any = orjson.loads(told) if len(told) <= _MOST_HOPS_BYTES else None
         return tuple(
-            Hop(_name(group), _name(deployment), max(0, min(int(status), 999)), refused == ["auth"])
+            ProviderAttempt(
+                _name(group), _name(deployment), max(0, min(int(status), 999)), refused == ["auth"]
+            )
             for group, deployment, status, *refused in rows[:_MOST_HOPS]
         )
     except (TypeError, ValueError, KeyError, OverflowError):
@@ -269,7 +274,7 @@ def _name(value: object) -> str:
     return str(value).replace("\0", "")[:_LONGEST_NAME]
 
 
-def _fallback_from(headers: Headers, hops: tuple[Hop, ...] | None, call: Call) -> str | None:
+def _fallback_from(headers: Headers, hops: tuple[ProviderAttempt, ...] | None, call: Call) -> str | None:
     elsewhere = hops[0].group != hops[-1].group if hops else hops is None and _count(headers, _FALLBACKS)
     return call.group if elsewhere else None
 

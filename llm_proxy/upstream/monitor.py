@@ -16,20 +16,20 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from llm_proxy.background import Loop, spawn
+from llm_proxy.background import BackgroundLoop, spawn
 from llm_proxy.telemetry import Metrics
-from llm_proxy.upstream.catalog import Catalog, from_model_info, from_own
-from llm_proxy.upstream.client import Client
-from llm_proxy.upstream.http_client import NotConnected
-from llm_proxy.upstream.pool import STATES, Sidecar, expand
+from llm_proxy.upstream.catalog import Catalog, parse_model_info, parse_sidecar_catalog
+from llm_proxy.upstream.client import SidecarClient
+from llm_proxy.upstream.http_client import ConnectError
+from llm_proxy.upstream.pool import SIDECAR_STATES, Sidecar, expand_urls
 
 
-def addresses(given: Iterable[str]) -> tuple[str, ...]:
+def read_addresses(given: Iterable[str]) -> tuple[str, ...]:
     """Every sidecar's base URL as of now, port ranges written out and files read."""
     found: list[str] = []
     for one in given:
         found.extend(_listed(Path(one[1:])) if one.startswith("@") else [one])
-    return expand(found)
+    return expand_urls(found)
 
 
 def _listed(file: Path) -> list[str]:
@@ -45,24 +45,24 @@ log = logging.getLogger(__name__)
 CHECK_S = 1.0
 RESOLVE_S = 5.0
 CATALOG_S = 30.0
-ANSWER_S = 2.0
+MISS_AFTER_S = 2.0
 GIVE_UP_S = 10.0
 """A sidecar that has not answered a check, and sent nothing else, for so long holds its calls no longer."""
-PATIENCE_S = GIVE_UP_S + ANSWER_S
+CHECK_TIMEOUT_S = GIVE_UP_S + MISS_AFTER_S
 """How long one check is waited for: a sidecar that wakes up answers the one that is open."""
 
 LIVENESS = "/health/liveliness"
-LEAVING = b"leaving"
+DRAINING = b"leaving"
 
 
-class Keeper:
+class SidecarMonitor:
     """Checks sidecars, reads their catalogue, follows their names."""
 
-    def __init__(self, client: Client, urls: tuple[str, ...], metrics: Metrics) -> None:
+    def __init__(self, client: SidecarClient, urls: tuple[str, ...], metrics: Metrics) -> None:
         self._client = client
         self._metrics = metrics
-        self._given, self._urls = urls, addresses(urls)
-        self._loop = Loop("sidecars", self._step)
+        self._given, self._urls = urls, read_addresses(urls)
+        self._loop = BackgroundLoop("sidecars", self._step)
         self._asked: dict[object, asyncio.Task[None]] = {}
         self._told: dict[str, bool] = {}
         self._resolved_at = self._read_at = float("-inf")
@@ -90,20 +90,20 @@ class Keeper:
             self._ask(sidecar, self._check(sidecar))
         if self._client.catalog is None or now - self._read_at >= CATALOG_S:
             self._ask("catalogue", self._read_catalog(now))
-        self._client.room.offer(now)
+        self._client.queue.dispatch(now)
         self._show()
 
     def _show(self) -> None:
-        gauge = self._metrics.gauge
+        gauge = self._metrics.set_gauge
         states = Counter(one.state for one in self._client.pool.sidecars)
-        for state in STATES:
+        for state in SIDECAR_STATES:
             gauge("llm_proxy_sidecars", states[state], state)
         gauge("llm_proxy_upstream_in_flight", self._client.pool.in_flight)
-        gauge("llm_proxy_waiting", self._client.room.waiting)
+        gauge("llm_proxy_waiting", self._client.queue.waiting)
 
     def _follow(self) -> None:
         """A changed list of sidecars holds from this look on, and so does what the new ones serve."""
-        urls = addresses(self._given)
+        urls = read_addresses(self._given)
         if urls and urls != self._urls:
             log.info("other sidecars take over", extra={"sidecars": urls})
             self._urls = urls
@@ -119,21 +119,21 @@ class Keeper:
 
     async def _check(self, sidecar: Sidecar) -> None:
         asked_at = asyncio.get_running_loop().time()
-        asking = asyncio.create_task(self._client.get(sidecar, LIVENESS, timeout_s=PATIENCE_S))
+        asking = asyncio.create_task(self._client.get(sidecar, LIVENESS, timeout_s=CHECK_TIMEOUT_S))
         try:
             await self._await(asking, sidecar, asked_at)
             status, body = asking.result()
-        except NotConnected:
-            sidecar.gone()
+        except ConnectError:
+            sidecar.mark_down()
         except TimeoutError:
             pass  # told while it was waited for
         except OSError:
-            sidecar.missed(asked_at)
+            sidecar.record_miss(asked_at)
         else:
-            if status >= 500 or LEAVING in body:
-                sidecar.gone()
+            if status >= 500 or DRAINING in body:
+                sidecar.mark_down()
             else:
-                sidecar.present()
+                sidecar.mark_healthy()
         finally:
             asking.cancel()
         self._tell(sidecar)
@@ -141,20 +141,22 @@ class Keeper:
     async def _await(self, asking: asyncio.Task[tuple[int, bytes]], sidecar: Sidecar, since: float) -> None:
         """Wait for a check's answer; while it does not come, see whether anything else does."""
         while not asking.done():
-            before, heard = sidecar.served, {call: call.heard for call in sidecar.calls}
-            await asyncio.wait([asking], timeout=ANSWER_S)
+            before, heard = sidecar.successes, {call: call.activity for call in sidecar.calls}
+            await asyncio.wait([asking], timeout=MISS_AFTER_S)
             if asking.done():
                 return
-            if sidecar.served > before or any(call.heard > heard.get(call, 0) for call in sidecar.calls):
-                sidecar.busy()
+            if sidecar.successes > before or any(
+                call.activity > heard.get(call, 0) for call in sidecar.calls
+            ):
+                sidecar.mark_busy()
                 since = asyncio.get_running_loop().time()
             else:
-                sidecar.missed(since)
+                sidecar.record_miss(since)
                 self._give_up(sidecar)
             self._tell(sidecar)
 
     def _tell(self, sidecar: Sidecar) -> None:
-        well = not sidecar.away and sidecar.served > 0
+        well = not sidecar.is_down and sidecar.successes > 0
         if self._told.get(sidecar.url, False) != well:
             self._told[sidecar.url] = well
             log.log(
@@ -169,15 +171,15 @@ class Keeper:
         since = sidecar.silent_since
         if since is not None and now - since >= GIVE_UP_S - 0.1 and sidecar.calls:
             log.warning("a silent sidecar's calls are ended", extra={"sidecar": sidecar.url})
-            self._client.abandon(sidecar)
+            self._client.interrupt_calls_at(sidecar)
 
     async def _read_catalog(self, now: float) -> None:
-        for sidecar in [one for one in self._client.pool.sidecars if not one.away]:
+        for sidecar in [one for one in self._client.pool.sidecars if not one.is_down]:
             try:
                 found = await self._fetch(sidecar)
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 continue
-            self._client.introduced = True
+            self._client.catalog_settled = True
             if found is not None and sidecar in self._client.pool.sidecars:
                 self._client.catalog, self._read_at = found, now
                 return
@@ -185,9 +187,9 @@ class Keeper:
     async def _fetch(self, sidecar: Sidecar) -> Catalog | None:
         status, body = await self._client.get(sidecar, "/llmp/catalog")
         if status == 200:
-            return from_own(orjson.loads(body))
+            return parse_sidecar_catalog(orjson.loads(body))
         status, body = await self._client.get(sidecar, "/v1/model/info")
-        return from_model_info(orjson.loads(body)) if status == 200 else None
+        return parse_model_info(orjson.loads(body)) if status == 200 else None
 
     async def _resolve(self) -> None:
         """Several addresses behind one name are several sidecars."""

@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Literal, get_args
 from llm_proxy.errors import Overloaded
 
 if TYPE_CHECKING:
-    from llm_proxy.upstream.call_guard import Watch
+    from llm_proxy.upstream.call_guard import CallGuard
 
-State = Literal["live", "away", "ejected", "unknown"]
-STATES: tuple[State, ...] = get_args(State)
+SidecarState = Literal["live", "away", "ejected", "unknown"]
+SIDECAR_STATES: tuple[SidecarState, ...] = get_args(SidecarState)
 EJECT_S = 1.0
 EJECT_MAX_S = 30.0
-BURST = 5
-MISSES = 2
+EJECT_AFTER_FAILURES = 5
+DOWN_AFTER_MISSES = 2
 
 _RANGE = re.compile(r"^(https?://[^/]+:)(\d+)-(\d+)(/.*)?$")
 
 
-def expand(urls: Iterable[str]) -> tuple[str, ...]:
+def expand_urls(urls: Iterable[str]) -> tuple[str, ...]:
     """Base URLs with port ranges written out, without a trailing slash or `/v1`."""
     found: list[str] = []
     for url in urls:
@@ -44,107 +44,119 @@ class Sidecar:
     """One LiteLLM process: its address and how it has behaved lately.
 
     Attributes:
-        served: Good checks and answers so far; 0 until it was seen once.
-        away: It cannot be reached, does not answer, or is leaving.
+        successes: Good checks and answers so far; 0 until it was seen once.
+        is_down: It cannot be reached, does not answer, or is leaving.
         silent_since: When the first unanswered check went out; None while it answers.
         failures: Calls that broke at it, in a row.
         ejected_until: When one call may try it again after a burst of those; 0 while it is not ejected.
-        trial: Whether that call runs.
+        on_trial: Whether that call runs.
         calls: The calls running at it.
     """
 
     __slots__ = (
-        "away", "calls", "eject_s", "ejected_until", "failures", "host", "in_flight", "misses", "served",
-        "silent_since", "trial", "url",
+        "calls",
+        "eject_s",
+        "ejected_until",
+        "failures",
+        "host",
+        "in_flight",
+        "is_down",
+        "misses",
+        "on_trial",
+        "silent_since",
+        "successes",
+        "url",
     )  # fmt: skip
 
     def __init__(self, url: str, *, host: str | None = None) -> None:
         self.url = url
         self.host = host
         self.in_flight = 0
-        self.served = 0
-        self.away = False
+        self.successes = 0
+        self.is_down = False
         self.misses = 0
         self.silent_since: float | None = None
         self.failures = 0
         self.ejected_until = 0.0
         self.eject_s = EJECT_S
-        self.trial = False
-        self.calls: set[Watch] = set()
+        self.on_trial = False
+        self.calls: set[CallGuard] = set()
 
     @property
-    def live(self) -> bool:
+    def is_live(self) -> bool:
         """Neither away nor ejected."""
-        return not self.away and not self.ejected_until
+        return not self.is_down and not self.ejected_until
 
     @property
-    def state(self) -> State:
+    def state(self) -> SidecarState:
         """How it is, in one word; `unknown` until it has answered for the first time."""
-        if self.away:
+        if self.is_down:
             return "away"
         if self.ejected_until:
             return "ejected"
-        return "live" if self.served > 0 else "unknown"
+        return "live" if self.successes > 0 else "unknown"
 
-    def open_to(self, now: float) -> bool:
+    def accepts_call(self, now: float) -> bool:
         """Whether a call may be sent: well, or due for its one trial."""
-        return not self.away and (not self.ejected_until or (now >= self.ejected_until and not self.trial))
+        return not self.is_down and (
+            not self.ejected_until or (now >= self.ejected_until and not self.on_trial)
+        )
 
-    def take(self, now: float) -> None:
+    def begin_call(self, now: float) -> None:
         """A call begins."""
         self.in_flight += 1
         if self.ejected_until and now >= self.ejected_until:
-            self.trial = True
+            self.on_trial = True
 
-    def give(self) -> None:
+    def end_call(self) -> None:
         """A call has ended."""
         self.in_flight = max(0, self.in_flight - 1)
-        self.trial = False
+        self.on_trial = False
 
-    def present(self) -> None:
+    def mark_healthy(self) -> None:
         """It answered a check: it is there, which says nothing of how calls fare."""
-        self.served += 1
-        self.misses, self.away, self.silent_since = 0, False, None
+        self.successes += 1
+        self.misses, self.is_down, self.silent_since = 0, False, None
 
-    def gone(self) -> None:
+    def mark_down(self) -> None:
         """It refused a connection, or says it is leaving: no more calls until a good check."""
-        self.away = True
+        self.is_down = True
 
-    def busy(self) -> None:
+    def mark_busy(self) -> None:
         """It did not answer a check in time, but answers calls meanwhile."""
         self.misses, self.silent_since = 0, None
 
-    def missed(self, asked_at: float) -> None:
+    def record_miss(self, asked_at: float) -> None:
         """It did not answer a check in time, and nothing else came from it either."""
         self.misses += 1
         if self.silent_since is None:
             self.silent_since = asked_at
-        self.away = self.away or self.misses >= MISSES
+        self.is_down = self.is_down or self.misses >= DOWN_AFTER_MISSES
 
-    def succeeded(self) -> None:
+    def record_success(self) -> None:
         """It answered a call: back in, with a clean slate."""
-        self.served += 1
+        self.successes += 1
         self.failures = 0
-        self.trial = False
-        self.misses, self.away, self.silent_since = 0, False, None
+        self.on_trial = False
+        self.misses, self.is_down, self.silent_since = 0, False, None
         if self.ejected_until:
             self.ejected_until, self.eject_s = 0.0, EJECT_S
 
-    def failed(self, now: float) -> None:
+    def record_failure(self, now: float) -> None:
         """A call broke at it."""
         self.failures += 1
-        self.trial = False
-        if self.failures >= BURST or self.ejected_until:
+        self.on_trial = False
+        if self.failures >= EJECT_AFTER_FAILURES or self.ejected_until:
             self.ejected_until = now + self.eject_s
             self.eject_s = min(self.eject_s * 2, EJECT_MAX_S)
 
 
-class Pool:
+class SidecarPool:
     """The sidecars behind this gateway."""
 
     def __init__(self, urls: Iterable[str], *, max_in_flight: int) -> None:
         self.max_in_flight = max_in_flight
-        self.sidecars: list[Sidecar] = [Sidecar(url) for url in expand(urls) if url[0] != "@"]
+        self.sidecars: list[Sidecar] = [Sidecar(url) for url in expand_urls(urls) if url[0] != "@"]
         self._turn = 0
 
     def pick(self, now: float, tried: Iterable[Sidecar] = ()) -> Sidecar | None:
@@ -158,7 +170,11 @@ class Pool:
         if len(left) == 1:
             return left[0] if left[0].in_flight < self.max_in_flight else None
         if left:
-            left = [one for one in left if one.open_to(now)] or [one for one in left if not one.away] or left
+            left = (
+                [one for one in left if one.accepts_call(now)]
+                or [one for one in left if not one.is_down]
+                or left
+            )
         if not left:
             return None
         self._turn += 1
@@ -174,7 +190,7 @@ class Pool:
     @property
     def live(self) -> int:
         """How many are neither away nor ejected."""
-        return sum(one.live for one in self.sidecars)
+        return sum(one.is_live for one in self.sidecars)
 
     @property
     def in_flight(self) -> int:
@@ -182,11 +198,11 @@ class Pool:
         return sum(one.in_flight for one in self.sidecars)
 
 
-WINDOW_S = 10.0
-LONGEST_S = 30.0
+RATE_WINDOW_S = 10.0
+MAX_ESTIMATE_S = 30.0
 
 
-class Drained:
+class CompletionRate:
     """How fast calls end: counted in two halves of a window, so that one look costs nothing. Pure."""
 
     __slots__ = ("_before", "_last", "_now", "_since")
@@ -195,39 +211,39 @@ class Drained:
         self._since, self._now, self._before = 0.0, 0, 0
         self._last: float | None = None
 
-    def note(self, now: float) -> None:
+    def record(self, now: float) -> None:
         """A call has ended."""
         self._turn(now)
         self._now += 1
         self._last = now
 
-    def seconds(self, places: int, now: float) -> float:
+    def seconds_until_free(self, places: int, now: float) -> float:
         """How long until so many more places will have come free, at the pace of the last seconds."""
         self._turn(now)
         ended = self._now + self._before
-        half = WINDOW_S / 2
+        half = RATE_WINDOW_S / 2
         passed = now - self._since + (half if self._before else 0.0)
         if not ended:
             self._last = now if self._last is None else self._last
-            return LONGEST_S if now - self._last >= half else 1.0
-        return min(max(places * max(passed, 0.1) / ended, 1.0), LONGEST_S)
+            return MAX_ESTIMATE_S if now - self._last >= half else 1.0
+        return min(max(places * max(passed, 0.1) / ended, 1.0), MAX_ESTIMATE_S)
 
     def _turn(self, now: float) -> None:
-        half = WINDOW_S / 2
+        half = RATE_WINDOW_S / 2
         if now - self._since >= half:
-            self._before = self._now if now - self._since < WINDOW_S else 0
+            self._before = self._now if now - self._since < RATE_WINDOW_S else 0
             self._now, self._since = 0, now
 
 
-class Room:
+class SlotQueue:
     """The places at all sidecars, and the queue for them."""
 
-    def __init__(self, pool: Pool, *, queue_s: float, most_waiting: int) -> None:
+    def __init__(self, pool: SidecarPool, *, queue_s: float, max_waiting: int) -> None:
         self._pool = pool
         self._queue_s = queue_s
-        self._most = most_waiting
+        self._most = max_waiting
         self._waiting: deque[tuple[asyncio.Future[Sidecar], Sequence[Sidecar]]] = deque()
-        self._drained = Drained()
+        self._drained = CompletionRate()
 
     @property
     def waiting(self) -> int:
@@ -239,30 +255,30 @@ class Room:
         if len(self._waiting) >= self._most and (self._waiting or self._pool.pick(now) is None):
             raise self._overloaded(now)
 
-    async def take(self, now: float, tried: Sequence[Sidecar] = ()) -> Sidecar:
+    async def acquire(self, now: float, tried: Sequence[Sidecar] = ()) -> Sidecar:
         """A place at a sidecar not tried yet, now or after a wait; raises `Overloaded` when there is none."""
         found = None if self._waiting else self._pool.pick(now, tried)
         if found is not None:
-            found.take(now)
+            found.begin_call(now)
             return found
         self.check(now)
         return await self._wait(tried)
 
-    def give(self, sidecar: Sidecar, now: float) -> None:
+    def release(self, sidecar: Sidecar, now: float) -> None:
         """A call has ended: its place goes to who waits."""
-        sidecar.give()
-        self._drained.note(now)
+        sidecar.end_call()
+        self._drained.record(now)
         if self._waiting:
-            self.offer(now)
+            self.dispatch(now)
 
-    def offer(self, now: float) -> None:
+    def dispatch(self, now: float) -> None:
         """Hand out whatever places there are to those who wait, in order."""
         left: deque[tuple[asyncio.Future[Sidecar], Sequence[Sidecar]]] = deque()
         while self._waiting:
             turn, tried = self._waiting.popleft()
             found = None if turn.done() else self._pool.pick(now, tried)
             if found is not None:
-                found.take(now)
+                found.begin_call(now)
                 turn.set_result(found)
             elif not turn.done():
                 left.append((turn, tried))
@@ -278,7 +294,7 @@ class Room:
             return await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self.give(turn.result(), loop.time())
+                self.release(turn.result(), loop.time())
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
@@ -290,4 +306,6 @@ class Room:
 
     def _overloaded(self, now: float) -> Overloaded:
         message = "Too many requests are running; please try again."
-        return Overloaded(message, retry_after_s=self._drained.seconds(len(self._waiting) + 1, now))
+        return Overloaded(
+            message, retry_after_s=self._drained.seconds_until_free(len(self._waiting) + 1, now)
+        )

@@ -11,27 +11,34 @@ from typing import Protocol
 
 import orjson
 
-from llm_proxy.errors import ProviderFailed, UpstreamBroke
+from llm_proxy.errors import ProviderFailed, UpstreamConnectionLost
 from llm_proxy.json_access import Json, as_object, as_objects
-from llm_proxy.upstream.call_guard import FOREVER, Watch
-from llm_proxy.upstream.http_client import Connection
-from llm_proxy.upstream.litellm_protocol import Served
-from llm_proxy.upstream.stream_filter import Frames, FrameTooLarge, strip
-from llm_proxy.upstream.token_usage import COUNTED, Usage, estimated_usage, is_zero, read_usage, strip_usage
+from llm_proxy.upstream.call_guard import NEVER, CallGuard
+from llm_proxy.upstream.http_client import HTTPConnection
+from llm_proxy.upstream.litellm_protocol import RoutingInfo
+from llm_proxy.upstream.stream_filter import FrameTooLarge, StreamFilter, strip_additions
+from llm_proxy.upstream.token_usage import (
+    COUNTED_FIELD,
+    TokenUsage,
+    estimate_usage,
+    is_zero,
+    read_usage,
+    strip_usage_additions,
+)
 
 
 class Reply(Protocol):
     """An answer on its way: either one JSON body or a stream of frames.
 
     Attributes:
-        served: Who answered.
-        frames: The stream's frames; None when the answer is one body.
+        routing: Who answered.
+        stream_filter: The stream's frames; None when the answer is one body.
     """
 
-    served: Served
-    frames: Frames | None
+    routing: RoutingInfo
+    stream_filter: StreamFilter | None
 
-    async def json(self) -> tuple[bytes, Usage | None]:
+    async def json(self) -> tuple[bytes, TokenUsage | None]:
         """The whole body, LiteLLM's additions taken out, and what it says was used."""
         ...
 
@@ -44,7 +51,7 @@ class Reply(Protocol):
         ...
 
 
-def restore(document: Json) -> bool:
+def add_required_nulls(document: Json) -> bool:
     """Put the missing nulls back; whether any was missing."""
     kind, missing = document.get("object"), False
     if kind not in ("chat.completion", "text_completion"):
@@ -59,16 +66,16 @@ def restore(document: Json) -> bool:
     return missing
 
 
-OUR_MARK = b"x-llmp-attempts"
+SIDECAR_HEADER = b"x-llmp-attempts"
 """A header that only our sidecar sends."""
 
 
-def broke_off() -> UpstreamBroke:
+def connection_lost_error() -> UpstreamConnectionLost:
     """The refusal of a call whose connection broke; it may have run, so nobody repeats it."""
-    return UpstreamBroke("The connection to the model backend broke before an answer.")
+    return UpstreamConnectionLost("The connection to the model backend broke before an answer.")
 
 
-class Answer:
+class SidecarReply:
     """A reply of a sidecar; see `Reply`."""
 
     __slots__ = (
@@ -78,15 +85,15 @@ class Answer:
         "_idle_s",
         "_prompt_tokens",
         "_watch",
-        "frames",
-        "served",
+        "routing",
+        "stream_filter",
     )
 
     def __init__(
         self,
-        connection: Connection,
-        served: Served,
-        watch: Watch,
+        connection: HTTPConnection,
+        served: RoutingInfo,
+        watch: CallGuard,
         *,
         idle_s: float,
         freed: Callable[[], None],
@@ -98,28 +105,28 @@ class Answer:
         self._freed = freed
         self._prompt_tokens = prompt_tokens
         self._closed = False
-        self.served = served
-        self.frames: Frames | None = None
+        self.routing = served
+        self.stream_filter: StreamFilter | None = None
 
-    def stream(self, *, wants_usage: bool) -> None:
+    def begin_stream(self, *, wants_usage: bool) -> None:
         """This answer is a stream of frames."""
-        self.frames = Frames(
+        self.stream_filter = StreamFilter(
             wants_usage=wants_usage, prompt_tokens=self._prompt_tokens, states_zeros=self._is_ours()
         )
         self._watch.phase = "idle"
 
-    async def json(self) -> tuple[bytes, Usage | None]:
+    async def json(self) -> tuple[bytes, TokenUsage | None]:
         """The whole body, LiteLLM's additions taken out, and its usage; one not stated is estimated in it."""
         try:
             body = await self._connection.read_all()
-            if not self._connection.whole:
-                raise broke_off()
+            if not self._connection.is_complete:
+                raise connection_lost_error()
             document = as_object(orjson.loads(body))
         except OSError as broken:
-            raise broke_off() from broken
+            raise connection_lost_error() from broken
         except orjson.JSONDecodeError:
             body, document = b"", {}
-        self._watch.silent_at = FOREVER
+        self._watch.idle_deadline = NEVER
         if not document:
             raise ProviderFailed("The model's provider failed to answer.")
         usage = as_object(document.get("usage"))
@@ -128,36 +135,36 @@ class Answer:
             found = found._replace(cost_nano_usd=None)  # the provider's own word; LiteLLM's is in a header
         if found is not None and is_zero(found) and not self._is_ours():
             found = None
-        changed = restore(document)
+        changed = add_required_nulls(document)
         if found is None and ("choices" in document or "data" in document):
-            document["usage"] = usage = estimated_usage(document, self._prompt_tokens)
+            document["usage"] = usage = estimate_usage(document, self._prompt_tokens)
             changed = True
-        if b"provider_specific" in body or "cost" in usage or COUNTED in usage:
-            strip(document)
-            strip_usage(usage)
+        if b"provider_specific" in body or "cost" in usage or COUNTED_FIELD in usage:
+            strip_additions(document)
+            strip_usage_additions(usage)
             changed = True
         if changed:
             body = orjson.dumps(document)
         return body, found
 
     def _is_ours(self) -> bool:
-        return OUR_MARK in self._connection.headers
+        return SIDECAR_HEADER in self._connection.headers
 
     async def chunk(self) -> bytes | None:
         """The next bytes that may go out now (perhaps none); None when the stream has ended."""
-        frames, watch, connection = self.frames, self._watch, self._connection
+        frames, watch, connection = self.stream_filter, self._watch, self._connection
         assert frames is not None  # noqa: S101 -- only streams are read by chunk
-        watch.silent_at = monotonic() + self._idle_s
+        watch.idle_deadline = monotonic() + self._idle_s
         try:
-            while not (connection.parts or connection.whole):
-                await connection.news()
-            raw = connection.came()
-            watch.silent_at = FOREVER
-            watch.heard += 1
+            while not (connection.chunks or connection.is_complete):
+                await connection.wait_for_data()
+            raw = connection.take_chunks()
+            watch.idle_deadline = NEVER
+            watch.activity += 1
             if raw:
                 return frames.feed(raw)
         except (OSError, FrameTooLarge):
-            frames.garbage = True
+            frames.is_malformed = True
         return frames.close() or None
 
     def close(self) -> None:

@@ -10,13 +10,13 @@ import orjson
 
 from llm_proxy.json_access import Json, as_object, as_objects
 from llm_proxy.upstream.token_usage import (
-    Usage,
-    as_usage,
+    TokenUsage,
+    estimate_stream_tokens,
     is_zero,
     last_event,
-    passed_tokens,
     read_usage,
-    strip_usage,
+    strip_usage_additions,
+    usage_object,
 )
 
 MAX_FRAME_BYTES = 16 * 2**20
@@ -35,7 +35,7 @@ class FrameTooLarge(Exception):  # noqa: N818 -- named for the state
     """A frame without an end: not a stream of events."""
 
 
-class Frames:
+class StreamFilter:
     """One stream's frames.
 
     Attributes:
@@ -48,7 +48,7 @@ class Frames:
 
     __slots__ = (
         "_last", "_passed_bytes", "_prompt_tokens", "_states_zeros", "_tail", "_usage_event", "_wants_usage",
-        "content_frames", "done", "error", "finished", "garbage", "usage",
+        "content_frames", "done", "error", "finished", "is_malformed", "usage",
     )  # fmt: skip
 
     def __init__(self, *, wants_usage: bool, prompt_tokens: int = 0, states_zeros: bool = True) -> None:
@@ -59,11 +59,11 @@ class Frames:
         self._tail: bytes = b""
         self._passed_bytes = 0
         self._last: bytes = b""
-        self.usage: Usage | None = None
+        self.usage: TokenUsage | None = None
         self.content_frames = 0
         self.finished = False
         self.done = False
-        self.garbage = False
+        self.is_malformed = False
         self.error: Json | None = None
 
     def feed(self, chunk: bytes) -> bytes:
@@ -85,7 +85,7 @@ class Frames:
 
     def content_tokens(self) -> int:
         """An estimate of the completion tokens passed so far, for a stream that did not come to its usage."""
-        return passed_tokens(self.content_frames, self._passed_bytes, self._last)
+        return estimate_stream_tokens(self.content_frames, self._passed_bytes, self._last)
 
     def _whole_frames(self, chunk: bytes) -> bytes:
         raw = self._tail + chunk
@@ -100,7 +100,7 @@ class Frames:
     def close(self) -> bytes:
         """The upstream has ended: what was left of an unfinished frame is garbage, and stays here."""
         if self._tail.strip():
-            self.garbage = True
+            self.is_malformed = True
         self._tail = b""
         return b""
 
@@ -128,7 +128,7 @@ class Frames:
         except orjson.JSONDecodeError:
             event = {}
         if not event:
-            self.garbage = True
+            self.is_malformed = True
             return b""
         return self._event(event)
 
@@ -143,7 +143,7 @@ class Frames:
         if error:
             self.error = error
             return b""
-        strip(event)
+        strip_additions(event)
         usage = as_object(event.pop("usage", None))
         out = b""
         _give_text(event)
@@ -153,16 +153,16 @@ class Frames:
         counts = found is not None and self._counts(found)
         if found is not None and not _choices(event) and (counts or not self._wants_usage):
             out = self._beside_usage(event)
-        elif carries_content(event):
+        elif has_content(event):
             self.finished = self.finished or any(one.get("finish_reason") for one in _choices(event))
             out = self._content(b"data: " + orjson.dumps(event) + b"\n\n")
         if counts:
             self.usage = found
-            strip_usage(usage)
+            strip_usage_additions(usage)
             self._usage_event = event | {"choices": [], "usage": usage}
         return out
 
-    def _counts(self, usage: Usage) -> bool:
+    def _counts(self, usage: TokenUsage) -> bool:
         """Whether it is a statement: zeros are none after a count, nor before an unmodified LiteLLM."""
         return not is_zero(usage) or (self._states_zeros and self.usage is None)
 
@@ -171,7 +171,7 @@ class Frames:
 
         A caller who did not ask for usage counts on a choice in each frame, so it gets one that adds nothing.
         """
-        if self._wants_usage or not carries_content(event):
+        if self._wants_usage or not has_content(event):
             return b""
         is_text = event.get("object") == "text_completion"
         empty: Json = {"text": "", "logprobs": None} if is_text else {"delta": {}}
@@ -184,11 +184,11 @@ class Frames:
         if not event:
             last = last_event(self._last)
             event = {name: last[name] for name in ("id", "object", "created", "model") if name in last}
-            event |= {"choices": [], "usage": as_usage(self._prompt_tokens, self.content_tokens())}
+            event |= {"choices": [], "usage": usage_object(self._prompt_tokens, self.content_tokens())}
         return b"data: " + orjson.dumps(event) + b"\n\n"
 
 
-def carries_content(event: Json) -> bool:
+def has_content(event: Json) -> bool:
     """Whether a frame says more than its usage."""
     return any(value is not None for name, value in event.items() if name not in _OF_A_CHUNK) or any(
         choice.get("finish_reason")
@@ -199,7 +199,7 @@ def carries_content(event: Json) -> bool:
     )
 
 
-def strip(event: Json) -> None:
+def strip_additions(event: Json) -> None:
     """Take out what LiteLLM added to an answer or a frame."""
     event.pop(_ADDED, None)
     for choice in _choices(event):

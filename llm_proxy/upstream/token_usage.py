@@ -12,19 +12,19 @@ import orjson
 
 from llm_proxy.json_access import Json, as_object, as_objects
 from llm_proxy.money import usd_to_nano
-from llm_proxy.token_details import count, read_details, tier_of
+from llm_proxy.token_details import read_details, service_tier, token_count
 
-COUNTED = "llmp_counted"
+COUNTED_FIELD = "llmp_counted"
 """Our sidecar's mark on tokens that LiteLLM counted; no caller sees it."""
-STATED_COST = "llmp_stated_cost"
+STATED_COST_FIELD = "llmp_stated_cost"
 """Our sidecar's name for the cost a provider stated, where `cost` is LiteLLM's."""
 
 
-class Usage(NamedTuple):
+class TokenUsage(NamedTuple):
     """Tokens as an answer states them.
 
     Attributes:
-        counted: The sidecar counted them, for want of the provider's word.
+        counted_by_sidecar: The sidecar counted them, for want of the provider's word.
         details: JSON: further parts of the tokens, as `token_details` names them; None when there are none.
         service_tier: The tier the answer states.
     """
@@ -34,44 +34,44 @@ class Usage(NamedTuple):
     cached_tokens: int | None = None
     reasoning_tokens: int | None = None
     cost_nano_usd: int | None = None
-    counted: bool = False
+    counted_by_sidecar: bool = False
     cache_write_tokens: int | None = None
     details: str | None = None
     service_tier: str | None = None
 
 
-def read_usage(usage: Json, document: Json | None = None) -> Usage | None:
+def read_usage(usage: Json, document: Json | None = None) -> TokenUsage | None:
     """The usage object of an answer or a usage frame (`document`); None when it counts nothing.
 
     A provider may state zeros. Where it states nothing our sidecar leaves the usage out; an unmodified
     LiteLLM writes zeros there (`is_zero`).
     """
-    prompt, completion = count(usage.get("prompt_tokens")), count(usage.get("completion_tokens"))
+    prompt, completion = token_count(usage.get("prompt_tokens")), token_count(usage.get("completion_tokens"))
     if prompt is None and completion is None:
         return None
     details = read_details(usage)
-    return Usage(
+    return TokenUsage(
         prompt or 0,
         completion or 0,
         details.cached_tokens,
         details.reasoning_tokens,
         usd_to_nano(usage.get("cost")),
-        COUNTED in usage,
+        COUNTED_FIELD in usage,
         details.cache_write_tokens,
         orjson.dumps(details.others).decode() if details.others else None,
-        tier_of(document or {}, usage),
+        service_tier(document or {}, usage),
     )
 
 
-def strip_usage(usage: Json) -> None:
+def strip_usage_additions(usage: Json) -> None:
     """Take out what the sidecar added to a usage object, LiteLLM's cost among it, a provider's own not."""
-    usage.pop(COUNTED, None)
+    usage.pop(COUNTED_FIELD, None)
     usage.pop("cost", None)
-    if STATED_COST in usage:
-        usage["cost"] = usage.pop(STATED_COST)
+    if STATED_COST_FIELD in usage:
+        usage["cost"] = usage.pop(STATED_COST_FIELD)
 
 
-def is_zero(usage: Usage) -> bool:
+def is_zero(usage: TokenUsage) -> bool:
     """Whether it says that nothing was used."""
     return not usage.prompt_tokens and not usage.completion_tokens
 
@@ -81,7 +81,7 @@ ESCAPED_BYTES_PER_TOKEN = 12
 """Of text written as `\\uXXXX`, six bytes a character."""
 
 
-def passed_tokens(frames: int, passed_bytes: int, last: bytes) -> int:
+def estimate_stream_tokens(frames: int, passed_bytes: int, last: bytes) -> int:
     """An estimate of the completion tokens in so many frames of content.
 
     Args:
@@ -108,7 +108,7 @@ def last_event(frames: bytes) -> Json:
         return {}
 
 
-def as_usage(prompt_tokens: int, completion_tokens: int) -> Json:
+def usage_object(prompt_tokens: int, completion_tokens: int) -> Json:
     """An estimate in OpenAI's shape."""
     return {
         "prompt_tokens": prompt_tokens,
@@ -117,22 +117,22 @@ def as_usage(prompt_tokens: int, completion_tokens: int) -> Json:
     }
 
 
-def estimated_usage(document: Json, prompt_tokens: int) -> Json:
+def estimate_usage(document: Json, prompt_tokens: int) -> Json:
     """The usage of a whole answer that states none; embeddings have no completion."""
     if document.get("object") == "list":
         return {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens}
-    return as_usage(prompt_tokens, text_tokens(document))
+    return usage_object(prompt_tokens, estimate_text_tokens(document))
 
 
-def said_tokens(body: bytes) -> int:
+def estimate_answer_tokens(body: bytes) -> int:
     """An estimate of the completion tokens in a whole answer; embeddings hold none."""
     try:
-        return text_tokens(as_object(orjson.loads(body)))
+        return estimate_text_tokens(as_object(orjson.loads(body)))
     except orjson.JSONDecodeError:
         return 0
 
 
-def text_tokens(document: Json) -> int:
+def estimate_text_tokens(document: Json) -> int:
     """The same for an answer that was read."""
     return sum(len(text.encode("utf-8", "replace")) for text in _texts(document)) // BYTES_PER_TOKEN
 

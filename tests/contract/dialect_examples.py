@@ -8,21 +8,21 @@ import pytest
 
 from llm_proxy import sse
 from llm_proxy.dialects import (
-    Answered,
-    Bounds,
+    BodyLimits,
     Call,
     Dialect,
-    Hints,
-    Models,
+    ModelIndex,
+    RequestOptions,
+    ResponseMeta,
 )
 from llm_proxy.errors import BadRequest
 
-MODELS = Models(
+MODELS = ModelIndex(
     "gpt-3.5-turbo",
     {name: frozenset({"openai"}) for name in ("gpt-4.1-mini", "gpt-4", "gpt-3.5-turbo", "dagi-local-8b")},
     ("anthropic/*",),
 )
-ANSWERED = Answered("openai", "gpt-4-1106-preview", 1234.5)
+ANSWERED = ResponseMeta("openai", "gpt-4-1106-preview", 1234.5)
 TOOL_CALL = {"id": "call_1", "type": "function", "function": {"name": "now", "arguments": "{}"}}
 
 INTERNAL_ASKED: dict[str, Any] = {
@@ -44,12 +44,14 @@ GENERATE_ASKED: dict[str, Any] = {
 }
 
 
-def read(dialect: Dialect, body: Any, hints: Hints | None = None) -> Call:
+def read(dialect: Dialect, body: Any, hints: RequestOptions | None = None) -> Call:
     """The call a client's body asks for."""
-    return dialect.read("chat.completions", json.dumps(body).encode(), hints or Hints(), MODELS, Bounds())
+    return dialect.parse(
+        "chat.completions", json.dumps(body).encode(), hints or RequestOptions(), MODELS, BodyLimits()
+    )
 
 
-def refusal(dialect: Dialect, body: Any, hints: Hints | None = None) -> BadRequest:
+def refusal(dialect: Dialect, body: Any, hints: RequestOptions | None = None) -> BadRequest:
     """Why a client's body is refused."""
     with pytest.raises(BadRequest) as refused:
         read(dialect, body, hints)
@@ -79,13 +81,14 @@ def openai_frames(*deltas: dict[str, Any], finish: str = "stop") -> bytes:
         {"choices": [], "usage": {"prompt_tokens": 25, "completion_tokens": 10, "total_tokens": 35}}
     )
     return b"".join(
-        sse.frame(orjson.dumps({"id": "x", "object": "chat.completion.chunk", **one})) for one in chunks
+        sse.encode_event(orjson.dumps({"id": "x", "object": "chat.completion.chunk", **one}))
+        for one in chunks
     )
 
 
 def retold(dialect: Dialect, stream: bytes, step: int = 10**9) -> bytes:
     """The stream as the dialect's client sees it."""
-    writer = dialect.stream(read(dialect, {"messages": [{"role": "user", "content": "x"}]}))
+    writer = dialect.open_stream(read(dialect, {"messages": [{"role": "user", "content": "x"}]}))
     assert writer is not None
     pieces = [writer.feed(stream[at : at + step]) for at in range(0, len(stream), step)]
     return b"".join(pieces) + writer.end(ANSWERED)

@@ -12,7 +12,7 @@ import pytest
 from all_providers import AllProviders
 
 from llm_proxy.endpoints import Endpoint
-from llm_proxy.sidecar.patches.field_support import NEUTRAL, SAMPLING
+from llm_proxy.sidecar.patches.field_support import NEUTRAL_DEFAULTS, SAMPLING_DEFAULTS
 
 Json = dict[str, Any]
 CHAT: Endpoint = "chat.completions"
@@ -21,7 +21,11 @@ FAMILIES = (
     "o3", "opus", "groq", "mistral", "cerebras", "xai", "vllm", "openrouter", "azure", "mixed", "falls",
 )  # fmt: skip
 ONLY_OF_OTHERS = {"best_of", "echo", "suffix", "encoding_format", "function_call"}
-DEFAULTS = {name: value for name, value in {**NEUTRAL, **SAMPLING}.items() if name not in ONLY_OF_OTHERS}
+DEFAULTS = {
+    name: value
+    for name, value in {**NEUTRAL_DEFAULTS, **SAMPLING_DEFAULTS}.items()
+    if name not in ONLY_OF_OTHERS
+}
 TOOL = {
     "type": "function",
     "function": {
@@ -100,7 +104,7 @@ def test_a_default_is_never_translated_into_something_else(all_providers: AllPro
     for family in ("Anthropic", "Gemini", "Vertex", "Ollama", "Bedrock"):
         _, plain = all_providers.send(CHAT, family, {})
         for name, value in DEFAULTS.items():
-            if name not in SAMPLING:
+            if name not in SAMPLING_DEFAULTS:
                 assert all_providers.send(CHAT, family, {name: value}) == (200, plain), (family, name)
 
 

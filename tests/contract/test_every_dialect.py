@@ -13,9 +13,9 @@ from llm_proxy.dialects import (
     INTERNAL,
     OPENAI,
     Dialect,
-    Offer,
+    ListedModel,
 )
-from llm_proxy.errors import BadRequest, ProviderFailed, RateLimited, Refused, UpstreamTimeout
+from llm_proxy.errors import APIError, BadRequest, ProviderFailed, RateLimited, UpstreamTimeout
 
 
 class TestEveryDialect:
@@ -25,10 +25,10 @@ class TestEveryDialect:
     @pytest.mark.parametrize(
         "refused", [RateLimited("Slow down."), UpstreamTimeout("Too late."), BadRequest("No.")]
     )
-    def test_any_refusal_can_be_told(self, dialect: Dialect, refused: Refused) -> None:
+    def test_any_refusal_can_be_told(self, dialect: Dialect, refused: APIError) -> None:
         """As JSON, and as one frame without an end mark."""
         assert refused.message in orjson.dumps(dialect.error(refused)).decode()
-        event = sse.parse(dialect.stream_error(refused))
+        event = sse.parse_event(dialect.stream_error(refused))
         assert orjson.loads(event.data or b"") == dialect.error(refused)
 
     @pytest.mark.parametrize("dialect", [INTERNAL, GENERATE], ids=lambda dialect: dialect.name)
@@ -36,7 +36,7 @@ class TestEveryDialect:
     def test_an_answer_that_is_none_is_the_providers_failure(self, dialect: Dialect, reply: bytes) -> None:
         """Not an empty text, and not an exception of another kind."""
         with pytest.raises(ProviderFailed):
-            dialect.write(reply, ANSWERED)
+            dialect.render(reply, ANSWERED)
 
     @pytest.mark.parametrize("dialect", [INTERNAL, GENERATE_STREAM], ids=lambda dialect: dialect.name)
     @given(words=st.lists(st.text(max_size=10), max_size=6), step=st.integers(1, 50))
@@ -50,22 +50,24 @@ class TestEveryDialect:
             return
         stream = openai_frames(*({"content": word} for word in words))
         told = retold(dialect, stream, step)
-        events = [sse.parse(raw).data or b"" for raw in sse.Splitter().feed(told)]
+        events = [sse.parse_event(raw).data or b"" for raw in sse.SSEDecoder().feed(told)]
         assert events[-1] == b"[DONE]"
-        whole = orjson.loads(dialect.write(openai_answer("".join(words)), ANSWERED))
+        whole = orjson.loads(dialect.render(openai_answer("".join(words)), ANSWERED))
         assert whole["content"] == "".join(orjson.loads(event)["content"] for event in events[:-1])
         assert whole["usage"] == orjson.loads(events[-2])["usage"]
 
     def test_openais_bytes_pass(self) -> None:
         """Nothing is read, nothing is written anew."""
         reply = openai_answer()
-        assert OPENAI.write(reply, ANSWERED) is reply
+        assert OPENAI.render(reply, ANSWERED) is reply
         dialect: Dialect = OPENAI
         assert (
-            dialect.stream(read(OPENAI, {"model": "gpt-4", "messages": [{"role": "user", "content": "x"}]}))
+            dialect.open_stream(
+                read(OPENAI, {"model": "gpt-4", "messages": [{"role": "user", "content": "x"}]})
+            )
             is None
         )
-        assert OPENAI.models([Offer("a/b", "openai")]) == {
+        assert OPENAI.render_models([ListedModel("a/b", "openai")]) == {
             "object": "list",
             "data": [{"id": "a/b", "object": "model", "created": 0, "owned_by": "openai"}],
         }

@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 from all_providers import MODELS, TESTS, AllProviders
 
-from llm_proxy.dialects import NO_HINTS, OPENAI, Bounds
+from llm_proxy.dialects import NO_OPTIONS, OPENAI, BodyLimits
 from llm_proxy.dialects.request.openai_schema import FIELDS
 from llm_proxy.endpoints import Endpoint
 
@@ -182,7 +182,7 @@ def test_names_of_the_models_own_are_part_of_the_cache_key(all_providers: AllPro
         seen: list[int] = []
         for value in (1, 1, 2):
             asked = json.dumps({**said, "a_field": value}).encode()
-            call = OPENAI.read("chat.completions", asked, NO_HINTS, MODELS, Bounds())
+            call = OPENAI.parse("chat.completions", asked, NO_OPTIONS, MODELS, BodyLimits())
             all_providers.provider.post("/_reset")
             assert all_providers.sidecar.post("/v1/chat/completions", json=call.body).status_code == 200
             seen.append(len(all_providers.provider.get("/_calls").json()["calls"]))

@@ -19,7 +19,7 @@ from llm_proxy import sse
 from llm_proxy.dialects import (
     GENERATE,
     GENERATE_STREAM,
-    Hints,
+    RequestOptions,
 )
 
 MISSPELLED: list[tuple[str, Any, str]] = [
@@ -54,11 +54,11 @@ class TestGenerate:
             "max_tokens": 2048,
             "user": "user-123",
         }
-        assert (call.named.user, call.max_tokens, call.streaming) == ("user-123", 2048, False)
+        assert (call.attribution.user, call.max_tokens, call.streaming) == ("user-123", 2048, False)
 
     def test_the_documents_answer(self) -> None:
         """Exactly these fields."""
-        assert orjson.loads(GENERATE.write(openai_answer("Response text"), ANSWERED)) == {
+        assert orjson.loads(GENERATE.render(openai_answer("Response text"), ANSWERED)) == {
             "content": "Response text",
             "usage": {"totalTokens": 35, "promptTokens": 25, "completionTokens": 10},
         }
@@ -80,8 +80,8 @@ class TestGenerate:
             read(GENERATE, {**GENERATE_ASKED, "provider": "anthropic", "model": "claude-3"}).group
             == "anthropic/claude-3"
         )
-        assert refusal(GENERATE, GENERATE_ASKED, Hints(provider="anthropic")).param == "provider"
-        assert read(GENERATE, GENERATE_ASKED, Hints(provider="openai")).group == "gpt-4"
+        assert refusal(GENERATE, GENERATE_ASKED, RequestOptions(provider="anthropic")).param == "provider"
+        assert read(GENERATE, GENERATE_ASKED, RequestOptions(provider="openai")).group == "gpt-4"
 
     def test_every_field_has_its_camel_spelling(self) -> None:
         """At top level, in messages, in the response format; OpenAI's own spelling too."""
@@ -110,11 +110,11 @@ class TestGenerate:
 
     def test_tool_calls_come_back_in_camel_case(self) -> None:
         """Whole and in pieces."""
-        written = orjson.loads(GENERATE.write(openai_answer(None, tool_calls=[TOOL_CALL]), ANSWERED))
+        written = orjson.loads(GENERATE.render(openai_answer(None, tool_calls=[TOOL_CALL]), ANSWERED))
         assert (written["content"], written["toolCalls"]) == ("", [TOOL_CALL])
         stream = openai_frames({"tool_calls": [{"index": 0, **TOOL_CALL}]}, finish="tool_calls")
         first, last, _ = [
-            sse.parse(raw).data or b"" for raw in sse.Splitter().feed(retold(GENERATE_STREAM, stream))
+            sse.parse_event(raw).data or b"" for raw in sse.SSEDecoder().feed(retold(GENERATE_STREAM, stream))
         ]
         assert orjson.loads(first)["toolCalls"][0]["id"] == "call_1"
         assert orjson.loads(last)["finishReason"] == "tool_calls"

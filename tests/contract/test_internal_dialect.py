@@ -17,7 +17,7 @@ from dialect_examples import (
 
 from llm_proxy.dialects import (
     INTERNAL,
-    Offer,
+    ListedModel,
 )
 
 
@@ -27,7 +27,7 @@ class TestInternal:
     def test_the_documents_request_names_its_agent_tenant_and_channel(self) -> None:
         """What goes on is OpenAI's request, without `metadata`."""
         call = read(INTERNAL, INTERNAL_ASKED)
-        assert (call.named.agent, call.named.tenant, call.named.channel) == (
+        assert (call.attribution.agent, call.attribution.tenant, call.attribution.channel) == (
             "agent:sofia",
             "microdao:7",
             "channel-uuid",
@@ -37,7 +37,7 @@ class TestInternal:
 
     def test_the_documents_answer(self) -> None:
         """Exactly these fields."""
-        assert orjson.loads(INTERNAL.write(openai_answer(), ANSWERED)) == {
+        assert orjson.loads(INTERNAL.render(openai_answer(), ANSWERED)) == {
             "content": "Hello! How can I help you today?",
             "usage": {"prompt_tokens": 25, "completion_tokens": 10, "total_tokens": 35},
             "provider": "openai",
@@ -48,19 +48,19 @@ class TestInternal:
     def test_the_examples_with_less_are_understood(self) -> None:
         """Only an agent; a `null` tenant; other labels; no model at all."""
         only_agent = {**INTERNAL_ASKED, "metadata": {"agent_id": "agent:test"}, "model": "dagi-local-8b"}
-        assert read(INTERNAL, only_agent).named.tenant is None
+        assert read(INTERNAL, only_agent).attribution.tenant is None
         labels = {**INTERNAL_ASKED, "metadata": {"agent_id": "a", "microdao_id": None, "trace": {"any": [1]}}}
         assert "metadata" not in read(INTERNAL, labels).body
         assert read(INTERNAL, {"messages": INTERNAL_ASKED["messages"]}).group == "gpt-3.5-turbo"
 
     def test_tool_calls_are_told_when_there_are_any(self) -> None:
         """`content` stays a string."""
-        written = orjson.loads(INTERNAL.write(openai_answer(None, tool_calls=[TOOL_CALL]), ANSWERED))
+        written = orjson.loads(INTERNAL.render(openai_answer(None, tool_calls=[TOOL_CALL]), ANSWERED))
         assert (written["content"], written["tool_calls"]) == ("", [TOOL_CALL])
 
     def test_a_refusal_by_the_model_is_its_content(self) -> None:
         """There is no other place to read it."""
-        assert orjson.loads(INTERNAL.write(openai_answer(None, refusal="No."), ANSWERED))["content"] == "No."
+        assert orjson.loads(INTERNAL.render(openai_answer(None, refusal="No."), ANSWERED))["content"] == "No."
 
     def test_a_stream_is_pieces_and_one_done_event(self) -> None:
         """The frames of the document, byte for byte."""
@@ -98,8 +98,8 @@ class TestInternal:
 
     def test_the_models(self) -> None:
         """As the document lists them."""
-        offers = [Offer("gpt-4.1-mini", "openai", "gpt-4-1106-preview", 4096)]
-        assert INTERNAL.models(offers) == {
+        offers = [ListedModel("gpt-4.1-mini", "openai", "gpt-4-1106-preview", 4096)]
+        assert INTERNAL.render_models(offers) == {
             "models": [
                 {
                     "name": "gpt-4.1-mini",

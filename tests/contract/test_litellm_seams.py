@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from llm_proxy.dialects.request.openai_schema import USER_PARTS
-from llm_proxy.sidecar.litellm_internals import SEAMS
+from llm_proxy.sidecar.litellm_internals import PATCH_POINTS
 from llm_proxy.sidecar.patches.performance import IDLE_HOOKS
 from llm_proxy.stack.process_specs import sidecar_python
 
@@ -95,7 +95,7 @@ def found() -> dict[str, list[str]]:
     """
     env = {"PATH": os.environ["PATH"], "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
     asked: dict[str, object] = {
-        "owners": {"seams": SEAMS, "methods": METHODS, "gone": GONE},
+        "owners": {"seams": PATCH_POINTS, "methods": METHODS, "gone": GONE},
         "hooks": IDLE_HOOKS,
     }
     command = [str(sidecar_python()), "-c", LOOK]

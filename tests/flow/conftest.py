@@ -13,8 +13,8 @@ from sidecars import Provider, provider_part
 from two_sidecars import TwoSidecars, run_two_sidecars
 
 from llm_proxy.stack import probe, process
-from llm_proxy.stack.operator_env import Surroundings
-from llm_proxy.stack.process_specs import Behind, gateway, sidecar
+from llm_proxy.stack.operator_env import OperatorEnv
+from llm_proxy.stack.process_specs import SidecarBackends, gateway_spec, sidecar_spec
 
 CONFIG = """
 model_list:
@@ -54,7 +54,7 @@ router_settings:
 """
 
 
-Started = tuple[dict[str, int], list[process.Running]]
+Started = tuple[dict[str, int], list[process.ManagedProcess]]
 
 
 @pytest.fixture(scope="session")
@@ -62,13 +62,13 @@ def started_stack(
     service_folder: Path, postgres_url: str, limits_redis_url: str, cache_redis_url: str
 ) -> Iterator[Started]:
     """Provider, sidecar and gateway, running; their ports by name."""
-    given = Surroundings({name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ})
+    given = OperatorEnv({name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ})
     at = {name: probe.free_port() for name in ("provider", "sidecar", "gateway")}
     config = service_folder / "stack.yaml"
     config.write_text(
         CONFIG.format(key=PROVIDER_KEY, provider=f"http://127.0.0.1:{at['provider']}"), encoding="utf-8"
     )
-    behind = Behind(MASTER_KEY, cache_redis_url, None, None)
+    behind = SidecarBackends(MASTER_KEY, cache_redis_url, None, None)
     names = {
         "LLM_PROXY__ENVIRONMENT": "development",
         "LLM_PROXY__INTERNAL_API_KEY": KEY,
@@ -86,8 +86,8 @@ def started_stack(
     logs = service_folder / "logs"
     running = [
         process.start(provider_part(at["provider"]), logs),
-        process.start(sidecar(1, at["sidecar"], config, behind, given), logs),
-        process.start(gateway(at["gateway"], names, given), logs),
+        process.start(sidecar_spec(1, at["sidecar"], config, behind, given), logs),
+        process.start(gateway_spec(at["gateway"], names, given), logs),
     ]
     try:
         process.wait_until_ready(running)
@@ -107,7 +107,7 @@ async def stack(started_stack: Started) -> AsyncIterator[RunningStack]:
     """The running stack, the provider's memory wiped."""
     stack_ports, running = started_stack
     for one in running:
-        assert one.alive(), f"{one.part.name} ended with code {one.process.returncode}; {one.last_words()}"
+        assert one.is_alive(), f"{one.spec.name} ended with code {one.popen.returncode}; {one.log_end()}"
     url, provider_url = (f"http://127.0.0.1:{stack_ports[name]}" for name in ("gateway", "provider"))
     async with httpx.AsyncClient(verify=NO_TLS) as client:
         await client.post(f"{provider_url}/_reset")

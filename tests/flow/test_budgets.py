@@ -17,8 +17,8 @@ import pytest
 from running_stack import ADMIN_KEY, KEY, MASTER_KEY, say, script
 
 from llm_proxy.stack import probe, process
-from llm_proxy.stack.operator_env import Surroundings
-from llm_proxy.stack.process_specs import gateway
+from llm_proxy.stack.operator_env import OperatorEnv
+from llm_proxy.stack.process_specs import gateway_spec
 
 Json = dict[str, Any]
 CHAT = "/v1/chat/completions"
@@ -107,8 +107,8 @@ def alone(stack_ports: dict[str, int], service_folder: Path, postgres_url: str) 
         "LLM_PROXY__DRAIN_DELAY_S": "0",
         "DATABASE_URL": postgres_url,
     }
-    given = Surroundings({name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ})
-    program = replace(gateway(port, names, given), name="gateway-alone", cwd=folder)
+    given = OperatorEnv({name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ})
+    program = replace(gateway_spec(port, names, given), name="gateway-alone", cwd=folder)
     running = process.start(program, folder / "logs")
     try:
         process.wait_until_ready([running])

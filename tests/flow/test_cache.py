@@ -20,9 +20,9 @@ from scripted import answers
 from sidecars import Provider, deployment, provider_part
 
 from llm_proxy.stack import probe, process
-from llm_proxy.stack.operator_env import Surroundings
-from llm_proxy.stack.process_specs import Behind, gateway, sidecar
-from llm_proxy.stack.stores import valkey, valkey_url
+from llm_proxy.stack.operator_env import OperatorEnv
+from llm_proxy.stack.process_specs import SidecarBackends, gateway_spec, sidecar_spec
+from llm_proxy.stack.stores import valkey_spec, valkey_url
 
 CHAT, EMBED = "/v1/chat/completions", "/v1/embeddings"
 
@@ -30,7 +30,7 @@ CHAT, EMBED = "/v1/chat/completions", "/v1/embeddings"
 class Cached:
     """A gateway, a sidecar and a Valkey of this module's own."""
 
-    def __init__(self, url: str, provider: Provider, store: process.Running) -> None:
+    def __init__(self, url: str, provider: Provider, store: process.ManagedProcess) -> None:
         self.url, self.provider, self.store = url, provider, store
 
     async def post(self, path: str, body: Json, key: str = KEY, **headers: str) -> httpx.Response:
@@ -70,7 +70,7 @@ class Cached:
 @pytest.fixture(scope="module")
 def cached(service_folder: Path, postgres_url: str) -> Iterator[Cached]:
     """The whole of it, running."""
-    given = Surroundings(
+    given = OperatorEnv(
         {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
     )
     folder = service_folder / "cache"
@@ -92,12 +92,13 @@ def cached(service_folder: Path, postgres_url: str) -> Iterator[Cached]:
         "DATABASE_URL": postgres_url,
     }
     parts = [
-        process.start(valkey("cache", folder, at["store"], "only-for-this-cache"), folder),
+        process.start(valkey_spec("cache", folder, at["store"], "only-for-this-cache"), folder),
         process.start(provider_part(at["provider"]), folder),
         process.start(
-            sidecar(1, at["sidecar"], config, Behind(MASTER_KEY, store, None, None), given), folder
+            sidecar_spec(1, at["sidecar"], config, SidecarBackends(MASTER_KEY, store, None, None), given),
+            folder,
         ),
-        process.start(gateway(at["gateway"], names, given), folder),
+        process.start(gateway_spec(at["gateway"], names, given), folder),
     ]
     try:
         process.wait_until_ready(parts)
@@ -442,11 +443,11 @@ async def test_a_mistyped_filter_deletes_nothing_and_is_named(cached: Cached) ->
 
 async def test_a_purge_that_could_not_look_says_so(cached: Cached) -> None:
     """A frozen Redis is an error, not a count of zero."""
-    os.kill(cached.store.process.pid, signal.SIGSTOP)
+    os.kill(cached.store.popen.pid, signal.SIGSTOP)
     try:
         answer = await purge(cached)
     finally:
-        os.kill(cached.store.process.pid, signal.SIGCONT)
+        os.kill(cached.store.popen.pid, signal.SIGCONT)
     assert answer.status_code == 503
     assert "0 cached answers were deleted" in answer.json()["error"]["message"]
     async with asyncio.timeout(30):
@@ -457,11 +458,11 @@ async def test_a_purge_that_could_not_look_says_so(cached: Cached) -> None:
 async def test_a_frozen_store_costs_less_than_a_second_once(cached: Cached) -> None:
     """Not ten seconds a call: one call waits, and then it is left alone until it answers."""
     await timed(cached)
-    os.kill(cached.store.process.pid, signal.SIGSTOP)
+    os.kill(cached.store.popen.pid, signal.SIGSTOP)
     try:
         took_s = [await timed(cached) for _ in range(6)]
     finally:
-        os.kill(cached.store.process.pid, signal.SIGCONT)
+        os.kill(cached.store.popen.pid, signal.SIGCONT)
     lost_s = sorted((one - min(took_s) for one in took_s), reverse=True)
     assert lost_s[0] < 1.5, took_s
     assert lost_s[len(lost_s) // 2] < 0.25, took_s

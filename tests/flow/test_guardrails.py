@@ -13,7 +13,7 @@ from sidecars import Json, Provider, deployment, run_provider, run_sidecar
 from two_sidecars import ADMIN_KEY, GIVEN, KEY
 
 from llm_proxy.stack import probe, process
-from llm_proxy.stack.process_specs import gateway
+from llm_proxy.stack.process_specs import gateway_spec
 
 MODULE = """
 from fastapi import HTTPException
@@ -93,7 +93,7 @@ def gateway_url(service_folder: Path) -> Generator[str]:
             "LLM_PROXY__SPOOL_DIR": str(folder / "spool"),
             "LLM_PROXY__DRAIN_DELAY_S": "0",
         }
-        started = process.start(gateway(port, names, GIVEN), folder / "logs")
+        started = process.start(gateway_spec(port, names, GIVEN), folder / "logs")
         try:
             process.wait_until_ready([started])
             yield f"http://127.0.0.1:{port}"

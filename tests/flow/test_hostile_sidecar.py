@@ -67,7 +67,7 @@ def next_callers_hear_themselves(front: GatewayOverSidecars) -> None:
 
 def rss_kb(front: GatewayOverSidecars) -> int:
     """What the gateway keeps in memory."""
-    status = Path(f"/proc/{front.gateway.process.pid}/status").read_text(encoding="ascii")
+    status = Path(f"/proc/{front.gateway.popen.pid}/status").read_text(encoding="ascii")
     return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")))
 
 

@@ -11,7 +11,7 @@ from prometheus_page import value
 from running_stack import say
 from webhook_receiver import WebhookReceiver, run_receiver, until
 
-from llm_proxy.notify.notifier import REFUSED_TIMES
+from llm_proxy.notify.notifier import MIN_REFUSED_CREDENTIALS
 from llm_proxy.stack import probe
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def gateway(
         "LLM_PROXY__NOTIFY_SIDECAR_AWAY_S": "1",
     }
     with built.running():
-        for _ in range(REFUSED_TIMES):
+        for _ in range(MIN_REFUSED_CREDENTIALS):
             assert ask(built, "sk-somebody-elses").status_code == 401
         yield built
 

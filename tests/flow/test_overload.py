@@ -103,7 +103,7 @@ async def test_who_waits_in_time_gets_the_place_that_comes_free(
 
 def resident_mib(made: GatewayOverSidecars) -> float:
     """Memory of the gateway."""
-    status = Path(f"/proc/{made.gateway.process.pid}/status").read_text(encoding="ascii")
+    status = Path(f"/proc/{made.gateway.popen.pid}/status").read_text(encoding="ascii")
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")) / 1024
 
 

@@ -14,8 +14,8 @@ from raw_requests import CHAT, CHUNKS, INNER, NOT_HTTP, TWO_READINGS, request
 from running_stack import ADMIN_KEY, KEY, MASTER_KEY
 
 from llm_proxy.stack import probe, process
-from llm_proxy.stack.operator_env import Surroundings
-from llm_proxy.stack.process_specs import gateway
+from llm_proxy.stack.operator_env import OperatorEnv
+from llm_proxy.stack.process_specs import gateway_spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Front:
 @pytest.fixture(scope="module")
 def running(stack_ports: dict[str, int], service_folder: Path) -> Iterator[Front]:
     """The gateway and the relay."""
-    given = Surroundings({name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ})
+    given = OperatorEnv({name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ})
     tap, port = RecordingRelay(stack_ports["sidecar"]), probe.free_port()
     names = {
         "LLM_PROXY__ENVIRONMENT": "development",
@@ -42,7 +42,7 @@ def running(stack_ports: dict[str, int], service_folder: Path) -> Iterator[Front
         "LLM_PROXY__DRAIN_DELAY_S": "0",
     }
     logs = service_folder / "logs"
-    started = [process.start(replace(gateway(port, names, given), name="gateway-raw"), logs)]
+    started = [process.start(replace(gateway_spec(port, names, given), name="gateway-raw"), logs)]
     try:
         process.wait_until_ready(started)
         yield Front(port, tap, logs / "gateway-raw.log")

@@ -18,8 +18,8 @@ import pytest
 from two_sidecars import ADMIN_KEY, KEY, provider_as_sidecar
 
 from llm_proxy.stack import probe, process
-from llm_proxy.stack.operator_env import Surroundings
-from llm_proxy.stack.process_specs import gateway
+from llm_proxy.stack.operator_env import OperatorEnv
+from llm_proxy.stack.process_specs import gateway_spec
 
 Json = dict[str, Any]
 CHAT = "/v1/chat/completions"
@@ -54,7 +54,7 @@ class Gateways:
 @pytest.fixture(scope="module")
 def running(service_folder: Path, postgres_url: str, limits_redis_url: str) -> Iterator[tuple[str, ...]]:
     """The replicas' addresses."""
-    given = Surroundings(
+    given = OperatorEnv(
         {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
     )
     folder = service_folder / "replicas"
@@ -75,7 +75,7 @@ def running(service_folder: Path, postgres_url: str, limits_redis_url: str) -> I
     made = [process.start(provider_as_sidecar(behind), folder / "logs")]
     try:
         for port in fronts:
-            program = replace(gateway(port, names, given), name=f"gateway-{port}", cwd=folder)
+            program = replace(gateway_spec(port, names, given), name=f"gateway-{port}", cwd=folder)
             made.append(process.start(program, folder / "logs"))
         process.wait_until_ready(made)
         yield tuple(f"http://127.0.0.1:{port}" for port in fronts)

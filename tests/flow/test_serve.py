@@ -16,7 +16,7 @@ from prometheus_page import series, value
 from running_stack import ADMIN_KEY, RunningStack, say, script
 
 from llm_proxy.stack import probe
-from llm_proxy.stack.probe import answers
+from llm_proxy.stack.probe import is_up
 
 KEY = "serve-key-0123456789abcdef"
 MASTER_KEY = "sk-stack-master-0123456789abcdef"
@@ -45,7 +45,7 @@ def serving(folder: Path, **names: str) -> Generator[tuple[str, Process]]:
         process = subprocess.Popen(argv, env=environment(folder, **names), cwd=folder, stdout=log, stderr=log)
     try:
         end = time.monotonic() + 15
-        while not answers(port, "/health/live"):
+        while not is_up(port, "/health/live"):
             assert process.poll() is None, (folder / "gateway.log").read_text()
             assert time.monotonic() < end
             time.sleep(0.05)

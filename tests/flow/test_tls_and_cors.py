@@ -16,11 +16,11 @@ import pytest
 from two_sidecars import GatewayOverSidecars, TwoSidecars, run_gateway
 from webhook_receiver import run_receiver
 
-from llm_proxy.edge.routes.notifications import delivery_of
-from llm_proxy.notify import Delivery, DeliveryFailed, Message, Webhook
+from llm_proxy.edge.routes.notifications import webhook_delivery
+from llm_proxy.notify import DeliveryFailed, StoredNotification, Webhook, WebhookSender
 from llm_proxy.settings import Settings
 from llm_proxy.stack import probe
-from llm_proxy.stack.probe import is_free
+from llm_proxy.stack.probe import is_port_free
 
 RELAY = Path(__file__).parents[1] / "tls_relay.py"
 ORIGIN = "https://app.example"
@@ -45,7 +45,7 @@ def tls_before(to: int, certificate: tuple[Path, Path], *kind: str) -> Generator
     with subprocess.Popen([sys.executable, str(RELAY), *words], env=dict(os.environ)) as relay:
         try:
             end = time.monotonic() + 10
-            while is_free(port):
+            while is_port_free(port):
                 assert time.monotonic() < end
                 time.sleep(0.05)
             yield port
@@ -161,11 +161,11 @@ async def test_a_webhook_is_reached_by_tls_of_an_authority_that_is_trusted_alone
     certificate: tuple[Path, Path],
 ) -> None:
     """The same rule as for every other address; nothing is sent to a stranger."""
-    message = Message(uuid4(), "test", datetime.now(UTC), {})
+    message = StoredNotification(uuid4(), "test", datetime.now(UTC), {})
     with run_receiver() as receiver, tls_before(receiver.port, certificate) as port:
         webhook = Webhook("json", f"https://localhost:{port}/hook")
         trusting = Settings.model_validate({"ca_file": certificate[0], "notify_allow_private": True})
-        assert await delivery_of(trusting).send(webhook, message) == 204
+        assert await webhook_delivery(trusting).send(webhook, message) == 204
         with pytest.raises(DeliveryFailed, match="TLS failed"):
-            await Delivery("", None, ssl.create_default_context()).send(webhook, message)
+            await WebhookSender("", None, ssl.create_default_context()).send(webhook, message)
         assert [one.headers["host"] for one in receiver.received] == [f"localhost:{port}"]

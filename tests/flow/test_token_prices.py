@@ -19,12 +19,12 @@ from running_stack import ADMIN_KEY, say, script
 from running_stack import KEY as CALLER_KEY
 from sidecars import KEY, Json, Mode, Provider, Sidecar, deployment, run_provider, run_sidecar
 
-from llm_proxy.ledger.reconcile import disagreements
-from llm_proxy.ledger.usage_store import connected
+from llm_proxy.ledger.reconcile import find_discrepancies
+from llm_proxy.ledger.usage_store import open_usage
 from llm_proxy.schema import migrate
 from llm_proxy.stack import probe, process
-from llm_proxy.stack.operator_env import Surroundings
-from llm_proxy.stack.process_specs import gateway
+from llm_proxy.stack.operator_env import OperatorEnv
+from llm_proxy.stack.process_specs import gateway_spec
 
 GUARD = """
 from litellm.integrations.custom_guardrail import CustomGuardrail
@@ -136,8 +136,8 @@ def till(
             process.stop([started])
 
 
-def _gateway(port: int, sidecar: Sidecar, dsn: str, limits_url: str, folder: Path) -> process.Running:
-    given = Surroundings({name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ})
+def _gateway(port: int, sidecar: Sidecar, dsn: str, limits_url: str, folder: Path) -> process.ManagedProcess:
+    given = OperatorEnv({name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ})
     names = {
         "LLM_PROXY__ENVIRONMENT": "development",
         "LLM_PROXY__INTERNAL_API_KEY": CALLER_KEY,
@@ -149,7 +149,7 @@ def _gateway(port: int, sidecar: Sidecar, dsn: str, limits_url: str, folder: Pat
         "DATABASE_URL": dsn,
         "LIMITS_REDIS_URL": limits_url,
     }
-    return process.start(gateway(port, names, given), folder / "logs")
+    return process.start(gateway_spec(port, names, given), folder / "logs")
 
 
 @pytest.fixture(scope="module")
@@ -203,8 +203,8 @@ async def test_the_two_logs_agree_to_the_nano_dollar(
 ) -> None:
     """Of all these calls."""
     since = min(datetime.fromisoformat(one["started_at"]) for one in stories.values())
-    async with connected(till.dsn) as usage:
-        assert await disagreements(usage.pool, since, datetime.now(UTC), 100) == []
+    async with open_usage(till.dsn) as usage:
+        assert await find_discrepancies(usage.pool, since, datetime.now(UTC), 100) == []
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -52,7 +52,7 @@ def statuses(front: GatewayOverSidecars, secret: str, times: int) -> Counter[int
 
 def workers(front: GatewayOverSidecars) -> list[int]:
     """The processes that serve."""
-    pid = front.gateway.process.pid
+    pid = front.gateway.popen.pid
     return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
 
 
@@ -105,7 +105,7 @@ def test_odd_requests_leave_every_worker_serving(front: GatewayOverSidecars) -> 
 
 def test_no_worker_leaves_its_memory_behind(front: GatewayOverSidecars) -> None:
     """Keys are in it: no core dump of any of them."""
-    for pid in (front.gateway.process.pid, *workers(front)):
+    for pid in (front.gateway.popen.pid, *workers(front)):
         limits = Path(f"/proc/{pid}/limits").read_text(encoding="ascii")
         line = next(one for one in limits.splitlines() if one.startswith("Max core file size"))
         assert line.split()[4:6] == ["0", "0"]

@@ -20,7 +20,7 @@ from running_stack import MASTER_KEY, say
 
 from llm_proxy.cli import main
 from llm_proxy.stack import probe
-from llm_proxy.stack.probe import answers
+from llm_proxy.stack.probe import is_up
 
 KEY, ADMIN_KEY = "usage-key-0123456789abcdef", "usage-admin-0123456789abcdef"
 INTERNAL, ADMIN = {"X-Internal-Secret": KEY}, {"Authorization": f"Bearer {ADMIN_KEY}"}
@@ -56,7 +56,7 @@ class Gateway:
         with (self._folder / "gateway.log").open("ab") as log:
             process = subprocess.Popen(argv, env=self.environment, cwd=self._folder, stdout=log, stderr=log)
         try:
-            until(lambda: answers(self._port, "/health/ready"))
+            until(lambda: is_up(self._port, "/health/ready"))
             yield process
         finally:
             process.terminate()

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import uvloop
 
-from llm_proxy.admission import Admission
+from llm_proxy.admission import AdmissionController
 from llm_proxy.dialects import Call
 from llm_proxy.errors import RateLimited
 from llm_proxy.identity import Caller
@@ -18,7 +18,7 @@ from llm_proxy.settings import Settings
 
 async def run(url: str, tenant: str, agent: str, clients: int) -> None:
     """Ask, and count the answers."""
-    admission = Admission(
+    admission = AdmissionController(
         Settings.model_validate({"limits_redis_url": url, "database_url": None, "store_timeout_ms": 5_000})
     )
     await admission.start()

@@ -11,7 +11,7 @@ from sidecars import Json, Provider, Sidecar, deployment, run_provider, run_side
 from stages.limiter_outages import OwnValkey, Replicas
 
 from llm_proxy import schema
-from llm_proxy.schema import let_sidecar_in, migrate
+from llm_proxy.schema import grant_sidecar_login, migrate
 
 FAMILIES = ("openai", "anthropic", "gemini", "ollama_chat", "hosted_vllm")
 ALIKE = ("deepseek", "openrouter", "groq", "mistral", "xai")
@@ -127,7 +127,7 @@ async def restored_sidecar_role(postgres_url: str) -> AsyncIterator[None]:
     """The sidecar's role belongs to the whole server: whoever gives it another password gives it back."""
     yield
     connection = await asyncpg.connect(postgres_url)
-    await let_sidecar_in(connection, SIDECAR_PASSWORD)
+    await grant_sidecar_login(connection, SIDECAR_PASSWORD)
     await connection.close()
 
 

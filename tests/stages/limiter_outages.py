@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-from llm_proxy.admission import Admission, Used
-from llm_proxy.admission.redis.connection import Wire
+from llm_proxy.admission import AdmissionController, SettledUsage
+from llm_proxy.admission.redis.connection import RedisConnection
 from llm_proxy.dialects import Call
-from llm_proxy.errors import Refused
-from llm_proxy.identity import ANY, Caller, Rule, Rulebook
+from llm_proxy.errors import APIError
+from llm_proxy.identity import ANY, Caller, LimitPolicy, PolicySnapshot
 from llm_proxy.money import Price
 from llm_proxy.settings import Settings
 from llm_proxy.stack import probe, process
-from llm_proxy.stack.stores import valkey, valkey_url
+from llm_proxy.stack.stores import valkey_spec, valkey_url
 
 CALL = Call("chat.completions", "openai", "gpt", "gpt", {}, prompt_bytes=400, max_tokens=100)
 COST_NANO_USD = 200
@@ -34,7 +34,7 @@ class OwnValkey:
     def __init__(self, folder: Path) -> None:
         port = probe.free_port()
         self.url = valkey_url(port, PASSWORD)
-        self._part = valkey("limits", folder, port, PASSWORD)
+        self._part = valkey_spec("limits", folder, port, PASSWORD)
         self._logs = folder / "logs"
         self.start()
 
@@ -45,23 +45,23 @@ class OwnValkey:
 
     def kill(self) -> None:
         """As a machine dies."""
-        self._running.process.kill()
-        self._running.process.wait()
+        self._running.popen.kill()
+        self._running.popen.wait()
 
     def freeze(self) -> None:
         """It holds its connections and says nothing."""
-        os.kill(self._running.process.pid, signal.SIGSTOP)
+        os.kill(self._running.popen.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
         """It goes on where it was."""
-        os.kill(self._running.process.pid, signal.SIGCONT)
+        os.kill(self._running.popen.pid, signal.SIGCONT)
 
     async def ask(self, *words: str) -> Any:
         """The reply to one command."""
-        wire = Wire(self.url, timeout_s=1, greeting=list)
+        wire = RedisConnection(self.url, timeout_s=1, greeting=list)
         await wire.start()
         try:
-            return await wire.ask(*words)
+            return await wire.execute(*words)
         finally:
             await wire.stop()
 
@@ -78,10 +78,10 @@ class Ledger:
     def __init__(self, spent: int | None = 0) -> None:
         self.spent_before = spent
         self.asked = 0
-        self.logged: dict[UUID, tuple[Used, bool]] = {}
+        self.logged: dict[UUID, tuple[SettledUsage, bool]] = {}
         self.latest: list[tuple[str, int]] = []
 
-    async def spent(
+    async def fetch_spend(
         self,
         scope: str,  # noqa: ARG002 -- the protocol's
         spender: str,  # noqa: ARG002 -- the same
@@ -94,11 +94,11 @@ class Ledger:
         self.asked += 1
         return self.spent_before
 
-    async def latest_answers(self) -> Sequence[tuple[str, int]] | None:
+    async def recent_answers(self) -> Sequence[tuple[str, int]] | None:
         """What all replicas have settled."""
         return self.latest
 
-    async def known(self, requests: Sequence[UUID]) -> Mapping[UUID, tuple[Used, bool]] | None:
+    async def exact_usage(self, requests: Sequence[UUID]) -> Mapping[UUID, tuple[SettledUsage, bool]] | None:
         """What the sidecar's log has told of, and whether exactly."""
         return {one: self.logged[one] for one in requests if one in self.logged}
 
@@ -127,10 +127,10 @@ class Ledger:
 class Rules:
     """A rulebook that stays as it is."""
 
-    def __init__(self, book: Rulebook) -> None:
-        self._book: Rulebook | None = book
+    def __init__(self, book: PolicySnapshot) -> None:
+        self._book: PolicySnapshot | None = book
 
-    async def rulebook(self, known: int) -> Rulebook | None:  # noqa: ARG002 -- the protocol's
+    async def fetch_policies(self, known: int) -> PolicySnapshot | None:  # noqa: ARG002 -- the protocol's
         """The book, once."""
         book, self._book = self._book, None
         return book
@@ -146,13 +146,15 @@ class Replicas:
 
     def __init__(self, url: str | None) -> None:
         self._url = url
-        self._made: list[Admission] = []
+        self._made: list[AdmissionController] = []
 
-    async def start(self, ledger: Ledger | None = None, *laid: Rule, **settings: object) -> Admission:
+    async def start(
+        self, ledger: Ledger | None = None, *laid: LimitPolicy, **settings: object
+    ) -> AdmissionController:
         """One more, under these rules."""
         chosen = settings_of(limits_redis_url=self._url, **settings)
-        rules = Rules(Rulebook(laid, epochs={ANY: 1})) if laid else None
-        made = Admission(chosen, prices=ledger, spent=ledger, rules=rules)
+        rules = Rules(PolicySnapshot(laid, epochs={ANY: 1})) if laid else None
+        made = AdmissionController(chosen, prices=ledger, spend_source=ledger, policy_source=rules)
         self._made.append(made)
         await made.start()
         return made
@@ -163,17 +165,17 @@ class Replicas:
             await one.stop()
 
 
-async def outcome(admission: Admission, caller: Caller) -> str:
+async def outcome(admission: AdmissionController, caller: Caller) -> str:
     """How a call fares: the header's word, or the refusal's code."""
     try:
         lease = await admission.admit(caller, CALL, uuid4())
-    except Refused as refused:
+    except APIError as refused:
         return refused.code or ""
     lease.settle(10, 10)
     return dict(lease.headers)[b"x-llm-proxy-limits"].decode()
 
 
-async def until(expected: str, admission: Admission, caller: Caller, within_s: float = 5) -> float:
+async def until(expected: str, admission: AdmissionController, caller: Caller, within_s: float = 5) -> float:
     """How long it took until calls fared so, in seconds."""
     began = time.monotonic()
     while (fared := await outcome(admission, caller)) != expected:

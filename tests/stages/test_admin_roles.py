@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from stages.limiter_outages import settings_of
 
 from llm_proxy.app import Gateway
-from llm_proxy.edge.auth import ROUTES, Doorkeeper
+from llm_proxy.edge.auth import ROUTE_ACCESS, AuthDependencies
 from llm_proxy.edge.routes.audit import PER_MINUTE
 from llm_proxy.telemetry import uuid7
 
@@ -132,7 +132,11 @@ async def issue(gateway: Gateway, name: str, role: str, **said: str) -> str:
 
 def admin_routes(gateway: Gateway) -> Iterator[str]:
     """Every route of the running application that asks for an admin key."""
-    asking = {Doorkeeper.admin, Doorkeeper.actor, Doorkeeper.anybody}
+    asking = {
+        AuthDependencies.require_admin,
+        AuthDependencies.require_actor,
+        AuthDependencies.caller_or_admin,
+    }
 
     def asks(dependant: Dependant) -> bool:
         called = getattr(dependant.call, "__func__", None)
@@ -147,11 +151,11 @@ async def test_every_route_has_its_roles_and_every_role_its_routes(replicas: lis
     """The table of the code is the table above, and what the application does; a new route fails here."""
     first = replicas[0]
     assert sorted(admin_routes(first)) == sorted(MAY)
-    assert {f"{method} {path}": access.roles for (method, path), access in ROUTES.items()} == {
+    assert {f"{method} {path}": access.roles for (method, path), access in ROUTE_ACCESS.items()} == {
         route: frozenset(roles.split()) for route, roles in (MAY | ABOUT_A_KEY).items()
     }
-    changing = {key for key in ROUTES if key[0] != "GET" and " ".join(key) not in ABOUT_A_KEY}
-    assert changing <= {key for key, access in ROUTES.items() if access.action}
+    changing = {key for key in ROUTE_ACCESS if key[0] != "GET" and " ".join(key) not in ABOUT_A_KEY}
+    assert changing <= {key for key, access in ROUTE_ACCESS.items() if access.action}
     keys = {role: await issue(first, f"a-{role}", role) for role in ("owner", "operator", "viewer")}
     keys["tenant"] = await issue(first, "a-tenant", "tenant", tenant="acme")
     for role, key in keys.items():

@@ -9,9 +9,17 @@ from uuid import uuid4
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llm_proxy.admission.limiter import ADMITTED, NO_EPOCH, Answer, Ask, Check, Entry, Plan
-from llm_proxy.admission.memory_limiter import Counter, Model
-from llm_proxy.admission.redis.backend import SharedStore
+from llm_proxy.admission.limiter import (
+    ADMITTED,
+    NO_EPOCH,
+    LimitCheck,
+    LimiterRequest,
+    LimiterResult,
+    LimitPlan,
+    SettlementEntry,
+)
+from llm_proxy.admission.memory_limiter import BudgetCounter, MemoryLimiter
+from llm_proxy.admission.redis.backend import RedisBackend
 
 HANDS = "local function clock() return tonumber(redis.call('GET', 'test-clock-%s')) end"
 START_MS, LIFE_MS, LIMIT, REPLICAS = 1_800_000_000_000, 30_000, 500, 3
@@ -30,7 +38,7 @@ histories = st.lists(step, min_size=10, max_size=60)
 class Running:
     """A call, what of the budget was there for it, and until when it is held."""
 
-    ask: Ask
+    ask: LimiterRequest
     counted: int
     until_ms: int
 
@@ -44,9 +52,9 @@ class Budget:
         excess: What of them has cost more.
     """
 
-    stores: list[SharedStore]
+    stores: list[RedisBackend]
     name: str
-    model: Model = field(default_factory=Model)
+    model: MemoryLimiter = field(default_factory=MemoryLimiter)
     now_ms: int = START_MS
     turn: int = 0
     running: list[Running] = field(default_factory=list[Running])
@@ -56,11 +64,11 @@ class Budget:
     excess: int = 0
 
     @property
-    def check(self) -> Check:
+    def check(self) -> LimitCheck:
         """The budget."""
-        return Check("budget", "key", "key k", f"test:{{{self.name}}}:m", LIMIT)
+        return LimitCheck("budget", "key", "key k", f"test:{{{self.name}}}:m", LIMIT)
 
-    def store(self) -> SharedStore:
+    def store(self) -> RedisBackend:
         """The replicas take turns."""
         self.turn += 1
         return self.stores[self.turn % len(self.stores)]
@@ -68,20 +76,20 @@ class Budget:
     async def pass_time(self, by_ms: int) -> None:
         """On the store's clock."""
         self.now_ms += by_ms
-        await self.store().nodes.of("").ask("SET", f"test-clock-{self.name}", self.now_ms)
+        await self.store().cluster.connection_for("").execute("SET", f"test-clock-{self.name}", self.now_ms)
 
     async def call(self, who: int, want: int) -> None:
         """Somebody asks, or asks again; nobody goes once the budget is spent."""
-        plan = Plan(self.name, f"{{{self.name}}}", (self.check,), 0)
-        ask = Ask(plan, (want,), NO_EPOCH, uuid4().hex, LIFE_MS, name=f"{who} {want}")
-        answer: Answer = await self.store().admit(ask)
-        assert answer == self.model.admit(ask, self.now_ms)
+        plan = LimitPlan(self.name, f"{{{self.name}}}", (self.check,), 0)
+        ask = LimiterRequest(plan, (want,), NO_EPOCH, uuid4().hex, LIFE_MS, retry_id=f"{who} {want}")
+        answer: LimiterResult = await self.store().reserve(ask)
+        assert answer == self.model.reserve(ask, self.now_ms)
         if answer.status == ADMITTED:
             assert self.spent < LIMIT
             left = LIMIT - self.spent - answer.extra[0]
             self.running.append(Running(ask, min(want, left), self.now_ms + LIFE_MS))
             self.together = {
-                one.ask.lease: one.counted if one.until_ms > self.now_ms else 0 for one in self.running
+                one.ask.lease_id: one.counted if one.until_ms > self.now_ms else 0 for one in self.running
             }
             self.excess = 0
 
@@ -90,21 +98,23 @@ class Budget:
         if not self.running:
             return
         one = self.running.pop(index % len(self.running))
-        entry = Entry("budget", self.check.key, amount=cost, lease=one.ask.lease)
+        entry = SettlementEntry("budget", self.check.key, amount=cost, lease_id=one.ask.lease_id)
         self.ended += 1
         for _ in range(2):  # a batch that is sent again counts once
             await self.store().settle(f"test:{{{self.name}}}:settled", self.ended, (entry,))
         self.model.settle("settled", self.ended, (entry,), self.now_ms)
-        self.excess += max(0, cost - self.together[one.ask.lease])
+        self.excess += max(0, cost - self.together[one.ask.lease_id])
         self.spent += cost
 
     async def keep(self, index: int) -> None:
         """A replica says that a call lives."""
         if self.running:
             one = self.running[index % len(self.running)]
-            entry = Entry("budget", self.check.key, amount=one.ask.wants[0], lease=one.ask.lease)
-            await self.store().keep((entry,), LIFE_MS)
-            self.model.keep((entry,), LIFE_MS, self.now_ms)
+            entry = SettlementEntry(
+                "budget", self.check.key, amount=one.ask.amounts[0], lease_id=one.ask.lease_id
+            )
+            await self.store().renew((entry,), LIFE_MS)
+            self.model.renew((entry,), LIFE_MS, self.now_ms)
             if one.until_ms > self.now_ms:
                 one.until_ms = self.now_ms + LIFE_MS
 
@@ -120,14 +130,14 @@ async def test_a_budget_is_overspent_only_by_what_the_last_calls_cost_beyond_the
 ) -> None:
     """A call that goes alone reserves what is left; one whose replica was silent for 30 seconds nothing."""
     name = uuid4().hex
-    stores = [SharedStore(limits_redis_url, timeout_s=5, clock=HANDS % name) for _ in range(REPLICAS)]
+    stores = [RedisBackend(limits_redis_url, timeout_s=5, clock=HANDS % name) for _ in range(REPLICAS)]
     for store in stores:
         await store.start()
     budget = Budget(stores, name)
     try:
         await budget.pass_time(0)
         await budget.store().seed(budget.check.key, 0)
-        budget.model.seed(budget.check.key, Counter(0))
+        budget.model.seed(budget.check.key, BudgetCounter(0))
         for what, first, second in history:
             match what:
                 case "call":
@@ -141,8 +151,8 @@ async def test_a_budget_is_overspent_only_by_what_the_last_calls_cost_beyond_the
         while budget.running:
             await budget.end(0, 250)
         assert budget.spent <= LIMIT + budget.excess
-        assert budget.model.counters[budget.check.key].spent == budget.spent
-        assert not budget.model.counters[budget.check.key].holds
+        assert budget.model.budgets[budget.check.key].spent == budget.spent
+        assert not budget.model.budgets[budget.check.key].reservations
     finally:
         for store in stores:
             await store.stop()

@@ -8,14 +8,23 @@ import pytest
 from stages.limiter_outages import CALL, PATIENT_MS, Ledger, Replicas, outcome, somebody, until
 from stages.valkey_cluster import Cluster
 
-from llm_proxy.admission import EvictingStore, refuse_evicting
-from llm_proxy.admission.fallback import Outage
-from llm_proxy.admission.lease import Living
-from llm_proxy.admission.limiter import ADMITTED, NO_EPOCH, REFUSED, Ask, Check, Plan, epoch_key, tag
-from llm_proxy.admission.redis.backend import REPLICAS_KEY, SharedStore
-from llm_proxy.admission.renewal import Pulse
+from llm_proxy.admission import EvictionEnabled, require_noeviction
+from llm_proxy.admission.fallback import FallbackLimiter
+from llm_proxy.admission.lease import ActiveLeases
+from llm_proxy.admission.limiter import (
+    ADMITTED,
+    NO_EPOCH,
+    REJECTED,
+    LimitCheck,
+    LimiterRequest,
+    LimitPlan,
+    epoch_key,
+    tenant_tag,
+)
+from llm_proxy.admission.redis.backend import REPLICAS_KEY, RedisBackend
+from llm_proxy.admission.renewal import Heartbeat
 from llm_proxy.errors import BudgetExceeded, RateLimited
-from llm_proxy.identity import Budget, Limits, Rule
+from llm_proxy.identity import Budget, LimitPolicy, Limits
 
 TENANTS = 15
 
@@ -67,7 +76,7 @@ async def test_places_and_money_are_given_back_and_settled_at_every_node(replica
         with pytest.raises(RateLimited):
             await admission.admit(caller, CALL, uuid4())
         lease.settle(10, 1_000)
-        await lease.settled()
+        await lease.wait_settled()
     assert admission.state().unsettled == 0
     for caller in callers:
         with pytest.raises(BudgetExceeded):
@@ -78,7 +87,7 @@ async def test_a_rule_for_all_callers_is_exact_whichever_nodes_would_count_for_t
     replicas: Replicas,
 ) -> None:
     """One script reaches every counter of a call, and the tenants' own limits hold beside it."""
-    rules = Rule("global", limits=Limits(rpm=20)), Rule("tenant", limits=Limits(rpm=2))
+    rules = LimitPolicy("global", limits=Limits(rpm=20)), LimitPolicy("tenant", limits=Limits(rpm=2))
     both = [await replicas.start(Ledger(), *rules, store_timeout_ms=PATIENT_MS) for _ in range(2)]
     callers = [somebody() for _ in range(TENANTS)]
     for caller, most in zip(callers, [2] * 10 + [0] * 5, strict=True):
@@ -90,7 +99,10 @@ async def test_a_cluster_that_was_away_at_the_start_is_known_for_one_when_it_is_
     cluster: Cluster,
 ) -> None:
     """Keys of two slots went to one node, which refused them; what is to be settled arrives too."""
-    rules = Rule("global", limits=Limits(rpm=1_000), budgets=(Budget(10**9, "day"),)), Rule("tenant")
+    rules = (
+        LimitPolicy("global", limits=Limits(rpm=1_000), budgets=(Budget(10**9, "day"),)),
+        LimitPolicy("tenant"),
+    )
     ledger, callers, replicas = Ledger(), [somebody() for _ in range(TENANTS)], Replicas(cluster.url)
     for port in cluster.ports:
         cluster.kill(port)
@@ -157,27 +169,29 @@ async def test_a_share_of_a_budget_is_given_once_while_the_node_that_counts_it_i
     cluster: Cluster,
 ) -> None:
     """Other nodes answer the heartbeat, and that is not the end of the outage."""
-    store, outage = SharedStore(cluster.url, timeout_s=1), Outage(1)
-    pulse = Pulse(store, "here", Living(), outage)
+    store, outage = RedisBackend(cluster.url, timeout_s=1), FallbackLimiter(1)
+    pulse = Heartbeat(store, "here", ActiveLeases(), outage)
     await store.start()
-    owners = {tenant: await cluster.owner(tag(tenant)) for tenant in map(str, range(TENANTS))}
+    owners = {tenant: await cluster.owner(tenant_tag(tenant)) for tenant in map(str, range(TENANTS))}
     beats_at = await cluster.owner(REPLICAS_KEY)
     tenant, dead = next((one, port) for one, port in owners.items() if port != beats_at)
-    key = f"lp:{tag(tenant)}:m:key:k"
-    check = Check("budget", "key", "key k", key, 100, on_store_failure="local")
-    ask = Ask(Plan(tenant, tag(tenant), (check,), 0), (100,), NO_EPOCH, "lease", 30_000)
+    key = f"lp:{tenant_tag(tenant)}:m:key:k"
+    check = LimitCheck("budget", "key", "key k", key, 100, on_store_failure="local")
+    ask = LimiterRequest(
+        LimitPlan(tenant, tenant_tag(tenant), (check,), 0), (100,), NO_EPOCH, "lease", 30_000
+    )
     await store.seed(key, 0)
-    outage.heard(ask.plan, await store.admit(ask._replace(take=False)))
+    outage.record_result(ask.plan, await store.reserve(ask._replace(reserve=False)))
     cluster.kill(dead)
     try:
-        while store.answering:  # noqa: ASYNC110 -- nothing tells
+        while store.is_available:  # noqa: ASYNC110 -- nothing tells
             await asyncio.sleep(0.02)
         fared: list[int] = []
         for lease in ("a", "b"):
-            _, answer, _ = await outage.admit(ask._replace(lease=lease))
+            _, answer, _ = await outage.reserve(ask._replace(lease_id=lease))
             fared.append(answer.status)
             await pulse.beat()
-        assert fared == [ADMITTED, REFUSED]
+        assert fared == [ADMITTED, REJECTED]
     finally:
         cluster.revive(dead)
         await store.stop()
@@ -185,10 +199,10 @@ async def test_a_share_of_a_budget_is_given_once_while_the_node_that_counts_it_i
 
 async def test_a_node_that_evicts_is_refused_like_a_store_that_does(cluster: Cluster) -> None:
     """Whichever it is."""
-    await refuse_evicting(cluster.url)
+    await require_noeviction(cluster.url)
     await cluster.ask(cluster.ports[2], "CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
     try:
-        with pytest.raises(EvictingStore):
-            await refuse_evicting(cluster.url)
+        with pytest.raises(EvictionEnabled):
+            await require_noeviction(cluster.url)
     finally:
         await cluster.ask(cluster.ports[2], "CONFIG", "SET", "maxmemory-policy", "noeviction")

@@ -8,11 +8,11 @@ from uuid import uuid4
 import pytest
 from stages.limiter_outages import Ledger, Rules, settings_of
 
-from llm_proxy.admission import Admission, Explanation, explain, standing_of
+from llm_proxy.admission import AdmissionController, Explanation, current_limits, explain_call
 from llm_proxy.dialects import Call
-from llm_proxy.errors import Refused
-from llm_proxy.identity import Budget, Caller, Kill, Limits, Rule, Rulebook
-from llm_proxy.identity.caller import Mode, Period, ScopeKind
+from llm_proxy.errors import APIError
+from llm_proxy.identity import Budget, Caller, KillSwitch, LimitPolicy, Limits, PolicySnapshot
+from llm_proxy.identity.caller import Period, PolicyMode, ScopeKind
 from llm_proxy.money import Price
 
 STATES = 1_000
@@ -37,28 +37,30 @@ class Word:
     promises: bool
 
 
-def word(refused: Refused | None) -> Word:
+def word(refused: APIError | None) -> Word:
     """A verdict to compare; a wait differs by the moments between the two."""
     if refused is None:
         return Word(200, None, "", promises=False)
-    return Word(refused.status, refused.code, refused.kind, refused.retry_after_s is not None)
+    return Word(refused.status, refused.code, refused.error_type, refused.retry_after_s is not None)
 
 
-def rules(dice: random.Random) -> Rulebook:
+def rules(dice: random.Random) -> PolicySnapshot:
     """Some limits, some budgets, some switches, some only watched."""
     laid = tuple(rule(dice, scope) for scope in dice.sample(SCOPES, dice.randint(1, 4)))
-    kills = [Kill("agent", "a2")] * (dice.random() < 0.3) + [Kill("model", "b")] * (dice.random() < 0.1)
-    return Rulebook(laid, frozenset(kills), {"*": dice.randint(1, 9)})
+    kills = [KillSwitch("agent", "a2")] * (dice.random() < 0.3) + [KillSwitch("model", "b")] * (
+        dice.random() < 0.1
+    )
+    return PolicySnapshot(laid, frozenset(kills), {"*": dice.randint(1, 9)})
 
 
-def rule(dice: random.Random, scope: ScopeKind) -> Rule:
+def rule(dice: random.Random, scope: ScopeKind) -> LimitPolicy:
     """One of many."""
     limits = Limits(dice.choice([None, 0, 1, 3, 8]), dice.choice([None, 300, 3_000]), dice.choice([None, 2]))
     periods: list[Period] = ["day", "month", "total"]
-    modes: list[Mode | None] = [None, None, "shadow", "off"]
+    modes: list[PolicyMode | None] = [None, None, "shadow", "off"]
     budgets = (Budget(dice.choice([500, 5_000]), dice.choice(periods)),)
     money = dice.random() < 0.4
-    return Rule(scope, limits=limits, budgets=budgets if money else (), mode=dice.choice(modes))
+    return LimitPolicy(scope, limits=limits, budgets=budgets if money else (), mode=dice.choice(modes))
 
 
 def caller(dice: random.Random, tenant: str) -> Caller:
@@ -81,14 +83,14 @@ def call(dice: random.Random) -> Call:
     return Call("chat.completions", "openai", group, group, {}, prompt_bytes=size, max_tokens=most)
 
 
-async def judged(admission: Admission, who: Caller, what: Call) -> Word:
+async def judged(admission: AdmissionController, who: Caller, what: Call) -> Word:
     """The real verdict."""
     try:
         lease = await admission.admit(who, what, uuid4())
-    except Refused as refused:
+    except APIError as refused:
         return word(refused)
     lease.settle(None, None)
-    await lease.settled()
+    await lease.wait_settled()
     return word(None)
 
 
@@ -98,25 +100,25 @@ async def test_the_verdict_explained_is_the_verdict_given(limits_redis_url: str,
     dice, seen = random.Random(7), dict[Word, int]()  # noqa: S311 -- states, not secrets
     for _ in range(STATES // 20):
         ledger = SomePrices(spent=dice.choice([0, 400, None]))
-        admission = Admission(
+        admission = AdmissionController(
             settings_of(
                 store_timeout_ms=5_000,
                 limits_redis_url=limits_redis_url if shared else None,
                 default_models=("a", "c"),
             ),
             prices=ledger,
-            spent=ledger,
-            rules=Rules(rules(dice)),
+            spend_source=ledger,
+            policy_source=Rules(rules(dice)),
         )
         await admission.start()
         tenant = f"t-{uuid4().hex}"
         for _ in range(20):
             who, what = caller(dice, tenant), call(dice)
-            explained: Explanation = await explain(admission, who, what)
+            explained: Explanation = await explain_call(admission, who, what)
             given = await judged(admission, who, what)
-            assert word(explained.refused) == given
+            assert word(explained.error) == given
             if given.status == 429:
-                assert any(one.over and one.check.enforced for one in explained.standings)
+                assert any(one.rejects and one.check.enforced for one in explained.limit_statuses)
             seen[given] = seen.get(given, 0) + 1
         await admission.stop()
     assert {one.status for one in seen} == {200, 403, 404, 429, 503}
@@ -127,7 +129,9 @@ async def test_the_verdict_explained_is_the_verdict_given(limits_redis_url: str,
 async def test_no_window_is_empty_before_a_call_fits(limits_redis_url: str, *, shared: bool) -> None:
     """Full to the last token, beyond it, and of a limit that was lowered since."""
     url = limits_redis_url if shared else None
-    admission = Admission(settings_of(store_timeout_ms=5_000, limits_redis_url=url, default_models=("*",)))
+    admission = AdmissionController(
+        settings_of(store_timeout_ms=5_000, limits_redis_url=url, default_models=("*",))
+    )
     await admission.start()
     what = Call("chat.completions", "openai", "a", "a", {}, prompt_bytes=4, max_tokens=1)
     for key, (used, limits, lowered) in enumerate([
@@ -139,9 +143,9 @@ async def test_no_window_is_empty_before_a_call_fits(limits_redis_url: str, *, s
         for _ in range(2 if limits.rpm else 1):
             lease = await admission.admit(who, what, uuid4())
             lease.settle(used, 1)
-            await lease.settled()
-        [one] = (await standing_of(admission, replace(who, limits=lowered))).standings
-        assert one.over
+            await lease.wait_settled()
+        [one] = (await current_limits(admission, replace(who, limits=lowered))).limit_statuses
+        assert one.rejects
         assert (one.used, one.remaining) == (used, 0)
         assert 50_000 < one.wait_ms <= (one.reset_ms or 0)
     await admission.stop()
@@ -149,7 +153,7 @@ async def test_no_window_is_empty_before_a_call_fits(limits_redis_url: str, *, s
 
 async def test_explaining_counts_nothing(limits_redis_url: str) -> None:
     """However often it is asked."""
-    admission = Admission(
+    admission = AdmissionController(
         settings_of(store_timeout_ms=5_000, limits_redis_url=limits_redis_url, default_models=("*",))
     )
     await admission.start()
@@ -158,6 +162,6 @@ async def test_explaining_counts_nothing(limits_redis_url: str) -> None:
     )
     what = Call("chat.completions", "openai", "a", "a", {}, prompt_bytes=4, max_tokens=10)
     for _ in range(15):
-        assert (await explain(admission, who, what)).refused is None
-    assert [one.used for one in (await explain(admission, who, what)).standings] == [0, 0, 0]
+        assert (await explain_call(admission, who, what)).error is None
+    assert [one.used for one in (await explain_call(admission, who, what)).limit_statuses] == [0, 0, 0]
     await admission.stop()

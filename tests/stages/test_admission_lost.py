@@ -8,22 +8,29 @@ from uuid import uuid4
 import pytest
 from stages.limiter_outages import CALL, PATIENT_MS, Ledger, OwnValkey, Replicas, outcome, somebody
 
-from llm_proxy.admission import Admission, Standing, standing_of
-from llm_proxy.admission.limiter import ADMITTED, NO_EPOCH, Answer, Ask, Check, Plan
-from llm_proxy.admission.redis.backend import SharedStore
+from llm_proxy.admission import AdmissionController, LimitStatus, current_limits
+from llm_proxy.admission.limiter import (
+    ADMITTED,
+    NO_EPOCH,
+    LimitCheck,
+    LimiterRequest,
+    LimiterResult,
+    LimitPlan,
+)
+from llm_proxy.admission.redis.backend import RedisBackend
 from llm_proxy.errors import StoreUnavailable
 from llm_proxy.identity import Budget, Caller, Limits
 
 LIMITS = Limits(tpm=100_000, parallel=100)
 
 
-async def standings(admission: Admission, caller: Caller) -> dict[str, Standing]:
+async def standings(admission: AdmissionController, caller: Caller) -> dict[str, LimitStatus]:
     """Where a caller stands, by kind."""
-    found = (await standing_of(admission, caller)).standings
+    found = (await current_limits(admission, caller)).limit_statuses
     return {one.check.kind: one for one in found if one.check.scope == "key"}
 
 
-async def until_nothing_is_held(admission: Admission, caller: Caller) -> None:
+async def until_nothing_is_held(admission: AdmissionController, caller: Caller) -> None:
     """Waits until no token, place or money is counted."""
     end = time.monotonic() + 5
     while True:
@@ -44,19 +51,21 @@ async def test_a_reply_that_comes_in_one_turn_of_the_loop_with_a_cancellation_is
     own: OwnValkey,
 ) -> None:
     """The store has reserved, and the caller's task never hears of it: whoever returns such things does."""
-    store = SharedStore(own.url, timeout_s=5)
+    store = RedisBackend(own.url, timeout_s=5)
     await store.start()
-    check = Check("budget", "key", "key k", "test:{t}:m", 500)
+    check = LimitCheck("budget", "key", "key k", "test:{t}:m", 500)
     await store.seed(check.key, 0)
-    ask = Ask(Plan("t", "{t}", (check,), 0), (70,), NO_EPOCH, "lease", 30_000)
-    returned: list[Answer] = []
-    asking = asyncio.create_task(store.admit(ask, returned.append))
-    earlier = store.nodes.of(check.key).ask("PING")  # sent in one write with the question, and so answered
+    ask = LimiterRequest(LimitPlan("t", "{t}", (check,), 0), (70,), NO_EPOCH, "lease", 30_000)
+    returned: list[LimiterResult] = []
+    asking = asyncio.create_task(store.reserve(ask, returned.append))
+    earlier = store.cluster.connection_for(check.key).execute(
+        "PING"
+    )  # sent in one write with the question, and so answered
     earlier.add_done_callback(lambda _: asking.cancel())
     with pytest.raises(asyncio.CancelledError):
         await asking
     assert [one.status for one in returned] == [ADMITTED]
-    assert (await store.admit(ask._replace(take=False))).extra == (70,)
+    assert (await store.reserve(ask._replace(reserve=False))).extra == (70,)
     await store.stop()
 
 
@@ -73,13 +82,13 @@ async def test_a_store_that_stood_still_and_lost_everything_keeps_no_reservation
     running[0].settle(0, 0)
     await asyncio.gather(*asking)
     began = time.monotonic()
-    await running[0].settled()
+    await running[0].wait_settled()
     assert time.monotonic() - began < 0.1  # nobody waits for a store that is known to be away
     own.thaw()
     await own.ask("FLUSHALL")
     for lease in running:
         lease.settle(0, 0)
-        await lease.settled()
+        await lease.wait_settled()
     await until_nothing_is_held(admission, caller)
 
 
@@ -94,7 +103,7 @@ async def test_a_call_that_nobody_heard_of_counts_in_no_budget(own: OwnValkey, r
     end = time.monotonic() + 5
     while True:
         with contextlib.suppress(StoreUnavailable):
-            found = (await standing_of(admission, caller)).standings
+            found = (await current_limits(admission, caller)).limit_statuses
             if not admission.state().unsettled and not any(one.held or one.running for one in found):
                 break
         assert time.monotonic() < end

@@ -16,10 +16,10 @@ from stages.limiter_outages import (
     until,
 )
 
-from llm_proxy.admission import Lease, Used, standing_of
+from llm_proxy.admission import Lease, SettledUsage, current_limits
 from llm_proxy.admission.corrections import Corrections
 from llm_proxy.dialects import Call
-from llm_proxy.errors import BudgetExceeded, BudgetHeld, Refused, StoreUnavailable
+from llm_proxy.errors import APIError, BudgetExceeded, BudgetHeld, StoreUnavailable
 from llm_proxy.identity import Budget
 from llm_proxy.money import Price
 
@@ -66,7 +66,7 @@ async def test_money_reserved_when_the_store_was_emptied_is_reserved_in_the_new_
     assert [type(one) for one in fared if not isinstance(one, Lease)] == [BudgetHeld] * 7
     for lease in running:
         lease.settle(10, 7)
-        await lease.settled()
+        await lease.wait_settled()
     assert admission.state().unsettled == 0
     (key,) = await own.ask("KEYS", "lp:*:m:*")
     assert int(await own.ask("HGET", key, "spent")) == 3 * 7
@@ -127,7 +127,7 @@ async def test_spend_never_exceeds_the_budget_by_more_than_calls_in_flight_cost_
             await asyncio.sleep(0.01)
             lease.settle(200, actual)
             spent += actual
-            await lease.settled()
+            await lease.wait_settled()
             del in_flight[lease]
 
     await asyncio.gather(*(client(number) for number in range(24)))
@@ -140,7 +140,7 @@ async def test_a_model_nobody_can_price_is_refused_under_a_budget(replicas: Repl
     """And only there."""
     admission = await replicas.start(Ledger(spent=0), store_timeout_ms=PATIENT_MS)
     unpriced = Call("chat.completions", "openai", "unpriced", "unpriced", {}, prompt_bytes=4)
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(APIError) as refused:
         await admission.admit(somebody(budgets=(Budget(1, "day"),)), unpriced, uuid4())
     assert refused.value.code == "price_unknown"
     assert await admission.admit(somebody(), unpriced, uuid4())
@@ -159,19 +159,19 @@ async def test_a_budget_follows_when_the_sidecars_log_makes_an_estimate_exact(re
     for request_id in calls:
         lease = await admission.admit(caller, CALL, request_id)
         lease.settle(10, 90)
-        await lease.settled()
+        await lease.wait_settled()
         corrections.add(request_id, lease)
     await corrections.step()
-    assert [one.used for one in (await standing_of(admission, caller)).standings] == [270, 270]
-    told = [{one.spent for one in await watch.look()} for _ in range(3)]
+    assert [one.used for one in (await current_limits(admission, caller)).limit_statuses] == [270, 270]
+    told = [{one.spent for one in await watch.poll()} for _ in range(3)]
     assert told == [set(), {270}, set()]
-    ledger.logged = {one: (Used(10, exact), True) for one, exact in calls.items()}
+    ledger.logged = {one: (SettledUsage(10, exact), True) for one, exact in calls.items()}
     for _ in range(2):
         await corrections.step()
         await asyncio.sleep(0.1)
-    told = [{one.spent for one in await watch.look()} for _ in range(3)]
+    told = [{one.spent for one in await watch.poll()} for _ in range(3)]
     assert told == [set(), {260}, set()]
-    assert [one.used for one in (await standing_of(admission, caller)).standings] == [260, 260]
+    assert [one.used for one in (await current_limits(admission, caller)).limit_statuses] == [260, 260]
 
 
 async def test_a_failed_call_of_unknown_cost_goes_on_counting_as_it_was_settled(replicas: Replicas) -> None:
@@ -182,13 +182,13 @@ async def test_a_failed_call_of_unknown_cost_goes_on_counting_as_it_was_settled(
     caller, request_id = somebody(budgets=(Budget(10**6, "day"),)), uuid4()
     lease = await admission.admit(caller, CALL, request_id)
     lease.settle(0, 0)
-    await lease.settled()
+    await lease.wait_settled()
     corrections.add(request_id, lease)
-    ledger.logged = {request_id: (Used(None, None, "gpt"), False)}
+    ledger.logged = {request_id: (SettledUsage(None, None, "gpt"), False)}
     await corrections.step()
-    assert lease.used == Used(0, 0, "gpt")
+    assert lease.usage == SettledUsage(0, 0, "gpt")
     await asyncio.sleep(0.1)
-    assert [one.used for one in (await standing_of(admission, caller)).standings] == [0]
+    assert [one.used for one in (await current_limits(admission, caller)).limit_statuses] == [0]
 
 
 async def test_a_counter_rebuilt_from_the_ledger_is_not_corrected_by_what_the_ledger_had(
@@ -203,16 +203,16 @@ async def test_a_counter_rebuilt_from_the_ledger_is_not_corrected_by_what_the_le
     lease = await admission.admit(caller, CALL, request_id)
     lease.settle(10, 90)
     corrections.add(request_id, lease)
-    await lease.settled()
+    await lease.wait_settled()
     await asyncio.sleep(0.01)
     await own.ask("FLUSHALL")
-    ledger.spent_before, ledger.logged = 20, {request_id: (Used(10, 20), True)}
+    ledger.spent_before, ledger.logged = 20, {request_id: (SettledUsage(10, 20), True)}
     assert await outcome(admission, caller) == "enforced"
     await corrections.step()
     assert await outcome(admission, caller) == "enforced"
     while admission.state().unsettled:  # noqa: ASYNC110 -- nothing tells
         await asyncio.sleep(0.01)
-    assert [one.used for one in (await standing_of(admission, caller)).standings] == [40]
+    assert [one.used for one in (await current_limits(admission, caller)).limit_statuses] == [40]
 
 
 async def test_a_call_dearer_than_any_budget_is_reserved_at_the_most_a_budget_can_be(
@@ -223,11 +223,13 @@ async def test_a_call_dearer_than_any_budget_is_reserved_at_the_most_a_budget_ca
     caller = somebody(budgets=(Budget(10**6, "day"), Budget(10**6, "day", unit="tokens")))
     for _ in range(2):
         lease = await admission.admit(caller, CALL._replace(max_tokens=2**31 - 1, choices=10**6), uuid4())
-        held = [one.held for one in (await standing_of(admission, caller)).standings]
+        held = [one.held for one in (await current_limits(admission, caller)).limit_statuses]
         assert held == [2**53, (2**31 - 1) * 10**6 + 100]
         lease.settle(5, 5)
-        await lease.settled()
-    assert [(one.used, one.held) for one in (await standing_of(admission, caller)).standings] == [(10, 0)] * 2
+        await lease.wait_settled()
+    assert [(one.used, one.held) for one in (await current_limits(admission, caller)).limit_statuses] == [
+        (10, 0)
+    ] * 2
 
 
 class Dear(Ledger):

@@ -116,7 +116,7 @@ async def test_the_place_of_a_running_call_is_taken_again_in_a_store_that_was_em
         await asyncio.sleep(0.1)
     assert await outcome(admission, caller) == "rate_limit_exceeded"
     running.settle(10, None)
-    await running.settled()
+    await running.wait_settled()
     assert await outcome(admission, caller) == "enforced"
 
 

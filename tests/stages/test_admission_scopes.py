@@ -17,13 +17,13 @@ from stages.limiter_outages import (
     somebody,
 )
 
-from llm_proxy.admission import Admission, Used, standing_of
+from llm_proxy.admission import AdmissionController, SettledUsage, current_limits
 from llm_proxy.admission.corrections import Corrections
 from llm_proxy.errors import BudgetExceeded, BudgetHeld, RateLimited
-from llm_proxy.identity import Budget, Limits, Rule
-from llm_proxy.identity.caller import Unit
+from llm_proxy.identity import Budget, LimitPolicy, Limits
+from llm_proxy.identity.caller import BudgetUnit
 
-UNITS: tuple[Unit, ...] = "usd", "tokens", "requests"
+UNITS: tuple[BudgetUnit, ...] = "usd", "tokens", "requests"
 BOTH = CALL._replace(model="gpt-x", group="gpt-x")
 """A call to a group whose provider is `gpt`; it may fall back to `spare`."""
 
@@ -36,15 +36,17 @@ async def one_or_two(request: pytest.FixtureRequest, own: OwnValkey) -> AsyncIte
     await made.stop()
 
 
-async def used(admission: Admission, scope: str, by: str = "kind") -> dict[tuple[str, str], int | None]:
+async def used(
+    admission: AdmissionController, scope: str, by: str = "kind"
+) -> dict[tuple[str, str], int | None]:
     """What the rules of a scope have counted, by subject and kind, or unit."""
-    found = (await standing_of(admission, somebody(), "gpt-x")).standings
+    found = (await current_limits(admission, somebody(), "gpt-x")).limit_statuses
     return {
         (one.check.subject, getattr(one.check, by)): one.used for one in found if one.check.scope == scope
     }
 
 
-async def settled(admission: Admission) -> None:
+async def settled(admission: AdmissionController) -> None:
     """Until the store has every settlement."""
     async with asyncio.timeout(5):
         while admission.state().unsettled:  # noqa: ASYNC110 -- nothing tells
@@ -53,7 +55,7 @@ async def settled(admission: Admission) -> None:
 
 async def test_all_tenants_together_get_what_a_global_rule_says(replicas: Replicas) -> None:
     """From two replicas, whoever calls, in whatever order."""
-    rule = Rule("global", limits=Limits(rpm=12))
+    rule = LimitPolicy("global", limits=Limits(rpm=12))
     both = [await replicas.start(Ledger(), rule, store_timeout_ms=PATIENT_MS) for _ in range(2)]
     fared = await asyncio.gather(*(outcome(both[number % 2], somebody()) for number in range(40)))
     assert (fared.count("enforced"), fared.count("rate_limit_exceeded")) == (12, 28)
@@ -61,7 +63,7 @@ async def test_all_tenants_together_get_what_a_global_rule_says(replicas: Replic
 
 async def test_money_of_all_callers_is_counted_from_the_ledger_on(one_or_two: Replicas) -> None:
     """What was spent before the rule was made counts, and the refusal tells nobody how much that is."""
-    rule = Rule("global", budgets=(Budget(1_000 + 2 * COST_NANO_USD, "month"),))
+    rule = LimitPolicy("global", budgets=(Budget(1_000 + 2 * COST_NANO_USD, "month"),))
     admission = await one_or_two.start(Ledger(spent=1_000), rule, store_timeout_ms=PATIENT_MS)
     for _ in range(2):
         lease = await admission.admit(somebody(), CALL, uuid4())
@@ -76,7 +78,7 @@ async def test_money_of_all_callers_that_was_held_is_held_in_a_counter_made_anew
     own: OwnValkey, replicas: Replicas
 ) -> None:
     """Whoever's call notices that the store was emptied."""
-    rule = Rule("global", budgets=(Budget(3 * COST_NANO_USD, "month"),))
+    rule = LimitPolicy("global", budgets=(Budget(3 * COST_NANO_USD, "month"),))
     admission = await replicas.start(Ledger(spent=0), rule, store_timeout_ms=PATIENT_MS)
     for _ in range(3):
         await admission.admit(somebody(), CALL, uuid4())
@@ -87,7 +89,7 @@ async def test_money_of_all_callers_that_was_held_is_held_in_a_counter_made_anew
 
 async def test_a_call_counts_at_the_provider_that_served_it(one_or_two: Replicas) -> None:
     """Tokens and money; requests at every one that might have."""
-    rule = Rule("provider", limits=Limits(rpm=9, tpm=9_000), budgets=(Budget(10**6, "month"),))
+    rule = LimitPolicy("provider", limits=Limits(rpm=9, tpm=9_000), budgets=(Budget(10**6, "month"),))
     admission = await one_or_two.start(Ledger(spent=0), rule, store_timeout_ms=PATIENT_MS)
     for provider, tokens, cost in (("gpt", 30, 40), ("spare", 50, 60), (None, 0, 0)):
         lease = await admission.admit(somebody(), BOTH, uuid4())
@@ -104,7 +106,7 @@ async def test_a_call_counts_at_the_provider_that_served_it(one_or_two: Replicas
         await admission.admit(somebody(), spare, uuid4())
     running.settle(0, 0)
     await settled(admission)
-    found = (await standing_of(admission, somebody(), "spare-x")).standings
+    found = (await current_limits(admission, somebody(), "spare-x")).limit_statuses
     assert {one.check.kind: one.used for one in found if one.check.scope == "provider"}["tokens"] == 50
 
 
@@ -112,7 +114,7 @@ async def test_a_left_call_counts_at_every_provider_until_the_ledger_says_who_se
     one_or_two: Replicas,
 ) -> None:
     """Then a counter holds what one rebuilt from the ledger would, in every unit; of nobody's call 0."""
-    rule = Rule("provider", budgets=tuple(Budget(10**6, "month", unit=unit) for unit in UNITS))
+    rule = LimitPolicy("provider", budgets=tuple(Budget(10**6, "month", unit=unit) for unit in UNITS))
     ledger = TwoProviders(spent=0)
     admission = await one_or_two.start(ledger, rule, store_timeout_ms=PATIENT_MS)
     corrections = Corrections(ledger)
@@ -126,12 +128,12 @@ async def test_a_left_call_counts_at_every_provider_until_the_ledger_says_who_se
         ("provider gpt", "usd"): 270, ("provider gpt", "tokens"): 30, ("provider gpt", "requests"): 3,
         ("provider other", "usd"): 270, ("provider other", "tokens"): 30, ("provider other", "requests"): 3,
     }  # fmt: skip
-    at_first, later = Used(10, 90, "gpt"), Used(12, 100, "gpt")
-    ledger.logged = {calls[0]: (Used(20, 50, "other"), True), calls[1]: (at_first, False)}
+    at_first, later = SettledUsage(10, 90, "gpt"), SettledUsage(12, 100, "gpt")
+    ledger.logged = {calls[0]: (SettledUsage(20, 50, "other"), True), calls[1]: (at_first, False)}
     await corrections.step()
     ledger.logged = {calls[1]: (later, True)}
     await corrections.step()
-    corrections.longest_s = 0
+    corrections.max_age_s = 0
     await corrections.step()
     await settled(admission)
     assert await used(admission, "provider", by="unit") == {
@@ -142,10 +144,10 @@ async def test_a_left_call_counts_at_every_provider_until_the_ledger_says_who_se
 
 async def test_a_look_at_an_alias_shows_the_limits_of_its_group(replicas: Replicas) -> None:
     """As a call by that name meets them."""
-    rule = Rule("tenant_group", group="gpt-x", limits=Limits(rpm=3))
+    rule = LimitPolicy("tenant_group", group="gpt-x", limits=Limits(rpm=3))
     admission = await replicas.start(Aliased(), rule, store_timeout_ms=PATIENT_MS)
     for name in ("gpt-x", "short"):
-        found = (await standing_of(admission, somebody(), name)).standings
+        found = (await current_limits(admission, somebody(), name)).limit_statuses
         assert [one.check.limit for one in found if one.check.scope == "tenant_group"] == [3]
 
 
@@ -170,7 +172,7 @@ async def test_a_production_start_without_a_global_budget_says_so_once(
     replicas: Replicas, caplog: pytest.LogCaptureFixture, *, capped: bool
 ) -> None:
     """A budget that only watches bounds nothing."""
-    rule = Rule("global", budgets=(Budget(1, "day"),), mode=None if capped else "shadow")
+    rule = LimitPolicy("global", budgets=(Budget(1, "day"),), mode=None if capped else "shadow")
     with caplog.at_level(logging.WARNING):
         await replicas.start(
             Ledger(), rule, environment="production", internal_api_key="k" * 40, admin_key="a" * 40

@@ -8,9 +8,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llm_proxy.admission.limiter import NO_EPOCH, UNKNOWN, Answer, Ask, Check, Entry, Plan
-from llm_proxy.admission.memory_limiter import Counter, Model
-from llm_proxy.admission.redis.backend import SharedStore
+from llm_proxy.admission.limiter import (
+    NO_EPOCH,
+    UNKNOWN,
+    LimitCheck,
+    LimiterRequest,
+    LimiterResult,
+    LimitPlan,
+    SettlementEntry,
+)
+from llm_proxy.admission.memory_limiter import BudgetCounter, MemoryLimiter
+from llm_proxy.admission.redis.backend import RedisBackend
 
 HANDS = "local function clock() return tonumber(redis.call('GET', 'test-clock-%s')) end"
 START_MS = 1_800_000_000_000
@@ -47,21 +55,21 @@ steps = st.lists(
 class Pair:
     """A store and its model, told the same."""
 
-    def __init__(self, store: SharedStore, name: str) -> None:
-        self.store, self.model, self.name = store, Model(), name
+    def __init__(self, store: RedisBackend, name: str) -> None:
+        self.store, self.model, self.name = store, MemoryLimiter(), name
         self.now_ms, self.number = START_MS, 0
-        self.taken: list[tuple[Ask, Answer]] = []
+        self.taken: list[tuple[LimiterRequest, LimiterResult]] = []
 
     async def turn_clock(self, by_ms: int) -> None:
         """Time passes."""
         self.now_ms += by_ms
-        await self.store.nodes.of("").ask("SET", f"test-clock-{self.name}", self.now_ms)
+        await self.store.cluster.connection_for("").execute("SET", f"test-clock-{self.name}", self.now_ms)
 
-    def check(self, letter: str) -> Check:
+    def check(self, letter: str) -> LimitCheck:
         """The check a letter stands for."""
         kind, limit = KINDS[letter]
         key = f"test:{{{self.name}}}:{letter}"
-        return Check(kind, "key", letter, key, limit, letter.isupper())  # type: ignore[arg-type]  # from the table
+        return LimitCheck(kind, "key", letter, key, limit, letter.isupper())  # type: ignore[arg-type]  # from the table
 
     async def admit(
         self, wanted: Iterable[str], size: int, *, take: bool, epoch: int = NO_EPOCH, name: str = ""
@@ -69,10 +77,10 @@ class Pair:
         """Both admit, or both refuse, with the same figures."""
         checks = tuple(self.check(letter) for letter in wanted)
         wants = tuple(size if check.kind in {"tokens", "budget"} else 1 for check in checks)
-        plan = Plan(self.name, f"{{{self.name}}}", checks, 0)
-        ask = Ask(plan, wants, epoch, uuid4().hex, 30_000, take, name)
-        answer = await self.store.admit(ask)
-        assert answer == self.model.admit(ask, self.now_ms)
+        plan = LimitPlan(self.name, f"{{{self.name}}}", checks, 0)
+        ask = LimiterRequest(plan, wants, epoch, uuid4().hex, 30_000, take, name)
+        answer = await self.store.reserve(ask)
+        assert answer == self.model.reserve(ask, self.now_ms)
         if answer.status == 0 and take:
             self.taken.append((ask, answer))
 
@@ -81,14 +89,16 @@ class Pair:
         if not self.taken:
             return
         ask, answer = self.taken.pop(index % len(self.taken))
-        entries: list[Entry] = []
-        for check, want in zip(ask.plan.checks, ask.wants, strict=True):
+        entries: list[SettlementEntry] = []
+        for check, want in zip(ask.plan.checks, ask.amounts, strict=True):
             if check.kind == "tokens":
-                entries.append(Entry("tokens", check.key, answer.now_ms // 1000, truth - want, ask.lease))
+                entries.append(
+                    SettlementEntry("tokens", check.key, answer.now_ms // 1000, truth - want, ask.lease_id)
+                )
             elif check.kind == "budget":
-                entries.append(Entry("budget", check.key, amount=truth, lease=ask.lease))
+                entries.append(SettlementEntry("budget", check.key, amount=truth, lease_id=ask.lease_id))
             elif check.kind == "parallel":
-                entries.append(Entry("parallel", check.key, lease=ask.lease))
+                entries.append(SettlementEntry("parallel", check.key, lease_id=ask.lease_id))
         self.number += 1
         for _ in range(1 + twice):
             await self.store.settle(f"test:{{{self.name}}}:settled", self.number, tuple(entries))
@@ -97,47 +107,49 @@ class Pair:
     async def correct(self, amount: int, ago_ms: int) -> None:
         """Both correct a budget by what the ledger did not know so long ago."""
         entries = tuple(
-            Entry("budget", self.check(letter).key, self.now_ms - ago_ms, amount) for letter in "Bb"
+            SettlementEntry("budget", self.check(letter).key, self.now_ms - ago_ms, amount) for letter in "Bb"
         )
         self.number += 1
         await self.store.settle(f"test:{{{self.name}}}:settled", self.number, entries)
         self.model.settle("settled", self.number, entries, self.now_ms)
 
-    def held(self, index: int) -> tuple[Entry, ...]:
+    def held(self, index: int) -> tuple[SettlementEntry, ...]:
         """The parallel places and the money a running call holds."""
         if not self.taken:
             return ()
         ask, _ = self.taken[index % len(self.taken)]
         return tuple(
-            Entry(check.kind, check.key, amount=want if check.kind == "budget" else 0, lease=ask.lease)
-            for check, want in zip(ask.plan.checks, ask.wants, strict=True)
+            SettlementEntry(
+                check.kind, check.key, amount=want if check.kind == "budget" else 0, lease_id=ask.lease_id
+            )
+            for check, want in zip(ask.plan.checks, ask.amounts, strict=True)
             if check.kind in {"parallel", "budget"}
         )
 
-    async def keep(self, entries: tuple[Entry, ...]) -> None:
+    async def keep(self, entries: tuple[SettlementEntry, ...]) -> None:
         """Both keep what a call holds."""
         if entries:
-            await self.store.keep(entries, 20_000)
-            self.model.keep(entries, 20_000, self.now_ms)
+            await self.store.renew(entries, 20_000)
+            self.model.renew(entries, 20_000, self.now_ms)
 
     async def seed(self, spent: int) -> None:
         """Both make the counters that are missing."""
         for letter in "Bb":
             await self.store.seed(self.check(letter).key, spent)
-            self.model.seed(self.check(letter).key, Counter(spent, seeded_ms=self.now_ms))
+            self.model.seed(self.check(letter).key, BudgetCounter(spent, seeded_ms=self.now_ms))
 
     async def lose(self) -> None:
         """Both lose their budgets' counters."""
         for letter in "Bb":
-            await self.store.nodes.of("").ask("DEL", self.check(letter).key)
-            self.model.counters.pop(self.check(letter).key, None)
+            await self.store.cluster.connection_for("").execute("DEL", self.check(letter).key)
+            self.model.budgets.pop(self.check(letter).key, None)
 
     async def epoch(self, epoch: int, *, asks: bool) -> None:
         """Both are told an epoch, or asked with one."""
         if asks:
             await self.admit(["R"], 1, take=True, epoch=epoch)
             return
-        key = Plan(self.name, "", (), 0).epoch_key
+        key = LimitPlan(self.name, "", (), 0).epoch_key
         await self.store.raise_epoch(key, epoch)
         self.model.raise_epoch(key, epoch)
 
@@ -165,12 +177,12 @@ class Pair:
             case _:
                 raise AssertionError(step)
 
-    async def look(self) -> tuple[Answer, Answer]:
+    async def look(self) -> tuple[LimiterResult, LimiterResult]:
         """Everything there is, as the store and as the model has it."""
         checks = tuple(self.check(letter) for letter in sorted(KINDS))
-        plan = Plan(self.name, f"{{{self.name}}}", checks, 0)
-        ask = Ask(plan, (1,) * len(checks), NO_EPOCH, "look", 30_000, take=False)
-        return await self.store.admit(ask), self.model.admit(ask, self.now_ms)
+        plan = LimitPlan(self.name, f"{{{self.name}}}", checks, 0)
+        ask = LimiterRequest(plan, (1,) * len(checks), NO_EPOCH, "look", 30_000, reserve=False)
+        return await self.store.reserve(ask), self.model.reserve(ask, self.now_ms)
 
 
 @settings(
@@ -184,7 +196,7 @@ async def test_script_and_model_agree_on_any_history(
 ) -> None:
     """Whatever is admitted, settled, freed, kept, seeded or forgotten by time."""
     name = uuid4().hex
-    store = SharedStore(limits_redis_url, timeout_s=5, clock=HANDS % name)
+    store = RedisBackend(limits_redis_url, timeout_s=5, clock=HANDS % name)
     await store.start()
     pair = Pair(store, name)
     try:
@@ -202,7 +214,7 @@ async def test_script_and_model_agree_on_any_history(
 async def pair(limits_redis_url: str) -> AsyncIterator[Pair]:
     """A store and its model, at the beginning of time."""
     name = uuid4().hex
-    store = SharedStore(limits_redis_url, timeout_s=5, clock=HANDS % name)
+    store = RedisBackend(limits_redis_url, timeout_s=5, clock=HANDS % name)
     await store.start()
     made = Pair(store, name)
     await made.turn_clock(0)
@@ -215,13 +227,13 @@ async def test_the_wait_the_script_promises_suffices_and_a_millisecond_less_does
     for gap_ms in (0, 700, 19_000):
         await pair.turn_clock(gap_ms)
         await pair.admit(["R"], 1, take=True)
-    ask = Ask(Plan("t", "{t}", (pair.check("R"),), 0), (1,), NO_EPOCH, "x", 30_000)
-    refused = await pair.store.admit(ask)
+    ask = LimiterRequest(LimitPlan("t", "{t}", (pair.check("R"),), 0), (1,), NO_EPOCH, "x", 30_000)
+    refused = await pair.store.reserve(ask)
     assert (refused.status, refused.used) == (4, (3,))
     await pair.turn_clock(refused.extra[0] - 1)
-    assert (await pair.store.admit(ask)).extra == (1,)
+    assert (await pair.store.reserve(ask)).extra == (1,)
     await pair.turn_clock(1)
-    assert (await pair.store.admit(ask)).status == 0
+    assert (await pair.store.reserve(ask)).status == 0
 
 
 async def test_when_one_check_refuses_no_other_is_counted(pair: Pair) -> None:
@@ -229,33 +241,38 @@ async def test_when_one_check_refuses_no_other_is_counted(pair: Pair) -> None:
     await pair.admit(["P", "R"], 1, take=True)
     await pair.admit(["P"], 1, take=True)
     await pair.admit(["R", "T", "P"], 50, take=True)
-    ask = Ask(
-        Plan("t", "{t}", (pair.check("R"), pair.check("T")), 0), (1, 1), NO_EPOCH, "x", 30_000, take=False
+    ask = LimiterRequest(
+        LimitPlan("t", "{t}", (pair.check("R"), pair.check("T")), 0),
+        (1, 1),
+        NO_EPOCH,
+        "x",
+        30_000,
+        reserve=False,
     )
-    assert (await pair.store.admit(ask)).used == (1, 0)
+    assert (await pair.store.reserve(ask)).used == (1, 0)
 
 
 async def test_a_missing_budget_is_unknown_and_settling_does_not_make_it_known(pair: Pair) -> None:
     """Never 0, whatever has been settled on it."""
     budget = pair.check("B")
-    ask = Ask(Plan("t", "{t}", (budget,), 0), (1,), NO_EPOCH, "x", 30_000)
+    ask = LimiterRequest(LimitPlan("t", "{t}", (budget,), 0), (1,), NO_EPOCH, "x", 30_000)
     await pair.store.settle(
-        f"test:{{{pair.name}}}:settled", 1, (Entry("budget", budget.key, amount=5, lease="x"),)
+        f"test:{{{pair.name}}}:settled", 1, (SettlementEntry("budget", budget.key, amount=5, lease_id="x"),)
     )
-    assert (await pair.store.admit(ask)).used == (UNKNOWN,)
+    assert (await pair.store.reserve(ask)).used == (UNKNOWN,)
     await pair.store.seed(budget.key, 100)
     await pair.store.seed(budget.key, 0)
-    assert (await pair.store.admit(ask)).used == (100,)
+    assert (await pair.store.reserve(ask)).used == (100,)
 
 
 async def test_a_call_reserved_in_a_lost_counter_settles_in_full_in_the_new_one(pair: Pair) -> None:
     """The rebuilt counter knows nothing of the reservation."""
     budget = pair.check("B")
     await pair.store.seed(budget.key, 100)
-    ask = Ask(Plan("t", "{t}", (budget,), 0), (30,), NO_EPOCH, "x", 30_000)
-    assert (await pair.store.admit(ask)).status == 0
-    await pair.store.nodes.of("").ask("DEL", budget.key)
+    ask = LimiterRequest(LimitPlan("t", "{t}", (budget,), 0), (30,), NO_EPOCH, "x", 30_000)
+    assert (await pair.store.reserve(ask)).status == 0
+    await pair.store.cluster.connection_for("").execute("DEL", budget.key)
     await pair.store.seed(budget.key, 100)
-    entry = Entry("budget", budget.key, amount=50, lease="x")
+    entry = SettlementEntry("budget", budget.key, amount=50, lease_id="x")
     await pair.store.settle(f"test:{{{pair.name}}}:settled", 1, (entry,))
-    assert (await pair.store.admit(ask)).used == (150,)
+    assert (await pair.store.reserve(ask)).used == (150,)

@@ -10,11 +10,18 @@ from uuid import uuid4
 import pytest
 from stages.limiter_outages import Rules, settings_of
 
-from llm_proxy.admission import Admission, EvictingStore, Lease, Standing, refuse_evicting, standing_of
+from llm_proxy.admission import (
+    AdmissionController,
+    EvictionEnabled,
+    Lease,
+    LimitStatus,
+    current_limits,
+    require_noeviction,
+)
 from llm_proxy.dialects import Call
 from llm_proxy.errors import ModelNotFound, RateLimited
-from llm_proxy.identity import ANY, Caller, Limits, Rule, Rulebook
-from llm_proxy.identity.caller import Kind
+from llm_proxy.identity import ANY, Caller, LimitPolicy, Limits, PolicySnapshot
+from llm_proxy.identity.caller import CallerKind
 
 CALL = Call("chat.completions", "openai", "gpt", "gpt", {}, prompt_bytes=400, max_tokens=100)
 REPLICAS, CLIENTS = 3, 200
@@ -27,7 +34,7 @@ def tenant() -> str:
 
 
 @pytest.fixture
-async def admission(limits_redis_url: str) -> AsyncIterator[Admission]:
+async def admission(limits_redis_url: str) -> AsyncIterator[AdmissionController]:
     """A replica with its default rules."""
     made = replica(limits_redis_url)
     await made.start()
@@ -35,15 +42,15 @@ async def admission(limits_redis_url: str) -> AsyncIterator[Admission]:
     await made.stop()
 
 
-def replica(url: str, *rules: Rule) -> Admission:
+def replica(url: str, *rules: LimitPolicy) -> AdmissionController:
     """A replica that counts at this address."""
-    return Admission(
+    return AdmissionController(
         settings_of(limits_redis_url=url, default_models=("gpt", "m"), store_timeout_ms=5_000),
-        rules=Rules(Rulebook(rules, epochs={ANY: 1})) if rules else None,
+        policy_source=Rules(PolicySnapshot(rules, epochs={ANY: 1})) if rules else None,
     )
 
 
-async def admit(admission: Admission, caller: Caller, call: Call = CALL) -> Lease:
+async def admit(admission: AdmissionController, caller: Caller, call: Call = CALL) -> Lease:
     """A place."""
     return await admission.admit(caller, call, uuid4())
 
@@ -67,7 +74,7 @@ async def test_an_agent_gets_exactly_its_ten_a_minute_from_three_replicas_and_tw
 
 
 async def test_an_answer_tells_what_is_left_and_a_refusal_when_to_come_back(
-    admission: Admission, tenant: str
+    admission: AdmissionController, tenant: str
 ) -> None:
     """In OpenAI's headers."""
     caller = Caller("k", "internal", tenant=tenant, agent="scout")
@@ -83,7 +90,7 @@ async def test_an_answer_tells_what_is_left_and_a_refusal_when_to_come_back(
         assert dict(refused.value.headers)["x-ratelimit-remaining-requests"] == "0"
 
 
-async def test_one_agent_does_not_starve_another(admission: Admission, tenant: str) -> None:
+async def test_one_agent_does_not_starve_another(admission: AdmissionController, tenant: str) -> None:
     """Each has its own ten."""
     for _ in range(10):
         await admit(admission, Caller("k", "internal", tenant=tenant, agent="greedy"))
@@ -92,20 +99,20 @@ async def test_one_agent_does_not_starve_another(admission: Admission, tenant: s
 
 
 async def test_a_sequential_caller_with_one_parallel_place_is_never_refused(
-    admission: Admission, tenant: str
+    admission: AdmissionController, tenant: str
 ) -> None:
     """The place is back before the answer's last byte."""
     caller = Caller("k", "internal", tenant=tenant, limits=Limits(parallel=1))
     for _ in range(200):
         lease = await admit(admission, caller)
         lease.settle(10, None)
-        await lease.settled()
-    found = (await standing_of(admission, caller)).standings
+        await lease.wait_settled()
+    found = (await current_limits(admission, caller)).limit_statuses
     assert [one.used for one in found if one.check.kind == "parallel"] == [0]
 
 
 async def test_a_second_call_at_once_is_refused_while_the_only_place_is_taken(
-    admission: Admission, tenant: str
+    admission: AdmissionController, tenant: str
 ) -> None:
     """And admitted when the first has settled without giving back."""
     caller = Caller("k", "internal", tenant=tenant, limits=Limits(parallel=1))
@@ -113,7 +120,7 @@ async def test_a_second_call_at_once_is_refused_while_the_only_place_is_taken(
     with pytest.raises(RateLimited):
         await admit(admission, caller)
     first.settle(None, None)
-    await first.settled()
+    await first.wait_settled()
     second = await admit(admission, caller)
     with pytest.raises(RateLimited):
         await admit(admission, caller)
@@ -121,12 +128,12 @@ async def test_a_second_call_at_once_is_refused_while_the_only_place_is_taken(
     with pytest.raises(RateLimited):
         await admit(admission, caller)
     second.settle(0, 0)
-    await second.settled()
+    await second.wait_settled()
     assert await admit(admission, caller)
 
 
 async def test_reserved_and_settled_never_drift_whatever_the_order_of_ends(
-    admission: Admission, tenant: str
+    admission: AdmissionController, tenant: str
 ) -> None:
     """When all have ended, exactly the truth is counted."""
     caller = Caller("k", "internal", tenant=tenant, limits=Limits(tpm=1_000_000))
@@ -136,39 +143,39 @@ async def test_reserved_and_settled_never_drift_whatever_the_order_of_ends(
     for number in order:
         leases[number].settle(truths[number], None)
         leases[number].settle(99_999, None)
-        await leases[number].settled()
-    (tokens,) = (await standing_of(admission, caller)).standings
+        await leases[number].wait_settled()
+    (tokens,) = (await current_limits(admission, caller)).limit_statuses
     assert tokens.used == sum(truths)
 
 
 async def test_a_call_whose_tokens_nobody_knows_keeps_what_it_reserved(
-    admission: Admission, tenant: str
+    admission: AdmissionController, tenant: str
 ) -> None:
     """Unknown is not nothing."""
     caller = Caller("k", "internal", tenant=tenant, limits=Limits(tpm=1_000))
     lease = await admit(admission, caller)
     lease.settle(None, None)
-    await lease.settled()
-    (tokens,) = (await standing_of(admission, caller)).standings
+    await lease.wait_settled()
+    (tokens,) = (await current_limits(admission, caller)).limit_statuses
     assert tokens.used == 100 + 100
 
 
 async def test_a_call_larger_than_the_limit_waits_for_an_empty_window_and_no_longer(
-    admission: Admission, tenant: str
+    admission: AdmissionController, tenant: str
 ) -> None:
     """It takes the whole of it."""
     caller = Caller("k", "internal", tenant=tenant, limits=Limits(tpm=50))
     await admit(admission, caller)
     with pytest.raises(RateLimited) as refused:
         await admit(admission, caller)
-    assert (refused.value.kind, refused.value.code) == ("tokens", "rate_limit_exceeded")
+    assert (refused.value.error_type, refused.value.code) == ("tokens", "rate_limit_exceeded")
 
 
 async def test_a_call_given_up_while_it_asked_leaves_nothing_behind(
     limits_redis_url: str, tenant: str
 ) -> None:
     """The place the store gave to nobody is returned."""
-    admission = replica(limits_redis_url, Rule("tenant", limits=Limits(parallel=1)))
+    admission = replica(limits_redis_url, LimitPolicy("tenant", limits=Limits(parallel=1)))
     await admission.start()
     caller = Caller("k", "internal", tenant=tenant)
     for _ in range(20):
@@ -182,7 +189,7 @@ async def test_a_call_given_up_while_it_asked_leaves_nothing_behind(
 
 
 async def test_a_model_that_is_not_allowed_is_not_there_and_not_counted(
-    admission: Admission, tenant: str
+    admission: AdmissionController, tenant: str
 ) -> None:
     """By the caller's own list, or the default one."""
     caller = Caller("k", "virtual", tenant=tenant, agent="scout", models=("claude-*",))
@@ -190,23 +197,23 @@ async def test_a_model_that_is_not_allowed_is_not_there_and_not_counted(
         with pytest.raises(ModelNotFound) as refused:
             await admit(admission, who, call)
         assert refused.value.code == "model_not_found"
-    (requests,) = (await standing_of(admission, caller)).standings
+    (requests,) = (await current_limits(admission, caller)).limit_statuses
     assert requests.used == 0
 
 
 @pytest.mark.parametrize("kind", ["virtual", "internal"])
 async def test_a_refusal_is_told_alike_by_the_store_and_from_memory(
-    admission: Admission, tenant: str, kind: Kind
+    admission: AdmissionController, tenant: str, kind: CallerKind
 ) -> None:
     """Every window's figures are the store's; the waits go on."""
     caller = Caller("k", kind, tenant=tenant, models=("gpt",), limits=Limits(rpm=2, tpm=9_000, parallel=9))
     for _ in range(2):
         lease = await admit(admission, caller)
         lease.settle(30, None)
-        await lease.settled()
+        await lease.wait_settled()
 
     async def ask() -> None:
-        admission.turn_away(caller)
+        admission.reject_if_exhausted(caller)
         await admit(admission, caller)
 
     told: list[dict[str, str]] = []
@@ -221,14 +228,14 @@ async def test_a_refusal_is_told_alike_by_the_store_and_from_memory(
 
 
 async def test_a_full_limit_says_before_it_is_asked_that_it_would_refuse(
-    admission: Admission, tenant: str
+    admission: AdmissionController, tenant: str
 ) -> None:
     """With the wait, and when all of it is free again."""
     caller = Caller("k", "internal", tenant=tenant, limits=Limits(rpm=3, parallel=3))
-    found = dict[str, Standing]()
+    found = dict[str, LimitStatus]()
     for used in range(4):
-        found = {one.check.kind: one for one in (await standing_of(admission, caller)).standings}
-        assert {(one.used, one.over, one.wait_ms > 0) for one in found.values()} == {
+        found = {one.check.kind: one for one in (await current_limits(admission, caller)).limit_statuses}
+        assert {(one.used, one.rejects, one.wait_ms > 0) for one in found.values()} == {
             (used, used == 3, used == 3)
         }
         if used < 3:
@@ -241,27 +248,27 @@ async def test_a_full_limit_says_before_it_is_asked_that_it_would_refuse(
 
 async def test_a_shadowed_limit_refuses_nobody(limits_redis_url: str, tenant: str) -> None:
     """It is only watched, and each call it would have refused says so."""
-    admission = replica(limits_redis_url, Rule("tenant", limits=Limits(rpm=1), mode="shadow"))
+    admission = replica(limits_redis_url, LimitPolicy("tenant", limits=Limits(rpm=1), mode="shadow"))
     await admission.start()
     caller = Caller("k", "internal", tenant=tenant)
     leases = [await admit(admission, caller) for _ in range(5)]
     assert [name for name, _ in leases[-1].headers] == [b"x-llm-proxy-limits"]
-    assert [one.would_refuse for one in leases] == [None, *["tenant:requests"] * 4]
-    (requests,) = (await standing_of(admission, caller)).standings
+    assert [one.would_reject for one in leases] == [None, *["tenant:requests"] * 4]
+    (requests,) = (await current_limits(admission, caller)).limit_statuses
     assert (requests.used, requests.remaining) == (1, 0)
-    assert admission.state().shadowed == 4
+    assert admission.state().shadow_rejections == 4
     await admission.stop()
 
 
 async def test_without_a_store_limits_hold_per_process(tenant: str) -> None:
     """Exactly as they would in one."""
-    admission = Admission(settings_of(limits_redis_url=None))
+    admission = AdmissionController(settings_of(limits_redis_url=None))
     await admission.start()
     caller = Caller("k", "internal", tenant=tenant, agent="scout", limits=Limits(parallel=1))
     for _ in range(10):
         lease = await admit(admission, caller)
         lease.settle(0, 0)
-        await lease.settled()
+        await lease.wait_settled()
     with pytest.raises(RateLimited):
         await admit(admission, caller)
     assert admission.state().store == "process"
@@ -272,7 +279,7 @@ async def test_a_store_that_evicts_is_named_and_one_that_does_not_is_taken(
     limits_redis_url: str, cache_redis_url: str
 ) -> None:
     """Limits must not be thrown away when memory is short."""
-    await refuse_evicting(limits_redis_url)
-    with pytest.raises(EvictingStore, match="LLM_PROXY__LIMITS_REDIS_URL"):
-        await refuse_evicting(cache_redis_url)
-    await refuse_evicting("redis://127.0.0.1:1")
+    await require_noeviction(limits_redis_url)
+    with pytest.raises(EvictionEnabled, match="LLM_PROXY__LIMITS_REDIS_URL"):
+        await require_noeviction(cache_redis_url)
+    await require_noeviction("redis://127.0.0.1:1")

@@ -14,18 +14,18 @@ from llm_proxy.identity import (
     AuditFilter,
     AuditLog,
     Budget,
+    KeyRepository,
     KeySpec,
-    Kill,
+    KillSwitch,
+    LimitPolicy,
     Limits,
     Person,
-    Registry,
-    Rule,
-    Rulings,
-    note,
-    note_refusal,
+    PolicyRepository,
+    record_action,
+    record_rejected_action,
 )
-from llm_proxy.identity.audit import audit, deed, forget_person, retire_months
-from llm_proxy.identity.audit_log import verify
+from llm_proxy.identity.audit import admin_transaction, delete_person_name, drop_months, write_audit
+from llm_proxy.identity.audit_log import verify_audit_log
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -37,18 +37,18 @@ Pool = asyncpg.Pool
 
 async def test_an_entry_says_who_from_where_and_what_from_what_to_what(pool: "Pool[asyncpg.Record]") -> None:
     """Of keys, limits and switches, and no secret."""
-    registry, rulings = Registry(pool), Rulings(pool)
+    registry, rulings = KeyRepository(pool), PolicyRepository(pool)
     made = await registry.create(SPEC, ANNA)
-    await registry.change("n", replace(SPEC, limits=Limits(rpm=9)), ANNA)
+    await registry.update("n", replace(SPEC, limits=Limits(rpm=9)), ANNA)
     rotated = await registry.rotate("n", ANNA, overlap=datetime.resolution)
     await registry.revoke("n", ANNA)
-    rule = Rule("tenant", tenant="acme", subject="acme", limits=Limits(rpm=1))
-    await rulings.set_rule(rule, ANNA)
-    await rulings.set_rule(replace(rule, limits=Limits(rpm=2)), ANNA)
-    await rulings.drop_rule(rule, ANNA)
-    await rulings.throw(Kill("model", "gpt"), ANNA, reason="key sk-abcdefghijklmnopqrst leaked")
-    await rulings.lift(Kill("model", "gpt"), ANNA)
-    entries = (await AuditLog(pool).page())[::-1]
+    rule = LimitPolicy("tenant", tenant="acme", subject="acme", limits=Limits(rpm=1))
+    await rulings.upsert(rule, ANNA)
+    await rulings.upsert(replace(rule, limits=Limits(rpm=2)), ANNA)
+    await rulings.delete(rule, ANNA)
+    await rulings.enable_switch(KillSwitch("model", "gpt"), ANNA, reason="key sk-abcdefghijklmnopqrst leaked")
+    await rulings.disable_switch(KillSwitch("model", "gpt"), ANNA)
+    entries = (await AuditLog(pool).list_entries())[::-1]
     assert {(one["actor"], one["role"], one["client_ip"], one["outcome"]) for one in entries} == {
         ("anna", "operator", "192.0.2.1", "done")
     }
@@ -67,23 +67,23 @@ async def test_an_entry_says_who_from_where_and_what_from_what_to_what(pool: "Po
     assert told[8][1] == told[7][2]
     kept = str(await pool.fetch("SELECT e.* FROM audit_entries e"))
     for deed_of in (made, rotated):
-        assert deed_of.minted is not None
-        assert deed_of.minted.text.rpartition("-")[2] not in kept
-        assert deed_of.minted.digest.hex() not in kept
+        assert deed_of.generated is not None
+        assert deed_of.generated.text.rpartition("-")[2] not in kept
+        assert deed_of.generated.digest.hex() not in kept
     assert "ulla" not in kept
     assert "anna" not in kept
 
 
 async def test_entries_are_found_by_action_actor_subject_and_time(pool: "Pool[asyncpg.Record]") -> None:
     """A key by its name, prefix or id; and a name that nothing knows is told, never an empty page."""
-    registry, log = Registry(pool), AuditLog(pool)
+    registry, log = KeyRepository(pool), AuditLog(pool)
     made = await registry.create(SPEC, ANNA)
     await registry.revoke("n", Actor("keys file"))
-    await Rulings(pool).set_rule(Rule("tenant", tenant="acme", subject="acme"), ANNA)
-    await note_refusal(pool, ANNA, "limits.set", "acme", BadRequest("No.", param="rpm"))
+    await PolicyRepository(pool).upsert(LimitPolicy("tenant", tenant="acme", subject="acme"), ANNA)
+    await record_rejected_action(pool, ANNA, "limits.set", "acme", BadRequest("No.", param="rpm"))
 
     async def found(**wanted: Any) -> list[str]:
-        return [one["action"] for one in await log.page(AuditFilter(**wanted))]
+        return [one["action"] for one in await log.list_entries(AuditFilter(**wanted))]
 
     assert await found(action="keys.*") == ["keys.revoke", "keys.create"]
     assert await found(action="keys.create") == ["keys.create"]
@@ -96,7 +96,7 @@ async def test_entries_are_found_by_action_actor_subject_and_time(pool: "Pool[as
     for unknown in ({"actor": "otto"}, {"subject": "nobody"}, {"action": "keys.chang"}, {"action": "keys_*"}):
         with pytest.raises(NotFound, match="knows no"):
             await found(**unknown)
-    refused = (await log.page(limit=1))[0]
+    refused = (await log.list_entries(limit=1))[0]
     assert (refused["outcome"], refused["status"], refused["reason"], refused["detail"]) == (
         "refused", 400, "No.", {"param": "rpm"},
     )  # fmt: skip
@@ -104,17 +104,17 @@ async def test_entries_are_found_by_action_actor_subject_and_time(pool: "Pool[as
 
 async def test_a_person_is_forgotten_and_the_chain_holds(pool: "Pool[asyncpg.Record]") -> None:
     """Of one tenant; another's user of the same name stays, and a name that comes back is a new person."""
-    registry, log = Registry(pool), AuditLog(pool)
+    registry, log = KeyRepository(pool), AuditLog(pool)
     await registry.create(SPEC, ANNA)
     await registry.create(replace(SPEC, name="m", tenant="other"), ANNA)
-    async with deed(pool) as connection:
-        assert await forget_person(connection, Person("ulla", "acme")) == 1
-    others, acmes = [one["after"]["user"] for one in await log.page()]
+    async with admin_transaction(pool) as connection:
+        assert await delete_person_name(connection, Person("ulla", "acme")) == 1
+    others, acmes = [one["after"]["user"] for one in await log.list_entries()]
     assert others == "ulla"
     assert acmes.startswith("person:")
-    assert (await verify(pool)).faults == []
+    assert (await verify_audit_log(pool)).faults == []
     await registry.create(replace(SPEC, name="o"), ANNA)
-    assert (await log.page(limit=1))[0]["after"]["user"] == "ulla"
+    assert (await log.list_entries(limit=1))[0]["after"]["user"] == "ulla"
     assert await pool.fetchval("SELECT count(*) FROM audit_people WHERE name = 'ulla'") == 2
     assert acmes not in str(await pool.fetch("SELECT * FROM audit_people"))
 
@@ -158,14 +158,14 @@ TAMPERED = {
 async def test_whoever_tampers_is_found(pool: "Pool[asyncpg.Record]", done: str) -> None:
     """By a superuser, past the triggers."""
     for number in range(5):
-        await note(pool, ANNA, "cache.purge", f"tenant={number}")
-    assert (await verify(pool)).faults == []
+        await record_action(pool, ANNA, "cache.purge", f"tenant={number}")
+    assert (await verify_audit_log(pool)).faults == []
     statements, fault = TAMPERED[done]
     partition = await pool.fetchval("SELECT tableoid::regclass::text FROM audit_entries LIMIT 1")
     async with pool.acquire() as connection:
         await connection.execute("SET session_replication_role = replica")
         await connection.execute(statements.format(partition))
-    faults = (await verify(pool)).faults
+    faults = (await verify_audit_log(pool)).faults
     assert any(fault in one for one in faults), faults
 
 
@@ -173,38 +173,38 @@ async def test_a_head_kept_elsewhere_finds_a_chain_that_was_written_anew(
     pool: "Pool[asyncpg.Record]",
 ) -> None:
     """Also a cut end that was covered up; and it stays good while the chain grows."""
-    await note(pool, ANNA, "cache.purge", "one")
-    await note(pool, ANNA, "cache.purge", "two")
-    head = (await verify(pool)).head
-    await note(pool, ANNA, "cache.purge", "three")
-    assert (await verify(pool, head)).faults == []
+    await record_action(pool, ANNA, "cache.purge", "one")
+    await record_action(pool, ANNA, "cache.purge", "two")
+    head = (await verify_audit_log(pool)).head
+    await record_action(pool, ANNA, "cache.purge", "three")
+    assert (await verify_audit_log(pool, head)).faults == []
     async with pool.acquire() as connection:
         await connection.execute("SET session_replication_role = replica")
         await connection.execute(
             "DELETE FROM audit_entries WHERE seq > 1;"
             " UPDATE audit_head SET (seq, digest) = (SELECT seq, digest FROM audit_entries)"
         )
-    assert (await verify(pool)).faults == []
-    assert "is not in the chain" in (await verify(pool, head)).faults[0]
+    assert (await verify_audit_log(pool)).faults == []
+    assert "is not in the chain" in (await verify_audit_log(pool, head)).faults[0]
 
 
 async def test_a_closed_month_is_sealed_and_may_be_retired(pool: "Pool[asyncpg.Record]") -> None:
     """The entry that says so stands in for the month; a month dropped past it is missed."""
     await _back(pool, "cache.purge", "2026-08-30")
     await _back(pool, "cache.purge", "2026-09-30")
-    await note(pool, ANNA, "cache.purge", "now")
+    await record_action(pool, ANNA, "cache.purge", "now")
     seals = [
         (one["target"], one["detail"]["entries"])
-        for one in await AuditLog(pool).page(AuditFilter("audit.seal"))
+        for one in await AuditLog(pool).list_entries(AuditFilter("audit.seal"))
     ]
     assert seals == [("2026-09", 2), ("2026-08", 1)]
-    assert (await verify(pool)).faults == []
+    assert (await verify_audit_log(pool)).faults == []
     async with pool.acquire() as connection, connection.transaction():
-        assert await retire_months(connection, Actor("audit log"), before=date(2026, 9, 15)) == ["2026-08"]
-    report = await verify(pool)
+        assert await drop_months(connection, Actor("audit log"), before=date(2026, 9, 15)) == ["2026-08"]
+    report = await verify_audit_log(pool)
     assert (report.faults, report.retired) == ([], ["2026-08"])
     await pool.execute("DROP TABLE audit_entries_202609")
-    assert any("are missing, and no retirement" in one for one in (await verify(pool)).faults)
+    assert any("are missing, and no retirement" in one for one in (await verify_audit_log(pool)).faults)
 
 
 async def test_many_actions_at_once_make_one_chain(pool: "Pool[asyncpg.Record]", database_url: str) -> None:
@@ -212,19 +212,19 @@ async def test_many_actions_at_once_make_one_chain(pool: "Pool[asyncpg.Record]",
     async with asyncpg.create_pool(database_url, min_size=0, max_size=4) as other:
         doings: list[Awaitable[object]] = []
         for number in range(12):
-            first, second, rulings = Registry(pool), Registry(other), Rulings(other)
-            rule = Rule(
+            first, second, rulings = KeyRepository(pool), KeyRepository(other), PolicyRepository(other)
+            rule = LimitPolicy(
                 "tenant", tenant=f"t{number % 3}", subject=f"t{number % 3}", limits=Limits(rpm=number)
             )
             doings += [
                 first.create(KeySpec(f"a{number}", tenant="t0"), ANNA),
                 second.create(KeySpec(f"b{number}", user="ulla"), ANNA),
-                rulings.set_rule(rule, ANNA),
-                note(pool, ANNA, "cache.purge", str(number)),
+                rulings.upsert(rule, ANNA),
+                record_action(pool, ANNA, "cache.purge", str(number)),
             ]
         await asyncio.gather(*doings)
-        await asyncio.gather(*(Registry(one).revoke("a1", ANNA) for one in (pool, other)))
-    report = await verify(pool)
+        await asyncio.gather(*(KeyRepository(one).revoke("a1", ANNA) for one in (pool, other)))
+    report = await verify_audit_log(pool)
     assert (report.faults, report.entries) == ([], 12 * 4 + 2)
 
 
@@ -235,5 +235,5 @@ async def _back(pool: "Pool[asyncpg.Record]", action: str, day: str) -> None:
             f"CREATE OR REPLACE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql"
             f" AS $$ SELECT '{day}T12:00Z'::timestamptz $$; SET LOCAL search_path = public, pg_catalog"
         )
-        await audit(connection, ANNA, action, "then")
+        await write_audit(connection, ANNA, action, "then")
         await connection.execute("DROP FUNCTION public.clock_timestamp()")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from commands import run
 
-from llm_proxy.identity import Actor, note
+from llm_proxy.identity import Actor, record_action
 
 if TYPE_CHECKING:
     import asyncpg
@@ -38,7 +38,7 @@ async def test_an_admin_key_lives_through_the_commands_and_the_log_shows_it(
 async def test_verify_ends_with_its_verdict(pool: "asyncpg.Pool[asyncpg.Record]", database_url: str) -> None:
     """0 and the head; 1 and the fault."""
     for number in range(3):
-        await note(pool, Actor("test"), "cache.purge", str(number))
+        await record_action(pool, Actor("test"), "cache.purge", str(number))
     whole: Json = json.loads(await run(database_url, "audit", "verify", "--json"))
     assert (whole["ok"], whole["entries"], whole["last"]) == (True, 3, 3)
     await run(database_url, "audit", "verify", "--head", whole["head"])

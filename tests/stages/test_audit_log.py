@@ -8,7 +8,7 @@ import pytest
 
 from llm_proxy import schema
 from llm_proxy.errors import StoreUnavailable
-from llm_proxy.identity import Actor, on_record
+from llm_proxy.identity import Actor, audited_external_change
 
 ME = Actor("test", "192.0.2.1")
 Pool = asyncpg.Pool
@@ -32,7 +32,7 @@ async def rows(pool: "Pool[asyncpg.Record]") -> list[tuple[str, str]]:
 
 async def test_a_change_is_on_record_before_it_is_made(pool: "Pool[asyncpg.Record]") -> None:
     """Others see that it has begun, and no connection is held while it runs: the pool's only one is free."""
-    async with on_record(pool, ME, "cache.purge", "tenant=*") as detail:
+    async with audited_external_change(pool, ME, "cache.purge", "tenant=*") as detail:
         assert await rows(pool) == [("cache.purge begun", "{}")]
         detail["purged"] = 3
     assert await rows(pool) == [("cache.purge begun", "{}"), ("cache.purge", '{"purged": 3}')]
@@ -41,7 +41,7 @@ async def test_a_change_is_on_record_before_it_is_made(pool: "Pool[asyncpg.Recor
 async def test_a_change_that_fails_is_on_record_and_keeps_its_error(pool: "Pool[asyncpg.Record]") -> None:
     """A ValueError of ours is no fault of the asker's."""
     with pytest.raises(ValueError, match="ours"):
-        async with on_record(pool, ME, "cache.purge", "tenant=*"):
+        async with audited_external_change(pool, ME, "cache.purge", "tenant=*"):
             raise ValueError("ours")
     assert await rows(pool) == [("cache.purge begun", "{}"), ("cache.purge", '{"failed": "ValueError"}')]
 
@@ -50,7 +50,7 @@ async def test_a_result_that_cannot_be_written_reaches_the_asker(
     pool: "Pool[asyncpg.Record]", caplog: pytest.LogCaptureFixture
 ) -> None:
     """Postgres goes while the change runs: the first row stays, the log has the result, no error hides it."""
-    async with on_record(pool, ME, "cache.purge", "tenant=*") as detail:
+    async with audited_external_change(pool, ME, "cache.purge", "tenant=*") as detail:
         await pool.execute("ALTER TABLE audit_entries RENAME TO elsewhere")
         detail["purged"] = 3
     assert await pool.fetchval("SELECT array_agg(action) FROM elsewhere") == ["cache.purge begun"]
@@ -63,6 +63,6 @@ async def test_nothing_is_changed_that_cannot_be_put_on_record(pool: "Pool[async
     await pool.execute("ALTER TABLE audit_entries RENAME TO elsewhere")
     changed = False
     with pytest.raises(StoreUnavailable):
-        async with on_record(pool, ME, "cache.purge", "tenant=*"):
+        async with audited_external_change(pool, ME, "cache.purge", "tenant=*"):
             changed = True
     assert not changed

@@ -17,13 +17,13 @@ import pytest
 from usage_records import record, run_ledger, until_written
 
 from llm_proxy.errors import NotFound, UpstreamUnreachable
-from llm_proxy.identity import Actor, Person, deed
-from llm_proxy.identity.audit import audit
-from llm_proxy.ledger import Erasures, Langfuse, Places
+from llm_proxy.identity import Actor, Person, admin_transaction
+from llm_proxy.identity.audit import write_audit
+from llm_proxy.ledger import Erasures, ErasureTargets, LangfuseClient
 from llm_proxy.ledger.observers import Payload
 from llm_proxy.ledger.record import encode, row_of
-from llm_proxy.ledger.spool import REJECTED
-from llm_proxy.upstream import Purged
+from llm_proxy.ledger.spool import REJECTED_FILE
+from llm_proxy.upstream import CachePurge
 
 Pool = asyncpg.Pool
 Json = dict[str, Any]
@@ -44,24 +44,24 @@ class Outside:
     """What lies outside the database, as this test wants it; `purged` is whose cache was purged."""
 
     directory: Path | None = None
-    langfuse: Langfuse | None = None
+    langfuse: LangfuseClient | None = None
     watched: bool = False
     cache: str = "none"
     purged: list[str | None] = field(default_factory=list[str | None])
 
-    async def purge(self, tenant: str | None, _model: str | None) -> Purged:
+    async def purge(self, tenant: str | None, _model: str | None) -> CachePurge:
         """Delete nothing, as a cache would that is there, away, or not configured."""
         if self.cache == "none":
             raise NotFound("There is no response cache that can be purged.", code="no_cache")
         if self.cache == "away":
             raise UpstreamUnreachable("No model backend can be reached.")
         self.purged.append(tenant)
-        return Purged(3, complete=True)
+        return CachePurge(3, complete=True)
 
     @property
-    def places(self) -> Places:
+    def places(self) -> ErasureTargets:
         """As the gateway has them."""
-        return Places(self.purge, self.langfuse, lambda: self.watched, self.directory)
+        return ErasureTargets(self.purge, self.langfuse, lambda: self.watched, self.directory)
 
 
 @pytest.fixture
@@ -73,10 +73,10 @@ async def pool(database_url: str, tmp_path: Path) -> AsyncIterator["Pool[asyncpg
             for days in (0, 0, 40):
                 at = NOW - timedelta(days=days, minutes=1)
                 one = record(tenant=tenant, user=NAME, session=f"s-{NAME}", started_at=at)
-                ledger.post(one)
+                ledger.call_finished(one)
                 if not days:
-                    ledger.payload(Payload(one.request_id, at, tenant, None, NAME, said, said))
-            ledger.post(record(tenant=tenant, user="another", started_at=NOW - timedelta(minutes=1)))
+                    ledger.keep_payload(Payload(one.request_id, at, tenant, None, NAME, said, said))
+            ledger.call_finished(record(tenant=tenant, user="another", started_at=NOW - timedelta(minutes=1)))
         await until_written(ledger)
     async with asyncpg.create_pool(database_url, min_size=0, max_size=4) as made:
         await made.execute("INSERT INTO api_keys (key_id, name, tenant, user_id, revoked_at)"
@@ -196,7 +196,7 @@ async def test_a_certificate_counts_notifications_and_rows_that_keep_later_calls
     first = (await erasures.erase("acme", NAME, ANNA))["stores"]
     assert (first["roll-ups"]["found"], first["notifications"]["found"]) == (4, 2)
     outside.cache = "there"
-    [last] = await erasures.replay(ANNA)
+    [last] = await erasures.retry_unfinished(ANNA)
     assert last["stores"]["notifications"] == {"state": "erased", "found": 2, "note": ""}
     assert last["stores"]["roll-ups"]["found"] == 4
     assert await pool.fetchval("SELECT count(*) FROM notifications WHERE user_id = $1", NAME) == 1
@@ -230,10 +230,10 @@ async def test_a_store_that_is_away_makes_it_incomplete_until_it_is_back(
     again = await erasures.erase("acme", NAME, ANNA)
     assert (again["id"], again["complete"]) == (first["id"], False)
     outside.cache = "there"
-    [last] = await erasures.replay(ANNA)
+    [last] = await erasures.retry_unfinished(ANNA)
     assert (last["id"], last["complete"]) == (first["id"], True)
     assert last["stores"]["requests"] == {"state": "erased", "found": 3, "note": ""}
-    assert await erasures.replay() == []
+    assert await erasures.retry_unfinished() == []
     assert await erasures.certificate(first["id"]) == last
     assert await pool.fetchval("SELECT count(*) FROM erasures WHERE name IS NOT NULL") == 0
 
@@ -245,7 +245,7 @@ async def test_an_erasure_goes_on_where_nobody_can_tell_who_came_back(pool: "Poo
     assert not (await erasures.erase("acme", NAME, ANNA))["complete"]
     outside.cache = "there"
     await pool.execute("ALTER FUNCTION erased_people_met() RENAME TO too_slow")
-    assert (await erasures.replay())[0]["complete"]
+    assert (await erasures.retry_unfinished())[0]["complete"]
 
 
 async def test_odd_and_long_names_are_erased_wherever_they_stand(pool: "Pool[asyncpg.Record]") -> None:
@@ -258,8 +258,8 @@ async def test_odd_and_long_names_are_erased_wherever_they_stand(pool: "Pool[asy
     await pool.execute(
         "INSERT INTO limit_rules (scope, subject, tenant, rpm) VALUES ('user_model', $1, '*', 1)", odd
     )
-    async with deed(pool) as connection:
-        await audit(connection, ANNA, "keys.create", "k-2", {"user": Person(odd, "acme")})
+    async with admin_transaction(pool) as connection:
+        await write_audit(connection, ANNA, "keys.create", "k-2", {"user": Person(odd, "acme")})
     erasures = erasures_of(pool, Outside())
     first = await erasures.erase("acme", odd, ANNA)
     assert {name for name, one in first["stores"].items() if one["state"] == "incomplete"} == {
@@ -267,7 +267,7 @@ async def test_odd_and_long_names_are_erased_wherever_they_stand(pool: "Pool[asy
     }  # fmt: skip
     assert (first["stores"]["requests"]["found"], first["stores"]["audit log"]["found"]) == (1, 2)
     await pool.execute("DELETE FROM limit_rules; UPDATE api_keys SET revoked_at = now()")
-    assert (await erasures.replay())[0]["complete"]
+    assert (await erasures.retry_unfinished())[0]["complete"]
     assert await places_of(pool, odd[:100]) == {"requests": 2, "usage_users": 2, "usage_user_days": 2}
 
 
@@ -304,10 +304,10 @@ async def test_who_comes_back_out_of_a_backup_is_erased_again(
         assert NAME not in (tmp_path / "erased-people.jsonl").read_text()
         async with asyncpg.create_pool(url, min_size=0) as restored:
             assert (await places_of(restored))["requests"] == 9
-            [again] = await erasures_of(restored, outside).replay()
+            [again] = await erasures_of(restored, outside).retry_unfinished()
             assert (again["complete"], again["pseudonym"]) == (True, certificate["pseudonym"])
             assert (await places_of(restored))["requests"] == 6
-            assert await erasures_of(restored, outside).replay() == []
+            assert await erasures_of(restored, outside).retry_unfinished() == []
     finally:
         await pool.execute(f"DROP DATABASE {copy} WITH (FORCE)")
 
@@ -329,7 +329,7 @@ async def test_records_that_come_late_are_erased_when_they_come(pool: "Pool[asyn
     erasures = erasures_of(pool, Outside())
     certificate = await erasures.erase("acme", NAME, ANNA)
     await pool.execute(_ONE_MORE, NAME, certificate["pseudonym"], datetime.now(UTC))
-    assert await erasures.replay() == []
+    assert await erasures.retry_unfinished() == []
 
 
 async def test_what_waits_on_the_disk_is_told_and_rejects_are_rewritten(
@@ -340,7 +340,7 @@ async def test_what_waits_on_the_disk_is_told_and_rejects_are_rewritten(
     seat.mkdir()
     theirs, others = record(tenant="acme", user=NAME), record(tenant="zeta", user=NAME)
     lines = b"".join(encode(row_of(one)) + b"\n" for one in (theirs, others))
-    (seat / REJECTED).write_bytes(b"torn\n" + lines)
+    (seat / REJECTED_FILE).write_bytes(b"torn\n" + lines)
     (seat / "000000000001.records").write_bytes(lines)
     certificate = await erasures_of(pool, Outside(directory=tmp_path)).erase("acme", NAME, ANNA)
     assert not certificate["complete"]
@@ -348,7 +348,7 @@ async def test_what_waits_on_the_disk_is_told_and_rejects_are_rewritten(
         "state": "incomplete", "found": 0, "note": "1 records still wait on this host",
     }  # fmt: skip
     assert certificate["stores"]["rejected records"]["found"] == 1
-    kept = (seat / REJECTED).read_bytes().splitlines()
+    kept = (seat / REJECTED_FILE).read_bytes().splitlines()
     assert kept[0] == b"torn"
     assert NAME.encode() not in kept[1]
     assert certificate["pseudonym"].encode() in kept[1]
@@ -421,7 +421,9 @@ def traces() -> Iterator[Traces]:
 
 async def test_traces_are_deleted_within_the_tenant(pool: "Pool[asyncpg.Record]", traces: Traces) -> None:
     """All pages of them; what Langfuse still lists is not called deleted."""
-    outside = Outside(langfuse=Langfuse(f"http://127.0.0.1:{traces.server_port}/", "pk", "sk"), watched=True)
+    outside = Outside(
+        langfuse=LangfuseClient(f"http://127.0.0.1:{traces.server_port}/", "pk", "sk"), watched=True
+    )
     erasures = erasures_of(pool, outside)
     traces.slow = True
     first = await erasures.erase("acme", NAME, ANNA)
@@ -429,7 +431,7 @@ async def test_traces_are_deleted_within_the_tenant(pool: "Pool[asyncpg.Record]"
         "state": "incomplete", "found": 0, "note": "5 traces are still listed",
     }  # fmt: skip
     traces.slow = False
-    [second] = await erasures.replay()
+    [second] = await erasures.retry_unfinished()
     assert (second["complete"], second["stores"]["langfuse"]["found"]) == (True, 5)
     assert set(traces.kept) == {"zeta", "none", "other"}
     assert (await erasures.erase("", NAME, ANNA))["complete"]
@@ -438,8 +440,8 @@ async def test_traces_are_deleted_within_the_tenant(pool: "Pool[asyncpg.Record]"
 
 async def test_langfuse_away_or_unknown_is_incomplete(pool: "Pool[asyncpg.Record]", traces: Traces) -> None:
     """Nothing is claimed of what was not asked."""
-    away = Langfuse("http://127.0.0.1:9", "pk", "sk")
-    refusing = Langfuse(f"http://127.0.0.1:{traces.server_port}", "pk", "wrong")
+    away = LangfuseClient("http://127.0.0.1:9", "pk", "sk")
+    refusing = LangfuseClient(f"http://127.0.0.1:{traces.server_port}", "pk", "wrong")
     for known, note in (
         (away, "it did not answer"),
         (refusing, "it answered 401"),

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import commands
 import pytest
 
-from llm_proxy.identity import Limits, PostgresKeys, Rulings, VirtualKeys
-from llm_proxy.identity.virtual_keys import lookup_of, mint
+from llm_proxy.identity import KeyCache, Limits, PolicyRepository, PostgresKeyStore
+from llm_proxy.identity.virtual_keys import generate_key, lookup_from_key
 
 if TYPE_CHECKING:
     import asyncpg
@@ -27,8 +27,8 @@ async def test_a_key_lives_through_the_commands(
     """Made, listed, shown, changed, rotated, revoked, straight in the database."""
     words = ("--name", "n", "--tenant", "t", "--rpm", "3", "--budget", "5/day", "--json")
     made: Json = json.loads(await run(database_url, "create", *words))
-    keys = VirtualKeys(PostgresKeys(pool))
-    assert (await keys.find(made["key"].encode())).limits == Limits(rpm=3)
+    keys = KeyCache(PostgresKeyStore(pool))
+    assert (await keys.find_caller(made["key"].encode())).limits == Limits(rpm=3)
     assert [one["name"] for one in json.loads(await run(database_url, "list", "--json"))] == ["n"]
     assert made["key"] not in await run(database_url, "show", "n")
     changed: Json = json.loads(await run(database_url, "change", "n", "--tpm", "9", "--json"))
@@ -57,15 +57,17 @@ async def test_limits_and_switches_of_a_key_may_name_it_by_its_name(
     """They hold for its id; a key that is not there is told, and the rest of a file applied."""
     made: Json = json.loads(await run(database_url, "create", "--name", "n", "--json"))
     await run(database_url, "switch-off", "key", "n")
-    assert [one["subject"] for one in await Rulings(pool).kills()] == [made["id"]]
+    assert [one["subject"] for one in await PolicyRepository(pool).list_kill_switches()] == [made["id"]]
     await run(database_url, "switch-on", "key", made["prefixes"][0])
-    assert await Rulings(pool).kills() == []
+    assert await PolicyRepository(pool).list_kill_switches() == []
     assert "No such key" in await run(database_url, "switch-off", "key", "nobody", code=1)
     file = tmp_path / "keys.yaml"
     missing, there = "{scope: key, subject: nobody, rpm: 1}", "{scope: key, subject: n, rpm: 2}"
     file.write_text(f"limits:\n  - {missing}\n  - {there}\n")
     assert "limit of key n set" in await run(database_url, "apply", str(file), code=1)
-    assert [(one.subject, one.limits.rpm) for one in await Rulings(pool).rules()] == [(made["id"], 2)]
+    assert [(one.subject, one.limits.rpm) for one in await PolicyRepository(pool).list_policies()] == [
+        (made["id"], 2)
+    ]
     again = await run(database_url, "apply", str(file), code=1)
     assert "nothing to change" in again
     assert "no key is called nobody" in again
@@ -76,17 +78,19 @@ async def test_a_switch_is_thrown_and_lifted_by_command(
 ) -> None:
     """And a switch that is not there cannot be lifted."""
     await run(database_url, "switch-off", "agent", "scout", "--tenant", "t", "--reason", "loops")
-    assert [(one["kind"], one["reason"]) for one in await Rulings(pool).kills()] == [("agent", "loops")]
+    assert [(one["kind"], one["reason"]) for one in await PolicyRepository(pool).list_kill_switches()] == [
+        ("agent", "loops")
+    ]
     await run(database_url, "switch-on", "agent", "scout", "--tenant", "t")
     await run(database_url, "switch-on", "agent", "scout", code=1)
-    assert lookup_of((await run(database_url, "mint")).strip().encode()) is not None
+    assert lookup_from_key((await run(database_url, "mint")).strip().encode()) is not None
 
 
 async def test_a_file_of_keys_applied_twice_is_applied_once(
     pool: "asyncpg.Pool[asyncpg.Record]", database_url: str, tmp_path: Path
 ) -> None:
     """Keys, limits and switches; a changed entry changes, an unchanged one does not."""
-    brought = mint()
+    brought = generate_key()
     (tmp_path / "scout.key").write_text(brought.text + "\n")
     file = tmp_path / "keys.yaml"
     file.write_text(
@@ -100,7 +104,7 @@ async def test_a_file_of_keys_applied_twice_is_applied_once(
     first: Json = json.loads(await run(database_url, "apply", str(file), "--json"))
     assert len(first["changes"]) == 4
     assert [one["name"] for one in first["made"]] == ["scout", "minted"]
-    scout = await VirtualKeys(PostgresKeys(pool)).find(brought.text.encode())
+    scout = await KeyCache(PostgresKeyStore(pool)).find_caller(brought.text.encode())
     assert (scout.agent, scout.tags) == ("scout", ("prod", "night shift"))
     again: Json = json.loads(await run(database_url, "apply", str(file), "--json"))
     assert again == {"changes": [], "made": [], "missing": []}

@@ -8,23 +8,23 @@ import pytest
 from fastapi import FastAPI, Request
 from stages.limiter_outages import settings_of
 
-from llm_proxy.admission import Admission
+from llm_proxy.admission import AdmissionController
 from llm_proxy.dialects import Call
 from llm_proxy.edge import management_app
 from llm_proxy.edge.request import Scope
 from llm_proxy.edge.routes import audit, keys, limits, policies
-from llm_proxy.errors import NotFound, Refused, Unauthorized
+from llm_proxy.errors import APIError, NotFound, Unauthorized
 from llm_proxy.identity import (
     Actor,
     AuditLog,
+    AuthFailureLog,
     Caller,
+    KeyRaiseRepository,
+    KeyRepository,
     Limits,
-    Raises,
-    RefusedCredentials,
-    Registry,
-    Rulings,
+    PolicyRepository,
 )
-from llm_proxy.identity.virtual_keys import mint
+from llm_proxy.identity.virtual_keys import generate_key
 
 if TYPE_CHECKING:
     import asyncpg
@@ -52,9 +52,9 @@ async def client(
             raise Unauthorized("who?")
         return Actor("ann", "192.0.2.9", "owner")
 
-    doors = keys.router(Registry(pool), Raises(pool), announce=announce, by=by)
-    rules = policies.router(Rulings(pool), announce=announce, by=by, catalog=lambda: None)
-    records = audit.router(AuditLog(pool), RefusedCredentials(pool), by=by)
+    doors = keys.router(KeyRepository(pool), KeyRaiseRepository(pool), announce=announce, by=by)
+    rules = policies.router(PolicyRepository(pool), announce=announce, by=by, catalog=lambda: None)
+    records = audit.router(AuditLog(pool), AuthFailureLog(pool), by=by)
     transport = httpx.ASGITransport(app=_app(doors, rules, records))
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as made:
         made.headers["x-role"] = "write"
@@ -62,13 +62,19 @@ async def client(
 
 
 def _app(*routers: Any) -> FastAPI:
-    def refused(_scope: Scope, _: Refused) -> None:
+    def refused(_scope: Scope, _: APIError) -> None:
         return None
 
     async def anybody(_: Request) -> None:
         return None
 
-    return management_app.build(routers, version="0", lifespan=None, refused=refused, reader=anybody)  # type: ignore[arg-type]  # FastAPI takes none
+    return management_app.create_management_app(
+        routers,
+        version="0",
+        lifespan=None,  # type: ignore[arg-type]  # FastAPI takes none
+        refused=refused,
+        reader=anybody,
+    )
 
 
 async def test_a_key_lives_through_the_doors(
@@ -181,16 +187,16 @@ async def test_without_a_database_the_doors_say_so() -> None:
 
 async def test_a_caller_sees_where_it_stands_and_what_a_request_would_meet(limits_redis_url: str) -> None:
     """Its own limits, and no more."""
-    admission = Admission(settings_of(store_timeout_ms=5_000, limits_redis_url=limits_redis_url))
+    admission = AdmissionController(settings_of(store_timeout_ms=5_000, limits_redis_url=limits_redis_url))
     await admission.start()
     who = Caller(
-        "k", "virtual", tenant=mint().lookup, agent="scout", models=("gpt",), limits=Limits(tpm=1_000)
+        "k", "virtual", tenant=generate_key().lookup, agent="scout", models=("gpt",), limits=Limits(tpm=1_000)
     )
 
     async def caller(_: Request) -> Caller:
         return who
 
-    async def of_key(_: Request, name: str) -> limits.Looked:
+    async def of_key(_: Request, name: str) -> limits.LimitSubject:
         raise NotFound(f"No such key: {name}.")
 
     async def read(request: Request, _: Caller | None) -> tuple[Caller, Call]:

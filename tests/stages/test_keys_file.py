@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from llm_proxy.errors import BadRequest
-from llm_proxy.identity import Actor, Registry, Rulings
-from llm_proxy.identity.admin_documents import spec_from
-from llm_proxy.identity.keys_file import Applied, apply, read
-from llm_proxy.identity.virtual_keys import mint
+from llm_proxy.identity import Actor, KeyRepository, PolicyRepository
+from llm_proxy.identity.admin_documents import parse_key_spec
+from llm_proxy.identity.keys_file import ApplyResult, apply_keys_file, load_keys_file
+from llm_proxy.identity.virtual_keys import generate_key
 
 if TYPE_CHECKING:
     import asyncpg
@@ -70,7 +70,7 @@ def test_a_fault_is_told_by_line_and_entry_with_no_part_of_a_secret(tmp_path: Pa
     file = tmp_path / "keys.yaml"
     file.write_text(GOOD + text)
     with pytest.raises(BadRequest) as raised:
-        read(file)
+        load_keys_file(file)
     message = raised.value.message
     assert message.startswith(str(file))
     assert told in message
@@ -85,7 +85,7 @@ def test_a_date_without_quotes_is_midnight_utc_and_a_merged_entry_is_read(tmp_pa
         "keys:\n  - &base {name: a, expires_at: 2040-01-01}\n  - {<<: *base, name: b}\n"
         '  - {name: c, expires_at: "2040-01-01T00:00:00Z"}\n  - {name: d, expires_at: 2040-01-01 00:00:00}\n'
     )
-    keys = read(file).keys
+    keys = load_keys_file(file).keys
     assert [one.spec.name for one in keys] == ["a", "b", "c", "d"]
     assert len({one.spec.expires_at for one in keys}) == 1
 
@@ -98,7 +98,7 @@ def test_every_fault_of_a_file_is_told_at_once_a_line_each(tmp_path: Path) -> No
         "limits:\n  - {scope: tenant, tenant: acme}\nkills:\n  - {kind: cat, subject: x}\n"
     )
     with pytest.raises(BadRequest) as told:
-        read(file)
+        load_keys_file(file)
     lines = told.value.message.removeprefix(str(tmp_path)).split(f"\n{tmp_path}")
     assert [line.removeprefix("/keys.yaml").split(": ")[0] for line in lines] == [
         ":4", ":5", ":8", ":10", ":6",
@@ -109,12 +109,12 @@ async def test_what_is_applied_tells_no_secret_that_is_known_and_that_a_key_has_
     pool: "asyncpg.Pool[asyncpg.Record]", tmp_path: Path
 ) -> None:
     """A secret of a `key_file` lies there already; a minted one is told this once."""
-    (tmp_path / "one.key").write_text(mint().text)
+    (tmp_path / "one.key").write_text(generate_key().text)
     file = tmp_path / "keys.yaml"
     file.write_text(GOOD + "    key_file: one.key\n  - {name: old, expires_at: 2020-01-01}\n")
     done = await applied(pool, file)
     assert done.changes == ["key first made", "key old made; it expired on 2020-01-01"]
-    told = [(deed.record.spec.name, deed.minted is None) for deed in done.made]
+    told = [(deed.record.spec.name, deed.generated is None) for deed in done.created]
     assert told == [("first", True), ("old", False)]
 
 
@@ -122,14 +122,14 @@ async def test_a_revoked_key_that_is_still_listed_stops_the_file(
     pool: "asyncpg.Pool[asyncpg.Record]", tmp_path: Path
 ) -> None:
     """Nothing is applied; with `revoked: true` it is right."""
-    registry = Registry(pool)
-    await registry.create(spec_from({"name": "gone"}), ME)
+    registry = KeyRepository(pool)
+    await registry.create(parse_key_spec({"name": "gone"}), ME)
     await registry.revoke("gone", ME)
     file = tmp_path / "keys.yaml"
     file.write_text(GOOD + "  - name: gone\n")
     with pytest.raises(BadRequest, match=r"keys\.yaml:4: keys entry 2 \('gone'\): this key was revoked at"):
         await applied(pool, file)
-    assert [one.spec.name for one in await registry.page()] == ["gone"]
+    assert [one.spec.name for one in await registry.list_keys()] == ["gone"]
     file.write_text(GOOD + "  - {name: gone, revoked: true}\n")
     assert (await applied(pool, file)).changes == ["key first made"]
 
@@ -138,13 +138,13 @@ async def test_another_key_s_secret_stops_the_file(
     pool: "asyncpg.Pool[asyncpg.Record]", tmp_path: Path
 ) -> None:
     """Of this file, or of the database."""
-    secret = mint()
+    secret = generate_key()
     (tmp_path / "one.key").write_text(secret.text)
     file = tmp_path / "keys.yaml"
     file.write_text(GOOD + "    key_file: one.key\n  - {name: second, key_file: one.key}\n")
     with pytest.raises(BadRequest, match="the same key_file's secret as in keys entry 1"):
         await applied(pool, file)
-    await Registry(pool).create(spec_from({"name": "other"}), ME, secret)
+    await KeyRepository(pool).create(parse_key_spec({"name": "other"}), ME, secret)
     file.write_text(GOOD + "    key_file: one.key\n")
     with pytest.raises(
         BadRequest, match=r":4: keys entry 1 \('first'\): its key_file holds the secret"
@@ -153,6 +153,6 @@ async def test_another_key_s_secret_stops_the_file(
     assert secret.lookup not in told.value.message
 
 
-async def applied(pool: "asyncpg.Pool[asyncpg.Record]", file: Path) -> Applied:
+async def applied(pool: "asyncpg.Pool[asyncpg.Record]", file: Path) -> ApplyResult:
     """The file, applied."""
-    return await apply(read(file), Registry(pool), Rulings(pool), ME)
+    return await apply_keys_file(load_keys_file(file), KeyRepository(pool), PolicyRepository(pool), ME)

@@ -15,16 +15,16 @@ from llm_proxy.identity import (
     AuditFilter,
     AuditLog,
     Budget,
-    Deed,
+    KeyCache,
+    KeyMutation,
+    KeyRaiseRepository,
+    KeyRepository,
     KeySpec,
     Limits,
-    PostgresKeys,
-    Raises,
-    Registry,
-    VirtualKeys,
-    ending_raises,
+    PostgresKeyStore,
+    raise_expiry_loop,
 )
-from llm_proxy.identity.virtual_keys import Raise
+from llm_proxy.identity.virtual_keys import KeyRaise
 
 if TYPE_CHECKING:
     import asyncpg
@@ -37,55 +37,59 @@ OWN = KeySpec(
 
 
 @pytest.fixture
-async def made(pool: "asyncpg.Pool[asyncpg.Record]") -> Deed:
+async def made(pool: "asyncpg.Pool[asyncpg.Record]") -> KeyMutation:
     """A key with limits and budgets of its own."""
-    return await Registry(pool).create(OWN, ME)
+    return await KeyRepository(pool).create(OWN, ME)
 
 
-def wanted(*, for_s: float = 86_400, limits: Limits | None = None, budgets: tuple[Budget, ...] = ()) -> Raise:
+def wanted(
+    *, for_s: float = 86_400, limits: Limits | None = None, budgets: tuple[Budget, ...] = ()
+) -> KeyRaise:
     """A raise that ends so many seconds from now."""
-    return Raise(limits or Limits(), budgets, datetime.now(UTC) + timedelta(seconds=for_s))
+    return KeyRaise(limits or Limits(), budgets, datetime.now(UTC) + timedelta(seconds=for_s))
 
 
-def secret(deed: Deed) -> bytes:
+def secret(deed: KeyMutation) -> bytes:
     """The key's text."""
-    assert deed.minted is not None
-    return deed.minted.text.encode()
+    assert deed.generated is not None
+    return deed.generated.text.encode()
 
 
 async def test_a_raise_changes_what_it_names_and_nothing_else(
-    pool: "asyncpg.Pool[asyncpg.Record]", made: Deed
+    pool: "asyncpg.Pool[asyncpg.Record]", made: KeyMutation
 ) -> None:
     """A raised budget keeps its calendar; the key's own specification stays."""
-    keys = VirtualKeys(PostgresKeys(pool))
-    before = await keys.find(secret(made))
-    raised = await Raises(pool).begin("n", wanted(limits=Limits(rpm=30), budgets=(Budget(20, "day"),)), ME)
-    found = await keys.renew(before, raised.epochs["t"])
+    keys = KeyCache(PostgresKeyStore(pool))
+    before = await keys.find_caller(secret(made))
+    raised = await KeyRaiseRepository(pool).begin(
+        "n", wanted(limits=Limits(rpm=30), budgets=(Budget(20, "day"),)), ME
+    )
+    found = await keys.refresh(before, raised.epochs["t"])
     assert found.limits == Limits(rpm=30, parallel=2)
     assert found.budgets == (Budget(20, "day", "Europe/Berlin"), Budget(9, "month"))
     assert raised.record.spec == OWN
-    changed = await Registry(pool).change("n", OWN, ME)
-    assert changed.record.raised == raised.record.raised
-    ended = await Raises(pool).end("n", ME)
-    assert (await keys.renew(found, ended.epochs["t"])).limits == OWN.limits
+    changed = await KeyRepository(pool).update("n", OWN, ME)
+    assert changed.record.running_raise == raised.record.running_raise
+    ended = await KeyRaiseRepository(pool).end("n", ME)
+    assert (await keys.refresh(found, ended.epochs["t"])).limits == OWN.limits
 
 
 async def test_a_raise_ends_by_itself_in_a_replica_that_remembers_the_key(
-    pool: "asyncpg.Pool[asyncpg.Record]", made: Deed
+    pool: "asyncpg.Pool[asyncpg.Record]", made: KeyMutation
 ) -> None:
     """Also where nobody puts its end on record, as while Postgres is away."""
     now = datetime.now(UTC)
-    keys = VirtualKeys(PostgresKeys(pool), now=lambda: now)
-    await Raises(pool).begin("n", wanted(for_s=60, limits=Limits(rpm=30)), ME)
-    assert (await keys.find(secret(made))).limits.rpm == 30
+    keys = KeyCache(PostgresKeyStore(pool), now=lambda: now)
+    await KeyRaiseRepository(pool).begin("n", wanted(for_s=60, limits=Limits(rpm=30)), ME)
+    assert (await keys.find_caller(secret(made))).limits.rpm == 30
     now += timedelta(seconds=59)
-    assert (await keys.find(secret(made))).limits.rpm == 30
+    assert (await keys.find_caller(secret(made))).limits.rpm == 30
     now += timedelta(seconds=2)
-    assert (await keys.find(secret(made))).limits.rpm == 3
+    assert (await keys.find_caller(secret(made))).limits.rpm == 3
 
 
 async def test_the_end_is_on_record_once_and_announced_whoever_notices_it(
-    pool: "asyncpg.Pool[asyncpg.Record]", made: Deed
+    pool: "asyncpg.Pool[asyncpg.Record]", made: KeyMutation
 ) -> None:
     """Three replicas watch."""
     announced: list[list[str]] = []
@@ -95,8 +99,8 @@ async def test_the_end_is_on_record_once_and_announced_whoever_notices_it(
         announced.append(list(epochs))
         heard.set()
 
-    await Raises(pool).begin("n", wanted(for_s=1, limits=Limits(rpm=0)), ME)
-    loops = [ending_raises(pool, announce) for _ in range(3)]
+    await KeyRaiseRepository(pool).begin("n", wanted(for_s=1, limits=Limits(rpm=0)), ME)
+    loops = [raise_expiry_loop(pool, announce) for _ in range(3)]
     for loop in loops:
         loop.start()
     async with asyncio.timeout(20):
@@ -104,25 +108,27 @@ async def test_the_end_is_on_record_once_and_announced_whoever_notices_it(
     for loop in loops:
         await loop.stop()
     assert announced == [["t"]]
-    page = await AuditLog(pool).page(AuditFilter(action="keys.raise*"))
+    page = await AuditLog(pool).list_entries(AuditFilter(action="keys.raise*"))
     told = [(one["action"], one["actor"], one["before"]["raise"], one["after"]["raise"]) for one in page]
     begun = next(raised for *_, raised in told if raised is not None)
     assert begun["rpm"] == 0
     assert sorted(told, key=str) == sorted(
         [("keys.raise", "ann", None, begun), ("keys.raise_ended", "raise", begun, None)], key=str
     )
-    assert (await Registry(pool).show("n")).raised is None
+    assert (await KeyRepository(pool).get("n")).running_raise is None
     assert await pool.fetchval("SELECT count(*) FROM key_raises WHERE ended_at IS NOT NULL") == 1
-    assert made.record.raised is None
+    assert made.record.running_raise is None
 
 
-async def test_a_second_raise_replaces_the_first(pool: "asyncpg.Pool[asyncpg.Record]", made: Deed) -> None:
+async def test_a_second_raise_replaces_the_first(
+    pool: "asyncpg.Pool[asyncpg.Record]", made: KeyMutation
+) -> None:
     """One runs at a time."""
-    raises = Raises(pool)
+    raises = KeyRaiseRepository(pool)
     await raises.begin(made.record.key_id, wanted(limits=Limits(rpm=30)), ME)
     second = await raises.begin(made.record.prefixes[0], wanted(limits=Limits(parallel=9)), ME)
-    assert second.record.raised is not None
-    assert second.record.raised.limits == Limits(parallel=9)
+    assert second.record.running_raise is not None
+    assert second.record.running_raise.limits == Limits(parallel=9)
     assert await pool.fetchval("SELECT count(*) FROM key_raises WHERE ended_at IS NULL") == 1
 
 
@@ -142,34 +148,34 @@ async def test_a_second_raise_replaces_the_first(pool: "asyncpg.Pool[asyncpg.Rec
     ],
 )
 async def test_what_raises_nothing_is_refused_by_its_field(
-    pool: "asyncpg.Pool[asyncpg.Record]", made: Deed, raised: Raise, param: str
+    pool: "asyncpg.Pool[asyncpg.Record]", made: KeyMutation, raised: KeyRaise, param: str
 ) -> None:
     """And nothing is changed."""
     with pytest.raises(BadRequest) as refused:
-        await Raises(pool).begin("n", raised, ME)
+        await KeyRaiseRepository(pool).begin("n", raised, ME)
     assert refused.value.param == param
     assert await pool.fetchval("SELECT count(*) FROM key_raises") == 0
     assert made.record.spec == OWN
 
 
 async def test_an_unknown_a_revoked_and_another_tenants_key_are_not_raised(
-    pool: "asyncpg.Pool[asyncpg.Record]", made: Deed
+    pool: "asyncpg.Pool[asyncpg.Record]", made: KeyMutation
 ) -> None:
     """An admin of one tenant cannot tell which."""
-    raises, more = Raises(pool), wanted(limits=Limits(rpm=9))
+    raises, more = KeyRaiseRepository(pool), wanted(limits=Limits(rpm=9))
     with pytest.raises(NotFound):
         await raises.begin("nobody", more, ME)
     with pytest.raises(NotFound):
         await raises.begin("n", more, Actor("bob", "192.0.2.2", "tenant", "other"))
     with pytest.raises(NotFound):
         await raises.end("n", ME)
-    await Registry(pool).revoke(made.record.key_id, ME)
+    await KeyRepository(pool).revoke(made.record.key_id, ME)
     with pytest.raises(BadRequest):
         await raises.begin("n", more, ME)
 
 
 async def test_a_raise_by_the_command_line(
-    pool: "asyncpg.Pool[asyncpg.Record]", database_url: str, made: Deed
+    pool: "asyncpg.Pool[asyncpg.Record]", database_url: str, made: KeyMutation
 ) -> None:
     """Begun, shown and ended; a wrong one is told by its option's name."""
     words = ("keys", "raise", "n", "--rpm", "30", "--days", "1", "--json")
@@ -181,4 +187,4 @@ async def test_a_raise_by_the_command_line(
     await commands.run(database_url, "keys", "raise", "n", "--end", "--rpm", "30", code=2)
     await commands.run(database_url, "keys", "raise", "n", "--end", code=0)
     await commands.run(database_url, "keys", "raise", "n", "--end", code=1)
-    assert (await Registry(pool).show(made.record.key_id)).raised is None
+    assert (await KeyRepository(pool).get(made.record.key_id)).running_raise is None

@@ -12,24 +12,24 @@ import pytest
 from stages.interruptible_proxy import InterruptibleProxy
 from stages.limiter_outages import settings_of
 
-from llm_proxy.admission import Admission, announce
+from llm_proxy.admission import AdmissionController, publish_epochs
 from llm_proxy.dialects import Call
-from llm_proxy.errors import Forbidden, RateLimited, Refused, StoreUnavailable, Unauthorized
+from llm_proxy.errors import APIError, Forbidden, RateLimited, StoreUnavailable, Unauthorized
 from llm_proxy.identity import (
     Actor,
-    Deed,
+    Attribution,
+    KeyCache,
+    KeyMutation,
+    KeyRepository,
     KeySpec,
-    Kill,
+    KillSwitch,
+    LimitPolicy,
     Limits,
-    Named,
-    PostgresKeys,
-    Registry,
-    Rule,
-    Rulings,
-    VirtualKeys,
+    PolicyRepository,
+    PostgresKeyStore,
     on_behalf_of,
 )
-from llm_proxy.identity.caller import NOBODY
+from llm_proxy.identity.caller import NO_ATTRIBUTION
 
 ME = Actor("test")
 CALL = Call("chat.completions", "openai", "gpt", "gpt", {}, prompt_bytes=4)
@@ -39,19 +39,21 @@ class Replica:
     """Identity and admission of one gateway."""
 
     def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", redis_url: str | None) -> None:
-        self.keys = VirtualKeys(PostgresKeys(pool))
-        self.admission = Admission(
+        self.keys = KeyCache(PostgresKeyStore(pool))
+        self.admission = AdmissionController(
             settings_of(
                 store_timeout_ms=5_000, limits_redis_url=redis_url, default_models=("*",), agent_rpm=0
             ),
-            rules=self.keys,
-            renew=self.keys.renew,
+            policy_source=self.keys,
+            refresh_caller=self.keys.refresh,
         )
 
-    async def call(self, deed: Deed, named: Named = NOBODY) -> None:
+    async def call(self, deed: KeyMutation, named: Attribution = NO_ATTRIBUTION) -> None:
         """One call with a key, from the header to the lease."""
-        assert deed.minted is not None
-        caller = on_behalf_of(await self.keys.find(deed.minted.text.encode()), named, NOBODY)
+        assert deed.generated is not None
+        caller = on_behalf_of(
+            await self.keys.find_caller(deed.generated.text.encode()), named, NO_ATTRIBUTION
+        )
         (await self.admission.admit(caller, CALL, uuid4())).settle(1, 1)
 
 
@@ -74,13 +76,13 @@ def spec(**said: object) -> KeySpec:
     return KeySpec(**({"name": uuid4().hex, "tenant": f"t-{uuid4().hex}"} | said))  # type: ignore[arg-type]  # as the fields
 
 
-async def refused_within_a_second(call: Callable[[], Awaitable[None]]) -> Refused:
+async def refused_within_a_second(call: Callable[[], Awaitable[None]]) -> APIError:
     """The refusal calls meet, at the latest after a second."""
     began = time.monotonic()
     while time.monotonic() - began < 1:
         try:
             await call()
-        except Refused as refused:
+        except APIError as refused:
             return refused
         await asyncio.sleep(0.02)
     raise AssertionError("still admitted after a second")
@@ -90,28 +92,28 @@ async def test_a_revoked_key_is_refused_by_every_replica_within_a_second(
     pool: "asyncpg.Pool[asyncpg.Record]", replicas: list[Replica]
 ) -> None:
     """Also when nobody told the store, and where there is none."""
-    registry = Registry(pool)
+    registry = KeyRepository(pool)
     deed = await registry.create(spec(), ME)
     for one in replicas:
         await one.call(deed)
     await registry.revoke(deed.record.key_id, ME)
     for one in replicas:
         assert isinstance(await refused_within_a_second(partial(one.call, deed)), Unauthorized)
-        assert deed.minted is not None
+        assert deed.generated is not None
         with pytest.raises(Unauthorized):
-            await one.keys.find(deed.minted.text.encode())
+            await one.keys.find_caller(deed.generated.text.encode())
 
 
 async def test_a_revocation_told_to_the_store_holds_for_the_very_next_call(
     pool: "asyncpg.Pool[asyncpg.Record]", limits_redis_url: str
 ) -> None:
     """A limited key's script call hears of it; nobody waits for a poll."""
-    registry, replica = Registry(pool), Replica(pool, limits_redis_url)
+    registry, replica = KeyRepository(pool), Replica(pool, limits_redis_url)
     await replica.admission.start()
     deed = await registry.create(spec(limits=Limits(rpm=100)), ME)
     await replica.call(deed)
     revoked = await registry.revoke(deed.record.key_id, ME)
-    assert await announce(limits_redis_url, revoked.epochs)
+    assert await publish_epochs(limits_redis_url, revoked.epochs)
     with pytest.raises(Unauthorized):
         await replica.call(deed)
     await replica.admission.stop()
@@ -121,15 +123,15 @@ async def test_changed_limits_hold_within_a_second(
     pool: "asyncpg.Pool[asyncpg.Record]", replicas: list[Replica]
 ) -> None:
     """A key's own, and its tenant's."""
-    registry, rulings = Registry(pool), Rulings(pool)
+    registry, rulings = KeyRepository(pool), PolicyRepository(pool)
     deed = await registry.create(spec(agent="*"), ME)
     tenant = deed.record.spec.tenant or ""
-    await rulings.set_rule(Rule("agent", tenant, "scout", limits=Limits(rpm=1)), ME)
-    scout = Named(agent="scout")
+    await rulings.upsert(LimitPolicy("agent", tenant, "scout", limits=Limits(rpm=1)), ME)
+    scout = Attribution(agent="scout")
     for one in replicas:
         refused = await refused_within_a_second(partial(one.call, deed, scout))
         assert isinstance(refused, RateLimited)
-        await one.call(deed, Named(agent="other"))
+        await one.call(deed, Attribution(agent="other"))
 
 
 @pytest.mark.parametrize("kind", ["key", "agent", "tenant", "model"])
@@ -137,7 +139,7 @@ async def test_a_kill_switch_stops_calls_everywhere_within_a_second_and_lifts_ag
     pool: "asyncpg.Pool[asyncpg.Record]", replicas: list[Replica], kind: str
 ) -> None:
     """Per key, agent, tenant and model."""
-    registry, rulings = Registry(pool), Rulings(pool)
+    registry, rulings = KeyRepository(pool), PolicyRepository(pool)
     deed = await registry.create(spec(agent="scout"), ME)
     subjects = {
         "key": deed.record.key_id,
@@ -145,15 +147,15 @@ async def test_a_kill_switch_stops_calls_everywhere_within_a_second_and_lifts_ag
         "tenant": deed.record.spec.tenant,
         "model": "gpt",
     }
-    kill = Kill(kind, subjects[kind] or "")  # type: ignore[arg-type]  # from the table
+    kill = KillSwitch(kind, subjects[kind] or "")  # type: ignore[arg-type]  # from the table
     for one in replicas:
         await one.call(deed)
-    await rulings.throw(kill, ME)
+    await rulings.enable_switch(kill, ME)
     for one in replicas:
         refused = await refused_within_a_second(partial(one.call, deed))
         assert isinstance(refused, Forbidden)
         assert refused.code == f"{kind}_disabled"
-    await rulings.lift(kill, ME)
+    await rulings.disable_switch(kill, ME)
     await asyncio.sleep(1)
     for one in replicas:
         await one.call(deed)
@@ -163,14 +165,14 @@ async def test_a_changed_binding_holds_for_the_next_call(
     pool: "asyncpg.Pool[asyncpg.Record]", replicas: list[Replica]
 ) -> None:
     """What the key may not name any more is refused, what it may is admitted."""
-    registry = Registry(pool)
+    registry = KeyRepository(pool)
     made = spec(agent="old")
     deed = await registry.create(made, ME)
-    await replicas[0].call(deed, Named(agent="old"))
-    await registry.change(deed.record.key_id, KeySpec(made.name, made.tenant, "new"), ME)
-    refused = await refused_within_a_second(partial(replicas[0].call, deed, Named(agent="old")))
+    await replicas[0].call(deed, Attribution(agent="old"))
+    await registry.update(deed.record.key_id, KeySpec(made.name, made.tenant, "new"), ME)
+    refused = await refused_within_a_second(partial(replicas[0].call, deed, Attribution(agent="old")))
     assert isinstance(refused, Forbidden)
-    await replicas[0].call(deed, Named(agent="new"))
+    await replicas[0].call(deed, Attribution(agent="new"))
 
 
 @pytest.mark.parametrize("how", ["held still", "cut"])
@@ -178,7 +180,7 @@ async def test_known_keys_go_on_and_unknown_ones_are_503_while_postgres_is_away(
     pool: "asyncpg.Pool[asyncpg.Record]", database_url: str, limits_redis_url: str, how: str
 ) -> None:
     """Until it is back; no call waits long for it."""
-    registry, wire = Registry(pool), InterruptibleProxy(database_url)
+    registry, wire = KeyRepository(pool), InterruptibleProxy(database_url)
     known, unknown = await registry.create(spec(), ME), await registry.create(spec(), ME)
     await wire.start()
     far = asyncpg.create_pool(wire.url, min_size=0, max_size=4, timeout=1)
@@ -208,7 +210,7 @@ async def test_after_a_rotation_the_old_secret_ends_with_the_overlap_on_every_re
     pool: "asyncpg.Pool[asyncpg.Record]", replicas: list[Replica]
 ) -> None:
     """Without another look-up."""
-    registry = Registry(pool)
+    registry = KeyRepository(pool)
     deed = await registry.create(spec(), ME)
     await replicas[0].call(deed)
     rotated = await registry.rotate(deed.record.key_id, ME, overlap=timedelta(seconds=1.5))

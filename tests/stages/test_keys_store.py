@@ -12,23 +12,23 @@ import asyncpg
 import pytest
 
 from llm_proxy import background
-from llm_proxy.admission.policy_resolver import Defaults
-from llm_proxy.admission.policy_watcher import Watch
+from llm_proxy.admission.policy_resolver import PolicyDefaults
+from llm_proxy.admission.policy_watcher import PolicyWatcher
 from llm_proxy.errors import BadRequest, NotFound, StoreUnavailable, Unauthorized
 from llm_proxy.identity import (
     Actor,
     AuditLog,
     Budget,
+    KeyCache,
+    KeyRepository,
     KeySpec,
-    Kill,
+    KillSwitch,
+    LimitPolicy,
     Limits,
-    PostgresKeys,
-    Registry,
-    Rule,
-    Rulings,
-    VirtualKeys,
+    PolicyRepository,
+    PostgresKeyStore,
 )
-from llm_proxy.identity.virtual_keys import MARK, mint
+from llm_proxy.identity.virtual_keys import KEY_TYPE_PREFIX, generate_key
 
 ME = Actor("test", "192.0.2.1")
 LETTERS = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -36,9 +36,9 @@ Pool = asyncpg.Pool  # what the fixtures hand out
 
 
 @pytest.fixture
-def registry(pool: "asyncpg.Pool[asyncpg.Record]") -> Registry:
+def registry(pool: "asyncpg.Pool[asyncpg.Record]") -> KeyRepository:
     """Where operators make keys."""
-    return Registry(pool)
+    return KeyRepository(pool)
 
 
 def spec(**said: object) -> KeySpec:
@@ -60,12 +60,12 @@ def spec(**said: object) -> KeySpec:
 
 
 async def test_a_key_made_is_found_with_everything_it_was_given(
-    pool: "asyncpg.Pool[asyncpg.Record]", registry: Registry
+    pool: "asyncpg.Pool[asyncpg.Record]", registry: KeyRepository
 ) -> None:
     """What an operator says about a key is what its caller is bound to."""
     made = await registry.create(spec(), ME)
-    assert made.minted is not None
-    caller = await VirtualKeys(PostgresKeys(pool)).find(made.minted.text.encode())
+    assert made.generated is not None
+    caller = await KeyCache(PostgresKeyStore(pool)).find_caller(made.generated.text.encode())
     assert made.record.spec == spec()
     assert (caller.key_id, caller.tenant, caller.agent, caller.user) == (
         made.record.key_id,
@@ -79,12 +79,12 @@ async def test_a_key_made_is_found_with_everything_it_was_given(
 
 
 async def test_no_table_holds_the_text_of_a_key(
-    pool: "asyncpg.Pool[asyncpg.Record]", registry: Registry
+    pool: "asyncpg.Pool[asyncpg.Record]", registry: KeyRepository
 ) -> None:
     """Whoever reads the whole database cannot call with what is in it."""
     made = await registry.create(spec(), ME)
-    assert made.minted is not None
-    secret = made.minted.text.rpartition("-")[2]
+    assert made.generated is not None
+    secret = made.generated.text.rpartition("-")[2]
     for table in ("api_keys", "key_secrets", "audit_entries"):
         rows = await pool.fetchval(f"SELECT string_agg(t::text, ' ') FROM {table} t")  # noqa: S608 -- our own names
         assert secret not in rows
@@ -92,17 +92,17 @@ async def test_no_table_holds_the_text_of_a_key(
 
 
 async def test_a_wrong_secret_behind_a_right_prefix_is_refused(
-    pool: "asyncpg.Pool[asyncpg.Record]", registry: Registry
+    pool: "asyncpg.Pool[asyncpg.Record]", registry: KeyRepository
 ) -> None:
     """The public part alone opens nothing."""
     one, other = await registry.create(spec(), ME), await registry.create(spec(name="other"), ME)
-    assert one.minted is not None
-    assert other.minted is not None
+    assert one.generated is not None
+    assert other.generated is not None
     await pool.execute(
-        "UPDATE key_secrets SET digest = $1 WHERE lookup = $2", other.minted.digest, one.minted.lookup
+        "UPDATE key_secrets SET digest = $1 WHERE lookup = $2", other.generated.digest, one.generated.lookup
     )
     with pytest.raises(Unauthorized):
-        await VirtualKeys(PostgresKeys(pool)).find(one.minted.text.encode())
+        await KeyCache(PostgresKeyStore(pool)).find_caller(one.generated.text.encode())
 
 
 @pytest.mark.parametrize(
@@ -119,66 +119,69 @@ async def test_what_is_no_key_by_its_form_never_reaches_the_database(key: bytes)
     """A malformed credential is refused at once, even where no database is."""
     async with asyncpg.create_pool("postgresql://nobody@127.0.0.1:1/none", min_size=0) as unreachable:
         with pytest.raises(Unauthorized):
-            await VirtualKeys(PostgresKeys(unreachable)).find(key)
+            await KeyCache(PostgresKeyStore(unreachable)).find_caller(key)
 
 
-async def test_a_well_formed_key_while_the_database_is_away_is_503(registry: Registry) -> None:
+async def test_a_well_formed_key_while_the_database_is_away_is_503(registry: KeyRepository) -> None:
     """Nobody can tell whether the key is good, so nobody says it is bad."""
     made = await registry.create(spec(), ME)
-    assert made.minted is not None
+    assert made.generated is not None
     async with asyncpg.create_pool("postgresql://nobody@127.0.0.1:1/none", min_size=0) as unreachable:
         with pytest.raises(StoreUnavailable):
-            await VirtualKeys(PostgresKeys(unreachable)).find(made.minted.text.encode())
+            await KeyCache(PostgresKeyStore(unreachable)).find_caller(made.generated.text.encode())
 
 
 async def test_a_rotated_key_keeps_its_id_and_both_secrets_work_during_the_overlap(
-    pool: "asyncpg.Pool[asyncpg.Record]", registry: Registry
+    pool: "asyncpg.Pool[asyncpg.Record]", registry: KeyRepository
 ) -> None:
     """Rotation changes the secret, not whom limits and usage belong to."""
     made = await registry.create(spec(), ME)
     rotated = await registry.rotate(made.record.key_id, ME, overlap=timedelta(minutes=5))
-    assert made.minted is not None
-    assert rotated.minted is not None
-    keys = VirtualKeys(PostgresKeys(pool))
-    before, after = await keys.find(made.minted.text.encode()), await keys.find(rotated.minted.text.encode())
+    assert made.generated is not None
+    assert rotated.generated is not None
+    keys = KeyCache(PostgresKeyStore(pool))
+    before, after = (
+        await keys.find_caller(made.generated.text.encode()),
+        await keys.find_caller(rotated.generated.text.encode()),
+    )
     assert before.key_id == after.key_id == made.record.key_id
     at_once = await registry.rotate(made.record.key_id, ME, overlap=timedelta(0))
-    fresh = VirtualKeys(PostgresKeys(pool))
+    fresh = KeyCache(PostgresKeyStore(pool))
     for ended in (made, rotated):
-        assert ended.minted is not None
+        assert ended.generated is not None
         if ended is rotated:
             with pytest.raises(Unauthorized):
-                await fresh.find(ended.minted.text.encode())
-    assert at_once.minted is not None
-    assert (await fresh.find(at_once.minted.text.encode())).key_id == made.record.key_id
+                await fresh.find_caller(ended.generated.text.encode())
+    assert at_once.generated is not None
+    assert (await fresh.find_caller(at_once.generated.text.encode())).key_id == made.record.key_id
 
 
 async def test_a_revoked_key_is_refused_and_revoking_twice_is_revoking_once(
-    pool: "asyncpg.Pool[asyncpg.Record]", registry: Registry
+    pool: "asyncpg.Pool[asyncpg.Record]", registry: KeyRepository
 ) -> None:
     """A revoked key stays in the list, with the time of its end."""
     made = await registry.create(spec(), ME)
     first = await registry.revoke("night-shift", ME)
     second = await registry.revoke(made.record.key_id, ME)
-    assert made.minted is not None
+    assert made.generated is not None
     assert first.record.revoked_at == second.record.revoked_at
     with pytest.raises(Unauthorized):
-        await VirtualKeys(PostgresKeys(pool)).find(made.minted.text.encode())
-    assert [one.key_id for one in await registry.page()] == [made.record.key_id]
+        await KeyCache(PostgresKeyStore(pool)).find_caller(made.generated.text.encode())
+    assert [one.key_id for one in await registry.list_keys()] == [made.record.key_id]
 
 
 async def test_an_expired_key_is_refused_by_the_clock_even_when_it_is_remembered(
-    pool: "asyncpg.Pool[asyncpg.Record]", registry: Registry
+    pool: "asyncpg.Pool[asyncpg.Record]", registry: KeyRepository
 ) -> None:
     """Expiry needs no look-up to take effect."""
     made = await registry.create(spec(), ME)
-    assert made.minted is not None
+    assert made.generated is not None
     today = [datetime.now(UTC)]
-    keys = VirtualKeys(PostgresKeys(pool), now=lambda: today[0])
-    await keys.find(made.minted.text.encode())
+    keys = KeyCache(PostgresKeyStore(pool), now=lambda: today[0])
+    await keys.find_caller(made.generated.text.encode())
     today[0] = datetime(2030, 1, 1, tzinfo=UTC)
     with pytest.raises(Unauthorized):
-        await keys.find(made.minted.text.encode())
+        await keys.find_caller(made.generated.text.encode())
 
 
 def skewed(by: timedelta) -> datetime:
@@ -187,7 +190,7 @@ def skewed(by: timedelta) -> datetime:
 
 
 async def test_a_key_ends_by_the_databases_clock_on_every_replica(
-    pool: "asyncpg.Pool[asyncpg.Record]", registry: Registry
+    pool: "asyncpg.Pool[asyncpg.Record]", registry: KeyRepository
 ) -> None:
     """One whose own clock is hours behind or ahead neither lets it live on nor ends it early."""
     now = datetime.now(UTC)
@@ -195,91 +198,93 @@ async def test_a_key_ends_by_the_databases_clock_on_every_replica(
     live = await registry.create(spec(name="live", expires_at=now + timedelta(minutes=10)), ME)
     rotated = await registry.create(spec(name="rotated"), ME)
     await registry.rotate("rotated", ME, overlap=timedelta(0))
-    assert past.minted
-    assert live.minted
-    assert rotated.minted
+    assert past.generated
+    assert live.generated
+    assert rotated.generated
     for skew in (timedelta(hours=-5), timedelta(0), timedelta(hours=5)):
-        keys = VirtualKeys(PostgresKeys(pool), now=partial(skewed, skew))
-        await keys.find(live.minted.text.encode())
+        keys = KeyCache(PostgresKeyStore(pool), now=partial(skewed, skew))
+        await keys.find_caller(live.generated.text.encode())
         for ended in (past, rotated):
-            assert ended.minted
+            assert ended.generated
             with pytest.raises(Unauthorized):
-                await keys.find(ended.minted.text.encode())
+                await keys.find_caller(ended.generated.text.encode())
 
 
-async def test_a_name_is_given_once(registry: Registry) -> None:
+async def test_a_name_is_given_once(registry: KeyRepository) -> None:
     """Two keys of one name cannot be told apart in a file of keys."""
     await registry.create(spec(), ME)
     with pytest.raises(BadRequest):
         await registry.create(spec(), ME)
     with pytest.raises(NotFound):
-        await registry.show("nobody")
+        await registry.get("nobody")
 
 
-async def test_a_value_out_of_range_is_the_askers_fault(registry: Registry) -> None:
+async def test_a_value_out_of_range_is_the_askers_fault(registry: KeyRepository) -> None:
     """Neither 503 nor half a key."""
     with pytest.raises(BadRequest):
         await registry.create(spec(limits=Limits(rpm=-1)), ME)
     with pytest.raises(BadRequest):
         await registry.create(spec(name="nul\x00"), ME)
-    assert await registry.page() == []
+    assert await registry.list_keys() == []
 
 
-async def test_changes_at_the_same_time_lose_no_field(registry: Registry) -> None:
+async def test_changes_at_the_same_time_lose_no_field(registry: KeyRepository) -> None:
     """Each is laid over the key as it is when its turn comes, not as somebody read it before."""
     await registry.create(spec(), ME)
     fields = {"rpm": 1, "tpm": 2, "parallel": 3, "max_tokens_cap": 4, "agent": "night", "tags": ["t"]}
-    made = (registry.change("night-shift", {name: value}, ME) for name, value in fields.items())
+    made = (registry.update("night-shift", {name: value}, ME) for name, value in fields.items())
     await asyncio.gather(*made)
-    found = (await registry.show("night-shift")).spec
+    found = (await registry.get("night-shift")).spec
     assert found.limits == Limits(1, 2, 3)
     assert (found.max_tokens_cap, found.agent, found.tags) == (4, "night", ("t",))
 
 
 async def test_every_change_that_takes_something_away_raises_the_epoch(
-    pool: "asyncpg.Pool[asyncpg.Record]", registry: Registry
+    pool: "asyncpg.Pool[asyncpg.Record]", registry: KeyRepository
 ) -> None:
     """The epochs grow, per tenant, and a switch for all raises everybody's."""
-    rulings, keys = Rulings(pool), PostgresKeys(pool)
+    rulings, keys = PolicyRepository(pool), PostgresKeyStore(pool)
     await registry.create(spec(), ME)
-    changed = await registry.change("night-shift", spec(limits=Limits(rpm=1)), ME)
+    changed = await registry.update("night-shift", spec(limits=Limits(rpm=1)), ME)
     revoked = await registry.revoke("night-shift", ME)
     assert revoked.epochs["dao-1"] > changed.epochs["dao-1"] > 0
-    thrown = await rulings.throw(Kill("model", "gpt-x"), ME)
+    thrown = await rulings.enable_switch(KillSwitch("model", "gpt-x"), ME)
     assert thrown["dao-1"] == thrown["*"] > revoked.epochs["dao-1"]
-    book = await keys.rulebook(0)
+    book = await keys.fetch_policies(0)
     assert book is not None
-    assert book.epoch_of("dao-1") == book.epoch_of("another") == book.newest == thrown["*"]
-    assert await keys.rulebook(book.newest) is None
+    assert book.epoch_of("dao-1") == book.epoch_of("another") == book.newest_epoch == thrown["*"]
+    assert await keys.fetch_policies(book.newest_epoch) is None
 
 
 async def test_rules_and_switches_come_back_as_they_were_laid_down(
     pool: "asyncpg.Pool[asyncpg.Record]",
 ) -> None:
     """A rulebook is what operators said, and lifting a switch leaves no trace of it."""
-    rulings, keys = Rulings(pool), PostgresKeys(pool)
-    rule = Rule("agent", "dao-1", "scout", limits=Limits(tpm=5), budgets=(Budget(7, "day"),), mode="shadow")
-    kill = Kill("agent", "scout", "dao-1")
-    await rulings.set_rule(rule, ME)
-    await rulings.set_rule(rule, ME)
-    await rulings.throw(kill, ME, reason="runs in circles")
-    book = await keys.rulebook(0)
+    rulings, keys = PolicyRepository(pool), PostgresKeyStore(pool)
+    rule = LimitPolicy(
+        "agent", "dao-1", "scout", limits=Limits(tpm=5), budgets=(Budget(7, "day"),), mode="shadow"
+    )
+    kill = KillSwitch("agent", "scout", "dao-1")
+    await rulings.upsert(rule, ME)
+    await rulings.upsert(rule, ME)
+    await rulings.enable_switch(kill, ME, reason="runs in circles")
+    book = await keys.fetch_policies(0)
     assert book is not None
-    assert (book.rules, book.kills) == ((rule,), frozenset({kill}))
-    await rulings.lift(kill, ME)
-    await rulings.drop_rule(rule, ME)
-    later = await keys.rulebook(book.newest)
+    assert (book.policies, book.kill_switches) == ((rule,), frozenset({kill}))
+    await rulings.disable_switch(kill, ME)
+    await rulings.delete(rule, ME)
+    later = await keys.fetch_policies(book.newest_epoch)
     assert later is not None
-    assert (later.rules, later.kills) == ((), frozenset())
+    assert (later.policies, later.kill_switches) == ((), frozenset())
 
 
 async def test_every_deed_is_on_record_and_the_record_cannot_be_changed(
-    pool: "asyncpg.Pool[asyncpg.Record]", registry: Registry
+    pool: "asyncpg.Pool[asyncpg.Record]", registry: KeyRepository
 ) -> None:
     """Who, what and to whom; not even the table's owner takes it back."""
     made = await registry.create(spec(), ME)
     await registry.revoke("night-shift", ME)
-    rows = await AuditLog(pool).page()
+    rows = await AuditLog(pool).list_entries()
     assert [(row["actor"], row["action"], row["target"], row["client_ip"]) for row in rows] == [
         ("test", "keys.revoke", made.record.key_id, "192.0.2.1"),
         ("test", "keys.create", made.record.key_id, "192.0.2.1"),
@@ -295,45 +300,45 @@ async def test_a_rule_nobody_can_read_stops_neither_the_start_nor_the_watch(
     pool: "asyncpg.Pool[asyncpg.Record]", caplog: pytest.LogCaptureFixture
 ) -> None:
     """Written past us, by hand: told once with its traceback; once it is mended the rules hold again."""
-    rulings = Rulings(pool)
-    await rulings.set_rule(Rule("agent", subject="scout", limits=Limits(7)), ME)
+    rulings = PolicyRepository(pool)
+    await rulings.upsert(LimitPolicy("agent", subject="scout", limits=Limits(7)), ME)
     await pool.execute("UPDATE limit_rules SET budgets = '[7]'")
-    watch = Watch(Defaults(), PostgresKeys(pool))
+    watch = PolicyWatcher(PolicyDefaults(), PostgresKeyStore(pool))
     await watch.start()
-    assert "rules" in background.failing()
+    assert "rules" in background.failing_loops()
     async with asyncio.timeout(10):
-        while background.failures()["rules"] < 3:  # noqa: ASYNC110 -- nothing tells
+        while background.failure_counts()["rules"] < 3:  # noqa: ASYNC110 -- nothing tells
             await asyncio.sleep(0.05)
     assert len([one for one in caplog.records if one.exc_info]) == 1
     await pool.execute("UPDATE limit_rules SET budgets = '[]'")
     async with asyncio.timeout(10):
-        while not watch.policies.book.rules:  # noqa: ASYNC110 -- the same
+        while not watch.policies.snapshot.policies:  # noqa: ASYNC110 -- the same
             await asyncio.sleep(0.05)
-    assert "rules" not in background.failing()
+    assert "rules" not in background.failing_loops()
     await watch.stop()
 
 
 async def test_how_long_a_refusal_takes_does_not_tell_what_was_wrong(
-    pool: "asyncpg.Pool[asyncpg.Record]", registry: Registry
+    pool: "asyncpg.Pool[asyncpg.Record]", registry: KeyRepository
 ) -> None:
     """An unknown key, a wrong secret of a key that is remembered, revoked or expired: within noise."""
-    keys = VirtualKeys(PostgresKeys(pool))
+    keys = KeyCache(PostgresKeyStore(pool))
     public: dict[str, str | None] = {"unknown": None}
     for kind, ends in (("live", None), ("revoked", None), ("expired", datetime(2020, 1, 1, tzinfo=UTC))):
         made = await registry.create(spec(name=kind, expires_at=ends), ME)
-        assert made.minted is not None
-        public[kind] = made.minted.lookup
+        assert made.generated is not None
+        public[kind] = made.generated.lookup
         if kind == "revoked":
             await registry.revoke(made.record.key_id, ME)
         with contextlib.suppress(Unauthorized):
-            await keys.find(made.minted.text.encode())  # it is remembered now
+            await keys.find_caller(made.generated.text.encode())  # it is remembered now
     took: dict[str, list[float]] = {kind: [] for kind in public}
     for _ in range(60):
         for kind, lookup in public.items():
             key = mint_for(lookup)
             began = perf_counter()
             with pytest.raises(Unauthorized, match="Incorrect API key"):
-                await keys.find(key)
+                await keys.find_caller(key)
             took[kind].append(perf_counter() - began)
     medians = [median(times) for times in took.values()]
     assert max(medians) < 3 * min(medians), took
@@ -341,10 +346,10 @@ async def test_how_long_a_refusal_takes_does_not_tell_what_was_wrong(
 
 def mint_for(public: str | None) -> bytes:
     """A key of the right form with a secret of its own, and that public part or a new one."""
-    text = mint().text.encode()
+    text = generate_key().text.encode()
     if public is None:
         return text
-    text = text[: len(MARK)] + public.encode() + text[len(MARK) + len(public) : -6]
+    text = text[: len(KEY_TYPE_PREFIX)] + public.encode() + text[len(KEY_TYPE_PREFIX) + len(public) : -6]
     number, digits = zlib.crc32(text), b""
     for _ in range(6):
         number, digit = divmod(number, len(LETTERS))

@@ -12,19 +12,19 @@ import asyncpg
 import pytest
 from usage_records import record, run_ledger, until_written
 
-from llm_proxy.admission import Used
+from llm_proxy.admission import SettledUsage
 from llm_proxy.errors import Unauthorized
-from llm_proxy.identity.caller import Unit
-from llm_proxy.ledger import Exchange, Spent
+from llm_proxy.identity.caller import BudgetUnit
+from llm_proxy.ledger import Exchange, LedgerSpend
 from llm_proxy.ledger.record import encode, row_of
-from llm_proxy.ledger.spool import Journal, segments
-from llm_proxy.ledger.worker_slot import take
-from llm_proxy.stack import Part, Running, start, stop, wait_until_ready
+from llm_proxy.ledger.spool import Journal, list_segments
+from llm_proxy.ledger.worker_slot import acquire_slot
+from llm_proxy.stack import ManagedProcess, ProcessSpec, start, stop, wait_until_ready
 from llm_proxy.stack.probe import free_port
-from llm_proxy.stack.stores import postgres, postgres_url
+from llm_proxy.stack.stores import postgres_spec, postgres_url
 from llm_proxy.telemetry import uuid7
 
-UNITS: tuple[Unit, ...] = ("usd", "requests", "tokens")
+UNITS: tuple[BudgetUnit, ...] = ("usd", "requests", "tokens")
 SPENDERS = (
     ("agent", "odd", "*"),
     ("tenant_group", "t", "m"),
@@ -40,8 +40,8 @@ class Server:
         self._folder = folder
         self._port = free_port()
         self.url = postgres_url(self._port, "pw")
-        self._part: Part = postgres(folder, self._port, "pw", durable=False)
-        self._running: Running | None = None
+        self._part: ProcessSpec = postgres_spec(folder, self._port, "pw", durable=False)
+        self._running: ManagedProcess | None = None
 
     def start(self) -> None:
         """Run, recovering from whatever happened before."""
@@ -51,8 +51,8 @@ class Server:
     def kill(self) -> None:
         """SIGKILL, to the server and its children."""
         assert self._running is not None
-        self._running.process.send_signal(signal.SIGKILL)
-        self._running.process.wait()
+        self._running.popen.send_signal(signal.SIGKILL)
+        self._running.popen.wait()
         self._running = None
 
     def stop(self) -> None:
@@ -93,7 +93,7 @@ async def test_postgres_killed_twice_while_records_are_posted(server: Server, tm
             for _ in range(5):
                 one = record()
                 began = loop.time()
-                ledger.post(one)
+                ledger.call_finished(one)
                 longest_s = max(longest_s, loop.time() - began)
                 posted.append(one.request_id)
             await asyncio.sleep(0.01)
@@ -112,7 +112,7 @@ async def test_a_start_without_postgres_spools_and_catches_up(server: Server, tm
     one = record()
     async with run_ledger(server.url, tmp_path) as ledger:
         assert ledger.state().postgres == "away"
-        ledger.post(one)
+        ledger.call_finished(one)
         await asyncio.sleep(0.2)
         assert ledger.state().spool_records == 1
         server.start()
@@ -127,7 +127,7 @@ async def test_a_stop_while_postgres_is_away_leaves_the_records_to_the_next_star
     async with run_ledger(server.url, tmp_path) as ledger:
         server.kill()
         one = record()
-        ledger.post(one)
+        ledger.call_finished(one)
     server.start()
     async with run_ledger(server.url, tmp_path) as ledger:
         await until_written(ledger)
@@ -139,36 +139,39 @@ async def test_what_was_spent_is_unknown_while_records_wait(server: Server, tmp_
     since = record().started_at.replace(hour=0, minute=0, second=0, microsecond=0)
     pool = await asyncpg.create_pool(server.url, min_size=0)
     async with run_ledger(server.url, tmp_path) as ledger:
-        spent = Spent(pool, ledger)
-        ledger.post(record(started_at=since, cost_nano_usd=1_000_000_001))
-        assert await spent.spent("key", "key-1", since) == 1_000_000_001
-        assert await spent.spent("tenant", "nobody", since) == 0
+        spent = LedgerSpend(pool, ledger)
+        ledger.call_finished(record(started_at=since, cost_nano_usd=1_000_000_001))
+        assert await spent.fetch_spend("key", "key-1", since) == 1_000_000_001
+        assert await spent.fetch_spend("tenant", "nobody", since) == 0
         for tenant, cost in (("t-1", 5), ("t-2", 7), (None, 9)):
-            ledger.post(record(started_at=since, tenant=tenant, agent="scout", cost_nano_usd=cost))
-        told = [await spent.spent("agent", "scout", since, tenant) for tenant in ("t-1", "t-2", "")]
+            ledger.call_finished(record(started_at=since, tenant=tenant, agent="scout", cost_nano_usd=cost))
+        told = [await spent.fetch_spend("agent", "scout", since, tenant) for tenant in ("t-1", "t-2", "")]
         assert told == [5, 7, 9]
-        assert await spent.spent("agent", "scout", since) == 21
+        assert await spent.fetch_spend("agent", "scout", since) == 21
         exact = record(usage_source="sidecar", cost_nano_usd=77, prompt_tokens=3, completion_tokens=4)
         guessed = record(usage_source="estimated", cost_nano_usd=77, prompt_tokens=3, completion_tokens=4)
         nameless = record(usage_source="estimated", provider=None)
         for one in (exact, guessed, nameless):
-            ledger.post(one)
+            ledger.call_finished(one)
         await until_written(ledger)
-        ledger.post(record(group="own", group_asked="asked", completion_tokens=9))
-        ledger.post(record(group="own", group_asked="asked", completion_tokens=8, cache="hit"))
-        ledger.post(record(group="own", group_asked="asked", completion_tokens=7, outcome="cut"))
+        ledger.call_finished(record(group="own", group_asked="asked", completion_tokens=9))
+        ledger.call_finished(record(group="own", group_asked="asked", completion_tokens=8, cache="hit"))
+        ledger.call_finished(record(group="own", group_asked="asked", completion_tokens=7, outcome="cut"))
         await until_written(ledger)
-        latest = await spent.latest_answers()
+        latest = await spent.recent_answers()
         assert latest is not None
         assert [tokens for group, tokens in latest if group == "asked"] == [9]
         asked = [exact.request_id, guessed.request_id, nameless.request_id]
-        used = Used(7, 77, exact.provider)
-        assert await spent.known(asked) == {exact.request_id: (used, True), guessed.request_id: (used, False)}
+        used = SettledUsage(7, 77, exact.provider)
+        assert await spent.exact_usage(asked) == {
+            exact.request_id: (used, True),
+            guessed.request_id: (used, False),
+        }
         server.kill()
-        assert await spent.known(asked) is None
-        assert await spent.latest_answers() is None
-        ledger.post(record(started_at=since))
-        assert await spent.spent("key", "key-1", since) is None
+        assert await spent.exact_usage(asked) is None
+        assert await spent.recent_answers() is None
+        ledger.call_finished(record(started_at=since))
+        assert await spent.fetch_spend("key", "key-1", since) is None
     pool.terminate()
 
 
@@ -178,11 +181,11 @@ async def test_what_was_spent_is_exact_since_any_moment_in_any_unit(server: Serv
     moments = [midnight - timedelta(minutes=gap) for gap in (1, 31, 61, 400, 1_441, 3_000)]
     pool = await asyncpg.create_pool(server.url, min_size=0)
     async with run_ledger(server.url, tmp_path) as ledger:
-        spent = Spent(pool, ledger)
+        spent = LedgerSpend(pool, ledger)
         for at, moment in enumerate(moments):
             named = {"tenant": "t", "user": "u", "group": "m", "provider": "p", "agent": "odd"}
             cost = {"cost_nano_usd": 10**at, "prompt_tokens": 2, "completion_tokens": 3}
-            ledger.post(record(started_at=moment, **named, **cost))
+            ledger.call_finished(record(started_at=moment, **named, **cost))
         await until_written(ledger)
         for gap in (0, 30, 60, 330, 400, 1_439, 2_000, 3_000):
             since = midnight - timedelta(minutes=gap)
@@ -190,10 +193,12 @@ async def test_what_was_spent_is_exact_since_any_moment_in_any_unit(server: Serv
             expected = [sum(10**at for at in counted), len(counted), 5 * len(counted)]
             for scope, spender, group in SPENDERS:
                 tenant = None if scope == "provider" else "t"
-                found = [await spent.spent(scope, spender, since, tenant, group, unit) for unit in UNITS]
+                found = [
+                    await spent.fetch_spend(scope, spender, since, tenant, group, unit) for unit in UNITS
+                ]
                 assert found == expected, (scope, gap)
-        assert await spent.spent("global", "*", midnight - timedelta(minutes=31), None) == 11
-        assert await spent.spent("user_model", "u", midnight - timedelta(days=9), "t", "other") == 0
+        assert await spent.fetch_spend("global", "*", midnight - timedelta(minutes=31), None) == 11
+        assert await spent.fetch_spend("user_model", "u", midnight - timedelta(days=9), "t", "other") == 0
     pool.terminate()
 
 
@@ -202,15 +207,15 @@ async def test_without_postgres_the_spool_keeps_the_newest_within_its_bound(tmp_
     async with run_ledger(None, tmp_path, spool_max_bytes=100_000) as ledger:
         for _ in range(20):
             for _ in range(50):
-                ledger.post(record())
+                ledger.call_finished(record())
             await asyncio.sleep(0.07)
         last = record()
-        ledger.post(last)
+        ledger.call_finished(last)
         await asyncio.sleep(0.1)
         assert ledger.state().postgres == "off"
         assert ledger.state().spool_bytes <= 100_000
         assert 100 < ledger.state().spool_records < 1000
-    assert str(last.request_id) in segments(tmp_path / "worker-0")[-1].read_text()
+    assert str(last.request_id) in list_segments(tmp_path / "worker-0")[-1].read_text()
 
 
 async def test_a_start_without_a_database_says_so_once(
@@ -225,11 +230,11 @@ async def test_a_start_without_a_database_says_so_once(
 
 async def test_a_start_on_a_full_disk_leaves_a_dead_workers_records_where_they_are(tmp_path: Path) -> None:
     """They are taken over when there is room."""
-    dead = take(tmp_path)
+    dead = acquire_slot(tmp_path)
     journal = Journal(dead.path / "journal")
     kept = record()
-    journal.finished(kept.request_id, encode(row_of(kept)))
-    other = take(tmp_path)
+    journal.complete(kept.request_id, encode(row_of(kept)))
+    other = acquire_slot(tmp_path)
     dead.release()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -254,7 +259,7 @@ async def test_a_full_disk_costs_the_promise_not_the_records(database_url: str, 
         async with run_ledger(database_url, tmp_path) as ledger:
             posted = [record() for _ in range(50)]
             for one in posted:
-                ledger.post(one)
+                ledger.call_finished(one)
             await until_written(ledger)
             assert ledger.state().postgres == "up"
     finally:
@@ -269,13 +274,13 @@ async def test_records_wait_in_memory_while_disk_and_postgres_are_both_away(
     """The last resort, bounded; they are written when either is back."""
     async with run_ledger(server.url, tmp_path) as ledger:
         server.kill()
-        ledger.post(record())
+        ledger.call_finished(record())
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (16, hard))
         try:
             last = record()
-            ledger.post(last)
+            ledger.call_finished(last)
             await asyncio.sleep(0.3)
             assert ledger.state().queued == 2
         finally:
@@ -300,7 +305,7 @@ async def test_counts_of_refusals_wait_for_postgres_and_are_exact_when_it_is_bac
 
     def refuse(times: int) -> None:
         for _ in range(times):
-            ledger.refused(Exchange(uuid7(), None), Unauthorized("Who?"))
+            ledger.request_rejected(Exchange(uuid7(), None), Unauthorized("Who?"))
 
     async with run_ledger(server.url, tmp_path) as ledger:
         refuse(5)

@@ -17,8 +17,8 @@ from llm_proxy import schema
 from llm_proxy.ledger.observers import Payload
 from llm_proxy.ledger.record import encode, row_of
 from llm_proxy.ledger.spool import Journal, Spool
-from llm_proxy.ledger.worker_slot import take
-from llm_proxy.schema.database import DatabaseUnavailable, RowsRejected, deadline, write_each
+from llm_proxy.ledger.worker_slot import acquire_slot
+from llm_proxy.schema.database import DatabaseUnavailable, RowsRejected, db_deadline, write_rows
 from llm_proxy.sidecar.call_log import COLUMNS, CallLog
 
 
@@ -65,10 +65,10 @@ async def test_a_poison_row_stops_no_other(
     good = [record() for _ in range(20)]
     async with run_ledger(database_url, tmp_path) as ledger:
         for one in [*good[:7], *bad, *good[7:]]:
-            ledger.post(one)
+            ledger.call_finished(one)
         await until_written(ledger)
         later = record(prompt_tokens=5)
-        ledger.post(later)
+        ledger.call_finished(later)
         await until_written(ledger)
         assert ledger.state().postgres == "up"
     ids = [one.request_id for one in [*good, later]]
@@ -86,14 +86,14 @@ async def test_a_text_that_is_cleaned_costs_no_other_field(database_url: str, tm
     odd = [record(user=text, hops='[["g", "d", 503], ["h", "e", 200]]') for text in ("a\0b", "\ud800b")]
     async with run_ledger(database_url, tmp_path) as ledger:
         for one in odd:
-            ledger.post(one)
+            ledger.call_finished(one)
     known = "SELECT count(*) FROM requests WHERE jsonb_array_length(hops) = 2 AND user_id IN ('ab', '?b')"
     assert await ask(database_url, known) == 2
 
 
 async def test_poison_in_the_spool_and_the_journal_stops_no_replay(database_url: str, tmp_path: Path) -> None:
     """Lines somebody else wrote, or half of one; what a dead worker had in hand."""
-    dead = take(tmp_path)
+    dead = acquire_slot(tmp_path)
     good = [record() for _ in range(3)]
     lines = [encode(row_of(one)) for one in good]
     values = orjson.loads(lines[0])
@@ -109,9 +109,9 @@ async def test_poison_in_the_spool_and_the_journal_stops_no_replay(database_url:
     spool.append([lines[0], *strange, lines[1]])
     spool.close()
     journal = Journal(dead.path / "journal")
-    journal.finished(good[2].request_id, lines[2])
+    journal.complete(good[2].request_id, lines[2])
     for opened in (b"[]", orjson.dumps([1] * 15), orjson.dumps([str(uuid4()), 1e300, *["x"] * 13])):
-        journal.opened(uuid4(), opened)
+        journal.begin(uuid4(), opened)
     dead.release()
     async with run_ledger(database_url, tmp_path) as ledger:
         await until_written(ledger)
@@ -124,20 +124,20 @@ async def test_a_partition_somebody_took_away_is_made_again(database_url: str, t
     today, yesterday = record(), record(started_at=datetime.now(UTC) - timedelta(days=1))
     async with run_ledger(database_url, tmp_path) as ledger:
         for one in (today, yesterday):
-            ledger.post(one)
+            ledger.call_finished(one)
         await until_written(ledger)
         name = today.started_at.strftime("requests_%Y%m%d")
         await ask(database_url, f"DROP TABLE {name}")
         again = record()
-        ledger.post(again)
+        ledger.call_finished(again)
         await until_written(ledger)
         assert ledger.state().postgres == "up"
         assert await ask(database_url, "SELECT count(*) FROM requests") == 2
         detached = yesterday.started_at.strftime("requests_%Y%m%d")
         await ask(database_url, f"ALTER TABLE requests DETACH PARTITION {detached}")
         after = record()
-        ledger.post(record(started_at=yesterday.started_at))
-        ledger.post(after)
+        ledger.call_finished(record(started_at=yesterday.started_at))
+        ledger.call_finished(after)
         await until_written(ledger)
         assert ledger.state().postgres == "up"
     assert await ask(database_url, "SELECT count(*) FROM requests WHERE request_id = $1", after.request_id)
@@ -157,7 +157,7 @@ async def test_a_statement_refused_is_not_a_database_away(
     try:
         async with run_ledger(restricted, tmp_path) as ledger:
             one = record()
-            ledger.post(one)
+            ledger.call_finished(one)
             async with asyncio.timeout(10):
                 while ledger.state().postgres != "refused":  # noqa: ASYNC110 -- nothing tells
                     await asyncio.sleep(0.05)
@@ -179,7 +179,7 @@ async def test_a_poison_payload_stops_no_other_and_no_sample(database_url: str, 
     users = ["u" * 500_000, "a\0\udc80", "ok", None]
     async with run_ledger(database_url, tmp_path) as ledger:
         for one, user in zip(records, users, strict=True):
-            ledger.payload(
+            ledger.keep_payload(
                 Payload(one.request_id, one.started_at, user, user, user, b"\xff\0\xed\xa0\xbd", b"{}")
             )
     assert await ask(database_url, "SELECT count(*) FROM payloads") == 4
@@ -232,14 +232,14 @@ async def test_what_is_left_when_the_database_goes_is_written_later(database_url
 
     rows = list(range(8))
     with pytest.raises(DatabaseUnavailable):
-        await write_each(rows, write)
+        await write_rows(rows, write)
     assert sorted([*written, *rows]) == list(range(8))
     away = False
-    assert await write_each(rows, write) == [(3, "three")]
+    assert await write_rows(rows, write) == [(3, "three")]
     assert (rows, sorted(written)) == ([], [0, 1, 2, 4, 5, 6, 7])
     async with asyncpg.create_pool(database_url, min_size=0) as pool:
         for statement, kind in (("SELECT pg_sleep(1)", "away"), ("SELECT * FROM nowhere", "refused")):
             with pytest.raises(DatabaseUnavailable) as fault:
-                async with deadline(0.2):
+                async with db_deadline(0.2):
                     await pool.execute(statement)
             assert fault.value.kind == kind

@@ -10,8 +10,8 @@ from uuid import UUID
 import asyncpg
 from usage_records import record, run_ledger
 
-from llm_proxy.ledger.reconcile import disagreements, enrich
-from llm_proxy.ledger.usage_store import connected
+from llm_proxy.ledger.reconcile import enrich_estimates, find_discrepancies
+from llm_proxy.ledger.usage_store import open_usage
 
 AGO = datetime.now(UTC) - timedelta(minutes=5)
 LOGGED = """
@@ -33,8 +33,8 @@ async def log(dsn: str, call_id: UUID, *, attempt: str = "", status: str = "succ
 
 async def found(dsn: str) -> dict[UUID, tuple[str, ...]]:
     """Request id -> how the logs differ."""
-    async with connected(dsn) as usage:
-        listed = await disagreements(usage.pool, AGO - timedelta(hours=1), datetime.now(UTC), 100)
+    async with open_usage(dsn) as usage:
+        listed = await find_discrepancies(usage.pool, AGO - timedelta(hours=1), datetime.now(UTC), 100)
     return {one.request_id: one.kinds for one in listed}
 
 
@@ -45,7 +45,7 @@ async def test_what_agrees_is_not_listed(database_url: str, tmp_path: Path) -> N
     failed = record(started_at=AGO, outcome="error", status=502, prompt_tokens=None, completion_tokens=None)
     async with run_ledger(database_url, tmp_path) as ledger:
         for one in (*agreeing, hit, failed):
-            ledger.post(one)
+            ledger.call_finished(one)
     plain, rounded, retried, unpriced = (one.request_id for one in agreeing)
     await log(database_url, plain)
     await log(database_url, rounded, cost=Decimal("0.000056788"))
@@ -61,7 +61,7 @@ async def test_what_differs_is_listed_by_kind(database_url: str, tmp_path: Path)
     free = record(started_at=AGO, cost_nano_usd=None)
     async with run_ledger(database_url, tmp_path) as ledger:
         for one in (tokens, cost, silent, free):
-            ledger.post(one)
+            ledger.call_finished(one)
     stranger = record().request_id
     await log(database_url, tokens.request_id, completion=35)
     await log(database_url, cost.request_id, cost=Decimal("0.1"))
@@ -80,13 +80,13 @@ async def test_estimates_are_made_exact_once(database_url: str, tmp_path: Path) 
     """Afterwards the logs agree, and there is nothing more to do."""
     estimated = record(started_at=AGO, usage_source="estimated", prompt_tokens=1, cost_nano_usd=None)
     async with run_ledger(database_url, tmp_path) as ledger:
-        ledger.post(estimated)
+        ledger.call_finished(estimated)
     await log(database_url, estimated.request_id)
     assert await found(database_url) == {estimated.request_id: ("tokens", "cost")}
-    async with connected(database_url) as usage:
+    async with open_usage(database_url) as usage:
         since = AGO - timedelta(hours=1)
-        assert await enrich(usage.pool, since, datetime.now(UTC)) == 1
-        assert await enrich(usage.pool, since, datetime.now(UTC)) == 0
+        assert await enrich_estimates(usage.pool, since, datetime.now(UTC)) == 1
+        assert await enrich_estimates(usage.pool, since, datetime.now(UTC)) == 0
     assert await found(database_url) == {}
 
 
@@ -99,11 +99,11 @@ async def test_a_failed_call_names_its_provider_where_the_log_knows_it(
         started_at=AGO, outcome="error", status=504, usage_source="unknown", deployment=None, **unknown
     )
     async with run_ledger(database_url, tmp_path) as ledger:
-        ledger.post(failed)
+        ledger.call_finished(failed)
     await log(database_url, failed.request_id, status="failure", prompt=0, completion=0, cost=None)
-    async with connected(database_url) as usage:
-        assert await enrich(usage.pool, AGO - timedelta(hours=1), datetime.now(UTC)) == 0
-        story = await usage.story(failed.request_id)
+    async with open_usage(database_url) as usage:
+        assert await enrich_estimates(usage.pool, AGO - timedelta(hours=1), datetime.now(UTC)) == 0
+        story = await usage.request_detail(failed.request_id)
         by = await usage.pool.fetch("SELECT provider FROM usage_daily WHERE requests > 0")
     assert story is not None
     assert (story["provider"], story["usage_source"], story["prompt_tokens"]) == ("openai", "unknown", None)
@@ -114,9 +114,9 @@ async def test_tokens_of_both_logs_are_whole_numbers(database_url: str, tmp_path
     """Sums over a call's attempts are no decimals: they go into JSON as the request's own tokens do."""
     differing = record(started_at=AGO)
     async with run_ledger(database_url, tmp_path) as ledger:
-        ledger.post(differing)
+        ledger.call_finished(differing)
     await log(database_url, differing.request_id, attempt="1", completion=20)
     await log(database_url, differing.request_id, attempt="2", completion=21)
-    async with connected(database_url) as usage:
-        [one] = await disagreements(usage.pool, AGO - timedelta(hours=1), datetime.now(UTC), 100)
+    async with open_usage(database_url) as usage:
+        [one] = await find_discrepancies(usage.pool, AGO - timedelta(hours=1), datetime.now(UTC), 100)
     assert json.dumps([one.tokens, one.logged_tokens]) == "[[12, 34], [24, 41]]"

@@ -14,9 +14,9 @@ from usage_records import random_record, record, run_ledger
 from llm_proxy import schema
 from llm_proxy.errors import RateLimited
 from llm_proxy.identity import Actor
-from llm_proxy.ledger import Exchange, Store, UsageRecord
+from llm_proxy.ledger import Exchange, LedgerStore, UsageRecord
 from llm_proxy.ledger.observers import Payload
-from llm_proxy.ledger.usage_store import connected
+from llm_proxy.ledger.usage_store import open_usage
 from llm_proxy.telemetry import Metrics, uuid7
 
 COMPARED = """
@@ -51,8 +51,8 @@ async def test_a_record_posted_is_a_row_equal_to_it(database_url: str, tmp_path:
     )
     unpriced = record(cost_nano_usd=None, prompt_tokens=None)
     async with run_ledger(database_url, tmp_path) as ledger:
-        ledger.post(posted)
-        ledger.post(unpriced)
+        ledger.call_finished(posted)
+        ledger.call_finished(unpriced)
     rows = {row["request_id"]: row for row in await fetch(database_url, "SELECT * FROM requests")}
     row = rows[posted.request_id]
     assert row["started_at"] == posted.started_at
@@ -69,8 +69,8 @@ async def test_a_record_written_twice_is_one_row_and_counts_once(database_url: s
     once = record()
     for _ in range(2):
         async with run_ledger(database_url, tmp_path) as ledger:
-            ledger.post(once)
-            ledger.post(once)
+            ledger.call_finished(once)
+            ledger.call_finished(once)
     assert len(await fetch(database_url, "SELECT 1 FROM requests")) == 1
     assert (await fetch(database_url, "SELECT requests, cost_usd FROM usage_daily"))[0]["requests"] == 1
 
@@ -82,7 +82,7 @@ async def test_the_roll_ups_equal_the_rows(database_url: str, tmp_path: Path, se
     records = [random_record(random) for _ in range(400)]
     async with run_ledger(database_url, tmp_path) as ledger:
         for one in [*records, *random.sample(records, 100)]:
-            ledger.post(one)
+            ledger.call_finished(one)
     assert await fetch(database_url, COMPARED) == []
     whole = await fetch(database_url, "SELECT count(*) AS n, sum(cost_usd) AS cost FROM requests")
     hours = await fetch(database_url, "SELECT sum(requests) AS n, sum(cost_usd) AS cost FROM usage_hourly")
@@ -110,10 +110,10 @@ async def test_an_estimate_made_exact_moves_the_sums_by_the_difference(
     stated = record(started_at=ago)
     async with run_ledger(database_url, tmp_path) as ledger:
         for one in (estimated, lost, stated):
-            ledger.post(one)
+            ledger.call_finished(one)
     await logged(database_url, [estimated, lost, stated], ago)
     pool = await asyncpg.create_pool(database_url, min_size=0)
-    assert await Store(pool, retention_days=9, payload_days=9).enrich(datetime.now(UTC)) == 2
+    assert await LedgerStore(pool, retention_days=9, payload_days=9).enrich(datetime.now(UTC)) == 2
     await pool.close()
     rows = {row["request_id"]: row for row in await fetch(database_url, "SELECT * FROM requests")}
     for one in (estimated, lost):
@@ -129,7 +129,7 @@ async def test_a_record_postgres_cannot_take_is_repaired(database_url: str, tmp_
     odd = [record(user="a\0b"), record(agent="\udc80x"), record(attempts=2**40), record(prompt_tokens=2**70)]
     async with run_ledger(database_url, tmp_path) as ledger:
         for one in [record(), *odd, record()]:
-            ledger.post(one)
+            ledger.call_finished(one)
     rows = {row["request_id"]: row for row in await fetch(database_url, "SELECT * FROM requests")}
     assert len(rows) == 6
     assert rows[odd[0].request_id]["user_id"] == "ab"
@@ -144,8 +144,8 @@ async def test_partitions_are_made_ahead_and_dropped_after_their_time(
     """A row older than the retention is dropped and counted, not written to a partition about to go."""
     now = datetime.now(UTC)
     async with run_ledger(database_url, tmp_path, retention_days=90) as ledger:
-        ledger.post(record(started_at=now - timedelta(days=50)))
-        ledger.post(record(started_at=now - timedelta(days=91)))
+        ledger.call_finished(record(started_at=now - timedelta(days=50)))
+        ledger.call_finished(record(started_at=now - timedelta(days=91)))
     assert len(await fetch(database_url, "SELECT 1 FROM requests")) == 1
     made = (now + timedelta(days=7)).strftime("requests_%Y%m%d")
     assert made in await partitions(database_url)
@@ -153,7 +153,7 @@ async def test_partitions_are_made_ahead_and_dropped_after_their_time(
     [found] = await fetch(database_url, indexes, made)
     assert all(f"{column} IS NOT NULL" in found["defs"] for column in ("session_id", "run_id", "tags"))
     pool = await asyncpg.create_pool(database_url, min_size=0)
-    await Store(pool, retention_days=30, payload_days=7).upkeep()
+    await LedgerStore(pool, retention_days=30, payload_days=7).maintain_partitions()
     await pool.close()
     assert (now - timedelta(days=50)).strftime("requests_%Y%m%d") not in await partitions(database_url)
     assert len(await fetch(database_url, "SELECT 1 FROM requests")) == 0
@@ -164,7 +164,7 @@ async def test_refusals_are_kept_in_a_bounded_sample(database_url: str, tmp_path
     """A flood leaves a few rows a second, and its whole number in the metrics."""
     async with run_ledger(database_url, tmp_path) as ledger:
         for _ in range(1000):
-            ledger.refused(Exchange(uuid7(), None), RateLimited("Too many."))
+            ledger.request_rejected(Exchange(uuid7(), None), RateLimited("Too many."))
     rows = await fetch(database_url, "SELECT code, status, refused_by FROM refusals")
     assert 10 <= len(rows) <= 20
     assert tuple(rows[0]) == ("rate_limit_exceeded", 429, "limit")
@@ -183,16 +183,16 @@ async def test_payloads_are_kept_apart_redacted_and_erased_by_user(database_url:
         b"{}",
     )
     async with run_ledger(database_url, tmp_path) as ledger:
-        ledger.payload(said)
+        ledger.keep_payload(said)
     rows = await fetch(database_url, "SELECT prompt, answer FROM payloads")
     assert tuple(rows[0]) == ('{"content": "my key is sk-[redacted]"}', "{}")
-    async with connected(database_url) as usage:
-        kept = await usage.payload(one.request_id)
+    async with open_usage(database_url) as usage:
+        kept = await usage.get_payload(one.request_id)
         assert kept == {"prompt": rows[0]["prompt"], "answer": "{}"}
         assert await usage.erase_payloads("acme", "u1", Actor("admin:write")) == 0
-        assert await usage.payload(one.request_id) == kept
+        assert await usage.get_payload(one.request_id) == kept
         assert await usage.erase_payloads(None, "u1", Actor("admin:write", "192.0.2.7")) == 1
-        assert await usage.payload(one.request_id) is None
+        assert await usage.get_payload(one.request_id) is None
     assert await fetch(database_url, "SELECT 1 FROM payloads") == []
     [_, deed] = await fetch(
         database_url, "SELECT actor, action, target, client_ip, detail FROM audit_entries ORDER BY seq"
@@ -210,12 +210,12 @@ async def test_what_is_not_stored_of_what_was_said_is_counted(database_url: str,
     flooded, alone = Metrics(), Metrics()
     async with run_ledger(database_url, tmp_path / "a", metrics=flooded) as ledger:
         for _ in range(33):
-            ledger.payload(said)
+            ledger.keep_payload(said)
     async with run_ledger(None, tmp_path / "b", metrics=alone) as ledger:
-        ledger.payload(said)
+        ledger.keep_payload(said)
     assert [row["user_id"] for row in await fetch(database_url, "SELECT user_id FROM payloads")] == ["a?"]
-    assert value(flooded.page(), "llm_proxy_payloads_dropped_total", cause="queue_full") == 1
-    assert value(alone.page(), "llm_proxy_payloads_dropped_total", cause="postgres_away") == 1
+    assert value(flooded.render(), "llm_proxy_payloads_dropped_total", cause="queue_full") == 1
+    assert value(alone.render(), "llm_proxy_payloads_dropped_total", cause="postgres_away") == 1
 
 
 @pytest.mark.usefixtures("restored_sidecar_role")
@@ -235,9 +235,9 @@ COLUMNS_ADDED_LATER = (9,)
 async def test_a_roll_up_added_later_holds_what_was_there_before(database_url: str, tmp_path: Path) -> None:
     """An older database, with rows, brought to this version: users' days from the first row on."""
     connection = await asyncpg.connect(database_url)
-    for step in schema.steps()[:6]:
+    for step in schema.all_migrations()[:6]:
         await connection.execute(step.sql)
-    for step in schema.steps():
+    for step in schema.all_migrations():
         if step.number in COLUMNS_ADDED_LATER:  # the rows are written as this version writes them
             await connection.execute(step.sql)
     await connection.execute(
@@ -246,7 +246,7 @@ async def test_a_roll_up_added_later_holds_what_was_there_before(database_url: s
     )
     await connection.executemany(
         "INSERT INTO schema_steps (number, name, digest) VALUES ($1, $2, $3)",
-        [(step.number, step.name, step.digest) for step in schema.steps()[:6]],
+        [(step.number, step.name, step.digest) for step in schema.all_migrations()[:6]],
     )
     older = [record(user="u1") for _ in range(2)]
     await connection.execute("SELECT requests_partition($1)", older[0].started_at.date())
@@ -262,7 +262,7 @@ async def test_a_roll_up_added_later_holds_what_was_there_before(database_url: s
     )
     assert (await schema.apply(connection))[0] == "007_user_days.sql"
     async with run_ledger(database_url, tmp_path) as ledger:
-        ledger.post(record(user="u1", group="another"))
+        ledger.call_finished(record(user="u1", group="another"))
     days = await connection.fetch("SELECT user_id, requests, cost_usd FROM usage_user_days")
     assert [tuple(day) for day in days] == [("u1", 3, Decimal("0.000170367"))]
     await connection.close()

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from commands import run
 
-from llm_proxy.identity import Actor, KeySpec, Registry, Rulings
+from llm_proxy.identity import Actor, KeyRepository, KeySpec, PolicyRepository
 
 if TYPE_CHECKING:
     import asyncpg
@@ -24,7 +24,7 @@ async def test_a_rule_lives_through_the_commands(
     listed = await run(database_url, "limits", columns=80)
     assert "100 rpm" in listed
     assert "$50/month" in listed
-    assert [rule.tenant for rule in await Rulings(pool).rules()] == ["acme"]
+    assert [rule.tenant for rule in await PolicyRepository(pool).list_policies()] == ["acme"]
     assert "'model'" in await run(
         database_url, "limits", "set", *tenant, "--model", "m", "--rpm", "1", code=2
     )
@@ -47,8 +47,8 @@ async def test_completion_knows_commands_and_keys(
 ) -> None:
     """Not revoked ones; without a database nothing is offered and nothing is said."""
     for name in ("demo", "dead", "other"):
-        await Registry(pool).create(KeySpec(name), Actor("test"))
-    await Registry(pool).revoke("dead", Actor("test"))
+        await KeyRepository(pool).create(KeySpec(name), Actor("test"))
+    await KeyRepository(pool).revoke("dead", Actor("test"))
 
     async def offered(words: str, url: str = database_url) -> list[str]:
         place = str(len(words.split(" ")) - 1)

@@ -9,9 +9,9 @@ import vertex_account
 import yaml
 from sidecars import Json, Provider, Sidecar, run_sidecar
 
-from llm_proxy.sidecar.config import FALLBACKS, effective
-from llm_proxy.sidecar.config_check import check
-from llm_proxy.sidecar.environment import references
+from llm_proxy.sidecar.config import FALLBACK_KEYS, build_effective_config
+from llm_proxy.sidecar.config_check import check_config
+from llm_proxy.sidecar.environment import referenced_variables
 
 FILE = Path(__file__).parents[2] / "litellm-config.yaml"
 TEXT = FILE.read_text(encoding="utf-8")
@@ -65,7 +65,7 @@ def credentials(provider: Provider, service_folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def every_deployment(provider: Provider, service_folder: Path, credentials: Path) -> Iterator[Sidecar]:
     """A sidecar with all of them, dummy keys, the provider's address."""
-    keys = {name: f"dummy-{name.lower()}" for name in references(TEXT)}
+    keys = {name: f"dummy-{name.lower()}" for name in referenced_variables(TEXT)}
     keys |= {
         "GOOGLE_APPLICATION_CREDENTIALS": str(credentials),
         "VERTEX_AI_LOCATION": "",
@@ -95,7 +95,7 @@ async def test_every_deployment_answers_a_call(every_deployment: Sidecar, deploy
 
 def test_without_any_key_the_file_still_stands() -> None:
     """Everything is left out, each with a line, and nothing leads to what is gone."""
-    found = effective(CONFIG, {})
+    found = build_effective_config(CONFIG, {})
     assert found.config["model_list"] == []
     assert found.config["router_settings"]["model_group_alias"] == {}
     assert found.config["router_settings"]["fallbacks"] == []
@@ -105,7 +105,7 @@ def test_without_any_key_the_file_still_stands() -> None:
 @pytest.mark.parametrize("name", ["OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "OLLAMA_API_BASE"])
 def test_with_one_key_only_what_it_opens_is_served(name: str) -> None:
     """And every alias and fallback that is left leads somewhere."""
-    config = effective(CONFIG, {name: "x"}).config
+    config = build_effective_config(CONFIG, {name: "x"}).config
     groups = {deployment["model_name"] for deployment in config["model_list"]}
     assert groups
     assert set(config["router_settings"]["model_group_alias"].values()) <= groups
@@ -116,14 +116,14 @@ def test_with_one_key_only_what_it_opens_is_served(name: str) -> None:
 
 def test_the_file_is_without_a_fault() -> None:
     """No ignored key, no dangling name, no key in the open."""
-    assert [found for found in check(CONFIG, {}) if found.fault] == []
+    assert [found for found in check_config(CONFIG, {}) if found.is_fault] == []
 
 
 def test_no_fallback_leaves_the_machine_or_leads_to_the_toy() -> None:
     """Whatever keys are set: private prompts stay, and no real model is answered for by the test model."""
-    assert not [found for found in check(CONFIG, {}) if "remote" in found.message]
+    assert not [found for found in check_config(CONFIG, {}) if "remote" in found.message]
     router = CONFIG["router_settings"]
-    lists = [router.get(key, []) for key in FALLBACKS] + [[{"*": router.get("default_fallbacks", [])}]]
+    lists = [router.get(key, []) for key in FALLBACK_KEYS] + [[{"*": router.get("default_fallbacks", [])}]]
     targets = {target for rules in lists for rule in rules for group in rule.values() for target in group}
     toys = {one["model_name"] for one in CONFIG["model_list"] if one["model_info"].get("provider") == "local"}
     assert "smollm2" in toys

@@ -12,8 +12,8 @@ import pytest
 from usage_records import record, run_ledger, until_written
 
 from llm_proxy import schema
-from llm_proxy.ledger import Store, Usage
-from llm_proxy.telemetry import time_of, uuid7
+from llm_proxy.ledger import LedgerStore, PostgresUsage
+from llm_proxy.telemetry import timestamp_of, uuid7
 
 Pool = asyncpg.Pool
 OLDER = 11
@@ -38,7 +38,7 @@ async def pool(database_url: str) -> AsyncIterator["Pool[asyncpg.Record]"]:
             "CREATE TABLE schema_steps (number integer PRIMARY KEY, name text NOT NULL, digest text NOT NULL,"
             " applied_at timestamptz NOT NULL DEFAULT now())"
         )
-        for step in schema.steps():
+        for step in schema.all_migrations():
             if step.number <= OLDER:
                 await made.execute(step.sql)
                 await made.execute(
@@ -63,7 +63,7 @@ async def test_a_large_log_is_moved_beside_the_calls_and_goes_on_after_a_stop(
     oldest = UUID(await pool.fetchval("SELECT call_id::text FROM llm_calls ORDER BY started_at LIMIT 1"))
     async with pool.acquire() as connection:
         await schema.apply(connection)
-        done = await schema.work(connection)
+        done = await schema.run_work_batch(connection)
     assert done is not None
     assert (done.name, done.rows_done, done.finished) == ("move_llm_calls", BATCH, False)
     assert await pool.fetchval("SELECT count(*) FROM llm_calls") == BATCH
@@ -71,10 +71,10 @@ async def test_a_large_log_is_moved_beside_the_calls_and_goes_on_after_a_stop(
         "SELECT max(b.started_at) FROM llm_calls_before AS b"
     )
     async with run_ledger(database_url, tmp_path) as ledger:
-        ledger.post(record(request_id=oldest, started_at=time_of(oldest)))
+        ledger.call_finished(record(request_id=oldest, started_at=timestamp_of(oldest)))
         await reaches(pool, "SELECT count(*) FROM requests", 1)
         for _ in ("while it is moved", "and afterwards"):
-            story = await Usage(pool).story(oldest)
+            story = await PostgresUsage(pool).request_detail(oldest)
             assert story is not None
             assert [call["call_id"] for call in story["model_calls"]] == [oldest]
             await reaches(pool, _BEFORE, value=False)
@@ -94,7 +94,7 @@ async def test_a_table_in_use_keeps_nobody_from_starting(
         await busy.execute("LOCK TABLE llm_calls IN ACCESS SHARE MODE")
         async with run_ledger(database_url, tmp_path) as ledger:
             assert ledger.state().postgres == "migrating"
-            ledger.post(one)
+            ledger.call_finished(one)
             async with asyncio.timeout(5):
                 while not ledger.state().spool_records:  # noqa: ASYNC110 -- nothing tells
                     await asyncio.sleep(0.05)
@@ -112,12 +112,12 @@ async def test_many_workers_apply_every_file_once(
 
     async def worker() -> None:
         async with run_ledger(database_url, tmp_path) as ledger:
-            ledger.post(record())
+            ledger.call_finished(record())
             await until_written(ledger)
 
     await asyncio.gather(*(worker() for _ in range(4)))
     rows = await pool.fetch("SELECT number, name FROM schema_steps ORDER BY number")
-    assert [tuple(row) for row in rows] == [(step.number, step.name) for step in schema.steps()]
+    assert [tuple(row) for row in rows] == [(step.number, step.name) for step in schema.all_migrations()]
     assert await pool.fetchval("SELECT count(*) FROM requests") == 4
 
 
@@ -133,12 +133,12 @@ async def test_model_calls_are_dropped_by_the_day(database_url: str, tmp_path: P
             " FROM unnest(ARRAY[gen_random_uuid(), first_id_of(current_date - 40)]) AS id"
         )
         assert await pool.fetchval("SELECT count(*) FROM llm_calls_other") == 1
-        store = Store(pool, retention_days=30, payload_days=7)
-        await store.upkeep()
+        store = LedgerStore(pool, retention_days=30, payload_days=7)
+        await store.maintain_partitions()
         assert await pool.fetchval(_PARTITIONS) == whole
         assert await pool.fetchval("SELECT count(*) FROM llm_calls") == 1
-        assert await store.retire() == 1
-        assert await store.retire() == 0
+        assert await store.delete_expired() == 1
+        assert await store.delete_expired() == 0
         assert await pool.fetchval("SELECT count(*) FROM llm_calls") == 0
 
 

@@ -17,17 +17,25 @@ from commands import run
 from stages.limiter_outages import OwnValkey
 from webhook_receiver import WebhookReceiver, run_receiver
 
-from llm_proxy.admission import Defaults, Policies, SpendingWatch
-from llm_proxy.admission.lease import Desk
-from llm_proxy.admission.limiter import Check, Plan
-from llm_proxy.admission.memory_limiter import ProcessStore
-from llm_proxy.admission.redis.backend import SharedStore
-from llm_proxy.dialects.request.url_guard import is_private
-from llm_proxy.edge.routes.notifications import webhook_faults
-from llm_proxy.identity import Budget, Caller, Rule, Rulebook
-from llm_proxy.notify import Delivery, DeliveryFailed, Message, Notifier, Outbox, Watched, Webhook
-from llm_proxy.notify.event import FOREVER, Event, refused_from
-from llm_proxy.notify.notifier import REFUSED_TIMES
+from llm_proxy.admission import PolicyDefaults, PolicyResolver, SpendingWatch
+from llm_proxy.admission.lease import SettlementQueue
+from llm_proxy.admission.limiter import LimitCheck, LimitPlan
+from llm_proxy.admission.memory_limiter import MemoryBackend
+from llm_proxy.admission.redis.backend import RedisBackend
+from llm_proxy.dialects.request.url_guard import is_private_host
+from llm_proxy.edge.routes.notifications import webhook_errors
+from llm_proxy.identity import Budget, Caller, LimitPolicy, PolicySnapshot
+from llm_proxy.notify import (
+    DeliveryFailed,
+    Notifier,
+    NotifierSources,
+    Outbox,
+    StoredNotification,
+    Webhook,
+    WebhookSender,
+)
+from llm_proxy.notify.event import FOREVER, Notification, refused_credentials_notification
+from llm_proxy.notify.notifier import MIN_REFUSED_CREDENTIALS
 from llm_proxy.settings import Settings
 from llm_proxy.telemetry import Metrics
 
@@ -38,7 +46,7 @@ Json = dict[str, Any]
 SECRET = "whsec_" + base64.b64encode(b"only for this test, 24 bytes or more").decode()
 NOON_MS = 1_800_000_000_000 // 86_400_000 * 86_400_000 + 43_200_000
 DAY_MS = 86_400_000
-RULE = Rule("tenant", budgets=(Budget(1_000_000_000, "day"),))
+RULE = LimitPolicy("tenant", budgets=(Budget(1_000_000_000, "day"),))
 
 
 @pytest.fixture
@@ -48,9 +56,9 @@ def receiver() -> Iterator[WebhookReceiver]:
         yield made
 
 
-def delivery(*, within_s: float = 10.0, guarded: bool = False) -> Delivery:
+def delivery(*, within_s: float = 10.0, guarded: bool = False) -> WebhookSender:
     """How these tests deliver."""
-    return Delivery(SECRET, is_private if guarded else None, ssl.create_default_context(), within_s)
+    return WebhookSender(SECRET, is_private_host if guarded else None, ssl.create_default_context(), within_s)
 
 
 @dataclass
@@ -63,40 +71,40 @@ class Replica:
     now_s: float = 0.0
     sidecars: dict[str, bool] = field(default_factory=dict[str, bool])
     within_s: float = 10.0
-    shared: SharedStore | None = None
+    shared: RedisBackend | None = None
 
     def __post_init__(self) -> None:
-        self.store = ProcessStore(lambda: self.now_ms)
+        self.store = MemoryBackend(lambda: self.now_ms)
         counts = self.shared or self.store
-        self.spending = SpendingWatch(counts, Desk(counts, "test", 1))
-        watched = Watched(self.spending, lambda: self.sidecars)
+        self.spending = SpendingWatch(counts, SettlementQueue(counts, "test", 1))
+        watched = NotifierSources(self.spending, lambda: self.sidecars)
         self.outbox = Outbox(self.pool)
         sends = delivery(within_s=self.within_s)
         self.notifier = Notifier(
             self.outbox, self.hooks, sends, watched, Metrics(), clock_s=lambda: self.now_s
         )
 
-    def plan(self) -> Plan:
+    def plan(self) -> LimitPlan:
         """What covers the call."""
-        policies = Policies.of(Defaults(), Rulebook((RULE,)))
-        return policies.plan(Caller("key_1", "virtual", tenant="acme"), "m", self.now_ms)
+        policies = PolicyResolver.from_snapshot(PolicyDefaults(), PolicySnapshot((RULE,)))
+        return policies.resolve(Caller("key_1", "virtual", tenant="acme"), "m", self.now_ms)
 
-    async def spend(self, nano_usd: int, *, refused: bool = False) -> Check:
+    async def spend(self, nano_usd: int, *, refused: bool = False) -> LimitCheck:
         """A call was settled, and so much of the day's budget is spent now."""
         plan = self.plan()
         [check] = plan.checks
-        self.store.model.counters.pop(check.key, None)
+        self.store.limiter.budgets.pop(check.key, None)
         await self.store.seed(check.key, nano_usd)
-        self.spending.ended(plan)
+        self.spending.call_settled(plan)
         if refused:
-            self.spending.exhausted([check])
+            self.spending.budgets_exhausted([check])
         await self.look()
         return check
 
     async def look(self) -> None:
         """A budget is told at the second look."""
-        await self.notifier.look()
-        await self.notifier.look()
+        await self.notifier.poll()
+        await self.notifier.poll()
 
     async def deliver(self) -> None:
         """What is due goes to every webhook."""
@@ -160,7 +168,7 @@ async def test_a_delivery_is_tried_again_under_the_same_id_until_it_is_taken(
         owed = base64.b64encode(hmac.new(key, content, hashlib.sha256).digest()).decode()
         assert one.headers["webhook-signature"] == f"v1,{owed}"
         assert one.document["id"] == one.headers["webhook-id"]
-    [kept] = await replica.outbox.page(limit=9)
+    [kept] = await replica.outbox.list_notifications(limit=9)
     [sent] = kept["deliveries"]
     assert (sent["attempts"], sent["last_failure"], sent["next_try_at"]) == (4, None, None)
     assert receiver.url() not in str(kept)
@@ -187,7 +195,7 @@ async def test_pauses_grow_and_after_a_day_a_delivery_is_given_up(
     await hurry(pool)
     await replica.deliver()
     assert len(receiver.received) == 4
-    [kept] = await replica.outbox.page(limit=9)
+    [kept] = await replica.outbox.list_notifications(limit=9)
     assert kept["deliveries"][0]["given_up_at"] is not None
 
 
@@ -216,19 +224,22 @@ async def test_a_flood_of_refused_credentials_is_one_notification_within_an_hour
     replica = Replica(pool, [Webhook("json", receiver.url())])
     await pool.execute("SELECT note_refused_credentials($1, $2, $3, $4, $5)",
                        [datetime.now(UTC)] * 2, ["192.0.2.1", "192.0.2.2"], ["/v1/models"] * 2, [""] * 2,
-                       [REFUSED_TIMES, REFUSED_TIMES - 1])  # fmt: skip
+                       [MIN_REFUSED_CREDENTIALS, MIN_REFUSED_CREDENTIALS - 1])  # fmt: skip
     for _ in range(3):
-        await replica.notifier.look_at_credentials()
+        await replica.notifier.poll_credentials()
         await replica.look()
         await replica.deliver()
     assert [one["data"]["client_ip"] for one in receiver.of("credentials.refused")] == ["192.0.2.1"]
     await pool.execute("UPDATE notifications SET created_at = now() - interval '61 minutes'")
     replica.now_s += 61
-    await replica.notifier.look_at_credentials()
+    await replica.notifier.poll_credentials()
     await replica.look()
     await replica.deliver()
     assert len({one["id"] for one in receiver.of("credentials.refused")}) == 2
-    new = [await replica.outbox.add(refused_from(f"198.51.100.{n}", 99), ["x"]) for n in range(20)]
+    new = [
+        await replica.outbox.add(refused_credentials_notification(f"198.51.100.{n}", 99), ["x"])
+        for n in range(20)
+    ]
     assert new.count(True) == 9
 
 
@@ -261,18 +272,18 @@ async def test_what_was_spent_while_the_limits_store_was_away_is_told_when_it_is
     pool: "asyncpg.Pool[asyncpg.Record]", receiver: WebhookReceiver, own: OwnValkey
 ) -> None:
     """However often it was looked for."""
-    store = SharedStore(own.url, timeout_s=0.2)
+    store = RedisBackend(own.url, timeout_s=0.2)
     replica = Replica(pool, [Webhook("json", receiver.url())], shared=store)
     plan = replica.plan()
     [check] = plan.checks
     await store.start()
     try:
         own.kill()
-        replica.spending.ended(plan)
+        replica.spending.call_settled(plan)
         await replica.look()
         own.start()
         async with asyncio.timeout(20):
-            while not store.answering:  # noqa: ASYNC110 -- nothing tells
+            while not store.is_available:  # noqa: ASYNC110 -- nothing tells
                 await asyncio.sleep(0.02)
         await store.seed(check.key, 600_000_000)
         await replica.look()
@@ -287,7 +298,7 @@ async def test_slack_and_teams_get_forms_of_their_own_and_names_mean_nothing_the
 ) -> None:
     """A caller's name is no mention and no link."""
     facts = {"deployment": "<!channel> [x](http://x)", "group": "g&h"}
-    message = Message(uuid4(), "provider.credentials_refused", datetime.now(UTC), facts)
+    message = StoredNotification(uuid4(), "provider.credentials_refused", datetime.now(UTC), facts)
     for form in ("slack", "teams"):
         await delivery().send(Webhook(form, receiver.url(f"/{form}?sig=a%2Fb")), message)
     slack, teams = receiver.received
@@ -307,7 +318,7 @@ async def test_slack_and_teams_get_forms_of_their_own_and_names_mean_nothing_the
 async def test_a_private_address_is_refused_at_the_connection(receiver: WebhookReceiver, host: str) -> None:
     """Whatever name leads there; nothing is sent."""
     webhook = Webhook("json", receiver.url().replace("127.0.0.1", host))
-    message = Message(uuid4(), "test", datetime.now(UTC), {})
+    message = StoredNotification(uuid4(), "test", datetime.now(UTC), {})
     with pytest.raises(DeliveryFailed, match="private network"):
         await delivery(guarded=True).send(webhook, message)
     assert receiver.received == []
@@ -316,7 +327,7 @@ async def test_a_private_address_is_refused_at_the_connection(receiver: WebhookR
 def test_what_could_not_be_delivered_safely_stops_the_start() -> None:
     """A private address, no secret in production, no database; each is named, no address is shown."""
     url = "https://10.1.2.3/hook/token-of-slack"
-    faults = webhook_faults(Settings.model_validate({"notify_webhooks": f"slack={url},json={url}"}))
+    faults = webhook_errors(Settings.model_validate({"notify_webhooks": f"slack={url},json={url}"}))
     assert len(faults) == 4
     assert not any("10.1.2.3" in one or "token" in one for one in faults)
     allowed = {
@@ -325,26 +336,26 @@ def test_what_could_not_be_delivered_safely_stops_the_start() -> None:
         "notify_secret": SECRET,
         "database_url": "postgres://x@127.0.0.1/x",
     }
-    assert webhook_faults(Settings.model_validate(allowed)) == []
-    assert webhook_faults(Settings.model_validate({})) == []
+    assert webhook_errors(Settings.model_validate(allowed)) == []
+    assert webhook_errors(Settings.model_validate({})) == []
 
 
 async def test_a_persons_name_goes_when_the_person_is_erased(pool: "asyncpg.Pool[asyncpg.Record]") -> None:
     """From what was told and from what is still to be delivered."""
     replica = Replica(pool, [])
-    rule = Rule("user_model", budgets=(Budget(1, "total"),))
-    plan = Policies.of(Defaults(), Rulebook((rule,))).plan(
+    rule = LimitPolicy("user_model", budgets=(Budget(1, "total"),))
+    plan = PolicyResolver.from_snapshot(PolicyDefaults(), PolicySnapshot((rule,))).resolve(
         Caller("key_1", "virtual", tenant="acme", user="ada@example.org"), "m", NOON_MS
     )
-    replica.spending.exhausted(plan.checks)
+    replica.spending.budgets_exhausted(plan.checks)
     await replica.look()
-    [before] = await replica.outbox.page(limit=9)
+    [before] = await replica.outbox.list_notifications(limit=9)
     assert "user ada@example.org at m (tenant acme)" in before["data"]["message"]
     await pool.execute(
         "INSERT INTO erasures (id, tenant, salt, digest, pseudonym, name, asked_at)"
         " VALUES (gen_random_uuid(), 'acme', '', '', 'erased-1', 'ada@example.org', now())"
     )
-    [after] = await replica.outbox.page(limit=9)
+    [after] = await replica.outbox.list_notifications(limit=9)
     assert (after["data"]["user"], "ada" in str(after)) == ("erased-1", False)
 
 
@@ -355,9 +366,9 @@ async def test_old_events_go_but_not_before_their_budget_begins_anew(
     replica = Replica(pool, [])
     check = await replica.spend(500_000_000)
     await pool.execute("UPDATE notifications SET keep_until = now() - interval '1 second'")
-    total = Event("budget.share", f"{check.key} total", {"scope": "global"}, ends_at=FOREVER)
+    total = Notification("budget.share", f"{check.key} total", {"scope": "global"}, ends_at=FOREVER)
     await replica.outbox.add(total, [])
-    await replica.outbox.retire()
+    await replica.outbox.delete_expired()
     rows = await pool.fetch(
         "SELECT event_id, keep_until > now() + interval '1000 years' AS forever FROM notifications"
     )

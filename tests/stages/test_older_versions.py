@@ -13,13 +13,13 @@ import pytest
 from usage_records import record, run_ledger, until_written
 
 from llm_proxy import schema
-from llm_proxy.identity import Actor, AuditLog, note
-from llm_proxy.identity.audit_log import verify
-from llm_proxy.ledger import Usage
+from llm_proxy.identity import Actor, AuditLog, record_action
+from llm_proxy.identity.audit_log import verify_audit_log
+from llm_proxy.ledger import PostgresUsage
 from llm_proxy.ledger.record import encode, row_of
 from llm_proxy.ledger.spool import Journal, Spool
-from llm_proxy.ledger.usage_query import Question
-from llm_proxy.ledger.worker_slot import take
+from llm_proxy.ledger.usage_query import UsageQuery
+from llm_proxy.ledger.worker_slot import acquire_slot
 
 Pool = asyncpg.Pool
 STEPS = 8
@@ -84,7 +84,7 @@ def older_calls() -> dict[UUID, datetime]:
 async def pool(database_url: str, older_calls: dict[UUID, datetime]) -> AsyncIterator["Pool[asyncpg.Record]"]:
     """A pool on a database of the older version, with thousands of rows in three tables."""
     async with asyncpg.create_pool(database_url, min_size=0, max_size=3) as made:
-        steps = schema.steps()[:STEPS]
+        steps = schema.all_migrations()[:STEPS]
         for step in steps:
             await made.execute(step.sql)
         await made.execute(
@@ -109,21 +109,21 @@ async def test_a_database_with_rows_comes_to_this_version(
 ) -> None:
     """Every row stays, sums stay, an old request's story is told, new ones are written beside them."""
     since, now = min(older_calls.values()), datetime.now(UTC)
-    question = Question(since, now + timedelta(days=1), ("agent",))
-    before = await Usage(pool).ask(question, now)
+    question = UsageQuery(since, now + timedelta(days=1), ("agent",))
+    before = await PostgresUsage(pool).query(question, now)
     partitions = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'requests'::regclass"
     assert await pool.fetchval(partitions) == DAYS
     applied = await schema.migrate(database_url)
-    assert [int(name[:3]) for name in applied] == [step.number for step in schema.steps()[STEPS:]]
-    usage = Usage(pool)
-    assert await usage.ask(question, now) == before
-    assert [(line.group, line.requests, line.cost_usd) for line in before.lines] == [
+    assert [int(name[:3]) for name in applied] == [step.number for step in schema.all_migrations()[STEPS:]]
+    usage = PostgresUsage(pool)
+    assert await usage.query(question, now) == before
+    assert [(line.group, line.requests, line.cost_usd) for line in before.rows] == [
         ({"agent": "agent:old"}, DAYS * A_DAY, DAYS * A_DAY * Decimal("0.000001"))
     ]
     for table in ("requests", "llm_calls", "audit_log"):
         assert await pool.fetchval(f"SELECT count(*) FROM {table}") == DAYS * A_DAY  # noqa: S608 -- ours
     for request_id in list(older_calls)[:: A_DAY // 2]:
-        story = await usage.story(request_id)
+        story = await usage.request_detail(request_id)
         assert story is not None
         assert (story["agent"], story["hops"], story["group_asked"], story["provider_message"]) == (
             "agent:old", None, None, None,
@@ -131,25 +131,25 @@ async def test_a_database_with_rows_comes_to_this_version(
         assert [call["call_id"] for call in story["model_calls"]] == [request_id]
     new = record(hops='[["g", "d", 200]]', group_asked="asked", provider_message="said")
     async with run_ledger(database_url, tmp_path) as ledger:
-        ledger.post(new)
+        ledger.call_finished(new)
         await until_written(ledger)
         assert ledger.state().postgres == "up"
-    told = await usage.story(new.request_id)
+    told = await usage.request_detail(new.request_id)
     assert told is not None
     assert (told["hops"], told["group_asked"], told["provider_message"]) == (
         [["g", "d", 200]],
         "asked",
         "said",
     )
-    assert (await usage.ask(question, now)).total.requests == DAYS * A_DAY + 1
+    assert (await usage.query(question, now)).total.requests == DAYS * A_DAY + 1
     async with pool.acquire() as connection:
         assert await connection.fetchval("SELECT enrich_requests($1, $2)", since, now) == 0
-    assert await AuditLog(pool).page() == []  # refused credentials are no admin's actions
+    assert await AuditLog(pool).list_entries() == []  # refused credentials are no admin's actions
     await pool.execute("INSERT INTO audit_log (actor, action) VALUES ('admin:write', 'keys.create')")
-    await note(pool, Actor("test"), "cache.purge", "tenant=*")
-    report = await verify(pool)
+    await record_action(pool, Actor("test"), "cache.purge", "tenant=*")
+    report = await verify_audit_log(pool)
     assert (report.entries, report.unchained, report.faults) == (1, DAYS * A_DAY + 1, [])
-    page = [(row["action"], row["chained"]) for row in await AuditLog(pool).page()]
+    page = [(row["action"], row["chained"]) for row in await AuditLog(pool).list_entries()]
     assert page == [("cache.purge", True), ("keys.create", False)]
 
 
@@ -157,13 +157,13 @@ async def test_lines_of_an_older_version_are_replayed(
     pool: "Pool[asyncpg.Record]", database_url: str, tmp_path: Path
 ) -> None:
     """From its spool and its journal; the call its worker was killed in is told as lost."""
-    dead = take(tmp_path)
+    dead = acquire_slot(tmp_path)
     spool = Spool(dead.path, 2**24)
     spool.append(ENDED[:1])
     spool.close()
     journal = Journal(dead.path / "journal")
-    journal.finished(UUID(orjson.loads(ENDED[1])[0]), ENDED[1])
-    journal.opened(UUID(orjson.loads(ADMITTED)[0]), ADMITTED)
+    journal.complete(UUID(orjson.loads(ENDED[1])[0]), ENDED[1])
+    journal.begin(UUID(orjson.loads(ADMITTED)[0]), ADMITTED)
     dead.release()
     async with run_ledger(database_url, tmp_path, retention_days=FOREVER_DAYS) as ledger:
         await until_written(ledger)
@@ -185,7 +185,7 @@ async def test_what_an_older_version_put_aside_is_replayed_by_hand(
     """As `docs/operations.md` says: the file becomes a segment of a seat nobody has; the gateway runs."""
     ours = [record() for _ in range(3)]
     async with run_ledger(database_url, tmp_path) as ledger:
-        ledger.post(ours[0])
+        ledger.call_finished(ours[0])
         await until_written(ledger)
         put_aside(tmp_path, [b"torn", *(encode(row_of(one)) for one in ours)])
         async with asyncio.timeout(20):

@@ -8,15 +8,15 @@ import pytest
 from stages.limiter_outages import settings_of
 from usage_records import CALLER
 
-from llm_proxy.admission import Admission, Lease
+from llm_proxy.admission import AdmissionController, Lease
 from llm_proxy.dialects import Call
-from llm_proxy.identity import Identity, InternalSecrets
+from llm_proxy.identity import Authenticator, InternalKeys
 from llm_proxy.ledger import Exchange, Ledger
-from llm_proxy.ledger.usage_query import Question
-from llm_proxy.ledger.usage_store import Remembered
+from llm_proxy.ledger.usage_query import UsageQuery
+from llm_proxy.ledger.usage_store import MemoryUsage
 from llm_proxy.pipeline import Deliver, Stages, relay
 from llm_proxy.telemetry import Metrics, uuid7
-from llm_proxy.upstream import MockUpstream, Reply, Watches
+from llm_proxy.upstream import MockUpstream, Reply, RunningCalls
 
 ASKED = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}]}
 CALL = Call("chat.completions", "openai", "gpt-4o-mini", "gpt-4o-mini", ASKED)
@@ -54,24 +54,24 @@ async def test_a_fault_of_ours_is_an_error_wherever_calls_are_counted(
     deliver: Deliver, told: tuple[int, str, str]
 ) -> None:
     """Whatever raised it; what was sent decides the status."""
-    metrics, remembered = Metrics(), Remembered()
+    metrics, remembered = Metrics(), MemoryUsage()
     ledger = Ledger(None, metrics, remembered=remembered)
-    admission = Admission(settings_of(default_models=("gpt-4o-mini",)))
-    watches = Watches()
-    stages = Stages(Identity(InternalSecrets({})), admission, MockUpstream("gpt-4o-mini"), ledger, watches)
+    admission = AdmissionController(settings_of(default_models=("gpt-4o-mini",)))
+    watches = RunningCalls()
+    stages = Stages(Authenticator(InternalKeys({})), admission, MockUpstream("gpt-4o-mini"), ledger, watches)
     exchange, watch = Exchange(uuid7(), None), watches.open(time.monotonic() + 10)
     REACHED.clear()
     with pytest.raises((KeyError, asyncio.CancelledError)):
         await relay(stages, exchange, CALLER, CALL, watch=watch, deliver=deliver)
     assert REACHED
-    story = await remembered.story(exchange.request_id)
+    story = await remembered.request_detail(exchange.request_id)
     assert story is not None
     assert (story["status"], story["outcome"], story["refusal_code"]) == told
     now = datetime.now(UTC)
-    total = (await remembered.ask(Question(now - timedelta(days=1), now + timedelta(days=1)), now)).total
+    total = (await remembered.query(UsageQuery(now - timedelta(days=1), now + timedelta(days=1)), now)).total
     assert (total.requests, total.success_rate) == (1, 0)
     metrics.collect()
-    page = metrics.page().decode().splitlines()
+    page = metrics.render().decode().splitlines()
     counted = [line for line in page if line.startswith("llm_proxy_requests_total")]
     assert [line for line in counted if f'"{told[0]}"' in line and f'"{told[1]}"' in line]
     assert not [line for line in counted if '"ok"' in line]

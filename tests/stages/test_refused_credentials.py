@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import pytest
 
-from llm_proxy.identity import RefusedCredentials
-from llm_proxy.identity.auth_failures import MOST_ADDRESSES, PER_HOUR, PER_MINUTE
-from llm_proxy.identity.virtual_keys import mint
+from llm_proxy.identity import AuthFailureLog
+from llm_proxy.identity.auth_failures import MAX_ADDRESSES, MAX_ROWS_PER_HOUR, MAX_ROWS_PER_MINUTE
+from llm_proxy.identity.virtual_keys import generate_key
 
 Pool = asyncpg.Pool
 
@@ -26,20 +26,20 @@ class Clock:
 
 async def test_every_refusal_is_counted_in_few_rows(pool: "Pool[asyncpg.Record]") -> None:
     """However many there are; no part of a secret is kept, only the public part of a key of our form."""
-    clock, key = Clock(), mint()
-    refused = RefusedCredentials(pool, clock_s=clock)
+    clock, key = Clock(), generate_key()
+    refused = AuthFailureLog(pool, clock_s=clock)
     for number in range(5_000):
-        refused.note(client_ip="192.0.2.7", path=f"/v1/{number}", credential=b"sk-someone-elses")
+        refused.record(client_ip="192.0.2.7", path=f"/v1/{number}", credential=b"sk-someone-elses")
         if number % 50 == 0:
             clock.now_s += 30
-    refused.note(client_ip="198.51.100.1", path="/v1/models", credential=key.text.encode())
+    refused.record(client_ip="198.51.100.1", path="/v1/models", credential=key.text.encode())
     await refused.stop()
-    rows = await refused.page(limit=1_000)
+    rows = await refused.list_counts(limit=1_000)
     assert sum(row["times"] for row in rows) == 5_001
     of_one = [row for row in rows if row["client_ip"] == "192.0.2.7"]
-    assert len(of_one) <= PER_HOUR + 1
+    assert len(of_one) <= MAX_ROWS_PER_HOUR + 1
     minutes = [row["at"] for row in of_one if row["path"]]
-    assert max(minutes.count(one) for one in minutes) <= PER_MINUTE
+    assert max(minutes.count(one) for one in minutes) <= MAX_ROWS_PER_MINUTE
     assert "someone" not in json.dumps(rows, default=str)
     assert key.text not in json.dumps(rows, default=str)
     [ours] = [row for row in rows if row["client_ip"] == "198.51.100.1"]
@@ -48,32 +48,32 @@ async def test_every_refusal_is_counted_in_few_rows(pool: "Pool[asyncpg.Record]"
 
 async def test_many_addresses_share_a_row(pool: "Pool[asyncpg.Record]") -> None:
     """A botnet fills no table; its tries are counted together."""
-    refused = RefusedCredentials(pool, clock_s=Clock())
-    for number in range(3 * MOST_ADDRESSES):
-        refused.note(client_ip=f"2001:db8::{number:x}", path="/v1/models")
+    refused = AuthFailureLog(pool, clock_s=Clock())
+    for number in range(3 * MAX_ADDRESSES):
+        refused.record(client_ip=f"2001:db8::{number:x}", path="/v1/models")
     await refused.stop()
-    assert await pool.fetchval("SELECT count(*) FROM refused_credentials") == MOST_ADDRESSES + 1
+    assert await pool.fetchval("SELECT count(*) FROM refused_credentials") == MAX_ADDRESSES + 1
     others = await pool.fetchval("SELECT times FROM refused_credentials WHERE client_ip = ''")
-    assert others == 2 * MOST_ADDRESSES
-    page = await refused.page(
+    assert others == 2 * MAX_ADDRESSES
+    page = await refused.list_counts(
         limit=10
     )  # all of one minute: pages begin before a time, and would miss the rest
-    assert len(page) == MOST_ADDRESSES + 1
-    assert await refused.page(before=page[-1]["at"]) == []
+    assert len(page) == MAX_ADDRESSES + 1
+    assert await refused.list_counts(before=page[-1]["at"]) == []
 
 
 async def test_text_no_database_takes_stops_nothing(pool: "Pool[asyncpg.Record]") -> None:
     """NUL, lone surrogates and endless text: cleaned, cut, on record, and the next ones too."""
-    refused = RefusedCredentials(pool)
+    refused = AuthFailureLog(pool)
     odd = ["/v1/models/\0", "/v1/\ud800", "/" + "x" * 100_000, "/v1/\\u0000", "/v1/\U0001f600"]
     for path in odd[:3]:
-        refused.note(client_ip="192.0.2.1\0", path=path)
+        refused.record(client_ip="192.0.2.1\0", path=path)
     for path in odd[3:]:
-        refused.note(client_ip="192.0.2.2", path=path)
+        refused.record(client_ip="192.0.2.2", path=path)
     await refused.flush()
-    refused.note(client_ip="192.0.2.3", path="/v1/models")
+    refused.record(client_ip="192.0.2.3", path="/v1/models")
     await refused.stop()
-    rows = await refused.page()
+    rows = await refused.list_counts()
     assert sum(row["times"] for row in rows) == len(odd) + 1
     assert {row["path"] for row in rows} >= {"/v1/models/", "/v1/?", "/v1/\\u0000", "/v1/models"}
     assert {row["client_ip"] for row in rows} == {"192.0.2.1", "192.0.2.2", "192.0.2.3"}
@@ -83,29 +83,29 @@ async def test_counts_wait_while_they_cannot_be_written_and_are_written_once(
     pool: "Pool[asyncpg.Record]",
 ) -> None:
     """A permission taken away is no reason to lose a count, nor to count it twice."""
-    refused = RefusedCredentials(pool, clock_s=Clock())
+    refused = AuthFailureLog(pool, clock_s=Clock())
     await pool.execute("ALTER TABLE refused_credentials RENAME TO elsewhere")
     for _ in range(3):
-        refused.note(client_ip="192.0.2.1", path="/v1/models")
+        refused.record(client_ip="192.0.2.1", path="/v1/models")
         await refused.flush()
     await pool.execute("ALTER TABLE elsewhere RENAME TO refused_credentials")
     await refused.flush()
     await refused.stop()
-    assert [row["times"] for row in await refused.page()] == [3]
+    assert [row["times"] for row in await refused.list_counts()] == [3]
 
 
 async def test_days_past_their_time_are_dropped(pool: "Pool[asyncpg.Record]") -> None:
     """By partition: no row is deleted."""
     clock = Clock()
     clock.now_s -= timedelta(days=40).total_seconds()
-    old = RefusedCredentials(pool, retention_days=100, clock_s=clock)
-    old.note(client_ip="192.0.2.1", path="/v1/models")
+    old = AuthFailureLog(pool, retention_days=100, clock_s=clock)
+    old.record(client_ip="192.0.2.1", path="/v1/models")
     await old.flush()
-    assert len(await old.page()) == 1
-    new = RefusedCredentials(pool, retention_days=30)
-    new.note(client_ip="192.0.2.2", path="/v1/models")
+    assert len(await old.list_counts()) == 1
+    new = AuthFailureLog(pool, retention_days=30)
+    new.record(client_ip="192.0.2.2", path="/v1/models")
     await new.flush()
-    assert [row["client_ip"] for row in await new.page()] == ["192.0.2.2"]
+    assert [row["client_ip"] for row in await new.list_counts()] == ["192.0.2.2"]
 
 
 async def test_an_old_day_that_is_in_use_is_dropped_soon(
@@ -114,20 +114,20 @@ async def test_an_old_day_that_is_in_use_is_dropped_soon(
     """Not an hour later; the log says what was not done, and nothing of counts, which are written."""
     clock = Clock()
     clock.now_s -= timedelta(days=40).total_seconds()
-    old = RefusedCredentials(pool, retention_days=100, clock_s=clock)
-    old.note(client_ip="192.0.2.1", path="/v1/models")
+    old = AuthFailureLog(pool, retention_days=100, clock_s=clock)
+    old.record(client_ip="192.0.2.1", path="/v1/models")
     await old.flush()
-    new = RefusedCredentials(pool, retention_days=30, clock_s=Clock())
-    new.note(client_ip="192.0.2.2", path="/v1/models")
+    new = AuthFailureLog(pool, retention_days=30, clock_s=Clock())
+    new.record(client_ip="192.0.2.2", path="/v1/models")
     [[day], *_] = await pool.fetch("SELECT min(tableoid::regclass::text) FROM refused_credentials")
     async with pool.acquire() as reader, reader.transaction():
         await reader.fetch(f"SELECT * FROM {day}")  # noqa: S608 -- a partition's name
         await new.flush()
-    assert len(await new.page()) == 2
+    assert len(await new.list_counts()) == 2
     said = [one.message for one in caplog.records if "refused credential" in one.message]
     assert said == ["old days of refused credentials are not dropped yet"]
     await new.flush()
-    assert [row["client_ip"] for row in await new.page()] == ["192.0.2.2"]
+    assert [row["client_ip"] for row in await new.list_counts()] == ["192.0.2.2"]
 
 
 async def test_the_end_waits_for_a_write_that_runs(pool: "Pool[asyncpg.Record]") -> None:
@@ -138,8 +138,8 @@ async def test_the_end_waits_for_a_write_that_runs(pool: "Pool[asyncpg.Record]")
             'BEGIN PERFORM nextval(''written''), pg_advisory_xact_lock(7); RETURN NULL; END';
         CREATE TRIGGER slowed AFTER INSERT ON refused_credentials FOR EACH STATEMENT EXECUTE FUNCTION slowed()
     """)
-    refused = RefusedCredentials(pool, clock_s=Clock(), every_s=0.01)
-    refused.note(client_ip="192.0.2.1", path="/v1/models")
+    refused = AuthFailureLog(pool, clock_s=Clock(), every_s=0.01)
+    refused.record(client_ip="192.0.2.1", path="/v1/models")
     async with pool.acquire() as other:
         async with other.transaction():
             await other.execute("SELECT pg_advisory_xact_lock(7)")
@@ -151,21 +151,21 @@ async def test_the_end_waits_for_a_write_that_runs(pool: "Pool[asyncpg.Record]")
             await asyncio.sleep(0.3)
             assert not ending.done()
         await ending
-    assert [row["times"] for row in await refused.page()] == [1]
+    assert [row["times"] for row in await refused.list_counts()] == [1]
     assert await pool.fetchval("SELECT last_value FROM written") == 1  # a sequence counts undone writes too
 
 
 async def test_a_clock_that_is_ahead_drops_nothing_of_others(pool: "Pool[asyncpg.Record]") -> None:
     """What is past its time is said by the database's clock."""
-    right = RefusedCredentials(pool)
-    right.note(client_ip="192.0.2.1", path="/v1/models")
+    right = AuthFailureLog(pool)
+    right.record(client_ip="192.0.2.1", path="/v1/models")
     await right.flush()
     clock = Clock()
     clock.now_s += timedelta(days=100).total_seconds()
-    ahead = RefusedCredentials(pool, retention_days=30, clock_s=clock)
-    ahead.note(client_ip="192.0.2.2", path="/v1/models")
+    ahead = AuthFailureLog(pool, retention_days=30, clock_s=clock)
+    ahead.record(client_ip="192.0.2.2", path="/v1/models")
     await ahead.flush()
-    assert len(await right.page()) == 2
+    assert len(await right.list_counts()) == 2
 
 
 async def test_the_role_that_writes_may_do_nothing_else(pool: "Pool[asyncpg.Record]") -> None:

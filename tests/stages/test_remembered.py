@@ -8,12 +8,12 @@ from random import Random
 import pytest
 from usage_records import random_record, record, run_ledger
 
-from llm_proxy.ledger import Remembered
-from llm_proxy.ledger.usage_query import Line, Question, midnight
-from llm_proxy.ledger.usage_store import connected
+from llm_proxy.ledger import MemoryUsage
+from llm_proxy.ledger.usage_query import UsageQuery, UsageRow, midnight
+from llm_proxy.ledger.usage_store import open_usage
 
 
-def by_group(lines: Sequence[Line]) -> dict[tuple[str, ...], tuple[object, ...]]:
+def by_group(lines: Sequence[UsageRow]) -> dict[tuple[str, ...], tuple[object, ...]]:
     """The sums of each group; the mean of latencies to a tenth of a millisecond, as roll-ups round."""
     return {
         tuple(str(value) for value in line.group.values()): (
@@ -28,27 +28,27 @@ def by_group(lines: Sequence[Line]) -> dict[tuple[str, ...], tuple[object, ...]]
 
 async def test_memory_and_postgres_tell_the_same(database_url: str, tmp_path: Path) -> None:
     """Sums by each dimension and by two, filtered and not; the same request's story."""
-    chance, remembered = Random(7), Remembered()  # noqa: S311 -- a test's dice
+    chance, remembered = Random(7), MemoryUsage()  # noqa: S311 -- a test's dice
     records = [record(agent="a1"), *(random_record(chance) for _ in range(200))]
     async with run_ledger(database_url, tmp_path) as ledger:
         for one in records:
-            ledger.post(one)
-            remembered.keep(one)
+            ledger.call_finished(one)
+            remembered.add(one)
     now = datetime.now(UTC)
     since, until = (
         midnight(now.date(), UTC) - timedelta(days=40),
         midnight(now.date(), UTC) + timedelta(days=1),
     )
     questions = [
-        Question(since, until, by, where)
+        UsageQuery(since, until, by, where)
         for by in ((), ("agent",), ("tenant", "model"), ("key",), ("day", "provider"), ("user",))
         for where in ({}, {"agent": records[0].agent or ""})
     ]
-    async with connected(database_url) as usage:
+    async with open_usage(database_url) as usage:
         for question in questions:
-            in_memory, kept_there = await remembered.ask(question, now), await usage.ask(question, now)
-            assert by_group(in_memory.lines) == by_group(kept_there.lines)
-        told, kept = [await one.story(records[0].request_id) for one in (usage, remembered)]
+            in_memory, kept_there = await remembered.query(question, now), await usage.query(question, now)
+            assert by_group(in_memory.rows) == by_group(kept_there.rows)
+        told, kept = [await one.request_detail(records[0].request_id) for one in (usage, remembered)]
     assert told is not None
     assert kept is not None
     assert told == kept

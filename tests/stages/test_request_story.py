@@ -11,20 +11,20 @@ from sidecars import Sidecar
 from usage_records import CALLER, record, run_ledger
 
 from llm_proxy.errors import RateLimited, ReachedLimit
-from llm_proxy.ledger import Exchange, Store
-from llm_proxy.ledger.rejected_requests import RefusalCounts, Row, Whose
-from llm_proxy.ledger.request_detail import lines_of
-from llm_proxy.ledger.usage_store import Recent, Usage, connected
-from llm_proxy.telemetry import time_of, uuid7
+from llm_proxy.ledger import Exchange, LedgerStore
+from llm_proxy.ledger.rejected_requests import CounterRow, RejectionCounts, RejectionScope
+from llm_proxy.ledger.request_detail import describe_request
+from llm_proxy.ledger.usage_store import PostgresUsage, RecentQuery, open_usage
+from llm_proxy.telemetry import timestamp_of, uuid7
 
 
-async def _logged(usage: Usage, request_id: UUID, count: int) -> list[str]:
+async def _logged(usage: PostgresUsage, request_id: UUID, count: int) -> list[str]:
     """The lines, once the sidecar has told of so many hops."""
     async with asyncio.timeout(15):
         while True:
-            found = await usage.story(request_id)
+            found = await usage.request_detail(request_id)
             if found is not None and len(found["model_calls"]) >= count:
-                return lines_of(found)
+                return describe_request(found)
             await asyncio.sleep(0.1)
 
 
@@ -39,18 +39,18 @@ async def test_each_hop_has_its_status_time_and_reason(
     assert answer.status == 200
     hops = answer.headers["x-llmp-hops"]
     assert [hop[2] for hop in json.loads(hops)][-1] == 200
-    answered = record(request_id=request_id, started_at=time_of(request_id), group="policed", hops=hops)
+    answered = record(request_id=request_id, started_at=timestamp_of(request_id), group="policed", hops=hops)
     failed_id = uuid7()
     failed = record(
-        request_id=failed_id, started_at=time_of(failed_id), outcome="error", status=502, hops=hops,
+        request_id=failed_id, started_at=timestamp_of(failed_id), outcome="error", status=502, hops=hops,
         refusal_code="provider_error", provider_message="It broke its leg.", cost_nano_usd=None,
     )._replace(hops=json.dumps(json.loads(hops)[:2]))  # fmt: skip
     async with run_ledger(call_log_dsn, tmp_path) as ledger:
-        ledger.post(answered)
-        ledger.post(failed)
-    async with connected(call_log_dsn) as usage:
+        ledger.call_finished(answered)
+        ledger.call_finished(failed)
+    async with open_usage(call_log_dsn) as usage:
         lines = await _logged(usage, request_id, 3)
-        without = lines_of(await usage.story(failed_id) or {})
+        without = describe_request(await usage.request_detail(failed_id) or {})
     told = [line for line in lines if line.startswith("hop ")]
     assert [line.partition(": policed at ")[0] for line in told] == ["hop 1", "hop 2", "hop 3"]
     assert ["status 200" in line for line in told] == [False, False, True]
@@ -67,33 +67,33 @@ async def test_counts_written_twice_and_by_several_workers_stay_exact(
 ) -> None:
     """A batch that is written again adds nothing; a later one of the same minute replaces it."""
     refused = RateLimited("Full.", retry_after_s=1)
-    refused.reached = ReachedLimit("requests", "key", "key key-1", 3, 1, 3)
-    workers = [RefusalCounts() for _ in range(3)]
+    refused.reached_limit = ReachedLimit("requests", "key", "key key-1", 3, 1, 3)
+    workers = [RejectionCounts() for _ in range(3)]
     request_id = uuid7()
     async with run_ledger(database_url, tmp_path):
         pass  # brings the schema
     pool = await asyncpg.create_pool(database_url, min_size=1, max_size=2)
-    store = Store(pool, retention_days=90, payload_days=7)
+    store = LedgerStore(pool, retention_days=90, payload_days=7)
     for number, worker in enumerate(workers, 1):
-        batches: list[list[Row]] = []
+        batches: list[list[CounterRow]] = []
         for _ in range(number):
             worker.add(request_id, CALLER, refused)
-            batches.append(worker.changed())
+            batches.append(worker.pending_rows())
         for rows in [*batches, *reversed(batches), batches[0]]:
-            await store.insert_refusal_counts(rows)
-    usage = Usage(pool)
-    [row] = await usage.refused_beside(request_id, Whose())
+            await store.insert_rejection_counts(rows)
+    usage = PostgresUsage(pool)
+    [row] = await usage.rejected_in_minute(request_id, RejectionScope())
     assert (row["key_id"], row["tenant"], row["limit_scope"], row["limit_kind"], row["times"]) == (
         "key-1", "acme", "key", "requests", 6,
     )  # fmt: skip
-    assert await usage.refused_beside(request_id, Whose(key="another")) == []
-    assert await usage.refused_beside(request_id, Whose(tenant="zeta")) == []
+    assert await usage.rejected_in_minute(request_id, RejectionScope(key="another")) == []
+    assert await usage.rejected_in_minute(request_id, RejectionScope(tenant="zeta")) == []
     now = datetime.now(UTC)
     span = now - timedelta(hours=1), now + timedelta(hours=1)
-    _, counted = await usage.refused(Recent(*span, {"tenant": "acme"}, 10))
+    _, counted = await usage.recent_rejected(RecentQuery(*span, {"tenant": "acme"}, 10))
     assert [one["times"] for one in counted] == [6]
     await pool.execute("UPDATE refusal_counts SET minute = minute - interval '15 days'")
-    assert await store.retire() == 3
+    assert await store.delete_expired() == 3
     assert await pool.fetchval("SELECT count(*) FROM refusal_counts") == 0
     await pool.close()
 
@@ -103,16 +103,16 @@ async def test_a_worker_writes_counts_and_sample_while_it_runs_and_when_it_stops
 ) -> None:
     """Nothing that was counted is missing after an orderly end."""
     refused = RateLimited("Full.", retry_after_s=1)
-    refused.reached = ReachedLimit("budget", "key", "key key-1", 10**9, 5 * 10**8, 10**9, unit="usd")
+    refused.reached_limit = ReachedLimit("budget", "key", "key key-1", 10**9, 5 * 10**8, 10**9, unit="usd")
     request_id = uuid7()
     async with run_ledger(database_url, tmp_path) as ledger:
         for _ in range(50):
             exchange = Exchange(request_id, None)
             exchange.caller = CALLER
-            ledger.refused(exchange, refused)
-    async with connected(database_url) as usage:
-        [row] = await usage.refused_beside(request_id, Whose(key="key-1"))
-        story = await usage.story(request_id)
+            ledger.request_rejected(exchange, refused)
+    async with open_usage(database_url) as usage:
+        [row] = await usage.rejected_in_minute(request_id, RejectionScope(key="key-1"))
+        story = await usage.request_detail(request_id)
     assert row["times"] == 50
     assert story is not None
     assert (story["reached"]["limit"], story["reached"]["wanted"]) == ("1.000000000", "0.500000000")

@@ -3,8 +3,8 @@
 import asyncio
 import json
 import time
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -17,11 +17,11 @@ from scripted import answers
 from sidecars import KEY, Answer, Json, Provider, Sidecar, deployment, run_sidecar
 from stages.valkey_cluster import PASSWORD, Cluster
 
+from llm_proxy import upstream
 from llm_proxy.errors import UpstreamUnreachable
 from llm_proxy.identity import Caller
 from llm_proxy.stack import probe
-from llm_proxy.upstream import Client, Controls, Deadlines, Pool, Purged, Wait, purge
-from llm_proxy.upstream.litellm_protocol import namespace
+from llm_proxy.upstream.litellm_protocol import cache_namespace
 
 OBSERVER = """
 import json, pathlib
@@ -301,25 +301,21 @@ async def test_the_gateway_s_purge_asks_every_sidecar_that_runs(sidecar: Sidecar
     """One that is gone has nothing in memory; with none there is no purge."""
     gone = f"http://127.0.0.1:{probe.free_port()}"
     tenant = mark()
-    space = namespace(Caller("k", "virtual", tenant=tenant), "openai")
+    space = cache_namespace(Caller("k", "virtual", tenant=tenant), "openai")
     await twice(sidecar, "openai", prompt(mark()) | {"cache": {"namespace": space}})
 
-    def client(*urls: str) -> Client:
-        return Client(Pool(urls, max_in_flight=8), KEY, Deadlines(Wait(5, 5, 5)), Controls())
+    def client(*urls: str) -> upstream.SidecarClient:
+        pool = upstream.SidecarPool(urls, max_in_flight=8)
+        timeouts = upstream.TimeoutPolicy(upstream.Timeouts(5, 5, 5))
+        return upstream.SidecarClient(pool, KEY, timeouts, upstream.LiteLLMControls())
 
-    with closing_client(client(sidecar.url, gone)) as both:
-        assert await purge(both, tenant, "openai") == Purged(1, complete=True)
-    with closing_client(client(gone)) as nobody, pytest.raises(UpstreamUnreachable):
-        await purge(nobody, None, None)
-
-
-@contextmanager
-def closing_client(client: Client) -> Generator[Client]:
-    """The client, closed in the end."""
-    try:
-        yield client
-    finally:
-        client.stop()
+    with ExitStack() as stack:
+        both, none = client(sidecar.url, gone), client(gone)
+        stack.callback(both.stop)
+        stack.callback(none.stop)
+        assert await upstream.purge_cache(both, tenant, "openai") == upstream.CachePurge(1, complete=True)
+        with pytest.raises(UpstreamUnreachable):
+            await upstream.purge_cache(none, None, None)
 
 
 def configured(provider: Provider, folder: Path, **more: Any) -> Json:

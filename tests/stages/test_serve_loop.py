@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from llm_proxy.cli.serve import event_loop
+from llm_proxy.cli.serve import new_event_loop
 
 NOWHERE = "no-such-name.invalid"  # RFC 6761: never resolved, by nobody
 
@@ -32,7 +32,7 @@ def test_a_name_that_is_not_found_for_a_connection_given_up_is_no_line_of_its_ow
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Who gave up has reported it; with the resolver gone there would be several a second."""
-    with asyncio.Runner(loop_factory=event_loop) as runner:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(give_up())
     assert caplog.messages == []
 
@@ -46,6 +46,6 @@ def test_any_other_fault_nobody_waits_for_is_told(caplog: pytest.LogCaptureFixtu
         del future
         gc.collect()
 
-    with asyncio.Runner(loop_factory=event_loop) as runner:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(forgotten())
     assert "Future exception was never retrieved" in caplog.text

@@ -14,9 +14,9 @@ import httpx
 import pytest
 from sidecars import KEY, Answer, Json, Provider, Sidecar, deployment, run_sidecar
 
-from llm_proxy.sidecar.config import NAMESPACE
+from llm_proxy.sidecar.config import CACHE_NAMESPACE
 from llm_proxy.stack import probe, process
-from llm_proxy.stack.stores import valkey, valkey_url
+from llm_proxy.stack.stores import valkey_spec, valkey_url
 
 PASSWORD = "only-for-this-cache"
 
@@ -120,12 +120,12 @@ async def test_errors_are_never_cached(sidecar: Sidecar, how: str) -> None:
 def own_valkey(tmp_path: Path) -> Generator[tuple[str, int]]:
     """A Valkey of this test's own: its address and process id."""
     port = probe.free_port()
-    started = process.start(valkey("cache", tmp_path, port, PASSWORD), tmp_path / "logs")
+    started = process.start(valkey_spec("cache", tmp_path, port, PASSWORD), tmp_path / "logs")
     try:
         process.wait_until_ready([started])
-        yield valkey_url(port, PASSWORD), started.process.pid
+        yield valkey_url(port, PASSWORD), started.popen.pid
     finally:
-        os.kill(started.process.pid, signal.SIGCONT)
+        os.kill(started.popen.pid, signal.SIGCONT)
         process.stop([started])
 
 
@@ -182,7 +182,7 @@ def stored(url: str) -> int:
     at = urlsplit(url)
     with socket.create_connection((str(at.hostname), at.port or 0), timeout=5) as store:
         store.sendall(
-            f"AUTH {PASSWORD}\r\nEVAL \"return #redis.call('KEYS', '{NAMESPACE}:*')\" 0\r\n".encode()
+            f"AUTH {PASSWORD}\r\nEVAL \"return #redis.call('KEYS', '{CACHE_NAMESPACE}:*')\" 0\r\n".encode()
         )
         said = b""
         while said.count(b"\r\n") < 2:

@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 
 from llm_proxy.sidecar.verify_environment import (
-    EXIT_REFUSED,
-    findings,
-    installed,
-    is_refused,
-    pins,
-    refused_releases,
+    EXIT_UNSAFE,
+    find_changes,
+    find_malicious_releases,
+    installed_versions,
+    is_malicious,
+    read_pins,
     site_packages_of,
 )
-from llm_proxy.stack.process_specs import PROJECT, VERIFIED_START, sidecar_python
+from llm_proxy.stack.process_specs import PROJECT_ROOT, VERIFIED_ENTRY_POINT, sidecar_python
 
-LOCKS = sorted((PROJECT / "locks").rglob("*.txt"))
+LOCKS = sorted((PROJECT_ROOT / "locks").rglob("*.txt"))
 PACKAGES = ("certifi", "h11", "sniffio")
 PLANTED = "import pathlib; pathlib.Path({marker!r}).touch()\n"
 
@@ -42,7 +42,7 @@ def environment(tmp_path: Path) -> Path:
 
 def start(environment: Path, *words: str, mode: str = "", **more: str) -> "subprocess.CompletedProcess[str]":
     """What starting a sidecar from this environment prints, and its exit code."""
-    command = [str(environment / "bin" / "python"), "-I", "-S", str(VERIFIED_START), *words]
+    command = [str(environment / "bin" / "python"), "-I", "-S", str(VERIFIED_ENTRY_POINT), *words]
     given = {"PATH": os.environ["PATH"], "LLM_PROXY_SIDECAR_ENVIRONMENT_CHECK": mode} | more
     return subprocess.run(command, capture_output=True, check=False, text=True, env=given, timeout=60)
 
@@ -90,7 +90,7 @@ def other_version(site_packages: Path, _: Path) -> str:
 
 def test_the_sidecar_s_own_environment_is_what_its_lock_says() -> None:
     """The one `make setup` builds, whole."""
-    assert findings(site_packages_of(sidecar_python()), PROJECT / "locks" / "sidecar.txt") == []
+    assert find_changes(site_packages_of(sidecar_python()), PROJECT_ROOT / "locks" / "sidecar.txt") == []
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_a_changed_environment_never_starts(
     marker = tmp_path / "ran"
     expected = poison(packages(environment), marker)
     refused = start(environment, "--config", "litellm.yaml")
-    assert refused.returncode == EXIT_REFUSED
+    assert refused.returncode == EXIT_UNSAFE
     [line] = refused.stderr.splitlines()
     assert expected in line
     assert not marker.exists()
@@ -127,7 +127,7 @@ def test_what_runs_from_a_folder_on_python_s_path_never_starts(
         with record.open("a") as lines:
             lines.write("editable.pth,,\n")
     refused = start(environment, "--config", "litellm.yaml", **more)
-    assert refused.returncode == EXIT_REFUSED
+    assert refused.returncode == EXIT_UNSAFE
     assert f"{folder / name} runs at every start of Python" in refused.stderr
     assert not marker.exists()
 
@@ -146,32 +146,32 @@ def test_a_poisoned_release_never_starts_not_even_in_development(environment: Pa
     """It is refused by name, whatever the lock file says."""
     (packages(environment) / f"litellm-{version}.dist-info").mkdir()
     refused = start(environment, "--config", "litellm.yaml", mode="warn")
-    assert refused.returncode == EXIT_REFUSED
+    assert refused.returncode == EXIT_UNSAFE
     assert f"litellm {version} was published with malicious code" in refused.stderr
 
 
 def test_other_releases_are_not_refused() -> None:
     """Nor other packages of those versions."""
     found = [("litellm", "1.106.2"), ("litellm", "1.108.6"), ("litellm", "1.10.7"), ("openai", "1.107.0")]
-    assert [one for one in found if is_refused(*one)] == []
+    assert [one for one in found if is_malicious(*one)] == []
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
 def test_no_lock_file_names_a_poisoned_release(lock: Path) -> None:
     """An upgrade that would bring one fails here."""
-    assert pins(lock.read_text()), "a lock file without pins is not one"
-    assert [pin for pin in pins(lock.read_text()) if is_refused(*pin)] == []
+    assert read_pins(lock.read_text()), "a lock file without pins is not one"
+    assert [pin for pin in read_pins(lock.read_text()) if is_malicious(*pin)] == []
 
 
 def test_an_unknown_word_for_the_check_is_named(environment: Path) -> None:
     """A typing error must not switch the check off."""
     refused = start(environment, "--config", "litellm.yaml", mode="off")
-    assert refused.returncode == EXIT_REFUSED
+    assert refused.returncode == EXIT_UNSAFE
     assert "LLM_PROXY_SIDECAR_ENVIRONMENT_CHECK" in refused.stderr
 
 
 def test_the_pinned_litellm_is_the_one_installed() -> None:
     """And it is none of those refused."""
-    found = dict(installed(site_packages_of(sidecar_python())))
-    assert ("litellm", found["litellm"]) in pins((PROJECT / "locks" / "sidecar.txt").read_text())
-    assert refused_releases(site_packages_of(sidecar_python())) == []
+    found = dict(installed_versions(site_packages_of(sidecar_python())))
+    assert ("litellm", found["litellm"]) in read_pins((PROJECT_ROOT / "locks" / "sidecar.txt").read_text())
+    assert find_malicious_releases(site_packages_of(sidecar_python())) == []

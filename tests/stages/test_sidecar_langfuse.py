@@ -20,7 +20,7 @@ from otlp_decoder import spans
 from sidecars import KEY, Json, Provider, Sidecar, deployment, run_sidecar
 
 from llm_proxy.stack import probe, process
-from llm_proxy.stack.probe import answers
+from llm_proxy.stack.probe import is_up
 
 PROMPT, ANSWER = "nobody-else-reads-this", "nor-this"
 KEYS = {"LANGFUSE_PUBLIC_KEY": "pk-lf-test", "LANGFUSE_SECRET_KEY": "sk-lf-test"}
@@ -135,11 +135,11 @@ def gateway(observed: Sidecar, service_folder: Path) -> Iterator[Gateway]:
         "LLM_PROXY__LOG_PAYLOADS": KEPT,
         "LLM_PROXY__SPOOL_DIR": str(service_folder / "langfuse-spool"),
     }
-    program = process.Part(
+    program = process.ProcessSpec(
         name=f"gateway-{port}",
         argv=(sys.executable, "-m", "llm_proxy", "serve", "--port", str(port)),
         env=env,
-        ready=lambda _: answers(port, "/health/ready"),
+        readiness_probe=lambda _: is_up(port, "/health/ready"),
         cwd=service_folder,
     )
     started = process.start(program, service_folder / "logs")

@@ -7,18 +7,24 @@ from pathlib import Path
 import pytest
 from dotenv import dotenv_values
 
-from llm_proxy.stack import Missing, stores
-from llm_proxy.stack.operator_env import NEEDED, Surroundings, look_around, make_missing
-from llm_proxy.stack.plan import key_place
-from llm_proxy.stack.process_specs import NEVER_IN_A_SIDECAR, Behind, ModelPorts, sidecar, sidecar_python
+from llm_proxy.stack import NotInstalled, stores
+from llm_proxy.stack.operator_env import REQUIRED_SECRETS, OperatorEnv, create_missing, read_operator_env
+from llm_proxy.stack.plan import locate_internal_key
+from llm_proxy.stack.process_specs import (
+    FORBIDDEN_IN_SIDECAR,
+    ModelPorts,
+    SidecarBackends,
+    sidecar_python,
+    sidecar_spec,
+)
 
 
 def test_secrets_are_made_once_into_a_file_only_its_owner_reads(tmp_path: Path) -> None:
     """The second start makes none."""
-    made = make_missing(Surroundings({}), tmp_path / ".env")
+    made = create_missing(OperatorEnv({}), tmp_path / ".env")
     assert stat.S_IMODE((tmp_path / ".env").stat().st_mode) == 0o600
-    assert list(made) == [names[0] for names in NEEDED]
-    assert make_missing(look_around({}, tmp_path), tmp_path / ".env") == {}
+    assert list(made) == [names[0] for names in REQUIRED_SECRETS]
+    assert create_missing(read_operator_env({}, tmp_path), tmp_path / ".env") == {}
     assert dotenv_values(tmp_path / ".env") == made
 
 
@@ -27,17 +33,17 @@ def test_a_line_that_stands_in_the_file_is_never_changed(tmp_path: Path) -> None
     file = tmp_path / ".env"
     file.write_text("# mine\nLLM_PROXY__ADMIN_KEY=my-own")
     file.chmod(0o644)
-    made = make_missing(look_around({}, tmp_path), file)
+    made = create_missing(read_operator_env({}, tmp_path), file)
     assert file.read_text().startswith("# mine\nLLM_PROXY__ADMIN_KEY=my-own\n")
     assert dotenv_values(file) == {"LLM_PROXY__ADMIN_KEY": "my-own"} | made
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
-@pytest.mark.parametrize("names", NEEDED)
+@pytest.mark.parametrize("names", REQUIRED_SECRETS)
 def test_a_secret_given_under_any_of_its_names_is_not_made(names: tuple[str, ...], tmp_path: Path) -> None:
     """Neither written nor overridden."""
     for name in names:
-        assert names[0] not in make_missing(Surroundings({name: "given"}), tmp_path / name)
+        assert names[0] not in create_missing(OperatorEnv({name: "given"}), tmp_path / name)
 
 
 def test_environment_wins_over_dotenv_and_dotenv_over_key_files(tmp_path: Path) -> None:
@@ -48,8 +54,8 @@ def test_environment_wins_over_dotenv_and_dotenv_over_key_files(tmp_path: Path) 
         (keys / name).write_text(f"{name} of .keys\n")
         (keys / name).chmod(0o600)
     (tmp_path / ".env").write_text("A=of .env\nB=of .env\n")
-    given = look_around({"A": "of the environment", "B": ""}, tmp_path)
-    assert dict(given.names) == {"A": "of the environment", "B": "of .env", "C": "C of .keys"}
+    given = read_operator_env({"A": "of the environment", "B": ""}, tmp_path)
+    assert dict(given.variables) == {"A": "of the environment", "B": "of .env", "C": "C of .keys"}
     assert given.warnings == ()
 
 
@@ -59,22 +65,22 @@ def test_a_key_file_that_others_may_read_is_named(tmp_path: Path) -> None:
     (tmp_path / ".keys" / "OPENAI_API_KEY").write_text("sk-secret")
     (tmp_path / ".keys" / "OPENAI_API_KEY").chmod(0o640)
     path = tmp_path / ".keys" / "OPENAI_API_KEY"
-    assert look_around({}, tmp_path).warnings == (f"{path} can be read by others: chmod 600 {path}",)
+    assert read_operator_env({}, tmp_path).warnings == (f"{path} can be read by others: chmod 600 {path}",)
 
 
 def test_a_sidecar_sees_provider_keys_and_never_the_gateways_stores(tmp_path: Path) -> None:
     """Its environment is built from a list: what its configuration names, and no more."""
     config = tmp_path / "config.yaml"
     config.write_text("model_list: [{litellm_params: {api_key: os.environ/MY_OWN_KEY}}]")
-    env = dict.fromkeys(NEVER_IN_A_SIDECAR, "of the gateway") | {
+    env = dict.fromkeys(FORBIDDEN_IN_SIDECAR, "of the gateway") | {
         "MY_OWN_KEY": "1",
         "GROQ_API_KEY": "2",
         "LLM_PROXY__INTERNAL_API_KEY": "3",
         "SOMETHING_ELSE": "4",
         "PATH": os.defpath,
     }
-    behind = Behind("sk-master", "redis://cache", None, ModelPorts(1, 2))
-    part = sidecar(1, 20_000, config, behind, Surroundings(env))
+    behind = SidecarBackends("sk-master", "redis://cache", None, ModelPorts(1, 2))
+    part = sidecar_spec(1, 20_000, config, behind, OperatorEnv(env))
     assert dict(part.env) == {
         "PATH": os.defpath,
         "MY_OWN_KEY": "1",
@@ -93,16 +99,19 @@ def test_outside_development_a_changed_environment_is_refused(tmp_path: Path) ->
     """The operator's own word wins over both."""
     config = tmp_path / "config.yaml"
     config.write_text("model_list: []")
-    behind = Behind("sk-master", None, None, None)
+    behind = SidecarBackends("sk-master", None, None, None)
     production = {"LLM_PROXY__ENVIRONMENT": "production"}
     check = "LLM_PROXY_SIDECAR_ENVIRONMENT_CHECK"
-    assert sidecar(1, 20_000, config, behind, Surroundings(production)).env[check] == "refuse"
-    assert sidecar(1, 20_000, config, behind, Surroundings(production | {check: "warn"})).env[check] == "warn"
+    assert sidecar_spec(1, 20_000, config, behind, OperatorEnv(production)).env[check] == "refuse"
+    assert (
+        sidecar_spec(1, 20_000, config, behind, OperatorEnv(production | {check: "warn"})).env[check]
+        == "warn"
+    )
 
 
 def test_a_missing_sidecar_environment_says_what_to_type(tmp_path: Path) -> None:
     """One line, with the command."""
-    with pytest.raises(Missing, match=r"\.venv-sidecar is missing: run `make setup` first"):
+    with pytest.raises(NotInstalled, match=r"\.venv-sidecar is missing: run `make setup` first"):
         sidecar_python(tmp_path)
 
 
@@ -118,7 +127,7 @@ def test_a_missing_sidecar_environment_says_what_to_type(tmp_path: Path) -> None
 )
 def test_a_store_of_ones_own_replaces_the_embedded_one(given: dict[str, str], embedded: set[str]) -> None:
     """Each by itself; one Redis address stands for both stores."""
-    chosen = stores.choose(Surroundings({"LLM_PROXY_STACK_POSTGRES_PASSWORD": "word"} | given))
+    chosen = stores.resolve_stores(OperatorEnv({"LLM_PROXY_STACK_POSTGRES_PASSWORD": "word"} | given))
     found = {"database": chosen.database, "limits": chosen.limits, "cache": chosen.cache}
     assert {name for name, store in found.items() if store.port} == embedded
     assert {store.url for name, store in found.items() if name not in embedded} <= set(given.values())
@@ -127,9 +136,9 @@ def test_a_store_of_ones_own_replaces_the_embedded_one(given: dict[str, str], em
 def test_the_examples_find_the_key_where_this_start_found_it(tmp_path: Path) -> None:
     """In the environment, in `.env`, or in a key file; the key itself is not shown."""
     name = "LLM_PROXY__INTERNAL_API_KEY"
-    assert key_place(Surroundings({name: "secret"})).in_shell == "${" + name + "%%,*}"
+    assert locate_internal_key(OperatorEnv({name: "secret"})).in_shell == "${" + name + "%%,*}"
     for file in (tmp_path / ".env", tmp_path / ".keys" / name):
-        place = key_place(Surroundings({name: "secret"}, {name: file}))
-        assert str(file) in place.place
+        place = locate_internal_key(OperatorEnv({name: "secret"}, {name: file}))
+        assert str(file) in place.description
         assert str(file) in place.in_shell
         assert str(file) in place.in_python

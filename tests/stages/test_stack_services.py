@@ -9,10 +9,10 @@ import asyncpg
 import pytest
 import redis.asyncio
 
-from llm_proxy.stack import Missing, PartDied, start, stop, wait_until_ready
+from llm_proxy.stack import NotInstalled, ProcessFailed, start, stop, wait_until_ready
 from llm_proxy.stack.probe import free_port
-from llm_proxy.stack.process import file_of, folder_of
-from llm_proxy.stack.stores import postgres, postgres_url, valkey, valkey_url
+from llm_proxy.stack.process import wheel_file, wheel_folder
+from llm_proxy.stack.stores import postgres_spec, postgres_url, valkey_spec, valkey_url
 
 
 async def test_postgres_answers_over_tcp_with_a_password(database_url: str) -> None:
@@ -43,17 +43,17 @@ async def eviction_policy(url: str) -> str:
 async def test_postgres_keeps_committed_rows_through_kill_9(roomy_path: Path) -> None:
     """What was committed is there after a crash, with the same password."""
     port, password = free_port(), "a-password-with-'quotes'"
-    program = postgres(roomy_path, port, password)
+    program = postgres_spec(roomy_path, port, password)
     url = postgres_url(port, "a-password-with-%27quotes%27")
     running = start(program, roomy_path)
     wait_until_ready([running])
     connection = await asyncpg.connect(url)
     await connection.execute("CREATE TABLE kept AS SELECT 7 AS number")
     await connection.close()
-    os.kill(running.process.pid, signal.SIGKILL)
-    running.process.wait()
+    os.kill(running.popen.pid, signal.SIGKILL)
+    running.popen.wait()
 
-    again = start(postgres(roomy_path, port, password), roomy_path)
+    again = start(postgres_spec(roomy_path, port, password), roomy_path)
     try:
         wait_until_ready([again])
         connection = await asyncpg.connect(url)
@@ -66,8 +66,8 @@ async def test_postgres_keeps_committed_rows_through_kill_9(roomy_path: Path) ->
 async def test_postgres_follows_a_changed_password(roomy_path: Path) -> None:
     """A lost `.env` does not lock its owner out of the data."""
     port = free_port()
-    postgres(roomy_path, port, "the first one")
-    running = start(postgres(roomy_path, port, "another"), roomy_path)
+    postgres_spec(roomy_path, port, "the first one")
+    running = start(postgres_spec(roomy_path, port, "another"), roomy_path)
     try:
         wait_until_ready([running])
         connection = await asyncpg.connect(postgres_url(port, "another"))
@@ -82,7 +82,7 @@ async def test_counters_survive_a_restart_of_the_limits_store(tmp_path: Path) ->
     """A restart is no way round a limit."""
     port = free_port()
     for expected in (1, 2):
-        running = start(valkey("limits", tmp_path, port, "word"), tmp_path)
+        running = start(valkey_spec("limits", tmp_path, port, "word"), tmp_path)
         try:
             wait_until_ready([running])
             async with redis.asyncio.from_url(valkey_url(port, "word")) as client:
@@ -94,11 +94,11 @@ async def test_counters_survive_a_restart_of_the_limits_store(tmp_path: Path) ->
 def test_a_taken_port_is_named_with_the_end_of_the_log(tmp_path: Path) -> None:
     """The server's own words reach the person."""
     port = free_port()
-    first = start(valkey("cache", tmp_path / "first", port, "word"), tmp_path / "first")
+    first = start(valkey_spec("cache", tmp_path / "first", port, "word"), tmp_path / "first")
     wait_until_ready([first])
-    second = start(valkey("cache", tmp_path / "second", port, "other"), tmp_path / "second")
+    second = start(valkey_spec("cache", tmp_path / "second", port, "other"), tmp_path / "second")
     try:
-        with pytest.raises(PartDied, match=r"valkey-cache ended with code 1(?s:.*)in use"):
+        with pytest.raises(ProcessFailed, match=r"valkey-cache ended with code 1(?s:.*)in use"):
             wait_until_ready([second])
     finally:
         stop([first, second])
@@ -106,7 +106,7 @@ def test_a_taken_port_is_named_with_the_end_of_the_log(tmp_path: Path) -> None:
 
 def test_a_missing_wheel_says_what_to_type() -> None:
     """The message names the package and the command that brings it."""
-    with pytest.raises(Missing, match=r"no_such_wheel.*make setup"):
-        folder_of("no_such_wheel")
-    with pytest.raises(Missing, match=r"llm_proxy.*\.none.*make setup"):
-        file_of("llm_proxy", "*.none")
+    with pytest.raises(NotInstalled, match=r"no_such_wheel.*make setup"):
+        wheel_folder("no_such_wheel")
+    with pytest.raises(NotInstalled, match=r"llm_proxy.*\.none.*make setup"):
+        wheel_file("llm_proxy", "*.none")

@@ -84,7 +84,7 @@ async def test_a_collector_that_is_away_costs_the_spans_alone(free_port: int) ->
     for _ in range(4100):
         tracer.finished(begin(None), record())
     await tracer.stop()
-    assert value(metrics.page(), "llm_proxy_traces_dropped_total") == 4100
+    assert value(metrics.render(), "llm_proxy_traces_dropped_total") == 4100
 
 
 async def test_a_span_with_text_that_is_no_utf8_holds_up_no_other(collector: Collector) -> None:
@@ -94,7 +94,7 @@ async def test_a_span_with_text_that_is_no_utf8_holds_up_no_other(collector: Col
     for changes in ({}, {"agent": "a\ud800\0", "group": "\udc80"}, {}):
         tracer.finished(begin(None), record(**changes))
     await tracer.stop()
-    assert "tracing" not in background.failing()
+    assert "tracing" not in background.failing_loops()
     spans = [
         one for _, body in collector.received for one in body["resourceSpans"][0]["scopeSpans"][0]["spans"]
     ]

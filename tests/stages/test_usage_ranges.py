@@ -15,9 +15,9 @@ from usage_records import random_record
 
 from llm_proxy import schema
 from llm_proxy.errors import NotFound
-from llm_proxy.ledger import Remembered, Store, Usage, UsageRecord
+from llm_proxy.ledger import LedgerStore, MemoryUsage, PostgresUsage, UsageRecord
 from llm_proxy.ledger.record import encode, row_of
-from llm_proxy.ledger.usage_query import NAMES, UNITS, Answer, Question
+from llm_proxy.ledger.usage_query import NAME_COLUMNS, TIME_UNITS, UsageQuery, UsageResult
 
 NOW = datetime(2026, 11, 26, 11, 12, tzinfo=UTC)
 DAYS = [
@@ -38,7 +38,7 @@ FIELDS = {"key": "key_id", "model": "group"}
 class Filled:
     """A database with these calls in it."""
 
-    usage: Usage
+    usage: PostgresUsage
     records: list[UsageRecord]
 
 
@@ -48,9 +48,9 @@ async def fill(pool: "asyncpg.Pool[asyncpg.Record]", records: list[UsageRecord])
         await schema.apply(connection)
         for day in {one.started_at.date() for one in records}:
             await connection.execute("SELECT requests_partition($1)", day)
-    store = Store(pool, retention_days=90, payload_days=7)
+    store = LedgerStore(pool, retention_days=90, payload_days=7)
     for at in range(0, len(records), 200):
-        await store.insert([(row_of(one), encode(row_of(one))) for one in records[at : at + 200]])
+        await store.insert_records([(row_of(one), encode(row_of(one))) for one in records[at : at + 200]])
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ async def filled(database_url: str) -> AsyncIterator[Filled]:
     records = [some_record(chance) for _ in range(700)]
     async with asyncpg.create_pool(database_url, min_size=0, max_size=4) as pool:
         await fill(pool, records)
-        yield Filled(Usage(pool), records)
+        yield Filled(PostgresUsage(pool), records)
 
 
 def some_record(chance: Random) -> UsageRecord:
@@ -77,7 +77,7 @@ def some_record(chance: Random) -> UsageRecord:
     )
 
 
-def some_question(chance: Random) -> Question:
+def some_question(chance: Random) -> UsageQuery:
     """Any range, zone, groups and filters."""
     begin, end = sorted(
         FIRST + timedelta(seconds=chance.randrange(-86_400, int((NOW - FIRST).total_seconds()) + 86_400))
@@ -86,7 +86,7 @@ def some_question(chance: Random) -> Question:
     step = chance.choice([1, 60, 1800, 3600, 86_400])
     since = datetime.fromtimestamp(int(begin.timestamp()) // step * step, UTC)
     until = datetime.fromtimestamp(int(end.timestamp()) // step * step + step, UTC)
-    by = chance.sample([*NAMES, *UNITS], chance.randrange(4))
+    by = chance.sample([*NAME_COLUMNS, *TIME_UNITS], chance.randrange(4))
     where: dict[str, str] = {}
     if chance.random() < 0.5:
         name, value = chance.choice(
@@ -96,7 +96,7 @@ def some_question(chance: Random) -> Question:
              ("hour", "2026-11-02T01:00")]
         )  # fmt: skip
         where[name] = value
-    return Question(since, until, tuple(by), where, chance.choice(ZONES))
+    return UsageQuery(since, until, tuple(by), where, chance.choice(ZONES))
 
 
 def times(record: UsageRecord, zone: tzinfo) -> dict[str, str]:
@@ -116,18 +116,18 @@ def names(record: UsageRecord, name: str) -> list[str | None]:
     return [getattr(record, FIELDS.get(name, name))]
 
 
-def selected(record: UsageRecord, question: Question) -> bool:
+def selected(record: UsageRecord, question: UsageQuery) -> bool:
     """Whether a call is in the range and passes the filters."""
     if not question.since <= record.started_at < question.until:
         return False
     of_time = times(record, question.zone)
     return all(
         of_time[name].startswith(value) if name in of_time else (value or None) in names(record, name)
-        for name, value in question.where.items()
+        for name, value in question.filters.items()
     )
 
 
-def plain_sum(records: list[UsageRecord], question: Question) -> dict[tuple[Any, ...], list[UsageRecord]]:
+def plain_sum(records: list[UsageRecord], question: UsageQuery) -> dict[tuple[Any, ...], list[UsageRecord]]:
     """The calls of each group."""
     groups: dict[tuple[Any, ...], list[UsageRecord]] = defaultdict(list)
     for one in records:
@@ -135,7 +135,7 @@ def plain_sum(records: list[UsageRecord], question: Question) -> dict[tuple[Any,
             continue
         of_time = times(one, question.zone)
         keys: list[tuple[Any, ...]] = [()]
-        for name in question.by:
+        for name in question.group_by:
             values = [of_time[name]] if name in of_time else names(one, name)
             keys = [(*key, value) for key in keys for value in values]
         for key in keys:
@@ -143,14 +143,14 @@ def plain_sum(records: list[UsageRecord], question: Question) -> dict[tuple[Any,
     return groups
 
 
-def told(answer: Answer, question: Question) -> dict[tuple[Any, ...], tuple[Any, ...]]:
+def told(answer: UsageResult, question: UsageQuery) -> dict[tuple[Any, ...], tuple[Any, ...]]:
     """An answer's lines: calls, tokens, cost."""
     return {
-        tuple(text(line.group[name]) for name in question.by): (
+        tuple(text(line.group[name]) for name in question.group_by): (
             line.requests, line.prompt_tokens, line.cost_usd, line.unpriced_requests,
             round(line.avg_latency_ms or 0, 1),
         )
-        for line in answer.lines
+        for line in answer.rows
     }  # fmt: skip
 
 
@@ -178,19 +178,19 @@ def sums(records: list[UsageRecord]) -> tuple[Any, ...]:
 
 async def test_any_question_is_answered_by_the_plain_sum_over_the_rows(filled: Filled) -> None:
     """A hundred questions, to Postgres and to a mock's memory; the total counts each call once."""
-    chance, memory = Random(11), Remembered()  # noqa: S311 -- repeatable
+    chance, memory = Random(11), MemoryUsage()  # noqa: S311 -- repeatable
     for one in filled.records:
-        memory.keep(one)
+        memory.add(one)
     for _ in range(100):
         question = some_question(chance)
         groups = plain_sum(filled.records, question)
         expected = {group: sums(calls) for group, calls in groups.items()}
         whole = {one.request_id: one for calls in groups.values() for one in calls}
         for keeper in (filled.usage, memory):
-            answer = await keeper.ask(question, NOW)
-            assert not answer.untold
-            assert not answer.total_untold
-            if question.by:
+            answer = await keeper.query(question, NOW)
+            assert not answer.unknown_spans
+            assert not answer.total_unknown_spans
+            if question.group_by:
                 assert told(answer, question) == expected, question
             assert answer.total.requests == len(whole), question
             assert answer.total.cost_usd == sums([*whole.values()])[2], question
@@ -202,68 +202,68 @@ async def test_what_only_whole_days_are_kept_of_is_named_where_it_cannot_be_told
     late = NOW + timedelta(days=60)
     await pool.execute("SELECT requests_retire('2026-11-01')")
     day, noon = datetime(2026, 10, 25, tzinfo=UTC), datetime(2026, 10, 25, 12, tzinfo=UTC)
-    whole = await filled.usage.ask(Question(day, day + timedelta(days=1)), late)
+    whole = await filled.usage.query(UsageQuery(day, day + timedelta(days=1)), late)
     assert whole.total.requests == sum(one.started_at.date() == day.date() for one in records)
-    assert whole.untold == []
-    part = await filled.usage.ask(Question(noon, day + timedelta(days=2)), late)
-    assert part.untold == part.total_untold == [(noon, day + timedelta(days=1))]
+    assert whole.unknown_spans == []
+    part = await filled.usage.query(UsageQuery(noon, day + timedelta(days=2)), late)
+    assert part.unknown_spans == part.total_unknown_spans == [(noon, day + timedelta(days=1))]
     assert part.total.requests == sum(one.started_at.date() == date(2026, 10, 26) for one in records)
-    unused = await filled.usage.ask(Question(noon - timedelta(days=5), noon - timedelta(days=4)), late)
-    assert (unused.total.requests, unused.untold) == (0, [])
-    kolkata = await filled.usage.ask(Question(day, day + timedelta(days=2), ("day",), {}, ZONES[1]), late)
-    assert kolkata.total_untold == []
+    unused = await filled.usage.query(UsageQuery(noon - timedelta(days=5), noon - timedelta(days=4)), late)
+    assert (unused.total.requests, unused.unknown_spans) == (0, [])
+    kolkata = await filled.usage.query(UsageQuery(day, day + timedelta(days=2), ("day",), {}, ZONES[1]), late)
+    assert kolkata.total_unknown_spans == []
     assert kolkata.total.requests == whole.total.requests + part.total.requests
-    assert kolkata.untold == [(day, day + timedelta(days=2))]
-    tagged = await filled.usage.ask(Question(day, day + timedelta(days=2), ("tag",)), late)
-    assert (list(tagged.lines), tagged.untold) == ([], [(day, day + timedelta(days=2))])
+    assert kolkata.unknown_spans == [(day, day + timedelta(days=2))]
+    tagged = await filled.usage.query(UsageQuery(day, day + timedelta(days=2), ("tag",)), late)
+    assert (list(tagged.rows), tagged.unknown_spans) == ([], [(day, day + timedelta(days=2))])
     assert tagged.total.requests == kolkata.total.requests
 
 
 async def test_the_costliest_are_those_of_each_time(filled: Filled) -> None:
     """As in memory; the total stays that of all."""
-    memory = Remembered()
+    memory = MemoryUsage()
     for one in filled.records:
-        memory.keep(one)
+        memory.add(one)
     since, until = NOW - timedelta(days=3), NOW
     for by in (("agent",), ("day", "agent"), ("key", "hour")):
-        every, top = (Question(since, until, by, zone=ZONES[5], top=top) for top in (None, 2))
-        lines = (await filled.usage.ask(every, NOW)).lines
-        best, kept = await filled.usage.ask(top, NOW), await memory.ask(top, NOW)
-        times_of = Counter(str([line.group[unit] for unit in top.units]) for line in lines)
-        assert len(best.lines) == sum(min(2, many) for many in times_of.values())
-        assert set(told(best, top).items()) <= set(told(await filled.usage.ask(every, NOW), every).items())
-        assert [line.group for line in best.lines] == [line.group for line in kept.lines]
+        every, top = (UsageQuery(since, until, by, zone=ZONES[5], top=top) for top in (None, 2))
+        lines = (await filled.usage.query(every, NOW)).rows
+        best, kept = await filled.usage.query(top, NOW), await memory.query(top, NOW)
+        times_of = Counter(str([line.group[unit] for unit in top.time_units]) for line in lines)
+        assert len(best.rows) == sum(min(2, many) for many in times_of.values())
+        assert set(told(best, top).items()) <= set(told(await filled.usage.query(every, NOW), every).items())
+        assert [line.group for line in best.rows] == [line.group for line in kept.rows]
         assert best.total.requests == sum(line.requests for line in lines)
-        cut = await filled.usage.ask(replace(every, most=3), NOW)
-        assert (len(cut.lines), cut.has_more, best.has_more) == (3, True, False)
+        cut = await filled.usage.query(replace(every, max_rows=3), NOW)
+        assert (len(cut.rows), cut.has_more, best.has_more) == (3, True, False)
         assert cut.total == best.total
 
 
 async def test_a_name_that_nobody_knows_is_told(filled: Filled) -> None:
     """To Postgres and to memory; a known one that used nothing in the range has zeros."""
-    memory = Remembered()
+    memory = MemoryUsage()
     for one in filled.records:
-        memory.keep(one)
+        memory.add(one)
     since, long_ago = NOW - timedelta(days=60), NOW - timedelta(days=55)
     for keeper in (filled.usage, memory):
-        for name in NAMES:
+        for name in NAME_COLUMNS:
             with pytest.raises(NotFound) as refused:
-                await keeper.ask(Question(since, NOW, (), {name: "nobody-at-all"}), NOW)
+                await keeper.query(UsageQuery(since, NOW, (), {name: "nobody-at-all"}), NOW)
             assert (refused.value.param, refused.value.code) == (name, "unknown_name")
         known = {"agent": "a1", "tenant": "acme", "key": "k1", "model": "gpt", "provider": "openai",
                  "user": "u1", "session": "s1", "run": "r1", "tag": "a"}  # fmt: skip
         for name, value in known.items():
-            answer = await keeper.ask(Question(since, long_ago, (), {name: value}), NOW)
-            assert (answer.total.requests, list(answer.lines)) == (0, [])
+            answer = await keeper.query(UsageQuery(since, long_ago, (), {name: value}), NOW)
+            assert (answer.total.requests, list(answer.rows)) == (0, [])
         with pytest.raises(NotFound):
-            await keeper.ask(Question(since, NOW, (), {"key": "k2"}, owner="k1"), NOW)
-        own = await keeper.ask(Question(since, NOW, ("key",), owner="k1"), NOW)
-        assert [line.group for line in own.lines] == [{"key": "k1", "key_name": None}]
+            await keeper.query(UsageQuery(since, NOW, (), {"key": "k2"}, only_key="k1"), NOW)
+        own = await keeper.query(UsageQuery(since, NOW, ("key",), only_key="k1"), NOW)
+        assert [line.group for line in own.rows] == [{"key": "k1", "key_name": None}]
 
 
 async def test_what_looks_like_a_key_is_not_repeated(filled: Filled) -> None:
     """Somebody took the secret for the key's name."""
     secret = "sk-llmp-AbCdEfGhIjKl-" + "x" * 38
     with pytest.raises(NotFound) as refused:
-        await filled.usage.ask(Question(NOW - timedelta(days=1), NOW, (), {"key": secret}), NOW)
+        await filled.usage.query(UsageQuery(NOW - timedelta(days=1), NOW, (), {"key": secret}), NOW)
     assert "x" * 8 not in refused.value.message

@@ -9,9 +9,9 @@ from typing import Any
 
 from redis.crc import key_slot
 
-from llm_proxy.admission.redis.connection import Wire
+from llm_proxy.admission.redis.connection import RedisConnection
 from llm_proxy.stack import probe, process
-from llm_proxy.stack.stores import valkey, valkey_url
+from llm_proxy.stack.stores import valkey_spec, valkey_url
 
 PASSWORD = "only-for-this-test"
 SLOTS = 16_384
@@ -28,8 +28,8 @@ class Cluster:
         self._running = [process.start(one, folder / "logs") for one in self._parts]
         process.wait_until_ready(self._running)
 
-    def _part(self, port: int) -> process.Part:
-        plain = valkey("limits", self._folder / str(port), port, PASSWORD)
+    def _part(self, port: int) -> process.ProcessSpec:
+        plain = valkey_spec("limits", self._folder / str(port), port, PASSWORD)
         more = f"cluster-enabled yes\ncluster-port {probe.free_port()}\ncluster-node-timeout 1000\n"
         more += "cluster-require-full-coverage no\n"
         return replace(plain, name=f"valkey-{port}", stdin=(plain.stdin or b"") + more.encode())
@@ -53,10 +53,10 @@ class Cluster:
 
     async def ask(self, port: int, *words: Any) -> Any:
         """The reply of one node to one command."""
-        wire = Wire(valkey_url(port, PASSWORD), timeout_s=5, greeting=list)
+        wire = RedisConnection(valkey_url(port, PASSWORD), timeout_s=5, greeting=list)
         await wire.start()
         try:
-            return await wire.ask(*words)
+            return await wire.execute(*words)
         finally:
             await wire.stop()
 
@@ -84,8 +84,8 @@ class Cluster:
     def kill(self, port: int) -> None:
         """As a machine dies."""
         running = self._running[self.ports.index(port)]
-        running.process.kill()
-        running.process.wait()
+        running.popen.kill()
+        running.popen.wait()
 
     def revive(self, port: int) -> None:
         """The same node again, with what it wrote to disk."""

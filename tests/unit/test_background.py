@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from llm_proxy import background
-from llm_proxy.background import DONE, Guard, Loop, spawn
+from llm_proxy.background import LOOP_DONE, BackgroundLoop, FailureGuard, spawn
 
 
 async def test_a_failing_step_is_tried_again_logged_once_and_counted(
@@ -21,17 +21,17 @@ async def test_a_failing_step_is_tried_again_logged_once_and_counted(
         if steps <= 3:
             raise RuntimeError("unexpected")
 
-    loop = Loop(name, step)
+    loop = BackgroundLoop(name, step)
     loop.start()
     seen_failing = False
     async with asyncio.timeout(10):
         while steps < 5:
-            seen_failing = seen_failing or name in background.failing()
+            seen_failing = seen_failing or name in background.failing_loops()
             await asyncio.sleep(0.01)
     await loop.stop()
     assert seen_failing
-    assert name not in background.failing()
-    assert background.failures()[name] == 3
+    assert name not in background.failing_loops()
+    assert background.failure_counts()[name] == 3
     failed = [one for one in caplog.records if one.levelno == logging.ERROR]
     assert len(failed) == 1
     assert failed[0].exc_info is not None
@@ -49,7 +49,7 @@ async def test_a_cancellation_inside_a_step_does_not_end_the_loop() -> None:
         asyncio.get_running_loop().call_soon(other.cancel)
         await other
 
-    loop = Loop("cancelled-inside", step)
+    loop = BackgroundLoop("cancelled-inside", step)
     loop.start()
     async with asyncio.timeout(10):
         while steps < 3:  # noqa: ASYNC110 -- no event
@@ -67,11 +67,11 @@ async def test_a_loop_ends_when_its_step_is_done() -> None:
     async def step() -> object:
         nonlocal steps
         steps += 1
-        return DONE if steps == 2 else None
+        return LOOP_DONE if steps == 2 else None
 
-    loop = Loop("done-after-two", step, at_once=True)
+    loop = BackgroundLoop("done-after-two", step, at_once=True)
     loop.start()
-    await loop.wait(5)
+    await loop.wait_until_done(5)
     assert steps == 2
     await loop.stop()
 
@@ -84,7 +84,7 @@ async def test_what_is_run_once_does_not_fail_in_silence(caplog: pytest.LogCaptu
 
     task = spawn("once", broken())
     await asyncio.wait({task})
-    assert background.failures()["once"] == 1
+    assert background.failure_counts()["once"] == 1
     assert [one for one in caplog.records if one.exc_info]
 
 
@@ -97,8 +97,8 @@ async def test_a_guarded_step_leaves_the_others_alone() -> None:
     async def fine() -> int:
         return 7
 
-    guard = Guard("of-another-test")
-    assert await guard.attempt(broken) is None
+    guard = FailureGuard("of-another-test")
+    assert await guard.run(broken) is None
     assert guard.failing
-    assert await guard.attempt(fine) == 7
+    assert await guard.run(fine) == 7
     assert not guard.failing

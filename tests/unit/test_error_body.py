@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted.failures import FAILURES
 
-from llm_proxy.error_body import header_wait_s, read, read_body, read_text, stated_wait_s
+from llm_proxy.error_body import header_wait_s, parse_body, parse_document, parse_quoted_body, stated_wait_s
 
 UNKNOWN = {name for name in FAILURES if name.startswith("unknown-")}
 JSON = st.recursive(
@@ -25,11 +25,11 @@ def test_every_known_shape_has_a_message_and_no_other_has(name: str) -> None:
     """As a body and quoted in a text."""
     body = FAILURES[name].body
     text = body if isinstance(body, str) else json.dumps(body)
-    found = read_body(text)
+    found = parse_body(text)
     assert (found is None) == (name in UNKNOWN)
     if found is not None:
         assert found.message
-        assert read_text(f"XException - {text} and more") == found
+        assert parse_quoted_body(f"XException - {text} and more") == found
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_every_known_shape_has_a_message_and_no_other_has(name: str) -> None:
 )
 def test_messages_are_found_where_they_are(body: object, message: str, param: str | None) -> None:
     """In lists of issues, in an error inside an error."""
-    found = read(body)
+    found = parse_document(body)
     assert found is not None
     assert (found.message, found.param) == (message, param)
 
@@ -53,10 +53,10 @@ def test_messages_are_found_where_they_are(body: object, message: str, param: st
 @given(JSON | st.text())
 def test_no_json_and_no_text_raises(value: object) -> None:
     """Whatever it is."""
-    read(value)
+    parse_document(value)
     if isinstance(value, str):
-        read_body(value)
-        read_text(value)
+        parse_body(value)
+        parse_quoted_body(value)
         stated_wait_s(value)
 
 
@@ -65,8 +65,8 @@ def test_a_deep_body_is_no_error_body() -> None:
     deep: object = "x"
     for _ in range(3000):
         deep = {"message": deep}
-    assert read(deep) is None
-    assert read_body('{"message":' * 100_000) is None
+    assert parse_document(deep) is None
+    assert parse_body('{"message":' * 100_000) is None
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_proxy.service_urls import InvalidURL, http_url, postgres_url, redis_url, webhook_urls
+from llm_proxy.service_urls import (
+    InvalidURL,
+    parse_http_url,
+    parse_postgres_url,
+    parse_redis_url,
+    parse_webhook_urls,
+)
 
 SECRET = "S3cretPart"
 
@@ -15,9 +21,9 @@ SECRET = "S3cretPart"
 def test_an_encoded_password_is_read_as_it_is(password: str) -> None:
     """And stays encoded: to read an address twice is to read it once."""
     url = f"postgresql://app:{quote(password, safe='')}@db.internal:5432/app?sslmode=require"
-    assert postgres_url(url) == url
+    assert parse_postgres_url(url) == url
     url = f"rediss://:{quote(password, safe='')}@[::1]:6379/2"
-    assert redis_url(url) == url
+    assert parse_redis_url(url) == url
 
 
 @pytest.mark.parametrize(
@@ -26,8 +32,10 @@ def test_an_encoded_password_is_read_as_it_is(password: str) -> None:
 def test_a_password_that_is_not_encoded_is_taken_where_one_reading_is_possible(password: str) -> None:
     """As it stands."""
     encoded = quote(password, safe="")
-    assert postgres_url(f"postgres://app:{password}@h:5432/app") == f"postgres://app:{encoded}@h:5432/app"
-    assert redis_url(f"redis://:{password}@h:6379/0") == f"redis://:{encoded}@h:6379/0"
+    assert (
+        parse_postgres_url(f"postgres://app:{password}@h:5432/app") == f"postgres://app:{encoded}@h:5432/app"
+    )
+    assert parse_redis_url(f"redis://:{password}@h:6379/0") == f"redis://:{encoded}@h:6379/0"
 
 
 @pytest.mark.parametrize(
@@ -43,7 +51,7 @@ def test_a_password_that_is_not_encoded_is_taken_where_one_reading_is_possible(p
 def test_an_address_of_two_readings_is_refused(url: str) -> None:
     """With what to do about it."""
     with pytest.raises(InvalidURL):
-        postgres_url(url)
+        parse_postgres_url(url)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +83,7 @@ def test_an_address_of_two_readings_is_refused(url: str) -> None:
 def test_a_wrong_address_of_a_database_is_refused_and_no_part_of_it_told(url: str, reason: str) -> None:
     """One line says what is wrong."""
     with pytest.raises(InvalidURL) as refused:
-        postgres_url(url)
+        parse_postgres_url(url)
     assert reason in str(refused.value)
     assert SECRET not in str(refused.value)
     assert "\n" not in str(refused.value)
@@ -97,7 +105,7 @@ def test_a_wrong_address_of_a_database_is_refused_and_no_part_of_it_told(url: st
 def test_a_wrong_address_of_a_redis_is_refused_and_no_part_of_it_told(url: str) -> None:
     """The same."""
     with pytest.raises(InvalidURL) as refused:
-        redis_url(url)
+        parse_redis_url(url)
     assert SECRET not in str(refused.value)
 
 
@@ -112,13 +120,13 @@ def test_a_wrong_address_of_a_redis_is_refused_and_no_part_of_it_told(url: str) 
 )
 def test_what_postgres_understands_is_left_as_it_is(url: str) -> None:
     """Sockets, several hosts, IPv6, settings of the session."""
-    assert postgres_url(url) == url
+    assert parse_postgres_url(url) == url
 
 
 def test_what_redis_understands_is_left_as_it_is() -> None:
     """Sockets, users, the scheme in capitals."""
-    assert redis_url("unix:///run/valkey.sock?db=1") == "unix:///run/valkey.sock?db=1"
-    assert redis_url(" REDISS://app:pw@host \n") == "rediss://app:pw@host"
+    assert parse_redis_url("unix:///run/valkey.sock?db=1") == "unix:///run/valkey.sock?db=1"
+    assert parse_redis_url(" REDISS://app:pw@host \n") == "rediss://app:pw@host"
 
 
 @pytest.mark.parametrize(
@@ -136,20 +144,22 @@ def test_what_redis_understands_is_left_as_it_is() -> None:
 def test_a_wrong_address_of_a_sidecar_is_refused(url: str) -> None:
     """A range has at most so many ports."""
     with pytest.raises(InvalidURL) as refused:
-        http_url(url)
+        parse_http_url(url)
     assert SECRET not in str(refused.value)
 
 
 def test_an_address_of_a_sidecar_is_left_as_it_is() -> None:
     """With its range, its path, without a port."""
     for url in ("http://127.0.0.1:4101-4108/v1", "https://sidecar.internal", "http://[::1]:4000/"):
-        assert http_url(url) == url
+        assert parse_http_url(url) == url
 
 
 def test_webhooks_are_read_each_with_its_form() -> None:
     """Commas within an address stay there; the same twice is one."""
     teams = "https://prod.logic.example/triggers/manual?sp=%2Ftriggers%2Fmanual,run&sig=x=y"
-    read = webhook_urls(f"json=http://h:8080/a, slack=https://s.example/b,json=http://h:8080/a,teams={teams}")
+    read = parse_webhook_urls(
+        f"json=http://h:8080/a, slack=https://s.example/b,json=http://h:8080/a,teams={teams}"
+    )
     assert read == (("json", "http://h:8080/a"), ("slack", "https://s.example/b"), ("teams", teams))
 
 
@@ -170,5 +180,5 @@ def test_webhooks_are_read_each_with_its_form() -> None:
 def test_a_webhook_that_cannot_be_read_is_refused_without_its_address(text: str) -> None:
     """It is a secret."""
     with pytest.raises(InvalidURL) as fault:
-        webhook_urls(text)
+        parse_webhook_urls(text)
     assert SECRET not in str(fault.value)

@@ -31,7 +31,7 @@ def _cut(stream: bytes, cuts: list[int]) -> list[bytes]:
 @given(streams, st.lists(st.integers(0, 200), max_size=8))
 def test_any_chunking_gives_the_same_frames(stream: bytes, cuts: list[int]) -> None:
     """Frames and remainder depend on the bytes, not on how they arrived."""
-    whole, parts = sse.Splitter(), sse.Splitter()
+    whole, parts = sse.SSEDecoder(), sse.SSEDecoder()
     expected = whole.feed(stream + b"data: end")
     frames = [frame for chunk in _cut(stream, cuts) for frame in parts.feed(chunk)] + parts.feed(b"data: end")
     assert expected == frames
@@ -41,7 +41,7 @@ def test_any_chunking_gives_the_same_frames(stream: bytes, cuts: list[int]) -> N
 @given(streams)
 def test_no_byte_is_lost_or_invented(stream: bytes) -> None:
     """Frames and remainder joined are the stream, a leading byte order mark apart."""
-    splitter = sse.Splitter()
+    splitter = sse.SSEDecoder()
     frames = splitter.feed(stream)
     assert stream.removeprefix(b"\xef\xbb\xbf") == b"".join(
         frames
@@ -54,10 +54,10 @@ def test_no_byte_is_lost_or_invented(stream: bytes) -> None:
 )
 def test_what_was_framed_is_read_back(payloads: list[bytes], step: int) -> None:
     """Data framed, cut anywhere and parsed is the same data, line feeds included."""
-    stream = b"".join(sse.frame(payload) for payload in payloads)
-    splitter = sse.Splitter()
+    stream = b"".join(sse.encode_event(payload) for payload in payloads)
+    splitter = sse.SSEDecoder()
     frames = [raw for at in range(0, len(stream), step) for raw in splitter.feed(stream[at : at + step])]
-    assert payloads == [sse.parse(raw).data for raw in frames]
+    assert payloads == [sse.parse_event(raw).data for raw in frames]
 
 
 @pytest.mark.parametrize(
@@ -75,11 +75,11 @@ def test_what_was_framed_is_read_back(payloads: list[bytes], step: int) -> None:
 )
 def test_a_frame_is_read_as_the_standard_says(raw: bytes, data: bytes | None, name: bytes) -> None:
     """One space after the colon goes, data lines are joined, comments and unknown fields are skipped."""
-    assert sse.Event(data, name) == sse.parse(raw)
+    assert sse.SSEEvent(data, name) == sse.parse_event(raw)
 
 
 def test_an_endless_frame_is_refused() -> None:
     """A stream without empty lines is not held in memory for ever."""
-    splitter = sse.Splitter(max_bytes=100)
-    with pytest.raises(sse.FrameTooLong):
+    splitter = sse.SSEDecoder(max_bytes=100)
+    with pytest.raises(sse.EventTooLong):
         splitter.feed(b"data: " + b"x" * 200)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from llm_proxy.token_details import TokenDetails, read_details, tier_of
+from llm_proxy.token_details import TokenDetails, read_details, service_tier
 
 NOTHING = TokenDetails(None, None, None, {})
 
@@ -65,5 +65,5 @@ def test_what_is_stated_is_read_and_nothing_else(usage: dict[str, Any], read: To
 @pytest.mark.parametrize("tier", [None, 5, "", "a\nb", "\u00e9"])
 def test_a_tier_that_is_none_is_not_said(tier: object) -> None:
     """The answer's word comes before its usage's."""
-    assert tier_of({"service_tier": tier}, {}) is None
-    assert tier_of({"service_tier": "flex"}, {"service_tier": "priority"}) == "flex"
+    assert service_tier({"service_tier": tier}, {}) is None
+    assert service_tier({"service_tier": "flex"}, {"service_tier": "priority"}) == "flex"

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from llm_proxy.dialects.dialect import Models
-from llm_proxy.dialects.request.model_resolution import providers, resolve
+from llm_proxy.dialects.dialect import ModelIndex
+from llm_proxy.dialects.request.model_resolution import providers_for, resolve
 from llm_proxy.errors import ModelNotFound
 from llm_proxy.identity.caller import Caller
-from llm_proxy.identity.policies import Kill, allowed, killed_by
-from llm_proxy.sidecar.config import MAX_STARS, Broken, effective, served
-from llm_proxy.upstream.call_guard import Deadlines, Wait
-from llm_proxy.upstream.catalog import Catalog, Group
-from llm_proxy.wildcards import covers
+from llm_proxy.identity.policies import KillSwitch, active_kill_switch, is_model_allowed
+from llm_proxy.sidecar.config import MAX_WILDCARDS, InvalidConfig, build_effective_config, is_served
+from llm_proxy.upstream.call_guard import TimeoutPolicy, Timeouts
+from llm_proxy.upstream.catalog import Catalog, ModelGroup
+from llm_proxy.wildcards import wildcard_matches
 
 SLOW = [
     ("*" * 255 + "z", "a" * 256),
@@ -33,27 +33,29 @@ MOST_S = 0.2
 def test_a_star_is_any_text_and_nothing_else_is_special(pattern: str, name: str) -> None:
     """As a regular expression of that meaning says."""
     expression = ".*".join(re.escape(part) for part in pattern.split("*"))
-    assert covers(pattern, name) == (re.fullmatch(expression, name, re.DOTALL) is not None)
+    assert wildcard_matches(pattern, name) == (re.fullmatch(expression, name, re.DOTALL) is not None)
 
 
 def _resolved(pattern: str, name: str) -> bool:
     try:
-        return resolve(name, None, Models("d", {}, {pattern: frozenset()}, {})) == name
+        return resolve(name, None, ModelIndex("d", {}, {pattern: frozenset()}, {})) == name
     except ModelNotFound:
         return False
 
 
 def _of_deadlines(pattern: str, name: str) -> bool:
-    return Deadlines(Wait(total_s=1), [(pattern, Wait(total_s=2))]).of(name).total_s == 2
+    return TimeoutPolicy(Timeouts(total_s=1), [(pattern, Timeouts(total_s=2))]).for_group(name).total_s == 2
 
 
 TAKERS: list[Callable[[str, str], object]] = [
-    covers,
-    lambda pattern, name: allowed((pattern,), name),
-    lambda pattern, name: killed_by(frozenset({Kill("model", pattern)}), Caller("x", "internal"), name),
-    lambda pattern, name: Catalog({pattern: Group(pattern, wildcard=True)}).group(name),
-    lambda pattern, name: served(name, [pattern]),
-    lambda pattern, name: "p" in providers(name, Models("d", {}, {pattern: frozenset("p")}, {})),
+    wildcard_matches,
+    lambda pattern, name: is_model_allowed((pattern,), name),
+    lambda pattern, name: active_kill_switch(
+        frozenset({KillSwitch("model", pattern)}), Caller("x", "internal"), name
+    ),
+    lambda pattern, name: Catalog({pattern: ModelGroup(pattern, wildcard=True)}).find_group(name),
+    lambda pattern, name: is_served(name, [pattern]),
+    lambda pattern, name: "p" in providers_for(name, ModelIndex("d", {}, {pattern: frozenset("p")}, {})),
     _resolved,
     _of_deadlines,
 ]
@@ -73,8 +75,8 @@ def test_litellm_is_given_no_pattern_it_would_take_long_over() -> None:
     """It matches by backtracking: such a group is refused by name."""
     for name in ("a*b*c*", "*-*-*-*-preview"):
         config = {"model_list": [{"model_name": name, "litellm_params": {"model": "openai/*"}}]}
-        if name.count("*") <= MAX_STARS:
-            assert effective(config, {}).config["model_list"]
+        if name.count("*") <= MAX_WILDCARDS:
+            assert build_effective_config(config, {}).config["model_list"]
         else:
-            with pytest.raises(Broken, match="model_name"):
-                effective(config, {})
+            with pytest.raises(InvalidConfig, match="model_name"):
+                build_effective_config(config, {})

@@ -16,13 +16,13 @@ from typing import Any, cast
 import hiredis
 from redis.asyncio.connection import SSLConnection, parse_url
 
-from llm_proxy.admission.limiter import StoreAway
-from llm_proxy.background import Loop
-from llm_proxy.schema.database import failure_of
+from llm_proxy.admission.limiter import LimiterUnavailable
+from llm_proxy.background import BackgroundLoop
+from llm_proxy.schema.database import classify_error
 
 log = logging.getLogger(__name__)
 
-Word = str | int | bytes
+Argument = str | int | bytes
 CONNECT_TIMEOUT_S = 1.0
 STALL_LIMIT_S = 5.0
 """After so long without an answer the connection is given up and made anew."""
@@ -36,20 +36,20 @@ _REFUSALS = {
 _RETRY_S = (0.05, 0.1, 0.25, 0.5, 1.0)
 
 
-class Waiting:
+class PendingCommand:
     """A command on its way: when it was sent, who waits, and what to do when nobody does."""
 
-    __slots__ = ("future", "orphan", "sent")
+    __slots__ = ("future", "on_late_reply", "sent")
 
     def __init__(
         self, sent: float, future: asyncio.Future[Any], orphan: Callable[[Any], None] | None
     ) -> None:
         self.sent = sent
         self.future = future
-        self.orphan = orphan
+        self.on_late_reply = orphan
 
 
-class Wire(asyncio.Protocol):
+class RedisConnection(asyncio.Protocol):
     """A connection that mends itself."""
 
     def __init__(
@@ -57,26 +57,26 @@ class Wire(asyncio.Protocol):
         url: str,
         *,
         timeout_s: float,
-        greeting: Callable[[], list[tuple[Word, ...]]],
+        greeting: Callable[[], list[tuple[Argument, ...]]],
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._url = url
         self._tls = tls
         self._timeout_s = timeout_s
         self._greeting = greeting
-        self._waiting: deque[Waiting] = deque()
+        self._waiting: deque[PendingCommand] = deque()
         self._out: list[bytes] = []
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader()
         self._ready = False
         self._stalled = False
         self._watchdog: asyncio.TimerHandle | None = None
-        self._keeper = Loop("limits-connection", self._keep)
+        self._keeper = BackgroundLoop("limits-connection", self._keep)
         self._tries = 0
         self._lost = asyncio.Event()
 
     @property
-    def answering(self) -> bool:
+    def is_available(self) -> bool:
         """Whether the store can be asked now."""
         return self._ready and not self._stalled
 
@@ -84,7 +84,7 @@ class Wire(asyncio.Protocol):
         """Connect, or keep trying in the background when that fails."""
         try:
             await self._connect()
-        except (OSError, StoreAway, TimeoutError) as error:
+        except (OSError, LimiterUnavailable, TimeoutError) as error:
             log.warning("limits store away at start", extra={"why": _why(error)})
         self._keeper.start()
 
@@ -95,16 +95,18 @@ class Wire(asyncio.Protocol):
             self._transport.close()
         self._fail_all()
 
-    def ask(self, *words: Word, orphan: Callable[[Any], None] | None = None) -> "asyncio.Future[Any]":
-        """The reply to one command, to be awaited; raises `StoreAway`, now or then."""
+    def execute(
+        self, *words: Argument, on_late_reply: Callable[[Any], None] | None = None
+    ) -> "asyncio.Future[Any]":
+        """The reply to one command, to be awaited; raises `LimiterUnavailable`, now or then."""
         if not self._ready or self._stalled:
-            raise StoreAway
-        return self._send(words, orphan)
+            raise LimiterUnavailable
+        return self._send(words, on_late_reply)
 
-    def _send(self, words: tuple[Word, ...], orphan: Callable[[Any], None] | None) -> asyncio.Future[Any]:
+    def _send(self, words: tuple[Argument, ...], orphan: Callable[[Any], None] | None) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
-        self._waiting.append(Waiting(loop.time(), future, orphan))
+        self._waiting.append(PendingCommand(loop.time(), future, orphan))
         if not self._out:
             loop.call_soon(self._flush)
         self._out.append(hiredis.pack_command(words))  # type: ignore[arg-type]  # its stub means tuples of one
@@ -132,10 +134,10 @@ class Wire(asyncio.Protocol):
         while (reply := self._reader.gets()) is not False:
             waiting = self._waiting.popleft()
             if waiting.future.done():
-                if waiting.orphan is not None and not isinstance(reply, hiredis.ReplyError):
-                    waiting.orphan(reply)
+                if waiting.on_late_reply is not None and not isinstance(reply, hiredis.ReplyError):
+                    waiting.on_late_reply(reply)
             elif isinstance(reply, hiredis.ReplyError):
-                waiting.future.set_exception(StoreAway(str(reply)))
+                waiting.future.set_exception(LimiterUnavailable(str(reply)))
                 if str(reply).startswith("READONLY") and self._transport is not None:
                     self._transport.abort()  # it is the primary no more: the address may lead elsewhere now
             else:
@@ -170,7 +172,7 @@ class Wire(asyncio.Protocol):
         self._stalled = True
         for waiting in self._waiting:
             if not waiting.future.done():
-                waiting.future.set_exception(StoreAway("no answer in time"))
+                waiting.future.set_exception(LimiterUnavailable("no answer in time"))
         if late_s > STALL_LIMIT_S and self._transport is not None:
             self._transport.abort()
         else:
@@ -182,7 +184,7 @@ class Wire(asyncio.Protocol):
         while self._waiting:
             waiting = self._waiting.popleft()
             if not waiting.future.done():
-                waiting.future.set_exception(StoreAway("connection lost"))
+                waiting.future.set_exception(LimiterUnavailable("connection lost"))
 
     # Connecting
 
@@ -195,7 +197,7 @@ class Wire(asyncio.Protocol):
         try:
             await self._connect()
             log.warning("limits store back")
-        except (OSError, StoreAway, TimeoutError):
+        except (OSError, LimiterUnavailable, TimeoutError):
             await asyncio.sleep(_RETRY_S[min(self._tries, len(_RETRY_S) - 1)])
             self._tries += 1
 
@@ -214,7 +216,7 @@ class Wire(asyncio.Protocol):
             try:
                 for words in (*_opening(where), *self._greeting()):
                     await self._send(words, None)
-            except (StoreAway, asyncio.CancelledError):
+            except (LimiterUnavailable, asyncio.CancelledError):
                 if self._transport is not None:
                     self._transport.abort()
                 raise
@@ -223,16 +225,16 @@ class Wire(asyncio.Protocol):
 
 def _why(error: Exception) -> str:
     """The reason in words that hold no address and no password: of a reply only its code."""
-    if isinstance(error, StoreAway):
+    if isinstance(error, LimiterUnavailable):
         code = str(error).partition(" ")[0]
         return _REFUSALS.get(code, f"it answers {code}" if code.isupper() else str(error) or "no answer")
-    reason: str = failure_of(error).reason
+    reason: str = classify_error(error).reason
     return reason
 
 
-def _opening(where: dict[str, Any]) -> list[tuple[Word, ...]]:
+def _opening(where: dict[str, Any]) -> list[tuple[Argument, ...]]:
     """Who we are and which database we want."""
-    words: list[tuple[Word, ...]] = []
+    words: list[tuple[Argument, ...]] = []
     if where.get("password"):
         name = (where["username"],) if where.get("username") else ()
         words.append(("AUTH", *name, where["password"]))

@@ -7,18 +7,23 @@ schema order, streaming and extra fields last, with the resolved model group as 
 from typing import Any, NamedTuple
 
 from llm_proxy.dialects.call import Call
-from llm_proxy.dialects.dialect import Bounds, Hints, Models
-from llm_proxy.dialects.request.field_policy import UNBOUNDED, longest_asked, place, sort_fields
-from llm_proxy.dialects.request.model_resolution import providers, resolve
-from llm_proxy.dialects.request.openai_schema import read_messages
-from llm_proxy.dialects.request.validators import missing, refused, wrong_type
+from llm_proxy.dialects.dialect import BodyLimits, ModelIndex, RequestOptions
+from llm_proxy.dialects.request.field_policy import (
+    UNBOUNDED_TOKENS,
+    partition_fields,
+    place_extra_fields,
+    requested_max_tokens,
+)
+from llm_proxy.dialects.request.model_resolution import providers_for, resolve
+from llm_proxy.dialects.request.openai_schema import parse_messages
+from llm_proxy.dialects.request.validators import invalid, missing, wrong_type
 from llm_proxy.endpoints import ENDPOINTS, Endpoint
 from llm_proxy.errors import BadRequest, ModelNotFound
-from llm_proxy.identity import NOBODY, Named, tags_from
+from llm_proxy.identity import NO_ATTRIBUTION, Attribution, parse_tags
 from llm_proxy.json_access import Json
 
-MAX_ID = 256
-OPENAIS_BOUNDS = frozenset({"openai", "text-completion-openai", "azure", "azure_text"})
+MAX_ID_CHARS = 256
+OPENAI_RANGE_PROVIDERS = frozenset({"openai", "text-completion-openai", "azure", "azure_text"})
 """Providers that refuse a number outside of OpenAI's published bounds; others have bounds of their own."""
 _NAMING = (
     ("microdao_id", "tenant"),
@@ -30,106 +35,116 @@ _NAMING = (
 """Whom `metadata` names, in the words of the older services."""
 
 
-class Came(NamedTuple):
+class ParseContext(NamedTuple):
     """How a body came in: what the dialect knows and the fields do not say."""
 
     dialect: str
-    door: Endpoint
+    endpoint: Endpoint
     size_bytes: int
     model_optional: bool = False
-    usage_told: bool = False
+    reports_usage: bool = False
 
 
-def compose(
-    parsed: Json, came: Came, hints: Hints, models: Models, bounds: Bounds, named: Named | None = None
+def build_call(
+    parsed: Json,
+    context: ParseContext,
+    options: RequestOptions,
+    models: ModelIndex,
+    limits: BodyLimits,
+    attribution: Attribution | None = None,
 ) -> Call:
     """The call for a body in OpenAI's vocabulary.
 
     Args:
         parsed: The body; it is not changed.
-        came: By which dialect and door, and how large it was.
-        hints: What the headers say.
+        context: By which dialect and door, and how large it was.
+        options: What the headers say.
         models: The catalogue.
-        bounds: How much a body may hold.
-        named: Whom the dialect's own fields name; by default OpenAI's `user` and `metadata` do.
+        limits: How much a body may hold.
+        attribution: Whom the dialect's own fields name; by default OpenAI's `user` and `metadata` do.
 
     Raises:
         BadRequest: Naming the field at fault.
         ModelNotFound: Nobody serves the model.
     """
-    door = came.door
-    bulk_bytes = 0
-    if door == "chat.completions" and parsed.get("messages") is not None:
-        messages, bulk_bytes = read_messages(parsed["messages"], bounds.max_messages)
-        parsed = {**parsed, "messages": messages}
-    fields, extra, metadata, out_of_range = sort_fields(door, parsed)
-    required = ENDPOINTS[door].required
-    if required not in fields:
+    door = context.endpoint
+    parsed, bulk_bytes = _with_parsed_messages(parsed, limits) if door == "chat.completions" else (parsed, 0)
+    fields, extra, metadata, out_of_range = partition_fields(door, parsed)
+    if (required := ENDPOINTS[door].required) not in fields:
         raise missing(required)
-    model = _model(fields, came, hints, models)
-    group = resolve(model, hints.provider, models)
-    served_by = _judged(out_of_range, providers(group, models)) if extra or out_of_range else frozenset[str]()
-    user = fields.get("user")
-    body: Json = {"model": group, **fields} if "model" not in fields else fields
-    body["model"] = group
+    model = _model(fields, context, options, models)
+    group = resolve(model, options.provider, models)
+    providers = providers_for(group, models) if extra or out_of_range else frozenset[str]()
+    served_by = _judged(out_of_range, providers) if extra or out_of_range else providers
+    body: Json = fields | {"model": group}
     streaming, wants_usage = _stream(body)
     if extra:
-        body.update(place(extra, served_by))
+        body.update(place_extra_fields(extra, served_by))
     return Call(
-        door=door,
-        dialect=came.dialect,
+        endpoint=door,
+        dialect=context.dialect,
         model=model,
         group=models.aliases.get(group, group),
         body=body,
         streaming=streaming,
-        wants_usage=streaming and (wants_usage or came.usage_told),
-        named=named or (name_caller(metadata, user) if metadata or user else NOBODY),
+        wants_usage=streaming and (wants_usage or context.reports_usage),
+        attribution=attribution or parse_attribution(metadata, fields.get("user")),
         max_tokens=_max_tokens(door, fields, extra),
-        prompt_bytes=came.size_bytes - bulk_bytes,
+        prompt_bytes=context.size_bytes - bulk_bytes,
         choices=max(fields.get("n", 1), fields.get("best_of", 1)),
-        cache=hints.cache,
-        timeout_s=hints.timeout_s,
+        cache=options.cache,
+        timeout_s=options.timeout_s,
     )
+
+
+def _with_parsed_messages(parsed: Json, limits: BodyLimits) -> tuple[Json, int]:
+    """The body with its messages checked, and how many of its bytes are images, files and audio."""
+    if parsed.get("messages") is None:
+        return parsed, 0
+    messages, bulk_bytes = parse_messages(parsed["messages"], limits.max_messages)
+    return {**parsed, "messages": messages}, bulk_bytes
 
 
 def _judged(out_of_range: BadRequest | None, served_by: frozenset[str]) -> frozenset[str]:
     """Who may serve the call; raises the refusal where one of them has OpenAI's bounds."""
-    if out_of_range is not None and not OPENAIS_BOUNDS.isdisjoint(served_by):
+    if out_of_range is not None and not OPENAI_RANGE_PROVIDERS.isdisjoint(served_by):
         raise out_of_range
     return served_by
 
 
-def name_caller(metadata: Json, user: str | None) -> Named:
-    """Whom a body names; an id that is no short string is refused."""
+def parse_attribution(metadata: Json, user: str | None) -> Attribution:
+    """Whom a body names; raises BadRequest for an id that is no short string."""
+    if not metadata and not user:
+        return NO_ATTRIBUTION
     found: dict[str, str] = {}
     for key, field in _NAMING:
         value = metadata.get(key)
         if value is not None:
             found[field] = _id(value, f"metadata.{key}")
-    tags = tags_from(metadata["tags"], "metadata.tags") if "tags" in metadata else ()
-    return Named(user=_end_user(user) if user else None, tags=tags, **found)
+    tags = parse_tags(metadata["tags"], "metadata.tags") if "tags" in metadata else ()
+    return Attribution(user=_end_user(user) if user else None, tags=tags, **found)
 
 
 def _end_user(user: str) -> str | None:
     """Our copy of OpenAI's `user`, which is any text: printable, and short enough for a record."""
     printable = user if user.isprintable() else "".join(sign for sign in user if sign.isprintable())
-    return printable[:MAX_ID] or None
+    return printable[:MAX_ID_CHARS] or None
 
 
 def _id(value: Any, path: str) -> str:  # noqa: ANN401 -- unchecked JSON
     if type(value) is not str:
         raise wrong_type(path, "a string", value)
     name: str = value.replace("\0", "")
-    if not name or len(name) > MAX_ID or not name.isprintable():
-        raise refused(path, f"expected 1 to {MAX_ID} printable characters.")
+    if not name or len(name) > MAX_ID_CHARS or not name.isprintable():
+        raise invalid(path, f"expected 1 to {MAX_ID_CHARS} printable characters.")
     return name
 
 
-def _model(fields: Json, came: Came, hints: Hints, models: Models) -> str:
+def _model(fields: Json, came: ParseContext, hints: RequestOptions, models: ModelIndex) -> str:
     model = fields.get("model")
     if model is not None:
         return str(model)
-    if came.door != "embeddings":
+    if came.endpoint != "embeddings":
         if came.model_optional or hints.may_omit_model:
             return models.default
         if models.default_chosen and _is_usable(models.default, hints, models):
@@ -137,7 +152,7 @@ def _model(fields: Json, came: Came, hints: Hints, models: Models) -> str:
     raise missing("model")
 
 
-def _is_usable(model: str, hints: Hints, models: Models) -> bool:
+def _is_usable(model: str, hints: RequestOptions, models: ModelIndex) -> bool:
     try:
         resolve(model, hints.provider, models)
     except ModelNotFound:
@@ -151,7 +166,7 @@ def _stream(body: Json) -> tuple[bool, bool]:
     options: Json | None = body.pop("stream_options", None)
     if not streaming:
         if options is not None:
-            raise refused("stream_options", "only allowed when 'stream' is true.")
+            raise invalid("stream_options", "only allowed when 'stream' is true.")
         return False, False
     body["stream"] = True
     body["stream_options"] = {**(options or {}), "include_usage": True}
@@ -162,7 +177,7 @@ def _max_tokens(door: Endpoint, fields: Json, extra: Json) -> int | None:
     """The length asked for; of a chat 0 is none, for some providers take it for no limit."""
     asked = [fields[key] for key in ("max_completion_tokens", "max_tokens") if key in fields]
     asked = asked if door == "completions" else [length for length in asked if length]
-    asked = [UNBOUNDED if length < 0 else length for length in asked]
-    if extra and (own := longest_asked(extra)) is not None:
+    asked = [UNBOUNDED_TOKENS if length < 0 else length for length in asked]
+    if extra and (own := requested_max_tokens(extra)) is not None:
         asked.append(own)
     return max(asked) if asked else None

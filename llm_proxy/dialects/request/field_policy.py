@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from llm_proxy.dialects.request import litellm_reserved
-from llm_proxy.dialects.request.openai_schema import FIELDS, METADATA, RANK
-from llm_proxy.dialects.request.validators import Check, shown_name, wrong_type
+from llm_proxy.dialects.request.openai_schema import FIELD_ORDER, FIELDS, VALIDATE_METADATA
+from llm_proxy.dialects.request.validators import Validator, shown_name, wrong_type
 from llm_proxy.endpoints import Endpoint
 from llm_proxy.errors import BadRequest
 from llm_proxy.json_access import Json, is_object
@@ -31,10 +31,10 @@ _GEMINIS = frozenset(
 )
 """Names LiteLLM puts where Gemini looks for them; the others are only whole at the root of the body."""
 
-OPENAIS = frozenset({"metadata", "prompt_cache_retention"})
+ONLY_IN_EXTRA_BODY_OF_OPENAI = frozenset({"metadata", "prompt_cache_retention"})
 """Published fields LiteLLM keeps for itself or drops: inside `extra_body` they reach those who know them."""
 
-INSIDE = frozenset({"plugins", "priority", "session_id"})
+ONLY_IN_EXTRA_BODY = frozenset({"plugins", "priority", "session_id"})
 """Fields of OpenRouter, vLLM and SGLang that LiteLLM would read at top level: in `extra_body` alone."""
 
 _LONGEST = (
@@ -46,10 +46,10 @@ _LONGEST = (
     "n_predict",
 )
 _HOLDERS = ("generationConfig", "generation_config", "options")
-UNBOUNDED = 2**31
+UNBOUNDED_TOKENS = 2**31
 
 
-def place(extra: Json, providers: Collection[str]) -> Json:
+def place_extra_fields(extra: Json, providers: Collection[str]) -> Json:
     """The model's own fields as they travel: names at top level, then `extra_body`, each sorted.
 
     Raises:
@@ -57,29 +57,29 @@ def place(extra: Json, providers: Collection[str]) -> Json:
     """
     names = sorted(extra)
     if not _ALL_AT_TOP.isdisjoint(providers):
-        for name in INSIDE.intersection(names):
+        for name in ONLY_IN_EXTRA_BODY.intersection(names):
             raise BadRequest(f"Unknown parameter: '{name}'.", param=name, code="unknown_parameter")
-        return {name: extra[name] for name in names if name not in OPENAIS}
+        return {name: extra[name] for name in names if name not in ONLY_IN_EXTRA_BODY_OF_OPENAI}
     if _SOME_AT_TOP.isdisjoint(providers):
         return {"extra_body": {name: extra[name] for name in names}}
     placed = {name: extra[name] for name in names if name in _GEMINIS}
-    inside = {name: extra[name] for name in names if name not in _GEMINIS | OPENAIS}
+    inside = {name: extra[name] for name in names if name not in _GEMINIS | ONLY_IN_EXTRA_BODY_OF_OPENAI}
     return {**placed, "extra_body": inside} if inside else placed
 
 
-def longest_asked(extra: Json) -> int | None:
-    """The completion tokens asked for in a provider's own words; `UNBOUNDED` for a value below zero."""
+def requested_max_tokens(extra: Json) -> int | None:
+    """The completion tokens a provider's own fields ask for; `UNBOUNDED_TOKENS` for a value below 0."""
     holders = [extra, *(extra[name] for name in _HOLDERS if type(extra.get(name)) is dict)]
     asked = [
         holder[name] for holder in holders for name in _LONGEST if type(holder.get(name)) in {int, float}
     ]
-    return max((int(value) if value >= 0 else UNBOUNDED for value in asked), default=None)
+    return max((int(value) if value >= 0 else UNBOUNDED_TOKENS for value in asked), default=None)
 
 
 OTHER_MODELS = frozenset({"models", "route", "target_model_names"})
 """Names by which a provider would answer with another model than the one admitted."""
 
-LABELS = frozenset(
+METADATA_LABELS = frozenset(
     {
         "azure", "client", "id", "order", "organization", "priority", "prompt_id", "prompt_label",
         "prompt_version", "region_name", "roles", "session_id", "tags", "tenant_id", "workspace_id",
@@ -88,23 +88,23 @@ LABELS = frozenset(
 """Ordinary words for tagging a request: LiteLLM's at top level, harmless in a map it never sees."""
 
 # Streaming is the door's affair: where no published schema has it, as for embeddings, there is none.
-_OWNED = (litellm_reserved.OWNED - INSIDE) | OTHER_MODELS | {"stream", "stream_options"}
-_OWNED_IN_METADATA = (litellm_reserved.OWNED | litellm_reserved.IN_METADATA) - LABELS
+_OWNED = (litellm_reserved.OWNED - ONLY_IN_EXTRA_BODY) | OTHER_MODELS | {"stream", "stream_options"}
+_OWNED_IN_METADATA = (litellm_reserved.OWNED | litellm_reserved.IN_METADATA) - METADATA_LABELS
 _PREFIXES = (litellm_reserved.PREFIX, "litellm_", "user_api_key")
 
 
-SAMPLING = frozenset(
+SAMPLING_FIELDS = frozenset(
     {
         "frequency_penalty", "logit_bias", "logprobs", "presence_penalty", "seed", "temperature",
         "top_logprobs", "top_p",
     }
 )  # fmt: skip
-LENGTHS = frozenset({"max_completion_tokens", "max_tokens"})
+LENGTH_FIELDS = frozenset({"max_completion_tokens", "max_tokens"})
 _BELOW = frozenset({"integer_below_min_value", "decimal_below_min_value"})
 _ABOVE = frozenset({"integer_above_max_value", "decimal_above_max_value"})
 
 
-class Sorted(NamedTuple):
+class PartitionedFields(NamedTuple):
     """A body, sorted by the rule.
 
     Attributes:
@@ -119,14 +119,14 @@ class Sorted(NamedTuple):
     out_of_range: BadRequest | None = None
 
 
-def sort_fields(door: Endpoint, parsed: Json) -> Sorted:
+def partition_fields(door: Endpoint, parsed: Json) -> PartitionedFields:
     """The fields, checked and in schema order; the model's own and `metadata` apart.
 
     Raises:
         BadRequest: Naming the field: a wrong type or value, or a name that is LiteLLM's.
     """
     checks = FIELDS[door]
-    rank = RANK[door]
+    rank = FIELD_ORDER[door]
     known: list[str] = []
     extra: Json = {}
     metadata: Json = {}
@@ -135,7 +135,7 @@ def sort_fields(door: Endpoint, parsed: Json) -> Sorted:
             if value is not None:
                 known.append(name)
         elif name == "metadata":
-            metadata = METADATA(value, name) if value is not None else {}
+            metadata = VALIDATE_METADATA(value, name) if value is not None else {}
         elif name == "extra_body":
             _unpack(value, rank, extra)
         else:
@@ -144,16 +144,16 @@ def sort_fields(door: Endpoint, parsed: Json) -> Sorted:
     fields, out_of_range = _checked(known, parsed, checks)
     metadata = fields.pop("metadata", None) or metadata
     if metadata or "metadata" in parsed:
-        check_metadata_names(metadata)
+        reject_reserved_metadata(metadata)
     if metadata and fields.get("store") is True:
         extra["metadata"] = metadata
     if "prompt_cache_retention" in fields:
         extra["prompt_cache_retention"] = fields.pop("prompt_cache_retention")
-    return Sorted(fields, extra, metadata, out_of_range)
+    return PartitionedFields(fields, extra, metadata, out_of_range)
 
 
 def _checked(
-    names: Iterable[str], parsed: Json, checks: Mapping[str, Check]
+    names: Iterable[str], parsed: Json, checks: Mapping[str, Validator]
 ) -> tuple[Json, BadRequest | None]:
     """The fields' values to send out, and the refusal of one that only OpenAI's bounds forbid."""
     fields: Json = {}
@@ -162,14 +162,14 @@ def _checked(
         try:
             fields[name] = checks[name](parsed[name], name)
         except BadRequest as wrong:
-            ranged = name in SAMPLING or (name in LENGTHS and wrong.code in _BELOW)
+            ranged = name in SAMPLING_FIELDS or (name in LENGTH_FIELDS and wrong.code in _BELOW)
             if not ranged or wrong.code not in _BELOW | _ABOVE:
                 raise
             fields[name], out_of_range = parsed[name], out_of_range or wrong
     return fields, out_of_range
 
 
-def check_metadata_names(metadata: Json) -> None:
+def reject_reserved_metadata(metadata: Json) -> None:
     """Refuse what would be a control of LiteLLM's, were it ever to see it."""
     for name in metadata:
         if name in _OWNED_IN_METADATA or name.startswith(_PREFIXES):

@@ -7,14 +7,14 @@ provider's URL); a group the caller may not use does not exist for it.
 import re
 from collections.abc import Iterator, Mapping
 
-from llm_proxy.dialects.dialect import Models
+from llm_proxy.dialects.dialect import ModelIndex
 from llm_proxy.errors import BadRequest, ModelNotFound
-from llm_proxy.wildcards import covers
+from llm_proxy.wildcards import wildcard_matches
 
-MAX_NAME = 256
+MAX_NAME_CHARS = 256
 _SPELLING = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]*(?:/[A-Za-z0-9@][A-Za-z0-9._:@+-]*)*")
 
-PROVIDERS = {
+PROVIDER_ALIASES = {
     "vertexai": ("vertex_ai", "gemini"),
     "vertex": ("vertex_ai", "gemini"),
     "google": ("gemini", "vertex_ai"),
@@ -25,7 +25,7 @@ PROVIDERS = {
 }
 """What callers say, where it is not the name the sidecar has; the first that is served counts."""
 
-HOUSES = {
+PROVIDER_VARIANTS = {
     "openai": ("openai", "text-completion-openai"),
     "azure": ("azure", "azure_text", "azure_ai"),
     "ollama": ("ollama", "ollama_chat"),
@@ -44,7 +44,7 @@ _BY_NAME = (
 """Whose model it is by its name, for names that are no group of their own."""
 
 
-def resolve(model: str, provider: str | None, models: Models) -> str:
+def resolve(model: str, provider: str | None, models: ModelIndex) -> str:
     """The group for a name, with the provider the caller picked or the one the name tells.
 
     Raises:
@@ -52,15 +52,15 @@ def resolve(model: str, provider: str | None, models: Models) -> str:
         BadRequest: A name too long to be one.
     """
     group = _served_by(model, provider, models)
-    if not models.may(models.aliases.get(group, group)):
-        raise not_found(model, provider)
+    if not models.is_allowed(models.aliases.get(group, group)):
+        raise model_not_found(model, provider)
     return group
 
 
-def _served_by(model: str, provider: str | None, models: Models) -> str:
-    if len(model) > MAX_NAME:
+def _served_by(model: str, provider: str | None, models: ModelIndex) -> str:
+    if len(model) > MAX_NAME_CHARS:
         raise BadRequest(
-            f"Invalid 'model': string too long. Expected at most {MAX_NAME} characters.",
+            f"Invalid 'model': string too long. Expected at most {MAX_NAME_CHARS} characters.",
             param="model",
             code="string_above_max_length",
         )
@@ -73,19 +73,19 @@ def _served_by(model: str, provider: str | None, models: Models) -> str:
     for group, exact in candidates:
         if exact or spelled:
             return group
-    raise not_found(model, provider)
+    raise model_not_found(model, provider)
 
 
-def providers(group: str, models: Models) -> frozenset[str]:
+def providers_for(group: str, models: ModelIndex) -> frozenset[str]:
     """Who may serve a group, as far as is known; by its prefix when nobody says."""
     known = (models.groups or {}).get(group)
     if known is None and isinstance(models.wildcards, Mapping):
-        serving = [pattern for pattern in models.wildcards if covers(pattern, group)]
+        serving = [pattern for pattern in models.wildcards if wildcard_matches(pattern, group)]
         known = models.wildcards[max(serving, key=len)] if serving else None
     return known if known is not None else frozenset({group.partition("/")[0]})
 
 
-def not_found(model: str, provider: str | None = None) -> ModelNotFound:
+def model_not_found(model: str, provider: str | None = None) -> ModelNotFound:
     """The refusal of a name nobody serves."""
     at = f" at the provider '{_shown(provider)}'" if provider else ""
     return ModelNotFound(
@@ -96,18 +96,18 @@ def not_found(model: str, provider: str | None = None) -> ModelNotFound:
 def _unchecked(model: str, provider: str | None) -> str:
     """Without a catalogue the sidecar judges; only what could never be a name is refused."""
     if not _SPELLING.fullmatch(model):
-        raise not_found(model, provider)
+        raise model_not_found(model, provider)
     if provider is None:
         return model
-    first = PROVIDERS.get(provider, (provider,))[0]
+    first = PROVIDER_ALIASES.get(provider, (provider,))[0]
     return model if model.startswith(first + "/") else f"{first}/{model}"
 
 
-def _with_provider(model: str, provider: str, models: Models) -> Iterator[tuple[str, bool]]:
+def _with_provider(model: str, provider: str, models: ModelIndex) -> Iterator[tuple[str, bool]]:
     groups = models.groups or {}
-    names = PROVIDERS.get(provider, (provider,))
+    names = PROVIDER_ALIASES.get(provider, (provider,))
     for name in names:
-        house = [(one, model.removeprefix(one + "/")) for one in HOUSES.get(name, (name,))]
+        house = [(one, model.removeprefix(one + "/")) for one in PROVIDER_VARIANTS.get(name, (name,))]
         for one, bare in house:
             if f"{one}/{bare}" in groups:
                 yield f"{one}/{bare}", True
@@ -121,7 +121,7 @@ def _with_provider(model: str, provider: str, models: Models) -> Iterator[tuple[
         yield f"{names[0]}/{model.removeprefix(names[0] + '/')}", False
 
 
-def _by_name(model: str, models: Models) -> Iterator[tuple[str, bool]]:
+def _by_name(model: str, models: ModelIndex) -> Iterator[tuple[str, bool]]:
     groups = models.groups or {}
     if _wild(model, models):
         yield model, False
@@ -137,10 +137,11 @@ def _by_name(model: str, models: Models) -> Iterator[tuple[str, bool]]:
         yield model, False
 
 
-def _wild(name: str, models: Models, below: str = "") -> bool:
+def _wild(name: str, models: ModelIndex, below: str = "") -> bool:
     """Whether a wildcard other than the all-matching one serves a name."""
     return any(
-        pattern != "*" and pattern.startswith(below) and covers(pattern, name) for pattern in models.wildcards
+        pattern != "*" and pattern.startswith(below) and wildcard_matches(pattern, name)
+        for pattern in models.wildcards
     )
 
 

@@ -9,18 +9,18 @@ Source: https://platform.openai.com/docs/api-reference (chat, completions, embed
 from typing import Any
 
 from llm_proxy.dialects.request.validators import (
-    Check,
+    Validator,
+    anything,
     array_of,
-    as_it_is,
     boolean,
     either,
     integer,
+    invalid,
     map_of,
     missing,
     number,
     object_with,
     one_of,
-    refused,
     string,
     tagged,
     texts_or_tokens,
@@ -28,11 +28,11 @@ from llm_proxy.dialects.request.validators import (
     wrong_value,
 )
 from llm_proxy.endpoints import Endpoint
-from llm_proxy.identity import tags_from
+from llm_proxy.identity import parse_tags
 from llm_proxy.json_access import Json, is_array, is_object
 
 _text = string()
-_named = string(shortest=1)
+_named = string(min_length=1)
 _string_or_object = "a string or an object"
 _function_definition = object_with(name_required=_named, description=_text, parameters=object_with())
 _tool = tagged(
@@ -55,35 +55,35 @@ _choice = tagged(
     "custom",
     "allowed_tools",
 )
-_stop = either("a string or an array of strings", string=as_it_is, array=array_of(_text))
+_stop = either("a string or an array of strings", string=anything, array=array_of(_text))
 _stream_options = object_with(include_usage=boolean, include_obfuscation=boolean)
 _bias = map_of(number(-100, 100))
-_name = string(longest=256, shortest=1)
-_pairs = map_of(string(longest=512), most=16, longest_name=64)
+_name = string(max_length=256, min_length=1)
+_pairs = map_of(string(max_length=512), max_entries=16, max_name_length=64)
 
 
 def _metadata(value: Any, path: str) -> Any:  # noqa: ANN401 -- unchecked JSON
     """OpenAI's map of strings, whose `tags` may also be a list: it is read as its text with commas."""
     if is_object(value) and isinstance(value.get("tags"), list):
-        value = {**value, "tags": ",".join(tags_from(value["tags"], f"{path}.tags"))}
+        value = {**value, "tags": ",".join(parse_tags(value["tags"], f"{path}.tags"))}
     return _pairs(value, path)
 
 
-METADATA: Check = _metadata
+VALIDATE_METADATA: Validator = _metadata
 
 # `messages` are checked in their own file.
-_CHAT: dict[str, Check] = {
+_CHAT: dict[str, Validator] = {
     "model": _name,
-    "messages": as_it_is,
+    "messages": anything,
     "audio": object_with(format=_text),
     "frequency_penalty": number(-2, 2),
-    "function_call": either(_string_or_object, string=as_it_is, object=object_with(name_required=_named)),
-    "functions": array_of(_function_definition, shortest=1, longest=128),
+    "function_call": either(_string_or_object, string=anything, object=object_with(name_required=_named)),
+    "functions": array_of(_function_definition, min_length=1, max_length=128),
     "logit_bias": _bias,
     "logprobs": boolean,
     "max_completion_tokens": integer(0),
     "max_tokens": integer(1),
-    "metadata": METADATA,
+    "metadata": VALIDATE_METADATA,
     "modalities": array_of(_text),
     "moderation": object_with(),
     "n": integer(1, 128),
@@ -108,15 +108,15 @@ _CHAT: dict[str, Check] = {
     "stream": boolean,
     "stream_options": _stream_options,
     "temperature": number(0, 2),
-    "tool_choice": either(_string_or_object, string=as_it_is, object=_choice),
-    "tools": array_of(_tool, longest=1024),
+    "tool_choice": either(_string_or_object, string=anything, object=_choice),
+    "tools": array_of(_tool, max_length=1024),
     "top_logprobs": integer(0, 20),
     "top_p": number(0, 1),
     "user": _text,
     "verbosity": _text,
     "web_search_options": object_with(search_context_size=_text, user_location=object_with()),
 }
-_COMPLETIONS: dict[str, Check] = {
+_COMPLETIONS: dict[str, Validator] = {
     "model": _name,
     "prompt": texts_or_tokens(),
     "best_of": integer(0, 20),
@@ -136,20 +136,20 @@ _COMPLETIONS: dict[str, Check] = {
     "top_p": number(0, 1),
     "user": _text,
 }
-_EMBEDDINGS: dict[str, Check] = {
+_EMBEDDINGS: dict[str, Validator] = {
     "model": _name,
-    "input": texts_or_tokens(shortest=1, longest=2048),
+    "input": texts_or_tokens(min_length=1, max_length=2048),
     "dimensions": integer(1),
     "encoding_format": one_of("float", "base64"),
     "user": _text,
 }
 
-FIELDS: dict[Endpoint, dict[str, Check]] = {
+FIELDS: dict[Endpoint, dict[str, Validator]] = {
     "chat.completions": _CHAT,
     "completions": _COMPLETIONS,
     "embeddings": _EMBEDDINGS,
 }
-RANK = {door: {name: at for at, name in enumerate(fields)} for door, fields in FIELDS.items()}
+FIELD_ORDER = {door: {name: at for at, name in enumerate(fields)} for door, fields in FIELDS.items()}
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 _TALKERS = ROLES - {"tool", "function"}
@@ -170,13 +170,13 @@ USER_PARTS = frozenset(
 )  # fmt: skip
 """OpenAI's, then those LiteLLM has for others; it would take any other for a provider's failure."""
 
-BULK = {"image_url": "url", "input_audio": "data", "file": "file_data"}
+FILE_PARTS = {"image_url": "url", "input_audio": "data", "file": "file_data"}
 """Parts that carry a file as text, and where; its size says nothing about tokens."""
-BULK_COUNTS_AS_BYTES = 4096
+FILE_PART_PROMPT_BYTES = 4096
 _NEEDED: dict[str, tuple[str, ...]] = {"image_url": ("url",), "input_audio": ("data", "format"), "file": ()}
 
 
-def read_messages(messages: Any, max_messages: int) -> tuple[list[Json], int]:  # noqa: ANN401 -- unchecked JSON
+def parse_messages(messages: Any, max_messages: int) -> tuple[list[Json], int]:  # noqa: ANN401 -- unchecked JSON
     """The messages as they travel, and how many bytes of files they carry beyond what counts as prompt.
 
     Raises:
@@ -185,10 +185,10 @@ def read_messages(messages: Any, max_messages: int) -> tuple[list[Json], int]:  
     if not is_array(messages):
         raise wrong_type("messages", "an array of objects", messages)
     if not messages:
-        raise refused("messages", "empty array. Expected an array with minimum length 1.", "empty_array")
+        raise invalid("messages", "empty array. Expected an array with minimum length 1.", "empty_array")
     if len(messages) > max_messages:
         why = f"array too long. Expected at most {max_messages} messages, but got {len(messages)}."
-        raise refused("messages", why, "array_above_max_length")
+        raise invalid("messages", why, "array_above_max_length")
     bulk_bytes = 0
     read: list[Json] = []
     for at, message in enumerate(messages):
@@ -267,7 +267,7 @@ def _content(message: Json, role: str, path: str) -> tuple[Any, int]:
     if not is_array(content):
         raise wrong_type(f"{path}.content", _CONTENT, content)
     if not content:
-        raise refused(
+        raise invalid(
             f"{path}.content", "empty array. Expected an array with minimum length 1.", "empty_array"
         )
     bulk_bytes = 0
@@ -291,7 +291,7 @@ def _part(part: Any, role: str, path: str) -> tuple[Json, int]:  # noqa: ANN401 
     if kind == "text":
         _text(_present(part, "text", path), f"{path}.text")
     ordered = {"type": kind, **{name: part[name] for name in sorted(part) if name != "type"}}
-    if kind not in BULK:
+    if kind not in FILE_PARTS:
         return ordered, 0
     inner = _present(part, kind, path)
     if not is_object(inner):
@@ -299,9 +299,9 @@ def _part(part: Any, role: str, path: str) -> tuple[Json, int]:  # noqa: ANN401 
     for name in _NEEDED[kind]:
         _named(_present(inner, name, f"{path}.{kind}"), f"{path}.{kind}.{name}")
     ordered[kind] = {name: inner[name] for name in sorted(inner)}
-    carried = inner.get(BULK[kind])
+    carried = inner.get(FILE_PARTS[kind])
     size = len(carried) if type(carried) is str else 0
-    return ordered, max(size - BULK_COUNTS_AS_BYTES, 0)
+    return ordered, max(size - FILE_PART_PROMPT_BYTES, 0)
 
 
 def _tool_calls(calls: Any, path: str) -> list[Json]:  # noqa: ANN401 -- unchecked JSON

@@ -29,7 +29,7 @@ _SPACE_BEFORE_COLON = re.compile(rb'"[ \t\r\n]+:')
 _CONTAINERS = (dict, list)
 
 
-def parse(body: bytes, max_depth: int) -> Json:
+def parse_object(body: bytes, max_depth: int) -> Json:
     """The object a body holds.
 
     Raises:

@@ -75,31 +75,31 @@ _MEDIA = frozenset({"audio", "images", "image_url", "video_url", "audio_url", "f
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-def refuse_private(body: Json) -> None:
+def reject_private_urls(body: Json) -> None:
     """Raises `BadRequest`, naming the field, for a link into a private network, or one that is unsound."""
-    for where, link in _links(body):
-        fault = fault_of(link)
+    for where, link in _urls(body):
+        fault = url_error(link)
         if fault is not None:
             raise BadRequest(f"Invalid '{where}': {fault}.", param=where, code="invalid_url")
 
 
-def _links(body: Json) -> Iterator[tuple[str, str]]:
+def _urls(body: Json) -> Iterator[tuple[str, str]]:
     """Every text that may be a link, with the field it stands in."""
     for number, message in enumerate(as_objects(body.get("messages"))):
         where = f"messages[{number}]"
         if not isinstance(content := message.get("content"), str):
             for at, part in enumerate(as_objects(content)):
-                yield from _texts(_without(part, "text", _OF_TEXTS), f"{where}.content[{at}]")
+                yield from _strings(_without(part, "text", _OF_TEXTS), f"{where}.content[{at}]")
         if not _MEDIA.isdisjoint(message):
             for name in _MEDIA & message.keys():
-                yield from _texts(message[name], f"{where}.{name}")
+                yield from _strings(message[name], f"{where}.{name}")
     for number, tool in enumerate(as_objects(body.get("tools"))):
-        yield from _texts(_without(tool, "function", _OF_FUNCTIONS), f"tools[{number}]")
+        yield from _strings(_without(tool, "function", _OF_FUNCTIONS), f"tools[{number}]")
     for at, one in enumerate(as_objects(body.get("input"))):
-        yield from _texts(one, f"input[{at}]")
+        yield from _strings(one, f"input[{at}]")
     for name, value in body.items():
         if name not in _TEXTS and (not isinstance(value, str) or name.endswith(("url", "uri"))):
-            yield from _texts(value, name)
+            yield from _strings(value, name)
 
 
 def _without(part: Json, kind: str, names: frozenset[str]) -> Json:
@@ -109,18 +109,18 @@ def _without(part: Json, kind: str, names: frozenset[str]) -> Json:
     return {name: value for name, value in part.items() if name not in names}
 
 
-def _texts(value: object, where: str) -> Iterator[tuple[str, str]]:
+def _strings(value: object, where: str) -> Iterator[tuple[str, str]]:
     if isinstance(value, str):
         yield where, value
     elif isinstance(value, dict):
         for name, inner in cast("Json", value).items():
-            yield from _texts(inner, f"{where}.{name}")
+            yield from _strings(inner, f"{where}.{name}")
     elif isinstance(value, list):
         for at, inner in enumerate(cast("list[object]", value)):
-            yield from _texts(inner, f"{where}[{at}]")
+            yield from _strings(inner, f"{where}[{at}]")
 
 
-def fault_of(text: str) -> str | None:
+def url_error(text: str) -> str | None:
     """What is wrong with a text as a link; None for a good link and for what is none."""
     head = text[:_HEAD_CHARS] if text.isascii() else unicodedata.normalize("NFKC", text[:_HEAD_CHARS])
     found = _SCHEME.match(head)
@@ -134,23 +134,23 @@ def fault_of(text: str) -> str | None:
         return "only `https`, `http` and `data` URLs are read" if "://" in head or scheme == "file" else None
     if len(text) > _MAX_URL_CHARS or found.start(1) != len(head) - len(head.lstrip()):
         return "not a plain URL"
-    return _host_fault((head + text[_HEAD_CHARS:]).strip())
+    return _host_error((head + text[_HEAD_CHARS:]).strip())
 
 
-def _host_fault(link: str) -> str | None:
+def _host_error(link: str) -> str | None:
     """What is wrong with a link that is fetched."""
     try:
         parts = urlsplit(link)
         _ = parts.port
-        host = _mapped(parts.hostname or "")
+        host = _uts46(parts.hostname or "")
     except ValueError:
         return "not a URL"
     if _STRANGE.search(link) or "@" in parts.netloc or ("[" in parts.netloc) != (":" in host):
         return "not a plain URL"
-    return "it leads into a private network" if is_private(host) else None
+    return "it leads into a private network" if is_private_host(host) else None
 
 
-def _mapped(host: str) -> str:
+def _uts46(host: str) -> str:
     """A host as browsers and HTTP clients read it; raises `ValueError` for what none of them takes."""
     host = unquote(host)
     if ":" in host and "%" not in host:
@@ -167,12 +167,12 @@ def _mapped(host: str) -> str:
     return host
 
 
-def is_private(host: str) -> bool:
+def is_private_host(host: str) -> bool:
     """Whether a host, mapped, is an address or a name of this machine or of a private network."""
     address = _address(host)
     if address is None:
         return "." not in host or host.rpartition(".")[2] in _LOCAL_NAMES
-    inner = _inner(address)
+    inner = _embedded_ipv4(address)
     if inner is not None and any(inner in one for one in _PRIVATE_IPV4):
         return True
     if isinstance(address, ipaddress.IPv6Address) and address not in _NAT64:
@@ -180,7 +180,7 @@ def is_private(host: str) -> bool:
     return False
 
 
-def _inner(address: Address) -> ipaddress.IPv4Address | None:
+def _embedded_ipv4(address: Address) -> ipaddress.IPv4Address | None:
     """The IPv4 address an address is, or leads to: mapped, compatible, translated, 6to4, ISATAP."""
     if isinstance(address, ipaddress.IPv4Address):
         return address

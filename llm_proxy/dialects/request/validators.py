@@ -10,7 +10,7 @@ from typing import Any
 from llm_proxy.errors import BadRequest
 from llm_proxy.json_access import is_array, is_object
 
-Check = Callable[[Any, str], Any]
+Validator = Callable[[Any, str], Any]
 MAX_INTEGER = 2**53
 """Beyond it a JSON number may already have lost digits on its way (RFC 8259, 6)."""
 
@@ -39,22 +39,22 @@ def wrong_value(path: str, value: object, supported: Collection[str]) -> BadRequ
     )
 
 
-def refused(path: str, why: str, code: str = "invalid_value") -> BadRequest:
+def invalid(path: str, why: str, code: str = "invalid_value") -> BadRequest:
     """Any other refusal of a field."""
     return BadRequest(f"Invalid '{path}': {why}", param=path, code=code)
 
 
-def string(longest: int | None = None, shortest: int = 0) -> Check:
+def string(max_length: int | None = None, min_length: int = 0) -> Validator:
     """A string of so many characters."""
 
     def check(value: Any, path: str) -> Any:  # noqa: ANN401 -- JSON in, JSON out
         if type(value) is not str:
             raise wrong_type(path, "a string", value)
-        if len(value) < shortest:
-            raise refused(path, "empty string. Expected a longer one.", "empty_string")
-        if longest is not None and len(value) > longest:
-            why = f"string too long. Expected at most {longest} characters, but got {len(value)}."
-            raise refused(path, why, "string_above_max_length")
+        if len(value) < min_length:
+            raise invalid(path, "empty string. Expected a longer one.", "empty_string")
+        if max_length is not None and len(value) > max_length:
+            why = f"string too long. Expected at most {max_length} characters, but got {len(value)}."
+            raise invalid(path, why, "string_above_max_length")
         return value
 
     return check
@@ -67,7 +67,7 @@ def boolean(value: Any, path: str) -> Any:  # noqa: ANN401 -- JSON in, JSON out
     return value
 
 
-def integer(least: int = -MAX_INTEGER, most: int = MAX_INTEGER) -> Check:
+def integer(minimum: int = -MAX_INTEGER, maximum: int = MAX_INTEGER) -> Validator:
     """A whole number within bounds; `4.0` is one."""
 
     def check(value: Any, path: str) -> Any:  # noqa: ANN401 -- JSON in, JSON out
@@ -75,12 +75,12 @@ def integer(least: int = -MAX_INTEGER, most: int = MAX_INTEGER) -> Check:
             value = int(value)
         if type(value) is not int:
             raise wrong_type(path, "an integer", value)
-        return _bounded(value, path, least, most, "integer")
+        return _bounded(value, path, minimum, maximum, "integer")
 
     return check
 
 
-def number(least: float, most: float) -> Check:
+def number(minimum: float, maximum: float) -> Validator:
     """A number within bounds."""
 
     def check(value: Any, path: str) -> Any:  # noqa: ANN401 -- JSON in, JSON out
@@ -88,7 +88,7 @@ def number(least: float, most: float) -> Check:
             value = int(value) if value.is_integer() else value
         elif type(value) is not int:
             raise wrong_type(path, "a number", value)
-        return _bounded(value, path, least, most, "decimal")
+        return _bounded(value, path, minimum, maximum, "decimal")
 
     return check
 
@@ -96,14 +96,14 @@ def number(least: float, most: float) -> Check:
 def _bounded(value: float, path: str, least: float, most: float, kind: str) -> float:
     if value < least:
         why = f"{kind} below minimum value. Expected a value >= {least}, but got {value} instead."
-        raise refused(path, why, f"{kind}_below_min_value")
+        raise invalid(path, why, f"{kind}_below_min_value")
     if value > most:
         why = f"{kind} above maximum value. Expected a value <= {most}, but got {value} instead."
-        raise refused(path, why, f"{kind}_above_max_value")
+        raise invalid(path, why, f"{kind}_above_max_value")
     return value
 
 
-def one_of(*words: str) -> Check:
+def one_of(*words: str) -> Validator:
     """One word of a closed set."""
     allowed = frozenset(words)
 
@@ -117,7 +117,7 @@ def one_of(*words: str) -> Check:
     return check
 
 
-def object_with(**fields: Check) -> Check:
+def object_with(**fields: Validator) -> Validator:
     """An object in which these fields, where present, pass; a check named `x_required` makes `x` required."""
     required = tuple(name.removesuffix("_required") for name in fields if name.endswith("_required"))
     known = {name.removesuffix("_required"): check for name, check in fields.items()}
@@ -136,7 +136,7 @@ def object_with(**fields: Check) -> Check:
     return check
 
 
-def tagged(check: Check, *kinds: str) -> Check:
+def tagged(check: Validator, *kinds: str) -> Validator:
     """The same object, which must have the field its `type` names when that is one of these."""
 
     def checked(value: Any, path: str) -> Any:  # noqa: ANN401 -- JSON in, JSON out
@@ -149,13 +149,13 @@ def tagged(check: Check, *kinds: str) -> Check:
     return checked
 
 
-def array_of(inner: Check, shortest: int = 0, longest: int | None = None) -> Check:
+def array_of(inner: Validator, min_length: int = 0, max_length: int | None = None) -> Validator:
     """An array each item of which passes."""
 
     def check(value: Any, path: str) -> Any:  # noqa: ANN401 -- JSON in, JSON out
         if not is_array(value):
             raise wrong_type(path, "an array", value)
-        _sized(value, path, shortest, longest)
+        _sized(value, path, min_length, max_length)
         return [inner(item, f"{path}[{at}]") for at, item in enumerate(value)]
 
     return check
@@ -164,34 +164,34 @@ def array_of(inner: Check, shortest: int = 0, longest: int | None = None) -> Che
 def _sized(value: list[Any], path: str, shortest: int, longest: int | None) -> None:
     if len(value) < shortest:
         why = f"empty array. Expected an array with minimum length {shortest}."
-        raise refused(path, why, "empty_array")
+        raise invalid(path, why, "empty_array")
     if longest is not None and len(value) > longest:
         why = f"array too long. Expected an array with maximum length {longest}, but got {len(value)} items."
-        raise refused(path, why, "array_above_max_length")
+        raise invalid(path, why, "array_above_max_length")
 
 
-def map_of(inner: Check, most: int | None = None, longest_name: int | None = None) -> Check:
+def map_of(inner: Validator, max_entries: int | None = None, max_name_length: int | None = None) -> Validator:
     """An object with any names, each value of which passes."""
 
     def check(value: Any, path: str) -> Any:  # noqa: ANN401 -- JSON in, JSON out
         if not is_object(value):
             raise wrong_type(path, "an object", value)
-        if most is not None and len(value) > most:
-            why = f"too many properties. Expected at most {most}, but got {len(value)}."
-            raise refused(path, why, "object_above_max_properties")
+        if max_entries is not None and len(value) > max_entries:
+            why = f"too many properties. Expected at most {max_entries}, but got {len(value)}."
+            raise invalid(path, why, "object_above_max_properties")
         for name, item in value.items():
-            if longest_name is not None and len(name) > longest_name:
-                why = f"name too long. Expected at most {longest_name} characters."
-                raise refused(path, why, "string_above_max_length")
+            if max_name_length is not None and len(name) > max_name_length:
+                why = f"name too long. Expected at most {max_name_length} characters."
+                raise invalid(path, why, "string_above_max_length")
             inner(item, f"{path}.{shown_name(name)}")
         return value
 
     return check
 
 
-def either(expected: str, **by_type: Check) -> Check:
+def either(expected: str, **by_type: Validator) -> Validator:
     """A value of one of several types, each with its check: `string=`, `array=`, `object=`."""
-    types: dict[type, Check] = {
+    types: dict[type, Validator] = {
         kind: by_type[name]
         for kind, name in ((str, "string"), (list, "array"), (dict, "object"))
         if name in by_type
@@ -209,9 +209,9 @@ def either(expected: str, **by_type: Check) -> Check:
 _TEXTS = "a string, or an array of strings, of tokens or of arrays of tokens"
 
 
-def texts_or_tokens(shortest: int = 0, longest: int | None = None) -> Check:
+def texts_or_tokens(min_length: int = 0, max_length: int | None = None) -> Validator:
     """What is completed or embedded: a text, texts, tokens, or arrays of tokens; never mixed."""
-    text = string(shortest=shortest)
+    text = string(min_length=min_length)
 
     def tokens(value: Any, path: str) -> None:  # noqa: ANN401 -- JSON in, JSON out
         if set(map(type, value)) != {int} or min(value) < 0:
@@ -227,7 +227,7 @@ def texts_or_tokens(shortest: int = 0, longest: int | None = None) -> Check:
             _sized(value, path, 1, None)
             tokens(value, path)
             return value
-        _sized(value, path, 1, longest)
+        _sized(value, path, 1, max_length)
         if kinds not in ({str}, {list}):
             raise wrong_type(path, _TEXTS, value)
         for at, item in enumerate(value):
@@ -237,7 +237,7 @@ def texts_or_tokens(shortest: int = 0, longest: int | None = None) -> Check:
     return check
 
 
-def as_it_is(value: Any, _path: str) -> Any:  # noqa: ANN401 -- JSON in, JSON out
+def anything(value: Any, _path: str) -> Any:  # noqa: ANN401 -- JSON in, JSON out
     """Anything."""
     return value
 

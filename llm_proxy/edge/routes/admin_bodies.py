@@ -10,16 +10,16 @@ from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, Strict, StrictBool, StrictInt, StrictStr
 
-from llm_proxy.edge.routes.audit import BODY
+from llm_proxy.edge.routes.audit import BODY_SCOPE_KEY
 from llm_proxy.errors import StoreUnavailable
-from llm_proxy.identity import Raises, Registry, Rulings
-from llm_proxy.identity.admin_documents import MOST
-from llm_proxy.identity.caller import Mode, OnStoreFailure, Period, ScopeKind
-from llm_proxy.identity.policies import KillKind
+from llm_proxy.identity import KeyRaiseRepository, KeyRepository, PolicyRepository
+from llm_proxy.identity.admin_documents import MAX_NUMBER
+from llm_proxy.identity.caller import OnStoreFailure, Period, PolicyMode, ScopeKind
+from llm_proxy.identity.policies import KillSwitchKind
 from llm_proxy.json_access import Json
 
-Repository = TypeVar("Repository", Registry, Rulings, Raises)
-Announce = Callable[[Mapping[str, int]], Awaitable[None]]
+Repository = TypeVar("Repository", KeyRepository, PolicyRepository, KeyRaiseRepository)
+PublishEpochs = Callable[[Mapping[str, int]], Awaitable[None]]
 ADMIN_ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"description": "A field is wrong; `param` names it."},
     401: {"description": "No admin key."},
@@ -27,10 +27,10 @@ ADMIN_ERRORS: dict[int | str, dict[str, Any]] = {
     503: {"description": "The database is away."},
 }
 NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"description": "No such thing."}}
-_BOUNDS = f"From 0 to {MOST}."
+_BOUNDS = f"From 0 to {MAX_NUMBER}."
 
 
-def configured(repository: Repository | None) -> Repository:
+def require_repository(repository: Repository | None) -> Repository:
     """Returns the repository; raises `StoreUnavailable` when the gateway has no database."""
     if repository is None:
         raise StoreUnavailable("Virtual keys need a database (DATABASE_URL).")
@@ -43,7 +43,7 @@ class ExactRequest(Request):
     async def json(self) -> Any:  # noqa: ANN401 -- whatever JSON holds
         """The body."""
         body = json.loads(await self.body(), parse_float=Decimal)
-        self.scope[BODY] = body
+        self.scope[BODY_SCOPE_KEY] = body
         return body
 
 
@@ -60,15 +60,17 @@ class ExactRoute(APIRoute):
         return exact
 
 
-class _Body(BaseModel):
+class AdminBody(BaseModel):
+    """A body of an admin route: unknown fields are rejected."""
+
     model_config = ConfigDict(extra="forbid")
 
-    def said(self) -> Json:
+    def set_fields(self) -> Json:
         """What the body states, and nothing it leaves out."""
         return self.model_dump(exclude_unset=True)
 
 
-class BudgetBody(_Body):
+class BudgetBody(AdminBody):
     """Use allowed in a calendar period: one of the three limits."""
 
     limit_usd: StrictInt | StrictStr | Annotated[Decimal, Strict()] | None = Field(
@@ -83,7 +85,7 @@ class BudgetBody(_Body):
     )
 
 
-class LimitsBody(_Body):
+class LimitsBody(AdminBody):
     """Limits and budgets; null says nothing, 0 says no limit."""
 
     rpm: StrictInt | None = Field(None, description=_BOUNDS)
@@ -105,13 +107,13 @@ class KeyBody(LimitsBody):
     tags: list[str] | None = Field(None, description="Of every call made with it; at most 10.")
 
 
-class NewKey(KeyBody):
+class CreateKey(KeyBody):
     """A key to be made."""
 
     name: str
 
 
-class KeyChange(KeyBody):
+class UpdateKey(KeyBody):
     """What is to change of a key; what is left out stays."""
 
     name: str | None = None
@@ -123,27 +125,27 @@ class RaiseBody(LimitsBody):
     until: str = Field(description="ISO 8601, at most 366 days ahead.")
 
 
-class Rotation(_Body):
+class RotateKey(AdminBody):
     """How long the old secrets go on working."""
 
     overlap_s: StrictInt = Field(default=86_400, ge=0, le=31_536_000)
 
 
-class RuleBody(LimitsBody):
+class LimitPolicyBody(LimitsBody):
     """Limits and budgets of a scope; without a subject they are the scope's default."""
 
     scope: ScopeKind
     tenant: str | None = None
     subject: str | None = None
     model: str | None = None
-    mode: Mode | None = None
+    mode: PolicyMode | None = None
     on_store_failure: OnStoreFailure | None = None
 
 
-class KillBody(_Body):
+class KillSwitchBody(AdminBody):
     """A kill switch."""
 
-    kind: KillKind
+    kind: KillSwitchKind
     subject: str
     tenant: str | None = None
     reason: str = ""

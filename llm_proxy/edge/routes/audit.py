@@ -15,27 +15,27 @@ from typing import Annotated, Any, cast
 from fastapi import APIRouter, Depends, Query
 from starlette.requests import Request
 
-from llm_proxy.edge.auth import By, Doorkeeper, access_to
-from llm_proxy.errors import BadRequest, Refused, StoreUnavailable
-from llm_proxy.identity import Actor, AuditFilter, AuditLog, Person, RefusedCredentials
-from llm_proxy.identity.admin_documents import MOST
+from llm_proxy.edge.auth import ActorDependency, AuthDependencies, route_access
+from llm_proxy.errors import APIError, BadRequest, StoreUnavailable
+from llm_proxy.identity import Actor, AuditFilter, AuditLog, AuthFailureLog, Person
+from llm_proxy.identity.admin_documents import MAX_NUMBER
 from llm_proxy.json_access import Json
-from llm_proxy.ledger.usage_query import moment
+from llm_proxy.ledger.usage_query import parse_time
 from llm_proxy.telemetry.privacy import redact
 
 Text = Annotated[str | None, Query(min_length=1, max_length=256, pattern=r"^[^\x00]+$")]
 Action = Annotated[Text, Query(description="`keys.change`, or `keys.*` for all that begin so.")]
 Subject = Annotated[Text, Query(description="A key's id, name or prefix; a tenant, agent, user or model.")]
 Moment = Annotated[Text, Query(description="2026-11-01, 2026-11-01T12:00Z, 24h, 7d.")]
-Before = Annotated[Text, Query(description="The last `at` of the page before.")]
-Limit = Annotated[int, Query(ge=1, le=1000)]
+BeforeQuery = Annotated[Text, Query(description="The last `at` of the page before.")]
+LimitQuery = Annotated[int, Query(ge=1, le=1000)]
 
 
 def router(
     audit_log: AuditLog | None,
-    refused: RefusedCredentials | None,
+    refused: AuthFailureLog | None,
     *,
-    by: By,
+    by: ActorDependency,
 ) -> APIRouter:
     """Both routes; without a database each is 503."""
     routes = APIRouter(
@@ -61,32 +61,32 @@ def router(
         subject: Subject = None,
         since: Moment = None,
         until: Moment = None,
-        limit: Limit = 100,
-        before: Annotated[int | None, Query(ge=0, le=MOST)] = None,
+        limit: LimitQuery = 100,
+        before: Annotated[int | None, Query(ge=0, le=MAX_NUMBER)] = None,
     ) -> Json:
         if audit_log is None:
             raise _no_database()
-        times = (asked_moment("since", since), asked_moment("until", until))
+        times = (parse_time_filter("since", since), parse_time_filter("until", until))
         wanted = AuditFilter(action, actor, subject, *times)
-        found = await audit_log.page(wanted, limit=limit, before=before)
+        found = await audit_log.list_entries(wanted, limit=limit, before=before)
         return {"data": found, "has_more": len(found) == limit}
 
     @routes.get(
         "/refused-credentials",
         summary="Refused credentials: how often, from where, at which path; newest first.",
     )
-    async def refused_credentials(limit: Limit = 100, before: Before = None) -> Json:
+    async def refused_credentials(limit: LimitQuery = 100, before: BeforeQuery = None) -> Json:
         if refused is None:
             raise _no_database()
-        return {"data": await refused.page(limit=limit, before=asked_moment("before", before))}
+        return {"data": await refused.list_counts(limit=limit, before=parse_time_filter("before", before))}
 
     return routes
 
 
-def asked_moment(field: str, text: str | None) -> datetime | None:
+def parse_time_filter(field: str, text: str | None) -> datetime | None:
     """The time that a filter states; raises `BadRequest`."""
     try:
-        return moment(text, datetime.now(UTC)) if text else None
+        return parse_time(text, datetime.now(UTC)) if text else None
     except (BadRequest, OverflowError) as error:
         raise BadRequest(f"'{field}' is not a time; write 2026-11-01, or 24h, or 7d.", param=field) from error
 
@@ -97,7 +97,7 @@ def _no_database() -> StoreUnavailable:
 
 log = logging.getLogger(__name__)
 
-BODY = "llm_proxy.body"
+BODY_SCOPE_KEY = "llm_proxy.body"
 """Where a request's scope has its JSON body, for the subject of a refusal."""
 PER_MINUTE, PER_HOUR = 20, 100
 _NAMING = ("scope", "kind", "name", "role", "tenant", "subject", "model")
@@ -106,11 +106,11 @@ _PUBLIC_SCOPES = frozenset({"key", "agent", "tenant", "tenant_group", "provider"
 _PREFIX = re.compile(r"sk-llm[a-z]{1,8}-[0-9A-Za-z]{12}(?![0-9A-Za-z])")
 _LONGEST = 256
 
-Detail = dict[str, Any]
-Record = Callable[[Actor, str, str, Refused, Detail], Awaitable[None]]
+AuditDetail = dict[str, Any]
+RecordRejectedAction = Callable[[Actor, str, str, APIError, AuditDetail], Awaitable[None]]
 
 
-class Allowance:
+class EntryAllowance:
     """What one admin key has filled of its minute and its hour.
 
     Attributes:
@@ -123,7 +123,7 @@ class Allowance:
         self._minute = self._hour = self._in_minute = self._in_hour = 0
         self.left_out = 0
 
-    def take(self, now_s: float) -> bool:
+    def try_take(self, now_s: float) -> bool:
         """Whether there is room for an entry; counts it in, or as left out."""
         minute, hour = int(now_s // 60), int(now_s // 3600)
         if minute != self._minute:
@@ -138,45 +138,48 @@ class Allowance:
         return True
 
 
-class RefusedActions:
+class RejectedActionLog:
     """Records refusals of routes that have an action."""
 
     def __init__(
-        self, record: Record | None, keeper: Doorkeeper, clock_s: Callable[[], float] = time.time
+        self,
+        record: RecordRejectedAction | None,
+        keeper: AuthDependencies,
+        clock_s: Callable[[], float] = time.time,
     ) -> None:
         self._record = record
         self._keeper = keeper
         self._clock_s = clock_s
-        self._allowances: dict[str, Allowance] = {}
+        self._allowances: dict[str, EntryAllowance] = {}
 
-    async def note(self, request: Request, refused: Refused) -> None:
+    async def record(self, request: Request, refused: APIError) -> None:
         """Record a refusal; never raises."""
-        access = access_to(request)
+        access = route_access(request)
         if self._record is None or access is None or access.action is None:
             return
         try:
-            admin = await self._keeper.identified(request)
+            admin = await self._keeper.find_admin(request)
             if admin is None:
                 return
-            allowance = self._allowances.setdefault(admin.name, Allowance())
-            if not allowance.take(self._clock_s()):
+            allowance = self._allowances.setdefault(admin.name, EntryAllowance())
+            if not allowance.try_take(self._clock_s()):
                 if allowance.left_out == 1:
                     log.warning("refused admin actions are left out of the audit log: there are too many")
                 return
             target, detail = _target(request, access.action)
             if allowance.left_out:
                 detail["left_out_before"], allowance.left_out = allowance.left_out, 0
-            await self._record(self._keeper.acting(admin, request), access.action, target, refused, detail)
-        except Refused as fault:
+            await self._record(self._keeper.actor_of(admin, request), access.action, target, refused, detail)
+        except APIError as fault:
             if fault.status != 401:
                 log.warning("a refused admin action is not on record", extra={"cause": fault.message})
 
 
-def _target(request: Request, action: str) -> tuple[str, Detail]:
+def _target(request: Request, action: str) -> tuple[str, AuditDetail]:
     """What the action was about: the path's and the query's values or the names in the body; and people."""
     held = [str(value)[:_LONGEST] for value in request.scope.get("path_params", {}).values()]
     named = dict(request.query_params) | _body(request)
-    people: Detail = {}
+    people: AuditDetail = {}
     if action.startswith("admin_keys."):
         by_name = [one for one in held if not one.startswith(("adm_", "sk-"))]
         held = [one for one in held if one not in by_name]
@@ -196,6 +199,6 @@ def _shown(word: str) -> str:
 
 
 def _body(request: Request) -> dict[str, str]:
-    body: object = request.scope.get(BODY)
+    body: object = request.scope.get(BODY_SCOPE_KEY)
     fields = cast("dict[str, Any]", body) if isinstance(body, dict) else {}
     return {name: fields[name] for name in _NAMING if isinstance(fields.get(name), str)}

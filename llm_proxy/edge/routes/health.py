@@ -16,17 +16,17 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import PlainTextResponse, Response
 
 from llm_proxy import background
-from llm_proxy.admission import Admission
-from llm_proxy.edge.auth import Doorkeeper
+from llm_proxy.admission import AdmissionController
+from llm_proxy.edge.auth import AuthDependencies
 from llm_proxy.json_access import Json
 from llm_proxy.ledger import Ledger
 from llm_proxy.telemetry import Metrics
 from llm_proxy.telemetry.metrics import CONTENT_TYPE
-from llm_proxy.upstream import Client
+from llm_proxy.upstream import SidecarClient
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ComponentHealth:
     """How one part of the gateway is.
 
     Attributes:
@@ -40,13 +40,13 @@ class Part:
     detail: str = ""
 
 
-ReadComponents = Callable[[], list[Part]]
+ReadHealth = Callable[[], list[ComponentHealth]]
 
 
-class Health:
+class HealthReport:
     """Remembers since when each part has been as it is."""
 
-    def __init__(self, parts: ReadComponents, version: str, mode: str) -> None:
+    def __init__(self, parts: ReadHealth, version: str, mode: str) -> None:
         self._parts = parts
         self._version = version
         self._mode = mode
@@ -69,14 +69,14 @@ class Health:
         ]
         return not down, {"status": status, "parts": shown}
 
-    def detail(self) -> list[Json]:
+    def components(self) -> list[Json]:
         """Every part, for who has a key."""
         return [
             {"part": part.name, "state": part.state, "detail": part.detail, "since_s": self._age(part)}
             for part in self._parts()
         ]
 
-    def _age(self, part: Part) -> float:
+    def _age(self, part: ComponentHealth) -> float:
         now = time.monotonic()
         state, since = self._since.get(part.name, ("", now))
         if state != part.state:
@@ -90,11 +90,11 @@ class Health:
         words = {"ready": "healthy", "degraded": "degraded", "not_ready": "unhealthy"}
         shown: Json = {"status": words[body["status"]]}
         if known:
-            shown |= {"version": self._version, "mode": self._mode, "parts": self.detail()}
+            shown |= {"version": self._version, "mode": self._mode, "parts": self.components()}
         return serving, shown
 
 
-def router(health: Health, keeper: Doorkeeper) -> APIRouter:
+def router(health: HealthReport, keeper: AuthDependencies) -> APIRouter:
     """The three health doors, and the names LiteLLM's probes have."""
     doors = APIRouter()
 
@@ -122,19 +122,19 @@ def router(health: Health, keeper: Doorkeeper) -> APIRouter:
         responses={503: {"description": "Unhealthy."}},
     )
     async def overview(request: Request) -> Response:
-        serving, body = health.summary(known=await keeper.known(request))
+        serving, body = health.summary(known=await keeper.is_operator(request))
         return Response(orjson.dumps(body), 200 if serving else 503, media_type="application/json")
 
     return doors
 
 
-class Parts:
+class HealthChecks:
     """The parts of one gateway; call it for how they are."""
 
     def __init__(
         self,
-        client: Client | None,
-        admission: Admission,
+        client: SidecarClient | None,
+        admission: AdmissionController,
         ledger: Ledger,
         *,
         spools: bool,
@@ -147,34 +147,34 @@ class Parts:
         self._spools = spools
         self._draining = draining
 
-    def __call__(self) -> list[Part]:
+    def __call__(self) -> list[ComponentHealth]:
         """Every part."""
         leaving = self._draining()
-        parts = [Part("gateway", "down" if leaving else "ok", "draining" if leaving else "")]
+        parts = [ComponentHealth("gateway", "down" if leaving else "ok", "draining" if leaving else "")]
         if self._client is not None:
             parts.append(self._sidecars(self._client))
         limits, kept = self._admission.state(), self._ledger.state()
         away = "down" if limits.denies_all else "degraded"
-        parts.append(Part("limits", away if limits.store == "away" else "ok", limits.store))
+        parts.append(ComponentHealth("limits", away if limits.store == "away" else "ok", limits.store))
         taken = kept.postgres in {"up", "off"}
         told = f"{kept.postgres}; {kept.work}" if kept.work else kept.postgres
-        parts.append(Part("database", "ok" if taken else "degraded", told))
-        if failing := background.failing():
-            parts.append(Part("background", "degraded", f"failing: {', '.join(failing)}"))
+        parts.append(ComponentHealth("database", "ok" if taken else "degraded", told))
+        if failing := background.failing_loops():
+            parts.append(ComponentHealth("background", "degraded", f"failing: {', '.join(failing)}"))
         if not self._spools:
-            parts.append(Part("spool", "degraded", "records wait in memory"))
+            parts.append(ComponentHealth("spool", "degraded", "records wait in memory"))
         return parts
 
     @staticmethod
-    def _sidecars(client: Client) -> Part:
+    def _sidecars(client: SidecarClient) -> ComponentHealth:
         """None counts as live before one has said what it serves."""
         sidecars = client.pool.sidecars
-        live = sum(one.live and one.served > 0 for one in sidecars) if client.introduced else 0
+        live = sum(one.is_live and one.successes > 0 for one in sidecars) if client.catalog_settled else 0
         state = "down" if live == 0 else "degraded" if live < len(sidecars) else "ok"
-        return Part("sidecars", state, f"{live} of {len(sidecars)} live")
+        return ComponentHealth("sidecars", state, f"{live} of {len(sidecars)} live")
 
 
-def metrics_router(counted: Metrics, keeper: Doorkeeper) -> APIRouter:
+def metrics_router(counted: Metrics, keeper: AuthDependencies) -> APIRouter:
     """The door for Prometheus.
 
     Args:
@@ -186,8 +186,8 @@ def metrics_router(counted: Metrics, keeper: Doorkeeper) -> APIRouter:
     @doors.get(
         "/metrics", summary="Metrics of all workers, for Prometheus.", response_class=PlainTextResponse
     )
-    async def metrics(_: Annotated[object, Depends(keeper.admin)]) -> Response:
+    async def metrics(_: Annotated[object, Depends(keeper.require_admin)]) -> Response:
         counted.collect()
-        return Response(await asyncio.to_thread(counted.page), headers={"content-type": CONTENT_TYPE})
+        return Response(await asyncio.to_thread(counted.render), headers={"content-type": CONTENT_TYPE})
 
     return doors

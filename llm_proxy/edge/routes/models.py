@@ -2,7 +2,7 @@
 
 Invariants: a caller sees configured groups it may use, no wildcard's expansion and no deployment's address; a
 model it may not use is 404. Health comes from live traffic; a probe runs on request only, never from a cache
-or a fallback, within `MOST_TOKENS`, and is recorded like any call.
+or a fallback, within `PROBE_MAX_TOKENS`, and is recorded like any call.
 Source: https://platform.openai.com/docs/api-reference/models.
 """
 
@@ -19,34 +19,34 @@ from fastapi.responses import Response
 from starlette.requests import Request
 
 from llm_proxy.admission import Lease
-from llm_proxy.dialects import INTERNAL, OPENAI, Call, Offer, openai_model
-from llm_proxy.edge.auth import By, Doorkeeper
-from llm_proxy.edge.routes.stored_data import Record, logged
+from llm_proxy.dialects import INTERNAL, OPENAI, Call, ListedModel, openai_model
+from llm_proxy.edge.auth import ActorDependency, AuthDependencies
+from llm_proxy.edge.routes.stored_data import AuditedChange, log_change
 from llm_proxy.endpoints import Endpoint
-from llm_proxy.errors import BadRequest, ModelNotFound, NotFound, Refused, StoreUnavailable
-from llm_proxy.identity import Actor, Caller, allowed, usable
+from llm_proxy.errors import APIError, BadRequest, ModelNotFound, NotFound, StoreUnavailable
+from llm_proxy.identity import Actor, Caller, allowed_models, is_model_allowed
 from llm_proxy.json_access import Json
 from llm_proxy.ledger import Exchange, SharedVitals, Vital, Vitals
 from llm_proxy.ledger.vitals import MINUTES
 from llm_proxy.money import PICO_PER_USD_PER_MILLION, nano_to_usd
 from llm_proxy.pipeline import Stages, relay
 from llm_proxy.telemetry import uuid7
-from llm_proxy.upstream import Catalog, Deployment, Group, Reply, interruption
+from llm_proxy.upstream import Catalog, Deployment, ModelGroup, Reply, interrupt_error
 
 
 def router(
-    catalog: Callable[[], Catalog | None], keeper: Doorkeeper, default_models: tuple[str, ...]
+    catalog: Callable[[], Catalog | None], keeper: AuthDependencies, default_models: tuple[str, ...]
 ) -> APIRouter:
     """`/v1/models` and its other spellings."""
     doors = APIRouter(
         tags=["models"],
         responses={401: {"description": "No credential."}, 503: {"description": "Not known yet."}},
     )
-    whose = Depends(keeper.caller)
+    whose = Depends(keeper.require_caller)
 
     def may(caller: Caller, known: Catalog, name: str) -> bool:
-        models = usable(caller, default_models, known.names) or ()
-        return allowed(models, known.resolved(name), known.resolved)
+        models = allowed_models(caller, default_models, known.names) or ()
+        return is_model_allowed(models, known.resolved(name), known.resolved)
 
     def offered(caller: Caller, known: Catalog) -> list[str]:
         return [name for name in known.names if may(caller, known, name)]
@@ -55,8 +55,8 @@ def router(
     @doors.get("/models", include_in_schema=False)
     @doors.get("/v1/llm/models", summary="The same, as the `x-internal-auth` service calls it.")
     async def listed(caller: Annotated[Caller, whose]) -> Response:
-        known = _known(catalog())
-        return _json(OPENAI.models(_offer(known, name) for name in offered(caller, known)))
+        known = _require_catalog(catalog())
+        return _json(OPENAI.render_models(_listed_model(known, name) for name in offered(caller, known)))
 
     @doors.get(
         "/v1/models/{model:path}", summary="One model.", responses={404: {"description": "No such model."}}
@@ -65,46 +65,46 @@ def router(
     async def one(request: Request, model: str, caller: Annotated[Caller, whose]) -> Response:
         if not model:
             raise NotFound(f"Unknown request URL: GET {request.scope['path']}.", code="unknown_url")
-        known = _known(catalog())
-        if known.group(model) is None or not may(caller, known, model):
+        known = _require_catalog(catalog())
+        if known.find_group(model) is None or not may(caller, known, model):
             raise ModelNotFound(
                 f"The model `{model[:200]}` does not exist or you do not have access to it.", param="model"
             )
-        return _json(openai_model(_offer(known, model)))
+        return _json(openai_model(_listed_model(known, model)))
 
     @doors.get("/internal/llm/models", summary="List the models in the internal proxy's vocabulary.")
     async def internal(caller: Annotated[Caller, whose]) -> Response:
-        known = _known(catalog())
-        return _json(INTERNAL.models([_offer(known, name) for name in offered(caller, known)]))
+        known = _require_catalog(catalog())
+        return _json(INTERNAL.render_models([_listed_model(known, name) for name in offered(caller, known)]))
 
     return doors
 
 
-def _known(catalog: Catalog | None) -> Catalog:
+def _require_catalog(catalog: Catalog | None) -> Catalog:
     if catalog is None:
         raise StoreUnavailable("The list of models is not known yet; please try again.", retry_after_s=2)
     return catalog
 
 
-def _offer(catalog: Catalog, name: str) -> Offer:
-    group = catalog.group(name)
+def _listed_model(catalog: Catalog, name: str) -> ListedModel:
+    group = catalog.find_group(name)
     behind = group.deployments if group else ()
     if group is None or not behind:
-        return Offer(name)
+        return ListedModel(name)
     first = behind[0]
-    return Offer(
+    return ListedModel(
         name,
         first.provider,
-        first.physical,
+        first.provider_model,
         first.max_output_tokens or first.max_tokens,
         mode=group.mode,
-        context_window=_least(one.max_input_tokens for one in behind),
-        max_output_tokens=_least(one.max_output_tokens for one in behind),
-        created=_least(one.created for one in behind) or 0,
+        context_window=_min_known(one.max_input_tokens for one in behind),
+        max_output_tokens=_min_known(one.max_output_tokens for one in behind),
+        created=_min_known(one.created for one in behind) or 0,
     )
 
 
-def _least(known: Iterable[int | None]) -> int | None:
+def _min_known(known: Iterable[int | None]) -> int | None:
     """The smallest of the numbers that are known: what every deployment can do."""
     return min((one for one in known if one is not None), default=None)
 
@@ -113,36 +113,36 @@ def _json(body: Json) -> Response:
     return Response(orjson.dumps(body), media_type="application/json")
 
 
-MOST_TOKENS = 16
-LONGEST_S = 60.0
-OPERATOR = Caller("admin:test", "internal", key_prefix="admin:test", cache=False)
+PROBE_MAX_TOKENS = 16
+PROBE_TIMEOUT_S = 60.0
+PROBE_CALLER = Caller("admin:test", "internal", key_prefix="admin:test", cache=False)
 _SAID = "Answer with one word: yes."
 _BODIES: dict[str, tuple[Endpoint, dict[str, Any]]] = {
     "chat": (
         "chat.completions",
-        {"messages": [{"role": "user", "content": _SAID}], "max_tokens": MOST_TOKENS},
+        {"messages": [{"role": "user", "content": _SAID}], "max_tokens": PROBE_MAX_TOKENS},
     ),
-    "completion": ("completions", {"prompt": _SAID, "max_tokens": MOST_TOKENS}),
+    "completion": ("completions", {"prompt": _SAID, "max_tokens": PROBE_MAX_TOKENS}),
     "embedding": ("embeddings", {"input": _SAID}),
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
-    """What came of it; `refused` is None when it went well."""
+class ProbeResult:
+    """What came of it; `error` is None when it went well."""
 
     exchange: Exchange
     latency_ms: float
-    refused: Refused | None
+    error: APIError | None
 
 
-class Trial:
+class ModelProbe:
     """Makes such calls."""
 
     def __init__(self, stages: Stages) -> None:
         self._stages = stages
 
-    async def __call__(self, group: str, mode: str) -> Tried:
+    async def __call__(self, group: str, mode: str) -> ProbeResult:
         """Call a group; raises `BadRequest` for a mode no door of ours serves."""
         if mode not in _BODIES:
             raise BadRequest(f"A model of mode `{mode}` cannot be tested here.", param="id")
@@ -152,22 +152,22 @@ class Trial:
             max_tokens=body.get("max_tokens"), prompt_bytes=len(_SAID),
         )  # fmt: skip
         exchange = Exchange(uuid7(), None)
-        exchange.caller, exchange.call = OPERATOR, call
+        exchange.caller, exchange.call = PROBE_CALLER, call
         refused = await self._run(exchange, call)
-        return Tried(exchange, exchange.elapsed_ms(), refused)
+        return ProbeResult(exchange, exchange.elapsed_ms(), refused)
 
-    async def _run(self, exchange: Exchange, call: Call) -> Refused | None:
+    async def _run(self, exchange: Exchange, call: Call) -> APIError | None:
         stages = self._stages
         watch = stages.watches.open(float("inf"))
-        watch.ends_at = asyncio.get_running_loop().time() + LONGEST_S
+        watch.total_deadline = asyncio.get_running_loop().time() + PROBE_TIMEOUT_S
         try:
-            await relay(stages, exchange, OPERATOR, call, watch=watch, deliver=_take)
-        except Refused as refused:
+            await relay(stages, exchange, PROBE_CALLER, call, watch=watch, deliver=_take)
+        except APIError as refused:
             return refused
         except asyncio.CancelledError:
             if not watch.was_interrupted():
                 raise
-            return interruption(watch.why)
+            return interrupt_error(watch.reason)
         finally:
             stages.watches.close(watch)
         return None
@@ -182,10 +182,10 @@ async def _take(reply: Reply, _lease: Lease, exchange: Exchange) -> None:
 def admin_router(
     catalog: Callable[[], Catalog | None],
     vitals: SharedVitals,
-    trial: Trial,
+    trial: ModelProbe,
     *,
-    record: Record | None,
-    by: By,
+    record: AuditedChange | None,
+    by: ActorDependency,
 ) -> APIRouter:
     """`/admin/models`."""
     doors = APIRouter(prefix="/admin", tags=["admin"], responses={401: {"description": "No admin key."}})
@@ -205,10 +205,10 @@ def admin_router(
         responses={404: {"description": "No such model."}},
     )
     async def test(model: str, who: Annotated[Actor, Depends(by)]) -> Json:
-        group = _known_admin(catalog()).group(model)
+        group = _known_admin(catalog()).find_group(model)
         if group is None:
             raise ModelNotFound(f"The model `{model[:200]}` does not exist.", param="id")
-        async with (record or logged)(who, "models.test", model) as detail:
+        async with (record or log_change)(who, "models.test", model) as detail:
             tried = _tried(model, await trial(model, group.mode))
             detail |= {name: tried[name] for name in ("ok", "request_id", "cost_usd")}
         return tried
@@ -222,7 +222,7 @@ def _known_admin(catalog: Catalog | None) -> Catalog:
     return catalog
 
 
-def _group(group: Group, vitals: Vitals) -> Json:
+def _group(group: ModelGroup, vitals: Vitals) -> Json:
     return {
         "id": group.name,
         "mode": group.mode,
@@ -238,7 +238,7 @@ def _deployment(one: Deployment, vitals: Vitals) -> Json:
     return {
         "id": one.id,
         "provider": one.provider,
-        "model": one.physical,
+        "model": one.provider_model,
         "max_tokens": one.max_tokens,
         "max_output_tokens": one.max_output_tokens,
         "input_usd_per_million": _usd_per_million(one.input_pico_usd),
@@ -267,8 +267,8 @@ def _usd_per_million(pico: int | None) -> str | None:
     return None if pico is None else format((Decimal(pico) / PICO_PER_USD_PER_MILLION).normalize(), "f")
 
 
-def _tried(model: str, tried: Tried) -> Json:
-    served, refused = tried.exchange.served, tried.refused
+def _tried(model: str, tried: ProbeResult) -> Json:
+    served, refused = tried.exchange.served, tried.error
     cost = tried.exchange.cost_nano_usd() if refused is None else None
     return {
         "id": model,
@@ -278,7 +278,7 @@ def _tried(model: str, tried: Tried) -> Json:
         "cost_usd": None if cost is None else format(nano_to_usd(cost), "f"),
         "group": served.group,
         "provider": served.provider,
-        "model": served.physical,
+        "model": served.provider_model,
         "deployment": served.deployment,
         "error": None
         if refused is None

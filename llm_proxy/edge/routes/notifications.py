@@ -7,19 +7,19 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 
-from llm_proxy.dialects.request.url_guard import fault_of, is_private
-from llm_proxy.edge.auth import By
-from llm_proxy.edge.routes.audit import Before, asked_moment
+from llm_proxy.dialects.request.url_guard import is_private_host, url_error
+from llm_proxy.edge.auth import ActorDependency
+from llm_proxy.edge.routes.audit import BeforeQuery, parse_time_filter
 from llm_proxy.errors import StoreUnavailable
-from llm_proxy.identity.postgres_store import available
+from llm_proxy.identity.postgres_store import database_errors
 from llm_proxy.json_access import Json
-from llm_proxy.notify import Delivery, Outbox
+from llm_proxy.notify import Outbox, WebhookSender
 from llm_proxy.settings import PREFIX, Settings
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
-def router(outbox: Outbox | None, *, by: By) -> APIRouter:
+def router(outbox: Outbox | None, *, by: ActorDependency) -> APIRouter:
     """The route; without a database it is 503."""
     routes = APIRouter(prefix="/admin", tags=["admin"], dependencies=[Depends(by)])
 
@@ -32,23 +32,23 @@ def router(outbox: Outbox | None, *, by: By) -> APIRouter:
             503: {"description": "The database is away."},
         },
     )
-    async def notifications(limit: Limit = 100, before: Before = None) -> Json:
+    async def notifications(limit: Limit = 100, before: BeforeQuery = None) -> Json:
         if outbox is None:
             raise StoreUnavailable("Notifications need a database (DATABASE_URL).")
-        async with available():
-            found = await outbox.page(limit=limit, before=asked_moment("before", before))
+        async with database_errors():
+            found = await outbox.list_notifications(limit=limit, before=parse_time_filter("before", before))
         return {"data": found, "has_more": len(found) >= limit}
 
     return routes
 
 
-def delivery_of(settings: Settings) -> Delivery:
+def webhook_delivery(settings: Settings) -> WebhookSender:
     """How these settings deliver."""
     secret = settings.notify_secret.get_secret_value() if settings.notify_secret else ""
-    return Delivery(secret, None if settings.notify_allow_private else is_private, settings.tls)
+    return WebhookSender(secret, None if settings.notify_allow_private else is_private_host, settings.tls)
 
 
-def webhook_faults(settings: Settings, *, kept: bool = True) -> list[str]:
+def webhook_errors(settings: Settings, *, kept: bool = True) -> list[str]:
     """What stops a start, or a delivery, with these webhooks; nothing where none is set.
 
     `kept`: events are kept in the database, as the gateway does.
@@ -64,7 +64,7 @@ def webhook_faults(settings: Settings, *, kept: bool = True) -> list[str]:
         )
     if not settings.notify_allow_private:
         for number, (form, url) in enumerate(settings.webhooks, 1):
-            if (fault := fault_of(url)) is not None:
+            if (fault := url_error(url)) is not None:
                 allow = f"{PREFIX}NOTIFY_ALLOW_PRIVATE=true allows it"
                 faults.append(f"{name}, number {number} ({form}): {fault}; {allow}")
     return faults

@@ -15,23 +15,37 @@ from typing import Any
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
-from llm_proxy.admission import Defaults, Policies, Prices, Replay, Repriced, Verdict
-from llm_proxy.edge.auth import By
+from llm_proxy.admission import (
+    PolicyDefaults,
+    PolicyResolver,
+    PriceOverrides,
+    PriceSource,
+    Replay,
+    ReplayVerdict,
+)
+from llm_proxy.edge.auth import ActorDependency
 from llm_proxy.errors import BadRequest, Overloaded, StoreUnavailable
-from llm_proxy.identity import KeySpec, Registry, Rule, Rulebook, RuleSource, Rulings
-from llm_proxy.identity.admin_documents import rule_from, spec_from
+from llm_proxy.identity import (
+    KeyRepository,
+    KeySpec,
+    LimitPolicy,
+    PolicyRepository,
+    PolicySnapshot,
+    PolicySource,
+)
+from llm_proxy.identity.admin_documents import parse_key_spec, parse_policy
 from llm_proxy.json_access import Json
-from llm_proxy.ledger import Histories
-from llm_proxy.ledger.call_history import History
-from llm_proxy.ledger.usage_query import moment
+from llm_proxy.ledger import CallHistoryReader
+from llm_proxy.ledger.call_history import CallHistory
+from llm_proxy.ledger.usage_query import parse_time
 from llm_proxy.money import PICO_PER_USD_PER_MILLION, usd_text
 
-MOST_CALLS = 100_000
-MOST_LISTED = 100
-MOST_USD_PER_MILLION = 10**6
+MAX_CALLS = 100_000
+MAX_LISTED = 100
+MAX_USD_PER_MILLION = 10**6
 _PRICES = ("input_usd_per_million", "output_usd_per_million")
 _CALLER = ("key", "tenant", "agent", "user")
-REFUSED_NOTE = (
+REJECTED_CALLS_NOTE = (
     "Calls that were refused then are not replayed: the history keeps a sample of them, without their sizes."
 )
 
@@ -60,7 +74,7 @@ class Simulation(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Present:
+class SimulationSources:
     """How things stand now.
 
     Attributes:
@@ -68,16 +82,16 @@ class Present:
         default_models: Whom no key says otherwise.
     """
 
-    histories: Histories
-    rules: RuleSource
-    registry: Registry
-    rulings: Rulings
-    prices: Prices
-    defaults: Defaults
+    histories: CallHistoryReader
+    rules: PolicySource
+    registry: KeyRepository
+    rulings: PolicyRepository
+    prices: PriceSource
+    defaults: PolicyDefaults
     default_models: tuple[str, ...]
 
 
-def router(present: Present | None, *, by: By) -> APIRouter:
+def router(present: SimulationSources | None, *, by: ActorDependency) -> APIRouter:
     """The route; without a database it is 503."""
     routes = APIRouter(
         prefix="/admin",
@@ -98,72 +112,77 @@ def router(present: Present | None, *, by: By) -> APIRouter:
         if turn.locked():
             raise Overloaded("Another simulation is running.", retry_after_s=10)
         async with turn:
-            return await _simulated(present, body)
+            return await _run_simulation(present, body)
 
     return routes
 
 
-async def _simulated(present: Present, body: Simulation) -> Json:
+async def _run_simulation(present: SimulationSources, body: Simulation) -> Json:
     now = datetime.now(UTC)
-    since, until = moment(body.since, now), moment(body.until, now, param="until")
+    since, until = parse_time(body.since, now), parse_time(body.until, now, param="until")
     if since >= until:
         raise BadRequest("'since' is not before 'until'.", param="since")
-    changed = {group: _prices_of(said) for group, said in body.prices.items()}
-    specs, book = await _keys(present, body), await _rules(present, body)
-    history = await present.histories.calls(since, until, specs, MOST_CALLS)
-    first = history.first or since
+    changed = {group: _parse_prices(said) for group, said in body.prices.items()}
+    specs, book = await _changed_keys(present, body), await _changed_policies(present, body)
+    history = await present.histories.calls(since, until, specs, MAX_CALLS)
+    first = history.first_at or since
     models = present.default_models if body.default_models is None else tuple(body.default_models)
     replay = Replay(
-        Policies.of(present.defaults, book),
-        Repriced(present.prices, changed),
+        PolicyResolver.from_snapshot(present.defaults, book),
+        PriceOverrides(present.prices, changed),
         models,
         lambda check: present.histories.spent_before(check, first),
     )
-    found = _Found()
+    found = _SimulationResult()
     async for verdict in replay.play(history.calls):
         found.add(verdict)
-    return {"since": since.isoformat(), "until": until.isoformat(), **found.told(), **_known(history)}
+    return {
+        "since": since.isoformat(),
+        "until": until.isoformat(),
+        **found.document(),
+        **_history_coverage(history),
+    }
 
 
-def _known(history: History) -> Json:
+def _history_coverage(history: CallHistory) -> Json:
     """What of the answer is exact, and what the history does not hold."""
     return {
         "complete": history.complete,
         "calls_without_reservation": history.estimated,
-        "not_replayed": {"refused_then_in_sample": history.refused_kept, "note": REFUSED_NOTE},
+        "not_replayed": {"refused_then_in_sample": history.rejected_sampled, "note": REJECTED_CALLS_NOTE},
     }
 
 
-async def _keys(present: Present, body: Simulation) -> dict[str, KeySpec]:
+async def _changed_keys(present: SimulationSources, body: Simulation) -> dict[str, KeySpec]:
     specs: dict[str, KeySpec] = {}
     after = ""
-    while page := await present.registry.page(limit=1000, after=after):
+    while page := await present.registry.list_keys(limit=1000, after=after):
         specs |= {one.key_id: one.spec for one in page}
         after = page[-1].spec.name
     for name, change in body.keys.items():
-        record = await present.registry.show(name)
-        specs[record.key_id] = spec_from(change, record.spec)
+        record = await present.registry.get(name)
+        specs[record.key_id] = parse_key_spec(change, record.spec)
     return specs
 
 
-async def _rules(present: Present, body: Simulation) -> Rulebook:
-    book = await present.rules.rulebook(-1) or Rulebook()
-    new = [await present.rulings.with_id(rule_from(one)) for one in body.rules]
-    places = {_place(rule) for rule in new}
-    kept = () if body.only_these_rules else book.rules
-    return replace(book, rules=(*(rule for rule in kept if _place(rule) not in places), *new))
+async def _changed_policies(present: SimulationSources, body: Simulation) -> PolicySnapshot:
+    book = await present.rules.fetch_policies(-1) or PolicySnapshot()
+    new = [await present.rulings.resolve_key(parse_policy(one)) for one in body.rules]
+    places = {_policy_scope(rule) for rule in new}
+    kept = () if body.only_these_rules else book.policies
+    return replace(book, policies=(*(rule for rule in kept if _policy_scope(rule) not in places), *new))
 
 
-def _place(rule: Rule) -> tuple[str, ...]:
+def _policy_scope(rule: LimitPolicy) -> tuple[str, ...]:
     return rule.scope, rule.tenant, rule.subject, rule.group
 
 
-def _prices_of(said: Mapping[str, object]) -> tuple[int, int]:
+def _parse_prices(said: Mapping[str, object]) -> tuple[int, int]:
     """Pico-dollars per token of input and output."""
     found = [_pico_usd(said.get(name)) for name in _PRICES]
     if {*said} != {*_PRICES} or None in found:
         wanted = " and ".join(_PRICES)
-        raise BadRequest(f"A price is {wanted}, each from 0 to {MOST_USD_PER_MILLION}.", param="prices")
+        raise BadRequest(f"A price is {wanted}, each from 0 to {MAX_USD_PER_MILLION}.", param="prices")
     incoming, outgoing = (one or 0 for one in found)
     return incoming, outgoing
 
@@ -172,12 +191,12 @@ def _pico_usd(said: object) -> int | None:
     """Dollars per million tokens as pico-dollars per token; None for what is no price."""
     with contextlib.suppress(ArithmeticError):
         dollars = Decimal(str(said))
-        return int(dollars * PICO_PER_USD_PER_MILLION) if 0 <= dollars <= MOST_USD_PER_MILLION else None
+        return int(dollars * PICO_PER_USD_PER_MILLION) if 0 <= dollars <= MAX_USD_PER_MILLION else None
     return None
 
 
 @dataclass(slots=True)
-class _Refusals:
+class _RejectionCount:
     """Refused calls of one kind: how many, and the first."""
 
     calls: int
@@ -186,7 +205,7 @@ class _Refusals:
 
 
 @dataclass(slots=True)
-class _Found:
+class _SimulationResult:
     """The sums of a replay."""
 
     calls: int = 0
@@ -194,13 +213,15 @@ class _Found:
     recorded_nano_usd: int = 0
     cost_nano_usd: int = 0
     unpriced: int = 0
-    first: Verdict | None = None
-    by_limit: dict[tuple[str, ...], _Refusals] = field(default_factory=dict[tuple[str, ...], _Refusals])
-    by_caller: dict[tuple[str | None, ...], _Refusals] = field(
-        default_factory=dict[tuple[str | None, ...], _Refusals]
+    first: ReplayVerdict | None = None
+    by_limit: dict[tuple[str, ...], _RejectionCount] = field(
+        default_factory=dict[tuple[str, ...], _RejectionCount]
+    )
+    by_caller: dict[tuple[str | None, ...], _RejectionCount] = field(
+        default_factory=dict[tuple[str | None, ...], _RejectionCount]
     )
 
-    def add(self, verdict: Verdict) -> None:
+    def add(self, verdict: ReplayVerdict) -> None:
         past = verdict.past
         self.calls += 1
         self.recorded_nano_usd += past.cost_nano_usd or 0
@@ -215,7 +236,7 @@ class _Found:
         _count(self.by_limit, (verdict.code, verdict.scope, verdict.subject, verdict.kind), verdict)
         _count(self.by_caller, whose, verdict)
 
-    def told(self) -> Json:
+    def document(self) -> Json:
         """As the answer has it."""
         return {
             "calls": self.calls,
@@ -229,22 +250,22 @@ class _Found:
         }
 
 
-def _count(found: dict[Any, _Refusals], key: Any, verdict: Verdict) -> None:  # noqa: ANN401 -- either kind
+def _count(found: dict[Any, _RejectionCount], key: Any, verdict: ReplayVerdict) -> None:  # noqa: ANN401 -- either kind
     if key in found:
         found[key].calls += 1
     else:
-        found[key] = _Refusals(1, _time(verdict), verdict.past.request_id)
+        found[key] = _RejectionCount(1, _time(verdict), verdict.past.request_id)
 
 
-def _listed(found: Mapping[Any, _Refusals], names: tuple[str, ...]) -> list[Json]:
+def _listed(found: Mapping[Any, _RejectionCount], names: tuple[str, ...]) -> list[Json]:
     """The most refused first."""
     order = sorted(found.items(), key=lambda one: (-one[1].calls, one[1].first_at))
     return [
         dict(zip(names, (value or None for value in key), strict=True))
         | {"calls": one.calls, "first_at": one.first_at, "first_request_id": one.first_request_id}
-        for key, one in order[:MOST_LISTED]
+        for key, one in order[:MAX_LISTED]
     ]
 
 
-def _time(verdict: Verdict) -> str:
+def _time(verdict: ReplayVerdict) -> str:
     return datetime.fromtimestamp(verdict.past.started_ms / 1000, UTC).isoformat()

@@ -13,16 +13,16 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from llm_proxy.edge.auth import Doorkeeper
-from llm_proxy.edge.responses import asked, told
+from llm_proxy.edge.auth import AuthDependencies
+from llm_proxy.edge.responses import database_result, require_database
 from llm_proxy.errors import BadRequest, NotFound, StoreUnavailable
 from llm_proxy.identity import Actor
 from llm_proxy.json_access import Json
-from llm_proxy.ledger import Erasures, Usage
-from llm_proxy.upstream import Purged
+from llm_proxy.ledger import Erasures, PostgresUsage
+from llm_proxy.upstream import CachePurge
 
 
-def payloads_router(usage: Usage | None, keeper: Doorkeeper) -> APIRouter:
+def payloads_router(usage: PostgresUsage | None, keeper: AuthDependencies) -> APIRouter:
     """`/admin/payloads`.
 
     Args:
@@ -39,11 +39,13 @@ def payloads_router(usage: Usage | None, keeper: Doorkeeper) -> APIRouter:
         summary="The prompt and the answer of one call, redacted, where they are kept.",
         responses={404: {"description": "Not kept, or no longer."}},
     )
-    async def kept(request_id: UUID, who: Annotated[Actor, Depends(keeper.actor)]) -> dict[str, str | None]:
-        said = await told(asked(usage).payload(request_id))
+    async def kept(
+        request_id: UUID, who: Annotated[Actor, Depends(keeper.require_actor)]
+    ) -> dict[str, str | None]:
+        said = await database_result(require_database(usage).get_payload(request_id))
         if said is None:
             raise NotFound("Nothing is kept of this request.", code="payload_not_found")
-        await told(asked(usage).note_payload_read(request_id, who))
+        await database_result(require_database(usage).audit_payload_read(request_id, who))
         return said
 
     @doors.delete(
@@ -55,19 +57,21 @@ def payloads_router(usage: Usage | None, keeper: Doorkeeper) -> APIRouter:
         },
     )
     async def erase(
-        who: Annotated[Actor, Depends(keeper.actor)],
+        who: Annotated[Actor, Depends(keeper.require_actor)],
         user: Annotated[str, Query(min_length=1)],
         tenant: Annotated[str, Query(description="Empty: calls without a tenant.")],
     ) -> dict[str, int]:
         for param, name in (("user", user), ("tenant", tenant)):
             if "\0" in name:
                 raise BadRequest(f"{param!r} holds a character no name has.", param=param)
-        return {"erased": await told(asked(usage).erase_payloads(tenant or None, user, who))}
+        return {
+            "erased": await database_result(require_database(usage).erase_payloads(tenant or None, user, who))
+        }
 
     return doors
 
 
-class Whom(BaseModel):
+class ErasureRequest(BaseModel):
     """Who is to be erased.
 
     Attributes:
@@ -98,12 +102,12 @@ def erasures_router(erasures: Erasures | None, by: Any) -> APIRouter:  # noqa: A
     )
 
     @routes.post("", summary="Erase a tenant's user; asked again, go on with what was incomplete.")
-    async def erase(who: Annotated[Actor, by], whom: Whom) -> Json:
-        return await told(asked(erasures).erase(whom.tenant, whom.user, who))
+    async def erase(who: Annotated[Actor, by], whom: ErasureRequest) -> Json:
+        return await database_result(require_database(erasures).erase(whom.tenant, whom.user, who))
 
     @routes.post("/replay", summary="Erase again who has come back, and go on with what is incomplete.")
     async def replay(who: Annotated[Actor, by]) -> Json:
-        return {"data": await told(asked(erasures).replay(who))}
+        return {"data": await database_result(require_database(erasures).retry_unfinished(who))}
 
     @routes.get(
         "/{erasure_id}",
@@ -111,18 +115,18 @@ def erasures_router(erasures: Erasures | None, by: Any) -> APIRouter:  # noqa: A
         responses={404: {"description": "There is none of this id."}},
     )
     async def certificate(erasure_id: UUID, _: Annotated[Actor, by]) -> Json:
-        return await told(asked(erasures).certificate(erasure_id))
+        return await database_result(require_database(erasures).certificate(erasure_id))
 
     return routes
 
 
-Purge = Callable[[str | None, str | None], Awaitable[Purged]]
-Record = Callable[[Actor, str, str], AbstractAsyncContextManager[dict[str, Any]]]
-Name = Annotated[str | None, Query(min_length=1, max_length=256, pattern=r"^[^\x00]+$")]
+PurgeCache = Callable[[str | None, str | None], Awaitable[CachePurge]]
+AuditedChange = Callable[[Actor, str, str], AbstractAsyncContextManager[dict[str, Any]]]
+NameQuery = Annotated[str | None, Query(min_length=1, max_length=256, pattern=r"^[^\x00]+$")]
 log = logging.getLogger(__name__)
 
 
-def cache_router(purge: Purge, record: Record | None, by: Any) -> APIRouter:  # noqa: ANN401 -- FastAPI's Depends
+def cache_router(purge: PurgeCache, record: AuditedChange | None, by: Any) -> APIRouter:  # noqa: ANN401 -- FastAPI's Depends
     """`/admin/cache`.
 
     Args:
@@ -142,9 +146,11 @@ def cache_router(purge: Purge, record: Record | None, by: Any) -> APIRouter:  # 
             503: {"description": "The cache or the database is away; the message says what was deleted."},
         },
     )
-    async def delete(who: Annotated[Actor, by], tenant: Name = None, model: Name = None) -> dict[str, int]:
+    async def delete(
+        who: Annotated[Actor, by], tenant: NameQuery = None, model: NameQuery = None
+    ) -> dict[str, int]:
         target = f"tenant={tenant or '*'} model={model or '*'}"
-        async with (record or logged)(who, "cache.purge", target) as detail:
+        async with (record or log_change)(who, "cache.purge", target) as detail:
             purged = await purge(tenant, model)
             detail |= {"purged": purged.entries, "complete": purged.complete}
         if not purged.complete:
@@ -158,7 +164,7 @@ def cache_router(purge: Purge, record: Record | None, by: Any) -> APIRouter:  # 
 
 
 @asynccontextmanager
-async def logged(who: Actor, action: str, target: str) -> AsyncGenerator[dict[str, Any]]:
+async def log_change(who: Actor, action: str, target: str) -> AsyncGenerator[dict[str, Any]]:
     """Record a change in the log alone, for a gateway without a database."""
     detail: dict[str, Any] = {}
     yield detail

@@ -16,33 +16,39 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
-from llm_proxy.admission import Standing
-from llm_proxy.edge.auth import Doorkeeper
-from llm_proxy.edge.responses import asked, told
+from llm_proxy.admission import LimitStatus
+from llm_proxy.edge.auth import AuthDependencies
+from llm_proxy.edge.responses import database_result, require_database
 from llm_proxy.errors import BadRequest, Forbidden, NotFound, StoreUnavailable
-from llm_proxy.identity import NOBODY, Admin, Caller, Named, on_behalf_of
+from llm_proxy.identity import NO_ATTRIBUTION, Admin, Attribution, Caller, on_behalf_of
 from llm_proxy.json_access import Json
-from llm_proxy.ledger.rejected_requests import Whose, not_kept
-from llm_proxy.ledger.request_detail import lines_of, without_what_only_operators_see
+from llm_proxy.ledger.rejected_requests import RejectionScope, not_recorded_message
+from llm_proxy.ledger.request_detail import describe_request, redact_for_key
 from llm_proxy.ledger.usage_query import (
     DIMENSIONS,
-    MOST_LINES,
-    NOTHING,
-    WORDS,
-    Answer,
-    Question,
-    asked_range,
-    zone_of,
+    EMPTY_ROW,
+    MAX_ROWS,
+    RANGE_WORDS,
+    UsageQuery,
+    UsageResult,
+    parse_range,
+    parse_zone,
 )
-from llm_proxy.ledger.usage_report import as_csv, as_focus, as_json, as_spans, by_period
+from llm_proxy.ledger.usage_report import (
+    focus_groups,
+    row_as_json,
+    rows_as_csv,
+    rows_as_focus_csv,
+    spans_as_json,
+)
 
-Standings = Callable[[Caller], Awaitable[Iterable[Standing]]]
+LimitStatuses = Callable[[Caller], Awaitable[Iterable[LimitStatus]]]
 
 _EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
 _FORMS = ("json", "csv", "focus")
-_HEARD = frozenset({400, 403, 404, 409, 413, 415, 422})
+_PROVIDER_MESSAGE_SHOWN = frozenset({400, 403, 404, 409, 413, 415, 422})
 """With these a caller has heard the provider's message; with others it is the operator's."""
-_OWN = frozenset({"since", "until", "tz", "group_by", "top", "format"})
+_PARAMETERS = frozenset({"since", "until", "tz", "group_by", "top", "format"})
 _FILTERS: Json = {
     "parameters": [
         {
@@ -55,21 +61,22 @@ _FILTERS: Json = {
         for name in DIMENSIONS
     ]
 }
-_REFUSALS: dict[int | str, Json] = {
+_ERROR_RESPONSES: dict[int | str, Json] = {
     400: {"description": "A range or a dimension that is not one."},
     404: {"description": "A name that is nowhere on record."},
     401: {"description": "No credential."},
     503: {"description": "Postgres cannot tell now."},
 }
 _UNKNOWN = "No request of yours has this id; a new record may take a second."
-Agent = Annotated[str, Query(min_length=1)]
+AgentQuery = Annotated[str, Query(min_length=1)]
 
 
-class Asked(BaseModel):
+class UsageParameters(BaseModel):
     """The query of `GET /v1/usage`, beside its filters."""
 
     since: str | None = Field(
-        None, description=f"2026-11-01, 2026-11-01T12:00Z, 24h, 7d, {', '.join(WORDS)}; else 30 days ago."
+        None,
+        description=f"2026-11-01, 2026-11-01T12:00Z, 24h, 7d, {', '.join(RANGE_WORDS)}; else 30 days ago.",
     )
     until: str | None = Field(
         None, description="The same; else the end of today, or of the period `since` names."
@@ -77,30 +84,30 @@ class Asked(BaseModel):
     tz: str = Field("UTC", description="An IANA zone, or an offset such as +05:30: whose days are meant.")
     group_by: str = Field("", description=f"Comma-separated, of {', '.join(DIMENSIONS)}.")
     top: int | None = Field(
-        None, ge=1, le=MOST_LINES, description="The costliest so many, of each time grouped by."
+        None, ge=1, le=MAX_ROWS, description="The costliest so many, of each time grouped by."
     )
     form: str = Field(
         "json", alias="format", description="`json`, `csv`, or `focus`: CSV under FOCUS 1.2's column names."
     )
 
 
-class Tells(Protocol):
+class UsageStore(Protocol):
     """Who knows what was used: Postgres, or a mock's memory."""
 
-    async def ask(self, question: Question, now: datetime) -> Answer:
+    async def query(self, question: UsageQuery, now: datetime) -> UsageResult:
         """The answer."""
         ...
 
-    async def story(self, request_id: UUID) -> Json | None:
+    async def request_detail(self, request_id: UUID) -> Json | None:
         """One request; None if unknown."""
         ...
 
-    async def refused_beside(self, request_id: UUID, whose: Whose) -> list[Json]:
+    async def rejected_in_minute(self, request_id: UUID, whose: RejectionScope) -> list[Json]:
         """How many were refused in the minute of this request."""
         ...
 
 
-def router(usage: Tells | None, keeper: Doorkeeper, standings: Standings) -> APIRouter:
+def router(usage: UsageStore | None, keeper: AuthDependencies, standings: LimitStatuses) -> APIRouter:
     """`/internal/llm/usage`, `/v1/usage` and `/v1/requests/{id}`.
 
     Args:
@@ -108,45 +115,49 @@ def router(usage: Tells | None, keeper: Doorkeeper, standings: Standings) -> API
         keeper: Says who asks.
         standings: Where a caller stands at its limits.
     """
-    doors = APIRouter(tags=["usage"], responses=_REFUSALS)
+    doors = APIRouter(tags=["usage"], responses=_ERROR_RESPONSES)
 
     @doors.get("/internal/llm/usage", summary="What one agent used, and where it stands at its limit.")
-    async def of_agent(caller: Annotated[Caller, Depends(keeper.caller)], agent_id: Agent) -> Response:
-        acting = on_behalf_of(caller, NOBODY, Named(agent=agent_id))
-        line = await _used_by_agent(asked(usage), caller, agent_id)
+    async def of_agent(
+        caller: Annotated[Caller, Depends(keeper.require_caller)], agent_id: AgentQuery
+    ) -> Response:
+        acting = on_behalf_of(caller, NO_ATTRIBUTION, Attribution(agent=agent_id))
+        line = await _used_by_agent(require_database(usage), caller, agent_id)
         return _json({**line, "limits": await _limits(standings(acting))})
 
     @doors.get("/v1/usage", summary="What was used, by any dimension.", openapi_extra=_FILTERS)
     async def by_dimension(
         request: Request,
-        who: Annotated[Caller | Admin, Depends(keeper.anybody)],
-        query: Annotated[Asked, Query()],
+        who: Annotated[Caller | Admin, Depends(keeper.caller_or_admin)],
+        query: Annotated[UsageParameters, Query()],
     ) -> Response:
-        now, zone = datetime.now(UTC), zone_of(query.tz)
-        begin, end = asked_range(query.since, query.until, now, zone)
+        now, zone = datetime.now(UTC), parse_zone(query.tz)
+        begin, end = parse_range(query.since, query.until, now, zone)
         by = tuple(name for name in query.group_by.split(",") if name)
         owner = who.key_id if isinstance(who, Caller) else None
-        where, tenant = _of_tenant(_where(request), who)
-        question = Question(begin, end, by, where, zone, query.top, owner, tenant)
-        return await _report(asked(usage), question, query.form, query.tz.replace(" ", "+"), now)
+        where, tenant = _restrict_to_tenant(_parse_filters(request), who)
+        question = UsageQuery(begin, end, by, where, zone, query.top, owner, tenant)
+        return await _report(require_database(usage), question, query.form, query.tz.replace(" ", "+"), now)
 
     @doors.get(
         "/v1/requests/{request_id}",
         summary="One request's story.",
         responses={404: {"description": "No such request, or somebody else's, or refused and not kept."}},
     )
-    async def story(request_id: UUID, who: Annotated[Caller | Admin, Depends(keeper.anybody)]) -> Response:
-        found = await told(asked(usage).story(request_id))
+    async def story(
+        request_id: UUID, who: Annotated[Caller | Admin, Depends(keeper.caller_or_admin)]
+    ) -> Response:
+        found = await database_result(require_database(usage).request_detail(request_id))
         if found is None or not _may_see(who, found):
-            raise await _not_found(asked(usage), request_id, who)
-        if _of_one_tenant(who):
-            found = without_what_only_operators_see(found, _HEARD)
-        return _json({**found, "story": lines_of(found)})
+            raise await _request_not_found(require_database(usage), request_id, who)
+        if _is_tenant_bound(who):
+            found = redact_for_key(found, _PROVIDER_MESSAGE_SHOWN)
+        return _json({**found, "story": describe_request(found)})
 
     return doors
 
 
-def _of_tenant(where: dict[str, str], who: Caller | Admin) -> tuple[dict[str, str], str | None]:
+def _restrict_to_tenant(where: dict[str, str], who: Caller | Admin) -> tuple[dict[str, str], str | None]:
     """The filters, and the one tenant an admin may see; raises `Forbidden` for a filter on another."""
     tenant = who.tenant if isinstance(who, Admin) else None
     if tenant is None:
@@ -156,16 +167,16 @@ def _of_tenant(where: dict[str, str], who: Caller | Admin) -> tuple[dict[str, st
     return where | {"tenant": tenant}, tenant
 
 
-def _of_one_tenant(who: Caller | Admin) -> bool:
+def _is_tenant_bound(who: Caller | Admin) -> bool:
     return isinstance(who, Caller) or who.tenant is not None
 
 
-async def _not_found(usage: Tells, request_id: UUID, who: Caller | Admin) -> NotFound:
+async def _request_not_found(usage: UsageStore, request_id: UUID, who: Caller | Admin) -> NotFound:
     """What is told of a request without a record: somebody else's, refused and not kept, or none."""
-    whose = Whose(key=who.key_id) if isinstance(who, Caller) else Whose(tenant=who.tenant)
-    counted = await told(usage.refused_beside(request_id, whose))
+    whose = RejectionScope(key=who.key_id) if isinstance(who, Caller) else RejectionScope(tenant=who.tenant)
+    counted = await database_result(usage.rejected_in_minute(request_id, whose))
     if counted:
-        return NotFound(not_kept(request_id, counted), code="request_not_kept")
+        return NotFound(not_recorded_message(request_id, counted), code="request_not_kept")
     return NotFound(_UNKNOWN, code="request_not_found")
 
 
@@ -175,14 +186,14 @@ def _may_see(who: Caller | Admin, found: Json) -> bool:
     return who.tenant is None or who.tenant == found["tenant"]
 
 
-async def _used_by_agent(usage: Tells, caller: Caller, agent: str) -> Json:
+async def _used_by_agent(usage: UsageStore, caller: Caller, agent: str) -> Json:
     now = datetime.now(UTC)
     owner = None if caller.kind == "internal" else caller.key_id
-    question = Question(_EPOCH, now + timedelta(days=1), where={"agent": agent}, owner=owner)
+    question = UsageQuery(_EPOCH, now + timedelta(days=1), filters={"agent": agent}, only_key=owner)
     try:
-        line = (await told(usage.ask(question, now))).total
+        line = (await database_result(usage.query(question, now))).total
     except NotFound:  # an agent that has called nobody yet used nothing
-        line = NOTHING
+        line = EMPTY_ROW
     return {
         "total_requests": line.requests,
         "total_tokens": line.total_tokens,
@@ -192,38 +203,42 @@ async def _used_by_agent(usage: Tells, caller: Caller, agent: str) -> Json:
     }
 
 
-async def _report(usage: Tells, question: Question, form: str, tz: str, now: datetime) -> Response:
+async def _report(usage: UsageStore, question: UsageQuery, form: str, tz: str, now: datetime) -> Response:
     if form not in _FORMS:
         raise BadRequest(f"'format' is one of {', '.join(_FORMS)}.", param="format")
     if form == "focus":
-        question = replace(question, by=by_period(question))
-    answer = await told(usage.ask(question, now))
+        question = replace(question, group_by=focus_groups(question))
+    answer = await database_result(usage.query(question, now))
     if form != "json":
-        text = as_csv(answer.lines, question.by) if form == "csv" else as_focus(answer.lines, question)
+        text = (
+            rows_as_csv(answer.rows, question.group_by)
+            if form == "csv"
+            else rows_as_focus_csv(answer.rows, question)
+        )
         return Response(text, headers=_notes(answer), media_type="text/csv; charset=utf-8")
     body = {
         "object": "list",
         "since": question.since.isoformat(),
         "until": question.until.isoformat(),
         "tz": tz,
-        "group_by": list(question.by),
-        "data": [as_json(line) for line in answer.lines],
+        "group_by": list(question.group_by),
+        "data": [row_as_json(line) for line in answer.rows],
         "has_more": answer.has_more,
-        "total": as_json(answer.total),
-        "exact": not (answer.untold or answer.total_untold),
-        "untold": as_spans(answer.untold),
-        "total_untold": as_spans(answer.total_untold),
+        "total": row_as_json(answer.total),
+        "exact": not (answer.unknown_spans or answer.total_unknown_spans),
+        "untold": spans_as_json(answer.unknown_spans),
+        "total_untold": spans_as_json(answer.total_unknown_spans),
     }
     return _json(body)
 
 
-def _notes(answer: Answer) -> dict[str, str]:
+def _notes(answer: UsageResult) -> dict[str, str]:
     """What a table of lines does not say, as headers."""
     notes = {"x-llm-proxy-has-more": "true"} if answer.has_more else {}
-    return notes | ({"x-llm-proxy-exact": "false"} if answer.untold else {})
+    return notes | ({"x-llm-proxy-exact": "false"} if answer.unknown_spans else {})
 
 
-def _where(request: Request) -> dict[str, str]:
+def _parse_filters(request: Request) -> dict[str, str]:
     """The filters; raises `BadRequest` for a name that is none, or that comes twice."""
     where: dict[str, str] = {}
     given: set[str] = set()
@@ -231,7 +246,7 @@ def _where(request: Request) -> dict[str, str]:
         if name in given:
             raise BadRequest(f"'{name[:40]}' is given twice.", param=name[:40])
         given.add(name)
-        if name in _OWN:
+        if name in _PARAMETERS:
             continue
         if name not in DIMENSIONS:
             raise BadRequest(f"There is no '{name[:40]}' to filter by.", param=name[:40])
@@ -239,7 +254,7 @@ def _where(request: Request) -> dict[str, str]:
     return where
 
 
-async def _limits(standings: Awaitable[Iterable[Standing]]) -> Json | None:
+async def _limits(standings: Awaitable[Iterable[LimitStatus]]) -> Json | None:
     try:
         found = await standings
     except StoreUnavailable:

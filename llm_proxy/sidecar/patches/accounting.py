@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from llm_proxy.json_access import Json, as_object
 from llm_proxy.sidecar import catalog, litellm_internals
-from llm_proxy.sidecar.litellm_internals import Theirs
-from llm_proxy.sidecar.patches.patch import Patch
+from llm_proxy.sidecar.litellm_internals import Untyped
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 def _install_service_tiers() -> None:
     """Patch LiteLLM's reader of Groq's answers."""
-    config = litellm_internals.groq_config()
+    config = litellm_internals.groq_config_class()
     inherited = config.__base__.transform_response
 
-    def read(self: Theirs, **options: Theirs) -> Theirs:
+    def read(self: Untyped, **options: Untyped) -> Untyped:
         response = inherited(self, **options)
         self._add_web_search_usage(model_response=response)
         return response
@@ -30,7 +30,7 @@ def _install_service_tiers() -> None:
     config.transform_response = read
 
 
-SERVICE_TIERS = Patch(
+SERVICE_TIERS = LiteLLMPatch(
     name="service_tiers",
     install=_install_service_tiers,
     reason=(
@@ -43,56 +43,56 @@ SERVICE_TIERS = Patch(
     tests=("tests/stages/test_sidecar_service_tiers.py::test_groq_s_tier_is_its_own",),
 )
 
-BUILDER = "litellm.litellm_core_utils.streaming_chunk_builder_utils"
-OF_OPENAI = ("chat.completion.chunk", "text_completion")
+CHUNK_BUILDER = "litellm.litellm_core_utils.streaming_chunk_builder_utils"
+OPENAI_OBJECTS = ("chat.completion.chunk", "text_completion")
 
 
 def _install_stream_prices() -> None:
     """Patch what prices a stream; before the first call."""
-    _price_frames(litellm_internals.request_processing())
-    _price_whole_streams(import_module(BUILDER))
+    _price_frames(litellm_internals.request_processing_class())
+    _price_whole_streams(import_module(CHUNK_BUILDER))
 
 
-def _price_frames(processing: Theirs) -> None:
+def _price_frames(processing: Untyped) -> None:
     read = processing._stream_usage_for_event  # noqa: SLF001 -- what a frame's usage is to the calculator
     price = processing._streamed_usage_cost  # noqa: SLF001 -- where every usage frame is priced
 
-    def read_all(obj: Json, usage: Json) -> Theirs:
-        if obj.get("object") not in OF_OPENAI:
+    def read_all(obj: Json, usage: Json) -> Untyped:
+        if obj.get("object") not in OPENAI_OBJECTS:
             return read(obj, usage)
         try:
-            return litellm_internals.library().Usage(**usage)
+            return litellm_internals.litellm_module().Usage(**usage)
         except Exception:  # noqa: BLE001 -- whatever a provider wrote there
             return read(obj, usage)
 
-    def price_as_whole(response: Theirs, model: str, tier: str | None, logging: Theirs) -> float | None:
+    def price_as_whole(response: Untyped, model: str, tier: str | None, logging: Untyped) -> float | None:
         if tier:
             response.service_tier = tier
         details = as_object(getattr(logging, "model_call_details", None))
         provider = str(details.get("custom_llm_provider") or "")
-        litellm_internals.stream_wrapper()._propagate_usage_cost_to_hidden_params(response, provider)  # noqa: SLF001 -- as for the whole stream
+        litellm_internals.stream_wrapper_class()._propagate_usage_cost_to_hidden_params(response, provider)  # noqa: SLF001 -- as for the whole stream
         cost: float | None = price(response, model, tier, logging)
         headers = as_object(response._hidden_params).get("additional_headers")  # noqa: SLF001 -- the same
         deployment = str(logging.get_router_model_id() if logging is not None else "")
-        name = catalog.full_name(provider, str(getattr(logging, "model", model)))
-        return cost if catalog.is_known(cost, headers, deployment, name) else None
+        name = catalog.qualified_model(provider, str(getattr(logging, "model", model)))
+        return cost if catalog.is_cost_known(cost, headers, deployment, name) else None
 
     processing._stream_usage_for_event = staticmethod(read_all)  # noqa: SLF001 -- the same
     processing._streamed_usage_cost = staticmethod(price_as_whole)  # noqa: SLF001 -- the same
 
 
-def _price_whole_streams(builder: Theirs) -> None:
+def _price_whole_streams(builder: Untyped) -> None:
     """A call's log prices a stream as it does a whole answer; what a provider may state is read there too."""
     stated_cost = builder._stream_builder_response_cost  # noqa: SLF001 -- it believes any server
 
-    def leave_to_the_log(response: Theirs, logging_obj: Theirs) -> float | None:
+    def leave_to_the_log(response: Untyped, logging_obj: Untyped) -> float | None:
         cost: float | None = stated_cost(response, logging_obj) if logging_obj is None else None
         return cost
 
     builder._stream_builder_response_cost = leave_to_the_log  # noqa: SLF001 -- the same
 
 
-STREAM_PRICES = Patch(
+STREAM_PRICES = LiteLLMPatch(
     name="stream_prices",
     install=_install_stream_prices,
     reason=(
@@ -112,35 +112,37 @@ STREAM_PRICES = Patch(
     ),
 )
 
-MARK = "llmp_counted"
+COUNTED_MARK = "llmp_counted"
 STREAMS = "litellm.litellm_core_utils.streaming_chunk_builder_utils"
 OLLAMA = "litellm.llms.ollama.chat.transformation"
 STATED_USAGE = "_llmp_usage_stated"
-OF_A_STREAM = ("prompt_tokens", "completion_tokens")
-OF_OLLAMA = ("prompt_eval_count", "eval_count")
+STREAM_COUNTS = ("prompt_tokens", "completion_tokens")
+OLLAMA_COUNTS = ("prompt_eval_count", "eval_count")
 
 
 def _install_counted() -> None:
     """Patch the two places that count; before the first call."""
     _mark_streams(import_module(STREAMS).ChunkProcessor)
-    _mark_whole_answers(import_module(OLLAMA).OllamaChatConfig)
+    _mark_ollama_responses(import_module(OLLAMA).OllamaChatConfig)
 
 
-def _mark_streams(processor: Theirs) -> None:
+def _mark_streams(processor: Untyped) -> None:
     """Every provider's stream ends here; what its frames stated is kept on the way to the sum."""
     sum_up: Callable[..., Any] = processor._calculate_usage_per_chunk  # noqa: SLF001 -- it alone knows
     calculate: Callable[..., Any] = processor.calculate_usage
 
-    def sum_up_and_keep(self: Theirs, *words: Theirs, **options: Theirs) -> Theirs:
+    def sum_up_and_keep(self: Untyped, *words: Untyped, **options: Untyped) -> Untyped:
         stated = sum_up(self, *words, **options)
         setattr(self, STATED_USAGE, stated)
         return stated
 
-    def calculate_and_mark(self: Theirs, *words: Theirs, **options: Theirs) -> Theirs:
+    def calculate_and_mark(self: Untyped, *words: Untyped, **options: Untyped) -> Untyped:
         usage = calculate(self, *words, **options)
         stated = as_object(getattr(self, STATED_USAGE, None))
-        _mark(usage, stated, OF_A_STREAM)
-        if not hasattr(usage, MARK):  # LiteLLM counts what was thought, and takes all the rest for text
+        _mark(usage, stated, STREAM_COUNTS)
+        if not hasattr(
+            usage, COUNTED_MARK
+        ):  # LiteLLM counts what was thought, and takes all the rest for text
             usage.completion_tokens_details = stated.get("completion_tokens_details")
         return usage
 
@@ -148,26 +150,26 @@ def _mark_streams(processor: Theirs) -> None:
     processor.calculate_usage = calculate_and_mark
 
 
-def _mark_whole_answers(config: Theirs) -> None:
+def _mark_ollama_responses(config: Untyped) -> None:
     """Of the providers whose whole answers LiteLLM counts, the one that usually states its tokens."""
     transform: Callable[..., Any] = config.transform_response
 
     def transform_and_mark(
-        self: Theirs, model: str, raw_response: Theirs, *words: Theirs, **options: Theirs
-    ) -> Theirs:
+        self: Untyped, model: str, raw_response: Untyped, *words: Untyped, **options: Untyped
+    ) -> Untyped:
         answer = transform(self, model, raw_response, *words, **options)
-        _mark(answer.usage, as_object(raw_response.json()), OF_OLLAMA)
+        _mark(answer.usage, as_object(raw_response.json()), OLLAMA_COUNTS)
         return answer
 
     config.transform_response = transform_and_mark
 
 
-def _mark(usage: Theirs, stated: Json, names: tuple[str, str]) -> None:
+def _mark(usage: Untyped, stated: Json, names: tuple[str, str]) -> None:
     if any(stated.get(name) is None for name in names):
-        setattr(usage, MARK, True)
+        setattr(usage, COUNTED_MARK, True)
 
 
-COUNTED = Patch(
+COUNTED = LiteLLMPatch(
     name="counted",
     install=_install_counted,
     reason=(

@@ -15,108 +15,114 @@ from typing import Any
 
 from llm_proxy.json_access import as_object
 from llm_proxy.sidecar import call_outcome, litellm_internals
-from llm_proxy.sidecar.call_log import OUR_OWN, CallLog, Row, failed_row, row
-from llm_proxy.sidecar.catalog import OWN_WORD, is_known
-from llm_proxy.sidecar.litellm_internals import Theirs
-from llm_proxy.sidecar.patches.patch import Patch
-from llm_proxy.sidecar.patches.routing import refuses_credentials
+from llm_proxy.sidecar.call_log import WARM_UP_GROUP, CallLog, CallRow, row_of_event, row_of_failed_attempt
+from llm_proxy.sidecar.catalog import PROVIDER_KEY, is_cost_known
+from llm_proxy.sidecar.litellm_internals import Untyped
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch
+from llm_proxy.sidecar.patches.routing import rejects_credentials
 
-Post = Callable[[Row], None]
-HOOKS = ("pre_call_hook", "during_call_hook", "post_call_success_hook")
+PostRow = Callable[[CallRow], None]
+GUARDRAIL_HOOKS = ("pre_call_hook", "during_call_hook", "post_call_success_hook")
 """What runs an owner's guardrails."""
-HOOKS_OF_A_GROUP = ("async_pre_call_deployment_hook", "async_post_call_success_deployment_hook")
+GROUP_GUARDRAIL_HOOKS = ("async_pre_call_deployment_hook", "async_post_call_success_deployment_hook")
 """What runs those of one model group, within an attempt."""
-REFUSALS = frozenset({"BlockedPiiEntityError", "GuardrailRaisedException", "HTTPException"})
+GUARDRAIL_ERRORS = frozenset({"BlockedPiiEntityError", "GuardrailRaisedException", "HTTPException"})
 """What guardrails raise, and no provider's stream."""
-_CALLING: ContextVar[bool] = ContextVar("calling", default=False)
-_log: list[Post] = []
+_IN_ATTEMPT: ContextVar[bool] = ContextVar("calling", default=False)
+_post_rows: list[PostRow] = []
 """Takes a row for each attempt that failed; empty while there is no call log."""
 
 
-def log_to(post: Post) -> None:
+def set_call_log(post: PostRow) -> None:
     """Hand each failed attempt's row to the call log."""
-    _log[:] = [post]
+    _post_rows[:] = [post]
 
 
 def install() -> None:
     """Patch router, call log and guardrails' runner."""
-    call_outcome.attempts_are_noted()
+    call_outcome.enable_attempt_recording()
     router = litellm_internals.router_class()
-    _note_deployments(router)
-    _note_failures(router)
-    _note_sent(litellm_internals.call_logging())
-    for name in HOOKS:
-        _note_refusals(litellm_internals.proxy_logging(), name, call_outcome.refused_by_hook)
-    _note_refused_streams(litellm_internals.proxy_logging())
-    for name in HOOKS_OF_A_GROUP:
-        _note_refusals(litellm_internals.utilities(), name, call_outcome.refused_by_group)
+    _record_deployments(router)
+    _record_failures(router)
+    _record_sent(litellm_internals.logging_class())
+    for name in GUARDRAIL_HOOKS:
+        _record_guardrail_errors(
+            litellm_internals.proxy_logging_class(), name, call_outcome.record_guardrail_error
+        )
+    _record_guardrail_errors_of_streams(litellm_internals.proxy_logging_class())
+    for name in GROUP_GUARDRAIL_HOOKS:
+        _record_guardrail_errors(
+            litellm_internals.utils_module(), name, call_outcome.record_group_guardrail_error
+        )
 
 
-def is_calling() -> bool:
+def in_attempt() -> bool:
     """Whether an attempt runs: then its failure is told of here, and nowhere else."""
-    return _CALLING.get()
+    return _IN_ATTEMPT.get()
 
 
-def _note_deployments(router: Theirs) -> None:
+def _record_deployments(router: Untyped) -> None:
     choose = router.async_get_available_deployment
 
-    async def choose_and_note(self: Theirs, *words: Theirs, **options: Theirs) -> Theirs:
+    async def choose_and_note(self: Untyped, *words: Untyped, **options: Untyped) -> Untyped:
         chosen = await choose(self, *words, **options)
         params = as_object(as_object(chosen).get("litellm_params"))
         info = as_object(as_object(chosen).get("model_info"))
-        deployment, provider = str(info.get("id") or ""), str(info.get(OWN_WORD) or "")
+        deployment, provider = str(info.get("id") or ""), str(info.get(PROVIDER_KEY) or "")
         group = str(as_object(chosen).get("model_name") or options.get("model") or "")
         model = str(params.get("model") or "")
-        call_outcome.tried(call_outcome.Attempt(group, deployment, model, provider=provider))
+        call_outcome.record_attempt(call_outcome.Attempt(group, deployment, model, provider=provider))
         return chosen
 
     router.async_get_available_deployment = choose_and_note
 
 
-def _note_failures(router: Theirs) -> None:
+def _record_failures(router: Untyped) -> None:
     call = router.make_call
 
     async def call_and_note(
-        self: Theirs, original_function: Theirs, *words: Theirs, **options: Theirs
-    ) -> Theirs:
-        before = call_outcome.attempts()
+        self: Untyped, original_function: Untyped, *words: Untyped, **options: Untyped
+    ) -> Untyped:
+        before = call_outcome.attempt_count()
         try:
-            with _calling():
+            with _attempt_in_context():
                 return await call(self, original_function, *words, **options)
         except Exception as error:
-            attempt = call_outcome.failed(before, error)
-            if attempt is not None and attempt.group != OUR_OWN:
-                attempt.refused = refuses_credentials(error)
-                for post in _log:
-                    post(failed_row(str(options.get("litellm_call_id") or ""), before + 1, attempt))
+            attempt = call_outcome.record_attempt_error(before, error)
+            if attempt is not None and attempt.group != WARM_UP_GROUP:
+                attempt.credentials_rejected = rejects_credentials(error)
+                for post in _post_rows:
+                    post(
+                        row_of_failed_attempt(str(options.get("litellm_call_id") or ""), before + 1, attempt)
+                    )
             raise
 
     router.make_call = call_and_note
 
 
 @contextmanager
-def _calling() -> Generator[None]:
-    token = _CALLING.set(True)
+def _attempt_in_context() -> Generator[None]:
+    token = _IN_ATTEMPT.set(True)
     try:
         yield
     finally:
-        _CALLING.reset(token)
+        _IN_ATTEMPT.reset(token)
 
 
-def _note_sent(logging: Theirs) -> None:
+def _record_sent(logging: Untyped) -> None:
     about_to_send = logging.pre_call
 
-    def note_and_send(self: Theirs, *words: Theirs, **options: Theirs) -> Theirs:
-        call_outcome.sent()
+    def note_and_send(self: Untyped, *words: Untyped, **options: Untyped) -> Untyped:
+        call_outcome.record_sent()
         return about_to_send(self, *words, **options)
 
     logging.pre_call = note_and_send
 
 
-def _note_refusals(runner: Theirs, name: str, note: Callable[[BaseException], None]) -> None:
+def _record_guardrail_errors(runner: Untyped, name: str, note: Callable[[BaseException], None]) -> None:
     hook = getattr(runner, name)
 
-    async def note_what_it_raises(*words: Theirs, **options: Theirs) -> Theirs:
+    async def note_what_it_raises(*words: Untyped, **options: Untyped) -> Untyped:
         try:
             return await hook(*words, **options)
         except Exception as refusal:
@@ -126,20 +132,20 @@ def _note_refusals(runner: Theirs, name: str, note: Callable[[BaseException], No
     setattr(runner, name, note_what_it_raises)
 
 
-def _note_refused_streams(runner: Theirs) -> None:
+def _record_guardrail_errors_of_streams(runner: Untyped) -> None:
     check = runner.async_post_call_streaming_iterator_hook
 
-    def check_and_note(self: Theirs, *words: Theirs, **options: Theirs) -> Theirs:
+    def check_and_note(self: Untyped, *words: Untyped, **options: Untyped) -> Untyped:
         checked = check(self, *words, **options)
         return noted(checked) if self.callback_capabilities().iterator_overrides else checked
 
-    async def noted(checked: Theirs) -> AsyncGenerator[Theirs]:
+    async def noted(checked: Untyped) -> AsyncGenerator[Untyped]:
         try:
             async for frame in checked:
                 yield frame
         except Exception as refusal:
-            if type(refusal).__name__ in REFUSALS:
-                call_outcome.refused_by_hook(refusal)
+            if type(refusal).__name__ in GUARDRAIL_ERRORS:
+                call_outcome.record_guardrail_error(refusal)
             raise
         finally:
             await checked.aclose()
@@ -147,7 +153,7 @@ def _note_refused_streams(runner: Theirs) -> None:
     runner.async_post_call_streaming_iterator_hook = check_and_note
 
 
-PATCH = Patch(
+PATCH = LiteLLMPatch(
     name="attempts",
     install=install,
     reason=(
@@ -167,16 +173,16 @@ PATCH = Patch(
 
 
 @asynccontextmanager
-async def installed() -> AsyncGenerator[Theirs]:
+async def callback_installed() -> AsyncGenerator[Untyped]:
     """Add the callback and return it; at the end write out what it holds."""
     url = os.environ.get("LLM_CALLS_DATABASE_URL")
     log = CallLog(url) if url else None
-    added = observer(log)
-    litellm_internals.library().callbacks.append(added)
+    added = make_callback(log)
+    litellm_internals.litellm_module().callbacks.append(added)
     if log is None:
         yield added
         return
-    log_to(log.post)
+    set_call_log(log.post)
     await log.start()
     try:
         yield added
@@ -184,24 +190,24 @@ async def installed() -> AsyncGenerator[Theirs]:
         await log.stop()
 
 
-def observer(log: CallLog | None) -> Theirs:
+def make_callback(log: CallLog | None) -> Untyped:
     """A callback for `litellm.callbacks`."""
-    parent = litellm_internals.custom_logger()
+    parent = litellm_internals.custom_logger_class()
 
     class Observer(parent):  # type: ignore[misc,valid-type]  # LiteLLM accepts no other kind of object
         async def async_post_call_failure_hook(self, original_exception: BaseException, **_: object) -> None:
-            call_outcome.note(original_exception)
+            call_outcome.record_error(original_exception)
 
         async def async_log_success_event(
             self, kwargs: dict[str, Any], response_obj: object, start_time: datetime, end_time: datetime
         ) -> None:
-            _post(log, row(kwargs, response_obj, start_time, end_time, is_known))
+            _post(log, row_of_event(kwargs, response_obj, start_time, end_time, is_cost_known))
 
         async def async_log_failure_event(
             self, kwargs: dict[str, Any], response_obj: object, start_time: datetime, end_time: datetime
         ) -> None:
-            if not is_calling():
-                _post(log, row(kwargs, response_obj, start_time, end_time, is_known))
+            if not in_attempt():
+                _post(log, row_of_event(kwargs, response_obj, start_time, end_time, is_cost_known))
 
     return Observer()
 

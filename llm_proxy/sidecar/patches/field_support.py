@@ -13,10 +13,10 @@ from itertools import combinations
 from llm_proxy.json_access import Json, as_list, as_object
 from llm_proxy.sidecar import call_outcome, litellm_internals
 from llm_proxy.sidecar.embeddings import BASE64
-from llm_proxy.sidecar.litellm_internals import Theirs
-from llm_proxy.sidecar.patches.patch import Patch
+from llm_proxy.sidecar.litellm_internals import Untyped
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch
 
-NEUTRAL: Mapping[str, object] = {
+NEUTRAL_DEFAULTS: Mapping[str, object] = {
     "best_of": 1,
     "echo": False,
     "encoding_format": "float",
@@ -37,28 +37,30 @@ NEUTRAL: Mapping[str, object] = {
     "tools": [],
     "top_logprobs": 0,
 }
-SAMPLING: Mapping[str, object] = {
+SAMPLING_DEFAULTS: Mapping[str, object] = {
     "reasoning_effort": "medium",
     "temperature": 1,
     "top_p": 1,
     "verbosity": "medium",
 }
-OF_COMPLETIONS = frozenset({"best_of", "echo", "suffix"})
+COMPLETIONS_ONLY = frozenset({"best_of", "echo", "suffix"})
 """Fields that only a completions endpoint has."""
-WITHOUT = {"tool_choice": "tools", "function_call": "functions"}
+CHOOSES_FROM = {"tool_choice": "tools", "function_call": "functions"}
 """Fields whose `none` is the default where the field they choose from is absent."""
 
 
-def neutral(fields: Mapping[str, object]) -> list[str]:
+def neutral_fields(fields: Mapping[str, object]) -> list[str]:
     """The names of the fields that may be left out anywhere."""
     return [
-        name for name in fields if _is_default(NEUTRAL, name, fields) or _chooses_from_nothing(name, fields)
+        name
+        for name in fields
+        if _is_default(NEUTRAL_DEFAULTS, name, fields) or _chooses_from_nothing(name, fields)
     ]
 
 
-def sampling(fields: Mapping[str, object]) -> list[str]:
+def sampling_fields(fields: Mapping[str, object]) -> list[str]:
     """The names of the fields that ask for OpenAI's default, which another provider may not share."""
-    return [name for name in fields if _is_default(SAMPLING, name, fields)]
+    return [name for name in fields if _is_default(SAMPLING_DEFAULTS, name, fields)]
 
 
 def _is_default(table: Mapping[str, object], name: str, fields: Mapping[str, object]) -> bool:
@@ -67,54 +69,56 @@ def _is_default(table: Mapping[str, object], name: str, fields: Mapping[str, obj
 
 
 def _chooses_from_nothing(name: str, fields: Mapping[str, object]) -> bool:
-    return fields[name] == "none" and name in WITHOUT and not fields.get(WITHOUT[name])
+    return fields[name] == "none" and name in CHOOSES_FROM and not fields.get(CHOOSES_FROM[name])
 
 
-Map = Callable[..., Theirs]
-OWN_SERVERS = frozenset({"openai_like", "lm_studio"})
+Translate = Callable[..., Untyped]
+GENERIC_PROVIDERS = frozenset({"openai_like", "lm_studio"})
 """Providers of OpenAI's wire whose embedding fields LiteLLM refuses or loses, whatever the server can do."""
 NEWER_CHOICES = frozenset({"allowed_tools", "custom"})
 """Kinds of `tool_choice` that LiteLLM takes for no choice at all."""
-ADDRESS = frozenset({"custom_llm_provider", "model"})
+TARGET_OPTIONS = frozenset({"custom_llm_provider", "model"})
 """Options that say whom to ask."""
-OF_EMBEDDINGS = ("dimensions", "encoding_format", "user")
+EMBEDDING_FIELDS = ("dimensions", "encoding_format", "user")
 
 
 def install() -> None:
     """Patch where LiteLLM puts fields into a provider's words; before the first call."""
-    main: Theirs = import_module("litellm.main")
+    main: Untyped = import_module("litellm.main")
     chat, embeddings = main.get_optional_params, main.get_optional_params_embeddings
 
-    def map_chat(**options: Theirs) -> Theirs:
-        free, chosen = neutral(options), as_object(options.get("tool_choice")).get("type")
+    def map_chat(**options: Untyped) -> Untyped:
+        free, chosen = neutral_fields(options), as_object(options.get("tool_choice")).get("type")
         if not free and chosen not in NEWER_CHOICES:
-            return _map_or_name(chat, options)
+            return _translate_or_name_field(chat, options)
         translated = _is_translated(options)
         if translated and chosen in NEWER_CHOICES:
             raise _unsupported("tool_choice", options)
-        return _map_or_name(chat, _without(options, free if translated else _not_of_a_chat(free, options)))
+        return _translate_or_name_field(
+            chat, _without(options, free if translated else _completions_only_fields(free, options))
+        )
 
-    def map_embeddings(**options: Theirs) -> Theirs:
+    def map_embeddings(**options: Untyped) -> Untyped:
         # `openai` stands for any server of that wire: LiteLLM cannot know whose model shortens vectors.
         allowed = [*as_list(options.pop("allowed_openai_params", None)), "dimensions"]
         passed: Json = {}
-        if options.get("custom_llm_provider") in OWN_SERVERS:
-            passed = {name: options.pop(name) for name in OF_EMBEDDINGS if options.get(name) is not None}
+        if options.get("custom_llm_provider") in GENERIC_PROVIDERS:
+            passed = {name: options.pop(name) for name in EMBEDDING_FIELDS if options.get(name) is not None}
         options["allowed_openai_params"] = allowed
         try:
-            return _map(embeddings, options) | passed
-        except litellm_internals.library().UnsupportedParamsError:
+            return _translate(embeddings, options) | passed
+        except litellm_internals.litellm_module().UnsupportedParamsError:
             if options.get("encoding_format") != BASE64:
                 raise
-        return _map(embeddings, _without(options, {"encoding_format"}))  # the answer is put into it
+        return _translate(embeddings, _without(options, {"encoding_format"}))  # the answer is put into it
 
     check_choice = main.validate_chat_completion_tool_choice
 
-    def take_choice(tool_choice: Theirs = None, *words: Theirs, **options: Theirs) -> Theirs:
+    def take_choice(tool_choice: Untyped = None, *words: Untyped, **options: Untyped) -> Untyped:
         known = as_object(tool_choice).get("type") in NEWER_CHOICES
         return tool_choice if known else check_choice(tool_choice, *words, **options)
 
-    def drops_no_choice(*_: Theirs, **__: Theirs) -> bool:
+    def drops_no_choice(*_: Untyped, **__: Untyped) -> bool:
         return False  # whether a provider's wire has a choice is decided in `map_chat`
 
     main.validate_chat_completion_tool_choice = take_choice
@@ -125,7 +129,7 @@ def install() -> None:
 
 def _is_translated(options: Json) -> bool:
     """Whether the provider's wire is not OpenAI's, so that LiteLLM translates each field."""
-    library, provider = litellm_internals.library(), str(options.get("custom_llm_provider") or "")
+    library, provider = litellm_internals.litellm_module(), str(options.get("custom_llm_provider") or "")
     if provider not in {one.value for one in library.LlmProviders}:
         return False
     words = library.ProviderConfigManager.get_provider_chat_config(
@@ -137,58 +141,59 @@ def _is_translated(options: Json) -> bool:
     return words is not None and not isinstance(words, wires)
 
 
-def _not_of_a_chat(names: Collection[str], options: Json) -> Collection[str]:
+def _completions_only_fields(names: Collection[str], options: Json) -> Collection[str]:
     """Which of the fields only a completions endpoint has, where the call goes to another."""
     provider = str(options.get("custom_llm_provider") or "")
     completes = provider == "azure_text" or provider.startswith("text-completion-")
     completes = (
-        completes or provider in litellm_internals.library().openai_text_completion_compatible_providers
+        completes
+        or provider in litellm_internals.litellm_module().openai_text_completion_compatible_providers
     )
-    return () if completes else OF_COMPLETIONS.intersection(names)
+    return () if completes else COMPLETIONS_ONLY.intersection(names)
 
 
 def _unsupported(name: str, options: Json) -> BaseException:
     """The refusal of a field, in the words LiteLLM has for it."""
     provider, model = options.get("custom_llm_provider"), options.get("model")
-    error: BaseException = litellm_internals.library().UnsupportedParamsError(
+    error: BaseException = litellm_internals.litellm_module().UnsupportedParamsError(
         message=f"{provider} does not support parameters: ['{name}'], for model={model}.", status_code=400
     )
     return error
 
 
-def _map_or_name(translate: Map, options: Json) -> Theirs:
+def _translate_or_name_field(translate: Translate, options: Json) -> Untyped:
     """As `_map`; of what cannot be translated at all, the field at fault is noted.
 
     It is the one without which the rest can be translated.
     """
     try:
-        return _map(translate, options)
-    except litellm_internals.library().UnsupportedParamsError:
+        return _translate(translate, options)
+    except litellm_internals.litellm_module().UnsupportedParamsError:
         raise
     except Exception:
-        given = [name for name, value in options.items() if value is not None and name not in ADDRESS]
+        given = [name for name, value in options.items() if value is not None and name not in TARGET_OPTIONS]
         found = [name for name in given if _translates(translate, _without(options, {name}))]
         if len(found) == 1:
-            call_outcome.untranslatable(found[0])
+            call_outcome.record_untranslatable_field(found[0])
         raise
 
 
-def _translates(translate: Map, options: Json) -> bool:
+def _translates(translate: Translate, options: Json) -> bool:
     try:
-        _map(translate, options)
+        _translate(translate, options)
     except Exception:  # noqa: BLE001 -- LiteLLM stumbles with whatever its code raises
         return False
     return True
 
 
-def _map(translate: Map, options: Json) -> Theirs:
+def _translate(translate: Translate, options: Json) -> Untyped:
     """The provider's words for the options, less the default values that it refuses."""
-    refused = litellm_internals.library().UnsupportedParamsError
+    refused = litellm_internals.litellm_module().UnsupportedParamsError
     try:
         return translate(**options)
     except refused as first:
         why = first
-    for left_out in _attempts(options):
+    for left_out in _sets_to_leave_out(options):
         try:
             return translate(**_without(options, left_out))
         except refused as again:
@@ -196,9 +201,9 @@ def _map(translate: Map, options: Json) -> Theirs:
     raise why
 
 
-def _attempts(options: Json) -> Iterator[set[str]]:
+def _sets_to_leave_out(options: Json) -> Iterator[set[str]]:
     """Sets of default-valued fields to leave out: the neutral ones, then as few others as possible."""
-    free, others = set(neutral(options)), sampling(options)
+    free, others = set(neutral_fields(options)), sampling_fields(options)
     if free:
         yield free
     for count in range(1, len(others) + 1):
@@ -212,7 +217,7 @@ def _without(options: Json, names: Collection[str]) -> Json:
     return {name: value for name, value in options.items() if name not in names}
 
 
-PATCH = Patch(
+PATCH = LiteLLMPatch(
     name="field_support",
     install=install,
     reason=(

@@ -9,8 +9,8 @@ from importlib import import_module
 
 from llm_proxy.json_access import Json, as_list, as_object
 from llm_proxy.sidecar import embeddings, litellm_internals
-from llm_proxy.sidecar.litellm_internals import Theirs
-from llm_proxy.sidecar.patches.patch import Patch
+from llm_proxy.sidecar.litellm_internals import Untyped
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch
 
 HIT = "embedding"
 """What stands where a chat's hit names its key: each input has a key of its own."""
@@ -27,24 +27,24 @@ def _install_embedding_cache() -> None:
         handler.async_set_cache,
     )
 
-    async def read_texts(self: Theirs, *, kwargs: Json, **options: Theirs) -> Theirs:
+    async def read_texts(self: Untyped, *, kwargs: Json, **options: Untyped) -> Untyped:
         return None if _has_tokens(kwargs) else await read(self, kwargs=kwargs, **options)
 
-    def may_store_texts(self: Theirs, original_function: Theirs, kwargs: Json) -> bool:
+    def may_store_texts(self: Untyped, original_function: Untyped, kwargs: Json) -> bool:
         return not _has_tokens(kwargs) and bool(may_store(self, original_function, kwargs))
 
-    async def check_and_store(self: Theirs, result: Theirs, *words: Theirs, **options: Theirs) -> None:
+    async def check_and_store(self: Untyped, result: Untyped, *words: Untyped, **options: Untyped) -> None:
         _check_count(result, as_object(options.get("kwargs")))
         await store(self, result, *words, **options)
 
-    def mark(self: Theirs, *words: Theirs, logging_obj: Theirs, **options: Theirs) -> Theirs:
+    def mark(self: Untyped, *words: Untyped, logging_obj: Untyped, **options: Untyped) -> Untyped:
         found, whole = look_up(self, *words, logging_obj=logging_obj, **options)
         self.log_of_this_call = logging_obj
         if whole:
             found.hidden_params |= {"cache_key": HIT, "response_cost": 0.0}
         return found, whole
 
-    def price(self: Theirs, *, embedding_response: Theirs, **options: Theirs) -> Theirs:
+    def price(self: Untyped, *, embedding_response: Untyped, **options: Untyped) -> Untyped:
         merged = combine(self, embedding_response=embedding_response, **options)
         cost = self.log_of_this_call.response_cost_calculator(result=embedding_response)
         merged.hidden_params["response_cost"] = cost or 0.0
@@ -62,8 +62,8 @@ def _has_tokens(call: Json) -> bool:
     return any(not isinstance(one, str) for one in as_list(call.get("input")))
 
 
-def _check_count(result: Theirs, call: Json) -> None:
-    library = litellm_internals.library()
+def _check_count(result: Untyped, call: Json) -> None:
+    library = litellm_internals.litellm_module()
     if not isinstance(result, library.EmbeddingResponse) or call.get("input") is None:
         return
     if len(result.data or ()) != embeddings.count_inputs(call["input"]):
@@ -74,7 +74,7 @@ def _check_count(result: Theirs, call: Json) -> None:
         )
 
 
-EMBEDDING_CACHE = Patch(
+EMBEDDING_CACHE = LiteLLMPatch(
     name="embedding_cache",
     install=_install_embedding_cache,
     reason=(
@@ -99,18 +99,18 @@ EMBEDDING_CACHE = Patch(
 
 def _install_own_cache() -> None:
     """Keep streams out of a cache that is not the response cache's Redis."""
-    settings = litellm_internals.library().cache
-    if settings is None or isinstance(settings.cache, litellm_internals.redis_cache()):
+    settings = litellm_internals.litellm_module().cache
+    if settings is None or isinstance(settings.cache, litellm_internals.redis_cache_class()):
         return
     should_use_cache = settings.should_use_cache
 
-    def unless_streamed(**options: Theirs) -> bool:
+    def unless_streamed(**options: Untyped) -> bool:
         return options.get("stream") is not True and bool(should_use_cache(**options))
 
     settings.should_use_cache = unless_streamed
 
 
-OWN_CACHE = Patch(
+OWN_CACHE = LiteLLMPatch(
     name="own_cache",
     install=_install_own_cache,
     reason="LiteLLM replays a stream out of its cache with losses: choices, tool calls and usage among them.",

@@ -13,24 +13,24 @@ from typing import Any
 
 from llm_proxy.json_access import as_list, as_object
 from llm_proxy.sidecar import call_outcome
-from llm_proxy.sidecar.litellm_internals import Theirs
-from llm_proxy.sidecar.patches.patch import Patch
+from llm_proxy.sidecar.litellm_internals import Untyped
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch
 
-OF_A_CALL = "litellm.proxy.proxy_server._handle_llm_api_exception(): Exception occured"
-LIBRARY, OF_CALLS = "LiteLLM", ("LiteLLM Proxy", "LiteLLM Router")
+CALL_ERROR_PREFIX = "litellm.proxy.proxy_server._handle_llm_api_exception(): Exception occured"
+LIBRARY_LOGGER, CALL_LOGGERS = "LiteLLM", ("LiteLLM Proxy", "LiteLLM Router")
 
 
 def _install_error_log() -> None:
     """Add the filter to LiteLLM's loggers, before their own; once they exist."""
     if os.environ.get("LITELLM_LOG", "").upper() != "DEBUG":
-        for name in (LIBRARY, *OF_CALLS):
-            logging.getLogger(name).filters.insert(0, _without_text)
+        for name in (LIBRARY_LOGGER, *CALL_LOGGERS):
+            logging.getLogger(name).filters.insert(0, _remove_text)
 
 
-def _without_text(record: logging.LogRecord) -> bool:
+def _remove_text(record: logging.LogRecord) -> bool:
     """Within a call the errors of proxy and router quote the call's."""
-    in_a_call = record.name in OF_CALLS and record.levelno >= logging.ERROR and call_outcome.is_known()
-    if in_a_call or str(record.msg).startswith(OF_A_CALL):
+    in_a_call = record.name in CALL_LOGGERS and record.levelno >= logging.ERROR and call_outcome.in_call()
+    if in_a_call or str(record.msg).startswith(CALL_ERROR_PREFIX):
         errors = [*(record.args or ()), *(record.exc_info or ())]
         error = next((type(one).__name__ for one in errors if isinstance(one, BaseException)), "an error")
         call_id: object = getattr(record, "litellm_call_id", None)
@@ -39,7 +39,7 @@ def _without_text(record: logging.LogRecord) -> bool:
     return True
 
 
-ERROR_LOG = Patch(
+ERROR_LOG = LiteLLMPatch(
     name="error_log",
     install=_install_error_log,
     reason="A failed call is logged with the provider's text, which may repeat the prompt, and a traceback.",
@@ -50,25 +50,25 @@ ERROR_LOG = Patch(
     after_start=True,
 )
 
-LOGGING = "litellm.litellm_core_utils.litellm_logging"
-FIELD = "llm_proxy_tags"
+LOGGING_MODULE = "litellm.litellm_core_utils.litellm_logging"
+TAGS_FIELD = "llm_proxy_tags"
 
 
 def _install_trace_tags() -> None:
     """Patch where the payload's tags are read; before the first call."""
-    payload: Theirs = import_module(LOGGING).StandardLoggingPayloadSetup
-    payload.get_request_tags = staticmethod(_with_ours(payload.get_request_tags))
+    payload: Untyped = import_module(LOGGING_MODULE).StandardLoggingPayloadSetup
+    payload.get_request_tags = staticmethod(_with_tags_field(payload.get_request_tags))
 
 
-def _with_ours(read: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
-    def read_with_ours(litellm_params: Theirs, proxy_server_request: Theirs) -> list[Any]:
-        ours = as_list(as_object(as_object(litellm_params).get("metadata")).get(FIELD))
+def _with_tags_field(read: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+    def read_with_ours(litellm_params: Untyped, proxy_server_request: Untyped) -> list[Any]:
+        ours = as_list(as_object(as_object(litellm_params).get("metadata")).get(TAGS_FIELD))
         return [*ours, *read(litellm_params, proxy_server_request)]
 
     return read_with_ours
 
 
-TRACE_TAGS = Patch(
+TRACE_TAGS = LiteLLMPatch(
     name="trace_tags",
     install=_install_trace_tags,
     reason="LiteLLM shows observers only those tags by which it may also choose deployments.",

@@ -10,16 +10,16 @@ from importlib import import_module
 from typing import Any
 
 from llm_proxy.json_access import Json, as_list, as_object
-from llm_proxy.sidecar.litellm_internals import Theirs
-from llm_proxy.sidecar.patches.patch import Patch
+from llm_proxy.sidecar.litellm_internals import Untyped
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch
 
 PROMPTS = "litellm.litellm_core_utils.prompt_templates"
 ANTHROPIC = "litellm.llms.anthropic.chat.transformation"
 CONVERSE = "litellm.llms.bedrock.chat.converse_transformation"
 GEMINI = "litellm.llms.vertex_ai.gemini.transformation"
-OPENAIS = ("litellm.llms.openai.chat.gpt_transformation", "litellm.llms.azure.chat.gpt_transformation")
+OPENAI_MODULES = ("litellm.llms.openai.chat.gpt_transformation", "litellm.llms.azure.chat.gpt_transformation")
 
-OLLAMAS = (
+OLLAMA_CONFIGS = (
     ("litellm.llms.ollama.chat.transformation", "OllamaChatConfig"),
     ("litellm.llms.ollama.completion.transformation", "OllamaConfig"),
 )
@@ -27,20 +27,20 @@ OLLAMAS = (
 
 def install() -> None:
     """Patch the translations; before the first call."""
-    factory: Theirs = import_module(f"{PROMPTS}.factory")
+    factory: Untyped = import_module(f"{PROMPTS}.factory")
     factory._sanitize_empty_text_content = without_blank_text  # noqa: SLF001 -- no setting does this
     factory._EMPTY_TEXT_PLACEHOLDER = ""  # noqa: SLF001 -- the same
-    for name in OPENAIS:
-        wire: Theirs = import_module(name)
-        wire.hoist_images_from_tool_messages = _as_they_are
+    for name in OPENAI_MODULES:
+        wire: Untyped = import_module(name)
+        wire.hoist_images_from_tool_messages = _unchanged
     for name in (f"{PROMPTS}.mid_conversation_system", CONVERSE):
-        noted: Theirs = import_module(name)
+        noted: Untyped = import_module(name)
         noted.CONVERTED_SYSTEM_NOTE = ""  # a blank part, which is then left out
-    gemini: Theirs = import_module(GEMINI)
-    gemini.transform_system_message = _with_somebody_to_answer(gemini.transform_system_message)
-    _name_tools_of_the_conversation()
-    for name, config in OLLAMAS:
-        ollama: Theirs = getattr(import_module(name), config)
+    gemini: Untyped = import_module(GEMINI)
+    gemini.transform_system_message = _with_a_user_message(gemini.transform_system_message)
+    _declare_called_tools()
+    for name, config in OLLAMA_CONFIGS:
+        ollama: Untyped = getattr(import_module(name), config)
         ollama.transform_request = _with_arguments(ollama.transform_request)
 
 
@@ -61,7 +61,7 @@ def _is_blank(part: Json) -> bool:
     return part.get("type") == "text" and not str(part.get("text") or "").strip()
 
 
-def _as_they_are(messages: list[Json]) -> list[Json]:
+def _unchanged(messages: list[Json]) -> list[Json]:
     return messages
 
 
@@ -69,14 +69,16 @@ def _with_arguments(transform: Callable[..., Any]) -> Callable[..., Any]:
     """Ollama's calls hold an object where OpenAI's hold text: no text is an object of nothing."""
 
     def transform_request(
-        self: Theirs, model: str, messages: list[Json], *words: Theirs, **more: Theirs
-    ) -> Theirs:
-        return transform(self, model, [_spelled_out(message) for message in messages], *words, **more)
+        self: Untyped, model: str, messages: list[Json], *words: Untyped, **more: Untyped
+    ) -> Untyped:
+        return transform(
+            self, model, [_with_empty_arguments(message) for message in messages], *words, **more
+        )
 
     return transform_request
 
 
-def _spelled_out(message: Json) -> Json:
+def _with_empty_arguments(message: Json) -> Json:
     calls = as_list(as_object(message).get("tool_calls"))
     functions = [as_object(as_object(call).get("function")) for call in calls]
     if not any(function.get("arguments") == "" for function in functions):
@@ -88,10 +90,10 @@ def _spelled_out(message: Json) -> Json:
     return message | {"tool_calls": spelled}
 
 
-def _with_somebody_to_answer(transform: Callable[..., Any]) -> Callable[..., Any]:
+def _with_a_user_message(transform: Callable[..., Any]) -> Callable[..., Any]:
     """Gemini answers no conversation of system messages alone: the last of them is then the user's."""
 
-    def transform_system(*, supports_system_message: bool, messages: list[Json]) -> Theirs:
+    def transform_system(*, supports_system_message: bool, messages: list[Json]) -> Untyped:
         if messages and all(message.get("role") == "system" for message in messages):
             messages = [*messages[:-1], messages[-1] | {"role": "user"}]
         return transform(supports_system_message=supports_system_message, messages=messages)
@@ -99,30 +101,35 @@ def _with_somebody_to_answer(transform: Callable[..., Any]) -> Callable[..., Any
     return transform_system
 
 
-def _name_tools_of_the_conversation() -> None:
+def _declare_called_tools() -> None:
     """Anthropic wants tools where messages hold calls: those that were called, by name, none to be chosen."""
-    anthropic: Theirs = import_module(ANTHROPIC)
+    anthropic: Untyped = import_module(ANTHROPIC)
     config = anthropic.AnthropicConfig
     transform: Callable[..., Any] = config.transform_request
 
     def transform_request(
-        self: Theirs, model: str, messages: list[Json], optional_params: Json, *words: Theirs, **more: Theirs
-    ) -> Theirs:
-        called = [] if "tools" in optional_params else list(_called(messages))
+        self: Untyped,
+        model: str,
+        messages: list[Json],
+        optional_params: Json,
+        *words: Untyped,
+        **more: Untyped,
+    ) -> Untyped:
+        called = [] if "tools" in optional_params else list(_called_tools(messages))
         if called:
             optional_params["tools"], _ = self._map_tools(called)
             optional_params["tool_choice"] = {"type": "none"}
         return transform(self, model, messages, optional_params, *words, **more)
 
     def name_tools(messages: list[Json], optional_params: Json) -> list[Json]:
-        called = [] if "tools" in optional_params else list(_called(messages))
+        called = [] if "tools" in optional_params else list(_called_tools(messages))
         if called:  # Converse has no choice of none
             optional_params["tools"] = called
         return messages
 
     config.transform_request = transform_request
     anthropic.has_tool_call_blocks = _never
-    converse: Theirs = import_module(CONVERSE)
+    converse: Untyped = import_module(CONVERSE)
     converse.AmazonConverseConfig._handle_orphaned_tool_blocks = staticmethod(name_tools)  # noqa: SLF001 -- the same
 
 
@@ -130,7 +137,7 @@ def _never(_messages: list[Json]) -> bool:
     return False
 
 
-def _called(messages: list[Json]) -> Iterator[Json]:
+def _called_tools(messages: list[Json]) -> Iterator[Json]:
     """The tools that a conversation's calls name, once each, in OpenAI's words."""
     calls = (as_object(call) for message in messages for call in as_list(message.get("tool_calls")))
     names = dict.fromkeys(as_object(call.get("function")).get("name") for call in calls)
@@ -142,7 +149,7 @@ def _called(messages: list[Json]) -> Iterator[Json]:
             }
 
 
-PATCH = Patch(
+PATCH = LiteLLMPatch(
     name="messages_as_sent",
     install=install,
     reason="LiteLLM adds text of its own to conversations: for empty messages, and beside moved pictures.",

@@ -14,16 +14,16 @@ from datetime import datetime
 from llm_proxy.json_access import Json, as_list, as_object
 from llm_proxy.sidecar import call_outcome, guardrails, litellm_internals, openai_repair
 from llm_proxy.sidecar.event_stream import DONE
-from llm_proxy.sidecar.json_repair import encoded
-from llm_proxy.sidecar.litellm_internals import Theirs
+from llm_proxy.sidecar.json_repair import encode
+from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches import provider_http, truncated_streams
-from llm_proxy.sidecar.patches.patch import Patch
-from llm_proxy.sidecar.provider_errors import failure_in
-from llm_proxy.token_details import tier_of
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch
+from llm_proxy.sidecar.provider_errors import find_failure
+from llm_proxy.token_details import service_tier
 
-LANE = "_llmp_lane"
-OF_THE_SDK = "AsyncStream"
-OF_LITELLM = frozenset(
+PASSTHROUGH_ATTRIBUTE = "_llmp_lane"
+SDK_STREAM = "AsyncStream"
+OPENAI_ITERATORS = frozenset(
     {
         "GroqChatCompletionStreamingHandler",
         "MistralChatResponseIterator",
@@ -33,50 +33,52 @@ OF_LITELLM = frozenset(
     }
 )
 """Its readers of OpenAI's frames, whose changes `openai_wire` makes too."""
-COUNTS_APART = "XAIChatCompletionStreamingHandler"
-DRAIN_S = 0.5
-TEXT_ONLY = frozenset({"content", "role", "refusal"})
+XAI_ITERATOR = "XAIChatCompletionStreamingHandler"
+DRAIN_TIMEOUT_S = 0.5
+TEXT_DELTA_FIELDS = frozenset({"content", "role", "refusal"})
 
 
-class Frame(bytes):
+class PassthroughFrame(bytes):
     """A frame on its way; LiteLLM hangs attributes on what it passes along."""
 
 
 def install() -> None:
     """Patch the stream wrapper; before the first call."""
-    wrapper = litellm_internals.stream_wrapper()
+    wrapper = litellm_internals.stream_wrapper_class()
     step = wrapper.__anext__
 
-    async def step_in_lane(self: Theirs) -> Theirs:
-        lane = self.__dict__.get(LANE, self)
+    async def step_in_lane(self: Untyped) -> Untyped:
+        lane = self.__dict__.get(PASSTHROUGH_ATTRIBUTE, self)
         if lane is self:
-            lines = _lines(self) if _unwatched(self) else None
-            kind = LANES.get(self.logging_obj.call_type, Lane)
-            lane = self.__dict__[LANE] = kind(self, lines) if lines is not None else None
+            lines = _openai_lines(self) if _may_pass_through(self) else None
+            kind = STREAM_TYPES.get(self.logging_obj.call_type, PassthroughStream)
+            lane = self.__dict__[PASSTHROUGH_ATTRIBUTE] = kind(self, lines) if lines is not None else None
         return await (step(self) if lane is None else lane.step())
 
     wrapper.__anext__ = step_in_lane
-    texts = litellm_internals.text_stream_wrapper()
+    texts = litellm_internals.text_stream_wrapper_class()
     convert = texts.convert_to_text_completion_object
 
-    def pass_frame(self: Theirs, chunk: Theirs) -> Theirs:
-        return chunk if isinstance(chunk, Frame) else convert(self, chunk)
+    def pass_frame(self: Untyped, chunk: Untyped) -> Untyped:
+        return chunk if isinstance(chunk, PassthroughFrame) else convert(self, chunk)
 
     texts.convert_to_text_completion_object = pass_frame
 
 
-def _unwatched(stream: Theirs) -> bool:
+def _may_pass_through(stream: Untyped) -> bool:
     """Whether this is a stream that nobody wants to look into frame by frame."""
-    if stream.logging_obj.call_type not in LANES or stream.merge_reasoning_content_in_choices:
+    if stream.logging_obj.call_type not in STREAM_TYPES or stream.merge_reasoning_content_in_choices:
         return False
-    watched = litellm_internals.proxy().proxy_logging_obj
+    watched = litellm_internals.proxy_module().proxy_logging_obj
     if not watched.needs_iterator_wrap() and not watched.needs_per_chunk_streaming_hook():
         return True
     metadata, asked = _call_of(stream)
-    return guardrails.only_guardrails_watch() and not guardrails.in_force(metadata, asked)
+    return guardrails.only_guardrails_read_streams() and not guardrails.may_check_running_call(
+        metadata, asked
+    )
 
 
-def _call_of(stream: Theirs) -> tuple[Json, Json]:
+def _call_of(stream: Untyped) -> tuple[Json, Json]:
     """What LiteLLM knows of the call behind a stream, and the body that asked for it."""
     params = as_object(as_object(stream.logging_obj.model_call_details).get("litellm_params"))
     return as_object(params.get("metadata")), as_object(
@@ -84,90 +86,92 @@ def _call_of(stream: Theirs) -> tuple[Json, Json]:
     )
 
 
-def _lines(stream: Theirs) -> AsyncIterator[str] | None:
+def _openai_lines(stream: Untyped) -> AsyncIterator[str] | None:
     """The lines of the provider's answer, when they are OpenAI's; None when LiteLLM must translate them."""
     source = stream.completion_stream
     lines: AsyncIterator[str] | None = None
-    if type(source).__name__ == OF_THE_SDK:
+    if type(source).__name__ == SDK_STREAM:
         lines = source.response.aiter_lines()
-    elif type(source).__name__ in OF_LITELLM and not source.json_mode:
+    elif type(source).__name__ in OPENAI_ITERATORS and not source.json_mode:
         lines = source.streaming_response
     return lines
 
 
-class Lane:
+class PassthroughStream:
     """One stream's frames, and what LiteLLM is to know of them in the end."""
 
-    def __init__(self, stream: Theirs, lines: AsyncIterator[str]) -> None:
+    def __init__(self, stream: Untyped, lines: AsyncIterator[str]) -> None:
         self._stream = stream
         self._lines = lines
         metadata, asked = _call_of(stream)
         self._name = _name(metadata, asked)
         included = as_object(asked.get("stream_options")).get("include_usage")
         self._wants_usage = bool(included) and not asked.get("_litellm_strip_stream_usage")
-        self._texts: dict[int, Theirs] = {}
+        self._texts: dict[int, Untyped] = {}
         self._begun: set[int] = set()
         self._finished: set[int] = set()
         self._repair = openai_repair.StreamRepair()
         self._tier: str | None = None
         self._ended = False
 
-    async def step(self) -> Theirs:
+    async def step(self) -> Untyped:
         """The next frame; raises `StopAsyncIteration` after the last, or what LiteLLM makes of a break."""
         stream = self._stream
         while not self._ended:
-            open_before = self._is_cut()
+            open_before = self._is_truncated()
             try:
-                frame = await self._next()
+                frame = await self._next_frame()
             except Exception as problem:  # noqa: BLE001 -- LiteLLM tells, logs and maps whatever it is
-                if open_before or self._is_cut() or hasattr(problem, provider_http.STATED):
+                if open_before or self._is_truncated() or hasattr(problem, provider_http.STATED_FAILURE_MARK):
                     stream._log_stream_failure_and_raise(problem)  # noqa: SLF001 -- as its own loop does
                 frame = None
             if frame is not None:
                 return frame
-            if self._is_cut():
+            if self._is_truncated():
                 stream._log_stream_failure_and_raise(truncated_streams.truncated_error(stream))  # noqa: SLF001 -- the same
             self._ended = stream.sent_last_chunk = True
         return await stream._finalize_completed_stream(cache_hit=False)  # noqa: SLF001 -- logs and caches
 
-    def _is_cut(self) -> bool:
+    def _is_truncated(self) -> bool:
         """Whether the stream may not end here: a choice that has finished stays finished."""
         return not self._finished or bool(self._begun - self._finished)
 
-    async def _next(self) -> Frame | None:
+    async def _next_frame(self) -> PassthroughFrame | None:
         """The next frame to send on; None at the end."""
         async for line in self._lines:
             payload = line[5:].strip() if line.startswith("data:") else ""
             if payload == DONE:
                 await self._drain()
                 return None
-            chunk = self._read(payload) if payload else None
+            chunk = self._convert(payload) if payload else None
             if chunk is not None:
-                return Frame(b"data: " + encoded(chunk) + b"\n\n")
+                return PassthroughFrame(b"data: " + encode(chunk) + b"\n\n")
         return None
 
     async def _drain(self) -> None:
         """Read to the end of the body, so that the connection can be used again."""
         with contextlib.suppress(Exception):
-            async with asyncio.timeout(DRAIN_S):
+            async with asyncio.timeout(DRAIN_TIMEOUT_S):
                 async for _ in self._lines:
                     pass
 
-    def _read(self, payload: str) -> Json | None:
+    def _convert(self, payload: str) -> Json | None:
         """What the caller gets of one frame's data; None for nothing."""
         chunk = as_object(json.loads(payload))
         if not chunk:
             raise ValueError("no chunk in a frame")
-        failure = failure_in(chunk)
+        failure = find_failure(chunk)
         if failure is not None:
-            provider_http.raise_stated(failure)
+            provider_http.raise_stated_failure(failure)
         for choice in map(as_object, as_list(chunk.get("choices"))):
-            call_outcome.finished(openai_repair.telling_reason(choice.get("finish_reason")))
-        self._tier = tier_of(chunk, as_object(chunk.get("usage"))) or self._tier
+            call_outcome.record_finish_reason(
+                openai_repair.informative_finish_reason(choice.get("finish_reason"))
+            )
+        self._tier = service_tier(chunk, as_object(chunk.get("usage"))) or self._tier
         if self._tier and chunk.get("usage"):
             chunk["service_tier"] = self._tier
-        self._take(chunk)
-        usage = self._counted(chunk.pop("usage", None))
+        self._repair_and_keep(chunk)
+        usage = self._complete_usage(chunk.pop("usage", None))
         if usage:
             self._stream.sent_stream_usage = True
             if self._wants_usage:
@@ -176,24 +180,24 @@ class Lane:
                 return None
         return chunk | {"model": self._name}
 
-    def _take(self, chunk: Json) -> None:
+    def _repair_and_keep(self, chunk: Json) -> None:
         """Repair a frame, and remember it."""
-        self._repair.frame(chunk)
+        self._repair.repair_chunk(chunk)
         self._keep(chunk)
 
-    def _counted(self, usage: Json | None) -> Json | None:
+    def _complete_usage(self, usage: Json | None) -> Json | None:
         """A frame's usage; xAI leaves reasoning out of its completion tokens, which its reader knows."""
         source = self._stream.completion_stream
-        if not usage or type(source).__name__ != COUNTS_APART:
+        if not usage or type(source).__name__ != XAI_ITERATOR:
             return usage
         frame: Json = {"id": "", "created": 0, "model": "", "choices": [], "usage": dict(usage)}
         return usage | as_object(source.chunk_parser(frame).usage.model_dump(exclude_none=True))
 
     def _with_cost(self, chunk: Json) -> Json:
-        rate = litellm_internals.request_processing()._inject_cost_into_usage_dict  # noqa: SLF001 -- as for any other stream
+        rate = litellm_internals.request_processing_class()._inject_cost_into_usage_dict  # noqa: SLF001 -- as for any other stream
         priced = as_object(as_object(rate(chunk, self._name, self._stream.logging_obj)).get("usage"))
         stated: Json = chunk["usage"]
-        usage = stated | ({openai_repair.STATED_COST: stated["cost"]} if "cost" in stated else {})
+        usage = stated | ({openai_repair.STATED_COST_FIELD: stated["cost"]} if "cost" in stated else {})
         usage.pop("cost", None)
         return usage | ({"cost": priced["cost"]} if priced else {})
 
@@ -208,10 +212,10 @@ class Lane:
             elif choice.get("finish_reason") is not None:
                 self._finished.add(at)
                 self._stream.received_finish_reason = choice["finish_reason"]
-        if len(choices) == 1 and self._runs_on(choices[0]) and not chunk.get("usage"):
+        if len(choices) == 1 and self._append_text(choices[0]) and not chunk.get("usage"):
             return
         self._texts.clear()
-        made = self._made(chunk)
+        made = self._litellm_chunk(chunk)
         self._stream.chunks.append(made)
         if len(choices) == 1 and not choices[0].get("finish_reason"):
             self._texts[choices[0]["index"]] = made
@@ -219,7 +223,7 @@ class Lane:
             self._stream.sent_first_chunk = True
             self._stream.logging_obj.update_completion_start_time(completion_start_time=datetime.now())  # noqa: DTZ005 -- LiteLLM's clock
 
-    def _made(self, chunk: Json) -> Theirs:
+    def _litellm_chunk(self, chunk: Json) -> Untyped:
         """LiteLLM's chunk of a frame; it has all that LiteLLM needs, even where it stumbles over the rest."""
         create = self._stream.model_response_creator
         try:
@@ -239,11 +243,11 @@ class Lane:
                 chunk={"id": str(chunk.get("id") or ""), "model": self._stream.model, "choices": plain}
             )
 
-    def _runs_on(self, choice: Json) -> bool:
+    def _append_text(self, choice: Json) -> bool:
         """Whether a choice is more text of one kept already; then it was added."""
         delta, kept = as_object(choice.get("delta")), self._texts.get(choice["index"])
         more: object = delta.get("content")
-        if kept is None or not isinstance(more, str) or not delta.keys() <= TEXT_ONLY:
+        if kept is None or not isinstance(more, str) or not delta.keys() <= TEXT_DELTA_FIELDS:
             return False
         if delta.get("refusal") or choice.get("finish_reason") or choice.get("logprobs"):
             return False
@@ -252,11 +256,11 @@ class Lane:
         return True
 
 
-class TextLane(Lane):
+class TextPassthroughStream(PassthroughStream):
     """The same for a text completion, whose choices have a text where a chat's have a delta."""
 
-    def _take(self, chunk: Json) -> None:
-        self._repair.text_frame(chunk)
+    def _repair_and_keep(self, chunk: Json) -> None:
+        self._repair.repair_text_chunk(chunk)
         kept = [
             {
                 "index": choice["index"],
@@ -270,7 +274,7 @@ class TextLane(Lane):
             choice["finish_reason"] = known["finish_reason"]
 
 
-LANES = {"acompletion": Lane, "atext_completion": TextLane}
+STREAM_TYPES = {"acompletion": PassthroughStream, "atext_completion": TextPassthroughStream}
 """LiteLLM's names of calls -> how their frames are read."""
 
 
@@ -280,7 +284,7 @@ def _name(metadata: Json, asked: Json) -> str:
     return group if metadata.get("attempted_fallbacks") and group else str(asked.get("model") or group)
 
 
-PATCH = Patch(
+PATCH = LiteLLMPatch(
     name="frames",
     install=install,
     reason=(

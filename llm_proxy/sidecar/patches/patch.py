@@ -1,4 +1,4 @@
-"""`Patch`: one change to LiteLLM, why it is needed, what LiteLLM would have to change, how it is installed.
+"""`LiteLLMPatch`: one change to LiteLLM, its reason, what LiteLLM would have to change, its installation.
 
 Invariant: a patch changes LiteLLM in memory only, by names that `litellm_internals` lists.
 """
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Patch:
+class LiteLLMPatch:
     """One change of LiteLLM's behaviour.
 
     Attributes:

@@ -2,7 +2,7 @@
 
 from llm_proxy.json_access import as_object
 from llm_proxy.sidecar import litellm_internals
-from llm_proxy.sidecar.patches.patch import Patch
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch
 
 IDLE_HOOKS = (
     "autorouter_baseline_cache",
@@ -15,8 +15,8 @@ IDLE_HOOKS = (
     "responses_id_security",
 )
 """LiteLLM's names of hooks it adds to every proxy and that do nothing without its keys or its database."""
-LIMITS = ("rpm", "tpm", "itpm", "otpm")
-LISTS = (
+LIMIT_KEYS = ("rpm", "tpm", "itpm", "otpm")
+CALLBACK_LISTS = (
     "callbacks",
     "success_callback",
     "failure_callback",
@@ -25,18 +25,18 @@ LISTS = (
 )
 
 
-def _drop_hooks() -> None:
+def _install_hooks() -> None:
     """Hooks for virtual keys, budgets and stored responses run on each call; there are none here.
 
     The very objects that LiteLLM made for itself go, so that one a configuration names stays.
     """
-    library = litellm_internals.library()
-    idle = {id(one) for one in litellm_internals.hooks_of_its_own(IDLE_HOOKS)}
-    for name in LISTS:
+    library = litellm_internals.litellm_module()
+    idle = {id(one) for one in litellm_internals.built_in_hooks(IDLE_HOOKS)}
+    for name in CALLBACK_LISTS:
         getattr(library, name)[:] = [one for one in getattr(library, name) if id(one) not in idle]
 
 
-def _count_only_for_limits() -> None:
+def _install_limits() -> None:
     """Each call is counted against limits that, in most configurations, no deployment has."""
     router = litellm_internals.router()
     if router is None or str(router.routing_strategy).startswith("usage-based"):
@@ -44,7 +44,7 @@ def _count_only_for_limits() -> None:
     stated = [
         as_object(one.get(part)) for one in router.model_list for part in ("litellm_params", "model_info")
     ]
-    if any(values.get(limit) is not None for values in stated for limit in LIMITS):
+    if any(values.get(limit) is not None for values in stated for limit in LIMIT_KEYS):
         return
 
     async def nothing_to_count(**_: object) -> None:
@@ -54,9 +54,9 @@ def _count_only_for_limits() -> None:
 
 
 PATCHES = (
-    Patch(
+    LiteLLMPatch(
         name="hooks",
-        install=_drop_hooks,
+        install=_install_hooks,
         reason="Hooks for virtual keys, budgets and stored responses run on each call, unused.",
         since="1.106.2",
         report="To file: `do not register hooks whose feature is not configured`.",
@@ -64,9 +64,9 @@ PATCHES = (
         tests=("tests/stages/test_sidecar_tuning.py::test_a_call_does_no_work_that_nobody_asked_for[hooks]",),
         after_start=True,
     ),
-    Patch(
+    LiteLLMPatch(
         name="limits",
-        install=_count_only_for_limits,
+        install=_install_limits,
         reason=(
             "For each call the router takes its deployment apart twice, looking for limits that none "
             "states: a tenth of a millisecond each time."

@@ -9,52 +9,52 @@ SSRF guard. `config` and `environment` set its own switches for the rest.
 from collections.abc import Awaitable, Callable
 from importlib import import_module
 
-from llm_proxy.sidecar.litellm_internals import Theirs
-from llm_proxy.sidecar.patches.patch import Patch
+from llm_proxy.sidecar.litellm_internals import Untyped
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch
 
-HUB = "https://huggingface.co/"
-HUB_FILE = "/raw/"
-CLIENTS = "litellm.llms.custom_httpx.http_handler"
-TOKEN_COUNTER = "litellm.litellm_core_utils.token_counter"  # noqa: S105 -- a module's name
-OLLAMA_INFO = "litellm.llms.ollama.common_utils"
-LEMONADE = "litellm.llms.lemonade.chat.transformation"
-SAFE = frozenset({"GET", "HEAD"})
+HUB_URL = "https://huggingface.co/"
+HUB_FILE_PATH = "/raw/"
+HTTP_HANDLER_MODULE = "litellm.llms.custom_httpx.http_handler"
+TOKEN_COUNTER_MODULE = "litellm.litellm_core_utils.token_counter"  # noqa: S105 -- a module's name
+OLLAMA_MODULE = "litellm.llms.ollama.common_utils"
+LEMONADE_MODULE = "litellm.llms.lemonade.chat.transformation"
+METHODS_WITHOUT_PROMPT = frozenset({"GET", "HEAD"})
 """Methods that carry no prompt; whoever fetches a link follows its redirects with a guard of its own."""
-REDIRECTED = {
+REDIRECT_ERROR = {
     "error": {"message": "The provider answered with a redirect.", "type": "server_error", "code": "redirect"}
 }
 
 
-class HubNotAskedError(ConnectionError):
+class HubBlockedError(ConnectionError):
     """The hub would have been asked for a file; LiteLLM takes it for a hub that is away."""
 
 
 def install() -> None:
     """Patch what asks; before the first call."""
-    _ask_no_hub()
-    _count_pictures_unseen()
-    _ask_no_server_about_its_models()
-    _send_prompts_nowhere_else()
+    _block_hub()
+    _count_images_without_loading()
+    _block_model_queries()
+    _block_redirects()
 
 
-def _ask_no_hub() -> None:
+def _block_hub() -> None:
     """Files of a model's repository: limits (`config.json`), chat templates, tokenizers' settings."""
-    clients = import_module(CLIENTS)
+    clients = import_module(HTTP_HANDLER_MODULE)
     clients.HTTPHandler.get = _unless_hub(clients.HTTPHandler.get)
     clients.AsyncHTTPHandler.get = _unless_hub(clients.AsyncHTTPHandler.get)
 
 
-def _unless_hub(get: Callable[..., Theirs]) -> Callable[..., Theirs]:
-    def get_unless_hub(self: Theirs, url: str, *words: Theirs, **options: Theirs) -> Theirs:
-        if str(url).startswith(HUB) and HUB_FILE in str(url):
-            raise HubNotAskedError(f"no file is loaded from {HUB}")
+def _unless_hub(get: Callable[..., Untyped]) -> Callable[..., Untyped]:
+    def get_unless_hub(self: Untyped, url: str, *words: Untyped, **options: Untyped) -> Untyped:
+        if str(url).startswith(HUB_URL) and HUB_FILE_PATH in str(url):
+            raise HubBlockedError(f"no file is loaded from {HUB_URL}")
         return get(self, url, *words, **options)
 
     return get_unless_hub
 
 
-def _count_pictures_unseen() -> None:
-    counter: Theirs = import_module(TOKEN_COUNTER)
+def _count_images_without_loading() -> None:
+    counter: Untyped = import_module(TOKEN_COUNTER_MODULE)
     measure: Callable[..., tuple[int, int]] = counter.get_image_dimensions
     unknown = (counter.DEFAULT_IMAGE_WIDTH, counter.DEFAULT_IMAGE_HEIGHT)
 
@@ -64,56 +64,56 @@ def _count_pictures_unseen() -> None:
     counter.get_image_dimensions = measure_inline_only
 
 
-def _ask_no_server_about_its_models() -> None:
+def _block_model_queries() -> None:
     """What LiteLLM says itself when such a server does not answer."""
-    ollama = import_module(OLLAMA_INFO).OllamaModelInfo
-    lemonade = import_module(LEMONADE).LemonadeChatConfig
+    ollama = import_module(OLLAMA_MODULE).OllamaModelInfo
+    lemonade = import_module(LEMONADE_MODULE).LemonadeChatConfig
 
-    def of_ollama(self: Theirs, model: str, **_: Theirs) -> dict[str, Theirs]:
-        return _unknown(self._strip_ollama_model_prefix(model), "ollama")
+    def of_ollama(self: Untyped, model: str, **_: Untyped) -> dict[str, Untyped]:
+        return _unknown_model_info(self._strip_ollama_model_prefix(model), "ollama")
 
-    def of_lemonade(_: Theirs, model: str, **__: Theirs) -> dict[str, Theirs]:
-        return _unknown(f"lemonade/{model.removeprefix('lemonade/')}", "lemonade")
+    def of_lemonade(_: Untyped, model: str, **__: Untyped) -> dict[str, Untyped]:
+        return _unknown_model_info(f"lemonade/{model.removeprefix('lemonade/')}", "lemonade")
 
     ollama.get_runtime_model_info = of_ollama
     lemonade.get_model_info = of_lemonade
 
 
-def _send_prompts_nowhere_else() -> None:
+def _block_redirects() -> None:
     """A provider that answers with a redirect would have the prompt sent to any address it names."""
     http = import_module("httpx")
-    send: Callable[..., Awaitable[Theirs]] = http.AsyncClient.send
-    send_blocking: Callable[..., Theirs] = http.Client.send
+    send: Callable[..., Awaitable[Untyped]] = http.AsyncClient.send
+    send_blocking: Callable[..., Untyped] = http.Client.send
 
-    async def send_here(self: Theirs, request: Theirs, **options: Theirs) -> Theirs:
-        if request.method in SAFE:
+    async def send_here(self: Untyped, request: Untyped, **options: Untyped) -> Untyped:
+        if request.method in METHODS_WITHOUT_PROMPT:
             return await send(self, request, **options)
         answer = await send(self, request, **options | {"follow_redirects": False})
         if not 300 <= answer.status_code < 400:
             return answer
         await answer.aclose()
-        return http.Response(502, json=REDIRECTED, request=request)
+        return http.Response(502, json=REDIRECT_ERROR, request=request)
 
-    def send_here_blocking(self: Theirs, request: Theirs, **options: Theirs) -> Theirs:
-        if request.method in SAFE:
+    def send_here_blocking(self: Untyped, request: Untyped, **options: Untyped) -> Untyped:
+        if request.method in METHODS_WITHOUT_PROMPT:
             return send_blocking(self, request, **options)
         answer = send_blocking(self, request, **options | {"follow_redirects": False})
         if not 300 <= answer.status_code < 400:
             return answer
         answer.close()
-        return http.Response(502, json=REDIRECTED, request=request)
+        return http.Response(502, json=REDIRECT_ERROR, request=request)
 
     http.AsyncClient.send = send_here
     http.Client.send = send_here_blocking
 
 
-def _unknown(key: str, provider: str) -> dict[str, Theirs]:
+def _unknown_model_info(key: str, provider: str) -> dict[str, Untyped]:
     prices = {"input_cost_per_token": 0.0, "output_cost_per_token": 0.0}
     limits = dict.fromkeys(("max_tokens", "max_input_tokens", "max_output_tokens"))
     return {"key": key, "litellm_provider": provider, "mode": "chat", **prices, **limits}
 
 
-PATCH = Patch(
+PATCH = LiteLLMPatch(
     name="provider_only",
     install=install,
     reason=(

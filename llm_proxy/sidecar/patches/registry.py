@@ -25,14 +25,14 @@ from llm_proxy.sidecar.patches import (
     translated_answers,
     truncated_streams,
 )
-from llm_proxy.sidecar.patches.patch import Patch
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch
 
-TRIED: Mapping[str, Collection[str]] = json.loads(
+TESTED_PATCHES: Mapping[str, Collection[str]] = json.loads(
     (Path(__file__).parent / "tried_patches.json").read_text(encoding="utf-8")
 )
 """By release: the patches whose own tests passed there with them, and failed without."""
 
-PATCHES: tuple[Patch, ...] = (
+PATCHES: tuple[LiteLLMPatch, ...] = (
     openai_passthrough.PATCH,
     truncated_streams.PATCH,
     translated_answers.TRANSLATED_STREAMS,
@@ -54,16 +54,16 @@ PATCHES: tuple[Patch, ...] = (
     litellm_cache.OWN_CACHE,
     attempts.PATCH,
 )
-SETTING = "LLM_PROXY_SIDECAR_WITHOUT"
+DISABLING_SETTING = "LLM_PROXY_SIDECAR_WITHOUT"
 
 
-def wanted(
+def select_patches(
     release: str,
     without: str,
     *,
-    patches: Sequence[Patch] = PATCHES,
-    tried: Mapping[str, Collection[str]] = TRIED,
-) -> tuple[list[Patch], list[str]]:
+    patches: Sequence[LiteLLMPatch] = PATCHES,
+    tried: Mapping[str, Collection[str]] = TESTED_PATCHES,
+) -> tuple[list[LiteLLMPatch], list[str]]:
     """The patches for a release, and a line for each that is left out.
 
     Args:
@@ -73,12 +73,12 @@ def wanted(
         tried: By release, the names of those that are in order there.
     """
     named = {name.strip() for name in without.split(",") if name.strip()}
-    installed: list[Patch] = []
+    installed: list[LiteLLMPatch] = []
     left_out: list[str] = []
     for patch in patches:
         if named & {patch.name, "all"}:
-            left_out.append(f"patch {patch.name} is off: {SETTING} names it")
-        elif patch.fixed_in is not None and numbers(release) >= numbers(patch.fixed_in):
+            left_out.append(f"patch {patch.name} is off: {DISABLING_SETTING} names it")
+        elif patch.fixed_in is not None and release_numbers(release) >= release_numbers(patch.fixed_in):
             left_out.append(f"patch {patch.name} is off: LiteLLM {patch.fixed_in} needs it no more")
         elif patch.name not in tried.get(release, ()):
             left_out.append(
@@ -90,6 +90,6 @@ def wanted(
     return installed, left_out
 
 
-def numbers(release: str) -> tuple[int, ...]:
+def release_numbers(release: str) -> tuple[int, ...]:
     """A release's numbers, for comparison."""
     return tuple(int(part) for part in release.split(".") if part.isdigit())

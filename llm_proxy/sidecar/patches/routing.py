@@ -1,9 +1,9 @@
 """Retries, fallbacks and cooldowns by whose fault an error is; round robin among deployments.
 
-Invariants: an error of the caller (`CALLERS_FAULT`, content policy) is tried once, whatever `retry_policy`
-says, never falls back and never cools a deployment down, except by `context_window_fallbacks` and
-`content_policy_fallbacks`. No wait follows the last attempt. Round robin is per process, skips deployments
-that cool down and ignores weights.
+Invariants: an error of the caller (`CALLER_ERROR_STATUSES`, content policy) is tried once, whatever
+`retry_policy` says, never falls back and never cools a deployment down, except by
+`context_window_fallbacks` and `content_policy_fallbacks`. No wait follows the last attempt. Round robin is
+per process, skips deployments that cool down and ignores weights.
 """
 
 import os
@@ -13,44 +13,46 @@ from typing import Any
 
 from llm_proxy.json_access import as_list, as_object
 from llm_proxy.sidecar import call_outcome, litellm_internals, provider_errors
-from llm_proxy.sidecar.litellm_internals import Theirs
-from llm_proxy.sidecar.patches.patch import Patch
+from llm_proxy.sidecar.litellm_internals import Untyped
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch
 
-CALLERS_FAULT = frozenset({400, 404, 413, 415, 422})
+CALLER_ERROR_STATUSES = frozenset({400, 404, 413, 415, 422})
 # Providers that report an operator's fault as a bad request: Anthropic's balance, Google's and xAI's API key.
-BAD_KEY = ("api key not valid", "api_key_invalid", "api key expired", "incorrect api key provided")
-OPERATORS_FAULT = ("credit balance", "insufficient balance", "insufficient credits", *BAD_KEY)
-REFUSES_CREDENTIALS = frozenset({401, 403})
-LONGEST_WAIT_S = 10.0
+INVALID_KEY_TEXTS = ("api key not valid", "api_key_invalid", "api key expired", "incorrect api key provided")
+OPERATOR_ERROR_TEXTS = ("credit balance", "insufficient balance", "insufficient credits", *INVALID_KEY_TEXTS)
+CREDENTIAL_STATUSES = frozenset({401, 403})
+MAX_RETRY_AFTER_S = 10.0
 
 
 def _install_router_rules() -> None:
     """Patch the router; before LiteLLM's start."""
-    longest_wait_s = float(os.environ.get("LLM_PROXY_SIDECAR_LONGEST_RETRY_AFTER_S") or LONGEST_WAIT_S)
+    longest_wait_s = float(os.environ.get("LLM_PROXY_SIDECAR_LONGEST_RETRY_AFTER_S") or MAX_RETRY_AFTER_S)
     router = litellm_internals.router_class()
-    _never_fall_back_for_the_caller(router)
-    _never_retry_in_vain(router, longest_wait_s)
-    _never_cool_for_the_caller()
+    _patch_fallbacks(router)
+    _patch_retries(router, longest_wait_s)
+    _patch_cooldowns()
 
 
-def callers_fault(error: BaseException) -> bool:
+def is_caller_error(error: BaseException) -> bool:
     """Whether the request itself is wrong, so that no other deployment would answer it better."""
-    if type(error).__name__ == "ContentPolicyViolationError" or provider_errors.flagged(error):
+    if type(error).__name__ == "ContentPolicyViolationError" or provider_errors.is_content_rejection(error):
         return True
-    if call_outcome.is_refused_by_group():  # another group may have no such guardrail
+    if call_outcome.rejected_by_group_guardrail():  # another group may have no such guardrail
         return True
-    if getattr(error, "status_code", None) not in CALLERS_FAULT:
-        return call_outcome.never_sent(error)
+    if getattr(error, "status_code", None) not in CALLER_ERROR_STATUSES:
+        return call_outcome.failed_in_translation(error)
     said = str(error).lower()
-    return not (any(words in said for words in OPERATORS_FAULT) or provider_errors.is_unreadable(error))
+    return not (
+        any(words in said for words in OPERATOR_ERROR_TEXTS) or provider_errors.is_unreadable_response(error)
+    )
 
 
-def refuses_credentials(error: BaseException) -> bool:
+def rejects_credentials(error: BaseException) -> bool:
     """Whether a provider did not accept the key of a deployment: only an operator can mend that."""
     said = str(error).lower()
-    if getattr(error, "status_code", None) in REFUSES_CREDENTIALS:
-        return not provider_errors.flagged(error)
-    return any(words in said for words in BAD_KEY)
+    if getattr(error, "status_code", None) in CREDENTIAL_STATUSES:
+        return not provider_errors.is_content_rejection(error)
+    return any(words in said for words in INVALID_KEY_TEXTS)
 
 
 def _has_own_fallback(error: BaseException, lists: dict[str, Any], group: object) -> bool:
@@ -59,22 +61,22 @@ def _has_own_fallback(error: BaseException, lists: dict[str, Any], group: object
     return any(source in (group, "*") for rule in rules for source in as_object(rule))
 
 
-def _never_fall_back_for_the_caller(router: Theirs) -> None:
+def _patch_fallbacks(router: Untyped) -> None:
     fall_back = router.async_function_with_fallbacks_common_utils
 
     async def unless_callers_fault(
-        self: Theirs,
+        self: Untyped,
         e: Exception,
-        disable_fallbacks: Theirs,
-        fallbacks: Theirs,
-        context_window_fallbacks: Theirs,
-        content_policy_fallbacks: Theirs,
+        disable_fallbacks: Untyped,
+        fallbacks: Untyped,
+        context_window_fallbacks: Untyped,
+        content_policy_fallbacks: Untyped,
         model_group: str | None,
-        *words: Theirs,
-        **options: Theirs,
-    ) -> Theirs:
+        *words: Untyped,
+        **options: Untyped,
+    ) -> Untyped:
         lists = {"context_window": context_window_fallbacks, "content_policy": content_policy_fallbacks}
-        if callers_fault(e) and not _has_own_fallback(e, lists, model_group):
+        if is_caller_error(e) and not _has_own_fallback(e, lists, model_group):
             raise e
         return await fall_back(
             self,
@@ -91,27 +93,27 @@ def _never_fall_back_for_the_caller(router: Theirs) -> None:
     router.async_function_with_fallbacks_common_utils = unless_callers_fault
 
 
-def _never_retry_in_vain(router: Theirs, longest_wait_s: float) -> None:
+def _patch_retries(router: Untyped, longest_wait_s: float) -> None:
     """Every retry, also one that a `retry_policy` grants, passes where its pause is asked for."""
     pause_s = router._time_to_sleep_before_retry  # noqa: SLF001 -- no setting does this
     allow = router.should_retry_this_error
 
     def in_vain(error: BaseException, options: dict[str, Any]) -> bool:
-        if callers_fault(error) or type(error).__name__ == "RouterRateLimitError":
+        if is_caller_error(error) or type(error).__name__ == "RouterRateLimitError":
             return True
         alone = len(options.get("all_deployments") or []) <= 1
         return alone and provider_errors.retry_after_s(error) > longest_wait_s
 
-    def allow_if_it_may_help(self: Theirs, error: Exception, *words: Theirs, **options: Theirs) -> Theirs:
+    def allow_if_it_may_help(self: Untyped, error: Exception, *words: Untyped, **options: Untyped) -> Untyped:
         if in_vain(error, options):
             raise error
-        if options.get("healthy_deployments") and provider_errors.is_unreadable(error):
+        if options.get("healthy_deployments") and provider_errors.is_unreadable_response(error):
             return True
         return allow(self, error, *words, **options)
 
     def pause_if_it_may_help(
-        self: Theirs, e: Exception, remaining_retries: int, *words: Theirs, **options: Theirs
-    ) -> Theirs:
+        self: Untyped, e: Exception, remaining_retries: int, *words: Untyped, **options: Untyped
+    ) -> Untyped:
         if in_vain(e, options):
             raise e
         # LiteLLM waits after the last attempt as after the first.
@@ -121,19 +123,19 @@ def _never_retry_in_vain(router: Theirs, longest_wait_s: float) -> None:
     router._time_to_sleep_before_retry = pause_if_it_may_help  # noqa: SLF001 -- the same
 
 
-def _never_cool_for_the_caller() -> None:
-    cooldown: Theirs = import_module("litellm.router_utils.cooldown_handlers")
+def _patch_cooldowns() -> None:
+    cooldown: Untyped = import_module("litellm.router_utils.cooldown_handlers")
     run = cooldown._should_run_cooldown_logic  # noqa: SLF001 -- no setting does this
 
-    def unless_callers_fault(*words: Theirs, original_exception: Exception, **options: Theirs) -> bool:
-        return not callers_fault(original_exception) and run(
+    def unless_callers_fault(*words: Untyped, original_exception: Exception, **options: Untyped) -> bool:
+        return not is_caller_error(original_exception) and run(
             *words, original_exception=original_exception, **options
         )
 
     cooldown._should_run_cooldown_logic = unless_callers_fault  # noqa: SLF001 -- the same
 
 
-ROUTER_RULES = Patch(
+ROUTER_RULES = LiteLLMPatch(
     name="router_rules",
     install=_install_router_rules,
     reason="A caller's own fault is retried, falls back to other groups and cools deployments down.",
@@ -152,16 +154,16 @@ ROUND_ROBIN_STRATEGY = "ROUND_ROBIN"
 def _install_round_robin() -> None:
     """Patch the router where it is wanted; before LiteLLM's start."""
     if os.environ.get("LLM_PROXY_LOAD_BALANCE", "").upper() == ROUND_ROBIN_STRATEGY:
-        litellm_internals.router_module().simple_shuffle = Turns()
+        litellm_internals.router_module().simple_shuffle = RoundRobin()
 
 
-class Turns:
+class RoundRobin:
     """Whose turn it is, group by group."""
 
     def __init__(self) -> None:
         self._last: dict[str, str] = {}
 
-    def __call__(self, *, healthy_deployments: Sequence[Theirs], model: str, **_: Theirs) -> Theirs:
+    def __call__(self, *, healthy_deployments: Sequence[Untyped], model: str, **_: Untyped) -> Untyped:
         """The next after the last one that was chosen, among those that may be."""
         in_order = sorted(healthy_deployments, key=_deployment_id)
         last = self._last.get(model, "")
@@ -170,11 +172,11 @@ class Turns:
         return chosen
 
 
-def _deployment_id(deployment: Theirs) -> str:
+def _deployment_id(deployment: Untyped) -> str:
     return str(deployment["model_info"]["id"])
 
 
-ROUND_ROBIN = Patch(
+ROUND_ROBIN = LiteLLMPatch(
     name="round_robin",
     install=_install_round_robin,
     reason="There is no plain rotation: the simple strategy draws lots.",

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from llm_proxy.json_access import Json, as_list, as_object
 from llm_proxy.sidecar import call_outcome, litellm_internals, openai_repair, provider_answers
-from llm_proxy.sidecar.litellm_internals import Theirs
+from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches import provider_http
-from llm_proxy.sidecar.patches.patch import Patch
-from llm_proxy.sidecar.provider_errors import is_failed
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch
+from llm_proxy.sidecar.provider_errors import is_failure_reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,14 +30,14 @@ def _install_anthropic() -> None:
     read_delta: Callable[..., Any] = reader._handle_message_delta  # noqa: SLF001 -- it alone knows the reason
     parse: Callable[..., Any] = reader.chunk_parser
 
-    def read_delta_as_stated(self: Theirs, chunk: Json) -> Theirs:
+    def read_delta_as_stated(self: Untyped, chunk: Json) -> Untyped:
         reason, *rest = read_delta(self, chunk)
         if not as_object(chunk.get("delta")).get("stop_reason"):
             return ("", *rest)
         setattr(self, ANTHROPIC_REASON_STATED, True)
         return (reason, *rest)
 
-    def parse_to_the_end(self: Theirs, chunk: Json) -> Theirs:
+    def parse_to_the_end(self: Untyped, chunk: Json) -> Untyped:
         parsed = parse(self, chunk)
         if chunk.get("type") == "message_stop" and not getattr(self, ANTHROPIC_REASON_STATED, False):
             parsed.choices[0].finish_reason = "stop"
@@ -59,7 +59,7 @@ def _install_gemini() -> None:
     _keep_gemini_timeout(module.VertexLLM)
 
 
-def _gemini_finished(stream: Theirs) -> bool | None:
+def _gemini_finished(stream: Untyped) -> bool | None:
     """Whether Google said that the answer is complete; None for another provider's stream."""
     frames = stream.completion_stream
     if type(frames).__module__ != GEMINI_MODULE:
@@ -67,10 +67,10 @@ def _gemini_finished(stream: Theirs) -> bool | None:
     return bool(getattr(frames, GEMINI_FINISHED, False))
 
 
-def _note_gemini_finish(frames: Theirs) -> None:
+def _note_gemini_finish(frames: Untyped) -> None:
     parse = frames.chunk_parser
 
-    def parse_and_note(self: Theirs, chunk: dict[str, Any]) -> Theirs:
+    def parse_and_note(self: Untyped, chunk: dict[str, Any]) -> Untyped:
         provider_answers.repair_gemini(chunk)
         blocked = as_object(chunk.get("promptFeedback")).get("blockReason")
         if blocked or any(
@@ -83,11 +83,11 @@ def _note_gemini_finish(frames: Theirs) -> None:
     frames.chunk_parser = parse_and_note
 
 
-def _keep_gemini_timeout(handler: Theirs) -> None:
+def _keep_gemini_timeout(handler: Untyped) -> None:
     open_stream = handler.async_streaming
     client_with = import_module("litellm.llms.custom_httpx.http_handler").get_async_httpx_client
 
-    async def open_with_timeout(self: Theirs, **call: Theirs) -> Theirs:
+    async def open_with_timeout(self: Untyped, **call: Untyped) -> Untyped:
         if call.get("client") is None and call.get("timeout") is not None:
             call["client"] = client_with("vertex_ai", params={"timeout": call["timeout"]})
         return await open_stream(self, **call)
@@ -95,44 +95,44 @@ def _keep_gemini_timeout(handler: Theirs) -> None:
     handler.async_streaming = open_with_timeout
 
 
-OUT_OF_THE_CACHE = "cached_response"
+CACHED_PROVIDER = "cached_response"
 
 
 def install() -> None:
     """Patch the stream wrapper and the frame reader; before the first call."""
     provider_http.install()
-    _end_only_when_finished()
-    _skip_no_garbage()
+    _patch_stream_end()
+    _patch_frame_parser()
     _install_gemini()
     _install_anthropic()
 
 
-def _end_only_when_finished() -> None:
-    wrapper = litellm_internals.stream_wrapper()
+def _patch_stream_end() -> None:
+    wrapper = litellm_internals.stream_wrapper_class()
     finish = wrapper._finalize_completed_stream  # noqa: SLF001 -- the one place where every stream ends
 
-    async def finish_if_finished(self: Theirs, *, cache_hit: bool) -> Theirs:
+    async def finish_if_finished(self: Untyped, *, cache_hit: bool) -> Untyped:
         if not self.sent_last_chunk and not _is_finished(self):
             self._log_stream_failure_and_raise(truncated_error(self))
-        call_outcome.completed()
+        call_outcome.record_stream_end()
         return await finish(self, cache_hit=cache_hit)
 
     wrapper._finalize_completed_stream = finish_if_finished  # noqa: SLF001 -- the same
 
 
-def _is_finished(stream: Theirs) -> bool:
-    if stream.custom_llm_provider == OUT_OF_THE_CACHE:
+def _is_finished(stream: Untyped) -> bool:
+    if stream.custom_llm_provider == CACHED_PROVIDER:
         return True
     google = _gemini_finished(stream)
     if google is not None:
         return google
     reason = stream.received_finish_reason or stream.intermittent_finish_reason
-    return bool(reason) and not is_failed(reason)
+    return bool(reason) and not is_failure_reason(reason)
 
 
-def truncated_error(stream: Theirs) -> Exception:
+def truncated_error(stream: Untyped) -> Exception:
     """The error a stream ends with that ended early."""
-    error: Exception = litellm_internals.library().BadGatewayError(
+    error: Exception = litellm_internals.litellm_module().BadGatewayError(
         message="the provider's stream ended without a finish reason",
         llm_provider=stream.custom_llm_provider or "",
         model=stream.model or "",
@@ -140,18 +140,18 @@ def truncated_error(stream: Theirs) -> Exception:
     return error
 
 
-def _skip_no_garbage() -> None:
+def _patch_frame_parser() -> None:
     frames = import_module("litellm.llms.base_llm.base_model_iterator").BaseModelResponseIterator
     read = frames._string_to_dict_parser  # noqa: SLF001 -- the one place where frames are parsed
 
-    def read_or_fail(str_line: str) -> Theirs:
+    def read_or_fail(str_line: str) -> Untyped:
         found = read(str_line)
         if found is None and str_line[:5] != "data:" and not str_line.startswith("{"):
             return found
-        if found is None and not _readable(str_line.removeprefix("data:").strip()):
+        if found is None and not _is_json(str_line.removeprefix("data:").strip()):
             raise ValueError("a frame that is not JSON")
         if "choices" in (frame := as_object(found)):
-            openai_repair.repair_frame(frame)
+            openai_repair.repair_chunk(frame)
         elif "done" in frame:
             provider_answers.repair_ollama(frame)
         return found
@@ -159,7 +159,7 @@ def _skip_no_garbage() -> None:
     frames._string_to_dict_parser = staticmethod(read_or_fail)  # noqa: SLF001 -- the same
 
 
-def _readable(payload: str) -> bool:
+def _is_json(payload: str) -> bool:
     if not payload or "[DONE]" in payload:
         return True
     try:
@@ -169,7 +169,7 @@ def _readable(payload: str) -> bool:
     return True
 
 
-PATCH = Patch(
+PATCH = LiteLLMPatch(
     name="broken_streams",
     install=install,
     reason=(

@@ -24,7 +24,7 @@ MAX_LENGTH = 100
 _STEPS = ("anyOf", "oneOf", "allOf")
 
 
-def example(schema: Any) -> Any:  # noqa: ANN401 -- JSON Schema in, JSON out
+def example_of_schema(schema: Any) -> Any:  # noqa: ANN401 -- JSON Schema in, JSON out
     """A value for a schema."""
     return _Filling(schema).value(schema, 0)
 
@@ -87,7 +87,7 @@ _TOKEN_LENGTH = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class CannedAnswer:
     """One choice of an answer."""
 
     text: str = ""
@@ -109,19 +109,19 @@ class Said:
         return _tokens(len(self.text) + called)
 
 
-def answers(call: Call) -> list[Said]:
+def canned_answers(call: Call) -> list[CannedAnswer]:
     """The choices of the answer, as many as were asked for."""
     body = call.body
-    if call.door == "completions":
+    if call.endpoint == "completions":
         prompts: list[Any] = [body["prompt"]] if _is_one(body["prompt"]) else body["prompt"]
         echo = "{} " if body.get("echo") else ""
         texts = [echo.format(_text(prompt)) + f"Mock completion of: {_text(prompt)}" for prompt in prompts]
         return [_cut(text, call) for text in texts for _ in range(body.get("n", 1))]
     forced = _forced_function(body)
     if forced is not None:
-        said = Said(function_call=_arguments(forced), finish_reason="stop")
+        said = CannedAnswer(function_call=_arguments(forced), finish_reason="stop")
     elif tool := _tool(body, call.group):
-        said = Said(tool_calls=(_tool_call(tool),), finish_reason="tool_calls")
+        said = CannedAnswer(tool_calls=(_tool_call(tool),), finish_reason="tool_calls")
     else:
         said = _cut(_chat_text(body), call)
     return [said] * call.choices
@@ -146,7 +146,7 @@ def _chat_text(body: Json) -> str:
     wanted: Json = body.get("response_format", {})
     last = _last_user_text(body["messages"])
     if wanted.get("type") == "json_schema":
-        return orjson.dumps(example(wanted.get("json_schema", {}).get("schema"))).decode()
+        return orjson.dumps(example_of_schema(wanted.get("json_schema", {}).get("schema"))).decode()
     if wanted.get("type") == "json_object":
         return orjson.dumps({"mock": last[:ECHO_LENGTH]}).decode()
     return f"Mock answer to: {last[:ECHO_LENGTH]}"
@@ -163,14 +163,14 @@ def _text(content: Any) -> str:  # noqa: ANN401 -- a text, parts or tokens
     return content if type(content) is str else ""
 
 
-def _cut(text: str, call: Call) -> Said:
+def _cut(text: str, call: Call) -> CannedAnswer:
     given: Any = call.body.get("stop", [])
     stops: list[str] = given if is_array(given) else [given]
     for stop in stops:
         text = text.partition(stop)[0] if stop else text
     if call.max_tokens is not None and _tokens(len(text)) > call.max_tokens:
-        return Said(text[: call.max_tokens * _TOKEN_LENGTH], finish_reason="length")
-    return Said(text)
+        return CannedAnswer(text[: call.max_tokens * _TOKEN_LENGTH], finish_reason="length")
+    return CannedAnswer(text)
 
 
 def _tool(body: Json, group: str) -> Json | None:
@@ -201,7 +201,7 @@ def _forced_function(body: Json) -> Json | None:
 
 
 def _arguments(function: Json) -> Json:
-    filled = example(function.get("parameters") or {"type": "object"})
+    filled = example_of_schema(function.get("parameters") or {"type": "object"})
     return {"name": function["name"], "arguments": orjson.dumps(filled).decode()}
 
 
@@ -234,7 +234,7 @@ Headers = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class MockReply:
+class CannedReply:
     """What the sidecar would have answered.
 
     Attributes:
@@ -252,17 +252,17 @@ class MockReply:
     gap_ms: int = 0
 
 
-def answer(call: Call) -> MockReply:
+def reply_to(call: Call) -> CannedReply:
     """The reply to a call, always the same one."""
     play = call.group.rpartition("/")[2]
     if play in _FAILURES:
         return _FAILURES[play]
-    if call.door == "embeddings":
-        reply = MockReply(headers=_headers(call), body=orjson.dumps(_embeddings(call)))
+    if call.endpoint == "embeddings":
+        reply = CannedReply(headers=_headers(call), body=orjson.dumps(_embeddings(call)))
     elif call.streaming:
-        reply = MockReply(headers=_headers(call), frames=_frames(call))
+        reply = CannedReply(headers=_headers(call), frames=_frames(call))
     else:
-        reply = MockReply(headers=_headers(call), body=orjson.dumps(_whole(call)))
+        reply = CannedReply(headers=_headers(call), body=orjson.dumps(_whole(call)))
     if play == "mock-slow":
         return replace(reply, first_ms=SLOW_FIRST_MS, gap_ms=SLOW_GAP_MS)
     if play == "mock-cut":
@@ -271,17 +271,17 @@ def answer(call: Call) -> MockReply:
     return reply
 
 
-def _failure(status: int, *, headers: Headers = ()) -> MockReply:
+def _failure(status: int, *, headers: Headers = ()) -> CannedReply:
     error = {"message": "Mock failure.", "type": None, "param": None, "code": str(status)}
     told: Headers = (("x-llmp-provider-status", str(status)), *headers)
-    return MockReply(status, told, orjson.dumps({"error": error}))
+    return CannedReply(status, told, orjson.dumps({"error": error}))
 
 
 _FAILURES = {
     "mock-429": _failure(429, headers=(("x-llmp-retry-after", str(RETRY_AFTER_S)),)),
     "mock-500": _failure(500),
 }
-_CUT_FRAME = sse.frame(
+_CUT_FRAME = sse.encode_event(
     orjson.dumps(
         {
             "error": {
@@ -306,16 +306,16 @@ def _headers(call: Call) -> Headers:
 
 
 def _id(call: Call) -> str:
-    return sha256(orjson.dumps([call.door, call.body], option=orjson.OPT_SORT_KEYS)).hexdigest()[:24]
+    return sha256(orjson.dumps([call.endpoint, call.body], option=orjson.OPT_SORT_KEYS)).hexdigest()[:24]
 
 
 def _head(call: Call, kind: str) -> Json:
-    prefix = "chatcmpl" if call.door == "chat.completions" else "cmpl"
+    prefix = "chatcmpl" if call.endpoint == "chat.completions" else "cmpl"
     head: Json = {"id": f"{prefix}-{_id(call)}", "object": kind, "created": CREATED, "model": call.group}
     return {**head, "system_fingerprint": "fp_mock"} if prefix == "chatcmpl" else head
 
 
-def _usage(call: Call, said: list[Said]) -> Json:
+def _usage(call: Call, said: list[CannedAnswer]) -> Json:
     prompt = prompt_tokens(call)
     completion = sum(one.tokens for one in said)
     return {
@@ -328,8 +328,8 @@ def _usage(call: Call, said: list[Said]) -> Json:
 
 
 def _whole(call: Call) -> Json:
-    said = answers(call)
-    if call.door == "completions":
+    said = canned_answers(call)
+    if call.endpoint == "completions":
         choices: list[Json] = [
             {"index": at, "text": one.text, "logprobs": None, "finish_reason": one.finish_reason}
             for at, one in enumerate(said)
@@ -342,7 +342,7 @@ def _whole(call: Call) -> Json:
     return {**_head(call, "chat.completion"), "choices": choices, "usage": _usage(call, said)}
 
 
-def _message(said: Said) -> Json:
+def _message(said: CannedAnswer) -> Json:
     message: Json = {"role": "assistant", "content": said.text or None, "refusal": None}
     if said.function_call is not None:
         message["function_call"] = said.function_call
@@ -354,24 +354,24 @@ def _message(said: Said) -> Json:
 
 
 def _frames(call: Call) -> tuple[bytes, ...]:
-    said = answers(call)
-    chat = call.door == "chat.completions"
+    said = canned_answers(call)
+    chat = call.endpoint == "chat.completions"
     head = _head(call, "chat.completion.chunk" if chat else "text_completion")
     frames: list[bytes] = []
     for at, one in enumerate(said):
         pieces = _chat_pieces(one) if chat else [{"text": piece} for piece in one.pieces]
         frames += [_frame(head, at, piece, None) for piece in pieces]
         frames.append(_frame(head, at, {"delta": {}} if chat else {"text": ""}, one.finish_reason))
-    frames.append(sse.frame(orjson.dumps({**head, "choices": [], "usage": _usage(call, said)})))
-    return (*frames, sse.DONE)
+    frames.append(sse.encode_event(orjson.dumps({**head, "choices": [], "usage": _usage(call, said)})))
+    return (*frames, sse.DONE_EVENT)
 
 
 def _frame(head: Json, index: int, piece: Json, finish_reason: str | None) -> bytes:
     choice = {"index": index, **piece, "logprobs": None, "finish_reason": finish_reason}
-    return sse.frame(orjson.dumps({**head, "choices": [choice]}))
+    return sse.encode_event(orjson.dumps({**head, "choices": [choice]}))
 
 
-def _chat_pieces(said: Said) -> list[Json]:
+def _chat_pieces(said: CannedAnswer) -> list[Json]:
     first: Json = {"role": "assistant", "content": None if said.tool_calls else ""}
     pieces: list[Json] = [{"delta": first}]
     if said.function_call is not None:

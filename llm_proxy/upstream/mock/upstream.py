@@ -10,13 +10,13 @@ import orjson
 from llm_proxy.dialects import Call
 from llm_proxy.identity import Caller
 from llm_proxy.json_access import as_object
-from llm_proxy.upstream.call_guard import Watch
-from llm_proxy.upstream.catalog import Catalog, Deployment, Group
-from llm_proxy.upstream.error_mapping import refusal
-from llm_proxy.upstream.litellm_protocol import Served
-from llm_proxy.upstream.mock.responses import MODELS, MockReply, answer
-from llm_proxy.upstream.stream_filter import Frames
-from llm_proxy.upstream.token_usage import Usage, read_usage
+from llm_proxy.upstream.call_guard import CallGuard
+from llm_proxy.upstream.catalog import Catalog, Deployment, ModelGroup
+from llm_proxy.upstream.error_mapping import map_error
+from llm_proxy.upstream.litellm_protocol import RoutingInfo
+from llm_proxy.upstream.mock.responses import MODELS, CannedReply, reply_to
+from llm_proxy.upstream.stream_filter import StreamFilter
+from llm_proxy.upstream.token_usage import TokenUsage, read_usage
 
 
 class MockUpstream:
@@ -33,37 +33,37 @@ class MockUpstream:
         call: Call,
         caller: Caller,  # noqa: ARG002 -- the upstream's signature
         request_id: str,  # noqa: ARG002 -- the same
-        watch: Watch,  # noqa: ARG002 -- the same
+        watch: CallGuard,  # noqa: ARG002 -- the same
         *,
         traceparent: str | None,  # noqa: ARG002 -- the same
-    ) -> "Played":
+    ) -> "MockReply":
         """The mock's reply; raises what a sidecar's error would be."""
-        reply = answer(call)
+        reply = reply_to(call)
         if reply.first_ms:
             await asyncio.sleep(reply.first_ms / 1000)
         if reply.status != 200:
-            raise refusal(reply.status, dict(reply.headers), reply.body, model=call.model)
-        return Played(reply, call)
+            raise map_error(reply.status, dict(reply.headers), reply.body, model=call.model)
+        return MockReply(reply, call)
 
 
-class Played:
+class MockReply:
     """A mock reply on its way; see `Reply`."""
 
-    def __init__(self, reply: MockReply, call: Call) -> None:
+    def __init__(self, reply: CannedReply, call: Call) -> None:
         self._reply = reply
         self._left = list(reply.frames)
         self._begun = False
-        self.served = Served(
+        self.routing = RoutingInfo(
             group=call.group,
-            physical=call.group.rpartition("/")[2],
+            provider_model=call.group.rpartition("/")[2],
             provider="mock",
             deployment="mock",
             cost_nano_usd=0,
             attempts=1,
         )
-        self.frames = Frames(wants_usage=call.wants_usage) if call.streaming else None
+        self.stream_filter = StreamFilter(wants_usage=call.wants_usage) if call.streaming else None
 
-    async def json(self) -> tuple[bytes, Usage | None]:
+    async def json(self) -> tuple[bytes, TokenUsage | None]:
         """The whole body, and what it says was used."""
         document = as_object(orjson.loads(self._reply.body))
         return self._reply.body, read_usage(as_object(document.get("usage")), document)
@@ -75,8 +75,8 @@ class Played:
         if self._begun and self._reply.gap_ms:
             await asyncio.sleep(self._reply.gap_ms / 1000)
         self._begun = True
-        assert self.frames is not None  # noqa: S101 -- only streams are read by chunk
-        return self.frames.feed(self._left.pop(0))
+        assert self.stream_filter is not None  # noqa: S101 -- only streams are read by chunk
+        return self.stream_filter.feed(self._left.pop(0))
 
     def close(self) -> None:
         """Nothing is held."""
@@ -85,7 +85,8 @@ class Played:
 def _catalog(names: tuple[str, ...]) -> Catalog:
     one = Deployment("mock", "mock", "mock", input_pico_usd=0, output_pico_usd=0)
     groups = {
-        name: Group(name, "embedding" if "embed" in name else "chat", deployments=(one,)) for name in names
+        name: ModelGroup(name, "embedding" if "embed" in name else "chat", deployments=(one,))
+        for name in names
     }
-    groups["*"] = Group("*", wildcard=True, deployments=(one,))
+    groups["*"] = ModelGroup("*", wildcard=True, deployments=(one,))
     return Catalog(groups, {"mock": one})

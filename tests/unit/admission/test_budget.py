@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import strategies as st
 
-from llm_proxy.admission import capped, limit_planner
+from llm_proxy.admission import apply_max_tokens_cap, limit_planner
 from llm_proxy.admission.policy_resolver import next_day_ms, period_end_ms, period_stamp, period_start
 from llm_proxy.dialects import Call
 from llm_proxy.errors import BadRequest
@@ -90,22 +90,22 @@ def test_answers_of_before_are_older_than_those_since() -> None:
     """A process that begins knows what all replicas have settled."""
     lengths, call = limit_planner.AnswerLengths(), _call()
     lengths.add(call, 90)
-    lengths.recall([("m", 10)] * 18 + [("m", 70)])
+    lengths.load([("m", 10)] * 18 + [("m", 70)])
     assert lengths.percentile("m") == 70
-    for _ in range(limit_planner.REMEMBERED - 1):
+    for _ in range(limit_planner.MAX_LENGTHS - 1):
         lengths.add(call, 5)
-    lengths.recall([("m", 900)] * 300)
+    lengths.load([("m", 900)] * 300)
     assert lengths.percentile("m") == 5
 
 
 def test_the_memory_of_answers_is_bounded() -> None:
     """However many groups there are."""
     lengths = limit_planner.AnswerLengths()
-    for number in range(2 * limit_planner.MOST_GROUPS):
-        for _ in range(limit_planner.FEWEST):
+    for number in range(2 * limit_planner.MAX_GROUPS):
+        for _ in range(limit_planner.MIN_LENGTHS):
             lengths.add(_call()._replace(group=f"g{number}"), 5)
-    known = sum(lengths.percentile(f"g{at}") == 5 for at in range(2 * limit_planner.MOST_GROUPS))
-    assert known <= limit_planner.MOST_GROUPS
+    known = sum(lengths.percentile(f"g{at}") == 5 for at in range(2 * limit_planner.MAX_GROUPS))
+    assert known <= limit_planner.MAX_GROUPS
 
 
 def test_embeddings_write_nothing() -> None:
@@ -141,7 +141,7 @@ def test_a_cap_lowers_what_is_asked_and_never_raises_it(
 ) -> None:
     """In the field the request itself uses."""
     caller = Caller("k", "virtual", max_tokens_cap=100)
-    call = capped(caller, _call(body=body, max_tokens=asked))
+    call = apply_max_tokens_cap(caller, _call(body=body, max_tokens=asked))
     assert call.body == expected
     assert call.max_tokens == min(asked or 100, 100)
 
@@ -160,8 +160,8 @@ def test_a_cap_is_not_gone_round_in_a_providers_own_words(extra: dict[str, objec
     caller = Caller("k", "virtual", max_tokens_cap=100)
     call = Call("chat.completions", "openai", "m", "m", {"max_tokens": 50, **extra}, max_tokens=101)
     with pytest.raises(BadRequest):
-        capped(caller, call)
-    assert capped(replace(caller, max_tokens_cap=2**31), call) == call
+        apply_max_tokens_cap(caller, call)
+    assert apply_max_tokens_cap(replace(caller, max_tokens_cap=2**31), call) == call
 
 
 def _call(

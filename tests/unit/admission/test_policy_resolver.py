@@ -6,10 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_proxy.admission.limiter import quoted, tag
-from llm_proxy.admission.policy_resolver import Defaults, Policies
-from llm_proxy.identity import Budget, Caller, Kill, Limits, Rule, Rulebook, allowed, killed_by
-from llm_proxy.identity.caller import Mode, ScopeKind
+from llm_proxy.admission.limiter import quote_name, tenant_tag
+from llm_proxy.admission.policy_resolver import PolicyDefaults, PolicyResolver
+from llm_proxy.identity import (
+    Budget,
+    Caller,
+    KillSwitch,
+    LimitPolicy,
+    Limits,
+    PolicySnapshot,
+    active_kill_switch,
+    is_model_allowed,
+)
+from llm_proxy.identity.caller import PolicyMode, ScopeKind
 
 NOW_MS = 1_800_000_000_000
 
@@ -31,11 +40,11 @@ class Known:
 
 
 def checks(
-    caller: Caller, *rules: Rule, group: str = "gpt-4o", defaults: Defaults | None = None
+    caller: Caller, *rules: LimitPolicy, group: str = "gpt-4o", defaults: PolicyDefaults | None = None
 ) -> dict[str, int]:
     """What covers a caller, by scope and kind."""
-    policies = Policies.of(defaults or Defaults(), Rulebook(rules))
-    return {f"{one.scope} {one.kind}": one.limit for one in policies.plan(caller, group, NOW_MS).checks}
+    policies = PolicyResolver.from_snapshot(defaults or PolicyDefaults(), PolicySnapshot(rules))
+    return {f"{one.scope} {one.kind}": one.limit for one in policies.resolve(caller, group, NOW_MS).checks}
 
 
 def test_a_named_agent_has_ten_requests_a_minute_and_nobody_else_has_a_limit() -> None:
@@ -47,8 +56,8 @@ def test_a_named_agent_has_ten_requests_a_minute_and_nobody_else_has_a_limit() -
 def test_no_limit_is_said_with_zero() -> None:
     """By the setting, or by a rule for one agent."""
     caller = Caller("k", "internal", agent="scout")
-    assert checks(caller, defaults=Defaults(agent_rpm=0)) == {}
-    assert checks(caller, Rule("agent", subject="scout", limits=Limits(rpm=0))) == {}
+    assert checks(caller, defaults=PolicyDefaults(agent_rpm=0)) == {}
+    assert checks(caller, LimitPolicy("agent", subject="scout", limits=Limits(rpm=0))) == {}
 
 
 def test_a_specific_value_replaces_only_the_default_of_its_own_scope_and_field() -> None:
@@ -56,9 +65,9 @@ def test_a_specific_value_replaces_only_the_default_of_its_own_scope_and_field()
     caller = Caller("k", "virtual", tenant="t", agent="scout", limits=Limits(rpm=99))
     found = checks(
         caller,
-        Rule("agent", limits=Limits(tpm=100)),
-        Rule("agent", "t", "scout", limits=Limits(tpm=5_000)),
-        Rule("tenant", limits=Limits(rpm=7)),
+        LimitPolicy("agent", limits=Limits(tpm=100)),
+        LimitPolicy("agent", "t", "scout", limits=Limits(tpm=5_000)),
+        LimitPolicy("tenant", limits=Limits(rpm=7)),
     )
     assert found == {"agent requests": 10, "agent tokens": 5_000, "tenant requests": 7, "key requests": 99}
 
@@ -67,7 +76,7 @@ def test_every_scope_that_matches_is_checked() -> None:
     """Key, agent, tenant, user at a model, model within a tenant."""
     caller = Caller("k", "virtual", tenant="t", agent="a", user="u")
     rules = [
-        Rule(scope, limits=Limits(rpm=5))
+        LimitPolicy(scope, limits=Limits(rpm=5))
         for scope in ("key", "agent", "tenant", "user_model", "tenant_group")
     ]
     assert set(checks(caller, *rules)) == {
@@ -86,9 +95,9 @@ def test_every_scope_that_matches_is_checked() -> None:
 def test_the_more_specific_rule_wins(tenant: str, subject: str, group: str, limit: int) -> None:
     """Each alone holds; all together, the first of the list does."""
     caller = Caller("k", "internal", tenant="t", user="u")
-    rule = Rule("user_model", tenant, subject, group, Limits(rpm=limit))
+    rule = LimitPolicy("user_model", tenant, subject, group, Limits(rpm=limit))
     assert checks(caller, rule, group="m") == {"user_model requests": limit}
-    assert checks(caller, rule, Rule("user_model", "t", "u", "m", Limits(rpm=1)), group="m") == {
+    assert checks(caller, rule, LimitPolicy("user_model", "t", "u", "m", Limits(rpm=1)), group="m") == {
         "user_model requests": 1
     }
 
@@ -96,10 +105,11 @@ def test_the_more_specific_rule_wins(tenant: str, subject: str, group: str, limi
 def test_a_keys_own_budget_replaces_the_default_of_the_same_period_only() -> None:
     """A day's budget of its own, the default month's beside it."""
     caller = Caller("k", "virtual", budgets=(Budget(5, "day"),))
-    policies = Policies.of(
-        Defaults(), Rulebook((Rule("key", budgets=(Budget(9, "day"), Budget(70, "month"))),))
+    policies = PolicyResolver.from_snapshot(
+        PolicyDefaults(),
+        PolicySnapshot((LimitPolicy("key", budgets=(Budget(9, "day"), Budget(70, "month"))),)),
     )
-    found = {one.period: one.limit for one in policies.plan(caller, "m", NOW_MS).checks}
+    found = {one.period: one.limit for one in policies.resolve(caller, "m", NOW_MS).checks}
     assert found == {"day": 5, "month": 70}
 
 
@@ -107,24 +117,26 @@ def test_what_is_off_is_not_checked_and_what_is_shadowed_does_not_refuse() -> No
     """Per rule, as if it were not there, or by the setting for all."""
     caller = Caller("k", "internal", agent="a", tenant="t")
     rules = (
-        Rule("agent", subject="a", limits=Limits(tpm=1), mode="off"),
-        Rule("tenant", limits=Limits(rpm=1), mode="shadow"),
+        LimitPolicy("agent", subject="a", limits=Limits(tpm=1), mode="off"),
+        LimitPolicy("tenant", limits=Limits(rpm=1), mode="shadow"),
     )
-    policies = Policies.of(Defaults(), Rulebook(rules))
-    assert [(one.scope, one.kind, one.enforced) for one in policies.plan(caller, "m", NOW_MS).checks] == [
+    policies = PolicyResolver.from_snapshot(PolicyDefaults(), PolicySnapshot(rules))
+    assert [(one.scope, one.kind, one.enforced) for one in policies.resolve(caller, "m", NOW_MS).checks] == [
         ("agent", "requests", True),
         ("tenant", "requests", False),
     ]
-    assert checks(caller, *rules, defaults=Defaults(limits_mode="off")) == {"tenant requests": 1}
+    assert checks(caller, *rules, defaults=PolicyDefaults(limits_mode="off")) == {"tenant requests": 1}
 
 
 @pytest.mark.parametrize("mode", ["shadow", "off"])
-def test_a_rule_that_only_watches_or_is_off_changes_nothing_that_is_enforced(mode: Mode) -> None:
+def test_a_rule_that_only_watches_or_is_off_changes_nothing_that_is_enforced(mode: PolicyMode) -> None:
     """Not a key's own limits and budgets, not the rule before it; what is watched is counted apart."""
     caller = Caller("k", "virtual", tenant="t", limits=Limits(rpm=99), budgets=(Budget(5, "day"),))
-    watching = Rule("key", limits=Limits(rpm=7, tpm=70), budgets=(Budget(9, "day"),), mode=mode)
-    policies = Policies.of(Defaults(), Rulebook((watching, Rule("key", limits=Limits(parallel=2)))))
-    found = policies.plan(caller, "m", NOW_MS).checks
+    watching = LimitPolicy("key", limits=Limits(rpm=7, tpm=70), budgets=(Budget(9, "day"),), mode=mode)
+    policies = PolicyResolver.from_snapshot(
+        PolicyDefaults(), PolicySnapshot((watching, LimitPolicy("key", limits=Limits(parallel=2))))
+    )
+    found = policies.resolve(caller, "m", NOW_MS).checks
     assert {(one.kind, one.limit) for one in found if one.enforced} == {
         ("requests", 99),
         ("parallel", 2),
@@ -150,11 +162,11 @@ def test_a_rule_that_only_watches_or_is_off_changes_nothing_that_is_enforced(mod
 def test_a_rule_names_models_as_keys_do(scope: ScopeKind, named: str, group: str, *, covered: bool) -> None:
     """By name, by wildcard, by an alias of the group; each group is counted by itself."""
     caller = Caller("k", "internal", tenant="t", user="u")
-    rule = Rule(scope, group=named, limits=Limits(rpm=1))
-    policies = Policies.of(Defaults(), Rulebook((rule,)))
+    rule = LimitPolicy(scope, group=named, limits=Limits(rpm=1))
+    policies = PolicyResolver.from_snapshot(PolicyDefaults(), PolicySnapshot((rule,)))
 
     def key(at: str) -> list[str]:
-        plan = policies.plan(caller, at, NOW_MS, Known())
+        plan = policies.resolve(caller, at, NOW_MS, Known())
         return [one.key for one in plan.checks]
 
     assert len(key(group)) == covered
@@ -165,7 +177,7 @@ def test_the_narrower_wildcard_wins_and_a_name_wins_over_both() -> None:
     """The longer pattern is the narrower one."""
     caller = Caller("k", "internal", tenant="t")
     laid = [
-        Rule("tenant_group", group=named, limits=Limits(rpm=at))
+        LimitPolicy("tenant_group", group=named, limits=Limits(rpm=at))
         for at, named in enumerate(("*", "gpt-*", "gpt-4*", "gpt-4o"), 1)
     ]
     for known in range(1, 5):
@@ -175,30 +187,33 @@ def test_the_narrower_wildcard_wins_and_a_name_wins_over_both() -> None:
 @pytest.mark.parametrize("one_slot", [False, True])
 def test_rules_for_all_cover_every_caller_and_count_in_one_place(*, one_slot: bool) -> None:
     """Each provider that may be chosen, and, without refusing, one that serves only as a fallback."""
-    rules = Rule("global", limits=Limits(rpm=3)), Rule("provider", limits=Limits(tpm=5))
-    policies = Policies.of(Defaults(agent_rpm=0), Rulebook((*rules, Rule("tenant", limits=Limits(rpm=9)))))
+    rules = LimitPolicy("global", limits=Limits(rpm=3)), LimitPolicy("provider", limits=Limits(tpm=5))
+    policies = PolicyResolver.from_snapshot(
+        PolicyDefaults(agent_rpm=0), PolicySnapshot((*rules, LimitPolicy("tenant", limits=Limits(rpm=9))))
+    )
     plans = [
-        policies.plan(Caller("k", "internal", tenant=name), "m", NOW_MS, Known(), one_slot=one_slot)
+        policies.resolve(Caller("k", "internal", tenant=name), "m", NOW_MS, Known(), single_slot=one_slot)
         for name in ("t", "u")
     ]
     for plan in plans:
-        assert [(one.scope, one.subject) for one in plan.checks if one.of_all] == [
+        assert [(one.scope, one.subject) for one in plan.checks if one.is_shared] == [
             ("global", "all callers together"),
             ("provider", "provider one"),
             ("provider", "provider two"),
         ]
-        assert [one.subject for one in plan.elsewhere] == ["provider three"]
+        assert [one.subject for one in plan.fallback_checks] == ["provider three"]
         assert [check.scope for _, check in plan.windows] == ["tenant"]
         assert len({key.split("}")[0] for key in plan.keys}) == 1 + (not one_slot)
     shared = set(plans[0].keys) & set(plans[1].keys)
-    assert shared == {one.key for one in plans[0].checks if one.of_all}
+    assert shared == {one.key for one in plans[0].checks if one.is_shared}
 
 
 def test_limits_of_different_tenants_never_share_a_key() -> None:
     """The same agent in two tenants is two agents."""
-    policies = Policies()
+    policies = PolicyResolver()
     keys = {
-        policies.plan(Caller("k", "internal", tenant=t, agent="a"), "m", 0).checks[0].key for t in ("t", "u")
+        policies.resolve(Caller("k", "internal", tenant=t, agent="a"), "m", 0).checks[0].key
+        for t in ("t", "u")
     }
     assert len(keys) == 2
 
@@ -216,9 +231,11 @@ def test_a_budget_is_spent_in_one_tenant_but_that_of_a_virtual_key(
 ) -> None:
     """An agent is named within a tenant; a key that moves to another tenant takes its spending along."""
     money = (Budget(1, "day"),)
-    rules = tuple(Rule(scope, budgets=money) for scope in ("key", "agent", "tenant"))
-    plan = Policies.of(Defaults(agent_rpm=0), Rulebook(rules)).plan(replace(caller, agent="a"), "m", 0)
-    assert {check.scope: check.spent_in for check in plan.checks} == spent_in
+    rules = tuple(LimitPolicy(scope, budgets=money) for scope in ("key", "agent", "tenant"))
+    plan = PolicyResolver.from_snapshot(PolicyDefaults(agent_rpm=0), PolicySnapshot(rules)).resolve(
+        replace(caller, agent="a"), "m", 0
+    )
+    assert {check.scope: check.spender_tenant for check in plan.checks} == spent_in
 
 
 names = st.text(min_size=1, max_size=12)
@@ -227,37 +244,39 @@ names = st.text(min_size=1, max_size=12)
 @given(names, names, names, names)
 def test_no_name_forges_anothers_key(tenant: str, agent: str, other_tenant: str, other_agent: str) -> None:
     """Braces, colons and stars in names mean nothing; one tenant's keys lie in one cluster slot."""
-    policies = Policies()
+    policies = PolicyResolver()
 
     def key(of_tenant: str, of_agent: str) -> str:
-        return policies.plan(Caller("k", "internal", tenant=of_tenant, agent=of_agent), "m", 0).checks[0].key
+        return (
+            policies.resolve(Caller("k", "internal", tenant=of_tenant, agent=of_agent), "m", 0).checks[0].key
+        )
 
     same = (tenant, agent) == (other_tenant, other_agent)
     assert (key(tenant, agent) == key(other_tenant, other_agent)) is same
-    assert key(tenant, agent).split("}")[0].split("{")[1] == quoted(tenant)
-    assert tag(tenant) != tag(None)
+    assert key(tenant, agent).split("}")[0].split("{")[1] == quote_name(tenant)
+    assert tenant_tag(tenant) != tenant_tag(None)
 
 
 @pytest.mark.parametrize(
     ("kill", "stopped"),
     [
-        (Kill("key", "k"), True),
-        (Kill("agent", "a"), True),
-        (Kill("agent", "a", "t"), True),
-        (Kill("agent", "a", "other"), False),
-        (Kill("tenant", "t"), True),
-        (Kill("model", "m"), True),
-        (Kill("model", "n"), False),
-        (Kill("model", "m*"), True),
-        (Kill("model", "*", "other"), False),
-        (Kill("model", "n*"), False),
-        (Kill("agent", "m"), False),
+        (KillSwitch("key", "k"), True),
+        (KillSwitch("agent", "a"), True),
+        (KillSwitch("agent", "a", "t"), True),
+        (KillSwitch("agent", "a", "other"), False),
+        (KillSwitch("tenant", "t"), True),
+        (KillSwitch("model", "m"), True),
+        (KillSwitch("model", "n"), False),
+        (KillSwitch("model", "m*"), True),
+        (KillSwitch("model", "*", "other"), False),
+        (KillSwitch("model", "n*"), False),
+        (KillSwitch("agent", "m"), False),
     ],
 )
-def test_a_kill_switch_stops_what_it_names_and_nothing_else(kill: Kill, *, stopped: bool) -> None:
+def test_a_kill_switch_stops_what_it_names_and_nothing_else(kill: KillSwitch, *, stopped: bool) -> None:
     """Per key, agent, tenant and model, everywhere or in one tenant."""
     caller = Caller("k", "internal", tenant="t", agent="a")
-    assert (killed_by(frozenset({kill}), caller, "m") == kill) is stopped
+    assert (active_kill_switch(frozenset({kill}), caller, "m") == kill) is stopped
 
 
 @pytest.mark.parametrize(
@@ -275,4 +294,4 @@ def test_a_kill_switch_stops_what_it_names_and_nothing_else(kill: Kill, *, stopp
 )
 def test_models_are_allowed_by_name_or_star(patterns: tuple[str, ...], group: str, *, may: bool) -> None:
     """A star is any text; nothing else is special."""
-    assert allowed(patterns, group) is may
+    assert is_model_allowed(patterns, group) is may

@@ -5,21 +5,35 @@ from datetime import UTC, datetime
 
 import pytest
 
-from llm_proxy.admission.limiter import ADMITTED, NO_EPOCH, REFUSED, Answer, Ask, Check, Estimate, Plan
-from llm_proxy.admission.rate_limit_response import duration, headers, refusal, standings
-from llm_proxy.errors import BudgetExceeded, BudgetHeld, RateLimited, Refused
+from llm_proxy.admission.limiter import (
+    ADMITTED,
+    NO_EPOCH,
+    REJECTED,
+    CallEstimate,
+    LimitCheck,
+    LimiterRequest,
+    LimiterResult,
+    LimitPlan,
+)
+from llm_proxy.admission.rate_limit_response import (
+    format_duration,
+    limit_statuses,
+    rate_limit_error,
+    rate_limit_headers,
+)
+from llm_proxy.errors import APIError, BudgetExceeded, BudgetHeld, RateLimited
 
-AGENT = Check("requests", "agent", "agent scout", "r", 10)
-TOKENS = Check("tokens", "tenant", "tenant t", "t", 1_000)
-PLACES = Check("parallel", "key", "key k", "p", 1)
-NOTHING = Estimate()
+AGENT = LimitCheck("requests", "agent", "agent scout", "r", 10)
+TOKENS = LimitCheck("tokens", "tenant", "tenant t", "t", 1_000)
+PLACES = LimitCheck("parallel", "key", "key k", "p", 1)
+NOTHING = CallEstimate()
 DECEMBER_MS = int(datetime(2026, 12, 1, tzinfo=UTC).timestamp() * 1000)
-MONEY = Check("budget", "key", "key k", "b", 5, period="month", expires_ms=DECEMBER_MS)
+MONEY = LimitCheck("budget", "key", "key k", "b", 5, period="month", period_end_ms=DECEMBER_MS)
 
 
-def plan(*checks: Check) -> Plan:
+def plan(*checks: LimitCheck) -> LimitPlan:
     """A plan of these checks."""
-    return Plan("t", "{t}", checks, 0)
+    return LimitPlan("t", "{t}", checks, 0)
 
 
 @pytest.mark.parametrize(
@@ -28,15 +42,18 @@ def plan(*checks: Check) -> Plan:
 )
 def test_durations_read_as_openai_writes_them(ms: int, text: str) -> None:
     """Clients parse them."""
-    assert duration(ms) == text
+    assert format_duration(ms) == text
 
 
 def test_an_admitted_call_is_told_what_is_left_after_it() -> None:
     """Of the tightest limit of each kind."""
-    wider = Check("requests", "key", "key k", "r2", 500)
+    wider = LimitCheck("requests", "key", "key k", "r2", 500)
     told = dict(
-        headers(
-            plan(wider, AGENT, TOKENS), (1, 1, 40), Answer(ADMITTED, 0, 0, (3, 7, 0), (0, 0, 0)), "enforced"
+        rate_limit_headers(
+            plan(wider, AGENT, TOKENS),
+            (1, 1, 40),
+            LimiterResult(ADMITTED, 0, 0, (3, 7, 0), (0, 0, 0)),
+            "enforced",
         )
     )
     assert told == {
@@ -50,31 +67,33 @@ def test_an_admitted_call_is_told_what_is_left_after_it() -> None:
     }
 
 
-def refused(wants: tuple[int, ...], answer: Answer, *checks: Check, estimate: Estimate = NOTHING) -> Refused:
+def refused(
+    wants: tuple[int, ...], answer: LimiterResult, *checks: LimitCheck, estimate: CallEstimate = NOTHING
+) -> APIError:
     """The refusal of a call by these checks."""
-    ask = Ask(plan(*checks), wants, NO_EPOCH, "lease", 30_000, estimate=estimate)
-    return refusal(ask, answer, "enforced")
+    ask = LimiterRequest(plan(*checks), wants, NO_EPOCH, "lease", 30_000, estimate=estimate)
+    return rate_limit_error(ask, answer, "enforced")
 
 
 def test_a_refusal_promises_the_longest_wait_of_all_that_refuse() -> None:
     """Waiting for one limit only would be refused by the other."""
-    told = refused((1, 40), Answer(REFUSED, 0, 0, (10, 1_000), (1_500, 30_000)), AGENT, TOKENS)
+    told = refused((1, 40), LimiterResult(REJECTED, 0, 0, (10, 1_000), (1_500, 30_000)), AGENT, TOKENS)
     assert isinstance(told, RateLimited)
-    assert (told.retry_after_s, told.kind, told.code) == (30.0, "tokens", "rate_limit_exceeded")
+    assert (told.retry_after_s, told.error_type, told.code) == (30.0, "tokens", "rate_limit_exceeded")
     assert ("x-ratelimit-remaining-requests", "0") in told.headers
     assert ("x-ratelimit-reset-requests", "1.5s") in told.headers
 
 
 def test_a_full_house_of_parallel_calls_promises_a_polite_second() -> None:
     """Nobody knows when a call ends."""
-    told = refused((1,), Answer(REFUSED, 0, 0, (1,), (0,)), PLACES)
+    told = refused((1,), LimiterResult(REJECTED, 0, 0, (1,), (0,)), PLACES)
     assert isinstance(told, RateLimited)
-    assert (told.retry_after_s, told.kind) == (1.0, "requests")
+    assert (told.retry_after_s, told.error_type) == (1.0, "requests")
 
 
 def test_a_spent_budget_promises_nothing_and_forbids_retries() -> None:
     """Even when a limit refuses as well; it says when it begins anew."""
-    told = refused((1, 2), Answer(REFUSED, 0, 0, (10, 5), (1_500, 0)), AGENT, MONEY)
+    told = refused((1, 2), LimiterResult(REJECTED, 0, 0, (10, 5), (1_500, 0)), AGENT, MONEY)
     assert isinstance(told, BudgetExceeded)
     assert (told.retry_after_s, told.retryable, told.code) == (None, False, "insufficient_quota")
     assert told.message.startswith("The budget of key k is used up.")
@@ -84,7 +103,7 @@ def test_a_spent_budget_promises_nothing_and_forbids_retries() -> None:
 
 def test_a_budget_of_nothing_says_so() -> None:
     """Plainly."""
-    told = refused((7,), Answer(REFUSED, 0, 0, (0,), (0,)), replace(MONEY, limit=0))
+    told = refused((7,), LimiterResult(REJECTED, 0, 0, (0,), (0,)), replace(MONEY, limit=0))
     assert isinstance(told, BudgetExceeded)
     assert told.message == "The budget of key k is $0.00 a month: nothing may be spent."
 
@@ -92,9 +111,9 @@ def test_a_budget_of_nothing_says_so() -> None:
 def test_money_that_is_held_is_told_with_what_is_needed_and_left_and_may_be_waited_for() -> None:
     """In the budget's own zone."""
     ends_ms = int(datetime(2026, 11, 26, 23, tzinfo=UTC).timestamp() * 1000)
-    check = replace(MONEY, limit=10**9, period="day", expires_ms=ends_ms, zone="Europe/Berlin")
-    answer = Answer(REFUSED, 0, 0, (600_000_000,), (200_000_000,), (2,), (0,))
-    told = refused((301_234_567,), answer, check, estimate=Estimate(2_500, 4_096, 9_876_543))
+    check = replace(MONEY, limit=10**9, period="day", period_end_ms=ends_ms, zone="Europe/Berlin")
+    answer = LimiterResult(REJECTED, 0, 0, (600_000_000,), (200_000_000,), (2,), (0,))
+    told = refused((301_234_567,), answer, check, estimate=CallEstimate(2_500, 4_096, 9_876_543))
     assert isinstance(told, BudgetHeld)
     assert (told.status, told.code, told.retryable, told.retry_after_s) == (
         429, "rate_limit_exceeded", True, 2.0,
@@ -108,8 +127,8 @@ def test_money_that_is_held_is_told_with_what_is_needed_and_left_and_may_be_wait
 
 def test_what_is_kept_for_a_call_that_waits_is_told_apart() -> None:
     """And a budget without a period does not begin anew."""
-    check = replace(MONEY, limit=1_000, period="total", expires_ms=0)
-    told = refused((400,), Answer(REFUSED, 0, 0, (100,), (200,), (1,), (500,)), check)
+    check = replace(MONEY, limit=1_000, period="total", period_end_ms=0)
+    told = refused((400,), LimiterResult(REJECTED, 0, 0, (100,), (200,), (1,), (500,)), check)
     assert told.message.endswith(
         "$0.0000002 of $0.000001 is left: $0.0000001 spent, $0.0000002 held by 1 running call,"
         " $0.0000005 kept for a call that waits."
@@ -126,16 +145,16 @@ def test_what_is_kept_for_a_call_that_waits_is_told_apart() -> None:
 )
 def test_a_refusal_says_who_has_what_is_left(held: int, kept: int, state: str) -> None:
     """Of no running call where none runs; the figures of a standing add up."""
-    answer = Answer(REFUSED, 0, 0, (1,), (held,), (held,), (kept,))
+    answer = LimiterResult(REJECTED, 0, 0, (1,), (held,), (held,), (kept,))
     check = replace(MONEY, limit=5)
     assert refused((4,), answer, check).message.startswith(f"The budget of key k {state}.")
-    [one] = standings(plan(check), (4,), answer)
+    [one] = limit_statuses(plan(check), (4,), answer)
     assert (one.used or 0) + one.held + one.kept + one.remaining == check.limit
 
 
 def test_a_shadowed_limit_is_not_told() -> None:
     """It does not hold, so it would mislead."""
-    shadowed = Check("requests", "agent", "agent scout", "r", 10, enforced=False)
-    assert headers(plan(shadowed), (1,), Answer(ADMITTED, 0, 0, (3,), (0,)), "shadow") == (
+    shadowed = LimitCheck("requests", "agent", "agent scout", "r", 10, enforced=False)
+    assert rate_limit_headers(plan(shadowed), (1,), LimiterResult(ADMITTED, 0, 0, (3,), (0,)), "shadow") == (
         (b"x-llm-proxy-limits", b"shadow"),
     )

@@ -40,7 +40,7 @@ def test_no_window_of_sixty_seconds_holds_more_than_the_limit(between_ms: list[i
             times.append(now_ms)
             all_times.append(now_ms)
     for begin_ms in all_times:
-        inside = [at for at in all_times if begin_ms <= at < begin_ms + memory_limiter.WINDOW_MS]
+        inside = [at for at in all_times if begin_ms <= at < begin_ms + memory_limiter.REQUEST_WINDOW_MS]
         assert len(inside) <= limit
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from llm_proxy.cli.limit_tables import parsed, words
+from llm_proxy.cli.limit_tables import format_budget, parse_budget
 
 Json = dict[str, Any]
 
@@ -21,8 +21,8 @@ Json = dict[str, Any]
 )
 def test_a_budget_is_read_and_written_alike(text: str, budget: Json) -> None:
     """In every unit, with its zone."""
-    assert parsed(text) == budget
-    assert parsed(words(budget)) == budget
+    assert parse_budget(text) == budget
+    assert parse_budget(format_budget(budget)) == budget
 
 
 @pytest.mark.parametrize(
@@ -30,4 +30,4 @@ def test_a_budget_is_read_and_written_alike(text: str, budget: Json) -> None:
 )
 def test_anything_else_is_no_budget(text: str) -> None:
     """Nothing is guessed."""
-    assert parsed(text) is None
+    assert parse_budget(text) is None

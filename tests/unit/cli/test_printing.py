@@ -2,10 +2,10 @@
 
 import pytest
 
-from llm_proxy.cli.printing import Column, Failure, confirm, print_table
+from llm_proxy.cli.printing import Column, CommandFailed, confirm, print_table
 
 COLUMNS: list[Column | str] = [
-    Column("request id", whole=True),
+    Column("request id", unbroken=True),
     "model",
     Column("tokens", number=True),
     Column("USD", number=True),
@@ -63,5 +63,5 @@ def test_brackets_in_a_name_are_no_markup(
 def test_without_a_terminal_nothing_is_asked() -> None:
     """`--yes` is required."""
     confirm("Delete?", yes=True)
-    with pytest.raises(Failure, match="--yes"):
+    with pytest.raises(CommandFailed, match="--yes"):
         confirm("Delete?", yes=False)

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from llm_proxy.dialects import NO_HINTS, OPENAI, Bounds, Call, Hints, Models
+from llm_proxy.dialects import NO_OPTIONS, OPENAI, BodyLimits, Call, ModelIndex, RequestOptions
 from llm_proxy.endpoints import Endpoint
 from llm_proxy.errors import BadRequest
 
-MODELS = Models(
+MODELS = ModelIndex(
     "the-default", {"gpt": frozenset({"openai"}), "claude": frozenset({"anthropic"})}, ("openai/*",)
 )
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -21,12 +21,12 @@ LEAST: dict[Endpoint, dict[str, Any]] = {
 DOORS: tuple[Endpoint, ...] = ("chat.completions", "completions", "embeddings")
 
 
-def read(door: Endpoint = "chat.completions", hints: Hints = NO_HINTS, /, **body: Any) -> Call:
+def read(door: Endpoint = "chat.completions", hints: RequestOptions = NO_OPTIONS, /, **body: Any) -> Call:
     """The call for a chat that says hello, or for these fields."""
     least = LEAST[door]
     asked = {"model": "gpt", **least, **body}
     given = json.dumps({name: value for name, value in asked.items() if value != ...}).encode()
-    return OPENAI.read(door, given, hints, MODELS, Bounds(max_messages=50))
+    return OPENAI.parse(door, given, hints, MODELS, BodyLimits(max_messages=50))
 
 
 def refused(door: Endpoint = "chat.completions", /, **body: Any) -> BadRequest:

@@ -6,7 +6,7 @@ import orjson
 import pytest
 from asking import HELLO, read, refused
 
-from llm_proxy.dialects import OPENAI, Bounds, CacheControl, Hints, Models
+from llm_proxy.dialects import OPENAI, BodyLimits, CacheControl, ModelIndex, RequestOptions
 from llm_proxy.dialects.request.openai_schema import FIELDS
 from llm_proxy.errors import BadRequest
 
@@ -69,7 +69,7 @@ def test_what_admission_needs_is_on_the_call() -> None:
     """Tokens asked for, choices, size without files, whom it names, the cache, the deadline."""
     call = read(
         "chat.completions",
-        Hints(cache=CacheControl(no_store=True), timeout_s=3.5),
+        RequestOptions(cache=CacheControl(no_store=True), timeout_s=3.5),
         max_tokens=10,
         max_completion_tokens=20,
         n=3,
@@ -77,7 +77,7 @@ def test_what_admission_needs_is_on_the_call() -> None:
         metadata={"agent_id": "a", "microdao_id": "t", "session_id": "s", "channel_id": "c", "other": "x"},
     )
     assert (call.max_tokens, call.choices, call.timeout_s, call.cache.no_store) == (20, 3, 3.5, True)
-    named = call.named
+    named = call.attribution
     assert (named.agent, named.tenant, named.session, named.channel, named.user) == (
         "a",
         "t",
@@ -167,7 +167,7 @@ def test_an_answer_of_ours_may_be_sent_back(answered: dict[str, Any]) -> None:
 def test_a_user_is_any_text_and_our_copy_of_it_is_clean(user: str, ours: str | None) -> None:
     """The provider gets it as it came; records and limits get what they can hold."""
     call = read(user=user, metadata={"agent_id": "a\0"})
-    assert (call.body["user"], call.named.user, call.named.agent) == (user, ours, "a")
+    assert (call.body["user"], call.attribution.user, call.attribution.agent) == (user, ours, "a")
 
 
 @pytest.mark.parametrize("name", ["plugins", "priority", "session_id"])
@@ -198,10 +198,14 @@ def test_texts_and_tokens_go_on_as_they_came(given: Any) -> None:
 def test_a_default_model_is_for_those_who_may_omit_it() -> None:
     """Chats and completions only: there is no default for embeddings."""
     body = orjson.dumps({"messages": HELLO})
-    call = OPENAI.read("chat.completions", body, Hints(may_omit_model=True), Models("the-default"), Bounds())
+    call = OPENAI.parse(
+        "chat.completions", body, RequestOptions(may_omit_model=True), ModelIndex("the-default"), BodyLimits()
+    )
     assert (call.model, call.group) == ("the-default", "the-default")
     with pytest.raises(BadRequest):
-        OPENAI.read("embeddings", b'{"input":"x"}', Hints(may_omit_model=True), Models("d"), Bounds())
+        OPENAI.parse(
+            "embeddings", b'{"input":"x"}', RequestOptions(may_omit_model=True), ModelIndex("d"), BodyLimits()
+        )
 
 
 def test_refusals_have_openais_envelope() -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_proxy.dialects import NO_HINTS, CacheControl, Hints, read_hints
+from llm_proxy.dialects import NO_OPTIONS, CacheControl, RequestOptions, parse_request_options
 from llm_proxy.errors import BadRequest
 
 
@@ -22,7 +22,7 @@ from llm_proxy.errors import BadRequest
 )
 def test_cache_control_says_what_the_cache_may_do(value: bytes, expected: CacheControl) -> None:
     """In any case and order; unknown directives say nothing."""
-    assert read_hints([(b"cache-control", value)]).cache == expected
+    assert parse_request_options([(b"cache-control", value)]).cache == expected
 
 
 def test_provider_timeout_and_internal_auth_are_read() -> None:
@@ -33,8 +33,10 @@ def test_provider_timeout_and_internal_auth_are_read() -> None:
         (b"x-internal-auth", b"key"),
         (b"accept", b"*/*"),
     ]
-    assert read_hints(headers) == Hints("anthropic", CacheControl(), 2.5, may_omit_model=True)
-    assert read_hints([(b"accept", b"*/*")]) is NO_HINTS
+    assert parse_request_options(headers) == RequestOptions(
+        "anthropic", CacheControl(), 2.5, may_omit_model=True
+    )
+    assert parse_request_options([(b"accept", b"*/*")]) is NO_OPTIONS
 
 
 @pytest.mark.parametrize(
@@ -51,7 +53,7 @@ def test_provider_timeout_and_internal_auth_are_read() -> None:
 def test_a_value_that_cannot_be_meant_is_refused_by_name(name: bytes, value: bytes, param: str) -> None:
     """400 naming the header."""
     with pytest.raises(BadRequest) as refused:
-        read_hints([(name, value)])
+        parse_request_options([(name, value)])
     assert refused.value.param == param
 
 
@@ -68,9 +70,9 @@ def test_no_header_is_an_exception(headers: list[tuple[bytes, bytes]]) -> None:
     assert _outcome(headers)
 
 
-def _outcome(headers: list[tuple[bytes, bytes]]) -> Hints | str | None:
+def _outcome(headers: list[tuple[bytes, bytes]]) -> RequestOptions | str | None:
     """The hints, or the header that is refused."""
     try:
-        return read_hints(headers)
+        return parse_request_options(headers)
     except BadRequest as refused:
         return refused.param

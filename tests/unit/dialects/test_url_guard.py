@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from llm_proxy.dialects.request.url_guard import refuse_private
+from llm_proxy.dialects.request.url_guard import reject_private_urls
 from llm_proxy.errors import BadRequest
 
 
 def field_refused(body: dict[str, Any]) -> str | None:
     """Which field is refused for its link; None when the request passes."""
     try:
-        refuse_private(body)
+        reject_private_urls(body)
     except BadRequest as refused:
         return refused.param
     return None
@@ -238,7 +238,7 @@ def test_a_public_link_passes_and_so_does_what_is_no_link(url: str) -> None:
 def test_a_link_into_a_private_network_or_nowhere_sound_is_refused_by_name(url: str) -> None:
     """In every spelling a resolver would take."""
     with pytest.raises(BadRequest) as refused:
-        refuse_private(image(url))
+        reject_private_urls(image(url))
     assert refused.value.param == "messages[0].content[1].image_url.url"
     assert refused.value.code == "invalid_url"
     assert "127.0.0.1" not in refused.value.message

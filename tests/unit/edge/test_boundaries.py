@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from llm_proxy.edge.boundaries import Boundaries
+from llm_proxy.edge.boundaries import MessageBoundaries
 
 HEAD = b"POST /a HTTP/1.1\r\nHost: x\r\n\r\n"
 CHUNKS = b"3;a=b\r\nabc\r\n0A\r\n0123456789\r\n0\r\nX: y\r\n\r\n"
@@ -15,14 +15,14 @@ def test_ends_do_not_depend_on_segments(sizes: list[int]) -> None:
     """Heads and requests end at the same bytes, cut anywhere."""
     stream = b"\r\n" + HEAD + HEAD + b"1234567" + HEAD + CHUNKS + b"\r\n" + HEAD
     lengths = iter((0, 7, None, 0))
-    boundaries, came, ends = Boundaries(), 0, list[int]()
+    boundaries, came, ends = MessageBoundaries(), 0, list[int]()
     while came < len(stream):
         size = sizes[came % len(sizes)]
         data, at = stream[came : came + size], 0
         while at < len(data):
-            at = boundaries.end(data, at)
+            at = boundaries.next_boundary(data, at)
             if boundaries.head_ended:
-                boundaries.framed(next(lengths))
+                boundaries.head_complete(next(lengths))
             if boundaries.request_ended:
                 ends.append(came + at)
         came += len(data)
@@ -35,16 +35,16 @@ def test_ends_do_not_depend_on_segments(sizes: list[int]) -> None:
 @pytest.mark.parametrize("size", [b"", b"g", b"-1", b"+1", b"0x1", b" 1", b"1 ", b"1_0", b"1" * 17, b"1;\r"])
 def test_a_chunk_s_size_is_hexadecimal_digits(size: bytes) -> None:
     """Sixteen at most; what Python's `int` reads besides is none."""
-    boundaries = Boundaries()
-    boundaries.end(HEAD, 0)
-    boundaries.framed(None)
+    boundaries = MessageBoundaries()
+    boundaries.next_boundary(HEAD, 0)
+    boundaries.head_complete(None)
     with pytest.raises(ValueError, match="chunk"):
-        boundaries.end(size + b"\r\n", 0)
+        boundaries.next_boundary(size + b"\r\n", 0)
 
 
 def test_a_head_ends_once() -> None:
     """A parser that sees the end of a head elsewhere is not followed."""
-    boundaries = Boundaries()
-    boundaries.end(HEAD[:-1], 0)
+    boundaries = MessageBoundaries()
+    boundaries.next_boundary(HEAD[:-1], 0)
     with pytest.raises(ValueError, match="head"):
-        boundaries.framed(0)
+        boundaries.head_complete(0)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llm_proxy.edge.request import ClientIp
+from llm_proxy.edge.request import ClientAddress
 
 PROXIES = ("10.0.0.0/8", "fd00::/8")
 
@@ -10,7 +10,7 @@ PROXIES = ("10.0.0.0/8", "fd00::/8")
 def address(peer: str | None, *lines: str, trusted: tuple[str, ...] = PROXIES) -> str | None:
     """The address of a request from that peer with these `X-Forwarded-For` lines."""
     headers = [(b"x-forwarded-for", line.encode()) for line in lines]
-    return ClientIp(trusted)({"client": (peer, 1) if peer else None, "headers": headers})
+    return ClientAddress(trusted)({"client": (peer, 1) if peer else None, "headers": headers})
 
 
 @pytest.mark.parametrize(

@@ -5,17 +5,17 @@ from typing import Any
 import pytest
 
 from llm_proxy.errors import BadRequest, Forbidden
-from llm_proxy.identity import NOBODY, Caller, Named, on_behalf_of
+from llm_proxy.identity import NO_ATTRIBUTION, Attribution, Caller, on_behalf_of
 
 KEY = Caller("k", "virtual", tenant="t", agent="a", user="u")
 SERVICE = Caller("internal:1", "internal")
 FIELDS = ("tenant", "agent", "user", "session", "channel", "run")
 
 
-def naming(field: str, name: str) -> Named:
+def naming(field: str, name: str) -> Attribution:
     """Somebody who is named in one field."""
     named: dict[str, Any] = {field: name}
-    return Named(**named)
+    return Attribution(**named)
 
 
 @pytest.mark.parametrize("field", ["tenant", "agent", "user"])
@@ -24,7 +24,7 @@ def test_a_virtual_key_names_nobody_outside_its_binding(field: str, where: str) 
     """By header or body."""
     other = naming(field, "somebody-else")
     with pytest.raises(Forbidden) as refused:
-        on_behalf_of(KEY, *((other, NOBODY) if where == "header" else (NOBODY, other)))
+        on_behalf_of(KEY, *((other, NO_ATTRIBUTION) if where == "header" else (NO_ATTRIBUTION, other)))
     assert refused.value.param == field
 
 
@@ -32,44 +32,52 @@ def test_a_virtual_key_names_nobody_outside_its_binding(field: str, where: str) 
 def test_a_key_bound_to_none_may_name_none(field: str) -> None:
     """A key of a tenant is no key of all its agents."""
     with pytest.raises(Forbidden):
-        on_behalf_of(Caller("k", "virtual"), naming(field, "x"), NOBODY)
+        on_behalf_of(Caller("k", "virtual"), naming(field, "x"), NO_ATTRIBUTION)
 
 
 def test_a_key_may_name_whom_it_is_bound_to() -> None:
     """Saying what is known changes nothing."""
-    assert on_behalf_of(KEY, Named("t", "a", "u"), Named("t", "a", "u")) == KEY
+    assert on_behalf_of(KEY, Attribution("t", "a", "u"), Attribution("t", "a", "u")) == KEY
 
 
 def test_a_star_stands_for_every_agent_and_for_none_when_none_is_named() -> None:
     """Of the key's own tenant."""
     whole = Caller("k", "virtual", tenant="t", agent="*")
-    assert on_behalf_of(whole, Named(agent="x"), NOBODY).agent == "x"
-    assert on_behalf_of(whole, NOBODY, NOBODY).agent is None
+    assert on_behalf_of(whole, Attribution(agent="x"), NO_ATTRIBUTION).agent == "x"
+    assert on_behalf_of(whole, NO_ATTRIBUTION, NO_ATTRIBUTION).agent is None
     with pytest.raises(Forbidden):
-        on_behalf_of(whole, Named(tenant="other"), NOBODY)
+        on_behalf_of(whole, Attribution(tenant="other"), NO_ATTRIBUTION)
 
 
 def test_a_key_bound_to_no_user_serves_end_users_of_its_own() -> None:
     """OpenAI's `user` field keeps its meaning."""
-    assert on_behalf_of(Caller("k", "virtual", tenant="t"), NOBODY, Named(user="end")).user == "end"
+    assert (
+        on_behalf_of(Caller("k", "virtual", tenant="t"), NO_ATTRIBUTION, Attribution(user="end")).user
+        == "end"
+    )
 
 
 @pytest.mark.parametrize("field", FIELDS)
 def test_a_trusted_service_may_name_anybody_by_header_or_body(field: str) -> None:
     """Both alike is one name."""
     one = naming(field, "x")
-    for pair in ((one, NOBODY), (NOBODY, one), (one, one)):
+    for pair in ((one, NO_ATTRIBUTION), (NO_ATTRIBUTION, one), (one, one)):
         assert getattr(on_behalf_of(SERVICE, *pair), field) == "x"
 
 
 def test_a_call_has_its_keys_tags_and_its_own_each_once() -> None:
     """In that order, and no more of them than a call may have."""
     key = Caller("k", "virtual", tags=("a", "b"))
-    assert on_behalf_of(key, NOBODY, NOBODY).tags == ("a", "b")
-    assert on_behalf_of(key, Named(session="s"), NOBODY).tags == ("a", "b")
-    assert on_behalf_of(key, Named(tags=("c", "a")), Named(tags=("d", "c"))).tags == ("a", "b", "c", "d")
+    assert on_behalf_of(key, NO_ATTRIBUTION, NO_ATTRIBUTION).tags == ("a", "b")
+    assert on_behalf_of(key, Attribution(session="s"), NO_ATTRIBUTION).tags == ("a", "b")
+    assert on_behalf_of(key, Attribution(tags=("c", "a")), Attribution(tags=("d", "c"))).tags == (
+        "a",
+        "b",
+        "c",
+        "d",
+    )
     with pytest.raises(BadRequest) as refused:
-        on_behalf_of(key, Named(tags=tuple("cdefghijk")), NOBODY)
+        on_behalf_of(key, Attribution(tags=tuple("cdefghijk")), NO_ATTRIBUTION)
     assert refused.value.param == "tags"
 
 

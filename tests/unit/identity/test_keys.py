@@ -6,41 +6,47 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_proxy.identity.virtual_keys import digest_of, lookup_of, mint, minted_as, prefix_of
+from llm_proxy.identity.virtual_keys import (
+    display_prefix,
+    generate_key,
+    key_digest,
+    lookup_from_key,
+    parse_key,
+)
 
 
 def test_a_minted_key_is_recognised_by_its_form_and_kept_as_a_digest() -> None:
     """Its public part leads to it; its text is not in what is kept."""
-    made = mint()
-    assert lookup_of(made.text.encode()) == made.lookup
-    assert made.text.startswith(f"{prefix_of(made.lookup)}-")
-    assert made.digest == hashlib.sha256(made.text.encode()).digest() == digest_of(made.text.encode())
+    made = generate_key()
+    assert lookup_from_key(made.text.encode()) == made.lookup
+    assert made.text.startswith(f"{display_prefix(made.lookup)}-")
+    assert made.digest == hashlib.sha256(made.text.encode()).digest() == key_digest(made.text.encode())
     assert made.text not in repr(made)
-    assert minted_as(made.text) == made
+    assert parse_key(made.text) == made
 
 
 def test_no_two_keys_are_alike() -> None:
     """Neither in the public part nor in the secret one."""
-    made = [mint() for _ in range(200)]
+    made = [generate_key() for _ in range(200)]
     assert len({one.text for one in made}) == len({one.lookup for one in made}) == 200
 
 
 @given(st.integers(0, 57), st.sampled_from("0aZ"))
 def test_a_mistyped_key_is_seen_before_any_look_up(at: int, letter: str) -> None:
     """The checksum tells."""
-    text = mint().text
+    text = generate_key().text
     typed = text[:at] + letter + text[at + 1 :]
-    assert (lookup_of(typed.encode()) is None) is (typed != text)
+    assert (lookup_from_key(typed.encode()) is None) is (typed != text)
 
 
 @given(st.binary(max_size=120))
 def test_arbitrary_bytes_are_no_key(key: bytes) -> None:
     """Nor do they raise."""
-    assert lookup_of(key) is None
+    assert lookup_from_key(key) is None
 
 
 @pytest.mark.parametrize("text", ["", "sk-llmp-", "sk-1234", "not a key"])
 def test_a_brought_key_must_have_our_form(text: str) -> None:
     """A weak one cannot be brought."""
     with pytest.raises(ValueError, match="not a key"):
-        minted_as(text)
+        parse_key(text)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llm_proxy.identity import Caller, allowed, usable
+from llm_proxy.identity import Caller, allowed_models, is_model_allowed
 
 NAMED = ("configured", "by-name")
 
@@ -23,13 +23,13 @@ def test_a_callers_models_are_its_own_or_the_defaults_or_those_configured_by_nam
     caller: Caller, default: tuple[str, ...], models: tuple[str, ...]
 ) -> None:
     """Nobody falls into a wildcard deployment by having no list; a trusted service is trusted."""
-    assert usable(caller, default, NAMED) == models
+    assert allowed_models(caller, default, NAMED) == models
 
 
 def test_who_may_use_what_is_configured_may_use_nobody_knows_what_while_nobody_knows() -> None:
     """A list of one's own, or the operator's, needs no catalogue."""
-    assert usable(Caller("k", "virtual"), (), None) is None
-    assert usable(Caller("k", "virtual"), ("b",), None) == ("b",)
+    assert allowed_models(Caller("k", "virtual"), (), None) is None
+    assert allowed_models(Caller("k", "virtual"), ("b",), None) == ("b",)
 
 
 def test_a_list_that_names_an_alias_names_the_group_it_stands_for() -> None:
@@ -39,6 +39,6 @@ def test_a_list_that_names_an_alias_names_the_group_it_stands_for() -> None:
     def resolved(name: str) -> str:
         return aliases.get(name, name)
 
-    assert allowed(("nickname",), "gpt-4o", resolved)
-    assert not allowed(("nickname",), "gpt-4o")
-    assert not allowed(("nickname",), "gpt-4o-mini", resolved)
+    assert is_model_allowed(("nickname",), "gpt-4o", resolved)
+    assert not is_model_allowed(("nickname",), "gpt-4o")
+    assert not is_model_allowed(("nickname",), "gpt-4o-mini", resolved)

@@ -7,8 +7,14 @@ from typing import Any
 import pytest
 
 from llm_proxy.errors import BadRequest
-from llm_proxy.identity import Budget, KeySpec, Kill, Limits, Rule
-from llm_proxy.identity.admin_documents import key_fields, kill_from, rule_document, rule_from, spec_from
+from llm_proxy.identity import Budget, KeySpec, KillSwitch, LimitPolicy, Limits
+from llm_proxy.identity.admin_documents import (
+    key_fields,
+    parse_key_spec,
+    parse_kill_switch,
+    parse_policy,
+    policy_document,
+)
 
 Json = dict[str, Any]
 WHOLE = KeySpec(
@@ -31,14 +37,14 @@ WHOLE = KeySpec(
 
 def test_what_is_written_is_read_back() -> None:
     """Every field, to the nano-dollar."""
-    assert spec_from(key_fields(WHOLE)) == WHOLE
-    rule = Rule("user_model", "t", "u", "m", Limits(tpm=5), (Budget(1, "day"),), "shadow", "deny")
-    assert rule_from(rule_document(rule)) == rule
+    assert parse_key_spec(key_fields(WHOLE)) == WHOLE
+    rule = LimitPolicy("user_model", "t", "u", "m", Limits(tpm=5), (Budget(1, "day"),), "shadow", "deny")
+    assert parse_policy(policy_document(rule)) == rule
 
 
 def test_a_change_leaves_alone_what_it_does_not_name() -> None:
     """And null takes away what was there."""
-    changed = spec_from({"rpm": 9, "user": None}, WHOLE)
+    changed = parse_key_spec({"rpm": 9, "user": None}, WHOLE)
     assert changed == replace(WHOLE, limits=Limits(9, 0, 3), user=None)
 
 
@@ -72,32 +78,33 @@ def test_a_change_leaves_alone_what_it_does_not_name() -> None:
 def test_a_wrong_field_is_refused_by_name(document: dict[str, Any], param: str) -> None:
     """Nothing is guessed, nothing dropped."""
     with pytest.raises(BadRequest) as refused:
-        spec_from(document)
+        parse_key_spec(document)
     assert refused.value.param == param
 
 
 @pytest.mark.parametrize("amount", ["10.5", 10.5, "10.500000000"])
 def test_dollars_are_read_as_they_are_written(amount: object) -> None:
     """No float's rounding."""
-    said = spec_from({"name": "x", "budgets": [{"limit_usd": amount, "period": "day"}]})
+    said = parse_key_spec({"name": "x", "budgets": [{"limit_usd": amount, "period": "day"}]})
     assert said.budgets == (Budget(10_500_000_000, "day"),)
     assert (
-        spec_from({"name": "x", "budgets": [{"limit_usd": 0.1, "period": "day"}]}).budgets[0].limit == 10**8
+        parse_key_spec({"name": "x", "budgets": [{"limit_usd": 0.1, "period": "day"}]}).budgets[0].limit
+        == 10**8
     )
 
 
 def test_rules_know_which_words_their_scope_knows() -> None:
     """A tenant's subject is the tenant; what older documents held in the other fields says nothing."""
     said: Json = {"rpm": 1}
-    assert rule_from({"scope": "tenant", "tenant": "t", "subject": "t", "model": "*"} | said) == Rule(
-        "tenant", "t", "t", limits=Limits(1)
-    )
-    assert rule_from({"scope": "tenant_group", "tenant": "t", "model": "m-*"} | said) == Rule(
+    assert parse_policy(
+        {"scope": "tenant", "tenant": "t", "subject": "t", "model": "*"} | said
+    ) == LimitPolicy("tenant", "t", "t", limits=Limits(1))
+    assert parse_policy({"scope": "tenant_group", "tenant": "t", "model": "m-*"} | said) == LimitPolicy(
         "tenant_group", "t", "t", "m-*", Limits(1)
     )
-    assert rule_from({"scope": "agent"} | said) == Rule("agent", limits=Limits(1))
-    assert rule_from({"scope": "global"} | said) == Rule("global", limits=Limits(1))
-    assert rule_from({"scope": "provider", "subject": "openai"} | said).subject == "openai"
+    assert parse_policy({"scope": "agent"} | said) == LimitPolicy("agent", limits=Limits(1))
+    assert parse_policy({"scope": "global"} | said) == LimitPolicy("global", limits=Limits(1))
+    assert parse_policy({"scope": "provider", "subject": "openai"} | said).subject == "openai"
 
 
 @pytest.mark.parametrize(
@@ -121,7 +128,7 @@ def test_rules_know_which_words_their_scope_knows() -> None:
 def test_a_field_that_would_not_hold_is_refused_by_name(document: Json, param: str) -> None:
     """A rule that limits more than it says, or nothing, is not laid down."""
     with pytest.raises(BadRequest) as refused:
-        rule_from(document)
+        parse_policy(document)
     assert refused.value.param == param
 
 
@@ -144,28 +151,31 @@ def test_a_field_that_would_not_hold_is_refused_by_name(document: Json, param: s
 def test_a_budget_counts_one_thing_in_a_calendar_that_exists(budget: Json, param: str) -> None:
     """The field is named."""
     with pytest.raises(BadRequest) as refused:
-        rule_from({"scope": "global", "budgets": [budget]})
+        parse_policy({"scope": "global", "budgets": [budget]})
     assert refused.value.param == param
 
 
 def test_a_period_may_have_a_budget_in_each_unit() -> None:
     """Once each."""
     said: list[Json] = [{f"limit_{unit}": 1, "period": "day"} for unit in ("usd", "requests", "tokens")]
-    assert [one.unit for one in rule_from({"scope": "global", "budgets": said}).budgets] == [
+    assert [one.unit for one in parse_policy({"scope": "global", "budgets": said}).budgets] == [
         "usd",
         "requests",
         "tokens",
     ]
     with pytest.raises(BadRequest):
-        rule_from({"scope": "global", "budgets": [*said, said[1]]})
+        parse_policy({"scope": "global", "budgets": [*said, said[1]]})
 
 
 def test_a_switch_needs_a_kind_and_a_subject() -> None:
     """And may have a tenant and a reason."""
-    assert kill_from({"kind": "agent", "subject": "a", "reason": "loops"}) == (Kill("agent", "a"), "loops")
+    assert parse_kill_switch({"kind": "agent", "subject": "a", "reason": "loops"}) == (
+        KillSwitch("agent", "a"),
+        "loops",
+    )
     for wrong in ({"kind": "agent"}, {"subject": "a"}, {"kind": "planet", "subject": "a"}):
         with pytest.raises(BadRequest):
-            kill_from(wrong)
+            parse_kill_switch(wrong)
 
 
 ODD_NUMBERS: list[object] = [
@@ -179,7 +189,7 @@ ODD_NUMBERS: list[object] = [
 def test_an_amount_out_of_bounds_or_between_steps_is_refused_by_name(amount: object) -> None:
     """And told what it may be; none is stored as 0."""
     with pytest.raises(BadRequest) as refused:
-        spec_from({"name": "x", "budgets": [{"limit_usd": amount, "period": "day"}]})
+        parse_key_spec({"name": "x", "budgets": [{"limit_usd": amount, "period": "day"}]})
     assert refused.value.param == "limit_usd"
     assert "from 0 to 9007199.254740992 in steps of 0.000000001" in refused.value.message
 
@@ -193,7 +203,7 @@ def test_an_amount_out_of_bounds_or_between_steps_is_refused_by_name(amount: obj
 )  # fmt: skip
 def test_an_amount_on_a_step_is_taken_exactly(amount: object, nano: int) -> None:
     """0 where 0 was said."""
-    spec = spec_from({"name": "x", "budgets": [{"limit_usd": amount, "period": "day"}]})
+    spec = parse_key_spec({"name": "x", "budgets": [{"limit_usd": amount, "period": "day"}]})
     assert spec.budgets[0].limit == nano
 
 
@@ -204,7 +214,7 @@ def test_an_amount_on_a_step_is_taken_exactly(amount: object, nano: int) -> None
 def test_a_count_out_of_bounds_is_refused_by_name(field: str, count: object) -> None:
     """So is what is no whole number."""
     with pytest.raises(BadRequest) as refused:
-        spec_from({"name": "x", field: count})
+        parse_key_spec({"name": "x", field: count})
     assert refused.value.param == field
 
 
@@ -225,5 +235,5 @@ def test_a_count_out_of_bounds_is_refused_by_name(field: str, count: object) -> 
 def test_a_moment_out_of_the_calendar_is_refused_by_name(moment: object) -> None:
     """Whatever its offset makes of it."""
     with pytest.raises(BadRequest) as refused:
-        spec_from({"name": "x", "expires_at": moment})
+        parse_key_spec({"name": "x", "expires_at": moment})
     assert refused.value.param == "expires_at"

@@ -3,7 +3,7 @@
 import pytest
 
 from llm_proxy.errors import BadRequest
-from llm_proxy.identity import named_by_headers, tags_from
+from llm_proxy.identity import attribution_from_headers, parse_tags
 
 LONGEST = "x" * 50
 
@@ -22,7 +22,7 @@ LONGEST = "x" * 50
 )
 def test_tags_are_read_from_a_list_or_text(given: object, tags: tuple[str, ...]) -> None:
     """Each once, in their order."""
-    assert tags_from(given, "tags") == tags
+    assert parse_tags(given, "tags") == tags
 
 
 @pytest.mark.parametrize(
@@ -32,15 +32,15 @@ def test_tags_are_read_from_a_list_or_text(given: object, tags: tuple[str, ...])
 def test_what_is_no_tag_is_refused_by_its_place(given: object) -> None:
     """Too long, too many, no text, with a comma."""
     with pytest.raises(BadRequest) as refused:
-        tags_from(given, "metadata.tags")
+        parse_tags(given, "metadata.tags")
     assert (refused.value.param, refused.value.code) == ("metadata.tags", "invalid_value")
 
 
 def test_a_header_names_tags_and_a_run() -> None:
     """As UTF-8, or as older clients write it."""
-    named = named_by_headers({b"x-tags": "a, équipe".encode(), b"x-run-id": b"r-1"})
+    named = attribution_from_headers({b"x-tags": "a, équipe".encode(), b"x-run-id": b"r-1"})
     assert (named.tags, named.run, named.agent) == (("a", "équipe"), "r-1", None)
-    assert named_by_headers({b"x-tags": "équipe".encode("latin-1")}).tags == ("équipe",)
+    assert attribution_from_headers({b"x-tags": "équipe".encode("latin-1")}).tags == ("équipe",)
     with pytest.raises(BadRequest) as refused:
-        named_by_headers({b"x-tags": b"x" * 51})
+        attribution_from_headers({b"x-tags": b"x" * 51})
     assert refused.value.param == "x-tags"

@@ -6,22 +6,22 @@ import pytest
 
 from llm_proxy.dialects import Call
 from llm_proxy.errors import (
-    Bug,
+    APIError,
+    InternalError,
     ProviderFailed,
     ProviderOverloaded,
     ProviderRateLimited,
     ProviderRejected,
-    Refused,
-    UpstreamBroke,
+    UpstreamConnectionLost,
 )
 from llm_proxy.identity import Caller
 from llm_proxy.ledger import Exchange
-from llm_proxy.upstream import Catalog, Served, Usage, Why
-from llm_proxy.upstream.catalog import Deployment, Group
+from llm_proxy.upstream import Catalog, InterruptReason, RoutingInfo, TokenUsage
+from llm_proxy.upstream.catalog import Deployment, ModelGroup
 
 CALL = Call("chat.completions", "openai", "m", "m", {}, prompt_bytes=400)
 CALLER = Caller("k", "virtual")
-PRICED = Catalog({"m": Group("m", deployments=(Deployment("d", "p", "m", None, None, 1_000, 10_000),))})
+PRICED = Catalog({"m": ModelGroup("m", deployments=(Deployment("d", "p", "m", None, None, 1_000, 10_000),))})
 
 
 def exchange() -> Exchange:
@@ -32,7 +32,11 @@ def exchange() -> Exchange:
 
 
 def ended(
-    one: Exchange, why: Why | None = None, refused: Refused | None = None, *, unsent: bool = False
+    one: Exchange,
+    why: InterruptReason | None = None,
+    refused: APIError | None = None,
+    *,
+    unsent: bool = False,
 ) -> tuple[int | None, int | None, str]:
     """What is settled, and whose word the record says it is; both tell the same."""
     if refused is not None:
@@ -46,7 +50,9 @@ def ended(
 
 
 @pytest.mark.parametrize("why", ["client_gone", "first_byte", "idle", "total", "silent", "drain"])
-def test_a_call_cut_short_used_its_prompt_and_what_was_streamed_and_unsent_nothing(why: Why) -> None:
+def test_a_call_cut_short_used_its_prompt_and_what_was_streamed_and_unsent_nothing(
+    why: InterruptReason,
+) -> None:
     """By an estimate, whoever cut it short; in a queue for a sidecar no model can have run."""
     assert ended(exchange(), why) == (100, 100, "estimated")
     assert ended(exchange(), why, unsent=True) == (0, 0, "unknown")
@@ -58,7 +64,7 @@ def test_a_call_cut_short_used_its_prompt_and_what_was_streamed_and_unsent_nothi
 def test_what_the_provider_refused_used_nothing_and_what_broke_may_have_run() -> None:
     """A refusal before an answer is no use."""
     assert ended(exchange(), refused=ProviderFailed("It failed.")) == (0, 0, "unknown")
-    for broken in (UpstreamBroke("It broke."), Bug()):
+    for broken in (UpstreamConnectionLost("It broke."), InternalError()):
         assert ended(exchange(), refused=broken) == (100, 100, "estimated")
 
 
@@ -72,7 +78,7 @@ def test_what_the_provider_refused_used_nothing_and_what_broke_may_have_run() ->
     ],
 )
 def test_what_a_providers_own_failure_costs_is_unknown_in_the_record_and_counts_in_no_budget(
-    refused: Refused, cost: int | None
+    refused: APIError, cost: int | None
 ) -> None:
     """Nobody knows whether it bills a call that it answered with 500; a call it turned away cost nothing."""
     one = exchange()
@@ -83,9 +89,9 @@ def test_what_a_providers_own_failure_costs_is_unknown_in_the_record_and_counts_
 def test_what_was_stated_is_used_whatever_became_of_the_caller() -> None:
     """The provider's word goes before any estimate; an answer of the cache uses nothing."""
     stated = exchange()
-    stated.usage, stated.status = Usage(12, 3), 200
+    stated.usage, stated.status = TokenUsage(12, 3), 200
     assert ended(stated, "client_gone") == (15, 42, "provider")
     hit = exchange()
-    hit.usage, hit.status, hit.served = Usage(12, 3), 200, Served(cache="hit")
+    hit.usage, hit.status, hit.served = TokenUsage(12, 3), 200, RoutingInfo(cache="hit")
     hit.interrupted(None)
     assert hit.used(CALL) == (0, 0)

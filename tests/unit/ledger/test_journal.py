@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from usage_records import record
 
-from llm_proxy.ledger.record import FIELDS, OPENED, decode, lost, opened_line, row_of, shortened
-from llm_proxy.ledger.spool import NO_SLOT, OPENED_BYTES, RECORD_BYTES, Journal, left_in
+from llm_proxy.ledger.record import FIELDS, STARTED_FIELDS, decode, encode_started, lost_row, row_of, shorten
+from llm_proxy.ledger.spool import NO_SLOT, OPENED_BYTES, RECORD_BYTES, Journal, read_journal
 
 Steps = st.lists(st.tuples(st.sampled_from(["open", "finish", "free"]), st.integers(0, 5)), max_size=40)
 
@@ -19,10 +19,10 @@ def test_what_was_opened_and_finished_is_found_again(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal")
     running, ended, kept = uuid4(), uuid4(), uuid4()
     for one in (running, ended, kept):
-        assert journal.opened(one, b"opened %s" % one.bytes.hex().encode())
-    journal.finished(ended, b"ended")
-    journal.free(journal.finished(kept, b"kept"))
-    assert sorted(left_in(tmp_path / "journal")) == [
+        assert journal.begin(one, b"opened %s" % one.bytes.hex().encode())
+    journal.complete(ended, b"ended")
+    journal.release(journal.complete(kept, b"kept"))
+    assert sorted(read_journal(tmp_path / "journal")) == [
         (False, b"opened %s" % running.bytes.hex().encode()),
         (True, b"ended"),
     ]
@@ -36,7 +36,7 @@ def test_the_journal_is_what_is_in_hand(steps: list[tuple[str, int]]) -> None:
         path = Path(folder) / "journal"
         journal = Journal(path, slots=16)
         expected = walk(journal, steps)
-        assert set(left_in(path)) == expected
+        assert set(read_journal(path)) == expected
         assert journal.used == len(expected)
 
 
@@ -48,12 +48,12 @@ def walk(journal: Journal, steps: list[tuple[str, int]]) -> set[tuple[bool, byte
     for step, number in steps:
         if step == "open" and number not in opened and number not in slots:
             opened.add(number)
-            assert journal.opened(ids[number], b"o%d" % number)
+            assert journal.begin(ids[number], b"o%d" % number)
         elif step == "finish" and number not in slots:
             opened.discard(number)
-            slots[number] = journal.finished(ids[number], b"f%d" % number)
+            slots[number] = journal.complete(ids[number], b"f%d" % number)
         elif step == "free" and number in slots:
-            journal.free(slots.pop(number))
+            journal.release(slots.pop(number))
     running = {(False, b"o%d" % number) for number in opened}
     return running | {(True, b"f%d" % number) for number in slots}
 
@@ -61,12 +61,12 @@ def walk(journal: Journal, steps: list[tuple[str, int]]) -> set[tuple[bool, byte
 def test_a_line_too_long_or_a_full_journal_is_said_not_raised(tmp_path: Path) -> None:
     """The record still goes to Postgres, only without the journal's promise."""
     journal = Journal(tmp_path / "journal", slots=100)
-    assert not journal.opened(uuid4(), b"x" * 5000)
-    assert journal.finished(uuid4(), b"x" * 5000) == NO_SLOT
-    while journal.opened(uuid4(), b"x"):
+    assert not journal.begin(uuid4(), b"x" * 5000)
+    assert journal.complete(uuid4(), b"x" * 5000) == NO_SLOT
+    while journal.begin(uuid4(), b"x"):
         pass
-    assert journal.finished(uuid4(), b"y") == NO_SLOT
-    journal.free(NO_SLOT)
+    assert journal.complete(uuid4(), b"y") == NO_SLOT
+    journal.release(NO_SLOT)
     assert journal.used == 100
 
 
@@ -83,7 +83,7 @@ def test_every_record_fits_into_its_slot(names: list[str | None], attempts: int)
     known = dict(zip(texts, names, strict=True))
     hops = '[["a group","a deployment",500]]' * attempts
     row = row_of(record(**known, hops=hops, status=502, outcome="error"))
-    line = shortened(row, RECORD_BYTES)
+    line = shorten(row, RECORD_BYTES)
     assert len(line) <= RECORD_BYTES
     for name, before, after in zip(FIELDS, row, decode(line), strict=True):
         if name in texts:
@@ -99,17 +99,17 @@ def test_every_admitted_call_fits_into_its_slot(names: list[str | None]) -> None
     key = ("key-1", "sk-one")
     who = (tenant, agent, user, session, channel, client_id)
     opened = (uuid4(), 1.5e9, *key, *who, "chat.completions", "openai", model, group, True, run, tags)
-    line = opened_line(opened, OPENED_BYTES)
+    line = encode_started(opened, OPENED_BYTES)
     assert len(line) <= OPENED_BYTES
-    assert lost(line)[FIELDS.index("key_id")] == "key-1"
-    assert len(opened) == len(OPENED)
+    assert lost_row(line)[FIELDS.index("key_id")] == "key-1"
+    assert len(opened) == len(STARTED_FIELDS)
 
 
 def test_names_are_cut_only_as_far_as_it_takes() -> None:
     """A long message and many attempts alone leave every name whole."""
     row = row_of(record(provider_message="x" * 600, hops="y" * 4000, user="u" * 256))
     without = {FIELDS.index(name) for name in ("hops", "provider_message")}
-    short = decode(shortened(row, RECORD_BYTES))
+    short = decode(shorten(row, RECORD_BYTES))
     kept = [(short[at], row[at]) for at in range(len(FIELDS)) if at not in without]
     assert [after for after, _ in kept] == [before for _, before in kept]
 
@@ -118,12 +118,12 @@ def test_of_tags_only_whole_ones_are_cut_off() -> None:
     """Half a tag would be another tag."""
     tags = [f"tag-{number:03}-{'x' * 42}" for number in range(10)]
     row = row_of(record(provider_message="y" * 600, hops="z" * 4000, tags=",".join(tags)))
-    left = decode(shortened(row, RECORD_BYTES))[FIELDS.index("tags")].split(",")
+    left = decode(shorten(row, RECORD_BYTES))[FIELDS.index("tags")].split(",")
     assert left == tags[: len(left)]
 
 
 def test_a_missing_or_damaged_journal_holds_nothing(tmp_path: Path) -> None:
     """A dead worker's file may be anything."""
-    assert list(left_in(tmp_path / "none")) == []
+    assert list(read_journal(tmp_path / "none")) == []
     (tmp_path / "odd").write_bytes(b"\xff" * 5000)
-    assert list(left_in(tmp_path / "odd")) == []
+    assert list(read_journal(tmp_path / "odd")) == []

@@ -7,14 +7,14 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from llm_proxy.errors import BadRequest
-from llm_proxy.ledger.usage_query import Question, asked_range, moment, zone_of
-from llm_proxy.ledger.usage_sql import Kept, parts_of, statement_of
+from llm_proxy.ledger.usage_query import UsageQuery, parse_range, parse_time, parse_zone
+from llm_proxy.ledger.usage_sql import AvailableData, build_statement, split_query
 
 NOW = datetime(2026, 11, 21, 15, 30, tzinfo=UTC)
 TODAY = datetime(2026, 11, 21, tzinfo=UTC)
 WEEK = TODAY - timedelta(days=7)
 BERLIN, KOLKATA = ZoneInfo("Europe/Berlin"), ZoneInfo("Asia/Kolkata")
-KEPT = Kept(
+KEPT = AvailableData(
     (WEEK.date() - timedelta(days=90), TODAY.date()), TODAY - timedelta(days=34), TODAY - timedelta(60)
 )
 TABLES = ("usage_daily", "usage_hourly", "usage_user_days", "usage_users", "requests")
@@ -41,22 +41,22 @@ def test_the_smallest_tables_that_can_answer_together(
     since: datetime, by: tuple[str, ...], where: dict[str, str], tables: set[str]
 ) -> None:
     """Days from days, hours from hours, users from users; rows for edges and what no roll-up keeps."""
-    question = Question(since, TODAY + timedelta(days=1), by, where)
-    parts = parts_of(question, KEPT)
+    question = UsageQuery(since, TODAY + timedelta(days=1), by, where)
+    parts = split_query(question, KEPT)
     assert parts is not None
-    statement = statement_of(question, parts)
+    statement = build_statement(question, parts)
     assert statement is not None
     assert {table for table in TABLES if re.search(rf"FROM {table}\b", statement.text)} == tables
-    assert not parts.untold
+    assert not parts.unknown
 
 
 def test_values_travel_as_arguments() -> None:
     """Whatever somebody names an agent."""
     nasty = "'; DROP TABLE requests; --"
-    question = Question(WEEK, TODAY, ("agent",), {"agent": nasty, "key": "k"})
-    parts = parts_of(question, KEPT)
+    question = UsageQuery(WEEK, TODAY, ("agent",), {"agent": nasty, "key": "k"})
+    parts = split_query(question, KEPT)
     assert parts is not None
-    statement = statement_of(question, parts)
+    statement = build_statement(question, parts)
     assert statement is not None
     assert nasty not in statement.text
     assert statement.arguments == [WEEK.date(), TODAY.date(), nasty, "k"]
@@ -66,19 +66,19 @@ def test_values_travel_as_arguments() -> None:
 def test_an_unknown_dimension_is_refused_by_name(name: str) -> None:
     """To group by, or to filter by."""
     with pytest.raises(BadRequest, match="Unknown dimension") as refused:
-        Question(WEEK, TODAY, (name,))
+        UsageQuery(WEEK, TODAY, (name,))
     assert refused.value.param == "group_by"
     with pytest.raises(BadRequest, match="Unknown dimension"):
-        Question(WEEK, TODAY, (), {name: "x"})
+        UsageQuery(WEEK, TODAY, (), {name: "x"})
 
 
 def test_a_range_that_is_empty_or_has_too_many_times_is_refused() -> None:
     """Not cut off."""
     with pytest.raises(BadRequest, match="empty"):
-        Question(TODAY, TODAY)
-    kept = Kept((datetime(2020, 1, 1, tzinfo=UTC).date(), TODAY.date()), TODAY, TODAY)
+        UsageQuery(TODAY, TODAY)
+    kept = AvailableData((datetime(2020, 1, 1, tzinfo=UTC).date(), TODAY.date()), TODAY, TODAY)
     with pytest.raises(BadRequest, match="10,000") as refused:
-        parts_of(Question(TODAY - timedelta(days=900), TODAY, ("hour",)), kept)
+        split_query(UsageQuery(TODAY - timedelta(days=900), TODAY, ("hour",)), kept)
     assert refused.value.param == "group_by"
 
 
@@ -105,19 +105,19 @@ def test_a_range_that_is_empty_or_has_too_many_times_is_refused() -> None:
 )
 def test_times_are_read_as_people_write_them(text: str, zone: tzinfo, expected: datetime) -> None:
     """In the zone that is meant."""
-    assert moment(text, NOW, zone) == expected
+    assert parse_time(text, NOW, zone) == expected
 
 
 def test_a_word_for_a_whole_period_names_its_end_too() -> None:
     """Unless another is given; else a range ends with today."""
-    assert asked_range("yesterday", None, NOW) == (TODAY - timedelta(days=1), TODAY)
-    assert asked_range("yesterday", "now", NOW) == (TODAY - timedelta(days=1), NOW)
+    assert parse_range("yesterday", None, NOW) == (TODAY - timedelta(days=1), TODAY)
+    assert parse_range("yesterday", "now", NOW) == (TODAY - timedelta(days=1), NOW)
     october = datetime(2026, 9, 30, 22, tzinfo=UTC), datetime(2026, 10, 31, 23, tzinfo=UTC)
-    assert asked_range("last-month", None, NOW, BERLIN) == october
-    assert asked_range("today", None, NOW) == (TODAY, TODAY + timedelta(days=1))
-    assert asked_range(None, None, NOW) == (TODAY - timedelta(days=30), TODAY + timedelta(days=1))
+    assert parse_range("last-month", None, NOW, BERLIN) == october
+    assert parse_range("today", None, NOW) == (TODAY, TODAY + timedelta(days=1))
+    assert parse_range(None, None, NOW) == (TODAY - timedelta(days=30), TODAY + timedelta(days=1))
     with pytest.raises(BadRequest) as refused:
-        asked_range("7d", "9999-12-31T12:00Z", NOW)
+        parse_range("7d", "9999-12-31T12:00Z", NOW)
     assert refused.value.param == "until"
 
 
@@ -132,15 +132,15 @@ def test_a_word_for_a_whole_period_names_its_end_too() -> None:
 def test_what_is_no_time_is_refused(text: str) -> None:
     """With an example of one, and the field's name."""
     with pytest.raises(BadRequest, match="not a time") as refused:
-        moment(text, NOW, UTC, "until")
+        parse_time(text, NOW, UTC, "until")
     assert refused.value.param == "until"
 
 
 @pytest.mark.parametrize("text", ["+05:30", " 05:30", "+0530", "-11", "Z", "UTC", "Asia/Kolkata", "+14:00"])
 def test_a_zone_is_a_name_or_an_offset(text: str) -> None:
     """A plus that nobody encoded comes as a space."""
-    assert NOW.astimezone(zone_of(text)) == NOW
-    assert zone_of(" 05:30") == timezone(timedelta(hours=5, minutes=30))
+    assert NOW.astimezone(parse_zone(text)) == NOW
+    assert parse_zone(" 05:30") == timezone(timedelta(hours=5, minutes=30))
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_zone_is_a_name_or_an_offset(text: str) -> None:
 def test_what_is_no_zone_is_refused(text: str) -> None:
     """By its name."""
     with pytest.raises(BadRequest) as refused:
-        zone_of(text)
+        parse_zone(text)
     assert refused.value.param == "tz"
 
 
@@ -171,9 +171,9 @@ def test_a_time_to_filter_by_narrows_the_range(
     where: dict[str, str], zone: tzinfo, since: datetime, hours: int
 ) -> None:
     """In the question's zone; what is not in the range is nothing."""
-    question = Question(TODAY - timedelta(days=90), TODAY, (), where, zone)
-    assert question.spans() == (since, since + timedelta(hours=hours))
-    assert Question(TODAY, NOW, (), where, zone).spans() is None
+    question = UsageQuery(TODAY - timedelta(days=90), TODAY, (), where, zone)
+    assert question.time_span() == (since, since + timedelta(hours=hours))
+    assert UsageQuery(TODAY, NOW, (), where, zone).time_span() is None
 
 
 @pytest.mark.parametrize(
@@ -184,11 +184,11 @@ def test_a_time_to_filter_by_narrows_the_range(
 def test_a_filter_no_column_holds_is_refused_by_name(name: str, text: str) -> None:
     """By us, not by Postgres."""
     with pytest.raises(BadRequest) as refused:
-        Question(WEEK, TODAY, (), {name: text})
+        UsageQuery(WEEK, TODAY, (), {name: text})
     assert refused.value.param == name
 
 
 def test_a_dimension_named_twice_is_refused() -> None:
     """A line has room for it once."""
     with pytest.raises(BadRequest, match="twice"):
-        Question(WEEK, TODAY, ("agent", "agent"))
+        UsageQuery(WEEK, TODAY, ("agent", "agent"))

@@ -4,10 +4,10 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from llm_proxy.errors import BadRequest, RateLimited, ReachedLimit, Refused, Unauthorized
+from llm_proxy.errors import APIError, BadRequest, RateLimited, ReachedLimit, Unauthorized
 from llm_proxy.identity import Caller
 from llm_proxy.ledger import rejected_requests
-from llm_proxy.ledger.rejected_requests import KEPT_MINUTES, MOST, RefusalCounts
+from llm_proxy.ledger.rejected_requests import MAX_COUNTERS, OPEN_MINUTES, RejectionCounts
 
 KEY = Caller("key-1", "virtual", "acme", "agent:a")
 
@@ -17,10 +17,10 @@ def at(minute: int, number: int = 0) -> UUID:
     return UUID(int=(minute * 60_000 << 80) + number)
 
 
-def limited(kind: str = "requests") -> Refused:
+def limited(kind: str = "requests") -> APIError:
     """A refusal by a key's own limit."""
     refused = RateLimited("Full.", retry_after_s=1)
-    refused.reached = ReachedLimit(kind, "key", "key key-1", 3, 1, 3)
+    refused.reached_limit = ReachedLimit(kind, "key", "key key-1", 3, 1, 3)
     return refused
 
 
@@ -31,14 +31,14 @@ def told(rows: list[tuple[Any, ...]]) -> dict[tuple[Any, ...], int]:
 
 def test_each_minute_key_and_limit_is_counted_apart() -> None:
     """Whoever a key says it acts for; strangers together."""
-    counts = RefusalCounts()
+    counts = RejectionCounts()
     for _ in range(5):
         counts.add(at(10), KEY, limited())
     counts.add(at(10), Caller("key-1", "virtual", "acme", "agent:b"), limited())
     counts.add(at(11), KEY, limited("tokens"))
     counts.add(at(11), KEY, BadRequest("No.", code="bad_thing"))
     counts.add(at(11), None, Unauthorized("Who?"))
-    assert told(counts.changed()) == {
+    assert told(counts.pending_rows()) == {
         (10, "key-1", "acme", "rate_limit_exceeded", "key", "requests"): 6,
         (11, "key-1", "acme", "rate_limit_exceeded", "key", "tokens"): 1,
         (11, "key-1", "acme", "bad_thing", "", ""): 1,
@@ -48,33 +48,33 @@ def test_each_minute_key_and_limit_is_counted_apart() -> None:
 
 def test_a_row_holds_all_of_its_minute_and_is_written_until_it_grows_no_more() -> None:
     """What came while it was written is written next; old rows are forgotten, late ones never lost."""
-    counts = RefusalCounts()
+    counts = RejectionCounts()
     counts.add(at(10), KEY, limited())
-    rows = counts.changed()
+    rows = counts.pending_rows()
     counts.add(at(10), KEY, limited())
-    counts.written(rows)
-    assert [row[7] for row in counts.changed()] == [2]
-    counts.written(counts.changed())
-    assert counts.changed() == []
-    newest = 10 + KEPT_MINUTES + 1
+    counts.mark_written(rows)
+    assert [row[7] for row in counts.pending_rows()] == [2]
+    counts.mark_written(counts.pending_rows())
+    assert counts.pending_rows() == []
+    newest = 10 + OPEN_MINUTES + 1
     counts.add(at(newest), KEY, limited())
-    counts.written(counts.changed())
+    counts.mark_written(counts.pending_rows())
     counts.add(at(10), KEY, limited())
-    assert told(counts.changed()) == {
-        (newest - KEPT_MINUTES, "key-1", "acme", "rate_limit_exceeded", "key", "requests"): 1
+    assert told(counts.pending_rows()) == {
+        (newest - OPEN_MINUTES, "key-1", "acme", "rate_limit_exceeded", "key", "requests"): 1
     }
 
 
 def test_names_that_callers_choose_add_no_rows_and_memory_is_bounded() -> None:
     """A secret that may name any tenant; and more keys than are kept apart."""
-    counts = RefusalCounts()
+    counts = RejectionCounts()
     for number in range(100):
         counts.add(at(10, number), Caller("internal", "internal", f"t{number}", f"a{number}"), limited())
-    assert len(counts.changed()) == 1
-    for number in range(MOST + 50):
+    assert len(counts.pending_rows()) == 1
+    for number in range(MAX_COUNTERS + 50):
         counts.add(at(10), Caller(f"key-{number}", "virtual", "acme"), limited())
-    rows = counts.changed()
-    assert len(rows) <= MOST + 1
-    assert sum(row[7] for row in rows) == MOST + 150
+    rows = counts.pending_rows()
+    assert len(rows) <= MAX_COUNTERS + 1
+    assert sum(row[7] for row in rows) == MAX_COUNTERS + 150
     assert isinstance(rows[0][0], datetime)
     assert rejected_requests.minute_of(at(77)) == 77

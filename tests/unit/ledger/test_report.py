@@ -6,25 +6,25 @@ from datetime import date
 from decimal import Decimal
 from typing import Any
 
-from llm_proxy.ledger.rejected_requests import SAMPLE_PER_S, Sample
-from llm_proxy.ledger.usage_query import Line
-from llm_proxy.ledger.usage_report import as_csv, as_json
+from llm_proxy.ledger.rejected_requests import SAMPLE_PER_S, RejectionSampler
+from llm_proxy.ledger.usage_query import UsageRow
+from llm_proxy.ledger.usage_report import row_as_json, rows_as_csv
 
 
-def line(**group: Any) -> Line:
+def line(**group: Any) -> UsageRow:
     """A line of this group."""
-    return Line(group, 4, 3, 1, 100, 50, 10, 0, Decimal("0.000000123"), 1, 0, 812.1234567)
+    return UsageRow(group, 4, 3, 1, 100, 50, 10, 0, Decimal("0.000000123"), 1, 0, 812.1234567)
 
 
 def test_a_csv_has_every_column_that_json_has_fields() -> None:
     """The group first; money exact; what is unknown empty."""
-    rows = list(csv.reader(io.StringIO(as_csv([line(agent="a,b"), line(agent=None)], ["agent"]))))
+    rows = list(csv.reader(io.StringIO(rows_as_csv([line(agent="a,b"), line(agent=None)], ["agent"]))))
     assert rows[0] == [
         "agent", "requests", "succeeded", "success_rate", "avg_latency_ms", "prompt_tokens",
         "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens", "cache_hits", "cost_usd",
         "unpriced_requests", "estimated_requests",
     ]  # fmt: skip
-    assert rows[0] == [*as_json(line(agent="a"))]
+    assert rows[0] == [*row_as_json(line(agent="a"))]
     assert rows[1] == [
         "a,b", "4", "3", "0.75", "812.123457", "100", "50", "150", "10", "0", "1", "0.000000123", "1", "0",
     ]  # fmt: skip
@@ -33,23 +33,23 @@ def test_a_csv_has_every_column_that_json_has_fields() -> None:
 
 def test_no_cell_is_taken_for_a_formula() -> None:
     """A spreadsheet would run it."""
-    assert as_csv([line(agent="=cmd()")], ["agent"]).splitlines()[1].startswith("'=cmd()")
+    assert rows_as_csv([line(agent="=cmd()")], ["agent"]).splitlines()[1].startswith("'=cmd()")
 
 
 def test_json_has_the_group_and_the_sums() -> None:
     """Days as dates, money as a number of dollars."""
-    told = as_json(line(day=date(2026, 11, 1)))
+    told = row_as_json(line(day=date(2026, 11, 1)))
     assert (told["day"], told["total_tokens"], told["cost_usd"]) == ("2026-11-01", 150, 1.23e-07)
     assert told["success_rate"] == 0.75
 
 
 def test_nothing_used_is_no_success() -> None:
     """A rate of nothing is 0."""
-    assert Line({}, 0, 0, 0, 0, 0, 0, 0, Decimal(0), 0, 0, None).success_rate == 0.0
+    assert UsageRow({}, 0, 0, 0, 0, 0, 0, 0, Decimal(0), 0, 0, None).success_rate == 0.0
 
 
 def test_the_sample_takes_a_few_of_each_second() -> None:
     """However many come."""
-    sample = Sample()
-    taken = [sum(sample.takes(second + part / 1000) for part in range(1000)) for second in (100, 101, 205)]
+    sample = RejectionSampler()
+    taken = [sum(sample.accepts(second + part / 1000) for part in range(1000)) for second in (100, 101, 205)]
     assert taken == [SAMPLE_PER_S] * 3

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from usage_records import random_record, record
 
-from llm_proxy.ledger.record import FIELDS, OPENED, decode, encode, lost, repaired, row_of
+from llm_proxy.ledger.record import FIELDS, STARTED_FIELDS, decode, encode, lost_row, repair, row_of
 
 
 @given(st.integers(0, 10**9))
@@ -31,9 +31,9 @@ def test_no_text_and_no_number_stops_a_record(text: str, number: int) -> None:
 def test_repairing_leaves_a_good_row_alone() -> None:
     """And takes NUL, lone surrogates and impossible numbers out of a bad one."""
     good = row_of(record(user="ok", streamed=True))
-    assert repaired(good) == good
+    assert repair(good) == good
     bad = dict(
-        zip(FIELDS, repaired(row_of(record(user="a\0\udc80", status=10**6, prompt_tokens=-1))), strict=True)
+        zip(FIELDS, repair(row_of(record(user="a\0\udc80", status=10**6, prompt_tokens=-1))), strict=True)
     )
     assert (bad["user"], bad["status"], bad["prompt_tokens"]) == ("a?", None, None)
 
@@ -56,12 +56,14 @@ def test_a_torn_line_is_no_row() -> None:
 def test_an_opened_call_becomes_a_lost_one() -> None:
     """Whose it was stays known; what it used is unknown; an older version wrote no tags."""
     one = record(run="r-1", tags="a,b")
-    opened = {name: getattr(one, name, None) for name in OPENED} | {"started_at": one.started_at.timestamp()}
-    line = encode(tuple(opened[name] for name in OPENED))
-    row = dict(zip(FIELDS, lost(line), strict=True))
+    opened = {name: getattr(one, name, None) for name in STARTED_FIELDS} | {
+        "started_at": one.started_at.timestamp()
+    }
+    line = encode(tuple(opened[name] for name in STARTED_FIELDS))
+    row = dict(zip(FIELDS, lost_row(line), strict=True))
     assert (row["run"], row["tags"]) == ("r-1", "a,b")
-    older = encode(tuple(opened[name] for name in OPENED[: OPENED.index("streamed") + 1]))
-    assert lost(older) == tuple((row | {"run": None, "tags": None}).values())
+    older = encode(tuple(opened[name] for name in STARTED_FIELDS[: STARTED_FIELDS.index("streamed") + 1]))
+    assert lost_row(older) == tuple((row | {"run": None, "tags": None}).values())
     assert (row["outcome"], row["usage_source"], row["status"]) == ("lost", "unknown", 0)
     assert (row["key_id"], row["agent"], row["group"]) == (one.key_id, one.agent, one.group)
     assert (row["cost_nano_usd"], row["prompt_tokens"]) == (None, None)

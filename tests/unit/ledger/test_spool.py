@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from llm_proxy.ledger.spool import Spool, lines, segments
+from llm_proxy.ledger.spool import Spool, list_segments, read_lines
 
 
 def drained(spool: Spool) -> list[bytes]:
     """Everything waiting, oldest first, taken out."""
     found: list[bytes] = []
     while (segment := spool.oldest()) is not None:
-        found += lines(segment)
+        found += read_lines(segment)
         spool.discard(segment)
     return found
 
@@ -28,7 +28,7 @@ def test_lines_come_back_in_order_after_a_restart(tmp_path: Path) -> None:
     second.append([b"4"])
     assert (second.records, second.size_bytes) == (4, 8)
     assert drained(second) == [b"1", b"2", b"3", b"4"]
-    assert (second.records, second.size_bytes, segments(tmp_path)) == (0, 0, [])
+    assert (second.records, second.size_bytes, list_segments(tmp_path)) == (0, 0, [])
 
 
 def test_the_oldest_goes_when_the_bound_is_reached(tmp_path: Path) -> None:
@@ -46,9 +46,9 @@ def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
     """A power cut may leave half a line; the others are read."""
     spool = Spool(tmp_path, 2**20)
     spool.append([b"whole"])
-    segment = segments(tmp_path)[0]
+    segment = list_segments(tmp_path)[0]
     segment.write_bytes(segment.read_bytes() + b"ha")
-    assert list(lines(segment)) == [b"whole"]
+    assert list(read_lines(segment)) == [b"whole"]
 
 
 def test_a_failed_append_leaves_no_torn_line(tmp_path: Path) -> None:
@@ -75,10 +75,10 @@ def test_a_dead_workers_segment_is_taken_over(tmp_path: Path) -> None:
     dead, mine = Spool(tmp_path / "dead", 2**20), Spool(tmp_path / "mine", 2**20)
     dead.append([b"theirs"])
     mine.append([b"ours"])
-    for segment in segments(tmp_path / "dead"):
+    for segment in list_segments(tmp_path / "dead"):
         mine.adopt(segment)
     assert drained(mine) == [b"ours", b"theirs"]
-    assert segments(tmp_path / "dead") == []
+    assert list_segments(tmp_path / "dead") == []
 
 
 @pytest.mark.parametrize("times", [1, 2])

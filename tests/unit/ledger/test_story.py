@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llm_proxy.ledger.request_detail import limit_line, lines_of, without_what_only_operators_see
+from llm_proxy.ledger.request_detail import describe_limit, describe_request, redact_for_key
 
 AT = datetime(2026, 11, 26, 12, 0, 1, 5000, UTC)
 RECORD: dict[str, Any] = {
@@ -33,7 +33,7 @@ def test_hops_find_their_rows_whatever_their_order_and_those_without_one_say_so(
         row("success:c-1", "c-1", "success", 2),
         row("failure:1:d-1", "d-1", "failure", 1, error_class="InternalServerError"),
     ]
-    lines = lines_of({**RECORD, "model_calls": calls})
+    lines = describe_request({**RECORD, "model_calls": calls})
     assert lines == [
         "2026-11-26 12:00:01.005 chat.completions for dear by key sk-one, tenant acme",
         "hop 1: dear at d-1: status 500; 2026-11-26 12:00:02.005, 100 ms; InternalServerError",
@@ -61,7 +61,7 @@ def test_hops_find_their_rows_whatever_their_order_and_those_without_one_say_so(
 )
 def test_what_is_not_known_is_said(changes: dict[str, Any], line: str) -> None:
     """Of calls without hops, without an answer, without figures."""
-    assert line in "\n".join(lines_of(RECORD | changes))
+    assert line in "\n".join(describe_request(RECORD | changes))
 
 
 def test_a_limit_nobody_knows_the_fill_of_says_so() -> None:
@@ -70,7 +70,7 @@ def test_a_limit_nobody_knows_the_fill_of_says_so() -> None:
         "kind": "budget", "scope": "agent", "subject": "agent a", "unit": "usd", "limit": "1.000000000",
         "held": "0.000000000", "kept": "0.000000000", "running": 0, "period": "month", "wait_ms": 1000,
     }  # fmt: skip
-    assert limit_line(away) == (
+    assert describe_limit(away) == (
         "budget of agent a (scope agent); an unknown part of $1.00 a month used; wait 1 s"
     )
 
@@ -79,8 +79,8 @@ def test_a_key_sees_no_figures_of_a_limit_for_all_and_no_words_it_did_not_hear()
     """The provider's words and error classes; what was heard stays."""
     calls = [row("failure:1:d-1", "d-1", "failure", 1, error_class="E", normalized_error="500_E")]
     failed = RECORD | {"status": 502, "provider_message": "It broke.", "model_calls": calls}
-    own = without_what_only_operators_see(failed, {400})
+    own = redact_for_key(failed, {400})
     assert "provider_message" not in own
     assert set(calls[0]) - set(own["model_calls"][0]) == {"error_class", "normalized_error"}
-    heard = without_what_only_operators_see(failed | {"status": 400}, {400})
+    heard = redact_for_key(failed | {"status": 400}, {400})
     assert heard["provider_message"] == "It broke."

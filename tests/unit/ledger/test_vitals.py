@@ -7,7 +7,7 @@ import pytest
 from usage_records import record
 
 from llm_proxy.ledger import SharedVitals, Vital, Vitals
-from llm_proxy.ledger.worker_slot import take
+from llm_proxy.ledger.worker_slot import acquire_slot
 
 NOON_S = 1_800_000_000.0
 
@@ -90,7 +90,7 @@ FAILED: dict[str, Any] = {"outcome": "error", "status": 502, "refusal_code": "pr
 def test_workers_add_up_whoever_is_asked(tmp_path: Path, clock: Clock) -> None:
     """Calls and failures by the minute; the latest success and the latest failure of any."""
     both = [Vitals(clock), Vitals(clock)]
-    shared = [SharedVitals(own, take(tmp_path).path) for own in both]
+    shared = [SharedVitals(own, acquire_slot(tmp_path).path) for own in both]
     both[0].finished(record())
     clock.now_s += 70
     both[1].finished(record(**FAILED))
@@ -107,13 +107,13 @@ def test_workers_add_up_whoever_is_asked(tmp_path: Path, clock: Clock) -> None:
 
 def test_who_takes_a_seat_counts_on(tmp_path: Path, clock: Clock) -> None:
     """What its last owner saw is not lost; a file that is not one says nothing."""
-    seat = take(tmp_path)
+    seat = acquire_slot(tmp_path)
     own = Vitals(clock)
     own.finished(record(**FAILED))
     SharedVitals(own, seat.path).tell()
     seat.release()
     heir = Vitals(clock)
-    SharedVitals(heir, take(tmp_path).path)
+    SharedVitals(heir, acquire_slot(tmp_path).path)
     assert known(heir).lately(NOON_S) == (1, 1)
     (seat.path / "vitals.json").write_text("[1")
     assert SharedVitals(Vitals(clock), seat.path).together().group("gpt-4o-mini") is None

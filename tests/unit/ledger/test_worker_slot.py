@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
-from llm_proxy.ledger.worker_slot import abandoned, take
+from llm_proxy.ledger.worker_slot import abandoned_slots, acquire_slot
 
 
 def test_a_seat_is_free_when_its_owner_is_gone(tmp_path: Path) -> None:
     """Two living workers never share one."""
-    first, second = take(tmp_path), take(tmp_path)
+    first, second = acquire_slot(tmp_path), acquire_slot(tmp_path)
     assert first.path != second.path
-    assert list(abandoned(tmp_path)) == []
+    assert list(abandoned_slots(tmp_path)) == []
     first.release()
-    (found,) = abandoned(tmp_path)
+    (found,) = abandoned_slots(tmp_path)
     assert found.path == first.path
     found.release()
     second.release()

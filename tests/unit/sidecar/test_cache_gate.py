@@ -2,7 +2,7 @@
 
 import asyncio
 
-from llm_proxy.sidecar.patches.redis_breaker import Gate
+from llm_proxy.sidecar.patches.redis_breaker import RedisCircuitBreaker
 
 
 class Redis:
@@ -17,18 +17,18 @@ class Redis:
             raise ConnectionError
 
 
-async def gate_before(redis: Redis) -> Gate:
+async def gate_before(redis: Redis) -> RedisCircuitBreaker:
     """A gate that has had time to look."""
-    gate = Gate(lambda: redis)
-    await gate.opened(1)
+    gate = RedisCircuitBreaker(lambda: redis)
+    await gate.wait_closed(1)
     return gate
 
 
 async def test_it_is_shut_until_redis_was_seen() -> None:
     """A process that starts beside a silent one makes nobody wait."""
-    gate = Gate(Redis)
+    gate = RedisCircuitBreaker(Redis)
     assert gate.is_open()
-    await gate.opened(1)
+    await gate.wait_closed(1)
     assert not gate.is_open()
 
 
@@ -43,7 +43,7 @@ async def test_one_failure_is_enough_and_nobody_asks_meanwhile() -> None:
     assert gate.is_open()
     assert redis.asked < 10
     redis.well = True
-    await gate.opened(3)
+    await gate.wait_closed(3)
     assert not gate.is_open()
 
 
@@ -67,5 +67,5 @@ async def test_a_look_that_ends_unexpectedly_is_followed_by_another() -> None:
     await asyncio.sleep(0.01)
     redis.well = True
     assert gate.is_open()
-    await gate.opened(3)
+    await gate.wait_closed(3)
     assert not gate.is_open()

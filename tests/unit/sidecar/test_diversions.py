@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from llm_proxy.sidecar.config import Diverted, effective
-from llm_proxy.sidecar.config_check import check
+from llm_proxy.sidecar.config import ModelSubstituted, build_effective_config
+from llm_proxy.sidecar.config_check import check_config
 
 Json = dict[str, Any]
 
@@ -129,9 +129,9 @@ CASES: dict[str, tuple[str, Json]] = {
 def test_it_does_not_start_and_is_named(where: str, given: Json) -> None:
     """By its place in the file, at the start and by `config check`."""
     config = {"model_list": [CHEAP, DEAR], **given}
-    with pytest.raises(Diverted, match=where.replace(".", r"\.")):
-        effective(config, {})
-    faults = [one.where for one in check(config, {}) if one.fault]
+    with pytest.raises(ModelSubstituted, match=where.replace(".", r"\.")):
+        build_effective_config(config, {})
+    faults = [one.path for one in check_config(config, {}) if one.is_fault]
     assert faults.count(where) == 1
 
 
@@ -163,7 +163,7 @@ def test_what_the_gateway_can_judge_is_served(given: Json) -> None:
     """Fallbacks are told to it, and what diverts nothing is nobody's business."""
     config = {"model_list": [CHEAP, DEAR], **given}
     before = copy.deepcopy(config)
-    effective(config, {})
+    build_effective_config(config, {})
     assert config == before
 
 
@@ -174,6 +174,6 @@ def test_every_alias_is_the_router_s() -> None:
         "litellm_settings": {"model_alias_map": {"cheap": "dear", "nick": "dear"}},
         "router_settings": {"model_group_alias": {"nick": "cheap"}},
     }
-    found = effective(config, {}).config
+    found = build_effective_config(config, {}).config
     assert found["router_settings"]["model_group_alias"] == {"cheap": "dear", "nick": "cheap"}
     assert "model_alias_map" not in found["litellm_settings"]

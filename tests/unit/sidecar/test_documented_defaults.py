@@ -1,17 +1,25 @@
 """Which values are OpenAI's documented defaults, and ask for nothing."""
 
-from llm_proxy.sidecar.patches.field_support import neutral, sampling
+from llm_proxy.sidecar.patches.field_support import neutral_fields, sampling_fields
 
 
 def test_a_default_is_known_by_its_type() -> None:
     """`false` is not 0; `none` chooses nothing only where there is nothing to choose from."""
-    assert neutral({"logprobs": False, "frequency_penalty": 0, "store": False, "echo": False}) == [
+    assert neutral_fields({"logprobs": False, "frequency_penalty": 0, "store": False, "echo": False}) == [
         "logprobs", "frequency_penalty", "store", "echo",
     ]  # fmt: skip
     assert (
-        neutral({"logprobs": 0, "frequency_penalty": False, "store": 0, "n": True, "top_logprobs": None})
+        neutral_fields(
+            {"logprobs": 0, "frequency_penalty": False, "store": 0, "n": True, "top_logprobs": None}
+        )
         == []
     )
-    assert neutral({"tool_choice": "none", "function_call": "none"}) == ["tool_choice", "function_call"]
-    assert neutral({"tool_choice": "none", "tools": ["one"]}) == []
-    assert sampling({"temperature": 1, "top_p": 1.0, "reasoning_effort": "low"}) == ["temperature", "top_p"]
+    assert neutral_fields({"tool_choice": "none", "function_call": "none"}) == [
+        "tool_choice",
+        "function_call",
+    ]
+    assert neutral_fields({"tool_choice": "none", "tools": ["one"]}) == []
+    assert sampling_fields({"temperature": 1, "top_p": 1.0, "reasoning_effort": "low"}) == [
+        "temperature",
+        "top_p",
+    ]

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from llm_proxy.sidecar.config import Broken, effective, served, unset
+from llm_proxy.sidecar.config import InvalidConfig, build_effective_config, is_served, unset_variables
 
 Json = dict[str, Any]
 
@@ -19,7 +19,7 @@ def test_a_deployment_without_its_key_is_left_out_with_a_line() -> None:
     config = {
         "model_list": [one("a", api_key="os.environ/A"), one("b", api_key="os.environ/B", x=["os.environ/B"])]
     }
-    found = effective(config, {"A": "1"})
+    found = build_effective_config(config, {"A": "1"})
     assert [deployment["model_name"] for deployment in found.config["model_list"]] == ["a"]
     assert found.notes == ("left out b (openai/m): B not set",)
 
@@ -39,7 +39,7 @@ def test_names_that_led_to_it_go_too() -> None:
             "default_fallbacks": ["b", "a"],
         },
     }
-    settings = effective(config, {}).config["router_settings"]
+    settings = build_effective_config(config, {}).config["router_settings"]
     assert settings["model_group_alias"] == {"to-a": "a", "w": "wild/x"}
     assert settings["fallbacks"] == [{"a": ["wild/y"]}, {"*": ["a"]}]
     assert settings["default_fallbacks"] == ["a"]
@@ -52,7 +52,7 @@ def test_the_file_s_own_words_win_over_defaults() -> None:
         "router_settings": {"num_retries": 7},
         "general_settings": {"master_key": "sk-1234", "cancel_on_disconnect": False, "x": 1},
     }
-    found = effective(config, {}).config
+    found = build_effective_config(config, {}).config
     assert found["router_settings"]["num_retries"] == 7
     assert found["router_settings"]["routing_strategy"] == "simple-shuffle"
     assert found["general_settings"]["master_key"] == "os.environ/LITELLM_MASTER_KEY"
@@ -62,7 +62,9 @@ def test_the_file_s_own_words_win_over_defaults() -> None:
 
 def test_no_database_is_ever_configured() -> None:
     """Said, not silent."""
-    found = effective({"model_list": [], "general_settings": {"database_url": "postgres://x"}}, {})
+    found = build_effective_config(
+        {"model_list": [], "general_settings": {"database_url": "postgres://x"}}, {}
+    )
     assert "database_url" not in found.config["general_settings"]
     assert "no database" in found.notes[0]
 
@@ -71,15 +73,19 @@ def test_the_cache_is_where_the_environment_says() -> None:
     """A file that turns the cache off keeps it off; its own settings stay, its address does not."""
     env = {"CACHE_REDIS_URL": "redis://r/1", "LLM_PROXY_SIDECAR_CACHE_TTL_S": "30"}
     given = {"cache_params": {"ttl": 5, "host": "h"}}
-    found = effective({"model_list": [], "litellm_settings": given}, env).config["litellm_settings"]
+    found = build_effective_config({"model_list": [], "litellm_settings": given}, env).config[
+        "litellm_settings"
+    ]
     assert found["cache"] is True
     assert found["cache_params"]["url"] == "redis://r/1"
     assert found["cache_params"]["ttl"] == 5
     assert "host" not in found["cache_params"]
-    off = effective({"model_list": [], "litellm_settings": {"cache": False}}, env).config["litellm_settings"]
+    off = build_effective_config({"model_list": [], "litellm_settings": {"cache": False}}, env).config[
+        "litellm_settings"
+    ]
     assert off["cache"] is False
     assert "cache_params" not in off
-    assert "cache" not in effective({"model_list": []}, {}).config["litellm_settings"]
+    assert "cache" not in build_effective_config({"model_list": []}, {}).config["litellm_settings"]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +102,7 @@ def test_the_cache_is_where_the_environment_says() -> None:
 def test_load_balance_names_a_strategy(ours: str, litellm: str) -> None:
     """The environment's word wins over the file's."""
     config: Json = {"model_list": [], "router_settings": {"routing_strategy": "lar1"}}
-    found = effective(config, {"LLM_PROXY_LOAD_BALANCE": ours}).config
+    found = build_effective_config(config, {"LLM_PROXY_LOAD_BALANCE": ours}).config
     assert found["router_settings"]["routing_strategy"] == litellm
 
 
@@ -113,15 +119,15 @@ BROKEN: list[tuple[Any, str]] = [
 @pytest.mark.parametrize(("raw", "said"), BROKEN)
 def test_what_cannot_be_served_is_told_in_one_line(raw: object, said: str) -> None:
     """With the entry it stands in."""
-    with pytest.raises(Broken) as caught:
-        effective(raw, {})
+    with pytest.raises(InvalidConfig) as caught:
+        build_effective_config(raw, {})
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_an_empty_section_is_none() -> None:
     """YAML leaves nothing where only comments stand."""
-    found = effective({"model_list": None, "router_settings": None}, {}).config
+    found = build_effective_config({"model_list": None, "router_settings": None}, {}).config
     assert found["model_list"] == []
     assert found["router_settings"]["num_retries"] == 2
 
@@ -129,21 +135,21 @@ def test_an_empty_section_is_none() -> None:
 def test_the_file_s_own_mapping_is_left_alone() -> None:
     """It is read again at a reload."""
     config = {"model_list": [one("a", api_key="os.environ/A")]}
-    effective(config, {})
+    build_effective_config(config, {})
     assert config == {"model_list": [one("a", api_key="os.environ/A")]}
 
 
 def test_references_are_found_at_any_depth() -> None:
     """In mappings, lists and in the middle of words."""
     value = {"a": ["os.environ/A", {"b": "x os.environ/B_1"}], "c": 3}
-    assert unset(value, {"A": ""}) == ["A", "B_1"]
+    assert unset_variables(value, {"A": ""}) == ["A", "B_1"]
 
 
 def test_a_wildcard_serves_what_it_covers() -> None:
     """And a name with a star is no pattern of its own."""
-    assert served("openai/x", {"openai/*"})
-    assert not served("azure/x", {"openai/*"})
-    assert not served("a*", {"ab"})
+    assert is_served("openai/x", {"openai/*"})
+    assert not is_served("azure/x", {"openai/*"})
+    assert not is_served("a*", {"ab"})
 
 
 @pytest.mark.parametrize(
@@ -161,8 +167,8 @@ def test_chats_are_cached_by_us_and_the_rest_by_litellm(
 ) -> None:
     """As the owner's call types say; what is not as the owner wrote it is told."""
     config: Json = {"model_list": [], "litellm_settings": {"cache_params": params}}
-    found = effective(config, {"CACHE_REDIS_URL": "redis://r/1"})
-    assert found.cached == cached
+    found = build_effective_config(config, {"CACHE_REDIS_URL": "redis://r/1"})
+    assert found.cached_call_types == cached
     assert found.config["litellm_settings"]["cache_params"]["supported_call_types"] == left
     assert len(found.notes) == bool(note)
     assert all(note in line for line in found.notes)
@@ -171,7 +177,7 @@ def test_chats_are_cached_by_us_and_the_rest_by_litellm(
 def test_a_cache_of_another_kind_stays_litellm_s() -> None:
     """Without our Redis it is the owner's; the start says what it does not do."""
     settings = {"cache": True, "cache_params": {"type": "local"}}
-    found = effective({"model_list": [], "litellm_settings": settings}, {})
-    assert found.cached == ()
+    found = build_effective_config({"model_list": [], "litellm_settings": settings}, {})
+    assert found.cached_call_types == ()
     assert found.config["litellm_settings"]["cache_params"] == {"type": "local"}
     assert "keeps no streams" in found.notes[0]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llm_proxy.sidecar.environment import DEFAULTS, environment, references
+from llm_proxy.sidecar.environment import DEFAULTS, build_environment, referenced_variables
 
 TEXT = "api_key: os.environ/ACME_SECRET\nother: os.environ/DATABASE_URL"
 
@@ -12,7 +12,7 @@ def test_what_turns_on_other_things_never_passes() -> None:
     given: dict[str, str] = {}
     for name in ("DATABASE_URL", "REDIS_URL", "HOST", "PORT", "DEBUG", "NUM_WORKERS", "REDIS_HOST"):
         given[name] = "x"
-    found = environment(given, TEXT)
+    found = build_environment(given, TEXT)
     assert not given.keys() & found.keys()
 
 
@@ -20,14 +20,14 @@ def test_what_providers_need_passes() -> None:
     """Their keys and addresses, what the configuration names, what the operator lets through."""
     wanted = {"OPENAI_API_KEY", "AWS_REGION", "GOOGLE_APPLICATION_CREDENTIALS", "ACME_SECRET", "PATH", "MORE"}
     given = dict.fromkeys(wanted | {"LLM_PROXY__ADMIN_KEY", "LLM_PROXY_SECRET", "SOMETHING"}, "x")
-    found = environment(given | {"LLM_PROXY_SIDECAR_PASS": "MORE"}, TEXT)
+    found = build_environment(given | {"LLM_PROXY_SIDECAR_PASS": "MORE"}, TEXT)
     assert wanted <= found.keys()
     assert not {"LLM_PROXY__ADMIN_KEY", "LLM_PROXY_SECRET", "SOMETHING"} & found.keys()
 
 
 def test_the_traffic_key_is_not_litellm_s_master_key() -> None:
     """That one is new at each start."""
-    first, second = (environment({"LITELLM_MASTER_KEY": "sk-traffic"}, "") for _ in range(2))
+    first, second = (build_environment({"LITELLM_MASTER_KEY": "sk-traffic"}, "") for _ in range(2))
     assert first["LITELLM_MASTER_KEY"] != second["LITELLM_MASTER_KEY"]
     assert "sk-traffic" not in first.values()
     assert len(first["LITELLM_MASTER_KEY"]) > 40
@@ -35,21 +35,21 @@ def test_the_traffic_key_is_not_litellm_s_master_key() -> None:
 
 def test_google_s_key_has_two_names() -> None:
     """Whichever is set fills the other."""
-    assert environment({"GOOGLE_API_KEY": "k"}, "")["GEMINI_API_KEY"] == "k"
-    assert environment({"GEMINI_API_KEY": "k"}, "")["GOOGLE_API_KEY"] == "k"
+    assert build_environment({"GOOGLE_API_KEY": "k"}, "")["GEMINI_API_KEY"] == "k"
+    assert build_environment({"GEMINI_API_KEY": "k"}, "")["GOOGLE_API_KEY"] == "k"
 
 
 def test_langfuse_s_address_has_two_names() -> None:
     """Whichever is set fills the other; its keys and its environment pass."""
     for name in ("LANGFUSE_HOST", "LANGFUSE_BASE_URL"):
-        found = environment({name: "http://langfuse", "LANGFUSE_TRACING_ENVIRONMENT": "staging"}, "")
+        found = build_environment({name: "http://langfuse", "LANGFUSE_TRACING_ENVIRONMENT": "staging"}, "")
         assert found["LANGFUSE_HOST"] == found["LANGFUSE_BASE_URL"] == "http://langfuse"
         assert found["LANGFUSE_TRACING_ENVIRONMENT"] == "staging"
 
 
 def test_defaults_give_way_and_what_must_hold_does_not() -> None:
     """Pauses may be set; the network at start may not be turned on."""
-    found = environment({"MAX_RETRY_DELAY": "9", "LITELLM_LOCAL_MODEL_COST_MAP": "False"}, "")
+    found = build_environment({"MAX_RETRY_DELAY": "9", "LITELLM_LOCAL_MODEL_COST_MAP": "False"}, "")
     assert found["MAX_RETRY_DELAY"] == "9"
     assert found["INITIAL_RETRY_DELAY"] == DEFAULTS["INITIAL_RETRY_DELAY"]
     assert found["LITELLM_LOCAL_MODEL_COST_MAP"] == "True"
@@ -57,12 +57,12 @@ def test_defaults_give_way_and_what_must_hold_does_not() -> None:
 
 def test_empty_is_absent() -> None:
     """As everywhere in this project."""
-    assert "OPENAI_API_KEY" not in environment({"OPENAI_API_KEY": ""}, "")
+    assert "OPENAI_API_KEY" not in build_environment({"OPENAI_API_KEY": ""}, "")
 
 
 def test_references_are_the_names_in_the_text() -> None:
     """Each once."""
-    assert references(f"{TEXT}\n{TEXT}") == {"ACME_SECRET", "DATABASE_URL"}
+    assert referenced_variables(f"{TEXT}\n{TEXT}") == {"ACME_SECRET", "DATABASE_URL"}
 
 
 @pytest.mark.parametrize(
@@ -79,4 +79,4 @@ def test_references_are_the_names_in_the_text() -> None:
 )
 def test_a_local_server_s_address_is_taken_with_or_without_v1(name: str, given: str, read: str) -> None:
     """People write both; a path of one's own is left as it is."""
-    assert environment({name: given}, "")[name] == read
+    assert build_environment({name: given}, "")[name] == read

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_proxy.sidecar import event_stream
-from llm_proxy.sidecar.event_stream import Event, EventDecoder, EventTooLong
+from llm_proxy.sidecar.event_stream import EventDecoder, EventTooLong, ServerSentEvent
 
 SEPARATORS = "\u2028\u2029\u0085\u000b\u000c\u001c\u001d\u001e"
 """Characters at which `str.splitlines` ends a line, and the specification does not."""
@@ -37,9 +37,9 @@ PARTS = st.sampled_from(
 ENDS = st.sampled_from(["\n", "\r\n", "\r"])
 
 
-def events(raw: bytes, cuts: list[int] | None = None) -> list[Event]:
+def events(raw: bytes, cuts: list[int] | None = None) -> list[ServerSentEvent]:
     """What a decoder makes of bytes that came in these pieces."""
-    decoder, found, start = EventDecoder(), list[Event](), 0
+    decoder, found, start = EventDecoder(), list[ServerSentEvent](), 0
     for cut in [*sorted(one % (len(raw) + 1) for one in cuts or []), len(raw)]:
         found += decoder.feed(raw[start:cut])
         start = cut
@@ -86,7 +86,7 @@ def test_what_was_written_is_read(blocks: list[list[str]]) -> None:
 def test_the_fields_of_an_event() -> None:
     """One space after the colon is no part of the value; unknown fields and comments are nothing."""
     raw = b": OPENROUTER PROCESSING\n\nevent:error\nid: 1\nretry: 5\nfoo: bar\ndata:{\ndata: }\n\ndata: x\n\n"
-    assert events(raw) == [Event("{\n}", "error"), Event("x")]
+    assert events(raw) == [ServerSentEvent("{\n}", "error"), ServerSentEvent("x")]
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
@@ -99,12 +99,15 @@ def test_events_without_an_empty_line_between_them_are_two(end: str) -> None:
 def test_json_lines_are_lines() -> None:
     """The same ends, no events."""
     raw = f'{{"a": "{SEPARATORS}"}}\r\n\n{{"b": 2}}'.encode()
-    assert events(raw) == [Event(f'{{"a": "{SEPARATORS}"}}', plain=True), Event('{"b": 2}', plain=True)]
+    assert events(raw) == [
+        ServerSentEvent(f'{{"a": "{SEPARATORS}"}}', is_json_line=True),
+        ServerSentEvent('{"b": 2}', is_json_line=True),
+    ]
 
 
 def test_bytes_that_are_no_utf_8_are_replaced() -> None:
     """As the specification says."""
-    assert events(b"data: a\xff\xc3\n\n") == [Event("a\ufffd\ufffd")]
+    assert events(b"data: a\xff\xc3\n\n") == [ServerSentEvent("a\ufffd\ufffd")]
 
 
 @pytest.mark.parametrize("piece", [b"x" * 2**16, b"data: x" + b"x" * 2**16 + b"\n"])

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_proxy.sidecar.openai_repair import StreamRepair, SurrogateJoiner, ToolCalls, repair_answer
-from llm_proxy.sidecar.provider_answers import Checked, check
-from llm_proxy.sidecar.provider_errors import failure_in, failure_in_text
+from llm_proxy.sidecar.openai_repair import StreamRepair, SurrogateJoiner, ToolCallRepair, repair_completion
+from llm_proxy.sidecar.provider_answers import CheckedResponse, check_response
+from llm_proxy.sidecar.provider_errors import find_failure, find_failure_in_text
 
 Json = dict[str, Any]
 
@@ -36,7 +36,7 @@ def call(index: int | None, name: str | None, arguments: str, id_: str | None = 
 )
 def test_each_tool_call_has_an_index_of_its_own(pieces: list[Json], expected: dict[int, str]) -> None:
     """Whatever the provider leaves out or uses twice."""
-    calls, found, ids = ToolCalls(), dict[int, str](), set[str]()
+    calls, found, ids = ToolCallRepair(), dict[int, str](), set[str]()
     for piece in pieces:
         calls.repair(piece)
         found[piece["index"]] = found.get(piece["index"], "") + piece["function"]["arguments"]
@@ -73,7 +73,7 @@ def test_half_a_pair_is_replaced() -> None:
         {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
     ]
     for frame in frames:
-        repair.frame(frame)
+        repair.repair_chunk(frame)
     assert [choice["delta"] for frame in frames for choice in frame["choices"]] == [
         {"content": "a"},
         {"content": "\ufffd"},
@@ -88,7 +88,7 @@ def test_half_a_pair_is_replaced() -> None:
 def test_finish_reasons_are_openai_s_or_the_provider_s(said: str | None, expected: str | None) -> None:
     """An empty one is none."""
     frame: Json = {"choices": [{"index": 0, "delta": {}, "finish_reason": said}]}
-    StreamRepair().frame(frame)
+    StreamRepair().repair_chunk(frame)
     assert frame["choices"][0]["finish_reason"] == expected
 
 
@@ -97,7 +97,7 @@ def test_finish_reasons_are_openai_s_or_the_provider_s(said: str | None, expecte
 )
 def test_a_frame_always_has_choices_and_deltas(frame: Json) -> None:
     """Of the right types, whatever came."""
-    StreamRepair().frame(frame)
+    StreamRepair().repair_chunk(frame)
     assert all(choice["delta"] == {} and choice["index"] == 0 for choice in frame["choices"])
 
 
@@ -108,7 +108,7 @@ def test_content_in_blocks_is_text_and_reasoning() -> None:
         {"type": "text", "text": "yes"},
     ]
     answer: Json = {"choices": [{"message": {"content": blocks}}]}
-    repair_answer(answer)
+    repair_completion(answer)
     message = answer["choices"][0]["message"]
     assert (message["content"], message["reasoning_content"], message["role"]) == ("yes", "hm", "assistant")
 
@@ -136,24 +136,24 @@ def test_content_in_blocks_is_text_and_reasoning() -> None:
 )
 def test_a_stated_failure_has_a_status(document: Json, status: int | None) -> None:
     """The one it names, or the one its words stand for."""
-    failure = failure_in(document)
+    failure = find_failure(document)
     assert (failure.status if failure else None) == status
 
 
 def test_an_error_event_is_one_whatever_it_holds() -> None:
     """Text, or an object without the word."""
-    found = failure_in_text("boom", error_event=True)
+    found = find_failure_in_text("boom", error_event=True)
     assert found is not None
     assert (found.status, found.message) == (500, "boom")
-    named = failure_in_text('{"message": "slow down", "code": 429}', error_event=True)
+    named = find_failure_in_text('{"message": "slow down", "code": 429}', error_event=True)
     assert named is not None
     assert named.status == 429
-    assert failure_in_text('{"content": "an \\"error\\" of mine"}') is None
+    assert find_failure_in_text('{"content": "an \\"error\\" of mine"}') is None
 
 
 def test_the_wait_is_where_openrouter_puts_it() -> None:
     """Among the headers of its own provider."""
-    failure = failure_in({"error": {"code": 429, "metadata": {"headers": {"Retry-After": 7}}}})
+    failure = find_failure({"error": {"code": 429, "metadata": {"headers": {"Retry-After": 7}}}})
     assert failure is not None
     assert failure.retry_after == "7"
 
@@ -161,7 +161,7 @@ def test_the_wait_is_where_openrouter_puts_it() -> None:
 @pytest.mark.parametrize("raw", [b"", b"<html>", b"\xff"])
 def test_a_body_that_is_no_json_states_nothing(raw: bytes) -> None:
     """Whoever reads it next will say so."""
-    assert check("/v1/chat/completions", raw) == Checked()
+    assert check_response("/v1/chat/completions", raw) == CheckedResponse()
 
 
 @pytest.mark.parametrize(
@@ -169,6 +169,6 @@ def test_a_body_that_is_no_json_states_nothing(raw: bytes) -> None:
 )
 def test_a_body_without_an_answer_is_the_provider_s_failure(raw: bytes) -> None:
     """Not the request's."""
-    failure = check("/v1/chat/completions", raw).failure
+    failure = check_response("/v1/chat/completions", raw).failure
     assert failure is not None
     assert failure.status == 502

@@ -6,24 +6,28 @@ from typing import Any
 
 import pytest
 
-from llm_proxy.sidecar.patches.registry import PATCHES, TRIED, numbers, wanted
+from llm_proxy.sidecar.patches.registry import PATCHES, TESTED_PATCHES, release_numbers, select_patches
 
 ROOT = Path(__file__).parents[3]
-[PINNED] = TRIED
+[PINNED] = TESTED_PATCHES
 
 
 def test_the_pinned_release_is_the_one_they_were_tried_on() -> None:
     """The lock names it, and each patch is in order there."""
     assert f"litellm[proxy]=={PINNED}\n" in (ROOT / "locks" / "sidecar.in").read_text()
-    needed = [one for one in PATCHES if one.fixed_in is None or numbers(PINNED) < numbers(one.fixed_in)]
-    assert sorted(TRIED[PINNED]) == sorted(one.name for one in needed)
-    assert wanted(PINNED, "")[0] == needed
+    needed = [
+        one
+        for one in PATCHES
+        if one.fixed_in is None or release_numbers(PINNED) < release_numbers(one.fixed_in)
+    ]
+    assert sorted(TESTED_PATCHES[PINNED]) == sorted(one.name for one in needed)
+    assert select_patches(PINNED, "")[0] == needed
 
 
 @pytest.mark.parametrize("release", ["1.105.7", "1.999.0", "1.106.20", "2.0.0"])
 def test_on_any_other_release_every_patch_is_off_and_says_so(release: str) -> None:
     """One line for each, with its name and the release."""
-    installed, left_out = wanted(release, "")
+    installed, left_out = select_patches(release, "")
     assert installed == []
     assert len(left_out) == len(PATCHES)
     for patch, line in zip(PATCHES, left_out, strict=True):
@@ -35,7 +39,7 @@ def test_on_any_other_release_every_patch_is_off_and_says_so(release: str) -> No
 def test_each_is_judged_by_its_own_tests() -> None:
     """On a release where one's tests failed, the others are installed and that one says that it is off."""
     first, *others = PATCHES
-    installed, left_out = wanted("9.9.9", "", tried={"9.9.9": [one.name for one in others]})
+    installed, left_out = select_patches("9.9.9", "", tried={"9.9.9": [one.name for one in others]})
     assert installed == others
     assert left_out == [
         f"WARNING: patch {first.name} is off: its own tests did not pass on LiteLLM 9.9.9, or were not run"
@@ -44,11 +48,11 @@ def test_each_is_judged_by_its_own_tests() -> None:
 
 def test_patches_can_be_left_out_by_name() -> None:
     """Some, or all of them."""
-    installed, left_out = wanted(PINNED, "frames, hooks")
+    installed, left_out = select_patches(PINNED, "frames, hooks")
     assert {"frames", "hooks"}.isdisjoint(one.name for one in installed)
     assert len(installed) == len(PATCHES) - 2
     assert len(left_out) == 2
-    assert wanted(PINNED, "all")[0] == []
+    assert select_patches(PINNED, "all")[0] == []
 
 
 def test_a_release_that_mended_the_fault_goes_without_the_patch() -> None:
@@ -56,9 +60,12 @@ def test_a_release_that_mended_the_fault_goes_without_the_patch() -> None:
     mended = replace(PATCHES[0], fixed_in="1.108.6")
     tried = dict.fromkeys(("1.20.0", "1.108.6", "1.108.10"), (mended.name,))
     given: Any = {"patches": (mended,), "tried": tried}
-    assert wanted("1.20.0", "", **given)[0] == [mended]
-    assert wanted("1.108.6", "", **given) == ([], ["patch frames is off: LiteLLM 1.108.6 needs it no more"])
-    assert wanted("1.108.10", "", **given)[0] == []
+    assert select_patches("1.20.0", "", **given)[0] == [mended]
+    assert select_patches("1.108.6", "", **given) == (
+        [],
+        ["patch frames is off: LiteLLM 1.108.6 needs it no more"],
+    )
+    assert select_patches("1.108.10", "", **given)[0] == []
 
 
 def test_every_patch_says_why_it_is_there_and_when_it_can_go() -> None:
@@ -67,7 +74,7 @@ def test_every_patch_says_why_it_is_there_and_when_it_can_go() -> None:
     for patch in PATCHES:
         assert all(len(text) > 20 for text in (patch.reason, patch.report, patch.until)), patch.name
         assert patch.report.startswith(("https://", "To file")), patch.name
-        assert numbers(patch.since) <= numbers(PINNED), patch.name
+        assert release_numbers(patch.since) <= release_numbers(PINNED), patch.name
         assert patch.tests, patch.name
         for test in patch.tests:
             file, _, name = test.partition("::")

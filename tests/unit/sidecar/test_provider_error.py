@@ -6,7 +6,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from llm_proxy.sidecar.provider_errors import headers, retry_after_s
+from llm_proxy.sidecar.provider_errors import headers_of_error, retry_after_s
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Failed(Exception):  # noqa: N818 -- a shape, not a state
 
 def found(error: BaseException | None) -> dict[str, str]:
     """The headers as text."""
-    return {name.decode(): value.decode() for name, value in headers(error)}
+    return {name.decode(): value.decode() for name, value in headers_of_error(error)}
 
 
 def test_the_words_are_read_wherever_they_are() -> None:

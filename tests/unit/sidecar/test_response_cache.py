@@ -10,8 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted import answers
 
-from llm_proxy.sidecar.cache_events import read_answer
-from llm_proxy.sidecar.response_cache import ADDED, MAX_ENTRY_BYTES, Entry, Recorder, digest
+from llm_proxy.sidecar.cache_events import parse_stored_response
+from llm_proxy.sidecar.response_cache import (
+    MAX_ENTRY_BYTES,
+    UNKEYED_FIELDS,
+    CacheEntry,
+    ResponseRecorder,
+    digest_of_call,
+)
 
 Json = dict[str, Any]
 CHAT = "/v1/chat/completions"
@@ -28,8 +34,8 @@ def test_the_order_of_top_level_fields_is_no_difference(body: Json, random: Any)
     names = list(body)
     random.shuffle(names)
     turned = {name: body[name] for name in names}
-    added = {name: {"x": 1} for name in ADDED - {"stream"} if name not in body}
-    assert digest(CHAT, turned | added) == digest(CHAT, body)
+    added = {name: {"x": 1} for name in UNKEYED_FIELDS - {"stream"} if name not in body}
+    assert digest_of_call(CHAT, turned | added) == digest_of_call(CHAT, body)
 
 
 def test_any_other_difference_is_one() -> None:
@@ -44,27 +50,27 @@ def test_any_other_difference_is_one() -> None:
         {"a": {"y": 2, "x": 1}},
         {"stream": True},
     ]
-    assert len({digest(CHAT, body) for body in bodies}) == len(bodies)
-    assert digest("/v1/completions", {}) != digest(CHAT, {})
-    assert digest(CHAT, {"stream": False}) == digest(CHAT, {})
+    assert len({digest_of_call(CHAT, body) for body in bodies}) == len(bodies)
+    assert digest_of_call("/v1/completions", {}) != digest_of_call(CHAT, {})
+    assert digest_of_call(CHAT, {"stream": False}) == digest_of_call(CHAT, {})
 
 
 @given(st.binary(), st.dictionaries(st.text(), st.integers()))
 def test_an_entry_is_read_as_it_was_written(payload: bytes, usage: Json) -> None:
     """Whatever its bytes are."""
-    entry = Entry(1.5, len(payload), [(b"content-type", b"text/event-stream")], usage, payload)
-    assert Entry.decode(entry.encode()) == entry
+    entry = CacheEntry(1.5, len(payload), [(b"content-type", b"text/event-stream")], usage, payload)
+    assert CacheEntry.decode(entry.encode()) == entry
 
 
 @given(st.binary(), st.integers(0), st.integers(1, 255))
 def test_a_damaged_entry_is_none(payload: bytes, at: int, bits: int) -> None:
     """Cut short, with a byte changed, empty, or as an older version wrote it."""
-    raw = Entry(1.5, len(payload), [(b"content-type", b"application/json")], {}, payload).encode()
+    raw = CacheEntry(1.5, len(payload), [(b"content-type", b"application/json")], {}, payload).encode()
     at %= len(raw)
     changed = raw[:at] + bytes([raw[at] ^ bits]) + raw[at + 1 :]
     for damaged in (raw[:at], changed, raw + b"x", raw.partition(b"\n")[2], b""):
         with pytest.raises(ValueError, match="no whole entry"):
-            Entry.decode(damaged)
+            CacheEntry.decode(damaged)
 
 
 def test_a_stream_put_together_is_the_whole_answer() -> None:
@@ -72,7 +78,7 @@ def test_a_stream_put_together_is_the_whole_answer() -> None:
     for kind in answers.MESSAGES:
         [raw] = answers.whole(kind)
         whole = json.loads(raw)
-        streamed = read_answer("".join(answers.frames(kind)).encode())
+        streamed = parse_stored_response("".join(answers.frames(kind)).encode())
         assert streamed["usage"] == whole["usage"]
         for ours, theirs in zip(streamed["choices"], whole["choices"], strict=True):
             assert ours["finish_reason"] == theirs["finish_reason"]
@@ -96,7 +102,7 @@ async def recorded(*messages: Json) -> tuple[bytes | None, list[Json]]:
         assert len(passed) < len(messages), "the end was sent before it was stored"
         stored.append(payload)
 
-    recorder = Recorder(send, store)
+    recorder = ResponseRecorder(send, store)
     for message in messages:
         await recorder(message)
     return (stored[0] if stored else None), passed

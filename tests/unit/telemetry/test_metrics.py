@@ -8,7 +8,7 @@ import pytest
 from prometheus_page import series, value
 from usage_records import record
 
-from llm_proxy.telemetry import Metrics, WorkerFiles
+from llm_proxy.telemetry import Metrics, WorkerMetricsFiles
 from llm_proxy.telemetry.metrics import MAX_COLLECTED, METRICS
 
 CALL = {"door": "chat.completions", "streamed": "no"}
@@ -17,15 +17,15 @@ CALL = {"door": "chat.completions", "streamed": "no"}
 def counting() -> Metrics:
     """Metrics that know a model and an agent."""
     metrics = Metrics()
-    metrics.know_models(["gpt-4o-mini"])
-    metrics.know_agents(["agent:sofia"])
+    metrics.set_models(["gpt-4o-mini"])
+    metrics.set_agents(["agent:sofia"])
     return metrics
 
 
 def page(metrics: Metrics) -> bytes:
     """Its page, as a scrape gets it."""
     metrics.collect()
-    return metrics.page()
+    return metrics.render()
 
 
 def in_worker(directory: Path, number: int, work: Callable[[Metrics], None]) -> bytes:
@@ -35,7 +35,7 @@ def in_worker(directory: Path, number: int, work: Callable[[Metrics], None]) -> 
     if pid == 0:
         code = 1
         try:
-            metrics = Metrics((), WorkerFiles(directory, number))
+            metrics = Metrics((), WorkerMetricsFiles(directory, number))
             work(metrics)
             os.write(write, page(metrics))
             code = 0
@@ -51,8 +51,8 @@ def in_worker(directory: Path, number: int, work: Callable[[Metrics], None]) -> 
 def test_a_finished_call_is_counted_by_what_it_was() -> None:
     """Calls, tokens, cost, latency, its agent's share."""
     metrics = counting()
-    metrics.opened()
-    metrics.finished(record(cost_nano_usd=1_500_000_000, latency_ms=300.0, ttft_ms=20.0))
+    metrics.call_started()
+    metrics.call_finished(record(cost_nano_usd=1_500_000_000, latency_ms=300.0, ttft_ms=20.0))
     text = page(metrics)
     kind = {"door": "chat.completions", "model": "gpt-4o-mini", "provider": "openai"}
     assert value(text, "llm_proxy_requests_total", **kind, outcome="ok", status="200") == 1
@@ -80,8 +80,8 @@ def test_a_batch_is_counted_as_its_calls_one_by_one() -> None:
     ]
     together, alone = counting(), counting()
     for call in calls:
-        together.finished(call)
-        alone.finished(call)
+        together.call_finished(call)
+        alone.call_finished(call)
         alone.collect()
     whole, added = page(together), page(alone)
     for name, metric in METRICS.items():
@@ -108,15 +108,15 @@ def test_a_flood_of_calls_does_not_wait_in_memory() -> None:
     """So many are counted at once, without anybody's asking."""
     metrics = counting()
     for _ in range(MAX_COLLECTED):
-        metrics.finished(record())
-    assert sum(series(metrics.page(), "llm_proxy_requests_total").values()) == MAX_COLLECTED
+        metrics.call_finished(record())
+    assert sum(series(metrics.render(), "llm_proxy_requests_total").values()) == MAX_COLLECTED
 
 
 def test_tags_are_counted_only_where_somebody_chose_them() -> None:
     """A call with several counts for each; one that is not chosen has no series."""
     metrics = Metrics(["prod", "nightly"])
     for tags in (None, "prod,x", "nightly,prod", "x"):
-        metrics.finished(record(tags=tags))
+        metrics.call_finished(record(tags=tags))
     text = page(metrics)
     assert value(text, "llm_proxy_tag_requests_total", tag="prod") == 2
     assert value(text, "llm_proxy_tag_tokens_total", tag="nightly") == 46
@@ -126,8 +126,8 @@ def test_tags_are_counted_only_where_somebody_chose_them() -> None:
 def test_an_unknown_price_is_counted_as_unpriced_not_as_nothing() -> None:
     """And a known price of 0 as a cost of 0."""
     metrics = counting()
-    metrics.finished(record(cost_nano_usd=None))
-    metrics.finished(record(cost_nano_usd=0))
+    metrics.call_finished(record(cost_nano_usd=None))
+    metrics.call_finished(record(cost_nano_usd=0))
     text = page(metrics)
     assert value(text, "llm_proxy_unpriced_total", model="gpt-4o-mini") == 1
     assert value(text, "llm_proxy_cost_usd_total", model="gpt-4o-mini", provider="openai") == 0
@@ -137,17 +137,17 @@ def test_a_call_that_failed_and_used_nothing_is_not_unpriced() -> None:
     """One that broke off after tokens is: somebody has to pay them."""
     metrics = counting()
     unused = record(cost_nano_usd=None, outcome="error", prompt_tokens=None, completion_tokens=None)
-    metrics.finished(unused)
-    metrics.finished(unused._replace(prompt_tokens=0, completion_tokens=0))
+    metrics.call_finished(unused)
+    metrics.call_finished(unused._replace(prompt_tokens=0, completion_tokens=0))
     assert value(page(metrics), "llm_proxy_unpriced_total", model="gpt-4o-mini") == 0
-    metrics.finished(unused._replace(outcome="cut", prompt_tokens=7))
+    metrics.call_finished(unused._replace(outcome="cut", prompt_tokens=7))
     assert value(page(metrics), "llm_proxy_unpriced_total", model="gpt-4o-mini") == 1
 
 
 def test_a_limit_in_shadow_mode_is_counted_by_scope_and_kind() -> None:
     """Each that would have refused the call."""
     metrics = counting()
-    metrics.finished(record(would_refuse="key:requests,tenant:budget"))
+    metrics.call_finished(record(would_refuse="key:requests,tenant:budget"))
     text = page(metrics)
     assert value(text, "llm_proxy_would_refuse_total", scope="key", kind="requests") == 1
     assert value(text, "llm_proxy_would_refuse_total", scope="tenant", kind="budget") == 1
@@ -157,8 +157,8 @@ def test_callers_cannot_make_series() -> None:
     """A thousand invented models, agents and codes leave a bounded page."""
     metrics = counting()
     for number in range(1000):
-        metrics.finished(record(group=f"m{number}", agent=f"a{number}", provider=f"p{number}"))
-        metrics.refused(f"code{number}")
+        metrics.call_finished(record(group=f"m{number}", agent=f"a{number}", provider=f"p{number}"))
+        metrics.request_rejected(f"code{number}")
     text = page(metrics)
     assert b'model="m1"' not in text
     assert b'agent="a1"' not in text
@@ -170,15 +170,15 @@ def test_callers_cannot_make_series() -> None:
 def test_no_series_says_when_it_began() -> None:
     """`_created` series would double the page."""
     metrics = counting()
-    metrics.finished(record())
+    metrics.call_finished(record())
     assert b"_created" not in page(metrics)
 
 
 def test_label_values_are_escaped() -> None:
     """A quote or a line break in a name breaks no page."""
     metrics = Metrics()
-    metrics.know_agents(['a"b\\c\nd'])
-    metrics.finished(record(agent='a"b\\c\nd'))
+    metrics.set_agents(['a"b\\c\nd'])
+    metrics.call_finished(record(agent='a"b\\c\nd'))
     assert rb'llm_proxy_agent_requests_total{agent="a\"b\\c\nd"} 1' in page(metrics)
     assert value(page(metrics), "llm_proxy_agent_requests_total", agent='a"b\\c\nd') == 1
 
@@ -187,10 +187,10 @@ def test_workers_are_added_and_the_dead_are_not_forgotten(tmp_path: Path) -> Non
     """Counters of every worker there was; gauges of the living only."""
 
     def work(metrics: Metrics) -> None:
-        metrics.opened()
-        metrics.opened()
-        metrics.finished(record())
-        metrics.refused("overloaded")
+        metrics.call_started()
+        metrics.call_started()
+        metrics.call_finished(record())
+        metrics.request_rejected("overloaded")
 
     in_worker(tmp_path, 0, work)
     text = in_worker(tmp_path, 1, work)
@@ -199,7 +199,7 @@ def test_workers_are_added_and_the_dead_are_not_forgotten(tmp_path: Path) -> Non
     assert sum(series(text, "llm_proxy_request_seconds_count").values()) == 2
     assert value(text, "llm_proxy_in_flight") == 2
     assert value(text, "llm_proxy_workers") == 2
-    WorkerFiles(tmp_path, 0).forget_gauges()
+    WorkerMetricsFiles(tmp_path, 0).drop_gauges()
     text = in_worker(tmp_path, 2, lambda _: None)
     assert value(text, "llm_proxy_refusals_total", code="overloaded") == 2
     assert value(text, "llm_proxy_in_flight") == 1
@@ -210,17 +210,17 @@ def test_who_takes_a_dead_workers_slot_counts_on(tmp_path: Path) -> None:
     """A restarted worker's counters do not fall; what it had in flight or set alone is gone."""
 
     def die(metrics: Metrics) -> None:
-        metrics.opened()
-        metrics.refused("overloaded")
-        metrics.gauge("llm_proxy_store_up", 1, "postgres")
-        metrics.gauge("llm_proxy_sidecars", 2, "live")
+        metrics.call_started()
+        metrics.request_rejected("overloaded")
+        metrics.set_gauge("llm_proxy_store_up", 1, "postgres")
+        metrics.set_gauge("llm_proxy_sidecars", 2, "live")
 
     def begin(metrics: Metrics) -> None:
-        metrics.refused("overloaded")
-        metrics.gauge("llm_proxy_sidecars", 3, "live")
+        metrics.request_rejected("overloaded")
+        metrics.set_gauge("llm_proxy_sidecars", 3, "live")
 
     in_worker(tmp_path, 0, die)
-    WorkerFiles(tmp_path, 0).forget_gauges()
+    WorkerMetricsFiles(tmp_path, 0).drop_gauges()
     text = in_worker(tmp_path, 0, begin)
     assert value(text, "llm_proxy_refusals_total", code="overloaded") == 2
     assert value(text, "llm_proxy_in_flight") == 0
@@ -232,13 +232,13 @@ def test_gauges_of_several_workers_make_the_right_one(tmp_path: Path) -> None:
     """A store is up when every worker says so; sampling happens at the beat."""
 
     def see_it_away(metrics: Metrics) -> None:
-        metrics.gauge("llm_proxy_store_up", 0, "postgres")
-        metrics.gauge("llm_proxy_sidecars", 1, "live")
+        metrics.set_gauge("llm_proxy_store_up", 0, "postgres")
+        metrics.set_gauge("llm_proxy_sidecars", 1, "live")
 
     def see_it_up(metrics: Metrics) -> None:
-        metrics.sample(lambda: metrics.gauge("llm_proxy_store_up", 1, "postgres"))
-        metrics.beat()
-        metrics.gauge("llm_proxy_sidecars", 2, "live")
+        metrics.add_sampler(lambda: metrics.set_gauge("llm_proxy_store_up", 1, "postgres"))
+        metrics.run_samplers()
+        metrics.set_gauge("llm_proxy_sidecars", 2, "live")
 
     in_worker(tmp_path, 0, see_it_away)
     text = in_worker(tmp_path, 1, see_it_up)

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from llm_proxy.telemetry import time_of, uuid7
+from llm_proxy.telemetry import timestamp_of, uuid7
 from llm_proxy.telemetry.request_ids import RequestIds
 
 
@@ -17,14 +17,14 @@ def test_ids_are_version_7_and_strictly_increasing() -> None:
 
 def test_an_id_tells_when_it_was_made() -> None:
     """To the millisecond."""
-    made = time_of(uuid7())
+    made = timestamp_of(uuid7())
     assert abs(datetime.now(UTC) - made) < timedelta(seconds=1)
 
 
 def test_any_other_uuid_tells_some_moment_and_is_no_exception() -> None:
     """A caller may ask for any id; a search at that moment finds nothing."""
     for number in (0, 2**128 - 1, 0xFBA6CCACA4DC3440807D9F6072D691EA):
-        assert time_of(UUID(int=number)).year < 9000
+        assert timestamp_of(UUID(int=number)).year < 9000
 
 
 def test_two_sources_do_not_meet() -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from llm_proxy.upstream.monitor import addresses
+from llm_proxy.upstream.monitor import read_addresses
 
 
 def test_a_file_lists_one_sidecar_a_line_and_is_read_anew(tmp_path: Path) -> None:
@@ -11,12 +11,12 @@ def test_a_file_lists_one_sidecar_a_line_and_is_read_anew(tmp_path: Path) -> Non
     file.write_text("http://127.0.0.1:4101\nhttp://127.0.0.1:4103-4104/\n")
     given = ("http://there:4000/v1", f"@{file}")
     there = "http://there:4000"
-    assert addresses(given) == (there, *(f"http://127.0.0.1:{port}" for port in (4101, 4103, 4104)))
+    assert read_addresses(given) == (there, *(f"http://127.0.0.1:{port}" for port in (4101, 4103, 4104)))
     file.write_text("http://127.0.0.1:4109\n")
-    assert addresses(given) == (there, "http://127.0.0.1:4109")
+    assert read_addresses(given) == (there, "http://127.0.0.1:4109")
 
 
 def test_a_file_that_is_not_there_or_says_nothing_names_nobody(tmp_path: Path) -> None:
     """Whoever asked keeps the list it has."""
     (tmp_path / "words").write_text("# nobody\n\n")
-    assert addresses((f"@{tmp_path / 'none'}", f"@{tmp_path / 'words'}")) == ()
+    assert read_addresses((f"@{tmp_path / 'none'}", f"@{tmp_path / 'words'}")) == ()

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_proxy.identity import Caller
-from llm_proxy.upstream.litellm_protocol import namespace, patterns
+from llm_proxy.upstream.litellm_protocol import cache_key_patterns, cache_namespace
 
 NAMES = st.one_of(
     st.none(), st.text(min_size=1, max_size=12), st.sampled_from(["a", "a:b", "*", "a*", "model=m"])
@@ -15,7 +15,7 @@ NAMES = st.one_of(
 
 def key(tenant: str | None, group: str, key_id: str = "k") -> str:
     """The key of an answer."""
-    return f"{namespace(Caller(key_id, 'virtual', tenant=tenant), group)}:{'0' * 64}"
+    return f"{cache_namespace(Caller(key_id, 'virtual', tenant=tenant), group)}:{'0' * 64}"
 
 
 @given(
@@ -28,7 +28,7 @@ def test_a_purge_matches_exactly_what_it_names(
     tenant: str | None, group: str, of_tenant: str | None, of_group: str | None
 ) -> None:
     """Whatever is in the names: separators, wildcards, other scripts."""
-    matched = any(fnmatchcase(key(tenant, group), one) for one in patterns(of_tenant, of_group))
+    matched = any(fnmatchcase(key(tenant, group), one) for one in cache_key_patterns(of_tenant, of_group))
     meant = (of_tenant is None or of_tenant == tenant) and (of_group is None or of_group == group)
     assert matched is meant
 

@@ -1,7 +1,7 @@
 """How long a call may take, by its model group."""
 
 from llm_proxy.settings import Settings
-from llm_proxy.upstream import Wait, deadlines
+from llm_proxy.upstream import Timeouts, timeout_policy
 
 
 def settings(**said: object) -> Settings:
@@ -11,22 +11,22 @@ def settings(**said: object) -> Settings:
 
 def test_a_group_without_a_word_of_its_own_has_the_usual_deadlines() -> None:
     """Those of the three settings."""
-    found = deadlines(settings(first_byte_timeout_s=7, idle_timeout_s=8, total_timeout_s=9))
-    assert found.of("anything") == Wait(7, 8, 9)
+    found = timeout_policy(settings(first_byte_timeout_s=7, idle_timeout_s=8, total_timeout_s=9))
+    assert found.for_group("anything") == Timeouts(7, 8, 9)
 
 
 def test_the_first_pattern_that_fits_decides_the_rest_stays_usual() -> None:
     """A slow model may take longer to begin without being allowed to fall silent."""
     said = {"slow-1": {"first_byte_s": 300}, "slow-*": {"first_byte_s": 200, "total_s": 900}}
-    found = deadlines(settings(deadlines=said))
-    assert found.of("slow-1") == Wait(300, 60, 600)
-    assert found.of("slow-2") == Wait(200, 60, 900)
-    assert found.of("quick") == Wait()
+    found = timeout_policy(settings(deadlines=said))
+    assert found.for_group("slow-1") == Timeouts(300, 60, 600)
+    assert found.for_group("slow-2") == Timeouts(200, 60, 900)
+    assert found.for_group("quick") == Timeouts()
 
 
 def test_a_caller_may_ask_for_less_never_for_more() -> None:
     """`X-Request-Timeout` is clamped to the group's own total."""
-    found = deadlines(settings(deadlines={"slow": {"total_s": 900}}))
+    found = timeout_policy(settings(deadlines={"slow": {"total_s": 900}}))
     assert found.total_s("quick", None) == 600
     assert found.total_s("quick", 5) == 5
     assert found.total_s("quick", 10_000) == 600

@@ -2,9 +2,9 @@
 
 import pytest
 
-from llm_proxy.upstream.catalog import from_own
+from llm_proxy.upstream.catalog import parse_sidecar_catalog
 
-CATALOG = from_own(
+CATALOG = parse_sidecar_catalog(
     {
         "groups": [
             {"name": "w/*", "deployments": [{"id": "any"}]},
@@ -23,15 +23,15 @@ CATALOG = from_own(
 )
 def test_a_name_is_served_by_the_wildcard_litellm_takes(name: str, group: str) -> None:
     """The longest as LiteLLM writes it, where a dash counts twice."""
-    found = CATALOG.group(name)
+    found = CATALOG.find_group(name)
     assert found is not None
     assert found.name == group
 
 
 def test_an_id_is_judged_by_the_group_it_belongs_to() -> None:
     """LiteLLM takes it for a name before any wildcard; the other is covered by none, and nobody's name."""
-    found = CATALOG.group("w/dear")
+    found = CATALOG.find_group("w/dear")
     assert found is not None
     assert CATALOG.resolved("w/dear") == "dear"
     assert "w/dear" not in CATALOG.names
-    assert CATALOG.group("dear-two") is None
+    assert CATALOG.find_group("dear-two") is None

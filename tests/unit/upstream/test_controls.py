@@ -6,11 +6,11 @@ import pytest
 
 from llm_proxy.dialects import Call
 from llm_proxy.identity import Caller
-from llm_proxy.telemetry.privacy import KeptText
-from llm_proxy.upstream.catalog import Catalog, from_model_info, from_own
-from llm_proxy.upstream.litellm_protocol import Controls
+from llm_proxy.telemetry.privacy import PayloadPolicy
+from llm_proxy.upstream.catalog import Catalog, parse_model_info, parse_sidecar_catalog
+from llm_proxy.upstream.litellm_protocol import LiteLLMControls
 
-CATALOG = from_own(
+CATALOG = parse_sidecar_catalog(
     {
         "groups": [
             {"name": "a", "fallbacks": ["b"]},
@@ -24,7 +24,7 @@ CATALOG = from_own(
         "fallback_rules": {"bare": ["b"], "wild/whole": ["b"], "vendor/plain": ["b"]},
     }
 )
-UNTOLD = from_model_info({"data": [{"model_name": "a", "model_info": {"id": "1"}}]})
+UNTOLD = parse_model_info({"data": [{"model_name": "a", "model_info": {"id": "1"}}]})
 
 
 def caller(*models: str) -> Caller:
@@ -32,10 +32,10 @@ def caller(*models: str) -> Caller:
     return Caller("k", "virtual", tenant="t", models=models or None)
 
 
-def told(who: Caller, group: str, catalog: Catalog | None, controls: Controls | None = None) -> bool:
+def told(who: Caller, group: str, catalog: Catalog | None, controls: LiteLLMControls | None = None) -> bool:
     """Whether the sidecar is told not to fall back."""
     call = Call("chat.completions", "openai", group, group, {"model": group})
-    body: dict[str, Any] = (controls or Controls()).body(call, who, catalog)
+    body: dict[str, Any] = (controls or LiteLLMControls()).body(call, who, catalog)
     return body.get("disable_fallbacks") is True
 
 
@@ -77,7 +77,7 @@ def test_where_nobody_tells_of_fallbacks_only_who_may_use_everything_falls_back(
 
 def test_no_call_falls_back_to_a_model_that_is_switched_off() -> None:
     """A kill switch stops the model, whatever led to it."""
-    controls = Controls(stopped=lambda _, group: group == "c")
+    controls = LiteLLMControls(is_disabled=lambda _, group: group == "c")
     assert told(caller("*"), "a", CATALOG, controls)
     assert not told(caller("*"), "alone", CATALOG, controls)
 
@@ -100,10 +100,10 @@ def test_whose_a_call_is_is_told_only_where_somebody_watches() -> None:
     """Tags in a field by which nobody chooses deployments; nothing to an unmodified LiteLLM."""
     tags = ["tenant:acme", "agent:sofia", "channel:c", "run:r", "key:key-1", "nightly"]
     whose = {"session_id": "s", "trace_user_id": "u", "llm_proxy_tags": tags}
-    controls = Controls()
+    controls = LiteLLMControls()
     for catalog, metadata in (
-        (from_own({"groups": [], "watched": True}), whose),
-        (from_own({"groups": []}), None),
+        (parse_sidecar_catalog({"groups": [], "watched": True}), whose),
+        (parse_sidecar_catalog({"groups": []}), None),
         (UNTOLD, None),
         (None, None),
     ):
@@ -115,7 +115,7 @@ def test_whose_a_call_is_is_told_only_where_somebody_watches() -> None:
 )
 def test_text_is_shown_of_those_alone_whose_text_is_kept(words: tuple[str, ...], *, shown: bool) -> None:
     """And only to somebody who watches."""
-    controls = Controls(kept=KeptText(words))
-    assert controls.shows_text(WHO, from_own({"groups": [], "watched": True})) is shown
-    assert not controls.shows_text(WHO, from_own({"groups": []}))
+    controls = LiteLLMControls(payload_policy=PayloadPolicy(words))
+    assert controls.shows_text(WHO, parse_sidecar_catalog({"groups": [], "watched": True})) is shown
+    assert not controls.shows_text(WHO, parse_sidecar_catalog({"groups": []}))
     assert not controls.shows_text(WHO, None)

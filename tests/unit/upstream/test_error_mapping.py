@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_proxy.upstream.error_kinds import is_about_a_part, named_field
-from llm_proxy.upstream.error_mapping import refusal, stream_refusal
+from llm_proxy.upstream.error_kinds import concerns_one_field, find_named_field
+from llm_proxy.upstream.error_mapping import map_error, map_stream_error
 
 LITELLM_422 = (
     "litellm.BadRequestError: GeminiException - Error converting to valid response block=Expecting value: "
@@ -56,7 +56,7 @@ def _body(message: str) -> bytes:
 @pytest.mark.parametrize("headers", [{}, {"x-llmp-provider-status": "400"}], ids=["LiteLLM", "our sidecar"])
 def test_a_prompt_too_long_is_so_in_every_providers_words(message: str, headers: dict[str, str]) -> None:
     """Whole and streamed: LiteLLM knows some of them in one way only."""
-    refused = refusal(400, headers, _body(message), model="m")
+    refused = map_error(400, headers, _body(message), model="m")
     assert (refused.status, refused.code, refused.param) == (400, "context_length_exceeded", "messages")
 
 
@@ -79,9 +79,9 @@ def test_a_field_too_long_keeps_the_providers_code(message: str) -> None:
     """LiteLLM calls some of them context errors; a client would cut its prompt in vain."""
     told = {"x-llmp-attempts": "1", "x-llmp-message": message, "x-llmp-provider-status": "400"}
     body = _body(f"litellm.ContextWindowExceededError: litellm.BadRequestError: OpenAIException - {message}")
-    refused = refusal(400, {**told, "x-llmp-provider-code": "invalid_value"}, body, model="m")
+    refused = map_error(400, {**told, "x-llmp-provider-code": "invalid_value"}, body, model="m")
     assert (refused.status, refused.code) == (400, "invalid_value")
-    refused = refusal(400, {**told, "x-llmp-provider-code": "context_length_exceeded"}, body, model="m")
+    refused = map_error(400, {**told, "x-llmp-provider-code": "context_length_exceeded"}, body, model="m")
     assert refused.code == "context_length_exceeded"
 
 
@@ -97,24 +97,24 @@ def test_no_message_about_one_field_is_a_context_error(field: str, form: str, wo
         "x-llmp-message": form.format(field, words),
         "x-llmp-provider-status": "400",
     }
-    assert refusal(400, told, b"{}", model="m").code is None
+    assert map_error(400, told, b"{}", model="m").code is None
     param = {**told, "x-llmp-message": words, "x-llmp-provider-param": field}
-    assert refusal(400, param, b"{}", model="m").code is None
+    assert map_error(400, param, b"{}", model="m").code is None
 
 
 @pytest.mark.parametrize("headers", [{}, {"x-llmp-provider-status": "422"}], ids=["LiteLLM", "our sidecar"])
 def test_an_answer_nobody_can_read_is_the_providers_fault(headers: dict[str, str]) -> None:
     """Not the caller's, though LiteLLM calls it 422."""
-    refused = refusal(422, headers, _body(LITELLM_422), model="m")
-    assert (refused.status, refused.code, refused.refused_by) == (502, "provider_error", "provider")
+    refused = map_error(422, headers, _body(LITELLM_422), model="m")
+    assert (refused.status, refused.code, refused.origin) == (502, "provider_error", "provider")
 
 
 def test_a_model_the_provider_does_not_know_was_refused_by_the_provider() -> None:
     """404 as for a name nobody serves, but it says whose word it is."""
     told = {"x-llmp-provider-status": "404"}
-    refused = refusal(404, told, _body("no such model"), model="m")
+    refused = map_error(404, told, _body("no such model"), model="m")
     assert (refused.status, refused.code, refused.param) == (404, "model_not_found", "model")
-    assert refused.refused_by == "provider"
+    assert refused.origin == "provider"
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_model_the_provider_does_not_know_was_refused_by_the_provider() -> Non
 def test_a_code_is_a_code_and_no_type(status: int, said: dict[str, str], code: str | None) -> None:
     """Some providers have only a type, which is no news beside ours."""
     told = {"x-llmp-provider-status": str(status)} | {f"x-llmp-provider-{n}": v for n, v in said.items()}
-    refused = refusal(status, told, _body("no"), model="m")
+    refused = map_error(status, told, _body("no"), model="m")
     assert (refused.status, refused.code) == (status, code)
 
 
@@ -170,7 +170,7 @@ def test_an_unmodified_litellm_quotes_the_provider(
     status: int, text: str, code: str | None, message: str
 ) -> None:
     """Its wrapping is taken off; a text without it is nobody's."""
-    refused = refusal(status, {"llm_provider-date": "x"}, _body(text), model="m", request_id="r1")
+    refused = map_error(status, {"llm_provider-date": "x"}, _body(text), model="m", request_id="r1")
     assert (refused.code, refused.message) == (code, message)
 
 
@@ -195,7 +195,7 @@ def test_the_field_at_fault_is_the_one_in_the_words(message: str, field: str | N
     body = _body(f"litellm.UnsupportedParamsError: {message}")
     fields = ("model", "messages", "temperature", "tools", "reasoning_effort", "logprobs", "seed", "user")
     told = {"x-llmp-origin": "litellm", "x-llmp-message": message, "x-llmp-attempts": "1"}
-    refused = refusal(400, told, body, model="m", fields=fields)
+    refused = map_error(400, told, body, model="m", fields=fields)
     assert (refused.param, refused.code) == (field, "unsupported_parameter")
     assert "litellm" not in refused.message
 
@@ -207,9 +207,9 @@ def test_a_large_request_delays_nobody_and_its_echo_is_not_kept(message: str) ->
     asked = (b"a" * 15 + b"b") * (19 * 2**16)
     told = {"x-llmp-provider-status": "400", "x-llmp-message": message * 100}
     began = time.process_time()
-    refused = refusal(400, told, b"{}", model="m", fields=fields.keys(), asked=asked)
+    refused = map_error(400, told, b"{}", model="m", fields=fields.keys(), sent_body=asked)
     event = {"code": "400", "message": message * 10**6, "provider": told}
-    streamed = stream_refusal(event, fields=fields.keys(), asked=lambda: asked)
+    streamed = map_stream_error(event, fields=fields.keys(), sent_body=lambda: asked)
     assert time.process_time() - began < 5
     for one in (refused, streamed):
         assert one.provider_message == "status 400, message not kept: the request is too large to compare"
@@ -236,14 +236,14 @@ class _Fields(KeysView[str]):
 def test_only_the_message_is_searched_for_fields(message: str, named: str | None) -> None:
     """A caller may name as many fields as fit in a request."""
     fields = _Fields(dict.fromkeys(("temperature", "top_p", "user", "x-tra")))
-    assert named_field(message, fields) == named
-    assert is_about_a_part(f"{message} 'top_p' is too long", None, fields)
+    assert find_named_field(message, fields) == named
+    assert concerns_one_field(f"{message} 'top_p' is too long", None, fields)
 
 
 def test_a_connections_error_stays_known_beside_a_large_request() -> None:
     """By its class."""
     told = {"x-llmp-origin": "connection", "x-llmp-message": "ConnectError: All attempts failed"}
-    refused = refusal(503, told, b"{}", model="m", asked=b"a" * 10**6)
+    refused = map_error(503, told, b"{}", model="m", sent_body=b"a" * 10**6)
     assert refused.provider_message == "ConnectError"
 
 
@@ -253,4 +253,4 @@ def test_a_broken_stream_does_not_read_its_request() -> None:
     def asked() -> bytes:
         raise AssertionError
 
-    assert stream_refusal({"code": "upstream_stream_cut"}, asked=asked).provider_message is None
+    assert map_stream_error({"code": "upstream_stream_cut"}, sent_body=asked).provider_message is None

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_proxy.upstream.error_text import LONGEST, MAX_COMPARED_BYTES, clean, without_request_text
+from llm_proxy.upstream.error_text import MAX_CHARS, MAX_COMPARED_BYTES, clean_message, without_request_text
 
 ALNUM = string.ascii_letters + string.digits
 KEY_CHARACTERS = st.text(ALNUM, min_size=20, max_size=64).filter(
@@ -59,7 +59,7 @@ FRAMES = st.sampled_from(
 @given(FRAMES, SECRETS)
 def test_no_secret_survives(frame: str, secret: str) -> None:
     """Wherever it stands."""
-    cleaned = clean(frame.format(secret))
+    cleaned = clean_message(frame.format(secret))
     assert secret not in cleaned
     assert secret.rpartition("/")[2] not in cleaned or len(secret.rpartition("/")[2]) < 6
 
@@ -71,10 +71,10 @@ def test_no_secret_survives(frame: str, secret: str) -> None:
 )
 def test_one_line_bounded_and_the_same_a_second_time(text: str) -> None:
     """For any text."""
-    cleaned = clean(text)
-    assert len(cleaned) <= LONGEST
+    cleaned = clean_message(text)
+    assert len(cleaned) <= MAX_CHARS
     assert cleaned.isprintable()
-    assert clean(cleaned) == cleaned
+    assert clean_message(cleaned) == cleaned
     cleaned.encode()
 
 
@@ -86,7 +86,7 @@ def test_numbers_stay(asked: int, most: int) -> None:
         "This model's maximum context length is {} tokens. However, you requested {} tokens.",
         "max_tokens: {} > {}",
     ):
-        assert clean(frame.format(asked, most)) == frame.format(asked, most)
+        assert clean_message(frame.format(asked, most)) == frame.format(asked, most)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_numbers_stay(asked: int, most: int) -> None:
 )
 def test_what_names_models_fields_and_values_stays(message: str) -> None:
     """To the letter."""
-    assert clean(message) == message
+    assert clean_message(message) == message
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_what_names_models_fields_and_values_stays(message: str) -> None:
 )
 def test_wrapping_chatter_and_tracebacks_go(message: str, cleaned: str) -> None:
     """What LiteLLM and Python add is not the provider's."""
-    assert clean(message) == cleaned
+    assert clean_message(message) == cleaned
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_wrapping_chatter_and_tracebacks_go(message: str, cleaned: str) -> None:
 )
 def test_no_private_machine_s_name_survives(message: str, name: str) -> None:
     """With or without a port or a domain."""
-    cleaned = clean(message.format(name))
+    cleaned = clean_message(message.format(name))
     assert name.partition(":")[0] not in cleaned
     assert "removed" in cleaned or not cleaned
 
@@ -185,7 +185,7 @@ def test_no_private_machine_s_name_survives(message: str, name: str) -> None:
 )
 def test_a_machine_s_name_is_known_in_any_message(message: str, cleaned: str) -> None:
     """By what it says of itself, or by the word before it."""
-    assert clean(message) == cleaned
+    assert clean_message(message) == cleaned
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_a_machine_s_name_is_known_in_any_message(message: str, cleaned: str) ->
 )
 def test_what_is_no_machine_s_name_stays(message: str) -> None:
     """Models, fields, dates and plain words."""
-    assert clean(message) == message
+    assert clean_message(message) == message
 
 
 WORDS = st.text(string.ascii_letters.replace("u", "") + " \"'\\\n\täöüß世界", min_size=24, max_size=200)
@@ -232,7 +232,7 @@ def test_escaped_letters_are_the_same_letters() -> None:
 def test_no_repetition_takes_long(piece: str) -> None:
     """A pattern that backtracks without end would stop the gateway for everybody."""
     began = time.process_time()
-    clean((piece * 2000)[:2000])
+    clean_message((piece * 2000)[:2000])
     assert time.process_time() - began < 1
 
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from llm_proxy.upstream.stream_filter import Frames
-from llm_proxy.upstream.token_usage import estimated_usage, is_zero, read_usage, said_tokens
+from llm_proxy.upstream.stream_filter import StreamFilter
+from llm_proxy.upstream.token_usage import estimate_answer_tokens, estimate_usage, is_zero, read_usage
 
 
 def frame(text: str, *, escaped: bool = False) -> bytes:
@@ -14,7 +14,7 @@ def frame(text: str, *, escaped: bool = False) -> bytes:
 
 
 def estimate(*frames: bytes) -> int:
-    stream = Frames(wants_usage=False)
+    stream = StreamFilter(wants_usage=False)
     for one in frames:
         stream.feed(one)
     return stream.content_tokens()
@@ -51,10 +51,10 @@ def test_nothing_passed_is_nothing_used() -> None:
 def test_a_whole_answer_is_estimated_by_all_its_choices() -> None:
     """Chats, text completions and embeddings: four bytes of what was said are a token."""
     chat = {"choices": [{"message": {"content": "a" * 20}}, {"message": {"content": "b" * 20}}]}
-    assert said_tokens(json.dumps(chat).encode()) == 10
-    assert said_tokens(json.dumps({"choices": [{"text": "c" * 8}]}).encode()) == 2
-    assert said_tokens(json.dumps({"data": [{"embedding": [0.1] * 99}]}).encode()) == 0
-    assert said_tokens(b"not json") == 0
+    assert estimate_answer_tokens(json.dumps(chat).encode()) == 10
+    assert estimate_answer_tokens(json.dumps({"choices": [{"text": "c" * 8}]}).encode()) == 2
+    assert estimate_answer_tokens(json.dumps({"data": [{"embedding": [0.1] * 99}]}).encode()) == 0
+    assert estimate_answer_tokens(b"not json") == 0
 
 
 def test_zeros_are_a_statement_and_nothing_is_none() -> None:
@@ -77,5 +77,5 @@ def test_an_answer_without_usage_is_told_an_estimate(
     document: dict[str, object], expected: tuple[int, int | None, int]
 ) -> None:
     """In OpenAI's shape; embeddings have no completion."""
-    usage = estimated_usage(document, 9)
+    usage = estimate_usage(document, 9)
     assert tuple(map(usage.get, ("prompt_tokens", "completion_tokens", "total_tokens"))) == expected

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from llm_proxy.upstream.http_client import MOST_UNREAD_BYTES, Address, BrokenOff, Connection
+from llm_proxy.upstream.http_client import MAX_UNREAD_BYTES, ConnectionBroken, HTTPConnection, SidecarAddress
 
-HERE = Address.of("http://127.0.0.1:4000")
+HERE = SidecarAddress.of("http://127.0.0.1:4000")
 WHOLE = b"HTTP/1.1 200 OK\r\nX-One: a\r\ncontent-length: 4\r\n\r\nbody"
 CHUNKS = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n2\r\ncd\r\n0\r\n\r\n"
 CLOSING = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 4\r\n\r\nbody"
@@ -36,15 +36,15 @@ class Noted(asyncio.Transport):
         self.paused = False
 
 
-def connected() -> tuple[Connection, Noted]:
-    connection, transport = Connection(HERE, asyncio.get_running_loop()), Noted()
+def connected() -> tuple[HTTPConnection, Noted]:
+    connection, transport = HTTPConnection(HERE, asyncio.get_running_loop()), Noted()
     connection.connection_made(transport)
     return connection, transport
 
 
-async def asked(connection: Connection, *parts: bytes) -> "asyncio.Task[None]":
+async def asked(connection: HTTPConnection, *parts: bytes) -> "asyncio.Task[None]":
     """A request on its way, and these bytes arriving."""
-    task = asyncio.create_task(connection.ask(b"POST / HTTP/1.1\r\n\r\n"))
+    task = asyncio.create_task(connection.send_request(b"POST / HTTP/1.1\r\n\r\n"))
     await asyncio.sleep(0)
     for part in parts:
         connection.data_received(part)
@@ -52,7 +52,7 @@ async def asked(connection: Connection, *parts: bytes) -> "asyncio.Task[None]":
     return task
 
 
-async def whole(task: "asyncio.Task[None]", connection: Connection) -> bytes:
+async def whole(task: "asyncio.Task[None]", connection: HTTPConnection) -> bytes:
     """The answer to the end."""
     await task
     return await connection.read_all()
@@ -107,7 +107,7 @@ async def test_a_connection_that_breaks_is_told_apart_from_an_end(arrived: bytes
     connection, _ = connected()
     task = await asked(connection, *([arrived] if arrived else []))
     connection.connection_lost(None)
-    with pytest.raises(BrokenOff):
+    with pytest.raises(ConnectionBroken):
         await whole(task, connection)
 
 
@@ -121,7 +121,7 @@ async def test_a_body_without_a_length_ends_with_its_connection() -> None:
         if end:
             assert await connection.read() == b""
         else:
-            with pytest.raises(BrokenOff):
+            with pytest.raises(ConnectionBroken):
                 await connection.read()
 
 
@@ -132,7 +132,7 @@ async def test_what_is_no_http_ends_the_connection(said: bytes) -> None:
     task = await asked(connection, said)
     assert transport.closed
     connection.connection_lost(None)
-    with pytest.raises(BrokenOff):
+    with pytest.raises(ConnectionBroken):
         await task
 
 
@@ -147,10 +147,10 @@ async def test_words_nobody_asked_for_end_the_connection() -> None:
 async def test_what_nobody_reads_waits_in_the_kernel() -> None:
     """A slow caller does not fill our memory; reading goes on when it has taken what was there."""
     connection, transport = connected()
-    head = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % (4 * MOST_UNREAD_BYTES)
-    await (await asked(connection, head, b"x" * (2 * MOST_UNREAD_BYTES)))
+    head = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % (4 * MAX_UNREAD_BYTES)
+    await (await asked(connection, head, b"x" * (2 * MAX_UNREAD_BYTES)))
     assert transport.paused
-    assert len(await connection.read()) == 2 * MOST_UNREAD_BYTES
+    assert len(await connection.read()) == 2 * MAX_UNREAD_BYTES
     assert not transport.paused
 
 
@@ -172,7 +172,7 @@ async def test_an_unread_rest_is_never_the_next_answer() -> None:
 )
 def test_an_address_is_read_from_a_url(url: str, host: str, port: int, path: str, name: str) -> None:
     """Host, port, path and name, as a URL says them."""
-    address = Address.of(url)
+    address = SidecarAddress.of(url)
     assert (address.host, address.port, address.path, address.name) == (host, port, path, name)
 
 
@@ -180,4 +180,4 @@ def test_an_address_is_read_from_a_url(url: str, host: str, port: int, path: str
 def test_what_is_no_address_is_refused(url: str) -> None:
     """A typing error is told, not tried."""
     with pytest.raises(ValueError, match="not the URL"):
-        Address.of(url)
+        SidecarAddress.of(url)

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from llm_proxy.upstream.reply import restore
+from llm_proxy.upstream.reply import add_required_nulls
 
 if TYPE_CHECKING:
     from llm_proxy.json_access import Json
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 def test_a_chat_answer_has_every_required_field_again() -> None:
     """`logprobs` of a choice, `content` and `refusal` of its message."""
     answer: Json = {"object": "chat.completion", "choices": [{"index": 0, "message": {"role": "assistant"}}]}
-    assert restore(answer)
+    assert add_required_nulls(answer)
     message = {"role": "assistant", "content": None, "refusal": None}
     assert answer["choices"] == [{"index": 0, "message": message, "logprobs": None}]
 
@@ -19,7 +19,7 @@ def test_a_chat_answer_has_every_required_field_again() -> None:
 def test_a_completion_gets_its_logprobs_and_no_message() -> None:
     """A text completion has no message to fill."""
     answer: Json = {"object": "text_completion", "choices": [{"index": 0, "text": "a"}]}
-    assert restore(answer)
+    assert add_required_nulls(answer)
     assert answer["choices"] == [{"index": 0, "text": "a", "logprobs": None}]
 
 
@@ -34,5 +34,5 @@ def test_what_is_whole_or_no_answer_is_left_alone() -> None:
     ]
     for document in documents:
         before = repr(document)
-        assert not restore(document)
+        assert not add_required_nulls(document)
         assert repr(document) == before

@@ -1,15 +1,15 @@
 """Which sidecar a call goes to."""
 
-from llm_proxy.upstream.pool import BURST, EJECT_MAX_S, EJECT_S, Pool, expand
+from llm_proxy.upstream.pool import EJECT_AFTER_FAILURES, EJECT_MAX_S, EJECT_S, SidecarPool, expand_urls
 
 
-def pool(n: int = 2, most: int = 10) -> Pool:
-    return Pool([f"http://127.0.0.1:{4101 + i}" for i in range(n)], max_in_flight=most)
+def pool(n: int = 2, most: int = 10) -> SidecarPool:
+    return SidecarPool([f"http://127.0.0.1:{4101 + i}" for i in range(n)], max_in_flight=most)
 
 
 def test_a_port_range_is_several_sidecars() -> None:
     """`4101-4103` means three; a trailing slash or `/v1` is not part of an address."""
-    urls = expand(["http://h:4101-4103", "http://other:9/v1/"])
+    urls = expand_urls(["http://h:4101-4103", "http://other:9/v1/"])
     assert urls == ("http://h:4101", "http://h:4102", "http://h:4103", "http://other:9")
 
 
@@ -19,7 +19,7 @@ def test_the_fewest_in_flight_is_chosen_and_equals_take_turns() -> None:
     first, second = both.sidecars
     chosen = {both.pick(0.0) for _ in range(4)}
     assert chosen == {first, second}
-    first.take(0.0)
+    first.begin_call(0.0)
     assert all(both.pick(0.0) is second for _ in range(4))
 
 
@@ -27,32 +27,32 @@ def test_a_refused_connection_takes_out_until_the_next_good_check() -> None:
     """No call is sent there any more; a check that is answered brings it back."""
     both = pool()
     bad, good = both.sidecars
-    bad.gone()
+    bad.mark_down()
     assert all(both.pick(float(at)) is good for at in range(100))
-    bad.present()
+    bad.mark_healthy()
     assert {both.pick(0.0) for _ in range(4)} == {bad, good}
 
 
 def test_one_check_unanswered_may_be_chance_two_are_not() -> None:
     """A sidecar that is busy for a moment stays; one that is frozen goes."""
     one = pool().sidecars[0]
-    one.missed(1.0)
-    assert one.live
-    one.missed(4.0)
-    assert not one.live
+    one.record_miss(1.0)
+    assert one.is_live
+    one.record_miss(4.0)
+    assert not one.is_live
     assert one.silent_since == 1.0
-    one.present()
-    assert one.live
+    one.mark_healthy()
+    assert one.is_live
     assert one.silent_since is None
 
 
 def test_one_that_answers_calls_is_busy_not_silent() -> None:
     """A late check counts for nothing while anything else comes from it."""
     one = pool().sidecars[0]
-    one.missed(1.0)
-    one.busy()
-    one.missed(8.0)
-    assert one.live
+    one.record_miss(1.0)
+    one.mark_busy()
+    one.record_miss(8.0)
+    assert one.is_live
     assert one.silent_since == 8.0
 
 
@@ -60,32 +60,32 @@ def test_a_burst_of_broken_calls_ejects_and_one_trial_call_brings_back() -> None
     """Fewer do not; good checks meanwhile do not; a second call waits for the first one's outcome."""
     both = pool()
     bad, good = both.sidecars
-    for _ in range(BURST - 1):
-        bad.failed(0.0)
-    assert bad.live
-    bad.failed(0.0)
-    bad.present()
+    for _ in range(EJECT_AFTER_FAILURES - 1):
+        bad.record_failure(0.0)
+    assert bad.is_live
+    bad.record_failure(0.0)
+    bad.mark_healthy()
     assert all(both.pick(0.5) is good for _ in range(6))
-    good.take(0.0)
+    good.begin_call(0.0)
     later = EJECT_S + 0.1
     assert both.pick(later) is bad
-    bad.take(later)
+    bad.begin_call(later)
     assert both.pick(later) is good
-    bad.succeeded()
-    assert bad.live
+    bad.record_success()
+    assert bad.is_live
 
 
 def test_a_trial_that_fails_ejects_for_twice_as_long() -> None:
     """Up to a bound."""
     one = pool().sidecars[0]
-    for _ in range(BURST):
-        one.failed(0.0)
+    for _ in range(EJECT_AFTER_FAILURES):
+        one.record_failure(0.0)
     waited = [one.ejected_until]
     for _ in range(8):
         now = one.ejected_until
-        one.take(now)
-        one.failed(now)
-        one.give()
+        one.begin_call(now)
+        one.record_failure(now)
+        one.end_call()
         waited.append(one.ejected_until - now)
     assert waited[:3] == [EJECT_S, EJECT_S * 2, EJECT_S * 4]
     assert max(waited) == EJECT_MAX_S
@@ -95,18 +95,18 @@ def test_with_nobody_well_those_that_are_there_are_tried_all_the_same() -> None:
     """The ejected before the away, and even these: a pool never gives up by itself."""
     both = pool()
     first, second = both.sidecars
-    first.gone()
-    for _ in range(BURST):
-        second.failed(0.0)
+    first.mark_down()
+    for _ in range(EJECT_AFTER_FAILURES):
+        second.record_failure(0.0)
     assert all(both.pick(0.1) is second for _ in range(4))
-    second.gone()
+    second.mark_down()
     assert {both.pick(0.1) for _ in range(4)} == {first, second}
 
 
 def test_a_full_pool_gives_nobody() -> None:
     """Beyond the bound the caller waits its turn."""
     one = pool(1, most=1)
-    one.sidecars[0].take(0.0)
+    one.sidecars[0].begin_call(0.0)
     assert one.pick(0.0) is None
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_proxy.upstream.stream_filter import Frames
+from llm_proxy.upstream.stream_filter import StreamFilter
 
 
 def frame(**event: Any) -> bytes:
@@ -26,8 +26,8 @@ STREAM = (
 )
 
 
-def run(raw: bytes, cuts: list[int], *, wants_usage: bool) -> tuple[bytes, Frames]:
-    frames, out, start = Frames(wants_usage=wants_usage), b"", 0
+def run(raw: bytes, cuts: list[int], *, wants_usage: bool) -> tuple[bytes, StreamFilter]:
+    frames, out, start = StreamFilter(wants_usage=wants_usage), b"", 0
     for cut in [*sorted(c % (len(raw) + 1) for c in cuts), len(raw)]:
         if cut > start:
             out += frames.feed(raw[start:cut])
@@ -38,7 +38,7 @@ def run(raw: bytes, cuts: list[int], *, wants_usage: bool) -> tuple[bytes, Frame
 def test_content_frames_leave_as_they_came() -> None:
     """A frame that carries only content is not touched by a byte."""
     raw = b'data: {"choices": [ {"delta":{"content":"odd  spacing"}} ] }\n\n'
-    assert Frames(wants_usage=False).feed(raw) == raw
+    assert StreamFilter(wants_usage=False).feed(raw) == raw
 
 
 @given(st.lists(st.integers(0, 10_000), max_size=12), st.booleans())
@@ -74,10 +74,10 @@ def test_tokens_the_sidecar_counted_are_known_as_such_and_no_caller_sees_the_mar
     out, frames = run(raw, [], wants_usage=True)
     assert b"llmp_counted" not in out
     assert frames.usage is not None
-    assert frames.usage.counted
+    assert frames.usage.counted_by_sidecar
     stated = run(STREAM, [], wants_usage=True)[1].usage
     assert stated is not None
-    assert not stated.counted
+    assert not stated.counted_by_sidecar
 
 
 def test_usage_beside_content_becomes_a_frame_of_its_own() -> None:
@@ -118,7 +118,7 @@ def test_an_unfinished_frame_at_the_end_is_garbage_and_stays_here() -> None:
     """Half a frame is not shown to anybody."""
     out, frames = run(delta("a") + b'data: {"choices": [{"del', [], wants_usage=False)
     assert out == delta("a")
-    assert frames.garbage
+    assert frames.is_malformed
 
 
 def test_line_ends_of_any_kind_are_understood() -> None:
@@ -179,7 +179,7 @@ def test_zeros_that_nobody_stated_are_estimated() -> None:
         id="1", choices=[{"index": 0, "delta": {"content": "lo"}, "finish_reason": "stop"}], usage=zeros
     )
     for end in (delta("lo", "stop") + frame(id="1", choices=[], usage=zeros), last):
-        stream = Frames(wants_usage=True, prompt_tokens=7, states_zeros=False)
+        stream = StreamFilter(wants_usage=True, prompt_tokens=7, states_zeros=False)
         out = stream.feed(delta("Hel") + end + b"data: [DONE]\n\n")
         events = [json.loads(part[6:]) for part in out.strip().split(b"\n\n")]
         estimate = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
@@ -194,7 +194,7 @@ def test_zeros_that_nobody_stated_are_estimated() -> None:
 def test_a_stream_without_usage_ends_with_an_estimate_for_who_asked() -> None:
     """In the envelope of its frames; the record says that it was estimated."""
     for wants_usage in (True, False):
-        stream = Frames(wants_usage=wants_usage, prompt_tokens=7)
+        stream = StreamFilter(wants_usage=wants_usage, prompt_tokens=7)
         out = stream.feed(delta("Hel") + delta("lo", "stop") + b"data: [DONE]\n\n")
         last = json.loads(out.strip().split(b"\n\n")[-1][6:])
         expected = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}

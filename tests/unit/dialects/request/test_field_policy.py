@@ -8,10 +8,10 @@ from asking import DOORS, HELLO, MODELS, read, refused
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_proxy.dialects import GENERATE, INTERNAL, OPENAI, Bounds, Call, Dialect, Hints
+from llm_proxy.dialects import GENERATE, INTERNAL, OPENAI, BodyLimits, Call, Dialect, RequestOptions
 from llm_proxy.dialects.request.openai_schema import FIELDS
 from llm_proxy.endpoints import Endpoint
-from llm_proxy.errors import Refused
+from llm_proxy.errors import APIError
 
 
 class TestTheBodyRule:
@@ -115,7 +115,7 @@ def test_no_body_is_an_exception(dialect: Dialect, door: Endpoint, body: dict[st
     except (orjson.JSONEncodeError, TypeError):
         return
     call = _outcome(dialect, door, sent)
-    if isinstance(call, Refused):
+    if isinstance(call, APIError):
         assert call.message
         assert orjson.dumps(dialect.error(call))
     else:
@@ -123,9 +123,9 @@ def test_no_body_is_an_exception(dialect: Dialect, door: Endpoint, body: dict[st
         assert "metadata" not in call.body
 
 
-def _outcome(dialect: Dialect, door: Endpoint, body: bytes) -> Call | Refused:
+def _outcome(dialect: Dialect, door: Endpoint, body: bytes) -> Call | APIError:
     """The call, or its refusal."""
     try:
-        return dialect.read(door, body, Hints(), MODELS, Bounds())
-    except Refused as wrong:
+        return dialect.parse(door, body, RequestOptions(), MODELS, BodyLimits())
+    except APIError as wrong:
         return wrong

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_proxy.dialects import NO_HINTS, OPENAI, Bounds, Models
-from llm_proxy.dialects.request.model_resolution import providers, resolve
-from llm_proxy.errors import BadRequest, ModelNotFound, Refused
+from llm_proxy.dialects import NO_OPTIONS, OPENAI, BodyLimits, ModelIndex
+from llm_proxy.dialects.request.model_resolution import providers_for, resolve
+from llm_proxy.errors import APIError, BadRequest, ModelNotFound
 
 GROUPS = {
     "chat": frozenset({"openai"}),
@@ -17,7 +17,7 @@ GROUPS = {
     "gpt-3.5-turbo-instruct": frozenset({"text-completion-openai"}),
 }
 WILD = ("openai/*", "anthropic/*", "gemini/*", "vertex_ai/*", "ollama/*", "groq/*", "openrouter/*", "local-*")
-MODELS = Models("chat", GROUPS, WILD)
+MODELS = ModelIndex("chat", GROUPS, WILD)
 
 
 @pytest.mark.parametrize(
@@ -60,9 +60,9 @@ def test_a_name_finds_its_group(model: str, provider: str | None, group: str) ->
 
 def test_an_alias_travels_as_it_was_called_and_is_judged_as_the_group_it_stands_for() -> None:
     """Limits, switches and allowed models hold for the group; the sidecar knows the alias."""
-    models = Models("chat", {**GROUPS, "nickname": frozenset({"openai"})}, WILD, {"nickname": "gpt-4o"})
+    models = ModelIndex("chat", {**GROUPS, "nickname": frozenset({"openai"})}, WILD, {"nickname": "gpt-4o"})
     body = b'{"model": "nickname", "messages": [{"role": "user", "content": "x"}]}'
-    call = OPENAI.read("chat.completions", body, NO_HINTS, models, Bounds())
+    call = OPENAI.parse("chat.completions", body, NO_OPTIONS, models, BodyLimits())
     assert (call.model, call.group, call.body["model"]) == ("nickname", "gpt-4o", "nickname")
 
 
@@ -94,12 +94,12 @@ def test_a_name_that_is_no_models_name_reaches_no_wildcard(model: str) -> None:
     with pytest.raises(ModelNotFound):
         resolve(model, None, MODELS)
     with pytest.raises(ModelNotFound):
-        resolve(model, None, Models("chat", None))
+        resolve(model, None, ModelIndex("chat", None))
 
 
 def test_the_wildcard_of_all_comes_last() -> None:
     """`*` serves what nothing else does, under the name asked for, or under the provider picked."""
-    everything = Models("chat", GROUPS, ("*", "openai/*"))
+    everything = ModelIndex("chat", GROUPS, ("*", "openai/*"))
     assert resolve("gpt-5", None, everything) == "openai/gpt-5"
     assert resolve("whatever", None, everything) == "whatever"
     assert resolve("x", "groq", everything) == "groq/x"
@@ -107,14 +107,14 @@ def test_the_wildcard_of_all_comes_last() -> None:
 
 def test_without_a_catalogue_names_pass() -> None:
     """The sidecar will say what it does not know."""
-    assert resolve("anything", None, Models("chat", None)) == "anything"
-    assert resolve("gemini-pro", "google", Models("chat", None)) == "gemini/gemini-pro"
+    assert resolve("anything", None, ModelIndex("chat", None)) == "anything"
+    assert resolve("gemini-pro", "google", ModelIndex("chat", None)) == "gemini/gemini-pro"
 
 
 def test_an_empty_catalogue_serves_nothing() -> None:
     """Read and empty is not the same as not read."""
     with pytest.raises(ModelNotFound):
-        resolve("gpt-4o", None, Models("chat", {}))
+        resolve("gpt-4o", None, ModelIndex("chat", {}))
 
 
 def test_a_very_long_name_is_refused_briefly() -> None:
@@ -126,11 +126,11 @@ def test_a_very_long_name_is_refused_briefly() -> None:
 
 def test_who_serves_a_group_is_known_by_catalogue_or_prefix() -> None:
     """So that a model's own fields take the way its provider needs."""
-    assert providers("team/claude", MODELS) == {"anthropic"}
-    assert providers("anthropic/claude-3", MODELS) == {"anthropic"}
-    told = Models("chat", GROUPS, {"*": frozenset({"openai"}), "claude/*": frozenset({"anthropic"})})
-    assert providers("claude/3-haiku", told) == {"anthropic"}
-    assert providers("anything", told) == {"openai"}
+    assert providers_for("team/claude", MODELS) == {"anthropic"}
+    assert providers_for("anthropic/claude-3", MODELS) == {"anthropic"}
+    told = ModelIndex("chat", GROUPS, {"*": frozenset({"openai"}), "claude/*": frozenset({"anthropic"})})
+    assert providers_for("claude/3-haiku", told) == {"anthropic"}
+    assert providers_for("anything", told) == {"openai"}
     assert resolve("claude/3-haiku", None, told) == "claude/3-haiku"
 
 
@@ -144,5 +144,5 @@ def _outcome(model: str, provider: str | None) -> str:
     """The group, or why there is none."""
     try:
         return resolve(model, provider, MODELS)
-    except Refused as refused:
+    except APIError as refused:
         return refused.message

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_proxy.dialects.request.strict_json import MAX_CONTAINERS, MAX_VALUES, parse
+from llm_proxy.dialects.request.strict_json import MAX_CONTAINERS, MAX_VALUES, parse_object
 from llm_proxy.errors import BadRequest
 
 names = st.text(max_size=4) | st.sampled_from(["a", '":', "\\", '\\":', "a\\", " :"])
@@ -34,7 +34,7 @@ def test_any_object_is_read_as_it_was_written(value: Any, ascii_only: bool, inde
         return
     if "\\ud" in written:
         return
-    assert json.loads(written) == parse(body, 64)
+    assert json.loads(written) == parse_object(body, 64)
 
 
 @given(st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-8", "replace")))
@@ -46,7 +46,7 @@ def test_no_bytes_are_an_exception(body: bytes) -> None:
 def _outcome(body: bytes) -> dict[str, Any] | str | None:
     """The object, or the code of its refusal."""
     try:
-        return parse(body, 64)
+        return parse_object(body, 64)
     except BadRequest as refused:
         return refused.code
 
@@ -59,7 +59,7 @@ def test_a_name_given_twice_is_refused(value: Any, name: str, spelling: str, dep
     nested = '{"x":[' * depth + twice + "]}" * depth
     body = ('{"first":' + json.dumps(value) + ',"rest":' + nested + "}").encode()
     with pytest.raises(BadRequest):
-        parse(body, 64)
+        parse_object(body, 64)
 
 
 @pytest.mark.parametrize(
@@ -84,35 +84,35 @@ def test_a_name_given_twice_is_refused(value: Any, name: str, spelling: str, dep
 def test_what_is_no_plain_json_object_is_refused(body: bytes, code: str) -> None:
     """Each with a code of its own."""
     with pytest.raises(BadRequest) as refused:
-        parse(body, 64)
+        parse_object(body, 64)
     assert refused.value.code == code
 
 
 def test_a_nul_is_text() -> None:
     """Agents paste binary files: in values and in names, and never twice."""
     body = b'{"messages":[{"content":"a\\u0000b"}],"\\u0000":1}'
-    assert parse(body, 64) == {"messages": [{"content": "a\0b"}], "\0": 1}
+    assert parse_object(body, 64) == {"messages": [{"content": "a\0b"}], "\0": 1}
     with pytest.raises(BadRequest):
-        parse(b'{"\\u0000":1,"\\u0000":2}', 64)
+        parse_object(b'{"\\u0000":1,"\\u0000":2}', 64)
 
 
 @pytest.mark.parametrize("depth", [4, 64])
 def test_depth_is_bounded_exactly(depth: int) -> None:
     """As deep as allowed passes, one deeper does not, and no depth exhausts the stack."""
     nested = b'{"a":' + b"[" * (depth - 1) + b"]" * (depth - 1) + b"}"
-    assert parse(nested, depth)
+    assert parse_object(nested, depth)
     with pytest.raises(BadRequest, match="deeply"):
-        parse(nested, depth - 1)
+        parse_object(nested, depth - 1)
     with pytest.raises(BadRequest):
-        parse(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", depth)
+        parse_object(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", depth)
 
 
 def test_integers_beyond_64_bits_and_thousands_of_digits_are_no_exception() -> None:
     """They are doubles or refused; Python's limit on digits is never met."""
-    assert parse(b'{"a":12345678901234567890123}', 64)["a"] == float(12345678901234567890123)
+    assert parse_object(b'{"a":12345678901234567890123}', 64)["a"] == float(12345678901234567890123)
     with pytest.raises(BadRequest):
-        parse(b'{"a":' + b"9" * 5000 + b',"b":1,"b":2}', 64)
-    assert orjson.dumps(parse(b'{"a":-0}', 64)) == b'{"a":0}'
+        parse_object(b'{"a":' + b"9" * 5000 + b',"b":1,"b":2}', 64)
+    assert orjson.dumps(parse_object(b'{"a":-0}', 64)) == b'{"a":0}'
 
 
 def _array_of(item: bytes, times: int) -> bytes:
@@ -145,13 +145,13 @@ def test_more_values_than_memory_should_hold_are_refused(body: bytes) -> None:
 )
 def test_signs_within_a_text_are_no_values(text: str) -> None:
     """A long text of code or of numbers is one string."""
-    assert parse(json.dumps({"a": text}).encode(), 64) == {"a": text}
+    assert parse_object(json.dumps({"a": text}).encode(), 64) == {"a": text}
 
 
 def test_as_many_values_as_allowed_are_read() -> None:
     """Both bounds are the last that is good."""
-    assert len(parse(_array_of(b"[]", MAX_CONTAINERS - 2), 64)["a"]) == MAX_CONTAINERS - 2
-    assert len(parse(_array_of(b"7", MAX_VALUES), 64)["a"]) == MAX_VALUES
+    assert len(parse_object(_array_of(b"[]", MAX_CONTAINERS - 2), 64)["a"]) == MAX_CONTAINERS - 2
+    assert len(parse_object(_array_of(b"7", MAX_VALUES), 64)["a"]) == MAX_VALUES
 
 
 @pytest.mark.parametrize("end", ["", "\\", '"', '\\"'])

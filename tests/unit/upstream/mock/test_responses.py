@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_proxy import sse
-from llm_proxy.dialects import OPENAI, Bounds, Call, Hints, Models
+from llm_proxy.dialects import OPENAI, BodyLimits, Call, ModelIndex, RequestOptions
 from llm_proxy.endpoints import Endpoint
-from llm_proxy.upstream.mock.responses import MockReply, answer, example
+from llm_proxy.upstream.mock.responses import CannedReply, example_of_schema, reply_to
 
 WEATHER = {
     "type": "function",
@@ -31,27 +31,27 @@ def _call(door: Endpoint = "chat.completions", **body: Any) -> Call:
     if door == "chat.completions":
         body.setdefault("messages", [{"role": "user", "content": "Say hello"}])
     asked = orjson.dumps({"model": "mock", **body})
-    return OPENAI.read(door, asked, Hints(), Models(), Bounds())
+    return OPENAI.parse(door, asked, RequestOptions(), ModelIndex(), BodyLimits())
 
 
-def _json(reply: MockReply) -> Any:
+def _json(reply: CannedReply) -> Any:
     return orjson.loads(reply.body)
 
 
-def _events(reply: MockReply) -> list[Any]:
-    assert reply.frames[-1] == sse.DONE
-    return [orjson.loads(sse.parse(frame).data or b"") for frame in reply.frames[:-1]]
+def _events(reply: CannedReply) -> list[Any]:
+    assert reply.frames[-1] == sse.DONE_EVENT
+    return [orjson.loads(sse.parse_event(frame).data or b"") for frame in reply.frames[:-1]]
 
 
 def test_the_same_call_gets_the_same_answer_and_another_another() -> None:
     """Nothing but the call decides."""
-    assert answer(_call()) == answer(_call())
-    assert answer(_call()) != answer(_call(seed=1))
+    assert reply_to(_call()) == reply_to(_call())
+    assert reply_to(_call()) != reply_to(_call(seed=1))
 
 
 def test_a_chat_echoes_the_prompt_and_states_its_usage() -> None:
     """Text, finish reason and tokens are where OpenAI has them."""
-    reply = _json(answer(_call()))
+    reply = _json(reply_to(_call()))
     assert reply["choices"][0]["message"] == {
         "role": "assistant",
         "content": "Mock answer to: Say hello",
@@ -64,9 +64,9 @@ def test_a_chat_echoes_the_prompt_and_states_its_usage() -> None:
 
 def test_a_stream_says_what_the_json_says() -> None:
     """The pieces joined are the message; the usage frame comes last, with no choices."""
-    events = _events(answer(_call(stream=True)))
+    events = _events(reply_to(_call(stream=True)))
     text = "".join(e["choices"][0]["delta"].get("content") or "" for e in events if e["choices"])
-    whole = _json(answer(_call()))
+    whole = _json(reply_to(_call()))
     assert whole["choices"][0]["message"]["content"] == text
     assert events[-1]["choices"] == []
     assert events[-1]["usage"]["completion_tokens"] == whole["usage"]["completion_tokens"]
@@ -76,7 +76,7 @@ def test_a_stream_says_what_the_json_says() -> None:
 def test_a_forced_tool_is_called_with_arguments_that_fit(stream: bool) -> None:  # noqa: FBT001 -- parametrized
     """`tool_choice` naming a tool, or `required`, gives a call of it; `auto` does not."""
     for choice in ({"type": "function", "function": {"name": "weather"}}, "required"):
-        reply = answer(_call(tools=[WEATHER], tool_choice=choice, stream=stream))
+        reply = reply_to(_call(tools=[WEATHER], tool_choice=choice, stream=stream))
         if stream:
             deltas = [e["choices"][0]["delta"] for e in _events(reply) if e["choices"]]
             called = [delta["tool_calls"][0] for delta in deltas if "tool_calls" in delta]
@@ -86,15 +86,15 @@ def test_a_forced_tool_is_called_with_arguments_that_fit(stream: bool) -> None: 
             name, arguments = function["name"], function["arguments"]
         assert name == "weather"
         assert orjson.loads(arguments) == {"city": "mock", "unit": "celsius"}
-    assert "tool_calls" not in _json(answer(_call(tools=[WEATHER])))["choices"][0]["message"]
+    assert "tool_calls" not in _json(reply_to(_call(tools=[WEATHER])))["choices"][0]["message"]
 
 
 def test_mock_tools_calls_once_and_then_answers() -> None:
     """The model `mock-tools` plays one round of an agent's loop by itself."""
-    first = _json(answer(_call(model="mock-tools", tools=[WEATHER])))["choices"][0]["message"]
+    first = _json(reply_to(_call(model="mock-tools", tools=[WEATHER])))["choices"][0]["message"]
     result = {"role": "tool", "tool_call_id": first["tool_calls"][0]["id"], "content": "12 degrees"}
     messages = [{"role": "user", "content": "Weather?"}, first, result]
-    second = _json(answer(_call(model="mock-tools", tools=[WEATHER], messages=messages)))["choices"][0]
+    second = _json(reply_to(_call(model="mock-tools", tools=[WEATHER], messages=messages)))["choices"][0]
     assert second["finish_reason"] == "stop"
 
 
@@ -109,9 +109,9 @@ def test_structured_output_fits_its_schema() -> None:
         "$defs": {"step": {"type": "object", "properties": {"n": {"type": "integer", "minimum": 3}}}},
     }
     wanted = {"type": "json_schema", "json_schema": {"name": "plan", "schema": schema}}
-    content = _json(answer(_call(response_format=wanted)))["choices"][0]["message"]["content"]
+    content = _json(reply_to(_call(response_format=wanted)))["choices"][0]["message"]["content"]
     assert orjson.loads(content) == {"steps": [{"n": 3}], "done": True}
-    content = _json(answer(_call(response_format={"type": "json_object"})))["choices"][0]["message"][
+    content = _json(reply_to(_call(response_format={"type": "json_object"})))["choices"][0]["message"][
         "content"
     ]
     assert isinstance(orjson.loads(content), dict)
@@ -119,41 +119,41 @@ def test_structured_output_fits_its_schema() -> None:
 
 def test_max_tokens_and_n_are_obeyed() -> None:
     """A short answer ends in `length`; several choices are as many as asked for."""
-    choices = _json(answer(_call(max_tokens=2, n=3)))["choices"]
+    choices = _json(reply_to(_call(max_tokens=2, n=3)))["choices"]
     assert [choice["finish_reason"] for choice in choices] == ["length"] * 3
 
 
 def test_embeddings_are_unit_vectors_that_depend_on_the_text() -> None:
     """`dimensions` and both encodings are honoured; equal texts are equal vectors."""
-    plain = _json(answer(_call("embeddings", input=["a", "b", "a"], dimensions=16)))["data"]
+    plain = _json(reply_to(_call("embeddings", input=["a", "b", "a"], dimensions=16)))["data"]
     first, second, third = (item["embedding"] for item in plain)
     assert first == third != second
     assert len(first) == 16
     assert isclose(sum(x * x for x in first), 1.0, rel_tol=1e-6)
-    packed = _json(answer(_call("embeddings", input="a", dimensions=16, encoding_format="base64")))["data"]
+    packed = _json(reply_to(_call("embeddings", input="a", dimensions=16, encoding_format="base64")))["data"]
     unpacked = struct.unpack("<16f", b64decode(packed[0]["embedding"]))
     assert all(isclose(x, y, rel_tol=1e-5) for x, y in zip(first, unpacked, strict=True))
 
 
 def test_completions_answer_every_prompt() -> None:
     """Each prompt, `n` times, whole and streamed."""
-    reply = _json(answer(_call("completions", prompt=["a", "b"], n=2)))
+    reply = _json(reply_to(_call("completions", prompt=["a", "b"], n=2)))
     assert [choice["index"] for choice in reply["choices"]] == [0, 1, 2, 3]
-    events = _events(answer(_call("completions", prompt="a", stream=True)))
+    events = _events(reply_to(_call("completions", prompt="a", stream=True)))
     text = "".join(e["choices"][0]["text"] for e in events if e["choices"])
     assert text == "Mock completion of: a"
 
 
 def test_the_models_with_a_meaning_play_it() -> None:
     """429 with a wait, 500, a slow first byte, a stream that breaks off and never ends well."""
-    limited = answer(_call(model="mock-429"))
+    limited = reply_to(_call(model="mock-429"))
     assert (limited.status, dict(limited.headers)["x-llmp-retry-after"]) == (429, "2")
-    assert answer(_call(model="mock-500")).status == 500
-    assert answer(_call(model="mock-slow")).first_ms > 1000
-    cut = answer(_call(model="mock-cut", stream=True))
-    assert sse.DONE not in cut.frames
+    assert reply_to(_call(model="mock-500")).status == 500
+    assert reply_to(_call(model="mock-slow")).first_ms > 1000
+    cut = reply_to(_call(model="mock-cut", stream=True))
+    assert sse.DONE_EVENT not in cut.frames
     assert b"upstream_stream_cut" in cut.frames[-1]
-    assert answer(_call(model="mock-cut")).status == 500
+    assert reply_to(_call(model="mock-cut")).status == 500
 
 
 json_values = st.recursive(
@@ -176,11 +176,11 @@ json_values = st.recursive(
 @given(json_values)
 def test_no_schema_is_an_error(schema: Any) -> None:
     """Whatever stands where a schema should, the same JSON value is answered each time."""
-    answered = example(schema)
-    assert orjson.loads(orjson.dumps(answered)) == answered == example(schema)
+    answered = example_of_schema(schema)
+    assert orjson.loads(orjson.dumps(answered)) == answered == example_of_schema(schema)
 
 
 def test_a_schema_that_refers_to_itself_stays_small() -> None:
     """A recursive, wide schema does not multiply."""
     node: dict[str, Any] = {"type": "array", "minItems": 100, "items": {"$ref": "#"}}
-    assert len(orjson.dumps(example(node))) < 100_000
+    assert len(orjson.dumps(example_of_schema(node))) < 100_000
