@@ -1,7 +1,8 @@
-"""Reads the error bodies of model providers: message, code, type, param, and the seconds to wait.
+"""Parses error bodies of model providers: message, code, type, param, and the seconds to wait.
 
-Pure, standard library only: the gateway and the sidecar both read bodies with it. Invariants: never raises;
-a body of a shape that is not listed in `read` gives None, and never a part of its text.
+Pure, standard library only: gateway and sidecar parse with it. Invariants: never raises; a body of a shape
+that is
+not listed in `parse_document` gives None, and never a part of its text.
 """
 
 import ast
@@ -14,12 +15,12 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import cast
 
-from llm_proxy.json_access import Json
+from llm_proxy.json_access import Json, as_object
 
 LONGEST_WAIT_S = 86_400.0
-_MOST_ISSUES = 5
-_LONGEST_LITERAL = 20_000
-_DEEPEST = 4
+_MAX_ISSUES = 5
+_MAX_LITERAL_CHARS = 20_000
+_MAX_DEPTH = 4
 _UNIT_S = {"ms": 0.001, "h": 3600.0, "m": 60.0, "s": 1.0}
 _AMOUNT = (
     r"(\d{1,9}(?:\.\d+)?)\s*(ms|milliseconds?|hours?|hrs?|h|minutes?|mins?|m|seconds?|secs?|s)(?![a-z])[ ,]*"
@@ -32,10 +33,10 @@ _WAIT = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ErrorBody:
-    """What an error body states; None where it states nothing.
+    """The fields of an error body; None where it has none.
 
     Attributes:
-        message: The provider's own words, not cleaned.
+        message: The provider's message, not cleaned.
         code: The provider's code; where it has only a type or a status word, that.
         param: The field at fault, as the provider spells it.
         wait_s: Seconds after which the provider may answer, from its details or its message.
@@ -49,7 +50,7 @@ class ErrorBody:
 
 
 def parse_body(text: str) -> ErrorBody | None:
-    """Reads the body of an answer: JSON as a whole, or in events; None when its shape is unknown."""
+    """Parses the body of an answer: JSON as a whole, or in events; None when its shape is unknown."""
     text = text.removeprefix("\ufeff")
     if text.lstrip().startswith(("data:", "event:")):
         return parse_quoted_body(text)
@@ -60,7 +61,7 @@ def parse_body(text: str) -> ErrorBody | None:
 
 
 def parse_quoted_body(text: str) -> ErrorBody | None:
-    """Reads the first JSON value in a text that quotes a body; None when there is none of a known shape."""
+    """Parses the first JSON value in a text that quotes a body; None without one of a known shape."""
     for start in sorted(at for at in (text.find("{"), text.find("[")) if at >= 0):
         try:
             document, _ = json.JSONDecoder(strict=False).raw_decode(text[start:])
@@ -71,7 +72,7 @@ def parse_quoted_body(text: str) -> ErrorBody | None:
 
 
 def parse_document(document: object) -> ErrorBody | None:
-    """Reads a parsed error body.
+    """Parses an error body's document.
 
     Known shapes: `{"error": {"message", "code", "type", "param"}}` (OpenAI and most others), the same without
     the envelope (vLLM, Mistral, Cohere, Bedrock, Cerebras), `{"error": "text"}` (xAI, Ollama, TGI),
@@ -79,10 +80,10 @@ def parse_document(document: object) -> ErrorBody | None:
     """
     if isinstance(document, list):
         document = next(iter(cast("list[object]", document)), None)
-    outer = _mapping(document)
-    inner = _mapping(outer.get("error")) or outer
-    message = _words(outer.get("error")) or _words(outer)
-    raw = _mapping(inner.get("metadata")).get("raw")
+    outer = as_object(document)
+    inner = as_object(outer.get("error")) or outer
+    message = _message_of(outer.get("error")) or _message_of(outer)
+    raw = as_object(inner.get("metadata")).get("raw")
     if isinstance(raw, str) and raw.strip():
         message = raw
     code, kind = _text(inner.get("code")) or _text(outer.get("code")), _text(inner.get("type"))
@@ -94,10 +95,10 @@ def parse_document(document: object) -> ErrorBody | None:
         message=message,
         code=code or kind,
         type=kind,
-        param=_text(inner.get("param")) or _location(_issues(inner)),
+        param=_text(inner.get("param")) or _first_location(_issues(inner)),
         wait_s=max((wait for wait in waits if wait is not None), default=None),
     )
-    return _unwrapped(found)
+    return _unwrap(found)
 
 
 def stated_wait_s(message: str) -> float | None:
@@ -105,7 +106,7 @@ def stated_wait_s(message: str) -> float | None:
     found = _WAIT.search(message)
     if found is None:
         return None
-    stated_s = sum(float(number) * _seconds_of(unit) for number, unit in _PART.findall(found[1]))
+    stated_s = sum(float(number) * _unit_seconds(unit) for number, unit in _PART.findall(found[1]))
     return min(LONGEST_WAIT_S, stated_s)
 
 
@@ -127,7 +128,7 @@ def header_wait_s(headers: Mapping[str, str]) -> float | None:
     return min(LONGEST_WAIT_S, max(0.0, left.total_seconds()))
 
 
-def _unwrapped(found: ErrorBody) -> ErrorBody:
+def _unwrap(found: ErrorBody) -> ErrorBody:
     """The error inside an error: a message that is a body in JSON, or issues as Python prints them."""
     message = (found.message or "").strip()
     inner = parse_quoted_body(message) if message.startswith(("{", "[")) else None
@@ -140,51 +141,53 @@ def _unwrapped(found: ErrorBody) -> ErrorBody:
             param=inner.param or found.param,
             wait_s=inner.wait_s or found.wait_s,
         )
-    if message.startswith("[{'") and len(message) <= _LONGEST_LITERAL:
+    if message.startswith("[{'") and len(message) <= _MAX_LITERAL_CHARS:
         try:
             issues = _items(ast.literal_eval(message))
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             return found
-        return replace(found, message=_listed(issues) or message, param=found.param or _location(issues))
+        return replace(
+            found, message=_list_issues(issues) or message, param=found.param or _first_location(issues)
+        )
     return found
 
 
-def _words(value: object, depth: int = 0) -> str | None:
+def _message_of(value: object, depth: int = 0) -> str | None:
     """The text of a message, a detail, or a list of issues."""
     if isinstance(value, str):
         return value.strip() or None
     if isinstance(value, list):
-        return _listed(cast("list[object]", value), depth)
-    fields = _mapping(value)
-    if not fields or depth > _DEEPEST:
+        return _list_issues(cast("list[object]", value), depth)
+    fields = as_object(value)
+    if not fields or depth > _MAX_DEPTH:
         return None
     for name in ("message", "Message", "detail", "msg", "errors", "error"):
-        found = _words(fields.get(name), depth + 1)
+        found = _message_of(fields.get(name), depth + 1)
         if found is not None:
             return found
     return None
 
 
-def _listed(issues: list[object], depth: int = 0) -> str | None:
+def _list_issues(issues: list[object], depth: int = 0) -> str | None:
     """Pydantic's issues, each as `path: message`."""
-    told: list[str] = []
-    for issue in issues[:_MOST_ISSUES] if depth <= _DEEPEST else []:
-        message, path = _words(issue, depth + 1), _location([issue])
+    messages: list[str] = []
+    for issue in issues[:_MAX_ISSUES] if depth <= _MAX_DEPTH else []:
+        message, path = _message_of(issue, depth + 1), _first_location([issue])
         if message is not None:
-            told.append(f"{path}: {message}" if path else message)
-    return "; ".join(told) or None
+            messages.append(f"{path}: {message}" if path else message)
+    return "; ".join(messages) or None
 
 
 def _issues(inner: Json) -> list[object]:
-    for value in (inner.get("detail"), _mapping(inner.get("message")).get("detail")):
+    for value in (inner.get("detail"), as_object(inner.get("message")).get("detail")):
         if isinstance(value, list):
             return cast("list[object]", value)
     return []
 
 
-def _location(issues: list[object]) -> str | None:
+def _first_location(issues: list[object]) -> str | None:
     """The path of the first issue, without the `body` FastAPI puts before it."""
-    place = _mapping(next(iter(issues), None)).get("loc")
+    place = as_object(next(iter(issues), None)).get("loc")
     if not isinstance(place, list | tuple):
         return None
     parts = [str(part) for part in cast("list[object]", place) if isinstance(part, str | int)]
@@ -192,11 +195,11 @@ def _location(issues: list[object]) -> str | None:
 
 
 def _retry_info_s(detail: object) -> float | None:
-    delay = _mapping(detail).get("retryDelay")
+    delay = as_object(detail).get("retryDelay")
     return _number(delay.removesuffix("s")) if isinstance(delay, str) else None
 
 
-def _seconds_of(unit: str) -> float:
+def _unit_seconds(unit: str) -> float:
     short = unit.lower()
     return _UNIT_S["ms" if short.startswith(("ms", "milli")) else short[0]]
 
@@ -211,10 +214,6 @@ def _number(value: object) -> float | None:
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
-
-
-def _mapping(value: object) -> Json:
-    return cast("Json", value) if isinstance(value, dict) else {}
 
 
 def _items(value: object) -> list[object]:

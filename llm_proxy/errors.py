@@ -1,18 +1,19 @@
-"""Every refusal: one class = one HTTP status + one OpenAI error code.
+"""Every error that answers a request: one class = one HTTP status + one OpenAI error code.
 
-    Refused
+    APIError
     ├── BadRequest 400             ├── RateLimited 429 (our limit)      ├── ProviderRejected 400, 404, …
-    ├── Unauthorized 401           ├── BudgetHeld 429 (for now)         ├── ProviderAuth 502
-    ├── Forbidden 403              ├── BudgetExceeded 429 (our budget)  ├── ProviderQuota 429
-    ├── NotFound 404               ├── Overloaded 503 (shed, draining)  ├── ProviderRateLimited 429
+    ├── Unauthorized 401           ├── BudgetHeld 429 (for now)         ├── ProviderAuthError 502
+    ├── Forbidden 403              ├── BudgetExceeded 429 (our budget)  ├── ProviderQuotaExceeded 429
+    ├── NotFound 404               ├── Overloaded 503 (draining, too)   ├── ProviderRateLimited 429
     ├── ModelNotFound 404          ├── StoreUnavailable 503             ├── ProviderFailed 502
-    ├── MethodNotAllowed 405       └── Bug 500                          ├── ProviderOverloaded 503
+    ├── MethodNotAllowed 405       └── InternalError 500                ├── ProviderOverloaded 503
     ├── RequestTimeout 408                                              ├── UpstreamUnreachable 502
-    ├── BodyTooLarge 413                                                ├── UpstreamBroke 502
+    ├── BodyTooLarge 413                                                ├── UpstreamConnectionLost 502
     ├── UnsupportedMediaType 415                                        ├── UpstreamCoolingDown 503
     ├── ExpectationFailed 417                                           └── UpstreamTimeout 504
-    └── HeadersTooLarge 431
-Raised anywhere, rendered in one place (`edge.respond`). Messages are ours, or a provider's after `clean`.
+    ├── HeadersTooLarge 431
+    └── UnsupportedTransferEncoding 501
+Raised anywhere, rendered in one place (`edge.responses`). Messages are ours, or a provider's, cleaned.
 Source: https://platform.openai.com/docs/guides/error-codes
 """
 
@@ -24,25 +25,25 @@ ErrorOrigin = Literal["gateway", "limit", "budget", "provider"]
 
 
 def with_request_id(message: str, request_id: str) -> str:
-    """The sentence with the id by which an operator finds the log line that says more."""
+    """The sentence with the request id, by which an operator finds the log line."""
     return f"{message.removesuffix('.')} (request {request_id})." if request_id else message
 
 
 @dataclass(frozen=True, slots=True)
 class ReachedLimit:
-    """The limit that refused a request: whose it is, how full it was, and what the request wanted of it.
+    """The limit that rejected a request: whose it is, its figures, and what the request wanted of it.
 
     Attributes:
         kind: `requests`, `tokens`, `parallel` or `budget`.
         subject: Whose it is, for people: `agent scout`.
         limit: In its unit, as the others; nano-dollars of a budget of money.
-        used: None when nobody knows.
+        used: None when unknown.
         held: What running calls hold of it.
-        running: How many calls those are.
+        running: The number of those calls.
         kept: What is kept for a call that waits.
         unit: `usd`, `requests`, `tokens` or `calls`.
         wait_ms: None when waiting a moment does not help.
-        resets_at: When a budget begins anew, in its zone.
+        resets_at: When a budget's next period starts, in its time zone.
     """
 
     kind: str
@@ -61,7 +62,7 @@ class ReachedLimit:
 
 
 class APIError(Exception):
-    """A request answered with an error of ours.
+    """An error that answers a request.
 
     Attributes:
         message: What the caller may read; never an internal name.
@@ -69,9 +70,9 @@ class APIError(Exception):
         code: OpenAI's machine-readable code.
         retry_after_s: Seconds after which the same request may pass; None when waiting does not help.
         headers: Extra response headers, lower-case names.
-        routing: Whose answer it was, in `upstream`'s words, when somebody behind us refused.
+        routing: Who answered, an `upstream.RoutingInfo`, when the error came from there.
         provider_message: Why the provider failed, cleaned, for the record and the log; not for the caller.
-        reached_limit: The limit of ours that refused, for the record and the log.
+        reached_limit: The limit of ours that rejected the request, for the record and the log.
     """
 
     status: int = 500
@@ -82,9 +83,9 @@ class APIError(Exception):
     """What `x-should-retry` says; None leaves it to the client. False only where the sidecar has retried, or
     where asking again cannot help: credentials, an empty account."""
     may_have_executed: bool = False
-    """Whether a model may have worked, and been paid, all the same."""
+    """Whether a model may have run, and been paid for, nevertheless."""
     cost_unknown: bool = False
-    """Whether nobody knows what the provider bills for it: budgets count 0, its record has no cost."""
+    """Whether the provider's charge is unknown: budgets count 0, its record has no cost."""
 
     def __init__(
         self,
@@ -119,20 +120,20 @@ class APIError(Exception):
 
 
 class BadRequest(APIError):
-    """The body or a header is wrong."""
+    """The body or a header is invalid."""
 
     status = 400
 
 
 class Unauthorized(APIError):
-    """No credential, or one that is not ours."""
+    """No credential, or an unknown one."""
 
     status = 401
     default_code = "invalid_api_key"
 
 
 class Forbidden(APIError):
-    """A good credential that may not do this."""
+    """A valid credential that may not do this."""
 
     status = 403
     default_type = "permission_error"
@@ -154,7 +155,7 @@ class ModelNotFound(APIError):
 
 
 class MethodNotAllowed(APIError):
-    """The route exists, the method does not; `allow` goes out as the header of that name."""
+    """The route exists, the method does not; `headers` has `allow`."""
 
     status = 405
     default_code = "method_not_allowed"
@@ -175,21 +176,21 @@ class BodyTooLarge(APIError):
 
 
 class UnsupportedMediaType(APIError):
-    """A content type or encoding no door reads."""
+    """A content type or encoding that no endpoint accepts."""
 
     status = 415
     default_code = "unsupported_media_type"
 
 
 class ExpectationFailed(APIError):
-    """Something is expected of the server that it does not do."""
+    """An `Expect` header the server does not support."""
 
     status = 417
     default_code = "unsupported_expectation"
 
 
 class UnsupportedTransferEncoding(APIError):
-    """A transfer coding we do not read."""
+    """A transfer coding the server does not support."""
 
     status = 501
     default_code = "unsupported_transfer_encoding"
@@ -204,7 +205,7 @@ class HeadersTooLarge(APIError):
 
 
 class RateLimited(APIError):
-    """A limit of ours: requests, tokens or parallel places."""
+    """A limit of ours: requests, tokens or concurrency slots."""
 
     status = 429
     default_type = "requests"
@@ -213,7 +214,7 @@ class RateLimited(APIError):
 
 
 class BudgetHeld(APIError):
-    """What is left of a budget of ours is held by calls that run; it may come free."""
+    """What is left of a budget of ours is held by running calls; it may be released."""
 
     status = 429
     default_type = "requests"
@@ -233,7 +234,7 @@ class BudgetExceeded(APIError):
 
 
 class Overloaded(APIError):
-    """Shed before any work was done: too much in flight, or draining."""
+    """Rejected before any work was done: too many calls in flight, or draining."""
 
     status = 503
     default_type = "server_error"
@@ -241,7 +242,7 @@ class Overloaded(APIError):
 
 
 class StoreUnavailable(APIError):
-    """A store is away and the policy says to deny."""
+    """A store is unreachable and the policy is to deny."""
 
     status = 503
     default_type = "server_error"
@@ -249,7 +250,7 @@ class StoreUnavailable(APIError):
 
 
 class ProviderRejected(APIError):
-    """The provider says the request is at fault; 400, or 403, 404, 409, 413, 415 or 422 where it said so."""
+    """The provider says the request is at fault: 400, or its own 403, 404, 409, 413, 415 or 422."""
 
     status = 400
     origin = "provider"
@@ -257,7 +258,7 @@ class ProviderRejected(APIError):
         "content_policy_violation", "context_length_exceeded", "model_not_found", "request_too_large",
         "unsupported_parameter", "unsupported_value",
     })  # fmt: skip
-    """Codes that we give; any other is the provider's own word."""
+    """The codes that we set; any other is the provider's own."""
 
     @property
     def metric_code(self) -> str | None:
@@ -266,7 +267,7 @@ class ProviderRejected(APIError):
 
 
 class ProviderAuthError(APIError):
-    """Our credential at the provider is bad: the operator's fault, never the caller's."""
+    """The provider rejects our credential: the operator's fault, never the caller's."""
 
     status = 502
     default_type = "server_error"
@@ -276,7 +277,7 @@ class ProviderAuthError(APIError):
 
 
 class ProviderQuotaExceeded(APIError):
-    """Our account at the provider is out of money."""
+    """Our account at the provider has no money left."""
 
     status = 429
     default_type = "insufficient_quota"
@@ -295,7 +296,7 @@ class ProviderRateLimited(APIError):
 
 
 class ProviderOverloaded(APIError):
-    """The provider has no room now: its 503 or 529."""
+    """The provider is overloaded: its 503 or 529."""
 
     status = 503
     default_type = "server_error"
@@ -304,7 +305,7 @@ class ProviderOverloaded(APIError):
 
 
 class ProviderFailed(APIError):
-    """The provider answered with an error of its own, or with garbage, after the sidecar's retries."""
+    """The provider answered with an error of its own, or unreadably, after the sidecar's retries."""
 
     status = 502
     default_type = "server_error"
@@ -322,7 +323,7 @@ class UpstreamUnreachable(APIError):
 
 
 class UpstreamConnectionLost(APIError):
-    """The connection broke before an answer; the request was sent, so nobody repeats it."""
+    """The connection broke before an answer; the request was sent, so it is not repeated."""
 
     status = 502
     default_type = "server_error"
@@ -340,7 +341,7 @@ class UpstreamCoolingDown(APIError):
 
 
 class UpstreamTimeout(APIError):
-    """No answer within the deadline."""
+    """No answer within the timeout."""
 
     status = 504
     may_have_executed = True
@@ -350,7 +351,7 @@ class UpstreamTimeout(APIError):
 
 
 class InternalError(APIError):
-    """Ours to mend: the log has the traceback, the caller an apology."""
+    """A bug of ours: the log has the traceback, the caller an apology."""
 
     status = 500
     default_type = "server_error"

@@ -13,24 +13,24 @@ from llm_proxy.identity import Caller, active_kill_switch, allowed_models, is_mo
 
 
 class AccessPolicy:
-    """Lets a call pass, or says why not."""
+    """Checks kill switches and allowed models."""
 
     def __init__(
-        self, watch: PolicyWatcher, prices: PriceSource | None, default_models: tuple[str, ...]
+        self, watcher: PolicyWatcher, prices: PriceSource | None, default_models: tuple[str, ...]
     ) -> None:
-        self._watch = watch
+        self._watcher = watcher
         self._prices = prices
         self._default_models = default_models
 
     def check(self, caller: Caller, call: Call) -> None:
-        """Says whether a call may be made.
+        """Checks whether a call may be made.
 
         Raises:
             ModelNotFound: The caller may not use the model; the same as for one that does not exist.
-            Forbidden: A kill switch stops it.
+            Forbidden: A kill switch stops the call.
             StoreUnavailable: The models to judge by are not known.
         """
-        kill = active_kill_switch(self._watch.policies.snapshot.kill_switches, caller, call.group)
+        kill = active_kill_switch(self._watcher.policies.snapshot.kill_switches, caller, call.group)
         prices = self._prices
         models = allowed_models(caller, self._default_models, prices.names if prices is not None else ())
         known = models is not None and is_model_allowed(
@@ -47,4 +47,4 @@ class AccessPolicy:
 
     def is_disabled(self, caller: Caller, group: str) -> bool:
         """Whether a kill switch stops a caller at a model group."""
-        return active_kill_switch(self._watch.policies.snapshot.kill_switches, caller, group) is not None
+        return active_kill_switch(self._watcher.policies.snapshot.kill_switches, caller, group) is not None

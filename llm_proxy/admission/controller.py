@@ -60,19 +60,19 @@ log = logging.getLogger(__name__)
 
 LENGTHS_RETRY_S = 5.0
 MAX_ATTEMPTS = 5
-"""A call that is still not decided after so many looks at changing rules is refused."""
+"""Evaluations of one call while policies keep changing; then it is rejected."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdmissionState:
-    """How admission does, for health and metrics.
+    """The state of admission, for health and metrics.
 
     Attributes:
-        store: `process` without a Redis, else whether the shared store answers.
+        store: `process` without a Redis, else `up` or `away`.
         since: When that began, in seconds since 1970.
-        denies_all: The store is away and the setting says to deny.
+        denies_all: The store is unreachable and the setting says to deny.
         unsettled: Settlements the store does not have yet.
-        shadow_rejections: Calls admitted so far that a limit in shadow mode would have refused.
+        shadow_rejections: Calls admitted so far that a limit in shadow mode would have rejected.
     """
 
     store: str
@@ -86,7 +86,14 @@ class AdmissionState:
 
 
 class Decision(NamedTuple):
-    """What was asked, what the answer was, the refusal in it, and what only watched and would refuse."""
+    """The decision on a call: the request to the limits store, its result, and what follows from them.
+
+    Attributes:
+        state: How limits hold right now.
+        reservations: What the call holds; one for each store that counted it.
+        error: The error of a rejected call.
+        would_reject: The checks in shadow mode that would have rejected it, as `scope:kind`.
+    """
 
     request: LimiterRequest
     result: LimiterResult
@@ -97,7 +104,7 @@ class Decision(NamedTuple):
 
 
 class AdmissionController:
-    """Decides who may, how much and how fast; `access_policy` holds what needs no counting."""
+    """Admits calls; `access_policy` holds what needs no counting."""
 
     def __init__(
         self,
@@ -109,164 +116,171 @@ class AdmissionController:
         refresh_caller: RefreshCaller | None = None,
         observe: ObserveRequest | None = None,
     ) -> None:
-        """`policy_source` and `refresh_caller` come from the virtual keys; `observe` gets each store call."""
+        """`policy_source` and `refresh_caller` read Postgres; `observe` gets every store request."""
         self._settings = settings
         self._shared = settings.limits_redis_url is not None
-        self._store: LimiterBackend = _store_of(settings, observe)
-        self._renew = refresh_caller
+        self._backend: LimiterBackend = _create_backend(settings, observe)
+        self._refresh_caller = refresh_caller
         replica = secrets.token_hex(6)
         self._clock_skew_ms = 0
-        self._watch = PolicyWatcher(PolicyDefaults.from_settings(settings), policy_source)
-        self.access_policy = AccessPolicy(self._watch, prices, settings.default_models)
-        self._asking = LimitPlanner(self._watch, prices, self._now_ms, lambda: self._store.single_slot)
-        patience_s = settings.store_timeout_ms / 1000
-        self._desk = SettlementQueue(self._store, replica, patience_s)
-        self._relaid = NewBudgets(
-            self._watch, self._asking, self._store, self._desk, refresh_caller, self._now_ms
+        self._watcher = PolicyWatcher(PolicyDefaults.from_settings(settings), policy_source)
+        self.access_policy = AccessPolicy(self._watcher, prices, settings.default_models)
+        self._planner = LimitPlanner(self._watcher, prices, self._now_ms, lambda: self._backend.single_slot)
+        timeout_s = settings.store_timeout_ms / 1000
+        self._settlements = SettlementQueue(self._backend, replica, timeout_s)
+        self._new_budgets = NewBudgets(
+            self._watcher, self._planner, self._backend, self._settlements, refresh_caller, self._now_ms
         )
-        self._outage = FallbackLimiter(patience_s)
-        self._living = ActiveLeases()
-        self._full = ExhaustedWindows()
-        self._since, self._answered, self._shadowed = time.time(), True, 0
-        self._pulse = Heartbeat(self._store, replica, self._living, self._outage)
+        self._fallback = FallbackLimiter(timeout_s)
+        self._leases = ActiveLeases()
+        self._exhausted = ExhaustedWindows()
+        self._since, self._was_available, self._shadow_rejections = time.time(), True, 0
+        self._heartbeat = Heartbeat(self._backend, replica, self._leases, self._fallback)
         self._corrections = Corrections(spend_source, self._now_ms)
-        self._spent = spend_source
+        self._spend_source = spend_source
         self._spending: SpendingWatch | None = None
-        self._recalling = BackgroundLoop(
-            "answer-lengths", self._recall, every_s=LENGTHS_RETRY_S, at_once=True
+        self._lengths_loop = BackgroundLoop(
+            "answer-lengths", self._load_answer_lengths, every_s=LENGTHS_RETRY_S, at_once=True
         )
-        self._rebuilding = BudgetRebuilder(self._store, spend_source, self._pulse.renew)
+        self._rebuilder = BudgetRebuilder(self._backend, spend_source, self._heartbeat.renew)
 
     async def start(self) -> None:
-        """Connect, read the rules, begin to settle; never fails because a store is away."""
+        """Connects, reads the policies and starts settling; never fails because a store is unreachable."""
         if not self._shared:
             log.warning("no limits store configured: limits hold per process")
-        await self._store.start()
-        await self._watch.start()
-        if self._settings.environment == "production" and not self._watch.policies.caps_total_spend:
+        await self._backend.start()
+        await self._watcher.start()
+        if self._settings.environment == "production" and not self._watcher.policies.caps_total_spend:
             log.warning("no budget of scope `global`: nothing bounds what all callers together may spend")
-        await self._desk.start()
-        await self._outage.start()
-        await self._pulse.start()
+        await self._settlements.start()
+        await self._fallback.start()
+        await self._heartbeat.start()
         await self._corrections.start()
-        self._recalling.start()
+        self._lengths_loop.start()
 
     async def stop(self) -> None:
-        """Settle what is left and let go of the store."""
-        await self._recalling.stop()
+        """Settles what is left and closes the connection to the store."""
+        await self._lengths_loop.stop()
         await self._corrections.stop()
-        await self._pulse.stop()
-        await self._watch.stop()
-        await self._desk.stop()
-        await self._outage.stop()
-        await self._store.stop()
+        await self._heartbeat.stop()
+        await self._watcher.stop()
+        await self._settlements.stop()
+        await self._fallback.stop()
+        await self._backend.stop()
 
     def watch_spending(self) -> SpendingWatch:
-        """From now on remember which budgets calls use, for whoever asks how far they are spent."""
-        watch = SpendingWatch(self._store, self._desk)
+        """Returns a watch that remembers from now on which budgets calls use."""
+        watch = SpendingWatch(self._backend, self._settlements)
 
-        def settled(taken: Reservation) -> None:
-            if taken.backend is self._store:
-                watch.call_settled(taken.plan)
+        def settled(reservation: Reservation) -> None:
+            if reservation.backend is self._backend:
+                watch.call_settled(reservation.plan)
 
         self._spending = watch
-        self._living.watch_spending(settled)
+        self._leases.watch_spending(settled)
         return watch
 
     def state(self) -> AdmissionState:
-        """How admission does."""
-        up = self._store.is_available
-        if up != self._answered:
-            self._answered, self._since = up, time.time()
+        """Returns the state of admission."""
+        available = self._backend.is_available
+        if available != self._was_available:
+            self._was_available, self._since = available, time.time()
         return AdmissionState(
-            store=("up" if up else "away") if self._shared else "process",
+            store=("up" if available else "away") if self._shared else "process",
             since=self._since,
-            denies_all=not up and self._settings.limits_on_store_failure == "deny",
-            replicas=self._outage.replicas,
-            unsettled=self._desk.pending,
-            policies_fresh=self._watch.is_fresh,
-            policies_epoch=self._watch.policies.snapshot.newest_epoch,
-            shadow_rejections=self._shadowed,
+            denies_all=not available and self._settings.limits_on_store_failure == "deny",
+            replicas=self._fallback.replicas,
+            unsettled=self._settlements.pending,
+            policies_fresh=self._watcher.is_fresh,
+            policies_epoch=self._watcher.policies.snapshot.newest_epoch,
+            shadow_rejections=self._shadow_rejections,
         )
 
     async def admit(self, caller: Caller, call: Call, request_id: UUID) -> Lease:
-        """A place for a call; `Lease.settle` must follow, whatever happens."""
-        relaid = self._relaid.call_started(caller, call)
+        """Admits a call or raises; `Lease.settle` must follow, whatever happens."""
+        count_in_new_budgets = self._new_budgets.call_started(caller, call)
         decision = await self.evaluate(caller, call, request_id.hex)
         if decision.error is not None:
             raise decision.error
-        told = rate_limit_headers(
+        headers = rate_limit_headers(
             decision.request.plan, decision.request.amounts, decision.result, decision.state
         )
-        return Lease(told, decision.reservations, self._living, decision.would_reject, relaid)
+        return Lease(
+            headers, decision.reservations, self._leases, decision.would_reject, count_in_new_budgets
+        )
 
     def record_answer_length(self, call: Call, completion_tokens: int) -> None:
-        """A call has its whole answer: others of its model group are expected to be alike."""
-        self._asking.answer_lengths.add(call, completion_tokens)
+        """Records the length of a complete answer, for estimates of its model group's next calls."""
+        self._planner.answer_lengths.add(call, completion_tokens)
 
     def correct_later(self, request_id: UUID, lease: Lease) -> None:
-        """A call was settled by an estimate: its budgets follow when the sidecar's log knows better."""
+        """Corrects the budgets of a call settled by an estimate, once the sidecar's log has exact figures."""
         self._corrections.add(request_id, lease)
 
     def reject_if_exhausted(self, caller: Caller) -> None:
-        """Refuse a key whose own window is known to be full, before anybody reads what it sends."""
-        found = self._full.find_for_key(caller, self._watch.policies)
-        if found is not None and caller.revocation_epoch >= self._watch.epoch_of(caller.tenant or ""):
-            ask, answer = found
-            raise rate_limit_error(ask, answer, self._mode)
+        """Raises for a key whose own window is known to be exhausted, before its body is read."""
+        statuses = self._exhausted.find_for_key(caller, self._watcher.policies)
+        if statuses is not None and caller.revocation_epoch >= self._watcher.epoch_of(caller.tenant or ""):
+            request, result = statuses
+            raise rate_limit_error(request, result, self._mode)
 
     async def publish_epochs(self, epochs: Mapping[str, int]) -> None:
-        """Tell every replica, this one first, that something of these tenants has changed."""
+        """Tells every replica, this one first, that these tenants' policies or keys have changed."""
         try:
-            await raise_epochs(self._store, epochs)
+            await raise_epochs(self._backend, epochs)
         except LimiterUnavailable:
             log.warning("limits store away: other replicas learn of the change from Postgres")
         with contextlib.suppress(StoreUnavailable):
-            await self._watch.refresh()
+            await self._watcher.refresh()
 
     def evaluate(
         self, caller: Caller, call: Call, lease: str, *, reserve: bool = True
     ) -> Awaitable[Decision]:
-        """The decision on a call; with `reserve` off nothing is counted."""
+        """Returns the decision on a call; with `reserve` off nothing is counted."""
 
-        def asked(current: Caller) -> LimiterRequest:
+        def make_request(current: Caller) -> LimiterRequest:
             self.access_policy.check(current, call)
-            return self._asking.plan_request(current, call, lease, reserve=reserve)
+            return self._planner.plan_request(current, call, lease, reserve=reserve)
 
-        return self._decision(caller, asked)
+        return self._evaluate(caller, make_request)
 
-    def limit_status(self, caller: Caller, group: str | None, want: int) -> Awaitable[Decision]:
-        """Where a caller stands, at a model group or apart from any, with a call that takes so much."""
-        return self._decision(caller, lambda current: self._asking.status_request(current, group or "", want))
+    def limit_status(self, caller: Caller, group: str | None, amount: int) -> Awaitable[Decision]:
+        """Returns the decision on a call of `amount` at a model group, or at none; counts nothing."""
+        return self._evaluate(
+            caller, lambda current: self._planner.status_request(current, group or "", amount)
+        )
 
-    async def _decision(self, caller: Caller, asked: Callable[[Caller], LimiterRequest]) -> Decision:
+    async def _evaluate(self, caller: Caller, make_request: Callable[[Caller], LimiterRequest]) -> Decision:
         for _ in range(MAX_ATTEMPTS):
-            if self._outdated(caller):
-                caller = await self._renewed(caller)
-            ask = asked(caller)
-            if not ask.plan.checks and self._watch.is_fresh:
-                return Decision(ask, LimiterResult(ADMITTED, 0, 0), self._mode)
-            if (full := self._full.find(ask)) is not None:
-                return self._refused(ask, full)
+            if self._is_outdated(caller):
+                caller = await self._refreshed(caller)
+            request = make_request(caller)
+            if not request.plan.checks and self._watcher.is_fresh:
+                return Decision(request, LimiterResult(ADMITTED, 0, 0), self._mode)
+            if (cached := self._exhausted.find(request)) is not None:
+                return self._rejected(request, cached)
             try:
-                answer = await self._store.reserve(ask, partial(self._undo, ask))
+                result = await self._backend.reserve(request, partial(self._undo, request))
             except LimiterUnavailable:
-                return await self._alone(ask)
-            if not ask.lease_id and _unknown(ask, answer):  # no call: every figure is to be seen
-                answer = answer._replace(status=SPEND_UNKNOWN)
-            if answer.status in {ADMITTED, REJECTED}:
-                return self._decided(caller, ask, answer)
-            if answer.status == SPEND_UNKNOWN and (alone := await self._rebuild(ask, answer)) is not None:
-                return alone
-            caller = await self._catch_up(caller, ask, answer)
+                return await self._evaluate_without_store(request)
+            if not request.lease_id and _unknown_budgets(request, result):  # a status shows every figure
+                result = result._replace(status=SPEND_UNKNOWN)
+            if result.status in {ADMITTED, REJECTED}:
+                return self._decision_of(caller, request, result)
+            if (
+                result.status == SPEND_UNKNOWN
+                and (decision := await self._rebuild_budgets(request, result)) is not None
+            ):
+                return decision
+            caller = await self._refresh_after(caller, request, result)
         raise StoreUnavailable("The limits kept changing; please try again.", retry_after_s=RETRY_AFTER_S)
 
-    async def _recall(self) -> object:
-        """Learn how long answers are from what all replicas have settled, once the ledger can be asked."""
-        latest = () if self._spent is None else await self._spent.recent_answers()
-        if latest is None:
+    async def _load_answer_lengths(self) -> object:
+        """Loads the lengths of all replicas' recent answers, once the ledger can be read."""
+        lengths = () if self._spend_source is None else await self._spend_source.recent_answers()
+        if lengths is None:
             return None
-        self._asking.answer_lengths.load(latest)
+        self._planner.answer_lengths.load(lengths)
         return LOOP_DONE
 
     @property
@@ -276,113 +290,131 @@ class AdmissionController:
     def _now_ms(self) -> int:
         return time.time_ns() // 1_000_000 + self._clock_skew_ms
 
-    def _outdated(self, caller: Caller) -> bool:
-        """Whether something of a caller's tenant has changed since it was read."""
-        return caller.kind == "virtual" and caller.revocation_epoch < self._watch.epoch_of(
+    def _is_outdated(self, caller: Caller) -> bool:
+        """Whether something of a caller's tenant has changed since the caller was read."""
+        return caller.kind == "virtual" and caller.revocation_epoch < self._watcher.epoch_of(
             caller.tenant or ""
         )
 
-    async def _renewed(self, caller: Caller) -> Caller:
-        epoch = self._watch.epoch_of(caller.tenant or "")
-        return await self._renew(caller, epoch) if self._renew is not None else caller
+    async def _refreshed(self, caller: Caller) -> Caller:
+        epoch = self._watcher.epoch_of(caller.tenant or "")
+        return await self._refresh_caller(caller, epoch) if self._refresh_caller is not None else caller
 
-    def _undo(self, ask: LimiterRequest, late: LimiterResult) -> None:
-        """Return what an answer took that nobody waited for."""
-        if late.status == ADMITTED and ask.reserve:
-            self._desk.enqueue(ask.plan.hash_tag, self._taken(ask, late).undo_entries())
+    def _undo(self, request: LimiterRequest, late: LimiterResult) -> None:
+        """Returns what a result reserved that arrived after its timeout."""
+        if late.status == ADMITTED and request.reserve:
+            self._settlements.enqueue(request.plan.hash_tag, self._reservation(request, late).undo_entries())
 
-    def _decided(self, caller: Caller, ask: LimiterRequest, answer: LimiterResult) -> Decision:
-        self._clock_skew_ms = answer.now_ms - time.time_ns() // 1_000_000
-        self._outage.record_result(ask.plan, answer)
-        if answer.status == REJECTED:
-            if ask.reserve:
-                self._full.add(caller, self._watch.policies, ask, answer)
-            return self._refused(ask, answer)
-        if ask.reserve and self._shared:
-            self._outage.record_admitted(ask.plan)
-        taken = (self._taken(ask, answer),)
-        return Decision(ask, answer, self._mode, taken, would_reject=self._watched(ask, answer))
+    def _decision_of(self, caller: Caller, request: LimiterRequest, result: LimiterResult) -> Decision:
+        self._clock_skew_ms = result.now_ms - time.time_ns() // 1_000_000
+        self._fallback.record_result(request.plan, result)
+        if result.status == REJECTED:
+            if request.reserve:
+                self._exhausted.add(caller, self._watcher.policies, request, result)
+            return self._rejected(request, result)
+        if request.reserve and self._shared:
+            self._fallback.record_admitted(request.plan)
+        reservation = (self._reservation(request, result),)
+        return Decision(
+            request, result, self._mode, reservation, would_reject=self._shadow_rejection(request, result)
+        )
 
-    def _watched(self, ask: LimiterRequest, answer: LimiterResult) -> str | None:
-        """The checks that only watched and would have refused; their budgets not known yet are rebuilt."""
-        if not ask.reserve or not ask.plan.has_shadow:
+    def _shadow_rejection(self, request: LimiterRequest, result: LimiterResult) -> str | None:
+        """The shadow checks that would have rejected; their budgets that are not known yet are rebuilt."""
+        if not request.reserve or not request.plan.has_shadow:
             return None
-        found = [one for one in limit_statuses(ask.plan, ask.amounts, answer) if not one.check.enforced]
-        for one in found:
-            if one.used is None:
-                self._rebuilding.rebuild_soon(one.check, ask.plan.hash_tag)
-        refusing = dict.fromkeys(f"{one.check.scope}:{one.check.kind}" for one in found if one.rejects)
-        self._shadowed += bool(refusing)
-        return ",".join(refusing) or None
+        statuses = [
+            status
+            for status in limit_statuses(request.plan, request.amounts, result)
+            if not status.check.enforced
+        ]
+        for status in statuses:
+            if status.used is None:
+                self._rebuilder.rebuild_soon(status.check, request.plan.hash_tag)
+        rejecting = dict.fromkeys(
+            f"{status.check.scope}:{status.check.kind}" for status in statuses if status.rejects
+        )
+        self._shadow_rejections += bool(rejecting)
+        return ",".join(rejecting) or None
 
-    def _taken(self, ask: LimiterRequest, answer: LimiterResult) -> Reservation:
-        return Reservation(ask.plan, ask.amounts, answer, ask.lease_id, self._store, self._desk)
+    def _reservation(self, request: LimiterRequest, result: LimiterResult) -> Reservation:
+        return Reservation(
+            request.plan, request.amounts, result, request.lease_id, self._backend, self._settlements
+        )
 
-    def _refused(
-        self, ask: LimiterRequest, answer: LimiterResult, state: EnforcementState | None = None
+    def _rejected(
+        self, request: LimiterRequest, result: LimiterResult, state: EnforcementState | None = None
     ) -> Decision:
         state = state or self._mode
-        refused = rate_limit_error(ask, answer, state)
-        if self._spending is not None and ask.reserve and isinstance(refused, BudgetExceeded):
+        error = rate_limit_error(request, result, state)
+        if self._spending is not None and request.reserve and isinstance(error, BudgetExceeded):
             over = [
-                one
-                for one in limit_statuses(ask.plan, ask.amounts, answer)
-                if one.rejects and one.is_exhausted
+                status
+                for status in limit_statuses(request.plan, request.amounts, result)
+                if status.rejects and status.is_exhausted
             ]
-            self._spending.budgets_exhausted(one.check for one in over if one.check.enforced)
-        return Decision(ask, answer, state, error=refused)
+            self._spending.budgets_exhausted(status.check for status in over if status.check.enforced)
+        return Decision(request, result, state, error=error)
 
-    async def _alone(self, ask: LimiterRequest) -> Decision:
-        """Decide while the store is away."""
-        local, answer, state = await self._outage.reserve(ask)
-        if answer.status == REJECTED:
-            return self._refused(local, answer, state)
-        taken = self._outage.reservations_of(ask, local, answer, self._store, self._desk)
-        return Decision(local, answer, state, taken, would_reject=self._watched(local, answer))
+    async def _evaluate_without_store(self, request: LimiterRequest) -> Decision:
+        """Decides while the store is unreachable."""
+        local_request, result, state = await self._fallback.reserve(request)
+        if result.status == REJECTED:
+            return self._rejected(local_request, result, state)
+        reservation = self._fallback.reservations_of(
+            request, local_request, result, self._backend, self._settlements
+        )
+        return Decision(
+            local_request,
+            result,
+            state,
+            reservation,
+            would_reject=self._shadow_rejection(local_request, result),
+        )
 
-    async def _rebuild(self, ask: LimiterRequest, answer: LimiterResult) -> Decision | None:
-        """Rebuild missing budgets; a decision when that cannot be done, None to ask again."""
-        missing = _unknown(ask, answer)
+    async def _rebuild_budgets(self, request: LimiterRequest, result: LimiterResult) -> Decision | None:
+        """Rebuilds missing budgets; returns a decision where that is impossible, None to evaluate again."""
+        missing = _unknown_budgets(request, result)
         try:
-            if all([await self._rebuilding.rebuild(check, ask.plan.hash_tag) for check in missing]):
+            if all([await self._rebuilder.rebuild(check, request.plan.hash_tag) for check in missing]):
                 return None
         except (LimiterUnavailable, APIError, OSError, TimeoutError):
             log.warning("budget not rebuilt")
         unknown = [check for check in missing if check.on_store_failure != "allow"]
         if unknown:
             message = f"What {unknown[0].subject} has spent is not known right now."
-            away = StoreUnavailable(message, retry_after_s=RETRY_AFTER_S, headers=DENIED_HEADERS)
-            away.reached_limit = reached_limit(unknown[0], wait_ms=int(RETRY_AFTER_S * 1000))
-            raise away
-        return await self._alone(ask)
+            unavailable = StoreUnavailable(message, retry_after_s=RETRY_AFTER_S, headers=DENIED_HEADERS)
+            unavailable.reached_limit = reached_limit(unknown[0], wait_ms=int(RETRY_AFTER_S * 1000))
+            raise unavailable
+        return await self._evaluate_without_store(request)
 
-    async def _catch_up(self, caller: Caller, ask: LimiterRequest, answer: LimiterResult) -> Caller:
-        tenant = ask.plan.tenant
-        if answer.status == STALE:
-            await self._watch.refresh(tenant, answer.epoch)
-            if caller.kind == "virtual" and self._renew is not None:
-                return await self._renew(caller, answer.epoch)
-        elif answer.status == EPOCH_UNKNOWN:
+    async def _refresh_after(self, caller: Caller, request: LimiterRequest, result: LimiterResult) -> Caller:
+        tenant = request.plan.tenant
+        if result.status == STALE:
+            await self._watcher.refresh(tenant, result.epoch)
+            if caller.kind == "virtual" and self._refresh_caller is not None:
+                return await self._refresh_caller(caller, result.epoch)
+        elif result.status == EPOCH_UNKNOWN:
             try:
-                await self._watch.refresh()
+                await self._watcher.refresh()
             except StoreUnavailable:
                 log.debug("epoch restored from memory")  # with Postgres away nothing can have been revoked
             try:
-                await self._pulse.renew(ask.plan.hash_tag)
-                await self._store.raise_epoch(ask.plan.epoch_key, self._watch.epoch_of(tenant))
+                await self._heartbeat.renew(request.plan.hash_tag)
+                await self._backend.raise_epoch(request.plan.epoch_key, self._watcher.epoch_of(tenant))
             except LimiterUnavailable:
                 log.debug("epoch not restored")
         return caller
 
 
-def _unknown(ask: LimiterRequest, answer: LimiterResult) -> list[LimitCheck]:
-    """The enforced budgets whose spend nobody knows."""
-    facts = zip(ask.plan.checks, answer.used, strict=False)  # an answer about an epoch has none
+def _unknown_budgets(request: LimiterRequest, result: LimiterResult) -> list[LimitCheck]:
+    """The enforced budgets whose spend is unknown."""
+    facts = zip(request.plan.checks, result.used, strict=False)  # an answer about an epoch has none
     return [check for check, used in facts if used == UNKNOWN and check.enforced]
 
 
-def _store_of(settings: Settings, observed: ObserveRequest | None = None) -> LimiterBackend:
-    """The store the settings name: shared, or without one this process's own."""
+def _create_backend(settings: Settings, observed: ObserveRequest | None = None) -> LimiterBackend:
+    """The backend the settings name: Redis, or without one this process's memory."""
     url = settings.limits_redis_url
     if url is None:
         return MemoryBackend()
@@ -398,9 +430,9 @@ class Explanation:
     """What would become of a call.
 
     Attributes:
-        error: The refusal it would get; None when it would be admitted.
-        limit_statuses: Where the caller stands at every check that covers it.
-        state: How limits hold right now; None when it never came to them.
+        error: The error it would get; None when it would be admitted.
+        limit_statuses: The status of every check that covers it.
+        state: How limits hold right now; None when the decision came before them.
     """
 
     error: APIError | None
@@ -409,20 +441,20 @@ class Explanation:
 
 
 async def explain_call(admission: AdmissionController, caller: Caller, call: Call) -> Explanation:
-    """What would become of a call, were it made now."""
+    """Returns what would become of a call made now."""
     try:
         decision = await admission.evaluate(caller, call, "explained", reserve=False)
         return await _of(admission, caller, call.group, decision)
-    except APIError as refused:
-        return Explanation(refused)
+    except APIError as error:
+        return Explanation(error)
 
 
 async def current_limits(
     admission: AdmissionController, caller: Caller, group: str | None = None
 ) -> Explanation:
-    """Where a caller stands, at a model group or apart from any; raises `StoreUnavailable`.
+    """Returns the caller's limits, at a model group or at none; raises `StoreUnavailable`.
 
-    Whether the smallest call there is would be refused is said with it.
+    The result also says whether the smallest possible call would be rejected.
     """
     return await _of(admission, caller, group, await admission.limit_status(caller, group, 1))
 
@@ -430,22 +462,25 @@ async def current_limits(
 async def _of(
     admission: AdmissionController, caller: Caller, group: str | None, decision: Decision
 ) -> Explanation:
-    found = _standings(decision)
-    if decision.error is not None and any(one.reset_ms is not None for one in found):
-        # The store tells of a full window when it has room; a look that wants nothing, when it is empty.
+    statuses = _standings(decision)
+    if decision.error is not None and any(status.reset_ms is not None for status in statuses):
+        # Of an exhausted window the store says when it has room; asked for 0, when it is empty.
         with contextlib.suppress(APIError):
-            empty = {one.check.key: one for one in _standings(await admission.limit_status(caller, group, 0))}
-            found = tuple(_with_reset(one, empty.get(one.check.key)) for one in found)
-    return Explanation(decision.error, found, decision.state)
+            empty = {
+                status.check.key: status
+                for status in _standings(await admission.limit_status(caller, group, 0))
+            }
+            statuses = tuple(_with_reset(status, empty.get(status.check.key)) for status in statuses)
+    return Explanation(decision.error, statuses, decision.state)
 
 
-def _with_reset(one: LimitStatus, empty: LimitStatus | None) -> LimitStatus:
-    """The standing with the time until its window is empty, which is never before the call fits."""
+def _with_reset(status: LimitStatus, empty: LimitStatus | None) -> LimitStatus:
+    """The status with the time until its window is empty, which is never before the call fits."""
     if empty is None or empty.reset_ms is None:
-        return one
-    return replace(one, reset_ms=max(one.wait_ms, empty.reset_ms))
+        return status
+    return replace(status, reset_ms=max(status.wait_ms, empty.reset_ms))
 
 
 def _standings(decision: Decision) -> tuple[LimitStatus, ...]:
-    ask, answer = decision.request, decision.result
-    return tuple(limit_statuses(ask.plan, ask.amounts, answer)) if answer.used else ()
+    request, result = decision.request, decision.result
+    return tuple(limit_statuses(request.plan, request.amounts, result)) if result.used else ()

@@ -32,7 +32,7 @@ NO_PROVIDER = ""
 
 @dataclass(slots=True)
 class _Estimated:
-    """A settled estimate; at `known_ms` the ledger did not know better."""
+    """A settled estimate; at `known_ms` the ledger did not have better figures."""
 
     lease: Lease
     since_s: float
@@ -40,68 +40,72 @@ class _Estimated:
 
 
 class Corrections:
-    """Settled estimates that may still be corrected.
+    """The settled estimates that may still be corrected.
 
     Attributes:
-        max_age_s: So long the ledger is asked about a call.
+        max_age_s: The ledger is queried about a call for so long.
     """
 
     def __init__(
         self, spent: SpendSource | None, clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
     ) -> None:
-        """`clock_ms` is the store's."""
+        """`clock_ms` is the store's clock."""
         self._spent = spent
         self._clock_ms = clock_ms
         self.max_age_s = MAX_AGE_S
-        self._waiting: dict[UUID, _Estimated] = {}
+        self._estimates: dict[UUID, _Estimated] = {}
         self._loop = BackgroundLoop("budget-corrections", self.step, every_s=CORRECTION_INTERVAL_S)
 
     async def start(self) -> None:
-        """Begin to look for corrections."""
+        """Starts querying the ledger."""
         if self._spent is not None:
             self._loop.start()
 
     async def stop(self) -> None:
-        """Stop."""
+        """Stops."""
         await self._loop.stop()
 
     def add(self, request_id: UUID, lease: Lease) -> None:
-        """A call was settled by an estimate."""
+        """Adds a call that was settled by an estimate."""
         if self._spent is None or not lease.has_budget:
             return
-        if len(self._waiting) >= MAX_WAITING:
-            del self._waiting[next(iter(self._waiting))]
-        self._waiting[request_id] = _Estimated(lease, time.monotonic(), self._clock_ms())
+        if len(self._estimates) >= MAX_WAITING:
+            del self._estimates[next(iter(self._estimates))]
+        self._estimates[request_id] = _Estimated(lease, time.monotonic(), self._clock_ms())
 
     async def step(self) -> None:
-        """Correct what can be corrected now."""
-        waiting = [*self._waiting]
-        for at in range(0, len(waiting), CORRECTION_BATCH):
-            await self._correct(waiting[at : at + CORRECTION_BATCH])
+        """Corrects what the ledger knows now."""
+        request_ids = [*self._estimates]
+        for at in range(0, len(request_ids), CORRECTION_BATCH):
+            await self._correct(request_ids[at : at + CORRECTION_BATCH])
         now_s = time.monotonic()
         for request_id in [
-            one for one, kept in self._waiting.items() if now_s - kept.since_s > self.max_age_s
+            one
+            for one, waiting_call in self._estimates.items()
+            if now_s - waiting_call.since_s > self.max_age_s
         ]:
-            kept = self._waiting.pop(request_id)
-            if kept.lease.usage is not None and kept.lease.usage.provider is None:
-                kept.lease.correct(kept.lease.usage._replace(provider=NO_PROVIDER), kept.known_ms)
+            waiting_call = self._estimates.pop(request_id)
+            if waiting_call.lease.usage is not None and waiting_call.lease.usage.provider is None:
+                waiting_call.lease.correct(
+                    waiting_call.lease.usage._replace(provider=NO_PROVIDER), waiting_call.known_ms
+                )
 
     async def _correct(self, requests: Sequence[UUID]) -> None:
         assert self._spent is not None  # noqa: S101 -- nothing waits without
-        asked_ms = self._clock_ms()
-        known = await self._spent.exact_usage(requests)
-        if known is None:
+        queried_ms = self._clock_ms()
+        usages = await self._spent.exact_usage(requests)
+        if usages is None:
             return
         for request_id in requests:
-            kept = self._waiting.get(request_id)
-            if kept is None:
+            waiting_call = self._estimates.get(request_id)
+            if waiting_call is None:
                 continue
-            if request_id in known:
-                used, exact = known[request_id]
-                kept.lease.correct(used, kept.known_ms)
-                if exact:
-                    del self._waiting[request_id]
-            kept.known_ms = asked_ms
+            if request_id in usages:
+                used, is_exact = usages[request_id]
+                waiting_call.lease.correct(used, waiting_call.known_ms)
+                if is_exact:
+                    del self._estimates[request_id]
+            waiting_call.known_ms = queried_ms
 
 
 RefreshCaller = Callable[[Caller, int], Awaitable[Caller]]
@@ -109,7 +113,7 @@ RefreshCaller = Callable[[Caller, int], Awaitable[Caller]]
 
 @dataclass(frozen=True, slots=True)
 class NewBudgets:
-    """One replica's rules and counters, asked about calls that end."""
+    """Counts a call in budgets that were created while it ran."""
 
     watcher: PolicyWatcher
     planner: LimitPlanner
@@ -119,44 +123,50 @@ class NewBudgets:
     clock_ms: Callable[[], int]
 
     def call_started(self, caller: Caller, call: Call) -> CountInNewBudgets:
-        """From now on, when a call begins: what is asked when it has ended."""
+        """Returns the function to call when the call that starts now has ended."""
         began_ms, tenant = self.clock_ms(), caller.tenant or ""
         epoch = self.watcher.epoch_of(tenant)
 
-        def relaying(
-            before: tuple[Reservation, ...],
+        def count_in_new_budgets(
+            reservations: tuple[Reservation, ...],
         ) -> Coroutine[Any, Any, tuple[Reservation, int] | None] | None:
             if self.watcher.epoch_of(tenant) <= epoch:
                 return None
-            return self._counted(caller, call, (began_ms, self.clock_ms()), before)
+            return self._reservation_in_new(caller, call, (began_ms, self.clock_ms()), reservations)
 
-        return relaying
+        return count_in_new_budgets
 
-    async def _counted(
-        self, caller: Caller, call: Call, began_and_ended_ms: tuple[int, int], before: tuple[Reservation, ...]
+    async def _reservation_in_new(
+        self,
+        caller: Caller,
+        call: Call,
+        began_and_ended_ms: tuple[int, int],
+        reservations: tuple[Reservation, ...],
     ) -> tuple[Reservation, int] | None:
-        """What the budgets of now count, without those that counted the call `before`."""
+        """What the present budgets count of a call, without those that counted it in `reservations`."""
         began_ms, ended_ms = began_and_ended_ms
         current = caller
         if caller.kind == "virtual" and self.refresh_caller is not None:
-            with contextlib.suppress(APIError):  # a key that has ended: the budgets of other scopes count
+            with contextlib.suppress(APIError):  # the key has ended; budgets of other scopes count
                 current = await self.refresh_caller(caller, self.watcher.epoch_of(caller.tenant or ""))
         try:
-            ask = self.planner.plan_request(current, call, "", reserve=False, at_ms=began_ms)
-        except APIError:  # nobody knows the price, and so the cost
+            request = self.planner.plan_request(current, call, "", reserve=False, at_ms=began_ms)
+        except APIError:  # its price is unknown, and so its cost
             return None
-        counted = {check.key for one in before for check in (*one.plan.checks, *one.plan.fallback_checks)}
+        counted = {
+            check.key for one in reservations for check in (*one.plan.checks, *one.plan.fallback_checks)
+        }
         new = [
-            (check, want)
-            for check, want in zip(ask.plan.checks, ask.amounts, strict=True)
+            (check, amount)
+            for check, amount in zip(request.plan.checks, request.amounts, strict=True)
             if check.kind == "budget" and check.key not in counted
         ]
-        elsewhere = tuple(
-            one for one in ask.plan.fallback_checks if one.kind == "budget" and one.key not in counted
+        fallback_checks = tuple(
+            one for one in request.plan.fallback_checks if one.kind == "budget" and one.key not in counted
         )
-        if not new and not elsewhere:
+        if not new and not fallback_checks:
             return None
-        plan = replace(ask.plan, checks=tuple(check for check, _ in new), fallback_checks=elsewhere)
-        answer = LimiterResult(0, began_ms, 0, (UNKNOWN,) * len(new))
-        wants = tuple(want for _, want in new)
-        return Reservation(plan, wants, answer, "", self.backend, self.settlements), ended_ms
+        plan = replace(request.plan, checks=tuple(check for check, _ in new), fallback_checks=fallback_checks)
+        result = LimiterResult(0, began_ms, 0, (UNKNOWN,) * len(new))
+        amounts = tuple(amount for _, amount in new)
+        return Reservation(plan, amounts, result, "", self.backend, self.settlements), ended_ms

@@ -25,88 +25,103 @@ from llm_proxy.errors import StoreUnavailable
 RETRY_AFTER_S = 1.0
 MAX_BUDGETS = 50_000
 MAX_MIRRORED_LIMIT = 600
-"""Windows of larger limits are not mirrored: what an outage adds to them is small beside them."""
+"""Windows of larger limits are not mirrored: what an outage adds to them is small in comparison."""
 
 
 class FallbackLimiter:
-    """Decides without the store."""
+    """Limits calls without the store."""
 
-    def __init__(self, patience_s: float) -> None:
-        """`patience_s`: how long a settlement is waited for at most."""
+    def __init__(self, timeout_s: float) -> None:
+        """`timeout_s`: the longest wait for a settlement."""
         self.replicas = 1
-        self._local = MemoryBackend()
-        self._desk = SettlementQueue(self._local, "local", patience_s)
+        self._backend = MemoryBackend()
+        self._settlements = SettlementQueue(self._backend, "local", timeout_s)
         self._spent: dict[str, int] = {}
 
     async def start(self) -> None:
-        """Begin to settle what is counted here."""
-        await self._desk.start()
+        """Starts settling what is counted here."""
+        await self._settlements.start()
 
     async def stop(self) -> None:
-        """Stop."""
-        await self._desk.stop()
+        """Stops."""
+        await self._settlements.stop()
 
     def record_admitted(self, plan: LimitPlan) -> None:
-        """Remember what the store admitted here, so that an outage opens no new window for it."""
-        now_ms = self._local.clock_ms()
+        """Counts what the store admitted here, so that an outage opens no new window for it."""
+        now_ms = self._backend.clock_ms()
         for check in plan.checks:
             if (
                 check.kind == "requests"
                 and check.limit <= MAX_MIRRORED_LIMIT
                 and check.on_store_failure == "local"
             ):
-                self._local.limiter.record_request(check.key, now_ms)
+                self._backend.limiter.record_request(check.key, now_ms)
 
-    def record_result(self, plan: LimitPlan, answer: LimiterResult) -> None:
-        """Remember what the store said of budgets."""
+    def record_result(self, plan: LimitPlan, result: LimiterResult) -> None:
+        """Remembers what the store said of budgets."""
         if len(self._spent) > MAX_BUDGETS:
             self._spent.clear()
-        for check, used, held in zip(plan.checks, answer.used, answer.extra, strict=True):
+        for check, used, held in zip(plan.checks, result.used, result.extra, strict=True):
             if check.kind == "budget" and used != UNKNOWN:
                 self._spent[check.key] = used + held
 
     def reset(self) -> None:
-        """The store is back: its counts hold again."""
-        self._local.limiter.budgets.clear()
+        """Forgets the budgets counted here: the store is reachable again, and its counters hold."""
+        self._backend.limiter.budgets.clear()
 
-    async def reserve(self, ask: LimiterRequest) -> tuple[LimiterRequest, LimiterResult, EnforcementState]:
-        """The answer of this replica alone; raises `StoreUnavailable` where the policy denies."""
-        denying = [one for one in ask.plan.checks if one.enforced and one.on_store_failure == "deny"]
+    async def reserve(
+        self, request: LimiterRequest
+    ) -> tuple[LimiterRequest, LimiterResult, EnforcementState]:
+        """Returns this replica's own result; raises `StoreUnavailable` where a policy denies."""
+        denying = [
+            check for check in request.plan.checks if check.enforced and check.on_store_failure == "deny"
+        ]
         if denying:
             message = f"The limits of {denying[0].subject} cannot be checked right now."
-            away = StoreUnavailable(message, retry_after_s=RETRY_AFTER_S, headers=DENIED_HEADERS)
-            away.reached_limit = reached_limit(denying[0], wait_ms=int(RETRY_AFTER_S * 1000))
-            raise away
+            unavailable = StoreUnavailable(message, retry_after_s=RETRY_AFTER_S, headers=DENIED_HEADERS)
+            unavailable.reached_limit = reached_limit(denying[0], wait_ms=int(RETRY_AFTER_S * 1000))
+            raise unavailable
         pairs = [
-            (share := self._share(check), min(want, share.limit) if check.kind == "tokens" else want)
-            for check, want in zip(ask.plan.checks, ask.amounts, strict=True)
+            (share := self._share(check), min(amount, share.limit) if check.kind == "tokens" else amount)
+            for check, amount in zip(request.plan.checks, request.amounts, strict=True)
             if check.on_store_failure == "local"
         ]
-        plan = replace(ask.plan, checks=tuple(check for check, _ in pairs))
-        local = ask._replace(plan=plan, amounts=tuple(want for _, want in pairs), epoch=NO_EPOCH)
-        return local, await self._local.reserve(local), "local" if pairs else "allow"
+        plan = replace(request.plan, checks=tuple(check for check, _ in pairs))
+        local_request = request._replace(
+            plan=plan, amounts=tuple(amount for _, amount in pairs), epoch=NO_EPOCH
+        )
+        return local_request, await self._backend.reserve(local_request), "local" if pairs else "allow"
 
     def reservations_of(
         self,
-        ask: LimiterRequest,
-        local: LimiterRequest,
-        answer: LimiterResult,
-        store: LimiterBackend,
-        desk: SettlementQueue,
+        request: LimiterRequest,
+        local_request: LimiterRequest,
+        result: LimiterResult,
+        backend: LimiterBackend,
+        settlements: SettlementQueue,
     ) -> tuple[Reservation, ...]:
-        """What was counted here, and the money the store must hear of later."""
-        here = Reservation(local.plan, local.amounts, answer, ask.lease_id, self._local, self._desk)
-        budgets = tuple(check for check in ask.plan.checks if check.kind == "budget")
+        """What was counted here, and the money that the store must settle later."""
+        local = Reservation(
+            local_request.plan,
+            local_request.amounts,
+            result,
+            request.lease_id,
+            self._backend,
+            self._settlements,
+        )
+        budgets = tuple(check for check in request.plan.checks if check.kind == "budget")
         if not budgets:
-            return (here,)
-        unknown = LimiterResult(0, answer.now_ms, 0, (UNKNOWN,) * len(budgets))
-        later = replace(ask.plan, checks=budgets)
-        return here, Reservation(later, (0,) * len(budgets), unknown, ask.lease_id, store, desk)
+            return (local,)
+        unknown = LimiterResult(0, result.now_ms, 0, (UNKNOWN,) * len(budgets))
+        store_plan = replace(request.plan, checks=budgets)
+        return local, Reservation(
+            store_plan, (0,) * len(budgets), unknown, request.lease_id, backend, settlements
+        )
 
     def _share(self, check: LimitCheck) -> LimitCheck:
         if check.kind != "budget":
             return replace(check, limit=max(1, check.limit // self.replicas))
         spent = self._spent.get(check.key)
         left = 0 if spent is None else max(0, check.limit - spent) // self.replicas
-        self._local.limiter.seed(check.key, BudgetCounter(0, check.period_end_ms, self._local.clock_ms()))
+        self._backend.limiter.seed(check.key, BudgetCounter(0, check.period_end_ms, self._backend.clock_ms()))
         return replace(check, limit=left)

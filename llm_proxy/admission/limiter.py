@@ -21,7 +21,7 @@ ADMITTED, STALE, EPOCH_UNKNOWN, SPEND_UNKNOWN, REJECTED = range(5)
 UNKNOWN = -1
 """The spend of a budget whose counter is missing."""
 NO_EPOCH = -1
-"""The epoch of somebody who watches none."""
+"""The epoch of a request that compares none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +29,15 @@ class LimitCheck:
     """One limit or budget that covers a call.
 
     Attributes:
-        subject: Whom it is about, for people: `agent scout`.
-        key: Where the store counts it.
+        subject: Whose it is, for people: `agent scout`.
+        key: The key the store counts it under.
         spender_id: The id the ledger knows the spender by; budgets only.
-        spender_tenant: The tenant whose calls count (empty for calls without one); None for those of all.
-        period_start: Begin of the budget's period.
+        spender_tenant: The tenant whose calls count (empty for calls without one); None for all tenants.
+        period_start: Start of the budget's period.
         period_end_ms: End of the budget's period since 1970; 0 for never.
         zone: The time zone (IANA) of the budget's period.
         unit: What a budget counts.
-        spender_group: The model group whose calls count; `*` for those of all.
+        spender_group: The model group whose calls count; `*` for all.
     """
 
     kind: LimitKind
@@ -58,28 +58,28 @@ class LimitCheck:
 
     @property
     def is_shared(self) -> bool:
-        """Whether it counts the calls of several tenants, whose figures are no caller's business."""
+        """Whether it counts the calls of several tenants; callers are shown none of its figures."""
         return self.scope in SHARED_SCOPES
 
     @property
     def script_code(self) -> str:
-        """The kind as the script reads it: its first letter, a capital one when it is enforced."""
+        """The kind in the script's encoding: its first letter, in upper case when it is enforced."""
         return self.kind[0].upper() if self.enforced else self.kind[0]
 
 
 @dataclass(frozen=True, slots=True)
 class LimitPlan:
-    """All checks that cover a caller at a model group, until something changes.
+    """All checks that cover a caller at a model group, until a policy changes.
 
     Attributes:
-        tenant: The tenant itself; `hash_tag` is how keys name it.
+        tenant: The tenant's name; `hash_tag` is its part of keys.
         valid_until_ms: When a budget's period may end, and the plan with it.
-        keys: Where the tenant's epoch stands, then where each check counts.
+        keys: The key of the tenant's epoch, then the key of each check.
         counts_only_requests: Every check counts calls, whatever their size.
-        has_shadow: Some check only watches.
+        has_shadow: Some check is in shadow mode.
         kinds: The kinds of its checks.
-        windows: Its enforced windows, which callers are told of, each with its place among the checks.
-        fallback_checks: Tokens and money of providers that serve such a call only as a fallback: they refuse
+        windows: Its enforced windows, which callers are shown, each with its index among the checks.
+        fallback_checks: Tokens and money of providers that serve such a call only as a fallback: they reject
             nothing here, and count what they serve.
     """
 
@@ -95,7 +95,7 @@ class LimitPlan:
     windows: tuple[tuple[int, LimitCheck], ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Work out, once, what every call asks of it."""
+        """Computes once what every call needs."""
         only_requests = all(check.kind in {"requests", "parallel"} for check in self.checks)
         object.__setattr__(
             self, "keys", (epoch_key(self.tenant, self.hash_tag), *(check.key for check in self.checks))
@@ -112,7 +112,7 @@ class LimitPlan:
 
     @property
     def epoch_key(self) -> str:
-        """Where the tenant's epoch stands."""
+        """The key of the tenant's epoch."""
         return self.keys[0]
 
 
@@ -120,7 +120,7 @@ class CallEstimate(NamedTuple):
     """What a call is expected to use at most.
 
     Attributes:
-        prompt_nano_usd: What its prompt costs; 0 while nobody knows the price.
+        prompt_nano_usd: The cost of its prompt; 0 while the price is unknown.
     """
 
     prompt_tokens: int = 0
@@ -129,13 +129,13 @@ class CallEstimate(NamedTuple):
 
 
 class LimiterRequest(NamedTuple):
-    """What a store is asked: admit a call, if every check passes.
+    """A request to the limits store: admit a call if every check passes.
 
     Attributes:
         amounts: What the call takes of each check.
-        epoch: The newest epoch the asker knows; `NO_EPOCH` to ask for none.
-        reserve: False only looks.
-        retry_id: The same call's identity when it is tried again; empty for one that never waits for money.
+        epoch: The newest epoch the caller of the store knows; `NO_EPOCH` to compare none.
+        reserve: False counts nothing.
+        retry_id: Identifies the same call when it is tried again; empty for one that never waits for money.
     """
 
     plan: LimitPlan
@@ -149,16 +149,16 @@ class LimiterRequest(NamedTuple):
 
 
 class LimiterResult(NamedTuple):
-    """What a store says.
+    """The result of a request to the limits store.
 
     Attributes:
         now_ms: The store's clock.
         epoch: The tenant's epoch in the store.
         used: What each check had counted before this call, of a budget what was spent; `UNKNOWN` for a
             missing budget.
-        extra: By kind: the wait when the check refuses and the time to a full reset when it does not
+        extra: By kind: the wait when the check rejects and the time to a full reset when it does not
             (requests, tokens), what running calls hold (budget).
-        running: How many calls hold money of a budget or tokens of a window; 0 for other kinds.
+        running: The number of calls that hold money of a budget or tokens of a window; 0 for other kinds.
         kept: What of a budget is kept for a call that waits; 0 for other kinds.
     """
 
@@ -172,7 +172,7 @@ class LimiterResult(NamedTuple):
 
 
 class LimiterUnavailable(Exception):  # noqa: N818 -- errors are named for the state they report
-    """The limits store cannot be asked: unreachable, stalled, or answering with an error."""
+    """The limits store is unreachable, stalled, or answers with an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,11 +181,11 @@ class SettlementEntry:
 
     Attributes:
         kind: The check's kind; `requests` never settle.
-        at: The bucket's second (tokens); of a correction the moment, in ms, at which the ledger did not
-            have it yet: a counter seeded since then may have it from there (budget).
-        amount: Tokens used beyond (or, below 0, short of) those reserved; what a call cost, or to keep its
+        at: The bucket's second (tokens); of a correction the time in ms at which the ledger did not have it
+            yet: a counter seeded since then may have it from there (budget).
+        amount: Tokens used beyond (or, below 0, short of) those reserved; what a call cost, or to renew its
             reservation what it holds (budget).
-        lease_id: Whose place is free (parallel), whose reservation ends (tokens, budget).
+        lease_id: Whose slot is released (parallel), whose reservation ends (tokens, budget).
     """
 
     kind: str
@@ -196,50 +196,50 @@ class SettlementEntry:
 
 
 class LimiterBackend(Protocol):
-    """What admission needs of a store; everything raises `LimiterUnavailable`."""
+    """A limits store; every method raises `LimiterUnavailable`."""
 
     @property
     def is_available(self) -> bool:
-        """Whether it can be asked now."""
+        """Whether it can be reached now."""
         ...
 
     @property
     def single_slot(self) -> bool:
-        """Whether a script reaches counters of one hash tag alone."""
+        """Whether a script reaches only counters of one hash tag."""
         ...
 
     async def start(self) -> None:
-        """Get ready; never fails."""
+        """Connects; never fails."""
         ...
 
     async def stop(self) -> None:
-        """Let go."""
+        """Closes the connection."""
         ...
 
     async def reserve(
         self, ask: LimiterRequest, on_late_result: Callable[[LimiterResult], None] | None = None
     ) -> LimiterResult:
-        """Admit a call if every check passes; an answer that came too late goes to `on_late_result`."""
+        """Reserves a call's amounts if every check passes; a late result goes to `on_late_result`."""
         ...
 
     async def settle(self, ledger_key: str, number: int, entries: tuple[SettlementEntry, ...]) -> None:
-        """Settle a batch of one tenant, once."""
+        """Settles a batch of one tenant, once."""
         ...
 
     async def renew(self, entries: tuple[SettlementEntry, ...], ttl_ms: int) -> None:
-        """Keep what living calls of one tenant hold."""
+        """Renews what running calls of one tenant hold."""
         ...
 
     async def seed(self, key: str, spent: int, expires_ms: int = 0) -> None:
-        """Give a missing counter of a budget what was spent; 0 for a period that never ends."""
+        """Gives a budget's missing counter what was spent; 0 for a period that never ends."""
         ...
 
     async def raise_epoch(self, key: str, epoch: int) -> None:
-        """Give a tenant its epoch; it never falls."""
+        """Raises a tenant's epoch; it never falls."""
         ...
 
     async def heartbeat(self, name: str) -> int:
-        """Say that this replica lives, and hear how many do."""
+        """Registers this replica as alive; returns how many are."""
         ...
 
 
@@ -258,7 +258,7 @@ def hash_tag_of(key: str) -> str:
 
 
 def epoch_key(tenant: str | None, hash_tag: str | None = None) -> str:
-    """Where a tenant's epoch stands, among the keys of a hash tag: its own, or the one for all."""
+    """The key of a tenant's epoch under its own hash tag, or under the one for all."""
     if hash_tag == SHARED_TAG:
         return f"lp:{SHARED_TAG}:epoch:{tenant_tag(tenant)[1:-1]}"
     return f"lp:{tenant_tag(tenant)}:epoch"
@@ -266,5 +266,5 @@ def epoch_key(tenant: str | None, hash_tag: str | None = None) -> str:
 
 @lru_cache(maxsize=65_536)
 def quote_name(name: str) -> str:
-    """A name with nothing in it that means something in a key."""
+    """A name without characters that have a meaning in a key."""
     return quote(name, safe="")

@@ -29,24 +29,24 @@ REQUEST_WINDOW_MS = 60_000
 
 
 def forget_requests(times: deque[int], now_ms: int) -> None:
-    """Drop what no longer counts; times are in the order of admission."""
+    """Drops the requests that no longer count; `times` are in the order of admission."""
     while times and times[0] <= now_ms - REQUEST_WINDOW_MS:
         times.popleft()
 
 
-def requests_wait_ms(times: deque[int], now_ms: int, *, limit: int, want: int = 1) -> int:
-    """How long until `want` more requests fit, 0 when they fit now; `want` is at most `limit`."""
-    over = len(times) + want - limit
+def requests_wait_ms(times: deque[int], now_ms: int, *, limit: int, amount: int = 1) -> int:
+    """The time until `amount` more requests fit, 0 when they fit now; `amount` is at most `limit`."""
+    over = len(times) + amount - limit
     return times[over - 1] + REQUEST_WINDOW_MS - now_ms if over > 0 else 0
 
 
 def requests_reset_ms(times: deque[int], now_ms: int) -> int:
-    """How long until the window is empty again."""
+    """The time until the window is empty."""
     return times[-1] + REQUEST_WINDOW_MS - now_ms if times else 0
 
 
 TOKEN_WINDOW_MS = 61_000
-"""From a bucket's first moment until it counts no more: its own second and the window."""
+"""From a bucket's first moment until it no longer counts: its own second and the window."""
 GUESSED_WAIT_MS = 2_000
 
 
@@ -63,48 +63,51 @@ class TokenWindow:
     reservations: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
 
     def forget(self, now_ms: int) -> None:
-        """Drop the buckets, and the reservations, that no longer count."""
-        for lease in [lease for lease, (_, until_ms) in self.reservations.items() if until_ms <= now_ms]:
-            del self.reservations[lease]
+        """Drops the buckets, and the reservations, that no longer count."""
+        for lease_id in [
+            lease_id for lease_id, (_, until_ms) in self.reservations.items() if until_ms <= now_ms
+        ]:
+            del self.reservations[lease_id]
         for second in [at for at in self.by_second if not bucket_counts(at, now_ms)]:
             self.total -= self.by_second.pop(second)
 
     def add(self, tokens: int, now_ms: int) -> None:
-        """Count tokens now."""
+        """Counts tokens now."""
         second = now_ms // 1000
         self.by_second[second] = self.by_second.get(second, 0) + tokens
         self.total += tokens
 
     def correct(self, second: int, tokens: int, now_ms: int) -> None:
-        """Settle: what was too much leaves the bucket it was reserved in, what was too little counts now."""
+        """Settles: surplus leaves the bucket it was reserved in, a deficit counts now."""
         if tokens > 0:
             self.add(tokens, now_ms)
         elif bucket_counts(second, now_ms) and second in self.by_second:
             self.by_second[second] += tokens
             self.total += tokens
 
-    def fits(self, limit: int, want: int) -> bool:
-        """Whether `want` more may be taken: they are left, or some are and no running call holds any."""
-        return self.total + want <= limit or (not self.reservations and self.total < limit)
+    def fits(self, limit: int, amount: int) -> bool:
+        """Whether `amount` more fit: they are left, or some are and no running call holds any."""
+        return self.total + amount <= limit or (not self.reservations and self.total < limit)
 
-    def wait_ms(self, now_ms: int, *, limit: int, want: int) -> int:
-        """How long until `want` more fit, 0 when they fit now; `want` is at most `limit`.
+    def wait_ms(self, now_ms: int, *, limit: int, amount: int) -> int:
+        """The time until `amount` more fit, 0 when they fit now; `amount` is at most `limit`.
 
-        What running calls hold may come free at any time, so where only that is missing the wait is a guess.
+        What running calls hold may be released at any time, so where only that is missing the wait is a
+        guess.
         """
-        if self.fits(limit, want):
+        if self.fits(limit, amount):
             return 0
-        need = self.total + (want if self.reservations else 1) - limit
-        if need <= sum(amount for amount, _ in self.reservations.values()):
+        missing = self.total + (amount if self.reservations else 1) - limit
+        if missing <= sum(amount for amount, _ in self.reservations.values()):
             return GUESSED_WAIT_MS
         for second in sorted(self.by_second):
-            need -= self.by_second[second]
-            if need <= 0:
+            missing -= self.by_second[second]
+            if missing <= 0:
                 return second * 1000 + TOKEN_WINDOW_MS - now_ms
         return TOKEN_WINDOW_MS
 
     def reset_ms(self, now_ms: int) -> int:
-        """How long until nothing counts any more."""
+        """The time until nothing counts any more."""
         return max(self.by_second) * 1000 + TOKEN_WINDOW_MS - now_ms if self.by_second else 0
 
 
@@ -114,19 +117,19 @@ def bucket_counts(second: int, now_ms: int) -> bool:
 
 
 CheckState = tuple[int, int, int, int]
-"""What is counted at one check, as `LimiterResult` has it: used, extra, running, kept."""
+"""What is counted at one check, as in `LimiterResult`: used, extra, running, kept."""
 CheckVerdict = Literal["fits", "full", "held", "unknown"]
 SWEEP_INTERVAL = 4096
 MAX_SMALL_ENTRIES = 100_000
-"""Epochs and numbers of batches kept: both are found again when they are missing."""
+"""Epochs and batch numbers kept: both are found again when they are missing."""
 
 
 WAITER_TTL_MS = 5_000
-"""So long after its last try a call that waits for held money is remembered; it was told to come in 2 s."""
+"""A call that waits for held money is remembered so long after its last try; it was told to retry in 2 s."""
 KEPT_AFTER_TRIES = 2
 """From this try on its share is kept for it."""
 MAX_WAITERS = 16
-"""So many calls wait in turn for one budget; others take their chance."""
+"""The calls that wait in order for one budget; others take their chance."""
 
 
 @dataclass(slots=True)
@@ -135,7 +138,7 @@ class Waiter:
 
     name: str
     tries: int
-    want: int
+    amount: int
     until_ms: int
 
 
@@ -144,9 +147,9 @@ class BudgetCounter:
     """Money of a budget's period: spent, and held by running calls.
 
     Attributes:
-        seeded_ms: When it was made.
+        seeded_ms: When the counter was made.
         reservations: By lease the amount, and when the reservation expires.
-        waiters: The calls that wait for money that is merely held, in the order they came.
+        waiters: The calls that wait for money that is merely held, in order of arrival.
     """
 
     spent: int
@@ -161,51 +164,53 @@ class BudgetCounter:
         return sum(amount for amount, _ in self.reservations.values())
 
     def expire(self, now_ms: int) -> None:
-        """Drop the reservations of calls that gave no sign of life until now."""
-        for lease in [lease for lease, (_, until_ms) in self.reservations.items() if until_ms <= now_ms]:
-            del self.reservations[lease]
+        """Drops reservations that were not renewed in time."""
+        for lease_id in [
+            lease_id for lease_id, (_, until_ms) in self.reservations.items() if until_ms <= now_ms
+        ]:
+            del self.reservations[lease_id]
 
     def kept(self, name: str, limit: int, now_ms: int) -> int:
-        """What is kept for calls that wait, and came before this one."""
+        """What is kept for calls that wait, and arrived before this one."""
         kept = 0
         for waiter in self.waiters:
             if waiter.name == name:
                 break
             if waiter.tries >= KEPT_AFTER_TRIES and waiter.until_ms > now_ms:
-                kept += waiter.want
+                kept += waiter.amount
         return min(kept, max(0, limit - self.spent))
 
-    def enqueue(self, name: str, want: int, now_ms: int) -> None:
-        """Let a call wait for its turn."""
+    def enqueue(self, name: str, amount: int, now_ms: int) -> None:
+        """Adds a call to the waiters, or counts one more try of it."""
         found = next((one for one in self.waiters if one.name == name), None)
         if found is not None:
-            found.tries, found.want, found.until_ms = found.tries + 1, want, now_ms + WAITER_TTL_MS
+            found.tries, found.amount, found.until_ms = found.tries + 1, amount, now_ms + WAITER_TTL_MS
         self.waiters = [one for one in self.waiters if one.until_ms > now_ms]
         if found is None and len(self.waiters) < MAX_WAITERS:
-            self.waiters.append(Waiter(name, 1, want, now_ms + WAITER_TTL_MS))
+            self.waiters.append(Waiter(name, 1, amount, now_ms + WAITER_TTL_MS))
 
     def dequeue(self, name: str, now_ms: int) -> None:
-        """A call waits no more."""
+        """Removes a call from the waiters."""
         if name:
             self.waiters = [one for one in self.waiters if one.name != name and one.until_ms > now_ms]
 
 
-def check_verdict(check: LimitCheck, want: int, look: CheckState) -> CheckVerdict:
-    """What one check says to a call that wants so much.
+def check_verdict(check: LimitCheck, amount: int, state: CheckState) -> CheckVerdict:
+    """The verdict of one check on a call of `amount`.
 
-    A budget is full when it is spent, and `held` when what is left is held by running calls or kept for one
-    that waits; a call that is alone with what is left, of a budget or of tokens, goes whatever it may use.
+    A budget is `full` when it is spent, and `held` when what is left is held by running calls or kept for one
+    that waits; a call that is alone with what is left, of a budget or of tokens, fits whatever it may use.
     """
-    used, held, running, kept = look
+    used, held, running, kept = state
     if used == UNKNOWN:
         return "unknown"
     if check.kind == "tokens" and not running and used < check.limit:
         return "fits"
     if check.kind != "budget":
-        return "full" if used + want > check.limit else "fits"
+        return "full" if used + amount > check.limit else "fits"
     if used >= check.limit:
         return "full"
-    return "fits" if used + held + kept + want <= check.limit or held + kept == 0 else "held"
+    return "fits" if used + held + kept + amount <= check.limit or held + kept == 0 else "held"
 
 
 @dataclass(slots=True)
@@ -220,38 +225,39 @@ class MemoryLimiter:
     settled_batches: dict[str, int] = field(default_factory=dict[str, int])
     requests: int = 0
 
-    def reserve(self, ask: LimiterRequest, now_ms: int) -> LimiterResult:
-        """Admit a call if every check passes."""
+    def reserve(self, request: LimiterRequest, now_ms: int) -> LimiterResult:
+        """Reserves a call's amounts if every check passes."""
         self._sweep(now_ms)
         epoch = 0
-        if ask.epoch >= 0:
-            epoch = self.epochs.get(ask.plan.epoch_key, -1)
+        if request.epoch >= 0:
+            epoch = self.epochs.get(request.plan.epoch_key, -1)
             if epoch < 0:
                 return LimiterResult(EPOCH_UNKNOWN, now_ms, 0)
-            if epoch > ask.epoch:
+            if epoch > request.epoch:
                 return LimiterResult(STALE, now_ms, epoch)
-        checks = ask.plan.checks
-        looks = [
-            self._look(check, want, ask, now_ms) for check, want in zip(checks, ask.amounts, strict=True)
+        checks = request.plan.checks
+        states = [
+            self._check_state(check, amount, request, now_ms)
+            for check, amount in zip(checks, request.amounts, strict=True)
         ]
         verdicts: list[CheckVerdict] = [
-            check_verdict(check, want, look) if check.enforced else "fits"
-            for check, want, look in zip(checks, ask.amounts, looks, strict=True)
+            check_verdict(check, amount, state) if check.enforced else "fits"
+            for check, amount, state in zip(checks, request.amounts, states, strict=True)
         ]
         status = ADMITTED
         if "unknown" in verdicts:
             status = SPEND_UNKNOWN
         if "full" in verdicts or "held" in verdicts:
             status = REJECTED
-        if ask.reserve and ask.retry_id and not {"full", "unknown"} & {*verdicts}:
-            self._wait(ask, verdicts, now_ms)
-        if status == ADMITTED and ask.reserve:
-            for check, want, look in zip(checks, ask.amounts, looks, strict=True):
-                self._take(check, want, look, ask, now_ms)
-        return LimiterResult(status, now_ms, epoch, *zip(*looks, strict=True))
+        if request.reserve and request.retry_id and not {"full", "unknown"} & {*verdicts}:
+            self._enqueue_waiters(request, verdicts, now_ms)
+        if status == ADMITTED and request.reserve:
+            for check, amount, state in zip(checks, request.amounts, states, strict=True):
+                self._take(check, amount, state, request, now_ms)
+        return LimiterResult(status, now_ms, epoch, *zip(*states, strict=True))
 
     def settle(self, ledger_key: str, number: int, entries: tuple[SettlementEntry, ...], now_ms: int) -> bool:
-        """Settle a batch; False when it was settled before."""
+        """Settles a batch; returns False when it was settled before."""
         if self.settled_batches.get(ledger_key, -1) >= number:
             return False
         self.settled_batches[ledger_key] = number
@@ -271,18 +277,18 @@ class MemoryLimiter:
         return True
 
     def record_request(self, key: str, now_ms: int) -> None:
-        """Count a request that was admitted elsewhere."""
+        """Counts a request that was admitted elsewhere."""
         self._sweep(now_ms)
         times = self.request_windows.setdefault(key, deque())
         forget_requests(times, now_ms)
         times.append(now_ms)
 
-    def release(self, key: str, lease: str) -> None:
-        """Give a place back."""
-        self.slots.get(key, {}).pop(lease, None)
+    def release(self, key: str, lease_id: str) -> None:
+        """Releases a slot."""
+        self.slots.get(key, {}).pop(lease_id, None)
 
     def renew(self, entries: tuple[SettlementEntry, ...], ttl_ms: int, now_ms: int) -> None:
-        """Keep what living calls hold, and take it anew where it was forgotten."""
+        """Renews what running calls hold, and takes it again where it was lost."""
         for entry in entries:
             if entry.kind == "parallel":
                 self.slots.setdefault(entry.key, {})[entry.lease_id] = now_ms + ttl_ms
@@ -290,29 +296,31 @@ class MemoryLimiter:
                 counter.reservations[entry.lease_id] = entry.amount, now_ms + ttl_ms
 
     def seed(self, key: str, counter: BudgetCounter) -> None:
-        """Give a missing counter its value."""
+        """Gives a missing counter its value."""
         self.budgets.setdefault(key, counter)
 
     def raise_epoch(self, key: str, epoch: int) -> None:
-        """Give a tenant its epoch; it never falls."""
+        """Raises a tenant's epoch; it never falls."""
         self.epochs[key] = max(epoch, self.epochs.get(key, epoch))
 
-    def _look(self, check: LimitCheck, want: int, ask: LimiterRequest, now_ms: int) -> CheckState:
+    def _check_state(
+        self, check: LimitCheck, amount: int, request: LimiterRequest, now_ms: int
+    ) -> CheckState:
         if check.kind == "requests":
             times = self.request_windows.get(check.key) or deque()
             forget_requests(times, now_ms)
-            wait = requests_wait_ms(times, now_ms, limit=check.limit, want=want) if want else 0
-            return len(times), wait or (0 if ask.reserve else requests_reset_ms(times, now_ms)), 0, 0
+            wait = requests_wait_ms(times, now_ms, limit=check.limit, amount=amount) if amount else 0
+            return len(times), wait or (0 if request.reserve else requests_reset_ms(times, now_ms)), 0, 0
         if check.kind == "tokens":
             buckets = self.token_windows.get(check.key) or TokenWindow()
             buckets.forget(now_ms)
-            wait = buckets.wait_ms(now_ms, limit=check.limit, want=want) if want else 0
-            reset_ms = 0 if ask.reserve else buckets.reset_ms(now_ms)
+            wait = buckets.wait_ms(now_ms, limit=check.limit, amount=amount) if amount else 0
+            reset_ms = 0 if request.reserve else buckets.reset_ms(now_ms)
             return buckets.total, wait or reset_ms, len(buckets.reservations), 0
         if check.kind == "parallel":
             held = self.slots.get(check.key, {})
-            for lease in [lease for lease, until in held.items() if until <= now_ms]:
-                del held[lease]
+            for lease_id in [lease_id for lease_id, until in held.items() if until <= now_ms]:
+                del held[lease_id]
             return len(held), 0, 0, 0
         counter = self._counter(check.key, now_ms)
         if counter is None:
@@ -322,29 +330,31 @@ class MemoryLimiter:
             counter.spent,
             counter.held,
             len(counter.reservations),
-            counter.kept(ask.retry_id, check.limit, now_ms),
+            counter.kept(request.retry_id, check.limit, now_ms),
         )
 
-    def _wait(self, ask: LimiterRequest, verdicts: list[CheckVerdict], now_ms: int) -> None:
-        for check, want, verdict in zip(ask.plan.checks, ask.amounts, verdicts, strict=True):
+    def _enqueue_waiters(self, request: LimiterRequest, verdicts: list[CheckVerdict], now_ms: int) -> None:
+        for check, amount, verdict in zip(request.plan.checks, request.amounts, verdicts, strict=True):
             if verdict == "held":
-                self.budgets[check.key].enqueue(ask.retry_id, want, now_ms)
+                self.budgets[check.key].enqueue(request.retry_id, amount, now_ms)
 
-    def _take(self, check: LimitCheck, want: int, look: CheckState, ask: LimiterRequest, now_ms: int) -> None:
-        used = look[0]
-        fits = used + want <= check.limit
+    def _take(
+        self, check: LimitCheck, amount: int, state: CheckState, request: LimiterRequest, now_ms: int
+    ) -> None:
+        used = state[0]
+        fits = used + amount <= check.limit
         if check.kind == "requests" and fits:
             self.request_windows.setdefault(check.key, deque()).append(now_ms)
-        elif check.kind == "tokens" and check_verdict(check, want, look) == "fits":
+        elif check.kind == "tokens" and check_verdict(check, amount, state) == "fits":
             buckets = self.token_windows.setdefault(check.key, TokenWindow())
-            buckets.add(want, now_ms)
-            buckets.reservations[ask.lease_id] = want, now_ms + TOKEN_WINDOW_MS
+            buckets.add(amount, now_ms)
+            buckets.reservations[request.lease_id] = amount, now_ms + TOKEN_WINDOW_MS
         elif check.kind == "parallel" and fits:
-            self.slots.setdefault(check.key, {})[ask.lease_id] = now_ms + ask.ttl_ms
+            self.slots.setdefault(check.key, {})[request.lease_id] = now_ms + request.ttl_ms
         elif check.kind == "budget" and used != UNKNOWN:
             counter = self.budgets[check.key]
-            counter.reservations[ask.lease_id] = want, now_ms + ask.ttl_ms
-            counter.dequeue(ask.retry_id, now_ms)
+            counter.reservations[request.lease_id] = amount, now_ms + request.ttl_ms
+            counter.dequeue(request.retry_id, now_ms)
 
     def _counter(self, key: str, now_ms: int) -> BudgetCounter | None:
         counter = self.budgets.get(key)
@@ -354,7 +364,7 @@ class MemoryLimiter:
         return counter
 
     def _sweep(self, now_ms: int) -> None:
-        """Forget subjects nobody counts any more, now and then."""
+        """Forgets subjects that nothing counts any more, every `SWEEP_INTERVAL` requests."""
         self.requests += 1
         if self.requests % SWEEP_INTERVAL:
             return
@@ -377,7 +387,7 @@ class MemoryLimiter:
 
 
 class MemoryBackend:
-    """Limits of this process alone."""
+    """The limits of this process alone."""
 
     def __init__(self, clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
         self.limiter = MemoryLimiter()
@@ -390,39 +400,39 @@ class MemoryBackend:
 
     @property
     def single_slot(self) -> bool:
-        """It reaches all."""
+        """Never: it reaches every counter."""
         return False
 
     async def start(self) -> None:
-        """Nothing to do."""
+        """Does nothing."""
 
     async def stop(self) -> None:
-        """Nothing to do."""
+        """Does nothing."""
 
     async def reserve(
         self,
-        ask: LimiterRequest,
+        request: LimiterRequest,
         on_late_result: Callable[[LimiterResult], None] | None = None,  # noqa: ARG002 -- never late
     ) -> LimiterResult:
-        """Admit a call if every check passes."""
-        return self.limiter.reserve(ask, self.clock_ms())
+        """Reserves a call's amounts if every check passes."""
+        return self.limiter.reserve(request, self.clock_ms())
 
     async def settle(self, ledger_key: str, number: int, entries: tuple[SettlementEntry, ...]) -> None:
-        """Settle a batch of one tenant, once."""
+        """Settles a batch of one tenant, once."""
         self.limiter.settle(ledger_key, number, entries, self.clock_ms())
 
     async def renew(self, entries: tuple[SettlementEntry, ...], ttl_ms: int) -> None:
-        """Keep what living calls hold."""
+        """Renews what running calls hold."""
         self.limiter.renew(entries, ttl_ms, self.clock_ms())
 
     async def seed(self, key: str, spent: int, expires_ms: int = 0) -> None:
-        """Give a missing counter its value."""
+        """Gives a missing counter its value."""
         self.limiter.seed(key, BudgetCounter(spent, expires_ms, self.clock_ms()))
 
     async def raise_epoch(self, key: str, epoch: int) -> None:
-        """Give a tenant its epoch."""
+        """Raises a tenant's epoch; it never falls."""
         self.limiter.raise_epoch(key, epoch)
 
     async def heartbeat(self, name: str) -> int:  # noqa: ARG002 -- there is no other
-        """This one."""
+        """This replica alone."""
         return 1

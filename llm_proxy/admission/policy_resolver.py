@@ -25,7 +25,7 @@ UTC_NAME = "UTC"
 
 
 def period_start(budget: Budget, now_ms: int) -> datetime:
-    """When the period a budget counts in began; all time begins in 1970."""
+    """When the period a budget counts in began; a budget without periods began in 1970."""
     if budget.period == "total":
         return EPOCH_START
     now = datetime.fromtimestamp(now_ms / 1000, _zone(budget.zone))
@@ -45,7 +45,7 @@ def period_end_ms(budget: Budget, now_ms: int) -> int:
 
 
 def period_stamp(budget: Budget, now_ms: int) -> str:
-    """What tells the counter of one period from that of another, and of the same in another zone."""
+    """Tells the counter of one period from another's, and from the same period's in another time zone."""
     day = f"{period_start(budget, now_ms):%Y%m%d}"
     return day if budget.period == "total" or budget.zone == UTC_NAME else f"{day}:{budget.zone}"
 
@@ -69,14 +69,14 @@ _KEY_LETTER = {"requests": "r", "tokens": "t", "parallel": "p", "budget": "m"}
 _LAYERS: tuple[PolicyMode, ...] = ("enforce", "shadow")
 _BY_BODY: frozenset[ScopeKind] = frozenset({"agent", "user_model", "tenant_group"})
 CATALOG_PLAN_TTL_MS = 5_000
-"""So long a plan is kept that depends on what the sidecar serves: aliases may come to mean another group."""
+"""A plan that depends on the catalog is valid for so long: an alias may move to another group."""
 
 
 class ServedModels(Protocol):
-    """What the sidecar serves, as far as rules name it."""
+    """What the sidecar serves, as far as policies name it."""
 
     def resolved(self, name: str) -> str:
-        """The group an alias stands for; any other name as it is."""
+        """The group an alias stands for; any other name unchanged."""
         ...
 
     def providers(self, group: str) -> tuple[str, ...]:
@@ -90,7 +90,7 @@ class ServedModels(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PolicyDefaults:
-    """What holds where no rule says otherwise."""
+    """The limits where no policy says otherwise."""
 
     agent_rpm: int = 10
     limits_mode: PolicyMode = "enforce"
@@ -100,7 +100,7 @@ class PolicyDefaults:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "PolicyDefaults":
-        """What the settings say."""
+        """The defaults of the settings."""
         return cls(
             settings.agent_rpm,
             settings.limits_mode,
@@ -112,42 +112,42 @@ class PolicyDefaults:
 
 @dataclass(frozen=True, slots=True)
 class PolicyResolver:
-    """A rulebook, ready to be asked."""
+    """A snapshot of all policies, indexed by scope."""
 
     defaults: PolicyDefaults = PolicyDefaults()
     snapshot: PolicySnapshot = field(default_factory=PolicySnapshot)
     policies: Mapping[tuple[ScopeKind, str, str], tuple[LimitPolicy, ...]] = field(
         default_factory=dict[tuple[ScopeKind, str, str], tuple[LimitPolicy, ...]]
     )
-    """By scope, tenant and subject: the rules for every model or some."""
+    """By scope, tenant and subject: the policies for every model or some."""
     depends_on_catalog: bool = False
-    """What a rule covers depends on what the sidecar serves."""
+    """What a policy covers depends on what the sidecar serves."""
     has_shared: bool = False
-    """Some rule counts the calls of several tenants."""
+    """Some policy counts the calls of several tenants."""
     tokens_depend_on_body: bool = False
     """Which limits on tokens cover a call depends on what its body names."""
 
     @classmethod
     def from_snapshot(cls, defaults: PolicyDefaults, book: PolicySnapshot) -> "PolicyResolver":
-        """The policies of a rulebook."""
+        """Indexes a snapshot."""
         rules: dict[tuple[ScopeKind, str, str], tuple[LimitPolicy, ...]] = {}
         for rule in book.policies:
             place = rule.scope, rule.tenant, rule.subject
             rules[place] = (*rules.get(place, ()), rule)
         scopes = {rule.scope for rule in book.policies}
-        asks_served = "provider" in scopes or any(rule.group != ANY for rule in book.policies)
+        depends_on_catalog = "provider" in scopes or any(rule.group != ANY for rule in book.policies)
         return cls(
             defaults,
             book,
             rules,
-            asks_served,
+            depends_on_catalog,
             has_shared=not scopes.isdisjoint(SHARED_SCOPES),
             tokens_depend_on_body=any(rule.limits.tpm and rule.scope in _BY_BODY for rule in book.policies),
         )
 
     @property
     def caps_total_spend(self) -> bool:
-        """Whether what all callers together may spend is bounded."""
+        """Whether an enforced budget limits what all callers together may spend."""
         mode = self.defaults.budgets_mode
         return any(
             rule.scope == "global" and (rule.mode or mode) == "enforce" and one.unit == "usd"
@@ -164,32 +164,32 @@ class PolicyResolver:
         *,
         single_slot: bool = False,
     ) -> LimitPlan:
-        """Every check that covers this caller at this model group.
+        """Returns every check that covers this caller at this model group.
 
         Args:
             caller: Who calls.
             group: The model group; empty for none.
-            now_ms: When.
-            served: What the sidecar serves; None while nobody knows.
-            single_slot: Counters of different hash tags cannot be reached together.
+            now_ms: The time, since 1970.
+            served: What the sidecar serves; None while unknown.
+            single_slot: Whether counters of different hash tags cannot be reached together.
         """
         hash_tag = SHARED_TAG if single_slot and self.has_shared else tenant_tag(caller.tenant)
-        laying = _PolicyMerge(self, caller, now_ms, served, hash_tag)
-        scopes, elsewhere = [*_scopes(caller, group)], list[LimitCheck]()
+        merge = _PolicyMerge(self, caller, now_ms, served, hash_tag)
+        scopes, fallback_checks = [*_scopes(caller, group)], list[LimitCheck]()
         if self.has_shared:
             scopes.append(_Scope("global", ANY))
             own, others = _providers(group, served)
             scopes += [_Scope("provider", name) for name in own]
-            elsewhere = [check for name in others for check in laying.checks(_Scope("provider", name))]
-        checks = tuple(check for scope in scopes for check in laying.checks(scope))
-        ends = [one.period_end_ms for one in (*checks, *elsewhere) if one.period_end_ms]
+            fallback_checks = [check for name in others for check in merge.checks(_Scope("provider", name))]
+        checks = tuple(check for scope in scopes for check in merge.checks(scope))
+        ends = [one.period_end_ms for one in (*checks, *fallback_checks) if one.period_end_ms]
         until_ms = min([next_day_ms(now_ms), *ends])
         return LimitPlan(
             caller.tenant or "",
             hash_tag,
             checks,
             min(until_ms, now_ms + CATALOG_PLAN_TTL_MS) if self.depends_on_catalog else until_ms,
-            tuple(one for one in elsewhere if one.kind in {"tokens", "budget"}),
+            tuple(one for one in fallback_checks if one.kind in {"tokens", "budget"}),
         )
 
 
@@ -210,7 +210,7 @@ class _Scope:
 
 @dataclass(frozen=True, slots=True)
 class _PolicyMerge:
-    """The rules that cover one caller, laid over each other."""
+    """The policies that cover one caller, merged."""
 
     policies: PolicyResolver
     caller: Caller
@@ -219,16 +219,16 @@ class _PolicyMerge:
     hash_tag: str
 
     def checks(self, at: _Scope) -> Iterator[LimitCheck]:
-        """The checks of a scope: those that refuse, then those that only watch."""
+        """The checks of a scope: the enforced ones, then those in shadow mode."""
         rules, defaults = self._rules(at), self.policies.defaults
         for layer in _LAYERS:
             limits = (one for one in rules if (one.mode or defaults.limits_mode) == layer)
-            yield from self._limits(at, reduce(_over, limits, LimitPolicy(at.kind)), layer)
+            yield from self._limits(at, reduce(_override, limits, LimitPolicy(at.kind)), layer)
             budgets = [one for one in rules if (one.mode or defaults.budgets_mode) == layer]
             yield from self._budgets(at, budgets, layer)
 
     def _rules(self, at: _Scope) -> list[LimitPolicy]:
-        """The rules of a scope, the most specific last."""
+        """The policies of a scope, the most specific last."""
         found = [
             rule
             for tenant in (self.caller.tenant or "", ANY)
@@ -237,7 +237,7 @@ class _PolicyMerge:
             if wildcard_matches(rule.group, at.group)
             or (self.served and self.served.resolved(rule.group) == at.group)
         ]
-        found.sort(key=lambda rule: (_narrowness(rule.group), rule.subject != ANY, rule.tenant != ANY))
+        found.sort(key=lambda rule: (_specificity(rule.group), rule.subject != ANY, rule.tenant != ANY))
         if at.kind == "agent":
             found.insert(0, LimitPolicy("agent", limits=Limits(rpm=self.policies.defaults.agent_rpm)))
         elif at.kind == "key":
@@ -255,14 +255,14 @@ class _PolicyMerge:
                 )
 
     def _budgets(self, at: _Scope, rules: list[LimitPolicy], layer: PolicyMode) -> Iterator[LimitCheck]:
-        rule = reduce(_over, rules, LimitPolicy(at.kind))
+        rule = reduce(_override, rules, LimitPolicy(at.kind))
         for one in rule.budgets:
             key = self._key(at, "budget", layer) + ("" if one.unit == "usd" else f":{one.unit}")
             yield LimitCheck(
                 "budget",
                 at.kind,
                 self._label(at),
-                f"{key}:{one.period}:{period_stamp(one, self.now_ms)}{_laid(one, rules)}",
+                f"{key}:{one.period}:{period_stamp(one, self.now_ms)}{_counter_suffix(one, rules)}",
                 one.limit,
                 layer == "enforce",
                 rule.on_store_failure or self.policies.defaults.budgets_on_store_failure,
@@ -277,12 +277,12 @@ class _PolicyMerge:
             )
 
     def _label(self, at: _Scope) -> str:
-        """Whom a scope is about, for people; a key by what its owner sees of it."""
+        """Whose a scope is, for people; a key by the prefix its owner sees."""
         own = at.kind == "key" and self.caller.key_prefix
         return f"key {self.caller.key_prefix}" if own else at.label
 
     def _spent_in(self, at: _Scope) -> str | None:
-        """In which tenant calls count; None for all."""
+        """The tenant whose calls count; None for all."""
         # A virtual key has one tenant, and takes what it spent along to another; other names mean
         # somebody else in another tenant, and an internal secret spends for each apart.
         if at.kind in SHARED_SCOPES or (at.kind == "key" and self.caller.kind == "virtual"):
@@ -317,15 +317,15 @@ def _providers(group: str, served: ServedModels | None) -> tuple[tuple[str, ...]
     return own, tuple(name for name in others if name not in own)
 
 
-def _narrowness(group: str) -> tuple[bool, int]:
-    """The order of model names in rules: wildcards before names, the shorter first."""
+def _specificity(group: str) -> tuple[bool, int]:
+    """The order of model names in policies: wildcards before names, the shorter first."""
     return "*" not in group, len(group)
 
 
-def _laid(budget: Budget, rules: list[LimitPolicy]) -> str:
-    """What tells a budget's counter from one of the same budget that was lifted: since when it has counted.
+def _counter_suffix(budget: Budget, rules: list[LimitPolicy]) -> str:
+    """Tells a budget's counter from that of the same budget removed before: since when it has counted.
 
-    Rules that state the same budget have one counter, however they lie over each other: since the first.
+    Policies that state the same budget share one counter, however they override each other: since the first.
     """
     kind = budget.unit, budget.period, budget.zone
     laid = [
@@ -338,11 +338,11 @@ def _laid(budget: Budget, rules: list[LimitPolicy]) -> str:
     return f":{laid_us}" if laid_us else ""
 
 
-def _over(lower: LimitPolicy, upper: LimitPolicy) -> LimitPolicy:
-    """What the upper rule says, and the lower one where it is silent."""
-    said = {one.name: getattr(upper.limits, one.name) for one in fields(Limits)}
-    limits = replace(lower.limits, **{name: value for name, value in said.items() if value is not None})
-    said_of = {(one.unit, one.period) for one in upper.budgets}
-    budgets = (*upper.budgets, *(one for one in lower.budgets if (one.unit, one.period) not in said_of))
-    failing = upper.on_store_failure or lower.on_store_failure
-    return replace(lower, limits=limits, budgets=budgets, on_store_failure=failing)
+def _override(base: LimitPolicy, override: LimitPolicy) -> LimitPolicy:
+    """The values of `override`, and those of `base` where it has none."""
+    values = {one.name: getattr(override.limits, one.name) for one in fields(Limits)}
+    limits = replace(base.limits, **{name: value for name, value in values.items() if value is not None})
+    replaced = {(one.unit, one.period) for one in override.budgets}
+    budgets = (*override.budgets, *(one for one in base.budgets if (one.unit, one.period) not in replaced))
+    failing = override.on_store_failure or base.on_store_failure
+    return replace(base, limits=limits, budgets=budgets, on_store_failure=failing)

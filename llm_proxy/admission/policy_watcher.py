@@ -18,19 +18,19 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.5
 FRESH_S = 1.0
-"""Rules read so recently need no look at the store's epoch."""
+"""Policies read so recently need no comparison with the store's epoch."""
 
 
 class PolicyWatcher:
-    """Reads the rules again when they changed."""
+    """Reads the policies again when they have changed."""
 
     def __init__(self, defaults: PolicyDefaults, source: PolicySource | None) -> None:
         self._defaults = defaults
         self._source = source
         self._seen: dict[str, int] = {}
         self._read_at = float("-inf")
-        self._away = False
-        self._turn = asyncio.Lock()
+        self._unavailable = False
+        self._lock = asyncio.Lock()
         self._loop = BackgroundLoop("rules", self._step, every_s=POLL_S)
         self.policies = PolicyResolver.from_snapshot(defaults, PolicySnapshot())
 
@@ -41,54 +41,55 @@ class PolicyWatcher:
 
     @property
     def is_fresh(self) -> bool:
-        """Whether no change can have escaped us for longer than `FRESH_S`."""
+        """Whether no change can have been missed for longer than `FRESH_S`."""
         return self._source is None or time.monotonic() - self._read_at < FRESH_S
 
     def epoch_of(self, tenant: str) -> int:
-        """The newest epoch of a tenant that our knowledge reflects."""
+        """The newest epoch of a tenant that `policies` reflects."""
         return max(self.policies.snapshot.epoch_of(tenant), self._seen.get(tenant, 0))
 
     async def start(self) -> None:
-        """Read the rules, now if Postgres is there, and again when they change."""
+        """Reads the policies, now if Postgres answers, and again when they change."""
         if self._source is not None:
-            await self._loop.run_once(self._first)
+            await self._loop.run_once(self._read_at_start)
             self._loop.start()
 
     async def stop(self) -> None:
-        """Stop reading."""
+        """Stops reading."""
         await self._loop.stop()
 
     async def refresh(self, tenant: str = ANY, epoch: int = 0) -> None:
-        """Read the rules as they are now; `epoch` is what the store says of the tenant.
+        """Reads the policies as they are now; `epoch` is the tenant's in the limits store.
 
         Raises:
-            StoreUnavailable: Postgres did not answer, or is known to be away; then nobody waits for it.
+            StoreUnavailable: Postgres did not answer, or is known to be unreachable; then it is not waited
+                for.
         """
         if self._source is None:
             return
-        asked_at = time.monotonic()
-        if self._away:
-            raise _unread()
-        async with self._turn:
-            if self._away:
-                raise _unread()
-            if self._read_at < asked_at:  # who came while it was read waits for one more, together
+        called_at = time.monotonic()
+        if self._unavailable:
+            raise _not_readable()
+        async with self._lock:
+            if self._unavailable:
+                raise _not_readable()
+            if self._read_at < called_at:  # callers that came during a read share the next one
                 await self._read(self._source)
         if epoch > self.epoch_of(tenant):
             self._seen[tenant] = epoch
 
     async def _read(self, source: PolicySource) -> None:
-        began = time.monotonic()
+        started = time.monotonic()
         try:
-            book = await source.fetch_policies(self.policies.snapshot.newest_epoch)
+            snapshot = await source.fetch_policies(self.policies.snapshot.newest_epoch)
         except StoreUnavailable:
-            self._away = True
+            self._unavailable = True
             raise
-        self._read_at, self._away = began, False
-        if book is not None:
-            self.policies = PolicyResolver.from_snapshot(self._defaults, book)
+        self._read_at, self._unavailable = started, False
+        if snapshot is not None:
+            self.policies = PolicyResolver.from_snapshot(self._defaults, snapshot)
 
-    async def _first(self) -> None:
+    async def _read_at_start(self) -> None:
         try:
             await self.refresh()
         except StoreUnavailable:
@@ -97,9 +98,9 @@ class PolicyWatcher:
     async def _step(self) -> None:
         if self._source is not None:
             with contextlib.suppress(StoreUnavailable):
-                async with self._turn:
+                async with self._lock:
                     await self._read(self._source)
 
 
-def _unread() -> StoreUnavailable:
+def _not_readable() -> StoreUnavailable:
     return StoreUnavailable("The rules cannot be read right now.", retry_after_s=FRESH_S)

@@ -30,11 +30,11 @@ from llm_proxy.money import format_usd, format_usd_rounded_up
 
 EnforcementState = Literal["enforced", "local", "allow", "shadow", "deny"]
 STATE_HEADER = "x-llm-proxy-limits"
-_STATE = {state: (STATE_HEADER.encode(), state.encode()) for state in get_args(EnforcementState)}
+_STATE_HEADERS = {state: (STATE_HEADER.encode(), state.encode()) for state in get_args(EnforcementState)}
 DENIED_HEADERS = ((STATE_HEADER, "deny"),)
-"""Of a refusal because nobody can tell how full a limit is."""
+"""Of an error because the figures of a limit are unknown."""
 PARALLEL_WAIT_MS = 1000
-"""Nobody knows when a place will be free; this is a polite guess."""
+"""When a slot will be free is unknown; this is a guess."""
 HELD_WAIT_MS = 2000
 """The same for money that running calls hold."""
 RESET_HEADER = "x-llm-proxy-budget-reset"
@@ -49,15 +49,15 @@ _NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class LimitStatus:
-    """Where a caller stands at one check.
+    """The status of one check for a caller.
 
     Attributes:
-        used: Counted before this call, of a budget what was spent; None when nobody knows.
+        used: Counted before this call, of a budget what was spent; None while unknown.
         amount: What this call takes.
-        wait_ms: How long until it fits; 0 when it does, or when waiting does not help.
-        reset_ms: How long until nothing is counted any more; None when it is not a window.
+        wait_ms: The time until it fits; 0 when it does, or when waiting does not help.
+        reset_ms: The time until nothing is counted any more; None when it is not a window.
         held: What running calls hold of a budget.
-        running: How many calls hold some of a budget, or of a window's tokens.
+        running: The number of calls that hold some of a budget, or of a window's tokens.
         kept: What of a budget is kept for a call that waits.
     """
 
@@ -72,7 +72,7 @@ class LimitStatus:
 
     @property
     def rejects(self) -> bool:
-        """Whether this check refuses."""
+        """Whether this check rejects the call."""
         if self.used is None:
             return False
         return (
@@ -81,7 +81,7 @@ class LimitStatus:
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether a budget is used up, so that waiting for running calls does not help."""
+        """Whether a budget is spent, so that waiting for running calls does not help."""
         return self.check.kind == "budget" and self.used is not None and self.used >= self.check.limit
 
     @property
@@ -90,94 +90,95 @@ class LimitStatus:
         return max(0, self.check.limit - (self.used or 0) - self.held - self.kept)
 
 
-def limit_statuses(plan: LimitPlan, wants: tuple[int, ...], answer: LimiterResult) -> Iterator[LimitStatus]:
-    """Where the caller stands at each check."""
-    running, kept = answer.running or repeat(0), answer.kept or repeat(0)
-    rows = zip(plan.checks, wants, answer.used, answer.extra, running, kept, strict=False)
-    for check, want, used, extra, calls, share in rows:
-        verdict = check_verdict(check, want, (used, extra, calls, share))
-        over = verdict == "full"
+def limit_statuses(plan: LimitPlan, amounts: tuple[int, ...], result: LimiterResult) -> Iterator[LimitStatus]:
+    """Yields the status of each check."""
+    running, kept = result.running or repeat(0), result.kept or repeat(0)
+    rows = zip(plan.checks, amounts, result.used, result.extra, running, kept, strict=False)
+    for check, amount, used, extra, calls, kept_amount in rows:
+        verdict = check_verdict(check, amount, (used, extra, calls, kept_amount))
+        rejecting = verdict == "full"
         if check.kind == "parallel":
-            yield LimitStatus(check, used, want, PARALLEL_WAIT_MS if over else 0, None)
+            yield LimitStatus(check, used, amount, PARALLEL_WAIT_MS if rejecting else 0, None)
         elif check.kind == "budget":
             wait_ms = HELD_WAIT_MS if verdict == "held" else 0
             yield LimitStatus(
-                check, None if used == UNKNOWN else used, want, wait_ms, None, extra, calls, share
+                check, None if used == UNKNOWN else used, amount, wait_ms, None, extra, calls, kept_amount
             )
         else:
-            yield LimitStatus(check, used, want, extra if over else 0, extra, running=calls)
+            yield LimitStatus(check, used, amount, extra if rejecting else 0, extra, running=calls)
 
 
 def rate_limit_headers(
-    plan: LimitPlan, wants: tuple[int, ...], answer: LimiterResult, state: EnforcementState
+    plan: LimitPlan, amounts: tuple[int, ...], result: LimiterResult, state: EnforcementState
 ) -> tuple[tuple[bytes, bytes], ...]:
-    """What a response tells of limits, in OpenAI's names."""
-    admitted = answer.status == ADMITTED
+    """The rate limit headers of a response, in OpenAI's names."""
+    admitted = result.status == ADMITTED
     tightest: dict[LimitKind, tuple[int, int, int]] = {}
     for at, check in plan.windows:
-        kind, used = check.kind, answer.used[at]
-        left = max(0, check.limit - used - (wants[at] if admitted else 0))
+        kind, used = check.kind, result.used[at]
+        left = max(0, check.limit - used - (amounts[at] if admitted else 0))
         if kind not in tightest or left < tightest[kind][0]:
-            reset_ms = answer.extra[at] or (_RESET_MS[kind] if used or admitted else 0)
+            reset_ms = result.extra[at] or (_RESET_MS[kind] if used or admitted else 0)
             tightest[kind] = left, check.limit, reset_ms
-    told = [_STATE[state]]
+    headers = [_STATE_HEADERS[state]]
     for kind, (left, limit, reset_ms) in tightest.items():
         limit_name, remaining_name, reset_name = _NAMES[kind]
-        told += (
+        headers += (
             (limit_name, b"%d" % limit),
             (remaining_name, b"%d" % left),
             (reset_name, format_duration(reset_ms).encode()),
         )
-    return tuple(told)
+    return tuple(headers)
 
 
-def rate_limit_error(ask: LimiterRequest, answer: LimiterResult, state: EnforcementState) -> APIError:
-    """The refusal of an answer that refuses."""
-    plan, wants = ask.plan, ask.amounts
-    told = tuple(
-        (name.decode(), value.decode()) for name, value in rate_limit_headers(plan, wants, answer, state)
+def rate_limit_error(request: LimiterRequest, result: LimiterResult, state: EnforcementState) -> APIError:
+    """The error of a rejecting result."""
+    plan, amounts = request.plan, request.amounts
+    headers = tuple(
+        (name.decode(), value.decode()) for name, value in rate_limit_headers(plan, amounts, result, state)
     )
-    over = [one for one in limit_statuses(plan, wants, answer) if one.rejects and one.check.enforced]
-    spent = [one for one in over if one.is_exhausted]
+    rejecting = [
+        status for status in limit_statuses(plan, amounts, result) if status.rejects and status.check.enforced
+    ]
+    spent = [status for status in rejecting if status.is_exhausted]
     if spent and state != "local":
-        last = max(spent, key=lambda one: one.check.period_end_ms or _NEVER_MS)
+        last = max(spent, key=lambda status: status.check.period_end_ms or _NEVER_MS)
         if at := reset_time(last.check):
-            told += ((RESET_HEADER, at.isoformat()),)
-        return _of_limit(BudgetExceeded(_money(last, ask.estimate), headers=told), last)
-    worst = max(over, key=lambda one: one.wait_ms)
+            headers += ((RESET_HEADER, at.isoformat()),)
+        return _with_limit(BudgetExceeded(_budget_message(last, request.estimate), headers=headers), last)
+    worst = max(rejecting, key=lambda status: status.wait_ms)
     if worst.check.kind == "budget":
         wait_s = (worst.wait_ms or HELD_WAIT_MS) / 1000
-        message = _money(worst, ask.estimate)
+        message = _budget_message(worst, request.estimate)
         if state == "local":
-            whose = worst.check.subject
+            subject = worst.check.subject
             message = (
-                f"The limits store is away, and this replica's share of the budget of {whose} is in use."
+                f"The limits store is away, and this replica's share of the budget of {subject} is in use."
             )
-        return _of_limit(BudgetHeld(message, retry_after_s=wait_s, headers=told), worst)
-    refused = RateLimited(
-        _message(worst),
+        return _with_limit(BudgetHeld(message, retry_after_s=wait_s, headers=headers), worst)
+    error = RateLimited(
+        _window_message(worst),
         error_type="tokens" if worst.check.kind == "tokens" else "requests",
         retry_after_s=worst.wait_ms / 1000,
-        headers=told,
+        headers=headers,
     )
-    return _of_limit(refused, worst)
+    return _with_limit(error, worst)
 
 
 def reached_limit(
-    check: LimitCheck, standing: LimitStatus | None = None, wait_ms: int | None = None
+    check: LimitCheck, status: LimitStatus | None = None, wait_ms: int | None = None
 ) -> ReachedLimit:
-    """What the record and the log say of a limit that refuses; without a standing nobody knows how full."""
-    one = standing
-    return ReachedLimit(  # made once: a loop that runs against its limit makes many
+    """The limit that rejects, for the record and the log; without a status its figures are unknown."""
+    return ReachedLimit(  # positional: a client that loops against its limit makes many
         check.kind,
         check.scope,
         check.subject,
         check.limit,
-        None if one is None else one.amount,
-        None if one is None else one.used,
-        0 if one is None else one.held,
-        0 if one is None else one.running,
-        0 if one is None else one.kept,
+        None if status is None else status.amount,
+        None if status is None else status.used,
+        0 if status is None else status.held,
+        0 if status is None else status.running,
+        0 if status is None else status.kept,
         check.unit if check.kind == "budget" else _UNITS[check.kind],
         check.period,
         wait_ms,
@@ -185,49 +186,51 @@ def reached_limit(
     )
 
 
-def _of_limit(refused: APIError, standing: LimitStatus) -> APIError:
-    wait_s = refused.retry_after_s
+def _with_limit(error: APIError, status: LimitStatus) -> APIError:
+    wait_s = error.retry_after_s
     wait_ms = None if wait_s is None else math.ceil(wait_s * 1000)
-    refused.reached_limit = reached_limit(standing.check, standing, wait_ms)
-    return refused
+    error.reached_limit = reached_limit(status.check, status, wait_ms)
+    return error
 
 
-def _message(worst: LimitStatus) -> str:
+def _window_message(worst: LimitStatus) -> str:
     check = worst.check
     if check.is_shared:
         wait = format_duration(worst.wait_ms)
         return f"A limit that holds for {check.subject} is reached. Try again in {wait}."
     if check.kind == "parallel":
         return f"Too many requests at once for {check.subject}: {check.limit} may run in parallel."
-    asked = f", requested {worst.amount}" if check.kind == "tokens" else ""
-    told = f"Limit {check.limit}, used {worst.used}{asked}. Try again in {format_duration(worst.wait_ms)}."
-    return f"Rate limit reached for {check.subject} on {check.kind} per minute. {told}"
+    requested = f", requested {worst.amount}" if check.kind == "tokens" else ""
+    figures = (
+        f"Limit {check.limit}, used {worst.used}{requested}. Try again in {format_duration(worst.wait_ms)}."
+    )
+    return f"Rate limit reached for {check.subject} on {check.kind} per minute. {figures}"
 
 
-def _money(worst: LimitStatus, estimate: CallEstimate) -> str:
-    """Why a budget refuses: what is needed, what is left, where the rest is, and when it begins anew."""
+def _budget_message(worst: LimitStatus, estimate: CallEstimate) -> str:
+    """Why a budget rejects: what the call needs, what is left, who has the rest, and when it resets."""
     check, spent, per = worst.check, worst.used or 0, PERIOD_SUFFIX[worst.check.period or "total"]
-    whose = check.subject
-    state = "is used up" if worst.is_exhausted else _taken_by(worst)
+    subject = check.subject
+    state = "is used up" if worst.is_exhausted else _held_by(worst)
     if check.is_shared:
-        return f"The budget of {whose} {state}."
+        return f"The budget of {subject} {state}."
     if not check.limit:
-        return f"The budget of {whose} is {_amount(check, 0)}{per}: nothing may be spent."
-    rest = [f"{_amount(check, spent)} spent"]
+        return f"The budget of {subject} is {_amount(check, 0)}{per}: nothing may be spent."
+    parts = [f"{_amount(check, spent)} spent"]
     if worst.held:
         calls = f"{worst.running} running call{'s' * (worst.running != 1)}"
-        rest.append(f"{_amount(check, worst.held)} held by {calls}")
+        parts.append(f"{_amount(check, worst.held)} held by {calls}")
     if worst.kept:
-        rest.append(f"{_amount(check, worst.kept)} kept for a call that waits")
+        parts.append(f"{_amount(check, worst.kept)} kept for a call that waits")
     left = (
-        f"{_amount(check, worst.remaining)} of {_amount(check, check.limit)}{per} is left: {', '.join(rest)}"
+        f"{_amount(check, worst.remaining)} of {_amount(check, check.limit)}{per} is left: {', '.join(parts)}"
     )
     at = reset_time(check)
     ends = f"; resets {at:%Y-%m-%d %H:%M} {check.zone}" if at else ""
-    return f"The budget of {whose} {state}. This call needs {_needed(worst, estimate)}; {left}{ends}."
+    return f"The budget of {subject} {state}. This call needs {_needed(worst, estimate)}; {left}{ends}."
 
 
-def _taken_by(worst: LimitStatus) -> str:
+def _held_by(worst: LimitStatus) -> str:
     """Who has what is left of a budget."""
     if worst.held and worst.kept:
         return "is held by calls that run and kept for a call that waits"
@@ -241,9 +244,9 @@ def _needed(worst: LimitStatus, estimate: CallEstimate) -> str:
         return "1"
     usd = unit == "usd"
     prompt = format_usd_rounded_up(estimate.prompt_nano_usd) if usd else f"{estimate.prompt_tokens:,}"
-    answer = f", answer up to {estimate.answer_tokens:,} tokens" if estimate.answer_tokens else ""
+    result = f", answer up to {estimate.answer_tokens:,} tokens" if estimate.answer_tokens else ""
     total = format_usd_rounded_up(worst.amount) if usd else f"{worst.amount:,} tokens"
-    return f"about {total} (prompt {prompt}{answer})"
+    return f"about {total} (prompt {prompt}{result})"
 
 
 def _amount(check: LimitCheck, amount: int) -> str:
@@ -254,7 +257,7 @@ def _amount(check: LimitCheck, amount: int) -> str:
 
 
 def reset_time(check: LimitCheck) -> datetime | None:
-    """When a budget begins anew, in its own zone; None for one that never does."""
+    """When a budget's next period starts, in its time zone; None without periods."""
     if not check.period_end_ms:
         return None
     zone = UTC if check.zone == "UTC" else ZoneInfo(check.zone)
@@ -262,7 +265,7 @@ def reset_time(check: LimitCheck) -> datetime | None:
 
 
 def format_duration(ms: int) -> str:
-    """Milliseconds as OpenAI's headers write them: `20ms`, `8.64s`, `6m0s`."""
+    """Milliseconds in the format of OpenAI's headers: `20ms`, `8.64s`, `6m0s`."""
     if ms < 1000:
         return f"{ms}ms"
     minutes, rest_ms = divmod(ms, 60_000)

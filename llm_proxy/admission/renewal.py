@@ -40,67 +40,70 @@ class SpendSource(Protocol):
         group: str,
         unit: BudgetUnit,
     ) -> int | None:
-        """What was spent since then, money in nano-dollars; None when nobody knows.
+        """Returns what was spent since `since`, money in nano-dollars; None while unknown.
 
         Args:
-            scope: What spent.
+            scope: The kind of spender.
             spender: Its id.
-            since: When the period began.
-            tenant: Only what it spent in this one (empty for calls without one); None for all.
+            since: Start of the period.
+            tenant: Only what it spent in this tenant (empty for calls without one); None for all.
             group: Only what it spent on this model group; `*` for all.
             unit: What is counted.
         """
         ...
 
     async def recent_answers(self) -> Sequence[tuple[str, int]] | None:
-        """The completion tokens of all replicas' latest answers, by group asked; None when nobody knows."""
+        """Completion tokens of all replicas' recent answers, by requested group; None while unknown."""
         ...
 
     async def exact_usage(self, requests: Sequence[UUID]) -> Mapping[UUID, tuple[SettledUsage, bool]] | None:
-        """What is known of those of these calls that the sidecar's log told of; None while nobody can tell.
+        """Returns the usage of those of these calls that the sidecar's log has; None while it cannot be read.
 
-        With each, whether its figures are exact, or only who served it is known.
+        The flag says whether its figures are exact, or only its provider is known.
         """
         ...
 
 
 class BudgetRebuilder:
-    """Rebuilds missing counters, each once however many calls wait for it."""
+    """Rebuilds missing budget counters, each once however many calls wait for it."""
 
     def __init__(
-        self, store: LimiterBackend, spent: SpendSource | None, keep: Callable[[str | None], Awaitable[None]]
+        self,
+        backend: LimiterBackend,
+        spend: SpendSource | None,
+        renew: Callable[[str | None], Awaitable[None]],
     ) -> None:
-        """`keep` makes the reservations of running calls again: a tenant's, or all."""
-        self._keep = keep
-        self._store = store
-        self._spent = spent
+        """`renew` takes the reservations of running calls again: a tenant's, or all."""
+        self._renew = renew
+        self._backend = backend
+        self._spend_source = spend
         self._running: dict[str, asyncio.Task[bool]] = {}
-        self._begun: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    async def rebuild(self, check: LimitCheck, tag: str) -> bool:
-        """Give a budget its counter; False when nobody knows what was spent. Raises `LimiterUnavailable`."""
+    async def rebuild(self, check: LimitCheck, hash_tag: str) -> bool:
+        """Gives a budget its counter; False when its spend is unknown. Raises `LimiterUnavailable`."""
         task = self._running.get(check.key)
         if task is None:
-            task = self._running[check.key] = asyncio.create_task(self._rebuild(check, tag))
+            task = self._running[check.key] = asyncio.create_task(self._rebuild(check, hash_tag))
             task.add_done_callback(lambda _: self._running.pop(check.key, None))
         return await asyncio.shield(task)
 
-    def rebuild_soon(self, check: LimitCheck, tag: str) -> None:
-        """Rebuild a budget nobody waits for, if that can be done now."""
-        task = spawn("budget-watched", self._attempt(check, tag))
-        self._begun.add(task)
-        task.add_done_callback(self._begun.discard)
+    def rebuild_soon(self, check: LimitCheck, hash_tag: str) -> None:
+        """Rebuilds, in the background, a budget that no call waits for."""
+        task = spawn("budget-watched", self._attempt(check, hash_tag))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    async def _attempt(self, check: LimitCheck, tag: str) -> None:
+    async def _attempt(self, check: LimitCheck, hash_tag: str) -> None:
         try:
-            await self.rebuild(check, tag)
+            await self.rebuild(check, hash_tag)
         except (LimiterUnavailable, APIError, OSError, TimeoutError):
             log.warning("budget not rebuilt")
 
-    async def _rebuild(self, check: LimitCheck, tag: str) -> bool:
-        if self._spent is None or check.period_start is None:
+    async def _rebuild(self, check: LimitCheck, hash_tag: str) -> bool:
+        if self._spend_source is None or check.period_start is None:
             return False
-        spent = await self._spent.fetch_spend(
+        spend = await self._spend_source.fetch_spend(
             check.scope,
             check.spender_id,
             check.period_start,
@@ -108,12 +111,12 @@ class BudgetRebuilder:
             check.spender_group,
             check.unit,
         )
-        if spent is None:
+        if spend is None:
             return False
         expires_ms = check.period_end_ms + COUNTER_GRACE_MS if check.period_end_ms else 0
         # Sent together, so that no call of this replica finds the counter without what others hold of it.
-        seeding = self._store.seed(check.key, spent, expires_ms)
-        await asyncio.gather(seeding, self._keep(None if check.is_shared else tag))
+        seeding = self._backend.seed(check.key, spend, expires_ms)
+        await asyncio.gather(seeding, self._renew(None if check.is_shared else hash_tag))
         return True
 
 
@@ -121,50 +124,54 @@ HEARTBEAT_INTERVAL_S = 5.0
 
 
 class Heartbeat:
-    """Beats while the gateway runs."""
+    """Registers this replica in the limits store, and renews what its calls hold."""
 
     def __init__(
-        self, store: LimiterBackend, replica: str, living: ActiveLeases, outage: FallbackLimiter
+        self, backend: LimiterBackend, replica: str, leases: ActiveLeases, fallback: FallbackLimiter
     ) -> None:
-        self._store = store
+        self._backend = backend
         self._replica = replica
-        self._living = living
-        self._outage = outage
+        self._leases = leases
+        self._fallback = fallback
         self._loop = BackgroundLoop("heartbeat", self.beat, every_s=HEARTBEAT_INTERVAL_S)
 
     async def start(self) -> None:
-        """Begin."""
+        """Beats once, then every `HEARTBEAT_INTERVAL_S` seconds."""
         await self._loop.run_once(self.beat)
         self._loop.start()
 
     async def stop(self) -> None:
-        """Stop."""
+        """Stops."""
         await self._loop.stop()
 
     async def beat(self) -> None:
-        """Tell the other replicas that we live, and keep what our running calls hold."""
+        """Registers this replica as alive, and renews what its running calls hold."""
         try:
-            self._outage.replicas = max(1, await self._store.heartbeat(self._replica))
-            if self._store.is_available:  # every node of it
-                self._outage.reset()
+            self._fallback.replicas = max(1, await self._backend.heartbeat(self._replica))
+            if self._backend.is_available:  # every node of it
+                self._fallback.reset()
         except LimiterUnavailable:
             log.debug("heartbeat not heard")
-        for (store, _), held in self._living.renewal_entries().items():
+        for (backend, _), entries in self._leases.renewal_entries().items():
             try:
-                await self._keep(store, held)
+                await self._renew(backend, entries)
             except LimiterUnavailable:
                 log.debug("leases not kept")
 
-    async def renew(self, tag: str | None) -> None:
-        """Keep what our running calls of a tenant, or of all, hold, at once; raises `LimiterUnavailable`."""
-        for (store, one), held in self._living.renewal_entries().items():
-            if store is self._store and tag in {None, one}:
-                await self._keep(store, held)
+    async def renew(self, hash_tag: str | None) -> None:
+        """Renews what running calls of a tenant, or of all, hold, at once; raises `LimiterUnavailable`."""
+        for (backend, store_tag), entries in self._leases.renewal_entries().items():
+            if backend is self._backend and hash_tag in {None, store_tag}:
+                await self._renew(backend, entries)
 
-    async def _keep(self, store: LimiterBackend, held: list[tuple[Reservation, SettlementEntry]]) -> None:
-        for at in range(0, len(held), MAX_BATCH):
-            some = held[at : at + MAX_BATCH]
-            await store.renew(tuple(entry for _, entry in some), LEASE_TTL_MS)
-            for taken, entry in some:
-                if taken.lease_id not in self._living.reservations:  # it ended meanwhile, and holds nothing
-                    taken.settlements.enqueue(taken.plan.hash_tag, (replace(entry, amount=0),))
+    async def _renew(
+        self, backend: LimiterBackend, entries: list[tuple[Reservation, SettlementEntry]]
+    ) -> None:
+        for start in range(0, len(entries), MAX_BATCH):
+            batch = entries[start : start + MAX_BATCH]
+            await backend.renew(tuple(entry for _, entry in batch), LEASE_TTL_MS)
+            for reservation, entry in batch:
+                if (
+                    reservation.lease_id not in self._leases.reservations
+                ):  # it ended meanwhile, and holds nothing
+                    reservation.settlements.enqueue(reservation.plan.hash_tag, (replace(entry, amount=0),))

@@ -1,8 +1,7 @@
-"""Recorded calls against other rules, model lists and prices: what admission would have decided.
+"""Replays recorded calls under other policies, prices or model lists: what would be rejected, at what cost.
 
-The gateway's own planner, its estimates and its in-process store decide, by a clock that shows the recorded
-times; a call settles when it ended. Invariants: no model and no shared store is called; calls are played in
-the order they began; a call that was refused then is not in the history, and is not played.
+Pure but for the spend before the first call. Invariants: the checks are the ones of real calls, in the order
+the calls began; a call that was rejected then is not in the history, and is not replayed.
 Units: milliseconds since 1970, tokens, nano-dollars.
 """
 
@@ -25,9 +24,9 @@ from llm_proxy.identity import Caller
 from llm_proxy.money import Price, cost_nano_usd
 
 SpendBefore = Callable[[LimitCheck], Awaitable[int]]
-"""What a budget's owner had spent of its period before the first call that is played."""
+"""What a budget's spender had spent of its period before the first call."""
 YIELD_INTERVAL = 10
-"""So many calls are played before other work of the process has its turn."""
+"""Calls replayed before other tasks of the process run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +34,10 @@ class PastCall:
     """One call as it was recorded.
 
     Attributes:
-        tokens: What limits and budgets counted; None when nobody knows.
+        tokens: What limits and budgets counted; None when unknown.
         cost_nano_usd: The same for money.
         prompt_tokens: As recorded, for other prices.
-        has_answer: It has a whole answer of its own: others are expected to be as long.
+        has_answer: It has a complete answer of its own: later ones are expected to be as long.
     """
 
     request_id: str
@@ -59,9 +58,9 @@ class ReplayVerdict:
     """What would have become of one call.
 
     Attributes:
-        cost_nano_usd: What it would have cost; None when nobody knows the price.
-        code: Why it would have been refused; None when it would not.
-        scope: Of the limit that refuses; empty where a model list does.
+        cost_nano_usd: What it would have cost; None when the price is unknown.
+        code: The code of its error; None when it would have been admitted.
+        scope: The scope of the limit that rejects; empty where a model list does.
     """
 
     past: PastCall
@@ -76,7 +75,7 @@ class PriceOverrides:
     """Today's model groups, some at other prices."""
 
     def __init__(self, prices: PriceSource, changed: Mapping[str, tuple[int, int]]) -> None:
-        """`overridden_price` holds, by group, the prices of input and output in pico-dollars per token."""
+        """`changed` has, by group, the prices of input and output in pico-dollars per token."""
         self._prices = prices
         self._changed = changed
         self.resolved, self.providers = prices.resolved, prices.providers
@@ -84,7 +83,7 @@ class PriceOverrides:
 
     @property
     def names(self) -> tuple[str, ...] | None:
-        """The groups configured by name; None while nobody knows."""
+        """The groups configured by name; None while unknown."""
         return self._prices.names
 
     def price(self, group: str) -> Price | None:
@@ -101,29 +100,29 @@ class PriceOverrides:
 
 
 class Replay:
-    """Plays calls, in the order of their beginning."""
+    """Replays calls, in the order they began."""
 
     def __init__(
         self,
         policies: PolicyResolver,
         prices: PriceOverrides,
         default_models: tuple[str, ...],
-        before: SpendBefore,
+        spend_before: SpendBefore,
     ) -> None:
         self._now_ms = 0
-        watch = PolicyWatcher(policies.defaults, None)
-        watch.policies = policies
+        watcher = PolicyWatcher(policies.defaults, None)
+        watcher.policies = policies
         self._prices = prices
-        self._before = before
-        self._permit = AccessPolicy(watch, prices, default_models)
-        self._asking = LimitPlanner(watch, prices, lambda: self._now_ms, lambda: False)
-        self._store = MemoryBackend(lambda: self._now_ms)
-        self._desk = SettlementQueue(self._store, "replay", 0.0)
+        self._spend_before = spend_before
+        self._access_policy = AccessPolicy(watcher, prices, default_models)
+        self._planner = LimitPlanner(watcher, prices, lambda: self._now_ms, lambda: False)
+        self._backend = MemoryBackend(lambda: self._now_ms)
+        self._settlements = SettlementQueue(self._backend, "replay", 0.0)
         self._running: list[tuple[int, int, Reservation, PastCall]] = []
-        self._number = self._settlements = 0
+        self._number = self._batch_number = 0
 
     async def play(self, calls: Iterable[PastCall]) -> AsyncIterator[ReplayVerdict]:
-        """What would have become of each call."""
+        """Yields what would have become of each call."""
         for past in calls:
             self._settle_until(past.started_ms)
             self._now_ms = past.started_ms
@@ -135,54 +134,56 @@ class Replay:
     async def _decide(self, past: PastCall) -> ReplayVerdict:
         cost = self._cost(past)
         try:
-            self._permit.check(past.caller, past.call)
-            ask = self._asking.plan_request(past.caller, past.call, str(self._number), reserve=True)
-        except APIError as refused:
-            return ReplayVerdict(past, cost, refused.code or "forbidden")
-        # Nobody plays the signs of life by which a running call keeps what it holds.
-        ask = ask._replace(ttl_ms=max(LEASE_TTL_MS, past.ended_ms - past.started_ms + 1))
-        answer = await self._admit(ask)
-        if answer.status == REJECTED:
-            over = [
+            self._access_policy.check(past.caller, past.call)
+            request = self._planner.plan_request(past.caller, past.call, str(self._number), reserve=True)
+        except APIError as error:
+            return ReplayVerdict(past, cost, error.code or "forbidden")
+        # The renewals that keep what a running call holds are not replayed.
+        request = request._replace(ttl_ms=max(LEASE_TTL_MS, past.ended_ms - past.started_ms + 1))
+        result = await self._admit(request)
+        if result.status == REJECTED:
+            rejecting = [
                 one
-                for one in limit_statuses(ask.plan, ask.amounts, answer)
+                for one in limit_statuses(request.plan, request.amounts, result)
                 if one.rejects and one.check.enforced
             ]
-            check = over[0].check
+            check = rejecting[0].check
             return ReplayVerdict(past, cost, "refused", check.scope, check.subject, check.kind)
-        taken = Reservation(ask.plan, ask.amounts, answer, ask.lease_id, self._store, self._desk)
-        heappush(self._running, (past.ended_ms, self._number, taken, past))
+        reservation = Reservation(
+            request.plan, request.amounts, result, request.lease_id, self._backend, self._settlements
+        )
+        heappush(self._running, (past.ended_ms, self._number, reservation, past))
         return ReplayVerdict(past, cost)
 
-    async def _admit(self, ask: LimiterRequest) -> LimiterResult:
-        """The answer of the store, which is told first what was spent before the calls that are played."""
-        looked = self._store.limiter.reserve(ask._replace(reserve=False), self._now_ms)
-        for check, used in zip(ask.plan.checks, looked.used, strict=True):
+    async def _admit(self, request: LimiterRequest) -> LimiterResult:
+        """Returns the result of the backend, after seeding what was spent before the first call."""
+        status = self._backend.limiter.reserve(request._replace(reserve=False), self._now_ms)
+        for check, used in zip(request.plan.checks, status.used, strict=True):
             if check.kind == "budget" and used == UNKNOWN:
-                self._store.limiter.seed(
-                    check.key, BudgetCounter(await self._before(check), check.period_end_ms)
+                self._backend.limiter.seed(
+                    check.key, BudgetCounter(await self._spend_before(check), check.period_end_ms)
                 )
-        for check in ask.plan.fallback_checks:
-            if check.kind == "budget" and check.key not in self._store.limiter.budgets:
-                self._store.limiter.seed(
-                    check.key, BudgetCounter(await self._before(check), check.period_end_ms)
+        for check in request.plan.fallback_checks:
+            if check.kind == "budget" and check.key not in self._backend.limiter.budgets:
+                self._backend.limiter.seed(
+                    check.key, BudgetCounter(await self._spend_before(check), check.period_end_ms)
                 )
-        return self._store.limiter.reserve(ask, self._now_ms)
+        return self._backend.limiter.reserve(request, self._now_ms)
 
     def _settle_until(self, now_ms: int) -> None:
-        """Settle the calls that had ended by then, in the order they did."""
+        """Settles the calls that had ended by then, in the order they did."""
         while self._running and self._running[0][0] <= now_ms:
-            ended_ms, _, taken, past = heappop(self._running)
+            ended_ms, _, reservation, past = heappop(self._running)
             entries = tuple(
-                taken.settlement_entries(SettledUsage(past.tokens, self._cost(past), past.provider))
+                reservation.settlement_entries(SettledUsage(past.tokens, self._cost(past), past.provider))
             )
-            self._settlements += 1
-            self._store.limiter.settle("replay", self._settlements, entries, ended_ms)
+            self._batch_number += 1
+            self._backend.limiter.settle("replay", self._batch_number, entries, ended_ms)
             if past.has_answer:
-                self._asking.answer_lengths.add(past.call, past.completion_tokens)
+                self._planner.answer_lengths.add(past.call, past.completion_tokens)
 
     def _cost(self, past: PastCall) -> int | None:
-        """What a call cost, at the changed price where there is one."""
+        """The cost of a call, at the changed price where there is one."""
         price = self._prices.overridden_price(past.call.group)
         if price is None or not (past.cost_nano_usd or past.tokens):
             return past.cost_nano_usd

@@ -22,17 +22,17 @@ from llm_proxy.admission.limiter import (
 log = logging.getLogger(__name__)
 
 MAX_READS = 500
-"""Questions to the store in one step; the rest waits for the next one."""
+"""Requests to the store in one poll; the rest waits for the next one."""
 MAX_EXHAUSTED = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class BudgetSpend:
-    """How far a budget is spent in its present period.
+    """How much of a budget is spent in its present period.
 
     Attributes:
-        spent: In the budget's unit; money in nano-dollars. None when the store could not be asked.
-        exhausted: A call was refused because of it.
+        spent: In the budget's unit; money in nano-dollars. None when the store could not be read.
+        exhausted: A call was rejected because of it.
     """
 
     check: LimitCheck
@@ -41,47 +41,49 @@ class BudgetSpend:
 
 
 class SpendingWatch:
-    """Remembers which budgets were used, and asks the store how far they are spent."""
+    """Remembers which budgets calls used, and reads how much of them is spent."""
 
-    def __init__(self, store: LimiterBackend, desk: SettlementQueue) -> None:
-        self._store = store
-        self._desk = desk
-        self._fresh: dict[int, LimitPlan] = {}
+    def __init__(self, backend: LimiterBackend, settlements: SettlementQueue) -> None:
+        self._backend = backend
+        self._settlements = settlements
+        self._recent: dict[int, LimitPlan] = {}
         self._settling: dict[int, LimitPlan] = {}
         self._exhausted: dict[str, LimitCheck] = {}
 
     def call_settled(self, plan: LimitPlan) -> None:
-        """A call under this plan was settled."""
-        self._fresh[id(plan)] = plan
+        """Remembers the budgets of a call that was settled under this plan."""
+        self._recent[id(plan)] = plan
 
     def budgets_exhausted(self, checks: Iterable[LimitCheck]) -> None:
-        """A call was refused because these budgets are used up."""
+        """Remembers budgets that have rejected a call because they are spent."""
         if len(self._exhausted) < MAX_EXHAUSTED:
             self._exhausted.update((check.key, check) for check in checks)
 
     async def poll(self) -> list[BudgetSpend]:
-        """What was spent of the budgets used since they were looked at last."""
+        """Returns what was spent of the budgets used since the last poll."""
         exhausted, self._exhausted = self._exhausted, {}
-        found = [BudgetSpend(check, None, exhausted=True) for check in exhausted.values()]
-        settling, self._settling = self._settling, self._fresh
-        self._fresh = {}
-        looked: set[str] = set()
-        waiting = dict(settling)
+        spends = [BudgetSpend(check, None, exhausted=True) for check in exhausted.values()]
+        settling, self._settling = self._settling, self._recent
+        self._recent = {}
+        read: set[str] = set()
+        unread = dict(settling)
         try:
-            for name, plan in [*settling.items()][:MAX_READS]:
-                checks = tuple(one for one in (*plan.checks, *plan.fallback_checks) if one.kind == "budget")
-                if checks and not looked.issuperset(check.key for check in checks):
-                    looked.update(check.key for check in checks)
-                    found += await self._spent(replace(plan, checks=checks, fallback_checks=()))
-                del waiting[name]
+            for plan_id, plan in [*settling.items()][:MAX_READS]:
+                checks = tuple(
+                    check for check in (*plan.checks, *plan.fallback_checks) if check.kind == "budget"
+                )
+                if checks and not read.issuperset(check.key for check in checks):
+                    read.update(check.key for check in checks)
+                    spends += await self._read_spend(replace(plan, checks=checks, fallback_checks=()))
+                del unread[plan_id]
         except LimiterUnavailable:
             log.debug("budgets are looked at when the limits store is back")
-        self._settling |= settling if self._desk.pending else waiting
-        return found
+        self._settling |= settling if self._settlements.pending else unread
+        return spends
 
-    async def _spent(self, plan: LimitPlan) -> list[BudgetSpend]:
-        answer = await self._store.reserve(
+    async def _read_spend(self, plan: LimitPlan) -> list[BudgetSpend]:
+        result = await self._backend.reserve(
             LimiterRequest(plan, (0,) * len(plan.checks), NO_EPOCH, "", 0, reserve=False)
         )
-        pairs = zip(plan.checks, answer.used, strict=True)
+        pairs = zip(plan.checks, result.used, strict=True)
         return [BudgetSpend(check, used) for check, used in pairs if used != UNKNOWN]

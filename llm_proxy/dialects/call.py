@@ -1,7 +1,8 @@
-"""The noun dialects make: one request in OpenAI's shape, whatever shape it came in.
+"""One request in OpenAI's shape, whatever dialect it came in.
 
-Invariants: `body` holds only what may travel to the sidecar, in a fixed field order; `model` is the
-name as asked, `group` the model group it resolved to; nothing here names an HTTP framework.
+Invariants: `body` holds only what may be sent to the sidecar, in a fixed field order; `model` is the
+requested
+name, `group` the model group it resolved to; nothing here names an HTTP framework.
 """
 
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from llm_proxy.json_access import Json
 
 @dataclass(frozen=True, slots=True)
 class CacheControl:
-    """What the caller's `Cache-Control` asks of the response cache (RFC 9111, 5.2.1)."""
+    """The caller's `Cache-Control` for the response cache (RFC 9111, 5.2.1)."""
 
     no_cache: bool = False
     no_store: bool = False
@@ -28,17 +29,17 @@ class Call(NamedTuple):
     """One model call to be admitted and forwarded.
 
     Attributes:
-        endpoint: Which OpenAI endpoint it is, whatever path it came by.
-        dialect: Which vocabulary it came in (`openai`, `internal`, `generate`).
+        endpoint: The OpenAI operation, whatever path it came by.
+        dialect: The name of its dialect (`openai`, `internal`, `generate`).
         model: The name the caller sent (or the default model).
-        group: The model group of the sidecar that serves it.
-        body: What goes upstream, OpenAI's schema.
+        group: The sidecar's model group that serves it.
+        body: What is sent upstream, in OpenAI's schema.
         streaming: The caller wants server-sent events.
-        wants_usage: The caller itself asked for the usage frame of a stream.
-        attribution: Whom the body names.
-        max_tokens: Completion tokens the request asks for at most; None when it does not say.
+        wants_usage: The caller itself requested the usage frame of a stream.
+        attribution: The tenant, user, agent ... that the body names.
+        max_tokens: The most completion tokens the request asks for; None when it does not say.
         prompt_bytes: Size of what is sent, the base of the token estimate.
-        timeout_s: The caller's own deadline, already clamped; None for the default.
+        timeout_s: The caller's own timeout; None for the default.
     """
 
     endpoint: Endpoint

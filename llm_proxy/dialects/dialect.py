@@ -1,7 +1,7 @@
-"""What a dialect is: one frozen object that reads a body into a `Call` and writes the answer back.
+"""What a dialect is: one frozen object that parses a body into a `Call` and renders the answer.
 
-Invariants: pure; `read` raises nothing but `APIError`; what a dialect reads and writes is fixed in
-`docs/dialects.md`. A new dialect is one module with one such object.
+Invariants: pure; `parse` raises only `APIError`; what a dialect accepts and renders is fixed in
+`docs/dialects.md`. A new dialect is one module with one such object, and its line in `routes`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -16,7 +16,7 @@ from llm_proxy.json_access import Json
 
 @dataclass(frozen=True, slots=True)
 class RequestOptions:
-    """What the request's headers say about the call; made by `hints.read_hints`.
+    """What the request's headers say about the call; see `parse_request_options`.
 
     Attributes:
         provider: `X-Provider`, lower case.
@@ -33,27 +33,27 @@ class RequestOptions:
 
 @dataclass(frozen=True, slots=True)
 class BodyLimits:
-    """How much a body may hold."""
+    """The bounds of a body."""
 
     max_depth: int = 64
     max_messages: int = 4096
 
 
-def _anything(_group: str) -> bool:
+def _allow_all(_group: str) -> bool:
     return True
 
 
 @dataclass(frozen=True, slots=True)
 class ModelIndex:
-    """The catalogue at one moment, as far as names go.
+    """The names of the catalog at one moment.
 
     Attributes:
-        default: Model for a request that may leave it out.
-        groups: Every exact group and the providers behind it; None while no catalogue was read, and then
-            names pass as they are.
-        wildcards: Groups with a `*` (`openai/*`); a mapping also tells the providers behind each.
-        aliases: Other names of groups, and the group each stands for.
-        default_chosen: An operator chose the default, so that any caller who may use it may name no model.
+        default: Model for a request that may omit it.
+        groups: Every exact group and its providers; None while no catalog was read, and then names pass
+            unchanged.
+        wildcards: Groups with a `*` (`openai/*`); a mapping also has the providers of each.
+        aliases: Other names of groups, and the group of each.
+        default_chosen: An operator chose the default, so that any caller who may use it may omit the model.
         is_allowed: Whether the caller may use a group; one that it may not does not exist for it.
     """
 
@@ -62,15 +62,15 @@ class ModelIndex:
     wildcards: Mapping[str, frozenset[str]] | tuple[str, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict[str, str])
     default_chosen: bool = False
-    is_allowed: Callable[[str], bool] = _anything
+    is_allowed: Callable[[str], bool] = _allow_all
 
 
 class ResponseMeta(NamedTuple):
-    """Who answered and how long it took, for the dialects that tell.
+    """Who answered and how long it took, for the dialects that say so.
 
     Attributes:
-        provider: The provider's name; None when the sidecar did not say.
-        provider_model: The provider's model name without its prefix; None when the sidecar did not say.
+        provider: The provider's name; None when unknown.
+        provider_model: The provider's model name without its prefix; None when unknown.
         latency_ms: Milliseconds from admission to now.
     """
 
@@ -81,11 +81,11 @@ class ResponseMeta(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ListedModel:
-    """One model group as it is listed; None is what nobody knows.
+    """One model group as it is listed; None is unknown.
 
     Attributes:
         context_window: Tokens a prompt may have at any of its deployments.
-        created: When it was made, in seconds since 1970; 0 when nobody says.
+        created: When it was made, in seconds since 1970; 0 when unknown.
     """
 
     name: str
@@ -102,44 +102,44 @@ class StreamRenderer(Protocol):
     """One stream on its way to a caller whose frames are not OpenAI's."""
 
     def feed(self, chunk: bytes) -> bytes:
-        """OpenAI's frames in, any chunking, without `[DONE]`; this dialect's frames out."""
+        """Takes OpenAI's frames, any chunking, without `[DONE]`; returns this dialect's frames."""
         ...
 
-    def end(self, answered: ResponseMeta) -> bytes:
-        """The frames that close a stream that ran to its end, `[DONE]` included."""
+    def end(self, meta: ResponseMeta) -> bytes:
+        """The frames that end a complete stream, `[DONE]` included."""
         ...
 
 
 class Dialect(Protocol):
-    """One vocabulary callers may speak."""
+    """One request and response format that callers may use."""
 
     @property
     def name(self) -> str:
-        """What records call it."""
+        """Its name in records."""
         ...
 
     def parse(
-        self, door: Endpoint, body: bytes, hints: RequestOptions, models: ModelIndex, bounds: BodyLimits
+        self, door: Endpoint, body: bytes, options: RequestOptions, models: ModelIndex, limits: BodyLimits
     ) -> Call:
-        """The call a body asks for; raises `BadRequest` naming the field, or `ModelNotFound`."""
+        """Returns the call of a body; raises `BadRequest` naming the field, or `ModelNotFound`."""
         ...
 
-    def render(self, reply: bytes, answered: ResponseMeta) -> bytes:
-        """OpenAI's JSON answer in this dialect's words; raises `ProviderFailed` when it is none."""
+    def render(self, reply: bytes, meta: ResponseMeta) -> bytes:
+        """Renders OpenAI's JSON answer in this dialect; raises `ProviderFailed` when it is none."""
         ...
 
     def open_stream(self, call: Call) -> StreamRenderer | None:
-        """A writer for one stream; None when OpenAI's bytes pass as they are."""
+        """Returns the renderer of one stream; None when OpenAI's bytes pass unchanged."""
         ...
 
-    def error(self, refused: APIError) -> Json:
-        """The body of a refusal."""
+    def error(self, error: APIError) -> Json:
+        """The body of an error."""
         ...
 
-    def stream_error(self, refused: APIError) -> bytes:
+    def stream_error(self, error: APIError) -> bytes:
         """The frame that ends a stream that failed after it began; no `[DONE]` follows."""
         ...
 
-    def render_models(self, offers: Iterable[ListedModel]) -> Json:
+    def render_models(self, listed: Iterable[ListedModel]) -> Json:
         """The body that lists the models."""
         ...

@@ -1,7 +1,7 @@
-"""The old camelCase vocabulary of `/llm-proxy/generate` and `/llm-proxy/stream`, both ways.
+"""The dialect of `/llm-proxy/generate` and `/llm-proxy/stream`: camelCase names, both ways.
 
-Invariants: OpenAI's own spelling is understood too, never both of one field; a refusal names the field as
-it was spelled. Source: docs/dialects.md, "generate".
+Invariants: OpenAI's own spelling is accepted too, never both of one field; an error names the field as it was
+spelled. Source: docs/dialects.md, "generate".
 """
 
 from collections.abc import Iterable
@@ -26,17 +26,19 @@ from llm_proxy.errors import APIError, BadRequest
 from llm_proxy.json_access import Json, is_array, is_object
 
 
-def _camel(name: str) -> str:
+def _to_camel_case(name: str) -> str:
     head, *rest = name.split("_")
     return head + "".join(word.title() for word in rest)
 
 
-_NAMES = {_camel(name): name for name in FIELDS["chat.completions"]} | {
+_FIELD_NAMES = {_to_camel_case(name): name for name in FIELDS["chat.completions"]} | {
     "userId": "user",
     "extraBody": "extra_body",
 }
-_IN_MESSAGES = {_camel(name): name for name in ("tool_calls", "tool_call_id", "function_call")}
-_IN_FORMAT = {"jsonSchema": "json_schema"}
+_MESSAGE_FIELD_NAMES = {
+    _to_camel_case(name): name for name in ("tool_calls", "tool_call_id", "function_call")
+}
+_FORMAT_FIELD_NAMES = {"jsonSchema": "json_schema"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,77 +49,81 @@ class GenerateDialect:
     name: str = "generate"
 
     def parse(
-        self, door: Endpoint, body: bytes, hints: RequestOptions, models: ModelIndex, bounds: BodyLimits
+        self, door: Endpoint, body: bytes, options: RequestOptions, models: ModelIndex, limits: BodyLimits
     ) -> Call:
-        """The call a body asks for; raises `BadRequest` or `ModelNotFound`."""
-        parsed = parse_object(body, bounds.max_depth)
-        hints = _pick_provider(parsed.pop("provider", None), hints)
-        spelled: dict[str, str] = {}
-        asked = _renamed(parsed, _NAMES, "", spelled)
-        streamed = asked.get("stream")
+        """Returns the call of a body; raises `BadRequest` or `ModelNotFound`."""
+        parsed = parse_object(body, limits.max_depth)
+        options = _options_with_provider(parsed.pop("provider", None), options)
+        spellings: dict[str, str] = {}
+        body_fields = _rename_fields(parsed, _FIELD_NAMES, "", spellings)
+        streamed = body_fields.get("stream")
         if streamed is not None and streamed is not self.streaming:
             raise invalid("stream", "the path says whether the answer streams.")
-        asked["stream"] = self.streaming
-        messages, wanted = asked.get("messages"), asked.get("response_format")
+        body_fields["stream"] = self.streaming
+        messages, response_format = body_fields.get("messages"), body_fields.get("response_format")
         if is_array(messages):
-            asked["messages"] = [_message(message, at, spelled) for at, message in enumerate(messages)]
-        if is_object(wanted):
-            asked["response_format"] = _renamed(wanted, _IN_FORMAT, "response_format.", spelled)
-        came = ParseContext(self.name, door, len(body), model_optional=True, reports_usage=True)
+            body_fields["messages"] = [
+                _rename_message(message, at, spellings) for at, message in enumerate(messages)
+            ]
+        if is_object(response_format):
+            body_fields["response_format"] = _rename_fields(
+                response_format, _FORMAT_FIELD_NAMES, "response_format.", spellings
+            )
+        context = ParseContext(self.name, door, len(body), model_optional=True, reports_usage=True)
         try:
-            return require_one_choice(build_call(asked, came, hints, models, bounds))
-        except BadRequest as wrong:
-            raise _as_spelled(wrong, spelled) from None
+            return require_one_choice(build_call(body_fields, context, options, models, limits))
+        except BadRequest as error:
+            raise _restore_spelling(error, spellings) from None
 
-    def render(self, reply: bytes, answered: ResponseMeta) -> bytes:  # noqa: ARG002 -- this dialect does not tell who
+    def render(self, reply: bytes, meta: ResponseMeta) -> bytes:  # noqa: ARG002 -- this dialect does not tell who
         """`{content, usage{totalTokens, ...}}`; `toolCalls` when there are any."""
-        answer = parse_completion(reply)
-        written: Json = {"content": answer.content}
-        if answer.tool_calls:
-            written["toolCalls"] = answer.tool_calls
-        return orjson.dumps({**written, "usage": _usage(answer.usage)})
+        completion = parse_completion(reply)
+        written: Json = {"content": completion.content}
+        if completion.tool_calls:
+            written["toolCalls"] = completion.tool_calls
+        return orjson.dumps({**written, "usage": _usage(completion.usage)})
 
     def open_stream(self, call: Call) -> "GenerateStream":  # noqa: ARG002 -- the same for every call
-        """A writer for one stream."""
+        """Returns the renderer of one stream."""
         return GenerateStream()
 
-    def error(self, refused: APIError) -> Json:
+    def error(self, error: APIError) -> Json:
         """NestJS's exception body, with our code and field."""
         return {
-            "statusCode": refused.status,
-            "message": refused.message,
-            "error": HTTPStatus(refused.status).phrase,
-            "code": refused.code,
-            "param": refused.param,
+            "statusCode": error.status,
+            "message": error.message,
+            "error": HTTPStatus(error.status).phrase,
+            "code": error.code,
+            "param": error.param,
         }
 
-    def stream_error(self, refused: APIError) -> bytes:
+    def stream_error(self, error: APIError) -> bytes:
         """One event with the same object."""
-        return sse.encode_event(orjson.dumps(self.error(refused)))
+        return sse.encode_event(orjson.dumps(self.error(error)))
 
-    def render_models(self, offers: Iterable[ListedModel]) -> Json:
-        """The internal proxy's list: this vocabulary never had one of its own."""
-        return INTERNAL.render_models(offers)
+    def render_models(self, listed: Iterable[ListedModel]) -> Json:
+        """The internal dialect's list: this dialect never had one of its own."""
+        return INTERNAL.render_models(listed)
 
 
 @dataclass(slots=True)
 class GenerateStream:
-    """One stream: `content` pieces, then usage and why it ended."""
+    """Renders one stream: `content` chunks, then usage and finish reason."""
 
     chunks: ChunkReader = field(default_factory=ChunkReader)
 
     def feed(self, chunk: bytes) -> bytes:
-        """OpenAI's frames in, ours out."""
-        return b"".join(chunk_event(piece, "toolCalls") for piece in self.chunks.feed(chunk))
+        """Takes OpenAI's frames, returns this dialect's."""
+        return b"".join(chunk_event(completion, "toolCalls") for completion in self.chunks.feed(chunk))
 
-    def end(self, answered: ResponseMeta) -> bytes:  # noqa: ARG002 -- this dialect does not tell who
+    def end(self, meta: ResponseMeta) -> bytes:  # noqa: ARG002 -- this dialect does not tell who
         """The last event and the end mark."""
-        last = {
+        event = {
             "content": "",
             "usage": _usage(self.chunks.usage),
             "finishReason": self.chunks.finish_reason or "stop",
         }
-        return sse.encode_event(orjson.dumps(last)) + sse.DONE_EVENT
+        return sse.encode_event(orjson.dumps(event)) + sse.DONE_EVENT
 
 
 def _usage(usage: TokenCounts | None) -> Json:
@@ -125,43 +131,47 @@ def _usage(usage: TokenCounts | None) -> Json:
     return {"totalTokens": usage.total, "promptTokens": usage.prompt, "completionTokens": usage.completion}
 
 
-def _pick_provider(provider: Any, hints: RequestOptions) -> RequestOptions:  # noqa: ANN401 -- unchecked JSON
+def _options_with_provider(provider: Any, options: RequestOptions) -> RequestOptions:  # noqa: ANN401 -- unchecked JSON
     if provider is None:
-        return hints
+        return options
     if type(provider) is not str:
         raise wrong_type("provider", "a string", provider)
-    picked = parse_provider(provider.encode(), "provider")
-    if hints.provider not in {None, picked}:
+    chosen = parse_provider(provider.encode(), "provider")
+    if options.provider not in {None, chosen}:
         raise invalid("provider", "another provider than the X-Provider header's.")
-    return replace(hints, provider=picked)
+    return replace(options, provider=chosen)
 
 
-def _message(message: Any, at: int, spelled: dict[str, str]) -> Any:  # noqa: ANN401 -- unchecked JSON
-    return _renamed(message, _IN_MESSAGES, f"messages[{at}].", spelled) if is_object(message) else message
+def _rename_message(message: Any, at: int, spellings: dict[str, str]) -> Any:  # noqa: ANN401 -- unchecked JSON
+    return (
+        _rename_fields(message, _MESSAGE_FIELD_NAMES, f"messages[{at}].", spellings)
+        if is_object(message)
+        else message
+    )
 
 
-def _renamed(given: Json, names: dict[str, str], path: str, spelled: dict[str, str]) -> Json:
-    """The object in OpenAI's spelling; how each place was spelled is noted."""
+def _rename_fields(document: Json, names: dict[str, str], path: str, spellings: dict[str, str]) -> Json:
+    """The object in OpenAI's spelling; the original spelling of each path is added to `spellings`."""
     renamed: Json = {}
-    for name, value in given.items():
-        plain = names.get(name, name)
-        if plain in renamed:
+    for name, value in document.items():
+        snake_case = names.get(name, name)
+        if snake_case in renamed:
             raise invalid(f"{path}{shown_name(name)}", "given in two spellings.")
-        renamed[plain] = value
-        if plain != name:
-            spelled[path + plain] = path + name
+        renamed[snake_case] = value
+        if snake_case != name:
+            spellings[path + snake_case] = path + name
     return renamed
 
 
-def _as_spelled(wrong: BadRequest, spelled: dict[str, str]) -> BadRequest:
-    """The refusal in the caller's words: inner names are turned back before the outer ones."""
-    theirs = param = wrong.param or ""
-    for plain in sorted(spelled, key=len, reverse=True):
-        if theirs == plain or theirs.startswith((plain + ".", plain + "[")):
-            theirs = spelled[plain] + theirs[len(plain) :]
-    if theirs == param:
-        return wrong
-    return BadRequest(wrong.message.replace(f"'{param}'", f"'{theirs}'"), param=theirs, code=wrong.code)
+def _restore_spelling(error: BadRequest, spellings: dict[str, str]) -> BadRequest:
+    """The error in the caller's spelling: inner names are restored before the outer ones."""
+    original = param = error.param or ""
+    for snake_case in sorted(spellings, key=len, reverse=True):
+        if original == snake_case or original.startswith((snake_case + ".", snake_case + "[")):
+            original = spellings[snake_case] + original[len(snake_case) :]
+    if original == param:
+        return error
+    return BadRequest(error.message.replace(f"'{param}'", f"'{original}'"), param=original, code=error.code)
 
 
 GENERATE = GenerateDialect()

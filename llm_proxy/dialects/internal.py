@@ -1,4 +1,4 @@
-"""The vocabulary of the internal proxy: ids in `metadata`; `content`, `provider`, `model_resolved` back.
+"""The dialect of `/internal/llm`: ids in `metadata`; `content`, `provider`, `model_resolved` in the answer.
 
 Source: docs/dialects.md, "internal".
 """
@@ -29,87 +29,87 @@ class InternalDialect:
     name: str = "internal"
 
     def parse(
-        self, door: Endpoint, body: bytes, hints: RequestOptions, models: ModelIndex, bounds: BodyLimits
+        self, door: Endpoint, body: bytes, options: RequestOptions, models: ModelIndex, limits: BodyLimits
     ) -> Call:
-        """The call a body asks for; raises `BadRequest` or `ModelNotFound`."""
-        parsed = parse_object(body, bounds.max_depth)
+        """Returns the call of a body; raises `BadRequest` or `ModelNotFound`."""
+        parsed = parse_object(body, limits.max_depth)
         metadata: Any = parsed.pop("metadata", None)
         metadata = {} if metadata is None else metadata
         if not is_object(metadata):
             raise wrong_type("metadata", "an object", metadata)
         reject_reserved_metadata(metadata)
         user = parsed.get("user")
-        named = parse_attribution(metadata, user if type(user) is str else None)
-        came = ParseContext(self.name, door, len(body), model_optional=True, reports_usage=True)
-        return require_one_choice(build_call(parsed, came, hints, models, bounds, named))
+        attribution = parse_attribution(metadata, user if type(user) is str else None)
+        context = ParseContext(self.name, door, len(body), model_optional=True, reports_usage=True)
+        return require_one_choice(build_call(parsed, context, options, models, limits, attribution))
 
-    def render(self, reply: bytes, answered: ResponseMeta) -> bytes:
+    def render(self, reply: bytes, meta: ResponseMeta) -> bytes:
         """`{content, usage, provider, model_resolved, latency_ms}` and `tool_calls` when there are any."""
-        answer = parse_completion(reply)
-        written: Json = {"content": answer.content}
-        if answer.tool_calls:
-            written["tool_calls"] = answer.tool_calls
-        return orjson.dumps({**written, **_told(answer.usage, answer.model, answered)})
+        completion = parse_completion(reply)
+        written: Json = {"content": completion.content}
+        if completion.tool_calls:
+            written["tool_calls"] = completion.tool_calls
+        return orjson.dumps({**written, **_summary(completion.usage, completion.model, meta)})
 
     def open_stream(self, call: Call) -> "InternalStream":  # noqa: ARG002 -- the same for every call
-        """A writer for one stream."""
+        """Returns the renderer of one stream."""
         return InternalStream()
 
-    def error(self, refused: APIError) -> Json:
+    def error(self, error: APIError) -> Json:
         """`detail`, as FastAPI's clients read it, and OpenAI's envelope."""
-        return {"detail": refused.message, **refused.body()}
+        return {"detail": error.message, **error.body()}
 
-    def stream_error(self, refused: APIError) -> bytes:
+    def stream_error(self, error: APIError) -> bytes:
         """One event with the same object."""
-        return sse.encode_event(orjson.dumps(self.error(refused)))
+        return sse.encode_event(orjson.dumps(self.error(error)))
 
-    def render_models(self, offers: Iterable[ListedModel]) -> Json:
+    def render_models(self, listed: Iterable[ListedModel]) -> Json:
         """`{models: [{name, provider, physical_name, max_tokens}]}`."""
         return {
             "models": [
                 {
-                    "name": offer.name,
-                    "provider": offer.provider,
-                    "physical_name": offer.provider_model,
-                    "max_tokens": offer.max_tokens,
+                    "name": model.name,
+                    "provider": model.provider,
+                    "physical_name": model.provider_model,
+                    "max_tokens": model.max_tokens,
                 }
-                for offer in offers
+                for model in listed
             ]
         }
 
 
 @dataclass(slots=True)
 class InternalStream:
-    """One stream: `content` pieces, then everything else in one `done` event."""
+    """Renders one stream: `content` chunks, then everything else in one `done` event."""
 
     chunks: ChunkReader = field(default_factory=ChunkReader)
 
     def feed(self, chunk: bytes) -> bytes:
-        """OpenAI's frames in, ours out."""
-        return b"".join(chunk_event(piece, "tool_calls") for piece in self.chunks.feed(chunk))
+        """Takes OpenAI's frames, returns this dialect's."""
+        return b"".join(chunk_event(completion, "tool_calls") for completion in self.chunks.feed(chunk))
 
-    def end(self, answered: ResponseMeta) -> bytes:
+    def end(self, meta: ResponseMeta) -> bytes:
         """The last event and the end mark."""
-        told = _told(self.chunks.usage, self.chunks.model, answered)
-        return sse.encode_event(orjson.dumps({"done": True, "content": "", **told})) + sse.DONE_EVENT
+        summary = _summary(self.chunks.usage, self.chunks.model, meta)
+        return sse.encode_event(orjson.dumps({"done": True, "content": "", **summary})) + sse.DONE_EVENT
 
 
-def chunk_event(piece: Completion, tool_calls: str) -> bytes:
-    """One piece of text or of tool calls as an event."""
-    said: Json = {"content": piece.content}
-    if piece.tool_calls:
-        said[tool_calls] = piece.tool_calls
-    return sse.encode_event(orjson.dumps(said))
+def chunk_event(completion: Completion, tool_calls: str) -> bytes:
+    """One chunk of text or of tool calls as an event."""
+    event: Json = {"content": completion.content}
+    if completion.tool_calls:
+        event[tool_calls] = completion.tool_calls
+    return sse.encode_event(orjson.dumps(event))
 
 
 def require_one_choice(call: Call) -> Call:
-    """The call, unless it asks for more answers than one `content` can hold."""
+    """Returns the call; raises for more than one choice, because the answer has one `content`."""
     if call.choices != 1:
         raise invalid("n", "only 1 is possible here, for there is one 'content' to answer in.")
     return call
 
 
-def _told(usage: TokenCounts | None, model: str, answered: ResponseMeta) -> Json:
+def _summary(usage: TokenCounts | None, model: str, meta: ResponseMeta) -> Json:
     usage = usage or TokenCounts()
     return {
         "usage": {
@@ -117,9 +117,9 @@ def _told(usage: TokenCounts | None, model: str, answered: ResponseMeta) -> Json
             "completion_tokens": usage.completion,
             "total_tokens": usage.total,
         },
-        "provider": answered.provider or "unknown",
-        "model_resolved": answered.provider_model or model.rpartition("/")[2],
-        "latency_ms": round(answered.latency_ms, 1),
+        "provider": meta.provider or "unknown",
+        "model_resolved": meta.provider_model or model.rpartition("/")[2],
+        "latency_ms": round(meta.latency_ms, 1),
     }
 
 

@@ -22,7 +22,7 @@ from llm_proxy.json_access import Json, is_array, is_object
 
 @dataclass(frozen=True, slots=True)
 class TokenCounts:
-    """What was used; 0 where nobody stated it."""
+    """The tokens used; 0 where none are stated."""
 
     prompt: int = 0
     completion: int = 0
@@ -31,14 +31,14 @@ class TokenCounts:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """An answer or a piece of one.
+    """An answer, or a chunk of one.
 
     Attributes:
         content: The text, or the refusal's; empty when there is none.
         tool_calls: OpenAI's array, or its deltas.
-        finish_reason: Why it ended; None in a piece that did not end it.
+        finish_reason: Why it ended; None in a chunk that did not end it.
         usage: None when it states none.
-        model: The name the answer carries.
+        model: The name in the answer.
     """
 
     content: str = ""
@@ -49,20 +49,20 @@ class Completion:
 
 
 def parse_completion(reply: bytes) -> Completion:
-    """The answer in a JSON reply; raises `ProviderFailed` when it is none."""
-    answer = _read(reply, "message")
-    if answer is None:
+    """Parses a JSON answer; raises `ProviderFailed` when it is none."""
+    completion = _parse(reply, "message")
+    if completion is None:
         raise ProviderFailed("The provider's answer could not be read.")
-    return answer
+    return completion
 
 
 def parse_chunk(data: bytes) -> Completion | None:
-    """What one event of a stream adds; None when it says nothing of an answer."""
-    return _read(data, "delta")
+    """Parses one event of a stream; None when it is no part of an answer."""
+    return _parse(data, "delta")
 
 
 class ChunkReader:
-    """Reads a stream's bytes, however they were cut, into the pieces they hold."""
+    """Reads a stream's bytes, however they are chunked."""
 
     __slots__ = ("_splitter", "finish_reason", "model", "usage")
 
@@ -72,35 +72,35 @@ class ChunkReader:
         self.finish_reason: str | None = None
         self.model = ""
 
-    def feed(self, chunk: bytes) -> list[Completion]:
-        """The pieces with text or tool calls; usage, model and the end are remembered."""
-        pieces: list[Completion] = []
-        for frame in self._splitter.feed(chunk):
+    def feed(self, data_chunk: bytes) -> list[Completion]:
+        """Returns the chunks with text or tool calls; remembers usage, model and finish reason."""
+        chunks: list[Completion] = []
+        for frame in self._splitter.feed(data_chunk):
             data = sse.parse_event(frame).data
-            piece = parse_chunk(data) if data else None
-            if piece is None:
+            chunk = parse_chunk(data) if data else None
+            if chunk is None:
                 continue
-            self.usage = piece.usage or self.usage
-            self.finish_reason = piece.finish_reason or self.finish_reason
-            self.model = piece.model or self.model
-            if piece.content or piece.tool_calls:
-                pieces.append(piece)
-        return pieces
+            self.usage = chunk.usage or self.usage
+            self.finish_reason = chunk.finish_reason or self.finish_reason
+            self.model = chunk.model or self.model
+            if chunk.content or chunk.tool_calls:
+                chunks.append(chunk)
+        return chunks
 
 
-def _read(document: bytes, holder: str) -> Completion | None:
+def _parse(document: bytes, part: str) -> Completion | None:
     try:
         parsed = orjson.loads(document)
     except orjson.JSONDecodeError:
         return None
     choices = parsed.get("choices") if is_object(parsed) else None
-    if not is_array(choices) or not (choices or holder == "delta"):
+    if not is_array(choices) or not (choices or part == "delta"):
         return None
     choice = _object(choices[0]) if choices else {}
-    said = _object(choice.get(holder))
-    calls = said.get("tool_calls")
+    message = _object(choice.get(part))
+    calls = message.get("tool_calls")
     return Completion(
-        _text(said.get("content")) or _text(said.get("refusal")),
+        _text(message.get("content")) or _text(message.get("refusal")),
         tuple(call for call in calls if is_object(call)) if is_array(calls) else (),
         _text(choice.get("finish_reason")) or None,
         _tokens(parsed.get("usage")),
@@ -134,42 +134,47 @@ class OpenAIDialect:
     name: str = "openai"
 
     def parse(
-        self, door: Endpoint, body: bytes, hints: RequestOptions, models: ModelIndex, bounds: BodyLimits
+        self, door: Endpoint, body: bytes, options: RequestOptions, models: ModelIndex, limits: BodyLimits
     ) -> Call:
-        """The call a body asks for; raises `BadRequest` or `ModelNotFound`."""
-        parsed = parse_object(body, bounds.max_depth)
-        return build_call(parsed, ParseContext(self.name, door, len(body)), hints, models, bounds)
+        """Returns the call of a body; raises `BadRequest` or `ModelNotFound`."""
+        parsed = parse_object(body, limits.max_depth)
+        return build_call(parsed, ParseContext(self.name, door, len(body)), options, models, limits)
 
-    def render(self, reply: bytes, answered: ResponseMeta) -> bytes:  # noqa: ARG002 -- headers tell who answered
-        """The bytes as they came."""
+    def render(self, reply: bytes, meta: ResponseMeta) -> bytes:  # noqa: ARG002 -- headers tell who answered
+        """The bytes unchanged."""
         return reply
 
     def open_stream(self, call: Call) -> None:
-        """Frames pass as they are."""
+        """None: frames pass unchanged."""
 
-    def error(self, refused: APIError) -> Json:
+    def error(self, error: APIError) -> Json:
         """OpenAI's envelope."""
-        return refused.body()
+        return error.body()
 
-    def stream_error(self, refused: APIError) -> bytes:
+    def stream_error(self, error: APIError) -> bytes:
         """One frame with OpenAI's envelope, which its SDKs raise as `APIError`."""
-        return sse.encode_event(orjson.dumps(refused.body()))
+        return sse.encode_event(orjson.dumps(error.body()))
 
-    def render_models(self, offers: Iterable[ListedModel]) -> Json:
+    def render_models(self, listed: Iterable[ListedModel]) -> Json:
         """The list object of `GET /v1/models`."""
-        return {"object": "list", "data": [render_model(offer) for offer in offers]}
+        return {"object": "list", "data": [render_model(model) for model in listed]}
 
 
-def render_model(offer: ListedModel) -> Json:
-    """One model as `GET /v1/models/{id}` answers it, and what else is known of it."""
+def render_model(model: ListedModel) -> Json:
+    """One model as in `GET /v1/models/{id}`, with what else is known of it."""
     known = {
-        "mode": offer.mode,
-        "context_window": offer.context_window,
-        "max_output_tokens": offer.max_output_tokens,
+        "mode": model.mode,
+        "context_window": model.context_window,
+        "max_output_tokens": model.max_output_tokens,
     }
     shown = {name: value for name, value in known.items() if value is not None}
-    told: Json = {"id": offer.name, "object": "model", "created": offer.created, "owned_by": offer.provider}
-    return told | shown
+    document: Json = {
+        "id": model.name,
+        "object": "model",
+        "created": model.created,
+        "owned_by": model.provider,
+    }
+    return document | shown
 
 
 OPENAI = OpenAIDialect()

@@ -14,27 +14,27 @@ from llm_proxy.errors import BadRequest
 _PROVIDER = re.compile(rb"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _SECONDS = re.compile(rb"[0-9]{1,9}")
 _TIMEOUT = re.compile(rb"[0-9]{1,6}(?:\.[0-9]{1,3})?")
-_READ = frozenset({b"x-provider", b"cache-control", b"x-request-timeout", b"x-internal-auth"})
+_HEADERS = frozenset({b"x-provider", b"cache-control", b"x-request-timeout", b"x-internal-auth"})
 NO_OPTIONS = RequestOptions()
-_PLAIN_CACHE = CacheControl()
+_NO_CACHE_CONTROL = CacheControl()
 
 
 def parse_request_options(headers: Iterable[tuple[bytes, bytes]]) -> RequestOptions:
-    """What the headers ask for.
+    """Returns the options of a request's headers.
 
     Args:
         headers: Lower-case names, as ASGI has them.
 
     Raises:
-        BadRequest: A value that cannot be meant, with `param` the header's name.
+        BadRequest: An invalid value, with `param` the header's name.
     """
-    found = [pair for pair in headers if pair[0] in _READ]
-    if not found:
+    pairs = [pair for pair in headers if pair[0] in _HEADERS]
+    if not pairs:
         return NO_OPTIONS
     provider = timeout_s = None
     may_omit_model = False
     directives: list[bytes] = []
-    for name, value in found:
+    for name, value in pairs:
         if name == b"x-provider":
             provider = parse_provider(value.strip(), "X-Provider")
         elif name == b"x-request-timeout":
@@ -61,12 +61,12 @@ def parse_cache_control(directives: Iterable[bytes]) -> CacheControl:
                 raise _invalid("Cache-Control", "max-age in whole seconds")
             ages_s.append(int(value.strip(b'"')))
     if not (no_cache or no_store or ages_s):
-        return _PLAIN_CACHE
+        return _NO_CACHE_CONTROL
     return CacheControl(no_cache, no_store, min(ages_s, default=None))
 
 
 def parse_provider(value: bytes, path: str) -> str:
-    """A provider's name in lower case; raises `BadRequest` naming `path` when it is spelled like none."""
+    """A provider's name in lower case; raises `BadRequest` naming `path` when it is not spelled like one."""
     if not _PROVIDER.fullmatch(value):
         raise BadRequest(f"Invalid '{path}': expected a provider's name.", param=path, code="invalid_value")
     return value.decode("ascii").lower()
@@ -78,5 +78,5 @@ def _timeout_s(value: bytes) -> float:
     return float(value)
 
 
-def _invalid(header: str, wanted: str) -> BadRequest:
-    return BadRequest(f"Invalid '{header}' header: expected {wanted}.", param=header, code="invalid_value")
+def _invalid(header: str, expected: str) -> BadRequest:
+    return BadRequest(f"Invalid '{header}' header: expected {expected}.", param=header, code="invalid_value")

@@ -19,7 +19,7 @@ from llm_proxy.wildcards import wildcard_matches
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Longest waits."""
+    """The longest waits of a call, in seconds."""
 
     first_byte_s: float = 120
     idle_s: float = 60
@@ -27,35 +27,37 @@ class Timeouts:
 
 
 class TimeoutPolicy:
-    """Longest waits of every model group."""
+    """The timeouts of every model group."""
 
     def __init__(self, default: Timeouts, of_groups: Iterable[tuple[str, Timeouts]] = ()) -> None:
-        """Put them together.
+        """Builds the policy.
 
         Args:
-            default: For groups nothing else is said of.
-            of_groups: Patterns (`slow-*`) and what holds for the groups they fit; the first that fits counts.
+            default: For groups without timeouts of their own.
+            of_groups: Patterns (`slow-*`) and the timeouts of the groups they match; the first match counts.
         """
         self._default = default
         self._of_groups = tuple(of_groups)
 
     def for_group(self, group: str) -> Timeouts:
-        """The waits of one group."""
+        """The timeouts of one group."""
         if not self._of_groups:
             return self._default
-        return next((wait for name, wait in self._of_groups if wildcard_matches(name, group)), self._default)
+        return next(
+            (timeouts for name, timeouts in self._of_groups if wildcard_matches(name, group)), self._default
+        )
 
-    def total_s(self, group: str, asked_s: float | None) -> float:
-        """How long a call may take in total, when its caller asked for so much."""
-        longest = self.for_group(group).total_s
-        return longest if asked_s is None else min(asked_s, longest)
+    def total_s(self, group: str, requested_s: float | None) -> float:
+        """The longest total time of a call whose caller asked for `requested_s`."""
+        longest_s = self.for_group(group).total_s
+        return longest_s if requested_s is None else min(requested_s, longest_s)
 
 
 def timeout_policy(settings: Settings) -> TimeoutPolicy:
-    """The deadlines an operator has set."""
-    usual = Timeouts(settings.first_byte_timeout_s, settings.idle_timeout_s, settings.total_timeout_s)
+    """The timeouts of the settings."""
+    default = Timeouts(settings.first_byte_timeout_s, settings.idle_timeout_s, settings.total_timeout_s)
     others = {name: one.model_dump(exclude_none=True) for name, one in settings.deadlines.items()}
-    return TimeoutPolicy(usual, [(name, replace(usual, **said)) for name, said in others.items()])
+    return TimeoutPolicy(default, [(name, replace(default, **values)) for name, values in others.items()])
 
 
 TICK_S = 0.1
@@ -70,15 +72,15 @@ class CallGuard:
 
     Attributes:
         reason: What interrupted it; None while nothing did.
-        idle_deadline: When the current silence of the sidecar becomes a timeout.
+        idle_deadline: When the present silence of the sidecar becomes a timeout.
         total_deadline: When the whole call becomes a timeout.
-        activity: How often something came from the sidecar.
+        activity: How often data came from the sidecar.
         phase: Which timeout a silence is: `body` (the caller's), `first_byte` or `idle` (the sidecar's).
-        unsent: The call waits for a sidecar; none has seen anything of it.
+        unsent: The call waits for a sidecar; none has received anything of it.
     """
 
     __slots__ = (
-        "_listener",
+        "_disconnect_task",
         "_receive",
         "_task",
         "activity",
@@ -89,51 +91,51 @@ class CallGuard:
         "unsent",
     )
 
-    def __init__(self, silent_at: float) -> None:
+    def __init__(self, idle_deadline: float) -> None:
         self._task = asyncio.current_task()
         self._receive: Receive | None = None
-        self._listener: asyncio.Task[None] | None = None
+        self._disconnect_task: asyncio.Task[None] | None = None
         self.activity = 0
         self.unsent = False
         self.reason: InterruptReason | None = None
         self.phase: InterruptReason = "body"
-        self.idle_deadline = silent_at
+        self.idle_deadline = idle_deadline
         self.total_deadline = NEVER
 
     def body_received(self, receive: Receive) -> None:
-        """The body is whole: from now on `receive` only tells that the caller has left."""
+        """The body is complete: from now on `receive` returns only the caller's disconnect."""
         self.idle_deadline = NEVER
         self._receive = receive
 
     def tick(self, now: float) -> None:
-        """Interrupt the call if its time is up; start listening for the caller's leaving."""
-        if self._listener is None and self._receive is not None:
-            self._listener = spawn("callers-leaving", self._listen(self._receive))
+        """Interrupts the call if its time is up; starts waiting for the caller's disconnect."""
+        if self._disconnect_task is None and self._receive is not None:
+            self._disconnect_task = spawn("callers-leaving", self._wait_for_disconnect(self._receive))
         if now >= self.idle_deadline:
             self.interrupt(self.phase)
         elif now >= self.total_deadline:
             self.interrupt("total")
 
-    def interrupt(self, why: InterruptReason) -> None:
-        """Cancel the call, once."""
+    def interrupt(self, reason: InterruptReason) -> None:
+        """Cancels the call, once."""
         if self.reason is None and self._task is not None:
-            self.reason = why
+            self.reason = reason
             self._task.cancel()
 
     def close(self) -> None:
-        """Stop listening; the call has ended."""
+        """Ends the guard: the call has ended."""
         self._task = None
-        if self._listener is not None:
-            self._listener.cancel()
+        if self._disconnect_task is not None:
+            self._disconnect_task.cancel()
 
     def was_interrupted(self) -> bool:
-        """Whether a `CancelledError` now in flight is ours; if so the task is usable again."""
+        """Whether a `CancelledError` now in flight is the guard's; if so the task is usable again."""
         if self.reason is None or self._task is None:
             return False
         self._task.uncancel()
         return True
 
-    async def _listen(self, receive: Receive) -> None:
+    async def _wait_for_disconnect(self, receive: Receive) -> None:
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
@@ -149,28 +151,28 @@ class RunningCalls:
         self._ticker = BackgroundLoop("call-timeouts", self._tick, every_s=TICK_S)
 
     def start(self) -> None:
-        """Begin ticking on the running event loop."""
+        """Starts the ticker on the running event loop."""
         self._ticker.start()
 
     def stop(self) -> None:
-        """Stop ticking."""
+        """Stops the ticker."""
         self._ticker.cancel()
 
-    def open(self, silent_at: float) -> CallGuard:
-        """Watch the current task until `close`; its body must be whole by `silent_at`."""
-        watch = CallGuard(silent_at)
-        self._running.add(watch)
-        return watch
+    def open(self, idle_deadline: float) -> CallGuard:
+        """Guards the current task until `close`; its body must be complete by `idle_deadline`."""
+        guard = CallGuard(idle_deadline)
+        self._running.add(guard)
+        return guard
 
-    def close(self, watch: CallGuard) -> None:
-        """The call has ended."""
-        self._running.discard(watch)
-        watch.close()
+    def close(self, guard: CallGuard) -> None:
+        """Forgets a call that has ended."""
+        self._running.discard(guard)
+        guard.close()
 
-    def interrupt_all(self, why: InterruptReason) -> int:
-        """End every running call; returns how many there were."""
-        for watch in list(self._running):
-            watch.interrupt(why)
+    def interrupt_all(self, reason: InterruptReason) -> int:
+        """Ends every running call; returns how many there were."""
+        for guard in list(self._running):
+            guard.interrupt(reason)
         return len(self._running)
 
     def __len__(self) -> int:
@@ -178,19 +180,19 @@ class RunningCalls:
 
     async def _tick(self) -> None:
         now = asyncio.get_running_loop().time()
-        for watch in list(self._running):
-            watch.tick(now)
+        for guard in list(self._running):
+            guard.tick(now)
 
 
-def interrupt_error(why: InterruptReason | None) -> APIError | None:
-    """What an interrupted caller is told; nothing to one who has left."""
-    if why is None or why == "client_gone":
+def interrupt_error(reason: InterruptReason | None) -> APIError | None:
+    """The error for an interrupted caller; None for one that has disconnected."""
+    if reason is None or reason == "client_gone":
         return None
-    if why == "body":
+    if reason == "body":
         message = "The request's body did not arrive in time."
         return RequestTimeout(message, headers=(("connection", "close"),))
-    if why == "drain":
+    if reason == "drain":
         return Overloaded("The server is shutting down; please try again.", retry_after_s=1)
-    if why == "silent":
+    if reason == "silent":
         return UpstreamUnreachable("The model backend stopped answering.")
     return UpstreamTimeout("The model did not answer in time.")

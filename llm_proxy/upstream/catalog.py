@@ -1,9 +1,10 @@
-"""What the sidecar serves: model groups, who is behind each, prices and fallbacks.
+"""What the sidecars serve: model groups, their providers, prices and fallbacks.
 
-Read from our sidecar's own catalogue, or from an unmodified LiteLLM's model info; refreshed in the
-background, the last good one kept. Pure: fetching is the client's.
-Invariants: a wildcard's expansions are never listed; a price nobody stated is None, never 0.
-Money: integer nano-dollars per token would round to zero, so prices are pico-dollars per token.
+Read from our sidecar's own catalog, or from an unmodified LiteLLM's model info. Pure: the monitor requests
+it, and
+keeps the last good one. Invariants: a wildcard's expansions are never listed; a price nobody stated is None,
+never 0.
+Prices are pico-dollars per token.
 """
 
 import re
@@ -18,11 +19,11 @@ from llm_proxy.wildcards import wildcard_matches
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """One entry of the model list. Prices in pico-dollars per token.
+    """One entry of LiteLLM's model list. Prices in pico-dollars per token.
 
     Attributes:
-        protocol: Whose protocol it is spoken to in, where that is not the provider's own; else empty.
-        created: When it was made or configured, in seconds since 1970; None when nobody says.
+        protocol: Whose protocol it speaks where that is not the provider's own; else empty.
+        created: When it was made or configured, in seconds since 1970; None when unknown.
     """
 
     id: str
@@ -59,8 +60,8 @@ class Catalog:
     """All model groups, at one moment.
 
     Attributes:
-        is_ours: A sidecar of ours says so, not an unmodified LiteLLM.
-        has_langfuse: Its calls are shown to somebody (Langfuse) who wants to know whose they are.
+        is_ours: It comes from a sidecar of ours, not an unmodified LiteLLM.
+        has_langfuse: Calls are reported to Langfuse, with their caller.
         names: The groups to list: configured names, no wildcards.
         fallback_rules: Fallbacks by the name they are written for, which may be no group's.
     """
@@ -75,7 +76,7 @@ class Catalog:
     _reached: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]], compare=False)
 
     def __post_init__(self) -> None:
-        """Work out, once, what every call asks."""
+        """Computes once what every call needs."""
         names = tuple(name for name, group in self.groups.items() if not group.wildcard and not group.hidden)
         object.__setattr__(self, "names", names)
 
@@ -92,33 +93,33 @@ class Catalog:
         return found
 
     def resolved(self, name: str) -> str:
-        """The group behind an alias; any other name as it is."""
+        """The group behind an alias; any other name unchanged."""
         group = self.groups.get(name)
         return (group.alias_of or name) if group else name
 
     def fallbacks(self, name: str) -> tuple[str, ...] | None:
-        """Every group a call may end up at, fallbacks of fallbacks too; None when nobody says."""
+        """Every group a call may end at, fallbacks of fallbacks too; None when unknown."""
         if not self.is_ours:
             return None
         if (known := self._reached.get(name)) is not None:
             return known
         found = dict.fromkeys([name, self.resolved(name)])
-        waiting = [*found]
-        while waiting:
-            tried = waiting.pop()
-            group = self.find_group(tried)
-            ruled = self._ruled(tried)
-            for one in (*(group.fallbacks if group else ()), *ruled, *self.default_fallbacks):
+        unvisited = [*found]
+        while unvisited:
+            visited = unvisited.pop()
+            group = self.find_group(visited)
+            by_rule = self._fallbacks_by_rule(visited)
+            for one in (*(group.fallbacks if group else ()), *by_rule, *self.default_fallbacks):
                 new = {one, self.resolved(one)} - found.keys()
                 found |= dict.fromkeys(new)
-                waiting += new
+                unvisited += new
         reached = tuple({self.resolved(one): None for one in found if one != name})
         if name in self.groups:
             self._reached[name] = reached
         return reached
 
-    def _ruled(self, name: str) -> list[str]:
-        """Fallbacks LiteLLM finds for a name: written for it, or with or without a provider before it."""
+    def _fallbacks_by_rule(self, name: str) -> list[str]:
+        """The fallbacks LiteLLM finds for a name: written for it, or with or without a provider before it."""
         bare, prefixed = name.partition("/")[2], f"/{name}"
         return [
             target
@@ -128,7 +129,7 @@ class Catalog:
         ]
 
     def max_output_tokens(self, name: str) -> int | None:
-        """The most completion tokens any deployment of a group writes; None when nobody says."""
+        """The most completion tokens any deployment of a group writes; None when unknown."""
         group = self.find_group(name)
         known = [one.max_output_tokens for one in group.deployments if one.max_output_tokens] if group else []
         return max(known, default=None)
@@ -136,21 +137,21 @@ class Catalog:
     def highest_prices(self, name: str) -> tuple[int, int] | None:
         """The highest input and output price of a group's deployments, in pico-dollars per token.
 
-        It is what a call is reserved at before anybody knows who will serve it; None when one is unknown.
+        A call is reserved at them, before its deployment is known; None when one is unknown.
         """
         group = self.find_group(name)
         if group is None or not group.deployments:
             return None
-        dearest_in = dearest_out = 0
+        max_input = max_output = 0
         for deployment in group.deployments:
             if deployment.input_pico_usd is None or deployment.output_pico_usd is None:
                 return None
-            dearest_in = max(dearest_in, deployment.input_pico_usd)
-            dearest_out = max(dearest_out, deployment.output_pico_usd)
-        return dearest_in, dearest_out
+            max_input = max(max_input, deployment.input_pico_usd)
+            max_output = max(max_output, deployment.output_pico_usd)
+        return max_input, max_output
 
     def deployment_prices(self, deployment: str | None, group: str) -> tuple[int | None, int | None]:
-        """The input and output price of the deployment that served, of an unknown one its group's highest."""
+        """The prices of the deployment that served; for an unknown one its group's highest."""
         known = self.deployments.get(deployment or "")
         if known is None:
             return self.highest_prices(group) or (None, None)
@@ -158,13 +159,13 @@ class Catalog:
 
 
 def _specificity(pattern: str) -> tuple[int, int]:
-    """LiteLLM's order of wildcards: the longest as it writes them, then the most special, then the first."""
+    """LiteLLM's order of wildcards: the longest pattern, then the most special characters, then the first."""
     regex = re.escape(pattern).replace(r"\*", "(.*)")
     return len(regex), sum(regex.count(sign) for sign in r"*+?\^$|()")
 
 
 def _with_ids(groups: dict[str, ModelGroup]) -> dict[str, ModelGroup]:
-    """The groups, and ids of deployments that a wildcard covers: LiteLLM takes an id for a name before it."""
+    """The groups, and deployment ids that a wildcard matches: LiteLLM takes an id for a name first."""
     wild = [group.name for group in groups.values() if group.wildcard]
     ids = {
         one.id: ModelGroup(
@@ -178,7 +179,7 @@ def _with_ids(groups: dict[str, ModelGroup]) -> dict[str, ModelGroup]:
 
 
 def parse_sidecar_catalog(document: Json) -> Catalog:
-    """The catalogue our sidecar writes; see `docs/architecture.md`."""
+    """The catalog our sidecar writes; see `docs/architecture.md`."""
     groups: dict[str, ModelGroup] = {}
     for entry in as_objects(document.get("groups")):
         deployments = tuple(
@@ -192,7 +193,7 @@ def parse_sidecar_catalog(document: Json) -> Catalog:
                 usd_to_pico(one.get("output_cost_per_token")),
                 str(one.get("wire") or ""),
                 token_count(one.get("max_input_tokens")),
-                _seconds(one.get("created")),
+                _timestamp(one.get("created")),
             )
             for one in as_objects(entry.get("deployments"))
         )
@@ -217,10 +218,11 @@ def parse_sidecar_catalog(document: Json) -> Catalog:
 
 
 def parse_model_info(document: Json) -> Catalog:
-    """The catalogue of an unmodified LiteLLM, from its `/v1/model/info`.
+    """The catalog of an unmodified LiteLLM, from its `/v1/model/info`.
 
-    It writes a wildcard out as every name it knows; all of them carry the wildcard's deployment id, which
-    is how they are told from groups somebody configured.
+    LiteLLM writes a wildcard out as every name it knows; all of them have the wildcard's deployment id, by
+    which they
+    are told from configured groups.
     """
     names: dict[str, set[str]] = {}
     for entry in as_objects(document.get("data")):
@@ -272,5 +274,5 @@ def _catalog(groups: dict[str, ModelGroup], default_fallbacks: tuple[str, ...]) 
     return Catalog(groups, deployments, default_fallbacks)
 
 
-def _seconds(value: object) -> int | None:
+def _timestamp(value: object) -> int | None:
     return value if type(value) is int and value >= 0 else None

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from llm_proxy.upstream.catalog import Catalog
 
 MAX_ERROR_BYTES = 256 * 2**10
-_AGENT = "llm-proxy"
+_USER_AGENT = "llm-proxy"
 _SHOW_TEXT = "litellm-disable-message-redaction: true\r\n"
-"""LiteLLM's word for: this call's text may be shown, though in general it may not."""
+"""LiteLLM's header for: this call's text may be shown, although texts in general may not."""
 
 
 class SidecarClient:
@@ -55,46 +55,48 @@ class SidecarClient:
         on_failure: Callable[[str], None] = lambda _code: None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        """Put the client together.
+        """Builds the client.
 
         Args:
             pool: The sidecars.
-            key: Ours at every sidecar.
-            timeouts: How long a call may take.
-            controls: What becomes of a call's body for LiteLLM.
-            queue: The queue for places; without one, a second's patience.
-            tls: Whom to trust behind `https`; the system's authorities by default.
-            on_failure: Told what went wrong at a sidecar, to be counted.
+            key: Our key at every sidecar.
+            timeouts: The longest waits of a call.
+            controls: What is added to a call for LiteLLM.
+            queue: The queue for slots; without one, calls wait at most 1 s.
+            tls: The authorities trusted behind `https`; the system's by default.
+            on_failure: Called with the code of each failure at a sidecar, for metrics.
         """
         self.pool = pool
         self.queue = queue or SlotQueue(pool, queue_s=1.0, max_waiting=100)
-        self._broke = on_failure
+        self._on_failure = on_failure
         self._controls = controls
         self.catalog: Catalog | None = None
         self.catalog_settled = False
-        """Some sidecar has said what it serves, or that it will not say."""
+        """A sidecar has sent its catalog, or has none."""
         self.timeouts = timeouts
         self._key = key
         self._connections = ConnectionPool(tls)
         self._targets: dict[tuple[str, str], tuple[SidecarAddress, bytes]] = {}
 
     def stop(self) -> None:
-        """Close every connection."""
+        """Closes every connection."""
         self._connections.close()
 
     async def get(self, sidecar: Sidecar, path: str, *, timeout_s: float = 5) -> tuple[int, bytes]:
-        """A small GET for health and the catalogue; raises `OSError`, of which `TimeoutError` is one."""
+        """A small GET for health and the catalog; raises `OSError`, of which `TimeoutError` is one."""
         address, head = self._target(sidecar, "GET", path)
-        return await self._ask(address, head + b"\r\n", timeout_s)
+        return await self._request(address, head + b"\r\n", timeout_s)
 
     async def delete(
         self, sidecar: Sidecar, path: str, body: bytes, *, timeout_s: float
     ) -> tuple[int, bytes]:
         """A small DELETE with a JSON body; raises `OSError`, of which `TimeoutError` is one."""
         address, head = self._target(sidecar, "DELETE", path)
-        return await self._ask(address, head + b"content-length: %d\r\n\r\n" % len(body) + body, timeout_s)
+        return await self._request(
+            address, head + b"content-length: %d\r\n\r\n" % len(body) + body, timeout_s
+        )
 
-    async def _ask(self, address: SidecarAddress, request: bytes, timeout_s: float) -> tuple[int, bytes]:
+    async def _request(self, address: SidecarAddress, request: bytes, timeout_s: float) -> tuple[int, bytes]:
         async with asyncio.timeout(timeout_s):
             connection = await self._connections.acquire(address)
             try:
@@ -104,84 +106,86 @@ class SidecarClient:
                 self._connections.release(connection)
 
     async def send(
-        self, call: Call, caller: Caller, request_id: str, watch: CallGuard, *, traceparent: str | None = None
+        self, call: Call, caller: Caller, request_id: str, guard: CallGuard, *, traceparent: str | None = None
     ) -> SidecarReply:
-        """Forward a call; returns when the sidecar's status is known.
+        """Forwards a call; returns when the sidecar's status is known.
 
         Raises:
             UpstreamUnreachable: No sidecar took it, or the connection broke before an answer.
             Overloaded: Every sidecar is full, and stayed so for the queue's time.
-            Refused: The sidecar answered with an error; see `upstream.errors`.
+            APIError: The sidecar answered with an error; see `error_mapping`.
         """
-        watch.unsent = True
+        guard.unsent = True
         body = orjson.dumps(self._controls.body(call, caller, self.catalog))
         cached = self._controls.uses_cache(call, caller, self.catalog)
-        words = f"content-length: {len(body)}\r\nx-litellm-call-id: {request_id}\r\n"
+        headers = f"content-length: {len(body)}\r\nx-litellm-call-id: {request_id}\r\n"
         if traceparent is not None:
-            words += f"traceparent: {traceparent}\r\n"
+            headers += f"traceparent: {traceparent}\r\n"
         if self._controls.shows_text(caller, self.catalog):
-            words += _SHOW_TEXT
-        rest = f"{words}\r\n".encode() + body
-        wait = self.timeouts.for_group(call.group)
+            headers += _SHOW_TEXT
+        rest = f"{headers}\r\n".encode() + body
+        timeouts = self.timeouts.for_group(call.group)
         tried: list[Sidecar] = []
         while len(tried) < len(self.pool.sidecars):
             sidecar = await self.queue.acquire(monotonic(), tried)
-            sidecar.calls.add(watch)
-            watch.phase, watch.idle_deadline = "first_byte", monotonic() + wait.first_byte_s
+            sidecar.calls.add(guard)
+            guard.phase, guard.idle_deadline = "first_byte", monotonic() + timeouts.first_byte_s
             connection: HTTPConnection | None = None
             try:
                 address, head = self._target(sidecar, "POST", ENDPOINTS[call.endpoint].path)
                 connection = await self._connections.acquire(address)
-                watch.unsent = False
+                guard.unsent = False
                 await connection.send_request(head + rest)
             except ConnectError:
-                watch.unsent = True
-                self._give(sidecar, watch, connection)
-                self._went_wrong(sidecar, "refused")
+                guard.unsent = True
+                self._release(sidecar, guard, connection)
+                self._record_failure(sidecar, "refused")
                 tried.append(sidecar)
                 continue
             except OSError as broken:
-                self._give(sidecar, watch, connection)
-                self._went_wrong(sidecar, "broke")
+                self._release(sidecar, guard, connection)
+                self._record_failure(sidecar, "broke")
                 raise connection_lost_error() from broken
             except BaseException:
-                self._give(sidecar, watch, connection)
+                self._release(sidecar, guard, connection)
                 raise
-            let_go = partial(self._give, sidecar, watch, connection)
-            asked = request_id, body
-            return await self._answer(call, sidecar, connection, watch, let_go, asked=asked, cached=cached)
+            release = partial(self._release, sidecar, guard, connection)
+            sent_request = request_id, body
+            return await self._reply(
+                call, sidecar, connection, guard, release, sent_request=sent_request, cached=cached
+            )
         raise UpstreamUnreachable("No model backend can be reached.", retry_after_s=2)
 
     def check_room(self) -> None:
-        """Raises `Overloaded` when a call that came now would find neither a place nor room to wait."""
+        """Raises `Overloaded` when a call that came now would find neither a slot nor room in the queue."""
         self.queue.check(monotonic())
 
     def interrupt_calls_at(self, sidecar: Sidecar) -> None:
-        """Give up a sidecar that has been silent too long: the calls at it end, and are not repeated."""
-        for watch in list(sidecar.calls):
-            watch.interrupt("silent")
+        """Ends the calls at a sidecar that has been silent too long; they are not repeated."""
+        for guard in list(sidecar.calls):
+            guard.interrupt("silent")
 
-    async def _answer(
+    async def _reply(
         self,
         call: Call,
         sidecar: Sidecar,
         connection: HTTPConnection,
-        watch: CallGuard,
-        let_go: Callable[[], None],
+        guard: CallGuard,
+        release: Callable[[], None],
         *,
-        asked: tuple[str, bytes],
+        sent_request: tuple[str, bytes],
         cached: bool,
     ) -> SidecarReply:
         if connection.status == 200:
-            who = parse_routing_headers(connection.headers, call, self.catalog, cached=cached)
+            routing = parse_routing_headers(connection.headers, call, self.catalog, cached=cached)
         else:
-            who = parse_failure_headers(connection.headers, call, self.catalog)
+            routing = parse_failure_headers(connection.headers, call, self.catalog)
         answer = SidecarReply(
             connection,
-            who,
-            watch,
+            routing,
+            guard,
             idle_s=self.timeouts.for_group(call.group).idle_s,
-            freed=let_go,
+            on_close=release,
             prompt_tokens=call.prompt_bytes // BYTES_PER_TOKEN,
         )
         if connection.status == 200:
@@ -195,55 +199,57 @@ class SidecarClient:
             raise connection_lost_error() from broken
         finally:
             answer.close()
-        refused = _refusal(connection, text, call, asked)
-        refused.routing = who
-        if refused.retryable is None and refused.origin == "provider" and (who.attempts or 0) > 1:
-            refused.retryable = False
-        self._judge(sidecar, refused)
-        raise refused
+        error = _error_of(connection, text, call, sent_request)
+        error.routing = routing
+        if error.retryable is None and error.origin == "provider" and (routing.attempts or 0) > 1:
+            error.retryable = False
+        self._record_outcome(sidecar, error)
+        raise error
 
-    def _judge(self, sidecar: Sidecar, refused: APIError) -> None:
-        """A sidecar is at fault for what it says of itself, never for what it says of a provider."""
-        if isinstance(refused, UpstreamUnreachable | Overloaded):
-            self._went_wrong(sidecar, refused.code or "refused")
+    def _record_outcome(self, sidecar: Sidecar, error: APIError) -> None:
+        """Records a sidecar's own failures, never those it reports of a provider."""
+        if isinstance(error, UpstreamUnreachable | Overloaded):
+            self._record_failure(sidecar, error.code or "refused")
         else:
             sidecar.record_success()
 
-    def _went_wrong(self, sidecar: Sidecar, code: str) -> None:
+    def _record_failure(self, sidecar: Sidecar, code: str) -> None:
         if code == "refused":
             sidecar.mark_down()
         else:
             sidecar.record_failure(monotonic())
-        self._broke(code)
+        self._on_failure(code)
 
-    def _give(self, sidecar: Sidecar, watch: CallGuard, connection: HTTPConnection | None) -> None:
+    def _release(self, sidecar: Sidecar, guard: CallGuard, connection: HTTPConnection | None) -> None:
         if connection is not None:
             self._connections.release(connection)
-        sidecar.calls.discard(watch)
+        sidecar.calls.discard(guard)
         self.queue.release(sidecar, monotonic())
 
     def _target(self, sidecar: Sidecar, method: str, path: str) -> tuple[SidecarAddress, bytes]:
-        """Where a request goes, and what its head says whatever is asked."""
-        found = self._targets.get((sidecar.url, path))
-        if found is None:
+        """The address of a request, and the part of its head that is the same for every request."""
+        target = self._targets.get((sidecar.url, path))
+        if target is None:
             address = SidecarAddress.of(sidecar.url)
-            words = {
+            headers = {
                 "host": address.name,
                 "accept-encoding": "identity",
-                "user-agent": _AGENT,
+                "user-agent": _USER_AGENT,
                 "content-type": "application/json",
             }
             if self._key:
-                words["authorization"] = f"Bearer {self._key}"
+                headers["authorization"] = f"Bearer {self._key}"
             head = f"{method} {address.path}{path} HTTP/1.1\r\n"
-            head += "".join(f"{name}: {value}\r\n" for name, value in words.items())
-            found = self._targets[sidecar.url, path] = address, head.encode("latin-1")
-        return found
+            head += "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+            target = self._targets[sidecar.url, path] = address, head.encode("latin-1")
+        return target
 
 
-def _refusal(connection: HTTPConnection, text: bytes, call: Call, asked: tuple[str, bytes]) -> APIError:
-    """The error for an answer with an error status; `asked` is the request's id and body."""
-    request_id, sent = asked
+def _error_of(
+    connection: HTTPConnection, text: bytes, call: Call, sent_request: tuple[str, bytes]
+) -> APIError:
+    """The error for a response with an error status; `sent_request` is the request's id and body."""
+    request_id, sent = sent_request
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in connection.headers.items()}
     return map_error(
         connection.status,
@@ -261,11 +267,11 @@ PURGE_TIMEOUT_S = 60.0
 
 
 class CachePurge(NamedTuple):
-    """What a purge did.
+    """The result of a purge.
 
     Attributes:
         entries: Cached answers and embeddings that were deleted.
-        complete: Every sidecar looked through the whole cache.
+        complete: Every sidecar has searched the whole cache.
     """
 
     entries: int
@@ -273,7 +279,7 @@ class CachePurge(NamedTuple):
 
 
 async def purge_cache(client: SidecarClient, tenant: str | None, model: str | None) -> CachePurge:
-    """Delete the cached answers of a tenant, a model, or both; all of them without either.
+    """Deletes the cached answers of a tenant, a model, or both; all of them without either.
 
     Raises:
         NotFound: No sidecar has a cache it can purge.
@@ -281,8 +287,8 @@ async def purge_cache(client: SidecarClient, tenant: str | None, model: str | No
     """
     group = client.catalog.resolved(model) if client.catalog is not None and model is not None else model
     body = orjson.dumps({"patterns": cache_key_patterns(tenant, group)})
-    asked = await asyncio.gather(*(_purge_at(client, one, body) for one in client.pool.sidecars))
-    answers = [one for one in asked if one is not None]
+    sent_request = await asyncio.gather(*(_purge_sidecar(client, one, body) for one in client.pool.sidecars))
+    answers = [one for one in sent_request if one is not None]
     if not answers:
         raise UpstreamUnreachable("No model backend can be reached.", retry_after_s=2)
     if all(status in {404, 405} for status, _ in answers):
@@ -290,8 +296,8 @@ async def purge_cache(client: SidecarClient, tenant: str | None, model: str | No
     return CachePurge(sum(entries for _, entries in answers), all(status == 200 for status, _ in answers))
 
 
-async def _purge_at(client: SidecarClient, sidecar: Sidecar, body: bytes) -> tuple[int, int] | None:
-    """The status of one sidecar's answer, 0 for none, and what it deleted; None when it does not run."""
+async def _purge_sidecar(client: SidecarClient, sidecar: Sidecar, body: bytes) -> tuple[int, int] | None:
+    """The status of one sidecar's answer, 0 for none, and how many it deleted; None when it does not run."""
     try:
         status, raw = await client.delete(sidecar, CACHE_PATH, body, timeout_s=PURGE_TIMEOUT_S)
         entries = as_object(orjson.loads(raw)).get("purged")

@@ -9,17 +9,17 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Literal
 
-_ORDINARY = frozenset(
+_ORDINARY_WORDS = frozenset(
     {
         *("audio", "echo", "functions", "input", "messages", "metadata", "modalities", "model", "n"),
         *("prediction", "prompt", "stop", "store", "stream", "suffix", "thinking", "tools", "user"),
     }
 )
 _PATH = re.compile(r"^[A-Za-z_]\w*(?:\.\w+|\[\d+\]){0,12}")
-_LONGEST_PATH, _LONGEST_MESSAGE = 100, 4_000
-_WHOLE = frozenset({"contents", "input", "inputs", "messages", "model", "prompt"})
-"""Fields that are the whole prompt, and what is said of them is said of it."""
-_PARTS = frozenset(
+_MAX_PATH_CHARS, _MAX_MESSAGE_CHARS = 100, 4_000
+_WHOLE_PROMPT_FIELDS = frozenset({"contents", "input", "inputs", "messages", "model", "prompt"})
+"""Fields that are the whole prompt."""
+_PART_FIELDS = frozenset(
     {
         *("function_call", "functions", "instructions", "logit_bias", "metadata", "modalities", "name"),
         *("prompt_cache_key", "response_format", "safety_identifier", "stop", "stop_sequences", "suffix"),
@@ -34,50 +34,50 @@ _OUTPUT_TOKENS = re.compile(r"^\W*max\w*_tokens\b(?!.*\b(?:context|input|prompt)
 
 
 def find_named_field(message: str, fields: Collection[str]) -> str | None:
-    """The field, with its path where the message has one; None when none of the request's is named.
+    """The field a message names, with its path where it has one; None when it names none of the request's.
 
     The work grows with the message alone: a caller chooses how many fields a request has.
     """
-    message = message[:_LONGEST_MESSAGE]
+    message = message[:_MAX_MESSAGE_CHARS]
     path = _PATH.match(message)
     if path is not None and message[path.end() : path.end() + 1] == ":":
         top = re.split(r"[.\[]", path[0], maxsplit=1)[0]
         if top in fields:
-            return path[0][:_LONGEST_PATH]
+            return path[0][:_MAX_PATH_CHARS]
     places: dict[str, tuple[int, str]] = {}
     for quoted in _QUOTED_NAME.finditer(message):
         if quoted[1] in fields:
             places.setdefault(quoted[1], (quoted.start(), quoted[1] + quoted[2]))
     for word in _NAME.finditer(message):
-        if word[0] in fields and word[0] not in _ORDINARY:
+        if word[0] in fields and word[0] not in _ORDINARY_WORDS:
             places.setdefault(word[0], (word.start(), word[0]))
-    return min(places.values())[1][:_LONGEST_PATH] if places else None
+    return min(places.values())[1][:_MAX_PATH_CHARS] if places else None
 
 
 def concerns_one_field(message: str, param: str | None, fields: Collection[str]) -> bool:
     """Whether an error is about one named field that is not the whole prompt."""
     named = _PATH.match(param) if param else None
-    if named is not None and _is_part(_split(named[0])):
+    if named is not None and _is_part(_split_path(named[0])):
         return True
-    message = message[:_LONGEST_MESSAGE]
+    message = message[:_MAX_MESSAGE_CHARS]
     places: list[tuple[str, str]] = [*_QUOTED.findall(message), *_HEAD.findall(message)]
     return bool(_OUTPUT_TOKENS.search(message)) or any(
         _is_known(place[0], fields) and _is_part(place) for place in places
     )
 
 
-def _split(path: str) -> tuple[str, str]:
+def _split_path(path: str) -> tuple[str, str]:
     top = re.split(r"[.\[]", path, maxsplit=1)[0]
     return top, path[len(top) :]
 
 
 def _is_known(top: str, fields: Collection[str]) -> bool:
-    return top in _PARTS or top in _WHOLE or top in fields
+    return top in _PART_FIELDS or top in _WHOLE_PROMPT_FIELDS or top in fields
 
 
 def _is_part(place: tuple[str, str]) -> bool:
     top, below = place
-    return bool(below) or not (top in _WHOLE or top.endswith("tokens"))
+    return bool(below) or not (top in _WHOLE_PROMPT_FIELDS or top.endswith("tokens"))
 
 
 FailureKind = Literal[
@@ -85,7 +85,7 @@ FailureKind = Literal[
 ]
 
 FORWARDED_STATUSES = frozenset({400, 403, 404, 409, 413, 415, 422})
-"""Statuses that a caller hears as the provider said them, with the provider's message."""
+"""Statuses that a caller gets as the provider sent them, with the provider's message."""
 
 _TIMEOUTS = frozenset({408, 504, 522, 524})
 _OVERLOADS = frozenset({498, 503, 529})
@@ -167,8 +167,8 @@ _QUOTA = _any_of(
 )
 _CLASS = re.compile(r"\blitellm\.(\w+Error)\b")
 _FLAGGED = _any_of(FLAGGED_CONTENT.pattern, r"\bmoderation\b", r"\bsafety\b", r"content filter")
-_SPENT = _any_of(r"exceeded your current quota")
-_WRONG_KEY = _any_of(
+_QUOTA_EXCEEDED = _any_of(r"exceeded your current quota")
+_INVALID_KEY = _any_of(
     r"api[ _]key (?:not valid|expired|is invalid)", r"api_key_invalid", r"(?:incorrect|invalid) api[ _]key"
 )
 _OVERLOAD = _any_of(
@@ -186,10 +186,10 @@ class FailureFacts:
 
     Attributes:
         status: The provider's, where one answered, else the sidecar's.
-        message: The words of who refused, not cleaned; None when they are unknown.
-        reason: What failed where nobody refused, for the record alone.
-        wait_s: Seconds to wait, where somebody states them.
-        origin: Who refused: `provider`, or as `sidecar.provider_error` tells it; empty when unknown.
+        message: The provider's or guardrail's message, not cleaned; None when unknown.
+        reason: What failed where no provider rejected the call, for the record alone.
+        wait_s: Seconds to wait, where stated.
+        origin: Who rejected: `provider`, or a value of the sidecar's provider_errors; empty when unknown.
         full_text: Everything the sidecar said, for LiteLLM's own conditions.
         fields: The names of the request's fields.
     """
@@ -207,47 +207,49 @@ class FailureFacts:
 
     @property
     def classified_text(self) -> str:
-        """What tells one kind of error from another; LiteLLM's classes stand in its own text alone."""
+        """The text that errors are classified by; LiteLLM's classes stand in its own text alone."""
         classes = " ".join(_CLASS.findall(self.full_text))
         return f"{self.code} {self.type} {self.message or self.full_text} {classes}"
 
     @property
     def is_unreadable(self) -> bool:
-        """Whether LiteLLM could not read an answer that was good by its status."""
+        """Whether LiteLLM could not read an answer whose status was good."""
         return any(words in self.full_text for words in _UNREADABLE)
 
 
-def _is_too_long(said: FailureFacts) -> bool:
-    """Whether the whole prompt is longer than the model takes; LiteLLM says so of long names, too."""
-    if _CONTEXT_CODES.search(f"{said.code} {said.type}"):
+def _is_context_exceeded(failure: FailureFacts) -> bool:
+    """Whether the whole prompt is longer than the model takes; LiteLLM says the same of long names."""
+    if _CONTEXT_CODES.search(f"{failure.code} {failure.type}"):
         return True
-    words = said.message or said.full_text
-    return bool(_CONTEXT.search(words)) and not concerns_one_field(words, said.param, said.fields)
+    words = failure.message or failure.full_text
+    return bool(_CONTEXT.search(words)) and not concerns_one_field(words, failure.param, failure.fields)
 
 
 _RULES: tuple[tuple[FailureKind, Callable[[FailureFacts], object]], ...] = (
-    ("quota", lambda said: said.status == 402 or _QUOTA.search(said.classified_text)),
-    ("quota", lambda said: said.wait_s is None and _SPENT.search(said.classified_text)),
-    ("flagged", lambda said: said.status == 403 and _FLAGGED.search(said.classified_text)),
-    ("credentials", lambda said: said.status in (401, 403)),
-    ("credentials", lambda said: said.status == 400 and _WRONG_KEY.search(said.classified_text)),
-    ("rate_limit", lambda said: said.status == 429),
-    ("context", lambda said: not said.is_unreadable and _is_too_long(said)),
-    ("timeout", lambda said: said.status in _TIMEOUTS),
+    ("quota", lambda failure: failure.status == 402 or _QUOTA.search(failure.classified_text)),
+    ("quota", lambda failure: failure.wait_s is None and _QUOTA_EXCEEDED.search(failure.classified_text)),
+    ("flagged", lambda failure: failure.status == 403 and _FLAGGED.search(failure.classified_text)),
+    ("credentials", lambda failure: failure.status in (401, 403)),
+    ("credentials", lambda failure: failure.status == 400 and _INVALID_KEY.search(failure.classified_text)),
+    ("rate_limit", lambda failure: failure.status == 429),
+    ("context", lambda failure: not failure.is_unreadable and _is_context_exceeded(failure)),
+    ("timeout", lambda failure: failure.status in _TIMEOUTS),
     (
         "timeout",
-        lambda said: "APITimeoutError" in said.classified_text or "litellm.Timeout" in said.full_text,
+        lambda failure: (
+            "APITimeoutError" in failure.classified_text or "litellm.Timeout" in failure.full_text
+        ),
     ),
-    ("overload", lambda said: said.status in _OVERLOADS and said.origin == "provider"),
-    ("overload", lambda said: said.status >= 500 and _OVERLOAD.search(said.classified_text)),
-    ("failure", lambda said: said.is_unreadable or said.status == 424),
-    ("request", lambda said: 400 <= said.status < 500),
+    ("overload", lambda failure: failure.status in _OVERLOADS and failure.origin == "provider"),
+    ("overload", lambda failure: failure.status >= 500 and _OVERLOAD.search(failure.classified_text)),
+    ("failure", lambda failure: failure.is_unreadable or failure.status == 424),
+    ("request", lambda failure: 400 <= failure.status < 500),
 )
 
 
-def classify_failure(said: FailureFacts) -> FailureKind:
+def classify_failure(failure: FailureFacts) -> FailureKind:
     """The kind of a provider's failure."""
-    for kind, holds in _RULES:
-        if holds(said):
+    for kind, matches in _RULES:
+        if matches(failure):
             return kind
     return "failure"

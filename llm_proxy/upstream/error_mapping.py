@@ -41,9 +41,9 @@ from llm_proxy.upstream.error_text import clean_message, without_request_text
 Headers = Mapping[str, str]
 
 OVERLOADED_WAIT_S = 5.0
-"""What a caller is told to wait when an overloaded provider does not say."""
+"""The retry-after of an overloaded provider that states none."""
 
-_LONGEST_TEXT = 16_000
+_MAX_TEXT_CHARS = 16_000
 """Of an error's text, in characters: what a provider says of itself stands at its beginning."""
 _STATUS = re.compile(r"[1-5][0-9]{2}")
 _PARAM = re.compile(r"^[A-Za-z_][\w.\[\]-]{0,99}$")
@@ -70,103 +70,109 @@ def map_error(
     sent_body: bytes = b"",
     request_id: str = "",
 ) -> APIError:
-    """The error for a sidecar's answer with an error status.
+    """Returns the error for a sidecar's response with an error status.
 
     Args:
         status: The sidecar's status.
         headers: Its headers, lower-case names.
         body: Its body, whatever it holds.
-        model: The name the caller asked for.
+        model: The name the caller requested.
         fields: The names of the request's fields, to name the one at fault.
-        sent_body: The request as it was sent, to cut it from what is kept.
+        sent_body: The request as it was sent, to remove it from what is recorded.
         request_id: For messages that say nothing else.
     """
-    said = _read(status, headers, body, fields)
-    refused = _of_the_sidecar(said, model) if said.origin != "provider" else None
-    if refused is None:
-        refused = _of_the_provider(said, request_id)
-    refused.provider_message = _kept(said, lambda: sent_body)
-    return refused
+    failure = _read_failure(status, headers, body, fields)
+    mapped = _sidecar_error(failure, model) if failure.origin != "provider" else None
+    if mapped is None:
+        mapped = _provider_error(failure, request_id)
+    mapped.provider_message = _recorded_message(failure, lambda: sent_body)
+    return mapped
 
 
 def map_stream_error(
     error: Mapping[str, Any], *, fields: Collection[str] = (), sent_body: Callable[[], bytes] = bytes
 ) -> APIError:
-    """The error for a stream that had begun and ends in an error.
+    """Returns the error for a stream that ends in an error event.
 
     Args:
         error: The event's object.
         fields: The names of the request's fields, to name the one at fault.
-        sent_body: Makes the request as it was sent; called only where there is a message to cut it from.
+        sent_body: Returns the request as it was sent; called only where a message may repeat it.
     """
-    told = {str(name): str(value) for name, value in as_object(error.get("provider")).items()}
+    error_headers = {str(name): str(value) for name, value in as_object(error.get("provider")).items()}
     code, text = str(error.get("code") or ""), str(error.get("message") or "")
     status = int(code) if _STATUS.fullmatch(code) and code >= "400" else 500
-    said = _read(status, told, orjson.dumps({"error": dict(error)}), fields)
-    refused: APIError
-    if said.origin == "guardrail":
-        refused = _guarded(said)
+    failure = _read_failure(status, error_headers, orjson.dumps({"error": dict(error)}), fields)
+    mapped: APIError
+    if failure.origin == "guardrail":
+        mapped = _guardrail_error(failure)
     elif code == "upstream_stream_cut":
         message = "The model's answer broke off before its end."
-        refused = ProviderFailed(message, code="upstream_stream_cut")
+        mapped = ProviderFailed(message, code="upstream_stream_cut")
     elif "imeout" in text or code == "408":
-        refused = UpstreamTimeout("The model fell silent in the middle of its answer.")
+        mapped = UpstreamTimeout("The model fell silent in the middle of its answer.")
     else:
-        refused = _of_the_provider(said, "")
-    refused.provider_message = _kept(said, sent_body) if told else None
-    return refused
+        mapped = _provider_error(failure, "")
+    mapped.provider_message = _recorded_message(failure, sent_body) if error_headers else None
+    return mapped
 
 
-def _kept(said: FailureFacts, asked: Callable[[], bytes]) -> str | None:
-    """Why the call failed, for the record and the log: cleaned, without what the request holds too."""
-    words = said.message or said.reason
-    if words:
-        kept = without_request_text(words, asked())
-        if kept is None and said.reason:
-            kept = said.reason.partition(":")[0]  # the error's class
-        if kept is None:
-            return f"status {said.status}, message not kept: the request is too large to compare"
-        found = clean_message(kept)
+def _recorded_message(failure: FailureFacts, asked: Callable[[], bytes]) -> str | None:
+    """Why the call failed, for the record and the log: cleaned, without what the request also holds."""
+    wording = failure.message or failure.reason
+    if wording:
+        cleaned = without_request_text(wording, asked())
+        if cleaned is None and failure.reason:
+            cleaned = failure.reason.partition(":")[0]  # the error's class
+        if cleaned is None:
+            return f"status {failure.status}, message not kept: the request is too large to compare"
+        found = clean_message(cleaned)
         if found:
             return found
-    return f"status {said.status}, without a message of a known shape" if said.origin == "provider" else None
+    return (
+        f"status {failure.status}, without a message of a known shape"
+        if failure.origin == "provider"
+        else None
+    )
 
 
-def _of_the_sidecar(said: FailureFacts, model: str) -> APIError | None:
+def _sidecar_error(failure: FailureFacts, model: str) -> APIError | None:
     """The error for what the sidecar, LiteLLM or a guardrail refused by itself; None for anything else."""
-    status, whole = said.status, said.full_text
-    refused: APIError | None = None
+    status, whole = failure.status, failure.full_text
+    mapped: APIError | None = None
     if _any(_COOLING, whole):
         message = "The model is not available for a moment; please try again later."
-        refused = UpstreamCoolingDown(message, retry_after_s=said.wait_s or 5)
+        mapped = UpstreamCoolingDown(message, retry_after_s=failure.wait_s or 5)
     elif status in (400, 404) and _any(_UNKNOWN_MODEL, whole):
         message = f"The model `{model[:200]}` does not exist or you do not have access to it."
-        refused = ModelNotFound(message, param="model")
+        mapped = ModelNotFound(message, param="model")
     elif _any(_OUR_KEY, whole) or (status == 401 and "Authentication Error" in whole):
-        refused = UpstreamUnreachable("The gateway could not use its model backend.", code="upstream_auth")
+        mapped = UpstreamUnreachable("The gateway could not use its model backend.", code="upstream_auth")
     elif status == 503 and "capacity" in whole:
         message = "Too many requests are running; please try again."
-        refused = Overloaded(message, retry_after_s=said.wait_s or 1)
-    elif said.origin == "guardrail" and 400 <= status < 500:
-        refused = _guarded(said)
-    elif said.origin == "translation" or "UnsupportedParamsError" in whole:
-        refused = _untranslatable(said)
-    return refused
+        mapped = Overloaded(message, retry_after_s=failure.wait_s or 1)
+    elif failure.origin == "guardrail" and 400 <= status < 500:
+        mapped = _guardrail_error(failure)
+    elif failure.origin == "translation" or "UnsupportedParamsError" in whole:
+        mapped = _untranslatable(failure)
+    return mapped
 
 
-def _guarded(said: FailureFacts) -> ProviderRejected:
-    message = clean_message(said.message or "") or "A guardrail refused this request."
-    refused = ProviderRejected(message, code="content_policy_violation")
-    if said.status in FORWARDED_STATUSES:
-        refused.status = said.status
-    return refused
+def _guardrail_error(failure: FailureFacts) -> ProviderRejected:
+    message = clean_message(failure.message or "") or "A guardrail refused this request."
+    mapped = ProviderRejected(message, code="content_policy_violation")
+    if failure.status in FORWARDED_STATUSES:
+        mapped.status = failure.status
+    return mapped
 
 
-def _untranslatable(said: FailureFacts) -> ProviderRejected:
+def _untranslatable(failure: FailureFacts) -> ProviderRejected:
     """The request never reached the provider: LiteLLM could not put it into the provider's words."""
-    unsupported = "UnsupportedParamsError" in said.full_text
-    message = clean_message(said.message or "")
-    param = find_named_field(message, said.fields) or (said.param if said.param in said.fields else None)
+    unsupported = "UnsupportedParamsError" in failure.full_text
+    message = clean_message(failure.message or "")
+    param = find_named_field(message, failure.fields) or (
+        failure.param if failure.param in failure.fields else None
+    )
     at_fault = f"`{param}`" if param else "Something in the request"
     return ProviderRejected(
         message or f"{at_fault} is malformed, or the model's provider does not know it.",
@@ -175,67 +181,67 @@ def _untranslatable(said: FailureFacts) -> ProviderRejected:
     )
 
 
-def _of_the_provider(said: FailureFacts, request_id: str) -> APIError:
+def _provider_error(failure: FailureFacts, request_id: str) -> APIError:
     """The error for a provider's failure, by its kind."""
-    refused: APIError
-    match classify_failure(said):
+    mapped: APIError
+    match classify_failure(failure):
         case "quota":
-            refused = ProviderQuotaExceeded("The provider's quota for this model is used up.")
+            mapped = ProviderQuotaExceeded("The provider's quota for this model is used up.")
         case "credentials":
-            refused = ProviderAuthError("The model's provider did not accept the gateway's credentials.")
+            mapped = ProviderAuthError("The model's provider did not accept the gateway's credentials.")
         case "rate_limit":
             message = "The model's provider is limiting requests; please try again later."
-            refused = ProviderRateLimited(message, retry_after_s=said.wait_s)
+            mapped = ProviderRateLimited(message, retry_after_s=failure.wait_s)
         case "context":
-            refused = _too_long(said)
+            mapped = _too_long(failure)
         case "timeout":
-            refused = UpstreamTimeout("The model did not answer in time.")
+            mapped = UpstreamTimeout("The model did not answer in time.")
         case "overload":
             message = "The model's provider is overloaded; please try again later."
-            refused = ProviderOverloaded(message, retry_after_s=said.wait_s or OVERLOADED_WAIT_S)
+            mapped = ProviderOverloaded(message, retry_after_s=failure.wait_s or OVERLOADED_WAIT_S)
         case "flagged" | "request":
-            refused = _at_fault(said, request_id)
+            mapped = _at_fault(failure, request_id)
         case "failure":
             message = "The model's provider failed to answer."
-            refused = ProviderFailed(message, retry_after_s=said.wait_s)
-    return refused
+            mapped = ProviderFailed(message, retry_after_s=failure.wait_s)
+    return mapped
 
 
-def _too_long(said: FailureFacts) -> ProviderRejected:
-    message = clean_message(said.message or "") or "The request is longer than the model's context."
-    prompt = next((name for name in ("messages", "prompt", "input") if name in said.fields), "messages")
-    return ProviderRejected(message, param=_param(said) or prompt, code="context_length_exceeded")
+def _too_long(failure: FailureFacts) -> ProviderRejected:
+    message = clean_message(failure.message or "") or "The request is longer than the model's context."
+    prompt = next((name for name in ("messages", "prompt", "input") if name in failure.fields), "messages")
+    return ProviderRejected(message, param=_param(failure) or prompt, code="context_length_exceeded")
 
 
-def _at_fault(said: FailureFacts, request_id: str) -> ProviderRejected:
+def _at_fault(failure: FailureFacts, request_id: str) -> ProviderRejected:
     """The request is at fault: the provider's own message, where its statuses are ours."""
-    passed = clean_message(said.message or "") if said.status in FORWARDED_STATUSES else ""
-    param, code = _param(said), _matching(_CODE, said.code)
-    if code == said.type:
+    passed = clean_message(failure.message or "") if failure.status in FORWARDED_STATUSES else ""
+    param, code = _param(failure), _matching(_CODE, failure.code)
+    if code == failure.type:
         code = None  # a provider without codes, whose type stands for one
     general = "The model's provider refused the request as invalid"
-    if said.status == 404:
+    if failure.status == 404:
         general = "The provider does not know this model"
         param, code = param or "model", code or "model_not_found"
-    if said.status == 413:
+    if failure.status == 413:
         code = code or "request_too_large"
-    if said.status == 403 or FLAGGED_CONTENT.search(said.classified_text):
+    if failure.status == 403 or FLAGGED_CONTENT.search(failure.classified_text):
         general, code = "The provider's content policy refused this request", "content_policy_violation"
-    at = f" (at `{param}`)" if param and said.status != 404 else ""
+    at = f" (at `{param}`)" if param and failure.status != 404 else ""
     message = passed or with_request_id(f"{general}{at}.", request_id)
-    refused = ProviderRejected(message, param=param, code=code)
-    if said.status in FORWARDED_STATUSES:
-        refused.status = said.status
-    return refused
+    mapped = ProviderRejected(message, param=param, code=code)
+    if failure.status in FORWARDED_STATUSES:
+        mapped.status = failure.status
+    return mapped
 
 
-def _param(said: FailureFacts) -> str | None:
-    return _matching(_PARAM, said.param) or find_named_field(said.message or "", said.fields)
+def _param(failure: FailureFacts) -> str | None:
+    return _matching(_PARAM, failure.param) or find_named_field(failure.message or "", failure.fields)
 
 
-def _read(status: int, headers: Headers, body: bytes, fields: Collection[str]) -> FailureFacts:
+def _read_failure(status: int, headers: Headers, body: bytes, fields: Collection[str]) -> FailureFacts:
     text, error = _body_of(body)
-    text = text[:_LONGEST_TEXT]
+    text = text[:_MAX_TEXT_CHARS]
     provider_status = _int(headers.get("x-llmp-provider-status"))
     message = headers.get("x-llmp-message")
     code, kind, param = (
@@ -248,18 +254,18 @@ def _read(status: int, headers: Headers, body: bytes, fields: Collection[str]) -
         origin != "guardrail" and any(name.startswith("llm_provider-") for name in headers)
     ):
         origin = "provider"
-    words = unquote(message) if message is not None else None
-    reason = words if origin in ("connection", "answer") else None
-    words = words if reason is None else None
-    if words is None and "x-llmp-attempts" not in headers:
-        words = _quoted_by_litellm(text)
-    waits.append(stated_wait_s(words or text))
+    wording = unquote(message) if message is not None else None
+    reason = wording if origin in ("connection", "answer") else None
+    wording = wording if reason is None else None
+    if wording is None and "x-llmp-attempts" not in headers:
+        wording = _quoted_by_litellm(text)
+    waits.append(stated_wait_s(wording or text))
     return FailureFacts(
         status=provider_status or status,
         code=_string(code),
         type=_string(kind),
         param=_string(param),
-        message=words,
+        message=wording,
         reason=reason,
         wait_s=max((wait for wait in waits if wait is not None), default=None),
         origin=origin,

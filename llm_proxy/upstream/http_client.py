@@ -33,16 +33,16 @@ class ConnectError(OSError):
 
 
 class ConnectionBroken(OSError):  # noqa: N818 -- named for the state
-    """The connection broke, or what came is no HTTP; the request may have run."""
+    """The connection broke, or the data is not HTTP; the request may have run."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SidecarAddress:
-    """Where a sidecar listens, as its URL says; one URL has one.
+    """Where a sidecar listens, parsed from its URL; one object for one URL.
 
     Attributes:
-        path: What stands before each door's own path.
-        name: Host and port as a request's `Host` says them.
+        path: The URL's path, before each endpoint's own.
+        name: Host and port as in a request's `Host`.
     """
 
     host: str
@@ -54,7 +54,7 @@ class SidecarAddress:
     @classmethod
     @cache
     def of(cls, url: str) -> "SidecarAddress":
-        """The address of a URL; raises `ValueError` for one that has none."""
+        """The address of a URL; raises `ValueError` for one without."""
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError(f"not the URL of a sidecar: {url}")
@@ -67,12 +67,12 @@ class HTTPConnection(asyncio.Protocol):
     """A connection that carries one request at a time.
 
     Attributes:
-        address: Where it leads.
-        status: Of the answer; 0 before its head.
-        headers: Of the answer, names in lower case.
-        idle_since: When it was last let go, by `time.monotonic`.
-        chunks: What came of the body and was not taken yet.
-        is_complete: All of the body has come.
+        address: The sidecar's address.
+        status: Of the response; 0 before its head.
+        headers: Of the response, names in lower case.
+        idle_since: When it was last released, by `time.monotonic`.
+        chunks: Data of the body that was received and not taken yet.
+        is_complete: The whole body was received.
     """
 
     def __init__(self, address: SidecarAddress, loop: asyncio.AbstractEventLoop) -> None:
@@ -85,21 +85,21 @@ class HTTPConnection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self.chunks: list[bytes] = []
         self._unread_bytes = self._framing_bytes = 0
-        self._asked = self.is_complete = self._paused = False
+        self._in_use = self.is_complete = self._paused = False
         self._waiter: asyncio.Future[None] | None = None
 
     @property
     def reusable(self) -> bool:
-        """Whether another request may be sent: the last answer is whole and the other side goes on."""
+        """Whether another request may be sent: the last response is complete and the connection open."""
         transport = self._transport
-        return not self._asked and not self._paused and transport is not None and not transport.is_closing()
+        return not self._in_use and not self._paused and transport is not None and not transport.is_closing()
 
     async def send_request(self, request: bytes) -> None:
-        """Send a request; returns when the answer's head is there. Raises `ConnectionBroken`."""
+        """Sends a request; returns when the response's head is there. Raises `ConnectionBroken`."""
         if self._transport is None:
             raise ConnectionBroken
         self.status, self.headers, self.chunks = 0, {}, []
-        self._asked, self.is_complete, self._framing_bytes = True, False, 0
+        self._in_use, self.is_complete, self._framing_bytes = True, False, 0
         self._transport.write(request)
         while not self.status:
             await self.wait_for_data()
@@ -150,7 +150,7 @@ class HTTPConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes came: parse them, and wake who waits, once."""
-        if not self._asked:
+        if not self._in_use:
             self.abort()
             return
         unread_bytes, self._framing_bytes = self._unread_bytes, self._framing_bytes + len(data)
@@ -207,7 +207,7 @@ class HTTPConnection(asyncio.Protocol):
             self.status, self.headers = 0, {}
             return
         self.is_complete = True
-        self._asked = not self._parser.should_keep_alive()
+        self._in_use = not self._parser.should_keep_alive()
 
 
 class ConnectionPool:

@@ -41,20 +41,20 @@ def _quoted(text: str) -> str:
 
 
 TAGS_FIELD = "llm_proxy_tags"
-"""The field that our sidecar shows to who watches, and nobody chooses by."""
+"""The field that our sidecar shows to Langfuse, and LiteLLM does not choose deployments by."""
 
 
 @dataclass(frozen=True, slots=True)
 class LiteLLMControls:
-    """The operator's choices.
+    """What is added to a call for LiteLLM, by the operator's settings.
 
     Attributes:
         caching: Whether calls may be answered from the response cache at all.
-        cache_streams: Whether streamed calls may too, before a sidecar of ours: an unmodified LiteLLM also
-            keeps streams that were cut, and replays all with losses.
+        cache_streams: Whether streamed calls may too, at a sidecar of ours: an unmodified LiteLLM also
+            caches truncated streams, and replays all with losses.
         default_models: What a caller without a list of its own may use.
         is_disabled: Whether a kill switch stops a caller at a model group.
-        payload_policy: Whose text may be shown to who watches the calls.
+        payload_policy: Whose text may be shown to Langfuse.
     """
 
     caching: bool = True
@@ -64,22 +64,22 @@ class LiteLLMControls:
     payload_policy: PayloadPolicy = field(default_factory=PayloadPolicy)
 
     def uses_cache(self, call: Call, caller: Caller, catalog: Catalog | None) -> bool:
-        """Whether the response cache has a say in this call."""
+        """Whether the response cache may answer this call."""
         if not (self.caching and caller.cache):
             return False
         return not call.streaming or (self.cache_streams and catalog is not None and catalog.is_ours)
 
     def body(self, call: Call, caller: Caller, catalog: Catalog | None) -> Json:
-        """The body to send: the call's, and ours."""
+        """The body to send: the call's, and our fields."""
         body = {**call.body, "cache": self._cache(call, caller, catalog)}
         if not self._may_fall_back(str(call.body["model"]), caller, catalog):
             body["disable_fallbacks"] = True
         if catalog is not None and catalog.has_langfuse:
-            body["metadata"] = _whose(caller)
+            body["metadata"] = _caller_metadata(caller)
         return body
 
     def shows_text(self, caller: Caller, catalog: Catalog | None) -> bool:
-        """Whether who watches the calls may see this one's prompt and answer."""
+        """Whether Langfuse may have this call's prompt and answer."""
         return catalog is not None and catalog.has_langfuse and self.payload_policy.allows(caller.tenant)
 
     def _may_fall_back(self, name: str, caller: Caller, catalog: Catalog | None) -> bool:
@@ -87,7 +87,7 @@ class LiteLLMControls:
         reached = catalog.fallbacks(name) if catalog else None
         if models is None:
             return False
-        if catalog is None or reached is None:  # nobody knows where: only who may use everything goes there
+        if catalog is None or reached is None:  # unknown where to: only for callers that may use everything
             return "*" in models
         return all(
             is_model_allowed(models, one, catalog.resolved) and not self.is_disabled(caller, one)
@@ -97,21 +97,21 @@ class LiteLLMControls:
     def _cache(self, call: Call, caller: Caller, catalog: Catalog | None) -> Json:
         if not self.uses_cache(call, caller, catalog):
             return {"no-cache": True, "no-store": True}
-        wish = call.cache
+        requested = call.cache
         cache: Json = {"namespace": cache_namespace(caller, call.group)}
-        if wish.no_cache:
+        if requested.no_cache:
             cache["no-cache"] = True
-        if wish.no_store:
+        if requested.no_store:
             cache["no-store"] = True
-        if wish.max_age_s is not None:
-            cache["s-maxage"] = wish.max_age_s
+        if requested.max_age_s is not None:
+            cache["s-maxage"] = requested.max_age_s
         return cache
 
 
-def _whose(caller: Caller) -> Json:
-    """User and session, in Langfuse's words as LiteLLM takes them; tags in a field of our sidecar's.
+def _caller_metadata(caller: Caller) -> Json:
+    """User and session in Langfuse's fields as LiteLLM takes them; tags in a field of our sidecar's.
 
-    By LiteLLM's own `tags` it would choose deployments wherever `enable_tag_filtering` is set.
+    LiteLLM would choose deployments by its own `tags` wherever `enable_tag_filtering` is set.
     """
     names = {"tenant": caller.tenant, "agent": caller.agent, "channel": caller.channel, "run": caller.run}
     named = [(kind, name) for kind, name in {**names, "key": caller.key_id}.items() if name]
@@ -123,13 +123,13 @@ def _whose(caller: Caller) -> Json:
 
 Headers = Mapping[bytes, bytes]
 
-_SMALL = re.compile(rb"[0-9]{1,4}")
+_SMALL_NUMBER = re.compile(rb"[0-9]{1,4}")
 _MAX_MS = 86_400_000
 _FALLBACKS = b"x-litellm-attempted-fallbacks"
-_REPEATS = (b"x-litellm-attempted-retries", _FALLBACKS)
-_MOST_HOPS = 16
-_MOST_HOPS_BYTES = 8192
-_LONGEST_NAME = 100
+_RETRY_HEADERS = (b"x-litellm-attempted-retries", _FALLBACKS)
+_MAX_HOPS = 16
+_MAX_HOPS_BYTES = 8192
+_MAX_NAME_CHARS = 100
 _LOWEST_ERROR = 400
 
 CacheState = Literal["hit", "miss", "off"]
@@ -150,18 +150,19 @@ class ProviderAttempt(NamedTuple):
 
 
 class RoutingInfo(NamedTuple):
-    """Who answered, as far as the sidecar says; None means it did not say.
+    """Who answered, as far as the sidecar says; None means unknown.
 
     Attributes:
         group: The model group that answered (after a fallback, the fallback's).
         provider_model: The provider's own model name, without the provider prefix.
         provider: The provider's name (`openai`, `anthropic`, ...).
         deployment: The deployment's id in the sidecar's configuration.
-        cost_nano_usd: What the sidecar says the call cost, be it 0; streams say it in their usage frame.
+        cost_nano_usd: The call's cost as the sidecar states it, be it 0; streams state it in their usage
+            frame.
         attempts: Calls made to providers for this request.
         sidecar_ms: The sidecar's own share of the time.
-        hops: Every attempt, in order; None when the sidecar does not tell them.
-        fallback_from: The model group that was asked first, where another one answered.
+        hops: Every attempt, in order; None when the sidecar does not list them.
+        fallback_from: The model group that was requested, where another one answered.
     """
 
     group: str | None = None
@@ -182,16 +183,16 @@ NO_ROUTING = RoutingInfo()
 def parse_routing_headers(
     headers: Headers, call: Call, catalog: Catalog | None, *, cached: bool
 ) -> RoutingInfo:
-    """Who answered a call.
+    """Returns who answered a call.
 
     Args:
         headers: Of the answer, names in lower case.
-        call: What was asked.
-        catalog: What the sidecar serves; None while nobody knows.
-        cached: The response cache had a say in it.
+        call: The call.
+        catalog: What the sidecar serves; None while unknown.
+        cached: Whether the response cache could answer it.
     """
     deployment = _text(headers, b"x-litellm-model-id")
-    known = _known(deployment, catalog)
+    known = _find_deployment(deployment, catalog)
     hit = b"x-litellm-cache-key" in headers
     asked_cache = cached and headers.get(b"x-llmp-cache") != b"off"
     cache: CacheState = "hit" if hit else "miss" if asked_cache else "off"
@@ -201,16 +202,16 @@ def parse_routing_headers(
         cost_nano_usd = None if call.streaming else usd_to_nano(_text(headers, b"x-litellm-response-cost"))
         if not cost_nano_usd and not (catalog is not None and catalog.is_ours):
             cost_nano_usd = None  # an unmodified LiteLLM writes 0 where it knows no price
-        attempts = _attempts(headers) or 1 + sum(_count(headers, name) for name in _REPEATS)
+        attempts = _attempt_count(headers) or 1 + sum(_count(headers, name) for name in _RETRY_HEADERS)
     provider, physical = known.provider if known else None, known.provider_model if known else None
     if not physical or "*" in physical:
-        named, physical = _named(_text(headers, b"x-litellm-model-name"))
+        named, physical = _split_model_name(_text(headers, b"x-litellm-model-name"))
         provider = provider or named
     group = _text(headers, b"x-litellm-model-group") or call.group
     hops = _hops(headers, group, deployment)
     fallback_from = _fallback_from(headers, hops, call)
     if hit:
-        hops = tuple(hop for hop in hops or () if hop.status >= _LOWEST_ERROR)
+        hops = tuple(attempt for attempt in hops or () if attempt.status >= _LOWEST_ERROR)
         attempts = len(hops)
     return RoutingInfo(
         group=group,
@@ -227,51 +228,54 @@ def parse_routing_headers(
 
 
 def parse_failure_headers(headers: Headers, call: Call, catalog: Catalog | None) -> RoutingInfo:
-    """Who failed to answer a call, as a sidecar of ours says; of an unmodified LiteLLM nothing is known.
+    """Returns who failed to answer a call, at a sidecar of ours; at an unmodified LiteLLM nothing is known.
 
     Args:
         headers: Of the sidecar's error, names in lower case.
-        call: What was asked.
-        catalog: What the sidecar serves; None while nobody knows.
+        call: The call.
+        catalog: What the sidecar serves; None while unknown.
     """
     deployment = _text(headers, b"x-llmp-deployment")
-    known = _known(deployment, catalog)
+    known = _find_deployment(deployment, catalog)
     return RoutingInfo(
         group=call.group,
         provider_model=known.provider_model if known and "*" not in known.provider_model else None,
         provider=known.provider if known else None,
         deployment=deployment,
-        attempts=_attempts(headers),
+        attempts=_attempt_count(headers),
         hops=_hops(headers, None, None),
     )
 
 
-def _attempts(headers: Headers) -> int | None:
+def _attempt_count(headers: Headers) -> int | None:
     """As our sidecar counts them; LiteLLM forgets those before a fallback."""
     value = headers.get(b"x-llmp-attempts", b"")
-    return int(value) if _SMALL.fullmatch(value) else None
+    return int(value) if _SMALL_NUMBER.fullmatch(value) else None
 
 
 def _hops(headers: Headers, group: str | None, deployment: str | None) -> tuple[ProviderAttempt, ...] | None:
-    """Every attempt as our sidecar tells them; a call answered at once is told by its answer alone."""
+    """Every attempt as our sidecar lists them; a call answered at once has its answer alone."""
     told = headers.get(b"x-llmp-hops")
     if told is None:
-        answered = group is not None and deployment is not None and _attempts(headers) == 1
+        answered = group is not None and deployment is not None and _attempt_count(headers) == 1
         return (ProviderAttempt(group or "", deployment or "", 200),) if answered else None
     try:
-        rows: Any = orjson.loads(told) if len(told) <= _MOST_HOPS_BYTES else None
+        rows: Any = orjson.loads(told) if len(told) <= _MAX_HOPS_BYTES else None
         return tuple(
             ProviderAttempt(
-                _name(group), _name(deployment), max(0, min(int(status), 999)), refused == ["auth"]
+                _clean_name(group),
+                _clean_name(deployment),
+                max(0, min(int(status), 999)),
+                refused == ["auth"],
             )
-            for group, deployment, status, *refused in rows[:_MOST_HOPS]
+            for group, deployment, status, *refused in rows[:_MAX_HOPS]
         )
     except (TypeError, ValueError, KeyError, OverflowError):
         return None
 
 
-def _name(value: object) -> str:
-    return str(value).replace("\0", "")[:_LONGEST_NAME]
+def _clean_name(value: object) -> str:
+    return str(value).replace("\0", "")[:_MAX_NAME_CHARS]
 
 
 def _fallback_from(headers: Headers, hops: tuple[ProviderAttempt, ...] | None, call: Call) -> str | None:
@@ -279,7 +283,7 @@ def _fallback_from(headers: Headers, hops: tuple[ProviderAttempt, ...] | None, c
     return call.group if elsewhere else None
 
 
-def _known(deployment: str | None, catalog: Catalog | None) -> Deployment | None:
+def _find_deployment(deployment: str | None, catalog: Catalog | None) -> Deployment | None:
     return catalog.deployments.get(deployment) if catalog is not None and deployment else None
 
 
@@ -290,7 +294,7 @@ def _text(headers: Headers, name: bytes) -> str | None:
 
 def _count(headers: Headers, name: bytes) -> int:
     value = headers.get(name, b"0")
-    return int(value) if _SMALL.fullmatch(value) else 0
+    return int(value) if _SMALL_NUMBER.fullmatch(value) else 0
 
 
 def _milliseconds(headers: Headers) -> float | None:
@@ -301,6 +305,6 @@ def _milliseconds(headers: Headers) -> float | None:
     return duration_ms if 0 <= duration_ms <= _MAX_MS else None
 
 
-def _named(model_name: str | None) -> tuple[str | None, str | None]:
+def _split_model_name(model_name: str | None) -> tuple[str | None, str | None]:
     provider, _, physical = (model_name or "").partition("/")
     return (provider, physical) if physical else (None, provider or None)

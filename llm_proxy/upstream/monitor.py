@@ -25,14 +25,14 @@ from llm_proxy.upstream.pool import SIDECAR_STATES, Sidecar, expand_urls
 
 
 def read_addresses(given: Iterable[str]) -> tuple[str, ...]:
-    """Every sidecar's base URL as of now, port ranges written out and files read."""
+    """Every sidecar's base URL as of now, with port ranges expanded and files read."""
     found: list[str] = []
     for one in given:
-        found.extend(_listed(Path(one[1:])) if one.startswith("@") else [one])
+        found.extend(_read_file(Path(one[1:])) if one.startswith("@") else [one])
     return expand_urls(found)
 
 
-def _listed(file: Path) -> list[str]:
+def _read_file(file: Path) -> list[str]:
     try:
         lines = file.read_text(encoding="utf-8").split()
     except (OSError, UnicodeDecodeError):
@@ -47,53 +47,53 @@ RESOLVE_S = 5.0
 CATALOG_S = 30.0
 MISS_AFTER_S = 2.0
 GIVE_UP_S = 10.0
-"""A sidecar that has not answered a check, and sent nothing else, for so long holds its calls no longer."""
+"""Calls at a sidecar that answered no check, and sent nothing else, for so long are ended."""
 CHECK_TIMEOUT_S = GIVE_UP_S + MISS_AFTER_S
-"""How long one check is waited for: a sidecar that wakes up answers the one that is open."""
+"""Timeout of one check: a sidecar that wakes up answers the one that is open."""
 
 LIVENESS = "/health/liveliness"
 DRAINING = b"leaving"
 
 
 class SidecarMonitor:
-    """Checks sidecars, reads their catalogue, follows their names."""
+    """Checks sidecars, reads their catalog, follows their names."""
 
     def __init__(self, client: SidecarClient, urls: tuple[str, ...], metrics: Metrics) -> None:
         self._client = client
         self._metrics = metrics
-        self._given, self._urls = urls, read_addresses(urls)
+        self._configured, self._urls = urls, read_addresses(urls)
         self._loop = BackgroundLoop("sidecars", self._step)
-        self._asked: dict[object, asyncio.Task[None]] = {}
-        self._told: dict[str, bool] = {}
+        self._tasks: dict[object, asyncio.Task[None]] = {}
+        self._last_logged: dict[str, bool] = {}
         self._resolved_at = self._read_at = float("-inf")
 
     async def start(self) -> None:
-        """Begin; the first look is taken in the background."""
+        """Starts; the first check is made in the background."""
         self._loop.start()
 
     async def stop(self) -> None:
-        """End."""
+        """Stops."""
         await self._loop.stop()
-        for task in self._asked.values():
+        for task in self._tasks.values():
             task.cancel()
 
     async def _step(self) -> None:
-        await self._look(asyncio.get_running_loop().time())
+        await self._check_all(asyncio.get_running_loop().time())
         await asyncio.sleep(CHECK_S if self._client.catalog is not None else CHECK_S / 4)
 
-    async def _look(self, now: float) -> None:
-        self._follow()
+    async def _check_all(self, now: float) -> None:
+        self._follow_address_file()
         if now - self._resolved_at >= RESOLVE_S:
             self._resolved_at = now
             await self._resolve()
         for sidecar in self._client.pool.sidecars:
-            self._ask(sidecar, self._check(sidecar))
+            self._start_task(sidecar, self._check(sidecar))
         if self._client.catalog is None or now - self._read_at >= CATALOG_S:
-            self._ask("catalogue", self._read_catalog(now))
+            self._start_task("catalogue", self._read_catalog(now))
         self._client.queue.dispatch(now)
-        self._show()
+        self._update_metrics()
 
-    def _show(self) -> None:
+    def _update_metrics(self) -> None:
         gauge = self._metrics.set_gauge
         states = Counter(one.state for one in self._client.pool.sidecars)
         for state in SIDECAR_STATES:
@@ -101,72 +101,74 @@ class SidecarMonitor:
         gauge("llm_proxy_upstream_in_flight", self._client.pool.in_flight)
         gauge("llm_proxy_waiting", self._client.queue.waiting)
 
-    def _follow(self) -> None:
-        """A changed list of sidecars holds from this look on, and so does what the new ones serve."""
-        urls = read_addresses(self._given)
+    def _follow_address_file(self) -> None:
+        """Follows a changed list of sidecars, and reads what the new ones serve."""
+        urls = read_addresses(self._configured)
         if urls and urls != self._urls:
             log.info("other sidecars take over", extra={"sidecars": urls})
             self._urls = urls
             self._resolved_at = self._read_at = float("-inf")
 
-    def _ask(self, whom: object, question: Coroutine[None, None, None]) -> None:
-        """Ask beside everything else, unless the last question is still open."""
-        if whom in self._asked:
-            question.close()
+    def _start_task(self, key: object, work: Coroutine[None, None, None]) -> None:
+        """Starts a task for `key`, unless its last one is still running."""
+        if key in self._tasks:
+            work.close()
             return
-        self._asked[whom] = task = spawn("sidecar-questions", question)
-        task.add_done_callback(lambda _: self._asked.pop(whom, None))
+        self._tasks[key] = task = spawn("sidecar-questions", work)
+        task.add_done_callback(lambda _: self._tasks.pop(key, None))
 
     async def _check(self, sidecar: Sidecar) -> None:
-        asked_at = asyncio.get_running_loop().time()
-        asking = asyncio.create_task(self._client.get(sidecar, LIVENESS, timeout_s=CHECK_TIMEOUT_S))
+        sent_at = asyncio.get_running_loop().time()
+        request = asyncio.create_task(self._client.get(sidecar, LIVENESS, timeout_s=CHECK_TIMEOUT_S))
         try:
-            await self._await(asking, sidecar, asked_at)
-            status, body = asking.result()
+            await self._wait_for_answer(request, sidecar, sent_at)
+            status, body = request.result()
         except ConnectError:
             sidecar.mark_down()
         except TimeoutError:
-            pass  # told while it was waited for
+            pass  # recorded while waiting
         except OSError:
-            sidecar.record_miss(asked_at)
+            sidecar.record_miss(sent_at)
         else:
             if status >= 500 or DRAINING in body:
                 sidecar.mark_down()
             else:
                 sidecar.mark_healthy()
         finally:
-            asking.cancel()
-        self._tell(sidecar)
+            request.cancel()
+        self._log_change(sidecar)
 
-    async def _await(self, asking: asyncio.Task[tuple[int, bytes]], sidecar: Sidecar, since: float) -> None:
-        """Wait for a check's answer; while it does not come, see whether anything else does."""
-        while not asking.done():
-            before, heard = sidecar.successes, {call: call.activity for call in sidecar.calls}
-            await asyncio.wait([asking], timeout=MISS_AFTER_S)
-            if asking.done():
+    async def _wait_for_answer(
+        self, request: asyncio.Task[tuple[int, bytes]], sidecar: Sidecar, since: float
+    ) -> None:
+        """Waits for a check's answer; meanwhile records whether anything else comes from the sidecar."""
+        while not request.done():
+            before, activity = sidecar.successes, {call: call.activity for call in sidecar.calls}
+            await asyncio.wait([request], timeout=MISS_AFTER_S)
+            if request.done():
                 return
             if sidecar.successes > before or any(
-                call.activity > heard.get(call, 0) for call in sidecar.calls
+                call.activity > activity.get(call, 0) for call in sidecar.calls
             ):
                 sidecar.mark_busy()
                 since = asyncio.get_running_loop().time()
             else:
                 sidecar.record_miss(since)
                 self._give_up(sidecar)
-            self._tell(sidecar)
+            self._log_change(sidecar)
 
-    def _tell(self, sidecar: Sidecar) -> None:
-        well = not sidecar.is_down and sidecar.successes > 0
-        if self._told.get(sidecar.url, False) != well:
-            self._told[sidecar.url] = well
+    def _log_change(self, sidecar: Sidecar) -> None:
+        is_well = not sidecar.is_down and sidecar.successes > 0
+        if self._last_logged.get(sidecar.url, False) != is_well:
+            self._last_logged[sidecar.url] = is_well
             log.log(
-                logging.INFO if well else logging.WARNING,
-                "a sidecar is live" if well else "a sidecar is away",
+                logging.INFO if is_well else logging.WARNING,
+                "a sidecar is live" if is_well else "a sidecar is away",
                 extra={"sidecar": sidecar.url},
             )
 
     def _give_up(self, sidecar: Sidecar) -> None:
-        """End the calls of a sidecar from which nothing has come for too long."""
+        """Ends the calls at a sidecar that has been silent for too long."""
         now = asyncio.get_running_loop().time()
         since = sidecar.silent_since
         if since is not None and now - since >= GIVE_UP_S - 0.1 and sidecar.calls:
@@ -192,7 +194,7 @@ class SidecarMonitor:
         return parse_model_info(orjson.loads(body)) if status == 200 else None
 
     async def _resolve(self) -> None:
-        """Several addresses behind one name are several sidecars."""
+        """Resolves names: several addresses behind one name are several sidecars."""
         found: list[tuple[str, str | None]] = []
         for url in self._urls:
             parts = urlsplit(url)
@@ -200,12 +202,12 @@ class SidecarMonitor:
             if parts.scheme != "http" or host == "localhost" or _is_address(host):
                 found.append((url, None))
                 continue
-            found.extend(await _addresses(url, host, parts.port or 80))
+            found.extend(await _addresses_of_name(url, host, parts.port or 80))
         if found:
             self._client.pool.replace(found)
 
 
-async def _addresses(url: str, host: str, port: int) -> list[tuple[str, str | None]]:
+async def _addresses_of_name(url: str, host: str, port: int) -> list[tuple[str, str | None]]:
     try:
         infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError:

@@ -28,7 +28,7 @@ _RANGE = re.compile(r"^(https?://[^/]+:)(\d+)-(\d+)(/.*)?$")
 
 
 def expand_urls(urls: Iterable[str]) -> tuple[str, ...]:
-    """Base URLs with port ranges written out, without a trailing slash or `/v1`."""
+    """Base URLs with port ranges expanded, without a trailing slash or `/v1`."""
     found: list[str] = []
     for url in urls:
         ranged = _RANGE.match(url)
@@ -41,31 +41,21 @@ def expand_urls(urls: Iterable[str]) -> tuple[str, ...]:
 
 
 class Sidecar:
-    """One LiteLLM process: its address and how it has behaved lately.
+    """One LiteLLM process: its address and its recent behaviour.
 
     Attributes:
-        successes: Good checks and answers so far; 0 until it was seen once.
-        is_down: It cannot be reached, does not answer, or is leaving.
-        silent_since: When the first unanswered check went out; None while it answers.
+        successes: Good checks and answers so far; 0 until the first one.
+        is_down: It cannot be reached, does not answer, or is draining.
+        silent_since: When the first unanswered check was sent; None while it answers.
         failures: Calls that broke at it, in a row.
-        ejected_until: When one call may try it again after a burst of those; 0 while it is not ejected.
+        ejected_until: When one call may try it again after a burst of failures; 0 while it is not ejected.
         on_trial: Whether that call runs.
         calls: The calls running at it.
     """
 
     __slots__ = (
-        "calls",
-        "eject_s",
-        "ejected_until",
-        "failures",
-        "host",
-        "in_flight",
-        "is_down",
-        "misses",
-        "on_trial",
-        "silent_since",
-        "successes",
-        "url",
+        "calls", "eject_s", "ejected_until", "failures", "host", "in_flight", "is_down", "misses",
+        "on_trial", "silent_since", "successes", "url",
     )  # fmt: skip
 
     def __init__(self, url: str, *, host: str | None = None) -> None:
@@ -84,12 +74,12 @@ class Sidecar:
 
     @property
     def is_live(self) -> bool:
-        """Neither away nor ejected."""
+        """Neither down nor ejected."""
         return not self.is_down and not self.ejected_until
 
     @property
     def state(self) -> SidecarState:
-        """How it is, in one word; `unknown` until it has answered for the first time."""
+        """Its state as metrics name it; `unknown` until it has answered for the first time."""
         if self.is_down:
             return "away"
         if self.ejected_until:
@@ -97,44 +87,44 @@ class Sidecar:
         return "live" if self.successes > 0 else "unknown"
 
     def accepts_call(self, now: float) -> bool:
-        """Whether a call may be sent: well, or due for its one trial."""
+        """Whether a call may be sent: it is live, or due for its one trial."""
         return not self.is_down and (
             not self.ejected_until or (now >= self.ejected_until and not self.on_trial)
         )
 
     def begin_call(self, now: float) -> None:
-        """A call begins."""
+        """Counts a call that begins."""
         self.in_flight += 1
         if self.ejected_until and now >= self.ejected_until:
             self.on_trial = True
 
     def end_call(self) -> None:
-        """A call has ended."""
+        """Counts a call that has ended."""
         self.in_flight = max(0, self.in_flight - 1)
         self.on_trial = False
 
     def mark_healthy(self) -> None:
-        """It answered a check: it is there, which says nothing of how calls fare."""
+        """It answered a check, which says nothing of how calls fare."""
         self.successes += 1
         self.misses, self.is_down, self.silent_since = 0, False, None
 
     def mark_down(self) -> None:
-        """It refused a connection, or says it is leaving: no more calls until a good check."""
+        """It refused a connection, or is draining: no more calls until a good check."""
         self.is_down = True
 
     def mark_busy(self) -> None:
-        """It did not answer a check in time, but answers calls meanwhile."""
+        """It did not answer a check in time, but sends data of calls meanwhile."""
         self.misses, self.silent_since = 0, None
 
     def record_miss(self, asked_at: float) -> None:
-        """It did not answer a check in time, and nothing else came from it either."""
+        """It did not answer a check in time, and sent nothing else either."""
         self.misses += 1
         if self.silent_since is None:
             self.silent_since = asked_at
         self.is_down = self.is_down or self.misses >= DOWN_AFTER_MISSES
 
     def record_success(self) -> None:
-        """It answered a call: back in, with a clean slate."""
+        """It answered a call: its failures and misses are forgotten."""
         self.successes += 1
         self.failures = 0
         self.on_trial = False
@@ -160,11 +150,11 @@ class SidecarPool:
         self._turn = 0
 
     def pick(self, now: float, tried: Iterable[Sidecar] = ()) -> Sidecar | None:
-        """The well sidecar with the fewest calls running, in turn among equals; None when all are full.
+        """Returns the live sidecar with the fewest calls, round robin among equals; None when all are full.
 
         Args:
-            now: The present.
-            tried: Sidecars this call was already refused by.
+            now: The time.
+            tried: Sidecars that have already refused this call.
         """
         left = [one for one in self.sidecars if one not in tried] if tried else self.sidecars
         if len(left) == 1:
@@ -183,18 +173,18 @@ class SidecarPool:
         return chosen if chosen.in_flight < self.max_in_flight else None
 
     def replace(self, urls: Iterable[tuple[str, str | None]]) -> None:
-        """Follow a changed list of addresses; sidecars that stay keep their state."""
+        """Follows a changed list of addresses; sidecars that stay keep their state."""
         known = {(one.url, one.host): one for one in self.sidecars}
         self.sidecars = [known.get(key) or Sidecar(key[0], host=key[1]) for key in urls] or self.sidecars
 
     @property
     def live(self) -> int:
-        """How many are neither away nor ejected."""
+        """The number of sidecars that are neither down nor ejected."""
         return sum(one.is_live for one in self.sidecars)
 
     @property
     def in_flight(self) -> int:
-        """Calls running in all of them."""
+        """The number of calls running at all of them."""
         return sum(one.in_flight for one in self.sidecars)
 
 
@@ -203,7 +193,7 @@ MAX_ESTIMATE_S = 30.0
 
 
 class CompletionRate:
-    """How fast calls end: counted in two halves of a window, so that one look costs nothing. Pure."""
+    """How fast calls ended lately, to estimate waits."""
 
     __slots__ = ("_before", "_last", "_now", "_since")
 
@@ -212,13 +202,13 @@ class CompletionRate:
         self._last: float | None = None
 
     def record(self, now: float) -> None:
-        """A call has ended."""
+        """Counts a call that has ended."""
         self._turn(now)
         self._now += 1
         self._last = now
 
     def seconds_until_free(self, places: int, now: float) -> float:
-        """How long until so many more places will have come free, at the pace of the last seconds."""
+        """The time until so many more slots are free, at the rate of the last seconds."""
         self._turn(now)
         ended = self._now + self._before
         half = RATE_WINDOW_S / 2
@@ -236,27 +226,27 @@ class CompletionRate:
 
 
 class SlotQueue:
-    """The places at all sidecars, and the queue for them."""
+    """The slots at all sidecars, and the queue for them."""
 
     def __init__(self, pool: SidecarPool, *, queue_s: float, max_waiting: int) -> None:
         self._pool = pool
         self._queue_s = queue_s
-        self._most = max_waiting
+        self._max_waiting = max_waiting
         self._waiting: deque[tuple[asyncio.Future[Sidecar], Sequence[Sidecar]]] = deque()
-        self._drained = CompletionRate()
+        self._rate = CompletionRate()
 
     @property
     def waiting(self) -> int:
-        """How many calls wait."""
+        """The number of calls that wait."""
         return len(self._waiting)
 
     def check(self, now: float) -> None:
         """Raises `Overloaded` when a call that came now could not even wait."""
-        if len(self._waiting) >= self._most and (self._waiting or self._pool.pick(now) is None):
+        if len(self._waiting) >= self._max_waiting and (self._waiting or self._pool.pick(now) is None):
             raise self._overloaded(now)
 
     async def acquire(self, now: float, tried: Sequence[Sidecar] = ()) -> Sidecar:
-        """A place at a sidecar not tried yet, now or after a wait; raises `Overloaded` when there is none."""
+        """Takes a slot at a sidecar not tried yet, now or after a wait; raises `Overloaded` without one."""
         found = None if self._waiting else self._pool.pick(now, tried)
         if found is not None:
             found.begin_call(now)
@@ -265,14 +255,14 @@ class SlotQueue:
         return await self._wait(tried)
 
     def release(self, sidecar: Sidecar, now: float) -> None:
-        """A call has ended: its place goes to who waits."""
+        """Releases a call's slot to the next that waits."""
         sidecar.end_call()
-        self._drained.record(now)
+        self._rate.record(now)
         if self._waiting:
             self.dispatch(now)
 
     def dispatch(self, now: float) -> None:
-        """Hand out whatever places there are to those who wait, in order."""
+        """Gives all free slots to the calls that wait, in order."""
         left: deque[tuple[asyncio.Future[Sidecar], Sequence[Sidecar]]] = deque()
         while self._waiting:
             turn, tried = self._waiting.popleft()
@@ -287,8 +277,8 @@ class SlotQueue:
     async def _wait(self, tried: Sequence[Sidecar]) -> Sidecar:
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[Sidecar] = loop.create_future()
-        mine = (turn, tried)
-        self._waiting.append(mine)
+        entry = (turn, tried)
+        self._waiting.append(entry)
         late = loop.call_later(self._queue_s, turn.cancel)
         try:
             return await turn
@@ -301,11 +291,9 @@ class SlotQueue:
             raise self._overloaded(loop.time()) from None
         finally:
             late.cancel()
-            if mine in self._waiting:
-                self._waiting.remove(mine)
+            if entry in self._waiting:
+                self._waiting.remove(entry)
 
     def _overloaded(self, now: float) -> Overloaded:
         message = "Too many requests are running; please try again."
-        return Overloaded(
-            message, retry_after_s=self._drained.seconds_until_free(len(self._waiting) + 1, now)
-        )
+        return Overloaded(message, retry_after_s=self._rate.seconds_until_free(len(self._waiting) + 1, now))

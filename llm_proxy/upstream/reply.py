@@ -28,31 +28,31 @@ from llm_proxy.upstream.token_usage import (
 
 
 class Reply(Protocol):
-    """An answer on its way: either one JSON body or a stream of frames.
+    """A reply on its way: either one JSON body or a stream of frames.
 
     Attributes:
         routing: Who answered.
-        stream_filter: The stream's frames; None when the answer is one body.
+        stream_filter: The stream's filter; None when the reply is one body.
     """
 
     routing: RoutingInfo
     stream_filter: StreamFilter | None
 
     async def json(self) -> tuple[bytes, TokenUsage | None]:
-        """The whole body, LiteLLM's additions taken out, and what it says was used."""
+        """Returns the whole body without LiteLLM's additions, and its stated usage."""
         ...
 
     async def chunk(self) -> bytes | None:
-        """The next bytes that may go out now (perhaps none); None when the stream has ended."""
+        """Returns the next bytes to send (perhaps none); None when the stream has ended."""
         ...
 
     def close(self) -> None:
-        """Let go of the connection; unread, it is closed, and the provider is cancelled."""
+        """Releases the connection; unread, it is closed, and the provider's call cancelled."""
         ...
 
 
 def add_required_nulls(document: Json) -> bool:
-    """Put the missing nulls back; whether any was missing."""
+    """Adds the nulls that OpenAI's schema requires; returns whether any was missing."""
     kind, missing = document.get("object"), False
     if kind not in ("chat.completion", "text_completion"):
         return False
@@ -67,11 +67,11 @@ def add_required_nulls(document: Json) -> bool:
 
 
 SIDECAR_HEADER = b"x-llmp-attempts"
-"""A header that only our sidecar sends."""
+"""A header that only our sidecars send."""
 
 
 def connection_lost_error() -> UpstreamConnectionLost:
-    """The refusal of a call whose connection broke; it may have run, so nobody repeats it."""
+    """The error of a call whose connection broke; the call may have run, and is not repeated."""
     return UpstreamConnectionLost("The connection to the model backend broke before an answer.")
 
 
@@ -79,44 +79,38 @@ class SidecarReply:
     """A reply of a sidecar; see `Reply`."""
 
     __slots__ = (
-        "_closed",
-        "_connection",
-        "_freed",
-        "_idle_s",
-        "_prompt_tokens",
-        "_watch",
-        "routing",
+        "_closed", "_connection", "_guard", "_idle_s", "_on_close", "_prompt_tokens", "routing",
         "stream_filter",
-    )
+    )  # fmt: skip
 
     def __init__(
         self,
         connection: HTTPConnection,
         served: RoutingInfo,
-        watch: CallGuard,
+        guard: CallGuard,
         *,
         idle_s: float,
-        freed: Callable[[], None],
+        on_close: Callable[[], None],
         prompt_tokens: int = 0,
     ) -> None:
         self._connection = connection
-        self._watch = watch
+        self._guard = guard
         self._idle_s = idle_s
-        self._freed = freed
+        self._on_close = on_close
         self._prompt_tokens = prompt_tokens
         self._closed = False
         self.routing = served
         self.stream_filter: StreamFilter | None = None
 
     def begin_stream(self, *, wants_usage: bool) -> None:
-        """This answer is a stream of frames."""
+        """Makes this reply a stream of frames."""
         self.stream_filter = StreamFilter(
             wants_usage=wants_usage, prompt_tokens=self._prompt_tokens, states_zeros=self._is_ours()
         )
-        self._watch.phase = "idle"
+        self._guard.phase = "idle"
 
     async def json(self) -> tuple[bytes, TokenUsage | None]:
-        """The whole body, LiteLLM's additions taken out, and its usage; one not stated is estimated in it."""
+        """Returns the body without LiteLLM's additions, and its usage; adds an estimate without one."""
         try:
             body = await self._connection.read_all()
             if not self._connection.is_complete:
@@ -126,13 +120,13 @@ class SidecarReply:
             raise connection_lost_error() from broken
         except orjson.JSONDecodeError:
             body, document = b"", {}
-        self._watch.idle_deadline = NEVER
+        self._guard.idle_deadline = NEVER
         if not document:
             raise ProviderFailed("The model's provider failed to answer.")
         usage = as_object(document.get("usage"))
         found = read_usage(usage, document)
         if found is not None and "cost" in usage:
-            found = found._replace(cost_nano_usd=None)  # the provider's own word; LiteLLM's is in a header
+            found = found._replace(cost_nano_usd=None)  # the provider's own figure; LiteLLM's is in a header
         if found is not None and is_zero(found) and not self._is_ours():
             found = None
         changed = add_required_nulls(document)
@@ -151,24 +145,24 @@ class SidecarReply:
         return SIDECAR_HEADER in self._connection.headers
 
     async def chunk(self) -> bytes | None:
-        """The next bytes that may go out now (perhaps none); None when the stream has ended."""
-        frames, watch, connection = self.stream_filter, self._watch, self._connection
+        """Returns the next bytes to send (perhaps none); None when the stream has ended."""
+        frames, guard, connection = self.stream_filter, self._guard, self._connection
         assert frames is not None  # noqa: S101 -- only streams are read by chunk
-        watch.idle_deadline = monotonic() + self._idle_s
+        guard.idle_deadline = monotonic() + self._idle_s
         try:
             while not (connection.chunks or connection.is_complete):
                 await connection.wait_for_data()
-            raw = connection.take_chunks()
-            watch.idle_deadline = NEVER
-            watch.activity += 1
-            if raw:
-                return frames.feed(raw)
+            data = connection.take_chunks()
+            guard.idle_deadline = NEVER
+            guard.activity += 1
+            if data:
+                return frames.feed(data)
         except (OSError, FrameTooLarge):
             frames.is_malformed = True
         return frames.close() or None
 
     def close(self) -> None:
-        """Let go of the connection; unread, it is closed, and the provider is cancelled."""
+        """Releases the connection; unread, it is closed, and the provider's call cancelled."""
         if not self._closed:
             self._closed = True
-            self._freed()
+            self._on_close()

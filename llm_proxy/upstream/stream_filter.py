@@ -36,19 +36,20 @@ class FrameTooLarge(Exception):  # noqa: N818 -- named for the state
 
 
 class StreamFilter:
-    """One stream's frames.
+    """The frames of one stream.
 
     Attributes:
-        usage: What the provider said was used; None until it did.
+        usage: The usage the provider stated; None until it did.
         content_frames: Frames passed so far that were neither usage, error nor end.
         finished: A `finish_reason` was seen.
         done: `[DONE]` was seen.
+        is_malformed: A frame could not be read, or the stream ended inside one.
         error: The error object of the stream, when one came.
     """
 
     __slots__ = (
-        "_last", "_passed_bytes", "_prompt_tokens", "_states_zeros", "_tail", "_usage_event", "_wants_usage",
-        "content_frames", "done", "error", "finished", "is_malformed", "usage",
+        "_content_bytes", "_last", "_prompt_tokens", "_states_zeros", "_unfinished", "_usage_event",
+        "_wants_usage", "content_frames", "done", "error", "finished", "is_malformed", "usage",
     )  # fmt: skip
 
     def __init__(self, *, wants_usage: bool, prompt_tokens: int = 0, states_zeros: bool = True) -> None:
@@ -56,8 +57,8 @@ class StreamFilter:
         self._states_zeros = states_zeros  # an unmodified LiteLLM writes zeros where nothing was stated
         self._prompt_tokens = prompt_tokens
         self._usage_event: Json = {}
-        self._tail: bytes = b""
-        self._passed_bytes = 0
+        self._unfinished: bytes = b""
+        self._content_bytes = 0
         self._last: bytes = b""
         self.usage: TokenUsage | None = None
         self.content_frames = 0
@@ -67,53 +68,53 @@ class StreamFilter:
         self.error: Json | None = None
 
     def feed(self, chunk: bytes) -> bytes:
-        """Bytes as they came in, the bytes that may go out now out."""
-        if self._tail or not chunk.endswith(b"\n\n"):
-            chunk = self._whole_frames(chunk)
+        """Takes bytes as received; returns the bytes to send now."""
+        if self._unfinished or not chunk.endswith(b"\n\n"):
+            chunk = self._complete_frames(chunk)
             if not chunk:
                 return b""
         if _USAGE in chunk or _PROVIDER in chunk or _ERROR in chunk or _DONE in chunk or b"\r" in chunk:
-            return self._read(chunk)
+            return self._filter_frames(chunk)
         if _FINISH in chunk:
             self.finished = True
             if _COMPLETION in chunk:
-                return b"".join(self._frame(frame) for frame in chunk.split(b"\n\n") if frame)
+                return b"".join(self._filter_frame(frame) for frame in chunk.split(b"\n\n") if frame)
         self.content_frames += chunk.count(b"\n\n")
-        self._passed_bytes += len(chunk)
+        self._content_bytes += len(chunk)
         self._last = chunk
         return chunk
 
     def content_tokens(self) -> int:
-        """An estimate of the completion tokens passed so far, for a stream that did not come to its usage."""
-        return estimate_stream_tokens(self.content_frames, self._passed_bytes, self._last)
+        """An estimate of the completion tokens sent so far, for a stream that ended before its usage."""
+        return estimate_stream_tokens(self.content_frames, self._content_bytes, self._last)
 
-    def _whole_frames(self, chunk: bytes) -> bytes:
-        raw = self._tail + chunk
+    def _complete_frames(self, chunk: bytes) -> bytes:
+        raw = self._unfinished + chunk
         if b"\r" in raw:
             raw = raw.replace(b"\r\n", b"\n")
         end = raw.rfind(b"\n\n") + 2 if b"\n\n" in raw else 0
-        self._tail = raw[end:]
-        if len(self._tail) > MAX_FRAME_BYTES:
+        self._unfinished = raw[end:]
+        if len(self._unfinished) > MAX_FRAME_BYTES:
             raise FrameTooLarge
         return raw[:end]
 
     def close(self) -> bytes:
-        """The upstream has ended: what was left of an unfinished frame is garbage, and stays here."""
-        if self._tail.strip():
+        """Ends the stream; an unfinished frame is malformed, and is not sent."""
+        if self._unfinished.strip():
             self.is_malformed = True
-        self._tail = b""
+        self._unfinished = b""
         return b""
 
-    def _read(self, chunk: bytes) -> bytes:
+    def _filter_frames(self, chunk: bytes) -> bytes:
         out: list[bytes] = []
         for frame in chunk.replace(b"\r\n", b"\n").split(b"\n\n"):
             if frame:
-                kept = self._frame(frame)
+                kept = self._filter_frame(frame)
                 if kept:
                     out.append(kept)
         return b"".join(out)
 
-    def _frame(self, frame: bytes) -> bytes:
+    def _filter_frame(self, frame: bytes) -> bytes:
         if not frame.startswith(b"data:"):
             return frame + b"\n\n"
         data = frame[5:].strip()
@@ -122,7 +123,7 @@ class StreamFilter:
             return self._usage_frame() if self._wants_usage else b""
         if not any(mark in data for mark in _MARKS) and not _lacks_text(data):
             self.finished = self.finished or _FINISH in data
-            return self._content(frame + b"\n\n")
+            return self._pass_content(frame + b"\n\n")
         try:
             event = as_object(orjson.loads(data))
         except orjson.JSONDecodeError:
@@ -130,15 +131,15 @@ class StreamFilter:
         if not event:
             self.is_malformed = True
             return b""
-        return self._event(event)
+        return self._filter_event(event)
 
-    def _content(self, frame: bytes) -> bytes:
+    def _pass_content(self, frame: bytes) -> bytes:
         self.content_frames += 1
-        self._passed_bytes += len(frame)
+        self._content_bytes += len(frame)
         self._last = frame
         return frame
 
-    def _event(self, event: Json) -> bytes:
+    def _filter_event(self, event: Json) -> bytes:
         error = as_object(event.get("error"))
         if error:
             self.error = error
@@ -146,40 +147,40 @@ class StreamFilter:
         strip_additions(event)
         usage = as_object(event.pop("usage", None))
         out = b""
-        _give_text(event)
+        _add_missing_text(event)
         found = read_usage(usage, event)
         if found is not None and not (found.cost_nano_usd or self._states_zeros):
             found = found._replace(cost_nano_usd=None)
-        counts = found is not None and self._counts(found)
-        if found is not None and not _choices(event) and (counts or not self._wants_usage):
-            out = self._beside_usage(event)
+        is_statement = found is not None and self._is_statement(found)
+        if found is not None and not _choices(event) and (is_statement or not self._wants_usage):
+            out = self._content_of_usage_frame(event)
         elif has_content(event):
             self.finished = self.finished or any(one.get("finish_reason") for one in _choices(event))
-            out = self._content(b"data: " + orjson.dumps(event) + b"\n\n")
-        if counts:
+            out = self._pass_content(b"data: " + orjson.dumps(event) + b"\n\n")
+        if is_statement:
             self.usage = found
             strip_usage_additions(usage)
             self._usage_event = event | {"choices": [], "usage": usage}
         return out
 
-    def _counts(self, usage: TokenUsage) -> bool:
-        """Whether it is a statement: zeros are none after a count, nor before an unmodified LiteLLM."""
+    def _is_statement(self, usage: TokenUsage) -> bool:
+        """Whether a usage is stated: zeros are not after a count, nor from an unmodified LiteLLM."""
         return not is_zero(usage) or (self._states_zeros and self.usage is None)
 
-    def _beside_usage(self, event: Json) -> bytes:
-        """What a provider says on its usage frame besides the usage, for who did not ask for usage.
+    def _content_of_usage_frame(self, event: Json) -> bytes:
+        """What a provider's usage frame says besides the usage, for a caller who did not request usage.
 
-        A caller who did not ask for usage counts on a choice in each frame, so it gets one that adds nothing.
+        Such a caller expects a choice in each frame, so it gets one that adds nothing.
         """
         if self._wants_usage or not has_content(event):
             return b""
         is_text = event.get("object") == "text_completion"
         empty: Json = {"text": "", "logprobs": None} if is_text else {"delta": {}}
         event = event | {"choices": [{"index": 0, **empty, "finish_reason": None}]}
-        return self._content(b"data: " + orjson.dumps(event) + b"\n\n")
+        return self._pass_content(b"data: " + orjson.dumps(event) + b"\n\n")
 
     def _usage_frame(self) -> bytes:
-        """The last frame: the usage that was stated, else an estimate in the last frame's envelope."""
+        """The last frame: the stated usage, else an estimate in the last frame's envelope."""
         event = self._usage_event
         if not event:
             last = last_event(self._last)
@@ -200,7 +201,7 @@ def has_content(event: Json) -> bool:
 
 
 def strip_additions(event: Json) -> None:
-    """Take out what LiteLLM added to an answer or a frame."""
+    """Removes what LiteLLM added to an answer or a frame."""
     event.pop(_ADDED, None)
     for choice in _choices(event):
         choice.pop(_ADDED, None)
@@ -212,11 +213,11 @@ def strip_additions(event: Json) -> None:
 
 
 def _lacks_text(data: bytes) -> bool:
-    """Whether a completion's frame leaves out its text, as LiteLLM's last one does."""
+    """Whether a completion's frame has no text, as LiteLLM's last one."""
     return _COMPLETION in data and _FINISH in data and _TEXT not in data
 
 
-def _give_text(event: Json) -> None:
+def _add_missing_text(event: Json) -> None:
     if event.get("object") == "text_completion":
         for choice in _choices(event):
             if choice.get("finish_reason"):

@@ -15,16 +15,16 @@ from llm_proxy.money import usd_to_nano
 from llm_proxy.token_details import read_details, service_tier, token_count
 
 COUNTED_FIELD = "llmp_counted"
-"""Our sidecar's mark on tokens that LiteLLM counted; no caller sees it."""
+"""Our sidecar's mark on tokens that LiteLLM counted; not sent to callers."""
 STATED_COST_FIELD = "llmp_stated_cost"
 """Our sidecar's name for the cost a provider stated, where `cost` is LiteLLM's."""
 
 
 class TokenUsage(NamedTuple):
-    """Tokens as an answer states them.
+    """Tokens of an answer.
 
     Attributes:
-        counted_by_sidecar: The sidecar counted them, for want of the provider's word.
+        counted_by_sidecar: The sidecar counted them, because the provider stated none.
         details: JSON: further parts of the tokens, as `token_details` names them; None when there are none.
         service_tier: The tier the answer states.
     """
@@ -64,7 +64,7 @@ def read_usage(usage: Json, document: Json | None = None) -> TokenUsage | None:
 
 
 def strip_usage_additions(usage: Json) -> None:
-    """Take out what the sidecar added to a usage object, LiteLLM's cost among it, a provider's own not."""
+    """Removes what the sidecar added to a usage object, also LiteLLM's cost, not a provider's own."""
     usage.pop(COUNTED_FIELD, None)
     usage.pop("cost", None)
     if STATED_COST_FIELD in usage:
@@ -72,7 +72,7 @@ def strip_usage_additions(usage: Json) -> None:
 
 
 def is_zero(usage: TokenUsage) -> bool:
-    """Whether it says that nothing was used."""
+    """Whether it states that nothing was used."""
     return not usage.prompt_tokens and not usage.completion_tokens
 
 
@@ -81,12 +81,14 @@ ESCAPED_BYTES_PER_TOKEN = 12
 """Of text written as `\\uXXXX`, six bytes a character."""
 
 
-def estimate_stream_tokens(frames: int, passed_bytes: int, last: bytes) -> int:
-    """An estimate of the completion tokens in so many frames of content.
+def estimate_stream_tokens(frames: int, content_bytes: int, last: bytes) -> int:
+    """Estimates the completion tokens of content frames: one token a frame at least, else by their text.
+
+    The text is what a frame has beyond its envelope, which is read from the last frame alone.
 
     Args:
-        frames: How many there were.
-        passed_bytes: What they weighed together.
+        frames: How many frames there were.
+        content_bytes: Their size together.
         last: The last of them; others may stand before it.
     """
     frame = _last_frame(last)
@@ -96,12 +98,12 @@ def estimate_stream_tokens(frames: int, passed_bytes: int, last: bytes) -> int:
     escaped = b"\\u" in frame
     text = "".join(_texts(event))
     text_bytes = len(json.dumps(text) if escaped else orjson.dumps(text)) - 2
-    said_bytes = passed_bytes - frames * (len(frame) + 2 - text_bytes)
+    said_bytes = content_bytes - frames * (len(frame) + 2 - text_bytes)
     return max(frames, said_bytes // (ESCAPED_BYTES_PER_TOKEN if escaped else BYTES_PER_TOKEN))
 
 
 def last_event(frames: bytes) -> Json:
-    """What the last of some frames says; empty when it is no JSON."""
+    """The event of the last of some frames; empty when it is not JSON."""
     try:
         return as_object(orjson.loads(_last_frame(frames)[5:]))
     except orjson.JSONDecodeError:
@@ -109,7 +111,7 @@ def last_event(frames: bytes) -> Json:
 
 
 def usage_object(prompt_tokens: int, completion_tokens: int) -> Json:
-    """An estimate in OpenAI's shape."""
+    """Token counts in OpenAI's shape."""
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
@@ -118,14 +120,14 @@ def usage_object(prompt_tokens: int, completion_tokens: int) -> Json:
 
 
 def estimate_usage(document: Json, prompt_tokens: int) -> Json:
-    """The usage of a whole answer that states none; embeddings have no completion."""
+    """The usage of an answer that states none; embeddings have no completion."""
     if document.get("object") == "list":
         return {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens}
     return usage_object(prompt_tokens, estimate_text_tokens(document))
 
 
 def estimate_answer_tokens(body: bytes) -> int:
-    """An estimate of the completion tokens in a whole answer; embeddings hold none."""
+    """Estimates the completion tokens of an answer's bytes; 0 for embeddings."""
     try:
         return estimate_text_tokens(as_object(orjson.loads(body)))
     except orjson.JSONDecodeError:
@@ -133,7 +135,7 @@ def estimate_answer_tokens(body: bytes) -> int:
 
 
 def estimate_text_tokens(document: Json) -> int:
-    """The same for an answer that was read."""
+    """Estimates the completion tokens of a parsed answer."""
     return sum(len(text.encode("utf-8", "replace")) for text in _texts(document)) // BYTES_PER_TOKEN
 
 
@@ -142,7 +144,7 @@ def _last_frame(frames: bytes) -> bytes:
 
 
 def _texts(event: Json) -> list[str]:
-    """Everything a frame or an answer says."""
+    """Every text of a frame or an answer."""
     found: list[object] = []
     for choice in as_objects(event.get("choices")):
         delta = as_object(choice.get("delta") or choice.get("message"))

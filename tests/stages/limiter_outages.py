@@ -58,7 +58,7 @@ class OwnValkey:
 
     async def ask(self, *words: str) -> Any:
         """The reply to one command."""
-        wire = RedisConnection(self.url, timeout_s=1, greeting=list)
+        wire = RedisConnection(self.url, timeout_s=1, load_commands=list)
         await wire.start()
         try:
             return await wire.execute(*words)

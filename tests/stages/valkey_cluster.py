@@ -53,7 +53,7 @@ class Cluster:
 
     async def ask(self, port: int, *words: Any) -> Any:
         """The reply of one node to one command."""
-        wire = RedisConnection(valkey_url(port, PASSWORD), timeout_s=5, greeting=list)
+        wire = RedisConnection(valkey_url(port, PASSWORD), timeout_s=5, load_commands=list)
         await wire.start()
         try:
             return await wire.execute(*words)

@@ -25,9 +25,9 @@ log = logging.getLogger(__name__)
 Argument = str | int | bytes
 CONNECT_TIMEOUT_S = 1.0
 STALL_LIMIT_S = 5.0
-"""After so long without an answer the connection is given up and made anew."""
-_SECOND_LOOK_S = 0.002
-_REFUSALS = {
+"""After so long without an answer the connection is closed and opened again."""
+_SECOND_CHECK_S = 0.002
+_ERROR_REASONS = {
     "WRONGPASS": "it refuses this user or password",
     "NOAUTH": "it asks for a password",
     "NOPERM": "its user lacks a permission",
@@ -37,7 +37,7 @@ _RETRY_S = (0.05, 0.1, 0.25, 0.5, 1.0)
 
 
 class PendingCommand:
-    """A command on its way: when it was sent, who waits, and what to do when nobody does."""
+    """A command that was sent: when, the future of its reply, and what to do with a late reply."""
 
     __slots__ = ("future", "on_late_reply", "sent")
 
@@ -50,68 +50,68 @@ class PendingCommand:
 
 
 class RedisConnection(asyncio.Protocol):
-    """A connection that mends itself."""
+    """A connection that reconnects by itself."""
 
     def __init__(
         self,
         url: str,
         *,
         timeout_s: float,
-        greeting: Callable[[], list[tuple[Argument, ...]]],
+        load_commands: Callable[[], list[tuple[Argument, ...]]],
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._url = url
         self._tls = tls
         self._timeout_s = timeout_s
-        self._greeting = greeting
-        self._waiting: deque[PendingCommand] = deque()
+        self._load_commands = load_commands
+        self._pending: deque[PendingCommand] = deque()
         self._out: list[bytes] = []
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader()
         self._ready = False
         self._stalled = False
-        self._watchdog: asyncio.TimerHandle | None = None
-        self._keeper = BackgroundLoop("limits-connection", self._keep)
-        self._tries = 0
+        self._timeout_timer: asyncio.TimerHandle | None = None
+        self._reconnect_loop = BackgroundLoop("limits-connection", self._reconnect)
+        self._attempts = 0
         self._lost = asyncio.Event()
 
     @property
     def is_available(self) -> bool:
-        """Whether the store can be asked now."""
+        """Whether the node can be reached now."""
         return self._ready and not self._stalled
 
     async def start(self) -> None:
-        """Connect, or keep trying in the background when that fails."""
+        """Connects, or keeps trying in the background when that fails."""
         try:
             await self._connect()
         except (OSError, LimiterUnavailable, TimeoutError) as error:
-            log.warning("limits store away at start", extra={"why": _why(error)})
-        self._keeper.start()
+            log.warning("limits store away at start", extra={"why": _reason(error)})
+        self._reconnect_loop.start()
 
     async def stop(self) -> None:
-        """Close the connection."""
-        await self._keeper.stop()
+        """Closes the connection."""
+        await self._reconnect_loop.stop()
         if self._transport is not None:
             self._transport.close()
         self._fail_all()
 
     def execute(
-        self, *words: Argument, on_late_reply: Callable[[Any], None] | None = None
+        self, *args: Argument, on_late_reply: Callable[[Any], None] | None = None
     ) -> "asyncio.Future[Any]":
-        """The reply to one command, to be awaited; raises `LimiterUnavailable`, now or then."""
+        """Returns the future of one command's reply; raises `LimiterUnavailable`, now or then."""
         if not self._ready or self._stalled:
             raise LimiterUnavailable
-        return self._send(words, on_late_reply)
+        return self._send(args, on_late_reply)
 
-    def _send(self, words: tuple[Argument, ...], orphan: Callable[[Any], None] | None) -> asyncio.Future[Any]:
+    def _send(self, args: tuple[Argument, ...], orphan: Callable[[Any], None] | None) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
-        self._waiting.append(PendingCommand(loop.time(), future, orphan))
+        self._pending.append(PendingCommand(loop.time(), future, orphan))
         if not self._out:
             loop.call_soon(self._flush)
-        self._out.append(hiredis.pack_command(words))  # type: ignore[arg-type]  # its stub means tuples of one
-        if self._watchdog is None:
-            self._watchdog = loop.call_later(self._timeout_s, self._watch)
+        self._out.append(hiredis.pack_command(args))  # type: ignore[arg-type]  # its stub means tuples of one
+        if self._timeout_timer is None:
+            self._timeout_timer = loop.call_later(self._timeout_s, self._check_timeout)
         return future
 
     def _flush(self) -> None:
@@ -119,50 +119,52 @@ class RedisConnection(asyncio.Protocol):
         if self._transport is not None and out:
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))
 
-    # What asyncio calls
+    # Called by asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin afresh."""
+        """Starts with a new parser."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass
         self._reader = hiredis.Reader()
         self._stalled = False
 
     def data_received(self, data: bytes) -> None:
-        """Hand each reply to whoever waits for it."""
+        """Hands each reply to its command."""
         self._reader.feed(data)
         self._stalled = False
         while (reply := self._reader.gets()) is not False:
-            waiting = self._waiting.popleft()
-            if waiting.future.done():
-                if waiting.on_late_reply is not None and not isinstance(reply, hiredis.ReplyError):
-                    waiting.on_late_reply(reply)
+            command = self._pending.popleft()
+            if command.future.done():
+                if command.on_late_reply is not None and not isinstance(reply, hiredis.ReplyError):
+                    command.on_late_reply(reply)
             elif isinstance(reply, hiredis.ReplyError):
-                waiting.future.set_exception(LimiterUnavailable(str(reply)))
+                command.future.set_exception(LimiterUnavailable(str(reply)))
                 if str(reply).startswith("READONLY") and self._transport is not None:
-                    self._transport.abort()  # it is the primary no more: the address may lead elsewhere now
+                    self._transport.abort()  # no longer the primary: the address may lead elsewhere now
             else:
-                waiting.future.set_result(reply)
+                command.future.set_result(reply)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's signature
-        """Refuse whoever waits, and wake the keeper."""
+        """Fails every command, and wakes the reconnect loop."""
         self._ready = False
         self._transport = None
         self._fail_all()
         self._lost.set()
 
-    # Deadlines: replies come in order, so only the oldest command needs watching
+    # Timeouts: replies come in order, so only the oldest command is checked
 
-    def _watch(self, *, second_look: bool = False) -> None:
+    def _check_timeout(self, *, second_check: bool = False) -> None:
         loop = asyncio.get_running_loop()
-        self._watchdog = None
-        if not self._waiting:
+        self._timeout_timer = None
+        if not self._pending:
             return
-        late_s = loop.time() - self._waiting[0].sent
+        late_s = loop.time() - self._pending[0].sent
         if late_s < self._timeout_s:
-            self._watchdog = loop.call_later(self._timeout_s - late_s, self._watch)
-        elif not second_look:
-            # The clock also ran while this process was busy: look at the socket once more.
-            self._watchdog = loop.call_later(_SECOND_LOOK_S, lambda: self._watch(second_look=True))
+            self._timeout_timer = loop.call_later(self._timeout_s - late_s, self._check_timeout)
+        elif not second_check:
+            # The clock also ran while this process was busy: check the socket once more.
+            self._timeout_timer = loop.call_later(
+                _SECOND_CHECK_S, lambda: self._check_timeout(second_check=True)
+            )
         else:
             self._stall(late_s)
 
@@ -170,27 +172,29 @@ class RedisConnection(asyncio.Protocol):
         if not self._stalled:
             log.warning("limits store does not answer")
         self._stalled = True
-        for waiting in self._waiting:
-            if not waiting.future.done():
-                waiting.future.set_exception(LimiterUnavailable("no answer in time"))
+        for command in self._pending:
+            if not command.future.done():
+                command.future.set_exception(LimiterUnavailable("no answer in time"))
         if late_s > STALL_LIMIT_S and self._transport is not None:
             self._transport.abort()
         else:
             loop = asyncio.get_running_loop()
-            self._watchdog = loop.call_later(self._timeout_s, lambda: self._watch(second_look=True))
+            self._timeout_timer = loop.call_later(
+                self._timeout_s, lambda: self._check_timeout(second_check=True)
+            )
 
     def _fail_all(self) -> None:
         self._out.clear()
-        while self._waiting:
-            waiting = self._waiting.popleft()
-            if not waiting.future.done():
-                waiting.future.set_exception(LimiterUnavailable("connection lost"))
+        while self._pending:
+            command = self._pending.popleft()
+            if not command.future.done():
+                command.future.set_exception(LimiterUnavailable("connection lost"))
 
     # Connecting
 
-    async def _keep(self) -> None:
+    async def _reconnect(self) -> None:
         if self._ready:
-            self._tries = 0
+            self._attempts = 0
             self._lost.clear()
             await self._lost.wait()
             log.warning("limits store lost")
@@ -198,24 +202,24 @@ class RedisConnection(asyncio.Protocol):
             await self._connect()
             log.warning("limits store back")
         except (OSError, LimiterUnavailable, TimeoutError):
-            await asyncio.sleep(_RETRY_S[min(self._tries, len(_RETRY_S) - 1)])
-            self._tries += 1
+            await asyncio.sleep(_RETRY_S[min(self._attempts, len(_RETRY_S) - 1)])
+            self._attempts += 1
 
     async def _connect(self) -> None:
-        where: dict[str, Any] = dict(parse_url(self._url))
+        options: dict[str, Any] = dict(parse_url(self._url))
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(max(CONNECT_TIMEOUT_S, 2 * self._timeout_s)):
-            if path := where.get("path"):
+            if path := options.get("path"):
                 await loop.create_unix_connection(lambda: self, path)
             else:
-                secure = None
-                if where.get("connection_class") is SSLConnection:
-                    secure = self._tls or ssl.create_default_context()
-                host, port = where.get("host", "127.0.0.1"), int(where.get("port", 6379))
-                await loop.create_connection(lambda: self, host, port, ssl=secure)
+                tls_context = None
+                if options.get("connection_class") is SSLConnection:
+                    tls_context = self._tls or ssl.create_default_context()
+                host, port = options.get("host", "127.0.0.1"), int(options.get("port", 6379))
+                await loop.create_connection(lambda: self, host, port, ssl=tls_context)
             try:
-                for words in (*_opening(where), *self._greeting()):
-                    await self._send(words, None)
+                for args in (*_login_commands(options), *self._load_commands()):
+                    await self._send(args, None)
             except (LimiterUnavailable, asyncio.CancelledError):
                 if self._transport is not None:
                     self._transport.abort()
@@ -223,21 +227,21 @@ class RedisConnection(asyncio.Protocol):
         self._ready = True
 
 
-def _why(error: Exception) -> str:
-    """The reason in words that hold no address and no password: of a reply only its code."""
+def _reason(error: Exception) -> str:
+    """The reason without addresses or passwords: of a reply only its code."""
     if isinstance(error, LimiterUnavailable):
         code = str(error).partition(" ")[0]
-        return _REFUSALS.get(code, f"it answers {code}" if code.isupper() else str(error) or "no answer")
+        return _ERROR_REASONS.get(code, f"it answers {code}" if code.isupper() else str(error) or "no answer")
     reason: str = classify_error(error).reason
     return reason
 
 
-def _opening(where: dict[str, Any]) -> list[tuple[Argument, ...]]:
-    """Who we are and which database we want."""
-    words: list[tuple[Argument, ...]] = []
-    if where.get("password"):
-        name = (where["username"],) if where.get("username") else ()
-        words.append(("AUTH", *name, where["password"]))
-    if where.get("db"):
-        words.append(("SELECT", int(where["db"])))
-    return words
+def _login_commands(options: dict[str, Any]) -> list[tuple[Argument, ...]]:
+    """AUTH and SELECT, as the URL asks for them."""
+    args: list[tuple[Argument, ...]] = []
+    if options.get("password"):
+        user = (options["username"],) if options.get("username") else ()
+        args.append(("AUTH", *user, options["password"]))
+    if options.get("db"):
+        args.append(("SELECT", int(options["db"])))
+    return args

@@ -24,15 +24,15 @@ from llm_proxy.json_access import Json
 
 MAX_ID_CHARS = 256
 OPENAI_RANGE_PROVIDERS = frozenset({"openai", "text-completion-openai", "azure", "azure_text"})
-"""Providers that refuse a number outside of OpenAI's published bounds; others have bounds of their own."""
-_NAMING = (
+"""Providers that reject a number outside of OpenAI's published ranges; others have ranges of their own."""
+_METADATA_IDS = (
     ("microdao_id", "tenant"),
     ("agent_id", "agent"),
     ("session_id", "session"),
     ("channel_id", "channel"),
     ("run_id", "run"),
 )
-"""Whom `metadata` names, in the words of the older services."""
+"""The fields of `metadata` that name a tenant, agent ..., as older services call them."""
 
 
 class ParseContext(NamedTuple):
@@ -53,19 +53,19 @@ def build_call(
     limits: BodyLimits,
     attribution: Attribution | None = None,
 ) -> Call:
-    """The call for a body in OpenAI's vocabulary.
+    """Returns the call of a body in OpenAI's schema.
 
     Args:
         parsed: The body; it is not changed.
-        context: By which dialect and door, and how large it was.
+        context: Its dialect and endpoint, and its size.
         options: What the headers say.
-        models: The catalogue.
-        limits: How much a body may hold.
+        models: The names of the catalog.
+        limits: The bounds of a body.
         attribution: Whom the dialect's own fields name; by default OpenAI's `user` and `metadata` do.
 
     Raises:
         BadRequest: Naming the field at fault.
-        ModelNotFound: Nobody serves the model.
+        ModelNotFound: No group serves the model.
     """
     door = context.endpoint
     parsed, bulk_bytes = _with_parsed_messages(parsed, limits) if door == "chat.completions" else (parsed, 0)
@@ -75,11 +75,11 @@ def build_call(
     model = _model(fields, context, options, models)
     group = resolve(model, options.provider, models)
     providers = providers_for(group, models) if extra or out_of_range else frozenset[str]()
-    served_by = _judged(out_of_range, providers) if extra or out_of_range else providers
+    providers = _check_range(out_of_range, providers) if extra or out_of_range else providers
     body: Json = fields | {"model": group}
     streaming, wants_usage = _stream(body)
     if extra:
-        body.update(place_extra_fields(extra, served_by))
+        body.update(place_extra_fields(extra, providers))
     return Call(
         endpoint=door,
         dialect=context.dialect,
@@ -105,33 +105,33 @@ def _with_parsed_messages(parsed: Json, limits: BodyLimits) -> tuple[Json, int]:
     return {**parsed, "messages": messages}, bulk_bytes
 
 
-def _judged(out_of_range: BadRequest | None, served_by: frozenset[str]) -> frozenset[str]:
-    """Who may serve the call; raises the refusal where one of them has OpenAI's bounds."""
-    if out_of_range is not None and not OPENAI_RANGE_PROVIDERS.isdisjoint(served_by):
+def _check_range(out_of_range: BadRequest | None, providers: frozenset[str]) -> frozenset[str]:
+    """Returns who may serve the call; raises the range error where one of them has OpenAI's ranges."""
+    if out_of_range is not None and not OPENAI_RANGE_PROVIDERS.isdisjoint(providers):
         raise out_of_range
-    return served_by
+    return providers
 
 
 def parse_attribution(metadata: Json, user: str | None) -> Attribution:
-    """Whom a body names; raises BadRequest for an id that is no short string."""
+    """Whom a body names; raises for an id that is no short string."""
     if not metadata and not user:
         return NO_ATTRIBUTION
     found: dict[str, str] = {}
-    for key, field in _NAMING:
+    for key, field in _METADATA_IDS:
         value = metadata.get(key)
         if value is not None:
-            found[field] = _id(value, f"metadata.{key}")
+            found[field] = _parse_id(value, f"metadata.{key}")
     tags = parse_tags(metadata["tags"], "metadata.tags") if "tags" in metadata else ()
     return Attribution(user=_end_user(user) if user else None, tags=tags, **found)
 
 
 def _end_user(user: str) -> str | None:
-    """Our copy of OpenAI's `user`, which is any text: printable, and short enough for a record."""
+    """OpenAI's `user` for our records: printable, and short enough."""
     printable = user if user.isprintable() else "".join(sign for sign in user if sign.isprintable())
     return printable[:MAX_ID_CHARS] or None
 
 
-def _id(value: Any, path: str) -> str:  # noqa: ANN401 -- unchecked JSON
+def _parse_id(value: Any, path: str) -> str:  # noqa: ANN401 -- unchecked JSON
     if type(value) is not str:
         raise wrong_type(path, "a string", value)
     name: str = value.replace("\0", "")
@@ -140,28 +140,28 @@ def _id(value: Any, path: str) -> str:  # noqa: ANN401 -- unchecked JSON
     return name
 
 
-def _model(fields: Json, came: ParseContext, hints: RequestOptions, models: ModelIndex) -> str:
+def _model(fields: Json, came: ParseContext, options: RequestOptions, models: ModelIndex) -> str:
     model = fields.get("model")
     if model is not None:
         return str(model)
     if came.endpoint != "embeddings":
-        if came.model_optional or hints.may_omit_model:
+        if came.model_optional or options.may_omit_model:
             return models.default
-        if models.default_chosen and _is_usable(models.default, hints, models):
+        if models.default_chosen and _may_use(models.default, options, models):
             return models.default
     raise missing("model")
 
 
-def _is_usable(model: str, hints: RequestOptions, models: ModelIndex) -> bool:
+def _may_use(model: str, options: RequestOptions, models: ModelIndex) -> bool:
     try:
-        resolve(model, hints.provider, models)
+        resolve(model, options.provider, models)
     except ModelNotFound:
         return False
     return True
 
 
 def _stream(body: Json) -> tuple[bool, bool]:
-    """Make a stream ask for its usage; whether it is one, and whether the caller asked itself."""
+    """Makes a stream request its usage; returns whether it is one, and whether the caller requested usage."""
     streaming = body.pop("stream", False) is True
     options: Json | None = body.pop("stream_options", None)
     if not streaming:
@@ -174,10 +174,10 @@ def _stream(body: Json) -> tuple[bool, bool]:
 
 
 def _max_tokens(door: Endpoint, fields: Json, extra: Json) -> int | None:
-    """The length asked for; of a chat 0 is none, for some providers take it for no limit."""
+    """The requested length; in a chat 0 is none, because some providers take it for no limit."""
     asked = [fields[key] for key in ("max_completion_tokens", "max_tokens") if key in fields]
     asked = asked if door == "completions" else [length for length in asked if length]
     asked = [UNBOUNDED_TOKENS if length < 0 else length for length in asked]
-    if extra and (own := requested_max_tokens(extra)) is not None:
-        asked.append(own)
+    if extra and (own_fields := requested_max_tokens(extra)) is not None:
+        asked.append(own_fields)
     return max(asked) if asked else None

@@ -18,7 +18,7 @@ from llm_proxy.json_access import Json, is_object
 
 _ALL_AT_TOP = frozenset({"anthropic", "bedrock", "bedrock_converse", "ollama", "ollama_chat"})
 _SOME_AT_TOP = frozenset({"gemini", "vertex_ai", "vertex_ai_beta"})
-_GEMINIS = frozenset(
+_GEMINI_FIELDS = frozenset(
     {
         "cached_content",
         "media_resolution",
@@ -29,15 +29,15 @@ _GEMINIS = frozenset(
         "topK",
     }
 )
-"""Names LiteLLM puts where Gemini looks for them; the others are only whole at the root of the body."""
+"""Names LiteLLM places where Gemini expects them; others keep their form only at the root of the body."""
 
 ONLY_IN_EXTRA_BODY_OF_OPENAI = frozenset({"metadata", "prompt_cache_retention"})
-"""Published fields LiteLLM keeps for itself or drops: inside `extra_body` they reach those who know them."""
+"""Published fields LiteLLM keeps for itself or drops: inside `extra_body` they reach providers."""
 
 ONLY_IN_EXTRA_BODY = frozenset({"plugins", "priority", "session_id"})
 """Fields of OpenRouter, vLLM and SGLang that LiteLLM would read at top level: in `extra_body` alone."""
 
-_LONGEST = (
+_MAX_TOKENS_FIELDS = (
     "max_output_tokens",
     "max_new_tokens",
     "max_tokens_to_sample",
@@ -45,15 +45,15 @@ _LONGEST = (
     "num_predict",
     "n_predict",
 )
-_HOLDERS = ("generationConfig", "generation_config", "options")
+_OPTION_OBJECTS = ("generationConfig", "generation_config", "options")
 UNBOUNDED_TOKENS = 2**31
 
 
 def place_extra_fields(extra: Json, providers: Collection[str]) -> Json:
-    """The model's own fields as they travel: names at top level, then `extra_body`, each sorted.
+    """Returns the model's own fields as they are sent: names at top level, then `extra_body`, each sorted.
 
     Raises:
-        BadRequest: A field that may only travel inside `extra_body`, for a provider that has no such way.
+        BadRequest: A field that may only be sent inside `extra_body`, for a provider without it.
     """
     names = sorted(extra)
     if not _ALL_AT_TOP.isdisjoint(providers):
@@ -62,22 +62,27 @@ def place_extra_fields(extra: Json, providers: Collection[str]) -> Json:
         return {name: extra[name] for name in names if name not in ONLY_IN_EXTRA_BODY_OF_OPENAI}
     if _SOME_AT_TOP.isdisjoint(providers):
         return {"extra_body": {name: extra[name] for name in names}}
-    placed = {name: extra[name] for name in names if name in _GEMINIS}
-    inside = {name: extra[name] for name in names if name not in _GEMINIS | ONLY_IN_EXTRA_BODY_OF_OPENAI}
+    placed = {name: extra[name] for name in names if name in _GEMINI_FIELDS}
+    inside = {
+        name: extra[name] for name in names if name not in _GEMINI_FIELDS | ONLY_IN_EXTRA_BODY_OF_OPENAI
+    }
     return {**placed, "extra_body": inside} if inside else placed
 
 
 def requested_max_tokens(extra: Json) -> int | None:
-    """The completion tokens a provider's own fields ask for; `UNBOUNDED_TOKENS` for a value below 0."""
-    holders = [extra, *(extra[name] for name in _HOLDERS if type(extra.get(name)) is dict)]
-    asked = [
-        holder[name] for holder in holders for name in _LONGEST if type(holder.get(name)) in {int, float}
+    """The completion tokens a provider's own fields request; `UNBOUNDED_TOKENS` for a value below 0."""
+    holders = [extra, *(extra[name] for name in _OPTION_OBJECTS if type(extra.get(name)) is dict)]
+    requested = [
+        holder[name]
+        for holder in holders
+        for name in _MAX_TOKENS_FIELDS
+        if type(holder.get(name)) in {int, float}
     ]
-    return max((int(value) if value >= 0 else UNBOUNDED_TOKENS for value in asked), default=None)
+    return max((int(value) if value >= 0 else UNBOUNDED_TOKENS for value in requested), default=None)
 
 
 OTHER_MODELS = frozenset({"models", "route", "target_model_names"})
-"""Names by which a provider would answer with another model than the one admitted."""
+"""Names that would make a provider answer with another model than the admitted one."""
 
 METADATA_LABELS = frozenset(
     {
@@ -85,12 +90,12 @@ METADATA_LABELS = frozenset(
         "prompt_version", "region_name", "roles", "session_id", "tags", "tenant_id", "workspace_id",
     }
 )  # fmt: skip
-"""Ordinary words for tagging a request: LiteLLM's at top level, harmless in a map it never sees."""
+"""Common tag names: LiteLLM's at top level, harmless in a map that LiteLLM never sees."""
 
-# Streaming is the door's affair: where no published schema has it, as for embeddings, there is none.
-_OWNED = (litellm_reserved.OWNED - ONLY_IN_EXTRA_BODY) | OTHER_MODELS | {"stream", "stream_options"}
-_OWNED_IN_METADATA = (litellm_reserved.OWNED | litellm_reserved.IN_METADATA) - METADATA_LABELS
-_PREFIXES = (litellm_reserved.PREFIX, "litellm_", "user_api_key")
+# Where an endpoint's schema has no `stream`, as for embeddings, it is rejected.
+_RESERVED = (litellm_reserved.OWNED - ONLY_IN_EXTRA_BODY) | OTHER_MODELS | {"stream", "stream_options"}
+_RESERVED_IN_METADATA = (litellm_reserved.OWNED | litellm_reserved.IN_METADATA) - METADATA_LABELS
+_RESERVED_PREFIXES = (litellm_reserved.PREFIX, "litellm_", "user_api_key")
 
 
 SAMPLING_FIELDS = frozenset(
@@ -100,17 +105,17 @@ SAMPLING_FIELDS = frozenset(
     }
 )  # fmt: skip
 LENGTH_FIELDS = frozenset({"max_completion_tokens", "max_tokens"})
-_BELOW = frozenset({"integer_below_min_value", "decimal_below_min_value"})
-_ABOVE = frozenset({"integer_above_max_value", "decimal_above_max_value"})
+_BELOW_MINIMUM = frozenset({"integer_below_min_value", "decimal_below_min_value"})
+_ABOVE_MAXIMUM = frozenset({"integer_above_max_value", "decimal_above_max_value"})
 
 
 class PartitionedFields(NamedTuple):
-    """A body, sorted by the rule.
+    """The fields of a body, by where they are sent.
 
     Attributes:
         fields: The published fields.
         extra: The model's own.
-        out_of_range: The refusal of a number beyond OpenAI's bounds, where another provider may have others.
+        out_of_range: The error of a number outside OpenAI's ranges, where another provider may have others.
     """
 
     fields: Json
@@ -120,7 +125,7 @@ class PartitionedFields(NamedTuple):
 
 
 def partition_fields(door: Endpoint, parsed: Json) -> PartitionedFields:
-    """The fields, checked and in schema order; the model's own and `metadata` apart.
+    """Returns the validated fields in schema order; the model's own and `metadata` apart.
 
     Raises:
         BadRequest: Naming the field: a wrong type or value, or a name that is LiteLLM's.
@@ -137,11 +142,11 @@ def partition_fields(door: Endpoint, parsed: Json) -> PartitionedFields:
         elif name == "metadata":
             metadata = VALIDATE_METADATA(value, name) if value is not None else {}
         elif name == "extra_body":
-            _unpack(value, rank, extra)
+            _add_extra_body(value, rank, extra)
         else:
-            _take(name, value, extra, name)
+            _add_extra(name, value, extra, name)
     known.sort(key=rank.__getitem__)
-    fields, out_of_range = _checked(known, parsed, checks)
+    fields, out_of_range = _validate(known, parsed, checks)
     metadata = fields.pop("metadata", None) or metadata
     if metadata or "metadata" in parsed:
         reject_reserved_metadata(metadata)
@@ -152,31 +157,33 @@ def partition_fields(door: Endpoint, parsed: Json) -> PartitionedFields:
     return PartitionedFields(fields, extra, metadata, out_of_range)
 
 
-def _checked(
+def _validate(
     names: Iterable[str], parsed: Json, checks: Mapping[str, Validator]
 ) -> tuple[Json, BadRequest | None]:
-    """The fields' values to send out, and the refusal of one that only OpenAI's bounds forbid."""
+    """The values to send, and the error of one that only OpenAI's ranges forbid."""
     fields: Json = {}
     out_of_range: BadRequest | None = None
     for name in names:
         try:
             fields[name] = checks[name](parsed[name], name)
-        except BadRequest as wrong:
-            ranged = name in SAMPLING_FIELDS or (name in LENGTH_FIELDS and wrong.code in _BELOW)
-            if not ranged or wrong.code not in _BELOW | _ABOVE:
+        except BadRequest as error:
+            is_range_error = name in SAMPLING_FIELDS or (
+                name in LENGTH_FIELDS and error.code in _BELOW_MINIMUM
+            )
+            if not is_range_error or error.code not in _BELOW_MINIMUM | _ABOVE_MAXIMUM:
                 raise
-            fields[name], out_of_range = parsed[name], out_of_range or wrong
+            fields[name], out_of_range = parsed[name], out_of_range or error
     return fields, out_of_range
 
 
 def reject_reserved_metadata(metadata: Json) -> None:
-    """Refuse what would be a control of LiteLLM's, were it ever to see it."""
+    """Rejects names that would control LiteLLM if it ever saw them."""
     for name in metadata:
-        if name in _OWNED_IN_METADATA or name.startswith(_PREFIXES):
-            raise _unknown(f"metadata.{shown_name(name)}")
+        if name in _RESERVED_IN_METADATA or name.startswith(_RESERVED_PREFIXES):
+            raise _unknown_parameter(f"metadata.{shown_name(name)}")
 
 
-def _unpack(value: Any, rank: dict[str, int], extra: Json) -> None:  # noqa: ANN401 -- unchecked JSON
+def _add_extra_body(value: Any, rank: dict[str, int], extra: Json) -> None:  # noqa: ANN401 -- unchecked JSON
     if value is None:
         return
     if not is_object(value):
@@ -184,14 +191,14 @@ def _unpack(value: Any, rank: dict[str, int], extra: Json) -> None:  # noqa: ANN
     for name, item in value.items():
         path = f"extra_body.{shown_name(name)}"
         if name in rank or name in extra or name == "metadata":
-            why = f"Invalid '{path}': '{shown_name(name)}' belongs at the top level, once."
-            raise BadRequest(why, param=path, code="invalid_value")
-        _take(name, item, extra, path)
+            message = f"Invalid '{path}': '{shown_name(name)}' belongs at the top level, once."
+            raise BadRequest(message, param=path, code="invalid_value")
+        _add_extra(name, item, extra, path)
 
 
-def _take(name: str, value: Any, extra: Json, path: str) -> None:  # noqa: ANN401 -- unchecked JSON
-    if name in _OWNED or name.startswith(_PREFIXES):
-        raise _unknown(path)
+def _add_extra(name: str, value: Any, extra: Json, path: str) -> None:  # noqa: ANN401 -- unchecked JSON
+    if name in _RESERVED or name.startswith(_RESERVED_PREFIXES):
+        raise _unknown_parameter(path)
     if name in extra:
         raise BadRequest(
             f"Invalid '{shown_name(name)}': given twice.", param=shown_name(name), code="invalid_value"
@@ -199,6 +206,6 @@ def _take(name: str, value: Any, extra: Json, path: str) -> None:  # noqa: ANN40
     extra[name] = value
 
 
-def _unknown(path: str) -> BadRequest:
+def _unknown_parameter(path: str) -> BadRequest:
     path = shown_name(path)
     return BadRequest(f"Unknown parameter: '{path}'.", param=path, code="unknown_parameter")

@@ -23,16 +23,16 @@ PROVIDER_ALIASES = {
     "fireworks": ("fireworks_ai",),
     "local": ("ollama", "hosted_vllm", "vllm"),
 }
-"""What callers say, where it is not the name the sidecar has; the first that is served counts."""
+"""Names callers use that are not the sidecar's; the first that is served counts."""
 
 PROVIDER_VARIANTS = {
     "openai": ("openai", "text-completion-openai"),
     "azure": ("azure", "azure_text", "azure_ai"),
     "ollama": ("ollama", "ollama_chat"),
 }
-"""Providers the sidecar has several names for."""
+"""Providers that have several names at the sidecar."""
 
-_BY_NAME = (
+_PROVIDERS_BY_NAME = (
     (re.compile(r"(?:gpt-|chatgpt-|o[134](?![a-z])|text-embedding-|davinci-|babbage-)"), ("openai", "azure")),
     (re.compile(r"claude-"), ("anthropic",)),
     (re.compile(r"gemini-"), ("vertex_ai", "gemini")),
@@ -41,23 +41,23 @@ _BY_NAME = (
     (re.compile(r"deepseek-"), ("deepseek",)),
     (re.compile(r"voyage-"), ("voyage",)),
 )
-"""Whose model it is by its name, for names that are no group of their own."""
+"""The providers that a name implies, for names that are no group themselves."""
 
 
 def resolve(model: str, provider: str | None, models: ModelIndex) -> str:
-    """The group for a name, with the provider the caller picked or the one the name tells.
+    """Returns the group of a name, with the provider the caller chose or the one the name implies.
 
     Raises:
-        ModelNotFound: No group and no wildcard serves it, or the caller may not use it: one answer for both.
+        ModelNotFound: No group or wildcard serves it, or the caller may not use it: one answer for both.
         BadRequest: A name too long to be one.
     """
-    group = _served_by(model, provider, models)
+    group = _group_of(model, provider, models)
     if not models.is_allowed(models.aliases.get(group, group)):
         raise model_not_found(model, provider)
     return group
 
 
-def _served_by(model: str, provider: str | None, models: ModelIndex) -> str:
+def _group_of(model: str, provider: str | None, models: ModelIndex) -> str:
     if len(model) > MAX_NAME_CHARS:
         raise BadRequest(
             f"Invalid 'model': string too long. Expected at most {MAX_NAME_CHARS} characters.",
@@ -65,11 +65,13 @@ def _served_by(model: str, provider: str | None, models: ModelIndex) -> str:
             code="string_above_max_length",
         )
     if models.groups is None:
-        return _unchecked(model, provider)
+        return _without_catalog(model, provider)
     if provider is None and model in models.groups:
         return model
     spelled = _SPELLING.fullmatch(model) is not None
-    candidates = _with_provider(model, provider, models) if provider else _by_name(model, models)
+    candidates = (
+        _candidates_at_provider(model, provider, models) if provider else _candidates_by_name(model, models)
+    )
     for group, exact in candidates:
         if exact or spelled:
             return group
@@ -77,7 +79,7 @@ def _served_by(model: str, provider: str | None, models: ModelIndex) -> str:
 
 
 def providers_for(group: str, models: ModelIndex) -> frozenset[str]:
-    """Who may serve a group, as far as is known; by its prefix when nobody says."""
+    """The providers of a group as far as known; by its prefix when unknown."""
     known = (models.groups or {}).get(group)
     if known is None and isinstance(models.wildcards, Mapping):
         serving = [pattern for pattern in models.wildcards if wildcard_matches(pattern, group)]
@@ -86,15 +88,15 @@ def providers_for(group: str, models: ModelIndex) -> frozenset[str]:
 
 
 def model_not_found(model: str, provider: str | None = None) -> ModelNotFound:
-    """The refusal of a name nobody serves."""
-    at = f" at the provider '{_shown(provider)}'" if provider else ""
+    """The error of a name that no group serves."""
+    at = f" at the provider '{_shorten(provider)}'" if provider else ""
     return ModelNotFound(
-        f"The model `{_shown(model)}` does not exist{at} or you do not have access to it.", param="model"
+        f"The model `{_shorten(model)}` does not exist{at} or you do not have access to it.", param="model"
     )
 
 
-def _unchecked(model: str, provider: str | None) -> str:
-    """Without a catalogue the sidecar judges; only what could never be a name is refused."""
+def _without_catalog(model: str, provider: str | None) -> str:
+    """Without a catalog the sidecar judges; only what could never be a name is rejected."""
     if not _SPELLING.fullmatch(model):
         raise model_not_found(model, provider)
     if provider is None:
@@ -103,41 +105,41 @@ def _unchecked(model: str, provider: str | None) -> str:
     return model if model.startswith(first + "/") else f"{first}/{model}"
 
 
-def _with_provider(model: str, provider: str, models: ModelIndex) -> Iterator[tuple[str, bool]]:
+def _candidates_at_provider(model: str, provider: str, models: ModelIndex) -> Iterator[tuple[str, bool]]:
     groups = models.groups or {}
     names = PROVIDER_ALIASES.get(provider, (provider,))
     for name in names:
-        house = [(one, model.removeprefix(one + "/")) for one in PROVIDER_VARIANTS.get(name, (name,))]
-        for one, bare in house:
+        variants = [(one, model.removeprefix(one + "/")) for one in PROVIDER_VARIANTS.get(name, (name,))]
+        for one, bare in variants:
             if f"{one}/{bare}" in groups:
                 yield f"{one}/{bare}", True
             for plain in (model, bare):
                 if one in groups.get(plain, ()):
                     yield plain, True
-        for one, bare in house:
-            if _wild(f"{one}/{bare}", models, below=one + "/"):
+        for one, bare in variants:
+            if _matches_wildcard(f"{one}/{bare}", models, below=one + "/"):
                 yield f"{one}/{bare}", False
     if "*" in models.wildcards:
         yield f"{names[0]}/{model.removeprefix(names[0] + '/')}", False
 
 
-def _by_name(model: str, models: ModelIndex) -> Iterator[tuple[str, bool]]:
+def _candidates_by_name(model: str, models: ModelIndex) -> Iterator[tuple[str, bool]]:
     groups = models.groups or {}
-    if _wild(model, models):
+    if _matches_wildcard(model, models):
         yield model, False
-    for pattern, providers in _BY_NAME:
+    for pattern, providers in _PROVIDERS_BY_NAME:
         if pattern.match(model):
             for name in providers:
                 full = f"{name}/{model}"
                 if full in groups:
                     yield full, True
-                elif _wild(full, models, below=name + "/"):
+                elif _matches_wildcard(full, models, below=name + "/"):
                     yield full, False
     if "*" in models.wildcards:
         yield model, False
 
 
-def _wild(name: str, models: ModelIndex, below: str = "") -> bool:
+def _matches_wildcard(name: str, models: ModelIndex, below: str = "") -> bool:
     """Whether a wildcard other than the all-matching one serves a name."""
     return any(
         pattern != "*" and pattern.startswith(below) and wildcard_matches(pattern, name)
@@ -145,6 +147,6 @@ def _wild(name: str, models: ModelIndex, below: str = "") -> bool:
     )
 
 
-def _shown(model: str) -> str:
+def _shorten(model: str) -> str:
     shown = "".join(sign if sign.isprintable() else "?" for sign in model[:80])
     return shown + "..." if len(model) > 80 else shown

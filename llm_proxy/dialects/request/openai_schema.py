@@ -32,23 +32,23 @@ from llm_proxy.identity import parse_tags
 from llm_proxy.json_access import Json, is_array, is_object
 
 _text = string()
-_named = string(min_length=1)
+_non_empty = string(min_length=1)
 _string_or_object = "a string or an object"
-_function_definition = object_with(name_required=_named, description=_text, parameters=object_with())
+_function_definition = object_with(name_required=_non_empty, description=_text, parameters=object_with())
 _tool = tagged(
     object_with(
-        type_required=_named,
+        type_required=_non_empty,
         function=_function_definition,
-        custom=object_with(name_required=_named, description=_text),
+        custom=object_with(name_required=_non_empty, description=_text),
     ),
     "function",
     "custom",
 )
 _choice = tagged(
     object_with(
-        type_required=_named,
-        function=object_with(name_required=_named),
-        custom=object_with(name_required=_named),
+        type_required=_non_empty,
+        function=object_with(name_required=_non_empty),
+        custom=object_with(name_required=_non_empty),
         allowed_tools=object_with(),
     ),
     "function",
@@ -59,14 +59,14 @@ _stop = either("a string or an array of strings", string=anything, array=array_o
 _stream_options = object_with(include_usage=boolean, include_obfuscation=boolean)
 _bias = map_of(number(-100, 100))
 _name = string(max_length=256, min_length=1)
-_pairs = map_of(string(max_length=512), max_entries=16, max_name_length=64)
+_string_map = map_of(string(max_length=512), max_entries=16, max_name_length=64)
 
 
 def _metadata(value: Any, path: str) -> Any:  # noqa: ANN401 -- unchecked JSON
     """OpenAI's map of strings, whose `tags` may also be a list: it is read as its text with commas."""
     if is_object(value) and isinstance(value.get("tags"), list):
         value = {**value, "tags": ",".join(parse_tags(value["tags"], f"{path}.tags"))}
-    return _pairs(value, path)
+    return _string_map(value, path)
 
 
 VALIDATE_METADATA: Validator = _metadata
@@ -77,7 +77,7 @@ _CHAT: dict[str, Validator] = {
     "messages": anything,
     "audio": object_with(format=_text),
     "frequency_penalty": number(-2, 2),
-    "function_call": either(_string_or_object, string=anything, object=object_with(name_required=_named)),
+    "function_call": either(_string_or_object, string=anything, object=object_with(name_required=_non_empty)),
     "functions": array_of(_function_definition, min_length=1, max_length=128),
     "logit_bias": _bias,
     "logprobs": boolean,
@@ -88,7 +88,7 @@ _CHAT: dict[str, Validator] = {
     "moderation": object_with(),
     "n": integer(1, 128),
     "parallel_tool_calls": boolean,
-    "prediction": object_with(type_required=_named),
+    "prediction": object_with(type_required=_non_empty),
     "presence_penalty": number(-2, 2),
     "prompt_cache_key": _text,
     "prompt_cache_options": object_with(),
@@ -96,7 +96,7 @@ _CHAT: dict[str, Validator] = {
     "reasoning_effort": _text,
     "response_format": tagged(
         object_with(
-            type_required=_named, json_schema=object_with(name_required=_named, schema=object_with())
+            type_required=_non_empty, json_schema=object_with(name_required=_non_empty, schema=object_with())
         ),
         "json_schema",
     ),
@@ -152,14 +152,23 @@ FIELDS: dict[Endpoint, dict[str, Validator]] = {
 FIELD_ORDER = {door: {name: at for at, name in enumerate(fields)} for door, fields in FIELDS.items()}
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
-_TALKERS = ROLES - {"tool", "function"}
-_ORDER = ("role", "content", "name", "refusal", "tool_calls", "tool_call_id", "function_call", "audio")
-_KNOWN = frozenset(_ORDER)
-_INSTEAD_OF_CONTENT = (
+_PLAIN_ROLES = ROLES - {"tool", "function"}
+_MESSAGE_FIELDS = (
+    "role",
+    "content",
+    "name",
+    "refusal",
+    "tool_calls",
+    "tool_call_id",
+    "function_call",
+    "audio",
+)
+_KNOWN_MESSAGE_FIELDS = frozenset(_MESSAGE_FIELDS)
+_CONTENT_SUBSTITUTES = (
     *("tool_calls", "function_call", "refusal", "audio"),
     *("reasoning_content", "reasoning", "reasoning_details", "thinking_blocks", "images"),
 )
-"""What an answer may hold without content: OpenAI's, then what other models' answers have."""
+"""Fields that an answer may have instead of content: OpenAI's, then other models'."""
 _CONTENT = "a string or an array of objects"
 
 USER_PARTS = frozenset(
@@ -168,16 +177,20 @@ USER_PARTS = frozenset(
         "audio_url", "document", "grounding_source", "guarded_text", "query", "video_url",
     }
 )  # fmt: skip
-"""OpenAI's, then those LiteLLM has for others; it would take any other for a provider's failure."""
+"""OpenAI's, then LiteLLM's for other providers; LiteLLM reports any other as a provider's failure."""
 
 FILE_PARTS = {"image_url": "url", "input_audio": "data", "file": "file_data"}
-"""Parts that carry a file as text, and where; its size says nothing about tokens."""
+"""Parts with a file as text, and its field; its size says nothing about tokens."""
 FILE_PART_PROMPT_BYTES = 4096
-_NEEDED: dict[str, tuple[str, ...]] = {"image_url": ("url",), "input_audio": ("data", "format"), "file": ()}
+_REQUIRED_IN_FILE_PART: dict[str, tuple[str, ...]] = {
+    "image_url": ("url",),
+    "input_audio": ("data", "format"),
+    "file": (),
+}
 
 
 def parse_messages(messages: Any, max_messages: int) -> tuple[list[Json], int]:  # noqa: ANN401 -- unchecked JSON
-    """The messages as they travel, and how many bytes of files they carry beyond what counts as prompt.
+    """Returns the messages as they are sent, and the bytes of files they carry beyond what counts as prompt.
 
     Raises:
         BadRequest: Naming the message and field at fault, e.g. `messages[1].role`.
@@ -187,9 +200,9 @@ def parse_messages(messages: Any, max_messages: int) -> tuple[list[Json], int]: 
     if not messages:
         raise invalid("messages", "empty array. Expected an array with minimum length 1.", "empty_array")
     if len(messages) > max_messages:
-        why = f"array too long. Expected at most {max_messages} messages, but got {len(messages)}."
-        raise invalid("messages", why, "array_above_max_length")
-    bulk_bytes = 0
+        reason = f"array too long. Expected at most {max_messages} messages, but got {len(messages)}."
+        raise invalid("messages", reason, "array_above_max_length")
+    file_bytes = 0
     read: list[Json] = []
     for at, message in enumerate(messages):
         if not is_object(message):
@@ -199,8 +212,8 @@ def parse_messages(messages: Any, max_messages: int) -> tuple[list[Json], int]: 
             continue
         ordered, bulk = _message(message, f"messages[{at}]")
         read.append(ordered)
-        bulk_bytes += bulk
-    return read, bulk_bytes
+        file_bytes += bulk
+    return read, file_bytes
 
 
 def _is_plain(message: Json) -> bool:
@@ -209,7 +222,7 @@ def _is_plain(message: Json) -> bool:
     return (
         type(message.get("content")) is str
         and type(role) is str
-        and role in _TALKERS
+        and role in _PLAIN_ROLES
         and next(iter(message)) == "role"
     )
 
@@ -222,31 +235,31 @@ def _message(message: Json, path: str) -> tuple[Json, int]:
         raise wrong_type(f"{path}.role", "a string", role)
     if role not in ROLES:
         raise wrong_value(f"{path}.role", role, ROLES)
-    content, bulk_bytes = _content(message, role, path)
-    ordered = _in_order(message)
+    content, file_bytes = _content(message, role, path)
+    ordered = _order_fields(message)
     if "content" in ordered:
         ordered["content"] = content
     if role == "tool":
-        _named(_present(ordered, "tool_call_id", path), f"{path}.tool_call_id")
+        _non_empty(_require(ordered, "tool_call_id", path), f"{path}.tool_call_id")
     if role == "function":
-        _named(_present(ordered, "name", path), f"{path}.name")
+        _non_empty(_require(ordered, "name", path), f"{path}.name")
     if "name" in ordered:
         _text(ordered["name"], f"{path}.name")
     if "tool_calls" in ordered:
         ordered["tool_calls"] = _tool_calls(ordered["tool_calls"], f"{path}.tool_calls")
     if "function_call" in ordered:
-        _function(ordered["function_call"], f"{path}.function_call")
-    return ordered, bulk_bytes
+        _check_function(ordered["function_call"], f"{path}.function_call")
+    return ordered, file_bytes
 
 
-def _in_order(message: Json) -> Json:
-    """The keys as published, without those that are null, then the others by name."""
+def _order_fields(message: Json) -> Json:
+    """The published fields without those that are null, then the others by name."""
     ordered = {
         name: message[name]
-        for name in _ORDER
+        for name in _MESSAGE_FIELDS
         if name in message and (message[name] is not None or name == "content")
     }
-    for name in sorted(message.keys() - _KNOWN):
+    for name in sorted(message.keys() - _KNOWN_MESSAGE_FIELDS):
         ordered[name] = message[name]
     return ordered
 
@@ -256,10 +269,10 @@ def _content(message: Json, role: str, path: str) -> tuple[Any, int]:
     if type(content) is str:
         return content, 0
     if content is None:
-        answered = role == "assistant" and (
-            "content" in message or any(message.get(name) for name in _INSTEAD_OF_CONTENT)
+        may_lack_content = role == "assistant" and (
+            "content" in message or any(message.get(name) for name in _CONTENT_SUBSTITUTES)
         )
-        if role == "function" or answered:
+        if role == "function" or may_lack_content:
             return None, 0
         if "content" in message:
             raise wrong_type(f"{path}.content", _CONTENT, None)
@@ -270,13 +283,13 @@ def _content(message: Json, role: str, path: str) -> tuple[Any, int]:
         raise invalid(
             f"{path}.content", "empty array. Expected an array with minimum length 1.", "empty_array"
         )
-    bulk_bytes = 0
+    file_bytes = 0
     parts: list[Json] = []
     for at, part in enumerate(content):
         ordered, bulk = _part(part, role, f"{path}.content[{at}]")
         parts.append(ordered)
-        bulk_bytes += bulk
-    return parts, bulk_bytes
+        file_bytes += bulk
+    return parts, file_bytes
 
 
 def _part(part: Any, role: str, path: str) -> tuple[Json, int]:  # noqa: ANN401 -- unchecked JSON
@@ -285,19 +298,19 @@ def _part(part: Any, role: str, path: str) -> tuple[Json, int]:  # noqa: ANN401 
     kind = part.get("type")
     if kind is None:
         raise missing(f"{path}.type")
-    _named(kind, f"{path}.type")
+    _non_empty(kind, f"{path}.type")
     if role == "user" and kind not in USER_PARTS:
         raise wrong_value(f"{path}.type", kind, USER_PARTS)
     if kind == "text":
-        _text(_present(part, "text", path), f"{path}.text")
+        _text(_require(part, "text", path), f"{path}.text")
     ordered = {"type": kind, **{name: part[name] for name in sorted(part) if name != "type"}}
     if kind not in FILE_PARTS:
         return ordered, 0
-    inner = _present(part, kind, path)
+    inner = _require(part, kind, path)
     if not is_object(inner):
         raise wrong_type(f"{path}.{kind}", "an object", inner)
-    for name in _NEEDED[kind]:
-        _named(_present(inner, name, f"{path}.{kind}"), f"{path}.{kind}.{name}")
+    for name in _REQUIRED_IN_FILE_PART[kind]:
+        _non_empty(_require(inner, name, f"{path}.{kind}"), f"{path}.{kind}.{name}")
     ordered[kind] = {name: inner[name] for name in sorted(inner)}
     carried = inner.get(FILE_PARTS[kind])
     size = len(carried) if type(carried) is str else 0
@@ -313,11 +326,11 @@ def _tool_calls(calls: Any, path: str) -> list[Json]:  # noqa: ANN401 -- uncheck
 def _tool_call(call: Any, path: str) -> Json:  # noqa: ANN401 -- unchecked JSON
     if not is_object(call):
         raise wrong_type(path, "an object", call)
-    _text(_present(call, "id", path), f"{path}.id")
-    _named(_present(call, "type", path), f"{path}.type")
+    _text(_require(call, "id", path), f"{path}.id")
+    _non_empty(_require(call, "type", path), f"{path}.type")
     ordered = {"id": call["id"], "type": call["type"]}
     if call["type"] == "function":
-        _function(_present(call, "function", path), f"{path}.function")
+        _check_function(_require(call, "function", path), f"{path}.function")
         ordered["function"] = {
             name: call["function"][name] for name in sorted(call["function"], reverse=True)
         }
@@ -326,14 +339,14 @@ def _tool_call(call: Any, path: str) -> Json:  # noqa: ANN401 -- unchecked JSON
     return ordered
 
 
-def _function(function: Any, path: str) -> None:  # noqa: ANN401 -- unchecked JSON
+def _check_function(function: Any, path: str) -> None:  # noqa: ANN401 -- unchecked JSON
     if not is_object(function):
         raise wrong_type(path, "an object", function)
-    _named(_present(function, "name", path), f"{path}.name")
-    _text(_present(function, "arguments", path), f"{path}.arguments")
+    _non_empty(_require(function, "name", path), f"{path}.name")
+    _text(_require(function, "arguments", path), f"{path}.arguments")
 
 
-def _present(holder: Json, name: str, path: str) -> Any:  # noqa: ANN401 -- unchecked JSON
+def _require(holder: Json, name: str, path: str) -> Any:  # noqa: ANN401 -- unchecked JSON
     value = holder.get(name)
     if value is None:
         raise missing(f"{path}.{name}")

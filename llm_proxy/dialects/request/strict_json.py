@@ -30,18 +30,18 @@ _CONTAINERS = (dict, list)
 
 
 def parse_object(body: bytes, max_depth: int) -> Json:
-    """The object a body holds.
+    """Returns the object of a body.
 
     Raises:
-        BadRequest: It is no JSON, no object, nested deeper than `max_depth`, holds more than
+        BadRequest: It is no JSON, no object, nested deeper than `max_depth`, has more than
             `MAX_CONTAINERS` or `MAX_VALUES`, or repeats a name.
     """
     if len(body) >= MAX_CONTAINERS:
-        _refuse_crowded(body)
+        _reject_too_many(body)
     try:
         parsed = orjson.loads(body)
-    except orjson.JSONDecodeError as wrong:
-        raise BadRequest(f"The request body is not valid JSON: {wrong.msg}.", code="invalid_json") from None
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"The request body is not valid JSON: {error.msg}.", code="invalid_json") from None
     if not is_object(parsed):
         raise BadRequest("The request body must be a JSON object.", code="invalid_type")
     names, depth = _measure(parsed)
@@ -49,13 +49,13 @@ def parse_object(body: bytes, max_depth: int) -> Json:
         raise BadRequest(
             f"The request body is nested too deeply: at most {max_depth} levels.", code="json_too_deep"
         )
-    if _may_repeat(body, names):
-        _refuse_repeated(body)
+    if _may_have_duplicates(body, names):
+        _reject_duplicates(body)
     return parsed
 
 
-def _refuse_crowded(body: bytes) -> None:
-    """Refuse what would fill the memory; the signs are counted everywhere first, then outside of strings."""
+def _reject_too_many(body: bytes) -> None:
+    """Rejects what would fill the memory; counts everywhere first, then outside of strings."""
     containers = body.count(b"[") + body.count(b"{") > MAX_CONTAINERS and _TOO_MANY_CONTAINERS.match(body)
     if containers or (body.count(b",") >= MAX_VALUES and _TOO_MANY_VALUES.match(body)):
         raise BadRequest(
@@ -66,7 +66,7 @@ def _refuse_crowded(body: bytes) -> None:
 
 
 def _measure(parsed: Json) -> tuple[int, int]:
-    """How many names a document holds, and how deep it is."""
+    """The number of names in a document, and its depth."""
     names = depth = 0
     level: list[Any] = [parsed]
     while level:
@@ -82,21 +82,23 @@ def _measure(parsed: Json) -> tuple[int, int]:
     return names, depth
 
 
-def _may_repeat(body: bytes, names: int) -> bool:
-    """Whether the text may hold more names than the parsed document kept.
+def _may_have_duplicates(body: bytes, names: int) -> bool:
+    """Whether the text may have more names than the parsed document kept.
 
-    Every name ends in `":` unless space stands before the colon; inside strings the same signs are
-    escaped. Where counting cannot tell, the answer is yes and the slow parser decides.
+    Every name ends in `":` unless space stands before the colon; inside strings the same characters are
+    escaped. Where counting cannot tell, returns True, and the slow parser decides.
     """
     if body.count(b'":') - body.count(b'\\":') != names:
         return True
     if b'\\\\":' in body:
         return True
-    spaced = b" :" in body or b"\n:" in body or b"\t:" in body or b"\r:" in body  # a tenth of a search
+    spaced = (
+        b" :" in body or b"\n:" in body or b"\t:" in body or b"\r:" in body
+    )  # a tenth of the cost of a search
     return spaced and _SPACE_BEFORE_COLON.search(body) is not None
 
 
-def _refuse_repeated(body: bytes) -> None:
+def _reject_duplicates(body: bytes) -> None:
     def unique(pairs: list[tuple[str, Any]]) -> None:
         seen: set[str] = set()
         for name, _ in pairs:
@@ -108,5 +110,5 @@ def _refuse_repeated(body: bytes) -> None:
                 )
             seen.add(name)
 
-    # Numbers are not needed here, and one of thousands of digits would be an error of its own.
+    # Numbers are not needed; one of thousands of digits would raise.
     json.loads(body, object_pairs_hook=unique, parse_int=len, parse_float=len)

@@ -16,36 +16,36 @@ MAX_INTEGER = 2**53
 
 
 def missing(path: str) -> BadRequest:
-    """The refusal of a body without a field it must have."""
+    """The error of a body without a required field."""
     return BadRequest(f"Missing required parameter: '{path}'.", param=path, code="missing_required_parameter")
 
 
 def wrong_type(path: str, expected: str, value: object) -> BadRequest:
-    """The refusal of a value of another type."""
+    """The error of a value of another type."""
     return BadRequest(
-        f"Invalid type for '{path}': expected {expected}, but got {_kind(value)} instead.",
+        f"Invalid type for '{path}': expected {expected}, but got {_type_name(value)} instead.",
         param=path,
         code="invalid_type",
     )
 
 
 def wrong_value(path: str, value: object, supported: Collection[str]) -> BadRequest:
-    """The refusal of a word outside a closed set."""
+    """The error of a value outside a closed set."""
     listed = ", ".join(f"'{word}'" for word in sorted(supported))
     return BadRequest(
-        f"Invalid value for '{path}': {_shown(value)}. Supported values are: {listed}.",
+        f"Invalid value for '{path}': {_quote_value(value)}. Supported values are: {listed}.",
         param=path,
         code="invalid_value",
     )
 
 
-def invalid(path: str, why: str, code: str = "invalid_value") -> BadRequest:
-    """Any other refusal of a field."""
-    return BadRequest(f"Invalid '{path}': {why}", param=path, code=code)
+def invalid(path: str, reason: str, code: str = "invalid_value") -> BadRequest:
+    """Any other error of a field."""
+    return BadRequest(f"Invalid '{path}': {reason}", param=path, code=code)
 
 
 def string(max_length: int | None = None, min_length: int = 0) -> Validator:
-    """A string of so many characters."""
+    """A string of bounded length."""
 
     def check(value: Any, path: str) -> Any:  # noqa: ANN401 -- JSON in, JSON out
         if type(value) is not str:
@@ -53,8 +53,8 @@ def string(max_length: int | None = None, min_length: int = 0) -> Validator:
         if len(value) < min_length:
             raise invalid(path, "empty string. Expected a longer one.", "empty_string")
         if max_length is not None and len(value) > max_length:
-            why = f"string too long. Expected at most {max_length} characters, but got {len(value)}."
-            raise invalid(path, why, "string_above_max_length")
+            reason = f"string too long. Expected at most {max_length} characters, but got {len(value)}."
+            raise invalid(path, reason, "string_above_max_length")
         return value
 
     return check
@@ -75,7 +75,7 @@ def integer(minimum: int = -MAX_INTEGER, maximum: int = MAX_INTEGER) -> Validato
             value = int(value)
         if type(value) is not int:
             raise wrong_type(path, "an integer", value)
-        return _bounded(value, path, minimum, maximum, "integer")
+        return _check_range(value, path, minimum, maximum, "integer")
 
     return check
 
@@ -88,23 +88,23 @@ def number(minimum: float, maximum: float) -> Validator:
             value = int(value) if value.is_integer() else value
         elif type(value) is not int:
             raise wrong_type(path, "a number", value)
-        return _bounded(value, path, minimum, maximum, "decimal")
+        return _check_range(value, path, minimum, maximum, "decimal")
 
     return check
 
 
-def _bounded(value: float, path: str, least: float, most: float, kind: str) -> float:
-    if value < least:
-        why = f"{kind} below minimum value. Expected a value >= {least}, but got {value} instead."
-        raise invalid(path, why, f"{kind}_below_min_value")
-    if value > most:
-        why = f"{kind} above maximum value. Expected a value <= {most}, but got {value} instead."
-        raise invalid(path, why, f"{kind}_above_max_value")
+def _check_range(value: float, path: str, minimum: float, maximum: float, kind: str) -> float:
+    if value < minimum:
+        reason = f"{kind} below minimum value. Expected a value >= {minimum}, but got {value} instead."
+        raise invalid(path, reason, f"{kind}_below_min_value")
+    if value > maximum:
+        reason = f"{kind} above maximum value. Expected a value <= {maximum}, but got {value} instead."
+        raise invalid(path, reason, f"{kind}_above_max_value")
     return value
 
 
 def one_of(*words: str) -> Validator:
-    """One word of a closed set."""
+    """One of a closed set of strings."""
     allowed = frozenset(words)
 
     def check(value: Any, path: str) -> Any:  # noqa: ANN401 -- JSON in, JSON out
@@ -118,7 +118,7 @@ def one_of(*words: str) -> Validator:
 
 
 def object_with(**fields: Validator) -> Validator:
-    """An object in which these fields, where present, pass; a check named `x_required` makes `x` required."""
+    """An object whose present fields are valid; a validator named `x_required` makes `x` required."""
     required = tuple(name.removesuffix("_required") for name in fields if name.endswith("_required"))
     known = {name.removesuffix("_required"): check for name, check in fields.items()}
 
@@ -150,39 +150,41 @@ def tagged(check: Validator, *kinds: str) -> Validator:
 
 
 def array_of(inner: Validator, min_length: int = 0, max_length: int | None = None) -> Validator:
-    """An array each item of which passes."""
+    """An array with valid items."""
 
     def check(value: Any, path: str) -> Any:  # noqa: ANN401 -- JSON in, JSON out
         if not is_array(value):
             raise wrong_type(path, "an array", value)
-        _sized(value, path, min_length, max_length)
+        _check_length(value, path, min_length, max_length)
         return [inner(item, f"{path}[{at}]") for at, item in enumerate(value)]
 
     return check
 
 
-def _sized(value: list[Any], path: str, shortest: int, longest: int | None) -> None:
-    if len(value) < shortest:
-        why = f"empty array. Expected an array with minimum length {shortest}."
-        raise invalid(path, why, "empty_array")
-    if longest is not None and len(value) > longest:
-        why = f"array too long. Expected an array with maximum length {longest}, but got {len(value)} items."
-        raise invalid(path, why, "array_above_max_length")
+def _check_length(value: list[Any], path: str, min_length: int, max_length: int | None) -> None:
+    if len(value) < min_length:
+        reason = f"empty array. Expected an array with minimum length {min_length}."
+        raise invalid(path, reason, "empty_array")
+    if max_length is not None and len(value) > max_length:
+        reason = (
+            f"array too long. Expected an array with maximum length {max_length}, but got {len(value)} items."
+        )
+        raise invalid(path, reason, "array_above_max_length")
 
 
 def map_of(inner: Validator, max_entries: int | None = None, max_name_length: int | None = None) -> Validator:
-    """An object with any names, each value of which passes."""
+    """An object with any names and valid values."""
 
     def check(value: Any, path: str) -> Any:  # noqa: ANN401 -- JSON in, JSON out
         if not is_object(value):
             raise wrong_type(path, "an object", value)
         if max_entries is not None and len(value) > max_entries:
-            why = f"too many properties. Expected at most {max_entries}, but got {len(value)}."
-            raise invalid(path, why, "object_above_max_properties")
+            reason = f"too many properties. Expected at most {max_entries}, but got {len(value)}."
+            raise invalid(path, reason, "object_above_max_properties")
         for name, item in value.items():
             if max_name_length is not None and len(name) > max_name_length:
-                why = f"name too long. Expected at most {max_name_length} characters."
-                raise invalid(path, why, "string_above_max_length")
+                reason = f"name too long. Expected at most {max_name_length} characters."
+                raise invalid(path, reason, "string_above_max_length")
             inner(item, f"{path}.{shown_name(name)}")
         return value
 
@@ -190,7 +192,7 @@ def map_of(inner: Validator, max_entries: int | None = None, max_name_length: in
 
 
 def either(expected: str, **by_type: Validator) -> Validator:
-    """A value of one of several types, each with its check: `string=`, `array=`, `object=`."""
+    """A value of one of several types, each with its validator: `string=`, `array=`, `object=`."""
     types: dict[type, Validator] = {
         kind: by_type[name]
         for kind, name in ((str, "string"), (list, "array"), (dict, "object"))
@@ -206,11 +208,11 @@ def either(expected: str, **by_type: Validator) -> Validator:
     return check
 
 
-_TEXTS = "a string, or an array of strings, of tokens or of arrays of tokens"
+_TEXTS_OR_TOKENS = "a string, or an array of strings, of tokens or of arrays of tokens"
 
 
 def texts_or_tokens(min_length: int = 0, max_length: int | None = None) -> Validator:
-    """What is completed or embedded: a text, texts, tokens, or arrays of tokens; never mixed."""
+    """The input of completions and embeddings: a text, texts, tokens, or arrays of tokens; never mixed."""
     text = string(min_length=min_length)
 
     def tokens(value: Any, path: str) -> None:  # noqa: ANN401 -- JSON in, JSON out
@@ -221,15 +223,15 @@ def texts_or_tokens(min_length: int = 0, max_length: int | None = None) -> Valid
         if type(value) is str:
             return text(value, path)
         if not is_array(value):
-            raise wrong_type(path, _TEXTS, value)
+            raise wrong_type(path, _TEXTS_OR_TOKENS, value)
         kinds: set[type] = set(map(type, value))
         if kinds == {int}:
-            _sized(value, path, 1, None)
+            _check_length(value, path, 1, None)
             tokens(value, path)
             return value
-        _sized(value, path, 1, max_length)
+        _check_length(value, path, 1, max_length)
         if kinds not in ({str}, {list}):
-            raise wrong_type(path, _TEXTS, value)
+            raise wrong_type(path, _TEXTS_OR_TOKENS, value)
         for at, item in enumerate(value):
             (text if type(item) is str else tokens)(item, f"{path}[{at}]")
         return value
@@ -243,22 +245,22 @@ def anything(value: Any, _path: str) -> Any:  # noqa: ANN401 -- JSON in, JSON ou
 
 
 def shown_name(name: str) -> str:
-    """A field's name as a message may show it: printable and short."""
+    """A field's name as messages show it: printable and short."""
     if len(name) <= 64 and name.isprintable():
         return name
     printable = "".join(sign if sign.isprintable() else "?" for sign in name[:64])
     return printable + "..." if len(name) > 64 else printable
 
 
-def _shown(value: object) -> str:
-    return f"'{shown_name(value)}'" if type(value) is str else _kind(value)
+def _quote_value(value: object) -> str:
+    return f"'{shown_name(value)}'" if type(value) is str else _type_name(value)
 
 
-_KINDS: dict[type, str] = {
+_TYPE_NAMES: dict[type, str] = {
     dict: "an object", list: "an array", str: "a string", bool: "a boolean",
     int: "an integer", float: "a decimal", type(None): "null",
 }  # fmt: skip
 
 
-def _kind(value: object) -> str:
-    return _KINDS[type(value)]
+def _type_name(value: object) -> str:
+    return _TYPE_NAMES[type(value)]

@@ -14,7 +14,7 @@ def test_the_promised_wait_suffices_and_a_second_less_does_not(
 ) -> None:
     """After the wait the tokens fit; a whole second earlier they did not."""
     buckets, now_ms = _filled(history, limit)
-    wait_ms = buckets.wait_ms(now_ms, limit=limit, want=want)
+    wait_ms = buckets.wait_ms(now_ms, limit=limit, amount=want)
     for early_ms, fits in ((0, True), (1_000, False)):
         at_ms = now_ms + wait_ms - early_ms
         if wait_ms and at_ms >= now_ms:
@@ -32,7 +32,7 @@ def test_a_call_alone_goes_only_while_some_of_the_window_is_left(
     for gap_ms, tokens in history:
         now_ms += gap_ms
         buckets.forget(now_ms)
-        if buckets.wait_ms(now_ms, limit=limit, want=tokens) == 0:
+        if buckets.wait_ms(now_ms, limit=limit, amount=tokens) == 0:
             buckets.add(tokens, now_ms)
             taken.append((now_ms, tokens))
     for number, (at_ms, _) in enumerate(taken):
@@ -48,7 +48,7 @@ def test_calls_that_run_together_reserve_no_more_than_the_limit(
     for number, (gap_ms, tokens) in enumerate(history):
         now_ms += gap_ms
         buckets.forget(now_ms)
-        if buckets.wait_ms(now_ms, limit=limit, want=tokens) == 0:
+        if buckets.wait_ms(now_ms, limit=limit, amount=tokens) == 0:
             buckets.add(tokens, now_ms)
             buckets.reservations[str(number)] = tokens, now_ms + TOKEN_WINDOW_MS
             taken.append((now_ms, tokens))
