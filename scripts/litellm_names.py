@@ -26,7 +26,7 @@ from openai.types.chat.completion_create_params import CompletionCreateParamsStr
 from openai.types.completion_create_params import CompletionCreateParamsStreaming as Text
 from openai.types.embedding_create_params import EmbeddingCreateParams as Embedding
 
-TARGET = Path(__file__).parent.parent / "llm_proxy" / "dialects" / "litellm_names.py"
+TARGET = Path(__file__).parent.parent / "llm_proxy" / "dialects" / "request" / "litellm_reserved.py"
 PACKAGE = Path(inspect.getfile(litellm)).parent
 READ_FROM = {
     "main.py": ("kwargs",),
