@@ -16,7 +16,7 @@ endif
 unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 
 .PHONY: alerts attack help run secrets setup setup-dev setup-sidecar test test-fast check lint types mypy basedpyright chaos soak
-.PHONY: reckoning clean
+.PHONY: clean reckoning
 .PHONY: litellm sbom bench bench-quick profile work test-pythons billing-audit
 
 help: ## Show this list.
@@ -37,7 +37,7 @@ test-pythons: setup-dev ## Run every test on each supported Python that is there
 	@$(BIN)/python scripts/test_pythons.py $(ARGS)
 
 conformance: setup-dev ## Run real clients of many kinds against the gateway; ARGS names some of them.
-	@$(BIN)/python scripts/conformance.py $(ARGS)
+	@PYTHONPATH=tests $(BIN)/python -m conformance.run $(ARGS)
 
 check: setup-dev ## Run linters, type checkers, import contracts, the alert rules' tests and every test.
 	@$(MAKE) --no-print-directory -j 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync) lint types
@@ -69,21 +69,21 @@ chaos: setup-dev ## Take one part after the other away under load; report in doc
 soak: setup-dev ## Load one gateway and one sidecar steadily for MINUTES; report in docs/soak.md.
 	$(BIN)/python -m bench.soak --minutes $(or $(MINUTES),60) $(ARGS)
 
-reckoning: setup-dev ## Compare CALLS calls token by token with what the provider said; docs/reckoning.md.
-	$(BIN)/python -m bench.reckoning --calls $(or $(CALLS),5000) $(ARGS)
+billing-audit: setup-dev ## Compare CALLS calls token by token with what the provider stated; docs/billing_audit.md.
+	$(BIN)/python -m bench.billing_audit --calls $(or $(CALLS),5000) $(ARGS)
 
-billing-audit: reckoning ## The same.
+reckoning: billing-audit # its old name
 
-bench-quick: setup-dev .bench/.others ## Measure what a call costs, beside bare relays, ferrogw and LiteLLM: the ratios, in a minute.
-	@$(BIN)/python -m bench.quick $(ARGS)
+bench-quick: setup-dev .bench/.others ## Measure what a call costs, beside bare relays, ferrogw and LiteLLM: the targets, in two minutes.
+	@$(BIN)/python -m bench.compare --quick $(ARGS)
 
 bench: setup-dev .bench/.others ## Measure everything side by side, several runs; docs/benchmarks.md.
-	@$(BIN)/python -m bench.full $(ARGS)
+	@$(BIN)/python -m bench.compare $(ARGS)
 
 profile: setup-dev ## Draw a flame graph of the gateway under load; ARGS=sidecar: of the sidecar.
 	@$(BIN)/python -m bench.profile $(ARGS)
 
-work: setup-dev ## Count the bytecodes of a request, beside the last counts kept; bench/work.json.
+work: setup-dev ## Count the bytecodes of a call, beside the last counts kept; bench/work.json.
 	@$(BIN)/python -m bench.work
 
 litellm: setup-dev ## Try LiteLLM VERSION in a copy of this project; docs/litellm/VERSION.md says whether it may be taken.

@@ -1,7 +1,5 @@
 """A flame graph of the gateway, or of the sidecar, under load: `make profile`, `make profile ARGS=sidecar`.
 
-    python -m bench.profile [gateway|sidecar] [--stream] [--out FILE.svg]
-
 py-spy watches from outside; it must be allowed to (root, or `kernel.yama.ptrace_scope=0`).
 """
 
@@ -10,42 +8,22 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bench import subjects
-from bench.house import RPM
-from bench.stand import Stand, Subject, await_model, body, measure, standing, virtual_key
-from llm_proxy.stack import probe
+from bench.testbed import GATEWAY, SIDECAR, body, measure, run_testbed
 
-SECONDS = 8
-RATE_HZ = 400
-
-
-def gateway(stand: Stand) -> Subject:
-    """The gateway with everything on."""
-    port = probe.free_port()
-    stand.start(subjects.gateway("gateway", port, stand.upstream_port, stand.folder, stand.stores))
-    await_model(port)
-    key = virtual_key(port, name="profile", tenant="acme", agent="scout", rpm=RPM)
-    return stand.subject("gateway", port, key)
-
-
-def sidecar(stand: Stand) -> Subject:
-    """The sidecar, asked directly."""
-    port = probe.free_port()
-    stand.start(subjects.sidecar("sidecar", port, subjects.litellm_config(stand.folder, stand.upstream_port)))
-    return stand.subject("sidecar", port)
+SECONDS, RATE_HZ = 8, 400
 
 
 def main() -> int:
-    """Start, load, watch, and write the graph."""
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("what", nargs="?", choices=("gateway", "sidecar"), default="gateway")
-    arguments.add_argument("--stream", action="store_true")
-    arguments.add_argument("--out", type=Path)
-    given = arguments.parse_args()
+    """Starts, loads, watches, and writes the graph."""
+    flags = argparse.ArgumentParser(description=__doc__)
+    flags.add_argument("what", nargs="?", choices=("gateway", "sidecar"), default="gateway")
+    flags.add_argument("--stream", action="store_true")
+    flags.add_argument("--out", type=Path)
+    given = flags.parse_args()
     out: Path = given.out or Path(f"profile-{given.what}.svg")
-    with standing() as stand:
-        subject = gateway(stand) if given.what == "gateway" else sidecar(stand)
-        sent = body(stream=given.stream)
+    name, sent = {"gateway": GATEWAY, "sidecar": SIDECAR}[given.what], body(stream=given.stream)
+    with run_testbed(only=name) as bed:
+        subject = bed.subjects[name]
         measure(subject, sent, seconds=1)
         words = ["record", "--rate", str(RATE_HZ), "--duration", str(SECONDS), "--pid", str(subject.pids[0])]
         py_spy = str(Path(sys.executable).with_name("py-spy"))

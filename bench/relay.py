@@ -1,8 +1,7 @@
 """The floor: a relay that only relays, with plain ASGI and aiohttp, and on demand one Redis script a call.
 
     python -m bench.relay --port 20002 --upstream http://127.0.0.1:20001 [--redis redis://...]
-    python -m bench.relay --port 20002 [--ours]     answers 401 to everybody: what a refusal costs at least,
-                                                    on uvicorn's connections or on the gateway's
+    python -m bench.relay --port 20002        answers 401 to everybody: the least a rejection costs
 
 No key, no limits, no record, no error handling: what any Python gateway on these libraries pays at least.
 """
@@ -16,12 +15,9 @@ import redis.asyncio
 import uvicorn
 from yarl import URL
 
-from llm_proxy.edge.wire import Connection
-
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-
 SCRIPT = """
 local now = redis.call('TIME')
 now = now[1] * 1000 + math.floor(now[2] / 1000)
@@ -34,47 +30,43 @@ end
 return used
 """
 """A sliding window of requests, the least a shared limit needs."""
-
-
-REFUSAL = b'{"error":{"message":"No.","type":"invalid_request_error","param":null,"code":"invalid_api_key"}}'
+REJECTION = (
+    b'{"error":{"message":"No.","type":"invalid_request_error","param":null,"code":"invalid_api_key"}}'
+)
+HEADERS = {"content-type": "application/json", "authorization": "Bearer bench"}
 
 
 class Relay:
     """The relay as an ASGI application."""
 
     def __init__(self, upstream: str | None, redis_url: str | None) -> None:
-        self._base = upstream
-        self._redis_url = redis_url
+        self._upstream = upstream
+        self._redis: Any = redis.asyncio.from_url(redis_url) if redis_url else None
         self._session: aiohttp.ClientSession
-        self._redis: Any = None
-        self._sha = ""
-        self._calls = 0
+        self._sha, self._calls = "", 0
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Serve one ASGI connection."""
+        """Serves one ASGI connection."""
         if scope["type"] == "lifespan":
             await self._live(receive, send)
-        elif self._base is None:
-            await _refuse(send)
+        elif self._upstream is None:
+            await _send(send, 401, b"application/json", REJECTION)
         else:
-            await self._relay(scope, receive, send)
+            await self._relay(scope["path"], receive, send)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
-        if self._redis_url is not None:
-            self._redis = redis.asyncio.from_url(self._redis_url)
-            self._sha = await self._redis.script_load(SCRIPT)
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        await self._session.close()
+        connector, jar = aiohttp.TCPConnector(limit=0), aiohttp.DummyCookieJar()
+        async with aiohttp.ClientSession(
+            connector=connector, auto_decompress=False, cookie_jar=jar
+        ) as self._session:
+            if self._redis is not None:
+                self._sha = await self._redis.script_load(SCRIPT)
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
         await send({"type": "lifespan.shutdown.complete"})
 
-    async def _relay(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def _relay(self, path: str, receive: Receive, send: Send) -> None:
         message = await receive()
         body = message["body"]
         while message.get("more_body"):
@@ -83,44 +75,38 @@ class Relay:
         if self._redis is not None:
             self._calls += 1
             await self._redis.evalsha(self._sha, 1, "bench:relay", 1_000_000_000, self._calls)
-        headers = {"content-type": "application/json", "authorization": "Bearer bench"}
-        url = URL(f"{self._base}{scope['path']}", encoded=True)
-        async with self._session.post(url, data=body, headers=headers) as answer:
+        url = URL(f"{self._upstream}{path}", encoded=True)
+        async with self._session.post(url, data=body, headers=HEADERS) as answer:
             kind = answer.headers.get("content-type", "application/json").encode()
-            if kind.startswith(b"text/event-stream"):
-                await send(
-                    {"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind)]}
-                )
-                async for part in answer.content.iter_any():
-                    await send({"type": "http.response.body", "body": part, "more_body": True})
-                await send({"type": "http.response.body", "body": b""})
+            if not kind.startswith(b"text/event-stream"):
+                await _send(send, answer.status, kind, await answer.read())
                 return
-            out = await answer.read()
-            head = [(b"content-type", kind), (b"content-length", b"%d" % len(out))]
-            await send({"type": "http.response.start", "status": answer.status, "headers": head})
-            await send({"type": "http.response.body", "body": out})
+            head = [(b"content-type", kind)]
+            await send({"type": "http.response.start", "status": 200, "headers": head})
+            async for part in answer.content.iter_any():
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
 
 
-async def _refuse(send: Send) -> None:
-    head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(REFUSAL))]
-    await send({"type": "http.response.start", "status": 401, "headers": head})
-    await send({"type": "http.response.body", "body": REFUSAL})
+async def _send(send: Send, status: int, kind: bytes, body: bytes) -> None:
+    head = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": head})
+    await send({"type": "http.response.body", "body": body})
 
 
 def main() -> None:
-    """Serve until killed."""
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--port", type=int, required=True)
-    arguments.add_argument("--upstream")
-    arguments.add_argument("--redis")
-    arguments.add_argument("--ours", action="store_true")
-    given = arguments.parse_args()
+    """Serves until killed."""
+    flags = argparse.ArgumentParser(description=__doc__)
+    flags.add_argument("--port", type=int, required=True)
+    flags.add_argument("--upstream")
+    flags.add_argument("--redis")
+    given = flags.parse_args()
     uvicorn.run(
         Relay(given.upstream, given.redis),
         host="127.0.0.1",
         port=given.port,
         loop="uvloop",
-        http=Connection if given.ours else "httptools",
+        http="httptools",
         log_level="error",
         access_log=False,
         backlog=4096,

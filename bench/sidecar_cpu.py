@@ -1,190 +1,91 @@
-"""CPU a call costs the sidecar, user plus system time: LiteLLM as it comes, and each of our parts.
+"""CPU a call costs the sidecar: LiteLLM as it comes, and each of our patches switched on alone.
 
-`.venv/bin/python bench/sidecar_cpu.py [--calls 100] [--streams 20] [--only NAME]` writes
-`docs/sidecar_cpu.md`. The provider is the scripted one; a stream has 50 words. Each figure is the least of
-three runs; compare those of one table with each other only.
+`.venv/bin/python -m bench.sidecar_cpu [--calls 100] [--streams 20] [--only NAME]` writes docs/sidecar_cpu.md
+and .json when it measured everything. Each figure is the least of three runs.
 """
 
 import argparse
-import asyncio
 import json
-import os
-import signal
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import aiohttp
+from sidecars import KEY, Provider, deployment, provider_spec, sidecar_spec
+from stack_processes import StackProcesses
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-from llm_proxy.stack.probe import free_port, is_up  # noqa: E402 -- the project's own, found from here
+from bench import ROOT, report
+from bench.report import Json
+from bench.testbed import Subject, litellm_spec, measure
+from llm_proxy.stack.probe import free_port
+from llm_proxy.stack.process import ProcessSpec
 
-BIN = ROOT / ".venv-sidecar" / "bin"
-KEY = "sk-bench-0123456789abcdef"
-TICK = os.sysconf("SC_CLK_TCK")
-CONFIG = """
-model_list:
-  - model_name: m
-    litellm_params:
-      model: openai/m
-      api_base: {provider}/v1
-      api_key: k
-      input_cost_per_token: 0.000001
-      output_cost_per_token: 0.000002
-    model_info: {{id: m}}
-router_settings: {{num_retries: 0}}
-general_settings: {{master_key: {key}, disable_model_info_refresh: true}}
-litellm_settings: {{include_cost_in_streaming_usage: true, json_logs: true}}
-"""
-PARTS = ("hooks", "limits", "frames")
-OFFLINE = dict.fromkeys(("LITELLM_LOCAL_MODEL_COST_MAP", "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS"), "True")
+PATCHES = ("hooks", "limits", "frames")
+WITHOUT = "LLM_PROXY_SIDECAR_WITHOUT"
 ROUNDS = 3
-PAGE = """# What a call costs the sidecar
-
-LiteLLM {version} as its own command starts it, and each of our parts switched on alone, without call log and
-cache. CPU milliseconds a call, user and system time, the least of {rounds} runs of {calls} calls ({streams}
-streams of 50 words), four at a time. Made by `.venv/bin/python bench/sidecar_cpu.py`.
-
-| what runs | a chat call | a stream |
-| --- | ---: | ---: |
-{rows}
-
-* Without bytecode: Python may not keep what it compiled (`PYTHONDONTWRITEBYTECODE`, as many an image
-  sets it), and LiteLLM tries failing imports anew in each call. `make setup` compiles at install.
-* Our doors: LiteLLM's application behind an ASGI wrapper, without its routing table of hundreds of paths, and
-  an authentication that knows its one key.
-* Hooks: ten hooks for features that are not used here do not run.
-* Limits: where no deployment states limits, none are looked for on a call.
-* Frames: a stream's frames pass as the provider sent them where no hook wants to see them: it needs the
-  hooks gone.
-
-`LLM_PROXY_SIDECAR_WITHOUT` names patches to leave out ([all of them](litellm/patches.md)).
-
-All but the bytecode are patches of ours, made at LiteLLM's start (`llm_proxy/sidecar/patches/performance.py`,
-`openai_frames.py`): we found no setting of its own for any of them. LiteLLM 1.108.6 has
-taken over two that stood here before: prices of a deployment are registered once, and OpenAI's SDK no longer
-walks a body that came as JSON.
-"""
-QUIET = {"LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION"}
-UNCOMPILED = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPYCACHEPREFIX": "/nonexistent"}
+STREAM: Json = {"stream": True, "stream_options": {"include_usage": True}}
 
 
-def variants() -> dict[str, tuple[list[str], dict[str, str]]]:
-    """Name -> command and environment; the configuration and the port are added."""
-    stock = [str(BIN / "litellm"), "--host", "127.0.0.1", "--keepalive_timeout", "75"]
-    ours = [str(BIN / "python"), "-m", "llm_proxy.sidecar"]
+def variants(file: Path, port: int) -> dict[str, ProcessSpec]:
+    """What is compared, each with the same configuration."""
+    uncompiled = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPYCACHEPREFIX": "/nonexistent"}
     found = {
-        "LiteLLM without bytecode": (stock, OFFLINE | QUIET | UNCOMPILED),
-        "LiteLLM as it comes": (stock, OFFLINE | QUIET),
-        "our doors alone": (ours, {"LLM_PROXY_SIDECAR_WITHOUT": ",".join(PARTS)}),
+        "LiteLLM without bytecode": litellm_spec(port, file, KEY, uncompiled),
+        "LiteLLM as it comes": litellm_spec(port, file, KEY),
+        "our routes alone": sidecar_spec(file, port, {WITHOUT: ",".join(PATCHES)}),
     }
-    for part in PARTS:  # frames pass only where no hook wants to see them
-        named = {part, "hooks"} if part == "frames" else {part}
-        rest = ",".join(other for other in PARTS if other not in named)
-        found[f"our doors, {', '.join(sorted(named))}"] = (ours, {"LLM_PROXY_SIDECAR_WITHOUT": rest})
-    return found | {"all": (ours, {})}
+    for patch in PATCHES:  # frames pass untouched only where no hook wants to see them
+        named = {patch, "hooks"} if patch == "frames" else {patch}
+        rest = ",".join(other for other in PATCHES if other not in named)
+        found[f"our routes, {', '.join(sorted(named))}"] = sidecar_spec(file, port, {WITHOUT: rest})
+    return found | {"all": sidecar_spec(file, port, {WITHOUT: ""})}
 
 
-def cpu_s(pid: int) -> float:
-    """User and system seconds of a process. Source: proc_pid_stat(5)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICK
+def body(frames: int, **more: object) -> str:
+    """A chat call, and how many words its answer has."""
+    script = json.dumps({"do": "ok", "frames": frames})
+    return json.dumps({"model": "m", "messages": [{"role": "user", "content": f"hello {script}"}]} | more)
 
 
-@contextmanager
-def program(command: list[str], env: dict[str, str], port: int, path: str) -> Iterator[int]:
-    """A running program's process id."""
-    with tempfile.TemporaryFile() as log:
-        started = subprocess.Popen(command, env={**os.environ, **env}, stdout=log, stderr=log)
-        try:
-            while not is_up(port, path):
-                if started.poll() is not None:
-                    raise SystemExit(f"{command[0]} ended with {started.returncode}")
-                time.sleep(0.1)
-            yield started.pid
-        finally:
-            started.send_signal(signal.SIGTERM)
-            try:
-                started.wait(15)
-            except subprocess.TimeoutExpired:
-                started.kill()
-                started.wait()
-
-
-async def drive(url: str, calls: int, *, stream: bool) -> None:
-    """That many calls, four at a time."""
-    async with aiohttp.ClientSession(headers={"authorization": f"Bearer {KEY}"}) as session:
-
-        async def one(at: int) -> None:
-            said = f"{at} " + json.dumps({"do": "ok", "frames": 50 if stream else 8})
-            body: dict[str, object] = {"model": "m", "messages": [{"role": "user", "content": said}]}
-            body |= {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
-            async with session.post(f"{url}/v1/chat/completions", json=body) as reply:
-                raw = await reply.read()
-                if reply.status != 200 or (stream and b"[DONE]" not in raw):
-                    raise SystemExit(f"{reply.status}: {raw[:300]!r}")
-
-        waiting = iter(range(calls))
-
-        async def worker() -> None:
-            for at in waiting:
-                await one(at)
-
-        await asyncio.gather(*(worker() for _ in range(4)))
-
-
-def measure(pid: int, url: str, calls: int, *, stream: bool) -> float:
-    """CPU milliseconds a call, the least of a few runs."""
-    asyncio.run(drive(url, 20, stream=stream))
-    found: list[float] = []
-    for _ in range(ROUNDS):
-        before = cpu_s(pid)
-        asyncio.run(drive(url, calls, stream=stream))
-        found.append((cpu_s(pid) - before) / calls * 1000)
-    return min(found)
+def cpu_ms(subject: Subject, sent: str, calls: int) -> float:
+    """CPU a call, four calls at a time; raises `RuntimeError` for an answer that is not good."""
+    runs = [
+        measure(subject, sent, connections=4, seconds=60, requests=many) for many in (20, *[calls] * ROUNDS)
+    ]
+    if any(run.spoilt for run in runs):
+        raise RuntimeError(f"{subject.name}: not every call was answered")
+    return min(run.cpu_us for run in runs[1:]) / 1000
 
 
 def main() -> None:
-    """Print the table, and write the page when it is whole."""
+    """Prints the table, and writes the page when it is whole."""
     flags = argparse.ArgumentParser(description=__doc__)
     flags.add_argument("--calls", type=int, default=100)
     flags.add_argument("--streams", type=int, default=20)
     flags.add_argument("--only", default="")
-    asked = flags.parse_args()
-    provider, folder = free_port(), Path(tempfile.mkdtemp(prefix="sidecar-cpu-"))
-    file = folder / "litellm.yaml"
-    file.write_text(CONFIG.format(provider=f"http://127.0.0.1:{provider}", key=KEY))
-    scripted = [sys.executable, str(ROOT / "tests" / "scripted_provider.py"), "--port", str(provider)]
-    rows: list[str] = []
-    print(f"{'':28} {'chat':>9} {'stream':>9}   CPU ms a call")
-    with program(scripted, {}, provider, "/_calls"):
-        for name, (command, env) in variants().items():
-            if asked.only and asked.only != name:
-                continue
+    flags.add_argument("--out", type=Path, default=ROOT / "docs")
+    given = flags.parse_args()
+    rows: list[tuple[str, str, str]] = []
+    with tempfile.TemporaryDirectory(prefix="sidecar-cpu-") as folder:
+        stack, file = StackProcesses(Path(folder)), Path(folder) / "litellm.yaml"
+        try:
+            stack.add("provider", provider_spec(at := free_port()), at)
+            stack.start("provider")
+            config = {"model_list": [deployment("m", "openai/m", Provider(stack.url("provider")))]}
+            file.write_text(json.dumps(config | {"general_settings": {"master_key": KEY}}))
             port = free_port()
-            words = [*command, "--config", str(file), "--port", str(port)]
-            with program(words, {"LITELLM_MASTER_KEY": KEY, **env}, port, "/health/liveliness") as pid:
-                url = f"http://127.0.0.1:{port}"
-                chat = measure(pid, url, asked.calls, stream=False)
-                streamed = measure(pid, url, asked.streams, stream=True)
-            print(f"{name:28} {chat:9.2f} {streamed:9.2f}", flush=True)
-            rows.append(f"| {name} | {chat:.2f} | {streamed:.2f} |")
-    if not asked.only:
-        said = [
-            str(BIN / "python"),
-            "-c",
-            "from importlib.metadata import version; print(version('litellm'))",
-        ]
-        version = subprocess.run(said, capture_output=True, text=True, check=True).stdout.strip()
-        page = PAGE.format(
-            version=version, rounds=ROUNDS, calls=asked.calls, streams=asked.streams, rows="\n".join(rows)
-        )
-        (ROOT / "docs" / "sidecar_cpu.md").write_text(page, encoding="utf-8")
+            for name, program in variants(file, port).items():
+                if given.only in ("", name):
+                    stack.add(name, program, port)
+                    stack.start(name)
+                    subject = Subject(name, port, (stack.pid(name),), KEY)
+                    chat, stream = cpu_ms(subject, body(8), given.calls), body(50, **STREAM)
+                    rows.append((name, f"{chat:.2f}", f"{cpu_ms(subject, stream, given.streams):.2f}"))
+                    print(*rows[-1], flush=True)
+                    stack.stop(name)
+        finally:
+            stack.stop()
+    if not given.only:
+        table = report.table(("what runs", "a chat call", "a stream"), rows)
+        report.write("sidecar_cpu", {name: cells for name, *cells in rows}, {"cpu": table}, given.out)
 
 
 if __name__ == "__main__":

@@ -1,129 +1,107 @@
-"""The static upstream every subject stands before: it answers what a sidecar would, at next to no cost.
+"""The static upstream of every subject: it answers what a sidecar would, at next to no cost.
 
     python -m bench.upstream --port 20001
 
-What it plays stands in the model's name: `bench` answers at once, `bench-50ms` after 50 ms; a streamed call
-gets `FRAMES` frames, one every 5 ms, and with `bench-1hz` ten, one a second. Invariants: any call is
-answered; nothing of it is parsed but its framing; all streams share one ticker, which rests without them.
+The model's name says what it does: `bench` answers at once, `bench-50ms` after 50 ms; a streamed call gets
+`FRAMES` frames, one every 5 ms, and with `bench-1hz` ten, one a second. Nothing is parsed but the framing.
+One ticker serves all streams and rests without them.
 """
 
 import argparse
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import cast
 
+import httptools
 import orjson
 import uvloop
 
-from bench.asked import Asked
-
-FRAMES = 102
-SLOW_FRAMES = 10
-TICK_S = 0.005
-DELAY_S = 0.05
+MODELS = ("bench", "bench-50ms", "bench-1hz")
+FRAMES, SLOW_FRAMES = 102, 10
+TICK_S, DELAY_S = 0.005, 0.05
 HEADERS = (
     b"x-litellm-model-id: bench\r\nx-litellm-model-group: bench\r\nx-litellm-response-cost: 0.000063\r\n"
     b"x-litellm-overhead-duration-ms: 4.2\r\nx-litellm-attempted-retries: 0\r\n"
 )
-_USAGE = {
+USAGE = {
     "prompt_tokens": 17, "completion_tokens": 100, "total_tokens": 117,
     "prompt_tokens_details": {"audio_tokens": 0, "cached_tokens": 0},
     "completion_tokens_details": {"audio_tokens": 0, "reasoning_tokens": 0},
 }  # fmt: skip
-_ANSWER = {
-    "id": "chatcmpl-bench", "object": "chat.completion", "created": 1790000000, "model": "bench",
-    "choices": [{
-        "index": 0, "finish_reason": "stop",
-        "message": {"role": "assistant", "content": "A thin door opens quickly, and closes silently. " * 4},
-    }],
-    "usage": _USAGE,
-}  # fmt: skip
-_CATALOG = {
-    "groups": [
-        {
-            "name": name, "mode": "chat", "wildcard": False, "fallbacks": [],
-            "deployments": [{
-                "id": name, "provider": "openai", "physical": name,
-                "input_cost_per_token": "0.000001", "output_cost_per_token": "0.000002",
-            }],
-        }
-        for name in ("bench", "bench-50ms", "bench-1hz")
-    ],
-    "default_fallbacks": [],
-}  # fmt: skip
+FIXED = {"id": "chatcmpl-bench", "created": 1790000000, "model": "bench"}
+MESSAGE = {"role": "assistant", "content": "A thin door opens quickly, and closes silently. " * 4}
+CHOICE = {"index": 0, "finish_reason": "stop", "message": MESSAGE}
+PRICE = {"input_cost_per_token": "0.000001", "output_cost_per_token": "0.000002"}
 
 
-def whole(document: object) -> bytes:
-    """One JSON answer with its head."""
+def _whole(document: object) -> bytes:
     body = orjson.dumps(document)
-    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%b\r\n%b" % (
-        len(body),
-        HEADERS,
-        body,
-    )
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%b\r\n"
+    return head % (len(body), HEADERS) + body
 
 
-def frames(count: int) -> list[bytes]:
-    """The frames of a stream, each a chunk of its own; the last ones state the usage and the end."""
-    fixed = {
-        "id": "chatcmpl-bench",
-        "object": "chat.completion.chunk",
-        "created": 1790000000,
-        "model": "bench",
-    }
-    said = [{"index": 0, "delta": {"content": " word"}, "finish_reason": None}]
-    content = _chunk({**fixed, "choices": said})
-    last = _chunk({**fixed, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
-    usage = _chunk({**fixed, "choices": [], "usage": _USAGE})
-    return [*[content] * (count - 2), last, usage + _wrap(b"data: [DONE]\n\n") + b"0\r\n\r\n"]
+def _group(name: str) -> dict[str, object]:
+    deployment = {"id": name, "provider": "openai", "physical": name, **PRICE}
+    return {"name": name, "mode": "chat", "wildcard": False, "fallbacks": [], "deployments": [deployment]}
 
 
-def _chunk(event: object) -> bytes:
-    return _wrap(b"data: " + orjson.dumps(event) + b"\n\n")
+def _frames(count: int) -> list[bytes]:
+    """Each a chunk of its own; the last one states the usage and the end."""
+
+    def chunk(choices: list[object], **more: object) -> bytes:
+        event = {**FIXED, "object": "chat.completion.chunk", "choices": choices, **more}
+        return _wrap(b"data: " + orjson.dumps(event) + b"\n\n")
+
+    content = chunk([{"index": 0, "delta": {"content": " word"}, "finish_reason": None}])
+    stop = chunk([{"index": 0, "delta": {}, "finish_reason": "stop"}])
+    end = chunk([], usage=USAGE) + _wrap(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+    return [*[content] * (count - 2), stop, end]
 
 
 def _wrap(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-ANSWER = whole(_ANSWER)
-CATALOG = whole(_CATALOG)
-ALIVE = whole({"status": "healthy"})
+ANSWER = _whole({**FIXED, "object": "chat.completion", "choices": [CHOICE], "usage": USAGE})
+CATALOG = _whole({"groups": [_group(name) for name in MODELS], "default_fallbacks": []})
+ALIVE = _whole({"status": "healthy"})
 STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n"
     + HEADERS
     + b"\r\n"
 )
-FAST, SLOW = frames(FRAMES), frames(SLOW_FRAMES)
+FAST, SLOW = _frames(FRAMES), _frames(SLOW_FRAMES)
+Streams = list[tuple[asyncio.Transport, Iterator[bytes]]]
 
 
 class Ticker:
-    """Writes the next frame of every running stream, each at its own pace."""
+    """Writes the next frame of every running stream."""
 
     def __init__(self) -> None:
-        self._running: list[tuple[asyncio.Transport, Iterator[bytes]]] = []
-        self._slow: list[tuple[asyncio.Transport, Iterator[bytes]]] = []
+        self._fast: Streams = []
+        self._slow: Streams = []
         self._wanted = asyncio.Event()
 
     def add(self, transport: asyncio.Transport, *, slow: bool) -> None:
-        """A stream begins; its first frame leaves with its head."""
+        """Begins a stream; its first frame leaves with its head."""
         coming = iter(SLOW if slow else FAST)
         transport.write(STREAM_HEAD + next(coming))
-        (self._slow if slow else self._running).append((transport, coming))
+        (self._slow if slow else self._fast).append((transport, coming))
         self._wanted.set()
 
     async def run(self) -> None:
-        """Tick until cancelled."""
+        """Ticks until cancelled."""
         loop = asyncio.get_running_loop()
-        at, turn = loop.time(), 0
+        at, tick = loop.time(), 0
         while True:
-            if not self._running and not self._slow:
+            if not self._fast and not self._slow:
                 self._wanted.clear()
                 await self._wanted.wait()
                 at = loop.time()
-            at, turn = at + TICK_S, turn + 1
+            at, tick = at + TICK_S, tick + 1
             await asyncio.sleep(at - loop.time())
-            self._running = [one for one in self._running if _write(*one)]
-            if turn % int(1 / TICK_S) == 0:
+            self._fast = [one for one in self._fast if _write(*one)]
+            if tick % int(1 / TICK_S) == 0:
                 self._slow = [one for one in self._slow if _write(*one)]
 
 
@@ -135,21 +113,39 @@ def _write(transport: asyncio.Transport, coming: Iterator[bytes]) -> bool:
     return True
 
 
-class Connection(Asked):
+class Connection(asyncio.Protocol):
     """One connection of a subject."""
 
-    def __init__(self, ticker: Ticker) -> None:
-        super().__init__()
-        self._ticker = ticker
+    transport: asyncio.Transport
 
-    def asked(self) -> None:
-        """Answer at once, after the model's pause, or by and by."""
-        if self.parser.get_method() == b"GET":
-            self.transport.write(CATALOG if self.url == b"/llmp/catalog" else ALIVE)
-        elif b"bench-50ms" in self.body:
-            asyncio.get_running_loop().call_later(DELAY_S, self._answer, self.body)
+    def __init__(self, ticker: Ticker) -> None:
+        self._ticker, self._parser = ticker, httptools.HttpRequestParser(self)
+        self._url = self._body = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A subject has connected."""
+        self.transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of a request."""
+        self._parser.feed_data(data)
+
+    def on_url(self, url: bytes) -> None:
+        """Called by the parser."""
+        self._url, self._body = url, b""
+
+    def on_body(self, part: bytes) -> None:
+        """Called by the parser."""
+        self._body += part
+
+    def on_message_complete(self) -> None:
+        """Called by the parser: answer at once, after the model's delay, or by and by."""
+        if self._parser.get_method() == b"GET":
+            self.transport.write(CATALOG if self._url == b"/llmp/catalog" else ALIVE)
+        elif b"bench-50ms" in self._body:
+            asyncio.get_running_loop().call_later(DELAY_S, self._answer, self._body)
         else:
-            self._answer(self.body)
+            self._answer(self._body)
 
     def _answer(self, body: bytes) -> None:
         if self.transport.is_closing():
@@ -160,17 +156,14 @@ class Connection(Asked):
             self.transport.write(ANSWER)
 
 
-async def main(port: int) -> None:
-    """Serve until killed."""
-    ticker = Ticker()
-    loop = asyncio.get_running_loop()
-    made: Callable[[], Connection] = lambda: Connection(ticker)  # noqa: E731 -- typed for asyncio
-    server = await loop.create_server(made, "127.0.0.1", port, backlog=4096)
-    async with server:
+async def serve(port: int) -> None:
+    """Serves until killed."""
+    ticker, loop = Ticker(), asyncio.get_running_loop()
+    async with await loop.create_server(lambda: Connection(ticker), "127.0.0.1", port, backlog=4096):
         await ticker.run()
 
 
 if __name__ == "__main__":
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--port", type=int, required=True)
-    uvloop.run(main(arguments.parse_args().port))
+    flags = argparse.ArgumentParser(description=__doc__)
+    flags.add_argument("--port", type=int, required=True)
+    uvloop.run(serve(flags.parse_args().port))

@@ -89,11 +89,11 @@ SUITES = (
     pytest_suite("contract", "tests/contract"),
     pytest_suite("sidecar", "tests/unit/sidecar", "tests/stages", "-k", "sidecar or litellm or own_provider"),
     pytest_suite("whole stack", "tests/flow", timeout_s=3600),
-    Suite("billing audit", ("make", "reckoning", "CALLS=1000"), 1800),
+    Suite("billing audit", ("make", "billing-audit", "CALLS=1000"), 1800),
     Suite("conformance", ("make", "conformance"), 1800),
     Suite("soak", ("make", "soak", "MINUTES=5"), 900),
 )
-CPU = (".venv/bin/python", "bench/sidecar_cpu.py", "--only", "all")
+CPU = (".venv/bin/python", "-m", "bench.sidecar_cpu", "--only", "all")
 CPU_NAME = "cpu"
 
 

@@ -135,7 +135,7 @@ def deployment(group: str, model: str, provider: Provider, **more: Any) -> Json:
     return {"model_name": group, "litellm_params": params, "model_info": info}
 
 
-def provider_part(port: int, record: Path | None = None) -> process.ProcessSpec:
+def provider_spec(port: int, record: Path | None = None) -> process.ProcessSpec:
     """The scripted provider as a program; with `record` each call is a line of that file, none is kept."""
     words = ("--port", str(port), *(("--record", str(record)) if record else ()))
     return process.ProcessSpec(
@@ -150,7 +150,7 @@ def provider_part(port: int, record: Path | None = None) -> process.ProcessSpec:
 def run_provider(folder: Path) -> Generator[Provider]:
     """The scripted provider, until the block ends."""
     port = probe.free_port()
-    started = process.start(provider_part(port), folder / "logs")
+    started = process.start(provider_spec(port), folder / "logs")
     try:
         process.wait_until_ready([started])
         yield Provider(f"http://127.0.0.1:{port}")
@@ -158,7 +158,7 @@ def run_provider(folder: Path) -> Generator[Provider]:
         process.stop([started])
 
 
-def sidecar_part(config: Path, port: int, env: Mapping[str, str]) -> process.ProcessSpec:
+def sidecar_spec(config: Path, port: int, env: Mapping[str, str]) -> process.ProcessSpec:
     """A sidecar as a program, with nothing in its environment but what is given.
 
     `WATCHED_FILE` in it takes its route out away; each connection and lookup is a line of that file.
@@ -190,7 +190,7 @@ def run_sidecar(config: Json, provider: Provider, folder: Path, **env: str) -> G
 def run_sidecar_from_file(file: Path, provider: Provider, folder: Path, **env: str) -> Generator[Sidecar]:
     """A sidecar with the configuration that lies there."""
     port = probe.free_port()
-    started = process.start(sidecar_part(file, port, env), folder / "logs")
+    started = process.start(sidecar_spec(file, port, env), folder / "logs")
     try:
         process.wait_until_ready([started])
         yield Sidecar(

@@ -1,7 +1,7 @@
 """A whole stack as processes with names: stores, scripted provider, sidecars and gateways on loopback ports.
 
 Invariants: everything ends with the `with` block; a process that was killed starts again on its own port with
-its own data; no process gets more of this machine's environment than `process_specs.OF_THE_MACHINE`.
+its own data; no process gets more of this machine's environment than `process_specs.MACHINE_VARIABLES`.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from running_stack import ADMIN_KEY, KEY, MASTER_KEY, Json
-from sidecars import provider_part
+from sidecars import provider_spec
 
 from llm_proxy.stack import process, process_specs
 from llm_proxy.stack.operator_env import OperatorEnv
@@ -37,7 +37,7 @@ def machine() -> OperatorEnv:
     )
 
 
-def gateway_part(
+def gateway_spec(
     port: int, folder: Path, sidecars: Sequence[str], settings: Mapping[str, str] | None = None
 ) -> process.ProcessSpec:
     """A gateway before sidecars, named by their URLs.
@@ -68,7 +68,7 @@ class StackProcesses:
 
     folder: Path
     ports: dict[str, int] = field(default_factory=dict[str, int])
-    parts: dict[str, process.ProcessSpec] = field(default_factory=dict[str, process.ProcessSpec])
+    specs: dict[str, process.ProcessSpec] = field(default_factory=dict[str, process.ProcessSpec])
     running: dict[str, process.ManagedProcess] = field(default_factory=dict[str, process.ManagedProcess])
 
     @property
@@ -100,7 +100,7 @@ class StackProcesses:
 
     def add(self, name: str, program: process.ProcessSpec, port: int) -> None:
         """Make a program known; `start` starts it."""
-        self.parts[name], self.ports[name] = replace(program, name=name), port
+        self.specs[name], self.ports[name] = replace(program, name=name), port
 
     def add_gateway(self, settings: Mapping[str, str], sidecars: Sequence[str] | None = None) -> str:
         """Make one more gateway known; returns its name. `{n}` in a setting is the gateway's number."""
@@ -111,14 +111,14 @@ class StackProcesses:
         }
         chosen = stores | {key: value.replace("{n}", str(number)) for key, value in settings.items()}
         behind = self.urls("sidecar") if sidecars is None else sidecars
-        self.add(f"gateway-{number}", gateway_part(port, self.folder, behind, chosen), port)
+        self.add(f"gateway-{number}", gateway_spec(port, self.folder, behind, chosen), port)
         return f"gateway-{number}"
 
-    def start(self, *names: str) -> None:
-        """Start processes; returns when all of them are ready."""
+    def start(self, *names: str, wait: bool = True) -> None:
+        """Start processes; returns when all of them are ready, or at once."""
         for name in names:
-            self.running[name] = process.start(self.parts[name], self.folder / "logs")
-        process.wait_until_ready([self.running[name] for name in names])
+            self.running[name] = process.start(self.specs[name], self.folder / "logs")
+        process.wait_until_ready([self.running[name] for name in names if wait])
 
     def signal(self, name: str, number: signal.Signals) -> None:
         """Send a signal to a process and its children."""
@@ -136,7 +136,7 @@ class StackProcesses:
     async def restart(self, name: str) -> None:
         """Start a process that has ended, with its old port and data."""
         for left in reversed(range(START_TRIES)):
-            self.running[name] = process.start(self.parts[name], self.folder / "logs")
+            self.running[name] = process.start(self.specs[name], self.folder / "logs")
             try:
                 await asyncio.to_thread(process.wait_until_ready, [self.running[name]])
                 break
@@ -157,13 +157,13 @@ class StackProcesses:
         printed, complaints = await run.communicate()
         return run.returncode or 0, (printed or complaints).decode()
 
-    def stop(self) -> None:
-        """End everything, the database last."""
-        for name in self.running:
-            if self.running[name].is_alive():
-                self.signal(name, signal.SIGCONT)
-        process.stop([one for name, one in self.running.items() if name != "postgres"])
-        process.stop([one for name, one in self.running.items() if name == "postgres"])
+    def stop(self, *names: str) -> None:
+        """End these processes, by default all, the database last."""
+        stopping = [one for one in names or self.running if self.running[one].is_alive()]
+        for name in stopping:
+            self.signal(name, signal.SIGCONT)
+        process.stop([self.running[name] for name in stopping if name != "postgres"])
+        process.stop([self.running[name] for name in stopping if name == "postgres"])
 
 
 @contextmanager
@@ -197,7 +197,7 @@ def run_stack(
             _add_sidecar(made, number, config, sidecar_env or {})
         for _ in range(gateways):
             made.add_gateway(settings or {})
-        made.start(*(name for name in made.parts if name not in made.running))
+        made.start(*(name for name in made.specs if name not in made.running))
         yield made
     finally:
         made.stop()
@@ -209,7 +209,7 @@ def _add_stores(made: StackProcesses, *, record: bool) -> None:
     made.add("postgres", postgres_spec(made.folder, at["postgres"], PASSWORD), at["postgres"])
     made.add("limits", valkey_spec("limits", made.folder, at["limits"], PASSWORD), at["limits"])
     made.add("cache", valkey_spec("cache", made.folder, at["cache"], PASSWORD), at["cache"])
-    played = provider_part(at["provider"], made.provider_record if record else None)
+    played = provider_spec(at["provider"], made.provider_record if record else None)
     made.add("provider", played, at["provider"])
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 from loopback import NO_TLS
 from running_stack import MASTER_KEY
-from sidecars import Provider, provider_part
+from sidecars import Provider, provider_spec
 
 from llm_proxy.stack import probe as ports
 from llm_proxy.stack import process
@@ -82,7 +82,7 @@ def provider_as_sidecar(port: int) -> process.ProcessSpec:
 
     It answers hundreds of calls at once, at which a real one on a test machine would fall behind.
     """
-    return replace(provider_part(port), name=f"stand-in-{port}")
+    return replace(provider_spec(port), name=f"stand-in-{port}")
 
 
 @contextmanager

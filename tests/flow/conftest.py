@@ -9,7 +9,7 @@ import openai
 import pytest
 from loopback import NO_TLS
 from running_stack import ADMIN_KEY, KEY, MASTER_KEY, PROVIDER_KEY, RunningStack
-from sidecars import Provider, provider_part
+from sidecars import Provider, provider_spec
 from two_sidecars import TwoSidecars, run_two_sidecars
 
 from llm_proxy.stack import probe, process
@@ -85,7 +85,7 @@ def started_stack(
     }
     logs = service_folder / "logs"
     running = [
-        process.start(provider_part(at["provider"]), logs),
+        process.start(provider_spec(at["provider"]), logs),
         process.start(sidecar_spec(1, at["sidecar"], config, behind, given), logs),
         process.start(gateway_spec(at["gateway"], names, given), logs),
     ]
@@ -125,7 +125,7 @@ async def stack(started_stack: Started) -> AsyncIterator[RunningStack]:
 def two_sidecars(service_folder: Path) -> Iterator[TwoSidecars]:
     """Two real sidecars that a test may kill and freeze, before a provider of their own."""
     port = probe.free_port()
-    provider = process.start(provider_part(port), service_folder / "logs")
+    provider = process.start(provider_spec(port), service_folder / "logs")
     try:
         process.wait_until_ready([provider])
         with run_two_sidecars(Provider(f"http://127.0.0.1:{port}"), service_folder) as running:

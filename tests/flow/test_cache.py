@@ -17,7 +17,7 @@ import pytest
 from loopback import NO_TLS
 from running_stack import ADMIN_KEY, KEY, MASTER_KEY, Json, script
 from scripted import answers
-from sidecars import Provider, deployment, provider_part
+from sidecars import Provider, deployment, provider_spec
 
 from llm_proxy.stack import probe, process
 from llm_proxy.stack.operator_env import OperatorEnv
@@ -93,7 +93,7 @@ def cached(service_folder: Path, postgres_url: str) -> Iterator[Cached]:
     }
     parts = [
         process.start(valkey_spec("cache", folder, at["store"], "only-for-this-cache"), folder),
-        process.start(provider_part(at["provider"]), folder),
+        process.start(provider_spec(at["provider"]), folder),
         process.start(
             sidecar_spec(1, at["sidecar"], config, SidecarBackends(MASTER_KEY, store, None, None), given),
             folder,

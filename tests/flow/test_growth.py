@@ -8,7 +8,7 @@ import httpx
 import pytest
 import yaml
 from running_stack import say
-from sidecars import Json, Provider, deployment, provider_part
+from sidecars import Json, Provider, deployment, provider_spec
 from up_command import UpCommand, run_up
 
 from llm_proxy.stack import probe, process
@@ -37,7 +37,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpCommand]:
     """A stack whose one sidecar keeps as many MiB of each call as its model's name says."""
     folder = tmp_path_factory.mktemp("growth")
     port = probe.free_port()
-    provider = process.start(provider_part(port), folder / "logs")
+    provider = process.start(provider_spec(port), folder / "logs")
     try:
         process.wait_until_ready([provider])
         played = Provider(f"http://127.0.0.1:{port}")

@@ -13,44 +13,36 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+from conformance import page
+from running_stack import ADMIN_KEY, KEY
+from stack_processes import run_stack
 
-import conformance_page  # noqa: E402 -- beside this file
-
-from llm_proxy.stack import probe, process  # noqa: E402 -- after the path
-from llm_proxy.stack.operator_env import OperatorEnv  # noqa: E402 -- the same
-from llm_proxy.stack.probe import is_up  # noqa: E402 -- the same
-from llm_proxy.stack.process_specs import SidecarBackends, gateway_spec, sidecar_python, sidecar_spec  # noqa: E402 -- the same
-from llm_proxy.stack.stores import postgres_spec, postgres_url, valkey_spec, valkey_url  # noqa: E402 -- the same  # noqa: E402 -- the same
-
+ROOT = Path(__file__).parents[2]
 HOME = ROOT / ".local" / "conformance"
 LOCKS = ROOT / "locks" / "conformance"
-CLIENTS = ROOT / "scripts" / "clients"
-KEY, ADMIN_KEY = "conformance-key-0123456789", "conformance-admin-0123456789"
-MASTER_KEY, PASSWORD = "sk-conformance-0123456789", "conformance"
-PATIENCE_S, SUITE_PATIENCE_S = 300, 1800
+CLIENTS = Path(__file__).with_name("clients")
+TIMEOUT_S, SUITE_TIMEOUT_S = 300, 1800
 EXAMPLES, SEED = 200, 20260801
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 OPERATORS = "^/(admin|metrics)"
-CONFIG = """
-model_list:
-  - model_name: "p/*"
-    litellm_params: &scripted {{model: "openai/*", api_base: "{provider}/v1", api_key: sk-conformance}}
-  - model_name: plain
-    litellm_params: {{<<: *scripted, model: openai/plain}}
-router_settings:
-  num_retries: 1  # beside 0 LiteLLM reads no policy
-  retry_policy: {{DefaultRetries: 0, InternalServerErrorRetries: 1}}
-  disable_cooldowns: true
-"""
+SETTINGS = {"LLM_PROXY__AGENT_RPM": "0", "LLM_PROXY__CACHE_MODE": "off"}
+SCRIPTED = {"model": "openai/*", "api_base": "PROVIDER/v1", "api_key": "sk-conformance"}
+CONFIG = {
+    "model_list": [
+        {"model_name": "p/*", "litellm_params": SCRIPTED},
+        {"model_name": "plain", "litellm_params": SCRIPTED | {"model": "openai/plain"}},
+    ],
+    "router_settings": {
+        "num_retries": 1,  # beside 0 LiteLLM reads no policy
+        "retry_policy": {"DefaultRetries": 0, "InternalServerErrorRetries": 1},
+        "disable_cooldowns": True,
+    },
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +51,7 @@ class Client:
 
     Attributes:
         name: Of its environment, and of its lock file when it has one.
-        program: The file below `scripts/clients`.
+        program: The file in `clients`.
         python: The interpreter of an environment that stands already.
     """
 
@@ -85,53 +77,6 @@ OWN = (
 )
 
 
-@contextmanager
-def house(folder: Path) -> Iterator[dict[str, str]]:
-    """A provider, a sidecar with its cache, and a gateway; what a client's environment holds of them."""
-    given = OperatorEnv({name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ})
-    at = {
-        name: probe.free_port() for name in ("provider", "sidecar", "gateway", "cache", "limits", "postgres")
-    }
-    provider_url = f"http://127.0.0.1:{at['provider']}"
-    config = folder / "litellm.yaml"
-    config.write_text(CONFIG.format(provider=provider_url), encoding="utf-8")
-    behind = SidecarBackends(MASTER_KEY, valkey_url(at["cache"], PASSWORD), None, None)
-    names = {
-        "LLM_PROXY__ENVIRONMENT": "development",
-        "LLM_PROXY__INTERNAL_API_KEY": KEY,
-        "LLM_PROXY__ADMIN_KEY": ADMIN_KEY,
-        "LLM_PROXY__AGENT_RPM": "0",
-        "DATABASE_URL": postgres_url(at["postgres"], PASSWORD),
-        "LIMITS_REDIS_URL": valkey_url(at["limits"], PASSWORD),
-        "LITELLM_MASTER_KEY": MASTER_KEY,
-        "LLM_PROXY__LITELLM_PROXY_URL": f"http://127.0.0.1:{at['sidecar']}",
-        "LLM_PROXY__SPOOL_DIR": str(folder / "spool"),
-        "LLM_PROXY__CACHE_MODE": "off",
-        "LLM_PROXY__DRAIN_DELAY_S": "0",
-    }
-    provider = process.ProcessSpec(
-        name="provider",
-        argv=(sys.executable, str(ROOT / "tests" / "scripted_provider.py"), "--port", str(at["provider"])),
-        env=dict(given.variables),
-        readiness_probe=lambda _: is_up(at["provider"], "/_calls"),
-    )
-    parts = (
-        provider,
-        postgres_spec(folder, at["postgres"], PASSWORD, durable=False),
-        valkey_spec("cache", folder, at["cache"], PASSWORD),
-        valkey_spec("limits", folder, at["limits"], PASSWORD),
-        sidecar_spec(1, at["sidecar"], config, behind, given),
-        gateway_spec(at["gateway"], names, given),
-    )
-    running = [process.start(one, folder / "logs") for one in parts]
-    try:
-        process.wait_until_ready(running)
-        url = f"http://127.0.0.1:{at['gateway']}"
-        yield {"GATEWAY": url, "BASE_URL": f"{url}/v1", "API_KEY": KEY, "PROVIDER_URL": provider_url}
-    finally:
-        process.stop(running)
-
-
 def environment(name: str) -> Path:
     """The Python of an environment, or node's modules; made anew when its lock changed or it was moved."""
     folder, lock = HOME / name, LOCKS / f"{name}.txt"
@@ -144,7 +89,7 @@ def environment(name: str) -> Path:
         uv = subprocess.check_output(["/bin/sh", ROOT / "scripts" / "uv.sh"], text=True).strip()
         subprocess.run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, folder], check=True)
         python = folder / "bin" / "python"
-        words = ["pip", "install", "--quiet", "--no-deps", "--require-hashes", "--requirement", lock]
+        words = ["pip", "install", "--quiet", "--no-deps", "--require-hashes", "--requirement", str(lock)]
         subprocess.run([uv, *words, "--python", python], check=True)
         stamp.write_text(str(folder))  # its programs name their Python by its path
     return folder / "bin" / "python"
@@ -163,7 +108,7 @@ def _node(folder: Path) -> Path:
     return folder / "node_modules"
 
 
-def run(client: Client, told: dict[str, str]) -> dict[str, Any]:
+def run(client: Client, stack_env: dict[str, str]) -> dict[str, Any]:
     """What a client reports; an environment or a program that fails is a report too."""
     try:
         made = client.python or environment(client.name)
@@ -172,9 +117,9 @@ def run(client: Client, told: dict[str, str]) -> dict[str, Any]:
         if client.name == "node":
             words, more = ["node", str(made.parent / client.program)], {"MODULES": str(made)}
         with tempfile.TemporaryDirectory(prefix="client-") as home:
-            env = {"PATH": os.environ["PATH"], "HOME": home, **more, **told}
+            env = {"PATH": os.environ["PATH"], "HOME": home, **more, **stack_env}
             done = subprocess.run(
-                words, env=env, cwd=home, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+                words, env=env, cwd=home, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
             )
         report: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     except (OSError, subprocess.SubprocessError, IndexError, ValueError) as problem:
@@ -187,46 +132,36 @@ def run(client: Client, told: dict[str, str]) -> dict[str, Any]:
     return report
 
 
-def comply(told: dict[str, str]) -> dict[str, Any]:
+def comply(stack_env: dict[str, str]) -> dict[str, Any]:
     """llm-comply's tests of the chat completions format."""
     command = environment("llm-comply").parent / "llm-comply"
-    words = [
-        command,
-        "--format",
-        "openai-chat",
-        "-u",
-        told["BASE_URL"],
-        "-k",
-        KEY,
-        "-m",
-        "p/helpful",
-        "--json",
-    ]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    words = [str(command), "--format", "openai-chat", "-u", stack_env["BASE_URL"], "-k", KEY]
+    words += ["-m", "p/helpful", "--json"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     found = json.loads(done.stdout[done.stdout.index("{") :])
-    told_of = [one for one in found["results"] if one["status"] != "skipped"]
-    checks = {one["id"]: "" if one["status"] == "passed" else str(one.get("errors"))[:300] for one in told_of}
+    done_of = [one for one in found["results"] if one["status"] != "skipped"]
+    checks = {one["id"]: "" if one["status"] == "passed" else str(one.get("errors"))[:300] for one in done_of}
     return {"client": "llm-comply", "version": "0.5.0", "checks": checks}
 
 
-def schemathesis(told: dict[str, str], folder: Path) -> dict[str, Any]:
+def schemathesis(stack_env: dict[str, str], folder: Path) -> dict[str, Any]:
     """Generated requests against our own OpenAPI page: no 5xx, every answer as the page says.
 
-    Callers' doors with a caller's key first, then the operators' doors, which may shut the callers'.
+    Callers' routes with a caller's key first, then the operators' routes, which may shut the callers'.
     """
     checks: dict[str, str] = {}
     for whose, key, chosen in (
-        ("callers' doors", KEY, "--exclude-path-regex"),
-        ("operators' doors", ADMIN_KEY, "--include-path-regex"),
+        ("callers' routes", KEY, "--exclude-path-regex"),
+        ("operators' routes", ADMIN_KEY, "--include-path-regex"),
     ):
         words = [
-            str(Path(sys.executable).parent / "schemathesis"), "run", f"{told['GATEWAY']}/openapi.json",
+            str(Path(sys.executable).parent / "schemathesis"), "run", f"{stack_env['GATEWAY']}/openapi.json",
             "--header", f"Authorization: Bearer {key}", chosen, OPERATORS,
             "--max-examples", str(EXAMPLES), "--seed", str(SEED), "--phases", "examples,fuzzing",
             "--checks", CHECKS, "--continue-on-failure",
         ]  # fmt: skip
         done = subprocess.run(
-            words, cwd=folder, capture_output=True, text=True, timeout=SUITE_PATIENCE_S, check=False
+            words, cwd=folder, capture_output=True, text=True, timeout=SUITE_TIMEOUT_S, check=False
         )
         (HOME / f"schemathesis-{whose.partition(chr(39))[0]}.txt").write_text(
             done.stdout + done.stderr, encoding="utf-8"
@@ -248,23 +183,19 @@ def main() -> int:
     flags.add_argument("only", nargs="*", help="names of clients, llm-comply, schemathesis")
     only = set(flags.parse_args().only)
     HOME.mkdir(parents=True, exist_ok=True)
-    sidecar_python(ROOT)
-    with tempfile.TemporaryDirectory(prefix="llm-proxy-conformance-") as made:
-        folder = Path(made)
-        folder.chmod(0o711)
-        with house(folder) as told:
-            reports = [run(client, told) for client in OWN if not only or client.name in only]
-            if not only or "llm-comply" in only:
-                reports.append(comply(told))
-            if not only or "schemathesis" in only:
-                reports.append(schemathesis(told, folder))
-    print(conformance_page.table(reports))
+    with run_stack(CONFIG, settings=SETTINGS) as stack:
+        url = stack.url("gateway-1")
+        env = {"GATEWAY": url, "BASE_URL": f"{url}/v1", "API_KEY": KEY, "PROVIDER_URL": stack.url("provider")}
+        reports = [run(client, env) for client in OWN if not only or client.name in only]
+        if not only or "llm-comply" in only:
+            reports.append(comply(env))
+        if not only or "schemathesis" in only:
+            reports.append(schemathesis(env, stack.folder))
+    print(page.table(reports))
     if not only:
         (HOME / "report.json").write_text(json.dumps(reports, indent=2) + "\n", encoding="utf-8")
-        (ROOT / "docs" / "conformance.md").write_text(
-            conformance_page.page(reports, _machine()), encoding="utf-8"
-        )
-    return 1 if conformance_page.ours(reports) else 0
+        (ROOT / "docs" / "conformance.md").write_text(page.page(reports, _machine()), encoding="utf-8")
+    return 1 if page.ours(reports) else 0
 
 
 if __name__ == "__main__":

@@ -1,0 +1,347 @@
+"""The subjects of a comparison, each before the same static upstream, and how one is measured.
+
+Invariants: every subject has one worker and every setting that makes it faster and keeps its job; is_up
+that are not as they should be are counted apart; CPU is that of the subject's whole process tree, divided by
+what it served; the other subjects stand still meanwhile (SIGSTOP): their timers are in nobody's figures.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from running_stack import ADMIN_KEY, KEY, MASTER_KEY
+from sidecars import sidecar_spec
+from stack_processes import PASSWORD, StackProcesses, gateway_spec
+
+from bench import ROOT, process_stats
+from bench.upstream import MODELS
+from llm_proxy.stack.probe import free_port, is_up
+from llm_proxy.stack.process import ProcessSpec
+from llm_proxy.stack.stores import postgres_spec, valkey_spec, valkey_url
+
+DIRECT, RELAY, SCRIPTED = "direct", "bare relay", "bare relay + one Redis script"
+GATEWAY, WITHOUT_STORES = "llm-proxy", "llm-proxy, no stores"
+LITELLM, SIDECAR, BOTH = "LiteLLM", "our sidecar alone", "llm-proxy + our sidecar"
+FERROGW, CONSTANT = "ferrogw", "a constant answer"
+OTHERS = ROOT / ".bench"
+PATH = "/v1/chat/completions"
+UNLIMITED = 1_000_000_000
+SETTLE_S, REST_S = 0.1, 1.0
+GATEWAY_SETTINGS = {
+    "LLM_PROXY__LITELLM_API_KEY": MASTER_KEY,
+    "LLM_PROXY__AGENT_RPM": str(UNLIMITED),
+    "LLM_PROXY__MAX_IN_FLIGHT": "2000",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One thing to measure.
+
+    Attributes:
+        pids: Whose CPU counts.
+        others: Process groups that stand still while it is measured.
+    """
+
+    name: str
+    port: int
+    pids: tuple[int, ...]
+    key: str = MASTER_KEY
+    others: tuple[int, ...] = ()
+
+    def cpu_s(self) -> float:
+        """CPU used so far."""
+        return sum(map(process_stats.cpu_s, self.pids))
+
+    def rss_mb(self) -> float:
+        """Resident memory."""
+        return sum(map(process_stats.rss_bytes, self.pids)) / 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One measurement; times in milliseconds."""
+
+    cpu_us: float
+    cpu_us_frame: float
+    per_second: float
+    p50_ms: float
+    p99_ms: float
+    first_p50_ms: float
+    first_p99_ms: float
+    rss_mb: float
+    served: int
+    spoilt: int
+
+
+@dataclass(slots=True)
+class Testbed:
+    """The running subjects.
+
+    Attributes:
+        rejected: The gateway asked with an unknown key (401), and with a key whose limit is used up (429).
+        constant: uvicorn, answering every request with the same 401.
+        starts: Medians of a few starts of the gateway: seconds to live, CPU seconds, MB at rest.
+    """
+
+    stack: StackProcesses
+    subjects: dict[str, Subject]
+    rejected: dict[int, Subject]
+    constant: Subject
+    starts: tuple[float, float, float]
+
+
+@contextmanager
+def run_testbed(*, litellm: bool = True, only: str | None = None) -> Iterator[Testbed]:
+    """The subjects, until the block ends; `only` names the one that is wanted."""
+    with tempfile.TemporaryDirectory(prefix="llm-proxy-bench-") as name:
+        stack = StackProcesses(Path(name))
+        stack.folder.chmod(0o711)
+        try:
+            _start_stores(stack)
+            starts = _starts(stack) if only is None else (0.0, 0.0, 0.0)
+            programs = _programs(stack, litellm=litellm)
+            wanted = [
+                one for one in programs if only is None or one == only or (only, one) == (BOTH, SIDECAR)
+            ]
+            for one in wanted:
+                stack.add(one, replace(programs[one], ready_timeout_s=120), stack.ports[one])
+            stack.start(*wanted)
+            yield _testbed(stack, wanted, starts)
+        finally:
+            stack.stop()
+
+
+def _start_stores(stack: StackProcesses) -> None:
+    at = {name: free_port() for name in ("upstream", "postgres", "limits")}
+    stack.add(
+        "postgres", postgres_spec(stack.folder, at["postgres"], PASSWORD, durable=False), at["postgres"]
+    )
+    stack.add("limits", valkey_spec("limits", stack.folder, at["limits"], PASSWORD), at["limits"])
+    stack.add("upstream", upstream_spec(at["upstream"]), at["upstream"])
+    stack.start("postgres", "limits", "upstream")
+
+
+def upstream_spec(port: int) -> ProcessSpec:
+    """The static upstream."""
+    return _python("bench.upstream", port, "/health/liveliness")
+
+
+def _programs(stack: StackProcesses, *, litellm: bool) -> dict[str, ProcessSpec]:
+    names = (RELAY, SCRIPTED, CONSTANT, GATEWAY, WITHOUT_STORES, LITELLM, SIDECAR, BOTH, FERROGW)
+    stack.ports |= {name: free_port() for name in names}
+    at, upstream = stack.ports, stack.url("upstream")
+    redis = valkey_url(at["limits"], PASSWORD)
+    found = {
+        RELAY: _python("bench.relay", at[RELAY], "", "--upstream", upstream),
+        SCRIPTED: _python("bench.relay", at[SCRIPTED], "", "--upstream", upstream, "--redis", redis),
+        CONSTANT: _python("bench.relay", at[CONSTANT], ""),
+        GATEWAY: _gateway(stack, at[GATEWAY], upstream),
+        WITHOUT_STORES: _gateway(stack, at[WITHOUT_STORES], upstream, stores=False),
+    }
+    if litellm:
+        found |= _litellm(stack) | {BOTH: _gateway(stack, at[BOTH], stack.url(SIDECAR))}
+    if (OTHERS / "venv" / "bin" / "ferrogw").exists():
+        found[FERROGW] = _ferrogw(stack)
+    return found
+
+
+def _gateway(stack: StackProcesses, port: int, sidecar: str, *, stores: bool = True) -> ProcessSpec:
+    """With stores everything is on; without, limits are counted in the process and records go to disk."""
+    redis = valkey_url(stack.ports["limits"], PASSWORD)
+    urls = {"DATABASE_URL": stack.database_url, "LIMITS_REDIS_URL": redis} if stores else {}
+    made = gateway_spec(port, stack.folder, [sidecar], GATEWAY_SETTINGS | urls)
+    return replace(made, readiness_probe=lambda _: is_up(port, "/health/live"))
+
+
+def _litellm(stack: StackProcesses) -> dict[str, ProcessSpec]:
+    """LiteLLM as its own command starts it, and as our sidecar: same configuration, one worker, bytecode."""
+    base = {"api_base": f"{stack.url('upstream')}/v1", "api_key": "none"}
+    models = [{"model_name": one, "litellm_params": {"model": f"openai/{one}", **base}} for one in MODELS]
+    general = {"general_settings": {"master_key": "os.environ/LITELLM_MASTER_KEY"}}
+    file = stack.folder / "litellm.yaml"
+    file.write_text(json.dumps({"model_list": models, **general, "litellm_settings": {"telemetry": False}}))
+    return {
+        LITELLM: litellm_spec(stack.ports[LITELLM], file, MASTER_KEY),
+        SIDECAR: sidecar_spec(file, stack.ports[SIDECAR], {"LITELLM_MASTER_KEY": MASTER_KEY}),
+    }
+
+
+def litellm_spec(port: int, config: Path, key: str, more: dict[str, str] | None = None) -> ProcessSpec:
+    """LiteLLM as its own command starts it, with one worker."""
+    words = ("--config", str(config), "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1")
+    local = dict.fromkeys(("LITELLM_LOCAL_MODEL_COST_MAP", "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS"), "True")
+    env = local | {"LITELLM_MASTER_KEY": key, "LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION"}
+    command = (str(ROOT / ".venv-sidecar" / "bin" / "litellm"), *words)
+    return _spec(port, command, "/health/liveliness", env=env | (more or {}), cwd=config.parent)
+
+
+def _ferrogw(stack: StackProcesses) -> ProcessSpec:
+    """Ferro's gateway, its own limits raised."""
+    config, port = stack.folder / "ferrogw.yaml", stack.ports[FERROGW]
+    target = f"targets:\n  - virtual_key: openai\n    models: [{', '.join(MODELS)}]\n"
+    config.write_text(f"strategy: {{mode: single}}\n{target}")
+    env = {
+        "GATEWAY_CONFIG": str(config), "MASTER_KEY": MASTER_KEY, "PORT": str(port), "LOG_LEVEL": "error",
+        "OPENAI_API_KEY": "none", "OPENAI_BASE_URL": stack.url("upstream"),
+        "RATE_LIMIT_RPS": "1000000", "RATE_LIMIT_BURST": "1000000",
+    }  # fmt: skip
+    command = (str(OTHERS / "venv" / "bin" / "ferrogw"), "serve")
+    return _spec(port, command, "/readyz", env=env, cwd=stack.folder)
+
+
+def _python(module: str, port: int, alive: str, *words: str) -> ProcessSpec:
+    return _spec(port, (sys.executable, "-m", module, "--port", str(port), *words), alive, env={}, cwd=ROOT)
+
+
+def _spec(port: int, argv: tuple[str, ...], alive: str, *, env: dict[str, str], cwd: Path) -> ProcessSpec:
+    def listens(_: int) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    inherited = {one: os.environ[one] for one in ("PATH", "HOME") if one in os.environ}
+    ready = (lambda _: is_up(port, alive)) if alive else listens
+    return ProcessSpec(name=argv[0], argv=argv, env=inherited | env, readiness_probe=ready, cwd=cwd)
+
+
+def _testbed(stack: StackProcesses, names: list[str], starts: tuple[float, float, float]) -> Testbed:
+    groups = {stack.pid(name) for name in names}
+    found = {DIRECT: Subject(DIRECT, stack.ports["upstream"], (stack.pid("upstream"),))}
+    for name in names:
+        pids = tuple(stack.pid(one) for one in ((name, SIDECAR) if name == BOTH else (name,)))
+        key = KEY if name == WITHOUT_STORES else MASTER_KEY
+        if name in (GATEWAY, WITHOUT_STORES, BOTH):
+            _await_model(stack.ports[name])
+        if name in (GATEWAY, BOTH):
+            key = virtual_key(stack.ports[name], name=name.replace(" ", "-"), agent="scout", rpm=UNLIMITED)
+        found[name] = Subject(name, stack.ports[name], pids, key, tuple(groups.difference(pids)))
+    rejected: dict[int, Subject] = {}
+    if GATEWAY in names:
+        tight = virtual_key(stack.ports[GATEWAY], name="tight", agent="busy", rpm=1)
+        rejected[401] = replace(found[GATEWAY], key="sk-somebody-elses-0123456789")
+        rejected[429] = replace(found[GATEWAY], key=tight)
+    return Testbed(stack, found, rejected, found.pop(CONSTANT, found[DIRECT]), starts)
+
+
+def _starts(stack: StackProcesses, times: int = 3) -> tuple[float, float, float]:
+    """Starts the gateway with its stores a few times, lets it rest, stops it."""
+    seen: list[tuple[float, float, float]] = []
+    for _ in range(times):
+        port, began = free_port(), time.perf_counter()
+        stack.add("started", _gateway(stack, port, stack.url("upstream")), port)
+        stack.start("started", wait=False)
+        while not is_up(port, "/health/live"):
+            time.sleep(0.01)
+        start_s, pid = time.perf_counter() - began, stack.pid("started")
+        cpu_s = process_stats.cpu_s(pid)
+        time.sleep(REST_S)
+        seen.append((start_s, cpu_s, process_stats.rss_bytes(pid) / 2**20))
+        stack.stop("started")
+    start_s, cpu_s, rss_mb = (statistics.median(figures) for figures in zip(*seen, strict=True))
+    return start_s, cpu_s, rss_mb
+
+
+def body(model: str = "bench", *, stream: bool = False) -> str:
+    """A small chat call."""
+    messages = [
+        {"role": "system", "content": "You are a helpful assistant."},
+        {"role": "user", "content": "What is the capital of France? Answer in one word."},
+    ]
+    chat = {"model": model, "messages": messages, "temperature": 0.7, "max_tokens": 100}
+    return json.dumps(chat | ({"stream": True} if stream else {}), separators=(",", ":"))
+
+
+def measure(
+    subject: Subject,
+    sent: str,
+    *,
+    connections: int = 16,
+    seconds: float = 2.0,
+    requests: int = 0,
+    status: int = 200,
+    pause_ms: float = 0.0,
+) -> Run:
+    """Puts load on a subject and measures what it costs; raises `RuntimeError` when nothing was served."""
+    url = f"http://127.0.0.1:{subject.port}{PATH}"
+    words = [sys.executable, "-m", "bench.load", url, "--body", sent, "--seconds", str(seconds)]
+    words += ["--header", f"authorization: Bearer {subject.key}", "--pause-ms", str(pause_ms)]
+    words += ["--connections", str(connections), *(("--requests", str(requests)) if requests else ())]
+    with _still(subject.others):
+        before_s = subject.cpu_s()
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+        used_s = subject.cpu_s() - before_s
+    if done.returncode:
+        raise RuntimeError(f"{subject.name}: {done.stderr[-2000:]}")
+    seen = json.loads(done.stdout)
+    good = seen["statuses"].get(str(status), 0)
+    if not good:
+        raise RuntimeError(f"{subject.name}: no answer {status}, but {seen['statuses']}")
+    return Run(
+        cpu_us=used_s / seen["served"] * 1e6,
+        cpu_us_frame=used_s / seen["frames"] * 1e6 if seen["frames"] else 0.0,
+        per_second=seen["served"] / seen["seconds"],
+        p50_ms=seen["total_ms"]["p50"],
+        p99_ms=seen["total_ms"]["p99"],
+        first_p50_ms=seen["first_ms"]["p50"],
+        first_p99_ms=seen["first_ms"]["p99"],
+        rss_mb=subject.rss_mb(),
+        served=seen["served"],
+        spoilt=seen["served"] - good + seen["broken"],
+    )
+
+
+@contextmanager
+def _still(groups: tuple[int, ...]) -> Iterator[None]:
+    try:
+        for group in groups:
+            os.killpg(group, signal.SIGSTOP)
+        time.sleep(SETTLE_S)
+        yield
+    finally:
+        for group in groups:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGCONT)
+
+
+def virtual_key(gateway_port: int, **spec: object) -> str:
+    """The text of a fresh virtual key."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{gateway_port}/admin/keys",
+        data=json.dumps({"tenant": "acme"} | spec).encode(),
+        headers={"authorization": f"Bearer {ADMIN_KEY}", "content-type": "application/json"},
+    )
+    return str(_until_served(request)["key"])
+
+
+def _await_model(gateway_port: int) -> None:
+    headers = {"authorization": f"Bearer {KEY}"}
+    request = urllib.request.Request(f"http://127.0.0.1:{gateway_port}/v1/models", headers=headers)
+    while not _until_served(request)["data"]:
+        time.sleep(0.1)
+
+
+def _until_served(request: urllib.request.Request, timeout_s: float = 15) -> dict[str, object]:
+    """The answer, once the gateway's tables are made."""
+    ends = time.monotonic() + timeout_s
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                found: dict[str, object] = json.load(answer)
+                return found
+        except urllib.error.HTTPError:
+            if time.monotonic() > ends:
+                raise
+            time.sleep(0.1)
