@@ -9,17 +9,17 @@ from llm_proxy.sidecar.patches.registry import PATCHES, TESTED_PATCHES
 HEAD = """\
 # Patches of LiteLLM
 
-Made from `llm_proxy/sidecar/patches/registry.py` (do not edit). They change LiteLLM in memory when a sidecar
-starts, in this order. Each has tests of its own and is installed on a release only where they were seen to
-pass with it and to fail without it (`llm_proxy/sidecar/patches/tried_patches.json`, written by `make
-litellm`). On any other release it is off, and the sidecar's log says so in a line: the gateway works in
-front of an unpatched LiteLLM, too, with LiteLLM's own faults. `LLM_PROXY_SIDECAR_WITHOUT` names patches
-to leave out, comma-separated, or `all`. `scripts/litellm_trials.py` runs their tests on the pinned
-release. Every private name of LiteLLM that a patch touches is listed in
-`llm_proxy/sidecar/litellm_internals.py`, and a test looks for each.
+Made from `llm_proxy/sidecar/patches/registry.py` (do not edit). Patches change LiteLLM in memory when a
+sidecar starts, in this order. Each patch has tests of its own and is installed only on releases where these
+tests passed with the patch and failed without it (`llm_proxy/sidecar/patches/tried_patches.json`, written by
+`make litellm`). On any other release it is off, with a line in the sidecar's log: the gateway also works in
+front of an unpatched LiteLLM, with LiteLLM's own faults. `LLM_PROXY_SIDECAR_WITHOUT` names patches to leave
+out, comma-separated, or `all`. `scripts/litellm_trials.py` runs their tests on the pinned release. Every
+private name of LiteLLM that a patch uses is listed in `llm_proxy/sidecar/litellm_internals.py`; a test looks
+for each.
 
-One change is no patch and cannot be off: the start hands LiteLLM the configuration in place of its reader of
-files (`launch.py`). A release where that fails does not start.
+One change is no patch and cannot be off: the start replaces LiteLLM's loader of configuration files
+(`launch.py`). On a release where that fails the sidecar does not start.
 
 Installed: {installed}.
 

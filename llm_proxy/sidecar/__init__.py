@@ -1,6 +1,5 @@
-"""What starts LiteLLM and runs in its process: launch, doors, errors, broken streams, router rules, call log.
+"""LiteLLM's process: starts LiteLLM with patches and serves its inference functions to the gateway.
 
-Invariants: imports only the standard library, asyncpg, uvicorn, yaml, litellm and itself; one process, one
-worker, one port; what of LiteLLM is touched beyond its settings stands in `seams`. `python -m
-llm_proxy.sidecar`.
+Invariants: one process, one worker, one port; imports only the standard library, asyncpg, uvicorn, yaml,
+litellm and modules of this project that need nothing else. `python -m llm_proxy.sidecar`.
 """

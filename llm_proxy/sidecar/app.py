@@ -6,7 +6,6 @@ health checks needs the traffic key; LiteLLM's endpoint functions are called dir
 
 import hmac
 import json
-import sys
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,6 +15,7 @@ from llm_proxy.sidecar import catalog, embeddings, litellm_internals, responses
 from llm_proxy.sidecar.call_outcome import CallOutcome, outcome_in_context
 from llm_proxy.sidecar.json_repair import repair_value
 from llm_proxy.sidecar.litellm_internals import Untyped
+from llm_proxy.sidecar.process_log import log_line
 from llm_proxy.sidecar.response_cache import ResponseCache
 from llm_proxy.sidecar.responses import (
     Message,
@@ -28,8 +28,9 @@ from llm_proxy.sidecar.responses import (
     send_result,
 )
 
-ROUTES = {one.path: one.litellm_route for one in ENDPOINTS.values()}
-JSON = [(b"content-type", b"application/json")]
+INFERENCE_ENDPOINTS = {one.path: one.litellm_route for one in ENDPOINTS.values()}
+"""Path -> LiteLLM's endpoint function."""
+JSON_CONTENT_TYPE = [(b"content-type", b"application/json")]
 UNREADABLE_RESPONSE = error_body("The model's answer could not be read.", "server_error", "provider_error")
 HEALTH_PATHS = ("/health/liveliness", "/health/readiness")
 
@@ -39,13 +40,13 @@ class SidecarApp:
     """The ASGI application.
 
     Attributes:
-        key: The traffic key.
-        ready: Whether a first call of each kind went through.
-        completed: Calls that have ended.
-        draining: Whether the process is about to stop: it still answers, and wants no new calls.
-        in_flight: Calls running now; who wants to stop this process waits for none.
-        has_observers: Somebody else's callback sees the calls.
-        cache: The response cache; None when there is none in a Redis.
+        key: The traffic key: the gateway's bearer token.
+        ready: Whether the warm-up has ended; readiness is 503 before.
+        draining: Whether the process is about to stop: it still accepts calls; gateways send it none.
+        completed: The number of calls that have ended.
+        in_flight: The number of calls that run now.
+        has_observers: Whether a callback other than ours receives the calls.
+        cache: The response cache; None if the configuration has no cache in Redis.
     """
 
     key: str
@@ -57,7 +58,7 @@ class SidecarApp:
     cache: ResponseCache | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Respond to one HTTP request; any other connection type is ignored."""
         if scope["type"] != "http":
             return
         method, path = scope["method"], scope["path"]
@@ -69,7 +70,7 @@ class SidecarApp:
                 401,
                 error_body("The sidecar's key is wrong or missing.", "auth_error", "invalid_api_key"),
             )
-        elif method == "POST" and path in ROUTES:
+        elif method == "POST" and path in INFERENCE_ENDPOINTS:
             self.in_flight += 1
             try:
                 await self._process_call(path, scope, receive, send)
@@ -80,7 +81,7 @@ class SidecarApp:
             await send_json(send, 200, catalog.list_models(litellm_internals.router()))
         elif method == "GET" and path == "/llmp/catalog":
             await send_json(
-                send, 200, catalog.build_catalog(litellm_internals.router(), watched=self.has_observers)
+                send, 200, catalog.build_catalog(litellm_internals.router(), observed=self.has_observers)
             )
         elif method == "DELETE" and path == "/llmp/cache":
             await self._purge_cache(receive, send)
@@ -89,28 +90,27 @@ class SidecarApp:
 
     async def _process_call(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         outcome, sending = CallOutcome(), StartedFlag(send)
-        forward = partial(_call_litellm, ROUTES[path], outcome)
+        forward = partial(_call_litellm, INFERENCE_ENDPOINTS[path], outcome)
         try:
             if self.cache is not None and path in self.cache.paths:
                 await self.cache.respond(scope, receive, sending, forward, outcome)
             else:
-                ours = self.cache is not None and path != "/v1/embeddings"
-                outcome.without_cache = ours or litellm_internals.litellm_module().cache is None
+                not_cached_by_us = self.cache is not None and path != "/v1/embeddings"
+                outcome.without_cache = not_cached_by_us or litellm_internals.litellm_module().cache is None
                 await forward(scope, receive, sending)
-        except Exception as problem:  # noqa: BLE001 -- a server's log of it would quote the provider, or a prompt
-            told = f"sidecar: call failed: {type(problem).__name__}"
-            print(told, file=sys.stderr, flush=True)  # noqa: T201 -- its log
+        except Exception as error:  # noqa: BLE001 -- uvicorn would log it with the provider's text, or a prompt
+            log_line(f"call failed: {type(error).__name__}")
             if not sending.started:
-                outcome.set_error_if_none(problem)
-                why = outcome.error_headers(responses.configured_secrets(litellm_internals.router()))
-                await send_json(send, 502, UNREADABLE_RESPONSE, [*why, *outcome.headers()])
+                outcome.set_error_if_none(error)
+                headers = outcome.error_headers(responses.configured_secrets(litellm_internals.router()))
+                await send_json(send, 502, UNREADABLE_RESPONSE, [*headers, *outcome.headers()])
 
     async def _purge_cache(self, receive: Receive, send: Send) -> None:
         if self.cache is None:
-            refusal = error_body(
+            missing = error_body(
                 "There is no response cache in a Redis.", "invalid_request_error", "no_cache"
             )
-            await send_json(send, 404, refusal)
+            await send_json(send, 404, missing)
             return
         raw = await read_body(receive)
         try:
@@ -125,8 +125,8 @@ class SidecarApp:
             await send_json(send, 503, {"status": "starting"})
         else:
             status = "leaving" if self.draining else "healthy"
-            said = {"status": status, "in_flight": self.in_flight, "answered": self.completed}
-            await send_json(send, 200, said)
+            body = {"status": status, "in_flight": self.in_flight, "answered": self.completed}
+            await send_json(send, 200, body)
 
     def _is_authorized(self, scope: Scope) -> bool:
         given = [value for name, value in scope["headers"] if name == b"authorization"]
@@ -134,14 +134,14 @@ class SidecarApp:
 
 
 class StartedFlag:
-    """`send` for one response that knows whether the response has begun."""
+    """Wraps `send` of one response; `started` says whether anything was sent."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self.started = False
 
     async def __call__(self, message: Message) -> None:
-        """Pass one message on."""
+        """Send the message."""
         self.started = True
         await self._send(message)
 
@@ -151,8 +151,8 @@ async def _call_litellm(
 ) -> None:
     proxy = litellm_internals.proxy_module()
     scope["app"] = proxy.app
-    # LiteLLM would read a form where the type says so.
-    scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"content-type"] + JSON
+    # With another type LiteLLM would parse a form.
+    scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"content-type"] + JSON_CONTENT_TYPE
     request, head = proxy.Request(scope, receive), proxy.Response()
     with outcome_in_context(outcome):
         try:
@@ -164,17 +164,15 @@ async def _call_litellm(
             )
             if endpoint == "embeddings":
                 embeddings.encode_as_requested(result, await request.body())
-        except proxy.ProxyException as refused:
-            outcome.set_error_if_none(refused)
-            _make_error_sendable(refused)
-            result = await proxy.openai_exception_handler(request, refused)
+        except proxy.ProxyException as error:
+            outcome.set_error_if_none(error)
+            _make_error_sendable(error)
+            result = await proxy.openai_exception_handler(request, error)
         await send_result(result, head.raw_headers, outcome, scope, receive, send)
 
 
-def _make_error_sendable(refused: Untyped) -> None:
-    """Texts that UTF-8 cannot hold, and headers that Latin-1 cannot: LiteLLM would fail to send them."""
+def _make_error_sendable(error: Untyped) -> None:
+    """Replace characters that LiteLLM cannot send: surrogates in texts, anything but ASCII in headers."""
     for name in ("message", "type", "param", "provider_specific_fields"):
-        setattr(refused, name, repair_value(getattr(refused, name, None)))
-    refused.headers = {
-        name: value.encode("ascii", "replace").decode() for name, value in refused.headers.items()
-    }
+        setattr(error, name, repair_value(getattr(error, name, None)))
+    error.headers = {name: value.encode("ascii", "replace").decode() for name, value in error.headers.items()}

@@ -1,4 +1,4 @@
-"""The success event of a cached answer, with `cache_hit: true`, for the call log and the owner's callbacks.
+"""The success event of a cache hit, with `cache_hit: true`, for the call log and the operator's callbacks.
 
 Invariants: one event a hit, after the answer has left; the event of a call nobody but the call log observes
 costs no more than its row.
@@ -21,13 +21,13 @@ TEXT_FIELDS = ("content", "refusal", "reasoning_content", "reasoning")
 
 @dataclass(frozen=True, slots=True)
 class CacheHit:
-    """One cached answer that was replayed.
+    """One replayed answer.
 
     Attributes:
         body: The call.
         usage: The usage object of the answer.
         received_at_s: When the call came in, in seconds since the epoch.
-        read_response: Returns the answer: a JSON object or a stream's frames.
+        answer: Returns the answer: a JSON object or a stream's frames.
     """
 
     body: Json
@@ -37,22 +37,22 @@ class CacheHit:
 
 
 ReportHit = Callable[[CacheHit, Mapping[bytes, bytes], Scope], None]
-"""Emits the event of a hit; the headers say who served it, the scope is the call's."""
+"""Emits the event of a hit; takes the stored headers, which say who served it, and the call's ASGI scope."""
 
 
-def hit_reporter(observer: Untyped, *, watched: bool) -> ReportHit:
-    """How hits are reported.
+def hit_reporter(callback: Untyped, *, observed: bool) -> ReportHit:
+    """Return the function that reports hits.
 
     Args:
-        observer: Our own callback, which writes the call log.
-        watched: The owner has callbacks too, so that the event must pass through LiteLLM's logging.
+        callback: Our own callback, which writes the call log.
+        observed: Whether the operator has callbacks too; then the event passes through LiteLLM's logging.
     """
 
     def report(hit: CacheHit, headers: Mapping[bytes, bytes], scope: Scope) -> None:
         served = {
             name: headers.get(f"x-litellm-{name}".encode(), b"").decode("latin-1") for name in ROUTING_HEADERS
         }
-        event = (_emit_litellm_event if watched else _log_hit)(observer, hit, served, scope)
+        event = (_emit_litellm_event if observed else _log_hit)(callback, hit, served, scope)
         litellm_internals.logging_worker().ensure_initialized_and_enqueue(async_coroutine=event)
 
     return report
@@ -61,7 +61,7 @@ def hit_reporter(observer: Untyped, *, watched: bool) -> ReportHit:
 ROUTING_HEADERS = ("model-id", "model-name", "model-group")
 
 
-async def _log_hit(observer: Untyped, hit: CacheHit, served: Mapping[str, str], scope: Scope) -> None:
+async def _log_hit(callback: Untyped, hit: CacheHit, served: Mapping[str, str], scope: Scope) -> None:
     provider, model = _split_model(served["model-name"])
     event: Json = {
         "litellm_call_id": dict(scope["headers"]).get(b"x-litellm-call-id", b"").decode("latin-1"),
@@ -76,7 +76,7 @@ async def _log_hit(observer: Untyped, hit: CacheHit, served: Mapping[str, str], 
         "cache_hit": True,
     }
     details = {name: SimpleNamespace(**as_object(hit.usage.get(name))) for name in TOKEN_DETAILS}
-    await observer.async_log_success_event(
+    await callback.async_log_success_event(
         kwargs={"standard_logging_object": event},
         response_obj=SimpleNamespace(usage=SimpleNamespace(**details)),
         start_time=datetime.fromtimestamp(hit.received_at_s, UTC),
@@ -88,14 +88,14 @@ TOKEN_DETAILS = ("prompt_tokens_details", "completion_tokens_details")
 
 
 async def _emit_litellm_event(
-    observer: Untyped, hit: CacheHit, served: Mapping[str, str], scope: Scope
+    callback: Untyped, hit: CacheHit, served: Mapping[str, str], scope: Scope
 ) -> None:
-    """The event as LiteLLM makes it for a hit of its own; the call log has it even if that fails."""
+    """Emit the event as LiteLLM does for its own hits; if that fails, write it to the call log."""
     started = datetime.fromtimestamp(hit.received_at_s)  # noqa: DTZ006 -- LiteLLM's clock
     try:
         log, result = await _build_event(hit, served, scope)
     except Exception:
-        await _log_hit(observer, hit, served, scope)
+        await _log_hit(callback, hit, served, scope)
         raise
     ended = datetime.now()  # noqa: DTZ005 -- LiteLLM's clock
     await log.async_success_handler(result=result, start_time=started, end_time=ended, cache_hit=True)
@@ -105,7 +105,7 @@ async def _emit_litellm_event(
 
 
 async def _build_event(hit: CacheHit, served: Mapping[str, str], scope: Scope) -> tuple[Untyped, Untyped]:
-    """LiteLLM's logging object of the call, and its object of the answer."""
+    """Return LiteLLM's logging object of the call, and its response object."""
     chat = scope["path"].endswith("/chat/completions")
     data, log = await _prepare_call(hit, scope, "acompletion" if chat else "atext_completion")
     provider, model = _split_model(served["model-name"])
@@ -127,17 +127,17 @@ async def _build_event(hit: CacheHit, served: Mapping[str, str], scope: Scope) -
 
 
 class ProxyLoggingWithoutHooks:
-    """LiteLLM's runner of hooks for a call that is answered already: no hook may see, change or refuse it."""
+    """LiteLLM's proxy logging without its pre-call hook, for a call that is answered already."""
 
     def __init__(self, runner: Untyped) -> None:
         self._runner = runner
 
     def __getattr__(self, name: str) -> Untyped:
-        """Everything else is the runner's."""
+        """Return any other attribute of the wrapped object."""
         return getattr(self._runner, name)
 
     async def pre_call_hook(self, *, data: Json, **_: object) -> Json:
-        """The call as it is."""
+        """Return the call unchanged."""
         return data
 
 
@@ -161,7 +161,7 @@ async def _prepare_call(hit: CacheHit, scope: Scope, route: str) -> tuple[Json, 
 
 
 def _litellm_response(answer: Json, kind: str) -> Untyped:
-    """The answer as LiteLLM's object; without what its types refuse, such as images that have no index."""
+    """Return LiteLLM's response object; without fields its types reject, such as images without an index."""
     response = getattr(litellm_internals.litellm_module(), kind)
     try:
         return response(**answer)
@@ -178,7 +178,7 @@ def _split_model(name: str) -> tuple[str, str]:
 
 
 def parse_stored_response(raw: bytes) -> Json:
-    """A stored answer as one object; the frames of a stream are put together."""
+    """Return a stored answer as one object; a stream's frames are joined."""
     if not raw.startswith(b"data:"):
         return as_object(json.loads(raw))
     answer: Json = {}

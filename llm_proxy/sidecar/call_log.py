@@ -9,10 +9,9 @@ twice keeps its first values.
 import asyncio
 import contextlib
 import ssl
-import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -25,9 +24,10 @@ from llm_proxy.json_access import Json, as_object
 from llm_proxy.schema.database import DatabaseUnavailable, db_deadline, jsonb_text, sanitize_text, write_rows
 from llm_proxy.sidecar import call_outcome, litellm_internals
 from llm_proxy.sidecar.call_outcome import Attempt
-from llm_proxy.sidecar.catalog import PROVIDER_KEY, qualified_model
+from llm_proxy.sidecar.catalog import PROVIDER_KEY, is_cost_known, qualified_model
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches.accounting import COUNTED_MARK
+from llm_proxy.sidecar.process_log import log_line
 from llm_proxy.token_details import read_details, service_tier
 
 CallRow = tuple[Any, ...]
@@ -56,20 +56,25 @@ COLUMNS: dict[str, str] = {
     "token_details": "jsonb",
     "service_tier": "text",
 }
-"""Name -> Postgres type, in the order of a row."""
-IsCostKnown = Callable[[object, object, str, str], bool]
-"""Whether a cost is known, be it 0 (`prices.is_known`); LiteLLM says 0 where it knows no price."""
+"""Column -> Postgres type, in the order of a row."""
 WARM_UP_GROUP = "llm-proxy-warm-up"
-"""The group of the calls this process makes to itself."""
+"""The model group of the warm-up's calls; they are not logged."""
 NANO_DOLLAR = Decimal("1e-9")
 MAX_TOKENS, MAX_COST_USD = 10**15, 10**6
-"""No call has more tokens or costs more; sums of larger numbers would overflow."""
+"""Larger values are unknown: no call has more tokens or costs more, and their sums would overflow."""
 
 
 def row_of_event(
-    kwargs: Mapping[str, Any], response: Untyped, started: datetime, ended: datetime, is_known: IsCostKnown
+    kwargs: Mapping[str, Any], response: Untyped, started: datetime, ended: datetime
 ) -> CallRow | None:
-    """The row for one event; None for an event that is not a model call. `is_known` knows known costs."""
+    """Return the row of one event; None for an event that is no model call.
+
+    Args:
+        kwargs: What LiteLLM passes its callbacks: the call's `standard_logging_object` among it.
+        response: LiteLLM's response object.
+        started: When the call started; without a time zone it is local time.
+        ended: When the call ended.
+    """
     event: Mapping[str, Any] = kwargs.get("standard_logging_object") or {}
     call_id = event.get("litellm_call_id") or kwargs.get("litellm_call_id")
     if not event or not call_id or event.get("model_group") == WARM_UP_GROUP:
@@ -77,9 +82,9 @@ def row_of_event(
     failed: Mapping[str, Any] = event.get("error_information") or {}
     status = str(event.get("status") or "failure")
     deployment = _text(event.get("model_id"))
-    said = call_outcome.recorded_finish_reason()
-    reason = f"finish_reason: {said}" if said and status == "success" else None
-    usage, unsaid = _usage(response), _has_unstated_tokens(event, response)
+    finish_reason = call_outcome.recorded_finish_reason()
+    reason = f"finish_reason: {finish_reason}" if finish_reason and status == "success" else None
+    usage, unstated = _usage(response), _has_unstated_tokens(event, response)
     return (
         _uuid(sanitize_text(str(call_id))),
         sanitize_text(f"{status}:{deployment or ''}")[:200],
@@ -93,16 +98,16 @@ def row_of_event(
         _text(failed.get("error_class")),
         _text(failed.get("normalized_error") or reason),
         _status(failed, status),
-        *_token_columns(event, usage, unsaid=unsaid),
-        *_cost_columns(event, is_known, unsaid=unsaid),
+        *_token_columns(event, usage, unstated=unstated),
+        *_cost_columns(event, unstated=unstated),
         bool(event.get("cache_hit")),
         _attempt_number(event),
-        *_detail_columns(event, response, {} if unsaid else usage),
+        *_detail_columns(event, response, {} if unstated else usage),
     )
 
 
 def row_of_failed_attempt(call_id: str, number: int, attempt: Attempt) -> CallRow:
-    """The row of an attempt that failed before it answered, the so-manieth of its call."""
+    """Return the row of an attempt that failed without an answer; a call's first attempt is `number` 1."""
     failed = as_object(litellm_internals.error_information(attempt.error))
     provider, _, model = attempt.model.partition("/")
     found: dict[str, Any] = {
@@ -125,7 +130,7 @@ def row_of_failed_attempt(call_id: str, number: int, attempt: Attempt) -> CallRo
 
 
 def _configured_provider(kwargs: Mapping[str, Any]) -> object:
-    """What the deployment's `model_info` calls its provider, where that is not whose protocol it speaks."""
+    """Return the provider that the deployment's `model_info` names, if any."""
     return as_object(as_object(kwargs.get("litellm_params")).get("model_info")).get(PROVIDER_KEY)
 
 
@@ -145,31 +150,31 @@ def _aware(moment: datetime) -> datetime:
 
 
 def _status(failed: Mapping[str, Any], status: str) -> int | None:
-    for said in (failed.get("error_code"), str(failed.get("normalized_error") or "").partition("_")[0]):
-        if str(said).isascii() and str(said).isdecimal() and len(str(said)) == 3:
-            return int(str(said))
+    for code in (failed.get("error_code"), str(failed.get("normalized_error") or "").partition("_")[0]):
+        if str(code).isascii() and str(code).isdecimal() and len(str(code)) == 3:
+            return int(str(code))
     return 200 if status == "success" else None
 
 
 def _usage(response: Untyped) -> Json:
-    """The usage as LiteLLM read it, which is as the provider stated it where it did."""
+    """Return the usage of LiteLLM's response object: the provider's, if it stated one."""
     usage: Untyped = getattr(response, "usage", None)
     return as_object(usage.model_dump(exclude_none=True)) if hasattr(usage, "model_dump") else {}
 
 
-def _token_columns(event: Mapping[str, Any], usage: Json, *, unsaid: bool) -> tuple[int | None, ...]:
+def _token_columns(event: Mapping[str, Any], usage: Json, *, unstated: bool) -> tuple[int | None, ...]:
     details = read_details(usage)
     cached, reasoning = details.cached_tokens, details.reasoning_tokens
-    counted = (event.get("prompt_tokens"), event.get("completion_tokens"), cached, reasoning)
-    if unsaid:
-        return (None,) * len(counted)
-    return tuple(value if isinstance(value, int) and 0 <= value <= MAX_TOKENS else None for value in counted)
+    values = (event.get("prompt_tokens"), event.get("completion_tokens"), cached, reasoning)
+    if unstated:
+        return (None,) * len(values)
+    return tuple(value if isinstance(value, int) and 0 <= value <= MAX_TOKENS else None for value in values)
 
 
 def _detail_columns(
     event: Mapping[str, Any], response: Untyped, usage: Json
 ) -> tuple[int | None, str | None, str | None]:
-    """Tokens written to a cache, further parts, and the tier: the answer's, else the one it was priced by."""
+    """Return cache-write tokens, further token kinds as JSON, and the tier: stated, else priced by."""
     details = read_details(usage)
     stated = {"service_tier": getattr(response, "service_tier", None)}
     others = jsonb_text(details.others) if details.others else None
@@ -178,7 +183,7 @@ def _detail_columns(
 
 
 def _has_unstated_tokens(event: Mapping[str, Any], response: Untyped) -> bool:
-    """Whether the provider answered and stated no tokens; LiteLLM writes zeros for that, and a cost of 0."""
+    """Whether a successful answer stated no tokens; LiteLLM writes zeros then, and a cost of 0."""
     tokens = event.get("prompt_tokens") or event.get("completion_tokens")
     if event.get("status") != "success" or tokens:
         return False
@@ -193,15 +198,13 @@ def _decimal(value: object) -> Decimal | None:
     return Decimal(repr(value)).quantize(NANO_DOLLAR)
 
 
-def _cost_columns(
-    event: Mapping[str, Any], is_known: IsCostKnown, *, unsaid: bool
-) -> tuple[Decimal | None, str | None]:
-    """The cost and its parts; LiteLLM says 0 where it knows no price."""
+def _cost_columns(event: Mapping[str, Any], *, unstated: bool) -> tuple[Decimal | None, str | None]:
+    """Return the cost and its parts as JSON; LiteLLM writes 0 without a known price."""
     cost = _decimal(event.get("response_cost"))
     headers = as_object(event.get("hidden_params")).get("additional_headers")
     name = qualified_model(str(event.get("custom_llm_provider")), str(event.get("model")))
-    known = event.get("cache_hit") or is_known(cost, headers, str(event.get("model_id")), name)
-    if event.get("response_cost_failure_debug_info") or not known or unsaid:
+    known = event.get("cache_hit") or is_cost_known(cost, headers, str(event.get("model_id")), name)
+    if event.get("response_cost_failure_debug_info") or not known or unstated:
         cost = None
     stated = as_object(event.get("cost_breakdown"))
     parts = {name: str(_decimal(value)) for name, value in stated.items() if _decimal(value)}
@@ -209,35 +212,32 @@ def _cost_columns(
 
 
 def _attempt_number(event: Mapping[str, Any]) -> int:
-    said = as_object(as_object(event.get("hidden_params")).get("additional_headers"))
-    retried = said.get("x-litellm-attempted-retries") or said.get("x_litellm_attempted_retries") or 0
-    counted = str(retried)
-    return int(counted) + 1 if counted.isascii() and counted.isdecimal() and len(counted) < 6 else 1
+    headers = as_object(as_object(event.get("hidden_params")).get("additional_headers"))
+    retries = str(
+        headers.get("x-litellm-attempted-retries") or headers.get("x_litellm_attempted_retries") or 0
+    )
+    return int(retries) + 1 if retries.isascii() and retries.isdecimal() and len(retries) < 6 else 1
 
 
-MAX_QUEUED_ROWS, BATCH = 10_000, 500
-WRITE_INTERVAL_S, MIN_PAUSE_S, LONGEST_PAUSE_S, SHUTDOWN_TIMEOUT_S, WRITE_TIMEOUT_S = (
-    0.5,
-    1.0,
-    30.0,
-    3.0,
-    10.0,
-)
-KEY = ("call_id", "attempt")
+MAX_QUEUED_ROWS, BATCH_ROWS = 10_000, 500
+WRITE_INTERVAL_S, WRITE_TIMEOUT_S, SHUTDOWN_TIMEOUT_S = 0.5, 10.0, 3.0
+MIN_PAUSE_S, MAX_PAUSE_S = 1.0, 30.0
+"""The pause after a failed write doubles from the first to the second."""
+PRIMARY_KEY = ("call_id", "attempt")
 _ARRAYS = ", ".join(f"${at}::{kind}[]" for at, kind in enumerate(COLUMNS.values(), 1))
 INSERT = (
-    f"INSERT INTO llm_calls ({', '.join(COLUMNS)}) SELECT * FROM unnest({_ARRAYS}) "  # noqa: S608 -- names of ours
-    f"ON CONFLICT ({', '.join(KEY)}) DO NOTHING"
+    f"INSERT INTO llm_calls ({', '.join(COLUMNS)}) SELECT * FROM unnest({_ARRAYS}) "  # noqa: S608 -- our own names
+    f"ON CONFLICT ({', '.join(PRIMARY_KEY)}) DO NOTHING"
 )
 
 
 class CallLog:
-    """The queue and its writer; `dropped` counts rows that were given up."""
+    """A bounded queue of rows and the background task that writes them; `dropped` counts lost rows."""
 
     def __init__(self, url: str) -> None:
         self._url = url
-        names_none = "sslmode=verify" in url and "sslrootcert=" not in url
-        self._trusted = ssl.create_default_context() if names_none else None
+        needs_system_roots = "sslmode=verify" in url and "sslrootcert=" not in url
+        self._ssl = ssl.create_default_context() if needs_system_roots else None
         self._waiting: deque[CallRow] = deque()
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
         self._writer = BackgroundLoop("call-log", self._write_waiting, every_s=WRITE_INTERVAL_S)
@@ -245,18 +245,18 @@ class CallLog:
         self.dropped = 0
 
     def post(self, row: CallRow) -> None:
-        """Queue a row; the oldest gives way when the queue is full."""
+        """Queue a row; a full queue drops its oldest row."""
         if len(self._waiting) >= MAX_QUEUED_ROWS:
             self._waiting.popleft()
             self.dropped += 1
         self._waiting.append(row)
 
     async def start(self) -> None:
-        """Begin writing; Postgres need not be there yet."""
+        """Start the background task; Postgres need not be reachable yet."""
         self._writer.start()
 
     async def stop(self) -> None:
-        """Write what is left, for a few seconds at most."""
+        """Write the queued rows for at most `SHUTDOWN_TIMEOUT_S`, then disconnect."""
         await self._writer.stop()
         with contextlib.suppress(DatabaseUnavailable, TimeoutError):
             async with asyncio.timeout(SHUTDOWN_TIMEOUT_S):
@@ -270,34 +270,31 @@ class CallLog:
             while self._waiting:
                 await self._write_batch()
             self._pause_s = MIN_PAUSE_S
-        except DatabaseUnavailable as problem:
+        except DatabaseUnavailable as error:
             await self._disconnect()
             if time.monotonic() > self._silent_until:
                 self._silent_until = time.monotonic() + 60
-                self._print(f"{problem.reason}; {len(self._waiting)} rows wait, {self.dropped} dropped")
+                waiting = f"{len(self._waiting)} rows wait, {self.dropped} dropped"
+                log_line(f"call log: {error.reason}; {waiting}")
             await asyncio.sleep(self._pause_s)
-            self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
+            self._pause_s = min(self._pause_s * 2, MAX_PAUSE_S)
 
     async def _write_batch(self) -> None:
-        taken = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+        taken = [self._waiting.popleft() for _ in range(min(BATCH_ROWS, len(self._waiting)))]
         try:
-            for row, why in await write_rows(taken, self._insert):
+            for row, reason in await write_rows(taken, self._insert):
                 self.dropped += 1
-                self._print(f"postgres refuses the row of call {row[0]}: {why}")
+                log_line(f"call log: postgres refuses the row of call {row[0]}: {reason}")
         finally:
             self._waiting.extendleft(reversed(taken))
 
     async def _insert(self, rows: Sequence[CallRow]) -> None:
         async with db_deadline(WRITE_TIMEOUT_S):
             if self._connection is None or self._connection.is_closed():
-                self._connection = await asyncpg.connect(self._url, ssl=self._trusted)
+                self._connection = await asyncpg.connect(self._url, ssl=self._ssl)
             await self._connection.execute(INSERT, *map(list, zip(*rows, strict=True)))
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.terminate()
-
-    @staticmethod
-    def _print(message: str) -> None:
-        print(f"sidecar: call log: {message}", file=sys.stderr, flush=True)  # noqa: T201 -- the log of this part

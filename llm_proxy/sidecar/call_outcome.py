@@ -16,27 +16,28 @@ from llm_proxy.sidecar import provider_errors
 
 _CURRENT: ContextVar["CallOutcome | None"] = ContextVar("outcome", default=None)
 _attempts_recorded = Event()
-"""Whether attempts are noted at all: `attempts` is a patch, and may be off."""
+"""Set once the patch `attempts` is installed; without it the number of attempts is unknown."""
 MAX_HOPS = 16
 MAX_NAME_CHARS = 100
-UNKNOWN = b"unknown"
+UNKNOWN_COUNT = b"unknown"
 STATUS_OK = 200
 
 
 @dataclass(slots=True)
 class Attempt:
-    """One deployment that was asked.
+    """One deployment that LiteLLM's router chose for the call.
 
     Attributes:
         group: The model group it was chosen from.
-        deployment: Its id.
+        deployment: The deployment's id.
         model: The model's name in the configuration, with the provider's prefix.
-        error: What it failed with; None while it has not.
-        credentials_rejected: The provider did not accept the deployment's credentials.
-        sent: Its request was translated and about to be sent.
-        guardrail_error: What a guardrail of its model group raised.
-        untranslatable_field: The field of the request that could not be translated.
-        provider: What the deployment's `model_info` calls its provider; empty where it says nothing.
+        started_at: When the deployment was chosen (UTC).
+        error: The exception the attempt failed with; None if it has not failed.
+        credentials_rejected: Whether the provider rejected the deployment's credentials.
+        sent: Whether the translated request was passed on for sending.
+        guardrail_error: The exception of a guardrail of the model group.
+        untranslatable_field: The request field that could not be translated.
+        provider: The provider that `model_info` names; empty if it names none.
     """
 
     group: str
@@ -53,17 +54,17 @@ class Attempt:
 
 @dataclass(slots=True)
 class CallOutcome:
-    """One call.
+    """The outcome of one call.
 
     Attributes:
-        error: The error LiteLLM gave up with, before it became an HTTP answer.
-        attempts: The attempts, in order.
-        original: The last whole answer on OpenAI's wire, as the provider said it.
-        states_tokens: Whether the last whole answer states its tokens; None while there was none.
-        stream_complete: A stream came to the end its provider gave it.
-        finish_reason: The provider's own, where it says more than OpenAI's; for the log.
-        guardrail_error: What a guardrail raised.
-        without_cache: No cache had a say in the call.
+        error: The exception LiteLLM gave up with, before it became an HTTP response.
+        attempts: The attempts in order.
+        original: The last complete answer in OpenAI's format as the provider sent it.
+        states_tokens: Whether the last complete answer states its tokens; None without such an answer.
+        stream_complete: Whether the stream reached the end its provider sent.
+        finish_reason: The provider's finish reason, if it says more than OpenAI's; for the log.
+        guardrail_error: The exception of a guardrail.
+        without_cache: Whether no cache was consulted.
     """
 
     error: BaseException | None = None
@@ -76,12 +77,12 @@ class CallOutcome:
     without_cache: bool = False
 
     def set_error_if_none(self, error: BaseException) -> None:
-        """Keep the answer's own error where no better one was seen."""
+        """Keep the error of the HTTP response if the failure callback recorded none."""
         self.error = self.error or error
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """What was tried, for the gateway; every attempt where it was not one success alone."""
-        count = str(len(self.attempts)).encode() if _attempts_recorded.is_set() else UNKNOWN
+        """Return the headers for the gateway: attempts and cache; each attempt unless the first succeeded."""
+        count = str(len(self.attempts)).encode() if _attempts_recorded.is_set() else UNKNOWN_COUNT
         found = [(b"x-llmp-attempts", count)]
         if self.without_cache:
             found.append((b"x-llmp-cache", b"off"))
@@ -91,18 +92,18 @@ class CallOutcome:
         if deployment.isascii() and deployment.isprintable() and deployment:
             found.append((b"x-llmp-deployment", deployment[:200].encode()))
         if len(self.attempts) > 1 or self.attempts[0].error is not None:
-            told = [_hop(one) for one in self.attempts[-MAX_HOPS:]]
-            found.append((b"x-llmp-hops", json.dumps(told, separators=(",", ":")).encode()))
+            hops = [_hop(one) for one in self.attempts[-MAX_HOPS:]]
+            found.append((b"x-llmp-hops", json.dumps(hops, separators=(",", ":")).encode()))
         return found
 
     def error_headers(self, secrets: frozenset[str]) -> list[tuple[bytes, bytes]]:
-        """Why it failed, for the gateway; `secrets` are texts that no message may hold."""
+        """Return the headers that say why the call failed; the message does not hold the `secrets`."""
         last = self.attempts[-1] if self.attempts else None
-        refusal = self.guardrail_error or (last.guardrail_error if last else None)
+        rejection = self.guardrail_error or (last.guardrail_error if last else None)
         return provider_errors.headers_of_error(
-            refusal or self.error,
+            rejection or self.error,
             sent=last is None or last.sent,
-            refused_by_hook=refusal is not None,
+            by_guardrail=rejection is not None,
             field=last.untranslatable_field if last else None,
             secrets=secrets,
         )
@@ -110,12 +111,12 @@ class CallOutcome:
 
 def _hop(attempt: Attempt) -> list[str | int]:
     status = STATUS_OK if attempt.error is None else status_of_error(attempt.error)
-    told: list[str | int] = [attempt.group[:MAX_NAME_CHARS], attempt.deployment[:MAX_NAME_CHARS], status]
-    return [*told, "auth"] if attempt.credentials_rejected else told
+    hop: list[str | int] = [attempt.group[:MAX_NAME_CHARS], attempt.deployment[:MAX_NAME_CHARS], status]
+    return [*hop, "auth"] if attempt.credentials_rejected else hop
 
 
 def status_of_error(error: BaseException) -> int:
-    """The HTTP status of an error, 0 when it has none."""
+    """Return the HTTP status of an exception, 0 if it has none."""
     response = getattr(error, "response", None)
     for status in (getattr(error, "status_code", None), getattr(response, "status_code", None)):
         if isinstance(status, int):
@@ -125,7 +126,7 @@ def status_of_error(error: BaseException) -> int:
 
 @contextmanager
 def outcome_in_context(outcome: CallOutcome) -> Generator[None]:
-    """Let the failure hook of this request find its outcome."""
+    """Make the outcome that of the running call, for callbacks and patches."""
     token = _CURRENT.set(outcome)
     try:
         yield
@@ -134,32 +135,37 @@ def outcome_in_context(outcome: CallOutcome) -> Generator[None]:
 
 
 def record_error(error: BaseException) -> None:
-    """Record the error of the request that is running; outside a request it is dropped."""
+    """Record the exception of the running call; outside of a call it is dropped."""
     outcome = _CURRENT.get()
     if outcome is not None:
         outcome.error = error
 
 
 def enable_attempt_recording() -> None:
-    """Say that each attempt from now on is recorded; before it their number is unknown."""
+    """Declare that every attempt is recorded from now on; before, the number of attempts is unknown."""
     _attempts_recorded.set()
 
 
 def record_attempt(attempt: Attempt) -> None:
-    """Record that a deployment was chosen for the request that is running."""
+    """Record that a deployment was chosen for the running call."""
     outcome = _CURRENT.get()
     if outcome is not None:
         outcome.attempts.append(attempt)
 
 
 def attempt_count() -> int:
-    """How many attempts the request that is running has made."""
+    """Return the number of attempts of the running call."""
     outcome = _CURRENT.get()
     return len(outcome.attempts) if outcome is not None else 0
 
 
 def record_attempt_error(before: int, error: BaseException) -> Attempt | None:
-    """Record how the attempt that was made since then failed; None when no deployment was chosen for it."""
+    """Record the exception of the last attempt; return the attempt.
+
+    Args:
+        before: `attempt_count` before the attempt; None is returned if no deployment was chosen since.
+        error: The exception.
+    """
     outcome = _CURRENT.get()
     if outcome is None or len(outcome.attempts) <= before:
         return None
@@ -169,79 +175,79 @@ def record_attempt_error(before: int, error: BaseException) -> Attempt | None:
 
 
 def in_call() -> bool:
-    """Whether this runs for a request."""
+    """Whether this code runs within a call."""
     return _CURRENT.get() is not None
 
 
-def record_response(said: Json | None, *, counted: bool) -> None:
-    """Record a provider's whole answer to the request that is running."""
+def record_response(original: Json | None, *, states_tokens: bool) -> None:
+    """Record a provider's complete answer to the running call; `original` is None in another format."""
     outcome = _CURRENT.get()
     if outcome is not None:
-        outcome.original, outcome.states_tokens = said, counted
+        outcome.original, outcome.states_tokens = original, states_tokens
 
 
 def response_states_tokens() -> bool:
-    """Whether the last whole answer to the running request states its tokens."""
+    """Whether the last complete answer to the running call states its tokens."""
     outcome = _CURRENT.get()
     return outcome is not None and outcome.states_tokens is True
 
 
 def record_stream_end() -> None:
-    """Record that the stream of the request that is running came to its provider's end."""
+    """Record that the running call's stream reached the end its provider sent."""
     outcome = _CURRENT.get()
     if outcome is not None:
         outcome.stream_complete = True
 
 
 def record_finish_reason(reason: str | None) -> None:
-    """Record a provider's own finish reason for the request that is running."""
+    """Record the provider's own finish reason for the running call; None is ignored."""
     outcome = _CURRENT.get()
     if outcome is not None and reason is not None:
         outcome.finish_reason = reason
 
 
 def recorded_finish_reason() -> str | None:
-    """The provider's own finish reason, where it says more than OpenAI's."""
+    """Return the provider's finish reason if it says more than OpenAI's, else None."""
     outcome = _CURRENT.get()
     return outcome.finish_reason if outcome is not None else None
 
 
 def record_sent() -> None:
-    """Record that the running request was translated and is about to be sent."""
+    """Record that the running attempt's request was translated and is about to be sent."""
     outcome = _CURRENT.get()
     if outcome is not None and outcome.attempts:
         outcome.attempts[-1].sent = True
 
 
 def record_guardrail_error(error: BaseException) -> None:
-    """Record that a guardrail refused the running request."""
+    """Record that a guardrail rejected the running call."""
     outcome = _CURRENT.get()
     if outcome is not None:
         outcome.guardrail_error = error
 
 
 def record_group_guardrail_error(error: BaseException) -> None:
-    """Record that a guardrail of the chosen model group refused the running attempt."""
+    """Record that a guardrail of the chosen model group rejected the running attempt."""
     outcome = _CURRENT.get()
     if outcome is not None and outcome.attempts:
         outcome.attempts[-1].guardrail_error = error
 
 
 def rejected_by_group_guardrail() -> bool:
-    """Whether a guardrail of a model group refused the running attempt."""
+    """Whether a guardrail of a model group rejected the running attempt."""
     outcome = _CURRENT.get()
     return outcome is not None and bool(outcome.attempts) and outcome.attempts[-1].guardrail_error is not None
 
 
 def record_untranslatable_field(field: str) -> None:
-    """Record which field of the running request could not be translated."""
+    """Record the request field that could not be translated in the running attempt."""
     outcome = _CURRENT.get()
     if outcome is not None and outcome.attempts:
         outcome.attempts[-1].untranslatable_field = field
 
 
 def failed_in_translation(error: BaseException) -> bool:
-    """Whether the running request failed while it was translated, so that no provider heard of it."""
+    """Whether the running attempt failed in translation, before any provider was contacted."""
     outcome = _CURRENT.get()
     if outcome is None or not outcome.attempts or outcome.attempts[-1].sent:
         return False

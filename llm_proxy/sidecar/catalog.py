@@ -14,22 +14,16 @@ from typing import Any
 
 from llm_proxy.json_access import Json, as_list, as_object
 from llm_proxy.sidecar import litellm_internals
-from llm_proxy.sidecar.config import FALLBACK_KEYS
 from llm_proxy.sidecar.litellm_internals import Untyped
-from llm_proxy.sidecar.patches.patch import LiteLLMPatch
+from llm_proxy.sidecar.model_substitution import FALLBACK_KEYS
 
 BASE_PRICES = ("input_cost_per_token", "output_cost_per_token")
-DERIVED_PRICE_PREFIXES = {
-    "input_cost_per_token": ("input_cost_per_", "cache_read_input_", "cache_creation_input_"),
-    "output_cost_per_token": ("output_cost_per_",),
-}
-"""A base price -> how the names of the prices begin that are 0 where it is."""
 STATED_COST_HEADER = "llm_provider-x-litellm-response-cost"
-"""Where LiteLLM keeps the cost that a provider stated itself."""
+"""LiteLLM's header with a cost that the provider stated."""
 
 
 def published_entry(model: str) -> Mapping[str, Any]:
-    """LiteLLM's published entry for a model named `provider/model`, or nothing."""
+    """Return LiteLLM's published entry for `provider/model`; empty if there is none."""
     entries: Mapping[str, Mapping[str, Any]] = litellm_internals.litellm_module().model_cost
     provider, _, name = model.partition("/")
     bare = entries.get(name) or {}
@@ -37,75 +31,36 @@ def published_entry(model: str) -> Mapping[str, Any]:
 
 
 def qualified_model(provider: str, model: str) -> str:
-    """A model's name with its provider before it, as LiteLLM writes it now and then."""
+    """Return `provider/model`; LiteLLM sometimes passes the model with its provider already."""
     return model if model.startswith(f"{provider}/") else f"{provider}/{model}"
 
 
 def has_price(deployment: str, model: str) -> bool:
-    """Whether a price is known, be it 0."""
+    """Whether a base price is known, 0 included."""
     own: Mapping[str, Any] = litellm_internals.litellm_module().model_cost.get(deployment) or {}
     return any(entry.get(name) is not None for entry in (own, published_entry(model)) for name in BASE_PRICES)
 
 
 def is_cost_known(cost: object, headers: object, deployment: str, model: str) -> bool:
-    """Whether what LiteLLM calculated is a cost: it says 0 where it knows no price.
+    """Whether the value LiteLLM calculated is a cost: without a known price it calculates 0.
 
     Args:
-        cost: What it calculated.
-        headers: The provider's, as LiteLLM keeps them; a cost the provider stated is among them.
-        deployment: Its id.
-        model: The model's name, with the provider before it.
+        cost: The calculated value, USD.
+        headers: The provider's headers as LiteLLM keeps them, with a cost the provider stated.
+        deployment: The deployment's id.
+        model: `provider/model`.
     """
     stated = as_object(headers).get(STATED_COST_HEADER) is not None
     return cost is not None and (bool(cost) or stated or has_price(deployment, model))
 
 
-def own_prices(entry: Json) -> Json:
-    """The prices that an entry of the model list states itself."""
-    params, info = as_object(entry.get("litellm_params")), as_object(entry.get("model_info"))
-    given = [*info.items(), *params.items()]
-    return {name: value for name, value in given if "cost" in name and value is not None}
-
-
-def _install_free_deployments() -> None:
-    """Make the prices 0 that follow from one stated as 0; once LiteLLM has read the model list."""
-    router = litellm_internals.router()
-    for entry in router.model_list if router is not None else ():
-        own = own_prices(entry)
-        starts = tuple(
-            start
-            for base, kinds in DERIVED_PRICE_PREFIXES.items()
-            if base in own and not float(own[base])
-            for start in kinds
-        )
-        if starts:
-            identity = str(as_object(entry.get("model_info")).get("id"))
-            kept = as_object(litellm_internals.litellm_module().model_cost.get(identity))
-            implied = {name: 0.0 for name in kept if name.startswith(starts) and name not in own}
-            litellm_internals.litellm_module().register_model({identity: implied})
-
-
-FREE_DEPLOYMENTS = LiteLLMPatch(
-    name="free_deployments",
-    install=_install_free_deployments,
-    reason=(
-        "A deployment priced at 0 is billed the published price for cached tokens and for service tiers, "
-        "where its model's name is a listed one."
-    ),
-    since="1.108.6",
-    report="To file: `custom pricing of 0 inherits cache and service-tier prices of the public model`.",
-    until="A custom price of 0 is 0 for all tokens of its kind.",
-    tests=("tests/flow/test_token_prices.py::test_free_is_free_for_every_kind_of_token",),
-    after_start=True,
-)
-
 PROVIDER_KEY = "provider"
-"""What `model_info` may call a provider that is spoken to in another's protocol."""
+"""Key of `model_info` that names the provider of a deployment reached by another provider's protocol."""
 TOKEN_LIMITS = ("max_tokens", "max_input_tokens", "max_output_tokens")
 
 
 def list_models(router: Untyped) -> Json:
-    """OpenAI's list of models: the groups and aliases by name."""
+    """Return OpenAI's list of models: groups and aliases that are not hidden."""
     data = [
         {"id": name, "object": "model", "created": 0, "owned_by": "llm-proxy"}
         for name in _model_names(router)
@@ -114,8 +69,8 @@ def list_models(router: Untyped) -> Json:
     return {"object": "list", "data": data}
 
 
-def build_catalog(router: Untyped, *, watched: bool = False) -> Json:
-    """Every group with its deployments, and whether somebody watches the calls."""
+def build_catalog(router: Untyped, *, observed: bool = False) -> Json:
+    """Return all groups with their deployments and fallbacks; `observed`: a callback other than ours runs."""
     if router is None:
         return {"groups": [], "default_fallbacks": []}
     rules: dict[str, list[str]] = {}
@@ -125,7 +80,7 @@ def build_catalog(router: Untyped, *, watched: bool = False) -> Json:
                 rules.setdefault(source, []).extend(_group_name(one) for one in as_list(targets))
     defaults = rules.pop("*", [])
     return {
-        "watched": watched,
+        "watched": observed,
         "groups": [_group(router, name, rules.get(name, [])) for name in _model_names(router)],
         "fallback_rules": {source: list(dict.fromkeys(targets)) for source, targets in rules.items()},
         "default_fallbacks": list(
@@ -135,7 +90,7 @@ def build_catalog(router: Untyped, *, watched: bool = False) -> Json:
 
 
 def _group_name(given: object) -> str:
-    """The name of a group that may stand among fields of its own."""
+    """Return the name of a group given as text or as an object with a `model`."""
     return str(as_object(given).get("model", given))
 
 
@@ -175,12 +130,12 @@ def _deployment(entry: Json) -> Json:
         **_without_none(info),
         **_without_none({name: params.get(name) for name in BASE_PRICES}),
     }
-    physical, wire = _split_provider(params)
+    model, protocol = _split_provider(params)
     return {
         "id": info.get("id"),
-        "provider": info.get(PROVIDER_KEY) or wire,
-        "wire": wire,
-        "physical": physical,
+        "provider": info.get(PROVIDER_KEY) or protocol,
+        "wire": protocol,
+        "physical": model,
         "mode": known.get("mode"),
         "created": _created(info),
         **{name: known.get(name) for name in TOKEN_LIMITS},
@@ -189,7 +144,7 @@ def _deployment(entry: Json) -> Json:
 
 
 def _created(info: Json) -> int | None:
-    """When a deployment was made: what its configuration says, else that file's age; seconds since 1970."""
+    """Return `created_at` of a deployment, else the file's modification time, in seconds since 1970."""
     stated = info.get("created_at")
     if isinstance(stated, str):
         with suppress(ValueError):
@@ -209,16 +164,17 @@ def _without_none(values: Json) -> Json:
 
 
 def _split_provider(params: Json) -> tuple[str, str | None]:
+    """Return the model's name at the provider, and the provider whose protocol is used."""
     model = str(params["model"])
     try:
-        physical, provider, *_ = litellm_internals.litellm_module().get_llm_provider(
+        name, provider, *_ = litellm_internals.litellm_module().get_llm_provider(
             model=model,
             custom_llm_provider=params.get("custom_llm_provider"),
             api_base=params.get("api_base"),
         )
-    except Exception:  # noqa: BLE001 -- it raises for a name it does not know
-        provider, _, physical = model.rpartition("/")
-    return str(physical), str(provider) if provider else None
+    except Exception:  # noqa: BLE001 -- it raises for an unknown name
+        provider, _, name = model.rpartition("/")
+    return str(name), str(provider) if provider else None
 
 
 def _decimal_text(value: object) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any
 from llm_proxy.endpoints import ENDPOINTS
 from llm_proxy.json_access import Json, as_list, as_object
 from llm_proxy.sidecar.environment import ENV_REFERENCE
-from llm_proxy.sidecar.model_substitution import find_substitutions
+from llm_proxy.sidecar.model_substitution import FALLBACK_KEYS, find_substitutions
 from llm_proxy.wildcards import wildcard_matches
 
 DEFAULTS: dict[str, Json] = {
@@ -20,9 +20,9 @@ DEFAULTS: dict[str, Json] = {
     "litellm_settings": {
         "request_timeout": 120,  # LiteLLM's own default is 6000 s
         "drop_params": False,  # a field the model does not know is an error, never lost
-        "disable_stop_sequence_limit": True,  # else all stops but four are lost without a word
+        "disable_stop_sequence_limit": True,  # else all stops but four are dropped silently
         "json_logs": True,
-        "disable_add_user_agent_to_request_tags": True,  # it is always the gateway's
+        "disable_add_user_agent_to_request_tags": True,  # the user agent is always the gateway
     },
     "router_settings": {
         "routing_strategy": "simple-shuffle",
@@ -30,21 +30,21 @@ DEFAULTS: dict[str, Json] = {
         "timeout": 120,
         "stream_timeout": 60,
         "cooldown_time": 10,
-        "optional_pre_call_checks": ["enforce_model_rate_limits"],  # without it rpm and tpm only weigh
+        "optional_pre_call_checks": ["enforce_model_rate_limits"],  # else rpm and tpm are only weights
     },
 }
 REQUIRED: dict[str, Json] = {
     "general_settings": {
-        "master_key": "os.environ/LITELLM_MASTER_KEY",  # drawn at each start
+        "master_key": "os.environ/LITELLM_MASTER_KEY",  # random, made at each start
         "cancel_on_disconnect": True,
-        "disable_model_info_refresh": True,  # else it asks every provider for its models, now and every 300 s
-        "background_health_checks": False,  # they call paid models
+        "disable_model_info_refresh": True,  # else every provider's models are requested, every 300 s
+        "background_health_checks": False,  # they would call paid models
     },
     "litellm_settings": {
         "include_cost_in_streaming_usage": True,
-        "enable_caching_on_provider_specific_optional_params": True,  # else wrong hits
+        "enable_caching_on_provider_specific_optional_params": True,  # else the cache's keys lack them
         "expose_router_debug_in_errors": False,
-        "disable_hf_tokenizer_download": True,  # else each such call waits for a hub (see `provider_only`)
+        "disable_hf_tokenizer_download": True,  # else calls wait for downloads (see `provider_only`)
     },
     "router_settings": {},
 }
@@ -55,46 +55,45 @@ ROUTING_STRATEGIES = {
     "FASTEST_RESPONSE": "latency-based-routing",
     "COST_OPTIMIZED": "cost-based-routing",
 }
+"""Values of `LLM_PROXY_LOAD_BALANCE`; ROUND_ROBIN replaces simple-shuffle by a patch (`routing`)."""
 CACHE_NAMESPACE = "litellm_caching"
-ANSWERS = {one.litellm_call_type: one.path for name, one in ENDPOINTS.items() if name != "embeddings"}
-"""LiteLLM's call types whose answers our own cache keeps, and their paths."""
-
-
+CACHED_PATHS = {one.litellm_call_type: one.path for name, one in ENDPOINTS.items() if name != "embeddings"}
+"""LiteLLM's call types that the response cache serves -> their paths."""
 LANGFUSE = "langfuse"
 
 
 def observer_settings(litellm_settings: Mapping[str, Any], env: Mapping[str, str]) -> Json:
-    """Langfuse's callback where its keys are set; text only of calls the gateway says it may be shown of."""
+    """Return the settings for observers: Langfuse if its keys are set; prompts if the gateway permits."""
     added: Json = {}
     if env.get("LANGFUSE_PUBLIC_KEY") and env.get("LANGFUSE_SECRET_KEY"):
         for name in ("success_callback", "failure_callback"):
             given = as_list(litellm_settings.get(name))
             added[name] = given if LANGFUSE in given else [*given, LANGFUSE]
-    # Taking text out costs a fifth of a call's CPU, so only where somebody would see it.
+    # Redaction costs a fifth of a call's CPU, so it is on only if an observer would get the text.
     if "turn_off_message_logging" not in litellm_settings:
         added["turn_off_message_logging"] = has_observers({**litellm_settings, **added})
     return added
 
 
 def has_observers(litellm_settings: Mapping[str, Any]) -> bool:
-    """Whether somebody else's callback sees the calls; ours takes no text."""
+    """Whether a callback other than ours receives the calls; ours reads no text."""
     names = ("callbacks", "success_callback", "failure_callback", "audit_log_callbacks")
     return any(litellm_settings.get(name) for name in names)
 
 
 def routing_strategy(load_balance: str) -> str | None:
-    """LiteLLM's routing strategy for one of our names; None for none."""
+    """Return LiteLLM's routing strategy for a value of `LLM_PROXY_LOAD_BALANCE`; None if unknown."""
     return ROUTING_STRATEGIES.get(load_balance.upper())
 
 
 def redis_cache_params(url: str, given: Mapping[str, Any], env: Mapping[str, str]) -> Json:
-    """The response cache in the Redis at `url`; the file's own `cache_params` win, but for the address."""
+    """Return `cache_params` for the Redis at `url`; the file's values win, except for the address."""
     ours: Json = {
         "namespace": CACHE_NAMESPACE,
         "ttl": float(env.get("LLM_PROXY_SIDECAR_CACHE_TTL_S") or 600),
-        "supported_call_types": [*ANSWERS, "aembedding"],
-        "max_messages": None,  # LiteLLM leaves conversations of more than four messages out
-        "socket_timeout": 0.25,  # what a frozen Redis costs, once (see `cache_gate`)
+        "supported_call_types": [*CACHED_PATHS, "aembedding"],
+        "max_messages": None,  # else conversations of more than four messages are not cached
+        "socket_timeout": 0.25,  # the cost of a frozen Redis, once (see `redis_breaker`)
         "socket_connect_timeout": 0.25,
     }
     address = {"type": "redis", "url": url}
@@ -103,27 +102,28 @@ def redis_cache_params(url: str, given: Mapping[str, Any], env: Mapping[str, str
 
 
 ALIASES_KEY = "model_group_alias"
-FALLBACK_KEYS = ("fallbacks", "context_window_fallbacks", "content_policy_fallbacks")
+
 MAX_WILDCARDS = 3
-"""In a group's name: LiteLLM matches names by backtracking, for seconds with four, for ever with more."""
+"""`*` in a group's name: LiteLLM matches by backtracking, which takes seconds with four."""
 SECTIONS = ("litellm_settings", "router_settings", "general_settings")
 
 
 class InvalidConfig(Exception):  # noqa: N818 -- errors are named for the state they report
-    """The configuration cannot be served; the message says why in one line."""
+    """The configuration cannot be served; the message is one line."""
 
 
 class ModelSubstituted(InvalidConfig):
-    """Something in it lets another model answer than the one a call was judged by; see `diversions`."""
+    """A setting would let another model answer than the authorized one; see `model_substitution`."""
 
 
 @dataclass(frozen=True, slots=True)
 class EffectiveConfig:
-    """What LiteLLM is given.
+    """The configuration LiteLLM gets.
 
     Attributes:
-        notes: One line for each thing left out.
-        cached_call_types: LiteLLM's call types that are answered from the response cache.
+        config: The sections.
+        notes: One line for each omission.
+        cached_call_types: LiteLLM's call types that the response cache serves.
     """
 
     config: Json
@@ -132,11 +132,16 @@ class EffectiveConfig:
 
 
 def build_effective_config(raw: object, env: Mapping[str, str]) -> EffectiveConfig:
-    """The configuration for LiteLLM; raises `InvalidConfig` when the file is not one."""
+    """Return the configuration for LiteLLM; raises `InvalidConfig` or `ModelSubstituted`.
+
+    Args:
+        raw: The parsed file.
+        env: The environment; deployments whose keys are not in it are left out.
+    """
     config = copy.deepcopy(_validate(raw))
-    diverted = [f"{where}: {what}" for where, what in find_substitutions(config)]
-    if diverted:
-        raise ModelSubstituted("; ".join(diverted))
+    substitutions = [f"{path}: {effect}" for path, effect in find_substitutions(config)]
+    if substitutions:
+        raise ModelSubstituted("; ".join(substitutions))
     notes: list[str] = []
     config["model_list"] = _drop_deployments_without_keys(config.get("model_list") or [], env, notes)
     for name in SECTIONS:
@@ -173,7 +178,7 @@ def _validate(raw: object) -> Json:
 
 
 def unset_variables(value: object, env: Mapping[str, str]) -> list[str]:
-    """The names a value reads from the environment that are not there, in order."""
+    """Return the environment variables that a value refers to and that are not set, in order."""
     if isinstance(value, str):
         return [name for name in ENV_REFERENCE.findall(value) if not env.get(name)]
     return [
@@ -200,12 +205,12 @@ def _alias_target(alias: object) -> str:
 
 
 def is_served(name: str, groups: Iterable[str]) -> bool:
-    """Whether a group of that name, or a wildcard that covers it, is there."""
+    """Whether a group has that name or is a wildcard that covers it."""
     return any(wildcard_matches(group, name) for group in groups)
 
 
 def _move_aliases_to_router(config: Json) -> None:
-    """An alias of `litellm_settings` is looked up behind the router's back; as the router's it is told."""
+    """Move aliases of `litellm_settings`, which the catalog would not show, to the router's."""
     given = as_object(config["litellm_settings"].pop("model_alias_map", None))
     if given:
         router = config["router_settings"]
@@ -266,7 +271,7 @@ def _apply_required(config: Json, env: Mapping[str, str]) -> None:
 def _take_cached_call_types(
     litellm: Json, raw: Json, env: Mapping[str, str], notes: list[str]
 ) -> tuple[str, ...]:
-    """The call types our own cache answers; what LiteLLM's cache is left with stays in its settings."""
+    """Take the call types of the response cache out of LiteLLM's cache settings and return them."""
     if litellm.get("cache") is not True:
         return ()
     params = litellm["cache_params"] = as_object(litellm.get("cache_params"))
@@ -280,6 +285,6 @@ def _take_cached_call_types(
             f"cache_params.type {given} is LiteLLM's own cache: it keeps no streams and cannot be purged"
         )
         return ()
-    types = as_list(params.get("supported_call_types", [*ANSWERS, "aembedding"]))
-    params["supported_call_types"] = [name for name in types if name not in ANSWERS]
-    return tuple(name for name in types if name in ANSWERS)
+    types = as_list(params.get("supported_call_types", [*CACHED_PATHS, "aembedding"]))
+    params["supported_call_types"] = [name for name in types if name not in CACHED_PATHS]
+    return tuple(name for name in types if name in CACHED_PATHS)

@@ -16,7 +16,6 @@ from urllib.parse import urlsplit
 
 from llm_proxy.json_access import Json, as_list, as_object
 from llm_proxy.sidecar.config import (
-    FALLBACK_KEYS,
     InvalidConfig,
     ModelSubstituted,
     build_effective_config,
@@ -24,7 +23,7 @@ from llm_proxy.sidecar.config import (
     unset_variables,
 )
 from llm_proxy.sidecar.environment import BASES_WITH_V1, BASES_WITHOUT_V1, ENV_REFERENCE
-from llm_proxy.sidecar.model_substitution import MODEL_OVERRIDES, find_substitutions
+from llm_proxy.sidecar.model_substitution import FALLBACK_KEYS, MODEL_OVERRIDES, find_substitutions
 
 SELF_HOSTED = frozenset(
     {
@@ -33,12 +32,12 @@ SELF_HOSTED = frozenset(
     }
 )
 LOCAL_ADDRESS_VARIABLES = BASES_WITH_V1 | BASES_WITHOUT_V1 | {"LOCAL_CHAT_BASE", "LOCAL_EMBED_BASE"}
-"""Names of addresses that are one's own, set or not."""
+"""Environment variables that hold the address of a local server, set or not."""
 PRIVATE_SUFFIXES = (".local", ".localhost", ".internal", ".lan", ".home.arpa", ".svc", ".cluster.local")
 
 
 def find_local_to_remote(config: Json, env: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Where a call to a local group may be answered by a remote one: the key's path, and what is wrong."""
+    """Yield each setting by which a remote group may answer a local group's call: its path, and a message."""
     kinds = _localities(config, env)
     aliases = as_object(as_object(config.get("router_settings")).get("model_group_alias"))
     local = [name for name, found in kinds.items() if True in found]
@@ -57,7 +56,7 @@ def find_local_to_remote(config: Json, env: Mapping[str, str]) -> Iterator[tuple
 
 
 def _localities(config: Json, env: Mapping[str, str]) -> dict[str, set[bool]]:
-    """Each group, and whether its deployments are local."""
+    """Return each group with the set of its deployments' localities (True: local)."""
     kinds: dict[str, set[bool]] = {}
     for deployment in map(as_object, as_list(config.get("model_list"))):
         kinds.setdefault(str(deployment["model_name"]), set()).add(is_local_deployment(deployment, env))
@@ -65,13 +64,13 @@ def _localities(config: Json, env: Mapping[str, str]) -> dict[str, set[bool]]:
 
 
 def _resolve_group(name: str, aliases: Json, kinds: Mapping[str, set[bool]]) -> str:
-    """The group behind a name: an alias's, itself, or the wildcard that covers it."""
+    """Return the group a name resolves to: an alias's target, itself, or a wildcard that covers it."""
     target = str(as_object(aliases.get(name)).get("model", aliases.get(name, name)))
     return target if target in kinds else next((one for one in kinds if is_served(target, [one])), target)
 
 
 def _fallback_rules(config: Json) -> Iterator[tuple[str, str, str]]:
-    """Every fallback: the key's path, the group it is for (`*`: any), and where it leads."""
+    """Yield every fallback: the key's path, the source group (`*`: any), and the target group."""
     for section in ("router_settings", "litellm_settings"):
         given = as_object(config.get(section))
         for key in FALLBACK_KEYS:
@@ -84,7 +83,7 @@ def _fallback_rules(config: Json) -> Iterator[tuple[str, str, str]]:
 
 
 def is_local_deployment(deployment: Json, env: Mapping[str, str]) -> bool:
-    """Whether a deployment's server is one's own."""
+    """Whether the operator runs the deployment's server."""
     params, info = as_object(deployment.get("litellm_params")), as_object(deployment.get("model_info"))
     address = str(params.get("api_base") or params.get("base_url") or "")
     named = ENV_REFERENCE.fullmatch(address)
@@ -121,19 +120,19 @@ NESTED_SECTIONS = (
 )
 
 OWN_MODEL_INFO_KEYS = frozenset({"provider", "custom_tokenizer"})
-"""Keys of `model_info` that this project reads, or names below."""
+"""Keys of `model_info` that this project reads or checks itself."""
 REJECTED_KEYS = frozenset(MODEL_OVERRIDES)
-"""Keys of which the generated table lacks some, and that are refused for what they do."""
+"""Keys that are rejected for their effect; the generated table lacks some of them."""
 LEFT_OUT_PREFIX = "left out: "
 NEVER_RETRIED = frozenset(
     {"BadRequestErrorRetries", "NotFoundErrorRetries", "ContentPolicyViolationErrorRetries"}
 )
-"""Grants of a retry policy for what is never tried again."""
+"""Keys of a retry policy for errors that are never retried (see `patches.routing`)."""
 
 
 @cache
 def known_keys(section: str) -> frozenset[str]:
-    """The keys LiteLLM reads in a section."""
+    """Return the keys LiteLLM reads in a section of `known_keys.json`."""
     table: dict[str, str] = json.loads(
         files("llm_proxy.sidecar").joinpath("known_keys.json").read_text("utf-8")
     )
@@ -142,10 +141,11 @@ def known_keys(section: str) -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True)
 class ConfigFinding:
-    """One thing found.
+    """A fault or a note.
 
     Attributes:
         path: The key's path in the file, or the deployment.
+        message: What is wrong, or worth knowing.
         is_fault: Whether the file should not be served as it is.
     """
 
@@ -155,13 +155,18 @@ class ConfigFinding:
 
 
 def check_config(raw: object, env: Mapping[str, str]) -> list[ConfigFinding]:
-    """Everything found in a configuration, in the order of the file's sections."""
+    """Return all findings of a configuration.
+
+    Args:
+        raw: The parsed file.
+        env: The environment the sidecar will have.
+    """
     try:
         build_effective_config(raw, env)
     except ModelSubstituted:
         pass  # each is a finding below
-    except InvalidConfig as problem:
-        return [ConfigFinding("", str(problem))]
+    except InvalidConfig as error:
+        return [ConfigFinding("", str(error))]
     config = as_object(raw)
     parts: tuple[Callable[[], Iterator[ConfigFinding]], ...] = (
         lambda: _check_keys("", config, known_keys("top")),
@@ -247,7 +252,7 @@ def _check_deployments(config: Json, env: Mapping[str, str]) -> Iterator[ConfigF
 
 
 def _check_names(config: Json) -> Iterator[ConfigFinding]:
-    """Names that lead nowhere in the file itself, whatever keys are set."""
+    """Yield aliases and fallbacks that name no group of the file."""
     groups = {str(as_object(one)["model_name"]) for one in as_list(config.get("model_list"))}
     for section, key in (("router_settings", "model_group_alias"), ("litellm_settings", "model_alias_map")):
         for name, alias in as_object(as_object(config.get(section)).get(key)).items():
@@ -266,17 +271,17 @@ def _check_names(config: Json) -> Iterator[ConfigFinding]:
 
 
 def _check_localities(config: Json, env: Mapping[str, str]) -> Iterator[ConfigFinding]:
-    """An operator may want it; nobody should have it unaware."""
+    """Yield a note for each setting by which a local group's prompts may leave local servers."""
     for where, message in find_local_to_remote(config, env):
         yield ConfigFinding(where, message, is_fault=False)
 
 
 def _check_variables(config: Json, env: Mapping[str, str]) -> Iterator[ConfigFinding]:
-    """Names the sections refer to; what only a deployment refers to is left out with it."""
+    """Yield a note for each unset variable that a section refers to; deployments are checked elsewhere."""
     for section in SECTIONS:
         for key, value in as_object(config.get(section)).items():
             for name in dict.fromkeys(unset_variables(value, env)):
-                if key != "master_key":  # ours, whatever stands there
+                if key != "master_key":  # its value is always replaced
                     yield ConfigFinding(
                         f"{section}.{key}", f"{name} is not set: nothing is read", is_fault=False
                     )
@@ -290,7 +295,7 @@ def _check_fallback_rule(where: str, rule: Json, groups: set[str]) -> Iterator[C
 
 
 def is_weak_key(key: str) -> bool:
-    """Whether a key is one everybody tries first, or too short."""
+    """Whether a key is well known or shorter than `MIN_KEY_CHARS`."""
     return key.lower() in WEAK_KEYS or len(key) < MIN_KEY_CHARS
 
 

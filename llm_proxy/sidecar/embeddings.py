@@ -21,23 +21,23 @@ ODD_NUMBERS = (b"null", b"NaN", b"Infinity")
 REQUIRED_WORDS = (b'"list"', b'"prompt_tokens"')
 
 
-def count_inputs(asked: object) -> int:
-    """How many inputs the `input` of a request has; a list of tokens is one."""
-    listed = as_list(asked)
+def count_inputs(given: object) -> int:
+    """Return the number of inputs in a request's `input`; a list of tokens is one."""
+    listed = as_list(given)
     return len(listed) if listed and not isinstance(listed[0], int) else 1
 
 
 def count_request_inputs(request: bytes) -> int | None:
-    """How many inputs the body of a request has; None when it names none."""
+    """Return the number of inputs in a request's body; None if it has no `input`."""
     try:
-        asked = as_object(json.loads(request)).get("input")
+        given = as_object(json.loads(request)).get("input")
     except (ValueError, RecursionError):
         return None
-    return None if asked is None else count_inputs(asked)
+    return None if given is None else count_inputs(given)
 
 
 def is_well_formed(raw: bytes, inputs: int | None) -> bool:
-    """Whether an answer is as it should be, so that its numbers need not be read."""
+    """Whether an answer is well-formed, seen without parsing its numbers."""
     if any(word in raw for word in ODD_NUMBERS) or not all(word in raw for word in REQUIRED_WORDS):
         return False
     found = [int(number) for number in INDEX_PATTERN.findall(raw)]
@@ -49,7 +49,7 @@ def is_well_formed(raw: bytes, inputs: int | None) -> bool:
 
 
 def sort_vectors(answer: Json, inputs: int | None) -> bool:
-    """Sort the vectors of an answer by index, and name them; False when they are not one for each input."""
+    """Sort an answer's vectors by index; return False if they are not exactly one for each input."""
     vectors = [as_object(one) for one in as_list(answer.get("data"))]
     if not vectors or inputs not in (None, len(vectors)):
         return False
@@ -72,7 +72,7 @@ def _is_index(value: object) -> bool:
 
 
 def _is_vector(value: object) -> bool:
-    """Numbers, text that encodes them, or (a vector for each token) vectors."""
+    """Whether a value is numbers, text that encodes them, or a vector for each token."""
     if isinstance(value, str):
         return bool(value)
     listed = as_list(value)
@@ -89,7 +89,7 @@ BASE64 = "base64"
 
 
 def encode_as_requested(result: Any, body: bytes) -> None:  # noqa: ANN401 -- whatever LiteLLM's endpoint returned
-    """Put the vectors of an answer into text where the request's body asks for it."""
+    """Encode an answer's vectors in base64 if the request's body asks for it, as OpenAI's SDKs do."""
     if BASE64.encode() not in body or as_object(json.loads(body)).get("encoding_format") != BASE64:
         return
     for item in as_list(getattr(result, "data", None)):

@@ -1,7 +1,7 @@
-"""The environment LiteLLM runs in: built from a list, for it reads names that mean something else elsewhere.
+"""The environment LiteLLM gets: an allow-list, because LiteLLM reads variables meant for other programs.
 
-Invariant: `DATABASE_URL`, `REDIS_URL`, `HOST`, `PORT`, `DEBUG` and their like never pass; the gateway's key
-never becomes LiteLLM's master key, which is drawn anew at each start and known to nobody.
+Invariants: `DATABASE_URL`, `REDIS_URL`, `HOST`, `PORT`, `DEBUG` and the like never pass; LiteLLM's master key
+is random, made at each start and stored nowhere, and never the gateway's key.
 """
 
 import re
@@ -36,21 +36,21 @@ SYNONYMS = (
     ("VERTEX_AI_PROJECT_ID", "VERTEXAI_PROJECT"),
     ("LANGFUSE_HOST", "LANGFUSE_BASE_URL"),
 )
-"""Two names of one thing: whichever is set fills the other."""
+"""Two names of one value: the one that is set sets the other."""
 
 BASES_WITH_V1 = frozenset({"TEI_API_BASE", "VLLM_API_BASE", "LLAMA_CPP_API_BASE"})
-"""Addresses of servers that speak OpenAI's protocol below `/v1`; given with or without it."""
+"""Addresses of OpenAI-compatible servers that LiteLLM needs with `/v1`; operators write them either way."""
 SCHEME_SLASHES = 2
 BASES_WITHOUT_V1 = frozenset({"OLLAMA_API_BASE"})
 
 DEFAULTS = {
     "LITELLM_LOG": "ERROR",
-    # LiteLLM cuts a stream after so many equal pieces; a model may well repeat itself.
+    # LiteLLM ends a stream after this many equal chunks; a model may repeat itself.
     "REPEATED_STREAMING_CHUNK_LIMIT": "1000000000",
-    # Three attempts in all within about two seconds; LiteLLM also sleeps after the last one.
+    # Three attempts within about two seconds.
     "INITIAL_RETRY_DELAY": "0.25",
     "MAX_RETRY_DELAY": "2",
-    # Retries are the router's; for embeddings the client's own two would come on top of them.
+    # The router retries; for embeddings the client's own two retries would be added.
     "DEFAULT_MAX_RETRIES": "0",
     "JITTER": "0.1",
     "VERTEX_AI_LOCATION": "us-central1",
@@ -74,19 +74,20 @@ REQUIRED = {
 
 
 def referenced_variables(text: str) -> frozenset[str]:
-    """The names a configuration reads as `os.environ/NAME`."""
+    """Return the names that a configuration refers to as `os.environ/NAME`."""
     return frozenset(ENV_REFERENCE.findall(text))
 
 
 def build_environment(given: Mapping[str, str], config_text: str) -> dict[str, str]:
-    """The whole environment of the process.
+    """Return the complete environment of the process.
 
     Args:
-        given: What the launcher has; `LLM_PROXY_SIDECAR_PASS` may name more to let through, comma-separated.
-        config_text: The configuration, whose `os.environ/NAME`s pass too.
+        given: The launcher's environment; `LLM_PROXY_SIDECAR_PASS` names more variables to pass,
+            comma-separated.
+        config_text: The configuration; the variables it refers to pass too.
     """
-    asked = referenced_variables(config_text) | {*given.get("LLM_PROXY_SIDECAR_PASS", "").split(",")}
-    kept = {name: value for name, value in given.items() if value and _is_allowed(name, asked)}
+    named = referenced_variables(config_text) | {*given.get("LLM_PROXY_SIDECAR_PASS", "").split(",")}
+    kept = {name: value for name, value in given.items() if value and _is_allowed(name, named)}
     kept = {name: _normalize_address(name, value) for name, value in kept.items()}
     for one, other in SYNONYMS:
         found = kept.get(one) or kept.get(other)
@@ -95,19 +96,19 @@ def build_environment(given: Mapping[str, str], config_text: str) -> dict[str, s
 
 
 def _normalize_address(name: str, value: str) -> str:
-    """An address as LiteLLM wants it, where people write it either way."""
+    """Return a server's address with or without `/v1`, as LiteLLM needs it."""
     bare = value.rstrip("/").removesuffix("/v1")
     if name in BASES_WITH_V1:
         return f"{bare}/v1" if bare.count("/") <= SCHEME_SLASHES else value
     return bare if name in BASES_WITHOUT_V1 else value
 
 
-def _is_allowed(name: str, asked: frozenset[str]) -> bool:
+def _is_allowed(name: str, named: frozenset[str]) -> bool:
     if name in BLOCKED_VARIABLES:
         return False
     patterns = (PROVIDER_VARIABLES, OWN_VARIABLES, OBSERVER_VARIABLES)
     return (
-        name in asked
+        name in named
         or name in SYSTEM_VARIABLES
         or name in LITELLM_VARIABLES
         or any(p.fullmatch(name) for p in patterns)

@@ -1,8 +1,8 @@
-"""A provider's streamed body, decoded as the specification of server-sent events says: bytes in, events out.
+"""Decodes a provider's streamed body by the specification of server-sent events: bytes in, events out.
 
-Pure. Invariants: lines end at CR, LF or CRLF and nowhere else; any chunking of the same bytes gives the same
-events; a body without event fields (JSON lines) gives its lines. Beyond the specification: an event without
-its empty line counts at the end of the body, and where the next event's first line follows it at once.
+Pure. Invariants: lines end at CR, LF or CRLF and nowhere else; the same bytes give the same events, however
+they are chunked; a body without event fields (JSON lines) gives its lines. Beyond the specification, an event
+may lack its empty line at the end of the body and before the next event.
 Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
 """
 
@@ -14,11 +14,11 @@ MAX_EVENT_LINES = 100_000
 DONE = "[DONE]"
 BOM = b"\xef\xbb\xbf"
 _FIELDS = frozenset({b"", b"data", b"event", b"id", b"retry"})
-"""Names of an event stream's fields; a comment's is empty."""
+"""Field names of an event stream; a comment has an empty one."""
 
 
 class EventTooLong(ValueError):  # noqa: N818 -- errors are named for the state they report
-    """So many bytes without an end are no event."""
+    """A line or event exceeds `MAX_EVENT_BYTES` or `MAX_EVENT_LINES`."""
 
 
 class ServerSentEvent(NamedTuple):
@@ -27,7 +27,7 @@ class ServerSentEvent(NamedTuple):
     Attributes:
         data: Its `data` lines, joined by line feeds; never empty.
         name: Its `event` field.
-        is_json_line: It is a line of JSON lines.
+        is_json_line: Whether it is a line of JSON lines.
     """
 
     data: str
@@ -36,7 +36,7 @@ class ServerSentEvent(NamedTuple):
 
 
 class LineDecoder:
-    """Cuts bytes into lines, without their ends and without a byte order mark before the first."""
+    """Splits bytes into lines, without line ends and without a byte order mark at the start."""
 
     __slots__ = ("_after_cr", "_held_bytes", "_parts", "_start")
 
@@ -47,7 +47,7 @@ class LineDecoder:
         self._held_bytes = 0
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """The lines that end in this chunk; raises `EventTooLong`."""
+        """Return the lines that end in this chunk; raises `EventTooLong`."""
         if self._start is not None:
             chunk = self._start + chunk
             if len(chunk) < len(BOM) and BOM.startswith(chunk):
@@ -72,14 +72,14 @@ class LineDecoder:
         return lines
 
     def flush(self) -> list[bytes]:
-        """The last line of a body that ends in the middle of it."""
+        """Return the last line if the body ends without a line end."""
         rest = b"".join([self._start or b"", *self._parts])
         self._start, self._parts = None, []
         return [rest] if rest else []
 
 
 class EventDecoder:
-    """Reads the events of one body."""
+    """Decodes the events of one body."""
 
     __slots__ = ("_data", "_data_bytes", "_lines", "_name", "_parsed_bytes", "_plain")
 
@@ -91,11 +91,11 @@ class EventDecoder:
         self._name = b""
 
     def feed(self, chunk: bytes) -> list[ServerSentEvent]:
-        """The events that end in this chunk; raises `EventTooLong`."""
+        """Return the events that end in this chunk; raises `EventTooLong`."""
         return self._decode_lines(self._lines.feed(chunk))
 
     def flush(self) -> list[ServerSentEvent]:
-        """What was left at the end of the body."""
+        """Return the events that the end of the body completes."""
         events = self._decode_lines(self._lines.flush())
         self._dispatch(events)
         return events
@@ -137,7 +137,7 @@ class EventDecoder:
             events.append(ServerSentEvent(data.decode("utf-8", "replace"), name.decode("utf-8", "replace")))
 
     def _is_complete_json(self) -> bool:
-        """Whether the lines so far are an event of their own: joined with another they would be no JSON.
+        """Whether the lines so far are a complete JSON document, so that the next line begins another event.
 
         All attempts of one event together parse no more than one event may hold, so the work is linear.
         """

@@ -1,6 +1,6 @@
-"""The calls whose prompt or answer a guardrail of the owner's checks: the response cache leaves them alone.
+"""Finds the calls that an operator's guardrail may check: the response cache never answers those.
 
-A hit is answered before LiteLLM's hooks run, so a cached answer would pass a guardrail unseen.
+A cache hit is answered before LiteLLM's hooks run, so it would bypass a guardrail.
 """
 
 from collections.abc import Iterable
@@ -18,25 +18,25 @@ CHECKING_HOOKS = (
     "async_post_call_streaming_hook",
     "async_post_call_streaming_iterator_hook",
 )
-"""What a callback overrides that may reject or change a prompt or an answer."""
+"""Methods a callback overrides to reject or change a prompt or an answer."""
 OBSERVER_MODULES = (
     "litellm.integrations.opentelemetry",
     "litellm.integrations.otel",
     "litellm.integrations.prometheus",
     "llm_proxy.",
 )
-"""Modules whose callbacks use those hooks to observe."""
+"""Modules whose callbacks override those methods only to observe."""
 REQUEST_KEYS = frozenset({"guardrails", "policies"})
 _KNOWN: list["ConfiguredGuardrails"] = []
-"""Those of this process, once it has started."""
+"""The configured guardrails, set once LiteLLM has started."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConfiguredGuardrails:
-    """Where guardrails run.
+    """The guardrails of a configuration.
 
     Attributes:
-        every_call: Names of those that run on every call.
+        every_call: Names of the guardrails that run on every call.
         groups: Model groups with a guardrail of their own, wildcards among them.
     """
 
@@ -44,21 +44,21 @@ class ConfiguredGuardrails:
     groups: frozenset[str] = frozenset()
 
     def may_check(self, model: str, body: Json) -> bool:
-        """Whether a guardrail may check this call."""
+        """Whether a guardrail may check a call for this model with this body."""
         if self.every_call or not REQUEST_KEYS.isdisjoint(body):
             return True
         names = litellm_internals.names_of_model(model) if self.groups else ()
         return any(is_served(name, self.groups) for name in names)
 
     def notes(self) -> list[str]:
-        """One line for each place the response cache is off."""
+        """Return one log line for each guardrail or group for which the response cache is off."""
         every = [f"no answer is cached: {name} checks every call" for name in self.every_call]
         return every + [f"no answer of {name} is cached: it has a guardrail" for name in sorted(self.groups)]
 
 
 def find_guardrails(config: Json) -> ConfiguredGuardrails:
-    """Those of a configuration, once LiteLLM has started with it."""
-    # What LiteLLM adds to every proxy acts only for its own keys, or for guardrails that are found here.
+    """Find a configuration's guardrails, after LiteLLM has started with it."""
+    # LiteLLM's built-in hooks act only for its own keys or for guardrails that are found here.
     its_own = {
         id(one)
         for one in litellm_internals.built_in_hooks(
@@ -81,22 +81,22 @@ def find_guardrails(config: Json) -> ConfiguredGuardrails:
 
 
 def set_guardrails(found: ConfiguredGuardrails) -> None:
-    """Let `in_force` know them."""
+    """Set the guardrails that `may_check_running_call` uses."""
     _KNOWN[:] = [found]
 
 
-def may_check_running_call(metadata: Json, asked: Json) -> bool:
-    """Whether a guardrail may check a call that runs, by the groups asked for and serving it."""
-    if not _KNOWN or any(asked.get(name) or metadata.get(name) for name in REQUEST_KEYS):
+def may_check_running_call(metadata: Json, request: Json) -> bool:
+    """Whether a guardrail may check a running call, by LiteLLM's metadata and the request's body."""
+    if not _KNOWN or any(request.get(name) or metadata.get(name) for name in REQUEST_KEYS):
         return True
-    names = {str(asked.get("model") or ""), str(metadata.get("model_group") or "")}
+    names = {str(request.get("model") or ""), str(metadata.get("model_group") or "")}
     return any(_KNOWN[0].may_check(name, {}) for name in names)
 
 
 def only_guardrails_read_streams() -> bool:
-    """Whether nobody but guardrails looks into streams as a whole."""
-    watching = litellm_internals.proxy_logging_class().callback_capabilities().iterator_overrides
-    return all(isinstance(callback, litellm_internals.guardrail_class()) for callback, _ in watching)
+    """Whether guardrails are the only callbacks that read streams."""
+    readers = litellm_internals.proxy_logging_class().callback_capabilities().iterator_overrides
+    return all(isinstance(callback, litellm_internals.guardrail_class()) for callback, _ in readers)
 
 
 def _model_list(config: Json) -> Iterable[Json]:

@@ -14,18 +14,18 @@ from llm_proxy.json_access import as_list, as_object
 
 CONTROL_CHARACTER = re.compile(r"[\x00-\x1f]")
 NOT_FINITE = re.compile(r"NaN|Infinity|[0-9][eE]\+?[0-9]{3}")
-"""Where a text may hold a number that is not finite."""
+"""Matches a text that may hold a number that is not finite."""
 NEEDS_REPAIR = re.compile(rb"\\u[dD][89a-fA-F]|NaN|Infinity|[0-9][eE]\+?[0-9]{3}")
-"""Where a body may hold half a surrogate pair, or such a number."""
+"""Matches a body that may hold a surrogate half or a number that is not finite."""
 
 
 def encode(document: object) -> bytes:
-    """The document as it is sent; never fails for its texts."""
+    """Return the document as compact UTF-8 JSON, whatever its texts hold."""
     return join_surrogates(json.dumps(document, ensure_ascii=False, separators=(",", ":"))).encode()
 
 
 def join_surrogates(text: str) -> str:
-    """The text with the halves of each surrogate pair joined, and U+FFFD for a half alone."""
+    """Return the text with surrogate pairs joined and U+FFFD for a single half."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -34,7 +34,7 @@ def join_surrogates(text: str) -> str:
 
 
 def repair_value(value: object, text: Callable[[str], str] = join_surrogates) -> Any:  # noqa: ANN401 -- JSON in, JSON out
-    """The value with every number finite, and every text as `text` makes it."""
+    """Return the value with null for numbers that are not finite, and `text` applied to every text."""
     if isinstance(value, str):
         return text(value)
     if named := as_object(value):
@@ -45,9 +45,9 @@ def repair_value(value: object, text: Callable[[str], str] = join_surrogates) ->
 
 
 def repair_frame_data(data: str) -> str:
-    """A frame's data without bare control characters and numbers that are not finite.
+    """Return a frame's data with control characters escaped and null for numbers that are not finite.
 
-    Its texts stay: half a character may go on in the next frame.
+    Surrogate halves stay: the other half may be in the next frame.
     """
     if not (NOT_FINITE.search(data) or (not data.isprintable() and CONTROL_CHARACTER.search(data))):
         return data
@@ -58,7 +58,7 @@ def repair_frame_data(data: str) -> str:
 
 
 def repair_body(raw: bytes) -> bytes:
-    """A body's texts joined and its numbers finite; one that is no JSON stays as it is."""
+    """Return a body with surrogate pairs joined and only finite numbers; other than JSON is unchanged."""
     if not NEEDS_REPAIR.search(raw):
         return raw
     try:

@@ -13,7 +13,6 @@ import os
 import random
 import signal
 import socket
-import sys
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -27,15 +26,15 @@ import yaml
 from llm_proxy.json_access import Json, as_object
 from llm_proxy.sidecar import cache_events, guardrails, litellm_internals, response_cache
 from llm_proxy.sidecar.app import SidecarApp
-from llm_proxy.sidecar.call_log import WARM_UP_GROUP
+from llm_proxy.sidecar.call_log import WARM_UP_GROUP, CallLog
 from llm_proxy.sidecar.config import EffectiveConfig, InvalidConfig, build_effective_config, has_observers
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches import attempts, redis_breaker, registry
+from llm_proxy.sidecar.process_log import log_line
 from llm_proxy.sidecar.responses import App, Message, Scope
 
-WARM_UP_MODEL = WARM_UP_GROUP
 WARM_UP_CHAT: Json = {
-    "model": WARM_UP_MODEL,
+    "model": WARM_UP_GROUP,
     "messages": [{"role": "user", "content": "ready?"}],
     "cache": {"no-store": True},
     "no-log": True,
@@ -45,32 +44,35 @@ WARM_UP_CALLS: tuple[tuple[str, Json], ...] = (
     ("/v1/chat/completions", {**WARM_UP_CHAT, "stream": True, "stream_options": {"include_usage": True}}),
     (
         "/v1/embeddings",
-        {"model": WARM_UP_MODEL, "input": "ready?", "cache": {"no-store": True}, "no-log": True},
+        {"model": WARM_UP_GROUP, "input": "ready?", "cache": {"no-store": True}, "no-log": True},
     ),
 )
 WARM_UP_TIMEOUT_S = 10
 
 
 async def warm_up(app: App, key: str) -> None:
-    """Make one call of each kind."""
+    """Make one call of each kind through the application, to a local provider; LiteLLM's first cost 1 s.
+
+    A failure is logged and changes nothing else. The temporary deployment is removed.
+    """
     async with _start_responder() as port:
         router = litellm_internals.router()
         if router is None:
             return
         params = {
-            "model": f"openai/{WARM_UP_MODEL}",
+            "model": f"openai/{WARM_UP_GROUP}",
             "api_base": f"http://127.0.0.1:{port}/v1",
             "api_key": "none",
         }
-        router.add_deployment(litellm_internals.make_deployment(WARM_UP_MODEL, params))
+        router.add_deployment(litellm_internals.make_deployment(WARM_UP_GROUP, params))
         try:
             async with asyncio.timeout(WARM_UP_TIMEOUT_S):
                 for path, body in WARM_UP_CALLS:
                     await _warm_up_call(app, key, path, json.dumps(body).encode())
         except TimeoutError:
-            print("sidecar: the warm-up took too long; serving", file=sys.stderr, flush=True)  # noqa: T201 -- the log of this part
+            log_line("the warm-up took too long; serving")
         finally:
-            router.delete_deployment(id=WARM_UP_MODEL)
+            router.delete_deployment(id=WARM_UP_GROUP)
 
 
 async def _warm_up_call(app: App, key: str, path: str, body: bytes) -> None:
@@ -84,7 +86,7 @@ async def _warm_up_call(app: App, key: str, path: str, body: bytes) -> None:
 
     async def send(message: Message) -> None:
         if message["type"] == "http.response.start" and message["status"] != 200:
-            print(f"sidecar: warm-up: {path} answered {message['status']}", file=sys.stderr, flush=True)  # noqa: T201 -- the same
+            log_line(f"warm-up: {path} answered {message['status']}")
 
     headers = [(b"authorization", f"Bearer {key}".encode()), (b"content-length", str(len(body)).encode())]
     scope: Scope = {
@@ -107,7 +109,7 @@ async def _warm_up_call(app: App, key: str, path: str, body: bytes) -> None:
 
 @asynccontextmanager
 async def _start_responder() -> AsyncGenerator[int]:
-    """A provider that says one word; its port."""
+    """Run a provider that answers with one word; yield its port."""
     server = await asyncio.start_server(_respond, "127.0.0.1", 0)
     async with server:
         yield server.sockets[0].getsockname()[1]
@@ -116,22 +118,24 @@ async def _start_responder() -> AsyncGenerator[int]:
 async def _respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
     size = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0] or 0)
-    asked: Json = json.loads(await reader.readexactly(size)) if size else {}
-    media = "text/event-stream" if asked.get("stream") else "application/json"
-    raw = _response_body("input" in asked, bool(asked.get("stream")))
-    writer.write(f"HTTP/1.1 200 OK\r\ncontent-type: {media}\r\ncontent-length: {len(raw)}\r\n".encode())
+    request: Json = json.loads(await reader.readexactly(size)) if size else {}
+    streamed = bool(request.get("stream"))
+    content_type = "text/event-stream" if streamed else "application/json"
+    raw = _response_body(embedding="input" in request, streamed=streamed)
+    writer.write(f"HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\n".encode())
+    writer.write(f"content-length: {len(raw)}\r\n".encode())
     writer.write(b"connection: close\r\n\r\n" + raw)
     await writer.drain()
     writer.close()
 
 
-def _response_body(embedding: bool, stream: bool) -> bytes:  # noqa: FBT001 -- what was asked for
+def _response_body(*, embedding: bool, streamed: bool) -> bytes:
     usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
     if embedding:
         data = [{"object": "embedding", "index": 0, "embedding": [0.0]}]
-        return json.dumps({"object": "list", "model": WARM_UP_MODEL, "data": data, "usage": usage}).encode()
-    chunk: Json = {"id": "warm", "object": "chat.completion.chunk", "created": 1, "model": WARM_UP_MODEL}
-    if not stream:
+        return json.dumps({"object": "list", "model": WARM_UP_GROUP, "data": data, "usage": usage}).encode()
+    chunk: Json = {"id": "warm", "object": "chat.completion.chunk", "created": 1, "model": WARM_UP_GROUP}
+    if not streamed:
         choice = {"index": 0, "message": {"role": "assistant", "content": "yes"}, "finish_reason": "stop"}
         return json.dumps(
             {**chunk, "object": "chat.completion", "choices": [choice], "usage": usage}
@@ -149,58 +153,58 @@ def _response_body(embedding: bool, stream: bool) -> bytes:  # noqa: FBT001 -- w
 
 
 DRAIN_NOTICE_S = 3.0
-"""By then every gateway has looked: they do once a second, and wait two for the answer."""
+"""Gateways check once a second and wait two for the response: by then each knows."""
 DRAIN_TIMEOUT_S = 30
 LIMIT_SPREAD = 0.1
-"""Each process of several takes up to so much less, so that they do not leave together."""
+"""Each process lowers its limits by up to this share, so that several do not restart together."""
 _CHECK_TICKS = 50
+"""Of uvicorn's ticks, ten a second."""
 
 
 class SidecarServer(uvicorn.Server):
-    """A server that first says it is leaving, and then stops.
+    """A server that reports it is draining before it stops listening.
 
-    `LLM_PROXY_SIDECAR_MAX_MIB` of resident memory, or `LLM_PROXY_SIDECAR_MAX_CALLS` answered, make it leave
-    by itself; unset they mean no limit.
+    It drains on SIGTERM, and once it uses more memory than `LLM_PROXY_SIDECAR_MAX_MIB` or has completed more
+    calls than `LLM_PROXY_SIDECAR_MAX_CALLS` (unset: no limit). Its supervisor starts it again.
     """
 
-    def __init__(self, config: uvicorn.Config, doors: SidecarApp, given: Mapping[str, str]) -> None:
+    def __init__(self, config: uvicorn.Config, app: SidecarApp, env: Mapping[str, str]) -> None:
         super().__init__(config)
-        self._doors = doors
-        self._leave_s = float(given.get("LLM_PROXY_SIDECAR_LEAVE_S", DRAIN_NOTICE_S))
-        less = 1 - random.random() * LIMIT_SPREAD  # noqa: S311 -- a spread, not a secret
-        self._most_mib = float(given.get("LLM_PROXY_SIDECAR_MAX_MIB") or "inf") * less
-        self._most_calls = float(given.get("LLM_PROXY_SIDECAR_MAX_CALLS") or "inf") * less
+        self._app = app
+        self._notice_s = float(env.get("LLM_PROXY_SIDECAR_LEAVE_S", DRAIN_NOTICE_S))
+        share = 1 - random.random() * LIMIT_SPREAD  # noqa: S311 -- a spread, not a secret
+        self._max_mib = float(env.get("LLM_PROXY_SIDECAR_MAX_MIB") or "inf") * share
+        self._max_calls = float(env.get("LLM_PROXY_SIDECAR_MAX_CALLS") or "inf") * share
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 -- uvicorn's signature
-        """The first SIGTERM says so and waits a little; another signal stops at once."""
-        if self._doors.draining or sig == signal.SIGINT:
+        """Drain on the first SIGTERM; stop at once on SIGINT or another SIGTERM."""
+        if self._app.draining or sig == signal.SIGINT:
             self.should_exit = True
         else:
-            self._start_draining(self._leave_s)
+            self._start_draining(self._notice_s)
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second; every five seconds it looks at itself."""
-        if counter % _CHECK_TICKS == 0 and not self._doors.draining:
+        """Check the limits every five seconds."""
+        if counter % _CHECK_TICKS == 0 and not self._app.draining:
             self._check_limits()
         return await super().on_tick(counter)
 
     def _check_limits(self) -> None:
-        grown, answered = resident_mib(), self._doors.completed
-        if grown > self._most_mib or answered > self._most_calls:
-            why = f"{grown:.0f} MiB, {answered} calls answered"
-            print(f"sidecar: leaving, to be started anew: {why}", file=sys.stderr, flush=True)  # noqa: T201 -- its log
+        used_mib, completed = resident_mib(), self._app.completed
+        if used_mib > self._max_mib or completed > self._max_calls:
+            log_line(f"leaving, to be started anew: {used_mib:.0f} MiB, {completed} calls answered")
             self.config.timeout_graceful_shutdown = max(
                 self.config.timeout_graceful_shutdown or 0, DRAIN_TIMEOUT_S
             )
             self._start_draining(DRAIN_NOTICE_S)
 
     def _start_draining(self, after_s: float) -> None:
-        self._doors.draining = True
+        self._app.draining = True
         asyncio.get_running_loop().call_later(after_s, setattr, self, "should_exit", True)  # noqa: FBT003 -- setattr's
 
 
 def resident_mib() -> float:
-    """Memory of this process that is in use (proc(5), statm); 0 where nothing tells."""
+    """Return this process's resident memory in MiB (proc(5), statm); 0 on systems without it."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except OSError:
@@ -208,40 +212,48 @@ def resident_mib() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-EXIT_CONFIG, FAILED = 2, 4
+EXIT_CONFIG, EXIT_LITELLM = 2, 4
 KEEP_ALIVE_S = 75
 
 
 class StartFailed(Exception):  # noqa: N818 -- errors are named for the state they report
-    """LiteLLM refused to start; the message is its reason."""
+    """LiteLLM did not start; the message is its reason."""
 
 
 def run(config: Path, listener: socket.socket, key: str) -> int:
-    """Serve until SIGTERM; the process's exit code."""
+    """Serve until SIGTERM; return the process's exit code.
+
+    Args:
+        config: The configuration file.
+        listener: A bound socket that does not listen yet.
+        key: The traffic key.
+    """
     import uvloop  # noqa: PLC0415 -- not there on every platform LiteLLM runs on
 
-    gc.disable()  # what LiteLLM loads stays; to search it for garbage is a quarter of a start
+    gc.disable()  # LiteLLM's modules are never garbage; to search them takes a quarter of the start
     try:
         uvloop.run(_serve(config, listener, key))
-    except InvalidConfig as problem:
-        return _print(EXIT_CONFIG, f"{config}: {problem}")
-    except StartFailed as problem:
-        return _print(FAILED, f"{config}: LiteLLM did not start: {problem}")
+    except InvalidConfig as error:
+        log_line(f"{config}: {error}")
+        return EXIT_CONFIG
+    except StartFailed as error:
+        log_line(f"{config}: LiteLLM did not start: {error}")
+        return EXIT_LITELLM
     return 0
 
 
 async def _serve(config: Path, listener: socket.socket, key: str) -> None:
-    doors = SidecarApp(key)
-    async with _start_litellm(config) as (loaded, observer):
+    app = SidecarApp(key)
+    async with _start_litellm(config) as (loaded, callback):
         gc.freeze()
         gc.enable()
-        doors.has_observers = has_observers(loaded.config["litellm_settings"])
-        await warm_up(doors, key)
+        app.has_observers = has_observers(loaded.config["litellm_settings"])
+        await warm_up(app, key)
         await redis_breaker.wait_for_redis()
-        doors.cache = _create_cache(loaded, cache_events.hit_reporter(observer, watched=doors.has_observers))
-        doors.ready = True
+        app.cache = _create_cache(loaded, cache_events.hit_reporter(callback, observed=app.has_observers))
+        app.ready = True
         settings = uvicorn.Config(
-            doors,
+            app,
             loop="none",
             http="httptools",
             ws="none",
@@ -253,12 +265,13 @@ async def _serve(config: Path, listener: socket.socket, key: str) -> None:
             timeout_graceful_shutdown=int(os.environ.get("LLM_PROXY_SIDECAR_DRAIN_S") or 30),
             backlog=2048,
         )
-        _print(0, f"serving on port {listener.getsockname()[1]}")
-        await SidecarServer(settings, doors, os.environ).serve(sockets=[listener])
+        log_line(f"serving on port {listener.getsockname()[1]}")
+        await SidecarServer(settings, app, os.environ).serve(sockets=[listener])
 
 
 @asynccontextmanager
 async def _start_litellm(config: Path) -> AsyncGenerator[tuple[EffectiveConfig, Untyped]]:
+    """Run LiteLLM with patches and callback; yield the configuration it got, and the callback."""
     loaded = await _load_config(config)
     proxy = litellm_internals.proxy_module()
     _override_config_loader(proxy.proxy_config, config, loaded)
@@ -266,23 +279,39 @@ async def _start_litellm(config: Path) -> AsyncGenerator[tuple[EffectiveConfig, 
         version("litellm"), os.environ.get(registry.DISABLING_SETTING, "")
     )
     for line in left_out:
-        _print(0, line)
+        log_line(line)
     for patch in chosen:
         if not patch.after_start:
             patch.install()
     started = proxy.proxy_startup_event(proxy.app)
     try:
         await started.__aenter__()
-    except (Exception, SystemExit) as problem:
-        raise StartFailed(_first_line(problem)) from problem
+    except (Exception, SystemExit) as error:
+        raise StartFailed(_one_line(error)) from error
     for patch in chosen:
         if patch.after_start:
             patch.install()
     try:
-        async with attempts.callback_installed() as observer:
-            yield loaded, observer
+        async with _call_log() as call_log:
+            callback = attempts.install_callback(call_log)
+            yield loaded, callback
     finally:
         await started.__aexit__(None, None, None)
+
+
+@asynccontextmanager
+async def _call_log() -> AsyncGenerator[CallLog | None]:
+    """Run the call log if a database is configured; write out what it holds at the end."""
+    url = os.environ.get("LLM_CALLS_DATABASE_URL")
+    if not url:
+        yield None
+        return
+    call_log = CallLog(url)
+    await call_log.start()
+    try:
+        yield call_log
+    finally:
+        await call_log.stop()
 
 
 def _create_cache(
@@ -292,47 +321,42 @@ def _create_cache(
     guardrails.set_guardrails(found)
     cache = response_cache.create_response_cache(loaded.cached_call_types, found, report)
     for note in found.notes() if cache is not None else ():
-        _print(0, note)
+        log_line(note)
     return cache
 
 
 def _read_yaml(config: Path) -> object:
     try:
         found: object = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except yaml.YAMLError as problem:
-        raise InvalidConfig(f"not YAML: {_first_line(problem)}") from problem
+    except yaml.YAMLError as error:
+        raise InvalidConfig(f"not YAML: {_one_line(error)}") from error
     return found
 
 
 async def _load_config(config: Path) -> EffectiveConfig:
     raw = _read_yaml(config)
     if as_object(raw).get("include"):
-        merge = litellm_internals.proxy_module().proxy_config._process_includes  # noqa: SLF001 -- LiteLLM's rules for its own word
+        merge = litellm_internals.proxy_module().proxy_config._process_includes  # noqa: SLF001 -- LiteLLM's rules for its own key
         try:
             raw = await merge(config=raw, config_file_path=str(config))
-        except Exception as problem:
-            raise InvalidConfig(f"include: {_first_line(problem)}") from problem
+        except Exception as error:
+            raise InvalidConfig(f"include: {_one_line(error)}") from error
     found = build_effective_config(raw, os.environ)
     for note in found.notes:
-        _print(0, note)
+        log_line(note)
     return found
 
 
 def _override_config_loader(loader: Untyped, config: Path, loaded: EffectiveConfig) -> None:
-    """Have LiteLLM read our configuration instead of the file; modules beside the file are still found."""
+    """Make LiteLLM's loader return our configuration; modules beside the file are still found."""
 
     async def read(config_file_path: str | None = None) -> dict[str, Any]:
         litellm_internals.proxy_module().user_config_file_path = config_file_path
         return copy.deepcopy(loaded.config)
 
-    loader._get_config_from_file = read  # noqa: SLF001 -- the same
+    loader._get_config_from_file = read  # noqa: SLF001 -- no setting does this
     os.environ["CONFIG_FILE_PATH"] = str(config)
 
 
-def _first_line(problem: BaseException) -> str:
-    return " ".join(str(problem).split())[:500] or type(problem).__name__
-
-
-def _print(code: int, message: str) -> int:
-    print(f"sidecar: {message}", file=sys.stderr, flush=True)  # noqa: T201 -- the log of this part
-    return code
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:500] or type(error).__name__

@@ -13,7 +13,7 @@ from llm_proxy.json_access import as_object
 from llm_proxy.wildcards import wildcard_matches
 
 Untyped = Any
-"""An object of LiteLLM's."""
+"""An object of LiteLLM."""
 PATCH_POINTS: dict[str, tuple[str, ...]] = {
     "litellm": (
         *(
@@ -94,7 +94,6 @@ PATCH_POINTS: dict[str, tuple[str, ...]] = {
         "ModelResponseIterator",
         "VertexLLM",
     ),
-    "openai._utils": ("is_given",),
     "litellm.types.router": ("Deployment",),
     "litellm.router_utils.cooldown_handlers": ("_should_run_cooldown_logic",),
     "litellm.caching.redis_cache": ("RedisCache", "_run_under_circuit_breaker"),
@@ -107,7 +106,7 @@ PATCH_POINTS: dict[str, tuple[str, ...]] = {
     "redis.retry": ("Retry",),
     "redis.backoff": ("NoBackoff",),
 }
-"""Module -> the names used; a contract test checks that the pinned wheel has each."""
+"""Module -> the names used; a contract test checks that the pinned release has each."""
 
 
 def litellm_module() -> Untyped:
@@ -121,12 +120,12 @@ def proxy_module() -> Untyped:
 
 
 def request_processing_class() -> Untyped:
-    """The class that runs a call from the proxy's side."""
+    """The class that processes a call in LiteLLM's proxy."""
     return import_module("litellm.proxy.common_request_processing").ProxyBaseLLMRequestProcessing
 
 
 def groq_config_class() -> Untyped:
-    """The class that reads Groq's answers."""
+    """The class that parses Groq's answers."""
     return import_module("litellm.llms.groq.chat.transformation").GroqChatConfig
 
 
@@ -143,29 +142,29 @@ def guardrail_class() -> Untyped:
 
 
 def core_helpers_module() -> Untyped:
-    """The module with what LiteLLM makes of finish reasons."""
+    """The module with LiteLLM's map of finish reasons."""
     return import_module("litellm.litellm_core_utils.core_helpers")
 
 
 def logging_worker() -> Untyped:
-    """The queue in which LiteLLM's events wait for their callbacks; it is emptied before the process ends."""
+    """The queue of LiteLLM's events for callbacks; LiteLLM empties it before the process ends."""
     return import_module("litellm.litellm_core_utils.logging_worker").GLOBAL_LOGGING_WORKER
 
 
 def gateway_user() -> Untyped:
-    """Who calls LiteLLM's endpoints: not an admin, and fresh, because LiteLLM writes into it."""
-    # The gateway decides whose text an observer may see; LiteLLM heeds that of a key that says this.
+    """Return the key object of the gateway's calls: no admin; a new one each time, as LiteLLM modifies it."""
+    # The gateway decides per call whether observers get the text; LiteLLM obeys only if the key has this.
     trusted = {"allow_client_message_redaction_opt_out": True}
     return proxy_module().UserAPIKeyAuth(api_key="llm-proxy", user_role="internal_user", metadata=trusted)
 
 
 def logging_class() -> Untyped:
-    """The class that accompanies each call to a provider."""
+    """The class of a call's logging object."""
     return import_module("litellm.litellm_core_utils.litellm_logging").Logging
 
 
 def proxy_logging_class() -> Untyped:
-    """The class that runs an owner's hooks and guardrails."""
+    """The class that runs callbacks and guardrails."""
     return import_module("litellm.proxy.utils").ProxyLogging
 
 
@@ -180,7 +179,7 @@ def stream_wrapper_class() -> Untyped:
 
 
 def text_stream_wrapper_class() -> Untyped:
-    """The class that makes a text completion's stream out of a chat's."""
+    """The class that turns a chat's stream into a text completion's."""
     return import_module("litellm.utils").TextCompletionStreamWrapper
 
 
@@ -195,67 +194,67 @@ def router_module() -> Untyped:
 
 
 def redis_modules() -> tuple[Untyped, Untyped, Untyped]:
-    """The modules of the Redis cache, of its batches, and of the clients both use."""
+    """The modules of the Redis cache, of its batches, and of their Redis clients."""
     names = ("litellm.caching.redis_cache", "litellm.caching.redis_batch", "litellm._redis")
     cache, batch, clients = map(import_module, names)
     return cache, batch, clients
 
 
 def error_information(error: BaseException | None) -> Untyped:
-    """What LiteLLM's log says of an error: its class, status, provider and kind."""
+    """Return the class, status, provider and kind of an exception, as LiteLLM logs them."""
     log = import_module("litellm.litellm_core_utils.litellm_logging").StandardLoggingPayloadSetup
     return log.get_error_information(original_exception=error)
 
 
 def built_in_hooks(names: Iterable[str]) -> list[Untyped]:
-    """The objects LiteLLM itself registered under these names, its key budgets' and its services' log."""
+    """Return LiteLLM's own hooks with these names, and those of its key budgets and service log."""
     logging = proxy_module().proxy_logging_obj
-    made = logging.proxy_hook_mapping
-    hooks = [made[name] for name in names if name in made]
+    registered = logging.proxy_hook_mapping
+    hooks = [registered[name] for name in names if name in registered]
     return [*hooks, proxy_module().model_max_budget_limiter, logging.service_logging_obj]
 
 
 def redis_cache_class() -> Untyped:
-    """The class of LiteLLM's caches that lie in a Redis, a cluster's too."""
+    """The class of LiteLLM's caches in Redis, clusters included."""
     return import_module("litellm.caching.redis_cache").RedisCache
 
 
 def redis_error_class() -> type[Exception]:
-    """The base class of what a Redis client raises."""
+    """The base class of a Redis client's exceptions."""
     found: type[Exception] = import_module("redis.exceptions").RedisError
     return found
 
 
 def run_under_breaker(breaker: Untyped, name: str, command: Untyped) -> Untyped:
-    """One Redis command, bounded and counted as those of LiteLLM's own cache are."""
-    run = import_module("litellm.caching.redis_cache")._run_under_circuit_breaker  # noqa: SLF001 -- as `cache_gate` bounds it
+    """Run a Redis command with the timeout and circuit breaker of LiteLLM's own cache."""
+    run = import_module("litellm.caching.redis_cache")._run_under_circuit_breaker  # noqa: SLF001 -- patched by `redis_breaker`
     return run(breaker, name, command)
 
 
 def in_memory_embeddings() -> Untyped:
-    """Where LiteLLM keeps, for ten minutes, the embeddings this process found in its Redis."""
+    """LiteLLM's in-memory cache of embeddings found in Redis; it keeps them for ten minutes."""
     return import_module("litellm.caching.caching_handler").in_memory_cache_obj
 
 
 def no_retries() -> Untyped:
-    """How a Redis client is told to ask once."""
+    """A retry policy of no retries for a Redis client."""
     return import_module("redis.retry").Retry(import_module("redis.backoff").NoBackoff(), 0)
 
 
 def router() -> Untyped:
-    """The running router, once the start is done."""
+    """The router; None before LiteLLM's start."""
     return proxy_module().llm_router
 
 
 def names_of_model(model: str) -> frozenset[str]:
-    """The names a call for this model may go by inside LiteLLM: its own, and what it is an alias of."""
+    """Return the names of a call's model in LiteLLM: the given one, and those it is an alias of."""
     name = str(litellm_module().model_alias_map.get(model, model))
     alias: object = as_object(router().model_group_alias).get(name, name)
     return frozenset({model, name, str(as_object(alias).get("model", alias))})
 
 
 def groups_serving(model: str) -> frozenset[str]:
-    """The model groups that serve a name: its own or its alias's, else the wildcards that cover it."""
+    """Return the groups that serve a name: its own or its alias's, else the wildcards that cover it."""
     names, groups = names_of_model(model), {str(one["model_name"]) for one in router().model_list}
     exact = names & groups
     covering = {one for one in groups if "*" in one and any(wildcard_matches(one, name) for name in names)}
@@ -263,6 +262,6 @@ def groups_serving(model: str) -> frozenset[str]:
 
 
 def make_deployment(name: str, params: dict[str, Any]) -> Untyped:
-    """A deployment for `Router.add_deployment`; its id is its name."""
-    made = import_module("litellm.types.router").Deployment
-    return made(model_name=name, litellm_params=params, model_info={"id": name})
+    """Return a deployment for `Router.add_deployment`; its id is its name."""
+    deployment_class = import_module("litellm.types.router").Deployment
+    return deployment_class(model_name=name, litellm_params=params, model_info={"id": name})

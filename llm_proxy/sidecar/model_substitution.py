@@ -29,16 +29,16 @@ SUBSTITUTING_PREFIXES = {
         "lets a stored prompt choose the model",
     ),
 }
-"""Prefixes of `litellm_params.model` that are no provider's."""
+"""Prefixes of `litellm_params.model` that name no provider."""
 SUBSTITUTING_ROUTER_SETTINGS = {
     "plugins": "may choose any deployment",
     "caching_groups": "answers a call of one model group with another's",
 }
-FALLBACK_LISTS = ("fallbacks", "context_window_fallbacks", "content_policy_fallbacks")
+FALLBACK_KEYS = ("fallbacks", "context_window_fallbacks", "content_policy_fallbacks")
 
 
 def find_substitutions(config: Json) -> Iterator[tuple[str, str]]:
-    """Each place in a configuration that diverts calls, and what it does."""
+    """Yield each setting that substitutes models: its path in the file, and its effect."""
     general, router = as_object(config.get("general_settings")), as_object(config.get("router_settings"))
     litellm = as_object(config.get("litellm_settings"))
     for name in MODEL_OVERRIDES:
@@ -64,9 +64,9 @@ def find_substitutions(config: Json) -> Iterator[tuple[str, str]]:
         params = as_object(deployment.get("litellm_params"))
         where = f"model_list.{deployment.get('model_name')}"
         yield from _check_params(f"{where}.litellm_params", params)
-        diverts = SUBSTITUTING_PREFIXES.get(str(params.get("model")).partition("/")[0])
-        if diverts is not None:
-            yield f"{where}.litellm_params.model", f"{params['model']} {diverts}"
+        effect = SUBSTITUTING_PREFIXES.get(str(params.get("model")).partition("/")[0])
+        if effect is not None:
+            yield f"{where}.litellm_params.model", f"{params['model']} {effect}"
     yield from _check_fallbacks(config)
     yield from _check_routing_groups(config, router)
     yield from _check_ids(config, router)
@@ -80,9 +80,9 @@ def _check_params(where: str, params: Json) -> Iterator[tuple[str, str]]:
 
 
 def _check_fallbacks(config: Json) -> Iterator[tuple[str, str]]:
-    """Only what the gateway can read: a group's name, and under it a list of targets."""
+    """Yield fallbacks in a form the gateway does not read: it needs a group's name and a list of targets."""
     for section in ("router_settings", "litellm_settings"):
-        for key in FALLBACK_LISTS:
+        for key in FALLBACK_KEYS:
             rules = as_object(config.get(section)).get(key)
             if rules and not (as_list(rules) and all(map(_is_rule, as_list(rules)))):
                 yield f"{section}.{key}", "a rule is a group's name and a list of others: [{name: [other]}]"
@@ -105,7 +105,7 @@ def _names(config: Json, router: Json) -> list[str]:
 
 
 def _check_routing_groups(config: Json, router: Json) -> Iterator[tuple[str, str]]:
-    """LiteLLM serves the group's own name too, by any of its models, unless a model or an alias has it."""
+    """Yield routing groups whose own name LiteLLM would serve by any of their models."""
     names = _names(config, router)
     for group in map(as_object, as_list(router.get("routing_groups"))):
         name = str(group.get("group_name"))
@@ -115,7 +115,7 @@ def _check_routing_groups(config: Json, router: Json) -> Iterator[tuple[str, str
 
 
 def _check_ids(config: Json, router: Json) -> Iterator[tuple[str, str]]:
-    """LiteLLM takes a deployment's id for a model's name, before it looks at groups and aliases."""
+    """Yield deployment ids that are another group's name: LiteLLM resolves ids before groups and aliases."""
     names = _names(config, router)
     for deployment in map(as_object, as_list(config.get("model_list"))):
         identity, own = as_object(deployment.get("model_info")).get("id"), str(deployment.get("model_name"))

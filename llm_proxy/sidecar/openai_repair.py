@@ -35,36 +35,36 @@ FINISH_REASONS = {
     "SAFETY": "content_filter",
 }
 """Finish reasons of other providers -> the nearest of OpenAI's."""
-PLAIN = frozenset(
+EQUIVALENT_REASONS = frozenset(
     {
         *("stop", "length", "tool_calls", "function_call", "content_filter"),
         *("STOP", "MAX_TOKENS", "COMPLETE", "end_turn", "max_tokens", "stop_sequence", "tool_use"),
     }
 )
-"""OpenAI's finish reasons, and those of others that say no more."""
+"""OpenAI's finish reasons, and other providers' that say no more than those."""
 TEXT_FIELDS = ("content", "reasoning", "reasoning_content", "refusal")
 STATED_COST_FIELD = "llmp_stated_cost"
-"""The cost a provider states, for the gateway, where `cost` is LiteLLM's."""
+"""Field of a usage with the cost the provider stated; `cost` is LiteLLM's."""
 TOKEN_COUNTS = ("prompt_tokens", "completion_tokens")
 TOKEN_DETAILS = ("prompt_tokens_details", "completion_tokens_details")
 CACHED_TOKEN_FIELDS = ("cached_tokens", "num_cached_tokens")
-"""Of a prompt, where the details do not say it."""
+"""Fields beside `prompt_tokens_details` that state a prompt's cached tokens."""
 MIN_LOGPROB = -9999.0
-"""What OpenAI's API writes for the log probability of a token that is very unlikely."""
+"""OpenAI's log probability of a very unlikely token."""
 
 
-def nearest_finish_reason(said: object) -> str | None:
-    """The finish reason a caller reads; None while there is none, `""` among them."""
-    return FINISH_REASONS.get(said, said) if isinstance(said, str) and said.strip() else None
+def nearest_finish_reason(reason: object) -> str | None:
+    """Return the finish reason for the caller; None if there is none or it is blank."""
+    return FINISH_REASONS.get(reason, reason) if isinstance(reason, str) and reason.strip() else None
 
 
-def informative_finish_reason(said: object) -> str | None:
-    """A finish reason that says more than the one a caller reads for it."""
-    return said if isinstance(said, str) and said and said not in PLAIN else None
+def informative_finish_reason(reason: object) -> str | None:
+    """Return a finish reason that says more than the one the caller gets, else None."""
+    return reason if isinstance(reason, str) and reason and reason not in EQUIVALENT_REASONS else None
 
 
 def repair_chunk(frame: Json) -> None:
-    """Fill in what a frame of a chat's stream lacks."""
+    """Repair a frame of a chat stream."""
     repair_usage(frame)
     frame["choices"] = _choices(frame)
     for choice in frame["choices"]:
@@ -78,7 +78,7 @@ def repair_chunk(frame: Json) -> None:
 
 
 def repair_text_chunk(frame: Json) -> None:
-    """Fill in what a frame of a text completion's stream lacks."""
+    """Repair a frame of a text completion's stream."""
     repair_usage(frame)
     frame["choices"] = _choices(frame)
     for choice in frame["choices"]:
@@ -87,7 +87,7 @@ def repair_text_chunk(frame: Json) -> None:
 
 
 def is_completion(document: Json) -> bool:
-    """Whether a whole answer has choices, each with a message or a text."""
+    """Whether a complete answer has choices, each with a message or a text."""
     choices = as_list(document.get("choices"))
     return bool(choices) and all(
         isinstance(as_object(one).get("message"), dict) or isinstance(as_object(one).get("text"), str)
@@ -96,7 +96,7 @@ def is_completion(document: Json) -> bool:
 
 
 def repair_completion(answer: Json) -> None:
-    """Fill in what a whole chat's answer lacks."""
+    """Repair a complete answer of a chat or text completion."""
     if "choices" not in answer:
         return
     answer["choices"] = _choices(answer)
@@ -122,7 +122,7 @@ def repair_completion(answer: Json) -> None:
 
 
 class SurrogateJoiner:
-    """Joins surrogate pairs that a stream's frames tear apart, each text by its own key."""
+    """Joins surrogate pairs that are split between frames; each text of a stream has a key."""
 
     __slots__ = ("_halves",)
 
@@ -130,7 +130,7 @@ class SurrogateJoiner:
         self._halves: dict[Hashable, str] = {}
 
     def join(self, key: Hashable, text: str, *, last: bool = False) -> str:
-        """The text that can leave now; the first half of a pair waits for the second, unless all is said."""
+        """Return the text to send now; a first half waits for the second unless this is the last piece."""
         if not self._halves and text.isascii():
             return text
         text = self._halves.pop(key, "") + text
@@ -140,7 +140,7 @@ class SurrogateJoiner:
 
 
 class ToolCallRepair:
-    """The tool calls of one choice of a stream, each with an index and an id of its own."""
+    """Gives each tool call of one streamed choice an index and an id of its own."""
 
     __slots__ = ("_arguments", "_id_of", "_index_of")
 
@@ -150,7 +150,7 @@ class ToolCallRepair:
         self._arguments: dict[int, list[str]] = {}
 
     def repair(self, call: Json) -> None:
-        """Give a piece of a call the index it lacks, or shares with an earlier call."""
+        """Set the index of a piece of a call if it is missing or another call's; set the call's id."""
         stated: int | None = call["index"] if type(call.get("index")) is int else None
         function = as_object(call.get("function"))
         at = self._index_of.get(stated, max(self._id_of, default=None) if stated is None else None)
@@ -163,7 +163,7 @@ class ToolCallRepair:
         self._index_of[stated] = call["index"] = at
 
     def _is_another(self, call: Json, at: int) -> bool:
-        """Whether a piece with a name begins another call than the one at its index."""
+        """Whether a piece with a function's name begins another call than the one at its index."""
         if call.get("id"):
             return bool(call["id"] != self._id_of[at])
         try:
@@ -174,17 +174,17 @@ class ToolCallRepair:
 
 
 class StreamRepair:
-    """What the frames of one stream need to know of each other to be repaired."""
+    """Repairs the frames of one stream, with what must be kept from frame to frame."""
 
     def __init__(self) -> None:
         self._texts = SurrogateJoiner()
         self._calls: dict[int, ToolCallRepair] = {}
 
     def repair_chunk(self, chunk: Json) -> None:
-        """Repair a frame on OpenAI's wire."""
+        """Repair a frame of a chat."""
         repair_chunk(chunk)
         for choice in chunk["choices"]:
-            self.delta(choice["index"], choice["delta"], last=choice.get("finish_reason") is not None)
+            self.repair_delta(choice["index"], choice["delta"], last=choice.get("finish_reason") is not None)
 
     def repair_text_chunk(self, chunk: Json) -> None:
         """Repair a frame of a text completion."""
@@ -193,8 +193,8 @@ class StreamRepair:
             last = choice["finish_reason"] is not None
             choice["text"] = self._texts.join((choice["index"], "text"), choice["text"], last=last)
 
-    def delta(self, at: int, delta: Json, *, last: bool) -> None:
-        """Repair a piece of a choice: texts that were torn apart, calls that share an index."""
+    def repair_delta(self, at: int, delta: Json, *, last: bool) -> None:
+        """Repair a choice's delta: surrogate pairs split between frames, tool calls that share an index."""
         for name in TEXT_FIELDS:
             text = delta.get(name)
             if isinstance(text, str) or last:
@@ -218,7 +218,7 @@ def _choices(document: Json) -> list[Json]:
 
 
 def _drop_unparsable(message: Json) -> None:
-    """What LiteLLM's types have no shape for; it is put back once LiteLLM has read the rest."""
+    """Remove what LiteLLM's types cannot hold; `whole_answers` adds it again after LiteLLM's parsing."""
     cited = [
         one
         for one in map(as_object, as_list(message.get("annotations")))
@@ -245,7 +245,7 @@ def _repair_call(call: Json) -> None:
 
 
 def repair_usage(document: Json) -> None:
-    """Make counts integers, and their total one; what counts nothing is no usage."""
+    """Make token counts integers and fill in their total; remove a usage without counts."""
     if "usage" not in document:
         return
     usage = as_object(document["usage"])
@@ -261,7 +261,7 @@ def repair_usage(document: Json) -> None:
 
 
 def _repair_details(usage: Json) -> None:
-    """Put cached tokens that stand beside OpenAI's details into them; take counts below 0 out."""
+    """Move cached tokens stated elsewhere into `prompt_tokens_details`; remove negative counts."""
     for part in (as_object(usage.get(name)) for name in TOKEN_DETAILS):
         for name in [name for name, value in part.items() if type(value) is int and value < 0]:
             del part[name]
@@ -286,18 +286,18 @@ def _repair_logprobs(choice: Json) -> None:
             one["logprob"] = MIN_LOGPROB if one.get("logprob") is None else one["logprob"]
 
 
-def _repair_content(said: Json) -> None:
-    """Text in blocks, as Mistral's reasoning models write it, as text and reasoning."""
-    blocks: object = said.get("content")
+def _repair_content(message: Json) -> None:
+    """Turn content blocks, as Mistral's reasoning models send them, into text and reasoning."""
+    blocks: object = message.get("content")
     if not isinstance(blocks, list):
         return
     texts, thoughts = list[str](), list[str]()
-    for block in map(as_object, as_list(said["content"])):
+    for block in map(as_object, as_list(message["content"])):
         texts += [block["text"]] if isinstance(block.get("text"), str) else []
         thoughts += [str(one.get("text") or "") for one in map(as_object, as_list(block.get("thinking")))]
-    said["content"] = "".join(texts) if texts else None
+    message["content"] = "".join(texts) if texts else None
     if thoughts:
-        said["reasoning_content"] = "".join(thoughts)
-        said["thinking_blocks"] = [
-            {"type": "thinking", "thinking": said["reasoning_content"], "signature": "mistral"}
+        message["reasoning_content"] = "".join(thoughts)
+        message["thinking_blocks"] = [
+            {"type": "thinking", "thinking": message["reasoning_content"], "signature": "mistral"}
         ]

@@ -11,11 +11,103 @@ from llm_proxy.json_access import Json, as_list, as_object
 from llm_proxy.sidecar import embeddings, json_repair, openai_repair
 from llm_proxy.sidecar.provider_errors import StatedFailure, find_failure
 
+OPENAI_PATH, EMBEDDINGS_PATH = "/completions", "/embeddings"
+ANTHROPIC_PATH, GEMINI_PATH, OLLAMA_PATH = "/messages", ":generateContent", "/api/chat"
+USAGE_FIELDS = {
+    OPENAI_PATH: ("usage",),
+    EMBEDDINGS_PATH: ("usage",),
+    ANTHROPIC_PATH: ("usage",),
+    GEMINI_PATH: ("usageMetadata",),
+    OLLAMA_PATH: ("prompt_eval_count", "eval_count"),
+}
+"""End of a provider's path, which tells its format -> the fields that state tokens."""
 GEMINI_COUNTS = ("promptTokenCount", "candidatesTokenCount", "thoughtsTokenCount")
+USAGE_MARKS = (b'"usage', b'eval_count"', b'token_count"')
+"""Parts of an answer that states tokens in another format."""
+NO_CHOICE = StatedFailure(502, {"error": {"message": "the provider's answer has no choice with a message"}})
+NO_VECTORS = StatedFailure(
+    502, {"error": {"message": "the provider's answer has not one vector for each input"}}
+)
+
+
+class CheckedResponse(NamedTuple):
+    """A complete answer, checked.
+
+    Attributes:
+        body: The repaired body; None if the body stays as it is.
+        states_tokens: Whether the answer states its tokens.
+        original: The answer as sent, if it is in OpenAI's format.
+        failure: The failure it states.
+    """
+
+    body: bytes | None = None
+    states_tokens: bool = False
+    original: Json | None = None
+    failure: StatedFailure | None = None
+
+
+def check_response(path: str, raw: bytes, request: bytes = b"") -> CheckedResponse:
+    """Check and repair a complete answer.
+
+    Args:
+        path: The path of the provider's URL; its end tells the format.
+        raw: The body of the answer.
+        request: The body of the request; only embeddings need it.
+    """
+    path_end = next((end for end in USAGE_FIELDS if path.endswith(end)), None)
+    inputs = embeddings.count_request_inputs(request) if path_end == EMBEDDINGS_PATH else None
+    if path_end == EMBEDDINGS_PATH and embeddings.is_well_formed(raw, inputs):
+        return CheckedResponse(states_tokens=True)
+    needs_repair = json_repair.NEEDS_REPAIR.search(raw) is not None
+    if path_end is None and not needs_repair:
+        return CheckedResponse(states_tokens=any(mark in raw for mark in USAGE_MARKS))
+    try:
+        document: object = json.loads(raw, strict=False)
+        if needs_repair and path_end != EMBEDDINGS_PATH:  # `sort_vectors` checks the numbers itself
+            document = json_repair.repair_value(document)
+    except (ValueError, RecursionError):
+        return CheckedResponse()
+    answer = as_object(document)
+    failure = find_failure(answer)
+    if failure is None and path_end == OPENAI_PATH and not openai_repair.is_completion(answer):
+        failure = NO_CHOICE
+    if failure is None and path_end == EMBEDDINGS_PATH and not embeddings.sort_vectors(answer, inputs):
+        failure = NO_VECTORS
+    if failure is not None and path_end is not None:
+        return CheckedResponse(failure=failure)
+    if path_end is None or not answer:
+        return CheckedResponse(json.dumps(document).encode(), any(mark in raw for mark in USAGE_MARKS))
+    original = json.loads(json.dumps(answer)) if path_end == OPENAI_PATH else None
+    states_tokens = _repair(path_end, answer)
+    return CheckedResponse(json.dumps(answer).encode(), states_tokens, original)
+
+
+def _repair(path_end: str, answer: Json) -> bool:
+    """Fill in the values LiteLLM's parsers need; return whether the answer states tokens."""
+    if path_end == OPENAI_PATH:
+        openai_repair.repair_completion(answer)
+        return "usage" in answer
+    if path_end == EMBEDDINGS_PATH:
+        answer["object"] = answer.get("object") or "list"
+        openai_repair.repair_usage(answer)
+        return "usage" in answer
+    for name in USAGE_FIELDS[path_end]:
+        if answer.get(name) is None:
+            answer.pop(name, None)
+    states_tokens = any(answer.get(name) for name in USAGE_FIELDS[path_end])
+    if path_end == ANTHROPIC_PATH:
+        answer["model"] = answer.get("model") or ""
+        answer["usage"] = {"input_tokens": 0, "output_tokens": 0} | as_object(answer.get("usage"))
+    elif path_end == GEMINI_PATH:
+        repair_gemini(answer)
+        answer["usageMetadata"] = as_object(answer.get("usageMetadata"))
+    else:
+        repair_ollama(answer)
+    return states_tokens
 
 
 def repair_gemini(answer: Json) -> None:
-    """Arguments of a tool that takes none, the sum of tokens."""
+    """Fill in what LiteLLM's parser for Gemini needs: empty arguments of a tool call, the sum of tokens."""
     for candidate in map(as_object, as_list(answer.get("candidates"))):
         for part in map(as_object, as_list(as_object(candidate.get("content")).get("parts"))):
             call = as_object(part.get("functionCall"))
@@ -29,7 +121,7 @@ def repair_gemini(answer: Json) -> None:
 
 
 def repair_ollama(answer: Json) -> None:
-    """The message of a last line that only counts, and the names around it."""
+    """Fill in what LiteLLM's parser for Ollama needs: the message and the fields beside it."""
     answer["message"] = as_object(answer.get("message"))
     answer["message"].setdefault("role", "assistant")
     answer["message"].setdefault("content", "")
@@ -38,91 +130,3 @@ def repair_ollama(answer: Json) -> None:
     for name in ("prompt_eval_count", "eval_count"):
         if answer.get(name) is None:
             answer.pop(name, None)
-
-
-OPENAI_PATH, EMBEDDINGS_PATH = "/completions", "/embeddings"
-ANTHROPIC_PATH, GEMINI_PATH, OLLAMA_PATH = "/messages", ":generateContent", "/api/chat"
-USAGE_FIELDS = {
-    OPENAI_PATH: ("usage",),
-    EMBEDDINGS_PATH: ("usage",),
-    ANTHROPIC_PATH: ("usage",),
-    GEMINI_PATH: ("usageMetadata",),
-    OLLAMA_PATH: ("prompt_eval_count", "eval_count"),
-}
-"""End of a path -> the wire's fields that count tokens."""
-USAGE_MARKS = (b'"usage', b'eval_count"', b'token_count"')
-"""Of the wires that are not read here."""
-NO_CHOICE = StatedFailure(502, {"error": {"message": "the provider's answer has no choice with a message"}})
-NO_VECTORS = StatedFailure(
-    502, {"error": {"message": "the provider's answer has not one vector for each input"}}
-)
-
-
-class CheckedResponse(NamedTuple):
-    """A whole answer that was read.
-
-    Attributes:
-        body: What LiteLLM is to read; None for what came.
-        states_tokens: It states tokens.
-        original: The answer as it was said, on OpenAI's wire.
-        failure: The failure it states.
-    """
-
-    body: bytes | None = None
-    states_tokens: bool = False
-    original: Json | None = None
-    failure: StatedFailure | None = None
-
-
-def check_response(path: str, raw: bytes, request: bytes = b"") -> CheckedResponse:
-    """Read the body of an answer from a path of a provider's; of the request only embeddings need a look."""
-    wire = next((end for end in USAGE_FIELDS if path.endswith(end)), None)
-    inputs = embeddings.count_request_inputs(request) if wire == EMBEDDINGS_PATH else None
-    if wire == EMBEDDINGS_PATH and embeddings.is_well_formed(raw, inputs):
-        return CheckedResponse(states_tokens=True)
-    odd = json_repair.NEEDS_REPAIR.search(raw) is not None
-    if wire is None and not odd:
-        return CheckedResponse(states_tokens=any(mark in raw for mark in USAGE_MARKS))
-    try:
-        document: object = json.loads(raw, strict=False)
-        if odd and wire != EMBEDDINGS_PATH:  # whose numbers are judged
-            document = json_repair.repair_value(document)
-    except (ValueError, RecursionError):
-        return CheckedResponse()
-    answer = as_object(document)
-    failure = find_failure(answer)
-    if failure is None and wire == OPENAI_PATH and not openai_repair.is_completion(answer):
-        failure = NO_CHOICE
-    if failure is None and wire == EMBEDDINGS_PATH and not embeddings.sort_vectors(answer, inputs):
-        failure = NO_VECTORS
-    if failure is not None and wire is not None:
-        return CheckedResponse(failure=failure)
-    if wire is None or not answer:
-        return CheckedResponse(json.dumps(document).encode(), any(mark in raw for mark in USAGE_MARKS))
-    said = json.loads(json.dumps(answer)) if wire == OPENAI_PATH else None
-    counted = _repair(wire, answer)
-    return CheckedResponse(json.dumps(answer).encode(), counted, said)
-
-
-def _repair(wire: str, answer: Json) -> bool:
-    """Fill in what LiteLLM cannot do without; whether the answer states tokens."""
-    if wire == OPENAI_PATH:
-        openai_repair.repair_completion(answer)
-        return "usage" in answer
-    if wire == EMBEDDINGS_PATH:
-        answer["object"] = answer.get("object") or "list"
-        openai_repair.repair_usage(answer)
-        return "usage" in answer
-    for name in USAGE_FIELDS[wire]:
-        if answer.get(name) is None:
-            answer.pop(name, None)
-    counted = any(answer.get(name) for name in USAGE_FIELDS[wire])
-    if wire == ANTHROPIC_PATH:
-        answer["model"] = answer.get("model") or ""
-        answer["usage"] = {"input_tokens": 0, "output_tokens": 0} | as_object(answer.get("usage"))
-    elif wire == GEMINI_PATH:
-        repair_gemini(answer)
-        answer["usageMetadata"] = as_object(answer.get("usageMetadata"))
-    else:
-        repair_ollama(answer)
-    return counted

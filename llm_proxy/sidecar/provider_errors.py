@@ -17,19 +17,19 @@ from llm_proxy.error_body import ErrorBody, header_wait_s, parse_body, parse_doc
 from llm_proxy.json_access import Json, as_list, as_object
 
 Origin = Literal["guardrail", "litellm", "translation", "connection", "answer"]
-"""What failed, when no provider answered with an error: a guardrail refused, LiteLLM's checks or translation
-did, the network, or the reading of an answer."""
+"""What failed if no provider responded with an error: a guardrail, LiteLLM's checks, its translation of the
+request, the network, or its parsing of the provider's answer."""
 
-LONGEST = 200
+MAX_HEADER_CHARS = 200
 MAX_MESSAGE_CHARS = 2_000
 MAX_ENCODED_CHARS = 6_000
 UNESCAPED = " !#$&'()*+,/:;<=>?@[]^`{|}\"\\"
-# What LiteLLM makes a 422 of: an answer with status 200 that it cannot read.
+# LiteLLM raises these, with status 422, for an answer with status 200 that it cannot parse.
 UNREADABLE_TEXTS = ("error converting to valid response block", "error processing=")
 NETWORK_PACKAGES = frozenset({"aiohttp", "httpcore", "httpx"})
 CREDENTIAL_PACKAGES = frozenset({"boto3", "botocore", "google", "requests"})
 CUSTOM_PROVIDER_ERROR = "CustomLLMError"
-"""What a provider that an owner has written raises; its status and message are the provider's."""
+"""The exception of a provider written by the operator; its status and message are the provider's."""
 LITELLM_CHECKS = frozenset({"BadRequestError", "UnsupportedParamsError", "ImageFetchError"})
 CONTENT_REJECTION = re.compile(
     r"flagged|moderation|safety|content[ _](?:polic|filter)|violates? (?:\w+ )?(?:usage|content|policy)",
@@ -38,25 +38,31 @@ CONTENT_REJECTION = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """A provider's answer to a failed call; `body` is None when its shape is unknown."""
+class ErrorResponse:
+    """A provider's error response.
+
+    Attributes:
+        status: The HTTP status.
+        body: The parsed body; None if its format is unknown.
+        wait_s: The seconds to wait that the response states; None if it states none.
+    """
 
     status: int
     body: ErrorBody | None
     wait_s: float | None
 
 
-def find_response(error: BaseException | None) -> Answer | None:
-    """The provider's answer inside an error; None when no provider answered.
+def find_response(error: BaseException | None) -> ErrorResponse | None:
+    """Return the provider's response in an exception's causes; None if no provider responded.
 
-    The outermost error decides which answer it is; LiteLLM keeps its body and headers further in only.
+    The outermost exception determines the status. LiteLLM keeps body and headers in inner ones only.
     """
     found = [one for cause in causes_of(error) if (one := _response_of(cause)) is not None]
     same = [one for one in found if one.status == found[0].status]
     if not same:
         return None
     body = next((one.body for one in same if one.body is not None), None)
-    return Answer(
+    return ErrorResponse(
         same[0].status, body, max((one.wait_s for one in same if one.wait_s is not None), default=None)
     )
 
@@ -65,27 +71,27 @@ def headers_of_error(
     error: BaseException | None,
     *,
     sent: bool = True,
-    refused_by_hook: bool = False,
+    by_guardrail: bool = False,
     field: str | None = None,
     secrets: Iterable[str] = (),
 ) -> list[tuple[bytes, bytes]]:
-    """The headers for an error; empty when nothing is known.
+    """Return the `x-llmp-*` headers of an error; empty if nothing is known.
 
     Args:
-        error: What LiteLLM gave up with.
-        sent: Whether the request was put into the provider's words.
-        refused_by_hook: Whether a guardrail raised it.
-        field: The field that could not be translated, where it is known.
-        secrets: Texts of the configuration that no message may hold.
+        error: The exception LiteLLM gave up with.
+        sent: Whether the request was translated into the provider's format.
+        by_guardrail: Whether a guardrail raised it.
+        field: The request field that could not be translated, if known.
+        secrets: Texts of the configuration to remove from the message.
     """
     found = find_response(error)
     if found is not None:
         body = found.body or ErrorBody()
-        told = {"status": str(found.status), "code": body.code, "type": body.type, "param": body.param}
-        lines = [_header(f"x-llmp-provider-{name}", value) for name, value in told.items() if value]
+        stated = {"status": str(found.status), "code": body.code, "type": body.type, "param": body.param}
+        lines = [_header(f"x-llmp-provider-{name}", value) for name, value in stated.items() if value]
         message, wait_s = body.message, found.wait_s
     else:
-        origin, message = _origin(error, sent=sent, refused_by_hook=refused_by_hook)
+        origin, message = _origin(error, sent=sent, by_guardrail=by_guardrail)
         lines, wait_s = [_header("x-llmp-origin", origin)] if origin else [], None
         if origin == "translation" and field:
             lines.append(_header("x-llmp-field", field))
@@ -97,20 +103,20 @@ def headers_of_error(
 
 
 def retry_after_s(error: BaseException | None) -> float:
-    """Seconds the provider asks to wait, 0 when it does not say."""
+    """Return the seconds to wait that the provider's response states, 0 if it states none."""
     found = find_response(error)
     return (found.wait_s or 0.0) if found is not None else 0.0
 
 
 def is_content_rejection(error: BaseException) -> bool:
-    """Whether a provider's 403 is about the text of a request and not about who sends it."""
+    """Whether a provider's 403 rejects the request's text and not its credentials."""
     found = find_response(error)
     message = found.body.message if found is not None and found.body is not None else None
     return found is not None and found.status == 403 and bool(CONTENT_REJECTION.search(message or ""))
 
 
 def is_translation_error(error: BaseException | None) -> bool:
-    """Whether an error is one of the code that reads a request, not of the network or of credentials."""
+    """Whether an exception comes from the translation of the request, not from network or credentials."""
     elsewhere = NETWORK_PACKAGES | CREDENTIAL_PACKAGES | {"openai"}
     causes = list(causes_of(error))
     if any(isinstance(cause, OSError) or _package(cause) in elsewhere for cause in causes):
@@ -119,7 +125,7 @@ def is_translation_error(error: BaseException | None) -> bool:
 
 
 def causes_of(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and those it was made of, outermost first, each once."""
+    """Yield an exception and its causes, outermost first, each once, at most 20."""
     seen: set[int] = set()
     waiting = [error]
     while waiting and len(seen) < 20:
@@ -137,31 +143,31 @@ def causes_of(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def is_unreadable_response(error: BaseException) -> bool:
-    """Whether the provider's answer was good by its status, and nothing LiteLLM could read."""
-    said = str(error).lower()
-    return any(words in said for words in UNREADABLE_TEXTS)
+    """Whether LiteLLM could not parse a provider's answer with status 200."""
+    message = str(error).lower()
+    return any(text in message for text in UNREADABLE_TEXTS)
 
 
-def _response_of(error: BaseException) -> Answer | None:
+def _response_of(error: BaseException) -> ErrorResponse | None:
     if type(error).__name__ == CUSTOM_PROVIDER_ERROR:
         return _custom_response_of(error)
     response = getattr(error, "response", None)
-    sent: Mapping[str, str] = getattr(response, "headers", None) or getattr(error, "headers", None) or {}
+    headers: Mapping[str, str] = getattr(response, "headers", None) or getattr(error, "headers", None) or {}
     status = getattr(response, "status_code", None) or getattr(error, "status_code", None)
-    # Answers LiteLLM makes up have no headers; every real one has some.
-    if not isinstance(status, int) or not sent or status < 400 or is_unreadable_response(error):
+    # A response that LiteLLM invented has no headers; every real one has some.
+    if not isinstance(status, int) or not headers or status < 400 or is_unreadable_response(error):
         return None
     body = _body(error, response)
-    waits = [header_wait_s(sent), body.wait_s if body else None]
-    return Answer(status, body, max((wait for wait in waits if wait is not None), default=None))
+    waits = [header_wait_s(headers), body.wait_s if body else None]
+    return ErrorResponse(status, body, max((wait for wait in waits if wait is not None), default=None))
 
 
-def _custom_response_of(error: BaseException) -> Answer | None:
+def _custom_response_of(error: BaseException) -> ErrorResponse | None:
     status: object = getattr(error, "status_code", None)
     if not isinstance(status, int) or status < 400:
         return None
     body = parse_document({"message": getattr(error, "message", None)})
-    return Answer(status, body, body.wait_s if body else None)
+    return ErrorResponse(status, body, body.wait_s if body else None)
 
 
 def _body(error: BaseException, response: object) -> ErrorBody | None:
@@ -171,24 +177,24 @@ def _body(error: BaseException, response: object) -> ErrorBody | None:
     parsed = as_object(getattr(error, "body", None))
     if parsed:
         return parse_document(parsed)
-    quoting = [one for one in (getattr(error, "message", None), str(error)) if isinstance(one, str)]
-    return next((found for found in map(parse_quoted_body, quoting) if found is not None), None)
+    texts = [one for one in (getattr(error, "message", None), str(error)) if isinstance(one, str)]
+    return next((found for found in map(parse_quoted_body, texts) if found is not None), None)
 
 
 def _text(response: object) -> str | None:
     try:
         text: object = getattr(response, "text", None)
-    except Exception:  # noqa: BLE001 -- a response that was never read raises an error of its client
+    except Exception:  # noqa: BLE001 -- an unread response raises an exception of its HTTP client
         return None
     return text if isinstance(text, str) else None
 
 
 def _origin(
-    error: BaseException | None, *, sent: bool, refused_by_hook: bool
+    error: BaseException | None, *, sent: bool, by_guardrail: bool
 ) -> tuple[Origin | None, str | None]:
-    """Who refused a call that no provider answered, and in what words."""
+    """Return what failed in a call without a provider's response, and the message."""
     causes = list(causes_of(error))
-    if refused_by_hook and error is not None:
+    if by_guardrail and error is not None:
         detail: object = getattr(error, "detail", None) or getattr(error, "message", None) or str(error)
         found = parse_document({"detail": detail})
         return "guardrail", found.message if found else None
@@ -210,22 +216,22 @@ def _package(error: BaseException) -> str:
 def _encode_message(message: str, secrets: Iterable[str]) -> str:
     for secret in secrets:
         message = message.replace(secret, "[removed]")
-    if len(message) > MAX_MESSAGE_CHARS:  # a key cut in two is no longer known as a key
+    if len(message) > MAX_MESSAGE_CHARS:  # between words: half a key would not be recognized
         message = message[:MAX_MESSAGE_CHARS].rsplit(None, 1)[0]
     encoded = quote(message, safe=UNESCAPED, errors="replace")
     return encoded if len(encoded) <= MAX_ENCODED_CHARS else encoded[:MAX_ENCODED_CHARS].rpartition(" ")[0]
 
 
-def _header(name: str, value: object, longest: int = LONGEST) -> tuple[bytes, bytes]:
+def _header(name: str, value: object, max_chars: int = MAX_HEADER_CHARS) -> tuple[bytes, bytes]:
     printable = "".join(c if " " <= c <= "~" else "?" for c in str(value))
-    return name.encode(), printable[:longest].strip().encode()
+    return name.encode(), printable[:max_chars].strip().encode()
 
 
 STATUS_DIGITS = 3
 FAILED_REASONS = frozenset(
     {"abort", "aborted", "error", "failed", "insufficient_system_resource", "network_error"}
 )
-"""Finish reasons that say that the provider failed: OpenRouter's, vLLM's, DeepSeek's, Zhipu's; lower case."""
+"""Finish reasons of a failure, lower case: OpenRouter's, vLLM's, DeepSeek's, Zhipu's."""
 STATUS_OF = {
     "authentication": 401,
     "unauthenticated": 401,
@@ -248,16 +254,16 @@ STATUS_OF = {
     "badrequest": 400,
     "bad_request": 400,
 }
-"""Words of an error's code, type or status -> the HTTP status; the first that fits."""
+"""A part of an error's code, type or status -> its HTTP status; the first match counts."""
 
 
 class StatedFailure(NamedTuple):
-    """A stated failure.
+    """A failure that an answer with status 200 states.
 
     Attributes:
-        status: The HTTP status it stands for.
-        body: The body an answer with that status would have had.
-        retry_after: Seconds, or a date, as stated.
+        status: The HTTP status of such a failure.
+        body: The body of a response with that status.
+        retry_after: Seconds or an HTTP date, as stated.
     """
 
     status: int
@@ -266,13 +272,13 @@ class StatedFailure(NamedTuple):
 
     @property
     def message(self) -> str:
-        """The provider's words."""
+        """The provider's message."""
         error = self.body.get("error")
         return str(error if isinstance(error, str) else as_object(error).get("message") or error)
 
 
 def find_failure(document: Json, *, error_event: bool = False) -> StatedFailure | None:
-    """The failure a document states, if any; a document of an `error` event always states one."""
+    """Return the failure a JSON document states, if any; that of an `error` event always states one."""
     error = document.get("error")
     if _states_error(error):
         return _failure(error, document)
@@ -289,7 +295,7 @@ def find_failure(document: Json, *, error_event: bool = False) -> StatedFailure 
 
 
 def find_failure_in_text(text: str, *, error_event: bool = False) -> StatedFailure | None:
-    """The same for an event's data."""
+    """Return the failure that the data of an event states, if any."""
     if not error_event and '"error"' not in text:
         return None
     try:
@@ -324,17 +330,17 @@ def _status(error: object, stated: Json, document: Json) -> int:
         text = str(value)
         if len(text) == STATUS_DIGITS and text.isascii() and text.isdecimal() and 400 <= int(text) < 600:
             return int(text)
-    words = [*(stated.get(name) for name in ("code", "type", "status")), document.get("type")]
-    for said in (" ".join(map(str, words)), str(stated.get("message") or (error if not stated else ""))):
-        for word, status in STATUS_OF.items():
-            if word in said.lower():
+    kinds = [*(stated.get(name) for name in ("code", "type", "status")), document.get("type")]
+    for text in (" ".join(map(str, kinds)), str(stated.get("message") or (error if not stated else ""))):
+        for part, status in STATUS_OF.items():
+            if part in text.lower():
                 return status
     return 500
 
 
 def _retry_after(stated: Json) -> str | None:
-    sent = as_object(as_object(stated.get("metadata")).get("headers"))
-    for name, value in [*sent.items(), ("retry-after", stated.get("retry_after"))]:
+    headers = as_object(as_object(stated.get("metadata")).get("headers"))
+    for name, value in [*headers.items(), ("retry-after", stated.get("retry_after"))]:
         if name.lower() == "retry-after" and value is not None:
             return str(value)
     return None

@@ -1,4 +1,4 @@
-"""The response cache of chat and text completions: answers are kept, and replayed, exactly as they left.
+"""The response cache of chat and text completions: answers are stored and replayed exactly as they were sent.
 
 Invariants: an entry is a complete answer without an error, from the model group that was asked; a hit asks
 neither the router nor a provider; a Redis that fails makes every look-up a miss and never an error.
@@ -21,22 +21,22 @@ from llm_proxy.json_access import Json, as_object
 from llm_proxy.sidecar import litellm_internals
 from llm_proxy.sidecar.cache_events import CacheHit, ReportHit
 from llm_proxy.sidecar.call_outcome import CallOutcome
-from llm_proxy.sidecar.config import ANSWERS, CACHE_NAMESPACE
+from llm_proxy.sidecar.config import CACHE_NAMESPACE, CACHED_PATHS
 from llm_proxy.sidecar.guardrails import ConfiguredGuardrails
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.responses import ERROR_EVENT, HeaderList, Message, Receive, Scope, Send, read_body
 
 MAX_ENTRY_BYTES = 2**20
-"""Of the compressed answer; a longer one is not stored: writing it could take longer than Redis is given."""
+"""Limit of a compressed answer; writing a longer one could exceed the timeout of Redis."""
 PIECE_BYTES = 16 * 2**10
-"""Compressed bytes replayed at a time: a few hundred frames of a stream."""
+"""Compressed bytes replayed at a time; a few hundred frames of a stream."""
 INLINE_BYTES = 256 * 2**10
 """Longer messages are compressed in a thread."""
 SCAN_COUNT = 1000
 UNKEYED_FIELDS = frozenset({"cache", "disable_fallbacks", "litellm_metadata", "metadata", "stream"})
-"""Fields that are no part of the key: the gateway adds them, or they never reach a provider."""
+"""Fields that are not in the cache key: the gateway adds them, or they never reach a provider."""
 LITELLM_CONDITIONS = ("messages", "cache")
-"""What LiteLLM's `mode` and `max_messages` go by."""
+"""Fields that LiteLLM's `mode` and `max_messages` depend on."""
 REPLAYED_HEADERS = frozenset(
     {b"content-type", b"x-litellm-model-id", b"x-litellm-model-name", b"x-litellm-model-group"}
 )
@@ -48,10 +48,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class CacheableCall:
-    """A call the cache may answer.
+    """A call that the cache may answer.
 
     Attributes:
-        model: The name the caller asked for: a model group or an alias of one.
+        key: The entry's key in Redis.
+        model: The requested name: a model group or an alias of one.
+        body: The request's body.
         control: The call's `cache` object, in LiteLLM's terms (`no-cache`, `no-store`, `s-maxage`, `ttl`).
     """
 
@@ -81,7 +83,7 @@ class CacheEntry:
     payload: bytes
 
     def encode(self) -> bytes:
-        """A checksum of what follows, one line of JSON, the payload."""
+        """Return a checksum of the rest, a line of JSON, and the payload."""
         head = {
             "at": self.stored_at_s,
             "size": self.size_bytes,
@@ -93,10 +95,10 @@ class CacheEntry:
 
     @classmethod
     def decode(cls, raw: bytes) -> "CacheEntry":
-        """Raises `ValueError`, `KeyError` or `TypeError` for bytes that are no entry."""
+        """Parse an entry; raises `ValueError`, `KeyError` or `TypeError` for other bytes."""
         checksum, _, kept = raw.partition(b"\n")
         if checksum != _checksum(kept):
-            raise ValueError("no whole entry")
+            raise ValueError("incomplete entry")
         line, _, payload = kept.partition(b"\n")
         head = json.loads(line)
         headers = [(name.encode(), value.encode("latin-1")) for name, value in head["headers"]]
@@ -104,12 +106,12 @@ class CacheEntry:
 
 
 class ResponseCache:
-    """Answers calls from the Redis of LiteLLM's cache, and stores the answers of those it cannot."""
+    """Answers calls from LiteLLM's Redis, and stores the answers of calls that were not found there."""
 
     def __init__(
         self, settings: Untyped, paths: Iterable[str], guardrails: ConfiguredGuardrails, report: ReportHit
     ) -> None:
-        """Put the cache together.
+        """Create the cache.
 
         Args:
             settings: LiteLLM's `Cache`, whose backend is Redis.
@@ -126,7 +128,15 @@ class ResponseCache:
     async def respond(
         self, scope: Scope, receive: Receive, send: Send, forward: Forward, outcome: CallOutcome
     ) -> None:
-        """Replay the stored answer of a call, or forward it, which fills `outcome`, and store its answer."""
+        """Replay a call's stored answer, or forward the call and store its answer.
+
+        Args:
+            scope: The request's ASGI scope.
+            receive: The request's ASGI receive.
+            send: The request's ASGI send.
+            forward: Runs the call in LiteLLM; fills `outcome`.
+            outcome: The call's record.
+        """
         raw = await read_body(receive)
         if raw is None:
             return
@@ -151,10 +161,10 @@ class ResponseCache:
         await forward(scope, receive, recorder)
 
     async def purge(self, patterns: Iterable[str]) -> tuple[int, bool]:
-        """Delete the entries whose keys match; returns how many, and whether all could be looked for."""
+        """Delete the entries whose keys match; return how many, and False if Redis did not respond to all."""
         litellm_internals.in_memory_embeddings().flush_cache()
         purged = 0
-        breaker = self._redis._circuit_breaker  # noqa: SLF001 -- `cache_gate` put it there
+        breaker = self._redis._circuit_breaker  # noqa: SLF001 -- `redis_breaker` put it there
         if breaker.is_open():
             return purged, False
         try:
@@ -220,10 +230,10 @@ class ResponseCache:
         await self._run_command("set", lambda: self._redis.init_async_client().set(call.key, entry, ex=ttl_s))
 
     async def _run_command(self, name: str, command: Callable[[], Awaitable[T]]) -> T | None:
-        """One command under the breaker; None when Redis does not answer it."""
+        """Run a command under the circuit breaker; return None if Redis fails."""
         try:
             found: T = await litellm_internals.run_under_breaker(self._redis._circuit_breaker, name, command)  # noqa: SLF001 -- the same
-        except Exception:  # noqa: BLE001 -- whatever a client says of a Redis that is not well
+        except Exception:  # noqa: BLE001 -- any exception of the client means that Redis is unavailable
             return None
         return found
 
@@ -233,7 +243,7 @@ def _checksum(kept: bytes) -> bytes:
 
 
 class ResponseRecorder:
-    """`send` of one call: passes each message on and keeps a compressed copy of a good answer.
+    """Wraps `send` of one call: passes each message on and keeps a compressed copy of a good answer.
 
     The copy of a complete answer is handed to `store` before its end is sent, so that the same call made
     right after it finds it.
@@ -253,7 +263,7 @@ class ResponseRecorder:
         self.size_bytes = 0
 
     async def __call__(self, message: Message) -> None:
-        """Pass one message on."""
+        """Send the message, and record it."""
         if message["type"] == "http.response.start":
             self._good = message["status"] == 200
             self._headers = dict(message["headers"])
@@ -283,22 +293,22 @@ class ResponseRecorder:
             self._good = self._stored_bytes <= MAX_ENTRY_BYTES
 
     async def _finish(self) -> None:
-        self._good = False  # nothing that comes after the end belongs to the answer
+        self._good = False  # what follows the end is not recorded
         payload = b"".join([*self._parts, self._flush()])
         if len(payload) <= MAX_ENTRY_BYTES:
             await self._store(payload)
 
     def fallback_count(self) -> int:
-        """How many fallbacks LiteLLM says there were before the answer began."""
+        """Return the number of fallbacks before the answer, by LiteLLM's header."""
         value = self._headers.get(b"x-litellm-attempted-fallbacks", b"0")
         return int(value) if value.isdigit() else 0
 
     def kept_headers(self) -> HeaderList:
-        """The headers a replay repeats."""
+        """Return the headers that a replay repeats."""
         return [(name, value) for name, value in self._headers.items() if name in REPLAYED_HEADERS]
 
     def usage(self) -> Json:
-        """The usage that one of a stream's last frames states."""
+        """Return the usage that one of a stream's last frames states; empty if none does."""
         for line in reversed(b"".join(self._recent).split(b"\n")):
             if line.startswith(b"data: {") and b'"usage"' in line:
                 usage = as_object(as_object(json.loads(line[6:])).get("usage"))
@@ -312,7 +322,7 @@ def _usage_of(payload: bytes) -> Json:
 
 
 def _may_store(call: CacheableCall, outcome: CallOutcome) -> bool:
-    """Whether the answer is complete and from the group that was asked, not from a fallback."""
+    """Whether the answer is complete and from the requested group, not from a fallback."""
     if outcome.error is not None or (call.streamed and not outcome.stream_complete):
         return False
     groups = {attempt.group for attempt in outcome.attempts}
@@ -320,7 +330,7 @@ def _may_store(call: CacheableCall, outcome: CallOutcome) -> bool:
 
 
 def digest_of_call(path: str, body: Json) -> str:
-    """What tells one call from another: the endpoint, the mode, and the caller's fields, sorted by name.
+    """Return a SHA-256 of the endpoint, the mode, and the caller's fields sorted by name, in hex.
 
     Below the top level nothing is sorted: the order of properties in a schema steers answers.
     """
@@ -332,18 +342,18 @@ def digest_of_call(path: str, body: Json) -> str:
 def create_response_cache(
     types: Iterable[str], guardrails: ConfiguredGuardrails, report: ReportHit
 ) -> ResponseCache | None:
-    """The cache for these of LiteLLM's call types; None when LiteLLM's own cache is off or not in Redis."""
+    """Return the cache for LiteLLM's call types `types`; None if LiteLLM's cache is off or not in Redis."""
     settings = litellm_internals.litellm_module().cache
     if settings is None:
         return None
     if not isinstance(settings.cache, litellm_internals.redis_cache_class()):
         return None
-    paths = [path for name, path in ANSWERS.items() if name in types]
+    paths = [path for name, path in CACHED_PATHS.items() if name in types]
     return ResponseCache(settings, paths, guardrails, report)
 
 
 def _receive_again(raw: bytes, receive: Receive) -> Receive:
-    """`receive` that gives the body once more, and then what really comes."""
+    """Return a `receive` that returns the body first, then what the client sends."""
     waiting: list[Message] = [{"type": "http.request", "body": raw, "more_body": False}]
 
     async def first_the_body() -> Message:
@@ -362,12 +372,12 @@ async def _replay(entry: CacheEntry, key: str, send: Send) -> None:
         more = at + PIECE_BYTES < len(entry.payload)
         await send({"type": "http.response.body", "body": piece, "more_body": more})
         if more:
-            await asyncio.sleep(0)  # other calls have their turn between the pieces of a long answer
+            await asyncio.sleep(0)  # let other calls run between the pieces of a long answer
 
 
 async def _unlink(client: Untyped, keys: list[bytes]) -> int:
-    """Delete keys one by one in a single round trip, as a cluster needs it; returns how many were there."""
+    """Delete keys in one round trip, by one command each as a cluster needs; return how many existed."""
     async with client.pipeline(transaction=False) as pipe:
         for key in keys:
-            pipe.execute_command("UNLINK", key)  # `unlink` splits keys by slot, and queues nothing here
+            pipe.execute_command("UNLINK", key)  # on a cluster `unlink` does not queue in a pipeline
         return sum(await pipe.execute())

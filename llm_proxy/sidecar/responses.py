@@ -26,7 +26,7 @@ HeaderList = list[tuple[bytes, bytes]]
 
 
 async def send_json(send: Send, status: int, body: object, headers: HeaderList | None = None) -> None:
-    """Send a JSON body."""
+    """Send a complete response with a JSON body."""
     raw = encode(body)
     fixed = [(b"content-type", b"application/json"), (b"content-length", str(len(raw)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": [*(headers or []), *fixed]})
@@ -34,7 +34,7 @@ async def send_json(send: Send, status: int, body: object, headers: HeaderList |
 
 
 async def read_body(receive: Receive) -> bytes | None:
-    """The request's body; None when the caller left before its end."""
+    """Return the request's body; None if the client disconnected before its end."""
     parts: list[bytes] = []
     while True:
         message = await receive()
@@ -46,19 +46,20 @@ async def read_body(receive: Receive) -> bytes | None:
 
 
 def error_body(message: str, kind: str, code: str | None) -> dict[str, Any]:
-    """An error in OpenAI's envelope."""
+    """Return an error body in OpenAI's format."""
     return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
 
 PUBLIC_PARAMS = frozenset(
     {"model", "custom_llm_provider", "region_name", "aws_region_name", "vertex_location"}
 )
-"""Parameters whose values a caller may read."""
+"""Parameters of a deployment whose values may appear in an error message."""
 MIN_SECRET_CHARS = 6
+"""Shorter values are not removed: they would match ordinary text."""
 
 
 def configured_secrets(router: Untyped) -> frozenset[str]:
-    """The values of every deployment's parameters that are not shown, and the hosts of its addresses."""
+    """Return the values of all deployments' non-public parameters, and the hosts of their URLs."""
     if router is None:
         return frozenset()
     params = (as_object(one.get("litellm_params")) for one in router.model_list)
@@ -96,12 +97,21 @@ async def send_result(
     receive: Receive,
     send: Send,
 ) -> None:
-    """Send what an endpoint of LiteLLM returned."""
+    """Send what LiteLLM's endpoint function returned: a response object or a complete answer.
+
+    Args:
+        result: The return value.
+        head: The headers LiteLLM set for a complete answer.
+        outcome: The call's record; its headers are added.
+        scope: The request's ASGI scope.
+        receive: The request's ASGI receive.
+        send: The request's ASGI send.
+    """
     if hasattr(result, "body_iterator") or hasattr(result, "render"):
         outgoing = ResultSender(send, outcome)
         try:
             await result(scope, receive, outgoing)
-        except Exception:  # a guardrail's refusal in the middle: LiteLLM only lets it through
+        except Exception:  # a guardrail rejects within the stream: LiteLLM lets its exception through
             if outcome.guardrail_error is None or not await outgoing.send_error_event():
                 raise
         return
@@ -114,26 +124,26 @@ async def send_result(
 
 
 def _zero_cost_header(head: HeaderList, outcome: CallOutcome) -> HeaderList:
-    """A cost of 0 of stated tokens, where it is known: LiteLLM's headers leave it out as if it were not."""
-    said, last = dict(head), outcome.attempts[-1] if outcome.attempts else None
-    if COST_HEADER in said or last is None:
+    """Return the cost header if the cost is known to be 0; LiteLLM sends none for a cost of 0."""
+    present, last = dict(head), outcome.attempts[-1] if outcome.attempts else None
+    if COST_HEADER in present or last is None:
         return []
-    stated = catalog.STATED_COST_HEADER.encode() in said
-    calculated = CALCULATED_COST_HEADER in said and bool(outcome.states_tokens)
+    stated = catalog.STATED_COST_HEADER.encode() in present
+    calculated = CALCULATED_COST_HEADER in present and bool(outcome.states_tokens)
     known = stated or (calculated and catalog.has_price(last.deployment, last.model))
     return [(COST_HEADER, b"0")] if known else []
 
 
 def _error_event(outcome: CallOutcome) -> bytes:
-    """The event that ends a broken stream; `provider` holds what the headers of an error would."""
-    known = outcome.error_headers(configured_secrets(litellm_internals.router()))
-    told = {name.decode(): value.decode() for name, value in known}
-    event = {"error": TRUNCATED_ERROR["error"] | ({"provider": told} if told else {})}
+    """Return the event that ends a broken stream; `provider` holds the error headers of the call."""
+    headers = outcome.error_headers(configured_secrets(litellm_internals.router()))
+    provider = {name.decode(): value.decode() for name, value in headers}
+    event = {"error": TRUNCATED_ERROR["error"] | ({"provider": provider} if provider else {})}
     return b"data: " + json.dumps(event).encode() + b"\n\n"
 
 
 class ResultSender:
-    """`send` for one response: adds the provider's words to errors, and closes a broken stream as broken."""
+    """Wraps `send` of one response: adds error headers, and replaces LiteLLM's error event by ours."""
 
     def __init__(self, send: Send, outcome: CallOutcome) -> None:
         self._send = send
@@ -141,21 +151,20 @@ class ResultSender:
         self._broken = self._started = False
 
     async def send_error_event(self) -> bool:
-        """End a stream that has begun with the error event; False where none has."""
+        """End a started stream with the error event; return False if none was started or it has ended."""
         if not self._started or self._broken:
             return False
         await self._send({"type": "http.response.body", "body": _error_event(self._outcome)})
         return True
 
     async def __call__(self, message: Message) -> None:
-        """Pass one message on."""
+        """Send the message, with what is missing added."""
         if message["type"] == "http.response.start":
             self._started = True
             failed = message["status"] >= 400
-            why = (
-                self._outcome.error_headers(configured_secrets(litellm_internals.router())) if failed else []
-            )
-            message["headers"] = [*message["headers"], *why, *self._outcome.headers()]
+            secrets = configured_secrets(litellm_internals.router()) if failed else frozenset[str]()
+            error_headers = self._outcome.error_headers(secrets) if failed else []
+            message["headers"] = [*message["headers"], *error_headers, *self._outcome.headers()]
         elif self._broken:
             message["body"] = b""
         elif message.get("body", b"").startswith(ERROR_EVENT):

@@ -1,9 +1,9 @@
 """Checks LiteLLM's Python environment before any of it runs, then becomes the sidecar.
 
-Started as `python -I -S verify_environment.py WORDS`: no `*.pth` file and no `sitecustomize.py` has run yet
-then. Invariants: standard library only; a release known to be poisoned never starts; any other finding
-stops the start unless `LLM_PROXY_SIDECAR_ENVIRONMENT_CHECK` is `warn`. Compiled `*.pyc` files beside their
-source are not judged. `--check` in place of the words only reports, by its exit code.
+Started as `python -I -S verify_environment.py ARGS`, so that no `*.pth` file and no `sitecustomize.py` runs
+before. Invariants: standard library only; a malicious release never starts; any other finding prevents the
+start unless `LLM_PROXY_SIDECAR_ENVIRONMENT_CHECK` is `warn`. `*.pyc` files beside their source are not
+checked. With `--check` instead of ARGS it only reports, by its exit code.
 """
 
 import base64
@@ -34,12 +34,12 @@ _MAX_SHOWN = 20
 
 
 def normalize(name: str) -> str:
-    """The name of a distribution as indexes compare it (PEP 503)."""
+    """Return a distribution's name as indexes compare it (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def is_malicious(name: str, version: str) -> bool:
-    """Whether this release is known to be poisoned."""
+    """Whether this release is known to be malicious."""
     found = _NUMBERS.match(version)
     release = ".".join(str(int(part or 0)) for part in found.groups()) if found else version
     patterns = MALICIOUS_RELEASES.get(normalize(name), ())
@@ -47,12 +47,12 @@ def is_malicious(name: str, version: str) -> bool:
 
 
 def read_pins(lock_text: str) -> set[tuple[str, str]]:
-    """Name and version of each distribution a lock file names."""
+    """Return name and version of each distribution in a lock file."""
     return {(normalize(name), version) for name, version in _PIN.findall(lock_text)}
 
 
 def installed_versions(site_packages: Path) -> Iterator[tuple[str, str]]:
-    """Name and version of each installed distribution, our own left out."""
+    """Yield name and version of each installed distribution except our own."""
     for folder in sorted(site_packages.glob("*.dist-info")):
         found = _DIST_INFO.match(folder.name)
         if found and normalize(found[1]) != OWN_NAME:
@@ -60,7 +60,7 @@ def installed_versions(site_packages: Path) -> Iterator[tuple[str, str]]:
 
 
 def find_malicious_releases(site_packages: Path) -> list[str]:
-    """A line for each installed release that is known to be poisoned."""
+    """Return a line for each installed release that is known to be malicious."""
     return [
         f"{name} {version} was published with malicious code"
         for name, version in installed_versions(site_packages)
@@ -69,11 +69,11 @@ def find_malicious_releases(site_packages: Path) -> list[str]:
 
 
 def find_changes(site_packages: Path, lock: Path) -> list[str]:
-    """A line for each way in which the environment differs from its lock file and its own records.
+    """Return a line for each difference between the environment, its lock file and its packages' records.
 
     Args:
-        site_packages: The folder that holds the environment's packages.
-        lock: The lock file it was made from; when the file is missing, versions are not compared.
+        site_packages: The folder of the environment's packages.
+        lock: The environment's lock file; if it is missing, versions are not compared.
     """
     problems: list[str] = []
     if lock.is_file():
@@ -90,7 +90,7 @@ def find_changes(site_packages: Path, lock: Path) -> list[str]:
 
 
 def _changed_files(site_packages: Path, record: Path, recorded: set[str]) -> Iterator[str]:
-    """Code that no longer has the digest its package recorded; adds what the package owns to `recorded`."""
+    """Yield code files without the digest their package recorded; add the package's files to `recorded`."""
     with record.open(newline="", encoding="utf-8") as lines:
         for row in csv.reader(lines):
             recorded.add(os.path.normpath(row[0]))
@@ -99,7 +99,7 @@ def _changed_files(site_packages: Path, record: Path, recorded: set[str]) -> Ite
 
 
 def _digest(file: Path, like: str) -> str:
-    """The file's digest, in the algorithm and form of `like`; empty when it cannot be read."""
+    """Return the file's digest in the algorithm and form of `like`; empty if it cannot be read."""
     algorithm = like.partition("=")[0]
     try:
         digest = hashlib.new(algorithm, file.read_bytes()).digest()
@@ -109,7 +109,7 @@ def _digest(file: Path, like: str) -> str:
 
 
 def _unowned_files(site_packages: Path, recorded: set[str]) -> Iterator[str]:
-    """Files that run at every start of Python, and files that no package owns."""
+    """Yield files that Python runs at its start, and files that no package recorded."""
     for folder, _, files in os.walk(site_packages):
         for name in files:
             path = os.path.relpath(os.path.join(folder, name), site_packages)  # noqa: PTH118 -- 40,000 files: Path costs a second
@@ -120,7 +120,7 @@ def _unowned_files(site_packages: Path, recorded: set[str]) -> Iterator[str]:
 
 
 def find_start_files(site_packages: Path, python_path: str) -> list[str]:
-    """A line for each file that Python runs at its start from a folder outside the environment.
+    """Return a line for each file that Python runs at its start from a folder outside the environment.
 
     Args:
         site_packages: The folder whose `*.pth` files name some of these folders.
@@ -145,38 +145,38 @@ def _is_bytecode(path: str) -> bool:
 
 
 def site_packages_of(executable: Path) -> Path:
-    """The folder an environment's interpreter imports packages from."""
+    """Return the folder from which an environment's interpreter imports packages."""
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     return executable.parent.parent / "lib" / version / "site-packages"
 
 
-def main(words: list[str]) -> int:
-    """Check, then run `python -m llm_proxy.sidecar WORDS` in place of this process."""
+def main(args: list[str]) -> int:
+    """Check, then replace this process by `python -m llm_proxy.sidecar ARGS`; return the exit code else."""
     site_packages = site_packages_of(Path(sys.executable))
-    poisoned = find_malicious_releases(site_packages)
+    malicious = find_malicious_releases(site_packages)
     lock = Path(__file__).parents[2] / "locks" / "sidecar.txt"
     mode = os.environ.get(CHECK_SETTING) or "refuse"
     if mode not in {"refuse", "warn"}:
         return _report([f"{CHECK_SETTING} is neither refuse nor warn"], "")
-    found = poisoned or [
+    found = malicious or [
         *find_changes(site_packages, lock),
         *find_start_files(site_packages, os.environ.get("PYTHONPATH", "")),
     ]
-    checking_only = words == ["--check"]
+    checking_only = args == ["--check"]
     if found:
-        remedy = "" if poisoned else "; make the environment anew: rm -rf .venv-sidecar && make setup"
+        remedy = "" if malicious else "; make the environment anew: rm -rf .venv-sidecar && make setup"
         code = _report(found, remedy)
-        if poisoned or mode == "refuse" or checking_only:
+        if malicious or mode == "refuse" or checking_only:
             return code
     if not checking_only:
-        os.execv(sys.executable, [sys.executable, "-m", "llm_proxy.sidecar", *words])  # noqa: S606 -- a program we ship
+        os.execv(sys.executable, [sys.executable, "-m", "llm_proxy.sidecar", *args])  # noqa: S606 -- our own program
     return 0
 
 
 def _report(found: list[str], remedy: str) -> int:
     more = f" (and {len(found) - _MAX_SHOWN} more)" if len(found) > _MAX_SHOWN else ""
     listed = "; ".join(found[:_MAX_SHOWN]) + more
-    print(f"sidecar: LiteLLM's environment: {listed}{remedy}", file=sys.stderr, flush=True)  # noqa: T201 -- the log of this part
+    print(f"sidecar: LiteLLM's environment: {listed}{remedy}", file=sys.stderr, flush=True)  # noqa: T201 -- the log of this process
     return EXIT_UNSAFE if found else 0
 
 

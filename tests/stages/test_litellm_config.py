@@ -9,9 +9,10 @@ import vertex_account
 import yaml
 from sidecars import Json, Provider, Sidecar, run_sidecar
 
-from llm_proxy.sidecar.config import FALLBACK_KEYS, build_effective_config
+from llm_proxy.sidecar.config import build_effective_config
 from llm_proxy.sidecar.config_check import check_config
 from llm_proxy.sidecar.environment import referenced_variables
+from llm_proxy.sidecar.model_substitution import FALLBACK_KEYS
 
 FILE = Path(__file__).parents[2] / "litellm-config.yaml"
 TEXT = FILE.read_text(encoding="utf-8")

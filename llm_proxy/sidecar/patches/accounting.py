@@ -16,26 +16,33 @@ from llm_proxy.sidecar.patches.patch import LiteLLMPatch
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+CHUNK_BUILDER = "litellm.litellm_core_utils.streaming_chunk_builder_utils"
+OPENAI_OBJECTS = ("chat.completion.chunk", "text_completion")
+COUNTED_MARK = "llmp_counted"
+OLLAMA = "litellm.llms.ollama.chat.transformation"
+STATED_USAGE = "_llmp_usage_stated"
+STREAM_COUNTS = ("prompt_tokens", "completion_tokens")
+OLLAMA_COUNTS = ("prompt_eval_count", "eval_count")
+
 
 def _install_service_tiers() -> None:
-    """Patch LiteLLM's reader of Groq's answers."""
+    """Replace LiteLLM's parser of Groq's answers by the one it inherits."""
     config = litellm_internals.groq_config_class()
     inherited = config.__base__.transform_response
 
-    def read(self: Untyped, **options: Untyped) -> Untyped:
+    def transform_response(self: Untyped, **options: Untyped) -> Untyped:
         response = inherited(self, **options)
         self._add_web_search_usage(model_response=response)
         return response
 
-    config.transform_response = read
+    config.transform_response = transform_response
 
 
 SERVICE_TIERS = LiteLLMPatch(
     name="service_tiers",
     install=_install_service_tiers,
     reason=(
-        "A whole answer of Groq's without a service tier fails, and another of its tiers is replaced with "
-        "`auto`."
+        "A complete answer of Groq without a service tier fails; its other tiers are replaced with `auto`."
     ),
     since="1.108.6",
     report="To file: `Groq transform_response requires service_tier`.",
@@ -43,53 +50,54 @@ SERVICE_TIERS = LiteLLMPatch(
     tests=("tests/stages/test_sidecar_service_tiers.py::test_groq_s_tier_is_its_own",),
 )
 
-CHUNK_BUILDER = "litellm.litellm_core_utils.streaming_chunk_builder_utils"
-OPENAI_OBJECTS = ("chat.completion.chunk", "text_completion")
-
 
 def _install_stream_prices() -> None:
-    """Patch what prices a stream; before the first call."""
-    _price_frames(litellm_internals.request_processing_class())
-    _price_whole_streams(import_module(CHUNK_BUILDER))
+    """Patch the functions that price a stream; before the first call.
+
+    LiteLLM prices streams and complete answers by one calculator, but passes it less of a stream: of a usage
+    frame only OpenAI's fields, no service tier, no text completion. A frame states only a known cost.
+    """
+    _price_usage_frames(litellm_internals.request_processing_class())
+    _price_complete_streams(import_module(CHUNK_BUILDER))
 
 
-def _price_frames(processing: Untyped) -> None:
-    read = processing._stream_usage_for_event  # noqa: SLF001 -- what a frame's usage is to the calculator
-    price = processing._streamed_usage_cost  # noqa: SLF001 -- where every usage frame is priced
+def _price_usage_frames(processing: Untyped) -> None:
+    parse = processing._stream_usage_for_event  # noqa: SLF001 -- makes the calculator's usage of a frame's
+    price = processing._streamed_usage_cost  # noqa: SLF001 -- prices every usage frame
 
-    def read_all(obj: Json, usage: Json) -> Untyped:
+    def parse_all_fields(obj: Json, usage: Json) -> Untyped:
         if obj.get("object") not in OPENAI_OBJECTS:
-            return read(obj, usage)
+            return parse(obj, usage)
         try:
             return litellm_internals.litellm_module().Usage(**usage)
-        except Exception:  # noqa: BLE001 -- whatever a provider wrote there
-            return read(obj, usage)
+        except Exception:  # noqa: BLE001 -- a usage that cannot be priced must not break the stream
+            return parse(obj, usage)
 
-    def price_as_whole(response: Untyped, model: str, tier: str | None, logging: Untyped) -> float | None:
+    def price_as_complete(response: Untyped, model: str, tier: str | None, logging: Untyped) -> float | None:
         if tier:
             response.service_tier = tier
         details = as_object(getattr(logging, "model_call_details", None))
         provider = str(details.get("custom_llm_provider") or "")
-        litellm_internals.stream_wrapper_class()._propagate_usage_cost_to_hidden_params(response, provider)  # noqa: SLF001 -- as for the whole stream
+        litellm_internals.stream_wrapper_class()._propagate_usage_cost_to_hidden_params(response, provider)  # noqa: SLF001 -- as for the complete stream
         cost: float | None = price(response, model, tier, logging)
         headers = as_object(response._hidden_params).get("additional_headers")  # noqa: SLF001 -- the same
         deployment = str(logging.get_router_model_id() if logging is not None else "")
         name = catalog.qualified_model(provider, str(getattr(logging, "model", model)))
         return cost if catalog.is_cost_known(cost, headers, deployment, name) else None
 
-    processing._stream_usage_for_event = staticmethod(read_all)  # noqa: SLF001 -- the same
-    processing._streamed_usage_cost = staticmethod(price_as_whole)  # noqa: SLF001 -- the same
+    processing._stream_usage_for_event = staticmethod(parse_all_fields)  # noqa: SLF001 -- the same
+    processing._streamed_usage_cost = staticmethod(price_as_complete)  # noqa: SLF001 -- the same
 
 
-def _price_whole_streams(builder: Untyped) -> None:
-    """A call's log prices a stream as it does a whole answer; what a provider may state is read there too."""
-    stated_cost = builder._stream_builder_response_cost  # noqa: SLF001 -- it believes any server
+def _price_complete_streams(builder: Untyped) -> None:
+    """Leave the cost of a logged stream to the log, which prices it as a complete answer."""
+    stated_cost = builder._stream_builder_response_cost  # noqa: SLF001 -- takes any server's stated cost
 
-    def leave_to_the_log(response: Untyped, logging_obj: Untyped) -> float | None:
+    def only_without_log(response: Untyped, logging_obj: Untyped) -> float | None:
         cost: float | None = stated_cost(response, logging_obj) if logging_obj is None else None
         return cost
 
-    builder._stream_builder_response_cost = leave_to_the_log  # noqa: SLF001 -- the same
+    builder._stream_builder_response_cost = only_without_log  # noqa: SLF001 -- the same
 
 
 STREAM_PRICES = LiteLLMPatch(
@@ -105,59 +113,52 @@ STREAM_PRICES = LiteLLMPatch(
         "To file: `_openai_stream_usage drops cache_creation_input_tokens, prompt_cache_hit_tokens and cost; "
         "_streamed_usage_cost drops service_tier; _stream_builder_response_cost ignores custom pricing`."
     ),
-    until="A stream's frame, its log and a whole answer of the same usage have one cost.",
+    until="A stream's usage frame, its log and a complete answer with the same usage have one cost.",
     tests=(
         "tests/stages/test_sidecar_service_tiers.py::test_a_call_costs_what_its_tier_does",
         "tests/flow/test_token_prices.py::test_a_stream_costs_what_a_whole_answer_does",
     ),
 )
 
-COUNTED_MARK = "llmp_counted"
-STREAMS = "litellm.litellm_core_utils.streaming_chunk_builder_utils"
-OLLAMA = "litellm.llms.ollama.chat.transformation"
-STATED_USAGE = "_llmp_usage_stated"
-STREAM_COUNTS = ("prompt_tokens", "completion_tokens")
-OLLAMA_COUNTS = ("prompt_eval_count", "eval_count")
-
 
 def _install_counted() -> None:
-    """Patch the two places that count; before the first call."""
-    _mark_streams(import_module(STREAMS).ChunkProcessor)
+    """Patch the two classes that count tokens; before the first call."""
+    _mark_streams(import_module(CHUNK_BUILDER).ChunkProcessor)
     _mark_ollama_responses(import_module(OLLAMA).OllamaChatConfig)
 
 
 def _mark_streams(processor: Untyped) -> None:
-    """Every provider's stream ends here; what its frames stated is kept on the way to the sum."""
-    sum_up: Callable[..., Any] = processor._calculate_usage_per_chunk  # noqa: SLF001 -- it alone knows
+    """Mark the usage of a stream, of any provider, whose frames do not state both counts."""
+    sum_frames: Callable[..., Any] = processor._calculate_usage_per_chunk  # noqa: SLF001 -- has the stated counts
     calculate: Callable[..., Any] = processor.calculate_usage
 
-    def sum_up_and_keep(self: Untyped, *words: Untyped, **options: Untyped) -> Untyped:
-        stated = sum_up(self, *words, **options)
+    def sum_frames_and_keep(self: Untyped, *args: Untyped, **options: Untyped) -> Untyped:
+        stated = sum_frames(self, *args, **options)
         setattr(self, STATED_USAGE, stated)
         return stated
 
-    def calculate_and_mark(self: Untyped, *words: Untyped, **options: Untyped) -> Untyped:
-        usage = calculate(self, *words, **options)
+    def calculate_and_mark(self: Untyped, *args: Untyped, **options: Untyped) -> Untyped:
+        usage = calculate(self, *args, **options)
         stated = as_object(getattr(self, STATED_USAGE, None))
         _mark(usage, stated, STREAM_COUNTS)
         if not hasattr(
             usage, COUNTED_MARK
-        ):  # LiteLLM counts what was thought, and takes all the rest for text
+        ):  # LiteLLM adds details of its own count: reasoning, the rest text
             usage.completion_tokens_details = stated.get("completion_tokens_details")
         return usage
 
-    processor._calculate_usage_per_chunk = sum_up_and_keep  # noqa: SLF001 -- the same
+    processor._calculate_usage_per_chunk = sum_frames_and_keep  # noqa: SLF001 -- the same
     processor.calculate_usage = calculate_and_mark
 
 
 def _mark_ollama_responses(config: Untyped) -> None:
-    """Of the providers whose whole answers LiteLLM counts, the one that usually states its tokens."""
+    """Mark the usage of Ollama's complete answers that do not state both counts."""
     transform: Callable[..., Any] = config.transform_response
 
     def transform_and_mark(
-        self: Untyped, model: str, raw_response: Untyped, *words: Untyped, **options: Untyped
+        self: Untyped, model: str, raw_response: Untyped, *args: Untyped, **options: Untyped
     ) -> Untyped:
-        answer = transform(self, model, raw_response, *words, **options)
+        answer = transform(self, model, raw_response, *args, **options)
         _mark(answer.usage, as_object(raw_response.json()), OLLAMA_COUNTS)
         return answer
 
@@ -173,11 +174,57 @@ COUNTED = LiteLLMPatch(
     name="counted",
     install=_install_counted,
     reason=(
-        "Tokens LiteLLM counted itself look like the provider's own statement; to a stream's stated tokens "
-        "it adds parts of its own count, by which audio is billed a second time as text."
+        "Tokens LiteLLM counted itself cannot be told from the provider's; to a stream's stated tokens it "
+        "adds details of its own count, by which audio is billed a second time as text."
     ),
     since="1.106.2",
     report="To file: `mark locally counted usage in the response`.",
     until="The response says who counted.",
     tests=("tests/stages/test_sidecar_fidelity.py::test_counts_of_litellm_s_own_are_marked",),
+)
+
+DERIVED_PRICE_PREFIXES = {
+    "input_cost_per_token": ("input_cost_per_", "cache_read_input_", "cache_creation_input_"),
+    "output_cost_per_token": ("output_cost_per_",),
+}
+"""A base price -> the beginnings of the names of prices derived from it."""
+
+
+def _install_free_deployments() -> None:
+    """Set prices derived from a price of 0 to 0, after LiteLLM has read the model list."""
+    router = litellm_internals.router()
+    for entry in router.model_list if router is not None else ():
+        own = _own_prices(entry)
+        prefixes = tuple(
+            prefix
+            for base, derived in DERIVED_PRICE_PREFIXES.items()
+            if base in own and not float(own[base])
+            for prefix in derived
+        )
+        if prefixes:
+            deployment = str(as_object(entry.get("model_info")).get("id"))
+            known = as_object(litellm_internals.litellm_module().model_cost.get(deployment))
+            free = {name: 0.0 for name in known if name.startswith(prefixes) and name not in own}
+            litellm_internals.litellm_module().register_model({deployment: free})
+
+
+def _own_prices(entry: Json) -> Json:
+    """Return the prices that an entry of the model list states itself."""
+    params, info = as_object(entry.get("litellm_params")), as_object(entry.get("model_info"))
+    given = [*info.items(), *params.items()]
+    return {name: value for name, value in given if "cost" in name and value is not None}
+
+
+FREE_DEPLOYMENTS = LiteLLMPatch(
+    name="free_deployments",
+    install=_install_free_deployments,
+    reason=(
+        "A deployment priced at 0 is billed the published price for cached tokens and for service tiers "
+        "if its model has a published price."
+    ),
+    since="1.108.6",
+    report="To file: `custom pricing of 0 inherits cache and service-tier prices of the public model`.",
+    until="A custom price of 0 is 0 for all tokens of its kind.",
+    tests=("tests/flow/test_token_prices.py::test_free_is_free_for_every_kind_of_token",),
+    after_start=True,
 )

@@ -16,6 +16,7 @@ from llm_proxy.sidecar.embeddings import BASE64
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches.patch import LiteLLMPatch
 
+# Leaving out a neutral default changes no provider's answer; without a sampling default the provider's holds.
 NEUTRAL_DEFAULTS: Mapping[str, object] = {
     "best_of": 1,
     "echo": False,
@@ -46,11 +47,11 @@ SAMPLING_DEFAULTS: Mapping[str, object] = {
 COMPLETIONS_ONLY = frozenset({"best_of", "echo", "suffix"})
 """Fields that only a completions endpoint has."""
 CHOOSES_FROM = {"tool_choice": "tools", "function_call": "functions"}
-"""Fields whose `none` is the default where the field they choose from is absent."""
+"""Field -> the field it chooses from: without that, `none` is its default."""
 
 
 def neutral_fields(fields: Mapping[str, object]) -> list[str]:
-    """The names of the fields that may be left out anywhere."""
+    """Return the fields with a default value that changes no provider's answer."""
     return [
         name
         for name in fields
@@ -59,7 +60,7 @@ def neutral_fields(fields: Mapping[str, object]) -> list[str]:
 
 
 def sampling_fields(fields: Mapping[str, object]) -> list[str]:
-    """The names of the fields that ask for OpenAI's default, which another provider may not share."""
+    """Return the fields with OpenAI's default value, which another provider may not share."""
     return [name for name in fields if _is_default(SAMPLING_DEFAULTS, name, fields)]
 
 
@@ -74,32 +75,31 @@ def _chooses_from_nothing(name: str, fields: Mapping[str, object]) -> bool:
 
 Translate = Callable[..., Untyped]
 GENERIC_PROVIDERS = frozenset({"openai_like", "lm_studio"})
-"""Providers of OpenAI's wire whose embedding fields LiteLLM refuses or loses, whatever the server can do."""
+"""Providers of OpenAI's format whose embedding fields LiteLLM rejects or drops without knowing the server."""
 NEWER_CHOICES = frozenset({"allowed_tools", "custom"})
-"""Kinds of `tool_choice` that LiteLLM takes for no choice at all."""
+"""Types of `tool_choice` that LiteLLM treats as no choice."""
 TARGET_OPTIONS = frozenset({"custom_llm_provider", "model"})
-"""Options that say whom to ask."""
+"""Options that name the provider and model; never left out."""
 EMBEDDING_FIELDS = ("dimensions", "encoding_format", "user")
 
 
 def install() -> None:
-    """Patch where LiteLLM puts fields into a provider's words; before the first call."""
+    """Patch the functions that translate fields for a provider; before the first call."""
     main: Untyped = import_module("litellm.main")
     chat, embeddings = main.get_optional_params, main.get_optional_params_embeddings
 
-    def map_chat(**options: Untyped) -> Untyped:
-        free, chosen = neutral_fields(options), as_object(options.get("tool_choice")).get("type")
-        if not free and chosen not in NEWER_CHOICES:
+    def translate_chat(**options: Untyped) -> Untyped:
+        neutral, choice = neutral_fields(options), as_object(options.get("tool_choice")).get("type")
+        if not neutral and choice not in NEWER_CHOICES:
             return _translate_or_name_field(chat, options)
         translated = _is_translated(options)
-        if translated and chosen in NEWER_CHOICES:
+        if translated and choice in NEWER_CHOICES:
             raise _unsupported("tool_choice", options)
-        return _translate_or_name_field(
-            chat, _without(options, free if translated else _completions_only_fields(free, options))
-        )
+        left_out = neutral if translated else _completions_only_fields(neutral, options)
+        return _translate_or_name_field(chat, _without(options, left_out))
 
-    def map_embeddings(**options: Untyped) -> Untyped:
-        # `openai` stands for any server of that wire: LiteLLM cannot know whose model shortens vectors.
+    def translate_embeddings(**options: Untyped) -> Untyped:
+        # `openai` is any server of that format: LiteLLM cannot know which models shorten vectors.
         allowed = [*as_list(options.pop("allowed_openai_params", None)), "dimensions"]
         passed: Json = {}
         if options.get("custom_llm_provider") in GENERIC_PROVIDERS:
@@ -110,50 +110,50 @@ def install() -> None:
         except litellm_internals.litellm_module().UnsupportedParamsError:
             if options.get("encoding_format") != BASE64:
                 raise
-        return _translate(embeddings, _without(options, {"encoding_format"}))  # the answer is put into it
+        return _translate(
+            embeddings, _without(options, {"encoding_format"})
+        )  # `embeddings` encodes the answer
 
-    check_choice = main.validate_chat_completion_tool_choice
+    validate_choice = main.validate_chat_completion_tool_choice
 
-    def take_choice(tool_choice: Untyped = None, *words: Untyped, **options: Untyped) -> Untyped:
-        known = as_object(tool_choice).get("type") in NEWER_CHOICES
-        return tool_choice if known else check_choice(tool_choice, *words, **options)
+    def accept_newer_choice(tool_choice: Untyped = None, *args: Untyped, **options: Untyped) -> Untyped:
+        is_newer = as_object(tool_choice).get("type") in NEWER_CHOICES
+        return tool_choice if is_newer else validate_choice(tool_choice, *args, **options)
 
     def drops_no_choice(*_: Untyped, **__: Untyped) -> bool:
-        return False  # whether a provider's wire has a choice is decided in `map_chat`
+        return False  # `translate_chat` rejects what the provider has no field for
 
-    main.validate_chat_completion_tool_choice = take_choice
+    main.validate_chat_completion_tool_choice = accept_newer_choice
     main.drops_unsupported_allowed_tools_tool_choice = drops_no_choice
-    main.get_optional_params = map_chat
-    main.get_optional_params_embeddings = map_embeddings
+    main.get_optional_params = translate_chat
+    main.get_optional_params_embeddings = translate_embeddings
 
 
 def _is_translated(options: Json) -> bool:
-    """Whether the provider's wire is not OpenAI's, so that LiteLLM translates each field."""
+    """Whether the provider's format is not OpenAI's, so that LiteLLM translates each field."""
     library, provider = litellm_internals.litellm_module(), str(options.get("custom_llm_provider") or "")
     if provider not in {one.value for one in library.LlmProviders}:
         return False
-    words = library.ProviderConfigManager.get_provider_chat_config(
+    config = library.ProviderConfigManager.get_provider_chat_config(
         model=options["model"],
         provider=library.LlmProviders(provider),
         base_model=options.get("base_model"),
     )
-    wires = (library.OpenAIGPTConfig, library.OpenAIConfig, library.AzureOpenAIConfig)
-    return words is not None and not isinstance(words, wires)
+    openai_formats = (library.OpenAIGPTConfig, library.OpenAIConfig, library.AzureOpenAIConfig)
+    return config is not None and not isinstance(config, openai_formats)
 
 
 def _completions_only_fields(names: Collection[str], options: Json) -> Collection[str]:
-    """Which of the fields only a completions endpoint has, where the call goes to another."""
+    """Return those of the fields that the call's endpoint lacks because it is no completions endpoint."""
     provider = str(options.get("custom_llm_provider") or "")
-    completes = provider == "azure_text" or provider.startswith("text-completion-")
-    completes = (
-        completes
-        or provider in litellm_internals.litellm_module().openai_text_completion_compatible_providers
-    )
-    return () if completes else COMPLETIONS_ONLY.intersection(names)
+    compatible = litellm_internals.litellm_module().openai_text_completion_compatible_providers
+    if provider == "azure_text" or provider.startswith("text-completion-") or provider in compatible:
+        return ()
+    return COMPLETIONS_ONLY.intersection(names)
 
 
 def _unsupported(name: str, options: Json) -> BaseException:
-    """The refusal of a field, in the words LiteLLM has for it."""
+    """Return LiteLLM's exception for an unsupported field."""
     provider, model = options.get("custom_llm_provider"), options.get("model")
     error: BaseException = litellm_internals.litellm_module().UnsupportedParamsError(
         message=f"{provider} does not support parameters: ['{name}'], for model={model}.", status_code=400
@@ -162,10 +162,7 @@ def _unsupported(name: str, options: Json) -> BaseException:
 
 
 def _translate_or_name_field(translate: Translate, options: Json) -> Untyped:
-    """As `_map`; of what cannot be translated at all, the field at fault is noted.
-
-    It is the one without which the rest can be translated.
-    """
+    """Translate the options; if that fails, record the field without which it succeeds."""
     try:
         return _translate(translate, options)
     except litellm_internals.litellm_module().UnsupportedParamsError:
@@ -181,36 +178,36 @@ def _translate_or_name_field(translate: Translate, options: Json) -> Untyped:
 def _translates(translate: Translate, options: Json) -> bool:
     try:
         _translate(translate, options)
-    except Exception:  # noqa: BLE001 -- LiteLLM stumbles with whatever its code raises
+    except Exception:  # noqa: BLE001 -- LiteLLM's translations raise anything
         return False
     return True
 
 
 def _translate(translate: Translate, options: Json) -> Untyped:
-    """The provider's words for the options, less the default values that it refuses."""
-    refused = litellm_internals.litellm_module().UnsupportedParamsError
+    """Return the options in the provider's format, without the default values that it rejects."""
+    unsupported = litellm_internals.litellm_module().UnsupportedParamsError
     try:
         return translate(**options)
-    except refused as first:
-        why = first
+    except unsupported as first:
+        error = first
     for left_out in _sets_to_leave_out(options):
         try:
             return translate(**_without(options, left_out))
-        except refused as again:
-            why = again
-    raise why
+        except unsupported as last:
+            error = last
+    raise error
 
 
 def _sets_to_leave_out(options: Json) -> Iterator[set[str]]:
-    """Sets of default-valued fields to leave out: the neutral ones, then as few others as possible."""
-    free, others = set(neutral_fields(options)), sampling_fields(options)
-    if free:
-        yield free
+    """Yield sets of fields with default values: the neutral ones, then as few others as possible."""
+    neutral, others = set(neutral_fields(options)), sampling_fields(options)
+    if neutral:
+        yield neutral
     for count in range(1, len(others) + 1):
         for chosen in map(set, combinations(others, count)):
             yield chosen
-            if free:
-                yield free | chosen
+            if neutral:
+                yield neutral | chosen
 
 
 def _without(options: Json, names: Collection[str]) -> Json:
@@ -221,8 +218,8 @@ PATCH = LiteLLMPatch(
     name="field_support",
     install=install,
     reason=(
-        "A value equal to OpenAI's documented default refuses the whole call where the provider does not "
-        "know the field."
+        "A value equal to OpenAI's documented default rejects the call if the provider does not support the "
+        "field."
     ),
     since="1.106.2",
     report="To file: `drop parameters that equal the documented default without drop_params`.",

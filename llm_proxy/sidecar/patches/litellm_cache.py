@@ -12,17 +12,21 @@ from llm_proxy.sidecar import embeddings, litellm_internals
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches.patch import LiteLLMPatch
 
-HIT = "embedding"
-"""What stands where a chat's hit names its key: each input has a key of its own."""
+HIT_KEY = "embedding"
+"""The cache key that a hit reports; each input has a key of its own."""
 
 
 def _install_embedding_cache() -> None:
-    """Patch the handler of cached answers; before the first call."""
+    """Patch LiteLLM's caching handler; before the first call.
+
+    LiteLLM reports no hit, and prices a partly cached batch by the inputs sent or by all of them, depending
+    on which of two tasks runs first.
+    """
     handler = import_module("litellm.caching.caching_handler").LLMCachingHandler
-    look_up = handler._process_async_embedding_cached_response  # noqa: SLF001 -- where hits are counted
+    process_hits = handler._process_async_embedding_cached_response  # noqa: SLF001 -- counts the hits
     combine = handler.combine_cached_embedding_response_with_api_result
     read, may_store, store = (
-        handler._retrieve_from_cache,  # noqa: SLF001 -- where each input is looked up
+        handler._retrieve_from_cache,  # noqa: SLF001 -- looks up each input
         handler.should_store_result_in_cache,
         handler.async_set_cache,
     )
@@ -33,36 +37,37 @@ def _install_embedding_cache() -> None:
     def may_store_texts(self: Untyped, original_function: Untyped, kwargs: Json) -> bool:
         return not _has_tokens(kwargs) and bool(may_store(self, original_function, kwargs))
 
-    async def check_and_store(self: Untyped, result: Untyped, *words: Untyped, **options: Untyped) -> None:
+    async def check_and_store(self: Untyped, result: Untyped, *args: Untyped, **options: Untyped) -> None:
         _check_count(result, as_object(options.get("kwargs")))
-        await store(self, result, *words, **options)
+        await store(self, result, *args, **options)
 
-    def mark(self: Untyped, *words: Untyped, logging_obj: Untyped, **options: Untyped) -> Untyped:
-        found, whole = look_up(self, *words, logging_obj=logging_obj, **options)
+    def mark_hit(self: Untyped, *args: Untyped, logging_obj: Untyped, **options: Untyped) -> Untyped:
+        found, complete = process_hits(self, *args, logging_obj=logging_obj, **options)
         self.log_of_this_call = logging_obj
-        if whole:
-            found.hidden_params |= {"cache_key": HIT, "response_cost": 0.0}
-        return found, whole
+        if complete:
+            found.hidden_params |= {"cache_key": HIT_KEY, "response_cost": 0.0}
+        return found, complete
 
-    def price(self: Untyped, *, embedding_response: Untyped, **options: Untyped) -> Untyped:
+    def combine_and_price(self: Untyped, *, embedding_response: Untyped, **options: Untyped) -> Untyped:
         merged = combine(self, embedding_response=embedding_response, **options)
         cost = self.log_of_this_call.response_cost_calculator(result=embedding_response)
         merged.hidden_params["response_cost"] = cost or 0.0
         return merged
 
-    handler._process_async_embedding_cached_response = mark  # noqa: SLF001 -- the same
-    handler.combine_cached_embedding_response_with_api_result = price
+    handler._process_async_embedding_cached_response = mark_hit  # noqa: SLF001 -- the same
+    handler.combine_cached_embedding_response_with_api_result = combine_and_price
     handler._retrieve_from_cache = read_texts  # noqa: SLF001 -- the same
     handler.should_store_result_in_cache = may_store_texts
     handler.async_set_cache = check_and_store
 
 
 def _has_tokens(call: Json) -> bool:
-    """Whether an input is a list of tokens: LiteLLM takes each for an input, and 5 for the text "5"."""
+    """Whether an input is a list of tokens: LiteLLM caches each token as an input, 5 like the text "5"."""
     return any(not isinstance(one, str) for one in as_list(call.get("input")))
 
 
 def _check_count(result: Untyped, call: Json) -> None:
+    """Raise LiteLLM's BadGatewayError if an embedding answer has not one vector for each input."""
     library = litellm_internals.litellm_module()
     if not isinstance(result, library.EmbeddingResponse) or call.get("input") is None:
         return
@@ -78,8 +83,8 @@ EMBEDDING_CACHE = LiteLLMPatch(
     name="embedding_cache",
     install=_install_embedding_cache,
     reason=(
-        "A hit of an embedding is not told, a batch of which some inputs were cached is priced by chance, "
-        "tokens are cached as if each were a text, and a wrong number of vectors is an answer."
+        "An embedding's cache hit is not reported, a partly cached batch is priced at random, each token of "
+        "a list is cached as a text, and a wrong number of vectors is accepted."
     ),
     since="1.106.2",
     report=(
@@ -98,7 +103,7 @@ EMBEDDING_CACHE = LiteLLMPatch(
 
 
 def _install_own_cache() -> None:
-    """Keep streams out of a cache that is not the response cache's Redis."""
+    """Keep streams out of LiteLLM's cache if that is not in Redis; after LiteLLM's start."""
     settings = litellm_internals.litellm_module().cache
     if settings is None or isinstance(settings.cache, litellm_internals.redis_cache_class()):
         return
@@ -113,7 +118,7 @@ def _install_own_cache() -> None:
 OWN_CACHE = LiteLLMPatch(
     name="own_cache",
     install=_install_own_cache,
-    reason="LiteLLM replays a stream out of its cache with losses: choices, tool calls and usage among them.",
+    reason="LiteLLM replays a cached stream with losses: choices, tool calls and usage among them.",
     since="1.106.2",
     report="To file: `a cached stream is rebuilt from the whole answer and loses what frames said`.",
     until="A replayed stream equals the first one.",

@@ -21,14 +21,14 @@ LIBRARY_LOGGER, CALL_LOGGERS = "LiteLLM", ("LiteLLM Proxy", "LiteLLM Router")
 
 
 def _install_error_log() -> None:
-    """Add the filter to LiteLLM's loggers, before their own; once they exist."""
+    """Add a filter to LiteLLM's loggers, before their own filters; after LiteLLM's start."""
     if os.environ.get("LITELLM_LOG", "").upper() != "DEBUG":
         for name in (LIBRARY_LOGGER, *CALL_LOGGERS):
             logging.getLogger(name).filters.insert(0, _remove_text)
 
 
 def _remove_text(record: logging.LogRecord) -> bool:
-    """Within a call the errors of proxy and router quote the call's."""
+    """Replace the text of a failed call's line: within a call, errors of proxy and router quote it."""
     in_a_call = record.name in CALL_LOGGERS and record.levelno >= logging.ERROR and call_outcome.in_call()
     if in_a_call or str(record.msg).startswith(CALL_ERROR_PREFIX):
         errors = [*(record.args or ()), *(record.exc_info or ())]
@@ -55,23 +55,23 @@ TAGS_FIELD = "llm_proxy_tags"
 
 
 def _install_trace_tags() -> None:
-    """Patch where the payload's tags are read; before the first call."""
+    """Patch the function that reads the tags of the logging payload; before the first call."""
     payload: Untyped = import_module(LOGGING_MODULE).StandardLoggingPayloadSetup
     payload.get_request_tags = staticmethod(_with_tags_field(payload.get_request_tags))
 
 
 def _with_tags_field(read: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
-    def read_with_ours(litellm_params: Untyped, proxy_server_request: Untyped) -> list[Any]:
-        ours = as_list(as_object(as_object(litellm_params).get("metadata")).get(TAGS_FIELD))
-        return [*ours, *read(litellm_params, proxy_server_request)]
+    def get_request_tags(litellm_params: Untyped, proxy_server_request: Untyped) -> list[Any]:
+        tags = as_list(as_object(as_object(litellm_params).get("metadata")).get(TAGS_FIELD))
+        return [*tags, *read(litellm_params, proxy_server_request)]
 
-    return read_with_ours
+    return get_request_tags
 
 
 TRACE_TAGS = LiteLLMPatch(
     name="trace_tags",
     install=_install_trace_tags,
-    reason="LiteLLM shows observers only those tags by which it may also choose deployments.",
+    reason="LiteLLM reports to observers only those tags by which it may also choose deployments.",
     since="1.108.6",
     report="To file: `a metadata field for tags that are logged and never used for routing`.",
     until="There is such a field.",

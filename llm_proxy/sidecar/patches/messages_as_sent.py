@@ -26,16 +26,16 @@ OLLAMA_CONFIGS = (
 
 
 def install() -> None:
-    """Patch the translations; before the first call."""
+    """Patch LiteLLM's translations of messages; before the first call."""
     factory: Untyped = import_module(f"{PROMPTS}.factory")
     factory._sanitize_empty_text_content = without_blank_text  # noqa: SLF001 -- no setting does this
     factory._EMPTY_TEXT_PLACEHOLDER = ""  # noqa: SLF001 -- the same
     for name in OPENAI_MODULES:
-        wire: Untyped = import_module(name)
-        wire.hoist_images_from_tool_messages = _unchanged
+        openai: Untyped = import_module(name)
+        openai.hoist_images_from_tool_messages = _unchanged
     for name in (f"{PROMPTS}.mid_conversation_system", CONVERSE):
-        noted: Untyped = import_module(name)
-        noted.CONVERTED_SYSTEM_NOTE = ""  # a blank part, which is then left out
+        notes: Untyped = import_module(name)
+        notes.CONVERTED_SYSTEM_NOTE = ""  # a blank part, which is left out
     gemini: Untyped = import_module(GEMINI)
     gemini.transform_system_message = _with_a_user_message(gemini.transform_system_message)
     _declare_called_tools()
@@ -45,7 +45,7 @@ def install() -> None:
 
 
 def without_blank_text(message: Json) -> Json:
-    """A message without texts of nothing but space, which Anthropic refuses, where anything else is left."""
+    """Return the message without blank texts, which Anthropic rejects, unless nothing else is left."""
     content = message.get("content")
     if isinstance(content, str):
         blank = not content.strip() and message.get("role") == "assistant"
@@ -66,13 +66,13 @@ def _unchanged(messages: list[Json]) -> list[Json]:
 
 
 def _with_arguments(transform: Callable[..., Any]) -> Callable[..., Any]:
-    """Ollama's calls hold an object where OpenAI's hold text: no text is an object of nothing."""
+    """Ollama's tool calls hold an object where OpenAI's hold text: an empty text becomes `{}`."""
 
     def transform_request(
-        self: Untyped, model: str, messages: list[Json], *words: Untyped, **more: Untyped
+        self: Untyped, model: str, messages: list[Json], *args: Untyped, **options: Untyped
     ) -> Untyped:
         return transform(
-            self, model, [_with_empty_arguments(message) for message in messages], *words, **more
+            self, model, [_with_empty_arguments(message) for message in messages], *args, **options
         )
 
     return transform_request
@@ -83,15 +83,15 @@ def _with_empty_arguments(message: Json) -> Json:
     functions = [as_object(as_object(call).get("function")) for call in calls]
     if not any(function.get("arguments") == "" for function in functions):
         return message
-    spelled = [
+    filled = [
         as_object(call) | {"function": function | {"arguments": function.get("arguments") or "{}"}}
         for call, function in zip(calls, functions, strict=True)
     ]
-    return message | {"tool_calls": spelled}
+    return message | {"tool_calls": filled}
 
 
 def _with_a_user_message(transform: Callable[..., Any]) -> Callable[..., Any]:
-    """Gemini answers no conversation of system messages alone: the last of them is then the user's."""
+    """Gemini rejects conversations of system messages alone: the last one becomes the user's."""
 
     def transform_system(*, supports_system_message: bool, messages: list[Json]) -> Untyped:
         if messages and all(message.get("role") == "system" for message in messages):
@@ -102,7 +102,7 @@ def _with_a_user_message(transform: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _declare_called_tools() -> None:
-    """Anthropic wants tools where messages hold calls: those that were called, by name, none to be chosen."""
+    """Anthropic requires tools if messages hold tool calls: declare those called, and choose none."""
     anthropic: Untyped = import_module(ANTHROPIC)
     config = anthropic.AnthropicConfig
     transform: Callable[..., Any] = config.transform_request
@@ -112,25 +112,25 @@ def _declare_called_tools() -> None:
         model: str,
         messages: list[Json],
         optional_params: Json,
-        *words: Untyped,
-        **more: Untyped,
+        *args: Untyped,
+        **options: Untyped,
     ) -> Untyped:
         called = [] if "tools" in optional_params else list(_called_tools(messages))
         if called:
             optional_params["tools"], _ = self._map_tools(called)
             optional_params["tool_choice"] = {"type": "none"}
-        return transform(self, model, messages, optional_params, *words, **more)
+        return transform(self, model, messages, optional_params, *args, **options)
 
-    def name_tools(messages: list[Json], optional_params: Json) -> list[Json]:
+    def declare_tools(messages: list[Json], optional_params: Json) -> list[Json]:
         called = [] if "tools" in optional_params else list(_called_tools(messages))
-        if called:  # Converse has no choice of none
+        if called:  # Converse has no choice `none`
             optional_params["tools"] = called
         return messages
 
     config.transform_request = transform_request
     anthropic.has_tool_call_blocks = _never
     converse: Untyped = import_module(CONVERSE)
-    converse.AmazonConverseConfig._handle_orphaned_tool_blocks = staticmethod(name_tools)  # noqa: SLF001 -- the same
+    converse.AmazonConverseConfig._handle_orphaned_tool_blocks = staticmethod(declare_tools)  # noqa: SLF001 -- the same
 
 
 def _never(_messages: list[Json]) -> bool:
@@ -138,7 +138,7 @@ def _never(_messages: list[Json]) -> bool:
 
 
 def _called_tools(messages: list[Json]) -> Iterator[Json]:
-    """The tools that a conversation's calls name, once each, in OpenAI's words."""
+    """Yield each tool that the messages' tool calls name, in OpenAI's format."""
     calls = (as_object(call) for message in messages for call in as_list(message.get("tool_calls")))
     names = dict.fromkeys(as_object(call.get("function")).get("name") for call in calls)
     for name in names:
@@ -152,7 +152,7 @@ def _called_tools(messages: list[Json]) -> Iterator[Json]:
 PATCH = LiteLLMPatch(
     name="messages_as_sent",
     install=install,
-    reason="LiteLLM adds text of its own to conversations: for empty messages, and beside moved pictures.",
+    reason="LiteLLM adds text of its own to conversations: for empty messages, and beside moved images.",
     since="1.106.2",
     report="To file: `a setting that sends messages as they are, without sanitising and added sentences`.",
     until="LiteLLM has a setting that adds nothing to a conversation.",

@@ -21,7 +21,8 @@ from llm_proxy.sidecar.patches.patch import LiteLLMPatch
 from llm_proxy.sidecar.provider_errors import find_failure
 from llm_proxy.token_details import service_tier
 
-PASSTHROUGH_ATTRIBUTE = "_llmp_lane"
+PASSTHROUGH_ATTRIBUTE = "_llmp_passthrough"
+"""Of LiteLLM's stream: its `PassthroughStream`; None if LiteLLM translates the stream."""
 SDK_STREAM = "AsyncStream"
 OPENAI_ITERATORS = frozenset(
     {
@@ -32,30 +33,31 @@ OPENAI_ITERATORS = frozenset(
         "XAIChatCompletionStreamingHandler",
     }
 )
-"""Its readers of OpenAI's frames, whose changes `openai_wire` makes too."""
+"""LiteLLM's parsers of OpenAI's frames; `openai_repair` makes the same changes to frames."""
 XAI_ITERATOR = "XAIChatCompletionStreamingHandler"
 DRAIN_TIMEOUT_S = 0.5
 TEXT_DELTA_FIELDS = frozenset({"content", "role", "refusal"})
 
 
 class PassthroughFrame(bytes):
-    """A frame on its way; LiteLLM hangs attributes on what it passes along."""
+    """An encoded frame; a class, because LiteLLM sets attributes on what it passes along."""
 
 
 def install() -> None:
     """Patch the stream wrapper; before the first call."""
     wrapper = litellm_internals.stream_wrapper_class()
-    step = wrapper.__anext__
+    translate = wrapper.__anext__
 
-    async def step_in_lane(self: Untyped) -> Untyped:
-        lane = self.__dict__.get(PASSTHROUGH_ATTRIBUTE, self)
-        if lane is self:
+    async def pass_or_translate(self: Untyped) -> Untyped:
+        stream = self.__dict__.get(PASSTHROUGH_ATTRIBUTE, self)
+        if stream is self:
             lines = _openai_lines(self) if _may_pass_through(self) else None
-            kind = STREAM_TYPES.get(self.logging_obj.call_type, PassthroughStream)
-            lane = self.__dict__[PASSTHROUGH_ATTRIBUTE] = kind(self, lines) if lines is not None else None
-        return await (step(self) if lane is None else lane.step())
+            stream_type = STREAM_TYPES.get(self.logging_obj.call_type, PassthroughStream)
+            stream = stream_type(self, lines) if lines is not None else None
+            self.__dict__[PASSTHROUGH_ATTRIBUTE] = stream
+        return await (translate(self) if stream is None else stream.next_frame())
 
-    wrapper.__anext__ = step_in_lane
+    wrapper.__anext__ = pass_or_translate
     texts = litellm_internals.text_stream_wrapper_class()
     convert = texts.convert_to_text_completion_object
 
@@ -66,28 +68,25 @@ def install() -> None:
 
 
 def _may_pass_through(stream: Untyped) -> bool:
-    """Whether this is a stream that nobody wants to look into frame by frame."""
+    """Whether no callback reads this stream frame by frame."""
     if stream.logging_obj.call_type not in STREAM_TYPES or stream.merge_reasoning_content_in_choices:
         return False
-    watched = litellm_internals.proxy_module().proxy_logging_obj
-    if not watched.needs_iterator_wrap() and not watched.needs_per_chunk_streaming_hook():
+    hooks = litellm_internals.proxy_module().proxy_logging_obj
+    if not hooks.needs_iterator_wrap() and not hooks.needs_per_chunk_streaming_hook():
         return True
-    metadata, asked = _call_of(stream)
-    return guardrails.only_guardrails_read_streams() and not guardrails.may_check_running_call(
-        metadata, asked
-    )
+    only_guardrails = guardrails.only_guardrails_read_streams()
+    return only_guardrails and not guardrails.may_check_running_call(*_call_of(stream))
 
 
 def _call_of(stream: Untyped) -> tuple[Json, Json]:
-    """What LiteLLM knows of the call behind a stream, and the body that asked for it."""
+    """Return LiteLLM's metadata of the stream's call, and the request's body."""
     params = as_object(as_object(stream.logging_obj.model_call_details).get("litellm_params"))
-    return as_object(params.get("metadata")), as_object(
-        as_object(params.get("proxy_server_request")).get("body")
-    )
+    request = as_object(params.get("proxy_server_request"))
+    return as_object(params.get("metadata")), as_object(request.get("body"))
 
 
 def _openai_lines(stream: Untyped) -> AsyncIterator[str] | None:
-    """The lines of the provider's answer, when they are OpenAI's; None when LiteLLM must translate them."""
+    """Return the lines of a provider's stream in OpenAI's format; None if LiteLLM must translate it."""
     source = stream.completion_stream
     lines: AsyncIterator[str] | None = None
     if type(source).__name__ == SDK_STREAM:
@@ -98,15 +97,15 @@ def _openai_lines(stream: Untyped) -> AsyncIterator[str] | None:
 
 
 class PassthroughStream:
-    """One stream's frames, and what LiteLLM is to know of them in the end."""
+    """One stream in OpenAI's format: passes its frames on, and keeps chunks for LiteLLM's log and cache."""
 
     def __init__(self, stream: Untyped, lines: AsyncIterator[str]) -> None:
         self._stream = stream
         self._lines = lines
-        metadata, asked = _call_of(stream)
-        self._name = _name(metadata, asked)
-        included = as_object(asked.get("stream_options")).get("include_usage")
-        self._wants_usage = bool(included) and not asked.get("_litellm_strip_stream_usage")
+        metadata, request = _call_of(stream)
+        self._name = _name(metadata, request)
+        included = as_object(request.get("stream_options")).get("include_usage")
+        self._wants_usage = bool(included) and not request.get("_litellm_strip_stream_usage")
         self._texts: dict[int, Untyped] = {}
         self._begun: set[int] = set()
         self._finished: set[int] = set()
@@ -114,30 +113,30 @@ class PassthroughStream:
         self._tier: str | None = None
         self._ended = False
 
-    async def step(self) -> Untyped:
-        """The next frame; raises `StopAsyncIteration` after the last, or what LiteLLM makes of a break."""
+    async def next_frame(self) -> Untyped:
+        """Return the next frame; raise `StopAsyncIteration` after the last, or LiteLLM's exception."""
         stream = self._stream
         while not self._ended:
-            open_before = self._is_truncated()
+            was_open = self._is_open()
             try:
-                frame = await self._next_frame()
-            except Exception as problem:  # noqa: BLE001 -- LiteLLM tells, logs and maps whatever it is
-                if open_before or self._is_truncated() or hasattr(problem, provider_http.STATED_FAILURE_MARK):
-                    stream._log_stream_failure_and_raise(problem)  # noqa: SLF001 -- as its own loop does
+                frame = await self._read_frame()
+            except Exception as error:  # noqa: BLE001 -- LiteLLM logs and maps any exception
+                if was_open or self._is_open() or hasattr(error, provider_http.STATED_FAILURE_MARK):
+                    stream._log_stream_failure_and_raise(error)  # noqa: SLF001 -- as its own loop does
                 frame = None
             if frame is not None:
                 return frame
-            if self._is_truncated():
+            if self._is_open():
                 stream._log_stream_failure_and_raise(truncated_streams.truncated_error(stream))  # noqa: SLF001 -- the same
             self._ended = stream.sent_last_chunk = True
         return await stream._finalize_completed_stream(cache_hit=False)  # noqa: SLF001 -- logs and caches
 
-    def _is_truncated(self) -> bool:
-        """Whether the stream may not end here: a choice that has finished stays finished."""
+    def _is_open(self) -> bool:
+        """Whether a choice has no finish reason yet, so that the end of the stream would be an error."""
         return not self._finished or bool(self._begun - self._finished)
 
-    async def _next_frame(self) -> PassthroughFrame | None:
-        """The next frame to send on; None at the end."""
+    async def _read_frame(self) -> PassthroughFrame | None:
+        """Return the next frame to send; None at the end."""
         async for line in self._lines:
             payload = line[5:].strip() if line.startswith("data:") else ""
             if payload == DONE:
@@ -149,14 +148,14 @@ class PassthroughStream:
         return None
 
     async def _drain(self) -> None:
-        """Read to the end of the body, so that the connection can be used again."""
+        """Read the rest of the body, so that the connection can be reused."""
         with contextlib.suppress(Exception):
             async with asyncio.timeout(DRAIN_TIMEOUT_S):
                 async for _ in self._lines:
                     pass
 
     def _convert(self, payload: str) -> Json | None:
-        """What the caller gets of one frame's data; None for nothing."""
+        """Return the frame's data for the caller; None if there is nothing to send."""
         chunk = as_object(json.loads(payload))
         if not chunk:
             raise ValueError("no chunk in a frame")
@@ -181,12 +180,12 @@ class PassthroughStream:
         return chunk | {"model": self._name}
 
     def _repair_and_keep(self, chunk: Json) -> None:
-        """Repair a frame, and remember it."""
+        """Repair a frame, and keep a chunk of it for LiteLLM."""
         self._repair.repair_chunk(chunk)
         self._keep(chunk)
 
     def _complete_usage(self, usage: Json | None) -> Json | None:
-        """A frame's usage; xAI leaves reasoning out of its completion tokens, which its reader knows."""
+        """Return a frame's usage; LiteLLM's parser for xAI adds reasoning to the completion tokens."""
         source = self._stream.completion_stream
         if not usage or type(source).__name__ != XAI_ITERATOR:
             return usage
@@ -202,7 +201,7 @@ class PassthroughStream:
         return usage | ({"cost": priced["cost"]} if priced else {})
 
     def _keep(self, chunk: Json) -> None:
-        """Remember a frame for LiteLLM: text runs on in one chunk, anything else is a chunk of its own."""
+        """Keep a frame for LiteLLM: text is appended to the last chunk, anything else is a new chunk."""
         choices: list[Json] = chunk["choices"]
         for choice in choices:
             at = choice["index"]
@@ -215,20 +214,20 @@ class PassthroughStream:
         if len(choices) == 1 and self._append_text(choices[0]) and not chunk.get("usage"):
             return
         self._texts.clear()
-        made = self._litellm_chunk(chunk)
-        self._stream.chunks.append(made)
+        kept = self._litellm_chunk(chunk)
+        self._stream.chunks.append(kept)
         if len(choices) == 1 and not choices[0].get("finish_reason"):
-            self._texts[choices[0]["index"]] = made
+            self._texts[choices[0]["index"]] = kept
         if len(self._stream.chunks) == 1:
             self._stream.sent_first_chunk = True
             self._stream.logging_obj.update_completion_start_time(completion_start_time=datetime.now())  # noqa: DTZ005 -- LiteLLM's clock
 
     def _litellm_chunk(self, chunk: Json) -> Untyped:
-        """LiteLLM's chunk of a frame; it has all that LiteLLM needs, even where it stumbles over the rest."""
+        """Return LiteLLM's chunk of a frame; if LiteLLM cannot parse it, one with text and ends only."""
         create = self._stream.model_response_creator
         try:
             return create(chunk=chunk | {"model": self._stream.model})
-        except Exception:  # noqa: BLE001 -- a field that only the caller reads is no reason to fail
+        except Exception:  # noqa: BLE001 -- a field that only the caller reads must not break the stream
             plain = [
                 {
                     "index": choice["index"],
@@ -244,20 +243,20 @@ class PassthroughStream:
             )
 
     def _append_text(self, choice: Json) -> bool:
-        """Whether a choice is more text of one kept already; then it was added."""
+        """Append a choice that is text only to the chunk kept for it; return whether that was possible."""
         delta, kept = as_object(choice.get("delta")), self._texts.get(choice["index"])
-        more: object = delta.get("content")
-        if kept is None or not isinstance(more, str) or not delta.keys() <= TEXT_DELTA_FIELDS:
+        text: object = delta.get("content")
+        if kept is None or not isinstance(text, str) or not delta.keys() <= TEXT_DELTA_FIELDS:
             return False
         if delta.get("refusal") or choice.get("finish_reason") or choice.get("logprobs"):
             return False
-        held = kept.choices[0].delta
-        held.content = f"{held.content or ''}{more}"
+        kept_delta = kept.choices[0].delta
+        kept_delta.content = f"{kept_delta.content or ''}{text}"
         return True
 
 
 class TextPassthroughStream(PassthroughStream):
-    """The same for a text completion, whose choices have a text where a chat's have a delta."""
+    """A text completion's stream: its choices have a `text` instead of a `delta`."""
 
     def _repair_and_keep(self, chunk: Json) -> None:
         self._repair.repair_text_chunk(chunk)
@@ -270,31 +269,30 @@ class TextPassthroughStream(PassthroughStream):
             for choice in chunk["choices"]
         ]
         self._keep(chunk | {"object": "chat.completion.chunk", "choices": kept})
-        for choice, known in zip(chunk["choices"], kept, strict=True):
-            choice["finish_reason"] = known["finish_reason"]
+        for choice, as_chat in zip(chunk["choices"], kept, strict=True):
+            choice["finish_reason"] = as_chat["finish_reason"]
 
 
 STREAM_TYPES = {"acompletion": PassthroughStream, "atext_completion": TextPassthroughStream}
-"""LiteLLM's names of calls -> how their frames are read."""
+"""LiteLLM's call types -> the class for their streams."""
 
 
-def _name(metadata: Json, asked: Json) -> str:
-    """The model's name in answers: the caller's own, a fallback's group when one served."""
+def _name(metadata: Json, request: Json) -> str:
+    """Return the model's name for the answer: the caller's, or the group of a fallback that served."""
     group = str(metadata.get("model_group") or "")
-    return group if metadata.get("attempted_fallbacks") and group else str(asked.get("model") or group)
+    return group if metadata.get("attempted_fallbacks") and group else str(request.get("model") or group)
 
 
 PATCH = LiteLLMPatch(
     name="frames",
     install=install,
     reason=(
-        "Frames that are OpenAI's already are taken apart and built again, at half a millisecond each; "
-        "refusals and the ends of all choices but the first are lost; a text completion's choices are glued "
-        "into one."
+        "LiteLLM parses and rebuilds frames in OpenAI's format, at half a millisecond each; refusals and the "
+        "ends of all choices but the first are lost; a text completion's choices are joined into one."
     ),
     since="1.106.2",
     report="To file: `pass OpenAI-shaped stream frames through when no hook reads them`.",
-    until="LiteLLM passes such frames on as they came.",
+    until="LiteLLM passes such frames on unchanged.",
     tests=(
         "tests/stages/test_sidecar_fidelity.py::test_a_frame_changes_in_nothing_but_the_model_s_name",
         "tests/stages/test_sidecar_fidelity.py::test_a_refusal_is_streamed",

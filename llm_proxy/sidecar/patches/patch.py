@@ -1,4 +1,4 @@
-"""`LiteLLMPatch`: one change to LiteLLM, its reason, what LiteLLM would have to change, its installation.
+"""One change to LiteLLM: why it is needed, what LiteLLM would have to change, how it is installed.
 
 Invariant: a patch changes LiteLLM in memory only, by names that `litellm_internals` lists.
 """
@@ -12,16 +12,16 @@ class LiteLLMPatch:
     """One change of LiteLLM's behaviour.
 
     Attributes:
-        name: What operators call it, in `LLM_PROXY_SIDECAR_WITHOUT` and in the log.
+        name: Its name in `LLM_PROXY_SIDECAR_WITHOUT`, in the log and in `tried_patches.json`.
         install: Makes the change.
-        reason: What LiteLLM does wrong, or needlessly, without it.
-        since: The release it was first needed on.
-        report: The issue at LiteLLM's, or the text of the one to file.
-        tests: Its own tests, as pytest names them: all pass with it, one fails without it. On a release
-            where that was not seen it is not installed (see `patches`).
-        until: When it can go.
-        fixed_in: The first release that needs it no more; None while none is known.
-        after_start: It changes what LiteLLM's own start has built.
+        reason: What LiteLLM does wrong, or needlessly, without the patch.
+        since: The first release that needs it.
+        report: LiteLLM's issue, or the text of one to file.
+        until: The condition under which it can be deleted.
+        tests: Its own tests, as pytest names them: all pass with it, at least one fails without it. Releases
+            where that was not observed do not get it (see `registry`).
+        fixed_in: The first release that does not need it; None if none is known.
+        after_start: Whether it is installed after LiteLLM's start, because it changes what the start built.
     """
 
     name: str

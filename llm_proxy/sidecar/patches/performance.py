@@ -14,7 +14,7 @@ IDLE_HOOKS = (
     "prompt_cache_prediction",
     "responses_id_security",
 )
-"""LiteLLM's names of hooks it adds to every proxy and that do nothing without its keys or its database."""
+"""LiteLLM's names of hooks that it adds to every proxy and that have no effect without its database."""
 LIMIT_KEYS = ("rpm", "tpm", "itpm", "otpm")
 CALLBACK_LISTS = (
     "callbacks",
@@ -26,9 +26,9 @@ CALLBACK_LISTS = (
 
 
 def _install_hooks() -> None:
-    """Hooks for virtual keys, budgets and stored responses run on each call; there are none here.
+    """Remove LiteLLM's hooks for virtual keys, budgets and stored responses, which the sidecar has not.
 
-    The very objects that LiteLLM made for itself go, so that one a configuration names stays.
+    Only the objects that LiteLLM created itself are removed; a hook that a configuration names stays.
     """
     library = litellm_internals.litellm_module()
     idle = {id(one) for one in litellm_internals.built_in_hooks(IDLE_HOOKS)}
@@ -37,7 +37,7 @@ def _install_hooks() -> None:
 
 
 def _install_limits() -> None:
-    """Each call is counted against limits that, in most configurations, no deployment has."""
+    """Skip counting calls against limits if no deployment states a limit."""
     router = litellm_internals.router()
     if router is None or str(router.routing_strategy).startswith("usage-based"):
         return
@@ -47,36 +47,32 @@ def _install_limits() -> None:
     if any(values.get(limit) is not None for values in stated for limit in LIMIT_KEYS):
         return
 
-    async def nothing_to_count(**_: object) -> None:
+    async def count_nothing(**_: object) -> None:
         return None
 
-    router._increment_deployment_usage = nothing_to_count  # noqa: SLF001 -- no setting does this
+    router._increment_deployment_usage = count_nothing  # noqa: SLF001 -- no setting does this
 
 
-PATCHES = (
-    LiteLLMPatch(
-        name="hooks",
-        install=_install_hooks,
-        reason="Hooks for virtual keys, budgets and stored responses run on each call, unused.",
-        since="1.106.2",
-        report="To file: `do not register hooks whose feature is not configured`.",
-        until="Hooks run only where their feature is configured.",
-        tests=("tests/stages/test_sidecar_tuning.py::test_a_call_does_no_work_that_nobody_asked_for[hooks]",),
-        after_start=True,
+HOOKS = LiteLLMPatch(
+    name="hooks",
+    install=_install_hooks,
+    reason="Hooks for virtual keys, budgets and stored responses run on each call, unused.",
+    since="1.106.2",
+    report="To file: `do not register hooks whose feature is not configured`.",
+    until="Hooks run only where their feature is configured.",
+    tests=("tests/stages/test_sidecar_tuning.py::test_a_call_does_no_work_that_nobody_asked_for[hooks]",),
+    after_start=True,
+)
+LIMITS = LiteLLMPatch(
+    name="limits",
+    install=_install_limits,
+    reason=(
+        "For each call the router serializes its deployment twice, looking for limits that none states: "
+        "a tenth of a millisecond each time."
     ),
-    LiteLLMPatch(
-        name="limits",
-        install=_install_limits,
-        reason=(
-            "For each call the router takes its deployment apart twice, looking for limits that none "
-            "states: a tenth of a millisecond each time."
-        ),
-        since="1.106.2",
-        report="To file: `a model_dump on each call just to find that a deployment states no rpm or tpm`.",
-        until="A deployment that states no limits costs a call nothing.",
-        tests=(
-            "tests/stages/test_sidecar_tuning.py::test_a_call_does_no_work_that_nobody_asked_for[limits]",
-        ),
-        after_start=True,
-    ),
+    since="1.106.2",
+    report="To file: `a model_dump on each call just to find that a deployment states no rpm or tpm`.",
+    until="A deployment that states no limits costs a call nothing.",
+    tests=("tests/stages/test_sidecar_tuning.py::test_a_call_does_no_work_that_nobody_asked_for[limits]",),
+    after_start=True,
 )

@@ -20,28 +20,28 @@ from llm_proxy.sidecar.provider_errors import StatedFailure, find_failure_in_tex
 
 STATED_FAILURE_MARK = "_llmp_stated"
 MAX_BYTES_BEFORE_EVENT = 2 * MAX_EVENT_BYTES
-"""Of a body before its first event ends: comments, and the event with its line ends."""
+"""Of a body, up to the end of its first event: comments, the event, line ends."""
 STREAM_CONTENT_TYPES = ("text/event-stream", "application/x-ndjson")
 
 
 def install() -> None:
-    """Patch the client every provider is reached with; before the first call."""
+    """Patch httpx, the client LiteLLM reaches every provider with; before the first call."""
     http = import_module("httpx")
-    client, response = http.AsyncClient, http.Response
+    client, response_class = http.AsyncClient, http.Response
     send: Callable[..., Any] = client.send
-    make: Callable[..., Any] = response.__init__
+    make: Callable[..., Any] = response_class.__init__
 
-    def make_with_ascii(self: Untyped, *words: Untyped, headers: Untyped = None, **options: Untyped) -> None:
-        make(self, *words, headers=headers and _in_ascii(headers), **options)
+    def make_with_ascii(self: Untyped, *args: Untyped, headers: Untyped = None, **options: Untyped) -> None:
+        make(self, *args, headers=headers and _in_ascii(headers), **options)
 
     async def send_and_check(self: Untyped, request: Untyped, **options: Untyped) -> Untyped:
-        answer = await send(self, request, **options)
+        response = await send(self, request, **options)
         if request.method != "POST" or not call_outcome.in_call():
-            return answer
-        if answer.status_code != 200:
-            answer._content = repair_body(await answer.aread())  # noqa: SLF001 -- there is no other way
-            return answer
-        return await _check_first_event(answer) if options.get("stream") else _check_complete(answer)
+            return response
+        if response.status_code != 200:
+            response._content = repair_body(await response.aread())  # noqa: SLF001 -- httpx has no setter
+            return response
+        return await _check_first_event(response) if options.get("stream") else _check_complete(response)
 
     async def lines(self: Untyped) -> AsyncIterator[str]:
         decoder = EventDecoder()
@@ -51,20 +51,20 @@ def install() -> None:
         for event in decoder.flush():
             yield _event_line(event)
 
-    response.__init__ = make_with_ascii
+    response_class.__init__ = make_with_ascii
     client.send = send_and_check
-    response.aiter_lines = lines
+    response_class.aiter_lines = lines
 
 
 def raise_stated_failure(failure: StatedFailure) -> NoReturn:
-    """Raise what a provider stated within a stream, as LiteLLM raises an answer with that status."""
+    """Raise the exception LiteLLM raises for a response with the failure's status."""
     base = import_module("litellm.llms.base_llm.chat.transformation").BaseLLMException
-    answer = _failure_response(failure, import_module("httpx").Request("POST", "https://provider.invalid"))
+    response = _failure_response(failure, import_module("httpx").Request("POST", "https://provider.invalid"))
     error = base(
         status_code=failure.status,
         message=failure.message,
-        headers=answer.headers,
-        response=answer,
+        headers=response.headers,
+        response=response,
         body=failure.body,
     )
     setattr(error, STATED_FAILURE_MARK, True)
@@ -72,7 +72,7 @@ def raise_stated_failure(failure: StatedFailure) -> NoReturn:
 
 
 def _in_ascii(headers: Untyped) -> Untyped:
-    """Headers as LiteLLM and httpx can send them on; they fail on others."""
+    """Return the headers in ASCII: LiteLLM and httpx fail to send others."""
     pairs = list(headers.items() if hasattr(headers, "items") else headers)
     if all(value.isascii() for _, value in pairs):
         return headers
@@ -85,7 +85,7 @@ def _ascii(value: str | bytes) -> bytes:
 
 
 def _event_line(event: ServerSentEvent) -> str:
-    """An event as the one line that LiteLLM's readers expect; raises the failure it states."""
+    """Return an event as the single line that LiteLLM's parsers expect; raise the failure it states."""
     failure = find_failure_in_text(event.data, error_event=event.name == "error")
     if failure is not None:
         raise_stated_failure(failure)
@@ -93,70 +93,72 @@ def _event_line(event: ServerSentEvent) -> str:
     return data if event.is_json_line else f"data: {data}"
 
 
-async def _check_first_event(answer: Untyped) -> Untyped:
-    """The answer, or the failure that its first event states; what was read of it can be read again."""
-    headers = answer.headers
-    media = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media not in STREAM_CONTENT_TYPES or headers.get("content-encoding", "identity") != "identity":
-        return answer
-    raw = answer.aiter_raw()
+async def _check_first_event(response: Untyped) -> Untyped:
+    """Return the streamed response with its body unread, or one for the failure its first event states."""
+    headers = response.headers
+    content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type not in STREAM_CONTENT_TYPES or headers.get("content-encoding", "identity") != "identity":
+        return response
+    raw = response.aiter_raw()
     try:
-        kept, first, problem = await _read_first_event(raw)
+        read, first, error = await _read_first_event(raw)
     except BaseException:
-        await answer.aclose()
+        await response.aclose()
         raise
     failure = find_failure_in_text(first.data, error_event=first.name == "error") if first else None
     if failure is not None:
-        await answer.aclose()
-        return _failure_response(failure, answer.request)
+        await response.aclose()
+        return _failure_response(failure, response.request)
 
-    async def again(chunk_size: int | None = None) -> AsyncIterator[bytes]:  # noqa: ARG001 -- httpx's signature
-        yield kept.removeprefix(BOM)  # OpenAI's SDK would take it for a part of the first event
-        if problem is not None:
-            raise problem
+    async def aiter_raw(chunk_size: int | None = None) -> AsyncIterator[bytes]:  # noqa: ARG001 -- httpx's signature
+        yield read.removeprefix(BOM)  # OpenAI's SDK would parse it as a part of the first event
+        if error is not None:
+            raise error
         async for chunk in raw:
             yield chunk
 
-    answer.aiter_raw = again
-    return answer
+    response.aiter_raw = aiter_raw
+    return response
 
 
 async def _read_first_event(
     raw: AsyncIterator[bytes],
 ) -> tuple[bytes, ServerSentEvent | None, Exception | None]:
-    """A body's bytes up to its first event, the event, and what broke the body before it."""
-    decoder, kept, kept_bytes = EventDecoder(), list[bytes](), 0
+    """Return the bytes read, the first event, and the exception that ended the body before it."""
+    decoder, chunks, read_bytes = EventDecoder(), list[bytes](), 0
     try:
         async for chunk in raw:
-            kept.append(chunk)
-            kept_bytes += len(chunk)
-            if kept_bytes > MAX_BYTES_BEFORE_EVENT:
+            chunks.append(chunk)
+            read_bytes += len(chunk)
+            if read_bytes > MAX_BYTES_BEFORE_EVENT:
                 raise EventTooLong(f"no event in {MAX_BYTES_BEFORE_EVENT} bytes")  # noqa: TRY301 -- as the decoder does
-            found = decoder.feed(chunk)
-            if found:
-                return b"".join(kept), found[0], None
-        found = decoder.flush()
-    except Exception as problem:  # noqa: BLE001 -- whoever reads the body is to hear of it, whatever it is
-        return b"".join(kept), None, problem
-    return b"".join(kept), found[0] if found else None, None
+            events = decoder.feed(chunk)
+            if events:
+                return b"".join(chunks), events[0], None
+        events = decoder.flush()
+    except Exception as error:  # noqa: BLE001 -- the reader of the body gets it, whatever it is
+        return b"".join(chunks), None, error
+    return b"".join(chunks), events[0] if events else None, None
 
 
-def _check_complete(answer: Untyped) -> Untyped:
-    checked = check_response(str(answer.request.url.path), answer.content, answer.request.content)
-    call_outcome.record_response(checked.original, counted=checked.states_tokens)
+def _check_complete(response: Untyped) -> Untyped:
+    """Return the response, repaired, or one for the failure its body states; record the answer."""
+    request = response.request
+    checked = check_response(str(request.url.path), response.content, request.content)
+    call_outcome.record_response(checked.original, states_tokens=checked.states_tokens)
     for choice in map(as_object, as_list(as_object(checked.original).get("choices"))):
         call_outcome.record_finish_reason(
             openai_repair.informative_finish_reason(choice.get("finish_reason"))
         )
     if checked.failure is not None:
-        return _failure_response(checked.failure, answer.request)
+        return _failure_response(checked.failure, request)
     if checked.body is not None:
-        answer._content = checked.body  # noqa: SLF001 -- there is no other way to change what was read
-    return answer
+        response._content = checked.body  # noqa: SLF001 -- httpx has no setter
+    return response
 
 
 def _failure_response(failure: StatedFailure, request: Untyped) -> Untyped:
-    """The answer a provider would have given that states its failures by status."""
+    """Return the response of a provider that states its failures by status."""
     headers = {"content-type": "application/json"}
     if failure.retry_after is not None and failure.retry_after.isprintable():
         headers["retry-after"] = failure.retry_after

@@ -19,18 +19,18 @@ TOKEN_COUNTER_MODULE = "litellm.litellm_core_utils.token_counter"  # noqa: S105 
 OLLAMA_MODULE = "litellm.llms.ollama.common_utils"
 LEMONADE_MODULE = "litellm.llms.lemonade.chat.transformation"
 METHODS_WITHOUT_PROMPT = frozenset({"GET", "HEAD"})
-"""Methods that carry no prompt; whoever fetches a link follows its redirects with a guard of its own."""
+"""Methods that carry no prompt; LiteLLM's fetcher of links follows redirects with an SSRF guard."""
 REDIRECT_ERROR = {
     "error": {"message": "The provider answered with a redirect.", "type": "server_error", "code": "redirect"}
 }
 
 
 class HubBlockedError(ConnectionError):
-    """The hub would have been asked for a file; LiteLLM takes it for a hub that is away."""
+    """A request to the hub was blocked; LiteLLM treats it as an unreachable hub."""
 
 
 def install() -> None:
-    """Patch what asks; before the first call."""
+    """Patch the functions that send such requests; before the first call."""
     _block_hub()
     _count_images_without_loading()
     _block_model_queries()
@@ -38,22 +38,23 @@ def install() -> None:
 
 
 def _block_hub() -> None:
-    """Files of a model's repository: limits (`config.json`), chat templates, tokenizers' settings."""
+    """Block downloads from model repositories: `config.json`, chat templates, tokenizer settings."""
     clients = import_module(HTTP_HANDLER_MODULE)
     clients.HTTPHandler.get = _unless_hub(clients.HTTPHandler.get)
     clients.AsyncHTTPHandler.get = _unless_hub(clients.AsyncHTTPHandler.get)
 
 
 def _unless_hub(get: Callable[..., Untyped]) -> Callable[..., Untyped]:
-    def get_unless_hub(self: Untyped, url: str, *words: Untyped, **options: Untyped) -> Untyped:
+    def get_unless_hub(self: Untyped, url: str, *args: Untyped, **options: Untyped) -> Untyped:
         if str(url).startswith(HUB_URL) and HUB_FILE_PATH in str(url):
             raise HubBlockedError(f"no file is loaded from {HUB_URL}")
-        return get(self, url, *words, **options)
+        return get(self, url, *args, **options)
 
     return get_unless_hub
 
 
 def _count_images_without_loading() -> None:
+    """Count the tokens of a linked image as those of LiteLLM's default size."""
     counter: Untyped = import_module(TOKEN_COUNTER_MODULE)
     measure: Callable[..., tuple[int, int]] = counter.get_image_dimensions
     unknown = (counter.DEFAULT_IMAGE_WIDTH, counter.DEFAULT_IMAGE_HEIGHT)
@@ -65,7 +66,7 @@ def _count_images_without_loading() -> None:
 
 
 def _block_model_queries() -> None:
-    """What LiteLLM says itself when such a server does not answer."""
+    """Return what LiteLLM assumes for a model server that does not respond."""
     ollama = import_module(OLLAMA_MODULE).OllamaModelInfo
     lemonade = import_module(LEMONADE_MODULE).LemonadeChatConfig
 
@@ -80,31 +81,31 @@ def _block_model_queries() -> None:
 
 
 def _block_redirects() -> None:
-    """A provider that answers with a redirect would have the prompt sent to any address it names."""
+    """Turn a provider's redirect into a 502: it could send the prompt to any address."""
     http = import_module("httpx")
     send: Callable[..., Awaitable[Untyped]] = http.AsyncClient.send
     send_blocking: Callable[..., Untyped] = http.Client.send
 
-    async def send_here(self: Untyped, request: Untyped, **options: Untyped) -> Untyped:
+    async def send_without_redirect(self: Untyped, request: Untyped, **options: Untyped) -> Untyped:
         if request.method in METHODS_WITHOUT_PROMPT:
             return await send(self, request, **options)
-        answer = await send(self, request, **options | {"follow_redirects": False})
-        if not 300 <= answer.status_code < 400:
-            return answer
-        await answer.aclose()
+        response = await send(self, request, **options | {"follow_redirects": False})
+        if not 300 <= response.status_code < 400:
+            return response
+        await response.aclose()
         return http.Response(502, json=REDIRECT_ERROR, request=request)
 
-    def send_here_blocking(self: Untyped, request: Untyped, **options: Untyped) -> Untyped:
+    def send_without_redirect_blocking(self: Untyped, request: Untyped, **options: Untyped) -> Untyped:
         if request.method in METHODS_WITHOUT_PROMPT:
             return send_blocking(self, request, **options)
-        answer = send_blocking(self, request, **options | {"follow_redirects": False})
-        if not 300 <= answer.status_code < 400:
-            return answer
-        answer.close()
+        response = send_blocking(self, request, **options | {"follow_redirects": False})
+        if not 300 <= response.status_code < 400:
+            return response
+        response.close()
         return http.Response(502, json=REDIRECT_ERROR, request=request)
 
-    http.AsyncClient.send = send_here
-    http.Client.send = send_here_blocking
+    http.AsyncClient.send = send_without_redirect
+    http.Client.send = send_without_redirect_blocking
 
 
 def _unknown_model_info(key: str, provider: str) -> dict[str, Untyped]:
@@ -117,13 +118,13 @@ PATCH = LiteLLMPatch(
     name="provider_only",
     install=install,
     reason=(
-        "During a call LiteLLM asks hubs, local servers and callers' links, synchronously on the event loop."
+        "During a call LiteLLM requests hubs, local servers and callers' links, which blocks the event loop."
     ),
     since="1.106.2",
     report=(
         "To file: `token counting and cost calculation load tokenizers, config.json, /api/show and image "
         "URLs in the event loop; one setting for no lookups`."
     ),
-    until="One setting of LiteLLM's keeps every look-up but the provider's off.",
+    until="One setting of LiteLLM turns off every request but the provider's.",
     tests=("tests/stages/test_sidecar_provider_only.py",),
 )

@@ -5,7 +5,6 @@ while the breaker is open no call waits; a background task pings Redis and close
 """
 
 import asyncio
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from functools import wraps
@@ -15,45 +14,46 @@ from llm_proxy.background import spawn
 from llm_proxy.sidecar import litellm_internals
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches.patch import LiteLLMPatch
+from llm_proxy.sidecar.process_log import log_line
 
-PATIENCE_S = 0.5
-"""The longest one access may take; its parts (connecting, one answer) are given less."""
+ACCESS_TIMEOUT_S = 0.5
+"""Of one access; connecting and waiting for one response have shorter timeouts of their own."""
 MIN_PROBE_INTERVAL_S, MAX_PROBE_INTERVAL_S = 0.05, 1.0
-"""The first looks follow each other closely: a busy process is late for its own, and no fault of Redis."""
+"""The interval doubles from the first to the second: a busy process may time out without Redis's fault."""
 STABLE_S = 10.0
-"""One that fails again sooner is believed later each time."""
-LONGEST_PAUSE_S = 30.0
+"""If the breaker opens sooner than this after it closed, the next probe waits longer each time."""
+MAX_PAUSE_S = 30.0
 START_TIMEOUT_S = 2.0
 
 _T = TypeVar("_T")
 
 
 def install() -> None:
-    """Put the gate in the place of LiteLLM's breakers; before LiteLLM's start."""
+    """Replace LiteLLM's circuit breakers; before LiteLLM's start."""
     cache, batch, clients = litellm_internals.redis_modules()
-    run = _with_timeout(cache._run_under_circuit_breaker)  # noqa: SLF001 -- where every access passes
+    run = _with_timeout(cache._run_under_circuit_breaker)  # noqa: SLF001 -- runs every access
     cache._run_under_circuit_breaker = batch._run_under_circuit_breaker = run  # noqa: SLF001 -- the same
-    cache.RedisCache._setup_health_pings = _install_breaker  # noqa: SLF001 -- runs once its breaker is made
+    cache.RedisCache._setup_health_pings = _install_breaker  # noqa: SLF001 -- runs after LiteLLM's breaker is made
     clients.get_redis_client = _without_retries(clients.get_redis_client)
 
 
 async def wait_for_redis() -> None:
-    """Wait a little for the first answer, so that who serves from now on serves with a cache."""
-    gate = getattr(litellm_internals.proxy_module().redis_usage_cache, "_circuit_breaker", None)
-    if isinstance(gate, RedisCircuitBreaker):
-        await gate.wait_closed(START_TIMEOUT_S)
+    """Wait up to `START_TIMEOUT_S` for Redis, so that the first calls find the cache in use."""
+    breaker = getattr(litellm_internals.proxy_module().redis_usage_cache, "_circuit_breaker", None)
+    if isinstance(breaker, RedisCircuitBreaker):
+        await breaker.wait_closed(START_TIMEOUT_S)
 
 
 def _with_timeout(run: Untyped) -> Untyped:
-    async def bounded(gate: Untyped, name: str, call: Callable[[], Awaitable[_T]]) -> _T:
-        async def in_time() -> _T:
-            async with asyncio.timeout(PATIENCE_S):
-                return await call()
+    async def run_with_timeout(breaker: Untyped, name: str, command: Callable[[], Awaitable[_T]]) -> _T:
+        async def command_with_timeout() -> _T:
+            async with asyncio.timeout(ACCESS_TIMEOUT_S):
+                return await command()
 
-        found: _T = await run(gate, name, in_time)
-        return found
+        result: _T = await run(breaker, name, command_with_timeout)
+        return result
 
-    return bounded
+    return run_with_timeout
 
 
 def _install_breaker(cache: Untyped) -> None:
@@ -61,23 +61,20 @@ def _install_breaker(cache: Untyped) -> None:
 
 
 def _without_retries(make: Untyped) -> Untyped:
-    """A blocking client stops the whole process while it waits: it asks once."""
+    """Make Redis clients that do not retry: a blocking client stops the whole process while it waits."""
 
     @wraps(make)
-    def once(*words: Untyped, **options: Untyped) -> Untyped:
-        client = make(*words, **options)
+    def make_without_retries(*args: Untyped, **options: Untyped) -> Untyped:
+        client = make(*args, **options)
         if hasattr(client, "set_retry"):
             client.set_retry(litellm_internals.no_retries())
         return client
 
-    return once
+    return make_without_retries
 
 
 class RedisCircuitBreaker:
-    """What stands in for one of LiteLLM's breakers, and has its words: an open circuit is a shut gate.
-
-    It is shut until Redis was seen to answer.
-    """
+    """Replaces one of LiteLLM's circuit breakers and has its interface; open until Redis responds."""
 
     enabled = True
     generation = 0
@@ -89,28 +86,28 @@ class RedisCircuitBreaker:
         self._pause_s, self._closed_at_s = 0.0, 0.0
         self._start_probe()
 
-    async def wait_closed(self, patience_s: float) -> None:
-        """Wait until Redis answers, but no longer than this."""
+    async def wait_closed(self, timeout_s: float) -> None:
+        """Wait until the breaker closes, at most `timeout_s`."""
         if self._probe_task is not None:
-            await asyncio.wait({self._probe_task}, timeout=patience_s)
+            await asyncio.wait({self._probe_task}, timeout=timeout_s)
 
     def is_open(self) -> bool:
-        """Whether Redis is to be left alone."""
+        """Whether Redis must not be accessed; starts a probe if none runs."""
         if self._open:
             self._start_probe()
         return self._open
 
     def record_failure(self, *, is_timeout: bool = False) -> None:  # noqa: ARG002 -- LiteLLM's signature
-        """Redis did not answer, or not in time."""
+        """Open the breaker: an access failed or timed out."""
         if self._open:
             return
-        again = time.monotonic() - self._closed_at_s < STABLE_S
-        self._pause_s = min(max(MAX_PROBE_INTERVAL_S, self._pause_s * 2), LONGEST_PAUSE_S) if again else 0.0
+        unstable = time.monotonic() - self._closed_at_s < STABLE_S
+        self._pause_s = min(max(MAX_PROBE_INTERVAL_S, self._pause_s * 2), MAX_PAUSE_S) if unstable else 0.0
         self._open = True
         self._start_probe()
 
     def record_success(self) -> None:
-        """It answered; that is what the gate is open for."""
+        """Do nothing: only a probe closes the breaker."""
 
     def _start_probe(self) -> None:
         if self._probe_task is not None:
@@ -118,12 +115,12 @@ class RedisCircuitBreaker:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            return  # no loop in this thread: the next call that comes in one looks
+            return  # no event loop in this thread: the next access from one starts the probe
         self._probe_task = spawn("cache-redis", self._probe())
         self._probe_task.add_done_callback(self._probe_ended)
 
     def _probe_ended(self, _: "asyncio.Task[None]") -> None:
-        """Whatever ended a look, the next call may begin another while the gate is shut."""
+        """Allow the next probe, whatever ended this one."""
         self._probe_task = None
 
     async def _probe(self) -> None:
@@ -131,38 +128,34 @@ class RedisCircuitBreaker:
         pause_s = MIN_PROBE_INTERVAL_S
         while not await self._ping():
             if MAX_PROBE_INTERVAL_S / 2 < pause_s < MAX_PROBE_INTERVAL_S:
-                _print("the cache's Redis does not answer; it is left alone until it does")
+                log_line("the cache's Redis does not answer; it is left alone until it does")
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, MAX_PROBE_INTERVAL_S)
         if pause_s == MAX_PROBE_INTERVAL_S:
-            _print("the cache's Redis answers again")
+            log_line("the cache's Redis answers again")
         self._open, self._closed_at_s = False, time.monotonic()
 
     async def _ping(self) -> bool:
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(ACCESS_TIMEOUT_S):
                 await self._client().ping()
-        except Exception:  # noqa: BLE001 -- whatever a client says of a Redis that is not well
+        except Exception:  # noqa: BLE001 -- any exception of the client means that Redis is unavailable
             return False
         return True
-
-
-def _print(message: str) -> None:
-    print(f"sidecar: {message}", file=sys.stderr, flush=True)  # noqa: T201 -- the log of this part
 
 
 PATCH = LiteLLMPatch(
     name="cache_gate",
     install=install,
     reason=(
-        "A silent Redis costs every call several waits: reads and writes of answers, cooldowns and counts "
-        "are each tried, and tried again."
+        "An unresponsive Redis costs every call several timeouts: reads and writes of answers, cooldowns and "
+        "counters are each tried and retried."
     ),
     since="1.106.2",
     report=(
         "https://github.com/BerriAI/litellm/issues/34299; the breaker of 35273 opens after several "
         "failures of each kind and holds for a minute."
     ),
-    until="LiteLLM's breaker opens at the first wait in vain and is probed beside the calls.",
+    until="LiteLLM's breaker opens at the first timeout and is probed in the background.",
     tests=("tests/stages/test_sidecar_cache.py::test_a_frozen_cache_costs_less_than_a_second_once",),
 )

@@ -9,7 +9,6 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from llm_proxy.sidecar import catalog
 from llm_proxy.sidecar.patches import (
     accounting,
     attempts,
@@ -30,7 +29,7 @@ from llm_proxy.sidecar.patches.patch import LiteLLMPatch
 TESTED_PATCHES: Mapping[str, Collection[str]] = json.loads(
     (Path(__file__).parent / "tried_patches.json").read_text(encoding="utf-8")
 )
-"""By release: the patches whose own tests passed there with them, and failed without."""
+"""Release -> the patches whose own tests passed there with the patch and failed without it."""
 
 PATCHES: tuple[LiteLLMPatch, ...] = (
     openai_passthrough.PATCH,
@@ -48,8 +47,9 @@ PATCHES: tuple[LiteLLMPatch, ...] = (
     log_content.TRACE_TAGS,
     routing.ROUTER_RULES,
     routing.ROUND_ROBIN,
-    *performance.PATCHES,
-    catalog.FREE_DEPLOYMENTS,
+    performance.HOOKS,
+    performance.LIMITS,
+    accounting.FREE_DEPLOYMENTS,
     log_content.ERROR_LOG,
     litellm_cache.OWN_CACHE,
     attempts.PATCH,
@@ -62,15 +62,15 @@ def select_patches(
     without: str,
     *,
     patches: Sequence[LiteLLMPatch] = PATCHES,
-    tried: Mapping[str, Collection[str]] = TESTED_PATCHES,
+    tested: Mapping[str, Collection[str]] = TESTED_PATCHES,
 ) -> tuple[list[LiteLLMPatch], list[str]]:
-    """The patches for a release, and a line for each that is left out.
+    """Return the patches to install on a release, and a log line for each of the others.
 
     Args:
         release: LiteLLM's version.
         without: Names of patches to leave out, comma-separated; `all` for every one.
-        patches: The patches there are.
-        tried: By release, the names of those that are in order there.
+        patches: All patches.
+        tested: Release -> names of the patches that may be installed there.
     """
     named = {name.strip() for name in without.split(",") if name.strip()}
     installed: list[LiteLLMPatch] = []
@@ -80,7 +80,7 @@ def select_patches(
             left_out.append(f"patch {patch.name} is off: {DISABLING_SETTING} names it")
         elif patch.fixed_in is not None and release_numbers(release) >= release_numbers(patch.fixed_in):
             left_out.append(f"patch {patch.name} is off: LiteLLM {patch.fixed_in} needs it no more")
-        elif patch.name not in tried.get(release, ()):
+        elif patch.name not in tested.get(release, ()):
             left_out.append(
                 f"WARNING: patch {patch.name} is off: its own tests did not pass on LiteLLM {release}, "
                 "or were not run"
@@ -91,5 +91,5 @@ def select_patches(
 
 
 def release_numbers(release: str) -> tuple[int, ...]:
-    """A release's numbers, for comparison."""
+    """Return the numbers of a release, for comparison."""
     return tuple(int(part) for part in release.split(".") if part.isdigit())

@@ -1,9 +1,9 @@
 """Retries, fallbacks and cooldowns by whose fault an error is; round robin among deployments.
 
 Invariants: an error of the caller (`CALLER_ERROR_STATUSES`, content policy) is tried once, whatever
-`retry_policy` says, never falls back and never cools a deployment down, except by
-`context_window_fallbacks` and `content_policy_fallbacks`. No wait follows the last attempt. Round robin is
-per process, skips deployments that cool down and ignores weights.
+`retry_policy` says, never falls back and never cools a deployment down, except by `context_window_fallbacks`
+and `content_policy_fallbacks`. No wait follows the last attempt. Round robin is per process, skips
+deployments that cool down and ignores weights.
 """
 
 import os
@@ -17,7 +17,7 @@ from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches.patch import LiteLLMPatch
 
 CALLER_ERROR_STATUSES = frozenset({400, 404, 413, 415, 422})
-# Providers that report an operator's fault as a bad request: Anthropic's balance, Google's and xAI's API key.
+# Some providers report an operator's error as a bad request: Anthropic the balance, Google and xAI the key.
 INVALID_KEY_TEXTS = ("api key not valid", "api_key_invalid", "api key expired", "incorrect api key provided")
 OPERATOR_ERROR_TEXTS = ("credit balance", "insufficient balance", "insufficient credits", *INVALID_KEY_TEXTS)
 CREDENTIAL_STATUSES = frozenset({401, 403})
@@ -26,36 +26,36 @@ MAX_RETRY_AFTER_S = 10.0
 
 def _install_router_rules() -> None:
     """Patch the router; before LiteLLM's start."""
-    longest_wait_s = float(os.environ.get("LLM_PROXY_SIDECAR_LONGEST_RETRY_AFTER_S") or MAX_RETRY_AFTER_S)
+    max_wait_s = float(os.environ.get("LLM_PROXY_SIDECAR_LONGEST_RETRY_AFTER_S") or MAX_RETRY_AFTER_S)
     router = litellm_internals.router_class()
     _patch_fallbacks(router)
-    _patch_retries(router, longest_wait_s)
+    _patch_retries(router, max_wait_s)
     _patch_cooldowns()
 
 
 def is_caller_error(error: BaseException) -> bool:
-    """Whether the request itself is wrong, so that no other deployment would answer it better."""
+    """Whether the request itself is wrong, so that another deployment would reject it too."""
     if type(error).__name__ == "ContentPolicyViolationError" or provider_errors.is_content_rejection(error):
         return True
     if call_outcome.rejected_by_group_guardrail():  # another group may have no such guardrail
         return True
     if getattr(error, "status_code", None) not in CALLER_ERROR_STATUSES:
         return call_outcome.failed_in_translation(error)
-    said = str(error).lower()
-    return not (
-        any(words in said for words in OPERATOR_ERROR_TEXTS) or provider_errors.is_unreadable_response(error)
-    )
+    message = str(error).lower()
+    is_operator_error = any(text in message for text in OPERATOR_ERROR_TEXTS)
+    return not is_operator_error and not provider_errors.is_unreadable_response(error)
 
 
 def rejects_credentials(error: BaseException) -> bool:
-    """Whether a provider did not accept the key of a deployment: only an operator can mend that."""
-    said = str(error).lower()
+    """Whether a provider rejected the deployment's credentials, which only an operator can correct."""
+    message = str(error).lower()
     if getattr(error, "status_code", None) in CREDENTIAL_STATUSES:
         return not provider_errors.is_content_rejection(error)
-    return any(words in said for words in INVALID_KEY_TEXTS)
+    return any(text in message for text in INVALID_KEY_TEXTS)
 
 
 def _has_own_fallback(error: BaseException, lists: dict[str, Any], group: object) -> bool:
+    """Whether the operator configured a fallback for this kind of error, for the group or for all."""
     name = {"ContextWindowExceededError": "context_window", "ContentPolicyViolationError": "content_policy"}
     rules = as_list(lists.get(name.get(type(error).__name__, "")))
     return any(source in (group, "*") for rule in rules for source in as_object(rule))
@@ -64,7 +64,7 @@ def _has_own_fallback(error: BaseException, lists: dict[str, Any], group: object
 def _patch_fallbacks(router: Untyped) -> None:
     fall_back = router.async_function_with_fallbacks_common_utils
 
-    async def unless_callers_fault(
+    async def unless_caller_error(
         self: Untyped,
         e: Exception,
         disable_fallbacks: Untyped,
@@ -72,7 +72,7 @@ def _patch_fallbacks(router: Untyped) -> None:
         context_window_fallbacks: Untyped,
         content_policy_fallbacks: Untyped,
         model_group: str | None,
-        *words: Untyped,
+        *args: Untyped,
         **options: Untyped,
     ) -> Untyped:
         lists = {"context_window": context_window_fallbacks, "content_policy": content_policy_fallbacks}
@@ -86,59 +86,59 @@ def _patch_fallbacks(router: Untyped) -> None:
             context_window_fallbacks,
             content_policy_fallbacks,
             model_group,
-            *words,
+            *args,
             **options,
         )
 
-    router.async_function_with_fallbacks_common_utils = unless_callers_fault
+    router.async_function_with_fallbacks_common_utils = unless_caller_error
 
 
-def _patch_retries(router: Untyped, longest_wait_s: float) -> None:
-    """Every retry, also one that a `retry_policy` grants, passes where its pause is asked for."""
+def _patch_retries(router: Untyped, max_wait_s: float) -> None:
+    """Patch both functions that decide on a retry; one of a `retry_policy` passes only the second."""
     pause_s = router._time_to_sleep_before_retry  # noqa: SLF001 -- no setting does this
     allow = router.should_retry_this_error
 
-    def in_vain(error: BaseException, options: dict[str, Any]) -> bool:
+    def is_useless(error: BaseException, options: dict[str, Any]) -> bool:
         if is_caller_error(error) or type(error).__name__ == "RouterRateLimitError":
             return True
-        alone = len(options.get("all_deployments") or []) <= 1
-        return alone and provider_errors.retry_after_s(error) > longest_wait_s
+        single = len(options.get("all_deployments") or []) <= 1
+        return single and provider_errors.retry_after_s(error) > max_wait_s
 
-    def allow_if_it_may_help(self: Untyped, error: Exception, *words: Untyped, **options: Untyped) -> Untyped:
-        if in_vain(error, options):
+    def should_retry(self: Untyped, error: Exception, *args: Untyped, **options: Untyped) -> Untyped:
+        if is_useless(error, options):
             raise error
         if options.get("healthy_deployments") and provider_errors.is_unreadable_response(error):
             return True
-        return allow(self, error, *words, **options)
+        return allow(self, error, *args, **options)
 
-    def pause_if_it_may_help(
-        self: Untyped, e: Exception, remaining_retries: int, *words: Untyped, **options: Untyped
+    def time_to_sleep(
+        self: Untyped, e: Exception, remaining_retries: int, *args: Untyped, **options: Untyped
     ) -> Untyped:
-        if in_vain(e, options):
+        if is_useless(e, options):
             raise e
-        # LiteLLM waits after the last attempt as after the first.
-        return pause_s(self, e, remaining_retries, *words, **options) if remaining_retries > 0 else 0
+        # LiteLLM would also wait after the last attempt.
+        return pause_s(self, e, remaining_retries, *args, **options) if remaining_retries > 0 else 0
 
-    router.should_retry_this_error = allow_if_it_may_help
-    router._time_to_sleep_before_retry = pause_if_it_may_help  # noqa: SLF001 -- the same
+    router.should_retry_this_error = should_retry
+    router._time_to_sleep_before_retry = time_to_sleep  # noqa: SLF001 -- the same
 
 
 def _patch_cooldowns() -> None:
     cooldown: Untyped = import_module("litellm.router_utils.cooldown_handlers")
     run = cooldown._should_run_cooldown_logic  # noqa: SLF001 -- no setting does this
 
-    def unless_callers_fault(*words: Untyped, original_exception: Exception, **options: Untyped) -> bool:
+    def unless_caller_error(*args: Untyped, original_exception: Exception, **options: Untyped) -> bool:
         return not is_caller_error(original_exception) and run(
-            *words, original_exception=original_exception, **options
+            *args, original_exception=original_exception, **options
         )
 
-    cooldown._should_run_cooldown_logic = unless_callers_fault  # noqa: SLF001 -- the same
+    cooldown._should_run_cooldown_logic = unless_caller_error  # noqa: SLF001 -- the same
 
 
 ROUTER_RULES = LiteLLMPatch(
     name="router_rules",
     install=_install_router_rules,
-    reason="A caller's own fault is retried, falls back to other groups and cools deployments down.",
+    reason="A caller's own error is retried, falls back to other groups and cools deployments down.",
     since="1.106.2",
     report="https://github.com/BerriAI/litellm/issues/8789 (fallbacks by kind of error).",
     until="Retries, fallbacks and cooldowns can be chosen by kind of error.",
@@ -152,22 +152,22 @@ ROUND_ROBIN_STRATEGY = "ROUND_ROBIN"
 
 
 def _install_round_robin() -> None:
-    """Patch the router where it is wanted; before LiteLLM's start."""
+    """Patch the router if `LLM_PROXY_LOAD_BALANCE` is ROUND_ROBIN; before LiteLLM's start."""
     if os.environ.get("LLM_PROXY_LOAD_BALANCE", "").upper() == ROUND_ROBIN_STRATEGY:
         litellm_internals.router_module().simple_shuffle = RoundRobin()
 
 
 class RoundRobin:
-    """Whose turn it is, group by group."""
+    """Chooses the deployments of each group in turn, ordered by id."""
 
     def __init__(self) -> None:
         self._last: dict[str, str] = {}
 
     def __call__(self, *, healthy_deployments: Sequence[Untyped], model: str, **_: Untyped) -> Untyped:
-        """The next after the last one that was chosen, among those that may be."""
-        in_order = sorted(healthy_deployments, key=_deployment_id)
+        """Return the healthy deployment after the last one chosen for the group."""
+        by_id = sorted(healthy_deployments, key=_deployment_id)
         last = self._last.get(model, "")
-        chosen = next((one for one in in_order if _deployment_id(one) > last), in_order[0])
+        chosen = next((one for one in by_id if _deployment_id(one) > last), by_id[0])
         self._last[model] = _deployment_id(chosen)
         return chosen
 
@@ -179,7 +179,7 @@ def _deployment_id(deployment: Untyped) -> str:
 ROUND_ROBIN = LiteLLMPatch(
     name="round_robin",
     install=_install_round_robin,
-    reason="There is no plain rotation: the simple strategy draws lots.",
+    reason="LiteLLM has no round robin: its simple strategy chooses at random.",
     since="1.106.2",
     report="To file: `routing_strategy: round-robin`.",
     until="LiteLLM has the strategy.",

@@ -21,10 +21,19 @@ from llm_proxy.sidecar.patches.patch import LiteLLMPatch
 from llm_proxy.sidecar.provider_errors import is_failure_reason
 
 REPAIR_ATTRIBUTE = "_llmp_repair"
+"""Of LiteLLM's stream: its `StreamRepair`."""
+TRANSLATED_FIELDS = frozenset({"content", "function_call", "role", "tool_calls"})
+"""Fields of a message that keep LiteLLM's value."""
+TRANSLATED_TOP_FIELDS = frozenset({"choices", "error", "model", "usage"})
+"""Fields of an answer that keep LiteLLM's value."""
+VERTEX_PREFIX = "vertex_ai_"
+TOKEN_COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
+_completing = Event()
+"""Set once the patch `whole_answers` is installed; without it complete answers stay as LiteLLM made them."""
 
 
 def _install_translated_streams() -> None:
-    """Patch the stream wrapper, after the lane of OpenAI's frames; before the first call."""
+    """Patch the stream wrapper, after `openai_passthrough`; before the first call."""
     wrapper = litellm_internals.stream_wrapper_class()
     step = wrapper.__anext__
 
@@ -50,7 +59,7 @@ def _repair_chunk(state: Json, chunk: Untyped) -> None:
         calls = _list_attribute(delta, "tool_calls")
         texts: Json = {name: getattr(delta, name, None) for name in openai_repair.TEXT_FIELDS}
         plain = texts | {"tool_calls": [_tool_call_json(call) for call in calls]}
-        repair.delta(choice.index or 0, plain, last=bool(choice.finish_reason))
+        repair.repair_delta(choice.index or 0, plain, last=bool(choice.finish_reason))
         for name, text in texts.items():
             if plain[name] != text:
                 setattr(delta, name, plain[name])
@@ -66,8 +75,8 @@ def _list_attribute(owner: Untyped, name: str) -> list[Untyped]:
 
 def _tool_call_json(call: Untyped) -> Json:
     function = call.function
-    words = {"name": function.name, "arguments": function.arguments} if function is not None else {}
-    return {"index": call.index, "id": call.id, "type": call.type, "function": words}
+    fields = {"name": function.name, "arguments": function.arguments} if function is not None else {}
+    return {"index": call.index, "id": call.id, "type": call.type, "function": fields}
 
 
 TRANSLATED_STREAMS = LiteLLMPatch(
@@ -75,7 +84,7 @@ TRANSLATED_STREAMS = LiteLLMPatch(
     install=_install_translated_streams,
     reason=(
         "LiteLLM's translation of other providers' streams passes failures as finish reasons, gives two "
-        "tool calls one index and cuts surrogate pairs in two."
+        "tool calls one index and splits surrogate pairs."
     ),
     since="1.106.2",
     report=(
@@ -89,18 +98,9 @@ TRANSLATED_STREAMS = LiteLLMPatch(
     ),
 )
 
-TRANSLATED_FIELDS = frozenset({"content", "function_call", "role", "tool_calls"})
-TRANSLATED_TOP_FIELDS = frozenset({"choices", "error", "model", "usage"})
-VERTEX_PREFIX = "vertex_ai_"
-TOKEN_COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
-
-
-_completing = Event()
-"""Whether answers are completed: this patch may be off."""
-
 
 def _install_whole_answers() -> None:
-    """Teach LiteLLM finish reasons it does not know; complete answers from now on."""
+    """Extend LiteLLM's map of finish reasons; complete answers from now on."""
     _completing.set()
     core = litellm_internals.core_helpers_module()
     core._FINISH_REASON_MAP = FinishReasonMap(core._FINISH_REASON_MAP | openai_repair.FINISH_REASONS)  # noqa: SLF001 -- no setting
@@ -108,32 +108,32 @@ def _install_whole_answers() -> None:
 
 @dataclass(frozen=True, slots=True)
 class FinishReasonMap:
-    """Finish reasons of all providers, and the nearest of OpenAI's; who says more is noted for the log."""
+    """Providers' finish reasons -> the nearest of OpenAI's; one that says more is recorded for the log."""
 
     nearest: dict[str, str]
 
-    def get(self, said: str) -> str | None:
-        """As LiteLLM looks one up."""
-        call_outcome.record_finish_reason(openai_repair.informative_finish_reason(said))
-        return self.nearest.get(said)
+    def get(self, reason: str) -> str | None:
+        """Return OpenAI's reason, and record the provider's; LiteLLM calls this."""
+        call_outcome.record_finish_reason(openai_repair.informative_finish_reason(reason))
+        return self.nearest.get(reason)
 
     def items(self) -> ItemsView[str, str]:
-        """As its reader for Google does."""
+        """Return all pairs; LiteLLM's parser for Gemini calls this."""
         return self.nearest.items()
 
 
-def render_completion(result: Untyped, known: CallOutcome) -> bytes:
-    """The body of an answer that an endpoint of LiteLLM returned."""
+def render_completion(result: Untyped, outcome: CallOutcome) -> bytes:
+    """Return the body of a complete answer that LiteLLM's endpoint function returned."""
     if hasattr(result, "model_dump_json"):
         raw: str = result.model_dump_json()
-        as_it_is = known.original is None and (
-            known.states_tokens or _has_token_counts(getattr(result, "usage", None))
+        needs_nothing = outcome.original is None and (
+            outcome.states_tokens or _has_token_counts(getattr(result, "usage", None))
         )
-        if as_it_is or not _completing.is_set():
+        if needs_nothing or not _completing.is_set():
             return raw.encode()
         result = json.loads(raw)
     if _completing.is_set():
-        _complete(as_object(result), known)
+        _complete(as_object(result), outcome)
     return encode(result)
 
 
@@ -141,36 +141,37 @@ def _has_token_counts(usage: Untyped) -> bool:
     return any(getattr(usage, name, None) for name in TOKEN_COUNTS)
 
 
-def _complete(answer: Json, known: CallOutcome) -> None:
-    """Put back what the provider said."""
+def _complete(answer: Json, outcome: CallOutcome) -> None:
+    """Add the provider's fields that LiteLLM dropped; remove fields that LiteLLM invented."""
     _restore_refusals(answer)
-    if not known.states_tokens and not any(as_object(answer.get("usage")).get(name) for name in TOKEN_COUNTS):
+    stated = outcome.states_tokens or any(as_object(answer.get("usage")).get(name) for name in TOKEN_COUNTS)
+    if not stated:
         answer.pop("usage", None)
     _drop_empty(answer)
-    said = known.original
-    if said is None or said.get("id") not in (None, "", answer.get("id")) or _is_guarded():
+    original = outcome.original
+    if original is None or original.get("id") not in (None, "", answer.get("id")) or _has_guardrail():
         return
-    _add(answer, said, TRANSLATED_TOP_FIELDS)
+    _add_missing(answer, original, TRANSLATED_TOP_FIELDS)
     if isinstance(answer.get("usage"), dict):
-        stated = as_object(said.get("usage"))
-        _add(answer["usage"], stated, frozenset())
-        if "cost" in stated:
-            answer["usage"][openai_repair.STATED_COST_FIELD] = stated["cost"]
-    for choice, stated in zip(as_list(answer.get("choices")), as_list(said.get("choices")), strict=False):
-        _complete_choice(as_object(choice), as_object(stated))
+        usage = as_object(original.get("usage"))
+        _add_missing(answer["usage"], usage, frozenset())
+        if "cost" in usage:
+            answer["usage"][openai_repair.STATED_COST_FIELD] = usage["cost"]
+    for pair in zip(as_list(answer.get("choices")), as_list(original.get("choices")), strict=False):
+        _complete_choice(*map(as_object, pair))
 
 
-def _complete_choice(choice: Json, said: Json) -> None:
-    _add(choice, said, frozenset({"message"}))
+def _complete_choice(choice: Json, original: Json) -> None:
+    _add_missing(choice, original, frozenset({"message"}))
     if isinstance(choice.get("message"), dict):
-        _add(choice["message"], as_object(said.get("message")), TRANSLATED_FIELDS)
-    reason = openai_repair.nearest_finish_reason(said.get("finish_reason"))
+        _add_missing(choice["message"], as_object(original.get("message")), TRANSLATED_FIELDS)
+    reason = openai_repair.nearest_finish_reason(original.get("finish_reason"))
     if reason is not None and choice.get("finish_reason") == "stop":
         choice["finish_reason"] = reason
 
 
 def _drop_empty(answer: Json) -> None:
-    """LiteLLM's own fields, where they say nothing."""
+    """Remove LiteLLM's own fields that are empty."""
     for name in [name for name, value in answer.items() if name.startswith(VERTEX_PREFIX) and not value]:
         del answer[name]
     for message in (as_object(as_object(one).get("message")) for one in as_list(answer.get("choices"))):
@@ -180,7 +181,7 @@ def _drop_empty(answer: Json) -> None:
 
 
 def _restore_refusals(answer: Json) -> None:
-    """LiteLLM moves a message's refusal among fields of its own."""
+    """Move a message's refusal back from LiteLLM's own fields."""
     for choice in map(as_object, as_list(answer.get("choices"))):
         message = as_object(choice.get("message"))
         own = as_object(message.get("provider_specific_fields"))
@@ -188,13 +189,13 @@ def _restore_refusals(answer: Json) -> None:
             message["refusal"] = own.pop("refusal")
 
 
-def _add(kept: Json, said: Json, without: frozenset[str]) -> None:
-    for name, value in said.items():
-        if kept.get(name) is None and name not in without:
-            kept[name] = value
+def _add_missing(target: Json, source: Json, without: frozenset[str]) -> None:
+    for name, value in source.items():
+        if target.get(name) is None and name not in without:
+            target[name] = value
 
 
-def _is_guarded() -> bool:
+def _has_guardrail() -> bool:
     library = litellm_internals.litellm_module()
     guardrail = litellm_internals.guardrail_class()
     return any(isinstance(one, guardrail) for one in library.callbacks)
@@ -204,8 +205,8 @@ WHOLE_ANSWERS = LiteLLMPatch(
     name="whole_answers",
     install=_install_whole_answers,
     reason=(
-        "Whole answers lose what a provider said beside OpenAI's schema, though streams keep it, and "
-        "state a usage of zero that nobody stated."
+        "Complete answers lose a provider's fields beyond OpenAI's schema, which streams keep, and state a "
+        "usage of zero where the provider stated none."
     ),
     since="1.106.2",
     report=(

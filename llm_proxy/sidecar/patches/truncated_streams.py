@@ -20,15 +20,93 @@ from llm_proxy.sidecar.provider_errors import is_failure_reason
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-
+CACHED_PROVIDER = "cached_response"
+"""LiteLLM's provider of a replayed stream."""
 ANTHROPIC_REASON_STATED = "_llmp_reason_stated"
+GEMINI_MODULE = "litellm.llms.vertex_ai.gemini.vertex_and_google_ai_studio_gemini"
+GEMINI_NO_REASON = (None, "", "FINISH_REASON_UNSPECIFIED")
+GEMINI_FINISHED = "_llmp_finished"
 
 
-def _install_anthropic() -> None:
-    """Patch the reader of events; before the first call."""
-    reader = import_module("litellm.llms.anthropic.chat.handler").ModelResponseIterator
-    read_delta: Callable[..., Any] = reader._handle_message_delta  # noqa: SLF001 -- it alone knows the reason
-    parse: Callable[..., Any] = reader.chunk_parser
+def install() -> None:
+    """Patch the HTTP client, the stream wrapper and the frame parsers; before the first call."""
+    provider_http.install()
+    _patch_stream_end()
+    _patch_frame_parser()
+    _patch_gemini()
+    _patch_anthropic_parser()
+
+
+def _patch_stream_end() -> None:
+    wrapper = litellm_internals.stream_wrapper_class()
+    finish = wrapper._finalize_completed_stream  # noqa: SLF001 -- every stream ends here
+
+    async def finish_if_finished(self: Untyped, *, cache_hit: bool) -> Untyped:
+        if not self.sent_last_chunk and not _is_finished(self):
+            self._log_stream_failure_and_raise(truncated_error(self))
+        call_outcome.record_stream_end()
+        return await finish(self, cache_hit=cache_hit)
+
+    wrapper._finalize_completed_stream = finish_if_finished  # noqa: SLF001 -- the same
+
+
+def _is_finished(stream: Untyped) -> bool:
+    if stream.custom_llm_provider == CACHED_PROVIDER:
+        return True
+    finished = _gemini_finished(stream)
+    if finished is not None:
+        return finished
+    reason = stream.received_finish_reason or stream.intermittent_finish_reason
+    return bool(reason) and not is_failure_reason(reason)
+
+
+def truncated_error(stream: Untyped) -> Exception:
+    """Return the exception for a stream that ended early."""
+    error: Exception = litellm_internals.litellm_module().BadGatewayError(
+        message="the provider's stream ended without a finish reason",
+        llm_provider=stream.custom_llm_provider or "",
+        model=stream.model or "",
+    )
+    return error
+
+
+def _patch_frame_parser() -> None:
+    frames = import_module("litellm.llms.base_llm.base_model_iterator").BaseModelResponseIterator
+    parse = frames._string_to_dict_parser  # noqa: SLF001 -- parses every frame
+
+    def parse_or_fail(str_line: str) -> Untyped:
+        found = parse(str_line)
+        if found is None and str_line[:5] != "data:" and not str_line.startswith("{"):
+            return found
+        if found is None and not _is_json(str_line.removeprefix("data:").strip()):
+            raise ValueError("a frame that is not JSON")
+        if "choices" in (frame := as_object(found)):
+            openai_repair.repair_chunk(frame)
+        elif "done" in frame:
+            provider_answers.repair_ollama(frame)
+        return found
+
+    frames._string_to_dict_parser = staticmethod(parse_or_fail)  # noqa: SLF001 -- the same
+
+
+def _is_json(payload: str) -> bool:
+    if not payload or "[DONE]" in payload:
+        return True
+    try:
+        json.loads(payload)
+    except ValueError:
+        return False
+    return True
+
+
+def _patch_anthropic_parser() -> None:
+    """End a stream only by a stop reason in a `message_delta`, or by `message_stop`.
+
+    LiteLLM parses a missing stop reason as "stop".
+    """
+    iterator = import_module("litellm.llms.anthropic.chat.handler").ModelResponseIterator
+    read_delta: Callable[..., Any] = iterator._handle_message_delta  # noqa: SLF001 -- gets the event with the reason
+    parse: Callable[..., Any] = iterator.chunk_parser
 
     def read_delta_as_stated(self: Untyped, chunk: Json) -> Untyped:
         reason, *rest = read_delta(self, chunk)
@@ -43,34 +121,32 @@ def _install_anthropic() -> None:
             parsed.choices[0].finish_reason = "stop"
         return parsed
 
-    reader._handle_message_delta = read_delta_as_stated  # noqa: SLF001 -- the same
-    reader.chunk_parser = parse_to_the_end
+    iterator._handle_message_delta = read_delta_as_stated  # noqa: SLF001 -- the same
+    iterator.chunk_parser = parse_to_the_end
 
 
-GEMINI_MODULE = "litellm.llms.vertex_ai.gemini.vertex_and_google_ai_studio_gemini"
-GEMINI_NO_REASON = (None, "", "FINISH_REASON_UNSPECIFIED")
-GEMINI_FINISHED = "_llmp_finished"
+def _patch_gemini() -> None:
+    """Record Gemini's own end of a stream; apply the deployment's timeout between frames.
 
-
-def _install_gemini() -> None:
-    """Patch the reader of frames and the call; before the first call."""
+    LiteLLM parses a missing finish reason as "stop", in every frame.
+    """
     module = import_module(GEMINI_MODULE)
-    _note_gemini_finish(module.ModelResponseIterator)
+    _record_gemini_finish(module.ModelResponseIterator)
     _keep_gemini_timeout(module.VertexLLM)
 
 
 def _gemini_finished(stream: Untyped) -> bool | None:
-    """Whether Google said that the answer is complete; None for another provider's stream."""
+    """Whether Gemini stated a finish reason or a blocked prompt; None for another provider's stream."""
     frames = stream.completion_stream
     if type(frames).__module__ != GEMINI_MODULE:
         return None
     return bool(getattr(frames, GEMINI_FINISHED, False))
 
 
-def _note_gemini_finish(frames: Untyped) -> None:
+def _record_gemini_finish(frames: Untyped) -> None:
     parse = frames.chunk_parser
 
-    def parse_and_note(self: Untyped, chunk: dict[str, Any]) -> Untyped:
+    def parse_and_record(self: Untyped, chunk: dict[str, Any]) -> Untyped:
         provider_answers.repair_gemini(chunk)
         blocked = as_object(chunk.get("promptFeedback")).get("blockReason")
         if blocked or any(
@@ -80,7 +156,7 @@ def _note_gemini_finish(frames: Untyped) -> None:
             setattr(self, GEMINI_FINISHED, True)
         return parse(self, chunk)
 
-    frames.chunk_parser = parse_and_note
+    frames.chunk_parser = parse_and_record
 
 
 def _keep_gemini_timeout(handler: Untyped) -> None:
@@ -95,85 +171,11 @@ def _keep_gemini_timeout(handler: Untyped) -> None:
     handler.async_streaming = open_with_timeout
 
 
-CACHED_PROVIDER = "cached_response"
-
-
-def install() -> None:
-    """Patch the stream wrapper and the frame reader; before the first call."""
-    provider_http.install()
-    _patch_stream_end()
-    _patch_frame_parser()
-    _install_gemini()
-    _install_anthropic()
-
-
-def _patch_stream_end() -> None:
-    wrapper = litellm_internals.stream_wrapper_class()
-    finish = wrapper._finalize_completed_stream  # noqa: SLF001 -- the one place where every stream ends
-
-    async def finish_if_finished(self: Untyped, *, cache_hit: bool) -> Untyped:
-        if not self.sent_last_chunk and not _is_finished(self):
-            self._log_stream_failure_and_raise(truncated_error(self))
-        call_outcome.record_stream_end()
-        return await finish(self, cache_hit=cache_hit)
-
-    wrapper._finalize_completed_stream = finish_if_finished  # noqa: SLF001 -- the same
-
-
-def _is_finished(stream: Untyped) -> bool:
-    if stream.custom_llm_provider == CACHED_PROVIDER:
-        return True
-    google = _gemini_finished(stream)
-    if google is not None:
-        return google
-    reason = stream.received_finish_reason or stream.intermittent_finish_reason
-    return bool(reason) and not is_failure_reason(reason)
-
-
-def truncated_error(stream: Untyped) -> Exception:
-    """The error a stream ends with that ended early."""
-    error: Exception = litellm_internals.litellm_module().BadGatewayError(
-        message="the provider's stream ended without a finish reason",
-        llm_provider=stream.custom_llm_provider or "",
-        model=stream.model or "",
-    )
-    return error
-
-
-def _patch_frame_parser() -> None:
-    frames = import_module("litellm.llms.base_llm.base_model_iterator").BaseModelResponseIterator
-    read = frames._string_to_dict_parser  # noqa: SLF001 -- the one place where frames are parsed
-
-    def read_or_fail(str_line: str) -> Untyped:
-        found = read(str_line)
-        if found is None and str_line[:5] != "data:" and not str_line.startswith("{"):
-            return found
-        if found is None and not _is_json(str_line.removeprefix("data:").strip()):
-            raise ValueError("a frame that is not JSON")
-        if "choices" in (frame := as_object(found)):
-            openai_repair.repair_chunk(frame)
-        elif "done" in frame:
-            provider_answers.repair_ollama(frame)
-        return found
-
-    frames._string_to_dict_parser = staticmethod(read_or_fail)  # noqa: SLF001 -- the same
-
-
-def _is_json(payload: str) -> bool:
-    if not payload or "[DONE]" in payload:
-        return True
-    try:
-        json.loads(payload)
-    except ValueError:
-        return False
-    return True
-
-
 PATCH = LiteLLMPatch(
     name="broken_streams",
     install=install,
     reason=(
-        "A provider's stream that ends early is heard as a whole answer: an invented finish reason, "
+        "A provider's stream that ends early becomes a complete answer: an invented finish reason, "
         "[DONE], a success, a cache entry."
     ),
     since="1.106.2",

@@ -39,7 +39,7 @@ def test_on_any_other_release_every_patch_is_off_and_says_so(release: str) -> No
 def test_each_is_judged_by_its_own_tests() -> None:
     """On a release where one's tests failed, the others are installed and that one says that it is off."""
     first, *others = PATCHES
-    installed, left_out = select_patches("9.9.9", "", tried={"9.9.9": [one.name for one in others]})
+    installed, left_out = select_patches("9.9.9", "", tested={"9.9.9": [one.name for one in others]})
     assert installed == others
     assert left_out == [
         f"WARNING: patch {first.name} is off: its own tests did not pass on LiteLLM 9.9.9, or were not run"
@@ -58,8 +58,8 @@ def test_patches_can_be_left_out_by_name() -> None:
 def test_a_release_that_mended_the_fault_goes_without_the_patch() -> None:
     """From the release named on, compared by number and not by text."""
     mended = replace(PATCHES[0], fixed_in="1.108.6")
-    tried = dict.fromkeys(("1.20.0", "1.108.6", "1.108.10"), (mended.name,))
-    given: Any = {"patches": (mended,), "tried": tried}
+    tested = dict.fromkeys(("1.20.0", "1.108.6", "1.108.10"), (mended.name,))
+    given: Any = {"patches": (mended,), "tested": tested}
     assert select_patches("1.20.0", "", **given)[0] == [mended]
     assert select_patches("1.108.6", "", **given) == (
         [],

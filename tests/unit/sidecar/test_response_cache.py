@@ -69,7 +69,7 @@ def test_a_damaged_entry_is_none(payload: bytes, at: int, bits: int) -> None:
     at %= len(raw)
     changed = raw[:at] + bytes([raw[at] ^ bits]) + raw[at + 1 :]
     for damaged in (raw[:at], changed, raw + b"x", raw.partition(b"\n")[2], b""):
-        with pytest.raises(ValueError, match="no whole entry"):
+        with pytest.raises(ValueError, match="incomplete entry"):
             CacheEntry.decode(damaged)
 
 
