@@ -27,11 +27,11 @@ from llm_proxy.identity import (
 from llm_proxy.identity.admin_keys import Role
 from llm_proxy.identity.authenticator import (
     CREDENTIAL_HEADERS,
-    credential_digest,
     extract_credential,
     invalid_key_error,
 )
 from llm_proxy.identity.caller import NO_ATTRIBUTION
+from llm_proxy.identity.virtual_keys import key_digest
 
 _LONGEST = 512
 
@@ -169,8 +169,8 @@ class AuthDependencies:
     ) -> None:
         self._identity = identity
         self._settings_keys = (
-            *((credential_digest(key.encode()), Admin("admin_key", "owner")) for key in write_keys),
-            *((credential_digest(key.encode()), Admin("admin_read_key", "viewer")) for key in read_keys),
+            *((key_digest(key.encode()), Admin("admin_key", "owner")) for key in write_keys),
+            *((key_digest(key.encode()), Admin("admin_read_key", "viewer")) for key in read_keys),
         )
         self._max_header_bytes = max_header_bytes
         self._admin_keys = admin_keys
@@ -225,7 +225,7 @@ class AuthDependencies:
             StoreUnavailable: An issued key cannot be looked up.
         """
         key = extract_credential(read_headers(request.scope, max_bytes=self._max_header_bytes))
-        kept = credential_digest(key)
+        kept = key_digest(key)
         found = [admin for known, admin in self._settings_keys if hmac.compare_digest(kept, known)]
         if found or self._admin_keys is None:
             return found[0] if found else None

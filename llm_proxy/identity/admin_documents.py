@@ -18,6 +18,7 @@ from llm_proxy.errors import BadRequest
 from llm_proxy.identity.admin_keys import AdminKeySpec, Role, validate_admin_key
 from llm_proxy.identity.caller import (
     ANY,
+    MAX_NAME_CHARS,
     Budget,
     BudgetUnit,
     Limits,
@@ -29,10 +30,10 @@ from llm_proxy.identity.caller import (
 )
 from llm_proxy.identity.policies import KillSwitch, KillSwitchKind, LimitPolicy
 from llm_proxy.identity.virtual_keys import KeyRaise, KeyRecord, KeySpec
-from llm_proxy.json_access import Json
+from llm_proxy.json_access import Json, as_object
 from llm_proxy.money import nano_to_usd
 
-MAX_NAME_CHARS, MAX_NAMES = 256, 1000
+MAX_NAMES = 1000
 MAX_NUMBER = 2**53
 _AMOUNT = re.compile(r"[0-9]{1,20}(?:\.[0-9]{1,40})?(?:[eE][+-]?[0-9]{1,3})?")
 _EARLIEST, _LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
@@ -71,82 +72,81 @@ _TARGET_FIELDS_OF_SCOPE: dict[ScopeKind, tuple[str, ...]] = {
     "global": (),
     "provider": ("subject",),
 }
-"""The fields that say whom a rule of each scope is about."""
+"""The fields that a policy of each scope may have to name its target."""
 _BUDGET_FIELDS = {"period", "zone", *(f"limit_{unit}" for unit in get_args(BudgetUnit))}
 Choice = TypeVar("Choice", bound=str)
 
 
 def parse_key_spec(document: Mapping[str, Any], before: KeySpec | None = None) -> KeySpec:
-    """The specification a document states, on top of the one before."""
+    """Parses a key's specification; a field that is missing stays as in `before`."""
     _reject_unknown_fields(document, _KEY_FIELDS)
-    said = (key_fields(before) if before is not None else {}) | dict(document)
-    name = _parse_name(said, "name")
+    document = (key_fields(before) if before is not None else {}) | dict(document)
+    name = _parse_name(document, "name")
     if name is None or name.startswith(("key_", "sk-")):
         raise BadRequest("A key needs a name, one that is no id or key.", param="name")
     return KeySpec(
         name=name,
-        tenant=_parse_name(said, "tenant"),
-        agent=_parse_name(said, "agent"),
-        user=_parse_name(said, "user"),
-        models=_parse_names(said, "models"),
-        limits=_parse_limits(said),
-        budgets=_parse_budgets(said),
-        max_tokens_cap=_parse_count(said, "max_tokens_cap", least=1, most=2**31 - 1),
-        cache=parse_flag(said, "cache", default=True),
-        expires_at=_parse_time(said, "expires_at"),
-        tags=parse_tags(said.get("tags"), "tags"),
+        tenant=_parse_name(document, "tenant"),
+        agent=_parse_name(document, "agent"),
+        user=_parse_name(document, "user"),
+        models=_parse_names(document, "models"),
+        limits=_parse_limits(document),
+        budgets=_parse_budgets(document),
+        max_tokens_cap=_parse_count(document, "max_tokens_cap", least=1, most=2**31 - 1),
+        cache=parse_flag(document, "cache", default=True),
+        expires_at=_parse_time(document, "expires_at"),
+        tags=parse_tags(document.get("tags"), "tags"),
     )
 
 
 def parse_policy(document: Mapping[str, Any]) -> LimitPolicy:
-    """The rule a document states."""
-    rule = replace(
+    """Parses a limit policy."""
+    policy = replace(
         parse_policy_target(document),
         limits=_parse_limits(document),
         budgets=_parse_budgets(document),
         mode=_parse_choice(document, "mode", get_args(PolicyMode)),
         on_store_failure=_parse_choice(document, "on_store_failure", get_args(OnStoreFailure)),
     )
-    names = {"tenant": rule.tenant, "subject": rule.subject if rule.scope != "key" else ANY}
+    names = {"tenant": policy.tenant, "subject": policy.subject if policy.scope != "key" else ANY}
     for field, name in names.items():
         if name != ANY and "*" in name:
             raise BadRequest(f"Invalid '{field}': only models are named by wildcards.", param=field)
-    if rule.limits == Limits() and not rule.budgets and rule.on_store_failure is None:
-        raise BadRequest("A rule needs a limit or a budget.", param="mode" if rule.mode else "rpm")
-    return rule
+    if policy.limits == Limits() and not policy.budgets and policy.on_store_failure is None:
+        raise BadRequest("A rule needs a limit or a budget.", param="mode" if policy.mode else "rpm")
+    return policy
 
 
 def parse_policy_target(document: Mapping[str, Any]) -> LimitPolicy:
-    """Whom a document's rule is about, without what it says of them."""
+    """Parses the scope and the target of a limit policy, without its limits."""
     _reject_unknown_fields(document, _POLICY_FIELDS)
     scope = _parse_choice(document, "scope", get_args(ScopeKind))
     if scope is None:
         raise BadRequest("A rule needs a scope.", param="scope")
     tenant, subject, model = (_parse_name(document, field) or ANY for field in _TARGET_FIELDS)
-    if scope in {"tenant", "tenant_group"}:  # whose subject is the tenant: documents may repeat it
+    if scope in {"tenant", "tenant_group"}:  # the subject is the tenant; a document may repeat it
         subject = ANY if subject == tenant else subject
-    usable = _TARGET_FIELDS_OF_SCOPE[scope]
+    allowed = _TARGET_FIELDS_OF_SCOPE[scope]
     for field, name in (("tenant", tenant), ("subject", subject), ("model", model)):
-        if name != ANY and field not in usable:
-            known = f"it is narrowed by {', '.join(usable)}" if usable else "it covers every call"
-            raise BadRequest(f"The scope '{scope}' has no '{field}': {known}.", param=field)
+        if name != ANY and field not in allowed:
+            hint = f"it is narrowed by {', '.join(allowed)}" if allowed else "it covers every call"
+            raise BadRequest(f"The scope '{scope}' has no '{field}': {hint}.", param=field)
     return LimitPolicy(scope, tenant, tenant if scope in {"tenant", "tenant_group"} else subject, model)
 
 
 def parse_kill_switch(document: Mapping[str, Any]) -> tuple[KillSwitch, str]:
-    """The kill switch a document states, and why it is thrown."""
+    """Parses a kill switch and the reason for it, which is empty if none is given."""
     _reject_unknown_fields(document, _KILL_SWITCH_FIELDS)
     kind = _parse_choice(document, "kind", get_args(KillSwitchKind))
     subject = _parse_name(document, "subject")
     if kind is None or subject is None:
         raise BadRequest("A kill switch needs a kind and a subject.", param="subject" if kind else "kind")
-    return KillSwitch(kind, subject, _parse_name(document, "tenant") or ANY), _parse_name(
-        document, "reason"
-    ) or ""
+    switch = KillSwitch(kind, subject, _parse_name(document, "tenant") or ANY)
+    return switch, _parse_name(document, "reason") or ""
 
 
 def parse_admin_key(document: Mapping[str, Any]) -> AdminKeySpec:
-    """The admin key a document states."""
+    """Parses an admin key's specification."""
     _reject_unknown_fields(document, {"name", "role", "tenant", "expires_at"})
     name = _parse_name(document, "name")
     role: Role | None = _parse_choice(document, "role", get_args(Role))
@@ -158,7 +158,7 @@ def parse_admin_key(document: Mapping[str, Any]) -> AdminKeySpec:
 
 
 def key_fields(spec: KeySpec) -> Json:
-    """A specification as a document."""
+    """Returns a key's specification as fields of a document."""
     return {
         "name": spec.name,
         "tenant": spec.tenant,
@@ -175,7 +175,7 @@ def key_fields(spec: KeySpec) -> Json:
 
 
 def key_document(record: KeyRecord) -> Json:
-    """A key as a document, with no secret in it."""
+    """Returns a key as a document, without its secret."""
     return {
         "id": record.key_id,
         **key_fields(record.spec),
@@ -188,7 +188,7 @@ def key_document(record: KeyRecord) -> Json:
 
 
 def parse_raise(document: Mapping[str, Any]) -> KeyRaise:
-    """The raise a document states."""
+    """Parses a raise."""
     _reject_unknown_fields(document, {*_LIMIT_FIELDS, "budgets", "until"})
     until = _parse_time(document, "until")
     if until is None:
@@ -196,44 +196,46 @@ def parse_raise(document: Mapping[str, Any]) -> KeyRaise:
     return KeyRaise(_parse_limits(document), _parse_budgets(document), until)
 
 
-def raise_document(raised: KeyRaise) -> Json:
-    """A raise as a document; null is as the key has it."""
-    return limits_document(raised.limits, raised.budgets) | {"until": _time_text(raised.until)}
+def raise_document(key_raise: KeyRaise) -> Json:
+    """Returns a raise as a document; a limit that is null stays as the key has it."""
+    return limits_document(key_raise.limits, key_raise.budgets) | {"until": _time_text(key_raise.until)}
 
 
 def limits_document(limits: Limits, budgets: tuple[Budget, ...]) -> Json:
-    """Limits and budgets as fields of a document."""
+    """Returns limits and budgets as fields of a document."""
     return {**limit_fields(limits), "budgets": budget_fields(budgets)}
 
 
-def policy_document(rule: LimitPolicy) -> Json:
-    """A rule as a document; null where its scope has no such field."""
-    named = {"tenant": rule.tenant, "subject": rule.subject, "model": rule.group}
-    usable = _TARGET_FIELDS_OF_SCOPE[rule.scope]
+def policy_document(policy: LimitPolicy) -> Json:
+    """Returns a limit policy as a document; a field that its scope does not have is null."""
+    target = {"tenant": policy.tenant, "subject": policy.subject, "model": policy.group}
+    allowed = _TARGET_FIELDS_OF_SCOPE[policy.scope]
     return {
-        "scope": rule.scope,
-        **{field: named[field] if field in usable else None for field in _TARGET_FIELDS},
-        **limit_fields(rule.limits),
-        "budgets": budget_fields(rule.budgets),
-        "mode": rule.mode,
-        "on_store_failure": rule.on_store_failure,
+        "scope": policy.scope,
+        **{field: target[field] if field in allowed else None for field in _TARGET_FIELDS},
+        **limit_fields(policy.limits),
+        "budgets": budget_fields(policy.budgets),
+        "mode": policy.mode,
+        "on_store_failure": policy.on_store_failure,
     }
 
 
 def limit_fields(limits: Limits) -> Json:
-    """Limits as fields of a document."""
+    """Returns limits as fields of a document."""
     return {"rpm": limits.rpm, "tpm": limits.tpm, "parallel": limits.parallel}
 
 
 def budget_fields(budgets: tuple[Budget, ...]) -> list[Json]:
-    """Budgets as a field of a document."""
+    """Returns the value of the field `budgets`."""
     return [
         {
-            f"limit_{one.unit}": f"{nano_to_usd(one.limit):f}" if one.unit == "usd" else one.limit,
-            "period": one.period,
-            **({"zone": one.zone} if one.zone != "UTC" else {}),
+            f"limit_{budget.unit}": f"{nano_to_usd(budget.limit):f}"
+            if budget.unit == "usd"
+            else budget.limit,
+            "period": budget.period,
+            **({"zone": budget.zone} if budget.zone != "UTC" else {}),
         }
-        for one in budgets
+        for budget in budgets
     ]
 
 
@@ -247,8 +249,8 @@ def _invalid(field: str, expected: str) -> BadRequest:
     return BadRequest(f"Invalid '{field}': expected {expected}.", param=field)
 
 
-def _parse_name(said: Mapping[str, Any], field: str) -> str | None:
-    value = said.get(field)
+def _parse_name(document: Mapping[str, Any], field: str) -> str | None:
+    value = document.get(field)
     if value is None:
         return None
     if (
@@ -261,20 +263,20 @@ def _parse_name(said: Mapping[str, Any], field: str) -> str | None:
     return value.strip()
 
 
-def _parse_names(said: Mapping[str, Any], field: str) -> tuple[str, ...] | None:
-    value = said.get(field)
+def _parse_names(document: Mapping[str, Any], field: str) -> tuple[str, ...] | None:
+    value = document.get(field)
     if value is None:
         return None
     if not isinstance(value, list | tuple) or len(cast("list[Any]", value)) > MAX_NAMES:
         raise _invalid(field, f"a list of at most {MAX_NAMES} names")
-    named = [_parse_name({field: one}, field) for one in cast("list[Any]", value)]
-    return tuple(one for one in named if one is not None)
+    names = [_parse_name({field: item}, field) for item in cast("list[Any]", value)]
+    return tuple(name for name in names if name is not None)
 
 
 def _parse_count(
-    said: Mapping[str, Any], field: str, *, least: int = 0, most: int = MAX_NUMBER
+    document: Mapping[str, Any], field: str, *, least: int = 0, most: int = MAX_NUMBER
 ) -> int | None:
-    value = said.get(field)
+    value = document.get(field)
     if value is None:
         return None
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
@@ -282,16 +284,16 @@ def _parse_count(
     return value
 
 
-def parse_flag(said: Mapping[str, Any], field: str, *, default: bool) -> bool:
-    """A field that is true or false, and nothing that merely counts as one."""
-    value = said.get(field, default)
+def parse_flag(document: Mapping[str, Any], field: str, *, default: bool) -> bool:
+    """Parses a field that must be true or false; 0, 1 and texts are invalid."""
+    value = document.get(field, default)
     if not isinstance(value, bool):
         raise _invalid(field, "true or false")
     return value
 
 
-def _parse_time(said: Mapping[str, Any], field: str) -> datetime | None:
-    value = said.get(field)
+def _parse_time(document: Mapping[str, Any], field: str) -> datetime | None:
+    value = document.get(field)
     if value is None:
         return None
     if isinstance(value, date) and not isinstance(value, datetime):
@@ -306,8 +308,8 @@ def _parse_time(said: Mapping[str, Any], field: str) -> datetime | None:
     return moment
 
 
-def _parse_choice(said: Mapping[str, Any], field: str, choices: tuple[Choice, ...]) -> Choice | None:
-    value = said.get(field)
+def _parse_choice(document: Mapping[str, Any], field: str, choices: tuple[Choice, ...]) -> Choice | None:
+    value = document.get(field)
     if value is None:
         return None
     for choice in choices:
@@ -316,36 +318,36 @@ def _parse_choice(said: Mapping[str, Any], field: str, choices: tuple[Choice, ..
     raise _invalid(field, f"one of {', '.join(choices)}")
 
 
-def _parse_limits(said: Mapping[str, Any]) -> Limits:
-    rpm, tpm, parallel = (_parse_count(said, field) for field in _LIMIT_FIELDS)
+def _parse_limits(document: Mapping[str, Any]) -> Limits:
+    rpm, tpm, parallel = (_parse_count(document, field) for field in _LIMIT_FIELDS)
     return Limits(rpm, tpm, parallel)
 
 
-def _parse_budgets(said: Mapping[str, Any]) -> tuple[Budget, ...]:
-    value = said.get("budgets") or ()
+def _parse_budgets(document: Mapping[str, Any]) -> tuple[Budget, ...]:
+    value = document.get("budgets") or ()
     if not isinstance(value, list | tuple):
         raise _invalid("budgets", "a list")
     budgets: list[Budget] = []
-    for entry in cast("list[Any]", value):
-        one = cast("Json", entry) if isinstance(entry, dict) else {}
-        units = [unit for unit in get_args(BudgetUnit) if f"limit_{unit}" in one]
-        if len(units) != 1 or not one.keys() <= _BUDGET_FIELDS or "period" not in one:
+    for item in cast("list[Any]", value):
+        entry = as_object(item)
+        units = [unit for unit in get_args(BudgetUnit) if f"limit_{unit}" in entry]
+        if len(units) != 1 or not entry.keys() <= _BUDGET_FIELDS or "period" not in entry:
             raise _invalid(
                 "budgets", "entries of a period and one of limit_usd, limit_requests, limit_tokens"
             )
-        [unit], period = units, _parse_choice(one, "period", get_args(Period))
-        if period is None or (unit, period) in {(each.unit, each.period) for each in budgets}:
+        [unit], period = units, _parse_choice(entry, "period", get_args(Period))
+        if period is None or (unit, period) in {(budget.unit, budget.period) for budget in budgets}:
             raise _invalid("budgets", "each period once")
-        limit = _parse_usd(one["limit_usd"]) if unit == "usd" else _parse_count(one, f"limit_{unit}")
+        limit = _parse_usd(entry["limit_usd"]) if unit == "usd" else _parse_count(entry, f"limit_{unit}")
         if limit is None:
             raise _invalid(f"limit_{unit}", f"a whole number from 0 to {MAX_NUMBER}")
-        budgets.append(Budget(limit, period, _parse_zone(one, period), unit))
+        budgets.append(Budget(limit, period, _parse_zone(entry, period), unit))
     return tuple(budgets)
 
 
-def _parse_zone(said: Mapping[str, Any], period: Period) -> str:
-    """The time zone of a budget's calendar."""
-    zone = said.get("zone")
+def _parse_zone(document: Mapping[str, Any], period: Period) -> str:
+    """Parses the time zone of a budget's calendar; a missing one is UTC."""
+    zone = document.get("zone")
     if zone is None or zone == "UTC":
         return "UTC"
     if period == "total":
@@ -355,8 +357,8 @@ def _parse_zone(said: Mapping[str, Any], period: Period) -> str:
     return zone
 
 
-def _parse_usd(value: Any) -> int:  # noqa: ANN401 -- as somebody wrote it
-    """Nano-dollars; 0 only where 0 was said."""
+def _parse_usd(value: Any) -> int:  # noqa: ANN401 -- unchecked JSON
+    """Parses an amount in dollars and returns nano-dollars, exactly; never rounds to 0."""
     if isinstance(value, int) and not isinstance(value, bool):
         text = str(value) if 0 <= value <= MAX_NUMBER else ""
     else:

@@ -1,29 +1,31 @@
-"""Admin keys: who may use the admin API, by name and role.
+"""Admin keys, stored in Postgres: the name and role under which an admin uses the admin API.
 
-Invariants: only a secret's SHA-256 is kept; secrets are compared in constant time. Every request reads the
-key from Postgres, so that a revoked key is refused by all replicas at once. The settings' keys are no rows
-here: they stay valid without a database. Errors: Unauthorized, NotFound, BadRequest, StoreUnavailable.
+Invariants: only a key's SHA-256 is stored; digests are compared in constant time. Every request reads its
+key from Postgres, so that all replicas reject a revoked key at once. The keys of the settings (`ADMIN_KEY`,
+`ADMIN_READ_KEY`) are not stored here: they are valid without a database.
+Raises: `Unauthorized`, `NotFound`, `BadRequest`, `StoreUnavailable`.
 """
 
 import hmac
 import secrets
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import asyncpg
 
 from llm_proxy.errors import BadRequest, NotFound, Unauthorized
 from llm_proxy.identity.audit import DEADLINE_S, SYSTEM_ACTORS, Actor, Person, admin_transaction, write_audit
-from llm_proxy.identity.postgres_store import Connection, database_errors
+from llm_proxy.identity.postgres_store import Connection, Pool, database_errors
 from llm_proxy.identity.virtual_keys import GeneratedKey, generate_key, key_digest, lookup_from_key
+from llm_proxy.json_access import Json
 
 ADMIN_KEY_TYPE_PREFIX = "sk-llma-"
-"""How admin keys begin; virtual keys begin otherwise, and neither opens what the other does."""
+"""The beginning of every admin key; an admin key is never valid as a virtual key, or the reverse."""
 Role = Literal["owner", "operator", "viewer", "tenant"]
 ROLES: tuple[Role, ...] = get_args(Role)
 RESERVED_NAMES = SYSTEM_ACTORS | {"admin_key", "admin_read_key"}
-"""Names that the audit log gives to others."""
+"""Names that no admin key may have: the audit log uses them for other actors."""
 _FIND = """
 SELECT *, expires_at <= clock_timestamp() AS expired FROM admin_keys WHERE lookup = $1
 """
@@ -32,12 +34,12 @@ _ONE = "SELECT * FROM admin_keys WHERE key_id = $1 OR name = $1 OR $2 || lookup 
 
 @dataclass(frozen=True, slots=True)
 class Admin:
-    """Who uses the admin API.
+    """An authenticated user of the admin API.
 
     Attributes:
-        name: The key's name; `admin_key` and `admin_read_key` for the settings' keys.
+        name: The key's name; `admin_key` or `admin_read_key` for the keys of the settings.
         tenant: The only tenant that a key of the role `tenant` may see; None for the other roles.
-        is_person: Whether the name was given to an issued key, and so may be a person's.
+        is_person: Whether the name may be a person's; true for stored keys.
     """
 
     name: str
@@ -46,13 +48,13 @@ class Admin:
     is_person: bool = False
 
     def as_actor(self, client_ip: str | None) -> Actor:
-        """The actor for the audit log."""
+        """Returns the actor for the audit log."""
         return Actor(self.name, client_ip, self.role, self.tenant, self.is_person)
 
 
 @dataclass(frozen=True, slots=True)
 class AdminKeySpec:
-    """What an owner says about an admin key."""
+    """An admin key's specification, as an owner sets it."""
 
     name: str
     role: Role
@@ -62,7 +64,7 @@ class AdminKeySpec:
 
 @dataclass(frozen=True, slots=True)
 class AdminKeyRecord:
-    """An admin key as it is kept."""
+    """A stored admin key."""
 
     key_id: str
     spec: AdminKeySpec
@@ -72,13 +74,13 @@ class AdminKeyRecord:
 
 
 class AdminKeyRepository:
-    """Issues, lists, revokes and recognizes admin keys."""
+    """Creates, lists, revokes and authenticates admin keys."""
 
-    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+    def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
     async def find_admin(self, key: bytes) -> Admin | None:
-        """Whose key this is; None when it has not the form of an admin key, or is unknown.
+        """Returns the admin of a key; None when the key is unknown or has not the format of an admin key.
 
         Raises:
             Unauthorized: The key was revoked or has expired.
@@ -88,7 +90,7 @@ class AdminKeyRepository:
         if lookup is None:
             return None
         async with database_errors(), self._pool.acquire(timeout=DEADLINE_S) as connection:
-            row = await connection.fetchrow(_FIND, lookup)  # one statement: strangers ask too
+            row = await connection.fetchrow(_FIND, lookup)  # one statement only: anyone can cause it
         if row is None or not hmac.compare_digest(row["digest"], key_digest(key)):
             return None
         if row["revoked_at"] is not None:
@@ -98,22 +100,22 @@ class AdminKeyRepository:
         return Admin(row["name"], row["role"], row["tenant"], is_person=True)
 
     async def create(self, spec: AdminKeySpec, actor: Actor) -> tuple[AdminKeyRecord, GeneratedKey]:
-        """Issue a key; its text is returned this once."""
-        minted, key_id = generate_key(ADMIN_KEY_TYPE_PREFIX), f"adm_{secrets.token_hex(8)}"
+        """Creates a key and returns its record and its text, which is not stored."""
+        key, key_id = generate_key(ADMIN_KEY_TYPE_PREFIX), f"adm_{secrets.token_hex(8)}"
         async with admin_transaction(self._pool) as connection:
             await connection.execute(
                 "INSERT INTO admin_keys (key_id, name, role, tenant, lookup, digest, expires_at)"
                 " VALUES ($1, $2, $3, $4, $5, $6, $7)",
-                key_id, spec.name, spec.role, spec.tenant, minted.lookup, minted.digest, spec.expires_at,
+                key_id, spec.name, spec.role, spec.tenant, key.lookup, key.digest, spec.expires_at,
             )  # fmt: skip
             record = await _fetch_record(connection, key_id)
-            named = {"name": Person(spec.name, kind="admin")}
-            after = named | {"role": spec.role, "tenant": spec.tenant, "expires_at": spec.expires_at}
-            await write_audit(connection, actor, "admin_keys.create", key_id, named, after=after)
-        return record, minted
+            name = {"name": Person(spec.name, kind="admin")}
+            after = name | {"role": spec.role, "tenant": spec.tenant, "expires_at": spec.expires_at}
+            await write_audit(connection, actor, "admin_keys.create", key_id, name, after=after)
+        return record, key
 
     async def list_keys(self, *, after: str = "", limit: int = 100) -> list[AdminKeyRecord]:
-        """Keys in the order of their names, revoked ones too; `after` is the last name seen."""
+        """Returns keys ordered by name, with revoked ones; `after` is the last name of the page before."""
         async with admin_transaction(self._pool) as connection:
             rows = await connection.fetch(
                 "SELECT * FROM admin_keys WHERE name > $1 ORDER BY name LIMIT $2", after, limit
@@ -121,7 +123,7 @@ class AdminKeyRepository:
         return [_record_from_row(row) for row in rows]
 
     async def revoke(self, name_or_id: str, actor: Actor) -> AdminKeyRecord:
-        """End a key for good; doing it twice is doing it once."""
+        """Revokes a key for ever; revoking it again changes nothing."""
         async with admin_transaction(self._pool) as connection:
             before = await _fetch_record(connection, name_or_id, lock=True)
             await connection.execute(
@@ -141,8 +143,8 @@ class AdminKeyRepository:
         return after
 
 
-def admin_key_document(record: AdminKeyRecord) -> dict[str, Any]:
-    """An admin key as a document, with no secret in it."""
+def admin_key_document(record: AdminKeyRecord) -> Json:
+    """Returns an admin key as a JSON document, without its secret."""
     spec = record.spec
     moments = (spec.expires_at, record.created_at, record.revoked_at)
     expires_at, created_at, revoked_at = (at.isoformat() if at is not None else None for at in moments)
@@ -159,7 +161,7 @@ def admin_key_document(record: AdminKeyRecord) -> dict[str, Any]:
 
 
 def validate_admin_key(spec: AdminKeySpec) -> AdminKeySpec:
-    """The specification; raises BadRequest for a reserved name, or a tenant that does not fit the role."""
+    """Returns the specification; raises `BadRequest` for a reserved name or a wrong tenant."""
     if spec.name in RESERVED_NAMES or spec.name.startswith(("adm_", "sk-", "person:")):
         raise BadRequest(f"The name {spec.name!r} is reserved, or looks like an id or a key.", param="name")
     if (spec.role == "tenant") != (spec.tenant is not None):

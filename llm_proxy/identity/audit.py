@@ -24,37 +24,43 @@ import asyncpg
 from llm_proxy.background import BackgroundLoop
 from llm_proxy.errors import APIError, BadRequest, StoreUnavailable
 from llm_proxy.identity.caller import ANY, Budget
-from llm_proxy.identity.postgres_store import Connection, database_errors
+from llm_proxy.identity.postgres_store import Connection, Pool, database_errors
 from llm_proxy.json_access import Json
 from llm_proxy.schema.database import jsonb_text, sanitize_text
 from llm_proxy.telemetry.privacy import redact
 
 GENESIS = bytes(32)
-"""`previous` of the chain's first entry."""
+"""The column `previous` of the chain's first entry."""
 SEAL_ACTION, RETIRE_ACTION = "audit.seal", "audit.retire"
 DIGEST_COLUMNS = (
     "seq", "at", "previous", "actor", "role", "client_ip", "action", "target", "status", "reason", "before",
     "after", "detail",
 )  # fmt: skip
-"""The columns that the digest covers, in its order."""
+"""The columns that an entry's digest covers, in this order."""
 SYSTEM_ACTORS = frozenset({"audit log", "command line", "erasures", "keys file", "raise"})
-"""Parts of the gateway that act by themselves: no admin key may be called so."""
+"""Actors that are parts of the gateway; reserved as names of admin keys."""
 _COLUMNS = ", ".join((*DIGEST_COLUMNS, "digest"))
 _LOCK = "SELECT pg_advisory_xact_lock(hashtext('llm-proxy audit'))"
 _HEAD = "SELECT seq, at, digest, greatest(clock_timestamp(), at) AS now FROM audit_head"
 _INSERT = f"INSERT INTO audit_entries ({_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"  # noqa: E501, S608 -- our own column names
 _MONTH = "SELECT min(seq), count(*) FROM audit_entries WHERE at >= $1 AND at < $2"
-_OUR_KEY = re.compile(r"(sk-llm[a-z]{1,8}-[0-9A-Za-z]{12})-[0-9A-Za-z]{38}")
+_OWN_KEY = re.compile(r"(sk-llm[a-z]{1,8}-[0-9A-Za-z]{12})-[0-9A-Za-z]{38}")
 _MAX_REASON_CHARS = 500
 MAX_PERSON_CHARS = 128
+DEADLINE_S = 10.0
+RETENTION_INTERVAL_S = 3600.0
+Epochs = Mapping[str, int]
+"""The new epochs after a change, by tenant; to be published to the limits store."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """A person's name on its way into the log, which gets the pseudonym.
+    """A person's name, of which an entry gets the pseudonym.
 
     Attributes:
-        tenant: Whose user this is; None for a user of no tenant, and for an admin.
+        tenant: The user's tenant; None for an admin and for a user without a tenant.
     """
 
     name: str
@@ -64,13 +70,13 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who does an admin action.
+    """The author of an admin action.
 
     Attributes:
-        name: The admin key's name, or a part of the gateway such as `keys file`.
-        role: The admin key's role; `command line` for commands; empty for a part of the gateway.
-        tenant: The only tenant whose keys this actor may see and change; None for all.
-        is_person: Whether `name` is a person's, to be written as a pseudonym.
+        name: The admin key's name, or one of `SYSTEM_ACTORS`.
+        role: The admin key's role; `command line` for commands; empty for parts of the gateway.
+        tenant: The only tenant whose keys the actor may see and change; None for all.
+        is_person: Whether `name` may be a person's name and is written as a pseudonym.
     """
 
     name: str
@@ -82,7 +88,7 @@ class Actor:
 
 @dataclass(frozen=True, slots=True)
 class _EntryDraft:
-    """An entry before its pseudonyms, its time and its place in the chain are known."""
+    """An entry without pseudonyms, time and position in the chain."""
 
     actor: Actor
     action: str
@@ -104,17 +110,18 @@ async def write_audit(
     before: Json | None = None,
     after: Json | None = None,
 ) -> None:
-    """Append an action that was done, in the transaction that does it.
+    """Appends an entry for a completed action, in the transaction of the action.
+
+    Call it after the change itself: it takes the chain's lock, which is held until the transaction ends.
 
     Args:
         connection: Within a transaction.
-        actor: Who does it.
+        actor: The author.
         action: A noun and a verb, such as `keys.change`.
-        target: What it is done to: an id, a name, or a person.
-        detail: What else is to be known, such as the name behind an id, or a count.
-        before: The fields that change, as they were; None where the thing did not exist. People in it are
-            `Person` objects.
-        after: The same fields as they are now; None where the thing is gone.
+        target: The id, name or person that the action changes.
+        detail: Further facts, such as the name of an id, or a count.
+        before: The changed fields with their old values; None for a new object. People are `Person` objects.
+        after: The changed fields with their new values; None for a deleted object.
     """
     await _append(connection, _EntryDraft(actor, action, target, detail or {}, before, after))
 
@@ -124,44 +131,45 @@ async def write_rejected_audit(
     actor: Actor,
     action: str,
     target: str,
-    refused: APIError,
+    error: APIError,
     detail: Json | None = None,
 ) -> None:
-    """Append an action that was refused, and why."""
-    reason = redact(refused.message)[:_MAX_REASON_CHARS]
-    told = (detail or {}) | ({"param": refused.param} if refused.param else {})
-    draft = _EntryDraft(actor, action, target, told, status=refused.status, reason=reason)
+    """Appends an entry for an action that was rejected with `error`: its status, message and parameter."""
+    reason = redact(error.message)[:_MAX_REASON_CHARS]
+    detail = (detail or {}) | ({"param": error.param} if error.param else {})
+    draft = _EntryDraft(actor, action, target, detail, status=error.status, reason=reason)
     await _append(connection, draft)
 
 
 def changed_fields(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Json, Json]:
-    """The fields that differ between two documents, as they were and as they are."""
+    """Returns the fields that differ between two documents: their old values, and their new values."""
     names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     return {name: before.get(name) for name in names}, {name: after.get(name) for name in names}
 
 
 async def lock_chain(connection: Connection) -> None:
-    """Take the chain's lock until the transaction ends.
+    """Takes the chain's lock until the transaction ends.
 
-    Whoever takes other locks that every admin action takes (epochs) takes this one first.
+    It must be taken before the lock of the epochs, which every admin action takes too: the same order
+    everywhere prevents deadlocks.
     """
     await connection.execute(_LOCK)
 
 
 async def delete_person_name(connection: Connection, person: Person) -> int:
-    """Delete a person's name; entries keep the pseudonym, and the chain holds. Returns how many were known.
+    """Deletes a person's name and returns the number of rows; entries keep the pseudonym, the chain is valid.
 
-    Names that begin with the same `MAX_PERSON_CHARS` characters are one person, as in the rows of calls.
+    Names that begin with the same `MAX_PERSON_CHARS` characters are one person, as in the ledger's rows.
     """
-    done = await connection.execute(
+    status = await connection.execute(
         "DELETE FROM audit_people WHERE kind = $1 AND tenant = $2 AND left(name, $4) = left($3, $4)",
         person.kind, person.tenant or "", sanitize_text(person.name), MAX_PERSON_CHARS,
     )  # fmt: skip
-    return int(done.rpartition(" ")[2])
+    return int(status.rpartition(" ")[2])
 
 
 async def drop_months(connection: Connection, actor: Actor, *, before: date) -> list[str]:
-    """Drop the sealed months that ended before a date, in one transaction with the entry that says so.
+    """Drops the sealed months that ended before a date and appends an entry that names them.
 
     The month of the chain's last entry is never dropped. Returns the months, such as `2026-10`.
     """
@@ -191,15 +199,15 @@ async def drop_months(connection: Connection, actor: Actor, *, before: date) -> 
 
 
 def entry_digest(entry: Mapping[str, Any] | asyncpg.Record) -> bytes:
-    """The digest of an entry: SHA-256 over its columns as a JSON list, times in UTC, bytes as hex."""
+    """Returns SHA-256 over an entry's columns as a JSON list, times in UTC, bytes as hex."""
     columns = [_canonical(entry[name]) for name in DIGEST_COLUMNS]
     return hashlib.sha256(json.dumps(columns, separators=(",", ":")).encode()).digest()
 
 
 def pseudonym_of(person: Person, salt: bytes) -> str:
-    """The pseudonym of a person: nobody can tell the name from it, and another name does not fit it."""
-    said = json.dumps([person.kind, person.tenant or "", person.name]).encode()
-    return f"person:{hashlib.sha256(salt + said).hexdigest()[:32]}"
+    """Returns a person's pseudonym: a salted hash, which no other name has."""
+    identity = json.dumps([person.kind, person.tenant or "", person.name]).encode()
+    return f"person:{hashlib.sha256(salt + identity).hexdigest()[:32]}"
 
 
 async def _append(connection: Connection, draft: _EntryDraft) -> None:
@@ -229,11 +237,11 @@ async def _insert(
     connection: Connection,
     draft: _EntryDraft,
     names: Mapping[Person, str],
-    place: tuple[int, datetime, bytes],
+    position: tuple[int, datetime, bytes],
 ) -> tuple[int, bytes]:
-    """Insert at a place of the chain (number, time, digest before); returns the number and the digest."""
-    actor = draft.actor
-    seq, at, previous = place
+    """Inserts an entry at a position (number, time, previous digest); returns its number and digest."""
+    actor, target = draft.actor, draft.target
+    seq, at, previous = position
     entry: Json = {
         "seq": seq,
         "at": at,
@@ -244,9 +252,7 @@ async def _insert(
         "role": actor.role,
         "client_ip": sanitize_text(actor.client_ip) if actor.client_ip else None,
         "action": draft.action,
-        "target": names[draft.target]
-        if isinstance(draft.target, Person)
-        else _without_key_secrets(draft.target),
+        "target": names[target] if isinstance(target, Person) else _without_key_secrets(target),
         "status": draft.status,
         "reason": sanitize_text(draft.reason) if draft.reason else None,
         "before": _document_text(draft.before, names),
@@ -262,23 +268,23 @@ async def _pseudonyms(connection: Connection, draft: _EntryDraft) -> dict[Person
     people = set(_find_people([draft.before, draft.after, draft.detail, draft.target]))
     if draft.actor.is_person:
         people.add(_admin_person(draft.actor))
-    return {one: await _pseudonym(connection, one) for one in people}
+    return {person: await _pseudonym(connection, person) for person in people}
 
 
 async def _pseudonym(connection: Connection, person: Person) -> str:
-    known = replace(person, name=sanitize_text(person.name), tenant=person.tenant or "")
-    found: str | None = await connection.fetchval(
+    person = replace(person, name=sanitize_text(person.name), tenant=person.tenant or "")
+    pseudonym: str | None = await connection.fetchval(
         "SELECT pseudonym FROM audit_people WHERE kind = $1 AND tenant = $2 AND name = $3",
-        known.kind, known.tenant, known.name,
+        person.kind, person.tenant, person.name,
     )  # fmt: skip
-    if found is None:
+    if pseudonym is None:
         salt = secrets.token_bytes(16)
-        found = pseudonym_of(known, salt)
+        pseudonym = pseudonym_of(person, salt)
         await connection.execute(
             "INSERT INTO audit_people (pseudonym, kind, tenant, name, salt) VALUES ($1, $2, $3, $4, $5)",
-            found, known.kind, known.tenant, known.name, salt,
+            pseudonym, person.kind, person.tenant, person.name, salt,
         )  # fmt: skip
-    return found
+    return pseudonym
 
 
 def _admin_person(actor: Actor) -> Person:
@@ -289,11 +295,11 @@ def _find_people(value: object) -> Iterator[Person]:
     if isinstance(value, Person):
         yield value
     elif isinstance(value, dict):
-        for one in cast("Json", value).values():
-            yield from _find_people(one)
+        for item in cast("Json", value).values():
+            yield from _find_people(item)
     elif isinstance(value, list | tuple):
-        for one in cast("list[object]", value):
-            yield from _find_people(one)
+        for item in cast("list[object]", value):
+            yield from _find_people(item)
 
 
 def _document_text(document: Json | None, names: Mapping[Person, str]) -> str | None:
@@ -301,21 +307,21 @@ def _document_text(document: Json | None, names: Mapping[Person, str]) -> str | 
 
 
 def _as_json_value(value: object, names: Mapping[Person, str]) -> object:
-    """The value as JSON takes it, with pseudonyms for people."""
+    """Returns the value in types of JSON, with pseudonyms for people."""
     if isinstance(value, Person):
         return names[value]
     if isinstance(value, dict):
-        return {name: _as_json_value(one, names) for name, one in cast("Json", value).items()}
+        return {name: _as_json_value(item, names) for name, item in cast("Json", value).items()}
     if isinstance(value, list | tuple):
-        return [_as_json_value(one, names) for one in cast("list[object]", value)]
+        return [_as_json_value(item, names) for item in cast("list[object]", value)]
     if isinstance(value, date):  # a `datetime` is one
         return value.isoformat()
     return f"{value:f}" if isinstance(value, Decimal) else str(value) if isinstance(value, UUID) else value
 
 
 def _without_key_secrets(text: str) -> str:
-    """The text with the public part alone of every key of ours."""
-    return _OUR_KEY.sub(r"\1", sanitize_text(text))
+    """Returns the text; of every gateway key in it only the public part is left."""
+    return _OWN_KEY.sub(r"\1", sanitize_text(text))
 
 
 def _canonical(value: object) -> object:
@@ -336,16 +342,9 @@ def _midnight(day: date) -> datetime:
     return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
-log = logging.getLogger(__name__)
-
-Epochs = Mapping[str, int]
-DEADLINE_S = 10.0
-RETENTION_INTERVAL_S = 3600.0
-
-
 @asynccontextmanager
-async def admin_transaction(pool: "asyncpg.Pool[asyncpg.Record]") -> AsyncGenerator[Connection]:
-    """A transaction; raises `StoreUnavailable`, and `BadRequest` for values that cannot be."""
+async def admin_transaction(pool: Pool) -> AsyncGenerator[Connection]:
+    """Opens a transaction; raises `StoreUnavailable`, or `BadRequest` for values that Postgres rejects."""
     async with database_errors(), pool.acquire(timeout=DEADLINE_S) as connection, connection.transaction():
         try:
             yield connection
@@ -357,17 +356,17 @@ async def admin_transaction(pool: "asyncpg.Pool[asyncpg.Record]") -> AsyncGenera
 
 @asynccontextmanager
 async def audited_external_change(
-    pool: "asyncpg.Pool[asyncpg.Record]", actor: Actor, action: str, target: str | Person
-) -> AsyncGenerator[dict[str, Any]]:
-    """Record a change of something outside the database: an entry before it, and one with its result.
+    pool: Pool, actor: Actor, action: str, target: str | Person
+) -> AsyncGenerator[Json]:
+    """Records a change outside the database: one entry before it, one with its result after it.
 
-    The caller fills in the detail of the second entry. No connection is held while the change runs.
+    Yields the detail of the second entry, to be filled in. No connection is held during the change.
 
     Raises:
         StoreUnavailable: The first entry could not be written; nothing was changed.
     """
     await record_action(pool, actor, f"{action} begun", target)
-    detail: dict[str, Any] = {}
+    detail: Json = {}
     try:
         yield detail
     except BaseException as error:
@@ -377,7 +376,7 @@ async def audited_external_change(
         try:
             await record_action(pool, actor, action, target, detail)
         except StoreUnavailable as fault:
-            # The change is made, so its result goes to the caller all the same.
+            # The change was made, so its result is returned all the same.
             log.warning(
                 "the result of a change is not in the audit log",
                 extra={"action": action, "why": fault.message, **detail},
@@ -385,40 +384,31 @@ async def audited_external_change(
 
 
 async def record_action(
-    pool: "asyncpg.Pool[asyncpg.Record]",
-    actor: Actor,
-    action: str,
-    target: str | Person,
-    detail: dict[str, Any] | None = None,
+    pool: Pool, actor: Actor, action: str, target: str | Person, detail: Json | None = None
 ) -> None:
-    """Record an action that changes nothing in the database, such as reading a payload."""
+    """Appends an entry for an action that changes nothing in the database, such as reading a payload."""
     async with admin_transaction(pool) as connection:
         await write_audit(connection, actor, action, target, detail)
 
 
 async def record_rejected_action(
-    pool: "asyncpg.Pool[asyncpg.Record]",
-    actor: Actor,
-    action: str,
-    target: str,
-    refused: APIError,
-    detail: dict[str, Any] | None = None,
+    pool: Pool, actor: Actor, action: str, target: str, error: APIError, detail: Json | None = None
 ) -> None:
-    """Record an action that was refused."""
+    """Appends an entry for an action that was rejected with `error`."""
     async with admin_transaction(pool) as connection:
-        await write_rejected_audit(connection, actor, action, target, refused, detail)
+        await write_rejected_audit(connection, actor, action, target, error, detail)
 
 
-def audit_retention_loop(pool: "asyncpg.Pool[asyncpg.Record]", retention_days: int) -> BackgroundLoop:
-    """A loop that drops, now and every hour, the months of the audit log that ended so many days ago."""
+def audit_retention_loop(pool: Pool, retention_days: int) -> BackgroundLoop:
+    """Returns a loop that drops, now and hourly, the months that ended `retention_days` days ago."""
 
     async def step() -> None:
         before = (datetime.now(UTC) - timedelta(days=retention_days)).date()
         try:
             async with admin_transaction(pool) as connection:
                 dropped = await drop_months(connection, Actor("audit log"), before=before)
-        except APIError as fault:
-            log.warning("old months of the audit log are not dropped yet", extra={"cause": fault.message})
+        except APIError as error:
+            log.warning("old months of the audit log are not dropped yet", extra={"cause": error.message})
             return
         if dropped:
             log.info("old months of the audit log are dropped", extra={"months": dropped})
@@ -429,24 +419,27 @@ def audit_retention_loop(pool: "asyncpg.Pool[asyncpg.Record]", retention_days: i
 async def with_counting_start(
     connection: Connection, budgets: tuple[Budget, ...], before: tuple[Budget, ...]
 ) -> tuple[Budget, ...]:
-    """Budgets as they are laid down now; one that was there `before`, with any limit, goes on counting."""
-    counting = {(one.unit, one.period, one.zone): one.counting_since_us for one in before}
+    """Returns the budgets with the time since which they count: now, or as in `before` if they were there.
+
+    Budgets of the same unit, period and zone are the same budget, whatever their limits.
+    """
+    counting = {(budget.unit, budget.period, budget.zone): budget.counting_since_us for budget in before}
     now_us: int = await connection.fetchval(
         "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
     )
     return tuple(
-        replace(one, counting_since_us=counting.get((one.unit, one.period, one.zone), now_us))
-        for one in budgets
+        replace(budget, counting_since_us=counting.get((budget.unit, budget.period, budget.zone), now_us))
+        for budget in budgets
     )
 
 
 async def bump_epochs(connection: Connection, *tenants: str | None) -> Epochs:
-    """New epochs of these tenants; `ANY` raises everybody's."""
+    """Raises the epochs of these tenants, of all tenants for `ANY`, and returns the new ones."""
     await lock_chain(connection)  # always before the epochs' lock, whatever the order of the calls
-    raised: dict[str, int] = {}
+    epochs: dict[str, int] = {}
     for tenant in {tenant or "" for tenant in tenants}:
-        raised[tenant] = await connection.fetchval("SELECT next_epoch($1)", tenant)
-    if ANY in raised:
+        epochs[tenant] = await connection.fetchval("SELECT next_epoch($1)", tenant)
+    if ANY in epochs:
         rows = await connection.fetch("SELECT tenant FROM tenant_epochs")
-        raised |= {row["tenant"]: raised[ANY] for row in rows}
-    return raised
+        epochs |= {row["tenant"]: epochs[ANY] for row in rows}
+    return epochs

@@ -26,7 +26,7 @@ from llm_proxy.identity.audit import (
     entry_digest,
     pseudonym_of,
 )
-from llm_proxy.identity.postgres_store import Connection, database_errors
+from llm_proxy.identity.postgres_store import Connection, Pool, database_errors
 from llm_proxy.json_access import Json
 
 _PSEUDONYM = re.compile(r"person:[0-9a-f]{32}")
@@ -65,14 +65,14 @@ SELECT EXISTS (SELECT FROM audit_entries WHERE {0}) OR EXISTS (SELECT FROM audit
 
 @dataclass(frozen=True, slots=True)
 class AuditFilter:
-    """Which entries are wanted; None means all.
+    """Selects entries; None means any.
 
     Attributes:
-        action: `keys.change`, or `keys.*` for all that begin so.
+        action: `keys.change`, or `keys.*` for all actions with that beginning.
         actor: An admin key's name, a pseudonym, or a part of the gateway.
-        subject: A key's id, name or prefix; a tenant, agent, user or model; or a whole target.
-        since: At this time or later.
-        until: Before this time.
+        subject: A key's id, name or prefix; a tenant, agent, user or model; or a complete target.
+        since: Inclusive.
+        until: Exclusive.
     """
 
     action: str | None = None
@@ -83,40 +83,45 @@ class AuditFilter:
 
 
 class AuditLog:
-    """Pages of the audit log."""
+    """Lists entries, with names instead of pseudonyms.
 
-    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+    Entries of the chain come first, the newest first, then the rows written before the chain existed
+    (`chained` false) without their rejected credentials, which are no admin actions.
+    """
+
+    def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
     async def list_entries(
-        self, wanted: AuditFilter | None = None, *, limit: int = 100, before: int | None = None
+        self, selected: AuditFilter | None = None, *, limit: int = 100, before: int | None = None
     ) -> list[Json]:
-        """The newest entries, or those before an id.
+        """Returns the newest entries, or the newest of those whose id is below `before`.
 
         Raises:
-            NotFound: No entry at all has this action, actor or subject.
+            NotFound: No entry of the log has this action, actor or subject.
             StoreUnavailable: Postgres does not answer.
         """
-        asked = wanted or AuditFilter()
+        selected = selected or AuditFilter()
         async with admin_transaction(self._pool) as connection:
-            arguments = await _arguments(connection, asked, before)
+            arguments = await _arguments(connection, selected, before)
             rows = await connection.fetch(_CHAINED + _WHERE, *arguments, limit)
             if len(rows) < limit:
                 rows += await connection.fetch(_UNCHAINED + _WHERE, *arguments, limit - len(rows))
             if not rows and before is None:
-                await _require_known_filter(connection, asked, arguments)
+                await _require_known_filter(connection, selected, arguments)
             names = await _fetch_names(connection, rows)
         return [_entry(row, names) for row in rows]
 
 
-async def _arguments(connection: Connection, asked: AuditFilter, before: int | None) -> list[Any]:
-    action = _action_pattern(asked.action) if asked.action else None
-    actors = [asked.actor, *await _pseudonyms(connection, asked.actor)] if asked.actor else None
+async def _arguments(connection: Connection, selected: AuditFilter, before: int | None) -> list[Any]:
+    action, actor, subject = selected.action, selected.actor, selected.subject
+    actors = [actor, *await _pseudonyms(connection, actor)] if actor else None
     subjects: list[str] | None = None
-    if asked.subject:
-        keys = [row["key_id"] for row in await connection.fetch(_KEY_IDS, asked.subject)]
-        subjects = [asked.subject, *keys, *await _pseudonyms(connection, asked.subject)]
-    return [before, action, actors, subjects, asked.since, asked.until]
+    if subject:
+        keys = [row["key_id"] for row in await connection.fetch(_KEY_IDS, subject)]
+        subjects = [subject, *keys, *await _pseudonyms(connection, subject)]
+    pattern = _action_pattern(action) if action else None
+    return [before, pattern, actors, subjects, selected.since, selected.until]
 
 
 def _action_pattern(action: str) -> str:
@@ -129,7 +134,7 @@ async def _pseudonyms(connection: Connection, name: str) -> list[str]:
     return [row["pseudonym"] for row in rows]
 
 
-async def _require_known_filter(connection: Connection, asked: AuditFilter, arguments: list[Any]) -> None:
+async def _require_known_filter(connection: Connection, selected: AuditFilter, arguments: list[Any]) -> None:
     _, action, actors, subjects, *_ = arguments
     for param, condition, argument in (
         ("action", "action LIKE $1", action),
@@ -137,17 +142,17 @@ async def _require_known_filter(connection: Connection, asked: AuditFilter, argu
         ("subject", _ABOUT, subjects),
     ):
         if argument is not None and not await connection.fetchval(_KNOWN.format(condition), argument):
-            raise NotFound(f"The audit log knows no {param} {getattr(asked, param)!r}.", param=param)
+            raise NotFound(f"The audit log knows no {param} {getattr(selected, param)!r}.", param=param)
 
 
 async def _fetch_names(connection: Connection, rows: Iterable[asyncpg.Record]) -> dict[str, str]:
-    """The names behind the pseudonyms in these rows, as far as they are not erased."""
+    """Returns the names of the pseudonyms in these rows, without erased ones."""
     texts = (str(row[name]) for row in rows for name in ("actor", "target", "before", "after", "detail"))
-    found = {one for text in texts for one in _PSEUDONYM.findall(text)}
-    if not found:
+    pseudonyms = {pseudonym for text in texts for pseudonym in _PSEUDONYM.findall(text)}
+    if not pseudonyms:
         return {}
     people = await connection.fetch(
-        "SELECT pseudonym, name FROM audit_people WHERE pseudonym = ANY ($1)", sorted(found)
+        "SELECT pseudonym, name FROM audit_people WHERE pseudonym = ANY ($1)", sorted(pseudonyms)
     )
     return {row["pseudonym"]: row["name"] for row in people}
 
@@ -163,10 +168,10 @@ def _entry(row: asyncpg.Record, names: dict[str, str]) -> Json:
 
 def _with_names(value: Any, names: dict[str, str]) -> Any:  # noqa: ANN401 -- JSON
     if isinstance(value, str):
-        return _PSEUDONYM.sub(lambda found: names.get(found[0], found[0]), value)
+        return _PSEUDONYM.sub(lambda match: names.get(match[0], match[0]), value)
     if isinstance(value, dict):
-        return {key: _with_names(one, names) for key, one in value.items()}  # pyright: ignore[reportUnknownVariableType]
-    return [_with_names(one, names) for one in value] if isinstance(value, list) else value  # pyright: ignore[reportUnknownVariableType]
+        return {key: _with_names(item, names) for key, item in value.items()}  # pyright: ignore[reportUnknownVariableType]
+    return [_with_names(item, names) for item in value] if isinstance(value, list) else value  # pyright: ignore[reportUnknownVariableType]
 
 
 _MAX_FAULTS = 100
@@ -176,16 +181,16 @@ _BATCH = 1000
 
 @dataclass(slots=True)
 class AuditVerification:
-    """What a verification found.
+    """The result of a verification; its fields are those of `llm-proxy audit verify --json`.
 
     Attributes:
-        entries: Entries of the chain that are there.
+        entries: The number of entries in the chain.
         head: The last entry's digest, in hex; empty when there is no entry.
         last: The last entry's number.
-        unchained: Rows from before the chain, which nothing protects.
-        retired: Months that retention dropped, and the chain says so.
-        nameless: Pseudonyms whose names were erased.
-        faults: What is wrong, one sentence each, at most `_MAX_FAULTS`.
+        unchained: The number of rows written before the chain existed, which nothing protects.
+        retired: The months that retention dropped, as the chain records them.
+        nameless: The number of pseudonyms whose names were erased.
+        faults: One sentence for each fault, at most `_MAX_FAULTS`.
     """
 
     entries: int = 0
@@ -197,19 +202,17 @@ class AuditVerification:
     faults: list[str] = field(default_factory=list[str])
 
     def add_fault(self, fault: str) -> None:
-        """Note a fault."""
+        """Adds a fault, up to `_MAX_FAULTS`."""
         if len(self.faults) < _MAX_FAULTS:
             self.faults.append(fault)
 
 
-async def verify_audit_log(
-    pool: "asyncpg.Pool[asyncpg.Record]", known_head: str | None = None
-) -> AuditVerification:
-    """Verify the whole log.
+async def verify_audit_log(pool: Pool, known_head: str | None = None) -> AuditVerification:
+    """Verifies the complete log.
 
     Args:
-        pool: On the database.
-        known_head: A digest that an earlier report gave and somebody kept elsewhere.
+        pool: Connections to the database.
+        known_head: The head of an earlier verification, kept outside the database.
 
     Raises:
         StoreUnavailable: Postgres does not answer, or has no audit log.
@@ -229,7 +232,7 @@ async def verify_audit_log(
 
 
 class _ChainWalk:
-    """Goes through the entries in the order of their numbers."""
+    """Checks the entries in the order of their numbers."""
 
     def __init__(self, known_head: str | None) -> None:
         self.report = AuditVerification()
@@ -242,7 +245,7 @@ class _ChainWalk:
         self._by_month: Counter[str] = Counter()
 
     def check_entry(self, row: asyncpg.Record) -> None:
-        """Check the next entry."""
+        """Checks the next entry."""
         report, seq = self.report, row["seq"]
         report.entries += 1
         if entry_digest(row) != row["digest"]:
@@ -257,7 +260,7 @@ class _ChainWalk:
         self._by_month[_month(row["at"])] += 1
 
     def check_ends(self, head: asyncpg.Record | None) -> None:
-        """Check both ends of the chain."""
+        """Checks the first and the last entry of the chain."""
         report, first, last = self.report, self._first, self._last
         if first is not None and last is not None:
             report.head, report.last = last["digest"].hex(), last["seq"]
@@ -297,33 +300,29 @@ class _ChainWalk:
             report.add_fault(f"entry {seq} is older than entry {last['seq']}")
 
     def _note_people_and_months(self, row: asyncpg.Record) -> None:
-        """Keep what the entry says about people, sealed months and retired months."""
-        if row["actor"].startswith("person:"):
-            self.pseudonyms.add(row["actor"])
-        if row["target"].startswith("person:"):
-            self.pseudonyms.add(row["target"])
+        """Collects the entry's pseudonyms and dropped months, and checks the seal of a month."""
+        self.pseudonyms.update(name for name in (row["actor"], row["target"]) if name.startswith("person:"))
         if row["action"] not in {SEAL_ACTION, RETIRE_ACTION}:
             return
         try:
             detail = json.loads(row["detail"])
             if row["action"] == RETIRE_ACTION:
-                self._retired[int(detail["last"]), str(detail["digest"])] = [
-                    str(one) for one in detail["months"]
-                ]
+                months = [str(month) for month in detail["months"]]
+                self._retired[int(detail["last"]), str(detail["digest"])] = months
             elif not self._seal_fits(detail, row):
                 self.report.add_fault(f"month {row['target']} does not fit its seal, entry {row['seq']}")
         except (ValueError, KeyError, TypeError):
             self.report.add_fault(f"entry {row['seq']} is no {row['action']} of ours")
 
     def _seal_fits(self, seal: dict[str, Any], row: asyncpg.Record) -> bool:
-        if self._last is None:  # the sealed month was retired; whether rightly, `end` decides
+        if self._last is None:  # the sealed month was dropped; `check_ends` checks that
             return bool(seal["digest"] == row["previous"].hex())
         sealed = (seal["digest"], seal["last"], seal["entries"])
         return bool(sealed == (self._last["digest"].hex(), self._last["seq"], self._by_month[row["target"]]))
 
 
 async def _check_people(connection: Connection, walk: _ChainWalk) -> None:
-    """Every name must fit its pseudonym: a swapped name would blame somebody else."""
+    """Checks that every name fits its pseudonym: a swapped name would blame another person."""
     known: set[str] = set()
     for row in await connection.fetch("SELECT * FROM audit_people ORDER BY pseudonym"):
         known.add(row["pseudonym"])

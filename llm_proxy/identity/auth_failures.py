@@ -11,15 +11,12 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
 
 from llm_proxy.background import BackgroundLoop
-from llm_proxy.identity.postgres_store import database_errors
+from llm_proxy.identity.postgres_store import Pool, database_errors
 from llm_proxy.identity.virtual_keys import display_prefix, lookup_from_key
+from llm_proxy.json_access import Json
 from llm_proxy.schema.database import DatabaseUnavailable, db_deadline, sanitize_text, write_rows
-
-if TYPE_CHECKING:
-    import asyncpg
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +26,7 @@ MAX_ROWS_PER_MINUTE, MAX_ROWS_PER_HOUR = 5, 30
 MAX_ADDRESSES = 500
 MAX_QUEUED_COUNTS = 20_000
 DATABASE_ROLE = "llm_proxy_audit"
-_LONGEST_PATH, _LONGEST_ADDRESS = 100, 64
+_MAX_PATH_CHARS, _MAX_ADDRESS_CHARS = 100, 64
 _BATCH = 500
 _DEADLINE_S = 5.0
 _NOTE = """
@@ -48,11 +45,11 @@ ORDER BY at DESC, times DESC, client_ip, path, prefix
 """
 
 FailureKey = tuple[int, str, str, str]
-"""The minute or hour (seconds since 1970), the address, the path and the key's public part."""
+"""Minute or hour (seconds since 1970), client address, path and the key's public part."""
 
 
 class _AddressQuota:
-    """What one address has filled of its minute and its hour."""
+    """The rows that one address has filled in the current minute and hour."""
 
     __slots__ = ("in_hour", "minute", "seen")
 
@@ -61,25 +58,25 @@ class _AddressQuota:
         self.in_hour = 0
         self.seen: set[tuple[str, str]] = set()
 
-    def has_room(self, minute: int, tried: tuple[str, str]) -> bool:
-        """Whether this may be a row of its own, or is one already."""
+    def has_room(self, minute: int, failure: tuple[str, str]) -> bool:
+        """Whether a failure (path, public key part) has a row of its own in this minute, or may have one."""
         if minute != self.minute:
             self.minute, self.seen = minute, set()
-        if tried in self.seen:
+        if failure in self.seen:
             return True
         if len(self.seen) >= MAX_ROWS_PER_MINUTE or self.in_hour >= MAX_ROWS_PER_HOUR:
             return False
-        self.seen.add(tried)
+        self.seen.add(failure)
         self.in_hour += 1
         return True
 
 
 class AuthFailureLog:
-    """Counts refusals and writes the counts now and then."""
+    """Counts failures in memory and writes the counts every `every_s` seconds."""
 
     def __init__(
         self,
-        pool: "asyncpg.Pool[asyncpg.Record]",
+        pool: Pool,
         *,
         retention_days: int = 30,
         clock_s: Callable[[], float] = time.time,
@@ -91,49 +88,49 @@ class AuthFailureLog:
         self._counts: dict[FailureKey, int] = {}
         self._hour = 0
         self._addresses: dict[str, _AddressQuota] = {}
-        self._retire_at = 0.0
+        self._next_drop_s = 0.0
         self._writing = asyncio.Lock()
         self._loop = BackgroundLoop("refused-credentials", self.flush, every_s=every_s)
 
     def record(self, *, client_ip: str | None, path: str, credential: bytes = b"") -> None:
-        """A credential was refused at a path."""
+        """Counts a request whose credential was rejected."""
         lookup = lookup_from_key(credential)
-        where = sanitize_text(path)[:_LONGEST_PATH], display_prefix(lookup) if lookup else ""
-        tried = self._counter_key(sanitize_text(client_ip or "")[:_LONGEST_ADDRESS], where)
-        if tried not in self._counts and len(self._counts) >= MAX_QUEUED_COUNTS:
-            tried = (self._hour, "", "", "")
-        self._counts[tried] = self._counts.get(tried, 0) + 1
+        failure = sanitize_text(path)[:_MAX_PATH_CHARS], display_prefix(lookup) if lookup else ""
+        key = self._counter_key(sanitize_text(client_ip or "")[:_MAX_ADDRESS_CHARS], failure)
+        if key not in self._counts and len(self._counts) >= MAX_QUEUED_COUNTS:
+            key = (self._hour, "", "", "")
+        self._counts[key] = self._counts.get(key, 0) + 1
 
-    def _counter_key(self, client_ip: str, where: tuple[str, str]) -> FailureKey:
+    def _counter_key(self, client_ip: str, failure: tuple[str, str]) -> FailureKey:
         now = int(self._clock_s())
         hour, minute = now - now % 3600, now - now % 60
         if hour != self._hour:
             self._hour, self._addresses = hour, {}
-        address = self._addresses.get(client_ip)
-        if address is None:
+        quota = self._addresses.get(client_ip)
+        if quota is None:
             if len(self._addresses) >= MAX_ADDRESSES:
                 return hour, "", "", ""
-            address = self._addresses[client_ip] = _AddressQuota()
-        return (minute, client_ip, *where) if address.has_room(minute, where) else (hour, client_ip, "", "")
+            quota = self._addresses[client_ip] = _AddressQuota()
+        return (minute, client_ip, *failure) if quota.has_room(minute, failure) else (hour, client_ip, "", "")
 
     async def start(self) -> None:
-        """Begin to write."""
+        """Starts the writing loop."""
         self._loop.start()
 
     async def stop(self) -> None:
-        """Write what is left."""
+        """Stops the loop and writes the remaining counts."""
         async with self._writing:  # a write that is cancelled may be committed, and would be repeated
             await self._loop.stop()
         await self.flush()
 
     async def flush(self) -> None:
-        """Write what was counted, and drop what is past its time; what cannot be written waits."""
+        """Writes the counts and deletes rows past their retention; keeps counts that cannot be written."""
         async with self._writing:
             if await self._write_counts():
                 await self._drop_old_days()
 
     async def _write_counts(self) -> bool:
-        """Whether every count is written, or refused for good."""
+        """Returns whether Postgres has accepted, or will never accept, every count."""
         counts, self._counts = self._counts, {}
         rows = list(counts.items())
         try:
@@ -151,14 +148,14 @@ class AuthFailureLog:
             )
             return False
         finally:
-            for tried, times in rows:
-                self._counts[tried] = self._counts.get(tried, 0) + times
+            for key, times in rows:
+                self._counts[key] = self._counts.get(key, 0) + times
         return True
 
-    async def list_counts(self, *, limit: int = 100, before: datetime | None = None) -> list[dict[str, Any]]:
-        """The newest counts, or those before a time; raises `StoreUnavailable`.
+    async def list_counts(self, *, limit: int = 100, before: datetime | None = None) -> list[Json]:
+        """Returns the newest counts, or the newest before a time; raises `StoreUnavailable`.
 
-        The last time of a page comes whole, whatever the limit: the next page begins before it.
+        A page ends with all rows of its last time, whatever the limit: the next page begins before it.
         """
         async with database_errors(), self._pool.acquire(timeout=_DEADLINE_S) as connection:
             return [dict(row) for row in await connection.fetch(_PAGE, before, limit)]
@@ -176,7 +173,7 @@ class AuthFailureLog:
 
     async def _drop_old_days(self) -> None:
         now_s = self._clock_s()
-        if now_s < self._retire_at:
+        if now_s < self._next_drop_s:
             return
         try:
             async with db_deadline(_DEADLINE_S):
@@ -184,4 +181,4 @@ class AuthFailureLog:
         except DatabaseUnavailable as fault:
             log.warning("old days of refused credentials are not dropped yet", extra={"why": fault.reason})
         else:
-            self._retire_at = now_s + RETENTION_INTERVAL_S
+            self._next_drop_s = now_s + RETENTION_INTERVAL_S

@@ -5,26 +5,26 @@ logged or repeated in an error; a request with two different credentials is reje
 Sources: RFC 6750 (Bearer) and the header names of OpenAI's, Anthropic's, Azure's and Google's clients.
 """
 
-import hashlib
 import hmac
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from llm_proxy.errors import Unauthorized
 from llm_proxy.identity.caller import Caller
+from llm_proxy.identity.virtual_keys import key_digest
 
 MAX_KEY_BYTES = 512
 INTERNAL_KEY_ID_PREFIX = "internal:"
-"""How the ids of internal secrets begin."""
+"""The beginning of every internal key's id."""
 CREDENTIAL_HEADERS = (
     *(b"authorization", b"x-internal-secret", b"x-internal-auth"),
-    *(b"x-api-key", b"api-key", b"x-goog-api-key"),  # as Anthropic's, Azure's and Google's clients send it
+    *(b"x-api-key", b"api-key", b"x-goog-api-key"),  # of Anthropic's, Azure's and Google's clients
 )
 _MISSING = "You didn't provide an API key. Send it as `Authorization: Bearer YOUR_KEY`."
 
 
 def extract_credential(headers: Mapping[bytes, bytes]) -> bytes:
-    """The one credential of a request; raises `Unauthorized` when there is none, or more than one."""
+    """Returns a request's credential; raises `Unauthorized` for none, two different or an invalid one."""
     found: bytes | None = None
     for name in CREDENTIAL_HEADERS:
         value = headers.get(name)
@@ -44,7 +44,7 @@ def extract_credential(headers: Mapping[bytes, bytes]) -> bytes:
 
 
 def invalid_key_error() -> Unauthorized:
-    """The refusal of a key that is not ours; it never repeats the key."""
+    """The 401 for a key that is unknown or malformed; its message is the same for both."""
     return Unauthorized("Incorrect API key provided.")
 
 
@@ -55,63 +55,58 @@ def _bearer(value: bytes) -> bytes:
     return key
 
 
-def credential_digest(key: bytes) -> bytes:
-    """What is kept of a key."""
-    return hashlib.sha256(key).digest()
-
-
 class InternalKeys:
-    """The secrets of trusted services; several at once while one is rotated."""
+    """The keys of trusted services (`INTERNAL_SECRETS`); several are valid during a rotation."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        self._known: list[tuple[bytes, Caller]] = []
+        self._callers: list[tuple[bytes, Caller]] = []
         for secret in secrets:
-            kept = credential_digest(secret.encode())
-            name = f"{INTERNAL_KEY_ID_PREFIX}{kept.hex()[:8]}"
-            self._known.append((kept, Caller(key_id=name, kind="internal", key_prefix=name)))
+            digest = key_digest(secret.encode())
+            key_id = f"{INTERNAL_KEY_ID_PREFIX}{digest.hex()[:8]}"
+            self._callers.append((digest, Caller(key_id=key_id, kind="internal", key_prefix=key_id)))
 
-    def match(self, kept: bytes) -> Caller | None:
-        """The caller whose secret has this digest; every secret is compared, whichever matches."""
-        found: Caller | None = None
-        for known, caller in self._known:
-            if hmac.compare_digest(known, kept):
-                found = caller
-        return found
+    def match(self, digest: bytes) -> Caller | None:
+        """Returns the caller whose key has this digest; compares all keys, whichever matches."""
+        match: Caller | None = None
+        for known, caller in self._callers:
+            if hmac.compare_digest(known, digest):
+                match = caller
+        return match
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._callers)
 
 
 class KeyLookup(Protocol):
-    """Where virtual keys are looked up."""
+    """Looks virtual keys up."""
 
     async def find_caller(self, key: bytes) -> Caller:
-        """The caller a key belongs to; raises `Unauthorized`, or `StoreUnavailable` when nobody can tell."""
+        """Returns the key's caller; raises `Unauthorized`, or `StoreUnavailable` if it cannot be checked."""
         ...
 
 
 class Authenticator:
-    """Tells who is calling."""
+    """Finds the caller of a request: internal keys first, then virtual keys."""
 
-    def __init__(self, secrets: InternalKeys, keys: KeyLookup | None = None) -> None:
-        self._secrets = secrets
-        self._keys = keys
+    def __init__(self, internal_keys: InternalKeys, virtual_keys: KeyLookup | None = None) -> None:
+        self._internal_keys = internal_keys
+        self._virtual_keys = virtual_keys
 
     async def authenticate(self, headers: Mapping[bytes, bytes]) -> Caller:
-        """The caller of a request with these headers (lower-case names).
+        """Returns the caller of a request with these headers (lower-case names).
 
         Raises:
-            Unauthorized: No credential, several, or one that is not ours.
-            StoreUnavailable: It may be a virtual key, but the store is away.
+            Unauthorized: The headers hold no credential, different ones, or one that is not valid.
+            StoreUnavailable: A virtual key cannot be checked: its store is unavailable.
         """
         key = extract_credential(headers)
-        caller = self._secrets.match(credential_digest(key))
+        caller = self._internal_keys.match(key_digest(key))
         if caller is not None:
             return caller
-        if self._keys is None:
+        if self._virtual_keys is None:
             raise invalid_key_error()
-        return await self._keys.find_caller(key)
+        return await self._virtual_keys.find_caller(key)
 
     def is_internal(self, headers: Mapping[bytes, bytes]) -> bool:
-        """Whether the credential is an internal secret; raises `Unauthorized` when there is none."""
-        return self._secrets.match(credential_digest(extract_credential(headers))) is not None
+        """Whether the credential is an internal key; raises `Unauthorized` when there is none."""
+        return self._internal_keys.match(key_digest(extract_credential(headers))) is not None

@@ -13,22 +13,29 @@ from typing import Any, Literal, cast
 from llm_proxy.errors import BadRequest, Forbidden
 
 ANY = "*"
-"""Every value of a field."""
+"""Matches every value of a field."""
+MAX_NAME_CHARS = 256
+MAX_TAGS = 10
+MAX_TAG_CHARS = 50
+Tags = tuple[str, ...]
 CallerKind = Literal["internal", "virtual"]
 Period = Literal["day", "month", "total"]
 ScopeKind = Literal["key", "agent", "tenant", "user_model", "tenant_group", "global", "provider"]
 SHARED_SCOPES: frozenset[ScopeKind] = frozenset({"global", "provider"})
-"""Scopes that count the calls of several tenants together."""
+"""Scopes whose counters add up the calls of several tenants."""
 PERIOD_SUFFIX: dict[Period, str] = {"day": " a day", "month": " a month", "total": ""}
-"""A budget's period, behind its amount."""
+"""The text that follows a budget's amount: `$5 a day`."""
 PolicyMode = Literal["enforce", "shadow", "off"]
 OnStoreFailure = Literal["deny", "local", "allow"]
 BudgetUnit = Literal["usd", "requests", "tokens"]
+_NAME_HEADERS = (b"x-tenant-id", b"x-agent-id", b"x-user-id", b"x-session-id", b"x-run-id")
+_TAGS_HEADER = b"x-tags"
+_ATTRIBUTION_HEADERS = frozenset({*_NAME_HEADERS, _TAGS_HEADER})
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Requests a minute, tokens a minute, and requests at once; None means no limit."""
+    """Requests a minute, tokens a minute and parallel requests; None means no own limit, 0 unlimited."""
 
     rpm: int | None = None
     tpm: int | None = None
@@ -37,13 +44,13 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Use allowed in a calendar period.
+    """The use that is allowed in a calendar period.
 
     Attributes:
-        limit: In nano-dollars, requests or tokens, by the unit.
-        zone: The time zone (IANA) in whose calendar the period begins and ends.
-        counting_since_us: Start of complete counting, in microseconds since 1970; 0: not known. A changed
-            limit keeps it.
+        limit: In nano-dollars, requests or tokens, as `unit` says.
+        zone: The IANA time zone in whose calendar the period begins and ends.
+        counting_since_us: When the budget began to count every call, in microseconds since 1970; 0 means
+            unknown. A change of `limit` keeps it.
     """
 
     limit: int
@@ -55,7 +62,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Attribution:
-    """Whom a request says it acts for, by body or header; all optional."""
+    """Tenant, agent, user, session, channel, run and tags that a request names, in its headers or body."""
 
     tenant: str | None = None
     agent: str | None = None
@@ -63,7 +70,7 @@ class Attribution:
     session: str | None = None
     channel: str | None = None
     run: str | None = None
-    tags: tuple[str, ...] = ()
+    tags: Tags = ()
 
 
 NO_ATTRIBUTION = Attribution()
@@ -71,18 +78,19 @@ NO_ATTRIBUTION = Attribution()
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who a call is admitted and billed to.
+    """The key, tenant, agent and user that a call is admitted for and billed to.
 
     Attributes:
-        key_id: Stable id of the key or internal secret (never its text); the `key` scope of limits.
-        kind: `internal` secrets may act for anybody; `virtual` keys only within their binding.
-        models: Allowed model groups, names or wildcards (`gpt-*`); None means the default allow-list.
+        key_id: Stable id of the virtual or internal key, never its text; the `key` scope of limits.
+        kind: `internal` keys may act for any tenant, agent and user, `virtual` keys within their binding.
+        key_prefix: The public beginning of the key, as it may be shown.
+        models: Names and wildcards (`gpt-*`) of the allowed model groups; None means the default list.
         limits: The key's own limits.
         budgets: The key's own budgets.
-        max_tokens_cap: Highest `max_tokens` a request may ask for; None means no cap.
-        cache: False when the key has response caching switched off.
-        revocation_epoch: The epoch at which this identity was read; admission refuses an older one.
-        tags: The key's own and the call's.
+        max_tokens_cap: The highest `max_tokens` of a request; None means no cap.
+        cache: False when response caching is disabled for the key.
+        revocation_epoch: The tenant's epoch at which the key was read; admission rejects an older one.
+        tags: The key's tags and the call's.
     """
 
     key_id: str
@@ -100,38 +108,33 @@ class Caller:
     cache: bool = True
     revocation_epoch: int = 0
     run: str | None = None
-    tags: tuple[str, ...] = ()
-
-
-MAX_TAGS = 10
-MAX_TAG_CHARS = 50
-Tags = tuple[str, ...]
+    tags: Tags = ()
 
 
 def parse_tags(given: Any, path: str) -> Tags:  # noqa: ANN401 -- unchecked JSON
-    """The tags of a list, or of text with commas; raises `BadRequest` naming `path`."""
+    """Parses a list of tags, or a text of tags with commas; raises `BadRequest` naming `path`."""
     if given is None:
         return ()
     if isinstance(given, str):
-        words: list[Any] = [word for word in given.split(",") if word.strip()]
+        tags: list[Any] = [tag for tag in given.split(",") if tag.strip()]
     elif isinstance(given, list | tuple):
-        words = list(cast("Iterable[Any]", given))
+        tags = list(cast("Iterable[Any]", given))
     else:
         raise _invalid_tags(path)
-    return merge_tags((_parse_tag(word, path) for word in words), path)
+    return merge_tags((_parse_tag(tag, path) for tag in tags), path)
 
 
 def merge_tags(tags: Iterable[str], path: str) -> Tags:
-    """Each tag once; raises `BadRequest` naming `path` when there are too many."""
-    found = tuple(dict.fromkeys(tags))
-    if len(found) > MAX_TAGS:
-        why = f"Invalid '{path}': at most {MAX_TAGS} tags, the key's own included."
-        raise BadRequest(why, param=path, code="invalid_value")
-    return found
+    """Returns each tag once, in order; raises `BadRequest` naming `path` for more than `MAX_TAGS`."""
+    merged = tuple(dict.fromkeys(tags))
+    if len(merged) > MAX_TAGS:
+        message = f"Invalid '{path}': at most {MAX_TAGS} tags, the key's own included."
+        raise BadRequest(message, param=path, code="invalid_value")
+    return merged
 
 
-def _parse_tag(word: Any, path: str) -> str:  # noqa: ANN401 -- unchecked JSON
-    text = word.strip() if isinstance(word, str) else ""
+def _parse_tag(given: Any, path: str) -> str:  # noqa: ANN401 -- unchecked JSON
+    text = given.strip() if isinstance(given, str) else ""
     if not text or len(text) > MAX_TAG_CHARS or not text.isprintable() or "," in text:
         raise _invalid_tags(path)
     return text
@@ -145,18 +148,14 @@ def _invalid_tags(path: str) -> BadRequest:
     )
 
 
-MAX_NAME_CHARS = 256
-_NAME_HEADERS = (b"x-tenant-id", b"x-agent-id", b"x-user-id", b"x-session-id", b"x-run-id")
-_TAGS_HEADER = b"x-tags"
-_ATTRIBUTION_HEADERS = frozenset({*_NAME_HEADERS, _TAGS_HEADER})
-
-
 def on_behalf_of(caller: Caller, by_header: Attribution, by_body: Attribution) -> Caller:
-    """The caller a request is admitted and billed to.
+    """Returns the caller with what the headers and the body attribute the request to.
+
+    A key bound to the agent `ANY` acts for any agent of its tenant; a key bound to no user for any user.
 
     Raises:
-        BadRequest: Header and body name different ones, or more tags than a call may have.
-        Forbidden: A virtual key names somebody outside its binding.
+        BadRequest: Headers and body disagree, or name more tags than a call may have.
+        Forbidden: A virtual key names a tenant, agent or user outside its binding.
     """
     if by_header is NO_ATTRIBUTION and by_body is NO_ATTRIBUTION and caller.agent != ANY:
         return caller
@@ -170,7 +169,7 @@ def on_behalf_of(caller: Caller, by_header: Attribution, by_body: Attribution) -
         if caller.user is not None:
             _require_bound("user", caller.user, user)
     bound_agent = None if caller.agent == ANY else caller.agent
-    # A third of what `dataclasses.replace` costs.
+    # `dataclasses.replace` costs three times as much.
     return Caller(
         caller.key_id,
         caller.kind,
@@ -192,7 +191,7 @@ def on_behalf_of(caller: Caller, by_header: Attribution, by_body: Attribution) -
 
 
 def attribution_from_headers(headers: Mapping[bytes, bytes]) -> Attribution:
-    """Whom the headers say the request acts for; raises `BadRequest` for a name no one can have."""
+    """Reads the attribution headers (lower-case names); raises `BadRequest` naming an invalid header."""
     if _ATTRIBUTION_HEADERS.isdisjoint(headers):
         return NO_ATTRIBUTION
     tenant, agent, user, session, run = (_name_header(headers, name) for name in _NAME_HEADERS)

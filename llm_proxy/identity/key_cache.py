@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from llm_proxy.errors import StoreUnavailable, Unauthorized
+from llm_proxy.identity.authenticator import invalid_key_error
 from llm_proxy.identity.caller import NO_ATTRIBUTION, Attribution, Caller, on_behalf_of
 from llm_proxy.identity.policies import PolicySnapshot
 from llm_proxy.identity.virtual_keys import (
@@ -30,34 +31,41 @@ from llm_proxy.identity.virtual_keys import (
 CACHE_TTL_S = 30.0
 OUTAGE_TTL_S = 900.0
 RETRY_PAUSE_S = 1.0
-"""After a failed look-up the store is left alone so long."""
+"""For so long after a failed look-up the store is not asked again."""
 MAX_ENTRIES = 50_000
 
 
 class KeyStore(Protocol):
-    """Where keys are kept."""
+    """Stores keys and policies; both methods raise `StoreUnavailable`."""
 
     async def fetch_key(self, lookup: str) -> StoredKey | None:
-        """The key with this public part; raises `StoreUnavailable`."""
+        """Returns the key with this public part; None if there is none."""
         ...
 
-    async def fetch_policies(self, known: int) -> PolicySnapshot | None:
-        """The rules, or None when nothing is newer than the epoch known; raises `StoreUnavailable`."""
+    async def fetch_policies(self, known_epoch: int) -> PolicySnapshot | None:
+        """Returns the policies; None when no epoch is newer than `known_epoch`."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class _CachedKey:
+    """A key and the caller it stands for.
+
+    Attributes:
+        read_at_s: By the cache's monotonic clock.
+        expires_at: When the key or this secret ends, by this process's clock.
+        raised_caller: The caller while a raise runs, and the end of the raise by this process's clock.
+    """
+
     stored: StoredKey
     caller: Caller
-    read_at: float
-    ends_at: datetime | None
+    read_at_s: float
+    expires_at: datetime | None
     raised_caller: tuple[datetime, Caller] | None
-    """The caller until then."""
 
 
 class KeyCache:
-    """Tells whose a virtual key is."""
+    """Finds the callers of virtual keys; a `KeyLookup` and a `PolicySource`."""
 
     def __init__(
         self,
@@ -69,132 +77,130 @@ class KeyCache:
         self._store = store
         self._clock_s = clock_s
         self._now = now
-        self._known: dict[str, _CachedKey] = {}
-        self._wrong: dict[bytes, float] = {}
-        self._reading: dict[tuple[str, int], asyncio.Task[_CachedKey | None]] = {}
+        self._keys: dict[str, _CachedKey] = {}
+        self._invalid_since_s: dict[bytes, float] = {}
+        self._running: dict[tuple[str, int], asyncio.Task[_CachedKey | None]] = {}
         self._epochs = PolicySnapshot()
-        self._away_until = float("-inf")
+        self._unavailable_until_s = float("-inf")
 
     async def find_caller(self, key: bytes) -> Caller:
-        """The caller a key belongs to.
+        """Returns the caller of a call with this key.
 
         Raises:
-            Unauthorized: It is no key of ours, or one that was revoked or has expired.
-            StoreUnavailable: Nobody can tell right now.
+            Unauthorized: The key is unknown, revoked or expired.
+            StoreUnavailable: The key is not in the cache, and the store is unavailable.
         """
-        kept = key_digest(key)
-        known = self._known.get(unchecked_lookup(key))
-        if known is None or not hmac.compare_digest(known.stored.digest, kept) or not self._is_fresh(known):
-            known = await self._look_up(key, kept)
-        return self._caller_or_error(known)
+        digest = key_digest(key)
+        cached = self._keys.get(unchecked_lookup(key))
+        if (
+            cached is None
+            or not hmac.compare_digest(cached.stored.digest, digest)
+            or not self._is_fresh(cached)
+        ):
+            cached = await self._look_up(key, digest)
+        return self._caller_or_error(cached)
 
     async def refresh(self, caller: Caller, epoch: int) -> Caller:
-        """The caller as it is at an epoch at which something of its tenant changed; raises like `find`.
+        """Returns the caller as its key is at a tenant's new epoch; raises as `find_caller` does.
 
         Raises:
-            Forbidden: The key's new binding does not cover whom the request acts for.
+            Forbidden: The key's new binding does not cover what the request is attributed to.
         """
         lookup = caller.key_prefix.removeprefix(KEY_TYPE_PREFIX)
-        known = self._known.get(lookup)
-        if known is None or known.caller.revocation_epoch < epoch:
-            known = await self._fetch_shared(lookup, epoch)
-        if known is None:
-            raise _invalid_key_error()
-        named = Attribution(
+        cached = self._keys.get(lookup)
+        if cached is None or cached.caller.revocation_epoch < epoch:
+            cached = await self._fetch_shared(lookup, epoch)
+        if cached is None:
+            raise invalid_key_error()
+        attribution = Attribution(
             caller.tenant, caller.agent, caller.user, caller.session, caller.channel, caller.run, caller.tags
         )
-        return on_behalf_of(self._caller_or_error(known), named, NO_ATTRIBUTION)
+        return on_behalf_of(self._caller_or_error(cached), attribution, NO_ATTRIBUTION)
 
-    async def fetch_policies(self, known: int) -> PolicySnapshot | None:
-        """The store's rules; whoever asks for them keeps us up with what was revoked."""
-        book = await self._store.fetch_policies(known)
-        if book is not None:
-            self._epochs = book
-        return book
+    async def fetch_policies(self, known_epoch: int) -> PolicySnapshot | None:
+        """Returns the store's policies and notes their epochs, so that outdated keys are read again."""
+        policies = await self._store.fetch_policies(known_epoch)
+        if policies is not None:
+            self._epochs = policies
+        return policies
 
-    async def _look_up(self, key: bytes, kept: bytes) -> _CachedKey:
+    async def _look_up(self, key: bytes, digest: bytes) -> _CachedKey:
         lookup = lookup_from_key(key)
-        began = self._clock_s()
-        if lookup is None or began - self._wrong.get(kept, float("-inf")) < CACHE_TTL_S:
-            raise _invalid_key_error()
-        # Also for a wrong secret of a key that is remembered: at once, it would tell of the key.
-        known = await self._fetch_or_stale(lookup, self._known.get(lookup))
-        if known is None or not hmac.compare_digest(known.stored.digest, kept):
-            if len(self._wrong) > MAX_ENTRIES:
-                self._wrong.clear()
-            self._wrong[kept] = began
-            raise _invalid_key_error()
-        return known
+        began_s = self._clock_s()
+        if lookup is None or began_s - self._invalid_since_s.get(digest, float("-inf")) < CACHE_TTL_S:
+            raise invalid_key_error()
+        # A wrong secret of a cached key is looked up too: a faster 401 would reveal that the key exists.
+        cached = await self._fetch_or_stale(lookup, self._keys.get(lookup))
+        if cached is None or not hmac.compare_digest(cached.stored.digest, digest):
+            if len(self._invalid_since_s) > MAX_ENTRIES:
+                self._invalid_since_s.clear()
+            self._invalid_since_s[digest] = began_s
+            raise invalid_key_error()
+        return cached
 
-    def _is_fresh(self, known: _CachedKey) -> bool:
-        epoch = self._epochs.epoch_of(known.caller.tenant)
-        return self._clock_s() - known.read_at < CACHE_TTL_S and known.caller.revocation_epoch >= epoch
+    def _is_fresh(self, cached: _CachedKey) -> bool:
+        epoch = self._epochs.epoch_of(cached.caller.tenant)
+        return self._clock_s() - cached.read_at_s < CACHE_TTL_S and cached.caller.revocation_epoch >= epoch
 
-    async def _fetch_or_stale(self, lookup: str, known: _CachedKey | None) -> _CachedKey | None:
-        """What the store says, or, while it is away, what it said before."""
-        epoch = self._epochs.epoch_of(known.caller.tenant) if known is not None else 0
+    async def _fetch_or_stale(self, lookup: str, cached: _CachedKey | None) -> _CachedKey | None:
+        """Returns the stored key, or the cached one while the store is unavailable."""
+        epoch = self._epochs.epoch_of(cached.caller.tenant) if cached is not None else 0
         try:
             return await self._fetch_shared(lookup, epoch)
         except StoreUnavailable:
             if (
-                known is None
-                or known.caller.revocation_epoch < epoch
-                or self._clock_s() - known.read_at > OUTAGE_TTL_S
+                cached is None
+                or cached.caller.revocation_epoch < epoch
+                or self._clock_s() - cached.read_at_s > OUTAGE_TTL_S
             ):
                 raise
-            return known
+            return cached
 
     async def _fetch_shared(self, lookup: str, epoch: int) -> _CachedKey | None:
-        """Ask the store, together with others who ask since the same epoch."""
-        if self._clock_s() < self._away_until:
+        """Reads the key once for all requests that wait for it since the same epoch."""
+        if self._clock_s() < self._unavailable_until_s:
             raise _unavailable()
-        task = self._reading.get((lookup, epoch))
+        task = self._running.get((lookup, epoch))
         if task is None:
-            task = self._reading[lookup, epoch] = asyncio.create_task(self._fetch(lookup, epoch))
-            task.add_done_callback(lambda _: self._reading.pop((lookup, epoch), None))
+            task = self._running[lookup, epoch] = asyncio.create_task(self._fetch(lookup, epoch))
+            task.add_done_callback(lambda _: self._running.pop((lookup, epoch), None))
         return await asyncio.shield(task)
 
     async def _fetch(self, lookup: str, epoch: int) -> _CachedKey | None:
-        began = self._clock_s()
+        began_s = self._clock_s()
         try:
-            found = await self._store.fetch_key(lookup)
+            stored = await self._store.fetch_key(lookup)
         except StoreUnavailable:
-            self._away_until = self._clock_s() + RETRY_PAUSE_S
+            self._unavailable_until_s = self._clock_s() + RETRY_PAUSE_S
             raise
-        if len(self._known) > MAX_ENTRIES:
-            self._known.clear()
-        if found is None:
-            self._known.pop(lookup, None)
+        if len(self._keys) > MAX_ENTRIES:
+            self._keys.clear()
+        if stored is None:
+            self._keys.pop(lookup, None)
             return None
-        caller = caller_from_key(found, lookup)
-        # Read after the epoch was heard of, so it reflects it, whatever the table of epochs says.
+        caller = caller_from_key(stored, lookup)
+        # The read began after `epoch` was known, so it reflects it, whatever the table of epochs holds.
         caller = replace(caller, revocation_epoch=max(epoch, caller.revocation_epoch))
-        ends = [end for end in (found.spec.expires_at, found.secret_expires_at) if end is not None]
-        # A key ends by the database's clock, everywhere at once: `ends_at` is that moment on ours.
-        ahead = found.read_at - self._now() if found.read_at is not None else timedelta(0)
-        ends_at = min(ends) - ahead if ends else None
-        higher: tuple[datetime, Caller] | None = None
-        if found.running_raise is not None:  # ends by the database's clock too
-            spec = apply_raise(found.spec, found.running_raise)
-            higher = (
-                found.running_raise.until - ahead,
-                replace(caller, limits=spec.limits, budgets=spec.budgets),
-            )
-        known = self._known[lookup] = _CachedKey(found, caller, began, ends_at, higher)
-        return known
+        ends = [end for end in (stored.spec.expires_at, stored.secret_expires_at) if end is not None]
+        # Keys and raises end by the database's clock, at once on all replicas: converted to this clock.
+        ahead = stored.read_at - self._now() if stored.read_at is not None else timedelta(0)
+        expires_at = min(ends) - ahead if ends else None
+        raised_caller: tuple[datetime, Caller] | None = None
+        if stored.running_raise is not None:
+            spec = apply_raise(stored.spec, stored.running_raise)
+            raised = replace(caller, limits=spec.limits, budgets=spec.budgets)
+            raised_caller = stored.running_raise.until - ahead, raised
+        cached = self._keys[lookup] = _CachedKey(stored, caller, began_s, expires_at, raised_caller)
+        return cached
 
-    def _caller_or_error(self, known: _CachedKey) -> Caller:
-        if known.stored.revoked_at is not None:
+    def _caller_or_error(self, cached: _CachedKey) -> Caller:
+        if cached.stored.revoked_at is not None:
             raise Unauthorized("This API key was revoked.")
-        if known.ends_at is not None and known.ends_at <= self._now():
+        if cached.expires_at is not None and cached.expires_at <= self._now():
             raise Unauthorized("This API key has expired.")
-        if known.raised_caller is not None and known.raised_caller[0] > self._now():
-            return known.raised_caller[1]
-        return known.caller
-
-
-def _invalid_key_error() -> Unauthorized:
-    return Unauthorized("Incorrect API key provided.")
+        if cached.raised_caller is not None and cached.raised_caller[0] > self._now():
+            return cached.raised_caller[1]
+        return cached.caller
 
 
 def _unavailable() -> StoreUnavailable:

@@ -17,7 +17,6 @@ import asyncpg
 from llm_proxy.background import BackgroundLoop
 from llm_proxy.errors import APIError, BadRequest, Forbidden, NotFound
 from llm_proxy.identity.admin_documents import (
-    MAX_NAME_CHARS,
     key_fields,
     limits_document,
     parse_key_spec,
@@ -33,11 +32,12 @@ from llm_proxy.identity.audit import (
     with_counting_start,
     write_audit,
 )
-from llm_proxy.identity.caller import Budget
+from llm_proxy.identity.caller import MAX_NAME_CHARS, Budget
 from llm_proxy.identity.postgres_store import (
     RAISE_COLUMNS,
     RAISE_JOIN,
     Connection,
+    Pool,
     budgets_to_json,
     key_spec_from_row,
     raise_from_row,
@@ -53,6 +53,7 @@ from llm_proxy.identity.virtual_keys import (
     higher_limit,
     new_key_id,
 )
+from llm_proxy.json_access import Json
 from llm_proxy.telemetry.privacy import redact
 
 AGENTS_INTERVAL_S = 30.0
@@ -81,7 +82,7 @@ WHERE key_id = $1 AND revoked_at IS NULL RETURNING key_id
 """  # noqa: S608 -- our own column names
 
 
-_OF_TENANT = "SELECT EXISTS (SELECT FROM api_keys WHERE tenant = $1)"
+_TENANT_HAS_KEYS = "SELECT EXISTS (SELECT FROM api_keys WHERE tenant = $1)"
 _AGENTS = (
     "SELECT DISTINCT agent FROM api_keys WHERE agent <> '*' AND revoked_at IS NULL ORDER BY agent LIMIT 1000"
 )
@@ -89,7 +90,13 @@ _AGENTS = (
 
 @dataclass(frozen=True, slots=True)
 class KeyMutation:
-    """What was done: the key as it is now, its secret when it is new, the epochs to announce."""
+    """The result of a change.
+
+    Attributes:
+        record: The key after the change.
+        generated: The new secret, when the change made one; its text is stored nowhere.
+        epochs: To be published.
+    """
 
     record: KeyRecord
     generated: GeneratedKey | None = None
@@ -97,78 +104,81 @@ class KeyMutation:
 
 
 class KeyRepository:
-    """Writes keys, rules and kill switches."""
+    """Reads and writes virtual keys.
 
-    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+    A key is named by its id, name or shown prefix. An actor of one tenant reads and writes that tenant's
+    keys only, and may leave out `tenant/` in their names.
+    """
+
+    def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
     async def create(self, spec: KeySpec, actor: Actor, secret: GeneratedKey | None = None) -> KeyMutation:
-        """A new key; its text is in the deed and nowhere else."""
-        minted, key_id = secret or generate_key(), new_key_id()
+        """Creates a key, with the given secret or a generated one."""
+        secret, key_id = secret or generate_key(), new_key_id()
         spec = _restrict_to_actor(spec, actor)
         async with admin_transaction(self._pool) as connection:
             await connection.execute(_CREATE, key_id, *_column_values(spec))
-            await _add_secret(connection, key_id, minted)
+            await _add_secret(connection, key_id, secret)
             await write_audit(
                 connection, actor, "keys.create", key_id, {"name": spec.name}, after=_audit_document(spec)
             )
-            return KeyMutation(await fetch_record(connection, key_id), minted)
+            return KeyMutation(await fetch_record(connection, key_id), secret)
 
     async def list_keys(
         self, *, tenant: str | None = None, limit: int = 100, after: str = ""
     ) -> list[KeyRecord]:
-        """Keys in the order of their names, revoked ones too; `after` is the last name seen.
+        """Returns keys ordered by name, with revoked ones; `after` is the last name of the page before.
 
         Raises:
-            NotFound: No key is of this tenant.
+            NotFound: The tenant has no key.
         """
         async with admin_transaction(self._pool) as connection:
             rows = await connection.fetch(
                 _LIST + "WHERE k.name > $1 AND ($2::text IS NULL OR k.tenant = $2) ORDER BY k.name LIMIT $3",
                 after, tenant, limit,
             )  # fmt: skip
-            if tenant is not None and not rows and not await connection.fetchval(_OF_TENANT, tenant):
-                why = f"No key is of a tenant called '{redact(tenant)[:60]}'."
-                raise NotFound(why, param="tenant", code="unknown_name")
+            if tenant is not None and not rows and not await connection.fetchval(_TENANT_HAS_KEYS, tenant):
+                message = f"No key is of a tenant called '{redact(tenant)[:60]}'."
+                raise NotFound(message, param="tenant", code="unknown_name")
         return [_record_from_row(row) for row in rows]
 
     async def list_agents(self) -> list[str]:
-        """The agents some key is made out to."""
+        """Returns at most 1000 agents to which valid keys are bound."""
         async with admin_transaction(self._pool) as connection:
             rows = await connection.fetch(_AGENTS)
         return [row["agent"] for row in rows]
 
     async def get(self, name_or_id: str, *, tenant: str | None = None) -> KeyRecord:
-        """One key, by its id, name or shown prefix; with `tenant`, only one of that tenant's."""
+        """Returns one key; with `tenant`, only a key of that tenant; raises `NotFound`."""
         async with admin_transaction(self._pool) as connection:
             return await fetch_record(connection, name_or_id, tenant=tenant)
 
-    async def update(self, name_or_id: str, to: KeySpec | Mapping[str, Any], actor: Actor) -> KeyMutation:
-        """Change a key.
+    async def update(self, name_or_id: str, change: KeySpec | Mapping[str, Any], actor: Actor) -> KeyMutation:
+        """Changes a key.
 
         Args:
-            name_or_id: Which.
-            to: Its whole specification, or a document's fields: the others stay as they are when it changes.
-            actor: Who does it.
+            name_or_id: The key.
+            change: The complete new specification, or the fields of a document that change.
+            actor: The author.
         """
         async with admin_transaction(self._pool) as connection:
             before = await lock_key(connection, name_or_id, actor)
-            spec = _restrict_to_actor(
-                to if isinstance(to, KeySpec) else parse_key_spec(to, before.spec), actor, before
-            )
-            same = before.spec.budgets if before.spec.tenant == spec.tenant else ()
-            spec = replace(spec, budgets=await with_counting_start(connection, spec.budgets, same))
+            spec = change if isinstance(change, KeySpec) else parse_key_spec(change, before.spec)
+            spec = _restrict_to_actor(spec, actor, before)
+            kept = before.spec.budgets if before.spec.tenant == spec.tenant else ()
+            spec = replace(spec, budgets=await with_counting_start(connection, spec.budgets, kept))
             if await connection.fetchval(_CHANGE, before.key_id, *_column_values(spec)) is None:
                 raise BadRequest("A revoked key cannot be changed.")
             epochs = await bump_epochs(connection, before.spec.tenant, spec.tenant)
             old, new = changed_fields(_audit_document(before.spec), _audit_document(spec))
-            named = {"name": spec.name}
-            await write_audit(connection, actor, "keys.change", before.key_id, named, before=old, after=new)
+            name = {"name": spec.name}
+            await write_audit(connection, actor, "keys.change", before.key_id, name, before=old, after=new)
             return KeyMutation(await fetch_record(connection, before.key_id), epochs=epochs)
 
     async def rotate(self, name_or_id: str, actor: Actor, *, overlap: timedelta) -> KeyMutation:
-        """A second secret for a key; the ones before end after the overlap."""
-        minted = generate_key()
+        """Adds a secret to a key; its older secrets end after `overlap`."""
+        secret = generate_key()
         async with admin_transaction(self._pool) as connection:
             before = await lock_key(connection, name_or_id, actor)
             if before.revoked_at is not None:
@@ -177,7 +187,7 @@ class KeyRepository:
                 "UPDATE key_secrets SET expires_at = least(expires_at, now() + $2) WHERE key_id = $1",
                 before.key_id, overlap,
             )  # fmt: skip
-            await _add_secret(connection, before.key_id, minted)
+            await _add_secret(connection, before.key_id, secret)
             epochs = await bump_epochs(connection, before.spec.tenant)
             after = await fetch_record(connection, before.key_id)
             await write_audit(
@@ -189,10 +199,10 @@ class KeyRepository:
                 before={"prefixes": before.prefixes},
                 after={"prefixes": after.prefixes},
             )
-            return KeyMutation(after, minted, epochs)
+            return KeyMutation(after, secret, epochs)
 
     async def revoke(self, name_or_id: str, actor: Actor) -> KeyMutation:
-        """End a key; doing it twice is doing it once."""
+        """Revokes a key for ever; revoking it again changes nothing."""
         async with admin_transaction(self._pool) as connection:
             before = await lock_key(connection, name_or_id, actor)
             await connection.execute(
@@ -213,49 +223,53 @@ class KeyRepository:
             return KeyMutation(after, epochs=epochs)
 
 
-def agents_loop(pool: "asyncpg.Pool[asyncpg.Record]", tell: Callable[[list[str]], None]) -> BackgroundLoop:
-    """A loop that tells, now and every half minute, which agents some key is made out to."""
-    registry = KeyRepository(pool)
+def agents_loop(pool: Pool, receive: Callable[[list[str]], None]) -> BackgroundLoop:
+    """Returns a loop that passes the agents of valid keys to `receive`, now and every 30 seconds."""
+    keys = KeyRepository(pool)
 
     async def step() -> None:
         with contextlib.suppress(APIError):
-            tell(await registry.list_agents())
+            receive(await keys.list_agents())
 
     return BackgroundLoop("agents", step, every_s=AGENTS_INTERVAL_S, at_once=True)
 
 
 async def find_key_id(connection: Connection, name_or_id: str, *, tenant: str | None = None) -> str:
-    """The id of a key (of a tenant) by its id, name or shown prefix; raises `NotFound`."""
+    """Returns the id of a key, with `tenant` only of that tenant; raises `NotFound`."""
     return (await fetch_record(connection, name_or_id, tenant=tenant)).key_id
 
 
 def _restrict_to_actor(spec: KeySpec, actor: Actor, before: KeyRecord | None = None) -> KeySpec:
-    """The specification as the actor may write it: an actor of one tenant writes keys of that tenant alone.
+    """Returns the specification as the actor may write it: an actor of one tenant writes that tenant's keys.
 
-    Such an actor's names begin with the tenant's: a name that is taken then tells nothing of other tenants.
+    The names of such keys begin with the tenant: a name that is taken reveals nothing of other tenants.
+
+    Raises:
+        Forbidden: The specification names another tenant.
+        BadRequest: The name contains another `/`, or is too long.
     """
     if actor.tenant is None:
         return spec
     if spec.tenant not in ({actor.tenant} if before else {actor.tenant, None}):
         raise Forbidden("This admin key manages the keys of its own tenant only.", param="tenant")
-    name, begin = spec.name, f"{actor.tenant}/"
+    name, prefix = spec.name, f"{actor.tenant}/"
     if before is None or name != before.spec.name:
-        rest = name.removeprefix(begin)
-        if "/" in rest or not rest or len(begin + rest) > MAX_NAME_CHARS:
-            raise BadRequest(f"Invalid 'name': expected a name without '/' behind {begin!r}.", param="name")
-        name = begin + rest
+        rest = name.removeprefix(prefix)
+        if "/" in rest or not rest or len(prefix + rest) > MAX_NAME_CHARS:
+            raise BadRequest(f"Invalid 'name': expected a name without '/' behind {prefix!r}.", param="name")
+        name = prefix + rest
     return replace(spec, name=name, tenant=actor.tenant)
 
 
 async def lock_key(connection: Connection, name_or_id: str, actor: Actor) -> KeyRecord:
-    """The key, which no other transaction changes until this one ends."""
+    """Returns the key, locked against other transactions until this one ends; raises `NotFound`."""
     return await fetch_record(connection, name_or_id, _ONE + " FOR UPDATE OF k", tenant=actor.tenant)
 
 
 async def fetch_record(
     connection: Connection, name_or_id: str, query: str = _ONE, *, tenant: str | None = None
 ) -> KeyRecord:
-    """The key; with `tenant` only one of that tenant's, whose name may leave out `tenant/`."""
+    """Returns the key; with `tenant` only of that tenant, `tenant/` optional in its name; or `NotFound`."""
     row = await connection.fetchrow(query, name_or_id, display_prefix(""))
     if tenant is not None and (row is None or row["tenant"] != tenant):
         row = await connection.fetchrow(query, f"{tenant}/{name_or_id}", display_prefix(""))
@@ -277,15 +291,14 @@ def _record_from_row(row: asyncpg.Record) -> KeyRecord:
     )
 
 
-def _audit_document(spec: KeySpec) -> dict[str, Any]:
-    """A specification for the audit log."""
+def _audit_document(spec: KeySpec) -> Json:
     return key_fields(spec) | {"user": Person(spec.user, spec.tenant) if spec.user else None}
 
 
-async def _add_secret(connection: Connection, key_id: str, minted: GeneratedKey) -> None:
+async def _add_secret(connection: Connection, key_id: str, secret: GeneratedKey) -> None:
     await connection.execute(
         "INSERT INTO key_secrets (lookup, key_id, digest) VALUES ($1, $2, $3)",
-        minted.lookup, key_id, minted.digest,
+        secret.lookup, key_id, secret.digest,
     )  # fmt: skip
 
 
@@ -299,7 +312,7 @@ def _column_values(spec: KeySpec) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-LONGEST = timedelta(days=366)
+MAX_RAISE = timedelta(days=366)
 DUE_INTERVAL_S = 1.0
 DUE_BATCH = 100
 
@@ -321,13 +334,13 @@ RETURNING r.key_id, k.name, k.tenant, r.rpm AS raised_rpm, r.tpm AS raised_tpm,
 
 
 class KeyRaiseRepository:
-    """Begins and ends raises of keys."""
+    """Begins and ends raises of keys; every change is an entry of the audit log."""
 
-    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+    def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
     async def begin(self, name_or_id: str, wanted: KeyRaise, actor: Actor) -> KeyMutation:
-        """Raise a key until the stated time; replaces the raise that runs."""
+        """Raises a key's limits until the stated time; replaces a running raise."""
         async with admin_transaction(self._pool) as connection:
             before = await lock_key(connection, name_or_id, actor)
             wanted = _validate_raise(before, wanted)
@@ -345,7 +358,7 @@ class KeyRaiseRepository:
             return await self._audit_raise(connection, before, "keys.raise", wanted, actor)
 
     async def end(self, name_or_id: str, actor: Actor) -> KeyMutation:
-        """End a key's running raise before its time."""
+        """Ends a key's running raise now; raises `NotFound` when there is none."""
         async with admin_transaction(self._pool) as connection:
             before = await lock_key(connection, name_or_id, actor)
             if before.running_raise is None:
@@ -354,15 +367,15 @@ class KeyRaiseRepository:
             return await self._audit_raise(connection, before, "keys.raise_ended", None, actor)
 
     async def end_due(self, actor: Actor) -> Epochs:
-        """End the raises whose time is over, each by one replica; returns the epochs to announce."""
+        """Marks expired raises as ended, each by one replica only; returns the epochs to publish."""
         async with admin_transaction(self._pool) as connection:
             if not await connection.fetchval(_DUE):
                 return {}
             ended = await connection.fetch(_END_DUE)
             epochs = await bump_epochs(connection, *(row["tenant"] for row in ended))
             for row in ended:
-                over = raise_from_row(row)
-                before = raise_document(over) if over is not None else None
+                key_raise = raise_from_row(row)
+                before = raise_document(key_raise) if key_raise is not None else None
                 await write_audit(
                     connection, actor, "keys.raise_ended", row["key_id"], {"name": row["name"]},
                     before={"raise": before}, after={"raise": None},
@@ -372,7 +385,7 @@ class KeyRaiseRepository:
     async def _audit_raise(
         self, connection: Connection, before: KeyRecord, action: str, wanted: KeyRaise | None, actor: Actor
     ) -> KeyMutation:
-        """Audit a change of a key's raise, and return the key as it is now."""
+        """Writes the audit entry of a change and returns the key after it."""
         epochs = await bump_epochs(connection, before.spec.tenant)
         await write_audit(
             connection,
@@ -386,28 +399,26 @@ class KeyRaiseRepository:
         return KeyMutation(await fetch_record(connection, before.key_id), epochs=epochs)
 
 
-def raise_expiry_loop(
-    pool: "asyncpg.Pool[asyncpg.Record]", announce: Callable[[Epochs], Awaitable[None]]
-) -> BackgroundLoop:
-    """A loop that puts the end of each raise on record, and announces it, within about a second."""
+def raise_expiry_loop(pool: Pool, publish: Callable[[Epochs], Awaitable[None]]) -> BackgroundLoop:
+    """Returns a loop that audits the end of each raise and publishes its epoch, within about a second."""
     raises = KeyRaiseRepository(pool)
 
     async def step() -> None:
         epochs = await raises.end_due(Actor("raise"))
         if epochs:
-            await announce(epochs)
+            await publish(epochs)
 
     return BackgroundLoop("raises", step, every_s=DUE_INTERVAL_S, at_once=True)
 
 
 def _validate_raise(record: KeyRecord, wanted: KeyRaise) -> KeyRaise:
-    """The raise, with the calendars of the key's own budgets."""
+    """Returns the raise with the own budgets' time zones; raises `BadRequest` if it is invalid."""
     if record.revoked_at is not None:
         raise BadRequest("A revoked key cannot be raised.")
     now = datetime.now(UTC)
-    if not now < wanted.until <= now + LONGEST:
+    if not now < wanted.until <= now + MAX_RAISE:
         raise BadRequest(
-            f"Invalid 'until': expected a time from now to {LONGEST.days} days ahead.", param="until"
+            f"Invalid 'until': expected a time from now to {MAX_RAISE.days} days ahead.", param="until"
         )
     spec = record.spec
     for name in ("rpm", "tpm", "parallel"):
@@ -429,10 +440,11 @@ def _require_higher(field: str, own: int | None, wanted: int | None) -> None:
 
 
 def _validate_raised_budget(spec: KeySpec, wanted: Budget) -> Budget:
-    own = next((one for one in spec.budgets if (one.unit, one.period) == (wanted.unit, wanted.period)), None)
+    kind = (wanted.unit, wanted.period)
+    own = next((budget for budget in spec.budgets if (budget.unit, budget.period) == kind), None)
     if own is None:
-        kind = f"budget in {wanted.unit} of its own for the period '{wanted.period}'"
-        raise BadRequest(f"The key has no {kind} that could be raised.", param="budgets")
+        budget = f"budget in {wanted.unit} of its own for the period '{wanted.period}'"
+        raise BadRequest(f"The key has no {budget} that could be raised.", param="budgets")
     if wanted.zone not in {own.zone, "UTC"}:
         raise BadRequest(f"The key's own budget begins its period in {own.zone}.", param="zone")
     if wanted.limit <= own.limit:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import yaml
 
@@ -22,14 +22,22 @@ from llm_proxy.identity.admin_documents import parse_flag, parse_key_spec, parse
 from llm_proxy.identity.audit import Actor
 from llm_proxy.identity.key_repository import KeyMutation, KeyRepository
 from llm_proxy.identity.policies import KillSwitch, LimitPolicy
-from llm_proxy.identity.policy_repository import PolicyRepository, Ruling
+from llm_proxy.identity.policy_repository import Policy, PolicyRepository
+from llm_proxy.identity.postgres_store import Pool
 from llm_proxy.identity.virtual_keys import GeneratedKey, KeyRecord, KeySpec, display_prefix, parse_key
 from llm_proxy.json_access import Json
 from llm_proxy.telemetry.privacy import redact
 
-if TYPE_CHECKING:
-    import asyncpg
+log = logging.getLogger(__name__)
 
+Parsed = TypeVar("Parsed")
+SECTIONS = ("keys", "limits", "kills")
+RETRY_INTERVAL_S = 5.0
+MAX_FAULTS = 50
+"""An error names at most so many faults of a file."""
+_TEXT_FIELDS = {"name", "tenant", "agent", "user", "scope", "subject", "model", "kind", "reason", "mode"}
+"""Fields that hold text, where YAML may read a date or a number."""
+_YAML_TYPES = {"bool": "truth value", "date": "date", "datetime": "date and time"}
 _MAX_LABEL_CHARS = 60
 
 
@@ -39,8 +47,8 @@ class KeysFileEntry:
 
     Attributes:
         label: `keys entry 2 ('demo')`.
-        line: Where it begins, counted from 1.
-        lines: Where each of its fields stands.
+        line: The line in which the entry begins, counted from 1.
+        lines: The line of each field.
     """
 
     path: Path
@@ -50,23 +58,23 @@ class KeysFileEntry:
     lines: dict[str, int]
 
     def describe_fault(self, fault: str, field: str | None = None) -> str:
-        """A fault by file, line and entry."""
+        """Returns the text of a fault with its file, line and entry, redacted: a key may stand anywhere."""
         line = self.lines.get(field or "", self.line)
         return f"{self.path}:{line}: {self.label}: {redact(fault)}"
 
 
 class _ExactLoader(yaml.SafeLoader):
-    """A loader that keeps decimals (a float would make 0 of 1.0e-400) and refuses doubled names."""
+    """Loads decimals exactly (a float would turn 1.0e-400 into 0) and rejects duplicate field names."""
 
     def construct_decimal(self, node: yaml.ScalarNode) -> Decimal | float:
-        """The number as it is written."""
+        """Returns a decimal number exactly as it is written."""
         try:
             return Decimal(str(self.construct_scalar(node)))
         except InvalidOperation:  # .inf, .nan, sexagesimal
             return float(self.construct_yaml_float(node))
 
     def construct_moment(self, node: yaml.ScalarNode) -> object:
-        """A date, or a date and time."""
+        """Returns a date, or a date and time."""
         try:
             return self.construct_yaml_timestamp(node)
         except (ValueError, OverflowError):
@@ -75,7 +83,7 @@ class _ExactLoader(yaml.SafeLoader):
             ) from None
 
     def construct_whole(self, node: yaml.ScalarNode) -> int:
-        """A whole number; Python reads none of thousands of digits."""
+        """Returns a whole number; Python does not parse thousands of digits."""
         try:
             return int(self.construct_yaml_int(node))
         except ValueError:
@@ -84,7 +92,7 @@ class _ExactLoader(yaml.SafeLoader):
             ) from None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002 -- PyYAML's signature
-        """A mapping whose names stand once."""
+        """Returns a mapping; rejects a field name that occurs twice."""
         seen: set[str] = set()
         for name, _ in node.value:
             if isinstance(name, yaml.ScalarNode) and name.value in seen:
@@ -101,13 +109,13 @@ _ExactLoader.add_constructor("tag:yaml.org,2002:timestamp", _ExactLoader.constru
 
 
 def read_entries(path: Path, sections: tuple[str, ...]) -> dict[str, list[KeysFileEntry]]:
-    """The entries of each section; raises `BadRequest`."""
-    found: dict[str, list[KeysFileEntry]] = {section: [] for section in sections}
+    """Reads the entries of each section; raises `BadRequest` naming file and line."""
+    entries: dict[str, list[KeysFileEntry]] = {section: [] for section in sections}
     try:
         loader = _ExactLoader(path.read_text(encoding="utf-8"))
         root = loader.get_single_node()
         if root is None:
-            return found
+            return entries
         document: object = cast("Any", loader).construct_document(root)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark is not None else ""
@@ -122,14 +130,14 @@ def read_entries(path: Path, sections: tuple[str, ...]) -> dict[str, list[KeysFi
         raise BadRequest(f"{path}: cannot be read: {error.strerror}.") from None
     if not isinstance(document, dict) or not isinstance(root, yaml.MappingNode):
         raise BadRequest(f"{path}:1: expected the sections {', '.join(sections)}.")
-    said = cast("Json", document)
+    values = cast("Json", document)
     for name, node in root.value:
         line = name.start_mark.line + 1
         if name.value not in sections:
-            given = redact(str(name.value)[:_MAX_LABEL_CHARS])
-            raise BadRequest(f"{path}:{line}: unknown section {given!r}; there are {', '.join(sections)}.")
-        found[name.value] = _entries(path, name.value, node, said[name.value])
-    return found
+            section = redact(str(name.value)[:_MAX_LABEL_CHARS])
+            raise BadRequest(f"{path}:{line}: unknown section {section!r}; there are {', '.join(sections)}.")
+        entries[name.value] = _entries(path, name.value, node, values[name.value])
+    return entries
 
 
 def _entries(path: Path, section: str, node: yaml.Node, value: object) -> list[KeysFileEntry]:
@@ -139,33 +147,22 @@ def _entries(path: Path, section: str, node: yaml.Node, value: object) -> list[K
     if not isinstance(value, list) or not isinstance(node, yaml.SequenceNode):
         raise BadRequest(f"{path}:{line}: {section!r} must be a list of entries.", param=section)
     entries: list[KeysFileEntry] = []
-    for number, (one, fields) in enumerate(zip(node.value, cast("list[object]", value), strict=True), 1):
-        label = f"{section} entry {number}"
+    for number, (item, fields) in enumerate(zip(node.value, cast("list[object]", value), strict=True), 1):
+        label, line = f"{section} entry {number}", item.start_mark.line + 1
         if not isinstance(fields, dict):
-            where = one.start_mark.line + 1
-            raise BadRequest(f"{path}:{where}: {label}: expected fields and values.", param=section)
-        known = cast("Json", fields)
-        named = known.get("name") or known.get("subject") or known.get("tenant")
-        if isinstance(named, str):
-            label += f" ({redact(named[:_MAX_LABEL_CHARS])!r})"
-        lines = {str(name.value): name.start_mark.line + 1 for name, _ in one.value}
-        entries.append(KeysFileEntry(path, label, one.start_mark.line + 1, known, lines))
+            raise BadRequest(f"{path}:{line}: {label}: expected fields and values.", param=section)
+        entry = cast("Json", fields)
+        name = entry.get("name") or entry.get("subject") or entry.get("tenant")
+        if isinstance(name, str):
+            label += f" ({redact(name[:_MAX_LABEL_CHARS])!r})"
+        lines = {str(field_name.value): field_name.start_mark.line + 1 for field_name, _ in item.value}
+        entries.append(KeysFileEntry(path, label, line, entry, lines))
     return entries
-
-
-Made = TypeVar("Made")
-log = logging.getLogger(__name__)
-RETRY_INTERVAL_S = 5.0
-SECTIONS = ("keys", "limits", "kills")
-MAX_FAULTS = 50
-"""So many faults of a file are told at once."""
-_TEXT_FIELDS = {"name", "tenant", "agent", "user", "scope", "subject", "model", "kind", "reason", "mode"}
-"""Fields that hold text, where YAML may read a date or a number."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileKey:
-    """A key of the file; `secret` when the operator brings one."""
+    """A key of the file; `secret` is read from the entry's `key_file`, if it has one."""
 
     spec: KeySpec
     entry: KeysFileEntry
@@ -175,7 +172,7 @@ class FileKey:
 
 @dataclass(frozen=True, slots=True)
 class KeysFile:
-    """What a file says."""
+    """The content of a keys file; a kill switch comes with its reason."""
 
     keys: tuple[FileKey, ...] = ()
     policies: tuple[tuple[LimitPolicy, KeysFileEntry], ...] = ()
@@ -184,13 +181,13 @@ class KeysFile:
 
 @dataclass(slots=True)
 class ApplyResult:
-    """What applying a file did.
+    """The result of applying a file.
 
     Attributes:
-        changes: One line a change.
-        created: The keys that are new; with their secrets where nobody knows these yet.
-        epochs: What to announce.
-        missing: A sentence for each limit or switch of a key that nobody made.
+        changes: One line for each change.
+        created: The new keys, with their secrets if these were generated.
+        epochs: To be published.
+        missing: One sentence for each limit or kill switch of a key that does not exist.
     """
 
     changes: list[str] = field(default_factory=list[str])
@@ -200,77 +197,77 @@ class ApplyResult:
 
 
 def load_keys_file(path: Path) -> KeysFile:
-    """The file's content; raises `BadRequest` with a line for every faulty entry."""
+    """Loads a file; raises `BadRequest` with one line for each fault, at most `MAX_FAULTS`."""
     entries = read_entries(path, SECTIONS)
     faults: list[BadRequest] = []
-    keys = _parse_all(entries["keys"], lambda one: _parse_key(one, path.parent), faults)
-    rules = _parse_all(entries["limits"], lambda one: (parse_policy(one.fields), one), faults)
-    kills = _parse_all(entries["kills"], lambda one: (*parse_kill_switch(one.fields), one), faults)
-    faults += _duplicate_faults([(one.spec.name, one.entry) for one in keys], "name")
-    faults += _duplicate_faults(
-        [(one.secret.lookup, one.entry) for one in keys if one.secret], "key_file's secret"
-    )
-    subjects = [((rule.scope, rule.tenant, rule.subject, rule.group), entry) for rule, entry in rules]
-    faults += _duplicate_faults(subjects, "scope and subject")
-    faults += _duplicate_faults([(kill, entry) for kill, _, entry in kills], "kind and subject")
+    keys = _parse_all(entries["keys"], lambda entry: _parse_key(entry, path.parent), faults)
+    policies = _parse_all(entries["limits"], lambda entry: (parse_policy(entry.fields), entry), faults)
+    switches = _parse_all(entries["kills"], lambda entry: (*parse_kill_switch(entry.fields), entry), faults)
+    faults += _duplicate_faults([(key.spec.name, key.entry) for key in keys], "name")
+    secrets = [(key.secret.lookup, key.entry) for key in keys if key.secret]
+    faults += _duplicate_faults(secrets, "key_file's secret")
+    targets = [((one.scope, one.tenant, one.subject, one.group), entry) for one, entry in policies]
+    faults += _duplicate_faults(targets, "scope and subject")
+    faults += _duplicate_faults([(switch, entry) for switch, _, entry in switches], "kind and subject")
     if faults:
-        told = "\n".join(fault.message for fault in faults[:MAX_FAULTS])
-        raise BadRequest(told, param=faults[0].param)
-    return KeysFile(keys, rules, kills)
+        message = "\n".join(fault.message for fault in faults[:MAX_FAULTS])
+        raise BadRequest(message, param=faults[0].param)
+    return KeysFile(keys, policies, switches)
 
 
 async def apply_keys_file(
     file: KeysFile,
-    registry: KeyRepository,
-    rulings: PolicyRepository,
+    keys: KeyRepository,
+    policies: PolicyRepository,
     actor: Actor,
     *,
     mint_missing: bool = True,
 ) -> ApplyResult:
-    """Bring keys, rules and switches to what the file says.
+    """Changes keys, policies and kill switches to what the file says.
 
     Args:
-        file: What to bring them to.
-        registry: Where keys are kept.
-        rulings: Where rules and switches are kept.
-        actor: Who does it, for the record.
-        mint_missing: Off where nobody would see a new secret: such keys are then left out.
+        file: The desired content.
+        keys: The repository of the file's keys.
+        policies: The repository of the file's policies and kill switches.
+        actor: The author.
+        mint_missing: False leaves out new keys without a secret of their own, because nobody would see the
+            generated one.
 
     Raises:
-        BadRequest: The file lists a key that was revoked, or another key's secret; nothing is applied.
+        BadRequest: The file lists a revoked key, or another key's secret; nothing is applied.
     """
-    applied = ApplyResult()
-    standing = {key.spec.name: await _fetch_existing(key, registry) for key in file.keys}
+    result = ApplyResult()
+    existing = {key.spec.name: await _fetch_existing(key, keys) for key in file.keys}
     for key in file.keys:
-        await _apply_key(key, standing[key.spec.name], registry, actor, applied, mint_missing=mint_missing)
-    laid_down = set(await rulings.list_policies())
-    for rule, entry in file.policies:
-        laid = await _resolve_key(rulings, rule, entry, applied)
-        if laid is not None and laid not in laid_down:
-            applied.epochs |= await rulings.upsert(laid, actor)
-            applied.changes.append(f"limit of {rule.scope} {rule.subject} set")
-    thrown = {
-        KillSwitch(one["kind"], one["subject"], one["tenant"]) for one in await rulings.list_kill_switches()
+        await _apply_key(key, existing[key.spec.name], keys, actor, result, mint_missing=mint_missing)
+    stored = set(await policies.list_policies())
+    for policy, entry in file.policies:
+        resolved = await _resolve_key(policies, policy, entry, result)
+        if resolved is not None and resolved not in stored:
+            result.epochs |= await policies.upsert(resolved, actor)
+            result.changes.append(f"limit of {policy.scope} {policy.subject} set")
+    enabled = {
+        KillSwitch(row["kind"], row["subject"], row["tenant"]) for row in await policies.list_kill_switches()
     }
-    for kill, reason, entry in file.kill_switches:
-        switch = await _resolve_key(rulings, kill, entry, applied)
-        if switch is not None and switch not in thrown:
-            applied.epochs |= await rulings.enable_switch(switch, actor, reason=reason)
-            applied.changes.append(f"{kill.kind} {kill.subject} switched off")
-    return applied
+    for switch, reason, entry in file.kill_switches:
+        resolved_switch = await _resolve_key(policies, switch, entry, result)
+        if resolved_switch is not None and resolved_switch not in enabled:
+            result.epochs |= await policies.enable_switch(resolved_switch, actor, reason=reason)
+            result.changes.append(f"{switch.kind} {switch.subject} switched off")
+    return result
 
 
-def keys_file_loop(path: Path, pool: "asyncpg.Pool[asyncpg.Record]") -> BackgroundLoop:
-    """A loop that brings the database to what the file says, until the database has heard."""
+def keys_file_loop(path: Path, pool: Pool) -> BackgroundLoop:
+    """Returns a loop that applies the file, and tries again every 5 seconds until the database answers."""
 
     async def step() -> object:
         try:
             file = load_keys_file(path)
         except BadRequest as fault:
-            log.error("the keys file is not applied", extra={"cause": fault.message})  # noqa: TRY400 -- a file's fault, no trace
+            log.error("the keys file is not applied", extra={"cause": fault.message})  # noqa: TRY400 -- the operator's fault
             return LOOP_DONE
         try:
-            applied = await apply_keys_file(
+            result = await apply_keys_file(
                 file, KeyRepository(pool), PolicyRepository(pool), Actor("keys file"), mint_missing=False
             )
         except BadRequest as fault:
@@ -279,99 +276,99 @@ def keys_file_loop(path: Path, pool: "asyncpg.Pool[asyncpg.Record]") -> Backgrou
         except APIError as fault:
             log.warning("the keys file is not applied yet", extra={"cause": fault.message})
             return None
-        for missing in applied.missing:
+        for missing in result.missing:
             log.error("the keys file names a key that is not there", extra={"cause": missing})
-        log.info("the keys file is applied", extra={"changes": len(applied.changes)})
+        log.info("the keys file is applied", extra={"changes": len(result.changes)})
         return LOOP_DONE
 
     return BackgroundLoop("keys-file", step, every_s=RETRY_INTERVAL_S, at_once=True)
 
 
 async def _resolve_key(
-    rulings: PolicyRepository, ruling: Ruling, entry: KeysFileEntry, applied: ApplyResult
-) -> Ruling | None:
+    policies: PolicyRepository, target: Policy, entry: KeysFileEntry, result: ApplyResult
+) -> Policy | None:
     try:
-        return await rulings.resolve_key(ruling)
+        return await policies.resolve_key(target)
     except NotFound:
-        fault = f"no key is called {ruling.subject}: what the file says of it does not hold"
-        applied.missing.append(entry.describe_fault(fault, "subject"))
+        fault = f"no key is called {target.subject}: what the file says of it does not hold"
+        result.missing.append(entry.describe_fault(fault, "subject"))
         return None
 
 
-async def _fetch_existing(key: FileKey, registry: KeyRepository) -> KeyRecord | None:
-    """The key as it is; raises `BadRequest` where the file cannot be applied to it."""
-    standing = await _find_key(registry, key.spec.name)
-    if standing is not None and standing.revoked_at is not None and not key.revoked:
+async def _fetch_existing(key: FileKey, keys: KeyRepository) -> KeyRecord | None:
+    """Returns the stored key; raises `BadRequest` if the file's entry cannot be applied to it."""
+    existing = await _find_key(keys, key.spec.name)
+    if existing is not None and existing.revoked_at is not None and not key.revoked:
         raise BadRequest(
             key.entry.describe_fault(
-                f"this key was revoked at {standing.revoked_at:%Y-%m-%d %H:%M} UTC and stays so: take the"
+                f"this key was revoked at {existing.revoked_at:%Y-%m-%d %H:%M} UTC and stays so: take the"
                 " entry out, say `revoked: true`, or give a new key another name"
             )
         )
     if key.secret is not None:
-        owner = await _find_key(registry, display_prefix(key.secret.lookup))
-        if owner is not None and (standing is None or owner.key_id != standing.key_id):
+        owner = await _find_key(keys, display_prefix(key.secret.lookup))
+        if owner is not None and (existing is None or owner.key_id != existing.key_id):
             raise BadRequest(
                 key.entry.describe_fault("its key_file holds the secret of another key", "key_file")
             )
-    return standing
+    return existing
 
 
-async def _find_key(registry: KeyRepository, name: str) -> KeyRecord | None:
+async def _find_key(keys: KeyRepository, name: str) -> KeyRecord | None:
     try:
-        return await registry.get(name)
+        return await keys.get(name)
     except NotFound:
         return None
 
 
 async def _apply_key(
     key: FileKey,
-    standing: KeyRecord | None,
-    registry: KeyRepository,
+    existing: KeyRecord | None,
+    keys: KeyRepository,
     actor: Actor,
-    applied: ApplyResult,
+    result: ApplyResult,
     *,
     mint_missing: bool,
 ) -> None:
     name = key.spec.name
-    if standing is None:
+    if existing is None:
         if key.revoked or not (mint_missing or key.secret):
             return
-        made = await registry.create(key.spec, actor, key.secret)
-        applied.created.append(made if key.secret is None else replace(made, generated=None))
-        applied.changes.append(f"key {name} made{_expiry_note(key.spec)}")
-    elif standing.revoked_at is not None:
+        created = await keys.create(key.spec, actor, key.secret)
+        result.created.append(created if key.secret is None else replace(created, generated=None))
+        result.changes.append(f"key {name} made{_expiry_note(key.spec)}")
+    elif existing.revoked_at is not None:
         return
     elif key.revoked:
-        applied.epochs |= (await registry.revoke(name, actor)).epochs
-        applied.changes.append(f"key {name} revoked")
-    elif standing.spec != key.spec:
-        applied.epochs |= (await registry.update(name, key.spec, actor)).epochs
-        applied.changes.append(f"key {name} changed{_expiry_note(key.spec)}")
+        result.epochs |= (await keys.revoke(name, actor)).epochs
+        result.changes.append(f"key {name} revoked")
+    elif existing.spec != key.spec:
+        result.epochs |= (await keys.update(name, key.spec, actor)).epochs
+        result.changes.append(f"key {name} changed{_expiry_note(key.spec)}")
 
 
 def _expiry_note(spec: KeySpec) -> str:
-    over = spec.expires_at is not None and spec.expires_at <= datetime.now(UTC)
-    return f"; it expired on {spec.expires_at:%Y-%m-%d}" if over else ""
+    is_expired = spec.expires_at is not None and spec.expires_at <= datetime.now(UTC)
+    return f"; it expired on {spec.expires_at:%Y-%m-%d}" if is_expired else ""
 
 
 def _parse_all(
-    entries: Sequence[KeysFileEntry], make: Callable[[KeysFileEntry], Made], faults: list[BadRequest]
-) -> tuple[Made, ...]:
-    """What the entries say; the faults of those that say nothing that can be are added to `faults`."""
-    made: list[Made] = []
+    entries: Sequence[KeysFileEntry], parse: Callable[[KeysFileEntry], Parsed], faults: list[BadRequest]
+) -> tuple[Parsed, ...]:
+    """Returns the parsed entries; adds the faults of invalid ones to `faults`."""
+    parsed: list[Parsed] = []
     for entry in entries:
         try:
-            made.append(_parse_entry(entry, make))
+            parsed.append(_parse_entry(entry, parse))
         except BadRequest as fault:
             faults.append(fault)
-    return tuple(made)
+    return tuple(parsed)
 
 
-def _parse_entry(entry: KeysFileEntry, make: Callable[[KeysFileEntry], Made]) -> Made:
-    """What an entry says; raises `BadRequest` that names the entry and the line."""
+def _parse_entry(entry: KeysFileEntry, parse: Callable[[KeysFileEntry], Parsed]) -> Parsed:
+    """Returns a parsed entry; raises `BadRequest` naming the entry and the line."""
     try:
-        return make(entry)
+        return parse(entry)
     except BadRequest as error:
         value = entry.fields.get(error.param) if error.param else None
         hint = ""
@@ -380,9 +377,6 @@ def _parse_entry(entry: KeysFileEntry, make: Callable[[KeysFileEntry], Made]) ->
         raise BadRequest(
             entry.describe_fault(error.message + hint, error.param), param=error.param
         ) from error
-
-
-_YAML_TYPES = {"bool": "truth value", "date": "date", "datetime": "date and time"}
 
 
 def _duplicate_faults(named: Sequence[tuple[Hashable, KeysFileEntry]], what: str) -> Iterator[BadRequest]:
@@ -394,14 +388,14 @@ def _duplicate_faults(named: Sequence[tuple[Hashable, KeysFileEntry]], what: str
 
 
 def _parse_key(entry: KeysFileEntry, folder: Path) -> FileKey:
-    said = dict(entry.fields)
-    revoked, where = parse_flag(said, "revoked", default=False), said.pop("key_file", None)
-    said.pop("revoked", None)
-    spec = parse_key_spec(said)
-    if where is None:
+    fields = dict(entry.fields)
+    revoked, key_file = parse_flag(fields, "revoked", default=False), fields.pop("key_file", None)
+    fields.pop("revoked", None)
+    spec = parse_key_spec(fields)
+    if key_file is None:
         return FileKey(spec, entry, revoked)
     try:
-        secret = parse_key((folder / str(where)).read_text(encoding="ascii").strip())
+        secret = parse_key((folder / str(key_file)).read_text(encoding="ascii").strip())
     except (OSError, ValueError) as error:
         raise BadRequest("the key_file holds no key of our form.", param="key_file") from error
     return FileKey(spec, entry, revoked, secret)

@@ -19,30 +19,30 @@ ALL_MODELS = ("*",)
 
 
 def is_model_allowed(
-    patterns: tuple[str, ...], group: str, resolved: Callable[[str], str] | None = None
+    patterns: tuple[str, ...], group: str, resolve: Callable[[str], str] | None = None
 ) -> bool:
-    """Whether one of the names or wildcards covers a group; `resolved` tells what an alias stands for."""
+    """Whether a name or wildcard of `patterns` covers a model group; `resolve` maps an alias to its group."""
     if "*" in patterns or group in patterns:
         return True
-    if any("*" in one and wildcard_matches(one, group) for one in patterns):
+    if any("*" in pattern and wildcard_matches(pattern, group) for pattern in patterns):
         return True
-    return resolved is not None and any(resolved(one) == group for one in patterns)
+    return resolve is not None and any(resolve(pattern) == group for pattern in patterns)
 
 
 def allowed_models(
-    caller: Caller, default: tuple[str, ...], named: tuple[str, ...] | None
+    caller: Caller, default: tuple[str, ...], configured: tuple[str, ...] | None
 ) -> tuple[str, ...] | None:
-    """What a caller may use, as names and wildcards; None while nobody knows.
+    """Returns the names and wildcards of the models a caller may use; None while they are unknown.
 
     Args:
-        caller: Whose own list comes first.
-        default: The operator's list for callers without one; empty when nobody chose. A trusted service may
-            then use everything, a key every group configured by name.
-        named: Those groups, if they are known.
+        caller: Its own list comes first.
+        default: The operator's list for callers without one. If it is empty, an internal key may use every
+            model, a virtual key every group that is configured by name.
+        configured: Those groups; None while they are unknown.
     """
     if caller.models is not None:
         return caller.models
-    return default or (ALL_MODELS if caller.kind == "internal" else named)
+    return default or (ALL_MODELS if caller.kind == "internal" else configured)
 
 
 KillSwitchKind = Literal["key", "agent", "tenant", "model"]
@@ -53,10 +53,10 @@ class LimitPolicy:
     """Limits and budgets of one scope, for one subject or (`ANY`) as the scope's default.
 
     Attributes:
-        subject: The key id, agent or user; of no meaning for tenants and their model groups.
-        group: The model group, in the scopes that know one.
-        mode: Enforce, only watch, or ignore; None follows the setting.
-        on_store_failure: What to do while the limits store is away; None follows the setting.
+        subject: The key id, agent, user or provider; without meaning in the scopes of tenants.
+        group: The model group, in scopes that have one.
+        mode: `enforce`, `shadow` (count only) or `off`; None follows the setting.
+        on_store_failure: The reaction to an unavailable limits store; None follows the setting.
     """
 
     scope: ScopeKind
@@ -71,7 +71,7 @@ class LimitPolicy:
 
 @dataclass(frozen=True, slots=True)
 class KillSwitch:
-    """A kill switch that is thrown: nothing of this key, agent, tenant or model (or wildcard) passes."""
+    """An enabled kill switch: rejects every call of a key, agent, tenant or model (or wildcard)."""
 
     kind: KillSwitchKind
     subject: str
@@ -80,14 +80,14 @@ class KillSwitch:
 
 @dataclass(frozen=True, slots=True)
 class PolicySnapshot:
-    """All rules and thrown kill switches at one moment, and the epochs they were read at."""
+    """All limit policies and enabled kill switches, and the epochs at which they were read."""
 
     policies: tuple[LimitPolicy, ...] = ()
     kill_switches: frozenset[KillSwitch] = frozenset()
     epochs: Mapping[str, int] = field(default_factory=dict[str, int])
 
     def epoch_of(self, tenant: str | None) -> int:
-        """The epoch this book knows for a tenant."""
+        """The newest epoch of a tenant that this snapshot reflects."""
         return max(self.epochs.get(tenant or "", 0), self.epochs.get(ANY, 0))
 
     @property
@@ -97,16 +97,16 @@ class PolicySnapshot:
 
 
 class PolicySource(Protocol):
-    """Where rules come from."""
+    """Provides policies."""
 
-    async def fetch_policies(self, known: int) -> PolicySnapshot | None:
-        """The rules, or None when nothing is newer than the epoch known; raises `StoreUnavailable`."""
+    async def fetch_policies(self, known_epoch: int) -> PolicySnapshot | None:
+        """Returns the policies; None if no epoch is newer than `known_epoch`; raises `StoreUnavailable`."""
         ...
 
 
-def active_kill_switch(kills: frozenset[KillSwitch], caller: Caller, group: str) -> KillSwitch | None:
-    """The first thrown switch that stops this caller at this model group."""
-    if not kills:
+def active_kill_switch(switches: frozenset[KillSwitch], caller: Caller, group: str) -> KillSwitch | None:
+    """Returns the first kill switch that rejects this caller's calls of a model group."""
+    if not switches:
         return None
     subjects: tuple[tuple[KillSwitchKind, str | None], ...] = (
         ("key", caller.key_id),
@@ -116,30 +116,25 @@ def active_kill_switch(kills: frozenset[KillSwitch], caller: Caller, group: str)
     )
     for kind, subject in subjects:
         for tenant in (caller.tenant or "", ANY) if subject is not None else ():
-            kill = KillSwitch(kind, subject or "", tenant)
-            if kill in kills:
-                return kill
-    whose = {caller.tenant or "", ANY}
-    return next(
-        (
-            one
-            for one in _wildcard_switches(kills)
-            if one.tenant in whose and is_model_allowed((one.subject,), group)
-        ),
-        None,
-    )
+            switch = KillSwitch(kind, subject or "", tenant)
+            if switch in switches:
+                return switch
+    tenants = {caller.tenant or "", ANY}
+    for switch in _wildcard_switches(switches):
+        if switch.tenant in tenants and is_model_allowed((switch.subject,), group):
+            return switch
+    return None
 
 
 @lru_cache(maxsize=4)
-def _wildcard_switches(kills: frozenset[KillSwitch]) -> tuple[KillSwitch, ...]:
-    """The switches of all models a wildcard covers."""
-    return tuple(one for one in kills if one.kind == "model" and "*" in one.subject)
+def _wildcard_switches(switches: frozenset[KillSwitch]) -> tuple[KillSwitch, ...]:
+    return tuple(switch for switch in switches if switch.kind == "model" and "*" in switch.subject)
 
 
-def policy_applies_to(rule: LimitPolicy, key_id: str, spec: KeySpec) -> bool:
-    """Whether a rule may cover calls of a key, whatever they name where the key leaves it open."""
-    subject = {"key": key_id, "agent": None if spec.agent == ANY else spec.agent, "user_model": spec.user}
-    if rule.scope in {"tenant", "tenant_group"} and spec.tenant is None:
+def policy_applies_to(policy: LimitPolicy, key_id: str, spec: KeySpec) -> bool:
+    """Whether a policy can apply to a call of a key, whatever the call is attributed to."""
+    subjects = {"key": key_id, "agent": None if spec.agent == ANY else spec.agent, "user_model": spec.user}
+    if policy.scope in {"tenant", "tenant_group"} and spec.tenant is None:
         return False
-    bound = subject.get(rule.scope)
-    return rule.tenant in {ANY, spec.tenant} and (bound is None or rule.subject in {ANY, bound})
+    bound = subjects.get(policy.scope)
+    return policy.tenant in {ANY, spec.tenant} and (bound is None or policy.subject in {ANY, bound})

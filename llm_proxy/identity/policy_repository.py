@@ -6,7 +6,7 @@ Raises: `NotFound`, `BadRequest`, `StoreUnavailable`.
 """
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from llm_proxy.errors import NotFound
 from llm_proxy.identity.admin_documents import policy_document
@@ -23,154 +23,163 @@ from llm_proxy.identity.authenticator import INTERNAL_KEY_ID_PREFIX
 from llm_proxy.identity.caller import ANY
 from llm_proxy.identity.key_repository import find_key_id
 from llm_proxy.identity.policies import KillSwitch, LimitPolicy
-from llm_proxy.identity.postgres_store import Connection, budgets_to_json, policy_from_row
+from llm_proxy.identity.postgres_store import Connection, Pool, budgets_to_json, policy_from_row
 from llm_proxy.json_access import Json
 from llm_proxy.telemetry.privacy import redact
 
-if TYPE_CHECKING:
-    import asyncpg
+Policy = TypeVar("Policy", LimitPolicy, KillSwitch)
 
-Ruling = TypeVar("Ruling", LimitPolicy, KillSwitch)
-
-_SET = """
+_UPSERT = """
 INSERT INTO limit_rules
     (scope, tenant, subject, model_group, rpm, tpm, parallel, budgets, mode, on_store_failure)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 ON CONFLICT (scope, tenant, subject, model_group) DO UPDATE SET
     rpm = $5, tpm = $6, parallel = $7, budgets = $8, mode = $9, on_store_failure = $10, changed_at = now()
 """
-_DROP = """
+_DELETE = """
 DELETE FROM limit_rules WHERE scope = $1 AND tenant = $2 AND subject = $3 AND model_group = $4 RETURNING *
 """
-_RULE = """
+_POLICY = """
 SELECT * FROM limit_rules WHERE scope = $1 AND tenant = $2 AND subject = $3 AND model_group = $4 FOR UPDATE
 """
-_KILL = "SELECT reason FROM kill_switches WHERE kind = $1 AND tenant = $2 AND subject = $3 FOR UPDATE"
+_SWITCH = "SELECT reason FROM kill_switches WHERE kind = $1 AND tenant = $2 AND subject = $3 FOR UPDATE"
 
 
 class PolicyRepository:
-    """Writes rules and kill switches."""
+    """Reads and writes limit policies and kill switches; a change returns the epochs to publish."""
 
-    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+    def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
     async def list_policies(self) -> list[LimitPolicy]:
-        """All rules."""
+        """Returns all limit policies, ordered by scope, tenant, subject and model group."""
         async with admin_transaction(self._pool) as connection:
             rows = await connection.fetch(
                 "SELECT * FROM limit_rules ORDER BY scope, tenant, subject, model_group"
             )
         return [policy_from_row(row) for row in rows]
 
-    async def tenants_of_keys(self, rules: list[LimitPolicy]) -> dict[str, str | None]:
-        """The tenants of the keys that these rules are about, by id; without those that were revoked."""
-        ids = [rule.subject for rule in rules if rule.scope == "key"]
+    async def tenants_of_keys(self, policies: list[LimitPolicy]) -> dict[str, str | None]:
+        """Returns the tenant of each key that these policies name, by key id, without revoked keys."""
+        ids = [policy.subject for policy in policies if policy.scope == "key"]
         async with admin_transaction(self._pool) as connection:
             rows = await connection.fetch(
                 "SELECT key_id, tenant FROM api_keys WHERE key_id = ANY($1) AND revoked_at IS NULL", ids
             )
         return {row["key_id"]: row["tenant"] for row in rows}
 
-    async def resolve_key(self, ruling: Ruling) -> Ruling:
-        """A rule or switch of a key with the key's id for its subject; any other as it is."""
-        async with admin_transaction(self._pool) as connection:
-            return await _resolve_key(connection, ruling)
+    async def resolve_key(self, target: Policy) -> Policy:
+        """Returns a policy or switch of a key with the key's id as its subject, any other one unchanged.
 
-    async def upsert(self, rule: LimitPolicy, actor: Actor) -> Epochs:
-        """Lay down a rule in place of the one for the same scope and subject."""
+        Raises:
+            NotFound: The key does not exist.
+        """
         async with admin_transaction(self._pool) as connection:
-            rule = await _resolve_key(connection, rule)
-            limits = rule.limits
-            old = await connection.fetchrow(_RULE, rule.scope, rule.tenant, rule.subject, rule.group)
-            same = policy_from_row(old).budgets if old is not None and old["mode"] == rule.mode else ()
-            rule = replace(rule, budgets=await with_counting_start(connection, rule.budgets, same))
-            await connection.execute(
-                _SET, rule.scope, rule.tenant, rule.subject, rule.group, limits.rpm, limits.tpm,
-                limits.parallel, budgets_to_json(rule.budgets), rule.mode, rule.on_store_failure,
-            )  # fmt: skip
-            before = _audit_document(policy_from_row(old)) if old is not None else None
-            target = _audit_target(rule)
-            await write_audit(
-                connection, actor, "limits.set", target, before=before, after=_audit_document(rule)
+            return await _resolve_key(connection, target)
+
+    async def upsert(self, policy: LimitPolicy, actor: Actor) -> Epochs:
+        """Sets a policy; it replaces the policy of the same scope, tenant, subject and model group."""
+        async with admin_transaction(self._pool) as connection:
+            policy = await _resolve_key(connection, policy)
+            limits = policy.limits
+            existing = await connection.fetchrow(
+                _POLICY, policy.scope, policy.tenant, policy.subject, policy.group
             )
-            return await bump_epochs(connection, rule.tenant)
-
-    async def delete(self, rule: LimitPolicy, actor: Actor) -> Epochs:
-        """Take a rule away; raises `NotFound`."""
-        async with admin_transaction(self._pool) as connection:
-            rule = await _resolve_key(connection, rule)
-            dropped = await connection.fetchrow(
-                _DROP, rule.scope, rule.tenant, rule.subject, rule.group,
+            same = (
+                policy_from_row(existing).budgets
+                if existing is not None and existing["mode"] == policy.mode
+                else ()
+            )
+            policy = replace(policy, budgets=await with_counting_start(connection, policy.budgets, same))
+            await connection.execute(
+                _UPSERT, policy.scope, policy.tenant, policy.subject, policy.group, limits.rpm, limits.tpm,
+                limits.parallel, budgets_to_json(policy.budgets), policy.mode, policy.on_store_failure,
             )  # fmt: skip
-            if dropped is None:
+            before = _audit_document(policy_from_row(existing)) if existing is not None else None
+            target = _audit_target(policy)
+            await write_audit(
+                connection, actor, "limits.set", target, before=before, after=_audit_document(policy)
+            )
+            return await bump_epochs(connection, policy.tenant)
+
+    async def delete(self, policy: LimitPolicy, actor: Actor) -> Epochs:
+        """Deletes a policy; raises `NotFound`."""
+        async with admin_transaction(self._pool) as connection:
+            policy = await _resolve_key(connection, policy)
+            deleted = await connection.fetchrow(
+                _DELETE, policy.scope, policy.tenant, policy.subject, policy.group,
+            )  # fmt: skip
+            if deleted is None:
                 raise NotFound("No such rule.")
-            before = _audit_document(policy_from_row(dropped))
-            await write_audit(connection, actor, "limits.drop", _audit_target(rule), before=before)
-            return await bump_epochs(connection, rule.tenant)
+            before = _audit_document(policy_from_row(deleted))
+            await write_audit(connection, actor, "limits.drop", _audit_target(policy), before=before)
+            return await bump_epochs(connection, policy.tenant)
 
     async def list_kill_switches(self) -> list[dict[str, Any]]:
-        """The kill switches that are thrown."""
+        """Returns the rows of the enabled kill switches, the oldest first."""
         async with admin_transaction(self._pool) as connection:
             rows = await connection.fetch("SELECT * FROM kill_switches ORDER BY thrown_at")
         return [dict(row) for row in rows]
 
-    async def enable_switch(self, kill: KillSwitch, actor: Actor, *, reason: str = "") -> Epochs:
-        """Throw a kill switch."""
+    async def enable_switch(self, switch: KillSwitch, actor: Actor, *, reason: str = "") -> Epochs:
+        """Enables a kill switch; for an enabled one it replaces the reason."""
         async with admin_transaction(self._pool) as connection:
-            kill = await _resolve_key(connection, kill)
-            old = await connection.fetchrow(_KILL, kill.kind, kill.tenant, kill.subject)
+            switch = await _resolve_key(connection, switch)
+            existing = await connection.fetchrow(_SWITCH, switch.kind, switch.tenant, switch.subject)
             await connection.execute(
                 "INSERT INTO kill_switches (kind, tenant, subject, reason) VALUES ($1, $2, $3, $4)"
                 " ON CONFLICT (kind, tenant, subject) DO UPDATE SET reason = EXCLUDED.reason",
-                kill.kind, kill.tenant, kill.subject, reason,
+                switch.kind, switch.tenant, switch.subject, reason,
             )  # fmt: skip
-            before = _switch_document(kill, old["reason"]) if old is not None else None
-            after = _switch_document(kill, reason)
-            target = f"{kill.kind} {kill.subject}"
+            before = _switch_document(switch, existing["reason"]) if existing is not None else None
+            after = _switch_document(switch, reason)
+            target = f"{switch.kind} {switch.subject}"
             await write_audit(connection, actor, "kills.throw", target, before=before, after=after)
-            return await bump_epochs(connection, kill.tenant)
+            return await bump_epochs(connection, switch.tenant)
 
-    async def disable_switch(self, kill: KillSwitch, actor: Actor) -> Epochs:
-        """Put a kill switch back; raises `NotFound`."""
+    async def disable_switch(self, switch: KillSwitch, actor: Actor) -> Epochs:
+        """Disables a kill switch; raises `NotFound`."""
         async with admin_transaction(self._pool) as connection:
-            kill = await _resolve_key(connection, kill)
-            lifted = await connection.fetchrow(
+            switch = await _resolve_key(connection, switch)
+            deleted = await connection.fetchrow(
                 "DELETE FROM kill_switches WHERE kind = $1 AND tenant = $2 AND subject = $3 RETURNING reason",
-                kill.kind, kill.tenant, kill.subject,
+                switch.kind, switch.tenant, switch.subject,
             )  # fmt: skip
-            if lifted is None:
+            if deleted is None:
                 raise NotFound("No such kill switch.")
-            before = _switch_document(kill, lifted["reason"])
-            await write_audit(connection, actor, "kills.lift", f"{kill.kind} {kill.subject}", before=before)
-            return await bump_epochs(connection, kill.tenant)
+            before = _switch_document(switch, deleted["reason"])
+            await write_audit(
+                connection, actor, "kills.lift", f"{switch.kind} {switch.subject}", before=before
+            )
+            return await bump_epochs(connection, switch.tenant)
 
 
-async def _resolve_key(connection: Connection, ruling: Ruling) -> Ruling:
-    kind = ruling.scope if isinstance(ruling, LimitPolicy) else ruling.kind
-    if kind != "key" or ruling.subject == ANY or ruling.subject.startswith(INTERNAL_KEY_ID_PREFIX):
-        return ruling
-    return replace(ruling, subject=await find_key_id(connection, ruling.subject))
+async def _resolve_key(connection: Connection, target: Policy) -> Policy:
+    kind = target.scope if isinstance(target, LimitPolicy) else target.kind
+    if kind != "key" or target.subject == ANY or target.subject.startswith(INTERNAL_KEY_ID_PREFIX):
+        return target
+    return replace(target, subject=await find_key_id(connection, target.subject))
 
 
-def _audit_target(rule: LimitPolicy) -> str | Person:
-    """What the audit log says a rule is for; a user's rule is about a person."""
-    if _is_about_person(rule):
-        return Person(rule.subject, _tenant_or_none(rule))
-    return f"{rule.scope} {rule.tenant} {rule.subject} {rule.group}"
+def _audit_target(policy: LimitPolicy) -> str | Person:
+    """Returns the target of an audit entry: of a user's policy the person."""
+    if _is_about_person(policy):
+        return Person(policy.subject, _tenant_or_none(policy))
+    return f"{policy.scope} {policy.tenant} {policy.subject} {policy.group}"
 
 
-def _audit_document(rule: LimitPolicy) -> Json:
-    person = {"subject": Person(rule.subject, _tenant_or_none(rule))} if _is_about_person(rule) else {}
-    return policy_document(rule) | person
+def _audit_document(policy: LimitPolicy) -> Json:
+    person = {"subject": Person(policy.subject, _tenant_or_none(policy))} if _is_about_person(policy) else {}
+    return policy_document(policy) | person
 
 
-def _is_about_person(rule: LimitPolicy) -> bool:
-    return rule.scope == "user_model" and rule.subject not in {ANY, ""}
+def _is_about_person(policy: LimitPolicy) -> bool:
+    return policy.scope == "user_model" and policy.subject not in {ANY, ""}
 
 
-def _tenant_or_none(rule: LimitPolicy) -> str | None:
-    return None if rule.tenant == ANY else rule.tenant
+def _tenant_or_none(policy: LimitPolicy) -> str | None:
+    return None if policy.tenant == ANY else policy.tenant
 
 
-def _switch_document(kill: KillSwitch, reason: str) -> Json:
-    return {"kind": kill.kind, "subject": kill.subject, "tenant": kill.tenant, "reason": redact(reason)}
+def _switch_document(switch: KillSwitch, reason: str) -> Json:
+    return {"kind": switch.kind, "subject": switch.subject, "tenant": switch.tenant, "reason": redact(reason)}

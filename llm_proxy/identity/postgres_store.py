@@ -10,7 +10,7 @@ import json
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, Union
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, Union
 
 import asyncpg
 
@@ -18,25 +18,26 @@ from llm_proxy.errors import BadRequest, StoreUnavailable
 from llm_proxy.identity.caller import Budget, BudgetUnit, Limits
 from llm_proxy.identity.policies import KillSwitch, LimitPolicy, PolicySnapshot
 from llm_proxy.identity.virtual_keys import KeyRaise, KeySpec, StoredKey
+from llm_proxy.json_access import Json
 from llm_proxy.schema.database import DRIVER_ERRORS, RowsRejected, classify_error
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
 
 
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Connection = Union["asyncpg.Connection[asyncpg.Record]", "PoolConnectionProxy[asyncpg.Record]"]
 Read = TypeVar("Read")
 KEY_DEADLINE_S = 0.5
 POLICIES_DEADLINE_S = 5.0
 _LIMIT_FIELD: dict[BudgetUnit, str] = {"usd": "limit_nano_usd", "requests": "limit", "tokens": "limit"}
-"""What a budget's limit is called in its column, by its unit."""
-
+"""The JSON field of a budget's limit in the column `budgets`, by the budget's unit."""
 RAISE_COLUMNS = """r.rpm AS raised_rpm, r.tpm AS raised_tpm, r.parallel AS raised_parallel,
        r.budgets AS raised_budgets, r.until AS raised_until"""
 RAISE_JOIN = (
     "LEFT JOIN key_raises r ON r.key_id = k.key_id AND r.ended_at IS NULL AND r.until > clock_timestamp()"
 )
-"""A key's running raise, joined to `api_keys k`, and its columns for `raise_of`."""
+"""Joins a key's running raise to `api_keys k`; `raise_from_row` reads `RAISE_COLUMNS`."""
 _READ = f"""
 SELECT k.*, {RAISE_COLUMNS}, s.digest, s.expires_at AS secret_expires_at, clock_timestamp() AS read_at,
        greatest(coalesce(own.epoch, 0), coalesce(everybody.epoch, 0)) AS epoch
@@ -50,14 +51,14 @@ WHERE s.lookup = $1
 
 
 class PostgresKeyStore:
-    """Reads keys and rules; a `KeyStore`."""
+    """Reads keys and policies; a `KeyStore` and a `PolicySource`."""
 
-    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", *, deadline_s: float = KEY_DEADLINE_S) -> None:
+    def __init__(self, pool: Pool, *, deadline_s: float = KEY_DEADLINE_S) -> None:
         self._pool = pool
         self._deadline_s = deadline_s
 
     async def fetch_key(self, lookup: str) -> StoredKey | None:
-        """The key with this public part; raises `StoreUnavailable`."""
+        """Returns the key with this public part; None if there is none; raises `StoreUnavailable`."""
         row = await self._within_deadline(
             lambda connection: connection.fetchrow(_READ, lookup), self._deadline_s
         )
@@ -74,29 +75,32 @@ class PostgresKeyStore:
             raise_from_row(row),
         )
 
-    async def fetch_policies(self, known: int) -> PolicySnapshot | None:
-        """The rules, or None when nothing is newer than the epoch known; raises `StoreUnavailable`."""
+    async def fetch_policies(self, known_epoch: int) -> PolicySnapshot | None:
+        """Returns the policies; None if no epoch is newer than `known_epoch`; raises `StoreUnavailable`."""
         newest: int | None = await self._within_deadline(
             lambda connection: connection.fetchval("SELECT max(epoch) FROM tenant_epochs"), self._deadline_s
         )
-        return (
-            None
-            if (newest or 0) == known
-            else await self._within_deadline(_fetch_snapshot, POLICIES_DEADLINE_S)
-        )
+        if (newest or 0) == known_epoch:
+            return None
+        return await self._within_deadline(_fetch_snapshot, POLICIES_DEADLINE_S)
 
-    async def _within_deadline(self, read: Callable[[Connection], Awaitable[Read]], within_s: float) -> Read:
-        """What is read, in time. A silent Postgres also leaves a cancelled query waiting: so nobody waits."""
-        reading = asyncio.create_task(self._read(read))
-        reading.add_done_callback(lambda done: done.cancelled() or done.exception())
+    async def _within_deadline(
+        self, read: Callable[[Connection], Awaitable[Read]], deadline_s: float
+    ) -> Read:
+        """Returns what `read` returns; raises `StoreUnavailable` after the deadline.
+
+        A cancelled query also waits for a silent Postgres: its task is left behind.
+        """
+        task = asyncio.create_task(self._read(read))
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
-            await asyncio.wait({reading}, timeout=within_s)
+            await asyncio.wait({task}, timeout=deadline_s)
         finally:
-            if not reading.done():
-                reading.cancel()
-        if not reading.done():
+            if not task.done():
+                task.cancel()
+        if not task.done():
             raise _unavailable()
-        return reading.result()
+        return task.result()
 
     async def _read(self, read: Callable[[Connection], Awaitable[Read]]) -> Read:
         async with database_errors(), self._pool.acquire() as connection:
@@ -110,18 +114,21 @@ class PostgresKeyStore:
 async def _fetch_snapshot(connection: Connection) -> PolicySnapshot:
     # Epochs first: a change between the reads is then read again, never missed.
     epochs = await connection.fetch("SELECT * FROM tenant_epochs")
-    rules = await connection.fetch("SELECT * FROM limit_rules")
-    kills = await connection.fetch("SELECT * FROM kill_switches")
+    policies = await connection.fetch("SELECT * FROM limit_rules")
+    switches = await connection.fetch("SELECT * FROM kill_switches")
     return PolicySnapshot(
-        tuple(policy_from_row(row) for row in rules),
-        frozenset(KillSwitch(row["kind"], row["subject"], row["tenant"]) for row in kills),
+        tuple(policy_from_row(row) for row in policies),
+        frozenset(KillSwitch(row["kind"], row["subject"], row["tenant"]) for row in switches),
         {row["tenant"]: row["epoch"] for row in epochs},
     )
 
 
 @asynccontextmanager
 async def database_errors() -> AsyncGenerator[None]:
-    """Postgres's failures as ours: `StoreUnavailable`, caused by a `DatabaseUnavailable`, or `BadRequest`."""
+    """Raises `StoreUnavailable` for every failure of Postgres, `BadRequest` for values it rejects.
+
+    The cause of `StoreUnavailable` is a `DatabaseUnavailable`, which names the reason.
+    """
     try:
         yield
     except DRIVER_ERRORS as error:
@@ -136,7 +143,7 @@ def _unavailable() -> StoreUnavailable:
 
 
 def key_spec_from_row(row: asyncpg.Record) -> KeySpec:
-    """What an operator said about a key, from its row."""
+    """Decodes a key's specification from its row of `api_keys`."""
     models = row["models"]
     return KeySpec(
         name=row["name"],
@@ -154,7 +161,7 @@ def key_spec_from_row(row: asyncpg.Record) -> KeySpec:
 
 
 def raise_from_row(row: asyncpg.Record) -> KeyRaise | None:
-    """A key's raise from the columns of `RAISE_COLUMNS`; None when none runs."""
+    """Decodes a key's running raise from the columns `RAISE_COLUMNS`; None when there is none."""
     if row["raised_until"] is None:
         return None
     limits = Limits(row["raised_rpm"], row["raised_tpm"], row["raised_parallel"])
@@ -162,7 +169,7 @@ def raise_from_row(row: asyncpg.Record) -> KeyRaise | None:
 
 
 def policy_from_row(row: asyncpg.Record) -> LimitPolicy:
-    """A rule from its row."""
+    """Decodes a limit policy from its row of `limit_rules`."""
     return LimitPolicy(
         row["scope"],
         row["tenant"],
@@ -176,38 +183,40 @@ def policy_from_row(row: asyncpg.Record) -> LimitPolicy:
 
 
 def budgets_from_json(text: str) -> tuple[Budget, ...]:
-    """Budgets from their column."""
-    entries: list[dict[str, Any]] = json.loads(text)
+    """Decodes the column `budgets`."""
+    entries: list[Json] = json.loads(text)
     return tuple(
         Budget(
-            int(one[_LIMIT_FIELD[one.get("unit", "usd")]]),
-            one["period"],
-            one.get("zone", "UTC"),
-            one.get("unit", "usd"),
-            one.get("laid_us", 0),
+            int(entry[_LIMIT_FIELD[entry.get("unit", "usd")]]),
+            entry["period"],
+            entry.get("zone", "UTC"),
+            entry.get("unit", "usd"),
+            entry.get("laid_us", 0),
         )
-        for one in entries
+        for entry in entries
     )
 
 
 def budgets_to_json(budgets: tuple[Budget, ...]) -> str:
-    """Budgets for their column."""
+    """Encodes budgets for the column `budgets`."""
     return json.dumps(
         [
-            {_LIMIT_FIELD[one.unit]: one.limit, "period": one.period}
-            | ({"zone": one.zone} if one.zone != "UTC" else {})
-            | ({"unit": one.unit} if one.unit != "usd" else {})
-            | ({"laid_us": one.counting_since_us} if one.counting_since_us else {})
-            for one in budgets
+            {_LIMIT_FIELD[budget.unit]: budget.limit, "period": budget.period}
+            | ({"zone": budget.zone} if budget.zone != "UTC" else {})
+            | ({"unit": budget.unit} if budget.unit != "usd" else {})
+            | ({"laid_us": budget.counting_since_us} if budget.counting_since_us else {})
+            for budget in budgets
         ]
     )
 
 
-Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
-
-
 @asynccontextmanager
 async def open_pool(url: str, tls: ssl.SSLContext | None = None) -> AsyncGenerator[Pool]:
-    """A pool on the database at this address; `tls` says whom to trust there. Raises `StoreUnavailable`."""
+    """Opens a pool of at most two connections for one command; raises `StoreUnavailable`.
+
+    Args:
+        url: The database's URL.
+        tls: None means that the URL says how to connect.
+    """
     async with database_errors(), asyncpg.create_pool(url, min_size=0, max_size=2, ssl=tls) as pool:
         yield pool

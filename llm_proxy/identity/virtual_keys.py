@@ -20,13 +20,13 @@ KEY_TYPE_PREFIX = "sk-llmp-"
 _ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _LOOKUP_CHARS, _SECRET_CHARS, _CHECKSUM_CHARS = 12, 32, 6
 _NEWEST_EPOCH = 2**62
-"""The epoch of a key that was just read, for whatever was changed before."""
+"""Newer than every epoch: a key with it is not rejected as outdated."""
 _FORMAT = re.compile(rb"(sk-llm[a-z]-)([0-9A-Za-z]{12})-[0-9A-Za-z]{38}")
 
 
 @dataclass(frozen=True, slots=True)
 class GeneratedKey:
-    """A new key; `text` is shown once and never kept."""
+    """A new key; `text` is returned to its creator once and never stored."""
 
     text: str = field(repr=False)
     lookup: str
@@ -35,13 +35,13 @@ class GeneratedKey:
 
 @dataclass(frozen=True, slots=True)
 class KeySpec:
-    """What an operator says about a key.
+    """A key's specification, as an operator sets it.
 
     Attributes:
-        name: What people call it; unique.
-        agent: The one agent it acts for; `*` for any agent of the tenant.
-        models: Names and wildcards; None for the default allow-list.
-        tags: Tags of every call made with it.
+        name: Unique.
+        agent: The only agent the key acts for; `*` for any agent of the tenant.
+        models: Names and wildcards of the allowed model groups; None for the default list.
+        tags: Tags of every call with the key.
     """
 
     name: str
@@ -59,7 +59,7 @@ class KeySpec:
 
 @dataclass(frozen=True, slots=True)
 class KeyRaise:
-    """Higher limits and budgets of a key until a time; None and absent: as the key has them."""
+    """Higher limits and budgets of a key until a time; a limit that is None stays as the key has it."""
 
     limits: Limits
     budgets: tuple[Budget, ...]
@@ -68,11 +68,11 @@ class KeyRaise:
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """A key as it is kept.
+    """A stored key, as operators see it.
 
     Attributes:
-        prefixes: The public beginnings of its secrets, newest first.
-        running_raise: The raise that runs; `spec` is the key's own all the same.
+        spec: Without the running raise.
+        prefixes: The public beginnings of its valid secrets, newest first.
     """
 
     key_id: str
@@ -86,12 +86,14 @@ class KeyRecord:
 
 @dataclass(frozen=True, slots=True)
 class StoredKey:
-    """A key found by one of its secrets, at an epoch of its tenant.
+    """A stored key found by the public part of one of its secrets.
 
     Attributes:
-        secret_expires_at: When this secret ends, after a rotation.
-        read_at: The database's time when it was read; None where the reader's own counts.
-        running_raise: The raise that runs; not part of `spec`.
+        spec: Without the running raise.
+        digest: Of the secret that was found.
+        secret_expires_at: When this secret ends after a rotation; None for never.
+        epoch: The tenant's epoch at which the key was read.
+        read_at: The database's time of the read; None means the reader's clock is authoritative.
     """
 
     key_id: str
@@ -104,17 +106,17 @@ class StoredKey:
     running_raise: KeyRaise | None = None
 
 
-def generate_key(mark: str = KEY_TYPE_PREFIX) -> GeneratedKey:
-    """A new key; `mark` is how its kind begins."""
+def generate_key(type_prefix: str = KEY_TYPE_PREFIX) -> GeneratedKey:
+    """Generates a random key of the type that begins with `type_prefix`."""
     lookup = "".join(secrets.choice(_ALPHABET) for _ in range(_LOOKUP_CHARS))
     secret = "".join(secrets.choice(_ALPHABET) for _ in range(_SECRET_CHARS))
-    text = f"{mark}{lookup}-{secret}"
+    text = f"{type_prefix}{lookup}-{secret}"
     text += _checksum(text.encode())
     return GeneratedKey(text, lookup, key_digest(text.encode()))
 
 
 def parse_key(text: str) -> GeneratedKey:
-    """A key somebody minted before; raises `ValueError` when it is none of our form."""
+    """Parses the text of a virtual key; raises ValueError when its format or checksum is wrong."""
     lookup = lookup_from_key(text.encode())
     if lookup is None:
         raise ValueError("not a key")
@@ -122,65 +124,64 @@ def parse_key(text: str) -> GeneratedKey:
 
 
 def new_key_id() -> str:
-    """The id of a new key."""
+    """Returns a random key id."""
     return "key_" + "".join(secrets.choice(_ALPHABET) for _ in range(16))
 
 
-def lookup_from_key(key: bytes, mark: str = KEY_TYPE_PREFIX) -> str | None:
-    """The public part of a key; None when it cannot be a key of ours, of the kind that begins so."""
-    form = _FORMAT.fullmatch(key)
-    if (
-        form is None
-        or form[1] != mark.encode()
-        or key[-_CHECKSUM_CHARS:].decode() != _checksum(key[:-_CHECKSUM_CHARS])
-    ):
+def lookup_from_key(key: bytes, type_prefix: str = KEY_TYPE_PREFIX) -> str | None:
+    """Returns the public part of a key; None when its type, format or checksum is wrong."""
+    match = _FORMAT.fullmatch(key)
+    if match is None or match[1] != type_prefix.encode():
         return None
-    return form[2].decode()
+    is_valid = key[-_CHECKSUM_CHARS:].decode() == _checksum(key[:-_CHECKSUM_CHARS])
+    return match[2].decode() if is_valid else None
 
 
 def unchecked_lookup(key: bytes) -> str:
-    """What stands where a key of ours has its public part, whatever the rest is."""
+    """Returns the characters at the place of the public part, without any check."""
     return key[len(KEY_TYPE_PREFIX) : len(KEY_TYPE_PREFIX) + _LOOKUP_CHARS].decode("latin-1")
 
 
 def display_prefix(lookup: str) -> str:
-    """What is shown of a key."""
+    """Returns the public beginning of a key, as it is shown."""
     return KEY_TYPE_PREFIX + lookup
 
 
 def key_digest(key: bytes) -> bytes:
-    """What is kept of a key: 190 random bits need no slow hash."""
+    """Returns the SHA-256 of a key's text; its 190 random bits need no slow hash."""
     return hashlib.sha256(key).digest()
 
 
 def higher_limit(own: int | None, wanted: int | None) -> int | None:
-    """The higher of a key's own limit and a raised one; 0 and no own limit are the highest."""
+    """Returns the higher of a key's own limit and a raised one; 0 and a missing own limit are the highest."""
     if not own or wanted is None:
         return own
     return max(own, wanted) if wanted else 0
 
 
-def apply_raise(spec: KeySpec, raise_: KeyRaise) -> KeySpec:
-    """A key's specification while a raise runs: never lower than its own."""
-    wanted = {(one.unit, one.period): one.limit for one in raise_.budgets}
+def apply_raise(spec: KeySpec, key_raise: KeyRaise) -> KeySpec:
+    """Returns the specification while a raise runs; no limit and no budget is lower than in `spec`."""
+    raised = {(budget.unit, budget.period): budget.limit for budget in key_raise.budgets}
+    limits = key_raise.limits
     return replace(
         spec,
         limits=Limits(
-            higher_limit(spec.limits.rpm, raise_.limits.rpm),
-            higher_limit(spec.limits.tpm, raise_.limits.tpm),
-            higher_limit(spec.limits.parallel, raise_.limits.parallel),
+            higher_limit(spec.limits.rpm, limits.rpm),
+            higher_limit(spec.limits.tpm, limits.tpm),
+            higher_limit(spec.limits.parallel, limits.parallel),
         ),
         budgets=tuple(
-            replace(one, limit=max(one.limit, wanted.get((one.unit, one.period), 0))) for one in spec.budgets
+            replace(budget, limit=max(budget.limit, raised.get((budget.unit, budget.period), 0)))
+            for budget in spec.budgets
         ),
     )
 
 
-def caller_from_key(found: StoredKey, lookup: str) -> Caller:
-    """The caller a key makes."""
-    spec = found.spec
+def caller_from_key(key: StoredKey, lookup: str) -> Caller:
+    """Returns the caller of a call with this key, without its running raise."""
+    spec = key.spec
     return Caller(
-        key_id=found.key_id,
+        key_id=key.key_id,
         kind="virtual",
         tenant=spec.tenant,
         agent=spec.agent,
@@ -191,22 +192,22 @@ def caller_from_key(found: StoredKey, lookup: str) -> Caller:
         budgets=spec.budgets,
         max_tokens_cap=spec.max_tokens_cap,
         cache=spec.cache,
-        revocation_epoch=found.epoch,
+        revocation_epoch=key.epoch,
         tags=spec.tags,
     )
 
 
 def caller_from_record(record: KeyRecord) -> Caller:
-    """The caller a kept key makes, to be looked at, where it names nobody itself."""
+    """Returns the caller of a call with this key that names no agent, with its running raise applied."""
     spec = apply_raise(record.spec, record.running_raise) if record.running_raise is not None else record.spec
     spec = replace(spec, agent=None) if spec.agent == "*" else spec
-    found = StoredKey(record.key_id, spec, b"", record.revoked_at, None, _NEWEST_EPOCH)
+    key = StoredKey(record.key_id, spec, b"", record.revoked_at, None, _NEWEST_EPOCH)
     lookup = record.prefixes[0].removeprefix(KEY_TYPE_PREFIX) if record.prefixes else ""
-    return caller_from_key(found, lookup)
+    return caller_from_key(key, lookup)
 
 
 def inactive_key_error(record: KeyRecord, now: datetime) -> Unauthorized | None:
-    """Why calls with this key are refused; None while it lives."""
+    """Returns the 401 for calls with a revoked or expired key; None for a valid one."""
     if record.revoked_at is not None:
         return Unauthorized("This API key was revoked.")
     expires_at = record.spec.expires_at
@@ -214,8 +215,8 @@ def inactive_key_error(record: KeyRecord, now: datetime) -> Unauthorized | None:
 
 
 def _checksum(text: bytes) -> str:
-    number, letters = zlib.crc32(text), ""
+    number, checksum = zlib.crc32(text), ""
     for _ in range(_CHECKSUM_CHARS):
         number, digit = divmod(number, len(_ALPHABET))
-        letters += _ALPHABET[digit]
-    return letters
+        checksum += _ALPHABET[digit]
+    return checksum
