@@ -14,15 +14,18 @@ import asyncpg
 
 from llm_proxy.admission import SettledUsage
 from llm_proxy.identity.caller import BudgetUnit
+from llm_proxy.identity.postgres_store import Pool
 from llm_proxy.ledger.ledger import Ledger
+from llm_proxy.ledger.record import PARTITION_MARGIN
+from llm_proxy.money import NANO_PER_USD
 from llm_proxy.schema.database import DatabaseUnavailable, db_deadline
 from llm_proxy.telemetry import timestamp_of
 
 if TYPE_CHECKING:
     from decimal import Decimal
 
-_WRITTEN_S = 1.0
-"""So long records of calls that have ended are waited for."""
+_WRITE_TIMEOUT_S = 1.0
+"""The time to wait until the records of finished calls are written."""
 _DEADLINE_S = 10.0
 _SPENDER_COLUMNS: Mapping[str, str | None] = {
     "key": "key_id",
@@ -33,7 +36,7 @@ _SPENDER_COLUMNS: Mapping[str, str | None] = {
     "provider": "provider",
     "global": None,
 }
-"""By scope the column that names who spent; None where every call counts."""
+"""The column of a scope's spender; None if every call counts."""
 _SUMMED_COLUMNS: Mapping[BudgetUnit, str] = {
     "usd": "cost_usd",
     "requests": "requests",
@@ -41,7 +44,6 @@ _SUMMED_COLUMNS: Mapping[BudgetUnit, str] = {
 }
 
 
-_NEAR = timedelta(hours=1)
 _KNOWN = """
     SELECT request_id, prompt_tokens + completion_tokens AS tokens, cost_usd, provider,
            usage_source = 'sidecar' AS exact
@@ -56,9 +58,9 @@ _LATEST_ANSWERS = """
 
 
 class LedgerSpend:
-    """Answers admission's question from the roll-ups and the rows."""
+    """Sums spend and use from the roll-ups and rows; admission's `SpendSource`."""
 
-    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", ledger: Ledger) -> None:
+    def __init__(self, pool: Pool, ledger: Ledger) -> None:
         self._pool = pool
         self._ledger = ledger
 
@@ -71,17 +73,17 @@ class LedgerSpend:
         group: str = "*",
         unit: BudgetUnit = "usd",
     ) -> int | None:
-        """What was spent since then, money in nano-dollars; None when nobody knows.
+        """Returns the spend since a time, money in nano-dollars; None if it is unknown.
 
         Args:
-            scope: What spent.
+            scope: The kind of spender.
             spender: Its id.
-            since: When the period began.
-            tenant: Only what it spent in this one (empty for calls without one); None for all.
-            group: Only what it spent on this model group; `*` for all.
-            unit: What is counted.
+            since: The beginning of the period.
+            tenant: Counts calls of this tenant only (empty for calls without one); None counts all.
+            group: Counts calls of this model group only; `*` counts all.
+            unit: Dollars, requests or tokens.
         """
-        if not await self._ledger.wait_written(_WRITTEN_S):
+        if not await self._ledger.wait_written(_WRITE_TIMEOUT_S):
             return None
         state = self._ledger.state()
         if state.postgres != "up" or state.spool_records:
@@ -92,7 +94,7 @@ class LedgerSpend:
             return None
 
     async def recent_answers(self) -> Sequence[tuple[str, int]] | None:
-        """The completion tokens of the latest answers, by group asked, the latest first; None if unknown."""
+        """Returns requested group and completion tokens of the latest answers, newest first, or None."""
         try:
             async with db_deadline(_DEADLINE_S):
                 rows = await self._pool.fetch(_LATEST_ANSWERS)
@@ -101,14 +103,16 @@ class LedgerSpend:
         return [(row["asked"], row["completion_tokens"]) for row in rows]
 
     async def exact_usage(self, requests: Sequence[UUID]) -> Mapping[UUID, tuple[SettledUsage, bool]] | None:
-        """What those of these calls used that the sidecar's log told of; None while nobody can tell.
+        """Returns the use of those calls that the sidecar's log contains; None while it is unknown.
 
-        With each, whether its figures are exact, or only who served it is known.
+        The flag of each says whether its figures are exact; if not, only its provider is known.
         """
         times = [timestamp_of(one) for one in requests]
         try:
             async with db_deadline(_DEADLINE_S):
-                rows = await self._pool.fetch(_KNOWN, requests, min(times) - _NEAR, max(times) + _NEAR)
+                rows = await self._pool.fetch(
+                    _KNOWN, requests, min(times) - PARTITION_MARGIN, max(times) + PARTITION_MARGIN
+                )
         except DatabaseUnavailable:
             return None
         return {row["request_id"]: (_used_from_row(row), row["exact"]) for row in rows}
@@ -116,35 +120,42 @@ class LedgerSpend:
 
 def _used_from_row(row: asyncpg.Record) -> SettledUsage:
     cost_usd = row["cost_usd"]
-    return SettledUsage(row["tokens"], None if cost_usd is None else int(cost_usd.scaleb(9)), row["provider"])
+    return SettledUsage(
+        row["tokens"], None if cost_usd is None else int(cost_usd * NANO_PER_USD), row["provider"]
+    )
 
 
 def spender_columns(scope: str, spender: str, tenant: str | None, group: str) -> dict[str, str]:
-    """The columns of a spender's calls, and what they hold; as `LedgerSpend.spent` takes them."""
-    named = {"tenant": tenant, "model_group": None if group == "*" else group}
+    """Returns the columns and values that select a spender's calls; see `LedgerSpend.fetch_spend`."""
+    columns = {"tenant": tenant, "model_group": None if group == "*" else group}
     if (column := _SPENDER_COLUMNS[scope]) is not None:
-        named[column] = spender
-    return {name: value for name, value in named.items() if value is not None}
+        columns[column] = spender
+    return {name: value for name, value in columns.items() if value is not None}
 
 
 async def sum_spent(
-    pool: "asyncpg.Pool[asyncpg.Record]", named: Mapping[str, str], since: datetime, unit: BudgetUnit = "usd"
+    pool: Pool,
+    columns: Mapping[str, str],
+    since: datetime,
+    unit: BudgetUnit = "usd",
 ) -> int:
-    """What calls with these values in their columns spent since then; raises `DatabaseUnavailable`."""
-    statement, arguments = sum_spent_statement(named, since, unit)
+    """Returns the spend of calls with these column values since a time; raises `DatabaseUnavailable`."""
+    statement, arguments = sum_spent_statement(columns, since, unit)
     async with db_deadline(_DEADLINE_S):
         found: Decimal = await pool.fetchval(statement, *arguments)
-    return int(found.scaleb(9) if unit == "usd" else found)
+    return int(found * NANO_PER_USD if unit == "usd" else found)
 
 
-def sum_spent_statement(named: Mapping[str, str], since: datetime, unit: BudgetUnit) -> tuple[str, list[Any]]:
-    """The statement that sums, and its arguments."""
+def sum_spent_statement(
+    columns: Mapping[str, str], since: datetime, unit: BudgetUnit
+) -> tuple[str, list[Any]]:
+    """Builds the statement that sums, and its arguments."""
     since = since.astimezone(UTC)
-    arguments: list[Any] = [*named.values()]
+    arguments: list[Any] = [*columns.values()]
 
     def part(table: str, column: str, begin: Any, end: Any = None) -> str:  # noqa: ANN401 -- a date or a time
         rows = table == "requests"
-        names = [f"coalesce({name}, '')" if rows else name for name in named]
+        names = [f"coalesce({name}, '')" if rows else name for name in columns]
         conditions = [f"{name} = ${at}" for at, name in enumerate(names, 1)]
         for sign, moment in ((">=", begin), ("<", end)):
             if moment is not None:
@@ -154,7 +165,7 @@ def sum_spent_statement(named: Mapping[str, str], since: datetime, unit: BudgetU
         return f"SELECT {summed} AS spent FROM {table} WHERE {' AND '.join(conditions)}"  # noqa: S608 -- names are this file's own
 
     day, hour = _next_step(since, timedelta(days=1)), _next_step(since, timedelta(hours=1))
-    by_user = "user_id" in named
+    by_user = "user_id" in columns
     parts = [part("usage_users" if by_user else "usage_daily", "day", day.date())]
     rows_until = day if by_user else hour
     if hour < day and not by_user:
@@ -165,6 +176,6 @@ def sum_spent_statement(named: Mapping[str, str], since: datetime, unit: BudgetU
 
 
 def _next_step(moment: datetime, step: timedelta) -> datetime:
-    """The first beginning of such a step that is not before the moment."""
+    """Returns the first multiple of `step` since midnight that is not before `moment`."""
     midnight = moment.replace(hour=0, minute=0, second=0, microsecond=0)
     return midnight + -(-(moment - midnight) // step) * step

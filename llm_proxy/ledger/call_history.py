@@ -15,30 +15,30 @@ from llm_proxy.admission import PastCall
 from llm_proxy.admission.limiter import LimitCheck
 from llm_proxy.dialects import Call
 from llm_proxy.identity import Caller, KeySpec
+from llm_proxy.identity.authenticator import INTERNAL_KEY_ID_PREFIX
 from llm_proxy.ledger.budget_spend import spender_columns, sum_spent
 from llm_proxy.ledger.exchange import BYTES_PER_TOKEN
 from llm_proxy.schema.database import db_deadline
 
 _DEADLINE_S = 30.0
-_INTERNAL = "internal:"
 _CALLS = """
     SELECT request_id, started_at, key_id, key_prefix, tenant, agent, user_id, door, dialect, model,
            coalesce(group_asked, model_group) AS model_group, provider, outcome, cache, prompt_tokens,
            completion_tokens, cost_usd, latency_ms, prompt_bytes, max_tokens, choices
     FROM requests WHERE started_at >= $1 AND started_at < $2 ORDER BY started_at, request_id LIMIT $3"""
-_REFUSED = "SELECT count(*) FROM refusals WHERE refused_at >= $1 AND refused_at < $2"
+_COUNT_REJECTED = "SELECT count(*) FROM refusals WHERE refused_at >= $1 AND refused_at < $2"
 
 
 @dataclass(frozen=True, slots=True)
 class CallHistory:
-    """What was recorded of a time.
+    """The recorded calls of a range.
 
     Attributes:
-        calls: Once; each is read when it is asked for, so that many hold up nobody.
-        first_at: When the first of them began; None without any.
-        complete: There were no more calls than these.
-        estimated: Calls recorded before a version that keeps what a reservation was made of.
-        rejected_sampled: Refusals of that time in the sample that is kept.
+        calls: Can be iterated once; each call is decoded when it is read.
+        first_at: The beginning of the first call; None without calls.
+        complete: Whether these are all calls of the range.
+        estimated: The number of calls that were recorded without the basis of their reservation.
+        rejected_sampled: The number of rejected requests of the range in the stored sample.
     """
 
     calls: Iterator[PastCall]
@@ -49,41 +49,41 @@ class CallHistory:
 
 
 class CallHistoryReader:
-    """Asks for recorded calls, and for what was spent before them."""
+    """Reads recorded calls, and the spend before them."""
 
     def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
         self._pool = pool
 
     async def calls(
-        self, since: datetime, until: datetime, keys: Mapping[str, KeySpec], most: int
+        self, since: datetime, until: datetime, keys: Mapping[str, KeySpec], max_calls: int
     ) -> CallHistory:
-        """The calls of a time, the first so many; raises `DatabaseUnavailable`.
+        """Returns the first `max_calls` calls of a range; raises `DatabaseUnavailable`.
 
         Args:
-            since: The first that may be.
-            until: Before this.
-            keys: What is said of each key, by its id.
-            most: So many calls at most.
+            since: Inclusive.
+            until: Exclusive.
+            keys: The keys' present specifications, by key id.
+            max_calls: The maximum of returned calls.
         """
         async with db_deadline(_DEADLINE_S):
-            rows = await self._pool.fetch(_CALLS, since, until, most + 1)
-            refused: int = await self._pool.fetchval(_REFUSED, since, until)
-        kept = rows[:most]
+            rows = await self._pool.fetch(_CALLS, since, until, max_calls + 1)
+            rejected: int = await self._pool.fetchval(_COUNT_REJECTED, since, until)
+        recorded = rows[:max_calls]
         return CallHistory(
-            (_past_call(row, keys.get(row["key_id"])) for row in kept),
-            kept[0]["started_at"] if kept else None,
-            len(rows) <= most,
-            sum(row["prompt_bytes"] is None for row in kept),
-            refused,
+            (_past_call(row, keys.get(row["key_id"])) for row in recorded),
+            recorded[0]["started_at"] if recorded else None,
+            len(rows) <= max_calls,
+            sum(row["prompt_bytes"] is None for row in recorded),
+            rejected,
         )
 
     async def spent_before(self, check: LimitCheck, until: datetime) -> int:
-        """What a budget's owner spent of its period before then; raises `DatabaseUnavailable`."""
+        """Returns the spend of a budget's period before a time; raises `DatabaseUnavailable`."""
         if check.period_start is None or check.period_start >= until:
             return 0
-        named = spender_columns(check.scope, check.spender_id, check.spender_tenant, check.spender_group)
-        whole = await sum_spent(self._pool, named, check.period_start, check.unit)
-        return whole - await sum_spent(self._pool, named, until, check.unit)
+        columns = spender_columns(check.scope, check.spender_id, check.spender_tenant, check.spender_group)
+        whole = await sum_spent(self._pool, columns, check.period_start, check.unit)
+        return whole - await sum_spent(self._pool, columns, until, check.unit)
 
 
 def _past_call(row: asyncpg.Record, spec: KeySpec | None) -> PastCall:
@@ -108,7 +108,7 @@ def _past_call(row: asyncpg.Record, spec: KeySpec | None) -> PastCall:
 
 
 def _caller(row: asyncpg.Record, spec: KeySpec | None) -> Caller:
-    internal = row["key_id"].startswith(_INTERNAL)
+    internal = row["key_id"].startswith(INTERNAL_KEY_ID_PREFIX)
     whose: dict[str, Any] = {"tenant": row["tenant"], "agent": row["agent"], "user": row["user_id"]}
     caller = Caller(
         row["key_id"], "internal" if internal else "virtual", key_prefix=row["key_prefix"], **whose
@@ -119,15 +119,15 @@ def _caller(row: asyncpg.Record, spec: KeySpec | None) -> Caller:
 
 
 def _call(row: asyncpg.Record, prompt: int, completion: int) -> Call:
-    """The call, as far as admission asks; one without its own facts reserves what it used."""
-    told = row["prompt_bytes"] is not None
+    """Returns the call as admission needs it; one without recorded request figures reserves its use."""
+    has_request = row["prompt_bytes"] is not None
     return Call(
         row["door"],
         row["dialect"],
         row["model"],
         row["model_group"],
         {},
-        max_tokens=row["max_tokens"] if told else completion,
-        prompt_bytes=row["prompt_bytes"] if told else prompt * BYTES_PER_TOKEN,
-        choices=(row["choices"] or 1) if told else 1,
+        max_tokens=row["max_tokens"] if has_request else completion,
+        prompt_bytes=row["prompt_bytes"] if has_request else prompt * BYTES_PER_TOKEN,
+        choices=(row["choices"] or 1) if has_request else 1,
     )

@@ -36,49 +36,49 @@ from llm_proxy.ledger.erasure_stores import (
     read_tombstones,
     refresh_planner_statistics,
 )
-from llm_proxy.ledger.observers import MAX_NAME_CHARS
+from llm_proxy.ledger.record import MAX_NAME_CHARS
 from llm_proxy.schema.database import DatabaseUnavailable, RowsRejected, db_deadline, sanitize_text
 from llm_proxy.upstream import CachePurge
 
 log = logging.getLogger(__name__)
 
-_SHORT_S, _LONG_S, _AGAIN_S = 5.0, 300.0, 15.0
+_DEADLINE_S, _LONG_DEADLINE_S, _RETRY_S = 5.0, 300.0, 15.0
 _BATCH_ROWS = 5000
-_SETTLE_S, _PATIENCE_S, _LOOK_EVERY_S = 1.5, 5.0, 0.25
-_ONE = "SELECT * FROM erasures WHERE id = $1"
+_MIN_SETTLE_S, _SETTLE_TIMEOUT_S, _POLL_S = 1.5, 5.0, 0.25
+_BY_ID = "SELECT * FROM erasures WHERE id = $1"
 _OPEN = "SELECT * FROM erasures WHERE tenant = $1 AND name = $2"
 _INSERT = """
     INSERT INTO erasures (id, tenant, salt, digest, pseudonym, asked_at, name, finished_at)
     VALUES ($1, $2, $3, $4, $5, $6, $7, CASE WHEN $7::text IS NULL THEN now() END) ON CONFLICT DO NOTHING"""
-_MET = "SELECT id, min(name) AS name FROM erased_people_met() GROUP BY id"
+_RETURNED = "SELECT id, min(name) AS name FROM erased_people_met() GROUP BY id"
 _REOPEN = "UPDATE erasures SET name = $2, finished_at = NULL WHERE id = $1"
 _REOPEN_NAMED = """
     UPDATE erasures AS e SET name = a.name, finished_at = NULL FROM audit_people AS a
     WHERE e.id = ANY($1) AND a.kind = 'user' AND a.tenant = e.tenant
       AND sha256(e.salt || convert_to(left(a.name, 128), 'UTF8')) = e.digest"""
-_LEFT = """
+_REMAINING = """
     SELECT * FROM person_left_in($1, $2)
     WHERE found > 0 OR place NOT IN ('table refusals', 'table notifications')"""
-"""Tables it does not know are told with their names; refusals and notifications have their own findings."""
+"""Tables that the SQL function does not know are returned by name; two tables have findings of their own."""
 _ROLLUPS = """
     SELECT 'usage_users' AS tab, day, key_id, agent, model_group, requests FROM usage_users
     WHERE tenant = $1 AND user_id = $2 AND requests > 0
     UNION ALL
     SELECT 'usage_user_days', day, key_id, agent, '', requests FROM usage_user_days
     WHERE tenant = $1 AND user_id = $2 AND requests > 0"""
-_NOTIFIED = "SELECT count(*) FROM notifications WHERE user_id = $1"
+_RENAMED_NOTIFICATIONS = "SELECT count(*) FROM notifications WHERE user_id = $1"
 _SELF = Actor("erasures")
 
 
 @dataclass(frozen=True, slots=True)
 class ErasureTargets:
-    """What lies outside the database.
+    """What an erasure reaches outside the database.
 
     Attributes:
         purge_cache: Deletes a tenant's cached answers; without a tenant, all of them.
-        langfuse: None where its address and keys are not known here.
-        reports_to_callbacks: Whether the sidecars' calls are shown to somebody such as Langfuse.
-        worker_directory: The workers' folders; None where records wait in memory.
+        langfuse: None if its URL and keys are not configured here.
+        reports_to_callbacks: Whether a sidecar reports its calls to a callback such as Langfuse.
+        worker_directory: The folder of the worker slots; None if records wait in memory only.
     """
 
     purge_cache: Callable[[str | None, str | None], Awaitable[CachePurge]]
@@ -88,24 +88,28 @@ class ErasureTargets:
 
 
 class Erasures:
-    """The erasures of one gateway and its database."""
+    """Erases people, and repeats erasures that are incomplete or whose person has come back."""
 
     def __init__(
-        self, pool: "asyncpg.Pool[asyncpg.Record]", places: ErasureTargets, *, patience_s: float = _PATIENCE_S
+        self,
+        pool: "asyncpg.Pool[asyncpg.Record]",
+        targets: ErasureTargets,
+        *,
+        settle_timeout_s: float = _SETTLE_TIMEOUT_S,
     ) -> None:
-        """`patience_s`: how long records of this host that wait are given to come into the database."""
+        """`settle_timeout_s` is the time that waiting records of this host get to reach the database."""
         self._pool = pool
-        self._places = places
-        self._patience_s = patience_s
+        self._targets = targets
+        self._settle_timeout_s = settle_timeout_s
         self._one_at_a_time = asyncio.Lock()  # each holds a connection, which key look-ups need too
 
     async def erase(self, tenant: str, user: str, actor: Actor) -> Json:
-        """Erase this tenant's user; returns the certificate, which says what is left.
+        """Erases a tenant's user and returns the certificate, which names what is left.
 
         Args:
-            tenant: Empty: calls without a tenant.
-            user: As the calls named it.
-            actor: Who asks.
+            tenant: Empty for calls without a tenant.
+            user: The name in the calls.
+            actor: The author.
 
         Raises:
             StoreUnavailable: The database does not answer; the message says whether anything was erased.
@@ -124,19 +128,19 @@ class Erasures:
             raise StoreUnavailable(message) from None
 
     async def certificate(self, erasure_id: UUID) -> Json:
-        """What an erasure found and did so far; raises `NotFound`."""
-        async with self._connection(_SHORT_S) as connection:
-            row = await connection.fetchrow(_ONE, erasure_id)
+        """Returns the certificate of an erasure until now; raises `NotFound`."""
+        async with self._connection(_DEADLINE_S) as connection:
+            row = await connection.fetchrow(_BY_ID, erasure_id)
         if row is None:
             raise NotFound("There is no such erasure.", code="erasure_not_found")
         return _certificate(row)
 
     async def retry_unfinished(self, actor: Actor = _SELF) -> list[Json]:
-        """Go on with what is incomplete, and erase again who has come back; returns these certificates."""
+        """Continues incomplete erasures and repeats those of people who came back; returns certificates."""
         await self._sync_list()
         try:
             await self._reopen_returned_people()
-        except DatabaseUnavailable as fault:  # if it is away, the next question fails too
+        except DatabaseUnavailable as fault:  # the next statement fails too if the database is unavailable
             log.warning("who came back after an erasure cannot be told", extra={"why": fault.reason})
         async with self._connection() as connection:
             unfinished = await connection.fetch(
@@ -146,11 +150,11 @@ class Erasures:
 
     async def _reopen_returned_people(self) -> None:
         async with self._connection() as connection:
-            for row in await connection.fetch(_MET, timeout=_LONG_S):
+            for row in await connection.fetch(_RETURNED, timeout=_LONG_DEADLINE_S):
                 await connection.execute(_REOPEN, row["id"], row["name"])
 
     async def step(self) -> None:
-        """The same by the clock; a database that is away, or not migrated, is asked again after seconds."""
+        """Runs `retry_unfinished` once, and waits for a database that is unavailable or not migrated."""
         waits = False
         while True:
             try:
@@ -159,22 +163,22 @@ class Erasures:
                 if not waits:
                     log.info("erasures wait for the database", extra={"why": str(fault)})
                 waits = True
-                await asyncio.sleep(_AGAIN_S)
+                await asyncio.sleep(_RETRY_S)
             else:
-                for one in tried:
-                    done = {"id": one["id"], "complete": one["complete"]}
-                    log.info("an erasure was tried again", extra=done)
+                for certificate in tried:
+                    fields = {"id": certificate["id"], "complete": certificate["complete"]}
+                    log.info("an erasure was tried again", extra=fields)
                 return
 
     async def _add_to_list(self, tenant: str, user: str) -> UUID:
-        """The erasure on the list: the one of this person that is not complete, as of now, or a new one."""
-        async with self._connection(_SHORT_S) as connection, connection.transaction():
+        """Returns the person's incomplete erasure, extended to now, or adds a new one to the list."""
+        async with self._connection(_DEADLINE_S) as connection, connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock(hashtext('llm-proxy erasures'))")
             row = await connection.fetchrow(_OPEN, tenant, user)
             if row is not None:
-                known: UUID = row["id"]
-                await connection.execute("UPDATE erasures SET asked_at = now() WHERE id = $1", known)
-                return known
+                erasure_id: UUID = row["id"]
+                await connection.execute("UPDATE erasures SET asked_at = now() WHERE id = $1", erasure_id)
+                return erasure_id
             asked_at: datetime = await connection.fetchval("SELECT clock_timestamp()")
             fresh = new_tombstone(tenant, user, asked_at)
             await connection.execute(_INSERT, *fresh.values, user)
@@ -182,8 +186,8 @@ class Erasures:
         return fresh.values[0]
 
     async def _sync_list(self) -> None:
-        """Make the database and the file hold the same list: a restored database learns from the file."""
-        directory = self._places.worker_directory
+        """Copies missing entries between the database's list and the file: a restored database has fewer."""
+        directory = self._targets.worker_directory
         if directory is None:
             return
         on_disk = await asyncio.to_thread(read_tombstones, directory)
@@ -191,21 +195,21 @@ class Erasures:
             rows = await connection.fetch(
                 "SELECT id, tenant, salt, digest, pseudonym, asked_at FROM erasures"
             )
-            there = {str(row["id"]): _tombstone_from_row(row) for row in rows}
-            restored = [one.values for known, one in on_disk.items() if known not in there]
+            stored = {str(row["id"]): _tombstone_from_row(row) for row in rows}
+            restored = [one.values for one_id, one in on_disk.items() if one_id not in stored]
             for values in restored:
                 await connection.execute(_INSERT, *values, None)
             await connection.execute(_REOPEN_NAMED, [values[0] for values in restored])
-        missing = [one for known, one in there.items() if known not in on_disk]
+        missing = [one for one_id, one in stored.items() if one_id not in on_disk]
         try:
             await asyncio.to_thread(append_tombstones, directory, missing)
         except OSError as fault:
             log.warning("the list of erased people cannot be written", extra={"why": fault.strerror})
 
     async def _attempt(self, erasure_id: UUID, actor: Actor) -> Json:
-        """One attempt at every store; the certificate as it was, where another replica is at it."""
+        """Makes one attempt at every store; returns the old certificate if another replica works on it."""
         async with self._one_at_a_time, self._connection() as lock, lock.transaction():
-            row = await lock.fetchrow(f"{_ONE} FOR UPDATE SKIP LOCKED", erasure_id)
+            row = await lock.fetchrow(f"{_BY_ID} FOR UPDATE SKIP LOCKED", erasure_id)
             if row is None or row["name"] is None:
                 return await self.certificate(erasure_id)
             findings = await self._erase_everywhere(row)
@@ -226,7 +230,7 @@ class Erasures:
         cached = await self._purge_cache(tenant or None)
         traced = await self._erase_traces(tenant or None, user)
         on_disk = await self._erase_on_disk(row)
-        late = await self._erase_rows(row)  # what was on its way at first
+        late = await self._erase_rows(row)  # records that were waiting before
         database = [
             ErasureFinding(name, _finding_state(n), n) for name, n in (counts + late).by_store().items()
         ]
@@ -248,7 +252,7 @@ class Erasures:
                 done = await connection.fetchrow(
                     "SELECT * FROM erase_person($1, $2, $3, $4, $5)",
                     row["tenant"], row["name"], row["pseudonym"], row["asked_at"], _BATCH_ROWS,
-                    timeout=_LONG_S,
+                    timeout=_LONG_DEADLINE_S,
                 )  # fmt: skip
                 refused = await connection.fetchval(
                     "SELECT erase_refused_person($1, $2, $3, $4)",
@@ -262,15 +266,15 @@ class Erasures:
         return replace(total, rollups=sum(left.get(at, 0) < calls for at, calls in rollups.items()))
 
     async def _count_rollups(self, row: asyncpg.Record) -> dict[tuple[Any, ...], int]:
-        """How many calls the roll-ups' rows have under this name; most follow the requests by a trigger."""
+        """Returns the calls under this name by row of the roll-ups; a trigger changes most with requests."""
         async with self._connection() as connection:
-            rows = await connection.fetch(_ROLLUPS, row["tenant"], row["name"], timeout=_LONG_S)
+            rows = await connection.fetch(_ROLLUPS, row["tenant"], row["name"], timeout=_LONG_DEADLINE_S)
         return {tuple(one)[:-1]: one["requests"] for one in rows}
 
     async def _find_notifications(self, row: asyncpg.Record) -> ErasureFinding:
-        """Those that got the pseudonym, by a trigger when the erasure began; earlier attempts told theirs."""
+        """Returns the notifications renamed by this attempt: a trigger did it when the erasure began."""
         async with self._connection() as connection:
-            renamed: int = await connection.fetchval(_NOTIFIED, row["pseudonym"])
+            renamed: int = await connection.fetchval(_RENAMED_NOTIFICATIONS, row["pseudonym"])
         told: int = json.loads(row["stores"]).get("notifications", {}).get("found", 0)
         found = max(0, renamed - told)
         return ErasureFinding("notifications", _finding_state(found), found)
@@ -290,13 +294,13 @@ class Erasures:
 
     async def _find_remaining(self, tenant: str, user: str) -> list[ErasureFinding]:
         async with self._connection() as connection:
-            rows = await connection.fetch(_LEFT, tenant, user)
+            rows = await connection.fetch(_REMAINING, tenant, user)
         return [_remaining_finding(row["place"], row["found"]) for row in rows]
 
     async def _purge_cache(self, tenant: str | None) -> ErasureFinding:
         note = "every cached answer of the tenant" if tenant else "every cached answer"
         try:
-            purged = await self._places.purge_cache(tenant, None)
+            purged = await self._targets.purge_cache(tenant, None)
         except NotFound:
             return ErasureFinding("response cache", "nothing", 0, "there is none")
         except APIError as fault:
@@ -308,8 +312,8 @@ class Erasures:
         return ErasureFinding("response cache", _finding_state(purged.entries), purged.entries, note)
 
     async def _erase_traces(self, tenant: str | None, user: str) -> ErasureFinding:
-        known = self._places.langfuse
-        if known is None and not self._places.reports_to_callbacks():
+        known = self._targets.langfuse
+        if known is None and not self._targets.reports_to_callbacks():
             return ErasureFinding("langfuse", "nothing", 0, "no sidecar reports to it")
         if known is None:
             note = (
@@ -325,18 +329,18 @@ class Erasures:
         return ErasureFinding("langfuse", _finding_state(found), found)
 
     async def _erase_on_disk(self, row: asyncpg.Record) -> list[ErasureFinding]:
-        """Records of this host that wait are on their way into the database; they are given some seconds."""
-        directory, tenant = self._places.worker_directory, row["tenant"] or None
-        await asyncio.sleep(min(_SETTLE_S, self._patience_s))
+        """Waits for this host's waiting records to reach the database, then changes rejected records."""
+        directory, tenant = self._targets.worker_directory, row["tenant"] or None
+        await asyncio.sleep(min(_MIN_SETTLE_S, self._settle_timeout_s))
         if directory is None:
             return [ErasureFinding("spool and journal", "nothing", 0, "records wait in memory alone")]
         whose = (directory, tenant, row["name"])
         until, waited = row["asked_at"], 0.0
         while (
             left := await asyncio.to_thread(count_waiting_records, *whose, until)
-        ) and waited < self._patience_s:
-            await asyncio.sleep(_LOOK_EVERY_S)
-            waited += _LOOK_EVERY_S
+        ) and waited < self._settle_timeout_s:
+            await asyncio.sleep(_POLL_S)
+            waited += _POLL_S
         changed = await asyncio.to_thread(pseudonymize_rejected, *whose, row["pseudonym"], until)
         note = (
             f"{left} records still wait on this host"
@@ -347,8 +351,8 @@ class Erasures:
         return [spool, ErasureFinding("rejected records", _finding_state(changed), changed)]
 
     @asynccontextmanager
-    async def _connection(self, within_s: float = _LONG_S) -> AsyncGenerator[Any]:
-        async with db_deadline(within_s), self._pool.acquire(timeout=_SHORT_S) as connection:
+    async def _connection(self, within_s: float = _LONG_DEADLINE_S) -> AsyncGenerator[Any]:
+        async with db_deadline(within_s), self._pool.acquire(timeout=_DEADLINE_S) as connection:
             yield connection
 
 
@@ -370,7 +374,7 @@ class _Counts:
         )
 
     def by_store(self) -> dict[str, int]:
-        """By the store's name."""
+        """Returns the counts by the store's name in the certificate."""
         return {
             "payloads": self.payloads,
             "requests": self.requests,

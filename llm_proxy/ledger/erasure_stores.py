@@ -31,17 +31,34 @@ from llm_proxy.ledger.spool import JOURNAL_FILE, REJECTED_FILE, list_segments, r
 from llm_proxy.ledger.worker_slot import slot_folders
 from llm_proxy.telemetry import uuid7
 
+log = logging.getLogger(__name__)
+
+TOMBSTONES_FILE = "erased-people.jsonl"
+PLANNER_STATISTICS = "planner statistics"
+_STARTED, _TENANT, _USER = (FIELDS.index(name) for name in ("started_at", "tenant", "user"))
+_CLEARED = tuple(FIELDS.index(name) for name in ("session", "client_request_id", "provider_message"))
+_TABLES_WITH_NAME = """
+    SELECT DISTINCT format('%I.%I', s.schemaname, s.tablename) AS place
+    FROM pg_stats AS s
+    WHERE s.schemaname = current_schema() AND EXISTS (
+        SELECT FROM unnest(s.most_common_vals::text::text[] || s.histogram_bounds::text::text[]) AS v (one)
+        WHERE position($1 IN v.one) > 0)
+    ORDER BY 1"""
+_STATISTICS_LEFT = "{} tables: rows that stay have the name too, or this role may not ANALYZE them"
+_LANGFUSE_TIMEOUT_S = 20.0
+_TRACES_PAGE = 100
+_TRACES_PATH = "/api/public/traces"
 FindingState = Literal["erased", "nothing", "incomplete", "kept"]
 
 
 @dataclass(frozen=True, slots=True)
 class ErasureFinding:
-    """One store.
+    """The result of an erasure in one store.
 
     Attributes:
-        state: `nothing` was there; `kept`: it stays, the note says why; `incomplete`: the note says what is
-            left.
-        found: Rows, records or traces, over all attempts.
+        state: `erased`, `nothing` (was found), `kept` (the note says why) or `incomplete` (the note says what
+            is left).
+        found: Rows, records or traces, of all attempts together.
     """
 
     store: str
@@ -51,35 +68,30 @@ class ErasureFinding:
 
 
 def merge_findings(before: Mapping[str, Any], findings: list[ErasureFinding]) -> Json:
-    """The stores' part of a certificate after one more attempt."""
+    """Returns the field `stores` of a certificate after one more attempt; `before` is the field until now."""
     stores: Json = {}
-    for one in findings:
-        found = one.found + int(before.get(one.store, {}).get("found", 0))
-        state = "erased" if one.state == "nothing" and found else one.state
-        stores[one.store] = {"state": state, "found": found, "note": one.note}
+    for finding in findings:
+        found = finding.found + int(before.get(finding.store, {}).get("found", 0))
+        state = "erased" if finding.state == "nothing" and found else finding.state
+        stores[finding.store] = {"state": state, "found": found, "note": finding.note}
     return stores
 
 
 def is_complete(stores: Mapping[str, Any]) -> bool:
-    """Whether nothing is left to be done."""
-    return bool(stores) and all(one["state"] != "incomplete" for one in stores.values())
-
-
-log = logging.getLogger(__name__)
-
-TOMBSTONES_FILE = "erased-people.jsonl"
+    """Whether no store is incomplete."""
+    return bool(stores) and all(store["state"] != "incomplete" for store in stores.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Tombstone:
-    """One erased person.
+    """One erased person: a line of `TOMBSTONES_FILE`, whose JSON fields are these.
 
     Attributes:
-        tenant: Empty: calls without a tenant.
-        salt: Hexadecimal.
-        digest: SHA-256 of the salt and the name, hexadecimal: it knows the name again, and does not tell it.
-        pseudonym: What stands in the name's place.
-        asked_at: Calls that began before this are meant; ISO 8601.
+        tenant: Empty for calls without a tenant.
+        salt: In hex.
+        digest: SHA-256 of the salt and the name, in hex: it recognizes the name without revealing it.
+        pseudonym: The text that replaces the name.
+        asked_at: The erasure covers calls that began before this time; ISO 8601.
     """
 
     id: str
@@ -91,14 +103,14 @@ class Tombstone:
 
     @property
     def values(self) -> tuple[UUID, str, bytes, bytes, str, datetime]:
-        """As the columns of `erasures` have them."""
+        """The values for the columns of `erasures`."""
         salt, digest = bytes.fromhex(self.salt), bytes.fromhex(self.digest)
         asked_at = datetime.fromisoformat(self.asked_at)
         return UUID(self.id), self.tenant, salt, digest, self.pseudonym, asked_at
 
 
 def new_tombstone(tenant: str, user: str, asked_at: datetime) -> Tombstone:
-    """A new one."""
+    """Makes the tombstone of a person, with a random salt and pseudonym."""
     salt = secrets.token_bytes(16)
     digest = hashlib.sha256(salt + user.encode()).hexdigest()
     pseudonym = f"erased:{secrets.token_hex(8)}"
@@ -106,23 +118,23 @@ def new_tombstone(tenant: str, user: str, asked_at: datetime) -> Tombstone:
 
 
 def read_tombstones(directory: Path) -> dict[str, Tombstone]:
-    """The list, by id; empty where there is no file."""
-    found: dict[str, Tombstone] = {}
+    """Reads the list of erased people, by id; empty without a file; skips invalid lines with a warning."""
+    tombstones: dict[str, Tombstone] = {}
     try:
         text = (directory / TOMBSTONES_FILE).read_text(encoding="utf-8")
     except FileNotFoundError:
-        return found
+        return tombstones
     for line in text.splitlines():
         try:
-            one = Tombstone(**json.loads(line))
-            found[str(one.values[0])] = one
+            tombstone = Tombstone(**json.loads(line))
+            tombstones[str(tombstone.values[0])] = tombstone
         except (ValueError, TypeError):
             log.warning("a line of the list of erased people cannot be read", extra={"file": TOMBSTONES_FILE})
-    return found
+    return tombstones
 
 
 def append_tombstones(directory: Path, missing: list[Tombstone]) -> None:
-    """Add these to the list, on the platter; raises `OSError`."""
+    """Appends to the list of erased people, with fsync; raises OSError."""
     if not missing:
         return
     path = directory / TOMBSTONES_FILE
@@ -133,12 +145,8 @@ def append_tombstones(directory: Path, missing: list[Tombstone]) -> None:
         os.fsync(file.fileno())
 
 
-_STARTED, _TENANT, _USER = (FIELDS.index(name) for name in ("started_at", "tenant", "user"))
-_BLANKED = tuple(FIELDS.index(name) for name in ("session", "client_request_id", "provider_message"))
-
-
 def count_waiting_records(directory: Path, tenant: str | None, user: str, until: datetime) -> int:
-    """How many records of this person, of calls begun before `until`, are not in Postgres yet."""
+    """Counts a person's records on this host's disk that Postgres does not have, of calls before `until`."""
     rows = (_parse_row(line) for path in slot_folders(directory) for line in _waiting_lines(path))
     return sum(row is not None and _is_theirs(row, tenant, user, until) for row in rows)
 
@@ -146,7 +154,10 @@ def count_waiting_records(directory: Path, tenant: str | None, user: str, until:
 def pseudonymize_rejected(
     directory: Path, tenant: str | None, user: str, pseudonym: str, until: datetime
 ) -> int:
-    """Put the pseudonym in the name's place in every file of rejects; returns in how many lines."""
+    """Replaces a person's name in every file of rejected records; returns the number of changed lines.
+
+    A file is replaced as a whole. Session, client request id and provider's message are cleared too.
+    """
     changed = 0
     for path in slot_folders(directory):
         with contextlib.suppress(FileNotFoundError):
@@ -169,19 +180,19 @@ def _redact_file(file: Path, tenant: str | None, user: str, pseudonym: str, unti
         row = _parse_row(line)
         if row is not None and _is_theirs(row, tenant, user, until):
             row[_USER] = pseudonym
-            for at in _BLANKED:
-                if at < len(row):
-                    row[at] = None
+            for index in _CLEARED:
+                if index < len(row):
+                    row[index] = None
             changed += 1
             kept.append(orjson.dumps(row))
         else:
             kept.append(line)
     if changed:
-        fresh = file.with_suffix(".new")
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        new_file = file.with_suffix(".new")
+        descriptor = os.open(new_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as written:
             written.write(b"".join(line + b"\n" for line in kept))
-        fresh.replace(file)
+        new_file.replace(file)
     return changed
 
 
@@ -204,62 +215,52 @@ def _is_theirs(row: list[Any], tenant: str | None, user: str, until: datetime) -
     return at < until
 
 
-PLANNER_STATISTICS = "planner statistics"
-_TABLES_WITH_NAME = """
-    SELECT DISTINCT format('%I.%I', s.schemaname, s.tablename) AS place
-    FROM pg_stats AS s
-    WHERE s.schemaname = current_schema() AND EXISTS (
-        SELECT FROM unnest(s.most_common_vals::text::text[] || s.histogram_bounds::text::text[]) AS v (one)
-        WHERE position($1 IN v.one) > 0)
-    ORDER BY 1"""
-_STATISTICS_LEFT = "{} tables: rows that stay have the name too, or this role may not ANALYZE them"
-
-
 async def refresh_planner_statistics(connection: Any, name: str) -> ErasureFinding:  # noqa: ANN401 -- asyncpg's, of a pool or not
-    """Analyse the tables whose statistics hold this name; a table that is being analysed is left alone."""
-    found = [row["place"] for row in await connection.fetch(_TABLES_WITH_NAME, name)]
-    for place in found:
-        await connection.execute(f"ANALYZE (SKIP_LOCKED) {place}")
-    left = len(await connection.fetch(_TABLES_WITH_NAME, name)) if found else 0
+    """Runs ANALYZE on the tables whose statistics contain this name.
+
+    Postgres keeps samples of values after their rows are gone. A table that is locked is skipped; statistics
+    that stay are reported as `kept`: Postgres replaces them with its next ANALYZE.
+    """
+    tables = [row["place"] for row in await connection.fetch(_TABLES_WITH_NAME, name)]
+    for table in tables:
+        await connection.execute(f"ANALYZE (SKIP_LOCKED) {table}")
+    left = len(await connection.fetch(_TABLES_WITH_NAME, name)) if tables else 0
     if left:
         return ErasureFinding(
-            PLANNER_STATISTICS, "kept", max(0, len(found) - left), _STATISTICS_LEFT.format(left)
+            PLANNER_STATISTICS, "kept", max(0, len(tables) - left), _STATISTICS_LEFT.format(left)
         )
-    return ErasureFinding(PLANNER_STATISTICS, "erased" if found else "nothing", len(found))
-
-
-_LANGFUSE_TIMEOUT_S = 20.0
-_TRACES_PAGE = 100
-_TRACES_PATH = "/api/public/traces"
+    return ErasureFinding(PLANNER_STATISTICS, "erased" if tables else "nothing", len(tables))
 
 
 class LangfuseUnavailable(Exception):  # noqa: N818 -- errors are named for the state they report
-    """It did not answer, or refused; the text says why, without its address or keys."""
+    """Langfuse did not answer, or returned an error; the message contains neither its URL nor its keys."""
 
 
 @dataclass(frozen=True, slots=True)
 class LangfuseClient:
-    """Langfuse's API for one project."""
+    """Langfuse's public API for one project."""
 
     url: str
     public_key: str
     secret_key: str
 
     async def delete_traces(self, tenant: str | None, user: str) -> tuple[int, int]:
-        """Delete the traces of a tenant's user; returns how many were found, and how many are still listed.
+        """Deletes the traces of a tenant's user; returns the numbers of found and of still listed traces.
+
+        The tenant is recognized by the tag that the gateway gives each trace.
 
         Raises:
-            LangfuseUnavailable: It cannot say, or does not delete.
+            LangfuseUnavailable: The traces cannot be listed or deleted.
         """
-        found = await asyncio.to_thread(self._list_traces, tenant, user)
-        for start in range(0, len(found), _TRACES_PAGE):
-            part = found[start : start + _TRACES_PAGE]
+        traces = await asyncio.to_thread(self._list_traces, tenant, user)
+        for start in range(0, len(traces), _TRACES_PAGE):
+            part = traces[start : start + _TRACES_PAGE]
             await asyncio.to_thread(self._request, "DELETE", _TRACES_PATH, {"traceIds": part})
-        left = await asyncio.to_thread(self._list_traces, tenant, user) if found else []
-        return len(found), len(left)
+        left = await asyncio.to_thread(self._list_traces, tenant, user) if traces else []
+        return len(traces), len(left)
 
     def _list_traces(self, tenant: str | None, user: str) -> list[str]:
-        found: list[str] = []
+        traces: list[str] = []
         page, pages = 1, 1
         while page <= pages:
             query: dict[str, Any] = {"userId": user, "page": page, "limit": _TRACES_PAGE}
@@ -268,12 +269,12 @@ class LangfuseClient:
             document = self._request("GET", f"{_TRACES_PATH}?{urlencode(query)}")
             pages = int(document["meta"]["totalPages"])
             for trace in document["data"]:
-                given: list[Any] = trace.get("tags") or []
-                tags = [tag for tag in given if str(tag).startswith("tenant:")]
-                if tags == ([f"tenant:{tenant}"] if tenant is not None else []):
-                    found.append(str(trace["id"]))
+                tags: list[Any] = trace.get("tags") or []
+                tenants = [tag for tag in tags if str(tag).startswith("tenant:")]
+                if tenants == ([f"tenant:{tenant}"] if tenant is not None else []):
+                    traces.append(str(trace["id"]))
             page += 1
-        return found
+        return traces
 
     def _request(self, method: str, path: str, body: Any = None) -> dict[str, Any]:  # noqa: ANN401 -- JSON
         parts = urlsplit(self.url)
@@ -284,13 +285,13 @@ class LangfuseClient:
         try:
             text = json.dumps(body) if body is not None else None
             connection.request(method, parts.path.rstrip("/") + path, text, headers)
-            answer = connection.getresponse()
-            raw = answer.read()
-            if answer.status >= 300:
-                raise LangfuseUnavailable(f"it answered {answer.status}")
+            response = connection.getresponse()
+            raw = response.read()
+            if response.status >= 300:
+                raise LangfuseUnavailable(f"it answered {response.status}")
             document: dict[str, Any] = json.loads(raw) if method == "GET" else {}
-        except (OSError, http.client.HTTPException, ValueError) as fault:
-            raise LangfuseUnavailable(f"it did not answer: {type(fault).__name__}") from fault
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise LangfuseUnavailable(f"it did not answer: {type(error).__name__}") from error
         else:
             return document
         finally:

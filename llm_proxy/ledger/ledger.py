@@ -21,7 +21,7 @@ from llm_proxy.ledger.maintenance import TICK_S, Maintenance
 from llm_proxy.ledger.observers import Payload
 from llm_proxy.ledger.record import UsageRecord, encode, encode_started, row_of, shorten
 from llm_proxy.ledger.rejected_requests import RejectionSampler, rejected_request
-from llm_proxy.ledger.spool import OPENED_BYTES, RECORD_BYTES, Journal
+from llm_proxy.ledger.spool import RECORD_BYTES, STARTED_BYTES, Journal
 from llm_proxy.ledger.store import LedgerStore
 from llm_proxy.ledger.usage_store import MemoryUsage
 from llm_proxy.ledger.vitals import Vitals
@@ -97,7 +97,7 @@ class Ledger:
 
     Attributes:
         vitals: How the models fare, by what they left here and at the other workers.
-        on_provider_auth_failure: Gets deployments whose provider refused the credentials; None by default.
+        refused_by_provider: Hears of deployments whose provider refused the credentials; None by default.
     """
 
     def __init__(
@@ -145,8 +145,8 @@ class Ledger:
             ",".join(caller.tags) or None,
         )  # fmt: skip
         line = encode(opened)
-        if len(line) > OPENED_BYTES:
-            line = encode_started(opened, OPENED_BYTES)
+        if len(line) > STARTED_BYTES:
+            line = encode_started(opened, STARTED_BYTES)
         self._journal.begin(exchange.request_id, line)
 
     def call_finished(

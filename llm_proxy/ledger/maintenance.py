@@ -29,24 +29,25 @@ from llm_proxy.telemetry import Metrics
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
-_TAKE_OVER_EVERY = 5
+Task = Callable[[], Awaitable[None]]
+_RECOVER_EVERY = 5
 _PREPARE_EVERY = 2
 _ENRICH_EVERY = 60
-_HOUSEKEEPING_EVERY = 1800
+_MAINTAIN_EVERY = 1800
 _MIGRATION_AT_START_S = 10.0
 _IDLE_S = 30.0
-_MOST_COUNTS = 1000
+_COUNTS_BATCH = 1000
 
 
 class Maintenance:
-    """The ledger's duties by the clock.
+    """The ledger's periodic tasks.
 
     Attributes:
-        journal: The worker's journal; of memory where there is no seat.
-        spool: None where there is no seat.
-        rejected_sample: Sampled refusals on their way to Postgres.
-        writer: Told when Postgres came or went; set by the ledger.
-        tell: Lets the other workers know how the models fare; set by the ledger.
+        journal: The worker's journal; in memory without a worker slot.
+        spool: None without a worker slot.
+        rejected_sample: Sampled rejected requests until Postgres has them.
+        writer: Set by the ledger.
+        tell: Shares the models' health with the other workers; set by the ledger.
     """
 
     writer: Writer
@@ -66,28 +67,28 @@ class Maintenance:
         self._guards: dict[str, FailureGuard] = {}
 
     async def start(self) -> None:
-        """Before the first call: dead seats, the schema, the partitions."""
+        """Recovers dead workers' files, migrates the schema and makes partitions, before the first call."""
         if self._store is None and self._seat is not None and self._seat.is_first:
             log.warning("no database is configured: internal secrets only, records stay in the spool")
-        await self._attempt(self._recover)
+        await self._attempt("take-over", self._recover)
         await self._prepare(_MIGRATION_AT_START_S)
         self._update_gauges()
 
     async def step(self) -> None:
-        """One tick: each duty that is due."""
+        """Runs the tasks that are due at this tick."""
         self._ticks += 1
         self._update_gauges()
-        for every, duty in self._tasks():
+        for name, every, task in self._tasks():
             if self._ticks % every == 0:
-                await self._attempt(duty)
+                await self._attempt(name, task)
 
     def count_rejection(self, request_id: UUID, caller: Caller | None, refused: APIError) -> None:
-        """A request was refused before it became a call."""
+        """Counts a request that was rejected before its call was admitted."""
         if self._store is not None:
             self._counts.add(request_id, caller, refused)
 
     async def run_backlog(self) -> None:
-        """Work that takes long on a large database, in batches, for a second; a pause when it is done."""
+        """Runs batches of long work (migrations, retention) for one second; pauses when none is left."""
         guard = self._guards.setdefault("work", FailureGuard("ledger-work"))
         until = time.monotonic() + TICK_S
         worked = self._is_ready()
@@ -98,42 +99,41 @@ class Maintenance:
             await asyncio.sleep(TICK_S if another_works else _IDLE_S)
 
     async def stop(self) -> None:
-        """Write what is sampled, close the files; the seat itself is the caller's to release."""
-        await self._attempt(self._write_samples)
-        await self._attempt(self._write_counts)
+        """Writes the remaining samples and counts and closes the spool; the caller releases the slot."""
+        await self._attempt("write-aside", self._write_samples)
+        await self._attempt("write-counts", self._write_counts)
         if self._store is not None:
             await self._store.migration.stop()
         if self.spool is not None:
             self.spool.close()
 
-    def _tasks(self) -> tuple[tuple[int, Callable[[], Awaitable[None]]], ...]:
+    def _tasks(self) -> tuple[tuple[str, int, Task], ...]:
+        """Returns each task's name in the log, the ticks between its runs, and the task."""
         return (
-            (1, self._tell),
-            (1, self._write_samples),
-            (1, self._write_counts),
-            (_PREPARE_EVERY, self._prepare),
-            (_TAKE_OVER_EVERY, self._recover),
-            (_ENRICH_EVERY, self._enrich),
-            (_HOUSEKEEPING_EVERY, self._maintain_partitions),
+            ("tell", 1, self._tell),
+            ("write-aside", 1, self._write_samples),
+            ("write-counts", 1, self._write_counts),
+            ("prepare", _PREPARE_EVERY, self._prepare),
+            ("take-over", _RECOVER_EVERY, self._recover),
+            ("enrich", _ENRICH_EVERY, self._enrich),
+            ("keep-house", _MAINTAIN_EVERY, self._maintain_partitions),
         )
 
-    async def _attempt(self, duty: Callable[[], Awaitable[None]]) -> None:
-        """A duty that fails leaves the others alone."""
-        guard = self._guards.setdefault(
-            duty.__name__, FailureGuard(f"ledger{duty.__name__.replace('_', '-')}")
-        )
-        await guard.run(partial(self._run_task, duty))
+    async def _attempt(self, name: str, task: Task) -> None:
+        """Runs a task; its failure is logged and does not stop the other tasks."""
+        guard = self._guards.setdefault(name, FailureGuard(f"ledger-{name}"))
+        await guard.run(partial(self._run_task, task))
 
-    async def _run_task(self, duty: Callable[[], Awaitable[None]]) -> None:
+    async def _run_task(self, task: Task) -> None:
         try:
-            await duty()
-        except DatabaseUnavailable as fault:
-            if fault.kind == "away":
-                self.writer.set_postgres_state(fault)
-            else:  # of this statement alone: records may be taken all the same
-                log.warning("postgres refuses a duty of the ledger", extra={"why": fault.reason})
-        except RowsRejected as fault:
-            log.warning("postgres refuses a duty of the ledger", extra={"why": fault.reason})
+            await task()
+        except DatabaseUnavailable as error:
+            if error.kind == "away":
+                self.writer.set_postgres_state(error)
+            else:  # Postgres rejected this statement only: records may be accepted all the same
+                log.warning("postgres refuses a duty of the ledger", extra={"why": error.reason})
+        except RowsRejected as error:
+            log.warning("postgres refuses a duty of the ledger", extra={"why": error.reason})
 
     async def _tell(self) -> None:
         self.tell()
@@ -143,8 +143,8 @@ class Maintenance:
         try:
             left = await store.migration.run_batch()
             return await store.delete_expired() > 0 or left
-        except (DatabaseUnavailable, RowsRejected) as fault:
-            log.warning("postgres refuses a batch of background work", extra={"why": fault.reason})
+        except (DatabaseUnavailable, RowsRejected) as error:
+            log.warning("postgres refuses a batch of background work", extra={"why": error.reason})
             return False
 
     async def _prepare(self, within_s: float = 0.0) -> None:
@@ -155,8 +155,8 @@ class Maintenance:
             await store.migration.advance(within_s)
             await store.maintain_partitions()
             self.writer.set_postgres_state(None)
-        except DatabaseUnavailable as fault:
-            self.writer.set_postgres_state(fault)
+        except DatabaseUnavailable as error:
+            self.writer.set_postgres_state(error)
 
     async def _maintain_partitions(self) -> None:
         if self._is_ready():
@@ -172,30 +172,30 @@ class Maintenance:
         if self._seat is None or self.spool is None:
             return
         async with self.writer.disk_lock:
-            found = await asyncio.to_thread(recover_all, self._seat.path.parent, self.spool)
-        self._count_recovered(found)
+            recovered = await asyncio.to_thread(recover_all, self._seat.path.parent, self.spool)
+        self._count_recovered(recovered)
 
     async def _write_samples(self) -> None:
-        refusals, self.rejected_sample = [one.as_row() for one in self.rejected_sample], []
+        rejected, self.rejected_sample = [one.as_row() for one in self.rejected_sample], []
         payloads = self.payloads.take_all()
-        waiting = len(payloads)
+        pending = len(payloads)
         try:
             if self._is_ready():
                 store = self._require_store()
-                for row, why in await write_rows(refusals, store.insert_rejected):
+                for row, why in await write_rows(rejected, store.insert_rejected):
                     log.warning("postgres rejects a sample", extra={"request_id": str(row[0]), "why": why})
                 rows = await asyncio.to_thread(lambda: [one.as_row() for one in payloads])
                 rejected = await write_rows(rows, store.insert_payloads)
-                waiting = 0
+                pending = 0
                 self._reject_payloads(rejected)
         finally:
-            if waiting:
-                self._metrics.increment("llm_proxy_payloads_dropped_total", "postgres_away", by=waiting)
+            if pending:
+                self._metrics.increment("llm_proxy_payloads_dropped_total", "postgres_away", by=pending)
 
     async def _write_counts(self) -> None:
-        waiting = self._counts.pending_rows()
-        for begin in range(0, len(waiting), _MOST_COUNTS):
-            rows = waiting[begin : begin + _MOST_COUNTS]
+        pending = self._counts.pending_rows()
+        for begin in range(0, len(pending), _COUNTS_BATCH):
+            rows = pending[begin : begin + _COUNTS_BATCH]
             if not self.writer.should_try_postgres():
                 return
             for row, why in await write_rows([*rows], self._require_store().insert_rejection_counts):
@@ -223,11 +223,11 @@ class Maintenance:
             metrics.set_gauge("llm_proxy_spool_bytes", self.spool.size_bytes)
             metrics.set_gauge("llm_proxy_spool_records", self.spool.records)
 
-    def _count_recovered(self, found: Recovered) -> None:
-        if found.finished:
-            self._metrics.increment("llm_proxy_ledger_recovered_total", "finished", by=found.finished)
-        if found.lost:
-            self._metrics.increment("llm_proxy_ledger_recovered_total", "lost", by=found.lost)
+    def _count_recovered(self, recovered: Recovered) -> None:
+        if recovered.finished:
+            self._metrics.increment("llm_proxy_ledger_recovered_total", "finished", by=recovered.finished)
+        if recovered.lost:
+            self._metrics.increment("llm_proxy_ledger_recovered_total", "lost", by=recovered.lost)
 
     def _open_files(self, seat: WorkerSlot | None, spool_max_bytes: int) -> tuple[Spool | None, Journal]:
         if seat is None:
@@ -236,6 +236,6 @@ class Maintenance:
             spool = Spool(seat.path, spool_max_bytes)
             self._count_recovered(recover_worker(seat.path, spool))
             return spool, Journal(seat.path / JOURNAL_FILE)
-        except OSError as fault:
-            log.error("records cannot be kept on disk, a crash would lose them", extra={"why": str(fault)})  # noqa: TRY400 -- no traceback wanted
+        except OSError as error:
+            log.error("records cannot be kept on disk, a crash would lose them", extra={"why": str(error)})  # noqa: TRY400 -- no traceback wanted
             return None, Journal()

@@ -16,19 +16,17 @@ import orjson
 from llm_proxy.dialects import Call
 from llm_proxy.identity import Caller
 from llm_proxy.ledger.exchange import Exchange
-from llm_proxy.ledger.record import UsageRecord
+from llm_proxy.ledger.record import MAX_NAME_CHARS, UsageRecord
 from llm_proxy.schema.database import sanitize_text
 from llm_proxy.telemetry.privacy import PayloadPolicy, redact
 from llm_proxy.telemetry.tracing import Tracer, begin
 
-MAX_NAME_CHARS = 128
-"""Characters of a name that are kept, as in `requests`; longer ones do not fit into an index."""
 _MAX_QUEUE_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """What was said in one call: the body sent to the model and the answer, as JSON or event text."""
+    """The text of one call: the body sent to the model, and the answer as JSON or event text."""
 
     request_id: UUID
     started_at: datetime
@@ -39,7 +37,7 @@ class Payload:
     answer: bytes
 
     def as_row(self) -> tuple[Any, ...]:
-        """Its values in the order of the table's columns, redacted."""
+        """Returns the values in the order of the table's columns, redacted."""
         return (
             self.request_id, self.started_at, _name(self.tenant), _name(self.agent), _name(self.user),
             _text(self.prompt), _text(self.answer),
@@ -47,30 +45,26 @@ class Payload:
 
 
 class PayloadQueue:
-    """Payloads on their way to Postgres.
+    """Payloads that wait for Postgres, at most `max_bytes` of text."""
 
-    Attributes:
-        max_bytes: So much may wait.
-    """
-
-    def __init__(self, most_bytes: int = _MAX_QUEUE_BYTES) -> None:
-        self._waiting: list[Payload] = []
+    def __init__(self, max_bytes: int = _MAX_QUEUE_BYTES) -> None:
+        self._queue: list[Payload] = []
         self._bytes = 0
-        self.max_bytes = most_bytes
+        self.max_bytes = max_bytes
 
     def add(self, payload: Payload) -> bool:
-        """Take one; False when there is no room."""
+        """Adds a payload; returns False if there is no room."""
         size = len(payload.prompt) + len(payload.answer)
         if self._bytes + size > self.max_bytes:
             return False
-        self._waiting.append(payload)
+        self._queue.append(payload)
         self._bytes += size
         return True
 
     def take_all(self) -> list[Payload]:
-        """Everything waiting."""
-        taken, self._waiting, self._bytes = self._waiting, [], 0
-        return taken
+        """Removes and returns all payloads."""
+        payloads, self._queue, self._bytes = self._queue, [], 0
+        return payloads
 
 
 def _text(raw: bytes) -> str:
@@ -85,23 +79,27 @@ KeepPayload = Callable[[Payload], None]
 
 
 class CallObservers:
-    """The tracer and the payloads' store, as configured."""
+    """Tells the tracer and the payload store of calls, as configured.
 
-    def __init__(self, tracer: Tracer | None, kept: PayloadPolicy, keep: KeepPayload) -> None:
-        """`kept` says whose prompts and answers are."""
+    Attributes:
+        tracer: None if tracing is off.
+    """
+
+    def __init__(self, tracer: Tracer | None, policy: PayloadPolicy, keep: KeepPayload) -> None:
+        """`policy` selects the tenants whose payloads are passed to `keep`."""
         self.tracer = tracer
-        self._kept = kept
+        self._policy = policy
         self._keep = keep
 
     def on_start(self, exchange: Exchange, caller: Caller) -> None:
-        """A call begins: in the caller's trace, its answer remembered if it is to be kept."""
+        """Starts the call's span in the caller's trace, and the recording of its answer if it is kept."""
         if self.tracer is not None:
             exchange.trace = begin(exchange.traceparent)
-        if self._kept and self._kept.allows(caller.tenant):
+        if self._policy and self._policy.allows(caller.tenant):
             exchange.answer = []
 
     def on_end(self, exchange: Exchange, caller: Caller, call: Call, record: UsageRecord) -> None:
-        """A call has ended."""
+        """Ends the call's span and passes its payload on."""
         if self.tracer is not None and exchange.trace is not None:
             self.tracer.finished(exchange.trace, record)
         if exchange.answer is not None:

@@ -18,10 +18,10 @@ from llm_proxy.schema.database import DatabaseUnavailable, db_deadline
 
 DiscrepancyKind = Literal["tokens", "cost", "missing_here", "missing_there"]
 _DEADLINE_S = 60.0
-_NEAR = timedelta(hours=1)
-"""A call is logged under the time it reached the sidecar, a little after its request began."""
+_LOG_DELAY = timedelta(hours=1)
+"""A call is logged with the time at which it reached the sidecar, shortly after its request began."""
 _ROUNDING_USD = Decimal("0.000000001")
-"""The gateway rounds up, the log to the nearest."""
+"""The gateway rounds costs up, the log rounds to the nearest."""
 
 _DIFFERENCES = """
     SELECT coalesce(r.request_id, t.call_id) AS request_id,
@@ -43,13 +43,13 @@ _DIFFERENCES = """
         OR (r.cost_usd IS NULL AND t.cost_usd IS NOT NULL))
     ORDER BY 2 LIMIT $3"""
 
-_MOVING = "SELECT to_regclass('llm_calls_before') IS NOT NULL"
+_IS_MOVING = "SELECT to_regclass('llm_calls_before') IS NOT NULL"
 _NOT_MOVED = "SELECT EXISTS (SELECT 1 FROM llm_calls_before WHERE started_at >= $1 AND started_at < $2)"
 
 
 @dataclass(frozen=True, slots=True)
 class Discrepancy:
-    """One request on which the two logs differ."""
+    """A request on which the gateway's record and the sidecar's log differ."""
 
     request_id: UUID
     started_at: datetime
@@ -65,19 +65,19 @@ class Discrepancy:
 async def find_discrepancies(
     pool: asyncpg.Pool, since: datetime, until: datetime, limit: int
 ) -> Sequence[Discrepancy]:
-    """Requests of this time on which the logs differ, oldest first; raises `DatabaseUnavailable`.
+    """Returns at most `limit` discrepancies of a range, oldest first; raises `DatabaseUnavailable`.
 
-    While a migration still moves the sidecar's log, times it has not moved yet cannot be compared.
+    While a migration moves the sidecar's log, the part that it has not moved cannot be compared.
     """
     async with db_deadline(_DEADLINE_S):
-        if await pool.fetchval(_MOVING) and await pool.fetchval(_NOT_MOVED, since, until):
+        if await pool.fetchval(_IS_MOVING) and await pool.fetchval(_NOT_MOVED, since, until):
             raise DatabaseUnavailable("migrating", "the sidecar's log of that time is still being moved")
-        rows = await pool.fetch(_DIFFERENCES, since, until, limit, _NEAR)
+        rows = await pool.fetch(_DIFFERENCES, since, until, limit, _LOG_DELAY)
     return [_discrepancy_from_row(row) for row in rows]
 
 
 async def enrich_estimates(pool: asyncpg.Pool, since: datetime, until: datetime) -> int:
-    """Make this time's estimates exact by the sidecar's log; returns how many."""
+    """Replaces the estimates of a range by the sidecar's log; returns the number of changed rows."""
     async with db_deadline(_DEADLINE_S):
         return int(await pool.fetchval("SELECT enrich_requests($1, $2)", since, until) or 0)
 
@@ -102,9 +102,9 @@ def _kinds(row: Any) -> Sequence[DiscrepancyKind]:  # noqa: ANN401 -- the same
     if not row["logged"]:
         return ["missing_there"]
     kinds: list[DiscrepancyKind] = []
-    here = (row["prompt_tokens"], row["completion_tokens"])
-    there = (row["logged_prompt_tokens"], row["logged_completion_tokens"])
-    if None not in there and here != there:
+    recorded = (row["prompt_tokens"], row["completion_tokens"])
+    logged = (row["logged_prompt_tokens"], row["logged_completion_tokens"])
+    if None not in logged and recorded != logged:
         kinds.append("tokens")
     if _differ(row["cost_usd"], row["logged_cost_usd"]):
         kinds.append("cost")

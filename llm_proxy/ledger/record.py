@@ -8,7 +8,7 @@ rejects. Units: `_ms` milliseconds since the request was read; `started_at` UTC.
 
 import contextlib
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
 from itertools import compress
 from operator import is_not, itemgetter
@@ -26,16 +26,20 @@ CacheState = Literal["hit", "miss", "off"]
 
 
 class UsageRecord(NamedTuple):
-    """Everything billing, usage and budgets need to know of one admitted call; a tuple, as rows are.
+    """What billing, usage and budgets know of one admitted call; field names are those of the columns.
+
+    `COLUMNS` lists the fields whose columns have other names.
 
     Attributes:
-        group: The model group that served; `group_asked` is the one the caller's name stood for.
-        would_refuse: The limits in shadow mode that would have refused it, as `scope:kind`, by commas.
+        door: The OpenAI operation, such as `chat.completions`.
+        group: The model group that served the call; `group_asked` is the one that the caller requested.
+        outcome: `cut` means that the answer was truncated.
+        would_refuse: The limits in shadow mode that would have rejected the call: `scope:kind`, with commas.
         hops: JSON: group, deployment and HTTP status of each attempt at a provider, in order.
-        tags: Joined by commas; None for none.
-        token_details: JSON: further parts of the tokens, as `token_details` names them.
-        service_tier: The tier the answer states.
-        prompt_bytes: With `max_tokens` and `choices`, as asked: what its reservation was made of.
+        tags: Joined by commas; None without tags.
+        token_details: JSON: further parts of the tokens, named as in `token_details`.
+        service_tier: The tier that the answer states.
+        prompt_bytes: Of the request; with `max_tokens` and `choices` the basis of its reservation.
     """
 
     request_id: UUID
@@ -84,29 +88,34 @@ class UsageRecord(NamedTuple):
 
     @property
     def total_tokens(self) -> int | None:
-        """Prompt and completion together; None when neither is known."""
+        """Prompt tokens plus completion tokens; None when both are unknown."""
         if self.prompt_tokens is None and self.completion_tokens is None:
             return None
         return (self.prompt_tokens or 0) + (self.completion_tokens or 0)
 
 
+MAX_NAME_CHARS = 128
+"""Stored characters of a name: six names must fit into one index entry of the roll-ups."""
+PARTITION_MARGIN = timedelta(hours=1)
+"""A row's `started_at` differs by less from the time in its request id: a look-up reads two partitions."""
 LedgerRow = tuple[Any, ...]
+"""The values of a record in the order of `FIELDS`."""
 EncodedRow = tuple[LedgerRow, bytes]
-"""A row and its line."""
+"""A row and its JSON line."""
 
 FIELDS = UsageRecord._fields
 COLUMNS = {
     "user": "user_id", "session": "session_id", "run": "run_id", "group": "model_group",
     "cost_nano_usd": "cost_usd",
 }  # fmt: skip
-"""Fields that are called otherwise in the table."""
+"""The columns of `requests` whose names differ from their fields."""
 
 _FIRST_FIELDS = FIELDS.index("ttft_ms") + 1
-"""So many fields had the first version's rows; later ones come after them, and may be missing on a disk."""
+"""The number of fields in the first version's lines; later fields may be missing on a disk."""
 _STARTED = FIELDS.index("started_at")
 _COUNTED = slice(FIELDS.index("prompt_tokens"), FIELDS.index("cost_nano_usd") + 1)
 _MAX_NUMBER = 10**15
-"""No call has more tokens or nano-dollars: a roll-up that added up larger numbers would overflow for all."""
+"""No call has more tokens or nano-dollars: larger numbers would overflow the sums of a roll-up."""
 _MAX_CHARS = {"provider_message": 600, "tags": 600, "would_refuse": 500}
 _OWNER_FIELDS: tuple[str, ...] = ("tenant", "agent", "group", "model")
 _OTHER_TEXT_FIELDS: tuple[str, ...] = (
@@ -115,13 +124,13 @@ _OTHER_TEXT_FIELDS: tuple[str, ...] = (
     "service_tier",
 )  # fmt: skip
 _TEXT_LIMITS = ((600, 256), (128, 128), (32, 128), (8, 128), (4, 64), (2, 16), (0, 0))
-"""How long, in characters, the other texts and the owners' may be, tried in this order."""
+"""Maximum characters of the other texts and of the owners' names, tried in this order."""
 _JSON_FIELDS = frozenset({"hops", "token_details"})
 _MAX_BY_FIELD = {"status": 2**15 - 1, "attempts": 2**31 - 1, "choices": 2**31 - 1}
 
 
 def row_of(record: UsageRecord) -> LedgerRow:
-    """The record's values in the order of its fields; a number no call can have is unknown."""
+    """Returns a record's values in the order of its fields; an impossible number becomes None."""
     row: LedgerRow = tuple(record)
     if all(count is None or 0 <= count <= _MAX_NUMBER for count in row[_COUNTED]):
         return row
@@ -129,7 +138,7 @@ def row_of(record: UsageRecord) -> LedgerRow:
 
 
 def encode(row: LedgerRow) -> bytes:
-    """The row as one line of JSON, without its newline."""
+    """Encodes a row as one line of JSON, without a newline."""
     with contextlib.suppress(TypeError):
         line = orjson.dumps(row)
         if b"\\u0000" not in line:
@@ -141,40 +150,40 @@ def encode(row: LedgerRow) -> bytes:
         return orjson.dumps(repair(row))
 
 
-def shorten(row: LedgerRow, most_bytes: int) -> bytes:
-    """The row's line in at most so many bytes: without its attempts and details, then with its texts cut."""
-    whole = tuple(None if name in _JSON_FIELDS else value for name, value in zip(FIELDS, row, strict=True))
-    return _fit(FIELDS, whole, most_bytes)
+def shorten(row: LedgerRow, max_bytes: int) -> bytes:
+    """Encodes a row in at most `max_bytes`: without its JSON fields, then with shorter texts."""
+    row = tuple(None if name in _JSON_FIELDS else value for name, value in zip(FIELDS, row, strict=True))
+    return _fit(FIELDS, row, max_bytes)
 
 
-def encode_started(opened: LedgerRow, most_bytes: int) -> bytes:
-    """The line of an admitted call, its values in the order of `STARTED_FIELDS`, in at most so many bytes."""
-    return _fit(STARTED_FIELDS, opened, most_bytes)
+def encode_started(started: LedgerRow, max_bytes: int) -> bytes:
+    """Encodes the values of `STARTED_FIELDS` of an admitted call in at most `max_bytes`."""
+    return _fit(STARTED_FIELDS, started, max_bytes)
 
 
-def _fit(names: Sequence[str], values: LedgerRow, most_bytes: int) -> bytes:
+def _fit(names: Sequence[str], values: LedgerRow, max_bytes: int) -> bytes:
     line = b""
     for others, owners in _TEXT_LIMITS:
-        longest = dict.fromkeys(_OTHER_TEXT_FIELDS, others) | dict.fromkeys(_OWNER_FIELDS, owners)
-        cut = (
-            _cut(name, value, longest.get(name)) if isinstance(value, str) else value
+        max_chars = dict.fromkeys(_OTHER_TEXT_FIELDS, others) | dict.fromkeys(_OWNER_FIELDS, owners)
+        truncated = (
+            _truncate(name, value, max_chars.get(name)) if isinstance(value, str) else value
             for name, value in zip(names, values, strict=True)
         )
-        line = encode(tuple(cut))
-        if len(line) <= most_bytes:
+        line = encode(tuple(truncated))
+        if len(line) <= max_bytes:
             break
     return line
 
 
-def _cut(name: str, text: str, most: int | None) -> str | None:
-    """So many characters of a text; of tags only whole ones."""
-    if name == "tags" and most is not None and len(text) > most:
-        return text[: most + 1].rpartition(",")[0] or None
-    return text[:most]
+def _truncate(name: str, text: str, max_chars: int | None) -> str | None:
+    """Truncates a text; of `tags` only complete tags are left."""
+    if name == "tags" and max_chars is not None and len(text) > max_chars:
+        return text[: max_chars + 1].rpartition(",")[0] or None
+    return text[:max_chars]
 
 
 def decode(line: bytes) -> LedgerRow:
-    """The row of a line; raises `ValueError` when it is not one, or torn."""
+    """Decodes a line; raises ValueError when it is torn or no row."""
     values = _decode_list(line, len(FIELDS), _FIRST_FIELDS)
     values += [None] * (len(FIELDS) - len(values))
     try:
@@ -188,19 +197,19 @@ def decode(line: bytes) -> LedgerRow:
 
 
 def row_started_at(row: LedgerRow) -> datetime:
-    """When the row's request began."""
-    moment: datetime = row[_STARTED]
-    return moment
+    """Returns the beginning of the row's request."""
+    started_at: datetime = row[_STARTED]
+    return started_at
 
 
 def repair(row: LedgerRow) -> LedgerRow:
-    """The row with what no database takes taken out: text that is not UTF-8, numbers beyond their column."""
+    """Returns the row in values that every database accepts: valid UTF-8, numbers within their columns."""
     return tuple(_repaired(name, value) for name, value in zip(FIELDS, row, strict=True))
 
 
 def _repaired(name: str, value: object) -> object:
     if name in _JSON_FIELDS:
-        return None  # it says more of what other fields hold
+        return None  # only details of what other fields hold
     if isinstance(value, str):
         return sanitize_text(value)[: _MAX_CHARS.get(name, 200)]
     if isinstance(value, int) and not isinstance(value, bool):
@@ -212,7 +221,7 @@ STARTED_FIELDS = (
     "request_id", "started_at", "key_id", "key_prefix", "tenant", "agent", "user", "session", "channel",
     "client_request_id", "door", "dialect", "model", "group", "streamed", "run", "tags",
 )  # fmt: skip
-"""What is written down when a call is admitted; `started_at` in seconds since 1970."""
+"""The fields that the journal has of an admitted call; `started_at` in seconds since 1970."""
 _FIRST_STARTED_FIELDS = STARTED_FIELDS.index("streamed") + 1
 
 _LOST_VALUES: dict[str, object] = {
@@ -226,16 +235,16 @@ _LOST_VALUES: dict[str, object] = {
 
 
 def lost_row(line: bytes) -> LedgerRow:
-    """The row of a call that was admitted and whose worker died; raises `ValueError` when it is not one."""
+    """Returns the row (`outcome='lost'`) of an admitted call whose worker died; raises ValueError."""
     values = _decode_list(line, len(STARTED_FIELDS), _FIRST_STARTED_FIELDS)
     values += [None] * (len(STARTED_FIELDS) - len(values))
-    opened = dict(zip(STARTED_FIELDS, values, strict=True))
+    started = dict(zip(STARTED_FIELDS, values, strict=True))
     try:
-        opened["request_id"] = UUID(opened["request_id"])
-        opened["started_at"] = datetime.fromtimestamp(opened["started_at"], UTC)
+        started["request_id"] = UUID(started["request_id"])
+        started["started_at"] = datetime.fromtimestamp(started["started_at"], UTC)
     except (TypeError, AttributeError, OverflowError, OSError) as error:
         raise ValueError("not an admitted call") from error
-    return tuple({**_LOST_VALUES, **opened}[name] for name in FIELDS)
+    return tuple({**_LOST_VALUES, **started}[name] for name in FIELDS)
 
 
 def _decode_list(line: bytes, length: int, least: int | None = None) -> list[Any]:
@@ -252,8 +261,8 @@ _LOGGED_FIELDS = (
     "attempts", "would_refuse",
 )  # fmt: skip
 _REDACTED_FIELDS = ("tenant", "agent", "group")
-"""Names a caller or an operator made up."""
-_shown = itemgetter(*(FIELDS.index(name) for name in _LOGGED_FIELDS))
+"""Names that callers or operators chose."""
+_logged_values = itemgetter(*(FIELDS.index(name) for name in _LOGGED_FIELDS))
 _LINE_COST, _LINE_LATENCY, _LINE_TTFT = (
     FIELDS.index(name) for name in ("cost_nano_usd", "latency_ms", "ttft_ms")
 )
@@ -263,8 +272,12 @@ _redact_cached = lru_cache(maxsize=4096)(redact)
 
 
 def log_fields(row: LedgerRow) -> dict[str, Any]:
-    """The fields of the line; what is unknown is left out."""
-    values = _shown(row)
+    """Returns the fields of a call's log line, without unknown ones.
+
+    Names that callers chose are redacted like any other text; user, session and the client's request id are
+    left out, because they belong to people.
+    """
+    values = _logged_values(row)
     line: dict[str, Any] = dict(compress(zip(_LOGGED_FIELDS, values, strict=True), map(_is_known, values)))
     for name in _REDACTED_FIELDS:
         if name in line:

@@ -1,4 +1,4 @@
-"""Requests rejected before admission: all counted by the minute, a bounded sample stored as rows.
+"""Requests rejected before admission: all counts by the minute, a bounded sample stored as rows.
 
 Invariants: counting never waits. A counter row holds all of its minute at this worker, so that writing it
 twice counts once; memory holds a bounded number of rows. The sample has at most `SAMPLE_PER_S` rows
@@ -19,19 +19,23 @@ from llm_proxy.dialects import Call
 from llm_proxy.errors import APIError, BadRequest, ReachedLimit
 from llm_proxy.identity import Caller
 from llm_proxy.identity.postgres_store import Connection
+from llm_proxy.ledger.record import MAX_NAME_CHARS, PARTITION_MARGIN
 from llm_proxy.money import usd_text
 from llm_proxy.schema.database import sanitize_text
 from llm_proxy.telemetry import timestamp_of
 from llm_proxy.telemetry.privacy import redact
 
 SAMPLE_PER_S = 10
-_MAX_NAME_CHARS, _MAX_SUBJECT_CHARS = 128, 300  # a name as in `requests`; a subject may hold two
+_MAX_SUBJECT_CHARS = 300  # a subject may hold two names
 _AMOUNTS = ("limit", "used", "held", "kept", "wanted")
 
 
 @dataclass(frozen=True, slots=True)
 class RejectedRequest:
-    """One request answered with an error before it became a call."""
+    """A request that was answered with an error before its call was admitted.
+
+    The order of the fields is that of the columns of `refusals`.
+    """
 
     request_id: UUID
     rejected_at: datetime
@@ -48,13 +52,13 @@ class RejectedRequest:
     reached: ReachedLimit | None
 
     def as_row(self) -> tuple[Any, ...]:
-        """Its values, in the order of the table's columns, as Postgres takes them."""
+        """Returns the values in the order of the table's columns, in texts that Postgres accepts."""
         values = (getattr(self, field.name) for field in fields(self))
         return tuple(_column_value(value) for value in values)
 
     def as_log_fields(self) -> dict[str, Any]:
-        """What the log says of it: unknown fields are left out, and users' names."""
-        known = {
+        """Returns the fields of the log line, without unknown ones and without users' names."""
+        fields_of_line = {
             "request_id": str(self.request_id),
             "status": self.status,
             "code": self.code,
@@ -65,28 +69,28 @@ class RejectedRequest:
             "agent": _redacted(self.agent),
             "group": _redacted(self.group),
         }
-        line: dict[str, Any] = {name: value for name, value in known.items() if value is not None}
+        line: dict[str, Any] = {name: value for name, value in fields_of_line.items() if value is not None}
         if self.reached is not None:
             line["limit"] = limit_as_json(self.reached) | {"subject": self._limit_subject(self.reached)}
         return line
 
     def _limit_subject(self, reached: ReachedLimit) -> str | None:
-        """Whose limit it is, for the log: a key by its public part."""
+        """Returns the limit's subject for the log: a key by its public part, a user without the name."""
         if reached.scope == "user_model":
             return "a user"
         return reached.subject if reached.subject == f"key {self.key_prefix}" else _redacted(reached.subject)
 
 
 def rejected_request(
-    request_id: UUID, started_at_s: float, caller: Caller | None, call: Call | None, refused: APIError
+    request_id: UUID, started_at_s: float, caller: Caller | None, call: Call | None, error: APIError
 ) -> RejectedRequest:
-    """The refusal of a request that was not admitted, as far as it is known whose it was."""
+    """Builds the record of a rejected request; caller and call are None if they are not known."""
     return RejectedRequest(
         request_id=request_id,
         rejected_at=datetime.fromtimestamp(started_at_s, UTC),
-        status=refused.status,
-        code=refused.code,
-        origin=refused.origin,
+        status=error.status,
+        code=error.code,
+        origin=error.origin,
         door=call.endpoint if call else None,
         key_id=caller.key_id if caller else None,
         key_prefix=caller.key_prefix if caller else None,
@@ -94,17 +98,17 @@ def rejected_request(
         agent=caller.agent if caller else None,
         group=call.group if call else None,
         user=caller.user if caller else None,
-        reached=refused.reached_limit,
+        reached=error.reached_limit,
     )
 
 
 def limit_as_json(reached: ReachedLimit) -> dict[str, Any]:
-    """A limit that was reached, for the record and the log; money in dollars, as text."""
-    told: dict[str, Any] = asdict(reached)
-    told["resets_at"] = reached.resets_at.isoformat() if reached.resets_at else None
+    """Returns a reached limit as a JSON object without unknown fields; money is text in dollars."""
+    document: dict[str, Any] = asdict(reached)
+    document["resets_at"] = reached.resets_at.isoformat() if reached.resets_at else None
     if reached.unit == "usd":
-        told |= {name: usd_text(told[name]) for name in _AMOUNTS}
-    return {name: value for name, value in told.items() if value is not None}
+        document |= {name: usd_text(document[name]) for name in _AMOUNTS}
+    return {name: value for name, value in document.items() if value is not None}
 
 
 def _column_value(value: object) -> object:
@@ -114,7 +118,7 @@ def _column_value(value: object) -> object:
             for name, text in limit_as_json(value).items()
         }
         return orjson.dumps(cleaned).decode()
-    return sanitize_text(value)[:_MAX_NAME_CHARS] if isinstance(value, str) else value
+    return sanitize_text(value)[:MAX_NAME_CHARS] if isinstance(value, str) else value
 
 
 def _redacted(name: str | None) -> str | None:
@@ -122,7 +126,7 @@ def _redacted(name: str | None) -> str | None:
 
 
 class RejectionSampler:
-    """Says which refusals are kept: the first so many of each second."""
+    """Accepts the first `SAMPLE_PER_S` rejected requests of each second."""
 
     __slots__ = ("_left", "_second")
 
@@ -131,7 +135,7 @@ class RejectionSampler:
         self._left = SAMPLE_PER_S
 
     def accepts(self, now_s: float) -> bool:
-        """Whether one more is kept at this time, on any clock that counts seconds."""
+        """Whether one more request is stored; `now_s` may be of any clock that counts seconds."""
         second = int(now_s)
         if second != self._second:
             self._second, self._left = second, SAMPLE_PER_S
@@ -141,20 +145,20 @@ class RejectionSampler:
 
 MAX_COUNTERS = 50_000
 OPEN_MINUTES = 15
-"""So long a written row can still grow: a request is refused within minutes of its begin."""
+"""For so long a written row can grow: a request is rejected within minutes of its beginning."""
 _MAX_COUNTED_CHARS = 128
 _MS_PER_MINUTE = 60_000
 
 CounterKey = tuple[int, str, str, str, str, str]
-"""Minute, key, tenant, code, and the limit's scope and kind."""
+"""Minute since 1970, key, tenant, error code, scope and kind of the limit."""
 CounterRow = tuple[Any, ...]
 
 
 class RejectionCounts:
-    """Counts of this worker on their way to Postgres.
+    """Counts the rejected requests of this worker until Postgres has them.
 
     Attributes:
-        worker: This worker's name in the table, of this start.
+        worker: A random name of this process, which separates its rows from those of others.
     """
 
     def __init__(self) -> None:
@@ -163,62 +167,61 @@ class RejectionCounts:
         self._changed: set[CounterKey] = set()
         self._newest = 0
 
-    def add(self, request_id: UUID, caller: Caller | None, refused: APIError) -> None:
-        """A request was refused before it became a call."""
+    def add(self, request_id: UUID, caller: Caller | None, error: APIError) -> None:
+        """Counts a request that was rejected with `error` before its call was admitted."""
         minute = minute_of(request_id)
         self._newest = max(self._newest, minute)
-        minute = max(minute, self._newest - OPEN_MINUTES)  # older rows may be forgotten
-        reached = refused.reached_limit
+        minute = max(minute, self._newest - OPEN_MINUTES)  # older rows may be gone from memory
+        reached = error.reached_limit
         tenant = caller.tenant if caller is not None and caller.kind == "virtual" else None
-        place = (
+        key = (
             minute,
             _counted_text(caller.key_id if caller else ""),
             _counted_text(tenant or ""),
-            _counted_text(refused.code or str(refused.status)),
+            _counted_text(error.code or str(error.status)),
             reached.scope if reached else "",
             reached.kind if reached else "",
         )
-        if place not in self._times and len(self._times) >= MAX_COUNTERS:
-            place = (minute, "", "", "other", "", "")
-        self._times[place] = self._times.get(place, 0) + 1
-        self._changed.add(place)
+        if key not in self._times and len(self._times) >= MAX_COUNTERS:
+            key = (minute, "", "", "other", "", "")
+        self._times[key] = self._times.get(key, 0) + 1
+        self._changed.add(key)
 
     def pending_rows(self) -> list[CounterRow]:
-        """The rows that Postgres does not have yet, as it takes them."""
+        """Returns the rows that changed since Postgres had them, in the order of the table's columns."""
         return [
-            (datetime.fromtimestamp(place[0] * 60, UTC), *place[1:], self.worker, self._times[place])
-            for place in self._changed
+            (datetime.fromtimestamp(key[0] * 60, UTC), *key[1:], self.worker, self._times[key])
+            for key in self._changed
         ]
 
     def mark_written(self, rows: Sequence[CounterRow]) -> None:
-        """Postgres has these rows; those that cannot grow any more are forgotten."""
+        """Notes that Postgres has these rows; forgets rows that cannot grow any more."""
         for row in rows:
-            place = (int(row[0].timestamp()) // 60, *row[1:6])
-            if self._times.get(place) == row[-1]:
-                self._changed.discard(place)
+            key = (int(row[0].timestamp()) // 60, *row[1:6])
+            if self._times.get(key) == row[-1]:
+                self._changed.discard(key)
         oldest = self._newest - OPEN_MINUTES
-        for place in [one for one in self._times if one[0] < oldest and one not in self._changed]:
-            del self._times[place]
+        for key in [key for key in self._times if key[0] < oldest and key not in self._changed]:
+            del self._times[key]
 
 
 def minute_of(request_id: UUID) -> int:
-    """The minute in which the request with this id came, since 1970."""
+    """Returns the minute (since 1970) in which a request id was made."""
     return (request_id.int >> 80) // _MS_PER_MINUTE
 
 
 def _counted_text(name: str) -> str:
-    return sanitize_text(name)[:_MAX_COUNTED_CHARS]
+    return sanitize_text(name)[:MAX_NAME_CHARS]
 
 
 FILTER_COLUMNS = {
     "key": "key_id", "tenant": "tenant", "agent": "agent", "user": "user_id", "model": "model_group",
 }  # fmt: skip
-"""What refusals may be filtered by, and their columns."""
+"""The filters of rejected requests, and their columns."""
 MAX_COUNT_ROWS = 10_000
 _COUNTED_BY = ("key", "tenant")
 _MINUTE = timedelta(minutes=1)
-_NEAR = timedelta(hours=1)
-_KEPT = "SELECT r.*, k.name AS key_name FROM refusals AS r LEFT JOIN api_keys AS k ON k.key_id = r.key_id"
+_SAMPLE = "SELECT r.*, k.name AS key_name FROM refusals AS r LEFT JOIN api_keys AS k ON k.key_id = r.key_id"
 _COUNTS = (
     "SELECT minute, c.key_id, k.name AS key_name, c.tenant, code, limit_scope, limit_kind,"
     " sum(times)::int8 AS times"
@@ -231,75 +234,70 @@ _COUNTS = (
 
 @dataclass(frozen=True, slots=True)
 class RejectionScope:
-    """Whose refusals may be told; None for everybody's.
-
-    Attributes:
-        key: The id of the one key.
-        tenant: The one tenant.
-    """
+    """Limits counts to a key (its id) and a tenant; None means any."""
 
     key: str | None = None
     tenant: str | None = None
 
 
 async def fetch_rejected(connection: Connection, request_id: UUID) -> Any:  # noqa: ANN401 -- a row of the driver's
-    """The refusal of a request; None if it is not in the sample."""
+    """Returns the row of a rejected request; None if it is not in the sample."""
     moment = timestamp_of(request_id)
     return await connection.fetchrow(
-        f"{_KEPT} WHERE r.request_id = $1 AND r.refused_at BETWEEN $2 AND $3",
-        request_id, moment - _NEAR, moment + _NEAR,
+        f"{_SAMPLE} WHERE r.request_id = $1 AND r.refused_at BETWEEN $2 AND $3",
+        request_id, moment - PARTITION_MARGIN, moment + PARTITION_MARGIN,
     )  # fmt: skip
 
 
 async def fetch_latest_rejected(
-    connection: Connection, since: datetime, until: datetime, where: Mapping[str, str], limit: int
+    connection: Connection, since: datetime, until: datetime, filters: Mapping[str, str], limit: int
 ) -> list[Any]:
-    """The latest refusals of the sample, newest first; raises `BadRequest`."""
-    unknown = next((name for name in where if name not in FILTER_COLUMNS), None)
+    """Returns the latest rows of the sample, newest first; raises `BadRequest` for an unknown filter."""
+    unknown = next((name for name in filters if name not in FILTER_COLUMNS), None)
     if unknown is not None:
         raise BadRequest(f"No refusal is kept by '{unknown[:40]}'.", param=unknown[:40])
-    conditions = [f"r.{FILTER_COLUMNS[name]} = ${at}" for at, name in enumerate(where, 4)]
+    conditions = [f"r.{FILTER_COLUMNS[name]} = ${at}" for at, name in enumerate(filters, 4)]
     found = " AND ".join(["r.refused_at >= $1", "r.refused_at < $2", *conditions])
-    statement = f"{_KEPT} WHERE {found} ORDER BY r.refused_at DESC LIMIT $3"
-    rows: list[Any] = await connection.fetch(statement, since, until, limit, *where.values())
+    statement = f"{_SAMPLE} WHERE {found} ORDER BY r.refused_at DESC LIMIT $3"
+    rows: list[Any] = await connection.fetch(statement, since, until, limit, *filters.values())
     return rows
 
 
 async def fetch_rejection_counts(
-    connection: Connection, since: datetime, until: datetime, whose: RejectionScope
+    connection: Connection, since: datetime, until: datetime, scope: RejectionScope
 ) -> list[dict[str, Any]]:
-    """How many were refused, by minute, key, code and limit, newest first; at most `MAX_COUNT_ROWS` lines."""
-    rows = await connection.fetch(_COUNTS, since, until, whose.key, whose.tenant, MAX_COUNT_ROWS)
+    """Returns counts by minute, key, tenant, code and limit, newest first; at most `MAX_COUNT_ROWS`."""
+    rows = await connection.fetch(_COUNTS, since, until, scope.key, scope.tenant, MAX_COUNT_ROWS)
     return [dict(row) for row in rows]
 
 
-def scope_from_filters(where: Mapping[str, str]) -> RejectionScope:
-    """What of a question the counts can be narrowed to."""
-    return RejectionScope(*(where.get(name) for name in _COUNTED_BY))
+def scope_from_filters(filters: Mapping[str, str]) -> RejectionScope:
+    """Returns the filters that counts can be limited to."""
+    return RejectionScope(*(filters.get(name) for name in _COUNTED_BY))
 
 
 def minute_around(request_id: UUID) -> tuple[datetime, datetime]:
-    """The minute in which the request with this id came."""
+    """Returns the beginning and the end of the minute in which a request id was made."""
     begin = timestamp_of(request_id).replace(second=0, microsecond=0)
     return begin, begin + _MINUTE
 
 
-def summarize_counts(counted: Iterable[Mapping[str, Any]]) -> str:
-    """All counts together, by limit or code: `13 (11 by key:requests, 2 by invalid_api_key)`."""
+def summarize_counts(counts: Iterable[Mapping[str, Any]]) -> str:
+    """Returns the sum of the counts, by limit or code: `13 (11 by key:requests, 2 by invalid_api_key)`."""
     reasons: dict[str, int] = {}
-    for row in counted:
+    for row in counts:
         reason = f"{row['limit_scope']}:{row['limit_kind']}" if row["limit_kind"] else row["code"]
         reasons[reason] = reasons.get(reason, 0) + row["times"]
-    most_first = sorted(reasons.items(), key=lambda one: -one[1])
-    told = ", ".join(f"{times:,} by {reason}" for reason, times in most_first)
-    return f"{sum(reasons.values()):,} ({told})" if told else "0"
+    most_first = sorted(reasons.items(), key=lambda reason: -reason[1])
+    parts = ", ".join(f"{times:,} by {reason}" for reason, times in most_first)
+    return f"{sum(reasons.values()):,} ({parts})" if parts else "0"
 
 
-def not_recorded_message(request_id: UUID, counted: Iterable[Mapping[str, Any]]) -> str:
-    """What is known of a request that is neither on record nor in the sample."""
+def not_recorded_message(request_id: UUID, counts: Iterable[Mapping[str, Any]]) -> str:
+    """Returns the message for a request id that is neither recorded nor in the sample."""
     begin, _ = minute_around(request_id)
     return (
         "No record has this id. Of refused requests a sample is kept"
         f" ({SAMPLE_PER_S} a second of each worker), so it may have been refused: in its minute"
-        f" ({begin:%Y-%m-%d %H:%M} UTC) {summarize_counts(counted)} were refused."
+        f" ({begin:%Y-%m-%d %H:%M} UTC) {summarize_counts(counts)} were refused."
     )

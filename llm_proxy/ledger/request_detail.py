@@ -11,37 +11,37 @@ from typing import Any
 from llm_proxy.identity.caller import PERIOD_SUFFIX, SHARED_SCOPES
 from llm_proxy.json_access import Json
 
-_ANSWERED = 200
+_OK_STATUS = 200
 
 
-def describe_request(found: Json) -> list[str]:
-    """The lines of a record with its model calls, or of a refusal."""
-    if found.get("outcome") == "refused":
-        return [_caller_line(found, found["refused_at"]), _rejection_line(found)]
-    return [_caller_line(found, found["started_at"]), *_attempt_lines(found), _end_line(found)]
+def describe_request(request: Json) -> list[str]:
+    """Returns the lines of a request: of its record with its model calls, or of its rejection."""
+    if request.get("outcome") == "refused":
+        return [_caller_line(request, request["refused_at"]), _rejection_line(request)]
+    return [_caller_line(request, request["started_at"]), *_attempt_lines(request), _end_line(request)]
 
 
 def describe_limit(reached: Json) -> str:
-    """A limit that was reached: whose, how full, what was wanted, the wait."""
+    """Returns a reached limit as text: its subject, its use, what was requested, and the wait."""
     unit, scope = reached["unit"], reached["scope"]
     per = PERIOD_SUFFIX.get(
         reached.get("period", ""), " a minute" if unit in {"requests", "tokens"} else " at once"
     )
-    told = [f"{reached['kind']} of {reached['subject']} (scope {scope})"]
+    parts = [f"{reached['kind']} of {reached['subject']} (scope {scope})"]
     if "limit" in reached:
         used = _amount_without_unit(reached["used"], unit) if "used" in reached else "an unknown part"
         full = f"{used} of {_amount(reached['limit'], unit)}{per} used"
         held = f", {_amount(reached['held'], unit)} held by {_amount(reached['running'], 'running calls')}"
         kept = f", {_amount(reached['kept'], unit)} kept for a call that waits"
         some = [text for text, name in ((held, "held"), (kept, "kept")) if float(reached.get(name) or 0)]
-        told.append(full + "".join(some))
+        parts.append(full + "".join(some))
     if "wanted" in reached:
-        told.append(f"wanted {_amount(reached['wanted'], unit)}")
+        parts.append(f"wanted {_amount(reached['wanted'], unit)}")
     if "wait_ms" in reached:
-        told.append(f"wait {reached['wait_ms'] / 1000:g} s")
+        parts.append(f"wait {reached['wait_ms'] / 1000:g} s")
     if "resets_at" in reached:
-        told.append(f"resets {reached['resets_at']}")
-    return "; ".join(told)
+        parts.append(f"resets {reached['resets_at']}")
+    return "; ".join(parts)
 
 
 def _amount(amount: object, unit: str) -> str:
@@ -51,120 +51,128 @@ def _amount(amount: object, unit: str) -> str:
 
 
 def _amount_without_unit(amount: object, unit: str) -> str:
-    """An amount without its unit, money with its sign."""
+    """Returns an amount without its unit; money with a dollar sign."""
     if unit == "usd":
         whole, _, rest = str(amount).partition(".")
         return f"${whole}.{rest.rstrip('0').ljust(2, '0')}"
     return f"{amount:,}"
 
 
-def _caller_line(found: Json, at: datetime) -> str:
+def _caller_line(request: Json, at: datetime) -> str:
     names = {
-        "key": found.get("key_name") or found.get("key_prefix") or found.get("key_id"),
-        "tenant": found.get("tenant"),
-        "agent": found.get("agent"),
-        "user": found.get("user_id"),
+        "key": request.get("key_name") or request.get("key_prefix") or request.get("key_id"),
+        "tenant": request.get("tenant"),
+        "agent": request.get("agent"),
+        "user": request.get("user_id"),
     }
     who = ", ".join(f"{name} {value}" for name, value in names.items() if value) or "no known caller"
-    model = found.get("group_asked") or found.get("model_group") or "no model yet"
-    return f"{_time_text(at)} {found.get('door') or 'a request'} for {model} by {who}"
+    model = request.get("group_asked") or request.get("model_group") or "no model yet"
+    return f"{_time_text(at)} {request.get('door') or 'a request'} for {model} by {who}"
 
 
-def _rejection_line(found: Json) -> str:
-    head = f"refused with {found['status']} {found['code'] or ''} by {found['refused_by']}".replace("  ", " ")
-    return f"{head}: {describe_limit(found['reached'])}" if found.get("reached") else head
+def _rejection_line(request: Json) -> str:
+    head = f"refused with {request['status']} {request['code'] or ''} by {request['refused_by']}".replace(
+        "  ", " "
+    )
+    return f"{head}: {describe_limit(request['reached'])}" if request.get("reached") else head
 
 
-def _attempt_lines(found: Json) -> list[str]:
-    calls: list[Json] = list(found.get("model_calls") or ())
-    hops: list[list[Any]] = found.get("hops") or []
+def _attempt_lines(request: Json) -> list[str]:
+    calls: list[Json] = list(request.get("model_calls") or ())
+    hops: list[list[Any]] = request.get("hops") or []
     if not hops:
         hops = [[one["model_group"], one["deployment"], one["http_status"]] for one in calls]
-    if not hops and found.get("deployment"):
-        hops = [[found["model_group"], found["deployment"], _provider_status(found)]]
-    message = found.get("provider_message")
+    if not hops and request.get("deployment"):
+        hops = [[request["model_group"], request["deployment"], _provider_status(request)]]
+    message = request.get("provider_message")
     lines: list[str] = []
     for number, (group, deployment, status) in enumerate(hops, 1):
-        call = _take_logged_call(calls, number, deployment, answered=status == _ANSWERED)
-        why = message if number == len(hops) and status != _ANSWERED else None
-        unknown = call is None and bool(found.get("model_calls"))
+        call = _take_logged_call(calls, number, deployment, answered=status == _OK_STATUS)
+        reason = message if number == len(hops) and status != _OK_STATUS else None
+        unknown = call is None and bool(request.get("model_calls"))
         lines.append(
-            f"hop {number}: {group} at {deployment}: {_attempt_text(status, call, why, unknown=unknown)}"
+            f"hop {number}: {group} at {deployment}: {_attempt_text(status, call, reason, unknown=unknown)}"
         )
-    if hops and not found.get("model_calls"):
+    if hops and not request.get("model_calls"):
         lines.append("the sidecar's log has nothing of this call (yet): when each hop was is not known")
     elif not hops:
         lines.append(
             "no hop: the response cache answered"
-            if found.get("cache") == "hit"
+            if request.get("cache") == "hit"
             else "no hop is known: nothing was sent to a provider, or nobody says"
         )
     return lines
 
 
-def _provider_status(found: Json) -> int | None:
-    return _ANSWERED if found["outcome"] == "ok" else None
+def _provider_status(request: Json) -> int | None:
+    return _OK_STATUS if request["outcome"] == "ok" else None
 
 
 def _take_logged_call(calls: list[Json], number: int, deployment: str, *, answered: bool) -> Json | None:
-    """The sidecar's row of a hop, taken from those not told yet; None where it has none."""
-    exact = next((one for one in calls if str(one["attempt"]).startswith(f"failure:{number}:")), None)
-    alike = (
-        one for one in calls if one["deployment"] == deployment and (one["status"] == "success") == answered
+    """Removes and returns the sidecar's log row of an attempt; None if there is none."""
+    exact = next((call for call in calls if str(call["attempt"]).startswith(f"failure:{number}:")), None)
+    similar = (
+        call
+        for call in calls
+        if call["deployment"] == deployment and (call["status"] == "success") == answered
     )
-    call = exact if exact is not None and not answered else next(alike, None)
+    call = exact if exact is not None and not answered else next(similar, None)
     if call is not None:
         calls.remove(call)
     return call
 
 
 def _attempt_text(status: int | None, call: Json | None, message: str | None, *, unknown: bool) -> str:
-    told = [f"status {status}" if status else "no status"]
+    parts = [f"status {status}" if status else "no status"]
     if call is not None:
         began, ended = call["started_at"], call["ended_at"]
         took = f", {(ended - began).total_seconds() * 1000:,.0f} ms" if ended else ""
-        told.append(f"{_time_text(began)}{took}")
+        parts.append(f"{_time_text(began)}{took}")
         if message is None and call.get("error_class"):
-            told.append(str(call["error_class"]))
+            parts.append(str(call["error_class"]))
     if unknown:
-        told.append("time not known")
+        parts.append("time not known")
     if message is not None:
-        told.append(message)
-    return "; ".join(told)
+        parts.append(message)
+    return "; ".join(parts)
 
 
-def _end_line(found: Json) -> str:
-    status = found["status"]
-    nothing = " with its worker" if found["outcome"] == "lost" else ", the caller was sent nothing"
-    told = [f"ended {found['outcome']}" + (f" with {status}" if status else nothing)]
-    if found.get("refusal_code"):
-        told.append(found["refusal_code"])
-    told.append(f"after {found['latency_ms']:,.0f} ms")
-    tokens = found.get("prompt_tokens"), found.get("completion_tokens")
-    told.append("tokens unknown" if None in tokens else f"{tokens[0]} + {tokens[1]} tokens")
-    cost = found.get("cost_usd")
-    told.append("cost unknown" if cost is None else f"${cost:f}")
-    if found.get("would_refuse"):
-        told.append(f"limits in shadow would have refused it: {found['would_refuse']}")
-    return ", ".join(told)
+def _end_line(request: Json) -> str:
+    status = request["status"]
+    nothing = " with its worker" if request["outcome"] == "lost" else ", the caller was sent nothing"
+    parts = [f"ended {request['outcome']}" + (f" with {status}" if status else nothing)]
+    if request.get("refusal_code"):
+        parts.append(request["refusal_code"])
+    parts.append(f"after {request['latency_ms']:,.0f} ms")
+    tokens = request.get("prompt_tokens"), request.get("completion_tokens")
+    parts.append("tokens unknown" if None in tokens else f"{tokens[0]} + {tokens[1]} tokens")
+    cost = request.get("cost_usd")
+    parts.append("cost unknown" if cost is None else f"${cost:f}")
+    if request.get("would_refuse"):
+        parts.append(f"limits in shadow would have refused it: {request['would_refuse']}")
+    return ", ".join(parts)
 
 
 def _time_text(at: datetime) -> str:
     return f"{at:%Y-%m-%d %H:%M:%S}.{at.microsecond // 1000:03d}"
 
 
-def redact_for_key(found: Json, heard: Container[object]) -> Json:
-    """The answer for a key: the provider's words only where its caller heard them."""
-    shown = dict(found)
-    if shown.get("status") not in heard:
+def redact_for_key(request: Json, visible_statuses: Container[object]) -> Json:
+    """Returns a request as a key may see it.
+
+    The provider's messages are left out unless the caller received them: its status must be one of
+    `visible_statuses`. Of a limit shared by several tenants the amounts are left out.
+    """
+    shown = dict(request)
+    if shown.get("status") not in visible_statuses:
         shown.pop("provider_message", None)
-        unheard = ("error_class", "normalized_error")
+        hidden = ("error_class", "normalized_error")
         shown["model_calls"] = [
-            {name: value for name, value in call.items() if name not in unheard}
+            {name: value for name, value in call.items() if name not in hidden}
             for call in shown.get("model_calls", ())
         ]
     reached = shown.get("reached")
     if reached and reached["scope"] in SHARED_SCOPES:
-        told = ("kind", "scope", "subject", "unit", "wait_ms")
-        shown["reached"] = {name: reached[name] for name in told if name in reached}
+        parts = ("kind", "scope", "subject", "unit", "wait_ms")
+        shown["reached"] = {name: reached[name] for name in parts if name in reached}
     return shown

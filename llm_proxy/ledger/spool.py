@@ -17,27 +17,34 @@ from uuid import UUID
 from llm_proxy.ledger.record import encode, lost_row
 from llm_proxy.ledger.worker_slot import abandoned_slots, map_file
 
+log = logging.getLogger(__name__)
+
+JOURNAL_FILE = "journal"
 NO_SLOT = -1
 
 _SLOTS = 8192
 _SLOT_BYTES = 2048
-OPENED_BYTES = 768
-_LENGTHS = struct.Struct("<II")  # of the admitted call, of the record; 0: none
-_OPENED_AT = _LENGTHS.size
-_RECORD_AT = _OPENED_AT + OPENED_BYTES
-RECORD_BYTES = _SLOT_BYTES - _RECORD_AT
+STARTED_BYTES = 768
+_LENGTHS = struct.Struct("<II")  # bytes of the admitted call and of the record; 0 for none
+_STARTED_OFFSET = _LENGTHS.size
+_RECORD_OFFSET = _STARTED_OFFSET + STARTED_BYTES
+RECORD_BYTES = _SLOT_BYTES - _RECORD_OFFSET
 _WORDS = _SLOT_BYTES // 4
-_EMPTY = bytes(_SLOT_BYTES)
-"""Nothing of a record stays on the disk once it is kept elsewhere."""
+_EMPTY_SLOT = bytes(_SLOT_BYTES)
+"""Overwrites a released slot: no record stays on the disk once it is stored elsewhere."""
 
 
 class Journal:
-    """One worker's journal; not safe across threads."""
+    """One worker's journal; not thread-safe.
+
+    A call that finds no free slot, or a line too long for its slot, is not written; the caller is told by
+    the returned value. `record.shorten` makes lines fit.
+    """
 
     def __init__(self, path: Path | None = None, slots: int = _SLOTS) -> None:
-        """A fresh journal at `path`, whose former content must have been taken; without one, memory alone.
+        """Creates an empty journal at `path`, or in memory without a path; recover the old content before.
 
-        Raises `OSError` when the disk has no room for it.
+        Raises OSError when the disk has no room for it.
         """
         self._count = slots
         if path is not None:
@@ -49,22 +56,25 @@ class Journal:
 
     @property
     def used(self) -> int:
-        """Slots in use."""
+        """The number of slots in use."""
         return self._count - len(self._free)
 
     def begin(self, request_id: UUID, line: bytes) -> bool:
-        """Write an admitted call down; False when there is no room for it."""
-        if not self._free or len(line) > OPENED_BYTES:
+        """Writes an admitted call; returns False if there is no room for it."""
+        if not self._free or len(line) > STARTED_BYTES:
             return False
         slot = self._free.pop()
-        start = slot * _SLOT_BYTES + _OPENED_AT
+        start = slot * _SLOT_BYTES + _STARTED_OFFSET
         self._map[start : start + len(line)] = line
         self._words[slot * _WORDS] = len(line)
         self._slots[request_id.int] = slot
         return True
 
     def complete(self, request_id: UUID, line: bytes) -> int:
-        """Write a record down in its call's place; returns the slot to free once it is kept elsewhere."""
+        """Writes a record into its call's slot; returns the slot, to be released once it is stored elsewhere.
+
+        Returns `NO_SLOT` if there is no room for the record.
+        """
         slot = self._slots.pop(request_id.int, NO_SLOT)
         if len(line) > RECORD_BYTES:
             self.release(slot)
@@ -73,46 +83,44 @@ class Journal:
             if not self._free:
                 return NO_SLOT
             slot = self._free.pop()
-        start = slot * _SLOT_BYTES + _RECORD_AT
+        start = slot * _SLOT_BYTES + _RECORD_OFFSET
         self._map[start : start + len(line)] = line
         self._words[slot * _WORDS + 1] = len(line)
         return slot
 
     def release(self, slot: int) -> None:
-        """The slot's record is kept elsewhere."""
+        """Frees a slot whose record is stored elsewhere."""
         if slot != NO_SLOT:
-            self._map[slot * _SLOT_BYTES : (slot + 1) * _SLOT_BYTES] = _EMPTY
+            self._map[slot * _SLOT_BYTES : (slot + 1) * _SLOT_BYTES] = _EMPTY_SLOT
             self._free.append(slot)
 
 
 def read_journal(path: Path) -> Iterator[tuple[bool, bytes]]:
-    """What a dead worker left: whether the call had ended, and its line."""
+    """Yields the slots of a dead worker's journal: whether the call had ended, and its line."""
     try:
         content = path.read_bytes()
     except OSError:
         return
     for start in range(0, len(content) - _SLOT_BYTES + 1, _SLOT_BYTES):
-        opened, record = _LENGTHS.unpack_from(content, start)
+        started, record = _LENGTHS.unpack_from(content, start)
         if 0 < record <= RECORD_BYTES:
-            yield True, content[start + _RECORD_AT : start + _RECORD_AT + record]
-        elif 0 < opened <= OPENED_BYTES:
-            yield False, content[start + _OPENED_AT : start + _OPENED_AT + opened]
+            yield True, content[start + _RECORD_OFFSET : start + _RECORD_OFFSET + record]
+        elif 0 < started <= STARTED_BYTES:
+            yield False, content[start + _STARTED_OFFSET : start + _STARTED_OFFSET + started]
 
 
 _SEGMENT_BYTES = 4 * 2**20
-_REJECTED_BYTES = 16 * 2**20
+_MAX_REJECTED_BYTES = 16 * 2**20
 REJECTED_FILE = "rejected.jsonl"
-_SUFFIX = ".records"
-_SEGMENTS = f"{'[0-9]' * 12}{_SUFFIX}"
+_SEGMENT_SUFFIX = ".records"
+_SEGMENT_PATTERN = f"{'[0-9]' * 12}{_SEGMENT_SUFFIX}"
 
 
 class Spool:
-    """One worker's waiting records.
+    """One worker's records on disk until Postgres takes them.
 
     Attributes:
-        size_bytes: Bytes waiting.
-        records: Records waiting.
-        dropped: Records dropped since the start to stay under the bound.
+        dropped: Records dropped since the start to stay below `max_bytes`.
     """
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
@@ -129,16 +137,16 @@ class Spool:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes waiting."""
+        """The bytes in all segments."""
         return sum(size for size, _ in self._counts.values())
 
     @property
     def records(self) -> int:
-        """Records waiting."""
+        """The records in all segments."""
         return sum(count for _, count in self._counts.values())
 
     def append(self, lines: list[bytes]) -> None:
-        """Keep these lines; raises `OSError` when the disk takes none of them."""
+        """Appends lines; raises OSError, and keeps no torn line, when the disk does not take them."""
         if self._file < 0:
             self._open_segment()
         path = self._current
@@ -155,33 +163,33 @@ class Spool:
         self._stay_under_bound()
 
     def oldest(self) -> Path | None:
-        """The oldest segment, closed for appending; None when nothing waits."""
+        """Returns the oldest segment, closed for appending; None for an empty spool."""
         oldest = min(self._counts, default=None)
         if oldest is not None and self._file >= 0 and oldest == self._current:
             self.close()
         return oldest
 
     def discard(self, segment: Path) -> None:
-        """Every record of this segment is kept elsewhere."""
+        """Deletes a segment whose records are all stored elsewhere."""
         segment.unlink(missing_ok=True)
         self._counts.pop(segment, None)
 
     def adopt(self, segment: Path) -> None:
-        """Take over a dead worker's segment, on the same file system."""
-        mine = self._next_path()
-        segment.rename(mine)
-        self._count_segment(mine)
+        """Moves a dead worker's segment, on the same file system, into this spool."""
+        path = self._next_path()
+        segment.rename(path)
+        self._count_segment(path)
         self._stay_under_bound()
 
     def reject(self, line: bytes) -> None:
-        """Put aside, for people, a record no database takes; kept while there is room."""
-        aside = self._folder / REJECTED_FILE
-        if not aside.exists() or aside.stat().st_size < _REJECTED_BYTES:
-            with aside.open("ab") as file:
+        """Appends a record that no database accepts to `REJECTED_FILE`, up to 16 MiB."""
+        path = self._folder / REJECTED_FILE
+        if not path.exists() or path.stat().st_size < _MAX_REJECTED_BYTES:
+            with path.open("ab") as file:
                 file.write(line + b"\n")
 
     def close(self) -> None:
-        """Append no more to the segment being written."""
+        """Closes the segment being written."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
@@ -193,12 +201,12 @@ class Spool:
 
     def _next_path(self) -> Path:
         self._next += 1
-        return self._folder / f"{self._next:012}{_SUFFIX}"
+        return self._folder / f"{self._next:012}{_SEGMENT_SUFFIX}"
 
     def _count_segment(self, path: Path) -> None:
         content = path.read_bytes()
         self._counts[path] = (len(content), content.count(b"\n"))
-        self._next = max(self._next, int(path.name.removesuffix(_SUFFIX)))
+        self._next = max(self._next, int(path.name.removesuffix(_SEGMENT_SUFFIX)))
 
     def _stay_under_bound(self) -> None:
         while self.size_bytes > self._max_bytes and len(self._counts) > 1:
@@ -208,12 +216,12 @@ class Spool:
 
 
 def list_segments(folder: Path) -> list[Path]:
-    """A worker's segments, oldest first."""
-    return sorted(folder.glob(_SEGMENTS))
+    """Returns a worker's segments, the oldest first."""
+    return sorted(folder.glob(_SEGMENT_PATTERN))
 
 
 def read_lines(segment: Path) -> Iterator[bytes]:
-    """The whole lines of a segment; one torn by a power cut is left out."""
+    """Yields the complete lines of a segment; skips one torn by a power cut."""
     with segment.open("rb") as file:
         for line in file:
             if line.endswith(b"\n"):
@@ -226,14 +234,9 @@ def _write(descriptor: int, text: bytes) -> None:
         rest = rest[os.write(descriptor, rest) :]
 
 
-log = logging.getLogger(__name__)
-
-JOURNAL_FILE = "journal"
-
-
 @dataclass(slots=True)
 class Recovered:
-    """Records found: ended calls, and calls that never did."""
+    """The numbers of recovered records, of finished calls and of lost ones."""
 
     finished: int = 0
     lost: int = 0
@@ -243,35 +246,38 @@ class Recovered:
 
 
 def recover_worker(folder: Path, spool: Spool) -> Recovered:
-    """Empty a dead worker's journal into the spool; raises `OSError` when the spool cannot be written."""
-    found = Recovered()
-    waiting: list[bytes] = []
+    """Moves the records of a dead worker's journal to `spool`; raises OSError if it cannot be written.
+
+    An admitted call without a record becomes one with `outcome='lost'`.
+    """
+    recovered = Recovered()
+    lines: list[bytes] = []
     for ended, line in read_journal(folder / JOURNAL_FILE):
         try:
-            waiting.append(line if ended else encode(lost_row(line)))
+            lines.append(line if ended else encode(lost_row(line)))
         except ValueError:
             log.warning("a journal entry cannot be read", extra={"seat": folder.name})
             continue
-        found.finished += ended
-        found.lost += not ended
-    if waiting:
-        spool.append(waiting)
+        recovered.finished += ended
+        recovered.lost += not ended
+    if lines:
+        spool.append(lines)
         log.info(
             "took over what a dead worker left",
-            extra={"seat": folder.name, "finished": found.finished, "lost": found.lost},
+            extra={"seat": folder.name, "finished": recovered.finished, "lost": recovered.lost},
         )
     (folder / JOURNAL_FILE).unlink(missing_ok=True)
-    return found
+    return recovered
 
 
 def recover_all(directory: Path, spool: Spool) -> Recovered:
-    """Empty every seat under `directory` whose worker is dead."""
+    """Recovers every worker slot under `directory` whose worker is dead; each is locked meanwhile."""
     total = Recovered()
     for seat in abandoned_slots(directory):
         try:
-            found = recover_worker(seat.path, spool)
-            total.finished += found.finished
-            total.lost += found.lost
+            recovered = recover_worker(seat.path, spool)
+            total.finished += recovered.finished
+            total.lost += recovered.lost
             for segment in list_segments(seat.path):
                 spool.adopt(segment)
         finally:

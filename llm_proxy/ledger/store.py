@@ -17,7 +17,7 @@ from typing import Any
 import asyncpg
 
 from llm_proxy import schema
-from llm_proxy.ledger.record import COLUMNS, FIELDS, EncodedRow, row_started_at
+from llm_proxy.ledger.record import COLUMNS, FIELDS, MAX_NAME_CHARS, EncodedRow, row_started_at
 from llm_proxy.schema.database import DatabaseUnavailable, RowsRejected, db_deadline, is_missing_partition
 
 log = logging.getLogger(__name__)
@@ -29,11 +29,11 @@ _REPORT_EVERY_S = 10.0
 
 
 class MigrationRunner:
-    """This process's part in bringing the database up to date.
+    """Migrates the database from this process, beside the calls.
 
     Attributes:
-        done: The schema is this version's.
-        work: The background work as it was last seen, whoever does it; None where none is known of.
+        done: Whether the schema is known to be of this version.
+        work: The unfinished background work of migrations, in whatever process; None if none is known.
     """
 
     def __init__(self, pool: asyncpg.Pool) -> None:
@@ -46,13 +46,13 @@ class MigrationRunner:
         self.work: schema.SchemaWork | None = None
 
     async def advance(self, within_s: float) -> None:
-        """See whether the schema is this version's, and begin to bring it there.
+        """Checks the schema's version, and starts or awaits a migration.
 
         Args:
-            within_s: How long to wait for a migration that runs.
+            within_s: The time to wait for a running migration.
 
         Raises:
-            DatabaseUnavailable: It is not there yet; the kind says why.
+            DatabaseUnavailable: The schema is not of this version yet; `kind` is the reason.
         """
         if self.done or not await self._pending():
             self.done = True
@@ -76,7 +76,7 @@ class MigrationRunner:
         self.done = True
 
     async def stop(self) -> None:
-        """Give up a migration that runs; Postgres takes it back."""
+        """Cancels a running migration; Postgres rolls it back."""
         applying, self._applying = self._applying, None
         if applying is not None:
             applying.cancel()
@@ -84,7 +84,7 @@ class MigrationRunner:
                 await applying
 
     async def run_batch(self) -> bool:
-        """Do one batch of the work that migrations left; False when none is left for this process."""
+        """Runs one batch of the migrations' work; returns False if none is left for this process."""
         async with (
             db_deadline(_BATCH_DEADLINE_S),
             self._pool.acquire(timeout=_MIGRATION_DEADLINE_S) as connection,
@@ -127,7 +127,6 @@ _DELETE_BATCH = 5000
 _ENRICH_OFTEN = timedelta(minutes=15)
 _ENRICH_SELDOM = timedelta(days=2)
 _ENRICH_UNTIL = timedelta(seconds=30)
-_MAX_CHARS = 128  # six of them must fit into one index entry of the roll-ups
 _MAX_CHARS_BY_FIELD = {"provider_message": 600, "would_refuse": 500}
 
 _TYPES = {
@@ -157,7 +156,7 @@ def _value(at: int, name: str) -> str:
         return f"string_to_array({text}, ',')"
     if name in _TYPES:
         return f"({text})::{_TYPES[name]}"
-    return f"left({text}, {_MAX_CHARS_BY_FIELD.get(name, _MAX_CHARS)})"
+    return f"left({text}, {_MAX_CHARS_BY_FIELD.get(name, MAX_NAME_CHARS)})"
 
 
 _INSERT = _insert()
@@ -185,7 +184,7 @@ class LedgerStore:
     """The ledger's tables.
 
     Attributes:
-        migration: Brings the schema to this version; nothing is written before.
+        migration: Migrates the schema; nothing is written before it is done.
     """
 
     def __init__(self, pool: asyncpg.Pool, *, retention_days: int, payload_days: int) -> None:
@@ -198,11 +197,11 @@ class LedgerStore:
 
     @property
     def migrated(self) -> bool:
-        """Whether the schema is known to be this version's."""
+        """Whether the schema is known to be of this version."""
         return self.migration.done
 
     async def insert_records(self, rows: Sequence[EncodedRow]) -> None:
-        """Write these rows, those already written excepted."""
+        """Inserts rows into `requests`; rows that are there already stay as they are."""
         # One parameter, of lines that are there: the driver takes each value of many apart.
         document = (b"[" + b",".join([line for _, line in rows]) + b"]").decode()
         days = {row_started_at(row).date() for row, _ in rows}
@@ -223,26 +222,26 @@ class LedgerStore:
             self._days.add(day)
 
     async def insert_rejected(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Write a sample of what was refused; raises `DatabaseUnavailable` or `RowsRejected`."""
+        """Inserts a sample of rejected requests; raises `DatabaseUnavailable` or `RowsRejected`."""
         async with db_deadline(_DEADLINE_S):
             await self._pool.execute(_INSERT_REFUSALS, *zip(*rows, strict=True))
 
     async def insert_rejection_counts(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Write what was counted in minutes; raises `DatabaseUnavailable` or `RowsRejected`."""
+        """Inserts or raises counts of rejected requests; raises `DatabaseUnavailable` or `RowsRejected`."""
         async with db_deadline(_DEADLINE_S):
             await self._pool.execute(_INSERT_REFUSAL_COUNTS, *zip(*rows, strict=True))
 
     async def insert_payloads(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Write what was said in some calls; raises `DatabaseUnavailable` or `RowsRejected`."""
+        """Inserts payloads; raises `DatabaseUnavailable` or `RowsRejected`."""
         async with db_deadline(_LONG_DEADLINE_S):
             await self._pool.execute(_INSERT_PAYLOADS, *zip(*rows, strict=True))
 
     async def enrich(self, now: datetime, *, late: bool = False) -> int:
-        """Make recent estimates exact by the sidecar's log; returns how many.
+        """Replaces recent estimates by the sidecar's log; returns the number of changed rows.
 
         Args:
-            now: The present.
-            late: Look for logs that came late too, two days back instead of minutes.
+            now: The time by this process's clock.
+            late: Look two days back instead of 15 minutes, for logs that came late.
         """
         now += self._ahead
         async with db_deadline(_LONG_DEADLINE_S):
@@ -251,12 +250,12 @@ class LedgerStore:
             return int(await self._pool.fetchval("SELECT enrich_requests($1, $2)", since, until) or 0)
 
     def within_retention(self, rows: Sequence[EncodedRow], now: datetime) -> list[EncodedRow]:
-        """The rows whose partition would not be dropped at once."""
+        """Returns the rows that are not past their retention: others would be dropped at once."""
         oldest = now + self._ahead - self._retention
         return [one for one in rows if row_started_at(one[0]) >= oldest]
 
     async def maintain_partitions(self) -> None:
-        """Make the coming days' partitions and drop what is past its time; raises `DatabaseUnavailable`.
+        """Makes the next days' partitions and drops expired ones; raises `DatabaseUnavailable`.
 
         By the database's clock: a replica whose own is wrong drops nothing that others still need.
         """
@@ -273,7 +272,7 @@ class LedgerStore:
             await connection.execute("SELECT llm_calls_retire($1)", oldest)
 
     async def delete_expired(self) -> int:
-        """Delete a batch of what is past its time and lies in no partition; returns how many rows."""
+        """Deletes a batch of expired rows of tables without partitions; returns the number of rows."""
         today = (datetime.now(UTC) + self._ahead).date()
         async with db_deadline(_LONG_DEADLINE_S):
             deleted = await self._pool.fetchval(

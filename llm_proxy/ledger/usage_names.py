@@ -14,7 +14,7 @@ from llm_proxy.identity.postgres_store import Connection
 from llm_proxy.ledger.usage_query import UsageQuery
 from llm_proxy.telemetry.privacy import redact
 
-_SHOWN = 60
+_MAX_SHOWN_CHARS = 60
 _KEYS = (
     "SELECT 1 FROM api_keys WHERE {column} = $1 AND $2::text IS NULL AND ($3::text IS NULL OR tenant = $3)"
 )
@@ -34,7 +34,7 @@ _KEYS_TAGGED = (
     "SELECT 1 FROM api_keys WHERE tags @> ARRAY[$1::text] AND $2::text IS NULL"
     " AND ($3::text IS NULL OR tenant = $3)"
 )
-_PLACES = {
+_SOURCES = {
     "agent": (_USED.format(table="usage_daily", column="agent"), _KEYS.format(column="agent")),
     "tenant": (
         _USED.format(table="usage_daily", column="tenant"),
@@ -49,72 +49,77 @@ _PLACES = {
     "would_refuse": (_USED.format(table="requests", column="would_refuse"),),
     "tag": (_TAGGED, _KEYS_TAGGED),
 }
-_SPENT = "SELECT key_id FROM usage_daily WHERE key_id = $1 AND ($2::text IS NULL OR tenant = $2) LIMIT 1"
+_KEY_IN_ROLLUP = (
+    "SELECT key_id FROM usage_daily WHERE key_id = $1 AND ($2::text IS NULL OR tenant = $2) LIMIT 1"
+)
 _NAMES_OF_KEYS = "SELECT key_id, name FROM api_keys WHERE key_id = ANY($1)"
 
 
 def unknown_name_error(name: str, value: str) -> NotFound:
-    """The refusal of a name that nobody knows."""
-    shown = redact(value)[:_SHOWN]
+    """Returns the 404 for a name that is recorded nowhere."""
+    shown = redact(value)[:_MAX_SHOWN_CHARS]
     message = f"No {name} called '{shown}' is on record."
     return NotFound(message, param=name, code="unknown_name")
 
 
-async def resolve_key_filter(connection: Connection, question: UsageQuery) -> UsageQuery:
-    """The question with the id of the key it names; raises `NotFound`."""
-    given, owner = question.filters.get("key"), question.only_key
-    if given is None and owner is None:
-        return question
-    found = owner if given is None else await _find_key(connection, given, question.only_tenant)
-    if found is None or (owner is not None and found != owner):
-        raise unknown_name_error("key", given or "")
-    return replace(question, filters={**question.filters, "key": found})
+async def resolve_key_filter(connection: Connection, query: UsageQuery) -> UsageQuery:
+    """Returns the query with the id of the key in its filters; raises `NotFound`."""
+    name, only_key = query.filters.get("key"), query.only_key
+    if name is None and only_key is None:
+        return query
+    key_id = only_key if name is None else await _find_key(connection, name, query.only_tenant)
+    if key_id is None or (only_key is not None and key_id != only_key):
+        raise unknown_name_error("key", name or "")
+    return replace(query, filters={**query.filters, "key": key_id})
 
 
-async def resolve_key(connection: Connection, given: str) -> str:
-    """The id of a key by its id, name or shown prefix; raises `NotFound`."""
-    found = await _find_key(connection, given)
-    if found is None:
-        raise unknown_name_error("key", given)
-    return found
+async def resolve_key(connection: Connection, name: str) -> str:
+    """Returns the id of a key by its id, name or shown prefix; raises `NotFound`."""
+    key_id = await _find_key(connection, name)
+    if key_id is None:
+        raise unknown_name_error("key", name)
+    return key_id
 
 
-async def _find_key(connection: Connection, given: str, tenant: str | None = None) -> str | None:
-    """The id of a key by its id, name or shown prefix; also of one that is only on record, of a tenant."""
+async def _find_key(connection: Connection, name: str, tenant: str | None = None) -> str | None:
+    """Returns the id of a stored key, or of a key that only the roll-up has; None if neither exists."""
     try:
-        return await find_key_id(connection, given, tenant=tenant)
+        return await find_key_id(connection, name, tenant=tenant)
     except NotFound:
-        found: str | None = await connection.fetchval(_SPENT, given, tenant)
-        return found
+        key_id: str | None = await connection.fetchval(_KEY_IN_ROLLUP, name, tenant)
+        return key_id
 
 
 async def require_known_names(
-    connection: Connection, where: Mapping[str, str], owner: str | None = None, within: str | None = None
+    connection: Connection,
+    filters: Mapping[str, str],
+    only_key: str | None = None,
+    only_tenant: str | None = None,
 ) -> None:
-    """Raises `NotFound` for the first of these names that is nowhere on record (of one key, or tenant)."""
-    for name, value in where.items():
-        if not value or name not in _PLACES or (name == "tenant" and value == within):
+    """Raises `NotFound` for the first filter whose name is recorded nowhere (of the only key or tenant)."""
+    for name, value in filters.items():
+        if not value or name not in _SOURCES or (name == "tenant" and value == only_tenant):
             continue
-        known = " UNION ALL ".join(f"({place} LIMIT 1)" for place in _PLACES[name])
-        if not await connection.fetchval(f"SELECT EXISTS ({known})", value, owner, within):
+        known = " UNION ALL ".join(f"({source} LIMIT 1)" for source in _SOURCES[name])
+        if not await connection.fetchval(f"SELECT EXISTS ({known})", value, only_key, only_tenant):
             raise unknown_name_error(name, value)
 
 
 async def key_names(connection: Connection, ids: Iterable[str]) -> dict[str, str]:
-    """The names of keys by their ids; secrets of trusted services have none."""
+    """Returns the names of keys by id; internal keys have none."""
     return {row["key_id"]: row["name"] for row in await connection.fetch(_NAMES_OF_KEYS, list(ids))}
 
 
 def add_key_name(group: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """A line's group, a key's name beside its id."""
-    found: dict[str, Any] = {}
+    """Returns a row's group with `key_name` behind `key`."""
+    named: dict[str, Any] = {}
     for name, value in group.items():
-        found[name] = value
+        named[name] = value
         if name == "key":
-            found["key_name"] = names.get(value)
-    return found
+            named["key_name"] = names.get(value)
+    return named
 
 
 def group_columns(by: Iterable[str]) -> list[str]:
-    """The columns of a line's group."""
+    """Returns the columns of a row's group."""
     return list(add_key_name(dict.fromkeys(by), {}))

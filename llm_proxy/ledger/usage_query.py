@@ -20,39 +20,60 @@ from llm_proxy.errors import BadRequest
 TimeUnit = Literal["hour", "day", "week", "month"]
 TIME_UNITS: tuple[TimeUnit, ...] = ("hour", "day", "week", "month")
 TimeSpan = tuple[datetime, datetime]
-"""From a moment until before another, in UTC."""
+"""A beginning (inclusive) and an end (exclusive), in UTC."""
 
 FIRST_YEAR, LAST_YEAR = 1970, 2999
-"""Of what is asked: no call is older, and calendars of the standard library end in 9999."""
+"""Bounds of every time in a query: no call is older, and the standard library's calendar ends in 9999."""
 _OFFSET = re.compile(r"(?P<sign>[+\- ])(?P<hours>[0-9]{2}):?(?P<minutes>[0-5][0-9])?", re.ASCII)
-_MOST_HOURS = 14
+_MAX_OFFSET_HOURS = 14
 _DAYS = {"day": 1, "week": 7}
 _EXAMPLES = {"hour": "2026-11-01T12:00Z", "day": "2026-11-01", "week": "2026-W45", "month": "2026-11"}
 _MONTH = re.compile(r"(?P<year>[0-9]{4})-(?P<month>0[1-9]|1[0-2])", re.ASCII)
 _WEEK = re.compile(r"[0-9]{4}-W[0-5][0-9]", re.ASCII)
 
 
+NAME_COLUMNS = {
+    "agent": "agent", "tenant": "tenant", "key": "key_id", "model": "model_group", "provider": "provider",
+    "user": "user_id", "session": "session_id", "run": "run_id", "tag": "tags",
+    "would_refuse": "would_refuse",
+}  # fmt: skip
+"""The dimensions that are names, and their columns in `requests`."""
+DIMENSIONS = (*NAME_COLUMNS, *TIME_UNITS)
+MAX_ROWS = 10_000
+"""The maximum of rows in an answer over HTTP, and of groups of time in every answer."""
+DEFAULT_DAYS = 30
+_MAX_VALUE_CHARS = 256
+_AGO_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_AGO = re.compile(r"(?P<number>[0-9]{1,4})(?P<unit>[mhdw])", re.ASCII)
+_DAY_WORDS = {"today": 0, "yesterday": -1}
+_PERIOD_ENDS = {"yesterday": "today", "last-week": "this-week", "last-month": "this-month"}
+"""Words for a complete period, and the word for its end."""
+RANGE_WORDS = ("today", "yesterday", "this-week", "last-week", "this-month", "last-month")
+
+
 def parse_zone(text: str) -> tzinfo:
-    """The zone of an IANA name or an offset such as `+05:30`; raises `BadRequest` naming `tz`."""
+    """Parses an IANA name or an offset such as `+05:30`; raises `BadRequest` naming `tz`."""
     if text in {"UTC", "Z"}:
         return UTC
     offset = _OFFSET.fullmatch(text)
-    if offset is not None:  # a space is a plus that nobody encoded in an address
+    if offset is not None:  # a space is a `+` that was not percent-encoded in the URL
         hours, minutes = int(offset["hours"]), int(offset["minutes"] or 0)
-        if hours * 60 + minutes <= _MOST_HOURS * 60:
-            away = timedelta(hours=hours, minutes=minutes)
-            return timezone(-away if offset["sign"] == "-" else away)
+        if hours * 60 + minutes <= _MAX_OFFSET_HOURS * 60:
+            difference = timedelta(hours=hours, minutes=minutes)
+            return timezone(-difference if offset["sign"] == "-" else difference)
     else:
         try:
             return ZoneInfo(text)
         except (KeyError, ValueError, OSError):  # not found, a path, a folder, too long
             pass
-    why = f"'{text[:40]}' is no time zone; write a name such as Europe/Berlin, or an offset such as +05:30."
-    raise BadRequest(why, param="tz")
+    message = (
+        f"'{text[:40]}' is no time zone; write a name such as Europe/Berlin, or an offset such as +05:30."
+    )
+    raise BadRequest(message, param="tz")
 
 
 def group_label(unit: TimeUnit, moment: datetime, zone: tzinfo) -> datetime | date | str:
-    """What a moment's group is called: an hour with its offset, a day, a week's Monday, `2026-11`."""
+    """Returns the label of a moment's group: hour with offset, day, Monday of the week, or `2026-11`."""
     local = moment.astimezone(zone)
     if unit == "hour":
         offset = timezone(cast("timedelta", local.utcoffset()))
@@ -64,12 +85,12 @@ def group_label(unit: TimeUnit, moment: datetime, zone: tzinfo) -> datetime | da
 
 
 def midnight(day: date, zone: tzinfo) -> datetime:
-    """When a day begins there."""
+    """Returns the beginning of a day in a time zone, in UTC."""
     return datetime.combine(day, time(), zone).astimezone(UTC)
 
 
 def group_starts(unit: TimeUnit, span: TimeSpan, zone: tzinfo) -> Iterator[datetime]:
-    """When each group of a span begins, the first where the span does."""
+    """Yields the beginning of each group in a span; the first one is the beginning of the span."""
     moment, until = span
     while moment < until:
         yield moment
@@ -77,14 +98,13 @@ def group_starts(unit: TimeUnit, span: TimeSpan, zone: tzinfo) -> Iterator[datet
 
 
 def parse_span(unit: TimeUnit, text: str, zone: tzinfo) -> TimeSpan:
-    """The group somebody names; raises `BadRequest` naming the unit."""
+    """Parses an hour, day, week or month and returns its span; raises `BadRequest` naming the unit."""
     try:
         moment = _parse_group_start(unit, text, zone)
     except (ValueError, OverflowError):
         moment = None
     if moment is None or not FIRST_YEAR <= moment.year <= LAST_YEAR:
-        why = f"'{text[:40]}' is not a {unit}; write {_EXAMPLES[unit]}."
-        raise BadRequest(why, param=unit)
+        raise BadRequest(f"'{text[:40]}' is not a {unit}; write {_EXAMPLES[unit]}.", param=unit)
     if unit == "hour":
         moment -= _into_the_hour(moment, zone)
         return moment, _next_hour(moment, zone)
@@ -109,7 +129,7 @@ def _first_day(unit: TimeUnit, day: date) -> date:
 
 
 def _next_day(unit: TimeUnit, moment: datetime, zone: tzinfo) -> datetime:
-    """When the next day, week or month begins; one that a zone leaves out has no moment."""
+    """Returns the beginning of the next day, week or month; skips a day that a time zone left out."""
     day = _first_day(unit, moment.astimezone(zone).date())
     following = moment
     while following <= moment:
@@ -124,9 +144,9 @@ def _into_the_hour(moment: datetime, zone: tzinfo) -> timedelta:
 
 
 def _next_hour(moment: datetime, zone: tzinfo) -> datetime:
-    """The next full hour of the clock there, or an earlier change of that clock."""
+    """Returns the next full hour of the local clock, or an earlier change of that clock (to a second)."""
     following = moment + timedelta(hours=1) - _into_the_hour(moment, zone)
-    before, after = (one.astimezone(zone).utcoffset() for one in (moment, following))
+    before, after = (end.astimezone(zone).utcoffset() for end in (moment, following))
     if before == after:
         return following
     change, ends = moment, following
@@ -140,51 +160,35 @@ def _next_hour(moment: datetime, zone: tzinfo) -> datetime:
 
 
 def merge_spans(spans: list[TimeSpan]) -> list[TimeSpan]:
-    """Spans in order, those that meet made one."""
-    found: list[TimeSpan] = []
+    """Merges adjacent spans of a sorted list."""
+    merged: list[TimeSpan] = []
     for since, until in spans:
-        if found and found[-1][1] == since:
-            found[-1] = (found[-1][0], until)
+        if merged and merged[-1][1] == since:
+            merged[-1] = (merged[-1][0], until)
         else:
-            found.append((since, until))
-    return found
+            merged.append((since, until))
+    return merged
 
 
 def consecutive_spans(moments: list[datetime]) -> list[TimeSpan]:
-    """The spans from each moment to the next."""
+    """Returns the spans between each moment and the next."""
     return list(pairwise(moments))
-
-
-NAME_COLUMNS = {
-    "agent": "agent", "tenant": "tenant", "key": "key_id", "model": "model_group", "provider": "provider",
-    "user": "user_id", "session": "session_id", "run": "run_id", "tag": "tags",
-    "would_refuse": "would_refuse",
-}  # fmt: skip
-"""Dimensions that are names, and their columns in `requests`."""
-DIMENSIONS = (*NAME_COLUMNS, *TIME_UNITS)
-MAX_ROWS = 10_000
-"""Of an answer over HTTP, and groups of time in any."""
-DEFAULT_DAYS = 30
-_MAX_VALUE_CHARS = 256
-_AGO_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-_AGO = re.compile(r"(?P<number>[0-9]{1,4})(?P<unit>[mhdw])", re.ASCII)
-_DAY_WORDS = {"today": 0, "yesterday": -1}
-_PERIOD_ENDS = {"yesterday": "today", "last-week": "this-week", "last-month": "this-month"}
-"""Words for a whole period, and where it ends."""
-RANGE_WORDS = ("today", "yesterday", "this-week", "last-week", "this-month", "last-month")
 
 
 @dataclass(frozen=True, slots=True)
 class UsageQuery:
-    """What was used from `since` until before `until`, by these dimensions, where these hold.
+    """Selects requests of a range and groups their sums.
 
     Attributes:
-        filters: Dimension to value; an empty value asks for requests that have none.
-        zone: Whose hours, days, weeks and months are meant.
-        top: So many lines at most, of each of these times; None for all.
-        only_key: The id of the key whose calls alone may be told; None for everybody's.
-        only_tenant: The tenant whose names alone may be told; `filters` asks for it. None for all.
-        max_rows: Lines of the answer.
+        since: Inclusive.
+        until: Exclusive.
+        group_by: Dimensions (`DIMENSIONS`).
+        filters: Dimension to value; an empty value selects requests without one.
+        zone: The time zone of hours, days, weeks and months.
+        top: At most so many rows for each group of time; None means all.
+        only_key: The id of the only key whose calls the caller may see; None means any.
+        only_tenant: The only tenant whose names the caller may see, also in `filters`; None means any.
+        max_rows: At most so many rows in the answer.
     """
 
     since: datetime
@@ -201,8 +205,8 @@ class UsageQuery:
         for given, param in ((self.group_by, "group_by"), (self.filters, None)):
             unknown = next((name for name in given if name not in DIMENSIONS), None)
             if unknown is not None:
-                why = f"Unknown dimension '{unknown[:40]}'; there are {', '.join(DIMENSIONS)}."
-                raise BadRequest(why, param=param or unknown[:40])
+                message = f"Unknown dimension '{unknown[:40]}'; there are {', '.join(DIMENSIONS)}."
+                raise BadRequest(message, param=param or unknown[:40])
         if len({*self.group_by}) < len(self.group_by):
             raise BadRequest("A dimension is named twice.", param="group_by")
         if self.since >= self.until:
@@ -214,16 +218,16 @@ class UsageQuery:
 
     @property
     def time_units(self) -> tuple[TimeUnit, ...]:
-        """The units of time it groups by."""
+        """The units of time in `group_by`."""
         return tuple(unit for unit in TIME_UNITS if unit in self.group_by)
 
     @property
     def names(self) -> frozenset[str]:
-        """The names it groups by or asks for."""
+        """The dimensions in `group_by` and `filters` that are names."""
         return frozenset(name for name in (*self.group_by, *self.filters) if name in NAME_COLUMNS)
 
     def time_span(self) -> TimeSpan | None:
-        """The range, narrowed to the times it asks for; None when nothing is left."""
+        """Returns the range, narrowed by the filters on times; None if nothing is left."""
         since, until = self.since, self.until
         for unit in TIME_UNITS:
             if unit in self.filters:
@@ -234,13 +238,13 @@ class UsageQuery:
 
 @dataclass(frozen=True, slots=True)
 class UsageRow:
-    """One line of an answer: the group, and its sums.
+    """A group and its sums; the field names are those of the JSON answer and of the CSV columns.
 
     Attributes:
-        group: Dimension to value; None where the requests have none. A key's name stands beside its id.
-        cost_usd: Of the requests whose cost is known.
-        unpriced_requests: Those that were answered, or used tokens, and whose cost is not.
-        avg_latency_ms: None when nothing ended.
+        group: Dimension to value; None for requests without one. `key` is followed by `key_name`.
+        cost_usd: Of the requests with a known cost.
+        unpriced_requests: Requests that succeeded or used tokens, and whose cost is unknown.
+        avg_latency_ms: None if no request ended.
     """
 
     group: Mapping[str, Any]
@@ -258,12 +262,12 @@ class UsageRow:
 
     @property
     def total_tokens(self) -> int:
-        """Prompt and completion together."""
+        """Prompt tokens plus completion tokens."""
         return self.prompt_tokens + self.completion_tokens
 
     @property
     def success_rate(self) -> float:
-        """From 0 to 1; 0 when there was nothing."""
+        """Succeeded requests divided by all requests; 0 without requests."""
         return self.succeeded / self.requests if self.requests else 0.0
 
 
@@ -272,15 +276,15 @@ EMPTY_ROW = UsageRow({}, 0, 0, 0, 0, 0, 0, 0, Decimal(0), 0, 0, None)
 
 @dataclass(frozen=True, slots=True)
 class UsageResult:
-    """What was used.
+    """The answer to a usage query.
 
     Attributes:
-        rows: By time, then the costliest first.
-        total: Of all the question selects, each request once.
-        unknown_spans: Parts of the range whose calls are in no line. Only sums of whole days (UTC) are kept
-            of their time, and these lie across the range's end or the border of two groups.
-        total_unknown_spans: The same of the total.
-        has_more: There may be more lines than the question wants.
+        rows: By time, then by cost, the highest first.
+        total: The sums of all selected requests, each counted once.
+        unknown_spans: Parts of the range with requests that no row counts: only sums of whole days (UTC) are
+            stored for them, and these days cross the range's end or the border of two groups.
+        total_unknown_spans: The same for `total`.
+        has_more: Whether `max_rows` may have cut rows off.
     """
 
     rows: Sequence[UsageRow]
@@ -291,9 +295,9 @@ class UsageResult:
 
 
 def parse_range(since: str | None, until: str | None, now: datetime, zone: tzinfo = UTC) -> TimeSpan:
-    """The range somebody wrote; raises `BadRequest` naming `since` or `until`.
+    """Parses a range; raises `BadRequest` naming `since` or `until`.
 
-    Without `since` it begins 30 days ago; without `until` it ends with today, or with the period that
+    Without `since` it begins 30 days ago; without `until` it ends at the end of today, or of the period that
     `since` names.
     """
     begin = parse_time(since or f"{DEFAULT_DAYS}d", now, zone, "since")
@@ -313,8 +317,8 @@ def parse_time(text: str, now: datetime, zone: tzinfo = UTC, param: str = "since
             return then
     except (ValueError, OverflowError):  # an offset may lead out of the calendar
         pass
-    why = f"'{text[:40]}' is not a time from {FIRST_YEAR} to {LAST_YEAR}"
-    raise BadRequest(f"{why}; write 2026-11-01, or 24h, or 7d, or {', '.join(RANGE_WORDS)}.", param=param)
+    message = f"'{text[:40]}' is not a time from {FIRST_YEAR} to {LAST_YEAR}"
+    raise BadRequest(f"{message}; write 2026-11-01, or 24h, or 7d, or {', '.join(RANGE_WORDS)}.", param=param)
 
 
 def _parse_time(text: str, now: datetime, zone: tzinfo) -> datetime:

@@ -17,7 +17,7 @@ from llm_proxy.errors import BadRequest
 from llm_proxy.ledger.usage_names import group_columns
 from llm_proxy.ledger.usage_query import TimeSpan, TimeUnit, UsageQuery, UsageRow, parse_span
 
-COLUMNS = (
+SUM_COLUMNS = (
     "requests", "succeeded", "success_rate", "avg_latency_ms", "prompt_tokens", "completion_tokens",
     "total_tokens", "cached_tokens", "reasoning_tokens", "cache_hits", "cost_usd", "unpriced_requests",
     "estimated_requests",
@@ -25,32 +25,32 @@ COLUMNS = (
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def row_as_json(line: UsageRow) -> dict[str, Any]:
-    """One line as an object: its group, then its sums."""
+def row_as_json(row: UsageRow) -> dict[str, Any]:
+    """Returns a row as an object: its group, then its sums."""
     return {
-        **{name: _plain(value) for name, value in line.group.items()},
-        **{column: _as_number(getattr(line, column)) for column in COLUMNS},
+        **{name: _plain(value) for name, value in row.group.items()},
+        **{column: _json_number(getattr(row, column)) for column in SUM_COLUMNS},
     }
 
 
 def spans_as_json(spans: Iterable[TimeSpan]) -> list[dict[str, str]]:
-    """Spans of time as objects."""
+    """Returns spans of time as objects with `since` and `until`."""
     return [{"since": since.isoformat(), "until": until.isoformat()} for since, until in spans]
 
 
-def rows_as_csv(lines: Iterable[UsageRow], by: Sequence[str]) -> str:
-    """A header and the lines, comma-separated (RFC 4180)."""
+def rows_as_csv(rows: Iterable[UsageRow], group_by: Sequence[str]) -> str:
+    """Returns a header and the rows, comma-separated (RFC 4180)."""
     out = io.StringIO()
     writer = csv.writer(out)
-    groups = group_columns(by)
-    writer.writerow([*groups, *COLUMNS])
-    for line in lines:
-        group = [csv_cell(_plain(line.group[name])) for name in groups]
-        writer.writerow([*group, *(_number(getattr(line, column)) for column in COLUMNS)])
+    groups = group_columns(group_by)
+    writer.writerow([*groups, *SUM_COLUMNS])
+    for row in rows:
+        group = [csv_cell(_plain(row.group[name])) for name in groups]
+        writer.writerow([*group, *(_csv_number(getattr(row, column)) for column in SUM_COLUMNS)])
     return out.getvalue()
 
 
-def _as_number(value: object) -> object:
+def _json_number(value: object) -> object:
     if isinstance(value, Decimal):
         return round(float(value), 9)
     return round(value, 6) if isinstance(value, float) else value
@@ -61,16 +61,16 @@ def _plain(value: object) -> object:
 
 
 def csv_cell(value: object) -> object:
-    """A value as no spreadsheet takes it for a formula."""
+    """Returns a value for a CSV cell; quotes a text that a spreadsheet would take for a formula."""
     if isinstance(value, str) and value.startswith(_FORMULA):
         return f"'{value}"
     return "" if value is None else value
 
 
-def _number(value: object) -> object:
-    if isinstance(value, float):
-        return round(value, 6)
-    return "" if value is None else f"{value:f}" if hasattr(value, "as_tuple") else value
+def _csv_number(value: object) -> object:
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    return "" if value is None else round(value, 6) if isinstance(value, float) else value
 
 
 FOCUS_PERIODS: tuple[TimeUnit, ...] = ("hour", "day", "month")
@@ -85,35 +85,35 @@ FOCUS_COLUMNS = (
     "x_CompletionTokens", "x_EstimatedRequests", "x_KeyId", "x_KeyName", "x_PromptTokens",
     "x_ReasoningTokens", "x_Requests", "x_Tenant", "x_UnpricedRequests",
 )  # fmt: skip
-_NOBODY = "unknown"
-"""Whom a call was made at that reached no provider; FOCUS allows no empty name there."""
+_NO_PROVIDER = "unknown"
+"""The provider of a call that reached none; FOCUS requires a name."""
 
 
-def focus_groups(question: UsageQuery) -> tuple[str, ...]:
-    """What the lines are grouped by; raises `BadRequest` for groups that FOCUS has no rows for."""
-    period, *more = question.group_by or ("day",)
+def focus_groups(query: UsageQuery) -> tuple[str, ...]:
+    """Returns the dimensions to group by for FOCUS; raises `BadRequest` for groups it has no rows for."""
+    period, *more = query.group_by or ("day",)
     if more or period not in FOCUS_PERIODS:
         by, periods = ", ".join(FOCUS_GROUPS), ", ".join(FOCUS_PERIODS)
-        why = f"Rows of FOCUS are by {by}; 'group_by' may be one of {periods}."
-        raise BadRequest(why, param="group_by")
+        message = f"Rows of FOCUS are by {by}; 'group_by' may be one of {periods}."
+        raise BadRequest(message, param="group_by")
     return (period, *FOCUS_GROUPS)
 
 
-def rows_as_focus_csv(lines: Iterable[UsageRow], question: UsageQuery) -> str:
-    """A header and the lines, comma-separated, of a question grouped as `by_period` says."""
+def rows_as_focus_csv(rows: Iterable[UsageRow], query: UsageQuery) -> str:
+    """Returns a header and the rows, comma-separated, of a query grouped by `focus_groups`."""
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(FOCUS_COLUMNS)
-    for line in lines:
-        row = _focus_row(line, question)
-        writer.writerow([csv_cell(row[name]) for name in FOCUS_COLUMNS])
+    for row in rows:
+        focus_row = _focus_row(row, query)
+        writer.writerow([csv_cell(focus_row[name]) for name in FOCUS_COLUMNS])
     return out.getvalue()
 
 
-def _focus_row(line: UsageRow, question: UsageQuery) -> dict[str, Any]:
-    group, cost, tokens = line.group, f"{line.cost_usd:f}", line.total_tokens
-    charge, billing = _periods(line, question)
-    provider = group["provider"] or _NOBODY
+def _focus_row(row: UsageRow, query: UsageQuery) -> dict[str, Any]:
+    group, cost, tokens = row.group, f"{row.cost_usd:f}", row.total_tokens
+    charge, billing = _periods(row, query)
+    provider = group["provider"] or _NO_PROVIDER
     return {
         "BilledCost": cost, "ContractedCost": cost, "EffectiveCost": cost, "ListCost": cost,
         "BillingAccountId": provider, "BillingAccountName": provider, "BillingCurrency": "USD",
@@ -130,22 +130,22 @@ def _focus_row(line: UsageRow, question: UsageQuery) -> dict[str, Any]:
         "SubAccountId": group["tenant"], "SubAccountName": group["tenant"],
         "x_Tenant": group["tenant"], "x_Agent": group["agent"],
         "x_KeyId": group["key"], "x_KeyName": group["key_name"],
-        "x_Requests": line.requests, "x_UnpricedRequests": line.unpriced_requests,
-        "x_EstimatedRequests": line.estimated_requests, "x_CacheHits": line.cache_hits,
-        "x_PromptTokens": line.prompt_tokens, "x_CompletionTokens": line.completion_tokens,
-        "x_CachedTokens": line.cached_tokens, "x_ReasoningTokens": line.reasoning_tokens,
+        "x_Requests": row.requests, "x_UnpricedRequests": row.unpriced_requests,
+        "x_EstimatedRequests": row.estimated_requests, "x_CacheHits": row.cache_hits,
+        "x_PromptTokens": row.prompt_tokens, "x_CompletionTokens": row.completion_tokens,
+        "x_CachedTokens": row.cached_tokens, "x_ReasoningTokens": row.reasoning_tokens,
     }  # fmt: skip
 
 
-def _periods(line: UsageRow, question: UsageQuery) -> tuple[TimeSpan, TimeSpan]:
-    """When the charge arose, within the range asked for, and the month it belongs to."""
-    [unit] = question.time_units
-    value = line.group[unit]
+def _periods(row: UsageRow, query: UsageQuery) -> tuple[TimeSpan, TimeSpan]:
+    """Returns the charge period of a row, within the query's range, and its billing month."""
+    [unit] = query.time_units
+    value = row.group[unit]
     text = value if isinstance(value, str) else value.isoformat()
-    since, until = parse_span(unit, text, question.zone)
-    month = since.astimezone(question.zone).strftime("%Y-%m")
-    charge = max(since, question.since), min(until, question.until)
-    return charge, parse_span("month", month, question.zone)
+    since, until = parse_span(unit, text, query.zone)
+    month = since.astimezone(query.zone).strftime("%Y-%m")
+    charge = max(since, query.since), min(until, query.until)
+    return charge, parse_span("month", month, query.zone)
 
 
 def _focus_time(moment: datetime) -> str:

@@ -48,9 +48,9 @@ SUMS = {
     "timed": "(outcome <> 'lost')::int",
     "latency_us": "CASE WHEN outcome <> 'lost' THEN round(latency_ms * 1000)::bigint END",
 }
-"""What is added up: a column of the roll-ups, and what it is of a row."""
+"""The sums of a usage row: the roll-ups' column, and the expression for one row of `requests`."""
 HOURS_RETENTION = timedelta(days=34)
-"""A day less than the hours' roll-up keeps, whatever the database's clock."""
+"""One day less than the hourly roll-up is kept, because the database's clock may differ."""
 _DAY, _HOUR = timedelta(days=1), timedelta(hours=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ROLLED_UP = frozenset({"agent", "tenant", "key", "model", "provider"})
@@ -59,7 +59,7 @@ _OF_USERS = _ROLLED_UP - {"provider"} | {"user"}
 
 @dataclass(frozen=True, slots=True)
 class AvailableData:
-    """What the database holds: the days of the roll-up, and since when there are hours and rows."""
+    """The data in the database: the roll-up's first and last day, the beginnings of hours and of rows."""
 
     days: tuple[date, date] | None
     hours_since: datetime
@@ -67,7 +67,7 @@ class AvailableData:
 
     @property
     def span(self) -> TimeSpan | None:
-        """From the first day to the end of the last; None when there is none."""
+        """The time from the first day to the end of the last; None without any day."""
         if self.days is None:
             return None
         first, last = (datetime.combine(day, time(), UTC) for day in self.days)
@@ -76,11 +76,11 @@ class AvailableData:
 
 @dataclass(frozen=True, slots=True)
 class QueryParts:
-    """A range, told by these parts.
+    """The parts of a query's range, by the table that answers them.
 
     Attributes:
-        groups: When its groups of time begin, in order; one where it has none.
-        unknown: What no table tells exactly.
+        groups: The beginnings of the groups of time, in order; one if the query has none.
+        unknown: The spans that no table answers exactly.
     """
 
     groups: list[datetime]
@@ -90,44 +90,45 @@ class QueryParts:
     unknown: list[TimeSpan]
 
 
-def split_query(question: UsageQuery, kept: AvailableData) -> QueryParts | None:
-    """How the question is answered; None where nothing is on record.
+def split_query(query: UsageQuery, available: AvailableData) -> QueryParts | None:
+    """Splits a query's range; returns None if no data lies in it.
 
-    Raises `BadRequest` when it has more groups of time than an answer has lines.
+    Raises:
+        BadRequest: The range has more groups of time than an answer has rows.
     """
-    span = _overlap(question.time_span(), kept.span)
+    span = _overlap(query.time_span(), available.span)
     if span is None:
         return None
-    groups = _groups(question, span)
+    groups = _groups(query, span)
     parts = QueryParts(groups, [], [], [], [])
-    by_day, by_hour = question.names <= _ROLLED_UP | _OF_USERS, question.names <= _ROLLED_UP
-    by_day = by_day and not {"user", "provider"} <= question.names
+    by_day, by_hour = query.names <= _ROLLED_UP | _OF_USERS, query.names <= _ROLLED_UP
+    by_day = by_day and not {"user", "provider"} <= query.names
     for piece in consecutive_spans([*groups, span[1]]):
-        left = _take_whole(piece, _DAY, parts.days) if by_day else [piece]
-        for one in left:
-            rest = [one]
-            if by_hour and one[1] > kept.hours_since:
-                early = [(one[0], kept.hours_since)] if one[0] < kept.hours_since else []
-                rest = [*early, *_take_whole((max(one[0], kept.hours_since), one[1]), _HOUR, parts.hours)]
-            for since, until in rest:
-                middle = min(max(since, kept.rows_since), until)
-                parts.unknown.extend([(since, middle)] if since < middle else [])
-                parts.rows.extend([(middle, until)] if middle < until else [])
+        for since, until in _take_whole(piece, _DAY, parts.days) if by_day else [piece]:
+            rest = [(since, until)]
+            if by_hour and until > available.hours_since:
+                with_hours = max(since, available.hours_since)
+                early = [(since, with_hours)] if since < with_hours else []
+                rest = [*early, *_take_whole((with_hours, until), _HOUR, parts.hours)]
+            for begin, end in rest:
+                middle = min(max(begin, available.rows_since), end)
+                parts.unknown.extend([(begin, middle)] if begin < middle else [])
+                parts.rows.extend([(middle, end)] if middle < end else [])
     return QueryParts(
         groups,
         *(merge_spans(sorted(spans)) for spans in (parts.days, parts.hours, parts.rows, parts.unknown)),
     )
 
 
-def _groups(question: UsageQuery, span: TimeSpan) -> list[datetime]:
-    found: set[datetime] = {span[0]}
-    for unit in question.time_units:
-        for moment in group_starts(unit, span, question.zone):
-            found.add(moment)
-            if len(found) > MAX_ROWS:
-                why = f"The range has more than {MAX_ROWS:,} of these times; ask for a shorter one."
-                raise BadRequest(why, param="group_by")
-    return sorted(found)
+def _groups(query: UsageQuery, span: TimeSpan) -> list[datetime]:
+    times: set[datetime] = {span[0]}
+    for unit in query.time_units:
+        for moment in group_starts(unit, span, query.zone):
+            times.add(moment)
+            if len(times) > MAX_ROWS:
+                message = f"The range has more than {MAX_ROWS:,} of these times; ask for a shorter one."
+                raise BadRequest(message, param="group_by")
+    return sorted(times)
 
 
 def _overlap(one: TimeSpan | None, other: TimeSpan | None) -> TimeSpan | None:
@@ -138,7 +139,7 @@ def _overlap(one: TimeSpan | None, other: TimeSpan | None) -> TimeSpan | None:
 
 
 def _take_whole(piece: TimeSpan, length: timedelta, taken: list[TimeSpan]) -> list[TimeSpan]:
-    """Take the whole days or hours (UTC) of a piece; returns what is left of it."""
+    """Moves the whole days or hours (UTC) of a span to `taken`; returns the rest of the span."""
     since, until = -(-(piece[0] - _EPOCH) // length) * length, (piece[1] - _EPOCH) // length * length
     if since >= until:
         return [piece]
@@ -150,36 +151,39 @@ def _take_whole(piece: TimeSpan, length: timedelta, taken: list[TimeSpan]) -> li
 
 @dataclass(frozen=True, slots=True)
 class SqlStatement:
-    """SQL and its arguments."""
+    """SQL text and its arguments."""
 
     text: str
     arguments: list[Any]
 
 
-def build_statement(question: UsageQuery, parts: QueryParts) -> SqlStatement | None:
-    """The statement that answers, a row a group: its number in `parts.groups`, names, sums. None: no part."""
+def build_statement(query: UsageQuery, parts: QueryParts) -> SqlStatement | None:
+    """Builds the statement that answers; returns None without any part.
+
+    It returns a row for each group: the group's number in `parts.groups`, its names and its sums.
+    """
     arguments: list[Any] = []
     sources: list[str] = []
     if parts.days:
-        users = "user" in question.names
+        users = "user" in query.names
         days = [(since.date(), until.date()) for since, until in parts.days]
         at = "day::timestamp AT TIME ZONE 'UTC'"
-        table = _users_source(question) if users else "usage_daily"
-        sources.append(_rollup_source(question, table, ("day", at, "date"), days, arguments))
+        table = _users_source(query) if users else "usage_daily"
+        sources.append(_rollup_source(query, table, ("day", at, "date"), days, arguments))
     if parts.hours:
         hours = ("hour", "hour", "timestamptz")
-        sources.append(_rollup_source(question, "usage_hourly", hours, parts.hours, arguments))
+        sources.append(_rollup_source(query, "usage_hourly", hours, parts.hours, arguments))
     if parts.rows:
-        sources.append(_rows_source(question, parts.rows, arguments))
+        sources.append(_rows_source(query, parts.rows, arguments))
     if not sources:
         return None
-    return SqlStatement(_sum_sources(question, parts, " UNION ALL ".join(sources), arguments), arguments)
+    return SqlStatement(_sum_sources(query, parts, " UNION ALL ".join(sources), arguments), arguments)
 
 
-def _sum_sources(question: UsageQuery, parts: QueryParts, used: str, arguments: list[Any]) -> str:
-    names = [f'"{name}"' for name in question.group_by if name in NAME_COLUMNS]
+def _sum_sources(query: UsageQuery, parts: QueryParts, used: str, arguments: list[Any]) -> str:
+    names = [f'"{name}"' for name in query.group_by if name in NAME_COLUMNS]
     group = "1"
-    if question.time_units:
+    if query.time_units:
         arguments.append(parts.groups)
         group = f"width_bucket(at, ${len(arguments)}::timestamptz[])"
     sums = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in SUMS)
@@ -191,30 +195,30 @@ def _sum_sources(question: UsageQuery, parts: QueryParts, used: str, arguments: 
         f"SELECT {keys}, {sums} FROM (SELECT {shown}, {', '.join(SUMS)} FROM ({used}) AS used) AS grouped"  # noqa: S608
     )
     summed += f" GROUP BY {keys} HAVING sum(requests) > 0"
-    if question.top is None:
-        return f"SELECT * FROM ({summed}) AS summed ORDER BY {place} LIMIT {question.max_rows}"  # noqa: S608
-    arguments.append(question.top)
+    if query.top is None:
+        return f"SELECT * FROM ({summed}) AS summed ORDER BY {place} LIMIT {query.max_rows}"  # noqa: S608
+    arguments.append(query.top)
     numbered = (
         f'SELECT *, row_number() OVER (PARTITION BY "group" ORDER BY {place}) AS place FROM ({summed}) AS s'  # noqa: S608
     )
     return (
         f"SELECT * FROM ({numbered}) AS numbered WHERE place <= ${len(arguments)}"  # noqa: S608
-        f" ORDER BY {place} LIMIT {question.max_rows}"
+        f" ORDER BY {place} LIMIT {query.max_rows}"
     )
 
 
 def _rollup_source(
-    question: UsageQuery,
+    query: UsageQuery,
     table: str,
     moment: tuple[str, str, str],
     spans: Sequence[tuple[Any, Any]],
     arguments: list[Any],
 ) -> str:
-    """The part that a roll-up tells; `moment` is its column, the same as a moment, and its type."""
+    """Returns the SELECT of a roll-up; `moment` is its time column, that column as a time, and its type."""
     column, at, kind = moment
-    shown = [f'{NAME_COLUMNS[name]} AS "{name}"' for name in question.group_by if name in NAME_COLUMNS]
+    shown = [f'{NAME_COLUMNS[name]} AS "{name}"' for name in query.group_by if name in NAME_COLUMNS]
     source, conditions = _table_within(table, column, kind, spans, arguments)
-    for name, value in question.filters.items():
+    for name, value in query.filters.items():
         if name in NAME_COLUMNS:
             arguments.append(value)
             conditions.append(f"{NAME_COLUMNS[name]} = ${len(arguments)}")
@@ -222,16 +226,16 @@ def _rollup_source(
     return f"SELECT {columns} FROM {source} WHERE {' AND '.join(conditions)}"  # noqa: S608 -- names are this file's own
 
 
-def _rows_source(question: UsageQuery, spans: Sequence[TimeSpan], arguments: list[Any]) -> str:
+def _rows_source(query: UsageQuery, spans: Sequence[TimeSpan], arguments: list[Any]) -> str:
     source, conditions = _table_within("requests", "started_at", "timestamptz", spans, arguments)
     shown: list[str] = []
-    for name in question.group_by:
+    for name in query.group_by:
         if name == "tag":
             source += " CROSS JOIN LATERAL unnest(coalesce(tags, ARRAY[NULL::text])) AS tagged (tag)"
             shown.append("coalesce(tag, '') AS \"tag\"")
         elif name in NAME_COLUMNS:
             shown.append(f"coalesce({NAME_COLUMNS[name]}, '') AS \"{name}\"")
-    for name, value in question.filters.items():
+    for name, value in query.filters.items():
         if name not in NAME_COLUMNS:
             continue
         if not value:
@@ -248,27 +252,30 @@ def _rows_source(question: UsageQuery, spans: Sequence[TimeSpan], arguments: lis
 def _table_within(
     table: str, column: str, kind: str, spans: Sequence[tuple[Any, Any]], arguments: list[Any]
 ) -> tuple[str, list[str]]:
-    """A table, and what keeps it within these spans."""
+    """Returns the FROM item and the conditions that limit a table to these spans."""
     if len(spans) == 1:
         arguments.extend(spans[0])
         return table, [f"{column} >= ${len(arguments) - 1}", f"{column} < ${len(arguments)}"]
     arguments.extend([[since for since, _ in spans], [until for _, until in spans]])
     places = f"${len(arguments) - 1}::{kind}[], ${len(arguments)}::{kind}[]"
     inside = f"{column} >= begins AND {column} < ends"
-    # OFFSET keeps the planner from reading the whole table once: it looks each span up.
+    # OFFSET makes the planner look each span up instead of reading the whole table once.
     part = f"(SELECT * FROM {table} WHERE {inside} OFFSET 0) AS part"  # noqa: S608 -- names are this file's own
     return f"unnest({places}) AS span (begins, ends) CROSS JOIN LATERAL {part}", ["TRUE"]
 
 
-def _users_source(question: UsageQuery) -> str:
-    """The users' roll-up by day; who is unnamed is all but the named, which no roll-up keeps."""
-    named = "usage_users" if "model" in question.names else "usage_user_days"
+def _users_source(query: UsageQuery) -> str:
+    """Returns the FROM item of the users' roll-up by day.
+
+    No roll-up has the requests without a user: they are all requests minus those with one.
+    """
+    named = "usage_users" if "model" in query.names else "usage_user_days"
     keys = [
         "day",
-        *(NAME_COLUMNS[name] for name in ("key", "tenant", "agent", "model") if name in question.names),
+        *(NAME_COLUMNS[name] for name in ("key", "tenant", "agent", "model") if name in query.names),
     ]
     rows = f"SELECT {', '.join([*keys, 'user_id', *SUMS])} FROM {named}"  # noqa: S608 -- names are this file's own
-    if question.filters.get("user"):
+    if query.filters.get("user"):
         return f"({rows}) AS users"
     nobody, taken_off = ", ".join(keys) + ", ''", ", ".join(f"-{name}" for name in SUMS)
     every = f"SELECT {nobody}, {', '.join(SUMS)} FROM usage_daily"  # noqa: S608 -- the same
@@ -276,13 +283,13 @@ def _users_source(question: UsageQuery) -> str:
     return f"({rows} UNION ALL {every} UNION ALL {less}) AS users"
 
 
-def used_days_statement(question: UsageQuery, spans: Sequence[TimeSpan]) -> SqlStatement:
-    """The statement that tells on which days of these spans anything was used."""
+def used_days_statement(query: UsageQuery, spans: Sequence[TimeSpan]) -> SqlStatement:
+    """Builds the statement that returns the days of these spans on which anything was used."""
     days = [(since.date(), (until - timedelta(microseconds=1)).date() + _DAY) for since, until in spans]
     arguments: list[Any] = []
     source, conditions = _table_within("usage_daily", "day", "date", days, arguments)
-    for name in _ROLLED_UP.intersection(question.filters):
-        arguments.append(question.filters[name])
+    for name in _ROLLED_UP.intersection(query.filters):
+        arguments.append(query.filters[name])
         conditions.append(f"{NAME_COLUMNS[name]} = ${len(arguments)}")
     where = " AND ".join(conditions)
     text = f"SELECT day FROM {source} WHERE {where} GROUP BY day HAVING sum(requests) > 0"  # noqa: S608 -- names are this file's own
@@ -290,16 +297,16 @@ def used_days_statement(question: UsageQuery, spans: Sequence[TimeSpan]) -> SqlS
 
 
 def clip_to_days(spans: Sequence[TimeSpan], days: Collection[date]) -> list[TimeSpan]:
-    """What of the spans lies in these days (UTC)."""
-    found: list[TimeSpan] = []
+    """Returns the parts of the spans that lie in these days (UTC)."""
+    clipped: list[TimeSpan] = []
     for since, until in spans:
         begin = since
         while begin < until:
             end = min(datetime.combine(begin.date() + _DAY, time(), UTC), until)
             if begin.date() in days:
-                found.append((begin, end))
+                clipped.append((begin, end))
             begin = end
-    return merge_spans(found)
+    return merge_spans(clipped)
 
 
 _STATEMENT_S = 9
@@ -311,14 +318,14 @@ _STORED = """
 
 @asynccontextmanager
 async def read_snapshot(connection: Connection) -> AsyncGenerator[None]:
-    """Reading of one moment; a statement that takes too long is ended by the server, too."""
+    """Opens a read-only transaction on one snapshot; the server ends a statement after 9 seconds."""
     transaction = connection.transaction(isolation="repeatable_read", readonly=True)
     await transaction.start()
     try:
         await connection.execute(f"SET LOCAL statement_timeout = '{_STATEMENT_S}s'")
         yield
     except asyncio.CancelledError:
-        connection.terminate()  # a silent server would keep us waiting for its rollback
+        connection.terminate()  # a rollback would wait for a silent server
         raise
     except BaseException:
         await transaction.rollback()
@@ -327,28 +334,28 @@ async def read_snapshot(connection: Connection) -> AsyncGenerator[None]:
         await transaction.commit()
 
 
-async def run_query(connection: Connection, question: UsageQuery, now: datetime) -> UsageResult:
-    """The answer; raises `BadRequest`, and `NotFound` for a name that nobody knows."""
-    question = await resolve_key_filter(connection, question)
-    kept = await _fetch_available(connection, now)
-    lines, untold = await _fetch_rows(connection, question, kept)
-    total, total_untold = lines, untold
-    if question.group_by:
-        total, total_untold = await _fetch_rows(connection, replace(question, group_by=(), top=None), kept)
+async def run_query(connection: Connection, query: UsageQuery, now: datetime) -> UsageResult:
+    """Answers a query; raises `BadRequest`, or `NotFound` for an unknown name."""
+    query = await resolve_key_filter(connection, query)
+    available = await _fetch_available(connection, now)
+    usage_rows, unknown = await _fetch_rows(connection, query, available)
+    total, total_unknown = usage_rows, unknown
+    if query.group_by:
+        total, total_unknown = await _fetch_rows(connection, replace(query, group_by=(), top=None), available)
     if not total:
-        await require_known_names(connection, question.filters, question.only_key, question.only_tenant)
+        await require_known_names(connection, query.filters, query.only_key, query.only_tenant)
     return UsageResult(
-        rows=await _with_key_names(connection, lines) if "key" in question.group_by else lines,
+        rows=await _with_key_names(connection, usage_rows) if "key" in query.group_by else usage_rows,
         total=total[0] if total else EMPTY_ROW,
-        unknown_spans=untold,
-        total_unknown_spans=total_untold,
-        has_more=len(lines) >= question.max_rows,
+        unknown_spans=unknown,
+        total_unknown_spans=total_unknown,
+        has_more=len(usage_rows) >= query.max_rows,
     )
 
 
 async def _fetch_available(connection: Connection, now: datetime) -> AvailableData:
-    found = await connection.fetchrow(_STORED)
-    first, last, oldest = found if found is not None else (None, None, None)
+    row = await connection.fetchrow(_STORED)
+    first, last, oldest = row if row is not None else (None, None, None)
     rows_since = datetime.strptime(oldest, "%Y%m%d").replace(tzinfo=UTC) if oldest else now
     return AvailableData(
         (first, last) if first and last else None, midnight(now.date(), UTC) - HOURS_RETENTION, rows_since
@@ -356,30 +363,30 @@ async def _fetch_available(connection: Connection, now: datetime) -> AvailableDa
 
 
 async def _fetch_rows(
-    connection: Connection, question: UsageQuery, kept: AvailableData
+    connection: Connection, query: UsageQuery, available: AvailableData
 ) -> tuple[list[UsageRow], list[TimeSpan]]:
-    parts = split_query(question, kept)
+    parts = split_query(query, available)
     if parts is None:
         return [], []
-    statement = build_statement(question, parts)
+    statement = build_statement(query, parts)
     rows = await connection.fetch(statement.text, *statement.arguments) if statement is not None else []
-    untold: list[TimeSpan] = []
+    unknown: list[TimeSpan] = []
     if parts.unknown:
-        used = used_days_statement(question, parts.unknown)
+        used = used_days_statement(query, parts.unknown)
         days = {row["day"] for row in await connection.fetch(used.text, *used.arguments)}
-        untold = clip_to_days(parts.unknown, days)
-    return [_usage_row(row, question, parts.groups) for row in rows], untold
+        unknown = clip_to_days(parts.unknown, days)
+    return [_usage_row(row, query, parts.groups) for row in rows], unknown
 
 
-def _usage_row(row: asyncpg.Record, question: UsageQuery, groups: Sequence[datetime]) -> UsageRow:
+def _usage_row(row: asyncpg.Record, query: UsageQuery, groups: Sequence[datetime]) -> UsageRow:
     begin = groups[int(row["group"]) - 1]
     timed = int(row["timed"])
     return UsageRow(
         group={
             name: (row[name] or None)
             if name in NAME_COLUMNS
-            else group_label(cast("TimeUnit", name), begin, question.zone)
-            for name in question.group_by
+            else group_label(cast("TimeUnit", name), begin, query.zone)
+            for name in query.group_by
         },
         requests=int(row["requests"]),
         succeeded=int(row["succeeded"]),
@@ -395,6 +402,6 @@ def _usage_row(row: asyncpg.Record, question: UsageQuery, groups: Sequence[datet
     )
 
 
-async def _with_key_names(connection: Connection, lines: Sequence[UsageRow]) -> list[UsageRow]:
-    found = await key_names(connection, {line.group["key"] for line in lines})
-    return [replace(line, group=add_key_name(line.group, found)) for line in lines]
+async def _with_key_names(connection: Connection, usage_rows: Sequence[UsageRow]) -> list[UsageRow]:
+    names = await key_names(connection, {row.group["key"] for row in usage_rows})
+    return [replace(row, group=add_key_name(row.group, names)) for row in usage_rows]

@@ -11,8 +11,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta, tzinfo
-from decimal import Decimal
+from datetime import datetime, tzinfo
 from itertools import groupby, islice, product
 from typing import Any, cast
 from uuid import UUID
@@ -21,8 +20,7 @@ import asyncpg
 
 from llm_proxy.errors import BadRequest
 from llm_proxy.identity.audit import Actor, Person, write_audit
-from llm_proxy.ledger.observers import MAX_NAME_CHARS
-from llm_proxy.ledger.record import COLUMNS, UsageRecord
+from llm_proxy.ledger.record import COLUMNS, MAX_NAME_CHARS, PARTITION_MARGIN, UsageRecord
 from llm_proxy.ledger.rejected_requests import (
     RejectionScope,
     fetch_latest_rejected,
@@ -41,23 +39,23 @@ from llm_proxy.ledger.usage_query import (
     group_label,
 )
 from llm_proxy.ledger.usage_sql import read_snapshot, run_query
+from llm_proxy.money import nano_to_usd
 from llm_proxy.schema.database import db_deadline, sanitize_text
 from llm_proxy.telemetry import timestamp_of
 
 _DEADLINE_S = 10.0
-_NEAR = timedelta(hours=1)
 _JSON = ("hops", "cost_breakdown", "token_details", "reached")
 _CALLS = "SELECT * FROM {} WHERE call_id = $1 ORDER BY started_at"
 _MOVING = "SELECT to_regclass('llm_calls_before') IS NOT NULL"
-"""A migration is still moving the log of model calls, the newest first."""
+"""Whether a migration is still moving the log of model calls, the newest first."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecentQuery:
-    """Which requests are wanted: the latest of a range.
+    """Selects the latest requests of a range.
 
     Attributes:
-        filters: Names of `NAME_COLUMNS`, or `outcome`, to values.
+        filters: Values by dimension (a name of `NAME_COLUMNS`) or `outcome`.
     """
 
     since: datetime
@@ -72,111 +70,111 @@ class RecentQuery:
 
 
 class PostgresUsage:
-    """Answers about what was used.
-
-    Attributes:
-        pool: Where it asks.
-    """
+    """Usage, requests and payloads in Postgres; a `UsageStore`."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self.pool = pool
 
-    async def query(self, question: UsageQuery, now: datetime) -> UsageResult:
-        """The answer; raises `BadRequest`, and `NotFound` for a name that nobody knows."""
+    async def query(self, query: UsageQuery, now: datetime) -> UsageResult:
+        """Answers a usage query; raises `BadRequest`, or `NotFound` for an unknown name."""
         async with db_deadline(_DEADLINE_S), self.pool.acquire() as connection, read_snapshot(connection):
-            return await run_query(connection, question, now)
+            return await run_query(connection, query, now)
 
     async def request_detail(self, request_id: UUID) -> dict[str, Any] | None:
-        """One request: its row, or why it was refused, and the model calls made for it; None if unknown."""
+        """Returns a request's row and model calls, or its rejection from the sample; None if unknown."""
         moment = timestamp_of(request_id)
         async with db_deadline(_DEADLINE_S), self.pool.acquire() as connection:
             row = await connection.fetchrow(
                 "SELECT * FROM requests WHERE request_id = $1 AND started_at BETWEEN $2 AND $3",
-                request_id, moment - _NEAR, moment + _NEAR,
+                request_id, moment - PARTITION_MARGIN, moment + PARTITION_MARGIN,
             )  # fmt: skip
             if row is None:
-                refused = await fetch_rejected(connection, request_id)
-                return None if refused is None else _rejected_as_dict(refused)
+                rejected = await fetch_rejected(connection, request_id)
+                return None if rejected is None else _rejected_as_dict(rejected)
             calls = await connection.fetch(_CALLS.format("llm_calls"), request_id)
             if not calls and await connection.fetchval(_MOVING):
                 calls = await connection.fetch(_CALLS.format("llm_calls_before"), request_id)
         return {**_row_as_dict(row), "model_calls": [_row_as_dict(call) for call in calls]}
 
-    async def recent_requests(self, asked: RecentQuery) -> list[dict[str, Any]]:
-        """The latest of these requests, newest first; raises `NotFound` for a name that nobody knows."""
+    async def recent_requests(self, recent: RecentQuery) -> list[dict[str, Any]]:
+        """Returns the rows of the latest requests, newest first; raises `NotFound` for an unknown name."""
         async with db_deadline(_DEADLINE_S), self.pool.acquire() as connection, read_snapshot(connection):
-            where = dict(asked.filters)
-            if "key" in where:
-                where["key"] = await resolve_key(connection, where["key"])
+            filters = dict(recent.filters)
+            if "key" in filters:
+                filters["key"] = await resolve_key(connection, filters["key"])
             conditions = ["started_at >= $1", "started_at < $2"]
-            arguments: list[Any] = [asked.since, asked.until, asked.limit]
-            for name, value in where.items():
+            arguments: list[Any] = [recent.since, recent.until, recent.limit]
+            for name, value in filters.items():
                 arguments.append([value] if name == "tag" else value)
                 column = NAME_COLUMNS.get(name, name)
                 conditions.append(f"{column} {'@>' if name == 'tag' else '='} ${len(arguments)}")
             statement = (
-                f"SELECT * FROM requests WHERE {' AND '.join(conditions)} ORDER BY started_at DESC LIMIT $3"  # noqa: S608 -- names are the question's own
+                f"SELECT * FROM requests WHERE {' AND '.join(conditions)} ORDER BY started_at DESC LIMIT $3"  # noqa: S608 -- names are names of NAME_COLUMNS
             )
             rows = await connection.fetch(statement, *arguments)
             if not rows:
-                await require_known_names(connection, where)
+                await require_known_names(connection, filters)
         return [_row_as_dict(row) for row in rows]
 
-    async def recent_rejected(self, asked: RecentQuery) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """The latest refusals of the sample, and the exact counts; of all agents, users and models.
+    async def recent_rejected(self, recent: RecentQuery) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Returns the latest rejected requests of the sample, and the exact counts of rejections.
 
-        Raises `BadRequest` for a filter that no refusal is kept by, `NotFound` for a name that nobody knows.
+        The counts are of all agents, users and models: they are not counted by these.
+
+        Raises:
+            BadRequest: Rejected requests have no such filter.
+            NotFound: A filter's name is unknown.
         """
         async with db_deadline(_DEADLINE_S), self.pool.acquire() as connection, read_snapshot(connection):
-            where = {name: value for name, value in asked.filters.items() if name != "outcome"}
-            if "key" in where:
-                where["key"] = await resolve_key(connection, where["key"])
-            span = asked.since, asked.until
-            rows = await fetch_latest_rejected(connection, *span, where, asked.limit)
-            whose = scope_from_filters(where)
-            counted = await fetch_rejection_counts(connection, *span, whose)
-            if not rows and not counted:
-                await require_known_names(connection, where)
-        return [_rejected_as_dict(row) for row in rows], counted
+            filters = {name: value for name, value in recent.filters.items() if name != "outcome"}
+            if "key" in filters:
+                filters["key"] = await resolve_key(connection, filters["key"])
+            span = recent.since, recent.until
+            rows = await fetch_latest_rejected(connection, *span, filters, recent.limit)
+            scope = scope_from_filters(filters)
+            counts = await fetch_rejection_counts(connection, *span, scope)
+            if not rows and not counts:
+                await require_known_names(connection, filters)
+        return [_rejected_as_dict(row) for row in rows], counts
 
-    async def rejected_in_minute(self, request_id: UUID, whose: RejectionScope) -> list[dict[str, Any]]:
-        """How many were refused in the minute of this request, whatever became of it."""
+    async def rejected_in_minute(self, request_id: UUID, scope: RejectionScope) -> list[dict[str, Any]]:
+        """Returns the counts of rejections in the minute of a request id."""
         async with db_deadline(_DEADLINE_S), self.pool.acquire() as connection:
             span = minute_around(request_id)
-            return await fetch_rejection_counts(connection, *span, whose)
+            return await fetch_rejection_counts(connection, *span, scope)
 
     async def get_payload(self, request_id: UUID) -> dict[str, str | None] | None:
-        """What was said in a call, redacted; None when it was not kept, or is no longer."""
+        """Returns a call's prompt and answer, redacted; None if they are not stored."""
         moment = timestamp_of(request_id)
         async with db_deadline(_DEADLINE_S):
             row = await self.pool.fetchrow(
                 "SELECT prompt, answer FROM payloads WHERE request_id = $1 AND started_at BETWEEN $2 AND $3",
-                request_id, moment - _NEAR, moment + _NEAR,
+                request_id, moment - PARTITION_MARGIN, moment + PARTITION_MARGIN,
             )  # fmt: skip
         return None if row is None else {"prompt": row["prompt"], "answer": row["answer"]}
 
     async def audit_payload_read(self, request_id: UUID, actor: Actor) -> None:
-        """Record in the audit log that an admin reads what was said in a call."""
+        """Records in the audit log that an admin reads a call's payload."""
         async with db_deadline(_DEADLINE_S), self.pool.acquire() as connection, connection.transaction():
             await write_audit(connection, actor, "payloads.read", str(request_id))
 
     async def erase_payloads(self, tenant: str | None, user: str, actor: Actor) -> int:
-        """Delete what this user said and was answered, and put that on record; returns how many calls.
+        """Deletes a user's payloads, with an audit entry; returns the number of calls.
 
         Args:
-            tenant: None: calls without a tenant.
-            user: As the calls named it.
-            actor: Who asks.
+            tenant: None means calls without a tenant.
+            user: The name in the calls.
+            actor: The author.
         """
         async with db_deadline(_DEADLINE_S), self.pool.acquire() as connection, connection.transaction():
-            done = await connection.execute(
+            status = await connection.execute(
                 "DELETE FROM payloads WHERE user_id = $1 AND tenant IS NOT DISTINCT FROM $2",
                 *(
                     sanitize_text(name)[:MAX_NAME_CHARS] if name is not None else None
                     for name in (user, tenant)
                 ),
             )
-            erased = int(done.rpartition(" ")[2])
+            erased = int(status.rpartition(" ")[2])
             detail = {"tenant": tenant, "calls": erased}
             await write_audit(connection, actor, "payloads.erase", Person(user, tenant), detail)
         return erased
@@ -184,11 +182,11 @@ class PostgresUsage:
 
 @asynccontextmanager
 async def open_usage(dsn: str, tls: ssl.SSLContext | None = None) -> AsyncGenerator[PostgresUsage]:
-    """Usage over a connection of its own, for the command line; raises `DatabaseUnavailable`.
+    """Opens usage for one command, with its own connections; raises `DatabaseUnavailable`.
 
     Args:
-        dsn: The database's address.
-        tls: Whom to trust there; without it what the address says.
+        dsn: The database's URL.
+        tls: None means that the URL says how to connect.
     """
     async with db_deadline(_DEADLINE_S):
         pool = await asyncpg.create_pool(dsn, min_size=1, max_size=2, ssl=tls)
@@ -199,9 +197,9 @@ async def open_usage(dsn: str, tls: ssl.SSLContext | None = None) -> AsyncGenera
 
 
 def _row_as_dict(row: asyncpg.Record) -> dict[str, Any]:
-    """The row, its JSON columns read."""
-    found = dict(row)
-    return found | {name: json.loads(found[name]) for name in _JSON if found.get(name) is not None}
+    """Returns the row with its JSON columns decoded."""
+    values = dict(row)
+    return values | {name: json.loads(values[name]) for name in _JSON if values.get(name) is not None}
 
 
 def _rejected_as_dict(row: asyncpg.Record) -> dict[str, Any]:
@@ -213,75 +211,75 @@ _FIELDS = {"key": "key_id", "model": "group"}
 
 
 class MemoryUsage:
-    """Keeps the last calls of this process, and answers about them."""
+    """Usage and requests of this process's last calls, in memory; a `UsageStore` for mock mode."""
 
     def __init__(self) -> None:
         self._records: deque[UsageRecord] = deque(maxlen=MAX_MEMORY_CALLS)
 
     def add(self, record: UsageRecord) -> None:
-        """A call ended."""
+        """Adds a finished call."""
         self._records.append(record)
 
-    async def query(self, question: UsageQuery, now: datetime) -> UsageResult:  # noqa: ARG002 -- as Postgres is asked
-        """The answer; raises `BadRequest`, and `NotFound` for a name that nobody knows."""
-        question = self._with_key_id(question)
-        span = question.time_span()
-        where = [(name, value) for name, value in question.filters.items() if name in NAME_COLUMNS]
-        found = [
+    async def query(self, query: UsageQuery, now: datetime) -> UsageResult:  # noqa: ARG002 -- the protocol's
+        """Answers a usage query; raises `BadRequest`, or `NotFound` for an unknown name."""
+        query = self._with_key_id(query)
+        span = query.time_span()
+        filters = [(name, value) for name, value in query.filters.items() if name in NAME_COLUMNS]
+        selected = [
             record
             for record in self._records
             if span is not None
             and span[0] <= record.started_at < span[1]
-            and all(value in (_names_in_record(record, name) or ("",)) for name, value in where)
+            and all(value in (_names_in_record(record, name) or ("",)) for name, value in filters)
         ]
-        if not found:
-            self._check_known(where)
+        if not selected:
+            self._require_known(filters)
         groups: dict[tuple[Any, ...], list[UsageRecord]] = {}
-        for record in found:
-            for group in product(*(_groups_of(record, name, question.zone) for name in question.group_by)):
+        for record in selected:
+            for group in product(*(_groups_of(record, name, query.zone) for name in query.group_by)):
                 groups.setdefault(group, []).append(record)
-        lines = [
-            _usage_row(add_key_name(dict(zip(question.group_by, group, strict=True)), {}), of)
-            for group, of in groups.items()
+        rows = [
+            _usage_row(add_key_name(dict(zip(query.group_by, group, strict=True)), {}), records)
+            for group, records in groups.items()
         ]
-        lines.sort(key=lambda line: _sort_key(line, question))
-        shown = _limit_rows(lines, question)
-        return UsageResult(shown, _usage_row({}, found), has_more=len(shown) >= question.max_rows)
+        rows.sort(key=lambda row: _sort_key(row, query))
+        rows = _limit_rows(rows, query)
+        return UsageResult(rows, _usage_row({}, selected), has_more=len(rows) >= query.max_rows)
 
-    def _with_key_id(self, question: UsageQuery) -> UsageQuery:
-        given, owner = question.filters.get("key"), question.only_key
-        if given is None and owner is None:
-            return question
-        keys = (one.key_id for one in self._records if given in {one.key_id, one.key_prefix})
-        found = owner if given is None else next(keys, None)
-        if found is None or (owner is not None and found != owner):
-            raise unknown_name_error("key", given or "")
-        return replace(question, filters={**question.filters, "key": found})
+    def _with_key_id(self, query: UsageQuery) -> UsageQuery:
+        name, only_key = query.filters.get("key"), query.only_key
+        if name is None and only_key is None:
+            return query
+        keys = (record.key_id for record in self._records if name in {record.key_id, record.key_prefix})
+        key_id = only_key if name is None else next(keys, None)
+        if key_id is None or (only_key is not None and key_id != only_key):
+            raise unknown_name_error("key", name or "")
+        return replace(query, filters={**query.filters, "key": key_id})
 
-    def _check_known(self, where: Iterable[tuple[str, str]]) -> None:
-        for name, value in where:
+    def _require_known(self, filters: Iterable[tuple[str, str]]) -> None:
+        for name, value in filters:
             if value and not any(value in _names_in_record(record, name) for record in self._records):
                 raise unknown_name_error(name, value)
 
     async def request_detail(self, request_id: UUID) -> dict[str, Any] | None:
-        """One request, as its row would be; None if unknown."""
-        record = next((one for one in self._records if one.request_id == request_id), None)
+        """Returns a request as its row in Postgres would be; None if unknown."""
+        record = next((record for record in self._records if record.request_id == request_id), None)
         if record is None:
             return None
         row: dict[str, Any] = {COLUMNS.get(name, name): value for name, value in record._asdict().items()}
         nano_usd = record.cost_nano_usd
-        cost_usd = None if nano_usd is None else Decimal(nano_usd).scaleb(-9)
-        read = {name: json.loads(row[name]) if row[name] else None for name in ("hops", "token_details")}
+        cost_usd = None if nano_usd is None else nano_to_usd(nano_usd)
+        decoded = {name: json.loads(row[name]) if row[name] else None for name in ("hops", "token_details")}
         tags = record.tags.split(",") if record.tags else None
-        return {**row, **read, "cost_usd": cost_usd, "tags": tags, "model_calls": []}
+        return {**row, **decoded, "cost_usd": cost_usd, "tags": tags, "model_calls": []}
 
-    async def rejected_in_minute(self, request_id: UUID, whose: RejectionScope) -> list[dict[str, Any]]:  # noqa: ARG002 -- as Postgres is asked
-        """A mock counts no refusals."""
+    async def rejected_in_minute(self, request_id: UUID, scope: RejectionScope) -> list[dict[str, Any]]:  # noqa: ARG002 -- the protocol's
+        """Returns nothing: mock mode counts no rejections."""
         return []
 
 
 def _names_in_record(record: UsageRecord, name: str) -> tuple[str, ...]:
-    """What a record says of a dimension that is a name; tags may be several."""
+    """Returns a record's values of a dimension that is a name; only tags may be several."""
     if name == "tag":
         return tuple(record.tags.split(",")) if record.tags else ()
     value: str | None = getattr(record, _FIELDS.get(name, name))
@@ -294,17 +292,17 @@ def _groups_of(record: UsageRecord, dimension: str, zone: tzinfo) -> tuple[Any, 
     return (group_label(cast("TimeUnit", dimension), record.started_at, zone),)
 
 
-def _limit_rows(lines: list[UsageRow], question: UsageQuery) -> list[UsageRow]:
-    if question.top is None:
-        return lines[: question.max_rows]
-    kept: list[UsageRow] = []
-    for _, of_a_time in groupby(lines, lambda line: [line.group[unit] for unit in question.time_units]):
-        kept.extend(islice(of_a_time, question.top))
-    return kept[: question.max_rows]
+def _limit_rows(rows: list[UsageRow], query: UsageQuery) -> list[UsageRow]:
+    if query.top is None:
+        return rows[: query.max_rows]
+    limited: list[UsageRow] = []
+    for _, rows_of_time in groupby(rows, lambda row: [row.group[unit] for unit in query.time_units]):
+        limited.extend(islice(rows_of_time, query.top))
+    return limited[: query.max_rows]
 
 
 def _usage_row(group: dict[str, Any], records: list[UsageRecord]) -> UsageRow:
-    timed = [one.latency_ms for one in records if one.outcome != "lost"]
+    latencies_ms = [one.latency_ms for one in records if one.outcome != "lost"]
     return UsageRow(
         group=group,
         requests=len(records),
@@ -314,14 +312,14 @@ def _usage_row(group: dict[str, Any], records: list[UsageRecord]) -> UsageRow:
         completion_tokens=_sum(one.completion_tokens for one in records),
         cached_tokens=_sum(one.cached_tokens for one in records),
         reasoning_tokens=_sum(one.reasoning_tokens for one in records),
-        cost_usd=Decimal(_sum(one.cost_nano_usd for one in records)).scaleb(-9),
+        cost_usd=nano_to_usd(_sum(one.cost_nano_usd for one in records)),
         unpriced_requests=sum(
             one.cost_nano_usd is None
             and (one.outcome == "ok" or bool(one.prompt_tokens or one.completion_tokens))
             for one in records
         ),
         estimated_requests=sum(one.usage_source == "estimated" for one in records),
-        avg_latency_ms=round(sum(timed) / len(timed), 3) if timed else None,
+        avg_latency_ms=round(sum(latencies_ms) / len(latencies_ms), 3) if latencies_ms else None,
     )
 
 
@@ -329,7 +327,7 @@ def _sum(values: Iterable[int | None]) -> int:
     return sum(value or 0 for value in values)
 
 
-def _sort_key(line: UsageRow, question: UsageQuery) -> tuple[Any, ...]:
-    times = [line.group[unit] for unit in question.time_units]
-    names = [line.group[name] or "" for name in question.group_by if name in NAME_COLUMNS]
-    return (*times, -line.cost_usd, -line.requests, *names)
+def _sort_key(row: UsageRow, query: UsageQuery) -> tuple[Any, ...]:
+    times = [row.group[unit] for unit in query.time_units]
+    names = [row.group[name] or "" for name in query.group_by if name in NAME_COLUMNS]
+    return (*times, -row.cost_usd, -row.requests, *names)

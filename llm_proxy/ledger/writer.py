@@ -22,7 +22,7 @@ from llm_proxy.telemetry import Metrics
 
 log = logging.getLogger(__name__)
 call_log = logging.getLogger("llm_proxy.calls")
-"""One line for every call that ended; set its level to WARNING to have none."""
+"""Logs one line for every finished call; a level of WARNING turns it off."""
 
 _GATHER_S = 0.05
 _POLL_S = 0.01
@@ -37,12 +37,12 @@ QueueEntry = tuple[int, LedgerRow, bytes]
 
 
 class Writer:
-    """Where the ledger's records go.
+    """Queues records and writes them in batches to Postgres, or to the spool while it is unavailable.
 
     Attributes:
-        since_s: When Postgres came or went last, in seconds since 1970.
-        state: `is_up` when Postgres took what it was last given; else whether it is away or refuses it.
-        disk_lock: Held by whoever changes the spool, one at a time.
+        state: `up` if Postgres accepted the last batch; else why it did not.
+        since_s: When the state changed last, in seconds since 1970.
+        disk_lock: Held by every change of the spool.
     """
 
     def __init__(
@@ -64,16 +64,16 @@ class Writer:
 
     @property
     def is_up(self) -> bool:
-        """Whether Postgres took what it was last given."""
+        """Whether Postgres accepted the last batch."""
         return self.state == "up"
 
     @property
     def queued(self) -> int:
-        """Records not yet kept elsewhere."""
+        """The number of records that neither Postgres nor the spool has."""
         return len(self._queue) + self._writing
 
     def add(self, slot: int, row: LedgerRow, line: bytes) -> None:
-        """Take a record; never waits."""
+        """Queues a record with its slot in the journal; never waits; drops it if the queue is full."""
         if len(self._queue) >= _MAX_QUEUED:
             self._journal.release(slot)
             self._metrics.increment("llm_proxy_ledger_dropped_total", "queue_full")
@@ -83,7 +83,7 @@ class Writer:
         self._awake.set()
 
     async def wait_written(self, within_s: float) -> bool:
-        """Whether every record taken so far is kept elsewhere, within a time."""
+        """Waits until Postgres or the spool has every record queued so far; returns False on timeout."""
         taken, until = self._taken, time.monotonic() + within_s
         while self._taken - self.queued < taken:
             if time.monotonic() >= until:
@@ -92,7 +92,7 @@ class Writer:
         return True
 
     async def step(self) -> object:
-        """Write the next batch; `LOOP_DONE` once `finish` was called and the last one was tried."""
+        """Writes the queue 50 ms after its first record; returns `LOOP_DONE` after `finish`."""
         await self._awake.wait()
         if not self._finishing:
             await asyncio.sleep(_GATHER_S)
@@ -108,12 +108,12 @@ class Writer:
         return LOOP_DONE if self._finishing else None
 
     def finish(self) -> None:
-        """Let `step` be done after one last batch."""
+        """Ends `step` after one last attempt."""
         self._finishing = True
         self._awake.set()
 
     async def flush(self) -> bool:
-        """Write everything queued; False when some of it found neither Postgres nor room on the disk."""
+        """Writes all queued records; returns False if some found neither Postgres nor room on the disk."""
         self._metrics.record_calls()
         queue, self._queue = self._queue, []
         kept, self._writing = 0, len(queue)
@@ -130,19 +130,19 @@ class Writer:
         return True
 
     async def replay_spool(self) -> None:
-        """Carry what waits on disk into Postgres, as long as that goes well."""
+        """Writes the spool's segments to Postgres, until one fails."""
         while self._spool is not None and self._spool.records and self.should_try_postgres():
             if not await self._replay_segment(self._spool):
                 return
 
     def should_try_postgres(self) -> bool:
-        """Whether Postgres is to be given something now: it is there, or it is time to look again."""
+        """Whether to write to Postgres now: it is migrated, and up or due for a new attempt."""
         if self._store is None or not self._store.migrated:
             return False
         return self.is_up or asyncio.get_running_loop().time() >= self._retry_at
 
     def set_postgres_state(self, fault: DatabaseUnavailable | None) -> None:
-        """Note whether Postgres takes records, and when to try again."""
+        """Notes the result of a write (None for success) and the time of the next attempt."""
         now = asyncio.get_running_loop().time()
         if fault is None:
             self._retry_s = _FIRST_RETRY_S
@@ -157,10 +157,10 @@ class Writer:
             if fault is None:
                 log.info("postgres takes records again")
             else:
-                said = {"away": "is away", "refused": "refuses the records", "migrating": "is migrated"}[
-                    fault.kind
-                ]
-                log.warning("postgres %s; records go to the spool", said, extra={"why": fault.reason})
+                states = {"away": "is away", "refused": "refuses the records", "migrating": "is migrated"}
+                log.warning(
+                    "postgres %s; records go to the spool", states[fault.kind], extra={"why": fault.reason}
+                )
         self._metrics.set_gauge("llm_proxy_store_up", float(self.is_up), "postgres")
 
     async def _to_postgres(self, batch: Sequence[QueueEntry]) -> bool:
@@ -210,7 +210,7 @@ class Writer:
                     return False
                 self._metrics.increment("llm_proxy_ledger_replayed_total", by=len(batch))
         except FileNotFoundError:
-            pass  # dropped meanwhile to stay under the bound
+            pass  # dropped meanwhile to stay below the spool's size limit
         async with self.disk_lock:
             spool.discard(segment)
         return True
@@ -243,12 +243,12 @@ class Writer:
         return True
 
     async def _insert_repaired(self, store: LedgerStore, row: LedgerRow) -> None:
-        mended = repair(row)
+        repaired = repair(row)
         try:
-            await store.insert_records([(mended, encode(mended))])
+            await store.insert_records([(repaired, encode(repaired))])
         except RowsRejected as rejected:
-            told = {"request_id": str(row[0]), "why": rejected.reason}
-            log.warning("postgres will never take a record", extra=told)
+            fields = {"request_id": str(row[0]), "why": rejected.reason}
+            log.warning("postgres will never take a record", extra=fields)
             self._put_aside(encode(row), "rejected")
 
     def _put_aside(self, line: bytes, cause: str) -> None:
