@@ -130,7 +130,7 @@ class Rules:
     def __init__(self, book: PolicySnapshot) -> None:
         self._book: PolicySnapshot | None = book
 
-    async def fetch_policies(self, known: int) -> PolicySnapshot | None:  # noqa: ARG002 -- the protocol's
+    async def fetch_policies(self, known_epoch: int) -> PolicySnapshot | None:  # noqa: ARG002 -- the protocol's
         """The book, once."""
         book, self._book = self._book, None
         return book

@@ -17,7 +17,7 @@ class Source:
         self.away = away
         self.reads = 0
 
-    async def fetch_policies(self, known: int) -> PolicySnapshot | None:  # noqa: ARG002 -- the protocol's
+    async def fetch_policies(self, known_epoch: int) -> PolicySnapshot | None:  # noqa: ARG002 -- the protocol's
         """Nothing new."""
         self.reads += 1
         await asyncio.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Names of admin keys: none may be taken for a part of the gateway in the audit log."""
+"""Names of admin keys: none equals a part of the gateway in the audit log."""
 
 import re
 from pathlib import Path
@@ -15,13 +15,13 @@ SOURCES = Path(llm_proxy.__file__).parent.rglob("*.py")
 
 
 @pytest.mark.parametrize("name", sorted(RESERVED_NAMES))
-def test_no_admin_key_has_a_reserved_name(name: str) -> None:
-    """It would stand in the log as another."""
+def test_an_admin_key_has_no_reserved_name(name: str) -> None:
+    """The audit log would show another author."""
     with pytest.raises(BadRequest, match="reserved"):
         parse_admin_key({"name": name, "role": "viewer"})
 
 
-def test_every_part_that_acts_by_itself_is_reserved() -> None:
-    """Each that the code makes an actor by a name of its own."""
+def test_every_system_actor_is_reserved() -> None:
+    """Each name that the code gives an actor."""
     named = {name for file in SOURCES for name in re.findall(r'\bActor\("([^"]+)"', file.read_text())}
     assert named == SYSTEM_ACTORS

@@ -1,4 +1,4 @@
-"""What is a tag, in a list, in text, in a header."""
+"""Tags in a list, a text and a header."""
 
 import pytest
 
@@ -29,15 +29,15 @@ def test_tags_are_read_from_a_list_or_text(given: object, tags: tuple[str, ...])
     "given",
     [7, {"a": 1}, [1], [""], ["a,b"], [LONGEST + "x"], ["a\0"], ["\ud800"], list("abcdefghijk"), [None]],
 )
-def test_what_is_no_tag_is_refused_by_its_place(given: object) -> None:
+def test_an_invalid_tag_is_rejected_by_its_path(given: object) -> None:
     """Too long, too many, no text, with a comma."""
     with pytest.raises(BadRequest) as refused:
         parse_tags(given, "metadata.tags")
     assert (refused.value.param, refused.value.code) == ("metadata.tags", "invalid_value")
 
 
-def test_a_header_names_tags_and_a_run() -> None:
-    """As UTF-8, or as older clients write it."""
+def test_headers_name_tags_and_a_run() -> None:
+    """In UTF-8, or in Latin-1 as older clients write it."""
     named = attribution_from_headers({b"x-tags": "a, équipe".encode(), b"x-run-id": b"r-1"})
     assert (named.tags, named.run, named.agent) == (("a", "équipe"), "r-1", None)
     assert attribution_from_headers({b"x-tags": "équipe".encode("latin-1")}).tags == ("équipe",)

@@ -1,4 +1,4 @@
-"""The journal holds what is in hand, and gives it up only when told."""
+"""The journal keeps calls and records until they are released."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from usage_records import record
 
 from llm_proxy.ledger.record import FIELDS, STARTED_FIELDS, decode, encode_started, lost_row, row_of, shorten
-from llm_proxy.ledger.spool import NO_SLOT, OPENED_BYTES, RECORD_BYTES, Journal, read_journal
+from llm_proxy.ledger.spool import NO_SLOT, RECORD_BYTES, STARTED_BYTES, Journal, read_journal
 
 Steps = st.lists(st.tuples(st.sampled_from(["open", "finish", "free"]), st.integers(0, 5)), max_size=40)
 
 
-def test_what_was_opened_and_finished_is_found_again(tmp_path: Path) -> None:
-    """An ended call by its record, a running one by what it was opened with, a freed one not at all."""
+def test_started_and_finished_calls_are_read_back(tmp_path: Path) -> None:
+    """A finished call as its record, a running one as it was started, a released one not at all."""
     journal = Journal(tmp_path / "journal")
     running, ended, kept = uuid4(), uuid4(), uuid4()
     for one in (running, ended, kept):
@@ -30,8 +30,8 @@ def test_what_was_opened_and_finished_is_found_again(tmp_path: Path) -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(Steps)
-def test_the_journal_is_what_is_in_hand(steps: list[tuple[str, int]]) -> None:
-    """Whatever the order: open calls and unkept records, each once."""
+def test_the_journal_has_every_unreleased_call_once(steps: list[tuple[str, int]]) -> None:
+    """Whatever the order of the steps."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "journal"
         journal = Journal(path, slots=16)
@@ -58,8 +58,8 @@ def walk(journal: Journal, steps: list[tuple[str, int]]) -> set[tuple[bool, byte
     return running | {(True, b"f%d" % number) for number in slots}
 
 
-def test_a_line_too_long_or_a_full_journal_is_said_not_raised(tmp_path: Path) -> None:
-    """The record still goes to Postgres, only without the journal's promise."""
+def test_a_long_line_or_a_full_journal_is_returned_not_raised(tmp_path: Path) -> None:
+    """The record still goes to Postgres, without the journal."""
     journal = Journal(tmp_path / "journal", slots=100)
     assert not journal.begin(uuid4(), b"x" * 5000)
     assert journal.complete(uuid4(), b"x" * 5000) == NO_SLOT
@@ -75,7 +75,7 @@ Names = st.none() | st.text(max_size=256) | st.sampled_from(['"' * 256, "\u0416"
 
 @given(st.lists(Names, min_size=14, max_size=14), st.integers(0, 40))
 def test_every_record_fits_into_its_slot(names: list[str | None], attempts: int) -> None:
-    """Whatever its names, its message and its attempts: whose it was, what it cost and how it ended stay."""
+    """Whatever its names, message and attempts: owner, cost and outcome stay."""
     texts = [
         *("tenant", "agent", "user", "session", "channel", "client_request_id", "model", "group"),
         *("group_asked", "model_resolved", "provider", "deployment", "refusal_code", "provider_message"),
@@ -94,19 +94,19 @@ def test_every_record_fits_into_its_slot(names: list[str | None], attempts: int)
 
 @given(st.lists(Names, min_size=10, max_size=10))
 def test_every_admitted_call_fits_into_its_slot(names: list[str | None]) -> None:
-    """So that a crash makes it a lost call, and not none."""
+    """So that a crash makes it a lost call."""
     tenant, agent, user, session, channel, client_id, model, group, run, tags = names
     key = ("key-1", "sk-one")
     who = (tenant, agent, user, session, channel, client_id)
     opened = (uuid4(), 1.5e9, *key, *who, "chat.completions", "openai", model, group, True, run, tags)
-    line = encode_started(opened, OPENED_BYTES)
-    assert len(line) <= OPENED_BYTES
+    line = encode_started(opened, STARTED_BYTES)
+    assert len(line) <= STARTED_BYTES
     assert lost_row(line)[FIELDS.index("key_id")] == "key-1"
     assert len(opened) == len(STARTED_FIELDS)
 
 
-def test_names_are_cut_only_as_far_as_it_takes() -> None:
-    """A long message and many attempts alone leave every name whole."""
+def test_names_are_truncated_only_as_far_as_needed() -> None:
+    """A long message and many attempts leave every name complete."""
     row = row_of(record(provider_message="x" * 600, hops="y" * 4000, user="u" * 256))
     without = {FIELDS.index(name) for name in ("hops", "provider_message")}
     short = decode(shorten(row, RECORD_BYTES))
@@ -114,7 +114,7 @@ def test_names_are_cut_only_as_far_as_it_takes() -> None:
     assert [after for after, _ in kept] == [before for _, before in kept]
 
 
-def test_of_tags_only_whole_ones_are_cut_off() -> None:
+def test_only_complete_tags_are_cut_off() -> None:
     """Half a tag would be another tag."""
     tags = [f"tag-{number:03}-{'x' * 42}" for number in range(10)]
     row = row_of(record(provider_message="y" * 600, hops="z" * 4000, tags=",".join(tags)))
@@ -122,8 +122,8 @@ def test_of_tags_only_whole_ones_are_cut_off() -> None:
     assert left == tags[: len(left)]
 
 
-def test_a_missing_or_damaged_journal_holds_nothing(tmp_path: Path) -> None:
-    """A dead worker's file may be anything."""
+def test_a_missing_or_damaged_journal_is_empty(tmp_path: Path) -> None:
+    """A dead worker's file may contain anything."""
     assert list(read_journal(tmp_path / "none")) == []
     (tmp_path / "odd").write_bytes(b"\xff" * 5000)
     assert list(read_journal(tmp_path / "odd")) == []

@@ -1,4 +1,4 @@
-"""The spool keeps lines in order, within its bound, and whole."""
+"""The spool keeps lines in order, complete and within its size."""
 
 import resource
 import signal
@@ -31,8 +31,8 @@ def test_lines_come_back_in_order_after_a_restart(tmp_path: Path) -> None:
     assert (second.records, second.size_bytes, list_segments(tmp_path)) == (0, 0, [])
 
 
-def test_the_oldest_goes_when_the_bound_is_reached(tmp_path: Path) -> None:
-    """And is counted; the newest is kept."""
+def test_the_oldest_segment_is_dropped_at_the_size_limit(tmp_path: Path) -> None:
+    """And counted; the newest stays."""
     spool = Spool(tmp_path, 20_000)
     for number in range(1000):
         spool.append([b"%099d" % number])
@@ -42,7 +42,7 @@ def test_the_oldest_goes_when_the_bound_is_reached(tmp_path: Path) -> None:
     assert spool.dropped == 1000 - len(left)
 
 
-def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
+def test_a_torn_last_line_is_skipped(tmp_path: Path) -> None:
     """A power cut may leave half a line; the others are read."""
     spool = Spool(tmp_path, 2**20)
     spool.append([b"whole"])
@@ -52,7 +52,7 @@ def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
 
 
 def test_a_failed_append_leaves_no_torn_line(tmp_path: Path) -> None:
-    """A file that may grow no further, as on a full disk: an `OSError`, and what was there stays whole."""
+    """A file that cannot grow, as on a full disk: OSError, and the old lines stay."""
     spool = Spool(tmp_path, 2**20)
     spool.append([b"before"])
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -68,8 +68,8 @@ def test_a_failed_append_leaves_no_torn_line(tmp_path: Path) -> None:
     assert drained(spool) == [b"before", b"after"]
 
 
-def test_a_dead_workers_segment_is_taken_over(tmp_path: Path) -> None:
-    """Renamed into the own folder, counted, read in its turn."""
+def test_a_dead_workers_segment_is_adopted(tmp_path: Path) -> None:
+    """Renamed into the own folder, counted, read in its order."""
     (tmp_path / "dead").mkdir()
     (tmp_path / "mine").mkdir()
     dead, mine = Spool(tmp_path / "dead", 2**20), Spool(tmp_path / "mine", 2**20)
@@ -82,8 +82,8 @@ def test_a_dead_workers_segment_is_taken_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_what_is_put_aside_waits_for_people(tmp_path: Path, times: int) -> None:
-    """It is no segment and is never replayed."""
+def test_a_rejected_line_is_never_replayed(tmp_path: Path, times: int) -> None:
+    """It is in no segment."""
     spool = Spool(tmp_path, 2**20)
     for _ in range(times):
         spool.reject(b"odd")

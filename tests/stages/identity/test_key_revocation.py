@@ -1,0 +1,222 @@
+"""Revocations reach every replica within a second, and survive an outage of Postgres."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from stages.interruptible_proxy import InterruptibleProxy
+from stages.limiter_outages import settings_of
+
+from llm_proxy.admission import AdmissionController, publish_epochs
+from llm_proxy.dialects import Call
+from llm_proxy.errors import APIError, Forbidden, RateLimited, StoreUnavailable, Unauthorized
+from llm_proxy.identity import (
+    Actor,
+    Attribution,
+    KeyCache,
+    KeyMutation,
+    KeyRepository,
+    KeySpec,
+    KillSwitch,
+    LimitPolicy,
+    Limits,
+    PolicyRepository,
+    PostgresKeyStore,
+    on_behalf_of,
+)
+from llm_proxy.identity.caller import NO_ATTRIBUTION
+
+ME = Actor("test")
+CALL = Call("chat.completions", "openai", "gpt", "gpt", {}, prompt_bytes=4)
+
+
+class Replica:
+    """Identity and admission of one gateway."""
+
+    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", redis_url: str | None) -> None:
+        self.keys = KeyCache(PostgresKeyStore(pool))
+        self.admission = AdmissionController(
+            settings_of(
+                store_timeout_ms=5_000, limits_redis_url=redis_url, default_models=("*",), agent_rpm=0
+            ),
+            policy_source=self.keys,
+            refresh_caller=self.keys.refresh,
+        )
+
+    async def call(self, deed: KeyMutation, named: Attribution = NO_ATTRIBUTION) -> None:
+        """One call with a key, from the header to the lease."""
+        assert deed.generated is not None
+        caller = on_behalf_of(
+            await self.keys.find_caller(deed.generated.text.encode()), named, NO_ATTRIBUTION
+        )
+        (await self.admission.admit(caller, CALL, uuid4())).settle(1, 1)
+
+
+@pytest.fixture(params=["with a store", "without"])
+async def replicas(
+    request: pytest.FixtureRequest, pool: "asyncpg.Pool[asyncpg.Record]", limits_redis_url: str
+) -> AsyncIterator[list[Replica]]:
+    """Two replicas, sharing a limits store or not."""
+    url = limits_redis_url if request.param == "with a store" else None
+    made = [Replica(pool, url) for _ in range(2)]
+    for one in made:
+        await one.admission.start()
+    yield made
+    for one in made:
+        await one.admission.stop()
+
+
+def spec(**said: object) -> KeySpec:
+    """A key of a tenant of its own."""
+    return KeySpec(**({"name": uuid4().hex, "tenant": f"t-{uuid4().hex}"} | said))  # type: ignore[arg-type]  # as the fields
+
+
+async def refused_within_a_second(call: Callable[[], Awaitable[None]]) -> APIError:
+    """The refusal calls meet, at the latest after a second."""
+    began = time.monotonic()
+    while time.monotonic() - began < 1:
+        try:
+            await call()
+        except APIError as refused:
+            return refused
+        await asyncio.sleep(0.02)
+    raise AssertionError("still admitted after a second")
+
+
+async def test_a_revoked_key_is_rejected_by_every_replica_within_a_second(
+    pool: "asyncpg.Pool[asyncpg.Record]", replicas: list[Replica]
+) -> None:
+    """Also without a limits store, or if it was not told."""
+    registry = KeyRepository(pool)
+    deed = await registry.create(spec(), ME)
+    for one in replicas:
+        await one.call(deed)
+    await registry.revoke(deed.record.key_id, ME)
+    for one in replicas:
+        assert isinstance(await refused_within_a_second(partial(one.call, deed)), Unauthorized)
+        assert deed.generated is not None
+        with pytest.raises(Unauthorized):
+            await one.keys.find_caller(deed.generated.text.encode())
+
+
+async def test_a_published_revocation_holds_for_the_next_call(
+    pool: "asyncpg.Pool[asyncpg.Record]", limits_redis_url: str
+) -> None:
+    """A limited key's script call learns of it, without a poll."""
+    registry, replica = KeyRepository(pool), Replica(pool, limits_redis_url)
+    await replica.admission.start()
+    deed = await registry.create(spec(limits=Limits(rpm=100)), ME)
+    await replica.call(deed)
+    revoked = await registry.revoke(deed.record.key_id, ME)
+    assert await publish_epochs(limits_redis_url, revoked.epochs)
+    with pytest.raises(Unauthorized):
+        await replica.call(deed)
+    await replica.admission.stop()
+
+
+async def test_changed_limits_hold_within_a_second(
+    pool: "asyncpg.Pool[asyncpg.Record]", replicas: list[Replica]
+) -> None:
+    """A key's own, and its tenant's."""
+    registry, rulings = KeyRepository(pool), PolicyRepository(pool)
+    deed = await registry.create(spec(agent="*"), ME)
+    tenant = deed.record.spec.tenant or ""
+    await rulings.upsert(LimitPolicy("agent", tenant, "scout", limits=Limits(rpm=1)), ME)
+    scout = Attribution(agent="scout")
+    for one in replicas:
+        refused = await refused_within_a_second(partial(one.call, deed, scout))
+        assert isinstance(refused, RateLimited)
+        await one.call(deed, Attribution(agent="other"))
+
+
+@pytest.mark.parametrize("kind", ["key", "agent", "tenant", "model"])
+async def test_a_kill_switch_stops_calls_everywhere_within_a_second(
+    pool: "asyncpg.Pool[asyncpg.Record]", replicas: list[Replica], kind: str
+) -> None:
+    """Per key, agent, tenant and model, until it is disabled."""
+    registry, rulings = KeyRepository(pool), PolicyRepository(pool)
+    deed = await registry.create(spec(agent="scout"), ME)
+    subjects = {
+        "key": deed.record.key_id,
+        "agent": "scout",
+        "tenant": deed.record.spec.tenant,
+        "model": "gpt",
+    }
+    kill = KillSwitch(kind, subjects[kind] or "")  # type: ignore[arg-type]  # from the table
+    for one in replicas:
+        await one.call(deed)
+    await rulings.enable_switch(kill, ME)
+    for one in replicas:
+        refused = await refused_within_a_second(partial(one.call, deed))
+        assert isinstance(refused, Forbidden)
+        assert refused.code == f"{kind}_disabled"
+    await rulings.disable_switch(kill, ME)
+    await asyncio.sleep(1)
+    for one in replicas:
+        await one.call(deed)
+
+
+async def test_a_changed_binding_holds_for_the_next_call(
+    pool: "asyncpg.Pool[asyncpg.Record]", replicas: list[Replica]
+) -> None:
+    """What the key may no longer name is rejected."""
+    registry = KeyRepository(pool)
+    made = spec(agent="old")
+    deed = await registry.create(made, ME)
+    await replicas[0].call(deed, Attribution(agent="old"))
+    await registry.update(deed.record.key_id, KeySpec(made.name, made.tenant, "new"), ME)
+    refused = await refused_within_a_second(partial(replicas[0].call, deed, Attribution(agent="old")))
+    assert isinstance(refused, Forbidden)
+    await replicas[0].call(deed, Attribution(agent="new"))
+
+
+@pytest.mark.parametrize("how", ["held still", "cut"])
+async def test_cached_keys_work_and_others_are_503_while_postgres_is_unavailable(
+    pool: "asyncpg.Pool[asyncpg.Record]", database_url: str, limits_redis_url: str, how: str
+) -> None:
+    """Until it is back; no call waits long for it."""
+    registry, wire = KeyRepository(pool), InterruptibleProxy(database_url)
+    known, unknown = await registry.create(spec(), ME), await registry.create(spec(), ME)
+    await wire.start()
+    far = asyncpg.create_pool(wire.url, min_size=0, max_size=4, timeout=1)
+    await far
+    replica = Replica(far, limits_redis_url)
+    await replica.admission.start()
+    await replica.call(known)
+    wire.hold() if how == "held still" else await wire.cut()
+    await asyncio.sleep(1.2)
+    for _ in range(5):
+        began = time.monotonic()
+        await replica.call(known)
+        assert time.monotonic() - began < 0.3
+        with pytest.raises(StoreUnavailable):
+            await replica.call(unknown)
+    wire.flow() if how == "held still" else await wire.start()
+    await asyncio.sleep(2)
+    await replica.call(unknown)
+    await registry.revoke(known.record.key_id, ME)
+    assert isinstance(await refused_within_a_second(partial(replica.call, known)), Unauthorized)
+    await replica.admission.stop()
+    far.terminate()
+    await wire.cut()
+
+
+async def test_after_a_rotation_the_old_secret_ends_with_the_overlap_on_every_replica(
+    pool: "asyncpg.Pool[asyncpg.Record]", replicas: list[Replica]
+) -> None:
+    """Without another look-up."""
+    registry = KeyRepository(pool)
+    deed = await registry.create(spec(), ME)
+    await replicas[0].call(deed)
+    rotated = await registry.rotate(deed.record.key_id, ME, overlap=timedelta(seconds=1.5))
+    until = datetime.now(UTC) + timedelta(seconds=1)
+    while datetime.now(UTC) < until:
+        await replicas[0].call(deed)
+        await asyncio.sleep(0.1)
+    assert isinstance(await refused_within_a_second(partial(replicas[0].call, deed)), Unauthorized)
+    await replicas[0].call(rotated)

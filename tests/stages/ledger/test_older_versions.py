@@ -1,0 +1,204 @@
+"""What an older version left: rows in the database, lines on the disk, and rejected records."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from uuid import UUID
+
+import asyncpg
+import orjson
+import pytest
+from usage_records import record, run_ledger, until_written
+
+from llm_proxy import schema
+from llm_proxy.identity import Actor, AuditLog, record_action
+from llm_proxy.identity.audit_log import verify_audit_log
+from llm_proxy.ledger import PostgresUsage
+from llm_proxy.ledger.record import encode, row_of
+from llm_proxy.ledger.spool import Journal, Spool
+from llm_proxy.ledger.usage_query import UsageQuery
+from llm_proxy.ledger.worker_slot import acquire_slot
+
+Pool = asyncpg.Pool
+STEPS = 8
+"""The schema of the version that wrote the lines below."""
+DAYS, A_DAY = 5, 800
+
+# As that version wrote them: two records, and a call that was admitted.
+ENDED = [
+    (
+        b'["01a1f84a-95c0-7000-8000-000000000001","2026-11-20T09:30:00.123456+00:00","key-1","sk-one","acme",'
+        b'"agent:sofia","u1",null,null,null,"chat.completions","openai","gpt-4o-mini","gpt-4o-mini",'
+        b'"gpt-4o-mini-2024-07-18","openai","d-1",false,200,"ok",null,12,34,null,null,56789,"provider","miss",1,'
+        b"812.5,null]"
+    ),
+    (
+        b'["01a1f84a-95c0-7000-8000-000000000002","2026-11-20T09:30:00.123456+00:00","key-1","sk-one","acme",'
+        b'"agent:sofia","u1",null,null,null,"chat.completions","openai","gpt-4o-mini","gpt-4o-mini",'
+        b'"gpt-4o-mini-2024-07-18","openai","d-1",false,200,"ok",null,12,34,null,null,56789,"provider","miss",1,'
+        b"812.5,null]"
+    ),
+]
+ADMITTED = (
+    b'["01a1f84a-95c0-7000-8000-000000000003",1795167000.0,"key-1","sk-one","acme","agent:sofia","u1",null,null,'
+    b'null,"chat.completions","openai","gpt-4o-mini","gpt-4o-mini",false]'
+)
+FOREVER_DAYS = 36_500
+_SOFIAS = "SELECT count(*) FROM requests WHERE agent = 'agent:sofia'"
+
+_FILL_REQUESTS = """
+    INSERT INTO requests (request_id, started_at, key_id, key_prefix, tenant, agent, user_id, door, dialect,
+        model, model_group, provider, streamed, status, outcome, prompt_tokens, completion_tokens, cost_usd,
+        usage_source, cache, attempts, latency_ms)
+    SELECT id, at, 'key-1', 'sk-one', 'acme', 'agent:old', 'u1', 'chat.completions', 'openai', 'm', 'm', 'p',
+        false, 200, 'ok', 10, 5, 0.000001, 'provider', 'miss', 1, 100
+    FROM unnest($1::uuid[], $2::timestamptz[]) AS given (id, at)
+"""
+_FILL_CALLS = """
+    INSERT INTO llm_calls (call_id, started_at, status, prompt_tokens, completion_tokens, cost_usd)
+    SELECT id, at, 'success', 10, 5, 0.000001 FROM unnest($1::uuid[], $2::timestamptz[]) AS given (id, at)
+"""
+_FILL_AUDIT = """
+    INSERT INTO audit_log (at, actor, action, target, client_ip, detail)
+    SELECT at, 'unknown', 'credential.refused', '/v1/models', '192.0.2.1', '{"prefix": ""}'
+    FROM unnest($1::timestamptz[]) AS at
+"""
+
+
+def an_id(at: datetime, number: int) -> UUID:
+    """A request's id of that moment."""
+    return UUID(int=int(at.timestamp() * 1000) << 80 | 7 << 76 | 2 << 62 | number)
+
+
+@pytest.fixture
+def older_calls() -> dict[UUID, datetime]:
+    """Requests of several days, today's among them."""
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    moments = (today - timedelta(days=day, seconds=-number) for day in range(DAYS) for number in range(A_DAY))
+    return {an_id(at, number): at for number, at in enumerate(moments)}
+
+
+@pytest.fixture
+async def pool(database_url: str, older_calls: dict[UUID, datetime]) -> AsyncIterator["Pool[asyncpg.Record]"]:
+    """A pool on a database of the older version, with thousands of rows in three tables."""
+    async with asyncpg.create_pool(database_url, min_size=0, max_size=3) as made:
+        steps = schema.all_migrations()[:STEPS]
+        for step in steps:
+            await made.execute(step.sql)
+        await made.execute(
+            "CREATE TABLE schema_steps (number integer PRIMARY KEY, name text NOT NULL, digest text NOT NULL,"
+            " applied_at timestamptz NOT NULL DEFAULT now())"
+        )
+        await made.executemany(
+            "INSERT INTO schema_steps (number, name, digest) VALUES ($1, $2, $3)",
+            [(step.number, step.name, step.digest) for step in steps],
+        )
+        for day in sorted({at.date() for at in older_calls.values()}):
+            await made.execute("SELECT requests_partition($1)", day)
+        ids, moments = list(older_calls), list(older_calls.values())
+        await made.execute(_FILL_REQUESTS, ids, moments)
+        await made.execute(_FILL_CALLS, ids, moments)
+        await made.execute(_FILL_AUDIT, moments)
+        yield made
+
+
+async def test_a_database_with_rows_is_migrated(
+    pool: "Pool[asyncpg.Record]", database_url: str, older_calls: dict[UUID, datetime], tmp_path: Path
+) -> None:
+    """Rows and sums stay, an old request is found, new ones are written."""
+    since, now = min(older_calls.values()), datetime.now(UTC)
+    question = UsageQuery(since, now + timedelta(days=1), ("agent",))
+    before = await PostgresUsage(pool).query(question, now)
+    partitions = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'requests'::regclass"
+    assert await pool.fetchval(partitions) == DAYS
+    applied = await schema.migrate(database_url)
+    assert [int(name[:3]) for name in applied] == [step.number for step in schema.all_migrations()[STEPS:]]
+    usage = PostgresUsage(pool)
+    assert await usage.query(question, now) == before
+    assert [(line.group, line.requests, line.cost_usd) for line in before.rows] == [
+        ({"agent": "agent:old"}, DAYS * A_DAY, DAYS * A_DAY * Decimal("0.000001"))
+    ]
+    for table in ("requests", "llm_calls", "audit_log"):
+        assert await pool.fetchval(f"SELECT count(*) FROM {table}") == DAYS * A_DAY  # noqa: S608 -- ours
+    for request_id in list(older_calls)[:: A_DAY // 2]:
+        story = await usage.request_detail(request_id)
+        assert story is not None
+        assert (story["agent"], story["hops"], story["group_asked"], story["provider_message"]) == (
+            "agent:old", None, None, None,
+        )  # fmt: skip
+        assert [call["call_id"] for call in story["model_calls"]] == [request_id]
+    new = record(hops='[["g", "d", 200]]', group_asked="asked", provider_message="said")
+    async with run_ledger(database_url, tmp_path) as ledger:
+        ledger.call_finished(new)
+        await until_written(ledger)
+        assert ledger.state().postgres == "up"
+    told = await usage.request_detail(new.request_id)
+    assert told is not None
+    assert (told["hops"], told["group_asked"], told["provider_message"]) == (
+        [["g", "d", 200]],
+        "asked",
+        "said",
+    )
+    assert (await usage.query(question, now)).total.requests == DAYS * A_DAY + 1
+    async with pool.acquire() as connection:
+        assert await connection.fetchval("SELECT enrich_requests($1, $2)", since, now) == 0
+    assert await AuditLog(pool).list_entries() == []  # refused credentials are no admin's actions
+    await pool.execute("INSERT INTO audit_log (actor, action) VALUES ('admin:write', 'keys.create')")
+    await record_action(pool, Actor("test"), "cache.purge", "tenant=*")
+    report = await verify_audit_log(pool)
+    assert (report.entries, report.unchained, report.faults) == (1, DAYS * A_DAY + 1, [])
+    page = [(row["action"], row["chained"]) for row in await AuditLog(pool).list_entries()]
+    assert page == [("cache.purge", True), ("keys.create", False)]
+
+
+async def test_lines_of_an_older_version_are_replayed(
+    pool: "Pool[asyncpg.Record]", database_url: str, tmp_path: Path
+) -> None:
+    """From its spool and its journal; the call in which its worker was killed is lost."""
+    dead = acquire_slot(tmp_path)
+    spool = Spool(dead.path, 2**24)
+    spool.append(ENDED[:1])
+    spool.close()
+    journal = Journal(dead.path / "journal")
+    journal.complete(UUID(orjson.loads(ENDED[1])[0]), ENDED[1])
+    journal.begin(UUID(orjson.loads(ADMITTED)[0]), ADMITTED)
+    dead.release()
+    async with run_ledger(database_url, tmp_path, retention_days=FOREVER_DAYS) as ledger:
+        await until_written(ledger)
+    rows = await pool.fetch(
+        "SELECT outcome, started_at, cost_usd, hops FROM requests WHERE agent = 'agent:sofia'"
+        " ORDER BY request_id"
+    )
+    known, began = Decimal("0.000056789"), datetime(2026, 11, 20, 9, 30, tzinfo=UTC)
+    assert [tuple(row) for row in rows] == [
+        ("ok", began.replace(microsecond=123_456), known, None),
+        ("ok", began.replace(microsecond=123_456), known, None),
+        ("lost", began, None, None),
+    ]
+
+
+async def test_rejected_records_of_an_older_version_are_replayed_by_hand(
+    pool: "Pool[asyncpg.Record]", database_url: str, tmp_path: Path
+) -> None:
+    """As `docs/operations.md` says: the file becomes a segment of a free worker slot; the gateway runs."""
+    ours = [record() for _ in range(3)]
+    async with run_ledger(database_url, tmp_path) as ledger:
+        ledger.call_finished(ours[0])
+        await until_written(ledger)
+        put_aside(tmp_path, [b"torn", *(encode(row_of(one)) for one in ours)])
+        async with asyncio.timeout(20):
+            while await pool.fetchval(_SOFIAS) < len(ours):  # noqa: ASYNC110 -- nothing tells
+                await asyncio.sleep(0.1)
+    assert await pool.fetchval("SELECT sum(requests) FROM usage_daily WHERE agent = 'agent:sofia'") == 3
+    assert (tmp_path / "worker-0" / "rejected.jsonl").read_bytes() == b"torn\n"
+
+
+def put_aside(spool: Path, lines: list[bytes]) -> None:
+    """These lines in a worker's file of rejects, moved as an operator would."""
+    for line in lines:
+        Spool(spool / "worker-0", 2**24).reject(line)
+    seat = spool / "worker-rejected"
+    seat.mkdir()
+    (spool / "worker-0" / "rejected.jsonl").rename(seat / "000000000001.records")

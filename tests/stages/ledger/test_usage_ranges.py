@@ -1,0 +1,269 @@
+"""Usage of any range, zone and group equals the plain sum over the rows, computed by the test itself."""
+
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
+from decimal import Decimal
+from random import Random
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import asyncpg
+import pytest
+from usage_records import random_record
+
+from llm_proxy import schema
+from llm_proxy.errors import NotFound
+from llm_proxy.ledger import LedgerStore, MemoryUsage, PostgresUsage, UsageRecord
+from llm_proxy.ledger.record import encode, row_of
+from llm_proxy.ledger.usage_query import NAME_COLUMNS, TIME_UNITS, UsageQuery, UsageResult
+
+NOW = datetime(2026, 11, 26, 11, 12, tzinfo=UTC)
+DAYS = [
+    *(date(2026, 10, day) for day in (3, 4, 24, 25, 26, 31)),
+    *(date(2026, 11, day) for day in (1, 2, 24, 25, 26)),
+]
+"""On some of them the clocks of Berlin, New York and Lord Howe change; of the first no hours are kept."""
+FIRST = datetime(2026, 10, 3, tzinfo=UTC)
+ZONES: list[tzinfo] = [
+    UTC, timezone(timedelta(hours=5, minutes=30)), timezone(timedelta(hours=-11)),
+    *map(ZoneInfo, ("Europe/Berlin", "America/New_York", "Asia/Kolkata", "Asia/Kathmandu",
+                    "Australia/Lord_Howe", "Pacific/Apia", "Pacific/Chatham", "America/Scoresbysund")),
+]  # fmt: skip
+FIELDS = {"key": "key_id", "model": "group"}
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """A database with these calls in it."""
+
+    usage: PostgresUsage
+    records: list[UsageRecord]
+
+
+async def fill(pool: "asyncpg.Pool[asyncpg.Record]", records: list[UsageRecord]) -> None:
+    """Write them as the ledger does, with what it makes of them."""
+    async with pool.acquire() as connection:
+        await schema.apply(connection)
+        for day in {one.started_at.date() for one in records}:
+            await connection.execute("SELECT requests_partition($1)", day)
+    store = LedgerStore(pool, retention_days=90, payload_days=7)
+    for at in range(0, len(records), 200):
+        await store.insert_records([(row_of(one), encode(row_of(one))) for one in records[at : at + 200]])
+
+
+@pytest.fixture
+async def filled(database_url: str) -> AsyncIterator[Filled]:
+    """Two months of calls, many of them at the edges of hours."""
+    chance = Random(5)  # noqa: S311 -- a test's dice
+    records = [some_record(chance) for _ in range(700)]
+    async with asyncpg.create_pool(database_url, min_size=0, max_size=4) as pool:
+        await fill(pool, records)
+        yield Filled(PostgresUsage(pool), records)
+
+
+def some_record(chance: Random) -> UsageRecord:
+    """A call at some time, often a round one."""
+    day = datetime.combine(chance.choice(DAYS), time(), UTC)
+    started_at = day + timedelta(seconds=chance.uniform(0, 86_399))
+    if chance.random() < 0.3:
+        started_at = started_at.replace(minute=chance.choice([0, 15, 30, 45]), second=0, microsecond=0)
+    return random_record(chance)._replace(
+        started_at=started_at,
+        session=chance.choice([None, "s1", "s2"]),
+        run=chance.choice([None, "r1"]),
+        tags=chance.choice([None, None, "a", "b", "a,b", "b,c,a"]),
+    )
+
+
+def some_question(chance: Random) -> UsageQuery:
+    """Any range, zone, groups and filters."""
+    begin, end = sorted(
+        FIRST + timedelta(seconds=chance.randrange(-86_400, int((NOW - FIRST).total_seconds()) + 86_400))
+        for _ in range(2)
+    )
+    step = chance.choice([1, 60, 1800, 3600, 86_400])
+    since = datetime.fromtimestamp(int(begin.timestamp()) // step * step, UTC)
+    until = datetime.fromtimestamp(int(end.timestamp()) // step * step + step, UTC)
+    by = chance.sample([*NAME_COLUMNS, *TIME_UNITS], chance.randrange(4))
+    where: dict[str, str] = {}
+    if chance.random() < 0.5:
+        name, value = chance.choice(
+            [("agent", "a1"), ("tenant", ""), ("user", "u1"), ("user", ""), ("tag", "a"), ("tag", ""),
+             ("key", "k2"), ("session", "s1"), ("provider", "openai"), ("model", "gpt"),
+             ("day", "2026-10-25"), ("week", "2026-11-02"), ("month", "2026-10"),
+             ("hour", "2026-11-02T01:00")]
+        )  # fmt: skip
+        where[name] = value
+    return UsageQuery(since, until, tuple(by), where, chance.choice(ZONES))
+
+
+def times(record: UsageRecord, zone: tzinfo) -> dict[str, str]:
+    """A call's hour, day, week and month there, as text."""
+    local = record.started_at.astimezone(zone)
+    monday = local.date() - timedelta(days=local.isoweekday() - 1)
+    return {
+        "hour": local.isoformat()[:13] + ":00:00" + local.isoformat()[-6:],
+        "day": local.strftime("%Y-%m-%d"), "week": monday.isoformat(), "month": local.strftime("%Y-%m"),
+    }  # fmt: skip
+
+
+def names(record: UsageRecord, name: str) -> list[str | None]:
+    """What a call is called in a dimension; tags may be several."""
+    if name == "tag":
+        return [*record.tags.split(",")] if record.tags else [None]
+    return [getattr(record, FIELDS.get(name, name))]
+
+
+def selected(record: UsageRecord, question: UsageQuery) -> bool:
+    """Whether a call is in the range and passes the filters."""
+    if not question.since <= record.started_at < question.until:
+        return False
+    of_time = times(record, question.zone)
+    return all(
+        of_time[name].startswith(value) if name in of_time else (value or None) in names(record, name)
+        for name, value in question.filters.items()
+    )
+
+
+def plain_sum(records: list[UsageRecord], question: UsageQuery) -> dict[tuple[Any, ...], list[UsageRecord]]:
+    """The calls of each group."""
+    groups: dict[tuple[Any, ...], list[UsageRecord]] = defaultdict(list)
+    for one in records:
+        if not selected(one, question):
+            continue
+        of_time = times(one, question.zone)
+        keys: list[tuple[Any, ...]] = [()]
+        for name in question.group_by:
+            values = [of_time[name]] if name in of_time else names(one, name)
+            keys = [(*key, value) for key in keys for value in values]
+        for key in keys:
+            groups[key].append(one)
+    return groups
+
+
+def told(answer: UsageResult, question: UsageQuery) -> dict[tuple[Any, ...], tuple[Any, ...]]:
+    """An answer's lines: calls, tokens, cost."""
+    return {
+        tuple(text(line.group[name]) for name in question.group_by): (
+            line.requests, line.prompt_tokens, line.cost_usd, line.unpriced_requests,
+            round(line.avg_latency_ms or 0, 1),
+        )
+        for line in answer.rows
+    }  # fmt: skip
+
+
+def text(value: object) -> object:
+    """Times as text."""
+    return value.isoformat() if isinstance(value, date) else value
+
+
+def used(record: UsageRecord) -> bool:
+    """Whether a call is known to have used tokens."""
+    return bool(record.prompt_tokens or record.completion_tokens)
+
+
+def sums(records: list[UsageRecord]) -> tuple[Any, ...]:
+    """The same of calls."""
+    timed = [one.latency_ms for one in records if one.outcome != "lost"]
+    return (
+        len(records),
+        sum(one.prompt_tokens or 0 for one in records),
+        Decimal(sum(one.cost_nano_usd or 0 for one in records)).scaleb(-9),
+        sum(one.cost_nano_usd is None and (one.outcome == "ok" or used(one)) for one in records),
+        pytest.approx(sum(timed) / len(timed) if timed else 0, abs=0.2),
+    )
+
+
+async def test_every_query_equals_the_plain_sum_over_the_rows(filled: Filled) -> None:
+    """A hundred queries, in Postgres and in memory; the total counts each call once."""
+    chance, memory = Random(11), MemoryUsage()  # noqa: S311 -- repeatable
+    for one in filled.records:
+        memory.add(one)
+    for _ in range(100):
+        question = some_question(chance)
+        groups = plain_sum(filled.records, question)
+        expected = {group: sums(calls) for group, calls in groups.items()}
+        whole = {one.request_id: one for calls in groups.values() for one in calls}
+        for keeper in (filled.usage, memory):
+            answer = await keeper.query(question, NOW)
+            assert not answer.unknown_spans
+            assert not answer.total_unknown_spans
+            if question.group_by:
+                assert told(answer, question) == expected, question
+            assert answer.total.requests == len(whole), question
+            assert answer.total.cost_usd == sums([*whole.values()])[2], question
+
+
+async def test_parts_of_days_without_rows_are_reported_as_unknown(filled: Filled) -> None:
+    """A part of such a day is not guessed; a day without calls is answered."""
+    pool, records = filled.usage.pool, filled.records
+    late = NOW + timedelta(days=60)
+    await pool.execute("SELECT requests_retire('2026-11-01')")
+    day, noon = datetime(2026, 10, 25, tzinfo=UTC), datetime(2026, 10, 25, 12, tzinfo=UTC)
+    whole = await filled.usage.query(UsageQuery(day, day + timedelta(days=1)), late)
+    assert whole.total.requests == sum(one.started_at.date() == day.date() for one in records)
+    assert whole.unknown_spans == []
+    part = await filled.usage.query(UsageQuery(noon, day + timedelta(days=2)), late)
+    assert part.unknown_spans == part.total_unknown_spans == [(noon, day + timedelta(days=1))]
+    assert part.total.requests == sum(one.started_at.date() == date(2026, 10, 26) for one in records)
+    unused = await filled.usage.query(UsageQuery(noon - timedelta(days=5), noon - timedelta(days=4)), late)
+    assert (unused.total.requests, unused.unknown_spans) == (0, [])
+    kolkata = await filled.usage.query(UsageQuery(day, day + timedelta(days=2), ("day",), {}, ZONES[1]), late)
+    assert kolkata.total_unknown_spans == []
+    assert kolkata.total.requests == whole.total.requests + part.total.requests
+    assert kolkata.unknown_spans == [(day, day + timedelta(days=2))]
+    tagged = await filled.usage.query(UsageQuery(day, day + timedelta(days=2), ("tag",)), late)
+    assert (list(tagged.rows), tagged.unknown_spans) == ([], [(day, day + timedelta(days=2))])
+    assert tagged.total.requests == kolkata.total.requests
+
+
+async def test_top_rows_are_those_of_each_time(filled: Filled) -> None:
+    """As in memory; the total stays that of all."""
+    memory = MemoryUsage()
+    for one in filled.records:
+        memory.add(one)
+    since, until = NOW - timedelta(days=3), NOW
+    for by in (("agent",), ("day", "agent"), ("key", "hour")):
+        every, top = (UsageQuery(since, until, by, zone=ZONES[5], top=top) for top in (None, 2))
+        lines = (await filled.usage.query(every, NOW)).rows
+        best, kept = await filled.usage.query(top, NOW), await memory.query(top, NOW)
+        times_of = Counter(str([line.group[unit] for unit in top.time_units]) for line in lines)
+        assert len(best.rows) == sum(min(2, many) for many in times_of.values())
+        assert set(told(best, top).items()) <= set(told(await filled.usage.query(every, NOW), every).items())
+        assert [line.group for line in best.rows] == [line.group for line in kept.rows]
+        assert best.total.requests == sum(line.requests for line in lines)
+        cut = await filled.usage.query(replace(every, max_rows=3), NOW)
+        assert (len(cut.rows), cut.has_more, best.has_more) == (3, True, False)
+        assert cut.total == best.total
+
+
+async def test_an_unknown_name_is_404(filled: Filled) -> None:
+    """In Postgres and in memory; a known one without use in the range has zeros."""
+    memory = MemoryUsage()
+    for one in filled.records:
+        memory.add(one)
+    since, long_ago = NOW - timedelta(days=60), NOW - timedelta(days=55)
+    for keeper in (filled.usage, memory):
+        for name in NAME_COLUMNS:
+            with pytest.raises(NotFound) as refused:
+                await keeper.query(UsageQuery(since, NOW, (), {name: "nobody-at-all"}), NOW)
+            assert (refused.value.param, refused.value.code) == (name, "unknown_name")
+        known = {"agent": "a1", "tenant": "acme", "key": "k1", "model": "gpt", "provider": "openai",
+                 "user": "u1", "session": "s1", "run": "r1", "tag": "a"}  # fmt: skip
+        for name, value in known.items():
+            answer = await keeper.query(UsageQuery(since, long_ago, (), {name: value}), NOW)
+            assert (answer.total.requests, list(answer.rows)) == (0, [])
+        with pytest.raises(NotFound):
+            await keeper.query(UsageQuery(since, NOW, (), {"key": "k2"}, only_key="k1"), NOW)
+        own = await keeper.query(UsageQuery(since, NOW, ("key",), only_key="k1"), NOW)
+        assert [line.group for line in own.rows] == [{"key": "k1", "key_name": None}]
+
+
+async def test_a_key_in_a_filter_is_not_repeated(filled: Filled) -> None:
+    """When the secret is sent instead of the key's name."""
+    secret = "sk-llmp-AbCdEfGhIjKl-" + "x" * 38
+    with pytest.raises(NotFound) as refused:
+        await filled.usage.query(UsageQuery(NOW - timedelta(days=1), NOW, (), {"key": secret}), NOW)
+    assert "x" * 8 not in refused.value.message

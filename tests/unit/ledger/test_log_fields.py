@@ -1,0 +1,35 @@
+"""The log line of a finished call."""
+
+import io
+import json
+import logging
+import timeit
+
+from usage_records import record
+
+from llm_proxy.ledger.record import log_fields, row_of
+from llm_proxy.telemetry.log import JsonFormatter
+
+
+def test_a_line_has_the_call_and_no_person() -> None:
+    """No user, session or client request id; unknown fields are left out."""
+    one = record(user="person", session="s-1", client_request_id="theirs", agent="agent sk-abcdefghijklmnop")
+    line = log_fields(row_of(one))
+    assert not {"person", "s-1", "theirs"} & set(map(str, line.values()))
+    assert line["agent"] == "agent sk-[redacted]"
+    assert (line["request_id"], line["status"], line["cost_usd"]) == (one.request_id, 200, 0.000056789)
+    assert "cached_tokens" not in line
+
+
+def test_a_batch_is_one_json_object_a_line() -> None:
+    """Each with its own request id, at a cost of microseconds."""
+    out = io.StringIO()
+    stream = logging.StreamHandler(out)
+    stream.setFormatter(JsonFormatter())
+    rows = [row_of(record()) for _ in range(200)]
+    batch = logging.makeLogRecord({"name": "x", "msg": "call", "lines": [log_fields(row) for row in rows]})
+    stream.handle(batch)
+    told = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [line["request_id"] for line in told] == [str(row[0]) for row in rows]
+    assert {line["event"] for line in told} == {"call"}
+    assert timeit.timeit(lambda: log_fields(rows[0]), number=1000) / 1000 < 50e-6
