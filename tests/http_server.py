@@ -18,8 +18,7 @@ from scripted_asgi import Behaviours
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from llm_proxy.edge.waits import close_slow
-from llm_proxy.edge.wire import Connection
+from llm_proxy.edge.http_protocol import BoundedHttpProtocol, close_slow_connections
 
 PATIENCE_S = 5
 HEAD_S, IDLE_S = 0.3, 0.6
@@ -154,7 +153,7 @@ class Wired:
     address: tuple[str, int]
     state: ServerState
     app: Behaviours
-    made: "weakref.WeakSet[Connection]"
+    made: "weakref.WeakSet[BoundedHttpProtocol]"
     """Every connection there was, while it is in memory."""
     clients: list[Client] = field(default_factory=list[Client])
 
@@ -178,11 +177,11 @@ class Wired:
             client.ends()
         return await client.rest()
 
-    async def connection(self) -> Connection:
+    async def connection(self) -> BoundedHttpProtocol:
         """The server's side of the only connection there is."""
         await self.until(lambda: len(self.state.connections) == 1)
         (only,) = self.state.connections
-        assert isinstance(only, Connection)
+        assert isinstance(only, BoundedHttpProtocol)
         return only
 
     async def until(self, true: Callable[[], object]) -> None:
@@ -198,7 +197,7 @@ class Wired:
     def looks(self, later_s: float = 0) -> None:
         """What the server does once a second, as if it were later."""
         now = asyncio.get_running_loop().time() + later_s
-        close_slow(self.state.connections, now, head_s=HEAD_S, idle_s=IDLE_S)
+        close_slow_connections(self.state.connections, now, timeout_s=HEAD_S)
 
 
 @contextlib.asynccontextmanager
@@ -208,14 +207,20 @@ async def wired(*, most: int | None = None) -> AsyncGenerator[Wired]:
     faults: list[Any] = []
     loop.set_exception_handler(lambda _, context: faults.append(context))
     config = Config(
-        app, access_log=False, log_config=None, ws="none", proxy_headers=False, limit_concurrency=most
+        app,
+        access_log=False,
+        log_config=None,
+        ws="none",
+        proxy_headers=False,
+        limit_concurrency=most,
+        timeout_keep_alive=IDLE_S,  # type: ignore[arg-type]  # uvicorn hands it to call_later
     )
     config.load()
     state = ServerState()
-    made = weakref.WeakSet[Connection]()
+    made = weakref.WeakSet[BoundedHttpProtocol]()
 
-    def connected() -> Connection:
-        one = Connection(config=config, server_state=state, app_state={})
+    def connected() -> BoundedHttpProtocol:
+        one = BoundedHttpProtocol(config=config, server_state=state, app_state={})
         made.add(one)
         return one
 

@@ -105,8 +105,9 @@ class Behaviours:
 
     async def _status(self, scope: Message, _receive: Receive, send: Send) -> None:
         """A status with no header at all."""
-        await send({"type": "http.response.start", "status": int(scope["path"].rpartition("/")[2])})
-        await send(part(b"body"))
+        status = int(scope["path"].rpartition("/")[2])
+        await send({"type": "http.response.start", "status": status})
+        await send(part(b"" if status in {204, 304} else b"body"))
 
     async def _silent(self, _scope: Message, _receive: Receive, _send: Send) -> None:
         """No answer."""

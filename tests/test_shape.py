@@ -49,7 +49,6 @@ AWAITED = {
     "ledger/store.py",
     "upstream/monitor.py",
     "admission/renewal.py",
-    "edge/wire.py",
 }
 """Where somebody awaits the task, or hears of its end: a failure there is not silent."""
 

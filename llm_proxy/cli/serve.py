@@ -24,9 +24,12 @@ from pydantic import ValidationError
 
 from llm_proxy.app import Gateway, create_app
 from llm_proxy.background import BackgroundLoop, spawn
+from llm_proxy.edge.http_protocol import (
+    BoundedHttpProtocol,
+    close_slow_connections,
+    set_socket_timeouts,
+)
 from llm_proxy.edge.routes.notifications import webhook_errors
-from llm_proxy.edge.waits import bound_waits, close_slow
-from llm_proxy.edge.wire import Connection
 from llm_proxy.hardening import harden_process
 from llm_proxy.settings import Settings, faults_of, insecurities, load
 from llm_proxy.stack.process import die_with_parent
@@ -59,7 +62,7 @@ class GatewayServer(uvicorn.Server):
         """Close connections that take too long."""
         now = asyncio.get_running_loop().time()
         connections = self.server_state.connections
-        close_slow(connections, now, head_s=HEADER_TIMEOUT_S, idle_s=KEEP_ALIVE_S)
+        close_slow_connections(connections, now, timeout_s=HEADER_TIMEOUT_S)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 -- uvicorn's signature
         """The first signal drains; the second stops at once."""
@@ -113,7 +116,7 @@ def bind_socket(settings: Settings) -> socket.socket:
         click.echo(f"llm-proxy: cannot listen on {settings.host}:{settings.port}: {taken.strerror}", err=True)
         sys.exit(1)
     bound.set_inheritable(True)
-    bound_waits(bound, settings.unread_timeout_s)
+    set_socket_timeouts(bound, settings.unread_timeout_s)
     return bound
 
 
@@ -129,7 +132,7 @@ async def _run_gateway(settings: Settings, bound: socket.socket, files: WorkerMe
     gc.set_threshold(GC_THRESHOLD)
     config = uvicorn.Config(
         gateway.asgi,
-        http=Connection,
+        http=BoundedHttpProtocol,
         ws="none",
         lifespan="on",
         log_config=None,
@@ -137,6 +140,7 @@ async def _run_gateway(settings: Settings, bound: socket.socket, files: WorkerMe
         server_header=False,
         date_header=False,
         backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_S,
         limit_concurrency=settings.max_connections + 1,
         proxy_headers=False,
     )

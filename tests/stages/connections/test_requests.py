@@ -3,7 +3,7 @@
 import pytest
 from http_server import HEAD_S, Wired, answers, chunked, get, post
 
-from llm_proxy.edge import wire
+from llm_proxy.edge import http_protocol
 
 NO_REQUEST = b"\0\1\2\r\n\r\n"
 MUCH = b"a" * 2**17
@@ -94,7 +94,7 @@ async def test_what_has_no_end_is_refused(at: Wired, raw: bytes, piece: bytes, s
 
 async def test_segments_may_end_anywhere(at: Wired) -> None:
     """What was used of a full one does not count against the next head or chunk, however large it was."""
-    full = wire.MAX_HEAD_BYTES
+    full = http_protocol.MAX_HEAD_BYTES
     client = await at.client()
     await client.says(chunked("/echo", b"1\r\na\r\n"))
     await at.has_noted("reads")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from http_server import Wired, chunked, get, post
 
-from llm_proxy.edge.bare import NO_HTTP, TOO_LARGE
+from llm_proxy.edge.http_protocol import HEAD_TOO_LARGE, INVALID_HTTP
 
 CASES = 150
 GOOD = [
@@ -63,7 +63,7 @@ async def told(at: Wired, pieces: Iterable[bytes]) -> bytes:
     client.writer.transport.abort()
     await at.until(lambda: not at.state.connections and not at.state.tasks)
     at.app.noted.clear()
-    return came.removesuffix(NO_HTTP).removesuffix(TOO_LARGE).replace(b"connection: close\r\n", b"")
+    return came.removesuffix(INVALID_HTTP).removesuffix(HEAD_TOO_LARGE).replace(b"connection: close\r\n", b"")
 
 
 async def test_segments_do_not_matter(at: Wired) -> None:

@@ -1,0 +1,387 @@
+"""BoundedHttpProtocol: uvicorn's httptools protocol with bounds on time, bytes and connections.
+
+Invariants: what is no HTTP/1.1 is answered in OpenAI's envelope and ends the connection; a head has
+at most `MAX_HEAD_BYTES`, its target `MAX_TARGET_BYTES`; of an unread body `MAX_DRAINED_BYTES` are drained;
+requests are answered in order, one at a time; trailers are dropped. Units: bytes; the event loop's seconds.
+Source: RFC 9112. Overridden members of uvicorn: `tests/unit/edge/test_http_protocol.py`.
+"""
+
+import asyncio
+import contextlib
+import socket
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+from urllib.parse import unquote
+
+import httptools
+from uvicorn import Config
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from llm_proxy.edge.boundaries import MessageBoundaries
+
+MAX_HEAD_BYTES = 256 * 2**10
+"""Memory bound of a head, chunk extensions or trailers; `max_header_bytes` is lower and checked after it."""
+MAX_TARGET_BYTES = 2**16
+MAX_DRAINED_BYTES = 32 * 2**20
+"""Read and dropped after an early response, so that a client that reads last still gets the response."""
+MAX_PIPELINED, MAX_PIPELINED_PER_SEGMENT = 16, 1024
+"""Requests taken from a connection before reading pauses, and of one segment, ahead of the running one."""
+LINGER_WHEN_STOPPING_S = 2
+KEEPALIVE_IDLE_S, KEEPALIVE_EVERY_S = 60, 15
+_USED = -1  # instead of a count of unused bytes: the segment being read held something used
+
+
+def _error_response(
+    line: bytes, code: bytes, message: bytes, kind: bytes = b"invalid_request_error"
+) -> bytes:
+    body = b'{"error":{"message":"%b","type":"%b","param":null,"code":"%b"}}' % (message, kind, code)
+    head = b"HTTP/1.1 %b\r\nconnection: close\r\ncontent-type: application/json\r\n" % line
+    if kind == b"server_error":
+        head += b"retry-after: 1\r\n"
+    return b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body)
+
+
+INVALID_HTTP = _error_response(
+    b"400 Bad Request", b"invalid_http", b"What was sent is not an HTTP/1.1 request."
+)
+HEAD_TOO_LARGE = _error_response(
+    b"431 Request Header Fields Too Large", b"headers_too_large", b"The request's headers are too large."
+)
+TOO_MANY_CONNECTIONS = _error_response(
+    b"503 Service Unavailable", b"overloaded", b"Too many connections; please try again.", b"server_error"
+)
+_INTERNAL_ERROR = (
+    b'{"error":{"message":"The server had an error while processing your request.",'
+    b'"type":"server_error","param":null,"code":"internal_error"}}'
+)
+
+
+class _ResponseTransport:
+    """The transport as request cycles see it: a held head leaves with the next bytes, in one write."""
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self._write = transport.write
+        self._head = b""
+        self.holds_next = False
+        self.is_closing = transport.is_closing
+        self.close = close
+
+    def write(self, data: bytes) -> None:
+        if self.holds_next:
+            self._head, self.holds_next = data, False
+            return
+        if self._head:
+            data, self._head = self._head + data, b""
+        self._write(data)
+
+
+class BoundedRequestCycle(RequestResponseCycle):
+    """One request and its response; adds to uvicorn's what `Expect` and HTTP/1.0 need."""
+
+    transport: Any  # a `_ResponseTransport`
+    _ends_with_connection = False
+
+    async def send(self, message: Any) -> None:  # noqa: ANN401 -- uvicorn's types of ASGI messages are private
+        """Sends one ASGI message; a body that was never asked for ends the connection (RFC 9110, 10.1.1)."""
+        if message["type"] == "http.response.start":
+            if self.waiting_for_100_continue:
+                self.keep_alive = False
+            if self.scope["http_version"] == "1.0" and b"content-length" not in dict(
+                message.get("headers", ())
+            ):
+                self._ends_with_connection, self.chunked_encoding = True, False
+            self.transport.holds_next = self.scope["method"] != "HEAD"
+        elif self._ends_with_connection:
+            self.expected_content_length = len(message.get("body", b""))
+        await super().send(message)
+
+    async def send_500_response(self) -> None:
+        """Sends an internal error in OpenAI's envelope, for an application that failed before it answered."""
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(_INTERNAL_ERROR)),
+            (b"connection", b"close"),
+        ]
+        await self.send({"type": "http.response.start", "status": 500, "headers": headers})
+        await self.send({"type": "http.response.body", "body": _INTERNAL_ERROR})
+
+    def disconnect(self) -> None:
+        """Tells the application that its client is gone."""
+        self.disconnected = not self.response_complete
+        self.waiting_for_100_continue = False
+        self.message_event.set()
+
+
+class _BoundedFlow(FlowControl):
+    """Flow control that does not resume reading while enough requests are waiting."""
+
+    def __init__(self, transport: asyncio.Transport, pipeline: deque[Any]) -> None:
+        super().__init__(transport)
+        self._pipeline = pipeline
+
+    def resume_reading(self) -> None:
+        if len(self._pipeline) <= MAX_PIPELINED:
+            super().resume_reading()
+
+
+class BoundedHttpProtocol(HttpToolsProtocol):
+    """A client's connection.
+
+    Attributes:
+        head_since: When the head being received began; None while none is.
+        drained_since: When draining of unread bytes began; None while nothing is drained.
+    """
+
+    app: Any
+    parser: httptools.HttpRequestParser  # None once the connection is lost: nothing is parsed then
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        """The arguments are uvicorn's; `config.limit_concurrency` bounds connections, the new one counted."""
+        super().__init__(config, server_state, app_state, _loop)
+        # The head says which request is the last (`on_message_complete`); the parser would heed a trailer.
+        self.parser.set_dangerous_leniencies(lenient_keep_alive=True)
+        self._boundaries = MessageBoundaries()
+        self._running: BoundedRequestCycle | None = None
+        self._receiving = self._is_last = self._ignores = self._lingers = self._stops = False
+        self._unused_bytes = 0
+        self.head_since: float | None = None
+        self.drained_since: float | None = None
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether a client waits for the response of the running request."""
+        running = self._running
+        if running is None or self._lingers:
+            return False
+        return not running.response_complete and not running.disconnected
+
+    # Called by asyncio
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's too
+        """Starts the time for the first head; rejects a connection above the cap."""
+        super().connection_made(transport)
+        self.flow = _BoundedFlow(transport, self.pipeline)
+        self._response_transport = _ResponseTransport(transport, self._end_connection)
+        self.head_since = self.loop.time()
+        if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
+            self._ignores = True
+            transport.write(TOO_MANY_CONNECTIONS)
+            transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tells the running request; drops every reference to the connection, so that none is circular."""
+        super().connection_lost(exc)
+        self._unset_keepalive_if_required()
+        if self._running is not None:
+            self._running.disconnect()
+        self._ignores, self._running, self.cycle = True, None, cast("Any", None)
+        self.pipeline.clear()
+        del self._response_transport
+
+    def data_received(self, data: bytes) -> None:
+        """Parses a segment."""
+        try:
+            self._feed(data)
+        except httptools.HttpParserUpgrade:
+            self._ignores = True  # what follows is in another protocol
+            self.cycle.keep_alive = False
+        except (httptools.HttpParserError, ValueError):
+            self._reject(INVALID_HTTP)
+            return
+        if self.head_since is not None or self._ignores or self._receiving:
+            self._count_unused(len(data))
+
+    # Called by the parser
+
+    def on_message_begin(self) -> None:
+        """Starts the time for a head."""
+        super().on_message_begin()
+        self.head_since, self._unused_bytes = self.loop.time(), _USED
+
+    def on_url(self, url: bytes) -> None:
+        """Takes a piece of the target; raises ValueError beyond `MAX_TARGET_BYTES`."""
+        super().on_url(url)
+        if len(self.url) > MAX_TARGET_BYTES:
+            raise ValueError("the target is too long")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Takes a header; drops a trailer."""
+        if not self._receiving:
+            self.headers.append((name.lower(), value.rstrip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        """Starts or queues the request; raises ValueError for more than `MAX_PIPELINED_PER_SEGMENT`."""
+        self.head_since = None
+        self._unset_keepalive_if_required()
+        self._complete_scope()
+        version = self.scope["http_version"]
+        cycle = BoundedRequestCycle(
+            scope=self.scope,
+            transport=cast("asyncio.Transport", self._response_transport),
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=version != "1.0" and self.expect_100_continue,
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        self.cycle, self._receiving = cycle, True
+        if not self.is_answering:
+            self._start_asgi_task(cycle, self.app)
+            return
+        self.pipeline.appendleft((cycle, self.app))
+        if len(self.pipeline) > MAX_PIPELINED:
+            self.flow.pause_reading()
+            if len(self.pipeline) > MAX_PIPELINED_PER_SEGMENT:
+                raise ValueError("too many requests in one segment")
+
+    def on_body(self, body: bytes) -> None:
+        """Takes a piece of the body; drops it once the response is complete."""
+        if not self.cycle.response_complete:
+            self._unused_bytes = _USED
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Ends the request; nothing is parsed after one whose head asked to close the connection."""
+        super().on_message_complete()
+        self._receiving, self.drained_since = False, None
+        self.cycle.waiting_for_100_continue = False
+        self._is_last = not self.cycle.keep_alive
+
+    # Called by request cycles and the server
+
+    def on_response_complete(self) -> None:
+        """Starts the next request, if one waits; drains the rest of an unread body."""
+        if self._lingers:
+            self.server_state.total_requests += 1
+            return
+        if self.head_since is not None:
+            self.head_since = self.loop.time()
+        if self._receiving and not self.pipeline:
+            self.drained_since, self._unused_bytes = self.loop.time(), 0
+        super().on_response_complete()
+
+    def shutdown(self) -> None:
+        """Makes the running response the last; closes a connection without one."""
+        self._stops = True
+        if self._running is not None and self.is_answering:
+            self._running.keep_alive = False
+        else:
+            self.transport.close()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:  # noqa: ANN401 -- as `send`
+        self._running = cast("BoundedRequestCycle", cycle)
+        super()._start_asgi_task(cycle, app)
+
+    def _complete_scope(self) -> None:
+        """Completes the ASGI scope from the parser; the target is a path or a whole URL."""
+        named = dict(self.headers)
+        self.expect_100_continue = named.get(b"expect", b"").lower() == b"100-continue"
+        self._boundaries.head_complete(
+            None if b"transfer-encoding" in named else int(named.get(b"content-length", 0))
+        )
+        target = self.url
+        if target[:1] != b"/":
+            target = b"/" + target.split(b"/", 3)[3]
+        raw_path, _, query = target.partition(b"?")
+        path, scope = raw_path.decode("ascii"), self.scope
+        scope["method"] = self.parser.get_method().decode("ascii")
+        scope["http_version"] = self.parser.get_http_version()
+        scope["path"] = unquote(path) if "%" in path else path
+        scope["raw_path"] = raw_path
+        scope["query_string"] = query
+
+    def _feed(self, data: bytes) -> None:
+        """Feeds the parser one head and one request at a time; raises ValueError where it ends elsewhere."""
+        at, boundaries = 0, self._boundaries
+        while at < len(data) and not (self._ignores or self._is_last):
+            end = boundaries.next_boundary(data, at)
+            self.parser.feed_data(data if end - at == len(data) else memoryview(data)[at:end])
+            if boundaries.head_ended or (boundaries.request_ended and self._receiving):
+                raise ValueError("a request that ends elsewhere for other servers")
+            at = end
+
+    def _count_unused(self, size: int) -> None:
+        """Counts bytes of segments of which nothing was used; rejects or closes beyond the bound."""
+        self._unused_bytes = 0 if self._unused_bytes == _USED else self._unused_bytes + size
+        drains = self._ignores or (self._receiving and self.cycle.response_complete)
+        if self._unused_bytes > (MAX_DRAINED_BYTES if drains else MAX_HEAD_BYTES):
+            if drains:
+                self.transport.close()
+            else:
+                self._reject(HEAD_TOO_LARGE)
+
+    def _reject(self, response: bytes) -> None:
+        """Ends the connection with `response`, or with the responses to complete requests before it."""
+        self._ignores, self.head_since, started = True, None, False
+        if self._receiving:
+            broken = cast("BoundedRequestCycle", self.cycle)
+            started = broken.response_started
+            if self.pipeline and self.pipeline[0][0] is broken:
+                self.pipeline.popleft()
+            broken.disconnect()
+        if self.is_answering:
+            last = self.pipeline[0][0] if self.pipeline else self._running
+            cast("BoundedRequestCycle", last).keep_alive = False
+            return
+        if not started:
+            self.transport.write(response)
+        self._linger()
+
+    def _end_connection(self) -> None:
+        """Closes the connection after its last response; lingers where more of a request may come."""
+        if self._ignores or self.pipeline or self._receiving:
+            self._linger()
+        else:
+            self.transport.close()
+
+    def _linger(self) -> None:
+        """Ends our side alone: a full close while the client sends would reset what it has not read yet."""
+        self._ignores = self._lingers = True
+        self.head_since, self.drained_since = None, self.loop.time()
+        self.pipeline.clear()
+        if self.transport.can_write_eof():
+            with contextlib.suppress(OSError):  # the client is gone; `connection_lost` follows
+                self.transport.write_eof()
+            self.flow.resume_reading()
+        else:
+            self.transport.close()
+        if self._stops:
+            self.loop.call_later(LINGER_WHEN_STOPPING_S, self.transport.close)
+
+
+def close_slow_connections(connections: Iterable[Any], now: float, *, timeout_s: float) -> None:
+    """Closes connections whose head, or whose unread body, takes longer than `timeout_s`.
+
+    A connection whose client waits for a response is left alone; idle ones are closed by uvicorn's timer.
+    """
+    for connection in list(connections):
+        if isinstance(connection, BoundedHttpProtocol) and not connection.is_answering:
+            since = connection.drained_since if connection.head_since is None else connection.head_since
+            if since is not None and now - since > timeout_s:
+                connection.transport.close()
+
+
+def set_socket_timeouts(listener: socket.socket, unread_s: float) -> None:
+    """Has the kernel end connections whose peer is gone, or takes nothing for `unread_s` seconds.
+
+    Accepted sockets inherit both options from the listener (tcp(7)).
+    """
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if sys.platform == "linux":
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_EVERY_S)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(unread_s * 1000))
