@@ -19,7 +19,6 @@ STAGES = {
     "unit/sidecar/": "sidecar",
     "unit/stack/": "stack",
     "unit/telemetry/": "telemetry",
-    "unit/test_keys_table": "identity",
     "unit/upstream/": "upstream",
     "contract/": "dialects",
     "contract/test_deploy": "stack",

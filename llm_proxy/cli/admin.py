@@ -14,8 +14,7 @@ from uuid import uuid4
 
 import click
 
-from llm_proxy.cli import context
-from llm_proxy.cli.context import complete_keys
+from llm_proxy.cli.context import complete_keys, load_settings
 from llm_proxy.cli.database import current_actor, run_with_pool
 from llm_proxy.cli.limit_tables import format_budget
 from llm_proxy.cli.printing import (
@@ -27,9 +26,10 @@ from llm_proxy.cli.printing import (
     fail,
     print_fields,
     print_json,
+    print_result,
+    print_secret_once,
     print_table,
     to_plain,
-    warn,
     yes_option,
 )
 from llm_proxy.edge.routes.notifications import webhook_delivery, webhook_errors
@@ -68,25 +68,20 @@ def admin_keys() -> None:
 
 
 @admin_keys.command("create")
-@click.option("--name", required=True, help="Whose it is; the audit log shows it.")
-@click.option("--role", required=True, type=click.Choice(ROLES), help="What it may do; see docs/admin.md.")
-@click.option("--tenant", help="For the role `tenant`: the one tenant it sees.")
+@click.option("--name", required=True, help="Its name in the audit log.")
+@click.option("--role", required=True, type=click.Choice(ROLES), help="Its rights; see docs/admin.md.")
+@click.option("--tenant", help="For the role `tenant`: its only tenant.")
 @click.option("--expires-at", metavar="ISO8601", help="When it ends.")
 @as_json_option
-def create_admin_key(*, as_json: bool, **said: str | None) -> None:
-    """Issue an admin key and print it, this once."""
+def create_admin_key(*, as_json: bool, **options: str | None) -> None:
+    """Issue an admin key and print it once."""
 
-    async def issued(keys: AdminKeyRepository) -> Json:
-        spec = parse_admin_key({name: value for name, value in said.items() if value is not None})
-        record, minted = await keys.create(spec, current_actor())
-        return admin_key_document(record) | {"key": minted.text}
+    async def create(keys: AdminKeyRepository) -> Json:
+        spec = parse_admin_key({name: value for name, value in options.items() if value is not None})
+        record, generated = await keys.create(spec, current_actor())
+        return admin_key_document(record) | {"key": generated.text}
 
-    document = _with_admin_keys(issued)
-    if as_json:
-        print_json(document)
-        return
-    print_fields(document)
-    warn("this is the only time the key is shown")
+    print_result(_run_with_admin_keys(create), print_secret_once, as_json=as_json)
 
 
 @admin_keys.command("list")
@@ -94,20 +89,20 @@ def create_admin_key(*, as_json: bool, **said: str | None) -> None:
 def list_admin_keys(*, as_json: bool) -> None:
     """List admin keys, revoked ones too."""
 
-    async def whole(keys: AdminKeyRepository) -> list[Json]:
+    async def list_all(keys: AdminKeyRepository) -> list[Json]:
         found: list[Json] = []
-        while part := await keys.list_keys(after=found[-1]["name"] if found else ""):
-            found += [admin_key_document(one) for one in part]
+        while page := await keys.list_keys(after=found[-1]["name"] if found else ""):
+            found += [admin_key_document(one) for one in page]
         return found
 
-    found = _with_admin_keys(whole)
-    if as_json:
-        print_json(found)
-        return
+    print_result(_run_with_admin_keys(list_all), _print_admin_keys, as_json=as_json)
+
+
+def _print_admin_keys(keys: list[Json]) -> None:
     rows = [
         (one["name"], one["role"], one["tenant"] or "-", one["prefix"], (one["expires_at"] or "-")[:16],
          "revoked" if one["revoked_at"] else "good")
-        for one in found
+        for one in keys
     ]  # fmt: skip
     print_table(_KEY_COLUMNS, rows)
 
@@ -117,20 +112,16 @@ def list_admin_keys(*, as_json: bool) -> None:
 @as_json_option
 @yes_option
 def revoke_admin_key(*, key: str, as_json: bool, yes: bool) -> None:
-    """End an admin key (by its id, name or prefix) for good, everywhere at once."""
+    """Revoke an admin key (by its id, name or prefix) for good, everywhere at once."""
     confirm(f"Revoke the admin key {key} for good?", yes=yes)
 
-    async def revoked(keys: AdminKeyRepository) -> Json:
+    async def revoke(keys: AdminKeyRepository) -> Json:
         return admin_key_document(await keys.revoke(key, current_actor()))
 
-    document = _with_admin_keys(revoked)
-    if as_json:
-        print_json(document)
-    else:
-        print_fields(document)
+    print_result(_run_with_admin_keys(revoke), print_fields, as_json=as_json)
 
 
-def _with_admin_keys(do: Callable[[AdminKeyRepository], Awaitable[Any]]) -> Any:  # noqa: ANN401 -- what the command prints
+def _run_with_admin_keys(do: Callable[[AdminKeyRepository], Awaitable[Any]]) -> Any:  # noqa: ANN401 -- what the command prints
     return run_with_pool(lambda pool: do(AdminKeyRepository(pool)))
 
 
@@ -145,7 +136,7 @@ _AUDIT_COLUMNS = (
 
 
 @click.group(invoke_without_command=True, context_settings={"show_default": True})
-@click.option("--action", help="`keys.change`, or `keys.*` for all that begin so.")
+@click.option("--action", help="`keys.change`, or `keys.*` for all that start so.")
 @click.option("--actor", help="An admin key's name, a user of this machine, or such as `keys file`.")
 @click.option(
     "--subject",
@@ -154,36 +145,35 @@ _AUDIT_COLUMNS = (
 )
 @click.option("--since", help="2026-11-01, 2026-11-01T12:00Z, 24h, 7d.")
 @click.option("--until", help="The same.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=50, help="At most so many, the latest.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, help="At most this many, the latest.")
 @click.option("--before", type=click.IntRange(0, 2**53), help="Only entries before this id: the next page.")
 @as_json_option
 @click.pass_context
 def audit(
-    context: click.Context, /, *, limit: int, before: int | None, as_json: bool, **said: str | None
+    context: click.Context, /, *, limit: int, before: int | None, as_json: bool, **filters: str | None
 ) -> None:
-    """Show what admins did and were refused.
+    """Show the actions of admins, rejected ones too.
 
     Reads DATABASE_URL from the environment, .env or .keys/.
     """
     if context.invoked_subcommand is not None:
         return
-    rows = run_with_pool(lambda pool: _audit_page(pool, said, limit, before))
-    if as_json:
-        print_json(rows)
-    else:
-        print_table(_AUDIT_COLUMNS, [_audit_row(row) for row in rows])
+    rows = run_with_pool(lambda pool: _audit_page(pool, filters, limit, before))
+    print_result(rows, _print_audit, as_json=as_json)
+
+
+def _print_audit(rows: list[Json]) -> None:
+    print_table(_AUDIT_COLUMNS, [_audit_row(row) for row in rows])
 
 
 @audit.command("verify")
-@click.option(
-    "--head", metavar="DIGEST", help="A head that was printed before and kept elsewhere: it must be there."
-)
+@click.option("--head", metavar="DIGEST", help="A head printed by an earlier run: the log must contain it.")
 @as_json_option
 def verify_log(*, head: str | None, as_json: bool) -> None:
     """Prove that no entry was changed, reordered, added or removed.
 
-    Prints the head's digest. Keep it elsewhere: with --head, a later run finds also a log that was written
-    anew as a whole, or that lost its end.
+    Prints the head's digest. Keep it elsewhere: with --head, a later run also detects a log that was
+    rewritten completely or lost its end.
     """
     report = run_with_pool(lambda pool: verify_audit_log(pool, head))
     if as_json:
@@ -200,19 +190,21 @@ def verify_log(*, head: str | None, as_json: bool) -> None:
                 "head": report.head or "none: the log is empty",
                 "months dropped by retention": ", ".join(report.retired) or None,
                 "names erased": report.nameless or None,
-                "rows from before the chain, which nothing protects": report.unchained or None,
+                "rows from before the chain, which are unprotected": report.unchained or None,
                 "verdict": "changed" if report.faults else "whole",
             }
         )
     sys.exit(EXIT_FAILED if report.faults else 0)
 
 
-async def _audit_page(pool: Pool, said: dict[str, str | None], limit: int, before: int | None) -> list[Json]:
+async def _audit_page(
+    pool: Pool, filters: dict[str, str | None], limit: int, before: int | None
+) -> list[Json]:
     now = datetime.now(UTC)
     since, until = (
-        parse_time(text, now) if (text := said.pop(name)) else None for name in ("since", "until")
+        parse_time(text, now) if (text := filters.pop(name)) else None for name in ("since", "until")
     )
-    wanted = AuditFilter(**said, since=since, until=until)
+    wanted = AuditFilter(**filters, since=since, until=until)
     return await AuditLog(pool).list_entries(wanted, limit=limit, before=before)
 
 
@@ -232,9 +224,9 @@ def _audit_row(row: Json) -> tuple[str, ...]:
 
 
 def _changes_text(row: Json) -> str:
-    shown = [f"{name}: {value}" for name, value in row["detail"].items() if name not in {"name", "param"}]
+    details = [f"{name}: {value}" for name, value in row["detail"].items() if name not in {"name", "param"}]
     if row["status"] is not None:
-        return "\n".join([f"refused, {row['status']}: {row['reason']}", *shown])
+        return "\n".join([f"refused, {row['status']}: {row['reason']}", *details])
     before: Json = row["before"] or {}
     after: Json = row["after"] or {}
     lines: list[str] = []
@@ -244,11 +236,11 @@ def _changes_text(row: Json) -> str:
             lines.append(f"{name}: {old} -> {new}")
         elif row["before"] is None and new not in (None, ""):
             lines.append(f"{name}: {new}")
-    return "\n".join([*lines, *shown])
+    return "\n".join([*lines, *details])
 
 
 def _value_text(value: Any) -> object:  # noqa: ANN401 -- JSON
-    """A field's value in a line; budgets as people write them."""
+    """A field's value as text, budgets as in `--budget`."""
     if not isinstance(value, list):
         return to_plain(value)
     entries: list[Any] = value  # pyright: ignore[reportUnknownVariableType] -- JSON
@@ -264,7 +256,7 @@ def _budget_text(entry: Any) -> str:  # noqa: ANN401 -- JSON
 
 @click.group
 def notify() -> None:
-    """Look after the webhooks that are notified."""
+    """Test the webhooks of notifications."""
 
 
 @notify.command("test")
@@ -274,33 +266,34 @@ def test_webhooks(*, as_json: bool) -> None:
 
     Reads LLM_PROXY__NOTIFY_WEBHOOKS and its secret from the environment, .env or .keys/.
     """
-    settings = context.load_settings()
+    settings = load_settings()
     webhooks = webhooks_from_settings(settings.webhooks)
     if not webhooks:
         fail("LLM_PROXY__NOTIFY_WEBHOOKS is not set", EXIT_WRONG_INPUT)
-    if faults := webhook_errors(settings, kept=False):
-        fail("; ".join(faults), EXIT_WRONG_INPUT)
+    if errors := webhook_errors(settings, kept=False):
+        fail("; ".join(errors), EXIT_WRONG_INPUT)
     event = make_test_notification()
     message = StoredNotification(uuid4(), event.kind, datetime.now(UTC), event.facts)
     results = asyncio.run(_send_all(webhook_delivery(settings), webhooks, message))
-    if as_json:
-        print_json(results)
-    else:
-        rows = [(one["webhook"], one["result"]) for one in results]
-        print_table((Column("webhook", unbroken=True), "result"), rows)
+    print_result(results, _print_deliveries, as_json=as_json)
     sys.exit(0 if all(one["delivered"] for one in results) else EXIT_FAILED)
 
 
+def _print_deliveries(results: list[Json]) -> None:
+    rows = [(one["webhook"], one["result"]) for one in results]
+    print_table((Column("webhook", unbroken=True), "result"), rows)
+
+
 async def _send_all(
-    delivery: WebhookSender, webhooks: tuple[Webhook, ...], message: StoredNotification
+    sender: WebhookSender, webhooks: tuple[Webhook, ...], message: StoredNotification
 ) -> list[Json]:
-    return list(await asyncio.gather(*(_send_one(delivery, webhook, message) for webhook in webhooks)))
+    return list(await asyncio.gather(*(_send_one(sender, webhook, message) for webhook in webhooks)))
 
 
-async def _send_one(delivery: WebhookSender, webhook: Webhook, message: StoredNotification) -> Json:
-    told = {"webhook": webhook.name, "event": str(message.event_id)}
+async def _send_one(sender: WebhookSender, webhook: Webhook, message: StoredNotification) -> Json:
+    delivery = {"webhook": webhook.name, "event": str(message.event_id)}
     try:
-        status = await delivery.send(webhook, message)
+        status = await sender.send(webhook, message)
     except DeliveryFailed as fault:
-        return told | {"delivered": False, "result": str(fault)}
-    return told | {"delivered": True, "result": f"it answered {status}"}
+        return delivery | {"delivered": False, "result": str(fault)}
+    return delivery | {"delivered": True, "result": f"it answered {status}"}

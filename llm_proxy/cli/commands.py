@@ -1,7 +1,7 @@
 """The command line: `llm-proxy COMMAND`, one module a family of commands, imported only when it is called.
 
-Invariants: a person gets text and tables, `--json` gives a program JSON; every error is the one line
-`llm-proxy: ...` and a non-zero exit; no command prints a secret except the one that creates it.
+Invariants: a command prints text and tables, with `--json` one JSON document; every error is one line
+`llm-proxy: ...` and a non-zero exit code; only the command that creates a secret prints it.
 """
 
 import importlib
@@ -19,11 +19,11 @@ COMMANDS = {
     "sidecar": ("llm_proxy.cli.stack:sidecar", "Run the LiteLLM sidecar alone."),
     "migrate": ("llm_proxy.cli.database:migrate", "Bring the database to this version's schema."),
     "keys": ("llm_proxy.cli.keys:keys", "Create, list, change, rotate and revoke virtual keys."),
-    "limits": ("llm_proxy.cli.limits:limits", "List, set and drop rules of limits and budgets."),
-    "explain": ("llm_proxy.cli.limits:explain", "Tell what would become of a call, without making it."),
+    "limits": ("llm_proxy.cli.limits:limits", "List, set and drop limit policies."),
+    "explain": ("llm_proxy.cli.limits:explain", "Show whether a call would be admitted, without making it."),
     "status": (
         "llm_proxy.cli.operations:status",
-        "Show whether requests are served, and the state of each part.",
+        "Show whether requests are served, and each component's state.",
     ),
     "admin-keys": (
         "llm_proxy.cli.admin:admin_keys",
@@ -31,18 +31,18 @@ COMMANDS = {
     ),
     "audit": (
         "llm_proxy.cli.admin:audit",
-        "Show what admins did; `audit verify` proves that the log is whole.",
+        "Show the actions of admins; `audit verify` proves that the log is complete.",
     ),
-    "usage": ("llm_proxy.cli.usage:usage", "Show what was used, by whom, at what cost."),
+    "usage": ("llm_proxy.cli.usage:usage", "Show usage and cost."),
     "requests": ("llm_proxy.cli.usage:requests", "Show single requests."),
     "reconcile": ("llm_proxy.cli.usage:reconcile", "Compare the gateway's records with the sidecar's."),
     "simulate": (
         "llm_proxy.cli.limits:simulate",
         "Replay recorded calls against changed limits, budgets or prices.",
     ),
-    "notify": ("llm_proxy.cli.admin:notify", "Test the webhooks that are notified."),
+    "notify": ("llm_proxy.cli.admin:notify", "Test the webhooks of notifications."),
     "models": ("llm_proxy.cli.operations:models", "List model groups; --check calls each once."),
-    "cache": ("llm_proxy.cli.operations:cache", "Delete cached answers."),
+    "cache": ("llm_proxy.cli.operations:cache", "Delete cached responses."),
     "erase": ("llm_proxy.cli.operations:erase", "Erase a person's text and name."),
     "config": ("llm_proxy.cli.config:config", "Check litellm-config.yaml."),
     "reload": (
@@ -50,18 +50,18 @@ COMMANDS = {
         "Apply a changed litellm-config.yaml without losing a request.",
     ),
 }
-"""Where each command is defined, and its line in `llm-proxy --help`, in this order."""
+"""The function of each command and its line in `llm-proxy --help`, in this order."""
 
 
 class LazyGroup(click.Group):
-    """A group that imports a command's module when the command is asked for."""
+    """A group that imports a command's module when the command is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 -- click's signature
         """The commands in the order of the table."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 -- the same
-        """The command of that name, its module imported; None for no command."""
+        """Imports and returns the command of that name; None without one."""
         if cmd_name not in COMMANDS:
             return None
         module, _, function = COMMANDS[cmd_name][0].partition(":")
@@ -69,7 +69,7 @@ class LazyGroup(click.Group):
         return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 -- the same
-        """The table itself, so that `--help` imports no command."""
+        """Writes the table itself, so that `--help` imports no command."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
@@ -77,14 +77,13 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="llm-proxy")
 def commands() -> None:
-    """A thin, hardened, fast front door for LiteLLM."""
+    """A thin, hardened, fast gateway for LiteLLM."""
 
 
 def main() -> NoReturn:
-    """Run the command line; every error is printed here, in one form."""
-    logging.getLogger("llm_proxy").addHandler(
-        logging.NullHandler()
-    )  # commands say in their own words what is wrong
+    """Runs the command line and exits; every error is printed here, in one form."""
+    # Commands print their own errors: the packages' log lines would repeat them.
+    logging.getLogger("llm_proxy").addHandler(logging.NullHandler())
     try:
         sys.exit(commands.main(prog_name="llm-proxy", standalone_mode=False))
     except click.exceptions.NoArgsIsHelpError as error:
@@ -95,7 +94,7 @@ def main() -> NoReturn:
         if isinstance(error, click.UsageError) and error.ctx is not None:
             hint = f" (see `{error.ctx.command_path} --help`)"
         click.echo(f"llm-proxy: {' '.join(error.format_message().split())}{hint}", err=True)
-        sys.exit(getattr(error, "code", error.exit_code))  # `printing.Failure` has one of its own
+        sys.exit(getattr(error, "code", error.exit_code))  # a `CommandFailed` has a code of its own
     except click.Abort:
         click.echo("llm-proxy: interrupted", err=True)
         sys.exit(130)

@@ -1,10 +1,11 @@
-"""`llm-proxy config check`: the sidecar's configuration, read with more care than LiteLLM reads it.
+"""`llm-proxy config check`: checks of the sidecar's configuration that LiteLLM does not make.
 
 Invariants: no LiteLLM, no network; exit 1 when a fault was found, 0 with notes alone.
 """
 
 import json
 import os
+import sys
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,53 +13,63 @@ from typing import Any
 import click
 import yaml
 
-from llm_proxy.cli import context
-from llm_proxy.cli.printing import EXIT_WRONG_INPUT, CommandFailed
+from llm_proxy.cli.context import stack_addresses
+from llm_proxy.cli.printing import EXIT_FAILED, EXIT_WRONG_INPUT, as_json_option, fail
 from llm_proxy.json_access import as_list, as_object
-from llm_proxy.sidecar.config_check import LEFT_OUT_PREFIX, ConfigFinding
-from llm_proxy.sidecar.config_check import check_config as check_litellm_config
+from llm_proxy.sidecar.config_check import LEFT_OUT_PREFIX, ConfigFinding, check_config
 from llm_proxy.sidecar.environment import build_environment
 from llm_proxy.stack.operator_env import read_operator_env
 from llm_proxy.stack.plan import LOCAL_MODEL_VARIABLES
 
 
 class DuplicateKey(yaml.YAMLError):
-    """A key that stands twice in one mapping; YAML keeps the last and says nothing."""
+    """A key appears twice in one mapping; YAML would silently keep the last."""
 
 
 class StrictLoader(yaml.SafeLoader):
-    """A loader that refuses repeated keys."""
+    """A loader that rejects duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002 -- PyYAML's signature
-        """The mapping; raises `DuplicateKey` with the line of the second."""
+        """The mapping; raises `DuplicateKey` with the line of the second key."""
         seen: set[str] = set()
         for key, _ in node.value:
             if key.tag != "tag:yaml.org,2002:merge" and key.value in seen:
-                raise DuplicateKey(f"line {key.start_mark.line + 1}: {key.value} stands twice in one mapping")
+                raise DuplicateKey(
+                    f"line {key.start_mark.line + 1}: {key.value} appears twice in one mapping"
+                )
             seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
 
 
-def find_faults(
-    text: str, given: Mapping[str, str] = os.environ, folder: Path | None = None
+def check_text(
+    text: str, variables: Mapping[str, str] = os.environ, folder: Path | None = None
 ) -> list[ConfigFinding]:
-    """Everything found in a configuration's text, with these names given; `folder` holds what it includes."""
+    """Checks a configuration; returns faults and notes.
+
+    Args:
+        text: The configuration.
+        variables: The environment that its references are resolved in.
+        folder: Holds the files it includes; None: they are not read.
+    """
     texts = [text]
     try:
         raw = _merge_includes(_read(text), folder, texts)
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as problem:
-        return [ConfigFinding("", " ".join(str(problem).split()))]
-    own_key = {"LITELLM_MASTER_KEY": given.get("LITELLM_MASTER_KEY", "")}
-    return check_litellm_config(raw, build_environment(given, "\n".join(texts)) | own_key)
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as fault:
+        return [ConfigFinding("", " ".join(str(fault).split()))]
+    own_key = {"LITELLM_MASTER_KEY": variables.get("LITELLM_MASTER_KEY", "")}
+    return check_config(raw, build_environment(variables, "\n".join(texts)) | own_key)
 
 
 def _read(text: str) -> object:
-    found: object = yaml.load(text, StrictLoader)  # noqa: S506 -- it is a safe loader
-    return found
+    document: object = yaml.load(text, StrictLoader)  # noqa: S506 -- it is a safe loader
+    return document
 
 
 def _merge_includes(raw: object, folder: Path | None, texts: list[str]) -> object:
-    """With the files it includes, merged as LiteLLM does: lists grow, all else is replaced."""
+    """Adds the included files as LiteLLM does: lists are extended, other values replaced.
+
+    The text of each included file is appended to `texts`.
+    """
     waiting = [str(one) for one in as_list(as_object(raw).get("include"))]
     if folder is None or not waiting:
         return raw
@@ -77,15 +88,15 @@ def _merge_includes(raw: object, folder: Path | None, texts: list[str]) -> objec
     return merged
 
 
-def config_faults(file: Path, given: Mapping[str, str]) -> list[str]:
-    """What keeps a configuration from being served, a line each; the master key is not judged."""
-    names = {name: value for name, value in given.items() if name != "LITELLM_MASTER_KEY"}
-    found = find_faults(file.read_text(encoding="utf-8"), names, file.parent)
+def config_faults(file: Path, variables: Mapping[str, str]) -> list[str]:
+    """The faults of a configuration, a line each; the master key is not checked."""
+    others = {name: value for name, value in variables.items() if name != "LITELLM_MASTER_KEY"}
+    found = check_text(file.read_text(encoding="utf-8"), others, file.parent)
     return [f"{one.path or file}: {one.message}" for one in found if one.is_fault]
 
 
 def format_findings(found: Iterable[ConfigFinding], file: Path) -> Iterator[str]:
-    """What a person reads: deployments left out for the same reason share a line."""
+    """A line a finding; deployments left out for the same reason share a line."""
     left_out: dict[str, list[str]] = {}
     for one in found:
         if not one.is_fault and one.message.startswith(LEFT_OUT_PREFIX):
@@ -93,10 +104,9 @@ def format_findings(found: Iterable[ConfigFinding], file: Path) -> Iterator[str]
         else:
             yield f"{'fault' if one.is_fault else 'note '}  {one.path or file}: {one.message}"
     for message, names in left_out.items():
-        ours = (
-            "" if not any(name in message for name in LOCAL_MODEL_VARIABLES) else " (`llm-proxy up` sets it)"
-        )
-        yield f"note   {message}{ours}: {', '.join(dict.fromkeys(names))}"
+        is_local = any(name in message for name in LOCAL_MODEL_VARIABLES)
+        hint = " (`llm-proxy up` sets it)" if is_local else ""
+        yield f"note   {message}{hint}: {', '.join(dict.fromkeys(names))}"
 
 
 @click.group()
@@ -106,22 +116,22 @@ def config() -> None:
 
 @config.command("check")
 @click.argument("file", type=click.Path(path_type=Path), default=Path("litellm-config.yaml"))
-@click.option("--json", "as_json", is_flag=True, help="One JSON list.")
-@click.option("--faults", "faults_alone", is_flag=True, help="Leave out notes: what is not set, …")
-def check_config(file: Path, *, as_json: bool, faults_alone: bool) -> None:
-    """Name what LiteLLM would ignore or refuse in FILE.
+@as_json_option
+@click.option("--faults", "faults_only", is_flag=True, help="Leave out notes, such as unset variables.")
+def check(file: Path, *, as_json: bool, faults_only: bool) -> None:
+    """Print what LiteLLM would ignore or reject in FILE.
 
-    Keys are looked for in the environment, .env and .keys/; of a stack running in this folder its models too.
+    Variables are read from the environment, .env and .keys/, and from the stack that runs in this folder.
     """
     try:
-        given = {**context.stack_addresses(), **read_operator_env(os.environ, Path.cwd()).variables}
-    except UnicodeDecodeError as problem:
-        raise CommandFailed("a file of .env or .keys/: it is no UTF-8", EXIT_WRONG_INPUT) from problem
+        variables = {**stack_addresses(), **read_operator_env(os.environ, Path.cwd()).variables}
+    except UnicodeDecodeError:
+        fail("a file of .env or .keys/: it is no UTF-8", EXIT_WRONG_INPUT)
     try:
-        found = find_faults(file.read_text(encoding="utf-8"), given, file.parent)
-    except (OSError, UnicodeDecodeError) as problem:
-        raise CommandFailed(f"{file}: cannot be read: {problem}", EXIT_WRONG_INPUT) from problem
-    found = [one for one in found if one.is_fault or not faults_alone]
+        found = check_text(file.read_text(encoding="utf-8"), variables, file.parent)
+    except (OSError, UnicodeDecodeError) as fault:
+        fail(f"{file}: cannot be read: {fault}", EXIT_WRONG_INPUT)
+    found = [one for one in found if one.is_fault or not faults_only]
     if as_json:
         fields = [{"where": one.path, "message": one.message, "fault": one.is_fault} for one in found]
         click.echo(json.dumps(fields))
@@ -131,4 +141,4 @@ def check_config(file: Path, *, as_json: bool, faults_alone: bool) -> None:
         faults = sum(one.is_fault for one in found)
         click.echo(f"{file}: {faults} faults, {len(found) - faults} notes")
     if any(one.is_fault for one in found):
-        raise SystemExit(1)
+        sys.exit(EXIT_FAILED)

@@ -38,41 +38,38 @@ Result = TypeVar("Result")
 
 
 def database_url() -> str:
-    """The database's address; ends the command when none is configured."""
+    """The database's address; ends the command if none is set."""
     url = load_settings().database_url
     if url is None:
-        fail(
-            "DATABASE_URL is not set, and no stack runs in this folder: there is no database to ask",
-            EXIT_WRONG_INPUT,
-        )
+        fail("DATABASE_URL is not set, and no stack runs in this folder", EXIT_WRONG_INPUT)
     return url.get_secret_value()
 
 
 def tls_for(url: str) -> ssl.SSLContext | None:
-    """Whom to trust at a store's address, by the gateway's own rule; None where the address says it."""
+    """The TLS context for a store's address, as the gateway chooses it; None if the address decides."""
     return load_settings().tls_for(url)
 
 
 def run_or_fail(work: Coroutine[Any, Any, Result]) -> Result:
-    """What the work returns; ends the command with a clear line when it fails."""
+    """Runs the work and returns its result; a known failure ends the command with a line and an exit code."""
     try:
         return asyncio.run(work)
-    except StoreUnavailable as refused:
-        fault = refused.__cause__
-        reason = f" DATABASE_URL: {fault.reason}" if isinstance(fault, DatabaseUnavailable) else ""
-        fail(f"{refused.message}{reason}", EXIT_UNAVAILABLE)
-    except APIError as refused:
-        fail(refused.message, EXIT_WRONG_INPUT if isinstance(refused, BadRequest) else EXIT_FAILED)
-    except DatabaseUnavailable as fault:
-        fail(f"DATABASE_URL: the database cannot be asked: {fault.reason}", EXIT_UNAVAILABLE)
-    except RowsRejected as fault:
-        fail(f"DATABASE_URL: the database refuses a value: {fault.reason}", EXIT_WRONG_INPUT)
-    except SchemaChanged as changed:
-        fail(str(changed), EXIT_FAILED)
+    except StoreUnavailable as error:
+        cause = error.__cause__
+        reason = f" DATABASE_URL: {cause.reason}" if isinstance(cause, DatabaseUnavailable) else ""
+        fail(f"{error.message}{reason}", EXIT_UNAVAILABLE)
+    except APIError as error:
+        fail(error.message, EXIT_WRONG_INPUT if isinstance(error, BadRequest) else EXIT_FAILED)
+    except DatabaseUnavailable as error:
+        fail(f"DATABASE_URL: the database is unavailable: {error.reason}", EXIT_UNAVAILABLE)
+    except RowsRejected as error:
+        fail(f"DATABASE_URL: the database rejects a value: {error.reason}", EXIT_WRONG_INPUT)
+    except SchemaChanged as error:
+        fail(str(error), EXIT_FAILED)
 
 
 def current_actor() -> Actor:
-    """Who runs this command, for the audit log: the user of the machine."""
+    """The actor for the audit log: the machine's user who runs this command."""
     try:
         name = getpass.getuser()
     except (OSError, KeyError):  # a user id without a name
@@ -81,7 +78,7 @@ def current_actor() -> Actor:
 
 
 def run_with_pool(do: Callable[[Pool], Awaitable[Result]]) -> Result:
-    """What `do` returns, given connections to the database; ends the command when it fails."""
+    """Calls `do` with connections to the database and returns its result; ends the command if it fails."""
     url = database_url()
 
     async def connected() -> Result:
@@ -92,16 +89,16 @@ def run_with_pool(do: Callable[[Pool], Awaitable[Result]]) -> Result:
 
 
 def run_with_repositories(do: Callable[[KeyRepository, PolicyRepository], Awaitable[Result]]) -> Result:
-    """What `do` returns, given the database's keys and limits; ends the command when it fails."""
+    """Calls `do` with the keys and limit policies and returns its result; ends the command if it fails."""
     return run_with_pool(lambda pool: do(KeyRepository(pool), PolicyRepository(pool)))
 
 
 async def publish_change(epochs: Mapping[str, int]) -> None:
-    """Tell all replicas of a change, by the limits store; without it they learn of it from the database."""
-    found = load_settings()
-    url, tls = found.limits_redis_url, found.tls_for(found.limits_redis_url)
+    """Publishes raised epochs to all replicas through the limits store; without it they poll the database."""
+    settings = load_settings()
+    url, tls = settings.limits_redis_url, settings.tls_for(settings.limits_redis_url)
     if epochs and url is not None and not await publish_epochs(url.get_secret_value(), epochs, tls=tls):
-        warn("the limits store is away; replicas learn of this from the database")
+        warn("the limits store does not answer; replicas read the change from the database")
 
 
 _PASSWORD_VARIABLE = "SIDECAR_DB_PASSWORD"  # noqa: S105 -- a variable's name
@@ -111,20 +108,18 @@ _PASSWORD_VARIABLE = "SIDECAR_DB_PASSWORD"  # noqa: S105 -- a variable's name
 @click.option(
     "--sidecar-password-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Let the role `llm_proxy_sidecar`, which may only write llm_calls, log in with this password.",
+    help="File with the password of the role `llm_proxy_sidecar`, which may only write llm_calls.",
 )
 @as_json_option
 def migrate(*, sidecar_password_file: Path | None, as_json: bool) -> None:
     """Bring the database to this version's schema.
 
-    The gateway does the same at its start, beside the calls. This takes as long as it takes, and says how far
-    it is; stopped, it goes on where it was. Reads DATABASE_URL from the environment, .env or .keys/, and the
-    password of llm_proxy_sidecar from SIDECAR_DB_PASSWORD where no file is named.
+    The gateway does the same at its start, beside the calls. The command has no time limit and prints its
+    progress; if it is stopped, the next run continues. Reads DATABASE_URL from the environment, .env or
+    .keys/, and the password of llm_proxy_sidecar from SIDECAR_DB_PASSWORD if no file is named.
     """
-    given = (
-        sidecar_password_file.read_text() if sidecar_password_file else os.environ.get(_PASSWORD_VARIABLE, "")
-    )
-    password = given.strip() or None
+    file = sidecar_password_file
+    password = (file.read_text() if file else os.environ.get(_PASSWORD_VARIABLE, "")).strip() or None
     applied = run_or_fail(_migrate(database_url(), password, partial(click.echo, err=as_json)))
     if as_json:
         print_json({"applied": applied, "sidecar_may_log_in": password is not None})
@@ -132,7 +127,7 @@ def migrate(*, sidecar_password_file: Path | None, as_json: bool) -> None:
     for name in applied:
         click.echo(f"applied {name}")
     if not applied:
-        click.echo("nothing to do: the schema is this version's")
+        click.echo("nothing to do: the schema has this version")
     if password:
         click.echo("llm_proxy_sidecar may log in")
 

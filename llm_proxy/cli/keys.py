@@ -1,7 +1,7 @@
-"""`llm-proxy keys ...`: virtual keys, straight in the database; replicas hear of changes at once.
+"""`llm-proxy keys`: virtual keys and kill switches, in the database; changes are published to all replicas.
 
-Invariants: a key's text is printed by the command that makes it and by no other; what cannot be taken back
-asks first; `--json` prints one JSON document.
+Invariants: a key's text is printed by the command that creates it and by no other; a command asks before
+what cannot be undone; `--json` prints one JSON document.
 """
 
 import sys
@@ -17,6 +17,7 @@ from llm_proxy.cli.database import current_actor, publish_change, run_with_pool,
 from llm_proxy.cli.limit_tables import (
     BUDGET_EXAMPLES,
     BUDGET_FORM,
+    limit_options,
     parse_budget,
     print_keys,
     print_limit_status,
@@ -28,6 +29,8 @@ from llm_proxy.cli.printing import (
     confirm,
     print_fields,
     print_json,
+    print_result,
+    print_secret_once,
     warn,
     yes_option,
 )
@@ -55,25 +58,25 @@ _UNSET_FIELDS = {
     "max-tokens-cap": "max_tokens_cap",
     "expiry": "expires_at",
 }
-"""What `--unset` takes, and the field of the document that it empties."""
+"""The values of `--unset`, and the field that each removes."""
 
 
-def _check_budgets(_: click.Context, __: click.Parameter, said: tuple[str, ...]) -> tuple[str, ...]:
-    for text in said:
-        if said != (NONE,) and parse_budget(text) is None:
+def _check_budgets(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> tuple[str, ...]:
+    for text in texts:
+        if texts != (NONE,) and parse_budget(text) is None:
             raise click.BadParameter(
                 f"{text!r} is not {BUDGET_FORM}, such as {BUDGET_EXAMPLES}, or `none` alone."
             )
-    return said
+    return texts
 
 
-def _check_days(_: click.Context, __: click.Parameter, said: float | None) -> float | None:
-    if said is not None and not 0 < said <= MAX_DAYS:
+def _check_days(_: click.Context, __: click.Parameter, days: float | None) -> float | None:
+    if days is not None and not 0 < days <= MAX_DAYS:
         raise click.BadParameter(f"expected days from 0 to {MAX_DAYS}.")
-    return said
+    return days
 
 
-_SPEC_OPTIONS = [
+_SPEC_OPTIONS: list[Callable[[Callable[..., None]], Callable[..., None]]] = [
     click.option("--tenant", help="The tenant it belongs to."),
     click.option("--agent", help="The one agent it acts for; '*' for any agent of the tenant."),
     click.option("--user", help="The one end user it acts for."),
@@ -84,19 +87,17 @@ _SPEC_OPTIONS = [
         shell_complete=complete_models,
         help="A model it may use, or a wildcard; repeatable.",
     ),
-    click.option("--rpm", type=int, help="Requests a minute; 0 for no limit."),
-    click.option("--tpm", type=int, help="Tokens a minute; 0 for no limit."),
-    click.option("--parallel", type=int, help="Requests at once; 0 for no limit."),
+    limit_options,
     click.option(
         "--budget",
         "budgets",
         multiple=True,
         metavar=BUDGET_FORM,
         callback=_check_budgets,
-        help=f"{BUDGET_EXAMPLES}; repeatable. `none` takes all away.",
+        help=f"{BUDGET_EXAMPLES}; repeatable. `none` removes all.",
     ),
-    click.option("--max-tokens-cap", type=int, help="Completion tokens a request may ask for at most."),
-    click.option("--cache/--no-cache", default=None, help="Whether answers may come from the cache."),
+    click.option("--max-tokens-cap", type=int, help="Most completion tokens a request may ask for."),
+    click.option("--cache/--no-cache", default=None, help="Whether responses may come from the cache."),
     click.option("--expires-at", metavar="ISO8601", help="When it ends; `none` for never."),
     click.option("--tag", "tags", multiple=True, help="A tag of every call; repeatable."),
     click.option(
@@ -124,14 +125,14 @@ def keys() -> None:
 
 
 @keys.command("create")
-@click.option("--name", required=True, help="What people call it; unique.")
+@click.option("--name", required=True, help="Its unique name.")
 @_spec_options
 @as_json_option
-def create_key(*, as_json: bool, **said: Any) -> None:  # noqa: ANN401 -- click's options
-    """Make a key and print it, this once."""
-    warn_of_unserved_models(said["models"])
+def create_key(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 -- click's options
+    """Create a key and print it once."""
+    warn_of_unserved_models(options["models"])
     _change_key(
-        lambda registry: registry.create(parse_key_spec(_document(said)), current_actor()), as_json=as_json
+        lambda keys: keys.create(parse_key_spec(_document(options)), current_actor()), as_json=as_json
     )
 
 
@@ -141,41 +142,37 @@ def create_key(*, as_json: bool, **said: Any) -> None:  # noqa: ANN401 -- click'
 def list_keys(*, tenant: str | None, as_json: bool) -> None:
     """List keys, revoked ones too."""
 
-    async def whole(registry: KeyRepository, _: PolicyRepository) -> list[Json]:
+    async def list_all(repository: KeyRepository, _: PolicyRepository) -> list[Json]:
         found: list[Json] = []
-        while part := await registry.list_keys(tenant=tenant, after=found[-1]["name"] if found else ""):
-            found += [key_document(one) for one in part]
+        while page := await repository.list_keys(tenant=tenant, after=found[-1]["name"] if found else ""):
+            found += [key_document(one) for one in page]
         return found
 
-    found = run_with_repositories(whole)
-    if as_json:
-        print_json(found)
-    else:
-        print_keys(found)
+    print_result(run_with_repositories(list_all), print_keys, as_json=as_json)
 
 
 @keys.command("show")
 @click.argument("key", shell_complete=complete_keys)
 @as_json_option
 def show_key(*, key: str, as_json: bool) -> None:
-    """Show one key, by its id, name or prefix, with what it spent and the rules on it.
+    """Show one key, by its id, name or prefix, with its limit status and the limit policies on it.
 
-    The running gateway tells of these; with LLM_PROXY__ADMIN_KEY or LLM_PROXY__ADMIN_READ_KEY it is asked.
+    Those two come from the running gateway and need LLM_PROXY__ADMIN_KEY or LLM_PROXY__ADMIN_READ_KEY.
     """
 
-    async def one(registry: KeyRepository, _: PolicyRepository) -> Json:
-        return key_document(await registry.get(key))
+    async def get(repository: KeyRepository, _: PolicyRepository) -> Json:
+        return key_document(await repository.get(key))
 
-    found = run_with_repositories(one)
-    standing = fetch_if_running(f"/admin/keys/{found['id']}")
+    found = run_with_repositories(get)
+    status = fetch_if_running(f"/admin/keys/{found['id']}")
     if as_json:
-        print_json({**found, **{name: standing and standing[name] for name in ("limits", "rules")}})
+        print_json({**found, **{name: status and status[name] for name in ("limits", "rules")}})
         return
     print_fields(found)
-    if standing is None:
-        warn("no gateway tells where the key stands at its limits")
+    if status is None:
+        warn("no gateway answers, so the key's limit status is unknown")
         return
-    for rows, show_rows in ((standing["limits"], print_limit_status), (standing["rules"], print_policies)):
+    for rows, show_rows in ((status["limits"], print_limit_status), (status["rules"], print_policies)):
         if rows:
             click.echo()
             show_rows(rows)
@@ -189,19 +186,18 @@ def show_key(*, key: str, as_json: bool) -> None:
     "--unset",
     multiple=True,
     type=click.Choice(list(_UNSET_FIELDS)),
-    help="Take a limit, a binding or an end away; repeatable.",
+    help="Remove a limit, a binding or an expiry; repeatable.",
 )
 @as_json_option
-def change_key(*, key: str, unset: tuple[str, ...], as_json: bool, **said: Any) -> None:  # noqa: ANN401 -- click's options
-    """Change a key; what is not given stays."""
-    taken = {_UNSET_FIELDS[name]: None for name in unset}
-    document = _document(said)
+def change_key(*, key: str, unset: tuple[str, ...], as_json: bool, **options: Any) -> None:  # noqa: ANN401 -- click's options
+    """Change a key; options that are not given change nothing."""
+    removed = {_UNSET_FIELDS[name]: None for name in unset}
+    document = _document(options)
     both = next((name for name in unset if _UNSET_FIELDS[name] in document), None)
     if both is not None:
         raise click.UsageError(f"--unset {both} and a value for it exclude each other.")
-    warn_of_unserved_models(said["models"])
-
-    _change_key(lambda registry: registry.update(key, document | taken, current_actor()), as_json=as_json)
+    warn_of_unserved_models(options["models"])
+    _change_key(lambda keys: keys.update(key, document | removed, current_actor()), as_json=as_json)
 
 
 @keys.command("rotate")
@@ -211,25 +207,23 @@ def change_key(*, key: str, unset: tuple[str, ...], as_json: bool, **said: Any) 
     type=click.IntRange(0, 31_536_000),
     default=86_400,
     show_default=True,
-    help="Seconds the old secret goes on working.",
+    help="Seconds for which the old secret stays valid.",
 )
 @as_json_option
 @yes_option
 def rotate_key(*, key: str, overlap: int, as_json: bool, yes: bool) -> None:
-    """Give a key a new secret and print it, this once."""
+    """Give a key a new secret and print it once."""
     if overlap == 0:
-        confirm(f"End the secrets that the key {key} has now, at once?", yes=yes)
+        confirm(f"Revoke the present secrets of the key {key} at once?", yes=yes)
     _change_key(
-        lambda registry: registry.rotate(key, current_actor(), overlap=timedelta(seconds=overlap)),
+        lambda keys: keys.rotate(key, current_actor(), overlap=timedelta(seconds=overlap)),
         as_json=as_json,
     )
 
 
 @keys.command("raise")
 @click.argument("key", shell_complete=complete_keys)
-@click.option("--rpm", type=int, help="Requests a minute; 0 for no limit.")
-@click.option("--tpm", type=int, help="Tokens a minute; 0 for no limit.")
-@click.option("--parallel", type=int, help="Requests at once; 0 for no limit.")
+@limit_options
 @click.option(
     "--budget",
     "budgets",
@@ -240,22 +234,22 @@ def rotate_key(*, key: str, overlap: int, as_json: bool, yes: bool) -> None:
 )
 @click.option("--until", metavar="ISO8601", help="When it ends; UTC without an offset.")
 @click.option("--days", type=float, callback=_check_days, help="When it ends, counted from now.")
-@click.option("--end", is_flag=True, help="End the raise that runs, now.")
+@click.option("--end", is_flag=True, help="End the running raise now.")
 @as_json_option
-def raise_key(*, key: str, days: float | None, end: bool, as_json: bool, **said: Any) -> None:  # noqa: ANN401 -- click's options
-    """Raise a key's own limits and budgets until a time; they come back by themselves."""
-    document = _document(said)
+def raise_key(*, key: str, days: float | None, end: bool, as_json: bool, **options: Any) -> None:  # noqa: ANN401 -- click's options
+    """Raise a key's own limits and budgets until a time; then the old ones hold again."""
+    document = _document(options)
     if end and (document or days):
-        raise click.UsageError("--end stands alone.")
+        raise click.UsageError("--end excludes all other options.")
     if days is not None:
         document["until"] = datetime.now(UTC) + timedelta(days=days)
 
-    async def done(pool: Pool) -> KeyMutation:
+    async def change(pool: Pool) -> KeyMutation:
         if end:
             return await KeyRaiseRepository(pool).end(key, current_actor())
         return await KeyRaiseRepository(pool).begin(key, parse_raise(document), current_actor())
 
-    _change_and_print(done, as_json=as_json)
+    _change_and_print(change, as_json=as_json)
 
 
 @keys.command("revoke")
@@ -263,49 +257,50 @@ def raise_key(*, key: str, days: float | None, end: bool, as_json: bool, **said:
 @as_json_option
 @yes_option
 def revoke_key(*, key: str, as_json: bool, yes: bool) -> None:
-    """End a key for good, everywhere within a second."""
+    """Revoke a key for good, everywhere within a second."""
     confirm(f"Revoke the key {key} for good?", yes=yes)
-    _change_key(lambda registry: registry.revoke(key, current_actor()), as_json=as_json)
+    _change_key(lambda keys: keys.revoke(key, current_actor()), as_json=as_json)
 
 
 @keys.command("apply")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @as_json_option
 def apply_keys_file(*, file: Path, as_json: bool) -> None:
-    """Bring keys, limits and kill switches to what a keys.yaml says."""
+    """Apply a keys.yaml: keys, limit policies and kill switches."""
 
-    async def applied(registry: KeyRepository, rulings: PolicyRepository) -> Json:
-        done = await apply_file(read_file(file), registry, rulings, current_actor())
-        await publish_change(done.epochs)
-        made = [_result_document(deed) for deed in done.created]
-        return {"changes": done.changes, "made": made, "missing": done.missing}
+    async def apply(keys: KeyRepository, policies: PolicyRepository) -> Json:
+        result = await apply_file(read_file(file), keys, policies, current_actor())
+        await publish_change(result.epochs)
+        created = [_result_document(mutation) for mutation in result.created]
+        return {"changes": result.changes, "made": created, "missing": result.missing}
 
-    done = run_with_repositories(applied)
-    if as_json:
-        print_json(done)
-    else:
-        for line in done["changes"] or ["nothing to change"]:
-            click.echo(line)
-        for one in (made for made in done["made"] if "key" in made):
-            click.echo(f"{one['name']}: {one['key']}")
-    for fault in done["missing"]:
+    result = run_with_repositories(apply)
+    print_result(result, _print_applied, as_json=as_json)
+    for fault in result["missing"]:
         warn(fault)
-    sys.exit(EXIT_FAILED if done["missing"] else 0)
+    sys.exit(EXIT_FAILED if result["missing"] else 0)
+
+
+def _print_applied(result: Json) -> None:
+    for line in result["changes"] or ["nothing to change"]:
+        click.echo(line)
+    for one in (created for created in result["made"] if "key" in created):
+        click.echo(f"{one['name']}: {one['key']}")
 
 
 @keys.command("switch-off")
 @click.argument("kind", type=click.Choice(get_args(KillSwitchKind)))
 @click.argument("subject")
 @click.option("--tenant", help="Only in this tenant.")
-@click.option("--reason", default="", help="For the record.")
+@click.option("--reason", default="", help="For the audit log.")
 @as_json_option
 def switch_off(*, kind: str, subject: str, tenant: str | None, reason: str, as_json: bool) -> None:
-    """Stop all calls of a key (by id, name or prefix), agent, tenant or model, everywhere within a second."""
-    said = {"kind": kind, "subject": subject, "tenant": tenant}
+    """Reject all calls of a key (id, name or prefix), agent, tenant or model, everywhere within a second."""
+    target = {"kind": kind, "subject": subject, "tenant": tenant}
     _set_switch(
-        lambda rulings: rulings.enable_switch(parse_kill_switch(said)[0], current_actor(), reason=reason)
+        lambda policies: policies.enable_switch(parse_kill_switch(target)[0], current_actor(), reason=reason)
     )
-    _print_switched(said | {"switched": "off"}, as_json=as_json)
+    print_result(target | {"switched": "off"}, _print_switched, as_json=as_json)
 
 
 @keys.command("switch-on")
@@ -314,49 +309,39 @@ def switch_off(*, kind: str, subject: str, tenant: str | None, reason: str, as_j
 @click.option("--tenant", help="Only in this tenant.")
 @as_json_option
 def switch_on(*, kind: str, subject: str, tenant: str | None, as_json: bool) -> None:
-    """Let them pass again."""
-    said = {"kind": kind, "subject": subject, "tenant": tenant}
-    _set_switch(lambda rulings: rulings.disable_switch(parse_kill_switch(said)[0], current_actor()))
-    _print_switched(said | {"switched": "on"}, as_json=as_json)
+    """Admit these calls again."""
+    target = {"kind": kind, "subject": subject, "tenant": tenant}
+    _set_switch(lambda policies: policies.disable_switch(parse_kill_switch(target)[0], current_actor()))
+    print_result(target | {"switched": "on"}, _print_switched, as_json=as_json)
 
 
 @keys.command("mint")
 @as_json_option
 def mint_secret(*, as_json: bool) -> None:
-    """Print a new secret, for a `key_file` of keys.yaml; no database knows it yet."""
-    text = generate_key().text
-    if as_json:
-        print_json({"key": text})
-    else:
-        click.echo(text)
+    """Print a new secret for a `key_file` of keys.yaml; nothing is stored."""
+    print_result({"key": generate_key().text}, lambda one: click.echo(one["key"]), as_json=as_json)
 
 
 def _set_switch(do: Callable[[PolicyRepository], Awaitable[Mapping[str, int]]]) -> None:
-    async def done(_: KeyRepository, rulings: PolicyRepository) -> None:
-        await publish_change(await do(rulings))
+    async def change(_: KeyRepository, policies: PolicyRepository) -> None:
+        await publish_change(await do(policies))
 
-    run_with_repositories(done)
-
-
-def _print_switched(done: Json, *, as_json: bool) -> None:
-    if as_json:
-        print_json(done)
-    else:
-        click.echo(f"{done['kind']} {done['subject']} switched {done['switched']}")
+    run_with_repositories(change)
 
 
-def _document(said: dict[str, Any]) -> Json:
-    """Options as a document: only what was given."""
-    days = said.pop("expires_in", None)
-    given: Json = {name: value for name, value in said.items() if value not in (None, ())}
+def _print_switched(result: Json) -> None:
+    click.echo(f"{result['kind']} {result['subject']} switched {result['switched']}")
+
+
+def _document(options: dict[str, Any]) -> Json:
+    """The options that were given, as a document of the admin API."""
+    days = options.pop("expires_in", None)
+    given: Json = {name: value for name, value in options.items() if value not in (None, ())}
     if days is not None:
         given["expires_at"] = datetime.now(UTC) + timedelta(days=days)
     elif given.get("expires_at") == NONE:
         given["expires_at"] = None
-    if "models" in given:
-        given["models"] = list(given["models"])
-    if "tags" in given:
-        given["tags"] = list(given["tags"])
+    given |= {name: list(given[name]) for name in ("models", "tags") if name in given}
     if "budgets" in given:
         given["budgets"] = [parse_budget(text) for text in given["budgets"] if text != NONE]
     return given
@@ -367,25 +352,16 @@ def _change_key(do: Callable[[KeyRepository], Awaitable[KeyMutation]], *, as_jso
 
 
 def _change_and_print(do: Callable[[Pool], Awaitable[KeyMutation]], *, as_json: bool) -> None:
-    """Do it, announce it and print the key as it is now."""
+    """Changes a key, publishes the change and prints the key, with its secret if that is new."""
 
-    async def done(pool: Pool) -> Json:
-        deed = await do(pool)
-        await publish_change(deed.epochs)
-        return _result_document(deed)
+    async def change(pool: Pool) -> Json:
+        mutation = await do(pool)
+        await publish_change(mutation.epochs)
+        return _result_document(mutation)
 
-    _print_result(run_with_pool(done), as_json=as_json)
-
-
-def _result_document(deed: KeyMutation) -> Json:
-    secret = {"key": deed.generated.text} if deed.generated is not None else {}
-    return key_document(deed.record) | secret
+    print_result(run_with_pool(change), print_secret_once, as_json=as_json)
 
 
-def _print_result(document: Json, *, as_json: bool) -> None:
-    if as_json:
-        print_json(document)
-        return
-    print_fields(document)
-    if "key" in document:
-        warn("this is the only time the key is shown")
+def _result_document(mutation: KeyMutation) -> Json:
+    secret = {"key": mutation.generated.text} if mutation.generated is not None else {}
+    return key_document(mutation.record) | secret

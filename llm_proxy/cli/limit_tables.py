@@ -1,13 +1,15 @@
-"""Budgets as text (`5/day`, `1000requests/day`), and the tables of virtual keys and of limit status.
+"""Budgets as text (`5/day`, `1000requests/day`), options of limits, tables of keys and of limit status.
 
 Invariants: `parse_budget` reads what `format_budget` writes; key prefixes and limits are never broken.
 """
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import get_args
+
+import click
 
 from llm_proxy.cli.printing import Column, print_table
 from llm_proxy.identity.caller import BudgetUnit, Period
@@ -24,7 +26,7 @@ _BUDGET_PATTERN = re.compile(
 
 
 def parse_budget(text: str) -> Json | None:
-    """A budget's document; None for anything else."""
+    """A budget's document; None if `text` is no budget."""
     found = _BUDGET_PATTERN.fullmatch(text)
     if found is None:
         return None
@@ -36,13 +38,24 @@ def parse_budget(text: str) -> Json | None:
 
 
 def format_budget(budget: Json) -> str:
-    """A budget's document as it is written."""
+    """A budget's document as text."""
     zone = f"@{budget['zone']}" if budget.get("zone") else ""
     amount = f"${budget['limit_usd']}" if "limit_usd" in budget else ""
     for unit in ("requests", "tokens"):
         if f"limit_{unit}" in budget:
             amount = f"{budget[f'limit_{unit}']}{unit}"
     return f"{amount}/{budget['period']}{zone}"
+
+
+def limit_options(of: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options --rpm, --tpm and --parallel."""
+    for name, counted in (
+        ("parallel", "Requests at once"),
+        ("tpm", "Tokens a minute"),
+        ("rpm", "Requests a minute"),
+    ):
+        of = click.option(f"--{name}", type=int, help=f"{counted}; 0 for no limit.")(of)
+    return of
 
 
 _STATUS_COLUMNS = (
@@ -60,22 +73,22 @@ _STATUS_COLUMNS = (
 
 
 def print_limit_status(rows: Iterable[Json]) -> None:
-    """One line a limit, as `GET /v1/limits` has them; `?` for what nobody knows."""
+    """Prints one line a limit, from rows of `GET /v1/limits`; `?` for an unknown number."""
     print_table(_STATUS_COLUMNS, [_status_row(one) for one in rows])
 
 
 def _status_row(one: Json) -> tuple[str, ...]:
     names = ("limit", "used", "held", "kept", "remaining")
-    figures = (one.get(f"{name}_usd", one.get(name)) for name in names)
-    shown = ["?" if figure is None else str(figure) for figure in figures]
+    numbers = (one.get(f"{name}_usd", one.get(name)) for name in names)
+    cells = ["?" if number is None else str(number) for number in numbers]
     if "held" not in one and "held_usd" not in one:
-        shown[2:4] = ["", ""]
+        cells[2:4] = ["", ""]
     period = one.get("period") or "minute" if one["kind"] != "parallel" else ""
     return (
         str(one["scope"]),
         str(one["kind"]),
         str(period),
-        *shown,
+        *cells,
         json.dumps(one["would_refuse"]),
         datetime.fromisoformat(ends).isoformat(" ", "minutes") if (ends := one.get("resets_at")) else "",
     )
@@ -93,7 +106,7 @@ _KEY_COLUMNS = (
 
 
 def print_keys(keys: Iterable[Json]) -> None:
-    """One line a key, more where it needs them; prefixes and limits are never broken."""
+    """Prints one line a key, more if it has several models or limits."""
     print_table(_KEY_COLUMNS, [_key_row(one) for one in keys])
 
 
@@ -109,9 +122,9 @@ def _acts_for(one: Json) -> str:
 
 
 def format_limits(one: Json) -> str:
-    """Limits and budgets of a key's or a rule's document, a line each."""
-    said = [f"{one[name]} {name}" for name in _LIMIT_FIELDS if one[name] is not None]
-    return "\n".join([*said, *map(format_budget, one["budgets"])]) or "-"
+    """Limits and budgets of a key's or a limit policy's document, a line each."""
+    limits = [f"{one[name]} {name}" for name in _LIMIT_FIELDS if one[name] is not None]
+    return "\n".join([*limits, *map(format_budget, one["budgets"])]) or "-"
 
 
 def _key_state(one: Json) -> str:

@@ -1,4 +1,4 @@
-"""`llm-proxy limits`, `explain`, `simulate`: limit policies and what they do to one call or to recorded ones.
+"""`llm-proxy limits`, `explain`, `simulate`: limit policies and their effect on one call or on recorded ones.
 
 Invariants: policies are read and written in the database, and replicas are told at once; dropping one
 asks first. `explain` and `simulate` ask the running gateway, change nothing and call no model; `explain`
@@ -15,13 +15,22 @@ import httpx
 import yaml
 from pydantic import SecretStr
 
-from llm_proxy.cli import context
-from llm_proxy.cli.context import complete_keys, complete_models, fetch_if_running
+from llm_proxy.cli.context import (
+    admin_client,
+    complete_keys,
+    complete_models,
+    fetch_if_running,
+    gateway_client,
+    load_settings,
+    request_json,
+    url_option,
+)
 from llm_proxy.cli.database import current_actor, publish_change, run_with_repositories
 from llm_proxy.cli.limit_tables import (
     BUDGET_EXAMPLES,
     BUDGET_FORM,
     format_limits,
+    limit_options,
     parse_budget,
     print_limit_status,
 )
@@ -33,7 +42,7 @@ from llm_proxy.cli.printing import (
     confirm,
     fail,
     print_fields,
-    print_json,
+    print_result,
     print_table,
     warn,
     yes_option,
@@ -42,7 +51,6 @@ from llm_proxy.identity import KeyRepository, PolicyRepository
 from llm_proxy.identity.admin_documents import parse_policy, parse_policy_target, policy_document
 from llm_proxy.identity.caller import OnStoreFailure, PolicyMode, ScopeKind
 from llm_proxy.json_access import Json
-from llm_proxy.settings import Settings
 
 _POLICY_FIELDS = ("scope", "tenant", "subject", "model")
 _POLICY_COLUMNS = ("scope", "tenant", "subject", "model", Column("limits", unbroken=True), "mode", "idle")
@@ -64,39 +72,37 @@ def _policy_options(of: Callable[..., None]) -> Callable[..., None]:
 @as_json_option
 @click.pass_context
 def limits(context: click.Context, /, *, as_json: bool) -> None:
-    """List, set and drop rules of limits and budgets; without a subcommand, list them.
+    """List, set and drop limit policies; without a subcommand, list them.
 
-    A key's own limits are the key's: `llm-proxy keys change`. Reads DATABASE_URL and LIMITS_REDIS_URL from
-    the environment, .env or .keys/.
+    A key's own limits belong to the key: `llm-proxy keys change`. Reads DATABASE_URL and LIMITS_REDIS_URL
+    from the environment, .env or .keys/.
     """
     if context.invoked_subcommand is not None:
         return
 
-    async def every(_: KeyRepository, rulings: PolicyRepository) -> list[Json]:
-        return [policy_document(rule) for rule in await rulings.list_policies()]
+    async def list_all(_: KeyRepository, policies: PolicyRepository) -> list[Json]:
+        return [policy_document(policy) for policy in await policies.list_policies()]
 
-    found = _add_idle(run_with_repositories(every))
-    if as_json:
-        print_json(found)
-    else:
-        print_policies(found)
+    print_result(_add_idle(run_with_repositories(list_all)), print_policies, as_json=as_json)
 
 
 @limits.command("set")
 @_policy_options
-@click.option("--rpm", type=int, help="Requests a minute; 0 for no limit.")
-@click.option("--tpm", type=int, help="Tokens a minute; 0 for no limit.")
-@click.option("--parallel", type=int, help="Requests at once; 0 for no limit.")
+@limit_options
 @click.option(
     "--budget", "budgets", multiple=True, metavar=BUDGET_FORM, help=f"{BUDGET_EXAMPLES}; repeatable."
 )
-@click.option("--mode", type=click.Choice(get_args(PolicyMode)), help="`shadow` only watches and tells.")
 @click.option(
-    "--on-store-failure", type=click.Choice(get_args(OnStoreFailure)), help="While the limits store is away."
+    "--mode", type=click.Choice(get_args(PolicyMode)), help="`shadow` only records what it would reject."
+)
+@click.option(
+    "--on-store-failure",
+    type=click.Choice(get_args(OnStoreFailure)),
+    help="While the limits store does not answer.",
 )
 @as_json_option
-def set_policy(*, as_json: bool, budgets: tuple[str, ...], **said: Any) -> None:  # noqa: ANN401 -- click's options
-    """Lay down the rule of a scope and subject, in place of the one there."""
+def set_policy(*, as_json: bool, budgets: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 -- click's options
+    """Set the limit policy of a scope and subject, in place of an earlier one."""
     documents = [parse_budget(text) for text in budgets]
     if None in documents:
         wrong = budgets[documents.index(None)]
@@ -104,57 +110,52 @@ def set_policy(*, as_json: bool, budgets: tuple[str, ...], **said: Any) -> None:
             f"{wrong!r} is not {BUDGET_FORM}, such as {BUDGET_EXAMPLES}.", param_hint="'--budget'"
         )
 
-    async def laid(_: KeyRepository, rulings: PolicyRepository) -> Json:
-        rule = parse_policy(_set_fields(said) | {"budgets": documents})
-        await publish_change(await rulings.upsert(rule, current_actor()))
-        return policy_document(rule)
+    async def upsert(_: KeyRepository, policies: PolicyRepository) -> Json:
+        policy = parse_policy(_set_fields(options) | {"budgets": documents})
+        await publish_change(await policies.upsert(policy, current_actor()))
+        return policy_document(policy)
 
-    [document] = _add_idle([run_with_repositories(laid)])
+    [document] = _add_idle([run_with_repositories(upsert)])
     if document["idle"]:
-        warn(f"this rule covers no call: {document['idle']}")
-    if as_json:
-        print_json(document)
-    else:
-        print_fields(document)
+        warn(f"this limit policy covers no call: {document['idle']}")
+    print_result(document, print_fields, as_json=as_json)
 
 
 @limits.command("drop")
 @_policy_options
 @as_json_option
 @yes_option
-def drop_policy(*, as_json: bool, yes: bool, **said: str | None) -> None:
-    """Take the rule of a scope and subject away."""
-    confirm(f"Take away the rule of {' '.join(_set_fields(said).values())}?", yes=yes)
+def drop_policy(*, as_json: bool, yes: bool, **options: str | None) -> None:
+    """Remove the limit policy of a scope and subject."""
+    target = _set_fields(options)
+    confirm(f"Remove the limit policy of {' '.join(target.values())}?", yes=yes)
 
-    async def dropped(_: KeyRepository, rulings: PolicyRepository) -> None:
-        await publish_change(await rulings.delete(parse_policy_target(_set_fields(said)), current_actor()))
+    async def delete(_: KeyRepository, policies: PolicyRepository) -> None:
+        await publish_change(await policies.delete(parse_policy_target(target), current_actor()))
 
-    run_with_repositories(dropped)
-    if as_json:
-        print_json({"dropped": True})
-    else:
-        click.echo("the rule is gone")
+    run_with_repositories(delete)
+    print_result({"dropped": True}, lambda _: click.echo("the limit policy is removed"), as_json=as_json)
 
 
-def print_policies(rules: Iterable[Json]) -> None:
-    """One line a rule, more where its limits need them."""
-    print_table(_POLICY_COLUMNS, [_policy_row(one) for one in rules])
+def print_policies(policies: Iterable[Json]) -> None:
+    """Prints one line a limit policy, more if it has several limits."""
+    print_table(_POLICY_COLUMNS, [_policy_row(one) for one in policies])
 
 
-def _add_idle(rules: Iterable[Json]) -> list[Json]:
-    """The rules, each with why it covers no call; null where it may cover some, or no gateway runs."""
-    told = (fetch_if_running("/admin/limits") or {"data": []})["data"]
-    idle = {tuple(one[name] for name in _POLICY_FIELDS): one["idle"] for one in told}
-    return [rule | {"idle": idle.get(tuple(rule[name] for name in _POLICY_FIELDS))} for rule in rules]
+def _add_idle(policies: Iterable[Json]) -> list[Json]:
+    """Adds `idle`: why a policy covers no call; None if it may cover some, or if no gateway answers."""
+    listed = (fetch_if_running("/admin/limits") or {"data": []})["data"]
+    idle = {tuple(one[name] for name in _POLICY_FIELDS): one["idle"] for one in listed}
+    return [one | {"idle": idle.get(tuple(one[name] for name in _POLICY_FIELDS))} for one in policies]
 
 
-def _set_fields(said: Mapping[str, Any]) -> Json:
-    return {name: value for name, value in said.items() if value is not None}
+def _set_fields(options: Mapping[str, Any]) -> Json:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _policy_row(one: Json) -> tuple[str, ...]:
-    named = (one[name] if one[name] is not None else "" for name in ("tenant", "subject", "model"))
-    return one["scope"], *named, format_limits(one), one["mode"] or "", one.get("idle") or ""
+    target = (one[name] if one[name] is not None else "" for name in ("tenant", "subject", "model"))
+    return one["scope"], *target, format_limits(one), one["mode"] or "", one.get("idle") or ""
 
 
 EXPLAIN_TIMEOUT_S = 15
@@ -166,60 +167,57 @@ EXPLAIN_TIMEOUT_S = 15
 @click.option("--agent", help="For this agent.")
 @click.option("--user", help="For this end user.")
 @click.option("--model", required=True, help="The model that is called.", shell_complete=complete_models)
-@click.option("--prompt", default="Hello", show_default=True, help="What is asked; its length counts.")
-@click.option("--max-tokens", type=click.IntRange(1), help="The longest answer that is asked for.")
+@click.option("--prompt", default="Hello", show_default=True, help="The prompt; its length counts.")
+@click.option("--max-tokens", type=click.IntRange(1), help="The `max_tokens` of the call.")
 @as_json_option
-@click.option("--url", help="The gateway, such as http://127.0.0.1:7007 [default: the one of the settings].")
-def explain(*, key: str | None, as_json: bool, url: str | None, **said: Any) -> None:  # noqa: ANN401 -- click's options
-    """Tell whether a call would be let in, and where it would stand at each limit and budget.
+@url_option
+def explain(*, key: str | None, as_json: bool, url: str | None, **options: Any) -> None:  # noqa: ANN401 -- click's options
+    """Show whether a call would be admitted, and its status at each limit and budget.
 
     With --key it reads LLM_PROXY__ADMIN_KEY, else LLM_PROXY__INTERNAL_API_KEY, from the environment, .env or
     .keys/.
     """
-    settings = context.load_settings()
-    body: Json = {"model": said["model"], "messages": [{"role": "user", "content": said["prompt"]}]}
-    if said["max_tokens"] is not None:
-        body["max_tokens"] = said["max_tokens"]
+    body: Json = {"model": options["model"], "messages": [{"role": "user", "content": options["prompt"]}]}
+    if options["max_tokens"] is not None:
+        body["max_tokens"] = options["max_tokens"]
     path = "/v1/explain" if key is None else str(httpx.URL("/v1/explain", params={"key": key}))
-    with context.gateway_client(
-        settings, _key_for(settings, key), url, timeout_s=EXPLAIN_TIMEOUT_S
-    ) as client:
-        named = {f"x-{name}-id": said[name] for name in ("tenant", "agent", "user") if said[name]}
-        client.headers.update(named)
-        told = context.request_json(client, "POST", path, body)
-    if as_json:
-        print_json(told)
-    else:
-        _print_decision(told)
-    sys.exit(0 if told["verdict"] == "admitted" else EXIT_FAILED)
+    with _explain_client(url, key) as client:
+        subject = {f"x-{name}-id": options[name] for name in ("tenant", "agent", "user") if options[name]}
+        client.headers.update(subject)
+        decision = request_json(client, "POST", path, body)
+    print_result(decision, _print_decision, as_json=as_json)
+    sys.exit(0 if decision["verdict"] == "admitted" else EXIT_FAILED)
 
 
-def _key_for(settings: Settings, key: str | None) -> SecretStr:
+def _explain_client(url: str | None, key: str | None) -> httpx.Client:
     if key is not None:
-        if settings.admin_key is None:
-            fail("LLM_PROXY__ADMIN_KEY is not set", EXIT_WRONG_INPUT)
-        return settings.admin_key
+        return admin_client(url, timeout_s=EXPLAIN_TIMEOUT_S)
+    settings = load_settings()
     if not settings.internal_keys:
-        fail("LLM_PROXY__INTERNAL_API_KEY is not set; --key NAME explains as a key", EXIT_WRONG_INPUT)
-    return SecretStr(settings.internal_keys[0])
+        fail(
+            "LLM_PROXY__INTERNAL_API_KEY is not set; --key NAME explains a call with that key",
+            EXIT_WRONG_INPUT,
+        )
+    internal = SecretStr(settings.internal_keys[0])
+    return gateway_client(settings, internal, url, timeout_s=EXPLAIN_TIMEOUT_S)
 
 
-def _print_decision(told: Json) -> None:
-    refusal: Json = told.get("refusal") or {}
+def _print_decision(decision: Json) -> None:
+    error: Json = decision.get("refusal") or {}
     print_fields(
         {
-            "verdict": told["verdict"],
-            "why": refusal.get("message"),
-            "status": refusal.get("status"),
-            "code": refusal.get("code"),
-            "retry after s": refusal.get("retry_after_s"),
-            "model": told.get("model"),
-            "group": told.get("group"),
+            "verdict": decision["verdict"],
+            "why": error.get("message"),
+            "status": error.get("status"),
+            "code": error.get("code"),
+            "retry after s": error.get("retry_after_s"),
+            "model": decision.get("model"),
+            "group": decision.get("group"),
         }
     )
-    if told.get("limits"):
+    if decision.get("limits"):
         click.echo()
-        print_limit_status(told["limits"])
+        print_limit_status(decision["limits"])
 
 
 SIMULATE_TIMEOUT_S = 120
@@ -229,45 +227,39 @@ SIMULATE_TIMEOUT_S = 120
 @click.option("--since", default="24h", help="2026-11-01, 2026-11-01T12:00Z, 24h, 7d.")
 @click.option("--until", default="now", help="The same.")
 @as_json_option
-@click.option("--url", help="The gateway, such as http://127.0.0.1:7007 [default: the one of the settings].")
+@url_option
 @click.argument("rules", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
 def simulate(*, since: str, until: str, as_json: bool, url: str | None, rules: Path) -> None:
-    """Replay recorded calls against the changes in RULES: how many would be refused, and what they cost.
+    """Replay recorded calls against the changes in RULES: how many would be rejected, and their cost.
 
-    RULES is YAML (- for standard input): rules, keys, default_models, prices, as POST /admin/simulate takes
-    them. Reads LLM_PROXY__ADMIN_KEY or LLM_PROXY__ADMIN_READ_KEY from the environment, .env or .keys/.
+    RULES is YAML (- for standard input) with rules, keys, default_models and prices, as in POST
+    /admin/simulate. Reads LLM_PROXY__ADMIN_KEY or LLM_PROXY__ADMIN_READ_KEY from the environment, .env or
+    .keys/.
     """
-    asked = _read_changes(rules) | {"since": since, "until": until}
-    settings = context.load_settings()
-    key = settings.admin_read_key or settings.admin_key
-    if key is None:
-        fail("LLM_PROXY__ADMIN_KEY is not set", EXIT_WRONG_INPUT)
-    with context.gateway_client(settings, key, url, timeout_s=SIMULATE_TIMEOUT_S) as client:
-        found = context.request_json(client, "POST", "/admin/simulate", asked)
-    if as_json:
-        print_json(found)
-    else:
-        _show_simulation(found)
+    body = _read_changes(rules) | {"since": since, "until": until}
+    with admin_client(url, timeout_s=SIMULATE_TIMEOUT_S, read_only=True) as client:
+        result = request_json(client, "POST", "/admin/simulate", body)
+    print_result(result, _show_simulation, as_json=as_json)
 
 
 def _read_changes(file: Path) -> Json:
     text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
     try:
         document: object = yaml.safe_load(text)
-    except yaml.YAMLError as problem:
-        fail(f"{file}: not YAML: {' '.join(str(problem).split())[:200]}", EXIT_WRONG_INPUT)
+    except yaml.YAMLError as fault:
+        fail(f"{file}: not YAML: {' '.join(str(fault).split())[:200]}", EXIT_WRONG_INPUT)
     if not isinstance(document, dict):
         fail(f"{file}: expected rules, keys, default_models or prices", EXIT_WRONG_INPUT)
     return cast("Json", document)
 
 
-def _show_simulation(found: Json) -> None:
-    refusals, whose = found.pop("refused_by"), found.pop("refused_callers")
-    told = found.pop("not_replayed")
-    print_fields(found)
+def _show_simulation(result: Json) -> None:
+    limits, callers = result.pop("refused_by"), result.pop("refused_callers")
+    not_replayed = result.pop("not_replayed")
+    print_fields(result)
     for rows, names in (
-        (refusals, ("code", "scope", "subject", "kind")),
-        (whose, ("key", "tenant", "agent", "user")),
+        (limits, ("code", "scope", "subject", "kind")),
+        (callers, ("key", "tenant", "agent", "user")),
     ):
         if rows:
             click.echo()
@@ -277,7 +269,7 @@ def _show_simulation(found: Json) -> None:
                 Column("first", unbroken=True),
             ]
             print_table(columns, [_simulation_row(one, names) for one in rows])
-    click.echo(f"\n{told['note']} In it: {told['refused_then_in_sample']}.")
+    click.echo(f"\n{not_replayed['note']} In it: {not_replayed['refused_then_in_sample']}.")
 
 
 def _simulation_row(one: Json, names: tuple[str, ...]) -> list[str]:

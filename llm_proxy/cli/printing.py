@@ -1,4 +1,4 @@
-"""What every command prints with: tables, fields, JSON, warnings, questions; and how a command fails.
+"""How every command prints (tables, fields, JSON), warns, asks and fails.
 
 Invariants: results go to standard output, everything else to standard error as `llm-proxy: one line`. Exit
 codes: `EXIT_FAILED` 1, `EXIT_WRONG_INPUT` 2, `EXIT_UNAVAILABLE` 3 (docs/cli.md). No number and no id is
@@ -8,11 +8,11 @@ truncated or broken: a table that does not fit the terminal is printed as one bl
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 from uuid import UUID
 
 import click
@@ -23,17 +23,18 @@ from rich.table import Table
 from rich.text import Text
 
 EXIT_FAILED = 1
-"""It was not done, or the answer is no: no such thing, not allowed, a check found faults."""
+"""Not done, or the answer is no: not found, not allowed, a check found faults."""
 EXIT_WRONG_INPUT = 2
-"""It was asked wrongly: an option, a value, a file or a setting. Nothing was done."""
+"""Wrong input: an option, a value, a file or a setting. Nothing was done."""
 EXIT_UNAVAILABLE = 3
-"""The database, the limits store or the gateway does not answer. The same command may work later."""
+"""The database, the limits store or the gateway does not answer. The same command can succeed later."""
 PIPED_WIDTH = 200
 _GAP = 2
+Document = TypeVar("Document")
 _MIN_TEXT_WIDTH = 8
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+yes_option = click.option("--yes", is_flag=True, help="Skip the question.")
 
 
 class CommandFailed(click.ClickException):
@@ -49,9 +50,9 @@ class Column:
     """A column of a table.
 
     Attributes:
-        title: May be broken between words.
-        number: To the right; never broken, and neither is any cell where `unbroken` is set.
-        unbroken: An id or a time.
+        title: Broken between words if necessary.
+        number: Whether cells are numbers: aligned right, never broken.
+        unbroken: Whether cells are never broken: ids, times.
     """
 
     title: str
@@ -60,43 +61,58 @@ class Column:
 
 
 def fail(message: str, code: int = EXIT_FAILED) -> NoReturn:
-    """End the command with this line."""
+    """Ends the command with this line and exit code."""
     raise CommandFailed(message, code)
 
 
+def exit_with_lines(lines: Iterable[str], code: int) -> NoReturn:
+    """Ends the command with these lines, each of which may hold line breaks, and this exit code."""
+    for line in lines:
+        click.echo(f"llm-proxy: {line}", err=True)
+    sys.exit(code)
+
+
 def warn(message: str) -> None:
-    """One line on standard error; the command goes on."""
+    """Prints one line on standard error; the command continues."""
     click.echo(f"llm-proxy: {' '.join(message.split())}", err=True)
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask before something that cannot be taken back; ends the command unless the answer is yes.
+    """Asks before what cannot be undone; ends the command unless the answer is yes.
 
     Args:
         question: Such as `Revoke the key n?`.
-        yes: The value of `--yes`: then nothing is asked. Without a terminal it is required.
+        yes: The value of `--yes`, which skips the question; required without a terminal.
     """
     if yes:
         return
     if not sys.stdin.isatty():
-        fail(f"{question} Nobody can be asked here: repeat it with --yes", EXIT_WRONG_INPUT)
+        fail(f"{question} There is no terminal to answer on: repeat the command with --yes", EXIT_WRONG_INPUT)
     if not click.confirm(f"llm-proxy: {question}", err=True):
         fail("nothing was done")
 
 
 def console() -> Console:
-    """Where tables go: as wide as the terminal or `COLUMNS`, else `PIPED_WIDTH`."""
+    """The console for tables: as wide as the terminal or `COLUMNS`, else `PIPED_WIDTH`."""
     known = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
     return Console(width=None if known else PIPED_WIDTH, highlight=False)
 
 
 def print_json(document: object) -> None:
-    """One JSON document; money as text, times in ISO 8601."""
+    """Prints one JSON document; money as text, times in ISO 8601."""
     click.echo(json.dumps(document, indent=2, default=to_plain, ensure_ascii=False))
 
 
+def print_result(document: Document, show: Callable[[Document], None], *, as_json: bool) -> None:
+    """Prints a document as JSON if `as_json`, else with `show`."""
+    if as_json:
+        print_json(document)
+    else:
+        show(document)
+
+
 def print_fields(document: Mapping[str, Any]) -> None:
-    """One thing, a line each field; empty fields are left out."""
+    """Prints one line a field; fields that are None or `[]` are left out."""
     shown = {name: value for name, value in document.items() if value is not None and value != []}
     width = max((len(name) for name in shown), default=0)
     for name, value in shown.items():
@@ -104,8 +120,15 @@ def print_fields(document: Mapping[str, Any]) -> None:
         click.echo(f"{name:<{width}}  {text}")
 
 
+def print_secret_once(document: Mapping[str, Any]) -> None:
+    """Prints a document's fields and, if it holds a new `key`, warns that this is the only time."""
+    print_fields(document)
+    if "key" in document:
+        warn("this is the only time the key is shown")
+
+
 def print_table(columns: Sequence[Column | str], rows: Iterable[Sequence[str]]) -> None:
-    """A table; one block of lines a row where the terminal is too narrow for its numbers and ids."""
+    """Prints a table, or one block of lines a row if the terminal is too narrow for numbers and ids."""
     known = [one if isinstance(one, Column) else Column(one) for one in columns]
     cells = [list(row) for row in rows]
     out = console()
@@ -126,28 +149,28 @@ def print_table(columns: Sequence[Column | str], rows: Iterable[Sequence[str]]) 
 
 
 def to_plain(value: object) -> object:
-    """A value as JSON and a line of text have it."""
+    """A value for JSON and for text: decimals, times and UUIDs as text."""
     if isinstance(value, Decimal):
         return f"{value:f}"
     return value.isoformat() if isinstance(value, date) else str(value) if isinstance(value, UUID) else value
 
 
 def _column_widths(columns: Sequence[Column], rows: Sequence[Sequence[str]], room: int) -> list[int] | None:
-    """The columns' widths; None if they do not fit without breaking a number or an id."""
+    """The columns' widths; None if they exceed `room` unless a number or an id is broken."""
     natural: list[int] = []
-    least: list[int] = []
-    for place, column in enumerate(columns):
-        content = max((_cell_width(row[place]) for row in rows), default=0)
+    minimal: list[int] = []
+    for index, column in enumerate(columns):
+        content = max((_cell_width(row[index]) for row in rows), default=0)
         title = max(cell_len(word) for word in column.title.split() or [""])
         natural.append(max(content, title))
         kept = content if column.number or column.unbroken else min(content, _MIN_TEXT_WIDTH)
-        least.append(max(kept, title))
+        minimal.append(max(kept, title))
     room -= _GAP * (len(columns) - 1)
-    if sum(least) > room:
+    if sum(minimal) > room:
         return None
     while sum(natural) > room:
-        spare = [have - need for have, need in zip(natural, least, strict=True)]
-        widest = max(range(len(natural)), key=lambda place: (spare[place] > 0, natural[place]))
+        spare = [have - need for have, need in zip(natural, minimal, strict=True)]
+        widest = max(range(len(natural)), key=lambda index: (spare[index] > 0, natural[index]))
         natural[widest] -= 1
     return natural
 

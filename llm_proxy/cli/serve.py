@@ -1,9 +1,9 @@
 """`llm-proxy serve`: the gateway alone, in one process or in several that share a socket.
 
 Invariants: SIGTERM turns readiness off, accepts for the drain delay, closes the listener, lets running calls
-finish within the drain timeout, then ends them with an error event. A worker that dies is replaced, after a
-growing pause while workers die young; a signal to the parent goes to every worker; on Linux a killed parent
-takes its workers with it.
+finish within the drain timeout, then ends them with an error event. A worker that ends is replaced, after a
+growing pause while workers end within `EARLY_EXIT_S`; a signal to the parent goes to every worker; on Linux
+no worker outlives a killed parent.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ from pydantic import ValidationError
 
 from llm_proxy.app import Gateway, create_app
 from llm_proxy.background import BackgroundLoop, spawn
+from llm_proxy.cli.printing import EXIT_WRONG_INPUT, exit_with_lines, fail, warn
 from llm_proxy.edge.http_protocol import (
     BoundedHttpProtocol,
     close_slow_connections,
@@ -41,7 +42,7 @@ HEADER_TIMEOUT_S = 10
 SLOW_CHECK_EVERY_S = 1
 BACKLOG = 2048
 GC_THRESHOLD = 20_000
-"""So many objects made and kept, and only then those in circles are looked for: hardly any are."""
+"""Allocated objects before a collection: reference cycles are rare here."""
 EARLY_EXIT_S = 5.0
 MIN_RESTART_PAUSE_S = 0.1
 MAX_RESTART_PAUSE_S = 10.0
@@ -59,13 +60,13 @@ class GatewayServer(uvicorn.Server):
         self._drain: asyncio.Task[None] | None = None
 
     async def close_slow_connections(self) -> None:
-        """Close connections that take too long."""
+        """Closes connections whose request head is over its timeout."""
         now = asyncio.get_running_loop().time()
         connections = self.server_state.connections
         close_slow_connections(connections, now, timeout_s=HEADER_TIMEOUT_S)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 -- uvicorn's signature
-        """The first signal drains; the second stops at once."""
+        """SIGTERM drains; a second signal, or SIGINT, interrupts every call and stops."""
         if self._drain is not None or sig == signal.SIGINT:
             self.should_exit = True
             self._gateway.interrupt_all()
@@ -89,46 +90,40 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
     harden_process()
     try:
         settings = load(host=host, port=port, workers=workers)
-    except ValidationError as wrong:
-        for fault in faults_of(wrong):
-            click.echo(f"llm-proxy: {fault}", err=True)
-        sys.exit(2)
-    faults = insecurities(settings) + webhook_errors(settings)
-    if faults:
-        for fault in faults:
-            click.echo(f"llm-proxy: refused to start: {fault}", err=True)
-        sys.exit(2)
+    except ValidationError as error:
+        exit_with_lines(faults_of(error), EXIT_WRONG_INPUT)
+    if faults := insecurities(settings) + webhook_errors(settings):
+        exit_with_lines([f"refused to start: {fault}" for fault in faults], EXIT_WRONG_INPUT)
     if settings.workers > 1 and settings.llm_mode == "mock":
-        click.echo("llm-proxy: mock mode counts in memory, where nobody else can look: one worker", err=True)
+        warn("mock mode counts in the memory of one process: one worker runs")
     elif settings.workers > 1:
         sys.exit(run_workers(settings))
     sys.exit(run_worker(settings, bind_socket(settings)))
 
 
 def bind_socket(settings: Settings) -> socket.socket:
-    """The listening socket; exits with one clear line when the port is taken."""
+    """A socket bound to the gateway's address; ends the command if that is impossible."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     bound = socket.socket(family)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((settings.host, settings.port))
-    except OSError as taken:
-        click.echo(f"llm-proxy: cannot listen on {settings.host}:{settings.port}: {taken.strerror}", err=True)
-        sys.exit(1)
+    except OSError as error:
+        fail(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}")
     bound.set_inheritable(True)
     set_socket_timeouts(bound, settings.unread_timeout_s)
     return bound
 
 
 def run_worker(settings: Settings, bound: socket.socket, files: WorkerMetricsFiles | None = None) -> int:
-    """Run one gateway process on a bound socket until it is told to stop; returns its exit code."""
+    """Runs one gateway process on a bound socket until a signal stops it; returns its exit code."""
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         return runner.run(_run_gateway(settings, bound, files))
 
 
 async def _run_gateway(settings: Settings, bound: socket.socket, files: WorkerMetricsFiles | None) -> int:
     gateway = create_app(settings, files)
-    gc.freeze()  # what is there now stays; looking through all of it again and again costs 4 % of a call
+    gc.freeze()  # scanning what lives as long as the process costs 4 % of a call
     gc.set_threshold(GC_THRESHOLD)
     config = uvicorn.Config(
         gateway.asgi,
@@ -145,20 +140,19 @@ async def _run_gateway(settings: Settings, bound: socket.socket, files: WorkerMe
         proxy_headers=False,
     )
     server = GatewayServer(config, gateway, settings)
-    looking = BackgroundLoop(
-        "slow-connections", server.close_slow_connections, every_s=SLOW_CHECK_EVERY_S
-    )  # also while the server stops
-    looking.start()
+    # Not a task of the app: connections are closed while the server stops, too.
+    slow = BackgroundLoop("slow-connections", server.close_slow_connections, every_s=SLOW_CHECK_EVERY_S)
+    slow.start()
     await server.serve(sockets=[bound])
-    await looking.stop()
+    await slow.stop()
     return 0 if server.started else 3
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """The loop a gateway runs on."""
+    """An event loop for a gateway: uvloop where it exists."""
     if sys.platform == "win32":
         return asyncio.new_event_loop()
-    import uvloop  # noqa: PLC0415 -- not to be had everywhere
+    import uvloop  # noqa: PLC0415 -- does not exist on Windows
 
     loop = uvloop.new_event_loop()
     loop.set_exception_handler(_report_loop_error)
@@ -166,14 +160,14 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 
 
 def _report_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Who gives up a connection while its name is looked up has said so; uvloop leaves the rest to nobody."""
+    """Drops failed name look-ups that nobody awaits any more: the connection's end was reported already."""
     if isinstance(context.get("exception"), socket.gaierror) and "never retrieved" in context["message"]:
         return
     loop.default_exception_handler(context)
 
 
 def run_workers(settings: Settings) -> int:
-    """Run the configured number of workers until told to stop; returns the exit code."""
+    """Runs the configured number of workers until a signal stops them; returns the exit code."""
     bound = bind_socket(settings)
     bound.listen(BACKLOG)
     with metrics_directory() as directory:
@@ -181,7 +175,7 @@ def run_workers(settings: Settings) -> int:
 
 
 class Workers:
-    """The workers of one gateway."""
+    """The worker processes of one gateway."""
 
     def __init__(self, settings: Settings, bound: socket.socket, directory: Path) -> None:
         """`directory` holds the workers' metrics."""
@@ -193,7 +187,7 @@ class Workers:
         self._pause_s = MIN_RESTART_PAUSE_S
 
     def run(self) -> int:
-        """Keep the number up until a signal says stop; returns when the last worker has ended."""
+        """Keeps the number of workers until a signal; returns when the last worker has ended."""
         for one in _SIGNALS:
             signal.signal(one, self._forward_signal)
         for number in range(self._settings.workers):
@@ -203,10 +197,7 @@ class Workers:
             files, started = self._started.pop(pid)
             files.drop_gauges()
             if not self._stopping:
-                click.echo(
-                    f"llm-proxy: worker {pid} ended ({os.waitstatus_to_exitcode(status)}); starting another",
-                    err=True,
-                )
+                warn(f"worker {pid} ended ({os.waitstatus_to_exitcode(status)}); starting another")
                 self._replace(files, time.monotonic() - started)
         return 0
 
@@ -218,8 +209,8 @@ class Workers:
         while not self._stopping:
             try:
                 return self._fork(files)
-            except OSError as full:
-                click.echo(f"llm-proxy: no worker can be started ({full.strerror}); trying again", err=True)
+            except OSError as error:
+                warn(f"no worker can be started ({error.strerror}); trying again")
                 self._pause_s = min(self._pause_s * 2, MAX_RESTART_PAUSE_S)
                 time.sleep(self._pause_s)
         return None

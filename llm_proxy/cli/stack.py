@@ -10,45 +10,62 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 from pydantic import ValidationError
 
 from llm_proxy.cli.config import config_faults
-from llm_proxy.cli.printing import as_json_option, print_json
+from llm_proxy.cli.printing import (
+    EXIT_FAILED,
+    EXIT_WRONG_INPUT,
+    CommandFailed,
+    as_json_option,
+    exit_with_lines,
+    fail,
+    print_json,
+)
 from llm_proxy.service_urls import InvalidURL
 from llm_proxy.settings import faults_of
-from llm_proxy.stack import NotInstalled, ProcessFailed, state_dir
+from llm_proxy.stack import NotInstalled, ProcessFailed
 from llm_proxy.stack.launch import run
-from llm_proxy.stack.plan import Refused, UpOptions
-from llm_proxy.stack.process_specs import VERIFIED_ENTRY_POINT
-from llm_proxy.stack.state_dir import ReloadStatus, read_reload_status
+from llm_proxy.stack.plan import StartRefused, UpOptions
+from llm_proxy.stack.process_specs import VERIFIED_ENTRY_POINT, sidecar_python
+from llm_proxy.stack.state_dir import AlreadyRunning, ReloadStatus, read_reload_status, running_pid
+
+STATUS_POLL_EVERY_S = 0.1
+
+
+def _state_option(text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return click.option(
+        "--state",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=Path(".local"),
+        show_default=True,
+        envvar="LLM_PROXY_STATE",
+        help=text,
+    )
 
 
 @click.command
 @click.option(
     "--config",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Your own LiteLLM configuration [default: litellm-config.yaml].",
+    help="LiteLLM configuration [default: litellm-config.yaml].",
 )
 @click.option("--host", help="Address the gateway listens on [default: 127.0.0.1].")
 @click.option("--port", type=click.IntRange(1, 65535), help="Port the gateway listens on [default: 7007].")
 @click.option(
     "--sidecars", type=click.IntRange(1, 64), default=1, show_default=True, help="LiteLLM processes."
 )
-@click.option("--local-model/--no-local-model", default=True, help="Serve the small model that runs here.")
-@click.option("--stores/--no-stores", default=True, help="Start a Postgres and Valkeys where none is named.")
+@click.option("--local-model/--no-local-model", default=True, help="Run the small local models.")
 @click.option(
-    "--state",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path(".local"),
-    show_default=True,
-    envvar="LLM_PROXY_STATE",
-    help="Folder of data, models and logs.",
+    "--stores/--no-stores", default=True, help="Start Postgres and Valkeys unless addresses are set."
 )
-@click.option("--with-parent", is_flag=True, help="Stop when the program that started this one is gone.")
-@click.option("--logs-to-stdout", is_flag=True, help="All logs on standard output instead of files.")
+@_state_option("Folder of data, models and logs.")
+@click.option("--with-parent", is_flag=True, help="Stop when the parent process ends.")
+@click.option("--logs-to-stdout", is_flag=True, help="Write all logs to standard output instead of files.")
 def up(  # noqa: PLR0913 -- one argument an option
     *,
     config: Path | None,
@@ -63,105 +80,85 @@ def up(  # noqa: PLR0913 -- one argument an option
 ) -> None:
     """Start, supervise and stop the whole stack on this machine.
 
-    DATABASE_URL, REDIS_URL (or LIMITS_REDIS_URL and CACHE_REDIS_URL) and provider keys, in the environment,
-    .env or .keys/, replace the embedded part each.
+    DATABASE_URL and REDIS_URL (or LIMITS_REDIS_URL and CACHE_REDIS_URL) replace the embedded stores. They and
+    the providers' keys are read from the environment, .env or .keys/.
     """
-    wishes = UpOptions(config, host, port, local_model, stores, sidecars, state, with_parent, logs_to_stdout)
+    options = UpOptions(config, host, port, local_model, stores, sidecars, state, with_parent, logs_to_stdout)
     try:
-        run(wishes, os.environ, click.echo, config_faults)
-    except ValidationError as wrong:
-        for fault in faults_of(wrong):
-            click.echo(f"llm-proxy: {fault}", err=True)
-        sys.exit(2)
+        run(options, os.environ, click.echo, config_faults)
+    except ValidationError as fault:
+        exit_with_lines(faults_of(fault), EXIT_WRONG_INPUT)
     except UnicodeDecodeError:
-        click.echo("llm-proxy: a file of .env or .keys/: it is no UTF-8", err=True)
-        sys.exit(2)
+        exit_with_lines(["a file of .env or .keys/: it is no UTF-8"], EXIT_WRONG_INPUT)
     except InvalidURL as fault:
-        click.echo(f"llm-proxy: {fault}", err=True)
-        sys.exit(2)
-    except (Refused, NotInstalled, ProcessFailed) as fault:
-        click.echo(f"llm-proxy: {fault}", err=True)
-        sys.exit(1)
-    except PermissionError as denied:
-        click.echo(f"llm-proxy: no permission for {denied.filename}", err=True)
-        sys.exit(1)
-
-
-STATUS_POLL_EVERY_S = 0.1
+        exit_with_lines([str(fault)], EXIT_WRONG_INPUT)
+    except (StartRefused, AlreadyRunning, NotInstalled, ProcessFailed) as fault:
+        exit_with_lines([str(fault)], EXIT_FAILED)
+    except PermissionError as fault:
+        exit_with_lines([f"no permission for {fault.filename}"], EXIT_FAILED)
 
 
 @click.command
-@click.option(
-    "--state",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path(".local"),
-    show_default=True,
-    envvar="LLM_PROXY_STATE",
-    help="The folder `llm-proxy up` was given.",
-)
+@_state_option("The --state of the running `llm-proxy up`.")
 @as_json_option
 @click.option(
-    "--timeout", "timeout_s", type=float, default=180, show_default=True, help="Longest wait, in seconds."
+    "--timeout", "timeout_s", type=float, default=180, show_default=True, help="Longest wait in seconds."
 )
 def reload(*, state: Path, timeout_s: float, as_json: bool) -> None:
     """Apply a changed litellm-config.yaml, or changed keys, without losing a request.
 
-    New sidecars start beside the old ones, are warmed up and take over; the old ones finish what runs at
-    them. A configuration that does not validate is refused, and nothing changes. Addresses of stores, ports,
-    the key between gateway and sidecars and the gateway's settings are read at a start alone: what changed
-    among them is named.
+    New sidecars start beside the old ones, warm up and take over; the old ones finish their running calls. An
+    invalid configuration is rejected, and nothing changes. The stores' addresses, ports, the key between
+    gateway and sidecars and the gateway's settings are read at the start only: those that changed are named.
     """
-    launcher = state_dir.running_pid(state)
+    launcher = running_pid(state)
     if launcher is None:
-        raise click.ClickException(f"no `llm-proxy up` runs on {state}/: start it, or name another --state")
-    asked_ns = time.monotonic_ns()
+        fail(f"no `llm-proxy up` runs on {state}/: start it, or name another --state")
+    requested_ns = time.monotonic_ns()
     os.kill(launcher, signal.SIGHUP)
-    outcome = _follow(state, asked_ns, time.monotonic() + timeout_s, to_stderr=as_json)
+    status = _follow(state, requested_ns, time.monotonic() + timeout_s, to_stderr=as_json)
     if as_json:
-        print_json({"done": outcome.done, "said": outcome.said})
-    if not outcome.done:
-        raise click.ClickException("refused; the old configuration stays")
+        print_json({"done": status.done, "said": status.lines})
+    if not status.done:
+        fail("rejected; the old configuration stays")
 
 
-def _follow(state: Path, asked_ns: int, until_s: float, *, to_stderr: bool) -> ReloadStatus:
-    """Says how it goes until it is decided."""
-    told = 0
+def _follow(state: Path, requested_ns: int, until_s: float, *, to_stderr: bool) -> ReloadStatus:
+    """Prints the lines of the requested rolling restart until it has ended."""
+    printed = 0
     while time.monotonic() < until_s:
-        found = read_reload_status(state)
-        if found is not None and found.began_ns >= asked_ns:
-            for line in found.said[told:]:
-                click.echo(line, err=to_stderr or found.done is False)
-            told = len(found.said)
-            if found.done is not None:
-                return found
-        elif state_dir.running_pid(state) is None:
-            raise click.ClickException("the launcher has ended")
+        status = read_reload_status(state)
+        if status is not None and status.began_ns >= requested_ns:
+            for line in status.lines[printed:]:
+                click.echo(line, err=to_stderr or status.done is False)
+            printed = len(status.lines)
+            if status.done is not None:
+                return status
+        elif running_pid(state) is None:
+            fail("the launcher has ended")
         time.sleep(STATUS_POLL_EVERY_S)
-    raise click.ClickException("the launcher has not answered in time; its log says why")
+    raise CommandFailed("the launcher has not answered in time; its log gives the reason")
 
 
-PROJECT = Path(__file__).parents[2]
-
-
-def sidecar_interpreter() -> str:
-    """The Python that has LiteLLM; raises `click.ClickException` when there is none."""
-    named = os.environ.get("LLM_PROXY_SIDECAR_PYTHON")
-    own = PROJECT / ".venv-sidecar" / "bin" / "python"
-    if named:
-        return named
-    if own.exists():
-        return str(own)
-    if importlib.util.find_spec("litellm") is not None:
-        return sys.executable
-    raise click.ClickException("LiteLLM is not installed: run `make setup`, or set LLM_PROXY_SIDECAR_PYTHON")
+def _sidecar_interpreter() -> str:
+    """The Python that has LiteLLM; ends the command without one."""
+    if python := os.environ.get("LLM_PROXY_SIDECAR_PYTHON"):
+        return python
+    try:
+        return str(sidecar_python())
+    except NotInstalled:
+        if importlib.util.find_spec("litellm") is not None:
+            return sys.executable
+    raise CommandFailed("LiteLLM is not installed: run `make setup`, or set LLM_PROXY_SIDECAR_PYTHON")
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
-@click.argument("words", nargs=-1, type=click.UNPROCESSED)
-def sidecar(words: tuple[str, ...]) -> None:
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def sidecar(arguments: tuple[str, ...]) -> None:
     """Run one LiteLLM process: --config FILE [--host H] [--port N]."""
-    python = sidecar_interpreter()
+    python = _sidecar_interpreter()
+    command = [python, "-I", "-S", str(VERIFIED_ENTRY_POINT), *arguments]
     try:
-        os.execv(python, [python, "-I", "-S", str(VERIFIED_ENTRY_POINT), *words])  # noqa: S606 -- a program we ship
-    except OSError as problem:
-        raise click.ClickException(f"{python}: {problem.strerror}") from problem
+        os.execv(python, command)  # noqa: S606 -- a program of this project
+    except OSError as fault:
+        fail(f"{python}: {fault.strerror}")

@@ -17,17 +17,18 @@ import click
 from llm_proxy.cli.context import complete_keys, complete_models
 from llm_proxy.cli.database import database_url, run_or_fail, tls_for
 from llm_proxy.cli.printing import (
-    EXIT_FAILED,
     Column,
     as_json_option,
     console,
     fail,
     print_fields,
     print_json,
+    print_result,
     print_table,
     to_plain,
     warn,
 )
+from llm_proxy.json_access import Json
 from llm_proxy.ledger.reconcile import Discrepancy, enrich_estimates, find_discrepancies
 from llm_proxy.ledger.rejected_requests import (
     MAX_COUNT_ROWS,
@@ -65,7 +66,7 @@ FORMATS = ("table", "json", "csv", "focus")
 
 @dataclass(frozen=True, slots=True)
 class UsageColumn:
-    """A column of numbers; one that is not for `always` is left out where the total has none."""
+    """A column of numbers; without `always`, it is left out when its total is zero."""
 
     title: str
     format_value: Callable[[UsageRow], str]
@@ -73,16 +74,14 @@ class UsageColumn:
 
 
 _USAGE_COLUMNS = (
-    UsageColumn("requests", lambda line: f"{line.requests:,}"),
-    UsageColumn("ok %", lambda line: f"{line.success_rate * 100:.1f}"),
-    UsageColumn(
-        "avg ms", lambda line: f"{line.avg_latency_ms:.0f}" if line.avg_latency_ms is not None else "-"
-    ),
-    UsageColumn("prompt", lambda line: f"{line.prompt_tokens:,}"),
-    UsageColumn("completion", lambda line: f"{line.completion_tokens:,}"),
-    UsageColumn("cached", lambda line: f"{line.cached_tokens:,}", always=False),
-    UsageColumn("cost USD", lambda line: f"{line.cost_usd:.6f}"),
-    UsageColumn("unpriced", lambda line: f"{line.unpriced_requests:,}", always=False),
+    UsageColumn("requests", lambda row: f"{row.requests:,}"),
+    UsageColumn("ok %", lambda row: f"{row.success_rate * 100:.1f}"),
+    UsageColumn("avg ms", lambda row: f"{row.avg_latency_ms:.0f}" if row.avg_latency_ms is not None else "-"),
+    UsageColumn("prompt", lambda row: f"{row.prompt_tokens:,}"),
+    UsageColumn("completion", lambda row: f"{row.completion_tokens:,}"),
+    UsageColumn("cached", lambda row: f"{row.cached_tokens:,}", always=False),
+    UsageColumn("cost USD", lambda row: f"{row.cost_usd:.6f}"),
+    UsageColumn("unpriced", lambda row: f"{row.unpriced_requests:,}", always=False),
 )
 
 
@@ -91,11 +90,13 @@ _USAGE_COLUMNS = (
     "--since", default="30d", help=f"2026-11-01, 2026-11-01T12:00Z, 24h, 7d, {', '.join(RANGE_WORDS)}."
 )
 @click.option("--until", help="The same; by default the end of today, or of the period --since names.")
-@click.option("--tz", default="UTC", help="Whose days are meant: Europe/Berlin, +05:30.")
+@click.option("--tz", default="UTC", help="The time zone of days: Europe/Berlin, +05:30.")
 @click.option("--by", help=f"Comma-separated, of {', '.join(DIMENSIONS)}.  [default: agent,model]")
 @click.option("--where", multiple=True, metavar="NAME=VALUE", help="Only these; repeatable.")
-@click.option("--top", type=click.IntRange(1, 10_000), help="The costliest so many, of each time of --by.")
-@click.option("--format", "form", type=click.Choice(FORMATS), default="table", help="How it is printed.")
+@click.option(
+    "--top", type=click.IntRange(1, 10_000), help="The most expensive so many, for each time of --by."
+)
+@click.option("--format", "form", type=click.Choice(FORMATS), default="table", help="Output format.")
 @click.option("--csv", "form", flag_value="csv", help="The same as --format csv.")
 @click.option("--json", "form", flag_value="json", help="The same as --format json.")
 def usage(
@@ -108,45 +109,47 @@ def usage(
     top: int | None,
     form: str,
 ) -> None:
-    """Show what was used, by whom, at what cost.
+    """Show usage and cost.
 
     Reads DATABASE_URL from the environment, .env or .keys/.
     """
     now = datetime.now(UTC)
-    answer, days, question = run_or_fail(
-        _query(database_url(), (since, until, tz, by, where, top), form, now)
-    )
+    result, days, query = run_or_fail(_query(database_url(), (since, until, tz, by, where, top), form, now))
     if form == "csv":
-        click.echo(rows_as_csv(answer.rows, question.group_by), nl=False)
+        click.echo(rows_as_csv(result.rows, query.group_by), nl=False)
     elif form == "focus":
-        click.echo(rows_as_focus_csv(answer.rows, question), nl=False)
+        click.echo(rows_as_focus_csv(result.rows, query), nl=False)
     elif form == "json":
-        click.echo(json.dumps([row_as_json(line) for line in answer.rows], indent=2))
+        click.echo(json.dumps([row_as_json(row) for row in result.rows], indent=2))
     else:
-        _show_usage(answer, question, tz, days)
-    _warn_missing(answer)
+        _show_usage(result, query, tz, days)
+    _warn_missing(result)
 
 
 UsageOptions = tuple[str, str | None, str, str | None, tuple[str, ...], int | None]
+"""Values of --since, --until, --tz, --by, --where and --top."""
+
+RangeOptions = tuple[str, str | None, str]
+"""Values of --since, --until and --tz."""
 
 
 async def _query(
-    url: str, asked: UsageOptions, form: str, now: datetime
+    url: str, options: UsageOptions, form: str, now: datetime
 ) -> tuple[UsageResult, Sequence[UsageRow], UsageQuery]:
-    since, until, tz, by, where, top = asked
+    since, until, tz, by, where, top = options
     zone = parse_zone(tz)
     begin, end = parse_range(since, until, now, zone)
     default = "" if form == "focus" else "agent,model"
     names = tuple(name for name in (default if by is None else by).split(",") if name)
-    question = UsageQuery(begin, end, names, _filters(where), zone, top, max_rows=_MAX_LINES)
+    query = UsageQuery(begin, end, names, _filters(where), zone, top, max_rows=_MAX_LINES)
     if form == "focus":
-        question = replace(question, group_by=focus_groups(question))
-    async with open_usage(url, tls_for(url)) as usage:
-        answer = await usage.query(question, now)
+        query = replace(query, group_by=focus_groups(query))
+    async with open_usage(url, tls_for(url)) as store:
+        result = await store.query(query, now)
         if form != "table":
-            return answer, (), question
-        days = await usage.query(replace(question, group_by=("day",), top=None), now)
-    return answer, days.rows, question
+            return result, (), query
+        days = await store.query(replace(query, group_by=("day",), top=None), now)
+    return result, days.rows, query
 
 
 def _filters(where: Sequence[str]) -> dict[str, str]:
@@ -156,62 +159,62 @@ def _filters(where: Sequence[str]) -> dict[str, str]:
         raise click.BadParameter(f"{wrong[0]!r}: write NAME=VALUE with a name of {', '.join(DIMENSIONS)}")
     found = {name: value for name, _, value in pairs}
     if len(found) < len(pairs):
-        raise click.BadParameter("--where names something twice; a call has one value of each")
+        raise click.BadParameter("--where has a name twice; a call has one value of each")
     return found
 
 
-def _show_usage(answer: UsageResult, question: UsageQuery, tz: str, days: Sequence[UsageRow]) -> None:
+def _show_usage(result: UsageResult, query: UsageQuery, tz: str, days: Sequence[UsageRow]) -> None:
     out = console()
-    begin, end = (one.astimezone(question.zone).strftime("%Y-%m-%d %H:%M") for one in _range(question))
+    begin, end = (one.astimezone(query.zone).strftime("%Y-%m-%d %H:%M") for one in _range(query))
     out.print(f"{begin} to {end} {tz}")
-    figures = [one for one in _USAGE_COLUMNS if one.always or one.format_value(answer.total).strip("0")]
-    columns = [*map(Column, question.group_by), *(Column(one.title, number=True) for one in figures)]
+    figures = [one for one in _USAGE_COLUMNS if one.always or one.format_value(result.total).strip("0")]
+    columns = [*map(Column, query.group_by), *(Column(one.title, number=True) for one in figures)]
     rows = [
         (
-            *(_group_text(name, line) for name in question.group_by),
-            *(one.format_value(line) for one in figures),
+            *(_group_text(name, row) for name in query.group_by),
+            *(one.format_value(row) for one in figures),
         )
-        for line in answer.rows[:_MAX_ROWS]
+        for row in result.rows[:_MAX_ROWS]
     ]
-    total = tuple(one.format_value(answer.total) for one in figures)
-    rows = [*rows, ("total", *("" for _ in question.group_by[1:]), *total)] if question.group_by else [total]
+    total = tuple(one.format_value(result.total) for one in figures)
+    rows = [*rows, ("total", *("" for _ in query.group_by[1:]), *total)] if query.group_by else [total]
     print_table(columns, rows)
-    if len(answer.rows) > _MAX_ROWS:
-        out.print(f"... and {len(answer.rows) - _MAX_ROWS} more; --csv prints them all")
-    if "tag" in question.group_by:
-        out.print("A call with several tags is in a line for each; the total counts it once.")
+    if len(result.rows) > _MAX_ROWS:
+        out.print(f"... and {len(result.rows) - _MAX_ROWS} more; --csv prints them all")
+    if "tag" in query.group_by:
+        out.print("A call with several tags appears under each of them; the total counts it once.")
     if len(days) > 1:
-        out.print(f"requests a day: {sparkline([line.requests for line in days])}")
-        out.print(f"cost a day:     {sparkline([float(line.cost_usd) for line in days])}")
+        out.print(f"requests a day: {sparkline([row.requests for row in days])}")
+        out.print(f"cost a day:     {sparkline([float(row.cost_usd) for row in days])}")
 
 
-def _range(question: UsageQuery) -> tuple[datetime, datetime]:
-    return question.time_span() or (question.since, question.until)
+def _range(query: UsageQuery) -> tuple[datetime, datetime]:
+    return query.time_span() or (query.since, query.until)
 
 
-def _warn_missing(answer: UsageResult) -> None:
-    """What is missing, on standard error."""
-    why = "only sums of whole days (UTC) are kept of it"
-    for spans, where in ((answer.unknown_spans, "lines"), (answer.total_unknown_spans, "total")):
+def _warn_missing(result: UsageResult) -> None:
+    """Names what the result leaves out on standard error."""
+    reason = "only sums of whole days (UTC) are stored"
+    for spans, where in ((result.unknown_spans, "lines"), (result.total_unknown_spans, "total")):
         for span in spans_as_json(spans):
-            warn(f"not in the {where}: {span['since']} to {span['until']}; {why}")
-    if answer.has_more:
-        warn(f"only the first {len(answer.rows):,} lines; ask for a shorter range")
+            warn(f"not in the {where}: {span['since']} to {span['until']}; {reason}")
+    if result.has_more:
+        warn(f"only the first {len(result.rows):,} lines; choose a shorter range")
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """A bar of eight heights for each value; the highest is the largest."""
+    """One bar of eight heights for each value, scaled to the largest."""
     top = max(values, default=0)
     if top <= 0:
         return _BARS[0] * len(values)
     return "".join(_BARS[min(7, int(value / top * 7.999))] for value in values)
 
 
-def _group_text(name: str, line: UsageRow) -> str:
-    """What a line is called; one called like the unnamed stands in quotes."""
-    value: Any = line.group[name]
+def _group_text(name: str, row: UsageRow) -> str:
+    """The value of a row's dimension as text; a value `(unnamed)` is quoted."""
+    value: Any = row.group[name]
     if name == "key":
-        value = line.group["key_name"] or value
+        value = row.group["key_name"] or value
     if value is None:
         return _UNNAMED
     if isinstance(value, datetime):
@@ -235,7 +238,7 @@ _REQUEST_COLUMNS: tuple[Column | str, ...] = (
     "--since", default="24h", help=f"2026-11-01, 2026-11-01T12:00Z, 24h, 7d, {', '.join(RANGE_WORDS)}."
 )
 @click.option("--until", help="The same; by default the end of today, or of the period --since names.")
-@click.option("--tz", default="UTC", help="Whose days are meant: Europe/Berlin, +05:30.")
+@click.option("--tz", default="UTC", help="The time zone of days: Europe/Berlin, +05:30.")
 @click.option("--agent", help="Only this agent's.")
 @click.option("--key", help="Only this key's, by its name, prefix or id.", shell_complete=complete_keys)
 @click.option("--model", help="Only this model group's.", shell_complete=complete_models)
@@ -248,9 +251,9 @@ _REQUEST_COLUMNS: tuple[Column | str, ...] = (
 @click.option(
     "--outcome",
     type=click.Choice(["ok", "error", "client_gone", "cut", "lost", "refused"]),
-    help="Only these. `refused`: never admitted, a sample, and the exact counts beside it.",
+    help="Only these. `refused`: rejected before a model call; a sample, and exact counts.",
 )
-@click.option("--limit", type=click.IntRange(1, 10_000), default=20, help="At most so many, the latest.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=20, help="At most this many, the latest.")
 @as_json_option
 def requests(
     *,
@@ -268,60 +271,55 @@ def requests(
     """
     url = database_url()
     if request_id is not None:
-        story = run_or_fail(_fetch_detail(url, request_id))
-        if isinstance(story, str):
-            fail(story, EXIT_FAILED)
-        _print_detail(story, as_json=as_json)
+        detail = run_or_fail(_fetch_detail(url, request_id))
+        if isinstance(detail, str):
+            fail(detail)
+        _print_detail(detail, as_json=as_json)
         return
     where = {name: value for name, value in filters.items() if value is not None}
     if where.get("outcome") == "refused":
-        refused, counts = run_or_fail(_fetch_rejected(url, (since, until, tz), where, limit))
+        rejected, counts = run_or_fail(_fetch_rejected(url, (since, until, tz), where, limit))
         if as_json:
-            print_json({"requests": refused, "refusal_counts": counts})
+            print_json({"requests": rejected, "refusal_counts": counts})
         else:
-            _print_rejected(refused, counts, limit)
+            _print_rejected(rejected, counts, limit)
         return
     rows = run_or_fail(_fetch_recent(url, (since, until, tz), where, limit))
-    if as_json:
-        print_json(rows)
-    else:
-        _print_rows(rows)
+    print_result(rows, _print_rows, as_json=as_json)
 
 
-async def _fetch_detail(url: str, request_id: UUID) -> dict[str, Any] | str:
-    """One request, or what is known of it where it is not on record."""
-    async with open_usage(url, tls_for(url)) as usage:
-        found = await usage.request_detail(request_id)
+async def _fetch_detail(url: str, request_id: UUID) -> Json | str:
+    """One request, or a message if it has no record."""
+    async with open_usage(url, tls_for(url)) as store:
+        found = await store.request_detail(request_id)
         if found is not None:
             return found
-        counted = await usage.rejected_in_minute(request_id, RejectionScope())
-        if counted:
-            return not_recorded_message(request_id, counted)
-        return "no request has this id; a new record may take a second"
+        counts = await store.rejected_in_minute(request_id, RejectionScope())
+        if counts:
+            return not_recorded_message(request_id, counts)
+        return "no request has this id; a new record can take a second"
 
 
-async def _fetch_recent(
-    url: str, asked: tuple[str, str | None, str], where: dict[str, str], limit: int
-) -> list[dict[str, Any]]:
-    async with open_usage(url, tls_for(url)) as usage:
-        return await usage.recent_requests(_request_query(asked, where, limit))
+async def _fetch_recent(url: str, times: RangeOptions, where: dict[str, str], limit: int) -> list[Json]:
+    async with open_usage(url, tls_for(url)) as store:
+        return await store.recent_requests(_request_query(times, where, limit))
 
 
 async def _fetch_rejected(
-    url: str, asked: tuple[str, str | None, str], where: dict[str, str], limit: int
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    async with open_usage(url, tls_for(url)) as usage:
-        return await usage.recent_rejected(_request_query(asked, where, limit))
+    url: str, times: RangeOptions, where: dict[str, str], limit: int
+) -> tuple[list[Json], list[Json]]:
+    async with open_usage(url, tls_for(url)) as store:
+        return await store.recent_rejected(_request_query(times, where, limit))
 
 
-def _request_query(asked: tuple[str, str | None, str], where: dict[str, str], limit: int) -> RecentQuery:
-    since, until, tz = asked
+def _request_query(times: RangeOptions, where: dict[str, str], limit: int) -> RecentQuery:
+    since, until, tz = times
     begin, end = parse_range(since, until, datetime.now(UTC), parse_zone(tz))
     return RecentQuery(begin, end, where, limit)
 
 
-def _print_rejected(rows: list[dict[str, Any]], counts: list[dict[str, Any]], limit: int) -> None:
-    """The sample, then how many there were: all together, and the newest lines."""
+def _print_rejected(rows: list[Json], counts: list[Json], limit: int) -> None:
+    """Prints the sampled requests, then the counts: their sum, and the newest rows."""
     columns = (Column("refused", unbroken=True), Column("request id", unbroken=True), "agent", "model", "why")
     print_table(
         columns,
@@ -337,7 +335,7 @@ def _print_rejected(rows: list[dict[str, Any]], counts: list[dict[str, Any]], li
     of = f" in the newest {MAX_COUNT_ROWS:,} lines" if len(counts) == MAX_COUNT_ROWS else ""
     click.echo(
         f"\nA sample: {SAMPLE_PER_S} a second of each worker."
-        f" All that were refused{of}: {summarize_counts(counts)}\n"
+        f" Rejected requests in total{of}: {summarize_counts(counts)}\n"
     )
     print_table(
         (Column("minute", unbroken=True), "key", "tenant", "limit", "code", Column("times", number=True)),
@@ -352,7 +350,7 @@ def _print_rejected(rows: list[dict[str, Any]], counts: list[dict[str, Any]], li
     )  # fmt: skip
 
 
-def _print_rows(rows: list[dict[str, Any]]) -> None:
+def _print_rows(rows: list[Json]) -> None:
     lines: list[tuple[str, ...]] = []
     for row in rows:
         known = row["prompt_tokens"] is not None
@@ -366,25 +364,29 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
     print_table(_REQUEST_COLUMNS, lines)
 
 
-def _print_detail(story: dict[str, Any], *, as_json: bool) -> None:
+def _print_detail(detail: Json, *, as_json: bool) -> None:
     if as_json:
-        print_json({**story, "story": describe_request(story)})
+        print_json({**detail, "story": describe_request(detail)})
         return
-    for line in describe_request(story):
+    for line in describe_request(detail):
         click.echo(line)
     click.echo()
-    calls = story.pop("model_calls", [])
-    print_fields(story)
+    calls = detail.pop("model_calls", [])
+    print_fields(detail)
     for number, call in enumerate(calls, 1):
-        told = ", ".join(f"{name}={to_plain(value)}" for name, value in call.items() if value is not None)
-        click.echo(f"model call {number}: {told}")
+        fields = ", ".join(f"{name}={to_plain(value)}" for name, value in call.items() if value is not None)
+        click.echo(f"model call {number}: {fields}")
 
 
 @click.command(context_settings={"show_default": True})
 @click.option("--since", default="24h", help="2026-11-01, 2026-11-01T12:00Z, 24h, 7d.")
-@click.option("--until", default="1m", help="The same; a call's log may come a few seconds after its record.")
-@click.option("--limit", type=click.IntRange(1, 100_000), default=1000, help="At most so many differences.")
-@click.option("--apply", "applies", is_flag=True, help="First make estimates exact by the sidecar's log.")
+@click.option(
+    "--until", default="1m", help="The same; a call's log can be a few seconds later than its record."
+)
+@click.option("--limit", type=click.IntRange(1, 100_000), default=1000, help="At most this many differences.")
+@click.option(
+    "--apply", "applies", is_flag=True, help="First replace estimates by the figures of the sidecar's log."
+)
 @as_json_option
 @click.pass_context
 def reconcile(
@@ -414,14 +416,14 @@ def reconcile(
 async def _reconcile(
     url: str, since: datetime, until: datetime, *, limit: int, applies: bool
 ) -> tuple[Sequence[Discrepancy], int]:
-    async with open_usage(url, tls_for(url)) as usage:
-        enriched = await enrich_estimates(usage.pool, since, until) if applies else 0
-        return await find_discrepancies(usage.pool, since, until, limit), enriched
+    async with open_usage(url, tls_for(url)) as store:
+        enriched = await enrich_estimates(store.pool, since, until) if applies else 0
+        return await find_discrepancies(store.pool, since, until, limit), enriched
 
 
 def _show_differences(found: Sequence[Discrepancy], enriched: int) -> None:
     if enriched:
-        click.echo(f"{enriched} estimates made exact")
+        click.echo(f"{enriched} estimates replaced")
     if not found:
         click.echo("no differences")
         return
@@ -434,13 +436,13 @@ def _show_differences(found: Sequence[Discrepancy], enriched: int) -> None:
         )
         for one in found
     ]  # fmt: skip
-    wholes = (Column("started", unbroken=True), Column("request id", unbroken=True))
+    unbroken = (Column("started", unbroken=True), Column("request id", unbroken=True))
     numbers = (Column(title, number=True) for title in ("tokens", "logged", "USD", "logged USD"))
-    print_table([*wholes, "difference", "source", "outcome", *numbers], rows)
+    print_table([*unbroken, "difference", "source", "outcome", *numbers], rows)
     click.echo(f"{len(found)} differences")
 
 
-def _difference_document(one: Discrepancy) -> dict[str, Any]:
+def _difference_document(one: Discrepancy) -> Json:
     return {
         "request_id": str(one.request_id),
         "started_at": one.started_at.isoformat(),

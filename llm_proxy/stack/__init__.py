@@ -1,7 +1,7 @@
-"""The whole stack on one machine: Postgres, two Valkeys, a small language model, the sidecar and the gateway.
+"""The whole stack on one machine: the operator's settings in, supervised processes out.
 
-Everything comes from wheels; nothing is installed outside the project's folder. Invariants: every part is
-a child of the launcher and dies with it; a part the operator has already is used instead of ours.
+Every program comes from a wheel; nothing is installed outside the project's folder. Invariants: every process
+is a child of the launcher and dies with it; a store the operator names replaces the embedded one.
 """
 
 from llm_proxy.stack.process import (

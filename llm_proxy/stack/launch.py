@@ -1,14 +1,13 @@
-"""The story of `llm-proxy up`: look around, settle, start every part, greet, keep watch, stop everything.
+"""`llm-proxy up` from start to end: plan, start every process, print the banner, supervise, stop everything.
 
-Invariants: one launcher a folder; whatever way it ends, no part is left; the slowest part starts first and
-the others beside it. SIGHUP exchanges the sidecars, unless the terminal is gone: then it ends the stack.
+Invariants: one launcher a state folder; however the launcher ends, no process is left; the slowest processes
+start first. SIGHUP requests a rolling restart, or ends the stack when the terminal was closed.
 """
 
-import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,116 +15,98 @@ from types import FrameType
 
 from llm_proxy import __version__
 from llm_proxy.hardening import harden_process, restrict_to_owner
-from llm_proxy.stack import operator_env
-from llm_proxy.stack.operator_env import OperatorEnv, read_operator_env
-from llm_proxy.stack.plan import Refused, StackPlan, UpOptions, banner, make_plan
+from llm_proxy.stack.operator_env import OperatorEnv, create_missing, read_operator_env
+from llm_proxy.stack.plan import StackPlan, UpOptions, banner, make_plan
 from llm_proxy.stack.process import ManagedProcess, die_with_parent
 from llm_proxy.stack.rolling_restart import CheckConfig, RollingRestart
-from llm_proxy.stack.state_dir import LOCK_FILE, Taken, exclusive, write_addresses
+from llm_proxy.stack.state_dir import LOCK_FILE, exclusive, write_addresses
 from llm_proxy.stack.supervisor import PrintLine, Supervisor
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequested(BaseException):
-    """A signal asked the launcher to stop; nothing between here and the end of the stack may swallow it."""
+    """A signal requested the stop; a `BaseException`, so that no `except Exception` swallows it."""
 
 
-def run(wishes: UpOptions, environment: Mapping[str, str], say: PrintLine, check: CheckConfig) -> None:
+def run(
+    options: UpOptions, environment: Mapping[str, str], print_line: PrintLine, check_config: CheckConfig
+) -> None:
     """Runs the stack until SIGINT or SIGTERM.
 
     Args:
-        wishes: What the command line asks for.
-        environment: This process's.
-        say: Where people read.
-        check: What is wrong with a configuration that is to replace the one running.
+        options: From the command line.
+        environment: The environment of this process.
+        print_line: Prints a line for the operator.
+        check_config: Checks a configuration before it replaces the running one.
 
     Raises:
-        Refused, Missing, PartDied: It could not start or be kept up; the message says why.
+        StartRefused, AlreadyRunning, NotInstalled: The stack cannot start; the message gives the reason.
+        ProcessFailed: A process did not become ready, or failed too often.
         pydantic.ValidationError: A setting is wrong.
     """
-    if wishes.with_parent:
+    if options.with_parent:
         die_with_parent(os.getppid(), signal.SIGTERM)
     harden_process()
-    wishes.state.mkdir(parents=True, exist_ok=True)
-    if (wishes.state / LOCK_FILE).exists():  # never a folder that was there before us
-        restrict_to_owner(wishes.state)
-    with _exclusive(wishes.state):
-        given = _with_secrets(read_operator_env(environment, Path.cwd()), say)
-        plan = make_plan(wishes, given)
+    options.state.mkdir(parents=True, exist_ok=True)
+    if (options.state / LOCK_FILE).exists():  # never a folder that existed before the first `up`
+        restrict_to_owner(options.state)
+    with exclusive(options.state, os.getpid()):
+        plan = make_plan(options, _with_secrets(read_operator_env(environment, Path.cwd()), print_line))
         _on_stop_signals(_request_stop)
         signal.signal(signal.SIGHUP, _request_stop)
-        household = Supervisor(None if wishes.logs_to_stdout else wishes.state / "logs", say)
+        supervisor = Supervisor(None if options.logs_to_stdout else options.state / "logs", print_line)
         try:
-            look = partial(read_operator_env, environment, Path.cwd())
-            succession = RollingRestart(household, plan, look=look, check=check, say=say)
-            succession.adopt(start_all(household, plan, say))
-            write_addresses(wishes.state, plan.published_addresses())
-            _reload_on_hangup(succession)
-            household.run_forever(succession.tick)
+            rolling_restart = RollingRestart(
+                supervisor,
+                plan,
+                read_operator_env=partial(read_operator_env, environment, Path.cwd()),
+                check_config=check_config,
+                print_line=print_line,
+            )
+            rolling_restart.adopt(start_all(supervisor, plan, print_line))
+            write_addresses(options.state, plan.published_addresses())
+            _reload_on_hangup(rolling_restart)
+            supervisor.run_forever(rolling_restart.tick)
         except StopRequested:
-            say("\nstopping")
+            print_line("\nstopping")
         finally:
             _on_stop_signals(signal.SIG_IGN)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
-            household.stop_all()
-    say("stopped")
+            supervisor.stop_all()
+    print_line("stopped")
 
 
-def start_all(household: Supervisor, plan: StackPlan, say: PrintLine) -> dict[int, ManagedProcess]:
-    """Starts everything, prints the banner and returns the sidecars; raises `ProcessFailed`."""
-    say(f"llm-proxy {__version__} is starting; logs {_log_location(household)}")
-    quick = household.start_all(plan.stores.valkey_specs(plan.state))
+def start_all(supervisor: Supervisor, plan: StackPlan, print_line: PrintLine) -> dict[int, ManagedProcess]:
+    """Starts everything and prints the banner; returns the sidecars by number. Raises `ProcessFailed`."""
+    logs = f"in {supervisor.logs}/" if supervisor.logs else "on standard output"
+    print_line(f"llm-proxy {__version__} is starting; logs {logs}")
+    quick = supervisor.start_all(plan.stores.valkey_specs(plan.state))
     plan.write_sidecar_list()
-    sidecars = {number: household.start(part) for number, part in plan.sidecar_specs()}
-    slow = [*sidecars.values(), *household.start_all(plan.model_specs())]
-    household.wait_until_ready(quick + household.start_all(plan.stores.postgres_specs(plan.state)))
+    sidecars = {number: supervisor.start(spec) for number, spec in plan.sidecar_specs()}
+    slow = [*sidecars.values(), *supervisor.start_all(plan.model_specs())]
+    supervisor.wait_until_ready(quick + supervisor.start_all(plan.stores.postgres_specs(plan.state)))
     plan.migrate_database()
-    household.wait_until_ready([*slow, household.start(plan.gateway_spec())])
-    say(
-        banner(
-            plan.base_url(),
-            plan.example_model(),
-            _log_location(household),
-            plan.operator_env,
-            household.uptime_s(),
-        )
-    )
+    supervisor.wait_until_ready([*slow, supervisor.start(plan.gateway_spec())])
+    print_line(banner(plan.base_url(), plan.example_model(), logs, plan.operator_env, supervisor.uptime_s()))
     return sidecars
 
 
-def _log_location(household: Supervisor) -> str:
-    return f"in {household.logs}/" if household.logs else "on standard output"
-
-
-def _with_secrets(given: OperatorEnv, say: PrintLine) -> OperatorEnv:
-    """Everything given, with the missing secrets made."""
+def _with_secrets(env: OperatorEnv, print_line: PrintLine) -> OperatorEnv:
+    """Creates the missing secrets, prints the warnings, and returns the completed environment."""
     file = Path.cwd() / ".env"
-    made = operator_env.create_missing(given, file)
-    if made:
-        say(f"made {len(made)} secrets, kept in {file}")
-    for warning in given.warnings:
-        say(f"warning: {warning}")
-    return replace(
-        given, variables={**given.variables, **made}, files={**given.files, **dict.fromkeys(made, file)}
-    )
-
-
-@contextlib.contextmanager
-def _exclusive(state: Path) -> Generator[None]:
-    with contextlib.ExitStack() as held:
-        try:
-            held.enter_context(exclusive(state, os.getpid()))
-        except Taken:
-            raise Refused(
-                f"another `llm-proxy up` runs on {state}/: stop it, or name another --state"
-            ) from None
-        yield
+    created = create_missing(env, file)
+    if created:
+        print_line(f"created {len(created)} secrets in {file}")
+    for warning in env.warnings:
+        print_line(f"warning: {warning}")
+    files = {**env.files, **dict.fromkeys(created, file)}
+    return replace(env, variables={**env.variables, **created}, files=files)
 
 
 def _on_stop_signals(reaction: signal.Handlers | Callable[[int, FrameType | None], None]) -> None:
-    for wanted in STOP_SIGNALS:
-        signal.signal(wanted, reaction)
+    for number in STOP_SIGNALS:
+        signal.signal(number, reaction)
 
 
 def _request_stop(_number: int, _frame: FrameType | None) -> None:
@@ -133,19 +114,19 @@ def _request_stop(_number: int, _frame: FrameType | None) -> None:
     raise StopRequested
 
 
-def _reload_on_hangup(succession: RollingRestart) -> None:
-    had_a_terminal = sys.stdin is not None and sys.stdin.isatty()
+def _reload_on_hangup(rolling_restart: RollingRestart) -> None:
+    had_terminal = sys.stdin is not None and sys.stdin.isatty()
 
-    def hung_up(_number: int, _frame: FrameType | None) -> None:
-        if had_a_terminal and not _has_terminal():
+    def on_hangup(_number: int, _frame: FrameType | None) -> None:
+        if had_terminal and not _has_terminal():
             raise StopRequested
-        succession.request()
+        rolling_restart.request()
 
-    signal.signal(signal.SIGHUP, hung_up)
+    signal.signal(signal.SIGHUP, on_hangup)
 
 
 def _has_terminal() -> bool:
-    """Whether the terminal this was started from is still there."""
+    """Whether the controlling terminal is still open."""
     try:
         os.close(os.open("/dev/tty", os.O_RDONLY))
     except OSError:

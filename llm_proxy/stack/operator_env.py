@@ -1,6 +1,6 @@
 """What the operator sets: in the environment, then `.env`, then `.keys/`; missing secrets are created.
 
-Invariants: no value is logged; an empty value counts as not given; a key file that others can read is named
+Invariants: no value is logged; an empty value counts as not set; a key file that others can read is named
 in a warning. A new secret is appended to `.env`, which gets mode 0600 first; existing lines never change.
 """
 
@@ -25,11 +25,12 @@ IGNORED_KEY_FILES = {"README.md"}
 
 @dataclass(frozen=True, slots=True)
 class OperatorEnv:
-    """Everything given, merged.
+    """The variables the operator set, merged.
 
     Attributes:
-        files: The file a name was read from; a name of the environment has none.
-        warnings: One line each, for the operator.
+        variables: Values by name; none is empty.
+        files: The file each variable comes from; a variable of the environment has none.
+        warnings: Lines for the operator.
     """
 
     variables: Mapping[str, str]
@@ -38,42 +39,43 @@ class OperatorEnv:
 
     @property
     def is_development(self) -> bool:
-        """Whether this is a developer's own stack, which warns where a server refuses."""
+        """Whether this is a development stack, which warns where a production stack refuses to start."""
         return self.variables.get("LLM_PROXY__ENVIRONMENT", "development") == "development"
 
     def first(self, *names: str) -> str | None:
-        """The value of the first of these names that has one."""
+        """The value of the first of these variables that is set; None without one."""
         return next((self.variables[name] for name in names if name in self.variables), None)
 
     def sidecar_variables(self, config: str) -> dict[str, str]:
-        """What a sidecar may know: names of providers and LiteLLM, and those its configuration refers to."""
-        asked_for = set(CONFIG_REFERENCE.findall(config))
+        """What a sidecar gets: variables of providers and LiteLLM, and those that `config` refers to."""
+        referenced = set(CONFIG_REFERENCE.findall(config))
         return {
             name: value
             for name, value in self.variables.items()
-            if SIDECAR_VARIABLES.fullmatch(name) or name in asked_for
+            if SIDECAR_VARIABLES.fullmatch(name) or name in referenced
         }
 
 
 def read_operator_env(environment: Mapping[str, str], folder: Path) -> OperatorEnv:
-    """Reads `folder/.env` and `folder/.keys/` beneath the environment given."""
+    """Reads `environment`, which overrides `folder/.env`, which overrides `folder/.keys/`."""
     key_files = _key_files(folder / ".keys")
     dotenv = folder / ".env"
-    names = {name: path.read_text(encoding="utf-8").strip() for name, path in key_files.items()}
+    variables = {name: path.read_text(encoding="utf-8").strip() for name, path in key_files.items()}
     files = dict(key_files)
     for name, value in dotenv_values(dotenv).items():
         if value:
-            names[name], files[name] = value, dotenv
+            variables[name], files[name] = value, dotenv
     for name, value in environment.items():
         if value:
-            names[name] = value
+            variables[name] = value
             files.pop(name, None)
     warnings = [
         f"{path} can be read by others: chmod 600 {path}"
         for path in key_files.values()
         if _readable_by_others(path)
     ]
-    return OperatorEnv({name: value for name, value in names.items() if value}, files, tuple(warnings))
+    variables = {name: value for name, value in variables.items() if value}
+    return OperatorEnv(variables, files, tuple(warnings))
 
 
 def _key_files(folder: Path) -> dict[str, Path]:
@@ -95,7 +97,7 @@ def _random_hex() -> str:
 
 
 def _random_litellm_key() -> str:
-    return "sk-" + secrets.token_hex(24)  # LiteLLM takes no master key without this prefix
+    return "sk-" + secrets.token_hex(24)  # LiteLLM accepts no master key without this prefix
 
 
 REQUIRED_SECRETS: dict[tuple[str, ...], Callable[[], str]] = {
@@ -104,23 +106,23 @@ REQUIRED_SECRETS: dict[tuple[str, ...], Callable[[], str]] = {
     (MASTER_KEY, "LLM_PROXY__LITELLM_API_KEY"): _random_litellm_key,
     (POSTGRES_PASSWORD,): _random_hex,
 }
-"""Names under which each secret may be given; a new one is written under the first."""
+"""The variables that may hold each secret, and how it is created, under the first of them."""
 
 
-def create_missing(given: OperatorEnv, file: Path) -> dict[str, str]:
-    """Makes each secret that is not given, writes it down, and returns the new ones by name."""
-    made = {names[0]: make() for names, make in REQUIRED_SECRETS.items() if given.first(*names) is None}
-    if made:
-        _append_to_dotenv(file, made)
-    return made
+def create_missing(env: OperatorEnv, file: Path) -> dict[str, str]:
+    """Creates the required secrets that are not set, appends them to `file`, and returns them by name."""
+    created = {names[0]: make() for names, make in REQUIRED_SECRETS.items() if env.first(*names) is None}
+    if created:
+        _append_to_dotenv(file, created)
+    return created
 
 
-def _append_to_dotenv(file: Path, made: dict[str, str]) -> None:
+def _append_to_dotenv(file: Path, created: dict[str, str]) -> None:
     descriptor = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
     with os.fdopen(descriptor, "r+", encoding="utf-8") as stream:
         os.fchmod(descriptor, 0o600)
-        stands = stream.read()
-        if stands and not stands.endswith("\n"):
+        text = stream.read()
+        if text and not text.endswith("\n"):
             stream.write("\n")
-        stream.write("# Made by `llm-proxy up` on its first start.\n")
-        stream.writelines(f"{name}={value}\n" for name, value in made.items())
+        stream.write("# Created by `llm-proxy up` on its first start.\n")
+        stream.writelines(f"{name}={value}\n" for name, value in created.items())

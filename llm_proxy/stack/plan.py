@@ -1,9 +1,8 @@
 """What one start runs: `UpOptions` and `OperatorEnv` in, a `StackPlan` and the text of its banner out.
 
 Invariants: every address, port and configuration is decided before a process starts; what cannot run is
-rejected here, in one line. The text never holds the internal key: its examples read the key from its
-file. Python's example starts at the left margin, because an interactive prompt accepts no other
-indentation.
+rejected here, in one line. The banner never holds the internal key: its examples read the key's source.
+Python's example starts at the left margin, because an interactive prompt accepts no other indentation.
 """
 
 import re
@@ -50,10 +49,13 @@ Ctrl-C stops everything.
 
 @dataclass(frozen=True, slots=True)
 class KeyLocation:
-    """Where the internal key lies, in words, in a shell, and in Python.
+    """Where the internal key is stored.
 
     Attributes:
-        key: The key itself, for the launcher's own use.
+        key: The key itself, for the launcher's own calls.
+        description: For a person.
+        in_shell: A shell expression whose value is the key.
+        in_python: A Python statement that sets `key`.
     """
 
     key: str = field(repr=False)
@@ -62,11 +64,11 @@ class KeyLocation:
     in_python: str
 
 
-def locate_internal_key(given: OperatorEnv) -> KeyLocation:
-    """Where this start found the internal key; of several keys the first is used."""
-    name = next(name for name in INTERNAL_KEY_VARIABLES if name in given.variables)
-    file = given.files.get(name)
-    key = given.variables[name].partition(",")[0].strip()
+def locate_internal_key(env: OperatorEnv) -> KeyLocation:
+    """The location of the internal key; of several keys, the first."""
+    name = next(name for name in INTERNAL_KEY_VARIABLES if name in env.variables)
+    file = env.files.get(name)
+    key = env.variables[name].partition(",")[0].strip()
     if file is None:
         in_python = f'import os; key = os.environ["{name}"].split(",")[0]'
         return KeyLocation(key, f"{name} in the environment", f"${{{name}%%,*}}", in_python)
@@ -80,11 +82,10 @@ def locate_internal_key(given: OperatorEnv) -> KeyLocation:
     return KeyLocation(key, str(path), f"$(cut -d, -f1 {path})", in_python)
 
 
-def banner(base_url: str, model: str, logs: str, given: OperatorEnv, seconds: float) -> str:
-    """The whole text."""
-    return BANNER.format(
-        base_url=base_url, key=locate_internal_key(given), model=model, logs=logs, seconds=seconds
-    )
+def banner(base_url: str, model: str, logs: str, env: OperatorEnv, seconds: float) -> str:
+    """The text printed when the stack is ready: addresses, the key's location, two examples to paste."""
+    key = locate_internal_key(env)
+    return BANNER.format(base_url=base_url, key=key, model=model, logs=logs, seconds=seconds)
 
 
 LOCAL_MODEL_VARIABLES = ("LOCAL_CHAT_BASE", "LOCAL_EMBED_BASE")
@@ -96,23 +97,27 @@ READ_AT_START_ONLY = re.compile(
     r"(DATABASE|REDIS|LIMITS_REDIS|CACHE_REDIS|LLM_CALLS_DATABASE)_URL|LITELLM_MASTER_KEY|LOCAL_MODEL_GGUF|"
     r"LLM_PROXY_(?!SIDECAR_|LOAD_BALANCE)\w+"
 )
-"""What only a start reads: stores, ports, the key between gateway and sidecars, the gateway's settings."""
+"""Read at a start only: stores, ports, the key between gateway and sidecars, the gateway's settings."""
 
 
-class Refused(Exception):  # noqa: N818 -- errors are named for the state they report
-    """The stack does not start; the message is one clear line."""
+class StartRefused(Exception):  # noqa: N818 -- errors are named for the state they report
+    """The stack cannot start; the message is one line for the operator."""
 
 
 @dataclass(frozen=True, slots=True)
 class UpOptions:
-    """What the command line asks for.
+    """The options of `llm-proxy up`.
 
     Attributes:
-        stores: Whether to start a Postgres and two Valkeys where none is named.
-        config: The sidecar's configuration; None takes `litellm-config.yaml` here, else the project's.
-        state: Data, models and logs lie below it.
-        with_parent: Whether to stop when the process that started this one dies.
-        logs_to_stdout: Whether all parts speak where the launcher does, instead of a file each.
+        config: The sidecar's configuration; None: `litellm-config.yaml` in this folder, else the project's.
+        host: Where the gateway listens; None: as set, else 127.0.0.1.
+        port: The same; None: as set, else 7007.
+        local_model: Whether to run the local models if the configuration refers to them.
+        stores: Whether to start each store that the operator does not name.
+        sidecars: The number of LiteLLM processes.
+        state: The folder of data, models and logs.
+        with_parent: Whether to stop when the parent of this process dies.
+        logs_to_stdout: Whether every process writes to standard output instead of a log file.
     """
 
     config: Path | None = None
@@ -128,12 +133,12 @@ class UpOptions:
 
 @dataclass(frozen=True, slots=True)
 class StackPlan:
-    """Everything settled.
+    """What runs, where it listens and what it is configured with.
 
     Attributes:
-        model_ports: None when no local model is wanted, or the configuration does not refer to it.
-        sidecar_ports: By each sidecar's number.
-        recycle_limits: What each of them may have.
+        model_ports: None when no local model runs.
+        sidecar_ports: The port of each sidecar by its number.
+        recycle_limits: Of each sidecar.
     """
 
     operator_env: OperatorEnv
@@ -147,45 +152,37 @@ class StackPlan:
 
     @property
     def is_development(self) -> bool:
-        """Whether somebody is at work on this stack; `up` says so unless told otherwise."""
+        """Whether this is a development stack, whose files are watched for changes."""
         return self.operator_env.is_development
 
     def sidecar_specs(self) -> Iterator[tuple[int, ProcessSpec]]:
-        """The sidecars to start, by number."""
-        behind = process_specs.SidecarBackends(
+        """The sidecars to start, by number; raises `NotInstalled`."""
+        backends = process_specs.SidecarBackends(
             self._master_key(), self.stores.cache.url, self.stores.call_log.url, self.model_ports
         )
         for number, port in self.sidecar_ports.items():
-            yield number, process_specs.sidecar_spec(number, port, self.config, behind, self.operator_env)
+            yield number, process_specs.sidecar_spec(number, port, self.config, backends, self.operator_env)
 
     def write_sidecar_list(self) -> None:
-        """Writes down where the sidecars are; the gateway follows."""
+        """Writes the file of the sidecars' addresses, which the gateway polls."""
         lines = [f"http://127.0.0.1:{port}\n" for port in self.sidecar_ports.values()]
         replace_file(self.state / SIDECAR_LIST_FILE, "".join(lines))
 
-    def with_operator_env(self, given: OperatorEnv, sidecar_ports: Mapping[int, int]) -> "StackPlan":
-        """The same stack with what is given now; the key the gateway knows stays."""
-        kept = {
-            name: self.operator_env.variables[name]
-            for name in MASTER_KEY_VARIABLES
-            if name in self.operator_env.variables
-        }
-        others = {name: value for name, value in given.variables.items() if name not in MASTER_KEY_VARIABLES}
-        return replace(
-            self, operator_env=replace(given, variables=others | kept), sidecar_ports=sidecar_ports
-        )
+    def with_operator_env(self, env: OperatorEnv, sidecar_ports: Mapping[int, int]) -> "StackPlan":
+        """This plan with another operator environment; the key between gateway and sidecars stays."""
+        running = self.operator_env.variables
+        kept = {name: running[name] for name in MASTER_KEY_VARIABLES if name in running}
+        others = {name: value for name, value in env.variables.items() if name not in MASTER_KEY_VARIABLES}
+        return replace(self, operator_env=replace(env, variables=others | kept), sidecar_ports=sidecar_ports)
 
-    def changed_start_settings(self, given: OperatorEnv) -> list[str]:
-        """The names whose values have changed and which a running stack does not take up."""
-        changed = {
-            name
-            for name in self.operator_env.variables.keys() | given.variables.keys()
-            if self.operator_env.variables.get(name) != given.variables.get(name)
-        }
+    def changed_start_settings(self, env: OperatorEnv) -> list[str]:
+        """The changed variables that a running stack ignores."""
+        before, after = self.operator_env.variables, env.variables
+        changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
         return sorted(name for name in changed if READ_AT_START_ONLY.fullmatch(name))
 
     def watched_files(self) -> Iterator[Path]:
-        """The files a sidecar is made from: its configuration, the modules it names, keys."""
+        """The files a sidecar reads at its start: its configuration, modules named there, keys."""
         yield from (self.config, Path(".env"))
         yield from Path(".keys").glob("[A-Za-z]*")
         for module in self.config.parent.glob("*.py"):
@@ -193,56 +190,53 @@ class StackPlan:
                 yield module
 
     def model_specs(self) -> Iterator[ProcessSpec]:
-        """The local models to start, if any."""
+        """The local models to start; empty without them."""
         if self.model_ports:
             yield process_specs.local_model_spec(self.state, self.model_ports, self.operator_env)
 
     def gateway_spec(self) -> ProcessSpec:
-        """The gateway to start; it ends at once when told to, since nobody waits for it to leave a pool."""
-        names = {
+        """The gateway to start; it does not drain before it stops, because no load balancer points at it."""
+        variables = {
             "LLM_PROXY__ENVIRONMENT": "development",
             "LLM_PROXY__DRAIN_DELAY_S": "0",
             "LLM_PROXY__DRAIN_TIMEOUT_S": "1",
             "LLM_PROXY__SPOOL_DIR": str(self.state.absolute() / "spool"),
         }
         if self.model_ports and self.operator_env.first("OPENAI_API_KEY") is None:
-            names["LLM_PROXY__DEFAULT_MODEL"] = CHAT_MODEL
-        names |= {
-            name: value
-            for name, value in self.operator_env.variables.items()
-            if name.startswith("LLM_PROXY_")
-        }
+            variables["LLM_PROXY__DEFAULT_MODEL"] = CHAT_MODEL
+        given = self.operator_env.variables
+        variables |= {name: value for name, value in given.items() if name.startswith("LLM_PROXY_")}
         fixed = {
             "LLM_PROXY__HOST": self.settings.host,
             "LLM_PROXY__LITELLM_PROXY_URL": f"@{self.state.absolute() / SIDECAR_LIST_FILE}",
             "LLM_PROXY__LITELLM_API_KEY": self._master_key(),
             **self.store_addresses(),
         }
-        names |= {name: value for name, value in fixed.items() if value}
-        return process_specs.gateway_spec(self.settings.port, names, self.operator_env)
+        variables |= {name: value for name, value in fixed.items() if value}
+        return process_specs.gateway_spec(self.settings.port, variables, self.operator_env)
 
     def store_addresses(self) -> dict[str, str]:
-        """Where the gateway's stores are, by the settings' names."""
-        found = {
+        """The addresses of the gateway's stores by the gateway's variables."""
+        urls = {
             "LLM_PROXY__DATABASE_URL": self.stores.database.url,
             "LLM_PROXY__LIMITS_REDIS_URL": self.stores.limits.url,
         }
-        return {name: url for name, url in found.items() if url}
+        return {name: url for name, url in urls.items() if url}
 
     def published_addresses(self) -> dict[str, str]:
-        """What commands run beside the stack should know of it."""
+        """The stack's addresses for commands beside it, by variable."""
         models = self.model_ports.base_urls() if self.model_ports else {}
         return self.store_addresses() | models | {"LLM_PROXY_URL": self.base_url().removesuffix("/v1")}
 
     def migrate_database(self) -> None:
-        """Brings the embedded database to this version's schema; raises `ProcessFailed` when that fails."""
+        """Migrates the embedded database, if there is one; raises `ProcessFailed`."""
         if self.stores.database.url and self.stores.call_log.password:
             process_specs.migrate_database(
                 self.stores.database.url, self.stores.call_log.password, self.state, self.operator_env
             )
 
     def example_model(self) -> str:
-        """A model group for the examples: what a request naming none gets, if it is served."""
+        """A served model group for the examples: the default model if possible."""
         default = self.gateway_spec().env.get("LLM_PROXY__DEFAULT_MODEL", self.settings.default_model)
         served = list_models(
             client_host(self.settings.host), self.settings.port, locate_internal_key(self.operator_env).key
@@ -250,7 +244,7 @@ class StackPlan:
         return default if default in served or not served else served[0]
 
     def base_url(self) -> str:
-        """What callers on this machine set as `base_url`."""
+        """The `base_url` for clients on this machine."""
         host = client_host(self.settings.host)
         return f"http://{f'[{host}]' if ':' in host else host}:{self.settings.port}/v1"
 
@@ -258,49 +252,47 @@ class StackPlan:
         return self.operator_env.first(*MASTER_KEY_VARIABLES) or ""
 
 
-def make_plan(wishes: UpOptions, given: OperatorEnv) -> StackPlan:
-    """Decides everything.
+def make_plan(options: UpOptions, env: OperatorEnv) -> StackPlan:
+    """The plan of one start.
 
     Raises:
-        Refused: The port is taken, there is no configuration, or a limit is no number.
-        Missing: A wheel or an environment is not installed.
+        StartRefused: The port is in use, there is no configuration, or a limit is no number.
+        NotInstalled: A wheel or an environment is not installed.
+        InvalidURL: A store's address is wrong.
         pydantic.ValidationError: A setting is wrong.
     """
-    settings = load(host=wishes.host, port=wishes.port)
+    settings = load(host=options.host, port=options.port)
     if not is_port_free(settings.port, settings.host):
-        raise Refused(f"port {settings.port} on {settings.host} is in use: choose another with --port")
-    config = _config_file(wishes)
-    refers_to_it = any(name in config.read_text(encoding="utf-8") for name in LOCAL_MODEL_VARIABLES)
-    wants_models = wishes.local_model and refers_to_it
+        raise StartRefused(f"port {settings.port} on {settings.host} is in use: choose another with --port")
+    config = _config_file(options)
+    config_text = config.read_text(encoding="utf-8")
+    runs_models = options.local_model and any(name in config_text for name in LOCAL_MODEL_VARIABLES)
     plan = StackPlan(
-        operator_env=given,
+        operator_env=env,
         settings=settings,
-        state=wishes.state,
+        state=options.state,
         config=config,
-        stores=stores.resolve_stores(given, embedded=wishes.stores),
-        model_ports=process_specs.ModelPorts(free_port(), free_port()) if wants_models else None,
-        sidecar_ports={number: free_port() for number in range(1, wishes.sidecars + 1)},
-        recycle_limits=_recycle_limits(given),
+        stores=stores.resolve_stores(env, embedded=options.stores),
+        model_ports=process_specs.ModelPorts(free_port(), free_port()) if runs_models else None,
+        sidecar_ports={number: free_port() for number in range(1, options.sidecars + 1)},
+        recycle_limits=_recycle_limits(env),
     )
     for _ in (*plan.sidecar_specs(), *plan.model_specs()):
-        pass  # each looks for its wheel and says when it is missing
+        pass  # raises NotInstalled before anything starts
     return plan
 
 
-def _recycle_limits(given: OperatorEnv) -> RecycleLimits:
+def _recycle_limits(env: OperatorEnv) -> RecycleLimits:
     try:
-        return read_recycle_limits(given.variables)
-    except ValueError as wrong:
-        raise Refused(str(wrong)) from wrong
+        return read_recycle_limits(env.variables)
+    except ValueError as fault:
+        raise StartRefused(str(fault)) from fault
 
 
-def _config_file(wishes: UpOptions) -> Path:
-    candidates = (
-        (wishes.config,)
-        if wishes.config
-        else (Path(DEFAULT_CONFIG), process_specs.PROJECT_ROOT / DEFAULT_CONFIG)
-    )
+def _config_file(options: UpOptions) -> Path:
+    default = (Path(DEFAULT_CONFIG), process_specs.PROJECT_ROOT / DEFAULT_CONFIG)
+    candidates = (options.config,) if options.config else default
     for path in candidates:
         if path.is_file():
             return path
-    raise Refused(f"there is no {candidates[0]}: name the sidecar's configuration with --config")
+    raise StartRefused(f"there is no {candidates[0]}: name the sidecar's configuration with --config")

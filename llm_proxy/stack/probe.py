@@ -2,8 +2,7 @@
 
 `python -m llm_proxy.stack.probe PORT PATH` exits 0 when `GET PATH` answers 200, else 1. Standard library
 only: it also runs in LiteLLM's environment. Invariant: free ports are drawn below Linux's range for
-outgoing connections, so no connection takes one before its process binds it; 4000, LiteLLM's default, is
-never drawn.
+outgoing connections, so no connection takes one before its process binds it.
 """
 
 import http.client
@@ -15,11 +14,11 @@ import sys
 from collections.abc import Mapping
 
 MIN_PORT, MAX_PORT = 20_000, 32_000
-"""Below Linux's `ip_local_port_range`, which starts at 32768."""
+"""Below Linux's `ip_local_port_range`, which starts at 32768; 4000, LiteLLM's default, is outside."""
 
 
 def is_port_free(port: int, host: str = "127.0.0.1") -> bool:
-    """Whether a server could listen there now."""
+    """Whether a server could listen on this port now."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -31,37 +30,37 @@ def is_port_free(port: int, host: str = "127.0.0.1") -> bool:
 
 
 def client_host(host: str) -> str:
-    """Where a client on this machine reaches a server that listens on this address."""
+    """The host at which a client on this machine reaches a server that listens on `host`."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 -- translated, not bound
 
 
 def free_port() -> int:
-    """A port nobody listens on; raises `OSError` when a hundred draws find none."""
+    """A port of the loopback interface that is free now; raises `OSError` after a hundred draws."""
     for _ in range(100):
-        port = random.randint(MIN_PORT, MAX_PORT)  # noqa: S311 -- a place to listen, not a secret
+        port = random.randint(MIN_PORT, MAX_PORT)  # noqa: S311 -- a port, not a secret
         if is_port_free(port):
             return port
     raise OSError(f"no free port between {MIN_PORT} and {MAX_PORT}")
 
 
 def is_up(port: int, path: str, host: str = "127.0.0.1", timeout_s: float = 1.0) -> bool:
-    """Whether `GET path` gives 200."""
+    """Whether `GET path` answers 200 within `timeout_s`."""
     return _get(host, port, path, {}, timeout_s) is not None
 
 
 def list_models(host: str, port: int, key: str) -> list[str]:
-    """The model groups a gateway lists for this key; none when it does not answer."""
+    """The model groups a gateway lists for this key; empty when it does not answer within 5 s."""
     body = _get(host, port, "/v1/models", {"Authorization": f"Bearer {key}"}, 5.0)
     return [str(model["id"]) for model in json.loads(body)["data"]] if body else []
 
 
 def in_flight(port: int) -> int | None:
-    """How many calls run at a sidecar of this machine; None when it does not say."""
+    """The number of calls running at a sidecar of this machine; None without an answer within 1 s."""
     return _health_number(port, b"in_flight", 1.0)
 
 
 def completed_calls(port: int) -> int:
-    """How many calls a sidecar of this machine has answered; 0 when it does not say."""
+    """The number of calls a sidecar of this machine has completed; 0 without an answer within 0.2 s."""
     return _health_number(port, b"answered", 0.2) or 0
 
 
@@ -75,8 +74,8 @@ def _get(host: str, port: int, path: str, headers: Mapping[str, str], timeout_s:
     connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
     try:
         connection.request("GET", path, headers=dict(headers))
-        answer = connection.getresponse()
-        return answer.read() if answer.status == 200 else None
+        response = connection.getresponse()
+        return response.read() if response.status == 200 else None
     except (OSError, http.client.HTTPException):
         return None
     finally:

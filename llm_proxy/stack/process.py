@@ -25,7 +25,7 @@ READY_POLL_S = 0.05
 
 
 class ProcessFailed(Exception):  # noqa: N818 -- errors are named for the state they report
-    """A part ended before it was ready, or was not ready in time; the message names it and its log."""
+    """A process ended before it was ready, or was not ready in time; the message names it and its log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +33,11 @@ class ProcessSpec:
     """A program to run.
 
     Attributes:
-        readiness_probe: Given its process id, says whether it serves; called about twenty times a second.
-        stdin: Bytes it reads at the start, for what must not show in a process list.
-        stop_signal: Asks it to end in order.
+        readiness_probe: Takes the process id, returns whether the program serves; called about every 50 ms.
+        stdin: Bytes the program reads at its start: what no process list may show.
+        stop_signal: Signal that requests an orderly end.
         user: Numeric user and group to run as; None keeps the launcher's.
-        ready_timeout_s: How long it may take to become ready.
+        ready_timeout_s: Longest time from the start to readiness.
     """
 
     name: str
@@ -53,10 +53,10 @@ class ProcessSpec:
 
 @dataclass(slots=True)
 class ManagedProcess:
-    """A started part.
+    """A started process.
 
     Attributes:
-        log: None when it speaks where the launcher does.
+        log: Its log file; None when it writes to the launcher's standard output.
     """
 
     spec: ProcessSpec
@@ -69,106 +69,112 @@ class ManagedProcess:
         return self.popen.poll() is None
 
     def is_ready(self) -> bool:
-        """Whether it runs and serves."""
+        """Whether the process runs and its readiness probe succeeds."""
         return self.is_alive() and self.spec.readiness_probe(self.popen.pid)
 
     def log_end(self) -> str:
-        """The end of what it said, for an error message."""
-        return f"the end of {self.log}:\n{tail(self.log)}" if self.log else "what it said stands above"
+        """The last lines of its log for an error message, or a pointer to them."""
+        return f"the end of {self.log}:\n{tail(self.log)}" if self.log else "its output is above"
 
 
-def start(part: ProcessSpec, logs: Path | None) -> ManagedProcess:
-    """Starts a process, its output appended to `logs/<name>.log` or ours; raises `ProcessFailed`."""
-    log = logs / f"{part.name}.log" if logs else None
+def start(spec: ProcessSpec, logs: Path | None) -> ManagedProcess:
+    """Starts a process; its output is appended to `logs/<name>.log`, or goes where the launcher's goes.
+
+    Raises `ProcessFailed` when the program cannot be executed.
+    """
+    log = logs / f"{spec.name}.log" if logs else None
     if logs:
         logs.mkdir(mode=0o700, parents=True, exist_ok=True)
-    user, group = part.user or (None, None)
+    user, group = spec.user or (None, None)
     launcher = os.getpid()
     with _open_log(log) if log else contextlib.nullcontext() as output:
         try:
-            process = subprocess.Popen(
-                part.argv,
-                env=dict(part.env),
-                cwd=part.cwd,
-                stdin=subprocess.PIPE if part.stdin else subprocess.DEVNULL,
+            popen = subprocess.Popen(
+                spec.argv,
+                env=dict(spec.env),
+                cwd=spec.cwd,
+                stdin=subprocess.PIPE if spec.stdin else subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=lambda: die_with_parent(launcher, part.stop_signal),  # noqa: PLW1509 -- one thread
+                preexec_fn=lambda: die_with_parent(launcher, spec.stop_signal),  # noqa: PLW1509 -- one thread
                 user=user,
                 group=group,
                 extra_groups=None if user is None else [],
             )
         except OSError as fault:
-            raise ProcessFailed(f"{part.name} cannot be started: {fault}") from fault
-    if process.stdin:
-        with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
-            pipe.write(part.stdin)
-    return ManagedProcess(part, process, log)
+            raise ProcessFailed(f"{spec.name} cannot be started: {fault}") from fault
+    if popen.stdin:
+        with contextlib.suppress(BrokenPipeError), popen.stdin as pipe:
+            pipe.write(spec.stdin)
+    return ManagedProcess(spec, popen, log)
 
 
 def _open_log(log: Path) -> BinaryIO:
-    """A log for its owner's eyes, also when an earlier version made it."""
+    """Opens a log for appending; its mode is 0600 even if it existed with another."""
     file = os.fdopen(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab")
     os.fchmod(file.fileno(), 0o600)
     return file
 
 
 def wait_until_ready(
-    parts: Iterable[ManagedProcess], on_ready: Callable[[ManagedProcess], None] = lambda _: None
+    processes: Iterable[ManagedProcess], on_ready: Callable[[ManagedProcess], None] = lambda _: None
 ) -> None:
-    """Waits for all of them at once; raises `ProcessFailed` for the first that ends or is late."""
-    waiting = list(parts)
+    """Waits for all processes at once; raises `ProcessFailed` for the first that ends or is late."""
+    waiting = list(processes)
     while waiting:
-        for running in list(waiting):
-            if running.is_ready():
-                waiting.remove(running)
-                on_ready(running)
+        for process in list(waiting):
+            if process.is_ready():
+                waiting.remove(process)
+                on_ready(process)
             else:
-                raise_if_failed(running)
+                raise_if_failed(process)
         if waiting:
             time.sleep(READY_POLL_S)
 
 
-def stop(parts: Iterable[ManagedProcess], timeout_s: float = 5.0) -> list[str]:
-    """Asks all of them to end, kills what is left of their groups; returns the names of those killed."""
-    stopping = list(parts)
-    for running in stopping:
-        if running.is_alive():
-            running.popen.send_signal(running.spec.stop_signal)
+def stop(processes: Iterable[ManagedProcess], timeout_s: float = 5.0) -> list[str]:
+    """Sends each its stop signal, then kills what is left of its group after `timeout_s` for all.
+
+    Returns the names of the processes that were killed.
+    """
+    stopping = list(processes)
+    for process in stopping:
+        if process.is_alive():
+            process.popen.send_signal(process.spec.stop_signal)
     deadline_s = time.monotonic() + timeout_s
     killed: list[str] = []
-    for running in stopping:
+    for process in stopping:
         try:
-            running.popen.wait(max(0.0, deadline_s - time.monotonic()))
+            process.popen.wait(max(0.0, deadline_s - time.monotonic()))
         except subprocess.TimeoutExpired:
-            killed.append(running.spec.name)
+            killed.append(process.spec.name)
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(running.popen.pid, signal.SIGKILL)
-        running.popen.wait()
+            os.killpg(process.popen.pid, signal.SIGKILL)
+        process.popen.wait()
     return killed
 
 
 def tail(log: Path, lines: int = 8) -> str:
-    """The last lines of a log, indented for an error message."""
+    """The last `lines` lines of a log, indented for an error message."""
     if not log.exists():
         return ""
     text = log.read_text(encoding="utf-8", errors="replace").strip()
     return "\n".join("    " + line[:300] for line in text.splitlines()[-lines:])
 
 
-def raise_if_failed(running: ManagedProcess) -> None:
-    """Raises `ProcessFailed` when a part has ended before it was ready, or is late."""
-    part, code = running.spec, running.popen.poll()
+def raise_if_failed(process: ManagedProcess) -> None:
+    """Raises `ProcessFailed` when a process that is not ready has ended, or is over its `ready_timeout_s`."""
+    spec, code = process.spec, process.popen.poll()
     if code is not None:
-        raise ProcessFailed(f"{part.name} ended with code {code}; {running.log_end()}")
-    if time.monotonic() - running.started_s > part.ready_timeout_s:
-        late = f"{part.name} was not ready within {part.ready_timeout_s:.0f} s"
-        raise ProcessFailed(f"{late}; {running.log_end()}")
+        raise ProcessFailed(f"{spec.name} ended with code {code}; {process.log_end()}")
+    if time.monotonic() - process.started_s > spec.ready_timeout_s:
+        late = f"{spec.name} was not ready within {spec.ready_timeout_s:.0f} s"
+        raise ProcessFailed(f"{late}; {process.log_end()}")
 
 
 def die_with_parent(parent: int, death_signal: signal.Signals) -> None:
-    """Has the kernel send this process a signal when its parent dies; ends it when that has already died."""
+    """Makes Linux signal this process when `parent` dies; exits at once if `parent` is dead already."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
         if os.getppid() != parent:
@@ -176,11 +182,11 @@ def die_with_parent(parent: int, death_signal: signal.Signals) -> None:
 
 
 class NotInstalled(Exception):  # noqa: N818 -- errors are named for the state they report
-    """A part of the stack is not installed; the message says what to type."""
+    """A program or a model of the stack is not installed; the message names the command that installs it."""
 
 
 def wheel_folder(package: str) -> Path:
-    """The folder an installed package lies in; raises `NotInstalled` when it is not installed."""
+    """The folder of an installed package; raises `NotInstalled`."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise NotInstalled(f"the wheel of `{package}` is not installed here: run `make setup` first")
@@ -188,7 +194,7 @@ def wheel_folder(package: str) -> Path:
 
 
 def wheel_file(package: str, pattern: str) -> Path:
-    """The first file of an installed package that matches; raises `NotInstalled` when there is none."""
+    """The first file of an installed package that matches `pattern`; raises `NotInstalled`."""
     folder = wheel_folder(package)
     found = next(folder.glob(pattern), None)
     if found is None:
@@ -197,7 +203,7 @@ def wheel_file(package: str, pattern: str) -> Path:
 
 
 def openmp_folder() -> Path | None:
-    """Where the OpenMP library of the `cmeel-libomp` wheel lies; None when that wheel is not installed."""
+    """The folder of OpenMP's library from the `cmeel-libomp` wheel; None when that wheel is not installed."""
     try:
         found = importlib.metadata.distribution("cmeel-libomp").locate_file("cmeel.prefix/lib")
     except importlib.metadata.PackageNotFoundError:
@@ -209,7 +215,10 @@ REAPER_GRACE_S = 3.0
 
 
 class OrphanReaper:
-    """The launcher's end: tells the watchdog which groups are alive."""
+    """A small process that outlives a killed launcher until the launcher's process groups have ended.
+
+    The launcher's side: it sends `+number` and `-number` lines, a process group each.
+    """
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -217,15 +226,15 @@ class OrphanReaper:
         )
 
     def guard(self, group: int) -> None:
-        """From now on this group must not outlive the launcher."""
+        """Ends this process group when the launcher dies."""
         self._send(f"+{group}\n")
 
     def forget(self, group: int) -> None:
-        """This group has ended in order."""
+        """Stops guarding a process group that has ended."""
         self._send(f"-{group}\n")
 
     def close(self) -> None:
-        """Ends the watchdog; what it still guards is killed."""
+        """Ends the reaper, which kills the groups it still guards."""
         with contextlib.suppress(BrokenPipeError):
             self._process.communicate()
 
@@ -236,12 +245,15 @@ class OrphanReaper:
                 self._process.stdin.flush()
 
 
-def reap_orphans(told: TextIO) -> None:
-    """Listens until the launcher is gone, then ends every group it still guards."""
+def reap_orphans(lines: TextIO) -> None:
+    """Reads `lines` until the launcher closes them, then sends the guarded groups SIGTERM and SIGKILL.
+
+    Groups that end within `REAPER_GRACE_S` get no SIGKILL.
+    """
     for wanted in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(wanted, signal.SIG_IGN)
     groups: set[int] = set()
-    for line in told:
+    for line in lines:
         (groups.add if line.startswith("+") else groups.discard)(int(line[1:]))
     deadline_s = time.monotonic() + REAPER_GRACE_S
     for wanted in (signal.SIGTERM, signal.SIGKILL):

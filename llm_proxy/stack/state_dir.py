@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 from collections.abc import Generator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from dotenv import dotenv_values
@@ -18,18 +18,20 @@ from dotenv import dotenv_values
 LOCK_FILE, PID_FILE, ADDRESSES_FILE = "lock", "up.pid", "running.env"
 
 
-class Taken(Exception):  # noqa: N818 -- errors are named for the state they report
-    """Somebody runs in this folder already."""
+class AlreadyRunning(Exception):  # noqa: N818 -- errors are named for the state they report
+    """Another launcher holds this folder; the message says what to do."""
 
 
 @contextlib.contextmanager
 def exclusive(state: Path, pid: int) -> Generator[None]:
-    """Hold the folder; raises `Reservation` when somebody does."""
+    """Holds the folder's lock and notes `pid`; raises `AlreadyRunning` when another process holds it."""
     with (state / LOCK_FILE).open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Taken(str(state)) from None
+            raise AlreadyRunning(
+                f"another `llm-proxy up` runs on {state}/: stop it, or name another --state"
+            ) from None
         (state / PID_FILE).write_text(str(pid), encoding="utf-8")
         try:
             yield
@@ -39,7 +41,7 @@ def exclusive(state: Path, pid: int) -> Generator[None]:
 
 
 def running_pid(state: Path) -> int | None:
-    """The process id of who runs there; None when nobody does, whatever lies about."""
+    """The process id of the launcher that holds the folder; None when no launcher does."""
     try:
         with (state / LOCK_FILE).open() as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -53,16 +55,16 @@ def running_pid(state: Path) -> int | None:
     return None
 
 
-def write_addresses(state: Path, names: Mapping[str, str]) -> None:
-    """Write down where things are."""
+def write_addresses(state: Path, variables: Mapping[str, str]) -> None:
+    """Writes the addresses of the running stack, by variable name, for commands beside it."""
     file = state / ADDRESSES_FILE
     file.unlink(missing_ok=True)
     file.touch(mode=0o600)
-    file.write_text("".join(f"{name}='{url}'\n" for name, url in names.items()), encoding="utf-8")
+    file.write_text("".join(f"{name}='{url}'\n" for name, url in variables.items()), encoding="utf-8")
 
 
 def read_addresses(state: Path) -> dict[str, str]:
-    """What was written down by who runs there now; nothing of one that is gone."""
+    """The addresses of the running stack, by variable name; empty when no launcher holds the folder."""
     if running_pid(state) is None:
         return {}
     return {name: value for name, value in dotenv_values(state / ADDRESSES_FILE).items() if value}
@@ -73,25 +75,26 @@ RELOAD_FILE = "reload.json"
 
 @dataclass(frozen=True, slots=True)
 class ReloadStatus:
-    """One exchange.
+    """How a rolling restart goes, or how it ended.
 
     Attributes:
-        began_ns: When the configuration was read.
-        done: Whether the new configuration serves; None while that is not decided.
-        said: What to tell a person, line by line, so far.
+        began_ns: When the configuration was read, on the monotonic clock.
+        done: Whether the new configuration serves; None while that is undecided.
+        lines: What was printed so far.
     """
 
     began_ns: int
     done: bool | None
-    said: tuple[str, ...]
+    lines: tuple[str, ...]
 
     def write(self, state: Path) -> None:
-        """Leave it where the command looks."""
-        replace_file(state / RELOAD_FILE, json.dumps(asdict(self)))
+        """Replaces the status file of this state folder."""
+        fields = {"began_ns": self.began_ns, "done": self.done, "said": self.lines}
+        replace_file(state / RELOAD_FILE, json.dumps(fields))
 
 
 def read_reload_status(state: Path) -> ReloadStatus | None:
-    """The last outcome, if there was one."""
+    """The last status written; None without one."""
     try:
         found = json.loads((state / RELOAD_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -100,7 +103,7 @@ def read_reload_status(state: Path) -> ReloadStatus | None:
 
 
 def replace_file(file: Path, text: str) -> None:
-    """Replace a file's text at once."""
-    half_written = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    half_written.write_text(text, encoding="utf-8")
-    half_written.replace(file)
+    """Replaces a file's text atomically."""
+    unfinished = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(file)

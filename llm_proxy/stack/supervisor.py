@@ -22,9 +22,9 @@ from llm_proxy.stack.process import (
     wait_until_ready,
 )
 
-MIN_RESTART_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
+MIN_RESTART_PAUSE_S, MAX_RESTART_PAUSE_S = 0.5, 15.0
 STABLE_AFTER_S = 60.0
-"""A part that ran so long starts again with the first pause."""
+"""A process that ran this long is restarted after the shortest pause again."""
 
 MAX_FAILURES = 6
 POLL_EVERY_S = 0.1
@@ -35,13 +35,13 @@ StartProcess = Callable[[ProcessSpec], ManagedProcess]
 
 @dataclass(slots=True)
 class RestartState:
-    """A running part and how often it has failed of late.
+    """A supervised process and its recent failures. Times are monotonic.
 
     Attributes:
-        failures: How often in a row it ended before it had run steadily.
-        failed_starts: How often in a row it ended before it was ready.
-        restart_at_s: When it is started again; None while it runs.
-        ready_reported: Whether it was ready since it was started, and that was told.
+        failures: Ends in a row, each within `STABLE_AFTER_S` of the start.
+        failed_starts: Ends in a row, each before the process was ready.
+        restart_at_s: When the process is restarted; None while it runs.
+        ready_reported: Whether readiness since the last start was printed.
     """
 
     process: ManagedProcess
@@ -52,141 +52,154 @@ class RestartState:
 
 
 def restart_pause_s(failures: int) -> float:
-    """How long to wait before the next start, after so many failures in a row."""
-    return min(MIN_RESTART_PAUSE_S * 2.0 ** max(0, failures - 1), LONGEST_PAUSE_S)
+    """The pause in seconds before the next start, after this many failures in a row."""
+    return min(MIN_RESTART_PAUSE_S * 2.0 ** max(0, failures - 1), MAX_RESTART_PAUSE_S)
 
 
 def supervise(
-    parts: Mapping[str, RestartState], start: StartProcess, say: PrintLine, also: Callable[[float], None]
+    states: Mapping[str, RestartState],
+    start: StartProcess,
+    print_line: PrintLine,
+    after_check: Callable[[float], None],
 ) -> None:
-    """Watches the processes and restarts those that end; raises `ProcessFailed` when one cannot be kept up.
+    """Checks the processes every `POLL_EVERY_S` until `ProcessFailed`, and restarts those that ended.
 
     Args:
-        parts: Who is watched; may change between two looks.
-        start: Starts a part again.
-        say: Told what ended and came back.
-        also: Called after every look, with the time.
+        states: The supervised processes; may change between two checks.
+        start: Restarts a process.
+        print_line: Gets a line for each end and each return.
+        after_check: Called after every check with the monotonic time.
+
+    Raises:
+        ProcessFailed: A process failed to start too often in a row.
     """
     while True:
         time.sleep(POLL_EVERY_S)
         now_s = time.monotonic()
-        for part in parts.values():
-            check_process(part, start, say, now_s)
-        run_after_check(also, now_s, say)
+        for state in states.values():
+            check_process(state, start, print_line, now_s)
+        run_after_check(after_check, now_s, print_line)
 
 
-def run_after_check(also: Callable[[float], None], now_s: float, say: PrintLine) -> None:
-    """What is done after a look; unless a part cannot be kept up, its failure ends nothing that runs."""
+def run_after_check(after_check: Callable[[float], None], now_s: float, print_line: PrintLine) -> None:
+    """Calls `after_check` and reports its exceptions; only `ProcessFailed` is raised."""
     try:
-        also(now_s)
+        after_check(now_s)
     except ProcessFailed:
         raise
-    except Exception as fault:  # noqa: BLE001 -- the parts must outlive whatever an exchange meets
+    except Exception as fault:  # noqa: BLE001 -- the processes must outlive a failed rolling restart
         if report_failure("succession", fault):
-            say(f"exchanging sidecars failed, what runs goes on: {type(fault).__name__}: {fault}")
+            print_line(
+                f"replacing sidecars failed, everything keeps running: {type(fault).__name__}: {fault}"
+            )
 
 
-def check_process(part: RestartState, start: StartProcess, say: PrintLine, now_s: float) -> None:
-    """One look at one part; raises `ProcessFailed` when it has failed too often in a row."""
-    if part.restart_at_s is not None:
-        if now_s >= part.restart_at_s:
-            part.process = start(part.process.spec)
-            part.restart_at_s, part.ready_reported = None, False
+def check_process(state: RestartState, start: StartProcess, print_line: PrintLine, now_s: float) -> None:
+    """Checks one process; raises `ProcessFailed` after too many failed starts in a row."""
+    if state.restart_at_s is not None:
+        if now_s >= state.restart_at_s:
+            state.process = start(state.process.spec)
+            state.restart_at_s, state.ready_reported = None, False
         return
-    if part.process.is_alive():
-        if not part.ready_reported and part.process.is_ready():
-            part.ready_reported = True
-            say(f"{part.process.spec.name} is back")
+    if state.process.is_alive():
+        if not state.ready_reported and state.process.is_ready():
+            state.ready_reported = True
+            print_line(f"{state.process.spec.name} is back")
         return
-    _schedule_restart(part, say, now_s)
+    _schedule_restart(state, print_line, now_s)
 
 
-def _schedule_restart(part: RestartState, say: PrintLine, now_s: float) -> None:
-    running = part.process
-    steady = now_s - running.started_s > STABLE_AFTER_S
-    part.failures = 1 if steady else part.failures + 1
-    part.failed_starts = 0 if part.ready_reported else part.failed_starts + 1
-    ended = f"{running.spec.name} ended with code {running.popen.returncode}"
-    if part.failed_starts > MAX_FAILURES:
-        raise ProcessFailed(f"{ended}, for the {part.failed_starts}th time; {running.log_end()}")
-    wait_s = restart_pause_s(part.failures)
-    part.restart_at_s = now_s + wait_s
-    where = f" (log: {running.log})" if running.log else ""
-    say(f"{ended}; starting it again in {wait_s:g} s{where}")
+def _schedule_restart(state: RestartState, print_line: PrintLine, now_s: float) -> None:
+    process = state.process
+    stable = now_s - process.started_s > STABLE_AFTER_S
+    state.failures = 1 if stable else state.failures + 1
+    state.failed_starts = 0 if state.ready_reported else state.failed_starts + 1
+    ended = f"{process.spec.name} ended with code {process.popen.returncode}"
+    if state.failed_starts > MAX_FAILURES:
+        raise ProcessFailed(f"{ended}, for the {state.failed_starts}th time; {process.log_end()}")
+    pause_s = restart_pause_s(state.failures)
+    state.restart_at_s = now_s + pause_s
+    log = f" (log: {process.log})" if process.log else ""
+    print_line(f"{ended}; restarting it in {pause_s:g} s{log}")
 
 
 STOPPED_FIRST, STOPPED_LAST = ("gateway",), ("postgres", "valkey-")
 
 
 class Supervisor:
-    """Everything this launcher has started."""
+    """Every process this launcher has started, by name.
 
-    def __init__(self, logs: Path | None, say: PrintLine) -> None:
+    Attributes:
+        logs: The folder of the log files; None when every process writes to standard output.
+    """
+
+    def __init__(self, logs: Path | None, print_line: PrintLine) -> None:
         self.logs = logs
-        self._say = say
-        self._watchdog = OrphanReaper()
-        self._parts: dict[str, ManagedProcess] = {}
-        self._watched: dict[str, RestartState] = {}
+        self._print_line = print_line
+        self._reaper = OrphanReaper()
+        self._processes: dict[str, ManagedProcess] = {}
+        self._supervised: dict[str, RestartState] = {}
         self._began_s = time.monotonic()
 
-    def start(self, part: ProcessSpec) -> ManagedProcess:
-        """Starts a part, for the first time or again."""
-        before = self._parts.get(part.name)
-        running = self._parts[part.name] = start(part, self.logs)
-        self._watchdog.guard(running.popen.pid)
+    def start(self, spec: ProcessSpec) -> ManagedProcess:
+        """Starts a process, for the first time or again; raises `ProcessFailed`."""
+        before = self._processes.get(spec.name)
+        process = self._processes[spec.name] = start(spec, self.logs)
+        self._reaper.guard(process.popen.pid)
         if before:
-            self._watchdog.forget(before.popen.pid)
-        return running
+            self._reaper.forget(before.popen.pid)
+        return process
 
-    def start_all(self, parts: Iterable[ProcessSpec]) -> list[ManagedProcess]:
-        """Starts several, one after the other, without waiting for any."""
-        return [self.start(part) for part in parts]
+    def start_all(self, specs: Iterable[ProcessSpec]) -> list[ManagedProcess]:
+        """Starts several processes without waiting for any to be ready."""
+        return [self.start(spec) for spec in specs]
 
-    def wait_until_ready(self, parts: Iterable[ManagedProcess]) -> None:
-        """Waits until these are ready and says so of each; raises `ProcessFailed`."""
+    def wait_until_ready(self, processes: Iterable[ManagedProcess]) -> None:
+        """Waits until these processes are ready and prints a line for each; raises `ProcessFailed`."""
         wait_until_ready(
-            parts, lambda running: self._say(f"  {running.spec.name:<14} {self.uptime_s():5.1f} s")
+            processes, lambda one: self._print_line(f"  {one.spec.name:<14} {self.uptime_s():5.1f} s")
         )
 
-    def run_forever(self, also: Callable[[float], None]) -> None:
-        """Keeps everything up for ever, and calls `also` at every look; raises `ProcessFailed`."""
-        self._watched = {name: RestartState(running) for name, running in self._parts.items()}
-        supervise(self._watched, self.start, self._say, also)
+    def run_forever(self, after_check: Callable[[float], None]) -> None:
+        """Supervises every process until `ProcessFailed`; calls `after_check` after each check."""
+        self._supervised = {name: RestartState(process) for name, process in self._processes.items()}
+        supervise(self._supervised, self.start, self._print_line, after_check)
 
     def current(self, name: str) -> ManagedProcess:
-        """A part as it runs now, perhaps not for the first time."""
-        return self._parts[name]
+        """The process of that name, after restarts the latest."""
+        return self._processes[name]
 
     def hand_over(self, old: Iterable[ManagedProcess], new: Iterable[ManagedProcess]) -> None:
-        """From now on keeps the new ones up, and the old ones no longer."""
-        for running in old:
-            del self._watched[running.spec.name]
-        self._watched |= {running.spec.name: RestartState(running) for running in new}
+        """Supervises the new processes instead of the old ones, which keep running."""
+        for process in old:
+            del self._supervised[process.spec.name]
+        self._supervised |= {process.spec.name: RestartState(process) for process in new}
 
-    def retire(self, parts: Iterable[ManagedProcess]) -> None:
-        """Stops parts that are not kept up."""
-        ending = list(parts)
-        stop(ending)
-        for running in ending:
-            self._watchdog.forget(running.popen.pid)
-            del self._parts[running.spec.name]
+    def retire(self, processes: Iterable[ManagedProcess]) -> None:
+        """Stops processes that are not supervised."""
+        retired = list(processes)
+        stop(retired)
+        for process in retired:
+            self._reaper.forget(process.popen.pid)
+            del self._processes[process.spec.name]
 
     def uptime_s(self) -> float:
-        """Seconds since the start."""
+        """Seconds since this supervisor was created."""
         return time.monotonic() - self._began_s
 
     def stop_all(self) -> None:
-        """Stops everything, and says which part had to be killed."""
-        for at in range(3):
-            for name in stop(running for running in self._parts.values() if _stop_order(running) == at):
-                self._say(f"  {name} did not end by itself and was killed")
-        for running in self._parts.values():
-            self._watchdog.forget(running.popen.pid)
-        self._watchdog.close()
+        """Stops every process in order and prints which had to be killed."""
+        for position in range(3):
+            stopping = [one for one in self._processes.values() if _stop_order(one) == position]
+            for name in stop(stopping):
+                self._print_line(f"  {name} did not end by itself and was killed")
+        for process in self._processes.values():
+            self._reaper.forget(process.popen.pid)
+        self._reaper.close()
 
 
-def _stop_order(running: ManagedProcess) -> int:
-    """When it is asked to stop: first, second or last."""
-    if running.spec.name.startswith(STOPPED_FIRST):
+def _stop_order(process: ManagedProcess) -> int:
+    """0, 1 or 2: when the process gets its stop signal."""
+    if process.spec.name.startswith(STOPPED_FIRST):
         return 0
-    return 2 if running.spec.name.startswith(STOPPED_LAST) else 1
+    return 2 if process.spec.name.startswith(STOPPED_LAST) else 1

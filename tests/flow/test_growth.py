@@ -74,7 +74,7 @@ async def test_one_that_has_grown_gives_way_to_a_fresh_one_and_no_call_is_lost(s
             while "sidecar-1 has drained and stopped" not in stack.said:
                 statuses.append(await keep(client, stack, 0))
                 await asyncio.sleep(0.05)
-    assert "MiB: starting sidecar-2 to take its place" in stack.said
+    assert "MiB: starting sidecar-2 to replace it" in stack.said
     assert "sidecar-2 took over from sidecar-1" in stack.said
     assert set(statuses) == {200}
     assert len(statuses) > 50
@@ -85,7 +85,7 @@ async def test_one_that_grows_faster_than_that_is_killed_and_comes_back(stack: U
     async with asking(stack) as client:
         await keep(client, stack, HARD_MIB)
         await asyncio.to_thread(stack.wait_for, "more than LLM_PROXY_SIDECAR_HARD_MIB allows: killed")
-        await asyncio.to_thread(stack.wait_for, "ended with code -9; starting it again")
+        await asyncio.to_thread(stack.wait_for, "ended with code -9; restarting it")
         async with asyncio.timeout(60):
             while await keep(client, stack, 0) != 200:  # noqa: ASYNC110 -- nothing tells
                 await asyncio.sleep(0.2)

@@ -149,7 +149,7 @@ async def test_sidecars_are_exchanged_under_load_and_no_call_is_lost(
         done = await asyncio.to_thread(reload, stack)
         assert done.returncode == 0, done.stderr
         unheeded, begun, *ready, taken_over = done.stdout.splitlines()
-        assert unheeded == "changed, and read at a start alone: DATABASE_URL, LLM_PROXY__MAX_IN_FLIGHT"
+        assert unheeded == "changed, but read at the start only: DATABASE_URL, LLM_PROXY__MAX_IN_FLIGHT"
         assert begun == "starting sidecar-3, sidecar-4 with the new configuration"
         assert sorted(line.partition(" is ready after ")[0] for line in ready) == ["sidecar-3", "sidecar-4"]
         assert taken_over == "sidecar-3, sidecar-4 took over from sidecar-1, sidecar-2"
@@ -191,7 +191,7 @@ async def test_a_configuration_that_does_not_validate_is_refused_and_the_old_one
     done = await asyncio.to_thread(reload, stack)
     assert done.returncode == 1
     assert reason in done.stderr
-    assert done.stderr.endswith("llm-proxy: refused; the old configuration stays\n")
+    assert done.stderr.endswith("llm-proxy: rejected; the old configuration stays\n")
     assert (sidecars(stack), await served(stack)) == (before, groups)
 
 

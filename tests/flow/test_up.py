@@ -163,7 +163,7 @@ def test_a_sidecar_that_dies_is_named_and_comes_back(stack: UpCommand) -> None:
     """Calls are answered again without anybody's doing."""
     sidecar = next(pid for pid, args in descendants(stack.process.pid).items() if "llm_proxy.sidecar" in args)
     os.kill(sidecar, signal.SIGKILL)
-    stack.wait_for("sidecar-1 ended with code -9; starting it again in 0.5 s")
+    stack.wait_for("sidecar-1 ended with code -9; restarting it in 0.5 s")
     stack.wait_for("sidecar-1 is back")
     assert "Paris" in stack.ask()
 

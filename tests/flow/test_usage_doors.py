@@ -168,7 +168,7 @@ def test_commands_say_in_one_line_what_is_wrong(gateway: Gateway) -> None:
     assert (done.returncode, done.stderr.count("\n")) == (3, 1)
     assert "llm-proxy migrate" in done.stderr
     assert gateway.command("migrate").stdout.startswith("applied 001_requests.sql\n")
-    assert gateway.command("migrate").stdout == "nothing to do: the schema is this version's\n"
+    assert gateway.command("migrate").stdout == "nothing to do: the schema has this version\n"
     done = gateway.command("usage", "--by", "password")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "no request has this id" in gateway.command("requests", str(uuid4())).stderr
@@ -222,6 +222,6 @@ def test_a_person_is_erased_by_a_command(gateway: Gateway) -> None:
         told = gateway.command(*erase)
         assert "result     nothing of this name was found" in told.stdout
         again = gateway.command("erase", "replay", "--url", gateway.url)
-        assert again.stdout.startswith("nobody has come back")
+        assert again.stdout.startswith("nobody was restored")
         asked = gateway.asked(f"/admin/erasures/{certificate['id']}", ADMIN)
         assert asked.json() == certificate

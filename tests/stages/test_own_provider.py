@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 from sidecars import Provider, Sidecar, run_sidecar_from_file
 
-from llm_proxy.cli.config import find_faults
+from llm_proxy.cli.config import check_text
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own-provider"
 
@@ -65,7 +65,7 @@ def example(provider: Provider, service_folder: Path) -> Generator[Sidecar]:
 def test_the_example_s_configuration_has_no_fault() -> None:
     """A provider its own map names is known."""
     given = {"INHOUSE_API_BASE": "http://x", "ELSEWHERE_API_BASE": "http://y", "ELSEWHERE_API_KEY": "z"}
-    assert find_faults((EXAMPLE / "litellm-config.yaml").read_text(), given) == []
+    assert check_text((EXAMPLE / "litellm-config.yaml").read_text(), given) == []
 
 
 async def test_a_service_of_one_s_own_answers_with_its_own_count_of_tokens(example: Sidecar) -> None:

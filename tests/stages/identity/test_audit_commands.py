@@ -21,7 +21,7 @@ async def test_an_admin_key_is_managed_by_commands_and_audited(
     made: Json = json.loads(await run(database_url, "admin-keys", *words))
     assert made["key"].startswith(made["prefix"])
     assert made["key"] not in await run(database_url, "admin-keys", "list")
-    assert "asked" in await run(database_url, "admin-keys", "revoke", "anna", code=2)
+    assert "repeat the command with --yes" in await run(database_url, "admin-keys", "revoke", "anna", code=2)
     await run(database_url, "admin-keys", "revoke", "anna", "--yes")
     rows: list[Json] = json.loads(await run(database_url, "audit", "--json"))
     assert [(row["action"], row["role"], row["detail"]["name"]) for row in rows] == [

@@ -26,10 +26,10 @@ def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.parametrize("width", [80, 90, 200])
-def test_numbers_and_ids_stay_whole_and_text_gives_way(
+def test_numbers_and_ids_are_never_broken_and_text_is(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
-    """At any width that has room for them."""
+    """At any width they fit in."""
     text = printed(capsys, monkeypatch, width)
     assert max(len(line) for line in text.splitlines()) <= width
     for whole in (ROW[0], ROW[2], ROW[3]):
@@ -39,7 +39,7 @@ def test_numbers_and_ids_stay_whole_and_text_gives_way(
 def test_a_table_that_cannot_fit_becomes_a_block_a_row(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is cut."""
+    """Nothing is truncated."""
     lines = printed(capsys, monkeypatch, 50).splitlines()
     assert lines[:4] == [
         f"request id  {ROW[0]}",
@@ -51,16 +51,16 @@ def test_a_table_that_cannot_fit_becomes_a_block_a_row(
     assert len(lines) == 9
 
 
-def test_brackets_in_a_name_are_no_markup(
+def test_brackets_in_a_name_are_not_markup(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A name is shown as it is."""
+    """A name is printed as it is."""
     monkeypatch.setenv("COLUMNS", "80")
     print_table(["name"], [["[red]x[/red] :smile:"]])
     assert "[red]x[/red] :smile:" in capsys.readouterr().out
 
 
-def test_without_a_terminal_nothing_is_asked() -> None:
+def test_without_a_terminal_no_question_is_asked() -> None:
     """`--yes` is required."""
     confirm("Delete?", yes=True)
     with pytest.raises(CommandFailed, match="--yes"):

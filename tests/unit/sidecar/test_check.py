@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_proxy.cli.config import find_faults, format_findings
+from llm_proxy.cli.config import check_text, format_findings
 
 GOOD = """
 model_list:
@@ -41,7 +41,7 @@ FAULTS = {
     "deployment": ("model_list: [{model_name: a, litellm_param: {}, litellm_params: {model: openai/a}}]", "model_list.a.litellm_param", "did you mean litellm_params?"),
     "same id": ("model_list: [{model_name: a, litellm_params: {model: openai/a}, model_info: {id: i}}, {model_name: a, litellm_params: {model: openai/b}, model_info: {id: i}}]", "model_list.a.model_info.id", "another deployment's"),
     "no model": ("model_list: [{model_name: a}]", "", "litellm_params.model is missing"),
-    "repeated key": ("router_settings: {timeout: 1, timeout: 2}", "", "stands twice"),
+    "repeated key": ("router_settings: {timeout: 1, timeout: 2}", "", "appears twice"),
     "not YAML": ("model_list: [", "", "expected"),
 }  # fmt: skip
 
@@ -58,19 +58,19 @@ def written(line: str) -> str:
 @pytest.mark.parametrize(("line", "where", "said"), FAULTS.values(), ids=FAULTS)
 def test_each_fault_is_named(line: str, where: str, said: str) -> None:
     """With its place and, where there is one, the key that was meant."""
-    faults = [found for found in find_faults(written(line)) if found.is_fault]
+    faults = [found for found in check_text(written(line)) if found.is_fault]
     assert [one for one in faults if one.path == where and said in one.message], faults
 
 
 def test_a_good_file_has_nothing_to_say() -> None:
     """No fault and no note."""
-    assert find_faults(GOOD) == []
+    assert check_text(GOOD) == []
 
 
 def test_an_unset_name_is_a_note() -> None:
     """The deployment is left out at start; that is no fault."""
     text = "model_list: [{model_name: a, litellm_params: {model: openai/a, api_key: os.environ/NO_SUCH_KEY}}]"
-    assert [(one.is_fault, one.message) for one in find_faults(text)] == [
+    assert [(one.is_fault, one.message) for one in check_text(text)] == [
         (False, "left out: NO_SUCH_KEY not set")
     ]
 
@@ -96,26 +96,26 @@ CROSSING = {
 def test_a_fallback_that_leaves_the_machine_is_named(router: str, where: str) -> None:
     """A local server that is down must not send private prompts to a third party unnoticed."""
     text = f"model_list: [{OWN}, {ALIKE}, {FAR}, {WILD}]\nrouter_settings: {router}"
-    assert where in [one.path for one in find_faults(text) if "leaves the machine" in one.message]
+    assert where in [one.path for one in check_text(text) if "leaves the machine" in one.message]
 
 
 def test_a_fallback_that_stays_is_not() -> None:
     """From local to local, and from remote to anywhere."""
     rules = "{fallbacks: [{own: [alike]}, {far: [own, wild/x]}]}"
     text = f"model_list: [{OWN}, {ALIKE}, {FAR}, {WILD}]\nrouter_settings: {rules}"
-    assert not [one for one in find_faults(text) if "remote" in one.message]
+    assert not [one for one in check_text(text) if "remote" in one.message]
 
 
 def test_a_public_address_is_not_local_whatever_its_name() -> None:
     """A variable for one's own server may hold the address of somebody else's."""
     text = f"model_list: [{OWN}, {FAR}]\nrouter_settings: {{fallbacks: [{{own: [far]}}]}}"
     given = {"OLLAMA_API_BASE": "https://ollama.com"}
-    assert not [one for one in find_faults(text, given) if "remote" in one.message]
+    assert not [one for one in check_text(text, given) if "remote" in one.message]
 
 
 def test_a_group_that_is_both_is_named() -> None:
     """Its calls are shared out."""
-    found = find_faults(f"model_list: [{OWN}, {BOTH}]")
+    found = check_text(f"model_list: [{OWN}, {BOTH}]")
     assert [one.path for one in found if "either gets a prompt" in one.message] == ["model_list.own"]
 
 
@@ -123,7 +123,7 @@ def test_a_tokenizer_of_one_s_own_is_a_note() -> None:
     """Nothing is loaded from a hub while calls run."""
     info = "{id: one, custom_tokenizer: {identifier: some/model, revision: main, auth_token: null}}"
     text = f"model_list: [{{model_name: a, litellm_params: {{model: openai/a}}, model_info: {info}}}]"
-    found = [(one.is_fault, one.path) for one in find_faults(text)]
+    found = [(one.is_fault, one.path) for one in check_text(text)]
     assert found == [(False, "model_list.a.model_info.custom_tokenizer")]
 
 
@@ -132,20 +132,20 @@ def test_retries_of_a_caller_s_fault_are_a_note() -> None:
     text = (
         "router_settings: {retry_policy: {BadRequestErrorRetries: 3, TimeoutErrorRetries: 1}}\nmodel_list: []"
     )
-    [note] = find_faults(text)
+    [note] = check_text(text)
     assert (note.is_fault, note.path) == (False, "router_settings.retry_policy.BadRequestErrorRetries")
 
 
 def test_what_goes_to_the_provider_is_a_note() -> None:
     """LiteLLM sends on what it does not know."""
     text = "model_list: [{model_name: a, litellm_params: {model: openai/a, min_p: 1}}]"
-    assert [(one.is_fault, one.path) for one in find_faults(text)] == [(False, "model_list.a.min_p")]
+    assert [(one.is_fault, one.path) for one in check_text(text)] == [(False, "model_list.a.min_p")]
 
 
 def test_a_name_a_section_refers_to_is_named_when_it_is_not_set() -> None:
     """Deployments aside, which are left out."""
     text = "litellm_settings: {cache_params: {ssl: os.environ/NO_SUCH_NAME}}\nmodel_list: []"
-    [note] = find_faults(text)
+    [note] = check_text(text)
     assert (note.is_fault, note.path) == (False, "litellm_settings.cache_params")
     assert "NO_SUCH_NAME" in note.message
 
@@ -156,8 +156,8 @@ def test_included_files_are_part_of_it(tmp_path: Path) -> None:
         "model_list: [{model_name: b, litellm_params: {model: openai/b}}]\nrouter_settings: {num_retrys: 2}"
     )
     text = "include: [more.yaml]\nmodel_list: []\nlitellm_settings: {fallbacks: [{b: [b]}]}"
-    assert [one.path for one in find_faults(text, {}, tmp_path)] == ["router_settings.num_retrys"]
-    gone = find_faults("include: [gone.yaml]\nmodel_list: []", {}, tmp_path)
+    assert [one.path for one in check_text(text, {}, tmp_path)] == ["router_settings.num_retrys"]
+    gone = check_text("include: [gone.yaml]\nmodel_list: []", {}, tmp_path)
     assert [one.is_fault for one in gone] == [True]
     assert "gone.yaml" in gone[0].message
 
@@ -168,7 +168,7 @@ def test_what_is_left_out_for_one_reason_shares_a_line() -> None:
         f"  - {{model_name: {name}, litellm_params: {{model: openai/{name}, api_key: os.environ/{key}}}}}\n"
         for name, key in (("a", "ONE_KEY"), ("b", "OTHER_KEY"), ("c", "ONE_KEY"), ("d", "LOCAL_CHAT_BASE"))
     )
-    found = find_faults(f"model_list:\n{models}router_settings: {{num_retrys: 1}}", {})
+    found = check_text(f"model_list:\n{models}router_settings: {{num_retrys: 1}}", {})
     assert list(format_findings(found, Path("x.yaml"))) == [
         "fault  router_settings.num_retrys: LiteLLM ignores this key; did you mean num_retries?",
         "note   left out: ONE_KEY not set: a, c",
@@ -208,4 +208,4 @@ def test_an_address_says_more_than_a_protocol(model: str, address: str | None, *
     at = f", api_base: '{address}'" if address else ""
     other = f"{{model_name: other, litellm_params: {{model: {model}{at}}}}}"
     text = f"model_list: [{OWN}, {other}]\nrouter_settings: {{fallbacks: [{{own: [other]}}]}}"
-    assert any("leaves the machine" in one.message for one in find_faults(text)) is leaves
+    assert any("leaves the machine" in one.message for one in check_text(text)) is leaves

@@ -1,4 +1,4 @@
-"""When a sidecar has had its share."""
+"""When a sidecar is over its recycle limits."""
 
 import os
 
@@ -15,7 +15,7 @@ from llm_proxy.stack.process_specs import (
 
 
 @pytest.mark.parametrize(
-    ("mib", "born_mib", "answered", "why"),
+    ("mib", "initial_mib", "completed_calls", "reason"),
     [
         (1000, 400, 10**9, None),
         (1001, 400, 0, "holds 1001 MiB"),
@@ -23,31 +23,30 @@ from llm_proxy.stack.process_specs import (
         (1251, 1000, 0, "holds 1251 MiB"),
     ],
 )
-def test_one_that_has_grown_past_its_share_gives_way(
-    mib: float, born_mib: float, answered: int, why: str | None
+def test_a_sidecar_over_its_memory_is_replaced(
+    mib: float, initial_mib: float, completed_calls: int, reason: str | None
 ) -> None:
-    """One that is born large only after it has grown: its successor would be no smaller."""
-    assert RecycleLimits(soft_mib=1000).recycle_reason(mib, born_mib, answered) == why
+    """One that is large from its start only after it grew: its replacement would be no smaller."""
+    assert RecycleLimits(soft_mib=1000).recycle_reason(mib, initial_mib, completed_calls) == reason
 
 
-def test_one_that_has_answered_enough_gives_way() -> None:
-    """Where a number of calls is set."""
+def test_a_sidecar_over_its_number_of_calls_is_replaced() -> None:
+    """If a number is set."""
     assert RecycleLimits(max_calls=7).recycle_reason(400, 400, 6) is None
     assert RecycleLimits(max_calls=7).recycle_reason(400, 400, 7) == "has answered 7 calls"
 
 
-def test_limits_are_read_from_names_and_nought_means_none() -> None:
-    """Memory is limited unless somebody says otherwise; what is no number is named."""
+def test_limits_are_read_from_variables_and_zero_means_unlimited() -> None:
+    """Memory is limited by default; a value that is no number is named."""
     assert read_recycle_limits({}) == RecycleLimits(DEFAULT_SOFT_MIB, DEFAULT_HARD_MIB, UNLIMITED)
-    given = {"LLM_PROXY_SIDECAR_MAX_MIB": "700", "LLM_PROXY_SIDECAR_HARD_MIB": "0"}
-    assert read_recycle_limits(given | {"LLM_PROXY_SIDECAR_MAX_CALLS": "5"}) == RecycleLimits(
-        700, UNLIMITED, 5
-    )
+    variables = {"LLM_PROXY_SIDECAR_MAX_MIB": "700", "LLM_PROXY_SIDECAR_HARD_MIB": "0"}
+    limits = read_recycle_limits(variables | {"LLM_PROXY_SIDECAR_MAX_CALLS": "5"})
+    assert limits == RecycleLimits(700, UNLIMITED, 5)
     with pytest.raises(ValueError, match="LLM_PROXY_SIDECAR_HARD_MIB is not a number: 1G"):
         read_recycle_limits({"LLM_PROXY_SIDECAR_HARD_MIB": "1G"})
 
 
-def test_the_memory_of_a_process_is_seen_and_that_of_none_is_nought() -> None:
+def test_resident_memory_of_a_process_and_of_none() -> None:
     """A process that has just ended is no error."""
     assert resident_mib(os.getpid()) > 5
     assert resident_mib(2**22 + 1) == 0

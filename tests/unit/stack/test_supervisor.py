@@ -1,4 +1,4 @@
-"""Keeping the parts of a stack up."""
+"""What follows each check of the supervised processes."""
 
 import pytest
 
@@ -6,19 +6,19 @@ from llm_proxy.stack.process import ProcessFailed
 from llm_proxy.stack.supervisor import run_after_check
 
 
-def test_an_exchange_that_fails_ends_nothing_that_runs(caplog: pytest.LogCaptureFixture) -> None:
-    """It is said once with its traceback; a part that cannot be kept up still ends the stack."""
-    said: list[str] = []
+def test_a_failed_rolling_restart_ends_no_process(caplog: pytest.LogCaptureFixture) -> None:
+    """It is reported once with its traceback; a process that failed too often still ends the stack."""
+    printed: list[str] = []
 
-    def full(_: float) -> None:
+    def disk_full(_: float) -> None:
         raise OSError(28, "No space left on device")
 
-    def dead(_: float) -> None:
+    def failed(_: float) -> None:
         raise ProcessFailed("postgres ended")
 
     for now_s in (1.0, 2.0):
-        run_after_check(full, now_s, said.append)
-    assert len(said) == len([one for one in caplog.records if one.exc_info]) == 1
-    assert "No space left" in said[0]
+        run_after_check(disk_full, now_s, printed.append)
+    assert len(printed) == len([one for one in caplog.records if one.exc_info]) == 1
+    assert "No space left" in printed[0]
     with pytest.raises(ProcessFailed):
-        run_after_check(dead, 3.0, said.append)
+        run_after_check(failed, 3.0, printed.append)

@@ -1,20 +1,45 @@
-"""Keys as a table."""
+"""Budgets as text, and the table of keys."""
 
 from datetime import UTC, datetime
 
 import pytest
 
-from llm_proxy.cli.limit_tables import print_keys
+from llm_proxy.cli.limit_tables import format_budget, parse_budget, print_keys
 from llm_proxy.identity import Budget, KeyRecord, KeySpec, Limits
 from llm_proxy.identity.admin_documents import key_document
+from llm_proxy.json_access import Json
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ("5/day", {"limit_usd": "5", "period": "day"}),
+        ("$0.25/month", {"limit_usd": "0.25", "period": "month"}),
+        ("1000requests/day", {"limit_requests": 1000, "period": "day"}),
+        ("7tokens/total", {"limit_tokens": 7, "period": "total"}),
+        ("5/day@Europe/Berlin", {"limit_usd": "5", "period": "day", "zone": "Europe/Berlin"}),
+    ],
+)
+def test_a_budget_is_parsed_and_formatted_alike(text: str, budget: Json) -> None:
+    """In every unit, with its zone."""
+    assert parse_budget(text) == budget
+    assert parse_budget(format_budget(budget)) == budget
+
+
+@pytest.mark.parametrize(
+    "text", ["", "5", "5/year", "1.5requests/day", "-1/day", "5eur/day", "5/day@", "\u0665/day"]
+)
+def test_anything_else_is_no_budget(text: str) -> None:
+    """Nothing is guessed."""
+    assert parse_budget(text) is None
 
 
 def test_a_table_of_keys_is_read_at_80_columns(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No word is broken but a long name; the prefix, by which a key is known, stays whole."""
+    """Only a long name is broken, never the prefix that identifies the key."""
     spec = KeySpec(
         "nightly-summaries-of-all", "acme-europe", "agent:summaries", "ann", ("gpt-4o-mini", "claude-*"),
         Limits(60, 100_000, 4), (Budget(5 * 10**9, "day"), Budget(100 * 10**9, "month")),
