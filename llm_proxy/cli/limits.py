@@ -195,7 +195,7 @@ def _explain_client(url: str | None, key: str | None) -> httpx.Client:
     settings = load_settings()
     if not settings.internal_keys:
         fail(
-            "LLM_PROXY__INTERNAL_API_KEY is not set; --key NAME explains a call with that key",
+            "LLM_PROXY__INTERNAL_API_KEY is not set; use --key NAME for a virtual key",
             EXIT_WRONG_INPUT,
         )
     internal = SecretStr(settings.internal_keys[0])

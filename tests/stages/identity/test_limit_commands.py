@@ -39,7 +39,7 @@ async def test_an_unreachable_gateway_is_exit_code_3(database_url: str) -> None:
     gone = ("--url", "http://127.0.0.1:1")
     assert (await run(database_url, "status", *gone, code=3)).startswith("llm-proxy: the gateway at")
     told = await run(database_url, "explain", "--model", "m", *gone, code=2)
-    assert told == "llm-proxy: LLM_PROXY__INTERNAL_API_KEY is not set; --key NAME explains a call with that key\n"
+    assert told == "llm-proxy: LLM_PROXY__INTERNAL_API_KEY is not set; use --key NAME for a virtual key\n"
 
 
 async def test_completion_offers_commands_and_keys(
