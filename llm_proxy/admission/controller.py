@@ -464,7 +464,7 @@ async def _of(
 ) -> Explanation:
     statuses = _standings(decision)
     if decision.error is not None and any(status.reset_ms is not None for status in statuses):
-        # Of an exhausted window the store says when it has room; asked for 0, when it is empty.
+        # The store returns when an exhausted window has capacity again; for an amount of 0, when it is empty.
         with contextlib.suppress(APIError):
             empty = {
                 status.check.key: status

@@ -2,7 +2,7 @@
 
 Invariants: a correction is counted once, in the counters that have the estimate; a budget that covered a
 call from its beginning counts it once, in the period the call began in. Bounded memory, at most
-`PROBE_TIMEOUT_S` a call; the ledger is asked only while a correction is awaited. Money: integer nano-
+`MAX_AGE_S` a call; the ledger is queried only while a correction is awaited. Money: integer nano-
 dollars.
 """
 
@@ -27,7 +27,7 @@ CORRECTION_INTERVAL_S = 15.0
 MAX_AGE_S = 1_200.0
 MAX_WAITING, CORRECTION_BATCH = 10_000, 500
 NO_PROVIDER = ""
-"""The provider of a call that nobody is known to have served."""
+"""The provider of a call that no provider is known to have served."""
 
 
 @dataclass(slots=True)

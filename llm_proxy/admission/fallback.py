@@ -58,7 +58,7 @@ class FallbackLimiter:
                 self._backend.limiter.record_request(check.key, now_ms)
 
     def record_result(self, plan: LimitPlan, result: LimiterResult) -> None:
-        """Remembers what the store said of budgets."""
+        """Remembers the spend of budgets in a result of the store."""
         if len(self._spent) > MAX_BUDGETS:
             self._spent.clear()
         for check, used, held in zip(plan.checks, result.used, result.extra, strict=True):

@@ -357,7 +357,7 @@ class Lease:
             self._counting = spawn("budgets-laid-meanwhile", self._count_in(counting))
 
     async def _count_in(self, counting: Coroutine[Any, Any, tuple[Reservation, int] | None]) -> None:
-        """Counts the call in budgets created while it ran, unless the ledger has told them of it."""
+        """Counts the call in budgets created while it ran, unless the ledger already counts it there."""
         found = await counting
         if found is None or self.usage is None:
             return

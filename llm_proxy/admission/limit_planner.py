@@ -15,18 +15,15 @@ from typing import Protocol
 from llm_proxy.admission.limiter import NO_EPOCH, CallEstimate, LimitCheck, LimiterRequest, LimitPlan
 from llm_proxy.admission.policy_watcher import PolicyWatcher
 from llm_proxy.admission.rate_limit_response import reached_limit
-from llm_proxy.dialects import Call
+from llm_proxy.dialects import BYTES_PER_TOKEN, UNBOUNDED_TOKENS, Call
 from llm_proxy.errors import Forbidden
 from llm_proxy.identity import Caller
 from llm_proxy.money import Price, cost_nano_usd
 
-BYTES_PER_TOKEN = 4
 DEFAULT_ANSWER_TOKENS = 4096
 MAX_LENGTHS, MIN_LENGTHS = 200, 20
 MAX_GROUPS = 1_000
 PERCENTILE = 0.95
-UNBOUNDED_TOKENS = 2**31
-"""The token limit of a request for an answer without end."""
 
 
 class AnswerLengths:

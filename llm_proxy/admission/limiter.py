@@ -217,7 +217,7 @@ class LimiterBackend(Protocol):
         ...
 
     async def reserve(
-        self, ask: LimiterRequest, on_late_result: Callable[[LimiterResult], None] | None = None
+        self, request: LimiterRequest, on_late_result: Callable[[LimiterResult], None] | None = None
     ) -> LimiterResult:
         """Reserves a call's amounts if every check passes; a late result goes to `on_late_result`."""
         ...

@@ -125,7 +125,7 @@ MAX_SMALL_ENTRIES = 100_000
 
 
 WAITER_TTL_MS = 5_000
-"""A call that waits for held money is remembered so long after its last try; it was told to retry in 2 s."""
+"""A call that waits for held money is remembered so long after its last try; the error said 2 s."""
 KEPT_AFTER_TRIES = 2
 """From this try on its share is kept for it."""
 MAX_WAITERS = 16

@@ -1,4 +1,4 @@
-"""Which limits and budgets cover a call: every matching policy, laid over the defaults of its own scope.
+"""Which limits and budgets cover a call: every matching policy, merged over its scope's defaults.
 
 Pure. Invariants: every scope that matches is checked; a specific value replaces only the default of its own
 scope, field by field; enforced and shadow policies are merged and counted apart, so neither changes the
@@ -128,21 +128,23 @@ class PolicyResolver:
     """Which limits on tokens cover a call depends on what its body names."""
 
     @classmethod
-    def from_snapshot(cls, defaults: PolicyDefaults, book: PolicySnapshot) -> "PolicyResolver":
+    def from_snapshot(cls, defaults: PolicyDefaults, snapshot: PolicySnapshot) -> "PolicyResolver":
         """Indexes a snapshot."""
-        rules: dict[tuple[ScopeKind, str, str], tuple[LimitPolicy, ...]] = {}
-        for rule in book.policies:
-            place = rule.scope, rule.tenant, rule.subject
-            rules[place] = (*rules.get(place, ()), rule)
-        scopes = {rule.scope for rule in book.policies}
-        depends_on_catalog = "provider" in scopes or any(rule.group != ANY for rule in book.policies)
+        by_scope: dict[tuple[ScopeKind, str, str], tuple[LimitPolicy, ...]] = {}
+        for policy in snapshot.policies:
+            scope_key = policy.scope, policy.tenant, policy.subject
+            by_scope[scope_key] = (*by_scope.get(scope_key, ()), policy)
+        scopes = {policy.scope for policy in snapshot.policies}
+        depends_on_catalog = "provider" in scopes or any(policy.group != ANY for policy in snapshot.policies)
         return cls(
             defaults,
-            book,
-            rules,
+            snapshot,
+            by_scope,
             depends_on_catalog,
             has_shared=not scopes.isdisjoint(SHARED_SCOPES),
-            tokens_depend_on_body=any(rule.limits.tpm and rule.scope in _BY_BODY for rule in book.policies),
+            tokens_depend_on_body=any(
+                policy.limits.tpm and policy.scope in _BY_BODY for policy in snapshot.policies
+            ),
         )
 
     @property
@@ -150,9 +152,9 @@ class PolicyResolver:
         """Whether an enforced budget limits what all callers together may spend."""
         mode = self.defaults.budgets_mode
         return any(
-            rule.scope == "global" and (rule.mode or mode) == "enforce" and one.unit == "usd"
-            for rule in self.snapshot.policies
-            for one in rule.budgets
+            policy.scope == "global" and (policy.mode or mode) == "enforce" and one.unit == "usd"
+            for policy in self.snapshot.policies
+            for one in policy.budgets
         )
 
     def resolve(
@@ -220,52 +222,61 @@ class _PolicyMerge:
 
     def checks(self, at: _Scope) -> Iterator[LimitCheck]:
         """The checks of a scope: the enforced ones, then those in shadow mode."""
-        rules, defaults = self._rules(at), self.policies.defaults
+        by_scope, defaults = self._policies_of(at), self.policies.defaults
         for layer in _LAYERS:
-            limits = (one for one in rules if (one.mode or defaults.limits_mode) == layer)
+            limits = (one for one in by_scope if (one.mode or defaults.limits_mode) == layer)
             yield from self._limits(at, reduce(_override, limits, LimitPolicy(at.kind)), layer)
-            budgets = [one for one in rules if (one.mode or defaults.budgets_mode) == layer]
+            budgets = [one for one in by_scope if (one.mode or defaults.budgets_mode) == layer]
             yield from self._budgets(at, budgets, layer)
 
-    def _rules(self, at: _Scope) -> list[LimitPolicy]:
+    def _policies_of(self, at: _Scope) -> list[LimitPolicy]:
         """The policies of a scope, the most specific last."""
         found = [
-            rule
+            policy
             for tenant in (self.caller.tenant or "", ANY)
             for subject in ((ANY,) if at.subject == ANY else (at.subject, ANY))
-            for rule in self.policies.policies.get((at.kind, tenant, subject), ())
-            if wildcard_matches(rule.group, at.group)
-            or (self.served and self.served.resolved(rule.group) == at.group)
+            for policy in self.policies.policies.get((at.kind, tenant, subject), ())
+            if wildcard_matches(policy.group, at.group)
+            or (self.served and self.served.resolved(policy.group) == at.group)
         ]
-        found.sort(key=lambda rule: (_specificity(rule.group), rule.subject != ANY, rule.tenant != ANY))
+        found.sort(
+            key=lambda policy: (_specificity(policy.group), policy.subject != ANY, policy.tenant != ANY)
+        )
         if at.kind == "agent":
             found.insert(0, LimitPolicy("agent", limits=Limits(rpm=self.policies.defaults.agent_rpm)))
         elif at.kind == "key":
             found.append(LimitPolicy("key", limits=self.caller.limits, budgets=self.caller.budgets))
         return found
 
-    def _limits(self, at: _Scope, rule: LimitPolicy, layer: PolicyMode) -> Iterator[LimitCheck]:
-        failing = rule.on_store_failure or self.policies.defaults.limits_on_store_failure
+    def _limits(self, at: _Scope, policy: LimitPolicy, layer: PolicyMode) -> Iterator[LimitCheck]:
+        on_store_failure = policy.on_store_failure or self.policies.defaults.limits_on_store_failure
         for name, kind in _LIMITS:
-            limit: int | None = getattr(rule.limits, name)
+            limit: int | None = getattr(policy.limits, name)
             if limit:
                 key = self._key(at, kind, layer)
                 yield LimitCheck(
-                    kind, at.kind, self._label(at), key, limit, layer == "enforce", failing, at.subject
+                    kind,
+                    at.kind,
+                    self._label(at),
+                    key,
+                    limit,
+                    layer == "enforce",
+                    on_store_failure,
+                    at.subject,
                 )
 
-    def _budgets(self, at: _Scope, rules: list[LimitPolicy], layer: PolicyMode) -> Iterator[LimitCheck]:
-        rule = reduce(_override, rules, LimitPolicy(at.kind))
-        for one in rule.budgets:
+    def _budgets(self, at: _Scope, by_scope: list[LimitPolicy], layer: PolicyMode) -> Iterator[LimitCheck]:
+        policy = reduce(_override, by_scope, LimitPolicy(at.kind))
+        for one in policy.budgets:
             key = self._key(at, "budget", layer) + ("" if one.unit == "usd" else f":{one.unit}")
             yield LimitCheck(
                 "budget",
                 at.kind,
                 self._label(at),
-                f"{key}:{one.period}:{period_stamp(one, self.now_ms)}{_counter_suffix(one, rules)}",
+                f"{key}:{one.period}:{period_stamp(one, self.now_ms)}{_counter_suffix(one, by_scope)}",
                 one.limit,
                 layer == "enforce",
-                rule.on_store_failure or self.policies.defaults.budgets_on_store_failure,
+                policy.on_store_failure or self.policies.defaults.budgets_on_store_failure,
                 at.subject,
                 self._spent_in(at),
                 one.period,
@@ -284,7 +295,7 @@ class _PolicyMerge:
     def _spent_in(self, at: _Scope) -> str | None:
         """The tenant whose calls count; None for all."""
         # A virtual key has one tenant, and takes what it spent along to another; other names mean
-        # somebody else in another tenant, and an internal secret spends for each apart.
+        # another person in another tenant, and an internal secret spends for each apart.
         if at.kind in SHARED_SCOPES or (at.kind == "key" and self.caller.kind == "virtual"):
             return None
         return self.caller.tenant or ""
@@ -322,20 +333,20 @@ def _specificity(group: str) -> tuple[bool, int]:
     return "*" not in group, len(group)
 
 
-def _counter_suffix(budget: Budget, rules: list[LimitPolicy]) -> str:
+def _counter_suffix(budget: Budget, by_scope: list[LimitPolicy]) -> str:
     """Tells a budget's counter from that of the same budget removed before: since when it has counted.
 
     Policies that state the same budget share one counter, however they override each other: since the first.
     """
     kind = budget.unit, budget.period, budget.zone
-    laid = [
+    starts_us = [
         one.counting_since_us
-        for rule in rules
-        for one in rule.budgets
+        for policy in by_scope
+        for one in policy.budgets
         if (one.unit, one.period, one.zone) == kind
     ]
-    laid_us = min(laid)
-    return f":{laid_us}" if laid_us else ""
+    since_us = min(starts_us)
+    return f":{since_us}" if since_us else ""
 
 
 def _override(base: LimitPolicy, override: LimitPolicy) -> LimitPolicy:
@@ -344,5 +355,5 @@ def _override(base: LimitPolicy, override: LimitPolicy) -> LimitPolicy:
     limits = replace(base.limits, **{name: value for name, value in values.items() if value is not None})
     replaced = {(one.unit, one.period) for one in override.budgets}
     budgets = (*override.budgets, *(one for one in base.budgets if (one.unit, one.period) not in replaced))
-    failing = override.on_store_failure or base.on_store_failure
-    return replace(base, limits=limits, budgets=budgets, on_store_failure=failing)
+    on_store_failure = override.on_store_failure or base.on_store_failure
+    return replace(base, limits=limits, budgets=budgets, on_store_failure=on_store_failure)

@@ -12,6 +12,11 @@ from llm_proxy.endpoints import Endpoint
 from llm_proxy.identity import NO_ATTRIBUTION, Attribution
 from llm_proxy.json_access import Json
 
+BYTES_PER_TOKEN = 4
+"""Of English text, about; OpenAI's own limiter counts the same way."""
+UNBOUNDED_TOKENS = 2**31
+"""The token limit of a request for an answer without end; a larger number fits into no database column."""
+
 
 @dataclass(frozen=True, slots=True)
 class CacheControl:

@@ -8,27 +8,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from llm_proxy.dialects.call import CacheControl, Call
+from llm_proxy.dialects.call import Call
+from llm_proxy.dialects.request_options import RequestOptions
 from llm_proxy.endpoints import Endpoint
 from llm_proxy.errors import APIError
 from llm_proxy.json_access import Json
-
-
-@dataclass(frozen=True, slots=True)
-class RequestOptions:
-    """What the request's headers say about the call; see `parse_request_options`.
-
-    Attributes:
-        provider: `X-Provider`, lower case.
-        cache: The caller's `Cache-Control`.
-        timeout_s: `X-Request-Timeout` in seconds, not clamped yet.
-        may_omit_model: A body without `model` means the default model (callers of `x-internal-auth`).
-    """
-
-    provider: str | None = None
-    cache: CacheControl = field(default_factory=CacheControl)
-    timeout_s: float | None = None
-    may_omit_model: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +103,7 @@ class Dialect(Protocol):
         ...
 
     def parse(
-        self, door: Endpoint, body: bytes, options: RequestOptions, models: ModelIndex, limits: BodyLimits
+        self, endpoint: Endpoint, body: bytes, options: RequestOptions, models: ModelIndex, limits: BodyLimits
     ) -> Call:
         """Returns the call of a body; raises `BadRequest` naming the field, or `ModelNotFound`."""
         ...

@@ -13,14 +13,13 @@ import orjson
 
 from llm_proxy import sse
 from llm_proxy.dialects.call import Call
-from llm_proxy.dialects.dialect import BodyLimits, ListedModel, ModelIndex, RequestOptions, ResponseMeta
+from llm_proxy.dialects.dialect import BodyLimits, ListedModel, ModelIndex, ResponseMeta
 from llm_proxy.dialects.internal import INTERNAL, chunk_event, require_one_choice
 from llm_proxy.dialects.openai import ChunkReader, TokenCounts, parse_completion
-from llm_proxy.dialects.request.build_call import ParseContext, build_call
+from llm_proxy.dialects.request import ParseContext, build_call, invalid, parse_object, wrong_type
 from llm_proxy.dialects.request.openai_schema import FIELDS
-from llm_proxy.dialects.request.strict_json import parse_object
-from llm_proxy.dialects.request.validators import invalid, shown_name, wrong_type
-from llm_proxy.dialects.request_options import parse_provider
+from llm_proxy.dialects.request.validators import shown_name
+from llm_proxy.dialects.request_options import RequestOptions, parse_provider
 from llm_proxy.endpoints import Endpoint
 from llm_proxy.errors import APIError, BadRequest
 from llm_proxy.json_access import Json, is_array, is_object
@@ -49,7 +48,7 @@ class GenerateDialect:
     name: str = "generate"
 
     def parse(
-        self, door: Endpoint, body: bytes, options: RequestOptions, models: ModelIndex, limits: BodyLimits
+        self, endpoint: Endpoint, body: bytes, options: RequestOptions, models: ModelIndex, limits: BodyLimits
     ) -> Call:
         """Returns the call of a body; raises `BadRequest` or `ModelNotFound`."""
         parsed = parse_object(body, limits.max_depth)
@@ -69,7 +68,7 @@ class GenerateDialect:
             body_fields["response_format"] = _rename_fields(
                 response_format, _FORMAT_FIELD_NAMES, "response_format.", spellings
             )
-        context = ParseContext(self.name, door, len(body), model_optional=True, reports_usage=True)
+        context = ParseContext(self.name, endpoint, len(body), model_optional=True, reports_usage=True)
         try:
             return require_one_choice(build_call(body_fields, context, options, models, limits))
         except BadRequest as error:

@@ -11,12 +11,12 @@ import orjson
 
 from llm_proxy import sse
 from llm_proxy.dialects.call import Call
-from llm_proxy.dialects.dialect import BodyLimits, ListedModel, ModelIndex, RequestOptions, ResponseMeta
+from llm_proxy.dialects.dialect import BodyLimits, ListedModel, ModelIndex, ResponseMeta
 from llm_proxy.dialects.openai import ChunkReader, Completion, TokenCounts, parse_completion
-from llm_proxy.dialects.request.build_call import ParseContext, build_call, parse_attribution
+from llm_proxy.dialects.request import ParseContext, build_call, invalid, parse_object, wrong_type
+from llm_proxy.dialects.request.build_call import parse_attribution
 from llm_proxy.dialects.request.field_policy import reject_reserved_metadata
-from llm_proxy.dialects.request.strict_json import parse_object
-from llm_proxy.dialects.request.validators import invalid, wrong_type
+from llm_proxy.dialects.request_options import RequestOptions
 from llm_proxy.endpoints import Endpoint
 from llm_proxy.errors import APIError
 from llm_proxy.json_access import Json, is_object
@@ -29,7 +29,7 @@ class InternalDialect:
     name: str = "internal"
 
     def parse(
-        self, door: Endpoint, body: bytes, options: RequestOptions, models: ModelIndex, limits: BodyLimits
+        self, endpoint: Endpoint, body: bytes, options: RequestOptions, models: ModelIndex, limits: BodyLimits
     ) -> Call:
         """Returns the call of a body; raises `BadRequest` or `ModelNotFound`."""
         parsed = parse_object(body, limits.max_depth)
@@ -40,7 +40,7 @@ class InternalDialect:
         reject_reserved_metadata(metadata)
         user = parsed.get("user")
         attribution = parse_attribution(metadata, user if type(user) is str else None)
-        context = ParseContext(self.name, door, len(body), model_optional=True, reports_usage=True)
+        context = ParseContext(self.name, endpoint, len(body), model_optional=True, reports_usage=True)
         return require_one_choice(build_call(parsed, context, options, models, limits, attribution))
 
     def render(self, reply: bytes, meta: ResponseMeta) -> bytes:

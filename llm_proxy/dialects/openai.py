@@ -12,9 +12,9 @@ import orjson
 
 from llm_proxy import sse
 from llm_proxy.dialects.call import Call
-from llm_proxy.dialects.dialect import BodyLimits, ListedModel, ModelIndex, RequestOptions, ResponseMeta
-from llm_proxy.dialects.request.build_call import ParseContext, build_call
-from llm_proxy.dialects.request.strict_json import parse_object
+from llm_proxy.dialects.dialect import BodyLimits, ListedModel, ModelIndex, ResponseMeta
+from llm_proxy.dialects.request import ParseContext, build_call, parse_object
+from llm_proxy.dialects.request_options import RequestOptions
 from llm_proxy.endpoints import Endpoint
 from llm_proxy.errors import APIError, ProviderFailed
 from llm_proxy.json_access import Json, is_array, is_object
@@ -134,11 +134,11 @@ class OpenAIDialect:
     name: str = "openai"
 
     def parse(
-        self, door: Endpoint, body: bytes, options: RequestOptions, models: ModelIndex, limits: BodyLimits
+        self, endpoint: Endpoint, body: bytes, options: RequestOptions, models: ModelIndex, limits: BodyLimits
     ) -> Call:
         """Returns the call of a body; raises `BadRequest` or `ModelNotFound`."""
         parsed = parse_object(body, limits.max_depth)
-        return build_call(parsed, ParseContext(self.name, door, len(body)), options, models, limits)
+        return build_call(parsed, ParseContext(self.name, endpoint, len(body)), options, models, limits)
 
     def render(self, reply: bytes, meta: ResponseMeta) -> bytes:  # noqa: ARG002 -- headers tell who answered
         """The bytes unchanged."""

@@ -6,15 +6,34 @@ Invariants: an invalid value is rejected with the header's name; unknown cache d
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from llm_proxy.dialects.call import CacheControl
-from llm_proxy.dialects.dialect import RequestOptions
 from llm_proxy.errors import BadRequest
 
 _PROVIDER = re.compile(rb"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _SECONDS = re.compile(rb"[0-9]{1,9}")
 _TIMEOUT = re.compile(rb"[0-9]{1,6}(?:\.[0-9]{1,3})?")
 _HEADERS = frozenset({b"x-provider", b"cache-control", b"x-request-timeout", b"x-internal-auth"})
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOptions:
+    """What the request's headers say about the call.
+
+    Attributes:
+        provider: `X-Provider`, lower case.
+        cache: The caller's `Cache-Control`.
+        timeout_s: `X-Request-Timeout` in seconds, not clamped yet.
+        may_omit_model: A body without `model` means the default model (callers of `x-internal-auth`).
+    """
+
+    provider: str | None = None
+    cache: CacheControl = field(default_factory=CacheControl)
+    timeout_s: float | None = None
+    may_omit_model: bool = False
+
+
 NO_OPTIONS = RequestOptions()
 _NO_CACHE_CONTROL = CacheControl()
 

@@ -3,7 +3,7 @@
 One ticker checks all running calls ten times a second; a call costs one set entry, and a task that waits
 for its disconnect only when it is older than a tick. The first pattern that matches a model group gives its
 timeouts; a caller may ask for less in total, never for more. Invariant: a call is interrupted once, by
-cancelling its task; `why` None means somebody else cancelled. Units: seconds of the event loop's clock.
+cancelling its task; `reason` None means another task cancelled it. Units: seconds of the event loop's clock.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ class TimeoutPolicy:
         )
 
     def total_s(self, group: str, requested_s: float | None) -> float:
-        """The longest total time of a call whose caller asked for `requested_s`."""
+        """The total timeout of a call whose caller requested `requested_s`."""
         longest_s = self.for_group(group).total_s
         return longest_s if requested_s is None else min(requested_s, longest_s)
 

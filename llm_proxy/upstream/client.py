@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
 
-from llm_proxy.dialects import Call
+from llm_proxy.dialects import BYTES_PER_TOKEN, Call
 from llm_proxy.endpoints import ENDPOINTS
 from llm_proxy.errors import APIError, NotFound, Overloaded, UpstreamUnreachable
 from llm_proxy.identity import Caller
@@ -30,7 +30,6 @@ from llm_proxy.upstream.litellm_protocol import (
 )
 from llm_proxy.upstream.pool import Sidecar, SidecarPool, SlotQueue
 from llm_proxy.upstream.reply import SidecarReply, connection_lost_error
-from llm_proxy.upstream.token_usage import BYTES_PER_TOKEN
 
 if TYPE_CHECKING:
     from llm_proxy.upstream.catalog import Catalog
@@ -157,7 +156,7 @@ class SidecarClient:
         raise UpstreamUnreachable("No model backend can be reached.", retry_after_s=2)
 
     def check_room(self) -> None:
-        """Raises `Overloaded` when a call that came now would find neither a slot nor room in the queue."""
+        """Raises `Overloaded` when there is neither a free slot nor capacity left in the queue."""
         self.queue.check(monotonic())
 
     def interrupt_calls_at(self, sidecar: Sidecar) -> None:

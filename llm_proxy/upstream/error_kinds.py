@@ -44,25 +44,25 @@ def find_named_field(message: str, fields: Collection[str]) -> str | None:
         top = re.split(r"[.\[]", path[0], maxsplit=1)[0]
         if top in fields:
             return path[0][:_MAX_PATH_CHARS]
-    places: dict[str, tuple[int, str]] = {}
+    positions: dict[str, tuple[int, str]] = {}
     for quoted in _QUOTED_NAME.finditer(message):
         if quoted[1] in fields:
-            places.setdefault(quoted[1], (quoted.start(), quoted[1] + quoted[2]))
+            positions.setdefault(quoted[1], (quoted.start(), quoted[1] + quoted[2]))
     for word in _NAME.finditer(message):
         if word[0] in fields and word[0] not in _ORDINARY_WORDS:
-            places.setdefault(word[0], (word.start(), word[0]))
-    return min(places.values())[1][:_MAX_PATH_CHARS] if places else None
+            positions.setdefault(word[0], (word.start(), word[0]))
+    return min(positions.values())[1][:_MAX_PATH_CHARS] if positions else None
 
 
 def concerns_one_field(message: str, param: str | None, fields: Collection[str]) -> bool:
     """Whether an error is about one named field that is not the whole prompt."""
     named = _PATH.match(param) if param else None
-    if named is not None and _is_part(_split_path(named[0])):
+    if named is not None and _is_one_field(_split_path(named[0])):
         return True
     message = message[:_MAX_MESSAGE_CHARS]
-    places: list[tuple[str, str]] = [*_QUOTED.findall(message), *_HEAD.findall(message)]
+    positions: list[tuple[str, str]] = [*_QUOTED.findall(message), *_HEAD.findall(message)]
     return bool(_OUTPUT_TOKENS.search(message)) or any(
-        _is_known(place[0], fields) and _is_part(place) for place in places
+        _is_known(position[0], fields) and _is_one_field(position) for position in positions
     )
 
 
@@ -75,8 +75,8 @@ def _is_known(top: str, fields: Collection[str]) -> bool:
     return top in _PART_FIELDS or top in _WHOLE_PROMPT_FIELDS or top in fields
 
 
-def _is_part(place: tuple[str, str]) -> bool:
-    top, below = place
+def _is_one_field(position: tuple[str, str]) -> bool:
+    top, below = position
     return bool(below) or not (top in _WHOLE_PROMPT_FIELDS or top.endswith("tokens"))
 
 

@@ -2,7 +2,7 @@
 
 The caller gets the provider's message, cleaned, where the request is at fault; else a message of ours, and
 the provider's goes to the record. Invariants: 401 is only ever about our keys; a provider's 401 or 403 is
-502 `provider_auth`, except for flagged input; text of a body of unknown shape reaches nobody.
+502 `provider_auth`, except for flagged input; text of a body of unknown shape is never passed on.
 """
 
 import re
@@ -117,11 +117,11 @@ def map_stream_error(
     return mapped
 
 
-def _recorded_message(failure: FailureFacts, asked: Callable[[], bytes]) -> str | None:
+def _recorded_message(failure: FailureFacts, sent_body: Callable[[], bytes]) -> str | None:
     """Why the call failed, for the record and the log: cleaned, without what the request also holds."""
     wording = failure.message or failure.reason
     if wording:
-        cleaned = without_request_text(wording, asked())
+        cleaned = without_request_text(wording, sent_body())
         if cleaned is None and failure.reason:
             cleaned = failure.reason.partition(":")[0]  # the error's class
         if cleaned is None:
@@ -137,7 +137,7 @@ def _recorded_message(failure: FailureFacts, asked: Callable[[], bytes]) -> str 
 
 
 def _sidecar_error(failure: FailureFacts, model: str) -> APIError | None:
-    """The error for what the sidecar, LiteLLM or a guardrail refused by itself; None for anything else."""
+    """The error for what the sidecar, LiteLLM or a guardrail rejected by itself; None for anything else."""
     status, whole = failure.status, failure.full_text
     mapped: APIError | None = None
     if _any(_COOLING, whole):

@@ -1,9 +1,9 @@
 """Cleans a provider's error message for callers, records and logs.
 
-Pure. Invariants of `clean`: one line of at most `MAX_CHARS` characters; no key, URL, host, path, address,
-account or request id, no wrapping or traceback of LiteLLM's; idempotent; numbers of up to ten digits stay.
-`without_request_text`: nothing of 24 characters or more that also occurs in the request is left, and its
-work is linear.
+Pure. Invariants of `clean_message`: one line of at most `MAX_CHARS` characters; no key, URL, host, path,
+address, account or request id, no wrapping or traceback of LiteLLM's; idempotent; numbers of up to ten
+digits stay. `without_request_text`: nothing of 24 characters or more that also occurs in the request is
+left, and its work is linear.
 """
 
 import re
@@ -12,12 +12,12 @@ import unicodedata
 
 MAX_CHARS = 600
 MAX_COMPARED_BYTES = 256 * 2**10
-"""Of a request. A longer one is not searched for what a message repeats: that would delay other calls."""
+"""A longer request is not searched for what a message repeats: that would delay other calls."""
 REMOVED = "[removed]"
 _ROUNDS = 4
-_LONGEST_RAW = 2_000
-_SHORTEST_SECRET, _SHORTEST_PART = 16, 10
-_SHORTEST_ECHO, _BLOCK_BYTES = 24, 8
+_MAX_RAW_CHARS = 2_000
+_MIN_SECRET_CHARS, _MIN_PART_CHARS = 16, 10
+_MIN_ECHO_CHARS, _BLOCK_BYTES = 24, 8
 
 _WINDOWS_PATH = re.compile(r"\b[A-Za-z]:\\+[^\s\"'`<>]+")
 _UNICODE = re.compile(r"\\u([0-9a-fA-F]{4})")
@@ -31,7 +31,7 @@ _CHATTER = re.compile(
     r"to drop (?:these|it|unsupported)|if you want to use these params|\bFile \"[^\"]*\", line \d",
     re.IGNORECASE,
 )
-"""Where LiteLLM's own talk begins: nothing after it is the provider's."""
+"""Where LiteLLM's own text begins: nothing after it is the provider's."""
 
 _WRAPPING = re.compile(
     r"^(?:(?:litellm\.)?(?:[A-Za-z]+\.)*[A-Za-z]*(?:Error|Exception|Timeout)\s*(?::|-(?=\s))\s*|"
@@ -75,7 +75,7 @@ _MODELS = (
     r"mistral-(?:large|medium|small|\d+b)"
 )
 _MACHINE = rf"(?!{_MODELS})[a-z](?=[\w-]*(?:\d|-\w|\.\w))[\w-]*(?:\.[\w-]+)*(?::\d{{1,5}})?(?![\w/])"
-"""A name with a digit, a hyphen or a dot, which is no model's."""
+"""A name with a digit, a hyphen or a dot that is no model's."""
 _PRIVATE = (
     "prod|production|stage|staging|test|priv|private|home|lab|node|consul|cluster|k8s|docker|intra|office"
 )
@@ -137,17 +137,17 @@ _NAMED_KEY = re.compile(
 _TOKEN = re.compile(r"[A-Za-z0-9_+/=-]{16,}")
 _SEPARATORS = re.compile(r"[-_/+=]+")
 _WORD = re.compile(r"(?:[A-Z]?[a-z]{3,20}|[A-Z]{2,20}(?![a-z])|[a-z]{1,2}|[A-Z])")
-_AGAIN = re.compile(rf"{re.escape(REMOVED)}(?:[\s,;:.'\"`]*{re.escape(REMOVED)})+")
+_REPEATED_REMOVED = re.compile(rf"{re.escape(REMOVED)}(?:[\s,;:.'\"`]*{re.escape(REMOVED)})+")
 _EMPTY = re.compile(r"\(\s*\)|[\"'`]{2,}")
 
 
 def clean_message(text: str) -> str:
-    """The message without what must not leave; empty when nothing readable is left."""
-    line = _one_line(_ESCAPES.sub(_unescaped, _WINDOWS_PATH.sub(REMOVED, text[:_LONGEST_RAW])))
+    """Returns the message without what must not leave; empty when nothing readable is left."""
+    line = _one_line(_ESCAPES.sub(_unescape, _WINDOWS_PATH.sub(REMOVED, text[:_MAX_RAW_CHARS])))
     connecting = bool(_CONNECTING.search(line))
     for _ in range(_ROUNDS):
-        cleaned = _without_secrets(_unwrapped(line))
-        cleaned = _bounded(_tidy(_PEER.sub(REMOVED, cleaned) if connecting else cleaned))
+        cleaned = _without_secrets(_unwrap(line))
+        cleaned = _shorten(_tidy(_PEER.sub(REMOVED, cleaned) if connecting else cleaned))
         if cleaned == line:
             break
         line = cleaned
@@ -155,7 +155,7 @@ def clean_message(text: str) -> str:
 
 
 def without_request_text(text: str, request: bytes) -> str | None:
-    """The message with everything cut that the request holds too, 24 characters or more.
+    """Returns the message without every part of 24 characters or more that the request also has.
 
     Both are compared without white space, quotes, escapes and case: a provider's quoting hides nothing.
     The work grows with the request's length alone; a request over `MAX_COMPARED_BYTES` is not read.
@@ -169,16 +169,16 @@ def without_request_text(text: str, request: bytes) -> str | None:
     """
     if len(request) > MAX_COMPARED_BYTES:
         return None
-    line = _one_line(text[:_LONGEST_RAW])
-    message, places = _comparable_with_places(line)
+    line = _one_line(text[:_MAX_RAW_CHARS])
+    message, offsets = _comparable_with_offsets(line)
     for start, end in reversed(_shared_spans(message, _comparable(request))):
-        if places[end - 1] + 1 - places[start] >= _SHORTEST_ECHO:
-            line = f"{line[: places[start]]} {REMOVED} {line[places[end - 1] + 1 :]}"
+        if offsets[end - 1] + 1 - offsets[start] >= _MIN_ECHO_CHARS:
+            line = f"{line[: offsets[start]]} {REMOVED} {line[offsets[end - 1] + 1 :]}"
     return line
 
 
 def _shared_spans(message: bytes, body: bytes) -> list[tuple[int, int]]:
-    """Where the message consists of pieces of two blocks or more that the body holds too."""
+    """The spans of the message that consist of pieces of two blocks or more which the body also has."""
     length = 2 * _BLOCK_BYTES
     shared = _pieces(message, length) & _candidates(body, _pieces(message, _BLOCK_BYTES))
     spans: list[tuple[int, int]] = []
@@ -192,7 +192,7 @@ def _shared_spans(message: bytes, body: bytes) -> list[tuple[int, int]]:
 def _candidates(body: bytes, blocks: set[bytes]) -> set[bytes]:
     """The body's pieces of two blocks around each of its aligned blocks that is one of `blocks`.
 
-    A piece of two blocks holds an aligned one wherever it begins, so only every eighth byte is looked at.
+    A piece of two blocks contains an aligned one wherever it begins, so only every eighth byte is read.
     """
     numbers = {int.from_bytes(block, sys.byteorder) for block in blocks}
     aligned = memoryview(body)[: len(body) - len(body) % _BLOCK_BYTES].cast("Q")
@@ -209,34 +209,34 @@ def _comparable(body: bytes) -> bytes:
     return _QUOTING_BYTES.sub(b"", body).lower().translate(None, b" \t\r\n\"'`")
 
 
-def _comparable_with_places(line: str) -> tuple[bytes, list[int]]:
-    """The same of a line, and for each byte the place of its character."""
-    out, places = bytearray(), list[int]()
+def _comparable_with_offsets(line: str) -> tuple[bytes, list[int]]:
+    """The same of a line, and for each byte the offset of its character."""
+    out, offsets = bytearray(), list[int]()
     quoting = {at for found in _QUOTING.finditer(line) for at in range(*found.span())}
     for at, character in enumerate(line):
         if at in quoting or character in " \"'`":
             continue
         raw = character.encode("utf-8", "replace").lower()
         out += raw
-        places += [at] * len(raw)
-    return bytes(out), places
+        offsets += [at] * len(raw)
+    return bytes(out), offsets
 
 
 def _one_line(text: str) -> str:
-    """Control and invisible characters gone, white space single."""
-    spaced = (" " if one.isspace() else one for one in _UNICODE.sub(_character, text))
-    return " ".join("".join(one for one in spaced if unicodedata.category(one)[0] != "C").split())
+    """Removes control and invisible characters, and makes white space single."""
+    spaced = (" " if char.isspace() else char for char in _UNICODE.sub(_character, text))
+    return " ".join("".join(char for char in spaced if unicodedata.category(char)[0] != "C").split())
 
 
 def _character(found: re.Match[str]) -> str:
     return chr(int(found[1], 16))
 
 
-def _unescaped(found: re.Match[str]) -> str:
+def _unescape(found: re.Match[str]) -> str:
     return " " if found[1] else found[2]
 
 
-def _unwrapped(line: str) -> str:
+def _unwrap(line: str) -> str:
     line = _WRAPPING.sub("", line)
     chatter = _CHATTER.search(line)
     return line[: chatter.start()] if chatter else line
@@ -253,25 +253,25 @@ def _without_secrets(line: str) -> str:
 
 
 def _is_random(token: str) -> bool:
-    """Whether a long token looks like a key and not like the name of a model or a field."""
+    """Whether a long token looks like a key, not like the name of a model or a field."""
     odd = [len(part) for part in _SEPARATORS.split(token) if not _is_natural(part)]
-    return sum(odd) >= _SHORTEST_SECRET or max(odd, default=0) >= _SHORTEST_PART
+    return sum(odd) >= _MIN_SECRET_CHARS or max(odd, default=0) >= _MIN_PART_CHARS
 
 
 def _is_natural(part: str) -> bool:
     if part.isdigit():
-        return len(part) <= _SHORTEST_PART or len(part) > _SHORTEST_SECRET
-    if any(one.isdigit() for one in part):
-        return len(part) < _SHORTEST_PART // 2 + 1
+        return len(part) <= _MIN_PART_CHARS or len(part) > _MIN_SECRET_CHARS
+    if any(char.isdigit() for char in part):
+        return len(part) < _MIN_PART_CHARS // 2 + 1
     return "".join(_WORD.findall(part)) == part and len(_WORD.findall(part)) <= 1 + len(part) // 3
 
 
 def _tidy(line: str) -> str:
-    line = _EMPTY.sub("", _AGAIN.sub(REMOVED, line))
+    line = _EMPTY.sub("", _REPEATED_REMOVED.sub(REMOVED, line))
     return " ".join(line.split()).strip(" -:,;")
 
 
-def _bounded(line: str) -> str:
+def _shorten(line: str) -> str:
     if len(line) <= MAX_CHARS:
         return line
     return f"{line[: MAX_CHARS - 1].rsplit(' ', 1)[0]}…"

@@ -22,9 +22,9 @@ KEEPALIVE_S = 20.0
 CONNECT_TIMEOUT_S = 3.0
 MAX_UNREAD_BYTES = 2**18
 MAX_HEAD_BYTES = 2**18
-"""Of an answer, in a row: its head and any interim ones, or chunk extensions, or trailers."""
+"""Of a response's head with interim ones, of chunk extensions in a row, or of trailers."""
 MAX_BODY_BYTES = 2**27
-"""Of a body that is read as a whole."""
+"""Of a body that is read at once."""
 _FRAMING = (b"content-length", b"transfer-encoding")
 
 
@@ -105,13 +105,13 @@ class HTTPConnection(asyncio.Protocol):
             await self.wait_for_data()
 
     async def read(self) -> bytes:
-        """The next bytes of the body, all that came; none at its end. Raises `ConnectionBroken`."""
+        """Returns what was received so far, waiting for data; nothing at the end. Raises `ConnectionBroken`."""
         while not (self.chunks or self.is_complete):
             await self.wait_for_data()
         return self.take_chunks()
 
     def take_chunks(self) -> bytes:
-        """The bytes of the body that came since; none at its end, or while nothing has."""
+        """Returns the bytes received and not taken yet; none at the body's end, or while there are none."""
         parts, self.chunks = self.chunks, []
         self._unread_bytes = 0
         if self._paused and self._transport is not None and not self._transport.is_closing():
@@ -119,37 +119,37 @@ class HTTPConnection(asyncio.Protocol):
             self._transport.resume_reading()
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    async def read_all(self, most_bytes: int = MAX_BODY_BYTES) -> bytes:
-        """The rest of the body, `whole`, or as much of it as is wanted; raises `ConnectionBroken`."""
+    async def read_all(self, max_bytes: int = MAX_BODY_BYTES) -> bytes:
+        """Returns the rest of the body, or about `max_bytes` of it; raises `ConnectionBroken`."""
         if self.is_complete:
             return self.take_chunks()
         parts: list[bytes] = []
         size = 0
-        while size <= most_bytes and (part := await self.read()):
+        while size <= max_bytes and (part := await self.read()):
             parts.append(part)
             size += len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def abort(self) -> None:
-        """Close it at once; who is at work at the other end learns of it."""
+        """Closes the connection at once; the server sees it and cancels its work."""
         if self._transport is not None:
             self._transport.abort()
 
     def wait_for_data(self) -> "asyncio.Future[None]":
-        """Done when more data came or the connection broke; raises `ConnectionBroken` once it did."""
+        """Returns a future, done when data came or the connection broke; raises `ConnectionBroken` after it."""
         if self._transport is None:
             raise ConnectionBroken
         self._waiter = self._loop.create_future()
         return self._waiter
 
-    # What asyncio calls
+    # Called by asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Connected."""
+        """Keeps the transport."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass
 
     def data_received(self, data: bytes) -> None:
-        """Bytes came: parse them, and wake who waits, once."""
+        """Parses received bytes, and wakes the waiting task once."""
         if not self._in_use:
             self.abort()
             return
@@ -171,38 +171,38 @@ class HTTPConnection(asyncio.Protocol):
             waiter.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The end of the connection; it is also the end of a body that has no other."""
+        """Ends the connection, and with it a body that has no length of its own."""
         self._transport = None
         if exc is None and self.status and not any(name in self.headers for name in _FRAMING):
             self.is_complete = True
         if (waiter := self._waiter) is not None and not waiter.done():
             waiter.set_result(None)
 
-    # What the parser calls
+    # Called by the parser
 
     def on_message_begin(self) -> None:
-        """The first byte of an answer; a `ValueError` of ours is to the parser as one of its own."""
+        """Rejects bytes after a complete response; the parser treats our `ValueError` as its own."""
         if self.is_complete:
-            raise ValueError("bytes after an answer")
+            raise ValueError("bytes after a response")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header; after the head, one of the trailers."""
+        """Stores one header; after the head it is a trailer, and is dropped."""
         if not self.status:
             self.headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
-        """The head is whole."""
+        """Stores the status: the head is complete."""
         self.status = self._parser.get_status_code()
         if self.status == 101 or self.status < 100:
-            raise ValueError("no status we asked for")
+            raise ValueError("unexpected status")
 
     def on_body(self, part: bytes) -> None:
-        """Some of the body."""
+        """Stores some of the body."""
         self.chunks.append(part)
         self._unread_bytes += len(part)
 
     def on_message_complete(self) -> None:
-        """The answer is whole, unless it was only an interim one."""
+        """Ends the response, unless it was an interim one."""
         if self.status < 200:
             self.status, self.headers = 0, {}
             return
@@ -211,16 +211,16 @@ class HTTPConnection(asyncio.Protocol):
 
 
 class ConnectionPool:
-    """The connections of one process: those at rest are kept for the next call."""
+    """The connections of one process; idle ones are kept for the next call."""
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
-        """`tls` says whom to trust behind `https`; without it, whom the system trusts."""
+        """`tls` has the authorities trusted behind `https`; without it, the system's."""
         self._idle: dict[SidecarAddress, deque[HTTPConnection]] = {}
         self._busy: set[HTTPConnection] = set()
         self._context = tls
 
     async def acquire(self, address: SidecarAddress) -> HTTPConnection:
-        """A connection of one's own until it is given back; raises `ConnectError`."""
+        """Returns a connection for one caller until it is released; raises `ConnectError`."""
         idle = self._idle.get(address)
         while idle:
             kept = idle.pop()
@@ -231,7 +231,7 @@ class ConnectionPool:
         return await self._connect(address)
 
     def release(self, connection: HTTPConnection) -> None:
-        """Let go of it; it is kept only when its answer was read to the end."""
+        """Keeps a connection whose response was read to its end; closes any other."""
         self._busy.discard(connection)
         if not connection.reusable:
             connection.abort()
@@ -243,7 +243,7 @@ class ConnectionPool:
             idle.popleft().abort()
 
     def close(self) -> None:
-        """Close every connection."""
+        """Closes every connection."""
         for connection in (*self._busy, *(one for idle in self._idle.values() for one in idle)):
             connection.abort()
         self._idle.clear()

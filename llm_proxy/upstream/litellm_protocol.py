@@ -116,9 +116,9 @@ def _caller_metadata(caller: Caller) -> Json:
     names = {"tenant": caller.tenant, "agent": caller.agent, "channel": caller.channel, "run": caller.run}
     named = [(kind, name) for kind, name in {**names, "key": caller.key_id}.items() if name]
     tags = [name if name.startswith(f"{kind}:") else f"{kind}:{name}" for kind, name in named]
-    told: Json = {"session_id": caller.session, "trace_user_id": caller.user}
-    told[TAGS_FIELD] = [*tags, *caller.tags]
-    return {name: value for name, value in told.items() if value}
+    metadata: Json = {"session_id": caller.session, "trace_user_id": caller.user}
+    metadata[TAGS_FIELD] = [*tags, *caller.tags]
+    return {name: value for name, value in metadata.items() if value}
 
 
 Headers = Mapping[bytes, bytes]
@@ -255,12 +255,12 @@ def _attempt_count(headers: Headers) -> int | None:
 
 def _hops(headers: Headers, group: str | None, deployment: str | None) -> tuple[ProviderAttempt, ...] | None:
     """Every attempt as our sidecar lists them; a call answered at once has its answer alone."""
-    told = headers.get(b"x-llmp-hops")
-    if told is None:
+    listed = headers.get(b"x-llmp-hops")
+    if listed is None:
         answered = group is not None and deployment is not None and _attempt_count(headers) == 1
         return (ProviderAttempt(group or "", deployment or "", 200),) if answered else None
     try:
-        rows: Any = orjson.loads(told) if len(told) <= _MAX_HOPS_BYTES else None
+        rows: Any = orjson.loads(listed) if len(listed) <= _MAX_HOPS_BYTES else None
         return tuple(
             ProviderAttempt(
                 _clean_name(group),

@@ -147,7 +147,7 @@ class SidecarPool:
     def __init__(self, urls: Iterable[str], *, max_in_flight: int) -> None:
         self.max_in_flight = max_in_flight
         self.sidecars: list[Sidecar] = [Sidecar(url) for url in expand_urls(urls) if url[0] != "@"]
-        self._turn = 0
+        self._next_start = 0
 
     def pick(self, now: float, tried: Iterable[Sidecar] = ()) -> Sidecar | None:
         """Returns the live sidecar with the fewest calls, round robin among equals; None when all are full.
@@ -167,8 +167,8 @@ class SidecarPool:
             )
         if not left:
             return None
-        self._turn += 1
-        start = self._turn % len(left)
+        self._next_start += 1
+        start = self._next_start % len(left)
         chosen = min(left[start:] + left[:start], key=lambda one: one.in_flight)
         return chosen if chosen.in_flight < self.max_in_flight else None
 
@@ -203,22 +203,22 @@ class CompletionRate:
 
     def record(self, now: float) -> None:
         """Counts a call that has ended."""
-        self._turn(now)
+        self._start_half(now)
         self._now += 1
         self._last = now
 
-    def seconds_until_free(self, places: int, now: float) -> float:
+    def seconds_until_free(self, slots: int, now: float) -> float:
         """The time until so many more slots are free, at the rate of the last seconds."""
-        self._turn(now)
+        self._start_half(now)
         ended = self._now + self._before
         half = RATE_WINDOW_S / 2
         passed = now - self._since + (half if self._before else 0.0)
         if not ended:
             self._last = now if self._last is None else self._last
             return MAX_ESTIMATE_S if now - self._last >= half else 1.0
-        return min(max(places * max(passed, 0.1) / ended, 1.0), MAX_ESTIMATE_S)
+        return min(max(slots * max(passed, 0.1) / ended, 1.0), MAX_ESTIMATE_S)
 
-    def _turn(self, now: float) -> None:
+    def _start_half(self, now: float) -> None:
         half = RATE_WINDOW_S / 2
         if now - self._since >= half:
             self._before = self._now if now - self._since < RATE_WINDOW_S else 0
@@ -265,32 +265,32 @@ class SlotQueue:
         """Gives all free slots to the calls that wait, in order."""
         left: deque[tuple[asyncio.Future[Sidecar], Sequence[Sidecar]]] = deque()
         while self._waiting:
-            turn, tried = self._waiting.popleft()
-            found = None if turn.done() else self._pool.pick(now, tried)
+            future, tried = self._waiting.popleft()
+            found = None if future.done() else self._pool.pick(now, tried)
             if found is not None:
                 found.begin_call(now)
-                turn.set_result(found)
-            elif not turn.done():
-                left.append((turn, tried))
+                future.set_result(found)
+            elif not future.done():
+                left.append((future, tried))
         self._waiting = left
 
     async def _wait(self, tried: Sequence[Sidecar]) -> Sidecar:
         loop = asyncio.get_running_loop()
-        turn: asyncio.Future[Sidecar] = loop.create_future()
-        entry = (turn, tried)
+        future: asyncio.Future[Sidecar] = loop.create_future()
+        entry = (future, tried)
         self._waiting.append(entry)
-        late = loop.call_later(self._queue_s, turn.cancel)
+        timer = loop.call_later(self._queue_s, future.cancel)
         try:
-            return await turn
+            return await future
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.release(turn.result(), loop.time())
+            if future.done() and not future.cancelled():
+                self.release(future.result(), loop.time())
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
             raise self._overloaded(loop.time()) from None
         finally:
-            late.cancel()
+            timer.cancel()
             if entry in self._waiting:
                 self._waiting.remove(entry)
 

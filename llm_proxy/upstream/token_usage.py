@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import orjson
 
+from llm_proxy.dialects import BYTES_PER_TOKEN
 from llm_proxy.json_access import Json, as_object, as_objects
 from llm_proxy.money import usd_to_nano
 from llm_proxy.token_details import read_details, service_tier, token_count
@@ -76,7 +77,6 @@ def is_zero(usage: TokenUsage) -> bool:
     return not usage.prompt_tokens and not usage.completion_tokens
 
 
-BYTES_PER_TOKEN = 4
 ESCAPED_BYTES_PER_TOKEN = 12
 """Of text written as `\\uXXXX`, six bytes a character."""
 

@@ -90,7 +90,7 @@ class ClusterClient:
                 ):
                     on_late_reply(
                         reply.result()
-                    )  # reply and cancellation came in one cycle of the event loop
+                    )  # reply and cancellation arrived in one cycle of the event loop
                 raise
             except LimiterUnavailable as unavailable:
                 match str(unavailable).split():

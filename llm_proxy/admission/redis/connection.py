@@ -237,7 +237,7 @@ def _reason(error: Exception) -> str:
 
 
 def _login_commands(options: dict[str, Any]) -> list[tuple[Argument, ...]]:
-    """AUTH and SELECT, as the URL asks for them."""
+    """The AUTH and SELECT commands of the URL's options."""
     args: list[tuple[Argument, ...]] = []
     if options.get("password"):
         user = (options["username"],) if options.get("username") else ()

@@ -6,10 +6,9 @@ schema order, streaming and extra fields last, with the resolved model group as 
 
 from typing import Any, NamedTuple
 
-from llm_proxy.dialects.call import Call
-from llm_proxy.dialects.dialect import BodyLimits, ModelIndex, RequestOptions
+from llm_proxy.dialects.call import UNBOUNDED_TOKENS, Call
+from llm_proxy.dialects.dialect import BodyLimits, ModelIndex
 from llm_proxy.dialects.request.field_policy import (
-    UNBOUNDED_TOKENS,
     partition_fields,
     place_extra_fields,
     requested_max_tokens,
@@ -17,6 +16,7 @@ from llm_proxy.dialects.request.field_policy import (
 from llm_proxy.dialects.request.model_resolution import providers_for, resolve
 from llm_proxy.dialects.request.openai_schema import parse_messages
 from llm_proxy.dialects.request.validators import invalid, missing, wrong_type
+from llm_proxy.dialects.request_options import RequestOptions
 from llm_proxy.endpoints import ENDPOINTS, Endpoint
 from llm_proxy.errors import BadRequest, ModelNotFound
 from llm_proxy.identity import NO_ATTRIBUTION, Attribution, parse_tags
@@ -36,7 +36,7 @@ _METADATA_IDS = (
 
 
 class ParseContext(NamedTuple):
-    """How a body came in: what the dialect knows and the fields do not say."""
+    """How a body came in: its dialect and endpoint, and what its fields do not say."""
 
     dialect: str
     endpoint: Endpoint
@@ -67,10 +67,12 @@ def build_call(
         BadRequest: Naming the field at fault.
         ModelNotFound: No group serves the model.
     """
-    door = context.endpoint
-    parsed, bulk_bytes = _with_parsed_messages(parsed, limits) if door == "chat.completions" else (parsed, 0)
-    fields, extra, metadata, out_of_range = partition_fields(door, parsed)
-    if (required := ENDPOINTS[door].required) not in fields:
+    endpoint = context.endpoint
+    parsed, file_bytes = (
+        _with_parsed_messages(parsed, limits) if endpoint == "chat.completions" else (parsed, 0)
+    )
+    fields, extra, metadata, out_of_range = partition_fields(endpoint, parsed)
+    if (required := ENDPOINTS[endpoint].required) not in fields:
         raise missing(required)
     model = _model(fields, context, options, models)
     group = resolve(model, options.provider, models)
@@ -81,7 +83,7 @@ def build_call(
     if extra:
         body.update(place_extra_fields(extra, providers))
     return Call(
-        endpoint=door,
+        endpoint=endpoint,
         dialect=context.dialect,
         model=model,
         group=models.aliases.get(group, group),
@@ -89,8 +91,8 @@ def build_call(
         streaming=streaming,
         wants_usage=streaming and (wants_usage or context.reports_usage),
         attribution=attribution or parse_attribution(metadata, fields.get("user")),
-        max_tokens=_max_tokens(door, fields, extra),
-        prompt_bytes=context.size_bytes - bulk_bytes,
+        max_tokens=_max_tokens(endpoint, fields, extra),
+        prompt_bytes=context.size_bytes - file_bytes,
         choices=max(fields.get("n", 1), fields.get("best_of", 1)),
         cache=options.cache,
         timeout_s=options.timeout_s,
@@ -101,8 +103,8 @@ def _with_parsed_messages(parsed: Json, limits: BodyLimits) -> tuple[Json, int]:
     """The body with its messages checked, and how many of its bytes are images, files and audio."""
     if parsed.get("messages") is None:
         return parsed, 0
-    messages, bulk_bytes = parse_messages(parsed["messages"], limits.max_messages)
-    return {**parsed, "messages": messages}, bulk_bytes
+    messages, file_bytes = parse_messages(parsed["messages"], limits.max_messages)
+    return {**parsed, "messages": messages}, file_bytes
 
 
 def _check_range(out_of_range: BadRequest | None, providers: frozenset[str]) -> frozenset[str]:
@@ -127,7 +129,7 @@ def parse_attribution(metadata: Json, user: str | None) -> Attribution:
 
 def _end_user(user: str) -> str | None:
     """OpenAI's `user` for our records: printable, and short enough."""
-    printable = user if user.isprintable() else "".join(sign for sign in user if sign.isprintable())
+    printable = user if user.isprintable() else "".join(char for char in user if char.isprintable())
     return printable[:MAX_ID_CHARS] or None
 
 
@@ -140,12 +142,12 @@ def _parse_id(value: Any, path: str) -> str:  # noqa: ANN401 -- unchecked JSON
     return name
 
 
-def _model(fields: Json, came: ParseContext, options: RequestOptions, models: ModelIndex) -> str:
+def _model(fields: Json, context: ParseContext, options: RequestOptions, models: ModelIndex) -> str:
     model = fields.get("model")
     if model is not None:
         return str(model)
-    if came.endpoint != "embeddings":
-        if came.model_optional or options.may_omit_model:
+    if context.endpoint != "embeddings":
+        if context.model_optional or options.may_omit_model:
             return models.default
         if models.default_chosen and _may_use(models.default, options, models):
             return models.default
@@ -173,11 +175,11 @@ def _stream(body: Json) -> tuple[bool, bool]:
     return True, options is not None and options.get("include_usage") is True
 
 
-def _max_tokens(door: Endpoint, fields: Json, extra: Json) -> int | None:
+def _max_tokens(endpoint: Endpoint, fields: Json, extra: Json) -> int | None:
     """The requested length; in a chat 0 is none, because some providers take it for no limit."""
-    asked = [fields[key] for key in ("max_completion_tokens", "max_tokens") if key in fields]
-    asked = asked if door == "completions" else [length for length in asked if length]
-    asked = [UNBOUNDED_TOKENS if length < 0 else length for length in asked]
+    requested = [fields[key] for key in ("max_completion_tokens", "max_tokens") if key in fields]
+    requested = requested if endpoint == "completions" else [length for length in requested if length]
+    requested = [UNBOUNDED_TOKENS if length < 0 else length for length in requested]
     if extra and (own_fields := requested_max_tokens(extra)) is not None:
-        asked.append(own_fields)
-    return max(asked) if asked else None
+        requested.append(own_fields)
+    return max(requested) if requested else None

@@ -9,6 +9,7 @@ only beside `store: true`, never LiteLLM; equal requests give equal bodies, what
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from llm_proxy.dialects.call import UNBOUNDED_TOKENS
 from llm_proxy.dialects.request import litellm_reserved
 from llm_proxy.dialects.request.openai_schema import FIELD_ORDER, FIELDS, VALIDATE_METADATA
 from llm_proxy.dialects.request.validators import Validator, shown_name, wrong_type
@@ -46,7 +47,6 @@ _MAX_TOKENS_FIELDS = (
     "n_predict",
 )
 _OPTION_OBJECTS = ("generationConfig", "generation_config", "options")
-UNBOUNDED_TOKENS = 2**31
 
 
 def place_extra_fields(extra: Json, providers: Collection[str]) -> Json:
@@ -124,14 +124,14 @@ class PartitionedFields(NamedTuple):
     out_of_range: BadRequest | None = None
 
 
-def partition_fields(door: Endpoint, parsed: Json) -> PartitionedFields:
+def partition_fields(endpoint: Endpoint, parsed: Json) -> PartitionedFields:
     """Returns the validated fields in schema order; the model's own and `metadata` apart.
 
     Raises:
         BadRequest: Naming the field: a wrong type or value, or a name that is LiteLLM's.
     """
-    checks = FIELDS[door]
-    rank = FIELD_ORDER[door]
+    checks = FIELDS[endpoint]
+    rank = FIELD_ORDER[endpoint]
     known: list[str] = []
     extra: Json = {}
     metadata: Json = {}

@@ -149,7 +149,7 @@ FIELDS: dict[Endpoint, dict[str, Validator]] = {
     "completions": _COMPLETIONS,
     "embeddings": _EMBEDDINGS,
 }
-FIELD_ORDER = {door: {name: at for at, name in enumerate(fields)} for door, fields in FIELDS.items()}
+FIELD_ORDER = {endpoint: {name: at for at, name in enumerate(fields)} for endpoint, fields in FIELDS.items()}
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 _PLAIN_ROLES = ROLES - {"tool", "function"}
