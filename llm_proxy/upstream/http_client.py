@@ -105,7 +105,7 @@ class HTTPConnection(asyncio.Protocol):
             await self.wait_for_data()
 
     async def read(self) -> bytes:
-        """Returns what was received so far, waiting for data; nothing at the end. Raises `ConnectionBroken`."""
+        """Returns what was received so far, waiting for data; b"" at the end. Raises `ConnectionBroken`."""
         while not (self.chunks or self.is_complete):
             await self.wait_for_data()
         return self.take_chunks()
@@ -136,7 +136,7 @@ class HTTPConnection(asyncio.Protocol):
             self._transport.abort()
 
     def wait_for_data(self) -> "asyncio.Future[None]":
-        """Returns a future, done when data came or the connection broke; raises `ConnectionBroken` after it."""
+        """A future, done when data came or the connection broke; raises `ConnectionBroken` after that."""
         if self._transport is None:
             raise ConnectionBroken
         self._waiter = self._loop.create_future()
