@@ -76,8 +76,7 @@ def build_call(
         raise missing(required)
     model = _model(fields, context, options, models)
     group = resolve(model, options.provider, models)
-    providers = providers_for(group, models) if extra or out_of_range else frozenset[str]()
-    providers = _check_range(out_of_range, providers) if extra or out_of_range else providers
+    providers = _providers(group, models, out_of_range) if extra or out_of_range else frozenset[str]()
     body: Json = fields | {"model": group}
     streaming, wants_usage = _stream(body)
     if extra:
@@ -107,8 +106,9 @@ def _with_parsed_messages(parsed: Json, limits: BodyLimits) -> tuple[Json, int]:
     return {**parsed, "messages": messages}, file_bytes
 
 
-def _check_range(out_of_range: BadRequest | None, providers: frozenset[str]) -> frozenset[str]:
-    """Returns who may serve the call; raises the range error where one of them has OpenAI's ranges."""
+def _providers(group: str, models: ModelIndex, out_of_range: BadRequest | None) -> frozenset[str]:
+    """Who may serve the call; raises the range error where one of them has OpenAI's ranges."""
+    providers = providers_for(group, models)
     if out_of_range is not None and not OPENAI_RANGE_PROVIDERS.isdisjoint(providers):
         raise out_of_range
     return providers
