@@ -68,9 +68,7 @@ def build_call(
         ModelNotFound: No group serves the model.
     """
     endpoint = context.endpoint
-    parsed, file_bytes = (
-        _with_parsed_messages(parsed, limits) if endpoint == "chat.completions" else (parsed, 0)
-    )
+    parsed, file_bytes = _with_parsed_messages(endpoint, parsed, limits)
     fields, extra, metadata, out_of_range = partition_fields(endpoint, parsed)
     if (required := ENDPOINTS[endpoint].required) not in fields:
         raise missing(required)
@@ -98,9 +96,9 @@ def build_call(
     )
 
 
-def _with_parsed_messages(parsed: Json, limits: BodyLimits) -> tuple[Json, int]:
+def _with_parsed_messages(endpoint: Endpoint, parsed: Json, limits: BodyLimits) -> tuple[Json, int]:
     """The body with its messages checked, and how many of its bytes are images, files and audio."""
-    if parsed.get("messages") is None:
+    if endpoint != "chat.completions" or parsed.get("messages") is None:
         return parsed, 0
     messages, file_bytes = parse_messages(parsed["messages"], limits.max_messages)
     return {**parsed, "messages": messages}, file_bytes
