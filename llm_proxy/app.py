@@ -81,7 +81,7 @@ from llm_proxy.ledger import (
 )
 from llm_proxy.ledger.worker_slot import WorkerSlot, acquire_slot
 from llm_proxy.notify import Notifier, NotifierSources, Outbox, webhooks_from_settings
-from llm_proxy.pipeline import Stages, Upstream
+from llm_proxy.pipeline import Services, Upstream
 from llm_proxy.settings import Settings
 from llm_proxy.telemetry import Metrics, WorkerMetricsFiles, setup_logging
 from llm_proxy.telemetry.privacy import PayloadPolicy
@@ -151,17 +151,17 @@ class Gateway:
         self._tracer = Tracer(settings.otlp_endpoint, self.metrics) if settings.otlp_endpoint else None
         told = self._tracer is not None or kept
         witnesses = CallObservers(self._tracer, kept, self.ledger.keep_payload) if told else None
-        stages = Stages(identity, self.admission, self.upstream, self.ledger, self.watches, witnesses)
-        intake = RequestReader(identity, request_limits(settings), self._known)
+        services = Services(identity, self.admission, self.upstream, self.ledger, self.watches, witnesses)
+        reader = RequestReader(identity, request_limits(settings), self._known)
         keeper = _doorkeeper(settings, identity, self._pool, self._client_ip)
         answering = usage.router(usage_of or remembered, keeper, self._standings)
-        routers = [answering, *self._routers(keeper, intake, usage_of, ModelProbe(stages))]
+        routers = [answering, *self._routers(keeper, reader, usage_of, ModelProbe(services))]
         routers.append(
             notifications.router(Outbox(self._pool) if self._pool else None, by=keeper.require_actor)
         )
         rest_of_it = self._management(routers, keeper)
         self.routes = tuple(rest_of_it.state.routes)
-        front = Dispatcher(InferenceEndpoint(stages, intake, self._suspects), rest_of_it, intake.limits)
+        front = Dispatcher(InferenceEndpoint(services, reader, self._suspects), rest_of_it, reader.limits)
         self.asgi = with_cors(front, settings.cors_origins)
 
     def _management(self, routers: list[APIRouter], keeper: AuthDependencies) -> FastAPI:
@@ -196,7 +196,7 @@ class Gateway:
     def _routers(
         self,
         keeper: AuthDependencies,
-        intake: RequestReader,
+        reader: RequestReader,
         usage_of: PostgresUsage | None,
         trial: ModelProbe,
     ) -> list[APIRouter]:
@@ -224,7 +224,7 @@ class Gateway:
             health.router(self._health, keeper),
             models.router(catalog, keeper, settings.default_models),
             limits.router(
-                self.admission, caller=keeper.require_caller, of_key=of_key, read=intake.read_explain_request
+                self.admission, caller=keeper.require_caller, of_key=of_key, read=reader.read_explain_request
             ),
             health.metrics_router(self.metrics, keeper),
             stored_data.payloads_router(usage_of, keeper),

@@ -1,22 +1,24 @@
-"""The request's story, told once: record outermost, then lease, then upstream.
+"""The way of a call, written once: admitted, sent, answered; then settled and recorded, whatever ends it.
 
-Invariants: every admitted call settles its lease once and posts one record, whatever ends it (an answer, a
-refusal, a deadline, the caller's leaving); the lease is settled before the last byte of the answer leaves, so
-that a caller never meets its own previous call. A call that was not admitted leaves no record here; its
-refusal is counted where it is answered.
+Invariants: stages return values and never call back; every admitted call settles its lease once and posts one
+record, whatever ends it (an answer, an error, a deadline, a disconnect, a drain); the lease is settled before
+the last byte leaves, so that a caller never meets its own previous call. A call that was not admitted leaves
+no record here.
 """
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Protocol
+from types import TracebackType
+from typing import Protocol, Self
 
 from llm_proxy.admission import AdmissionController, Lease
+from llm_proxy.call_context import CallContext, note_end, note_error
 from llm_proxy.dialects import Call
 from llm_proxy.errors import APIError, InternalError
 from llm_proxy.identity import Authenticator, Caller
-from llm_proxy.ledger import CallObservers, Exchange, Ledger
-from llm_proxy.upstream import CallGuard, Catalog, Reply, RunningCalls
+from llm_proxy.ledger import CallObservers, Ledger, UsageRecord, billed, overhead_ms, record_of
+from llm_proxy.upstream import CallGuard, Catalog, Reply, RunningCalls, estimate_answer_tokens
 
 
 class Upstream(Protocol):
@@ -27,7 +29,7 @@ class Upstream(Protocol):
     async def send(
         self, call: Call, caller: Caller, request_id: str, watch: CallGuard, *, traceparent: str | None
     ) -> Reply:
-        """The reply to a call; raises what the sidecar said instead."""
+        """Returns the reply to a call; raises what the sidecar said instead."""
         ...
 
     def check_room(self) -> None:
@@ -36,8 +38,8 @@ class Upstream(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Stages:
-    """The stages a request walks, as the composition root put them together."""
+class Services:
+    """The stages of a call, as the composition root put them together."""
 
     identity: Authenticator
     admission: AdmissionController
@@ -47,44 +49,121 @@ class Stages:
     witnesses: CallObservers | None = None
 
 
-Deliver = Callable[[Reply, Lease, Exchange], Awaitable[None]]
+def reject_early(services: Services, caller: Caller) -> None:
+    """Rejects a call before its body is read, when a limit of the caller's own key is known to be exhausted.
+
+    Raises RateLimited.
+    """
+    services.admission.reject_if_exhausted(caller)
 
 
-async def relay(
-    stages: Stages, exchange: Exchange, caller: Caller, call: Call, *, watch: CallGuard, deliver: Deliver
-) -> None:
-    """Admit a call, forward it, deliver the reply, and account for it, whatever happens."""
-    lease = await stages.admission.admit(caller, call, exchange.request_id)
-    try:
-        exchange.catalog = stages.upstream.catalog
-        exchange.would_refuse = lease.would_reject
-        stages.ledger.call_started(exchange, caller, call)
-        if stages.witnesses is not None:
-            stages.witnesses.on_start(exchange, caller)
-        traceparent = exchange.trace.header if exchange.trace else None
-        exchange.asked_at = time.perf_counter()
-        reply = await stages.upstream.send(call, caller, exchange.id_text, watch, traceparent=traceparent)
+def process_call(services: Services, context: CallContext, watch: CallGuard) -> "AdmittedCall":
+    """Returns the call of `context`, to be entered with `async with`: that admits and sends it.
+
+    Leaving the block settles and records it. Entering raises what admission and upstream raise.
+    """
+    return AdmittedCall(services, context, watch)
+
+
+class AdmittedCall:
+    """A call from its admission to its record; within the block its reply is read once, as body or chunks.
+
+    Attributes:
+        context: What is known of the call.
+        limit_headers: Where the caller stands at its limits, for the response.
+        is_stream: The reply is a stream of chunks, else one body.
+    """
+
+    __slots__ = ("_lease", "_reply", "_services", "_watch", "context", "is_stream", "limit_headers")
+    _lease: Lease
+    _reply: Reply
+    is_stream: bool
+    limit_headers: tuple[tuple[bytes, bytes], ...]
+
+    def __init__(self, services: Services, context: CallContext, watch: CallGuard) -> None:
+        self.context = context
+        self._services = services
+        self._watch = watch
+
+    async def __aenter__(self) -> Self:
+        """Admits the call and sends it upstream; without room there it is rejected before admission."""
+        services, context = self._services, self.context
+        caller, call = context.caller, context.call
+        assert caller is not None and call is not None  # noqa: S101, PT018 -- the request was read
+        services.upstream.check_room()
+        self._lease = lease = await services.admission.admit(caller, call, context.request_id)
         try:
-            exchange.served = reply.routing
-            await deliver(reply, lease, exchange)
-        finally:
-            reply.close()
-    except APIError as refused:
-        exchange.failed(refused)
-        raise
-    except Exception:
-        exchange.failed(InternalError())
-        raise
-    finally:
-        exchange.interrupted(watch.reason, unsent=watch.unsent)
-        record = exchange.record(caller, call)
+            context.catalog = services.upstream.catalog
+            context.would_refuse = lease.would_reject
+            services.ledger.call_started(context)
+            if services.witnesses is not None:
+                services.witnesses.on_start(context)
+            traceparent = context.trace.header if context.trace else None
+            context.sent_at = time.perf_counter()
+            self._reply = reply = await services.upstream.send(
+                call, caller, context.id_text, self._watch, traceparent=traceparent
+            )
+        except BaseException as error:
+            await self._end(error)
+            raise
+        context.routing = reply.routing
+        self.is_stream, self.limit_headers = reply.stream_filter is not None, lease.headers
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Lets go of the reply, settles and records the call."""
+        self._reply.close()
+        self.note_usage()
+        await self._end(error)
+
+    async def body(self) -> bytes:
+        """Returns the whole reply, OpenAI's JSON; raises what broke it."""
+        context = self.context
+        body, context.usage = await self._reply.json()
+        context.content_tokens = estimate_answer_tokens(body) if context.usage is None else 0
+        context.answered_at = time.perf_counter()
+        return body
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Yields OpenAI's events as they come, without `[DONE]`; raises what broke the stream."""
+        return self._reply.chunks()
+
+    async def settle(self) -> None:
+        """Settles the lease and waits until the store has it: before the last byte leaves."""
+        self.note_usage()
+        self._lease.settle(*billed(self.context), self.context.routing.provider)
+        await self._lease.wait_settled()
+
+    def note_usage(self) -> None:
+        """Notes what a stream has used so far; a body's usage is known once it was read."""
+        frames, context = self._reply.stream_filter, self.context
+        if frames is not None:
+            context.usage = frames.usage
+            context.content_tokens = frames.content_tokens() if frames.usage is None else 0
+
+    async def _end(self, error: BaseException | None) -> None:
+        """Accounts for the call, whatever ended it; waits until the store has its settlement."""
+        context, watch = self.context, self._watch
+        if isinstance(error, APIError):
+            note_error(context, error)
+        elif isinstance(error, Exception):
+            note_error(context, InternalError())
+        note_end(context, watch.reason, unsent=watch.unsent)
+        self._account(record_of(context))
+        await self._lease.wait_settled()
+
+    def _account(self, record: UsageRecord) -> None:
+        """Settles the lease unless that was done, and posts the record; never waits."""
+        services, context, lease = self._services, self.context, self._lease
         if lease.usage is None:
-            lease.settle(*exchange.used(call), record.provider)
-        if record.usage_source in {"estimated", "unknown"} and not exchange.unsent:
-            stages.admission.correct_later(exchange.request_id, lease)
+            lease.settle(*billed(context), record.provider)
+        if record.usage_source in {"estimated", "unknown"} and not context.unsent:
+            services.admission.correct_later(context.request_id, lease)
         if record.outcome == "ok" and record.completion_tokens is not None and record.cache != "hit":
-            stages.admission.record_answer_length(call, record.completion_tokens)
-        stages.ledger.call_finished(record, exchange.overhead_ms(), exchange.served)
-        if stages.witnesses is not None:
-            stages.witnesses.on_end(exchange, caller, call, record)
-        await lease.wait_settled()
+            assert context.call is not None  # noqa: S101 -- it was admitted
+            services.admission.record_answer_length(context.call, record.completion_tokens)
+        services.ledger.call_finished(record, overhead_ms(context), context.routing)
+        if services.witnesses is not None:
+            services.witnesses.on_end(context, record)

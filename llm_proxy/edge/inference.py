@@ -11,11 +11,11 @@ import time
 from collections.abc import Awaitable
 from dataclasses import dataclass
 
-import orjson
 from starlette.requests import Request
 
-from llm_proxy.admission import Lease, apply_max_tokens_cap
-from llm_proxy.dialects import BodyLimits, Call, ResponseMeta, StreamRenderer, parse_request_options
+from llm_proxy.admission import apply_max_tokens_cap
+from llm_proxy.call_context import CallContext
+from llm_proxy.dialects import BodyLimits, Call, Dialect, ResponseMeta, parse_request_options
 from llm_proxy.dialects.request.url_guard import reject_private_urls
 from llm_proxy.dialects.routes import ROUTES_BY_PATH, InferenceRoute
 from llm_proxy.edge import responses
@@ -33,19 +33,11 @@ from llm_proxy.errors import (
     with_request_id,
 )
 from llm_proxy.identity import Authenticator, Caller, attribution_from_headers, on_behalf_of
-from llm_proxy.ledger import Exchange
-from llm_proxy.pipeline import Stages, relay
+from llm_proxy.ledger import keep_answer
+from llm_proxy.pipeline import AdmittedCall, Services, process_call, reject_early
 from llm_proxy.settings import Settings
 from llm_proxy.telemetry import uuid7
-from llm_proxy.upstream import (
-    CallGuard,
-    Reply,
-    TimeoutPolicy,
-    estimate_answer_tokens,
-    interrupt_error,
-    map_stream_error,
-    timeout_policy,
-)
+from llm_proxy.upstream import CallGuard, TimeoutPolicy, interrupt_error, timeout_policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +65,7 @@ def request_limits(settings: Settings) -> RequestLimits:
 
 
 class RequestReader:
-    """Reads requests."""
+    """Authenticates and parses requests."""
 
     def __init__(self, identity: Authenticator, limits: RequestLimits, models: CurrentCatalog) -> None:
         self.limits = limits
@@ -121,179 +113,164 @@ _LONGEST_ID = 200
 
 
 class InferenceEndpoint:
-    """Serves hot doors."""
+    """Serves every inference route."""
 
-    def __init__(self, stages: Stages, intake: RequestReader, suspects: AuthFailureReporter) -> None:
-        self._stages = stages
-        self._intake = intake
+    def __init__(self, services: Services, reader: RequestReader, suspects: AuthFailureReporter) -> None:
+        self._services = services
+        self._reader = reader
         self._suspects = suspects
 
-    async def __call__(self, door: InferenceRoute, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, route: InferenceRoute, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        exchange = Exchange(uuid7(), None)
-        loop = asyncio.get_running_loop()
-        watches = self._stages.watches
-        watch = watches.open(loop.time() + self._intake.limits.body_timeout_s)
-        attempt = Responder(self._stages, door, exchange, watch, send)
+        watches, limits = self._services.watches, self._reader.limits
+        context = CallContext(uuid7())
+        watch = watches.open(asyncio.get_running_loop().time() + limits.body_timeout_s)
+        responder = Responder(context, route.dialect, send)
         try:
-            await self._walk(attempt, scope, receive)
+            await self._process(route, context, watch, scope, receive, responder)
         except ClientDisconnected:
             pass
-        except APIError as refused:
-            self._suspects.report(scope, refused)
-            await attempt.refuse(refused)
+        except APIError as error:
+            self._suspects.report(scope, error)
+            await self._fail(responder, context, error)
         except asyncio.CancelledError:
             if not watch.was_interrupted():
                 raise
             interrupted = interrupt_error(watch.reason)
             if interrupted is not None:
-                await attempt.refuse(interrupted)
+                await self._fail(responder, context, interrupted)
         except Exception:
             log.exception(
-                "a request failed", extra={"request_id": str(exchange.request_id), "path": scope["path"]}
+                "a request failed", extra={"request_id": str(context.request_id), "path": scope["path"]}
             )
-            await attempt.refuse(InternalError())
+            await self._fail(responder, context, InternalError())
         finally:
             watches.close(watch)
 
-    async def _walk(self, attempt: "Responder", scope: Scope, receive: Receive) -> None:
-        limits = self._intake.limits
+    async def _process(
+        self,
+        route: InferenceRoute,
+        context: CallContext,
+        watch: CallGuard,
+        scope: Scope,
+        receive: Receive,
+        responder: "Responder",
+    ) -> None:
+        reader, limits = self._reader, self._reader.limits
         headers = read_headers(scope, max_bytes=limits.max_header_bytes)
-        exchange = attempt.exchange
-        exchange.client_request_id = _client_id(headers.get(b"x-request-id"))
-        exchange.traceparent = headers.get(b"traceparent")
-        exchange.caller = caller = await self._intake.authenticate(headers)
-        self._stages.admission.reject_if_exhausted(caller)
+        context.client_request_id = _client_id(headers.get(b"x-request-id"))
+        context.traceparent = headers.get(b"traceparent")
+        context.caller = caller = await reader.authenticate(headers)
+        reject_early(self._services, caller)
         body = await read_body(receive, headers, max_bytes=limits.max_body_bytes)
-        attempt.watch.body_received(receive)
-        caller, call = self._intake.parse(attempt.door, caller, headers, body)
-        total_s = limits.deadlines.total_s(call.group, call.timeout_s)
-        self._stages.upstream.check_room()
-        attempt.watch.total_deadline = asyncio.get_running_loop().time() + total_s
-        await attempt.run(caller, call)
+        watch.body_received(receive)
+        context.caller, context.call = _, call = reader.parse(route, caller, headers, body)
+        watch.total_deadline = asyncio.get_running_loop().time() + limits.deadlines.total_s(
+            call.group, call.timeout_s
+        )
+        async with process_call(self._services, context, watch) as admitted:
+            await responder.send(admitted)
+
+    async def _fail(self, responder: "Responder", context: CallContext, error: APIError) -> None:
+        """Sends an error; the operator is told of those that are no caller's fault."""
+        of_ours = isinstance(error, Overloaded | UnsupportedTransferEncoding)
+        if (error.status >= 500 and not of_ours) or isinstance(error, ProviderQuotaExceeded):
+            _report(context, error)
+            error.message = with_request_id(error.message, context.id_text)
+        if not responder.started:
+            self._services.ledger.request_rejected(context, error)
+        await responder.send_error(error)
+
+
+def _report(context: CallContext, error: APIError) -> None:
+    """Logs why a call failed; credentials a provider rejects are the operator's to mend, and an ERROR."""
+    known = {
+        "request_id": str(context.request_id),
+        "code": error.code,
+        "status": error.status,
+        "group": context.call.group if context.call else None,
+        "provider_message": error.provider_message,
+    }
+    level = logging.ERROR if isinstance(error, ProviderAuthError) else logging.WARNING
+    log.log(level, "a call failed", extra=known)
 
 
 class Responder:
-    """One request's way out: how its reply, or its refusal, reaches the caller."""
+    """Sends the response of one request, in the caller's dialect.
 
-    __slots__ = ("_send", "_stages", "_started", "door", "exchange", "watch")
+    Attributes:
+        started: A response head was sent: an error can only be an event of the stream.
+    """
 
-    def __init__(
-        self, stages: Stages, door: InferenceRoute, exchange: Exchange, watch: CallGuard, send: Send
-    ) -> None:
-        self._stages = stages
+    __slots__ = ("_context", "_dialect", "_send", "started")
+
+    def __init__(self, context: CallContext, dialect: Dialect, send: Send) -> None:
+        self._context = context
+        self._dialect = dialect
         self._send = send
-        self._started = False
-        self.door = door
-        self.exchange = exchange
-        self.watch = watch
+        self.started = False
 
-    def run(self, caller: Caller, call: Call) -> Awaitable[None]:
-        """Walk the rest of the way: admission, upstream, delivery, record."""
-        exchange = self.exchange
-        exchange.caller, exchange.call = caller, call
-        return relay(self._stages, exchange, caller, call, watch=self.watch, deliver=self._deliver)
+    async def send(self, admitted: AdmittedCall) -> None:
+        """Sends the reply of a call; raises what breaks it."""
+        if admitted.is_stream:
+            await self._send_stream(admitted)
+        else:
+            await self._send_body(admitted)
 
-    async def refuse(self, refused: APIError) -> None:
-        """Answer with an error: a status while nothing was sent, else the stream's error event."""
-        of_ours = isinstance(refused, Overloaded | UnsupportedTransferEncoding)
-        if (refused.status >= 500 and not of_ours) or isinstance(refused, ProviderQuotaExceeded):
-            self._tell(refused)
-            refused.message = with_request_id(refused.message, self.exchange.id_text)
-        if self._started:
-            await self._send({"type": "http.response.body", "body": self.door.dialect.stream_error(refused)})
+    async def send_error(self, error: APIError) -> None:
+        """Sends an error: a status while nothing was sent, else the stream's error event."""
+        if self.started:
+            event = self._dialect.stream_error(error)
+            await self._send({"type": "http.response.body", "body": event})
             return
-        self._started = True
-        self._stages.ledger.request_rejected(self.exchange, refused)
-        await responses.send_error(self._send, refused, self.exchange, self.door.dialect)
+        self.started = True
+        await responses.send_error(self._send, error, self._context, self._dialect)
 
-    def _tell(self, refused: APIError) -> None:
-        """The operator hears why; credentials a provider refuses are an alarm, theirs to mend."""
-        exchange = self.exchange
-        known = {
-            "request_id": str(exchange.request_id),
-            "code": refused.code,
-            "status": refused.status,
-            "group": exchange.call.group if exchange.call else None,
-            "provider_message": refused.provider_message,
-        }
-        level = logging.ERROR if isinstance(refused, ProviderAuthError) else logging.WARNING
-        log.log(level, "a call failed", extra=known)
-
-    def _deliver(self, reply: Reply, lease: Lease, exchange: Exchange) -> Awaitable[None]:
-        deliver = self._whole if reply.stream_filter is None else self._stream
-        return deliver(reply, lease, exchange)
-
-    async def _whole(self, reply: Reply, lease: Lease, exchange: Exchange) -> None:
-        body, exchange.usage = await reply.json()
-        exchange.content_tokens = estimate_answer_tokens(body) if exchange.usage is None else 0
-        exchange.answered_at = time.perf_counter()
-        out = self.door.dialect.render(body, self._answered(reply, exchange))
-        headers = responses.response_headers(exchange, reply.routing, lease.headers)
-        await self._settle(lease)
-        exchange.first_byte()
-        exchange.said(out)
+    async def _send_body(self, admitted: AdmittedCall) -> None:
+        context = self._context
+        body = await admitted.body()
+        out = self._dialect.render(body, _answered(context))
+        headers = responses.response_headers(context, admitted.limit_headers)
+        await admitted.settle()
+        context.ttft_ms = context.elapsed_ms()
+        keep_answer(context, out)
         await responses.send_json(self._send, 200, out, headers)
-        exchange.status, self._started = 200, True
+        context.status, self.started = 200, True
 
-    async def _stream(self, reply: Reply, lease: Lease, exchange: Exchange) -> None:
-        frames, call = reply.stream_filter, exchange.call
-        assert frames is not None and call is not None  # noqa: S101, PT018 -- only streams come here
-        writer = self.door.dialect.open_stream(call)
-        try:
-            await self._pump(reply, lease, writer)
-        finally:
-            exchange.usage = frames.usage
-            exchange.content_tokens = frames.content_tokens() if frames.usage is None else 0
-            if self._started:
-                exchange.outcome = "cut"
-        if frames.error is not None:
-            raise map_stream_error(
-                frames.error, fields=call.body.keys(), sent_body=lambda: orjson.dumps(call.body)
-            )
-        if frames.is_malformed or not frames.done:
-            raise map_stream_error({"code": "upstream_stream_cut"})
-        if not self._started:
-            await self._start(reply, lease, exchange)
-        exchange.outcome = "cut"
-        await self._settle(lease)
-        end = writer.end(self._answered(reply, exchange)) if writer else _DONE
-        await self._send({"type": "http.response.body", "body": end})
-        exchange.outcome = "ok"
-
-    async def _settle(self, lease: Lease) -> None:
-        """Settle before the last byte leaves: the caller's next call meets nothing of this one."""
-        exchange = self.exchange
-        assert exchange.call is not None  # noqa: S101 -- it was read before it was sent
-        lease.settle(*exchange.used(exchange.call), exchange.served.provider)
-        await lease.wait_settled()
-
-    async def _pump(self, reply: Reply, lease: Lease, writer: StreamRenderer | None) -> None:
-        """Pass frames on as they come, the head before the first."""
-        send, exchange = self._send, self.exchange
-        keeps = exchange.answer is not None
-        while (out := await reply.chunk()) is not None:
-            if not self._started:
-                exchange.answered_at = time.perf_counter()
-            if writer is not None:
-                out = writer.feed(out)
+    async def _send_stream(self, admitted: AdmittedCall) -> None:
+        """Sends a stream's head with its first event; what ends before its closing event was cut."""
+        send, context = self._send, self._context
+        assert context.call is not None  # noqa: S101 -- it was admitted
+        writer, keeps = self._dialect.open_stream(context.call), context.payload is not None
+        async for chunk in admitted.chunks():
+            if not self.started:
+                context.answered_at = time.perf_counter()
+            out = chunk if writer is None else writer.feed(chunk)
             if not out:
                 continue
-            if not self._started:
-                await self._start(reply, lease, exchange)
+            if not self.started:
+                await self._start_stream(admitted)
             if keeps:
-                exchange.said(out)
+                keep_answer(context, out)
             await send({"type": "http.response.body", "body": out, "more_body": True})
+        if not self.started:
+            admitted.note_usage()
+            await self._start_stream(admitted)
+        await admitted.settle()
+        end = writer.end(_answered(context)) if writer else _DONE
+        await send({"type": "http.response.body", "body": end})
+        context.outcome = "ok"
 
-    async def _start(self, reply: Reply, lease: Lease, exchange: Exchange) -> None:
-        exchange.first_byte()
-        exchange.status, self._started = 200, True
-        await responses.start_stream(
-            self._send, responses.response_headers(exchange, reply.routing, lease.headers)
-        )
+    async def _start_stream(self, admitted: AdmittedCall) -> None:
+        context = self._context
+        context.ttft_ms = context.elapsed_ms()
+        context.status, context.outcome, self.started = 200, "cut", True
+        headers = responses.response_headers(context, admitted.limit_headers)
+        await responses.start_stream(self._send, headers)
 
-    def _answered(self, reply: Reply, exchange: Exchange) -> ResponseMeta:
-        return ResponseMeta(reply.routing.provider, reply.routing.provider_model, exchange.elapsed_ms())
+
+def _answered(context: CallContext) -> ResponseMeta:
+    return ResponseMeta(context.routing.provider, context.routing.provider_model, context.elapsed_ms())
 
 
 def _client_id(value: bytes | None) -> str | None:

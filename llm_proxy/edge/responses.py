@@ -11,13 +11,13 @@ from typing import TypeVar
 
 import orjson
 
+from llm_proxy.call_context import CallContext
 from llm_proxy.dialects import Dialect
 from llm_proxy.edge.request import Send
 from llm_proxy.errors import APIError, BadRequest, StoreUnavailable, Unauthorized
-from llm_proxy.ledger import Exchange
 from llm_proxy.money import NANO_PER_USD
 from llm_proxy.schema.database import STATEMENT_TIMEOUT, DatabaseUnavailable, RowsRejected
-from llm_proxy.upstream import RoutingInfo
+from llm_proxy.upstream import RoutingInfo, call_cost
 
 RawHeaders = list[tuple[bytes, bytes]]
 
@@ -43,10 +43,10 @@ async def start_stream(send: Send, headers: RawHeaders) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": headers})
 
 
-async def send_error(send: Send, refused: APIError, exchange: Exchange, dialect: Dialect) -> None:
+async def send_error(send: Send, refused: APIError, context: CallContext, dialect: Dialect) -> None:
     """A refusal in the caller's own vocabulary."""
     headers = error_headers(refused)
-    headers.append((b"x-request-id", exchange.id_text.encode()))
+    headers.append((b"x-request-id", context.id_text.encode()))
     await send_json(send, refused.status, orjson.dumps(dialect.error(refused)), headers)
 
 
@@ -64,16 +64,17 @@ def error_headers(refused: APIError) -> RawHeaders:
     return headers
 
 
-def response_headers(
-    exchange: Exchange, served: RoutingInfo, lease_headers: tuple[tuple[bytes, bytes], ...]
-) -> RawHeaders:
+def response_headers(context: CallContext, lease_headers: tuple[tuple[bytes, bytes], ...]) -> RawHeaders:
     """What we tell of an answer, in our own names."""
-    headers: RawHeaders = [(b"x-request-id", exchange.id_text.encode()), *lease_headers]
+    served = context.routing
+    headers: RawHeaders = [(b"x-request-id", context.id_text.encode()), *lease_headers]
     if served.group:
         headers.append((b"x-llm-proxy-model", _ascii(served.group)))
     if served.provider:
         headers.append((b"x-llm-proxy-provider", _ascii(served.provider)))
-    cost_nano_usd = None if exchange.usage is None else exchange.cost_nano_usd()
+    cost_nano_usd = None
+    if context.usage is not None and context.call is not None:
+        cost_nano_usd = call_cost(context.usage, served, context.catalog, context.call.group)
     if cost_nano_usd is not None:
         headers.append((b"x-llm-proxy-cost-usd", b"%d.%09d" % divmod(cost_nano_usd, NANO_PER_USD)))
     headers.append((b"x-llm-proxy-cache", served.cache.encode()))
@@ -81,14 +82,14 @@ def response_headers(
         headers.append((b"x-llm-proxy-attempts", b"%d" % served.attempts))
     if served.fallback_from is not None:
         headers.append((b"x-llm-proxy-fallback-from", _ascii(served.fallback_from)))
-    headers.append((b"server-timing", _timing(exchange, served)))
+    headers.append((b"server-timing", _timing(context, served)))
     return headers
 
 
-def _timing(exchange: Exchange, served: RoutingInfo) -> bytes:
+def _timing(context: CallContext, served: RoutingInfo) -> bytes:
     if served.sidecar_ms is None:
-        return b"total;dur=%.1f" % exchange.elapsed_ms()
-    return b"total;dur=%.1f, sidecar;dur=%.1f" % (exchange.elapsed_ms(), served.sidecar_ms)
+        return b"total;dur=%.1f" % context.elapsed_ms()
+    return b"total;dur=%.1f, sidecar;dur=%.1f" % (context.elapsed_ms(), served.sidecar_ms)
 
 
 @lru_cache(maxsize=1024)

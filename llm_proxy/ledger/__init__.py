@@ -1,13 +1,12 @@
-"""A finished exchange in, a `UsageRecord` kept: and what was kept, asked."""
+"""A finished call's context in, a `UsageRecord` kept: and what was kept, asked."""
 
 from llm_proxy.ledger.budget_spend import LedgerSpend
 from llm_proxy.ledger.call_history import CallHistoryReader
 from llm_proxy.ledger.erasure import Erasures, ErasureTargets
 from llm_proxy.ledger.erasure_stores import LangfuseClient
-from llm_proxy.ledger.exchange import Exchange
 from llm_proxy.ledger.ledger import Ledger, LedgerState
-from llm_proxy.ledger.observers import CallObservers
-from llm_proxy.ledger.record import UsageRecord
+from llm_proxy.ledger.observers import CallObservers, keep_answer
+from llm_proxy.ledger.record import UsageRecord, billed, overhead_ms, record_of
 from llm_proxy.ledger.store import LedgerStore
 from llm_proxy.ledger.usage_store import MemoryUsage, PostgresUsage
 from llm_proxy.ledger.vitals import Vital, Vitals
@@ -15,7 +14,6 @@ from llm_proxy.ledger.vitals_shared import SharedVitals
 
 __all__ = [
     "Erasures",
-    "Exchange",
     "CallHistoryReader",
     "LangfuseClient",
     "Ledger",
@@ -30,4 +28,8 @@ __all__ = [
     "Vitals",
     "SharedVitals",
     "CallObservers",
+    "billed",
+    "keep_answer",
+    "overhead_ms",
+    "record_of",
 ]

@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llm_proxy.background import BackgroundLoop
-from llm_proxy.dialects import Call
+from llm_proxy.call_context import CallContext
 from llm_proxy.errors import APIError
-from llm_proxy.identity import Caller
-from llm_proxy.ledger.exchange import Exchange
 from llm_proxy.ledger.maintenance import TICK_S, Maintenance
 from llm_proxy.ledger.observers import Payload
 from llm_proxy.ledger.record import UsageRecord, encode, encode_started, row_of, shorten
@@ -135,19 +133,21 @@ class Ledger:
             BackgroundLoop("ledger-work", self._maintenance.run_backlog, every_s=TICK_S),
         )
 
-    def call_started(self, exchange: Exchange, caller: Caller, call: Call) -> None:
+    def call_started(self, context: CallContext) -> None:
         """A call was admitted: should this worker die, it is not forgotten."""
+        caller, call = context.caller, context.call
+        assert caller is not None and call is not None  # noqa: S101, PT018 -- it was admitted
         self._metrics.call_started()
         opened = (
-            exchange.request_id, exchange.started_at, caller.key_id, caller.key_prefix, caller.tenant,
-            caller.agent, caller.user, caller.session, caller.channel, exchange.client_request_id,
+            context.request_id, context.started_at, caller.key_id, caller.key_prefix, caller.tenant,
+            caller.agent, caller.user, caller.session, caller.channel, context.client_request_id,
             call.endpoint, call.dialect, call.model, call.group, call.streaming, caller.run,
             ",".join(caller.tags) or None,
         )  # fmt: skip
         line = encode(opened)
         if len(line) > STARTED_BYTES:
             line = encode_started(opened, STARTED_BYTES)
-        self._journal.begin(exchange.request_id, line)
+        self._journal.begin(context.request_id, line)
 
     def call_finished(
         self, record: UsageRecord, overhead_ms: float | None = None, served: RoutingInfo = NO_ROUTING
@@ -169,15 +169,15 @@ class Ledger:
             log.exception("a record could not be taken", extra={"request_id": str(record.request_id)})
             self._metrics.increment("llm_proxy_ledger_dropped_total", "bug")
 
-    def request_rejected(self, exchange: Exchange | None, refused: APIError) -> None:
+    def request_rejected(self, context: CallContext | None, refused: APIError) -> None:
         """A request was answered with an error: counted; if never admitted, kept and logged in a sample."""
         self._metrics.request_rejected(refused.metric_code)
-        if exchange is None or exchange.refused is not None:
+        if context is None or context.error is not None:
             return
-        caller = exchange.caller
-        self._maintenance.count_rejection(exchange.request_id, caller, refused)
+        caller = context.caller
+        self._maintenance.count_rejection(context.request_id, caller, refused)
         if self._samples[caller is not None].accepts(time.time()):
-            kept = rejected_request(exchange.request_id, exchange.started_at, caller, exchange.call, refused)
+            kept = rejected_request(context.request_id, context.started_at, caller, context.call, refused)
             self._maintenance.rejected_sample.append(kept)
             rejection_log.info("refused", extra={"lines": [kept.as_log_fields()]})
 

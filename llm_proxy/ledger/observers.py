@@ -7,21 +7,20 @@ spooled.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import orjson
 
-from llm_proxy.dialects import Call
-from llm_proxy.identity import Caller
-from llm_proxy.ledger.exchange import Exchange
+from llm_proxy.call_context import CallContext
 from llm_proxy.ledger.record import MAX_NAME_CHARS, UsageRecord
 from llm_proxy.schema.database import sanitize_text
 from llm_proxy.telemetry.privacy import PayloadPolicy, redact
 from llm_proxy.telemetry.tracing import Tracer, begin
 
 _MAX_QUEUE_BYTES = 32 * 2**20
+MAX_ANSWER_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,26 +90,32 @@ class CallObservers:
         self._policy = policy
         self._keep = keep
 
-    def on_start(self, exchange: Exchange, caller: Caller) -> None:
+    def on_start(self, context: CallContext) -> None:
         """Starts the call's span in the caller's trace, and the recording of its answer if it is kept."""
         if self.tracer is not None:
-            exchange.trace = begin(exchange.traceparent)
-        if self._policy and self._policy.allows(caller.tenant):
-            exchange.answer = []
+            context.trace = begin(context.traceparent)
+        if self._policy and context.caller is not None and self._policy.allows(context.caller.tenant):
+            context.payload = []
 
-    def on_end(self, exchange: Exchange, caller: Caller, call: Call, record: UsageRecord) -> None:
+    def on_end(self, context: CallContext, record: UsageRecord) -> None:
         """Ends the call's span and passes its payload on."""
-        if self.tracer is not None and exchange.trace is not None:
-            self.tracer.finished(exchange.trace, record)
-        if exchange.answer is not None:
+        if self.tracer is not None and context.trace is not None:
+            self.tracer.finished(context.trace, record)
+        if context.payload is not None and context.call is not None:
             self._keep(
                 Payload(
-                    exchange.request_id,
-                    datetime.fromtimestamp(exchange.started_at, UTC),
-                    caller.tenant,
-                    caller.agent,
-                    caller.user,
-                    orjson.dumps(call.body),
-                    b"".join(exchange.answer),
+                    record.request_id,
+                    record.started_at,
+                    record.tenant,
+                    record.agent,
+                    record.user,
+                    orjson.dumps(context.call.body),
+                    b"".join(context.payload),
                 )
             )
+
+
+def keep_answer(context: CallContext, out: bytes) -> None:
+    """Keeps bytes of the response, up to `MAX_ANSWER_BYTES`, where the call's payload is stored."""
+    if context.payload is not None and sum(map(len, context.payload)) < MAX_ANSWER_BYTES:
+        context.payload.append(out[:MAX_ANSWER_BYTES])

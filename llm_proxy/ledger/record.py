@@ -1,4 +1,4 @@
-"""`UsageRecord`, one finished call: as a row for Postgres, a JSON line on disk and a line of the log.
+"""`UsageRecord`, one finished call, made of its context: a row for Postgres, a line on disk and of the log.
 
 Pure. Invariants: one record per admitted call; None means unknown, never zero; money is integer nano-dollars
 here and `NUMERIC` in Postgres. New fields are appended and have a default: lines on disk may lack them.
@@ -17,12 +17,18 @@ from uuid import UUID
 
 import orjson
 
+from llm_proxy.call_context import CallContext, Outcome
 from llm_proxy.schema.database import sanitize_text
 from llm_proxy.telemetry.privacy import redact
+from llm_proxy.upstream import RoutingInfo, TokenUsage, call_cost
 
-Outcome = Literal["ok", "error", "client_gone", "cut", "lost"]
 UsageSource = Literal["provider", "sidecar", "estimated", "unknown"]
 CacheState = Literal["hit", "miss", "off"]
+
+BYTES_PER_TOKEN = 4
+UNBOUNDED = 2**31
+"""So many tokens are as good as no maximum; a larger number fits into no column."""
+MAX_MESSAGE_BYTES = 600  # a record must fit into its slot of the journal
 
 
 class UsageRecord(NamedTuple):
@@ -92,6 +98,107 @@ class UsageRecord(NamedTuple):
         if self.prompt_tokens is None and self.completion_tokens is None:
             return None
         return (self.prompt_tokens or 0) + (self.completion_tokens or 0)
+
+
+def record_of(context: CallContext) -> UsageRecord:
+    """Returns the record of a call that has ended (`call_context.note_end`); never raises."""
+    caller, call, routing, error = context.caller, context.call, context.routing, context.error
+    assert caller is not None and call is not None  # noqa: S101, PT018 -- it was admitted
+    usage, source = _billed_usage(context)
+    return UsageRecord(
+        request_id=context.request_id,
+        started_at=datetime.fromtimestamp(context.started_at, UTC),
+        key_id=caller.key_id,
+        key_prefix=caller.key_prefix,
+        tenant=caller.tenant,
+        agent=caller.agent,
+        user=caller.user,
+        session=caller.session,
+        channel=caller.channel,
+        client_request_id=context.client_request_id,
+        door=call.endpoint,
+        dialect=call.dialect,
+        model=call.model,
+        group=routing.group or call.group,
+        model_resolved=routing.provider_model,
+        provider=routing.provider,
+        deployment=routing.deployment,
+        streamed=call.streaming,
+        status=context.status,
+        outcome=context.outcome,
+        refusal_code=error.code if error else None,
+        prompt_tokens=usage.prompt_tokens if usage else None,
+        completion_tokens=usage.completion_tokens if usage else None,
+        cached_tokens=usage.cached_tokens if usage else None,
+        reasoning_tokens=usage.reasoning_tokens if usage else None,
+        cost_nano_usd=_billed_cost(context, usage),
+        usage_source=source,
+        cache=routing.cache,
+        attempts=routing.attempts,
+        latency_ms=context.elapsed_ms(),
+        ttft_ms=context.ttft_ms,
+        group_asked=call.group,
+        hops=_hops(routing),
+        provider_message=_shortened(error.provider_message) if error else None,
+        run=caller.run,
+        tags=",".join(caller.tags) or None,
+        would_refuse=context.would_refuse,
+        cache_write_tokens=usage.cache_write_tokens if usage else None,
+        token_details=usage.details if usage else None,
+        service_tier=usage.service_tier if usage else None,
+        prompt_bytes=call.prompt_bytes,
+        max_tokens=None if call.max_tokens is None else min(call.max_tokens, UNBOUNDED),
+        choices=min(call.choices, UNBOUNDED - 1),
+    )
+
+
+def billed(context: CallContext) -> tuple[int | None, int | None]:
+    """Returns the tokens and nano-dollars that limits and budgets count; None where nobody knows."""
+    usage, _ = _billed_usage(context)
+    if usage is None or context.routing.cache == "hit":
+        return 0, 0
+    return usage.prompt_tokens + usage.completion_tokens, _billed_cost(context, usage)
+
+
+def overhead_ms(context: CallContext) -> float | None:
+    """Returns the gateway's own part of the time to the first byte; None when no byte was sent."""
+    if context.ttft_ms is None or not context.sent_at or not context.answered_at:
+        return None
+    return context.ttft_ms - (context.answered_at - context.sent_at) * 1000
+
+
+def _billed_usage(context: CallContext) -> tuple[TokenUsage | None, UsageSource]:
+    """Token usage as stated, else an estimate of four bytes a token; None when nothing was used."""
+    if context.usage is not None:
+        return context.usage, "sidecar" if context.usage.counted_by_sidecar else "provider"
+    if _is_unspent(context):
+        return None, "unknown"
+    prompt_bytes = context.call.prompt_bytes if context.call else 0
+    return TokenUsage(prompt_bytes // BYTES_PER_TOKEN, context.content_tokens), "estimated"
+
+
+def _billed_cost(context: CallContext, usage: TokenUsage | None) -> int | None:
+    if context.routing.cache != "hit" and _is_unspent(context):
+        unknown = context.error is not None and context.error.cost_unknown and not context.unsent
+        return None if unknown else 0
+    return call_cost(usage, context.routing, context.catalog, context.call.group if context.call else "")
+
+
+def _is_unspent(context: CallContext) -> bool:
+    """Whether nothing was used, for certain: never sent, or rejected before a model can have worked."""
+    if context.unsent:
+        return True
+    if context.usage is not None or context.content_tokens or context.outcome != "error":
+        return False
+    return context.error is not None and not (context.error.may_have_executed or context.interrupted)
+
+
+def _shortened(message: str | None) -> str | None:
+    return message.encode()[:MAX_MESSAGE_BYTES].decode(errors="ignore") if message else None
+
+
+def _hops(routing: RoutingInfo) -> str | None:
+    return orjson.dumps([hop[:3] for hop in routing.hops]).decode() if routing.hops else None
 
 
 MAX_NAME_CHARS = 128

@@ -11,13 +11,12 @@ from llm_proxy.upstream.call_guard import (
 )
 from llm_proxy.upstream.catalog import Catalog, Deployment, ModelGroup
 from llm_proxy.upstream.client import CachePurge, SidecarClient, purge_cache
-from llm_proxy.upstream.error_mapping import map_stream_error
 from llm_proxy.upstream.litellm_protocol import NO_ROUTING, LiteLLMControls, ProviderAttempt, RoutingInfo
 from llm_proxy.upstream.mock.upstream import MockUpstream
 from llm_proxy.upstream.monitor import SidecarMonitor
 from llm_proxy.upstream.pool import SidecarPool, SlotQueue
 from llm_proxy.upstream.reply import Reply
-from llm_proxy.upstream.token_usage import TokenUsage, estimate_answer_tokens
+from llm_proxy.upstream.token_usage import TokenUsage, call_cost, estimate_answer_tokens
 
 __all__ = [
     "NO_ROUTING",
@@ -40,9 +39,9 @@ __all__ = [
     "CallGuard",
     "RunningCalls",
     "InterruptReason",
+    "call_cost",
     "timeout_policy",
     "interrupt_error",
     "purge_cache",
     "estimate_answer_tokens",
-    "map_stream_error",
 ]

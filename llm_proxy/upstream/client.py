@@ -190,7 +190,7 @@ class SidecarClient:
         if connection.status == 200:
             sidecar.record_success()
             if call.streaming:
-                answer.begin_stream(wants_usage=call.wants_usage)
+                answer.begin_stream(call)
             return answer
         try:
             text = await connection.read_all(MAX_ERROR_BYTES)

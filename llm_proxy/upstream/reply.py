@@ -5,15 +5,17 @@ idle time counts only while waiting for the sidecar, never for the caller; the s
 this package. Required nulls that LiteLLM leaves out are put back (OpenAI's CreateChatCompletionResponse).
 """
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from time import monotonic
 from typing import Protocol
 
 import orjson
 
+from llm_proxy.dialects import Call
 from llm_proxy.errors import ProviderFailed, UpstreamConnectionLost
 from llm_proxy.json_access import Json, as_object, as_objects
 from llm_proxy.upstream.call_guard import NEVER, CallGuard
+from llm_proxy.upstream.error_mapping import map_stream_error
 from llm_proxy.upstream.http_client import HTTPConnection
 from llm_proxy.upstream.litellm_protocol import RoutingInfo
 from llm_proxy.upstream.stream_filter import FrameTooLarge, StreamFilter, strip_additions
@@ -42,8 +44,8 @@ class Reply(Protocol):
         """Returns the whole body without LiteLLM's additions, and its stated usage."""
         ...
 
-    async def chunk(self) -> bytes | None:
-        """Returns the next bytes to send (perhaps none); None when the stream has ended."""
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Yields what may go out as it comes (perhaps no bytes); raises what broke the stream."""
         ...
 
     def close(self) -> None:
@@ -75,11 +77,21 @@ def connection_lost_error() -> UpstreamConnectionLost:
     return UpstreamConnectionLost("The connection to the model backend broke before an answer.")
 
 
+def check_whole(frames: StreamFilter, call: Call) -> None:
+    """Raises what broke a stream that has ended: the error it states, or its missing end."""
+    if frames.error is not None:
+        raise map_stream_error(
+            frames.error, fields=call.body.keys(), sent_body=lambda: orjson.dumps(call.body)
+        )
+    if frames.is_malformed or not frames.done:
+        raise map_stream_error({"code": "upstream_stream_cut"})
+
+
 class SidecarReply:
     """A reply of a sidecar; see `Reply`."""
 
     __slots__ = (
-        "_closed", "_connection", "_guard", "_idle_s", "_on_close", "_prompt_tokens", "routing",
+        "_call", "_closed", "_connection", "_guard", "_idle_s", "_on_close", "_prompt_tokens", "routing",
         "stream_filter",
     )  # fmt: skip
 
@@ -99,13 +111,15 @@ class SidecarReply:
         self._on_close = on_close
         self._prompt_tokens = prompt_tokens
         self._closed = False
+        self._call: Call | None = None
         self.routing = served
         self.stream_filter: StreamFilter | None = None
 
-    def begin_stream(self, *, wants_usage: bool) -> None:
+    def begin_stream(self, call: Call) -> None:
         """Makes this reply a stream of frames."""
+        self._call = call
         self.stream_filter = StreamFilter(
-            wants_usage=wants_usage, prompt_tokens=self._prompt_tokens, states_zeros=self._is_ours()
+            wants_usage=call.wants_usage, prompt_tokens=self._prompt_tokens, states_zeros=self._is_ours()
         )
         self._guard.phase = "idle"
 
@@ -144,22 +158,26 @@ class SidecarReply:
     def _is_ours(self) -> bool:
         return SIDECAR_HEADER in self._connection.headers
 
-    async def chunk(self) -> bytes | None:
-        """Returns the next bytes to send (perhaps none); None when the stream has ended."""
-        frames, guard, connection = self.stream_filter, self._guard, self._connection
-        assert frames is not None  # noqa: S101 -- only streams are read by chunk
-        guard.idle_deadline = monotonic() + self._idle_s
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yields what may go out as it comes (perhaps no bytes); raises what broke the stream."""
+        frames, call, guard, connection = self.stream_filter, self._call, self._guard, self._connection
+        assert frames is not None and call is not None  # noqa: S101, PT018 -- only streams come in chunks
         try:
-            while not (connection.chunks or connection.is_complete):
-                await connection.wait_for_data()
-            data = connection.take_chunks()
-            guard.idle_deadline = NEVER
-            guard.activity += 1
-            if data:
-                return frames.feed(data)
+            while True:
+                guard.idle_deadline = monotonic() + self._idle_s
+                while not (connection.chunks or connection.is_complete):
+                    await connection.wait_for_data()
+                data = connection.take_chunks()
+                guard.idle_deadline = NEVER
+                guard.activity += 1
+                if not data:
+                    break
+                yield frames.feed(data)
         except (OSError, FrameTooLarge):
             frames.is_malformed = True
-        return frames.close() or None
+        if rest := frames.close():
+            yield rest
+        check_whole(frames, call)
 
     def close(self) -> None:
         """Releases the connection; unread, it is closed, and the provider's call cancelled."""

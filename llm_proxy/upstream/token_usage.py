@@ -12,8 +12,10 @@ import orjson
 
 from llm_proxy.dialects import BYTES_PER_TOKEN
 from llm_proxy.json_access import Json, as_object, as_objects
-from llm_proxy.money import usd_to_nano
+from llm_proxy.money import pico_to_nano, usd_to_nano
 from llm_proxy.token_details import read_details, service_tier, token_count
+from llm_proxy.upstream.catalog import Catalog
+from llm_proxy.upstream.litellm_protocol import RoutingInfo
 
 COUNTED_FIELD = "llmp_counted"
 """Our sidecar's mark on tokens that LiteLLM counted; not sent to callers."""
@@ -152,3 +154,31 @@ def _texts(event: Json) -> list[str]:
         found += [choice.get("text"), delta.get("content"), delta.get("reasoning_content")]
         found += [call.get("arguments") for call in calls]
     return [one for one in found if isinstance(one, str)]
+
+
+def call_cost(
+    usage: TokenUsage | None, routing: RoutingInfo, catalog: Catalog | None, group: str
+) -> int | None:
+    """Returns what a call cost, in nano-dollars; None when nobody can say.
+
+    The cost that was stated counts first, then the tokens at the prices of the deployment that served, or of
+    its group (`group` when the sidecar named none). An answer from the cache costs 0.
+    """
+    if routing.cache == "hit":
+        return 0
+    if usage is not None and usage.cost_nano_usd is not None:
+        return usage.cost_nano_usd
+    if routing.cost_nano_usd is not None:
+        return routing.cost_nano_usd
+    if usage is None or catalog is None:
+        return None
+    return _priced(usage, catalog.deployment_prices(routing.deployment, routing.group or group))
+
+
+def _priced(usage: TokenUsage, prices: tuple[int | None, int | None]) -> int | None:
+    pico = 0
+    for tokens, price in zip((usage.prompt_tokens, usage.completion_tokens), prices, strict=True):
+        if tokens and price is None:
+            return None
+        pico += tokens * (price or 0)
+    return None if prices == (None, None) else pico_to_nano(pico)

@@ -2,48 +2,46 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from stages.limiter_outages import settings_of
 from usage_records import CALLER
 
-from llm_proxy.admission import AdmissionController, Lease
+from llm_proxy.admission import AdmissionController
+from llm_proxy.call_context import CallContext
 from llm_proxy.dialects import Call
 from llm_proxy.identity import Authenticator, InternalKeys
-from llm_proxy.ledger import Exchange, Ledger
+from llm_proxy.ledger import Ledger
 from llm_proxy.ledger.usage_query import UsageQuery
 from llm_proxy.ledger.usage_store import MemoryUsage
-from llm_proxy.pipeline import Deliver, Stages, relay
+from llm_proxy.pipeline import AdmittedCall, Services, process_call
 from llm_proxy.telemetry import Metrics, uuid7
-from llm_proxy.upstream import MockUpstream, Reply, RunningCalls
+from llm_proxy.upstream import MockUpstream, RunningCalls
 
 ASKED = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}]}
 CALL = Call("chat.completions", "openai", "gpt-4o-mini", "gpt-4o-mini", ASKED)
-REACHED: list[str] = []
 
 
-async def fails_before_a_byte(_reply: Reply, _lease: Lease, _exchange: Exchange) -> None:
+async def fails_before_a_byte(_admitted: AdmittedCall) -> None:
     """As a dialect would that cannot write an answer."""
-    REACHED.append("before")
     raise KeyError("a fault of ours")
 
 
-async def is_cancelled_by_nobody_we_know(_reply: Reply, _lease: Lease, _exchange: Exchange) -> None:
+async def is_cancelled_by_nobody_we_know(_admitted: AdmittedCall) -> None:
     """As when the server ends its tasks."""
-    REACHED.append("cancelled")
     raise asyncio.CancelledError
 
 
-async def fails_in_the_middle(_reply: Reply, _lease: Lease, exchange: Exchange) -> None:
+async def fails_in_the_middle(admitted: AdmittedCall) -> None:
     """As a stream would that cannot go on."""
-    REACHED.append("middle")
-    exchange.status, exchange.outcome = 200, "cut"
+    admitted.context.status, admitted.context.outcome = 200, "cut"
     raise KeyError("a fault of ours")
 
 
 @pytest.mark.parametrize(
-    ("deliver", "told"),
+    ("send", "told"),
     [
         (fails_before_a_byte, (500, "error", "internal_error")),
         (is_cancelled_by_nobody_we_know, (500, "error", "internal_error")),
@@ -51,20 +49,22 @@ async def fails_in_the_middle(_reply: Reply, _lease: Lease, exchange: Exchange) 
     ],
 )
 async def test_a_fault_of_ours_is_an_error_wherever_calls_are_counted(
-    deliver: Deliver, told: tuple[int, str, str]
+    send: Callable[[AdmittedCall], Awaitable[None]], told: tuple[int, str, str]
 ) -> None:
     """Whatever raised it; what was sent decides the status."""
     metrics, remembered = Metrics(), MemoryUsage()
     ledger = Ledger(None, metrics, remembered=remembered)
     admission = AdmissionController(settings_of(default_models=("gpt-4o-mini",)))
     watches = RunningCalls()
-    stages = Stages(Authenticator(InternalKeys({})), admission, MockUpstream("gpt-4o-mini"), ledger, watches)
-    exchange, watch = Exchange(uuid7(), None), watches.open(time.monotonic() + 10)
-    REACHED.clear()
+    services = Services(
+        Authenticator(InternalKeys({})), admission, MockUpstream("gpt-4o-mini"), ledger, watches
+    )
+    context = CallContext(uuid7(), caller=CALLER, call=CALL)
+    watch = watches.open(time.monotonic() + 10)
     with pytest.raises((KeyError, asyncio.CancelledError)):
-        await relay(stages, exchange, CALLER, CALL, watch=watch, deliver=deliver)
-    assert REACHED
-    story = await remembered.request_detail(exchange.request_id)
+        async with process_call(services, context, watch) as admitted:
+            await send(admitted)
+    story = await remembered.request_detail(context.request_id)
     assert story is not None
     assert (story["status"], story["outcome"], story["refusal_code"]) == told
     now = datetime.now(UTC)

@@ -18,7 +18,7 @@ from fastapi import APIRouter, Depends
 from fastapi.responses import Response
 from starlette.requests import Request
 
-from llm_proxy.admission import Lease
+from llm_proxy.call_context import CallContext
 from llm_proxy.dialects import INTERNAL, OPENAI, Call, ListedModel, openai_model
 from llm_proxy.edge.auth import ActorDependency, AuthDependencies
 from llm_proxy.edge.routes.stored_data import AuditedChange, log_change
@@ -26,12 +26,12 @@ from llm_proxy.endpoints import Endpoint
 from llm_proxy.errors import APIError, BadRequest, ModelNotFound, NotFound, StoreUnavailable
 from llm_proxy.identity import Actor, Caller, allowed_models, is_model_allowed
 from llm_proxy.json_access import Json
-from llm_proxy.ledger import Exchange, SharedVitals, Vital, Vitals
+from llm_proxy.ledger import SharedVitals, Vital, Vitals, billed
 from llm_proxy.ledger.vitals import MINUTES
 from llm_proxy.money import PICO_PER_USD_PER_MILLION, nano_to_usd
-from llm_proxy.pipeline import Stages, relay
+from llm_proxy.pipeline import Services, process_call
 from llm_proxy.telemetry import uuid7
-from llm_proxy.upstream import Catalog, Deployment, ModelGroup, Reply, interrupt_error
+from llm_proxy.upstream import Catalog, Deployment, ModelGroup, interrupt_error
 
 
 def router(
@@ -131,7 +131,7 @@ _BODIES: dict[str, tuple[Endpoint, dict[str, Any]]] = {
 class ProbeResult:
     """What came of it; `error` is None when it went well."""
 
-    exchange: Exchange
+    context: CallContext
     latency_ms: float
     error: APIError | None
 
@@ -139,8 +139,8 @@ class ProbeResult:
 class ModelProbe:
     """Makes such calls."""
 
-    def __init__(self, stages: Stages) -> None:
-        self._stages = stages
+    def __init__(self, services: Services) -> None:
+        self._services = services
 
     async def __call__(self, group: str, mode: str) -> ProbeResult:
         """Call a group; raises `BadRequest` for a mode no door of ours serves."""
@@ -151,17 +151,18 @@ class ModelProbe:
             door, "openai", group, group, {"model": group, **body, "disable_fallbacks": True},
             max_tokens=body.get("max_tokens"), prompt_bytes=len(_SAID),
         )  # fmt: skip
-        exchange = Exchange(uuid7(), None)
-        exchange.caller, exchange.call = PROBE_CALLER, call
-        refused = await self._run(exchange, call)
-        return ProbeResult(exchange, exchange.elapsed_ms(), refused)
+        context = CallContext(uuid7(), caller=PROBE_CALLER, call=call)
+        refused = await self._run(context)
+        return ProbeResult(context, context.elapsed_ms(), refused)
 
-    async def _run(self, exchange: Exchange, call: Call) -> APIError | None:
-        stages = self._stages
-        watch = stages.watches.open(float("inf"))
+    async def _run(self, context: CallContext) -> APIError | None:
+        services = self._services
+        watch = services.watches.open(float("inf"))
         watch.total_deadline = asyncio.get_running_loop().time() + PROBE_TIMEOUT_S
         try:
-            await relay(stages, exchange, PROBE_CALLER, call, watch=watch, deliver=_take)
+            async with process_call(services, context, watch) as admitted:
+                await admitted.body()
+                context.ttft_ms, context.status = context.elapsed_ms(), 200
         except APIError as refused:
             return refused
         except asyncio.CancelledError:
@@ -169,14 +170,8 @@ class ModelProbe:
                 raise
             return interrupt_error(watch.reason)
         finally:
-            stages.watches.close(watch)
+            services.watches.close(watch)
         return None
-
-
-async def _take(reply: Reply, _lease: Lease, exchange: Exchange) -> None:
-    _, exchange.usage = await reply.json()
-    exchange.first_byte()
-    exchange.status = 200
 
 
 def admin_router(
@@ -268,12 +263,12 @@ def _usd_per_million(pico: int | None) -> str | None:
 
 
 def _tried(model: str, tried: ProbeResult) -> Json:
-    served, refused = tried.exchange.served, tried.error
-    cost = tried.exchange.cost_nano_usd() if refused is None else None
+    served, refused = tried.context.routing, tried.error
+    cost = billed(tried.context)[1] if refused is None else None
     return {
         "id": model,
         "ok": refused is None,
-        "request_id": str(tried.exchange.request_id),
+        "request_id": str(tried.context.request_id),
         "latency_ms": round(tried.latency_ms, 1),
         "cost_usd": None if cost is None else format(nano_to_usd(cost), "f"),
         "group": served.group,

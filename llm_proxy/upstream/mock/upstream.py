@@ -4,6 +4,7 @@ Invariants: no socket; every answer is marked `miss` and costs 0.
 """
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import orjson
 
@@ -15,6 +16,7 @@ from llm_proxy.upstream.catalog import Catalog, Deployment, ModelGroup
 from llm_proxy.upstream.error_mapping import map_error
 from llm_proxy.upstream.litellm_protocol import RoutingInfo
 from llm_proxy.upstream.mock.responses import MODELS, CannedReply, reply_to
+from llm_proxy.upstream.reply import check_whole
 from llm_proxy.upstream.stream_filter import StreamFilter
 from llm_proxy.upstream.token_usage import TokenUsage, read_usage
 
@@ -51,8 +53,7 @@ class MockReply:
 
     def __init__(self, reply: CannedReply, call: Call) -> None:
         self._reply = reply
-        self._left = list(reply.frames)
-        self._begun = False
+        self._call = call
         self.routing = RoutingInfo(
             group=call.group,
             provider_model=call.group.rpartition("/")[2],
@@ -68,15 +69,14 @@ class MockReply:
         document = as_object(orjson.loads(self._reply.body))
         return self._reply.body, read_usage(as_object(document.get("usage")), document)
 
-    async def chunk(self) -> bytes | None:
-        """The next frame, after its pause; None at the end."""
-        if not self._left:
-            return None
-        if self._begun and self._reply.gap_ms:
-            await asyncio.sleep(self._reply.gap_ms / 1000)
-        self._begun = True
-        assert self.stream_filter is not None  # noqa: S101 -- only streams are read by chunk
-        return self.stream_filter.feed(self._left.pop(0))
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yields the frames, with pauses between them; raises what broke the stream."""
+        assert self.stream_filter is not None  # noqa: S101 -- only streams come in chunks
+        for number, frame in enumerate(self._reply.frames):
+            if number and self._reply.gap_ms:
+                await asyncio.sleep(self._reply.gap_ms / 1000)
+            yield self.stream_filter.feed(frame)
+        check_whole(self.stream_filter, self._call)
 
     def close(self) -> None:
         """Nothing is held."""

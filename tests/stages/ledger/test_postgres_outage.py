@@ -13,9 +13,10 @@ import pytest
 from usage_records import record, run_ledger, until_written
 
 from llm_proxy.admission import SettledUsage
+from llm_proxy.call_context import CallContext
 from llm_proxy.errors import Unauthorized
 from llm_proxy.identity.caller import BudgetUnit
-from llm_proxy.ledger import Exchange, LedgerSpend
+from llm_proxy.ledger import LedgerSpend
 from llm_proxy.ledger.record import encode, row_of
 from llm_proxy.ledger.spool import Journal, list_segments
 from llm_proxy.ledger.worker_slot import acquire_slot
@@ -301,7 +302,7 @@ async def test_rejection_counts_wait_for_postgres_and_are_exact(server: Server, 
 
     def refuse(times: int) -> None:
         for _ in range(times):
-            ledger.request_rejected(Exchange(uuid7(), None), Unauthorized("Who?"))
+            ledger.request_rejected(CallContext(uuid7()), Unauthorized("Who?"))
 
     async with run_ledger(server.url, tmp_path) as ledger:
         refuse(5)

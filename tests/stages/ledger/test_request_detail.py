@@ -10,8 +10,9 @@ import asyncpg
 from sidecars import Sidecar
 from usage_records import CALLER, record, run_ledger
 
+from llm_proxy.call_context import CallContext
 from llm_proxy.errors import RateLimited, ReachedLimit
-from llm_proxy.ledger import Exchange, LedgerStore
+from llm_proxy.ledger import LedgerStore
 from llm_proxy.ledger.rejected_requests import CounterRow, RejectionCounts, RejectionScope
 from llm_proxy.ledger.request_detail import describe_request
 from llm_proxy.ledger.usage_store import PostgresUsage, RecentQuery, open_usage
@@ -105,9 +106,9 @@ async def test_a_worker_writes_counts_and_sample_until_it_stops(database_url: st
     request_id = uuid7()
     async with run_ledger(database_url, tmp_path) as ledger:
         for _ in range(50):
-            exchange = Exchange(request_id, None)
-            exchange.caller = CALLER
-            ledger.request_rejected(exchange, refused)
+            context = CallContext(request_id)
+            context.caller = CALLER
+            ledger.request_rejected(context, refused)
     async with open_usage(database_url) as usage:
         [row] = await usage.rejected_in_minute(request_id, RejectionScope(key="key-1"))
         story = await usage.request_detail(request_id)

@@ -12,9 +12,10 @@ from prometheus_page import value
 from usage_records import random_record, record, run_ledger
 
 from llm_proxy import schema
+from llm_proxy.call_context import CallContext
 from llm_proxy.errors import RateLimited
 from llm_proxy.identity import Actor
-from llm_proxy.ledger import Exchange, LedgerStore, UsageRecord
+from llm_proxy.ledger import LedgerStore, UsageRecord
 from llm_proxy.ledger.observers import Payload
 from llm_proxy.ledger.usage_store import open_usage
 from llm_proxy.telemetry import Metrics, uuid7
@@ -162,7 +163,7 @@ async def test_rejected_requests_are_stored_in_a_bounded_sample(database_url: st
     """A flood leaves a few rows a second, and its number in the metrics."""
     async with run_ledger(database_url, tmp_path) as ledger:
         for _ in range(1000):
-            ledger.request_rejected(Exchange(uuid7(), None), RateLimited("Too many."))
+            ledger.request_rejected(CallContext(uuid7()), RateLimited("Too many."))
     rows = await fetch(database_url, "SELECT code, status, refused_by FROM refusals")
     assert 10 <= len(rows) <= 20
     assert tuple(rows[0]) == ("rate_limit_exceeded", 429, "limit")

@@ -16,22 +16,22 @@ WORKER = """
 import asyncio, json, sys
 from pathlib import Path
 from usage_records import CALL, CALLER, record, run_ledger
-from llm_proxy.ledger import Exchange
+from llm_proxy.call_context import CallContext
 from llm_proxy.telemetry import uuid7
 
 async def work(dsn, spool, flights):
     async with run_ledger(dsn or None, Path(spool)) as ledger:
         for _ in range(flights):
-            exchange = Exchange(uuid7(), "theirs")
-            ledger.call_started(exchange, CALLER, CALL)
-            print("opened", exchange.request_id, flush=True)
+            context = CallContext(uuid7(), "theirs", caller=CALLER, call=CALL)
+            ledger.call_started(context)
+            print("opened", context.request_id, flush=True)
         while True:
-            exchange = Exchange(uuid7(), None)
-            ledger.call_started(exchange, CALLER, CALL)
+            context = CallContext(uuid7(), caller=CALLER, call=CALL)
+            ledger.call_started(context)
             hops = json.dumps([["g" * 90, "d" * 90, 500]] * 16)
             long = {"provider_message": "x" * 600, "hops": hops, "user": "\u0416" * 256}
-            ledger.call_finished(record(request_id=exchange.request_id, **long))
-            print("posted", exchange.request_id, flush=True)
+            ledger.call_finished(record(request_id=context.request_id, **long))
+            print("posted", context.request_id, flush=True)
             await asyncio.sleep(0.0005)
 
 asyncio.run(work(sys.argv[1], sys.argv[2], int(sys.argv[3])))

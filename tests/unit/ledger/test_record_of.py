@@ -4,6 +4,7 @@ from uuid import UUID
 
 import pytest
 
+from llm_proxy.call_context import CallContext, note_end, note_error
 from llm_proxy.dialects import Call
 from llm_proxy.errors import (
     APIError,
@@ -15,7 +16,7 @@ from llm_proxy.errors import (
     UpstreamConnectionLost,
 )
 from llm_proxy.identity import Caller
-from llm_proxy.ledger import Exchange
+from llm_proxy.ledger import billed, record_of
 from llm_proxy.upstream import Catalog, InterruptReason, RoutingInfo, TokenUsage
 from llm_proxy.upstream.catalog import Deployment, ModelGroup
 
@@ -24,15 +25,13 @@ CALLER = Caller("k", "virtual")
 PRICED = Catalog({"m": ModelGroup("m", deployments=(Deployment("d", "p", "m", None, None, 1_000, 10_000),))})
 
 
-def exchange() -> Exchange:
+def admitted() -> CallContext:
     """A call that was admitted, of a model at 1 and 10 nano-dollars a token."""
-    made = Exchange(UUID(int=1), None)
-    made.caller, made.call, made.catalog = CALLER, CALL, PRICED
-    return made
+    return CallContext(UUID(int=1), caller=CALLER, call=CALL, catalog=PRICED)
 
 
 def ended(
-    one: Exchange,
+    one: CallContext,
     why: InterruptReason | None = None,
     refused: APIError | None = None,
     *,
@@ -40,11 +39,11 @@ def ended(
 ) -> tuple[int | None, int | None, str]:
     """What is settled, and whose word the record says it is; both tell the same."""
     if refused is not None:
-        one.failed(refused)
-    one.interrupted(why, unsent=unsent)
-    early = one.used(CALL)
-    record = one.record(CALLER, CALL)
-    assert one.used(CALL) == early
+        note_error(one, refused)
+    note_end(one, why, unsent=unsent)
+    early = billed(one)
+    record = record_of(one)
+    assert billed(one) == early
     assert (record.total_tokens or 0, record.cost_nano_usd or 0) == early
     return *early, record.usage_source
 
@@ -54,18 +53,18 @@ def test_a_call_cut_short_used_its_prompt_and_what_was_streamed_and_unsent_nothi
     why: InterruptReason,
 ) -> None:
     """By an estimate, whoever cut it short; in a queue for a sidecar no model can have run."""
-    assert ended(exchange(), why) == (100, 100, "estimated")
-    assert ended(exchange(), why, unsent=True) == (0, 0, "unknown")
-    streamed = exchange()
+    assert ended(admitted(), why) == (100, 100, "estimated")
+    assert ended(admitted(), why, unsent=True) == (0, 0, "unknown")
+    streamed = admitted()
     streamed.status, streamed.content_tokens = 200, 7
     assert ended(streamed, why) == (107, 170, "estimated")
 
 
 def test_what_the_provider_refused_used_nothing_and_what_broke_may_have_run() -> None:
     """A refusal before an answer is no use."""
-    assert ended(exchange(), refused=ProviderFailed("It failed.")) == (0, 0, "unknown")
+    assert ended(admitted(), refused=ProviderFailed("It failed.")) == (0, 0, "unknown")
     for broken in (UpstreamConnectionLost("It broke."), InternalError()):
-        assert ended(exchange(), refused=broken) == (100, 100, "estimated")
+        assert ended(admitted(), refused=broken) == (100, 100, "estimated")
 
 
 @pytest.mark.parametrize(
@@ -81,17 +80,17 @@ def test_what_a_providers_own_failure_costs_is_unknown_in_the_record_and_counts_
     refused: APIError, cost: int | None
 ) -> None:
     """Nobody knows whether it bills a call that it answered with 500; a call it turned away cost nothing."""
-    one = exchange()
+    one = admitted()
     assert ended(one, refused=refused) == (0, 0, "unknown")
-    assert one.record(CALLER, CALL).cost_nano_usd == cost
+    assert record_of(one).cost_nano_usd == cost
 
 
 def test_what_was_stated_is_used_whatever_became_of_the_caller() -> None:
     """The provider's word goes before any estimate; an answer of the cache uses nothing."""
-    stated = exchange()
+    stated = admitted()
     stated.usage, stated.status = TokenUsage(12, 3), 200
     assert ended(stated, "client_gone") == (15, 42, "provider")
-    hit = exchange()
-    hit.usage, hit.status, hit.served = TokenUsage(12, 3), 200, RoutingInfo(cache="hit")
-    hit.interrupted(None)
-    assert hit.used(CALL) == (0, 0)
+    hit = admitted()
+    hit.usage, hit.status, hit.routing = TokenUsage(12, 3), 200, RoutingInfo(cache="hit")
+    note_end(hit, None)
+    assert billed(hit) == (0, 0)

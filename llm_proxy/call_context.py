@@ -1,0 +1,106 @@
+"""What is known of one call while it runs: plain fields that edge and pipeline fill and the ledger reads.
+
+Invariants: owned by one task; a field nobody could fill has its default, and None means unknown. `status` and
+`outcome` say what the caller saw: once response bytes have left, a later failure changes neither.
+Units: `_ms` since the request's headers were read; `_at` as the field says.
+"""
+
+import time
+from dataclasses import dataclass, field
+from typing import Literal
+from uuid import UUID
+
+from llm_proxy.dialects import Call
+from llm_proxy.errors import APIError, InternalError
+from llm_proxy.identity import Caller
+from llm_proxy.telemetry.request_ids import id_to_text
+from llm_proxy.telemetry.tracing import Trace
+from llm_proxy.upstream import NO_ROUTING, Catalog, InterruptReason, RoutingInfo, TokenUsage, interrupt_error
+
+Outcome = Literal["ok", "error", "client_gone", "cut", "lost"]
+
+
+@dataclass(slots=True, eq=False)
+class CallContext:
+    """One request to an inference endpoint, from its first byte to its last.
+
+    Attributes:
+        request_id: Generated here; its text form is sent as `x-request-id`.
+        client_request_id: The caller's own `x-request-id`.
+        started_at: Seconds since 1970; `started` is the same moment on `time.perf_counter`.
+        caller: None before authentication.
+        call: None before the body is parsed.
+        catalog: What the sidecar served when the call was admitted, for prices.
+        routing: Who answered, as far as the sidecar says.
+        usage: Token usage as the answer states it.
+        content_tokens: Estimated completion tokens of an answer that states no usage.
+        status: The HTTP status the caller saw; 0 while nothing was sent.
+        error: What the call failed with.
+        would_refuse: Limits in shadow mode that would have rejected the call.
+        unsent: No sidecar has seen anything of the call.
+        interrupted: The call was cut short by a deadline, a disconnect or a drain.
+        sent_at: When the request to the sidecar began, on `time.perf_counter`; 0 before.
+        answered_at: When the answer, or the first bytes of a stream, had come; 0 before.
+        ttft_ms: Time to the first response byte.
+        trace: The call's span, where traces are exported.
+        payload: The response bytes, where payloads are stored; None where they are not.
+    """
+
+    request_id: UUID
+    client_request_id: str | None = None
+    id_text: str = field(init=False)
+    started: float = field(default_factory=time.perf_counter)
+    started_at: float = field(default_factory=time.time)
+    traceparent: bytes | None = None
+    caller: Caller | None = None
+    call: Call | None = None
+    catalog: Catalog | None = None
+    routing: RoutingInfo = NO_ROUTING
+    usage: TokenUsage | None = None
+    content_tokens: int = 0
+    status: int = 0
+    outcome: Outcome = "ok"
+    error: APIError | None = None
+    would_refuse: str | None = None
+    unsent: bool = False
+    interrupted: bool = False
+    sent_at: float = 0.0
+    answered_at: float = 0.0
+    ttft_ms: float | None = None
+    trace: Trace | None = None
+    payload: list[bytes] | None = None
+
+    def __post_init__(self) -> None:
+        """Write the id as text, once."""
+        self.id_text = id_to_text(self.request_id)
+
+    def elapsed_ms(self) -> float:
+        """Returns the time since the request's headers were read."""
+        return (time.perf_counter() - self.started) * 1000
+
+
+def note_error(context: CallContext, error: APIError) -> None:
+    """Notes the error a call ends with; it becomes the status only while no response byte has left."""
+    context.error = error
+    if isinstance(error.routing, RoutingInfo):
+        context.routing = error.routing
+    if context.status == 0:
+        context.status, context.outcome = error.status, "error"
+
+
+def note_end(context: CallContext, reason: InterruptReason | None, *, unsent: bool = False) -> None:
+    """Notes how a call ended.
+
+    Args:
+        context: The call.
+        reason: What interrupted it; None when nothing did.
+        unsent: No sidecar had seen anything of it.
+    """
+    context.unsent, context.interrupted = unsent, reason is not None
+    error = interrupt_error(reason)
+    if error is not None:
+        note_error(context, error)
+    elif reason == "client_gone":
+        context.outcome = "client_gone"
+    if context.outcome == "ok" and context.status == 0:  # no answer and no error of anybody's
+        note_error(context, InternalError())
