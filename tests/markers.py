@@ -32,7 +32,7 @@ STAGES = {
     "stages/test_own_provider": "sidecar",
     "stages/test_response_cache": "sidecar",
     "stages/test_sidecar_": "sidecar",
-    "stages/test_stack_": "stack",
+    "stages/stack/": "stack",
     "stages/test_tracing_": "telemetry",
     "flow/": "flow",  # a whole stack
     "test_shape": "shape",

@@ -1,4 +1,4 @@
-"""`llm-proxy up` as a person starts it, for tests that look at the whole stack from outside."""
+"""`llm-proxy up` as a process, for tests of the whole stack from outside."""
 
 import os
 import re
@@ -17,8 +17,8 @@ from running_stack import say
 from llm_proxy.stack.probe import free_port
 
 QUESTION = "What is the capital of France? Answer in one sentence."
-PATIENCE_S = 120
-GIVEN = re.compile(r"_URL$|_KEY$|^LLM_PROXY|_GGUF$")
+TIMEOUT_S = 120
+CONFIGURING = re.compile(r"_URL$|_KEY$|^LLM_PROXY|_GGUF$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,43 +30,43 @@ class UpCommand:
     port: int
 
     @property
-    def said(self) -> str:
-        """What it has printed so far."""
-        return (self.folder / "said").read_text()
+    def output(self) -> str:
+        """Its output so far."""
+        return (self.folder / "output").read_text()
 
-    def wait_for(self, words: str) -> None:
-        """Waits until it has said these words."""
-        deadline_s = time.monotonic() + PATIENCE_S
-        while words not in self.said:
-            assert self.process.poll() is None, self.said
-            assert time.monotonic() < deadline_s, self.said
+    def wait_for(self, text: str) -> None:
+        """Waits until its output holds `text`."""
+        deadline_s = time.monotonic() + TIMEOUT_S
+        while text not in self.output:
+            assert self.process.poll() is None, self.output
+            assert time.monotonic() < deadline_s, self.output
             time.sleep(0.05)
 
     def client(self) -> openai.OpenAI:
-        """The SDK, with the key made on the first start."""
+        """The SDK, with the key created on the first start."""
         key = dotenv_values(self.folder / ".env")["LLM_PROXY__INTERNAL_API_KEY"]
         return openai.OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key=key)
 
     def ask(self) -> str:
-        """A short answer of the local model."""
+        """A short response of the local model."""
         with self.client() as client:
-            answer = client.chat.completions.create(model="smollm2", messages=say(QUESTION), temperature=0)
-        return answer.choices[0].message.content or ""
+            response = client.chat.completions.create(model="smollm2", messages=say(QUESTION), temperature=0)
+        return response.choices[0].message.content or ""
 
 
-def nothing_given() -> dict[str, str]:
-    """The environment, without a store, a key or a setting."""
-    return {name: value for name, value in os.environ.items() if not GIVEN.search(name)}
+def bare_environment() -> dict[str, str]:
+    """This environment without stores' addresses, keys and settings."""
+    return {name: value for name, value in os.environ.items() if not CONFIGURING.search(name)}
 
 
 @contextmanager
 def run_up(folder: Path, *words: str, port: int | None = None) -> Generator[UpCommand]:
-    """`llm-proxy up` with an environment that names no store and no provider."""
+    """Runs `llm-proxy up` in `bare_environment`."""
     port = port or free_port()
-    env = nothing_given()
+    env = bare_environment()
     command = [sys.executable, "-m", "llm_proxy", "up", "--port", str(port), *words]
-    with (folder / "said").open("wb") as said:
-        process = subprocess.Popen(command, cwd=folder, env=env, stdout=said, stderr=said, umask=0)
+    with (folder / "output").open("wb") as output:
+        process = subprocess.Popen(command, cwd=folder, env=env, stdout=output, stderr=output, umask=0)
     try:
         yield UpCommand(process, folder, port)
     finally:

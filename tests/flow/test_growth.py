@@ -1,4 +1,4 @@
-"""A sidecar that grows without end, and the launcher that looks after it."""
+"""A sidecar whose memory grows, and the launcher that replaces or kills it."""
 
 import asyncio
 import sys
@@ -34,7 +34,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpCommand]:
-    """A stack whose one sidecar keeps as many MiB of each call as its model's name says."""
+    """A stack whose only sidecar keeps as many MiB of each call as its model's name says."""
     folder = tmp_path_factory.mktemp("growth")
     port = probe.free_port()
     provider = process.start(provider_spec(port), folder / "logs")
@@ -55,38 +55,38 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpCommand]:
 
 
 async def keep(client: httpx.AsyncClient, stack: UpCommand, mib: int) -> int:
-    """One call, of which the sidecar keeps so much; its status."""
+    """The status of one call of which the sidecar keeps `mib`."""
     body = {"model": f"keeps-{mib}", "messages": say("hello")}
     url = f"http://127.0.0.1:{stack.port}/v1/chat/completions"
     return (await client.post(url, json=body)).status_code
 
 
-def asking(stack: UpCommand) -> httpx.AsyncClient:
+def client_of(stack: UpCommand) -> httpx.AsyncClient:
     """A client with the stack's key."""
     return httpx.AsyncClient(headers={"x-api-key": stack.client().api_key}, timeout=30)
 
 
-async def test_one_that_has_grown_gives_way_to_a_fresh_one_and_no_call_is_lost(stack: UpCommand) -> None:
-    """Also where there is only one: the fresh one serves before the old one stops."""
-    async with asking(stack) as client:
+async def test_a_sidecar_over_the_soft_limit_is_replaced_and_no_call_is_lost(stack: UpCommand) -> None:
+    """Even the only one: the new one serves before the old one stops."""
+    async with client_of(stack) as client:
         statuses = [await keep(client, stack, 50) for _ in range(8)]
         async with asyncio.timeout(60):
-            while "sidecar-1 has drained and stopped" not in stack.said:
+            while "sidecar-1 has drained and stopped" not in stack.output:
                 statuses.append(await keep(client, stack, 0))
                 await asyncio.sleep(0.05)
-    assert "MiB: starting sidecar-2 to replace it" in stack.said
-    assert "sidecar-2 took over from sidecar-1" in stack.said
+    assert "MiB: starting sidecar-2 to replace it" in stack.output
+    assert "sidecar-2 took over from sidecar-1" in stack.output
     assert set(statuses) == {200}
     assert len(statuses) > 50
 
 
-async def test_one_that_grows_faster_than_that_is_killed_and_comes_back(stack: UpCommand) -> None:
-    """The machine's memory is not for one process to take; the line says why it ended."""
-    async with asking(stack) as client:
+async def test_a_sidecar_over_the_hard_limit_is_killed_and_restarted(stack: UpCommand) -> None:
+    """The line gives the reason."""
+    async with client_of(stack) as client:
         await keep(client, stack, HARD_MIB)
         await asyncio.to_thread(stack.wait_for, "more than LLM_PROXY_SIDECAR_HARD_MIB allows: killed")
         await asyncio.to_thread(stack.wait_for, "ended with code -9; restarting it")
         async with asyncio.timeout(60):
-            while await keep(client, stack, 0) != 200:  # noqa: ASYNC110 -- nothing tells
+            while await keep(client, stack, 0) != 200:  # noqa: ASYNC110 -- there is no event to wait for
                 await asyncio.sleep(0.2)
         assert await keep(client, stack, 0) == 200

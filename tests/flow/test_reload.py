@@ -1,4 +1,4 @@
-"""The sidecars of a running stack are exchanged under load; a bad configuration changes nothing."""
+"""Rolling restarts of the sidecars under load; a bad configuration changes nothing."""
 
 import asyncio
 import subprocess
@@ -17,7 +17,7 @@ from processes import descendants
 from prometheus_page import series
 from running_stack import Json, say, script
 from sidecars import Provider, deployment, run_provider
-from up_command import UpCommand, nothing_given, run_up
+from up_command import UpCommand, bare_environment, run_up
 
 EVERY_S = 0.05
 WORDS = ("--no-local-model", "--no-stores", "--config", "litellm.yaml")
@@ -42,7 +42,7 @@ def write(folder: Path, provider: Provider, *groups: str, **more: Json) -> None:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory, played: Provider) -> Iterator[UpCommand]:
-    """A stack with two sidecars before the scripted provider; nobody watches its files."""
+    """A stack with two sidecars and the scripted provider; its files are not watched."""
     folder = tmp_path_factory.mktemp("reload")
     write(folder, played, "steady")
     (folder / ".env").write_text("LLM_PROXY__ENVIRONMENT=production\n", encoding="utf-8")
@@ -52,10 +52,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory, played: Provider) -> Iterato
 
 
 def reload(stack: UpCommand) -> "subprocess.CompletedProcess[str]":
-    """`llm-proxy reload`, as a person types it."""
+    """Runs `llm-proxy reload`."""
     argv = [sys.executable, "-m", "llm_proxy", "reload"]
     return subprocess.run(
-        argv, cwd=stack.folder, env=nothing_given(), capture_output=True, text=True, check=False
+        argv, cwd=stack.folder, env=bare_environment(), capture_output=True, text=True, check=False
     )
 
 
@@ -74,7 +74,7 @@ def metrics(stack: UpCommand) -> str:
 
 @dataclass(slots=True)
 class Load:
-    """What became of a steady load."""
+    """The results of a steady load."""
 
     answered: int = 0
     streamed: int = 0
@@ -133,24 +133,26 @@ async def until_served(stack: UpCommand, groups: set[str]) -> None:
             await asyncio.sleep(0.1)
 
 
-async def test_sidecars_are_exchanged_under_load_and_no_call_is_lost(
+async def test_sidecars_are_replaced_under_load_and_no_call_is_lost(
     stack: UpCommand, played: Provider
 ) -> None:
-    """New ones with the new groups take over, streams at the old ones end whole, then the old ones stop.
+    """New ones with the new groups take over, streams at the old ones complete, then the old ones stop.
 
-    Who asked sees how it goes, and what only a start would have read.
+    The command prints each step, and the changed settings that are read at a start only.
     """
     before = sidecars(stack)
     async with steady_load(stack) as load:
         await asyncio.sleep(1)
         write(stack.folder, played, "steady", "added")
         with (stack.folder / ".env").open("a", encoding="utf-8") as given:
-            given.write("DATABASE_URL=postgresql://u:word-nobody-sees@h/d\nLLM_PROXY__MAX_IN_FLIGHT=7\n")
+            given.write(
+                "DATABASE_URL=postgresql://u:password-never-printed@h/d\nLLM_PROXY__MAX_IN_FLIGHT=7\n"
+            )
         done = await asyncio.to_thread(reload, stack)
         assert done.returncode == 0, done.stderr
-        unheeded, begun, *ready, taken_over = done.stdout.splitlines()
-        assert unheeded == "changed, but read at the start only: DATABASE_URL, LLM_PROXY__MAX_IN_FLIGHT"
-        assert begun == "starting sidecar-3, sidecar-4 with the new configuration"
+        ignored, started, *ready, taken_over = done.stdout.splitlines()
+        assert ignored == "changed, but read at the start only: DATABASE_URL, LLM_PROXY__MAX_IN_FLIGHT"
+        assert started == "starting sidecar-3, sidecar-4 with the new configuration"
         assert sorted(line.partition(" is ready after ")[0] for line in ready) == ["sidecar-3", "sidecar-4"]
         assert taken_over == "sidecar-3, sidecar-4 took over from sidecar-1, sidecar-2"
         await until_served(stack, {"steady", "added"})
@@ -160,7 +162,7 @@ async def test_sidecars_are_exchanged_under_load_and_no_call_is_lost(
     assert load.failed == []
     assert load.answered > 50
     assert load.streamed > 20
-    assert "word-nobody-sees" not in done.stdout + stack.said
+    assert "password-never-printed" not in done.stdout + stack.output
     assert len(sidecars(stack)) == 2
     assert not set(sidecars(stack)) & set(before)
     counted = metrics(stack)
@@ -174,7 +176,7 @@ async def test_sidecars_are_exchanged_under_load_and_no_call_is_lost(
 
 
 @pytest.mark.parametrize(
-    ("broken", "reason"),
+    ("invalid", "reason"),
     [
         ("model_list: [", "while parsing"),
         ("model_list: 7\n", "model_list is not a list"),
@@ -182,12 +184,12 @@ async def test_sidecars_are_exchanged_under_load_and_no_call_is_lost(
         ("router_settings: {fallbacks: [{steady: [nobody]}]}\nmodel_list: []\n", "no group is called nobody"),
     ],
 )
-async def test_a_configuration_that_does_not_validate_is_refused_and_the_old_one_stays(
-    stack: UpCommand, broken: str, reason: str
+async def test_an_invalid_configuration_is_rejected_and_the_old_one_stays(
+    stack: UpCommand, invalid: str, reason: str
 ) -> None:
     """With the reason, exit code 1, and the same processes."""
     before, groups = sidecars(stack), await served(stack)
-    (stack.folder / "litellm.yaml").write_text(broken, encoding="utf-8")
+    (stack.folder / "litellm.yaml").write_text(invalid, encoding="utf-8")
     done = await asyncio.to_thread(reload, stack)
     assert done.returncode == 1
     assert reason in done.stderr
@@ -195,10 +197,10 @@ async def test_a_configuration_that_does_not_validate_is_refused_and_the_old_one
     assert (sidecars(stack), await served(stack)) == (before, groups)
 
 
-async def test_a_configuration_litellm_does_not_start_with_is_refused_with_its_words(
+async def test_a_configuration_litellm_does_not_start_with_is_rejected_with_its_error(
     stack: UpCommand, played: Provider
 ) -> None:
-    """What only LiteLLM can judge is judged before anybody is asked to leave."""
+    """What only LiteLLM can check is checked before an old sidecar drains."""
     before = sidecars(stack)
     write(stack.folder, played, "steady", litellm_settings={"callbacks": ["no_such_module.thing"]})
     done = await asyncio.to_thread(reload, stack)
@@ -207,18 +209,18 @@ async def test_a_configuration_litellm_does_not_start_with_is_refused_with_its_w
     assert sidecars(stack) == before
 
 
-def test_reloading_where_nobody_runs_is_one_clear_line(tmp_path: Path) -> None:
+def test_a_reload_without_a_running_stack_is_one_line(tmp_path: Path) -> None:
     """And exit code 1."""
     argv = [sys.executable, "-m", "llm_proxy", "reload"]
     done = subprocess.run(
-        argv, cwd=tmp_path, env=nothing_given(), capture_output=True, text=True, check=False
+        argv, cwd=tmp_path, env=bare_environment(), capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
     assert done.stderr.startswith("llm-proxy: no `llm-proxy up` runs on .local/")
 
 
 async def test_in_development_a_changed_file_is_enough(tmp_path: Path, played: Provider) -> None:
-    """Nobody types anything; a key that appears counts too."""
+    """No command is needed; a new key file counts too."""
     write(tmp_path, played, "steady")
     keyed = deployment("keyed", "openai/keyed", played, api_key="os.environ/A_NEW_API_KEY")
     plain = deployment("steady", "openai/steady", played, api_key="none")

@@ -1,4 +1,4 @@
-"""The gateway as a process: how it starts, refuses to start, says how it is, drains and stops."""
+"""The gateway as a process: start, rejected start, health, drain, stop, several workers."""
 
 import asyncio
 import os
@@ -25,7 +25,7 @@ Process = subprocess.Popen[bytes]
 
 
 def environment(folder: Path, **names: str) -> dict[str, str]:
-    """What a gateway of this test's own is given: nothing of the machine's but its path."""
+    """The environment of a gateway: of the machine's only `PATH`."""
     own = {
         "PATH": os.environ["PATH"],
         "LLM_PROXY__ENVIRONMENT": "development",
@@ -38,7 +38,7 @@ def environment(folder: Path, **names: str) -> dict[str, str]:
 
 @contextmanager
 def serving(folder: Path, **names: str) -> Generator[tuple[str, Process]]:
-    """A gateway that listens; its address and process."""
+    """Runs a gateway; yields its address and process."""
     port = probe.free_port()
     argv = [sys.executable, "-m", "llm_proxy", "serve", "--port", str(port)]
     with (folder / "gateway.log").open("ab") as log:
@@ -55,14 +55,14 @@ def serving(folder: Path, **names: str) -> Generator[tuple[str, Process]]:
         process.wait()
 
 
-def before(stack_ports: dict[str, int]) -> dict[str, str]:
-    """Settings of a gateway that stands before the stack's sidecar."""
+def stack_settings(stack_ports: dict[str, int]) -> dict[str, str]:
+    """Settings of a gateway in front of the stack's sidecar."""
     sidecar = f"http://127.0.0.1:{stack_ports['sidecar']}"
     return {"LITELLM_MASTER_KEY": MASTER_KEY, "LLM_PROXY__LITELLM_PROXY_URL": sidecar}
 
 
 def refused_start(folder: Path, *arguments: str, **names: str) -> tuple[int, str]:
-    """The exit code and the words of a gateway that must not start."""
+    """The exit code and the output of a gateway that must not start."""
     argv = [sys.executable, "-m", "llm_proxy", "serve", *arguments]
     done = subprocess.run(
         argv, env=environment(folder, **names), cwd=folder, capture_output=True, timeout=20, check=False
@@ -71,7 +71,7 @@ def refused_start(folder: Path, *arguments: str, **names: str) -> tuple[int, str
 
 
 def test_live_but_not_ready_without_a_sidecar(tmp_path: Path) -> None:
-    """Live touches nothing; ready names the part that is down and since when; a call is a clear 502."""
+    """`/health/live` checks nothing; `/health/ready` names the component that is down; a call is a 502."""
     with serving(tmp_path) as (url, _):
         assert httpx.get(f"{url}/health/live").status_code == 200
         ready = httpx.get(f"{url}/health/ready")
@@ -101,18 +101,18 @@ def test_live_but_not_ready_without_a_sidecar(tmp_path: Path) -> None:
         ({"LLM_PROXY__HOST": "0.0.0.0"}, "LLM_PROXY__HOST is a public address"),  # noqa: S104 -- that is the point
     ],
 )
-def test_production_refuses_what_is_insecure_and_names_it(
+def test_production_refuses_insecure_settings_by_name(
     tmp_path: Path, names: dict[str, str], named: str
 ) -> None:
-    """Known and short secrets, and a public bind nobody consented to."""
+    """Publicly known and short secrets, and a public address that is not allowed explicitly."""
     code, words = refused_start(tmp_path, "--port", "0", **({"LLM_PROXY__ENVIRONMENT": "production"} | names))
     assert code == 2
     assert named in words
     assert "Traceback" not in words
 
 
-def test_a_taken_port_is_one_clear_line(tmp_path: Path) -> None:
-    """Which address, and why not."""
+def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
+    """With the address and the reason."""
     with serving(tmp_path) as (url, _):
         port = url.rpartition(":")[2]
         code, words = refused_start(tmp_path, "--port", port)
@@ -122,26 +122,22 @@ def test_a_taken_port_is_one_clear_line(tmp_path: Path) -> None:
 
 
 def test_a_wrong_setting_is_named(tmp_path: Path) -> None:
-    """The variable and what it should be, without a traceback."""
+    """With the expected value, and without a traceback."""
     code, words = refused_start(tmp_path, LLM_PROXY__AGENT_RPM="many")
     assert code == 2
     assert "AGENT_RPM" in words.upper()
     assert "Traceback" not in words
 
 
-async def test_sigterm_drains_streams_run_to_their_end(
+async def test_sigterm_drains_and_streams_complete(
     stack: RunningStack, stack_ports: dict[str, int], tmp_path: Path
 ) -> None:
-    """Not ready at once, a running stream finishes, exit code 0."""
-    sidecar = f"http://127.0.0.1:{stack_ports['sidecar']}"
-    names = {
-        "LITELLM_MASTER_KEY": "sk-stack-master-0123456789abcdef",
-        "LLM_PROXY__LITELLM_PROXY_URL": sidecar,
-    }
+    """Readiness turns off at once, a running stream completes, the exit code is 0."""
+    names = stack_settings(stack_ports)
     with serving(tmp_path, LLM_PROXY__DRAIN_DELAY_S="0.5", **names) as (url, process):
         body = {"model": "p/ok", "messages": say(script(do="slow", gap_ms=250, frames=8)), "stream": True}
         async with httpx.AsyncClient(timeout=20) as client:
-            asking = asyncio.create_task(
+            call = asyncio.create_task(
                 client.post(f"{url}/v1/chat/completions", json=body, headers={"x-api-key": KEY})
             )
             while not await stack.calls():  # noqa: ASYNC110 -- the provider has no event to wait for
@@ -149,41 +145,37 @@ async def test_sigterm_drains_streams_run_to_their_end(
             process.send_signal(signal.SIGTERM)
             await asyncio.sleep(0.2)
             assert (await client.get(f"{url}/health/ready")).status_code == 503
-            answer = await asking
-        assert answer.text.endswith("data: [DONE]\n\n")
+            response = await call
+        assert response.text.endswith("data: [DONE]\n\n")
         assert await asyncio.to_thread(process.wait, 10) == 0
 
 
-async def test_what_outlasts_the_drain_ends_in_an_error_event(
+async def test_a_stream_longer_than_the_drain_ends_in_an_error_event(
     stack: RunningStack, stack_ports: dict[str, int], tmp_path: Path
 ) -> None:
-    """The caller is told; the process is gone soon after the limit."""
-    sidecar = f"http://127.0.0.1:{stack_ports['sidecar']}"
-    names = {
-        "LITELLM_MASTER_KEY": "sk-stack-master-0123456789abcdef",
-        "LLM_PROXY__LITELLM_PROXY_URL": sidecar,
-    }
+    """The process ends soon after the drain timeout."""
+    names = stack_settings(stack_ports)
     with serving(tmp_path, LLM_PROXY__DRAIN_DELAY_S="0", LLM_PROXY__DRAIN_TIMEOUT_S="1", **names) as (
         url,
         process,
     ):
         body = {"model": "p/ok", "messages": say(script(do="slow", gap_ms=400, frames=60)), "stream": True}
         async with httpx.AsyncClient(timeout=30) as client:
-            asking = asyncio.create_task(
+            call = asyncio.create_task(
                 client.post(f"{url}/v1/chat/completions", json=body, headers={"x-api-key": KEY})
             )
             while not await stack.calls():  # noqa: ASYNC110 -- the provider has no event to wait for
                 await asyncio.sleep(0.05)
             await asyncio.sleep(1)
             process.send_signal(signal.SIGTERM)
-            answer = await asking
-        assert '"error"' in answer.text.strip().split("\n\n")[-1]
-        assert "[DONE]" not in answer.text
+            response = await call
+        assert '"error"' in response.text.strip().split("\n\n")[-1]
+        assert "[DONE]" not in response.text
         assert await asyncio.to_thread(process.wait, 10) == 0
 
 
-def test_a_dead_worker_is_replaced_and_all_stop_together(tmp_path: Path) -> None:
-    """Two processes on one port; one killed, the port still answers; SIGTERM ends both."""
+def test_a_killed_worker_is_replaced_and_all_stop_together(tmp_path: Path) -> None:
+    """The port answers all the time; SIGTERM ends both workers."""
     with serving(tmp_path, LLM_PROXY__WORKERS="2", LLM_PROXY__DRAIN_DELAY_S="0") as (url, process):
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         before = children.read_text().split()
@@ -198,20 +190,22 @@ def test_a_dead_worker_is_replaced_and_all_stop_together(tmp_path: Path) -> None
         assert process.wait(10) == 0
 
 
-def test_all_workers_tell_the_same_of_a_model(tmp_path: Path, stack_ports: dict[str, int]) -> None:
-    """Whichever answers: each has seen some of the calls, and reads what the others saw."""
-    names = before(stack_ports) | {"LLM_PROXY__ADMIN_KEY": ADMIN_KEY, "LLM_PROXY__WORKERS": "2"}
+def test_all_workers_show_the_same_model_health(tmp_path: Path, stack_ports: dict[str, int]) -> None:
+    """Each worker runs some of the calls and counts those of the others, too."""
+    names = stack_settings(stack_ports) | {"LLM_PROXY__ADMIN_KEY": ADMIN_KEY, "LLM_PROXY__WORKERS": "2"}
 
     def calls(url: str) -> int:
-        answer = httpx.get(f"{url}/admin/models", headers={"Authorization": f"Bearer {ADMIN_KEY}"})
-        groups = answer.json().get("data", [])
+        listed = httpx.get(f"{url}/admin/models", headers={"Authorization": f"Bearer {ADMIN_KEY}"})
+        groups = listed.json().get("data", [])
         return sum(one["health"]["calls"] for one in groups if one["id"] == "plain")
 
     with serving(tmp_path, **names) as (url, _):
         for at in range(12):
             body = {"model": "plain", "messages": [{"role": "user", "content": f"{at}"}]}
-            said = httpx.post(f"{url}/v1/chat/completions", json=body, headers={"x-api-key": KEY}, timeout=30)
-            assert said.status_code == 200, said.text
+            response = httpx.post(
+                f"{url}/v1/chat/completions", json=body, headers={"x-api-key": KEY}, timeout=30
+            )
+            assert response.status_code == 200, response.text
         end = time.monotonic() + 20
         while {calls(url) for _ in range(10)} != {12}:
             assert time.monotonic() < end
@@ -222,28 +216,28 @@ CHAT = {"model": "mock", "messages": [{"role": "user", "content": "hi"}]}
 AS = {"Authorization": f"Bearer {KEY}", "X-Agent-Id": "scout"}
 
 
-def test_what_was_used_is_told_without_a_database(tmp_path: Path) -> None:
-    """Of an agent, by any dimension, and of one request; nothing of it survives the process."""
+def test_usage_is_shown_without_a_database(tmp_path: Path) -> None:
+    """Of an agent, by any dimension, and of one request; kept in memory only."""
     with (
         serving(tmp_path, LLM_PROXY__LLM_MODE="mock") as (url, _),
         httpx.Client(base_url=url, headers=AS) as client,
     ):
-        answers = [client.post("/v1/chat/completions", json=CHAT) for _ in range(2)]
-        assert [one.status_code for one in answers] == [200, 200]
-        spent = sum(one.json()["usage"]["total_tokens"] for one in answers)
-        told = client.get("/internal/llm/usage", params={"agent_id": "scout"}).json()
-        assert (told["total_requests"], told["total_tokens"], told["success_rate"]) == (2, spent, 1.0)
-        assert (told["limits"]["limit"], told["limits"]["remaining"]) == (10, 8)
+        responses = [client.post("/v1/chat/completions", json=CHAT) for _ in range(2)]
+        assert [one.status_code for one in responses] == [200, 200]
+        spent = sum(one.json()["usage"]["total_tokens"] for one in responses)
+        used = client.get("/internal/llm/usage", params={"agent_id": "scout"}).json()
+        assert (used["total_requests"], used["total_tokens"], used["success_rate"]) == (2, spent, 1.0)
+        assert (used["limits"]["limit"], used["limits"]["remaining"]) == (10, 8)
         unknown = client.get("/internal/llm/usage", params={"agent_id": "nobody"}).json()
         assert (unknown["total_requests"], unknown["success_rate"]) == (0, 0)
         lines = client.get("/v1/usage", params={"group_by": "agent,model"}).json()["data"]
         assert [(one["agent"], one["model"], one["requests"]) for one in lines] == [("scout", "mock", 2)]
-        story = client.get(f"/v1/requests/{answers[0].headers['x-request-id']}").json()
-        assert (story["outcome"], story["model_group"], story["agent"]) == ("ok", "mock", "scout")
+        detail = client.get(f"/v1/requests/{responses[0].headers['x-request-id']}").json()
+        assert (detail["outcome"], detail["model_group"], detail["agent"]) == ("ok", "mock", "scout")
 
 
-def test_a_mock_is_one_worker_whatever_is_asked_so_that_its_figures_are_of_all_calls(tmp_path: Path) -> None:
-    """It counts in memory: of several workers each would tell its own part."""
+def test_mock_mode_runs_one_worker_so_that_its_figures_count_all_calls(tmp_path: Path) -> None:
+    """It counts in memory, which several workers would not share."""
     names = {"LLM_PROXY__LLM_MODE": "mock", "LLM_PROXY__WORKERS": "3", "LLM_PROXY__ADMIN_KEY": ADMIN_KEY}
     with serving(tmp_path, **names) as (url, _):
         for _ in range(9):

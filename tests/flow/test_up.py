@@ -1,4 +1,4 @@
-"""`llm-proxy up` from nothing, as a person uses it: one command, then real answers through the OpenAI SDK."""
+"""`llm-proxy up` from an empty folder: one command, then responses of real models through the OpenAI SDK."""
 
 import os
 import re
@@ -14,7 +14,7 @@ import pytest
 from dotenv import dotenv_values
 from processes import descendants, lives
 from running_stack import say
-from up_command import QUESTION, UpCommand, nothing_given, run_up
+from up_command import QUESTION, UpCommand, bare_environment, run_up
 
 from llm_proxy.stack.probe import free_port
 
@@ -26,7 +26,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[Path]:
-    """Where the stack lives through these tests; open to `nobody`, whom Postgres may have to run as."""
+    """The stack's folder; `nobody`, as whom Postgres may have to run, can enter it."""
     with tempfile.TemporaryDirectory(prefix="llm-proxy-up-") as folder:
         Path(folder).chmod(0o711)
         yield Path(folder)
@@ -40,13 +40,13 @@ def stack(home: Path) -> Iterator[UpCommand]:
         yield up
 
 
-def test_a_chat_gets_a_real_answer(stack: UpCommand) -> None:
-    """Text of a language model, and what it used."""
+def test_a_chat_gets_a_real_response(stack: UpCommand) -> None:
+    """Text of a language model."""
     assert "Paris" in stack.ask()
 
 
 def test_a_stream_arrives_in_many_pieces(stack: UpCommand) -> None:
-    """Not one piece at the end."""
+    """Not in one piece at the end."""
     with stack.client() as client:
         stream = client.chat.completions.create(model="local-chat", messages=say(QUESTION), stream=True)
         pieces = [chunk.choices[0].delta.content for chunk in stream if chunk.choices[0].delta.content]
@@ -54,7 +54,7 @@ def test_a_stream_arrives_in_many_pieces(stack: UpCommand) -> None:
 
 
 def test_the_readme_s_python_example_runs_to_its_end(stack: UpCommand, tmp_path: Path) -> None:
-    """As it stands there, but for the port."""
+    """Unchanged except for the port."""
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     example = readme.partition("```python\n")[2].partition("```")[0]
     program = tmp_path / "example.py"
@@ -62,18 +62,18 @@ def test_the_readme_s_python_example_runs_to_its_end(stack: UpCommand, tmp_path:
     key = dotenv_values(stack.folder / ".env")["LLM_PROXY__INTERNAL_API_KEY"] or ""
     done = subprocess.run(
         [sys.executable, str(program)],
-        env=nothing_given() | {"KEY": key},
+        env=bare_environment() | {"KEY": key},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()  # a sampled answer of a toy model: not every one names Paris
+    assert done.stdout.strip()  # sampled from a toy model: not every response names Paris
     assert done.stdout.rstrip().endswith("384")
 
 
-def test_embeddings_tell_near_from_far(stack: UpCommand) -> None:
-    """A cat is nearer to a kitten than to the stock market."""
+def test_embeddings_of_similar_words_are_similar(stack: UpCommand) -> None:
+    """`cat` is closer to `kitten` than to `stock market`."""
     words = ["cat", "kitten", "stock market"]
     with stack.client() as client:
         data = client.embeddings.create(model="all-minilm-l6-v2", input=words).data
@@ -87,14 +87,14 @@ def dot(one: list[float], other: list[float]) -> float:
 
 
 def test_the_local_models_are_listed(stack: UpCommand) -> None:
-    """By their group names and aliases."""
+    """By group names and aliases."""
     with stack.client() as client:
         listed = {model.id for model in client.models.list()}
     assert {"smollm2", "all-minilm-l6-v2", "local-chat", "local-embed"} <= listed
 
 
-def test_what_the_stack_writes_is_its_owners_alone(stack: UpCommand) -> None:
-    """Data, logs, records and notes, whatever the umask; and no process of it dumps its memory."""
+def test_only_the_owner_can_read_what_the_stack_writes(stack: UpCommand) -> None:
+    """Data, logs, records and addresses, whatever the umask; and no process dumps core."""
     state = stack.folder / ".local"
     every = [state, *state.rglob("*")]
     private = [path for path in every if not path.is_symlink() and not path.is_socket()]
@@ -108,8 +108,8 @@ def test_what_the_stack_writes_is_its_owners_alone(stack: UpCommand) -> None:
 
 
 def test_both_examples_work_when_pasted(stack: UpCommand) -> None:
-    """The shell's and Python's, as they were printed."""
-    shell, python = re.findall(r"(?ms)^((?:  curl|import) .*?)\n\n", stack.said)
+    """The shell's and Python's, as printed."""
+    shell, python = re.findall(r"(?ms)^((?:  curl|import) .*?)\n\n", stack.output)
     commands = (["sh", "-c", shell], [sys.executable, "-c", python])
     for command in commands:
         ran = subprocess.run(command, capture_output=True, text=True, check=True, cwd="/")
@@ -117,8 +117,8 @@ def test_both_examples_work_when_pasted(stack: UpCommand) -> None:
 
 
 def test_commands_beside_the_stack_find_its_database(stack: UpCommand) -> None:
-    """Keys can be made and usage asked without naming a store; the note of where they are is the owner's."""
-    home, env = stack.folder, nothing_given()
+    """Keys and usage work without a store's address; only the owner can read the file of addresses."""
+    home, env = stack.folder, bare_environment()
     assert (home / ".local" / "running.env").stat().st_mode & 0o777 == 0o600
     for words in (("keys", "create", "--name", "beside"), ("keys", "list"), ("usage",)):
         argv = [sys.executable, "-m", "llm_proxy", *words]
@@ -126,28 +126,28 @@ def test_commands_beside_the_stack_find_its_database(stack: UpCommand) -> None:
         assert done.returncode == 0, done.stderr
 
 
-def test_secrets_are_made_once_and_never_shown(stack: UpCommand) -> None:
-    """They stand in a file only its owner reads."""
+def test_secrets_are_created_once_and_never_printed(stack: UpCommand) -> None:
+    """They are in a file that only its owner can read."""
     secrets = [value for value in dotenv_values(stack.folder / ".env").values() if value]
     assert len(secrets) == 4
-    assert not any(secret in stack.said for secret in secrets)
+    assert not any(secret in stack.output for secret in secrets)
     assert (stack.folder / ".env").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_second_launcher_in_the_same_folder_is_refused(stack: UpCommand) -> None:
+def test_a_second_launcher_in_the_same_folder_does_not_start(stack: UpCommand) -> None:
     """One line, exit code 1."""
-    assert refusal(stack.folder, free_port()) == (
+    assert failed_start(stack.folder, free_port()) == (
         "llm-proxy: another `llm-proxy up` runs on .local/: stop it, or name another --state\n"
     )
 
 
-def test_a_port_in_use_is_refused_before_anything_starts(stack: UpCommand, tmp_path: Path) -> None:
-    """One line, exit code 1, and what to do."""
-    said = refusal(tmp_path, stack.port)
+def test_with_a_port_in_use_nothing_starts(stack: UpCommand, tmp_path: Path) -> None:
+    """One line that says what to do, exit code 1."""
+    said = failed_start(tmp_path, stack.port)
     assert said == f"llm-proxy: port {stack.port} on 127.0.0.1 is in use: choose another with --port\n"
 
 
-def refusal(folder: Path, port: int) -> str:
+def failed_start(folder: Path, port: int) -> str:
     ran = subprocess.run(
         [sys.executable, "-m", "llm_proxy", "up", "--port", str(port)],
         cwd=folder,
@@ -159,8 +159,8 @@ def refusal(folder: Path, port: int) -> str:
     return ran.stderr
 
 
-def test_a_sidecar_that_dies_is_named_and_comes_back(stack: UpCommand) -> None:
-    """Calls are answered again without anybody's doing."""
+def test_a_killed_sidecar_is_named_and_restarted(stack: UpCommand) -> None:
+    """Calls are answered again."""
     sidecar = next(pid for pid, args in descendants(stack.process.pid).items() if "llm_proxy.sidecar" in args)
     os.kill(sidecar, signal.SIGKILL)
     stack.wait_for("sidecar-1 ended with code -9; restarting it in 0.5 s")
@@ -169,23 +169,23 @@ def test_a_sidecar_that_dies_is_named_and_comes_back(stack: UpCommand) -> None:
 
 
 def test_ctrl_c_stops_everything_at_once_and_a_restart_finds_its_data(stack: UpCommand, home: Path) -> None:
-    """Also a restart after kill -9, which leaves no process."""
-    everyone = descendants(stack.process.pid)
+    """Also after `kill -9`, which leaves no process."""
+    processes = descendants(stack.process.pid)
     key = dotenv_values(home / ".env")
-    asked_s = time.monotonic()
+    stopped_s = time.monotonic()
     stack.process.send_signal(signal.SIGINT)
     assert stack.process.wait(15) == 0
-    assert time.monotonic() - asked_s < 4  # one, on a machine with nothing else to do
-    assert [args for pid, args in everyone.items() if lives(pid)] == []
+    assert time.monotonic() - stopped_s < 4  # 1 s on an idle machine
+    assert [args for pid, args in processes.items() if lives(pid)] == []
 
     with run_up(home) as again:
         again.wait_for("Ctrl-C stops everything")
         assert "Paris" in again.ask()
         assert dotenv_values(home / ".env") == key
-        everyone = descendants(again.process.pid)
+        processes = descendants(again.process.pid)
         again.process.kill()
         again.process.wait()
     deadline_s = time.monotonic() + 10
-    while any(map(lives, everyone)) and time.monotonic() < deadline_s:
+    while any(map(lives, processes)) and time.monotonic() < deadline_s:
         time.sleep(0.05)
-    assert [args for pid, args in everyone.items() if lives(pid)] == []
+    assert [args for pid, args in processes.items() if lives(pid)] == []

@@ -1,4 +1,4 @@
-"""Several workers on one port: what is decided holds at each of them, and odd requests harm none."""
+"""Several workers on one port: decisions hold at each of them, and malformed requests harm none."""
 
 import time
 from collections import Counter
@@ -22,7 +22,7 @@ def front(
     postgres_url: str,
     limits_redis_url: str,
 ) -> Iterator[GatewayOverSidecars]:
-    """A gateway of three workers on the run's stores."""
+    """A gateway of three workers on the session's stores."""
     names = {
         "LLM_PROXY__WORKERS": str(WORKERS),
         "DATABASE_URL": postgres_url,
@@ -40,7 +40,7 @@ def key(front: GatewayOverSidecars, name: str, **spec: object) -> tuple[str, str
 
 
 def statuses(front: GatewayOverSidecars, secret: str, times: int) -> Counter[int]:
-    """The statuses of so many calls, each on a connection of its own, so that any worker may take it."""
+    """The statuses of `times` calls, each on a new connection, so that any worker may accept it."""
     headers = {"Authorization": f"Bearer {secret}"}
     return Counter(
         httpx.post(
@@ -51,19 +51,19 @@ def statuses(front: GatewayOverSidecars, secret: str, times: int) -> Counter[int
 
 
 def workers(front: GatewayOverSidecars) -> list[int]:
-    """The processes that serve."""
+    """The process ids of the workers."""
     pid = front.gateway.popen.pid
     return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
 
 
-def test_a_limit_is_one_for_all_workers(front: GatewayOverSidecars) -> None:
-    """Exactly so many pass, whoever is asked."""
+def test_a_limit_holds_over_all_workers(front: GatewayOverSidecars) -> None:
+    """Exactly as many calls pass as the limit allows."""
     secret, _ = key(front, "workers-limit", rpm=5)
     assert statuses(front, secret, 15) == {200: 5, 429: 10}
 
 
-def test_a_revoked_key_is_refused_by_every_worker(front: GatewayOverSidecars) -> None:
-    """Within a second, though each of them remembered it."""
+def test_a_revoked_key_is_rejected_by_every_worker(front: GatewayOverSidecars) -> None:
+    """Within a second, although each of them had cached the key."""
     secret, key_id = key(front, "workers-revoked")
     assert statuses(front, secret, 4 * WORKERS) == {200: 4 * WORKERS}
     assert httpx.delete(f"{front.url}/admin/keys/{key_id}", headers=ADMIN).status_code == 200
@@ -72,39 +72,39 @@ def test_a_revoked_key_is_refused_by_every_worker(front: GatewayOverSidecars) ->
 
 
 def test_a_kill_switch_stops_every_worker(front: GatewayOverSidecars) -> None:
-    """And lets every one go on when it is lifted."""
+    """Until it is disabled."""
     secret, _ = key(front, "workers-killed", tenant="stopped")
     switch = {"kind": "tenant", "subject": "stopped"}
-    thrown = httpx.put(f"{front.url}/admin/kills", json=switch, headers=ADMIN)
-    assert thrown.status_code in {200, 201}, thrown.text
+    enabled = httpx.put(f"{front.url}/admin/kills", json=switch, headers=ADMIN)
+    assert enabled.status_code in {200, 201}, enabled.text
     time.sleep(1)
     assert statuses(front, secret, 4 * WORKERS) == {403: 4 * WORKERS}
-    lifted = httpx.request("DELETE", f"{front.url}/admin/kills", json=switch, params=switch, headers=ADMIN)
-    assert lifted.status_code == 200, lifted.text
+    disabled = httpx.request("DELETE", f"{front.url}/admin/kills", json=switch, params=switch, headers=ADMIN)
+    assert disabled.status_code == 200, disabled.text
     time.sleep(1)
     assert statuses(front, secret, 4 * WORKERS) == {200: 4 * WORKERS}
 
 
-def test_odd_requests_leave_every_worker_serving(front: GatewayOverSidecars) -> None:
-    """The same ones, with no error and none replaced."""
+def test_malformed_requests_leave_every_worker_serving(front: GatewayOverSidecars) -> None:
+    """No worker fails and none is replaced."""
     port, before = int(front.url.rpartition(":")[2]), workers(front)
     assert len(before) == WORKERS
     trailer = b"2\r\n{}\r\n0\r\nConnection: close\r\n\r\n"
-    odd = (
+    malformed = (
         request(more=b"Transfer-Encoding: chunked\r\n", length=False, body=trailer, auth=b""),
         request(version=b"RTSP/1.0"),
         request(more=b"Expect: x\r\n", auth=b""),
         request(more=b"Content-Length: 5\r\n"),
     )
-    for raw in odd * WORKERS * 2:
+    for raw in malformed * WORKERS * 2:
         assert all(400 <= status < 500 for status in send_raw(port, raw, wait_s=2).statuses)
     for _ in range(4 * WORKERS):
         assert send_raw(port, request(b"/health/live", method=b"GET", body=b"")).statuses == [200]
     assert workers(front) == before
 
 
-def test_no_worker_leaves_its_memory_behind(front: GatewayOverSidecars) -> None:
-    """Keys are in it: no core dump of any of them."""
+def test_no_worker_dumps_core(front: GatewayOverSidecars) -> None:
+    """Their memory holds keys."""
     for pid in (front.gateway.popen.pid, *workers(front)):
         limits = Path(f"/proc/{pid}/limits").read_text(encoding="ascii")
         line = next(one for one in limits.splitlines() if one.startswith("Max core file size"))

@@ -1,4 +1,4 @@
-"""What the operator gives, what the first start makes, and which program may know it."""
+"""The operator's variables, the secrets the first start creates, and which process gets them."""
 
 import os
 import stat
@@ -19,48 +19,48 @@ from llm_proxy.stack.process_specs import (
 )
 
 
-def test_secrets_are_made_once_into_a_file_only_its_owner_reads(tmp_path: Path) -> None:
-    """The second start makes none."""
-    made = create_missing(OperatorEnv({}), tmp_path / ".env")
+def test_secrets_are_created_once_in_a_file_that_only_its_owner_can_read(tmp_path: Path) -> None:
+    """The second start creates none."""
+    created = create_missing(OperatorEnv({}), tmp_path / ".env")
     assert stat.S_IMODE((tmp_path / ".env").stat().st_mode) == 0o600
-    assert list(made) == [names[0] for names in REQUIRED_SECRETS]
+    assert list(created) == [names[0] for names in REQUIRED_SECRETS]
     assert create_missing(read_operator_env({}, tmp_path), tmp_path / ".env") == {}
-    assert dotenv_values(tmp_path / ".env") == made
+    assert dotenv_values(tmp_path / ".env") == created
 
 
-def test_a_line_that_stands_in_the_file_is_never_changed(tmp_path: Path) -> None:
-    """Missing secrets are appended, also after a last line without its end, and a loose mode is tightened."""
+def test_an_existing_line_is_never_changed(tmp_path: Path) -> None:
+    """Secrets are appended, also after a last line without line feed; the mode becomes 0600."""
     file = tmp_path / ".env"
     file.write_text("# mine\nLLM_PROXY__ADMIN_KEY=my-own")
     file.chmod(0o644)
-    made = create_missing(read_operator_env({}, tmp_path), file)
+    created = create_missing(read_operator_env({}, tmp_path), file)
     assert file.read_text().startswith("# mine\nLLM_PROXY__ADMIN_KEY=my-own\n")
-    assert dotenv_values(file) == {"LLM_PROXY__ADMIN_KEY": "my-own"} | made
+    assert dotenv_values(file) == {"LLM_PROXY__ADMIN_KEY": "my-own"} | created
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize("names", REQUIRED_SECRETS)
-def test_a_secret_given_under_any_of_its_names_is_not_made(names: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_secret_set_under_any_of_its_names_is_not_created(names: tuple[str, ...], tmp_path: Path) -> None:
     """Neither written nor overridden."""
     for name in names:
-        assert names[0] not in create_missing(OperatorEnv({name: "given"}), tmp_path / name)
+        assert names[0] not in create_missing(OperatorEnv({name: "set"}), tmp_path / name)
 
 
 def test_environment_wins_over_dotenv_and_dotenv_over_key_files(tmp_path: Path) -> None:
-    """An empty value counts as not given."""
+    """An empty value counts as not set."""
     keys = tmp_path / ".keys"
     keys.mkdir()
     for name in ("A", "B", "C", "README.md", ".gitignore"):
         (keys / name).write_text(f"{name} of .keys\n")
         (keys / name).chmod(0o600)
     (tmp_path / ".env").write_text("A=of .env\nB=of .env\n")
-    given = read_operator_env({"A": "of the environment", "B": ""}, tmp_path)
-    assert dict(given.variables) == {"A": "of the environment", "B": "of .env", "C": "C of .keys"}
-    assert given.warnings == ()
+    env = read_operator_env({"A": "of the environment", "B": ""}, tmp_path)
+    assert dict(env.variables) == {"A": "of the environment", "B": "of .env", "C": "C of .keys"}
+    assert env.warnings == ()
 
 
-def test_a_key_file_that_others_may_read_is_named(tmp_path: Path) -> None:
-    """The warning holds the command that repairs it, and not the key."""
+def test_a_key_file_that_others_can_read_is_named(tmp_path: Path) -> None:
+    """The warning holds the command that repairs it, not the key."""
     (tmp_path / ".keys").mkdir()
     (tmp_path / ".keys" / "OPENAI_API_KEY").write_text("sk-secret")
     (tmp_path / ".keys" / "OPENAI_API_KEY").chmod(0o640)
@@ -68,8 +68,8 @@ def test_a_key_file_that_others_may_read_is_named(tmp_path: Path) -> None:
     assert read_operator_env({}, tmp_path).warnings == (f"{path} can be read by others: chmod 600 {path}",)
 
 
-def test_a_sidecar_sees_provider_keys_and_never_the_gateways_stores(tmp_path: Path) -> None:
-    """Its environment is built from a list: what its configuration names, and no more."""
+def test_a_sidecar_gets_provider_keys_and_never_the_gateways_stores(tmp_path: Path) -> None:
+    """Its environment holds listed variables and those its configuration refers to."""
     config = tmp_path / "config.yaml"
     config.write_text("model_list: [{litellm_params: {api_key: os.environ/MY_OWN_KEY}}]")
     env = dict.fromkeys(FORBIDDEN_IN_SIDECAR, "of the gateway") | {
@@ -79,9 +79,9 @@ def test_a_sidecar_sees_provider_keys_and_never_the_gateways_stores(tmp_path: Pa
         "SOMETHING_ELSE": "4",
         "PATH": os.defpath,
     }
-    behind = SidecarBackends("sk-master", "redis://cache", None, ModelPorts(1, 2))
-    part = sidecar_spec(1, 20_000, config, behind, OperatorEnv(env))
-    assert dict(part.env) == {
+    backends = SidecarBackends("sk-master", "redis://cache", None, ModelPorts(1, 2))
+    spec = sidecar_spec(1, 20_000, config, backends, OperatorEnv(env))
+    assert dict(spec.env) == {
         "PATH": os.defpath,
         "MY_OWN_KEY": "1",
         "GROQ_API_KEY": "2",
@@ -95,22 +95,22 @@ def test_a_sidecar_sees_provider_keys_and_never_the_gateways_stores(tmp_path: Pa
     }
 
 
-def test_outside_development_a_changed_environment_is_refused(tmp_path: Path) -> None:
-    """The operator's own word wins over both."""
+def test_outside_development_a_sidecar_refuses_a_changed_environment(tmp_path: Path) -> None:
+    """The operator's setting overrides both defaults."""
     config = tmp_path / "config.yaml"
     config.write_text("model_list: []")
-    behind = SidecarBackends("sk-master", None, None, None)
+    backends = SidecarBackends("sk-master", None, None, None)
     production = {"LLM_PROXY__ENVIRONMENT": "production"}
     check = "LLM_PROXY_SIDECAR_ENVIRONMENT_CHECK"
-    assert sidecar_spec(1, 20_000, config, behind, OperatorEnv(production)).env[check] == "refuse"
+    assert sidecar_spec(1, 20_000, config, backends, OperatorEnv(production)).env[check] == "refuse"
     assert (
-        sidecar_spec(1, 20_000, config, behind, OperatorEnv(production | {check: "warn"})).env[check]
+        sidecar_spec(1, 20_000, config, backends, OperatorEnv(production | {check: "warn"})).env[check]
         == "warn"
     )
 
 
-def test_a_missing_sidecar_environment_says_what_to_type(tmp_path: Path) -> None:
-    """One line, with the command."""
+def test_a_missing_sidecar_environment_names_the_command_that_creates_it(tmp_path: Path) -> None:
+    """In one line."""
     with pytest.raises(NotInstalled, match=r"\.venv-sidecar is missing: run `make setup` first"):
         sidecar_python(tmp_path)
 
@@ -125,20 +125,22 @@ def test_a_missing_sidecar_environment_says_what_to_type(tmp_path: Path) -> None
         ({"CACHE_REDIS_URL": "redis://a"}, {"database", "limits"}),
     ],
 )
-def test_a_store_of_ones_own_replaces_the_embedded_one(given: dict[str, str], embedded: set[str]) -> None:
-    """Each by itself; one Redis address stands for both stores."""
-    chosen = stores.resolve_stores(OperatorEnv({"LLM_PROXY_STACK_POSTGRES_PASSWORD": "word"} | given))
-    found = {"database": chosen.database, "limits": chosen.limits, "cache": chosen.cache}
+def test_a_store_the_operator_sets_replaces_the_embedded_one(
+    given: dict[str, str], embedded: set[str]
+) -> None:
+    """Each alone; `REDIS_URL` stands for both Valkeys."""
+    resolved = stores.resolve_stores(OperatorEnv({"LLM_PROXY_STACK_POSTGRES_PASSWORD": "word"} | given))
+    found = {"database": resolved.database, "limits": resolved.limits, "cache": resolved.cache}
     assert {name for name, store in found.items() if store.port} == embedded
     assert {store.url for name, store in found.items() if name not in embedded} <= set(given.values())
 
 
-def test_the_examples_find_the_key_where_this_start_found_it(tmp_path: Path) -> None:
-    """In the environment, in `.env`, or in a key file; the key itself is not shown."""
+def test_the_examples_read_the_key_from_its_source(tmp_path: Path) -> None:
+    """The environment, `.env`, or a key file."""
     name = "LLM_PROXY__INTERNAL_API_KEY"
     assert locate_internal_key(OperatorEnv({name: "secret"})).in_shell == "${" + name + "%%,*}"
     for file in (tmp_path / ".env", tmp_path / ".keys" / name):
-        place = locate_internal_key(OperatorEnv({name: "secret"}, {name: file}))
-        assert str(file) in place.description
-        assert str(file) in place.in_shell
-        assert str(file) in place.in_python
+        location = locate_internal_key(OperatorEnv({name: "secret"}, {name: file}))
+        assert str(file) in location.description
+        assert str(file) in location.in_shell
+        assert str(file) in location.in_python

@@ -1,4 +1,4 @@
-"""What a gateway's event loop says of faults nobody waits for."""
+"""Exceptions that no task awaits, as the gateway's event loop logs them."""
 
 import asyncio
 import contextlib
@@ -9,11 +9,11 @@ import pytest
 
 from llm_proxy.cli.serve import new_event_loop
 
-NOWHERE = "no-such-name.invalid"  # RFC 6761: never resolved, by nobody
+NOWHERE = "no-such-name.invalid"  # RFC 6761: never resolved
 
 
-async def give_up() -> None:
-    """Asks for a connection, and no longer wants it while its name is looked up."""
+async def cancel_during_look_up() -> None:
+    """Cancels a connection while its host name is looked up."""
     loop = asyncio.get_running_loop()
     connecting = asyncio.create_task(loop.create_connection(asyncio.Protocol, NOWHERE, 9))
     await asyncio.sleep(0)
@@ -28,17 +28,17 @@ async def give_up() -> None:
     await asyncio.sleep(0.05)
 
 
-def test_a_name_that_is_not_found_for_a_connection_given_up_is_no_line_of_its_own(
+def test_a_failed_look_up_of_a_cancelled_connection_is_not_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Who gave up has reported it; with the resolver gone there would be several a second."""
+    """The caller has reported it; without a resolver there would be several lines a second."""
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(give_up())
+        runner.run(cancel_during_look_up())
     assert caplog.messages == []
 
 
-def test_any_other_fault_nobody_waits_for_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    """Also one like it that came in another way."""
+def test_any_other_exception_that_nothing_awaits_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Such as an `OSError` of another future."""
 
     async def forgotten() -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()

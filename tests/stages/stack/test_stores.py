@@ -1,4 +1,4 @@
-"""Postgres and the Valkeys of the stack: real servers that keep what they must."""
+"""The embedded Postgres and Valkeys: what each keeps and what it may evict."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from llm_proxy.stack.stores import postgres_spec, postgres_url, valkey_spec, val
 
 
 async def test_postgres_answers_over_tcp_with_a_password(database_url: str) -> None:
-    """The address a fixture gives is all a client needs."""
+    """A client needs the fixture's address only."""
     connection = await asyncpg.connect(database_url)
     try:
         assert await connection.fetchval("SELECT 6 * 7") == 42
@@ -25,12 +25,12 @@ async def test_postgres_answers_over_tcp_with_a_password(database_url: str) -> N
 
 
 async def test_the_limits_store_never_evicts(limits_redis_url: str) -> None:
-    """A forgotten counter would be a limit nobody enforces."""
+    """A limit with an evicted counter would not be enforced."""
     assert await eviction_policy(limits_redis_url) == "noeviction"
 
 
 async def test_the_cache_evicts_the_least_recently_used(cache_redis_url: str) -> None:
-    """A full cache makes room instead of refusing."""
+    """A full cache evicts instead of rejecting."""
     assert await eviction_policy(cache_redis_url) == "allkeys-lru"
 
 
@@ -41,11 +41,11 @@ async def eviction_policy(url: str) -> str:
 
 
 async def test_postgres_keeps_committed_rows_through_kill_9(roomy_path: Path) -> None:
-    """What was committed is there after a crash, with the same password."""
+    """With the same password."""
     port, password = free_port(), "a-password-with-'quotes'"
-    program = postgres_spec(roomy_path, port, password)
+    spec = postgres_spec(roomy_path, port, password)
     url = postgres_url(port, "a-password-with-%27quotes%27")
-    running = start(program, roomy_path)
+    running = start(spec, roomy_path)
     wait_until_ready([running])
     connection = await asyncpg.connect(url)
     await connection.execute("CREATE TABLE kept AS SELECT 7 AS number")
@@ -63,8 +63,8 @@ async def test_postgres_keeps_committed_rows_through_kill_9(roomy_path: Path) ->
         assert stop([again]) == []
 
 
-async def test_postgres_follows_a_changed_password(roomy_path: Path) -> None:
-    """A lost `.env` does not lock its owner out of the data."""
+async def test_postgres_takes_over_a_changed_password(roomy_path: Path) -> None:
+    """A lost `.env` does not lock the owner out of the data."""
     port = free_port()
     postgres_spec(roomy_path, port, "the first one")
     running = start(postgres_spec(roomy_path, port, "another"), roomy_path)
@@ -79,7 +79,7 @@ async def test_postgres_follows_a_changed_password(roomy_path: Path) -> None:
 
 
 async def test_counters_survive_a_restart_of_the_limits_store(tmp_path: Path) -> None:
-    """A restart is no way round a limit."""
+    """A restart does not reset a limit."""
     port = free_port()
     for expected in (1, 2):
         running = start(valkey_spec("limits", tmp_path, port, "word"), tmp_path)
@@ -91,8 +91,8 @@ async def test_counters_survive_a_restart_of_the_limits_store(tmp_path: Path) ->
             assert stop([running]) == []
 
 
-def test_a_taken_port_is_named_with_the_end_of_the_log(tmp_path: Path) -> None:
-    """The server's own words reach the person."""
+def test_a_port_in_use_fails_with_the_end_of_the_log(tmp_path: Path) -> None:
+    """Which holds the server's own message."""
     port = free_port()
     first = start(valkey_spec("cache", tmp_path / "first", port, "word"), tmp_path / "first")
     wait_until_ready([first])
@@ -104,8 +104,8 @@ def test_a_taken_port_is_named_with_the_end_of_the_log(tmp_path: Path) -> None:
         stop([first, second])
 
 
-def test_a_missing_wheel_says_what_to_type() -> None:
-    """The message names the package and the command that brings it."""
+def test_a_missing_wheel_names_the_command_that_installs_it() -> None:
+    """And the package."""
     with pytest.raises(NotInstalled, match=r"no_such_wheel.*make setup"):
         wheel_folder("no_such_wheel")
     with pytest.raises(NotInstalled, match=r"llm_proxy.*\.none.*make setup"):

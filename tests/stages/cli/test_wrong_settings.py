@@ -1,4 +1,4 @@
-"""Commands given a wrong address of a store, or one that refuses them: one line, and no secret in it."""
+"""Commands with a wrong address of a store, or a store that rejects them: one line without a secret."""
 
 import os
 import subprocess
@@ -24,11 +24,11 @@ COMMANDS = [
     ["serve"],
     ["up", "--state", "state"],
 ]
-CONFIG = Path(__file__).parents[2] / "litellm-config.yaml"
+CONFIG = Path(__file__).parents[3] / "litellm-config.yaml"
 
 
 def run(folder: Path, *words: str, **names: str) -> subprocess.CompletedProcess[str]:
-    """A command in an empty folder that is given these names and no other."""
+    """Runs a command in an empty folder with these variables only."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     return subprocess.run(
         [sys.executable, "-m", "llm_proxy", *words],
@@ -42,7 +42,7 @@ def run(folder: Path, *words: str, **names: str) -> subprocess.CompletedProcess[
 
 
 def one_line(done: subprocess.CompletedProcess[str]) -> str:
-    """What was said, in one line; nothing of the secret and no traceback anywhere."""
+    """The one line on standard error; the output holds neither the secret nor a traceback."""
     assert SECRET not in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     [line] = [one for one in done.stderr.splitlines() if one]
@@ -61,7 +61,7 @@ def one_line(done: subprocess.CompletedProcess[str]) -> str:
         ("LLM_PROXY__CA_FILE", f"/nowhere/{SECRET}"),
     ],
 )
-def test_a_wrong_address_is_named_and_not_shown(
+def test_a_wrong_address_is_named_and_not_printed(
     tmp_path: Path, words: list[str], name: str, url: str
 ) -> None:
     """By every command, with exit code 2."""
@@ -71,8 +71,8 @@ def test_a_wrong_address_is_named_and_not_shown(
 
 
 @pytest.mark.parametrize("words", [*COMMANDS, ["config", "check"]], ids=" ".join)
-def test_a_file_of_settings_that_is_no_text_is_told_in_one_line(tmp_path: Path, words: list[str]) -> None:
-    """A password somebody saved in another encoding."""
+def test_a_settings_file_that_is_not_utf_8_is_one_line(tmp_path: Path, words: list[str]) -> None:
+    """Such as a password in another encoding."""
     (tmp_path / ".env").write_bytes(b"DATABASE_URL=postgresql://app:S3cretPart\xe9@h/x\n")
     done = run(tmp_path, *words)
     assert "no UTF-8" in one_line(done)
@@ -80,11 +80,13 @@ def test_a_file_of_settings_that_is_no_text_is_told_in_one_line(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("name", ["CACHE_REDIS_URL", "LLM_CALLS_DATABASE_URL"])
-def test_a_wrong_address_only_a_sidecar_reads_is_named_and_not_shown(tmp_path: Path, name: str) -> None:
-    """By the stack, and by a sidecar alone."""
+def test_a_wrong_address_that_only_a_sidecar_reads_is_named_and_not_printed(
+    tmp_path: Path, name: str
+) -> None:
+    """By `up`, and by `sidecar`."""
     url = f"redis://:{SECRET}@host:{SECRET}"
-    there = {"DATABASE_URL": "postgresql://app@127.0.0.1:1/app"}
-    done = run(tmp_path, "up", "--state", "state", **there, **{name: url})
+    database = {"DATABASE_URL": "postgresql://app@127.0.0.1:1/app"}
+    done = run(tmp_path, "up", "--state", "state", **database, **{name: url})
     assert (done.returncode, name in one_line(done)) == (2, True)
     words = ["sidecar", "--config", str(CONFIG), "--port", "0"]
     python = {"LLM_PROXY_SIDECAR_PYTHON": str(sidecar_python())}
@@ -103,17 +105,17 @@ def test_a_wrong_address_only_a_sidecar_reads_is_named_and_not_shown(tmp_path: P
         ("tls", "the connection failed"),
     ],
 )
-def test_a_database_that_refuses_says_why(
+def test_the_reason_of_a_failed_connection_is_printed(
     postgres_url: str, tmp_path: Path, words: list[str], change: str, reason: str
 ) -> None:
-    """Of all that its own message says, the secret is not told."""
-    at = urlsplit(postgres_url)
+    """Without the secret that the driver's message holds."""
+    url = urlsplit(postgres_url)
     changed = {
-        "password": at._replace(netloc=f"llm_proxy:{SECRET}@{at.hostname}:{at.port}"),
-        "database": at._replace(path=f"/{SECRET}"),
-        "host": at._replace(netloc=f"{at.netloc.rpartition('@')[0]}@{SECRET}.invalid"),
-        "port": at._replace(netloc=f"llm_proxy:{SECRET}@127.0.0.1:1"),
-        "tls": at._replace(query="sslmode=require"),
+        "password": url._replace(netloc=f"llm_proxy:{SECRET}@{url.hostname}:{url.port}"),
+        "database": url._replace(path=f"/{SECRET}"),
+        "host": url._replace(netloc=f"{url.netloc.rpartition('@')[0]}@{SECRET}.invalid"),
+        "port": url._replace(netloc=f"llm_proxy:{SECRET}@127.0.0.1:1"),
+        "tls": url._replace(query="sslmode=require"),
     }[change].geturl()
     done = run(tmp_path, *words, DATABASE_URL=changed)
     assert done.returncode == 3
@@ -122,15 +124,17 @@ def test_a_database_that_refuses_says_why(
     assert reason in line
 
 
-async def test_a_password_of_every_character_opens_the_database(database_url: str, tmp_path: Path) -> None:
-    """As it stands, without being percent-encoded."""
+async def test_a_password_with_special_characters_works(database_url: str, tmp_path: Path) -> None:
+    """Without percent-encoding."""
     role, password = f"odd_{uuid4().hex[:8]}", "a/b#c?d@e:f%g h"
     await schema.migrate(database_url)
     connection = await asyncpg.connect(database_url)
     try:
         await connection.execute(f"CREATE ROLE {role} LOGIN SUPERUSER PASSWORD '{password}'")
-        place = database_url.rpartition("@")[2]
-        done = run(tmp_path, "keys", "list", "--json", DATABASE_URL=f"postgresql://{role}:{password}@{place}")
+        location = database_url.rpartition("@")[2]
+        done = run(
+            tmp_path, "keys", "list", "--json", DATABASE_URL=f"postgresql://{role}:{password}@{location}"
+        )
         assert (done.returncode, done.stdout.strip()) == (0, "[]")
         await connection.execute(f"DROP ROLE {role}")
     finally:
