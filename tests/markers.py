@@ -27,11 +27,8 @@ STAGES = {
     "stages/connections/": "edge",
     "stages/identity/": "identity",
     "stages/ledger/": "ledger",
+    "stages/sidecar/": "sidecar",
     "stages/test_admission_": "admission",
-    "stages/test_litellm_": "sidecar",
-    "stages/test_own_provider": "sidecar",
-    "stages/test_response_cache": "sidecar",
-    "stages/test_sidecar_": "sidecar",
     "stages/stack/": "stack",
     "stages/test_tracing_": "telemetry",
     "flow/": "flow",  # a whole stack

@@ -1,6 +1,6 @@
-"""Values that ask for nothing pass at every provider; what asks for something is refused by name.
+"""Default values pass at every provider; other values are rejected by name.
 
-Bodies are real clients', as they send them; a scripted provider behind a real LiteLLM shows what arrives.
+The bodies are those of real clients; a scripted provider behind a real LiteLLM shows what arrives.
 """
 
 import base64
@@ -81,7 +81,7 @@ def test_a_documented_default_passes_everywhere(
     family: str,
     together: bool,  # noqa: FBT001 -- parametrized
 ) -> None:
-    """Each alone and all at once; twice where two families serve the group in turn."""
+    """Each alone and all at once; twice where two providers serve the group in turn."""
     asked: list[Json] = [DEFAULTS] if together else [{name: value} for name, value in DEFAULTS.items()]
     for fields in asked * (4 if family == "mixed" else 1):
         reply, calls = all_providers.ask(CHAT, family, {**fields, "tools": [TOOL]} if together else fields)
@@ -89,8 +89,8 @@ def test_a_documented_default_passes_everywhere(
         assert calls
 
 
-def test_a_provider_of_openais_wire_gets_what_it_knows(all_providers: AllProviders) -> None:
-    """Nothing is left out there but the word no model of its kind has."""
+def test_a_provider_of_openai_s_format_gets_every_field(all_providers: AllProviders) -> None:
+    """Only a field that no such model has is left out."""
     _, seen = all_providers.send(CHAT, "OpenAI-compatible", {**DEFAULTS, "tools": [TOOL]})
     assert seen is not None
     assert {name: seen.get(name) for name in DEFAULTS if name != "tools"} == {
@@ -99,8 +99,8 @@ def test_a_provider_of_openais_wire_gets_what_it_knows(all_providers: AllProvide
     }
 
 
-def test_a_default_is_never_translated_into_something_else(all_providers: AllProviders) -> None:
-    """Left out, though LiteLLM has words for it: no penalty of 0, no tier, no choice among no tools."""
+def test_a_default_is_never_translated_into_another_value(all_providers: AllProviders) -> None:
+    """LiteLLM would send a penalty of 0, a tier, a choice among no tools."""
     for family in ("Anthropic", "Gemini", "Vertex", "Ollama", "Bedrock"):
         _, plain = all_providers.send(CHAT, family, {})
         for name, value in DEFAULTS.items():
@@ -108,8 +108,8 @@ def test_a_default_is_never_translated_into_something_else(all_providers: AllPro
                 assert all_providers.send(CHAT, family, {name: value}) == (200, plain), (family, name)
 
 
-def test_openais_sampling_defaults_reach_whoever_has_others(all_providers: AllProviders) -> None:
-    """Ollama's own temperature is 0.8: 1 is a wish there, also beside a field it does not know."""
+def test_openai_s_sampling_defaults_reach_providers_with_others(all_providers: AllProviders) -> None:
+    """Ollama's own temperature is 0.8, so 1 is a request there, also beside an unsupported field."""
     _, seen = all_providers.send(
         CHAT, "Ollama", {"temperature": 1, "top_p": 1, "store": False, "verbosity": "medium"}
     )
@@ -136,10 +136,10 @@ def test_openais_sampling_defaults_reach_whoever_has_others(all_providers: AllPr
         ("Gemini", "store", True),
     ],
 )
-def test_what_asks_for_something_is_refused_by_name(
+def test_an_unsupported_value_is_rejected_by_name(
     all_providers: AllProviders, family: str, field: str, value: object
 ) -> None:
-    """Beside defaults, which are not blamed."""
+    """Defaults beside it are not blamed."""
     defaults = {
         name: one for name, one in DEFAULTS.items() if name not in {"temperature", "reasoning_effort"}
     }
@@ -152,8 +152,8 @@ def test_what_asks_for_something_is_refused_by_name(
 
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_real_clients_can_use_every_family(all_providers: AllProviders, family: str, client: str) -> None:
-    """As they come, with a tool's answer on the way back."""
+def test_real_clients_can_use_every_provider(all_providers: AllProviders, family: str, client: str) -> None:
+    """Unchanged, with a tool's answer on the way back."""
     fields = dict(CLIENTS[client])
     if family in SAMPLES_ALONE and fields.get("temperature", 1) != 1:
         fields["temperature"] = 1
@@ -165,25 +165,23 @@ def test_real_clients_can_use_every_family(all_providers: AllProviders, family: 
 
 
 @pytest.mark.parametrize("family", ["Anthropic", "Gemini", "Ollama", "Bedrock", "groq", "OpenAI"])
-def test_a_chat_model_is_not_sent_what_only_completions_have(
-    all_providers: AllProviders, family: str
-) -> None:
-    """Through the door of completions: `best_of: 1`, `echo: false`, `suffix: ""` go nowhere."""
+def test_a_chat_model_gets_no_completions_only_fields(all_providers: AllProviders, family: str) -> None:
+    """Through `/v1/completions`: `best_of: 1`, `echo: false`, `suffix: ""` are not sent."""
     plain = all_providers.send("completions", family, {})
     assert plain[0] == 200
     assert all_providers.send("completions", family, {"best_of": 1, "echo": False, "suffix": ""}) == plain
 
 
-def test_a_completion_model_gets_the_defaults_of_its_own(all_providers: AllProviders) -> None:
-    """As they were written."""
+def test_a_completion_model_gets_completions_defaults(all_providers: AllProviders) -> None:
+    """Unchanged."""
     fields = {"best_of": 1, "echo": False, "suffix": "", "frequency_penalty": 0}
     _, seen = all_providers.send("completions", "completions", fields)
     assert seen is not None
     assert {name: seen.get(name) for name in fields} == fields
 
 
-def test_embeddings_take_openais_fields_at_any_server_of_its_wire(all_providers: AllProviders) -> None:
-    """`dimensions` is the server's to judge; the default format is dropped where there is no other."""
+def test_embeddings_take_openai_s_fields_at_any_server_of_its_format(all_providers: AllProviders) -> None:
+    """The server decides on `dimensions`; the default format is dropped where there is no other."""
     for group in ("embeddings", "plain embeddings", "lm_studio embeddings"):
         fields = {"dimensions": 8, "encoding_format": "float"}
         _, seen = all_providers.send("embeddings", group, fields)
@@ -196,8 +194,8 @@ def test_embeddings_take_openais_fields_at_any_server_of_its_wire(all_providers:
 
 
 @pytest.mark.parametrize("group", ["ollama embeddings", "lm_studio embeddings", "plain embeddings"])
-def test_vectors_come_in_the_format_that_was_asked_for(all_providers: AllProviders, group: str) -> None:
-    """OpenAI's SDKs ask for base64 by themselves; a provider that has none is not asked for it."""
+def test_vectors_have_the_requested_encoding(all_providers: AllProviders, group: str) -> None:
+    """OpenAI's SDKs request base64; a provider without it is not asked for it."""
     written: dict[str, list[Any]] = {}
     wishes: tuple[Json, ...] = ({}, {"encoding_format": "float"}, {"encoding_format": "base64"})
     for fields in wishes:
@@ -217,8 +215,10 @@ CUSTOM = {"type": "custom", "custom": {"name": "grep"}}
 
 
 @pytest.mark.parametrize("choice", [ALLOWED, CUSTOM], ids=["allowed_tools", "custom"])
-def test_the_newer_kinds_of_tool_choice_reach_openais_wire(all_providers: AllProviders, choice: Json) -> None:
-    """As they are; a provider that has none is named none, and hears of nothing."""
+def test_newer_tool_choices_reach_providers_of_openai_s_format(
+    all_providers: AllProviders, choice: Json
+) -> None:
+    """Unchanged; for another provider they are rejected before it is called."""
     asked: Json = {"tools": [TOOL, CUSTOM], "tool_choice": choice}
     for family in ("OpenAI", "OpenAI-compatible", "gpt-5", "groq", "vllm", "openrouter"):
         status, seen = all_providers.send(CHAT, family, asked)
@@ -231,7 +231,7 @@ def test_the_newer_kinds_of_tool_choice_reach_openais_wire(all_providers: AllPro
         assert "tool_choice" in reply.json()["error"]["message"]
 
 
-def test_fields_litellm_would_read_reach_the_provider_alone(all_providers: AllProviders) -> None:
+def test_fields_that_litellm_would_read_reach_only_the_provider(all_providers: AllProviders) -> None:
     """The `priority` of vLLM does not queue in LiteLLM's scheduler."""
     groups: tuple[tuple[Endpoint, str], ...] = (
         (CHAT, "vllm"),
@@ -249,7 +249,7 @@ def test_fields_litellm_would_read_reach_the_provider_alone(all_providers: AllPr
 
 @pytest.mark.parametrize("family", ["OpenAI", "Anthropic", "Gemini", "Ollama", "Bedrock", "vllm"])
 def test_a_nul_in_a_text_arrives(all_providers: AllProviders, family: str) -> None:
-    """In what the user says and in what a tool says."""
+    """In a user's and in a tool's message."""
     binary = "ELF\0\0\x01"
     messages = [*AGENT[1:3], {"role": "tool", "tool_call_id": "call_1", "content": binary}]
     status, seen = all_providers.send(CHAT, family, {"messages": messages, "tools": [TOOL]})

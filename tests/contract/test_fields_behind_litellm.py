@@ -1,7 +1,7 @@
-"""What becomes of each published field behind a real LiteLLM: the table in `docs/dialects.md`, seen anew.
+"""What becomes of each published field behind a real LiteLLM: the table in `docs/dialects.md`, tested.
 
-A scripted provider behind a real sidecar shows what arrives. An upgrade of LiteLLM that changes a cell
-fails here until the table says so.
+A scripted provider behind a real sidecar shows what arrives. An upgrade of LiteLLM that changes a cell fails
+here until the table is changed.
 """
 
 import json
@@ -86,7 +86,7 @@ FIVE = ("OpenAI", "OpenAI-compatible", "Anthropic", "Gemini", "Ollama")
 
 
 def verdict(all_providers: AllProviders, door: Endpoint, group: str, field: str, value: Any) -> str:
-    """What became of a field: `yes`, `translated`, `dropped` or `refused`."""
+    """Return what became of a field: `yes`, `translated`, `dropped` or `refused`."""
     beside = COMPANIONS.get(field, {})
     status, seen = all_providers.send(door, group, {**beside, field: value})
     if seen is None:
@@ -98,7 +98,7 @@ def verdict(all_providers: AllProviders, door: Endpoint, group: str, field: str,
 
 
 def _table(heading: str) -> list[list[str]]:
-    """The rows of the first table under a heading of the page."""
+    """Return the rows of the first table under a heading of the page."""
     lines = PAGE.read_text(encoding="utf-8").partition(heading)[2].partition("\n|")[2].splitlines()
     rows = [[cell.strip(" `") for cell in re.split(r"\|", line.strip("| "))] for line in lines]
     end = next(at for at, line in enumerate(lines) if at and not line.startswith("|"))
@@ -109,8 +109,8 @@ CHAT = _table("### Chat fields behind LiteLLM")
 OTHERS = _table("### Fields of the other doors")
 
 
-def test_the_tables_name_every_published_field() -> None:
-    """A field added to the schema must be looked at behind LiteLLM."""
+def test_the_tables_have_every_published_field() -> None:
+    """A field added to the schema must be tested behind LiteLLM."""
     assert {row[0] for row in CHAT} == FIELDS["chat.completions"].keys() - {"model", "messages"}
     for door in ("completions", "embeddings"):
         named = {row[1] for row in OTHERS if row[0] == door}
@@ -119,7 +119,7 @@ def test_the_tables_name_every_published_field() -> None:
 
 @pytest.mark.parametrize("row", CHAT, ids=lambda row: str(row[0]))
 def test_a_chat_field_arrives_as_the_page_says(all_providers: AllProviders, row: list[str]) -> None:
-    """Sent once to each family."""
+    """Sent once to each provider."""
     field, *cells = row[:6]
     assert cells == [
         verdict(all_providers, "chat.completions", family, field, VALUES[field]) for family in FIVE
@@ -127,7 +127,7 @@ def test_a_chat_field_arrives_as_the_page_says(all_providers: AllProviders, row:
 
 
 @pytest.mark.parametrize("row", OTHERS, ids=lambda row: f"{row[0]}.{row[1]}")
-def test_a_field_of_another_door_arrives_as_the_page_says(
+def test_a_field_of_another_endpoint_arrives_as_the_page_says(
     all_providers: AllProviders, row: list[str]
 ) -> None:
     """Completions and embeddings of an OpenAI model."""
@@ -138,12 +138,12 @@ def test_a_field_of_another_door_arrives_as_the_page_says(
 
 @pytest.mark.parametrize("family", [*FIVE, "Vertex"])
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-def test_a_name_of_the_models_own_reaches_every_family(
+def test_a_provider_specific_field_reaches_every_provider(
     all_providers: AllProviders,
     family: str,
     stream: bool,  # noqa: FBT001 -- parametrized
 ) -> None:
-    """Where its API looks for it, nothing else changed, LiteLLM not steered."""
+    """Where its API expects it, with nothing else changed and LiteLLM not controlled."""
     own = {"top_k": 7, "an_unheard_of_field": {"z": [1, None], "a": "b"}}
     fields: Json = {"stream": True} if stream else {}
     status, plain = all_providers.send("chat.completions", family, fields)
@@ -160,10 +160,10 @@ def test_a_name_of_the_models_own_reaches_every_family(
     assert seen["path"] == plain["path"]
 
 
-def test_a_name_of_the_models_own_reaches_bedrock_without_what_is_null_in_it(
+def test_a_provider_specific_field_reaches_bedrock_without_nulls(
     all_providers: AllProviders,
 ) -> None:
-    """In the field Bedrock has for such names; LiteLLM takes out every null."""
+    """In Bedrock's field for such names; LiteLLM removes every null."""
     own = {"top_k": 7, "an_unheard_of_field": {"z": [1, None], "a": "b"}}
     status, seen = all_providers.send("chat.completions", "Bedrock", own)
     assert status == 200
@@ -175,8 +175,8 @@ def test_a_name_of_the_models_own_reaches_bedrock_without_what_is_null_in_it(
     }
 
 
-def test_names_of_the_models_own_are_part_of_the_cache_key(all_providers: AllProviders) -> None:
-    """The sidecar's answer to `x: 1` is never given to `x: 2`, and is given to `x: 1` again."""
+def test_provider_specific_fields_are_part_of_the_cache_key(all_providers: AllProviders) -> None:
+    """The answer to `x: 1` is not the answer to `x: 2`, and is found for `x: 1` again."""
     for family in FIVE:
         said = {"model": family, "messages": [{"role": "user", "content": uuid4().hex}]}
         seen: list[int] = []

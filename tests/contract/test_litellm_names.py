@@ -1,4 +1,4 @@
-"""The generated tables are what the pinned LiteLLM wheel says."""
+"""The generated tables match the pinned LiteLLM release."""
 
 import subprocess
 from pathlib import Path
@@ -13,14 +13,14 @@ SIDECAR_PYTHON = ROOT / ".venv-sidecar" / "bin" / "python"
 
 @pytest.mark.skipif(not SIDECAR_PYTHON.exists(), reason="needs the sidecar's environment: make setup")
 @pytest.mark.parametrize("script", ["litellm_names.py", "litellm_keys.py"])
-def test_a_generated_table_is_what_the_wheel_says(script: str) -> None:
+def test_a_generated_table_matches_the_release(script: str) -> None:
     """An upgrade of LiteLLM that adds a name fails here until the table is generated again."""
     command = [str(SIDECAR_PYTHON), str(ROOT / "scripts" / script), "--check"]
     assert subprocess.run(command, check=False).returncode == 0
 
 
-def test_names_that_steer_are_owned_and_openai_s_own_fields_are_not() -> None:
-    """The names known to take a deployment down, to redirect it, or to hide a call are in the table."""
+def test_controlling_names_are_reserved_and_openai_s_fields_are_not() -> None:
+    """Names known to disable or redirect a deployment, or to hide a call, are in the table."""
     steering = {
         "api_key",
         "api_base",

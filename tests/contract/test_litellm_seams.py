@@ -1,4 +1,4 @@
-"""Each part of LiteLLM that the sidecar touches beyond its settings is in the pinned wheel."""
+"""Each name of LiteLLM that the sidecar uses beyond its settings is in the pinned release."""
 
 import json
 import os
@@ -89,9 +89,9 @@ GONE = {
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, list[str]]:
-    """What the wheel does not have of the seams, methods and hooks; and the parts of messages it knows.
+    """Return the missing names, methods and hooks, and the parts of messages LiteLLM accepts.
 
-    Asked once: LiteLLM takes seconds to import.
+    LiteLLM takes seconds to import, so all are looked up at once.
     """
     env = {"PATH": os.environ["PATH"], "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
     asked: dict[str, object] = {
@@ -106,13 +106,13 @@ def found() -> dict[str, list[str]]:
     return answer
 
 
-def test_every_seam_is_there(found: dict[str, list[str]]) -> None:
+def test_every_patch_point_exists(found: dict[str, list[str]]) -> None:
     """An upgrade that moves one fails here, before a stream does."""
     assert found["seams"] == []
 
 
-def test_a_seam_that_is_gone_is_named(found: dict[str, list[str]]) -> None:
-    """A module, a class, a function or a method: whichever is gone is told by its full name."""
+def test_a_missing_patch_point_is_named(found: dict[str, list[str]]) -> None:
+    """A module, a class, a function or a method, by its full name."""
     assert found["gone"] == [
         "litellm.no_such_module",
         "litellm.router.NoSuchClass",
@@ -121,16 +121,16 @@ def test_a_seam_that_is_gone_is_named(found: dict[str, list[str]]) -> None:
     ]
 
 
-def test_every_method_that_is_patched_is_there(found: dict[str, list[str]]) -> None:
-    """The same for what stands inside classes."""
+def test_every_patched_method_exists(found: dict[str, list[str]]) -> None:
+    """The same for methods of classes."""
     assert found["methods"] == []
 
 
-def test_every_hook_that_is_left_out_is_one(found: dict[str, list[str]]) -> None:
-    """By the name LiteLLM registers it under; what an upgrade renames would stay, and cost every call."""
+def test_every_removed_hook_exists(found: dict[str, list[str]]) -> None:
+    """By its registered name; a renamed hook would stay, and cost every call."""
     assert found["hooks"] == []
 
 
-def test_a_user_s_parts_are_those_that_are_passed_on(found: dict[str, list[str]]) -> None:
-    """What LiteLLM would stumble over is refused before it, what it has learnt is let through."""
+def test_accepted_message_parts_are_litellm_s(found: dict[str, list[str]]) -> None:
+    """The gateway rejects what LiteLLM cannot parse and accepts what it can."""
     assert set(found["parts"]) == USER_PARTS

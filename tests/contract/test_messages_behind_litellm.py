@@ -1,4 +1,4 @@
-"""No text reaches a provider that the caller did not write; what each family sees of a conversation."""
+"""No provider gets text that the caller did not write; what each provider gets of a conversation."""
 
 import json
 from collections.abc import Iterator
@@ -23,33 +23,37 @@ CALLS = [
 ]
 
 
-def asked(content: object, calls: int = 1) -> Json:
+def tool_call_message(content: object, calls: int = 1) -> Json:
     """An assistant's message that calls the tool."""
     return {"role": "assistant", "content": content, "tool_calls": CALLS[:calls]}
 
 
-def told(content: object) -> Json:
-    """What the tool answered."""
+def tool_message(content: object) -> Json:
+    """The tool's answer."""
     return {"role": "tool", "tool_call_id": "call_1", "content": content}
 
 
 EMPTY = [{"type": "text", "text": ""}]
 CONVERSATIONS: dict[str, list[Json]] = {
-    "an empty text beside a call": [HELLO, asked(""), told("A tree.")],
-    "an empty part beside a call": [HELLO, asked(EMPTY), told("A tree.")],
-    "space beside a call": [HELLO, asked(" \n"), told("A tree.")],
-    "a text beside a call": [HELLO, asked("Let me see."), told("A tree.")],
+    "an empty text beside a call": [HELLO, tool_call_message(""), tool_message("A tree.")],
+    "an empty part beside a call": [HELLO, tool_call_message(EMPTY), tool_message("A tree.")],
+    "space beside a call": [HELLO, tool_call_message(" \n"), tool_message("A tree.")],
+    "a text beside a call": [HELLO, tool_call_message("Let me see."), tool_message("A tree.")],
     "an empty answer": [HELLO, {"role": "assistant", "content": ""}, HELLO],
     "an answer that is null": [HELLO, {"role": "assistant", "content": None}, HELLO],
     "a user who says nothing": [{"role": "user", "content": ""}],
     "a user who says space": [{"role": "user", "content": " "}],
     "a user's empty part": [{"role": "user", "content": [*EMPTY, {"type": "text", "text": "Hello."}]}],
     "an empty system prompt": [{"role": "system", "content": ""}, HELLO],
-    "a tool that says nothing": [HELLO, asked(None), told("")],
-    "an image of a tool": [HELLO, asked(None), told([{"type": "text", "text": "A tree."}, IMAGE])],
-    "nothing but an image of a tool": [HELLO, asked(None), told([IMAGE])],
-    "images of tools, then the user": [HELLO, asked(None), told([IMAGE]), HELLO],
-    "a call without a result": [HELLO, asked(None, 2), told("A tree."), HELLO],
+    "a tool that says nothing": [HELLO, tool_call_message(None), tool_message("")],
+    "an image of a tool": [
+        HELLO,
+        tool_call_message(None),
+        tool_message([{"type": "text", "text": "A tree."}, IMAGE]),
+    ],
+    "nothing but an image of a tool": [HELLO, tool_call_message(None), tool_message([IMAGE])],
+    "images of tools, then the user": [HELLO, tool_call_message(None), tool_message([IMAGE]), HELLO],
+    "a call without a result": [HELLO, tool_call_message(None, 2), tool_message("A tree."), HELLO],
     "the assistant first": [{"role": "assistant", "content": "Welcome."}, HELLO],
     "the assistant last": [HELLO, {"role": "assistant", "content": "So"}],
     "system messages alone": [SYSTEM],
@@ -61,8 +65,8 @@ CONVERSATIONS: dict[str, list[Json]] = {
         HELLO,
         HELLO,
         {"role": "assistant", "content": "Hi."},
-        asked("Hm."),
-        told("A tree."),
+        tool_call_message("Hm."),
+        tool_message("A tree."),
     ],
     "a refusal": [HELLO, {"role": "assistant", "content": None, "refusal": "No."}, HELLO],
     "a name": [{**HELLO, "name": "bob"}],
@@ -77,7 +81,7 @@ WORDS = frozenset(
 
 
 def leaves(value: object) -> Iterator[str]:
-    """Every text in a JSON value, names apart."""
+    """Yield every text in a JSON value, keys excepted."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
@@ -90,12 +94,12 @@ def leaves(value: object) -> Iterator[str]:
 
 @pytest.mark.parametrize("tools", [True, False], ids=["with tools", "without"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_no_text_that_nobody_wrote_reaches_a_provider(
+def test_no_added_text_reaches_a_provider(
     all_providers: AllProviders,
     family: str,
     tools: bool,  # noqa: FBT001 -- parametrized
 ) -> None:
-    """Of any conversation; a family that cannot take one may refuse it."""
+    """Of any conversation; a provider that cannot take one may reject it."""
     heard = 0
     for name, messages in CONVERSATIONS.items():
         fields: Json = {"messages": messages, **({"tools": TOOLS} if tools else {})}
@@ -110,17 +114,17 @@ def test_no_text_that_nobody_wrote_reaches_a_provider(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_call_without_arguments_may_be_sent_back(all_providers: AllProviders, family: str) -> None:
-    """As many servers write one: no text where an empty object could be."""
+def test_a_tool_call_without_arguments_may_be_sent_back(all_providers: AllProviders, family: str) -> None:
+    """As many servers send one: an empty text where `{}` could be."""
     call = {"type": "function", "id": "call_1", "function": {"name": "look", "arguments": ""}}
-    messages = [HELLO, {"role": "assistant", "content": None, "tool_calls": [call]}, told("A tree.")]
+    messages = [HELLO, {"role": "assistant", "content": None, "tool_calls": [call]}, tool_message("A tree.")]
     reply, calls = all_providers.ask(CHAT, family, {"messages": messages, "tools": TOOLS})
     assert reply.status_code == 200, reply.text
     assert "look" in json.dumps(calls[-1]["body"])
 
 
-def seen(all_providers: AllProviders, family: str, messages: list[Json], **fields: Any) -> Json:
-    """What the provider was asked."""
+def received(all_providers: AllProviders, family: str, messages: list[Json], **fields: Any) -> Json:
+    """Return the request the provider got."""
     reply, calls = all_providers.ask(CHAT, family, {"messages": messages, **fields})
     assert reply.status_code == 200, reply.text
     found: Json = calls[-1]["body"]
@@ -128,44 +132,57 @@ def seen(all_providers: AllProviders, family: str, messages: list[Json], **field
 
 
 @pytest.mark.parametrize("blank", ["", " \n", EMPTY, None], ids=["empty", "space", "an empty part", "null"])
-def test_a_call_without_words_is_a_call_to_claude(all_providers: AllProviders, blank: object) -> None:
-    """Nothing beside it, whole or streamed."""
+def test_a_tool_call_without_text_is_a_tool_call_for_claude(
+    all_providers: AllProviders, blank: object
+) -> None:
+    """Nothing is added, streamed or not."""
     for fields in ({}, {"stream": True}):
-        body = seen(all_providers, "Anthropic", [HELLO, asked(blank), told("A tree.")], tools=TOOLS, **fields)
+        body = received(
+            all_providers,
+            "Anthropic",
+            [HELLO, tool_call_message(blank), tool_message("A tree.")],
+            tools=TOOLS,
+            **fields,
+        )
         [_, called, _] = body["messages"]
         assert called["content"] == [{"type": "tool_use", "id": "call_1", "name": "look", "input": {}}]
 
 
 def test_an_image_of_a_tool_stays_with_the_tool(all_providers: AllProviders) -> None:
-    """In each family's words for it."""
-    messages = [HELLO, asked(None), told([{"type": "text", "text": "A tree."}, IMAGE])]
+    """In each provider's format."""
+    messages = [HELLO, tool_call_message(None), tool_message([{"type": "text", "text": "A tree."}, IMAGE])]
     for family in ("OpenAI", "OpenAI-compatible", "gpt-5", "groq", "vllm", "openrouter", "azure"):
-        last = seen(all_providers, family, messages, tools=TOOLS)["messages"][-1]
+        last = received(all_providers, family, messages, tools=TOOLS)["messages"][-1]
         assert (last["role"], last["content"]) == ("tool", messages[2]["content"]), family
     for family in ("Anthropic", "Gemini", "Bedrock", "Ollama"):
-        body = seen(all_providers, family, messages, tools=TOOLS)
+        body = received(all_providers, family, messages, tools=TOOLS)
         last = (body.get("messages") or body["contents"])[-1]
         assert PIXEL in json.dumps(last), family
 
 
-def test_a_conversation_of_calls_without_tools_names_the_tools_it_called(all_providers: AllProviders) -> None:
-    """Anthropic and Bedrock refuse it otherwise; Claude may call none of them."""
-    messages = [HELLO, asked(None, 2), told("A tree."), {**told("A bird."), "tool_call_id": "call_2"}]
-    claude = seen(all_providers, "Anthropic", messages)
+def test_called_tools_are_declared_if_a_request_has_no_tools(all_providers: AllProviders) -> None:
+    """Anthropic and Bedrock would reject it; Claude may call none of them."""
+    messages = [
+        HELLO,
+        tool_call_message(None, 2),
+        tool_message("A tree."),
+        {**tool_message("A bird."), "tool_call_id": "call_2"},
+    ]
+    claude = received(all_providers, "Anthropic", messages)
     assert [tool["name"] for tool in claude["tools"]] == ["look"]
     assert claude["tool_choice"] == {"type": "none"}
-    bedrock = seen(all_providers, "Bedrock", messages)
+    bedrock = received(all_providers, "Bedrock", messages)
     assert [tool["toolSpec"]["name"] for tool in bedrock["toolConfig"]["tools"]] == ["look"]
     assert "toolUse" in json.dumps(bedrock["messages"])
-    assert "tools" not in seen(all_providers, "OpenAI", messages)
+    assert "tools" not in received(all_providers, "OpenAI", messages)
 
 
-def test_system_messages_are_where_a_family_has_a_place_for_them(all_providers: AllProviders) -> None:
-    """Later ones are the user's turn at Claude; where there are no others, Gemini answers the last."""
+def test_system_messages_are_where_a_provider_has_a_field_for_them(all_providers: AllProviders) -> None:
+    """Later ones are a user's message for Claude; if there are no others, Gemini answers the last."""
     later = [HELLO, {"role": "assistant", "content": "Hi."}, SYSTEM, HELLO]
-    turn = seen(all_providers, "Anthropic", later)["messages"][-1]
+    turn = received(all_providers, "Anthropic", later)["messages"][-1]
     assert (turn["role"], [part["text"] for part in turn["content"]]) == ("user", ["Be brief.", "Hello."])
-    assert seen(all_providers, "Gemini", [SYSTEM])["contents"] == [
+    assert received(all_providers, "Gemini", [SYSTEM])["contents"] == [
         {"role": "user", "parts": [{"text": "Be brief."}]}
     ]
-    assert seen(all_providers, "OpenAI", later)["messages"] == later
+    assert received(all_providers, "OpenAI", later)["messages"] == later

@@ -47,7 +47,7 @@ SERVICE_TIERS = LiteLLMPatch(
     since="1.108.6",
     report="To file: `Groq transform_response requires service_tier`.",
     until="Groq's tier is optional and kept.",
-    tests=("tests/stages/test_sidecar_service_tiers.py::test_groq_s_tier_is_its_own",),
+    tests=("tests/stages/sidecar/test_service_tiers.py::test_groq_s_tier_is_kept",),
 )
 
 
@@ -115,7 +115,7 @@ STREAM_PRICES = LiteLLMPatch(
     ),
     until="A stream's usage frame, its log and a complete answer with the same usage have one cost.",
     tests=(
-        "tests/stages/test_sidecar_service_tiers.py::test_a_call_costs_what_its_tier_does",
+        "tests/stages/sidecar/test_service_tiers.py::test_a_call_costs_the_price_of_its_tier",
         "tests/flow/test_token_prices.py::test_a_stream_costs_what_a_whole_answer_does",
     ),
 )
@@ -180,7 +180,7 @@ COUNTED = LiteLLMPatch(
     since="1.106.2",
     report="To file: `mark locally counted usage in the response`.",
     until="The response says who counted.",
-    tests=("tests/stages/test_sidecar_fidelity.py::test_counts_of_litellm_s_own_are_marked",),
+    tests=("tests/stages/sidecar/test_passthrough.py::test_counts_of_litellm_are_marked",),
 )
 
 DERIVED_PRICE_PREFIXES = {

@@ -150,8 +150,8 @@ PATCH = LiteLLMPatch(
     report="To file: `name every attempted deployment in the response headers and in failure callbacks`.",
     until="LiteLLM names each attempt of a call, with its deployment and its error.",
     tests=(
-        "tests/stages/test_sidecar_errors.py::test_a_failure_names_who_was_tried_last_and_how_often_was_tried",
-        "tests/stages/test_sidecar_call_log.py::test_every_attempt_is_a_row",
+        "tests/stages/sidecar/test_provider_errors.py::test_a_failure_names_the_last_deployment_and_the_attempts",
+        "tests/stages/sidecar/test_call_log.py::test_every_attempt_is_a_row",
     ),
     after_start=True,
 )

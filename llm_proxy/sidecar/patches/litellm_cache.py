@@ -96,8 +96,8 @@ EMBEDDING_CACHE = LiteLLMPatch(
         "one input."
     ),
     tests=(
-        "tests/stages/test_sidecar_cache.py::test_of_a_batch_only_what_was_embedded_is_paid_for",
-        "tests/stages/test_sidecar_embeddings.py::test_a_list_of_tokens_is_one_input",
+        "tests/stages/sidecar/test_redis_cache.py::test_a_partly_cached_batch_costs_what_was_embedded",
+        "tests/stages/sidecar/test_embeddings.py::test_a_list_of_tokens_is_one_input",
     ),
 )
 
@@ -122,6 +122,6 @@ OWN_CACHE = LiteLLMPatch(
     since="1.106.2",
     report="To file: `a cached stream is rebuilt from the whole answer and loses what frames said`.",
     until="A replayed stream equals the first one.",
-    tests=("tests/stages/test_sidecar_cache.py::test_litellm_s_own_cache_keeps_no_streams",),
+    tests=("tests/stages/sidecar/test_redis_cache.py::test_litellm_s_in_memory_cache_stores_no_streams",),
     after_start=True,
 )

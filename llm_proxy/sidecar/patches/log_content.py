@@ -46,7 +46,9 @@ ERROR_LOG = LiteLLMPatch(
     since="1.106.2",
     report="To file: `turn_off_message_logging does not cover exception text in log lines`.",
     until="LiteLLM's redaction covers its own log lines.",
-    tests=("tests/stages/test_sidecar_errors.py::test_the_log_of_a_failure_has_no_text_of_the_provider_s",),
+    tests=(
+        "tests/stages/sidecar/test_provider_errors.py::test_a_failure_s_log_line_has_no_text_of_the_provider",
+    ),
     after_start=True,
 )
 
@@ -75,5 +77,5 @@ TRACE_TAGS = LiteLLMPatch(
     since="1.108.6",
     report="To file: `a metadata field for tags that are logged and never used for routing`.",
     until="There is such a field.",
-    tests=("tests/stages/test_sidecar_langfuse.py",),
+    tests=("tests/stages/sidecar/test_langfuse.py",),
 )

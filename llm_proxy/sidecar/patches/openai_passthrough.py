@@ -294,9 +294,9 @@ PATCH = LiteLLMPatch(
     report="To file: `pass OpenAI-shaped stream frames through when no hook reads them`.",
     until="LiteLLM passes such frames on unchanged.",
     tests=(
-        "tests/stages/test_sidecar_fidelity.py::test_a_frame_changes_in_nothing_but_the_model_s_name",
-        "tests/stages/test_sidecar_fidelity.py::test_a_refusal_is_streamed",
-        "tests/stages/test_sidecar_fidelity.py::test_every_choice_of_a_stream_ends",
-        "tests/stages/test_sidecar_odd_streams.py::test_each_choice_of_a_text_completion_is_its_own",
+        "tests/stages/sidecar/test_passthrough.py::test_only_the_model_s_name_changes_in_a_frame",
+        "tests/stages/sidecar/test_passthrough.py::test_a_refusal_is_streamed",
+        "tests/stages/sidecar/test_passthrough.py::test_every_choice_of_a_stream_ends",
+        "tests/stages/sidecar/test_stream_repair.py::test_each_choice_of_a_text_completion_is_complete",
     ),
 )

@@ -60,7 +60,7 @@ HOOKS = LiteLLMPatch(
     since="1.106.2",
     report="To file: `do not register hooks whose feature is not configured`.",
     until="Hooks run only where their feature is configured.",
-    tests=("tests/stages/test_sidecar_tuning.py::test_a_call_does_no_work_that_nobody_asked_for[hooks]",),
+    tests=("tests/stages/sidecar/test_performance.py::test_a_call_does_no_unused_work[hooks]",),
     after_start=True,
 )
 LIMITS = LiteLLMPatch(
@@ -73,6 +73,6 @@ LIMITS = LiteLLMPatch(
     since="1.106.2",
     report="To file: `a model_dump on each call just to find that a deployment states no rpm or tpm`.",
     until="A deployment that states no limits costs a call nothing.",
-    tests=("tests/stages/test_sidecar_tuning.py::test_a_call_does_no_work_that_nobody_asked_for[limits]",),
+    tests=("tests/stages/sidecar/test_performance.py::test_a_call_does_no_unused_work[limits]",),
     after_start=True,
 )

@@ -126,5 +126,5 @@ PATCH = LiteLLMPatch(
         "URLs in the event loop; one setting for no lookups`."
     ),
     until="One setting of LiteLLM turns off every request but the provider's.",
-    tests=("tests/stages/test_sidecar_provider_only.py",),
+    tests=("tests/stages/sidecar/test_provider_only.py",),
 )

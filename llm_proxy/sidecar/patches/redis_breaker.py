@@ -157,5 +157,7 @@ PATCH = LiteLLMPatch(
         "failures of each kind and holds for a minute."
     ),
     until="LiteLLM's breaker opens at the first timeout and is probed in the background.",
-    tests=("tests/stages/test_sidecar_cache.py::test_a_frozen_cache_costs_less_than_a_second_once",),
+    tests=(
+        "tests/stages/sidecar/test_redis_cache.py::test_a_frozen_redis_delays_one_call_by_less_than_a_second",
+    ),
 )

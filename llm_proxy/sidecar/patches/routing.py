@@ -143,8 +143,8 @@ ROUTER_RULES = LiteLLMPatch(
     report="https://github.com/BerriAI/litellm/issues/8789 (fallbacks by kind of error).",
     until="Retries, fallbacks and cooldowns can be chosen by kind of error.",
     tests=(
-        "tests/stages/test_sidecar_router.py::test_a_caller_s_fault_never_falls_back",
-        "tests/stages/test_sidecar_router.py::test_a_caller_s_fault_never_cools_a_deployment",
+        "tests/stages/sidecar/test_routing.py::test_a_caller_s_error_never_falls_back",
+        "tests/stages/sidecar/test_routing.py::test_a_caller_s_error_never_cools_a_deployment",
     ),
 )
 
@@ -183,5 +183,5 @@ ROUND_ROBIN = LiteLLMPatch(
     since="1.106.2",
     report="To file: `routing_strategy: round-robin`.",
     until="LiteLLM has the strategy.",
-    tests=("tests/stages/test_sidecar_balance.py::test_each_gets_calls_in_turn",),
+    tests=("tests/stages/sidecar/test_load_balancing.py::test_round_robin_is_even",),
 )

@@ -93,8 +93,8 @@ TRANSLATED_STREAMS = LiteLLMPatch(
     ),
     until="Tool calls of one choice have indices of their own, and failures end a stream as errors.",
     tests=(
-        "tests/stages/test_sidecar_odd_streams.py::test_two_tools_of_ollama_are_two",
-        "tests/stages/test_sidecar_odd_streams.py::test_torn_characters_are_joined_or_replaced",
+        "tests/stages/sidecar/test_stream_repair.py::test_two_tool_calls_of_ollama_have_two_indices",
+        "tests/stages/sidecar/test_stream_repair.py::test_split_surrogate_pairs_are_joined",
     ),
 )
 
@@ -215,7 +215,7 @@ WHOLE_ANSWERS = LiteLLMPatch(
     ),
     until="Both modes carry the same fields, and unknown usage is absent.",
     tests=(
-        "tests/stages/test_sidecar_odd_answers.py::test_what_a_provider_adds_arrives_in_both_modes",
-        "tests/stages/test_sidecar_odd_answers.py::test_finish_reasons_are_the_same_in_both_modes",
+        "tests/stages/sidecar/test_answer_repair.py::test_fields_beyond_openai_s_are_kept_in_both_modes",
+        "tests/stages/sidecar/test_answer_repair.py::test_finish_reasons_are_the_same_in_both_modes",
     ),
 )

@@ -182,7 +182,7 @@ PATCH = LiteLLMPatch(
     report="https://github.com/BerriAI/litellm/pull/42140 (opt-in strict completion, not merged)",
     until="LiteLLM raises on a stream without a terminal finish reason, for every provider.",
     tests=(
-        "tests/stages/test_sidecar_broken_streams.py::test_a_broken_stream_is_never_a_finished_one",
-        "tests/stages/test_sidecar_broken_streams.py::test_a_broken_text_completion_is_never_a_finished_one",
+        "tests/stages/sidecar/test_truncated_streams.py::test_a_truncated_stream_is_an_error",
+        "tests/stages/sidecar/test_truncated_streams.py::test_a_truncated_text_completion_is_an_error",
     ),
 )

@@ -1,4 +1,4 @@
-"""What LiteLLM's process may know of its surroundings."""
+"""Which environment variables LiteLLM's process gets."""
 
 import pytest
 
@@ -7,8 +7,8 @@ from llm_proxy.sidecar.environment import DEFAULTS, build_environment, reference
 TEXT = "api_key: os.environ/ACME_SECRET\nother: os.environ/DATABASE_URL"
 
 
-def test_what_turns_on_other_things_never_passes() -> None:
-    """Not even when the configuration names it."""
+def test_blocked_variables_never_pass() -> None:
+    """Not even if the configuration refers to them."""
     given: dict[str, str] = {}
     for name in ("DATABASE_URL", "REDIS_URL", "HOST", "PORT", "DEBUG", "NUM_WORKERS", "REDIS_HOST"):
         given[name] = "x"
@@ -16,8 +16,8 @@ def test_what_turns_on_other_things_never_passes() -> None:
     assert not given.keys() & found.keys()
 
 
-def test_what_providers_need_passes() -> None:
-    """Their keys and addresses, what the configuration names, what the operator lets through."""
+def test_provider_variables_pass() -> None:
+    """Keys and addresses, those the configuration refers to, those the operator passes."""
     wanted = {"OPENAI_API_KEY", "AWS_REGION", "GOOGLE_APPLICATION_CREDENTIALS", "ACME_SECRET", "PATH", "MORE"}
     given = dict.fromkeys(wanted | {"LLM_PROXY__ADMIN_KEY", "LLM_PROXY_SECRET", "SOMETHING"}, "x")
     found = build_environment(given | {"LLM_PROXY_SIDECAR_PASS": "MORE"}, TEXT)
@@ -34,28 +34,28 @@ def test_the_traffic_key_is_not_litellm_s_master_key() -> None:
 
 
 def test_google_s_key_has_two_names() -> None:
-    """Whichever is set fills the other."""
+    """The one that is set sets the other."""
     assert build_environment({"GOOGLE_API_KEY": "k"}, "")["GEMINI_API_KEY"] == "k"
     assert build_environment({"GEMINI_API_KEY": "k"}, "")["GOOGLE_API_KEY"] == "k"
 
 
 def test_langfuse_s_address_has_two_names() -> None:
-    """Whichever is set fills the other; its keys and its environment pass."""
+    """The one that is set sets the other; its keys and its environment pass."""
     for name in ("LANGFUSE_HOST", "LANGFUSE_BASE_URL"):
         found = build_environment({name: "http://langfuse", "LANGFUSE_TRACING_ENVIRONMENT": "staging"}, "")
         assert found["LANGFUSE_HOST"] == found["LANGFUSE_BASE_URL"] == "http://langfuse"
         assert found["LANGFUSE_TRACING_ENVIRONMENT"] == "staging"
 
 
-def test_defaults_give_way_and_what_must_hold_does_not() -> None:
-    """Pauses may be set; the network at start may not be turned on."""
+def test_defaults_can_be_changed_and_required_values_cannot() -> None:
+    """Pauses may be set; requests at the start may not be turned on."""
     found = build_environment({"MAX_RETRY_DELAY": "9", "LITELLM_LOCAL_MODEL_COST_MAP": "False"}, "")
     assert found["MAX_RETRY_DELAY"] == "9"
     assert found["INITIAL_RETRY_DELAY"] == DEFAULTS["INITIAL_RETRY_DELAY"]
     assert found["LITELLM_LOCAL_MODEL_COST_MAP"] == "True"
 
 
-def test_empty_is_absent() -> None:
+def test_an_empty_variable_is_unset() -> None:
     """As everywhere in this project."""
     assert "OPENAI_API_KEY" not in build_environment({"OPENAI_API_KEY": ""}, "")
 
@@ -78,5 +78,5 @@ def test_references_are_the_names_in_the_text() -> None:
     ],
 )
 def test_a_local_server_s_address_is_taken_with_or_without_v1(name: str, given: str, read: str) -> None:
-    """People write both; a path of one's own is left as it is."""
+    """Operators write both; an address with a path stays."""
     assert build_environment({name: given}, "")[name] == read

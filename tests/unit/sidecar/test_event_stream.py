@@ -1,4 +1,4 @@
-"""A provider's bytes become events as the specification says, however they were cut."""
+"""A provider's bytes become events by the specification, however they are chunked."""
 
 import contextlib
 import time
@@ -38,7 +38,7 @@ ENDS = st.sampled_from(["\n", "\r\n", "\r"])
 
 
 def events(raw: bytes, cuts: list[int] | None = None) -> list[ServerSentEvent]:
-    """What a decoder makes of bytes that came in these pieces."""
+    """Return a decoder's events of bytes that came in these pieces."""
     decoder, found, start = EventDecoder(), list[ServerSentEvent](), 0
     for cut in [*sorted(one % (len(raw) + 1) for one in cuts or []), len(raw)]:
         found += decoder.feed(raw[start:cut])
@@ -56,7 +56,7 @@ def test_any_chunking_gives_the_same_events(
     cuts: list[int],
     marked: bool,  # noqa: FBT001 -- a drawn value
 ) -> None:
-    """Whatever ends the lines, mixed, with or without a byte order mark."""
+    """With any line ends, mixed, with or without a byte order mark."""
     text = "".join(line + end for line, end in lines)
     raw = text.encode()
     whole = events(raw)
@@ -75,7 +75,7 @@ def test_any_chunking_gives_the_same_events(
         )
     )
 )
-def test_what_was_written_is_read(blocks: list[list[str]]) -> None:
+def test_written_events_are_decoded(blocks: list[list[str]]) -> None:
     """An event's lines are joined; no character within a line ends it."""
     raw = "".join("".join(f"data: |{line}|\n" for line in lines) + "\n" for lines in blocks).encode()
     assert [event.data for event in events(b"event: x\n" + raw)] == [
@@ -84,7 +84,7 @@ def test_what_was_written_is_read(blocks: list[list[str]]) -> None:
 
 
 def test_the_fields_of_an_event() -> None:
-    """One space after the colon is no part of the value; unknown fields and comments are nothing."""
+    """One space after the colon is no part of the value; unknown fields and comments are ignored."""
     raw = b": OPENROUTER PROCESSING\n\nevent:error\nid: 1\nretry: 5\nfoo: bar\ndata:{\ndata: }\n\ndata: x\n\n"
     assert events(raw) == [ServerSentEvent("{\n}", "error"), ServerSentEvent("x")]
 
@@ -97,7 +97,7 @@ def test_events_without_an_empty_line_between_them_are_two(end: str) -> None:
 
 
 def test_json_lines_are_lines() -> None:
-    """The same ends, no events."""
+    """The same line ends, no events."""
     raw = f'{{"a": "{SEPARATORS}"}}\r\n\n{{"b": 2}}'.encode()
     assert events(raw) == [
         ServerSentEvent(f'{{"a": "{SEPARATORS}"}}', is_json_line=True),
@@ -106,13 +106,13 @@ def test_json_lines_are_lines() -> None:
 
 
 def test_bytes_that_are_no_utf_8_are_replaced() -> None:
-    """As the specification says."""
+    """By the specification."""
     assert events(b"data: a\xff\xc3\n\n") == [ServerSentEvent("a\ufffd\ufffd")]
 
 
 @pytest.mark.parametrize("piece", [b"x" * 2**16, b"data: x" + b"x" * 2**16 + b"\n"])
-def test_an_event_has_a_bound(piece: bytes) -> None:
-    """One line without an end, or one event of many lines."""
+def test_an_event_is_bounded(piece: bytes) -> None:
+    """A line without an end, and an event of many lines."""
     decoder = EventDecoder()
     decoder.feed(b"data: {\n")
 
@@ -127,7 +127,7 @@ def test_an_event_has_a_bound(piece: bytes) -> None:
 @pytest.mark.parametrize("opening", [b"data:{\n", b"data:[DONE]\n", b"data: {\ndata:\n"])
 @pytest.mark.parametrize("line", [b"data:}\n", b"data:\n", b"data: {}\n", b"data: ]}\n"])
 def test_an_event_of_many_lines_is_read_in_linear_time(opening: bytes, line: bytes) -> None:
-    """However often its lines look like an end; a quadratic reader needs minutes."""
+    """However often its lines look like an end; a quadratic decoder needs minutes."""
     decoder, started = EventDecoder(), time.process_time()
     with contextlib.suppress(EventTooLong):
         decoder.feed(opening + line * 2 * event_stream.MAX_EVENT_LINES)
@@ -135,12 +135,12 @@ def test_an_event_of_many_lines_is_read_in_linear_time(opening: bytes, line: byt
 
 
 def test_empty_lines_of_data_are_bounded_too() -> None:
-    """They hold no bytes, and still are lines."""
+    """They hold no bytes but are lines."""
     with pytest.raises(EventTooLong):
         EventDecoder().feed(b"data: {\n" + b"data:\n" * event_stream.MAX_EVENT_LINES)
 
 
-def test_deep_nesting_is_no_whole_event() -> None:
-    """It is joined with what follows, and whoever parses it says what is wrong."""
+def test_deep_nesting_is_no_complete_event() -> None:
+    """It is joined with the following lines; the JSON parser rejects it later."""
     deep = b'{"a":' * 100_000 + b"}" * 100_000
     assert len(events(b"data: " + deep + b"\ndata: x\n\n")) == 1

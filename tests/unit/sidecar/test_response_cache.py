@@ -1,4 +1,4 @@
-"""The pure parts of the response cache: its keys, its entries, a stream put together for an event."""
+"""The pure parts of the response cache: its keys, its entries, a stream joined for an event."""
 
 import json
 import os
@@ -29,8 +29,8 @@ VALUES = st.recursive(
 
 
 @given(st.dictionaries(st.text(max_size=8), VALUES, max_size=6), st.randoms())
-def test_the_order_of_top_level_fields_is_no_difference(body: Json, random: Any) -> None:
-    """Nor are the fields the gateway adds."""
+def test_the_order_of_top_level_fields_does_not_change_the_key(body: Json, random: Any) -> None:
+    """Nor do the fields the gateway adds."""
     names = list(body)
     random.shuffle(names)
     turned = {name: body[name] for name in names}
@@ -38,8 +38,8 @@ def test_the_order_of_top_level_fields_is_no_difference(body: Json, random: Any)
     assert digest_of_call(CHAT, turned | added) == digest_of_call(CHAT, body)
 
 
-def test_any_other_difference_is_one() -> None:
-    """Also the order of properties, numbers that are equal only as numbers, the path and the mode."""
+def test_any_other_difference_changes_the_key() -> None:
+    """Also the order of properties, the type of equal numbers, the path and the mode."""
     bodies: list[Json] = [
         {},
         {"a": 1},
@@ -63,8 +63,8 @@ def test_an_entry_is_read_as_it_was_written(payload: bytes, usage: Json) -> None
 
 
 @given(st.binary(), st.integers(0), st.integers(1, 255))
-def test_a_damaged_entry_is_none(payload: bytes, at: int, bits: int) -> None:
-    """Cut short, with a byte changed, empty, or as an older version wrote it."""
+def test_a_damaged_entry_is_rejected(payload: bytes, at: int, bits: int) -> None:
+    """Truncated, with a byte changed, empty, or in an older format."""
     raw = CacheEntry(1.5, len(payload), [(b"content-type", b"application/json")], {}, payload).encode()
     at %= len(raw)
     changed = raw[:at] + bytes([raw[at] ^ bits]) + raw[at + 1 :]
@@ -73,7 +73,7 @@ def test_a_damaged_entry_is_none(payload: bytes, at: int, bits: int) -> None:
             CacheEntry.decode(damaged)
 
 
-def test_a_stream_put_together_is_the_whole_answer() -> None:
+def test_a_joined_stream_is_the_complete_answer() -> None:
     """Every choice, every piece of text, every call."""
     for kind in answers.MESSAGES:
         [raw] = answers.whole(kind)
@@ -91,7 +91,7 @@ def test_a_stream_put_together_is_the_whole_answer() -> None:
 
 
 async def recorded(*messages: Json) -> tuple[bytes | None, list[Json]]:
-    """What is stored of an answer, and what was passed on of it."""
+    """Return the stored copy of an answer, and the messages passed on."""
     passed: list[Json] = []
     stored: list[bytes] = []
 
@@ -116,8 +116,8 @@ def piece(body: bytes, *, more: bool = True) -> Json:
     return {"type": "http.response.body", "body": body, "more_body": more}
 
 
-async def test_a_complete_answer_is_stored_as_it_passes() -> None:
-    """However it was cut into pieces."""
+async def test_a_complete_answer_is_stored() -> None:
+    """However it is chunked."""
     messages = [START, piece(b"data: 1\n\n"), piece(os.urandom(400_000)), piece(b"", more=False)]
     payload, passed = await recorded(*messages)
     assert passed == messages
@@ -135,7 +135,7 @@ async def test_a_complete_answer_is_stored_as_it_passes() -> None:
     ],
     ids=["status", "unfinished", "error-event", "too-long"],
 )
-async def test_anything_else_is_not_stored(messages: list[Json]) -> None:
+async def test_an_incomplete_answer_is_not_stored(messages: list[Json]) -> None:
     """It is passed on all the same."""
     payload, passed = await recorded(*messages)
     assert payload is None

@@ -1,6 +1,6 @@
-"""Streams as providers really send them, beside the letter of their documents, through a real LiteLLM.
+"""Streams as providers really send them, beyond their documents, through a real LiteLLM.
 
-A whole stream arrives as it was said, what is none ends in an error. The scripted provider sends the bytes.
+A complete stream arrives as sent, any other ends in an error. The scripted provider sends the bytes.
 """
 
 import asyncio
@@ -51,8 +51,8 @@ FINISHED: dict[str, list[str]] = {
 
 
 @pytest.mark.parametrize("how", FINISHED)
-async def test_a_finished_stream_is_finished(sidecar: Sidecar, how: str) -> None:
-    """Whatever follows the end, and however its bytes are laid out."""
+async def test_a_complete_stream_is_complete(sidecar: Sidecar, how: str) -> None:
+    """Whatever follows its end, and however its bytes are chunked."""
     for answer in await asyncio.gather(*(played(sidecar, family, *FINISHED[how]) for family in OPENAI_S)):
         assert answer.content == "Hello"
         ends = [choice.get("finish_reason") for one in frames(answer) for choice in one["choices"]]
@@ -74,7 +74,7 @@ async def test_a_finished_stream_is_finished(sidecar: Sidecar, how: str) -> None
         stream(HELLO, "data: {oops\n\n", STOP),
     ],
 )
-async def test_what_is_no_end_is_no_success(sidecar: Sidecar, writes: list[str]) -> None:
+async def test_a_stream_without_an_end_is_an_error(sidecar: Sidecar, writes: list[str]) -> None:
     """One error event, no [DONE]."""
     for answer in await asyncio.gather(*(played(sidecar, family, *writes) for family in OPENAI_S)):
         assert answer.status == 200
@@ -113,8 +113,8 @@ OTHERS: dict[str, str] = {
 
 @pytest.mark.parametrize("family", OTHERS)
 @pytest.mark.parametrize("step", [1, 7, 10_000])
-async def test_lines_end_at_line_ends_alone(sidecar: Sidecar, family: str, step: int) -> None:
-    """Not at U+2028, U+2029, U+0085, U+000B, U+000C, wherever the bytes were cut."""
+async def test_lines_end_at_cr_and_lf_only(sidecar: Sidecar, family: str, step: int) -> None:
+    """Not at U+2028, U+2029, U+0085, U+000B, U+000C, however the bytes are chunked."""
     sent = wire(OTHERS[family])
     pieces = [sent[at : at + step] for at in range(0, len(sent), step)]
     answer = await sidecar.stream(family, str(uuid4()), do="raw", raw=pieces)
@@ -136,10 +136,10 @@ FIRST: list[tuple[Json | str, int, str | None]] = [
 
 
 @pytest.mark.parametrize(("said", "status", "wait"), FIRST)
-async def test_an_error_as_the_first_event_has_its_status(
+async def test_an_error_as_the_first_event_is_an_error_status(
     sidecar: Sidecar, said: Json | str, status: int, wait: str | None
 ) -> None:
-    """As if the provider had answered with it: retries and fallbacks act on it, the gateway hears of it."""
+    """Retries and fallbacks apply, and the gateway gets the status."""
     for answer in await asyncio.gather(*(played(sidecar, family, *stream(said)) for family in OPENAI_S)):
         assert answer.status >= 400
         assert answer.headers["x-llmp-provider-status"] == str(status)
@@ -164,7 +164,9 @@ async def test_an_error_as_the_first_event_has_its_status(
         ("text", 'data: {"error":{"code":429,"message":"x"}}\n\n', 429),
     ],
 )
-async def test_so_has_one_of_another_wire(sidecar: Sidecar, family: str, said: str, status: int) -> None:
+async def test_an_error_as_the_first_event_of_another_format(
+    sidecar: Sidecar, family: str, said: str, status: int
+) -> None:
     """Anthropic's, Google's, Ollama's."""
     if family == "text":
         prompt = f"{uuid4()} {json.dumps({'do': 'raw', 'raw': [said]})}"
@@ -176,8 +178,8 @@ async def test_so_has_one_of_another_wire(sidecar: Sidecar, family: str, said: s
 
 
 @pytest.mark.parametrize("family", ["openai", "hosted_vllm", "anthropic", "gemini", "ollama_chat"])
-async def test_bare_control_characters_are_characters(sidecar: Sidecar, family: str) -> None:
-    """JSON forbids them within a text, providers send them."""
+async def test_control_characters_are_accepted(sidecar: Sidecar, family: str) -> None:
+    """JSON forbids them in a text, providers send them."""
     bare = OTHERS[family].replace("\\u000b", "\u000b").replace("\\f", "\u000c")
     assert bare != OTHERS[family]
     assert (await played(sidecar, family, bare)).content == ODD
@@ -185,12 +187,12 @@ async def test_bare_control_characters_are_characters(sidecar: Sidecar, family: 
 
 @pytest.mark.parametrize("stated", ["null", '""', None])
 @pytest.mark.parametrize("stopped", [False, True])
-async def test_an_end_without_a_reason_is_none_at_anthropic_s(
+async def test_anthropic_s_end_without_a_reason_is_an_error(
     sidecar: Sidecar,
     stated: str | None,
     stopped: bool,  # noqa: FBT001 -- a parameter
 ) -> None:
-    """Unless the message is said to have stopped."""
+    """Unless the event says that the message stopped."""
     reason = '"stop_reason": "end_turn"'
     raw = OTHERS["anthropic"].replace(
         reason, f'"stop_reason": {stated}' if stated else '"stop_sequence": null'
@@ -205,7 +207,7 @@ async def test_an_end_without_a_reason_is_none_at_anthropic_s(
 
 
 async def test_fallbacks_act_on_an_error_as_the_first_event(sidecar: Sidecar) -> None:
-    """A stream that failed before its first word is another model's to answer."""
+    """A stream that failed before its first text is answered by another group."""
     mark, failed = str(uuid4()), stream({"error": {"code": 503, "message": "away"}})
     answer = await sidecar.stream("first", mark, do="raw", raw=failed)
     models = {call["model"] for call in await sidecar.provider.calls(mark)}
@@ -213,8 +215,8 @@ async def test_fallbacks_act_on_an_error_as_the_first_event(sidecar: Sidecar) ->
     assert answer.status >= 500
 
 
-async def test_two_tools_of_ollama_are_two(sidecar: Sidecar) -> None:
-    """Called in frames of their own, which have no index."""
+async def test_two_tool_calls_of_ollama_have_two_indices(sidecar: Sidecar) -> None:
+    """They come in frames of their own, without an index."""
     calls = [{"function": {"name": name, "arguments": {"city": name}}} for name in ("a", "b")]
     lines = [
         {"model": "m", "message": {"role": "assistant", "content": "", "tool_calls": [one]}, "done": False}
@@ -247,8 +249,8 @@ TORN = {
 
 
 @pytest.mark.parametrize("family", TORN)
-async def test_torn_characters_are_joined_or_replaced(sidecar: Sidecar, family: str) -> None:
-    """A surrogate pair over two frames is a character; half of one is U+FFFD."""
+async def test_split_surrogate_pairs_are_joined(sidecar: Sidecar, family: str) -> None:
+    """A single half becomes U+FFFD."""
     frame, end = TORN[family]
     for halves, text in (
         (("a\\ud83d", "\\ude00b"), "a\U0001f600b"),
@@ -260,13 +262,13 @@ async def test_torn_characters_are_joined_or_replaced(sidecar: Sidecar, family: 
 
 
 def text_chunk(index: int | None, text: str | None, finish: str | None = None, **more: Any) -> Json:
-    """A frame of a text completion."""
+    """Return a frame of a text completion."""
     choice = {"index": index, "text": text, "finish_reason": finish} | more
     return {"id": "c", "object": "text_completion", "created": 1, "model": "m", "choices": [choice]}
 
 
-async def completed(sidecar: Sidecar, group: str, writes: list[str]) -> Answer:
-    """A streamed text completion."""
+async def text_completion(sidecar: Sidecar, group: str, writes: list[str]) -> Answer:
+    """Return a streamed text completion."""
     directive = json.dumps({"do": "raw", "raw": [wire(one) for one in writes]})
     options = {"stream": True, "stream_options": {"include_usage": True}}
     body = {"model": group, "prompt": f"{uuid4()} {directive}", "n": 2}
@@ -277,8 +279,8 @@ PROBS: Json = {"tokens": ["B"], "token_logprobs": [-0.5], "top_logprobs": [{"B":
 
 
 @pytest.mark.parametrize("group", ["text", "hosted_vllm"])
-async def test_each_choice_of_a_text_completion_is_its_own(sidecar: Sidecar, group: str) -> None:
-    """Index, finish reason and logprobs of every one; two in one frame; pairs torn apart."""
+async def test_each_choice_of_a_text_completion_is_complete(sidecar: Sidecar, group: str) -> None:
+    """Index, finish reason and logprobs of each; two in one frame; split surrogate pairs."""
     both = text_chunk(0, "H") | {
         "choices": [text_chunk(0, "H")["choices"][0], text_chunk(1, "B", logprobs=PROBS)["choices"][0]]
     }
@@ -286,7 +288,9 @@ async def test_each_choice_of_a_text_completion_is_its_own(sidecar: Sidecar, gro
     ends = (text_chunk(1, "", "length"), text_chunk(0, "i", "stop"), text_chunk(0, "", None))
     counted: Json = text_chunk(0, "")
     counted |= {"choices": [], "usage": USAGE}
-    answer = await completed(sidecar, group, stream(both, half, text_chunk(0, "ell"), rest, *ends, counted))
+    answer = await text_completion(
+        sidecar, group, stream(both, half, text_chunk(0, "ell"), rest, *ends, counted)
+    )
     told = frames(answer)
     choices = [choice for one in told for choice in one["choices"]]
     texts = {at: "".join(one["text"] for one in choices if one["index"] == at) for at in (0, 1)}
@@ -312,11 +316,11 @@ async def test_each_choice_of_a_text_completion_is_its_own(sidecar: Sidecar, gro
         stream(text_chunk(0, "Hello"), "data: {oops\n\n", text_chunk(0, "", "stop")),
     ],
 )
-async def test_a_text_completion_that_is_cut_is_no_success(
+async def test_a_truncated_text_completion_is_an_error_event(
     sidecar: Sidecar, group: str, writes: list[str]
 ) -> None:
     """One error event, no [DONE]."""
-    last = (await completed(sidecar, group, writes)).events[-1]
+    last = (await text_completion(sidecar, group, writes)).events[-1]
     assert isinstance(last, dict)
     assert last["error"]["code"] == CUT
 
@@ -329,8 +333,8 @@ async def test_a_text_completion_that_is_cut_is_no_success(
         ([": " + "x" * 1000 + "\n"], 36_000),
     ],
 )
-async def test_an_event_without_an_end_holds_up_nobody(sidecar: Sidecar, raw: list[str], repeat: int) -> None:
-    """It ends in an error, after work that grows with its length alone."""
+async def test_an_event_without_an_end_is_bounded(sidecar: Sidecar, raw: list[str], repeat: int) -> None:
+    """It ends in an error, after work linear in its length."""
     async with asyncio.timeout(15):
         answer = await sidecar.stream("lone", str(uuid4()), do="raw", raw=raw, repeat=repeat)
     if answer.status == 200:

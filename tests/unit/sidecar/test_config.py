@@ -1,4 +1,4 @@
-"""The configuration LiteLLM really gets."""
+"""The configuration LiteLLM gets."""
 
 from typing import Any
 
@@ -14,8 +14,8 @@ def one(name: str, model: str = "openai/m", **params: object) -> Json:
     return {"model_name": name, "litellm_params": {"model": model, **params}}
 
 
-def test_a_deployment_without_its_key_is_left_out_with_a_line() -> None:
-    """Named with its model and what is missing, each name once."""
+def test_a_deployment_without_its_key_is_left_out_with_a_note() -> None:
+    """The note has its model and each missing name once."""
     config = {
         "model_list": [one("a", api_key="os.environ/A"), one("b", api_key="os.environ/B", x=["os.environ/B"])]
     }
@@ -24,8 +24,8 @@ def test_a_deployment_without_its_key_is_left_out_with_a_line() -> None:
     assert found.notes == ("left out b (openai/m): B not set",)
 
 
-def test_names_that_led_to_it_go_too() -> None:
-    """Aliases, fallbacks from it and to it; a rule with nothing left is gone."""
+def test_names_of_a_left_out_group_are_removed() -> None:
+    """Aliases, fallbacks from it and to it; a rule without targets is removed."""
     config = {
         "model_list": [one("a"), one("b", api_key="os.environ/B"), one("wild/*")],
         "router_settings": {
@@ -45,8 +45,8 @@ def test_names_that_led_to_it_go_too() -> None:
     assert settings["default_fallbacks"] == ["a"]
 
 
-def test_the_file_s_own_words_win_over_defaults() -> None:
-    """But not over what must hold."""
+def test_the_file_s_values_win_over_defaults() -> None:
+    """But not over required ones."""
     config: Json = {
         "model_list": [],
         "router_settings": {"num_retries": 7},
@@ -60,8 +60,8 @@ def test_the_file_s_own_words_win_over_defaults() -> None:
     assert found["general_settings"]["x"] == 1
 
 
-def test_no_database_is_ever_configured() -> None:
-    """Said, not silent."""
+def test_no_database_is_configured() -> None:
+    """With a note."""
     found = build_effective_config(
         {"model_list": [], "general_settings": {"database_url": "postgres://x"}}, {}
     )
@@ -70,7 +70,7 @@ def test_no_database_is_ever_configured() -> None:
 
 
 def test_the_cache_is_where_the_environment_says() -> None:
-    """A file that turns the cache off keeps it off; its own settings stay, its address does not."""
+    """A file that turns the cache off keeps it off; its other settings stay, its address does not."""
     env = {"CACHE_REDIS_URL": "redis://r/1", "LLM_PROXY_SIDECAR_CACHE_TTL_S": "30"}
     given = {"cache_params": {"ttl": 5, "host": "h"}}
     found = build_effective_config({"model_list": [], "litellm_settings": given}, env).config[
@@ -99,8 +99,8 @@ def test_the_cache_is_where_the_environment_says() -> None:
         ("", "lar1"),
     ],
 )
-def test_load_balance_names_a_strategy(ours: str, litellm: str) -> None:
-    """The environment's word wins over the file's."""
+def test_load_balance_selects_the_strategy(ours: str, litellm: str) -> None:
+    """The environment wins over the file."""
     config: Json = {"model_list": [], "router_settings": {"routing_strategy": "lar1"}}
     found = build_effective_config(config, {"LLM_PROXY_LOAD_BALANCE": ours}).config
     assert found["router_settings"]["routing_strategy"] == litellm
@@ -117,36 +117,36 @@ BROKEN: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("raw", "said"), BROKEN)
-def test_what_cannot_be_served_is_told_in_one_line(raw: object, said: str) -> None:
-    """With the entry it stands in."""
+def test_an_invalid_file_is_one_line(raw: object, said: str) -> None:
+    """With the entry it concerns."""
     with pytest.raises(InvalidConfig) as caught:
         build_effective_config(raw, {})
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_an_empty_section_is_none() -> None:
-    """YAML leaves nothing where only comments stand."""
+def test_an_empty_section_is_accepted() -> None:
+    """YAML makes null of a section with comments only."""
     found = build_effective_config({"model_list": None, "router_settings": None}, {}).config
     assert found["model_list"] == []
     assert found["router_settings"]["num_retries"] == 2
 
 
-def test_the_file_s_own_mapping_is_left_alone() -> None:
-    """It is read again at a reload."""
+def test_the_parsed_file_is_not_modified() -> None:
+    """It is used again at a reload."""
     config = {"model_list": [one("a", api_key="os.environ/A")]}
     build_effective_config(config, {})
     assert config == {"model_list": [one("a", api_key="os.environ/A")]}
 
 
 def test_references_are_found_at_any_depth() -> None:
-    """In mappings, lists and in the middle of words."""
+    """In mappings, lists and within texts."""
     value = {"a": ["os.environ/A", {"b": "x os.environ/B_1"}], "c": 3}
     assert unset_variables(value, {"A": ""}) == ["A", "B_1"]
 
 
 def test_a_wildcard_serves_what_it_covers() -> None:
-    """And a name with a star is no pattern of its own."""
+    """A name with a star is no pattern itself."""
     assert is_served("openai/x", {"openai/*"})
     assert not is_served("azure/x", {"openai/*"})
     assert not is_served("a*", {"ab"})
@@ -162,10 +162,10 @@ def test_a_wildcard_serves_what_it_covers() -> None:
         ({"mode": "default_off"}, ("acompletion", "atext_completion"), ["aembedding"], "default_off"),
     ],
 )
-def test_chats_are_cached_by_us_and_the_rest_by_litellm(
+def test_chats_are_cached_here_and_the_rest_by_litellm(
     params: Json, cached: tuple[str, ...], left: list[str], note: str
 ) -> None:
-    """As the owner's call types say; what is not as the owner wrote it is told."""
+    """By the operator's call types; changes are notes."""
     config: Json = {"model_list": [], "litellm_settings": {"cache_params": params}}
     found = build_effective_config(config, {"CACHE_REDIS_URL": "redis://r/1"})
     assert found.cached_call_types == cached
@@ -174,8 +174,8 @@ def test_chats_are_cached_by_us_and_the_rest_by_litellm(
     assert all(note in line for line in found.notes)
 
 
-def test_a_cache_of_another_kind_stays_litellm_s() -> None:
-    """Without our Redis it is the owner's; the start says what it does not do."""
+def test_a_cache_outside_redis_stays_litellm_s() -> None:
+    """Without our Redis it is the operator's; a note says what it cannot do."""
     settings = {"cache": True, "cache_params": {"type": "local"}}
     found = build_effective_config({"model_list": [], "litellm_settings": settings}, {})
     assert found.cached_call_types == ()

@@ -26,7 +26,7 @@ PLANTED = "import pathlib; pathlib.Path({marker!r}).touch()\n"
 
 @pytest.fixture
 def environment(tmp_path: Path) -> Path:
-    """A small environment whose packages are copies of the sidecar's own."""
+    """A small environment with copies of some of the sidecar's packages."""
     theirs = site_packages_of(sidecar_python())
     folder = tmp_path / "environment"
     ours = folder / theirs.relative_to(sidecar_python().parents[1])
@@ -41,7 +41,7 @@ def environment(tmp_path: Path) -> Path:
 
 
 def start(environment: Path, *words: str, mode: str = "", **more: str) -> "subprocess.CompletedProcess[str]":
-    """What starting a sidecar from this environment prints, and its exit code."""
+    """Return the output and the exit code of starting a sidecar from this environment."""
     command = [str(environment / "bin" / "python"), "-I", "-S", str(VERIFIED_ENTRY_POINT), *words]
     given = {"PATH": os.environ["PATH"], "LLM_PROXY_SIDECAR_ENVIRONMENT_CHECK": mode} | more
     return subprocess.run(command, capture_output=True, check=False, text=True, env=given, timeout=60)
@@ -88,8 +88,8 @@ def other_version(site_packages: Path, _: Path) -> str:
     return "h11 0.0.1 is not in sidecar.txt"
 
 
-def test_the_sidecar_s_own_environment_is_what_its_lock_says() -> None:
-    """The one `make setup` builds, whole."""
+def test_the_sidecar_s_own_environment_matches_its_lock() -> None:
+    """The one that `make setup` creates."""
     assert find_changes(site_packages_of(sidecar_python()), PROJECT_ROOT / "locks" / "sidecar.txt") == []
 
 
@@ -100,7 +100,7 @@ def test_the_sidecar_s_own_environment_is_what_its_lock_says() -> None:
 def test_a_changed_environment_never_starts(
     environment: Path, tmp_path: Path, poison: Callable[[Path, Path], str]
 ) -> None:
-    """One line names the file, and nothing that was planted has run."""
+    """One line names the file; planted code does not run."""
     assert start(environment, "--check").returncode == 0
     marker = tmp_path / "ran"
     expected = poison(packages(environment), marker)
@@ -113,10 +113,10 @@ def test_a_changed_environment_never_starts(
 
 @pytest.mark.parametrize("name", ["sitecustomize.py", "usercustomize.py"])
 @pytest.mark.parametrize("way", ["PYTHONPATH", "a recorded file"])
-def test_what_runs_from_a_folder_on_python_s_path_never_starts(
+def test_start_files_in_other_folders_prevent_the_start(
     environment: Path, tmp_path: Path, name: str, way: str
 ) -> None:
-    """PYTHONPATH adds folders, and so does the file of an editable install; Python runs what lies there."""
+    """PYTHONPATH and `*.pth` files add folders whose start files Python runs."""
     folder, marker = tmp_path / "beside", tmp_path / "ran"
     folder.mkdir()
     (folder / name).write_text(PLANTED.format(marker=str(marker)))
@@ -132,8 +132,8 @@ def test_what_runs_from_a_folder_on_python_s_path_never_starts(
     assert not marker.exists()
 
 
-def test_in_development_the_finding_is_a_warning(environment: Path, tmp_path: Path) -> None:
-    """The start goes on to the sidecar itself, which misses its configuration."""
+def test_with_warn_a_finding_does_not_prevent_the_start(environment: Path, tmp_path: Path) -> None:
+    """The sidecar starts and finds no configuration."""
     plant_pth(packages(environment), tmp_path / "ran")
     warned = start(environment, "--config", "litellm.yaml", mode="warn")
     assert "cook.pth runs at every start" in warned.stderr.splitlines()[0]
@@ -142,36 +142,36 @@ def test_in_development_the_finding_is_a_warning(environment: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("version", ["1.82.7", "1.82.8", "1.107.0", "1.107.3"])
-def test_a_poisoned_release_never_starts_not_even_in_development(environment: Path, version: str) -> None:
-    """It is refused by name, whatever the lock file says."""
+def test_a_malicious_release_never_starts(environment: Path, version: str) -> None:
+    """Not even with `warn`, whatever the lock file says."""
     (packages(environment) / f"litellm-{version}.dist-info").mkdir()
     refused = start(environment, "--config", "litellm.yaml", mode="warn")
     assert refused.returncode == EXIT_UNSAFE
     assert f"litellm {version} was published with malicious code" in refused.stderr
 
 
-def test_other_releases_are_not_refused() -> None:
-    """Nor other packages of those versions."""
+def test_other_releases_are_not_malicious() -> None:
+    """Nor other packages with these versions."""
     found = [("litellm", "1.106.2"), ("litellm", "1.108.6"), ("litellm", "1.10.7"), ("openai", "1.107.0")]
     assert [one for one in found if is_malicious(*one)] == []
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
-def test_no_lock_file_names_a_poisoned_release(lock: Path) -> None:
-    """An upgrade that would bring one fails here."""
+def test_no_lock_file_has_a_malicious_release(lock: Path) -> None:
+    """An upgrade to one would fail here."""
     assert read_pins(lock.read_text()), "a lock file without pins is not one"
     assert [pin for pin in read_pins(lock.read_text()) if is_malicious(*pin)] == []
 
 
-def test_an_unknown_word_for_the_check_is_named(environment: Path) -> None:
-    """A typing error must not switch the check off."""
+def test_an_unknown_value_of_the_check_is_an_error(environment: Path) -> None:
+    """A typing error must not turn the check off."""
     refused = start(environment, "--config", "litellm.yaml", mode="off")
     assert refused.returncode == EXIT_UNSAFE
     assert "LLM_PROXY_SIDECAR_ENVIRONMENT_CHECK" in refused.stderr
 
 
 def test_the_pinned_litellm_is_the_one_installed() -> None:
-    """And it is none of those refused."""
+    """And it is not malicious."""
     found = dict(installed_versions(site_packages_of(sidecar_python())))
     assert ("litellm", found["litellm"]) in read_pins((PROJECT_ROOT / "locks" / "sidecar.txt").read_text())
     assert find_malicious_releases(site_packages_of(sidecar_python())) == []

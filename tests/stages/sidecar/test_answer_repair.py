@@ -1,7 +1,4 @@
-"""Answers as providers really send them, beside the letter of their documents, through a real LiteLLM.
-
-What a provider says arrives, whole as streamed, and what is no answer is an error.
-"""
+"""Complete answers as providers really send them, beyond their documents, through a real LiteLLM."""
 
 import asyncio
 import json
@@ -27,8 +24,8 @@ from odd_provider_answers import (
 from sidecars import Json, Mode, Sidecar
 
 
-async def test_what_xai_and_openrouter_say_of_usage_arrives(sidecar: Sidecar) -> None:
-    """Its own cost beside LiteLLM's; xAI's reasoning is counted as completion."""
+async def test_usage_of_xai_and_openrouter_is_complete(sidecar: Sidecar) -> None:
+    """The provider's cost beside LiteLLM's; xAI's reasoning counts as completion."""
     usage = USAGE | {"cost": 0.5, "is_byok": False, "cost_details": {"upstream": 0.25}}
     told = frames(await played(sidecar, "openrouter", *stream(HELLO, STOP, chunk(choices=[], usage=usage))))
     assert told[-1]["usage"]["llmp_stated_cost"] == 0.5
@@ -49,8 +46,8 @@ async def test_what_xai_and_openrouter_say_of_usage_arrives(sidecar: Sidecar) ->
     assert (told[-1]["usage"]["completion_tokens"], told[-1]["usage"]["num_sources_used"]) == (6, 3)
 
 
-async def test_embeddings_are_named(sidecar: Sidecar) -> None:
-    """Where the provider does not name them, or names them null; usage nobody stated is not told."""
+async def test_embeddings_have_the_object_name(sidecar: Sidecar) -> None:
+    """Where the provider states none or null; usage that nobody stated is absent."""
     body = {"data": [{"embedding": [0.5]}, {"object": None, "index": 1, "embedding": [0.25]}], "model": "m"}
     directive = json.dumps({"do": "raw", "raw": [json.dumps(body)]})
     asked = {"model": "embed", "input": [f"{uuid4()} {directive}", str(uuid4())]}
@@ -61,8 +58,8 @@ async def test_embeddings_are_named(sidecar: Sidecar) -> None:
 
 
 @pytest.mark.parametrize("family", OPENAI_S)
-async def test_what_a_provider_adds_arrives_in_both_modes(sidecar: Sidecar, family: str) -> None:
-    """Beside the text, in the choice, beside the choices."""
+async def test_fields_beyond_openai_s_are_kept_in_both_modes(sidecar: Sidecar, family: str) -> None:
+    """In the message, in the choice, beside the choices."""
     added: Json = {"reasoning_details": [{"type": "reasoning.text", "text": "hm"}]}
     results, prompt = {"hate": {"filtered": False}}, [{"prompt_index": 0}]
     streamed = deltas(await played(sidecar, family, *stream(chunk(added), HELLO, STOP)))
@@ -112,7 +109,7 @@ GOOD: dict[str, Json | str] = {
 
 
 @pytest.mark.parametrize("how", GOOD)
-async def test_an_answer_that_lacks_what_is_optional_is_one(sidecar: Sidecar, how: str) -> None:
+async def test_missing_optional_fields_are_no_error(sidecar: Sidecar, how: str) -> None:
     """Missing, null, or of another type."""
     for answer in await asyncio.gather(*(answered(sidecar, family, GOOD[how]) for family in OPENAI_S)):
         assert answer.status == 200, answer.text
@@ -149,8 +146,8 @@ async def test_an_answer_that_lacks_what_is_optional_is_one(sidecar: Sidecar, ho
         ),
     ],
 )
-async def test_so_is_one_of_another_wire_without_usage(sidecar: Sidecar, family: str, body: Json) -> None:
-    """No usage is told, or LiteLLM's own count, marked; never zeros."""
+async def test_another_format_without_usage_is_no_error(sidecar: Sidecar, family: str, body: Json) -> None:
+    """No usage, or LiteLLM's own count, marked; never zeros."""
     answer = await answered(sidecar, family, body)
     assert answer.status == 200, answer.text
     assert answer.json["choices"][0]["message"]["content"] == "Hello"
@@ -158,7 +155,7 @@ async def test_so_is_one_of_another_wire_without_usage(sidecar: Sidecar, family:
 
 
 @pytest.mark.parametrize("family", OPENAI_S)
-async def test_a_stated_zero_stays(sidecar: Sidecar, family: str) -> None:
+async def test_a_stated_zero_is_kept(sidecar: Sidecar, family: str) -> None:
     """In both modes."""
     zero = dict.fromkeys(USAGE, 0)
     told = (await answered(sidecar, family, whole({"content": "Hello"}, usage=zero))).json
@@ -179,8 +176,10 @@ async def test_a_stated_zero_stays(sidecar: Sidecar, family: str) -> None:
         ('"ok"', 502),
     ],
 )
-async def test_a_failure_in_a_whole_answer_is_one(sidecar: Sidecar, body: Json | str, status: int) -> None:
-    """It is no answer, and nobody keeps it."""
+async def test_a_failure_stated_in_a_complete_answer_is_an_error(
+    sidecar: Sidecar, body: Json | str, status: int
+) -> None:
+    """It is not cached."""
     for answer in await asyncio.gather(*(answered(sidecar, family, body) for family in OPENAI_S)):
         assert answer.status >= 400
         assert answer.headers["x-llmp-provider-status"] == str(status)
@@ -199,7 +198,7 @@ async def test_a_failure_in_a_whole_answer_is_one(sidecar: Sidecar, body: Json |
 async def test_finish_reasons_are_the_same_in_both_modes(
     sidecar: Sidecar, family: str, said: str, expected: str
 ) -> None:
-    """The nearest of OpenAI's; one that nobody knows is the provider's own."""
+    """The nearest of OpenAI's; an unknown one stays."""
     streamed = frames(await played(sidecar, family, *stream(HELLO, chunk({}, said))))
     ends = [choice.get("finish_reason") for one in streamed for choice in one["choices"]]
     assert [end for end in ends if end] == [expected]
@@ -210,7 +209,7 @@ async def test_finish_reasons_are_the_same_in_both_modes(
 @pytest.mark.parametrize("family", ["openai", "anthropic", "gemini", "ollama_chat"])
 @pytest.mark.parametrize("piece", ["\x00\xff\xfe" * 40, "data: " + "x" * 60, "{" * 60 + "\n", "data: {\n"])
 async def test_garbage_is_an_error(sidecar: Sidecar, family: str, piece: str) -> None:
-    """Bytes that are no text, frames without an end: a clean error, whole or streamed."""
+    """Bytes that are no text, frames without an end: a clean error, streamed or not."""
     for answer in await asyncio.gather(
         sidecar.stream(family, str(uuid4()), do="raw", raw=[piece] * 20, repeat=100),
         sidecar.chat(family, str(uuid4()), do="raw", raw=[piece], repeat=10),
@@ -239,7 +238,7 @@ async def test_the_provider_s_own_finish_reason_is_in_the_log(
     said: str,
     noted: bool,  # noqa: FBT001 -- a parameter
 ) -> None:
-    """Where it says more than the one the caller reads."""
+    """If it says more than the caller's."""
     call_id, streamed = uuid4(), mode == "stream"
     if family == "gemini":
         candidate = {"content": {"parts": [{"text": "Hello"}]}, "finishReason": said}
@@ -266,8 +265,8 @@ CALLED = {"candidates": [{"content": {"parts": [{"functionCall": {"name": "f"}}]
 COUNTED = {"usageMetadata": {"promptTokenCount": 3, "candidatesTokenCount": 2, "promptTokensDetails": None}}
 
 
-async def test_a_tool_of_google_s_may_take_no_arguments(sidecar: Sidecar) -> None:
-    """And its counts need no sum."""
+async def test_a_tool_call_of_gemini_without_arguments(sidecar: Sidecar) -> None:
+    """Its token counts may have no sum."""
     text = json.dumps(CALLED | COUNTED)
     [whole_call] = (await answered(sidecar, "gemini", text)).json["choices"][0]["message"]["tool_calls"]
     answer = await played(sidecar, "gemini", f"data: {text}\n\n")
@@ -276,8 +275,8 @@ async def test_a_tool_of_google_s_may_take_no_arguments(sidecar: Sidecar) -> Non
     assert [one["usage"]["total_tokens"] for one in frames(answer) if one.get("usage")] == [5]
 
 
-async def test_lines_of_ollama_s_may_leave_out_what_was_said(sidecar: Sidecar) -> None:
-    """The last one its message, each of them model and time."""
+async def test_lines_of_ollama_may_lack_fields(sidecar: Sidecar) -> None:
+    """The last line its message, each of them model and time."""
     end = {"done": True, "done_reason": "stop", "prompt_eval_count": 11, "eval_count": 5}
     lines = [{"message": {"content": "Hello"}, "done": False}, end]
     answer = await played(sidecar, "ollama_chat", *(json.dumps(line) + "\n" for line in lines))
@@ -296,8 +295,8 @@ UNLIKELY: Json = {"content": [{"token": "H", "logprob": float("-inf"), "bytes": 
 
 
 @pytest.mark.parametrize("family", OPENAI_S)
-async def test_numbers_that_are_none_in_json_never_leave(sidecar: Sidecar, family: str) -> None:
-    """NaN, infinities, what is too large: null, and OpenAI's own number for a logprob; the text arrives."""
+async def test_numbers_that_are_not_json_are_never_sent(sidecar: Sidecar, family: str) -> None:
+    """NaN, infinities, too large numbers: null, and OpenAI's own number for a logprob; the text arrives."""
     end = chunk(
         {"content": "Hi"},
         "stop",
@@ -323,10 +322,8 @@ HALF = r'{"error": {"message": "bad \ud800 temperature", "param": "\udc00", "typ
 
 @pytest.mark.parametrize("mode", ["stream", "chat"])
 @pytest.mark.parametrize("family", [*OPENAI_S, "anthropic", "gemini", "ollama_chat"])
-async def test_half_a_character_in_an_error_costs_it_nothing(
-    sidecar: Sidecar, mode: Mode, family: str
-) -> None:
-    """Its status and words arrive, and the sidecar's log has no traceback."""
+async def test_a_surrogate_half_in_an_error_is_harmless(sidecar: Sidecar, mode: Mode, family: str) -> None:
+    """Its status and message arrive; the sidecar logs no traceback."""
     mark = str(uuid4())
     answer = await sidecar.ask(mode, family, mark, do="raw-error", raw=[HALF], status=400)
     assert answer.status == 400
@@ -336,8 +333,8 @@ async def test_half_a_character_in_an_error_costs_it_nothing(
 
 
 @pytest.mark.parametrize("family", OPENAI_S)
-async def test_half_a_character_beside_the_text_costs_it_nothing(sidecar: Sidecar, family: str) -> None:
-    """In fields nobody joins."""
+async def test_a_surrogate_half_beside_the_text_is_harmless(sidecar: Sidecar, family: str) -> None:
+    """In fields that are not joined."""
     odd = event(chunk({"content": "Hello"}, noted={"say\ud83d": "\ude00"}))
     answer = await played(sidecar, family, odd, *stream(STOP))
     assert answer.content == "Hello"
@@ -346,10 +343,10 @@ async def test_half_a_character_beside_the_text_costs_it_nothing(sidecar: Sideca
 
 @pytest.mark.parametrize("code", ["9" * 5000, "0429", "\u0664\u0662\u0669"])
 @pytest.mark.parametrize("mode", ["chat", "stream"])
-async def test_a_stated_code_that_is_no_status_is_an_error_all_the_same(
+async def test_a_stated_code_that_is_no_status_is_a_provider_error(
     sidecar: Sidecar, mode: Mode, code: str
 ) -> None:
-    """Of the provider, whatever digits it has."""
+    """Whatever digits it has."""
     said = json.dumps({"error": {"code": code, "message": "broken"}})
     raw = [f"data: {said}\n\n"] if mode == "stream" else [said]
     answer = await sidecar.ask(mode, "lone", str(uuid4()), do="raw", raw=raw)

@@ -1,4 +1,4 @@
-"""What two sidecars know of each other through their Redis: limits of a deployment, and who cools down."""
+"""What two sidecars share through their Redis: a deployment's limits and cooldowns."""
 
 import asyncio
 import time
@@ -16,8 +16,8 @@ Pair = tuple[Sidecar, Sidecar]
 
 
 @pytest.fixture(scope="module")
-def both(provider: Provider, service_folder: Path, cache_redis_url: str) -> Iterator[Pair]:
-    """Two sidecars of one configuration before one Redis."""
+def two_sidecars(provider: Provider, service_folder: Path, cache_redis_url: str) -> Iterator[Pair]:
+    """Two sidecars with one configuration and one Redis."""
     of_this_run = str(uuid4())  # the counts of a deployment go by its id
     models = [
         deployment("by-calls", "openai/by-calls", provider, id=f"calls-{of_this_run}", rpm=6),
@@ -36,43 +36,43 @@ def both(provider: Provider, service_folder: Path, cache_redis_url: str) -> Iter
         yield one, other
 
 
-async def within_a_minute(seconds: float) -> None:
-    """Limits are counted by the minute of the clock: wait for the next where this one is nearly over."""
+async def wait_for_a_minute_with_room(seconds: float) -> None:
+    """Limits are counted by the clock's minute: wait for the next one if this one is nearly over."""
     left = MINUTE_S - time.time() % MINUTE_S
     if left < seconds:
         await asyncio.sleep(left + 0.5)
 
 
-async def in_turn(both: Pair, group: str, calls: int) -> list[Answer]:
-    """Calls to one and the other, one after the other."""
+async def alternate(two_sidecars: Pair, group: str, calls: int) -> list[Answer]:
+    """Call one and the other, one after the other."""
     mark = uuid4()
-    return [await both[at % 2].chat(group, f"{mark}-{at}") for at in range(calls)]
+    return [await two_sidecars[at % 2].chat(group, f"{mark}-{at}") for at in range(calls)]
 
 
-async def test_calls_a_minute_are_counted_over_all_sidecars(both: Pair) -> None:
-    """Six in all, not six at each; what is beyond is refused before it costs anything."""
-    await within_a_minute(20)
-    answers = await in_turn(both, "by-calls", 10)
+async def test_calls_a_minute_are_counted_over_all_sidecars(two_sidecars: Pair) -> None:
+    """Six in all, not six each; the rest is rejected before it costs anything."""
+    await wait_for_a_minute_with_room(20)
+    answers = await alternate(two_sidecars, "by-calls", 10)
     assert [one.status for one in answers] == [200] * 6 + [429] * 4
 
 
-async def test_tokens_a_minute_are_counted_over_all_sidecars(both: Pair) -> None:
-    """Sixty in all: what one has spent, the other no longer gives."""
-    await within_a_minute(20)
+async def test_tokens_a_minute_are_counted_over_all_sidecars(two_sidecars: Pair) -> None:
+    """Sixty in all: what one has used is not available to the other."""
+    await wait_for_a_minute_with_room(20)
     spent = 0
     for at in range(12):
-        answer = await both[at % 2].chat("by-tokens", str(uuid4()))
+        answer = await two_sidecars[at % 2].chat("by-tokens", str(uuid4()))
         if answer.status == 429:
             break
         spent += answer.json["usage"]["total_tokens"]
         await asyncio.sleep(0.3)  # tokens are counted beside the answer
     assert 60 <= spent < 120
-    assert [one.status for one in await in_turn(both, "by-tokens", 2)] == [429, 429]
+    assert [one.status for one in await alternate(two_sidecars, "by-tokens", 2)] == [429, 429]
 
 
-async def test_what_cools_at_one_is_passed_over_by_the_other(both: Pair) -> None:
-    """A rate limit one has met is not met again by the other."""
-    one, other = both
+async def test_a_cooldown_applies_to_all_sidecars(two_sidecars: Pair) -> None:
+    """A rate limit that one received is not hit again by the other."""
+    one, other = two_sidecars
     mark = f"cool-{uuid4()}"
     await one.chat("twins", mark, do="status-429")
     [cooled] = [call["model"] for call in await one.provider.calls(mark)]

@@ -1,4 +1,4 @@
-"""What lets another model answer than the one a call was judged by: named, and never served."""
+"""Settings that let another model answer than the authorized one are found, and never served."""
 
 import copy
 from typing import Any
@@ -126,8 +126,8 @@ CASES: dict[str, tuple[str, Json]] = {
 
 
 @pytest.mark.parametrize(("where", "given"), CASES.values(), ids=CASES)
-def test_it_does_not_start_and_is_named(where: str, given: Json) -> None:
-    """By its place in the file, at the start and by `config check`."""
+def test_a_substitution_prevents_the_start_and_is_named(where: str, given: Json) -> None:
+    """By its path in the file, at the start and by `config check`."""
     config = {"model_list": [CHEAP, DEAR], **given}
     with pytest.raises(ModelSubstituted, match=where.replace(".", r"\.")):
         build_effective_config(config, {})
@@ -159,16 +159,16 @@ ALLOWED: dict[str, Json] = {
 
 
 @pytest.mark.parametrize("given", ALLOWED.values(), ids=ALLOWED)
-def test_what_the_gateway_can_judge_is_served(given: Json) -> None:
-    """Fallbacks are told to it, and what diverts nothing is nobody's business."""
+def test_what_the_gateway_can_authorize_is_served(given: Json) -> None:
+    """Fallbacks are in its catalog; settings that substitute nothing are left alone."""
     config = {"model_list": [CHEAP, DEAR], **given}
     before = copy.deepcopy(config)
     build_effective_config(config, {})
     assert config == before
 
 
-def test_every_alias_is_the_router_s() -> None:
-    """So that the gateway hears of it; the router's own word wins."""
+def test_every_alias_is_moved_to_the_router() -> None:
+    """So that the catalog has it; the router's own value wins."""
     config: Json = {
         "model_list": [CHEAP, DEAR],
         "litellm_settings": {"model_alias_map": {"cheap": "dear", "nick": "dear"}},

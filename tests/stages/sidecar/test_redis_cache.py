@@ -1,4 +1,4 @@
-"""The response cache in a real Valkey: what it answers, what it never holds, and what its trouble costs."""
+"""The response cache in a real Valkey: its answers, what it never stores, the cost of a failing Valkey."""
 
 import asyncio
 import os
@@ -31,7 +31,7 @@ async def asked(sidecar: Sidecar, said: str) -> int:
     return len(await sidecar.provider.calls(said))
 
 
-async def test_embeddings_are_cached_too(sidecar: Sidecar) -> None:
+async def test_embeddings_are_cached(sidecar: Sidecar) -> None:
     """By default."""
     said = mark()
     for _ in range(2):
@@ -40,8 +40,8 @@ async def test_embeddings_are_cached_too(sidecar: Sidecar) -> None:
     assert await asked(sidecar, said) == 1
 
 
-async def test_litellm_s_own_cache_keeps_no_streams(provider: Provider, tmp_path: Path) -> None:
-    """In memory, where a configuration says so: whole answers come out of it, streams never."""
+async def test_litellm_s_in_memory_cache_stores_no_streams(provider: Provider, tmp_path: Path) -> None:
+    """Complete answers come from it."""
     config: Json = {
         "model_list": [deployment("a", "openai/a", provider)],
         "litellm_settings": {"cache": True, "cache_params": {"type": "local"}},
@@ -55,8 +55,8 @@ async def test_litellm_s_own_cache_keeps_no_streams(provider: Provider, tmp_path
             assert await asked(sidecar, said) == times
 
 
-async def test_of_a_batch_only_what_was_embedded_is_paid_for(sidecar: Sidecar) -> None:
-    """Some of it cached: the rest's cost; all of it: a hit that names no cost, each time."""
+async def test_a_partly_cached_batch_costs_what_was_embedded(sidecar: Sidecar) -> None:
+    """A fully cached batch is a hit without a cost, each time."""
     one, two, three = mark(), mark(), mark()
 
     async def embed(*texts: str) -> Answer:
@@ -79,8 +79,8 @@ async def test_of_a_batch_only_what_was_embedded_is_paid_for(sidecar: Sidecar) -
         assert "x-litellm-response-cost" not in hit.headers
 
 
-async def test_namespaces_keep_tenants_apart(sidecar: Sidecar) -> None:
-    """The gateway writes the tenant's into each call."""
+async def test_namespaces_separate_tenants(sidecar: Sidecar) -> None:
+    """The gateway sets the tenant's namespace in each call."""
     said = mark()
     for tenant in ("a", "b", "a"):
         await sidecar.chat("openai", said, fields={"cache": {"namespace": tenant}})
@@ -88,8 +88,8 @@ async def test_namespaces_keep_tenants_apart(sidecar: Sidecar) -> None:
     assert await asked(sidecar, said) == 2
 
 
-async def test_what_a_caller_left_half_read_is_never_cached(sidecar: Sidecar) -> None:
-    """The next one gets all of it."""
+async def test_a_partly_read_answer_is_not_cached(sidecar: Sidecar) -> None:
+    """The next caller gets all of it."""
     said = mark() + ' {"do": "slow", "gap_ms": 80, "frames": 12}'
     body = {"model": "openai", "stream": True, "messages": [{"role": "user", "content": said}]}
     headers = {"authorization": f"Bearer {KEY}"}
@@ -108,8 +108,8 @@ async def test_what_a_caller_left_half_read_is_never_cached(sidecar: Sidecar) ->
 
 
 @pytest.mark.parametrize("how", ["status-500", "garbage"])
-async def test_errors_are_never_cached(sidecar: Sidecar, how: str) -> None:
-    """The next call tries again."""
+async def test_errors_are_not_cached(sidecar: Sidecar, how: str) -> None:
+    """The next call asks the provider again."""
     said = mark()
     for _ in range(2):
         await sidecar.chat("lone", said, do=how)
@@ -148,10 +148,10 @@ def in_vain(took_s: dict[str, list[float]]) -> list[float]:
     return sorted((one - min(kind) for kind in took_s.values() for one in kind), reverse=True)
 
 
-async def test_a_frozen_cache_costs_less_than_a_second_once(
+async def test_a_frozen_redis_delays_one_call_by_less_than_a_second(
     provider: Provider, tmp_path: Path, own_valkey: tuple[str, int]
 ) -> None:
-    """One call waits, once, whatever it asks; then the cache is left alone until it answers again."""
+    """Then Redis is not accessed until it responds again."""
     url, pid = own_valkey
     counted: Json = {"rpm": 10_000, "tpm": 10_000_000}
     config: Json = {
@@ -191,10 +191,10 @@ def stored(url: str) -> int:
 
 
 @pytest.mark.parametrize("how", ["absent", "frozen"])
-async def test_a_cache_that_does_not_answer_does_not_keep_it_from_starting(
+async def test_a_sidecar_starts_without_a_responding_redis(
     provider: Provider, tmp_path: Path, own_valkey: tuple[str, int], how: str
 ) -> None:
-    """It serves, without one; callers do not wait for it."""
+    """Calls do not wait for it."""
     config: Json = {"model_list": [deployment("a", "openai/a", provider)]}
     url, pid = own_valkey
     if how == "frozen":

@@ -1,4 +1,4 @@
-"""Work that LiteLLM does on each call for features nobody uses: what a running sidecar's profiler counts."""
+"""Work that LiteLLM does on each call for unused features, counted by a profiler in a running sidecar."""
 
 import asyncio
 import json
@@ -51,7 +51,7 @@ CALLS = 3
 
 @pytest.fixture(scope="module")
 def profiled(provider: Provider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Sidecar, Path]]:
-    """A sidecar whose functions are counted, and where."""
+    """A sidecar whose function calls are counted, and the counts' file."""
     folder = Path(tmp_path_factory.mktemp("profiled"))
     (folder / "owners.py").write_text(OWNERS, encoding="utf-8")
     config: Json = {
@@ -62,27 +62,27 @@ def profiled(provider: Provider, tmp_path_factory: pytest.TempPathFactory) -> It
         yield started, folder / "called.json"
 
 
-def counted(file: Path) -> Counter[str]:
-    """How often each function was called so far."""
+def counts(file: Path) -> Counter[str]:
+    """Return how often each function was called so far."""
     return Counter(json.loads(file.read_text()) if file.exists() else {})
 
 
-async def called(file: Path, calls: int) -> Counter[str]:
-    """The same, once so many calls are over."""
+async def counts_after(file: Path, calls: int) -> Counter[str]:
+    """Return the counts once that many calls are over."""
     async with asyncio.timeout(20):
-        while counted(file)["calls."] < calls:  # noqa: ASYNC110 -- a file has no event
+        while counts(file)["calls."] < calls:  # noqa: ASYNC110 -- a file has no event
             await asyncio.sleep(0.05)
-    return counted(file)
+    return counts(file)
 
 
 @pytest.mark.parametrize("patch", NEEDLESS)
-async def test_a_call_does_no_work_that_nobody_asked_for(profiled: tuple[Sidecar, Path], patch: str) -> None:
+async def test_a_call_does_no_unused_work(profiled: tuple[Sidecar, Path], patch: str) -> None:
     """After the first call of a deployment."""
     sidecar, file = profiled
     assert (await sidecar.chat("a", str(uuid4()))).status == 200
-    before = await called(file, 1)
+    before = await counts_after(file, 1)
     for _ in range(CALLS):
         assert (await sidecar.chat("a", str(uuid4()))).status == 200
-    during = await called(file, before["calls."] + CALLS) - before
+    during = await counts_after(file, before["calls."] + CALLS) - before
     assert during["litellm.main.acompletion"] >= CALLS
     assert {name: during[name] for name in NEEDLESS[patch] if during[name]} == {}

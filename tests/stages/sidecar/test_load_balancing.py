@@ -1,4 +1,4 @@
-"""Each way of sharing a group's calls among its deployments, seen from the provider."""
+"""The strategies of `LLM_PROXY_LOAD_BALANCE`, observed at the provider."""
 
 import asyncio
 from collections import Counter
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 PRICES = ("input_cost_per_token", "output_cost_per_token")
 
 
-def dear(entry: Json, factor: float) -> Json:
+def expensive(entry: Json, factor: float) -> Json:
     """The same deployment at another price."""
     for name in PRICES:
         entry["model_info"][name] *= factor
@@ -30,15 +30,15 @@ def config(provider: Provider) -> Json:
         *(deployment("three", f"openai/three-{at}", provider, id=f"three-{at}") for at in "abc"),
         deployment("weighted", "openai/heavy", provider, id="heavy", weight=9),
         deployment("weighted", "openai/light", provider, id="light", weight=1),
-        dear(deployment("priced", "openai/dear", provider, id="dear"), 10),
-        dear(deployment("priced", "openai/cheap", provider, id="cheap"), 1),
+        expensive(deployment("priced", "openai/dear", provider, id="dear"), 10),
+        expensive(deployment("priced", "openai/cheap", provider, id="cheap"), 1),
     ]
     return {"model_list": models, "router_settings": {"num_retries": 0, "cooldown_time": 30}}
 
 
 @pytest.fixture(scope="module")
 def balanced(request: pytest.FixtureRequest, provider: Provider, service_folder: Path) -> Iterator[Sidecar]:
-    """A sidecar that shares calls in the way a test asks for."""
+    """A sidecar with the strategy that the test names."""
     started: AbstractContextManager[Sidecar] = run_sidecar(
         config(provider), provider, service_folder, LLM_PROXY_LOAD_BALANCE=request.param
     )
@@ -46,43 +46,43 @@ def balanced(request: pytest.FixtureRequest, provider: Provider, service_folder:
         yield sidecar
 
 
-def chosen(way: str) -> pytest.MarkDecorator:
-    """What the operator chose."""
+def strategy(way: str) -> pytest.MarkDecorator:
+    """The operator's value of `LLM_PROXY_LOAD_BALANCE`."""
     return pytest.mark.parametrize("balanced", [way], indirect=True)
 
 
-async def spread(sidecar: Sidecar, group: str, calls: int) -> Counter[str]:
-    """Which of a group's models the provider was asked for, one call after the other."""
+async def served_models(sidecar: Sidecar, group: str, calls: int) -> Counter[str]:
+    """The models the provider was called for, one call after the other."""
     mark = f"{group}-{uuid4()}"
     for at in range(calls):
         assert (await sidecar.chat(group, f"{mark}-{at}")).status == 200
     return Counter(call["model"] for call in await sidecar.provider.calls(mark))
 
 
-@chosen("ROUND_ROBIN")
-async def test_each_gets_calls_in_turn(balanced: Sidecar) -> None:
-    """Exactly even, also with weights in the file."""
-    assert await spread(balanced, "three", 30) == {"three-a": 10, "three-b": 10, "three-c": 10}
-    assert await spread(balanced, "weighted", 10) == {"heavy": 5, "light": 5}
+@strategy("ROUND_ROBIN")
+async def test_round_robin_is_even(balanced: Sidecar) -> None:
+    """Weights in the file are ignored."""
+    assert await served_models(balanced, "three", 30) == {"three-a": 10, "three-b": 10, "three-c": 10}
+    assert await served_models(balanced, "weighted", 10) == {"heavy": 5, "light": 5}
     failing = f"failing-{uuid4()}"
     await balanced.chat("three", failing, do="status-429")
     [cooled] = [call["model"] for call in await balanced.provider.calls(failing)]
-    others = await spread(balanced, "three", 10)
+    others = await served_models(balanced, "three", 10)
     assert cooled not in others
     assert set(others.values()) == {5}
 
 
-@chosen("WEIGHTED")
-async def test_weights_draw_the_lots(balanced: Sidecar) -> None:
-    """Nine to one, as far as sixty draws can tell; without weights about even."""
-    counted = await spread(balanced, "weighted", 60)
+@strategy("WEIGHTED")
+async def test_weights_decide_the_shares(balanced: Sidecar) -> None:
+    """Nine to one, within what sixty random choices allow; without weights about even."""
+    counted = await served_models(balanced, "weighted", 60)
     assert 44 <= counted["heavy"] <= 60
-    assert min((await spread(balanced, "three", 60)).values()) >= 8
+    assert min((await served_models(balanced, "three", 60)).values()) >= 8
 
 
-@chosen("LEAST_LOADED")
-async def test_who_has_fewest_running_gets_the_next(balanced: Sidecar) -> None:
-    """While one works on slow calls the next goes to who has fewest."""
+@strategy("LEAST_LOADED")
+async def test_least_loaded_gets_the_next_call(balanced: Sidecar) -> None:
+    """While one deployment has slow calls running, the next goes to another."""
     mark = f"slow-{uuid4()}"
     slow: list[asyncio.Task[object]] = []
     for at in range(6):
@@ -93,9 +93,9 @@ async def test_who_has_fewest_running_gets_the_next(balanced: Sidecar) -> None:
     assert counted == {"three-a": 2, "three-b": 2, "three-c": 2}
 
 
-@chosen("FASTEST_RESPONSE")
-async def test_the_fastest_gets_calls(balanced: Sidecar) -> None:
-    """Once their times are known; a slow answer of one sends the rest to the others."""
+@strategy("FASTEST_RESPONSE")
+async def test_the_fastest_gets_the_calls(balanced: Sidecar) -> None:
+    """Once response times are known; one slow answer sends the rest to the others."""
     mark = f"first-{uuid4()}"
     while len({call["model"] for call in await balanced.provider.calls(mark)}) < 2:
         await balanced.chat("weighted", f"{mark}-{uuid4()}")
@@ -103,11 +103,11 @@ async def test_the_fastest_gets_calls(balanced: Sidecar) -> None:
     await balanced.chat("weighted", slowed, do="ok", first_ms=2500)
     [slow] = [call["model"] for call in await balanced.provider.calls(slowed)]
     await asyncio.sleep(0.5)
-    counted = await spread(balanced, "weighted", 12)
+    counted = await served_models(balanced, "weighted", 12)
     assert slow not in counted
 
 
-@chosen("COST_OPTIMIZED")
-async def test_the_cheapest_gets_calls(balanced: Sidecar) -> None:
-    """Always, while it is well."""
-    assert await spread(balanced, "priced", 12) == {"cheap": 12}
+@strategy("COST_OPTIMIZED")
+async def test_the_cheapest_gets_the_calls(balanced: Sidecar) -> None:
+    """Always, while it is healthy."""
+    assert await served_models(balanced, "priced", 12) == {"cheap": 12}

@@ -1,10 +1,10 @@
-"""Which values are OpenAI's documented defaults, and ask for nothing."""
+"""Which values are OpenAI's documented defaults."""
 
 from llm_proxy.sidecar.patches.field_support import neutral_fields, sampling_fields
 
 
-def test_a_default_is_known_by_its_type() -> None:
-    """`false` is not 0; `none` chooses nothing only where there is nothing to choose from."""
+def test_a_default_has_its_json_type() -> None:
+    """`false` is not 0; `none` is a default only if there is nothing to choose from."""
     assert neutral_fields({"logprobs": False, "frequency_penalty": 0, "store": False, "echo": False}) == [
         "logprobs", "frequency_penalty", "store", "echo",
     ]  # fmt: skip

@@ -1,7 +1,7 @@
-"""A stream that breaks at the provider ends as broken behind a real LiteLLM, whoever the provider is.
+"""A stream that the provider breaks ends as an error behind a real LiteLLM, for every provider.
 
-The breaks are made by the scripted provider: the connection cut or reset, the body ended early or in the
-middle of a frame, a frame that is not JSON, an error where a frame should be, silence.
+The scripted provider closes or resets the connection, ends the body early or within a frame, sends a frame
+that is not JSON, an error in place of a frame, or nothing.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ AFTER = 5
 
 
 def assert_broken(answer: Answer) -> None:
-    """Content so far, exactly one error event as the last one, no finish reason and no [DONE]."""
+    """Asserts content, then one error event as the last event, without a finish reason and [DONE]."""
     assert answer.status == 200
     *before, last = answer.events
     assert isinstance(last, dict)
@@ -32,8 +32,8 @@ def assert_broken(answer: Answer) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("how", BREAKS)
-async def test_a_broken_stream_is_never_a_finished_one(sidecar: Sidecar, family: str, how: str) -> None:
-    """And it is asked for again the next time: nothing of it was cached."""
+async def test_a_truncated_stream_is_an_error(sidecar: Sidecar, family: str, how: str) -> None:
+    """The next call asks the provider again: nothing was cached."""
     mark = f"{how}-{family}-{uuid4()}"
     for _ in range(2):
         started = time.monotonic()
@@ -43,8 +43,8 @@ async def test_a_broken_stream_is_never_a_finished_one(sidecar: Sidecar, family:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-async def test_a_finished_stream_is_finished(sidecar: Sidecar, family: str) -> None:
-    """All of the text, one finish reason, the provider's usage, [DONE]."""
+async def test_a_complete_stream_is_complete(sidecar: Sidecar, family: str) -> None:
+    """The whole text, one finish reason, the provider's usage, [DONE]."""
     mark, text = f"whole-{family}-{uuid4()}", "all of it, to the end"
     answer = await sidecar.stream(family, mark, do="ok", text=text)
     assert answer.content == text
@@ -54,24 +54,26 @@ async def test_a_finished_stream_is_finished(sidecar: Sidecar, family: str) -> N
     assert [e["usage"]["completion_tokens"] for e in chunks if e.get("usage")] == [23]
 
 
-async def test_a_finish_reason_without_done_is_an_end(sidecar: Sidecar) -> None:
-    """Some servers leave [DONE] out; their answers are whole."""
+async def test_a_finish_reason_without_done_ends_a_stream(sidecar: Sidecar) -> None:
+    """Some servers send no [DONE]."""
     answer = await sidecar.stream("openai", f"no-done-{uuid4()}", do="no-done")
     assert answer.events[-1] == "[DONE]"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("how", ["not-sse", "empty"])
-async def test_a_stream_that_never_began_is_an_error_status(sidecar: Sidecar, family: str, how: str) -> None:
-    """A page of HTML or nothing at all in place of a stream: an answer of 5xx, not an empty success."""
+async def test_a_response_without_a_stream_is_an_error_status(
+    sidecar: Sidecar, family: str, how: str
+) -> None:
+    """HTML or an empty body in place of a stream is a 5xx, not an empty success."""
     answer = await sidecar.stream(family, f"{how}-{uuid4()}", do=how)
     assert answer.status == 502
     assert "error" in answer.json
 
 
 @pytest.mark.parametrize("how", BREAKS)
-async def test_a_broken_text_completion_is_never_a_finished_one(sidecar: Sidecar, how: str) -> None:
-    """The older door is held to the same."""
+async def test_a_truncated_text_completion_is_an_error(sidecar: Sidecar, how: str) -> None:
+    """The same for `/v1/completions`."""
     prompt = f'{uuid4()} {{"do": "{how}", "after": 3}}'
     answer = await sidecar.post("/v1/completions", {"model": "text", "prompt": prompt, "stream": True})
     last = answer.events[-1]
@@ -79,8 +81,8 @@ async def test_a_broken_text_completion_is_never_a_finished_one(sidecar: Sidecar
     assert last["error"]["code"] == CUT
 
 
-async def test_a_broken_stream_is_logged_as_failed(sidecar: Sidecar, call_log_dsn: str) -> None:
-    """With the tokens counted so far, under the call's own id."""
+async def test_a_truncated_stream_is_logged_as_failed(sidecar: Sidecar, call_log_dsn: str) -> None:
+    """With the tokens counted so far, under the call's id."""
     call_id = uuid4()
     body = {
         "model": "openai",

@@ -1,4 +1,4 @@
-"""How a sidecar starts, refuses to start, and ends."""
+"""How a sidecar starts, fails to start, and ends."""
 
 import asyncio
 import os
@@ -31,8 +31,8 @@ instance = Beside()
 """
 
 
-def refused(folder: Path, text: str, port: int, **env: str) -> tuple[int, str]:
-    """Exit code and the words of a sidecar that is not to start."""
+def failed_start(folder: Path, text: str, port: int, **env: str) -> tuple[int, str]:
+    """Return exit code and output of a sidecar that fails to start."""
     file = folder / "litellm.yaml"
     file.write_text(text)
     command = [str(sidecar_python()), "-m", "llm_proxy.sidecar", "--config", str(file), "--port", str(port)]
@@ -49,52 +49,54 @@ def refused(folder: Path, text: str, port: int, **env: str) -> tuple[int, str]:
         ("model_list: [{model_name: a}]", "entry 1 (a): litellm_params.model is missing"),
     ],
 )
-def test_a_broken_configuration_is_one_line_and_exit_2(
+def test_an_invalid_configuration_is_one_line_and_exit_2(
     tmp_path: Path, free_port: int, text: str, said: str
 ) -> None:
-    """Before LiteLLM is even imported."""
-    code, words = refused(tmp_path, text, free_port)
+    """Before LiteLLM is imported."""
+    code, words = failed_start(tmp_path, text, free_port)
     assert code == 2
     [line] = words.strip().splitlines()
     assert said in line
     assert "litellm.yaml" in line
 
 
-def test_what_litellm_refuses_is_one_line_and_exit_4(tmp_path: Path, free_port: int) -> None:
-    """A callback that is not there: LiteLLM's reason, on one line."""
-    code, words = refused(tmp_path, "litellm_settings: {callbacks: [no_such_module.thing]}", free_port)
+def test_a_failed_start_of_litellm_is_one_line_and_exit_4(tmp_path: Path, free_port: int) -> None:
+    """A missing callback: LiteLLM's reason on one line."""
+    code, words = failed_start(tmp_path, "litellm_settings: {callbacks: [no_such_module.thing]}", free_port)
     assert code == 4
     assert "LiteLLM did not start" in words.strip().splitlines()[-1]
 
 
-def test_what_would_divert_calls_does_not_start(tmp_path: Path, free_port: int) -> None:
-    """One line that names it."""
-    code, words = refused(tmp_path, "general_settings: {completion_model: dear}", free_port)
+def test_a_substituted_model_prevents_the_start(tmp_path: Path, free_port: int) -> None:
+    """One line names the setting."""
+    code, words = failed_start(tmp_path, "general_settings: {completion_model: dear}", free_port)
     assert code == 2
     assert "general_settings.completion_model: answers every such call with dear" in words
     assert "Traceback" not in words
 
 
 def test_a_port_in_use_is_one_line_and_exit_3(tmp_path: Path) -> None:
-    """At once, not after the start."""
+    """At once, before LiteLLM's start."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         started = time.monotonic()
-        code, words = refused(tmp_path, "model_list: []", taken.getsockname()[1])
+        code, words = failed_start(tmp_path, "model_list: []", taken.getsockname()[1])
     assert code == 3
     assert "Address already in use" in words
     assert time.monotonic() - started < 5
 
 
-def test_without_a_traffic_key_it_does_not_start(tmp_path: Path, free_port: int) -> None:
-    """An open sidecar is nobody's wish."""
-    code, words = refused(tmp_path, "model_list: []", free_port, LITELLM_MASTER_KEY="")
+def test_a_missing_traffic_key_prevents_the_start(tmp_path: Path, free_port: int) -> None:
+    """A sidecar is never open."""
+    code, words = failed_start(tmp_path, "model_list: []", free_port, LITELLM_MASTER_KEY="")
     assert code == 2
     assert "LITELLM_MASTER_KEY" in words
 
 
 @contextmanager
-def slow_one(provider: Provider, folder: Path, more: Json | None = None, **env: str) -> Generator[Sidecar]:
-    """A sidecar with one deployment, and a callback of the user's own beside its configuration."""
+def slow_sidecar(
+    provider: Provider, folder: Path, more: Json | None = None, **env: str
+) -> Generator[Sidecar]:
+    """A sidecar with one deployment and an operator's callback beside its configuration."""
     (folder / "beside.py").write_text(BESIDE)
     config: Json = {
         "model_list": [deployment("a", "openai/a", provider)],
@@ -108,8 +110,8 @@ def slow_one(provider: Provider, folder: Path, more: Json | None = None, **env: 
 
 
 async def test_sigterm_lets_running_calls_end(provider: Provider, tmp_path: Path) -> None:
-    """It says it is leaving and still answers; a stream that runs ends whole; then the process is gone."""
-    with slow_one(provider, tmp_path, LLM_PROXY_SIDECAR_LEAVE_S="1") as sidecar:
+    """It reports `leaving` and still accepts calls; a running stream completes; then the process exits."""
+    with slow_sidecar(provider, tmp_path, LLM_PROXY_SIDECAR_LEAVE_S="1") as sidecar:
         stream = asyncio.create_task(sidecar.stream("a", "drain", do="slow", frames=20, gap_ms=150))
         async with asyncio.timeout(10):
             while not await provider.calls("drain"):  # noqa: ASYNC110 -- the provider has no event to wait for
@@ -126,11 +128,9 @@ async def test_sigterm_lets_running_calls_end(provider: Provider, tmp_path: Path
             assert time.monotonic() - ended < 8
 
 
-async def test_after_enough_calls_it_leaves_by_itself_and_what_runs_ends_whole(
-    provider: Provider, tmp_path: Path
-) -> None:
-    """Its supervisor starts it anew; nobody loses an answer over it."""
-    with slow_one(provider, tmp_path, LLM_PROXY_SIDECAR_MAX_CALLS="3") as sidecar:
+async def test_after_max_calls_it_drains_and_exits(provider: Provider, tmp_path: Path) -> None:
+    """Its supervisor starts it again; no answer is lost."""
+    with slow_sidecar(provider, tmp_path, LLM_PROXY_SIDECAR_MAX_CALLS="3") as sidecar:
         for at in range(4):
             assert (await sidecar.chat("a", f"enough-{at}")).status == 200
         stream = asyncio.create_task(sidecar.stream("a", "last", do="slow", frames=60, gap_ms=150))
@@ -145,8 +145,8 @@ async def test_after_enough_calls_it_leaves_by_itself_and_what_runs_ends_whole(
 
 
 @pytest.fixture(scope="module")
-def owners(provider: Provider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
-    """A sidecar with an owner's configuration, a file it includes, and a call log where nobody listens."""
+def operator_sidecar(provider: Provider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
+    """A sidecar with an operator's configuration, an included file, and a call log without a database."""
     folder = tmp_path_factory.mktemp("owners")
     (folder / "more.yaml").write_text(f"""
 model_list:
@@ -157,46 +157,48 @@ model_list:
 """)
     dead = f"postgres://a:b@127.0.0.1:{probe.free_port()}/x"
     more: Json = {"include": ["more.yaml"]}
-    with slow_one(provider, folder, more, OWN_NAME="k", LLM_CALLS_DATABASE_URL=dead) as sidecar:
+    with slow_sidecar(provider, folder, more, OWN_NAME="k", LLM_CALLS_DATABASE_URL=dead) as sidecar:
         yield sidecar
 
 
-async def test_a_user_s_own_configuration_works_with_what_stands_beside_it(owners: Sidecar) -> None:
-    """Its callback is called; its known key, its database and a stray environment do no harm."""
-    assert (await owners.chat("a", "beside")).status == 200
+async def test_an_operator_s_configuration_works_with_files_beside_it(operator_sidecar: Sidecar) -> None:
+    """Its callback is called; its well-known key, its database and a stray environment have no effect."""
+    assert (await operator_sidecar.chat("a", "beside")).status == 200
     async with asyncio.timeout(5):
-        while "BESIDE SAW" not in owners.log.read_text():  # noqa: ASYNC110 -- a file has no event
+        while "BESIDE SAW" not in operator_sidecar.log.read_text():  # noqa: ASYNC110 -- a file has no event
             await asyncio.sleep(0.1)
-    assert "ignored general_settings.database_url" in owners.log.read_text()
+    assert "ignored general_settings.database_url" in operator_sidecar.log.read_text()
 
 
-async def test_an_included_file_is_held_to_the_same(owners: Sidecar) -> None:
-    """Its deployments are served, those without a key left out; its names are read from the environment."""
-    names = [one["id"] for one in (await owners.get("/v1/models")).json["data"]]
+async def test_an_included_file_has_the_same_rules(operator_sidecar: Sidecar) -> None:
+    """Its deployments are served except those without a key; its variables are read from the environment."""
+    names = [one["id"] for one in (await operator_sidecar.get("/v1/models")).json["data"]]
     assert names == ["a", "b"]
-    assert (await owners.chat("b")).status == 200
+    assert (await operator_sidecar.chat("b")).status == 200
 
 
-async def test_an_empty_configuration_serves_nothing_and_says_so(provider: Provider, tmp_path: Path) -> None:
-    """With no key at all the sidecar still stands, and the gateway in front of it."""
+async def test_without_any_provider_key_the_sidecar_serves_no_group(
+    provider: Provider, tmp_path: Path
+) -> None:
+    """The sidecar still runs, and the gateway in front of it."""
     with run_sidecar({"model_list": []}, provider, tmp_path) as sidecar:
         assert (await sidecar.get("/v1/models")).json == {"object": "list", "data": []}
         assert (await sidecar.get("/llmp/catalog")).json["groups"] == []
         assert (await sidecar.chat("a")).status in {400, 404, 500}
 
 
-async def test_postgres_away_never_hurts(owners: Sidecar) -> None:
-    """Calls are as quick, and the log says once that rows wait."""
+async def test_an_unreachable_postgres_delays_no_call(operator_sidecar: Sidecar) -> None:
+    """The log says once that rows wait."""
     for at in range(5):
         started = time.monotonic()
-        assert (await owners.chat("a", f"away-{at}")).status == 200
+        assert (await operator_sidecar.chat("a", f"away-{at}")).status == 200
         assert time.monotonic() - started < 1
     await asyncio.sleep(1.5)
-    assert owners.log.read_text().count("call log:") == 1
+    assert operator_sidecar.log.read_text().count("call log:") == 1
 
 
-def test_the_command_runs_it_in_its_own_environment(tmp_path: Path) -> None:
-    """`llm-proxy sidecar` hands its words on and becomes the process."""
+def test_the_command_runs_the_sidecar_in_its_own_environment(tmp_path: Path) -> None:
+    """`llm-proxy sidecar` passes its arguments on and becomes the process."""
     file = tmp_path / "bad.yaml"
     file.write_text("[]")
     command = [
@@ -219,7 +221,7 @@ def test_the_command_runs_it_in_its_own_environment(tmp_path: Path) -> None:
 def unpatched(
     provider: Provider, tmp_path_factory: pytest.TempPathFactory, cache_redis_url: str
 ) -> Iterator[Sidecar]:
-    """A sidecar as on a release our patches were never tried on; a group for each mode."""
+    """A sidecar as on a release without tested patches; a group for each mode."""
     groups = [deployment(name, f"openai/{name}", provider) for name in ("chat", "stream", "embed")]
     config: Json = {"model_list": groups, "router_settings": {"num_retries": 0}}
     without = {"CACHE_REDIS_URL": cache_redis_url, "LLM_PROXY_SIDECAR_WITHOUT": "all"}
@@ -228,10 +230,10 @@ def unpatched(
 
 
 @pytest.mark.parametrize("mode", ["chat", "stream"])
-async def test_without_its_patches_a_sidecar_still_answers(unpatched: Sidecar, mode: Mode) -> None:
-    """One line a patch says that it is off.
+async def test_a_sidecar_without_patches_still_answers(unpatched: Sidecar, mode: Mode) -> None:
+    """A line for each patch says that it is off.
 
-    What nobody noted is unknown, and nothing is concluded from it; an error keeps its status.
+    What was not recorded is unknown; an error keeps its status.
     """
     mark = f"unpatched-{uuid4()}"
     for _ in range(2):

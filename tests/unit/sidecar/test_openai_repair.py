@@ -1,4 +1,4 @@
-"""Frames and answers on OpenAI's wire, made readable, and failures stated with status 200."""
+"""Repair of frames and answers in OpenAI's format, and failures stated with status 200."""
 
 from itertools import pairwise
 from typing import Any
@@ -46,8 +46,8 @@ def test_each_tool_call_has_an_index_of_its_own(pieces: list[Json], expected: di
 
 
 @given(st.text(max_size=20), st.lists(st.integers(0, 50), max_size=6))
-def test_surrogate_pairs_are_joined_wherever_they_were_torn(text: str, cuts: list[int]) -> None:
-    """The text is whole again."""
+def test_split_surrogate_pairs_are_joined_in_any_chunking(text: str, cuts: list[int]) -> None:
+    """The text is complete again."""
     units = text.encode("utf-16-le", "surrogatepass")
     bounds = sorted({0, len(units) // 2, *(cut % (len(units) // 2 + 1) for cut in cuts)})
     joiner = SurrogateJoiner()
@@ -60,8 +60,8 @@ def test_surrogate_pairs_are_joined_wherever_they_were_torn(text: str, cuts: lis
     assert joined == text
 
 
-def test_half_a_pair_is_replaced() -> None:
-    """When the other half does not come, in its own text."""
+def test_a_single_surrogate_half_is_replaced() -> None:
+    """Its other half does not come in the same text."""
     repair = StreamRepair()
     frames: list[Json] = [
         {
@@ -96,13 +96,13 @@ def test_finish_reasons_are_openai_s_or_the_provider_s(said: str | None, expecte
     "frame", [{}, {"choices": None}, {"choices": [None, {"delta": None}]}, {"choices": {}}]
 )
 def test_a_frame_always_has_choices_and_deltas(frame: Json) -> None:
-    """Of the right types, whatever came."""
+    """Of the right types."""
     StreamRepair().repair_chunk(frame)
     assert all(choice["delta"] == {} and choice["index"] == 0 for choice in frame["choices"])
 
 
 def test_content_in_blocks_is_text_and_reasoning() -> None:
-    """As Mistral's reasoning models write it."""
+    """As Mistral's reasoning models send it."""
     blocks = [
         {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
         {"type": "text", "text": "yes"},
@@ -135,13 +135,13 @@ def test_content_in_blocks_is_text_and_reasoning() -> None:
     ],
 )
 def test_a_stated_failure_has_a_status(document: Json, status: int | None) -> None:
-    """The one it names, or the one its words stand for."""
+    """The stated one, or that of its words."""
     failure = find_failure(document)
     assert (failure.status if failure else None) == status
 
 
-def test_an_error_event_is_one_whatever_it_holds() -> None:
-    """Text, or an object without the word."""
+def test_an_error_event_always_states_a_failure() -> None:
+    """Text, or an object without `error`."""
     found = find_failure_in_text("boom", error_event=True)
     assert found is not None
     assert (found.status, found.message) == (500, "boom")
@@ -151,7 +151,7 @@ def test_an_error_event_is_one_whatever_it_holds() -> None:
     assert find_failure_in_text('{"content": "an \\"error\\" of mine"}') is None
 
 
-def test_the_wait_is_where_openrouter_puts_it() -> None:
+def test_the_retry_after_of_openrouter_is_read() -> None:
     """Among the headers of its own provider."""
     failure = find_failure({"error": {"code": 429, "metadata": {"headers": {"Retry-After": 7}}}})
     assert failure is not None
@@ -159,8 +159,8 @@ def test_the_wait_is_where_openrouter_puts_it() -> None:
 
 
 @pytest.mark.parametrize("raw", [b"", b"<html>", b"\xff"])
-def test_a_body_that_is_no_json_states_nothing(raw: bytes) -> None:
-    """Whoever reads it next will say so."""
+def test_a_body_that_is_no_json_states_no_failure(raw: bytes) -> None:
+    """Its parser will reject it."""
     assert check_response("/v1/chat/completions", raw) == CheckedResponse()
 
 

@@ -1,4 +1,4 @@
-"""What LiteLLM saw of each call, in Postgres, written by a role that may do nothing else."""
+"""The table `llm_calls` in Postgres, written with a role that may only insert."""
 
 import asyncio
 import json
@@ -17,13 +17,13 @@ PROMPT = "the-prompt-of-nobody's-business"
 
 
 class Reader:
-    """Asks for the rows of a call, waiting for the background writer."""
+    """Returns the rows of a call; waits for the background writer."""
 
     def __init__(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
         self.connection = connection
 
     async def rows(self, call_id: UUID, count: int = 1) -> Rows:
-        """The rows of one call; raises `TimeoutError` when they do not come."""
+        """Return the rows of one call; raises `TimeoutError` if there are none."""
         query = "SELECT * FROM llm_calls WHERE call_id = $1 ORDER BY started_at"
         async with asyncio.timeout(10):
             while len(found := await self.connection.fetch(query, call_id)) < count:  # noqa: ASYNC110 -- no event
@@ -33,14 +33,14 @@ class Reader:
 
 @pytest.fixture
 async def log(call_log_dsn: str) -> AsyncIterator[Reader]:
-    """The table, as its owner sees it."""
+    """The table, read as its owner."""
     connection = await asyncpg.connect(call_log_dsn)
     yield Reader(connection)
     await connection.close()
 
 
 async def call(sidecar: Sidecar, model: str, fields: Json | None = None, **directive: object) -> UUID:
-    """One chat call under an id of its own."""
+    """Make one chat call with an id of its own."""
     call_id = uuid4()
     said = f"{PROMPT} {call_id} {json.dumps(directive)}"
     body: Json = {"model": model, "messages": [{"role": "user", "content": said}]} | (fields or {})
@@ -49,8 +49,8 @@ async def call(sidecar: Sidecar, model: str, fields: Json | None = None, **direc
 
 
 @pytest.mark.parametrize("mode", ["chat", "stream"])
-async def test_a_success_is_one_exact_row(sidecar: Sidecar, log: Reader, mode: Mode) -> None:
-    """Tokens as the provider said, cost to the nano-dollar, under the request's id."""
+async def test_a_success_is_one_row(sidecar: Sidecar, log: Reader, mode: Mode) -> None:
+    """The provider's tokens, the cost to the nano-dollar, the request's id."""
     tokens = {"prompt_tokens": 101, "completion_tokens": 57, "cached_tokens": 11, "reasoning_tokens": 7}
     call_id = await call(sidecar, "openai", {"stream": mode == "stream"}, do="ok", **tokens)
     [row] = await log.rows(call_id)
@@ -65,17 +65,17 @@ async def test_a_success_is_one_exact_row(sidecar: Sidecar, log: Reader, mode: M
 
 @pytest.mark.parametrize("how", ["ok", "cut", "status-500"])
 @pytest.mark.parametrize("mode", ["chat", "stream"])
-async def test_a_row_names_the_provider_as_the_configuration_does(
+async def test_a_row_names_the_configured_provider(
     sidecar: Sidecar, log: Reader, mode: Mode, how: str
 ) -> None:
-    """Not whose protocol it speaks: a lost call is filled in from here."""
+    """Not the one whose protocol is used: the records of lost calls are completed from here."""
     rows = await log.rows(await call(sidecar, "own", {"stream": mode == "stream"}, do=how))
     assert {row["provider"] for row in rows} == {"inhouse"}
     assert None not in {row["deployment"] for row in rows}
 
 
-async def test_a_stream_whose_caller_is_gone_names_who_answered(sidecar: Sidecar, log: Reader) -> None:
-    """Such as a gateway's worker that died: its lost call has nothing else."""
+async def test_a_stream_of_a_disconnected_caller_names_its_deployment(sidecar: Sidecar, log: Reader) -> None:
+    """A gateway's worker that crashed has no other source for the lost call."""
     call_id = uuid4()
     said = f"{PROMPT} {call_id} {json.dumps({'do': 'slow', 'frames': 50, 'gap_ms': 50})}"
     body: Json = {"model": "own", "messages": [{"role": "user", "content": said}], "stream": True}
@@ -89,27 +89,27 @@ async def test_a_stream_whose_caller_is_gone_names_who_answered(sidecar: Sidecar
     assert (row["provider"], row["deployment"], row["model_group"]) == ("inhouse", "own", "own")
 
 
-async def test_an_unknown_price_is_unknown_and_not_zero(sidecar: Sidecar, log: Reader) -> None:
-    """LiteLLM says 0."""
+async def test_an_unknown_price_is_null(sidecar: Sidecar, log: Reader) -> None:
+    """LiteLLM reports 0."""
     [row] = await log.rows(await call(sidecar, "unpriced", do="ok"))
     assert row["cost_usd"] is None
 
 
 async def test_a_price_of_zero_is_zero(sidecar: Sidecar, log: Reader) -> None:
-    """A model of one's own costs nothing, and that is known."""
+    """A self-hosted model costs nothing, and that is known."""
     [row] = await log.rows(await call(sidecar, "own", do="ok"))
     assert row["cost_usd"] == 0
 
 
-async def test_tokens_a_provider_did_not_state_are_unknown(sidecar: Sidecar, log: Reader) -> None:
-    """LiteLLM says 0 tokens, and that they cost 0."""
+async def test_unstated_tokens_are_null(sidecar: Sidecar, log: Reader) -> None:
+    """LiteLLM reports 0 tokens at a cost of 0."""
     [row] = await log.rows(await call(sidecar, "openai", do="ok", counted=False))
     assert (row["status"], row["prompt_tokens"], row["completion_tokens"]) == ("success", None, None)
     assert row["cost_usd"] is None
 
 
 async def test_a_retry_leaves_a_failure_and_a_success(sidecar: Sidecar, log: Reader) -> None:
-    """With what was wrong the first time."""
+    """The failure has its error."""
     key = str(uuid4())
     failed, good = await log.rows(await call(sidecar, "solo", do="flaky", key=key, fails=1, status=500), 2)
     assert (failed["status"], failed["http_status"]) == ("failure", 500)
@@ -119,7 +119,7 @@ async def test_a_retry_leaves_a_failure_and_a_success(sidecar: Sidecar, log: Rea
 
 
 async def test_a_fallback_names_the_deployment_that_served(sidecar: Sidecar, log: Reader) -> None:
-    """The first group's failure stays beside it."""
+    """The first group's failure has a row of its own."""
     key = str(uuid4())
     call_id = await call(sidecar, "first", do="flaky", key=key, fails=3, status=500)
     *failed, good = await log.rows(call_id, 4)
@@ -135,7 +135,7 @@ async def test_a_fallback_names_the_deployment_that_served(sidecar: Sidecar, log
 async def test_every_attempt_is_a_row(
     sidecar: Sidecar, log: Reader, model: str, how: str, mode: Mode
 ) -> None:
-    """As many as the answer's header says, whatever became of the call, each with what was wrong."""
+    """As many as the response's header says, each with its error."""
     call_id = uuid4()
     said = f"{PROMPT} {call_id} {json.dumps({'do': how})}"
     body: Json = {"model": model, "messages": [{"role": "user", "content": said}], "stream": mode == "stream"}
@@ -158,7 +158,7 @@ async def test_every_attempt_is_a_row(
 
 @pytest.mark.parametrize("family", ["openai", "anthropic", "ollama_chat"])
 async def test_a_stream_that_breaks_is_one_row(sidecar: Sidecar, log: Reader, family: str) -> None:
-    """It answered, and failed later."""
+    """It answered first and failed later."""
     call_id = await call(sidecar, family, {"stream": True}, do="cut", after=5, frames=9)
     [row] = await log.rows(call_id)
     await asyncio.sleep(1)
@@ -181,15 +181,15 @@ async def test_a_cache_hit_is_marked_and_costs_nothing(sidecar: Sidecar, log: Re
 
 
 async def test_no_prompt_answer_or_key_is_in_the_log(sidecar: Sidecar, log: Reader) -> None:
-    """Nor do the process's own words hold them."""
+    """Neither in the table nor in the process's log."""
     [row] = await log.rows(await call(sidecar, "openai", do="ok", text="the-answer-itself"))
     for text in (repr(dict(row)), sidecar.log.read_text()):
         assert PROMPT not in text
         assert "the-answer-itself" not in text
 
 
-async def test_the_warm_up_is_not_a_call(sidecar: Sidecar, log: Reader) -> None:
-    """What the process asks itself is nobody's usage."""
+async def test_the_warm_up_is_not_logged(sidecar: Sidecar, log: Reader) -> None:
+    """Its calls are nobody's usage."""
     await log.rows(await call(sidecar, "openai", do="ok"))
     assert (
         await log.connection.fetchval("SELECT count(*) FROM llm_calls WHERE model_group LIKE 'llm-proxy%'")
@@ -198,8 +198,8 @@ async def test_the_warm_up_is_not_a_call(sidecar: Sidecar, log: Reader) -> None:
 
 
 @pytest.mark.parametrize("mode", ["chat", "stream"])
-async def test_tokens_no_call_can_have_are_not_known(sidecar: Sidecar, log: Reader, mode: Mode) -> None:
-    """A provider's number never keeps a row out of the table."""
+async def test_impossible_token_counts_are_null(sidecar: Sidecar, log: Reader, mode: Mode) -> None:
+    """A provider's number never prevents a row."""
     tokens = {"prompt_tokens": 10**25, "completion_tokens": 10**25, "cached_tokens": 10**25}
     call_id = await call(sidecar, "openai", {"stream": mode == "stream"}, do="ok", **tokens)
     [row] = await log.rows(call_id)

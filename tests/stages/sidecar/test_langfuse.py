@@ -1,6 +1,6 @@
-"""What Langfuse would receive of calls through the gateway, at an endpoint that keeps it.
+"""What Langfuse receives of calls through the gateway, at an endpoint that stores it.
 
-Text only of tenants whose text the operator keeps.
+Prompts and answers only of tenants whose text the operator stores.
 """
 
 import json
@@ -29,18 +29,18 @@ KEPT, OTHER = "kept-tenant", "other-tenant"
 
 
 class Recorder(ThreadingHTTPServer):
-    """Langfuse's address; `sent` is all that came, in order."""
+    """A stand-in for Langfuse's ingestion endpoint; `sent` holds all bodies in order."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Ingestion)
         self.sent: list[tuple[str, bytes]] = []
 
     def generations(self) -> list[dict[str, Any]]:
-        """The attributes of what came so far."""
+        """Return the attributes of all generations so far."""
         return [span for path, body in self.sent if path.endswith("/v1/traces") for span in spans(body)]
 
     async def of(self, session: str) -> dict[str, Any]:
-        """The one generation of a session; raises `TimeoutError` when none comes."""
+        """Return the one generation of a session; raises `TimeoutError` if there is none."""
         with anyio.fail_after(30):
             while not (found := [one for one in self.generations() if one.get("session.id") == session]):  # noqa: ASYNC110 -- another thread's list
                 await anyio.sleep(0.2)
@@ -49,10 +49,10 @@ class Recorder(ThreadingHTTPServer):
 
 
 class Ingestion(BaseHTTPRequestHandler):
-    """Keeps a body and says it is well."""
+    """Stores a body and responds with success."""
 
     def do_POST(self) -> None:
-        """Take one batch."""
+        """Accept one batch."""
         assert isinstance(self.server, Recorder)
         body = self.rfile.read(int(self.headers["content-length"]))
         self.server.sent.append((self.path, body))
@@ -62,12 +62,12 @@ class Ingestion(BaseHTTPRequestHandler):
         self.wfile.write(b"{}")
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- the standard library's name
-        """Say nothing."""
+        """Print nothing."""
 
 
 @pytest.fixture(scope="module")
 def langfuse() -> Iterator[Recorder]:
-    """A recorder that runs."""
+    """A running recorder."""
     recorder = Recorder()
     thread = threading.Thread(target=recorder.serve_forever)
     thread.start()
@@ -79,7 +79,7 @@ def langfuse() -> Iterator[Recorder]:
 
 @pytest.fixture(scope="module")
 def observed(provider: Provider, service_folder: Path, langfuse: Recorder) -> Generator[Sidecar]:
-    """A sidecar that reports to it."""
+    """A sidecar that reports to the recorder."""
     steered = [
         deployment("steered", "openai/by-default", provider, tags=["default"]),
         deployment("steered", "openai/by-tag", provider, tags=[f"tenant:{OTHER}", "nightly"]),
@@ -97,12 +97,12 @@ def observed(provider: Provider, service_folder: Path, langfuse: Recorder) -> Ge
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """A gateway before that sidecar, which keeps one tenant's text."""
+    """A gateway in front of that sidecar, which stores one tenant's text."""
 
     url: str
 
-    async def say(self, session: str, tenant: str, **more: Any) -> httpx.Response:
-        """One call of a known user, session, agent and tenant."""
+    async def chat(self, session: str, tenant: str, **more: Any) -> httpx.Response:
+        """Make one call of a known user, session, agent and tenant."""
         play = {"text": ANSWER, "prompt_tokens": 1234, "completion_tokens": 77, "cached_tokens": 34} | more
         body: Json = {
             "model": more.pop("model", "a"),
@@ -124,7 +124,7 @@ class Gateway:
 
 @pytest.fixture(scope="module")
 def gateway(observed: Sidecar, service_folder: Path) -> Iterator[Gateway]:
-    """The gateway, which has learned from the sidecar's catalogue that somebody watches."""
+    """The gateway, once it has read in the catalog that callbacks run."""
     port = probe.free_port()
     env = {
         "PATH": os.environ["PATH"],
@@ -150,11 +150,9 @@ def gateway(observed: Sidecar, service_folder: Path) -> Iterator[Gateway]:
         process.stop([started])
 
 
-async def test_a_generation_says_who_asked_how_much_it_was_and_what_it_cost(
-    gateway: Gateway, langfuse: Recorder
-) -> None:
-    """Keys and an address are all it takes; nothing of what was said, nothing of the process's own calls."""
-    answer = await gateway.say("quiet", OTHER)
+async def test_a_generation_has_user_tokens_and_cost(gateway: Gateway, langfuse: Recorder) -> None:
+    """Keys and an address suffice; no prompt, no answer, nothing of the warm-up."""
+    answer = await gateway.chat("quiet", OTHER)
     assert answer.status_code == 200
     sent = await langfuse.of("quiet")
     assert (sent["user.id"], sent["langfuse.environment"]) == ("user of quiet", "staging")
@@ -171,25 +169,25 @@ async def test_a_generation_says_who_asked_how_much_it_was_and_what_it_cost(
 
 
 async def test_no_tag_chooses_a_deployment(gateway: Gateway, langfuse: Recorder) -> None:
-    """Where a model group filters its deployments by tags, ours are shown in the trace all the same."""
+    """Our tags are in the trace even where a group selects deployments by tags."""
     for number in range(4):
         session = f"steered {number}"
-        assert (await gateway.say(session, OTHER, model="steered")).status_code == 200
+        assert (await gateway.chat(session, OTHER, model="steered")).status_code == 200
         sent = await langfuse.of(session)
         assert sent["langfuse.observation.model.name"] == "openai/by-default"
         assert {f"tenant:{OTHER}", "nightly"} < set(sent["langfuse.trace.tags"])
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_text_is_sent_of_those_tenants_alone_whose_text_is_kept(
+async def test_text_is_sent_only_of_tenants_whose_text_is_stored(
     gateway: Gateway,
     langfuse: Recorder,
     stream: bool,  # noqa: FBT001 -- a parameter
 ) -> None:
-    """One setting says so for the gateway's own store and for Langfuse."""
+    """One setting applies to the gateway's own store and to Langfuse."""
     for tenant in (KEPT, OTHER):
         session = f"{tenant} {stream}"
-        assert (await gateway.say(session, tenant, stream=stream)).status_code == 200
+        assert (await gateway.chat(session, tenant, stream=stream)).status_code == 200
         sent = await langfuse.of(session)
         assert (PROMPT in sent["langfuse.observation.input"]) is (tenant == KEPT)
         assert (ANSWER in sent["langfuse.observation.output"]) is (tenant == KEPT)

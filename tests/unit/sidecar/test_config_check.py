@@ -1,4 +1,4 @@
-"""One broken file per fault: what `llm-proxy config check` says of it."""
+"""What `llm-proxy config check` finds in one invalid file per fault."""
 
 # ruff: noqa: E501 -- one fault, one line
 
@@ -47,7 +47,7 @@ FAULTS = {
 
 
 def written(line: str) -> str:
-    """The good file with one section replaced by a broken one."""
+    """The valid file with one section replaced."""
     section = line.partition(":")[0]
     kept = [part for part in GOOD.strip().split("\n") if not part.startswith(f"{section}:")]
     if section == "model_list":
@@ -57,18 +57,18 @@ def written(line: str) -> str:
 
 @pytest.mark.parametrize(("line", "where", "said"), FAULTS.values(), ids=FAULTS)
 def test_each_fault_is_named(line: str, where: str, said: str) -> None:
-    """With its place and, where there is one, the key that was meant."""
+    """With its path and, where there is one, the key that was meant."""
     faults = [found for found in check_text(written(line)) if found.is_fault]
     assert [one for one in faults if one.path == where and said in one.message], faults
 
 
-def test_a_good_file_has_nothing_to_say() -> None:
+def test_a_valid_file_has_no_findings() -> None:
     """No fault and no note."""
     assert check_text(GOOD) == []
 
 
-def test_an_unset_name_is_a_note() -> None:
-    """The deployment is left out at start; that is no fault."""
+def test_an_unset_key_is_a_note() -> None:
+    """The deployment is left out at the start, which is no fault."""
     text = "model_list: [{model_name: a, litellm_params: {model: openai/a, api_key: os.environ/NO_SUCH_KEY}}]"
     assert [(one.is_fault, one.message) for one in check_text(text)] == [
         (False, "left out: NO_SUCH_KEY not set")
@@ -93,41 +93,41 @@ CROSSING = {
 
 
 @pytest.mark.parametrize(("router", "where"), CROSSING.values(), ids=CROSSING)
-def test_a_fallback_that_leaves_the_machine_is_named(router: str, where: str) -> None:
-    """A local server that is down must not send private prompts to a third party unnoticed."""
+def test_a_fallback_from_local_to_remote_is_a_note(router: str, where: str) -> None:
+    """A local server that is down must not send private prompts elsewhere unnoticed."""
     text = f"model_list: [{OWN}, {ALIKE}, {FAR}, {WILD}]\nrouter_settings: {router}"
     assert where in [one.path for one in check_text(text) if "leaves the machine" in one.message]
 
 
-def test_a_fallback_that_stays_is_not() -> None:
-    """From local to local, and from remote to anywhere."""
+def test_other_fallbacks_are_no_note() -> None:
+    """From local to local, and from remote to any."""
     rules = "{fallbacks: [{own: [alike]}, {far: [own, wild/x]}]}"
     text = f"model_list: [{OWN}, {ALIKE}, {FAR}, {WILD}]\nrouter_settings: {rules}"
     assert not [one for one in check_text(text) if "remote" in one.message]
 
 
-def test_a_public_address_is_not_local_whatever_its_name() -> None:
-    """A variable for one's own server may hold the address of somebody else's."""
+def test_a_public_address_is_remote_whatever_its_variable() -> None:
+    """The variable of a local server may hold a public address."""
     text = f"model_list: [{OWN}, {FAR}]\nrouter_settings: {{fallbacks: [{{own: [far]}}]}}"
     given = {"OLLAMA_API_BASE": "https://ollama.com"}
     assert not [one for one in check_text(text, given) if "remote" in one.message]
 
 
-def test_a_group_that_is_both_is_named() -> None:
-    """Its calls are shared out."""
+def test_a_group_of_local_and_remote_deployments_is_a_note() -> None:
+    """Its calls are shared between them."""
     found = check_text(f"model_list: [{OWN}, {BOTH}]")
     assert [one.path for one in found if "either gets a prompt" in one.message] == ["model_list.own"]
 
 
-def test_a_tokenizer_of_one_s_own_is_a_note() -> None:
-    """Nothing is loaded from a hub while calls run."""
+def test_a_custom_tokenizer_is_a_note() -> None:
+    """Nothing is loaded from a hub during calls."""
     info = "{id: one, custom_tokenizer: {identifier: some/model, revision: main, auth_token: null}}"
     text = f"model_list: [{{model_name: a, litellm_params: {{model: openai/a}}, model_info: {info}}}]"
     found = [(one.is_fault, one.path) for one in check_text(text)]
     assert found == [(False, "model_list.a.model_info.custom_tokenizer")]
 
 
-def test_retries_of_a_caller_s_fault_are_a_note() -> None:
+def test_retries_of_a_caller_s_error_are_a_note() -> None:
     """They are never made."""
     text = (
         "router_settings: {retry_policy: {BadRequestErrorRetries: 3, TimeoutErrorRetries: 1}}\nmodel_list: []"
@@ -136,22 +136,22 @@ def test_retries_of_a_caller_s_fault_are_a_note() -> None:
     assert (note.is_fault, note.path) == (False, "router_settings.retry_policy.BadRequestErrorRetries")
 
 
-def test_what_goes_to_the_provider_is_a_note() -> None:
-    """LiteLLM sends on what it does not know."""
+def test_an_unknown_parameter_is_a_note() -> None:
+    """LiteLLM sends it to the provider."""
     text = "model_list: [{model_name: a, litellm_params: {model: openai/a, min_p: 1}}]"
     assert [(one.is_fault, one.path) for one in check_text(text)] == [(False, "model_list.a.min_p")]
 
 
-def test_a_name_a_section_refers_to_is_named_when_it_is_not_set() -> None:
-    """Deployments aside, which are left out."""
+def test_an_unset_variable_of_a_section_is_a_note() -> None:
+    """Deployments with unset variables are left out."""
     text = "litellm_settings: {cache_params: {ssl: os.environ/NO_SUCH_NAME}}\nmodel_list: []"
     [note] = check_text(text)
     assert (note.is_fault, note.path) == (False, "litellm_settings.cache_params")
     assert "NO_SUCH_NAME" in note.message
 
 
-def test_included_files_are_part_of_it(tmp_path: Path) -> None:
-    """A fallback may lead to what another file serves; a fault in that file is found."""
+def test_included_files_are_checked_too(tmp_path: Path) -> None:
+    """A fallback may lead to a group of another file; a fault in that file is found."""
     (tmp_path / "more.yaml").write_text(
         "model_list: [{model_name: b, litellm_params: {model: openai/b}}]\nrouter_settings: {num_retrys: 2}"
     )
@@ -162,8 +162,8 @@ def test_included_files_are_part_of_it(tmp_path: Path) -> None:
     assert "gone.yaml" in gone[0].message
 
 
-def test_what_is_left_out_for_one_reason_shares_a_line() -> None:
-    """Fifty lines would hide the one that matters."""
+def test_deployments_left_out_for_one_reason_share_a_line() -> None:
+    """Fifty lines would hide the important one."""
     models = "".join(
         f"  - {{model_name: {name}, litellm_params: {{model: openai/{name}, api_key: os.environ/{key}}}}}\n"
         for name, key in (("a", "ONE_KEY"), ("b", "OTHER_KEY"), ("c", "ONE_KEY"), ("d", "LOCAL_CHAT_BASE"))
@@ -177,8 +177,8 @@ def test_what_is_left_out_for_one_reason_shares_a_line() -> None:
     ]
 
 
-def test_the_command_exits_by_what_it_found(tmp_path: Path) -> None:
-    """1 with a fault, 0 with notes alone, 2 and one line for a file that is not there."""
+def test_the_command_s_exit_code_depends_on_the_findings(tmp_path: Path) -> None:
+    """1 with a fault, 0 with notes only, 2 and one line for a missing file."""
     good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
     good.write_text(GOOD)
     bad.write_text(written(FAULTS["router"][0]))
@@ -203,8 +203,8 @@ def test_the_command_exits_by_what_it_found(tmp_path: Path) -> None:
         ("ollama/x", None, False),
     ],
 )
-def test_an_address_says_more_than_a_protocol(model: str, address: str | None, *, leaves: bool) -> None:
-    """Anybody may serve a self-hosted server's protocol in public."""
+def test_an_address_decides_before_a_protocol(model: str, address: str | None, *, leaves: bool) -> None:
+    """A self-hosted server's protocol may be served in public."""
     at = f", api_base: '{address}'" if address else ""
     other = f"{{model_name: other, litellm_params: {{model: {model}{at}}}}}"
     text = f"model_list: [{OWN}, {other}]\nrouter_settings: {{fallbacks: [{{own: [other]}}]}}"

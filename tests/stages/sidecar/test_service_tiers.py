@@ -1,4 +1,4 @@
-"""A service tier that a provider states is what the call is priced by, and what the caller reads."""
+"""The service tier that a provider states sets the price and is in the answer."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ COSTS = {"flex": "0.005625", "default": "0.01125", "priority": "0.0225", None: "
 def tiered(
     provider: Provider, tmp_path_factory: pytest.TempPathFactory, call_log_url: str
 ) -> Iterator[Sidecar]:
-    """A sidecar with a model that has a price for each tier, plain and with a guardrail."""
+    """A sidecar with a model that has a price for each tier, with a guardrail and without."""
     folder = Path(tmp_path_factory.mktemp("tiered"))
     (folder / "guarding.py").write_text(GUARD, encoding="utf-8")
     groups = [
@@ -49,10 +49,10 @@ def tiered(
 @pytest.mark.parametrize("tier", COSTS)
 @pytest.mark.parametrize("group", ["plain", "guarded"])
 @pytest.mark.parametrize("mode", ["chat", "stream"])
-async def test_a_call_costs_what_its_tier_does(
+async def test_a_call_costs_the_price_of_its_tier(
     tiered: Sidecar, call_log_dsn: str, mode: Mode, group: str, tier: str | None
 ) -> None:
-    """In the call log, and in the header or the usage frame by which the gateway settles."""
+    """In the call log, and in the header or usage frame by which the gateway settles."""
     stated: Json = {"service_tier": tier} if tier else {}
     if mode == "chat":
         raw = [json.dumps(whole({"role": "assistant", "content": "Hi"}, usage=USAGE, **stated))]
@@ -93,8 +93,8 @@ async def _logged_usd(dsn: str, call_id: object) -> Decimal:
     ("stated", "heard"),
     [({"service_tier": "flex"}, "flex"), ({"service_tier": "on_demand"}, "on_demand"), ({}, None)],
 )
-async def test_groq_s_tier_is_its_own(tiered: Sidecar, stated: Json, heard: str | None) -> None:
-    """Its reader in LiteLLM asks for one, stated or not."""
+async def test_groq_s_tier_is_kept(tiered: Sidecar, stated: Json, heard: str | None) -> None:
+    """LiteLLM's parser for Groq requires one."""
     answer = await answered(tiered, "groq", whole({"role": "assistant", "content": "Hi"}, **stated))
     assert answer.status == 200, answer.text
     assert answer.json.get("service_tier") == heard

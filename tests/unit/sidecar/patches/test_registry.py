@@ -1,4 +1,4 @@
-"""Which patches of LiteLLM a release gets."""
+"""Which patches of LiteLLM are installed on a release."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,12 +8,12 @@ import pytest
 
 from llm_proxy.sidecar.patches.registry import PATCHES, TESTED_PATCHES, release_numbers, select_patches
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 [PINNED] = TESTED_PATCHES
 
 
-def test_the_pinned_release_is_the_one_they_were_tried_on() -> None:
-    """The lock names it, and each patch is in order there."""
+def test_every_patch_was_tested_on_the_pinned_release() -> None:
+    """The lock names the release."""
     assert f"litellm[proxy]=={PINNED}\n" in (ROOT / "locks" / "sidecar.in").read_text()
     needed = [
         one
@@ -25,7 +25,7 @@ def test_the_pinned_release_is_the_one_they_were_tried_on() -> None:
 
 
 @pytest.mark.parametrize("release", ["1.105.7", "1.999.0", "1.106.20", "2.0.0"])
-def test_on_any_other_release_every_patch_is_off_and_says_so(release: str) -> None:
+def test_on_any_other_release_every_patch_is_off(release: str) -> None:
     """One line for each, with its name and the release."""
     installed, left_out = select_patches(release, "")
     assert installed == []
@@ -36,8 +36,8 @@ def test_on_any_other_release_every_patch_is_off_and_says_so(release: str) -> No
         assert line.startswith("WARNING")
 
 
-def test_each_is_judged_by_its_own_tests() -> None:
-    """On a release where one's tests failed, the others are installed and that one says that it is off."""
+def test_each_patch_depends_on_its_own_tests() -> None:
+    """Where one patch's tests failed, the others are installed."""
     first, *others = PATCHES
     installed, left_out = select_patches("9.9.9", "", tested={"9.9.9": [one.name for one in others]})
     assert installed == others
@@ -55,8 +55,8 @@ def test_patches_can_be_left_out_by_name() -> None:
     assert select_patches(PINNED, "all")[0] == []
 
 
-def test_a_release_that_mended_the_fault_goes_without_the_patch() -> None:
-    """From the release named on, compared by number and not by text."""
+def test_a_release_that_fixed_the_fault_gets_no_patch() -> None:
+    """From the named release on, compared by number and not by text."""
     mended = replace(PATCHES[0], fixed_in="1.108.6")
     tested = dict.fromkeys(("1.20.0", "1.108.6", "1.108.10"), (mended.name,))
     given: Any = {"patches": (mended,), "tested": tested}
@@ -68,8 +68,8 @@ def test_a_release_that_mended_the_fault_goes_without_the_patch() -> None:
     assert select_patches("1.108.10", "", **given)[0] == []
 
 
-def test_every_patch_says_why_it_is_there_and_when_it_can_go() -> None:
-    """And each has a name and tests of its own."""
+def test_every_patch_has_a_reason_and_an_end() -> None:
+    """And a name and tests of its own."""
     assert len({patch.name for patch in PATCHES}) == len(PATCHES)
     for patch in PATCHES:
         assert all(len(text) > 20 for text in (patch.reason, patch.report, patch.until)), patch.name

@@ -1,4 +1,4 @@
-"""What the provider said arrives as it was said: choices, tools, refusals, probabilities, counts."""
+"""The provider's answer arrives as sent: choices, tools, refusals, probabilities, counts."""
 
 from typing import Literal
 from uuid import uuid4
@@ -13,12 +13,12 @@ COUNTS: Json = {"prompt_tokens": 31, "completion_tokens": 29, "cached_tokens": 5
 
 
 def chunks(answer: Answer) -> list[Json]:
-    """The events of a stream without [DONE]."""
+    """Return the events of a stream without [DONE]."""
     return [event for event in answer.events if isinstance(event, dict)]
 
 
 def choices(answer: Answer) -> list[Json]:
-    """All choices of all chunks."""
+    """Return all choices of all chunks."""
     return [choice for chunk in chunks(answer) for choice in chunk["choices"]]
 
 
@@ -28,8 +28,8 @@ def mark() -> str:
 
 
 @pytest.mark.parametrize("family", ["openai", "hosted_vllm"])
-async def test_a_frame_changes_in_nothing_but_the_model_s_name(sidecar: Sidecar, family: str) -> None:
-    """Ids, times, fingerprint, nulls and order are the provider's."""
+async def test_only_the_model_s_name_changes_in_a_frame(sidecar: Sidecar, family: str) -> None:
+    """Ids, times, fingerprint, nulls and order stay the provider's."""
     answer = await sidecar.stream(family, mark(), fields={"logprobs": True}, do="ok", frames=3)
     first, *_, last = chunks(answer)
     assert first["model"] == family
@@ -43,7 +43,7 @@ async def test_a_frame_changes_in_nothing_but_the_model_s_name(sidecar: Sidecar,
 
 
 async def test_every_choice_of_a_stream_ends(sidecar: Sidecar) -> None:
-    """LiteLLM itself drops the ends of all but the first."""
+    """LiteLLM drops the ends of all but the first."""
     answer = await sidecar.stream("openai", mark(), fields={"n": 3}, do="ok", frames=4)
     ends = {choice["index"]: choice["finish_reason"] for choice in choices(answer) if choice["finish_reason"]}
     assert ends == {0: "stop", 1: "stop", 2: "stop"}
@@ -54,28 +54,28 @@ async def test_every_choice_of_a_stream_ends(sidecar: Sidecar) -> None:
     assert len(set(texts.values())) == 3
 
 
-async def test_a_stream_with_one_choice_cut_off_is_broken(sidecar: Sidecar) -> None:
+async def test_a_stream_with_one_truncated_choice_is_an_error(sidecar: Sidecar) -> None:
     """One finished choice does not finish the others."""
     answer = await sidecar.stream("openai", mark(), fields={"n": 2}, do="eof", after=6, frames=4)
     assert "error" in chunks(answer)[-1]
 
 
 async def test_a_refusal_is_streamed(sidecar: Sidecar) -> None:
-    """Piece by piece."""
+    """In pieces."""
     answer = await sidecar.stream("openai", mark(), do="refusal")
     said = "".join(choice["delta"].get("refusal") or "" for choice in choices(answer))
     assert said == "I will not say that."
 
 
-async def test_a_whole_refusal_is_where_openai_puts_it(sidecar: Sidecar) -> None:
-    """In the message, not among LiteLLM's own fields."""
+async def test_a_complete_refusal_is_in_the_message(sidecar: Sidecar) -> None:
+    """Not in LiteLLM's own fields."""
     message = (await sidecar.chat("openai", mark(), do="refusal")).json["choices"][0]["message"]
     assert message["refusal"] == "I will not say that."
     assert message["content"] is None
 
 
 @pytest.mark.parametrize("family", ["openai", "anthropic", "gemini"])
-async def test_tool_calls_arrive_whole(sidecar: Sidecar, family: str) -> None:
+async def test_tool_calls_are_complete(sidecar: Sidecar, family: str) -> None:
     """Two calls, their arguments in pieces, the finish reason tool_calls."""
     answer = await sidecar.stream(family, mark(), fields=TOOLS, do="tools")
     calls: dict[int, str] = {}
@@ -90,8 +90,8 @@ async def test_tool_calls_arrive_whole(sidecar: Sidecar, family: str) -> None:
 
 
 @pytest.mark.parametrize("family", ["openai", "anthropic", "gemini"])
-async def test_counts_are_the_provider_s(sidecar: Sidecar, family: str) -> None:
-    """Cached and reasoning tokens with them, where the family states them."""
+async def test_token_counts_are_the_provider_s(sidecar: Sidecar, family: str) -> None:
+    """Cached and reasoning tokens included, where the format states them."""
     usage = [
         c["usage"] for c in chunks(await sidecar.stream(family, mark(), do="ok", **COUNTS)) if c.get("usage")
     ]
@@ -116,10 +116,10 @@ async def test_counts_are_the_provider_s(sidecar: Sidecar, family: str) -> None:
         ("hosted_vllm", "chat", None),
     ],
 )
-async def test_counts_of_litellm_s_own_are_marked(
+async def test_counts_of_litellm_are_marked(
     sidecar: Sidecar, family: str, mode: Mode, marked: Literal[True] | None
 ) -> None:
-    """Where the server states none; what it states bears no mark, and nobody's count is no usage."""
+    """Where the server states none; stated counts have no mark; without any count there is no usage."""
     for counted in (False, True):
         answer = await sidecar.ask(mode, family, mark(), do="ok", counted=counted)
         said = chunks(answer) if mode == "stream" else [answer.json]
@@ -130,28 +130,28 @@ async def test_counts_of_litellm_s_own_are_marked(
         assert all(usage["prompt_tokens"] for usage in usages)
 
 
-async def test_who_does_not_ask_for_usage_gets_none(sidecar: Sidecar) -> None:
-    """LiteLLM asks the provider for it all the same."""
+async def test_usage_is_sent_only_if_requested(sidecar: Sidecar) -> None:
+    """LiteLLM always requests it from the provider."""
     answer = await sidecar.stream("openai", mark(), fields={"stream_options": None}, do="ok")
     assert not [chunk for chunk in chunks(answer) if "usage" in chunk]
     assert answer.events[-1] == "[DONE]"
 
 
-async def test_an_alias_answers_under_its_own_name(sidecar: Sidecar) -> None:
+async def test_an_answer_has_the_requested_alias_as_its_model(sidecar: Sidecar) -> None:
     """Streamed or not."""
     assert (await sidecar.chat("nickname", mark())).json["model"] == "nickname"
     assert {chunk["model"] for chunk in chunks(await sidecar.stream("nickname", mark()))} == {"nickname"}
 
 
-async def test_a_text_completion_may_be_asked_of_a_chat_model(sidecar: Sidecar) -> None:
-    """LiteLLM turns one into the other."""
+async def test_a_chat_model_serves_text_completions(sidecar: Sidecar) -> None:
+    """LiteLLM translates."""
     body: Json = {"model": "openai", "prompt": mark(), "stream": True}
     answer = await sidecar.post("/v1/completions", body)
     assert answer.events[-1] == "[DONE]"
     assert "".join(choice.get("text") or "" for choice in choices(answer))
 
 
-async def test_several_choices_and_their_probabilities_arrive_whole(sidecar: Sidecar) -> None:
+async def test_several_choices_and_their_probabilities_are_complete(sidecar: Sidecar) -> None:
     """In one answer."""
     fields: Json = {"n": 2, "logprobs": True, "top_logprobs": 1}
     answer = (await sidecar.chat("openai", mark(), fields=fields, do="ok", frames=2)).json

@@ -1,4 +1,4 @@
-"""The worked example of a provider of one's own, as it stands in `examples/`."""
+"""The complete example of an operator's own provider in `examples/`."""
 
 import json
 from collections.abc import Generator
@@ -13,11 +13,11 @@ from sidecars import Provider, Sidecar, run_sidecar_from_file
 
 from llm_proxy.cli.config import check_text
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "own-provider"
+EXAMPLE = Path(__file__).parents[3] / "examples" / "own-provider"
 
 
-class Speaker(BaseHTTPRequestHandler):
-    """The service of one's own."""
+class InhouseWriter(BaseHTTPRequestHandler):
+    """The operator's service."""
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -30,13 +30,13 @@ class Speaker(BaseHTTPRequestHandler):
         self.wfile.write(raw)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- the library's name for it
-        """Says nothing."""
+        """Print nothing."""
 
 
 @contextmanager
 def service() -> Generator[str]:
-    """The service, running; its address."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Speaker)
+    """The running service; yields its address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), InhouseWriter)
     thread = Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
@@ -63,13 +63,13 @@ def example(provider: Provider, service_folder: Path) -> Generator[Sidecar]:
 
 
 def test_the_example_s_configuration_has_no_fault() -> None:
-    """A provider its own map names is known."""
+    """A provider that its own map names is known."""
     given = {"INHOUSE_API_BASE": "http://x", "ELSEWHERE_API_BASE": "http://y", "ELSEWHERE_API_KEY": "z"}
     assert check_text((EXAMPLE / "litellm-config.yaml").read_text(), given) == []
 
 
-async def test_a_service_of_one_s_own_answers_with_its_own_count_of_tokens(example: Sidecar) -> None:
-    """At the price the configuration states."""
+async def test_the_service_answers_with_its_own_token_counts(example: Sidecar) -> None:
+    """At the price of the configuration."""
     answer = await example.chat("inhouse", str(uuid4()))
     assert answer.status == 200
     assert answer.json["choices"][0]["message"]["content"] == "as you wish"
@@ -78,8 +78,8 @@ async def test_a_service_of_one_s_own_answers_with_its_own_count_of_tokens(examp
     assert float(answer.headers["x-litellm-response-cost"]) == pytest.approx(0.000013)
 
 
-async def test_it_streams_and_ends_in_order(example: Sidecar) -> None:
-    """Word by word, the count at the end."""
+async def test_the_service_streams(example: Sidecar) -> None:
+    """Word by word, with the counts at the end."""
     answer = await example.stream("inhouse", str(uuid4()))
     assert answer.content.split() == ["as", "you", "wish"]
     assert answer.events[-1] == "[DONE]"
@@ -87,14 +87,14 @@ async def test_it_streams_and_ends_in_order(example: Sidecar) -> None:
     assert (usage["prompt_tokens"], usage["completion_tokens"]) == (7, 3)
 
 
-async def test_what_it_refuses_is_the_caller_s_fault(example: Sidecar) -> None:
-    """LiteLLM words every such status as 400; it is answered at once."""
+async def test_an_error_of_the_service_may_be_the_caller_s(example: Sidecar) -> None:
+    """LiteLLM makes every such status 400; it is returned at once."""
     answer = await example.chat("inhouse", f"refuse me {uuid4()}")
     assert answer.status == 400
     assert answer.json["error"]["type"] == "invalid_request_error"
 
 
-async def test_any_server_that_speaks_openai_s_protocol_needs_no_code(example: Sidecar) -> None:
+async def test_a_server_with_openai_s_protocol_needs_no_code(example: Sidecar) -> None:
     """A name, an address, a key."""
     mark = str(uuid4())
     assert (await example.chat("elsewhere", mark)).status == 200

@@ -1,4 +1,4 @@
-"""The sidecar's response cache: the second hearing equals the first, and what is never heard twice."""
+"""The sidecar's response cache: a replay equals the first answer; what is never cached."""
 
 import asyncio
 import json
@@ -82,7 +82,7 @@ def hit(answer: Answer) -> bool:
 async def twice(
     sidecar: Sidecar, model: str, body: Json, path: str = "/v1/chat/completions", *, pause_s: float = 0
 ) -> list[Answer]:
-    """The same call two times; our cache stores an answer before its end is sent, LiteLLM's after."""
+    """Make the same call twice; our cache stores an answer before its end is sent, LiteLLM's after."""
     first = await sidecar.post(path, {"model": model, **body})
     await asyncio.sleep(pause_s)
     return [first, await sidecar.post(path, {"model": model, **body})]
@@ -99,8 +99,8 @@ STREAMED: Json = {"stream": True, "stream_options": {"include_usage": True}}
 
 @pytest.mark.parametrize("mode", ["whole", "frames", "usage-in-each-frame"])
 @pytest.mark.parametrize("kind", answers.MESSAGES)
-async def test_the_second_hearing_equals_the_first(sidecar: Sidecar, kind: str, mode: str) -> None:
-    """To the byte, whatever the answer holds; the provider is asked once."""
+async def test_a_replay_equals_the_first_answer(sidecar: Sidecar, kind: str, mode: str) -> None:
+    """To the byte, whatever the answer holds; the provider gets one request."""
     said = mark()
     raw = answers.whole(kind) if mode == "whole" else answers.frames(kind, usage_in_each=mode != "frames")
     body = prompt(said, do="raw", raw=raw) | (STREAMED if mode != "whole" else {})
@@ -115,10 +115,10 @@ async def test_the_second_hearing_equals_the_first(sidecar: Sidecar, kind: str, 
 @pytest.mark.parametrize("do", ["ok", "tools", "refusal", "filtered"])
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("family", ["openai", "anthropic", "gemini", "ollama_chat", "hosted_vllm"])
-async def test_every_family_is_heard_twice_the_same(
+async def test_a_replay_equals_the_first_answer_of_every_provider(
     sidecar: Sidecar, family: str, do: str, *, streamed: bool
 ) -> None:
-    """Tool-call ids and arguments, reasons and counts among it."""
+    """Tool-call ids and arguments, finish reasons and counts included."""
     body = prompt(mark(), do=do) | (STREAMED if streamed else {})
     first, second = await twice(sidecar, family, body)
     assert second.text == first.text
@@ -126,7 +126,7 @@ async def test_every_family_is_heard_twice_the_same(
 
 
 @pytest.mark.parametrize("fields", [{}, {"stream": True}, {"n": 2}])
-async def test_a_text_completion_is_heard_twice_the_same(sidecar: Sidecar, fields: Json) -> None:
+async def test_a_text_completion_is_replayed(sidecar: Sidecar, fields: Json) -> None:
     """Also as a stream."""
     first, second = await twice(sidecar, "text", {"prompt": mark(), **fields}, "/v1/completions")
     assert second.text == first.text
@@ -135,8 +135,8 @@ async def test_a_text_completion_is_heard_twice_the_same(sidecar: Sidecar, field
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_the_same_call_made_at_once_is_a_hit(sidecar: Sidecar, *, streamed: bool) -> None:
-    """What is heard to its end is stored."""
+async def test_the_same_call_right_after_is_a_hit(sidecar: Sidecar, *, streamed: bool) -> None:
+    """An answer is stored before its end is sent."""
     for _ in range(10):
         body = {"model": "openai", **prompt(mark()), **(STREAMED if streamed else {})}
         await sidecar.post("/v1/chat/completions", body)
@@ -144,7 +144,7 @@ async def test_the_same_call_made_at_once_is_a_hit(sidecar: Sidecar, *, streamed
 
 
 async def test_a_long_stream_is_replayed_at_once(sidecar: Sidecar) -> None:
-    """In few writes, and without keeping other calls waiting."""
+    """In few writes, without delaying other calls."""
     body = prompt(mark(), do="ok", text="amber " * 20_000) | STREAMED
     started = time.monotonic()
     first = await sidecar.post("/v1/chat/completions", {"model": "openai", **body})
@@ -156,8 +156,8 @@ async def test_a_long_stream_is_replayed_at_once(sidecar: Sidecar) -> None:
     assert time.monotonic() - started < first_s / 2
 
 
-async def test_the_order_of_top_level_fields_makes_no_difference_any_other_does(sidecar: Sidecar) -> None:
-    """The order of properties in a schema steers answers."""
+async def test_only_the_order_of_top_level_fields_is_ignored(sidecar: Sidecar) -> None:
+    """The order of properties in a schema changes answers."""
     properties: Json = {"a": {"type": "string"}, "b": {"type": "string"}}
     turned = {"b": properties["b"], "a": properties["a"]}
     base = prompt(mark()) | {"temperature": 0.5, "seed": 3}
@@ -178,8 +178,8 @@ async def test_the_order_of_top_level_fields_makes_no_difference_any_other_does(
     [{"metadata": {"session_id": "s"}}, {"disable_fallbacks": True}, {"stream": False}],
     ids=lambda added: next(iter(added)),
 )
-async def test_what_the_gateway_adds_is_no_part_of_the_key(sidecar: Sidecar, added: Json) -> None:
-    """Whose call it is, where it may not fall back to."""
+async def test_fields_the_gateway_adds_are_not_in_the_key(sidecar: Sidecar, added: Json) -> None:
+    """The call's attribution, and where it must not fall back to."""
     body = prompt(mark())
     await sidecar.post("/v1/chat/completions", {"model": "openai", **body})
     assert hit(await sidecar.post("/v1/chat/completions", {"model": "openai", **body, **added}))
@@ -192,16 +192,16 @@ async def test_what_the_gateway_adds_is_no_part_of_the_key(sidecar: Sidecar, add
         *({"extra_body": {"min_p": 0.1}}, {"stream": True}),
     ],
 )
-async def test_every_other_field_is(sidecar: Sidecar, field: Json) -> None:
-    """Known to LiteLLM or not; streamed and whole answers are apart."""
+async def test_every_other_field_is_in_the_key(sidecar: Sidecar, field: Json) -> None:
+    """Known to LiteLLM or not; streamed and complete answers are separate."""
     body = prompt(mark())
     await sidecar.post("/v1/chat/completions", {"model": "openai", **body})
     assert not hit(await sidecar.post("/v1/chat/completions", {"model": "openai", **body, **field}))
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_a_fallback_s_answer_is_not_kept(sidecar: Sidecar, *, streamed: bool) -> None:
-    """The group that was asked gets its turn again."""
+async def test_a_fallback_s_answer_is_not_cached(sidecar: Sidecar, *, streamed: bool) -> None:
+    """The next call asks the requested group again."""
     key = mark()
     body = prompt(key, do="flaky", key=key, fails=3, status=500) | (STREAMED if streamed else {})
     first, second = await twice(sidecar, "first", body)
@@ -209,16 +209,16 @@ async def test_a_fallback_s_answer_is_not_kept(sidecar: Sidecar, *, streamed: bo
     assert not hit(second)
 
 
-async def test_a_retried_answer_is_kept(sidecar: Sidecar) -> None:
-    """It came from the group that was asked."""
+async def test_a_retried_answer_is_cached(sidecar: Sidecar) -> None:
+    """It came from the requested group."""
     key = mark()
     first, second = await twice(sidecar, "openai", prompt(key, do="flaky", key=key, fails=1, status=500))
     assert first.status == 200
     assert hit(second)
 
 
-async def test_an_alias_has_heardof_its_own_name(sidecar: Sidecar) -> None:
-    """The answer names the model that was asked for."""
+async def test_a_replay_for_an_alias_has_the_alias_as_its_model(sidecar: Sidecar) -> None:
+    """The answer names the requested model."""
     body = prompt(mark())
     aliased = await twice(sidecar, "nickname", body)
     assert hit(aliased[1])
@@ -230,7 +230,7 @@ async def test_an_alias_has_heardof_its_own_name(sidecar: Sidecar) -> None:
 async def test_a_damaged_entry_is_a_miss(
     sidecar: Sidecar, cache_redis_url: str, left: str, *, streamed: bool
 ) -> None:
-    """The answer is whole and asked for anew, and what is stored then is whole."""
+    """The provider is asked again, and its answer is stored."""
     body = prompt(mark()) | (STREAMED if streamed else {})
     first, second = await twice(sidecar, "openai", body)
     key = second.headers["x-litellm-cache-key"]
@@ -246,8 +246,8 @@ async def test_a_damaged_entry_is_a_miss(
     assert hit_again.text == again.text
 
 
-async def test_a_long_answer_is_passed_on_and_not_kept(sidecar: Sidecar) -> None:
-    """It could be too long for Redis's patience, and shut the cache for everyone."""
+async def test_a_long_answer_is_not_cached(sidecar: Sidecar) -> None:
+    """Storing it could exceed Redis's timeout and open the circuit breaker."""
     said = "".join(uuid4().hex for _ in range(100_000))
     answer = json.dumps(whole({"role": "assistant", "content": said}))
     body = prompt(mark(), do="raw", raw=[answer])
@@ -276,8 +276,8 @@ async def test_cache_controls_are_litellm_s(sidecar: Sidecar) -> None:
     assert not await ask()
 
 
-async def delete(sidecar: Sidecar, *patterns: str) -> Json:
-    """A purge; it looked everywhere."""
+async def purge_all(sidecar: Sidecar, *patterns: str) -> Json:
+    """Purge entries; assert that every key was searched."""
     async with httpx.AsyncClient(headers={"authorization": f"Bearer {KEY}"}) as client:
         reply = await client.request("DELETE", f"{sidecar.url}/llmp/cache", json={"patterns": patterns})
     assert reply.status_code == 200
@@ -286,19 +286,19 @@ async def delete(sidecar: Sidecar, *patterns: str) -> Json:
     return found
 
 
-async def test_a_purge_deletes_what_matches_and_says_how_much(sidecar: Sidecar) -> None:
-    """Of this namespace; what is not asked for stays."""
+async def test_a_purge_deletes_matching_entries_and_counts_them(sidecar: Sidecar) -> None:
+    """Of this namespace; other entries stay."""
     space = f"litellm_caching:tenant:{mark()}"
     body = prompt(mark())
     for at in range(3):
         await twice(sidecar, "openai", body | {"cache": {"namespace": f"{space}:model={at}"}})
-    assert (await delete(sidecar, f"{space}:model=1:*"))["purged"] == 1
-    assert (await delete(sidecar, f"{space}:*"))["purged"] == 2
-    assert (await delete(sidecar, f"{space}:*"))["purged"] == 0
+    assert (await purge_all(sidecar, f"{space}:model=1:*"))["purged"] == 1
+    assert (await purge_all(sidecar, f"{space}:*"))["purged"] == 2
+    assert (await purge_all(sidecar, f"{space}:*"))["purged"] == 0
 
 
-async def test_the_gateway_s_purge_asks_every_sidecar_that_runs(sidecar: Sidecar) -> None:
-    """One that is gone has nothing in memory; with none there is no purge."""
+async def test_the_gateway_s_purge_reaches_every_running_sidecar(sidecar: Sidecar) -> None:
+    """A stopped sidecar has nothing in memory; without any sidecar there is no purge."""
     gone = f"http://127.0.0.1:{probe.free_port()}"
     tenant = mark()
     space = cache_namespace(Caller("k", "virtual", tenant=tenant), "openai")
@@ -330,7 +330,7 @@ def configured(provider: Provider, folder: Path, **more: Any) -> Json:
 def observed(
     provider: Provider, service_folder: Path, cache_redis_url: str
 ) -> Iterator[tuple[Sidecar, Path]]:
-    """A sidecar whose owner observes its calls with a hook that fails at a repeated one; where events lie."""
+    """A sidecar whose operator's callback fails at a repeated call; and the file of its events."""
     folder = service_folder / "observed"
     folder.mkdir()
     (folder / "hooked.py").write_text(HOOKED)
@@ -341,10 +341,10 @@ def observed(
 
 @pytest.mark.parametrize("mode", ["whole", "frames"])
 @pytest.mark.parametrize("kind", answers.MESSAGES)
-async def test_a_hit_is_one_success_event_for_the_owner(
+async def test_a_hit_is_one_success_event_for_callbacks(
     observed: tuple[Sidecar, Path], kind: str, mode: str
 ) -> None:
-    """Free, from the deployment that once answered, with the tokens of then."""
+    """Free, from the deployment that answered first, with its tokens."""
     sidecar, events = observed
     raw = answers.whole(kind) if mode == "whole" else answers.frames(kind)
     body = prompt(mark(), do="raw", raw=raw) | (STREAMED if mode != "whole" else {})
@@ -365,10 +365,10 @@ async def test_a_hit_is_one_success_event_for_the_owner(
     assert (event["model_group"], event["model_id"], event["prompt_tokens"]) == ("plain", "plain", 5)
 
 
-async def test_a_hit_passes_no_hook_and_is_one_event_all_the_same(
+async def test_a_hit_runs_no_hook_and_is_one_event(
     observed: tuple[Sidecar, Path],
 ) -> None:
-    """Its call is answered already; a hook that fails would take the event with it."""
+    """The call is answered already; a failing hook would prevent the event."""
     sidecar, events = observed
     said, before = mark(), len(read(events))
     heard = await twice(sidecar, "plain", prompt(said))
@@ -380,15 +380,15 @@ async def test_a_hit_passes_no_hook_and_is_one_event_all_the_same(
 
 
 def read(events: Path) -> list[Json]:
-    """The events so far."""
+    """Return the events so far."""
     return [json.loads(line) for line in events.read_text().splitlines()] if events.exists() else []
 
 
 @pytest.mark.parametrize("where", ["everywhere", "one-group", "by-default"])
-async def test_a_guardrail_sees_every_call_of_its_group(
+async def test_a_guardrail_checks_every_call_of_its_group(
     provider: Provider, tmp_path: Path, cache_redis_url: str, where: str
 ) -> None:
-    """A hit would pass it by; groups without one are cached as ever, and the log says so."""
+    """A hit would bypass it; other groups are cached, and the log says so."""
     guard = {"guardrail": "guarding.Guard", "mode": "pre_call", "default_on": where == "everywhere"}
     config = configured(provider, tmp_path, guardrails=[{"guardrail_name": "g", "litellm_params": guard}])
     if where == "one-group":
@@ -409,7 +409,7 @@ async def test_a_guardrail_sees_every_call_of_its_group(
 
 @pytest.fixture(scope="module")
 def local(provider: Provider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
-    """A sidecar whose owner has LiteLLM cache in memory."""
+    """A sidecar whose configuration caches in memory."""
     folder = tmp_path_factory.mktemp("local")
     settings: Json = {"cache": True, "cache_params": {"type": "local"}}
     with run_sidecar(configured(provider, folder, litellm_settings=settings), provider, folder) as sidecar:
@@ -417,19 +417,19 @@ def local(provider: Provider, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_litellm_s_own_cache_of_another_kind_keeps_whole_heardonly(
+async def test_litellm_s_in_memory_cache_stores_complete_answers_only(
     local: Sidecar, *, streamed: bool
 ) -> None:
-    """Its replay of a stream loses too much; the start says what there is."""
+    """Its replay of a stream loses too much; the start has a note."""
     _, second = await twice(local, "plain", prompt(mark()) | (STREAMED if streamed else {}), pause_s=0.2)
     assert "cache_params.type local" in local.log.read_text()
     assert hit(second) is not streamed
 
 
-async def test_a_redis_of_the_owner_s_own_is_used_as_he_says(
+async def test_the_configuration_s_own_redis_is_used_as_configured(
     provider: Provider, tmp_path: Path, cache_redis_url: str
 ) -> None:
-    """His address, his namespace, his call types."""
+    """Its address, namespace and call types."""
     params: Json = {"type": "redis", "url": cache_redis_url, "namespace": "his"}
     config = configured(provider, tmp_path, litellm_settings={"cache": True, "cache_params": params})
     with run_sidecar(config, provider, tmp_path) as sidecar:
@@ -442,10 +442,10 @@ async def test_a_redis_of_the_owner_s_own_is_used_as_he_says(
     assert second.headers["x-llmp-cache"] == "off"
 
 
-async def test_a_call_that_an_owner_keeps_out_is_said_to_be(
+async def test_a_call_that_is_not_cached_says_so(
     provider: Provider, tmp_path: Path, cache_redis_url: str
 ) -> None:
-    """With `mode: default_off`, and where there is no cache at all."""
+    """With `mode: default_off`, and without a cache."""
     params: Json = {"type": "redis", "url": cache_redis_url, "mode": "default_off"}
     for settings in ({"cache": True, "cache_params": params}, {"cache": False}):
         config = configured(provider, tmp_path, litellm_settings=settings)
@@ -457,7 +457,7 @@ async def test_a_call_that_an_owner_keeps_out_is_said_to_be(
 
 
 async def test_a_redis_cluster_is_purged_on_every_node(provider: Provider, tmp_path: Path) -> None:
-    """Entries go; what else lies under the namespace stays."""
+    """Entries go; other keys of the namespace stay."""
     cluster = Cluster(tmp_path)
     try:
         await cluster.form()
@@ -468,7 +468,7 @@ async def test_a_redis_cluster_is_purged_on_every_node(provider: Provider, tmp_p
             bodies = [prompt(mark()) for _ in range(6)]
             for body in bodies:
                 assert hit((await twice(sidecar, "plain", body))[1])
-            assert (await delete(sidecar, "litellm_caching:direct:*"))["purged"] == len(bodies)
+            assert (await purge_all(sidecar, "litellm_caching:direct:*"))["purged"] == len(bodies)
             assert not hit((await twice(sidecar, "plain", bodies[0]))[0])
     finally:
         cluster.end()
@@ -477,15 +477,15 @@ async def test_a_redis_cluster_is_purged_on_every_node(provider: Provider, tmp_p
 async def test_a_callback_that_checks_prompts_is_a_guardrail(
     provider: Provider, tmp_path: Path, cache_redis_url: str
 ) -> None:
-    """One of LiteLLM's own, once a configuration names it."""
+    """LiteLLM's own, once a configuration names it."""
     config = configured(provider, tmp_path, litellm_settings={"callbacks": ["detect_prompt_injection"]})
     with run_sidecar(config, provider, tmp_path, CACHE_REDIS_URL=cache_redis_url) as sidecar:
         assert not hit((await twice(sidecar, "plain", prompt(mark())))[1])
         assert "no answer is cached:" in sidecar.log.read_text()
 
 
-async def test_a_dead_redis_is_only_a_miss(provider: Provider, tmp_path: Path) -> None:
-    """And a purge says that it did not look."""
+async def test_an_unreachable_redis_is_a_miss(provider: Provider, tmp_path: Path) -> None:
+    """A purge says that it is incomplete."""
     url = f"redis://127.0.0.1:{probe.free_port()}/0"
     with run_sidecar(configured(provider, tmp_path), provider, tmp_path, CACHE_REDIS_URL=url) as sidecar:
         for answer in await twice(sidecar, "plain", prompt(mark())):

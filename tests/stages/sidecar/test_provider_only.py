@@ -1,4 +1,4 @@
-"""During a call the sidecar asks its provider and nobody else: each connection it makes is watched."""
+"""During a call the sidecar connects to the call's provider only: each of its connections is recorded."""
 
 import json
 from collections.abc import Iterator
@@ -33,38 +33,38 @@ OWN_TOKENIZER: Json = {"identifier": "deepseek-ai/DeepSeek-V3-Base", "revision":
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
-    """A sidecar without a route out."""
+class RecordedSidecar:
+    """A sidecar without a route to other networks, and its connections."""
 
     sidecar: Sidecar
     file: Path
 
-    def tried(self) -> list[Json]:
-        """Every connection and lookup but those to the provider."""
+    def connections(self) -> list[Json]:
+        """Return every connection and name look-up but those to the provider."""
         port = urlsplit(self.sidecar.provider.url).port
         lines = self.file.read_text(encoding="utf-8").splitlines()
         return [one for one in map(json.loads, lines) if (one["host"], one["port"]) != ("127.0.0.1", port)]
 
 
 def unpriced(group: str, model: str, provider: Provider) -> Json:
-    """A deployment of which the file states no price, as in most people's files."""
+    """A deployment without a price in the file."""
     info = {"id": group, "custom_tokenizer": OWN_TOKENIZER} if group == "openai" else {"id": group}
     return deployment(group, model, provider) | {"model_info": info}
 
 
 @pytest.fixture(scope="module")
-def watched(provider: Provider, service_folder: Path) -> Iterator[Watched]:
-    """One group for each name."""
+def recorded(provider: Provider, service_folder: Path) -> Iterator[RecordedSidecar]:
+    """A sidecar with one group for each name."""
     file = service_folder / "watched-connections.jsonl"
     models = [unpriced(group, model, provider) for group, model in MODELS.items()]
     config = {"model_list": models, "router_settings": {"num_retries": 0, "enable_pre_call_checks": True}}
     config["litellm_settings"] = {"disable_hf_tokenizer_download": False}
     with run_sidecar(config, provider, service_folder, WATCHED_FILE=str(file), HF_HUB_OFFLINE="0") as started:
-        yield Watched(started, file)
+        yield RecordedSidecar(started, file)
 
 
 def content(*, picture: bool, counted: bool) -> str | list[Json]:
-    """A prompt, with a large picture by link where asked for."""
+    """Return a prompt, with a large linked image on request."""
     said = json.dumps({"do": "ok", "counted": counted})
     link = {"type": "image_url", "image_url": {"url": PICTURE, "detail": "high"}}
     return [{"type": "text", "text": said}, link] if picture else said
@@ -74,35 +74,35 @@ def content(*, picture: bool, counted: bool) -> str | list[Json]:
 @pytest.mark.parametrize("picture", [False, True], ids=["text", "picture"])
 @pytest.mark.parametrize("mode", ["chat", "stream"])
 @pytest.mark.parametrize("group", MODELS)
-async def test_a_call_asks_its_provider_and_nobody_else(
-    watched: Watched, group: str, mode: Mode, *, picture: bool, counted: bool
+async def test_a_call_contacts_its_provider_only(
+    recorded: RecordedSidecar, group: str, mode: Mode, *, picture: bool, counted: bool
 ) -> None:
-    """For no tokenizer, no limits, no picture; one request, whoever states the tokens."""
+    """No tokenizer, no limits, no image; one request, whoever states the tokens."""
     fetched = picture and group == ALSO_INLINE
-    before, calls = watched.tried(), await watched.sidecar.provider.requests()
+    before, calls = recorded.connections(), await recorded.sidecar.provider.requests()
     fields: Json = {"messages": [{"role": "user", "content": content(picture=picture, counted=counted)}]}
-    answer = await watched.sidecar.ask(mode, group, "", fields=fields)
+    answer = await recorded.sidecar.ask(mode, group, "", fields=fields)
     assert answer.status == (400 if fetched else 200), answer.text
-    new = watched.tried()[len(before) :]
+    new = recorded.connections()[len(before) :]
     assert [(one["kind"], one["host"]) for one in new] == [("lookup", "pictures.example.com")] * fetched
-    assert await watched.sidecar.provider.requests() - calls == (0 if fetched else 1)
+    assert await recorded.sidecar.provider.requests() - calls == (0 if fetched else 1)
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 @pytest.mark.parametrize("mode", ["chat", "stream"])
 @pytest.mark.parametrize("group", ["openai", "vllm", "anthropic", "gemini", "ollama", "text", "huggingface"])
 async def test_a_provider_s_redirect_is_not_followed(
-    watched: Watched, group: str, mode: Mode, status: int
+    recorded: RecordedSidecar, group: str, mode: Mode, status: int
 ) -> None:
-    """The prompt stays with the provider it was meant for; the call fails as the provider's failure."""
+    """The call fails as the provider's error; the prompt is sent nowhere else."""
     mark = str(uuid4())
-    answer = await watched.sidecar.ask(mode, group, mark, do=f"status-{status}")
+    answer = await recorded.sidecar.ask(mode, group, mark, do=f"status-{status}")
     assert answer.status in {500, 502}, answer.text
-    [call] = await watched.sidecar.provider.calls(mark)
+    [call] = await recorded.sidecar.provider.calls(mark)
     assert not call["path"].startswith("/elsewhere")
 
 
-def test_the_start_asks_nobody(watched: Watched) -> None:
-    """Whatever was tried, up to now, was on this machine or a picture's address."""
-    hosts = {one["host"] for one in watched.tried()}
+def test_the_start_contacts_no_other_host(recorded: RecordedSidecar) -> None:
+    """All attempts so far were on this machine or to an image's address."""
+    hosts = {one["host"] for one in recorded.connections()}
     assert hosts <= {"127.0.0.1", "pictures.example.com"}

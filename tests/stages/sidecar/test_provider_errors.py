@@ -1,4 +1,4 @@
-"""What the provider said of a failed call, handed on in headers of ours; nothing where it said nothing."""
+"""Headers with the provider's own error of a failed call; none where the provider stated nothing."""
 
 from urllib.parse import unquote
 from uuid import uuid4
@@ -25,7 +25,9 @@ NAMES = ("status", "code", "type", "param")
 
 @pytest.mark.parametrize("mode", ["chat", "stream"])
 @pytest.mark.parametrize("how", SAID)
-async def test_status_code_type_and_param_are_the_provider_s(sidecar: Sidecar, how: str, mode: Mode) -> None:
+async def test_headers_have_the_provider_s_status_code_type_and_param(
+    sidecar: Sidecar, how: str, mode: Mode
+) -> None:
     """LiteLLM drops them; the body stays LiteLLM's."""
     answer = await sidecar.ask(mode, "lone", f"{how}-{uuid4()}", do=how)
     found = tuple(answer.headers.get(f"x-llmp-provider-{name}") for name in NAMES)
@@ -46,10 +48,10 @@ async def test_status_code_type_and_param_are_the_provider_s(sidecar: Sidecar, h
         ("gemini", "status-503", 503, "UNAVAILABLE"),
     ],
 )
-async def test_other_families_words_are_read(
+async def test_errors_of_other_formats_are_parsed(
     sidecar: Sidecar, family: str, how: str, status: int, code: str
 ) -> None:
-    """Anthropic's type and Google's status stand for the code."""
+    """Anthropic's type and Google's status are the code."""
     answer = await sidecar.chat(f"lone-{family}", f"{how}-{uuid4()}", do=how)
     assert answer.headers["x-llmp-provider-status"] == str(status)
     assert answer.headers["x-llmp-provider-code"] == code
@@ -58,22 +60,22 @@ async def test_other_families_words_are_read(
 @pytest.mark.parametrize(
     ("retry_after", "seconds"), [("17", "17"), ("0.25", "0.25"), ("Wed, 21 Oct 2099 07:28:00 GMT", "86400")]
 )
-async def test_retry_after_is_handed_on_in_seconds(sidecar: Sidecar, retry_after: str, seconds: str) -> None:
-    """A number or a date, a day at most; a wait longer than a few seconds is not waited for inside."""
+async def test_retry_after_is_in_seconds(sidecar: Sidecar, retry_after: str, seconds: str) -> None:
+    """From a number or a date, at most a day; the sidecar itself does not wait longer than a few seconds."""
     answer = await sidecar.chat("lone", f"{uuid4()}", do="status-429", retry_after=retry_after)
     assert answer.status == 429
     assert answer.headers["x-llmp-retry-after"] == seconds
 
 
 @pytest.mark.parametrize("how", ["drop", "cut", "garbage", "empty", "hang"])
-async def test_a_provider_that_said_nothing_gets_no_header(sidecar: Sidecar, how: str) -> None:
-    """A broken connection, an unreadable answer, silence: an error, and no word of the provider's."""
+async def test_an_error_without_a_response_has_no_provider_headers(sidecar: Sidecar, how: str) -> None:
+    """A broken connection, an unreadable answer, no answer."""
     answer = await sidecar.chat("lone", f"{how}-{uuid4()}", do=how)
     assert answer.status >= 408
     assert not [name for name in answer.headers if name.startswith("x-llmp-provider")]
 
 
-async def test_a_refusal_of_litellm_s_own_gets_no_header(sidecar: Sidecar) -> None:
+async def test_an_error_of_litellm_itself_has_no_provider_headers(sidecar: Sidecar) -> None:
     """An unknown model, a body without messages."""
     unknown = await sidecar.chat("no-such-model")
     empty = await sidecar.post("/v1/chat/completions", {"model": "lone"})
@@ -84,8 +86,8 @@ async def test_a_refusal_of_litellm_s_own_gets_no_header(sidecar: Sidecar) -> No
     assert unknown.headers["x-llmp-attempts"] == "0"
 
 
-async def test_a_failure_names_who_was_tried_last_and_how_often_was_tried(sidecar: Sidecar) -> None:
-    """LiteLLM's own headers name nobody then."""
+async def test_a_failure_names_the_last_deployment_and_the_attempts(sidecar: Sidecar) -> None:
+    """LiteLLM's own headers name none."""
     for group, attempts in (("lone", "1"), ("solo", "3")):
         answer = await sidecar.chat(group, f"tried-{uuid4()}", do="status-500")
         told = answer.headers["x-llmp-deployment"], answer.headers["x-llmp-attempts"]
@@ -93,8 +95,8 @@ async def test_a_failure_names_who_was_tried_last_and_how_often_was_tried(sideca
 
 
 @pytest.mark.parametrize("mode", ["chat", "stream"])
-async def test_the_log_of_a_failure_has_no_text_of_the_provider_s(sidecar: Sidecar, mode: Mode) -> None:
-    """It may repeat the prompt; the line of the call names the kind of error."""
+async def test_a_failure_s_log_line_has_no_text_of_the_provider(sidecar: Sidecar, mode: Mode) -> None:
+    """It may repeat the prompt; the line has the kind of error."""
     said = f"secret-{uuid4()}"
     answer = await sidecar.ask(mode, "lone", said, do="echo")
     assert answer.status >= 400, answer.text
@@ -105,15 +107,15 @@ async def test_the_log_of_a_failure_has_no_text_of_the_provider_s(sidecar: Sidec
 
 
 @pytest.mark.parametrize("how", ["status-401", "status-500", "drop", "context"])
-async def test_no_error_holds_our_key_at_the_provider(sidecar: Sidecar, how: str) -> None:
+async def test_no_error_contains_the_provider_key(sidecar: Sidecar, how: str) -> None:
     """Neither body nor headers."""
     answer = await sidecar.chat("lone", f"{how}-{uuid4()}", do=how)
     assert PROVIDER_KEY not in answer.text + str(answer.headers)
     assert "Traceback" not in answer.text
 
 
-async def test_an_error_in_a_whole_answer_s_place_is_an_error(sidecar: Sidecar) -> None:
-    """200 with an error object in it."""
+async def test_an_error_with_status_200_is_an_error(sidecar: Sidecar) -> None:
+    """A 200 with an error object as its body."""
     answer = await sidecar.chat("lone", f"{uuid4()}", do="error-in-200")
     assert answer.status >= 500
 
@@ -150,10 +152,10 @@ UNTRANSLATABLE: list[tuple[str, Json]] = [
 
 @pytest.mark.parametrize("mode", ["chat", "stream"])
 @pytest.mark.parametrize(("family", "fields"), UNTRANSLATABLE)
-async def test_a_request_nobody_can_translate_is_known_as_such_and_tried_once(
+async def test_an_untranslatable_request_is_reported_and_tried_once(
     sidecar: Sidecar, family: str, fields: Json, mode: Mode
 ) -> None:
-    """LiteLLM stumbles over it; no provider hears of it, and it is not taken for the provider's failure."""
+    """LiteLLM's translation fails; no provider is called, and the error is not the provider's."""
     mark = f"stumble-{uuid4()}"
     said = (
         {"messages": [{"role": "user", "content": mark}], "user": mark}
@@ -169,9 +171,7 @@ async def test_a_request_nobody_can_translate_is_known_as_such_and_tried_once(
 
 @pytest.mark.parametrize("how", ["drop", "garbage"])
 @pytest.mark.parametrize("family", ["openai", "anthropic", "gemini", "ollama_chat"])
-async def test_what_fails_at_the_provider_is_no_matter_of_translation(
-    sidecar: Sidecar, family: str, how: str
-) -> None:
+async def test_a_provider_s_failure_is_no_translation_error(sidecar: Sidecar, family: str, how: str) -> None:
     """However the answer is broken."""
     answer = await sidecar.chat(family, f"{how}-{uuid4()}", do=how)
     assert answer.status >= 400

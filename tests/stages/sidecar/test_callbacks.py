@@ -1,4 +1,4 @@
-"""A protection that an owner's configuration names stands before every call."""
+"""Callbacks and guardrails of an operator's configuration check every call."""
 
 import json
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ instance = Refusing()
 
 @pytest.fixture(scope="module")
 def protected(provider: Provider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
-    """A sidecar with LiteLLM's own check of prompts, and a hook of its owner's."""
+    """A sidecar with LiteLLM's prompt check and an operator's callback."""
     folder = Path(tmp_path_factory.mktemp("protected"))
     (folder / "owners.py").write_text(OWNERS, encoding="utf-8")
     settings: Json = {
@@ -42,8 +42,8 @@ def protected(provider: Provider, tmp_path_factory: pytest.TempPathFactory) -> I
 
 @pytest.mark.parametrize("mode", ["chat", "stream"])
 @pytest.mark.parametrize("said", [ATTACK, "something forbidden"])
-async def test_what_it_refuses_reaches_no_provider(protected: Sidecar, said: str, mode: Mode) -> None:
-    """Neither LiteLLM's nor the owner's own is left out for speed."""
+async def test_a_rejected_prompt_reaches_no_provider(protected: Sidecar, said: str, mode: Mode) -> None:
+    """Neither LiteLLM's check nor the operator's is removed for performance."""
     mark = str(uuid4())
     answer = await protected.ask(mode, "a", f"{mark} {said}")
     assert answer.status == 400, answer.text
@@ -51,7 +51,7 @@ async def test_what_it_refuses_reaches_no_provider(protected: Sidecar, said: str
 
 
 @pytest.mark.parametrize("mode", ["chat", "stream"])
-async def test_what_it_lets_through_is_answered(protected: Sidecar, mode: Mode) -> None:
+async def test_an_accepted_prompt_is_answered(protected: Sidecar, mode: Mode) -> None:
     """An ordinary prompt."""
     assert (await protected.ask(mode, "a", f"{uuid4()} hello")).status == 200
 
@@ -95,8 +95,8 @@ def guarded(provider: Provider, tmp_path_factory: pytest.TempPathFactory) -> Ite
 SAME = [chunk({"content": "gnu gnu "}) for _ in range(284)]
 
 
-async def test_a_guardrail_is_for_its_group_alone(guarded: Sidecar) -> None:
-    """Its own group's streams pass it; another's arrive as they were sent, custom tools among them."""
+async def test_a_guardrail_applies_to_its_group_only(guarded: Sidecar) -> None:
+    """The group's streams pass through it; other groups' arrive as sent, custom tools included."""
     assert (await played(guarded, "guarded", *stream(chunk({"content": "a gnu"}), STOP))).content == (
         "a [removed]"
     )
@@ -107,15 +107,15 @@ async def test_a_guardrail_is_for_its_group_alone(guarded: Sidecar) -> None:
 
 
 @pytest.mark.parametrize("group", ["guarded", "other"])
-async def test_a_stream_that_repeats_itself_is_not_cut(guarded: Sidecar, group: str) -> None:
-    """A model may say the same thing for long."""
+async def test_a_repetitive_stream_is_not_truncated(guarded: Sidecar, group: str) -> None:
+    """A model may repeat itself."""
     answer = await played(guarded, group, *stream(*SAME, STOP))
     assert frames(answer)
     assert len(answer.content.split()) == 2 * len(SAME)
 
 
-async def test_neither_is_one_of_another_wire(guarded: Sidecar) -> None:
-    """LiteLLM would, after a hundred equal pieces."""
+async def test_a_repetitive_stream_of_another_format_is_not_truncated(guarded: Sidecar) -> None:
+    """LiteLLM would end it after a hundred equal chunks."""
     text = json.dumps(
         {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "same"}}
     )

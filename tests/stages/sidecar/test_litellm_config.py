@@ -1,4 +1,4 @@
-"""`litellm-config.yaml` as it ships: every deployment answers a call, with any keys and with none."""
+"""`litellm-config.yaml` as shipped: every deployment answers a call, with any keys and with none."""
 
 import json
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from llm_proxy.sidecar.config_check import check_config
 from llm_proxy.sidecar.environment import referenced_variables
 from llm_proxy.sidecar.model_substitution import FALLBACK_KEYS
 
-FILE = Path(__file__).parents[2] / "litellm-config.yaml"
+FILE = Path(__file__).parents[3] / "litellm-config.yaml"
 TEXT = FILE.read_text(encoding="utf-8")
 CONFIG: Json = yaml.safe_load(TEXT)
 BASES = {"anthropic": "", "azure": "", "gemini": "/v1beta", "vertex_ai": "", "ollama_chat": ""}
@@ -38,26 +38,26 @@ OLD_NAMES = (
 )
 
 
-def identity(deployment: Json) -> str:
+def deployment_id(deployment: Json) -> str:
     """The id in `model_info`."""
     return str(deployment["model_info"]["id"])
 
 
-IDS = [identity(deployment) for deployment in CONFIG["model_list"]]
+IDS = [deployment_id(deployment) for deployment in CONFIG["model_list"]]
 
 
 def at_provider(deployment: Json, provider: Provider) -> Json:
-    """The deployment with the provider's address, alone under its id; a wildcard keeps its name."""
+    """The deployment with the scripted provider's address, alone under its id; a wildcard keeps its name."""
     family = deployment["litellm_params"]["model"].partition("/")[0]
     params = deployment["litellm_params"] | {"api_base": provider.url + BASES.get(family, "/v1")}
     wildcard = "*" in deployment["model_name"]
-    name = deployment["model_name"] if wildcard else identity(deployment)
+    name = deployment["model_name"] if wildcard else deployment_id(deployment)
     return deployment | {"model_name": name, "litellm_params": params}
 
 
 @pytest.fixture(scope="module")
 def credentials(provider: Provider, service_folder: Path) -> Path:
-    """A service account's file, whose tokens the scripted provider gives out."""
+    """A service account's file; the scripted provider issues its tokens."""
     file = service_folder / "service-account.json"
     file.write_text(vertex_account.made(provider.url), encoding="utf-8")
     return file
@@ -65,7 +65,7 @@ def credentials(provider: Provider, service_folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def every_deployment(provider: Provider, service_folder: Path, credentials: Path) -> Iterator[Sidecar]:
-    """A sidecar with all of them, dummy keys, the provider's address."""
+    """A sidecar with all deployments, dummy keys, and the scripted provider's address."""
     keys = {name: f"dummy-{name.lower()}" for name in referenced_variables(TEXT)}
     keys |= {
         "GOOGLE_APPLICATION_CREDENTIALS": str(credentials),
@@ -80,9 +80,11 @@ def every_deployment(provider: Provider, service_folder: Path, credentials: Path
 
 @pytest.mark.parametrize("deployment", CONFIG["model_list"], ids=IDS)
 async def test_every_deployment_answers_a_call(every_deployment: Sidecar, deployment: Json) -> None:
-    """With a dummy key, by its own provider's wire."""
+    """With a dummy key, in its own provider's format."""
     wildcard = "*" in deployment["model_name"]
-    model = deployment["model_name"].replace("*", "gemini-any-name") if wildcard else identity(deployment)
+    model = (
+        deployment["model_name"].replace("*", "gemini-any-name") if wildcard else deployment_id(deployment)
+    )
     if deployment["model_info"].get("mode") == "embedding":
         answer = await every_deployment.post("/v1/embeddings", {"model": model, "input": model})
         assert answer.status == 200, answer.text
@@ -91,11 +93,11 @@ async def test_every_deployment_answers_a_call(every_deployment: Sidecar, deploy
         answer = await every_deployment.chat(model, f"shipped-{model}", do="ok", text="an answer")
         assert answer.status == 200, answer.text
         assert answer.json["choices"][0]["message"]["content"] == "an answer"
-    assert answer.headers["x-litellm-model-id"] == identity(deployment)
+    assert answer.headers["x-litellm-model-id"] == deployment_id(deployment)
 
 
-def test_without_any_key_the_file_still_stands() -> None:
-    """Everything is left out, each with a line, and nothing leads to what is gone."""
+def test_without_any_key_nothing_is_served() -> None:
+    """Everything is left out, each with a note; no name leads to a missing group."""
     found = build_effective_config(CONFIG, {})
     assert found.config["model_list"] == []
     assert found.config["router_settings"]["model_group_alias"] == {}
@@ -104,8 +106,8 @@ def test_without_any_key_the_file_still_stands() -> None:
 
 
 @pytest.mark.parametrize("name", ["OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "OLLAMA_API_BASE"])
-def test_with_one_key_only_what_it_opens_is_served(name: str) -> None:
-    """And every alias and fallback that is left leads somewhere."""
+def test_with_one_key_only_its_deployments_are_served(name: str) -> None:
+    """Every remaining alias and fallback leads to a group."""
     config = build_effective_config(CONFIG, {name: "x"}).config
     groups = {deployment["model_name"] for deployment in config["model_list"]}
     assert groups
@@ -115,13 +117,13 @@ def test_with_one_key_only_what_it_opens_is_served(name: str) -> None:
             assert {source, *targets} <= groups | set(config["router_settings"]["model_group_alias"])
 
 
-def test_the_file_is_without_a_fault() -> None:
-    """No ignored key, no dangling name, no key in the open."""
+def test_the_file_has_no_faults() -> None:
+    """No ignored key, no unknown name, no key in the file."""
     assert [found for found in check_config(CONFIG, {}) if found.is_fault] == []
 
 
-def test_no_fallback_leaves_the_machine_or_leads_to_the_toy() -> None:
-    """Whatever keys are set: private prompts stay, and no real model is answered for by the test model."""
+def test_no_fallback_is_remote_or_the_test_model() -> None:
+    """With any keys: private prompts stay local, and the test model answers for no real one."""
     assert not [found for found in check_config(CONFIG, {}) if "remote" in found.message]
     router = CONFIG["router_settings"]
     lists = [router.get(key, []) for key in FALLBACK_KEYS] + [[{"*": router.get("default_fallbacks", [])}]]
@@ -133,12 +135,12 @@ def test_no_fallback_leaves_the_machine_or_leads_to_the_toy() -> None:
 
 @pytest.mark.parametrize("name", OLD_NAMES)
 def test_names_of_the_older_documents_exist(name: str) -> None:
-    """As groups of their own or as aliases."""
+    """As groups or as aliases."""
     groups = {deployment["model_name"] for deployment in CONFIG["model_list"]}
     assert name in groups | set(CONFIG["router_settings"]["model_group_alias"])
 
 
-def test_ids_tell_deployments_apart() -> None:
+def test_deployment_ids_are_unique() -> None:
     """Logs and bills name a deployment by its id."""
     assert len(set(IDS)) == len(IDS)
     assert "key" not in json.dumps(IDS)

@@ -1,4 +1,4 @@
-"""Each input gets its own vector, whatever the provider's order, the first time and out of the cache."""
+"""Each input gets its own vector, in any order of the answer, from the provider and from the cache."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ GROUPS = ("embed", "hosted_vllm")
 
 
 def vectors(*placed: tuple[object, object], **more: Any) -> Json:
-    """An answer of the provider: the index and the vector of each of its entries."""
+    """Return a provider's answer with these indices and vectors."""
     data = [{"object": "embedding", "index": at, "embedding": vector} for at, vector in placed]
     return {
         "object": "list",
@@ -23,19 +23,19 @@ def vectors(*placed: tuple[object, object], **more: Any) -> Json:
 
 
 async def embedded(sidecar: Sidecar, group: str, *texts: str) -> Answer:
-    """The answer for these texts; LiteLLM caches it beside the answer."""
+    """Return the answer for these texts; LiteLLM caches it."""
     return await sidecar.post("/v1/embeddings", {"model": group, "input": list(texts)})
 
 
 def texts_for(body: Json | str, inputs: int) -> list[str]:
-    """Texts nobody embedded before; the first tells the provider what to answer."""
+    """Return texts that are not cached; the first tells the provider what to answer."""
     text = body if isinstance(body, str) else json.dumps(body)
     marks = [str(uuid4()) for _ in range(inputs)]
     return [f"{marks[0]} {json.dumps({'do': 'raw', 'raw': [text]})}", *marks[1:]]
 
 
-def told(answer: Answer) -> list[tuple[int, Any]]:
-    """Index and vector of each entry."""
+def entries(answer: Answer) -> list[tuple[int, Any]]:
+    """Return index and vector of each entry."""
     assert answer.status == 200, answer.text
     return [(one["index"], one["embedding"]) for one in answer.json["data"]]
 
@@ -52,14 +52,14 @@ def told(answer: Answer) -> list[tuple[int, Any]]:
     ],
 )
 async def test_vectors_are_matched_by_index(sidecar: Sidecar, group: str, body: Json) -> None:
-    """First and second call, all at once and one by one."""
+    """In the first and the second call, in one batch and one by one."""
     texts = texts_for(body, 3)
     expected = [(0, [0.0]), (1, [0.5]), (2, [1.0])]
-    assert told(await embedded(sidecar, group, *texts)) == expected
+    assert entries(await embedded(sidecar, group, *texts)) == expected
     await asyncio.sleep(0.3)
-    assert told(await embedded(sidecar, group, *texts)) == expected
-    assert told(await embedded(sidecar, group, texts[2])) == [(0, [1.0])]
-    assert told(await embedded(sidecar, group, texts[1], texts[0])) == [(0, [0.5]), (1, [0.0])]
+    assert entries(await embedded(sidecar, group, *texts)) == expected
+    assert entries(await embedded(sidecar, group, texts[2])) == [(0, [1.0])]
+    assert entries(await embedded(sidecar, group, texts[1], texts[0])) == [(0, [0.5]), (1, [0.0])]
     assert len(await sidecar.provider.calls(texts[0].split()[0])) == 1
 
 
@@ -84,10 +84,10 @@ async def test_vectors_are_matched_by_index(sidecar: Sidecar, group: str, body: 
         '"ok"',
     ],
 )
-async def test_an_answer_without_one_vector_for_each_input_is_none(
+async def test_an_answer_without_one_vector_for_each_input_is_an_error(
     sidecar: Sidecar, group: str, body: Json | str
 ) -> None:
-    """Too many, too few, twice, null, no number: the provider's failure, each time."""
+    """Missing, surplus, duplicate, null or no numbers: the provider's error, each time."""
     texts = texts_for(body, 3)
     for pause_s in (0, 0.3):
         await asyncio.sleep(pause_s)
@@ -96,7 +96,7 @@ async def test_an_answer_without_one_vector_for_each_input_is_none(
         assert answer.headers["x-llmp-provider-status"] == "502"
 
 
-async def test_so_is_one_of_another_wire(sidecar: Sidecar) -> None:
+async def test_an_answer_of_ollama_without_one_vector_for_each_input_is_an_error(sidecar: Sidecar) -> None:
     """Ollama's vectors have no index."""
     body = {"model": "m", "embeddings": [[0.5]], "prompt_eval_count": 1}
     answer = await embedded(sidecar, "embed-ollama", *texts_for(body, 2))
@@ -104,10 +104,10 @@ async def test_so_is_one_of_another_wire(sidecar: Sidecar) -> None:
 
 
 async def test_a_list_of_tokens_is_one_input(sidecar: Sidecar) -> None:
-    """LiteLLM would cache the vector of token 5 as that of the text "5", and of each list that has a 5."""
+    """LiteLLM would cache the vector of token 5 as that of the text "5"."""
     for asked in ([5], [5, 7], "5", [[5], [5, 7]]):
         answer = await sidecar.post("/v1/embeddings", {"model": "embed", "input": asked})
         await asyncio.sleep(0.3)
         count = 2 if asked == [[5], [5, 7]] else 1
-        assert [at for at, _ in told(answer)] == list(range(count))
+        assert [at for at, _ in entries(answer)] == list(range(count))
         assert "x-litellm-cache-key" not in answer.headers
