@@ -303,7 +303,6 @@ class Gateway:
             await self.admission.start()
             started.push_async_callback(self.admission.stop)
             if self._tracer is not None:
-                await self._tracer.start()
                 started.push_async_callback(self._tracer.stop)
             if self._pool is not None:
                 self._beside(started, self._pool)

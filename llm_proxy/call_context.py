@@ -7,15 +7,17 @@ Units: `_ms` since the request's headers were read; `_at` as the field says.
 
 import time
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from uuid import UUID
 
 from llm_proxy.dialects import Call
 from llm_proxy.errors import APIError, InternalError
 from llm_proxy.identity import Caller
 from llm_proxy.telemetry.request_ids import id_to_text
-from llm_proxy.telemetry.tracing import Trace
 from llm_proxy.upstream import NO_ROUTING, Catalog, InterruptReason, RoutingInfo, TokenUsage, interrupt_error
+
+if TYPE_CHECKING:
+    from llm_proxy.telemetry.tracing import Span
 
 Outcome = Literal["ok", "error", "client_gone", "cut", "lost"]
 
@@ -67,7 +69,7 @@ class CallContext:
     sent_at: float = 0.0
     answered_at: float = 0.0
     ttft_ms: float | None = None
-    trace: Trace | None = None
+    trace: "Span | None" = None
     payload: list[bytes] | None = None
 
     def __post_init__(self) -> None:

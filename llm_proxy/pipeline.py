@@ -18,6 +18,7 @@ from llm_proxy.dialects import Call
 from llm_proxy.errors import APIError, InternalError
 from llm_proxy.identity import Authenticator, Caller
 from llm_proxy.ledger import CallObservers, Ledger, UsageRecord, billed, overhead_ms, record_of
+from llm_proxy.telemetry.tracing import traceparent_of
 from llm_proxy.upstream import CallGuard, Catalog, Reply, RunningCalls, estimate_answer_tokens
 
 
@@ -98,7 +99,7 @@ class AdmittedCall:
             services.ledger.call_started(context)
             if services.witnesses is not None:
                 services.witnesses.on_start(context)
-            traceparent = context.trace.header if context.trace else None
+            traceparent = traceparent_of(context.trace) if context.trace else None
             context.sent_at = time.perf_counter()
             self._reply = reply = await services.upstream.send(
                 call, caller, context.id_text, self._watch, traceparent=traceparent

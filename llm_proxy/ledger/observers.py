@@ -17,7 +17,7 @@ from llm_proxy.call_context import CallContext
 from llm_proxy.ledger.record import MAX_NAME_CHARS, UsageRecord
 from llm_proxy.schema.database import sanitize_text
 from llm_proxy.telemetry.privacy import PayloadPolicy, redact
-from llm_proxy.telemetry.tracing import Tracer, begin
+from llm_proxy.telemetry.tracing import Tracer
 
 _MAX_QUEUE_BYTES = 32 * 2**20
 MAX_ANSWER_BYTES = 2**20
@@ -93,14 +93,14 @@ class CallObservers:
     def on_start(self, context: CallContext) -> None:
         """Starts the call's span in the caller's trace, and the recording of its answer if it is kept."""
         if self.tracer is not None:
-            context.trace = begin(context.traceparent)
+            context.trace = self.tracer.start_span(context.traceparent, context.started_at)
         if self._policy and context.caller is not None and self._policy.allows(context.caller.tenant):
             context.payload = []
 
     def on_end(self, context: CallContext, record: UsageRecord) -> None:
         """Ends the call's span and passes its payload on."""
         if self.tracer is not None and context.trace is not None:
-            self.tracer.finished(context.trace, record)
+            self.tracer.end_span(context.trace, record)
         if context.payload is not None and context.call is not None:
             self._keep(
                 Payload(

@@ -21,7 +21,7 @@ from uuid import UUID
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, values
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead  # pyright: ignore[reportUnknownVariableType] -- the same
 
 from llm_proxy import __version__
 
@@ -190,8 +190,8 @@ class BatchHistogram(Histogram):
             bucket = bisect_left(self._upper_bounds, amount)
             counts[bucket] = counts.get(bucket, 0) + 1
         for bucket, count in counts.items():
-            self._buckets[bucket].inc(count)
-        self._sum.inc(sum(amounts))
+            self._buckets[bucket].inc(count)  # pyright: ignore[reportUnknownMemberType] -- as the library has it
+        self._sum.inc(sum(amounts))  # pyright: ignore[reportUnknownMemberType] -- the same
 
 
 class Metrics:

@@ -1,157 +1,150 @@
-"""One span per call to an OpenTelemetry collector, and the caller's trace passed on; off unless configured.
+"""One OpenTelemetry span a call, and the caller's trace passed on; off, and not imported, unless configured.
 
-Invariants: no prompt and no answer in a span; spans wait in a bounded queue and are dropped, counted, when
-the collector is away; nothing on a call's way waits for it. OTLP over HTTP as JSON: no SDK needed.
-Sources: https://www.w3.org/TR/trace-context/, https://opentelemetry.io/docs/specs/otlp/#otlphttp,
-https://opentelemetry.io/docs/specs/semconv/gen-ai/.
+Invariants: no prompt and no answer is in a span. Ended spans wait in a queue of `MAX_SPANS`; spans that find
+it full or cannot be delivered are dropped and counted. A thread of the SDK's delivers; nothing on a call's
+way waits for it. Sources: https://www.w3.org/TR/trace-context/, https://opentelemetry.io/docs/specs/otlp/#otlphttp,
+GenAI semantic conventions 1.44.0, https://opentelemetry.io/docs/specs/semconv/gen-ai/.
 """
 
 import asyncio
-import http.client
+import contextlib
 import logging
-import secrets
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
-from urllib.parse import urlsplit
-
-import orjson
+import ssl
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
 
 from llm_proxy import __version__
-from llm_proxy.background import BackgroundLoop
 from llm_proxy.schema.database import sanitize_text
 from llm_proxy.telemetry.metrics import FinishedCall, Metrics
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+    from opentelemetry.trace import Span as Span  # noqa: PLC0414 -- the type of a call's span, for others too
+
 log = logging.getLogger(__name__)
 
-_MOST_SPANS = 4096
-_EVERY_S = 1.0
-_TIMEOUT_S = 5.0
-_SERVER, _OK, _ERROR = 2, 1, 2
+MAX_SPANS = 4096
+DELIVER_EVERY_S = 1.0
+TIMEOUT_S = 5.0
+STOP_S = 2.0
+"""So long the spans that wait at the end are tried."""
+SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 _OPERATIONS = {"chat.completions": "chat", "completions": "text_completion", "embeddings": "embeddings"}
-_HEX = frozenset("0123456789abcdef")
-
-
-@dataclass(frozen=True, slots=True)
-class Trace:
-    """One call's place in a trace.
-
-    Attributes:
-        parent_id: The caller's span; None when the trace begins here.
-        sampled: Whether the span is to be delivered; the caller's choice where there is one.
-    """
-
-    trace_id: str
-    span_id: str
-    parent_id: str | None
-    sampled: bool
-
-    @property
-    def header(self) -> str:
-        """The `traceparent` to pass on."""
-        return f"00-{self.trace_id}-{self.span_id}-{'01' if self.sampled else '00'}"
-
-
-def begin(traceparent: bytes | None) -> Trace:
-    """The place of a new call: within the caller's trace, or in one of its own when it names none."""
-    parent = _parse(traceparent)
-    span_id = secrets.token_hex(8)
-    if parent is None:
-        return Trace(secrets.token_hex(16), span_id, None, sampled=True)
-    trace_id, parent_id, sampled = parent
-    return Trace(trace_id, span_id, parent_id, sampled=sampled)
 
 
 class Tracer:
-    """Delivers spans to a collector."""
+    """Makes spans and delivers them to a collector."""
 
     def __init__(self, endpoint: str, metrics: Metrics) -> None:
         """Deliver to this collector (its base address, or one ending in `/v1/traces`)."""
-        url = urlsplit(endpoint if "://" in endpoint else f"http://{endpoint}")
-        self._secure = url.scheme == "https"
-        self._host = url.netloc.rpartition("@")[2]
-        self._path = url.path if url.path.endswith("/v1/traces") else f"{url.path.rstrip('/')}/v1/traces"
-        self._metrics = metrics
-        self._spans: list[dict[str, Any]] = []
-        self._loop = BackgroundLoop("tracing", self._deliver, every_s=_EVERY_S)
+        # Imported here: they take 30 MB and 0.3 s, and most gateways trace nothing.
+        from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
+        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+        from opentelemetry.sdk.trace.sampling import DEFAULT_ON  # noqa: PLC0415
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
 
-    def finished(self, trace: Trace, call: FinishedCall) -> None:
+        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # its lines would name the address
+        self._metrics = metrics
+        self._ended = 0
+        self._exporter = _CountingExporter(_otlp_exporter(endpoint), metrics)
+        self._processor = BatchSpanProcessor(
+            self._exporter,  # type: ignore[arg-type]  # it is one in all but its import
+            max_queue_size=MAX_SPANS,
+            max_export_batch_size=MAX_SPANS,
+            schedule_delay_millis=1000 * DELIVER_EVERY_S,
+        )
+        service = Resource({"service.name": "llm-proxy", "service.version": __version__})
+        self._provider = TracerProvider(sampler=DEFAULT_ON, resource=service, shutdown_on_exit=False)
+        self._provider.add_span_processor(self._processor)
+        self._tracer = self._provider.get_tracer("llm_proxy", __version__, schema_url=SCHEMA_URL)
+        self._propagator = TraceContextTextMapPropagator()
+
+    def start_span(self, traceparent: bytes | None, started_at_s: float) -> "Span":
+        """A new call's span: in the caller's trace, or in one of its own when the header names none.
+
+        Args:
+            traceparent: The caller's header (W3C); whether it is sampled is the caller's choice.
+            started_at_s: When the call began, in seconds since 1970.
+        """
+        from opentelemetry.context import Context  # noqa: PLC0415
+        from opentelemetry.trace import SpanKind  # noqa: PLC0415
+
+        carrier = {"traceparent": (traceparent or b"").decode("ascii", "replace")}
+        context = self._propagator.extract(carrier, Context())
+        start_ns = int(started_at_s * 1e6) * 1000
+        return self._tracer.start_span("call", context, SpanKind.SERVER, start_time=start_ns)
+
+    def end_span(self, span: "Span", call: FinishedCall) -> None:
         """A call ended: its span is queued; never waits."""
-        if not trace.sampled:
+        from opentelemetry.trace import StatusCode  # noqa: PLC0415
+
+        if not span.is_recording():
             return
-        if len(self._spans) >= _MOST_SPANS:
+        if self._ended - self._exporter.exported >= MAX_SPANS:
             self._metrics.increment("llm_proxy_traces_dropped_total")
             return
-        self._spans.append(span(trace, call))
-
-    async def start(self) -> None:
-        """Begin to deliver."""
-        self._loop.start()
+        self._ended += 1
+        span.update_name(span_name(call))
+        span.set_attributes(span_attributes(call))
+        span.set_status(StatusCode.OK if call.outcome == "ok" else StatusCode.ERROR)
+        span.end(int((call.started_at.timestamp() + call.latency_ms / 1000) * 1e6) * 1000)
 
     async def stop(self) -> None:
-        """Deliver what is left, once, and end."""
-        await self._loop.stop()
-        await self._deliver()
+        """Deliver what is left, within `STOP_S`, and end."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_S):
+                await asyncio.to_thread(self._processor.force_flush)
+        self._exporter.shutdown()  # a delivery that is still tried is given up
+        await asyncio.to_thread(self._provider.shutdown)
 
-    async def _deliver(self) -> None:
-        spans, self._spans = self._spans, []
-        if not spans:
-            return
-        try:
-            await asyncio.to_thread(self._post, orjson.dumps(envelope(spans)))
-        except (OSError, http.client.HTTPException) as fault:
+
+class _CountingExporter:
+    """Delivers by another exporter, and counts.
+
+    Attributes:
+        exported: Spans that left the queue, delivered or not; written by the SDK's thread alone.
+    """
+
+    def __init__(self, exporter: "SpanExporter", metrics: Metrics) -> None:
+        self._exporter = exporter
+        self._metrics = metrics
+        self.exported = 0
+
+    def export(self, spans: "Sequence[ReadableSpan]") -> "SpanExportResult":
+        self.exported += len(spans)
+        result = self._exporter.export(spans)
+        if result.name != "SUCCESS":
             self._metrics.increment("llm_proxy_traces_dropped_total", by=len(spans))
-            log.warning("spans were not delivered", extra={"spans": len(spans), "why": type(fault).__name__})
+            log.warning("spans were not delivered", extra={"spans": len(spans)})
+        return result
 
-    def _post(self, body: bytes) -> None:
-        connect = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
-        connection = connect(self._host, timeout=_TIMEOUT_S)
-        try:
-            connection.request("POST", self._path, body, {"content-type": "application/json"})
-            answer = connection.getresponse()
-            answer.read()
-            if answer.status >= 300:
-                raise http.client.HTTPException(f"status {answer.status}")
-        finally:
-            connection.close()
+    def shutdown(self) -> None:
+        self._exporter.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return self._exporter.force_flush(timeout_millis)
 
 
-def span(trace: Trace, call: FinishedCall) -> dict[str, Any]:
-    """The span of a call, in OTLP's JSON."""
-    start_ns = int(call.started_at.timestamp() * 1e6) * 1000
-    operation = _OPERATIONS.get(call.door, call.door)
-    failed = call.outcome != "ok"
-    return {
-        "traceId": trace.trace_id,
-        "spanId": trace.span_id,
-        **({"parentSpanId": trace.parent_id} if trace.parent_id else {}),
-        "name": sanitize_text(f"{operation} {call.group}"),
-        "kind": _SERVER,
-        "startTimeUnixNano": str(start_ns),
-        "endTimeUnixNano": str(start_ns + int(call.latency_ms * 1e6)),
-        "attributes": list(_attributes(_facts(call, operation))),
-        "status": {"code": _ERROR if failed else _OK},
-    }
+def traceparent_of(span: "Span") -> str:
+    """The `traceparent` header to pass on (W3C); of the flags, whether it is sampled alone."""
+    context = span.get_span_context()
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags & 1:02x}"
 
 
-def envelope(spans: list[dict[str, Any]]) -> dict[str, Any]:
-    """The body of one delivery."""
-    service = {"service.name": "llm-proxy", "service.version": __version__}
-    scope = {"name": "llm_proxy", "version": __version__}
-    return {
-        "resourceSpans": [
-            {
-                "resource": {"attributes": list(_attributes(service))},
-                "scopeSpans": [{"scope": scope, "spans": spans}],
-            }
-        ]
-    }
+def span_name(call: FinishedCall) -> str:
+    """The operation and the model."""
+    return sanitize_text(f"{_OPERATIONS.get(call.door, call.door)} {call.group}")
 
 
-def _facts(call: FinishedCall, operation: str) -> dict[str, Any]:
+def span_attributes(call: FinishedCall) -> dict[str, str | int | float]:
+    """What a span says of a call; what is not known is left out."""
     cost_usd = call.cost_nano_usd / 1e9 if call.cost_nano_usd is not None else None
-    return {
-        "gen_ai.operation.name": operation,
+    facts: dict[str, Any] = {
+        "gen_ai.operation.name": _OPERATIONS.get(call.door, call.door),
         "gen_ai.provider.name": call.provider,
         "gen_ai.request.model": call.group,
         "gen_ai.response.model": call.model_resolved,
@@ -167,24 +160,24 @@ def _facts(call: FinishedCall, operation: str) -> dict[str, Any]:
         "llm_proxy.cost_usd": cost_usd,
         "llm_proxy.ttft_ms": call.ttft_ms,
     }
+    return {
+        name: sanitize_text(value) if isinstance(value, str) else value
+        for name, value in facts.items()
+        if value is not None
+    }
 
 
-def _attributes(facts: dict[str, Any]) -> Iterable[dict[str, Any]]:
-    for name, value in facts.items():
-        if isinstance(value, int):
-            yield {"key": name, "value": {"intValue": str(value)}}
-        elif isinstance(value, float):
-            yield {"key": name, "value": {"doubleValue": value}}
-        elif value is not None:
-            yield {"key": name, "value": {"stringValue": sanitize_text(value)}}
+def _otlp_exporter(endpoint: str) -> "SpanExporter":
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+    from requests import Session  # noqa: PLC0415
 
-
-def _parse(traceparent: bytes | None) -> tuple[str, str, bool] | None:
-    parts = (traceparent or b"").decode("ascii", "replace").split("-")
-    if len(parts) < 4 or [len(part) for part in parts[:4]] != [2, 32, 16, 2] or parts[0] == "ff":
-        return None
-    version, trace_id, parent_id, flags = parts[:4]
-    known = _HEX.issuperset(version + trace_id + parent_id + flags) and (version != "00" or len(parts) == 4)
-    if not known or int(trace_id, 16) == 0 or int(parent_id, 16) == 0:
-        return None
-    return trace_id, parent_id, bool(int(flags, 16) & 1)
+    url = urlsplit(endpoint if "://" in endpoint else f"http://{endpoint}")
+    path = url.path if url.path.endswith("/v1/traces") else f"{url.path.rstrip('/')}/v1/traces"
+    session = Session()
+    session.trust_env = False  # the collector is asked itself, whatever proxy the environment names
+    return OTLPSpanExporter(
+        urlunsplit((url.scheme, url.netloc.rpartition("@")[2], path, "", "")),
+        certificate_file=ssl.get_default_verify_paths().cafile,
+        timeout=TIMEOUT_S,
+        session=session,
+    )

@@ -1,43 +1,59 @@
 """Spans reach a real collector over HTTP, and a collector that is away costs nothing but the spans."""
 
-import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from uuid import UUID
 
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span
 from prometheus_page import value
 from usage_records import record
 
-from llm_proxy import background
+from llm_proxy import __version__
+from llm_proxy.ledger.record import UsageRecord
 from llm_proxy.telemetry import Metrics
-from llm_proxy.telemetry.tracing import Tracer, begin
+from llm_proxy.telemetry.tracing import MAX_SPANS, Tracer
 
-Json = dict[str, Any]
+UNSAMPLED = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"
 
 
 class Collector:
     """An endpoint that keeps what it is sent, as an OpenTelemetry collector would."""
 
     def __init__(self) -> None:
-        self.received: list[tuple[str, Json]] = []
+        self.paths: list[str] = []
+        self.received: list[ResourceSpans] = []
+        self.status = 200
+        self.delay_s = 0.0
         outer = self
 
-        class Door(BaseHTTPRequestHandler):
+        class TracesEndpoint(BaseHTTPRequestHandler):
+            """Answers every POST with the collector's status."""
+
             def do_POST(self) -> None:
-                length = int(self.headers["content-length"])
-                outer.received.append((self.path, json.loads(self.rfile.read(length))))
-                self.send_response(200)
-                self.send_header("content-length", "2")
+                """Keep the spans."""
+                body = self.rfile.read(int(self.headers["content-length"]))
+                outer.paths.append(self.path)
+                time.sleep(outer.delay_s)
+                if outer.status == 200:
+                    outer.received.extend(ExportTraceServiceRequest.FromString(body).resource_spans)
+                self.send_response(outer.status)
+                self.send_header("content-length", "0")
                 self.end_headers()
-                self.wfile.write(b"{}")
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- the library's name
                 """Silent."""
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Door)
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), TracesEndpoint)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    @property
+    def spans(self) -> list[Span]:
+        """Every span received."""
+        return [span for one in self.received for scope in one.scope_spans for span in scope.spans]
 
 
 @pytest.fixture
@@ -52,50 +68,93 @@ def collector() -> Iterator[Collector]:
     thread.join()
 
 
+def trace(tracer: Tracer, call: UsageRecord, traceparent: bytes | None = None) -> None:
+    """A call that begins and ends."""
+    tracer.end_span(tracer.start_span(traceparent, call.started_at.timestamp()), call)
+
+
+def told(span: Span, name: str) -> str:
+    """The text of an attribute."""
+    (found,) = [one.value.string_value for one in span.attributes if one.key == name]
+    return str(found)
+
+
+def dropped(metrics: Metrics) -> float:
+    """Spans counted as not delivered."""
+    return value(metrics.render(), "llm_proxy_traces_dropped_total")
+
+
 async def test_spans_are_delivered_with_the_service_and_without_text(collector: Collector) -> None:
-    """In one delivery, to OTLP's path."""
-    tracer = Tracer(collector.url, Metrics())
-    await tracer.start()
-    calls = [record() for _ in range(3)]
+    """In one delivery, to OTLP's path; the caller's choice not to be traced is kept."""
+    metrics = Metrics()
+    tracer = Tracer(collector.url, metrics)
+    calls = [record(latency_ms=250.0) for _ in range(3)]
     for one in calls:
-        tracer.finished(begin(None), one)
-    tracer.finished(begin(b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"), record())
+        trace(tracer, one)
+    trace(tracer, record(), UNSAMPLED)
     await tracer.stop()
-    ((path, body),) = collector.received
-    assert path == "/v1/traces"
-    resource = body["resourceSpans"][0]
-    assert resource["resource"]["attributes"][0] == {
-        "key": "service.name",
-        "value": {"stringValue": "llm-proxy"},
+    assert collector.paths == ["/v1/traces"]
+    resource = collector.received[0].resource
+    assert {one.key: one.value.string_value for one in resource.attributes} == {
+        "service.name": "llm-proxy",
+        "service.version": __version__,
     }
-    spans = resource["scopeSpans"][0]["spans"]
-    ids = [
-        next(a["value"]["stringValue"] for a in span["attributes"] if a["key"] == "llm_proxy.request_id")
-        for span in spans
+    assert [UUID(told(span, "llm_proxy.request_id")) for span in collector.spans] == [
+        one.request_id for one in calls
     ]
-    assert ids == [str(one.request_id) for one in calls]
+    for span in collector.spans:
+        assert (span.name, span.kind, span.status.code) == ("chat gpt-4o-mini", Span.SPAN_KIND_SERVER, 1)
+        assert abs(span.end_time_unix_nano - span.start_time_unix_nano - 250_000_000) < 2000
+        assert span.parent_span_id == b""
+    assert dropped(metrics) == 0
+
+
+async def test_a_span_lies_in_the_callers_trace(collector: Collector) -> None:
+    """With the caller's span as its parent; a failed call's is an error."""
+    tracer = Tracer(f"{collector.url}/v1/traces", Metrics())
+    trace(tracer, record(outcome="error", refusal_code="overloaded", status=503), UNSAMPLED[:-2] + b"01")
+    await tracer.stop()
+    (span,) = collector.spans
+    assert span.trace_id.hex() == "4bf92f3577b34da6a3ce929d0e0e4736"
+    assert span.parent_span_id.hex() == "00f067aa0ba902b7"
+    assert span.status.code == 2
+    assert told(span, "error.type") == "overloaded"
+    assert collector.paths == ["/v1/traces"]
 
 
 async def test_a_collector_that_is_away_costs_the_spans_alone(free_port: int) -> None:
-    """They are counted; nothing is raised, nothing waits."""
+    """They are counted, those that found no room too; nothing is raised, nothing waits."""
     metrics = Metrics()
     tracer = Tracer(f"http://127.0.0.1:{free_port}/otlp", metrics)
-    await tracer.start()
-    for _ in range(4100):
-        tracer.finished(begin(None), record())
+    began = time.monotonic()
+    for _ in range(MAX_SPANS + 4):
+        trace(tracer, record())
     await tracer.stop()
-    assert value(metrics.render(), "llm_proxy_traces_dropped_total") == 4100
+    assert dropped(metrics) == MAX_SPANS + 4
+    assert time.monotonic() - began < 10
+
+
+async def test_a_collector_that_refuses_or_hangs_is_waited_for_by_nobody(collector: Collector) -> None:
+    """What it did not take is counted; the end does not wait longer than it may."""
+    metrics = Metrics()
+    collector.status = 400
+    tracer = Tracer(collector.url, metrics)
+    trace(tracer, record())
+    await tracer.stop()
+    assert dropped(metrics) == 1
+    collector.delay_s = 8.0
+    tracer = Tracer(collector.url, metrics)
+    trace(tracer, record())
+    began = time.monotonic()
+    await tracer.stop()
+    assert time.monotonic() - began < 7.5
+    assert dropped(metrics) == 2
 
 
 async def test_a_span_with_text_that_is_no_utf8_holds_up_no_other(collector: Collector) -> None:
     """Names a caller chose."""
     tracer = Tracer(collector.url, Metrics())
-    await tracer.start()
     for changes in ({}, {"agent": "a\ud800\0", "group": "\udc80"}, {}):
-        tracer.finished(begin(None), record(**changes))
+        trace(tracer, record(**changes))
     await tracer.stop()
-    assert "tracing" not in background.failing_loops()
-    spans = [
-        one for _, body in collector.received for one in body["resourceSpans"][0]["scopeSpans"][0]["spans"]
-    ]
-    assert len(spans) == 3
+    assert [span.name for span in collector.spans] == ["chat gpt-4o-mini", "chat ?", "chat gpt-4o-mini"]
