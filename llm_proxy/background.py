@@ -1,8 +1,8 @@
 """The loops a process runs beside its calls: the one way to run them.
 
-Invariants: a loop ends when it is stopped or says `LOOP_DONE`, never by an exception; a failure is counted,
-logged with its traceback once per kind, and followed by a pause of `MAX_PAUSE_S` at most; `stop` cancels
-and waits. `failing` and `failures` speak of this whole process.
+Invariants: a loop ends when it is stopped or its step returns `LOOP_DONE`, never by an exception. A failure
+is counted, logged with its traceback once per kind, and followed by a pause of at most `MAX_PAUSE_S`.
+`stop` cancels and waits. `failing_loops` and `failure_counts` cover the whole process.
 """
 
 import asyncio

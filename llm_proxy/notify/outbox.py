@@ -1,9 +1,9 @@
 """Events and their deliveries in Postgres: one event over all replicas, one replica at a delivery.
 
-Invariants: an event is kept together with its deliveries; a delivery that was claimed and not reported is
-claimed again after `CLAIM_TIMEOUT_S`, so that each arrives at least once, always under the same id; after
-`GIVE_UP_AFTER` it is tried no more. No address of a webhook is kept. Everything raises
-`DatabaseUnavailable`, `RowsRejected`.
+Invariants: an event is stored together with its deliveries. A claimed delivery that is not reported within
+`CLAIM_TIMEOUT_S` is claimed again: each arrives at least once, always under the same id. After
+`GIVE_UP_AFTER` it is tried no more. No webhook's address is stored. Every method raises
+`DatabaseUnavailable` or `RowsRejected`.
 """
 
 import json
@@ -24,7 +24,7 @@ CLAIM_TIMEOUT_S = 30.0
 GIVE_UP_AFTER = timedelta(hours=24)
 FIRST_PAUSE_S, MAX_PAUSE_S = 5.0, 3600.0
 MAX_PER_KIND = 10
-"""Events of one kind within `REPEAT_AFTER` that belong to no budget: a thousand addresses are no news."""
+"""Events of one kind, outside budgets, within `REPEAT_AFTER`: a thousand addresses are no news."""
 CLAIM_BATCH = 2
 _DEADLINE_S = 5.0
 _LOCK = "SELECT pg_advisory_xact_lock(hashtext('llm-proxy notifications'), hashtext($1))"
