@@ -155,7 +155,7 @@ class Gateway:
         reader = RequestReader(identity, request_limits(settings), self._known)
         keeper = _doorkeeper(settings, identity, self._pool, self._client_ip)
         answering = usage.router(usage_of or remembered, keeper, self._standings)
-        routers = [answering, *self._routers(keeper, reader, usage_of, ModelProbe(services))]
+        routers = [answering, *self._routers(keeper, reader, usage_of or remembered, ModelProbe(services))]
         routers.append(
             notifications.router(Outbox(self._pool) if self._pool else None, by=keeper.require_actor)
         )
@@ -197,7 +197,7 @@ class Gateway:
         self,
         keeper: AuthDependencies,
         reader: RequestReader,
-        usage_of: PostgresUsage | None,
+        usage_of: PostgresUsage | MemoryUsage | None,
         trial: ModelProbe,
     ) -> list[APIRouter]:
         """Every door that is not hot."""
@@ -227,8 +227,8 @@ class Gateway:
                 self.admission, caller=keeper.require_caller, of_key=of_key, read=reader.read_explain_request
             ),
             health.metrics_router(self.metrics, keeper),
-            stored_data.payloads_router(usage_of, keeper),
-            models.admin_router(catalog, self.ledger.vitals, trial, record=record, by=by),
+            stored_data.payloads_router(usage_of if isinstance(usage_of, PostgresUsage) else None, keeper),
+            models.admin_router(catalog, usage_of, trial, record=record, by=by),
             keys.router(
                 registry,
                 KeyRaiseRepository(pool) if pool else None,

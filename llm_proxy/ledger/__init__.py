@@ -5,28 +5,26 @@ from llm_proxy.ledger.call_history import CallHistoryReader
 from llm_proxy.ledger.erasure import Erasures, ErasureTargets
 from llm_proxy.ledger.erasure_stores import LangfuseClient
 from llm_proxy.ledger.ledger import Ledger, LedgerState
+from llm_proxy.ledger.model_health import ModelHealth, TrafficHealth
 from llm_proxy.ledger.observers import CallObservers, keep_answer
 from llm_proxy.ledger.record import UsageRecord, billed, overhead_ms, record_of
 from llm_proxy.ledger.store import LedgerStore
 from llm_proxy.ledger.usage_store import MemoryUsage, PostgresUsage
-from llm_proxy.ledger.vitals import Vital, Vitals
-from llm_proxy.ledger.vitals_shared import SharedVitals
 
 __all__ = [
     "Erasures",
+    "TrafficHealth",
     "CallHistoryReader",
     "LangfuseClient",
     "Ledger",
     "LedgerState",
+    "ModelHealth",
     "ErasureTargets",
     "MemoryUsage",
     "LedgerSpend",
     "LedgerStore",
     "PostgresUsage",
     "UsageRecord",
-    "Vital",
-    "Vitals",
-    "SharedVitals",
     "CallObservers",
     "billed",
     "keep_answer",

@@ -22,8 +22,6 @@ from llm_proxy.ledger.rejected_requests import RejectionSampler, rejected_reques
 from llm_proxy.ledger.spool import RECORD_BYTES, STARTED_BYTES, Journal
 from llm_proxy.ledger.store import LedgerStore
 from llm_proxy.ledger.usage_store import MemoryUsage
-from llm_proxy.ledger.vitals import Vitals
-from llm_proxy.ledger.vitals_shared import SharedVitals
 from llm_proxy.ledger.worker_slot import WorkerSlot
 from llm_proxy.ledger.writer import REPLAY_EVERY_S, Writer
 from llm_proxy.telemetry import Metrics
@@ -94,7 +92,6 @@ class Ledger:
     """Where finished calls go.
 
     Attributes:
-        vitals: How the models fare, by what they left here and at the other workers.
         refused_by_provider: Hears of deployments whose provider refused the credentials; None by default.
     """
 
@@ -117,14 +114,12 @@ class Ledger:
             remembered: Keeps every record in memory as well.
         """
         self._metrics = metrics
-        own = Vitals()
-        self._vitals, self.vitals = own, SharedVitals(own, seat.path if seat else None)
         self._store, self._remembered = store, remembered
         self.on_provider_auth_failure: Callable[[str, str], None] | None = None
         self._maintenance = Maintenance(store, seat, metrics, spool_max_bytes)
         self._journal: Journal = self._maintenance.journal
         self._writer = Writer(store, self._maintenance.spool, self._journal, metrics)
-        self._maintenance.writer, self._maintenance.tell = self._writer, self.vitals.tell
+        self._maintenance.writer = self._writer
         self._samples = (RejectionSampler(), RejectionSampler())  # of strangers, of known callers
         self._writing = BackgroundLoop("ledger-writer", self._writer.step)
         self._beside = (
@@ -161,7 +156,6 @@ class Ledger:
             self._metrics.call_finished(record)
             if overhead_ms is not None:
                 self._metrics.observe("llm_proxy_overhead_seconds", overhead_ms / 1000, record.door)
-            self._vitals.finished(record)
             report_provider_troubles(record, served, self._metrics, self.on_provider_auth_failure)
             if self._remembered is not None:
                 self._remembered.add(record)

@@ -47,11 +47,9 @@ class Maintenance:
         spool: None without a worker slot.
         rejected_sample: Sampled rejected requests until Postgres has them.
         writer: Set by the ledger.
-        tell: Shares the models' health with the other workers; set by the ledger.
     """
 
     writer: Writer
-    tell: Callable[[], None]
 
     def __init__(
         self, store: LedgerStore | None, seat: WorkerSlot | None, metrics: Metrics, spool_max_bytes: int
@@ -110,7 +108,6 @@ class Maintenance:
     def _tasks(self) -> tuple[tuple[str, int, Task], ...]:
         """Returns each task's name in the log, the ticks between its runs, and the task."""
         return (
-            ("tell", 1, self._tell),
             ("write-aside", 1, self._write_samples),
             ("write-counts", 1, self._write_counts),
             ("prepare", _PREPARE_EVERY, self._prepare),
@@ -134,9 +131,6 @@ class Maintenance:
                 log.warning("postgres refuses a duty of the ledger", extra={"why": error.reason})
         except RowsRejected as error:
             log.warning("postgres refuses a duty of the ledger", extra={"why": error.reason})
-
-    async def _tell(self) -> None:
-        self.tell()
 
     async def _batch(self) -> bool:
         store = self._require_store()

@@ -20,6 +20,7 @@ import asyncpg
 
 from llm_proxy.errors import BadRequest
 from llm_proxy.identity.audit import Actor, Person, write_audit
+from llm_proxy.ledger.model_health import ModelHealth, fetch_health, health_of
 from llm_proxy.ledger.record import COLUMNS, MAX_NAME_CHARS, PARTITION_MARGIN, UsageRecord
 from llm_proxy.ledger.rejected_requests import (
     RejectionScope,
@@ -142,6 +143,11 @@ class PostgresUsage:
         async with db_deadline(_DEADLINE_S), self.pool.acquire() as connection:
             span = minute_around(request_id)
             return await fetch_rejection_counts(connection, *span, scope)
+
+    async def model_health(self, now: datetime) -> ModelHealth:
+        """Returns how the models have fared up to now."""
+        async with db_deadline(_DEADLINE_S), self.pool.acquire() as connection:
+            return await fetch_health(connection, now)
 
     async def get_payload(self, request_id: UUID) -> dict[str, str | None] | None:
         """Returns a call's prompt and answer, redacted; None if they are not stored."""
@@ -272,6 +278,10 @@ class MemoryUsage:
         decoded = {name: json.loads(row[name]) if row[name] else None for name in ("hops", "token_details")}
         tags = record.tags.split(",") if record.tags else None
         return {**row, **decoded, "cost_usd": cost_usd, "tags": tags, "model_calls": []}
+
+    async def model_health(self, now: datetime) -> ModelHealth:
+        """Returns how the models have fared up to now."""
+        return health_of(self._records, now)
 
     async def rejected_in_minute(self, request_id: UUID, scope: RejectionScope) -> list[dict[str, Any]]:  # noqa: ARG002 -- the protocol's
         """Returns nothing: mock mode counts no rejections."""

@@ -63,7 +63,9 @@ async def test_health_comes_from_live_traffic(stack: RunningStack) -> None:
         with pytest.raises(Exception, match=r"50\d|400"):
             await stack.openai.chat.completions.create(model="plain", messages=say(script(**directive)))
     calls = len(await stack.calls())
-    after = (await group(stack, "plain"))["health"]
+    async with asyncio.timeout(10):
+        while (after := (await group(stack, "plain"))["health"])["calls"] - before["calls"] < 2:  # noqa: ASYNC110 -- nothing tells when records are written
+            await asyncio.sleep(0.1)
     assert after["last_success_at"] is not None
     assert after["last_failure_at"] is not None
     assert after["last_failure_code"]

@@ -133,6 +133,19 @@ def test_metrics_are_one_page_for_all_workers(gateway: Gateway) -> None:
             assert value(page, "llm_proxy_in_flight") == 0
 
 
+def test_all_workers_tell_the_same_of_a_model(gateway: Gateway) -> None:
+    """Whichever answers: the calls of both are in the database."""
+
+    def calls() -> int:
+        groups = gateway.asked("/admin/models", ADMIN).json().get("data", [])
+        return sum(one["health"]["calls"] for one in groups if one["id"] == "plain")
+
+    with gateway.running():
+        for _ in range(12):
+            gateway.chat()
+        until(lambda: {calls() for _ in range(10)} == {12})
+
+
 def requests(gateway: Gateway) -> float:
     """Calls that the workers have counted."""
     return sum(series(gateway.asked("/metrics", ADMIN).text, "llm_proxy_requests_total").values())

@@ -26,10 +26,11 @@ from llm_proxy.endpoints import Endpoint
 from llm_proxy.errors import APIError, BadRequest, ModelNotFound, NotFound, StoreUnavailable
 from llm_proxy.identity import Actor, Caller, allowed_models, is_model_allowed
 from llm_proxy.json_access import Json
-from llm_proxy.ledger import SharedVitals, Vital, Vitals, billed
-from llm_proxy.ledger.vitals import MINUTES
+from llm_proxy.ledger import MemoryUsage, ModelHealth, PostgresUsage, TrafficHealth, billed
+from llm_proxy.ledger.model_health import WINDOW
 from llm_proxy.money import PICO_PER_USD_PER_MILLION, nano_to_usd
 from llm_proxy.pipeline import Services, process_call
+from llm_proxy.schema.database import DatabaseUnavailable
 from llm_proxy.telemetry import uuid7
 from llm_proxy.upstream import Catalog, Deployment, ModelGroup, interrupt_error
 
@@ -176,7 +177,7 @@ class ModelProbe:
 
 def admin_router(
     catalog: Callable[[], Catalog | None],
-    vitals: SharedVitals,
+    usage: PostgresUsage | MemoryUsage | None,
     trial: ModelProbe,
     *,
     record: AuditedChange | None,
@@ -190,9 +191,9 @@ def admin_router(
     )
     async def listed() -> Json:
         known = _known_admin(catalog())
-        seen = vitals.together()
+        seen = await _seen(usage)
         groups = [_group(group, seen) for group in known.groups.values()]
-        return {"data": groups, "window_s": MINUTES * 60}
+        return {"data": groups, "window_s": int(WINDOW.total_seconds())}
 
     @doors.post(
         "/models/{model:path}/test",
@@ -217,19 +218,27 @@ def _known_admin(catalog: Catalog | None) -> Catalog:
     return catalog
 
 
-def _group(group: ModelGroup, vitals: Vitals) -> Json:
+async def _seen(usage: PostgresUsage | MemoryUsage | None) -> ModelHealth | None:
+    """The health of the models; None without a database, or while it is away."""
+    try:
+        return await usage.model_health(datetime.now(UTC)) if usage is not None else None
+    except DatabaseUnavailable:
+        return None
+
+
+def _group(group: ModelGroup, seen: ModelHealth | None) -> Json:
     return {
         "id": group.name,
         "mode": group.mode,
         "wildcard": group.wildcard,
         "providers": sorted({one.provider for one in group.deployments}),
         "fallbacks": list(group.fallbacks),
-        "health": _health(vitals.group(group.name), vitals.now_s()),
-        "deployments": [_deployment(one, vitals) for one in group.deployments],
+        "health": _health(seen.groups.get(group.name, TrafficHealth()) if seen else None),
+        "deployments": [_deployment(one, seen) for one in group.deployments],
     }
 
 
-def _deployment(one: Deployment, vitals: Vitals) -> Json:
+def _deployment(one: Deployment, seen: ModelHealth | None) -> Json:
     return {
         "id": one.id,
         "provider": one.provider,
@@ -238,24 +247,25 @@ def _deployment(one: Deployment, vitals: Vitals) -> Json:
         "max_output_tokens": one.max_output_tokens,
         "input_usd_per_million": _usd_per_million(one.input_pico_usd),
         "output_usd_per_million": _usd_per_million(one.output_pico_usd),
-        "health": _health(vitals.deployment(one.id), vitals.now_s()),
+        "health": _health(seen.deployments.get(one.id, TrafficHealth()) if seen else None),
     }
 
 
-def _health(vital: Vital | None, now_s: float) -> Json:
-    calls, failures = vital.lately(now_s) if vital else (0, 0)
+def _health(health: TrafficHealth | None) -> Json:
+    """Every value is null where nothing is known; without calls their numbers are 0."""
+    calls, failures = (health.calls, health.failures) if health else (None, None)
     return {
-        "last_success_at": _moment(vital.last_success_s) if vital else None,
-        "last_failure_at": _moment(vital.last_failure_s) if vital else None,
-        "last_failure_code": vital.code if vital else None,
+        "last_success_at": _moment(health.last_success_at) if health else None,
+        "last_failure_at": _moment(health.last_failure_at) if health else None,
+        "last_failure_code": health.last_failure_code if health else None,
         "calls": calls,
         "failures": failures,
-        "error_rate": round(failures / calls, 4) if calls else None,
+        "error_rate": round(failures / calls, 4) if calls and failures is not None else None,
     }
 
 
-def _moment(seconds: float | None) -> str | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+def _moment(at: datetime | None) -> str | None:
+    return None if at is None else at.isoformat(timespec="seconds")
 
 
 def _usd_per_million(pico: int | None) -> str | None:

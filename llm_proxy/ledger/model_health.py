@@ -1,0 +1,115 @@
+"""How model groups and deployments have fared, from the records of their calls.
+
+Invariants: no model is called to find out. Cache hits, callers' own faults and callers who left count for
+nothing; retries that the sidecar made good stay unseen. `calls` and `failures` cover the last `WINDOW`, the
+latest success and failure the last `LOOK_BACK`, by the time the call ended.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import asyncpg
+
+from llm_proxy.identity.postgres_store import Connection
+from llm_proxy.ledger.record import UsageRecord
+
+WINDOW = timedelta(minutes=5)
+LOOK_BACK = timedelta(days=1)
+PROVIDER_STATUSES = frozenset({401, 403, 408, 429})
+"""Statuses below 500 that an admitted call can only owe to its provider."""
+
+_HEALTH = """
+    WITH ended AS (
+        SELECT model_group, deployment, started_at + latency_ms * interval '1 ms' AS at,
+            CASE WHEN outcome <> 'ok' THEN coalesce(refusal_code, status::text) END AS failure
+        FROM requests
+        WHERE started_at > $1 AND cache <> 'hit'
+            AND (outcome IN ('ok', 'cut') OR outcome = 'error' AND (status >= 500 OR status = ANY($3)))
+    )
+    SELECT model_group, deployment,
+        count(*) FILTER (WHERE at > $2) AS calls,
+        count(failure) FILTER (WHERE at > $2) AS failures,
+        max(at) FILTER (WHERE failure IS NULL) AS last_success_at,
+        max(at) FILTER (WHERE failure IS NOT NULL) AS last_failure_at,
+        (array_agg(failure ORDER BY at DESC) FILTER (WHERE failure IS NOT NULL))[1] AS last_failure_code
+    FROM ended GROUP BY GROUPING SETS ((model_group), (deployment))"""
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficHealth:
+    """One group or deployment.
+
+    Attributes:
+        calls: Of the last `WINDOW`, as are `failures`.
+        last_failure_code: Of the latest failure.
+    """
+
+    calls: int = 0
+    failures: int = 0
+    last_success_at: datetime | None = None
+    last_failure_at: datetime | None = None
+    last_failure_code: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelHealth:
+    """All of them, by name; a deployment is known by its successes, an error seldom names it."""
+
+    groups: dict[str, TrafficHealth] = field(default_factory=dict[str, TrafficHealth])
+    deployments: dict[str, TrafficHealth] = field(default_factory=dict[str, TrafficHealth])
+
+
+async def fetch_health(connection: Connection, now: datetime) -> ModelHealth:
+    """The health at this time, from the table `requests`."""
+    found = ModelHealth()
+    for row in await connection.fetch(_HEALTH, now - LOOK_BACK, now - WINDOW, sorted(PROVIDER_STATUSES)):
+        if row["model_group"] is not None:
+            found.groups[row["model_group"]] = _health(row)
+        elif row["deployment"] is not None:
+            found.deployments[row["deployment"]] = _health(row)
+    return found
+
+
+def health_of(records: Iterable[UsageRecord], now: datetime) -> ModelHealth:
+    """The same from records in memory."""
+    found = ModelHealth()
+    for one in records:
+        ended_at = one.started_at + timedelta(milliseconds=one.latency_ms)
+        if one.started_at <= now - LOOK_BACK or not _tells(one):
+            continue
+        failure = None if one.outcome == "ok" else one.refusal_code or str(one.status)
+        recent = ended_at > now - WINDOW
+        for known, name in ((found.groups, one.group), (found.deployments, one.deployment)):
+            if name is not None:
+                known[name] = _after(known.get(name, TrafficHealth()), ended_at, failure, recent=recent)
+    return found
+
+
+def _tells(one: UsageRecord) -> bool:
+    if one.cache == "hit":
+        return False
+    failed = one.outcome == "error" and (one.status >= 500 or one.status in PROVIDER_STATUSES)
+    return failed or one.outcome in {"ok", "cut"}
+
+
+def _after(health: TrafficHealth, ended_at: datetime, failure: str | None, *, recent: bool) -> TrafficHealth:
+    calls, failures = health.calls + recent, health.failures + (recent and failure is not None)
+    if failure is None:
+        last = max(filter(None, (health.last_success_at, ended_at)))
+        return TrafficHealth(calls, failures, last, health.last_failure_at, health.last_failure_code)
+    if health.last_failure_at is not None and health.last_failure_at > ended_at:
+        return TrafficHealth(
+            calls, failures, health.last_success_at, health.last_failure_at, health.last_failure_code
+        )
+    return TrafficHealth(calls, failures, health.last_success_at, ended_at, failure)
+
+
+def _health(row: asyncpg.Record) -> TrafficHealth:
+    return TrafficHealth(
+        row["calls"],
+        row["failures"],
+        row["last_success_at"],
+        row["last_failure_at"],
+        row["last_failure_code"],
+    )

@@ -1,0 +1,108 @@
+"""What the calls that ended say of their models, in Postgres and in memory."""
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from usage_records import record, run_ledger
+
+from llm_proxy.ledger import MemoryUsage, ModelHealth, PostgresUsage, TrafficHealth, UsageRecord
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+FAILED: dict[str, Any] = {"outcome": "error", "status": 502, "refusal_code": "provider_failed"}
+Seen = Callable[[list[UsageRecord], datetime], Awaitable[ModelHealth]]
+
+
+@pytest.fixture(params=["postgres", "memory"])
+def seen(request: pytest.FixtureRequest, database_url: str, tmp_path: Path) -> Seen:
+    """Keeps these records, and says what they tell of their models at that time."""
+    if request.param == "memory":
+
+        async def remembered(records: list[UsageRecord], now: datetime) -> ModelHealth:
+            memory = MemoryUsage()
+            for one in records:
+                memory.add(one)
+            return await memory.model_health(now)
+
+        return remembered
+
+    async def written(records: list[UsageRecord], now: datetime) -> ModelHealth:
+        async with run_ledger(database_url, tmp_path) as ledger:
+            for one in records:
+                ledger.call_finished(one)
+            assert await ledger.wait_written(20)
+        pool = await asyncpg.create_pool(database_url, min_size=1, max_size=1)
+        try:
+            return await PostgresUsage(pool).model_health(now)
+        finally:
+            await pool.close()
+
+    return written
+
+
+def ended(ago_s: float, **changes: Any) -> UsageRecord:
+    """A call of 100 ms that ended so long ago."""
+    started_at = NOW - timedelta(seconds=ago_s, milliseconds=100)
+    return record(**{"started_at": started_at, "latency_ms": 100.0, **changes})
+
+
+async def test_a_success_counts_for_its_group_and_its_deployment(seen: Seen) -> None:
+    """With the time it ended."""
+    health = await seen([ended(60)], NOW)
+    expected = TrafficHealth(1, 0, NOW - timedelta(seconds=60))
+    assert health.groups == {"gpt-4o-mini": expected}
+    assert health.deployments == {"d-1": expected}
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        (FAILED, "provider_failed"),
+        ({"outcome": "error", "status": 429, "refusal_code": None}, "429"),
+        ({"outcome": "cut", "status": 200, "refusal_code": "upstream_stream_cut"}, "upstream_stream_cut"),
+    ],
+)
+async def test_a_providers_failure_counts_with_its_code(seen: Seen, changes: Any, code: str) -> None:
+    """Also one that comes in the middle of a stream."""
+    health = await seen([ended(1, deployment=None, **changes)], NOW)
+    assert health.deployments == {}
+    assert health.groups["gpt-4o-mini"] == TrafficHealth(1, 1, None, NOW - timedelta(seconds=1), code)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"outcome": "error", "status": 400}, {"outcome": "client_gone", "status": 0}, {"cache": "hit"}],
+)
+async def test_what_is_not_the_models_doing_says_nothing_of_it(seen: Seen, changes: Any) -> None:
+    """A caller's fault, a caller who left, an answer from the cache."""
+    assert await seen([ended(1, **changes)], NOW) == ModelHealth()
+
+
+async def test_only_the_last_five_minutes_make_the_rate(seen: Seen) -> None:
+    """The last success and failure of a day stay; the latest counts, whatever the order."""
+    calls = [
+        ended(301, **FAILED),
+        ended(30),
+        ended(200, **FAILED | {"refusal_code": "rate_limited", "status": 429}),
+        ended(90),
+        ended(86_500, group="old"),
+    ]
+    health = await seen(calls, NOW)
+    assert health.groups == {
+        "gpt-4o-mini": TrafficHealth(
+            3, 1, NOW - timedelta(seconds=30), NOW - timedelta(seconds=200), "rate_limited"
+        )
+    }
+    later = await seen([ended(301, **FAILED)], NOW + timedelta(minutes=10))
+    idle = later.groups["gpt-4o-mini"]
+    assert (idle.calls, idle.failures) == (0, 0)
+    assert idle.last_failure_at is not None
+
+
+async def test_a_call_counts_when_it_ended_not_when_it_began(seen: Seen) -> None:
+    """A stream of ten minutes that has just ended is news."""
+    health = await seen([ended(0, started_at=NOW - timedelta(minutes=10), latency_ms=595_000.0)], NOW)
+    assert health.groups["gpt-4o-mini"] == TrafficHealth(1, 0, NOW - timedelta(seconds=5))
