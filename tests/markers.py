@@ -24,11 +24,11 @@ STAGES = {
     "contract/test_deploy": "stack",
     "contract/test_litellm_": "sidecar",
     "stages/": "shared",
+    "stages/admission/": "admission",
     "stages/connections/": "edge",
     "stages/identity/": "identity",
     "stages/ledger/": "ledger",
     "stages/sidecar/": "sidecar",
-    "stages/test_admission_": "admission",
     "stages/stack/": "stack",
     "stages/test_tracing_": "telemetry",
     "flow/": "flow",  # a whole stack

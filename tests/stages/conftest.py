@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 from sidecars import Json, Provider, Sidecar, deployment, run_provider, run_sidecar
-from stages.limiter_outages import OwnValkey, Replicas
+from stages.admission.limiter_outages import OwnValkey, Replicas
 
 from llm_proxy import schema
 from llm_proxy.schema import grant_sidecar_login, migrate

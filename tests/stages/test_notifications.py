@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import pytest
 from commands import run
-from stages.limiter_outages import OwnValkey
+from stages.admission.limiter_outages import OwnValkey
 from webhook_receiver import WebhookReceiver, run_receiver
 
 from llm_proxy.admission import PolicyDefaults, PolicyResolver, SpendingWatch

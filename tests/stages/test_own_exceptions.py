@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from stages.limiter_outages import settings_of
+from stages.admission.limiter_outages import settings_of
 from usage_records import CALLER
 
 from llm_proxy.admission import AdmissionController

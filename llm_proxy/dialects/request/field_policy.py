@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from llm_proxy.dialects.call import UNBOUNDED_TOKENS
-from llm_proxy.dialects.request import litellm_reserved
+from llm_proxy.dialects.request.litellm_reserved import IN_METADATA, OWNED, PREFIX
 from llm_proxy.dialects.request.openai_schema import FIELD_ORDER, FIELDS, VALIDATE_METADATA
 from llm_proxy.dialects.request.validators import Validator, shown_name, wrong_type
 from llm_proxy.endpoints import Endpoint
@@ -93,9 +93,9 @@ METADATA_LABELS = frozenset(
 """Common tag names: LiteLLM's at top level, harmless in a map that LiteLLM never sees."""
 
 # Where an endpoint's schema has no `stream`, as for embeddings, it is rejected.
-_RESERVED = (litellm_reserved.OWNED - ONLY_IN_EXTRA_BODY) | OTHER_MODELS | {"stream", "stream_options"}
-_RESERVED_IN_METADATA = (litellm_reserved.OWNED | litellm_reserved.IN_METADATA) - METADATA_LABELS
-_RESERVED_PREFIXES = (litellm_reserved.PREFIX, "litellm_", "user_api_key")
+_RESERVED = (OWNED - ONLY_IN_EXTRA_BODY) | OTHER_MODELS | {"stream", "stream_options"}
+_RESERVED_IN_METADATA = (OWNED | IN_METADATA) - METADATA_LABELS
+_RESERVED_PREFIXES = (PREFIX, "litellm_", "user_api_key")
 
 
 SAMPLING_FIELDS = frozenset(

@@ -14,7 +14,7 @@ import pytest
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from pydantic import SecretStr
-from stages.limiter_outages import settings_of
+from stages.admission.limiter_outages import settings_of
 
 from llm_proxy.app import Gateway
 from llm_proxy.edge.auth import ROUTE_ACCESS, AuthDependencies

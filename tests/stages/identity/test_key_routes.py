@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 from fastapi import FastAPI, Request
-from stages.limiter_outages import settings_of
+from stages.admission.limiter_outages import settings_of
 
 from llm_proxy.admission import AdmissionController
 from llm_proxy.dialects import Call

@@ -15,7 +15,7 @@ import redis.asyncio
 from odd_provider_answers import whole
 from scripted import answers
 from sidecars import KEY, Answer, Json, Provider, Sidecar, deployment, run_sidecar
-from stages.valkey_cluster import PASSWORD, Cluster
+from stages.admission.valkey_cluster import PASSWORD, Cluster
 
 from llm_proxy import upstream
 from llm_proxy.errors import UpstreamUnreachable

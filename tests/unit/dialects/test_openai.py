@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
-from asking import HELLO, read, refused
+from unit.dialects.parsing import HELLO, read, refused
 
 from llm_proxy.dialects import OPENAI, BodyLimits, CacheControl, ModelIndex, RequestOptions
 from llm_proxy.dialects.request.openai_schema import FIELDS

@@ -4,9 +4,9 @@ from typing import Any
 
 import orjson
 import pytest
-from asking import DOORS, HELLO, MODELS, read, refused
 from hypothesis import given
 from hypothesis import strategies as st
+from unit.dialects.parsing import DOORS, HELLO, MODELS, read, refused
 
 from llm_proxy.dialects import GENERATE, INTERNAL, OPENAI, BodyLimits, Call, Dialect, RequestOptions
 from llm_proxy.dialects.request.openai_schema import FIELDS

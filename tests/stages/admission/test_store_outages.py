@@ -1,11 +1,11 @@
-"""What holds while the limits store is killed or frozen, and that it mends by itself."""
+"""Limits while the store is killed or frozen, and after it is back."""
 
 import asyncio
 import time
 from uuid import uuid4
 
 import pytest
-from stages.limiter_outages import CALL, PATIENT_MS, OwnValkey, Replicas, outcome, somebody, until
+from stages.admission.limiter_outages import CALL, PATIENT_MS, OwnValkey, Replicas, outcome, somebody, until
 
 from llm_proxy.errors import RateLimited, StoreUnavailable
 from llm_proxy.identity import Limits

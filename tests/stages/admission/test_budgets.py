@@ -1,10 +1,10 @@
-"""Budgets on a real Valkey: closed in an outage, rebuilt after a loss, never overspent unforeseen."""
+"""Budgets on a real Valkey: denied in an outage, rebuilt after a loss, never overspent unnoticed."""
 
 import asyncio
 from uuid import uuid4
 
 import pytest
-from stages.limiter_outages import (
+from stages.admission.limiter_outages import (
     CALL,
     COST_NANO_USD,
     PATIENT_MS,

@@ -1,4 +1,4 @@
-"""Where the sidecars are, as of now."""
+"""Sidecar addresses: port ranges and address files."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""How the tests of this folder ask: a body by its fields, the call or the refusal back."""
+"""Parsing a body in a test: a default body and catalog, the call or the error."""
 
 import json
 from typing import Any

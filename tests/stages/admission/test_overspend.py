@@ -1,6 +1,6 @@
-"""How much more than a budget can be spent, by several replicas on a real Valkey, whatever calls cost.
+"""How far several replicas can overspend a budget on a real Valkey, whatever calls cost.
 
-The model in Python counts the same history and must give every answer the scripts give.
+The limiter in Python plays the same history and must return the same results as the scripts.
 """
 
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Tokens of a stream that ended before anybody stated them."""
+"""Tokens of an answer: stated, estimated, zero."""
 
 import json
 

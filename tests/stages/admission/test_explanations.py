@@ -6,7 +6,7 @@ from typing import get_args
 from uuid import uuid4
 
 import pytest
-from stages.limiter_outages import Ledger, Rules, settings_of
+from stages.admission.limiter_outages import Ledger, Rules, settings_of
 
 from llm_proxy.admission import AdmissionController, Explanation, current_limits, explain_call
 from llm_proxy.dialects import Call

@@ -1,4 +1,4 @@
-"""Money: periods, prices, estimates."""
+"""Budget periods, token estimates, and a key's cap on `max_tokens`."""
 
 from dataclasses import replace
 from datetime import UTC, datetime

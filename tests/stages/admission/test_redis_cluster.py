@@ -1,12 +1,12 @@
-"""Admission on a Redis Cluster of three real Valkeys: exact, followed when slots move or a node dies."""
+"""Admission on a Redis Cluster of three real Valkeys: exact, also when slots move or a node dies."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from uuid import uuid4
 
 import pytest
-from stages.limiter_outages import CALL, PATIENT_MS, Ledger, Replicas, outcome, somebody, until
-from stages.valkey_cluster import Cluster
+from stages.admission.limiter_outages import CALL, PATIENT_MS, Ledger, Replicas, outcome, somebody, until
+from stages.admission.valkey_cluster import Cluster
 
 from llm_proxy.admission import EvictionEnabled, require_noeviction
 from llm_proxy.admission.fallback import FallbackLimiter

@@ -1,9 +1,9 @@
-"""A wrong field is refused before anything is forwarded, and named."""
+"""Invalid fields: the error names the field, its code and its value."""
 
 from typing import Any
 
 import pytest
-from asking import HELLO, refused
+from unit.dialects.parsing import HELLO, refused
 
 from llm_proxy.endpoints import Endpoint
 

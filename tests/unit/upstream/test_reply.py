@@ -1,4 +1,4 @@
-"""Nulls that OpenAI's schema requires, put back where LiteLLM left them out."""
+"""Required nulls of a reply."""
 
 from typing import TYPE_CHECKING
 

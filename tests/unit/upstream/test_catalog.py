@@ -1,4 +1,4 @@
-"""Whose a name is, as LiteLLM decides it."""
+"""The catalog: aliases, wildcards, fallbacks."""
 
 import pytest
 

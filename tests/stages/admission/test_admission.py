@@ -1,4 +1,4 @@
-"""Admission on a real Valkey: exact across replicas, places given back, settlements that arrive."""
+"""Admission on a real Valkey: exact across replicas, slots released, settlements delivered."""
 
 import asyncio
 import sys
@@ -8,7 +8,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from stages.limiter_outages import Rules, settings_of
+from stages.admission.limiter_outages import Rules, settings_of
 
 from llm_proxy.admission import (
     AdmissionController,

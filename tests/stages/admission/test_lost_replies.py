@@ -1,4 +1,4 @@
-"""Whatever a call reserved in a real Valkey is settled or expires: lost replies, a store that stood still."""
+"""What a call reserved in a real Valkey is settled or expires: lost replies, a stalled store."""
 
 import asyncio
 import contextlib
@@ -6,7 +6,7 @@ import time
 from uuid import uuid4
 
 import pytest
-from stages.limiter_outages import CALL, PATIENT_MS, Ledger, OwnValkey, Replicas, outcome, somebody
+from stages.admission.limiter_outages import CALL, PATIENT_MS, Ledger, OwnValkey, Replicas, outcome, somebody
 
 from llm_proxy.admission import AdmissionController, LimitStatus, current_limits
 from llm_proxy.admission.limiter import (

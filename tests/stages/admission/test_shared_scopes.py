@@ -1,4 +1,4 @@
-"""Rules that count the calls of all tenants, on a real Valkey and in one process."""
+"""Policies that count the calls of all tenants, on a real Valkey and in one process."""
 
 import asyncio
 import logging
@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from uuid import uuid4
 
 import pytest
-from stages.limiter_outages import (
+from stages.admission.limiter_outages import (
     CALL,
     COST_NANO_USD,
     PATIENT_MS,

@@ -1,4 +1,4 @@
-"""The store's scripts and their model in Python: any history, the same answers, on a real Valkey."""
+"""The Lua scripts and the limiter in Python: any history, the same results, on a real Valkey."""
 
 from collections.abc import AsyncIterator, Iterable
 from typing import cast

@@ -1,0 +1,287 @@
+"""What gateway and sidecar say beside the call: cache keys, added fields, routing headers."""
+
+from fnmatch import fnmatchcase
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_proxy.dialects import Call
+from llm_proxy.identity import Caller
+from llm_proxy.telemetry.privacy import PayloadPolicy
+from llm_proxy.upstream.catalog import Catalog, Deployment, parse_model_info, parse_sidecar_catalog
+from llm_proxy.upstream.litellm_protocol import (
+    LiteLLMControls,
+    ProviderAttempt,
+    cache_key_patterns,
+    cache_namespace,
+    parse_failure_headers,
+    parse_routing_headers,
+)
+
+NAMES = st.one_of(
+    st.none(), st.text(min_size=1, max_size=12), st.sampled_from(["a", "a:b", "*", "a*", "model=m"])
+)
+
+
+def key(tenant: str | None, group: str, key_id: str = "k") -> str:
+    """The key of an answer."""
+    return f"{cache_namespace(Caller(key_id, 'virtual', tenant=tenant), group)}:{'0' * 64}"
+
+
+@given(
+    NAMES,
+    st.text(min_size=1, max_size=12),
+    NAMES,
+    NAMES,
+)
+def test_a_purge_matches_exactly_what_it_names(
+    tenant: str | None, group: str, of_tenant: str | None, of_group: str | None
+) -> None:
+    """Whatever is in the names: separators, wildcards, other scripts."""
+    matched = any(fnmatchcase(key(tenant, group), one) for one in cache_key_patterns(of_tenant, of_group))
+    meant = (of_tenant is None or of_tenant == tenant) and (of_group is None or of_group == group)
+    assert matched is meant
+
+
+def test_callers_share_within_a_tenant_and_nowhere_else() -> None:
+    """A key without a tenant is alone, also when its id is a tenant's name."""
+    assert key("t", "m", "one") == key("t", "m", "other")
+    assert len({key("t", "m"), key(None, "m", "t"), key(None, "m", "u"), key("t", "n"), key("u", "m")}) == 5
+
+
+CATALOG = parse_sidecar_catalog(
+    {
+        "groups": [
+            {"name": "a", "fallbacks": ["b"]},
+            {"name": "b", "fallbacks": ["nickname"]},
+            {"name": "nickname", "alias_of": "c"},
+            {"name": "c", "fallbacks": ["a"]},
+            {"name": "alone"},
+            {"name": "wild/*"},
+            {"name": "plain"},
+        ],
+        "fallback_rules": {"bare": ["b"], "wild/whole": ["b"], "vendor/plain": ["b"]},
+    }
+)
+UNTOLD = parse_model_info({"data": [{"model_name": "a", "model_info": {"id": "1"}}]})
+
+
+def caller(*models: str) -> Caller:
+    """Somebody who may use these."""
+    return Caller("k", "virtual", tenant="t", models=models or None)
+
+
+def told(who: Caller, group: str, catalog: Catalog | None, controls: LiteLLMControls | None = None) -> bool:
+    """Whether the sidecar is told not to fall back."""
+    call = Call("chat.completions", "openai", group, group, {"model": group})
+    body: dict[str, Any] = (controls or LiteLLMControls()).body(call, who, catalog)
+    return body.get("disable_fallbacks") is True
+
+
+@pytest.mark.parametrize(
+    ("models", "group", "switched_off"),
+    [
+        (("a", "b", "c"), "a", False),
+        (("*",), "a", False),
+        (("a", "b"), "a", True),
+        (("a", "b", "nickname"), "a", False),
+        (("a",), "a", True),
+        (("c", "a"), "nickname", True),
+        (("alone",), "alone", False),
+        (("wild/*",), "wild/x", False),
+        (("wild/*",), "wild/bare", True),
+        (("wild/*",), "wild/whole", True),
+        (("plain",), "plain", True),
+        (("plain", "a", "b", "c"), "plain", False),
+        ((), "a", False),
+    ],
+)
+def test_a_call_falls_back_only_where_its_caller_may_go(
+    models: tuple[str, ...], group: str, *, switched_off: bool
+) -> None:
+    """To fallbacks of fallbacks too, and to what an alias stands for."""
+    assert told(caller(*models), group, CATALOG) is switched_off
+
+
+@pytest.mark.parametrize("catalog", [None, UNTOLD])
+def test_where_nobody_tells_of_fallbacks_only_who_may_use_everything_falls_back(
+    catalog: Catalog | None,
+) -> None:
+    """An unmodified LiteLLM keeps its fallbacks to itself."""
+    assert told(caller("a"), "a", catalog)
+    assert told(caller(), "a", catalog)
+    assert not told(caller("*"), "a", catalog)
+    assert not told(Caller("s", "internal"), "a", catalog)
+
+
+def test_no_call_falls_back_to_a_model_that_is_switched_off() -> None:
+    """A kill switch stops the model, whatever led to it."""
+    controls = LiteLLMControls(is_disabled=lambda _, group: group == "c")
+    assert told(caller("*"), "a", CATALOG, controls)
+    assert not told(caller("*"), "alone", CATALOG, controls)
+
+
+WHO = Caller(
+    "key-1",
+    "virtual",
+    tenant="acme",
+    agent="agent:sofia",
+    user="u",
+    session="s",
+    channel="c",
+    run="r",
+    tags=("nightly",),
+)
+CALL = Call("chat.completions", "openai", "a", "a", {"model": "a"})
+
+
+def test_whose_a_call_is_is_told_only_where_somebody_watches() -> None:
+    """Tags in a field by which nobody chooses deployments; nothing to an unmodified LiteLLM."""
+    tags = ["tenant:acme", "agent:sofia", "channel:c", "run:r", "key:key-1", "nightly"]
+    whose = {"session_id": "s", "trace_user_id": "u", "llm_proxy_tags": tags}
+    controls = LiteLLMControls()
+    for catalog, metadata in (
+        (parse_sidecar_catalog({"groups": [], "watched": True}), whose),
+        (parse_sidecar_catalog({"groups": []}), None),
+        (UNTOLD, None),
+        (None, None),
+    ):
+        assert controls.body(CALL, WHO, catalog).get("metadata") == metadata
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"), [(("off",), False), (("full",), True), (("acme",), True), (("zeta",), False)]
+)
+def test_text_is_shown_of_those_alone_whose_text_is_kept(words: tuple[str, ...], *, shown: bool) -> None:
+    """And only to somebody who watches."""
+    controls = LiteLLMControls(payload_policy=PayloadPolicy(words))
+    assert controls.shows_text(WHO, parse_sidecar_catalog({"groups": [], "watched": True})) is shown
+    assert not controls.shows_text(WHO, parse_sidecar_catalog({"groups": []}))
+    assert not controls.shows_text(WHO, None)
+
+
+ROUTED_CALL = Call("chat.completions", "openai", "asked", "group", {})
+TOLD = {
+    b"x-litellm-model-id": b"one",
+    b"x-litellm-model-group": b"other",
+    b"x-litellm-model-name": b"openai/gpt",
+    b"x-litellm-response-cost": b"0.0000000011",
+    b"x-litellm-attempted-retries": b"2",
+    b"x-litellm-attempted-fallbacks": b"1",
+    b"x-litellm-overhead-duration-ms": b"4.5",
+}
+
+
+def test_everything_said_is_read() -> None:
+    """Money is rounded up to a whole nano-dollar; attempts are the first and what followed."""
+    found = parse_routing_headers(TOLD, ROUTED_CALL, None, cached=True)
+    assert (found.group, found.provider, found.provider_model, found.deployment) == (
+        "other",
+        "openai",
+        "gpt",
+        "one",
+    )
+    assert (found.cost_nano_usd, found.attempts, found.sidecar_ms, found.cache) == (2, 4, 4.5, "miss")
+
+
+def test_our_sidecars_own_count_of_attempts_is_believed_first() -> None:
+    """LiteLLM forgets the attempts before a fallback."""
+    assert (
+        parse_routing_headers({**TOLD, b"x-llmp-attempts": b"5"}, ROUTED_CALL, None, cached=True).attempts
+        == 5
+    )
+
+
+def test_who_failed_is_known_from_the_catalogue() -> None:
+    """And from nothing else: an unmodified LiteLLM names nobody, and its cost of 0 is no cost."""
+    known = Deployment("one", "openai", "gpt")
+    wild = Deployment("two", "openai", "*")
+    catalog = Catalog(deployments={"one": known, "two": wild})
+    told = {b"x-llmp-deployment": b"one", b"x-llmp-attempts": b"3", b"x-litellm-response-cost": b"0"}
+    found = parse_failure_headers(told, ROUTED_CALL, catalog)
+    assert (found.provider, found.provider_model, found.deployment, found.attempts) == (
+        "openai",
+        "gpt",
+        "one",
+        3,
+    )
+    assert (found.group, found.cost_nano_usd) == ("group", None)
+    assert (
+        parse_failure_headers({**told, b"x-llmp-deployment": b"two"}, ROUTED_CALL, catalog).provider_model
+        is None
+    )
+    nobody = parse_failure_headers({b"x-litellm-response-cost": b"0"}, ROUTED_CALL, catalog)
+    assert (nobody.provider, nobody.deployment, nobody.attempts) == (None, None, None)
+
+
+def test_a_wildcards_model_is_the_one_that_was_called() -> None:
+    """Not the pattern it is configured by."""
+    wild = Catalog(deployments={"one": Deployment("one", "openai", "*")})
+    assert parse_routing_headers(TOLD, ROUTED_CALL, wild, cached=True).provider_model == "gpt"
+
+
+def test_nothing_said_is_unknown() -> None:
+    """An unmodified LiteLLM behind something that strips headers."""
+    found = parse_routing_headers({}, ROUTED_CALL, None, cached=False)
+    assert (found.group, found.provider, found.provider_model, found.deployment) == (
+        "group",
+        None,
+        None,
+        None,
+    )
+    assert (found.cost_nano_usd, found.attempts, found.sidecar_ms, found.cache) == (None, 1, None, "off")
+
+
+def test_an_answer_from_the_cache_cost_nothing() -> None:
+    """Whatever its headers repeat of the call that filled it."""
+    found = parse_routing_headers({**TOLD, b"x-litellm-cache-key": b"k"}, ROUTED_CALL, None, cached=True)
+    assert (found.cost_nano_usd, found.attempts, found.cache) == (0, 0, "hit")
+
+
+HOPS = b'[["a","one",401,"auth"],["b","two",200]]'
+
+
+def test_every_attempt_is_known_by_name() -> None:
+    """What refused our credentials is marked; a call answered at once needs no list."""
+    found = parse_routing_headers(
+        {**TOLD, b"x-llmp-attempts": b"2", b"x-llmp-hops": HOPS}, ROUTED_CALL, None, cached=True
+    )
+    assert found.hops == (
+        ProviderAttempt("a", "one", 401, auth_rejected=True),
+        ProviderAttempt("b", "two", 200),
+    )
+    assert found.fallback_from == "group"
+    alone = parse_routing_headers({**TOLD, b"x-llmp-attempts": b"1"}, ROUTED_CALL, None, cached=True)
+    assert alone.hops == (ProviderAttempt("other", "one", 200),)
+    assert parse_failure_headers({b"x-llmp-hops": HOPS}, ROUTED_CALL, None).hops == found.hops
+
+
+def test_a_failure_before_an_answer_from_the_cache_is_not_forgotten() -> None:
+    """The fallback was answered from the cache, the wrong key was seen all the same."""
+    told = {**TOLD, b"x-litellm-cache-key": b"k", b"x-llmp-hops": HOPS}
+    found = parse_routing_headers(told, ROUTED_CALL, None, cached=True)
+    assert (found.hops, found.attempts) == ((ProviderAttempt("a", "one", 401, auth_rejected=True),), 1)
+    assert found.fallback_from == "group"
+
+
+def test_an_unmodified_litellm_tells_of_a_fallback_alone() -> None:
+    """By its count; who was tried stays unknown."""
+    found = parse_routing_headers(TOLD, ROUTED_CALL, None, cached=True)
+    assert (found.hops, found.fallback_from) == (None, "group")
+
+
+@pytest.mark.parametrize("told", [b"", b"{}", b"[1]", b'[["a"]]', b"null", b'[["a","b","c"]]', b"[" * 9999])
+def test_a_list_of_attempts_that_is_none_is_not_believed(told: bytes) -> None:
+    """A sidecar that is broken, or not ours, stops no call."""
+    assert not parse_routing_headers({**TOLD, b"x-llmp-hops": told}, ROUTED_CALL, None, cached=True).hops
+
+
+@pytest.mark.parametrize("text", [b"", b"None", b"nan", b"-1", b"\xff"])
+def test_a_number_that_is_none_is_not_said(text: bytes) -> None:
+    """LiteLLM writes `None` where it does not know."""
+    said = {name: text for name in TOLD if name.startswith(b"x-litellm-") and b"-model-" not in name}
+    found = parse_routing_headers(said, ROUTED_CALL, None, cached=True)
+    assert found.cost_nano_usd is None
+    assert found.attempts == 1
