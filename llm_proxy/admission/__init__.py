@@ -1,6 +1,5 @@
 """`Caller` + `Call` in, a `Lease` out: requests, tokens, places and money, checked all and taken all."""
 
-from llm_proxy.admission.cap import apply_max_tokens_cap
 from llm_proxy.admission.controller import (
     AdmissionController,
     AdmissionState,
@@ -36,7 +35,6 @@ __all__ = [
     "SettledUsage",
     "ReplayVerdict",
     "publish_epochs",
-    "apply_max_tokens_cap",
     "explain_call",
     "require_noeviction",
     "reset_time",

@@ -17,14 +17,25 @@ from llm_proxy.json_access import Json
 
 @dataclass(frozen=True, slots=True)
 class BodyLimits:
-    """The bounds of a body."""
+    """The bounds of a body.
+
+    Attributes:
+        max_tokens_cap: Completion tokens that the caller's key may request at most; None without a cap.
+        private_urls: Links into private networks are allowed.
+    """
 
     max_depth: int = 64
     max_messages: int = 4096
+    max_tokens_cap: int | None = None
+    private_urls: bool = False
 
 
 def _allow_all(_group: str) -> bool:
     return True
+
+
+def _generates_text(_group: str) -> bool:
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +50,7 @@ class ModelIndex:
         aliases: Other names of groups, and the group of each.
         default_chosen: An operator chose the default, so that any caller who may use it may omit the model.
         is_allowed: Whether the caller may use a group; one that it may not does not exist for it.
+        is_embedding_only: Whether a group makes embeddings and nothing else.
     """
 
     default: str = "gpt-3.5-turbo"
@@ -47,6 +59,7 @@ class ModelIndex:
     aliases: Mapping[str, str] = field(default_factory=dict[str, str])
     default_chosen: bool = False
     is_allowed: Callable[[str], bool] = _allow_all
+    is_embedding_only: Callable[[str], bool] = _generates_text
 
 
 class ResponseMeta(NamedTuple):

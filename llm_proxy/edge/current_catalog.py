@@ -4,8 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from llm_proxy.dialects import Call, ModelIndex
-from llm_proxy.errors import BadRequest
+from llm_proxy.dialects import ModelIndex
 from llm_proxy.identity import Caller, allowed_models, is_model_allowed
 from llm_proxy.money import Price
 from llm_proxy.pipeline import Upstream
@@ -67,22 +66,15 @@ class CurrentCatalog:
             }
             wildcards = {name: providers for name, providers in behind.items() if name not in groups}
             aliases = {name: one.alias_of for name, one in catalog.groups.items() if one.alias_of}
-            self._models = replace(self._models, groups=groups, wildcards=wildcards, aliases=aliases)
+            self._models = replace(
+                self._models,
+                groups=groups,
+                wildcards=wildcards,
+                aliases=aliases,
+                is_embedding_only=catalog.is_embedding_only,
+            )
             self._metrics.set_models(catalog.names)
         return self._models
-
-    def reject_wrong_mode(self, call: Call) -> None:
-        """Raises `BadRequest` for a conversation with a model that only embeds."""
-        catalog = self._upstream.catalog
-        if call.endpoint == "embeddings" or catalog is None:
-            return
-        group = catalog.find_group(call.group)
-        if group is not None and group.mode == "embedding":
-            raise BadRequest(
-                f"The model '{call.model[:200]}' only makes embeddings.",
-                param="model",
-                code="model_not_supported",
-            )
 
     @property
     def names(self) -> tuple[str, ...] | None:

@@ -9,14 +9,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from starlette.requests import Request
 
-from llm_proxy.admission import apply_max_tokens_cap
 from llm_proxy.call_context import CallContext
 from llm_proxy.dialects import BodyLimits, Call, Dialect, ResponseMeta, parse_request_options
-from llm_proxy.dialects.request.url_guard import reject_private_urls
 from llm_proxy.dialects.routes import ROUTES_BY_PATH, InferenceRoute
 from llm_proxy.edge import responses
 from llm_proxy.edge.auth import AuthFailureReporter
@@ -42,14 +40,13 @@ from llm_proxy.upstream import CallGuard, TimeoutPolicy, interrupt_error, timeou
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
-    """What a door allows: bytes, depth, seconds, and whether links may lead into private networks."""
+    """What a route accepts: bytes, seconds, and the bounds of a body."""
 
     max_header_bytes: int
     max_body_bytes: int
     body_timeout_s: float
     deadlines: TimeoutPolicy
-    bounds: BodyLimits
-    private_links: bool = False
+    body: BodyLimits
 
 
 def request_limits(settings: Settings) -> RequestLimits:
@@ -59,8 +56,7 @@ def request_limits(settings: Settings) -> RequestLimits:
         max_body_bytes=settings.max_body_bytes,
         body_timeout_s=settings.body_timeout_s,
         deadlines=timeout_policy(settings),
-        bounds=BodyLimits(settings.max_json_depth, settings.max_messages),
-        private_links=settings.private_links,
+        body=BodyLimits(settings.max_json_depth, settings.max_messages, private_urls=settings.private_links),
     )
 
 
@@ -77,18 +73,15 @@ class RequestReader:
         return self._identity.authenticate(headers)
 
     def parse(
-        self, door: InferenceRoute, caller: Caller, headers: Headers, body: bytes
+        self, route: InferenceRoute, caller: Caller, headers: Headers, body: bytes
     ) -> tuple[Caller, Call]:
         """Whom the call is admitted and billed to, and the call; raises what is wrong with either."""
-        hints = parse_request_options(headers.items())
-        call = door.dialect.parse(
-            door.endpoint, body, hints, self._models.models_for(caller), self.limits.bounds
-        )
-        self._models.reject_wrong_mode(call)
-        if not self.limits.private_links:
-            reject_private_urls(call.body)
-        caller = on_behalf_of(caller, attribution_from_headers(headers), call.attribution)
-        return caller, call if caller.max_tokens_cap is None else apply_max_tokens_cap(caller, call)
+        models, limits = self._models.models_for(caller), self.limits.body
+        if caller.max_tokens_cap is not None:
+            limits = replace(limits, max_tokens_cap=caller.max_tokens_cap)
+        options = parse_request_options(headers.items())
+        call = route.dialect.parse(route.endpoint, body, options, models, limits)
+        return on_behalf_of(caller, attribution_from_headers(headers), call.attribution), call
 
     async def read_explain_request(
         self, request: Request, of_key: Caller | None = None

@@ -92,6 +92,11 @@ class Catalog:
             found = max(wild, key=lambda group: _specificity(group.name), default=None)
         return found
 
+    def is_embedding_only(self, name: str) -> bool:
+        """Whether the group that serves a name makes embeddings and nothing else; False without one."""
+        group = self.find_group(name)
+        return group is not None and group.mode == "embedding"
+
     def resolved(self, name: str) -> str:
         """The group behind an alias; any other name unchanged."""
         group = self.groups.get(name)

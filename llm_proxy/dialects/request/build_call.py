@@ -15,6 +15,7 @@ from llm_proxy.dialects.request.field_policy import (
 )
 from llm_proxy.dialects.request.model_resolution import providers_for, resolve
 from llm_proxy.dialects.request.openai_schema import parse_messages
+from llm_proxy.dialects.request.url_guard import reject_private_urls
 from llm_proxy.dialects.request.validators import invalid, missing, wrong_type
 from llm_proxy.dialects.request_options import RequestOptions
 from llm_proxy.endpoints import ENDPOINTS, Endpoint
@@ -33,6 +34,7 @@ _METADATA_IDS = (
     ("run_id", "run"),
 )
 """The fields of `metadata` that name a tenant, agent ..., as older services call them."""
+_MAX_TOKENS_FIELDS = ("max_completion_tokens", "max_tokens")
 
 
 class ParseContext(NamedTuple):
@@ -64,7 +66,7 @@ def build_call(
         attribution: Whom the dialect's own fields name; by default OpenAI's `user` and `metadata` do.
 
     Raises:
-        BadRequest: Naming the field at fault.
+        BadRequest: Naming the field at fault, by schema or rule.
         ModelNotFound: No group serves the model.
     """
     endpoint = context.endpoint
@@ -79,7 +81,7 @@ def build_call(
     streaming, wants_usage = _stream(body)
     if extra:
         body.update(place_extra_fields(extra, providers))
-    return Call(
+    call = Call(
         endpoint=endpoint,
         dialect=context.dialect,
         model=model,
@@ -94,6 +96,43 @@ def build_call(
         cache=options.cache,
         timeout_s=options.timeout_s,
     )
+    return _apply_rules(call, models, limits)
+
+
+def _apply_rules(call: Call, models: ModelIndex, limits: BodyLimits) -> Call:
+    reject_wrong_mode(call, models)
+    if not limits.private_urls:
+        reject_private_urls(call.body)
+    return call if limits.max_tokens_cap is None else apply_max_tokens_cap(call, limits.max_tokens_cap)
+
+
+def reject_wrong_mode(call: Call, models: ModelIndex) -> None:
+    """Raises BadRequest for a conversation with a model that only makes embeddings."""
+    if call.endpoint != "embeddings" and models.is_embedding_only(call.group):
+        raise BadRequest(
+            f"The model '{call.model[:200]}' only makes embeddings.",
+            param="model",
+            code="model_not_supported",
+        )
+
+
+def apply_max_tokens_cap(call: Call, cap: int) -> Call:
+    """Returns the call with at most `cap` completion tokens; a call that requests none gets the cap.
+
+    The body keeps the field it states its maximum in. Embeddings have no completion and stay as they are.
+    Raises BadRequest for a larger maximum in a provider's own field, which is never rewritten.
+    """
+    if call.endpoint == "embeddings" or (call.max_tokens is not None and call.max_tokens <= cap):
+        return call
+    own = requested_max_tokens({**call.body, **(call.body.get("extra_body") or {})})
+    if own is not None and own > cap:
+        raise BadRequest(
+            f"This API key may ask for at most {cap} completion tokens.",
+            param="max_tokens",
+            code="integer_above_max_value",
+        )
+    stated = [name for name in _MAX_TOKENS_FIELDS if call.body.get(name) is not None] or ["max_tokens"]
+    return call._replace(body=call.body | dict.fromkeys(stated, cap), max_tokens=cap)
 
 
 def _with_parsed_messages(endpoint: Endpoint, parsed: Json, limits: BodyLimits) -> tuple[Json, int]:

@@ -1,16 +1,14 @@
 """Budget periods, token estimates, and a key's cap on `max_tokens`."""
 
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 from hypothesis import strategies as st
 
-from llm_proxy.admission import apply_max_tokens_cap, limit_planner
+from llm_proxy.admission import limit_planner
 from llm_proxy.admission.policy_resolver import next_day_ms, period_end_ms, period_stamp, period_start
 from llm_proxy.dialects import Call
-from llm_proxy.errors import BadRequest
-from llm_proxy.identity import Budget, Caller
+from llm_proxy.identity import Budget
 from llm_proxy.identity.caller import Period
 from llm_proxy.money import Price
 
@@ -125,43 +123,6 @@ def test_a_period_begins_and_ends_in_the_budgets_own_zone() -> None:
     assert period_stamp(Budget(1, "day"), at_ms) == "20261024"
     month = Budget(1, "month", "Asia/Kolkata")
     assert period_end_ms(month, at_ms) == int(datetime(2026, 10, 31, 18, 30, tzinfo=UTC).timestamp() * 1000)
-
-
-@pytest.mark.parametrize(
-    ("body", "asked", "expected"),
-    [
-        ({}, None, {"max_tokens": 100}),
-        ({"max_tokens": 500}, 500, {"max_tokens": 100}),
-        ({"max_completion_tokens": 500}, 500, {"max_completion_tokens": 100}),
-        ({"max_tokens": 50}, 50, {"max_tokens": 50}),
-    ],
-)
-def test_a_cap_lowers_what_is_asked_and_never_raises_it(
-    body: dict[str, int], asked: int | None, expected: dict[str, int]
-) -> None:
-    """In the field the request itself uses."""
-    caller = Caller("k", "virtual", max_tokens_cap=100)
-    call = apply_max_tokens_cap(caller, _call(body=body, max_tokens=asked))
-    assert call.body == expected
-    assert call.max_tokens == min(asked or 100, 100)
-
-
-@pytest.mark.parametrize(
-    "extra",
-    [
-        {"extra_body": {"max_output_tokens": 101}},
-        {"num_predict": 5_000},
-        {"extra_body": {"generationConfig": {"maxOutputTokens": 101}}},
-        {"options": {"num_predict": -1}},
-    ],
-)
-def test_a_cap_is_not_gone_round_in_a_providers_own_words(extra: dict[str, object]) -> None:
-    """Nobody here knows which of two maxima a provider would take."""
-    caller = Caller("k", "virtual", max_tokens_cap=100)
-    call = Call("chat.completions", "openai", "m", "m", {"max_tokens": 50, **extra}, max_tokens=101)
-    with pytest.raises(BadRequest):
-        apply_max_tokens_cap(caller, call)
-    assert apply_max_tokens_cap(replace(caller, max_tokens_cap=2**31), call) == call
 
 
 def _call(
