@@ -1,6 +1,6 @@
 """The success event of a cache hit, with `cache_hit: true`, for the call log and the operator's callbacks.
 
-Invariants: one event a hit, after the answer has left; the event of a call nobody but the call log observes
+Invariants: one event a hit, after the answer was sent; the event of a call that only the call log receives
 costs no more than its row.
 """
 
@@ -197,31 +197,31 @@ def parse_stored_response(raw: bytes) -> Json:
     return answer | {"object": "chat.completion" if chat else "text_completion"}
 
 
-def _add_chunk_choice(whole: Json, choice: Json) -> None:
+def _add_chunk_choice(joined: Json, choice: Json) -> None:
     delta = as_object(choice.get("delta"))
     for name, value in [*delta.items(), ("text", choice.get("text"))]:
         if isinstance(value, str) and name in {*TEXT_FIELDS, "text"}:
-            whole["texts"].setdefault(name, []).append(value)
+            joined["texts"].setdefault(name, []).append(value)
         elif name == "tool_calls":
             for call in map(as_object, as_list(value)):
-                kept = whole["calls"].setdefault(call.get("index") or 0, {"function": {}, "arguments": []})
+                kept = joined["calls"].setdefault(call.get("index") or 0, {"function": {}, "arguments": []})
                 function = as_object(call.get("function"))
                 kept["arguments"].append(str(function.get("arguments") or ""))
                 kept["function"] |= {key: text for key, text in function.items() if text}
                 kept |= {key: text for key, text in call.items() if key != "function" and text}
         elif value is not None:
-            whole["rest"][name] = value
+            joined["rest"][name] = value
     if choice.get("finish_reason"):
-        whole["finish_reason"] = choice["finish_reason"]
+        joined["finish_reason"] = choice["finish_reason"]
 
 
-def _join_choice(whole: Json, *, chat: bool) -> Json:
-    texts = {name: "".join(pieces) for name, pieces in whole["texts"].items()}
-    choice: Json = {"index": whole["index"], "finish_reason": whole.get("finish_reason")}
+def _join_choice(joined: Json, *, chat: bool) -> Json:
+    texts = {name: "".join(pieces) for name, pieces in joined["texts"].items()}
+    choice: Json = {"index": joined["index"], "finish_reason": joined.get("finish_reason")}
     if not chat:
         return choice | texts
-    message: Json = {"role": "assistant", "content": None, **whole["rest"], **texts}
-    calls = [whole["calls"][at] for at in sorted(whole["calls"])]
+    message: Json = {"role": "assistant", "content": None, **joined["rest"], **texts}
+    calls = [joined["calls"][at] for at in sorted(joined["calls"])]
     for call in calls:
         call["function"]["arguments"] = "".join(call.pop("arguments"))
     return choice | {"message": message | ({"tool_calls": calls} if calls else {})}

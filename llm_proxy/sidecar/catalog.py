@@ -20,40 +20,6 @@ from llm_proxy.sidecar.model_substitution import FALLBACK_KEYS
 BASE_PRICES = ("input_cost_per_token", "output_cost_per_token")
 STATED_COST_HEADER = "llm_provider-x-litellm-response-cost"
 """LiteLLM's header with a cost that the provider stated."""
-
-
-def published_entry(model: str) -> Mapping[str, Any]:
-    """Return LiteLLM's published entry for `provider/model`; empty if there is none."""
-    entries: Mapping[str, Mapping[str, Any]] = litellm_internals.litellm_module().model_cost
-    provider, _, name = model.partition("/")
-    bare = entries.get(name) or {}
-    return entries.get(model) or (bare if bare.get("litellm_provider") == provider else {})
-
-
-def qualified_model(provider: str, model: str) -> str:
-    """Return `provider/model`; LiteLLM sometimes passes the model with its provider already."""
-    return model if model.startswith(f"{provider}/") else f"{provider}/{model}"
-
-
-def has_price(deployment: str, model: str) -> bool:
-    """Whether a base price is known, 0 included."""
-    own: Mapping[str, Any] = litellm_internals.litellm_module().model_cost.get(deployment) or {}
-    return any(entry.get(name) is not None for entry in (own, published_entry(model)) for name in BASE_PRICES)
-
-
-def is_cost_known(cost: object, headers: object, deployment: str, model: str) -> bool:
-    """Whether the value LiteLLM calculated is a cost: without a known price it calculates 0.
-
-    Args:
-        cost: The calculated value, USD.
-        headers: The provider's headers as LiteLLM keeps them, with a cost the provider stated.
-        deployment: The deployment's id.
-        model: `provider/model`.
-    """
-    stated = as_object(headers).get(STATED_COST_HEADER) is not None
-    return cost is not None and (bool(cost) or stated or has_price(deployment, model))
-
-
 PROVIDER_KEY = "provider"
 """Key of `model_info` that names the provider of a deployment reached by another provider's protocol."""
 TOKEN_LIMITS = ("max_tokens", "max_input_tokens", "max_output_tokens")
@@ -89,11 +55,6 @@ def build_catalog(router: Untyped, *, observed: bool = False) -> Json:
     }
 
 
-def _group_name(given: object) -> str:
-    """Return the name of a group given as text or as an object with a `model`."""
-    return str(as_object(given).get("model", given))
-
-
 def _model_names(router: Untyped) -> list[str]:
     if router is None:
         return []
@@ -122,6 +83,11 @@ def _group(router: Untyped, name: str, fallbacks: list[str]) -> Json:
     }
 
 
+def _group_name(given: object) -> str:
+    """Return the name of a group given as text or as an object with a `model`."""
+    return str(as_object(given).get("model", given))
+
+
 def _deployment(entry: Json) -> Json:
     params, info = as_object(entry["litellm_params"]), as_object(entry.get("model_info"))
     published = published_entry(str(params["model"]))
@@ -141,6 +107,20 @@ def _deployment(entry: Json) -> Json:
         **{name: known.get(name) for name in TOKEN_LIMITS},
         **{name: _decimal_text(known.get(name)) for name in BASE_PRICES},
     }
+
+
+def _split_provider(params: Json) -> tuple[str, str | None]:
+    """Return the model's name at the provider, and the provider whose protocol is used."""
+    model = str(params["model"])
+    try:
+        name, provider, *_ = litellm_internals.litellm_module().get_llm_provider(
+            model=model,
+            custom_llm_provider=params.get("custom_llm_provider"),
+            api_base=params.get("api_base"),
+        )
+    except Exception:  # noqa: BLE001 -- it raises for an unknown name
+        provider, _, name = model.rpartition("/")
+    return str(name), str(provider) if provider else None
 
 
 def _created(info: Json) -> int | None:
@@ -163,19 +143,37 @@ def _without_none(values: Json) -> Json:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _split_provider(params: Json) -> tuple[str, str | None]:
-    """Return the model's name at the provider, and the provider whose protocol is used."""
-    model = str(params["model"])
-    try:
-        name, provider, *_ = litellm_internals.litellm_module().get_llm_provider(
-            model=model,
-            custom_llm_provider=params.get("custom_llm_provider"),
-            api_base=params.get("api_base"),
-        )
-    except Exception:  # noqa: BLE001 -- it raises for an unknown name
-        provider, _, name = model.rpartition("/")
-    return str(name), str(provider) if provider else None
-
-
 def _decimal_text(value: object) -> str | None:
     return None if value is None else format(Decimal(str(value)).normalize(), "f")
+
+
+def published_entry(model: str) -> Mapping[str, Any]:
+    """Return LiteLLM's published entry for `provider/model`; empty if there is none."""
+    entries: Mapping[str, Mapping[str, Any]] = litellm_internals.litellm_module().model_cost
+    provider, _, name = model.partition("/")
+    bare = entries.get(name) or {}
+    return entries.get(model) or (bare if bare.get("litellm_provider") == provider else {})
+
+
+def has_price(deployment: str, model: str) -> bool:
+    """Whether a base price is known, 0 included."""
+    own: Mapping[str, Any] = litellm_internals.litellm_module().model_cost.get(deployment) or {}
+    return any(entry.get(name) is not None for entry in (own, published_entry(model)) for name in BASE_PRICES)
+
+
+def is_cost_known(cost: object, headers: object, deployment: str, model: str) -> bool:
+    """Whether the value LiteLLM calculated is a cost: without a known price it calculates 0.
+
+    Args:
+        cost: The calculated value, USD.
+        headers: The provider's headers as LiteLLM keeps them, with a cost the provider stated.
+        deployment: The deployment's id.
+        model: `provider/model`.
+    """
+    stated = as_object(headers).get(STATED_COST_HEADER) is not None
+    return cost is not None and (bool(cost) or stated or has_price(deployment, model))
+
+
+def qualified_model(provider: str, model: str) -> str:
+    """Return `provider/model`; LiteLLM sometimes passes the model with its provider already."""
+    return model if model.startswith(f"{provider}/") else f"{provider}/{model}"

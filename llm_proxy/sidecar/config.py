@@ -60,49 +60,7 @@ CACHE_NAMESPACE = "litellm_caching"
 CACHED_PATHS = {one.litellm_call_type: one.path for name, one in ENDPOINTS.items() if name != "embeddings"}
 """LiteLLM's call types that the response cache serves -> their paths."""
 LANGFUSE = "langfuse"
-
-
-def observer_settings(litellm_settings: Mapping[str, Any], env: Mapping[str, str]) -> Json:
-    """Return the settings for observers: Langfuse if its keys are set; prompts if the gateway permits."""
-    added: Json = {}
-    if env.get("LANGFUSE_PUBLIC_KEY") and env.get("LANGFUSE_SECRET_KEY"):
-        for name in ("success_callback", "failure_callback"):
-            given = as_list(litellm_settings.get(name))
-            added[name] = given if LANGFUSE in given else [*given, LANGFUSE]
-    # Redaction costs a fifth of a call's CPU, so it is on only if an observer would get the text.
-    if "turn_off_message_logging" not in litellm_settings:
-        added["turn_off_message_logging"] = has_observers({**litellm_settings, **added})
-    return added
-
-
-def has_observers(litellm_settings: Mapping[str, Any]) -> bool:
-    """Whether a callback other than ours receives the calls; ours reads no text."""
-    names = ("callbacks", "success_callback", "failure_callback", "audit_log_callbacks")
-    return any(litellm_settings.get(name) for name in names)
-
-
-def routing_strategy(load_balance: str) -> str | None:
-    """Return LiteLLM's routing strategy for a value of `LLM_PROXY_LOAD_BALANCE`; None if unknown."""
-    return ROUTING_STRATEGIES.get(load_balance.upper())
-
-
-def redis_cache_params(url: str, given: Mapping[str, Any], env: Mapping[str, str]) -> Json:
-    """Return `cache_params` for the Redis at `url`; the file's values win, except for the address."""
-    ours: Json = {
-        "namespace": CACHE_NAMESPACE,
-        "ttl": float(env.get("LLM_PROXY_SIDECAR_CACHE_TTL_S") or 600),
-        "supported_call_types": [*CACHED_PATHS, "aembedding"],
-        "max_messages": None,  # else conversations of more than four messages are not cached
-        "socket_timeout": 0.25,  # the cost of a frozen Redis, once (see `redis_breaker`)
-        "socket_connect_timeout": 0.25,
-    }
-    address = {"type": "redis", "url": url}
-    kept = {name: value for name, value in given.items() if name not in {"host", "port", "password"}}
-    return ours | kept | address
-
-
 ALIASES_KEY = "model_group_alias"
-
 MAX_WILDCARDS = 3
 """`*` in a group's name: LiteLLM matches by backtracking, which takes seconds with four."""
 SECTIONS = ("litellm_settings", "router_settings", "general_settings")
@@ -177,15 +135,6 @@ def _validate(raw: object) -> Json:
     return config
 
 
-def unset_variables(value: object, env: Mapping[str, str]) -> list[str]:
-    """Return the environment variables that a value refers to and that are not set, in order."""
-    if isinstance(value, str):
-        return [name for name in ENV_REFERENCE.findall(value) if not env.get(name)]
-    return [
-        name for part in (*as_object(value).values(), *as_list(value)) for name in unset_variables(part, env)
-    ]
-
-
 def _drop_deployments_without_keys(
     deployments: list[Json], env: Mapping[str, str], notes: list[str]
 ) -> list[Json]:
@@ -200,13 +149,13 @@ def _drop_deployments_without_keys(
     return kept
 
 
-def _alias_target(alias: object) -> str:
-    return str(as_object(alias).get("model", alias))
-
-
-def is_served(name: str, groups: Iterable[str]) -> bool:
-    """Whether a group has that name or is a wildcard that covers it."""
-    return any(wildcard_matches(group, name) for group in groups)
+def unset_variables(value: object, env: Mapping[str, str]) -> list[str]:
+    """Return the environment variables that a value refers to and that are not set, in order."""
+    if isinstance(value, str):
+        return [name for name in ENV_REFERENCE.findall(value) if not env.get(name)]
+    return [
+        name for part in (*as_object(value).values(), *as_list(value)) for name in unset_variables(part, env)
+    ]
 
 
 def _move_aliases_to_router(config: Json) -> None:
@@ -248,6 +197,15 @@ def _prune_fallbacks(rules: list[Json], known: set[str]) -> list[Json]:
     return [rule for rule in kept if all(rule.values())]
 
 
+def _alias_target(alias: object) -> str:
+    return str(as_object(alias).get("model", alias))
+
+
+def is_served(name: str, groups: Iterable[str]) -> bool:
+    """Whether a group has that name or is a wildcard that covers it."""
+    return any(wildcard_matches(group, name) for group in groups)
+
+
 def _remove_database(general: Json, notes: list[str]) -> None:
     for name in ("database_url", "database_type", "store_model_in_db"):
         if general.pop(name, None):
@@ -268,6 +226,45 @@ def _apply_required(config: Json, env: Mapping[str, str]) -> None:
         litellm["cache_params"] = redis_cache_params(url, litellm.get("cache_params") or {}, env)
 
 
+def observer_settings(litellm_settings: Mapping[str, Any], env: Mapping[str, str]) -> Json:
+    """Return the settings for observers: Langfuse if its keys are set; prompts if the gateway permits."""
+    added: Json = {}
+    if env.get("LANGFUSE_PUBLIC_KEY") and env.get("LANGFUSE_SECRET_KEY"):
+        for name in ("success_callback", "failure_callback"):
+            given = as_list(litellm_settings.get(name))
+            added[name] = given if LANGFUSE in given else [*given, LANGFUSE]
+    # Redaction costs a fifth of a call's CPU, so it is on only if an observer would get the text.
+    if "turn_off_message_logging" not in litellm_settings:
+        added["turn_off_message_logging"] = has_observers({**litellm_settings, **added})
+    return added
+
+
+def has_observers(litellm_settings: Mapping[str, Any]) -> bool:
+    """Whether a callback other than ours receives the calls; ours reads no text."""
+    names = ("callbacks", "success_callback", "failure_callback", "audit_log_callbacks")
+    return any(litellm_settings.get(name) for name in names)
+
+
+def routing_strategy(load_balance: str) -> str | None:
+    """Return LiteLLM's routing strategy for a value of `LLM_PROXY_LOAD_BALANCE`; None if unknown."""
+    return ROUTING_STRATEGIES.get(load_balance.upper())
+
+
+def redis_cache_params(url: str, given: Mapping[str, Any], env: Mapping[str, str]) -> Json:
+    """Return `cache_params` for the Redis at `url`; the file's values win, except for the address."""
+    ours: Json = {
+        "namespace": CACHE_NAMESPACE,
+        "ttl": float(env.get("LLM_PROXY_SIDECAR_CACHE_TTL_S") or 600),
+        "supported_call_types": [*CACHED_PATHS, "aembedding"],
+        "max_messages": None,  # else conversations of more than four messages are not cached
+        "socket_timeout": 0.25,  # the cost of a frozen Redis, once (see `redis_breaker`)
+        "socket_connect_timeout": 0.25,
+    }
+    address = {"type": "redis", "url": url}
+    kept = {name: value for name, value in given.items() if name not in {"host", "port", "password"}}
+    return ours | kept | address
+
+
 def _take_cached_call_types(
     litellm: Json, raw: Json, env: Mapping[str, str], notes: list[str]
 ) -> tuple[str, ...]:
@@ -277,7 +274,7 @@ def _take_cached_call_types(
     params = litellm["cache_params"] = as_object(litellm.get("cache_params"))
     given = as_object(as_object(raw.get("litellm_settings")).get("cache_params")).get("type", "redis")
     if params.get("mode") == "default_off":
-        notes.append("cache_params.mode default_off: nothing is cached, because no caller can ask for it")
+        notes.append("cache_params.mode default_off: nothing is cached, because no caller can request it")
     if given != "redis" and env.get("CACHE_REDIS_URL"):
         notes.append(f"ignored cache_params.type {given}: answers are cached in CACHE_REDIS_URL's Redis")
     elif given != "redis":

@@ -34,77 +34,6 @@ SELF_HOSTED = frozenset(
 LOCAL_ADDRESS_VARIABLES = BASES_WITH_V1 | BASES_WITHOUT_V1 | {"LOCAL_CHAT_BASE", "LOCAL_EMBED_BASE"}
 """Environment variables that hold the address of a local server, set or not."""
 PRIVATE_SUFFIXES = (".local", ".localhost", ".internal", ".lan", ".home.arpa", ".svc", ".cluster.local")
-
-
-def find_local_to_remote(config: Json, env: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield each setting by which a remote group may answer a local group's call: its path, and a message."""
-    kinds = _localities(config, env)
-    aliases = as_object(as_object(config.get("router_settings")).get("model_group_alias"))
-    local = [name for name, found in kinds.items() if True in found]
-    for name in local:
-        if False in kinds[name]:
-            yield (
-                f"model_list.{name}",
-                "some of its deployments are local and some remote: either gets a prompt",
-            )
-    for where, source, target in _fallback_rules(config):
-        sources = local if source == "*" else [_resolve_group(source, aliases, kinds)]
-        crossing = [name for name in sources if name in local and name != target]
-        if crossing and False in kinds.get(_resolve_group(target, aliases, kinds), set()):
-            named = ", ".join(crossing)
-            yield where, f"leaves the machine: prompts for {named} (local) go to {target} (remote)"
-
-
-def _localities(config: Json, env: Mapping[str, str]) -> dict[str, set[bool]]:
-    """Return each group with the set of its deployments' localities (True: local)."""
-    kinds: dict[str, set[bool]] = {}
-    for deployment in map(as_object, as_list(config.get("model_list"))):
-        kinds.setdefault(str(deployment["model_name"]), set()).add(is_local_deployment(deployment, env))
-    return kinds
-
-
-def _resolve_group(name: str, aliases: Json, kinds: Mapping[str, set[bool]]) -> str:
-    """Return the group a name resolves to: an alias's target, itself, or a wildcard that covers it."""
-    target = str(as_object(aliases.get(name)).get("model", aliases.get(name, name)))
-    return target if target in kinds else next((one for one in kinds if is_served(target, [one])), target)
-
-
-def _fallback_rules(config: Json) -> Iterator[tuple[str, str, str]]:
-    """Yield every fallback: the key's path, the source group (`*`: any), and the target group."""
-    for section in ("router_settings", "litellm_settings"):
-        given = as_object(config.get(section))
-        for key in FALLBACK_KEYS:
-            for rule in as_list(given.get(key)):
-                for source, targets in as_object(rule).items():
-                    for target in as_list(targets):
-                        yield f"{section}.{key}.{source}", source, str(as_object(target).get("model", target))
-        for target in as_list(given.get("default_fallbacks")):
-            yield f"{section}.default_fallbacks", "*", str(target)
-
-
-def is_local_deployment(deployment: Json, env: Mapping[str, str]) -> bool:
-    """Whether the operator runs the deployment's server."""
-    params, info = as_object(deployment.get("litellm_params")), as_object(deployment.get("model_info"))
-    address = str(params.get("api_base") or params.get("base_url") or "")
-    named = ENV_REFERENCE.fullmatch(address)
-    if named is not None:
-        address = env.get(named[1], "")
-        if not address:
-            return named[1] in LOCAL_ADDRESS_VARIABLES
-    host = urlsplit(address).hostname or ""
-    if host:
-        return _is_private_host(host)
-    return str(info.get("provider") or str(params.get("model")).partition("/")[0]) in SELF_HOSTED
-
-
-def _is_private_host(host: str) -> bool:
-    try:
-        found = ipaddress.ip_address(host)
-    except ValueError:
-        return "." not in host or host.endswith(PRIVATE_SUFFIXES)
-    return found.is_private
-
-
 WEAK_KEYS = frozenset(
     {"sk-1234", "sk-master", "sk-test", "change-me", "changeme", "password", "secret", "master-key"}
 )
@@ -118,7 +47,6 @@ NESTED_SECTIONS = (
     ("router_settings", "allowed_fails_policy"),
     ("litellm_settings", "cache_params"),
 )
-
 OWN_MODEL_INFO_KEYS = frozenset({"provider", "custom_tokenizer"})
 """Keys of `model_info` that this project reads or checks itself."""
 REJECTED_KEYS = frozenset(MODEL_OVERRIDES)
@@ -128,15 +56,6 @@ NEVER_RETRIED = frozenset(
     {"BadRequestErrorRetries", "NotFoundErrorRetries", "ContentPolicyViolationErrorRetries"}
 )
 """Keys of a retry policy for errors that are never retried (see `patches.routing`)."""
-
-
-@cache
-def known_keys(section: str) -> frozenset[str]:
-    """Return the keys LiteLLM reads in a section of `known_keys.json`."""
-    table: dict[str, str] = json.loads(
-        files("llm_proxy.sidecar").joinpath("known_keys.json").read_text("utf-8")
-    )
-    return frozenset(table[section].split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +99,15 @@ def check_config(raw: object, env: Mapping[str, str]) -> list[ConfigFinding]:
         lambda: _check_database(config),
     )
     return [found for part in parts for found in part()]
+
+
+@cache
+def known_keys(section: str) -> frozenset[str]:
+    """Return the keys LiteLLM reads in a section of `known_keys.json`."""
+    table: dict[str, str] = json.loads(
+        files("llm_proxy.sidecar").joinpath("known_keys.json").read_text("utf-8")
+    )
+    return frozenset(table[section].split())
 
 
 def _check_keys(
@@ -270,10 +198,86 @@ def _check_names(config: Json) -> Iterator[ConfigFinding]:
                 yield ConfigFinding(f"{section}.default_fallbacks", f"no group is called {target}")
 
 
+def _check_fallback_rule(where: str, rule: Json, groups: set[str]) -> Iterator[ConfigFinding]:
+    for source, targets in rule.items():
+        for name in (source, *as_list(targets)):
+            if isinstance(name, str) and name != "*" and not is_served(name, groups):
+                yield ConfigFinding(f"{where}.{source}", f"no group is called {name}")
+
+
 def _check_localities(config: Json, env: Mapping[str, str]) -> Iterator[ConfigFinding]:
     """Yield a note for each setting by which a local group's prompts may leave local servers."""
     for where, message in find_local_to_remote(config, env):
         yield ConfigFinding(where, message, is_fault=False)
+
+
+def find_local_to_remote(config: Json, env: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield each setting by which a remote group may answer a local group's call: its path, and a message."""
+    kinds = _localities(config, env)
+    aliases = as_object(as_object(config.get("router_settings")).get("model_group_alias"))
+    local = [name for name, found in kinds.items() if True in found]
+    for name in local:
+        if False in kinds[name]:
+            yield (
+                f"model_list.{name}",
+                "some of its deployments are local and some remote: either gets a prompt",
+            )
+    for where, source, target in _fallback_rules(config):
+        sources = local if source == "*" else [_resolve_group(source, aliases, kinds)]
+        crossing = [name for name in sources if name in local and name != target]
+        if crossing and False in kinds.get(_resolve_group(target, aliases, kinds), set()):
+            named = ", ".join(crossing)
+            yield where, f"leaves the machine: prompts for {named} (local) go to {target} (remote)"
+
+
+def _localities(config: Json, env: Mapping[str, str]) -> dict[str, set[bool]]:
+    """Return each group with the set of its deployments' localities (True: local)."""
+    kinds: dict[str, set[bool]] = {}
+    for deployment in map(as_object, as_list(config.get("model_list"))):
+        kinds.setdefault(str(deployment["model_name"]), set()).add(is_local_deployment(deployment, env))
+    return kinds
+
+
+def _resolve_group(name: str, aliases: Json, kinds: Mapping[str, set[bool]]) -> str:
+    """Return the group a name resolves to: an alias's target, itself, or a wildcard that covers it."""
+    target = str(as_object(aliases.get(name)).get("model", aliases.get(name, name)))
+    return target if target in kinds else next((one for one in kinds if is_served(target, [one])), target)
+
+
+def _fallback_rules(config: Json) -> Iterator[tuple[str, str, str]]:
+    """Yield every fallback: the key's path, the source group (`*`: any), and the target group."""
+    for section in ("router_settings", "litellm_settings"):
+        given = as_object(config.get(section))
+        for key in FALLBACK_KEYS:
+            for rule in as_list(given.get(key)):
+                for source, targets in as_object(rule).items():
+                    for target in as_list(targets):
+                        yield f"{section}.{key}.{source}", source, str(as_object(target).get("model", target))
+        for target in as_list(given.get("default_fallbacks")):
+            yield f"{section}.default_fallbacks", "*", str(target)
+
+
+def is_local_deployment(deployment: Json, env: Mapping[str, str]) -> bool:
+    """Whether the operator runs the deployment's server."""
+    params, info = as_object(deployment.get("litellm_params")), as_object(deployment.get("model_info"))
+    address = str(params.get("api_base") or params.get("base_url") or "")
+    named = ENV_REFERENCE.fullmatch(address)
+    if named is not None:
+        address = env.get(named[1], "")
+        if not address:
+            return named[1] in LOCAL_ADDRESS_VARIABLES
+    host = urlsplit(address).hostname or ""
+    if host:
+        return _is_private_host(host)
+    return str(info.get("provider") or str(params.get("model")).partition("/")[0]) in SELF_HOSTED
+
+
+def _is_private_host(host: str) -> bool:
+    try:
+        found = ipaddress.ip_address(host)
+    except ValueError:
+        return "." not in host or host.endswith(PRIVATE_SUFFIXES)
+    return found.is_private
 
 
 def _check_variables(config: Json, env: Mapping[str, str]) -> Iterator[ConfigFinding]:
@@ -285,18 +289,6 @@ def _check_variables(config: Json, env: Mapping[str, str]) -> Iterator[ConfigFin
                     yield ConfigFinding(
                         f"{section}.{key}", f"{name} is not set: nothing is read", is_fault=False
                     )
-
-
-def _check_fallback_rule(where: str, rule: Json, groups: set[str]) -> Iterator[ConfigFinding]:
-    for source, targets in rule.items():
-        for name in (source, *as_list(targets)):
-            if isinstance(name, str) and name != "*" and not is_served(name, groups):
-                yield ConfigFinding(f"{where}.{source}", f"no group is called {name}")
-
-
-def is_weak_key(key: str) -> bool:
-    """Whether a key is well known or shorter than `MIN_KEY_CHARS`."""
-    return key.lower() in WEAK_KEYS or len(key) < MIN_KEY_CHARS
 
 
 def _check_secrets(config: Json, env: Mapping[str, str]) -> Iterator[ConfigFinding]:
@@ -314,6 +306,11 @@ def _check_secrets(config: Json, env: Mapping[str, str]) -> Iterator[ConfigFindi
         if isinstance(key, str) and not key.startswith("os.environ/") and key.lower() not in PLACEHOLDER_KEYS:
             where = f"model_list.{deployment['model_name']}.litellm_params.api_key"
             yield ConfigFinding(where, "a key stands in the file: name it as os.environ/NAME")
+
+
+def is_weak_key(key: str) -> bool:
+    """Whether a key is well known or shorter than `MIN_KEY_CHARS`."""
+    return key.lower() in WEAK_KEYS or len(key) < MIN_KEY_CHARS
 
 
 def _check_database(config: Json) -> Iterator[ConfigFinding]:

@@ -48,110 +48,6 @@ WARM_UP_CALLS: tuple[tuple[str, Json], ...] = (
     ),
 )
 WARM_UP_TIMEOUT_S = 10
-
-
-async def warm_up(app: App, key: str) -> None:
-    """Make one call of each kind through the application, to a local provider; LiteLLM's first cost 1 s.
-
-    A failure is logged and changes nothing else. The temporary deployment is removed.
-    """
-    async with _start_responder() as port:
-        router = litellm_internals.router()
-        if router is None:
-            return
-        params = {
-            "model": f"openai/{WARM_UP_GROUP}",
-            "api_base": f"http://127.0.0.1:{port}/v1",
-            "api_key": "none",
-        }
-        router.add_deployment(litellm_internals.make_deployment(WARM_UP_GROUP, params))
-        try:
-            async with asyncio.timeout(WARM_UP_TIMEOUT_S):
-                for path, body in WARM_UP_CALLS:
-                    await _warm_up_call(app, key, path, json.dumps(body).encode())
-        except TimeoutError:
-            log_line("the warm-up took too long; serving")
-        finally:
-            router.delete_deployment(id=WARM_UP_GROUP)
-
-
-async def _warm_up_call(app: App, key: str, path: str, body: bytes) -> None:
-    unread = [body]
-
-    async def receive() -> Message:
-        if unread:
-            return {"type": "http.request", "body": unread.pop(), "more_body": False}
-        await asyncio.Event().wait()
-        return {"type": "http.disconnect"}
-
-    async def send(message: Message) -> None:
-        if message["type"] == "http.response.start" and message["status"] != 200:
-            log_line(f"warm-up: {path} answered {message['status']}")
-
-    headers = [(b"authorization", f"Bearer {key}".encode()), (b"content-length", str(len(body)).encode())]
-    scope: Scope = {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": "1.1",
-        "method": "POST",
-        "scheme": "http",
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": b"",
-        "root_path": "",
-        "headers": headers,
-        "client": ("127.0.0.1", 0),
-        "server": ("127.0.0.1", 0),
-        "state": {},
-    }
-    await app(scope, receive, send)
-
-
-@asynccontextmanager
-async def _start_responder() -> AsyncGenerator[int]:
-    """Run a provider that answers with one word; yield its port."""
-    server = await asyncio.start_server(_respond, "127.0.0.1", 0)
-    async with server:
-        yield server.sockets[0].getsockname()[1]
-
-
-async def _respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    head = (await reader.readuntil(b"\r\n\r\n")).lower()
-    size = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0] or 0)
-    request: Json = json.loads(await reader.readexactly(size)) if size else {}
-    streamed = bool(request.get("stream"))
-    content_type = "text/event-stream" if streamed else "application/json"
-    raw = _response_body(embedding="input" in request, streamed=streamed)
-    writer.write(f"HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\n".encode())
-    writer.write(f"content-length: {len(raw)}\r\n".encode())
-    writer.write(b"connection: close\r\n\r\n" + raw)
-    await writer.drain()
-    writer.close()
-
-
-def _response_body(*, embedding: bool, streamed: bool) -> bytes:
-    usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
-    if embedding:
-        data = [{"object": "embedding", "index": 0, "embedding": [0.0]}]
-        return json.dumps({"object": "list", "model": WARM_UP_GROUP, "data": data, "usage": usage}).encode()
-    chunk: Json = {"id": "warm", "object": "chat.completion.chunk", "created": 1, "model": WARM_UP_GROUP}
-    if not streamed:
-        choice = {"index": 0, "message": {"role": "assistant", "content": "yes"}, "finish_reason": "stop"}
-        return json.dumps(
-            {**chunk, "object": "chat.completion", "choices": [choice], "usage": usage}
-        ).encode()
-    choices = [{"index": 0, "delta": {"role": "assistant", "content": "yes"}, "finish_reason": None}]
-    end: list[Json] = [{"index": 0, "delta": {}, "finish_reason": "stop"}]
-    frames: list[Json] = [
-        {**chunk, "choices": choices},
-        {**chunk, "choices": end},
-        {**chunk, "choices": [], "usage": usage},
-    ]
-    return (
-        b"".join(b"data: " + json.dumps(frame).encode() + b"\n\n" for frame in frames) + b"data: [DONE]\n\n"
-    )
-
-
 DRAIN_NOTICE_S = 3.0
 """Gateways check once a second and wait two for the response: by then each knows."""
 DRAIN_TIMEOUT_S = 30
@@ -159,59 +55,6 @@ LIMIT_SPREAD = 0.1
 """Each process lowers its limits by up to this share, so that several do not restart together."""
 _CHECK_TICKS = 50
 """Of uvicorn's ticks, ten a second."""
-
-
-class SidecarServer(uvicorn.Server):
-    """A server that reports it is draining before it stops listening.
-
-    It drains on SIGTERM, and once it uses more memory than `LLM_PROXY_SIDECAR_MAX_MIB` or has completed more
-    calls than `LLM_PROXY_SIDECAR_MAX_CALLS` (unset: no limit). Its supervisor starts it again.
-    """
-
-    def __init__(self, config: uvicorn.Config, app: SidecarApp, env: Mapping[str, str]) -> None:
-        super().__init__(config)
-        self._app = app
-        self._notice_s = float(env.get("LLM_PROXY_SIDECAR_LEAVE_S", DRAIN_NOTICE_S))
-        share = 1 - random.random() * LIMIT_SPREAD  # noqa: S311 -- a spread, not a secret
-        self._max_mib = float(env.get("LLM_PROXY_SIDECAR_MAX_MIB") or "inf") * share
-        self._max_calls = float(env.get("LLM_PROXY_SIDECAR_MAX_CALLS") or "inf") * share
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 -- uvicorn's signature
-        """Drain on the first SIGTERM; stop at once on SIGINT or another SIGTERM."""
-        if self._app.draining or sig == signal.SIGINT:
-            self.should_exit = True
-        else:
-            self._start_draining(self._notice_s)
-
-    async def on_tick(self, counter: int) -> bool:
-        """Check the limits every five seconds."""
-        if counter % _CHECK_TICKS == 0 and not self._app.draining:
-            self._check_limits()
-        return await super().on_tick(counter)
-
-    def _check_limits(self) -> None:
-        used_mib, completed = resident_mib(), self._app.completed
-        if used_mib > self._max_mib or completed > self._max_calls:
-            log_line(f"leaving, to be started anew: {used_mib:.0f} MiB, {completed} calls answered")
-            self.config.timeout_graceful_shutdown = max(
-                self.config.timeout_graceful_shutdown or 0, DRAIN_TIMEOUT_S
-            )
-            self._start_draining(DRAIN_NOTICE_S)
-
-    def _start_draining(self, after_s: float) -> None:
-        self._app.draining = True
-        asyncio.get_running_loop().call_later(after_s, setattr, self, "should_exit", True)  # noqa: FBT003 -- setattr's
-
-
-def resident_mib() -> float:
-    """Return this process's resident memory in MiB (proc(5), statm); 0 on systems without it."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except OSError:
-        return 0.0
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
 EXIT_CONFIG, EXIT_LITELLM = 2, 4
 KEEP_ALIVE_S = 75
 
@@ -325,14 +168,6 @@ def _create_cache(
     return cache
 
 
-def _read_yaml(config: Path) -> object:
-    try:
-        found: object = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise InvalidConfig(f"not YAML: {_one_line(error)}") from error
-    return found
-
-
 async def _load_config(config: Path) -> EffectiveConfig:
     raw = _read_yaml(config)
     if as_object(raw).get("include"):
@@ -344,6 +179,14 @@ async def _load_config(config: Path) -> EffectiveConfig:
     found = build_effective_config(raw, os.environ)
     for note in found.notes:
         log_line(note)
+    return found
+
+
+def _read_yaml(config: Path) -> object:
+    try:
+        found: object = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise InvalidConfig(f"not YAML: {_one_line(error)}") from error
     return found
 
 
@@ -360,3 +203,156 @@ def _override_config_loader(loader: Untyped, config: Path, loaded: EffectiveConf
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:500] or type(error).__name__
+
+
+class SidecarServer(uvicorn.Server):
+    """A server that reports it is draining before it stops listening.
+
+    It drains on SIGTERM, and once it uses more memory than `LLM_PROXY_SIDECAR_MAX_MIB` or has completed more
+    calls than `LLM_PROXY_SIDECAR_MAX_CALLS` (unset: no limit). Its supervisor starts it again.
+    """
+
+    def __init__(self, config: uvicorn.Config, app: SidecarApp, env: Mapping[str, str]) -> None:
+        super().__init__(config)
+        self._app = app
+        self._notice_s = float(env.get("LLM_PROXY_SIDECAR_LEAVE_S", DRAIN_NOTICE_S))
+        share = 1 - random.random() * LIMIT_SPREAD  # noqa: S311 -- a spread, not a secret
+        self._max_mib = float(env.get("LLM_PROXY_SIDECAR_MAX_MIB") or "inf") * share
+        self._max_calls = float(env.get("LLM_PROXY_SIDECAR_MAX_CALLS") or "inf") * share
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 -- uvicorn's signature
+        """Drain on the first SIGTERM; stop at once on SIGINT or another SIGTERM."""
+        if self._app.draining or sig == signal.SIGINT:
+            self.should_exit = True
+        else:
+            self._start_draining(self._notice_s)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Check the limits every five seconds."""
+        if counter % _CHECK_TICKS == 0 and not self._app.draining:
+            self._check_limits()
+        return await super().on_tick(counter)
+
+    def _check_limits(self) -> None:
+        used_mib, completed = resident_mib(), self._app.completed
+        if used_mib > self._max_mib or completed > self._max_calls:
+            log_line(f"leaving, to be started anew: {used_mib:.0f} MiB, {completed} calls answered")
+            self.config.timeout_graceful_shutdown = max(
+                self.config.timeout_graceful_shutdown or 0, DRAIN_TIMEOUT_S
+            )
+            self._start_draining(DRAIN_NOTICE_S)
+
+    def _start_draining(self, after_s: float) -> None:
+        self._app.draining = True
+        asyncio.get_running_loop().call_later(after_s, setattr, self, "should_exit", True)  # noqa: FBT003 -- setattr's
+
+
+def resident_mib() -> float:
+    """Return this process's resident memory in MiB (proc(5), statm); 0 on systems without it."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+async def warm_up(app: App, key: str) -> None:
+    """Make one call of each kind through the application, to a local provider; LiteLLM's first cost 1 s.
+
+    A failure is logged and changes nothing else. The temporary deployment is removed.
+    """
+    async with _start_responder() as port:
+        router = litellm_internals.router()
+        if router is None:
+            return
+        params = {
+            "model": f"openai/{WARM_UP_GROUP}",
+            "api_base": f"http://127.0.0.1:{port}/v1",
+            "api_key": "none",
+        }
+        router.add_deployment(litellm_internals.make_deployment(WARM_UP_GROUP, params))
+        try:
+            async with asyncio.timeout(WARM_UP_TIMEOUT_S):
+                for path, body in WARM_UP_CALLS:
+                    await _warm_up_call(app, key, path, json.dumps(body).encode())
+        except TimeoutError:
+            log_line("the warm-up took too long; serving")
+        finally:
+            router.delete_deployment(id=WARM_UP_GROUP)
+
+
+async def _warm_up_call(app: App, key: str, path: str, body: bytes) -> None:
+    unread = [body]
+
+    async def receive() -> Message:
+        if unread:
+            return {"type": "http.request", "body": unread.pop(), "more_body": False}
+        await asyncio.Event().wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.start" and message["status"] != 200:
+            log_line(f"warm-up: {path} answered {message['status']}")
+
+    headers = [(b"authorization", f"Bearer {key}".encode()), (b"content-length", str(len(body)).encode())]
+    scope: Scope = {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": headers,
+        "client": ("127.0.0.1", 0),
+        "server": ("127.0.0.1", 0),
+        "state": {},
+    }
+    await app(scope, receive, send)
+
+
+@asynccontextmanager
+async def _start_responder() -> AsyncGenerator[int]:
+    """Run a provider that answers with one word; yield its port."""
+    server = await asyncio.start_server(_respond, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+async def _respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    size = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0] or 0)
+    request: Json = json.loads(await reader.readexactly(size)) if size else {}
+    streamed = bool(request.get("stream"))
+    content_type = "text/event-stream" if streamed else "application/json"
+    raw = _response_body(embedding="input" in request, streamed=streamed)
+    writer.write(f"HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\n".encode())
+    writer.write(f"content-length: {len(raw)}\r\n".encode())
+    writer.write(b"connection: close\r\n\r\n" + raw)
+    await writer.drain()
+    writer.close()
+
+
+def _response_body(*, embedding: bool, streamed: bool) -> bytes:
+    usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+    if embedding:
+        data = [{"object": "embedding", "index": 0, "embedding": [0.0]}]
+        return json.dumps({"object": "list", "model": WARM_UP_GROUP, "data": data, "usage": usage}).encode()
+    chunk: Json = {"id": "warm", "object": "chat.completion.chunk", "created": 1, "model": WARM_UP_GROUP}
+    if not streamed:
+        choice = {"index": 0, "message": {"role": "assistant", "content": "yes"}, "finish_reason": "stop"}
+        return json.dumps(
+            {**chunk, "object": "chat.completion", "choices": [choice], "usage": usage}
+        ).encode()
+    choices = [{"index": 0, "delta": {"role": "assistant", "content": "yes"}, "finish_reason": None}]
+    end: list[Json] = [{"index": 0, "delta": {}, "finish_reason": "stop"}]
+    frames: list[Json] = [
+        {**chunk, "choices": choices},
+        {**chunk, "choices": end},
+        {**chunk, "choices": [], "usage": usage},
+    ]
+    return (
+        b"".join(b"data: " + json.dumps(frame).encode() + b"\n\n" for frame in frames) + b"data: [DONE]\n\n"
+    )

@@ -1,8 +1,8 @@
 """The response cache of chat and text completions: answers are stored and replayed exactly as they were sent.
 
-Invariants: an entry is a complete answer without an error, from the model group that was asked; a hit asks
-neither the router nor a provider; a Redis that fails makes every look-up a miss and never an error.
-LiteLLM's own cache stays for embeddings (`embedding_cache`); both share its Redis client and its breaker.
+Invariants: an entry is a complete answer without an error, from the requested model group; a hit uses neither
+the router nor a provider; a failing Redis makes every look-up a miss and never an error.
+LiteLLM's own cache serves embeddings (`patches.litellm_cache`); both share its Redis client and breaker.
 """
 
 import asyncio

@@ -23,6 +23,23 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 HeaderList = list[tuple[bytes, bytes]]
+PUBLIC_PARAMS = frozenset(
+    {"model", "custom_llm_provider", "region_name", "aws_region_name", "vertex_location"}
+)
+"""Parameters of a deployment whose values may appear in an error message."""
+MIN_SECRET_CHARS = 6
+"""Shorter values are not removed: they would match ordinary text."""
+ERROR_EVENT = b'data: {"error":'
+TRUNCATED_ERROR: dict[str, Any] = {
+    "error": {
+        "message": "The model's stream broke off before its end.",
+        "type": "server_error",
+        "param": None,
+        "code": "upstream_stream_cut",
+    }
+}
+COST_HEADER, CALCULATED_COST_HEADER = b"x-litellm-response-cost", b"x-litellm-response-cost-original"
+REPLACED_HEADERS = frozenset({b"content-length", b"content-type"})
 
 
 async def send_json(send: Send, status: int, body: object, headers: HeaderList | None = None) -> None:
@@ -48,45 +65,6 @@ async def read_body(receive: Receive) -> bytes | None:
 def error_body(message: str, kind: str, code: str | None) -> dict[str, Any]:
     """Return an error body in OpenAI's format."""
     return {"error": {"message": message, "type": kind, "param": None, "code": code}}
-
-
-PUBLIC_PARAMS = frozenset(
-    {"model", "custom_llm_provider", "region_name", "aws_region_name", "vertex_location"}
-)
-"""Parameters of a deployment whose values may appear in an error message."""
-MIN_SECRET_CHARS = 6
-"""Shorter values are not removed: they would match ordinary text."""
-
-
-def configured_secrets(router: Untyped) -> frozenset[str]:
-    """Return the values of all deployments' non-public parameters, and the hosts of their URLs."""
-    if router is None:
-        return frozenset()
-    params = (as_object(one.get("litellm_params")) for one in router.model_list)
-    return frozenset(value for one in params for value in _secret_values(one))
-
-
-def _secret_values(params: dict[str, object]) -> Iterator[str]:
-    for name, value in params.items():
-        if name in PUBLIC_PARAMS or not isinstance(value, str) or len(value) < MIN_SECRET_CHARS:
-            continue
-        yield value
-        host = urlsplit(value).hostname if "://" in value else None
-        if host and len(host) >= MIN_SECRET_CHARS:
-            yield host
-
-
-ERROR_EVENT = b'data: {"error":'
-TRUNCATED_ERROR: dict[str, Any] = {
-    "error": {
-        "message": "The model's stream broke off before its end.",
-        "type": "server_error",
-        "param": None,
-        "code": "upstream_stream_cut",
-    }
-}
-COST_HEADER, CALCULATED_COST_HEADER = b"x-litellm-response-cost", b"x-litellm-response-cost-original"
-REPLACED_HEADERS = frozenset({b"content-length", b"content-type"})
 
 
 async def send_result(
@@ -134,14 +112,6 @@ def _zero_cost_header(head: HeaderList, outcome: CallOutcome) -> HeaderList:
     return [(COST_HEADER, b"0")] if known else []
 
 
-def _error_event(outcome: CallOutcome) -> bytes:
-    """Return the event that ends a broken stream; `provider` holds the error headers of the call."""
-    headers = outcome.error_headers(configured_secrets(litellm_internals.router()))
-    provider = {name.decode(): value.decode() for name, value in headers}
-    event = {"error": TRUNCATED_ERROR["error"] | ({"provider": provider} if provider else {})}
-    return b"data: " + json.dumps(event).encode() + b"\n\n"
-
-
 class ResultSender:
     """Wraps `send` of one response: adds error headers, and replaces LiteLLM's error event by ours."""
 
@@ -171,3 +141,29 @@ class ResultSender:
             self._broken = True
             message["body"] = _error_event(self._outcome)
         await self._send(message)
+
+
+def _error_event(outcome: CallOutcome) -> bytes:
+    """Return the event that ends a broken stream; `provider` holds the error headers of the call."""
+    headers = outcome.error_headers(configured_secrets(litellm_internals.router()))
+    provider = {name.decode(): value.decode() for name, value in headers}
+    event = {"error": TRUNCATED_ERROR["error"] | ({"provider": provider} if provider else {})}
+    return b"data: " + json.dumps(event).encode() + b"\n\n"
+
+
+def configured_secrets(router: Untyped) -> frozenset[str]:
+    """Return the values of all deployments' non-public parameters, and the hosts of their URLs."""
+    if router is None:
+        return frozenset()
+    params = (as_object(one.get("litellm_params")) for one in router.model_list)
+    return frozenset(value for one in params for value in _secret_values(one))
+
+
+def _secret_values(params: dict[str, object]) -> Iterator[str]:
+    for name, value in params.items():
+        if name in PUBLIC_PARAMS or not isinstance(value, str) or len(value) < MIN_SECRET_CHARS:
+            continue
+        yield value
+        host = urlsplit(value).hostname if "://" in value else None
+        if host and len(host) >= MIN_SECRET_CHARS:
+            yield host

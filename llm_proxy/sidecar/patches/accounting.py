@@ -174,8 +174,8 @@ COUNTED = LiteLLMPatch(
     name="counted",
     install=_install_counted,
     reason=(
-        "Tokens LiteLLM counted itself cannot be told from the provider's; to a stream's stated tokens it "
-        "adds details of its own count, by which audio is billed a second time as text."
+        "Tokens LiteLLM counted itself look like the provider's; to a stream's stated tokens it adds details "
+        "of its own count, by which audio is billed a second time as text."
     ),
     since="1.106.2",
     report="To file: `mark locally counted usage in the response`.",

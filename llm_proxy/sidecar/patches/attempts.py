@@ -1,9 +1,9 @@
 """Records what LiteLLM does for a call: each attempt, whether it was sent, guardrails that reject, its cost.
 
 LiteLLM does not name the deployment of a failure and forgets those before a fallback. Invariants: each
-attempt asks the router for a deployment once and passes through `make_call`; an attempt that fails there is a
-row of `llm_calls` written here; a success and a broken stream are rows written by the callback. LiteLLM calls
-`pre_call` after the translation of a request and before it is sent.
+attempt gets a deployment from the router once and passes through `make_call`; an attempt that fails there is
+a row of `llm_calls` written here; a success and a broken stream are rows written by the callback. LiteLLM
+calls `pre_call` after the translation of a request and before it is sent.
 """
 
 from collections.abc import AsyncGenerator, Callable, Generator
@@ -138,25 +138,6 @@ def _record_guardrail_errors_of_streams(runner: Untyped) -> None:
     runner.async_post_call_streaming_iterator_hook = check_and_record
 
 
-PATCH = LiteLLMPatch(
-    name="attempts",
-    install=install,
-    reason=(
-        "LiteLLM reports neither the deployments tried before a fallback or a failure, nor whether a request "
-        "was sent. Without this patch such calls have no attempts in their record, the response cache stores "
-        "nothing, and a guardrail's error has LiteLLM's message."
-    ),
-    since="1.106.2",
-    report="To file: `name every attempted deployment in the response headers and in failure callbacks`.",
-    until="LiteLLM names each attempt of a call, with its deployment and its error.",
-    tests=(
-        "tests/stages/sidecar/test_provider_errors.py::test_a_failure_names_the_last_deployment_and_the_attempts",
-        "tests/stages/sidecar/test_call_log.py::test_every_attempt_is_a_row",
-    ),
-    after_start=True,
-)
-
-
 def install_callback(call_log: CallLog | None) -> Untyped:
     """Add the callback that records errors and successes to `litellm.callbacks`, and return it.
 
@@ -189,3 +170,22 @@ def _post(row: CallRow | None) -> None:
     for call_log in _call_logs:
         if row is not None:
             call_log.post(row)
+
+
+PATCH = LiteLLMPatch(
+    name="attempts",
+    install=install,
+    reason=(
+        "LiteLLM reports neither the deployments tried before a fallback or a failure, nor whether a request "
+        "was sent. Without this patch such calls have no attempts in their record, the response cache stores "
+        "nothing, and a guardrail's error has LiteLLM's message."
+    ),
+    since="1.106.2",
+    report="To file: `name every attempted deployment in the response headers and in failure callbacks`.",
+    until="LiteLLM names each attempt of a call, with its deployment and its error.",
+    tests=(
+        "tests/stages/sidecar/test_provider_errors.py::test_a_failure_names_the_last_deployment_and_the_attempts",
+        "tests/stages/sidecar/test_call_log.py::test_every_attempt_is_a_row",
+    ),
+    after_start=True,
+)

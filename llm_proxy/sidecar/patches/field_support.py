@@ -48,31 +48,6 @@ COMPLETIONS_ONLY = frozenset({"best_of", "echo", "suffix"})
 """Fields that only a completions endpoint has."""
 CHOOSES_FROM = {"tool_choice": "tools", "function_call": "functions"}
 """Field -> the field it chooses from: without that, `none` is its default."""
-
-
-def neutral_fields(fields: Mapping[str, object]) -> list[str]:
-    """Return the fields with a default value that changes no provider's answer."""
-    return [
-        name
-        for name in fields
-        if _is_default(NEUTRAL_DEFAULTS, name, fields) or _chooses_from_nothing(name, fields)
-    ]
-
-
-def sampling_fields(fields: Mapping[str, object]) -> list[str]:
-    """Return the fields with OpenAI's default value, which another provider may not share."""
-    return [name for name in fields if _is_default(SAMPLING_DEFAULTS, name, fields)]
-
-
-def _is_default(table: Mapping[str, object], name: str, fields: Mapping[str, object]) -> bool:
-    value, default = fields[name], table.get(name)
-    return default is not None and value == default and isinstance(value, bool) == isinstance(default, bool)
-
-
-def _chooses_from_nothing(name: str, fields: Mapping[str, object]) -> bool:
-    return fields[name] == "none" and name in CHOOSES_FROM and not fields.get(CHOOSES_FROM[name])
-
-
 Translate = Callable[..., Untyped]
 GENERIC_PROVIDERS = frozenset({"openai_like", "lm_studio"})
 """Providers of OpenAI's format whose embedding fields LiteLLM rejects or drops without knowing the server."""
@@ -129,38 +104,6 @@ def install() -> None:
     main.get_optional_params_embeddings = translate_embeddings
 
 
-def _is_translated(options: Json) -> bool:
-    """Whether the provider's format is not OpenAI's, so that LiteLLM translates each field."""
-    library, provider = litellm_internals.litellm_module(), str(options.get("custom_llm_provider") or "")
-    if provider not in {one.value for one in library.LlmProviders}:
-        return False
-    config = library.ProviderConfigManager.get_provider_chat_config(
-        model=options["model"],
-        provider=library.LlmProviders(provider),
-        base_model=options.get("base_model"),
-    )
-    openai_formats = (library.OpenAIGPTConfig, library.OpenAIConfig, library.AzureOpenAIConfig)
-    return config is not None and not isinstance(config, openai_formats)
-
-
-def _completions_only_fields(names: Collection[str], options: Json) -> Collection[str]:
-    """Return those of the fields that the call's endpoint lacks because it is no completions endpoint."""
-    provider = str(options.get("custom_llm_provider") or "")
-    compatible = litellm_internals.litellm_module().openai_text_completion_compatible_providers
-    if provider == "azure_text" or provider.startswith("text-completion-") or provider in compatible:
-        return ()
-    return COMPLETIONS_ONLY.intersection(names)
-
-
-def _unsupported(name: str, options: Json) -> BaseException:
-    """Return LiteLLM's exception for an unsupported field."""
-    provider, model = options.get("custom_llm_provider"), options.get("model")
-    error: BaseException = litellm_internals.litellm_module().UnsupportedParamsError(
-        message=f"{provider} does not support parameters: ['{name}'], for model={model}.", status_code=400
-    )
-    return error
-
-
 def _translate_or_name_field(translate: Translate, options: Json) -> Untyped:
     """Translate the options; if that fails, record the field without which it succeeds."""
     try:
@@ -210,8 +153,63 @@ def _sets_to_leave_out(options: Json) -> Iterator[set[str]]:
                 yield neutral | chosen
 
 
+def neutral_fields(fields: Mapping[str, object]) -> list[str]:
+    """Return the fields with a default value that changes no provider's answer."""
+    return [
+        name
+        for name in fields
+        if _is_default(NEUTRAL_DEFAULTS, name, fields) or _chooses_from_nothing(name, fields)
+    ]
+
+
+def sampling_fields(fields: Mapping[str, object]) -> list[str]:
+    """Return the fields with OpenAI's default value, which another provider may not share."""
+    return [name for name in fields if _is_default(SAMPLING_DEFAULTS, name, fields)]
+
+
+def _is_default(table: Mapping[str, object], name: str, fields: Mapping[str, object]) -> bool:
+    value, default = fields[name], table.get(name)
+    return default is not None and value == default and isinstance(value, bool) == isinstance(default, bool)
+
+
+def _chooses_from_nothing(name: str, fields: Mapping[str, object]) -> bool:
+    return fields[name] == "none" and name in CHOOSES_FROM and not fields.get(CHOOSES_FROM[name])
+
+
 def _without(options: Json, names: Collection[str]) -> Json:
     return {name: value for name, value in options.items() if name not in names}
+
+
+def _is_translated(options: Json) -> bool:
+    """Whether the provider's format is not OpenAI's, so that LiteLLM translates each field."""
+    library, provider = litellm_internals.litellm_module(), str(options.get("custom_llm_provider") or "")
+    if provider not in {one.value for one in library.LlmProviders}:
+        return False
+    config = library.ProviderConfigManager.get_provider_chat_config(
+        model=options["model"],
+        provider=library.LlmProviders(provider),
+        base_model=options.get("base_model"),
+    )
+    openai_formats = (library.OpenAIGPTConfig, library.OpenAIConfig, library.AzureOpenAIConfig)
+    return config is not None and not isinstance(config, openai_formats)
+
+
+def _completions_only_fields(names: Collection[str], options: Json) -> Collection[str]:
+    """Return those of the fields that the call's endpoint lacks because it is no completions endpoint."""
+    provider = str(options.get("custom_llm_provider") or "")
+    compatible = litellm_internals.litellm_module().openai_text_completion_compatible_providers
+    if provider == "azure_text" or provider.startswith("text-completion-") or provider in compatible:
+        return ()
+    return COMPLETIONS_ONLY.intersection(names)
+
+
+def _unsupported(name: str, options: Json) -> BaseException:
+    """Return LiteLLM's exception for an unsupported field."""
+    provider, model = options.get("custom_llm_provider"), options.get("model")
+    error: BaseException = litellm_internals.litellm_module().UnsupportedParamsError(
+        message=f"{provider} does not support parameters: ['{name}'], for model={model}.", status_code=400
+    )
+    return error
 
 
 PATCH = LiteLLMPatch(

@@ -1,6 +1,6 @@
 """During a call LiteLLM sends requests to the provider and to no other host.
 
-Unpatched, it loads tokenizers and limits from a hub, asks local servers about their models and fetches images
+Unpatched, it loads tokenizers and limits from a hub, queries local servers for their models, fetches images
 to count tokens, blocking the event loop; it follows a provider's redirects with the prompt. Invariants: what
 is not loaded has a default; an image that a provider takes inline only is still fetched, behind LiteLLM's
 SSRF guard. `config` and `environment` set its own switches for the rest.
