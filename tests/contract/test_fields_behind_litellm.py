@@ -106,7 +106,7 @@ def _table(heading: str) -> list[list[str]]:
 
 
 CHAT = _table("### Chat fields behind LiteLLM")
-OTHERS = _table("### Fields of the other doors")
+OTHERS = _table("### Fields of the other endpoints")
 
 
 def test_the_tables_have_every_published_field() -> None:

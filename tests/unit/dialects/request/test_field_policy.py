@@ -1,4 +1,4 @@
-"""The body rule: fields on top, names of LiteLLM refused, the rest for the model; nothing is an exception."""
+"""The field policy: published fields at top level, LiteLLM's names rejected, the rest for the model."""
 
 from typing import Any
 
