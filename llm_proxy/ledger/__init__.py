@@ -1,4 +1,4 @@
-"""A finished call's context in, a `UsageRecord` kept: and what was kept, asked."""
+"""Records finished calls and rejected requests; answers queries about usage; erases people."""
 
 from llm_proxy.ledger.budget_spend import LedgerSpend
 from llm_proxy.ledger.call_history import CallHistoryReader

@@ -109,9 +109,9 @@ def _past_call(row: asyncpg.Record, spec: KeySpec | None) -> PastCall:
 
 def _caller(row: asyncpg.Record, spec: KeySpec | None) -> Caller:
     internal = row["key_id"].startswith(INTERNAL_KEY_ID_PREFIX)
-    whose: dict[str, Any] = {"tenant": row["tenant"], "agent": row["agent"], "user": row["user_id"]}
+    attribution: dict[str, Any] = {"tenant": row["tenant"], "agent": row["agent"], "user": row["user_id"]}
     caller = Caller(
-        row["key_id"], "internal" if internal else "virtual", key_prefix=row["key_prefix"], **whose
+        row["key_id"], "internal" if internal else "virtual", key_prefix=row["key_prefix"], **attribution
     )
     if spec is None:
         return caller

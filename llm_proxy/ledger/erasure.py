@@ -275,8 +275,8 @@ class Erasures:
         """Returns the notifications renamed by this attempt: a trigger did it when the erasure began."""
         async with self._connection() as connection:
             renamed: int = await connection.fetchval(_RENAMED_NOTIFICATIONS, row["pseudonym"])
-        told: int = json.loads(row["stores"]).get("notifications", {}).get("found", 0)
-        found = max(0, renamed - told)
+        counted: int = json.loads(row["stores"]).get("notifications", {}).get("found", 0)
+        found = max(0, renamed - counted)
         return ErasureFinding("notifications", _finding_state(found), found)
 
     async def _refresh_statistics(self, user: str) -> ErasureFinding:
@@ -334,14 +334,14 @@ class Erasures:
         await asyncio.sleep(min(_MIN_SETTLE_S, self._settle_timeout_s))
         if directory is None:
             return [ErasureFinding("spool and journal", "nothing", 0, "records wait in memory alone")]
-        whose = (directory, tenant, row["name"])
+        person = (directory, tenant, row["name"])
         until, waited = row["asked_at"], 0.0
         while (
-            left := await asyncio.to_thread(count_waiting_records, *whose, until)
+            left := await asyncio.to_thread(count_waiting_records, *person, until)
         ) and waited < self._settle_timeout_s:
             await asyncio.sleep(_POLL_S)
             waited += _POLL_S
-        changed = await asyncio.to_thread(pseudonymize_rejected, *whose, row["pseudonym"], until)
+        changed = await asyncio.to_thread(pseudonymize_rejected, *person, row["pseudonym"], until)
         note = (
             f"{left} records still wait on this host"
             if left

@@ -36,9 +36,9 @@ def report_provider_troubles(
     metrics: Metrics,
     refused_by_provider: Callable[[str, str], None] | None = None,
 ) -> None:
-    """Count and log what went wrong behind a call that ended.
+    """Counts and logs a finished call's fallback, and the deployments whose providers rejected credentials.
 
-    `refused_by_provider` hears of each deployment whose provider refused the credentials, and its group.
+    They are reported whichever attempt answered in the end, without any text of a provider.
     """
     if served.fallback_from is not None:
         metrics.call_fell_back(served.fallback_from, record.group)
@@ -62,22 +62,22 @@ def report_provider_troubles(
 
 
 rejection_log = logging.getLogger("llm_proxy.refusals")
-"""One line for every refusal of the sample; set its level to WARNING to have none."""
+"""Logs one line for every rejected request of the sample; a level of WARNING turns it off."""
 
 _DRAIN_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerState:
-    """How the ledger fares; never a reason to refuse a call.
+    """The ledger's state; no state is a reason to reject a call.
 
     Attributes:
-        postgres: `off` when none is configured, `refused` when it answers and does not take the records,
-            `migrating` while it is brought to this version.
-        since_s: When that began, in seconds since 1970.
+        postgres: `off` if none is configured, `refused` if it answers and rejects the records, `migrating`
+            while its schema is migrated.
+        since_s: When `postgres` changed last, in seconds since 1970.
         queued: Records in memory and in the journal.
-        spool_records: Records waiting on disk.
-        work: What a migration left to be done beside the calls, and how far that is; empty for nothing.
+        spool_records: Records in the spool.
+        work: The progress of a migration's background work; empty for none.
     """
 
     postgres: Literal["up", "away", "refused", "migrating", "off"]
@@ -104,13 +104,13 @@ class Ledger:
         spool_max_bytes: int = 2**29,
         remembered: MemoryUsage | None = None,
     ) -> None:
-        """Put the ledger together; raises nothing.
+        """Makes the ledger's parts; raises nothing.
 
         Args:
-            store: The tables; None keeps records in the spool alone.
+            store: The tables; None keeps records in the spool only.
             metrics: Counts every call and the ledger's own state.
             seat: Where records wait; None leaves them to memory, and a crash loses them.
-            spool_max_bytes: Bytes this worker may let wait.
+            spool_max_bytes: The maximum size of this worker's spool.
             remembered: Keeps every record in memory as well.
         """
         self._metrics = metrics
@@ -176,18 +176,18 @@ class Ledger:
             rejection_log.info("refused", extra={"lines": [kept.as_log_fields()]})
 
     def keep_payload(self, payload: Payload) -> None:
-        """Keep what was said, apart and redacted, for an operator who asked for it; never waits."""
+        """Queues a call's payload; never waits; counts it as dropped if there is no room."""
         if not self._maintenance.payloads.add(payload):
             self._metrics.increment("llm_proxy_payloads_dropped_total", "queue_full")
 
     async def start(self) -> None:
-        """Take over what dead workers left, see to the schema if Postgres is there, begin to write."""
+        """Recovers dead workers' files, migrates the schema if Postgres answers, and starts the loops."""
         await self._maintenance.start()
         for loop in (self._writing, *self._beside):
             loop.start()
 
     async def stop(self) -> None:
-        """Write what is left, to Postgres or the spool, and end; at most a few seconds."""
+        """Stops the loops and writes the queue to Postgres or the spool, within a few seconds."""
         self._writer.finish()
         for loop in self._beside:
             await loop.stop()
@@ -198,11 +198,11 @@ class Ledger:
         await self._maintenance.stop()
 
     async def wait_written(self, within_s: float) -> bool:
-        """Whether every record of this process so far is in Postgres or the spool, within a time."""
+        """Waits until Postgres or the spool has every record so far; returns False on timeout."""
         return await self._writer.wait_written(within_s)
 
     def state(self) -> LedgerState:
-        """How the ledger fares now."""
+        """Returns the present state."""
         spool = self._maintenance.spool
         work = self._store.migration.work if self._store is not None else None
         return LedgerState(
