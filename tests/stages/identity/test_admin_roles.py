@@ -284,13 +284,13 @@ async def test_a_rejected_action_is_audited_with_its_reason(replicas: list[Gatew
     """403, 400 and 404, with author and address; unknown keys leave nothing."""
     first = replicas[0]
     key = await issue(first, "vera", "viewer")
-    rule = {"scope": "tenant", "tenant": "acme", "rpm": 1}
+    policy = {"scope": "tenant", "tenant": "acme", "rpm": 1}
     async with client(first, key) as vera, client(first, OWNER) as owner, client(first, "sk-x") as stranger:
-        await vera.put("/admin/limits", json=rule)
-        await owner.put("/admin/limits", json=rule | {"rpm": -1})
+        await vera.put("/admin/limits", json=policy)
+        await owner.put("/admin/limits", json=policy | {"rpm": -1})
         await owner.request("DELETE", "/admin/keys/nobody")
         await owner.put("/admin/limits", content=b"{", headers={"content-type": "application/json"})
-        await stranger.put("/admin/limits", json=rule)
+        await stranger.put("/admin/limits", json=policy)
         rows = (await owner.get("/admin/audit", params={"limit": 4})).json()["data"]
         told = [
             (row["actor"], row["role"], row["action"], row["target"], row["status"]) for row in rows[::-1]
@@ -332,8 +332,8 @@ async def test_a_rejected_action_names_no_person_and_no_key(
     key = await issue(replicas[0], "vera", "viewer")
     async with client(replicas[0], key) as vera, client(replicas[0], OWNER) as owner:
         for scope in ("user_model", "user-model"):
-            rule = {"scope": scope, "tenant": "acme", "subject": "ulla", "rpm": -1}
-            assert (await owner.put("/admin/limits", json=rule)).status_code == 400
+            policy = {"scope": scope, "tenant": "acme", "subject": "ulla", "rpm": -1}
+            assert (await owner.put("/admin/limits", json=policy)).status_code == 400
         await vera.post("/admin/admin-keys", json={"name": "karl", "role": "owner"})
         for name in ("karl", secret, "sk-llma-0123456789ab"):
             assert (await vera.delete(f"/admin/admin-keys/{name}")).status_code == 403

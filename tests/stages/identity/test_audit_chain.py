@@ -37,17 +37,19 @@ Pool = asyncpg.Pool
 
 async def test_an_entry_has_author_address_action_and_changed_fields(pool: "Pool[asyncpg.Record]") -> None:
     """Of keys, limits and kill switches, and no secret."""
-    registry, rulings = KeyRepository(pool), PolicyRepository(pool)
-    made = await registry.create(SPEC, ANNA)
-    await registry.update("n", replace(SPEC, limits=Limits(rpm=9)), ANNA)
-    rotated = await registry.rotate("n", ANNA, overlap=datetime.resolution)
-    await registry.revoke("n", ANNA)
-    rule = LimitPolicy("tenant", tenant="acme", subject="acme", limits=Limits(rpm=1))
-    await rulings.upsert(rule, ANNA)
-    await rulings.upsert(replace(rule, limits=Limits(rpm=2)), ANNA)
-    await rulings.delete(rule, ANNA)
-    await rulings.enable_switch(KillSwitch("model", "gpt"), ANNA, reason="key sk-abcdefghijklmnopqrst leaked")
-    await rulings.disable_switch(KillSwitch("model", "gpt"), ANNA)
+    repository, policies = KeyRepository(pool), PolicyRepository(pool)
+    made = await repository.create(SPEC, ANNA)
+    await repository.update("n", replace(SPEC, limits=Limits(rpm=9)), ANNA)
+    rotated = await repository.rotate("n", ANNA, overlap=datetime.resolution)
+    await repository.revoke("n", ANNA)
+    policy = LimitPolicy("tenant", tenant="acme", subject="acme", limits=Limits(rpm=1))
+    await policies.upsert(policy, ANNA)
+    await policies.upsert(replace(policy, limits=Limits(rpm=2)), ANNA)
+    await policies.delete(policy, ANNA)
+    await policies.enable_switch(
+        KillSwitch("model", "gpt"), ANNA, reason="key sk-abcdefghijklmnopqrst leaked"
+    )
+    await policies.disable_switch(KillSwitch("model", "gpt"), ANNA)
     entries = (await AuditLog(pool).list_entries())[::-1]
     assert {(one["actor"], one["role"], one["client_ip"], one["outcome"]) for one in entries} == {
         ("anna", "operator", "192.0.2.1", "done")
@@ -76,9 +78,9 @@ async def test_an_entry_has_author_address_action_and_changed_fields(pool: "Pool
 
 async def test_entries_are_found_by_action_actor_subject_and_time(pool: "Pool[asyncpg.Record]") -> None:
     """A key by name, prefix or id; an unknown name is 404, never an empty page."""
-    registry, log = KeyRepository(pool), AuditLog(pool)
-    made = await registry.create(SPEC, ANNA)
-    await registry.revoke("n", Actor("keys file"))
+    repository, log = KeyRepository(pool), AuditLog(pool)
+    made = await repository.create(SPEC, ANNA)
+    await repository.revoke("n", Actor("keys file"))
     await PolicyRepository(pool).upsert(LimitPolicy("tenant", tenant="acme", subject="acme"), ANNA)
     await record_rejected_action(pool, ANNA, "limits.set", "acme", BadRequest("No.", param="rpm"))
 
@@ -104,16 +106,16 @@ async def test_entries_are_found_by_action_actor_subject_and_time(pool: "Pool[as
 
 async def test_a_person_s_name_is_deleted_and_the_chain_is_valid(pool: "Pool[asyncpg.Record]") -> None:
     """Of one tenant; another's user of the same name stays, and a name that returns is a new person."""
-    registry, log = KeyRepository(pool), AuditLog(pool)
-    await registry.create(SPEC, ANNA)
-    await registry.create(replace(SPEC, name="m", tenant="other"), ANNA)
+    repository, log = KeyRepository(pool), AuditLog(pool)
+    await repository.create(SPEC, ANNA)
+    await repository.create(replace(SPEC, name="m", tenant="other"), ANNA)
     async with admin_transaction(pool) as connection:
         assert await delete_person_name(connection, Person("ulla", "acme")) == 1
     others, acmes = [one["after"]["user"] for one in await log.list_entries()]
     assert others == "ulla"
     assert acmes.startswith("person:")
     assert (await verify_audit_log(pool)).faults == []
-    await registry.create(replace(SPEC, name="o"), ANNA)
+    await repository.create(replace(SPEC, name="o"), ANNA)
     assert (await log.list_entries(limit=1))[0]["after"]["user"] == "ulla"
     assert await pool.fetchval("SELECT count(*) FROM audit_people WHERE name = 'ulla'") == 2
     assert acmes not in str(await pool.fetch("SELECT * FROM audit_people"))
@@ -212,14 +214,14 @@ async def test_concurrent_actions_make_one_chain(pool: "Pool[asyncpg.Record]", d
     async with asyncpg.create_pool(database_url, min_size=0, max_size=4) as other:
         doings: list[Awaitable[object]] = []
         for number in range(12):
-            first, second, rulings = KeyRepository(pool), KeyRepository(other), PolicyRepository(other)
-            rule = LimitPolicy(
+            first, second, policies = KeyRepository(pool), KeyRepository(other), PolicyRepository(other)
+            policy = LimitPolicy(
                 "tenant", tenant=f"t{number % 3}", subject=f"t{number % 3}", limits=Limits(rpm=number)
             )
             doings += [
                 first.create(KeySpec(f"a{number}", tenant="t0"), ANNA),
                 second.create(KeySpec(f"b{number}", user="ulla"), ANNA),
-                rulings.upsert(rule, ANNA),
+                policies.upsert(policy, ANNA),
                 record_action(pool, ANNA, "cache.purge", str(number)),
             ]
         await asyncio.gather(*doings)

@@ -49,10 +49,10 @@ def wanted(
     return KeyRaise(limits or Limits(), budgets, datetime.now(UTC) + timedelta(seconds=for_s))
 
 
-def secret(deed: KeyMutation) -> bytes:
+def secret(mutation: KeyMutation) -> bytes:
     """The key's text."""
-    assert deed.generated is not None
-    return deed.generated.text.encode()
+    assert mutation.generated is not None
+    return mutation.generated.text.encode()
 
 
 async def test_a_raise_changes_only_the_limits_it_names(

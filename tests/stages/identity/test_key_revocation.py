@@ -48,11 +48,11 @@ class Replica:
             refresh_caller=self.keys.refresh,
         )
 
-    async def call(self, deed: KeyMutation, named: Attribution = NO_ATTRIBUTION) -> None:
+    async def call(self, mutation: KeyMutation, named: Attribution = NO_ATTRIBUTION) -> None:
         """One call with a key, from the header to the lease."""
-        assert deed.generated is not None
+        assert mutation.generated is not None
         caller = on_behalf_of(
-            await self.keys.find_caller(deed.generated.text.encode()), named, NO_ATTRIBUTION
+            await self.keys.find_caller(mutation.generated.text.encode()), named, NO_ATTRIBUTION
         )
         (await self.admission.admit(caller, CALL, uuid4())).settle(1, 1)
 
@@ -92,30 +92,30 @@ async def test_a_revoked_key_is_rejected_by_every_replica_within_a_second(
     pool: "asyncpg.Pool[asyncpg.Record]", replicas: list[Replica]
 ) -> None:
     """Also without a limits store, or if it was not told."""
-    registry = KeyRepository(pool)
-    deed = await registry.create(spec(), ME)
+    repository = KeyRepository(pool)
+    mutation = await repository.create(spec(), ME)
     for one in replicas:
-        await one.call(deed)
-    await registry.revoke(deed.record.key_id, ME)
+        await one.call(mutation)
+    await repository.revoke(mutation.record.key_id, ME)
     for one in replicas:
-        assert isinstance(await refused_within_a_second(partial(one.call, deed)), Unauthorized)
-        assert deed.generated is not None
+        assert isinstance(await refused_within_a_second(partial(one.call, mutation)), Unauthorized)
+        assert mutation.generated is not None
         with pytest.raises(Unauthorized):
-            await one.keys.find_caller(deed.generated.text.encode())
+            await one.keys.find_caller(mutation.generated.text.encode())
 
 
 async def test_a_published_revocation_holds_for_the_next_call(
     pool: "asyncpg.Pool[asyncpg.Record]", limits_redis_url: str
 ) -> None:
     """A limited key's script call learns of it, without a poll."""
-    registry, replica = KeyRepository(pool), Replica(pool, limits_redis_url)
+    repository, replica = KeyRepository(pool), Replica(pool, limits_redis_url)
     await replica.admission.start()
-    deed = await registry.create(spec(limits=Limits(rpm=100)), ME)
-    await replica.call(deed)
-    revoked = await registry.revoke(deed.record.key_id, ME)
+    mutation = await repository.create(spec(limits=Limits(rpm=100)), ME)
+    await replica.call(mutation)
+    revoked = await repository.revoke(mutation.record.key_id, ME)
     assert await publish_epochs(limits_redis_url, revoked.epochs)
     with pytest.raises(Unauthorized):
-        await replica.call(deed)
+        await replica.call(mutation)
     await replica.admission.stop()
 
 
@@ -123,15 +123,15 @@ async def test_changed_limits_hold_within_a_second(
     pool: "asyncpg.Pool[asyncpg.Record]", replicas: list[Replica]
 ) -> None:
     """A key's own, and its tenant's."""
-    registry, rulings = KeyRepository(pool), PolicyRepository(pool)
-    deed = await registry.create(spec(agent="*"), ME)
-    tenant = deed.record.spec.tenant or ""
-    await rulings.upsert(LimitPolicy("agent", tenant, "scout", limits=Limits(rpm=1)), ME)
+    repository, policies = KeyRepository(pool), PolicyRepository(pool)
+    mutation = await repository.create(spec(agent="*"), ME)
+    tenant = mutation.record.spec.tenant or ""
+    await policies.upsert(LimitPolicy("agent", tenant, "scout", limits=Limits(rpm=1)), ME)
     scout = Attribution(agent="scout")
     for one in replicas:
-        refused = await refused_within_a_second(partial(one.call, deed, scout))
+        refused = await refused_within_a_second(partial(one.call, mutation, scout))
         assert isinstance(refused, RateLimited)
-        await one.call(deed, Attribution(agent="other"))
+        await one.call(mutation, Attribution(agent="other"))
 
 
 @pytest.mark.parametrize("kind", ["key", "agent", "tenant", "model"])
@@ -139,40 +139,40 @@ async def test_a_kill_switch_stops_calls_everywhere_within_a_second(
     pool: "asyncpg.Pool[asyncpg.Record]", replicas: list[Replica], kind: str
 ) -> None:
     """Per key, agent, tenant and model, until it is disabled."""
-    registry, rulings = KeyRepository(pool), PolicyRepository(pool)
-    deed = await registry.create(spec(agent="scout"), ME)
+    repository, policies = KeyRepository(pool), PolicyRepository(pool)
+    mutation = await repository.create(spec(agent="scout"), ME)
     subjects = {
-        "key": deed.record.key_id,
+        "key": mutation.record.key_id,
         "agent": "scout",
-        "tenant": deed.record.spec.tenant,
+        "tenant": mutation.record.spec.tenant,
         "model": "gpt",
     }
-    kill = KillSwitch(kind, subjects[kind] or "")  # type: ignore[arg-type]  # from the table
+    switch = KillSwitch(kind, subjects[kind] or "")  # type: ignore[arg-type]  # from the table
     for one in replicas:
-        await one.call(deed)
-    await rulings.enable_switch(kill, ME)
+        await one.call(mutation)
+    await policies.enable_switch(switch, ME)
     for one in replicas:
-        refused = await refused_within_a_second(partial(one.call, deed))
+        refused = await refused_within_a_second(partial(one.call, mutation))
         assert isinstance(refused, Forbidden)
         assert refused.code == f"{kind}_disabled"
-    await rulings.disable_switch(kill, ME)
+    await policies.disable_switch(switch, ME)
     await asyncio.sleep(1)
     for one in replicas:
-        await one.call(deed)
+        await one.call(mutation)
 
 
 async def test_a_changed_binding_holds_for_the_next_call(
     pool: "asyncpg.Pool[asyncpg.Record]", replicas: list[Replica]
 ) -> None:
     """What the key may no longer name is rejected."""
-    registry = KeyRepository(pool)
+    repository = KeyRepository(pool)
     made = spec(agent="old")
-    deed = await registry.create(made, ME)
-    await replicas[0].call(deed, Attribution(agent="old"))
-    await registry.update(deed.record.key_id, KeySpec(made.name, made.tenant, "new"), ME)
-    refused = await refused_within_a_second(partial(replicas[0].call, deed, Attribution(agent="old")))
+    mutation = await repository.create(made, ME)
+    await replicas[0].call(mutation, Attribution(agent="old"))
+    await repository.update(mutation.record.key_id, KeySpec(made.name, made.tenant, "new"), ME)
+    refused = await refused_within_a_second(partial(replicas[0].call, mutation, Attribution(agent="old")))
     assert isinstance(refused, Forbidden)
-    await replicas[0].call(deed, Attribution(agent="new"))
+    await replicas[0].call(mutation, Attribution(agent="new"))
 
 
 @pytest.mark.parametrize("how", ["held still", "cut"])
@@ -180,8 +180,8 @@ async def test_cached_keys_work_and_others_are_503_while_postgres_is_unavailable
     pool: "asyncpg.Pool[asyncpg.Record]", database_url: str, limits_redis_url: str, how: str
 ) -> None:
     """Until it is back; no call waits long for it."""
-    registry, wire = KeyRepository(pool), InterruptibleProxy(database_url)
-    known, unknown = await registry.create(spec(), ME), await registry.create(spec(), ME)
+    repository, wire = KeyRepository(pool), InterruptibleProxy(database_url)
+    known, unknown = await repository.create(spec(), ME), await repository.create(spec(), ME)
     await wire.start()
     far = asyncpg.create_pool(wire.url, min_size=0, max_size=4, timeout=1)
     await far
@@ -199,7 +199,7 @@ async def test_cached_keys_work_and_others_are_503_while_postgres_is_unavailable
     wire.flow() if how == "held still" else await wire.start()
     await asyncio.sleep(2)
     await replica.call(unknown)
-    await registry.revoke(known.record.key_id, ME)
+    await repository.revoke(known.record.key_id, ME)
     assert isinstance(await refused_within_a_second(partial(replica.call, known)), Unauthorized)
     await replica.admission.stop()
     far.terminate()
@@ -210,13 +210,13 @@ async def test_after_a_rotation_the_old_secret_ends_with_the_overlap_on_every_re
     pool: "asyncpg.Pool[asyncpg.Record]", replicas: list[Replica]
 ) -> None:
     """Without another look-up."""
-    registry = KeyRepository(pool)
-    deed = await registry.create(spec(), ME)
-    await replicas[0].call(deed)
-    rotated = await registry.rotate(deed.record.key_id, ME, overlap=timedelta(seconds=1.5))
+    repository = KeyRepository(pool)
+    mutation = await repository.create(spec(), ME)
+    await replicas[0].call(mutation)
+    rotated = await repository.rotate(mutation.record.key_id, ME, overlap=timedelta(seconds=1.5))
     until = datetime.now(UTC) + timedelta(seconds=1)
     while datetime.now(UTC) < until:
-        await replicas[0].call(deed)
+        await replicas[0].call(mutation)
         await asyncio.sleep(0.1)
-    assert isinstance(await refused_within_a_second(partial(replicas[0].call, deed)), Unauthorized)
+    assert isinstance(await refused_within_a_second(partial(replicas[0].call, mutation)), Unauthorized)
     await replicas[0].call(rotated)

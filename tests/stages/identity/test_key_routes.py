@@ -53,9 +53,9 @@ async def client(
         return Actor("ann", "192.0.2.9", "owner")
 
     doors = keys.router(KeyRepository(pool), KeyRaiseRepository(pool), announce=announce, by=by)
-    rules = policies.router(PolicyRepository(pool), announce=announce, by=by, catalog=lambda: None)
+    policy_router = policies.router(PolicyRepository(pool), announce=announce, by=by, catalog=lambda: None)
     records = audit.router(AuditLog(pool), AuthFailureLog(pool), by=by)
-    transport = httpx.ASGITransport(app=_app(doors, rules, records))
+    transport = httpx.ASGITransport(app=_app(doors, policy_router, records))
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as made:
         made.headers["x-role"] = "write"
         yield made
@@ -120,8 +120,8 @@ async def test_limits_and_kill_switches_are_managed_by_routes(
     client: httpx.AsyncClient, announced: list[Mapping[str, int]]
 ) -> None:
     """Set, listed, deleted; published each time."""
-    rule = {"scope": "agent", "tenant": "t", "subject": "scout", "rpm": 3, "mode": "shadow"}
-    laid = (await client.put("/admin/limits", json=rule)).json()
+    policy = {"scope": "agent", "tenant": "t", "subject": "scout", "rpm": 3, "mode": "shadow"}
+    laid = (await client.put("/admin/limits", json=policy)).json()
     assert (await client.get("/admin/limits")).json()["data"] == [laid]
     gone = await client.delete("/admin/limits", params={"scope": "agent", "tenant": "t", "subject": "scout"})
     assert gone.status_code == 200

@@ -36,7 +36,7 @@ Pool = asyncpg.Pool  # what the fixtures hand out
 
 
 @pytest.fixture
-def registry(pool: "asyncpg.Pool[asyncpg.Record]") -> KeyRepository:
+def repository(pool: "asyncpg.Pool[asyncpg.Record]") -> KeyRepository:
     """Where operators make keys."""
     return KeyRepository(pool)
 
@@ -60,10 +60,10 @@ def spec(**said: object) -> KeySpec:
 
 
 async def test_a_created_key_is_found_with_all_its_fields(
-    pool: "asyncpg.Pool[asyncpg.Record]", registry: KeyRepository
+    pool: "asyncpg.Pool[asyncpg.Record]", repository: KeyRepository
 ) -> None:
     """Its caller is bound to what the operator set."""
-    made = await registry.create(spec(), ME)
+    made = await repository.create(spec(), ME)
     assert made.generated is not None
     caller = await KeyCache(PostgresKeyStore(pool)).find_caller(made.generated.text.encode())
     assert made.record.spec == spec()
@@ -79,10 +79,10 @@ async def test_a_created_key_is_found_with_all_its_fields(
 
 
 async def test_no_table_contains_a_key_s_text(
-    pool: "asyncpg.Pool[asyncpg.Record]", registry: KeyRepository
+    pool: "asyncpg.Pool[asyncpg.Record]", repository: KeyRepository
 ) -> None:
     """A reader of the complete database cannot call with it."""
-    made = await registry.create(spec(), ME)
+    made = await repository.create(spec(), ME)
     assert made.generated is not None
     secret = made.generated.text.rpartition("-")[2]
     for table in ("api_keys", "key_secrets", "audit_entries"):
@@ -92,10 +92,10 @@ async def test_no_table_contains_a_key_s_text(
 
 
 async def test_a_wrong_secret_with_a_right_prefix_is_rejected(
-    pool: "asyncpg.Pool[asyncpg.Record]", registry: KeyRepository
+    pool: "asyncpg.Pool[asyncpg.Record]", repository: KeyRepository
 ) -> None:
     """The public part alone is worth nothing."""
-    one, other = await registry.create(spec(), ME), await registry.create(spec(name="other"), ME)
+    one, other = await repository.create(spec(), ME), await repository.create(spec(name="other"), ME)
     assert one.generated is not None
     assert other.generated is not None
     await pool.execute(
@@ -122,9 +122,9 @@ async def test_a_malformed_key_never_reaches_the_database(key: bytes) -> None:
             await KeyCache(PostgresKeyStore(unreachable)).find_caller(key)
 
 
-async def test_a_well_formed_key_is_503_while_the_database_is_unavailable(registry: KeyRepository) -> None:
+async def test_a_well_formed_key_is_503_while_the_database_is_unavailable(repository: KeyRepository) -> None:
     """The key may be valid."""
-    made = await registry.create(spec(), ME)
+    made = await repository.create(spec(), ME)
     assert made.generated is not None
     async with asyncpg.create_pool("postgresql://nobody@127.0.0.1:1/none", min_size=0) as unreachable:
         with pytest.raises(StoreUnavailable):
@@ -132,11 +132,11 @@ async def test_a_well_formed_key_is_503_while_the_database_is_unavailable(regist
 
 
 async def test_a_rotated_key_keeps_its_id_and_both_secrets_during_the_overlap(
-    pool: "asyncpg.Pool[asyncpg.Record]", registry: KeyRepository
+    pool: "asyncpg.Pool[asyncpg.Record]", repository: KeyRepository
 ) -> None:
     """Limits and usage stay with the key."""
-    made = await registry.create(spec(), ME)
-    rotated = await registry.rotate(made.record.key_id, ME, overlap=timedelta(minutes=5))
+    made = await repository.create(spec(), ME)
+    rotated = await repository.rotate(made.record.key_id, ME, overlap=timedelta(minutes=5))
     assert made.generated is not None
     assert rotated.generated is not None
     keys = KeyCache(PostgresKeyStore(pool))
@@ -145,7 +145,7 @@ async def test_a_rotated_key_keeps_its_id_and_both_secrets_during_the_overlap(
         await keys.find_caller(rotated.generated.text.encode()),
     )
     assert before.key_id == after.key_id == made.record.key_id
-    at_once = await registry.rotate(made.record.key_id, ME, overlap=timedelta(0))
+    at_once = await repository.rotate(made.record.key_id, ME, overlap=timedelta(0))
     fresh = KeyCache(PostgresKeyStore(pool))
     for ended in (made, rotated):
         assert ended.generated is not None
@@ -157,24 +157,24 @@ async def test_a_rotated_key_keeps_its_id_and_both_secrets_during_the_overlap(
 
 
 async def test_a_revoked_key_is_rejected_and_revoking_is_idempotent(
-    pool: "asyncpg.Pool[asyncpg.Record]", registry: KeyRepository
+    pool: "asyncpg.Pool[asyncpg.Record]", repository: KeyRepository
 ) -> None:
     """A revoked key stays in the list, with the time of its end."""
-    made = await registry.create(spec(), ME)
-    first = await registry.revoke("night-shift", ME)
-    second = await registry.revoke(made.record.key_id, ME)
+    made = await repository.create(spec(), ME)
+    first = await repository.revoke("night-shift", ME)
+    second = await repository.revoke(made.record.key_id, ME)
     assert made.generated is not None
     assert first.record.revoked_at == second.record.revoked_at
     with pytest.raises(Unauthorized):
         await KeyCache(PostgresKeyStore(pool)).find_caller(made.generated.text.encode())
-    assert [one.key_id for one in await registry.list_keys()] == [made.record.key_id]
+    assert [one.key_id for one in await repository.list_keys()] == [made.record.key_id]
 
 
 async def test_an_expired_key_is_rejected_even_when_it_is_cached(
-    pool: "asyncpg.Pool[asyncpg.Record]", registry: KeyRepository
+    pool: "asyncpg.Pool[asyncpg.Record]", repository: KeyRepository
 ) -> None:
     """Without a look-up."""
-    made = await registry.create(spec(), ME)
+    made = await repository.create(spec(), ME)
     assert made.generated is not None
     today = [datetime.now(UTC)]
     keys = KeyCache(PostgresKeyStore(pool), now=lambda: today[0])
@@ -190,14 +190,14 @@ def skewed(by: timedelta) -> datetime:
 
 
 async def test_a_key_ends_by_the_database_s_clock_on_every_replica(
-    pool: "asyncpg.Pool[asyncpg.Record]", registry: KeyRepository
+    pool: "asyncpg.Pool[asyncpg.Record]", repository: KeyRepository
 ) -> None:
     """A replica whose clock is hours off neither extends nor shortens it."""
     now = datetime.now(UTC)
-    past = await registry.create(spec(name="past", expires_at=now - timedelta(minutes=1)), ME)
-    live = await registry.create(spec(name="live", expires_at=now + timedelta(minutes=10)), ME)
-    rotated = await registry.create(spec(name="rotated"), ME)
-    await registry.rotate("rotated", ME, overlap=timedelta(0))
+    past = await repository.create(spec(name="past", expires_at=now - timedelta(minutes=1)), ME)
+    live = await repository.create(spec(name="live", expires_at=now + timedelta(minutes=10)), ME)
+    rotated = await repository.create(spec(name="rotated"), ME)
+    await repository.rotate("rotated", ME, overlap=timedelta(0))
     assert past.generated
     assert live.generated
     assert rotated.generated
@@ -210,49 +210,49 @@ async def test_a_key_ends_by_the_database_s_clock_on_every_replica(
                 await keys.find_caller(ended.generated.text.encode())
 
 
-async def test_a_name_is_unique(registry: KeyRepository) -> None:
+async def test_a_name_is_unique(repository: KeyRepository) -> None:
     """Two keys of one name could not be told apart in a keys file."""
-    await registry.create(spec(), ME)
+    await repository.create(spec(), ME)
     with pytest.raises(BadRequest):
-        await registry.create(spec(), ME)
+        await repository.create(spec(), ME)
     with pytest.raises(NotFound):
-        await registry.get("nobody")
+        await repository.get("nobody")
 
 
-async def test_a_value_out_of_range_is_400(registry: KeyRepository) -> None:
+async def test_a_value_out_of_range_is_400(repository: KeyRepository) -> None:
     """Neither 503 nor half a key."""
     with pytest.raises(BadRequest):
-        await registry.create(spec(limits=Limits(rpm=-1)), ME)
+        await repository.create(spec(limits=Limits(rpm=-1)), ME)
     with pytest.raises(BadRequest):
-        await registry.create(spec(name="nul\x00"), ME)
-    assert await registry.list_keys() == []
+        await repository.create(spec(name="nul\x00"), ME)
+    assert await repository.list_keys() == []
 
 
-async def test_concurrent_changes_lose_no_field(registry: KeyRepository) -> None:
+async def test_concurrent_changes_lose_no_field(repository: KeyRepository) -> None:
     """Each changes the key as it is then, not as it was read before."""
-    await registry.create(spec(), ME)
+    await repository.create(spec(), ME)
     fields = {"rpm": 1, "tpm": 2, "parallel": 3, "max_tokens_cap": 4, "agent": "night", "tags": ["t"]}
-    made = (registry.update("night-shift", {name: value}, ME) for name, value in fields.items())
+    made = (repository.update("night-shift", {name: value}, ME) for name, value in fields.items())
     await asyncio.gather(*made)
-    found = (await registry.get("night-shift")).spec
+    found = (await repository.get("night-shift")).spec
     assert found.limits == Limits(1, 2, 3)
     assert (found.max_tokens_cap, found.agent, found.tags) == (4, "night", ("t",))
 
 
 async def test_every_change_raises_the_epoch(
-    pool: "asyncpg.Pool[asyncpg.Record]", registry: KeyRepository
+    pool: "asyncpg.Pool[asyncpg.Record]", repository: KeyRepository
 ) -> None:
     """Per tenant; a change for all raises every tenant's."""
-    rulings, keys = PolicyRepository(pool), PostgresKeyStore(pool)
-    await registry.create(spec(), ME)
-    changed = await registry.update("night-shift", spec(limits=Limits(rpm=1)), ME)
-    revoked = await registry.revoke("night-shift", ME)
+    policies, keys = PolicyRepository(pool), PostgresKeyStore(pool)
+    await repository.create(spec(), ME)
+    changed = await repository.update("night-shift", spec(limits=Limits(rpm=1)), ME)
+    revoked = await repository.revoke("night-shift", ME)
     assert revoked.epochs["dao-1"] > changed.epochs["dao-1"] > 0
-    thrown = await rulings.enable_switch(KillSwitch("model", "gpt-x"), ME)
-    assert thrown["dao-1"] == thrown["*"] > revoked.epochs["dao-1"]
+    enabled = await policies.enable_switch(KillSwitch("model", "gpt-x"), ME)
+    assert enabled["dao-1"] == enabled["*"] > revoked.epochs["dao-1"]
     book = await keys.fetch_policies(0)
     assert book is not None
-    assert book.epoch_of("dao-1") == book.epoch_of("another") == book.newest_epoch == thrown["*"]
+    assert book.epoch_of("dao-1") == book.epoch_of("another") == book.newest_epoch == enabled["*"]
     assert await keys.fetch_policies(book.newest_epoch) is None
 
 
@@ -260,30 +260,30 @@ async def test_policies_and_kill_switches_are_read_back(
     pool: "asyncpg.Pool[asyncpg.Record]",
 ) -> None:
     """A snapshot is what operators set; a disabled switch leaves nothing in it."""
-    rulings, keys = PolicyRepository(pool), PostgresKeyStore(pool)
-    rule = LimitPolicy(
+    policies, keys = PolicyRepository(pool), PostgresKeyStore(pool)
+    policy = LimitPolicy(
         "agent", "dao-1", "scout", limits=Limits(tpm=5), budgets=(Budget(7, "day"),), mode="shadow"
     )
-    kill = KillSwitch("agent", "scout", "dao-1")
-    await rulings.upsert(rule, ME)
-    await rulings.upsert(rule, ME)
-    await rulings.enable_switch(kill, ME, reason="runs in circles")
+    switch = KillSwitch("agent", "scout", "dao-1")
+    await policies.upsert(policy, ME)
+    await policies.upsert(policy, ME)
+    await policies.enable_switch(switch, ME, reason="runs in circles")
     book = await keys.fetch_policies(0)
     assert book is not None
-    assert (book.policies, book.kill_switches) == ((rule,), frozenset({kill}))
-    await rulings.disable_switch(kill, ME)
-    await rulings.delete(rule, ME)
+    assert (book.policies, book.kill_switches) == ((policy,), frozenset({switch}))
+    await policies.disable_switch(switch, ME)
+    await policies.delete(policy, ME)
     later = await keys.fetch_policies(book.newest_epoch)
     assert later is not None
     assert (later.policies, later.kill_switches) == ((), frozenset())
 
 
 async def test_every_change_is_audited_and_entries_cannot_be_changed(
-    pool: "asyncpg.Pool[asyncpg.Record]", registry: KeyRepository
+    pool: "asyncpg.Pool[asyncpg.Record]", repository: KeyRepository
 ) -> None:
     """Not even by the table's owner."""
-    made = await registry.create(spec(), ME)
-    await registry.revoke("night-shift", ME)
+    made = await repository.create(spec(), ME)
+    await repository.revoke("night-shift", ME)
     rows = await AuditLog(pool).list_entries()
     assert [(row["actor"], row["action"], row["target"], row["client_ip"]) for row in rows] == [
         ("test", "keys.revoke", made.record.key_id, "192.0.2.1"),
@@ -300,8 +300,8 @@ async def test_an_unreadable_policy_stops_neither_the_start_nor_the_watcher(
     pool: "asyncpg.Pool[asyncpg.Record]", caplog: pytest.LogCaptureFixture
 ) -> None:
     """Written by hand: logged once with its traceback; once it is repaired the policies hold again."""
-    rulings = PolicyRepository(pool)
-    await rulings.upsert(LimitPolicy("agent", subject="scout", limits=Limits(7)), ME)
+    policies = PolicyRepository(pool)
+    await policies.upsert(LimitPolicy("agent", subject="scout", limits=Limits(7)), ME)
     await pool.execute("UPDATE limit_rules SET budgets = '[7]'")
     watch = PolicyWatcher(PolicyDefaults(), PostgresKeyStore(pool))
     await watch.start()
@@ -319,23 +319,23 @@ async def test_an_unreadable_policy_stops_neither_the_start_nor_the_watcher(
 
 
 async def test_the_time_of_a_rejection_reveals_nothing(
-    pool: "asyncpg.Pool[asyncpg.Record]", registry: KeyRepository
+    pool: "asyncpg.Pool[asyncpg.Record]", repository: KeyRepository
 ) -> None:
     """Unknown key, wrong secret of a cached key, revoked or expired: within noise."""
     keys = KeyCache(PostgresKeyStore(pool))
     public: dict[str, str | None] = {"unknown": None}
     for kind, ends in (("live", None), ("revoked", None), ("expired", datetime(2020, 1, 1, tzinfo=UTC))):
-        made = await registry.create(spec(name=kind, expires_at=ends), ME)
+        made = await repository.create(spec(name=kind, expires_at=ends), ME)
         assert made.generated is not None
         public[kind] = made.generated.lookup
         if kind == "revoked":
-            await registry.revoke(made.record.key_id, ME)
+            await repository.revoke(made.record.key_id, ME)
         with contextlib.suppress(Unauthorized):
             await keys.find_caller(made.generated.text.encode())  # it is remembered now
     took: dict[str, list[float]] = {kind: [] for kind in public}
     for _ in range(60):
         for kind, lookup in public.items():
-            key = mint_for(lookup)
+            key = key_with(lookup)
             began = perf_counter()
             with pytest.raises(Unauthorized, match="Incorrect API key"):
                 await keys.find_caller(key)
@@ -344,7 +344,7 @@ async def test_the_time_of_a_rejection_reveals_nothing(
     assert max(medians) < 3 * min(medians), took
 
 
-def mint_for(public: str | None) -> bytes:
+def key_with(public: str | None) -> bytes:
     """A key of the right form with a secret of its own, and that public part or a new one."""
     text = generate_key().text.encode()
     if public is None:

@@ -114,7 +114,7 @@ async def test_the_result_has_generated_secrets_only_and_names_expired_keys(
     file.write_text(GOOD + "    key_file: one.key\n  - {name: old, expires_at: 2020-01-01}\n")
     done = await applied(pool, file)
     assert done.changes == ["key first made", "key old made; it expired on 2020-01-01"]
-    told = [(deed.record.spec.name, deed.generated is None) for deed in done.created]
+    told = [(mutation.record.spec.name, mutation.generated is None) for mutation in done.created]
     assert told == [("first", True), ("old", False)]
 
 
@@ -122,14 +122,14 @@ async def test_a_revoked_key_that_is_still_listed_stops_the_file(
     pool: "asyncpg.Pool[asyncpg.Record]", tmp_path: Path
 ) -> None:
     """Nothing is applied; with `revoked: true` it is."""
-    registry = KeyRepository(pool)
-    await registry.create(parse_key_spec({"name": "gone"}), ME)
-    await registry.revoke("gone", ME)
+    repository = KeyRepository(pool)
+    await repository.create(parse_key_spec({"name": "gone"}), ME)
+    await repository.revoke("gone", ME)
     file = tmp_path / "keys.yaml"
     file.write_text(GOOD + "  - name: gone\n")
     with pytest.raises(BadRequest, match=r"keys\.yaml:4: keys entry 2 \('gone'\): this key was revoked at"):
         await applied(pool, file)
-    assert [one.spec.name for one in await registry.list_keys()] == ["gone"]
+    assert [one.spec.name for one in await repository.list_keys()] == ["gone"]
     file.write_text(GOOD + "  - {name: gone, revoked: true}\n")
     assert (await applied(pool, file)).changes == ["key first made"]
 

@@ -24,7 +24,7 @@ async def test_a_policy_is_managed_by_commands(
     listed = await run(database_url, "limits", columns=80)
     assert "100 rpm" in listed
     assert "$50/month" in listed
-    assert [rule.tenant for rule in await PolicyRepository(pool).list_policies()] == ["acme"]
+    assert [policy.tenant for policy in await PolicyRepository(pool).list_policies()] == ["acme"]
     assert "'model'" in await run(
         database_url, "limits", "set", *tenant, "--model", "m", "--rpm", "1", code=2
     )

@@ -338,19 +338,19 @@ async def test_waiting_records_are_reported_and_rejected_records_rewritten(
     pool: "Pool[asyncpg.Record]", tmp_path: Path
 ) -> None:
     """A spool that cannot be emptied makes the erasure incomplete."""
-    seat = tmp_path / "worker-0"
-    seat.mkdir()
+    slot = tmp_path / "worker-0"
+    slot.mkdir()
     theirs, others = record(tenant="acme", user=NAME), record(tenant="zeta", user=NAME)
     lines = b"".join(encode(row_of(one)) + b"\n" for one in (theirs, others))
-    (seat / REJECTED_FILE).write_bytes(b"torn\n" + lines)
-    (seat / "000000000001.records").write_bytes(lines)
+    (slot / REJECTED_FILE).write_bytes(b"torn\n" + lines)
+    (slot / "000000000001.records").write_bytes(lines)
     certificate = await erasures_of(pool, Outside(directory=tmp_path)).erase("acme", NAME, ANNA)
     assert not certificate["complete"]
     assert certificate["stores"]["spool and journal"] == {
         "state": "incomplete", "found": 0, "note": "1 records still wait on this host",
     }  # fmt: skip
     assert certificate["stores"]["rejected records"]["found"] == 1
-    kept = (seat / REJECTED_FILE).read_bytes().splitlines()
+    kept = (slot / REJECTED_FILE).read_bytes().splitlines()
     assert kept[0] == b"torn"
     assert NAME.encode() not in kept[1]
     assert certificate["pseudonym"].encode() in kept[1]
@@ -377,14 +377,14 @@ class TracesApi(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """One page of a user's traces, with all of these tags."""
-        asked = parse_qs(urlsplit(self.path).query)
-        tags = set(asked.get("tags", []))
+        requested = parse_qs(urlsplit(self.path).query)
+        tags = set(requested.get("tags", []))
         found = [
             {"id": trace, "userId": user, "tags": kept}
             for trace, (user, kept) in self.traces.kept.items()
-            if user == asked["userId"][0] and tags <= set(kept)
+            if user == requested["userId"][0] and tags <= set(kept)
         ]
-        page = int(asked["page"][0])
+        page = int(requested["page"][0])
         self._answer({"data": found[2 * page - 2 : 2 * page], "meta": {"totalPages": -(-len(found) // 2)}})
 
     def do_DELETE(self) -> None:

@@ -45,8 +45,8 @@ async def test_memory_and_postgres_answer_alike(database_url: str, tmp_path: Pat
         for where in ({}, {"agent": records[0].agent or ""})
     ]
     async with open_usage(database_url) as usage:
-        for question in questions:
-            in_memory, kept_there = await remembered.query(question, now), await usage.query(question, now)
+        for query in questions:
+            in_memory, kept_there = await remembered.query(query, now), await usage.query(query, now)
             assert by_group(in_memory.rows) == by_group(kept_there.rows)
         told, kept = [await one.request_detail(records[0].request_id) for one in (usage, remembered)]
     assert told is not None

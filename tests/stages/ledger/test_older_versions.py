@@ -109,14 +109,14 @@ async def test_a_database_with_rows_is_migrated(
 ) -> None:
     """Rows and sums stay, an old request is found, new ones are written."""
     since, now = min(older_calls.values()), datetime.now(UTC)
-    question = UsageQuery(since, now + timedelta(days=1), ("agent",))
-    before = await PostgresUsage(pool).query(question, now)
+    query = UsageQuery(since, now + timedelta(days=1), ("agent",))
+    before = await PostgresUsage(pool).query(query, now)
     partitions = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'requests'::regclass"
     assert await pool.fetchval(partitions) == DAYS
     applied = await schema.migrate(database_url)
     assert [int(name[:3]) for name in applied] == [step.number for step in schema.all_migrations()[STEPS:]]
     usage = PostgresUsage(pool)
-    assert await usage.query(question, now) == before
+    assert await usage.query(query, now) == before
     assert [(line.group, line.requests, line.cost_usd) for line in before.rows] == [
         ({"agent": "agent:old"}, DAYS * A_DAY, DAYS * A_DAY * Decimal("0.000001"))
     ]
@@ -141,7 +141,7 @@ async def test_a_database_with_rows_is_migrated(
         "asked",
         "said",
     )
-    assert (await usage.query(question, now)).total.requests == DAYS * A_DAY + 1
+    assert (await usage.query(query, now)).total.requests == DAYS * A_DAY + 1
     async with pool.acquire() as connection:
         assert await connection.fetchval("SELECT enrich_requests($1, $2)", since, now) == 0
     assert await AuditLog(pool).list_entries() == []  # refused credentials are no admin's actions
@@ -199,6 +199,6 @@ def put_aside(spool: Path, lines: list[bytes]) -> None:
     """These lines in a worker's file of rejects, moved as an operator would."""
     for line in lines:
         Spool(spool / "worker-0", 2**24).reject(line)
-    seat = spool / "worker-rejected"
-    seat.mkdir()
-    (spool / "worker-0" / "rejected.jsonl").rename(seat / "000000000001.records")
+    slot = spool / "worker-rejected"
+    slot.mkdir()
+    (spool / "worker-0" / "rejected.jsonl").rename(slot / "000000000001.records")

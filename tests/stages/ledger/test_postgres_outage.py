@@ -162,14 +162,14 @@ async def test_spend_is_unknown_while_records_wait(server: Server, tmp_path: Pat
         latest = await spent.recent_answers()
         assert latest is not None
         assert [tokens for group, tokens in latest if group == "asked"] == [9]
-        asked = [exact.request_id, guessed.request_id, nameless.request_id]
+        requested = [exact.request_id, guessed.request_id, nameless.request_id]
         used = SettledUsage(7, 77, exact.provider)
-        assert await spent.exact_usage(asked) == {
+        assert await spent.exact_usage(requested) == {
             exact.request_id: (used, True),
             guessed.request_id: (used, False),
         }
         server.kill()
-        assert await spent.exact_usage(asked) is None
+        assert await spent.exact_usage(requested) is None
         assert await spent.recent_answers() is None
         ledger.call_finished(record(started_at=since))
         assert await spent.fetch_spend("key", "key-1", since) is None

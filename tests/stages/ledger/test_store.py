@@ -193,12 +193,12 @@ async def test_payloads_are_redacted_and_erased_by_user(database_url: str, tmp_p
         assert await usage.erase_payloads(None, "u1", Actor("admin:write", "192.0.2.7")) == 1
         assert await usage.get_payload(one.request_id) is None
     assert await fetch(database_url, "SELECT 1 FROM payloads") == []
-    [_, deed] = await fetch(
+    [_, mutation] = await fetch(
         database_url, "SELECT actor, action, target, client_ip, detail FROM audit_entries ORDER BY seq"
     )
     [person] = await fetch(database_url, "SELECT pseudonym, name FROM audit_people WHERE tenant = ''")
     detail = '{"tenant": null, "calls": 1}'
-    assert tuple(deed) == ("admin:write", "payloads.erase", person["pseudonym"], "192.0.2.7", detail)
+    assert tuple(mutation) == ("admin:write", "payloads.erase", person["pseudonym"], "192.0.2.7", detail)
     assert person["name"] == "u1"
 
 

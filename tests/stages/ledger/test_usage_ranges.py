@@ -116,26 +116,26 @@ def names(record: UsageRecord, name: str) -> list[str | None]:
     return [getattr(record, FIELDS.get(name, name))]
 
 
-def selected(record: UsageRecord, question: UsageQuery) -> bool:
+def selected(record: UsageRecord, query: UsageQuery) -> bool:
     """Whether a call is in the range and passes the filters."""
-    if not question.since <= record.started_at < question.until:
+    if not query.since <= record.started_at < query.until:
         return False
-    of_time = times(record, question.zone)
+    of_time = times(record, query.zone)
     return all(
         of_time[name].startswith(value) if name in of_time else (value or None) in names(record, name)
-        for name, value in question.filters.items()
+        for name, value in query.filters.items()
     )
 
 
-def plain_sum(records: list[UsageRecord], question: UsageQuery) -> dict[tuple[Any, ...], list[UsageRecord]]:
+def plain_sum(records: list[UsageRecord], query: UsageQuery) -> dict[tuple[Any, ...], list[UsageRecord]]:
     """The calls of each group."""
     groups: dict[tuple[Any, ...], list[UsageRecord]] = defaultdict(list)
     for one in records:
-        if not selected(one, question):
+        if not selected(one, query):
             continue
-        of_time = times(one, question.zone)
+        of_time = times(one, query.zone)
         keys: list[tuple[Any, ...]] = [()]
-        for name in question.group_by:
+        for name in query.group_by:
             values = [of_time[name]] if name in of_time else names(one, name)
             keys = [(*key, value) for key in keys for value in values]
         for key in keys:
@@ -143,10 +143,10 @@ def plain_sum(records: list[UsageRecord], question: UsageQuery) -> dict[tuple[An
     return groups
 
 
-def told(answer: UsageResult, question: UsageQuery) -> dict[tuple[Any, ...], tuple[Any, ...]]:
+def told(answer: UsageResult, query: UsageQuery) -> dict[tuple[Any, ...], tuple[Any, ...]]:
     """An answer's lines: calls, tokens, cost."""
     return {
-        tuple(text(line.group[name]) for name in question.group_by): (
+        tuple(text(line.group[name]) for name in query.group_by): (
             line.requests, line.prompt_tokens, line.cost_usd, line.unpriced_requests,
             round(line.avg_latency_ms or 0, 1),
         )
@@ -182,18 +182,18 @@ async def test_every_query_equals_the_plain_sum_over_the_rows(filled: Filled) ->
     for one in filled.records:
         memory.add(one)
     for _ in range(100):
-        question = some_question(chance)
-        groups = plain_sum(filled.records, question)
+        query = some_question(chance)
+        groups = plain_sum(filled.records, query)
         expected = {group: sums(calls) for group, calls in groups.items()}
         whole = {one.request_id: one for calls in groups.values() for one in calls}
         for keeper in (filled.usage, memory):
-            answer = await keeper.query(question, NOW)
+            answer = await keeper.query(query, NOW)
             assert not answer.unknown_spans
             assert not answer.total_unknown_spans
-            if question.group_by:
-                assert told(answer, question) == expected, question
-            assert answer.total.requests == len(whole), question
-            assert answer.total.cost_usd == sums([*whole.values()])[2], question
+            if query.group_by:
+                assert told(answer, query) == expected, query
+            assert answer.total.requests == len(whole), query
+            assert answer.total.cost_usd == sums([*whole.values()])[2], query
 
 
 async def test_parts_of_days_without_rows_are_reported_as_unknown(filled: Filled) -> None:

@@ -38,8 +38,8 @@ WHOLE = KeySpec(
 def test_a_written_key_document_parses_back() -> None:
     """With every field, exact to the nano-dollar."""
     assert parse_key_spec(key_fields(WHOLE)) == WHOLE
-    rule = LimitPolicy("user_model", "t", "u", "m", Limits(tpm=5), (Budget(1, "day"),), "shadow", "deny")
-    assert parse_policy(policy_document(rule)) == rule
+    policy = LimitPolicy("user_model", "t", "u", "m", Limits(tpm=5), (Budget(1, "day"),), "shadow", "deny")
+    assert parse_policy(policy_document(policy)) == policy
 
 
 def test_a_change_keeps_unnamed_fields() -> None:

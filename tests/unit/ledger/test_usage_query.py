@@ -41,10 +41,10 @@ def test_a_query_reads_the_smallest_tables_that_answer(
     since: datetime, by: tuple[str, ...], where: dict[str, str], tables: set[str]
 ) -> None:
     """Days from days, hours from hours, users from users; rows for edges and unsummed dimensions."""
-    question = UsageQuery(since, TODAY + timedelta(days=1), by, where)
-    parts = split_query(question, KEPT)
+    query = UsageQuery(since, TODAY + timedelta(days=1), by, where)
+    parts = split_query(query, KEPT)
     assert parts is not None
-    statement = build_statement(question, parts)
+    statement = build_statement(query, parts)
     assert statement is not None
     assert {table for table in TABLES if re.search(rf"FROM {table}\b", statement.text)} == tables
     assert not parts.unknown
@@ -53,10 +53,10 @@ def test_a_query_reads_the_smallest_tables_that_answer(
 def test_values_are_sql_arguments() -> None:
     """Whatever an agent is called."""
     nasty = "'; DROP TABLE requests; --"
-    question = UsageQuery(WEEK, TODAY, ("agent",), {"agent": nasty, "key": "k"})
-    parts = split_query(question, KEPT)
+    query = UsageQuery(WEEK, TODAY, ("agent",), {"agent": nasty, "key": "k"})
+    parts = split_query(query, KEPT)
     assert parts is not None
-    statement = build_statement(question, parts)
+    statement = build_statement(query, parts)
     assert statement is not None
     assert nasty not in statement.text
     assert statement.arguments == [WEEK.date(), TODAY.date(), nasty, "k"]
@@ -171,8 +171,8 @@ def test_a_filter_on_a_time_narrows_the_range(
     where: dict[str, str], zone: tzinfo, since: datetime, hours: int
 ) -> None:
     """In the query's zone; a time outside the range leaves nothing."""
-    question = UsageQuery(TODAY - timedelta(days=90), TODAY, (), where, zone)
-    assert question.time_span() == (since, since + timedelta(hours=hours))
+    query = UsageQuery(TODAY - timedelta(days=90), TODAY, (), where, zone)
+    assert query.time_span() == (since, since + timedelta(hours=hours))
     assert UsageQuery(TODAY, NOW, (), where, zone).time_span() is None
 
 
